@@ -1,0 +1,51 @@
+"""The errors that a user may meet, under one root.
+
+Every message says what was found, what was expected, which file or clip, and the next command or flag.
+The front door turns each into one or two lines and the exit code it carries; no traceback.
+"""
+
+
+class MoodfuseError(Exception):
+    """Root of all errors raised on purpose; `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+class InputError(MoodfuseError, ValueError):
+    """The user's input or options cannot be used: a folder, a CSV, a label, a plan, a name."""
+
+    exit_code = 2
+
+
+class UnknownNameError(InputError, LookupError):
+    """A name is not in a registry; the message lists the known ones."""
+
+    def __init__(self, kind: str, name: str, known: "list[str] | tuple[str, ...]") -> None:
+        super().__init__(f"unknown {kind} {name!r}; known: {', '.join(sorted(known)) or 'none'}")
+
+
+class CacheError(MoodfuseError, OSError):
+    """The cache cannot be read or written as its format demands."""
+
+
+class SchemaError(CacheError):
+    """The cache was written by a newer version of the format."""
+
+    exit_code = 2
+
+
+class DamagedPartError(CacheError):
+    """A file of the cache does not hold what its name says."""
+
+
+class MissingBlockError(CacheError, KeyError):
+    """The cache holds no features for this source, holdout or clip."""
+
+    exit_code = 2
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class LeakError(MoodfuseError, RuntimeError):
+    """A block whose network saw a test clip was about to enter a design matrix."""

@@ -1,0 +1,214 @@
+"""Plans: groups joined, clips dealt to folds, inner splits. Pure functions, no disk.
+
+A group's fold depends on the seed, the digests of its clips and what is already placed, never on a path or a
+position in a list. A clip that has a fold keeps it.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from cache.errors import InputError
+from cache.identity import derived_seed
+from cache.recipe import Tuning
+from cache.records import Clip, ClipStatus, Role
+
+GROUP_RULE = "declared group, else file; identical files joined"
+MIN_INNER_GROUPS = 3
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A group as the dealer sees it: a stable key, its label, its clips' digests."""
+
+    key: str
+    label: str
+    digests: tuple[str, ...]
+
+
+def join_groups(clips: Sequence[Clip], file_digests: Mapping[str, str]) -> dict[str, str]:
+    """Group in force of every clip id: clips of one declared group or of equal files are joined.
+
+    Parameters
+    ----------
+    clips : sequence of Clip
+    file_digests : mapping of clip id to the digest of its file's bytes; absent or empty where unreadable.
+
+    Returns
+    -------
+    dict of clip id to group name: the first declared name in it, else the first clip's id.
+    """
+    parent: dict[str, str] = {}
+
+    def find(item: str) -> str:
+        while parent.setdefault(item, item) != item:
+            parent[item] = parent[parent[item]]
+            item = parent[item]
+        return item
+
+    for clip in clips:
+        if clip.group is not None:
+            parent[find(f"clip:{clip.id}")] = find(f"group:{clip.group}")
+        if file_digests.get(clip.id):
+            parent[find(f"clip:{clip.id}")] = find(f"file:{file_digests[clip.id]}")
+    members: dict[str, list[Clip]] = defaultdict(list)
+    for clip in clips:
+        members[find(f"clip:{clip.id}")].append(clip)
+    joined: dict[str, str] = {}
+    for group in members.values():
+        declared = sorted(clip.group for clip in group if clip.group is not None)
+        name = declared[0] if declared else min(clip.id for clip in group)
+        joined.update({clip.id: name for clip in group})
+    return joined
+
+
+def units_of(statuses: Iterable[ClipStatus]) -> tuple[Unit, ...]:
+    """Groups of readable clips; a group with two labels is an error that names both.
+
+    Raises
+    ------
+    InputError
+        If one group, or one content, carries two labels.
+    """
+    members: dict[str, list[ClipStatus]] = defaultdict(list)
+    for status in statuses:
+        members[status.group].append(status)
+    units = []
+    for name, group in sorted(members.items()):
+        by_label = {status.clip.label: status.clip.id for status in group}
+        if len(by_label) > 1:
+            (first, one), (second, other) = sorted(by_label.items())[:2]
+            same = len({status.file_sha256 for status in group}) == 1
+            cause = "the same file twice" if same else f"one group ({name!r})"
+            raise InputError(
+                f"{one} is labelled {first!r} and {other} {second!r}, but they are {cause}; "
+                "correct a label, drop one, or give the clips different groups"
+            )
+        digests = tuple(sorted({status.digest for status in group}))
+        units.append(Unit(key=digests[0], label=group[0].clip.label, digests=digests))
+    return tuple(units)
+
+
+def deal(units: Iterable[Unit], *, folds: int, seed: int, placed: Mapping[str, int]) -> dict[str, int]:
+    """Deal groups to folds: each goes where its label is scarcest, then where fewest clips are.
+
+    Parameters
+    ----------
+    units : iterable of Unit
+    folds : int
+        Number of folds K.
+    seed : int
+        Decides the order of equals.
+    placed : mapping of clip digest to fold
+        Clips that keep their fold. A group that lies in several (it was merged) moves to the one that holds most.
+
+    Returns
+    -------
+    dict of clip digest to fold
+    """
+    assignment: dict[str, int] = {}
+    label_counts: Counter[tuple[int, str]] = Counter()
+    totals: Counter[int] = Counter()
+
+    def put(unit: Unit, fold: int) -> None:
+        assignment.update({digest: fold for digest in unit.digests})
+        label_counts[fold, unit.label] += len(unit.digests)
+        totals[fold] += len(unit.digests)
+
+    waiting = []
+    for unit in units:
+        votes = Counter(placed[digest] for digest in unit.digests if digest in placed)
+        if votes:
+            put(unit, min(votes, key=lambda fold: (-votes[fold], fold)))
+        else:
+            waiting.append(unit)
+    for unit in sorted(waiting, key=lambda unit: (-len(unit.digests), derived_seed(seed, unit.key))):
+        put(
+            unit,
+            min(
+                range(folds),
+                key=lambda fold: (label_counts[fold, unit.label], totals[fold], derived_seed(seed, unit.key, fold)),
+            ),
+        )
+    return assignment
+
+
+def declared_folds(statuses: Iterable[ClipStatus]) -> tuple[int, dict[str, int]] | None:
+    """K and assignment from the data set's own `fold` column, or `None` where it has none.
+
+    Raises
+    ------
+    InputError
+        If only some clips have a fold, or a group is spread over two.
+    """
+    statuses = list(statuses)
+    given = [status for status in statuses if status.clip.fold is not None]
+    if not given:
+        return None
+    if len(given) < len(statuses):
+        missing = next(status.clip.id for status in statuses if status.clip.fold is None)
+        raise InputError(f"{missing} has no fold while others have one; fill the column 'fold' for every clip or drop it")
+    by_group: dict[str, int] = {}
+    for status in given:
+        fold = status.clip.fold
+        assert fold is not None
+        if by_group.setdefault(status.group, fold) != fold:
+            raise InputError(
+                f"{status.clip.id}: group {status.group!r} lies in folds {by_group[status.group]} and {fold}; "
+                "clips of a group must share a fold"
+            )
+    return max(by_group.values()) + 1, {status.digest: by_group[status.group] for status in given}
+
+
+def validate(units: Sequence[Unit], assignment: Mapping[str, int], folds: int) -> None:
+    """Refuse a plan that cannot be tested honestly: too few labels or groups, an empty fold, an unseen class.
+
+    Raises
+    ------
+    InputError
+    """
+    groups = Counter(unit.label for unit in units)
+    if len(groups) < 2:
+        raise InputError(f"found {len(groups)} label(s) among the readable clips ({', '.join(groups)}); need at least 2")
+    if folds < 2:
+        raise InputError(f"--folds is {folds}; expected 2 or more")
+    label, fewest = min(groups.items(), key=lambda item: (item[1], item[0]))
+    if fewest < folds:
+        remedy = f"use --folds {fewest}, or add clips of {label!r}" if fewest >= 2 else f"add clips of {label!r}, or drop it"
+        raise InputError(f"label {label!r} has {fewest} group(s), fewer than the {folds} folds; {remedy}")
+    for fold in range(folds):
+        if fold not in assignment.values():
+            raise InputError(f"fold {fold} is empty; use fewer folds, or correct the column 'fold'")
+        trained = {unit.label for unit in units if assignment[unit.key] != fold}
+        if absent := sorted(set(groups) - trained):
+            raise InputError(
+                f"label {absent[0]!r} stands in fold {fold} alone, so nothing could learn it when fold {fold} is tested; "
+                "run extract with --replan, or correct the column 'fold'"
+            )
+
+
+def inner_folds(units: Sequence[Unit], *, most: int, seed: int) -> dict[str, int] | None:
+    """Grouped, stratified inner folds of a training side, or `None` where a class has under 3 groups.
+
+    Returns
+    -------
+    dict of clip digest to inner fold; the number of folds is min(most, groups of the rarest class).
+    """
+    groups = Counter(unit.label for unit in units)
+    fewest = min(groups.values(), default=0)
+    if fewest < MIN_INNER_GROUPS:
+        return None
+    return deal(units, folds=min(most, fewest), seed=seed, placed={})
+
+
+def tuning_roles(units: Sequence[Unit], tuning: Tuning, *, seed: int) -> tuple[tuple[str, str, Role], ...]:
+    """(clip digest, label, role) of every clip that a network tunes on, or is stopped by.
+
+    Where a class has fewer than 3 groups nothing stops early: every clip has the role ``"tune"``.
+    """
+    inner = inner_folds(units, most=tuning.stop_folds, seed=seed)
+    roles: list[tuple[str, str, Role]] = []
+    for unit in units:
+        for digest in unit.digests:
+            roles.append((digest, unit.label, "stop" if inner is not None and inner[digest] == 0 else "tune"))
+    return tuple(sorted(roles))

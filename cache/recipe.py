@@ -1,0 +1,108 @@
+"""Recipes: everything that decides a source's numbers, as one record with one digest."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from cache.errors import InputError
+from cache.identity import canonical_json, digest16
+
+Depth = Literal["frozen", "head", "full"]
+DEPTHS: tuple[Depth, ...] = ("frozen", "head", "full")
+OPTIMIZERS = ("adam", "adamw", "sgd")
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How a network is tuned.
+
+    Attributes
+    ----------
+    optimizer : str
+        One of `OPTIMIZERS`.
+    learning_rate, weight_decay, momentum : float
+        Its settings (momentum for SGD only).
+    epochs : int
+        Passes over the tuning clips at most; exactly so many where nothing stops early.
+    patience : int
+        Epochs without a lower stopping loss before tuning ends.
+    batch : int
+        Clips per step.
+    crop_s : float
+        Seconds of sound per training crop; 0 trains on whole clips.
+    stop_folds : int
+        One of so many inner grouped folds decides when to stop.
+    """
+
+    optimizer: str
+    learning_rate: float
+    epochs: int
+    patience: int = 5
+    batch: int = 8
+    weight_decay: float = 0.0
+    momentum: float = 0.0
+    crop_s: float = 0.0
+    stop_folds: int = 5
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            raise InputError(f"optimizer {self.optimizer!r} is unknown; known: {', '.join(OPTIMIZERS)}")
+        for name in ("epochs", "patience", "batch"):
+            if getattr(self, name) < 1:
+                raise InputError(f"tuning: {name} is {getattr(self, name)}; expected 1 or more")
+        if self.learning_rate <= 0 or self.stop_folds < 2:
+            raise InputError("tuning: learning_rate must be above 0 and stop_folds at least 2")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a source's numbers.
+
+    `source` is only its name in the cache and does not enter the digest. `preprocessing` is canonical JSON.
+    `tuning` is `None` exactly where `depth` is ``"frozen"``. `embedding_tuned` says whether the tuned layers
+    lie before the embedding.
+    """
+
+    source: str
+    network: str
+    network_version: int
+    weights: str
+    preprocessing: str
+    depth: Depth
+    tuning: Tuning | None
+    embedding_tuned: bool
+    precision: str = "fp32"
+    device: str = "cpu"
+    batch: int = 1
+    threads: int = 2
+    compile: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.depth not in DEPTHS:
+            raise InputError(f"{self.source}: tuning depth {self.depth!r} is unknown; known: {', '.join(DEPTHS)}")
+        if (self.tuning is None) != (self.depth == "frozen"):
+            raise InputError(f"{self.source}: depth {self.depth!r} and tuning settings do not agree")
+
+    @property
+    def digest16(self) -> str:
+        """Name of the recipe in the cache."""
+        return digest16({key: value for key, value in asdict(self).items() if key != "source"})
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether the network starts from a weights file, not from random values."""
+        return self.weights != "random"
+
+    def to_json(self) -> str:
+        """The recipe as canonical JSON, `recipe_from_json` reads it back."""
+        return canonical_json(asdict(self))
+
+
+def recipe_from_mapping(values: Mapping[str, Any]) -> Recipe:
+    """Read a recipe back from its JSON object; unknown keys are an error."""
+    known = {item.name for item in fields(Recipe)}
+    if set(values) - known:
+        raise InputError(f"recipe has unknown keys {sorted(set(values) - known)}; it was written by another version")
+    tuning = values.get("tuning")
+    return Recipe(**{**values, "tuning": None if tuning is None else Tuning(**tuning)})

@@ -1,0 +1,108 @@
+"""`moodfuse extract` and `moodfuse check`: parse, call the verb, print."""
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+SOURCE_HELP = "Source to extract; repeat for several.  [default: all four]"
+
+
+def _pairs(option: str, values: tuple[str, ...], *, bare: bool) -> tuple[str | None, dict[str, str]]:
+    """``SOURCE=VALUE`` options as a dict, and the value without a source where that is allowed."""
+    general, named = None, {}
+    for value in values:
+        source, equals, rest = value.partition("=")
+        if equals and rest:
+            named[source] = rest
+        elif bare and not equals:
+            general = value
+        else:
+            raise click.BadParameter(f"{value!r}; expected SOURCE=VALUE, such as {option} c3d=...", param_hint=option)
+    return general, named
+
+
+@click.command("extract")
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--cache", "cache_path", required=True, type=click.Path(path_type=Path), help="Cache folder; made if new.")
+@click.option("--source", "sources", multiple=True, help=SOURCE_HELP)
+@click.option("--folds", type=int, help="Number of folds.  [default: the cache's plan, else 6]")
+@click.option("--seed", type=int, help="Seed of the fold plan.  [default: the cache's plan, else 0]")
+@click.option("--recipe", default="default", show_default=True, help="Recipe by name, or a TOML file.")
+@click.option("--tune", multiple=True, help="[SOURCE=]frozen|head|full; repeat for several.")
+@click.option("--weights", multiple=True, help="SOURCE=FILE of pretrained weights; repeat for several.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--precision", default="auto", show_default=True, help="auto (fp32), fp32 or bf16.")
+@click.option("--jobs", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default="cores", help="Decoders.")
+@click.option("--replan", is_flag=True, help="Deal all clips to folds anew.")
+@click.option("--dry-run", is_flag=True, help="Decode, plan, say what would be computed, and stop.")
+@click.option("--strict", is_flag=True, help="Fail, and write no features, if any clip is refused.")
+@click.pass_context
+def extract_command(
+    ctx: click.Context,
+    data: Path,
+    cache_path: Path,
+    sources: tuple[str, ...],
+    folds: int | None,
+    seed: int | None,
+    recipe: str,
+    tune: tuple[str, ...],
+    weights: tuple[str, ...],
+    device: str,
+    precision: str,
+    jobs: int,
+    replan: bool,
+    dry_run: bool,
+    strict: bool,
+) -> None:
+    """Decode DATA, tune the networks, and leave their embeddings in a cache.
+
+    DATA is a folder DATA/<label>/*.mp4, or a CSV with path,label[,group][,fold][,start_s,end_s][,split].
+
+    Example: moodfuse extract clips --cache work
+    """
+    from extract.planning import PlanChoice
+    from extract.recipe_files import PRECISIONS, RecipeChoice
+    from extract.stage import DEFAULT_SOURCES, ExtractSettings, extract_features
+
+    if precision not in PRECISIONS:
+        raise click.BadParameter(f"{precision!r}; expected one of {', '.join(PRECISIONS)}", param_hint="--precision")
+    depth, depths = _pairs("--tune", tune, bare=True)
+    _, files = _pairs("--weights", weights, bare=False)
+    settings = ExtractSettings(
+        data=data,
+        cache=cache_path,
+        sources=sources or DEFAULT_SOURCES,
+        plan=PlanChoice(folds, seed, replan),
+        recipes=RecipeChoice(recipe, depth, depths, files, device, precision),
+        jobs=jobs,
+        dry_run=dry_run,
+        strict=strict,
+    )
+    done = extract_features(settings, say=lambda line: click.echo(line, err=True))
+    click.echo(f"{len(done.clips)} clips read, {len(done.refused)} refused; {done.tuned} networks tuned, "
+               f"{done.embedded} embeddings computed")
+    if not done.dry_run:
+        click.echo(f"next: moodfuse fuse --cache {cache_path}")
+    if done.refused:
+        ctx.exit(3)
+
+
+@click.command("check")
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--folds", type=int, default=6, show_default=True, help="Number of folds to try.")
+@click.pass_context
+def check_command(ctx: click.Context, data: Path, folds: int) -> None:
+    """Say what would be read, refused, grouped and duplicated in DATA, from headers alone.
+
+    Example: moodfuse check clips
+    """
+    from extract.check import check
+
+    found = check(data, folds=folds)
+    for line in found.lines:
+        click.echo(line)
+    sys.stdout.flush()
+    if found.refused:
+        ctx.exit(3)

@@ -1,0 +1,152 @@
+"""One source at work: its network, its inputs, its features. Clips pass the network alone, on the recipe's threads."""
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cache.identity import derived_seed
+from cache.media import MediaStore
+from cache.recipe import Recipe
+from extract.media.preprocess import audio_input, video_input
+from extract.networks import create_network, network_spec
+from extract.networks.base import Network
+from extract.networks.registry import AudioPreprocessing
+from extract.tune import TuningData
+
+log = logging.getLogger(__name__)
+_WAVEFORMS_KEPT = 256
+_FRAMES_KEPT = 16
+Rows = dict[str, np.ndarray]
+
+
+def make_network(recipe: Recipe, weights: str | None, num_classes: int) -> Network:
+    """The untuned network of a recipe, in eval mode on its device. Its trunk does not depend on the number of classes."""
+    devices = [torch.cuda.current_device()] if recipe.device == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(derived_seed(recipe.seed, recipe.network, "trunk"))
+        network = create_network(recipe.network, num_classes=2, weights=weights)
+        torch.manual_seed(derived_seed(recipe.seed, recipe.network, "classifier"))
+        network.reset_classifier(num_classes)
+    if recipe.precision == "bf16" and network.spec.modality == "video":
+        network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    return network.to(recipe.device).eval()
+
+
+class SourceWorker:
+    """A source's network with its inputs.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    weights : str or None
+        Path of the pretrained weights that the recipe's digest names.
+    num_classes : int
+        Width of the classifier.
+    media : MediaStore
+        Where decoded clips are read from.
+    """
+
+    def __init__(self, recipe: Recipe, weights: str | None, num_classes: int, media: MediaStore) -> None:
+        torch.set_num_threads(recipe.threads)
+        self.recipe = recipe
+        self.media = media
+        self.network = make_network(recipe, weights, num_classes)
+        self.head = nn.ModuleDict({"replaced": self.network.replaced, "classifier": self.network.classifier})
+        tuned = self.head if recipe.depth == "head" else self.network
+        self._initial = {name: value.clone() for name, value in tuned.state_dict().items()}
+        self.tuned: nn.Module = tuned
+        self._audio = isinstance(network_spec(recipe.network).preprocessing, AudioPreprocessing)
+        self._media_of = lru_cache(_WAVEFORMS_KEPT if self._audio else _FRAMES_KEPT)(self._read_media)
+
+    def _read_media(self, digest: str) -> np.ndarray:
+        media = self.media.read(digest)
+        return media.waveform if self._audio else media.frames
+
+    def reset(self) -> None:
+        """Take the tuned part back to its initial weights."""
+        self.tuned.load_state_dict(self._initial)
+        self.tuned.eval()
+
+    def whole_input(self, digest: str) -> Tensor:
+        """The input as embedded, without the batch axis."""
+        if self._audio:
+            return audio_input(self._media_of(digest), self.network.preprocessing)  # type: ignore[arg-type]
+        return video_input(self._media_of(digest), self.network.preprocessing)  # type: ignore[arg-type]
+
+    def train_input(self, digest: str, generator: torch.Generator) -> Tensor:
+        """An augmented input: a random crop of the sound or the picture."""
+        if self._audio:
+            crop_s = self.recipe.tuning.crop_s if self.recipe.tuning else 0.0
+            if not crop_s:
+                return self.whole_input(digest)
+            preprocessing = self.network.preprocessing
+            return audio_input(self._media_of(digest), preprocessing, crop_s=crop_s, generator=generator)  # type: ignore[arg-type]
+        return video_input(self._media_of(digest), self.network.preprocessing, generator=generator)  # type: ignore[arg-type]
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The precision of the recipe."""
+        if self.recipe.precision == "bf16":
+            return torch.autocast(self.recipe.device, dtype=torch.bfloat16)
+        return nullcontext()
+
+    def _batch(self, digest: str) -> Tensor:
+        batch = self.whole_input(digest)[None].to(self.recipe.device)
+        if self.recipe.precision == "bf16" and not self._audio:
+            batch = batch.contiguous(memory_format=torch.channels_last_3d)
+        return batch
+
+    @torch.inference_mode()
+    def frozen_rows(self, digest: str) -> Rows:
+        """Embedding at frozen depth and, where it is another array, the activation that heads are tuned on."""
+        with self.autocast():
+            activation = self.network.trunk(self._batch(digest)).float()
+            embedding = self.network.pool_frozen(activation).float()
+        rows = {"embedding": embedding[0].cpu().numpy()}
+        if self.network.spec.has_replaced_layers:
+            rows["activation"] = activation[0].cpu().numpy()
+        return rows
+
+    @torch.inference_mode()
+    def full_rows(self, digest: str) -> Rows:
+        """Embedding and logits of the tuned network."""
+        with self.autocast():
+            embedding, logits = self.network(self._batch(digest))
+        return {"embedding": embedding[0].float().cpu().numpy(), "logits": logits[0].float().cpu().numpy()}
+
+    @torch.inference_mode()
+    def head_rows(self, activation: np.ndarray) -> Rows:
+        """Embedding and logits of the tuned head, from a cached activation [A]."""
+        embedding = self.network.embed(torch.from_numpy(activation)[None].to(self.recipe.device))
+        logits = self.network.classifier(embedding)
+        return {"embedding": embedding[0].float().cpu().numpy(), "logits": logits[0].float().cpu().numpy()}
+
+    def full_data(self, roles: Sequence[tuple[str, str, str]], classes: tuple[str, ...]) -> TuningData:
+        """What tuning the whole network sees."""
+
+        def score(batch: Tensor) -> Tensor:
+            with self.autocast():
+                return self.network(batch)[1].float()  # type: ignore[no-any-return]
+
+        return TuningData(
+            tuple(roles), classes, self.train_input, self.whole_input, score, list(self.network.parameters())
+        )
+
+    def head_data(
+        self, roles: Sequence[tuple[str, str, str]], classes: tuple[str, ...], activations: dict[str, np.ndarray]
+    ) -> TuningData:
+        """What tuning the head sees: cached activations."""
+        tensors = {digest: torch.from_numpy(np.array(row)) for digest, row in activations.items()}
+        whole: Callable[[str], Tensor] = tensors.__getitem__
+        return TuningData(
+            tuple(roles),
+            classes,
+            train_input=lambda digest, generator: tensors[digest],
+            whole_input=whole,
+            score=lambda batch: self.network.classifier(self.network.embed(batch)),
+            parameters=list(self.network.head_parameters()),
+        )

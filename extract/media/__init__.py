@@ -1,0 +1,1 @@
+"""Reading clips: opening media files, decoding their pictures and sound, and shaping both for the networks."""

@@ -1,0 +1,232 @@
+"""Opening a media file safely, what its headers say, and why a file is refused.
+
+Times are seconds on the clip clock. The clip clock is the file's own presentation clock, except where a file starts a
+second or more late (MPEG-TS, a cut live stream): there it starts at the file's earliest packet.
+"""
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+from av.container import InputContainer
+from av.stream import Disposition
+
+from cache.errors import InputError
+
+MAX_PIXELS = 8192 * 4352
+MAX_CLOCK_OFFSET_S = 1.0
+PROBE_BYTES = 12
+
+FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpegts,mpeg,mpegvideo,asf,ogg,nut,mxf,gxf,rm,dv,ivf,h264,hevc,m4v,"
+    "mp3,wav,w64,flac,aac,ac3,eac3,amr,aiff,caf,au,mpc,wv,ape"
+)
+"""The demuxers that may open a file: none of them follows a reference to another file or host."""
+
+REASONS: dict[str, str] = {
+    "missing": "no such file; check the path in the folder or the CSV",
+    "not_a_file": "not a regular file; give a media file, not a folder, pipe or device",
+    "unreadable": "the file may not be read; check its permissions",
+    "empty": "the file is empty; copy or download it again",
+    "not_media": "not a video file that can be opened; convert it to MP4 (H.264 and AAC)",
+    "no_video": "there is no picture in the window; give a video, or a window that has a picture",
+    "no_audio": "there is no sound in the window; give a video with sound, or a window that has some",
+    "too_large": f"the picture has more than {MAX_PIXELS} pixels; scale the video down",
+    "truncated": "the file ends before it should; copy or download it again, or give a window inside what is left",
+    "decode_failed": "picture or sound cannot be decoded; convert the file again from its source",
+    "window_outside": "the window is not inside the file; correct start_s and end_s",
+    "timeout": "decoding took longer than its deadline; cut the clip out of the file first, or allow more time",
+    "memory": "decoding was stopped for want of memory; use fewer jobs, or scale the video down",
+}
+"""Why a clip is refused: code -> one sentence with the remedy."""
+
+
+class MediaError(InputError):
+    """A clip is refused; `code` is a key of `REASONS`.
+
+    Parameters
+    ----------
+    code : str
+        A key of `REASONS`.
+    path : Path or str
+        The media file.
+    detail : str
+        What was found, where it helps: one clause without a full stop.
+    """
+
+    def __init__(self, code: str, path: Path | str, detail: str = "") -> None:
+        super().__init__(f"{path}: {REASONS[code]}" + (f" ({detail})" if detail else ""))
+        self.code, self.path, self.detail = code, Path(path), detail
+
+    def __reduce__(self) -> tuple[type["MediaError"], tuple[str, Path, str]]:
+        return type(self), (self.code, self.path, self.detail)
+
+
+@dataclass(frozen=True)
+class MediaFacts:
+    """What a media file's headers say.
+
+    `width` and `height` are those of the coded picture in pixels (a phone video may be shown turned by 90 degrees).
+    """
+
+    duration_s: float
+    container: str
+    width: int
+    height: int
+    frames_per_s: float
+    video_codec: str
+    pixel_format: str
+    audio_codec: str
+    sample_rate_hz: int
+    channels: int
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An open file, its picture and sound streams, and the clip clock's zero on the file's own clock in seconds."""
+
+    path: Path
+    media: InputContainer
+    video: Any
+    audio: Any
+    origin_s: float
+    duration_s: float
+
+    def span_s(self, stream: Any) -> tuple[float, float]:
+        """Return the first and last second that the headers declare for a stream, on the clip clock."""
+        first_s = float(stream.start_time * stream.time_base) - self.origin_s if stream.start_time is not None else 0.0
+        if stream.duration:
+            return first_s, first_s + float(stream.duration * stream.time_base)
+        return first_s, _tagged_duration_s(stream.metadata.get("DURATION", "")) or self.duration_s
+
+
+def probe(path: Path | str) -> MediaFacts:
+    """Return what the headers of a media file say, without decoding it.
+
+    Where no duration is declared, the packets are counted through (still without decoding).
+
+    Raises
+    ------
+    MediaError
+        The file is missing, empty, no media, or lacks picture or sound.
+    """
+    opened = open_media(path)
+    with opened.media:
+        return read_facts(opened)
+
+
+def open_media(path: Path | str, *, threads: int = 1) -> Opened:
+    """Open a regular file with the allowed formats only; the caller closes `.media`.
+
+    Raises
+    ------
+    MediaError
+        The file is missing, empty, no media, or lacks picture or sound.
+    """
+    path = Path(path)
+    _check_regular(path)
+    media = _open_container(path)
+    try:
+        video, audio = _pick_streams(path, media)
+        for stream in (video, audio):
+            stream.codec_context.thread_count = threads
+        video.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+        start_s = (media.start_time or 0) / av.time_base
+        origin_s = start_s if start_s >= MAX_CLOCK_OFFSET_S else 0.0
+        end_s = start_s + media.duration / av.time_base if media.duration else _last_packet_end_s(path)
+    except BaseException:
+        media.close()
+        raise
+    return Opened(path, media, video, audio, origin_s, end_s - origin_s)
+
+
+def read_facts(opened: Opened) -> MediaFacts:
+    """Return the facts of an open file."""
+    video, audio = opened.video, opened.audio
+    return MediaFacts(
+        duration_s=opened.duration_s,
+        container=opened.media.format.name,
+        width=video.width,
+        height=video.height,
+        frames_per_s=float(video.average_rate or video.guessed_rate or 0.0),
+        video_codec=video.codec_context.name,
+        pixel_format=video.codec_context.pix_fmt or "unknown",
+        audio_codec=audio.codec_context.name,
+        sample_rate_hz=audio.codec_context.sample_rate,
+        channels=audio.codec_context.layout.nb_channels,
+    )
+
+
+def _check_regular(path: Path) -> None:
+    """Refuse what is not a regular file with content, without opening it: opening a FIFO would wait for a writer."""
+    try:
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise MediaError("missing", path) from error
+    except (OSError, ValueError) as error:
+        raise MediaError("unreadable", path, str(error)) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise MediaError("not_a_file", path)
+    if not status.st_size:
+        raise MediaError("empty", path)
+
+
+def _open_container(path: Path) -> InputContainer:
+    """Open a file by the `file:` protocol, so that no character of its name is taken for another protocol."""
+    options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+    try:
+        return av.open(f"file:{path.absolute()}", options=options, metadata_errors="replace")
+    except PermissionError as error:
+        raise MediaError("unreadable", path) from error
+    except (av.error.MemoryError, MemoryError) as error:
+        raise MediaError("memory", path) from error
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        if _starts_as_mp4(path):
+            raise MediaError("truncated", path, "the index of the MP4 is missing or cut") from error
+        raise MediaError("not_media", path) from error
+
+
+def _starts_as_mp4(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(PROBE_BYTES)[4:8] == b"ftyp"
+
+
+def _pick_streams(path: Path, media: InputContainer) -> tuple[Any, Any]:
+    """Return the best picture and sound streams; cover art of a song is no picture."""
+    video: Any = media.streams.best("video")
+    audio: Any = media.streams.best("audio")
+    if video is None or Disposition.attached_pic & video.disposition:
+        raise MediaError("no_video", path, "the file has no picture track")
+    if audio is None:
+        raise MediaError("no_audio", path, "the file has no sound track")
+    if video.codec_context is None or audio.codec_context is None:
+        raise MediaError("decode_failed", path, "no decoder for its codec")
+    if video.width * video.height > MAX_PIXELS:
+        raise MediaError("too_large", path, f"{video.width} x {video.height}")
+    return video, audio
+
+
+def _last_packet_end_s(path: Path) -> float:
+    """Return the end of the last packet on the file's own clock, for files that declare no duration."""
+    end_s = 0.0
+    with _open_container(path) as media:
+        try:
+            for packet in media.demux():
+                if packet.pts is not None:
+                    end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+        except av.error.FFmpegError as error:
+            if not end_s:
+                raise MediaError("decode_failed", path, str(error)) from error
+    return end_s
+
+
+def _tagged_duration_s(tag: str) -> float:
+    """Return the seconds of a Matroska `DURATION` tag such as `00:00:29.970000000`, or 0 where it is none."""
+    try:
+        hours, minutes, seconds = tag.split(":")
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    except ValueError:
+        return 0.0

@@ -1,0 +1,123 @@
+"""Decoding many clips in worker processes that can be killed, so that one bad file costs one clip.
+
+The pool is started by a main process (or another non-daemonic one): daemonic processes may have no children. Workers
+are spawned, so a script that calls `decode_many` does so under `if __name__ == "__main__":`.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from pathlib import Path
+
+from pebble import ProcessExpired, ProcessFuture, ProcessPool
+
+from extract.media.container import MediaError
+from extract.media.decode import WINDOW_S, DecodedClip, read_clip
+
+DEADLINE_S = 60.0
+DEADLINE_PER_WINDOW_S = 2.0
+AHEAD_PER_JOB = 2
+KILLED_FOR_MEMORY = (-signal.SIGKILL, 128 + signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class DecodeRequest:
+    """One clip to decode; the fields are those of `extract.media.decode.read_clip`."""
+
+    path: Path
+    start_s: float = 0.0
+    end_s: float | None = None
+    short_side_px: int | None = None
+
+
+def decode_many(
+    requests: Iterable[DecodeRequest], *, jobs: int, deadline_s: float | None = None
+) -> Iterator[tuple[DecodeRequest, DecodedClip | MediaError]]:
+    """Decode clips in worker processes and yield each with its result, in the order of the requests.
+
+    At most `2 * jobs` requests are taken ahead of the one that is yielded, so memory stays bounded. Closing the
+    iterator, an error or an interrupt stops every worker at once.
+
+    Parameters
+    ----------
+    requests : iterable of DecodeRequest
+        Taken lazily.
+    jobs : int
+        Worker processes.
+    deadline_s : float, optional
+        Seconds that a worker may spend on one clip; by default 60 s and twice the window.
+
+    Yields
+    ------
+    (DecodeRequest, DecodedClip or MediaError)
+        A refused clip gives its error: nothing is raised for it.
+    """
+    if jobs < 1:
+        raise ValueError(f"jobs is {jobs}, expected 1 or more")
+    pool = ProcessPool(max_workers=jobs, context=multiprocessing.get_context("spawn"), initializer=_start_worker)
+    waiting: deque[tuple[DecodeRequest, ProcessFuture[DecodedClip]]] = deque()
+    try:
+        for request in requests:
+            timeout_s = deadline_s if deadline_s is not None else default_deadline_s(request)
+            waiting.append((request, pool.schedule(_decode, args=(request,), timeout=timeout_s)))
+            if len(waiting) >= AHEAD_PER_JOB * jobs:
+                yield _collect(*waiting.popleft())
+        while waiting:
+            yield _collect(*waiting.popleft())
+    finally:
+        pool.stop()
+        pool.join()
+
+
+def default_deadline_s(request: DecodeRequest) -> float:
+    """Return the seconds that a worker may spend on a request: 60 s and twice its window."""
+    window_s = WINDOW_S if request.end_s is None else max(0.0, request.end_s - request.start_s)
+    return DEADLINE_S + DEADLINE_PER_WINDOW_S * window_s
+
+
+def _collect(
+    request: DecodeRequest, future: "ProcessFuture[DecodedClip]"
+) -> tuple[DecodeRequest, DecodedClip | MediaError]:
+    """Wait for one result; whatever ended its worker becomes the refusal of this clip."""
+    try:
+        return request, future.result()
+    except MediaError as error:
+        return request, error
+    except FutureTimeoutError as error:
+        return request, _refusal("timeout", request, error, "")
+    except MemoryError as error:
+        return request, _refusal("memory", request, error, "")
+    except ProcessExpired as error:
+        code = "memory" if error.exitcode in KILLED_FOR_MEMORY else "decode_failed"
+        return request, _refusal(code, request, error, f"its worker ended with exit code {error.exitcode}")
+    except Exception as error:  # noqa: BLE001 - a batch records each refused clip and goes on
+        return request, _refusal("decode_failed", request, error, f"{type(error).__name__}: {error}")
+
+
+def _refusal(code: str, request: DecodeRequest, cause: BaseException, detail: str) -> MediaError:
+    error = MediaError(code, request.path, detail)
+    error.__cause__ = cause
+    return error
+
+
+def _decode(request: DecodeRequest) -> DecodedClip:
+    return read_clip(request.path, start_s=request.start_s, end_s=request.end_s, short_side_px=request.short_side_px)
+
+
+def _start_worker() -> None:
+    """Leave interrupts to the main process, and end with it even if it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)

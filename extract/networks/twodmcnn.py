@@ -1,0 +1,117 @@
+"""`twodmcnn`: the music tagger of Choi et al., "Transfer learning for music classification and regression tasks".
+
+ISMIR 2017, arXiv 1703.09179. The mel front end is part of the network and repeats that of the published Keras model:
+12 kHz, at most 29 s, periodic Hann window of 512, hop 256, TensorFlow's 'same' padding, power spectrum, 96 Slaney mels
+with area normalisation from 0 to 6 kHz, decibels below the clip's maximum down to -80, standardised over the clip.
+It runs in float32 under autocast too: decibels of bfloat16 powers would be off by tenths.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+import torchaudio
+from torch import Tensor, nn
+
+from .base import Network, check_audio_batch, global_mean, min_samples
+from .registry import NETWORKS
+
+INPUT_RATE_HZ = 16_000
+SAMPLE_RATE_HZ = 12_000
+MAX_SAMPLES = 29 * SAMPLE_RATE_HZ
+N_FFT = 512
+HOP = 256
+N_MELS = 96
+FLOOR_DB = -80.0
+MIN_POWER = 1e-10
+MIN_STD = 1e-10
+BN_EPS = 1e-3
+CHANNELS = 32
+POOLS = ((2, 4), (3, 4), (2, 5), (2, 4))  # over mels and time; the fifth, (4, 4), comes after the last feature
+
+
+class TwoDMCNN(Network):
+    """Five blocks of Conv2d (3 x 3, 32 filters), BatchNorm, ELU and max pooling on a log-mel spectrogram.
+
+    The features are the global averages of the five ELU outputs, each before its max pooling: 160 numbers. The input is
+    the raw waveform at 16 kHz; a whole clip of 30 s is cut to its first 29 s, as the published model takes, and a
+    shorter crop passes at its own length.
+
+    Parameters
+    ----------
+    num_classes : int
+        Width of the classifier.
+    """
+
+    window: Tensor
+    mel_filters: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(NETWORKS["twodmcnn"], num_classes, dropout=0.2)
+        blocks = range(len(POOLS) + 1)
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(1 if block == 0 else CHANNELS, CHANNELS, kernel_size=3, padding=1) for block in blocks
+        )
+        self.norms = nn.ModuleList(nn.BatchNorm2d(CHANNELS, eps=BN_EPS) for _ in blocks)
+        filters = torchaudio.functional.melscale_fbanks(
+            N_FFT // 2 + 1, 0.0, SAMPLE_RATE_HZ / 2, N_MELS, SAMPLE_RATE_HZ, norm="slaney", mel_scale="slaney"
+        )
+        self.register_buffer("mel_filters", filters, persistent=False)
+        self.register_buffer("window", torch.hann_window(N_FFT, periodic=True), persistent=False)
+        self.initialise()
+
+    def resample(self, waveform: Tensor) -> Tensor:
+        """Waveforms ``[N, samples]`` at 16 kHz -> float32 at 12 kHz, cut at 29 s."""
+        with torch.autocast(waveform.device.type, enabled=False):
+            resampled = torchaudio.functional.resample(waveform.float(), INPUT_RATE_HZ, SAMPLE_RATE_HZ)
+        return resampled[:, :MAX_SAMPLES]
+
+    def log_mel(self, waveform_12k: Tensor) -> Tensor:
+        """Standardised log-mel spectrogram.
+
+        Parameters
+        ----------
+        waveform_12k : Tensor
+            ``[N, samples]``, mono at 12 kHz.
+
+        Returns
+        -------
+        Tensor
+            ``[N, 1, 96, ceil(samples / 256)]``, float32: mels from low to high, then time; zero mean and unit standard
+            deviation over each clip, or all zero for a clip of silence.
+        """
+        with torch.autocast(waveform_12k.device.type, enabled=False):
+            waveform = waveform_12k.float()
+            samples = waveform.shape[1]
+            total = max((-(-samples // HOP) - 1) * HOP + N_FFT - samples, 0)
+            padded = F.pad(waveform, (total // 2, total - total // 2))
+            spectrum = torch.stft(padded, N_FFT, HOP, window=self.window.float(), center=False, return_complex=True)
+            power = spectrum.real.square() + spectrum.imag.square()
+            mel = self.mel_filters.float().t() @ power
+            decibel = 10 * torch.log10(mel.clamp(min=MIN_POWER))
+            decibel = (decibel - decibel.amax(dim=(1, 2), keepdim=True)).clamp(min=FLOOR_DB)
+            mean = decibel.mean(dim=(1, 2), keepdim=True)
+            std = decibel.std(dim=(1, 2), keepdim=True, correction=0)
+            return ((decibel - mean) / (std + MIN_STD)).unsqueeze(1)
+
+    def trunk(self, x: Tensor) -> Tensor:
+        """Features ``[N, 160]``, float32, of waveforms ``[N, samples]`` in [-1, 1] at 16 kHz, of 7 s or more.
+
+        Raises
+        ------
+        InputError
+            If the batch has another shape, or the waveforms are too short.
+        """
+        check_audio_batch(x, network=self.spec.name, min_samples=min_samples(self.spec))
+        return self.mel_features(self.log_mel(self.resample(x)))
+
+    def mel_features(self, log_mel: Tensor) -> Tensor:
+        """Features ``[N, 160]``, float32, of standardised log-mel spectrograms ``[N, 1, 96, frames]``."""
+        features = []
+        x = log_mel
+        for block, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
+            if block > 0:
+                x = F.max_pool2d(x, POOLS[block - 1])
+            x = F.elu(norm(convolution(x)))
+            features.append(global_mean(x))
+        return torch.cat(features, dim=1)

@@ -1,0 +1,71 @@
+"""The next fold plan of a data set, decided from the clips that could be read and the plans before it. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cache.errors import InputError
+from cache.folds import GROUP_RULE, deal, declared_folds, units_of, validate
+from cache.records import ClipStatus, Plan
+from cache.store import record_name
+
+DEFAULT_FOLDS = 6
+DEFAULT_SEED = 0
+
+
+@dataclass(frozen=True)
+class PlanChoice:
+    """What the user asks of a plan; `None` keeps what the plan in force has."""
+
+    folds: int | None = None
+    seed: int | None = None
+    replan: bool = False
+
+
+def next_plan(plans: Sequence[Plan], statuses: Sequence[ClipStatus], choice: PlanChoice) -> Plan:
+    """The plan for these clips: clips keep their folds, new groups go where their label is scarcest.
+
+    Parameters
+    ----------
+    plans : sequence of Plan
+        All earlier plans, oldest first.
+    statuses : sequence of ClipStatus
+        Every clip of the data set, refused ones too.
+    choice : PlanChoice
+
+    Raises
+    ------
+    InputError
+        If no honest plan can be made; the message says what to change.
+    """
+    readable = [status for status in statuses if status.ok]
+    covered = [status for status in readable if status.clip.split == "train"]
+    _refuse_shared_groups(readable)
+    if not covered:
+        raise InputError(f"none of the {len(statuses)} clips could be read; see the reasons above, or run moodfuse check")
+    units = units_of(covered)
+    current = plans[-1] if plans else None
+    folds = choice.folds or (current.folds if current else DEFAULT_FOLDS)
+    seed = choice.seed if choice.seed is not None else (current.seed if current else DEFAULT_SEED)
+    declared = declared_folds(covered)
+    if declared is not None:
+        folds, assignment = declared
+        if choice.folds not in (None, folds):
+            raise InputError(f"--folds is {choice.folds}, but the column 'fold' has {folds}; drop one of the two")
+        validate(units, assignment, folds)
+    else:
+        earlier = [plan for plan in plans if (plan.folds, plan.seed) == (folds, seed)]
+        placed = earlier[-1].assignment if earlier and not choice.replan else {}
+        assignment = deal(units, folds=max(folds, 1), seed=seed, placed=placed)
+        validate(units, assignment, folds)
+    return Plan(folds, seed, GROUP_RULE, assignment, tuple(sorted({record_name(status) for status in statuses})))
+
+
+def _refuse_shared_groups(statuses: Sequence[ClipStatus]) -> None:
+    splits: dict[str, ClipStatus] = {}
+    for status in statuses:
+        other = splits.setdefault(status.group, status)
+        if other.clip.split != status.clip.split:
+            raise InputError(
+                f"{status.clip.id} is split {status.clip.split!r} and {other.clip.id} {other.clip.split!r}, but they share "
+                f"group {status.group!r}; clips of a group must share a split"
+            )

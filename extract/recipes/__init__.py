@@ -1,0 +1,1 @@
+"""Recipe files (TOML) that come with the program."""

@@ -1,0 +1,5 @@
+"""`python -m moodfuse`."""
+
+from moodfuse.cli import main
+
+main()

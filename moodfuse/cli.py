@@ -1,0 +1,153 @@
+"""The front door: one click group whose commands load when they are called, and one place where errors become exit codes.
+
+Exit codes: 0 done; 1 failed; 2 wrong usage or input; 3 done, but some clips were refused; 130 interrupted.
+"""
+
+import importlib
+import importlib.util
+import logging
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cache.errors import MoodfuseError
+from moodfuse._version import __version__
+
+INTERRUPTED = 130
+COMMANDS: dict[str, tuple[str, str]] = {
+    "check": ("extract.cli:check_command", "Say what would be read, refused, grouped and duplicated."),
+    "extract": ("extract.cli:extract_command", "Decode clips, tune networks, cache their embeddings."),
+    "fuse": ("fuse.cli:fuse_command", "Train fusion heads on the cached features."),
+    "evaluate": ("evaluate.cli:evaluate_command", "Report what the heads are worth."),
+    "demo": ("moodfuse.demo:demo_command", "Make a synthetic corpus and run all three stages on it."),
+}
+"""Command name -> where it lives, and its line in the help."""
+
+_ROOMS = ("cache", "extract", "fuse", "evaluate")
+_OURS = "moodfuse"
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command only when it is called; help is printed from the table."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names, in the order of the pipeline."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command and give it `--config`."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        if not any(parameter.name == "config" for parameter in command.params):
+            command.params.append(_config_option())
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+def _config_option() -> click.Option:
+    return click.Option(
+        ["--config"],
+        type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        is_eager=True,
+        expose_value=False,
+        callback=_read_config,
+        help="TOML file with options of this command; flags win over it.",
+    )
+
+
+def _read_config(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> None:
+    if value is None:
+        return
+    try:
+        values = tomllib.loads(value.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"{value}: not TOML ({error})") from error
+    section = values.get(ctx.info_name or "", {key: item for key, item in values.items() if not isinstance(item, dict)})
+    names = {}
+    for option in ctx.command.params:
+        for flag in option.opts:
+            names[flag.lstrip("-").replace("-", "_")] = option.name
+    unknown = sorted(key for key in section if key.replace("-", "_") not in names)
+    if unknown:
+        known = ", ".join(sorted(name.replace("_", "-") for name in names if name != "config"))
+        raise click.BadParameter(f"{value}: unknown option {unknown[0]!r}; known: {known}")
+    ctx.default_map = {names[key.replace("-", "_")]: item for key, item in section.items()}
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="moodfuse")
+@click.option("--verbose", "-v", is_flag=True, help="Log what is done, and show tracebacks.")
+def group(verbose: bool) -> None:
+    """Tell the emotion of music videos by late fusion.
+
+    \b
+    Run the three stages in sequence:
+      moodfuse extract clips --cache work
+      moodfuse fuse --cache work
+      moodfuse evaluate --cache work
+    """
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr
+    )
+    refuse_strangers()
+
+
+def refuse_strangers() -> None:
+    """Refuse to start where another distribution owns one of our import names, as Hugging Face's `evaluate` does.
+
+    Raises
+    ------
+    MoodfuseError
+        Naming the room and where it came from.
+    """
+    home = Path(__file__).resolve().parent.parent
+    for room in _ROOMS:
+        spec = importlib.util.find_spec(room)
+        if spec is not None and spec.origin and Path(spec.origin).resolve().parent.parent == home:
+            continue
+        raise MoodfuseError(
+            f"the import name {room!r} belongs to another package ({spec.origin if spec else 'nothing'}); "
+            "install moodfuse in an environment of its own"
+        )
+    for stranger in ("evaluate", "fusepy"):
+        try:
+            metadata.distribution(stranger)
+        except metadata.PackageNotFoundError:
+            continue
+        raise MoodfuseError(
+            f"the distribution {stranger!r} is installed beside moodfuse and owns one of its import names; "
+            f"uninstall it, or install moodfuse in an environment of its own"
+        )
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line and exit with its code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    verbose = any(argument in ("-v", "--verbose") for argument in arguments[:1])
+    try:
+        code = group.main(arguments, prog_name="moodfuse", standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("interrupted; what was finished is in the cache, run the command again to go on", err=True)
+        sys.exit(INTERRUPTED)
+    except KeyboardInterrupt:
+        click.echo("interrupted; what was finished is in the cache, run the command again to go on", err=True)
+        sys.exit(INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except MoodfuseError as error:
+        if verbose:
+            logging.getLogger(__name__).exception("failed")
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_code)
+    sys.exit(code if isinstance(code, int) else 0)

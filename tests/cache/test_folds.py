@@ -1,0 +1,162 @@
+"""Plans: grouped, stratified, stable, validated."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cache.errors import InputError
+from cache.folds import Unit, deal, declared_folds, inner_folds, join_groups, tuning_roles, units_of, validate
+from cache.identity import clip_digest, digest
+from cache.recipe import Tuning
+from cache.records import Clip, ClipStatus
+
+
+def unit(number: int, label: str, clips: int = 1) -> Unit:
+    """A group of so many clips."""
+    digests = tuple(sorted(digest([number, clip]) for clip in range(clips)))
+    return Unit(digests[0], label, digests)
+
+
+units_strategy = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 4)), min_size=1, max_size=40).map(
+    lambda rows: [unit(number, label, clips) for number, (label, clips) in enumerate(rows)]
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(units_strategy, st.integers(2, 6), st.integers(0, 3))
+def test_no_group_spans_folds_and_labels_are_level(units: list[Unit], folds: int, seed: int) -> None:
+    """Every group lies in one fold, and groups of one clip are dealt evenly label by label."""
+    assignment = deal(units, folds=folds, seed=seed, placed={})
+    for one in units:
+        assert len({assignment[item] for item in one.digests}) == 1
+    singles = [one for one in units if len(one.digests) == 1]
+    if len(singles) == len(units):
+        for label in {one.label for one in units}:
+            counts = Counter(assignment[one.key] for one in units if one.label == label)
+            assert max(counts.values()) - min(counts.get(fold, 0) for fold in range(folds)) <= 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(units_strategy, units_strategy, st.integers(2, 6))
+def test_added_clips_move_nobody(old: list[Unit], new: list[Unit], folds: int) -> None:
+    """A clip keeps its fold when others are added."""
+    before = deal(old, folds=folds, seed=0, placed={})
+    added = [unit(1000 + number, one.label, len(one.digests)) for number, one in enumerate(new)]
+    after = deal([*old, *added], folds=folds, seed=0, placed=before)
+    assert {item: after[item] for item in before} == before
+
+
+def test_order_of_clips_does_not_matter() -> None:
+    """The same groups in another order get the same folds."""
+    units = [unit(number, "abc"[number % 3], 1 + number % 2) for number in range(30)]
+    assert deal(units, folds=5, seed=1, placed={}) == deal(units[::-1], folds=5, seed=1, placed={})
+
+
+def test_another_seed_deals_otherwise() -> None:
+    """The seed decides the order of equals."""
+    units = [unit(number, "ab"[number % 2]) for number in range(30)]
+    assert deal(units, folds=5, seed=1, placed={}) != deal(units, folds=5, seed=2, placed={})
+
+
+def test_a_new_group_goes_where_its_label_is_scarcest() -> None:
+    """One fold without label b receives the next b."""
+    old = [unit(0, "a"), unit(1, "a"), unit(2, "b")]
+    placed = {old[0].key: 0, old[1].key: 1, old[2].key: 0}
+    new = unit(3, "b")
+    assert deal([*old, new], folds=2, seed=0, placed=placed)[new.key] == 1
+
+
+def test_a_merged_group_moves_to_the_fold_that_holds_most() -> None:
+    """Merging groups that lay in two folds leaves one fold."""
+    merged = unit(0, "a", 3)
+    placed = dict(zip(merged.digests, (1, 1, 0), strict=True))
+    assert set(deal([merged], folds=2, seed=0, placed=placed).values()) == {1}
+
+
+def test_groups_join_by_name_and_by_equal_files() -> None:
+    """Two declared groups that share a file are one group."""
+    clips = [
+        Clip("1", "/1", "a", group="x"),
+        Clip("2", "/2", "a", group="y"),
+        Clip("3", "/3", "a", group="y"),
+        Clip("4", "/4", "a"),
+    ]
+    assert join_groups(clips, {"1": "f", "2": "f", "3": "g", "4": "h"}) == {"1": "x", "2": "x", "3": "x", "4": "4"}
+
+
+def status(number: int, label: str, group: str, fold: int | None = None) -> ClipStatus:
+    """A readable clip."""
+    clip = Clip(str(number), f"/{number}", label, fold=fold)
+    return ClipStatus(clip, clip_digest(str(number), 0, None), str(number), group, ok=True)
+
+
+def test_a_group_with_two_labels_is_refused() -> None:
+    """The message names both clips and labels."""
+    with pytest.raises(InputError, match=r"0 is labelled 'a' and 1 'b'.*group"):
+        units_of([status(0, "a", "g"), status(1, "b", "g")])
+
+
+def test_the_same_file_under_two_labels_is_refused_as_such() -> None:
+    """Identical files are named as the cause."""
+    first = status(0, "a", "g")
+    other = replace(first, clip=replace(first.clip, id="1", label="b"))
+    with pytest.raises(InputError, match="same file twice"):
+        units_of([first, other])
+
+
+def test_declared_folds_are_taken_and_checked() -> None:
+    """A fold column is used as it is; a gap or a spread group is refused."""
+    assert declared_folds([status(0, "a", "0", 1), status(1, "b", "1", 0)])[0] == 2  # type: ignore[index]
+    assert declared_folds([status(0, "a", "0")]) is None
+    with pytest.raises(InputError, match="has no fold"):
+        declared_folds([status(0, "a", "0", 1), status(1, "b", "1")])
+    with pytest.raises(InputError, match="lies in folds 0 and 1"):
+        declared_folds([status(0, "a", "g", 0), status(1, "a", "g", 1)])
+
+
+@pytest.mark.parametrize(
+    ("labels", "folds", "message"),
+    [
+        ("aaaa", 2, "found 1 label"),
+        ("aaab", 2, r"'b' has 1 group\(s\), fewer than the 2 folds; add clips"),
+        ("aaaabb", 3, r"'b' has 2 group\(s\), fewer than the 3 folds; use --folds 2"),
+        ("aabb", 1, "--folds is 1"),
+    ],
+)
+def test_plans_that_cannot_be_tested_are_refused(labels: str, folds: int, message: str) -> None:
+    """One label, or a label with fewer groups than folds, is refused with the remedy."""
+    units = [unit(number, label) for number, label in enumerate(labels)]
+    assignment = deal(units, folds=folds, seed=0, placed={})
+    with pytest.raises(InputError, match=message):
+        validate(units, assignment, folds)
+
+
+def test_an_empty_fold_and_an_unlearnable_class_are_refused() -> None:
+    """Declared folds that leave a fold empty, or a class to one fold alone, are refused."""
+    units = [unit(number, label) for number, label in enumerate("aaabbb")]
+    keys = [one.key for one in units]
+    with pytest.raises(InputError, match="fold 2 is empty"):
+        validate(units, dict(zip(keys, (0, 1, 0, 0, 1, 1), strict=True)), 3)
+    with pytest.raises(InputError, match="'a' stands in fold 0 alone"):
+        validate(units, dict(zip(keys, (0, 0, 0, 0, 1, 1), strict=True)), 2)
+
+
+def test_inner_folds_need_three_groups_a_class() -> None:
+    """With two groups of a class there is no inner split, and every clip is tuned on."""
+    few = [unit(number, label) for number, label in enumerate("aabbb")]
+    tuning = Tuning("adam", 1e-3, 3)
+    assert inner_folds(few, most=5, seed=0) is None
+    assert {role for _, _, role in tuning_roles(few, tuning, seed=0)} == {"tune"}
+
+
+def test_stopping_clips_share_no_group_with_tuning_clips() -> None:
+    """The inner split is grouped, and every class is tuned on."""
+    units = [unit(number, "abc"[number % 3], 2) for number in range(30)]
+    roles = {item: role for item, _, role in tuning_roles(units, Tuning("adam", 1e-3, 3), seed=0)}
+    assert set(roles.values()) == {"tune", "stop"}
+    for one in units:
+        assert len({roles[item] for item in one.digests}) == 1
+    assert {one.label for one in units if roles[one.key] == "tune"} == set("abc")

@@ -1,0 +1,172 @@
+"""The cache folder: identity by content, blocks by holdout, nothing damaged is read."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cache.errors import InputError, MissingBlockError, SchemaError, UnknownNameError
+from cache.folds import deal, units_of
+from cache.recipe import Recipe, Tuning, recipe_from_mapping
+from cache.records import Holdout, Plan
+from cache.store import FeatureCache, record_name
+
+MakeCache = Callable[..., FeatureCache]
+TUNED = Recipe("net", "net", 1, "random", "{}", "full", Tuning("adam", 1e-3, 3), embedding_tuned=True)
+FROZEN = Recipe("still", "still", 1, "random", "{}", "frozen", None, embedding_tuned=False)
+
+
+def fill(cache: FeatureCache, recipe: Recipe) -> None:
+    """Write every block of a recipe under the plan in force; values tell clip and fold."""
+    digests = [status.digest for status in cache.clips]
+    cache.write_recipe(recipe)
+    for fold in range(cache.plan.folds) if recipe.tuning else [0]:
+        roles = cache.roles(recipe, fold)
+        if roles is not None:
+            cache.write_roles(recipe, roles)
+        rows = np.arange(len(digests), dtype=np.float32)[:, None] + 100 * fold
+        arrays = {"embedding": np.repeat(rows, 4, axis=1)}
+        if recipe.tuning:
+            arrays["logits"] = np.repeat(rows, 2, axis=1)
+        cache.write_block_part(recipe, roles, digests[:7], {name: value[:7] for name, value in arrays.items()})
+        cache.write_block_part(recipe, roles, digests[7:], {name: value[7:] for name, value in arrays.items()})
+    cache.select([recipe])
+
+
+def test_a_block_comes_back_as_written(small_cache: MakeCache) -> None:
+    """Rows follow the plan's clips, whatever parts they came in, and `seen` is the tuning side."""
+    cache = small_cache()
+    fill(cache, TUNED)
+    block = FeatureCache(cache.path).block("net", {2})
+    assert block.embedding[:, 0].tolist() == [200.0 + row for row in range(18)]
+    held = {status.digest for status in cache.clips if cache.plan.assignment[status.digest] == 2}
+    assert block.seen == {status.digest for status in cache.clips} - held
+    assert str(block.holdout) == "{2}" and block.logits is not None and block.logits.shape == (18, 2)
+
+
+def test_a_frozen_block_saw_no_label(small_cache: MakeCache) -> None:
+    """A frozen source gives holdout * whatever is asked."""
+    cache = small_cache()
+    fill(cache, FROZEN)
+    block = cache.block("still", {1})
+    assert block.holdout == Holdout.frozen() and not block.seen and block.logits is None
+
+
+def test_a_corrected_label_reuses_only_networks_that_did_not_see_it(small_cache: MakeCache) -> None:
+    """After a correction, only the network that held the clip out is found."""
+    cache = small_cache(("a", "b") * 9 + ("c",) * 4)
+    fill(cache, TUNED)
+    statuses = list(cache.statuses)
+    wrong = statuses[0]
+    statuses[0] = replace(wrong, clip=replace(wrong.clip, label="c"))
+    held_out = cache.plan.assignment[wrong.digest]
+    records = tuple(sorted(map(record_name, statuses)))
+    cache.write_plan(replace(cache.plan, records=records), statuses)
+    for fold in range(3):
+        if fold == held_out:
+            assert cache.block("net", fold).embedding[0, 0] == 100.0 * fold
+        else:
+            with pytest.raises(MissingBlockError, match="labels, groups or folds changed"):
+                cache.block("net", fold)
+
+
+def test_merged_groups_reuse_only_networks_tuned_on_the_same_roles(small_cache: MakeCache) -> None:
+    """A merge changes the stopping split of the sides it lies in, or leaves a network as it was."""
+    cache = small_cache()
+    fill(cache, TUNED)
+    before = {fold: cache.roles(TUNED, fold) for fold in range(3)}
+    statuses = list(cache.statuses)
+    statuses[2] = replace(statuses[2], group=statuses[0].group)
+    assignment = deal(units_of(statuses), folds=3, seed=0, placed=cache.plan.assignment)
+    cache.write_plan(Plan(3, 0, "test", assignment, tuple(sorted(map(record_name, statuses)))), statuses)
+    for fold in range(3):
+        if cache.roles(TUNED, fold) == before[fold]:
+            cache.block("net", fold)
+        else:
+            with pytest.raises(MissingBlockError):
+                cache.block("net", fold)
+    assert any(cache.roles(TUNED, fold) != before[fold] for fold in range(3))
+
+
+def test_writing_the_same_again_changes_no_file(small_cache: MakeCache) -> None:
+    """A second write of equal content leaves names, times and bytes alone."""
+    cache = small_cache()
+    fill(cache, TUNED)
+    before = {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in cache.path.rglob("*") if file.is_file()}
+    again = FeatureCache(cache.path, create=True)
+    assert not again.write_plan(again.plan, again.statuses)
+    fill(again, TUNED)
+    after = {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in cache.path.rglob("*") if file.is_file()}
+    assert after == before
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "empty"])
+def test_a_damaged_part_is_set_aside_and_nothing_else_is_lost(small_cache: MakeCache, harm: str) -> None:
+    """The rows of the good part stay, the damaged file is renamed, the block asks for extract."""
+    cache = small_cache()
+    fill(cache, FROZEN)
+    part = min(cache.block_folder(FROZEN, None).glob("*.h5"))
+    data = bytearray(part.read_bytes())
+    if harm == "flip":
+        position = data.rfind(np.float32(5).tobytes())
+        data[max(position, 0)] ^= 1
+    part.write_bytes({"flip": bytes(data), "cut": bytes(data[: len(data) // 2]), "empty": b""}[harm])
+    with pytest.raises(MissingBlockError, match="no features of"):
+        FeatureCache(cache.path).block("still", "*")
+    assert part.with_name(part.name + ".bad").exists() and not part.exists()
+    fill(cache, FROZEN)
+    assert FeatureCache(cache.path).block("still", "*").embedding.shape == (18, 4)
+
+
+def test_temporaries_are_no_parts(small_cache: MakeCache) -> None:
+    """A half-written temporary is invisible to readers."""
+    cache = small_cache()
+    fill(cache, FROZEN)
+    folder = cache.block_folder(FROZEN, None)
+    (folder / ".tmp-1-abc.h5").write_bytes(b"half")
+    assert cache.block("still", "*").embedding.shape == (18, 4)
+
+
+def test_a_newer_schema_is_refused(small_cache: MakeCache) -> None:
+    """The message says which schema was found and what to do."""
+    cache = small_cache()
+    (cache.path / "moodfuse-cache.json").write_text(json.dumps({"format": "moodfuse-cache", "schema": 99}))
+    with pytest.raises(SchemaError, match="schema 99 is newer.*upgrade"):
+        FeatureCache(cache.path)
+
+
+def test_foreign_folders_are_refused(tmp_path: Path) -> None:
+    """A Python package, a folder of other things and a missing folder are no cache."""
+    (tmp_path / "pkg").mkdir()
+    (tmp_path / "pkg" / "__init__.py").touch()
+    with pytest.raises(InputError, match="Python package"):
+        FeatureCache(tmp_path / "pkg", create=True)
+    with pytest.raises(InputError, match="not empty"):
+        FeatureCache(tmp_path, create=True)
+    with pytest.raises(InputError, match="moodfuse extract"):
+        FeatureCache(tmp_path / "none")
+
+
+def test_unknown_sources_list_the_known(small_cache: MakeCache) -> None:
+    """A wrong name names the right ones."""
+    cache = small_cache()
+    fill(cache, FROZEN)
+    with pytest.raises(UnknownNameError, match="unknown source 'c4d'; known: still"):
+        cache.block("c4d", "*")
+
+
+def test_recipes_round_trip_and_ignore_their_name() -> None:
+    """A recipe reads back equal; its digest depends on settings, not on the source's name."""
+    assert recipe_from_mapping(json.loads(TUNED.to_json())) == TUNED
+    assert replace(TUNED, source="net@other").digest16 == TUNED.digest16
+    assert replace(TUNED, seed=1).digest16 != TUNED.digest16
+
+
+@pytest.mark.parametrize(("text", "covers"), [("*", [0, 1, 2, 4]), ("{1,4}", [1, 4]), ("2", [2]), ("{}", [])])
+def test_holdouts_parse_and_cover(text: str, covers: list[int]) -> None:
+    """A holdout covers the folds it names; * covers all."""
+    holdout = Holdout.of(text)
+    assert [fold for fold in (0, 1, 2, 4) if holdout.covers(fold)] == [fold for fold in (0, 1, 2, 4) if fold in covers]

@@ -1,0 +1,340 @@
+"""Tests of extract.networks: the table, the base class and the four networks."""
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from extract.networks import NETWORKS, create_network, network_spec
+from extract.networks.base import Network
+from extract.networks.i3d import SamePool3d, Unit3D
+
+FULL_SHAPES = {
+    "onedmcnn": (480_000,),
+    "twodmcnn": (480_000,),
+    "c3d": (3, 32, 112, 112),
+    "i3d": (3, 32, 224, 224),
+}
+SMALL_SHAPES = {
+    "onedmcnn": (128_000,),
+    "twodmcnn": (128_000,),
+    "c3d": (3, 16, 112, 112),
+    "i3d": (3, 16, 112, 112),
+}
+
+
+def make(name: str, num_classes: int = 6) -> Network:
+    torch.manual_seed(0)
+    return create_network(name, num_classes=num_classes)
+
+
+def clips(name: str, count: int) -> torch.Tensor:
+    """Structured clips, each another: tones for sound, drifting gratings over noise for pictures."""
+    shape = SMALL_SHAPES[name]
+    generator = torch.Generator().manual_seed(1)
+    if len(shape) == 1:
+        t = torch.arange(shape[0]) / 16_000
+        tones = [
+            0.3 * torch.sin(2 * math.pi * 300 * 2**k * t) * (1 + torch.sin(2 * math.pi * k * t)) for k in range(count)
+        ]
+        return torch.stack(tones) + 0.02 * torch.randn(count, *shape, generator=generator)
+    time, y, x = torch.meshgrid(*(torch.arange(float(n)) for n in shape[1:]), indexing="ij")
+    angles = [math.pi * k / count for k in range(count)]
+    waves = [torch.sin(0.3 * (x * math.cos(a) + y * math.sin(a)) + 0.2 * k * time) for k, a in enumerate(angles)]
+    pictures = torch.stack(waves).unsqueeze(1).repeat(1, 3, 1, 1, 1)
+    pictures = 0.5 * pictures + 0.1 * torch.randn(count, *shape, generator=generator)
+    return pictures * (127.5 if name == "c3d" else 1.0)
+
+
+def test_import_needs_no_torch() -> None:
+    """The table and the weights module can be imported without loading torch or h5py."""
+    code = "import sys, extract.networks, extract.networks.weights; print(sorted({'torch', 'h5py'} & set(sys.modules)))"
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root, timeout=60
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_unknown_network_lists_the_known() -> None:
+    """A name that is not in the table is an error that lists the table."""
+    with pytest.raises(LookupError, match="unknown source 'c4d'; known: c3d, i3d, onedmcnn, twodmcnn"):
+        network_spec("c4d")
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_full_size(name: str) -> None:
+    """The stated input gives the stated widths, finite, in float32; the network comes in eval mode."""
+    network = make(name)
+    spec = NETWORKS[name]
+    assert not network.training
+    x = torch.randn(1, *FULL_SHAPES[name]) * (60 if name == "c3d" else 0.3)
+    with torch.inference_mode():
+        activation = network.trunk(x)
+        embedding = network.embed(activation)
+        logits = network.classifier(embedding)
+        frozen = network.pool_frozen(activation)
+    assert activation.shape == (1, spec.activation_width)
+    assert embedding.shape == (1, spec.embedding_width)
+    assert frozen.shape == (1, spec.frozen_width)
+    assert logits.shape == (1, 6)
+    for values in (activation, embedding, frozen, logits):
+        assert values.dtype == torch.float32 and bool(values.isfinite().all())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_batch_equals_single(name: str) -> None:
+    """Clips in a batch get what each gets alone, and different clips get different features."""
+    network = make(name)
+    x = clips(name, 2)
+    with torch.inference_mode():
+        together = network.trunk(x)
+        alone = torch.cat([network.trunk(clip.unsqueeze(0)) for clip in x])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4 * float(alone.abs().max()))
+    assert float((alone[0] - alone[1]).abs().max()) > 0.01 * float(alone.abs().max())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_new_weights_keep_the_variance(name: str) -> None:
+    """Features of a new network are neither vanishing nor exploding, and the same seed draws the same network."""
+    with torch.inference_mode():
+        features = make(name).trunk(clips(name, 1))
+    assert 0.05 < float(features.square().mean().sqrt()) < 20
+    pairs = zip(make(name).parameters(), make(name).parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize(
+    ("name", "learning_rate"), [("onedmcnn", 1e-3), ("twodmcnn", 1e-3), ("c3d", 3e-5), ("i3d", 1e-4)]
+)
+def test_full_tuning_learns(name: str, learning_rate: float) -> None:
+    """Ten Adam steps over all parameters lower the loss on four clips, measured in eval mode."""
+    network = make(name, num_classes=4)
+    x, labels = clips(name, 4), torch.arange(4)
+    optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
+    with torch.inference_mode():
+        before = float(F.cross_entropy(network(x)[1], labels))
+    network.train()
+    for _ in range(10):
+        optimizer.zero_grad()
+        F.cross_entropy(network(x)[1], labels).backward()
+        optimizer.step()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+    network.eval()
+    with torch.inference_mode():
+        after = float(F.cross_entropy(network(x)[1], labels))
+    assert after < before
+
+
+def test_head_parameters() -> None:
+    """Depth head tunes the classifier, and for c3d the two replaced layers before it."""
+    assert len(list(make("i3d").head_parameters())) == 2
+    c3d = make("c3d")
+    sizes = [tuple(parameter.shape) for parameter in c3d.head_parameters()]
+    assert sizes == [(1024, 8192), (1024,), (512, 1024), (512,), (6, 512), (6,)]
+
+
+def test_batchnorm_rests_where_pretrained() -> None:
+    """In training mode BatchNorm of a pretrained network keeps its statistics; that of a new one follows the batch."""
+    network = make("twodmcnn")
+    before = network.get_buffer("norms.0.running_mean").clone()
+    network.pretrained = True
+    network.train()
+    assert network.training and not network.norms[0].training and network.classifier.training
+    network(clips("twodmcnn", 1))
+    assert torch.equal(network.get_buffer("norms.0.running_mean"), before)
+    network.pretrained = False
+    network.train()
+    network(clips("twodmcnn", 1))
+    assert not torch.equal(network.get_buffer("norms.0.running_mean"), before)
+
+
+def test_c3d_trunk_is_pool5() -> None:
+    """For 16 frames the trunk is the flattened pool5, and a mean over its time axis for more."""
+    network = make("c3d")
+    x = clips("c3d", 1)
+    seen: list[torch.Tensor] = []
+    network.get_submodule("conv5b").register_forward_hook(lambda _module, _input, output: seen.append(output))
+    with torch.inference_mode():
+        activation = network.trunk(x)
+        pooled = network.pool_frozen(activation)
+    pool5 = F.max_pool3d(F.relu(seen[0]), 2, 2, padding=(0, 1, 1))
+    assert pool5.shape == (1, 512, 1, 4, 4)
+    torch.testing.assert_close(activation, pool5.flatten(1))
+    torch.testing.assert_close(pooled, pool5.mean(dim=(2, 3, 4)))
+
+
+@pytest.mark.parametrize("size", [(5, 15, 16), (8, 14, 17), (7, 8, 9)])
+@pytest.mark.parametrize(("kernel", "stride"), [(7, 2), (3, 1), (3, 2), (2, 2), (1, 1)])
+def test_same_padding_of_odd_sizes(size: tuple[int, int, int], kernel: int, stride: int) -> None:
+    """Convolution and pooling equal a plain one on input padded by hand, and give ceil(size / stride)."""
+    torch.manual_seed(0)
+    x = torch.rand(2, 3, *size)
+    amounts: list[int] = []
+    for n in size:
+        rest = n % stride or stride
+        total = max(kernel - rest, 0)
+        amounts = [total // 2, total - total // 2, *amounts]
+    padded = F.pad(x, amounts)
+    unit = Unit3D(3, 4, kernel=(kernel,) * 3, stride=(stride,) * 3, bn_eps=1e-3).eval()
+    expected = F.relu(F.conv3d(padded, unit.conv3d.weight, stride=stride) / math.sqrt(1 + 1e-3))
+    with torch.inference_mode():
+        torch.testing.assert_close(unit(x), expected, rtol=1e-4, atol=1e-5)
+        pooled = SamePool3d(kernel=(kernel,) * 3, stride=(stride,) * 3)(x)
+    torch.testing.assert_close(pooled, F.max_pool3d(padded, kernel, stride))
+    assert tuple(expected.shape[2:]) == tuple(math.ceil(n / stride) for n in size)
+
+
+def test_mel_front_end_ignores_autocast() -> None:
+    """Under bfloat16 autocast the log-mel spectrogram is the very same, and features stay float32."""
+    network = make("twodmcnn")
+    x = clips("twodmcnn", 1)
+    with torch.inference_mode():
+        plain = network.log_mel(network.resample(x))
+        with torch.autocast("cpu", torch.bfloat16):
+            cast = network.log_mel(network.resample(x))
+            embedding, logits = network(x)
+    assert torch.equal(plain, cast)
+    assert embedding.dtype == torch.float32 and logits.dtype == torch.float32
+
+
+def test_silence_and_length_of_log_mel() -> None:
+    """Silence is all zero; a whole clip is cut at 29 s to 1360 frames, a crop keeps its own length."""
+    network = make("twodmcnn")
+    with torch.inference_mode():
+        whole = network.log_mel(network.resample(torch.zeros(1, 480_000)))
+        crop = network.log_mel(network.resample(torch.rand(1, 112_000) - 0.5))
+    assert whole.shape == (1, 1, 96, 1360) and not bool(whole.any())
+    assert crop.shape == (1, 1, 96, math.ceil(84_000 / 256))
+    assert abs(float(crop.mean())) < 1e-4 and abs(float(crop.std()) - 1) < 1e-3
+
+
+@pytest.mark.parametrize(("name", "seconds"), [("onedmcnn", 2), ("twodmcnn", 7)])
+def test_shortest_crop(name: str, seconds: int) -> None:
+    """The shortest crop of the table passes, and one sample less is refused."""
+    network = make(name)
+    with torch.inference_mode():
+        assert bool(network.trunk(torch.rand(1, seconds * 16_000)).isfinite().all())
+    with pytest.raises(ValueError, match=rf"{name}: got a batch of shape .* expected \[N, samples >= {seconds * 16_000}\]"):
+        network.trunk(torch.rand(1, seconds * 16_000 - 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("c3d", (1, 3, 15, 112, 112)), ("c3d", (1, 3, 16, 112, 100)), ("i3d", (3, 32, 9, 9))]
+)
+def test_other_video_shapes_are_refused(name: str, shape: tuple[int, ...]) -> None:
+    """A batch of another shape is an error that names both shapes."""
+    with pytest.raises(ValueError, match=rf"{name}: got a batch of shape \[.*expected \[N, 3, T >= "):
+        make(name).trunk(torch.zeros(shape))
+
+
+def test_no_classes_is_refused() -> None:
+    """A classifier needs a class."""
+    with pytest.raises(ValueError, match="num_classes must be at least 1, got 0"):
+        create_network("onedmcnn", num_classes=0)
+
+
+# --- The tagger's features against a computation of its own, in NumPy and SciPy alone.
+
+
+def slaney_filters() -> np.ndarray:
+    """Filter bank [96, 257] after Slaney's Auditory Toolbox: linear below 1 kHz, logarithmic above, unit area."""
+
+    def to_hz(mel: np.ndarray) -> np.ndarray:
+        return np.where(mel < 15, mel * 200 / 3, 1000 * np.exp(np.log(6.4) / 27 * (mel - 15)))
+
+    top = 15 + np.log(6000 / 1000) / (np.log(6.4) / 27)
+    edges = to_hz(np.linspace(0, top, 98))
+    bins = np.arange(257) * 12_000 / 512
+    filters = np.zeros((96, 257))
+    for band in range(96):
+        low, centre, high = edges[band : band + 3]
+        rising, falling = (bins - low) / (centre - low), (high - bins) / (high - centre)
+        filters[band] = np.maximum(0, np.minimum(rising, falling)) * 2 / (high - low)
+    return filters
+
+
+def numpy_log_mel(signal: np.ndarray) -> np.ndarray:
+    """Standardised log-mel [96, 1360] of 29 s at 12 kHz."""
+    padded = np.pad(signal.astype(np.float64), 208)
+    frames = np.lib.stride_tricks.sliding_window_view(padded, 512)[::256]
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(512) / 512)
+    power = np.abs(np.fft.rfft(frames * hann, axis=1)) ** 2
+    decibel = 10 * np.log10(np.maximum(slaney_filters() @ power.T, 1e-10))
+    decibel = np.maximum(decibel - decibel.max(), -80)
+    return (decibel - decibel.mean()) / (decibel.std() + 1e-10)
+
+
+def numpy_features(signal: np.ndarray, path: Path) -> np.ndarray:
+    """The tagger's 160 numbers, from the arrays of its file as they are stored."""
+    import h5py
+
+    x = numpy_log_mel(signal)[:, :, None]
+    features = []
+    with h5py.File(path, "r") as file:
+        root = file["model_weights"]
+        for block, pool in enumerate([(2, 4), (3, 4), (2, 5), (2, 4), (4, 4)], start=1):
+            convolution = root[f"conv2d_{block}/conv2d_{block}"]
+            norm = root[f"batch_normalization_{block}/batch_normalization_{block}"]
+            gamma, beta, mean, variance = (
+                norm[f"{name}:0"][()] for name in ("gamma", "beta", "moving_mean", "moving_variance")
+            )
+            height, width = x.shape[:2]
+            padded = np.pad(x, ((1, 1), (1, 1), (0, 0)))
+            total = np.zeros((height, width, 32)) + convolution["bias:0"][()]
+            for row in range(3):
+                for column in range(3):
+                    patch = padded[row : row + height, column : column + width]
+                    total += patch @ convolution["kernel:0"][row, column].astype(np.float64)
+            total = (total - mean) / np.sqrt(variance + 1e-3) * gamma + beta
+            x = np.where(total > 0, total, np.expm1(np.minimum(total, 0)))
+            features.append(x.mean(axis=(0, 1)))
+            rows, columns = height // pool[0], width // pool[1]
+            x = x[: rows * pool[0], : columns * pool[1]]
+            x = x.reshape(rows, pool[0], columns, pool[1], 32).max(axis=(1, 3))
+    return np.concatenate(features)
+
+
+def real_sound() -> torch.Tensor:
+    """The first 30 s of the first real clip, [1, 480000] at 16 kHz, or a skip that says why."""
+    import av
+
+    folder = os.environ.get("MOODFUSE_CLIPS")
+    if not folder:
+        pytest.skip("MOODFUSE_CLIPS is not set: no folder of real clips")
+    path = sorted(Path(folder).glob("*/*.mp4"))[0]
+    resampler = av.AudioResampler(format="fltp", layout="mono", rate=16_000)
+    with av.open(str(path)) as container:
+        pieces = [piece.to_ndarray()[0] for frame in container.decode(audio=0) for piece in resampler.resample(frame)]
+    sound = np.concatenate(pieces)[:480_000].astype(np.float32)
+    return torch.from_numpy(np.pad(sound, (0, 480_000 - len(sound)))).unsqueeze(0)
+
+
+def real_weights() -> Path:
+    """The published file of the tagger, or a skip that says why."""
+    place = os.environ.get("MOODFUSE_WEIGHTS")
+    if not place:
+        pytest.skip("MOODFUSE_WEIGHTS is not set: no pretrained weights")
+    path = Path(place) / "choi_msd_tagger_keras2.hdf5" if Path(place).is_dir() else Path(place)
+    if not path.is_file():
+        pytest.skip(f"MOODFUSE_WEIGHTS holds no {path.name}")
+    return path
+
+
+def test_tagger_equals_numpy() -> None:
+    """With the published weights, the features of a real clip equal those of NumPy's own computation to 1e-3."""
+    path = real_weights()
+    sound = real_sound()
+    network = create_network("twodmcnn", num_classes=6, weights=path)
+    with torch.inference_mode():
+        signal = network.resample(sound)
+        features = network.trunk(sound)[0].numpy()
+    expected = numpy_features(signal[0].numpy(), path)
+    assert signal.shape == (1, 348_000)
+    assert np.abs(features - expected).max() < 1e-3 * np.abs(expected).max()

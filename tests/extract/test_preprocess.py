@@ -1,0 +1,142 @@
+"""Tests of extract.media.preprocess."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from extract.media.preprocess import audio_input, resized_hw, sounding_samples, video_input
+from extract.networks import NETWORKS, AudioPreprocessing, VideoPreprocessing
+
+C3D = NETWORKS["c3d"].preprocessing
+I3D = NETWORKS["i3d"].preprocessing
+PLAIN = VideoPreprocessing(resize_short_side_px=8, crop_px=4)
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+@pytest.mark.parametrize("shape", [(3, 36, 64), (3, 64, 36), (2, 300, 301), (1, 256, 455)])
+@pytest.mark.parametrize(("preprocessing", "side"), [(C3D, 112), (I3D, 224)])
+def test_video_shape(shape: tuple[int, int, int], preprocessing: VideoPreprocessing, side: int) -> None:
+    """Frames of any size and orientation become a square of the network's size."""
+    result = video_input(noise(*shape, 3), preprocessing)
+    assert result.shape == (3, shape[0], side, side)
+    assert result.dtype == torch.float32 and result.is_contiguous()
+
+
+def test_centre_crop_is_exact_where_nothing_is_resized() -> None:
+    """Frames already of the right short side are only cropped, in the middle, with channels and time in order."""
+    frames = noise(2, 8, 12, 3)
+    expected = frames[:, 2:6, 4:8].transpose(3, 0, 1, 2).astype(np.float32)
+    np.testing.assert_array_equal(video_input(frames, PLAIN).numpy(), expected)
+
+
+def test_resizing_before_changes_nothing() -> None:
+    """Preparing frames that were resized to the short side already gives what preparing the originals gives."""
+    frames = noise(1, 300, 500, 3)
+    height, width = resized_hw(300, 500, I3D)
+    whole = VideoPreprocessing(resize_hw=(height, width), crop_px=256)
+    left = video_input(frames, I3D)
+    small = torch.nn.functional.interpolate(
+        torch.from_numpy(frames).permute(0, 3, 1, 2), (height, width), mode="bilinear", antialias=True
+    )
+    right = video_input(small.permute(0, 2, 3, 1).contiguous().numpy(), I3D)
+    assert whole.crop_px == height
+    torch.testing.assert_close(left, right, rtol=0, atol=0)
+
+
+def test_normalisation() -> None:
+    """White is 1 and black -1 for i3d; c3d subtracts the mean of its training frames; BGR turns channels around."""
+    white = np.full((1, 256, 256, 3), 255, dtype=np.uint8)
+    torch.testing.assert_close(video_input(white, I3D), torch.ones(3, 1, 224, 224))
+    torch.testing.assert_close(video_input(white * 0, I3D), -torch.ones(3, 1, 224, 224))
+    torch.testing.assert_close(video_input(white, C3D)[:, 0, 0, 0], 255 - torch.tensor(C3D.mean))
+    red = np.zeros((1, 8, 8, 3), dtype=np.uint8)
+    red[..., 0] = 200
+    bgr = VideoPreprocessing(resize_short_side_px=8, crop_px=8, channel_order="BGR")
+    assert video_input(red, bgr)[:, 0, 0, 0].tolist() == [0, 0, 200]
+
+
+def test_random_crops_repeat_with_their_seed_and_differ() -> None:
+    """The same generator state gives the same crop; many draws give many places, and mirrored ones."""
+    frames = noise(1, 8, 12, 3)
+    first, second = (
+        [video_input(frames, PLAIN, generator=generator) for _ in range(40)]
+        for generator in (torch.Generator().manual_seed(1), torch.Generator().manual_seed(1))
+    )
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    places = {tuple(crop.flatten().tolist()) for crop in first}
+    allowed = {
+        tuple(piece.flatten().tolist())
+        for top in range(5)
+        for left in range(9)
+        for crop in [torch.from_numpy(frames[:, top : top + 4, left : left + 4]).permute(3, 0, 1, 2).float()]
+        for piece in (crop, crop.flip(3))
+    }
+    assert len(places) > 20 and places <= allowed
+
+
+@pytest.mark.parametrize(
+    "frames", [np.zeros((2, 8, 8, 3), np.float32), np.zeros((8, 8, 3), np.uint8), np.zeros((0, 8, 8, 3), np.uint8)]
+)
+def test_other_frames_are_refused(frames: np.ndarray) -> None:
+    """Frames of another type or shape are an error that names both."""
+    with pytest.raises(ValueError, match=r"frames are \w+ of shape .* expected uint8 \[T, H, W, 3\]"):
+        video_input(frames, PLAIN)
+
+
+def test_whole_waveform_is_copied() -> None:
+    """Without a generator the waveform passes unchanged, as a copy."""
+    waveform = np.linspace(-1, 1, 100, dtype=np.float32)
+    result = audio_input(waveform, AudioPreprocessing(samples=100))
+    np.testing.assert_array_equal(result.numpy(), waveform)
+    result.zero_()
+    assert waveform[0] == -1
+
+
+def test_random_crops_stay_before_the_padding() -> None:
+    """Crops come from the sounding part, all of it, and start at 0 where it is shorter than the crop."""
+    settings = AudioPreprocessing(sample_rate_hz=10, samples=100)
+    waveform = np.zeros(100, dtype=np.float32)
+    waveform[:40] = np.arange(1, 41)
+    generator = torch.Generator().manual_seed(0)
+    crops = [audio_input(waveform, settings, crop_s=2.0, generator=generator) for _ in range(300)]
+    assert {int(crop[0]) for crop in crops} == set(range(1, 22))
+    assert all(len(crop) == 20 and bool((crop.diff() == 1).all()) for crop in crops)
+    long = audio_input(waveform, settings, crop_s=5.0, generator=generator)
+    assert int(long[0]) == 1 and len(long) == 50
+    assert sounding_samples(waveform) == 40 and sounding_samples(waveform * 0) == 0
+
+
+def test_other_waveforms_are_refused() -> None:
+    """A waveform of another length or type, with NaN, or half a wish for a crop, is an error."""
+    settings = AudioPreprocessing(samples=100)
+    good = np.zeros(100, dtype=np.float32)
+    with pytest.raises(ValueError, match=r"float64 of shape \[100\], expected float32 \[100\]"):
+        audio_input(good.astype(np.float64), settings)
+    with pytest.raises(ValueError, match=r"shape \[99\]"):
+        audio_input(good[:99], settings)
+    with pytest.raises(ValueError, match="NaN"):
+        audio_input(good + np.float32("nan"), settings)
+    with pytest.raises(ValueError, match="both crop_s and generator"):
+        audio_input(good, settings, crop_s=1.0)
+    with pytest.raises(ValueError, match="does not fit into 100 samples"):
+        audio_input(good, settings, crop_s=1.0, generator=torch.Generator())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_records_are_json(name: str) -> None:
+    """A preprocessing record survives JSON, so that a digest of it means the same everywhere."""
+    record = NETWORKS[name].preprocessing.as_record()
+    assert json.loads(json.dumps(record)) == record
+
+
+def test_impossible_settings_are_refused() -> None:
+    """A crop larger than the frame, or two ways to resize, is an error."""
+    with pytest.raises(ValueError, match="does not fit"):
+        VideoPreprocessing(resize_short_side_px=100, crop_px=112)
+    with pytest.raises(ValueError, match="exactly one"):
+        VideoPreprocessing(resize_short_side_px=100, resize_hw=(100, 100), crop_px=50)

@@ -1,0 +1,88 @@
+"""The wheel that users install holds every room whole, and nothing else."""
+
+import runpy
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import setuptools
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = ("cache", "extract", "fuse", "evaluate", "moodfuse")
+NOT_SOURCE = shutil.ignore_patterns("__pycache__", ".*")
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Copy what a wheel is built from, so that building leaves nothing in the repository."""
+    copy = tmp_path_factory.mktemp("checkout")
+    for room in ROOMS:
+        shutil.copytree(ROOT / room, copy / room, ignore=NOT_SOURCE)
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy / name)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> zipfile.Path:
+    """Build a wheel through the backend's own hook, as an installer does, with nothing fetched."""
+    folder = tmp_path_factory.mktemp("wheel")
+    hook = f"from setuptools import build_meta; build_meta.build_wheel({str(folder)!r})"
+    built = subprocess.run([sys.executable, "-c", hook], cwd=checkout, capture_output=True, text=True, timeout=120)
+    assert built.returncode == 0, built.stderr
+    (path,) = folder.glob("*.whl")
+    return zipfile.Path(path)
+
+
+@pytest.fixture
+def described(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """Give what setup.py hands to setuptools."""
+    settings: dict[str, object] = {}
+    monkeypatch.setattr(setuptools, "setup", lambda **given: settings.update(given))
+    runpy.run_path(str(ROOT / "setup.py"))
+    return settings
+
+
+def metadata(wheel: zipfile.Path, name: str) -> str:
+    """Read one file of the wheel's metadata folder."""
+    (folder,) = (entry for entry in wheel.iterdir() if entry.name.endswith(".dist-info"))
+    return (folder / name).read_text("utf-8")
+
+
+def test_setup_lists_every_folder_with_modules(described: dict[str, object], checkout: Path) -> None:
+    """The packages in setup.py are the folders of the rooms that hold .py files, each once."""
+    modules = (module for room in ROOMS for module in (checkout / room).rglob("*.py"))
+    folders = {".".join(module.parent.relative_to(checkout).parts) for module in modules}
+    packages = described["packages"]
+    assert isinstance(packages, list)
+    assert sorted(packages) == sorted(folders)
+
+
+def test_wheel_holds_every_file_of_every_room(wheel: zipfile.Path, checkout: Path) -> None:
+    """Each module, recipe, template and format page of a room is in the wheel, and no other file is."""
+    expected = {path.relative_to(checkout).as_posix() for room in ROOMS for path in source_files(checkout / room)}
+    packed = {name for name in wheel.root.namelist() if not name.endswith("/")}
+    assert {name for name in packed if ".dist-info/" not in name} == expected
+
+
+def test_wheel_holds_package_data(wheel: zipfile.Path) -> None:
+    """The published cache format and at least one recipe are in the wheel."""
+    names = wheel.root.namelist()
+    assert "cache/FORMAT.md" in names
+    assert any(name.startswith("extract/recipes/") and name.endswith(".toml") for name in names)
+
+
+def test_wheel_says_version_licence_and_command(wheel: zipfile.Path) -> None:
+    """The wheel's metadata carries the version of moodfuse/_version.py, the licence and the `moodfuse` command."""
+    version = runpy.run_path(str(ROOT / "moodfuse" / "_version.py"))["__version__"]
+    assert f"\nVersion: {version}\n" in metadata(wheel, "METADATA")
+    assert "Apache License" in metadata(wheel, "licenses/LICENSE")
+    assert "moodfuse = moodfuse.cli:main" in metadata(wheel, "entry_points.txt")
+
+
+def source_files(folder: Path) -> list[Path]:
+    """List the files under a folder, without the ones that importing or building left there."""
+    return [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
