@@ -1,6 +1,8 @@
 """`moodfuse demo`: a synthetic corpus of real media files, and all three stages on it."""
 
+import csv
 from pathlib import Path
+from random import Random
 
 import click
 
@@ -8,31 +10,46 @@ import click
 @click.command("demo")
 @click.option("--output", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Where it goes.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the corpus and the fold plan.")
-@click.option("--shuffle-labels", type=int, help="Permute labels between groups with this seed: a check that nothing leaks.")
+@click.option("--shuffle-labels", type=int, help="Permute labels between groups with this seed, to see chance.")
 @click.pass_context
 def demo_command(ctx: click.Context, output: Path, seed: int, shuffle_labels: int | None) -> None:
-    """Make a synthetic corpus of 60 music videos and run extract, fuse and evaluate on it.
+    """Make a synthetic corpus of 48 music videos and run extract, fuse and evaluate on it.
 
     Example: moodfuse demo --output demo
     """
     from moodfuse.cli import group
-    from moodfuse.corpus import CorpusSettings, make_corpus, shuffled_labels
+    from moodfuse.corpus import ClipSettings, CorpusSettings, make_corpus
 
     click.echo(f"making a synthetic corpus in {output / 'corpus'}", err=True)
-    table = make_corpus(output / "corpus", settings=CorpusSettings(seed=seed))
-    cache = output / "cache"
-    run = "demo"
+    settings = CorpusSettings(clips_per_group=(2, 1, 1), clip=ClipSettings(seed=seed))
+    table = make_corpus(output / "corpus", settings=settings)
     if shuffle_labels is not None:
-        table = shuffled_labels(table, seed=shuffle_labels)
-        run = f"demo-shuffled-{shuffle_labels}"
+        table = shuffle_table(table, seed=shuffle_labels)
+    cache = output / "cache"
     stages = (
         ["extract", str(table), "--cache", str(cache), "--seed", str(seed)],
-        ["fuse", "--cache", str(cache), "--run", run, "--combine", "seed"],
-        ["evaluate", "--cache", str(cache), "--run", run],
+        ["fuse", "--cache", str(cache), "--combine", "seed"],
+        ["evaluate", "--cache", str(cache)],
     )
     for arguments in stages:
         click.echo(f"\n$ moodfuse {' '.join(arguments)}", err=True)
         code = group.main(arguments, prog_name="moodfuse", standalone_mode=False)
         if isinstance(code, int) and code:
             ctx.exit(code)
-    click.echo(f"\nclips: {table}\ncache: {cache}\nresults: {cache / 'runs' / run / 'report'}")
+    click.echo(f"\nclips: {table}\ncache: {cache}\nreports: {cache / 'runs'}/*/report")
+
+
+def shuffle_table(table: Path, *, seed: int) -> Path:
+    """Write a copy of a clip table whose labels are permuted between groups, and return its path."""
+    with table.open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    label_of = {row["group"]: row["label"] for row in rows}
+    groups, labels = sorted(label_of), [label_of[group] for group in sorted(label_of)]
+    Random(seed).shuffle(labels)
+    permuted = dict(zip(groups, labels, strict=True))
+    shuffled = table.with_name(f"{table.stem}-shuffled-{seed}.csv")
+    with shuffled.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({**row, "label": permuted[row["group"]]} for row in rows)
+    return shuffled

@@ -221,7 +221,9 @@ def test_shortest_crop(name: str, seconds: int) -> None:
     network = make(name)
     with torch.inference_mode():
         assert bool(network.trunk(torch.rand(1, seconds * 16_000)).isfinite().all())
-    with pytest.raises(ValueError, match=rf"{name}: got a batch of shape .* expected \[N, samples >= {seconds * 16_000}\]"):
+    with pytest.raises(
+        ValueError, match=rf"{name}: got a batch of shape .* expected \[N, samples >= {seconds * 16_000}\]"
+    ):
         network.trunk(torch.rand(1, seconds * 16_000 - 1))
 
 

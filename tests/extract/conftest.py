@@ -1,0 +1,72 @@
+"""A tiny corpus of real media files, made once a session, and recipes that tune in seconds."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from cache.store import FeatureCache
+from extract.recipe_files import RecipeChoice
+from extract.stage import Extraction, ExtractSettings, extract_features
+from moodfuse.corpus import ClipSettings, make_clip
+
+RECIPE = """
+seed = 0
+threads = 2
+[onedmcnn]
+depth = "full"
+full = { optimizer = "adam", learning_rate = 1e-3, epochs = 3, patience = 3, batch = 4, crop_s = 2.0 }
+[twodmcnn]
+depth = "head"
+head = { optimizer = "adamw", learning_rate = 1e-2, epochs = 5, batch = 4 }
+[c3d]
+head = { optimizer = "adamw", learning_rate = 1e-4, epochs = 2, batch = 8 }
+"""
+
+
+@pytest.fixture(scope="session")
+def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten clips of 2 s: two labels with five clips each."""
+    folder = tmp_path_factory.mktemp("media")
+    for number in range(10):
+        label = "excited" if number % 2 else "sad"
+        (folder / label).mkdir(exist_ok=True)
+        settings = ClipSettings(duration_s=2.0, width=64, height=48, seed=number)
+        make_clip(folder / label / f"{number}.mp4", mood=label, settings=settings)
+    return folder
+
+
+@dataclass
+class Runner:
+    """Runs stage one on a copy of the corpus."""
+
+    data: Path
+    cache: Path
+    recipe: Path
+
+    def __call__(
+        self, *, cache: Path | None = None, sources: tuple[str, ...] = ("twodmcnn",), **options: object
+    ) -> Extraction:
+        """Extract; `self.said` holds what was printed."""
+        self.said: list[str] = []
+        settings = ExtractSettings(
+            data=self.data,
+            cache=cache or self.cache,
+            sources=sources,
+            recipes=RecipeChoice(recipe=str(self.recipe), depths=options.pop("depths", {})),  # type: ignore[arg-type]
+            **options,  # type: ignore[arg-type]
+        )
+        return extract_features(settings, say=self.said.append)
+
+    def open(self) -> FeatureCache:
+        """The cache as it is on disk."""
+        return FeatureCache(self.cache)
+
+
+@pytest.fixture
+def runner(media: Path, tmp_path: Path) -> Runner:
+    """Stage one on a copy of the corpus that a test may change."""
+    shutil.copytree(media, tmp_path / "clips")
+    (tmp_path / "tiny.toml").write_text(RECIPE)
+    return Runner(tmp_path / "clips", tmp_path / "work", tmp_path / "tiny.toml")

@@ -1,0 +1,177 @@
+"""Stage one end to end on tiny real media."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cache.errors import InputError, MissingBlockError
+from cache.store import FeatureCache
+from extract.planning import PlanChoice
+from extract.stage import RefusedClipsError
+
+FOLDS = PlanChoice(folds=2)
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file with its time and bytes."""
+    return {
+        str(file.relative_to(folder)): (file.stat().st_mtime_ns, file.read_bytes())
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+
+
+def test_all_depths_leave_blocks_and_a_rerun_changes_nothing(runner) -> None:
+    """Frozen, head and full tuning leave complete blocks; the same again decodes, tunes and writes nothing."""
+    sources = ("onedmcnn", "twodmcnn", "c3d")
+    done = runner(sources=sources, depths={"c3d": "frozen"}, plan=FOLDS)
+    assert (done.tuned, len(done.clips)) == (4, 10)
+    assert any("onedmcnn" in line and "RANDOM" in line for line in runner.said)
+    cache = runner.open()
+    assert cache.sources() == ("c3d", "onedmcnn", "twodmcnn")
+    for source, width in (("onedmcnn", 256), ("twodmcnn", 160)):
+        for fold in range(2):
+            block = cache.block(source, {fold})
+            assert block.embedding.shape == (10, width) and block.logits.shape == (10, 2)
+            assert not {d for d in block.seen if cache.plan.assignment[d] == fold}
+    assert cache.block("c3d", "*").embedding.shape == (10, 512) and cache.block("c3d", "*").logits is None
+    before = snapshot(runner.cache)
+    again = runner(sources=sources, depths={"c3d": "frozen"}, plan=FOLDS)
+    assert (again.tuned, again.embedded) == (0, 0) and "nothing to decode" in runner.said[-1]
+    assert snapshot(runner.cache) == before
+
+
+def test_an_added_clip_is_the_only_one_decoded_and_no_other_moves(runner) -> None:
+    """With one clip added, one clip is decoded, folds stay, and only networks that must see it are tuned."""
+    runner(plan=FOLDS)
+    before = runner.open()
+    media = len(list((runner.cache / "media").rglob("*.h5")))
+    from moodfuse.corpus import ClipSettings, make_clip
+
+    make_clip(runner.data / "sad" / "new.mp4", mood="sad", settings=ClipSettings(2.0, 64, 48, seed=99))
+    done = runner(plan=FOLDS)
+    after = runner.open()
+    assert len(list((runner.cache / "media").rglob("*.h5"))) == media + 1
+    assert {item: after.plan.assignment[item] for item in before.plan.assignment} == dict(before.plan.assignment)
+    assert done.tuned == 1 and any("1 clip(s) added, 0 moved" in line for line in runner.said)
+
+
+def test_a_corrected_label_tunes_only_what_saw_it(runner) -> None:
+    """Moving a file to another label folder retunes the network that had seen it and reuses the other."""
+    runner(plan=FOLDS)
+    shutil.move(runner.data / "sad" / "0.mp4", runner.data / "excited" / "0.mp4")
+    assert runner(plan=FOLDS).tuned == 1
+
+
+def test_bad_files_are_named_and_cost_nothing_else(runner) -> None:
+    """Refused clips are listed with their reasons; features of the good ones equal those of a clean run."""
+    clean = runner.cache.with_name("clean")
+    runner(plan=FOLDS, cache=clean)
+    good = next((runner.data / "sad").glob("*.mp4"))
+    from moodfuse.corpus import make_clip
+
+    (runner.data / "sad" / "zero.mp4").write_bytes(b"")
+    (runner.data / "sad" / "text.mp4").write_text("not a video\n")
+    (runner.data / "sad" / "cut.mp4").write_bytes(good.read_bytes()[: int(good.stat().st_size * 0.6)])
+    make_clip(runner.data / "excited" / "mute.mp4", mood="excited", sound=False)
+    done = runner(plan=FOLDS)
+    reasons = {Path(status.clip.id).stem: status.reason for status in done.refused}
+    assert reasons["zero"] == "empty" and reasons["mute"] == "no_audio" and set(reasons) == {"zero", "text", "cut", "mute"}
+    assert all(any(name in line for line in runner.said) for name in reasons)
+    assert "sad/zero.mp4" in (runner.cache / "clips.csv").read_text()
+    for fold in range(2):
+        ours, theirs = runner.open().block("twodmcnn", fold), FeatureCache(clean).block("twodmcnn", fold)
+        assert ours.digests == theirs.digests
+        np.testing.assert_array_equal(ours.embedding, theirs.embedding)
+        np.testing.assert_array_equal(ours.logits, theirs.logits)
+
+
+def test_strict_writes_no_features(runner) -> None:
+    """Under strict, one bad clip fails the run before anything is tuned."""
+    (runner.data / "sad" / "zero.mp4").write_bytes(b"")
+    with pytest.raises(RefusedClipsError, match="1 of 11 clips refused"):
+        runner(plan=FOLDS, strict=True)
+    assert not (runner.cache / "features").exists()
+
+
+def test_two_clips_a_class_and_two_folds_still_run(runner, caplog) -> None:
+    """With too few groups to stop early, the recipe's fixed epochs are run, and that is said."""
+    for file in list(runner.data.rglob("*.mp4"))[:]:
+        if file.stem not in ("0", "1", "2", "3"):
+            file.unlink()
+    assert runner(plan=FOLDS, sources=("twodmcnn",)).tuned == 2
+    assert "fixed 5 epochs" in caplog.text
+    with pytest.raises(InputError, match="use --folds 2"):
+        runner(plan=PlanChoice(folds=6))
+
+
+def test_dry_run_stops_before_tuning(runner) -> None:
+    """A dry run says how many networks, how long and how much disk, and writes no features."""
+    done = runner(plan=FOLDS, dry_run=True)
+    assert done.dry_run and not (runner.cache / "features").exists()
+    assert any("2 networks to tune" in line and "MB of disk" in line for line in runner.said)
+
+
+def test_another_seed_reuses_the_frozen_trunk(runner) -> None:
+    """A new fold seed retunes heads but passes no clip through the trunk again."""
+    runner(plan=PlanChoice(folds=2, seed=0))
+    before = runner.open().plan.assignment
+    done = runner(plan=PlanChoice(folds=2, seed=5))
+    assert runner.open().plan.assignment != before
+    assert done.embedded == 10 * done.tuned
+    runner(plan=PlanChoice(folds=2, seed=0))
+    assert runner.open().plan.assignment == before
+
+
+def test_options_for_absent_sources_are_refused(runner) -> None:
+    """--tune or --weights for a source that is not run is an error, not a silent no-op."""
+    with pytest.raises(InputError, match="--tune names 'i3d'"):
+        runner(depths={"i3d": "full"})
+
+
+def test_a_missing_source_is_named(runner) -> None:
+    """Asking for a block that was never extracted names the known sources."""
+    runner(plan=FOLDS)
+    with pytest.raises((MissingBlockError, InputError), match="known: twodmcnn"):
+        runner.open().block("c3d", "*")
+
+
+SCRIPT = """
+import sys
+from moodfuse.cli import main
+if __name__ == "__main__":
+    main(sys.argv[1:])
+"""
+
+
+def test_killed_in_mid_tuning_resumes_to_the_same_bytes(runner, tmp_path: Path) -> None:
+    """SIGKILL after the first checkpoint, then a second start: networks and features equal an unbroken run's."""
+    (tmp_path / "go.py").write_text(SCRIPT)
+
+    def command(cache: str) -> list[str]:
+        options = ["--source", "onedmcnn", "--tune", "full", "--folds", "2", "--recipe", str(runner.recipe)]
+        return [sys.executable, str(tmp_path / "go.py"), "extract", str(runner.data), "--cache", str(tmp_path / cache), *options]
+
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    subprocess.run(command("whole"), check=True, env=environment, capture_output=True)
+    child = subprocess.Popen(command("broken"), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 90
+    while not list((tmp_path / "broken").rglob("*.checkpoint")) and time.monotonic() < deadline and child.poll() is None:
+        time.sleep(0.005)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert list((tmp_path / "broken").rglob("*.checkpoint")), "the run was not interrupted in mid-tuning"
+    subprocess.run(command("broken"), check=True, env=environment, capture_output=True)
+    for room in ("features", "networks"):
+        whole = {name: data for name, (_, data) in snapshot(tmp_path / "whole" / room).items()}
+        broken = {
+            name: data for name, (_, data) in snapshot(tmp_path / "broken" / room).items() if ".tmp-" not in name
+        }
+        assert broken == whole and whole
