@@ -1,13 +1,19 @@
-"""Stage two: fusion heads, design matrices behind the leak guard, ablations. Names resolve lazily."""
+"""Stage two: design matrices behind a leak guard, fusion heads, ablations. Names resolve lazily; importing fits nothing."""
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_HOMES = {"make_head": "fuse.heads"}
+if TYPE_CHECKING:
+    from fuse.heads import make_head
+
 __all__ = ["make_head"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    if name in __all__:
+        return getattr(import_module("fuse.heads"), name)
     raise AttributeError(f"module 'fuse' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,58 +1,113 @@
-"""Fusion heads as a table. Importing it loads neither scikit-learn nor LightGBM."""
+"""The fusion heads, as one table. Importing it loads no scikit-learn; making a head does."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 from cache.errors import UnknownNameError
+from fuse.design import LEVELS, Level
 
 
 @dataclass(frozen=True)
 class HeadSpec:
-    """One head: where its class is, at which levels it works, whether it fits anything."""
+    """What a head is.
 
-    factory: str
-    levels: tuple[str, ...]
-    fits: bool
+    Attributes
+    ----------
+    name : str
+    summary : str
+        One line for help and reports.
+    factory : callable
+        Makes the scikit-learn classifier from `random_state` and the head's own settings.
+    levels : tuple of str
+        Where it can be used.
+    fits : bool
+        Whether it learns anything from the training rows.
+    tunes : bool
+        Whether it chooses a setting on inner grouped folds.
+    """
+
+    name: str
     summary: str
+    factory: Callable[..., Any]
+    levels: tuple[Level, ...] = LEVELS
+    fits: bool = True
+    tunes: bool = False
 
 
-LEVELS = ("logits", "embedding")
+def _softmax(random_state: int, **settings: Any) -> Any:
+    from fuse.heads_linear import SoftmaxHead
+
+    return SoftmaxHead(random_state=random_state, **settings)
+
+
+def _logistic(random_state: int, **settings: Any) -> Any:
+    from fuse.heads_linear import LogisticHead
+
+    return LogisticHead(random_state=random_state, **settings)
+
+
+def _lightgbm(random_state: int, **settings: Any) -> Any:
+    from fuse.heads_boosted import LightGBMHead
+
+    return LightGBMHead(random_state=random_state, **settings)
+
+
+def _mean(random_state: int, **settings: Any) -> Any:
+    from fuse.heads_mean import MeanHead
+
+    return MeanHead(**settings)
+
+
 HEADS: dict[str, HeadSpec] = {
-    "softmax": HeadSpec("fuse.heads_linear:SoftmaxHead", LEVELS, True, "standardised multinomial logistic regression"),
-    "logistic": HeadSpec("fuse.heads_linear:LogisticHead", LEVELS, True, "standardised one-vs-rest logistic regression"),
-    "lightgbm": HeadSpec("fuse.heads_boosted:LightGBMHead", LEVELS, True, "gradient-boosted trees"),
-    "mean": HeadSpec("fuse.heads_mean:MeanHead", ("logits",), False, "average of the networks' own probabilities"),
+    spec.name: spec
+    for spec in (
+        HeadSpec("softmax", "multinomial logistic regression on standardised columns", _softmax, tunes=True),
+        HeadSpec("logistic", "one logistic regression a class, normalised", _logistic, tunes=True),
+        HeadSpec("lightgbm", "gradient-boosted trees, few leaves and few columns a tree", _lightgbm),
+        HeadSpec("mean", "average of the networks' probabilities", _mean, levels=("logits",), fits=False),
+    )
 }
-"""Head name -> what it is."""
+"""Head name -> what it is. Names are the ones of `--head`."""
 
 
 def head_spec(name: str) -> HeadSpec:
-    """Entry of a head; an unknown name lists the known."""
+    """Look a head up.
+
+    Raises
+    ------
+    UnknownNameError
+        Listing the known heads.
+    """
     if name not in HEADS:
         raise UnknownNameError("head", name, tuple(HEADS))
     return HEADS[name]
 
 
-def make_head(name: str, **parameters: Any) -> Any:
-    """A scikit-learn classifier by name.
+def make_head(name: str, *, random_state: int = 0, **settings: Any) -> Any:
+    """Make a fusion head: a scikit-learn classifier.
 
     Parameters
     ----------
     name : str
         One of `HEADS`.
-    **parameters
-        Of that classifier, such as ``random_state`` or ``C``.
+    random_state : int
+        Seed of everything random in it.
+    **settings
+        The head's own: `C`, `grid` and `tune` for softmax and logistic; `rounds`, `learning_rate` and others for
+        lightgbm; `classes` for mean.
 
     Returns
     -------
-    classifier
-        ``fit(X, y, groups=None)``, ``predict_proba(X)``, ``classes_``.
+    sklearn classifier
+        ``fit(X, y, groups=None)``, ``predict_proba(X)``; `groups` are rows that inner folds keep together.
 
     Raises
     ------
     UnknownNameError
-        If no head has this name.
+
+    Examples
+    --------
+    >>> head = make_head("softmax").fit(X, y, groups=songs)  # doctest: +SKIP
     """
-    module, _, attribute = head_spec(name).factory.partition(":")
-    return getattr(import_module(module), attribute)(**parameters)
+    return head_spec(name).factory(random_state, **settings)

@@ -1,90 +1,107 @@
-"""Gradient-boosted trees with settings for hundreds of clips and thousands of columns."""
+"""The head `lightgbm`: gradient-boosted trees for hundreds of clips by thousands of columns.
 
-import ctypes
-from importlib.util import find_spec
-from pathlib import Path
-from types import ModuleType
-from typing import Any
+Few leaves, few bins, a few dozen columns a tree and a strong L2 penalty keep it from learning the training rows by
+heart; the number of rounds is fixed. One thread, row-wise histograms and a seed give the same trees every time.
+"""
+
+from typing import Any, Self
 
 import numpy as np
+from lightgbm import LGBMClassifier
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from cache.errors import MoodfuseError
-
-SETTINGS: dict[str, Any] = {
-    "n_estimators": 120,
-    "learning_rate": 0.08,
-    "num_leaves": 5,
-    "min_child_samples": 4,
-    "colsample_bytree": 0.2,
-    "subsample": 0.8,
-    "subsample_freq": 1,
-    "reg_lambda": 5.0,
-    "max_bin": 31,
-    "class_weight": "balanced",
-    "n_jobs": 1,
-    "deterministic": True,
-    "force_row_wise": True,
-    "verbose": -1,
-}
-"""Few leaves, few bins, a fifth of the columns a tree, a fixed number of rounds; threads belong to the ablation."""
-
-
-def _lightgbm() -> ModuleType:
-    """LightGBM; its wheel needs an OpenMP runtime, for which the one in torch's wheel serves where the system has none."""
-    try:
-        import lightgbm
-    except OSError as error:
-        torch = find_spec("torch")
-        library = Path(torch.origin).parent / "lib" / "libgomp.so.1" if torch is not None and torch.origin else None
-        if library is None or not library.is_file():
-            raise MoodfuseError(f"LightGBM cannot load ({error}); install the OpenMP runtime (Debian: libgomp1)") from error
-        ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
-        import lightgbm
-    return lightgbm
-
 
 class LightGBMHead(ClassifierMixin, BaseEstimator):
-    """LightGBM through its scikit-learn API, with class weights.
+    """Gradient-boosted trees with balanced class weights.
 
     Parameters
     ----------
+    rounds : int
+        Boosting rounds; each grows one tree a class.
+    learning_rate : float
+    leaves : int
+        Leaves of a tree at most.
+    min_rows : int
+        Rows of a leaf at least.
+    columns : int
+        Columns that a tree may choose from, drawn anew for each; all where there are fewer.
+    bins : int
+        Histogram bins of a column at most.
+    l2 : float
+        L2 penalty of leaf values.
     random_state : int
-        Seed of the row and column sampling.
-    n_estimators : int
-        Boosting rounds.
 
     Attributes
     ----------
-    classes_ : ndarray
+    classes_ : ndarray, shape (C,)
+    model_ : lightgbm.LGBMClassifier
+        The fitted trees, over class indices.
     """
 
-    def __init__(self, random_state: int = 0, n_estimators: int = SETTINGS["n_estimators"]) -> None:
+    def __init__(
+        self,
+        *,
+        rounds: int = 100,
+        learning_rate: float = 0.1,
+        leaves: int = 4,
+        min_rows: int = 3,
+        columns: int = 64,
+        bins: int = 15,
+        l2: float = 1.0,
+        random_state: int = 0,
+    ) -> None:
+        self.rounds = rounds
+        self.learning_rate = learning_rate
+        self.leaves = leaves
+        self.min_rows = min_rows
+        self.columns = columns
+        self.bins = bins
+        self.l2 = l2
         self.random_state = random_state
-        self.n_estimators = n_estimators
 
-    def fit(self, X: Any, y: Any, groups: Any = None) -> "LightGBMHead":  # noqa: N803
-        """Fit on ``X`` [n, D] and labels ``y`` [n]; ``groups`` are not used, as nothing is chosen."""
+    def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
+        """Fit on [N, D] features and [N] labels; rounds are fixed, so `groups` change nothing.
+
+        Raises
+        ------
+        ValueError
+            If the data are not finite, or hold one class only.
+        """
         X, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
-        self.classes_, targets = np.unique(y, return_inverse=True)
+        self.classes_, index = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise ValueError(f"LightGBMHead needs at least 2 classes; got 1 class: {self.classes_[0]!r}")
-        seed = int(self.random_state or 0)
-        settings = {**SETTINGS, "n_estimators": self.n_estimators, "random_state": seed}
-        self.model_ = _lightgbm().LGBMClassifier(**settings).fit(X, targets)
+            raise ValueError("LightGBMHead needs rows of at least 2 classes; got one class")
+        self.model_ = LGBMClassifier(
+            n_estimators=self.rounds,
+            learning_rate=self.learning_rate,
+            num_leaves=self.leaves,
+            min_child_samples=self.min_rows,
+            colsample_bytree=min(1.0, self.columns / X.shape[1]),
+            max_bin=self.bins,
+            min_data_in_bin=1,
+            reg_lambda=self.l2,
+            class_weight="balanced",
+            random_state=self.random_state,
+            n_jobs=1,
+            deterministic=True,
+            force_row_wise=True,
+            verbosity=-1,
+        ).fit(X, index)
         return self
 
-    def predict_proba(self, X: Any) -> np.ndarray:  # noqa: N803
-        """Probabilities [n, C], columns as `classes_`."""
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Class probabilities [N, C], in the order of `classes_`."""
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
-        raw = np.asarray(self.model_.booster_.predict(X, num_threads=1))
-        return raw if raw.ndim == 2 else np.column_stack([1.0 - raw, raw])
+        x = validate_data(self, X, dtype=np.float64, reset=False)
+        raw = np.asarray(self.model_.booster_.predict(x, num_threads=1), dtype=np.float64)
+        return raw if raw.ndim == 2 else np.stack([1.0 - raw, raw], axis=1)
 
-    def predict(self, X: Any) -> np.ndarray:  # noqa: N803
-        """Labels [n]."""
-        check_is_fitted(self)
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """Most probable class of each row."""
+        chosen = np.argmax(self.predict_proba(X), axis=1)
+        labels: NDArray[Any] = self.classes_[chosen]
+        return labels

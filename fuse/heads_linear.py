@@ -1,134 +1,225 @@
-"""Linear heads: standardised logistic regression, C chosen by grouped inner cross-validation.
+"""The heads `softmax` and `logistic`: logistic regression on standardised columns, its C chosen on inner grouped folds.
 
-Where there are more columns than rows the fit runs in the rows' own space (an orthogonal rotation of the centred
-matrix), which leaves an L2-penalised solution unchanged.
+Standardised columns are divided by the square root of their number, so that one C means the same for 12 columns as
+for 2 000. Classes are weighted to count alike, in fitting and in the inner log loss. With more columns than rows the
+fit runs in the rows' own span: an L2 penalty is blind to rotation, so the solution is the same one, found faster.
 """
 
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression
-from sklearn.multiclass import OneVsRestClassifier
+from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
 
-from cache.folds import inner_folds
-from fuse.design import row_units
+from cache.errors import InputError
+from cache.folds import Unit, inner_folds
 
-C_GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
-DEFAULT_C = 0.01
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+DEFAULT_C = 1.0
+"""Inverse strength of the L2 penalty where none can be chosen."""
+GRID = (0.01, 0.1, 1.0, 10.0, 100.0)
+"""Values of C that are tried; of equals the smallest wins."""
 INNER_FOLDS = 5
 _MAX_ITERATIONS = 2000
+_TINY = 1e-300
 
 
 class _LinearHead(ClassifierMixin, BaseEstimator):
-    """Standardise, choose C, fit.
+    """What the two share: standardising, the choice of C, and linear scores.
 
     Parameters
     ----------
-    C : float or "auto"
-        Inverse strength of the L2 penalty on standardised columns. ``"auto"`` chooses from `C_GRID` by the log loss of
-        a grouped inner cross-validation, or takes `DEFAULT_C` where a class has fewer than 3 groups.
+    C : float
+        Inverse penalty where none is chosen.
+    grid : tuple of float
+        Values to choose from.
+    tune : bool
+        Whether to choose; set it to `False` where training rows are in sample.
     random_state : int
         Seed of the inner folds.
 
     Attributes
     ----------
-    classes_ : ndarray
+    classes_ : ndarray, shape (C,)
+    coef_, intercept_ : ndarray of float64, shapes (C, D) and (C,)
+        In scaled columns: ``(x - mean_) / scale_``.
+    mean_, scale_ : ndarray of float64, shape (D,)
     C_ : float
-        The C in use.
-    chosen_ : bool
-        Whether inner cross-validation chose it.
+        The penalty in force.
+    tuned_ : bool
+        Whether it was chosen: `False` where a class has fewer than 3 groups, or `tune` is off.
     """
 
-    def __init__(self, C: float | str = "auto", random_state: int = 0) -> None:  # noqa: N803 - scikit-learn's name
+    def __init__(
+        self, *, C: float = DEFAULT_C, grid: tuple[float, ...] = GRID, tune: bool = True, random_state: int = 0
+    ) -> None:
         self.C = C
+        self.grid = grid
+        self.tune = tune
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any, groups: Any = None) -> "_LinearHead":  # noqa: N803
-        """Fit on ``X`` [n, D] and labels ``y`` [n]; ``groups`` [n] stay together in the inner folds."""
+    def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
+        """Fit on [N, D] features and [N] labels; rows of one of the [N] `groups` stay in one inner fold.
+
+        Raises
+        ------
+        ValueError
+            If the data are not finite, hold one class only, or a group carries two labels.
+        """
         X, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
-        self.classes_, targets = np.unique(y, return_inverse=True)
+        self.classes_, index = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise ValueError(f"{type(self).__name__} needs at least 2 classes; got 1 class: {self.classes_[0]!r}")
-        groups = np.arange(len(targets)) if groups is None else np.asarray(groups)
-        inner = self._inner(targets, groups) if self.C == "auto" else None
-        self.chosen_ = inner is not None
-        self.C_ = self._choose(X, targets, inner) if inner is not None else self._fixed()
-        self.model_ = _Standardised(self._estimator(self.C_)).fit(X, targets)
+            raise ValueError(f"{type(self).__name__} needs rows of at least 2 classes; got one class")
+        folds = inner_split(index, groups, seed=self.random_state) if self.tune else None
+        self.tuned_ = folds is not None
+        self.C_ = self.C if folds is None else self._choose(X, index, folds)
+        self.mean_, self.scale_ = _scaling(X)
+        self.coef_, self.intercept_ = self._solve(*_in_span((X - self.mean_) / self.scale_), index, (self.C_,))[0]
         return self
 
-    def _fixed(self) -> float:
-        return DEFAULT_C if self.C == "auto" else float(self.C)
+    def _choose(self, x: Floats, y: Ints, folds: Ints) -> float:
+        """The C of the grid with the least inner log loss; scaling is learned inside each inner training side."""
+        weight = compute_sample_weight("balanced", y)
+        grid = sorted(self.grid)
+        losses = np.zeros(len(grid))
+        for fold in np.unique(folds):
+            inside, out = folds != fold, folds == fold
+            mean, scale = _scaling(x[inside])
+            held = (x[out] - mean) / scale
+            solved = self._solve(*_in_span((x[inside] - mean) / scale), y[inside], grid)
+            for place, (coefficients, intercept) in enumerate(solved):
+                chance = self._probabilities(held @ coefficients.T + intercept)[np.arange(len(held)), y[out]]
+                losses[place] -= weight[out] @ np.log(np.maximum(chance, _TINY))
+        return float(grid[int(np.argmin(np.round(losses, 9)))])
 
-    def _inner(self, targets: np.ndarray, groups: np.ndarray) -> np.ndarray | None:
-        assignment = inner_folds(row_units(targets, groups), most=INNER_FOLDS, seed=self._seed())
-        return None if assignment is None else np.array([assignment[str(row)] for row in range(len(targets))])
-
-    def _seed(self) -> int:
-        return int(self.random_state or 0)
-
-    def _choose(self, X: np.ndarray, targets: np.ndarray, inner: np.ndarray) -> float:  # noqa: N803
-        losses = np.zeros(len(C_GRID))
-        for fold in np.unique(inner):
-            fit, test = inner != fold, inner == fold
-            if len(np.unique(targets[fit])) < len(self.classes_):
-                return DEFAULT_C
-            for number, value in enumerate(C_GRID):
-                model = _Standardised(self._estimator(value)).fit(X[fit], targets[fit])
-                p = model.predict_proba(X[test])[np.arange(test.sum()), targets[test]]
-                losses[number] -= np.log(np.clip(p, 1e-12, 1.0)).sum()
-        return C_GRID[int(losses.argmin())]
-
-    def _estimator(self, C: float) -> Any:  # noqa: N803
+    def _solve(
+        self, x: Floats, basis: Floats | None, y: Ints, penalties: "tuple[float, ...] | list[float]"
+    ) -> list[tuple[Floats, Floats]]:
+        """Coefficients and intercepts of each C, in scaled columns."""
         raise NotImplementedError
 
-    def predict_proba(self, X: Any) -> np.ndarray:  # noqa: N803
-        """Probabilities [n, C], columns as `classes_`."""
-        check_is_fitted(self)
-        probabilities: np.ndarray = self.model_.predict_proba(validate_data(self, X, dtype=np.float64, reset=False))
-        return probabilities / probabilities.sum(axis=1, keepdims=True)
+    def _probabilities(self, scores: Floats) -> Floats:
+        raise NotImplementedError
 
-    def predict(self, X: Any) -> np.ndarray:  # noqa: N803
-        """Labels [n]."""
+    def decision_scores(self, X: ArrayLike) -> Floats:
+        """Linear scores [N, C], one a class (for two classes as well)."""
         check_is_fitted(self)
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+        x = validate_data(self, X, dtype=np.float64, reset=False)
+        scores: Floats = (x - self.mean_) / self.scale_ @ self.coef_.T + self.intercept_
+        return scores
+
+    def predict_proba(self, X: ArrayLike) -> Floats:
+        """Class probabilities [N, C], in the order of `classes_`."""
+        return self._probabilities(self.decision_scores(X))
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """Most probable class of each row."""
+        chosen = np.argmax(self.predict_proba(X), axis=1)
+        labels: NDArray[Any] = self.classes_[chosen]
+        return labels
 
 
 class SoftmaxHead(_LinearHead):
-    """Standardised multinomial logistic regression."""
+    """Multinomial logistic regression: one softmax over all classes. Parameters as stated in `_LinearHead`."""
 
-    def _estimator(self, C: float) -> Any:  # noqa: N803
-        return LogisticRegression(C=C, max_iter=_MAX_ITERATIONS, solver="newton-cholesky")
+    def _solve(
+        self, x: Floats, basis: Floats | None, y: Ints, penalties: "tuple[float, ...] | list[float]"
+    ) -> list[tuple[Floats, Floats]]:
+        found = []
+        for weights, intercept in _path(x, y, penalties):
+            if len(weights) == 1:  # two classes: one score z, and softmax(-z/2, z/2) is its sigmoid
+                weights = np.concatenate([-weights, weights]) / 2
+                intercept = np.concatenate([-intercept, intercept]) / 2
+            found.append((weights if basis is None else weights @ basis, intercept))
+        return found
+
+    def _probabilities(self, scores: Floats) -> Floats:
+        powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+        shares: Floats = powers / powers.sum(axis=1, keepdims=True)
+        return shares
 
 
 class LogisticHead(_LinearHead):
-    """Standardised one-vs-rest logistic regression; probabilities are normalised to sum to 1."""
+    """One logistic regression a class against the rest, normalised to sum to 1. Parameters as stated in `_LinearHead`."""
 
-    def _estimator(self, C: float) -> Any:  # noqa: N803
-        return OneVsRestClassifier(LogisticRegression(C=C, max_iter=_MAX_ITERATIONS, solver="newton-cholesky"))
+    def _solve(
+        self, x: Floats, basis: Floats | None, y: Ints, penalties: "tuple[float, ...] | list[float]"
+    ) -> list[tuple[Floats, Floats]]:
+        one = len(self.classes_) == 2
+        paths = [_path(x, (y == number).astype(np.int64), penalties) for number in ([1] if one else range(len(self.classes_)))]
+        found = []
+        for fits in zip(*paths, strict=True):
+            weights = np.concatenate([item[0] for item in fits])
+            intercept = np.concatenate([item[1] for item in fits])
+            if one:
+                weights, intercept = np.concatenate([-weights, weights]), np.concatenate([-intercept, intercept])
+            found.append((weights if basis is None else weights @ basis, intercept))
+        return found
+
+    def _probabilities(self, scores: Floats) -> Floats:
+        logs = -np.logaddexp(0.0, -scores)
+        powers = np.exp(logs - logs.max(axis=1, keepdims=True))
+        shares: Floats = powers / powers.sum(axis=1, keepdims=True)
+        return shares
 
 
-class _Standardised:
-    """Columns to mean 0 and variance 1 (constant columns to 0), rotated to the rows' space, then an estimator."""
+def inner_split(y: Ints, groups: ArrayLike | None, *, seed: int) -> Ints | None:
+    """Inner fold of each row, grouped and stratified, or `None` where a class has fewer than 3 groups.
 
-    def __init__(self, estimator: Any) -> None:
-        self.estimator = estimator
+    Parameters
+    ----------
+    y : ndarray of int, shape (N,)
+        Class indices.
+    groups : array-like, shape (N,), or None
+        Rows that stay together; without them every row is its own group.
+    seed : int
 
-    def fit(self, X: np.ndarray, targets: np.ndarray) -> "_Standardised":  # noqa: N803
-        self.mean = X.mean(axis=0)
-        scale = X.std(axis=0)
-        self.scale = np.where(scale > 1e-12 * np.maximum(1.0, np.abs(self.mean)), scale, np.inf)
-        standard = (X - self.mean) / self.scale
-        self.rotation = np.linalg.svd(standard, full_matrices=False)[2].T if X.shape[1] > X.shape[0] else None
-        self.estimator.fit(self._rotate(standard), targets)
-        return self
+    Raises
+    ------
+    InputError
+        If a group carries two labels.
+    """
+    names = [str(row) for row in range(len(y))] if groups is None else [str(group) for group in np.asarray(groups)]
+    check_consistent_length(y, names)
+    members: dict[str, list[int]] = {}
+    for row, name in enumerate(names):
+        members.setdefault(name, []).append(row)
+    units = []
+    for name, rows in members.items():
+        if len({int(y[row]) for row in rows}) > 1:
+            raise InputError(f"group {name!r} carries two labels; rows of a group must share one")
+        units.append(Unit(key=name, label=str(y[rows[0]]), digests=tuple(map(str, rows))))
+    dealt = inner_folds(units, most=INNER_FOLDS, seed=seed)
+    return None if dealt is None else np.array([dealt[str(row)] for row in range(len(y))], dtype=np.int64)
 
-    def _rotate(self, standard: np.ndarray) -> np.ndarray:
-        return standard if self.rotation is None else standard @ self.rotation
 
-    def predict_proba(self, X: np.ndarray) -> np.ndarray:  # noqa: N803
-        probabilities: np.ndarray = self.estimator.predict_proba(self._rotate((X - self.mean) / self.scale))
-        return probabilities
+def _scaling(x: Floats) -> tuple[Floats, Floats]:
+    """Mean, and deviation times the root of the number of columns; a constant column is left as it is."""
+    deviation = x.std(axis=0)
+    constant = deviation <= 10 * np.finfo(np.float64).eps * np.abs(x).max(axis=0)
+    return x.mean(axis=0), np.where(constant, 1.0, deviation) * np.sqrt(x.shape[1])
+
+
+def _in_span(x: Floats) -> tuple[Floats, Floats | None]:
+    """Rows in the coordinates of their own span, and its basis; as they are where columns are few."""
+    if x.shape[1] <= x.shape[0]:
+        return x, None
+    left, values, basis = np.linalg.svd(x, full_matrices=False)
+    return left * values, basis
+
+
+def _path(x: Floats, y: Ints, penalties: "tuple[float, ...] | list[float]") -> list[tuple[Floats, Floats]]:
+    """Logistic regressions along rising C, each started from the last."""
+    model = LogisticRegression(class_weight="balanced", max_iter=_MAX_ITERATIONS, warm_start=True)
+    found = []
+    for penalty in penalties:
+        model.set_params(C=penalty).fit(x, y)
+        found.append((np.array(model.coef_), np.array(model.intercept_)))
+    return found

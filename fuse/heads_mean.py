@@ -1,37 +1,64 @@
-"""The baseline to beat: the average of the networks' own probabilities. Nothing is learned."""
+"""The head `mean`: the average of the networks' own probabilities. Nothing is fitted but the classes."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Self
 
 import numpy as np
-
-from cache.errors import InputError
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities over the last axis."""
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    probabilities: np.ndarray = powers / powers.sum(axis=-1, keepdims=True)
-    return probabilities
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 
-class MeanHead:
-    """Average of softmax probabilities; columns are the logits of one source after another, C each."""
+class MeanHead(ClassifierMixin, BaseEstimator):
+    """Average of the softmax of each source's logits.
 
-    def __init__(self, random_state: int = 0) -> None:
-        self.random_state = random_state
+    Parameters
+    ----------
+    classes : sequence or None
+        Classes of each source's columns, in their order; the number of columns must be a multiple of theirs. By
+        default the classes of `y`, and logits that are missing at the end count as 0.
 
-    def fit(self, X: Any, y: Any, groups: Any = None) -> "MeanHead":  # noqa: N803
-        """Learn the classes, and that the columns are a multiple of them."""
-        self.classes_ = np.unique(y)
-        if np.shape(X)[1] % len(self.classes_):
-            raise InputError(f"mean: {np.shape(X)[1]} columns are no multiple of {len(self.classes_)} classes; use logits")
+    Attributes
+    ----------
+    classes_ : ndarray, shape (C,)
+    """
+
+    def __init__(self, *, classes: Sequence[Any] | None = None) -> None:
+        self.classes = classes
+
+    def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
+        """Take note of the classes; X is [N, S * C], the logits of S sources side by side.
+
+        Raises
+        ------
+        ValueError
+            If the columns are no multiple of the given classes.
+        """
+        X, y = validate_data(self, X, y, dtype=np.float64)
+        check_classification_targets(y)
+        self.classes_ = np.unique(y) if self.classes is None else np.asarray(self.classes)
+        if self.classes is not None and X.shape[1] % len(self.classes_):
+            raise ValueError(f"{X.shape[1]} columns are no whole number of sources with {len(self.classes_)} classes each")
         return self
 
-    def predict_proba(self, X: Any) -> np.ndarray:  # noqa: N803
-        """Probabilities [n, C]."""
-        logits = np.asarray(X, dtype=np.float64)
-        return softmax(logits.reshape(len(logits), -1, len(self.classes_))).mean(axis=1)
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Class probabilities [N, C], in the order of `classes_`."""
+        check_is_fitted(self)
+        x = validate_data(self, X, dtype=np.float64, reset=False)
+        x = np.pad(x, ((0, 0), (0, -x.shape[1] % len(self.classes_))))
+        logits = x.reshape(len(x), -1, len(self.classes_))
+        powers = np.exp(logits - logits.max(axis=2, keepdims=True))
+        mean: NDArray[np.float64] = (powers / powers.sum(axis=2, keepdims=True)).mean(axis=1)
+        return mean
 
-    def predict(self, X: Any) -> np.ndarray:  # noqa: N803
-        """Labels [n]."""
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """Most probable class of each row."""
+        chosen = np.argmax(self.predict_proba(X), axis=1)
+        labels: NDArray[Any] = self.classes_[chosen]
+        return labels
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.poor_score = True  # columns are taken as logits, whatever they are
+        return tags

@@ -1,62 +1,99 @@
-"""Logits for sources that have none: standardised multinomial logistic regression, once per holdout, under the same rule.
+"""Logits for sources that have none (frozen or imported), made as a network would make them.
 
-For test fold k the rows of fold k are scored by the fit on all folds but k, and the rows of a training fold j by the
-fit on all folds but j and k: so every row is out of sample, and no row's fit saw fold k.
+A standardised multinomial logistic regression on the embedding, the head `softmax`, is fitted once per holdout on the
+clips outside it. For test fold k the fold's own rows come from the fit of `{k}`, and training rows of fold j from the
+fit of `{j,k}`, so that every row is out of sample. Each fit is a `Block` that carries what it saw, and the leak guard
+checks it like any network.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 
+from cache.errors import LeakError
 from cache.records import Block, ClipStatus, Holdout, Plan
-from fuse.design import Columns, Network
-from fuse.heads import make_head
+from fuse.design import CrossFitted, Features, assemble
 
 
-class DerivedLogits:
-    """Logits of one frozen block under every holdout asked for; each fit is done once.
+def can_cross_fit(plan: Plan, clips: Sequence[ClipStatus]) -> bool:
+    """Whether every class remains when any two folds are left out; needs K >= 3."""
+    classes = {status.clip.label for status in clips}
+    for pair in combinations(range(plan.folds), 2):
+        if {status.clip.label for status in clips if plan.assignment[status.digest] not in pair} != classes:
+            return False
+    return True
+
+
+def holdouts_to_fit(block: Block, plan: Plan, clips: Sequence[ClipStatus]) -> tuple[Holdout, ...]:
+    """Holdouts whose fits the logits of a block's source need: every `{k}` it covers and, if it saw no label, every pair."""
+    singles = [Holdout.of({fold}) for fold in range(plan.folds) if block.holdout.covers(fold)]
+    if block.holdout.folds is not None or not can_cross_fit(plan, clips):
+        return tuple(singles)
+    return (*singles, *(Holdout.of(pair) for pair in combinations(range(plan.folds), 2)))
+
+
+def fit_logits(block: Block, holdout: Holdout, plan: Plan, clips: Sequence[ClipStatus], *, random_state: int) -> Block:
+    """Fit one holdout's logistic regression and give the logits of all clips.
 
     Parameters
     ----------
     block : Block
-        Of holdout ``*``.
-    plan : Plan
-    clips : sequence of ClipStatus
-        The plan's clips, in the order of the block's rows.
-    classes : sequence of str
+        The source's embedding; its own holdout must contain `holdout`.
+    holdout : Holdout
+        Folds that the fit leaves out.
+    plan, clips
+        As for `fuse.design.assemble`.
+    random_state : int
+        Seed of the inner split that chooses C.
+
+    Returns
+    -------
+    Block
+        The same rows with centred logits [N, C]; `seen` holds the clips of the fit as well.
+
+    Raises
+    ------
+    LeakError
+        If the embedding's network saw a clip of the holdout.
     """
+    from fuse.heads import make_head
 
-    def __init__(self, block: Block, plan: Plan, clips: Sequence[ClipStatus], classes: Sequence[str]) -> None:
-        self.block = block
-        self.classes = classes
-        self.folds = np.array([plan.assignment[status.digest] for status in clips])
-        self.targets = np.array([list(classes).index(status.clip.label) for status in clips])
-        self.groups = np.array([status.group for status in clips])
-        self._fits: dict[frozenset[int], np.ndarray] = {}
+    folds = sorted(holdout.folds or ())
+    if not folds:
+        raise LeakError(f"{block.source}: a fit of holdout {holdout} leaves out no fold, so it can test none")
+    design = [assemble(plan, clips, [block], test_fold=fold, level="embedding") for fold in folds][0]
+    kept = np.array([plan.assignment[status.digest] not in folds for status in clips])
+    head = make_head("softmax", random_state=random_state, tune=design.honest)
+    head.fit(design.x[kept], design.y[kept], groups=np.array(design.groups)[kept])
+    scores = head.decision_scores(design.x)
+    logits = (scores - scores.mean(axis=1, keepdims=True)).astype(np.float32)
+    seen = block.seen | {digest for digest, inside in zip(block.digests, kept, strict=True) if inside}
+    return replace(block, holdout=holdout, logits=logits, seen=seen)
 
-    def _logits(self, held_out: frozenset[int]) -> np.ndarray:
-        """Log probabilities [N, C] of all rows by the fit that left these folds out."""
-        if held_out not in self._fits:
-            train = ~np.isin(self.folds, sorted(held_out))
-            x = self.block.embedding.astype(np.float64)
-            head = make_head("softmax").fit(x[train], self.targets[train], groups=self.groups[train])
-            logits = np.full((len(x), len(self.classes)), np.log(1e-12))
-            logits[:, head.classes_] = np.log(np.clip(head.predict_proba(x), 1e-12, 1.0))
-            self._fits[held_out] = logits.astype(np.float32)
-        return self._fits[held_out]
 
-    def columns(self, test_fold: int) -> Columns:
-        """The columns of this source for one test fold, each row from a fit that saw neither it nor the test fold."""
-        folds = sorted(set(self.folds.tolist()))
-        can_pair = len(folds) >= 3
-        values = np.zeros((len(self.folds), len(self.classes)), dtype=np.float32)
-        networks = []
-        for fold in folds:
-            held_out = frozenset({fold, test_fold} if can_pair else {test_fold})
-            rows = self.folds == fold
-            values[rows] = self._logits(held_out)[rows]
-            seen = frozenset(np.array(self.block.digests)[~np.isin(self.folds, sorted(held_out))].tolist())
-            networks.append(Network(Holdout(held_out), seen))
-        return Columns(
-            self.block.source, values, tuple(networks), np.searchsorted(folds, self.folds), self.block.digests
-        )
+def logits_for_fold(
+    fits: Mapping[Holdout, Block], plan: Plan, clips: Sequence[ClipStatus], *, test_fold: int
+) -> Features:
+    """Logits that a head tested on `test_fold` may use, every row from the right fit.
+
+    Parameters
+    ----------
+    fits : mapping of Holdout to Block
+        What `fit_logits` gave for `holdouts_to_fit`. Without pairs, all rows come from the fit of `{k}`, in sample.
+    plan, clips
+        As for `fuse.design.assemble`.
+    test_fold : int
+        The outer fold k.
+    """
+    single = Holdout.of({test_fold})
+    pairs = {fold: Holdout.of({fold, test_fold}) for fold in range(plan.folds) if fold != test_fold}
+    if not all(pair in fits for pair in pairs.values()):
+        return fits[single]
+    order = {fold: place for place, fold in enumerate(pairs, start=1)}
+    order[test_fold] = 0
+    return CrossFitted(
+        blocks=(fits[single], *(fits[pair] for pair in pairs.values())),
+        rows=tuple((order[plan.assignment[status.digest]],) for status in clips),
+    )

@@ -197,7 +197,8 @@ class _Pictures:
         if ticks is None:
             self.failures += 1
             return
-        time_s = float(ticks * frame.time_base) - self.opened.origin_s
+        base = frame.time_base or self.opened.video.time_base  # a drained decoder gives frames without one
+        time_s = float(ticks * base) - self.opened.origin_s
         if time_s <= self.held_s:
             return
         self.late = self.held is None and time_s > self.targets_s[0] + 1e-9
@@ -205,7 +206,7 @@ class _Pictures:
             self._show_until(time_s)
         self.held, self.held_s = frame, time_s
         rate = self.opened.video.average_rate
-        length_s = float(frame.duration * frame.time_base) if frame.duration else (1.0 / float(rate) if rate else 0.0)
+        length_s = float(frame.duration * base) if frame.duration else (1.0 / float(rate) if rate else 0.0)
         self.end_s = time_s + length_s
         self.seen += time_s >= self.window[0]
         self.failures += bool(frame.is_corrupt) and time_s >= self.window[0]
@@ -277,7 +278,8 @@ class _Sound:
             raise MediaError("decode_failed", self.opened.path, "its sampling rate changes")
         first = self.cursor
         if frame.pts is not None:
-            time_s = float(frame.pts * frame.time_base) - self.opened.origin_s
+            base = frame.time_base or self.opened.audio.time_base
+            time_s = float(frame.pts * base) - self.opened.origin_s
             at = round((time_s - self.base_s) * self.rate_hz)
             self.late = not self.covered and self.cursor == 0 and time_s > self.start_s
             first = at if self.cursor == 0 or abs(at - self.cursor) > JUMP_S * self.rate_hz else self.cursor
