@@ -1,100 +1,143 @@
-"""Ablations: combinations of sources x heads x levels x folds, with out-of-fold probabilities."""
+"""The ablation: combinations of sources x heads x levels x folds, with out-of-fold probabilities.
+
+Stage one leaves one network `{k}` a fold, or one frozen network; so for outer fold k both training and test rows come
+from it (protocol ``no-crossfit``). A tuned network saw the training rows, and what a head would choose on them
+(C) stays at its default: the result is marked ``uncalibrated``. Only the logits of frozen sources are cross-fitted.
+"""
 
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
+from os import cpu_count
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cache.errors import InputError, UnknownNameError
+from cache.folds import MIN_INNER_GROUPS
+from cache.records import Block, Holdout
 from cache.runs import Result, Run, check_new_name
 from cache.store import FeatureCache
-from fuse.design import Columns, Design, assemble, columns_of_block
-from fuse.heads import HEADS, LEVELS, head_spec, make_head
+from fuse.design import LEVELS, DesignMatrix, Features, Level, assemble, check_level
+from fuse.heads import HEADS, head_spec, make_head
+from fuse.logits import can_cross_fit, fit_logits, holdouts_to_fit, logits_for_fold
 
 log = logging.getLogger(__name__)
+Combination = tuple[str, ...]
+
 PROTOCOL = "no-crossfit"
-SEED_SOURCES = ("c3d", "i3d", "onedmcnn", "twodmcnn")
-SEED_COMBINATIONS = (
+NETWORK = "network"
+"""Head name of a source's own softmax."""
+UNCALIBRATED = "uncalibrated"
+FEW_GROUPS = f"fewer than {MIN_INNER_GROUPS} groups per class: default settings"
+SEED_COMBINATIONS: tuple[Combination, ...] = (
     ("c3d", "onedmcnn"),
     ("i3d", "onedmcnn"),
     ("c3d", "twodmcnn"),
     ("i3d", "twodmcnn"),
-    SEED_SOURCES,
+    ("c3d", "i3d", "onedmcnn", "twodmcnn"),
 )
-"""The combinations of Table 2 of Zhou Ping 2022."""
-IN_SAMPLE = "uncalibrated"
-FEW_GROUPS = "defaults: a class has fewer than 3 groups"
-MANY_SOURCES = 6
+"""The audio-video pairs of the seed, and its integrated network of all four."""
 
 
 @dataclass(frozen=True)
 class AblationSettings:
-    """What `fuse` is asked to do; empty tuples mean every head and level, and all combinations."""
+    """What to fit.
+
+    Attributes
+    ----------
+    run : str or None
+        Name of the run; the next free ``run-N`` if `None`.
+    combine : tuple of str
+        As for `parse_combinations`.
+    heads, levels : tuple of str
+    jobs : int
+        Worker processes; changes no result.
+    """
 
     run: str | None = None
-    combine: tuple[str, ...] = ()
-    heads: tuple[str, ...] = ()
-    levels: tuple[str, ...] = ()
-    jobs: int = 1
+    combine: tuple[str, ...] = ("all",)
+    heads: tuple[str, ...] = tuple(HEADS)
+    levels: tuple[str, ...] = LEVELS
+    jobs: int = cpu_count() or 1
+
+    def __post_init__(self) -> None:
+        for head in self.heads:
+            head_spec(head)
+        for level in self.levels:
+            check_level(level)
+        if self.jobs < 1:
+            raise InputError(f"--jobs is {self.jobs}; expected 1 or more")
 
 
-@dataclass(frozen=True)
-class _Task:
-    """One fit: a head on a combination at a level, tested on one fold."""
-
-    sources: tuple[str, ...]
-    head: str
-    level: str
-    fold: int
-
-
-def parse_combinations(values: Sequence[str], sources: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """Combinations of two or more sources, by name.
+def parse_combinations(values: Sequence[str], sources: Sequence[str]) -> tuple[Combination, ...]:
+    """Combinations of sources by name, each sorted, none twice.
 
     Parameters
     ----------
     values : sequence of str
-        ``"seed"`` (the seed's four pairs and all four), ``"all"`` (every subset of two or more) or ``"c3d+i3d"``.
+        ``"seed"`` (`SEED_COMBINATIONS`), ``"all"`` (every set of two or more sources; the only source where there is
+        one, since network rows show each alone), or names joined by ``+``.
     sources : sequence of str
-        Sources in the cache.
+        What the cache holds.
 
     Raises
     ------
+    InputError
+        If the cache holds no source, or lacks one of the seed's.
     UnknownNameError
         If a named source is not in the cache.
-    InputError
-        If a combination cannot be made of what is in the cache.
     """
-    found: list[tuple[str, ...]] = []
+    if not sources:
+        raise InputError("the cache holds no features; run: moodfuse extract DATA --cache DIR")
+    found: dict[Combination, None] = {}
     for value in values:
         if value == "seed":
-            if absent := sorted(set(SEED_SOURCES) - set(sources)):
-                raise InputError(
-                    f"--combine seed needs {', '.join(SEED_SOURCES)}; {', '.join(absent)} missing from the cache; "
-                    f"run extract with --source {absent[0]}, or use --combine all"
-                )
-            found.extend(SEED_COMBINATIONS)
+            if missing := sorted({name for item in SEED_COMBINATIONS for name in item} - set(sources)):
+                raise InputError(f"--combine seed needs {', '.join(missing)} as well; run extract with --source {missing[0]}")
+            found.update(dict.fromkeys(SEED_COMBINATIONS))
         elif value == "all":
-            if len(sources) > MANY_SOURCES:
-                raise InputError(f"--combine all over {len(sources)} sources is {2 ** len(sources)} subsets; name some")
-            found.extend(item for size in range(2, len(sources) + 1) for item in combinations(sorted(sources), size))
+            least = min(2, len(sources))
+            sizes = range(least, len(sources) + 1)
+            found.update(dict.fromkeys(item for size in sizes for item in combinations(sorted(sources), size)))
         else:
-            names = tuple(sorted(set(value.split("+"))))
+            names = [name.strip() for name in value.split("+")]
             for name in names:
                 if name not in sources:
                     raise UnknownNameError("source", name, tuple(sources))
-            if len(names) < 2:
-                raise InputError(f"--combine {value}: one source is no combination; its network's own row is always there")
-            found.append(names)
-    return tuple(dict.fromkeys(found))
+            found[tuple(sorted(set(names)))] = None
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class FoldFeatures:
+    """What every source gives to each outer fold: (source, fold) to its block, at both levels."""
+
+    embedding: Mapping[tuple[str, int], Block]
+    logits: Mapping[tuple[str, int], Features]
+
+    def design(self, cache: FeatureCache, sources: Combination, level: Level, fold: int) -> DesignMatrix:
+        """The guarded design matrix of a combination."""
+        table: Mapping[tuple[str, int], Features] = self.logits if level == "logits" else self.embedding
+        blocks = [table[source, fold] for source in sources]
+        return assemble(cache.plan, cache.clips, blocks, test_fold=fold, level=level)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One fit: a row group of the ablation's table."""
+
+    sources: Combination
+    head: str
+    level: Level
+    fold: int
 
 
 def run_ablation(cache: FeatureCache, settings: AblationSettings) -> Run:
-    """Fit every head on every combination, level and fold, and pool the out-of-fold probabilities.
+    """Fit every combination, head and level, fold by fold; nothing is written.
 
     Parameters
     ----------
@@ -104,39 +147,28 @@ def run_ablation(cache: FeatureCache, settings: AblationSettings) -> Run:
     Returns
     -------
     Run
-        Not yet written. The first results are the networks' own, one a source.
+        First a result with head ``"network"`` for each source, then the combinations.
 
     Raises
     ------
     InputError
-        If the name is taken, or a combination, head or level is unknown.
+        If the run's name is taken, before anything is fitted.
     LeakError
-        If a block saw a test clip.
+        If a block saw a clip that it would be tested on.
+    MissingBlockError
+        If features are not in the cache.
     """
     name = check_new_name(cache, settings.run)
-    heads = settings.heads or tuple(HEADS)
-    levels = settings.levels or LEVELS
-    for head in heads:
-        head_spec(head)
-    if unknown := [level for level in levels if level not in LEVELS]:
-        raise UnknownNameError("level", unknown[0], LEVELS)
-    if not cache.sources():
-        raise InputError(f"{cache.path} holds no source yet; run: moodfuse extract DATA --cache {cache.path}")
-    combos = parse_combinations(settings.combine or ("all",), cache.sources())
-    wanted = sorted({source for combo in combos for source in combo} or set(cache.sources()))
-    columns = _Columns(cache)
-    tasks = [
-        _Task(combo, head, level, fold)
-        for combo in combos
-        for head in heads
-        for level in levels
-        if level in head_spec(head).levels
-        for fold in range(cache.plan.folds)
-    ]
-    designs = ((task.head, columns.design(task.sources, task.level, task.fold), len(cache.classes)) for task in tasks)
-    results = [_network_result(cache, columns, source) for source in wanted]
-    fitted = list(_track(_fit_all(designs, settings.jobs), len(tasks)))
-    results += _pool(cache, columns, tasks, fitted)
+    chosen = parse_combinations(settings.combine, cache.sources())
+    sources = tuple(sorted({source for item in chosen for source in item}))
+    features = load_features(cache, sources, jobs=settings.jobs)
+    rows = [(item, head, check_level(level)) for item, head, level in product(chosen, settings.heads, settings.levels)]
+    rows = [row for row in dict.fromkeys(rows) if row[2] in head_spec(row[1]).levels]
+    keys = [Task((source,), NETWORK, "logits", fold) for source in sources for fold in range(cache.plan.folds)]
+    keys += [Task(*row, fold) for row in rows for fold in range(cache.plan.folds)]
+    log.info("%d combinations, %d results, %d fits", len(chosen), len(sources) + len(rows), len(keys))
+    calls = ((predict_fold, (features.design(cache, t.sources, t.level, t.fold), t.head, cache.plan.seed)) for t in keys)
+    found = dict(zip(keys, _parallel(calls, total=len(keys), jobs=settings.jobs, what="fitting heads"), strict=True))
     return Run(
         name=name,
         protocol=PROTOCOL,
@@ -147,123 +179,110 @@ def run_ablation(cache: FeatureCache, settings: AblationSettings) -> Run:
         folds=tuple(cache.plan.assignment[status.digest] for status in cache.clips),
         fold_count=cache.plan.folds,
         seed=cache.plan.seed,
-        recipes=tuple((source, cache.selection[source]) for source in wanted),
-        results=tuple(results),
-        notes=_run_notes(cache, wanted),
+        recipes=tuple((source, cache.recipe(source).digest16) for source in sources),
+        results=_pool(cache, features, found),
+        notes=_run_notes(cache, features, sources),
     )
 
 
-class _Columns:
-    """Columns of every source, level and fold, each read or made once."""
+def load_features(cache: FeatureCache, sources: Sequence[str], *, jobs: int) -> FoldFeatures:
+    """Blocks of every source for each outer fold; sources without logits get theirs here.
 
-    def __init__(self, cache: FeatureCache) -> None:
-        self.cache = cache
-        self._kept: dict[tuple[str, str, int], Columns] = {}
-        self._derived: dict[str, Any] = {}
-
-    def get(self, source: str, level: str, fold: int) -> Columns:
-        key = (source, level, fold)
-        if key not in self._kept:
-            block = self.cache.block(source, {fold})
-            if level == "logits" and block.logits is None:
-                from fuse.logits import DerivedLogits
-
-                maker = self._derived.setdefault(
-                    source, DerivedLogits(block, self.cache.plan, self.cache.clips, self.cache.classes)
-                )
-                self._kept[key] = maker.columns(fold)
-            else:
-                self._kept[key] = columns_of_block(block, level)
-        return self._kept[key]
-
-    def design(self, sources: tuple[str, ...], level: str, fold: int) -> Design:
-        columns = [self.get(source, level, fold) for source in sources]
-        return assemble(self.cache.plan, self.cache.clips, columns, test_fold=fold, classes=self.cache.classes)
-
-
-def _network_result(cache: FeatureCache, columns: _Columns, source: str) -> Result:
-    from fuse.heads_mean import softmax
-
-    probabilities = np.zeros((len(cache.clips), len(cache.classes)))
-    for fold in range(cache.plan.folds):
-        design = columns.design((source,), "logits", fold)
-        probabilities[design.test] = softmax(design.x_test)
-    return Result((source,), "network", "logits", probabilities)
-
-
-def _fit_all(designs: Iterable[tuple[str, Design, int]], jobs: int) -> Iterator[tuple[np.ndarray, bool]]:
-    if jobs == 1:
-        yield from (_fit(*item) for item in designs)
-        return
-    from joblib import Parallel, delayed, parallel_config
-
-    with parallel_config("loky", inner_max_num_threads=1):
-        yield from Parallel(n_jobs=jobs, return_as="generator")(delayed(_fit)(*item) for item in designs)
-
-
-def _fit(head: str, design: Design, classes: int) -> tuple[np.ndarray, bool]:
-    """Probabilities [n_test, C] of one head on one fold, and whether inner cross-validation chose its settings.
-
-    Training rows that are in sample cannot choose anything honestly: settings stay at their defaults then.
+    Parameters
+    ----------
+    cache : FeatureCache
+    sources : sequence of str
+    jobs : int
+        Worker processes for the fits.
     """
+    folds = range(cache.plan.folds)
+    embedding = {(source, fold): cache.block(source, {fold}) for source in sources for fold in folds}
+    logits: dict[tuple[str, int], Features] = {key: block for key, block in embedding.items() if block.logits is not None}
+    wanted: dict[tuple[str, Holdout], Block] = {}
+    for (source, _), block in embedding.items():
+        if block.logits is None:
+            wanted.update({(source, holdout): block for holdout in holdouts_to_fit(block, cache.plan, cache.clips)})
+    calls = (
+        (fit_logits, (block, holdout, cache.plan, cache.clips), {"random_state": cache.plan.seed})
+        for (_, holdout), block in wanted.items()
+    )
+    fitted = dict(zip(wanted, _parallel(calls, total=len(wanted), jobs=jobs, what="fitting logits"), strict=True))
+    for source, fold in embedding:
+        if (source, fold) not in logits:
+            fits = {holdout: block for (owner, holdout), block in fitted.items() if owner == source}
+            logits[source, fold] = logits_for_fold(fits, cache.plan, cache.clips, test_fold=fold)
+    return FoldFeatures(embedding, logits)
+
+
+def fit_head(design: DesignMatrix, head: str, random_state: int) -> Any:
+    """A head fitted on the training rows of a design matrix; it chooses settings only where they are out of sample."""
+    spec = head_spec(head)
+    if not spec.fits:
+        model = make_head(head, classes=tuple(range(len(design.classes))))
+    elif spec.tunes:
+        model = make_head(head, random_state=random_state, tune=design.honest)
+    else:
+        model = make_head(head, random_state=random_state)
+    return model.fit(design.x_train, design.y_train, groups=design.groups_train)
+
+
+def predict_fold(design: DesignMatrix, head: str, random_state: int) -> NDArray[np.float64]:
+    """Probabilities [N_test, C] of the test rows, classes in sorted order; one that no training row has gets 0."""
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1):
-        model = make_head(head)
-        if hasattr(model, "C") and not design.honest:
-            from fuse.heads_linear import DEFAULT_C
-
-            model.C = DEFAULT_C
-        model.fit(design.x_train, design.y_train, groups=design.groups_train)
-        probabilities = np.zeros((len(design.test), classes))
-        probabilities[:, model.classes_] = model.predict_proba(design.x_test)
-    return probabilities, bool(getattr(model, "chosen_", True))
+        model = fit_head(design, "mean" if head == NETWORK else head, random_state)
+        chances = model.predict_proba(design.x_test)
+    spread = np.zeros((len(chances), len(design.classes)))
+    spread[:, model.classes_] = chances
+    return spread / spread.sum(axis=1, keepdims=True)
 
 
-def _pool(
-    cache: FeatureCache, columns: _Columns, tasks: Sequence[_Task], fitted: Sequence[tuple[np.ndarray, bool]]
-) -> list[Result]:
-    pooled: dict[tuple[tuple[str, ...], str, str], np.ndarray] = {}
-    notes: dict[tuple[tuple[str, ...], str, str], set[str]] = {}
-    for task, (probabilities, chosen) in zip(tasks, fitted, strict=True):
-        key = (task.sources, task.head, task.level)
-        design = columns.design(task.sources, task.level, task.fold)
-        pooled.setdefault(key, np.zeros((len(cache.clips), len(cache.classes))))[design.test] = probabilities
-        said = notes.setdefault(key, set())
-        if head_spec(task.head).fits and not design.honest:
-            said.add(IN_SAMPLE)
-        elif not chosen:
-            said.add(FEW_GROUPS)
-    return [Result(*key, probabilities, tuple(sorted(notes[key]))) for key, probabilities in pooled.items()]
+def accuracies(run: Run) -> list[float]:
+    """Out-of-fold accuracy of every result of a run."""
+    truth = np.array([run.classes.index(label) for label in run.labels])
+    return [float(np.mean(np.argmax(result.probabilities, axis=1) == truth)) for result in run.results]
 
 
-def _run_notes(cache: FeatureCache, sources: Sequence[str]) -> tuple[str, ...]:
-    notes = []
-    tuned = [source for source in sources if cache.recipe(source).tuning is not None]
-    if tuned:
-        notes.append(
-            f"no pair holdouts: heads that read tuned values of {', '.join(tuned)} train on in-sample rows, so they keep "
-            "default settings and are marked uncalibrated"
-        )
-    untrained = [source for source in sources if not cache.recipe(source).pretrained]
-    if untrained:
-        notes.append(f"no pretrained weights: {', '.join(untrained)} started from random values")
-    few = min(
-        sum(unit.label == label and cache.plan.assignment[unit.key] != fold for unit in cache.units)
-        for label in cache.classes
-        for fold in range(cache.plan.folds)
-    )
-    if few < 3:
-        notes.append(f"a class has {few} group(s) on a training side, fewer than 3: fixed epochs and default settings")
-        log.warning("%s", notes[-1])
-    return tuple(notes)
+def _parallel(calls: Iterable[Any], *, total: int, jobs: int, what: str) -> Iterator[Any]:
+    """Results of `calls` in their order, from worker processes of one thread each, under a bar."""
+    if not total:
+        return
+    from joblib import Parallel, delayed, parallel_config
+    from joblib.externals.loky import get_reusable_executor
+
+    def ready() -> Iterator[Any]:
+        for function, arguments, *options in calls:
+            yield delayed(function)(*arguments, **(options[0] if options else {}))
+
+    jobs = min(jobs, total)
+    try:
+        with parallel_config("loky", n_jobs=jobs, inner_max_num_threads=1):
+            yield from _track(Parallel(return_as="generator", pre_dispatch="4*n_jobs")(ready()), total=total, what=what)
+    except KeyboardInterrupt:
+        if jobs > 1:
+            get_reusable_executor().shutdown(wait=False, kill_workers=True)
+        raise
 
 
-def _track(items: Iterator[Any], total: int) -> Iterator[Any]:
-    if not sys.stderr.isatty() or not total:
+def _track(items: Iterable[Any], *, total: int, what: str) -> Iterator[Any]:
+    """Yield `items` under a bar on stderr; without a terminal, one log line at the end."""
+    if not sys.stderr.isatty():
         yield from items
+        log.info("%s: %d done", what, total)
         return
     from rich.console import Console
     from rich.progress import track
 
-    yield from track(items, total=total, description="Fitting heads", console=Console(stderr=True))
+    yield from track(items, total=total, description=what, console=Console(stderr=True))
+
+
+def _pool(cache: FeatureCache, features: FoldFeatures, found: Mapping[Task, NDArray[np.float64]]) -> tuple[Result, ...]:
+    """Results from their folds' rows."""
+    folds = np.array([cache.plan.assignment[status.digest] for status in cache.clips])
+    pooled: dict[tuple[Combination, str, Level], NDArray[np.float64]] = {}
+    for task, chances in found.items():
+        key = (task.sources, task.head, task.level)
+        table = pooled.setdefault(key, np.full((len(folds), len(cache.classes)), np.nan))
+        table[folds == task.fold] = chances
+    return tuple(Result(*key, table, _result_notes(cache, features, *key)) for key, table in pooled.items())

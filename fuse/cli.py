@@ -5,38 +5,41 @@ from pathlib import Path
 
 import click
 
-COMBINE_HELP = "seed, all, or names such as c3d+i3d; repeat for several.  [default: all]"
-HEAD_HELP = "softmax, logistic, lightgbm or mean; repeat for several.  [default: every head]"
-
 
 @click.command("fuse")
 @click.option("--cache", "cache_path", required=True, type=click.Path(path_type=Path), help="Cache folder.")
-@click.option("--run", help="Name of the run.  [default: run-1, run-2, ...]")
-@click.option("--combine", multiple=True, help=COMBINE_HELP)
-@click.option("--head", "heads", multiple=True, help=HEAD_HELP)
-@click.option("--level", "levels", multiple=True, help="logits or embedding; repeat for several.  [default: both]")
-@click.option("--jobs", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default="cores", help="Processes.")
+@click.option("--run", "run_name", help="Name of the run.  [default: the next run-N]")
+@click.option(
+    "--combine", multiple=True, help="seed, all (every two or more sources), or c3d+i3d; repeat for several.  [default: all]"
+)
+@click.option("--head", "heads", multiple=True, help="Fusion head; repeat for several.  [default: all heads]")
+@click.option("--level", "levels", multiple=True, help="logits or embedding; repeat for both.  [default: both]")
+@click.option("--jobs", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default="cores", help="Workers.")
 def fuse_command(
     cache_path: Path,
-    run: str | None,
+    run_name: str | None,
     combine: tuple[str, ...],
     heads: tuple[str, ...],
     levels: tuple[str, ...],
     jobs: int,
 ) -> None:
-    """Train fusion heads on the cached features, fold by fold, and keep their out-of-fold probabilities.
+    """Train fusion heads on the cached features of several sources, fold by fold.
 
-    Example: moodfuse fuse --cache work --combine seed --head softmax --head mean
+    Every result is out of fold: a clip is predicted by networks and heads that saw no clip of its fold. Each network's
+    own prediction stands beside them, as head "network".
+
+    Example: moodfuse fuse --cache work --combine seed --head softmax
     """
     from cache.runs import write_run
     from cache.store import FeatureCache
-    from fuse.ablation import AblationSettings, run_ablation
+    from fuse.ablation import AblationSettings, accuracies, run_ablation
 
+    chosen = {"combine": combine, "heads": heads, "levels": levels}
+    settings = AblationSettings(run=run_name, jobs=jobs, **{name: value for name, value in chosen.items() if value})
     cache = FeatureCache(cache_path)
-    settings = AblationSettings(run=run, combine=combine, heads=heads, levels=levels, jobs=jobs)
-    done = run_ablation(cache, settings)
-    write_run(cache, done)
-    click.echo(f"run {done.name}: {len(done.results)} results over {len(done.ids)} clips and {done.fold_count} folds")
-    for note in done.notes:
-        click.echo(f"note: {note}")
-    click.echo(f"next: moodfuse evaluate --cache {cache_path} --run {done.name}")
+    run = run_ablation(cache, settings)
+    write_run(cache, run)
+    width = max(len(result.name) for result in run.results)
+    for result, accuracy in zip(run.results, accuracies(run), strict=True):
+        click.echo(f"{result.name:<{width}}  {accuracy:.3f}" + (f"  ({'; '.join(result.notes)})" if result.notes else ""))
+    click.echo(f"out-of-fold accuracy of {len(run.ids)} clips; next: moodfuse evaluate --cache {cache_path} --run {run.name}")
