@@ -139,8 +139,16 @@ class SourceWorker:
     def head_data(
         self, roles: Sequence[tuple[str, str, str]], classes: tuple[str, ...], activations: dict[str, np.ndarray]
     ) -> TuningData:
-        """What tuning the head sees: cached activations."""
-        tensors = {digest: torch.from_numpy(np.array(row)) for digest, row in activations.items()}
+        """What tuning the head sees: cached activations, standardised over the clips that it tunes on.
+
+        `fold_standardisation` takes the head back to raw activations afterwards.
+        """
+        tuned_on = np.stack([activations[digest] for digest, _, role in roles if role == "tune"])
+        mean, scale = tuned_on.mean(axis=0), tuned_on.std(axis=0)
+        scale = np.maximum(scale, np.median(scale))  # a column that hardly varies here must not blow up elsewhere
+        scale = np.where(scale > 1e-6, scale, np.inf).astype(np.float32)
+        self._standardisation = torch.from_numpy(mean), torch.from_numpy(scale)
+        tensors = {digest: torch.from_numpy((row - mean) / scale) for digest, row in activations.items()}
         whole: Callable[[str], Tensor] = tensors.__getitem__
         return TuningData(
             tuple(roles),
@@ -150,3 +158,11 @@ class SourceWorker:
             score=lambda batch: self.network.classifier(self.network.embed(batch)),
             parameters=list(self.network.head_parameters()),
         )
+
+    @torch.no_grad()
+    def fold_standardisation(self) -> None:
+        """Fold the standardisation of `head_data` into the head's first linear layer, which leaves its output as it is."""
+        first = next(module for module in self.head.modules() if isinstance(module, nn.Linear))
+        mean, scale = (value.to(first.weight.device) for value in self._standardisation)
+        first.weight /= scale
+        first.bias -= first.weight @ mean

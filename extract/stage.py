@@ -241,6 +241,8 @@ def _tune_one(
     else:
         data, checkpoint = worker.full_data(roles, cache.classes), path.with_suffix(".checkpoint")
     epoch = tune(worker.tuned, data, worker.recipe, checkpoint=checkpoint)
+    if worker.recipe.depth == "head":
+        worker.fold_standardisation()
     early = any(role == "stop" for _, _, role in roles)
     if not early:
         log.warning("%s: a class has fewer than 3 groups; tuned for the recipe's fixed %d epochs", worker.recipe.source, epoch)

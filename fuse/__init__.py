@@ -1,4 +1,4 @@
-"""Stage two: design matrices behind a leak guard, fusion heads, ablations. Names resolve lazily; importing fits nothing."""
+"""Stage two: design matrices behind a leak guard, fusion heads, ablations. Names resolve lazily."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -6,8 +6,8 @@ from it (protocol ``no-crossfit``). A tuned network saw the training rows, and w
 """
 
 import logging
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 from os import cpu_count
@@ -24,6 +24,7 @@ from cache.store import FeatureCache
 from fuse.design import LEVELS, DesignMatrix, Features, Level, assemble, check_level
 from fuse.heads import HEADS, head_spec, make_head
 from fuse.logits import can_cross_fit, fit_logits, holdouts_to_fit, logits_for_fold
+from fuse.workers import Call, run_parallel
 
 log = logging.getLogger(__name__)
 Combination = tuple[str, ...]
@@ -114,10 +115,14 @@ def parse_combinations(values: Sequence[str], sources: Sequence[str]) -> tuple[C
 
 @dataclass(frozen=True)
 class FoldFeatures:
-    """What every source gives to each outer fold: (source, fold) to its block, at both levels."""
+    """What every source gives to each outer fold: (source, fold) to its block, at both levels.
+
+    `derived` names the sources whose logits were fitted here.
+    """
 
     embedding: Mapping[tuple[str, int], Block]
     logits: Mapping[tuple[str, int], Features]
+    derived: tuple[str, ...]
 
     def design(self, cache: FeatureCache, sources: Combination, level: Level, fold: int) -> DesignMatrix:
         """The guarded design matrix of a combination."""
@@ -167,8 +172,15 @@ def run_ablation(cache: FeatureCache, settings: AblationSettings) -> Run:
     keys = [Task((source,), NETWORK, "logits", fold) for source in sources for fold in range(cache.plan.folds)]
     keys += [Task(*row, fold) for row in rows for fold in range(cache.plan.folds)]
     log.info("%d combinations, %d results, %d fits", len(chosen), len(sources) + len(rows), len(keys))
-    calls = ((predict_fold, (features.design(cache, t.sources, t.level, t.fold), t.head, cache.plan.seed)) for t in keys)
-    found = dict(zip(keys, _parallel(calls, total=len(keys), jobs=settings.jobs, what="fitting heads"), strict=True))
+    honest: dict[Task, bool] = {}
+
+    def calls() -> Iterator[Call]:
+        for task in keys:
+            design = features.design(cache, task.sources, task.level, task.fold)
+            honest[task] = design.honest
+            yield predict_fold, (design, task.head, cache.plan.seed), {}
+
+    found = dict(zip(keys, run_parallel(calls(), total=len(keys), jobs=settings.jobs, what="fitting heads"), strict=True))
     return Run(
         name=name,
         protocol=PROTOCOL,
@@ -180,8 +192,8 @@ def run_ablation(cache: FeatureCache, settings: AblationSettings) -> Run:
         fold_count=cache.plan.folds,
         seed=cache.plan.seed,
         recipes=tuple((source, cache.recipe(source).digest16) for source in sources),
-        results=_pool(cache, features, found),
-        notes=_run_notes(cache, features, sources),
+        results=_pool(cache, features, found, honest),
+        notes=_run_notes(cache, features),
     )
 
 
@@ -202,16 +214,16 @@ def load_features(cache: FeatureCache, sources: Sequence[str], *, jobs: int) -> 
     for (source, _), block in embedding.items():
         if block.logits is None:
             wanted.update({(source, holdout): block for holdout in holdouts_to_fit(block, cache.plan, cache.clips)})
-    calls = (
+    calls: Iterator[Call] = (
         (fit_logits, (block, holdout, cache.plan, cache.clips), {"random_state": cache.plan.seed})
         for (_, holdout), block in wanted.items()
     )
-    fitted = dict(zip(wanted, _parallel(calls, total=len(wanted), jobs=jobs, what="fitting logits"), strict=True))
+    fitted = dict(zip(wanted, run_parallel(calls, total=len(wanted), jobs=jobs, what="fitting logits"), strict=True))
     for source, fold in embedding:
         if (source, fold) not in logits:
             fits = {holdout: block for (owner, holdout), block in fitted.items() if owner == source}
             logits[source, fold] = logits_for_fold(fits, cache.plan, cache.clips, test_fold=fold)
-    return FoldFeatures(embedding, logits)
+    return FoldFeatures(embedding, logits, derived=tuple(dict.fromkeys(source for source, _ in wanted)))
 
 
 def fit_head(design: DesignMatrix, head: str, random_state: int) -> Any:
@@ -244,45 +256,41 @@ def accuracies(run: Run) -> list[float]:
     return [float(np.mean(np.argmax(result.probabilities, axis=1) == truth)) for result in run.results]
 
 
-def _parallel(calls: Iterable[Any], *, total: int, jobs: int, what: str) -> Iterator[Any]:
-    """Results of `calls` in their order, from worker processes of one thread each, under a bar."""
-    if not total:
-        return
-    from joblib import Parallel, delayed, parallel_config
-    from joblib.externals.loky import get_reusable_executor
-
-    def ready() -> Iterator[Any]:
-        for function, arguments, *options in calls:
-            yield delayed(function)(*arguments, **(options[0] if options else {}))
-
-    jobs = min(jobs, total)
-    try:
-        with parallel_config("loky", n_jobs=jobs, inner_max_num_threads=1):
-            yield from _track(Parallel(return_as="generator", pre_dispatch="4*n_jobs")(ready()), total=total, what=what)
-    except KeyboardInterrupt:
-        if jobs > 1:
-            get_reusable_executor().shutdown(wait=False, kill_workers=True)
-        raise
-
-
-def _track(items: Iterable[Any], *, total: int, what: str) -> Iterator[Any]:
-    """Yield `items` under a bar on stderr; without a terminal, one log line at the end."""
-    if not sys.stderr.isatty():
-        yield from items
-        log.info("%s: %d done", what, total)
-        return
-    from rich.console import Console
-    from rich.progress import track
-
-    yield from track(items, total=total, description=what, console=Console(stderr=True))
-
-
-def _pool(cache: FeatureCache, features: FoldFeatures, found: Mapping[Task, NDArray[np.float64]]) -> tuple[Result, ...]:
-    """Results from their folds' rows."""
+def _pool(
+    cache: FeatureCache, features: FoldFeatures, found: Mapping[Task, NDArray[np.float64]], honest: Mapping[Task, bool]
+) -> tuple[Result, ...]:
+    """Results from their folds' rows, with what a reader must know."""
     folds = np.array([cache.plan.assignment[status.digest] for status in cache.clips])
+    few = has_few_groups(cache)
     pooled: dict[tuple[Combination, str, Level], NDArray[np.float64]] = {}
+    notes: dict[tuple[Combination, str, Level], dict[str, None]] = {}
     for task, chances in found.items():
         key = (task.sources, task.head, task.level)
         table = pooled.setdefault(key, np.full((len(folds), len(cache.classes)), np.nan))
         table[folds == task.fold] = chances
-    return tuple(Result(*key, table, _result_notes(cache, features, *key)) for key, table in pooled.items())
+        said = notes.setdefault(key, {})
+        spec = HEADS.get(task.head)
+        derived = task.level == "logits" and not set(task.sources).isdisjoint(features.derived)
+        if spec is not None and spec.fits and not honest[task]:
+            said[UNCALIBRATED] = None
+        elif few and (derived or (spec is not None and spec.tunes)):
+            said[FEW_GROUPS] = None
+    return tuple(Result(*key, table, tuple(notes[key])) for key, table in pooled.items())
+
+
+def has_few_groups(cache: FeatureCache) -> bool:
+    """Whether some class has fewer than 3 groups on the training side of some fold, so that nothing can be chosen."""
+    for fold in range(cache.plan.folds):
+        kept = Counter(unit.label for unit in cache.units if cache.plan.assignment[unit.key] != fold)
+        if min(kept[label] for label in cache.classes) < MIN_INNER_GROUPS:
+            return True
+    return False
+
+
+def _run_notes(cache: FeatureCache, features: FoldFeatures) -> tuple[str, ...]:
+    if not features.derived:
+        return ()
+    how = "cross-fitted" if can_cross_fit(cache.plan, cache.clips) else "in sample, for too few folds hold every class"
+    notes = (f"logits of {', '.join(features.derived)}: logistic regression on the embedding, {how}",)
+    log.info("%s", notes[0])
+    return notes

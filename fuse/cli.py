@@ -10,7 +10,7 @@ import click
 @click.option("--cache", "cache_path", required=True, type=click.Path(path_type=Path), help="Cache folder.")
 @click.option("--run", "run_name", help="Name of the run.  [default: the next run-N]")
 @click.option(
-    "--combine", multiple=True, help="seed, all (every two or more sources), or c3d+i3d; repeat for several.  [default: all]"
+    "--combine", multiple=True, help="seed, all (every two or more), or c3d+i3d; repeat for several.  [default: all]"
 )
 @click.option("--head", "heads", multiple=True, help="Fusion head; repeat for several.  [default: all heads]")
 @click.option("--level", "levels", multiple=True, help="logits or embedding; repeat for both.  [default: both]")
@@ -41,5 +41,7 @@ def fuse_command(
     write_run(cache, run)
     width = max(len(result.name) for result in run.results)
     for result, accuracy in zip(run.results, accuracies(run), strict=True):
-        click.echo(f"{result.name:<{width}}  {accuracy:.3f}" + (f"  ({'; '.join(result.notes)})" if result.notes else ""))
-    click.echo(f"out-of-fold accuracy of {len(run.ids)} clips; next: moodfuse evaluate --cache {cache_path} --run {run.name}")
+        remark = f"  ({'; '.join(result.notes)})" if result.notes else ""
+        click.echo(f"{result.name:<{width}}  {accuracy:.3f}{remark}")
+    click.echo(f"out-of-fold accuracy of {len(run.ids)} clips")
+    click.echo(f"next: moodfuse evaluate --cache {cache_path} --run {run.name}")

@@ -53,8 +53,7 @@ class CrossFitted:
     def logits(self) -> NDArray[np.float32]:
         """Logits [N, C], each row from its own networks."""
         stacked = np.stack([_values(block, "logits") for block in self.blocks])
-        chosen = [stacked[list(blocks), row].mean(axis=0) for row, blocks in enumerate(self.rows)]
-        return np.stack(chosen)
+        return np.stack([stacked[list(blocks), row].mean(axis=0) for row, blocks in enumerate(self.rows)])
 
 
 Features = Block | CrossFitted
@@ -190,7 +189,7 @@ def assemble(
             _check_rows(block, rows)
             _check_leak(block, rows)
     parts = [_values(features, level) for features in blocks]
-    edges = np.cumsum([0, *(part.shape[1] for part in parts)])
+    edges = np.cumsum([0, *(part.shape[1] for part in parts)]).tolist()
     classes = tuple(sorted({status.clip.label for status in clips}))
     index = {label: number for number, label in enumerate(classes)}
     test = rows.test
@@ -204,9 +203,7 @@ def assemble(
         test=test,
         test_fold=test_fold,
         classes=classes,
-        columns=tuple(
-            (features.source, slice(int(edges[place]), int(edges[place + 1]))) for place, features in enumerate(blocks)
-        ),
+        columns=tuple((item.source, slice(*edges[place : place + 2])) for place, item in enumerate(blocks)),
         level=level,
         honest=all(_is_honest(features, rows, level) for features in blocks),
     )

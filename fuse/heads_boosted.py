@@ -70,9 +70,9 @@ class LightGBMHead(ClassifierMixin, BaseEstimator):
         ValueError
             If the data are not finite, or hold one class only.
         """
-        X, y = validate_data(self, X, y, dtype=np.float64)
-        check_classification_targets(y)
-        self.classes_, index = np.unique(y, return_inverse=True)
+        x, labels = validate_data(self, X, y, dtype=np.float64)
+        check_classification_targets(labels)
+        self.classes_, index = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError("LightGBMHead needs rows of at least 2 classes; got one class")
         self.model_ = LGBMClassifier(
@@ -80,7 +80,7 @@ class LightGBMHead(ClassifierMixin, BaseEstimator):
             learning_rate=self.learning_rate,
             num_leaves=self.leaves,
             min_child_samples=self.min_rows,
-            colsample_bytree=min(1.0, self.columns / X.shape[1]),
+            colsample_bytree=min(1.0, self.columns / x.shape[1]),
             max_bin=self.bins,
             min_data_in_bin=1,
             reg_lambda=self.l2,
@@ -90,7 +90,7 @@ class LightGBMHead(ClassifierMixin, BaseEstimator):
             deterministic=True,
             force_row_wise=True,
             verbosity=-1,
-        ).fit(X, index)
+        ).fit(x, index)
         return self
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:

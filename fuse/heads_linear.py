@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
+from threadpoolctl import threadpool_limits
 
 from cache.errors import InputError
 from cache.folds import Unit, inner_folds
@@ -21,11 +22,11 @@ from cache.folds import Unit, inner_folds
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-DEFAULT_C = 1.0
+DEFAULT_C = 10.0
 """Inverse strength of the L2 penalty where none can be chosen."""
-GRID = (0.01, 0.1, 1.0, 10.0, 100.0)
+GRID = (1.0, 10.0, 100.0, 1000.0)
 """Values of C that are tried; of equals the smallest wins."""
-INNER_FOLDS = 5
+INNER_FOLDS = 3
 _MAX_ITERATIONS = 2000
 _TINY = 1e-300
 
@@ -72,16 +73,17 @@ class _LinearHead(ClassifierMixin, BaseEstimator):
         ValueError
             If the data are not finite, hold one class only, or a group carries two labels.
         """
-        X, y = validate_data(self, X, y, dtype=np.float64)
-        check_classification_targets(y)
-        self.classes_, index = np.unique(y, return_inverse=True)
+        x, labels = validate_data(self, X, y, dtype=np.float64)
+        check_classification_targets(labels)
+        self.classes_, index = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"{type(self).__name__} needs rows of at least 2 classes; got one class")
         folds = inner_split(index, groups, seed=self.random_state) if self.tune else None
         self.tuned_ = folds is not None
-        self.C_ = self.C if folds is None else self._choose(X, index, folds)
-        self.mean_, self.scale_ = _scaling(X)
-        self.coef_, self.intercept_ = self._solve(*_in_span((X - self.mean_) / self.scale_), index, (self.C_,))[0]
+        self.mean_, self.scale_ = _scaling(x)
+        with threadpool_limits(1):  # matrices this small lose more to waking threads than they gain
+            self.C_ = self.C if folds is None else self._choose(x, index, folds)
+            self.coef_, self.intercept_ = self._solve(*_in_span((x - self.mean_) / self.scale_), index, (self.C_,))[0]
         return self
 
     def _choose(self, x: Floats, y: Ints, folds: Ints) -> float:
@@ -147,13 +149,14 @@ class SoftmaxHead(_LinearHead):
 
 
 class LogisticHead(_LinearHead):
-    """One logistic regression a class against the rest, normalised to sum to 1. Parameters as stated in `_LinearHead`."""
+    """One logistic regression a class against the rest, normalised. Parameters as stated in `_LinearHead`."""
 
     def _solve(
         self, x: Floats, basis: Floats | None, y: Ints, penalties: "tuple[float, ...] | list[float]"
     ) -> list[tuple[Floats, Floats]]:
         one = len(self.classes_) == 2
-        paths = [_path(x, (y == number).astype(np.int64), penalties) for number in ([1] if one else range(len(self.classes_)))]
+        numbers = [1] if one else range(len(self.classes_))
+        paths = [_path(x, (y == number).astype(np.int64), penalties) for number in numbers]
         found = []
         for fits in zip(*paths, strict=True):
             weights = np.concatenate([item[0] for item in fits])

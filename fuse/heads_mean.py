@@ -35,11 +35,11 @@ class MeanHead(ClassifierMixin, BaseEstimator):
         ValueError
             If the columns are no multiple of the given classes.
         """
-        X, y = validate_data(self, X, y, dtype=np.float64)
-        check_classification_targets(y)
-        self.classes_ = np.unique(y) if self.classes is None else np.asarray(self.classes)
-        if self.classes is not None and X.shape[1] % len(self.classes_):
-            raise ValueError(f"{X.shape[1]} columns are no whole number of sources with {len(self.classes_)} classes each")
+        x, labels = validate_data(self, X, y, dtype=np.float64)
+        check_classification_targets(labels)
+        self.classes_ = np.unique(labels) if self.classes is None else np.asarray(self.classes)
+        if self.classes is not None and x.shape[1] % len(self.classes_):
+            raise ValueError(f"{x.shape[1]} columns are no whole number of sources with {len(self.classes_)} classes")
         return self
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:

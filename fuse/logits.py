@@ -27,7 +27,7 @@ def can_cross_fit(plan: Plan, clips: Sequence[ClipStatus]) -> bool:
 
 
 def holdouts_to_fit(block: Block, plan: Plan, clips: Sequence[ClipStatus]) -> tuple[Holdout, ...]:
-    """Holdouts whose fits the logits of a block's source need: every `{k}` it covers and, if it saw no label, every pair."""
+    """Holdouts whose fits the logits of a block's source need: every `{k}`, and every pair if it saw no label."""
     singles = [Holdout.of({fold}) for fold in range(plan.folds) if block.holdout.covers(fold)]
     if block.holdout.folds is not None or not can_cross_fit(plan, clips):
         return tuple(singles)
@@ -58,16 +58,20 @@ def fit_logits(block: Block, holdout: Holdout, plan: Plan, clips: Sequence[ClipS
     LeakError
         If the embedding's network saw a clip of the holdout.
     """
+    from threadpoolctl import threadpool_limits
+
     from fuse.heads import make_head
 
     folds = sorted(holdout.folds or ())
     if not folds:
         raise LeakError(f"{block.source}: a fit of holdout {holdout} leaves out no fold, so it can test none")
-    design = [assemble(plan, clips, [block], test_fold=fold, level="embedding") for fold in folds][0]
+    guarded = [assemble(plan, clips, [block], test_fold=fold, level="embedding") for fold in folds]
+    design = guarded[0]
     kept = np.array([plan.assignment[status.digest] not in folds for status in clips])
-    head = make_head("softmax", random_state=random_state, tune=design.honest)
-    head.fit(design.x[kept], design.y[kept], groups=np.array(design.groups)[kept])
-    scores = head.decision_scores(design.x)
+    with threadpool_limits(1):
+        head = make_head("softmax", random_state=random_state, tune=design.honest)
+        head.fit(design.x[kept], design.y[kept], groups=np.array(design.groups)[kept])
+        scores = head.decision_scores(design.x)
     logits = (scores - scores.mean(axis=1, keepdims=True)).astype(np.float32)
     seen = block.seen | {digest for digest, inside in zip(block.digests, kept, strict=True) if inside}
     return replace(block, holdout=holdout, logits=logits, seen=seen)

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.errors import InputError
 from cache.folds import GROUP_RULE, deal, units_of
-from cache.records import Clip, ClipStatus, Holdout, Plan
+from cache.records import Clip, ClipStatus, Plan
 from cache.recipe import Recipe, Tuning
 from cache.store import FeatureCache, record_name
 
@@ -136,5 +135,3 @@ def build_corpus() -> type[Corpus]:
     """The settings of a synthetic corpus."""
     return Corpus
 
-
-__all__ = ["Corpus", "Holdout", "InputError"]

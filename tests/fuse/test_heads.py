@@ -1,17 +1,106 @@
 """Every head is a scikit-learn classifier, finds what is there, and is deterministic."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from cache.errors import UnknownNameError
+from cache.errors import InputError, UnknownNameError
 from fuse import make_head
 from fuse.heads import HEADS, head_spec
-
-FITTED = [name for name, spec in HEADS.items() if spec.fits]
+from fuse.heads_linear import inner_split
 
 
 @parametrize_with_checks([make_head(name) for name in HEADS])
-def test_head_passes_scikit_learn_checks(estimator, check) -> None:
+def test_head_passes_scikit_learn_checks(estimator: Any, check: Callable[[Any], None]) -> None:
     """scikit-learn's own checks pass, every one of them."""
     check(estimator)
+
+
+def blobs(*, rows: int = 48, columns: int = 24, classes: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Well separated classes; 24 columns are also 8 sources of 3 logits for `mean`."""
+    rng = np.random.default_rng(seed)
+    y = np.arange(rows) % classes
+    return np.tile(np.eye(classes) * 4, columns // classes)[y] + rng.normal(size=(rows, columns)), y
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_head_finds_separated_classes(name: str) -> None:
+    """Fresh rows of well separated classes are told apart, and each row of probabilities sums to 1."""
+    x, y = blobs()
+    fresh, truth = blobs(seed=1)
+    chances = make_head(name).fit(x, y).predict_proba(fresh)
+    assert np.mean(chances.argmax(axis=1) == truth) > 0.9
+    np.testing.assert_allclose(chances.sum(axis=1), 1.0)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_head_is_deterministic_and_keeps_label_names(name: str) -> None:
+    """Two fits give the same bits, and classes are the sorted labels."""
+    x, y = blobs()
+    names = np.array(["sad", "fear", "calm"])[y]
+    first, second = (make_head(name, random_state=3).fit(x, names).predict_proba(x) for _ in range(2))
+    assert np.array_equal(first, second)
+    assert list(make_head(name).fit(x, names).classes_) == ["calm", "fear", "sad"]
+
+
+@pytest.mark.parametrize("name", ["softmax", "logistic"])
+def test_default_c_where_a_class_has_two_groups(name: str) -> None:
+    """With fewer than 3 groups in a class, or without tuning, C stays at its default; with 3 it is chosen."""
+    x, y = blobs(rows=18)
+    few = make_head(name).fit(x, y, groups=np.arange(18) // 9 * 3 + y)
+    assert not few.tuned_ and few.C_ == few.C
+    assert not make_head(name, tune=False).fit(x, y).tuned_
+    chosen = make_head(name).fit(x, y, groups=np.arange(18) // 6 * 3 + y)
+    assert chosen.tuned_ and chosen.C_ in chosen.grid
+
+
+def test_inner_folds_keep_groups_together() -> None:
+    """No group lies in two inner folds, and every inner training side holds every class."""
+    y = np.repeat(np.arange(12) % 3, 2)
+    groups = np.repeat(np.arange(12), 2)
+    folds = inner_split(y, groups, seed=0)
+    assert folds is not None
+    assert all(len(set(folds[groups == group])) == 1 for group in groups)
+    assert all(set(y[folds != fold]) == {0, 1, 2} for fold in folds)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_wide_fit_equals_the_plain_one(classes: int) -> None:
+    """Fitting in the rows' span gives the coefficients of scikit-learn's own fit on all columns."""
+    x, y = blobs(rows=12, columns=30, classes=classes)
+    head = make_head("softmax", tune=False, C=1.0).fit(x, y)
+    plain = LogisticRegression(C=1.0, class_weight="balanced", tol=1e-8).fit((x - head.mean_) / head.scale_, y)
+    fresh, _ = blobs(rows=12, columns=30, classes=classes, seed=1)
+    expected = plain.predict_proba((fresh - head.mean_) / head.scale_)
+    np.testing.assert_allclose(head.predict_proba(fresh), expected, atol=1e-4)
+
+
+def test_rows_of_a_group_must_share_a_label() -> None:
+    """A group with two labels is refused by name."""
+    x, y = blobs(rows=12)
+    with pytest.raises(InputError, match="group 'song' carries two labels"):
+        make_head("softmax").fit(x, y, groups=["song"] * 12)
+
+
+def test_mean_is_the_average_of_the_softmaxes() -> None:
+    """`mean` averages the probabilities of each source's logits."""
+    logits = np.log([[0.5, 0.25, 0.25, 0.1, 0.8, 0.1]])
+    head = make_head("mean", classes=("a", "b", "c")).fit(np.repeat(logits, 2, axis=0), ["a", "b"])
+    np.testing.assert_allclose(head.predict_proba(logits), [[0.3, 0.525, 0.175]])
+    with pytest.raises(ValueError, match="5 columns are no whole number of sources"):
+        make_head("mean", classes=("a", "b", "c")).fit(np.zeros((2, 5)), ["a", "b"])
+
+
+def test_unknown_head_lists_the_known() -> None:
+    """An unknown head is refused with the known names."""
+    with pytest.raises(UnknownNameError, match="unknown head 'svm'; known: lightgbm, logistic, mean, softmax"):
+        make_head("svm")
+
+
+def test_table_names_agree() -> None:
+    """Each entry of the table stands under its own name."""
+    assert all(head_spec(name).name == name for name in HEADS)

@@ -1,0 +1,187 @@
+"""The leak guard: every planted leak is refused, and what is honest is told from what is not."""
+
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cache.errors import InputError, LeakError, MissingBlockError, UnknownNameError
+from cache.records import Block, Holdout
+from cache.store import FeatureCache
+from fuse.design import HIDDEN, CrossFitted, DesignMatrix, Features, assemble
+from fuse.logits import can_cross_fit, fit_logits, holdouts_to_fit, logits_for_fold
+
+FOLDS = range(4)
+LEVELS = ("logits", "embedding")
+
+
+def build_design(cache: FeatureCache, *blocks: Features, fold: int, level: str = "embedding") -> DesignMatrix:
+    """Assemble under the cache's plan."""
+    return assemble(cache.plan, cache.clips, blocks, test_fold=fold, level=level)  # type: ignore[arg-type]
+
+
+def in_fold(cache: FeatureCache, fold: int) -> list[str]:
+    """Digests of a fold's clips."""
+    return [status.digest for status in cache.clips if cache.plan.assignment[status.digest] == fold]
+
+
+def as_frozen(block: Block, **changes: object) -> Block:
+    """A block that claims to have seen no label."""
+    return replace(block, holdout=Holdout.frozen(), **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("fold", "level"), list(product(FOLDS, LEVELS)))
+def test_rows_columns_and_labels(cache: FeatureCache, fold: int, level: str) -> None:
+    """Rows are the plan's clips in order, columns the sources in order, and test labels are hidden."""
+    block = cache.block("c3d", {fold})
+    other = replace(block, source="other")
+    design = build_design(cache, block, other, fold=fold, level=level)
+    values = block.logits if level == "logits" else block.embedding
+    assert values is not None
+    assert design.digests == tuple(status.digest for status in cache.clips)
+    assert [name for name, _ in design.columns] == ["c3d", "other"]
+    assert all(np.array_equal(design.x[:, columns], values) for _, columns in design.columns)
+    assert design.test.tolist() == [cache.plan.assignment[digest] == fold for digest in design.digests]
+    assert set(design.y[design.test]) == {HIDDEN} and design.classes == cache.classes
+    labels = [cache.classes[number] for number in design.y_train]
+    assert labels == [s.clip.label for s in cache.clips if cache.plan.assignment[s.digest] != fold]
+    assert len(design.x_test) + len(design.x_train) == len(design.groups_train) + design.test.sum() == len(cache.clips)
+
+
+@pytest.mark.parametrize(("held", "tested", "level"), [(h, t, v) for h, t, v in product(FOLDS, FOLDS, LEVELS) if h != t])
+def test_block_of_another_fold_is_refused(cache: FeatureCache, held: int, tested: int, level: str) -> None:
+    """A network that held out one fold cannot be tested on another; the message names source, holdout and fold."""
+    with pytest.raises(LeakError, match=rf"c3d: the block of holdout \{{{held}\}} cannot .* fold {tested}: .*\.mp4"):
+        build_design(cache, cache.block("c3d", {held}), fold=tested, level=level)
+
+
+@pytest.mark.parametrize(("tested", "level"), list(product(FOLDS, LEVELS)))
+def test_block_that_saw_all_is_refused(cache: FeatureCache, tested: int, level: str) -> None:
+    """The empty holdout can be tested on nothing."""
+    block = replace(cache.block("c3d", {0}), holdout=Holdout.of("{}"))
+    with pytest.raises(LeakError, match=r"holdout \{\}"):
+        build_design(cache, block, fold=tested, level=level)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_false_holdout_is_refused_by_content(cache: FeatureCache, data: st.DataObject) -> None:
+    """A block that saw a test clip is refused whatever it declares, alone or among honest ones, at both levels."""
+    fold = data.draw(st.sampled_from(FOLDS))
+    clip = data.draw(st.sampled_from(in_fold(cache, fold)))
+    block = cache.block("c3d", {fold})
+    claim = data.draw(st.sampled_from(["*", str(fold), "{0,1,2,3}"]))
+    leak = replace(block, source="leak", holdout=Holdout.of(claim), seen=block.seen | {clip}, embedding_tuned=data.draw(st.booleans()))
+    blocks = [leak, block] if data.draw(st.booleans()) else [block, leak]
+    with pytest.raises(LeakError, match="leak: .* saw "):
+        build_design(cache, *blocks, fold=fold, level=data.draw(st.sampled_from(LEVELS)))
+
+
+@pytest.mark.parametrize("fold", FOLDS)
+def test_clip_of_a_test_clips_group_is_refused(cache: FeatureCache, fold: int) -> None:
+    """A network that saw a clip of a test clip's group is refused, as is a plan that parts the group."""
+    block = cache.block("c3d", {fold})
+    tested = next(status for status in cache.clips if status.digest == in_fold(cache, fold)[0])
+    sister = next(status for status in cache.clips if status.digest in block.seen)
+    clips = tuple(replace(status, group=tested.group) if status is sister else status for status in cache.clips)
+    with pytest.raises(LeakError, match=r"are of one group, .*--replan"):
+        assemble(cache.plan, clips, [block], test_fold=fold, level="embedding")
+    assignment = {**cache.plan.assignment, sister.digest: fold}
+    with pytest.raises(LeakError, match=f"c3d: .* saw {sister.clip.id}"):
+        assemble(replace(cache.plan, assignment=assignment), clips, [block], test_fold=fold, level="embedding")
+
+
+def test_clip_that_the_plan_does_not_know_is_refused(cache: FeatureCache) -> None:
+    """What cannot be checked is not let through."""
+    block = cache.block("c3d", {1})
+    with pytest.raises(LeakError, match="saw clip ffff.* does not know"):
+        build_design(cache, replace(block, seen=block.seen | {"f" * 64}), fold=1)
+
+
+def test_leak_inside_cross_fitted_logits_is_refused(cache: FeatureCache) -> None:
+    """One network of many that saw a test clip is found."""
+    good, bad = cache.block("c3d", {0}), cache.block("c3d", {1})
+    rows = tuple((0,) for _ in cache.clips)
+    mixed = CrossFitted((good, replace(bad, holdout=Holdout.of({0, 1}))), rows)
+    with pytest.raises(LeakError, match=r"c3d: the block of holdout \{0,1\} .* saw "):
+        build_design(cache, mixed, fold=0, level="logits")
+
+
+def test_rows_out_of_order_are_refused(cache: FeatureCache) -> None:
+    """Rows must be the plan's clips, all of them, in order."""
+    block = cache.block("i3d", "*")
+    turned = replace(block, ids=block.ids[::-1], digests=block.digests[::-1])
+    with pytest.raises(InputError, match=r"i3d \*: 24 rows are not the plan's 24 clips in order \(row 0 is "):
+        build_design(cache, turned, fold=0)
+    short = replace(block, ids=block.ids[:-1], digests=block.digests[:-1], embedding=block.embedding[:-1])
+    with pytest.raises(InputError, match="23 rows"):
+        build_design(cache, short, fold=0)
+
+
+def test_wrong_calls_are_refused(cache: FeatureCache) -> None:
+    """A missing fold, level, or block, and an embedding from several networks, are refused."""
+    block, frozen = cache.block("c3d", {0}), cache.block("i3d", "*")
+    with pytest.raises(InputError, match="fold 9 holds no clip"):
+        build_design(cache, frozen, fold=9)
+    with pytest.raises(UnknownNameError, match="unknown level 'pixels'; known: embedding, logits"):
+        build_design(cache, frozen, fold=0, level="pixels")
+    with pytest.raises(MissingBlockError, match="no logits"):
+        build_design(cache, frozen, fold=0, level="logits")
+    with pytest.raises(InputError, match="one block a source"):
+        build_design(cache, block, block, fold=0)
+    with pytest.raises(InputError, match="cannot form one embedding"):
+        build_design(cache, CrossFitted((block,), tuple((0,) for _ in cache.clips)), fold=0)
+
+
+def test_honest_tells_in_sample_rows(cache: FeatureCache) -> None:
+    """Frozen features and label-free embeddings are out of sample; a tuned network's training rows are not."""
+    tuned, frozen = cache.block("c3d", {2}), cache.block("i3d", "*")
+    assert build_design(cache, frozen, fold=2).honest
+    assert not build_design(cache, tuned, fold=2).honest
+    assert not build_design(cache, frozen, tuned, fold=2).honest
+    only_classifier = replace(tuned, embedding_tuned=False)
+    assert build_design(cache, only_classifier, fold=2).honest
+    assert not build_design(cache, only_classifier, fold=2, level="logits").honest
+
+
+def test_derived_logits_are_cross_fitted(cache: FeatureCache) -> None:
+    """Each training row's logits come from a fit that left out its fold too; in-sample ones are told."""
+    block = cache.block("i3d", "*")
+    assert can_cross_fit(cache.plan, cache.clips)
+    wanted = holdouts_to_fit(block, cache.plan, cache.clips)
+    assert len(wanted) == 4 + 6
+    fits = {holdout: fit_logits(block, holdout, cache.plan, cache.clips, random_state=0) for holdout in wanted}
+    for fold in FOLDS:
+        made = logits_for_fold(fits, cache.plan, cache.clips, test_fold=fold)
+        assert isinstance(made, CrossFitted)
+        design = build_design(cache, made, fold=fold, level="logits")
+        assert design.honest
+        single = fits[Holdout.of({fold})]
+        assert single.logits is not None
+        assert np.array_equal(design.x_test, single.logits[design.test])
+        assert not single.seen & set(in_fold(cache, fold))
+        for row, status in enumerate(cache.clips):
+            assert all(status.digest not in made.blocks[network].seen for network in made.rows[row])
+        assert not build_design(cache, single, fold=fold, level="logits").honest
+    only_single = {key: value for key, value in fits.items() if len(key.folds or ()) == 1}
+    assert logits_for_fold(only_single, cache.plan, cache.clips, test_fold=0) is fits[Holdout.of({0})]
+
+
+def test_averaged_rows(cache: FeatureCache) -> None:
+    """A row with several networks is the mean of their logits."""
+    first = cache.block("c3d", {0})
+    assert first.logits is not None
+    second = replace(first, logits=first.logits + 2)
+    made = CrossFitted((first, second), tuple((0, 1) for _ in cache.clips))
+    np.testing.assert_allclose(made.logits, first.logits + 1, atol=1e-5)
+
+
+def test_embedding_that_saw_the_holdout_cannot_be_fitted(cache: FeatureCache) -> None:
+    """Logits of a holdout are not derived from a network that saw one of its folds."""
+    with pytest.raises(LeakError, match=r"c3d: the block of holdout \{0\} cannot be used to test fold 1"):
+        fit_logits(cache.block("c3d", {0}), Holdout.of({0, 1}), cache.plan, cache.clips, random_state=0)
+    with pytest.raises(LeakError, match="leaves out no fold"):
+        fit_logits(cache.block("i3d", "*"), Holdout.of("{}"), cache.plan, cache.clips, random_state=0)
