@@ -52,7 +52,7 @@ setup(
         "h5py",
         "numpy",
         "scipy",
-        "scikit-learn>=1.5",
+        "scikit-learn>=1.6",
         "lightgbm",
         "joblib",
         "click>=8.1",

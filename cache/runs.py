@@ -164,10 +164,18 @@ def read_run(cache: FeatureCache, name: str | None = None) -> Run:
     try:
         arrays, _ = read_part(folder / values["predictions"])
         return Run(
-            **{key: values[key] for key in ("name", "protocol", "fold_count", "seed")},
-            **{key: tuple(values[key]) for key in ("classes", "ids", "labels", "groups", "folds", "notes")},
+            name=values["name"],
+            protocol=values["protocol"],
+            classes=tuple(values["classes"]),
+            ids=tuple(values["ids"]),
+            labels=tuple(values["labels"]),
+            groups=tuple(values["groups"]),
+            folds=tuple(values["folds"]),
+            fold_count=values["fold_count"],
+            seed=values["seed"],
             recipes=tuple((source, recipe) for source, recipe in values["recipes"]),
             results=tuple(_results(values["results"], arrays)),
+            notes=tuple(values["notes"]),
         )
     except KeyError as error:
         raise DamagedPartError(f"{folder}: {error} is missing; run fuse again under another --run name") from error

@@ -98,7 +98,7 @@ def parse_combinations(values: Sequence[str], sources: Sequence[str]) -> tuple[C
     for value in values:
         if value == "seed":
             if missing := sorted({name for item in SEED_COMBINATIONS for name in item} - set(sources)):
-                raise InputError(f"--combine seed needs {', '.join(missing)} as well; run extract with --source {missing[0]}")
+                raise InputError(f"--combine seed needs {', '.join(missing)} as well; run extract for them")
             found.update(dict.fromkeys(SEED_COMBINATIONS))
         elif value == "all":
             least = min(2, len(sources))
@@ -180,7 +180,8 @@ def run_ablation(cache: FeatureCache, settings: AblationSettings) -> Run:
             honest[task] = design.honest
             yield predict_fold, (design, task.head, cache.plan.seed), {}
 
-    found = dict(zip(keys, run_parallel(calls(), total=len(keys), jobs=settings.jobs, what="fitting heads"), strict=True))
+    chances = run_parallel(calls(), total=len(keys), jobs=settings.jobs, what="fitting heads")
+    found = dict(zip(keys, chances, strict=True))
     return Run(
         name=name,
         protocol=PROTOCOL,
@@ -209,7 +210,7 @@ def load_features(cache: FeatureCache, sources: Sequence[str], *, jobs: int) -> 
     """
     folds = range(cache.plan.folds)
     embedding = {(source, fold): cache.block(source, {fold}) for source in sources for fold in folds}
-    logits: dict[tuple[str, int], Features] = {key: block for key, block in embedding.items() if block.logits is not None}
+    logits: dict[tuple[str, int], Features] = {key: item for key, item in embedding.items() if item.logits is not None}
     wanted: dict[tuple[str, Holdout], Block] = {}
     for (source, _), block in embedding.items():
         if block.logits is None:

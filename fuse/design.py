@@ -225,8 +225,8 @@ def _rows(plan: Plan, clips: Sequence[ClipStatus], test_fold: int) -> _Rows:
     for status in clips:
         if rows.folds[status.digest] != test_fold and status.group in tested:
             raise LeakError(
-                f"plan: {status.clip.id} (fold {rows.folds[status.digest]}) and {tested[status.group]} (fold {test_fold}) "
-                f"are of one group, {status.group!r}; run extract with --replan"
+                f"plan: {status.clip.id} (fold {rows.folds[status.digest]}) and {tested[status.group]} "
+                f"(fold {test_fold}) are of one group, {status.group!r}; run extract with --replan"
             )
     return rows
 
@@ -261,7 +261,8 @@ def _check_rows(block: Block, rows: _Rows) -> None:
     place = next((i for i, (got, want) in enumerate(zip(block.digests, expected, strict=False)) if got != want), None)
     where = f"row {place} is {block.ids[place]}, not {rows.clips[place].clip.id}" if place is not None else "ids differ"
     raise InputError(
-        f"{block.source} {block.holdout}: {len(block.digests)} rows are not the plan's {len(expected)} clips in order ({where})"
+        f"{block.source} {block.holdout}: {len(block.digests)} rows are not the plan's {len(expected)} clips "
+        f"in order ({where})"
     )
 
 
@@ -275,12 +276,12 @@ def _check_leak(block: Block, rows: _Rows) -> None:
     held = {rows.groups[digest]: digest for digest, at in rows.folds.items() if block.holdout.covers(at)}
     for digest in sorted(block.seen):
         if digest not in rows.folds:
-            raise LeakError(f"{where}: its network saw clip {digest[:16]}, which the plan does not know; run extract again")
+            raise LeakError(f"{where}: its network saw clip {digest[:16]}, which the plan does not know")
         group = rows.groups[digest]
         if group not in held:
             continue
         if block.holdout.covers(rows.folds[digest]):
-            raise LeakError(f"{where}: its network saw {rows.name(digest)} of fold {rows.folds[digest]}; run extract again")
+            raise LeakError(f"{where}: its network saw {rows.name(digest)} of fold {rows.folds[digest]}")
         raise LeakError(
             f"{where}: its network saw {rows.name(digest)}, of one group ({group!r}) with {rows.name(held[group])} "
             f"of fold {rows.folds[held[group]]}; run extract with --replan"

@@ -28,6 +28,7 @@ GRID = (1.0, 10.0, 100.0, 1000.0)
 """Values of C that are tried; of equals the smallest wins."""
 INNER_FOLDS = 3
 _MAX_ITERATIONS = 2000
+_TOLERANCE = 1e-5
 _TINY = 1e-300
 
 
@@ -220,7 +221,7 @@ def _in_span(x: Floats) -> tuple[Floats, Floats | None]:
 
 def _path(x: Floats, y: Ints, penalties: "tuple[float, ...] | list[float]") -> list[tuple[Floats, Floats]]:
     """Logistic regressions along rising C, each started from the last."""
-    model = LogisticRegression(class_weight="balanced", max_iter=_MAX_ITERATIONS, warm_start=True)
+    model = LogisticRegression(class_weight="balanced", tol=_TOLERANCE, max_iter=_MAX_ITERATIONS, warm_start=True)
     found = []
     for penalty in penalties:
         model.set_params(C=penalty).fit(x, y)

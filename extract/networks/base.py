@@ -109,9 +109,10 @@ class Network(nn.Module):
 
     def reset_classifier(self, num_classes: int) -> None:
         """Draw a new classifier for `num_classes` labels from torch's global generator; the rest stays as it is."""
-        self.classifier[1] = nn.Linear(self.spec.embedding_width, num_classes)
-        nn.init.normal_(self.classifier[1].weight, std=CLASSIFIER_STD)
-        nn.init.zeros_(self.classifier[1].bias)
+        linear = nn.Linear(self.spec.embedding_width, num_classes)
+        nn.init.normal_(linear.weight, std=CLASSIFIER_STD)
+        nn.init.zeros_(linear.bias)
+        self.classifier[1] = linear
 
     def initialise(self) -> None:
         """Draw new weights from torch's global generator, so that signals keep their variance through the trunk.

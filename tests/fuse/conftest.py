@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from cache.folds import GROUP_RULE, deal, units_of
-from cache.records import Clip, ClipStatus, Plan
 from cache.recipe import Recipe, Tuning
+from cache.records import Clip, ClipStatus, Plan
 from cache.store import FeatureCache, record_name
 
 CLASSES = ("excited", "fear", "sad")
@@ -96,7 +96,8 @@ def write_source(cache: FeatureCache, corpus: Corpus, source: str, width: int, *
         labels = np.array([cache.classes.index(status.clip.label) for status in cache.clips])
         embedding += corpus.memory * seen[:, None] * means[labels]
         arrays = {"embedding": embedding, "logits": embedding @ means.T - (means**2).sum(axis=1) / 2}
-        cache.write_block_part(recipe, roles, digests, {name: value.astype(np.float32) for name, value in arrays.items()})
+        arrays = {name: value.astype(np.float32) for name, value in arrays.items()}
+        cache.write_block_part(recipe, roles, digests, arrays)
 
 
 def make_cache(folder: Path, corpus: Corpus | None = None) -> FeatureCache:

@@ -51,7 +51,10 @@ def test_rows_columns_and_labels(cache: FeatureCache, fold: int, level: str) -> 
     assert len(design.x_test) + len(design.x_train) == len(design.groups_train) + design.test.sum() == len(cache.clips)
 
 
-@pytest.mark.parametrize(("held", "tested", "level"), [(h, t, v) for h, t, v in product(FOLDS, FOLDS, LEVELS) if h != t])
+WRONG = [(held, tested, level) for held, tested, level in product(FOLDS, FOLDS, LEVELS) if held != tested]
+
+
+@pytest.mark.parametrize(("held", "tested", "level"), WRONG)
 def test_block_of_another_fold_is_refused(cache: FeatureCache, held: int, tested: int, level: str) -> None:
     """A network that held out one fold cannot be tested on another; the message names source, holdout and fold."""
     with pytest.raises(LeakError, match=rf"c3d: the block of holdout \{{{held}\}} cannot .* fold {tested}: .*\.mp4"):
@@ -74,7 +77,8 @@ def test_false_holdout_is_refused_by_content(cache: FeatureCache, data: st.DataO
     clip = data.draw(st.sampled_from(in_fold(cache, fold)))
     block = cache.block("c3d", {fold})
     claim = data.draw(st.sampled_from(["*", str(fold), "{0,1,2,3}"]))
-    leak = replace(block, source="leak", holdout=Holdout.of(claim), seen=block.seen | {clip}, embedding_tuned=data.draw(st.booleans()))
+    leak = replace(block, source="leak", holdout=Holdout.of(claim), seen=block.seen | {clip})
+    leak = replace(leak, embedding_tuned=data.draw(st.booleans()))
     blocks = [leak, block] if data.draw(st.booleans()) else [block, leak]
     with pytest.raises(LeakError, match="leak: .* saw "):
         build_design(cache, *blocks, fold=fold, level=data.draw(st.sampled_from(LEVELS)))

@@ -1,0 +1,158 @@
+"""Metrics equal scikit-learn's, intervals cover what they say, reports are the same bytes every time."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn import metrics as sk
+
+from cache.errors import InputError
+from cache.runs import Result, Run, read_run, write_run
+from cache.store import FeatureCache
+from evaluate import metrics, score
+from evaluate.report import evaluate_run, write_report
+
+ROOT = Path(__file__).parents[2]
+TABLE_3 = [[72, 3, 7, 0, 5, 0], [4, 68, 6, 3, 0, 0], [2, 3, 69, 3, 4, 0], [2, 1, 3, 85, 7, 1], [3, 1, 8, 7, 63, 3], [2, 1, 1, 1, 3, 62]]
+"""Confusion matrix of Zhou Ping 2022, Table 3: 503 clips."""
+
+
+def cases(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Random labels and probabilities: ties, absent classes, small and larger sets."""
+    rng = np.random.default_rng(0)
+    found = []
+    for number in range(count):
+        classes, clips = int(rng.integers(2, 7)), int(rng.integers(6, 60))
+        labels = rng.integers(0, classes - (number % 3 == 0 and classes > 2), clips)
+        labels[0] = (labels[1] + 1) % max(labels.max(), 1)
+        p = rng.dirichlet(np.ones(classes), clips)
+        if number % 2:
+            p = (np.round(p * 5) + 0.1) / (np.round(p * 5) + 0.1).sum(axis=1, keepdims=True)
+        found.append((labels, p))
+    return found
+
+
+def test_metrics_equal_scikit_learn() -> None:
+    """Accuracy, macro F1, one-vs-rest AUC and log loss on 100 random cases, to 1e-12."""
+    for labels, p in cases(100):
+        top = p.argmax(axis=1)
+        assert float(metrics.accuracy(labels, p)) == pytest.approx(sk.accuracy_score(labels, top), abs=1e-12)
+        assert float(metrics.macro_f1(labels, p)) == pytest.approx(sk.f1_score(labels, top, average="macro", zero_division=0), abs=1e-12)
+        present = [k for k in range(p.shape[1]) if 0 < (labels == k).sum() < len(labels)]
+        areas = [sk.roc_auc_score(labels == k, p[:, k]) for k in present]
+        assert float(metrics.auc(labels, p)) == pytest.approx(np.mean(areas), abs=1e-12)
+        loss = sk.log_loss(labels, p, labels=list(range(p.shape[1])))
+        assert float(metrics.log_loss(labels, p)) == pytest.approx(loss, abs=1e-9)
+
+
+def test_weights_are_repetitions() -> None:
+    """A clip of weight 2 counts as two clips."""
+    for labels, p in cases(20):
+        counts = np.random.default_rng(1).integers(0, 3, len(labels))
+        counts[:2] = 1
+        rows = np.repeat(np.arange(len(labels)), counts)
+        for metric in (metrics.accuracy, metrics.macro_f1, metrics.auc, metrics.log_loss):
+            weighted = metric(labels, p, counts[None, :].astype(float))
+            assert float(np.ravel(weighted)[0]) == pytest.approx(float(metric(labels[rows], p[rows])), abs=1e-12, nan_ok=True)
+
+
+def test_perfect_probabilities_score_one() -> None:
+    """Perfect is 1, with an interval of no width."""
+    labels = np.arange(24) % 4
+    perfect = score(labels, np.eye(4)[labels], classes=("a", "b", "c", "d"))
+    assert perfect.accuracy == perfect.macro_f1 == perfect.auc == 1.0
+    assert (perfect.accuracy_ci95.low, perfect.accuracy_ci95.high) == (1.0, 1.0)
+
+
+def test_table_3_of_the_seed() -> None:
+    """The seed's own confusion matrix gives 0.833 and macro F1 0.835, not its stated 0.86."""
+    cells = np.array(TABLE_3)
+    truth = np.repeat(np.repeat(np.arange(6), 6), cells.ravel())
+    said = np.repeat(np.tile(np.arange(6), 6), cells.ravel())
+    found = score(truth, np.eye(6)[said], classes=tuple("abcdef"))
+    assert (round(found.accuracy, 3), round(found.macro_f1, 3)) == (0.833, 0.835)
+    np.testing.assert_array_equal(found.confusion_matrix, cells)
+
+
+def test_clips_of_one_group_carry_less_than_clips_alone() -> None:
+    """An interval over groups of three equal clips is wider than one that takes clips for groups."""
+    labels = np.repeat(np.arange(20) % 2, 3)
+    right = np.repeat(np.random.default_rng(0).random(20) < 0.7, 3)
+    p = np.where((labels == right)[:, None], [0.2, 0.8], [0.8, 0.2])
+    alone = score(labels, p, classes=("a", "b")).accuracy_ci95
+    grouped = score(labels, p, np.repeat(np.arange(20), 3).astype(str), classes=("a", "b")).accuracy_ci95
+    assert grouped.high - grouped.low > 1.3 * (alone.high - alone.low)
+
+
+def test_bad_probabilities_are_refused() -> None:
+    """Rows that do not sum to 1 are no probabilities."""
+    with pytest.raises(InputError):
+        score(np.array([0, 1]), np.ones((2, 2)), classes=("a", "b"))
+
+
+def make_run(seed: int = 0) -> Run:
+    """Two results over 36 clips in 18 groups."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(36) // 2 % 3
+    p = 0.6 * rng.dirichlet(np.ones(3), 36) + 0.4 * np.eye(3)[labels]
+    return Run(
+        name="one",
+        protocol="no-crossfit",
+        classes=("a", "b", "c"),
+        ids=tuple(f"{row:02d}" for row in range(36)),
+        labels=tuple("abc"[k] for k in labels),
+        groups=tuple(str(row // 2) for row in range(36)),
+        folds=tuple(row // 2 // 3 % 3 for row in range(36)),
+        fold_count=3,
+        seed=0,
+        recipes=(("c3d", "0" * 16),),
+        results=(Result(("c3d",), "network", "logits", p), Result(("c3d", "i3d"), "softmax", "logits", p[:, [0, 2, 1]])),
+    )
+
+
+def test_metrics_json_has_the_published_form_and_equal_bytes(tmp_path: Path) -> None:
+    """A run read back gives every key of the schema, matrices that sum to the clips, and the same files twice."""
+    cache = FeatureCache(tmp_path / "work", create=True)
+    write_run(cache, make_run())
+    files = []
+    for name in ("first", "second"):
+        write_report(evaluate_run(read_run(cache), draws=200), tmp_path / name)
+        files.append({file.name: file.read_bytes() for file in (tmp_path / name).iterdir()})
+    assert files[0] == files[1] and {"metrics.json", "metrics.csv"} < set(files[0])
+    assert any(name.endswith(".svg") for name in files[0]) and any(name.endswith(".png") for name in files[0])
+    found = json.loads(files[0]["metrics.json"])
+    assert {"schema", "run", "classes", "clips", "groups", "folds", "protocol", "results"} <= set(found)
+    assert (found["schema"], found["clips"], found["groups"], found["folds"]) == (1, 36, 18, 3)
+    keys = {"sources", "head", "level", "accuracy", "accuracy_ci95", "macro_f1", "macro_f1_ci95", "auc", "auc_ci95", "log_loss", "ece", "per_fold", "confusion_matrix"}
+    for result in found["results"]:
+        assert keys <= set(result)
+        assert sum(map(sum, result["confusion_matrix"])) == 36
+        assert sum(fold["clips"] for fold in result["per_fold"]) == 36
+
+
+def test_a_run_name_that_exists_is_refused(tmp_path: Path) -> None:
+    """A second run of one name is an error that lists what is taken."""
+    cache = FeatureCache(tmp_path / "work", create=True)
+    write_run(cache, make_run())
+    with pytest.raises(InputError, match="run 'one' exists.*choose another"):
+        write_run(cache, make_run())
+    with pytest.raises(InputError, match="holds no run 'two'; it holds: one"):
+        read_run(cache, "two")
+
+
+def test_evaluating_fits_nothing(tmp_path: Path) -> None:
+    """Stage three loads neither torch nor scikit-learn nor LightGBM."""
+    cache = FeatureCache(tmp_path / "work", create=True)
+    write_run(cache, make_run())
+    code = (
+        "import sys\nfrom moodfuse.cli import group\n"
+        f"group.main(['evaluate', '--cache', {str(cache.path)!r}], standalone_mode=False)\n"
+        "print('LOADED', [name for name in ('torch', 'sklearn', 'lightgbm') if name in sys.modules])"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert "LOADED []" in done.stdout and "c3d+i3d" in done.stdout
