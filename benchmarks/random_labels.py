@@ -28,7 +28,9 @@ def run(*arguments: str) -> None:
 def main(sources: tuple[str, ...]) -> int:
     """Print each seed's mean fused accuracy and the mean over seeds; 1 if that is off chance."""
     with tempfile.TemporaryDirectory() as folder:
-        table = make_corpus(Path(folder) / "corpus", settings=CorpusSettings(clips_per_group=(2, 1, 1), clip=ClipSettings()))
+        table = make_corpus(
+            Path(folder) / "corpus", settings=CorpusSettings(clips_per_group=(2, 1, 1), clip=ClipSettings())
+        )
         means = []
         for seed in range(SEEDS):
             cache = Path(folder) / "cache"
@@ -43,7 +45,7 @@ def main(sources: tuple[str, ...]) -> int:
             means.append(float(np.mean(accuracies)))
             print(f"seed {seed}: mean of {len(fused)} fused results {means[-1]:.3f}", flush=True)
     mean = float(np.mean(means))
-    print(f"{'+'.join(sources)}: mean fused accuracy {mean:.3f} over {SEEDS} permutations (chance {CHANCE} +- {TOLERANCE})")
+    print(f"{'+'.join(sources)}: mean {mean:.3f} over {SEEDS} permutations (chance {CHANCE} +- {TOLERANCE})")
     return int(abs(mean - CHANCE) > TOLERANCE)
 
 

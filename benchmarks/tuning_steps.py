@@ -32,7 +32,9 @@ def main() -> int:
         x, labels = fixed_clips(name), torch.arange(CLIPS)
         optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
 
-        def loss(network: torch.nn.Module = network, x: torch.Tensor = x, labels: torch.Tensor = labels) -> torch.Tensor:
+        def loss(
+            network: torch.nn.Module = network, x: torch.Tensor = x, labels: torch.Tensor = labels
+        ) -> torch.Tensor:
             return functional.cross_entropy(network(x)[1], labels)
 
         with torch.inference_mode():
@@ -46,7 +48,10 @@ def main() -> int:
         with torch.inference_mode():
             after = float(loss())
         failed += not after < before
-        print(f"{name} ({network_spec(name).modality}): Adam {learning_rate:g}, loss {before:.4f} -> {after:.4f}", flush=True)
+        print(
+            f"{name} ({network_spec(name).modality}): Adam {learning_rate:g}, loss {before:.4f} -> {after:.4f}",
+            flush=True,
+        )
     return int(failed > 0)
 
 

@@ -7,7 +7,10 @@ if TYPE_CHECKING:
     from cache.records import Block, Clip, ClipStatus, Holdout, Plan
     from cache.store import FeatureCache
 
-_HOMES = {"FeatureCache": "cache.store", **dict.fromkeys(("Block", "Clip", "ClipStatus", "Holdout", "Plan"), "cache.records")}
+_HOMES = {
+    "FeatureCache": "cache.store",
+    **dict.fromkeys(("Block", "Clip", "ClipStatus", "Holdout", "Plan"), "cache.records"),
+}
 __all__ = ["Block", "Clip", "ClipStatus", "FeatureCache", "Holdout", "Plan"]
 
 

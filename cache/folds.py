@@ -111,7 +111,7 @@ def deal(units: Iterable[Unit], *, folds: int, seed: int, placed: Mapping[str, i
     totals: Counter[int] = Counter()
 
     def put(unit: Unit, fold: int) -> None:
-        assignment.update({digest: fold for digest in unit.digests})
+        assignment.update(dict.fromkeys(unit.digests, fold))
         label_counts[fold, unit.label] += len(unit.digests)
         totals[fold] += len(unit.digests)
 
@@ -147,7 +147,9 @@ def declared_folds(statuses: Iterable[ClipStatus]) -> tuple[int, dict[str, int]]
         return None
     if len(given) < len(statuses):
         missing = next(status.clip.id for status in statuses if status.clip.fold is None)
-        raise InputError(f"{missing} has no fold while others have one; fill the column 'fold' for every clip or drop it")
+        raise InputError(
+            f"{missing} has no fold while others have one; fill the column 'fold' for every clip or drop it"
+        )
     by_group: dict[str, int] = {}
     for status in given:
         fold = status.clip.fold
@@ -169,12 +171,16 @@ def validate(units: Sequence[Unit], assignment: Mapping[str, int], folds: int) -
     """
     groups = Counter(unit.label for unit in units)
     if len(groups) < 2:
-        raise InputError(f"found {len(groups)} label(s) among the readable clips ({', '.join(groups)}); need at least 2")
+        raise InputError(
+            f"found {len(groups)} label(s) among the readable clips ({', '.join(groups)}); need at least 2"
+        )
     if folds < 2:
         raise InputError(f"--folds is {folds}; expected 2 or more")
     label, fewest = min(groups.items(), key=lambda item: (item[1], item[0]))
     if fewest < folds:
-        remedy = f"use --folds {fewest}, or add clips of {label!r}" if fewest >= 2 else f"add clips of {label!r}, or drop it"
+        remedy = (
+            f"use --folds {fewest}, or add clips of {label!r}" if fewest >= 2 else f"add clips of {label!r}, or drop it"
+        )
         raise InputError(f"label {label!r} has {fewest} group(s), fewer than the {folds} folds; {remedy}")
     for fold in range(folds):
         if fold not in assignment.values():
@@ -182,7 +188,7 @@ def validate(units: Sequence[Unit], assignment: Mapping[str, int], folds: int) -
         trained = {unit.label for unit in units if assignment[unit.key] != fold}
         if absent := sorted(set(groups) - trained):
             raise InputError(
-                f"label {absent[0]!r} stands in fold {fold} alone, so nothing could learn it when fold {fold} is tested; "
+                f"label {absent[0]!r} stands in fold {fold} alone, so nothing could learn it for that fold; "
                 "run extract with --replan, or correct the column 'fold'"
             )
 

@@ -46,7 +46,9 @@ def write_aside(path: Path, write: Callable[[Path], None], check: Callable[[Path
     except OSError as error:
         if isinstance(error, CacheError):
             raise
-        raise CacheError(f"{path}: cannot be written ({error}); free space or permissions, then run the command again") from error
+        raise CacheError(
+            f"{path}: cannot be written ({error}); free space or permissions, then run the command again"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -46,7 +46,9 @@ class Clip:
     def __post_init__(self) -> None:
         check_label(self.label, self.id)
         if self.start_s < 0 or (self.end_s is not None and self.end_s <= self.start_s):
-            raise InputError(f"{self.id}: window {self.start_s}-{self.end_s} s is empty; start_s must be >= 0 and < end_s")
+            raise InputError(
+                f"{self.id}: window {self.start_s}-{self.end_s} s is empty; start_s must be >= 0 and < end_s"
+            )
         if self.split not in ("train", "test"):
             raise InputError(f"{self.id}: split is {self.split!r}; expected 'train' or 'test'")
 

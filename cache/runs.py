@@ -110,7 +110,9 @@ def check_new_name(cache: FeatureCache, name: str | None) -> str:
     if not _NAME.fullmatch(name):
         raise InputError(f"run name {name!r} is not plain; use letters, digits, '.', '_' and '-', at most 64")
     if name in taken:
-        raise InputError(f"run {name!r} exists in {cache.path}; choose another --run name (taken: {', '.join(sorted(taken))})")
+        raise InputError(
+            f"run {name!r} exists in {cache.path}; choose another --run name (taken: {', '.join(sorted(taken))})"
+        )
     return name
 
 
@@ -124,12 +126,17 @@ def write_run(cache: FeatureCache, run: Run) -> Path:
     check_new_name(cache, run.name)
     folder = run_folder(cache, run.name)
     arrays = {f"probabilities_{number:04d}": result.probabilities for number, result in enumerate(run.results)}
-    part = write_part(folder, "predictions", arrays, {"format": "moodfuse-predictions", "schema": SCHEMA, "run": run.name})
+    part = write_part(
+        folder, "predictions", arrays, {"format": "moodfuse-predictions", "schema": SCHEMA, "run": run.name}
+    )
     values = {
         "schema": SCHEMA,
         "sequence": 1 + max((_sequence(cache, name) for name in run_names(cache)), default=0),
         "predictions": part.name,
-        **{name: list(getattr(run, name)) for name in ("classes", "ids", "labels", "groups", "folds", "recipes", "notes")},
+        **{
+            name: list(getattr(run, name))
+            for name in ("classes", "ids", "labels", "groups", "folds", "recipes", "notes")
+        },
         **{name: getattr(run, name) for name in ("name", "protocol", "fold_count", "seed")},
         "results": [
             {"sources": list(item.sources), "head": item.head, "level": item.level, "notes": list(item.notes)}

@@ -50,12 +50,16 @@ class FeatureCache:
     def __init__(self, path: str | Path, *, create: bool = False) -> None:
         self.path = Path(path)
         if (self.path / "__init__.py").exists():
-            raise InputError(f"{self.path} is a Python package, not a cache folder; use another folder, such as --cache work")
+            raise InputError(
+                f"{self.path} is a Python package, not a cache folder; use another folder, such as --cache work"
+            )
         marker = self.path / MARKER
         if marker.is_file():
             self._check_schema(marker)
         elif not create:
-            raise InputError(f"{self.path} is not a moodfuse cache; make one with: moodfuse extract DATA --cache {self.path}")
+            raise InputError(
+                f"{self.path} is not a moodfuse cache; make one with: moodfuse extract DATA --cache {self.path}"
+            )
         else:
             if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
                 raise InputError(f"{self.path} is not empty and not a moodfuse cache; name a new or empty folder")
@@ -160,7 +164,9 @@ class FeatureCache:
     def _write_view(self, plan: Plan, statuses: Sequence[ClipStatus]) -> None:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["id", "path", "start_s", "end_s", "label", "group", "fold", "digest", "duration_s", "status", "reason"])
+        writer.writerow(
+            ["id", "path", "start_s", "end_s", "label", "group", "fold", "digest", "duration_s", "status", "reason"]
+        )
         for status in sorted(statuses, key=lambda status: status.clip.id):
             clip = status.clip
             fold = plan.assignment.get(status.digest, "") if status.ok and clip.split == "train" else ""
@@ -240,7 +246,9 @@ class FeatureCache:
 
     def write_roles(self, recipe: Recipe, roles: Roles) -> None:
         """Store what a network was tuned on beside its features."""
-        write_text(self.block_folder(recipe, roles) / "trained.json", canonical_json([list(role) for role in sorted(roles)]))
+        write_text(
+            self.block_folder(recipe, roles) / "trained.json", canonical_json([list(role) for role in sorted(roles)])
+        )
 
     def write_block_part(
         self, recipe: Recipe, roles: Roles | None, digests: Sequence[str], arrays: Mapping[str, np.ndarray]
@@ -256,7 +264,9 @@ class FeatureCache:
         content = {**arrays, "clip": np.array(digests, dtype="S64")}
         return write_part(self.block_folder(recipe, roles), digest16(list(digests))[:8], content, attributes)
 
-    def read_rows(self, recipe: Recipe, roles: Roles | None, *, names: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
+    def read_rows(
+        self, recipe: Recipe, roles: Roles | None, *, names: Sequence[str]
+    ) -> dict[str, dict[str, np.ndarray]]:
         """Rows of every valid part of a network: clip digest to array name to row. Damaged parts are set aside."""
         rows: dict[str, dict[str, np.ndarray]] = {}
         for file in sorted(self.block_folder(recipe, roles).glob("*.h5")):

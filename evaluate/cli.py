@@ -34,7 +34,9 @@ def evaluate_command(cache_path: Path, run: str | None, output: Path | None) -> 
     print_table(evaluation)
     with _progress("Drawing") as tick:
         files = write_report(evaluation, output or default_folder(cache, found), tick=tick)
-    click.echo(f"report: {files.folder} ({files.metrics_json.name}, {files.metrics_csv.name}, {len(files.figures)} figures)")
+    click.echo(
+        f"report: {files.folder} ({files.metrics_json.name}, {files.metrics_csv.name}, {len(files.figures)} figures)"
+    )
 
 
 @contextmanager
@@ -57,7 +59,8 @@ def print_table(evaluation: "Evaluation") -> None:
 
     console = Console(width=None if sys.stdout.isatty() else 130, soft_wrap=False)
     run = evaluation.run
-    title = f"{evaluation.marker} run {run.name}: {len(run.ids)} clips, {evaluation.group_count} groups, {run.fold_count} folds"
+    size = f"{len(run.ids)} clips, {evaluation.group_count} groups, {run.fold_count} folds"
+    title = f"{evaluation.marker} run {run.name}: {size}"
     table = Table(title=f"{title}, protocol {run.protocol}".strip(), box=SIMPLE, title_justify="left")
     for name in ("sources", "head", "level"):
         table.add_column(name, overflow="fold")

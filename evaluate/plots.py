@@ -1,4 +1,4 @@
-"""Figures of a report, as PNG (150 dpi) and SVG. Drawn on figure objects with the Agg backend: no window, no global state.
+"""Figures of a report, as PNG (150 dpi) and SVG. Drawn on figure objects with Agg: no window, no global state.
 
 Colours are those of Okabe and Ito (2008, Color Universal Design), told apart by line style as well. The same
 evaluation and the same fonts give the same bytes: SVG ids are salted with a constant, and no file holds a date.
@@ -178,8 +178,9 @@ def roc_figure(evaluation: Evaluation, item: ResultScore) -> "Figure":
     areas = class_aucs(labels, values)
     for index, (name, area) in enumerate(zip(run.classes, areas, strict=True)):
         if not np.isnan(area):
-            look = {"color": COLOURS[index % len(COLOURS)], "linestyle": STYLES[index // 2 % len(STYLES)]}
-            axes.plot(*roc_curve(labels, values, index), linewidth=1.3, label=f"{_short(name)}  {area:.2f}", **look)
+            (line,) = axes.plot(*roc_curve(labels, values, index), linewidth=1.3, label=f"{_short(name)}  {area:.2f}")
+            line.set_color(COLOURS[index % len(COLOURS)])
+            line.set_linestyle(STYLES[index // 2 % len(STYLES)])
     axes.plot(
         *macro_roc_curve(labels, values), color="black", linewidth=2.6, label=f"macro average  {item.score.auc:.2f}"
     )

@@ -124,7 +124,7 @@ class Evaluation:
             f"the best of {len(self.scored)} results is an optimistic pick; its score is not corrected for the choice"
             if len(self.scored) > 1
             else None,
-            f"intervals: 95 % percentile bootstrap over {self.group_count} groups, {self.draws} draws, seed {self.seed}",
+            f"intervals: bootstrap percentiles over {self.group_count} groups, {self.draws} draws, seed {self.seed}",
         ]
         return tuple(dict.fromkeys(note for note in found if note))
 

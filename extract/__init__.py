@@ -1,4 +1,4 @@
-"""Stage one: clips in, decision-level embeddings out. Names resolve lazily, so that importing the room loads no torch."""
+"""Stage one: clips in, decision-level embeddings out. Names resolve lazily: importing the room loads no torch."""
 
 from importlib import import_module
 from typing import Any

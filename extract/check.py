@@ -33,7 +33,9 @@ def check(data: Path, *, folds: int) -> Check:
     clips = scan(data)
     files = hash_files(clips)
     groups = join_groups(clips, files)
-    statuses = [_probe(clip, files[clip.id], groups[clip.id]) for clip in track(clips, total=len(clips), what="Headers")]
+    statuses = [
+        _probe(clip, files[clip.id], groups[clip.id]) for clip in track(clips, total=len(clips), what="Headers")
+    ]
     refused = [status for status in statuses if not status.ok]
     lines = [f"{len(clips)} clips in {data}, {len(refused)} unreadable by their headers"]
     lines += [f"  refused {status.clip.id}: {status.reason}: {status.detail}" for status in refused]

@@ -25,7 +25,9 @@ def _pairs(option: str, values: tuple[str, ...], *, bare: bool) -> tuple[str | N
 
 @click.command("extract")
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("--cache", "cache_path", required=True, type=click.Path(path_type=Path), help="Cache folder; made if new.")
+@click.option(
+    "--cache", "cache_path", required=True, type=click.Path(path_type=Path), help="Cache folder; made if new."
+)
 @click.option("--source", "sources", multiple=True, help=SOURCE_HELP)
 @click.option("--folds", type=int, help="Number of folds.  [default: the cache's plan, else 6]")
 @click.option("--seed", type=int, help="Seed of the fold plan.  [default: the cache's plan, else 0]")
@@ -81,8 +83,10 @@ def extract_command(
         strict=strict,
     )
     done = extract_features(settings, say=lambda line: click.echo(line, err=True))
-    click.echo(f"{len(done.clips)} clips read, {len(done.refused)} refused; {done.tuned} networks tuned, "
-               f"{done.embedded} embeddings computed")
+    click.echo(
+        f"{len(done.clips)} clips read, {len(done.refused)} refused; {done.tuned} networks tuned, "
+        f"{done.embedded} embeddings computed"
+    )
     if not done.dry_run:
         click.echo(f"next: moodfuse fuse --cache {cache_path}")
     if done.refused:

@@ -12,7 +12,24 @@ from cache.errors import InputError
 from cache.records import Clip, check_label
 
 MEDIA_SUFFIXES = frozenset(
-    ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .m2ts .mts .flv .wmv .3gp .ogv .vob".split()
+    f".{name}"
+    for name in (
+        "mp4",
+        "m4v",
+        "mov",
+        "mkv",
+        "webm",
+        "avi",
+        "mpg",
+        "mpeg",
+        "ts",
+        "m2ts",
+        "mts",
+        "flv",
+        "wmv",
+        "3gp",
+        "ogv",
+    )
 )
 _REQUIRED = ("path", "label")
 _OPTIONAL = ("group", "fold", "start_s", "end_s", "split")
@@ -99,7 +116,7 @@ def _clip_of_row(file: Path, line: int, row: Mapping[str, str | None]) -> Clip:
     window = "" if end_s is None and not start_s else f"@{start_s:g}-{'' if end_s is None else f'{end_s:g}'}"
     return Clip(
         id=values["path"] + window,
-        path=str((file.absolute().parent / values["path"])),
+        path=str(file.absolute().parent / values["path"]),
         label=values["label"],
         group=values["group"] or None,
         start_s=start_s,

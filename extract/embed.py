@@ -25,7 +25,7 @@ Rows = dict[str, np.ndarray]
 
 
 def make_network(recipe: Recipe, weights: str | None, num_classes: int) -> Network:
-    """The untuned network of a recipe, in eval mode on its device. Its trunk does not depend on the number of classes."""
+    """The untuned network of a recipe, in eval mode; its trunk does not depend on the number of classes."""
     devices = [torch.cuda.current_device()] if recipe.device == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(derived_seed(recipe.seed, recipe.network, "trunk"))
@@ -130,7 +130,7 @@ class SourceWorker:
 
         def score(batch: Tensor) -> Tensor:
             with self.autocast():
-                return self.network(batch)[1].float()  # type: ignore[no-any-return]
+                return self.network(batch)[1].float()
 
         return TuningData(
             tuple(roles), classes, self.train_input, self.whole_input, score, list(self.network.parameters())
@@ -161,8 +161,8 @@ class SourceWorker:
 
     @torch.no_grad()
     def fold_standardisation(self) -> None:
-        """Fold the standardisation of `head_data` into the head's first linear layer, which leaves its output as it is."""
+        """Fold the standardisation of `head_data` into the head's first linear layer; its output stays."""
         first = next(module for module in self.head.modules() if isinstance(module, nn.Linear))
         mean, scale = (value.to(first.weight.device) for value in self._standardisation)
-        first.weight /= scale
-        first.bias -= first.weight @ mean
+        first.weight.div_(scale)
+        first.bias.sub_(first.weight @ mean)

@@ -115,7 +115,9 @@ def decode_and_keep(cache: FeatureCache, wanted: Mapping[str, Clip], *, jobs: in
 
 
 def _refused(error: MediaError) -> _Outcome:
-    return _Outcome(False, reason=error.code, detail=REASONS[error.code] + (f" ({error.detail})" if error.detail else ""))
+    return _Outcome(
+        False, reason=error.code, detail=REASONS[error.code] + (f" ({error.detail})" if error.detail else "")
+    )
 
 
 def ensure_media(cache: FeatureCache, clips: Iterable[ClipStatus], *, jobs: int) -> None:

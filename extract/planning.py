@@ -41,7 +41,9 @@ def next_plan(plans: Sequence[Plan], statuses: Sequence[ClipStatus], choice: Pla
     covered = [status for status in readable if status.clip.split == "train"]
     _refuse_shared_groups(readable)
     if not covered:
-        raise InputError(f"none of the {len(statuses)} clips could be read; see the reasons above, or run moodfuse check")
+        raise InputError(
+            f"none of the {len(statuses)} clips could be read; see the reasons above, or run moodfuse check"
+        )
     units = units_of(covered)
     current = plans[-1] if plans else None
     folds = choice.folds or (current.folds if current else DEFAULT_FOLDS)
@@ -66,6 +68,6 @@ def _refuse_shared_groups(statuses: Sequence[ClipStatus]) -> None:
         other = splits.setdefault(status.group, status)
         if other.clip.split != status.clip.split:
             raise InputError(
-                f"{status.clip.id} is split {status.clip.split!r} and {other.clip.id} {other.clip.split!r}, but they share "
+                f"{status.clip.id} is split {status.clip.split!r} and {other.clip.id} {other.clip.split!r}, but share "
                 f"group {status.group!r}; clips of a group must share a split"
             )

@@ -58,7 +58,9 @@ def read_recipe_file(name: str) -> dict[str, Any]:
         raise InputError(f"recipe {name}: not TOML ({error})") from error
     for key, value in values.items():
         if key not in _TOP_LEVEL and not isinstance(value, dict):
-            raise InputError(f"recipe {name}: unknown key {key!r}; known: {', '.join(sorted(_TOP_LEVEL))}, a table per network")
+            raise InputError(
+                f"recipe {name}: unknown key {key!r}; known: {', '.join(sorted(_TOP_LEVEL))}, a table per network"
+            )
     return values
 
 
@@ -98,16 +100,22 @@ def build_recipe(source: str, choice: RecipeChoice) -> Recipe:
 def _tuning(source: str, depth: str, table: Mapping[str, Any], recipe: str, spec: NetworkSpec) -> Tuning:
     values = table.get(depth)
     if not isinstance(values, dict):
-        raise InputError(f"recipe {recipe}: no settings for {source} at depth {depth!r}; add a table [{source}.{depth}]")
+        raise InputError(
+            f"recipe {recipe}: no settings for {source} at depth {depth!r}; add a table [{source}.{depth}]"
+        )
     known = {item.name for item in fields(Tuning)}
     if unknown := sorted(set(values) - known):
-        raise InputError(f"recipe {recipe}, {source}.{depth}: unknown key {unknown[0]!r}; known: {', '.join(sorted(known))}")
+        raise InputError(
+            f"recipe {recipe}, {source}.{depth}: unknown key {unknown[0]!r}; known: {', '.join(sorted(known))}"
+        )
     try:
         tuning = Tuning(**values)
     except TypeError as error:
         raise InputError(f"recipe {recipe}, {source}.{depth}: {error}") from error
     if depth == "full" and spec.min_crop_s and 0 < tuning.crop_s < spec.min_crop_s:
-        raise InputError(f"recipe {recipe}, {source}.{depth}: crop_s is {tuning.crop_s}; needs {spec.min_crop_s} or more")
+        raise InputError(
+            f"recipe {recipe}, {source}.{depth}: crop_s is {tuning.crop_s}; needs {spec.min_crop_s} or more"
+        )
     return tuning
 
 
@@ -119,7 +127,7 @@ def _weights_digest(source: str, weights: str | None) -> str:
         raise InputError(f"--weights {source}={weights} is a folder; name the weights file in it")
     if not path.is_file():
         raise InputError(
-            f"--weights {source}={weights}: no such file; give the path of a weights file (no weights are known by name yet)"
+            f"--weights {source}={weights}: no such file; give the path of a weights file (none is known by name yet)"
         )
     return file_digest(path)
 

@@ -110,7 +110,9 @@ def extract_features(settings: ExtractSettings, *, say: Callable[[str], None] = 
     for status in refused:
         say(f"refused {status.clip.id}: {status.reason}: {status.detail}")
     if refused and settings.strict:
-        raise RefusedClipsError(f"{len(refused)} of {len(clips)} clips refused, and --strict is set; no features were written")
+        raise RefusedClipsError(
+            f"{len(refused)} of {len(clips)} clips refused, and --strict is set; no features were written"
+        )
     before = cache.plans[-1].assignment if cache.plans else {}
     cache.write_plan(next_plan(cache.plans, statuses, settings.plan), statuses)
     _say_plan(cache, before, say)
@@ -130,7 +132,7 @@ def _check_options_used(settings: ExtractSettings) -> None:
     for option, named in (("--tune", settings.recipes.depths), ("--weights", settings.recipes.weights)):
         if unused := sorted(set(named) - set(settings.sources)):
             raise InputError(
-                f"{option} names {unused[0]!r}, which is not among the sources of this run ({', '.join(settings.sources)}); "
+                f"{option} names {unused[0]!r}, not a source of this run ({', '.join(settings.sources)}); "
                 f"add --source {unused[0]}, or correct the name"
             )
 
@@ -183,7 +185,7 @@ def _announce(
         total += estimate
         holdouts = ", ".join(str(holdout) for holdout, _ in item.networks) or "*"
         say(
-            f"{source} ({item.recipe.depth}): {len(item.trunk)} clips to pass its trunk, {item.to_tune} networks to tune, "
+            f"{source} ({item.recipe.depth}): {len(item.trunk)} clips to embed, {item.to_tune} networks to tune, "
             f"blocks {holdouts}: about {estimate.seconds:.0f} s, {estimate.megabytes:.0f} MB"
         )
     tuned = sum(item.to_tune for item in busy)
@@ -224,9 +226,7 @@ def _activations(cache: FeatureCache, recipe: Recipe) -> dict[str, np.ndarray]:
     return {digest: row.get("activation", row["embedding"]) for digest, row in rows.items()}
 
 
-def _tune_one(
-    cache: FeatureCache, worker: "SourceWorker", roles: Roles, activations: dict[str, np.ndarray]
-) -> bool:
+def _tune_one(cache: FeatureCache, worker: "SourceWorker", roles: Roles, activations: dict[str, np.ndarray]) -> bool:
     """Leave the worker with the network tuned on `roles`, from the cache or by tuning it; returns whether it tuned."""
     from extract.tune import load_weights_file, save_weights, tune
 
@@ -245,17 +245,22 @@ def _tune_one(
         worker.fold_standardisation()
     early = any(role == "stop" for _, _, role in roles)
     if not early:
-        log.warning("%s: a class has fewer than 3 groups; tuned for the recipe's fixed %d epochs", worker.recipe.source, epoch)
-    metadata = {"classes": list(cache.classes), "epoch": epoch, "early_stopping": early, "recipe": worker.recipe.digest16}
+        log.warning(
+            "%s: a class has fewer than 3 groups; tuned for the recipe's fixed %d epochs", worker.recipe.source, epoch
+        )
+    metadata = {
+        "classes": list(cache.classes),
+        "epoch": epoch,
+        "early_stopping": early,
+        "recipe": worker.recipe.digest16,
+    }
     save_weights(path, worker.tuned.state_dict(), metadata)
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     return True
 
 
-def _embed_tuned(
-    cache: FeatureCache, worker: "SourceWorker", roles: Roles, activations: dict[str, np.ndarray]
-) -> int:
+def _embed_tuned(cache: FeatureCache, worker: "SourceWorker", roles: Roles, activations: dict[str, np.ndarray]) -> int:
     have = cache.read_rows(worker.recipe, roles, names=("embedding", "logits"))
     wanted = sorted({status.digest for status in cache.clips} - set(have))
 

@@ -187,6 +187,8 @@ def _resume(
 ) -> tuple[_State, dict[str, Tensor] | None]:
     if path is None or not path.is_file():
         return _State(), None
+    from safetensors import SafetensorError
+
     try:
         tensors, values = load_weights_file(path)
         groups: dict[str, dict[str, Tensor]] = {"network": {}, "best": {}}
@@ -199,7 +201,7 @@ def _resume(
             else:
                 groups[kind][rest] = value
         network.load_state_dict(groups["network"])
-    except Exception as error:  # a damaged checkpoint costs only the epochs in it
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:  # costs the epochs in it, no more
         log.warning("%s: checkpoint cannot be read (%s); tuning starts again from the first epoch", path, error)
         return _State(), None
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,4 +1,4 @@
-"""The front door: one click group whose commands load when they are called, and one place where errors become exit codes.
+"""The front door: a click group whose commands load when called, and one place where errors become exit codes.
 
 Exit codes: 0 done; 1 failed; 2 wrong usage or input; 3 done, but some clips were refused; 130 interrupted.
 """

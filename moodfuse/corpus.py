@@ -234,7 +234,7 @@ def write_clip(
     with av.open(str(path), "w", format="mp4", options=options) as media:
         packets = _encode_picture(media, frames, frames_per_s) if frames is not None else []
         packets += _encode_sound(media, np.atleast_2d(waveform), sample_rate_hz) if waveform is not None else []
-        for packet in sorted(packets, key=lambda packet: float(packet.dts * packet.time_base)):
+        for packet in sorted(packets, key=lambda packet: float((packet.dts or 0) * (packet.time_base or 0))):
             media.mux(packet)
     return path
 

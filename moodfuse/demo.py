@@ -8,7 +8,9 @@ import click
 
 
 @click.command("demo")
-@click.option("--output", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Where it goes.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Where it goes."
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the corpus and the fold plan.")
 @click.option("--shuffle-labels", type=int, help="Permute labels between groups with this seed, to see chance.")
 @click.pass_context

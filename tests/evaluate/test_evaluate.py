@@ -17,7 +17,14 @@ from evaluate import metrics, score
 from evaluate.report import evaluate_run, write_report
 
 ROOT = Path(__file__).parents[2]
-TABLE_3 = [[72, 3, 7, 0, 5, 0], [4, 68, 6, 3, 0, 0], [2, 3, 69, 3, 4, 0], [2, 1, 3, 85, 7, 1], [3, 1, 8, 7, 63, 3], [2, 1, 1, 1, 3, 62]]
+TABLE_3 = [
+    [72, 3, 7, 0, 5, 0],
+    [4, 68, 6, 3, 0, 0],
+    [2, 3, 69, 3, 4, 0],
+    [2, 1, 3, 85, 7, 1],
+    [3, 1, 8, 7, 63, 3],
+    [2, 1, 1, 1, 3, 62],
+]
 """Confusion matrix of Zhou Ping 2022, Table 3: 503 clips."""
 
 
@@ -41,7 +48,9 @@ def test_metrics_equal_scikit_learn() -> None:
     for labels, p in cases(100):
         top = p.argmax(axis=1)
         assert float(metrics.accuracy(labels, p)) == pytest.approx(sk.accuracy_score(labels, top), abs=1e-12)
-        assert float(metrics.macro_f1(labels, p)) == pytest.approx(sk.f1_score(labels, top, average="macro", zero_division=0), abs=1e-12)
+        assert float(metrics.macro_f1(labels, p)) == pytest.approx(
+            sk.f1_score(labels, top, average="macro", zero_division=0), abs=1e-12
+        )
         present = [k for k in range(p.shape[1]) if 0 < (labels == k).sum() < len(labels)]
         areas = [sk.roc_auc_score(labels == k, p[:, k]) for k in present]
         assert float(metrics.auc(labels, p)) == pytest.approx(np.mean(areas), abs=1e-12)
@@ -57,7 +66,9 @@ def test_weights_are_repetitions() -> None:
         rows = np.repeat(np.arange(len(labels)), counts)
         for metric in (metrics.accuracy, metrics.macro_f1, metrics.auc, metrics.log_loss):
             weighted = metric(labels, p, counts[None, :].astype(float))
-            assert float(np.ravel(weighted)[0]) == pytest.approx(float(metric(labels[rows], p[rows])), abs=1e-12, nan_ok=True)
+            assert float(np.ravel(weighted)[0]) == pytest.approx(
+                float(metric(labels[rows], p[rows])), abs=1e-12, nan_ok=True
+            )
 
 
 def test_perfect_probabilities_score_one() -> None:
@@ -110,7 +121,10 @@ def make_run(seed: int = 0) -> Run:
         fold_count=3,
         seed=0,
         recipes=(("c3d", "0" * 16),),
-        results=(Result(("c3d",), "network", "logits", p), Result(("c3d", "i3d"), "softmax", "logits", p[:, [0, 2, 1]])),
+        results=(
+            Result(("c3d",), "network", "logits", p),
+            Result(("c3d", "i3d"), "softmax", "logits", p[:, [0, 2, 1]]),
+        ),
     )
 
 
@@ -127,7 +141,21 @@ def test_metrics_json_has_the_published_form_and_equal_bytes(tmp_path: Path) -> 
     found = json.loads(files[0]["metrics.json"])
     assert {"schema", "run", "classes", "clips", "groups", "folds", "protocol", "results"} <= set(found)
     assert (found["schema"], found["clips"], found["groups"], found["folds"]) == (1, 36, 18, 3)
-    keys = {"sources", "head", "level", "accuracy", "accuracy_ci95", "macro_f1", "macro_f1_ci95", "auc", "auc_ci95", "log_loss", "ece", "per_fold", "confusion_matrix"}
+    keys = {
+        "sources",
+        "head",
+        "level",
+        "accuracy",
+        "accuracy_ci95",
+        "macro_f1",
+        "macro_f1_ci95",
+        "auc",
+        "auc_ci95",
+        "log_loss",
+        "ece",
+        "per_fold",
+        "confusion_matrix",
+    }
     for result in found["results"]:
         assert keys <= set(result)
         assert sum(map(sum, result["confusion_matrix"])) == 36

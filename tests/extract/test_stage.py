@@ -83,7 +83,9 @@ def test_bad_files_are_named_and_cost_nothing_else(runner) -> None:
     make_clip(runner.data / "excited" / "mute.mp4", mood="excited", sound=False)
     done = runner(plan=FOLDS)
     reasons = {Path(status.clip.id).stem: status.reason for status in done.refused}
-    assert reasons["zero"] == "empty" and reasons["mute"] == "no_audio" and set(reasons) == {"zero", "text", "cut", "mute"}
+    assert (
+        reasons["zero"] == "empty" and reasons["mute"] == "no_audio" and set(reasons) == {"zero", "text", "cut", "mute"}
+    )
     assert all(any(name in line for line in runner.said) for name in reasons)
     assert "sad/zero.mp4" in (runner.cache / "clips.csv").read_text()
     for fold in range(2):
@@ -157,13 +159,23 @@ def test_killed_in_mid_tuning_resumes_to_the_same_bytes(runner, tmp_path: Path) 
 
     def command(cache: str) -> list[str]:
         options = ["--source", "onedmcnn", "--tune", "full", "--folds", "2", "--recipe", str(runner.recipe)]
-        return [sys.executable, str(tmp_path / "go.py"), "extract", str(runner.data), "--cache", str(tmp_path / cache), *options]
+        return [
+            sys.executable,
+            str(tmp_path / "go.py"),
+            "extract",
+            str(runner.data),
+            "--cache",
+            str(tmp_path / cache),
+            *options,
+        ]
 
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     subprocess.run(command("whole"), check=True, env=environment, capture_output=True)
     child = subprocess.Popen(command("broken"), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 90
-    while not list((tmp_path / "broken").rglob("*.checkpoint")) and time.monotonic() < deadline and child.poll() is None:
+    while (
+        not list((tmp_path / "broken").rglob("*.checkpoint")) and time.monotonic() < deadline and child.poll() is None
+    ):
         time.sleep(0.005)
     child.send_signal(signal.SIGKILL)
     child.wait()
@@ -171,7 +183,5 @@ def test_killed_in_mid_tuning_resumes_to_the_same_bytes(runner, tmp_path: Path) 
     subprocess.run(command("broken"), check=True, env=environment, capture_output=True)
     for room in ("features", "networks"):
         whole = {name: data for name, (_, data) in snapshot(tmp_path / "whole" / room).items()}
-        broken = {
-            name: data for name, (_, data) in snapshot(tmp_path / "broken" / room).items() if ".tmp-" not in name
-        }
+        broken = {name: data for name, (_, data) in snapshot(tmp_path / "broken" / room).items() if ".tmp-" not in name}
         assert broken == whole and whole

@@ -135,4 +135,3 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
 def build_corpus() -> type[Corpus]:
     """The settings of a synthetic corpus."""
     return Corpus
-

@@ -27,7 +27,9 @@ def test_every_command_has_help_an_example_and_a_line_in_the_readme(name: str) -
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     """`-X importtime` names no torch, scikit-learn, LightGBM or matplotlib."""
     command = [sys.executable, "-X", "importtime", "-m", "moodfuse", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
     modules = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line}
     assert "moodfuse" in modules and not modules & set(HEAVY)
 

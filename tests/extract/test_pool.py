@@ -1,0 +1,120 @@
+"""Decoding many clips in workers: order, and what one bad clip costs."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from extract.media.decode import DecodedClip, MediaError
+from extract.media.pool import DecodeRequest, decode_many, default_deadline_s
+from moodfuse.corpus import ClipSettings, make_clip
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Four small clips."""
+    folder = tmp_path_factory.mktemp("clips")
+    settings = [ClipSettings(duration_s=1.0, width=64, height=48, seed=seed) for seed in range(4)]
+    return [make_clip(folder / f"{one.seed}.mp4", settings=one) for one in settings]
+
+
+@pytest.fixture(scope="module")
+def long_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clip that takes long to decode: 120 s."""
+    settings = ClipSettings(duration_s=120.0, width=320, height=240, frames_per_s=24)
+    return make_clip(tmp_path_factory.mktemp("long") / "long.mp4", settings=settings)
+
+
+def workers() -> list[int]:
+    """Return the process ids of this process's workers."""
+    return [child.pid for child in multiprocessing.active_children() if child.pid]
+
+
+def test_results_come_in_order_with_refusals_among_them(clips: list[Path], tmp_path: Path) -> None:
+    """Each request gives its clip or its refusal, in input order, and no worker is left."""
+    requests = [DecodeRequest(path, short_side_px=32) for path in clips]
+    requests.insert(1, DecodeRequest(tmp_path / "none.mp4"))
+    results = list(decode_many(requests, jobs=2))
+    assert [request for request, _ in results] == requests
+    assert [isinstance(clip, DecodedClip) for _, clip in results] == [True, False, True, True, True]
+    assert isinstance(results[1][1], MediaError) and results[1][1].code == "missing"
+    assert not workers()
+
+
+def test_requests_are_taken_only_a_little_ahead(clips: list[Path]) -> None:
+    """At most two requests a job are taken before the first result is given."""
+    taken: list[int] = []
+
+    def requests() -> Iterator[DecodeRequest]:
+        for number in range(10):
+            taken.append(number)
+            yield DecodeRequest(clips[number % 4])
+
+    results = decode_many(requests(), jobs=1)
+    next(results)
+    assert len(taken) <= 2
+    results.close()  # type: ignore[attr-defined]
+    assert not workers()
+
+
+def test_a_clip_past_its_deadline_costs_one_clip(clips: list[Path], long_clip: Path) -> None:
+    """A worker is stopped at the deadline and the next clips are decoded."""
+    slow = DecodeRequest(long_clip, end_s=115.0)
+    results = [clip for _, clip in decode_many([slow, DecodeRequest(clips[0])], jobs=1, deadline_s=0.5)]
+    assert isinstance(results[0], MediaError) and results[0].code == "timeout"
+    assert isinstance(results[1], DecodedClip)
+
+
+def test_a_killed_worker_costs_one_clip(clips: list[Path], long_clip: Path) -> None:
+    """A worker killed from outside, as for want of memory, costs the clip it had."""
+
+    def kill_soon() -> None:
+        while not workers():
+            time.sleep(0.01)
+        time.sleep(1.0)
+        os.kill(workers()[0], signal.SIGKILL)
+
+    thread = threading.Thread(target=kill_soon)
+    thread.start()
+    requests = [DecodeRequest(long_clip, end_s=115.0), DecodeRequest(clips[0])]
+    results = [clip for _, clip in decode_many(requests, jobs=1)]
+    thread.join()
+    assert isinstance(results[0], MediaError) and results[0].code == "memory"
+    assert isinstance(results[1], DecodedClip)
+
+
+def test_an_interrupt_stops_every_worker(clips: list[Path]) -> None:
+    """An interrupt between two clips leaves no worker behind."""
+    with pytest.raises(KeyboardInterrupt):
+        for _ in decode_many([DecodeRequest(path) for path in clips], jobs=2):
+            signal.raise_signal(signal.SIGINT)
+    deadline = time.monotonic() + 5.0
+    while workers() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not workers()
+
+
+def test_the_deadline_grows_with_the_window() -> None:
+    """The default deadline is a minute and twice the window."""
+    assert default_deadline_s(DecodeRequest(Path("a.mp4"))) == 120.0
+    assert default_deadline_s(DecodeRequest(Path("a.mp4"), 5.0, 15.0)) == 80.0
+
+
+def test_no_jobs_are_refused() -> None:
+    """A pool needs a worker."""
+    with pytest.raises(ValueError, match="expected 1 or more"):
+        next(decode_many([], jobs=0))
+
+
+def test_workers_do_not_import_torch() -> None:
+    """The module that workers import brings no torch with it."""
+    code = "import sys, extract.media.pool; raise SystemExit('torch' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
