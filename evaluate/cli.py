@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from evaluate.report import Evaluation, ResultScore
 
+TABLE_WIDTH = 132
+
 
 @click.command("evaluate")
 @click.option("--cache", "cache_path", required=True, type=click.Path(path_type=Path), help="Cache folder.")
@@ -57,7 +59,8 @@ def print_table(evaluation: "Evaluation") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 130, soft_wrap=False)
+    console = Console()
+    console = Console(width=max(console.width, TABLE_WIDTH))  # a narrow terminal wraps lines; no number is lost
     run = evaluation.run
     size = f"{len(run.ids)} clips, {evaluation.group_count} groups, {run.fold_count} folds"
     title = f"{evaluation.marker} run {run.name}: {size}"

@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Literal, TYPE_CHECKING
 
 import numpy as np
 
@@ -30,7 +30,7 @@ ACCURACY_LIMIT = 60
 ANNOTATED_CLASSES = 16
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#555555"
 COLOURS = (BLUE, "#E69F00", "#009E73", "#CC79A7", "#56B4E9", ORANGE, "#7F6000", "#000000")
-STYLES = ("-", "--", "-.", ":")
+STYLES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
 _FALLBACK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "PingFang SC", "Microsoft YaHei")
 Drawing = tuple[str, Callable[[], "Figure"]]
 
