@@ -12,6 +12,7 @@ from cache.errors import InputError, UnknownNameError
 from cache.identity import canonical_json, file_digest
 from cache.recipe import DEPTHS, Recipe, Tuning
 from extract.networks.registry import NetworkSpec, network_spec
+from extract.networks.weights import resolve_weights
 
 PRECISIONS = ("auto", "fp32", "bf16")
 DEVICES = ("auto", "cpu", "cuda")
@@ -122,14 +123,7 @@ def _tuning(source: str, depth: str, table: Mapping[str, Any], recipe: str, spec
 def _weights_digest(source: str, weights: str | None) -> str:
     if weights is None:
         return "random"
-    path = Path(weights)
-    if path.is_dir():
-        raise InputError(f"--weights {source}={weights} is a folder; name the weights file in it")
-    if not path.is_file():
-        raise InputError(
-            f"--weights {source}={weights}: no such file; give the path of a weights file (none is known by name yet)"
-        )
-    return file_digest(path)
+    return file_digest(resolve_weights(weights))
 
 
 def resolve_device(device: str) -> str:

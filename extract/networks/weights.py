@@ -1,4 +1,4 @@
-"""Pretrained and tuned weights: which are known, and how a file of them enters a network.
+"""Pretrained weights: how a file of them enters a network.
 
 Two kinds of file are read: safetensors in the layout of a network's own state dict, and the Keras 2 HDF5 file of the
 published music tagger, for `twodmcnn`. Pickles are never read. Reading is strict: every expected array has to be there,
@@ -7,8 +7,6 @@ in its shape, with finite numbers, before the network is touched.
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,76 +38,22 @@ class WeightsError(InputError):
     """Weights are unknown, unreadable, or those of another network."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class KnownWeights:
-    """Pretrained weights that have a name.
-
-    Parameters
-    ----------
-    name : str
-        What a user writes.
-    network : str
-        The network that they belong to.
-    file : str
-        Name of the file that holds them once fetched.
-    url : str
-        Where they are published.
-    sha256 : str
-        Digest of the file, in hex.
-    size_bytes : int
-        Its size.
-    licence : str
-        What the publisher allows, or that nothing is stated.
-    """
-
-    name: str
-    network: str
-    file: str
-    url: str
-    sha256: str
-    size_bytes: int
-    licence: str
-
-
-KNOWN_WEIGHTS: dict[str, KnownWeights] = {}
-
-
 def resolve_weights(weights: str | Path) -> Path:
-    """The file that a user's name or path of weights stands for.
-
-    Parameters
-    ----------
-    weights : str or Path
-        A known name or the path of a file.
+    """The file that a user's path of weights stands for; no weights are known by name yet.
 
     Raises
     ------
     WeightsError
-        If it is neither; the message lists the known names.
+        If it is no file.
     """
-    path = Path(KNOWN_WEIGHTS[str(weights)].file if str(weights) in KNOWN_WEIGHTS else weights)
+    path = Path(weights)
     if path.is_file():
         return path
-    known = ", ".join(sorted(KNOWN_WEIGHTS)) or "none"
+    found = "a folder" if path.is_dir() else "no such file"
     raise WeightsError(
-        f"unknown weights {str(weights)!r}: not a file, and not a known name; known: {known}; "
-        "the path of a .safetensors file, or of a Keras 2 .hdf5 file for twodmcnn, works too"
+        f"{weights}: {found}; expected the path of a weights file: safetensors in the network's own layout, or the "
+        "Keras 2 .hdf5 file of the music tagger for twodmcnn (no weights are known by name)"
     )
-
-
-def weights_digest(path: str | Path) -> str:
-    """SHA-256 of a file of weights, as 64 hex digits.
-
-    Raises
-    ------
-    WeightsError
-        If the file cannot be read.
-    """
-    try:
-        with open(path, "rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot read the weights: {error.strerror or error}; check the path") from error
 
 
 def load_weights(network: Network, path: str | Path) -> None:
@@ -144,35 +88,6 @@ def load_weights(network: Network, path: str | Path) -> None:
     network.pretrained = True
 
 
-def load_tuned(network: Network, path: str | Path) -> None:
-    """Load a network that was tuned here, classifier and all, in place.
-
-    Parameters
-    ----------
-    network : Network
-        A network with as many classes as the tuned one; it is marked as pretrained.
-    path : str or Path
-        A file that `save_tuned` wrote.
-
-    Raises
-    ------
-    WeightsError
-        If the file cannot be read or does not hold exactly this network.
-    """
-    path = Path(path)
-    loaded = _read_safetensors(path)
-    _check(path, loaded, network.state_dict(), network=network.spec.name)
-    network.load_state_dict(loaded)
-    network.pretrained = True
-
-
-def save_tuned(network: Network, path: str | Path) -> None:
-    """Write a network's whole state dict as safetensors; what was at `path` is overwritten, not atomically."""
-    from safetensors.torch import save_file
-
-    save_file({name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}, str(path))
-
-
 def _magic(path: Path) -> bytes:
     try:
         with open(path, "rb") as stream:
@@ -184,7 +99,7 @@ def _magic(path: Path) -> bytes:
     if magic.startswith(PICKLE_MAGICS) and magic[8:9] != b"{":  # safetensors: a length of 8 bytes, then JSON
         raise WeightsError(
             f"{path}: this looks like a pickled or zipped checkpoint, which is never read, as it can run code; "
-            "expected safetensors; see `moodfuse weights convert`"
+            "expected safetensors"
         )
     return magic
 

@@ -74,7 +74,7 @@ def test_unknown_names_list_the_known(tmp_path: Path) -> None:
         build_recipe("c3d", RecipeChoice(recipe="best"))
     with pytest.raises(InputError, match="unknown depth; known: frozen, head, full"):
         build_recipe("c3d", RecipeChoice(depths={"c3d": "deep"}))
-    with pytest.raises(InputError, match="no such file; give the path of a weights file"):
+    with pytest.raises(InputError, match="no such file; expected the path of a weights file"):
         build_recipe("c3d", RecipeChoice(weights={"c3d": str(tmp_path / "none.h5")}))
     (tmp_path / "bad.toml").write_text("[c3d.head]\noptimizer='adam'\nlearning_rate=1\nepochs=1\nspeed=9\n")
     with pytest.raises(InputError, match="unknown key 'speed'"):
