@@ -30,6 +30,8 @@ class Tuning:
         Clips per step.
     crop_s : float
         Seconds of sound per training crop; 0 trains on whole clips.
+    gain_db : float
+        Training crops of sound are made louder or softer by up to so many decibels.
     stop_folds : int
         One of so many inner grouped folds decides when to stop.
     """
@@ -42,6 +44,7 @@ class Tuning:
     weight_decay: float = 0.0
     momentum: float = 0.0
     crop_s: float = 0.0
+    gain_db: float = 0.0
     stop_folds: int = 5
 
     def __post_init__(self) -> None:
@@ -52,13 +55,16 @@ class Tuning:
                 raise InputError(f"tuning: {name} is {getattr(self, name)}; expected 1 or more")
         if self.learning_rate <= 0 or self.stop_folds < 2:
             raise InputError("tuning: learning_rate must be above 0 and stop_folds at least 2")
+        if self.crop_s < 0 or self.gain_db < 0:
+            raise InputError("tuning: crop_s and gain_db must not be negative")
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides a source's numbers.
 
-    `source` is only its name in the cache and does not enter the digest. `preprocessing` is canonical JSON.
+    `source` is only its name in the cache and does not enter the digest. `preprocessing` is canonical JSON. `weights`
+    is ``"random"``, or the SHA-256 of the pretrained weights' file and what else goes with them into the network.
     `tuning` is `None` exactly where `depth` is ``"frozen"``. `embedding_tuned` says whether the tuned layers
     lie before the embedding.
     """

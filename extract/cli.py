@@ -6,7 +6,10 @@ from pathlib import Path
 
 import click
 
-SOURCE_HELP = "Source to extract; repeat for several.  [default: all four]"
+SOURCE_HELP = (
+    "Source to extract: a network (onedmcnn, twodmcnn, c3d, i3d, torchvision:NAME), or NETWORK@RECIPE; repeat for "
+    "several.  [default: the first four]"
+)
 
 
 def _pairs(option: str, values: tuple[str, ...], *, bare: bool) -> tuple[str | None, dict[str, str]]:
@@ -23,7 +26,18 @@ def _pairs(option: str, values: tuple[str, ...], *, bare: bool) -> tuple[str | N
     return general, named
 
 
-@click.command("extract")
+class RecipeCommand(click.Command):
+    """A command whose help ends in a list of the recipes."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the recipes that come with the program."""
+        from extract.recipe_files import recipe_descriptions
+
+        with formatter.section("Recipes"):
+            formatter.write_dl(list(recipe_descriptions().items()))
+
+
+@click.command("extract", cls=RecipeCommand)
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option(
     "--cache", "cache_path", required=True, type=click.Path(path_type=Path), help="Cache folder; made if new."
@@ -31,9 +45,9 @@ def _pairs(option: str, values: tuple[str, ...], *, bare: bool) -> tuple[str | N
 @click.option("--source", "sources", multiple=True, help=SOURCE_HELP)
 @click.option("--folds", type=int, help="Number of folds.  [default: the cache's plan, else 6]")
 @click.option("--seed", type=int, help="Seed of the fold plan.  [default: the cache's plan, else 0]")
-@click.option("--recipe", default="default", show_default=True, help="Recipe by name, or a TOML file.")
+@click.option("--recipe", default="default", show_default=True, help="Recipe by name (see below), or a TOML file.")
 @click.option("--tune", multiple=True, help="[SOURCE=]frozen|head|full; repeat for several.")
-@click.option("--weights", multiple=True, help="SOURCE=FILE of pretrained weights; repeat for several.")
+@click.option("--weights", multiple=True, help="SOURCE=NAME|FILE of pretrained weights (moodfuse weights ls); repeat.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--precision", default="auto", show_default=True, help="auto (fp32), fp32 or bf16.")
 @click.option("--jobs", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default="cores", help="Decoders.")
@@ -110,3 +124,57 @@ def check_command(ctx: click.Context, data: Path, folds: int) -> None:
     sys.stdout.flush()
     if found.refused:
         ctx.exit(3)
+
+
+@click.group("weights")
+def weights_group() -> None:
+    """List, fetch and convert pretrained weights.
+
+    Example: moodfuse weights ls
+    """
+
+
+@weights_group.command("ls")
+@click.option("--network", help="Only those of one network, such as c3d or torchvision:r3d_18.")
+@click.option("--long", "-l", "wide", is_flag=True, help="Also address, digest, licence and preprocessing.")
+def weights_ls_command(network: str | None, wide: bool) -> None:
+    """List the weights that are known by name, and which of them are here.
+
+    Example: moodfuse weights ls --long
+    """
+    from extract.weights_table import print_weights
+
+    print_weights(network, wide=wide)
+
+
+@weights_group.command("fetch")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+def weights_fetch_command(names: tuple[str, ...]) -> None:
+    """Fetch weights by name into the cache folder, and check them.
+
+    Weights of torchvision's models are written torchvision:MODEL=NAME. A broken download goes on when run again.
+
+    Example: moodfuse weights fetch i3d-kinetics-piergiaj torchvision:r3d_18=DEFAULT
+    """
+    from extract.networks.fetch import fetch_weights
+    from extract.weights_table import named_weights
+
+    for known in [named_weights(name) for name in names]:
+        path = fetch_weights(known)
+        click.echo(f"{known.name}: {path} ({known.check})")
+
+
+@weights_group.command("convert")
+@click.argument("weights", metavar="NAME|FILE")
+@click.option("--network", required=True, help="The network that they are for, such as i3d.")
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="The safetensors file to write.")
+def weights_convert_command(weights: str, network: str, output: Path) -> None:
+    """Write pretrained weights as safetensors in moodfuse's own layout, with their provenance.
+
+    Example: moodfuse weights convert model_rgb.pth --network i3d --output i3d.safetensors
+    """
+    from extract.networks import create_network
+    from extract.networks.weights import convert_weights
+
+    facts = convert_weights(weights, create_network(network, num_classes=1), output)
+    click.echo(f"{output}: {facts}")

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -10,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from cache.identity import derived_seed
-from cache.media import MediaStore
+from cache.media import Media, MediaStore
 from cache.recipe import Recipe
-from extract.media.preprocess import audio_input, video_input
+from extract.media.preprocess import InputMaker
 from extract.networks import create_network, network_spec
 from extract.networks.base import Network
 from extract.networks.registry import AudioPreprocessing
@@ -62,10 +63,17 @@ class SourceWorker:
         self.tuned: nn.Module = tuned
         self._audio = isinstance(network_spec(recipe.network).preprocessing, AudioPreprocessing)
         self._media_of = lru_cache(_WAVEFORMS_KEPT if self._audio else _FRAMES_KEPT)(self._read_media)
+        tuning = recipe.tuning
+        self.make_input = InputMaker(
+            self.network.preprocessing,
+            crop_s=tuning.crop_s if tuning else 0.0,
+            gain_db=tuning.gain_db if tuning else 0.0,
+        )
 
-    def _read_media(self, digest: str) -> np.ndarray:
+    def _read_media(self, digest: str) -> Media:
+        """A clip without what this network does not read, so that many can be kept."""
         media = self.media.read(digest)
-        return media.waveform if self._audio else media.frames
+        return replace(media, frames=media.frames[:0]) if self._audio else replace(media, waveform=media.waveform[:0])
 
     def reset(self) -> None:
         """Take the tuned part back to its initial weights."""
@@ -74,19 +82,11 @@ class SourceWorker:
 
     def whole_input(self, digest: str) -> Tensor:
         """The input as embedded, without the batch axis."""
-        if self._audio:
-            return audio_input(self._media_of(digest), self.network.preprocessing)  # type: ignore[arg-type]
-        return video_input(self._media_of(digest), self.network.preprocessing)  # type: ignore[arg-type]
+        return self.make_input(self._media_of(digest))
 
     def train_input(self, digest: str, generator: torch.Generator) -> Tensor:
-        """An augmented input: a random crop of the sound or the picture."""
-        if self._audio:
-            crop_s = self.recipe.tuning.crop_s if self.recipe.tuning else 0.0
-            if not crop_s:
-                return self.whole_input(digest)
-            preprocessing = self.network.preprocessing
-            return audio_input(self._media_of(digest), preprocessing, crop_s=crop_s, generator=generator)  # type: ignore[arg-type]
-        return video_input(self._media_of(digest), self.network.preprocessing, generator=generator)  # type: ignore[arg-type]
+        """An augmented input."""
+        return self.make_input(self._media_of(digest), generator=generator)
 
     def autocast(self) -> AbstractContextManager[object]:
         """The precision of the recipe."""

@@ -1,6 +1,7 @@
 """Recipe files: TOML read, checked, and turned into one `Recipe` per source. No torch."""
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -9,19 +10,24 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import InputError, UnknownNameError
-from cache.identity import canonical_json, file_digest
+from cache.identity import canonical_json
 from cache.recipe import DEPTHS, Recipe, Tuning
 from extract.networks.registry import NetworkSpec, network_spec
-from extract.networks.weights import resolve_weights
+from extract.networks.weights import WeightsFacts, weights_facts
 
 PRECISIONS = ("auto", "fp32", "bf16")
 DEVICES = ("auto", "cpu", "cuda")
-_TOP_LEVEL = {"seed", "threads"}
+DEFAULT = "default"
+_TOP_LEVEL = {"name", "description", "seed", "threads"}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
 class RecipeChoice:
-    """What the command line says of recipes: file or name, depths and weights per source, device, precision."""
+    """What the command line says of recipes: file or name, depths and weights per source, device, precision.
+
+    `depths` and `weights` are by source (``c3d@seed-adam``) or by network (``c3d``, for each of its sources).
+    """
 
     recipe: str = "default"
     depth: str | None = None
@@ -29,6 +35,52 @@ class RecipeChoice:
     weights: Mapping[str, str] = field(default_factory=dict)
     device: str = "auto"
     precision: str = "auto"
+
+    def source(self, name: str) -> str:
+        """The full name of a source: with its recipe's name, unless that is the default one."""
+        if "@" in name:
+            return name.removesuffix(f"@{DEFAULT}")
+        recipe = recipe_label(self.recipe)
+        return name if recipe == DEFAULT else f"{name}@{recipe}"
+
+    def weights_of(self, source: str) -> str | None:
+        """Name or file of a source's pretrained weights."""
+        return self.weights.get(source, self.weights.get(network_of(source)))
+
+    def depth_of(self, source: str) -> str | None:
+        """Tuning depth that the user asked of a source."""
+        return self.depths.get(source, self.depths.get(network_of(source), self.depth))
+
+    def recipe_of(self, source: str) -> str:
+        """Name or file of a source's recipe."""
+        label = source.partition("@")[2] or DEFAULT
+        return self.recipe if recipe_label(self.recipe) == label else label
+
+
+def network_of(source: str) -> str:
+    """The network of a source: ``c3d`` of ``c3d@seed-adam``."""
+    return source.partition("@")[0]
+
+
+def recipe_label(recipe: str) -> str:
+    """The name of a recipe as sources carry it: what its file says under ``name``, or the file's own name.
+
+    Raises
+    ------
+    InputError
+        If that cannot be part of a source's name.
+    """
+    if recipe in recipe_names():
+        return recipe
+    label = str(read_recipe_file(recipe).get("name", Path(recipe).stem))
+    if not _NAME.fullmatch(label):
+        raise InputError(f"recipe {recipe}: its name {label!r} has to be letters, digits, '.', '_' and '-'; rename it")
+    return label
+
+
+def recipe_descriptions() -> dict[str, str]:
+    """Name and description of the recipes that come with the program."""
+    return {name: str(read_recipe_file(name).get("description", "")) for name in recipe_names()}
 
 
 def recipe_names() -> tuple[str, ...]:
@@ -75,34 +127,48 @@ def build_recipe(source: str, choice: RecipeChoice) -> Recipe:
     InputError
         If the recipe file has no settings for this network and depth, or a weights file is missing.
     """
-    spec = network_spec(source)
-    tables = read_recipe_file(choice.recipe)
-    table = tables.get(source, {})
-    depth = choice.depths.get(source) or choice.depth or table.get("depth", spec.default_depth)
+    network = network_of(source)
+    spec = network_spec(network)
+    name = choice.recipe_of(source)
+    tables = read_recipe_file(name)
+    table = _table(tables, network)
+    depth = choice.depth_of(source) or table.get("depth", spec.default_depth)
     if depth not in DEPTHS:
         raise InputError(f"--tune {source}={depth}: unknown depth; known: {', '.join(DEPTHS)}")
-    device = resolve_device(choice.device)
+    facts = source_weights(source, choice)
     return Recipe(
         source=source,
         network=spec.name,
         network_version=spec.version,
-        weights=_weights_digest(source, choice.weights.get(source)),
-        preprocessing=canonical_json(spec.preprocessing.as_record()),
+        weights="random" if facts is None else facts.identity,
+        preprocessing=canonical_json((spec if facts is None else facts).preprocessing.as_record()),
         depth=depth,
-        tuning=None if depth == "frozen" else _tuning(source, depth, table, choice.recipe, spec),
+        tuning=None if depth == "frozen" else _tuning(source, depth, table, name, spec),
         embedding_tuned=depth == "full" or (depth == "head" and spec.has_replaced_layers),
         precision="bf16" if choice.precision == "bf16" else "fp32",
-        device=device,
+        device=resolve_device(choice.device),
         threads=int(tables.get("threads", 2)),
         seed=int(tables.get("seed", 0)),
     )
+
+
+def source_weights(source: str, choice: RecipeChoice) -> WeightsFacts | None:
+    """What is known of a source's pretrained weights; `None` where it has none."""
+    weights = choice.weights_of(source)
+    return None if weights is None else weights_facts(weights, network_of(source))
+
+
+def _table(tables: Mapping[str, Any], network: str) -> Mapping[str, Any]:
+    """The settings of a network; those of all torchvision models stand under ``torchvision``."""
+    table: Mapping[str, Any] = tables.get(network, tables.get(network.partition(":")[0], {}))
+    return table
 
 
 def _tuning(source: str, depth: str, table: Mapping[str, Any], recipe: str, spec: NetworkSpec) -> Tuning:
     values = table.get(depth)
     if not isinstance(values, dict):
         raise InputError(
-            f"recipe {recipe}: no settings for {source} at depth {depth!r}; add a table [{source}.{depth}]"
+            f"recipe {recipe}: no settings for {source} at depth {depth!r}; add a table [{network_of(source)}.{depth}]"
         )
     known = {item.name for item in fields(Tuning)}
     if unknown := sorted(set(values) - known):
@@ -118,12 +184,6 @@ def _tuning(source: str, depth: str, table: Mapping[str, Any], recipe: str, spec
             f"recipe {recipe}, {source}.{depth}: crop_s is {tuning.crop_s}; needs {spec.min_crop_s} or more"
         )
     return tuning
-
-
-def _weights_digest(source: str, weights: str | None) -> str:
-    if weights is None:
-        return "random"
-    return file_digest(resolve_weights(weights))
 
 
 def resolve_device(device: str) -> str:
@@ -148,6 +208,8 @@ def resolve_device(device: str) -> str:
 
 
 def frozen_counterpart(recipe: Recipe) -> Recipe:
-    """The recipe of the same network with nothing tuned: its activations serve every head of `recipe`."""
+    """The recipe of the same network with nothing tuned: its activations serve every head, whatever the recipe."""
+    if recipe.depth == "frozen":
+        return recipe
     values = {item.name: getattr(recipe, item.name) for item in fields(Recipe)}
-    return Recipe(**{**values, "depth": "frozen", "tuning": None, "embedding_tuned": False})
+    return Recipe(**{**values, "source": recipe.network, "depth": "frozen", "tuning": None, "embedding_tuned": False})

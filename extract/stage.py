@@ -17,7 +17,7 @@ from extract.estimate import Estimate, measure
 from extract.examine import ensure_media, examine, media_store
 from extract.planning import PlanChoice, next_plan
 from extract.progress import track
-from extract.recipe_files import RecipeChoice, build_recipe, frozen_counterpart
+from extract.recipe_files import RecipeChoice, build_recipe, frozen_counterpart, network_of, source_weights
 
 if TYPE_CHECKING:
     from extract.embed import SourceWorker
@@ -101,8 +101,9 @@ def extract_features(settings: ExtractSettings, *, say: Callable[[str], None] = 
     RefusedClipsError
         If a clip was refused and `strict` is set.
     """
-    recipes = [build_recipe(source, settings.recipes) for source in dict.fromkeys(settings.sources)]
-    _check_options_used(settings)
+    sources = tuple(dict.fromkeys(settings.recipes.source(name) for name in settings.sources))
+    _check_options_used(settings.recipes, sources)
+    recipes = [build_recipe(source, settings.recipes) for source in sources]
     clips = scan(settings.data)
     cache = FeatureCache(settings.cache, create=True)
     statuses = examine(cache, clips, jobs=settings.jobs)
@@ -128,11 +129,11 @@ def extract_features(settings: ExtractSettings, *, say: Callable[[str], None] = 
     return Extraction(cache.clips, refused, tuned, embedded)
 
 
-def _check_options_used(settings: ExtractSettings) -> None:
-    for option, named in (("--tune", settings.recipes.depths), ("--weights", settings.recipes.weights)):
-        if unused := sorted(set(named) - set(settings.sources)):
+def _check_options_used(choice: RecipeChoice, sources: Sequence[str]) -> None:
+    for option, named in (("--tune", choice.depths), ("--weights", choice.weights)):
+        if unused := sorted(set(named) - set(sources) - {network_of(source) for source in sources}):
             raise InputError(
-                f"{option} names {unused[0]!r}, not a source of this run ({', '.join(settings.sources)}); "
+                f"{option} names {unused[0]!r}, not a source of this run ({', '.join(sources)}); "
                 f"add --source {unused[0]}, or correct the name"
             )
 
@@ -179,9 +180,11 @@ def _announce(
     total = Estimate()
     for item in busy:
         source = item.recipe.source
-        if not item.recipe.pretrained:
+        if facts := source_weights(source, settings.recipes):
+            say(f"{source}: weights {facts}")
+        else:
             say(f"WARNING {source}: no pretrained weights, so it starts from RANDOM values (--weights {source}=FILE)")
-        estimate = measure(item, settings.recipes.weights.get(source), clips=len(cache.clips), classes=cache.classes)
+        estimate = measure(item, settings.recipes.weights_of(source), clips=len(cache.clips), classes=cache.classes)
         total += estimate
         holdouts = ", ".join(str(holdout) for holdout, _ in item.networks) or "*"
         say(
@@ -206,7 +209,7 @@ def _compute(cache: FeatureCache, item: Missing, settings: ExtractSettings) -> t
         return 0, 0
     from extract.embed import SourceWorker
 
-    weights = settings.recipes.weights.get(item.recipe.source)
+    weights = settings.recipes.weights_of(item.recipe.source)
     worker = SourceWorker(item.recipe, weights, len(cache.classes), media_store(cache))
     if item.trunk:
         frozen = frozen_counterpart(item.recipe)
@@ -228,7 +231,8 @@ def _activations(cache: FeatureCache, recipe: Recipe) -> dict[str, np.ndarray]:
 
 def _tune_one(cache: FeatureCache, worker: "SourceWorker", roles: Roles, activations: dict[str, np.ndarray]) -> bool:
     """Leave the worker with the network tuned on `roles`, from the cache or by tuning it; returns whether it tuned."""
-    from extract.tune import load_weights_file, save_weights, tune
+    from extract.networks.own_files import load_weights_file, save_weights
+    from extract.tune import tune
 
     path = cache.network_path(worker.recipe, roles)
     worker.reset()

@@ -4,22 +4,19 @@ All randomness of an epoch derives from the recipe's seed, `trained16` and the e
 very steps of an unbroken one.
 """
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cache.identity import canonical_json, derived_seed, trained_digest16
-from cache.parts import write_aside
+from cache.identity import derived_seed, trained_digest16
 from cache.recipe import Recipe, Tuning
+from extract.networks.own_files import load_weights_file, save_weights
 
 log = logging.getLogger(__name__)
-_METADATA_KEY = "moodfuse"
 
 
 @dataclass(frozen=True)
@@ -149,26 +146,6 @@ def _stop_loss(network: nn.Module, data: TuningData, loss: nn.Module, stop: list
     device = _device(data.parameters)
     logits = torch.cat([data.score(data.whole_input(digest)[None].to(device)) for digest, _ in stop])
     return float(loss(logits, torch.tensor([target for _, target in stop], device=device)))
-
-
-# Checkpoints and weights: safetensors, with one metadata key so that equal content is equal bytes
-
-
-def save_weights(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-    """Write tensors as safetensors, aside and then moved into place; equal content gives equal bytes."""
-    from safetensors.torch import save_file
-
-    content = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    write_aside(path, lambda file: save_file(content, file, metadata={_METADATA_KEY: canonical_json(metadata)}))
-
-
-def load_weights_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and metadata of a file that `save_weights` wrote."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        return tensors, json.loads((file.metadata() or {}).get(_METADATA_KEY, "{}"))
 
 
 def _save_checkpoint(

@@ -1,10 +1,13 @@
-"""From decoded frames and waveforms to the input of a network.
+"""From decoded frames and waveforms to the input of a network: one object for tuning, embedding and prediction.
 
-Without a generator the result is the same for the same input: the centre crop, the whole waveform. With one it is a
-random crop, for tuning.
+Without a generator the result is the same for the same input: the middle frames, the centre crop, the whole waveform.
+With one it is augmented for tuning: frames a step earlier or later, a random crop, mirrored every other time; a random
+window of the sound, louder or softer. `docs/networks.md` has the rules.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,7 +16,37 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from cache.errors import InputError
-from extract.networks.registry import AudioPreprocessing, VideoPreprocessing
+from cache.media import Media
+from extract.networks.registry import AudioPreprocessing, Preprocessing, VideoPreprocessing
+
+
+@dataclass(frozen=True)
+class InputMaker:
+    """Makes the input of one network from a decoded clip.
+
+    Attributes
+    ----------
+    preprocessing : VideoPreprocessing or AudioPreprocessing
+        What the network, or its weights, ask for.
+    crop_s : float
+        Seconds of sound in an augmented input; 0 keeps all of it.
+    gain_db : float
+        An augmented waveform is made louder or softer by up to so many decibels.
+    """
+
+    preprocessing: Preprocessing
+    crop_s: float = 0.0
+    gain_db: float = 0.0
+
+    def __call__(self, media: Media, *, generator: torch.Generator | None = None) -> Tensor:
+        """The input without the batch axis: as embedded, or augmented where a generator is given."""
+        if isinstance(self.preprocessing, VideoPreprocessing):
+            return video_input(media.frames, self.preprocessing, generator=generator)
+        crop_s = self.crop_s if generator is not None and self.crop_s else None
+        waveform = audio_input(
+            media.waveform, self.preprocessing, crop_s=crop_s, generator=None if crop_s is None else generator
+        )
+        return waveform if generator is None else waveform * random_gain(self.gain_db, generator)
 
 
 def video_input(
@@ -24,17 +57,18 @@ def video_input(
     Parameters
     ----------
     frames : ndarray
-        ``[T, H, W, 3]`` uint8, RGB. All of them are used, in their order.
+        ``[T, H, W, 3]`` uint8, RGB, of even times; those that `frame_indices` chooses are used.
     preprocessing : VideoPreprocessing
         What the network asks for.
     generator : torch.Generator, optional
-        If given, the crop is at a random place and mirrored every other time, the same for all frames of the clip;
-        if not, it is the centre crop.
+        If given, frames come a step earlier or later, and the crop is at a random place and mirrored every other time,
+        the same for all frames of the clip; if not, it is the centre crop of the middle frames.
 
     Returns
     -------
     Tensor
-        ``[3, T, S, S]`` float32, contiguous, with ``S = preprocessing.crop_px``.
+        ``[3, T', S, S]`` float32, contiguous, with ``T' = min(T, preprocessing.frames)`` and
+        ``S = preprocessing.crop_px``.
 
     Raises
     ------
@@ -43,12 +77,13 @@ def video_input(
     """
     if frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape or frames.dtype != np.uint8:
         raise InputError(f"frames are {frames.dtype} of shape {list(frames.shape)}, expected uint8 [T, H, W, 3] in RGB")
-    pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
+    chosen = frame_indices(len(frames), min(len(frames), preprocessing.frames), generator)
+    pixels = torch.from_numpy(np.ascontiguousarray(frames[chosen])).permute(0, 3, 1, 2)
     height, width = resized_hw(frames.shape[1], frames.shape[2], preprocessing)
     if (height, width) != tuple(pixels.shape[2:]):
-        pixels = transforms.resize(pixels, [height, width], InterpolationMode.BILINEAR, antialias=True)
+        pixels = _resize(pixels, height, width, antialias=preprocessing.antialias)
     side = preprocessing.crop_px
-    top, left, mirrored = _crop_place(height - side, width - side, generator)
+    top, left, mirrored = _crop_place(height - side, width - side, generator, preprocessing.centre)
     pixels = pixels[:, :, top : top + side, left : left + side]
     if mirrored:
         pixels = pixels.flip(3)
@@ -58,6 +93,34 @@ def video_input(
     std = torch.tensor(preprocessing.std).view(3, 1, 1, 1)
     values = pixels.transpose(0, 1).to(torch.float32, memory_format=torch.contiguous_format)
     return values.mul_(preprocessing.scale).sub_(mean).div_(std)
+
+
+def _resize(pixels: Tensor, height: int, width: int, *, antialias: bool) -> Tensor:
+    """Bilinear, uint8 in and out; without antialiasing in float32 and rounded, as torchvision's video transforms do."""
+    if antialias:
+        resized: Tensor = transforms.resize(pixels, [height, width], InterpolationMode.BILINEAR, antialias=True)
+        return resized
+    resized = torch.nn.functional.interpolate(pixels.float(), (height, width), mode="bilinear", align_corners=False)
+    return resized.round_().to(torch.uint8)
+
+
+def frame_indices(decoded: int, wanted: int, generator: torch.Generator | None = None) -> list[int]:
+    """Which of the decoded frames to use: those at the middles of equal intervals.
+
+    Parameters
+    ----------
+    decoded, wanted : int
+        How many frames there are and are asked for, ``wanted <= decoded``.
+    generator : torch.Generator, optional
+        If given, each frame moves by up to one interval, earlier or later; they stay in order.
+    """
+    step = decoded / wanted
+    middles = [int((number + 0.5) * step) for number in range(wanted)]
+    if generator is None:
+        return middles
+    reach = round(step)
+    moved = [middle + _random_below(2 * reach, generator) - reach for middle in middles]
+    return sorted(min(max(index, 0), decoded - 1) for index in moved)
 
 
 def resized_hw(height: int, width: int, preprocessing: VideoPreprocessing) -> tuple[int, int]:
@@ -74,8 +137,8 @@ def resized_hw(height: int, width: int, preprocessing: VideoPreprocessing) -> tu
         return preprocessing.resize_hw
     short = preprocessing.resize_short_side_px or preprocessing.crop_px
     if height <= width:
-        return short, max(short, round(width * short / height))
-    return max(short, round(height * short / width)), short
+        return short, int(width * short / height)
+    return int(height * short / width), short
 
 
 def audio_input(
@@ -133,8 +196,16 @@ def sounding_samples(waveform: np.ndarray) -> int:
     return int(sounding[-1]) + 1 if sounding.size else 0
 
 
-def _crop_place(spare_h: int, spare_w: int, generator: torch.Generator | None) -> tuple[int, int, bool]:
+def random_gain(most_db: float, generator: torch.Generator) -> float:
+    """A factor on a waveform, even in decibels between ``-most_db`` and ``most_db``."""
+    share = float(torch.rand((), generator=generator)) * 2 - 1
+    return float(10 ** (share * most_db / 20))
+
+
+def _crop_place(spare_h: int, spare_w: int, generator: torch.Generator | None, centre: str) -> tuple[int, int, bool]:
     if generator is None:
+        if centre == "even":
+            return round(spare_h / 2), round(spare_w / 2), False
         return spare_h // 2, spare_w // 2, False
     return _random_below(spare_h, generator), _random_below(spare_w, generator), bool(_random_below(1, generator))
 

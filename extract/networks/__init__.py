@@ -6,7 +6,7 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .registry import NETWORKS, AudioPreprocessing, NetworkSpec, VideoPreprocessing, network_spec
+from .registry import NETWORKS, TORCHVISION, AudioPreprocessing, NetworkSpec, VideoPreprocessing, network_spec
 
 if TYPE_CHECKING:
     from .base import Network
@@ -20,7 +20,8 @@ def create_network(name: str, *, num_classes: int, weights: str | Path | None = 
     Parameters
     ----------
     name : str
-        A name of `NETWORKS`: ``onedmcnn``, ``twodmcnn``, ``c3d`` or ``i3d``.
+        A name of `NETWORKS`: ``onedmcnn``, ``twodmcnn``, ``c3d`` or ``i3d``; or ``torchvision:`` and the name of a
+        video model of torchvision.
     num_classes : int
         Width of the classifier, which is always new.
     weights : str or Path, optional
@@ -41,9 +42,10 @@ def create_network(name: str, *, num_classes: int, weights: str | Path | None = 
     """
     spec = network_spec(name)
     module, _, attribute = spec.factory.partition(":")
-    network: Network = getattr(importlib.import_module(module), attribute)(num_classes)
+    make = getattr(importlib.import_module(module), attribute)
+    network: Network = make(spec, num_classes) if name.startswith(TORCHVISION) else make(num_classes)
     if weights is not None:
-        from .weights import load_weights, resolve_weights
+        from .weights import load_weights
 
-        load_weights(network, resolve_weights(weights))
+        load_weights(network, weights)
     return network.eval()

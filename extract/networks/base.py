@@ -107,6 +107,12 @@ class Network(nn.Module):
                     module.eval()
         return self
 
+    def set_bn_eps(self, eps: float) -> None:
+        """Set what every BatchNorm adds to its variance; ports of a model differ in it."""
+        for module in self.modules():
+            if isinstance(module, _BatchNorm):
+                module.eps = eps
+
     def reset_classifier(self, num_classes: int) -> None:
         """Draw a new classifier for `num_classes` labels from torch's global generator; the rest stays as it is."""
         linear = nn.Linear(self.spec.embedding_width, num_classes)

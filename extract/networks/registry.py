@@ -5,6 +5,7 @@ Nothing here imports torch, so that the command line, recipes and decoding worke
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -18,18 +19,22 @@ Modality = Literal["video", "audio"]
 class VideoPreprocessing:
     """How decoded frames become the input of a video network.
 
-    A pixel in [0, 255] becomes ``(pixel * scale - mean) / std``, channel by channel.
+    A pixel in [0, 255] becomes ``(pixel * scale - mean) / std``, channel by channel. Resizing is bilinear, on uint8.
 
     Parameters
     ----------
     frames : int
-        Frames of a clip, at the middles of equal intervals.
+        Frames of a clip: of those decoded, the ones at the middles of so many equal intervals.
     crop_px : int
         Side of the square crop, in pixels, taken after resizing.
     resize_short_side_px : int, optional
         Resize so that the shorter side has this many pixels; the aspect ratio is kept.
     resize_hw : tuple of int, optional
         Resize to this height and width in pixels; the aspect ratio is not kept. Exactly one of the two is given.
+    antialias : bool
+        Whether pixels are averaged over the area that they come from when a frame shrinks.
+    centre : {"floor", "even"}
+        How half a pixel is rounded where a centre crop leaves an odd margin: down, or to the even number.
     scale : float
         Factor on the pixel values.
     mean, std : tuple of float
@@ -42,6 +47,8 @@ class VideoPreprocessing:
     frames: int = 32
     resize_short_side_px: int | None = None
     resize_hw: tuple[int, int] | None = None
+    antialias: bool = True
+    centre: Literal["floor", "even"] = "floor"
     scale: float = 1.0
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
@@ -58,7 +65,7 @@ class VideoPreprocessing:
 
     def as_record(self) -> dict[str, Any]:
         """All that decides the numbers, as a dict of JSON types; it enters the digest of a recipe."""
-        return {"kind": "video", "interpolation": "bilinear antialias uint8", **_json_fields(self)}
+        return {"kind": "video", "interpolation": "bilinear uint8", **_json_fields(self)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +142,8 @@ class NetworkSpec:
 
 # Mean of the Sports-1M training frames (the average of the mean cube published with C3D), here in RGB order.
 SPORTS1M_MEAN_RGB = (101.41, 97.66, 90.25)
+TORCHVISION = "torchvision:"
+"""Prefix of the names of torchvision's video models; their specs are made by `extract.networks.torchvision_video`."""
 
 _TABLE = (
     NetworkSpec(
@@ -199,10 +208,32 @@ def network_spec(name: str) -> NetworkSpec:
     UnknownNameError
         If no network has this name; the message lists the known ones.
     """
+    if name.startswith(TORCHVISION):
+        from .torchvision_video import torchvision_spec  # imports torch, which only a user of these models waits for
+
+        return torchvision_spec(name)
     try:
         return NETWORKS[name]
     except KeyError as error:
-        raise UnknownNameError("source", name, list(NETWORKS)) from error
+        raise UnknownNameError("source", name, [*NETWORKS, f"{TORCHVISION}<video model>"]) from error
+
+
+def preprocessing_from_record(values: Mapping[str, Any]) -> Preprocessing:
+    """Read preprocessing back from what `as_record` gave.
+
+    Raises
+    ------
+    ValueError
+        If the record is of another kind or version.
+    """
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    kind = str(fields.pop("kind", None))
+    fields.pop("interpolation", None)
+    kinds: dict[str, type[Preprocessing]] = {"video": VideoPreprocessing, "audio": AudioPreprocessing}
+    try:
+        return kinds[kind](**fields)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"no preprocessing record: {dict(values)}") from error
 
 
 def _json_fields(record: VideoPreprocessing | AudioPreprocessing) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from extract.stage import Extraction, ExtractSettings, extract_features
 from moodfuse.corpus import ClipSettings, make_clip
 
 RECIPE = """
+name = "default"
 seed = 0
 threads = 2
 [onedmcnn]

@@ -68,13 +68,13 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 
 def test_unknown_names_list_the_known(tmp_path: Path) -> None:
     """Source, recipe, depth and weights file: each error lists what there is, or what to give."""
-    with pytest.raises(UnknownNameError, match="known: c3d, i3d, onedmcnn, twodmcnn"):
+    with pytest.raises(UnknownNameError, match="known: c3d, i3d, onedmcnn, torchvision:<video model>, twodmcnn"):
         build_recipe("c4d", RecipeChoice())
     with pytest.raises(UnknownNameError, match="unknown recipe 'best'; known: default"):
         build_recipe("c3d", RecipeChoice(recipe="best"))
     with pytest.raises(InputError, match="unknown depth; known: frozen, head, full"):
         build_recipe("c3d", RecipeChoice(depths={"c3d": "deep"}))
-    with pytest.raises(InputError, match="no such file; expected the path of a weights file"):
+    with pytest.raises(InputError, match="no such file, and no known name"):
         build_recipe("c3d", RecipeChoice(weights={"c3d": str(tmp_path / "none.h5")}))
     (tmp_path / "bad.toml").write_text("[c3d.head]\noptimizer='adam'\nlearning_rate=1\nepochs=1\nspeed=9\n")
     with pytest.raises(InputError, match="unknown key 'speed'"):

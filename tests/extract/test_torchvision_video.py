@@ -1,0 +1,116 @@
+"""Tests of extract.networks.torchvision_video: torchvision's video models as sources."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchvision.models import get_model, get_model_weights
+
+from cache.errors import UnknownNameError
+from cache.media import Media
+from extract.media.decode import read_clip
+from extract.media.preprocess import InputMaker, frame_indices, video_input
+from extract.networks import create_network, network_spec
+from extract.networks.known_weights import known_weights
+from extract.networks.registry import VideoPreprocessing
+from extract.networks.torchvision_video import torchvision_names
+
+NAMES = torchvision_names()
+CHEAP = ("mc3_18", "mvit_v2_s", "r2plus1d_18", "r3d_18", "s3d")
+SHAPES = {  # the smallest input, [C, T, H, W], that each kind of model takes
+    "r3d_18": (3, 8, 32, 32),
+    "r2plus1d_18": (3, 8, 32, 32),
+    "swin3d_t": (3, 4, 64, 64),
+    "s3d": (3, 16, 224, 224),
+    "mvit_v1_b": (3, 16, 224, 224),
+}
+
+
+def frames(height: int = 90, width: int = 161) -> np.ndarray:
+    """32 frames of noise, [32, height, width, 3] uint8."""
+    return np.random.default_rng(0).integers(0, 256, (32, height, width, 3), dtype=np.uint8)
+
+
+def preprocessing(name: str) -> VideoPreprocessing:
+    found = network_spec(f"torchvision:{name}").preprocessing
+    assert isinstance(found, VideoPreprocessing)
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_input_equals_the_transforms_of_the_weights(name: str) -> None:
+    """What a model gets is what torchvision's own transforms of its weights make of the same frames."""
+    ours = preprocessing(name)
+    chosen = torch.from_numpy(frames()[frame_indices(32, ours.frames)]).permute(0, 3, 1, 2)
+    expected = get_model_weights(name).DEFAULT.transforms()(chosen)
+    torch.testing.assert_close(video_input(frames(), ours), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_embedding_is_what_enters_the_last_linear_layer(name: str, tmp_path: Path) -> None:
+    """With a model's weights loaded strictly, its own last layer on our embedding gives the model's own output."""
+    torch.manual_seed(0)
+    model = get_model(name).eval()
+    torch.save(model.state_dict(), tmp_path / "model.pth")
+    network = create_network(f"torchvision:{name}", num_classes=6, weights=tmp_path / "model.pth")
+    head = [module for module in model.modules() if isinstance(module, (torch.nn.Linear, torch.nn.Conv3d))][-1]
+    x = torch.rand(1, *SHAPES[name])
+    with torch.inference_mode():
+        embedding = network.embed(network.get_submodule("body")(x))
+        assert head.bias is not None
+        expected = torch.nn.functional.linear(embedding, head.weight.flatten(1), head.bias)
+        torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
+    assert embedding.shape == (1, network.spec.embedding_width)
+
+
+@pytest.fixture(scope="module")
+def real_clip() -> Media:
+    """The first real clip, decoded as `extract` does, or a skip that says why."""
+    folder = os.environ.get("MOODFUSE_CLIPS")
+    if not folder:
+        pytest.skip("MOODFUSE_CLIPS is not set: no folder of real clips")
+    clip = read_clip(sorted(Path(folder).glob("*/*.mp4"))[0], short_side_px=256)
+    return Media(clip.frames, clip.frame_times_s, clip.waveform, clip.waveform_samples)
+
+
+@pytest.mark.parametrize("name", CHEAP)
+def test_a_real_clip_is_embedded_offline(name: str, real_clip: Media) -> None:
+    """With random weights and no download a real clip gets finite, varied features of the model's width."""
+    torch.manual_seed(0)
+    network = create_network(f"torchvision:{name}", num_classes=6)
+    with torch.inference_mode():
+        embedding, _ = network(InputMaker(network.preprocessing)(real_clip)[None])
+    assert embedding.shape == (1, network.spec.embedding_width) and embedding.dtype == torch.float32
+    assert bool(embedding.isfinite().all()) and float(embedding.std()) > 0
+
+
+def test_mvit_gets_every_other_frame() -> None:
+    """A model that encodes 16 positions in time gets the 16 frames at the middles of equal intervals."""
+    assert preprocessing("mvit_v1_b").frames == 16 and frame_indices(32, 16) == list(range(1, 32, 2))
+    assert preprocessing("s3d").frames == 32 and frame_indices(32, 32) == list(range(32))
+
+
+def test_unknown_models_list_the_known() -> None:
+    """A name that torchvision does not have is an error that lists those it has."""
+    with pytest.raises(UnknownNameError, match="unknown torchvision video model 'resnet18'; known: mc3_18, mvit_v1_b"):
+        network_spec("torchvision:resnet18")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_are_those_of_torchvision(name: str) -> None:
+    """The table has each of torchvision's weights with its address, the digest in its name and its transforms."""
+    weights = get_model_weights(name)
+    known = known_weights(f"torchvision:{name}")
+    assert set(known) == {*(item.name for item in weights), "DEFAULT"}
+    assert known["DEFAULT"].url == weights.DEFAULT.url
+    for item in weights:
+        assert f"-{known[item.name].check.value}.pth" in item.url and len(known[item.name].check.value) == 8
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    """A file of one model given to another says what is missing."""
+    torch.save(get_model("mc3_18").state_dict(), tmp_path / "model.pth")
+    with pytest.raises(ValueError, match="misshapen: body.layer"):
+        create_network("torchvision:r3d_18", num_classes=6, weights=tmp_path / "model.pth")
