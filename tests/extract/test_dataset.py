@@ -78,7 +78,7 @@ def test_unknown_names_list_the_known(tmp_path: Path) -> None:
         build_recipe("c3d", RecipeChoice(weights={"c3d": str(tmp_path / "none.h5")}))
     (tmp_path / "bad.toml").write_text("[c3d.head]\noptimizer='adam'\nlearning_rate=1\nepochs=1\nspeed=9\n")
     with pytest.raises(InputError, match="unknown key 'speed'"):
-        build_recipe("c3d", RecipeChoice(recipe=str(tmp_path / "bad.toml")))
+        build_recipe("c3d@bad", RecipeChoice(recipe=str(tmp_path / "bad.toml")))
 
 
 def test_defaults_of_depth_and_weights() -> None:
@@ -86,3 +86,32 @@ def test_defaults_of_depth_and_weights() -> None:
     depths = {name: build_recipe(name, RecipeChoice()).depth for name in ("onedmcnn", "twodmcnn", "c3d", "i3d")}
     assert depths == {"onedmcnn": "full", "twodmcnn": "head", "c3d": "head", "i3d": "head"}
     assert build_recipe("c3d", RecipeChoice(depth="frozen")).tuning is None
+
+
+def test_sources_carry_their_recipe(tmp_path: Path) -> None:
+    """The default recipe adds nothing to a source's name; any other one, and a file's, is said behind an @."""
+    assert RecipeChoice().source("c3d") == "c3d" and RecipeChoice(recipe="seed-sgd").source("c3d") == "c3d@seed-sgd"
+    assert RecipeChoice(recipe="seed-sgd").source("c3d@default") == "c3d"
+    assert RecipeChoice().source("c3d@seed-adam") == "c3d@seed-adam"
+    adam, sgd = (build_recipe(f"c3d@seed-{name}", RecipeChoice()) for name in ("adam", "sgd"))
+    assert adam.tuning is not None and sgd.tuning is not None
+    assert (adam.tuning.optimizer, sgd.tuning.optimizer, sgd.tuning.momentum) == ("adam", "sgd", 0.0)
+    assert adam.tuning.learning_rate == sgd.tuning.learning_rate == 1e-5 and adam.digest16 != sgd.digest16
+    (tmp_path / "mine.toml").write_text("[c3d]\nhead = { optimizer = 'adam', learning_rate = 1e-3, epochs = 2 }\n")
+    choice = RecipeChoice(recipe=str(tmp_path / "mine.toml"), depths={"c3d": "frozen"})
+    assert choice.source("c3d") == "c3d@mine" and build_recipe("c3d@mine", choice).depth == "frozen"
+    assert build_recipe("c3d", choice) == build_recipe("c3d", RecipeChoice(depths={"c3d": "frozen"}))
+    (tmp_path / "b@d.toml").write_text("")
+    with pytest.raises(InputError, match="its name 'b@d' has to be letters"):
+        RecipeChoice(recipe=str(tmp_path / "b@d.toml")).source("c3d")
+
+
+def test_the_seeds_recipes_are_complete() -> None:
+    """Each of the seed's recipes has settings for the four networks, whole and at the head."""
+    for name in ("seed", "seed-adam", "seed-sgd"):
+        for network in ("onedmcnn", "twodmcnn", "c3d", "i3d"):
+            whole = build_recipe(f"{network}@{name}", RecipeChoice())
+            head = build_recipe(f"{network}@{name}", RecipeChoice(depth="head"))
+            assert whole.depth == "full" and head.tuning is not None
+    chosen = [build_recipe(f"{name}@seed", RecipeChoice()).tuning for name in ("onedmcnn", "twodmcnn", "c3d", "i3d")]
+    assert [item.optimizer for item in chosen if item] == ["adam", "sgd", "sgd", "adam"]
