@@ -166,6 +166,7 @@ _TABLE = (
         frozen_width=160,
         activation_width=160,
         min_crop_s=7.0,
+        version=2,
     ),
     NetworkSpec(
         name="c3d",

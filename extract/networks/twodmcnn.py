@@ -3,7 +3,7 @@
 ISMIR 2017, arXiv 1703.09179. The mel front end is part of the network and repeats that of the published Keras model:
 12 kHz, at most 29 s, periodic Hann window of 512, hop 256, TensorFlow's 'same' padding, power spectrum, 96 Slaney mels
 with area normalisation from 0 to 6 kHz, decibels below the clip's maximum down to -80, standardised over the clip.
-It runs in float32 under autocast too: decibels of bfloat16 powers would be off by tenths.
+Powers and decibels are computed in float64, under autocast too: those of bfloat16 would be off by tenths.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class TwoDMCNN(Network):
             resampled = torchaudio.functional.resample(waveform.float(), INPUT_RATE_HZ, SAMPLE_RATE_HZ)
         return resampled[:, :MAX_SAMPLES]
 
-    def log_mel(self, waveform_12k: Tensor) -> Tensor:
-        """Standardised log-mel spectrogram.
+    def decibels(self, waveform_12k: Tensor) -> Tensor:
+        """Mel spectrogram in decibels below the clip's loudest point.
 
         Parameters
         ----------
@@ -77,19 +77,26 @@ class TwoDMCNN(Network):
         Returns
         -------
         Tensor
-            ``[N, 1, 96, ceil(samples / 256)]``, float32: mels from low to high, then time; zero mean and unit standard
-            deviation over each clip, or all zero for a clip of silence.
+            ``[N, 96, ceil(samples / 256)]``, float32, from -80 to 0: mels from low to high, then time.
         """
         with torch.autocast(waveform_12k.device.type, enabled=False):
-            waveform = waveform_12k.float()
+            waveform = waveform_12k.double()  # in float32 quiet bands beside loud ones are off by thousandths of a dB
             samples = waveform.shape[1]
             total = max((-(-samples // HOP) - 1) * HOP + N_FFT - samples, 0)
             padded = F.pad(waveform, (total // 2, total - total // 2))
-            spectrum = torch.stft(padded, N_FFT, HOP, window=self.window.float(), center=False, return_complex=True)
+            spectrum = torch.stft(padded, N_FFT, HOP, window=self.window.double(), center=False, return_complex=True)
             power = spectrum.real.square() + spectrum.imag.square()
-            mel = self.mel_filters.float().t() @ power
+            mel = self.mel_filters.double().t() @ power
             decibel = 10 * torch.log10(mel.clamp(min=MIN_POWER))
-            decibel = (decibel - decibel.amax(dim=(1, 2), keepdim=True)).clamp(min=FLOOR_DB)
+            return (decibel - decibel.amax(dim=(1, 2), keepdim=True)).clamp(min=FLOOR_DB).float()
+
+    def log_mel(self, waveform_12k: Tensor) -> Tensor:
+        """Standardised `decibels`, ``[N, 1, 96, frames]``: zero mean and unit standard deviation over each clip.
+
+        A clip of silence is all zero.
+        """
+        with torch.autocast(waveform_12k.device.type, enabled=False):
+            decibel = self.decibels(waveform_12k)
             mean = decibel.mean(dim=(1, 2), keepdim=True)
             std = decibel.std(dim=(1, 2), keepdim=True, correction=0)
             return ((decibel - mean) / (std + MIN_STD)).unsqueeze(1)

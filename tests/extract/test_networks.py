@@ -1,12 +1,10 @@
 """Tests of extract.networks: the table, the base class and the four networks."""
 
 import math
-import os
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -244,103 +242,3 @@ def test_no_classes_is_refused() -> None:
     """A classifier needs a class."""
     with pytest.raises(ValueError, match="num_classes must be at least 1, got 0"):
         create_network("onedmcnn", num_classes=0)
-
-
-# --- The tagger's features against a computation of its own, in NumPy and SciPy alone.
-
-
-def slaney_filters() -> np.ndarray:
-    """Filter bank [96, 257] after Slaney's Auditory Toolbox: linear below 1 kHz, logarithmic above, unit area."""
-
-    def to_hz(mel: np.ndarray) -> np.ndarray:
-        return np.where(mel < 15, mel * 200 / 3, 1000 * np.exp(np.log(6.4) / 27 * (mel - 15)))
-
-    top = 15 + np.log(6000 / 1000) / (np.log(6.4) / 27)
-    edges = to_hz(np.linspace(0, top, 98))
-    bins = np.arange(257) * 12_000 / 512
-    filters = np.zeros((96, 257))
-    for band in range(96):
-        low, centre, high = edges[band : band + 3]
-        rising, falling = (bins - low) / (centre - low), (high - bins) / (high - centre)
-        filters[band] = np.maximum(0, np.minimum(rising, falling)) * 2 / (high - low)
-    return filters
-
-
-def numpy_log_mel(signal: np.ndarray) -> np.ndarray:
-    """Standardised log-mel [96, 1360] of 29 s at 12 kHz."""
-    padded = np.pad(signal.astype(np.float64), 208)
-    frames = np.lib.stride_tricks.sliding_window_view(padded, 512)[::256]
-    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(512) / 512)
-    power = np.abs(np.fft.rfft(frames * hann, axis=1)) ** 2
-    decibel = 10 * np.log10(np.maximum(slaney_filters() @ power.T, 1e-10))
-    decibel = np.maximum(decibel - decibel.max(), -80)
-    return (decibel - decibel.mean()) / (decibel.std() + 1e-10)
-
-
-def numpy_features(signal: np.ndarray, path: Path) -> np.ndarray:
-    """The tagger's 160 numbers, from the arrays of its file as they are stored."""
-    import h5py
-
-    x = numpy_log_mel(signal)[:, :, None]
-    features = []
-    with h5py.File(path, "r") as file:
-        root = file["model_weights"]
-        for block, pool in enumerate([(2, 4), (3, 4), (2, 5), (2, 4), (4, 4)], start=1):
-            convolution = root[f"conv2d_{block}/conv2d_{block}"]
-            norm = root[f"batch_normalization_{block}/batch_normalization_{block}"]
-            gamma, beta, mean, variance = (
-                norm[f"{name}:0"][()] for name in ("gamma", "beta", "moving_mean", "moving_variance")
-            )
-            height, width = x.shape[:2]
-            padded = np.pad(x, ((1, 1), (1, 1), (0, 0)))
-            total = np.zeros((height, width, 32)) + convolution["bias:0"][()]
-            for row in range(3):
-                for column in range(3):
-                    patch = padded[row : row + height, column : column + width]
-                    total += patch @ convolution["kernel:0"][row, column].astype(np.float64)
-            total = (total - mean) / np.sqrt(variance + 1e-3) * gamma + beta
-            x = np.where(total > 0, total, np.expm1(np.minimum(total, 0)))
-            features.append(x.mean(axis=(0, 1)))
-            rows, columns = height // pool[0], width // pool[1]
-            x = x[: rows * pool[0], : columns * pool[1]]
-            x = x.reshape(rows, pool[0], columns, pool[1], 32).max(axis=(1, 3))
-    return np.concatenate(features)
-
-
-def real_sound() -> torch.Tensor:
-    """The first 30 s of the first real clip, [1, 480000] at 16 kHz, or a skip that says why."""
-    import av
-
-    folder = os.environ.get("MOODFUSE_CLIPS")
-    if not folder:
-        pytest.skip("MOODFUSE_CLIPS is not set: no folder of real clips")
-    path = sorted(Path(folder).glob("*/*.mp4"))[0]
-    resampler = av.AudioResampler(format="fltp", layout="mono", rate=16_000)
-    with av.open(str(path)) as container:
-        pieces = [piece.to_ndarray()[0] for frame in container.decode(audio=0) for piece in resampler.resample(frame)]
-    sound = np.concatenate(pieces)[:480_000].astype(np.float32)
-    return torch.from_numpy(np.pad(sound, (0, 480_000 - len(sound)))).unsqueeze(0)
-
-
-def real_weights() -> Path:
-    """The published file of the tagger, or a skip that says why."""
-    place = os.environ.get("MOODFUSE_WEIGHTS")
-    if not place:
-        pytest.skip("MOODFUSE_WEIGHTS is not set: no pretrained weights")
-    path = Path(place) / "choi_msd_tagger_keras2.hdf5" if Path(place).is_dir() else Path(place)
-    if not path.is_file():
-        pytest.skip(f"MOODFUSE_WEIGHTS holds no {path.name}")
-    return path
-
-
-def test_tagger_equals_numpy() -> None:
-    """With the published weights, the features of a real clip equal those of NumPy's own computation to 1e-3."""
-    path = real_weights()
-    sound = real_sound()
-    network = create_network("twodmcnn", num_classes=6, weights=path)
-    with torch.inference_mode():
-        signal = network.resample(sound)
-        features = network.trunk(sound)[0].numpy()
-    expected = numpy_features(signal[0].numpy(), path)
-    assert signal.shape == (1, 348_000)
-    assert np.abs(features - expected).max() < 1e-3 * np.abs(expected).max()
