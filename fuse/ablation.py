@@ -9,39 +9,31 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, product
+from itertools import product
 from os import cpu_count
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import InputError, UnknownNameError
+from cache.errors import InputError
 from cache.folds import MIN_INNER_GROUPS
 from cache.records import Block, Holdout
 from cache.runs import Result, Run, check_new_name
 from cache.store import FeatureCache
+from fuse.combinations import Combination, parse_combinations
 from fuse.design import LEVELS, DesignMatrix, Features, Level, assemble, check_level
 from fuse.heads import HEADS, head_spec, make_head
 from fuse.logits import can_cross_fit, fit_logits, holdouts_to_fit, logits_for_fold
 from fuse.workers import Call, run_parallel
 
 log = logging.getLogger(__name__)
-Combination = tuple[str, ...]
 
 PROTOCOL = "no-crossfit"
 NETWORK = "network"
 """Head name of a source's own softmax."""
 UNCALIBRATED = "uncalibrated"
 FEW_GROUPS = f"fewer than {MIN_INNER_GROUPS} groups per class: default settings"
-SEED_COMBINATIONS: tuple[Combination, ...] = (
-    ("c3d", "onedmcnn"),
-    ("i3d", "onedmcnn"),
-    ("c3d", "twodmcnn"),
-    ("i3d", "twodmcnn"),
-    ("c3d", "i3d", "onedmcnn", "twodmcnn"),
-)
-"""The audio-video pairs of the seed, and its integrated network of all four."""
 
 
 @dataclass(frozen=True)
@@ -72,45 +64,6 @@ class AblationSettings:
             check_level(level)
         if self.jobs < 1:
             raise InputError(f"--jobs is {self.jobs}; expected 1 or more")
-
-
-def parse_combinations(values: Sequence[str], sources: Sequence[str]) -> tuple[Combination, ...]:
-    """Combinations of sources by name, each sorted, none twice.
-
-    Parameters
-    ----------
-    values : sequence of str
-        ``"seed"`` (`SEED_COMBINATIONS`), ``"all"`` (every set of two or more sources; the only source where there is
-        one, since network rows show each alone), or names joined by ``+``.
-    sources : sequence of str
-        What the cache holds.
-
-    Raises
-    ------
-    InputError
-        If the cache holds no source, or lacks one of the seed's.
-    UnknownNameError
-        If a named source is not in the cache.
-    """
-    if not sources:
-        raise InputError("the cache holds no features; run: moodfuse extract DATA --cache DIR")
-    found: dict[Combination, None] = {}
-    for value in values:
-        if value == "seed":
-            if missing := sorted({name for item in SEED_COMBINATIONS for name in item} - set(sources)):
-                raise InputError(f"--combine seed needs {', '.join(missing)} as well; run extract for them")
-            found.update(dict.fromkeys(SEED_COMBINATIONS))
-        elif value == "all":
-            least = min(2, len(sources))
-            sizes = range(least, len(sources) + 1)
-            found.update(dict.fromkeys(item for size in sizes for item in combinations(sorted(sources), size)))
-        else:
-            names = [name.strip() for name in value.split("+")]
-            for name in names:
-                if name not in sources:
-                    raise UnknownNameError("source", name, tuple(sources))
-            found[tuple(sorted(set(names)))] = None
-    return tuple(found)
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,15 @@ from cache.runs import Run, read_run, write_run
 from cache.store import FeatureCache
 from fuse.ablation import (
     FEW_GROUPS,
-    SEED_COMBINATIONS,
     UNCALIBRATED,
     AblationSettings,
     accuracies,
     fit_head,
     load_features,
-    parse_combinations,
     run_ablation,
 )
 from fuse.cli import fuse_command
+from fuse.combinations import SEED_COMBINATIONS, parse_combinations
 from fuse.heads import HEADS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -151,6 +150,14 @@ def test_combinations() -> None:
         parse_combinations(["c3d+c4d"], four[:2])
     with pytest.raises(InputError, match="the cache holds no features"):
         parse_combinations(["all"], ())
+    adam = tuple(f"{name}@seed-adam" for name in four)
+    assert parse_combinations(["seed"], adam)[2] == ("c3d@seed-adam", "twodmcnn@seed-adam")
+    assert len(parse_combinations(["seed"], (*four, *adam))) == 10
+    assert parse_combinations(["seed"], (*four, *adam[:3])) == SEED_COMBINATIONS
+    with pytest.raises(InputError, match=f"--combine seed needs {adam[-1]} as well"):
+        parse_combinations(["seed"], adam[:3])
+    with pytest.raises(InputError, match="9 sources have 502 combinations, more than 256; name those"):
+        parse_combinations(["all"], [f"s{number}" for number in range(9)])
 
 
 def test_wrong_settings_are_refused() -> None:
