@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from extract.media.preprocess import audio_input, resized_hw, sounding_samples, video_input
+from cache.media import Media
+from extract.media.preprocess import (
+    InputMaker,
+    audio_input,
+    frame_indices,
+    resized_hw,
+    sounding_samples,
+    video_input,
+)
 from extract.networks import NETWORKS, AudioPreprocessing, VideoPreprocessing
 
 C3D = NETWORKS["c3d"].preprocessing
@@ -140,3 +148,64 @@ def test_impossible_settings_are_refused() -> None:
         VideoPreprocessing(resize_short_side_px=100, crop_px=112)
     with pytest.raises(ValueError, match="exactly one"):
         VideoPreprocessing(resize_short_side_px=100, resize_hw=(100, 100), crop_px=50)
+
+
+def media(frames: int = 8) -> Media:
+    """Frames whose level is their number, and 10 s of a tone at 16 kHz."""
+    pictures = np.broadcast_to(np.arange(frames, dtype=np.uint8)[:, None, None, None], (frames, 8, 12, 3))
+    waveform = np.sin(np.arange(160_000, dtype=np.float32))
+    return Media(np.ascontiguousarray(pictures), np.arange(float(frames)), waveform, len(waveform))
+
+
+def test_middle_frames_are_taken() -> None:
+    """Fewer frames than were decoded are those at the middles of equal intervals."""
+    assert frame_indices(32, 32) == list(range(32)) and frame_indices(32, 8) == [2, 6, 10, 14, 18, 22, 26, 30]
+    four = VideoPreprocessing(frames=4, resize_short_side_px=8, crop_px=4)
+    assert video_input(media().frames, four)[0, :, 0, 0].tolist() == [1, 3, 5, 7]
+
+
+def test_time_jitter_moves_frames_by_one_interval_at_most() -> None:
+    """In tuning each frame comes from its own interval or a neighbour's; they stay in order, and every move happens."""
+    generator = torch.Generator().manual_seed(0)
+    for decoded, wanted, reach in ((32, 32, 1), (32, 16, 2)):
+        draws = torch.tensor([frame_indices(decoded, wanted, generator) for _ in range(300)])
+        moved = draws - torch.tensor(frame_indices(decoded, wanted))
+        assert bool((draws.diff(dim=1) >= 0).all()) and int(draws.min()) >= 0 and int(draws.max()) < decoded
+        assert {int(value) for value in moved.unique()} == set(range(-reach, reach + 1))
+
+
+def test_one_object_makes_every_input() -> None:
+    """Without a generator the input is that of embedding, always the same; with one it is augmented, and repeats."""
+    clip = media()
+    for preprocessing in (
+        VideoPreprocessing(frames=8, resize_short_side_px=8, crop_px=4),
+        AudioPreprocessing(samples=160_000),
+    ):
+        make = InputMaker(preprocessing, crop_s=2.0, gain_db=6.0)
+        assert torch.equal(make(clip), make(clip))
+        first, second = (make(clip, generator=torch.Generator().manual_seed(3)) for _ in range(2))
+        assert torch.equal(first, second) and not torch.equal(first, make(clip))
+    assert len(first) == 32_000 and len(make(clip)) == 160_000
+
+
+def test_gain_is_even_in_decibels_and_bounded() -> None:
+    """In tuning the sound is made louder or softer by up to the recipe's decibels, and nothing else of it changes."""
+    clip, generator = media(), torch.Generator().manual_seed(0)
+    make = InputMaker(AudioPreprocessing(samples=160_000), gain_db=6.0)
+    whole = make(clip)
+    gains_db = []
+    for _ in range(300):
+        louder = make(clip, generator=generator)
+        factor = float(louder.norm() / whole.norm())
+        torch.testing.assert_close(louder, whole * factor)
+        gains_db.append(20 * np.log10(factor))
+    assert -6 <= min(gains_db) < -5.5 and 5.5 < max(gains_db) <= 6 and abs(np.mean(gains_db)) < 0.6
+
+
+def test_margins_that_cannot_be_halved_are_rounded_as_asked() -> None:
+    """A margin of 59 pixels starts at 29 under ``floor`` and at 30, the even number, under ``even``."""
+    frames = np.zeros((1, 8, 171, 3), dtype=np.uint8)
+    frames[:, :, 30] = 255
+    for centre, column in (("floor", 1), ("even", 0)):
+        crop = video_input(frames, VideoPreprocessing(resize_hw=(112, 171), crop_px=112, centre=centre))
+        assert int(crop[0, 0, 50].argmax()) == column
