@@ -1,0 +1,140 @@
+"""bfloat16 against float32 on the clips of a cache: error of the embedding, share of changed answers, time.
+
+Usage: precision.py [CACHE [SOURCE=WEIGHTS ...]]. CACHE is one that `moodfuse extract` made in float32 with the default
+recipe; the weights are those that it was made with. Without arguments one is made from the clips in MOODFUSE_CLIPS, with
+the tagger's weights in MOODFUSE_WEIGHTS. Each clip passes the network that never saw its fold.
+
+Where bfloat16 kernels of this CPU are slow, only the first clips pass them; the figures over all clips are then those
+of the same arithmetic carried out in float32: operands and results of convolutions and linear layers rounded to
+bfloat16, sums in float32. The largest difference between the two on the first clips is printed beside.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from cache.records import ClipStatus
+from cache.store import FeatureCache
+from extract.embed import Rows, SourceWorker
+from extract.examine import media_store
+from extract.networks.own_files import load_weights_file
+
+SOURCES = ("onedmcnn", "twodmcnn", "c3d", "i3d")
+NATIVE_SECONDS = 5.0
+NATIVE_CLIPS = 3
+OPERATIONS = {torch.conv1d, torch.conv2d, torch.conv3d, functional.linear}
+RESULTS = OPERATIONS | {torch.batch_norm, functional.elu, functional.batch_norm}
+
+
+def rounded(value: Any) -> Any:
+    """A float32 tensor at bfloat16's precision; anything else as it is."""
+    if isinstance(value, Tensor) and value.dtype == torch.float32:
+        return value.to(torch.bfloat16).float()
+    return value
+
+
+class Bfloat16Arithmetic(TorchFunctionMode):
+    """bfloat16 operands and results, float32 sums, on float32 kernels."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in OPERATIONS:
+            args = tuple(rounded(item) for item in args)
+            kwargs = {name: rounded(item) for name, item in (kwargs or {}).items()}
+        output = func(*args, **(kwargs or {}))
+        return rounded(output) if func in RESULTS else output
+
+
+def tuned_rows(worker: SourceWorker, cache: FeatureCache, clip: ClipStatus) -> Rows:
+    """Embedding and logits of a clip as `extract` computes them, from the network that never saw the clip's fold."""
+    roles = cache.roles(worker.recipe, {cache.plan.assignment[clip.digest]})
+    assert roles is not None
+    recipe = replace(worker.recipe, precision="fp32")
+    worker.tuned.load_state_dict(load_weights_file(cache.network_path(recipe, roles))[0])
+    if recipe.depth == "full":
+        return worker.full_rows(clip.digest)
+    rows = worker.frozen_rows(clip.digest)
+    return worker.head_rows(rows.get("activation", rows["embedding"]))
+
+
+def timed(call: Callable[[], Rows]) -> float:
+    """Seconds of a second call."""
+    call()
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def relative_error(found: Rows, expected: Rows) -> float:
+    """Largest difference of the embedding over its largest value."""
+    return float(np.abs(found["embedding"] - expected["embedding"]).max() / np.abs(expected["embedding"]).max())
+
+
+def measure(cache: FeatureCache, source: str, weights: str | None) -> str:
+    """One row of the table."""
+    recipe = cache.recipe(source)
+    exact = SourceWorker(recipe, weights, len(cache.classes), media_store(cache))
+    half = SourceWorker(replace(recipe, precision="bf16"), weights, len(cache.classes), media_store(cache))
+    seconds = timed(lambda: tuned_rows(exact, cache, cache.clips[0]))
+    half_seconds = timed(lambda: tuned_rows(half, cache, cache.clips[0]))
+    slow = half_seconds > NATIVE_SECONDS
+    errors, changed, apart = [], 0, [0.0]
+    for number, clip in enumerate(cache.clips):
+        expected = tuned_rows(exact, cache, clip)
+        if slow:
+            with Bfloat16Arithmetic():
+                found = tuned_rows(exact, cache, clip)
+            if number < NATIVE_CLIPS:
+                apart.append(relative_error(found, tuned_rows(half, cache, clip)))
+        else:
+            found = tuned_rows(half, cache, clip)
+        errors.append(relative_error(found, expected))
+        changed += int(found["logits"].argmax() != expected["logits"].argmax())
+    how = f"computed in float32; {max(apart):.4f} from the kernels' on {NATIVE_CLIPS} clips" if slow else "kernels"
+    return (
+        f"| `{source}` | {np.median(errors):.4f} | {max(errors):.4f} | {changed} of {len(errors)} | "
+        f"{half_seconds / seconds:.1f} | {how} |"
+    )
+
+
+def main(cache: FeatureCache, weights: dict[str, str]) -> int:
+    """Print the table."""
+    torch.set_num_threads(2)
+    print("| source | error, median | error, largest | answers changed | time, bfloat16 / float32 | bfloat16 by |")
+    print("| --- | ---: | ---: | ---: | ---: | --- |")
+    for source in SOURCES:
+        print(measure(cache, source, weights.get(source)), flush=True)
+    return 0
+
+
+def fresh_cache(folder: str) -> tuple[FeatureCache, dict[str, str]] | None:
+    """A cache of the clips that the environment names; `None` where it names none."""
+    clips, place = os.environ.get("MOODFUSE_CLIPS"), os.environ.get("MOODFUSE_WEIGHTS")
+    if not clips or not place:
+        return None
+    weights = {"twodmcnn": str(next(Path(place).glob("*.hdf5")))}
+    options = ["--cache", folder, "--weights", f"twodmcnn={weights['twodmcnn']}"]
+    subprocess.run([sys.executable, "-m", "moodfuse", "extract", clips, *options], check=True)
+    return FeatureCache(folder), weights
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        sys.exit(main(FeatureCache(sys.argv[1]), dict(item.split("=", 1) for item in sys.argv[2:])))
+    with tempfile.TemporaryDirectory() as temporary:
+        made = fresh_cache(f"{temporary}/cache")
+        if made is None:
+            print("skipped: MOODFUSE_CLIPS and MOODFUSE_WEIGHTS name no clips and weights")
+            sys.exit(0)
+        sys.exit(main(*made))
