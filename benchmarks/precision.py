@@ -1,8 +1,8 @@
 """bfloat16 against float32 on the clips of a cache: error of the embedding, share of changed answers, time.
 
 Usage: precision.py [CACHE [SOURCE=WEIGHTS ...]]. CACHE is one that `moodfuse extract` made in float32 with the default
-recipe; the weights are those that it was made with. Without arguments one is made from the clips in MOODFUSE_CLIPS, with
-the tagger's weights in MOODFUSE_WEIGHTS. Each clip passes the network that never saw its fold.
+recipe; the weights are those that it was made with. Without arguments one is made from the clips in MOODFUSE_CLIPS,
+with the tagger's weights in MOODFUSE_WEIGHTS. Each clip passes the network that never saw its fold.
 
 Where bfloat16 kernels of this CPU are slow, only the first clips pass them; the figures over all clips are then those
 of the same arithmetic carried out in float32: operands and results of convolutions and linear layers rounded to

@@ -7,6 +7,7 @@ a conversion could not be shown right.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,9 @@ _MAX_LAYERS = 200
 _FILTER_TOLERANCE = 1e-6
 
 
-def read_keras(path: Path, wanted: dict[str, Tensor], *, network: str, filters: np.ndarray | None) -> dict[str, Tensor]:
+def read_keras(
+    path: Path, wanted: Mapping[str, Tensor], *, network: str, filters: np.ndarray | None
+) -> dict[str, Tensor]:
     """The arrays of the music tagger under our names, as tensors in our axis order.
 
     Parameters

@@ -6,12 +6,11 @@ has to be one that the layout is known to leave behind, or the file is refused a
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cache.identity import file_digest
 
@@ -19,8 +18,8 @@ from .checkpoint_files import WeightsError, file_kind, read_safetensors, read_to
 from .keras_tagger import DROPPED, LAYOUT, read_keras
 from .known_weights import KnownWeights, known_weights, recognise_file
 from .layouts import COUNTER, LAYOUTS, OWN, default_preprocessing, layer_names, other_network, recognise, strip_prefix
-from .own_files import METADATA_KEY, save_weights
-from .registry import Preprocessing, network_spec, preprocessing_from_record
+from .own_files import save_weights
+from .provenance import WeightsFacts, converted_facts, provenance_record, read_provenance
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,47 +27,6 @@ if TYPE_CHECKING:
     from .base import Network
 
 __all__ = ["WeightsError", "WeightsFacts", "load_weights", "resolve_weights", "weights_facts"]
-
-METADATA_FORMAT = "moodfuse-weights"
-
-
-@dataclass(frozen=True)
-class WeightsFacts:
-    """What is known of weights before or after they are read.
-
-    Attributes
-    ----------
-    path : Path
-    sha256 : str
-        Of the file.
-    layout : str
-        How its arrays are named.
-    preprocessing : VideoPreprocessing or AudioPreprocessing
-        The input that they want.
-    bn_eps : float, optional
-        What goes with them into BatchNorm; `None` leaves the network's own.
-    known : str, optional
-        Name of the published weights that the file holds, where a name or a digest says so.
-    dropped : tuple of str
-        Layers of the old task that are left behind; empty until the file was read.
-    """
-
-    path: Path
-    sha256: str
-    layout: str
-    preprocessing: Preprocessing
-    bn_eps: float | None = None
-    known: str | None = None
-    dropped: tuple[str, ...] = ()
-
-    @property
-    def identity(self) -> str:
-        """What of the weights decides a source's numbers, beside the preprocessing: it enters its recipe's digest."""
-        return self.sha256 if self.bn_eps is None else f"{self.sha256} bn_eps={self.bn_eps:g}"
-
-    def __str__(self) -> str:
-        dropped = f", without {', '.join(self.dropped)} (its old task)" if self.dropped else ""
-        return f"{self.known or self.path.name} (layout {self.layout}, sha256 {self.sha256[:12]}){dropped}"
 
 
 def resolve_weights(weights: str | Path, network: str) -> tuple[Path, KnownWeights | None]:
@@ -127,8 +85,8 @@ def _facts(path: Path, network: str, known: KnownWeights | None, size: int, mtim
     known = known or recognise_file(path, network)
     if known is not None:
         return WeightsFacts(path, sha256, known.layout, known.preprocessing, known.bn_eps, known.name, known.drops)
-    if file_kind(path) == "safetensors" and (provenance := _provenance(path, safetensors_metadata(path))):
-        return _converted_facts(path, sha256, provenance, network)
+    if file_kind(path) == "safetensors" and (provenance := read_provenance(path, safetensors_metadata(path))):
+        return converted_facts(path, sha256, provenance, network)
     from . import create_network
 
     return load_weights(create_network(network, num_classes=1), path)
@@ -137,6 +95,11 @@ def _facts(path: Path, network: str, known: KnownWeights | None, size: int, mtim
 def trunk_names(network: Network) -> list[str]:
     """Names of the arrays that pretrained weights bring: all but those of the replaced layers and the classifier."""
     return [name for name in network.state_dict() if not name.startswith(("classifier.", "replaced."))]
+
+
+def _sha256(path: Path) -> str:
+    stat = path.stat()
+    return _digest(path, stat.st_size, stat.st_mtime_ns)
 
 
 @lru_cache(64)
@@ -165,23 +128,12 @@ def load_weights(network: Network, weights: str | Path) -> WeightsFacts:
     """
     name = network.spec.name
     path, known = resolve_weights(weights, name)
-    stat = path.stat()
-    kind = file_kind(path)
     own = network.state_dict()
     wanted = {key: own[key] for key in trunk_names(network)}
-    sha256 = _digest(path, stat.st_size, stat.st_mtime_ns)
-    if kind == "hdf5":
-        filters = own_filters.numpy() if (own_filters := getattr(network, "mel_filters", None)) is not None else None
-        loaded = read_keras(path, wanted, network=name, filters=filters)
-        facts = WeightsFacts(path, sha256, LAYOUT, network.spec.preprocessing, dropped=DROPPED)
+    if file_kind(path) == "hdf5":
+        facts, loaded = _read_tagger(path, network, wanted)
     else:
-        found, metadata = read_safetensors(path) if kind == "safetensors" else (read_torch(path), {})
-        if found and known is None and (provenance := _provenance(path, metadata)):
-            facts = _converted_facts(path, sha256, provenance, name)
-        else:
-            facts = _facts_of(path, sha256, found, network, known or recognise_file(path, name))
-        loaded, dropped = _in_our_names(found, own if facts.layout == OWN else wanted, facts.layout)
-        facts = WeightsFacts(**{**vars(facts), "dropped": dropped})
+        facts, loaded = _read_arrays(path, network, known)
         if any(key.startswith("replaced.") for key in loaded):
             wanted |= {key: value for key, value in own.items() if key.startswith("replaced.")}
     _check(path, loaded, wanted, network=name)
@@ -193,11 +145,38 @@ def load_weights(network: Network, weights: str | Path) -> WeightsFacts:
     return facts
 
 
-def _facts_of(
-    path: Path, sha256: str, found: dict[str, Tensor], network: Network, known: KnownWeights | None
-) -> WeightsFacts:
+def _read_tagger(path: Path, network: Network, wanted: Mapping[str, Tensor]) -> tuple[WeightsFacts, dict[str, Tensor]]:
+    name = network.spec.name
+    filters: Tensor | None = getattr(network, "mel_filters", None)
+    loaded = read_keras(path, wanted, network=name, filters=None if filters is None else filters.numpy())
+    known = recognise_file(path, name)
+    facts = WeightsFacts(path, _sha256(path), LAYOUT, network.spec.preprocessing, dropped=DROPPED)
+    return replace(facts, known=known.name if known else None), loaded
+
+
+def _read_arrays(path: Path, network: Network, known: KnownWeights | None) -> tuple[WeightsFacts, dict[str, Tensor]]:
+    """Facts and arrays, under our names, of a safetensors or PyTorch file."""
+    name, metadata = network.spec.name, dict[str, str]()
+    if file_kind(path) == "safetensors":
+        found, metadata = read_safetensors(path)
+    else:
+        found = read_torch(path)
+    provenance = read_provenance(path, metadata) if known is None else None
+    if provenance:
+        facts = converted_facts(path, _sha256(path), provenance, name)
+    else:
+        facts = _facts_of(path, found, network, known or recognise_file(path, name))
+    ours = network.state_dict() if facts.layout == OWN else trunk_names(network)
+    if len(strip_prefix(found, LAYOUTS[facts.layout])) < len(found):
+        raise WeightsError(f"{path}: holds some arrays twice, with and without {LAYOUTS[facts.layout].prefix!r}")
+    loaded, dropped = _in_our_names(found, ours, facts.layout)
+    return replace(facts, dropped=dropped), loaded
+
+
+def _facts_of(path: Path, found: Mapping[str, Tensor], network: Network, known: KnownWeights | None) -> WeightsFacts:
+    """What a file's publisher says of it, or else what its arrays tell."""
     if known is not None:
-        return WeightsFacts(path, sha256, known.layout, known.preprocessing, known.bn_eps, known.name)
+        return WeightsFacts(path, _sha256(path), known.layout, known.preprocessing, known.bn_eps, known.name)
     name = network.spec.name
     trunk = [key for key in trunk_names(network) if not key.endswith(COUNTER)]
     layout = recognise(found, name, trunk)
@@ -206,11 +185,11 @@ def _facts_of(
         hint = f"these look like weights of {other}" if other else f"found arrays such as {_some(sorted(found))}"
         raise WeightsError(f"{path}: not weights of {name}: {hint}; expected arrays such as {_some(trunk, most=2)}")
     preprocessing = network.spec.preprocessing if layout.name == OWN else default_preprocessing(layout, name)
-    return WeightsFacts(path, sha256, layout.name, preprocessing)
+    return WeightsFacts(path, _sha256(path), layout.name, preprocessing)
 
 
 def _in_our_names(
-    found: dict[str, Tensor], own: Mapping[str, Tensor], layout_name: str
+    found: Mapping[str, Tensor], own: Iterable[str], layout_name: str
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Arrays of a file under our names, and the layers that are left behind; a name that we do not know stays."""
     layout = LAYOUTS[layout_name]
@@ -219,31 +198,6 @@ def _in_our_names(
     dropped = layout.dropped(in_file)
     loaded = {ours.get(key, key): found[raw] for key, raw in in_file.items() if key not in dropped}
     return loaded, tuple(name for name in layer_names(dropped) if layout.name != OWN)
-
-
-def _provenance(path: Path, metadata: Mapping[str, str]) -> dict[str, Any] | None:
-    try:
-        values = json.loads(metadata.get(METADATA_KEY, "{}"))
-    except json.JSONDecodeError as error:
-        raise WeightsError(f"{path}: its provenance is not JSON ({error}); convert the weights again") from error
-    return values if isinstance(values, dict) and values.get("format") == METADATA_FORMAT else None
-
-
-def _converted_facts(path: Path, sha256: str, provenance: Mapping[str, Any], network: str) -> WeightsFacts:
-    """Facts of a file that `moodfuse weights convert` wrote."""
-    if provenance.get("network") != network:
-        raise WeightsError(f"{path}: weights of {provenance.get('network')}, not of {network}")
-    eps = provenance.get("bn_eps")
-    try:
-        preprocessing = preprocessing_from_record(provenance["preprocessing"])
-        if type(preprocessing) is not type(network_spec(network).preprocessing):
-            raise ValueError("preprocessing of another kind of input")
-        eps = None if eps is None else float(eps)
-        if eps is not None and not 0 < eps < 1:
-            raise ValueError(f"bn_eps {eps}")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise WeightsError(f"{path}: its provenance cannot be used ({error}); convert the weights again") from error
-    return WeightsFacts(path, sha256, OWN, preprocessing, eps, provenance.get("known"))
 
 
 def convert_weights(weights: str | Path, network: Network, target: Path) -> WeightsFacts:
@@ -260,21 +214,7 @@ def convert_weights(weights: str | Path, network: Network, target: Path) -> Weig
     """
     facts = load_weights(network, weights)
     name = network.spec.name
-    known = known_weights(name).get(facts.known or "")
-    metadata = {
-        "format": METADATA_FORMAT,
-        "schema": 1,
-        "network": name,
-        "known": facts.known,
-        "file": facts.path.name,
-        "sha256": facts.sha256,
-        "layout": facts.layout,
-        "dropped": list(facts.dropped),
-        "url": known.url if known else None,
-        "licence": known.licence if known else None,
-        "preprocessing": facts.preprocessing.as_record(),
-        "bn_eps": facts.bn_eps,
-    }
+    metadata = provenance_record(facts, name, known_weights(name).get(facts.known or ""))
     save_weights(target, {key: network.state_dict()[key] for key in trunk_names(network)}, metadata)
     return facts
 

@@ -150,14 +150,37 @@ def test_combinations() -> None:
         parse_combinations(["c3d+c4d"], four[:2])
     with pytest.raises(InputError, match="the cache holds no features"):
         parse_combinations(["all"], ())
-    adam = tuple(f"{name}@seed-adam" for name in four)
+
+
+def test_seed_combinations_of_each_whole_recipe() -> None:
+    """`seed` gives five combinations for each recipe with all four networks; the members of each share that recipe."""
+    four = ("c3d", "i3d", "onedmcnn", "twodmcnn")
+    adam, sgd = (tuple(f"{name}@{recipe}" for name in four) for recipe in ("seed-adam", "seed-sgd"))
     assert parse_combinations(["seed"], adam)[2] == ("c3d@seed-adam", "twodmcnn@seed-adam")
-    assert len(parse_combinations(["seed"], (*four, *adam))) == 10
-    assert parse_combinations(["seed"], (*four, *adam[:3])) == SEED_COMBINATIONS
-    with pytest.raises(InputError, match=f"--combine seed needs {adam[-1]} as well"):
-        parse_combinations(["seed"], adam[:3])
-    with pytest.raises(InputError, match="9 sources have 502 combinations, more than 256; name those"):
-        parse_combinations(["all"], [f"s{number}" for number in range(9)])
+    both = parse_combinations(["seed"], (*adam, *four))
+    assert both[:5] == SEED_COMBINATIONS and len(both) == 10
+    assert all(len({name.partition("@")[2] for name in item}) == 1 for item in both)
+    assert parse_combinations(["seed"], (*four, *adam[:3], "clip-vit", "other@mine")) == SEED_COMBINATIONS
+    assert len(parse_combinations(["seed"], (*adam, *sgd, four[0]))) == 10
+
+
+def test_seed_names_what_the_nearest_recipe_lacks() -> None:
+    """Where no recipe is whole, the error names what is missing of the one with the most networks."""
+    with pytest.raises(InputError, match="needs twodmcnn@seed-adam as well; run extract .* --recipe seed-adam$"):
+        parse_combinations(["seed"], ("c3d", "c3d@seed-adam", "i3d@seed-adam", "onedmcnn@seed-adam"))
+    with pytest.raises(InputError, match="needs i3d, onedmcnn, twodmcnn as well; run extract for them$"):
+        parse_combinations(["seed"], ("c3d", "c3d@seed-adam"))
+    with pytest.raises(InputError, match="needs c3d, i3d, onedmcnn, twodmcnn as well"):
+        parse_combinations(["seed"], ("clip-vit", "other@mine"))
+
+
+def test_all_is_bounded() -> None:
+    """`all` mixes recipes and takes eight sources; of nine it says how many combinations there are, and what to do."""
+    assert ("c3d", "c3d@seed-adam") in parse_combinations(["all"], ("c3d", "c3d@seed-adam", "i3d"))
+    names = [f"s{number}" for number in range(9)]
+    assert len(parse_combinations(["all"], names[:8])) == 247
+    with pytest.raises(InputError, match=r"9 sources have 502 combinations, more than 256; .* --combine s0\+s8"):
+        parse_combinations(["all"], names)
 
 
 def test_wrong_settings_are_refused() -> None:
