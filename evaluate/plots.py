@@ -209,8 +209,9 @@ def accuracy_figure(evaluation: Evaluation) -> "Figure":
     networks = evaluation.networks[:ACCURACY_LIMIT]
     fusions = evaluation.fusions[: ACCURACY_LIMIT - len(networks)]
     rows = [*networks, *fusions]
-    names = ["\n".join(textwrap.wrap(_row_name(item), 46)) for item in rows]
-    places = np.cumsum([0.35 + 0.65 * (name.count("\n") + 1) for name in names])
+    names = ["\n".join(textwrap.wrap(_row_name(item), 46, break_on_hyphens=False)) for item in rows]
+    heights = np.array([0.35 + 0.65 * (name.count("\n") + 1) for name in names])
+    places = np.cumsum(heights) - heights / 2  # the middle of each row
     figure = Figure(figsize=(8.0, 1.5 + 0.26 * float(places[-1])))
     axes = figure.subplots()
     for place, item in zip(places, rows, strict=True):

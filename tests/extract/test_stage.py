@@ -185,3 +185,23 @@ def test_killed_in_mid_tuning_resumes_to_the_same_bytes(runner, tmp_path: Path) 
         whole = {name: data for name, (_, data) in snapshot(tmp_path / "whole" / room).items()}
         broken = {name: data for name, (_, data) in snapshot(tmp_path / "broken" / room).items() if ".tmp-" not in name}
         assert broken == whole and whole
+
+
+def test_recipes_live_side_by_side_and_share_the_trunk(runner) -> None:
+    """A network under a second recipe is a source of its own; clips pass the trunk that both leave alone only once."""
+    runner(plan=FOLDS)
+    done = runner(plan=FOLDS, sources=("twodmcnn@seed-adam",), depths={"twodmcnn": "head"})
+    assert (done.tuned, done.embedded) == (2, 20)
+    cache = runner.open()
+    assert cache.sources() == ("twodmcnn", "twodmcnn@seed-adam")
+    first, second = (cache.block(source, {0}) for source in cache.sources())
+    np.testing.assert_array_equal(first.embedding, second.embedding)
+    assert np.abs(first.logits - second.logits).max() > 0
+
+
+def test_torchvision_models_are_sources(runner) -> None:
+    """A video model of torchvision leaves frozen blocks, and that it has no weights is said."""
+    name = "torchvision:mc3_18"
+    runner(plan=FOLDS, sources=(name,), depths={name: "frozen"})
+    assert runner.open().block(name, "*").embedding.shape == (10, 512)
+    assert any(name in line and "RANDOM" in line for line in runner.said)
