@@ -127,5 +127,8 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: KnownW
     assert all(name in listed for name in (*KNOWN_WEIGHTS, "torchvision:r3d_18=KINETICS400_V1", "yes"))
     long = run.invoke(group, ["weights", "ls", "--long", "--network", "c3d"]).output
     assert "BGR x 1 - 90.25/97.66/101.4" in long and "none published" in long and "left behind: fc6, fc7" in long
+    made = tmp_path / "out" / "net.safetensors"
+    wrong = run.invoke(group, ["weights", "convert", str(tmp_path / "no"), "--network", "c3d", "--output", str(made)])
+    assert "no such file, and no known name" in str(wrong.exception) and not made.exists()
     unknown = run.invoke(group, ["weights", "fetch", "nothing"])
     assert "i3d-kinetics-piergiaj" in str(unknown.exception)

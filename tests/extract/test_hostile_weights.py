@@ -148,6 +148,13 @@ def external_storage(file: h5py.File) -> None:
     file.create_dataset(BIAS, (32,), "f4", external=[("/etc/passwd", 0, 128)])
 
 
+def virtual(file: h5py.File) -> None:
+    del file[BIAS]
+    layout = h5py.VirtualLayout(shape=(32,), dtype="f4")
+    layout[:] = h5py.VirtualSource("/etc/passwd", "x", shape=(32,))
+    file.create_virtual_dataset(BIAS, layout)
+
+
 def big(path: Path) -> None:
     with open(path, "wb") as stream:
         stream.write(b"PK\x03\x04")
@@ -193,6 +200,7 @@ HOSTILE: dict[str, tuple[Maker, str]] = {
     "keras: soft link": (linked(h5py.SoftLink("/model_weights/conv2d_1/conv2d_1/bias:0")), "soft or external link"),
     "keras: shape bomb": (keras(shape_bomb), r"of shape \(4398046511104,\); expected float32 of shape \(32,\)"),
     "keras: external storage": (keras(external_storage), "stored in another file"),
+    "keras: virtual": (keras(virtual), "stored in another file"),
     "keras: wrong root": (keras(lambda file: file.move("model_weights", "other")), "no array model_weights"),
 }
 
