@@ -39,9 +39,11 @@ def evaluate_command(cache_path: Path, run: str | None, output: Path | None, com
     with _progress("Drawing") as tick:
         files = write_report(evaluation, output or default_folder(cache, found), tick=tick)
     if published is not None:
-        comparison = put_beside(evaluation, published)
+        comparison = put_beside(evaluation, published, cache=str(cache_path))
         print_comparison(comparison)
-        write_text(files.folder / f"comparison-{published.name}.csv", comparison_table(comparison))
+        table = files.folder / f"comparison-{published.name}.csv"
+        write_text(table, comparison_table(comparison))
+        click.echo(f"comparison: {table}")
     click.echo(
         f"report: {files.folder} ({files.metrics_json.name}, {files.metrics_csv.name}, {len(files.figures)} figures)"
     )

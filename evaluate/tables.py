@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import click
-from rich.box import SIMPLE
+from rich.box import SIMPLE, SIMPLE_HEAD
+from rich.columns import Columns
 from rich.console import Console
 from rich.table import Table
 
-from evaluate.compare import FUSION, NETWORKS, ComparedRow, Comparison
+from evaluate.compare import FUSION, NETWORKS, OURS, ComparedRow, Comparison, recipe_of
+from evaluate.published import ClassCounts
 from evaluate.report import Evaluation, ResultScore
 
 TABLE_WIDTH = 132
+COMPARISON_WIDTH = 100
+OPTIMIZERS = {"adam": "Adam", "sgd": "SGD", "": "other"}
+"""How optimizers are written; a row of another recipe says so."""
 
 
 def _console() -> Console:
@@ -50,7 +55,6 @@ def print_table(evaluation: Evaluation) -> None:
 
 def _row(item: ResultScore) -> tuple[str, ...]:
     total = item.score
-    marks = "".join(sorted({note[0] for note in item.result.notes}))
     return (
         "+".join(item.result.sources),
         item.result.head,
@@ -59,68 +63,93 @@ def _row(item: ResultScore) -> tuple[str, ...]:
         f"{total.macro_f1:.3f} [{total.macro_f1_ci95.low:.2f}, {total.macro_f1_ci95.high:.2f}]",
         f"{total.auc:.3f} [{total.auc_ci95.low:.2f}, {total.auc_ci95.high:.2f}]",
         f"{total.log_loss:.3f}",
-        marks,
+        _marks(item),
     )
+
+
+def _marks(item: ResultScore) -> str:
+    """First letters of a result's notes."""
+    return "".join(sorted({note[0] for note in item.result.notes}))
 
 
 def print_comparison(comparison: Comparison) -> None:
-    """Print published tables with ours beside them, both confusion matrices, and what to mind."""
-    published, run = comparison.published, comparison.evaluation.run
-    console = _console()
-    theirs, ours = f"{published.name}, {published.clips} clips", f"ours, {len(run.ids)} clips"
-    console.print(f"\n{published.citation}, beside run {run.name}", highlight=False)
-    titles = {NETWORKS: "Single networks, by their own softmax", FUSION: "Fusions"}
-    for name, title in titles.items():
-        table = Table(title=title, box=SIMPLE, title_justify="left")
-        table.add_column("\nnetworks", no_wrap=True)
-        if name == NETWORKS:
-            table.add_column("\noptimizer", no_wrap=True)
-        for heading in (f"{theirs}\naccuracy", "\nF1", "\nAUC", f"{ours}\naccuracy [95 %]", "\nF1", "\nAUC"):
-            table.add_column(heading, justify="right", no_wrap=True)
-        table.add_column("\nhead, recipe", no_wrap=True)
-        shown: tuple[object, ...] = ()
-        for row in (item for item in comparison.rows if item.table == name):
-            key = (row.sources, row.optimizer)
-            table.add_row(*_compared(row, again=key == shown))
-            shown = key
-        console.print(table)
-    _print_matrices(console, comparison)
+    """Print published tables with ours beside them, confusion matrices, what to mind, and what makes missing rows."""
+    published, evaluation = comparison.published, comparison.evaluation
+    console = Console(width=max(Console().width, COMPARISON_WIDTH), highlight=False)
+    run = f"{evaluation.marker} run {evaluation.run.name}".strip()
+    console.print(f"\n{published.citation}\nbeside {run}, ours\n")
+    clips = f"{published.name} on {published.clips} clips, ours on {len(evaluation.run.ids)}"
+    _print_rows(console, comparison, NETWORKS, f"Single networks, each by its own softmax: {clips}")
+    _print_rows(console, comparison, FUSION, f"Fusions: {clips}")
+    names = "+".join(published.matrix_of)
+    console.print(f"Confusion of {names}, in clips; a row is a true class, a column a predicted one", style="italic")
+    tables = [_matrix_table(matrix, published.classes) for matrix in comparison.matrices]
+    console.print(Columns(tables, padding=(1, 4)))
+    console.print()
     for note in comparison.notes:
         click.echo(f"note: {note}")
+    if comparison.commands:
+        click.echo("what makes the rows of ours that are -, before another evaluate:")
+    for command in comparison.commands:
+        click.echo(f"  {command}")
 
 
-def _compared(row: ComparedRow, *, again: bool) -> tuple[str, ...]:
-    """Cells of a row; what stands above it already is left empty."""
-    names = "" if again else "+".join(row.sources)
-    cells = [names]
+def _plain_table(title: str) -> Table:
+    return Table(
+        title=title, box=SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0), pad_edge=False, show_edge=False
+    )
+
+
+def _print_rows(console: Console, comparison: Comparison, name: str, title: str) -> None:
+    """One of the two tables of scores; long names of recipes are folded where the terminal is narrow."""
+    table = _plain_table(title)
+    table.add_column("\nnetworks", no_wrap=True)
+    if name == NETWORKS:
+        table.add_column("\noptimizer", no_wrap=True)
+    theirs, ours = comparison.published.name, OURS
+    for heading in (f"{theirs}\nacc.", "\nF1", "\nAUC", f"{ours}\naccuracy [95 %]", "\nF1", "\nAUC"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    if name == FUSION:
+        table.add_column("\nhead/level", no_wrap=True)
+    table.add_column("\nrecipe", overflow="fold")
+    table.add_column("", no_wrap=True)
+    shown: tuple[object, ...] = ()
+    for row in (item for item in comparison.rows if item.table == name):
+        key = (row.networks, row.optimizer)
+        table.add_row(*_their_cells(row, again=key == shown), *_our_cells(row))
+        shown = key
+    console.print(table)
+    console.print()
+
+
+def _their_cells(row: ComparedRow, *, again: bool) -> list[str]:
+    """Names and published scores; what stands in the line above already is left empty."""
+    names = ["+".join(row.networks[:2]), "+".join(row.networks[2:])]
+    cells = ["+\n".join(part for part in names if part)]
     if row.table == NETWORKS:
-        cells.append("" if again else {"adam": "Adam", "sgd": "SGD"}.get(row.optimizer, "other"))
-    if again or row.published is None:
-        cells += ["", "", ""] if again else ["-", "-", "-"]
+        cells.append(OPTIMIZERS.get(row.optimizer, row.optimizer))
+    if row.published is None:
+        cells += ["-", "-", "-"]
     else:
         cells += [f"{value:.2f}" for value in (row.published.accuracy, row.published.macro_f1, row.published.auc)]
+    return [""] * len(cells) if again else cells
+
+
+def _our_cells(row: ComparedRow) -> list[str]:
     if row.ours is None:
-        return (*cells, "-", "-", "-", "")
+        return ["-", "-", "-"]
     total, result = row.ours.score, row.ours.result
-    recipe = result.sources[0].partition("@")[2] or "default"
-    head = "own softmax" if row.table == NETWORKS else f"{result.head} {result.level}"
-    accuracy = f"{total.accuracy:.2f} [{total.accuracy_ci95.low:.2f}, {total.accuracy_ci95.high:.2f}]"
-    return (*cells, accuracy, f"{total.macro_f1:.2f}", f"{total.auc:.2f}", f"{head}, {recipe}")
+    low, high = total.accuracy_ci95.low, total.accuracy_ci95.high
+    scores = [f"{total.accuracy:.2f} [{low:.2f}, {high:.2f}]", f"{total.macro_f1:.2f}", f"{total.auc:.2f}"]
+    how = [f"{result.head}/{result.level}"] if row.table == FUSION else []
+    return [*scores, *how, recipe_of(result.sources) or "", _marks(row.ours)]
 
 
-def _print_matrices(console: Console, comparison: Comparison) -> None:
-    """Counts, true class down, predicted class across: theirs, and ours where the classes are the same."""
-    published, ours = comparison.published, comparison.matrix
-    table = Table(
-        title=f"Confusion of {'+'.join(published.matrix_of)}: true class down, predicted across",
-        box=SIMPLE,
-        title_justify="left",
-    )
-    table.add_column("")
-    for side in (published.name, "ours") if ours is not None else (published.name,):
-        for label in published.classes:
-            table.add_column(f"{side}\n{label}", justify="right", no_wrap=True)
-    for index, label in enumerate(published.classes):
-        counts = [*published.matrix[index], *(ours.score.confusion_matrix[index].tolist() if ours is not None else ())]
-        table.add_row(label, *(str(count) for count in counts))
-    console.print(table)
+def _matrix_table(matrix: ClassCounts, classes: tuple[str, ...]) -> Table:
+    """Counts, true class down, predicted class across."""
+    table = _plain_table(f"{matrix.who}, {matrix.how}: {matrix.clips} clips, accuracy {matrix.accuracy:.3f}")
+    for label in ("", *classes):
+        table.add_column(label, justify="right" if label else "left", no_wrap=True)
+    for label, counts in zip(classes, matrix.counts, strict=True):
+        table.add_row(label, *map(str, counts))
+    return table

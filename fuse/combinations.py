@@ -87,9 +87,11 @@ def _with(network: str, recipe: str) -> str:
 def _all_combinations(sources: Sequence[str]) -> Iterator[Combination]:
     count = 2 ** len(sources) - 1 - len(sources)
     if count > MOST_SUBSETS:
+        first, recipe = sources[0], sources[0].partition("@")[2]
+        second = next((name for name in sources[1:] if name.partition("@")[2] == recipe), sources[1])
         raise InputError(
             f"--combine all, the default: {len(sources)} sources have {count} combinations, more than {MOST_SUBSETS}; "
-            f"name those that you want instead, such as --combine seed or --combine {sources[0]}+{sources[-1]}"
+            f"name those that you want instead, such as --combine seed or --combine {first}+{second}"
         )
     for size in range(min(2, len(sources)), len(sources) + 1):
         yield from combinations(sorted(sources), size)
