@@ -53,8 +53,8 @@ def fetch_weights(known: KnownWeights, *, folder: Path | None = None) -> Path:
             pooch.retrieve(known.url, known_hash=None, fname=known.file, path=folder, downloader=_ResumingDownloader())
         except (requests.exceptions.RequestException, OSError) as error:
             raise WeightsError(
-                f"{known.name} of {known.network}: {known.url} cannot be fetched ({type(error).__name__}); run again to "
-                f"go on from where it stopped, or put the file by hand at {target}"
+                f"{known.name} of {known.network}: {known.url} cannot be fetched ({type(error).__name__}); run again "
+                f"to go on from where it stopped, or put the file by hand at {target}"
             ) from error
     check_file(known, target)
     return target
