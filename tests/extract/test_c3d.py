@@ -1,136 +1,237 @@
-"""C3D against a reference of its own: plain functional calls after the paper's figure 3, in float64.
+"""C3D equals the published network, written here once more in plain calls from the paper's layer table.
 
-Tran et al. 2015 (arXiv 1412.0767): eight convolutions of 3 x 3 x 3 with padding 1, five max poolings, the first of them
-over space only. The last pooling pads height and width, as the published Caffe model does, to give 4 x 4.
+Tran et al., "Learning spatiotemporal features with 3D convolutional networks" (arXiv 1412.0767, figure 3): eight
+convolutions of 3 x 3 x 3 with padding 1, each followed by a ReLU; max pooling of 1 x 2 x 2, then four times 2 x 2 x 2.
+The reference sums the 27 taps of each convolution in float64, on arrays named as in DavideA/c3d-pytorch.
 """
 
+import itertools
 import math
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from extract.networks import create_network
+from extract.networks import VideoPreprocessing, create_network
 from extract.networks.c3d import C3D
-from extract.networks.registry import VideoPreprocessing
 from extract.networks.weights import load_weights
 
-TOLERANCE = 1e-5
 Arrays = dict[str, Tensor]
-WIDTHS = {"conv1": (3, 64), "conv2": (64, 128), "conv3a": (128, 256), "conv3b": (256, 256)}
-WIDTHS |= {"conv4a": (256, 512), "conv4b": (512, 512), "conv5a": (512, 512), "conv5b": (512, 512)}
+
+BAR = 1e-5
+CONVOLUTIONS = {
+    "conv1": (3, 64),
+    "conv2": (64, 128),
+    "conv3a": (128, 256),
+    "conv3b": (256, 256),
+    "conv4a": (256, 512),
+    "conv4b": (512, 512),
+    "conv5a": (512, 512),
+    "conv5b": (512, 512),
+}
+POOLS = {"conv1": (1, 2, 2), "conv2": (2, 2, 2), "conv3b": (2, 2, 2), "conv4b": (2, 2, 2)}
+FULLY_CONNECTED = {"fc6": (4096, 8192), "fc7": (4096, 4096), "fc8": (487, 4096)}
+# 27 taps times channels in and out, and a bias for each channel out.
+PARAMETERS = {
+    "conv1": 5_248,
+    "conv2": 221_312,
+    "conv3a": 884_992,
+    "conv3b": 1_769_728,
+    "conv4a": 3_539_456,
+    "conv4b": 7_078_400,
+    "conv5a": 7_078_400,
+    "conv5b": 7_078_400,
+}
+PUBLISHED_PARAMETERS = 27_655_936
+META = {"epoch": 45, "iter": 59_850, "mmaction_version": "0.6.0", "config": "model = dict(type='Recognizer3D')"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """One thread: beside other work several wait for each other many times longer than they compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
-def arrays() -> Arrays:
-    """Random convolutions, in the names of DavideA/c3d-pytorch."""
-    generator = torch.Generator().manual_seed(5)
-    found: Arrays = {}
-    for name, (channels, width) in WIDTHS.items():
-        scale = math.sqrt(2 / (27 * channels)) / (64 if name == "conv1" else 1)
-        found[f"{name}.weight"] = torch.randn(width, channels, 3, 3, 3, generator=generator) * scale
-        found[f"{name}.bias"] = torch.randn(width, generator=generator) * 0.1
-    return found
+def convolutions() -> Arrays:
+    """Random convolutions that keep the variance; those of conv1 expect the range of pixels."""
+    generator = torch.Generator().manual_seed(17)
+    arrays: Arrays = {}
+    for name, (channels_in, channels_out) in CONVOLUTIONS.items():
+        scale = math.sqrt(2 / (27 * channels_in)) / (64 if name == "conv1" else 1)
+        arrays[f"{name}.weight"] = torch.randn(channels_out, channels_in, 3, 3, 3, generator=generator) * scale
+        arrays[f"{name}.bias"] = torch.rand(channels_out, generator=generator) - 0.5
+    return arrays
 
 
-def reference(x: Tensor, arrays: Arrays) -> Tensor:
-    """pool5 of the published network, [N, 512, T / 16, 4, 4]."""
-    x = x.double()
-    for name in WIDTHS:
-        x = F.conv3d(F.pad(x, (1,) * 6), arrays[f"{name}.weight"].double(), arrays[f"{name}.bias"].double())
-        x = torch.clamp(x, min=0)
-        if name == "conv1":
-            x = F.max_pool3d(x, (1, 2, 2))
-        elif name == "conv5b":
-            x = F.max_pool3d(F.pad(x, (1, 1, 1, 1), value=-math.inf), 2)
-        elif name in ("conv2", "conv3b", "conv4b"):
-            x = F.max_pool3d(x, 2)
+@pytest.fixture(scope="module")
+def fully_connected() -> Arrays:
+    """The layers of the old task, in their published shapes; what is in them is not used."""
+    weights = {f"{name}.weight": torch.zeros(shape) for name, shape in FULLY_CONNECTED.items()}
+    return weights | {f"{name}.bias": torch.zeros(shape[0]) for name, shape in FULLY_CONNECTED.items()}
+
+
+def davidea(convolutions: Arrays, fully_connected: Arrays) -> Arrays:
+    return convolutions | fully_connected
+
+
+def mmaction2(convolutions: Arrays, fully_connected: Arrays, prefix: str) -> Arrays:
+    """The same arrays as mmaction2 names them; its backbone ends in fc7."""
+    renamed: Arrays = {}
+    for name, value in convolutions.items():
+        layer, kind = name.split(".")
+        renamed[f"{prefix}{layer + 'a' if layer in ('conv1', 'conv2') else layer}.conv.{kind}"] = value
+    return renamed | {f"{prefix}{k}": v for k, v in fully_connected.items() if not k.startswith("fc8")}
+
+
+def reference_convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Sum over the 27 taps of a kernel, of input [C, T, H, W] with a border of one zero."""
+    size = time, height, width = x.shape[1:]
+    padded = F.pad(x, (1,) * 6)
+    total = bias.double()[:, None].repeat(1, math.prod(size))
+    tap = torch.empty_like(x)  # one for all taps: new memory costs more than the sums
+    for i, j, k in itertools.product(range(3), repeat=3):
+        tap.copy_(padded[:, i : i + time, j : j + height, k : k + width])
+        total.addmm_(weight[:, :, i, j, k].double(), tap.flatten(1))
+    return total.unflatten(1, size)
+
+
+def reference_conv5b(frames: Tensor, arrays: Arrays) -> Tensor:
+    """The last feature map, float64 [512, T / 8, 7, 7], of frames [3, T, 112, 112]."""
+    x = frames.double()
+    for name in CONVOLUTIONS:
+        x = reference_convolution(x, arrays[f"{name}.weight"], arrays[f"{name}.bias"]).clamp_(min=0)
+        if name in POOLS:
+            x = F.max_pool3d(x, POOLS[name])
     return x
 
 
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    """Largest difference over the largest value."""
-    return float((found.double() - expected).abs().max() / expected.abs().max())
+def pool5(feature_map: Tensor) -> Tensor:
+    """2 x 2 x 2 with a border of one around height and width, as in both ports: 7 x 7 to 4 x 4."""
+    return F.max_pool3d(F.pad(feature_map, (1, 1, 1, 1), value=-math.inf), 2)
+
+
+def pool5_of_caffe(feature_map: Tensor) -> Tensor:
+    """2 x 2 x 2 without a border in front, the last windows cut short, as the published Caffe model pools."""
+    return F.max_pool3d(feature_map, 2, ceil_mode=True)
+
+
+def error(ours: Tensor, expected: Tensor) -> float:
+    """The largest difference over the largest magnitude."""
+    assert ours.shape == expected.shape
+    return float((ours.double() - expected.double()).abs().max() / expected.abs().max())
 
 
 def video(frames: int) -> Tensor:
-    """Noise in the range of mean-subtracted pixels, [1, 3, frames, 112, 112]."""
-    return torch.rand(1, 3, frames, 112, 112, generator=torch.Generator().manual_seed(frames)) * 255 - 100
-
-
-def mmaction(arrays: Arrays, prefix: str) -> Arrays:
-    """The same arrays in the names of mmaction2."""
-    renamed = {"conv1": "conv1a", "conv2": "conv2a"}
-    found = {}
-    for name, value in arrays.items():
-        layer, kind = name.split(".")
-        found[f"{prefix}{renamed.get(layer, layer)}.conv.{kind}"] = value
-    return found
+    """Noise in the range of pixels less their mean, [1, 3, frames, 112, 112]."""
+    return torch.rand(1, 3, frames, 112, 112, generator=torch.Generator().manual_seed(frames)) * 255 - 97
 
 
 @pytest.fixture(scope="module")
-def files(arrays: Arrays, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The same convolutions in both ports' files, with the fully connected layers that each of them has."""
-    folder = tmp_path_factory.mktemp("c3d")
-    sizes = {"fc6": (4096, 8192), "fc7": (4096, 4096), "fc8": (487, 4096)}
-    full = {f"{name}.weight": torch.zeros(size) for name, size in sizes.items()}
-    full |= {f"{name}.bias": torch.zeros(size[0]) for name, size in sizes.items()}
-    two = {name: value for name, value in full.items() if not name.startswith("fc8")}
-    contents: dict[str, object] = {
-        "davidea": {**arrays, **full},
-        "mmaction2": {"state_dict": mmaction(arrays, "backbone.") | {f"backbone.{k}": v for k, v in two.items()}},
-        "bare": mmaction(arrays, ""),
-    }
-    for name, content in contents.items():
-        torch.save(content, folder / name, _use_new_zipfile_serialization=name != "davidea")
-    return {name: folder / name for name in contents}
+def feature_maps(convolutions: Arrays) -> dict[int, Tensor]:
+    """The reference's conv5b for clips of 16 and of 32 frames."""
+    with torch.inference_mode():
+        return {frames: reference_conv5b(video(frames)[0], convolutions) for frames in (16, 32)}
+
+
+@pytest.fixture(scope="module")
+def network(convolutions: Arrays) -> C3D:
+    """Our network with the random convolutions, put in by hand."""
+    network = C3D(6).eval()
+    network.load_state_dict({**network.state_dict(), **convolutions})
+    return network
+
+
+@pytest.fixture(scope="module")
+def activations(network: C3D) -> dict[int, Tensor]:
+    """Our trunk's output for clips of 16 and of 32 frames."""
+    with torch.inference_mode():
+        return {frames: network.trunk(video(frames)) for frames in (16, 32)}
 
 
 @pytest.mark.parametrize("frames", [16, 32])
-def test_the_network_equals_the_reference(arrays: Arrays, frames: int) -> None:
-    """The trunk is pool5 averaged over time and flattened, for 16 frames pool5 itself; frozen, its global average."""
-    network = C3D(6).eval()
-    network.load_state_dict({**network.state_dict(), **arrays})
-    x = video(frames)
-    expected = reference(x, arrays)
-    assert expected.shape == (1, 512, frames // 16, 4, 4)
-    with torch.inference_mode():
-        activation = network.trunk(x)
-        assert relative_error(activation, expected.mean(dim=2).flatten(1)) < TOLERANCE
-        assert relative_error(network.pool_frozen(activation), expected.mean(dim=(2, 3, 4))) < TOLERANCE
+def test_trunk(activations: dict[int, Tensor], feature_maps: dict[int, Tensor], frames: int) -> None:
+    """The trunk is the reference's pool5 averaged over time, flattened to 8192 numbers: channel, row, column."""
+    expected = pool5(feature_maps[frames])
+    assert expected.shape == (512, frames // 16, 4, 4)
+    assert error(activations[frames], expected.mean(dim=1).reshape(1, 8192)) < BAR
     if frames == 16:
-        assert relative_error(activation, expected.flatten(1)) < TOLERANCE
+        assert error(activations[frames], expected.reshape(1, 8192)) < BAR
 
 
-def test_every_port_gives_the_same_network(arrays: Arrays, files: dict[str, Path]) -> None:
-    """Each port's file loads, whatever its name, and leaves the same trunk; each brings its own preprocessing."""
-    states, inputs, dropped = {}, {}, {}
-    for name, path in files.items():
-        network = create_network("c3d", num_classes=6)
-        facts = load_weights(network, path)
-        states[name] = {key: network.state_dict()[key] for key in arrays}
-        dropped[name] = facts.dropped
-        assert isinstance(network.preprocessing, VideoPreprocessing) and network.preprocessing == facts.preprocessing
-        inputs[name] = (network.preprocessing.channel_order, network.preprocessing.mean, network.preprocessing.scale)
-    assert all(torch.equal(states[name][key], value) for name in files for key, value in arrays.items())
-    assert inputs["davidea"] == ("BGR", (90.25, 97.66, 101.41), 1.0)
-    assert inputs["mmaction2"] == inputs["bare"] == ("RGB", (104.0, 117.0, 128.0), 1.0)
-    assert dropped == {"davidea": ("fc6", "fc7", "fc8"), "mmaction2": ("fc6", "fc7"), "bare": ()}
+@pytest.mark.parametrize("frames", [16, 32])
+def test_frozen_embedding(
+    network: C3D, activations: dict[int, Tensor], feature_maps: dict[int, Tensor], frames: int
+) -> None:
+    """Frozen, the embedding is the reference's pool5 averaged over time, height and width."""
+    expected = pool5(feature_maps[frames]).flatten(1).mean(dim=1)
+    assert error(network.pool_frozen(activations[frames])[0], expected) < BAR
 
 
-def test_both_ports_give_the_same_output(files: dict[str, Path]) -> None:
-    """After loading, the same input gives the same numbers, bit for bit, from either port's file."""
-    x = video(16)
+def test_pool5_has_the_border_of_the_ports(activations: dict[int, Tensor], feature_maps: dict[int, Tensor]) -> None:
+    """pool5 pads all around as both ports do, not only behind as the Caffe model does, and that is another output."""
+    caffe = pool5_of_caffe(feature_maps[16])
+    assert caffe.shape == (512, 1, 4, 4)
+    assert error(activations[16], caffe.reshape(1, 8192)) > 1000 * BAR
+
+
+@pytest.mark.parametrize(
+    ("port", "file_name"),
+    [
+        ("davidea", "c3d_sports1m_pretrain.pth"),  # each under the name of another's file, or of none
+        ("davidea legacy", "weights"),
+        ("mmaction2", "c3d.pickle"),
+        ("mmaction2 wrapped", "rgb_imagenet.pt"),
+        ("mmaction2 without prefix", "weights.safetensors"),
+    ],
+)
+def test_either_port_loads(
+    convolutions: Arrays,
+    fully_connected: Arrays,
+    activations: dict[int, Tensor],
+    tmp_path: Path,
+    *,
+    port: str,
+    file_name: str,
+) -> None:
+    """Either port's file, under any name, gives bit for bit the same output, and brings that port's preprocessing."""
+    content: dict[str, Any]
+    if port.startswith("davidea"):
+        content = davidea(convolutions, fully_connected)
+    else:
+        content = mmaction2(convolutions, fully_connected, prefix="" if "without prefix" in port else "backbone.")
+    if "wrapped" in port:
+        content = {"state_dict": content, "meta": META}
+    path = tmp_path / file_name
+    torch.save(content, path, _use_new_zipfile_serialization="legacy" not in port)
+    network = create_network("c3d", num_classes=6)
+    assert load_weights(network, path).dropped == (("fc6", "fc7", "fc8") if "davidea" in port else ("fc6", "fc7"))
+    path.unlink()
     with torch.inference_mode():
-        first, second = (create_network("c3d", num_classes=6, weights=files[n]).trunk(x) for n in ("davidea", "bare"))
-    assert torch.equal(first, second)
+        assert torch.equal(network.trunk(video(16)), activations[16])
+    assert network.pretrained and not network.training
+
+    preprocessing = network.preprocessing
+    assert isinstance(preprocessing, VideoPreprocessing)
+    found = (preprocessing.channel_order, preprocessing.mean)
+    caffe, mmaction = ("BGR", (90.25, 97.66, 101.41)), ("RGB", (104.0, 117.0, 128.0))
+    assert found == (caffe if port.startswith("davidea") else mmaction)
+    assert (preprocessing.scale, preprocessing.std, preprocessing.crop_px) == (1.0, (1.0, 1.0, 1.0), 112)
+    assert preprocessing.resize_hw or preprocessing.resize_short_side_px
 
 
-def test_the_convolutions_have_the_published_size() -> None:
-    """27.66 million parameters stand before the fully connected layers."""
-    expected = sum(27 * channels * width + width for channels, width in WIDTHS.values())
-    network = C3D(6)
-    ours = sum(value.numel() for name, value in network.named_parameters() if name.startswith("conv"))
-    assert ours == expected == 27_655_936
+def test_number_of_parameters(network: C3D) -> None:
+    """The convolutions have 27,655,936 weights, each as many as the layer table says: 27.66 million."""
+    expected = {name: 27 * first * second + second for name, (first, second) in CONVOLUTIONS.items()}
+    ours = {name: sum(value.numel() for value in network.get_submodule(name).parameters()) for name in PARAMETERS}
+    assert ours == expected == PARAMETERS
+    assert sum(PARAMETERS.values()) == PUBLISHED_PARAMETERS
+    others = [name for name, _ in network.named_parameters() if name.split(".")[0] not in CONVOLUTIONS]
+    assert all(name.startswith(("replaced.", "classifier.")) for name in others)
