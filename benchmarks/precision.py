@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
@@ -40,7 +40,7 @@ PIECES = {"c3d": (16, 32), "i3d": (16, 64)}
 """Frames and side of the piece of a clip that video networks are probed with; sound is probed whole."""
 SLOW = 3.0
 OPERATIONS = {torch.conv1d, torch.conv2d, torch.conv3d, functional.linear}
-RESULTS = OPERATIONS | {torch.batch_norm, functional.elu, functional.batch_norm}
+RESULTS = {torch.batch_norm, functional.elu, functional.batch_norm}
 
 
 def rounded(value: Any) -> Any:
@@ -51,25 +51,35 @@ def rounded(value: Any) -> Any:
 
 
 class Bfloat16Arithmetic(TorchFunctionMode):
-    """bfloat16 operands and results, float32 sums, on float32 kernels."""
+    """bfloat16 operands and results, float32 sums, on float32 kernels.
+
+    Only convolutions with learned weights: that of the resampler has a fixed kernel and stays out of autocast.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in OPERATIONS:
+        learned = func in OPERATIONS and isinstance(args[1], nn.Parameter)
+        if learned:
             args = tuple(rounded(item) for item in args)
             kwargs = {name: rounded(item) for name, item in (kwargs or {}).items()}
         output = func(*args, **(kwargs or {}))
-        return rounded(output) if func in RESULTS else output
+        return rounded(output) if learned or func in RESULTS else output
 
 
-def tuned_rows(worker: SourceWorker, cache: FeatureCache, clip: ClipStatus) -> Rows:
-    """Embedding and logits of a clip as `extract` computes them, from the network that never saw the clip's fold."""
+def tuned_rows(
+    worker: SourceWorker, cache: FeatureCache, clip: ClipStatus, arithmetic: AbstractContextManager[object]
+) -> Rows:
+    """Embedding and logits of a clip as `extract` computes them, from the network that never saw the clip's fold.
+
+    `arithmetic` covers what autocast does: under depth `head` the trunk only, since the head is computed in float32.
+    """
     roles = cache.roles(worker.recipe, {cache.plan.assignment[clip.digest]})
     assert roles is not None
     recipe = replace(worker.recipe, precision="fp32")
     worker.tuned.load_state_dict(load_weights_file(cache.network_path(recipe, roles))[0])
+    with arithmetic:
+        rows = worker.full_rows(clip.digest) if recipe.depth == "full" else worker.frozen_rows(clip.digest)
     if recipe.depth == "full":
-        return worker.full_rows(clip.digest)
-    rows = worker.frozen_rows(clip.digest)
+        return rows
     return worker.head_rows(rows.get("activation", rows["embedding"]))
 
 
@@ -109,9 +119,8 @@ def measure(cache: FeatureCache, source: str, weights: str | None) -> str:
     slow = size is not None and half_seconds > SLOW * seconds
     errors, changed = [], 0
     for clip in cache.clips:
-        expected = tuned_rows(exact, cache, clip)
-        with Bfloat16Arithmetic() if slow else nullcontext():
-            found = tuned_rows(exact if slow else half, cache, clip)
+        expected = tuned_rows(exact, cache, clip, nullcontext())
+        found = tuned_rows(exact if slow else half, cache, clip, Bfloat16Arithmetic() if slow else nullcontext())
         errors.append(relative_error(found["embedding"], expected["embedding"]))
         changed += int(found["logits"].argmax() != expected["logits"].argmax())
     return (

@@ -1,8 +1,8 @@
 """The Keras 2 HDF5 file of the music tagger, read by path: no link is followed, no other file is opened.
 
 The older file for Theano (Keras 1) is not read. Its BatchNorm normalises by the statistics of the very batch that is
-predicted (``mode=2``), so that features depend on batch mates, and its kernels are flipped; without reference outputs
-a conversion could not be shown right.
+predicted (``mode=2``), so that features depend on batch mates, and its kernels are flipped; as the sound behind the
+features that are published with it is not, a conversion could not be shown right.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ def _preprocessing(weights: Any) -> VideoPreprocessing:
     transforms = weights.transforms()
     size = list(transforms.resize_size)
     return VideoPreprocessing(
-        frames=16 if weights.meta.get("min_temporal_size") == 16 else FRAMES,  # mvit encodes 16 positions in time
+        frames=16 if weights.meta.get("min_temporal_size") == 16 else FRAMES,  # mvit takes exactly so many
         crop_px=transforms.crop_size[0],
         resize_short_side_px=size[0] if len(size) == 1 else None,
         resize_hw=(size[0], size[1]) if len(size) == 2 else None,
