@@ -202,6 +202,9 @@ def test_recipes_live_side_by_side_and_share_the_trunk(runner) -> None:
 def test_torchvision_models_are_sources(runner) -> None:
     """A video model of torchvision leaves frozen blocks, and that it has no weights is said."""
     name = "torchvision:mc3_18"
+    for file in runner.data.rglob("*.mp4"):
+        if file.stem not in ("0", "1", "2", "3"):
+            file.unlink()
     runner(plan=FOLDS, sources=(name,), depths={name: "frozen"})
-    assert runner.open().block(name, "*").embedding.shape == (10, 512)
+    assert runner.open().block(name, "*").embedding.shape == (4, 512)
     assert any(name in line and "RANDOM" in line for line in runner.said)
