@@ -38,23 +38,37 @@ class RecipeChoice:
 
     def source(self, name: str) -> str:
         """The full name of a source: with its recipe's name, unless that is the default one."""
-        if "@" in name:
-            return name.removesuffix(f"@{DEFAULT}")
         recipe = recipe_label(self.recipe)
+        if "@" in name:
+            label = name.partition("@")[2]
+            if label != recipe and label not in recipe_names():
+                raise UnknownNameError("recipe", label, sorted({*recipe_names(), recipe}))
+            return name.removesuffix(f"@{DEFAULT}")
         return name if recipe == DEFAULT else f"{name}@{recipe}"
 
     def weights_of(self, source: str) -> str | None:
         """Name or file of a source's pretrained weights."""
-        return self.weights.get(source, self.weights.get(network_of(source)))
+        return _of(self.weights, source)
 
     def depth_of(self, source: str) -> str | None:
         """Tuning depth that the user asked of a source."""
-        return self.depths.get(source, self.depths.get(network_of(source), self.depth))
+        return _of(self.depths, source) or self.depth
 
     def recipe_of(self, source: str) -> str:
         """Name or file of a source's recipe."""
         label = source.partition("@")[2] or DEFAULT
         return self.recipe if recipe_label(self.recipe) == label else label
+
+
+def _of(named: Mapping[str, str], source: str) -> str | None:
+    """What is named for a source, ``c3d@default`` for the default one, or else for its network."""
+    return next((named[key] for key in option_names(source) if key in named), None)
+
+
+def option_names(source: str) -> tuple[str, ...]:
+    """The names by which an option may mean a source, the most exact first."""
+    exact = source if "@" in source else f"{source}@{DEFAULT}"
+    return exact, source, network_of(source)
 
 
 def network_of(source: str) -> str:
@@ -72,9 +86,12 @@ def recipe_label(recipe: str) -> str:
     """
     if recipe in recipe_names():
         return recipe
-    label = str(read_recipe_file(recipe).get("name", Path(recipe).stem))
+    declared = read_recipe_file(recipe).get("name")
+    label = Path(recipe).stem if declared is None else str(declared)
     if not _NAME.fullmatch(label):
         raise InputError(f"recipe {recipe}: its name {label!r} has to be letters, digits, '.', '_' and '-'; rename it")
+    if label in recipe_names() and declared != DEFAULT:
+        raise InputError(f'recipe {recipe}: {label!r} is a recipe of moodfuse; give yours another name = "..."')
     return label
 
 
@@ -102,7 +119,7 @@ def read_recipe_file(name: str) -> dict[str, Any]:
     if name in recipe_names():
         text = (resources.files("extract.recipes") / f"{name}.toml").read_text(encoding="utf-8")
     elif Path(name).is_file():
-        text = Path(name).read_text(encoding="utf-8")
+        text = _read(Path(name))
     else:
         raise UnknownNameError("recipe", name, [*recipe_names(), "or the path of a TOML file"])
     try:
@@ -115,6 +132,13 @@ def read_recipe_file(name: str) -> dict[str, Any]:
                 f"recipe {name}: unknown key {key!r}; known: {', '.join(sorted(_TOP_LEVEL))}, a table per network"
             )
     return values
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"recipe {path}: cannot be read as UTF-8 text ({error})") from error
 
 
 def build_recipe(source: str, choice: RecipeChoice) -> Recipe:
@@ -147,8 +171,8 @@ def build_recipe(source: str, choice: RecipeChoice) -> Recipe:
         embedding_tuned=depth == "full" or (depth == "head" and spec.has_replaced_layers),
         precision="bf16" if choice.precision == "bf16" else "fp32",
         device=resolve_device(choice.device),
-        threads=int(tables.get("threads", 2)),
-        seed=int(tables.get("seed", 0)),
+        threads=_whole(tables, "threads", 2, name),
+        seed=_whole(tables, "seed", 0, name),
     )
 
 
@@ -161,15 +185,23 @@ def source_weights(source: str, choice: RecipeChoice) -> WeightsFacts | None:
 def _table(tables: Mapping[str, Any], network: str) -> Mapping[str, Any]:
     """The settings of a network; those of all torchvision models stand under ``torchvision``."""
     table: Mapping[str, Any] = tables.get(network, tables.get(network.partition(":")[0], {}))
+    if unknown := sorted(set(table) - {"depth", *DEPTHS}):
+        raise InputError(f"recipe, table [{network}]: unknown key {unknown[0]!r}; known: depth, {', '.join(DEPTHS)}")
     return table
+
+
+def _whole(tables: Mapping[str, Any], key: str, default: int, recipe: str) -> int:
+    value = tables.get(key, default)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise InputError(f"recipe {recipe}: {key} is {value!r}; expected a whole number, 0 or more")
+    return value
 
 
 def _tuning(source: str, depth: str, table: Mapping[str, Any], recipe: str, spec: NetworkSpec) -> Tuning:
     values = table.get(depth)
     if not isinstance(values, dict):
-        raise InputError(
-            f"recipe {recipe}: no settings for {source} at depth {depth!r}; add a table [{network_of(source)}.{depth}]"
-        )
+        title = f"{network_of(source).partition(':')[0]}.{depth}"
+        raise InputError(f"recipe {recipe}: no settings for {source} at depth {depth!r}; add a table [{title}]")
     known = {item.name for item in fields(Tuning)}
     if unknown := sorted(set(values) - known):
         raise InputError(

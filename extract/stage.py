@@ -17,7 +17,7 @@ from extract.estimate import Estimate, measure
 from extract.examine import ensure_media, examine, media_store
 from extract.planning import PlanChoice, next_plan
 from extract.progress import track
-from extract.recipe_files import RecipeChoice, build_recipe, frozen_counterpart, network_of, source_weights
+from extract.recipe_files import RecipeChoice, build_recipe, frozen_counterpart, option_names, source_weights
 
 if TYPE_CHECKING:
     from extract.embed import SourceWorker
@@ -131,7 +131,7 @@ def extract_features(settings: ExtractSettings, *, say: Callable[[str], None] = 
 
 def _check_options_used(choice: RecipeChoice, sources: Sequence[str]) -> None:
     for option, named in (("--tune", choice.depths), ("--weights", choice.weights)):
-        if unused := sorted(set(named) - set(sources) - {network_of(source) for source in sources}):
+        if unused := sorted(set(named) - {name for source in sources for name in option_names(source)}):
             raise InputError(
                 f"{option} names {unused[0]!r}, not a source of this run ({', '.join(sources)}); "
                 f"add --source {unused[0]}, or correct the name"

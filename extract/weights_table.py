@@ -48,8 +48,8 @@ def named_weights(name: str) -> KnownWeights:
         if weights in found:
             return found[weights]
         raise UnknownNameError("weights", name, [f"{network}={item}" for item in found])
-    if weights and network in NETWORKS:
-        name = weights  # c3d=NAME, as extract takes it
+    if weights and network in NETWORKS:  # c3d=NAME, as extract takes it
+        name = weights if weights in known_weights(network) else name
     if name not in KNOWN_WEIGHTS:
         raise UnknownNameError("weights", name, [*KNOWN_WEIGHTS, f"{TORCHVISION}MODEL=NAME"])
     return KNOWN_WEIGHTS[name]

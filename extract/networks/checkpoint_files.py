@@ -109,7 +109,9 @@ def read_torch(path: Path) -> dict[str, Tensor]:
     """
     import torch
 
-    _bound_archive(path) if zipfile.is_zipfile(path) else _bound_stream(path)
+    with open(path, "rb") as stream:  # torch looks at the start too; a zip at the end of a pickle is no archive to it
+        archived = stream.read(len(ZIP_MAGIC)) == ZIP_MAGIC
+    _bound_archive(path) if archived else _bound_stream(path)
     try:
         content = torch.load(path, weights_only=True, mmap=False, map_location="cpu")
     except Exception as error:

@@ -5,12 +5,13 @@ The folder is pooch's cache folder for moodfuse, or the one that the variable MO
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from .checkpoint_files import WeightsError
+from .checkpoint_files import WeightsError, file_kind
 from .known_weights import KnownWeights
 
 HOME_VARIABLE = "MOODFUSE_HOME"
@@ -40,7 +41,7 @@ def fetch_weights(known: KnownWeights, *, folder: Path | None = None) -> Path:
     ------
     WeightsError
         If the address cannot be reached, with the address and the place to put the file at, or if the file fails its
-        check; a file that does is left where it is, for its owner to look at.
+        check: what was fetched is dropped then, what was there before is left where it is.
     """
     import pooch
     import requests
@@ -50,14 +51,22 @@ def fetch_weights(known: KnownWeights, *, folder: Path | None = None) -> Path:
     target = folder / known.file
     if not target.exists():
         try:
-            pooch.retrieve(known.url, known_hash=None, fname=known.file, path=folder, downloader=_ResumingDownloader())
+            pooch.retrieve(
+                known.url, known_hash=None, fname=known.file, path=folder, downloader=_ResumingDownloader(known)
+            )
         except (requests.exceptions.RequestException, OSError) as error:
             raise WeightsError(
-                f"{known.name} of {known.network}: {known.url} cannot be fetched ({type(error).__name__}); run again "
+                f"{known.name} of {known.network}: {known.url} cannot be fetched ({_reason(error)}); run again "
                 f"to go on from where it stopped, or put the file by hand at {target}"
             ) from error
     check_file(known, target)
     return target
+
+
+def _reason(error: Exception) -> str:
+    """The server's answer where there was one, else the kind of failure."""
+    response = getattr(error, "response", None)
+    return type(error).__name__ if response is None else f"the server answers {response.status_code}"
 
 
 def check_file(known: KnownWeights, path: Path) -> None:
@@ -68,6 +77,7 @@ def check_file(known: KnownWeights, path: Path) -> None:
     WeightsError
         If the check gives something else.
     """
+    file_kind(path)
     found = known.check.found(path)
     if found != known.check.value:
         raise WeightsError(
@@ -77,20 +87,29 @@ def check_file(known: KnownWeights, path: Path) -> None:
 
 
 class _ResumingDownloader:
-    """A downloader for pooch that keeps what a broken connection left, and asks the server for the rest."""
+    """A downloader for pooch that keeps what a broken connection left, and asks the server for the rest.
+
+    What arrives is checked before it gets its place; what fails the check is dropped.
+    """
+
+    def __init__(self, known: KnownWeights) -> None:
+        self.known = known
 
     def __call__(self, url: str, output_file: str, pooch: object) -> None:
         import requests
 
-        part = Path(output_file).parent / f"{url.rsplit('/', 1)[-1]}.part"
+        part = Path(output_file).parent / f"{self.known.file}.{hashlib.sha256(url.encode()).hexdigest()[:8]}.part"
         have = part.stat().st_size if part.is_file() else 0
-        headers = {"Range": f"bytes={have}-"} if have else {}
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
         with requests.get(url, stream=True, timeout=_TIMEOUT_S, headers=headers) as response:
             if response.status_code == requests.codes.requested_range_not_satisfiable:
                 part.unlink(missing_ok=True)
                 raise requests.exceptions.ConnectionError("the part that was there is longer than the file")
             response.raise_for_status()
-            resumed = response.status_code == requests.codes.partial_content
+            resumed = response.headers.get("content-range", "").startswith(f"bytes {have}-")
+            if response.status_code == requests.codes.partial_content and not resumed:
+                part.unlink(missing_ok=True)
+                raise requests.exceptions.ConnectionError("the server sent another part than it was asked for")
             total = int(response.headers.get("content-length", 0)) + (have if resumed else 0)
             with open(part, "ab" if resumed else "wb") as stream:
                 pieces = response.iter_content(chunk_size=_CHUNK_BYTES)
@@ -98,6 +117,11 @@ class _ResumingDownloader:
                     stream.write(piece)
         if total and part.stat().st_size != total:
             raise requests.exceptions.ConnectionError(f"got {part.stat().st_size} of {total} bytes")
+        try:
+            check_file(self.known, part)
+        except WeightsError:
+            part.unlink(missing_ok=True)
+            raise
         os.replace(part, output_file)
 
 

@@ -148,4 +148,8 @@ def _array(file: h5py.File, steps: tuple[str, ...], shape: tuple[int, ...], path
         raise WeightsError(f"{path}: {where} is stored in another file, which is not read; use a complete file")
     if node.shape != shape or node.dtype != np.float32:
         raise WeightsError(f"{path}: {where} is {node.dtype} of shape {node.shape}; expected float32 of shape {shape}")
+    if node.chunks is not None and any(chunk > size for chunk, size in zip(node.chunks, shape, strict=True)):
+        raise WeightsError(
+            f"{path}: {where} is stored in chunks of {node.chunks}, larger than itself; use the file itself"
+        )
     return np.asarray(node[()], dtype=np.float32)

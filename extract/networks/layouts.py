@@ -169,6 +169,11 @@ def default_preprocessing(layout: Layout, network: str) -> Preprocessing:
     return network_spec(network).preprocessing
 
 
+def default_bn_eps(layout: Layout) -> float | None:
+    """The BatchNorm epsilon of weights of a layout where no digest says whose they are; `None` leaves the network's."""
+    return next((known.bn_eps for known in KNOWN_WEIGHTS.values() if known.layout == layout.name), None)
+
+
 def layer_names(names: Collection[str]) -> tuple[str, ...]:
     """Layers that arrays belong to, each once: ``fc6.weight`` and ``fc6.bias`` are ``fc6``."""
     return tuple(dict.fromkeys(re.sub(r"(\.conv3d)?\.(weight|bias)$", "", name) for name in names))

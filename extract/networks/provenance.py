@@ -12,9 +12,10 @@ from .checkpoint_files import WeightsError
 from .known_weights import KnownWeights
 from .layouts import OWN
 from .own_files import METADATA_KEY
-from .registry import Preprocessing, network_spec, preprocessing_from_record
+from .registry import Preprocessing, input_size, network_spec, preprocessing_from_record
 
 METADATA_FORMAT = "moodfuse-weights"
+SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def read_provenance(path: Path, metadata: Mapping[str, str]) -> dict[str, Any] |
     """
     try:
         values = json.loads(metadata.get(METADATA_KEY, "{}"))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: its provenance is not JSON ({error}); convert the weights again") from error
     return values if isinstance(values, dict) and values.get("format") == METADATA_FORMAT else None
 
@@ -81,24 +82,26 @@ def converted_facts(path: Path, sha256: str, provenance: Mapping[str, Any], netw
     """
     if provenance.get("network") != network:
         raise WeightsError(f"{path}: weights of {provenance.get('network')}, not of {network}")
-    eps = provenance.get("bn_eps")
+    own, eps, known = network_spec(network).preprocessing, provenance.get("bn_eps"), provenance.get("known")
     try:
         preprocessing = preprocessing_from_record(provenance["preprocessing"])
-        if type(preprocessing) is not type(network_spec(network).preprocessing):
-            raise ValueError("preprocessing of another kind of input")
+        if provenance.get("schema") != SCHEMA or not isinstance(known, str | None):
+            raise ValueError("written by another version")
+        if input_size(preprocessing) != input_size(own):
+            raise ValueError("preprocessing for another kind or size of input")
         eps = None if eps is None else float(eps)
         if eps is not None and not 0 < eps < 1:
             raise ValueError(f"bn_eps {eps}")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise WeightsError(f"{path}: its provenance cannot be used ({error}); convert the weights again") from error
-    return WeightsFacts(path, sha256, OWN, preprocessing, eps, provenance.get("known"))
+    return WeightsFacts(path, sha256, OWN, preprocessing, eps, known)
 
 
 def provenance_record(facts: WeightsFacts, network: str, known: KnownWeights | None) -> dict[str, Any]:
     """What a converted file says of itself, as JSON types."""
     return {
         "format": METADATA_FORMAT,
-        "schema": 1,
+        "schema": SCHEMA,
         "network": network,
         "known": facts.known,
         "file": facts.path.name,

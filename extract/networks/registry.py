@@ -5,6 +5,7 @@ Nothing here imports torch, so that the command line, recipes and decoding worke
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -13,6 +14,8 @@ from cache.errors import UnknownNameError
 
 Depth = Literal["frozen", "head", "full"]
 Modality = Literal["video", "audio"]
+MOST_PIXELS = 4096
+INTERPOLATION = "bilinear uint8"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +44,11 @@ class VideoPreprocessing:
         Per channel, in `channel_order`, in the units after `scale`.
     channel_order : {"RGB", "BGR"}
         Order of the channels that the network reads.
+
+    Raises
+    ------
+    ValueError
+        If the settings cannot be used together.
     """
 
     crop_px: int
@@ -62,10 +70,15 @@ class VideoPreprocessing:
             raise ValueError(f"crop_px {self.crop_px} does not fit into frames resized to a short side of {shortest}")
         if self.frames < 1 or min(self.std) <= 0:
             raise ValueError(f"frames and std must be positive, got {self.frames} and {self.std}")
+        numbers = (self.scale, *self.mean, *self.std)
+        if not all(math.isfinite(value) for value in numbers) or (len(self.mean), len(self.std)) != (3, 3):
+            raise ValueError(f"scale, mean and std must be finite, of three channels, got {numbers}")
+        if shortest is not None and max(self.resize_hw or (shortest,)) > MOST_PIXELS:
+            raise ValueError(f"frames resized to more than {MOST_PIXELS} pixels")
 
     def as_record(self) -> dict[str, Any]:
         """All that decides the numbers, as a dict of JSON types; it enters the digest of a recipe."""
-        return {"kind": "video", "interpolation": "bilinear uint8", **_json_fields(self)}
+        return {"kind": "video", "interpolation": INTERPOLATION, **_json_fields(self)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,6 +232,13 @@ def network_spec(name: str) -> NetworkSpec:
         raise UnknownNameError("source", name, [*NETWORKS, f"{TORCHVISION}<video model>"]) from error
 
 
+def input_size(preprocessing: Preprocessing) -> tuple[object, ...]:
+    """Kind and size of what preprocessing gives: frames and side in pixels, or rate in Hz and samples."""
+    if isinstance(preprocessing, VideoPreprocessing):
+        return "video", preprocessing.frames, preprocessing.crop_px
+    return "audio", preprocessing.sample_rate_hz, preprocessing.samples
+
+
 def preprocessing_from_record(values: Mapping[str, Any]) -> Preprocessing:
     """Read preprocessing back from what `as_record` gave.
 
@@ -229,7 +249,8 @@ def preprocessing_from_record(values: Mapping[str, Any]) -> Preprocessing:
     """
     fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     kind = str(fields.pop("kind", None))
-    fields.pop("interpolation", None)
+    if kind == "video" and fields.pop("interpolation", None) != INTERPOLATION:
+        raise ValueError(f"frames resized in another way than {INTERPOLATION!r}")
     kinds: dict[str, type[Preprocessing]] = {"video": VideoPreprocessing, "audio": AudioPreprocessing}
     try:
         return kinds[kind](**fields)

@@ -17,7 +17,17 @@ from cache.identity import file_digest
 from .checkpoint_files import WeightsError, file_kind, read_safetensors, read_torch, safetensors_metadata
 from .keras_tagger import DROPPED, LAYOUT, read_keras
 from .known_weights import KnownWeights, known_weights, recognise_file
-from .layouts import COUNTER, LAYOUTS, OWN, default_preprocessing, layer_names, other_network, recognise, strip_prefix
+from .layouts import (
+    COUNTER,
+    LAYOUTS,
+    OWN,
+    default_bn_eps,
+    default_preprocessing,
+    layer_names,
+    other_network,
+    recognise,
+    strip_prefix,
+)
 from .own_files import save_weights
 from .provenance import WeightsFacts, converted_facts, provenance_record, read_provenance
 
@@ -110,8 +120,9 @@ def _digest(path: Path, size: int, mtime_ns: int) -> str:
 def load_weights(network: Network, weights: str | Path) -> WeightsFacts:
     """Load pretrained weights into a network, leave its classifier new, and mark it as pretrained.
 
-    The trunk has to be in the file, whole. Replaced layers are loaded where a file in our own layout has them all, and
-    stay new otherwise. Layers of the old task are left behind, and named in what is returned.
+    The trunk has to be in the file, whole. Replaced layers are loaded from a file in our own layout that has them all;
+    one that has some of them is refused, and where it has none they stay new. Layers of the old task are left behind,
+    and named in what is returned.
 
     Parameters
     ----------
@@ -120,6 +131,11 @@ def load_weights(network: Network, weights: str | Path) -> WeightsFacts:
     weights : str or Path
         A name of `known_weights`, or a file: safetensors or PyTorch in any layout of `LAYOUTS` for this network, or the
         Keras 2 HDF5 file of the tagger for `twodmcnn`.
+
+    Returns
+    -------
+    WeightsFacts
+        What was loaded, and which layers were left behind.
 
     Raises
     ------
@@ -185,18 +201,25 @@ def _facts_of(path: Path, found: Mapping[str, Tensor], network: Network, known: 
         hint = f"these look like weights of {other}" if other else f"found arrays such as {_some(sorted(found))}"
         raise WeightsError(f"{path}: not weights of {name}: {hint}; expected arrays such as {_some(trunk, most=2)}")
     preprocessing = network.spec.preprocessing if layout.name == OWN else default_preprocessing(layout, name)
-    return WeightsFacts(path, _sha256(path), layout.name, preprocessing)
+    return WeightsFacts(path, _sha256(path), layout.name, preprocessing, default_bn_eps(layout))
 
 
 def _in_our_names(
     found: Mapping[str, Tensor], own: Iterable[str], layout_name: str
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Arrays of a file under our names, and the layers that are left behind; a name that we do not know stays."""
+    """Arrays of a file under our names, and the layers left behind; a name that is not of the layout is marked.
+
+    A name of ours in a file of another layout is not taken for the array that we call so.
+    """
     layout = LAYOUTS[layout_name]
     in_file = strip_prefix(found, layout)
     ours = {layout.file_name(key): key for key in own}
     dropped = layout.dropped(in_file)
-    loaded = {ours.get(key, key): found[raw] for key, raw in in_file.items() if key not in dropped}
+    loaded = {
+        ours.get(key, f"{raw} (no array of {layout.name})"): found[raw]
+        for key, raw in in_file.items()
+        if key not in dropped
+    }
     return loaded, tuple(name for name in layer_names(dropped) if layout.name != OWN)
 
 
@@ -211,6 +234,16 @@ def convert_weights(weights: str | Path, network: Network, target: Path) -> Weig
         A new network, changed in place.
     target : Path
         Where to write; a file that stands there is replaced.
+
+    Returns
+    -------
+    WeightsFacts
+        Of the file that was converted.
+
+    Raises
+    ------
+    WeightsError
+        As for `load_weights`.
     """
     facts = load_weights(network, weights)
     name = network.spec.name

@@ -101,6 +101,19 @@ def test_sources_carry_their_recipe(tmp_path: Path) -> None:
     choice = RecipeChoice(recipe=str(tmp_path / "mine.toml"), depths={"c3d": "frozen"})
     assert choice.source("c3d") == "c3d@mine" and build_recipe("c3d@mine", choice).depth == "frozen"
     assert build_recipe("c3d", choice) == build_recipe("c3d", RecipeChoice(depths={"c3d": "frozen"}))
+    assert RecipeChoice(depths={"c3d@default": "full"}).depth_of("c3d") == "full"
+    for name in ("c3d@", "c3d@../mine.toml"):
+        with pytest.raises(UnknownNameError, match="unknown recipe .*; known: default, seed"):
+            RecipeChoice().source(name)
+    (tmp_path / "seed.toml").write_text("")
+    with pytest.raises(InputError, match="'seed' is a recipe of moodfuse; give yours another name"):
+        RecipeChoice(recipe=str(tmp_path / "seed.toml")).source("c3d")
+    (tmp_path / "bad.toml").write_text("threads = 'x'")
+    with pytest.raises(InputError, match="threads is 'x'; expected a whole number"):
+        build_recipe("c3d@bad", RecipeChoice(recipe=str(tmp_path / "bad.toml"), depth="frozen"))
+    (tmp_path / "bad.toml").write_bytes(b"name = '\xe9'")
+    with pytest.raises(InputError, match="cannot be read as UTF-8"):
+        RecipeChoice(recipe=str(tmp_path / "bad.toml")).source("c3d")
     (tmp_path / "b@d.toml").write_text("")
     with pytest.raises(InputError, match="its name 'b@d' has to be letters"):
         RecipeChoice(recipe=str(tmp_path / "b@d.toml")).source("c3d")

@@ -14,7 +14,7 @@ from extract.networks.fetch import fetch_weights, weights_folder
 from extract.networks.known_weights import KNOWN_WEIGHTS, FileCheck, KnownWeights
 from extract.networks.weights import WeightsError, resolve_weights
 
-CONTENT = bytes(range(256)) * 4096
+CONTENT = b"PK\x03\x04" + bytes(range(256)) * 4096
 
 
 class Server(ThreadingHTTPServer):
@@ -22,6 +22,7 @@ class Server(ThreadingHTTPServer):
 
     breaks_after: int | None = None
     ranges = True
+    wrong_range = False
     asked: list[str]
 
 
@@ -36,6 +37,9 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(416)
             return
         self.send_response(206 if start else 200)
+        if start:
+            shown = 0 if self.server.wrong_range else start
+            self.send_header("Content-Range", f"bytes {shown}-{len(CONTENT) - 1}/{len(CONTENT)}")
         self.send_header("Content-Length", str(len(CONTENT) - start))
         self.end_headers()
         end, self.server.breaks_after = self.server.breaks_after, None
@@ -79,26 +83,48 @@ def test_a_broken_download_goes_on_when_run_again(
     server.breaks_after, server.ranges = 300_000, ranges
     with pytest.raises(WeightsError, match=r"cannot be fetched .*run again.* put the file by hand at .*net\.pt"):
         fetch_weights(known, folder=tmp_path)
-    assert not (tmp_path / "net.pt").exists() and 0 < (tmp_path / "net.pt.part").stat().st_size < len(CONTENT)
+    assert not (tmp_path / "net.pt").exists() and 0 < next(tmp_path.glob("net.pt.*.part")).stat().st_size < len(CONTENT)
     assert fetch_weights(known, folder=tmp_path).read_bytes() == CONTENT
     assert server.asked[1].startswith("bytes=") and server.asked[1] != "bytes=0-"
 
 
 def test_a_part_longer_than_the_file_starts_anew(server: Server, known: KnownWeights, tmp_path: Path) -> None:
     """A part that cannot belong to the file is dropped; the run after that fetches all of it."""
-    (tmp_path / "net.pt.part").write_bytes(bytes(len(CONTENT) + 1))
+    server.breaks_after = 300_000
+    with pytest.raises(WeightsError):
+        fetch_weights(known, folder=tmp_path)
+    next(tmp_path.glob("*.part")).write_bytes(bytes(len(CONTENT) + 1))
     with pytest.raises(WeightsError, match="run again"):
         fetch_weights(known, folder=tmp_path)
     assert fetch_weights(known, folder=tmp_path).read_bytes() == CONTENT
+
+
+def test_a_wrong_part_or_page_is_never_used(
+    server: Server, known: KnownWeights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another part than was asked for is dropped; a web page in the place of weights without a digest is refused."""
+    unchecked = replace(known, check=FileCheck("none"))
+    server.breaks_after, server.wrong_range = 300_000, True
+    for _ in range(2):
+        with pytest.raises(WeightsError, match="cannot be fetched"):
+            fetch_weights(unchecked, folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setitem(globals(), "CONTENT", b"<!DOCTYPE html>")
+    with pytest.raises(WeightsError, match="it is a web page"):
+        fetch_weights(unchecked, folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", ["sha256", "git-blob", "sha256-prefix"])
 def test_other_content_is_never_used(known: KnownWeights, tmp_path: Path, kind: str) -> None:
     """A file that fails its check is an error that gives both digests, whether fetched now or there before."""
     other = replace(known, check=FileCheck(kind, "0" * (8 if kind == "sha256-prefix" else 40)))  # type: ignore[arg-type]
-    for _ in range(2):
+    for before in (False, True):
+        if before:
+            (tmp_path / "net.pt").write_bytes(CONTENT)
         with pytest.raises(WeightsError, match=rf"not the published .*: {kind} is [0-9a-f]+, expected 0+; delete it"):
             fetch_weights(other, folder=tmp_path)
+        assert [file.name for file in tmp_path.iterdir()] == (["net.pt"] if before else [])
 
 
 def test_without_a_network_the_address_and_the_place_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +136,7 @@ def test_without_a_network_the_address_and_the_place_are_said(tmp_path: Path, mo
     with pytest.raises(WeightsError, match=rf"http://127.0.0.1:9/net.pt cannot be fetched .* by hand at {place}"):
         resolve_weights(known.name, "i3d")
     place.parent.mkdir(exist_ok=True)
-    place.write_bytes(b"by hand")
+    place.write_bytes(b"\x80by hand")
     assert weights_folder() == place.parent and resolve_weights(known.name, "i3d") == (place, known)
 
 

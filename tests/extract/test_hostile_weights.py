@@ -138,6 +138,20 @@ def linked(link: object) -> Maker:
     return keras(change)
 
 
+def chunk_bomb(file: h5py.File) -> None:
+    del file[BIAS]
+    file.create_dataset(BIAS, shape=(32,), maxshape=(None,), dtype="f4", chunks=(10_000_000,), compression="gzip")
+    file[BIAS][...] = 1.0
+
+
+def appended_zip(path: Path) -> None:
+    """A pickle of three million dictionaries with a small zip behind it."""
+    with io.BytesIO() as buffer:
+        with zipfile.ZipFile(buffer, "w") as archive:
+            archive.writestr("net/data.pkl", b"")
+        path.write_bytes(b"\x80\x02" + b"}" * 3_000_000 + b"." + buffer.getvalue())
+
+
 def shape_bomb(file: h5py.File) -> None:
     del file[BIAS]
     file.create_dataset(BIAS, shape=(1 << 42,), dtype="f4", chunks=(1 << 20,), compression="gzip", fillvalue=1.0)
@@ -200,6 +214,8 @@ HOSTILE: dict[str, tuple[Maker, str]] = {
     "keras: soft link": (linked(h5py.SoftLink("/model_weights/conv2d_1/conv2d_1/bias:0")), "soft or external link"),
     "keras: shape bomb": (keras(shape_bomb), r"of shape \(4398046511104,\); expected float32 of shape \(32,\)"),
     "keras: external storage": (keras(external_storage), "stored in another file"),
+    "keras: chunk bomb": (keras(chunk_bomb), "larger than itself"),
+    "zip behind a pickle": (appended_zip, "damaged PyTorch file"),
     "keras: virtual": (keras(virtual), "stored in another file"),
     "keras: wrong root": (keras(lambda file: file.move("model_weights", "other")), "no array model_weights"),
 }

