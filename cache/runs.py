@@ -12,6 +12,9 @@ from cache.identity import canonical_json
 from cache.parts import read_json, read_part, write_part, write_text
 from cache.store import SCHEMA, FeatureCache
 
+ARRAYS = ("probabilities", "unscaled", "repeats")
+"""Arrays of a result, as they stand in a run's predictions; the last two only where there are any."""
+_ADDED = ("digests", "missing", "repeat_folds", "commands", "versions")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -31,6 +34,12 @@ class Result:
         Row i is the clip `Run.ids[i]`, predicted by a model that saw no clip of its fold; rows sum to 1.
     notes : tuple of str
         What a reader must know, such as ``"uncalibrated"``.
+    unscaled : ndarray of float64, shape (N, C), or None
+        The same before temperature scaling; `None` where nothing was scaled.
+    temperatures : tuple of float
+        One an outer fold; 1 where none could be learned. Empty where nothing was scaled.
+    repeats : ndarray of float64, shape (R - 1, N, C), or None
+        `probabilities` under the further fold plans `Run.repeat_folds`; `None` where there are none.
     """
 
     sources: tuple[str, ...]
@@ -38,6 +47,9 @@ class Result:
     level: str
     probabilities: np.ndarray
     notes: tuple[str, ...] = ()
+    unscaled: np.ndarray | None = None
+    temperatures: tuple[float, ...] = ()
+    repeats: np.ndarray | None = None
 
     @property
     def name(self) -> str:
@@ -53,7 +65,8 @@ class Run:
     ----------
     name : str
     protocol : str
-        ``"no-crossfit"``: networks ``{k}``, tested on fold k alone.
+        ``"crossfit"``: pair holdouts; ``"no-crossfit"``: one network ``{k}`` a fold; ``"leaky"``: networks that saw
+        every clip, and folds of clips, not groups: it measures what a leak is worth.
     classes : tuple of str
         Sorted labels; the class axis of every result.
     ids, labels, groups : tuple of str
@@ -65,6 +78,16 @@ class Run:
     recipes : tuple of (source, recipe digest)
     results : tuple of Result
     notes : tuple of str
+    digests : tuple of str
+        Clip digests; empty in runs of older versions.
+    missing : tuple of tuple of str
+        For each clip the views that it lacks and that were imputed, ``"sound"`` or ``"picture"``; empty where none does.
+    repeat_folds : tuple of tuple of int
+        Fold of each clip under each further plan of repeated cross-validation.
+    commands : tuple of str
+        The commands that made the run, in order.
+    versions : tuple of (str, str)
+        Versions of the libraries that decide its numbers.
     """
 
     name: str
@@ -79,14 +102,25 @@ class Run:
     recipes: tuple[tuple[str, str], ...]
     results: tuple[Result, ...]
     notes: tuple[str, ...] = ()
+    digests: tuple[str, ...] = ()
+    missing: tuple[tuple[str, ...], ...] = ()
+    repeat_folds: tuple[tuple[int, ...], ...] = ()
+    commands: tuple[str, ...] = ()
+    versions: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
+        shape = (len(self.ids), len(self.classes))
         for result in self.results:
-            shape = (len(self.ids), len(self.classes))
-            if result.probabilities.shape != shape:
-                raise InputError(f"run {self.name}, {result.name}: {result.probabilities.shape}; expected {shape}")
-            if not np.allclose(result.probabilities.sum(axis=1), 1.0, atol=1e-6):
-                raise InputError(f"run {self.name}, {result.name}: rows do not sum to 1")
+            wanted = {"probabilities": (result.probabilities, shape)}
+            if result.unscaled is not None:
+                wanted["unscaled"] = (result.unscaled, shape)
+            if result.repeats is not None:
+                wanted["repeats"] = (result.repeats, (len(self.repeat_folds), *shape))
+            for name, (array, expected) in wanted.items():
+                if array.shape != expected:
+                    raise InputError(f"run {self.name}, {result.name}: {name} {array.shape}; expected {expected}")
+                if not np.allclose(array.sum(axis=-1), 1.0, atol=1e-6):
+                    raise InputError(f"run {self.name}, {result.name}: rows of {name} do not sum to 1")
 
 
 def run_names(cache: FeatureCache) -> tuple[str, ...]:
@@ -125,7 +159,12 @@ def write_run(cache: FeatureCache, run: Run) -> Path:
     """Write a run; `run.json` last, so that a run is whole or absent. Returns its folder."""
     check_new_name(cache, run.name)
     folder = run_folder(cache, run.name)
-    arrays = {f"probabilities_{number:04d}": result.probabilities for number, result in enumerate(run.results)}
+    arrays = {
+        f"{name}_{number:04d}": getattr(result, name)
+        for number, result in enumerate(run.results)
+        for name in ARRAYS
+        if getattr(result, name) is not None
+    }
     part = write_part(
         folder, "predictions", arrays, {"format": "moodfuse-predictions", "schema": SCHEMA, "run": run.name}
     )
@@ -135,11 +174,11 @@ def write_run(cache: FeatureCache, run: Run) -> Path:
         "predictions": part.name,
         **{
             name: list(getattr(run, name))
-            for name in ("classes", "ids", "labels", "groups", "folds", "recipes", "notes")
+            for name in ("classes", "ids", "labels", "groups", "folds", "recipes", "notes", *_ADDED)
         },
         **{name: getattr(run, name) for name in ("name", "protocol", "fold_count", "seed")},
         "results": [
-            {"sources": list(item.sources), "head": item.head, "level": item.level, "notes": list(item.notes)}
+            {name: getattr(item, name) for name in ("sources", "head", "level", "notes", "temperatures")}
             for item in run.results
         ],
     }
@@ -183,6 +222,11 @@ def read_run(cache: FeatureCache, name: str | None = None) -> Run:
             recipes=tuple((source, recipe) for source, recipe in values["recipes"]),
             results=tuple(_results(values["results"], arrays)),
             notes=tuple(values["notes"]),
+            digests=tuple(values.get("digests", ())),
+            missing=tuple(map(tuple, values.get("missing", ()))),
+            repeat_folds=tuple(map(tuple, values.get("repeat_folds", ()))),
+            commands=tuple(values.get("commands", ())),
+            versions=tuple((name, version) for name, version in values.get("versions", ())),
         )
     except KeyError as error:
         raise DamagedPartError(f"{folder}: {error} is missing; run fuse again under another --run name") from error
@@ -198,6 +242,9 @@ def _results(rows: Sequence[dict[str, object]], arrays: dict[str, np.ndarray]) -
             level=str(row["level"]),
             notes=tuple(row["notes"]),  # type: ignore[arg-type]
             probabilities=arrays[f"probabilities_{number:04d}"],
+            unscaled=arrays.get(f"unscaled_{number:04d}"),
+            temperatures=tuple(row.get("temperatures", ())),  # type: ignore[arg-type]
+            repeats=arrays.get(f"repeats_{number:04d}"),
         )
         for number, row in enumerate(rows)
     ]

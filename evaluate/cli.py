@@ -27,7 +27,8 @@ def evaluate_command(cache_path: Path, run: str | None, output: Path | None, com
     from cache.store import FeatureCache
     from evaluate.compare import compare as put_beside
     from evaluate.compare import comparison_table, find_published
-    from evaluate.report import default_folder, evaluate_run, write_report
+    from evaluate.evaluation import evaluate_run
+    from evaluate.report import default_folder, write_report
     from evaluate.tables import print_comparison, print_table
 
     published = find_published(compare) if compare else None

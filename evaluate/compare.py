@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from cache.errors import UnknownNameError
+from evaluate.evaluation import Evaluation, ResultScore
 from evaluate.published import ClassCounts, Published, PublishedScore
-from evaluate.report import Evaluation, ResultScore
 from evaluate.seed_tables import SEED
 
 COMPARISONS: dict[str, Published] = {figures.name: figures for figures in (SEED,)}

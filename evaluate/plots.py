@@ -16,8 +16,8 @@ import numpy as np
 
 from cache.identity import digest16
 from cache.parts import write_aside
+from evaluate.evaluation import Evaluation, ResultScore
 from evaluate.metrics import class_aucs, macro_roc_curve, roc_curve
-from evaluate.report import Evaluation, ResultScore
 from evaluate.scoring import check_labels
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from cache.errors import InputError
 from evaluate.metrics import Floats, Labels, confusion_matrix
-from evaluate.uncertainty import DRAWS, METRICS, Interval, bootstrap_intervals, few_groups_warning
+from evaluate.records import Interval
+from evaluate.uncertainty import DRAWS, METRICS, bootstrap_intervals, few_groups_warning
 
 _SUM_TOLERANCE = 1e-6
 

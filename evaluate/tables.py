@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from evaluate.compare import FUSION, NETWORKS, OURS, ComparedRow, Comparison, recipe_of
+from evaluate.evaluation import Evaluation, ResultScore
 from evaluate.published import ClassCounts
-from evaluate.report import Evaluation, ResultScore
 
 TABLE_WIDTH = 132
 COMPARISON_WIDTH = 100

@@ -15,12 +15,12 @@ The same groups, draws and seed give the same draws for every result of a run, s
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from evaluate import metrics
 from evaluate.metrics import Floats, Labels
+from evaluate.records import Interval
 
 DRAWS = 2000
 COVERAGE = 0.95
@@ -33,14 +33,6 @@ METRICS = {
     "ece": metrics.expected_calibration_error,
 }
 _WEIGHTS_AT_ONCE = 2_000_000
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A 95 % interval; both ends are NaN where it is not defined."""
-
-    low: float
-    high: float
 
 
 def bootstrap_weights(groups: Sequence[str], *, draws: int = DRAWS, seed: int = 0) -> Iterator[Floats]:

@@ -16,7 +16,7 @@ from cache.runs import Result, Run, write_run
 from cache.store import FeatureCache
 from evaluate.cli import evaluate_command
 from evaluate.compare import FUSION, NETWORKS, ComparedRow, Comparison, compare, comparison_table, find_published
-from evaluate.report import evaluate_run
+from evaluate.evaluation import evaluate_run
 from evaluate.tables import print_comparison
 
 ROOT = Path(__file__).parents[2]

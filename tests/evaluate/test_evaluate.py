@@ -14,7 +14,8 @@ from cache.errors import InputError
 from cache.runs import Result, Run, read_run, write_run
 from cache.store import FeatureCache
 from evaluate import metrics, score
-from evaluate.report import evaluate_run, write_report
+from evaluate.evaluation import evaluate_run
+from evaluate.report import write_report
 
 ROOT = Path(__file__).parents[2]
 TABLE_3 = [
