@@ -7,11 +7,12 @@ position in a list. A clip that has a fold keeps it.
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 from cache.errors import InputError
 from cache.identity import derived_seed
 from cache.recipe import Tuning
-from cache.records import Clip, ClipStatus, Role
+from cache.records import Clip, ClipStatus, Holdout, Plan, Role
 
 GROUP_RULE = "declared group, else file; identical files joined"
 MIN_INNER_GROUPS = 3
@@ -218,3 +219,23 @@ def tuning_roles(units: Sequence[Unit], tuning: Tuning, *, seed: int) -> tuple[t
         for digest in unit.digests:
             roles.append((digest, unit.label, "stop" if inner is not None and inner[digest] == 0 else "tune"))
     return tuple(sorted(roles))
+
+
+def can_cross_fit(plan: Plan, clips: Iterable[ClipStatus]) -> bool:
+    """Whether every class remains when any two folds are left out; needs K >= 3."""
+    clips = list(clips)
+    classes = {status.clip.label for status in clips}
+    for pair in combinations(range(plan.folds), 2):
+        if {status.clip.label for status in clips if plan.assignment[status.digest] not in pair} != classes:
+            return False
+    return plan.folds > 2
+
+
+def single_holdouts(folds: int) -> tuple[Holdout, ...]:
+    """``{k}`` for each of K folds."""
+    return tuple(Holdout.of(fold) for fold in range(folds))
+
+
+def pair_holdouts(folds: int) -> tuple[Holdout, ...]:
+    """``{j,k}`` for each pair of K folds: K (K - 1) / 2 of them."""
+    return tuple(Holdout.of(pair) for pair in combinations(range(folds), 2))

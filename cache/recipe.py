@@ -1,5 +1,6 @@
 """Recipes: everything that decides a source's numbers, as one record with one digest."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
@@ -7,6 +8,7 @@ from typing import Any, Literal
 from cache.errors import InputError
 from cache.identity import canonical_json, digest16
 
+View = Literal["sound", "picture"]
 Depth = Literal["frozen", "head", "full"]
 DEPTHS: tuple[Depth, ...] = ("frozen", "head", "full")
 OPTIMIZERS = ("adam", "adamw", "sgd")
@@ -99,6 +101,12 @@ class Recipe:
     def pretrained(self) -> bool:
         """Whether the network starts from a weights file, not from random values."""
         return self.weights != "random"
+
+    @property
+    def view(self) -> View:
+        """What of a clip the network reads."""
+        kind = json.loads(self.preprocessing).get("kind")
+        return "sound" if kind == "audio" else "picture"
 
     def to_json(self) -> str:
         """The recipe as canonical JSON, `recipe_from_json` reads it back."""

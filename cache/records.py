@@ -81,6 +81,8 @@ class ClipStatus:
         Seconds of the window that were found.
     decoder : str
         Version of the decoder and its rules that came to this.
+    missing : str
+        The view that the file lacks and that is imputed, ``"sound"`` or ``"picture"``; empty where it has both.
     """
 
     clip: Clip
@@ -92,6 +94,7 @@ class ClipStatus:
     detail: str = ""
     duration_s: float = 0.0
     decoder: str = ""
+    missing: str = ""
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,9 @@ class Plan:
     records : tuple of str
         Names of the status records of the data set in force, refused and test clips included.
     sequence : int
-        The highest is in force.
+        The highest of its repeat is in force.
+    repeat : int
+        0 for the plan of all results; 1, 2, ... for further plans of repeated cross-validation.
     """
 
     folds: int
@@ -163,6 +168,7 @@ class Plan:
     assignment: Mapping[str, int]
     records: tuple[str, ...]
     sequence: int = 0
+    repeat: int = 0
 
     def __post_init__(self) -> None:
         wrong = sorted({fold for fold in self.assignment.values() if not 0 <= fold < self.folds})
@@ -190,6 +196,8 @@ class Block:
         Digests of the clips whose labels the network saw (tuned on or stopped by).
     embedding_tuned : bool
         Whether the embedding depends on labels; `False` where only the classifier was tuned.
+    absent : frozenset of str
+        Digests of clips that lack what the source reads; their rows are 0 here, and filled in where they are used.
     """
 
     source: str
@@ -200,6 +208,7 @@ class Block:
     logits: np.ndarray | None = None
     seen: frozenset[str] = field(default_factory=frozenset)
     embedding_tuned: bool = False
+    absent: frozenset[str] = field(default_factory=frozenset)
 
     def __post_init__(self) -> None:
         rows = len(self.ids)

@@ -81,7 +81,8 @@ class Run:
     digests : tuple of str
         Clip digests; empty in runs of older versions.
     missing : tuple of tuple of str
-        For each clip the views that it lacks and that were imputed, ``"sound"`` or ``"picture"``; empty where none does.
+        For each clip the views that it lacks and that were imputed, ``"sound"`` or ``"picture"``; empty where no clip
+        lacks any.
     repeat_folds : tuple of tuple of int
         Fold of each clip under each further plan of repeated cross-validation.
     commands : tuple of str
@@ -111,7 +112,7 @@ class Run:
     def __post_init__(self) -> None:
         shape = (len(self.ids), len(self.classes))
         for result in self.results:
-            wanted = {"probabilities": (result.probabilities, shape)}
+            wanted: dict[str, tuple[np.ndarray, tuple[int, ...]]] = {"probabilities": (result.probabilities, shape)}
             if result.unscaled is not None:
                 wanted["unscaled"] = (result.unscaled, shape)
             if result.repeats is not None:
@@ -130,8 +131,8 @@ def run_names(cache: FeatureCache) -> tuple[str, ...]:
     return tuple(sorted(order, key=lambda name: order[name]))
 
 
-def check_new_name(cache: FeatureCache, name: str | None) -> str:
-    """A name for a new run: the given one if it is free, else the next ``run-N``.
+def check_new_name(cache: FeatureCache, name: str | None, *, prefix: str = "run") -> str:
+    """A name for a new run: the given one if it is free, else the next ``<prefix>-N``.
 
     Raises
     ------
@@ -140,7 +141,7 @@ def check_new_name(cache: FeatureCache, name: str | None) -> str:
     """
     taken = set(run_names(cache))
     if name is None:
-        return next(f"run-{number}" for number in range(1, len(taken) + 2) if f"run-{number}" not in taken)
+        return next(f"{prefix}-{n}" for n in range(1, len(taken) + 2) if f"{prefix}-{n}" not in taken)
     if not _NAME.fullmatch(name):
         raise InputError(f"run name {name!r} is not plain; use letters, digits, '.', '_' and '-', at most 64")
     if name in taken:

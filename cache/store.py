@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -82,8 +83,8 @@ class FeatureCache:
     # Clips and plans
 
     @cached_property
-    def plans(self) -> tuple[Plan, ...]:
-        """All plans, oldest first."""
+    def all_plans(self) -> tuple[Plan, ...]:
+        """Plans of every repeat, oldest first."""
         found = []
         for file in (self.path / "plans").glob("*.json"):
             values = read_json(file)
@@ -92,6 +93,25 @@ class FeatureCache:
                 continue
             found.append(Plan(**{**values, "records": tuple(values["records"])}))
         return tuple(sorted(found, key=lambda plan: plan.sequence))
+
+    def plans_of(self, repeat: int) -> tuple[Plan, ...]:
+        """Plans of one repeat, oldest first."""
+        return tuple(plan for plan in self.all_plans if plan.repeat == repeat)
+
+    @property
+    def plans(self) -> tuple[Plan, ...]:
+        """Plans without those of further repeats, oldest first."""
+        return self.plans_of(0)
+
+    @property
+    def repeat_plans(self) -> tuple[Plan, ...]:
+        """Further plans over the very clips of the plan in force, for repeated cross-validation: repeat 1, 2, ..."""
+        found: list[Plan] = []
+        while plans := self.plans_of(len(found) + 1):
+            if (plans[-1].folds, plans[-1].records) != (self.plan.folds, self.plan.records):
+                break
+            found.append(plans[-1])
+        return tuple(found)
 
     @property
     def plan(self) -> Plan:
@@ -133,6 +153,10 @@ class FeatureCache:
         """The plan's groups."""
         return units_of(self.clips)
 
+    def clips_with(self, recipe: Recipe) -> tuple[ClipStatus, ...]:
+        """The plan's clips that have what a source reads, by id."""
+        return tuple(status for status in self.clips if status.missing != recipe.view)
+
     def known_statuses(self) -> Iterator[ClipStatus]:
         """Every status record ever written, in no order."""
         for file in (self.path / "clips").glob("*.json"):
@@ -146,19 +170,21 @@ class FeatureCache:
         for status in statuses:
             values = asdict(status)
             write_text(self.path / "clips" / f"{digest16(values)}.json", canonical_json(values))
-        current = self.plans[-1] if self.plans else None
+        current = next(iter(self.plans_of(plan.repeat)[-1:]), None)
         if current is not None and _plan_values(plan, 0) == _plan_values(current, 0):
-            self._write_view(current, statuses)
+            if not plan.repeat:
+                self._write_view(current, statuses)
             return False
         values = _plan_values(plan, 1 + (current.sequence if current else 0))
         write_text(self.path / "plans" / f"{digest16(values)}.json", canonical_json(values))
         self.refresh()
-        self._write_view(self.plan, statuses)
+        if not plan.repeat:
+            self._write_view(self.plan, statuses)
         return True
 
     def refresh(self) -> None:
         """Forget what was read, so that the next look sees the folder as it is."""
-        for name in ("plans", "statuses", "clips", "classes", "units", "selection"):
+        for name in ("all_plans", "statuses", "clips", "classes", "units", "_selections"):
             self.__dict__.pop(name, None)
 
     def _write_view(self, plan: Plan, statuses: Sequence[ClipStatus]) -> None:
@@ -178,8 +204,7 @@ class FeatureCache:
     # Sources and recipes
 
     @cached_property
-    def selection(self) -> dict[str, str]:
-        """Recipe in force of every source: name to recipe digest."""
+    def _selections(self) -> tuple[dict[str, Any], ...]:
         found = []
         for file in (self.path / "sources").glob("*.json"):
             values = read_json(file)
@@ -187,7 +212,17 @@ class FeatureCache:
                 set_aside(file)
                 continue
             found.append(values)
-        return dict(max(found, key=lambda values: values["sequence"])["sources"]) if found else {}
+        return tuple(sorted(found, key=lambda values: values["sequence"]))
+
+    @property
+    def selection(self) -> dict[str, str]:
+        """Recipe in force of every source: name to recipe digest."""
+        return dict(self._selections[-1]["sources"]) if self._selections else {}
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """The commands that filled the cache, oldest first; those of older versions are not known."""
+        return tuple(dict.fromkeys(values["command"] for values in self._selections if values.get("command")))
 
     def sources(self) -> tuple[str, ...]:
         """Names of the sources in force, sorted."""
@@ -207,13 +242,13 @@ class FeatureCache:
         """Store a recipe beside its features."""
         write_text(self._source_folder(recipe.source, recipe.digest16) / "recipe.json", recipe.to_json())
 
-    def select(self, recipes: Iterable[Recipe]) -> None:
-        """Put recipes in force for their sources; other sources keep theirs."""
+    def select(self, recipes: Iterable[Recipe], *, command: str = "") -> None:
+        """Put recipes in force for their sources; other sources keep theirs. `command` is what asked for it."""
         chosen = {**self.selection, **{recipe.source: recipe.digest16 for recipe in recipes}}
-        if chosen == self.selection:
+        if chosen == self.selection and command in ("", *self.commands):
             return
-        sequence = 1 + max((read_json(file)["sequence"] for file in (self.path / "sources").glob("*.json")), default=0)
-        values = {"sequence": sequence, "sources": chosen}
+        sequence = 1 + max((item["sequence"] for item in self._selections), default=0)
+        values = {"sequence": sequence, "sources": chosen, "command": command}
         write_text(self.path / "sources" / f"{digest16(values)}.json", canonical_json(values))
         self.refresh()
 
@@ -232,16 +267,18 @@ class FeatureCache:
         folder = self.path / "networks" / recipe.source.replace(":", "_") / recipe.digest16
         return folder / f"{trained_digest16(roles)}.safetensors"
 
-    def roles(self, recipe: Recipe, holdout: HoldoutLike) -> Roles | None:
-        """What a network of this recipe and holdout is tuned on under the plan in force; `None` if frozen."""
+    def roles(self, recipe: Recipe, holdout: HoldoutLike, *, plan: Plan | None = None) -> Roles | None:
+        """What a network of this recipe and holdout is tuned on under a plan (the one in force); `None` if frozen."""
         if recipe.tuning is None:
             return None
+        plan = plan or self.plan
         wanted = Holdout.of(holdout)
         if wanted.folds is None:
             raise InputError(f"{recipe.source} is tuned ({recipe.depth}), so it has no block of holdout *")
-        if beyond := sorted(fold for fold in wanted.folds if not 0 <= fold < self.plan.folds):
-            raise InputError(f"holdout {wanted}: fold {beyond[0]} is outside 0..{self.plan.folds - 1}")
-        side = [unit for unit in self.units if not wanted.covers(self.plan.assignment[unit.key])]
+        if beyond := sorted(fold for fold in wanted.folds if not 0 <= fold < plan.folds):
+            raise InputError(f"holdout {wanted}: fold {beyond[0]} is outside 0..{plan.folds - 1}")
+        units = units_of(self.clips_with(recipe)) if any(status.missing for status in self.clips) else self.units
+        side = [unit for unit in units if not wanted.covers(plan.assignment[unit.key])]
         return tuning_roles(side, recipe.tuning, seed=recipe.seed)
 
     def write_roles(self, recipe: Recipe, roles: Roles) -> None:
@@ -280,11 +317,11 @@ class FeatureCache:
                 rows.setdefault(clip.decode(), {name: arrays[name][index] for name in present})
         return rows
 
-    def block(self, source: str, holdout: HoldoutLike) -> Block:
+    def block(self, source: str, holdout: HoldoutLike, *, plan: Plan | None = None) -> Block:
         """Features of the plan's clips from a source under a holdout, rows in the order of `clips`.
 
         A frozen source gives its one block, whatever the holdout. Under a tuned one, the network is looked up by
-        the clips and labels that the plan in force puts outside the holdout.
+        the clips and labels that the plan (the one in force unless another is given) puts outside the holdout.
 
         Raises
         ------
@@ -292,17 +329,19 @@ class FeatureCache:
             If features of some clip are not in the cache.
         """
         recipe = self.recipe(source)
-        roles = self.roles(recipe, holdout)
+        wanted = Holdout.frozen() if recipe.tuning is None else Holdout.of(holdout)
+        roles = self.roles(recipe, holdout, plan=plan)
         if roles is not None:
-            self._check_roles(recipe, roles)
+            self._check_roles(recipe, roles, wanted)
         rows = self.read_rows(recipe, roles, names=("embedding", "logits"))
-        wanted = Holdout.frozen() if roles is None else Holdout.of(holdout)
-        if absent := [status.clip.id for status in self.clips if status.digest not in rows]:
+        having = {status.digest for status in self.clips_with(recipe)}
+        if lacking := [status.clip.id for status in self.clips if status.digest in having - set(rows)]:
             raise MissingBlockError(
-                f"{source} {wanted}: no features of {len(absent)} of {len(self.clips)} clips (first: {absent[0]}); "
+                f"{source} {wanted}: no features of {len(lacking)} of {len(self.clips)} clips (first: {lacking[0]}); "
                 f"run extract again with --source {source}"
             )
-        chosen = [rows[status.digest] for status in self.clips]
+        blank = {name: np.zeros_like(value) for name, value in rows[next(iter(having))].items()} if having else {}
+        chosen = [rows[status.digest] if status.digest in having else blank for status in self.clips]
         logits = np.stack([row["logits"] for row in chosen]) if all("logits" in row for row in chosen) else None
         return Block(
             source=source,
@@ -313,14 +352,23 @@ class FeatureCache:
             logits=logits,
             seen=frozenset() if roles is None else frozenset(digest for digest, _, _ in roles),
             embedding_tuned=recipe.embedding_tuned and roles is not None,
+            absent=frozenset(status.digest for status in self.clips if status.digest not in having),
         )
 
-    def _check_roles(self, recipe: Recipe, roles: Roles) -> None:
+    def has_block(self, source: str, holdout: HoldoutLike, *, plan: Plan | None = None) -> bool:
+        """Whether a network of this holdout left its features, without reading them."""
+        roles = self.roles(self.recipe(source), holdout, plan=plan)
+        return roles is None or (self.block_folder(self.recipe(source), roles) / "trained.json").is_file()
+
+    def _check_roles(self, recipe: Recipe, roles: Roles, wanted: Holdout) -> None:
         file = self.block_folder(recipe, roles) / "trained.json"
         if not file.is_file():
+            folds = wanted.folds or ()
+            option = "" if len(folds) == 1 else " --crossfit" if folds else " --leaky"
             raise MissingBlockError(
-                f"{recipe.source}: no network was tuned on what the plan in force holds (its labels, groups or folds "
-                f"changed); run extract again with --source {recipe.source}"
+                f"{recipe.source} {wanted}: no network was tuned on what the plan in force holds (its labels, groups "
+                f"or folds changed, or this holdout was never asked for); run extract again with --source "
+                f"{recipe.source}{option}"
             )
         if trained_digest16(tuple(role) for role in read_json(file)) != file.parent.name:
             raise DamagedPartError(f"{file}: content does not match its folder's name; run extract again")

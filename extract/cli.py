@@ -2,9 +2,16 @@
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from cache.commands import command_line
+
+if TYPE_CHECKING:
+    from extract.stage import ExtractSettings
 
 SOURCE_HELP = (
     "Source to extract: a network (onedmcnn, twodmcnn, c3d, i3d, torchvision:NAME), or NETWORK@RECIPE; repeat for "
@@ -51,52 +58,36 @@ class RecipeCommand(click.Command):
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--precision", default="auto", show_default=True, help="auto (fp32), fp32 or bf16.")
 @click.option("--jobs", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default="cores", help="Decoders.")
+@click.option(
+    "--crossfit/--no-crossfit",
+    default=True,
+    show_default=True,
+    help="Also tune a network for every pair of folds, so that heads train on honest features; 21 for 6 folds, not 6.",
+)
+@click.option("--leaky", is_flag=True, help="Also tune a network on ALL clips, for fuse --protocol leaky.")
+@click.option("--repeats", type=click.IntRange(min=1), default=1, show_default=True, help="Fold plans to tune under.")
+@click.option(
+    "--missing",
+    type=click.Choice(["refuse", "impute"]),
+    default="refuse",
+    show_default=True,
+    help="What becomes of a clip without sound or picture.",
+)
+@click.option("--group-pattern", metavar="REGEX", help="Clips whose path below DATA gives the same match are a group.")
 @click.option("--replan", is_flag=True, help="Deal all clips to folds anew.")
 @click.option("--dry-run", is_flag=True, help="Decode, plan, say what would be computed, and stop.")
 @click.option("--strict", is_flag=True, help="Fail, and write no features, if any clip is refused.")
 @click.pass_context
-def extract_command(
-    ctx: click.Context,
-    data: Path,
-    cache_path: Path,
-    sources: tuple[str, ...],
-    folds: int | None,
-    seed: int | None,
-    recipe: str,
-    tune: tuple[str, ...],
-    weights: tuple[str, ...],
-    device: str,
-    precision: str,
-    jobs: int,
-    replan: bool,
-    dry_run: bool,
-    strict: bool,
-) -> None:
+def extract_command(ctx: click.Context, data: Path, cache_path: Path, **options: Any) -> None:
     """Decode DATA, tune the networks, and leave their embeddings in a cache.
 
     DATA is a folder DATA/<label>/*.mp4, or a CSV with path,label[,group][,fold][,start_s,end_s][,split].
 
     Example: moodfuse extract clips --cache work
     """
-    from extract.planning import PlanChoice
-    from extract.recipe_files import PRECISIONS, RecipeChoice
-    from extract.stage import DEFAULT_SOURCES, ExtractSettings, extract_features
+    from extract.stage import extract_features
 
-    if precision not in PRECISIONS:
-        raise click.BadParameter(f"{precision!r}; expected one of {', '.join(PRECISIONS)}", param_hint="--precision")
-    depth, depths = _pairs("--tune", tune, bare=True)
-    _, files = _pairs("--weights", weights, bare=False)
-    settings = ExtractSettings(
-        data=data,
-        cache=cache_path,
-        sources=sources or DEFAULT_SOURCES,
-        plan=PlanChoice(folds, seed, replan),
-        recipes=RecipeChoice(recipe, depth, depths, files, device, precision),
-        jobs=jobs,
-        dry_run=dry_run,
-        strict=strict,
-    )
-    done = extract_features(settings, say=lambda line: click.echo(line, err=True))
+    done = extract_features(_settings(data, cache_path, options), say=lambda line: click.echo(line, err=True))
     click.echo(
         f"{len(done.clips)} clips read, {len(done.refused)} refused; {done.tuned} networks tuned, "
         f"{done.embedded} embeddings computed"
@@ -105,6 +96,34 @@ def extract_command(
         click.echo(f"next: moodfuse fuse --cache {cache_path}")
     if done.refused:
         ctx.exit(3)
+
+
+def _settings(data: Path, cache_path: Path, options: Mapping[str, Any]) -> "ExtractSettings":
+    """The record of what the command line asks for."""
+    from extract.planning import PlanChoice
+    from extract.recipe_files import PRECISIONS, RecipeChoice
+    from extract.stage import DEFAULT_SOURCES, ExtractSettings
+    from extract.work import Wanted
+
+    if options["precision"] not in PRECISIONS:
+        expected = ", ".join(PRECISIONS)
+        raise click.BadParameter(f"{options['precision']!r}; expected one of {expected}", param_hint="--precision")
+    depth, depths = _pairs("--tune", options["tune"], bare=True)
+    _, files = _pairs("--weights", options["weights"], bare=False)
+    return ExtractSettings(
+        data=data,
+        cache=cache_path,
+        sources=options["sources"] or DEFAULT_SOURCES,
+        plan=PlanChoice(options["folds"], options["seed"], options["replan"]),
+        recipes=RecipeChoice(options["recipe"], depth, depths, files, options["device"], options["precision"]),
+        networks=Wanted(options["crossfit"], options["leaky"], options["repeats"]),
+        impute=options["missing"] == "impute",
+        group_pattern=options["group_pattern"],
+        command=command_line(click.get_current_context()),
+        jobs=options["jobs"],
+        dry_run=options["dry_run"],
+        strict=options["strict"],
+    )
 
 
 @click.command("check")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from extract.stage import Missing
+    from extract.work import Work
 
 _BYTES_PER_FLOAT = 4
 
@@ -22,7 +22,7 @@ class Estimate:
         return Estimate(self.seconds + other.seconds, self.megabytes + other.megabytes)
 
 
-def measure(item: "Missing", weights: str | None, *, clips: int, classes: tuple[str, ...]) -> Estimate:
+def measure(item: "Work", weights: str | None, *, classes: tuple[str, ...]) -> Estimate:
     """Estimate the work of one source from one timed pass and one timed training step on a silent, grey clip."""
     import torch
 
@@ -49,13 +49,13 @@ def measure(item: "Missing", weights: str | None, *, clips: int, classes: tuple[
             seconds += len(item.trunk) * _timed(lambda: network.trunk(batch))
         floats += len(item.trunk) * (network.spec.activation_width + network.spec.frozen_width)
     if item.networks and recipe.tuning is not None:
-        tuned_on = max(len(roles) for _, roles in item.networks)
+        tuned_on = max(map(len, item.networks))
         if recipe.depth == "full":
             with torch.inference_mode():
                 pass_s = _timed(lambda: network(batch))
             step_s = _timed(lambda: network.train()(step)[1].sum().backward())
             seconds += item.to_tune * recipe.tuning.epochs * tuned_on * (0.8 * step_s + 0.2 * pass_s)
-            seconds += len(item.networks) * clips * pass_s
+            seconds += len(item.networks) * item.clips * pass_s
             floats += item.to_tune * sum(value.numel() for value in network.parameters())
         else:
             activation = torch.zeros(recipe.tuning.batch, network.spec.activation_width, device=recipe.device)
@@ -69,7 +69,7 @@ def measure(item: "Missing", weights: str | None, *, clips: int, classes: tuple[
             steps = recipe.tuning.epochs * -(-tuned_on // recipe.tuning.batch)
             seconds += item.to_tune * steps * _timed(head_step)
             floats += item.to_tune * sum(value.numel() for value in head)
-        floats += len(item.networks) * clips * (network.spec.embedding_width + len(classes))
+        floats += len(item.networks) * item.clips * (network.spec.embedding_width + len(classes))
     return Estimate(seconds, floats * _BYTES_PER_FLOAT / 1e6)
 
 

@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 MEDIA_SHORT_SIDE_PX = 256
 MEDIA_RULES = f"{DECODER}, short side {MEDIA_SHORT_SIDE_PX} px"
 RETRIED = frozenset({"timeout", "memory"})
+LACKING = frozenset({"no_audio", "no_video"})
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class _Outcome:
     reason: str = ""
     detail: str = ""
     duration_s: float = 0.0
+    missing: str = ""
 
 
 def media_store(cache: FeatureCache) -> MediaStore:
@@ -50,7 +52,7 @@ def _hash(path: Path) -> str:
         return ""
 
 
-def examine(cache: FeatureCache, clips: Sequence[Clip], *, jobs: int) -> list[ClipStatus]:
+def examine(cache: FeatureCache, clips: Sequence[Clip], *, jobs: int, impute: bool = False) -> list[ClipStatus]:
     """Status of every clip; what is not known yet is decoded and kept.
 
     Parameters
@@ -59,6 +61,8 @@ def examine(cache: FeatureCache, clips: Sequence[Clip], *, jobs: int) -> list[Cl
     clips : sequence of Clip
     jobs : int
         Decoding processes.
+    impute : bool
+        Whether a clip without sound or without picture is kept; otherwise it is refused.
 
     Returns
     -------
@@ -68,12 +72,15 @@ def examine(cache: FeatureCache, clips: Sequence[Clip], *, jobs: int) -> list[Cl
     groups = join_groups(clips, files)
     keys = {clip.id: _key(clip, files[clip.id]) for clip in clips}
     known = {
-        status.digest: _Outcome(status.ok, status.reason, status.detail, status.duration_s)
+        status.digest: _Outcome(status.ok, status.reason, status.detail, status.duration_s, status.missing)
         for status in cache.known_statuses()
-        if status.digest and status.decoder == MEDIA_RULES and status.reason not in RETRIED
+        if status.digest
+        and status.decoder == MEDIA_RULES
+        and status.reason not in RETRIED
+        and not (status.reason in LACKING if impute else status.missing)  # judged under the other rule
     }
     wanted = {keys[clip.id]: clip for clip in clips if keys[clip.id] not in known}
-    known |= decode_and_keep(cache, wanted, jobs=jobs)
+    known |= decode_and_keep(cache, wanted, jobs=jobs, impute=impute)
     return [_status(clip, keys[clip.id], files[clip.id], groups[clip.id], known[keys[clip.id]]) for clip in clips]
 
 
@@ -92,14 +99,17 @@ def _status(clip: Clip, key: str, file_sha256: str, group: str, outcome: _Outcom
         detail=outcome.detail,
         duration_s=outcome.duration_s,
         decoder=MEDIA_RULES,
+        missing=outcome.missing,
     )
 
 
-def decode_and_keep(cache: FeatureCache, wanted: Mapping[str, Clip], *, jobs: int) -> dict[str, _Outcome]:
+def decode_and_keep(
+    cache: FeatureCache, wanted: Mapping[str, Clip], *, jobs: int, impute: bool = False
+) -> dict[str, _Outcome]:
     """Decode clips into the media store; outcome by the same keys. A bad clip costs itself alone."""
     store = media_store(cache)
     requests = [
-        DecodeRequest(Path(clip.path), clip.start_s, clip.end_s, short_side_px=MEDIA_SHORT_SIDE_PX)
+        DecodeRequest(Path(clip.path), clip.start_s, clip.end_s, short_side_px=MEDIA_SHORT_SIDE_PX, partial=impute)
         for clip in wanted.values()
     ]
     results = decode_many(requests, jobs=max(1, min(jobs, len(requests)))) if requests else iter(())
@@ -108,7 +118,7 @@ def decode_and_keep(cache: FeatureCache, wanted: Mapping[str, Clip], *, jobs: in
         if isinstance(result, DecodedClip):
             media = Media(result.frames, result.frame_times_s, result.waveform, result.waveform_samples)
             store.write(key, media)
-            outcomes[key] = _Outcome(True, duration_s=result.end_s - result.start_s)
+            outcomes[key] = _Outcome(True, duration_s=result.end_s - result.start_s, missing=result.missing)
         else:
             outcomes[key] = _refused(result)
     return outcomes
@@ -124,7 +134,7 @@ def ensure_media(cache: FeatureCache, clips: Iterable[ClipStatus], *, jobs: int)
     """Decode again what features are wanted of and the media store no longer holds."""
     store = media_store(cache)
     wanted = {status.digest: status.clip for status in clips if store.find(status.digest, verify=True) is None}
-    for key, outcome in decode_and_keep(cache, wanted, jobs=jobs).items():
+    for key, outcome in decode_and_keep(cache, wanted, jobs=jobs, impute=True).items():
         if not outcome.ok:
             clip = wanted[key]
             raise MediaError(outcome.reason, clip.path, "it was read before; the file has changed or gone since")

@@ -1,11 +1,11 @@
 """The next fold plan of a data set, decided from the clips that could be read and the plans before it. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cache.errors import InputError
-from cache.folds import GROUP_RULE, deal, declared_folds, units_of, validate
-from cache.records import ClipStatus, Plan
+from cache.folds import GROUP_RULE, deal, declared_folds, pair_holdouts, single_holdouts, units_of, validate
+from cache.records import ClipStatus, Holdout, Plan
 from cache.store import record_name
 
 DEFAULT_FOLDS = 6
@@ -60,6 +60,37 @@ def next_plan(plans: Sequence[Plan], statuses: Sequence[ClipStatus], choice: Pla
         assignment = deal(units, folds=max(folds, 1), seed=seed, placed=placed)
         validate(units, assignment, folds)
     return Plan(folds, seed, GROUP_RULE, assignment, tuple(sorted({record_name(status) for status in statuses})))
+
+
+def repeat_plan(plan: Plan, earlier: Sequence[Plan], statuses: Sequence[ClipStatus], repeat: int) -> Plan:
+    """A further plan of the same clips for repeated cross-validation: its seed is that of `plan` plus `repeat`.
+
+    Parameters
+    ----------
+    plan : Plan
+        The plan of repeat 0, just made.
+    earlier : sequence of Plan
+        Plans of this repeat, oldest first; clips keep the folds that they had there.
+    statuses : sequence of ClipStatus
+    repeat : int
+        From 1.
+
+    Raises
+    ------
+    InputError
+        If the data set names its folds itself, so that there is one plan only.
+    """
+    covered = [status for status in statuses if status.ok and status.clip.split == "train"]
+    if declared_folds(covered) is not None:
+        raise InputError("--repeats deals clips to folds anew, but the column 'fold' fixes them; drop one of the two")
+    choice = PlanChoice(plan.folds, plan.seed + repeat)
+    return replace(next_plan(earlier, statuses, choice), repeat=repeat)
+
+
+def holdouts(folds: int, *, crossfit: bool, leaky: bool) -> tuple[Holdout, ...]:
+    """The holdouts of one plan: ``{k}``; every pair under cross-fitting with 3 folds or more; ``{}`` if `leaky`."""
+    pairs = pair_holdouts(folds) if crossfit and folds > 2 else ()
+    return (*single_holdouts(folds), *pairs, *((Holdout.of(()),) if leaky else ()))
 
 
 def _refuse_shared_groups(statuses: Sequence[ClipStatus]) -> None:

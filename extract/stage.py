@@ -10,14 +10,15 @@ import numpy as np
 
 from cache.errors import InputError, MoodfuseError
 from cache.recipe import Recipe
-from cache.records import ClipStatus, Holdout
+from cache.records import ClipStatus
 from cache.store import CLIPS_PER_PART, FeatureCache, Roles
 from extract.dataset import scan
 from extract.estimate import Estimate, measure
 from extract.examine import ensure_media, examine, media_store
-from extract.planning import PlanChoice, next_plan
+from extract.planning import PlanChoice, next_plan, repeat_plan
 from extract.progress import track
 from extract.recipe_files import RecipeChoice, build_recipe, frozen_counterpart, option_names, source_weights
+from extract.work import Wanted, Work, needing_media, remaining
 
 if TYPE_CHECKING:
     from extract.embed import SourceWorker
@@ -28,37 +29,38 @@ DEFAULT_SOURCES = ("onedmcnn", "twodmcnn", "c3d", "i3d")
 
 @dataclass(frozen=True)
 class ExtractSettings:
-    """What `extract` is asked to do."""
+    """What `extract` is asked to do.
+
+    Attributes
+    ----------
+    data, cache : Path
+    sources : tuple of str
+    plan : PlanChoice
+    recipes : RecipeChoice
+    networks : Wanted
+    impute : bool
+        Whether a clip without sound or without picture is kept.
+    group_pattern : str or None
+        Regular expression that finds a clip's group in its id.
+    command : str
+        The command line, kept in the cache for reports.
+    jobs : int
+        Decoding processes.
+    dry_run, strict : bool
+    """
 
     data: Path
     cache: Path
     sources: tuple[str, ...] = DEFAULT_SOURCES
     plan: PlanChoice = field(default_factory=PlanChoice)
     recipes: RecipeChoice = field(default_factory=RecipeChoice)
+    networks: Wanted = field(default_factory=Wanted)
+    impute: bool = False
+    group_pattern: str | None = None
+    command: str = ""
     jobs: int = 2
     dry_run: bool = False
     strict: bool = False
-
-
-@dataclass(frozen=True)
-class Missing:
-    """What the cache lacks of one source: networks to tune and clips to embed.
-
-    Attributes
-    ----------
-    recipe : Recipe
-    trunk : tuple of str
-        Digests of clips that have to pass the frozen trunk.
-    networks : tuple of (Holdout, roles)
-        Networks whose blocks are incomplete.
-    to_tune : int
-        How many of them have no weights yet.
-    """
-
-    recipe: Recipe
-    trunk: tuple[str, ...]
-    networks: tuple[tuple[Holdout, Roles], ...]
-    to_tune: int
 
 
 @dataclass(frozen=True)
@@ -104,9 +106,13 @@ def extract_features(settings: ExtractSettings, *, say: Callable[[str], None] = 
     sources = tuple(dict.fromkeys(settings.recipes.source(name) for name in settings.sources))
     _check_options_used(settings.recipes, sources)
     recipes = [build_recipe(source, settings.recipes) for source in sources]
-    clips = scan(settings.data)
+    clips = (
+        scan(settings.data)
+        if settings.group_pattern is None
+        else scan(settings.data, group_pattern=settings.group_pattern)
+    )
     cache = FeatureCache(settings.cache, create=True)
-    statuses = examine(cache, clips, jobs=settings.jobs)
+    statuses = examine(cache, clips, jobs=settings.jobs, impute=settings.impute)
     refused = tuple(status for status in statuses if not status.ok)
     for status in refused:
         say(f"refused {status.clip.id}: {status.reason}: {status.detail}")
@@ -115,9 +121,11 @@ def extract_features(settings: ExtractSettings, *, say: Callable[[str], None] = 
             f"{len(refused)} of {len(clips)} clips refused, and --strict is set; no features were written"
         )
     before = cache.plans[-1].assignment if cache.plans else {}
-    cache.write_plan(next_plan(cache.plans, statuses, settings.plan), statuses)
+    _write_plans(cache, statuses, settings)
     _say_plan(cache, before, say)
-    todo = [missing(cache, recipe) for recipe in recipes]
+    if settings.networks.crossfit and cache.plan.folds < 3 and any(recipe.tuning for recipe in recipes):
+        say("2 folds: no two can be held out together, so cross-fitting is off")
+    todo = [remaining(cache, recipe, settings.networks) for recipe in recipes]
     _announce(cache, settings, todo, say)
     if settings.dry_run:
         return Extraction(cache.clips, refused, 0, 0, dry_run=True)
@@ -125,8 +133,17 @@ def extract_features(settings: ExtractSettings, *, say: Callable[[str], None] = 
     for item in todo:
         counts = _compute(cache, item, settings)
         tuned, embedded = tuned + counts[0], embedded + counts[1]
-    cache.select(recipes)
+    cache.select(recipes, command=settings.command)
     return Extraction(cache.clips, refused, tuned, embedded)
+
+
+def _write_plans(cache: FeatureCache, statuses: Sequence[ClipStatus], settings: ExtractSettings) -> None:
+    """Put the plan in force, and those of further repeats; all are decided before any is written."""
+    plan = next_plan(cache.plans, statuses, settings.plan)
+    repeats = range(1, settings.networks.repeats)
+    further = [repeat_plan(plan, cache.plans_of(repeat), statuses, repeat) for repeat in repeats]
+    for item in (plan, *further):
+        cache.write_plan(item, statuses)
 
 
 def _check_options_used(choice: RecipeChoice, sources: Sequence[str]) -> None:
@@ -136,25 +153,6 @@ def _check_options_used(choice: RecipeChoice, sources: Sequence[str]) -> None:
                 f"{option} names {unused[0]!r}, not a source of this run ({', '.join(sources)}); "
                 f"add --source {unused[0]}, or correct the name"
             )
-
-
-def missing(cache: FeatureCache, recipe: Recipe) -> Missing:
-    """What the cache lacks of a source under the plan in force."""
-    digests = {status.digest for status in cache.clips}
-    networks = []
-    if recipe.tuning is not None:
-        for fold in range(cache.plan.folds):
-            holdout = Holdout.of(fold)
-            roles = cache.roles(recipe, holdout)
-            if roles is None:
-                raise MoodfuseError(f"{recipe.source}: a tuned recipe without roles")
-            if digests - set(cache.read_rows(recipe, roles, names=("embedding", "logits"))):
-                networks.append((holdout, roles))
-    trunk: set[str] = set()
-    if recipe.depth == "frozen" or (recipe.depth == "head" and networks):
-        trunk = digests - set(cache.read_rows(frozen_counterpart(recipe), None, names=("embedding",)))
-    to_tune = sum(not cache.network_path(recipe, roles).is_file() for _, roles in networks)
-    return Missing(recipe, tuple(sorted(trunk)), tuple(networks), to_tune)
 
 
 def _say_plan(cache: FeatureCache, before: dict[str, int] | object, say: Callable[[str], None]) -> None:
@@ -169,14 +167,12 @@ def _say_plan(cache: FeatureCache, before: dict[str, int] | object, say: Callabl
             say(f"plan: {added} clip(s) added, {moved} moved to another fold")
 
 
-def _announce(
-    cache: FeatureCache, settings: ExtractSettings, todo: Sequence[Missing], say: Callable[[str], None]
-) -> None:
+def _announce(cache: FeatureCache, settings: ExtractSettings, todo: Sequence[Work], say: Callable[[str], None]) -> None:
     busy = [item for item in todo if item.trunk or item.networks]
     if not busy:
         say("nothing to decode, tune or embed: the cache holds every block")
         return
-    ensure_media(cache, _needing_media(cache, busy), jobs=settings.jobs)
+    ensure_media(cache, needing_media(cache, busy), jobs=settings.jobs)
     total = Estimate()
     for item in busy:
         source = item.recipe.source
@@ -184,25 +180,18 @@ def _announce(
             say(f"{source}: weights {facts}")
         else:
             say(f"WARNING {source}: no pretrained weights, so it starts from RANDOM values (--weights {source}=FILE)")
-        estimate = measure(item, settings.recipes.weights_of(source), clips=len(cache.clips), classes=cache.classes)
+        estimate = measure(item, settings.recipes.weights_of(source), classes=cache.classes)
         total += estimate
-        holdouts = ", ".join(str(holdout) for holdout, _ in item.networks) or "*"
+        blocks = f"{len(item.networks)} blocks" if item.recipe.tuning else "one frozen block"
         say(
-            f"{source} ({item.recipe.depth}): {len(item.trunk)} clips to embed, {item.to_tune} networks to tune, "
-            f"blocks {holdouts}: about {estimate.seconds:.0f} s, {estimate.megabytes:.0f} MB"
+            f"{source} ({item.recipe.depth}): {len(item.trunk)} clips to embed, {item.to_tune} networks to tune for "
+            f"{blocks}: about {estimate.seconds:.0f} s, {estimate.megabytes:.0f} MB"
         )
     tuned = sum(item.to_tune for item in busy)
     say(f"in all {tuned} networks to tune: about {total.seconds / 60:.1f} minutes, {total.megabytes:.0f} MB of disk")
 
 
-def _needing_media(cache: FeatureCache, busy: Sequence[Missing]) -> list[ClipStatus]:
-    if any(item.networks and item.recipe.depth == "full" for item in busy):
-        return list(cache.clips)
-    wanted = {digest for item in busy for digest in item.trunk}
-    return [status for status in cache.clips if status.digest in wanted]
-
-
-def _compute(cache: FeatureCache, item: Missing, settings: ExtractSettings) -> tuple[int, int]:
+def _compute(cache: FeatureCache, item: Work, settings: ExtractSettings) -> tuple[int, int]:
     """Compute what is missing of one source; returns how many networks were tuned and clips embedded."""
     cache.write_recipe(item.recipe)
     if not item.trunk and not item.networks:
@@ -218,7 +207,7 @@ def _compute(cache: FeatureCache, item: Missing, settings: ExtractSettings) -> t
     tuned, embedded = 0, len(item.trunk)
     activations = _activations(cache, item.recipe) if item.recipe.depth == "head" and item.networks else {}
     title = f"{item.recipe.source}: tuning ({item.recipe.depth})"
-    for _, roles in track(item.networks, total=len(item.networks), what=title):
+    for roles in track(item.networks, total=len(item.networks), what=title):
         tuned += _tune_one(cache, worker, roles, activations)
         embedded += _embed_tuned(cache, worker, roles, activations)
     return tuned, embedded
@@ -266,7 +255,7 @@ def _tune_one(cache: FeatureCache, worker: "SourceWorker", roles: Roles, activat
 
 def _embed_tuned(cache: FeatureCache, worker: "SourceWorker", roles: Roles, activations: dict[str, np.ndarray]) -> int:
     have = cache.read_rows(worker.recipe, roles, names=("embedding", "logits"))
-    wanted = sorted({status.digest for status in cache.clips} - set(have))
+    wanted = sorted({status.digest for status in cache.clips_with(worker.recipe)} - set(have))
 
     def row(digest: str) -> dict[str, np.ndarray]:
         return worker.full_rows(digest) if worker.recipe.depth == "full" else worker.head_rows(activations[digest])

@@ -1,13 +1,11 @@
 """The ablation: combinations of sources x heads x levels x folds, with out-of-fold probabilities.
 
-Stage one leaves one network `{k}` a fold, or one frozen network; so for outer fold k both training and test rows come
-from it (protocol ``no-crossfit``). A tuned network saw the training rows, and what a head would choose on them
-(C) stays at its default: the result is marked ``uncalibrated``. Only the logits of frozen sources are cross-fitted.
+Under the protocol ``crossfit`` every setting (C, rounds, temperature) is chosen on rows that are out of sample; where
+none can be, the result keeps its defaults and says ``uncalibrated``. `fuse.protocols` says what each protocol reads.
 """
 
 import logging
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from os import cpu_count
@@ -17,23 +15,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import InputError
-from cache.folds import MIN_INNER_GROUPS
-from cache.records import Block, Holdout
+from cache.folds import deal, validate
+from cache.records import Plan
 from cache.runs import Result, Run, check_new_name
 from cache.store import FeatureCache
+from fuse.choice import Choice, choose, soften
 from fuse.combinations import Combination, parse_combinations
-from fuse.design import LEVELS, DesignMatrix, Features, Level, assemble, check_level
+from fuse.design import DesignMatrix
+from fuse.features import LEVELS, Level, check_level
 from fuse.heads import HEADS, head_spec, make_head
-from fuse.logits import can_cross_fit, fit_logits, holdouts_to_fit, logits_for_fold
+from fuse.notes import missing_views, result_notes, run_notes, versions
+from fuse.protocols import LEAKY, PlanFeatures, best_protocol, check_protocol, clip_plan, load_features
 from fuse.workers import Call, run_parallel
 
 log = logging.getLogger(__name__)
 
-PROTOCOL = "no-crossfit"
 NETWORK = "network"
 """Head name of a source's own softmax."""
-UNCALIBRATED = "uncalibrated"
-FEW_GROUPS = f"fewer than {MIN_INNER_GROUPS} groups per class: default settings"
+FROZEN_REPEATS = 5
+"""Fold plans by default where no source is tuned, so that repeats cost no network."""
 
 
 @dataclass(frozen=True)
@@ -43,55 +43,66 @@ class AblationSettings:
     Attributes
     ----------
     run : str or None
-        Name of the run; the next free ``run-N`` if `None`.
+        Name of the run; the next free ``run-N`` if `None`, ``leaky-N`` for the leaky protocol.
     combine : tuple of str
         As for `parse_combinations`.
     heads, levels : tuple of str
+    protocol : str or None
+        One of `fuse.protocols.PROTOCOLS`; `None` for ``crossfit`` where the cache holds pair networks.
+    repeats : int or None
+        Fold plans; `None` for all that `extract` made, or `FROZEN_REPEATS` where no source is tuned.
     jobs : int
         Worker processes; changes no result.
+    command : str
+        The command line, kept in the run.
     """
 
     run: str | None = None
     combine: tuple[str, ...] = ("all",)
     heads: tuple[str, ...] = tuple(HEADS)
     levels: tuple[str, ...] = LEVELS
+    protocol: str | None = None
+    repeats: int | None = None
     jobs: int = cpu_count() or 1
+    command: str = ""
 
     def __post_init__(self) -> None:
         for head in self.heads:
             head_spec(head)
         for level in self.levels:
             check_level(level)
-        if self.jobs < 1:
-            raise InputError(f"--jobs is {self.jobs}; expected 1 or more")
+        if self.protocol is not None:
+            check_protocol(self.protocol)
+        if self.jobs < 1 or (self.repeats is not None and self.repeats < 1):
+            raise InputError(f"--jobs is {self.jobs} and --repeats {self.repeats}; expected 1 or more")
 
 
 @dataclass(frozen=True)
-class FoldFeatures:
-    """What every source gives to each outer fold: (source, fold) to its block, at both levels.
-
-    `derived` names the sources whose logits were fitted here.
-    """
-
-    embedding: Mapping[tuple[str, int], Block]
-    logits: Mapping[tuple[str, int], Features]
-    derived: tuple[str, ...]
-
-    def design(self, cache: FeatureCache, sources: Combination, level: Level, fold: int) -> DesignMatrix:
-        """The guarded design matrix of a combination."""
-        table: Mapping[tuple[str, int], Features] = self.logits if level == "logits" else self.embedding
-        blocks = [table[source, fold] for source in sources]
-        return assemble(cache.plan, cache.clips, blocks, test_fold=fold, level=level)
-
-
-@dataclass(frozen=True)
-class Task:
-    """One fit: a row group of the ablation's table."""
+class Row:
+    """One result of the ablation's table."""
 
     sources: Combination
     head: str
     level: Level
-    fold: int
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one fit says of its test rows: probabilities [N_test, C] before and after its temperature."""
+
+    unscaled: NDArray[np.float64]
+    scaled: NDArray[np.float64]
+    choice: Choice
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """The folds of one result together: probabilities [N, C], a temperature a fold, and whether each chose."""
+
+    unscaled: NDArray[np.float64]
+    scaled: NDArray[np.float64]
+    temperatures: tuple[float, ...]
+    chosen: bool
 
 
 def run_ablation(cache: FeatureCache, settings: AblationSettings) -> Run:
@@ -116,92 +127,130 @@ def run_ablation(cache: FeatureCache, settings: AblationSettings) -> Run:
     MissingBlockError
         If features are not in the cache.
     """
-    name = check_new_name(cache, settings.run)
+    leaky = settings.protocol == LEAKY
+    name = check_new_name(
+        cache, leaky_name(settings.run) if leaky else settings.run, prefix="leaky" if leaky else "run"
+    )
     chosen = parse_combinations(settings.combine, cache.sources())
     sources = tuple(sorted({source for item in chosen for source in item}))
-    features = load_features(cache, sources, jobs=settings.jobs)
-    rows = [(item, head, check_level(level)) for item, head, level in product(chosen, settings.heads, settings.levels)]
-    rows = [row for row in dict.fromkeys(rows) if row[2] in head_spec(row[1]).levels]
-    keys = [Task((source,), NETWORK, "logits", fold) for source in sources for fold in range(cache.plan.folds)]
-    keys += [Task(*row, fold) for row in rows for fold in range(cache.plan.folds)]
-    log.info("%d combinations, %d results, %d fits", len(chosen), len(sources) + len(rows), len(keys))
-    honest: dict[Task, bool] = {}
-
-    def calls() -> Iterator[Call]:
-        for task in keys:
-            design = features.design(cache, task.sources, task.level, task.fold)
-            honest[task] = design.honest
-            yield predict_fold, (design, task.head, cache.plan.seed), {}
-
-    chances = run_parallel(calls(), total=len(keys), jobs=settings.jobs, what="fitting heads")
-    found = dict(zip(keys, chances, strict=True))
+    protocol = check_protocol(settings.protocol or best_protocol(cache, sources))
+    rows = _rows(chosen, sources, settings)
+    plans = [clip_plan(cache)] if leaky else fold_plans(cache, sources, settings.repeats)
+    log.info("%d combinations, %d results, %d plans", len(chosen), len(rows), len(plans))
+    pooled = []
+    for plan in plans:
+        features = load_features(cache, plan, sources, protocol, jobs=settings.jobs)
+        pooled.append(_fit_plan(cache, features, rows, jobs=settings.jobs))
+        if plan is plans[0]:
+            derived = features.derived
+    folds = [tuple(plan.assignment[status.digest] for status in cache.clips) for plan in plans]
     return Run(
         name=name,
-        protocol=PROTOCOL,
+        protocol=protocol,
         classes=cache.classes,
         ids=tuple(status.clip.id for status in cache.clips),
         labels=tuple(status.clip.label for status in cache.clips),
         groups=tuple(status.group for status in cache.clips),
-        folds=tuple(cache.plan.assignment[status.digest] for status in cache.clips),
+        folds=folds[0],
         fold_count=cache.plan.folds,
         seed=cache.plan.seed,
         recipes=tuple((source, cache.recipe(source).digest16) for source in sources),
-        results=_pool(cache, features, found, honest),
-        notes=_run_notes(cache, features),
+        results=tuple(
+            _result(row, [plan[row] for plan in pooled], result_notes(cache, chose=pooled[0][row].chosen, leaky=leaky))
+            for row in rows
+        ),
+        notes=tuple(run_notes(cache, protocol, derived, len(plans))),
+        digests=tuple(status.digest for status in cache.clips),
+        missing=missing_views(cache),
+        repeat_folds=tuple(folds[1:]),
+        commands=tuple(item for item in (*cache.commands, settings.command) if item),
+        versions=versions(),
     )
 
 
-def load_features(cache: FeatureCache, sources: Sequence[str], *, jobs: int) -> FoldFeatures:
-    """Blocks of every source for each outer fold; sources without logits get theirs here.
+def leaky_name(name: str | None) -> str | None:
+    """Name of a leaky run: it says so wherever it stands."""
+    return name if name is None or name.startswith("leaky") else f"leaky-{name}"
 
-    Parameters
-    ----------
-    cache : FeatureCache
-    sources : sequence of str
-    jobs : int
-        Worker processes for the fits.
+
+def fold_plans(cache: FeatureCache, sources: Sequence[str], repeats: int | None) -> list[Plan]:
+    """The plan in force, and the further ones of repeated cross-validation.
+
+    Tuned sources are tested under the plans that `extract` made; frozen ones under any, dealt here where none is kept.
+
+    Raises
+    ------
+    InputError
+        If more repeats are asked for than a tuned source has networks for.
     """
-    folds = range(cache.plan.folds)
-    embedding = {(source, fold): cache.block(source, {fold}) for source in sources for fold in folds}
-    logits: dict[tuple[str, int], Features] = {key: item for key, item in embedding.items() if item.logits is not None}
-    wanted: dict[tuple[str, Holdout], Block] = {}
-    for (source, _), block in embedding.items():
-        if block.logits is None:
-            wanted.update({(source, holdout): block for holdout in holdouts_to_fit(block, cache.plan, cache.clips)})
-    calls: Iterator[Call] = (
-        (fit_logits, (block, holdout, cache.plan, cache.clips), {"random_state": cache.plan.seed})
-        for (_, holdout), block in wanted.items()
-    )
-    fitted = dict(zip(wanted, run_parallel(calls, total=len(wanted), jobs=jobs, what="fitting logits"), strict=True))
-    for source, fold in embedding:
-        if (source, fold) not in logits:
-            fits = {holdout: block for (owner, holdout), block in fitted.items() if owner == source}
-            logits[source, fold] = logits_for_fold(fits, cache.plan, cache.clips, test_fold=fold)
-    return FoldFeatures(embedding, logits, derived=tuple(dict.fromkeys(source for source, _ in wanted)))
+    plans = [cache.plan, *cache.repeat_plans]
+    tuned = [source for source in sources if cache.recipe(source).tuning is not None]
+    if tuned:
+        plans = [plan for plan in plans if all(cache.has_block(source, {0}, plan=plan) for source in tuned)] or plans[
+            :1
+        ]
+        if repeats is not None and repeats > len(plans):
+            raise InputError(
+                f"--repeats is {repeats}, but {tuned[0]} was tuned under {len(plans)} fold plan(s); "
+                f"run extract with --repeats {repeats}"
+            )
+        return plans[:repeats]
+    if any(status.clip.fold is not None for status in cache.clips):
+        return plans[:1]
+    for repeat in range(len(plans), repeats or FROZEN_REPEATS):
+        seed = cache.plan.seed + repeat
+        assignment = deal(cache.units, folds=cache.plan.folds, seed=seed, placed={})
+        validate(cache.units, assignment, cache.plan.folds)
+        plans.append(Plan(cache.plan.folds, seed, cache.plan.group_rule, assignment, cache.plan.records, repeat=repeat))
+    return plans[:repeats]
 
 
-def fit_head(design: DesignMatrix, head: str, random_state: int) -> Any:
-    """A head fitted on the training rows of a design matrix; it chooses settings only where they are out of sample."""
-    spec = head_spec(head)
-    if not spec.fits:
-        model = make_head(head, classes=tuple(range(len(design.classes))))
-    elif spec.tunes:
-        model = make_head(head, random_state=random_state, tune=design.honest)
-    else:
-        model = make_head(head, random_state=random_state)
-    return model.fit(design.x_train, design.y_train, groups=design.groups_train)
+def _rows(chosen: Sequence[Combination], sources: Sequence[str], settings: AblationSettings) -> list[Row]:
+    networks = [Row((source,), NETWORK, "logits") for source in sources]
+    fused = [
+        Row(item, head, check_level(level)) for item, head, level in product(chosen, settings.heads, settings.levels)
+    ]
+    return networks + [row for row in dict.fromkeys(fused) if row.level in head_spec(row.head).levels]
 
 
-def predict_fold(design: DesignMatrix, head: str, random_state: int) -> NDArray[np.float64]:
-    """Probabilities [N_test, C] of the test rows, classes in sorted order; one that no training row has gets 0."""
+def _fit_plan(cache: FeatureCache, features: PlanFeatures, rows: Sequence[Row], *, jobs: int) -> dict[Row, Pooled]:
+    """Every row of the table under one plan."""
+    plan = features.plan
+    tasks = [(row, fold) for row in rows for fold in range(plan.folds)]
+
+    def calls() -> Iterator[Call]:
+        for row, fold in tasks:
+            yield predict_fold, (features.design(cache, row.sources, row.level, fold), row.head, cache.plan.seed), {}
+
+    found = dict(zip(tasks, run_parallel(calls(), total=len(tasks), jobs=jobs, what="fitting heads"), strict=True))
+    folds = np.array([plan.assignment[status.digest] for status in cache.clips])
+    return {row: _pool([found[row, fold] for fold in range(plan.folds)], folds) for row in rows}
+
+
+def predict_fold(design: DesignMatrix, head: str, random_state: int) -> Prediction:
+    """Choose, fit and predict the test rows; classes in sorted order, one that no training row has gets 0."""
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1):
-        model = fit_head(design, "mean" if head == NETWORK else head, random_state)
+        model, choice = fit_head(design, "mean" if head == NETWORK else head, random_state)
         chances = model.predict_proba(design.x_test)
     spread = np.zeros((len(chances), len(design.classes)))
     spread[:, model.classes_] = chances
-    return spread / spread.sum(axis=1, keepdims=True)
+    spread /= spread.sum(axis=1, keepdims=True)
+    return Prediction(spread, soften(spread, choice.temperature), choice)
+
+
+def fit_head(design: DesignMatrix, head: str, random_state: int) -> tuple[Any, Choice]:
+    """A head fitted on the training rows of a design matrix, and what was chosen for it on the inner folds."""
+    spec = head_spec(head)
+    if not spec.fits:
+        model = make_head(head, classes=tuple(range(len(design.classes))))
+        model.fit(design.x_train, design.y_train)
+        return model, choose(model, design, fits=False, tunes=False)
+    untuned = {"tune": False} if spec.tunes else {}
+    choice = choose(make_head(head, random_state=random_state, **untuned), design, fits=True, tunes=spec.tunes)
+    model = make_head(head, random_state=random_state, **untuned, **choice.settings)
+    return model.fit(design.x_train, design.y_train, groups=design.groups_train), choice
 
 
 def accuracies(run: Run) -> list[float]:
@@ -210,41 +259,25 @@ def accuracies(run: Run) -> list[float]:
     return [float(np.mean(np.argmax(result.probabilities, axis=1) == truth)) for result in run.results]
 
 
-def _pool(
-    cache: FeatureCache, features: FoldFeatures, found: Mapping[Task, NDArray[np.float64]], honest: Mapping[Task, bool]
-) -> tuple[Result, ...]:
-    """Results from their folds' rows, with what a reader must know."""
-    folds = np.array([cache.plan.assignment[status.digest] for status in cache.clips])
-    few = has_few_groups(cache)
-    pooled: dict[tuple[Combination, str, Level], NDArray[np.float64]] = {}
-    notes: dict[tuple[Combination, str, Level], dict[str, None]] = {}
-    for task, chances in found.items():
-        key = (task.sources, task.head, task.level)
-        table = pooled.setdefault(key, np.full((len(folds), len(cache.classes)), np.nan))
-        table[folds == task.fold] = chances
-        said = notes.setdefault(key, {})
-        spec = HEADS.get(task.head)
-        derived = task.level == "logits" and not set(task.sources).isdisjoint(features.derived)
-        if spec is not None and spec.fits and not honest[task]:
-            said[UNCALIBRATED] = None
-        elif few and (derived or (spec is not None and spec.tunes)):
-            said[FEW_GROUPS] = None
-    return tuple(Result(*key, table, tuple(notes[key])) for key, table in pooled.items())
+def _pool(predictions: Sequence[Prediction], folds: NDArray[np.int64]) -> Pooled:
+    """Rows of all folds in the order of the clips."""
+    shape = (len(folds), predictions[0].scaled.shape[1])
+    unscaled, scaled = np.empty(shape), np.empty(shape)
+    for fold, prediction in enumerate(predictions):
+        unscaled[folds == fold], scaled[folds == fold] = prediction.unscaled, prediction.scaled
+    temperatures = tuple(prediction.choice.temperature for prediction in predictions)
+    return Pooled(unscaled, scaled, temperatures, all(prediction.choice.chosen for prediction in predictions))
 
 
-def has_few_groups(cache: FeatureCache) -> bool:
-    """Whether some class has fewer than 3 groups on the training side of some fold, so that nothing can be chosen."""
-    for fold in range(cache.plan.folds):
-        kept = Counter(unit.label for unit in cache.units if cache.plan.assignment[unit.key] != fold)
-        if min(kept[label] for label in cache.classes) < MIN_INNER_GROUPS:
-            return True
-    return False
-
-
-def _run_notes(cache: FeatureCache, features: FoldFeatures) -> tuple[str, ...]:
-    if not features.derived:
-        return ()
-    how = "cross-fitted" if can_cross_fit(cache.plan, cache.clips) else "in sample, for too few folds hold every class"
-    notes = (f"logits of {', '.join(features.derived)}: logistic regression on the embedding, {how}",)
-    log.info("%s", notes[0])
-    return notes
+def _result(row: Row, plans: Sequence[Pooled], notes: tuple[str, ...]) -> Result:
+    first = plans[0]
+    return Result(
+        sources=row.sources,
+        head=row.head,
+        level=row.level,
+        probabilities=first.scaled,
+        notes=notes,
+        unscaled=first.unscaled,
+        temperatures=first.temperatures,
+        repeats=np.stack([plan.scaled for plan in plans[1:]]) if len(plans) > 1 else None,
+    )

@@ -14,6 +14,16 @@ import click
 )
 @click.option("--head", "heads", multiple=True, help="Fusion head; repeat for several.  [default: all heads]")
 @click.option("--level", "levels", multiple=True, help="logits or embedding; repeat for both.  [default: both]")
+@click.option(
+    "--protocol",
+    help="crossfit, no-crossfit, or leaky: networks that saw every clip, to measure what a leak is worth.  "
+    "[default: crossfit, if extract made the networks for it]",
+)
+@click.option(
+    "--repeats",
+    type=click.IntRange(min=1),
+    help="Fold plans to test under.  [default: all that extract made; 5 where no source is tuned]",
+)
 @click.option("--jobs", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default="cores", help="Workers.")
 def fuse_command(
     cache_path: Path,
@@ -21,6 +31,8 @@ def fuse_command(
     combine: tuple[str, ...],
     heads: tuple[str, ...],
     levels: tuple[str, ...],
+    protocol: str | None,
+    repeats: int | None,
     jobs: int,
 ) -> None:
     """Train fusion heads on the cached features of several sources, fold by fold.
@@ -30,12 +42,20 @@ def fuse_command(
 
     Example: moodfuse fuse --cache work --combine seed --head softmax
     """
+    from cache.commands import command_line
     from cache.runs import write_run
     from cache.store import FeatureCache
     from fuse.ablation import AblationSettings, accuracies, run_ablation
 
     chosen = {"combine": combine, "heads": heads, "levels": levels}
-    settings = AblationSettings(run=run_name, jobs=jobs, **{name: value for name, value in chosen.items() if value})
+    settings = AblationSettings(
+        run=run_name,
+        protocol=protocol,
+        repeats=repeats,
+        jobs=jobs,
+        command=command_line(click.get_current_context()),
+        **{name: value for name, value in chosen.items() if value},
+    )
     cache = FeatureCache(cache_path)
     run = run_ablation(cache, settings)
     write_run(cache, run)
@@ -43,5 +63,6 @@ def fuse_command(
     for result, accuracy in zip(run.results, accuracies(run), strict=True):
         remark = f"  ({'; '.join(result.notes)})" if result.notes else ""
         click.echo(f"{result.name:<{width}}  {accuracy:.3f}{remark}")
-    click.echo(f"out-of-fold accuracy of {len(run.ids)} clips")
+    what = "LEAKY accuracy" if run.protocol == "leaky" else "out-of-fold accuracy"
+    click.echo(f"{what} of {len(run.ids)} clips, protocol {run.protocol}")
     click.echo(f"next: moodfuse evaluate --cache {cache_path} --run {run.name}")

@@ -3,66 +3,46 @@
 The rule is one line: a head that is tested on fold k may use, for any row, only blocks whose holdout contains k.
 `assemble` holds every block to it twice: by the holdout that the block declares, and by content, through the digests
 of the clips whose labels its network saw. Rows are the plan's clips in order; class indices follow the sorted labels.
+
+What a head chooses (C, rounds, temperature) it chooses on inner folds of the training rows. Where training rows are out
+of sample these are grouped splits of the rows themselves; where they are embeddings of a network that saw them, inner
+fold j is tested within the pair network `{j,k}`, which saw neither j nor k, and the guard holds that one to both.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import InputError, LeakError, MissingBlockError, UnknownNameError
+from cache.errors import InputError, LeakError
 from cache.records import Block, ClipStatus, Plan
+from fuse.features import CrossFitted, Features, Level, check_level, networks_of, values_of
+from fuse.inner import inner_split
 
-Level = Literal["logits", "embedding"]
-LEVELS: tuple[Level, ...] = get_args(Level)
 HIDDEN = -1
 """Class index of a test row: its label enters no design matrix."""
 
 
 @dataclass(frozen=True)
-class CrossFitted:
-    """Logits of one source whose rows come from different networks.
+class InnerFold:
+    """One inner fold: where settings are tried.
 
     Attributes
     ----------
-    blocks : tuple of Block
-        The networks; all of one source, with logits of all clips.
-    rows : tuple of tuple of int
-        For each row, which of `blocks` it comes from; several are averaged.
+    x : ndarray of float64, shape (N, D)
+    fit, held : ndarray of bool, shape (N,)
+        Rows to fit on, and rows to score; neither holds a test row.
     """
 
-    blocks: tuple[Block, ...]
-    rows: tuple[tuple[int, ...], ...]
-
-    def __post_init__(self) -> None:
-        if not self.blocks or len({(block.source, block.digests) for block in self.blocks}) != 1:
-            raise InputError("cross-fitted logits need blocks of one source over the same clips")
-        if len(self.rows) != len(self.blocks[0].digests):
-            raise InputError(f"{self.source}: {len(self.rows)} rows chosen for {len(self.blocks[0].digests)} clips")
-        if any(not chosen or not set(chosen) <= set(range(len(self.blocks))) for chosen in self.rows):
-            raise InputError(f"{self.source}: a row names no network, or one that is not there")
-
-    @property
-    def source(self) -> str:
-        """Name of the source."""
-        return self.blocks[0].source
-
-    @property
-    def logits(self) -> NDArray[np.float32]:
-        """Logits [N, C], each row from its own networks."""
-        stacked = np.stack([_values(block, "logits") for block in self.blocks])
-        return np.stack([stacked[list(blocks), row].mean(axis=0) for row, blocks in enumerate(self.rows)])
-
-
-Features = Block | CrossFitted
-"""What a source gives to one design matrix."""
+    x: NDArray[np.float64]
+    fit: NDArray[np.bool_]
+    held: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class DesignMatrix:
-    """The features of one outer fold, checked against leaks. Made by `assemble` alone.
+    """The features of one outer fold, checked against leaks. Made by `assemble`, and unchecked for leaky runs alone.
 
     Attributes
     ----------
@@ -86,6 +66,8 @@ class DesignMatrix:
         ``"logits"`` or ``"embedding"``.
     honest : bool
         Whether every training row is out of sample: no network behind its features saw its label, or its group's.
+    inner : tuple of InnerFold
+        Empty where nothing can be chosen: training rows in sample without pair networks, or too few groups.
     """
 
     x: NDArray[np.float64]
@@ -98,6 +80,7 @@ class DesignMatrix:
     columns: tuple[tuple[str, slice], ...]
     level: Level
     honest: bool
+    inner: tuple[InnerFold, ...] = ()
 
     @property
     def x_train(self) -> NDArray[np.float64]:
@@ -121,6 +104,28 @@ class DesignMatrix:
 
 
 @dataclass(frozen=True)
+class Ingredients:
+    """What a design matrix is made of.
+
+    Attributes
+    ----------
+    blocks : sequence of Block or CrossFitted
+        One a source; the column order.
+    level : str
+    pairs : mapping of int to sequence of Block
+        For inner fold j the blocks of the same sources from networks that held out j and the test fold; empty where
+        there are none, or none are needed.
+    seed : int
+        Of the inner split.
+    """
+
+    blocks: Sequence[Features]
+    level: Level
+    pairs: Mapping[int, Sequence[Block]] = field(default_factory=dict)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class _Rows:
     """The plan's clips as the guard sees them: fold and group of each digest."""
 
@@ -130,42 +135,29 @@ class _Rows:
     test_fold: int
 
     @property
+    def fold_of_row(self) -> NDArray[np.int64]:
+        return np.array([self.folds[status.digest] for status in self.clips], dtype=np.int64)
+
+    @property
     def test(self) -> NDArray[np.bool_]:
-        return np.array([self.folds[status.digest] == self.test_fold for status in self.clips])
+        return self.fold_of_row == self.test_fold
 
     def name(self, digest: str) -> str:
         return next(status.clip.id for status in self.clips if status.digest == digest)
 
 
-def check_level(level: str) -> Level:
-    """The level itself, if it is one.
-
-    Raises
-    ------
-    UnknownNameError
-    """
-    if level not in LEVELS:
-        raise UnknownNameError("level", level, LEVELS)
-    return level
-
-
-def assemble(
-    plan: Plan, clips: Sequence[ClipStatus], blocks: Sequence[Features], *, test_fold: int, level: Level
-) -> DesignMatrix:
+def assemble(plan: Plan, clips: Sequence[ClipStatus], parts: Ingredients, *, test_fold: int) -> DesignMatrix:
     """Put the blocks of several sources side by side, after holding each to the holdout rule.
 
     Parameters
     ----------
     plan : Plan
-        The plan in force.
+        The plan whose fold is tested.
     clips : sequence of ClipStatus
         The clips that it covers, in row order (`FeatureCache.clips`).
-    blocks : sequence of Block or CrossFitted
-        One a source; the column order.
+    parts : Ingredients
     test_fold : int
         The outer fold k.
-    level : str
-        ``"logits"`` or ``"embedding"``.
 
     Returns
     -------
@@ -180,33 +172,88 @@ def assemble(
     MissingBlockError
         If a block has no logits at the logits level.
     """
-    check_level(level)
+    check_level(parts.level)
     rows = _rows(plan, clips, test_fold)
-    if not blocks or len({block.source for block in blocks}) != len(blocks):
-        raise InputError(f"fold {test_fold}: expected one block a source, got {[block.source for block in blocks]}")
-    for features in blocks:
-        for block in _networks(features):
+    if not parts.blocks or len({block.source for block in parts.blocks}) != len(parts.blocks):
+        names = [block.source for block in parts.blocks]
+        raise InputError(f"fold {test_fold}: expected one block a source, got {names}")
+    for features in parts.blocks:
+        for block in networks_of(features):
             _check_rows(block, rows)
-            _check_leak(block, rows)
-    parts = [_values(features, level) for features in blocks]
-    edges = np.cumsum([0, *(part.shape[1] for part in parts)]).tolist()
-    classes = tuple(sorted({status.clip.label for status in clips}))
+            _check_leak(block, rows, test_fold)
+    for inner, blocks in parts.pairs.items():
+        for block in blocks:
+            _check_rows(block, rows)
+            _check_leak(block, rows, test_fold)
+            _check_leak(block, rows, inner)
+    honest = all(_is_honest(features, rows, parts.level) for features in parts.blocks)
+    return build(rows, parts, honest=honest)
+
+
+def unguarded(plan: Plan, clips: Sequence[ClipStatus], parts: Ingredients, *, test_fold: int) -> DesignMatrix:
+    """A design matrix without the guard, rows taken as out of sample: only to measure what a leak is worth."""
+    folds = {status.digest: plan.assignment[status.digest] for status in clips}
+    groups = {status.digest: status.digest for status in clips}
+    return build(_Rows(tuple(clips), folds, groups, test_fold), parts, honest=True)
+
+
+def build(rows: _Rows, parts: Ingredients, *, honest: bool) -> DesignMatrix:
+    """The matrix itself, from blocks that were checked."""
+    classes = tuple(sorted({status.clip.label for status in rows.clips}))
     index = {label: number for number, label in enumerate(classes)}
     test = rows.test
-    labels = np.array([index[status.clip.label] for status in clips], dtype=np.int64)
-    keys = _group_keys(clips)
+    labels = np.array([index[status.clip.label] for status in rows.clips], dtype=np.int64)
+    widths = [values_of(features, parts.level).shape[1] for features in parts.blocks]
+    edges = np.cumsum([0, *widths]).tolist()
+    keys = _group_keys(rows)
+    groups = tuple(keys[rows.groups[status.digest]] for status in rows.clips)
     return DesignMatrix(
-        x=np.concatenate(parts, axis=1, dtype=np.float64),
+        x=_matrix(parts.blocks, parts.level, rows, ~test),
         y=np.where(test, HIDDEN, labels),
-        groups=tuple(keys[status.group] for status in clips),
-        digests=tuple(status.digest for status in clips),
+        groups=groups,
+        digests=tuple(status.digest for status in rows.clips),
         test=test,
-        test_fold=test_fold,
+        test_fold=rows.test_fold,
         classes=classes,
-        columns=tuple((item.source, slice(*edges[place : place + 2])) for place, item in enumerate(blocks)),
-        level=level,
-        honest=all(_is_honest(features, rows, level) for features in blocks),
+        columns=tuple((item.source, slice(*edges[place : place + 2])) for place, item in enumerate(parts.blocks)),
+        level=parts.level,
+        honest=honest,
+        inner=tuple(_inner_folds(rows, parts, labels, groups, honest=honest)),
     )
+
+
+def _matrix(blocks: Sequence[Features], level: Level, rows: _Rows, fit: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Columns side by side; rows of clips that lack what a source reads get its mean over the rows of `fit`."""
+    columns = []
+    for features in blocks:
+        values = values_of(features, level).astype(np.float64)
+        if features.absent:
+            absent = np.array([status.digest in features.absent for status in rows.clips])
+            known = fit & ~absent
+            values[absent] = values[known].mean(axis=0) if known.any() else 0.0
+        columns.append(values)
+    return np.concatenate(columns, axis=1)
+
+
+def _inner_folds(
+    rows: _Rows, parts: Ingredients, labels: NDArray[np.int64], groups: Sequence[str], *, honest: bool
+) -> Iterator[InnerFold]:
+    """Grouped splits of honest training rows; else the pair networks, each tested on its own inner fold."""
+    train = ~rows.test
+    split = inner_split(labels[train], np.array(groups)[train], seed=parts.seed)
+    if split is None:
+        return
+    if honest:
+        inner = np.full(len(train), HIDDEN)
+        inner[train] = split
+        for number in np.unique(split):
+            fit = train & (inner != number)
+            yield InnerFold(_matrix(parts.blocks, parts.level, rows, fit), fit, inner == number)
+        return
+    folds = rows.fold_of_row
+    for number, blocks in sorted(parts.pairs.items()):
+        fit = train & (folds != number)
+        yield InnerFold(_matrix(blocks, parts.level, rows, fit), fit, folds == number)
 
 
 def _rows(plan: Plan, clips: Sequence[ClipStatus], test_fold: int) -> _Rows:
@@ -222,36 +269,30 @@ def _rows(plan: Plan, clips: Sequence[ClipStatus], test_fold: int) -> _Rows:
     tested = {status.group: status.clip.id for status in clips if rows.folds[status.digest] == test_fold}
     if not tested:
         raise InputError(f"fold {test_fold} holds no clip; the plan has folds 0..{plan.folds - 1}")
+    files = {status.file_sha256: status.clip.id for status in clips if rows.folds[status.digest] == test_fold}
     for status in clips:
-        if rows.folds[status.digest] != test_fold and status.group in tested:
+        if rows.folds[status.digest] == test_fold:
+            continue
+        where = f"plan: {status.clip.id} (fold {rows.folds[status.digest]}) and"
+        if status.group in tested:
             raise LeakError(
-                f"plan: {status.clip.id} (fold {rows.folds[status.digest]}) and {tested[status.group]} "
-                f"(fold {test_fold}) are of one group, {status.group!r}; run extract with --replan"
+                f"{where} {tested[status.group]} (fold {test_fold}) are of one group, {status.group!r}; "
+                "run extract with --replan"
+            )
+        if status.file_sha256 and status.file_sha256 in files:
+            raise LeakError(
+                f"{where} {files[status.file_sha256]} (fold {test_fold}) are the same file in two groups; give them "
+                "one group and run extract with --replan"
             )
     return rows
 
 
-def _group_keys(clips: Sequence[ClipStatus]) -> dict[str, str]:
+def _group_keys(rows: _Rows) -> dict[str, str]:
     """Group name to its smallest clip digest, so that nothing fitted depends on how a group is called."""
     keys: dict[str, str] = {}
-    for status in clips:
-        keys[status.group] = min(status.digest, keys.get(status.group, status.digest))
+    for digest, group in rows.groups.items():
+        keys[group] = min(digest, keys.get(group, digest))
     return keys
-
-
-def _networks(features: Features) -> Iterator[Block]:
-    yield from features.blocks if isinstance(features, CrossFitted) else (features,)
-
-
-def _values(features: Features, level: Level) -> NDArray[np.float32]:
-    """The array of a level; embeddings of different networks share no axes, so they must come from one."""
-    if level == "embedding":
-        if isinstance(features, CrossFitted):
-            raise InputError(f"{features.source}: rows of several networks cannot form one embedding; use level logits")
-        return features.embedding
-    if features.logits is None:
-        raise MissingBlockError(f"{features.source} {features.holdout}: no logits; derive them, or use level embedding")
-    return features.logits
 
 
 def _check_rows(block: Block, rows: _Rows) -> None:
@@ -266,9 +307,8 @@ def _check_rows(block: Block, rows: _Rows) -> None:
     )
 
 
-def _check_leak(block: Block, rows: _Rows) -> None:
-    """Hold one network to the rule, by its declared holdout and by what it saw."""
-    fold = rows.test_fold
+def _check_leak(block: Block, rows: _Rows, fold: int) -> None:
+    """Hold one network that tests `fold` to the rule, by its declared holdout and by what it saw."""
     where = f"{block.source}: the block of holdout {block.holdout} cannot be used to test fold {fold}"
     if not block.holdout.covers(fold):
         clip = next(status for status in rows.clips if rows.folds[status.digest] == fold)
@@ -290,7 +330,7 @@ def _check_leak(block: Block, rows: _Rows) -> None:
 
 def _is_honest(features: Features, rows: _Rows, level: Level) -> bool:
     """Whether no training row's features depend on its label, or on one of its group."""
-    blocks = tuple(_networks(features))
+    blocks = tuple(networks_of(features))
     if level == "embedding" and not any(block.embedding_tuned for block in blocks):
         return True
     seen = [{rows.groups[digest] for digest in block.seen} for block in blocks]

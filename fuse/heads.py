@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cache.errors import UnknownNameError
-from fuse.design import LEVELS, Level
+from fuse.features import LEVELS, Level
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ HEADS: dict[str, HeadSpec] = {
     for spec in (
         HeadSpec("softmax", "multinomial logistic regression on standardised columns", _softmax, tunes=True),
         HeadSpec("logistic", "one logistic regression a class, normalised", _logistic, tunes=True),
-        HeadSpec("lightgbm", "gradient-boosted trees, few leaves and few columns a tree", _lightgbm),
+        HeadSpec("lightgbm", "gradient-boosted trees, few leaves and few columns a tree", _lightgbm, tunes=True),
         HeadSpec("mean", "average of the networks' probabilities", _mean, levels=("logits",), fits=False),
     )
 }
@@ -94,8 +94,8 @@ def make_head(name: str, *, random_state: int = 0, **settings: Any) -> Any:
     random_state : int
         Seed of everything random in it.
     **settings
-        The head's own: `C`, `grid` and `tune` for softmax and logistic; `rounds`, `learning_rate` and others for
-        lightgbm; `classes` for mean.
+        The head's own: `C`, `grid` and `tune` for softmax and logistic; `rounds`, `grid`, `tune`, `learning_rate` and
+        others for lightgbm; `classes` for mean.
 
     Returns
     -------

@@ -1,7 +1,8 @@
 """The head `lightgbm`: gradient-boosted trees for hundreds of clips by thousands of columns.
 
 Few leaves, few bins, a few dozen columns a tree and a strong L2 penalty keep it from learning the training rows by
-heart; the number of rounds is fixed. One thread, row-wise histograms and a seed give the same trees every time.
+heart; the number of rounds is chosen on inner grouped folds, from one fit a fold, since fewer rounds are the first
+trees of more. One thread, row-wise histograms and a seed give the same trees every time.
 """
 
 from typing import Any, Self
@@ -13,6 +14,11 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from fuse.choice import choose_on_rows
+
+GRID = (15, 30, 60, 100, 200)
+"""Numbers of rounds that are tried; of equals the fewest win."""
+
 
 class LightGBMHead(ClassifierMixin, BaseEstimator):
     """Gradient-boosted trees with balanced class weights.
@@ -20,7 +26,11 @@ class LightGBMHead(ClassifierMixin, BaseEstimator):
     Parameters
     ----------
     rounds : int
-        Boosting rounds; each grows one tree a class.
+        Boosting rounds where none can be chosen; each grows one tree a class.
+    grid : tuple of int
+        Numbers of rounds to choose from.
+    tune : bool
+        Whether to choose; set it to `False` where training rows are in sample.
     learning_rate : float
     leaves : int
         Leaves of a tree at most.
@@ -39,12 +49,18 @@ class LightGBMHead(ClassifierMixin, BaseEstimator):
     classes_ : ndarray, shape (C,)
     model_ : lightgbm.LGBMClassifier
         The fitted trees, over class indices.
+    rounds_ : int
+        The number of rounds in force.
+    tuned_ : bool
+        Whether it was chosen: `False` where a class has fewer than 3 groups, or `tune` is off.
     """
 
     def __init__(
         self,
         *,
         rounds: int = 100,
+        grid: tuple[int, ...] = GRID,
+        tune: bool = True,
         learning_rate: float = 0.1,
         leaves: int = 4,
         min_rows: int = 3,
@@ -54,6 +70,8 @@ class LightGBMHead(ClassifierMixin, BaseEstimator):
         random_state: int = 0,
     ) -> None:
         self.rounds = rounds
+        self.grid = grid
+        self.tune = tune
         self.learning_rate = learning_rate
         self.leaves = leaves
         self.min_rows = min_rows
@@ -63,20 +81,27 @@ class LightGBMHead(ClassifierMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
-        """Fit on [N, D] features and [N] labels; rounds are fixed, so `groups` change nothing.
+        """Fit on [N, D] features and [N] labels; rows of one of the [N] `groups` stay in one inner fold.
 
         Raises
         ------
         ValueError
-            If the data are not finite, or hold one class only.
+            If the data are not finite, hold one class only, or a group carries two labels.
         """
         x, labels = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(labels)
         self.classes_, index = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError("LightGBMHead needs rows of at least 2 classes; got one class")
-        self.model_ = LGBMClassifier(
-            n_estimators=self.rounds,
+        chosen = choose_on_rows(self, x, index, groups, seed=self.random_state) if self.tune else None
+        self.tuned_ = chosen is not None
+        self.rounds_ = self.rounds if chosen is None else int(chosen["rounds"])
+        self.model_ = self._grow(x, index, self.rounds_)
+        return self
+
+    def _grow(self, x: NDArray[np.float64], y: NDArray[np.int64], rounds: int) -> LGBMClassifier:
+        return LGBMClassifier(
+            n_estimators=rounds,
             learning_rate=self.learning_rate,
             num_leaves=self.leaves,
             min_child_samples=self.min_rows,
@@ -90,18 +115,37 @@ class LightGBMHead(ClassifierMixin, BaseEstimator):
             deterministic=True,
             force_row_wise=True,
             verbosity=-1,
-        ).fit(x, index)
-        return self
+        ).fit(x, y)
+
+    def candidates(self) -> list[dict[str, Any]]:
+        """Settings to choose from, the simplest first."""
+        return [{"rounds": value} for value in sorted(self.grid)]
+
+    def try_candidates(
+        self, x: NDArray[np.float64], y: NDArray[np.int64], held: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Probabilities [candidates, N_held, C] of rows `held` by trees grown on `x` and class indices `y`.
+
+        Classes are those of `y` in rising order. The head is left as it was.
+        """
+        _, index = np.unique(y, return_inverse=True)
+        booster = self._grow(x, index, max(self.grid)).booster_
+        return np.stack([_chances(booster, held, rounds) for rounds in sorted(self.grid)])
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Class probabilities [N, C], in the order of `classes_`."""
         check_is_fitted(self)
         x = validate_data(self, X, dtype=np.float64, reset=False)
-        raw = np.asarray(self.model_.booster_.predict(x, num_threads=1), dtype=np.float64)
-        return raw if raw.ndim == 2 else np.stack([1.0 - raw, raw], axis=1)
+        return _chances(self.model_.booster_, x, self.rounds_)
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Most probable class of each row."""
         chosen = np.argmax(self.predict_proba(X), axis=1)
         labels: NDArray[Any] = self.classes_[chosen]
         return labels
+
+
+def _chances(booster: Any, x: NDArray[np.float64], rounds: int) -> NDArray[np.float64]:
+    """Probabilities [N, C] by the first `rounds` rounds."""
+    raw = np.asarray(booster.predict(x, num_iteration=rounds, num_threads=1), dtype=np.float64)
+    return raw if raw.ndim == 2 else np.stack([1.0 - raw, raw], axis=1)

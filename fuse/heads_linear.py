@@ -11,13 +11,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression
-from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 from threadpoolctl import threadpool_limits
 
-from cache.errors import InputError
-from cache.folds import Unit, inner_folds
+from fuse.choice import choose_on_rows
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -26,10 +24,8 @@ DEFAULT_C = 10.0
 """Inverse strength of the L2 penalty where none can be chosen."""
 GRID = (1.0, 10.0, 100.0, 1000.0)
 """Values of C that are tried; of equals the smallest wins."""
-INNER_FOLDS = 3
 _MAX_ITERATIONS = 2000
 _TOLERANCE = 1e-5
-_TINY = 1e-300
 
 
 class _LinearHead(ClassifierMixin, BaseEstimator):
@@ -79,28 +75,29 @@ class _LinearHead(ClassifierMixin, BaseEstimator):
         self.classes_, index = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"{type(self).__name__} needs rows of at least 2 classes; got one class")
-        folds = inner_split(index, groups, seed=self.random_state) if self.tune else None
-        self.tuned_ = folds is not None
+        chosen = choose_on_rows(self, x, index, groups, seed=self.random_state) if self.tune else None
+        self.tuned_ = chosen is not None
+        self.C_ = self.C if chosen is None else float(chosen["C"])
         self.mean_, self.scale_ = _scaling(x)
         with threadpool_limits(1):  # matrices this small lose more to waking threads than they gain
-            self.C_ = self.C if folds is None else self._choose(x, index, folds)
             self.coef_, self.intercept_ = self._solve(*_in_span((x - self.mean_) / self.scale_), index, (self.C_,))[0]
         return self
 
-    def _choose(self, x: Floats, y: Ints, folds: Ints) -> float:
-        """The C of the grid with the least inner log loss; scaling is learned inside each inner training side."""
-        weight = compute_sample_weight("balanced", y)
-        grid = sorted(self.grid)
-        losses = np.zeros(len(grid))
-        for fold in np.unique(folds):
-            inside, out = folds != fold, folds == fold
-            mean, scale = _scaling(x[inside])
-            held = (x[out] - mean) / scale
-            solved = self._solve(*_in_span((x[inside] - mean) / scale), y[inside], grid)
-            for place, (coefficients, intercept) in enumerate(solved):
-                chance = self._probabilities(held @ coefficients.T + intercept)[np.arange(len(held)), y[out]]
-                losses[place] -= weight[out] @ np.log(np.maximum(chance, _TINY))
-        return float(grid[int(np.argmin(np.round(losses, 9)))])
+    def candidates(self) -> list[dict[str, Any]]:
+        """Settings to choose from, the simplest first."""
+        return [{"C": value} for value in sorted(self.grid)]
+
+    def try_candidates(self, x: Floats, y: Ints, held: Floats) -> Floats:
+        """Probabilities [candidates, N_held, C] of rows `held` by fits on `x` and class indices `y`.
+
+        Classes are those of `y` in rising order. Scaling is learned on `x`. The head is left as it was.
+        """
+        _, index = np.unique(y, return_inverse=True)
+        mean, scale = _scaling(x)
+        with threadpool_limits(1):
+            solved = self._solve(*_in_span((x - mean) / scale), index, sorted(self.grid))
+        rows = (held - mean) / scale
+        return np.stack([self._probabilities(rows @ weights.T + intercept) for weights, intercept in solved])
 
     def _solve(
         self, x: Floats, basis: Floats | None, y: Ints, penalties: "tuple[float, ...] | list[float]"
@@ -155,8 +152,9 @@ class LogisticHead(_LinearHead):
     def _solve(
         self, x: Floats, basis: Floats | None, y: Ints, penalties: "tuple[float, ...] | list[float]"
     ) -> list[tuple[Floats, Floats]]:
-        one = len(self.classes_) == 2
-        numbers = [1] if one else range(len(self.classes_))
+        count = int(y.max()) + 1
+        one = count == 2
+        numbers = [1] if one else range(count)
         paths = [_path(x, (y == number).astype(np.int64), penalties) for number in numbers]
         found = []
         for fits in zip(*paths, strict=True):
@@ -172,36 +170,6 @@ class LogisticHead(_LinearHead):
         powers = np.exp(logs - logs.max(axis=1, keepdims=True))
         shares: Floats = powers / powers.sum(axis=1, keepdims=True)
         return shares
-
-
-def inner_split(y: Ints, groups: ArrayLike | None, *, seed: int) -> Ints | None:
-    """Inner fold of each row, grouped and stratified, or `None` where a class has fewer than 3 groups.
-
-    Parameters
-    ----------
-    y : ndarray of int, shape (N,)
-        Class indices.
-    groups : array-like, shape (N,), or None
-        Rows that stay together; without them every row is its own group.
-    seed : int
-
-    Raises
-    ------
-    InputError
-        If a group carries two labels.
-    """
-    names = [str(row) for row in range(len(y))] if groups is None else [str(group) for group in np.asarray(groups)]
-    check_consistent_length(y, names)
-    members: dict[str, list[int]] = {}
-    for row, name in enumerate(names):
-        members.setdefault(name, []).append(row)
-    units = []
-    for name, rows in members.items():
-        if len({int(y[row]) for row in rows}) > 1:
-            raise InputError(f"group {name!r} carries two labels; rows of a group must share one")
-        units.append(Unit(key=name, label=str(y[rows[0]]), digests=tuple(map(str, rows))))
-    dealt = inner_folds(units, most=INNER_FOLDS, seed=seed)
-    return None if dealt is None else np.array([dealt[str(row)] for row in range(len(y))], dtype=np.int64)
 
 
 def _scaling(x: Floats) -> tuple[Floats, Floats]:

@@ -1,37 +1,28 @@
-"""Logits for sources that have none (frozen or imported), made as a network would make them.
+"""Logits under cross-fitting: every row from networks that saw neither its own fold nor the fold under test.
 
-A standardised multinomial logistic regression on the embedding, the head `softmax`, is fitted once per holdout on the
-clips outside it. For test fold k the fold's own rows come from the fit of `{k}`, and training rows of fold j from the
-fit of `{j,k}`, so that every row is out of sample. Each fit is a `Block` that carries what it saw, and the leak guard
-checks it like any network.
+For outer fold k a training row of fold j comes from the network of `{j,k}`, and a test row is the mean of all networks
+`{j,k}`. Sources that have no logits (frozen or imported) get them here as a network would make them: a standardised
+multinomial logistic regression on the embedding, the head `softmax`, fitted once per holdout on the clips outside it.
+Each fit is a `Block` that carries what it saw, and the leak guard checks it like any network.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import combinations
 
 import numpy as np
 
 from cache.errors import LeakError
+from cache.folds import can_cross_fit, pair_holdouts
 from cache.records import Block, ClipStatus, Holdout, Plan
-from fuse.design import CrossFitted, Features, assemble
-
-
-def can_cross_fit(plan: Plan, clips: Sequence[ClipStatus]) -> bool:
-    """Whether every class remains when any two folds are left out; needs K >= 3."""
-    classes = {status.clip.label for status in clips}
-    for pair in combinations(range(plan.folds), 2):
-        if {status.clip.label for status in clips if plan.assignment[status.digest] not in pair} != classes:
-            return False
-    return True
+from fuse.design import Ingredients, assemble
+from fuse.features import CrossFitted, Features
 
 
 def holdouts_to_fit(block: Block, plan: Plan, clips: Sequence[ClipStatus]) -> tuple[Holdout, ...]:
-    """Holdouts whose fits the logits of a block's source need: every `{k}`, and every pair if it saw no label."""
-    singles = [Holdout.of({fold}) for fold in range(plan.folds) if block.holdout.covers(fold)]
-    if block.holdout.folds is not None or not can_cross_fit(plan, clips):
-        return tuple(singles)
-    return (*singles, *(Holdout.of(pair) for pair in combinations(range(plan.folds), 2)))
+    """Holdouts whose fits the logits of a block's source need: every pair if it saw no label, else every `{k}`."""
+    if block.holdout.folds is None and can_cross_fit(plan, clips):
+        return pair_holdouts(plan.folds)
+    return tuple(Holdout.of(fold) for fold in range(plan.folds) if block.holdout.covers(fold))
 
 
 def fit_logits(block: Block, holdout: Holdout, plan: Plan, clips: Sequence[ClipStatus], *, random_state: int) -> Block:
@@ -65,9 +56,11 @@ def fit_logits(block: Block, holdout: Holdout, plan: Plan, clips: Sequence[ClipS
     folds = sorted(holdout.folds or ())
     if not folds:
         raise LeakError(f"{block.source}: a fit of holdout {holdout} leaves out no fold, so it can test none")
-    guarded = [assemble(plan, clips, [block], test_fold=fold, level="embedding") for fold in folds]
+    guarded = [assemble(plan, clips, Ingredients([block], "embedding"), test_fold=fold) for fold in folds]
     design = guarded[0]
-    kept = np.array([plan.assignment[status.digest] not in folds for status in clips])
+    kept = np.array(
+        [plan.assignment[status.digest] not in folds and status.digest not in block.absent for status in clips]
+    )
     with threadpool_limits(1):
         head = make_head("softmax", random_state=random_state, tune=design.honest)
         head.fit(design.x[kept], design.y[kept], groups=np.array(design.groups)[kept])
@@ -78,26 +71,25 @@ def fit_logits(block: Block, holdout: Holdout, plan: Plan, clips: Sequence[ClipS
 
 
 def logits_for_fold(
-    fits: Mapping[Holdout, Block], plan: Plan, clips: Sequence[ClipStatus], *, test_fold: int
+    networks: Mapping[Holdout, Block], plan: Plan, clips: Sequence[ClipStatus], *, test_fold: int
 ) -> Features:
-    """Logits that a head tested on `test_fold` may use, every row from the right fit.
+    """Logits that a head tested on `test_fold` may use, every row from the right networks.
 
     Parameters
     ----------
-    fits : mapping of Holdout to Block
-        What `fit_logits` gave for `holdouts_to_fit`. Without pairs, all rows come from the fit of `{k}`, in sample.
+    networks : mapping of Holdout to Block
+        Blocks of one source with logits. Without every pair, all rows come from the network of `{k}`, in sample.
     plan, clips
         As for `fuse.design.assemble`.
     test_fold : int
         The outer fold k.
     """
-    single = Holdout.of({test_fold})
     pairs = {fold: Holdout.of({fold, test_fold}) for fold in range(plan.folds) if fold != test_fold}
-    if not all(pair in fits for pair in pairs.values()):
-        return fits[single]
-    order = {fold: place for place, fold in enumerate(pairs, start=1)}
-    order[test_fold] = 0
+    if not all(pair in networks for pair in pairs.values()):
+        return networks[Holdout.of({test_fold})]
+    places: dict[int, tuple[int, ...]] = {fold: (place,) for place, fold in enumerate(pairs)}
+    places[test_fold] = tuple(range(len(pairs)))
     return CrossFitted(
-        blocks=(fits[single], *(fits[pair] for pair in pairs.values())),
-        rows=tuple((order[plan.assignment[status.digest]],) for status in clips),
+        blocks=tuple(networks[pair] for pair in pairs.values()),
+        rows=tuple(places[plan.assignment[status.digest]] for status in clips),
     )

@@ -86,7 +86,10 @@ class MediaFacts:
 
 @dataclass(frozen=True)
 class Opened:
-    """An open file, its picture and sound streams, and the clip clock's zero on the file's own clock in seconds."""
+    """An open file, its picture and sound streams, and the clip clock's zero on the file's own clock in seconds.
+
+    A stream is `None` where the file lacks it and was opened all the same.
+    """
 
     path: Path
     media: InputContainer
@@ -118,22 +121,23 @@ def probe(path: Path | str) -> MediaFacts:
         return read_facts(opened)
 
 
-def open_media(path: Path | str, *, threads: int = 1) -> Opened:
+def open_media(path: Path | str, *, threads: int = 1, partial: bool = False) -> Opened:
     """Open a regular file with the allowed formats only; the caller closes `.media`.
 
     Raises
     ------
     MediaError
-        The file is missing, empty, no media, or lacks picture or sound.
+        The file is missing, empty, no media, or lacks picture or sound; with `partial`, both.
     """
     path = Path(path)
     _check_regular(path)
     media = _open_container(path)
     try:
-        video, audio = _pick_streams(path, media)
-        for stream in (video, audio):
+        video, audio = _pick_streams(path, media, partial=partial)
+        for stream in filter(None, (video, audio)):
             stream.codec_context.thread_count = threads
-        video.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+        if video is not None:
+            video.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         start_s = (media.start_time or 0) / av.time_base
         origin_s = start_s if start_s >= MAX_CLOCK_OFFSET_S else 0.0
         end_s = start_s + media.duration / av.time_base if media.duration else _last_packet_end_s(path)
@@ -144,19 +148,19 @@ def open_media(path: Path | str, *, threads: int = 1) -> Opened:
 
 
 def read_facts(opened: Opened) -> MediaFacts:
-    """Return the facts of an open file."""
+    """Return the facts of an open file; of a stream that it lacks, zeros and empty names."""
     video, audio = opened.video, opened.audio
     return MediaFacts(
         duration_s=opened.duration_s,
         container=opened.media.format.name,
-        width=video.width,
-        height=video.height,
-        frames_per_s=float(video.average_rate or video.guessed_rate or 0.0),
-        video_codec=video.codec_context.name,
-        pixel_format=video.codec_context.pix_fmt or "unknown",
-        audio_codec=audio.codec_context.name,
-        sample_rate_hz=audio.codec_context.sample_rate,
-        channels=audio.codec_context.layout.nb_channels,
+        width=video.width if video else 0,
+        height=video.height if video else 0,
+        frames_per_s=float(video.average_rate or video.guessed_rate or 0.0) if video else 0.0,
+        video_codec=video.codec_context.name if video else "",
+        pixel_format=(video.codec_context.pix_fmt or "unknown") if video else "",
+        audio_codec=audio.codec_context.name if audio else "",
+        sample_rate_hz=audio.codec_context.sample_rate if audio else 0,
+        channels=audio.codec_context.layout.nb_channels if audio else 0,
     )
 
 
@@ -194,17 +198,19 @@ def _starts_as_mp4(path: Path) -> bool:
         return file.read(PROBE_BYTES)[4:8] == b"ftyp"
 
 
-def _pick_streams(path: Path, media: InputContainer) -> tuple[Any, Any]:
-    """Return the best picture and sound streams; cover art of a song is no picture."""
+def _pick_streams(path: Path, media: InputContainer, *, partial: bool) -> tuple[Any, Any]:
+    """Return the best picture and sound streams, `None` for a lacking one; cover art of a song is no picture."""
     video: Any = media.streams.best("video")
     audio: Any = media.streams.best("audio")
-    if video is None or Disposition.attached_pic & video.disposition:
+    if video is not None and Disposition.attached_pic & video.disposition:
+        video = None
+    if video is None and (audio is None or not partial):
         raise MediaError("no_video", path, "the file has no picture track")
-    if audio is None:
+    if audio is None and not partial:
         raise MediaError("no_audio", path, "the file has no sound track")
-    if video.codec_context is None or audio.codec_context is None:
+    if any(stream.codec_context is None for stream in (video, audio) if stream is not None):
         raise MediaError("decode_failed", path, "no decoder for its codec")
-    if video.width * video.height > MAX_PIXELS:
+    if video is not None and video.width * video.height > MAX_PIXELS:
         raise MediaError("too_large", path, f"{video.width} x {video.height}")
     return video, audio
 

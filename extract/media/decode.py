@@ -51,6 +51,9 @@ class DecodedClip:
         The window that was read, seconds.
     facts : MediaFacts
         What the file's headers say.
+    missing : str
+        The view that is not there, ``"sound"`` (`waveform` is zeros) or ``"picture"`` (`frames` is [0, 0, 0, 3]);
+        empty where both are. Only `partial` lets a clip lack one.
     """
 
     frames: np.ndarray
@@ -60,6 +63,7 @@ class DecodedClip:
     start_s: float
     end_s: float
     facts: MediaFacts
+    missing: str = ""
 
 
 def read_clip(
@@ -69,6 +73,7 @@ def read_clip(
     end_s: float | None = None,
     short_side_px: int | None = None,
     threads: int = 1,
+    partial: bool = False,
 ) -> DecodedClip:
     """Decode the pictures and sound of a window of a media file.
 
@@ -82,6 +87,8 @@ def read_clip(
         Scale pictures down to this short side, keeping their shape (the long side is made even). Never scales up.
     threads : int
         Decoder threads; they do not change the result.
+    partial : bool
+        Read a clip without sound, or without picture, too.
 
     Raises
     ------
@@ -91,28 +98,63 @@ def read_clip(
     if short_side_px is not None and short_side_px < 2:
         raise ValueError(f"short_side_px is {short_side_px}, expected 2 or more")
     try:
-        return _read(path, start_s, end_s, short_side_px, threads)
+        return _read(DecodeWish(Path(path), start_s, end_s, short_side_px, threads, partial))
     except (MemoryError, av.error.MemoryError) as error:
         raise MediaError("memory", path) from error
     except av.error.FFmpegError as error:
         raise MediaError("decode_failed", path, str(error)) from error
 
 
-def _read(
-    path: Path | str, start_s: float, end_s: float | None, short_side_px: int | None, threads: int
-) -> DecodedClip:
+@dataclass(frozen=True)
+class DecodeWish:
+    """What `read_clip` was asked for."""
+
+    path: Path
+    start_s: float
+    end_s: float | None
+    short_side_px: int | None
+    threads: int
+    partial: bool
+
+
+def _read(wish: DecodeWish) -> DecodedClip:
     """Decode with a seek, or from the file's start where seeking lands too late. Streams live only while it is open."""
     for seek in (True, False):
-        opened = open_media(path, threads=threads)
+        opened = open_media(wish.path, threads=wish.threads, partial=wish.partial)
         with opened.media:
-            window = _settle_window(opened, start_s, end_s)
-            pictures, sound = _Pictures(opened, window, short_side_px), _Sound(opened, window)
+            window = _settle_window(opened, wish.start_s, wish.end_s)
+            pictures = _Pictures(opened, window, wish.short_side_px) if opened.video is not None else None
+            sound = _Sound(opened, window) if opened.audio is not None else None
             from_s = max(0.0, math.floor(window[0]) - PREROLL_S) if seek else 0.0
             if _decode(opened, pictures, sound, from_s):
-                waveform, real = sound.result()
-                frames, times_s = pictures.result()
-                return DecodedClip(frames, times_s, waveform, real, window[0], window[1], read_facts(opened))
-    raise MediaError("decode_failed", path, "the window cannot be reached")
+                return _collect(opened, window, pictures, sound, partial=wish.partial)
+    raise MediaError("decode_failed", wish.path, "the window cannot be reached")
+
+
+def _collect(
+    opened: Opened, window: tuple[float, float], pictures: "_Pictures | None", sound: "_Sound | None", *, partial: bool
+) -> DecodedClip:
+    """What both collectors hold; under `partial`, one of them may hold nothing."""
+    frames, times_s = np.zeros((0, 0, 0, 3), np.uint8), np.zeros(0)
+    waveform, real = np.zeros(SAMPLES, np.float32), 0
+    missing = []
+    try:
+        if pictures is None:
+            raise MediaError("no_video", opened.path)
+        frames, times_s = pictures.result()
+    except MediaError as error:
+        if not partial or error.code != "no_video":
+            raise
+        missing.append("picture")
+    try:
+        if sound is None:
+            raise MediaError("no_audio", opened.path)
+        waveform, real = sound.result()
+    except MediaError as error:
+        if not partial or error.code != "no_audio" or missing:
+            raise
+        missing.append("sound")
+    return DecodedClip(frames, times_s, waveform, real, *window, read_facts(opened), "".join(missing))
 
 
 def middles_s(start_s: float, end_s: float) -> np.ndarray:
@@ -139,14 +181,18 @@ def _settle_window(opened: Opened, start_s: float, end_s: float | None) -> tuple
     return float(start_s), float(end)
 
 
-def _decode(opened: Opened, pictures: "_Pictures", sound: "_Sound", from_s: float) -> bool:
+def _decode(opened: Opened, pictures: "_Pictures | None", sound: "_Sound | None", from_s: float) -> bool:
     """Feed both collectors from the last key frame at or before `from_s`; False where seeking landed too late."""
     if from_s > 0.0:
         try:
             opened.media.seek(int((from_s + opened.origin_s) * av.time_base), backward=True)
         except av.error.FFmpegError:
             return False
-    takers: dict[int, _Pictures | _Sound] = {opened.video.index: pictures, opened.audio.index: sound}
+    takers: dict[int, _Pictures | _Sound] = {}
+    if pictures is not None:
+        takers[opened.video.index] = pictures
+    if sound is not None:
+        takers[opened.audio.index] = sound
     for stream, packet in _packets(opened):
         taker = takers[stream.index]
         if taker.done:
@@ -160,14 +206,14 @@ def _decode(opened: Opened, pictures: "_Pictures", sound: "_Sound", from_s: floa
             taker.add(frame)
         if from_s > 0.0 and taker.late:
             return False
-        if pictures.done and sound.done:
+        if all(taker.done for taker in takers.values()):
             break
     return True
 
 
 def _packets(opened: Opened) -> Iterator[tuple[Any, Any]]:
     """Yield (stream, packet) to the end or to where the file breaks off, then (stream, None) to drain each decoder."""
-    streams = (opened.video, opened.audio)
+    streams = [stream for stream in (opened.video, opened.audio) if stream is not None]
     try:
         for packet in opened.media.demux(*streams):
             if packet.size:

@@ -34,6 +34,7 @@ class DecodeRequest:
     start_s: float = 0.0
     end_s: float | None = None
     short_side_px: int | None = None
+    partial: bool = False
 
 
 def decode_many(
@@ -107,7 +108,13 @@ def _refusal(code: str, request: DecodeRequest, cause: BaseException, detail: st
 
 
 def _decode(request: DecodeRequest) -> DecodedClip:
-    return read_clip(request.path, start_s=request.start_s, end_s=request.end_s, short_side_px=request.short_side_px)
+    return read_clip(
+        request.path,
+        start_s=request.start_s,
+        end_s=request.end_s,
+        short_side_px=request.short_side_px,
+        partial=request.partial,
+    )
 
 
 def _start_worker() -> None:

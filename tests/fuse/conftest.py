@@ -2,15 +2,15 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cache.folds import GROUP_RULE, deal, units_of
+from cache.folds import GROUP_RULE, deal, pair_holdouts, single_holdouts, units_of
 from cache.recipe import Recipe, Tuning
-from cache.records import Clip, ClipStatus, Plan
+from cache.records import Clip, ClipStatus, Holdout, Plan
 from cache.store import FeatureCache, record_name
 
 CLASSES = ("excited", "fear", "sad")
@@ -21,7 +21,9 @@ class Corpus:
     """What the synthetic clips are like.
 
     `signal` is the distance of class means in units of the noise; `memory` is how much further a tuned network
-    pulls the clips that it saw; `permute` deals labels to groups at random, so that nothing can be learned.
+    pulls the clips that it saw; `permute` deals labels to groups at random, so that nothing can be learned; `pairs`
+    writes networks of pair holdouts and the one that saw all; the first `lacking` clips have no picture, which every
+    source reads; networks exist under `repeats` fold plans.
     """
 
     groups_per_class: int = 8
@@ -33,6 +35,9 @@ class Corpus:
     signal: float = 3.0
     memory: float = 3.0
     permute: bool = False
+    pairs: bool = False
+    lacking: int = 0
+    repeats: int = 1
     seed: int = 0
 
 
@@ -54,8 +59,10 @@ def make_statuses(corpus: Corpus) -> tuple[ClipStatus, ...]:
             name = f"{corpus.seed}-{group:03d}-{window}.mp4"
             clip = Clip(id=name, path=f"/clips/{name}", label=str(label), group=f"song{group:03d}")
             sha = digest_of(name)
+            view = "picture" if len(statuses) < corpus.lacking else ""
+            digest = digest_of(f"{name}:0")
             statuses.append(
-                ClipStatus(clip, digest=digest_of(f"{name}:0"), file_sha256=sha, group=f"song{group:03d}", ok=True)
+                ClipStatus(clip, digest=digest, file_sha256=sha, group=f"song{group:03d}", ok=True, missing=view)
             )
     return tuple(statuses)
 
@@ -78,26 +85,37 @@ def write_source(cache: FeatureCache, corpus: Corpus, source: str, width: int, *
     recipe = make_recipe(source, tuned=tuned)
     cache.write_recipe(recipe)
     cache.select([recipe])
-    digests = [status.digest for status in cache.clips]
-    truth = np.array([cache.classes.index(status.clip.label) for status in cache.clips])
-    if corpus.permute:  # features know a label that the clips do not carry
-        truth = np.arange(len(truth)) % len(cache.classes)
-    for fold in range(corpus.folds) if tuned else (0,):
-        rng = np.random.default_rng([corpus.seed, width, fold])
-        means = rng.normal(size=(len(cache.classes), width)) * corpus.signal / np.sqrt(width)
-        embedding = means[truth] + rng.normal(size=(len(digests), width))
-        if not tuned:
-            cache.write_block_part(recipe, None, digests, {"embedding": embedding.astype(np.float32)})
-            continue
-        roles = cache.roles(recipe, {fold})
-        assert roles is not None
-        cache.write_roles(recipe, roles)
-        seen = np.isin(digests, [digest for digest, _, _ in roles])
-        labels = np.array([cache.classes.index(status.clip.label) for status in cache.clips])
-        embedding += corpus.memory * seen[:, None] * means[labels]
-        arrays = {"embedding": embedding, "logits": embedding @ means.T - (means**2).sum(axis=1) / 2}
-        arrays = {name: value.astype(np.float32) for name, value in arrays.items()}
-        cache.write_block_part(recipe, roles, digests, arrays)
+    clips = cache.clips_with(recipe)
+    digests = [status.digest for status in clips]
+    labels = np.array([cache.classes.index(status.clip.label) for status in clips])
+    truth = np.arange(len(labels)) % len(cache.classes) if corpus.permute else labels  # unlike the clips' labels
+    if not tuned:
+        means, embedding = draw_embedding(corpus, width, (0,), truth)
+        cache.write_block_part(recipe, None, digests, {"embedding": embedding.astype(np.float32)})
+        return
+    for plan in (cache.plan, *cache.repeat_plans):
+        pairs = (*pair_holdouts(corpus.folds), Holdout.of(())) if corpus.pairs else ()
+        for holdout in (*single_holdouts(corpus.folds), *pairs):
+            roles = cache.roles(recipe, holdout, plan=plan)
+            assert roles is not None
+            if cache.block_folder(recipe, roles).exists():
+                continue
+            cache.write_roles(recipe, roles)
+            means, embedding = draw_embedding(corpus, width, tuple(sorted(holdout.folds or ())), truth)
+            seen = np.isin(digests, [digest for digest, _, _ in roles])
+            embedding += corpus.memory * seen[:, None] * means[labels]
+            arrays = {"embedding": embedding, "logits": embedding @ means.T - (means**2).sum(axis=1) / 2}
+            arrays = {name: value.astype(np.float32) for name, value in arrays.items()}
+            cache.write_block_part(recipe, roles, digests, arrays)
+
+
+def draw_embedding(
+    corpus: Corpus, width: int, key: tuple[int, ...], truth: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Class means and rows of one network; its own axes depend on its holdout."""
+    rng = np.random.default_rng([corpus.seed, width, *key, len(key)])
+    means = rng.normal(size=(len(corpus.classes), width)) * corpus.signal / np.sqrt(width)
+    return means, means[truth] + rng.normal(size=(len(truth), width))
 
 
 def make_cache(folder: Path, corpus: Corpus | None = None) -> FeatureCache:
@@ -105,7 +123,9 @@ def make_cache(folder: Path, corpus: Corpus | None = None) -> FeatureCache:
     corpus = corpus or Corpus()
     cache = FeatureCache(folder, create=True)
     statuses = make_statuses(corpus)
-    cache.write_plan(make_plan(statuses, corpus.folds), statuses)
+    for repeat in range(corpus.repeats):
+        plan = make_plan(statuses, corpus.folds, seed=repeat)
+        cache.write_plan(replace(plan, repeat=repeat), statuses)
     for source, width in corpus.frozen.items():
         write_source(cache, corpus, source, width, tuned=False)
     for source, width in corpus.tuned.items():
@@ -129,6 +149,12 @@ def build(tmp_path: Path) -> Callable[[Corpus], FeatureCache]:
 def cache(tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
     """A cache of 24 clips, 3 classes, 4 folds; `c3d` tuned, `i3d` frozen. Not to be written to."""
     return make_cache(tmp_path_factory.mktemp("synthetic") / "cache")
+
+
+@pytest.fixture(scope="session")
+def crossfitted(tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
+    """The same with pair networks, one that saw all, and two clips that lack what the sources read. Read-only."""
+    return make_cache(tmp_path_factory.mktemp("synthetic") / "cache", Corpus(pairs=True, lacking=2))
 
 
 @pytest.fixture

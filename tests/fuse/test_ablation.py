@@ -10,21 +10,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from cache.errors import InputError, UnknownNameError
+from cache.errors import InputError, MissingBlockError, UnknownNameError
 from cache.runs import Run, read_run, write_run
 from cache.store import FeatureCache
-from fuse.ablation import (
-    FEW_GROUPS,
-    UNCALIBRATED,
-    AblationSettings,
-    accuracies,
-    fit_head,
-    load_features,
-    run_ablation,
-)
+from fuse.ablation import AblationSettings, accuracies, run_ablation
 from fuse.cli import fuse_command
 from fuse.combinations import SEED_COMBINATIONS, parse_combinations
 from fuse.heads import HEADS
+from fuse.notes import FEW_GROUPS, UNCALIBRATED
 
 ROOT = Path(__file__).resolve().parents[2]
 Builder = Callable[..., FeatureCache]
@@ -43,7 +36,9 @@ def test_results_in_order_with_what_a_reader_must_know(cache: FeatureCache, run:
     assert [(item.head, item.level) for item in run.results[2:]] == [
         (head, level) for head in HEADS for level in HEADS[head].levels
     ]
-    assert all((UNCALIBRATED in item.notes) == (item.head not in ("network", "mean")) for item in run.results)
+    assert [item.name for item in run.results if not item.notes] == ["i3d network logits"]
+    assert all(item.notes in ((), (UNCALIBRATED,)) for item in run.results)
+    assert all(set(item.temperatures) == {1.0} for item in run.results if item.notes)
     assert run.protocol == "no-crossfit" and run.classes == ("excited", "fear", "sad")
     assert run.ids == tuple(status.clip.id for status in cache.clips)
     assert run.folds == tuple(cache.plan.assignment[status.digest] for status in cache.clips)
@@ -54,7 +49,7 @@ def test_results_in_order_with_what_a_reader_must_know(cache: FeatureCache, run:
 def test_informative_features_give_high_accuracy(run: Run) -> None:
     """Every head finds well separated classes out of fold."""
     found = dict(zip((result.name for result in run.results), accuracies(run), strict=True))
-    assert min(found.values()) > 0.6, found
+    assert min(found.values()) > 0.5, found
     assert found["c3d+i3d softmax logits"] > 0.85
 
 
@@ -86,44 +81,65 @@ def test_permuted_labels_give_chance(build: Builder, build_corpus: type) -> None
     assert abs(np.mean(found) - 1 / 3) < 0.1, found
 
 
-def perturbed(cache: FeatureCache, fold: int) -> FeatureCache:
-    """The cache with other labels and features for a fold's clips."""
-    other = FeatureCache(cache.path)
-    held = {digest for digest, at in cache.plan.assignment.items() if at == fold}
-    turn = dict(zip(cache.classes, cache.classes[1:] + cache.classes[:1], strict=True))
-    other.__dict__["clips"] = tuple(
-        replace(status, clip=replace(status.clip, label=turn[status.clip.label])) if status.digest in held else status
-        for status in cache.clips
-    )
-    rows = np.array([status.digest in held for status in cache.clips])[:, None]
-
-    def block(source: str, holdout: object) -> object:
-        original = cache.block(source, holdout)  # type: ignore[arg-type]
-        logits = None if original.logits is None else np.where(rows, -7 * original.logits, original.logits)
-        embedding = np.where(rows, 5 - 3 * original.embedding, original.embedding)
-        return replace(original, embedding=embedding, logits=logits)
-
-    other.block = block  # type: ignore[method-assign, assignment]
-    return other
+def test_pair_networks_calibrate_every_result(crossfitted: FeatureCache) -> None:
+    """With pair networks the protocol is crossfit by itself; every result chose its settings, and its temperature."""
+    found = run_ablation(crossfitted, AblationSettings(jobs=1))
+    assert found.protocol == "crossfit" and found.missing.count(("picture",)) == 2
+    assert all(not item.notes and len(set(item.temperatures)) > 1 for item in found.results), [
+        item.name for item in found.results if item.notes
+    ]
+    for item in found.results:
+        assert item.unscaled is not None
+        assert np.array_equal(item.unscaled.argmax(axis=1), item.probabilities.argmax(axis=1))
+    assert np.mean(accuracies(found)) > 0.7
+    assert any("2 clips lack sound or picture" in note for note in found.notes)
 
 
-@pytest.mark.parametrize("fold", [1])
-def test_test_rows_enter_no_fit(cache: FeatureCache, fold: int) -> None:
-    """Other labels and features in fold k leave everything that was fitted for fold k bit-equal."""
-    fitted = []
-    for one in (cache, perturbed(cache, fold)):
-        features = load_features(one, ("c3d", "i3d"), jobs=1)
-        parts: list[np.ndarray] = []
-        for level in ("logits", "embedding"):
-            for sources in (("i3d",), ("c3d", "i3d")):
-                design = features.design(one, sources, level, fold)  # type: ignore[arg-type]
-                for head in ("softmax", "logistic"):
-                    model = fit_head(design, head, 0)
-                    parts += [model.coef_, model.intercept_, model.mean_, model.scale_, np.array([model.C_])]
-                trees = fit_head(design, "lightgbm", 0).model_.booster_.model_to_string()
-                parts += [np.array([trees]), design.x_train]
-        fitted.append(parts)
-    assert all(np.array_equal(one, two) for one, two in zip(*fitted, strict=True))
+def test_network_row_under_crossfit_is_the_mean_of_pair_networks(crossfitted: FeatureCache) -> None:
+    """A test row's logits are the mean over j of networks {j,k}, never one network alone."""
+    found = run_ablation(crossfitted, AblationSettings(heads=("mean",), jobs=1))
+    assert found.results[0].unscaled is not None
+    present = np.array([not status.missing for status in crossfitted.clips])
+    for fold in range(4):
+        rows = (np.array(found.folds) == fold) & present
+        logits = [crossfitted.block("c3d", {fold, other}).logits for other in range(4) if other != fold]
+        powers = np.exp(np.mean(logits, axis=0, dtype=np.float64)[rows])
+        np.testing.assert_allclose(found.results[0].unscaled[rows], powers / powers.sum(1, keepdims=True), atol=1e-6)
+
+
+def test_leaky_protocol_is_inflated_and_says_so(build: Builder, build_corpus: type) -> None:
+    """On labels without any signal, networks that saw all and folds of clips score far above chance, marked LEAKY."""
+    cache = build(build_corpus(permute=True, pairs=True, clips_per_group=2, groups_per_class=9, folds=3))
+    honest = run_ablation(cache, AblationSettings(heads=CHEAP, jobs=1))
+    leaky = run_ablation(cache, AblationSettings(heads=CHEAP, jobs=1, protocol="leaky"))
+    assert leaky.protocol == "leaky" and leaky.name == "leaky-1" and honest.protocol == "crossfit"
+    assert all("LEAKY" in item.notes for item in leaky.results)
+    assert np.mean(accuracies(leaky)) > np.mean(accuracies(honest)) + 0.3
+    assert run_ablation(cache, AblationSettings(run="mine", heads=("mean",), protocol="leaky")).name == "leaky-mine"
+    assert len(set(zip(leaky.groups, leaky.folds, strict=True))) > len(set(leaky.groups)), "folds of clips part groups"
+
+
+def test_protocols_that_lack_networks_say_what_to_run(cache: FeatureCache) -> None:
+    """Asked for by name, a protocol without its networks is refused with the command that makes them."""
+    with pytest.raises(MissingBlockError, match=r"c3d \{0,1\}: no network .* --source c3d --crossfit"):
+        run_ablation(cache, AblationSettings(protocol="crossfit", jobs=1))
+    with pytest.raises(MissingBlockError, match=r"c3d \{\}: no network .* --source c3d --leaky"):
+        run_ablation(cache, AblationSettings(protocol="leaky", jobs=1))
+    with pytest.raises(UnknownNameError, match="unknown protocol 'honest'; known: crossfit, leaky, no-crossfit"):
+        AblationSettings(protocol="honest")
+
+
+def test_repeats(build: Builder, build_corpus: type) -> None:
+    """Frozen sources are repeated by default; tuned ones under the plans that they have networks for."""
+    frozen = build(build_corpus(tuned={}, frozen={"c3d": 6, "i3d": 6}))
+    found = run_ablation(frozen, AblationSettings(heads=("mean",), jobs=1))
+    assert len(found.repeat_folds) == 4 and found.results[0].repeats is not None
+    assert found.results[0].repeats.shape == (4, 24, 3) and len({found.folds, *found.repeat_folds}) == 5
+    tuned = build(build_corpus(repeats=2))
+    assert len(run_ablation(tuned, AblationSettings(heads=("mean",), jobs=1)).repeat_folds) == 1
+    with pytest.raises(InputError, match="--repeats is 3, but c3d was tuned under 2 fold plan"):
+        run_ablation(tuned, AblationSettings(heads=("mean",), repeats=3))
+    assert not run_ablation(build(build_corpus()), AblationSettings(heads=("mean",), jobs=1)).repeat_folds
 
 
 def test_few_groups_keep_defaults_and_say_so(build: Builder, build_corpus: type) -> None:
@@ -133,7 +149,7 @@ def test_few_groups_keep_defaults_and_say_so(build: Builder, build_corpus: type)
     notes = {result.name: result.notes for result in found.results}
     assert notes["c3d network logits"] == notes["c3d+i3d mean logits"] == (FEW_GROUPS,)
     assert notes["c3d+i3d softmax embedding"] == (FEW_GROUPS,)
-    assert notes["c3d+i3d softmax logits"] == (UNCALIBRATED,)
+    assert notes["c3d+i3d softmax logits"] == (FEW_GROUPS,)
     assert "in sample" in found.notes[0]
 
 
@@ -189,7 +205,7 @@ def test_wrong_settings_are_refused() -> None:
         AblationSettings(heads=("svm",))
     with pytest.raises(UnknownNameError, match="unknown level 'pixels'"):
         AblationSettings(levels=("pixels",))
-    with pytest.raises(InputError, match="--jobs is 0"):
+    with pytest.raises(InputError, match="--jobs is 0 "):
         AblationSettings(jobs=0)
 
 

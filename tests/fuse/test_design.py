@@ -9,10 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cache.errors import InputError, LeakError, MissingBlockError, UnknownNameError
+from cache.folds import can_cross_fit
 from cache.records import Block, Holdout
 from cache.store import FeatureCache
-from fuse.design import HIDDEN, CrossFitted, DesignMatrix, Features, assemble
-from fuse.logits import can_cross_fit, fit_logits, holdouts_to_fit, logits_for_fold
+from fuse.design import HIDDEN, DesignMatrix, Ingredients, assemble
+from fuse.features import CrossFitted, Features
+from fuse.logits import fit_logits, holdouts_to_fit, logits_for_fold
 
 FOLDS = range(4)
 LEVELS = ("logits", "embedding")
@@ -20,7 +22,7 @@ LEVELS = ("logits", "embedding")
 
 def build_design(cache: FeatureCache, *blocks: Features, fold: int, level: str = "embedding") -> DesignMatrix:
     """Assemble under the cache's plan."""
-    return assemble(cache.plan, cache.clips, blocks, test_fold=fold, level=level)  # type: ignore[arg-type]
+    return assemble(cache.plan, cache.clips, Ingredients(blocks, level), test_fold=fold)  # type: ignore[arg-type]
 
 
 def in_fold(cache: FeatureCache, fold: int) -> list[str]:
@@ -92,10 +94,10 @@ def test_clip_of_a_test_clips_group_is_refused(cache: FeatureCache, fold: int) -
     sister = next(status for status in cache.clips if status.digest in block.seen)
     clips = tuple(replace(status, group=tested.group) if status is sister else status for status in cache.clips)
     with pytest.raises(LeakError, match=r"are of one group, .*--replan"):
-        assemble(cache.plan, clips, [block], test_fold=fold, level="embedding")
+        assemble(cache.plan, clips, Ingredients([block], "embedding"), test_fold=fold)
     assignment = {**cache.plan.assignment, sister.digest: fold}
     with pytest.raises(LeakError, match=f"c3d: .* saw {sister.clip.id}"):
-        assemble(replace(cache.plan, assignment=assignment), clips, [block], test_fold=fold, level="embedding")
+        assemble(replace(cache.plan, assignment=assignment), clips, Ingredients([block], "embedding"), test_fold=fold)
 
 
 def test_clip_that_the_plan_does_not_know_is_refused(cache: FeatureCache) -> None:
@@ -152,26 +154,59 @@ def test_honest_tells_in_sample_rows(cache: FeatureCache) -> None:
 
 
 def test_derived_logits_are_cross_fitted(cache: FeatureCache) -> None:
-    """Each training row's logits come from a fit that left out its fold too; in-sample ones are told."""
+    """A training row's logits come from a fit that left out its fold too, a test row's are the mean of all those."""
     block = cache.block("i3d", "*")
     assert can_cross_fit(cache.plan, cache.clips)
     wanted = holdouts_to_fit(block, cache.plan, cache.clips)
-    assert len(wanted) == 4 + 6
+    assert len(wanted) == 6
     fits = {holdout: fit_logits(block, holdout, cache.plan, cache.clips, random_state=0) for holdout in wanted}
     for fold in FOLDS:
         made = logits_for_fold(fits, cache.plan, cache.clips, test_fold=fold)
         assert isinstance(made, CrossFitted)
         design = build_design(cache, made, fold=fold, level="logits")
-        assert design.honest
-        single = fits[Holdout.of({fold})]
-        assert single.logits is not None
-        assert np.array_equal(design.x_test, single.logits[design.test])
-        assert not single.seen & set(in_fold(cache, fold))
+        assert design.honest and len(design.inner) == 3
+        mean = np.mean([fits[Holdout.of({fold, other})].logits for other in FOLDS if other != fold], axis=0)
+        np.testing.assert_allclose(design.x_test, mean[design.test], atol=1e-6)
         for row, status in enumerate(cache.clips):
             assert all(status.digest not in made.blocks[network].seen for network in made.rows[row])
-        assert not build_design(cache, single, fold=fold, level="logits").honest
-    only_single = {key: value for key, value in fits.items() if len(key.folds or ()) == 1}
-    assert logits_for_fold(only_single, cache.plan, cache.clips, test_fold=0) is fits[Holdout.of({0})]
+            assert len(made.rows[row]) == (3 if design.test[row] else 1)
+    single = fit_logits(block, Holdout.of({0}), cache.plan, cache.clips, random_state=0)
+    assert not single.seen & set(in_fold(cache, 0))
+    assert not build_design(cache, single, fold=0, level="logits").honest
+    assert logits_for_fold({Holdout.of({0}): single}, cache.plan, cache.clips, test_fold=0) is single
+
+
+@pytest.mark.parametrize("fold", FOLDS)
+def test_inner_folds_of_tuned_embeddings_come_from_pair_networks(crossfitted: FeatureCache, fold: int) -> None:
+    """Inner fold j is the embedding of network {j,k}, fitted on the folds that it saw; a false pair is refused."""
+    cache = crossfitted
+    pairs = {other: [cache.block("c3d", {fold, other})] for other in FOLDS if other != fold}
+    parts = Ingredients([cache.block("c3d", {fold})], "embedding", pairs)
+    design = assemble(cache.plan, cache.clips, parts, test_fold=fold)
+    assert not design.honest and len(design.inner) == 3
+    folds = np.array([cache.plan.assignment[digest] for digest in design.digests])
+    present = np.array([not status.missing for status in cache.clips])
+    for other, inner in zip(sorted(pairs), design.inner, strict=True):
+        np.testing.assert_array_equal(inner.held, folds == other)
+        np.testing.assert_array_equal(inner.fit, (folds != other) & (folds != fold))
+        np.testing.assert_array_equal(inner.x[present], pairs[other][0].embedding[present])
+    other, wrong = sorted(pairs)[:2]
+    with pytest.raises(LeakError, match=rf"cannot be used to test fold {other}"):
+        assemble(cache.plan, cache.clips, replace(parts, pairs={other: pairs[wrong]}), test_fold=fold)
+    assert not build_design(cache, cache.block("c3d", {fold}), fold=fold).inner
+
+
+def test_lacking_rows_are_the_mean_of_training_rows(crossfitted: FeatureCache) -> None:
+    """A clip that lacks what a source reads gets the mean over the training rows that have it, in each matrix."""
+    cache = crossfitted
+    block = cache.block("i3d", "*")
+    lacking = np.array([bool(status.missing) for status in cache.clips])
+    assert lacking.sum() == 2 == len(block.absent) and not block.embedding[lacking].any()
+    for fold in FOLDS:
+        design = build_design(cache, block, fold=fold)
+        for matrix, fit in [(design.x, ~design.test), *((inner.x, inner.fit) for inner in design.inner)]:
+            mean = block.embedding[fit & ~lacking].astype(np.float64).mean(axis=0)
+            np.testing.assert_allclose(matrix[lacking], np.stack([mean, mean]))
 
 
 def test_averaged_rows(cache: FeatureCache) -> None:

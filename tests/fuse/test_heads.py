@@ -11,7 +11,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from cache.errors import InputError, UnknownNameError
 from fuse import make_head
 from fuse.heads import HEADS, head_spec
-from fuse.heads_linear import inner_split
+from fuse.inner import inner_split
 
 
 @parametrize_with_checks([make_head(name) for name in HEADS])

@@ -1,0 +1,40 @@
+"""Inner splits of training rows: grouped and stratified, or none where a class has too few groups."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cache.errors import InputError
+from cache.folds import Unit, inner_folds
+
+INNER_FOLDS = 3
+
+
+def inner_split(y: NDArray[np.int64], groups: ArrayLike | None, *, seed: int) -> NDArray[np.int64] | None:
+    """Inner fold of each row, grouped and stratified, or `None` where a class has fewer than 3 groups.
+
+    Parameters
+    ----------
+    y : ndarray of int, shape (N,)
+        Class indices.
+    groups : array-like, shape (N,), or None
+        Rows that stay together; without them every row is its own group.
+    seed : int
+
+    Raises
+    ------
+    InputError
+        If a group carries two labels.
+    """
+    names = [str(row) for row in range(len(y))] if groups is None else [str(group) for group in np.asarray(groups)]
+    if len(names) != len(y):
+        raise InputError(f"{len(names)} groups for {len(y)} rows; give one group a row")
+    members: dict[str, list[int]] = {}
+    for row, name in enumerate(names):
+        members.setdefault(name, []).append(row)
+    units = []
+    for name, rows in members.items():
+        if len({int(y[row]) for row in rows}) > 1:
+            raise InputError(f"group {name!r} carries two labels; rows of a group must share one")
+        units.append(Unit(key=name, label=str(y[rows[0]]), digests=tuple(map(str, rows))))
+    dealt = inner_folds(units, most=INNER_FOLDS, seed=seed)
+    return None if dealt is None else np.array([dealt[str(row)] for row in range(len(y))], dtype=np.int64)

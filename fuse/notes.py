@@ -1,0 +1,67 @@
+"""What a run says of itself: notes that a reader must know, missing views, library versions."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+
+from cache.folds import MIN_INNER_GROUPS, can_cross_fit
+from cache.store import FeatureCache
+from fuse.protocols import LEAKY
+
+UNCALIBRATED = "uncalibrated"
+FEW_GROUPS = f"fewer than {MIN_INNER_GROUPS} groups per class: default settings"
+LEAKY_NOTE = "LEAKY"
+LIBRARIES = ("moodfuse", "numpy", "scipy", "scikit-learn", "lightgbm", "torch", "torchvision", "av")
+
+
+def result_notes(cache: FeatureCache, *, chose: bool, leaky: bool) -> tuple[str, ...]:
+    """What a reader must know of a result; `chose` is whether its settings were chosen in every fold."""
+    found = [LEAKY_NOTE] if leaky else []
+    if not chose:
+        found.append(FEW_GROUPS if has_few_groups(cache) else UNCALIBRATED)
+    return tuple(found)
+
+
+def has_few_groups(cache: FeatureCache) -> bool:
+    """Whether some class has fewer than 3 groups on the training side of some fold, so that nothing can be chosen."""
+    for fold in range(cache.plan.folds):
+        kept = Counter(unit.label for unit in cache.units if cache.plan.assignment[unit.key] != fold)
+        if min(kept[label] for label in cache.classes) < MIN_INNER_GROUPS:
+            return True
+    return False
+
+
+def missing_views(cache: FeatureCache) -> tuple[tuple[str, ...], ...]:
+    """Views that each clip lacks; nothing where every clip has both."""
+    if not any(status.missing for status in cache.clips):
+        return ()
+    return tuple((status.missing,) if status.missing else () for status in cache.clips)
+
+
+def run_notes(cache: FeatureCache, protocol: str, derived: Sequence[str], plans: int) -> Iterator[str]:
+    """What a reader must know of a whole run."""
+    if derived:
+        crossed = protocol != LEAKY and can_cross_fit(cache.plan, cache.clips)
+        how = (
+            "in sample: LEAKY"
+            if protocol == LEAKY
+            else "cross-fitted"
+            if crossed
+            else "in sample, for too few folds hold every class"
+        )
+        yield f"logits of {', '.join(derived)}: logistic regression on the embedding, {how}"
+    if lacking := sum(bool(status.missing) for status in cache.clips):
+        yield f"{lacking} clips lack sound or picture; what they lack was filled in from training folds alone"
+    if plans > 1:
+        yield f"cross-validation was repeated over {plans} fold plans; the table shows the first, all enter `repeated`"
+
+
+def versions() -> tuple[tuple[str, str], ...]:
+    """Installed versions of the libraries that decide a run's numbers; nothing is imported for it."""
+    found: dict[str, str] = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return tuple(found.items())

@@ -1,0 +1,187 @@
+"""What a protocol gives to each outer fold: the blocks of every source, at both levels, for one fold plan.
+
+``crossfit`` reads networks `{k}` and `{j,k}`; ``no-crossfit``, the seed's way, networks `{k}` alone, whose training
+rows are in sample; ``leaky`` the network that saw every clip, over folds of clips instead of groups. Frozen sources
+are cross-fitted under the first two, which costs no network.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from cache.errors import UnknownNameError
+from cache.folds import Unit, can_cross_fit, deal, pair_holdouts, validate
+from cache.records import Block, Holdout, Plan
+from cache.store import FeatureCache
+from fuse.combinations import Combination
+from fuse.design import DesignMatrix, Ingredients, assemble, unguarded
+from fuse.features import Features, Level
+from fuse.logits import fit_logits, holdouts_to_fit, logits_for_fold
+from fuse.workers import Call, run_parallel
+
+Protocol = Literal["crossfit", "no-crossfit", "leaky"]
+CROSSFIT: Protocol = "crossfit"
+NO_CROSSFIT: Protocol = "no-crossfit"
+LEAKY: Protocol = "leaky"
+PROTOCOLS: tuple[Protocol, ...] = (CROSSFIT, NO_CROSSFIT, LEAKY)
+
+
+@dataclass(frozen=True)
+class PlanFeatures:
+    """What every source gives to each outer fold of one plan.
+
+    Attributes
+    ----------
+    plan : Plan
+    protocol : str
+    embedding : mapping of (source, fold) to Block
+    pairs : mapping of (source, Holdout) to Block
+        Pair networks, whose embeddings serve the inner folds.
+    logits : mapping of (source, fold) to Block or CrossFitted
+    derived : tuple of str
+        Sources whose logits were fitted here.
+    """
+
+    plan: Plan
+    protocol: Protocol
+    embedding: Mapping[tuple[str, int], Block]
+    pairs: Mapping[tuple[str, Holdout], Block]
+    logits: Mapping[tuple[str, int], Features]
+    derived: tuple[str, ...]
+
+    def design(self, cache: FeatureCache, sources: Combination, level: Level, fold: int) -> DesignMatrix:
+        """The design matrix of a combination: guarded, unless the protocol is the leaky one."""
+        table: Mapping[tuple[str, int], Features] = self.logits if level == "logits" else self.embedding
+        blocks = [table[source, fold] for source in sources]
+        pairs = self._inner_blocks(sources, fold) if level == "embedding" else {}
+        parts = Ingredients(blocks, level, pairs, cache.plan.seed)
+        make = unguarded if self.protocol == LEAKY else assemble
+        return make(self.plan, cache.clips, parts, test_fold=fold)
+
+    def _inner_blocks(self, sources: Combination, fold: int) -> dict[int, list[Block]]:
+        """For each inner fold the sources' blocks that held it out too; none unless every tuned source has them."""
+        found: dict[int, list[Block]] = {}
+        if not any(self.embedding[source, fold].embedding_tuned for source in sources):
+            return found  # training rows are out of sample as they are
+        for inner in range(self.plan.folds):
+            pair = Holdout.of({inner, fold})
+            blocks = [self._inner_block(source, fold, pair) for source in sources]
+            if inner != fold and all(block is not None for block in blocks):
+                found[inner] = [block for block in blocks if block is not None]
+        return found if len(found) == self.plan.folds - 1 else {}
+
+    def _inner_block(self, source: str, fold: int, pair: Holdout) -> Block | None:
+        block = self.embedding[source, fold]
+        return block if block.holdout.folds is None else self.pairs.get((source, pair))
+
+
+def check_protocol(name: str) -> Protocol:
+    """The protocol itself, if it is one.
+
+    Raises
+    ------
+    UnknownNameError
+    """
+    if name not in PROTOCOLS:
+        raise UnknownNameError("protocol", name, PROTOCOLS)
+    return name
+
+
+def best_protocol(cache: FeatureCache, sources: Sequence[str]) -> Protocol:
+    """``crossfit`` where the cache holds the pair networks of every tuned source of the plan in force."""
+    pairs = pair_holdouts(cache.plan.folds)
+    if cache.plan.folds > 2 and all(cache.has_block(source, pair) for source in sources for pair in pairs):
+        return CROSSFIT
+    return NO_CROSSFIT
+
+
+def clip_plan(cache: FeatureCache) -> Plan:
+    """Folds of clips, whatever their groups: how a leak is made."""
+    units = [Unit(status.digest, status.clip.label, (status.digest,)) for status in cache.clips]
+    assignment = deal(units, folds=cache.plan.folds, seed=cache.plan.seed, placed={})
+    validate(units, assignment, cache.plan.folds)
+    return replace(cache.plan, assignment=assignment)
+
+
+def load_features(
+    cache: FeatureCache, plan: Plan, sources: Sequence[str], protocol: Protocol, *, jobs: int
+) -> PlanFeatures:
+    """Blocks of every source for each outer fold of a plan; sources without logits get theirs here.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+    plan : Plan
+    sources : sequence of str
+    protocol : str
+    jobs : int
+        Worker processes for the fits.
+
+    Raises
+    ------
+    MissingBlockError
+        If a network that the protocol needs is not in the cache.
+    """
+    if protocol == LEAKY:
+        return _leaky_features(cache, plan, sources)
+    folds = range(plan.folds)
+    embedding = {(source, fold): cache.block(source, {fold}, plan=plan) for source in sources for fold in folds}
+    pairs: dict[tuple[str, Holdout], Block] = {}
+    if protocol == CROSSFIT and can_cross_fit(plan, cache.clips):
+        tuned = [source for source in sources if embedding[source, 0].holdout.folds is not None]
+        for source in tuned:
+            for pair in pair_holdouts(plan.folds):
+                pairs[source, pair] = cache.block(source, pair, plan=plan)
+    lacking = [source for source in sources if embedding[source, 0].logits is None]
+    networks = dict(_fitted(cache, plan, {source: embedding[source, 0] for source in lacking}, jobs=jobs))
+    networks |= pairs
+    networks |= {
+        (source, Holdout.of(fold)): block for (source, fold), block in embedding.items() if block.logits is not None
+    }
+    logits: dict[tuple[str, int], Features] = {}
+    for source, fold in embedding:
+        own = {holdout: block for (owner, holdout), block in networks.items() if owner == source}
+        logits[source, fold] = logits_for_fold(own, plan, cache.clips, test_fold=fold)
+    return PlanFeatures(plan, protocol, embedding, pairs, logits, tuple(lacking))
+
+
+def _fitted(
+    cache: FeatureCache, plan: Plan, blocks: Mapping[str, Block], *, jobs: int
+) -> Iterator[tuple[tuple[str, Holdout], Block]]:
+    """Logits of sources that have none, one fit a holdout."""
+    wanted = [
+        (source, holdout) for source, block in blocks.items() for holdout in holdouts_to_fit(block, plan, cache.clips)
+    ]
+    calls: Iterator[Call] = (
+        (fit_logits, (blocks[source], holdout, plan, cache.clips), {"random_state": cache.plan.seed})
+        for source, holdout in wanted
+    )
+    yield from zip(wanted, run_parallel(calls, total=len(wanted), jobs=jobs, what="fitting logits"), strict=True)
+
+
+def _leaky_features(cache: FeatureCache, plan: Plan, sources: Sequence[str]) -> PlanFeatures:
+    """One network for all folds: the one that saw every clip; a frozen source's logits are fitted on all clips."""
+    embedding: dict[tuple[str, int], Block] = {}
+    logits: dict[tuple[str, int], Features] = {}
+    derived = []
+    for source in sources:
+        block = cache.block(source, "{}")
+        if block.logits is None:
+            derived.append(source)
+        full = _with_leaky_logits(cache, block) if block.logits is None else block
+        for fold in range(plan.folds):
+            embedding[source, fold], logits[source, fold] = block, full
+    return PlanFeatures(plan, LEAKY, embedding, {}, logits, tuple(derived))
+
+
+def _with_leaky_logits(cache: FeatureCache, block: Block) -> Block:
+    from fuse.heads import make_head
+
+    index = np.array([cache.classes.index(status.clip.label) for status in cache.clips])
+    having = np.array([digest not in block.absent for digest in block.digests])
+    x = block.embedding.astype(np.float64)
+    head = make_head("softmax", random_state=cache.plan.seed).fit(x[having], index[having])
+    scores = head.decision_scores(x)
+    return replace(block, logits=(scores - scores.mean(axis=1, keepdims=True)).astype(np.float32))

@@ -1,0 +1,191 @@
+"""Nothing fitted for fold k depends on fold k; and a leak put into any fitting step is seen.
+
+The first test replaces labels and features of fold k's rows by noise and compares, bit for bit, everything that is
+fitted for it. The others put one deliberate leak into the code, step by step, and ask the same question: it must be no.
+"""
+
+import inspect
+import sys
+import textwrap
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+import pytest
+
+from cache.errors import LeakError
+from cache.records import Block, Holdout
+from cache.store import FeatureCache
+from fuse.ablation import Row, fit_head, predict_fold
+from fuse.design import Ingredients, assemble
+from fuse.features import LEVELS
+from fuse.heads import HEADS
+from fuse.protocols import CROSSFIT, load_features
+
+FOLD = 1
+SOURCES = (("i3d",), ("c3d", "i3d"))
+ROWS = [Row(*item) for item in product(SOURCES, HEADS, LEVELS) if item[2] in HEADS[item[1]].levels]
+QUICK = [row for row in ROWS if row.head in ("softmax", "mean")]
+
+
+def perturbed(cache: FeatureCache, fold: int) -> FeatureCache:
+    """The cache with other labels and features for a fold's clips, in every block."""
+    other = FeatureCache(cache.path)
+    held = {digest for digest, at in cache.plan.assignment.items() if at == fold}
+    turn = dict(zip(cache.classes, cache.classes[1:] + cache.classes[:1], strict=True))
+    other.__dict__["clips"] = tuple(
+        replace(status, clip=replace(status.clip, label=turn[status.clip.label])) if status.digest in held else status
+        for status in cache.clips
+    )
+    rows = np.array([status.digest in held for status in cache.clips])[:, None]
+    rng = np.random.default_rng(9)
+
+    def block(source: str, holdout: object, *, plan: object = None) -> Block:
+        original = cache.block(source, holdout, plan=plan)  # type: ignore[arg-type]
+
+        def noisy(values: np.ndarray | None) -> np.ndarray | None:
+            noise = None if values is None else rng.normal(size=values.shape).astype(np.float32) * 5 + 3
+            return None if values is None else np.where(rows, noise, values)
+
+        embedding, logits = noisy(original.embedding), noisy(original.logits)
+        assert embedding is not None
+        return replace(original, embedding=embedding, logits=logits)
+
+    other.block = block  # type: ignore[method-assign]
+    return other
+
+
+def fitted(cache: FeatureCache, fold: int, rows: list[Row]) -> dict[str, list[np.ndarray]]:
+    """Everything that is fitted for a fold: matrices, choices, and the heads' own numbers."""
+    features = load_features(cache, cache.plan, ("c3d", "i3d"), CROSSFIT, jobs=1)
+    found: dict[str, list[np.ndarray]] = {}
+    for row in rows:
+        design = features.design(cache, row.sources, row.level, fold)
+        model, choice = fit_head(design, row.head, 0)
+        parts = [np.array([choice.temperature, *map(float, choice.settings.values())]), design.x_train]
+        parts += [matrix for inner in design.inner for matrix in (inner.x[inner.fit], inner.x[inner.held])]
+        names = ("coef_", "intercept_", "mean_", "scale_", "C_", "rounds_")
+        parts += [np.asarray(getattr(model, name)) for name in names if hasattr(model, name)]
+        if row.head == "lightgbm":
+            parts.append(np.array([model.model_.booster_.model_to_string()]))
+        found[f"{'+'.join(row.sources)} {row.head} {row.level}"] = parts
+    return found
+
+
+def differing(cache: FeatureCache, rows: list[Row], fold: int = FOLD) -> list[str]:
+    """Results whose fits depend on the rows of the fold under test."""
+    clean, noisy = fitted(cache, fold, rows), fitted(perturbed(cache, fold), fold, rows)
+    return [
+        name
+        for name, parts in clean.items()
+        if len(parts) != len(noisy[name])
+        or not all(np.array_equal(one, two) for one, two in zip(parts, noisy[name], strict=True))
+    ]
+
+
+def test_test_rows_enter_no_fit(crossfitted: FeatureCache) -> None:
+    """Noise in fold k leaves everything that was fitted for fold k bit-equal, for every head and level."""
+    assert differing(crossfitted, ROWS) == []
+    assert {row.head for row in ROWS} == set(HEADS)
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A leak: some text of a function of the code, and what it becomes."""
+
+    step: str
+    where: str
+    old: str
+    new: str
+
+
+INNER = "fuse.design._inner_folds"
+MUTATIONS = (
+    Mutation(
+        "scaler", "fuse.design.DesignMatrix.x_train", "self.x[~self.test]", "(self.x - self.x.mean(axis=0))[~self.test]"
+    ),
+    Mutation("imputation", "fuse.design._matrix", "known = fit & ~absent", "known = ~absent"),
+    Mutation(
+        "head",
+        "fuse.ablation.fit_head",
+        "design.x_train, design.y_train, groups=design.groups_train",
+        "design.x, np.maximum(design.y, 0), groups=design.groups",
+    ),
+    Mutation("C and rounds of honest rows", INNER, "fit, inner == number)", "fit | rows.test, inner == number)"),
+    Mutation("C and rounds in pair networks", INNER, "fit, folds == number)", "fit | rows.test, folds == number)"),
+    Mutation("temperature", INNER, "fit, inner == number)", "fit, (inner == number) | rows.test)"),
+    Mutation(
+        "temperature of mean",
+        "fuse.choice.choose",
+        "design.x_train)\n        return Choice({}, best_temperature(chances, design.y_train)",
+        "design.x)\n        return Choice({}, best_temperature(chances, np.maximum(design.y, 0))",
+    ),
+    Mutation("derived logits", "fuse.logits.fit_logits", "status.digest] not in folds", "status.digest] != folds[0]"),
+    Mutation("network of a fold", "fuse.protocols.load_features", "(source, {fold}", "(source, {(fold + 1) % 4}"),
+)
+
+
+def plant(mutation: Mutation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a leak into the code for one test, wherever the function is known by name."""
+    path, _, name = mutation.where.rpartition(".")
+    module = sys.modules.get(path) or sys.modules[path.rpartition(".")[0]]
+    owner = module if path in sys.modules else getattr(module, path.rpartition(".")[2])
+    found = vars(owner)[name]
+    source = textwrap.dedent(inspect.getsource(found.fget if isinstance(found, property) else found))
+    assert mutation.old in source, f"{mutation.where} no longer holds {mutation.old!r}"
+    namespace = dict(vars(module))
+    exec(compile(source.replace(mutation.old, mutation.new), mutation.where, "exec"), namespace)
+    users = [owner, *(sys.modules[item] for item in ("fuse.protocols", "fuse.logits", "fuse.ablation"))]
+    for user in users:
+        if vars(user).get(name) is found:
+            monkeypatch.setattr(user, name, namespace[name])
+    if globals().get(name) is found:
+        monkeypatch.setitem(globals(), name, namespace[name])
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.step)
+def test_a_planted_leak_is_seen(crossfitted: FeatureCache, mutation: Mutation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a leak in one fitting step, fits depend on the test rows, or the guard refuses to go on."""
+    plant(mutation, monkeypatch)
+    try:
+        found = differing(crossfitted, QUICK)
+    except (LeakError, ValueError) as error:
+        found = [str(error)]
+    assert found, f"the leak in {mutation.step} went unseen"
+
+
+def leak_of(cache: FeatureCache, number: int) -> None:
+    """Declare one leak, of three kinds in turn, and use it as the ablation would."""
+    rng = np.random.default_rng(number)
+    fold = int(rng.integers(4))
+    clips = cache.clips
+    tested = [status for status in clips if cache.plan.assignment[status.digest] == fold]
+    others = [status for status in clips if cache.plan.assignment[status.digest] != fold]
+    victim, sister = tested[rng.integers(len(tested))], others[rng.integers(len(others))]
+    level = LEVELS[rng.integers(2)]
+    block = cache.block("c3d", {fold})
+    if number % 3 == 0:
+        held = [other for other in range(4) if other != fold]
+        wrong = cache.block("c3d", set(rng.choice(held, int(rng.integers(1, 3)), replace=False).tolist()))
+        claims = (wrong.holdout, Holdout.of(fold), Holdout.frozen(), Holdout.of(range(4)))
+        block = replace(wrong, holdout=claims[rng.integers(4)])
+    elif number % 3 == 1:
+        clips = tuple(replace(item, group=victim.group) if item is sister else item for item in clips)
+    else:
+        clips = tuple(replace(item, file_sha256=victim.file_sha256) if item is sister else item for item in clips)
+    assemble(cache.plan, clips, Ingredients([block], level), test_fold=fold)
+
+
+def test_a_hundred_declared_leaks_are_refused(crossfitted: FeatureCache) -> None:
+    """Wrong holdouts, groups in two folds and the same bytes in two groups are refused, one and all."""
+    for number in range(102):
+        with pytest.raises(LeakError, match=r"saw|holdout|group|same file"):
+            leak_of(crossfitted, number)
+
+
+def test_predictions_of_other_folds_do_not_enter(crossfitted: FeatureCache) -> None:
+    """The control: an unchanged cache gives the same prediction twice."""
+    features = load_features(crossfitted, crossfitted.plan, ("c3d", "i3d"), CROSSFIT, jobs=1)
+    design = features.design(crossfitted, ("c3d", "i3d"), "logits", FOLD)
+    one, two = (predict_fold(design, "softmax", 0) for _ in range(2))
+    assert np.array_equal(one.scaled, two.scaled)
