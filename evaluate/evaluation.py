@@ -1,7 +1,7 @@
 """A scored run: what stage three finds out about it. `evaluate.report` writes it down."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,7 +11,12 @@ from cache.audits import Audit
 from cache.errors import InputError
 from cache.runs import Result, Run
 from evaluate import metrics
+from evaluate.calibration import calibration
+from evaluate.inflation import inflation
+from evaluate.metrics import Labels
+from evaluate.paired import Pair, paired_tests
 from evaluate.records import (
+    Baseline,
     Calibration,
     ClassScore,
     FoldScore,
@@ -21,11 +26,16 @@ from evaluate.records import (
     RepeatedScore,
     SourceWorth,
 )
-from evaluate.scoring import Score, check_labels, score
-from evaluate.uncertainty import DRAWS, few_groups_warning
+from evaluate.repeats import repeated_score
+from evaluate.scoring import Score, check_labels, check_probabilities, class_scores, score_draws
+from evaluate.selection import corrected_best
+from evaluate.shapley import NETWORK, source_worths
+from evaluate.uncertainty import DRAWS, draw_groups, few_groups_warning
 
-NETWORK = "network"
 LEAKY = "leaky"
+MEAN_WAY = ("mean", "logits")
+BEST_SOURCE: Baseline = "best single source"
+MEAN: Baseline = "mean"
 METRICS_PER_FOLD = {"accuracy": metrics.accuracy, "macro_f1": metrics.macro_f1, "auc": metrics.auc}
 Tick = Callable[[str], None]
 
@@ -44,6 +54,7 @@ class ResultScore:
     calibration : Calibration or None
         `None` where the run kept no unscaled probabilities.
     repeated : RepeatedScore or None
+        `None` where cross-validation was not repeated.
     complete : Score or None
         On the clips that lack no view; `None` where none lacks any.
     """
@@ -142,16 +153,38 @@ class Evaluation:
             f"{uncalibrated} of {len(self.scored)} results are uncalibrated: their settings stayed at the defaults"
             if uncalibrated
             else None,
-            f"the best of {len(self.scored)} results is an optimistic pick; its score is not corrected for the choice"
-            if len(self.scored) > 1
+            self._selection_note,
+            "the best single source was chosen on these same clips, which favours it: a fusion is found better than it "
+            "too seldom rather than too often"
+            if any(test.baseline == BEST_SOURCE for test in self.paired)
             else None,
-            f"intervals: bootstrap percentiles over {self.group_count} groups, {self.draws} draws, seed {self.seed}",
+            f"intervals are 95 % t intervals over {self.group_count} groups from {self.draws} bootstrap draws, "
+            f"seed {self.seed}; they answer for other clips, not for other training",
         ]
         return tuple(dict.fromkeys(note for note in found if note))
 
+    @property
+    def _selection_note(self) -> str | None:
+        """What the best result is worth once its choice is corrected for."""
+        if self.headline is None or np.isnan(self.headline.corrected):
+            return None
+        ends = self.headline.corrected_ci95
+        return (
+            f"the best of {self.headline.candidates} results shows {self.headline.accuracy:.3f}, an optimistic pick; "
+            f"corrected for the choice it is {self.headline.corrected:.3f} [{ends.low:.2f}, {ends.high:.2f}]"
+        )
 
-def evaluate_run(run: Run, *, draws: int = DRAWS, seed: int = 0, tick: Tick | None = None) -> Evaluation:
-    """Score every result of a run.
+
+def evaluate_run(
+    run: Run,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+    tick: Tick | None = None,
+    leaky: Run | None = None,
+    audit: Audit | None = None,
+) -> Evaluation:
+    """Score every result of a run, and compare them.
 
     Parameters
     ----------
@@ -159,30 +192,94 @@ def evaluate_run(run: Run, *, draws: int = DRAWS, seed: int = 0, tick: Tick | No
     draws, seed : int
         Of the bootstrap; all results share the draws.
     tick : callable of str, optional
-        Called with a result's name when it is scored.
+        Called with a result's name when it is scored, and with what is done after.
+    leaky : Run, optional
+        The same under the leaky protocol: what the leak is worth is reported.
+    audit : Audit, optional
+        Handed on to the report.
 
     Raises
     ------
     InputError
-        If the run has no result, or a result cannot be scored.
+        If the run has no result, a result cannot be scored, or `leaky` is of other clips.
     """
     if not run.results:
         raise InputError(f"run {run.name} holds no result; run fuse again under another --run name")
-    _, labels = check_labels(run.labels, run.classes, (len(run.ids), len(run.classes)))
-    folds = np.asarray(run.folds)
+    if draws < 1:
+        raise InputError(f"draws is {draws}; expected 1 or more, such as {DRAWS}")
+    said = tick or (lambda name: None)
+    inflated = inflation(run, leaky, draws=draws, seed=seed) if leaky is not None else None
     scored = []
+    for item in _score_results(run, draws, seed):
+        scored.append(item)
+        said(item.result.name)
+    labels = _labels(run)
+    table = {result.name: result.probabilities for result in run.results}
+    headline = corrected_best(labels, table, run.groups, draws=draws, seed=seed) if len(table) > 1 else None
+    said("the choice of the best")
+    pairs = baseline_pairs(scored)
+    paired = paired_tests(labels, table, run.groups, pairs=pairs, draws=draws, seed=seed)
+    said("paired tests")
+    rows = {(result.sources, result.head, result.level): result.probabilities for result in run.results}
+    worth = source_worths(labels, rows, run.groups, draws=draws, seed=seed)
+    said("worth of the sources")
+    return Evaluation(run, tuple(scored), draws, seed, headline, paired, worth, inflated, audit)
+
+
+def _labels(run: Run) -> Labels:
+    return check_labels(run.labels, run.classes, (len(run.ids), len(run.classes)))[1]
+
+
+def _score_results(run: Run, draws: int, seed: int) -> Iterator[ResultScore]:
+    """Each result's score, alone; the draws are shared."""
+    labels, folds = _labels(run), np.asarray(run.folds)
+    plans = np.array([run.folds, *run.repeat_folds])
+    drawn = draw_groups(run.groups, draws=draws, seed=seed)
+    whole = np.array([not missing for missing in run.missing] or [True] * len(labels))
+    # Where every clip lacks a view, none is left to score.
+    some = None if whole.all() or not whole.any() else draw_groups(_kept(run.groups, whole), draws=draws, seed=seed)
     for result in run.results:
         try:
-            total = score(labels, result.probabilities, run.groups, classes=run.classes, draws=draws, seed=seed)
+            values = check_probabilities(result.probabilities)
         except InputError as error:
             raise InputError(f"run {run.name}, {result.name}: {error}") from error
-        per_fold = [_fold_score(int(fold), labels, result.probabilities, folds == fold) for fold in np.unique(folds)]
-        scored.append(ResultScore(result, total, tuple(per_fold)))
-        if tick is not None:
-            tick(result.name)
-    return Evaluation(run, tuple(scored), draws, seed)
+        yield ResultScore(
+            result=result,
+            score=score_draws(labels, values, drawn, classes=run.classes),
+            per_fold=tuple(_fold_score(int(fold), labels, values, folds == fold) for fold in np.unique(folds)),
+            per_class=class_scores(labels, values, run.classes),
+            calibration=None
+            if result.unscaled is None
+            else calibration(labels, result.unscaled, values, result.temperatures, draws=draws, seed=seed),
+            repeated=None
+            if result.repeats is None
+            else repeated_score(labels, np.concatenate([values[None], result.repeats]), plans),
+            complete=None if some is None else score_draws(labels[whole], values[whole], some, classes=run.classes),
+        )
 
 
-def _fold_score(fold: int, labels: np.ndarray, probabilities: np.ndarray, rows: np.ndarray) -> FoldScore:
+def _kept(names: tuple[str, ...], rows: np.ndarray) -> list[str]:
+    return [name for name, keep in zip(names, rows, strict=True) if keep]
+
+
+def baseline_pairs(scored: Sequence[ResultScore]) -> list[Pair]:
+    """What is tested against what: each fusion against the best network row, and the mean of its sources' logits.
+
+    The best network is that of the highest accuracy, equals told apart by log loss, then by name.
+    """
+    fusions = [item.result for item in scored if not item.is_network]
+    networks = [item for item in scored if item.is_network]
+    pairs: list[Pair] = []
+    if networks:
+        best = min(networks, key=lambda item: item.rank).result.name
+        pairs += [(result.name, best, BEST_SOURCE) for result in fusions]
+    means = {result.sources: result.name for result in fusions if (result.head, result.level) == MEAN_WAY}
+    for result in fusions:
+        if result.sources in means and result.name != means[result.sources]:
+            pairs.append((result.name, means[result.sources], MEAN))
+    return pairs
+
+
+def _fold_score(fold: int, labels: Labels, probabilities: np.ndarray, rows: np.ndarray) -> FoldScore:
     values = {name: float(metric(labels[rows], probabilities[rows])) for name, metric in METRICS_PER_FOLD.items()}
     return FoldScore(fold=fold, clips=int(rows.sum()), **values)

@@ -8,7 +8,8 @@ import csv
 import io
 import json
 import math
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 
 from cache import FeatureCache
@@ -16,8 +17,11 @@ from cache.parts import write_text
 from cache.runs import Run, run_folder
 from evaluate.evaluation import METRICS_PER_FOLD, Evaluation, ResultScore, Tick
 from evaluate.records import FoldScore, Interval
+from evaluate.scoring import Score
+from evaluate.uncertainty import METRICS, UNDEFINED
 
 SCHEMA = 1
+LEAKY_MARK = "LEAKY"
 
 
 @dataclass(frozen=True)
@@ -40,42 +44,80 @@ def _ends(interval: Interval) -> list[float | None]:
     return [_plain(interval.low), _plain(interval.high)]
 
 
+def _value(found: object) -> object:
+    """A record as JSON has it: an interval as its two ends, any other by its fields, NaN as null."""
+    if isinstance(found, Interval):
+        return _ends(found)
+    if is_dataclass(found):
+        return {field.name: _value(getattr(found, field.name)) for field in fields(found)}
+    if isinstance(found, tuple | list):
+        return [_value(item) for item in found]
+    return _plain(found) if isinstance(found, float) else found
+
+
 def metrics_values(evaluation: Evaluation) -> dict[str, object]:
-    """Content of `metrics.json`; results in the order of the run."""
+    """Content of `metrics.json`; results in the order of the run, no key where a record is `None`."""
     run = evaluation.run
+    leaky = bool(evaluation.marker)
+    found = {"headline": evaluation.headline, "inflation": evaluation.inflation, "audit": evaluation.audit}
     return {
         "schema": SCHEMA,
         "run": run.name,
+        **({"leaky": True} if leaky else {}),
         "classes": list(run.classes),
         "clips": len(run.ids),
         "groups": evaluation.group_count,
         "folds": run.fold_count,
         "protocol": run.protocol,
+        "seed": evaluation.seed,
+        "draws": evaluation.draws,
+        "recipes": dict(run.recipes),
+        "versions": dict(run.versions),
+        "commands": list(run.commands),
+        "missing": dict(sorted(Counter(view for views in run.missing for view in views).items())),
         "notes": list(evaluation.notes),
-        "results": [_result_values(item) for item in evaluation.scored],
+        **{name: _value(record) for name, record in found.items() if record is not None},
+        "paired": [{**_fields(test), "sentence": test.sentence} for test in evaluation.paired],
+        "shapley": [_fields(worth) for worth in evaluation.worth],
+        "results": [_result_values(item, leaky=leaky) for item in evaluation.scored],
     }
 
 
-def _result_values(item: ResultScore) -> dict[str, object]:
-    total = item.score
+def _fields(record: object) -> dict[str, object]:
+    return dict(_value(record))  # type: ignore[call-overload]
+
+
+def _result_values(item: ResultScore, *, leaky: bool) -> dict[str, object]:
     folds = ({key: getattr(fold, key) for key in ("fold", "clips")} | _fold_values(fold) for fold in item.per_fold)
     return {
         "sources": list(item.result.sources),
         "head": item.result.head,
         "level": item.result.level,
-        "accuracy": _plain(total.accuracy),
-        "accuracy_ci95": _ends(total.accuracy_ci95),
-        "macro_f1": _plain(total.macro_f1),
-        "macro_f1_ci95": _ends(total.macro_f1_ci95),
-        "auc": _plain(total.auc),
-        "auc_ci95": _ends(total.auc_ci95),
-        "log_loss": _plain(total.log_loss),
-        "log_loss_ci95": _ends(total.log_loss_ci95),
-        "ece": _plain(total.ece),
+        **_score_values(item.score),
         "per_fold": list(folds),
-        "confusion_matrix": total.confusion_matrix.tolist(),
-        "notes": list(item.result.notes),
+        "per_class": _value(item.per_class),
+        "calibration": _value(item.calibration),
+        "repeated": _value(item.repeated),
+        "complete": None if item.complete is None else {"clips": item.complete.clips, **_score_values(item.complete)},
+        "confusion_matrix": item.score.confusion_matrix.tolist(),
+        "notes": _notes(item, leaky=leaky),
     }
+
+
+def _score_values(score: Score) -> dict[str, object]:
+    """Every metric and its interval."""
+    return {
+        key: value
+        for name in METRICS
+        for key, value in (
+            (name, _plain(getattr(score, name))),
+            (f"{name}_ci95", _ends(getattr(score, f"{name}_ci95"))),
+        )
+    }
+
+
+def _notes(item: ResultScore, *, leaky: bool) -> list[str]:
+    return [*([LEAKY_MARK] if leaky else []), *item.result.notes]
 
 
 def _fold_values(fold: FoldScore) -> dict[str, float | None]:
@@ -83,25 +125,43 @@ def _fold_values(fold: FoldScore) -> dict[str, float | None]:
 
 
 def metrics_table(evaluation: Evaluation) -> str:
-    """Content of `metrics.csv`: one row a result, in the order of the run; empty where not defined."""
-    rows = []
-    for item in evaluation.scored:
-        values = _result_values(item)
-        row: dict[str, object] = {
-            "sources": "+".join(item.result.sources),
-            "head": item.result.head,
-            "level": item.result.level,
-        }
-        for name in ("accuracy", "macro_f1", "auc", "log_loss"):
-            interval: Interval = getattr(item.score, f"{name}_ci95")
-            low, high = _ends(interval)
-            row |= {name: values[name], f"{name}_ci95_low": low, f"{name}_ci95_high": high}
-        rows.append({**row, "ece": values["ece"], "clips": item.score.clips, "notes": "; ".join(item.result.notes)})
+    """Content of `metrics.csv`: one row a result, in the order of the run; empty where not defined.
+
+    `corrected` and its interval stand in the row of the best result only: they are what choosing it is worth.
+    `protocol` is ``LEAKY`` where the run measures a leak.
+    """
     text = io.StringIO()
+    rows = [_row(evaluation, item) for item in evaluation.scored]
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def _row(evaluation: Evaluation, item: ResultScore) -> dict[str, object]:
+    leaky = bool(evaluation.marker)
+    row: dict[str, object] = {
+        "sources": "+".join(item.result.sources),
+        "head": item.result.head,
+        "level": item.result.level,
+        "protocol": evaluation.marker or evaluation.run.protocol,
+    }
+    for name in METRICS:
+        row |= {name: _plain(getattr(item.score, name)), **_end_columns(name, getattr(item.score, f"{name}_ci95"))}
+    headline = evaluation.headline
+    chosen = headline is not None and headline.result == item.result.name
+    corrected = (headline.corrected, headline.corrected_ci95) if headline and chosen else (math.nan, UNDEFINED)
+    row |= {"corrected": _plain(corrected[0]), **_end_columns("corrected", corrected[1])}
+    repeated = item.repeated
+    row |= {"repeats": repeated.repeats if repeated else None}
+    row |= {"repeated_accuracy": _plain(repeated.accuracy if repeated else math.nan)}
+    row |= _end_columns("repeated_accuracy", repeated.ci95 if repeated else UNDEFINED)
+    return {**row, "clips": item.score.clips, "notes": "; ".join(_notes(item, leaky=leaky))}
+
+
+def _end_columns(name: str, interval: Interval) -> dict[str, float | None]:
+    low, high = _ends(interval)
+    return {f"{name}_ci95_low": low, f"{name}_ci95_high": high}
 
 
 def default_folder(cache: FeatureCache, run: Run) -> Path:

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cache.errors import InputError
-from evaluate.metrics import Floats, Labels, confusion_matrix
-from evaluate.records import Interval
-from evaluate.uncertainty import DRAWS, METRICS, bootstrap_intervals, few_groups_warning
+from evaluate.metrics import Floats, Labels, class_aucs, confusion_matrix
+from evaluate.records import ClassScore, Interval
+from evaluate.uncertainty import DRAWS, METRICS, GroupDraws, bootstrap_intervals, draw_groups, few_groups_warning
 
 _SUM_TOLERANCE = 1e-6
 
@@ -60,7 +60,7 @@ def score(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Score:
-    """Metrics of class probabilities, with 95 % bootstrap intervals over groups.
+    """Metrics of class probabilities, with 95 % intervals over groups.
 
     Parameters
     ----------
@@ -96,18 +96,54 @@ def score(
         raise InputError(f"{len(members)} groups for {len(index)} clips; give one group a clip")
     if draws < 1:
         raise InputError(f"draws is {draws}; expected 1 or more, such as {DRAWS}")
-    intervals = bootstrap_intervals(index, values, members, draws=draws, seed=seed)
-    group_count = len(set(members))
-    warning = few_groups_warning(group_count)
+    return score_draws(index, values, draw_groups(members, draws=draws, seed=seed), classes=names)
+
+
+def score_draws(labels: Labels, probabilities: Floats, draws: GroupDraws, *, classes: tuple[str, ...]) -> Score:
+    """`score` of checked input, with draws that several results share.
+
+    Parameters
+    ----------
+    labels : ndarray of int64, shape (N,)
+    probabilities : ndarray of float64, shape (N, C)
+    draws : GroupDraws
+    classes : tuple of str, length C
+    """
+    intervals = bootstrap_intervals(labels, probabilities, draws)
+    warning = few_groups_warning(draws.groups)
     return Score(
-        classes=names,
-        clips=len(index),
-        groups=group_count,
-        confusion_matrix=confusion_matrix(index, values),
+        classes=classes,
+        clips=len(labels),
+        groups=draws.groups,
+        confusion_matrix=confusion_matrix(labels, probabilities),
         notes=(warning,) if warning else (),
-        **{name: float(metric(index, values)) for name, metric in METRICS.items()},  # type: ignore[arg-type]
+        **{name: float(metric(labels, probabilities)) for name, metric in METRICS.items()},  # type: ignore[arg-type]
         **{f"{name}_ci95": interval for name, interval in intervals.items()},  # type: ignore[arg-type]
     )
+
+
+def class_scores(labels: Labels, probabilities: Floats, classes: Sequence[str]) -> tuple[ClassScore, ...]:
+    """Each class against the rest.
+
+    Parameters
+    ----------
+    labels : ndarray of int64, shape (N,)
+    probabilities : ndarray of float64, shape (N, C)
+    classes : sequence of str, length C
+
+    Returns
+    -------
+    tuple of ClassScore
+        Precision is NaN where the class is never predicted, recall where it is never true, F1 where it is neither.
+    """
+    matrix = confusion_matrix(labels, probabilities).astype(np.float64)
+    hits, true, predicted = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
+    shares = (
+        np.divide(parts, wholes, out=np.full(len(hits), np.nan), where=wholes > 0)
+        for parts, wholes in ((hits, predicted), (hits, true), (2 * hits, true + predicted))
+    )
+    rows = zip(classes, true, *shares, class_aucs(labels, probabilities), strict=True)
+    return tuple(ClassScore(label, int(clips), *map(float, numbers)) for label, clips, *numbers in rows)
 
 
 def check_probabilities(probabilities: ArrayLike) -> Floats:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from math import isnan
+from typing import Any
+
 import click
 from rich.box import SIMPLE, SIMPLE_HEAD
 from rich.columns import Columns
@@ -11,8 +15,10 @@ from rich.table import Table
 from evaluate.compare import FUSION, NETWORKS, OURS, ComparedRow, Comparison, recipe_of
 from evaluate.evaluation import Evaluation, ResultScore
 from evaluate.published import ClassCounts
+from evaluate.records import Inflation, Interval
 
 TABLE_WIDTH = 132
+_COMPACT: dict[str, Any] = {"box": SIMPLE, "title_justify": "left", "padding": (0, 1, 0, 0), "pad_edge": False}
 COMPARISON_WIDTH = 100
 OPTIMIZERS = {"adam": "Adam", "sgd": "SGD", "": "other"}
 """How optimizers are written; a row of another recipe says so."""
@@ -25,46 +31,135 @@ def _console() -> Console:
 
 
 def print_table(evaluation: Evaluation) -> None:
-    """Print every result, networks first and better ones first, then folds of the best, baseline and notes."""
+    """Print the headline, every result, networks first and better ones first, what was compared, and what to mind."""
     console = _console()
-    run = evaluation.run
-    size = f"{len(run.ids)} clips, {evaluation.group_count} groups, {run.fold_count} folds"
-    title = f"{evaluation.marker} run {run.name}: {size}"
-    table = Table(title=f"{title}, protocol {run.protocol}".strip(), box=SIMPLE, title_justify="left")
-    for name in ("sources", "head", "level"):
-        table.add_column(name, overflow="fold")
-    for name in ("accuracy [95 %]", "macro F1 [95 %]", "AUC [95 %]", "log loss"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("")
-    for item in evaluation.networks:
-        table.add_row(*_row(item))
-    table.add_section()
-    for item in evaluation.fusions:
-        table.add_row(*_row(item))
-    console.print(table)
+    if evaluation.headline is not None:
+        click.echo(headline_sentence(evaluation))
+    console.print(_results_table(evaluation))
     label, share = evaluation.majority
     best = evaluation.best
     folds = ", ".join(f"{fold.accuracy:.2f} ({fold.clips})" for fold in best.per_fold)
     click.echo(f"best: {best.result.name}; accuracy by fold (clips): {folds}")
-    click.echo(f"baseline: always {label!r} is right for {share:.3f}; chance is {1 / len(run.classes):.3f}")
+    if best.repeated is not None and best.repeated.repeats > 1:
+        ends = _ends(best.repeated.ci95)
+        click.echo(f"  over {best.repeated.repeats} fold plans: {best.repeated.accuracy:.3f} {ends}, training included")
+    click.echo(f"baseline: always {label!r} is right for {share:.3f}; chance is {1 / len(evaluation.run.classes):.3f}")
     if any(item.result.notes for item in evaluation.scored):
         click.echo("u: uncalibrated; d: default settings, too few groups to choose")
+    for sentence in paired_sentences(evaluation):
+        click.echo(sentence)
+    if evaluation.worth:
+        console.print(_worth_table(evaluation))
+        click.echo("Shapley value: what a source adds on average over all orders of adding; lost: all minus all others")
+    if evaluation.inflation is not None:
+        console.print(_inflation_table(evaluation.inflation))
+        mean = evaluation.inflation.mean_points
+        click.echo(f"mean of the fusions: {100 * mean:+.1f} points {_points(evaluation.inflation.mean_points_ci95)}")
     for note in evaluation.notes:
         click.echo(f"note: {note}")
 
 
-def _row(item: ResultScore) -> tuple[str, ...]:
+def headline_sentence(evaluation: Evaluation) -> str:
+    """The first line of a report: what "take the best" is worth, in words; empty for a single result."""
+    found = evaluation.headline
+    if found is None:
+        return ""
+    if isnan(found.corrected):
+        return f"headline: the best of {found.candidates} results, {found.result}, shows {found.accuracy:.2f}"
+    where = "on clips that its networks saw (LEAKY)" if evaluation.marker else "on new clips"
+    return (
+        f"headline: taking the best of {found.candidates} results gives {found.corrected:.2f} "
+        f"{_ends(found.corrected_ci95)} {where} (the best, {found.result}, shows {found.accuracy:.2f} uncorrected)"
+    )
+
+
+def paired_sentences(evaluation: Evaluation) -> Iterator[str]:
+    """The paired tests that found something, one a line, and how many did not."""
+    tests = evaluation.paired
+    mark = f"{evaluation.marker} " if evaluation.marker else ""
+    undecided = sum(test.verdict == "cannot tell" for test in tests)
+    for test in tests:
+        if test.verdict != "cannot tell":
+            yield f"{mark}{test.baseline}: {test.sentence}"
+    if undecided:
+        against = " and ".join(dict.fromkeys(f"the {test.baseline}" for test in tests))
+        yield f"{mark}paired tests against {against}: {undecided} of {len(tests)} comparisons: these clips cannot tell"
+
+
+def _results_table(evaluation: Evaluation) -> Table:
+    run = evaluation.run
+    size = f"{len(run.ids)} clips, {evaluation.group_count} groups, {run.fold_count} folds"
+    title = f"{evaluation.marker} run {run.name}: {size}"
+    table = Table(title=f"{title}, protocol {run.protocol}".strip(), **_COMPACT)
+    for name in ("sources", "head", "level"):
+        table.add_column(name, overflow="fold")
+    for name in ("accuracy [95 %]", "macro F1 [95 %]", "AUC [95 %]", "log loss", "ECE"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for item in evaluation.networks:
+        table.add_row(*_row(item, evaluation.marker))
+    table.add_section()
+    for item in evaluation.fusions:
+        table.add_row(*_row(item, evaluation.marker))
+    return table
+
+
+def _row(item: ResultScore, marker: str) -> tuple[str, ...]:
     total = item.score
     return (
         "+".join(item.result.sources),
         item.result.head,
         item.result.level,
-        f"{total.accuracy:.3f} [{total.accuracy_ci95.low:.2f}, {total.accuracy_ci95.high:.2f}]",
-        f"{total.macro_f1:.3f} [{total.macro_f1_ci95.low:.2f}, {total.macro_f1_ci95.high:.2f}]",
-        f"{total.auc:.3f} [{total.auc_ci95.low:.2f}, {total.auc_ci95.high:.2f}]",
+        f"{total.accuracy:.3f} {_ends(total.accuracy_ci95)}",
+        f"{total.macro_f1:.3f} {_ends(total.macro_f1_ci95)}",
+        f"{total.auc:.3f} {_ends(total.auc_ci95)}",
         f"{total.log_loss:.3f}",
-        _marks(item),
+        f"{total.ece:.3f}",
+        f"{marker} {_marks(item)}".strip(),
     )
+
+
+def _ends(interval: Interval) -> str:
+    return f"[{interval.low:.2f}, {interval.high:.2f}]"
+
+
+def _points(interval: Interval) -> str:
+    """The ends of a difference, in points."""
+    return f"[{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
+
+
+def _worth_table(evaluation: Evaluation) -> Table:
+    """What each source adds, under the head and level of the best result, or the first that has every subset."""
+    best = evaluation.best.result
+    ways = list(dict.fromkeys((worth.head, worth.level) for worth in evaluation.worth))
+    way = (best.head, best.level) if (best.head, best.level) in ways else ways[0]
+    title = f"{evaluation.marker} what each source adds under {' '.join(way)}, in points of accuracy".strip()
+    table = Table(title=title, **_COMPACT)
+    table.add_column("source")
+    for name in ("alone", "Shapley value [95 %]", "lost without it [95 %]"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for worth in evaluation.worth:
+        if (worth.head, worth.level) == way:
+            table.add_row(
+                worth.source,
+                f"{worth.alone:.3f}",
+                f"{100 * worth.shapley:+.1f} {_points(worth.shapley_ci95)}",
+                f"{100 * worth.drop:+.1f} {_points(worth.drop_ci95)}",
+            )
+    return table
+
+
+def _inflation_table(found: Inflation) -> Table:
+    """What the leak adds to each result."""
+    title = f"what a leak is worth: run {found.honest_run} beside LEAKY run {found.leaky_run}, accuracy"
+    table = Table(title=title, **_COMPACT)
+    table.add_column("result", overflow="fold")
+    for name in ("honest", "LEAKY", "points [95 %]"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in found.rows:
+        points = f"{100 * row.points:+.1f} {_points(row.points_ci95)}"
+        table.add_row(row.result, f"{row.honest:.3f}", f"{row.leaky:.3f}", points)
+    return table
 
 
 def _marks(item: ResultScore) -> str:

@@ -1,0 +1,224 @@
+"""Do the intervals, the paired test and the corrected best of many keep their promises? Simulations with a known truth.
+
+Usage: coverage.py [DATA_SETS]; default: 2000 a setting. Prints one table; exits 1 if a bar is missed.
+
+Accuracy and macro F1: six classes, a label right with the chance stated, else any other; two clips of a group are
+equally right or wrong with a correlation of 0.5. Few groups: logits with normal noise, half of it the group's where a
+group has two clips. Selection: 60 results whose errors are correlated by 0.6.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from evaluate.paired import paired_tests
+from evaluate.selection import choose_and_test
+from evaluate.uncertainty import METRICS, SIMULATED, bootstrap_intervals, draw_groups, interval
+
+CLASSES = 6
+DATA_SETS = 2000
+CORRELATION = 0.5
+LAYOUTS = ((52, 1), (36, 2), (131, 1))
+TRUTHS = (0.6, 0.86)
+STRENGTHS = (1.55, 2.6)
+"""Of the true class's logit; they give accuracies of about 0.63 and 0.88."""
+TABLE_TOLERANCE = 0.03
+
+
+@dataclass(frozen=True)
+class Row:
+    """A figure, the bar it must reach, and whether it does; `bar` is empty where the figure is for information."""
+
+    what: str
+    figure: float
+    bar: str = ""
+    low: float = -np.inf
+    high: float = np.inf
+
+    @property
+    def passed(self) -> bool:
+        """Whether the figure lies within the bar."""
+        return bool(self.low <= self.figure <= self.high)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Groups of equal size; the classes take turns."""
+
+    groups: int
+    clips: int
+
+    @property
+    def member(self) -> np.ndarray:
+        """Group of each clip, shape (N,)."""
+        return np.repeat(np.arange(self.groups), self.clips)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Class of each clip, shape (N,)."""
+        return self.member % CLASSES
+
+    def __str__(self) -> str:
+        return f"{self.groups} x {self.clips}"
+
+
+def right_answers(layout: Layout, truth: float, random: np.random.Generator) -> np.ndarray:
+    """Whether each clip is right, bool [N]: a clip does as the first of its group half of the time."""
+    first = (random.random(layout.groups) < truth)[layout.member]
+    alone = random.random(len(first)) < truth
+    copied = random.random(len(first)) < CORRELATION
+    copied[:: layout.clips] = True
+    return np.where(copied, first, alone)
+
+
+def answers(labels: np.ndarray, right: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Probabilities [N, C] that say the true class where right, any other where not."""
+    wrong = (labels + random.integers(1, CLASSES, len(labels))) % CLASSES
+    return np.eye(CLASSES)[np.where(right, labels, wrong)]
+
+
+def interval_rows(layout: Layout, truth: float, sets: int, draws: int = 2000) -> Iterator[Row]:
+    """Coverage of accuracy and macro F1; both have the same truth, as all classes are alike."""
+    random = np.random.default_rng(0)
+    drawn = draw_groups(layout.member, draws=draws)
+    weights = np.concatenate(list(drawn.weights()))
+    labels = layout.labels
+    names = ("accuracy", "macro_f1")
+    held = dict.fromkeys(names, 0)
+    for _ in range(sets):
+        p = answers(labels, right_answers(layout, truth, random), random)
+        for name in names:
+            metric = METRICS[name]
+            found = interval(float(metric(labels, p)), metric(labels, p, weights), layout.groups)  # type: ignore[operator]
+            held[name] += found.low <= truth <= found.high
+    yield Row(f"accuracy {truth}, {layout}: coverage", held["accuracy"] / sets, "0.92 to 0.98", 0.92, 0.98)
+    yield Row(f"macro F1 {truth}, {layout}: coverage", held["macro_f1"] / sets)
+
+
+def soft_answers(labels: np.ndarray, strength: float, shared: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Probabilities [N, C] of noisy logits, of which `shared` [N, C] is the group's half."""
+    z = random.standard_normal((len(labels), CLASSES))
+    if shared.any():
+        z = np.sqrt(1 - CORRELATION) * z + np.sqrt(CORRELATION) * shared
+    z[np.arange(len(labels)), labels] += strength
+    odds = np.exp(1.3 * z)
+    return np.asarray(odds / odds.sum(axis=1, keepdims=True))
+
+
+def few_groups_coverage(groups: int, sets: int, draws: int = 500) -> dict[str, float]:
+    """The lowest coverage of each metric over one and two clips a group and two accuracies."""
+    random = np.random.default_rng(1)
+    many = np.arange(300_000) % CLASSES
+    lowest = {name: 1.0 for name in METRICS if name != "ece"}
+    for layout in (Layout(groups, 1), Layout(groups, 2)):
+        drawn, labels = draw_groups(layout.member, draws=draws), layout.labels
+        for strength in STRENGTHS:
+            p = soft_answers(many, strength, np.zeros(1), random)
+            truth = {name: float(METRICS[name](many, p)) for name in lowest}  # type: ignore[operator]
+            held = dict.fromkeys(lowest, 0)
+            for _ in range(sets):
+                noise = random.standard_normal((groups, CLASSES)) * (layout.clips > 1)
+                p = soft_answers(labels, strength, noise[layout.member], random)
+                found = bootstrap_intervals(labels, p, drawn)
+                for name in lowest:
+                    held[name] += found[name].low <= truth[name] <= found[name].high
+            lowest = {name: min(lowest[name], held[name] / sets) for name in lowest}
+    return lowest
+
+
+def few_groups_rows(sets: int) -> Iterator[Row]:
+    """The table behind the warning of few groups, again."""
+    for groups, stated in SIMULATED.items():
+        measured = few_groups_coverage(groups, sets)
+        for name, share in stated.items():
+            low, high = share - TABLE_TOLERANCE, share + TABLE_TOLERANCE
+            what = f"{groups} groups, {name}: lowest coverage"
+            yield Row(what, measured[name], f"{share:.2f} +- {TABLE_TOLERANCE}, as stated", low, high)
+
+
+def paired_rows(layout: Layout, truth: float, sets: int, draws: int = 500) -> Iterator[Row]:
+    """False positives of one uncorrected test, and coverage of the difference, of two equally good results."""
+    random = np.random.default_rng(2)
+    labels = layout.labels
+    wrong = held = 0
+    for _ in range(sets):
+        common, same = right_answers(layout, truth, random), random.random(len(labels)) < CORRELATION
+        own = [np.where(same, common, right_answers(layout, truth, random)) for _ in range(2)]
+        table = {name: answers(labels, right, random) for name, right in zip("ab", own, strict=True)}
+        (test,) = paired_tests(labels, table, layout.member.tolist(), pairs=[("a", "b", "mean")], draws=draws)
+        wrong += test.p_value < 0.05
+        held += test.interval.low <= 0 <= test.interval.high
+    yield Row(f"paired, accuracy {truth}, {layout}: false positives", wrong / sets, "up to 0.06", 0.0, 0.06)
+    yield Row(f"paired, accuracy {truth}, {layout}: coverage", held / sets)
+
+
+def many_results(layout: Layout, truths: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Whether each of R results is right, float64 [N, R]: correlated by 0.6, and clips of a group by a half."""
+    from scipy.special import ndtri
+
+    def noise(*shape: int) -> np.ndarray:
+        own = random.standard_normal((len(layout.member), *shape))
+        if layout.clips == 1:
+            return own
+        shared = random.standard_normal((layout.groups, *shape))[layout.member]
+        return np.asarray(np.sqrt(1 - CORRELATION) * own + np.sqrt(CORRELATION) * shared)
+
+    z = np.sqrt(0.6) * noise()[:, None] + np.sqrt(0.4) * noise(len(truths))
+    return np.asarray(z < ndtri(truths), dtype=np.float64)
+
+
+def selection_rows(layout: Layout, truths: np.ndarray, name: str, sets: int, draws: int = 300) -> Iterator[Row]:
+    """Mean of the corrected best less the truth of what is best on all clips; the same uncorrected; coverage."""
+    random = np.random.default_rng(3)
+    drawn = draw_groups(layout.member, draws=draws)
+    off, naive, held = [], [], 0
+    for _ in range(sets):
+        right = many_results(layout, truths, random)
+        loss = 1 - right + 0.01 * random.random(right.shape)
+        best = min(range(len(truths)), key=lambda index: (-right[:, index].sum(), loss[:, index].sum()))
+        trial = choose_and_test(right, loss, drawn)
+        off.append(trial.corrected - truths[best])
+        naive.append(right[:, best].mean() - truths[best])
+        held += trial.interval.low <= truths[best] <= trial.interval.high
+    what = f"best of {len(truths)}, {name}, {layout}"
+    bar = ("within 0.01", -0.01, 0.01) if name.startswith("equal") else ("", -np.inf, np.inf)
+    yield Row(f"{what}: corrected less truth", float(np.mean(off)), *bar)
+    yield Row(f"{what}: uncorrected less truth", float(np.mean(naive)))
+    yield Row(f"{what}: coverage of the corrected", held / sets, "0.92 or more", 0.92)
+
+
+def rows(sets: int) -> Iterator[Row]:
+    """All of it."""
+    for shape in LAYOUTS:
+        for truth in TRUTHS:
+            yield from interval_rows(Layout(*shape), truth, sets)
+            yield from paired_rows(Layout(*shape), truth, sets)
+    few = max(1, sets // 2)
+    for shape in LAYOUTS:
+        for name, truths in (
+            ("equal 0.6", np.full(60, 0.6)),
+            ("equal 0.86", np.full(60, 0.86)),
+            ("0.45 to 0.7", np.linspace(0.45, 0.7, 60)),
+        ):
+            yield from selection_rows(Layout(*shape), truths, name, few)
+    yield from few_groups_rows(few)
+
+
+def main(sets: int) -> int:
+    """Print every figure beside its bar; 1 if one is missed."""
+    start = time.monotonic()
+    failed = 0
+    print(f"{'figure':<62} {'found':>7}  bar")
+    for row in rows(sets):
+        mark = "" if not row.bar else "ok" if row.passed else "MISSED"
+        failed += not row.passed
+        print(f"{row.what:<62} {row.figure:7.3f}  {row.bar} {mark}".rstrip(), flush=True)
+    print(f"{sets} data sets a setting, {time.monotonic() - start:.0f} s; bars missed: {failed}")
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else DATA_SETS))
