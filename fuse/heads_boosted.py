@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from fuse.choice import choose_on_rows
 
-GRID = (15, 30, 60, 100, 200)
+GRID = (10, 25, 50, 100)
 """Numbers of rounds that are tried; of equals the fewest win."""
 
 

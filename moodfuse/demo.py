@@ -15,7 +15,7 @@ import click
 @click.option("--shuffle-labels", type=int, help="Permute labels between groups with this seed, to see chance.")
 @click.pass_context
 def demo_command(ctx: click.Context, output: Path, seed: int, shuffle_labels: int | None) -> None:
-    """Make a synthetic corpus of 48 music videos and run extract, fuse and evaluate on it.
+    """Make a synthetic corpus of 48 music videos and run extract, fuse and evaluate on it, by the recipe `demo`.
 
     Example: moodfuse demo --output demo
     """
@@ -28,17 +28,23 @@ def demo_command(ctx: click.Context, output: Path, seed: int, shuffle_labels: in
     if shuffle_labels is not None:
         table = shuffle_table(table, seed=shuffle_labels)
     cache = output / "cache"
+    click.echo("recipe: demo (few epochs, video networks frozen); the default recipe tunes longer", err=True)
+    where = ["--cache", str(cache)]
+    heads = ["--head", "softmax", "--head", "mean"]
     stages = (
-        ["extract", str(table), "--cache", str(cache), "--seed", str(seed)],
-        ["fuse", "--cache", str(cache), "--combine", "seed"],
-        ["evaluate", "--cache", str(cache)],
+        ["extract", str(table), *where, "--seed", str(seed), "--recipe", "demo", "--leaky"],
+        ["fuse", *where, *heads],
+        ["fuse", *where, *heads, "--protocol", "leaky"],
+        ["evaluate", *where, "--inflation"],
     )
     for arguments in stages:
         click.echo(f"\n$ moodfuse {' '.join(arguments)}", err=True)
         code = group.main(arguments, prog_name="moodfuse", standalone_mode=False)
         if isinstance(code, int) and code:
             ctx.exit(code)
-    click.echo(f"\nclips: {table}\ncache: {cache}\nreports: {cache / 'runs'}/*/report")
+    click.echo(
+        f"\nclips: {table}\ncache: {cache}\nrecipe: demo\nreport: {cache / 'runs' / 'run-1' / 'report'}/report.html"
+    )
 
 
 def shuffle_table(table: Path, *, seed: int) -> Path:
