@@ -48,7 +48,7 @@ def accuracy(found: Run, level: str) -> float:
 def permutation(base: Path, table: Path, recipe: Path, work: Path) -> dict[tuple[str, str], float]:
     """Accuracy by protocol and level of one permutation."""
     shutil.copytree(base, work)
-    sources = ["--source", "c3d", "--source", "twodmcnn", "--recipe", str(recipe)]
+    sources = ["--source", "c3d", "--source", "twodmcnn", "--recipe", str(recipe), "--replan"]
     run("extract", str(table), "--cache", str(work), *sources, "--leaky")
     found = {}
     for protocol, name in (("crossfit", "honest"), ("leaky", "leaky")):

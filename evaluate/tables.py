@@ -45,7 +45,7 @@ def print_table(evaluation: Evaluation) -> None:
         click.echo(f"  over {best.repeated.repeats} fold plans: {best.repeated.accuracy:.3f} {ends}, training included")
     click.echo(f"baseline: always {label!r} is right for {share:.3f}; chance is {1 / len(evaluation.run.classes):.3f}")
     if any(item.result.notes for item in evaluation.scored):
-        click.echo("u: uncalibrated; d: default settings, too few groups to choose")
+        click.echo("u: uncalibrated; f: fewer than 3 groups in a class, so default settings")
     for sentence in paired_sentences(evaluation):
         click.echo(sentence)
     if evaluation.worth:

@@ -6,7 +6,7 @@ from importlib import metadata
 
 from cache.folds import MIN_INNER_GROUPS, can_cross_fit
 from cache.store import FeatureCache
-from fuse.protocols import LEAKY
+from fuse.protocols import LEAKY, NO_CROSSFIT
 
 UNCALIBRATED = "uncalibrated"
 FEW_GROUPS = f"fewer than {MIN_INNER_GROUPS} groups per class: default settings"
@@ -40,6 +40,11 @@ def missing_views(cache: FeatureCache) -> tuple[tuple[str, ...], ...]:
 
 def run_notes(cache: FeatureCache, protocol: str, derived: Sequence[str], plans: int) -> Iterator[str]:
     """What a reader must know of a whole run."""
+    if protocol == NO_CROSSFIT:
+        yield (
+            "no-crossfit: networks of pair holdouts are not used, so a head over tuned features trains on rows that "
+            "its networks saw, and keeps its default settings"
+        )
     if derived:
         crossed = protocol != LEAKY and can_cross_fit(cache.plan, cache.clips)
         how = (

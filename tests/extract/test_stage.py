@@ -15,6 +15,7 @@ from cache.errors import InputError, MissingBlockError
 from cache.store import FeatureCache
 from extract.planning import PlanChoice
 from extract.stage import RefusedClipsError
+from extract.work import Wanted
 
 FOLDS = PlanChoice(folds=2)
 
@@ -208,3 +209,62 @@ def test_torchvision_models_are_sources(runner) -> None:
     runner(plan=FOLDS, sources=(name,), depths={name: "frozen"})
     assert runner.open().block(name, "*").embedding.shape == (4, 512)
     assert any(name in line and "RANDOM" in line for line in runner.said)
+
+
+def test_cross_fitting_tunes_every_pair_of_folds(runner) -> None:
+    """K + K (K - 1) / 2 networks by default, K without, one more for leaky runs; what is there is not tuned again."""
+    three = PlanChoice(folds=3)
+    assert runner(plan=three, networks=Wanted(crossfit=False)).tuned == 3
+    assert runner(plan=three).tuned == 3
+    assert runner(plan=three, networks=Wanted(leaky=True)).tuned == 1
+    cache = runner.open()
+    for fold, other in ((0, 1), (0, 2), (1, 2)):
+        block = cache.block("twodmcnn", {fold, other})
+        assert {cache.plan.assignment[digest] for digest in block.seen} == {0, 1, 2} - {fold, other}
+    assert cache.block("twodmcnn", "{}").seen == {status.digest for status in cache.clips}
+    assert len(cache.commands) == 0
+
+
+def test_two_folds_cannot_be_cross_fitted_and_that_is_said(runner) -> None:
+    """With two folds no pair can be held out; the networks of the folds are tuned all the same."""
+    assert runner(plan=FOLDS).tuned == 2
+    assert any("cross-fitting is off" in line for line in runner.said)
+
+
+def test_repeats_tune_under_further_plans(runner) -> None:
+    """A second repeat is a plan of another seed over the same clips; the first stays in force and is reused."""
+    runner(plan=FOLDS)
+    assert runner(plan=FOLDS, networks=Wanted(repeats=2)).tuned == 2
+    cache = runner.open()
+    (further,) = cache.repeat_plans
+    assert (further.seed, further.repeat, cache.plan.repeat) == (1, 1, 0) and len(cache.plans) == 1
+    assert further.assignment != cache.plan.assignment and further.assignment.keys() == cache.plan.assignment.keys()
+    for fold in range(2):
+        block = cache.block("twodmcnn", fold, plan=further)
+        assert not {digest for digest in block.seen if further.assignment[digest] == fold}
+    assert runner(plan=FOLDS, networks=Wanted(repeats=2)).tuned == 0
+    with pytest.raises(InputError, match=r"holdout \{5\}: fold 5 is outside"):
+        cache.block("twodmcnn", 5, plan=further)
+
+
+def test_a_clip_without_sound_is_kept_where_that_was_asked(runner) -> None:
+    """--missing impute keeps a mute clip: its sound sources lack it, its picture sources do not; refuse refuses it."""
+    from moodfuse.corpus import ClipSettings, make_clip
+
+    make_clip(runner.data / "sad" / "mute.mp4", mood="sad", settings=ClipSettings(2.0, 64, 48, seed=50), sound=False)
+    sources, depths = ("twodmcnn", "c3d"), {"c3d": "frozen"}
+    assert [item.reason for item in runner(plan=FOLDS, sources=sources, depths=depths).refused] == ["no_audio"]
+    done = runner(plan=FOLDS, sources=sources, depths=depths, impute=True)
+    assert not done.refused and len(done.clips) == 11
+    cache = runner.open()
+    (mute,) = (status for status in cache.clips if status.missing)
+    assert mute.missing == "sound" and mute.clip.id == "sad/mute.mp4"
+    for fold in range(2):
+        block = cache.block("twodmcnn", fold)
+        assert block.absent == {mute.digest} and mute.digest not in block.seen
+        assert not block.embedding[block.digests.index(mute.digest)].any()
+    frozen = cache.block("c3d", "*")
+    assert not frozen.absent and frozen.embedding[frozen.digests.index(mute.digest)].any()
+    again = runner(plan=FOLDS, sources=sources, depths=depths, impute=True)
+    assert (again.tuned, again.embedded) == (0, 0)
+    assert len(runner(plan=FOLDS, sources=sources, depths=depths).refused) == 1
