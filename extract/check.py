@@ -1,4 +1,4 @@
-"""`moodfuse check`: what a data set holds, from headers alone; nothing is decoded or written."""
+"""`moodfuse check`: what a data set holds, from headers; then, decoded, which clips are alike. Nothing is written."""
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from pathlib import Path
 from cache.errors import InputError
 from cache.folds import join_groups
 from cache.records import Clip, ClipStatus
+from extract.audit import audit_files, audit_lines
 from extract.dataset import ignored_files, scan
 from extract.examine import MEDIA_RULES, hash_files
 from extract.media.container import REASONS, MediaError, probe
@@ -22,15 +23,26 @@ class Check:
     refused: int
 
 
-def check(data: Path, *, folds: int) -> Check:
-    """Look at a data set as `extract` would, without decoding.
+def check(data: Path, *, folds: int, audit: bool = True, group_pattern: str | None = None, jobs: int = 1) -> Check:
+    """Look at a data set as `extract` would.
+
+    Parameters
+    ----------
+    data : Path
+    folds : int
+    audit : bool
+        Whether to decode the clips and compare their sound and frames.
+    group_pattern : str, optional
+        As for `scan`.
+    jobs : int
+        Decoding processes.
 
     Raises
     ------
     InputError
         If the data set as a whole cannot be used, a plan of `folds` folds included.
     """
-    clips = scan(data)
+    clips = scan(data, group_pattern=group_pattern)
     files = hash_files(clips)
     groups = join_groups(clips, files)
     statuses = [
@@ -43,6 +55,8 @@ def check(data: Path, *, folds: int) -> Check:
     by_group = {label: len({s.group for s in statuses if s.ok and s.clip.label == label}) for label in by_label}
     lines += [f"  {label}: {count} clips, {by_group[label]} groups" for label, count in sorted(by_label.items())]
     lines += _shared(statuses)
+    if audit:
+        lines += audit_lines(audit_files([status for status in statuses if status.ok], jobs=jobs))
     if ignored := ignored_files(data):
         lines.append(f"{len(ignored)} other files ignored (first: {ignored[0].name})")
     try:

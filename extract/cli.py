@@ -129,15 +129,20 @@ def _settings(data: Path, cache_path: Path, options: Mapping[str, Any]) -> "Extr
 @click.command("check")
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--folds", type=int, default=6, show_default=True, help="Number of folds to try.")
+@click.option("--audit/--no-audit", default=True, show_default=True, help="Decode, and compare sound and frames.")
+@click.option("--group-pattern", metavar="REGEX", help="Clips whose path below DATA gives the same match are a group.")
+@click.option("--jobs", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default="cores", help="Decoders.")
 @click.pass_context
-def check_command(ctx: click.Context, data: Path, folds: int) -> None:
-    """Say what would be read, refused, grouped and duplicated in DATA, from headers alone.
+def check_command(
+    ctx: click.Context, data: Path, folds: int, audit: bool, group_pattern: str | None, jobs: int
+) -> None:
+    """Say what would be read, refused and grouped in DATA, and which clips look or sound alike.
 
     Example: moodfuse check clips
     """
     from extract.check import check
 
-    found = check(data, folds=folds)
+    found = check(data, folds=folds, audit=audit, group_pattern=group_pattern, jobs=jobs)
     for line in found.lines:
         click.echo(line)
     sys.stdout.flush()

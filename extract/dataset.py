@@ -5,7 +5,9 @@ A folder is ``DATA/<label>/<file>``; a CSV has the columns ``path,label`` and ma
 """
 
 import csv
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from cache.errors import InputError
@@ -35,13 +37,16 @@ _REQUIRED = ("path", "label")
 _OPTIONAL = ("group", "fold", "start_s", "end_s", "split")
 
 
-def scan(data: str | Path) -> list[Clip]:
+def scan(data: str | Path, *, group_pattern: str | None = None) -> list[Clip]:
     """Clips of a data set, sorted by id.
 
     Parameters
     ----------
     data : path-like
         ``DATA/<label>/*.mp4``, or a CSV file.
+    group_pattern : str, optional
+        Regular expression that is searched in each clip's id. What its group ``group`` matches, else its only group,
+        else the whole, names the clip's group; a declared group stands, and a clip without a match is its own.
 
     Returns
     -------
@@ -50,7 +55,8 @@ def scan(data: str | Path) -> list[Clip]:
     Raises
     ------
     InputError
-        If `data` does not exist, holds no clip, or its CSV cannot be used.
+        If `data` does not exist, holds no clip, or its CSV cannot be used; if `group_pattern` is no regular expression,
+        has several unnamed groups, or matches no clip.
     """
     data = Path(data)
     if not data.exists():
@@ -58,7 +64,25 @@ def scan(data: str | Path) -> list[Clip]:
     clips = sorted(_scan_folder(data) if data.is_dir() else _scan_csv(data), key=lambda clip: clip.id)
     if not clips:
         raise InputError(f"{data} holds no clip; expected media files in a folder per label, DATA/<label>/*.mp4")
-    return clips
+    return clips if group_pattern is None else _group_by_name(clips, group_pattern)
+
+
+def _group_by_name(clips: Sequence[Clip], text: str) -> list[Clip]:
+    where = f"--group-pattern {text!r}"
+    try:
+        pattern = re.compile(text)
+    except re.error as error:
+        raise InputError(f"{where}: not a regular expression ({error})") from error
+    if pattern.groups > 1 and "group" not in pattern.groupindex:
+        raise InputError(f"{where}: has {pattern.groups} groups; name the one that counts: (?P<group>...)")
+    part: str | int = "group" if "group" in pattern.groupindex else min(pattern.groups, 1)
+    found = [pattern.search(clip.id) for clip in clips]
+    if not any(found):
+        raise InputError(f"{where}: matches no clip; a clip is called {clips[0].id!r}")
+    return [
+        replace(clip, group=match[part]) if match and match[part] and clip.group is None else clip
+        for clip, match in zip(clips, found, strict=True)
+    ]
 
 
 def ignored_files(data: str | Path) -> list[Path]:

@@ -12,6 +12,7 @@ from cache.errors import InputError, MoodfuseError
 from cache.recipe import Recipe
 from cache.records import ClipStatus
 from cache.store import CLIPS_PER_PART, FeatureCache, Roles
+from extract.audit import audit_cache, audit_lines
 from extract.dataset import scan
 from extract.estimate import Estimate, measure
 from extract.examine import ensure_media, examine, media_store
@@ -106,11 +107,7 @@ def extract_features(settings: ExtractSettings, *, say: Callable[[str], None] = 
     sources = tuple(dict.fromkeys(settings.recipes.source(name) for name in settings.sources))
     _check_options_used(settings.recipes, sources)
     recipes = [build_recipe(source, settings.recipes) for source in sources]
-    clips = (
-        scan(settings.data)
-        if settings.group_pattern is None
-        else scan(settings.data, group_pattern=settings.group_pattern)
-    )
+    clips = scan(settings.data, group_pattern=settings.group_pattern)
     cache = FeatureCache(settings.cache, create=True)
     statuses = examine(cache, clips, jobs=settings.jobs, impute=settings.impute)
     refused = tuple(status for status in statuses if not status.ok)
@@ -123,6 +120,7 @@ def extract_features(settings: ExtractSettings, *, say: Callable[[str], None] = 
     before = cache.plans[-1].assignment if cache.plans else {}
     _write_plans(cache, statuses, settings)
     _say_plan(cache, before, say)
+    _say_audit(cache, say)
     if settings.networks.crossfit and cache.plan.folds < 3 and any(recipe.tuning for recipe in recipes):
         say("2 folds: no two can be held out together, so cross-fitting is off")
     todo = [remaining(cache, recipe, settings.networks) for recipe in recipes]
@@ -165,6 +163,14 @@ def _say_plan(cache: FeatureCache, before: dict[str, int] | object, say: Callabl
         added = len(set(plan.assignment) - set(before))
         if moved or added:
             say(f"plan: {added} clip(s) added, {moved} moved to another fold")
+
+
+def _say_audit(cache: FeatureCache, say: Callable[[str], None]) -> None:
+    """Warn of clips of different groups that may be one; what is fine is not said."""
+    audit = audit_cache(cache)
+    if audit is not None and any(not finding.grouped for finding in audit.findings):
+        for line in audit_lines(audit):
+            say(f"WARNING {line}" if not line.startswith(" ") else line)
 
 
 def _announce(cache: FeatureCache, settings: ExtractSettings, todo: Sequence[Work], say: Callable[[str], None]) -> None:
