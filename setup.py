@@ -62,12 +62,18 @@ setup(
         "matplotlib",
         "threadpoolctl",
         "pooch",
+        "jinja2",
+        "markupsafe",
+        "pillow",
     ],
     extras_require={
         "dev": [
+            # The page is tried in the system's own chromium; axe looks for what would keep readers out.
+            "axe-playwright-python",
             "hypothesis",
             "import-linter",
             "mypy",
+            "playwright",
             "pytest>=8",
             "pytest-timeout",
             "ruff",

@@ -1,4 +1,4 @@
-"""`moodfuse evaluate`: parse, call the verb, print."""
+"""`moodfuse evaluate`: parse, call the verbs, print."""
 
 import sys
 from collections.abc import Callable
@@ -11,43 +11,114 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from cache.runs import Run
+    from cache.store import FeatureCache
+    from evaluate.compare import Comparison
+    from evaluate.evaluation import Evaluation
+
 
 @click.command("evaluate")
 @click.option("--cache", "cache_path", required=True, type=click.Path(path_type=Path), help="Cache folder.")
 @click.option("--run", help="Name of the run.  [default: the newest]")
 @click.option("--output", type=click.Path(path_type=Path), help="Report folder.  [default: <cache>/runs/<run>/report]")
-@click.option("--compare", help="Published figures to print beside ours: seed.")
-def evaluate_command(cache_path: Path, run: str | None, output: Path | None, compare: str | None) -> None:
-    """Report what a run's heads are worth: scores with intervals, confusion matrices, figures.
+@click.option("--compare", help="Published figures to put beside ours: seed.")
+@click.option("--inflation", is_flag=True, help="Put the newest leaky run beside: what a leak is worth here.")
+@click.option("--no-thumbnails", is_flag=True, help="Leave the pictures of clips out of the page.")
+@click.option("--draws", type=click.IntRange(min=1), default=2000, show_default=True, help="Bootstrap draws.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the draws.")
+def evaluate_command(
+    cache_path: Path,
+    run: str | None,
+    output: Path | None,
+    compare: str | None,
+    inflation: bool,
+    no_thumbnails: bool,
+    draws: int,
+    seed: int,
+) -> None:
+    """Report what a run's heads are worth: scores with intervals, what cannot be told, figures, and a page.
 
     Example: moodfuse evaluate --cache work
     """
-    from cache.parts import write_text
-    from cache.runs import read_run
+    from cache.audits import read_audit
     from cache.store import FeatureCache
     from evaluate.compare import compare as put_beside
-    from evaluate.compare import comparison_table, find_published
+    from evaluate.compare import find_published
     from evaluate.evaluation import evaluate_run
-    from evaluate.report import default_folder, write_report
     from evaluate.tables import print_comparison, print_table
 
     published = find_published(compare) if compare else None
     cache = FeatureCache(cache_path)
-    found = read_run(cache, run)
+    found, leaky = chosen_runs(cache, run, inflation=inflation)
     with _progress("Scoring") as tick:
-        evaluation = evaluate_run(found, tick=tick)
+        evaluation = evaluate_run(found, draws=draws, seed=seed, tick=tick, leaky=leaky, audit=read_audit(cache))
     print_table(evaluation)
-    with _progress("Drawing") as tick:
-        files = write_report(evaluation, output or default_folder(cache, found), tick=tick)
-    if published is not None:
-        comparison = put_beside(evaluation, published, cache=str(cache_path))
+    comparison = put_beside(evaluation, published, cache=str(cache_path)) if published else None
+    if comparison is not None:
         print_comparison(comparison)
-        table = files.folder / f"comparison-{published.name}.csv"
+    write_all(cache, evaluation, comparison, output, pictures=not no_thumbnails)
+
+
+def chosen_runs(cache: "FeatureCache", name: str | None, *, inflation: bool) -> tuple["Run", "Run | None"]:
+    """The run to report, and for an inflation the newest leaky one to put beside it.
+
+    Raises
+    ------
+    InputError
+        If a run is missing, or the run named is itself leaky where a leak is to be measured.
+    """
+    from cache.errors import InputError
+    from cache.runs import read_run, run_names
+    from evaluate.evaluation import LEAKY
+
+    if not inflation:
+        return read_run(cache, name), None
+    newest_first = [read_run(cache, each) for each in reversed(run_names(cache))]
+    leaky = next((run for run in newest_first if run.protocol == LEAKY), None)
+    if leaky is None:
+        raise InputError(
+            f"{cache.path} holds no leaky run to measure the inflation with; run: "
+            f"moodfuse extract DATA --cache {cache.path} --leaky, then moodfuse fuse --cache {cache.path} "
+            "--protocol leaky"
+        )
+    honest = read_run(cache, name) if name else next((run for run in newest_first if run.protocol != LEAKY), None)
+    if honest is None:
+        raise InputError(f"{cache.path} holds leaky runs only; run: moodfuse fuse --cache {cache.path}")
+    if honest.protocol == LEAKY:
+        raise InputError(f"run {honest.name!r} is leaky itself; with --inflation name an honest --run, or none")
+    return honest, leaky
+
+
+def write_all(
+    cache: "FeatureCache",
+    evaluation: "Evaluation",
+    comparison: "Comparison | None",
+    output: Path | None,
+    *,
+    pictures: bool,
+) -> None:
+    """Write numbers, figures, papers and the page, and say where."""
+    from cache.parts import write_text
+    from evaluate.compare import comparison_table
+    from evaluate.page import page_of, pictured_clips
+    from evaluate.papers import write_papers
+    from evaluate.rendering import write_page
+    from evaluate.report import default_folder, write_report
+    from evaluate.thumbnails import thumbnails
+
+    folder = output or default_folder(cache, evaluation.run)
+    with _progress("Drawing") as tick:
+        files = write_report(evaluation, folder, tick=tick)
+        shown = thumbnails(cache, evaluation.run, pictured_clips(evaluation), tick=tick) if pictures else {}
+    papers = write_papers(evaluation, folder)
+    if comparison is not None:
+        table = folder / f"comparison-{comparison.published.name}.csv"
         write_text(table, comparison_table(comparison))
         click.echo(f"comparison: {table}")
-    click.echo(
-        f"report: {files.folder} ({files.metrics_json.name}, {files.metrics_csv.name}, {len(files.figures)} figures)"
-    )
+    page = write_page(page_of(evaluation, comparison=comparison, thumbnails=shown), folder)
+    names = ", ".join(path.name for path in (files.metrics_json, files.metrics_csv, *papers))
+    click.echo(f"report: {folder} ({names}, {len(files.figures)} figures)")
+    click.echo(f"page: {page}")
 
 
 @contextmanager

@@ -1,37 +1,39 @@
-"""Figures of a report, as PNG (150 dpi) and SVG. Drawn on figure objects with Agg: no window, no global state.
+"""Figures of a report, as PNG and SVG for papers; `evaluate.drawing` says how they look."""
 
-Colours are those of Okabe and Ito (2008, Color Universal Design), told apart by line style as well. The same
-evaluation and the same fonts give the same bytes: SVG ids are salted with a constant, and no file holds a date.
-"""
-
-import io
-import re
 import textwrap
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cache.identity import digest16
-from cache.parts import write_aside
+from evaluate.drawing import (
+    BLUE,
+    COLOURS,
+    GREY,
+    ORANGE,
+    STYLES,
+    drawing_settings,
+    file_name,
+    row_name,
+    rows_axes,
+    short,
+    slug,
+    title,
+    write_figure,
+)
 from evaluate.evaluation import Evaluation, ResultScore
 from evaluate.metrics import class_aucs, macro_roc_curve, roc_curve
 from evaluate.scoring import check_labels
+from evaluate.words import WorthGroup, worth_groups
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DPI = 150
 CONFUSION_LIMIT = 12
 ACCURACY_LIMIT = 60
 ANNOTATED_CLASSES = 16
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#555555"
-COLOURS = (BLUE, "#E69F00", "#009E73", "#CC79A7", "#56B4E9", ORANGE, "#7F6000", "#000000")
-STYLES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
-_FALLBACK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "PingFang SC", "Microsoft YaHei")
 Drawing = tuple[str, Callable[[], "Figure"]]
 
 
@@ -48,9 +50,15 @@ def figure_plan(evaluation: Evaluation) -> list[Drawing]:
         ("accuracy", lambda: accuracy_figure(evaluation)),
         (f"roc-{slug(evaluation.best.result.name)}", lambda: roc_figure(evaluation, evaluation.best)),
     ]
+    if evaluation.best.calibration is not None:
+        drawings.append((f"reliability-{slug(evaluation.best.result.name)}", lambda: reliability_figure(evaluation)))
+    for group in worth_groups(evaluation)[:1]:
+        name = f"shapley-{slug(f'{group.head} {group.level}')}"
+        drawings.append((name, lambda group=group: worth_figure(evaluation, group)))  # type: ignore[misc]
+    drawings.append(("folds", lambda: folds_figure(evaluation, chosen)))
     for item in chosen:
         drawings.append((f"confusion-{slug(item.result.name)}", lambda item=item: confusion_figure(evaluation, item)))  # type: ignore[misc]
-    return drawings
+    return [(file_name(evaluation, name), draw) for name, draw in drawings]
 
 
 def draw_figures(evaluation: Evaluation, folder: Path) -> Iterator[tuple[str, tuple[Path, ...]]]:
@@ -61,75 +69,6 @@ def draw_figures(evaluation: Evaluation, folder: Path) -> Iterator[tuple[str, tu
             yield name, tuple(write_figure(figure, folder / f"{name}{ending}") for ending in (".png", ".svg"))
 
 
-def slug(name: str) -> str:
-    """A result's name as part of a file name; where something had to be dropped, a digest keeps it unique.
-
-    Examples
-    --------
-    >>> slug("c3d+i3d softmax logits")
-    'c3d+i3d-softmax-logits'
-    """
-    text = name.replace(" ", "-").replace(":", "_")
-    safe = re.sub(r"[^A-Za-z0-9._+@-]+", "-", text)[:80]
-    return safe if safe == text else f"{safe}-{digest16(name)[:8]}"
-
-
-@contextmanager
-def drawing_settings() -> Iterator[None]:
-    """Matplotlib's own defaults and ours, whatever the user's settings file says; undone on leaving."""
-    import matplotlib
-    from matplotlib import font_manager
-
-    installed = set(font_manager.get_font_names())
-    families = ["DejaVu Sans", *(name for name in _FALLBACK_FONTS if name in installed)]
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(
-            {
-                "font.family": families,
-                "font.size": 9.0,
-                "axes.titlesize": 10.0,
-                "axes.spines.top": False,
-                "axes.spines.right": False,
-                "figure.constrained_layout.use": True,
-                "svg.hashsalt": "moodfuse",
-                "text.parse_math": False,
-            }
-        )
-        yield
-
-
-def write_figure(figure: "Figure", path: Path) -> Path:
-    """Write a figure in the format of the path's ending, unless the file already holds it."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    FigureCanvasAgg(figure)
-    content = io.BytesIO()
-    metadata = {"Date": None} if path.suffix == ".svg" else None
-    figure.savefig(content, format=path.suffix[1:], dpi=DPI, metadata=metadata)
-    data = content.getvalue()
-    if not (path.is_file() and path.read_bytes() == data):
-        write_aside(path, lambda temporary: _fill(temporary, data))
-    return path
-
-
-def _fill(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
-
-
-def _title(evaluation: Evaluation, text: str, item: ResultScore | None = None, *, width: int = 80) -> str:
-    """A heading of wrapped lines: what it is, of which result, and LEAKY where the run is."""
-    parts = [f"{evaluation.marker}: {text}" if evaluation.marker else text]
-    if item is not None:
-        result = item.result
-        parts.append(f"{' + '.join(result.sources)}, {result.head}, {result.level} level")
-    return "\n".join(line for part in parts for line in textwrap.wrap(part, width))
-
-
-def _short(name: str, limit: int = 28) -> str:
-    return name if len(name) <= limit else name[: limit - 1] + "…"
-
-
 def confusion_figure(evaluation: Evaluation, item: ResultScore) -> "Figure":
     """Confusion matrix of a result: clips on the left, shares of each true class on the right."""
     from matplotlib.figure import Figure
@@ -137,7 +76,7 @@ def confusion_figure(evaluation: Evaluation, item: ResultScore) -> "Figure":
     counts = item.score.confusion_matrix
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
-    names = [_short(name, 20) for name in item.score.classes]
+    names = [short(name, 20) for name in item.score.classes]
     side = 1.6 + 0.47 * min(len(names), 40) + 0.07 * max(map(len, names))
     figure = Figure(figsize=(2 * side + 0.6, side + 0.2))
     left, right = figure.subplots(1, 2)
@@ -145,7 +84,7 @@ def confusion_figure(evaluation: Evaluation, item: ResultScore) -> "Figure":
     _matrix(right, shares, names, top=1.0, form="{:.2f}")
     left.set_title(f"Clips ({item.score.clips})")
     right.set_title("Share of each true class")
-    heading = _title(evaluation, "Confusion matrix", item, width=int(22 * side))
+    heading = title(evaluation, "Confusion matrix", item, width=int(22 * side))
     figure.suptitle(heading, fontsize=10)
     return figure
 
@@ -178,7 +117,7 @@ def roc_figure(evaluation: Evaluation, item: ResultScore) -> "Figure":
     areas = class_aucs(labels, values)
     for index, (name, area) in enumerate(zip(run.classes, areas, strict=True)):
         if not np.isnan(area):
-            (line,) = axes.plot(*roc_curve(labels, values, index), linewidth=1.3, label=f"{_short(name)}  {area:.2f}")
+            (line,) = axes.plot(*roc_curve(labels, values, index), linewidth=1.3, label=f"{short(name)}  {area:.2f}")
             line.set_color(COLOURS[index % len(COLOURS)])
             line.set_linestyle(STYLES[index // 2 % len(STYLES)])
     axes.plot(
@@ -192,7 +131,7 @@ def roc_figure(evaluation: Evaluation, item: ResultScore) -> "Figure":
         xlim=(-0.02, 1.02),
         ylim=(-0.02, 1.02),
     )
-    axes.set_title(_title(evaluation, "ROC of each emotion against the rest", item, width=70), loc="left")
+    axes.set_title(title(evaluation, "ROC of each emotion against the rest", item, width=70), loc="left")
     axes.legend(
         title="Area under the curve", frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), alignment="left"
     )
@@ -209,7 +148,7 @@ def accuracy_figure(evaluation: Evaluation) -> "Figure":
     networks = evaluation.networks[:ACCURACY_LIMIT]
     fusions = evaluation.fusions[: ACCURACY_LIMIT - len(networks)]
     rows = [*networks, *fusions]
-    names = ["\n".join(textwrap.wrap(_row_name(item), 46, break_on_hyphens=False)) for item in rows]
+    names = ["\n".join(textwrap.wrap(row_name(item), 46, break_on_hyphens=False)) for item in rows]
     heights = np.array([0.35 + 0.65 * (name.count("\n") + 1) for name in names])
     places = np.cumsum(heights) - heights / 2  # the middle of each row
     figure = Figure(figsize=(8.0, 1.5 + 0.26 * float(places[-1])))
@@ -226,27 +165,85 @@ def accuracy_figure(evaluation: Evaluation) -> "Figure":
     axes.text(
         chance,
         1.0,
-        f" always “{_short(label)}”: {chance:.2f}",
+        f" always “{short(label)}”: {chance:.2f}",
         transform=axes.get_xaxis_transform(),
         va="bottom",
         color=GREY,
         fontsize=8,
     )
-    axes.set_yticks(places, names, fontsize=8)
-    axes.set(
-        xlim=(0, 1),
-        ylim=(float(places[-1]) + 0.8, float(places[0]) - 0.8),
-        xlabel="Accuracy, with 95 % interval over groups",
-    )
-    axes.grid(axis="x", color="#DDDDDD", linewidth=0.7)
-    axes.set_axisbelow(True)
+    rows_axes(axes, places.tolist(), names)
+    axes.set(xlim=(0, 1), xlabel="Accuracy, with 95 % interval over groups")
     shown = (
         f"best {len(rows)} of {len(evaluation.scored)} results" if len(rows) < len(evaluation.scored) else "all results"
     )
-    figure.suptitle(_title(evaluation, f"Accuracy of {shown} (squares: one network; dots: fusion)"), fontsize=10)
+    figure.suptitle(title(evaluation, f"Accuracy of {shown} (squares: one network; dots: fusion)"), fontsize=10)
     return figure
 
 
-def _row_name(item: ResultScore) -> str:
-    result = item.result
-    return f"{' + '.join(result.sources)}, {result.head}" + ("" if item.is_network else f", {result.level}")
+def reliability_figure(evaluation: Evaluation) -> "Figure":
+    """How often the best result is right, by its confidence, before and after temperature scaling."""
+    from matplotlib.figure import Figure
+
+    item = evaluation.best
+    found = item.calibration
+    figure = Figure(figsize=(6.4, 4.7))
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle=(0, (1, 3)), linewidth=1.0, label="as it says")
+    if found is not None:
+        drawn = (
+            (f"before scaling, ECE {found.ece_before:.3f}", found.bins_before, ORANGE, "--", "s"),
+            (f"after, ECE {found.ece_after:.3f}", found.bins_after, BLUE, "-", "o"),
+        )
+        for label, bins, colour, style, mark in drawn:
+            confidence, right = [item.confidence for item in bins], [item.accuracy for item in bins]
+            axes.plot(confidence, right, linestyle=style, color=colour, linewidth=1.2, label=label)
+            axes.scatter(confidence, right, s=[14 + 5 * item.clips for item in bins], marker=mark, color=colour)
+        said = f"if perfectly calibrated, ECE {found.ece_if_perfect:.3f}, up to {found.ece_if_perfect_high:.3f}"
+        axes.plot([], [], linestyle="none", label=said)
+    axes.set(xlabel="Probability of the most probable emotion", ylabel="Share right", aspect="equal")
+    axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    axes.set_title(title(evaluation, "Reliability (size: clips in the bin)", item, width=64), loc="left")
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), fontsize=8)
+    return figure
+
+
+def worth_figure(evaluation: Evaluation, group: WorthGroup) -> "Figure":
+    """Shapley value of each source, and what leaving it out costs, in points with 95 % intervals."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.6, 1.7 + 0.42 * len(group.rows)))
+    axes = figure.subplots()
+    places = np.arange(len(group.rows), dtype=np.float64)
+    drawn = (
+        ("Shapley value", -0.18, BLUE, [(row.shapley, row.shapley_ci95) for row in group.rows]),
+        ("lost without it", 0.18, ORANGE, [(row.drop, row.drop_ci95) for row in group.rows]),
+    )
+    for label, offset, colour, values in drawn:
+        axes.barh(places + offset, [100 * value for value, _ in values], 0.32, color=colour, label=label)
+        for place, (_, ends) in zip(places + offset, values, strict=True):
+            axes.plot([100 * ends.low, 100 * ends.high], [place, place], color="black", linewidth=1.0)
+    axes.axvline(0, color=GREY, linewidth=0.8)
+    rows_axes(axes, places.tolist(), [short(row.source, 40) for row in group.rows])
+    axes.set_xlabel("Points of accuracy, with 95 % interval")
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.suptitle(title(evaluation, f"What each view adds: {group.head}, {group.level} level"), fontsize=10)
+    return figure
+
+
+def folds_figure(evaluation: Evaluation, items: tuple[ResultScore, ...]) -> "Figure":
+    """Accuracy of each fold, a dot a fold, with a line at the accuracy over all clips."""
+    from matplotlib.figure import Figure
+
+    names = ["\n".join(textwrap.wrap(row_name(item), 46, break_on_hyphens=False)) for item in items]
+    places = 1.3 * np.arange(len(items), dtype=np.float64)
+    figure = Figure(figsize=(7.6, 1.5 + 0.4 * len(items)))
+    axes = figure.subplots()
+    for place, item in zip(places, items, strict=True):
+        folds = item.per_fold
+        shift = np.linspace(-0.25, 0.25, len(folds)) if len(folds) > 1 else np.zeros(1)
+        axes.scatter([fold.accuracy for fold in folds], place + shift, s=22, color=BLUE, alpha=0.8)
+        axes.plot([item.score.accuracy] * 2, [place - 0.45, place + 0.45], color=ORANGE, linewidth=1.6)
+    rows_axes(axes, places.tolist(), names)
+    axes.set(xlim=(-0.03, 1.03), xlabel="Accuracy of each fold (dot) and of all clips (line)")
+    figure.suptitle(title(evaluation, "Accuracy fold by fold"), fontsize=10)
+    return figure

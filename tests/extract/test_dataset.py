@@ -103,7 +103,7 @@ def test_sources_carry_their_recipe(tmp_path: Path) -> None:
     assert build_recipe("c3d", choice) == build_recipe("c3d", RecipeChoice(depths={"c3d": "frozen"}))
     assert RecipeChoice(depths={"c3d@default": "full"}).depth_of("c3d") == "full"
     for name in ("c3d@", "c3d@../mine.toml"):
-        with pytest.raises(UnknownNameError, match="unknown recipe .*; known: default, seed"):
+        with pytest.raises(UnknownNameError, match="unknown recipe .*; known: default, demo, seed"):
             RecipeChoice().source(name)
     (tmp_path / "seed.toml").write_text("")
     with pytest.raises(InputError, match="'seed' is a recipe of moodfuse; give yours another name"):

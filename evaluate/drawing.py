@@ -1,0 +1,117 @@
+"""How figures look and how they are written: fonts, colours, headings, file names, PNG (150 dpi) and SVG.
+
+Drawn on figure objects with Agg: no window, no global state. Colours are those of Okabe and Ito (2008, Color
+Universal Design), told apart by line style as well. The same evaluation and the same fonts give the same bytes: SVG ids
+are salted with a constant, and no file holds a date.
+"""
+
+import io
+import re
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from cache.identity import digest16
+from cache.parts import write_aside
+from evaluate.evaluation import Evaluation, ResultScore
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DPI = 150
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#555555"
+COLOURS = (BLUE, "#E69F00", "#009E73", "#CC79A7", "#56B4E9", ORANGE, "#7F6000", "#000000")
+STYLES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
+_FALLBACK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "PingFang SC", "Microsoft YaHei")
+
+
+def file_name(evaluation: Evaluation, name: str) -> str:
+    """Name of a figure without its ending; that of a leaky run says so."""
+    return f"{name}-{evaluation.marker}" if evaluation.marker else name
+
+
+def slug(name: str) -> str:
+    """A result's name as part of a file name; where something had to be dropped, a digest keeps it unique.
+
+    Examples
+    --------
+    >>> slug("c3d+i3d softmax logits")
+    'c3d+i3d-softmax-logits'
+    """
+    text = name.replace(" ", "-").replace(":", "_")
+    safe = re.sub(r"[^A-Za-z0-9._+@-]+", "-", text)[:80]
+    return safe if safe == text else f"{safe}-{digest16(name)[:8]}"
+
+
+@contextmanager
+def drawing_settings() -> Iterator[None]:
+    """Matplotlib's own defaults and ours, whatever the user's settings file says; undone on leaving."""
+    import matplotlib
+    from matplotlib import font_manager
+
+    installed = set(font_manager.get_font_names())
+    families = ["DejaVu Sans", *(name for name in _FALLBACK_FONTS if name in installed)]
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(
+            {
+                "font.family": families,
+                "font.size": 9.0,
+                "axes.titlesize": 10.0,
+                "axes.spines.top": False,
+                "axes.spines.right": False,
+                "figure.constrained_layout.use": True,
+                "svg.hashsalt": "moodfuse",
+                "text.parse_math": False,
+            }
+        )
+        yield
+
+
+def write_figure(figure: "Figure", path: Path) -> Path:
+    """Write a figure in the format of the path's ending, unless the file already holds it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure)
+    content = io.BytesIO()
+    metadata = {"Date": None} if path.suffix == ".svg" else None
+    figure.savefig(content, format=path.suffix[1:], dpi=DPI, metadata=metadata)
+    data = content.getvalue()
+    if not (path.is_file() and path.read_bytes() == data):
+        write_aside(path, lambda temporary: _fill(temporary, data))
+    return path
+
+
+def _fill(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+def title(evaluation: Evaluation, text: str, item: ResultScore | None = None, *, width: int = 80) -> str:
+    """A heading of wrapped lines: what it is, of which result, and LEAKY where the run is."""
+    parts = [f"{evaluation.marker}: {text}" if evaluation.marker else text]
+    if item is not None:
+        result = item.result
+        parts.append(f"{' + '.join(result.sources)}, {result.head}, {result.level} level")
+    return "\n".join(line for part in parts for line in textwrap.wrap(part, width))
+
+
+def short(name: str, limit: int = 28) -> str:
+    """A name cut to `limit` characters."""
+    return name if len(name) <= limit else name[: limit - 1] + "…"
+
+
+def row_name(item: ResultScore) -> str:
+    """A result's name as a row's heading."""
+    result = item.result
+    return f"{' + '.join(result.sources)}, {result.head}" + ("" if item.is_network else f", {result.level}")
+
+
+def rows_axes(axes: "Axes", places: list[float], names: list[str]) -> None:
+    """Axes of named rows, the first on top, with a grid across."""
+    axes.set_yticks(places, names, fontsize=8)
+    axes.set_ylim(places[-1] + 0.8, places[0] - 0.8)
+    axes.grid(axis="x", color="#DDDDDD", linewidth=0.7)
+    axes.set_axisbelow(True)

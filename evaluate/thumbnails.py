@@ -1,0 +1,70 @@
+"""Thumbnails of clips, from the frames that stage one kept, as data URIs."""
+
+import base64
+import io
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from PIL import Image
+
+from cache.errors import MissingBlockError
+from cache.media import MediaStore
+from cache.records import ClipStatus
+from cache.runs import Run
+from cache.store import FeatureCache
+from evaluate.evaluation import Tick
+
+WIDTH = 160
+HEIGHT_LIMIT = 240
+FRAME = 16
+QUALITY = 60
+
+
+def thumbnails(cache: FeatureCache, run: Run, rows: Iterable[int], *, tick: Tick | None = None) -> dict[int, str]:
+    """Middle frames of some clips of a run.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+    run : Run
+    rows : iterable of int
+        Clips, as positions in `run.ids`.
+    tick : callable of str, optional
+        Called with a clip's id when its frame was read.
+
+    Returns
+    -------
+    dict of int to str
+        ``data:image/jpeg;base64,...`` of each clip whose media are in the cache.
+    """
+    statuses = {status.clip.id: status for status in (cache.clips if cache.plans else ())}
+    found = {}
+    for row in rows:
+        status = _status_of(run, row, statuses)
+        if status is None:
+            continue
+        try:
+            frames = MediaStore(cache, status.decoder).read(status.digest).frames
+        except MissingBlockError:
+            continue
+        found[row] = data_uri(frames[min(FRAME, len(frames) - 1)])
+        if tick is not None:
+            tick(status.clip.id)
+    return found
+
+
+def _status_of(run: Run, row: int, statuses: Mapping[str, ClipStatus]) -> ClipStatus | None:
+    """The clip of this name; `None` where the cache holds it no more, or another file under its name."""
+    status = statuses.get(run.ids[row])
+    if status is None or (run.digests and status.digest != run.digests[row]):
+        return None
+    return status
+
+
+def data_uri(frame: np.ndarray) -> str:
+    """A frame, uint8 [H, W, 3] in RGB, as a small JPEG in a data URI; the same frame gives the same bytes."""
+    picture = Image.fromarray(np.ascontiguousarray(frame))
+    picture.thumbnail((WIDTH, HEIGHT_LIMIT), Image.Resampling.LANCZOS)
+    content = io.BytesIO()
+    picture.save(content, format="JPEG", quality=QUALITY, optimize=True)
+    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode('ascii')}"
