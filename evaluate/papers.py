@@ -25,7 +25,7 @@ _LATEX = {
     "–": "--",
     **{char: f"\\{char}" for char in "&%$#_{}"},
 }
-_MARKDOWN = re.compile(r"([\\`*_|<>~&$]|(?<=\])\(|^[#+=-]|(?<=^\d)[.)](?=\s|$))")
+_MARKDOWN = re.compile(r"([\\`*_|<>~&$]|(?<=\])\(|^[#+=-](?=[\s#+=-]|$)|(?<=^\d)[.)](?=\s|$))")
 
 
 def markdown_text(text: str) -> str:
@@ -107,11 +107,29 @@ def _markdown_blocks(evaluation: Evaluation) -> Iterator[str]:
             for row in group.rows
         ]
         yield _markdown_table(("view", "alone, %", "Shapley value, points", "lost without it, points"), worth, right=3)
+    yield from _inflation_blocks(evaluation)
     if evaluation.notes:
         yield "## Notes"
         yield _bullets(evaluation.notes)
     yield "## To repeat it"
     yield "\n".join(f"    {printable(command)}" for command in repeat_commands(evaluation))
+
+
+def _inflation_blocks(evaluation: Evaluation) -> Iterator[str]:
+    """Honest beside leaky accuracy, where a leaky run was put beside."""
+    found = evaluation.inflation
+    if found is None:
+        return
+    yield "## What a leak is worth here"
+    points = _gain(found.mean_points, found.mean_points_ci95)
+    yield markdown_text(
+        f"{found.honest_run} beside {found.leaky_run}, which is LEAKY: its networks saw every clip. On average over "
+        f"fusions the leak adds {points} points."
+    )
+    rows = [
+        (row.result, _share(row.honest), _share(row.leaky), _gain(row.points, row.points_ci95)) for row in found.rows
+    ]
+    yield _markdown_table(("result", "honest, %", "LEAKY, %", "inflated by, points"), rows, right=3)
 
 
 def _bullets(lines: Iterable[str]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import isnan
 from typing import Any
 
 import click
@@ -16,6 +15,7 @@ from evaluate.compare import FUSION, NETWORKS, OURS, ComparedRow, Comparison, re
 from evaluate.evaluation import Evaluation, ResultScore
 from evaluate.published import ClassCounts
 from evaluate.records import Inflation, Interval
+from evaluate.words import headline_words
 
 TABLE_WIDTH = 132
 _COMPACT: dict[str, Any] = {"box": SIMPLE, "title_justify": "left", "padding": (0, 1, 0, 0), "pad_edge": False}
@@ -33,8 +33,7 @@ def _console() -> Console:
 def print_table(evaluation: Evaluation) -> None:
     """Print the headline, every result, networks first and better ones first, what was compared, and what to mind."""
     console = _console()
-    if evaluation.headline is not None:
-        click.echo(headline_sentence(evaluation))
+    click.echo(headline_words(evaluation).claim)
     console.print(_results_table(evaluation))
     label, share = evaluation.majority
     best = evaluation.best
@@ -57,20 +56,6 @@ def print_table(evaluation: Evaluation) -> None:
         click.echo(f"mean of the fusions: {100 * mean:+.1f} points {_points(evaluation.inflation.mean_points_ci95)}")
     for note in evaluation.notes:
         click.echo(f"note: {note}")
-
-
-def headline_sentence(evaluation: Evaluation) -> str:
-    """The first line of a report: what "take the best" is worth, in words; empty for a single result."""
-    found = evaluation.headline
-    if found is None:
-        return ""
-    if isnan(found.corrected):
-        return f"headline: the best of {found.candidates} results, {found.result}, shows {found.accuracy:.2f}"
-    where = "on clips that its networks saw (LEAKY)" if evaluation.marker else "on new clips"
-    return (
-        f"headline: taking the best of {found.candidates} results gives {found.corrected:.2f} "
-        f"{_ends(found.corrected_ci95)} {where} (the best, {found.result}, shows {found.accuracy:.2f} uncorrected)"
-    )
 
 
 def paired_sentences(evaluation: Evaluation) -> Iterator[str]:

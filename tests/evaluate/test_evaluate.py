@@ -239,7 +239,7 @@ def test_leaky_runs_are_marked_everywhere(capsys: pytest.CaptureFixture[str]) ->
     assert len(rows) == 4 and all(row["protocol"] == "LEAKY" and "LEAKY" in row["notes"] for row in rows)
     print_table(found)
     shown = capsys.readouterr().out.splitlines()
-    assert "(LEAKY)" in shown[0] and "LEAKY run leak" in shown[1]
+    assert shown[0].startswith("LEAKY: ") and "LEAKY run leak" in shown[1]
     assert all("LEAKY" in line for line in shown if "network    logits" in line or " softmax  " in line)
 
 
@@ -247,7 +247,7 @@ def test_table_says_it_in_words(capsys: pytest.CaptureFixture[str]) -> None:
     """The first line is the corrected headline; tests, worth and inflation follow, and no name is cut."""
     print_table(evaluate_run(make_run(), draws=200, leaky=make_run(1, protocol="leaky", skill=0.9)))
     shown = capsys.readouterr().out
-    assert shown.startswith("headline: taking the best of 4 results gives 0.")
+    assert shown.startswith("Taking the best of 4 results is right for ")
     for text in (
         "on new clips (the best, ",
         "uncorrected)",
