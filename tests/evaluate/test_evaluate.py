@@ -249,8 +249,7 @@ def test_table_says_it_in_words(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert shown.startswith("Taking the best of 4 results is right for ")
     for text in (
-        "on new clips (the best, ",
-        "uncorrected)",
+        "% of new clips (95 % interval ",
         "ECE",
         "these clips cannot tell",
         "Shapley value",
