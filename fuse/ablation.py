@@ -25,7 +25,7 @@ from fuse.design import DesignMatrix
 from fuse.features import LEVELS, Level, check_level
 from fuse.heads import HEADS, head_spec, make_head
 from fuse.notes import missing_views, result_notes, run_notes, versions
-from fuse.protocols import LEAKY, PlanFeatures, best_protocol, check_protocol, clip_plan, load_features
+from fuse.protocols import LEAKY, PlanFeatures, check_protocol, choose_protocol, clip_plan, load_features
 from fuse.workers import Call, run_parallel
 
 log = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ def run_ablation(cache: FeatureCache, settings: AblationSettings) -> Run:
     )
     chosen = parse_combinations(settings.combine, cache.sources())
     sources = tuple(sorted({source for item in chosen for source in item}))
-    protocol = check_protocol(settings.protocol or best_protocol(cache, sources))
+    protocol = choose_protocol(cache, sources, settings.protocol)
     rows = _rows(chosen, sources, settings)
     plans = [clip_plan(cache)] if leaky else fold_plans(cache, sources, settings.repeats)
     log.info("%d combinations, %d results, %d plans", len(chosen), len(rows), len(plans))

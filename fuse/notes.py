@@ -42,8 +42,8 @@ def run_notes(cache: FeatureCache, protocol: str, derived: Sequence[str], plans:
     """What a reader must know of a whole run."""
     if protocol == NO_CROSSFIT:
         yield (
-            "no-crossfit: networks of pair holdouts are not used, so a head over tuned features trains on rows that "
-            "its networks saw, and keeps its default settings"
+            "no-crossfit: no networks of pair holdouts, so a head over tuned features trains on rows that its networks "
+            "saw, and keeps its default settings"
         )
     if derived:
         crossed = protocol != LEAKY and can_cross_fit(cache.plan, cache.clips)

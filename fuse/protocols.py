@@ -89,12 +89,17 @@ def check_protocol(name: str) -> Protocol:
     return name
 
 
-def best_protocol(cache: FeatureCache, sources: Sequence[str]) -> Protocol:
-    """``crossfit`` where the cache holds the pair networks of every tuned source of the plan in force."""
+def choose_protocol(cache: FeatureCache, sources: Sequence[str], wanted: str | None) -> Protocol:
+    """The protocol that was asked for; without one, ``crossfit`` where the cache holds every pair network.
+
+    Where some class is gone once two folds are left out, as with two folds, cross-fitting is off in any case.
+    """
+    protocol = CROSSFIT if wanted is None else check_protocol(wanted)
+    if protocol != CROSSFIT:
+        return protocol
     pairs = pair_holdouts(cache.plan.folds)
-    if cache.plan.folds > 2 and all(cache.has_block(source, pair) for source in sources for pair in pairs):
-        return CROSSFIT
-    return NO_CROSSFIT
+    made = wanted is not None or all(cache.has_block(source, pair) for source in sources for pair in pairs)
+    return CROSSFIT if made and can_cross_fit(cache.plan, cache.clips) else NO_CROSSFIT
 
 
 def clip_plan(cache: FeatureCache) -> Plan:
@@ -129,7 +134,7 @@ def load_features(
     folds = range(plan.folds)
     embedding = {(source, fold): cache.block(source, {fold}, plan=plan) for source in sources for fold in folds}
     pairs: dict[tuple[str, Holdout], Block] = {}
-    if protocol == CROSSFIT and can_cross_fit(plan, cache.clips):
+    if protocol == CROSSFIT:
         tuned = [source for source in sources if embedding[source, 0].holdout.folds is not None]
         for source in tuned:
             for pair in pair_holdouts(plan.folds):
