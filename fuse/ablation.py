@@ -21,9 +21,9 @@ from cache.runs import Result, Run, check_new_name
 from cache.store import FeatureCache
 from fuse.choice import Choice, choose, soften
 from fuse.combinations import Combination, parse_combinations
-from fuse.design import DesignMatrix
 from fuse.features import LEVELS, Level, check_level
 from fuse.heads import HEADS, head_spec, make_head
+from fuse.matrix import DesignMatrix
 from fuse.notes import missing_views, result_notes, run_notes, versions
 from fuse.protocols import LEAKY, PlanFeatures, check_protocol, choose_protocol, clip_plan, load_features
 from fuse.workers import Call, run_parallel

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fuse.design import DesignMatrix
 from fuse.inner import inner_split
+from fuse.matrix import DesignMatrix
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

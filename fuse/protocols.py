@@ -16,9 +16,10 @@ from cache.folds import Unit, can_cross_fit, deal, pair_holdouts, validate
 from cache.records import Block, Holdout, Plan
 from cache.store import FeatureCache
 from fuse.combinations import Combination
-from fuse.design import DesignMatrix, Ingredients, assemble, unguarded
+from fuse.design import Ingredients, assemble, unguarded
 from fuse.features import Features, Level
 from fuse.logits import fit_logits, holdouts_to_fit, logits_for_fold
+from fuse.matrix import DesignMatrix
 from fuse.workers import Call, run_parallel
 
 Protocol = Literal["crossfit", "no-crossfit", "leaky"]

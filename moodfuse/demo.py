@@ -19,6 +19,8 @@ def demo_command(ctx: click.Context, output: Path, seed: int, shuffle_labels: in
 
     Example: moodfuse demo --output demo
     """
+    from cache.runs import run_names
+    from cache.store import FeatureCache
     from moodfuse.cli import group
     from moodfuse.corpus import ClipSettings, CorpusSettings, make_corpus
 
@@ -42,9 +44,9 @@ def demo_command(ctx: click.Context, output: Path, seed: int, shuffle_labels: in
         code = group.main(arguments, prog_name="moodfuse", standalone_mode=False)
         if isinstance(code, int) and code:
             ctx.exit(code)
-    click.echo(
-        f"\nclips: {table}\ncache: {cache}\nrecipe: demo\nreport: {cache / 'runs' / 'run-1' / 'report'}/report.html"
-    )
+    run = [name for name in run_names(FeatureCache(cache)) if not name.startswith("leaky")][-1]
+    report = cache / "runs" / run / "report" / "report.html"
+    click.echo(f"\nclips: {table}\ncache: {cache}\nrecipe: demo\nreport: {report}")
 
 
 def shuffle_table(table: Path, *, seed: int) -> Path:

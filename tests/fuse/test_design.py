@@ -12,9 +12,10 @@ from cache.errors import InputError, LeakError, MissingBlockError, UnknownNameEr
 from cache.folds import can_cross_fit
 from cache.records import Block, Holdout
 from cache.store import FeatureCache
-from fuse.design import HIDDEN, DesignMatrix, Ingredients, assemble
+from fuse.design import Ingredients, assemble
 from fuse.features import CrossFitted, Features
 from fuse.logits import fit_logits, holdouts_to_fit, logits_for_fold
+from fuse.matrix import HIDDEN, DesignMatrix
 
 FOLDS = range(4)
 LEVELS = ("logits", "embedding")

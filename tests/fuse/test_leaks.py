@@ -102,7 +102,7 @@ class Mutation:
 INNER = "fuse.design._inner_folds"
 MUTATIONS = (
     Mutation(
-        "scaler", "fuse.design.DesignMatrix.x_train", "self.x[~self.test]", "(self.x - self.x.mean(axis=0))[~self.test]"
+        "scaler", "fuse.matrix.DesignMatrix.x_train", "self.x[~self.test]", "(self.x - self.x.mean(axis=0))[~self.test]"
     ),
     Mutation("imputation", "fuse.design._matrix", "known = fit & ~absent", "known = ~absent"),
     Mutation(

@@ -1,0 +1,90 @@
+"""The design matrix of one outer fold, with its inner folds. `fuse.design` makes it, behind the leak guard."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fuse.features import Level
+
+HIDDEN = -1
+"""Class index of a test row: its label enters no design matrix."""
+
+
+@dataclass(frozen=True)
+class InnerFold:
+    """One inner fold: where settings are tried.
+
+    Attributes
+    ----------
+    x : ndarray of float64, shape (N, D)
+    fit, held : ndarray of bool, shape (N,)
+        Rows to fit on, and rows to score; neither holds a test row.
+    """
+
+    x: NDArray[np.float64]
+    fit: NDArray[np.bool_]
+    held: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class DesignMatrix:
+    """The features of one outer fold, checked against leaks. Made by `assemble`, and unchecked for leaky runs alone.
+
+    Attributes
+    ----------
+    x : ndarray of float64, shape (N, D)
+        The sources' columns side by side; rows are the plan's clips in order.
+    y : ndarray of int64, shape (N,)
+        Index into `classes`; `HIDDEN` for test rows.
+    groups : tuple of str
+        Group of each row, named by the smallest clip digest in it.
+    digests : tuple of str
+        Clip of each row.
+    test : ndarray of bool, shape (N,)
+        Role of each row: test, or train.
+    test_fold : int
+        The outer fold.
+    classes : tuple of str
+        Sorted labels.
+    columns : tuple of (source, slice)
+        Where each source's columns stand.
+    level : str
+        ``"logits"`` or ``"embedding"``.
+    honest : bool
+        Whether every training row is out of sample: no network behind its features saw its label, or its group's.
+    inner : tuple of InnerFold
+        Empty where nothing can be chosen: training rows in sample without pair networks, or too few groups.
+    """
+
+    x: NDArray[np.float64]
+    y: NDArray[np.int64]
+    groups: tuple[str, ...]
+    digests: tuple[str, ...]
+    test: NDArray[np.bool_]
+    test_fold: int
+    classes: tuple[str, ...]
+    columns: tuple[tuple[str, slice], ...]
+    level: Level
+    honest: bool
+    inner: tuple[InnerFold, ...] = ()
+
+    @property
+    def x_train(self) -> NDArray[np.float64]:
+        """Features of the training rows, [N_train, D]."""
+        return self.x[~self.test]
+
+    @property
+    def y_train(self) -> NDArray[np.int64]:
+        """Class indices of the training rows, [N_train]."""
+        return self.y[~self.test]
+
+    @property
+    def groups_train(self) -> NDArray[np.str_]:
+        """Groups of the training rows, [N_train]."""
+        return np.array(self.groups)[~self.test]
+
+    @property
+    def x_test(self) -> NDArray[np.float64]:
+        """Features of the test rows, [N_test, D]."""
+        return self.x[self.test]
