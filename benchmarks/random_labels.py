@@ -1,7 +1,7 @@
 """Random labels on the demo corpus: permuted between groups, honest accuracy must be chance, leaky must not.
 
-Usage: random_labels.py [SEEDS]; default 20. Two sources are tuned at the head: a video one, whose embedding is tuned
-too, and an audio one. Each permutation tunes 22 networks a source and fuses under the honest and the leaky protocol.
+Usage: random_labels.py [SEEDS [FIRST]]; default 20, from seed 0. Two sources are tuned at the head: a video one, whose
+embedding is tuned too, and an audio one. Each permutation tunes 22 networks a source and fuses under both protocols.
 """
 
 import shutil
@@ -65,7 +65,7 @@ def interval(values: np.ndarray) -> tuple[float, float, float]:
     return float(values.mean()), float(values.mean()) - half, float(values.mean()) + half
 
 
-def main(seeds: int) -> int:
+def main(seeds: int, first: int) -> int:
     """Print each seed's accuracies and their means with intervals; 1 if a bar is missed."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -76,7 +76,7 @@ def main(seeds: int) -> int:
         frozen = ["--source", "c3d", "--source", "twodmcnn", "--tune", "frozen"]
         run("extract", str(table), "--cache", str(folder / "base"), *frozen)
         found = []
-        for seed in range(seeds):
+        for seed in range(first, first + seeds):
             shuffled = shuffle_table(table, seed=seed)
             found.append(permutation(folder / "base", shuffled, recipe, folder / "work"))
             print(
@@ -95,4 +95,5 @@ def main(seeds: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else SEEDS))
+    given = [int(text) for text in sys.argv[1:]]
+    sys.exit(main(given[0] if given else SEEDS, given[1] if len(given) > 1 else 0))
