@@ -35,7 +35,7 @@ def thumbnails(cache: FeatureCache, run: Run, rows: Iterable[int], *, tick: Tick
     Returns
     -------
     dict of int to str
-        ``data:image/jpeg;base64,...`` of each clip whose media are in the cache.
+        ``data:image/jpeg;base64,...`` of each clip whose media are in the cache and hold a picture.
     """
     statuses = {status.clip.id: status for status in (cache.clips if cache.plans else ())}
     found = {}
@@ -46,6 +46,8 @@ def thumbnails(cache: FeatureCache, run: Run, rows: Iterable[int], *, tick: Tick
         try:
             frames = MediaStore(cache, status.decoder).read(status.digest).frames
         except MissingBlockError:
+            continue
+        if not len(frames):  # a clip without picture
             continue
         found[row] = data_uri(frames[min(FRAME, len(frames) - 1)])
         if tick is not None:

@@ -2,7 +2,8 @@
 
 A head that chooses offers `candidates()` and `try_candidates(x, y, held)`. The candidate of least inner log loss wins,
 classes weighted to count alike, the simplest of equals. The temperature divides log-probabilities (Guo et al. 2017,
-arXiv:1706.04599) and is the one of least inner log loss of the chosen candidate, every row counting once.
+arXiv:1706.04599) and is the one of least inner log loss of the chosen candidate, every row counting once, under a
+normal prior on its logarithm: a few rows that are all right must not make every probability a certainty.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,6 +23,8 @@ InnerData = tuple[Floats, Ints, Floats, Ints]
 
 TEMPERATURES = (0.05, 20.0)
 """Least and greatest temperature; log loss is convex in its inverse."""
+PRIOR = 1.0
+"""Standard deviation of the prior of the logarithm of the temperature; its weight is that of one row."""
 _TINY = 1e-12
 _EQUAL = 9
 """Decimals to which losses are compared."""
@@ -118,7 +121,7 @@ def inner_scores(model: Any, data: Iterable[InnerData], *, classes: int) -> tupl
 
 
 def best_temperature(chances: Floats, truth: Ints) -> float:
-    """The temperature under which probabilities [M, C] of rows with class indices [M] have the least log loss."""
+    """The temperature of least log loss, with its prior, of probabilities [M, C] of rows with class indices [M]."""
     from scipy.optimize import minimize_scalar
 
     logs = np.log(np.maximum(chances, _TINY))
@@ -126,7 +129,8 @@ def best_temperature(chances: Floats, truth: Ints) -> float:
     def loss(log_temperature: float) -> float:
         scaled = logs / np.exp(log_temperature)
         scaled = scaled - scaled.max(axis=1, keepdims=True)
-        return float(np.mean(np.log(np.exp(scaled).sum(axis=1)) - scaled[np.arange(len(truth)), truth]))
+        losses = np.log(np.exp(scaled).sum(axis=1)) - scaled[np.arange(len(truth)), truth]
+        return float(np.mean(losses) + log_temperature**2 / (2 * PRIOR**2 * len(truth)))
 
     found = minimize_scalar(loss, bounds=tuple(np.log(TEMPERATURES)), method="bounded", options={"xatol": 1e-6})
     return float(np.exp(found.x))

@@ -34,10 +34,13 @@ def test_soften_keeps_the_order_and_the_sum() -> None:
 
 
 def test_extreme_rows_give_a_bounded_temperature() -> None:
-    """All right or all wrong: the temperature stays within its bounds."""
+    """All right or all wrong: few rows move the temperature little, many far, and never past its bounds."""
     sure = np.eye(3)[[0, 1, 2, 0]] * 0.9 + 0.1 / 3
-    assert 0.05 <= best_temperature(sure, np.array([0, 1, 2, 0])) < 0.3
-    assert 19 < best_temperature(sure, np.array([1, 2, 0, 1])) <= 20
+    right, wrong = np.array([0, 1, 2, 0]), np.array([1, 2, 0, 1])
+    assert 0.3 < best_temperature(sure, right) < 0.9 and 2 < best_temperature(sure, wrong) <= 20
+    many = np.tile(sure, (500, 1))
+    assert 0.05 <= best_temperature(many, np.tile(right, 500)) < best_temperature(sure, right)
+    assert best_temperature(sure, wrong) < best_temperature(many, np.tile(wrong, 500)) <= 20
 
 
 @pytest.mark.parametrize(("name", "setting"), [("softmax", "C"), ("logistic", "C"), ("lightgbm", "rounds")])
