@@ -16,6 +16,8 @@ from cache.records import Clip, ClipStatus, Holdout, Plan, Role
 
 GROUP_RULE = "declared group, else file; identical files joined"
 MIN_INNER_GROUPS = 3
+VIEWS = ("sound", "picture")
+"""What a clip may lack; see `ClipStatus.missing`."""
 
 
 @dataclass(frozen=True)
@@ -222,13 +224,33 @@ def tuning_roles(units: Sequence[Unit], tuning: Tuning, *, seed: int) -> tuple[t
 
 
 def can_cross_fit(plan: Plan, clips: Iterable[ClipStatus]) -> bool:
-    """Whether every class remains when any two folds are left out; needs K >= 3."""
-    clips = list(clips)
-    classes = {status.clip.label for status in clips}
-    for pair in combinations(range(plan.folds), 2):
-        if {status.clip.label for status in clips if plan.assignment[status.digest] not in pair} != classes:
-            return False
-    return plan.folds > 2
+    """Whether every class remains, to be heard and to be seen, when any two folds are left out; needs K >= 3."""
+    clips = tuple(clips)
+    pairs = tuple(combinations(range(plan.folds), 2))
+    return plan.folds > 2 and not any(_lost(plan, clips, view, pair) for view in VIEWS for pair in pairs)
+
+
+def check_views(plan: Plan, clips: Iterable[ClipStatus]) -> None:
+    """Refuse a plan under which some class can be learned from no sound, or from no picture, outside some fold.
+
+    Raises
+    ------
+    InputError
+    """
+    clips = tuple(clips)
+    for view in VIEWS:
+        for fold in range(plan.folds):
+            if lost := _lost(plan, clips, view, (fold,)):
+                raise InputError(
+                    f"label {lost[0]!r} has no clip with {view} outside fold {fold}, so nothing could learn it from "
+                    f"{view}; add clips that have it, use fewer folds, or run extract with --missing refuse"
+                )
+
+
+def _lost(plan: Plan, clips: tuple[ClipStatus, ...], view: str, folds: tuple[int, ...]) -> list[str]:
+    """Labels without a clip that has a view outside some folds."""
+    kept = {s.clip.label for s in clips if s.missing != view and plan.assignment[s.digest] not in folds}
+    return sorted({status.clip.label for status in clips} - kept)
 
 
 def single_holdouts(folds: int) -> tuple[Holdout, ...]:

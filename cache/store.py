@@ -86,7 +86,7 @@ class FeatureCache:
     def all_plans(self) -> tuple[Plan, ...]:
         """Plans of every repeat, oldest first."""
         found = []
-        for file in (self.path / "plans").glob("*.json"):
+        for file in (self.path / "plans").rglob("*.json"):
             values = read_json(file)
             if digest16(values) != file.stem:
                 set_aside(file)
@@ -108,7 +108,8 @@ class FeatureCache:
         """Further plans over the very clips of the plan in force, for repeated cross-validation: repeat 1, 2, ..."""
         found: list[Plan] = []
         while plans := self.plans_of(len(found) + 1):
-            if (plans[-1].folds, plans[-1].records) != (self.plan.folds, self.plan.records):
+            wanted = (self.plan.folds, self.plan.seed + len(found) + 1, self.plan.records)
+            if (plans[-1].folds, plans[-1].seed, plans[-1].records) != wanted:
                 break
             found.append(plans[-1])
         return tuple(found)
@@ -176,7 +177,8 @@ class FeatureCache:
                 self._write_view(current, statuses)
             return False
         values = _plan_values(plan, 1 + (current.sequence if current else 0))
-        write_text(self.path / "plans" / f"{digest16(values)}.json", canonical_json(values))
+        folder = self.path / "plans" / (f"repeat-{plan.repeat}" if plan.repeat else "")
+        write_text(folder / f"{digest16(values)}.json", canonical_json(values))
         self.refresh()
         if not plan.repeat:
             self._write_view(self.plan, statuses)

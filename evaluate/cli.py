@@ -70,12 +70,13 @@ def chosen_runs(cache: "FeatureCache", name: str | None, *, inflation: bool) -> 
     from cache.errors import InputError
     from cache.runs import read_run, run_names
     from evaluate.evaluation import LEAKY
+    from evaluate.inflation import can_be_compared
 
     if not inflation:
         return read_run(cache, name), None
     newest_first = [read_run(cache, each) for each in reversed(run_names(cache))]
-    leaky = next((run for run in newest_first if run.protocol == LEAKY), None)
-    if leaky is None:
+    leaky_runs = [run for run in newest_first if run.protocol == LEAKY]
+    if not leaky_runs:
         raise InputError(
             f"{cache.path} holds no leaky run to measure the inflation with; run: "
             f"moodfuse extract DATA --cache {cache.path} --leaky, then moodfuse fuse --cache {cache.path} "
@@ -86,7 +87,7 @@ def chosen_runs(cache: "FeatureCache", name: str | None, *, inflation: bool) -> 
         raise InputError(f"{cache.path} holds leaky runs only; run: moodfuse fuse --cache {cache.path}")
     if honest.protocol == LEAKY:
         raise InputError(f"run {honest.name!r} is leaky itself; with --inflation name an honest --run, or none")
-    return honest, leaky
+    return honest, next((run for run in leaky_runs if can_be_compared(honest, run)), leaky_runs[0])
 
 
 def write_all(
@@ -99,7 +100,7 @@ def write_all(
 ) -> None:
     """Write numbers, figures, papers and the page, and say where."""
     from cache.parts import write_text
-    from evaluate.compare import comparison_table
+    from evaluate.compare import comparison_name, comparison_table
     from evaluate.page import page_of, pictured_clips
     from evaluate.papers import write_papers
     from evaluate.rendering import write_page
@@ -112,7 +113,7 @@ def write_all(
         shown = thumbnails(cache, evaluation.run, pictured_clips(evaluation), tick=tick) if pictures else {}
     papers = write_papers(evaluation, folder)
     if comparison is not None:
-        table = folder / f"comparison-{comparison.published.name}.csv"
+        table = folder / comparison_name(comparison)
         write_text(table, comparison_table(comparison))
         click.echo(f"comparison: {table}")
     page = write_page(page_of(evaluation, comparison=comparison, thumbnails=shown), folder)

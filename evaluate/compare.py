@@ -242,10 +242,12 @@ def comparison_table(comparison: Comparison) -> str:
     Returns
     -------
     str
-        `sources` is without recipes; `low` and `high` are the 95 % interval of the accuracy. The unknown is empty.
+        `sources` is without recipes; `low` and `high` are the 95 % interval of the accuracy; `protocol` is that of our
+        rows, ``LEAKY`` where the run measures a leak. The unknown is empty.
     """
-    columns = ["table", "optimizer", "sources", "who", "recipe", "head", "level", "clips"]
+    columns = ["table", "optimizer", "sources", "who", "protocol", "recipe", "head", "level", "clips"]
     columns += ["accuracy", "low", "high", "macro_f1", "auc"]
+    protocol = comparison.evaluation.marker or comparison.evaluation.run.protocol
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n", restval="")
     writer.writeheader()
@@ -257,8 +259,14 @@ def comparison_table(comparison: Comparison) -> str:
             written.add(key)
             writer.writerow({**common, **_their_values(row.published, row.table, comparison.published)})
         if row.ours is not None:
-            writer.writerow({**common, **_our_values(row.ours)})
+            writer.writerow({**common, "protocol": protocol, **_our_values(row.ours)})
     return text.getvalue()
+
+
+def comparison_name(comparison: Comparison) -> str:
+    """Name of the file of a comparison; that of a leaky run says so."""
+    mark = f"-{comparison.evaluation.marker}" if comparison.evaluation.marker else ""
+    return f"comparison-{comparison.published.name}{mark}.csv"
 
 
 def _their_values(score: PublishedScore, table: str, published: Published) -> dict[str, object]:

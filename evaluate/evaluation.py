@@ -145,9 +145,9 @@ class Evaluation:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the numbers must know, the most serious first."""
-        uncalibrated = sum("uncalibrated" in item.result.notes for item in self.scored)
+        uncalibrated = sum(bool(set(item.result.notes) - {self.marker}) for item in self.scored)
         found = [
-            "LEAKY: the networks saw the test clips; these scores are inflated on purpose" if self.marker else None,
+            "LEAKY: the models saw the test clips; these scores are inflated on purpose" if self.marker else None,
             *self.run.notes,
             few_groups_warning(self.group_count),
             f"{uncalibrated} of {len(self.scored)} results are uncalibrated: their settings stayed at the defaults"

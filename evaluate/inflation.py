@@ -73,6 +73,15 @@ def _interval(gains: Floats, values: Floats, draws: GroupDraws) -> Interval:
     return interval(float(gains.mean()), values, draws.groups, DIFFERENCE)
 
 
+def can_be_compared(honest: Run, leaky: Run) -> bool:
+    """Whether two runs differ in their protocol alone, as far as clips and networks go."""
+    try:
+        _same_clips(honest, leaky)
+    except InputError:
+        return False
+    return True
+
+
 def _same_clips(honest: Run, leaky: Run) -> list[int]:
     """Where each clip of the honest run stands in the leaky one."""
     again = f"run fuse --protocol leaky on the cache as it was for {honest.name}"
@@ -91,5 +100,14 @@ def _same_clips(honest: Run, leaky: Run) -> list[int]:
         if leaky.labels[index] != label:
             raise InputError(
                 f"clip {clip!r} is {label!r} in run {honest.name}, {leaky.labels[index]!r} in {leaky.name}; {again}"
+            )
+        if honest.digests and leaky.digests and honest.digests[honest.ids.index(clip)] != leaky.digests[index]:
+            raise InputError(f"clip {clip!r} is another file in run {honest.name} than in {leaky.name}; {again}")
+    recipes = dict(leaky.recipes)
+    for source, recipe in honest.recipes:
+        if recipes.get(source, recipe) != recipe:
+            raise InputError(
+                f"{source} was made by another recipe in run {honest.name} than in {leaky.name}, so a difference would "
+                f"not be the leak's alone; {again}"
             )
     return order

@@ -148,7 +148,7 @@ def _markdown_table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]], *, 
 def latex_table(evaluation: Evaluation) -> str:
     """Content of `table.tex`: every result, for a document that loads booktabs; networks stand above fusions."""
     run = evaluation.run
-    mark = rf"\textbf{{{evaluation.marker}}}: the networks saw the test clips. " if evaluation.marker else ""
+    mark = rf"\textbf{{{evaluation.marker}}}: the models saw the test clips. " if evaluation.marker else ""
     caption = (
         f"{mark}Accuracy with its 95\\,\\% interval over groups and macro F1 in \\%, of {len(run.ids)} clips in "
         f"{evaluation.group_count} groups under {run.fold_count} folds. {latex_text(headline_words(evaluation).claim)}"

@@ -28,7 +28,7 @@ def repeated_score(labels: Labels, probabilities: Floats, folds: NDArray[np.int6
     Returns
     -------
     RepeatedScore
-        Its interval is cut off at 0 and 1, and undefined for fewer than 2 folds.
+        Its interval is cut off at 0 and 1, and undefined for fewer than 2 folds, and where all folds score alike.
     """
     right = probabilities.argmax(axis=-1) == labels
     found = [
@@ -53,6 +53,8 @@ def _interval(accuracies: Floats, test_to_train: float) -> Interval:
     count = len(accuracies)
     if count < 2:
         return UNDEFINED
+    if np.ptp(accuracies) < 1e-12:
+        return UNDEFINED  # equal folds say nothing of how far others would stray
     error = np.sqrt((1 / count + test_to_train) * accuracies.var(ddof=1))
     reach = float(stdtrit(count - 1, (1 + COVERAGE) / 2)) * error
     low, high = np.clip([accuracies.mean() - reach, accuracies.mean() + reach], 0.0, 1.0)

@@ -18,6 +18,8 @@ from evaluate.records import Inflation, Interval
 from evaluate.words import headline_words
 
 TABLE_WIDTH = 132
+LEGEND = ("uncalibrated", "fewer than 3 groups per class: default settings")
+"""Notes that `fuse` leaves and a table shows by their first letter."""
 _COMPACT: dict[str, Any] = {"box": SIMPLE, "title_justify": "left", "padding": (0, 1, 0, 0), "pad_edge": False}
 COMPARISON_WIDTH = 100
 OPTIMIZERS = {"adam": "Adam", "sgd": "SGD", "": "other"}
@@ -43,8 +45,9 @@ def print_table(evaluation: Evaluation) -> None:
         ends = _ends(best.repeated.ci95)
         click.echo(f"  over {best.repeated.repeats} fold plans: {best.repeated.accuracy:.3f} {ends}, training included")
     click.echo(f"baseline: always {label!r} is right for {share:.3f}; chance is {1 / len(evaluation.run.classes):.3f}")
-    if any(item.result.notes for item in evaluation.scored):
-        click.echo("u: uncalibrated; f: fewer than 3 groups in a class, so default settings")
+    used = [note for note in LEGEND if any(note in item.result.notes for item in evaluation.scored)]
+    if used:
+        click.echo("; ".join(f"{note[0]}: {note}" for note in used))
     for sentence in paired_sentences(evaluation):
         click.echo(sentence)
     if evaluation.worth:
@@ -148,8 +151,8 @@ def _inflation_table(found: Inflation) -> Table:
 
 
 def _marks(item: ResultScore) -> str:
-    """First letters of a result's notes."""
-    return "".join(sorted({note[0] for note in item.result.notes}))
+    """First letters of a result's notes; LEAKY stands in full elsewhere."""
+    return "".join(sorted({note[0] for note in item.result.notes if note in LEGEND}))
 
 
 def print_comparison(comparison: Comparison) -> None:

@@ -118,7 +118,7 @@ def headline_words(evaluation: Evaluation) -> Words:
         who = f"Taking the best of {headline.candidates} results"
     else:
         share, ends, who = best.score.accuracy, best.score.accuracy_ci95, best.result.name
-    of = "these clips, which its networks have seen" if evaluation.marker else "new clips"
+    of = "these clips, which its models have seen" if evaluation.marker else "new clips"
     claim = f"{who} is right for {percent(share)} of {of} (95 % interval {between(ends)})."
     if evaluation.marker:
         claim = f"{evaluation.marker}: {claim}"
@@ -135,7 +135,7 @@ def _meaning(evaluation: Evaluation, ends: Interval) -> list[str]:
     ]
     if evaluation.marker:
         said.append(
-            "The networks saw the test clips, on purpose: these numbers measure what a leak is worth, "
+            "The models saw the test clips, on purpose: these numbers measure what a leak is worth, "
             "and promise nothing for a new clip."
         )
     if evaluation.headline is not None:

@@ -38,6 +38,7 @@ RULES = (
     "identical files; names that count"
 )
 REMEDY = "if they are one, give them one group: a CSV with the column 'group', or --group-pattern REGEX"
+_WINDOW = re.compile(r"@[\d.]+-[\d.]*$")
 _K_OF_N = re.compile(r"^(?P<stem>.*?)[\s_.([-]*(?P<k>\d+)[\s_-]*of[\s_-]*(?P<n>\d+)[)\]]*$", re.IGNORECASE)
 _NUMBERED = re.compile(r"^(?P<stem>.*[A-Za-z].*?)\s*\((?P<k>\d+)\)$")
 
@@ -86,8 +87,13 @@ def _same_files(clips: Sequence[Audited]) -> Iterator[Finding]:
             same[clip.file_sha256].append(clip)
     for members in same.values():
         for one, other in pairwise(members):
-            if one.id.partition("@")[0] != other.id.partition("@")[0]:
+            if _path_of(one) != _path_of(other):
                 yield Finding("file", one.id, other.id, 1.0, 0.0, 0.0, 0.0, grouped=one.group == other.group)
+
+
+def _path_of(clip: Audited) -> str:
+    """The clip's id without its window."""
+    return _WINDOW.sub("", clip.id)
 
 
 def _counted_names(clips: Sequence[Audited]) -> Iterator[Finding]:
@@ -95,7 +101,7 @@ def _counted_names(clips: Sequence[Audited]) -> Iterator[Finding]:
     parts: dict[tuple[str, str, str], list[tuple[int, Audited]]] = defaultdict(list)
     numbered: dict[tuple[str, str], list[tuple[int, Audited]]] = defaultdict(list)
     for clip in clips:
-        path = PurePath(clip.id.partition("@")[0])
+        path = PurePath(_path_of(clip))
         if match := _K_OF_N.match(path.stem):
             parts[str(path.parent), match["stem"].casefold(), str(int(match["n"]))].append((int(match["k"]), clip))
         elif match := _NUMBERED.match(path.stem):

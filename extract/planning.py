@@ -4,7 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cache.errors import InputError
-from cache.folds import GROUP_RULE, deal, declared_folds, pair_holdouts, single_holdouts, units_of, validate
+from cache.folds import (
+    GROUP_RULE,
+    can_cross_fit,
+    check_views,
+    deal,
+    declared_folds,
+    pair_holdouts,
+    single_holdouts,
+    units_of,
+    validate,
+)
 from cache.records import ClipStatus, Holdout, Plan
 from cache.store import record_name
 
@@ -59,7 +69,9 @@ def next_plan(plans: Sequence[Plan], statuses: Sequence[ClipStatus], choice: Pla
         placed = earlier[-1].assignment if earlier and not choice.replan else {}
         assignment = deal(units, folds=max(folds, 1), seed=seed, placed=placed)
         validate(units, assignment, folds)
-    return Plan(folds, seed, GROUP_RULE, assignment, tuple(sorted({record_name(status) for status in statuses})))
+    plan = Plan(folds, seed, GROUP_RULE, assignment, tuple(sorted({record_name(status) for status in statuses})))
+    check_views(plan, covered)
+    return plan
 
 
 def repeat_plan(plan: Plan, earlier: Sequence[Plan], statuses: Sequence[ClipStatus], repeat: int) -> Plan:
@@ -87,10 +99,10 @@ def repeat_plan(plan: Plan, earlier: Sequence[Plan], statuses: Sequence[ClipStat
     return replace(next_plan(earlier, statuses, choice), repeat=repeat)
 
 
-def holdouts(folds: int, *, crossfit: bool, leaky: bool) -> tuple[Holdout, ...]:
-    """The holdouts of one plan: ``{k}``; every pair under cross-fitting with 3 folds or more; ``{}`` if `leaky`."""
-    pairs = pair_holdouts(folds) if crossfit and folds > 2 else ()
-    return (*single_holdouts(folds), *pairs, *((Holdout.of(()),) if leaky else ()))
+def holdouts(plan: Plan, clips: Sequence[ClipStatus], *, crossfit: bool, leaky: bool) -> tuple[Holdout, ...]:
+    """The holdouts of one plan: ``{k}``; every pair if `crossfit` and that can be done; ``{}`` if `leaky`."""
+    pairs = pair_holdouts(plan.folds) if crossfit and can_cross_fit(plan, clips) else ()
+    return (*single_holdouts(plan.folds), *pairs, *((Holdout.of(()),) if leaky else ()))
 
 
 def _refuse_shared_groups(statuses: Sequence[ClipStatus]) -> None:

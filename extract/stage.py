@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cache.errors import InputError, MoodfuseError
+from cache.folds import can_cross_fit
 from cache.recipe import Recipe
 from cache.records import ClipStatus
 from cache.store import CLIPS_PER_PART, FeatureCache, Roles
@@ -121,8 +122,9 @@ def extract_features(settings: ExtractSettings, *, say: Callable[[str], None] = 
     _write_plans(cache, statuses, settings)
     _say_plan(cache, before, say)
     _say_audit(cache, say)
-    if settings.networks.crossfit and cache.plan.folds < 3 and any(recipe.tuning for recipe in recipes):
-        say("2 folds: no two can be held out together, so cross-fitting is off")
+    tunes = any(recipe.tuning for recipe in recipes)
+    if settings.networks.crossfit and tunes and not can_cross_fit(cache.plan, cache.clips):
+        say("some class is gone once two folds are left out, so cross-fitting is off")
     todo = [remaining(cache, recipe, settings.networks) for recipe in recipes]
     _announce(cache, settings, todo, say)
     if settings.dry_run:
@@ -194,7 +196,9 @@ def _announce(cache: FeatureCache, settings: ExtractSettings, todo: Sequence[Wor
             f"{blocks}: about {estimate.seconds:.0f} s, {estimate.megabytes:.0f} MB"
         )
     tuned = sum(item.to_tune for item in busy)
-    say(f"in all {tuned} networks to tune: about {total.seconds / 60:.1f} minutes, {total.megabytes:.0f} MB of disk")
+    under = f" under {settings.networks.repeats} fold plans" if settings.networks.repeats > 1 else ""
+    cost = f"about {total.seconds / 60:.1f} minutes, {total.megabytes:.0f} MB of disk"
+    say(f"in all {tuned} networks to tune{under}: {cost}")
 
 
 def _compute(cache: FeatureCache, item: Work, settings: ExtractSettings) -> tuple[int, int]:

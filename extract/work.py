@@ -25,7 +25,7 @@ class Wanted:
         return tuple(
             (plan, holdout)
             for plan in plans
-            for holdout in holdouts(plan.folds, crossfit=self.crossfit, leaky=self.leaky)
+            for holdout in holdouts(plan, cache.clips, crossfit=self.crossfit, leaky=self.leaky)
         )
 
 

@@ -25,7 +25,16 @@ from fuse.features import LEVELS, Level, check_level
 from fuse.heads import HEADS, head_spec, make_head
 from fuse.matrix import DesignMatrix
 from fuse.notes import missing_views, result_notes, run_notes, versions
-from fuse.protocols import LEAKY, PlanFeatures, check_protocol, choose_protocol, clip_plan, load_features
+from fuse.protocols import (
+    CROSSFIT,
+    LEAKY,
+    PlanFeatures,
+    check_protocol,
+    choose_protocol,
+    clip_plan,
+    has_networks,
+    load_features,
+)
 from fuse.workers import Call, run_parallel
 
 log = logging.getLogger(__name__)
@@ -135,7 +144,7 @@ def run_ablation(cache: FeatureCache, settings: AblationSettings) -> Run:
     sources = tuple(sorted({source for item in chosen for source in item}))
     protocol = choose_protocol(cache, sources, settings.protocol)
     rows = _rows(chosen, sources, settings)
-    plans = [clip_plan(cache)] if leaky else fold_plans(cache, sources, settings.repeats)
+    plans = fold_plans(cache, sources, protocol, settings.repeats)
     log.info("%d combinations, %d results, %d plans", len(chosen), len(rows), len(plans))
     pooled = []
     for plan in plans:
@@ -159,7 +168,7 @@ def run_ablation(cache: FeatureCache, settings: AblationSettings) -> Run:
             _result(row, [plan[row] for plan in pooled], result_notes(cache, chose=pooled[0][row].chosen, leaky=leaky))
             for row in rows
         ),
-        notes=tuple(run_notes(cache, protocol, derived, len(plans))),
+        notes=tuple(run_notes(cache, protocol, sources, derived, plans=len(plans))),
         digests=tuple(status.digest for status in cache.clips),
         missing=missing_views(cache),
         repeat_folds=tuple(folds[1:]),
@@ -173,36 +182,46 @@ def leaky_name(name: str | None) -> str | None:
     return name if name is None or name.startswith("leaky") else f"leaky-{name}"
 
 
-def fold_plans(cache: FeatureCache, sources: Sequence[str], repeats: int | None) -> list[Plan]:
+def fold_plans(cache: FeatureCache, sources: Sequence[str], protocol: str, repeats: int | None) -> list[Plan]:
     """The plan in force, and the further ones of repeated cross-validation.
 
-    Tuned sources are tested under the plans that `extract` made; frozen ones under any, dealt here where none is kept.
+    Tuned sources are tested under the plans that `extract` made all networks for; frozen ones under any, dealt here
+    where none is kept. The leaky protocol and folds that the data set declares have one plan.
 
     Raises
     ------
     InputError
-        If more repeats are asked for than a tuned source has networks for.
+        If more repeats are asked for than there are plans.
     """
-    plans = [cache.plan, *cache.repeat_plans]
     tuned = [source for source in sources if cache.recipe(source).tuning is not None]
-    if tuned:
-        plans = [plan for plan in plans if all(cache.has_block(source, {0}, plan=plan) for source in tuned)] or plans[
-            :1
-        ]
-        if repeats is not None and repeats > len(plans):
-            raise InputError(
-                f"--repeats is {repeats}, but {tuned[0]} was tuned under {len(plans)} fold plan(s); "
-                f"run extract with --repeats {repeats}"
-            )
-        return plans[:repeats]
-    if any(status.clip.fold is not None for status in cache.clips):
-        return plans[:1]
-    for repeat in range(len(plans), repeats or FROZEN_REPEATS):
+    if protocol == LEAKY:
+        plans, why = [clip_plan(cache)], "the leaky protocol has one plan"
+    elif any(status.clip.fold is not None for status in cache.clips):
+        plans, why = [cache.plan], "the data set declares its folds in the column 'fold'"
+    elif tuned:
+        plans, pairs = [cache.plan], protocol == CROSSFIT
+        for plan in cache.repeat_plans:
+            if not all(has_networks(cache, source, plan, pairs=pairs) for source in tuned):
+                log.warning("fold plan %d is left out: not all of its networks are tuned", plan.repeat)
+                break
+            plans.append(plan)
+        why = f"{', '.join(tuned)} have networks under {len(plans)}; run extract with --repeats {repeats}"
+    else:
+        return _dealt_plans(cache, repeats or FROZEN_REPEATS)
+    if repeats is not None and repeats > len(plans):
+        raise InputError(f"--repeats is {repeats}, but there are {len(plans)} fold plan(s): {why}")
+    return plans[:repeats]
+
+
+def _dealt_plans(cache: FeatureCache, repeats: int) -> list[Plan]:
+    """So many plans: those that the cache keeps, then freshly dealt ones of the seeds that follow."""
+    plans = [cache.plan, *cache.repeat_plans][:repeats]
+    for repeat in range(len(plans), repeats):
         seed = cache.plan.seed + repeat
         assignment = deal(cache.units, folds=cache.plan.folds, seed=seed, placed={})
         validate(cache.units, assignment, cache.plan.folds)
         plans.append(Plan(cache.plan.folds, seed, cache.plan.group_rule, assignment, cache.plan.records, repeat=repeat))
-    return plans[:repeats]
+    return plans
 
 
 def _rows(chosen: Sequence[Combination], sources: Sequence[str], settings: AblationSettings) -> list[Row]:

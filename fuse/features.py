@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
@@ -42,7 +43,7 @@ class CrossFitted:
         """Name of the source."""
         return self.blocks[0].source
 
-    @property
+    @cached_property
     def logits(self) -> NDArray[np.float32]:
         """Logits [N, C], each row from its own networks."""
         stacked = np.stack([values_of(block, "logits") for block in self.blocks])

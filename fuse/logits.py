@@ -8,8 +8,10 @@ Each fit is a `Block` that carries what it saw, and the leak guard checks it lik
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cache.errors import LeakError
 from cache.folds import can_cross_fit, pair_holdouts
@@ -64,10 +66,19 @@ def fit_logits(block: Block, holdout: Holdout, plan: Plan, clips: Sequence[ClipS
     with threadpool_limits(1):
         head = make_head("softmax", random_state=random_state, tune=design.honest)
         head.fit(design.x[kept], design.y[kept], groups=np.array(design.groups)[kept])
-        scores = head.decision_scores(design.x)
-    logits = (scores - scores.mean(axis=1, keepdims=True)).astype(np.float32)
+        logits = centred_scores(head, design.x, len(design.classes))
+    logits[[digest in block.absent for digest in block.digests]] = 0  # filled in where they are used
     seen = block.seen | {digest for digest, inside in zip(block.digests, kept, strict=True) if inside}
     return replace(block, holdout=holdout, logits=logits, seen=seen)
+
+
+def centred_scores(head: Any, x: NDArray[np.float64], classes: int) -> NDArray[np.float32]:
+    """Linear scores [N, classes] of a fitted head, centred; a class that it did not see gets its lowest score."""
+    seen = head.decision_scores(x)
+    scores = np.repeat(seen.min(axis=1, keepdims=True), classes, axis=1)
+    scores[:, head.classes_] = seen
+    centred: NDArray[np.float32] = (scores - scores.mean(axis=1, keepdims=True)).astype(np.float32)
+    return centred
 
 
 def logits_for_fold(

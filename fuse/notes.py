@@ -38,12 +38,16 @@ def missing_views(cache: FeatureCache) -> tuple[tuple[str, ...], ...]:
     return tuple((status.missing,) if status.missing else () for status in cache.clips)
 
 
-def run_notes(cache: FeatureCache, protocol: str, derived: Sequence[str], plans: int) -> Iterator[str]:
-    """What a reader must know of a whole run."""
-    if protocol == NO_CROSSFIT:
+def run_notes(
+    cache: FeatureCache, protocol: str, sources: Sequence[str], derived: Sequence[str], *, plans: int
+) -> Iterator[str]:
+    """What a reader must know of a whole run; `derived` are the sources whose logits were fitted."""
+    if protocol == NO_CROSSFIT and any(cache.recipe(source).tuning is not None for source in sources):
+        possible = can_cross_fit(cache.plan, cache.clips)
+        why = "no networks of pair holdouts" if possible else "some class is gone once two folds are left out"
         yield (
-            "no-crossfit: no networks of pair holdouts, so a head over tuned features trains on rows that its networks "
-            "saw, and keeps its default settings"
+            f"no-crossfit ({why}): a head over tuned features trains on rows that its networks saw, and keeps its "
+            "default settings"
         )
     if derived:
         crossed = protocol != LEAKY and can_cross_fit(cache.plan, cache.clips)

@@ -12,13 +12,13 @@ from typing import Literal
 import numpy as np
 
 from cache.errors import UnknownNameError
-from cache.folds import Unit, can_cross_fit, deal, pair_holdouts, validate
+from cache.folds import Unit, can_cross_fit, deal, pair_holdouts, single_holdouts, validate
 from cache.records import Block, Holdout, Plan
 from cache.store import FeatureCache
 from fuse.combinations import Combination
 from fuse.design import Ingredients, assemble, unguarded
 from fuse.features import Features, Level
-from fuse.logits import fit_logits, holdouts_to_fit, logits_for_fold
+from fuse.logits import centred_scores, fit_logits, holdouts_to_fit, logits_for_fold
 from fuse.matrix import DesignMatrix
 from fuse.workers import Call, run_parallel
 
@@ -78,6 +78,12 @@ class PlanFeatures:
         return block if block.holdout.folds is None else self.pairs.get((source, pair))
 
 
+def has_networks(cache: FeatureCache, source: str, plan: Plan, *, pairs: bool) -> bool:
+    """Whether the cache holds a source's networks of every fold, and of every pair of folds, of a plan."""
+    wanted = (*single_holdouts(plan.folds), *(pair_holdouts(plan.folds) if pairs else ()))
+    return all(cache.has_block(source, holdout, plan=plan) for holdout in wanted)
+
+
 def check_protocol(name: str) -> Protocol:
     """The protocol itself, if it is one.
 
@@ -98,8 +104,7 @@ def choose_protocol(cache: FeatureCache, sources: Sequence[str], wanted: str | N
     protocol = CROSSFIT if wanted is None else check_protocol(wanted)
     if protocol != CROSSFIT:
         return protocol
-    pairs = pair_holdouts(cache.plan.folds)
-    made = wanted is not None or all(cache.has_block(source, pair) for source in sources for pair in pairs)
+    made = wanted is not None or all(has_networks(cache, source, cache.plan, pairs=True) for source in sources)
     return CROSSFIT if made and can_cross_fit(cache.plan, cache.clips) else NO_CROSSFIT
 
 
@@ -189,5 +194,4 @@ def _with_leaky_logits(cache: FeatureCache, block: Block) -> Block:
     having = np.array([digest not in block.absent for digest in block.digests])
     x = block.embedding.astype(np.float64)
     head = make_head("softmax", random_state=cache.plan.seed).fit(x[having], index[having])
-    scores = head.decision_scores(x)
-    return replace(block, logits=(scores - scores.mean(axis=1, keepdims=True)).astype(np.float32))
+    return replace(block, logits=centred_scores(head, x, len(cache.classes)))

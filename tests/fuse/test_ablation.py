@@ -11,9 +11,11 @@ import pytest
 from click.testing import CliRunner
 
 from cache.errors import InputError, MissingBlockError, UnknownNameError
+from cache.folds import can_cross_fit
 from cache.runs import Run, read_run, write_run
 from cache.store import FeatureCache
-from fuse.ablation import AblationSettings, accuracies, run_ablation
+from fuse import make_head
+from fuse.ablation import AblationSettings, accuracies, fold_plans, run_ablation
 from fuse.cli import fuse_command
 from fuse.combinations import SEED_COMBINATIONS, parse_combinations
 from fuse.heads import HEADS
@@ -43,7 +45,7 @@ def test_results_in_order_with_what_a_reader_must_know(cache: FeatureCache, run:
     assert run.ids == tuple(status.clip.id for status in cache.clips)
     assert run.folds == tuple(cache.plan.assignment[status.digest] for status in cache.clips)
     assert run.recipes == tuple((name, cache.recipe(name).digest16) for name in ("c3d", "i3d"))
-    assert run.notes[0].startswith("no-crossfit: ") and run.notes[1:] == (
+    assert run.notes[0].startswith("no-crossfit (no networks") and run.notes[1:] == (
         "logits of i3d: logistic regression on the embedding, cross-fitted",
     )
 
@@ -139,7 +141,7 @@ def test_repeats(build: Builder, build_corpus: type) -> None:
     assert found.results[0].repeats.shape == (4, 24, 3) and len({found.folds, *found.repeat_folds}) == 5
     tuned = build(build_corpus(repeats=2))
     assert len(run_ablation(tuned, AblationSettings(heads=("mean",), jobs=1)).repeat_folds) == 1
-    with pytest.raises(InputError, match="--repeats is 3, but c3d was tuned under 2 fold plan"):
+    with pytest.raises(InputError, match=r"--repeats is 3, but there are 2 fold plan\(s\): c3d have networks under 2"):
         run_ablation(tuned, AblationSettings(heads=("mean",), repeats=3))
     assert not run_ablation(build(build_corpus()), AblationSettings(heads=("mean",), jobs=1)).repeat_folds
 
@@ -152,7 +154,7 @@ def test_few_groups_keep_defaults_and_say_so(build: Builder, build_corpus: type)
     assert notes["c3d network logits"] == notes["c3d+i3d mean logits"] == (FEW_GROUPS,)
     assert notes["c3d+i3d softmax embedding"] == (FEW_GROUPS,)
     assert notes["c3d+i3d softmax logits"] == (FEW_GROUPS,)
-    assert "in sample" in found.notes[1]
+    assert "in sample" in found.notes[0]
 
 
 def test_combinations() -> None:
@@ -240,3 +242,40 @@ def test_import_is_light(module: str) -> None:
     call = [sys.executable, "-c", code]
     done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_a_repeat_is_no_plan_twice_and_an_unfinished_one_is_left_out(
+    build: Builder, build_corpus: type, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Plans of another seed's repeats are not in force; a repeat whose pair networks are not all there is skipped."""
+    cache = build(build_corpus(tuned={}, repeats=3))
+    cache.write_plan(replace(cache.plan, seed=1, assignment=cache.repeat_plans[0].assignment), cache.statuses)
+    assert cache.plan.seed == 1 and cache.repeat_plans == ()
+    plans = fold_plans(cache, ("i3d",), "crossfit", None)
+    assert [plan.seed for plan in plans] == [1, 2, 3, 4, 5]
+    assert len({tuple(sorted(plan.assignment.items())) for plan in plans}) == 5
+    tuned = build(build_corpus(repeats=2, pairs=True))
+    assert len(fold_plans(tuned, ("c3d",), "crossfit", None)) == 2
+    recipe, plan = tuned.recipe("c3d"), tuned.repeat_plans[0]
+    (tuned.block_folder(recipe, tuned.roles(recipe, {0, 1}, plan=plan)) / "trained.json").unlink()
+    assert len(fold_plans(tuned, ("c3d",), "crossfit", None)) == 1 and "is left out" in caplog.text
+    assert len(fold_plans(tuned, ("c3d",), "no-crossfit", None)) == 2
+    with pytest.raises(InputError, match="--repeats is 2, but .* leaky protocol has one plan"):
+        fold_plans(tuned, ("c3d",), "leaky", 2)
+
+
+def test_a_class_that_is_never_seen_in_a_view_is_refused_or_scored_last(build: Builder, build_corpus: type) -> None:
+    """Where all clips of a class lack what the sources read, a plan is refused; scores keep one column a class."""
+    from cache.folds import check_views
+    from fuse.logits import centred_scores
+
+    cache = build(build_corpus(lacking=3))
+    lacking = tuple(replace(item, missing="picture") if item.clip.label == "fear" else item for item in cache.clips)
+    assert not can_cross_fit(cache.plan, lacking) and can_cross_fit(cache.plan, cache.clips)
+    with pytest.raises(InputError, match="label 'fear' has no clip with picture outside fold 0"):
+        check_views(cache.plan, lacking)
+    check_views(cache.plan, cache.clips)
+    x = np.random.default_rng(0).normal(size=(12, 3))
+    head = make_head("softmax").fit(x, np.arange(12) % 2 * 2)
+    scores = centred_scores(head, x, 3)
+    assert scores.shape == (12, 3) and (scores[:, 1] <= scores[:, [0, 2]].min(axis=1)).all()
