@@ -146,7 +146,7 @@ def test_table_holds_each_side_once() -> None:
     way = [(FOUR, "softmax", "logits"), (FOUR, "mean", "logits"), *own("c3d", "i3d@seed-sgd")]
     text = comparison_table(compared(way))
     assert text.splitlines()[0] == (
-        "table,optimizer,sources,who,recipe,head,level,clips,accuracy,low,high,macro_f1,auc"
+        "table,optimizer,sources,who,protocol,recipe,head,level,clips,accuracy,low,high,macro_f1,auc"
     )
     rows = list(csv.DictReader(io.StringIO(text)))
     theirs = [row for row in rows if row["who"] == "seed"]
@@ -190,6 +190,18 @@ def test_leaky_runs_are_marked(capsys: pytest.CaptureFixture[str]) -> None:
     run = replace(make_run(own("c3d")), protocol="leaky")
     print_comparison(compare(evaluate_run(run, draws=5), find_published("seed")))
     assert "LEAKY run run-1" in capsys.readouterr().out
+
+
+def test_every_text_file_of_a_leaky_report_says_so(tmp_path: Path) -> None:
+    """Tables, page, papers and figures of a leaky run, the comparison too, hold LEAKY in their text or name."""
+    cache = FeatureCache(tmp_path / "cache", create=True)
+    run = replace(make_run([(FOUR, "softmax", "logits"), *own("c3d", "i3d")]), name="leaky-1", protocol="leaky")
+    write_run(cache, run)
+    call = ["--cache", str(cache.path), "--compare", "seed", "--draws", "20", "--output", str(tmp_path / "out")]
+    assert CliRunner().invoke(evaluate_command, call, catch_exceptions=False).exit_code == 0
+    files = sorted((tmp_path / "out").iterdir())
+    assert len(files) > 8 and (tmp_path / "out" / "comparison-seed-LEAKY.csv") in files
+    assert all("LEAKY" in file.name or "LEAKY" in file.read_text(encoding="utf-8") for file in files)
 
 
 def test_command_prints_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
