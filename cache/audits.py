@@ -3,8 +3,8 @@
 from dataclasses import asdict, dataclass
 
 from cache.errors import InputError
+from cache.files import read_json, set_aside, write_text
 from cache.identity import canonical_json, digest16
-from cache.parts import read_json, set_aside, write_text
 from cache.store import FeatureCache
 
 KINDS = ("file", "sound", "frames", "name")

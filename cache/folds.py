@@ -126,13 +126,9 @@ def deal(units: Iterable[Unit], *, folds: int, seed: int, placed: Mapping[str, i
         else:
             waiting.append(unit)
     for unit in sorted(waiting, key=lambda unit: (-len(unit.digests), derived_seed(seed, unit.key))):
-        put(
-            unit,
-            min(
-                range(folds),
-                key=lambda fold: (label_counts[fold, unit.label], totals[fold], derived_seed(seed, unit.key, fold)),
-            ),
-        )
+        fullness = [(label_counts[fold, unit.label], totals[fold]) for fold in range(folds)]
+        equal = [fold for fold in range(folds) if fullness[fold] == min(fullness)]
+        put(unit, equal[0] if len(equal) == 1 else min(equal, key=lambda fold: derived_seed(seed, unit.key, fold)))
     return assignment
 
 

@@ -16,8 +16,9 @@ _CHUNK_BYTES = 1 << 20
 
 
 def canonical_json(value: object) -> str:
-    """JSON text of `value` that is equal for equal values."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    """JSON text of `value`, equal for equal values and always UTF-8: bytes of names that are not are escaped."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def digest(value: object) -> str:

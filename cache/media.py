@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from cache.errors import DamagedPartError, MissingBlockError
+from cache.files import set_aside
 from cache.identity import digest16
-from cache.parts import is_intact, read_part, set_aside, write_part
-from cache.store import SCHEMA, FeatureCache
+from cache.parts import SCHEMA, is_intact, read_part, write_part
+from cache.store import FeatureCache
 
 
 @dataclass(frozen=True)

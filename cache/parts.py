@@ -1,170 +1,268 @@
-"""Immutable files: written aside, synced, read back, renamed. Never appended to, never edited.
+"""Parts: immutable HDF5 files of arrays, each named by the digest of its whole content.
 
-A part is HDF5 whose name ends in the digest of its whole content; a record is JSON named by its digest, or a small
-file replaced whole. A reader never meets a half-written one: temporaries have names that no listing matches.
+A part begins with a header of 512 bytes, HDF5's user block, that holds the digest of every byte behind it. It is
+checked before HDF5 sees the file, on first read in a process: damaged HDF5 can end a process or ask for any amount of
+memory, and a checked file is what was written. `cache/FORMAT.md` is the published form.
 """
 
+import hashlib
+import io
 import json
-import logging
 import os
-import secrets
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from cache.errors import CacheError, DamagedPartError
-from cache.identity import canonical_json, content_digest
+from cache.errors import CacheError, DamagedPartError, SchemaError
+from cache.files import write_aside
+from cache.identity import canonical_json, content_digest, digest16
 
-log = logging.getLogger(__name__)
-_TEMPORARY_PREFIX = ".tmp-"
-_STALE_S = 24 * 3600.0
-_verified: set[tuple[str, int, int]] = set()
+SCHEMA = 2
+HEADER_BYTES = 512
+KIND = "moodfuse-hdf5"
+_PIECE_BYTES = 1 << 20
+_verified: set[tuple[str, int, int, int]] = set()
 
 
-def write_aside(path: Path, write: Callable[[Path], None], check: Callable[[Path], None] | None = None) -> None:
-    """Let `write` fill a temporary beside `path`, sync it, `check` it, and move it into place.
+@dataclass(frozen=True)
+class Header:
+    """The first 512 bytes of a part.
+
+    Attributes
+    ----------
+    content : str
+        Digest of the arrays and attributes, 64 hexadecimal digits; the first 16 stand in the file's name.
+    body : str
+        SHA-256 of every byte behind the header.
+    size : int
+        Bytes of the whole file.
+    rows : int
+        Length of the first axis of the array ``clip``, 0 where there is none: a listing need not open HDF5.
+    schema : int
+    kind : str
+    """
+
+    content: str
+    body: str
+    size: int
+    rows: int
+    schema: int = SCHEMA
+    kind: str = KIND
+
+    def to_bytes(self) -> bytes:
+        """The header as it stands in the file: canonical JSON with a digest of its own, spaces, a line feed."""
+        return _padded(asdict(self))
+
+
+def write_part(folder: Path, stem: str, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, object]) -> Path:
+    """Write one part, ``<stem>-<digest16>.h5``, and return its path; an equal part that exists is left alone.
 
     Raises
     ------
     CacheError
-        If the disk refuses (full, read-only, failing); nothing at `path` has changed then.
+        If the disk refuses, or gives other bytes back.
     """
-    temporary = path.parent / f"{_TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(6)}{path.suffix}"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
-        write(temporary)
-        _sync(temporary)
-        if check is not None:
-            check(temporary)
-        os.replace(temporary, path)
-        _sync(path.parent)
-    except OSError as error:
-        if isinstance(error, CacheError):
-            raise
-        raise CacheError(
-            f"{path}: cannot be written ({error}); free space or permissions, then run the command again"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_text(path: Path, text: str) -> bool:
-    """Replace a small text file whole; returns whether anything changed."""
-    data = text.encode()
-    if path.is_file() and path.read_bytes() == data:
-        return False
-    write_aside(path, lambda temporary: _fill(temporary, data))
-    return True
-
-
-def _fill(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file's value.
-
-    Raises
-    ------
-    DamagedPartError
-        If it is not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CacheError(f"{path}: cannot be read ({error})") from error
-    except ValueError as error:
-        raise DamagedPartError(f"{path}: not JSON ({error}); move it away and run extract again") from error
-
-
-def write_part(folder: Path, stem: str, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, object]) -> Path:
-    """Write one part, ``<stem>-<digest16>.h5``, and return its path; an equal part that exists is left alone."""
     digest = content_digest(arrays, attributes)
     path = folder / f"{stem}-{digest[:16]}.h5"
-    if path.exists() and is_intact(path):
-        return path
-
-    def write(temporary: Path) -> None:
-        with h5py.File(temporary, "w", libver=("v110", "v110")) as file:
-            file.attrs["attributes"] = canonical_json(dict(attributes))
-            for name in sorted(arrays):
-                file.create_dataset(name, data=np.ascontiguousarray(arrays[name]), track_times=False)
-
-    def check(temporary: Path) -> None:
-        if _read_digest(temporary) != digest:
-            raise DamagedPartError(f"{path}: what was read back differs from what was written; check the disk")
-
-    write_aside(path, write, check)
+    if not is_intact(path):
+        write_aside(
+            path, encode_part(arrays, attributes, digest=digest), check=lambda file: _recheck(file, digest, path)
+        )
     return path
 
 
-def _load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    with h5py.File(path, "r") as file:
-        attributes = json.loads(file.attrs["attributes"])
-        arrays = {name: np.asarray(file[name][()]) for name in file}
-    return arrays, attributes
+def encode_part(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, object], *, digest: str) -> memoryview:
+    """The bytes of a part; equal content gives equal bytes under one version of HDF5."""
+    image = io.BytesIO()
+    with h5py.File(image, "w", userblock_size=HEADER_BYTES, libver=("v110", "v110")) as file:
+        file.attrs["attributes"] = canonical_json(dict(attributes))
+        for name in sorted(arrays):
+            file.create_dataset(name, data=np.ascontiguousarray(arrays[name]), track_times=False)
+    data = image.getbuffer()
+    body = hashlib.sha256(data[HEADER_BYTES:]).hexdigest()
+    rows = len(arrays["clip"]) if "clip" in arrays else 0
+    data[:HEADER_BYTES] = Header(digest, body, len(data), rows).to_bytes()
+    return data
 
 
-def _read_digest(path: Path) -> str:
-    return content_digest(*_load(path))
+def _recheck(temporary: Path, digest: str, path: Path) -> None:
+    """Read back what was just written, down to the arrays."""
+    try:
+        check_bytes(temporary)
+        found = content_digest(*_load(temporary, None))
+    except (DamagedPartError, OSError, ValueError, KeyError) as error:
+        raise DamagedPartError(f"{path}: what was read back differs from what was written; check the disk") from error
+    if found != digest:
+        raise DamagedPartError(f"{path}: HDF5 gave other arrays back than were written; please report this")
 
 
-def read_part(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Arrays and attributes of a part, checked against the digest in its name on first read in this process.
+def read_header(path: Path) -> Header:
+    """Header of a part, its own form checked but not what stands behind it.
 
     Raises
     ------
     DamagedPartError
-        If the file is not HDF5, or its content is not what its name says.
+        If it is no header.
+    SchemaError
+        If a newer version wrote it.
+    CacheError
+        If the file cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(HEADER_BYTES)
+            size = os.fstat(stream.fileno()).st_size
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return _parse_header(path, data, size)
+
+
+def _parse_header(path: Path, data: bytes, size: int) -> Header:
+    try:
+        values = json.loads(data)
+        del values["check"]
+        if _padded(values) != data or values["kind"] != KIND:
+            raise ValueError("its own digest is another")
+        if values["schema"] > SCHEMA:
+            raise SchemaError(
+                f"{path}: part of schema {values['schema']}, newer than the {SCHEMA} that this moodfuse reads; upgrade "
+                "moodfuse"
+            )
+        header = Header(**values)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise DamagedPartError(f"{path}: has no header of a part ({error})") from error
+    if size != header.size:
+        raise DamagedPartError(f"{path}: {size} bytes, not the {header.size} that were written")
+    return header
+
+
+def _padded(values: Mapping[str, Any]) -> bytes:
+    return canonical_json({**values, "check": digest16(values)}).encode().ljust(HEADER_BYTES - 1) + b"\n"
+
+
+def _unreadable(path: Path, error: OSError) -> CacheError:
+    if isinstance(error, FileNotFoundError):
+        return DamagedPartError(f"{path}: is gone")
+    return CacheError(f"{path}: cannot be read ({error.strerror or error}); correct that, then run the command again")
+
+
+def check_bytes(path: Path) -> Header:
+    """Hold every byte of a part to its header.
+
+    Raises
+    ------
+    DamagedPartError
+        If a byte, or the length, is not what was written.
+    CacheError
+        If the file cannot be read.
+    """
+    state = hashlib.sha256()
+    piece = bytearray(_PIECE_BYTES)
+    try:
+        with path.open("rb", buffering=0) as stream:
+            header = _parse_header(path, stream.read(HEADER_BYTES), os.fstat(stream.fileno()).st_size)
+            while count := stream.readinto(piece):
+                state.update(memoryview(piece)[:count])
+    except OSError as error:
+        if isinstance(error, CacheError):
+            raise
+        raise _unreadable(path, error) from error
+    if state.hexdigest() != header.body:
+        raise DamagedPartError(f"{path}: its bytes are not the ones that were written")
+    return header
+
+
+def check_part(path: Path) -> Header:
+    """Check a part's bytes and its name, once a process as long as the file is not replaced.
+
+    Raises
+    ------
+    DamagedPartError
+        If it is not what its name says.
     """
     try:
         stat = path.stat()
-        arrays, attributes = _load(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    key = (str(path), stat.st_ino, stat.st_mtime_ns, stat.st_size)
+    if key in _verified:
+        return read_header(path)
+    header = check_bytes(path)
+    if header.content[:16] != path.stem.rsplit("-", 1)[-1]:
+        raise DamagedPartError(f"{path}: holds content {header.content[:16]}, not the one in its name")
+    _verified.add(key)
+    return header
+
+
+@contextmanager
+def open_part(path: Path) -> Iterator[h5py.File]:
+    """A part's HDF5 file for reading, checked before; no lock is taken.
+
+    Raises
+    ------
+    DamagedPartError
+        If it is not what its name says.
+    """
+    check_part(path)
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            yield file
+    except FileNotFoundError as error:
+        raise DamagedPartError(f"{path}: is gone") from error
+
+
+def _load(path: Path, names: tuple[str, ...] | None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    with h5py.File(path, "r", locking=False) as file:
+        attributes = json.loads(file.attrs["attributes"])
+        return {name: np.asarray(file[name][()]) for name in file if names is None or name in names}, attributes
+
+
+def read_part(path: Path, *, names: tuple[str, ...] | None = None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays (all, or those of some names that it has) and attributes of a part, its bytes checked before.
+
+    Raises
+    ------
+    DamagedPartError
+        If the file is not what its name says.
+    CacheError
+        If it cannot be read.
+    """
+    check_part(path)
+    try:
+        return _load(path, names)
+    except FileNotFoundError as error:
+        raise DamagedPartError(f"{path}: is gone") from error
     except (OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
-        raise DamagedPartError(f"{path}: cannot be read ({error}); run extract again to compute it anew") from error
-    key = (str(path), stat.st_mtime_ns, stat.st_size)
-    if key not in _verified:
-        found = content_digest(arrays, attributes)[:16]
-        if found != path.stem.rsplit("-", 1)[-1]:
-            raise DamagedPartError(f"{path}: content digest is {found}, not the one in its name; run extract again")
-        _verified.add(key)
-    return arrays, attributes
+        raise DamagedPartError(f"{path}: cannot be read as HDF5 ({error})") from error
+
+
+def verify_part(path: Path) -> None:
+    """Check a part down to its arrays: bytes, name, and the digest of the content.
+
+    Raises
+    ------
+    DamagedPartError
+    """
+    header = check_bytes(path)
+    if header.content[:16] != path.stem.rsplit("-", 1)[-1]:
+        raise DamagedPartError(f"{path}: holds content {header.content[:16]}, not the one in its name")
+    try:
+        arrays, attributes = _load(path, None)
+    except (OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
+        raise DamagedPartError(f"{path}: cannot be read as HDF5 ({error})") from error
+    if content_digest(arrays, attributes) != header.content:
+        raise DamagedPartError(f"{path}: its arrays are not those of its header")
 
 
 def is_intact(path: Path) -> bool:
-    """Whether a part holds what its name says."""
+    """Whether a part is there and holds what its name says."""
     try:
-        read_part(path)
+        check_part(path)
     except DamagedPartError:
         return False
     return True
-
-
-def set_aside(path: Path) -> None:
-    """Rename a damaged file to ``<name>.bad`` and say so; nothing else is touched."""
-    log.warning("%s is damaged; set aside as %s.bad", path, path.name)
-    try:
-        os.replace(path, path.with_name(path.name + ".bad"))
-    except OSError as error:
-        raise CacheError(f"{path}: damaged, and cannot be set aside ({error})") from error
-
-
-def sweep_temporaries(root: Path) -> int:
-    """Remove temporaries that no writer has touched for a day; returns how many."""
-    stale = [path for path in root.rglob(f"{_TEMPORARY_PREFIX}*") if time.time() - path.stat().st_mtime > _STALE_S]
-    for path in stale:
-        path.unlink(missing_ok=True)
-    return len(stale)

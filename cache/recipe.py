@@ -9,8 +9,10 @@ from cache.errors import InputError
 from cache.identity import canonical_json, digest16
 
 View = Literal["sound", "picture"]
-Depth = Literal["frozen", "head", "full"]
-DEPTHS: tuple[Depth, ...] = ("frozen", "head", "full")
+Depth = Literal["frozen", "head", "full", "imported"]
+DEPTHS: tuple[Depth, ...] = ("frozen", "head", "full", "imported")
+IMPORT = "import"
+"""Network of features that were made elsewhere."""
 OPTIMIZERS = ("adam", "adamw", "sgd")
 
 
@@ -67,8 +69,8 @@ class Recipe:
 
     `source` is only its name in the cache and does not enter the digest. `preprocessing` is canonical JSON. `weights`
     is ``"random"``, or the SHA-256 of the pretrained weights' file and what else goes with them into the network.
-    `tuning` is `None` exactly where `depth` is ``"frozen"``. `embedding_tuned` says whether the tuned layers
-    lie before the embedding.
+    `tuning` is `None` where `depth` is ``"frozen"``, and ``"imported"``: features made elsewhere by networks that saw
+    labels of the clips outside a holdout. `embedding_tuned` says whether the tuned layers lie before the embedding.
     """
 
     source: str
@@ -89,7 +91,7 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.depth not in DEPTHS:
             raise InputError(f"{self.source}: tuning depth {self.depth!r} is unknown; known: {', '.join(DEPTHS)}")
-        if (self.tuning is None) != (self.depth == "frozen"):
+        if (self.tuning is None) != (self.depth in ("frozen", "imported")):
             raise InputError(f"{self.source}: depth {self.depth!r} and tuning settings do not agree")
 
     @property
@@ -103,8 +105,15 @@ class Recipe:
         return self.weights != "random"
 
     @property
-    def view(self) -> View:
-        """What of a clip the network reads."""
+    def sees_labels(self) -> bool:
+        """Whether its networks saw labels, so that there is one for every holdout, not one for all."""
+        return self.depth != "frozen"
+
+    @property
+    def view(self) -> View | None:
+        """What of a clip the network reads; `None` for imported features, which every clip has."""
+        if self.network == IMPORT:
+            return None
         kind = json.loads(self.preprocessing).get("kind")
         return "sound" if kind == "audio" else "picture"
 
@@ -120,3 +129,17 @@ def recipe_from_mapping(values: Mapping[str, Any]) -> Recipe:
         raise InputError(f"recipe has unknown keys {sorted(set(values) - known)}; it was written by another version")
     tuning = values.get("tuning")
     return Recipe(**{**values, "tuning": None if tuning is None else Tuning(**tuning)})
+
+
+def import_recipe(source: str, *, sees_labels: bool) -> Recipe:
+    """Recipe of features that were made elsewhere: their source's name is all that is known of them."""
+    return Recipe(
+        source=source,
+        network=IMPORT,
+        network_version=1,
+        weights="imported",
+        preprocessing=canonical_json({"kind": IMPORT, "source": source}),
+        depth="imported" if sees_labels else "frozen",
+        tuning=None,
+        embedding_tuned=sees_labels,
+    )

@@ -1,6 +1,6 @@
 """The records that cross between the stages. Each is frozen and validated once."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Literal
@@ -10,6 +10,7 @@ import numpy as np
 from cache.errors import InputError
 
 Role = Literal["tune", "stop"]
+_VALUES_AT_ONCE = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,27 @@ class ClipStatus:
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """What came of decoding a clip once, under one version of the decoder; kept as soon as it is known.
+
+    Attributes
+    ----------
+    digest : str
+        Of the clip.
+    ok, reason, detail, duration_s, decoder, missing
+        As in `ClipStatus`.
+    """
+
+    digest: str
+    ok: bool
+    reason: str = ""
+    detail: str = ""
+    duration_s: float = 0.0
+    decoder: str = ""
+    missing: str = ""
+
+
+@dataclass(frozen=True)
 class Holdout:
     """The folds that a network never saw in tuning; `Holdout.frozen()` (``*``) saw no label at all.
 
@@ -155,7 +177,7 @@ class Plan:
     assignment : mapping of str to int
         Clip digest to fold, for every clip that could be read and is not `split = test`.
     records : tuple of str
-        Names of the status records of the data set in force, refused and test clips included.
+        Name of the table of the clips of the data set, refused and test clips included.
     sequence : int
         The highest of its repeat is in force.
     repeat : int
@@ -186,7 +208,7 @@ class Block:
         Source name.
     holdout : Holdout
         Folds that the network never saw.
-    ids, digests : tuple of str
+    ids, digests : sequence of str, length N
         Clip of each row.
     embedding : ndarray of float32, shape (N, D)
         What enters the last linear layer.
@@ -202,8 +224,8 @@ class Block:
 
     source: str
     holdout: Holdout
-    ids: tuple[str, ...]
-    digests: tuple[str, ...]
+    ids: Sequence[str]
+    digests: Sequence[str]
     embedding: np.ndarray
     logits: np.ndarray | None = None
     seen: frozenset[str] = field(default_factory=frozenset)
@@ -220,5 +242,11 @@ class Block:
                     f"{self.source} {self.holdout}: {name} is {array.dtype}{list(array.shape)}; "
                     f"expected float32 [{rows}, D], one row a clip"
                 )
-            if not np.isfinite(array).all():
+            if not all_finite(array):
                 raise InputError(f"{self.source} {self.holdout}: {name} has a value that is not finite")
+
+
+def all_finite(array: np.ndarray) -> bool:
+    """Whether every value is finite; a bounded number of rows is looked at at a time."""
+    rows = max(1, _VALUES_AT_ONCE // max(1, int(np.prod(array.shape[1:]))))
+    return all(np.isfinite(array[start : start + rows]).all() for start in range(0, len(array), rows))

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from cache.errors import CacheError, DamagedPartError, InputError
+from cache.files import read_json, write_text
 from cache.identity import canonical_json
-from cache.parts import read_json, read_part, write_part, write_text
-from cache.store import SCHEMA, FeatureCache
+from cache.parts import SCHEMA, read_part, write_part
+from cache.store import FeatureCache
 
 ARRAYS = ("probabilities", "unscaled", "repeats")
 """Arrays of a result, as they stand in a run's predictions; the last two only where there are any."""

@@ -99,7 +99,7 @@ def write_all(
     pictures: bool,
 ) -> None:
     """Write numbers, figures, papers and the page, and say where."""
-    from cache.parts import write_text
+    from cache.files import write_text
     from evaluate.compare import comparison_name, comparison_table
     from evaluate.page import page_of, pictured_clips
     from evaluate.papers import write_papers

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from cache.files import write_aside
 from cache.identity import digest16
-from cache.parts import write_aside
 from evaluate.evaluation import Evaluation, ResultScore
 
 if TYPE_CHECKING:
@@ -81,12 +81,8 @@ def write_figure(figure: "Figure", path: Path) -> Path:
     figure.savefig(content, format=path.suffix[1:], dpi=DPI, metadata=metadata)
     data = content.getvalue()
     if not (path.is_file() and path.read_bytes() == data):
-        write_aside(path, lambda temporary: _fill(temporary, data))
+        write_aside(path, data)
     return path
-
-
-def _fill(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
 
 
 def title(evaluation: Evaluation, text: str, item: ResultScore | None = None, *, width: int = 80) -> str:

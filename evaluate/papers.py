@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from cache.parts import write_text
+from cache.files import write_text
 from evaluate.evaluation import Evaluation, ResultScore
 from evaluate.records import Interval
 from evaluate.words import UNKNOWN, counted, headline_words, paired_groups, printable, repeat_commands, worth_groups

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
-from cache.parts import write_text
+from cache.files import write_text
 from evaluate.page import Page
 from evaluate.words import UNKNOWN, counted, percent, printable
 

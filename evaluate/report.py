@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 
 from cache import FeatureCache
-from cache.parts import write_text
+from cache.files import write_text
 from cache.runs import Run, run_folder
 from evaluate.evaluation import METRICS_PER_FOLD, Evaluation, ResultScore, Tick
 from evaluate.records import FoldScore, Interval

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from cache.errors import InputError
 from cache.folds import join_groups
+from cache.planning import PlanChoice, next_plan
 from cache.records import Clip, ClipStatus
 from extract.audit import audit_files, audit_lines
 from extract.dataset import ignored_files, scan
 from extract.examine import MEDIA_RULES, hash_files
 from extract.media.container import REASONS, MediaError, probe
-from extract.planning import PlanChoice, next_plan
 from extract.progress import track
 
 

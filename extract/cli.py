@@ -100,7 +100,7 @@ def extract_command(ctx: click.Context, data: Path, cache_path: Path, **options:
 
 def _settings(data: Path, cache_path: Path, options: Mapping[str, Any]) -> "ExtractSettings":
     """The record of what the command line asks for."""
-    from extract.planning import PlanChoice
+    from cache.planning import PlanChoice
     from extract.recipe_files import PRECISIONS, RecipeChoice
     from extract.stage import DEFAULT_SOURCES, ExtractSettings
     from extract.work import Wanted

@@ -2,13 +2,12 @@
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from cache.folds import join_groups
 from cache.identity import clip_digest, file_digest
 from cache.media import Media, MediaStore
-from cache.records import Clip, ClipStatus
+from cache.records import Clip, ClipStatus, Outcome
 from cache.store import FeatureCache
 from extract.media.container import REASONS, MediaError
 from extract.media.decode import DECODER, DecodedClip
@@ -20,17 +19,8 @@ MEDIA_SHORT_SIDE_PX = 256
 MEDIA_RULES = f"{DECODER}, short side {MEDIA_SHORT_SIDE_PX} px"
 RETRIED = frozenset({"timeout", "memory"})
 LACKING = frozenset({"no_audio", "no_video"})
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    """Whether a clip was decoded, and if not why."""
-
-    ok: bool
-    reason: str = ""
-    detail: str = ""
-    duration_s: float = 0.0
-    missing: str = ""
+UNREAD = "unread"
+"""Begins the key of a clip whose file gave no bytes to name it by."""
 
 
 def media_store(cache: FeatureCache) -> MediaStore:
@@ -71,24 +61,33 @@ def examine(cache: FeatureCache, clips: Sequence[Clip], *, jobs: int, impute: bo
     files = hash_files(clips)
     groups = join_groups(clips, files)
     keys = {clip.id: _key(clip, files[clip.id]) for clip in clips}
-    known = {
-        status.digest: _Outcome(status.ok, status.reason, status.detail, status.duration_s, status.missing)
-        for status in cache.known_statuses()
-        if status.digest
-        and status.decoder == MEDIA_RULES
-        and status.reason not in RETRIED
-        and not (status.reason in LACKING if impute else status.missing)  # judged under the other rule
-    }
+    known = known_outcomes(cache, {key for key in keys.values() if not key.startswith(UNREAD)}, impute=impute)
     wanted = {keys[clip.id]: clip for clip in clips if keys[clip.id] not in known}
     known |= decode_and_keep(cache, wanted, jobs=jobs, impute=impute)
     return [_status(clip, keys[clip.id], files[clip.id], groups[clip.id], known[keys[clip.id]]) for clip in clips]
 
 
+def known_outcomes(cache: FeatureCache, digests: Iterable[str], *, impute: bool) -> dict[str, Outcome]:
+    """What is on record of clips under the present decoder and rule; of several records one that went well."""
+    found = {}
+    for digest, outcomes in cache.outcomes(digests).items():
+        fitting = [
+            item
+            for item in outcomes
+            if item.decoder == MEDIA_RULES
+            and item.reason not in RETRIED
+            and not (item.reason in LACKING if impute else item.missing)  # judged under the other rule
+        ]
+        if fitting:
+            found[digest] = max(fitting, key=lambda item: item.ok)
+    return found
+
+
 def _key(clip: Clip, file_sha256: str) -> str:
-    return clip_digest(file_sha256, clip.start_s, clip.end_s) if file_sha256 else f"unread {clip.id}"
+    return clip_digest(file_sha256, clip.start_s, clip.end_s) if file_sha256 else f"{UNREAD} {clip.id}"
 
 
-def _status(clip: Clip, key: str, file_sha256: str, group: str, outcome: _Outcome) -> ClipStatus:
+def _status(clip: Clip, key: str, file_sha256: str, group: str, outcome: Outcome) -> ClipStatus:
     return ClipStatus(
         clip=clip,
         digest=key if file_sha256 else "",
@@ -105,7 +104,7 @@ def _status(clip: Clip, key: str, file_sha256: str, group: str, outcome: _Outcom
 
 def decode_and_keep(
     cache: FeatureCache, wanted: Mapping[str, Clip], *, jobs: int, impute: bool = False
-) -> dict[str, _Outcome]:
+) -> dict[str, Outcome]:
     """Decode clips into the media store; outcome by the same keys. A bad clip costs itself alone."""
     store = media_store(cache)
     requests = [
@@ -118,16 +117,19 @@ def decode_and_keep(
         if isinstance(result, DecodedClip):
             media = Media(result.frames, result.frame_times_s, result.waveform, result.waveform_samples)
             store.write(key, media)
-            outcomes[key] = _Outcome(True, duration_s=result.end_s - result.start_s, missing=result.missing)
-        else:
-            outcomes[key] = _refused(result)
+        outcomes[key] = _outcome(key, result)
+        if not key.startswith(UNREAD):
+            cache.write_outcome(outcomes[key])
     return outcomes
 
 
-def _refused(error: MediaError) -> _Outcome:
-    return _Outcome(
-        False, reason=error.code, detail=REASONS[error.code] + (f" ({error.detail})" if error.detail else "")
-    )
+def _outcome(digest: str, result: DecodedClip | MediaError) -> Outcome:
+    if isinstance(result, DecodedClip):
+        return Outcome(
+            digest, True, duration_s=result.end_s - result.start_s, decoder=MEDIA_RULES, missing=result.missing
+        )
+    detail = REASONS[result.code] + (f" ({result.detail})" if result.detail else "")
+    return Outcome(digest, False, reason=result.code, detail=detail, decoder=MEDIA_RULES)
 
 
 def ensure_media(cache: FeatureCache, clips: Iterable[ClipStatus], *, jobs: int) -> None:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cache.errors import InputError, MoodfuseError
+from cache.errors import DamagedPartError, InputError, MoodfuseError
+from cache.files import set_aside
 from cache.folds import can_cross_fit
+from cache.planning import PlanChoice, next_plan, repeat_plan
 from cache.recipe import Recipe
 from cache.records import ClipStatus
 from cache.store import CLIPS_PER_PART, FeatureCache, Roles
@@ -17,7 +19,6 @@ from extract.audit import audit_cache, audit_lines
 from extract.dataset import scan
 from extract.estimate import Estimate, measure
 from extract.examine import ensure_media, examine, media_store
-from extract.planning import PlanChoice, next_plan, repeat_plan
 from extract.progress import track
 from extract.recipe_files import RecipeChoice, build_recipe, frozen_counterpart, option_names, source_weights
 from extract.work import Wanted, Work, needing_media, remaining
@@ -71,15 +72,15 @@ class Extraction:
 
     Attributes
     ----------
-    clips, refused : tuple of ClipStatus
+    clips, refused : sequence of ClipStatus
         Clips of the plan, and clips that could not be read.
     tuned, embedded : int
         Networks tuned; clips passed through a network, counted once a network.
     dry_run : bool
     """
 
-    clips: tuple[ClipStatus, ...]
-    refused: tuple[ClipStatus, ...]
+    clips: Sequence[ClipStatus]
+    refused: Sequence[ClipStatus]
     tuned: int
     embedded: int
     dry_run: bool = False
@@ -118,7 +119,7 @@ def extract_features(settings: ExtractSettings, *, say: Callable[[str], None] = 
         raise RefusedClipsError(
             f"{len(refused)} of {len(clips)} clips refused, and --strict is set; no features were written"
         )
-    before = cache.plans[-1].assignment if cache.plans else {}
+    before = dict(cache.plans[-1].assignment) if cache.plans else {}
     _write_plans(cache, statuses, settings)
     _say_plan(cache, before, say)
     _say_audit(cache, say)
@@ -155,12 +156,12 @@ def _check_options_used(choice: RecipeChoice, sources: Sequence[str]) -> None:
             )
 
 
-def _say_plan(cache: FeatureCache, before: dict[str, int] | object, say: Callable[[str], None]) -> None:
+def _say_plan(cache: FeatureCache, before: dict[str, int], say: Callable[[str], None]) -> None:
     plan, clips = cache.plan, cache.clips
     labels = {label: sum(status.clip.label == label for status in clips) for label in cache.classes}
     counts = ", ".join(f"{label} {count}" for label, count in labels.items())
     say(f"{len(clips)} clips in {len(cache.units)} groups, {plan.folds} folds, seed {plan.seed}: {counts}")
-    if isinstance(before, dict) and before:
+    if before:
         moved = sum(plan.assignment[digest] != fold for digest, fold in before.items() if digest in plan.assignment)
         added = len(set(plan.assignment) - set(before))
         if moved or added:
@@ -224,8 +225,9 @@ def _compute(cache: FeatureCache, item: Work, settings: ExtractSettings) -> tupl
 
 
 def _activations(cache: FeatureCache, recipe: Recipe) -> dict[str, np.ndarray]:
-    rows = cache.read_rows(frozen_counterpart(recipe), None, names=("embedding", "activation"))
-    return {digest: row.get("activation", row["embedding"]) for digest, row in rows.items()}
+    clips = cache.clips_with(recipe)
+    arrays = cache.rows(frozen_counterpart(recipe), None, clips, ("embedding", "activation")).arrays
+    return dict(zip(clips.texts["digest"], arrays.get("activation", arrays["embedding"]), strict=True))
 
 
 def _tune_one(cache: FeatureCache, worker: "SourceWorker", roles: Roles, activations: dict[str, np.ndarray]) -> bool:
@@ -236,8 +238,12 @@ def _tune_one(cache: FeatureCache, worker: "SourceWorker", roles: Roles, activat
     path = cache.network_path(worker.recipe, roles)
     worker.reset()
     if path.is_file():
-        worker.tuned.load_state_dict(load_weights_file(path)[0])
-        return False
+        try:
+            worker.tuned.load_state_dict(load_weights_file(path)[0])
+            return False
+        except DamagedPartError as error:
+            set_aside(path, str(error))
+            worker.reset()
     cache.write_roles(worker.recipe, roles)
     if worker.recipe.depth == "head":
         data, checkpoint = worker.head_data(roles, cache.classes, activations), None
@@ -264,8 +270,8 @@ def _tune_one(cache: FeatureCache, worker: "SourceWorker", roles: Roles, activat
 
 
 def _embed_tuned(cache: FeatureCache, worker: "SourceWorker", roles: Roles, activations: dict[str, np.ndarray]) -> int:
-    have = cache.read_rows(worker.recipe, roles, names=("embedding", "logits"))
-    wanted = sorted({status.digest for status in cache.clips_with(worker.recipe)} - set(have))
+    have = cache.held(worker.recipe, roles)
+    wanted = sorted({status.digest for status in cache.clips_with(worker.recipe)} - have)
 
     def row(digest: str) -> dict[str, np.ndarray]:
         return worker.full_rows(digest) if worker.recipe.depth == "full" else worker.head_rows(activations[digest])

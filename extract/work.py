@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cache.errors import MoodfuseError
+from cache.planning import holdouts
 from cache.recipe import Recipe
 from cache.records import ClipStatus, Holdout, Plan
 from cache.store import FeatureCache, Roles
-from extract.planning import holdouts
 from extract.recipe_files import frozen_counterpart
 
 
@@ -61,11 +61,11 @@ def remaining(cache: FeatureCache, recipe: Recipe, wanted: Wanted) -> Work:
         roles = cache.roles(recipe, holdout, plan=plan)
         if roles is None:
             raise MoodfuseError(f"{recipe.source}: a tuned recipe without roles")
-        if roles not in networks and digests - set(cache.read_rows(recipe, roles, names=("embedding", "logits"))):
+        if roles not in networks and digests - cache.held(recipe, roles):
             networks[roles] = None
     trunk: set[str] = set()
     if recipe.depth == "frozen" or (recipe.depth == "head" and networks):
-        trunk = digests - set(cache.read_rows(frozen_counterpart(recipe), None, names=("embedding",)))
+        trunk = digests - cache.held(frozen_counterpart(recipe), None)
     to_tune = sum(not cache.network_path(recipe, roles).is_file() for roles in networks)
     return Work(recipe, tuple(sorted(trunk)), tuple(networks), to_tune, len(digests))
 

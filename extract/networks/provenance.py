@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cache.seals import METADATA_KEY
+
 from .checkpoint_files import WeightsError
 from .known_weights import KnownWeights
 from .layouts import OWN
-from .own_files import METADATA_KEY
 from .registry import Preprocessing, input_size, network_spec, preprocessing_from_record
 
 METADATA_FORMAT = "moodfuse-weights"

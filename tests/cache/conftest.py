@@ -7,8 +7,9 @@ import pytest
 
 from cache.folds import deal, units_of
 from cache.identity import clip_digest, digest
+from cache.manifest import table_name
 from cache.records import Clip, ClipStatus, Plan
-from cache.store import FeatureCache, record_name
+from cache.store import FeatureCache
 
 
 def make_statuses(labels: Sequence[str], groups: Sequence[str] | None = None) -> list[ClipStatus]:
@@ -25,7 +26,7 @@ def make_statuses(labels: Sequence[str], groups: Sequence[str] | None = None) ->
 def make_plan(statuses: Sequence[ClipStatus], *, folds: int = 3, seed: int = 0) -> Plan:
     """A dealt plan over all statuses."""
     assignment = deal(units_of(statuses), folds=folds, seed=seed, placed={})
-    return Plan(folds, seed, "test", assignment, tuple(sorted(map(record_name, statuses))))
+    return Plan(folds, seed, "test", assignment, (table_name(statuses),))
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ import pytest
 
 from cache.errors import InputError, MissingBlockError, SchemaError, UnknownNameError
 from cache.folds import deal, units_of
+from cache.manifest import table_name
 from cache.recipe import Recipe, Tuning, recipe_from_mapping
 from cache.records import Holdout, Plan
-from cache.store import FeatureCache, record_name
+from cache.store import FeatureCache
 
 MakeCache = Callable[..., FeatureCache]
 TUNED = Recipe("net", "net", 1, "random", "{}", "full", Tuning("adam", 1e-3, 3), embedding_tuned=True)
@@ -63,7 +64,7 @@ def test_a_corrected_label_reuses_only_networks_that_did_not_see_it(small_cache:
     wrong = statuses[0]
     statuses[0] = replace(wrong, clip=replace(wrong.clip, label="c"))
     held_out = cache.plan.assignment[wrong.digest]
-    records = tuple(sorted(map(record_name, statuses)))
+    records = (table_name(statuses),)
     cache.write_plan(replace(cache.plan, records=records), statuses)
     for fold in range(3):
         if fold == held_out:
@@ -81,7 +82,7 @@ def test_merged_groups_reuse_only_networks_tuned_on_the_same_roles(small_cache: 
     statuses = list(cache.statuses)
     statuses[2] = replace(statuses[2], group=statuses[0].group)
     assignment = deal(units_of(statuses), folds=3, seed=0, placed=cache.plan.assignment)
-    cache.write_plan(Plan(3, 0, "test", assignment, tuple(sorted(map(record_name, statuses)))), statuses)
+    cache.write_plan(Plan(3, 0, "test", assignment, (table_name(statuses),)), statuses)
     for fold in range(3):
         if cache.roles(TUNED, fold) == before[fold]:
             cache.block("net", fold)

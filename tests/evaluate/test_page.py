@@ -17,10 +17,11 @@ from click.testing import CliRunner
 
 from cache.audits import Audit, Finding
 from cache.errors import InputError
+from cache.manifest import table_name
 from cache.media import Media, MediaStore
 from cache.records import Clip, ClipStatus, Plan
 from cache.runs import Result, Run, write_run
-from cache.store import FeatureCache, record_name
+from cache.store import FeatureCache
 from evaluate.cli import chosen_runs, evaluate_command
 from evaluate.compare import compare, find_published
 from evaluate.evaluation import Evaluation, evaluate_run
@@ -262,7 +263,7 @@ def make_cache(folder: Path, run: Run, *, kept: int) -> FeatureCache:
         folds=run.fold_count,
         seed=run.seed,
         group_rule="declared",
-        records=tuple(sorted(map(record_name, statuses))),
+        records=(table_name(statuses),),
         assignment=dict(zip(run.digests, run.folds, strict=True)),
     )
     cache.write_plan(plan, statuses)

@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 
 from cache.media import Media, MediaStore
+from cache.planning import PlanChoice
 from cache.records import Holdout
 from cache.store import FeatureCache
+from cache.tables import ClipTable
 from extract.embed import SourceWorker
 from extract.examine import media_store
 from extract.networks.own_files import load_weights_file
-from extract.planning import PlanChoice
 from extract.stage import _activations, _tune_one
 
 FOLD = 0
@@ -42,9 +43,9 @@ def tuned(source: str, home: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
                 replace(item, clip=replace(item.clip, label=turn[item.clip.label])) if item.digest in held else item
                 for item in cache.clips
             )
-            cache.__dict__["clips"] = clips
+            cache.__dict__["clips"] = ClipTable.of(clips)
             patch.setattr(MediaStore, "read", noisy_media(MediaStore.read, held))
-            patch.setattr(FeatureCache, "read_rows", noisy_rows(FeatureCache.read_rows, held))
+            patch.setattr(FeatureCache, "rows", noisy_rows(FeatureCache.rows, held))
         worker = SourceWorker(recipe, None, len(cache.classes), store)
         activations = _activations(cache, recipe) if recipe.depth == "head" else {}
         found: dict[str, object] = {}
@@ -71,15 +72,13 @@ def noisy_media(read, held: set[str]):
 def noisy_rows(read, held: set[str]):
     """Cached rows that are noise for some clips."""
 
-    def changed(self: FeatureCache, recipe, roles, *, names):
-        rows = read(self, recipe, roles, names=names)
+    def changed(self: FeatureCache, recipe, roles, clips, names):
+        rows = read(self, recipe, roles, clips, names)
         rng = np.random.default_rng(2)
-        return {
-            digest: {name: rng.normal(size=value.shape).astype(np.float32) for name, value in row.items()}
-            if digest in held
-            else row
-            for digest, row in rows.items()
-        }
+        noisy = np.array([digest in held for digest in clips.texts["digest"]])
+        for value in rows.arrays.values():
+            value[noisy] = rng.normal(size=value[noisy].shape)
+        return rows
 
     return changed
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from cache.errors import InputError, MissingBlockError
+from cache.planning import PlanChoice
 from cache.store import FeatureCache
-from extract.planning import PlanChoice
 from extract.stage import RefusedClipsError
 from extract.work import Wanted
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from cache.folds import GROUP_RULE, deal, pair_holdouts, single_holdouts, units_of
+from cache.manifest import table_name
 from cache.recipe import Recipe, Tuning
 from cache.records import Clip, ClipStatus, Holdout, Plan
-from cache.store import FeatureCache, record_name
+from cache.store import FeatureCache
 
 CLASSES = ("excited", "fear", "sad")
 
@@ -70,7 +71,7 @@ def make_statuses(corpus: Corpus) -> tuple[ClipStatus, ...]:
 def make_plan(statuses: tuple[ClipStatus, ...], folds: int, seed: int = 0) -> Plan:
     """The plan that extract would make."""
     assignment = deal(units_of(statuses), folds=folds, seed=seed, placed={})
-    return Plan(folds, seed, GROUP_RULE, assignment, tuple(sorted(map(record_name, statuses))))
+    return Plan(folds, seed, GROUP_RULE, assignment, (table_name(statuses),))
 
 
 def make_recipe(source: str, *, tuned: bool, embedding_tuned: bool = True) -> Recipe:

@@ -15,8 +15,8 @@ from cache.folds import (
     units_of,
     validate,
 )
+from cache.manifest import table_name
 from cache.records import ClipStatus, Holdout, Plan
-from cache.store import record_name
 
 DEFAULT_FOLDS = 6
 DEFAULT_SEED = 0
@@ -69,7 +69,7 @@ def next_plan(plans: Sequence[Plan], statuses: Sequence[ClipStatus], choice: Pla
         placed = earlier[-1].assignment if earlier and not choice.replan else {}
         assignment = deal(units, folds=max(folds, 1), seed=seed, placed=placed)
         validate(units, assignment, folds)
-    plan = Plan(folds, seed, GROUP_RULE, assignment, tuple(sorted({record_name(status) for status in statuses})))
+    plan = Plan(folds, seed, GROUP_RULE, assignment, (table_name(statuses),))
     check_views(plan, covered)
     return plan
 

@@ -1,0 +1,249 @@
+"""The parts of one network in its folder: which clips they hold, their rows put in order, new rows added.
+
+A part is taken when its bytes are what was written and it says that it belongs here; any other is set aside, and its
+clips count as missing. Of several parts that hold a clip the first by name stands. Rows that are held already are not
+written again: if they come out otherwise, that is said, and what was there first stays.
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.columns import Digests, lookup
+from cache.errors import DamagedPartError
+from cache.files import set_aside
+from cache.identity import digest16
+from cache.parts import SCHEMA, open_part, write_part
+
+log = logging.getLogger(__name__)
+FORMAT = "moodfuse-part"
+PART_BYTES = 1 << 25
+"""A part of several clips holds so many bytes of arrays at most."""
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Whose rows a folder holds.
+
+    Attributes
+    ----------
+    folder : Path
+    source, recipe, trained : str
+        As the attributes of a part have them; a part of another recipe or training does not belong here.
+    """
+
+    folder: Path
+    source: str
+    recipe: str
+    trained: str
+
+    @property
+    def attributes(self) -> dict[str, object]:
+        """Attributes of every part in the folder."""
+        return {
+            "format": FORMAT,
+            "schema": SCHEMA,
+            "source": self.source,
+            "recipe": self.recipe,
+            "trained": self.trained,
+        }
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Arrays of some clips, in the order they were asked for.
+
+    Attributes
+    ----------
+    arrays : mapping of str to ndarray, shape (N, ...)
+        Rows of clips that were not found are 0.
+    found : ndarray of bool, shape (N,)
+    """
+
+    arrays: Arrays
+    found: NDArray[np.bool_]
+
+
+def part_files(folder: Path) -> list[Path]:
+    """Parts in a folder by name; temporaries and what was set aside are none."""
+    if not folder.is_dir():
+        return []
+    return sorted(file for file in folder.iterdir() if file.suffix == ".h5" and not file.name.startswith("."))
+
+
+@contextmanager
+def _opened(owner: Owner, file: Path) -> Iterator[h5py.File]:
+    with open_part(file) as part:
+        attributes = json.loads(part.attrs["attributes"])
+        if (attributes.get("recipe"), attributes.get("trained")) != (owner.recipe, owner.trained):
+            raise DamagedPartError(f"{file}: belongs to {attributes.get('recipe')}/{attributes.get('trained')}")
+        yield part
+
+
+def _parts(owner: Owner) -> Iterator[tuple[Path, Digests]]:
+    """Every sound part with its clips; a damaged one is set aside."""
+    for file in part_files(owner.folder):
+        try:
+            with _opened(owner, file) as part:
+                clips = np.asarray(part["clip"][()], dtype="S64")
+        except DamagedPartError as error:
+            set_aside(file, str(error))
+            continue
+        yield file, clips
+
+
+def held(owner: Owner) -> Digests:
+    """Digests of the clips that the folder's sound parts hold, sorted, each once."""
+    found = [clips for _, clips in _parts(owner)]
+    return np.unique(np.concatenate(found)) if found else np.zeros(0, dtype="S64")
+
+
+def read_rows(owner: Owner, wanted: Digests, names: Sequence[str]) -> Rows:
+    """Rows of the wanted clips; each array in one piece of memory, filled part by part.
+
+    Parameters
+    ----------
+    owner : Owner
+    wanted : ndarray of S64, shape (N,)
+    names : sequence of str
+        Arrays; one that some part lacks is left out.
+    """
+    parts = dict(_parts(owner))
+    places = _places(list(parts.values()), wanted)
+    found = np.zeros(len(wanted), dtype=bool)
+    arrays: dict[str, np.ndarray] = {}
+    lacking: set[str] = set()
+    for file, rows in zip(parts, places, strict=True):
+        new = np.flatnonzero((rows >= 0) & ~found[rows])
+        if not len(new):
+            continue
+        with _opened(owner, file) as part:
+            for name in names:
+                if name not in part:
+                    lacking.add(name)
+                    continue
+                data = part[name]
+                if name not in arrays:
+                    arrays[name] = np.zeros((len(wanted), *data.shape[1:]), dtype=data.dtype)
+                _fill(arrays[name], data, rows, new)
+        found[rows[new]] = True
+    return Rows({name: array for name, array in arrays.items() if name not in lacking}, found)
+
+
+def _fill(out: np.ndarray, data: h5py.Dataset, rows: NDArray[np.int64], new: NDArray[np.int64]) -> None:
+    """Copy rows `new` of a dataset to their places; without a copy in between where they lie in one stretch."""
+    first = int(rows[0])
+    if len(new) == len(rows) and rows[-1] - first == len(rows) - 1 and (np.diff(rows) == 1).all():
+        data.read_direct(out, dest_sel=np.s_[first : first + len(rows)])
+    else:
+        out[rows[new]] = data[()][new]
+
+
+def _places(parts: Sequence[Digests], wanted: Digests) -> list[NDArray[np.int64]]:
+    """Place of every clip of every part among the wanted ones; -1 for one that is not wanted.
+
+    Parts that hold a stretch of the wanted clips in their order, as imports do, are matched without sorting.
+    """
+    starts = {clips[0]: number for number, clips in enumerate(parts) if len(clips)}
+    found: dict[int, NDArray[np.int64]] = {}
+    cursor = 0
+    while cursor < len(wanted) and (number := starts.get(wanted[cursor])) is not None:
+        size = len(parts[number])
+        if number in found or not np.array_equal(parts[number], wanted[cursor : cursor + size]):
+            break
+        found[number] = np.arange(cursor, cursor + size)
+        cursor += size
+    if len(found) < len(parts):
+        order = np.argsort(wanted, kind="stable")
+        ranked = wanted[order]
+        for number, clips in enumerate(parts):
+            if number not in found:
+                places = lookup(ranked, clips)
+                found[number] = np.where(places < 0, -1, order[places] if len(order) else -1)
+    return [found[number] for number in range(len(parts))]
+
+
+def write_rows(owner: Owner, clips: Sequence[str] | Digests, arrays: Arrays, *, stem: str = "") -> int:
+    """Add rows in one part; those that the folder holds already are compared, not written.
+
+    Parameters
+    ----------
+    owner : Owner
+    clips : sequence of str, or ndarray of S64, shape (n,)
+    arrays : mapping of str to ndarray, shape (n, ...)
+    stem : str
+        First part of the file's name; by default from the clips.
+
+    Returns
+    -------
+    int
+        How many rows were there already with other values: they stay, and a warning says so.
+    """
+    digests = np.asarray(clips, dtype="S64")
+    have = lookup(held(owner), digests) >= 0
+    differing = _differing(owner, digests[have], {name: value[have] for name, value in arrays.items()})
+    if not have.all():
+        new = ~have
+        content = {**{name: value[new] for name, value in arrays.items()}, "clip": digests[new]}
+        stem = stem or digest16([clip.decode() for clip in digests[new].tolist()])[:8]
+        write_part(owner.folder, stem, content, owner.attributes)
+    return differing
+
+
+def _differing(owner: Owner, digests: Digests, arrays: Arrays) -> int:
+    """How many rows that are held differ in any bit from these."""
+    if not len(digests):
+        return 0
+    kept = read_rows(owner, digests, tuple(arrays))
+    different = np.zeros(len(digests), dtype=bool)
+    for name, values in arrays.items():
+        different |= _rows_differ(values, kept.arrays[name]) if name in kept.arrays else True
+    if count := int(different.sum()):
+        log.warning(
+            "%s: %d of %d rows came out otherwise than those that are kept, which stay (first clip: %s): the same "
+            "recipe gives different numbers here; see `moodfuse cache verify`",
+            owner.folder,
+            count,
+            len(digests),
+            digests[different][0].decode()[:16],
+        )
+    return count
+
+
+def _rows_differ(one: np.ndarray, other: np.ndarray) -> NDArray[np.bool_]:
+    """Which rows differ in any bit, bool [n]."""
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return np.ones(len(one), dtype=bool)
+    bits = [np.ascontiguousarray(array).reshape(len(array), -1).view(np.uint8) for array in (one, other)]
+    return np.asarray((bits[0] != bits[1]).any(axis=1))
+
+
+def disagreements(owner: Owner) -> list[str]:
+    """Sentences on clips that two parts of a folder hold with different values."""
+    known: dict[bytes, Path] = {}
+    found = []
+    for file, clips in _parts(owner):
+        for earlier in sorted({known[clip] for clip in clips.tolist() if clip in known}):
+            if count := _differing_parts(owner, earlier, file):
+                found.append(f"{file}: {count} rows differ from those of {earlier.name}, which stand")
+        for clip in clips.tolist():
+            known.setdefault(clip, file)
+    return found
+
+
+def _differing_parts(owner: Owner, one: Path, other: Path) -> int:
+    with _opened(owner, one) as first, _opened(owner, other) as second:
+        common, here, there = np.intersect1d(first["clip"][()], second["clip"][()], return_indices=True)
+        different = np.zeros(len(common), dtype=bool)
+        for name in set(first) | set(second):
+            both = name in first and name in second
+            different |= _rows_differ(first[name][()][here], second[name][()][there]) if both else True
+    return int(different.sum())

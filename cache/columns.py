@@ -1,0 +1,153 @@
+"""Columns of text that stay small: a million names are one array of bytes, not a million objects.
+
+A string that is no UTF-8 (a file name may be any bytes) is held by Python's ``surrogateescape``, so its very bytes
+come back. Digests are 64 ASCII characters; arrays of them have dtype ``S64``.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+Digests = NDArray[np.bytes_]
+"""Clip digests, S64 [N]."""
+_PIECE = 1 << 16
+
+
+class Texts(Sequence[str]):
+    """An immutable sequence of strings, equal to any other of the same strings.
+
+    Parameters
+    ----------
+    data : ndarray of uint8, shape (B,)
+        The strings' UTF-8 bytes, one after the other.
+    ends : ndarray of int64, shape (N,)
+        Where each ends in `data`.
+    """
+
+    __slots__ = ("data", "ends")
+
+    def __init__(self, data: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
+        if len(ends) and (ends[-1] != len(data) or ends[0] < 0 or (np.diff(ends) < 0).any()):
+            raise ValueError("text column: ends do not fit the data")
+        self.data, self.ends = data, ends
+
+    @classmethod
+    def of(cls, strings: Iterable[str]) -> "Texts":
+        """The column of some strings; of a column, itself."""
+        if isinstance(strings, Texts):
+            return strings
+        coded = [text.encode("utf-8", "surrogateescape") for text in strings]
+        ends = np.cumsum([len(text) for text in coded], dtype=np.int64) if coded else np.zeros(0, np.int64)
+        return cls(np.frombuffer(b"".join(coded), dtype=np.uint8), ends)
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> "Texts": ...
+    def __getitem__(self, place: int | slice) -> "str | Texts":
+        if isinstance(place, slice):
+            return self.take(np.arange(len(self))[place])
+        index = range(len(self))[place]
+        start = int(self.ends[index - 1]) if index else 0
+        return self.data[start : int(self.ends[index])].tobytes().decode("utf-8", "surrogateescape")
+
+    def __iter__(self) -> Iterator[str]:
+        start = 0
+        for first in range(0, len(self), _PIECE):
+            ends = self.ends[first : first + _PIECE].tolist()
+            piece, base = self.data[start : ends[-1]].tobytes(), start
+            for end in ends:
+                yield piece[start - base : end - base].decode("utf-8", "surrogateescape")
+                start = end
+
+    def take(self, rows: NDArray[np.int64]) -> "Texts":
+        """The strings of some rows, in their order."""
+        starts = np.concatenate([[0], self.ends[:-1]]) if len(self) else self.ends
+        lengths = (self.ends - starts)[rows]
+        ends = np.cumsum(lengths, dtype=np.int64)
+        places = np.arange(int(ends[-1]) if len(ends) else 0) - np.repeat(ends - lengths, lengths)
+        return Texts(self.data[np.repeat(starts[rows], lengths) + places], ends)
+
+    def digests(self) -> Digests:
+        """The strings as an S64 array; shares memory where all are whole digests."""
+        if len(self) and (np.diff(self.ends, prepend=0) == 64).all():
+            return self.data.view("S64")
+        return np.array(list(self), dtype="S64")
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Texts):
+            return np.array_equal(self.ends, other.ends) and np.array_equal(self.data, other.data)
+        if isinstance(other, Sequence) and not isinstance(other, str):
+            return len(self) == len(other) and all(one == two for one, two in zip(self, other, strict=True))
+        return NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((len(self), self.data.tobytes()))
+
+    def __repr__(self) -> str:
+        shown = ", ".join(repr(text) for text, _ in zip(self, range(3), strict=False))
+        return f"Texts([{shown}{', ...' if len(self) > 3 else ''}], {len(self)})"
+
+
+class Assignment(Mapping[str, int]):
+    """Fold of each clip digest, sorted by digest.
+
+    Parameters
+    ----------
+    digests : ndarray of S64, shape (N,)
+        Sorted, each once.
+    folds : ndarray of int16, shape (N,)
+    """
+
+    __slots__ = ("digests", "folds")
+
+    def __init__(self, digests: Digests, folds: NDArray[np.int16]) -> None:
+        if len(digests) != len(folds) or (digests[1:] <= digests[:-1]).any():
+            raise ValueError("assignment: digests must be sorted, each once, with a fold")
+        self.digests, self.folds = digests, folds
+
+    @classmethod
+    def of(cls, folds: Mapping[str, int]) -> "Assignment":
+        """The assignment that a mapping of digest to fold makes."""
+        if isinstance(folds, Assignment):
+            return folds
+        digests = np.array(list(folds), dtype="S64")
+        order = np.argsort(digests)
+        return cls(digests[order], np.fromiter(folds.values(), np.int16, len(folds))[order])
+
+    def folds_of(self, digests: Digests) -> NDArray[np.int16]:
+        """Fold of each of some digests, int16 [N]; -1 for one that has none."""
+        if np.array_equal(digests, self.digests):
+            return self.folds
+        places = lookup(self.digests, digests)
+        return np.where(places < 0, np.int16(-1), self.folds[places] if len(self.folds) else np.int16(-1))
+
+    def __getitem__(self, digest: str) -> int:
+        if digest.isascii() and 0 < len(digest) <= 64:
+            place = int(np.searchsorted(self.digests, digest.encode()))
+            if place < len(self.digests) and self.digests[place] == digest.encode():
+                return int(self.folds[place])
+        raise KeyError(digest)
+
+    def __iter__(self) -> Iterator[str]:
+        return (digest.decode() for digest in self.digests.tolist())
+
+    def __len__(self) -> int:
+        return len(self.digests)
+
+    def __repr__(self) -> str:
+        return f"Assignment({len(self)} clips)"
+
+
+def lookup(ranked: Digests, wanted: Digests) -> NDArray[np.int64]:
+    """Place of each wanted digest among sorted ones, int64 [N]; -1 where it is not there."""
+    if not len(ranked):
+        return np.full(len(wanted), -1, dtype=np.int64)
+    places = np.searchsorted(ranked, wanted)
+    places[places == len(ranked)] = 0
+    return np.where(ranked[places] == wanted, places, -1)
