@@ -1,14 +1,15 @@
 """Stage one end to end: examine clips, keep the plan, say what is missing, compute it, leave blocks in the cache."""
 
 import logging
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from cache.errors import DamagedPartError, InputError, MoodfuseError
+from cache.errors import DamagedPartError, InputError, MissingBlockError, MoodfuseError
 from cache.files import set_aside
 from cache.folds import can_cross_fit
 from cache.planning import PlanChoice, next_plan, repeat_plan
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from extract.embed import SourceWorker
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 DEFAULT_SOURCES = ("onedmcnn", "twodmcnn", "c3d", "i3d")
 
 
@@ -211,14 +213,17 @@ def _compute(cache: FeatureCache, item: Work, settings: ExtractSettings) -> tupl
 
     weights = settings.recipes.weights_of(item.recipe.source)
     worker = SourceWorker(item.recipe, weights, len(cache.classes), media_store(cache))
+    tuned, embedded = 0, 0
     if item.trunk:
         frozen = frozen_counterpart(item.recipe)
         cache.write_recipe(frozen)
-        _write_rows(cache, frozen, None, item.trunk, worker.frozen_rows, f"{item.recipe.source} *: embedding")
-    tuned, embedded = 0, len(item.trunk)
+        title = f"{item.recipe.source} *: embedding"
+        embedded += _write_rows(cache, frozen, None, item.trunk, worker.frozen_rows, title)
     activations = _activations(cache, item.recipe) if item.recipe.depth == "head" and item.networks else {}
     title = f"{item.recipe.source}: tuning ({item.recipe.depth})"
-    for roles in track(item.networks, total=len(item.networks), what=title):
+    for roles in track(shared_order(item.networks), total=len(item.networks), what=title):
+        if not _lacking(cache, item.recipe, roles):
+            continue  # another process was quicker
         tuned += _tune_one(cache, worker, roles, activations)
         embedded += _embed_tuned(cache, worker, roles, activations)
     return tuned, embedded
@@ -226,8 +231,11 @@ def _compute(cache: FeatureCache, item: Work, settings: ExtractSettings) -> tupl
 
 def _activations(cache: FeatureCache, recipe: Recipe) -> dict[str, np.ndarray]:
     clips = cache.clips_with(recipe)
-    arrays = cache.rows(frozen_counterpart(recipe), None, clips, ("embedding", "activation")).arrays
-    return dict(zip(clips.texts["digest"], arrays.get("activation", arrays["embedding"]), strict=True))
+    rows = cache.rows(frozen_counterpart(recipe), None, clips, ("embedding", "activation"))
+    if not rows.found.all():
+        raise MissingBlockError(f"{recipe.source}: a part of its activations was damaged meanwhile; run extract again")
+    values = rows.arrays.get("activation", rows.arrays["embedding"])
+    return dict(zip(clips.texts["digest"], values, strict=True))
 
 
 def _tune_one(cache: FeatureCache, worker: "SourceWorker", roles: Roles, activations: dict[str, np.ndarray]) -> bool:
@@ -270,14 +278,23 @@ def _tune_one(cache: FeatureCache, worker: "SourceWorker", roles: Roles, activat
 
 
 def _embed_tuned(cache: FeatureCache, worker: "SourceWorker", roles: Roles, activations: dict[str, np.ndarray]) -> int:
-    have = cache.held(worker.recipe, roles)
-    wanted = sorted({status.digest for status in cache.clips_with(worker.recipe)} - have)
-
     def row(digest: str) -> dict[str, np.ndarray]:
         return worker.full_rows(digest) if worker.recipe.depth == "full" else worker.head_rows(activations[digest])
 
-    _write_rows(cache, worker.recipe, roles, wanted, row, None)
-    return len(wanted)
+    return _write_rows(cache, worker.recipe, roles, _lacking(cache, worker.recipe, roles), row, None)
+
+
+def _lacking(cache: FeatureCache, recipe: Recipe, roles: Roles | None) -> list[str]:
+    """Clips whose features of a network are not in the cache by now, sorted by digest."""
+    return sorted({status.digest for status in cache.clips_with(recipe)} - cache.held(recipe, roles))
+
+
+def shared_order(items: Sequence[T]) -> list[T]:
+    """The items in an order of this process's own, so that several at one cache begin with different ones.
+
+    What a piece of work gives does not depend on the order; each process leaves out what it finds done.
+    """
+    return random.SystemRandom().sample(items, len(items))
 
 
 def _write_rows(
@@ -287,13 +304,27 @@ def _write_rows(
     digests: Sequence[str],
     row: Callable[[str], dict[str, np.ndarray]],
     title: str | None,
-) -> None:
-    """Compute rows one by one and write a part after every `CLIPS_PER_PART` of them."""
-    waiting: dict[str, dict[str, np.ndarray]] = {}
-    for count, digest in enumerate(track(digests, total=len(digests), what=title) if title else digests, start=1):
-        waiting[digest] = row(digest)
-        if len(waiting) == CLIPS_PER_PART or count == len(digests):
-            names = next(iter(waiting.values()))
-            arrays = {name: np.stack([values[name] for values in waiting.values()]) for name in names}
-            cache.write_block_part(recipe, roles, list(waiting), arrays)
-            waiting = {}
+) -> int:
+    """Compute rows one by one, a part for every `CLIPS_PER_PART` of them; returns how many."""
+    computed = _computed(cache, recipe, roles, digests, row)
+    return sum(1 for _ in (track(computed, total=len(digests), what=title) if title else computed))
+
+
+def _computed(
+    cache: FeatureCache,
+    recipe: Recipe,
+    roles: Roles | None,
+    digests: Sequence[str],
+    row: Callable[[str], dict[str, np.ndarray]],
+) -> Iterator[str]:
+    """Compute what is still lacking piece by piece, in this process's own order; yields each clip."""
+    for piece in shared_order([digests[at : at + CLIPS_PER_PART] for at in range(0, len(digests), CLIPS_PER_PART)]):
+        have = cache.held(recipe, roles)
+        rows: dict[str, dict[str, np.ndarray]] = {}
+        for digest in piece:
+            if digest not in have:
+                rows[digest] = row(digest)
+                yield digest
+        if rows:
+            arrays = {name: np.stack([row[name] for row in rows.values()]) for name in next(iter(rows.values()))}
+            cache.write_block_part(recipe, roles, list(rows), arrays)

@@ -1,0 +1,103 @@
+"""FORMAT.md is true: the archived cache reads as it was written, and a part reads without our code."""
+
+import json
+import re
+import tarfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+import cache.store
+from cache.errors import SchemaError
+from cache.parts import SCHEMA
+from cache.records import Holdout
+from cache.store import FeatureCache
+
+ARCHIVES = sorted((Path(__file__).parent / "archives").glob("*.tar.xz"))
+FORMAT = Path(cache.store.__file__).parent / "FORMAT.md"
+
+
+def values_of(rows: int, width: int, fold: int = 0) -> np.ndarray:
+    """What the generator wrote."""
+    return (np.arange(rows)[:, None] + np.arange(width) / 64 + 100 * fold).astype(np.float32)
+
+
+def unpack(archive: Path, folder: Path) -> FeatureCache:
+    """An archived cache, opened."""
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")
+    return FeatureCache(folder)
+
+
+@pytest.mark.parametrize("archive", ARCHIVES, ids=lambda path: path.name)
+def test_archived_caches_read_as_they_were_written(archive: Path, tmp_path: Path) -> None:
+    """Clips, plans, recipes and blocks of every released version, value for value."""
+    old = unpack(archive, tmp_path)
+    assert len(old.clips) == 12 and old.classes == ("a", "b") and old.sources() == ("net", "still")
+    assert old.clips[0].clip.id == "a/é 00.mp4" and old.clips[0].clip.end_s == 20.5 and old.clips[0].clip.group is None
+    assert (old.plan.folds, old.plan.sequence, len(old.repeat_plans)) == (3, 1, 1)
+    assert sorted(old.plan.assignment.values()) == [0] * 4 + [1] * 4 + [2] * 4
+    still = old.block("still", "*")
+    assert np.array_equal(still.embedding, values_of(12, 4)) and still.logits is None and not still.seen
+    for fold in range(3):
+        block = old.block("net", fold)
+        assert block.holdout == Holdout.of(fold) and np.array_equal(block.embedding, values_of(12, 4, fold))
+        assert block.logits is not None and np.array_equal(block.logits, values_of(12, 2, fold))
+        assert block.seen == {digest for digest, at in old.plan.assignment.items() if at != fold}
+    assert old.outcomes([old.clips[0].digest])[old.clips[0].digest][0].duration_s == 20.5
+    assert not list(tmp_path.rglob("*.bad"))
+
+
+def test_the_present_version_is_archived() -> None:
+    """A change of the format's version needs an archive of it."""
+    assert f"format-{SCHEMA}.tar.xz" in [archive.name for archive in ARCHIVES]
+    assert f"format version {SCHEMA}" in FORMAT.read_text().splitlines()[0]
+
+
+def test_the_example_of_the_format_reads_a_part(tmp_path: Path) -> None:
+    """The lines in FORMAT.md, plain h5py and the standard library, give a part's clips and features."""
+    old = unpack(ARCHIVES[-1], tmp_path)
+    part = next(iter(old.block_folder(old.recipe("still"), None).glob("*.h5")))
+    (example,) = re.findall(r"```python\n(.*?)```", FORMAT.read_text(), re.DOTALL)
+    assert len([line for line in example.splitlines() if line.strip()]) <= 10
+    found: dict[str, object] = {}
+    exec(re.sub(r'path = ".*"', f"path = {str(part)!r}", example), found)
+    assert found["clips"] == [status.digest for status in old.clips]
+    assert np.array_equal(found["embedding"], values_of(12, 4))  # type: ignore[arg-type]
+    assert found["attributes"]["source"] == "still"  # type: ignore[index]
+
+
+def test_every_array_of_a_table_is_in_the_format(tmp_path: Path) -> None:
+    """FORMAT.md names each array of a table of clips, and of a plan."""
+    old = unpack(ARCHIVES[-1], tmp_path)
+    text = FORMAT.read_text()
+    for file in (*old.path.glob("tables/*.h5"), *old.path.glob("plans/*.h5")):
+        with h5py.File(file) as part:
+            for name in part:
+                assert f"`{re.sub(r'_(ends|row)$', '', name)}`" in text, name
+            for name in json.loads(part.attrs["attributes"]):
+                assert f"`{name}`" in text, name
+
+
+@pytest.mark.parametrize("where", ["cache", "part"])
+def test_a_newer_schema_says_what_to_install(where: str, tmp_path: Path) -> None:
+    """A cache, or one part in it, of a later version is refused, never set aside."""
+    old = unpack(ARCHIVES[-1], tmp_path)
+    if where == "cache":
+        marker = {"format": "moodfuse-cache", "schema": SCHEMA + 1, "written_by": "7.1.0"}
+        (tmp_path / "moodfuse-cache.json").write_text(json.dumps(marker))
+        with pytest.raises(SchemaError, match=r"schema 3 is newer.*pip install 'moodfuse>=7.1.0'"):
+            FeatureCache(tmp_path)
+        return
+    from cache.parts import read_header
+
+    part = next(iter(old.block_folder(old.recipe("still"), None).glob("*.h5")))
+    from dataclasses import replace
+
+    newer = replace(read_header(part), schema=SCHEMA + 1).to_bytes()
+    part.write_bytes(newer + part.read_bytes()[len(newer) :])
+    with pytest.raises(SchemaError, match="newer than the 2.*upgrade"):
+        old.block("still", "*")
+    assert part.exists()
