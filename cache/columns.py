@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 Digests = NDArray[np.bytes_]
 """Clip digests, S64 [N]."""
 _PIECE = 1 << 16
+_MANY = 10_000
 
 
 class Texts(Sequence[str]):
@@ -148,6 +149,26 @@ def lookup(ranked: Digests, wanted: Digests) -> NDArray[np.int64]:
     """Place of each wanted digest among sorted ones, int64 [N]; -1 where it is not there."""
     if not len(ranked):
         return np.full(len(wanted), -1, dtype=np.int64)
+    if len(wanted) < _MANY:
+        return _search(ranked, wanted)
+    # Numbers sort ten times faster than texts: candidates come from 64 bits of each digest, and are then compared whole.
+    keys = _keys(ranked)
+    order = np.argsort(keys)
+    places = np.searchsorted(keys[order], _keys(wanted))
+    places[places == len(order)] = 0
+    places = order[places]
+    missed = np.flatnonzero(ranked[places] != wanted)
+    places[missed] = _search(ranked, wanted[missed])
+    return places
+
+
+def _search(ranked: Digests, wanted: Digests) -> NDArray[np.int64]:
     places = np.searchsorted(ranked, wanted)
     places[places == len(ranked)] = 0
     return np.where(ranked[places] == wanted, places, -1)
+
+
+def _keys(digests: Digests) -> NDArray[np.uint64]:
+    """64 bits of each digest: its first 16 characters, mixed."""
+    words = np.ascontiguousarray(digests, dtype="S64").view(np.uint64).reshape(-1, 8)
+    return words[:, 0] * np.uint64(0x9E3779B97F4A7C15) + words[:, 1]

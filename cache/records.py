@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from cache.columns import Assignment
 from cache.errors import InputError
 
 Role = Literal["tune", "stop"]
@@ -193,9 +194,10 @@ class Plan:
     repeat: int = 0
 
     def __post_init__(self) -> None:
-        wrong = sorted({fold for fold in self.assignment.values() if not 0 <= fold < self.folds})
-        if wrong:
-            raise InputError(f"plan: fold {wrong[0]} is outside 0..{self.folds - 1}")
+        folds = Assignment.of(self.assignment).folds
+        if len(folds) and not 0 <= folds.min() <= folds.max() < self.folds:
+            wrong = folds.min() if folds.min() < 0 else folds.max()
+            raise InputError(f"plan: fold {wrong} is outside 0..{self.folds - 1}")
 
 
 @dataclass(frozen=True)
