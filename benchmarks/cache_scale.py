@@ -1,8 +1,8 @@
 """The cache at a million clips: one imported source of 512 float32 a clip, written by parts, listed, opened, read.
 
 Usage: cache_scale.py [ROWS ...]; default 10 000, 100 000 and 1 000 000 (4.2 GB of disk for the last). Every step is a
-process of its own. Reading the block is set beside `numpy.load` of the same array; the digest check that comes before the first
-read in a process is timed apart, and peak memory is set beside the array's size. Exits 1 if a bar is missed.
+process of its own. Reading the block is set beside `numpy.load` of the same array; the digest check that comes before
+the first read in a process is timed apart, and peak memory is set beside the array's size. Exits 1 if a bar is missed.
 """
 
 import argparse
@@ -154,8 +154,8 @@ def main(sizes: list[int]) -> int:
         array = rows * COLUMNS * 4
         print(
             f"{rows} rows, {array / 1e6:.0f} MB: clips declared in {item['declare_s']:.2f} s, parts written in "
-            f"{item['write_s']:.2f} s, digest check {item['check_s']:.2f} s, numpy.load {item['load_s']:.2f} s, block read "
-            f"{item['read_s']:.2f} s, peak {item['peak'] / 1e6:.0f} MB (numpy.load {item['load_peak'] / 1e6:.0f} MB)"
+            f"{item['write_s']:.2f} s, digest check {item['check_s']:.2f} s, numpy.load {item['load_s']:.2f} s, block "
+            f"read {item['read_s']:.2f} s, peak {item['peak'] / 1e6:.0f} MB (numpy.load {item['load_peak'] / 1e6:.0f} MB)"
         )
         missed += verdict("cache ls, s", item["ls_s"], LS_BAR_S) + verdict("opening, s", item["open_s"], OPEN_BAR_S)
         if rows == max(sizes):

@@ -25,7 +25,7 @@ RECIPE = """
 name = "brief"
 [onedmcnn]
 depth = "full"
-full = { optimizer = "adam", learning_rate = 2e-3, epochs = 2, patience = 2, batch = 8, crop_s = 1.0 }
+full = { optimizer = "adam", learning_rate = 2e-3, epochs = 2, patience = 2, batch = 8, crop_s = 2.0 }
 [twodmcnn]
 depth = "head"
 head = { optimizer = "adamw", learning_rate = 5e-4, epochs = 4, patience = 4, batch = 8 }
