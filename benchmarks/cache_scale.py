@@ -155,7 +155,7 @@ def main(sizes: list[int]) -> int:
         print(
             f"{rows} rows, {array / 1e6:.0f} MB: clips declared in {item['declare_s']:.2f} s, parts written in "
             f"{item['write_s']:.2f} s, digest check {item['check_s']:.2f} s, numpy.load {item['load_s']:.2f} s, block "
-            f"read {item['read_s']:.2f} s, peak {item['peak'] / 1e6:.0f} MB (numpy.load {item['load_peak'] / 1e6:.0f} MB)"
+            f"read {item['read_s']:.2f} s, peak {item['peak'] / 1e6:.0f} MB (numpy.load {item['load_peak'] / 1e6:.0f})"
         )
         missed += verdict("cache ls, s", item["ls_s"], LS_BAR_S) + verdict("opening, s", item["open_s"], OPEN_BAR_S)
         if rows == max(sizes):

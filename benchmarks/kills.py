@@ -1,7 +1,7 @@
 """SIGKILL at random times of a real `extract`, resumed each time: nothing that was kept is lost or computed again.
 
-Usage: kills.py [KILLS]; default 100. A small corpus, an audio network tuned whole, one tuned at its head, a frozen
-one. Each kill falls anywhere in the time that an unbroken run takes; the next start resumes, and may be killed again.
+Usage: kills.py [KILLS]; default 100. A small corpus, an audio network tuned whole, one tuned at its head over a
+frozen trunk. Each kill falls anywhere in the time that an unbroken run takes; the next start resumes, and may be killed again.
 Whenever a run comes to its end its features are compared with the unbroken run's, bit for bit, and it starts anew.
 After every start, parts that stood before must stand unchanged. Exits 1 if any bar is missed.
 """
@@ -29,10 +29,8 @@ full = { optimizer = "adam", learning_rate = 2e-3, epochs = 2, patience = 2, bat
 [twodmcnn]
 depth = "head"
 head = { optimizer = "adamw", learning_rate = 5e-4, epochs = 4, patience = 4, batch = 8 }
-[c3d]
-depth = "frozen"
 """
-SOURCES = ("onedmcnn", "twodmcnn", "c3d")
+SOURCES = ("onedmcnn", "twodmcnn")
 
 
 def command(data: Path, recipe: Path, cache: Path) -> list[str]:
@@ -109,9 +107,7 @@ def main(kills: int) -> int:
                 again += int(re.findall(r"(\d+) embeddings computed", said)[0]) - missing
                 shutil.rmtree(work)
         print(f"{done} kills, {ends} runs resumed to their end: {differing} differ from the unbroken one")
-        print(
-            f"{changed} files that stood before a start were changed by it; {again} embeddings computed beyond those lost"
-        )
+        print(f"{changed} files that stood before a start were changed; {again} embeddings computed beyond those lost")
         left = list((folder / "work").rglob(".tmp-*")) if work.exists() else []
         print(f"{len(left)} temporaries of killed writers wait to be swept")
         return int(differing + changed + again != 0 or ends == 0)
