@@ -85,9 +85,11 @@ def extract_command(ctx: click.Context, data: Path, cache_path: Path, **options:
 
     Example: moodfuse extract clips --cache work
     """
+    from cache.names import printable
     from extract.stage import extract_features
 
-    done = extract_features(_settings(data, cache_path, options), say=lambda line: click.echo(line, err=True))
+    settings = _settings(data, cache_path, options)
+    done = extract_features(settings, say=lambda line: click.echo(printable(line), err=True))
     click.echo(
         f"{len(done.clips)} clips read, {len(done.refused)} refused; {done.tuned} networks tuned, "
         f"{done.embedded} embeddings computed"
@@ -140,11 +142,12 @@ def check_command(
 
     Example: moodfuse check clips
     """
+    from cache.names import printable
     from extract.check import check
 
     found = check(data, folds=folds, audit=audit, group_pattern=group_pattern, jobs=jobs)
     for line in found.lines:
-        click.echo(line)
+        click.echo(printable(line))
     sys.stdout.flush()
     if found.refused:
         ctx.exit(3)

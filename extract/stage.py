@@ -124,6 +124,7 @@ def extract_features(settings: ExtractSettings, *, say: Callable[[str], None] = 
     before = dict(cache.plans[-1].assignment) if cache.plans else {}
     _write_plans(cache, statuses, settings)
     _say_plan(cache, before, say)
+    _say_copies(cache, say)
     _say_audit(cache, say)
     tunes = any(recipe.tuning for recipe in recipes)
     if settings.networks.crossfit and tunes and not can_cross_fit(cache.plan, cache.clips):
@@ -168,6 +169,16 @@ def _say_plan(cache: FeatureCache, before: dict[str, int], say: Callable[[str], 
         added = len(set(plan.assignment) - set(before))
         if moved or added:
             say(f"plan: {added} clip(s) added, {moved} moved to another fold")
+
+
+def _say_copies(cache: FeatureCache, say: Callable[[str], None]) -> None:
+    """Name clips whose files hold the same bytes: no split parts them."""
+    copies: dict[str, dict[str, str]] = {}
+    for status in cache.clips:
+        copies.setdefault(status.file_sha256, {}).setdefault(status.clip.path, status.clip.id)
+    for ids in copies.values():
+        if len(ids) > 1:
+            say(f"the same file {len(ids)} times, so one group: {', '.join(sorted(ids.values()))}")
 
 
 def _say_audit(cache: FeatureCache, say: Callable[[str], None]) -> None:
