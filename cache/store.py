@@ -16,7 +16,7 @@ from cache.blocks import Owner, Rows, held, read_rows, write_rows
 from cache.columns import Digests
 from cache.errors import DamagedPartError, InputError, MissingBlockError, UnknownNameError
 from cache.files import read_json, set_aside, write_text
-from cache.folds import tuning_roles, units_of
+from cache.folds import imported_roles, tuning_roles, units_of
 from cache.identity import canonical_json, digest16, trained_digest16
 from cache.manifest import Manifest
 from cache.recipe import Recipe, recipe_from_mapping
@@ -136,9 +136,9 @@ class FeatureCache(Manifest):
             raise InputError(f"holdout {wanted}: fold {beyond[0]} is outside 0..{plan.folds - 1}")
         clips = self.clips_with(recipe)
         units = self.units if clips is self.clips else units_of(clips)
-        side = [unit for unit in units if not wanted.covers(plan.assignment[unit.key])]
         if recipe.tuning is None:
-            return tuple(sorted((digest, unit.label, "tune") for unit in side for digest in unit.digests))
+            return imported_roles(units, plan, wanted)
+        side = [unit for unit in units if not wanted.covers(plan.assignment[unit.key])]
         return tuning_roles(side, recipe.tuning, seed=recipe.seed)
 
     def write_roles(self, recipe: Recipe, roles: Roles) -> None:
