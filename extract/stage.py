@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cache.errors import DamagedPartError, InputError, MoodfuseError
-from cache.files import set_aside
+from cache.files import discard, set_aside
 from cache.folds import can_cross_fit
 from cache.planning import PlanChoice, next_plan, repeat_plan
 from cache.recipe import Recipe
@@ -265,7 +265,7 @@ def _tune_one(cache: FeatureCache, worker: "SourceWorker", roles: Roles, activat
     }
     save_weights(path, worker.tuned.state_dict(), metadata)
     if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
+        discard(checkpoint)
     return True
 
 
