@@ -129,7 +129,7 @@ class Run:
 def run_names(cache: FeatureCache) -> tuple[str, ...]:
     """Names of the runs in a cache, oldest first."""
     files = list((cache.path / "runs").glob("*/run.json"))
-    order = {file.parent.name: (read_json(file).get("sequence", 0), file.parent.name) for file in files}
+    order = {file.parent.name: (_sequence(file), file.parent.name) for file in files}
     return tuple(sorted(order, key=lambda name: order[name]))
 
 
@@ -170,7 +170,7 @@ def write_run(cache: FeatureCache, run: Run) -> Path:
     }
     values = {
         "schema": SCHEMA,
-        "sequence": 1 + max((_sequence(cache, name) for name in run_names(cache)), default=0),
+        "sequence": 1 + max((_sequence(run_folder(cache, name) / "run.json") for name in run_names(cache)), default=0),
         **{
             name: list(getattr(run, name))
             for name in ("classes", "ids", "labels", "groups", "folds", "recipes", "notes", *_ADDED)
@@ -186,8 +186,12 @@ def write_run(cache: FeatureCache, run: Run) -> Path:
     return folder
 
 
-def _sequence(cache: FeatureCache, name: str) -> int:
-    return int(read_json(run_folder(cache, name) / "run.json").get("sequence", 0))
+def _sequence(file: Path) -> int:
+    values = read_json(file)
+    sequence = values.get("sequence", 0) if isinstance(values, dict) else None
+    if not isinstance(sequence, int):
+        raise DamagedPartError(f"{file}: is no record of a run; move its folder away, and run fuse again")
+    return sequence
 
 
 def read_run(cache: FeatureCache, name: str | None = None) -> Run:
@@ -232,6 +236,8 @@ def read_run(cache: FeatureCache, name: str | None = None) -> Run:
         )
     except KeyError as error:
         raise DamagedPartError(f"{folder}: {error} is missing; run fuse again under another --run name") from error
+    except TypeError as error:
+        raise DamagedPartError(f"{folder}: is no run ({error}); run fuse again under another --run name") from error
     except DamagedPartError as error:
         raise CacheError(f"{error}; or run fuse again under another --run name") from error
 

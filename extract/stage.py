@@ -240,6 +240,7 @@ def _tune_one(cache: FeatureCache, worker: "SourceWorker", roles: Roles, activat
     if path.is_file():
         try:
             worker.tuned.load_state_dict(load_weights_file(path)[0])
+            discard(path.with_suffix(".checkpoint"))  # of a run that ended before it came to that
             return False
         except DamagedPartError as error:
             set_aside(path, str(error))
