@@ -1,4 +1,4 @@
-"""10 000 mutants of a cache's files: bits flipped, bytes smashed, pages zeroed, ends cut, blocks swapped, headers edited.
+"""10 000 mutants of the files of a cache: bits flipped, bytes smashed, pages zeroed, ends cut, blocks swapped, edits.
 
 Usage: corruption.py [COUNT]. Parts of features, plans, tables, media and predictions, networks, and the small records
 beside them. Bar: each mutant is detected, or what is read is identical; all in one process, which lives, in bounded

@@ -14,9 +14,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "cache"))
 
-from faults.writers import Crowd, Outcome, run_crowd, twice_differing
-
 from cache.store import FeatureCache
+from faults.writers import Crowd, Outcome, run_crowd, twice_differing
 
 PARTS = 500
 

@@ -1,4 +1,4 @@
-"""Every state that a process leaves that is killed after one of its calls, or within a write, and what is read of it."""
+"""Every state that a killed process leaves, after each of its calls and within each write, and what is read of it."""
 
 import shutil
 from collections.abc import Iterator

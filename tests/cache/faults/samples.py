@@ -100,7 +100,7 @@ class Sample:
         if not self.parts:
             return root
         store = FeatureCache(root, create=True)
-        self._plan(store, self.earlier)
+        self.put_plan(store, self.earlier)
         store.write_recipe(STILL)
         for number in range(self.parts):
             self.write_part(store, STILL, number)
@@ -115,7 +115,7 @@ class Sample:
         store = FeatureCache(root, create=True)
         for status in self.statuses[len(self.earlier) :]:
             store.write_outcome(Outcome(status.digest, ok=True, duration_s=30.0, decoder="made"))
-        self._plan(store, self.statuses)
+        self.put_plan(store, self.statuses)
         store.write_recipe(STILL)
         for number in range(self.parts, self.parts + self.added - 1):
             self.write_part(store, STILL, number)
@@ -139,7 +139,7 @@ class Sample:
         )
 
     @staticmethod
-    def _plan(store: FeatureCache, statuses: tuple[ClipStatus, ...]) -> None:
+    def put_plan(store: FeatureCache, statuses: tuple[ClipStatus, ...]) -> None:
         store.write_plan(next_plan(store.plans, statuses, PlanChoice(folds=2)), statuses)
 
     def judge(self, root: Path) -> Verdict:
