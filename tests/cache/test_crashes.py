@@ -28,7 +28,7 @@ def quiet() -> Iterator[None]:
 
 @pytest.mark.parametrize(("parts", "clips"), [(4, 2), (0, 4)])
 def test_a_kill_after_any_call_loses_nothing(tmp_path: Path, parts: int, clips: int) -> None:
-    """After every call and within writes, what is accepted is right, the earlier intact, and a resume makes it whole."""
+    """After every call and within writes, what is accepted is right, the earlier intact, a resume makes it whole."""
     points = list(kill_points(Sample(parts=parts, clips_per_part=clips), tmp_path, tears=1, resumes=20))
     assert [point for point in points if point.faults] == []
     assert {point.call.kind for point in points if point.whole} >= CHANGES - {"truncate", "unlink"}
