@@ -26,7 +26,8 @@ SCHEMA = 2
 HEADER_BYTES = 512
 KIND = "moodfuse-hdf5"
 _PIECE_BYTES = 1 << 20
-_verified: set[tuple[str, int, int, int]] = set()
+FileState = tuple[str, int, int, int]
+_verified: set[FileState] = set()
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,11 @@ class Header:
     rows: int
     schema: int = SCHEMA
     kind: str = KIND
+
+    def __post_init__(self) -> None:
+        kinds = [type(value) for value in (self.content, self.body, self.size, self.rows, self.schema, self.kind)]
+        if kinds != [str, str, int, int, int, str] or self.rows < 0:
+            raise ValueError("its values are of other kinds")
 
     def to_bytes(self) -> bytes:
         """The header as it stands in the file: canonical JSON with a digest of its own, spaces, a line feed."""
@@ -85,9 +91,12 @@ def encode_part(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, objec
             file.create_dataset(name, data=np.ascontiguousarray(arrays[name]), track_times=False)
     data = image.getbuffer()
     body = hashlib.sha256(data[HEADER_BYTES:]).hexdigest()
-    rows = len(arrays["clip"]) if "clip" in arrays else 0
-    data[:HEADER_BYTES] = Header(digest, body, len(data), rows).to_bytes()
+    data[:HEADER_BYTES] = Header(digest, body, len(data), _row_count(arrays)).to_bytes()
     return data
+
+
+def _row_count(arrays: Mapping[str, np.ndarray]) -> int:
+    return len(arrays["clip"]) if "clip" in arrays else 0
 
 
 def _recheck(temporary: Path, digest: str, path: Path) -> None:
@@ -185,18 +194,29 @@ def check_part(path: Path) -> Header:
     DamagedPartError
         If it is not what its name says.
     """
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    key = (str(path), stat.st_ino, stat.st_mtime_ns, stat.st_size)
-    if key in _verified:
+    state = file_state(path)
+    if state in _verified:
         return read_header(path)
     header = check_bytes(path)
     if header.content[:16] != path.stem.rsplit("-", 1)[-1]:
         raise DamagedPartError(f"{path}: holds content {header.content[:16]}, not the one in its name")
-    _verified.add(key)
+    _verified.add(state)
     return header
+
+
+def file_state(path: Path) -> FileState:
+    """What changes when a file is replaced: its path, inode, time of change in nanoseconds, and size.
+
+    Raises
+    ------
+    DamagedPartError
+        If it is gone.
+    """
+    try:
+        stat = os.stat(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return str(path), stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
 @contextmanager
@@ -214,6 +234,10 @@ def open_part(path: Path) -> Iterator[h5py.File]:
             yield file
     except FileNotFoundError as error:
         raise DamagedPartError(f"{path}: is gone") from error
+    except (OSError, KeyError, RuntimeError) as error:
+        if isinstance(error, CacheError):
+            raise
+        raise DamagedPartError(f"{path}: cannot be read as HDF5 ({error})") from error
 
 
 def _load(path: Path, names: tuple[str, ...] | None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -255,7 +279,7 @@ def verify_part(path: Path) -> None:
         arrays, attributes = _load(path, None)
     except (OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
         raise DamagedPartError(f"{path}: cannot be read as HDF5 ({error})") from error
-    if content_digest(arrays, attributes) != header.content:
+    if content_digest(arrays, attributes) != header.content or header.rows != _row_count(arrays):
         raise DamagedPartError(f"{path}: its arrays are not those of its header")
 
 

@@ -59,8 +59,8 @@ class FeatureCache(Manifest):
 
     @property
     def selection(self) -> dict[str, str]:
-        """Recipe in force of every source: name to recipe digest."""
-        return dict(self._selections[-1]["sources"]) if self._selections else {}
+        """Recipe in force of every source: name to recipe digest; the latest choice of each, whoever made it."""
+        return {source: recipe for values in self._selections for source, recipe in values["sources"].items()}
 
     @property
     def commands(self) -> tuple[str, ...]:
@@ -90,8 +90,8 @@ class FeatureCache(Manifest):
     def select(self, recipes: Iterable[Recipe], *, command: str = "") -> None:
         """Put recipes in force for their sources; other sources keep theirs. `command` is what asked for it."""
         self.__dict__.pop("_selections", None)
-        chosen = {**self.selection, **{recipe.source: recipe.digest16 for recipe in recipes}}
-        if chosen == self.selection and command in ("", *self.commands):
+        chosen = {recipe.source: recipe.digest16 for recipe in recipes}
+        if chosen.items() <= self.selection.items() and command in ("", *self.commands):
             return
         sequence = 1 + max((item["sequence"] for item in self._selections), default=0)
         values = {"sequence": sequence, "sources": chosen, "command": command}
@@ -106,7 +106,7 @@ class FeatureCache(Manifest):
     # Networks and their rows
 
     def _source_folder(self, source: str, recipe16: str) -> Path:
-        return self.path / "features" / source.replace(":", "_") / recipe16
+        return self.path / "features" / _folder_name(source) / recipe16
 
     def block_folder(self, recipe: Recipe, roles: Roles | None) -> Path:
         """Folder of the parts of one network: `roles=None` for the frozen one."""
@@ -118,7 +118,7 @@ class FeatureCache(Manifest):
 
     def network_path(self, recipe: Recipe, roles: Roles) -> Path:
         """Where the weights of a tuned network stand."""
-        folder = self.path / "networks" / recipe.source.replace(":", "_") / recipe.digest16
+        folder = self.path / "networks" / _folder_name(recipe.source) / recipe.digest16
         return folder / f"{trained_digest16(roles)}.safetensors"
 
     def roles(self, recipe: Recipe, holdout: HoldoutLike, *, plan: Plan | None = None) -> Roles | None:
@@ -249,6 +249,10 @@ class FeatureCache(Manifest):
         check_trained(file)
 
 
+def _folder_name(source: str) -> str:
+    return source.replace(":", "_")
+
+
 def _trained(roles: Roles | None) -> str:
     return FROZEN if roles is None else trained_digest16(roles)
 
@@ -260,8 +264,11 @@ def read_recipe(file: Path) -> Recipe:
     ------
     DamagedPartError
     """
-    recipe = recipe_from_mapping(read_json(file))
-    if recipe.digest16 != file.parent.name:
+    try:
+        recipe = recipe_from_mapping(read_json(file))
+    except (TypeError, AttributeError, InputError) as error:
+        raise DamagedPartError(f"{file}: is no recipe ({error}); run extract again") from error
+    if (_folder_name(recipe.source), recipe.digest16) != file.parts[-3:-1]:
         raise DamagedPartError(f"{file}: content does not match its folder's name; run extract again")
     return recipe
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from cache.errors import DamagedPartError, InputError, MissingBlockError, MoodfuseError
-from cache.files import set_aside
+from cache.files import discard, set_aside
 from cache.folds import can_cross_fit
 from cache.planning import PlanChoice, next_plan, repeat_plan
 from cache.recipe import Recipe
@@ -259,6 +259,7 @@ def _tune_one(cache: FeatureCache, worker: "SourceWorker", roles: Roles, activat
     if path.is_file():
         try:
             worker.tuned.load_state_dict(load_weights_file(path)[0])
+            discard(path.with_suffix(".checkpoint"))  # of a run that ended before it came to that
             return False
         except DamagedPartError as error:
             set_aside(path, str(error))
@@ -284,7 +285,7 @@ def _tune_one(cache: FeatureCache, worker: "SourceWorker", roles: Roles, activat
     }
     save_weights(path, worker.tuned.state_dict(), metadata)
     if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
+        discard(checkpoint)
     return True
 
 
