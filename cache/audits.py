@@ -1,6 +1,6 @@
 """Audits: pairs of clips that may be one, as stage one finds them and stage three reports them.
 
-What an audit compares of a clip, its marks, is kept when the clip is decoded: a few thousand bytes, so that clips can
+What an audit compares of a clip, its marks, is kept when the clip is decoded: ten thousand bytes, so that clips can
 be compared whether or not their media are kept.
 """
 

@@ -1,4 +1,4 @@
-"""Frames of a clip as lossless WebP: an eighth of their bytes or less, and the same pixels back.
+"""Frames of a clip as lossless WebP: about a quarter of their bytes, and the same pixels back.
 
 Method 0 is the fastest that libwebp has; `docs/media-store.md` compares it with others.
 """

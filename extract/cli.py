@@ -78,7 +78,7 @@ class RecipeCommand(click.Command):
     "--keep-media/--no-keep-media",
     default=True,
     show_default=True,
-    help="Keep what was decoded in the cache (2 to 4 MB a clip), or pass each clip through all networks at once.",
+    help="Keep what was decoded in the cache (about 4 MB a clip), or pass each clip through all networks at once.",
 )
 @click.option("--replan", is_flag=True, help="Deal all clips to folds anew.")
 @click.option("--dry-run", is_flag=True, help="Decode, plan, say what would be computed, and stop.")
