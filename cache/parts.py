@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -65,8 +65,17 @@ class Header:
         return _padded(asdict(self))
 
 
-def write_part(folder: Path, stem: str, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, object]) -> Path:
+def write_part(
+    folder: Path,
+    stem: str,
+    arrays: Mapping[str, np.ndarray],
+    attributes: Mapping[str, object],
+    *,
+    packed: Collection[str] = (),
+) -> Path:
     """Write one part, ``<stem>-<digest16>.h5``, and return its path; an equal part that exists is left alone.
+
+    Arrays named in `packed` are stored by HDF5's filters shuffle and deflate; whoever reads them sees no difference.
 
     Raises
     ------
@@ -76,19 +85,25 @@ def write_part(folder: Path, stem: str, arrays: Mapping[str, np.ndarray], attrib
     digest = content_digest(arrays, attributes)
     path = folder / f"{stem}-{digest[:16]}.h5"
     if not is_intact(path):
-        write_aside(
-            path, encode_part(arrays, attributes, digest=digest), check=lambda file: _recheck(file, digest, path)
-        )
+        data = encode_part(arrays, attributes, digest=digest, packed=packed)
+        write_aside(path, data, check=lambda file: _recheck(file, digest, path))
     return path
 
 
-def encode_part(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, object], *, digest: str) -> memoryview:
+def encode_part(
+    arrays: Mapping[str, np.ndarray],
+    attributes: Mapping[str, object],
+    *,
+    digest: str,
+    packed: Collection[str] = (),
+) -> memoryview:
     """The bytes of a part; equal content gives equal bytes under one version of HDF5."""
     image = io.BytesIO()
     with h5py.File(image, "w", userblock_size=HEADER_BYTES, libver=("v110", "v110")) as file:
         file.attrs["attributes"] = canonical_json(dict(attributes))
         for name in sorted(arrays):
-            file.create_dataset(name, data=np.ascontiguousarray(arrays[name]), track_times=False)
+            filters = {"shuffle": True, "compression": "gzip", "compression_opts": 4} if name in packed else {}
+            file.create_dataset(name, data=np.ascontiguousarray(arrays[name]), track_times=False, **filters)
     data = image.getbuffer()
     body = hashlib.sha256(data[HEADER_BYTES:]).hexdigest()
     data[:HEADER_BYTES] = Header(digest, body, len(data), _row_count(arrays)).to_bytes()

@@ -74,6 +74,12 @@ class RecipeCommand(click.Command):
     help="What becomes of a clip without sound or picture.",
 )
 @click.option("--group-pattern", metavar="REGEX", help="Clips whose path below DATA gives the same match are a group.")
+@click.option(
+    "--keep-media/--no-keep-media",
+    default=True,
+    show_default=True,
+    help="Keep what was decoded in the cache (about 4 MB a clip), or pass each clip through all networks at once.",
+)
 @click.option("--replan", is_flag=True, help="Deal all clips to folds anew.")
 @click.option("--dry-run", is_flag=True, help="Decode, plan, say what would be computed, and stop.")
 @click.option("--strict", is_flag=True, help="Fail, and write no features, if any clip is refused.")
@@ -123,6 +129,7 @@ def _settings(data: Path, cache_path: Path, options: Mapping[str, Any]) -> "Extr
         group_pattern=options["group_pattern"],
         command=command_line(click.get_current_context()),
         jobs=options["jobs"],
+        keep_media=options["keep_media"],
         dry_run=options["dry_run"],
         strict=options["strict"],
     )
