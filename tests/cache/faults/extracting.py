@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from extract import embed, examine, stage
+from extract import announce, embed, examine
 from extract.media.pool import DecodeRequest
 from faults.refusals import Work
 from moodfuse.cli import main
@@ -40,7 +40,7 @@ def make_clips(folder: Path) -> Path:
 @contextlib.contextmanager
 def computing_once() -> Iterator[None]:
     """Remember what is decoded and computed."""
-    decode, rows, measure = examine.decode_many, embed.SourceWorker.frozen_rows, stage.measure
+    decode, rows, measure = examine.decode_many, embed.SourceWorker.frozen_rows, announce.measure
     known: dict[Any, Any] = {}
 
     def decode_many(requests: Iterable[DecodeRequest], *, jobs: int) -> Iterator[tuple[DecodeRequest, Any]]:
@@ -62,7 +62,7 @@ def computing_once() -> Iterator[None]:
     with (
         patch.object(examine, "decode_many", decode_many),
         patch.object(embed.SourceWorker, "frozen_rows", frozen_rows),
-        patch.object(stage, "measure", measured),
+        patch.object(announce, "measure", measured),
     ):
         yield
 

@@ -15,7 +15,7 @@ from cache.audits import Audit, Finding, read_audit, write_audit
 from cache.errors import CacheError, MissingBlockError, MoodfuseError
 from cache.files import BAD_SUFFIX, write_aside
 from cache.identity import canonical_json
-from cache.media import Media, MediaStore
+from cache.media import Media, MediaStore, Rendition
 from cache.parts import read_part, verify_part
 from cache.records import Outcome
 from cache.runs import Result, Run, read_run, write_run
@@ -56,7 +56,7 @@ def make_targets(root: Path) -> list[Target]:
     _write_network(store.network_path(TUNED, roles))
     store.select([TUNED], command="moodfuse extract clips --source net")
     store.write_outcome(Outcome(clips[0], ok=True, duration_s=29.5, decoder="made"))
-    media = MediaStore(store, "made")
+    media = MediaStore(root / "media", Rendition("picture", "made"))
     media.write(clips[0], _made_media())
     for name in ("made-1", "made-2"):
         write_run(store, _made_run(store, name))
@@ -72,7 +72,7 @@ def make_targets(root: Path) -> list[Target]:
         target("tuned block", "features/net/*/*/*.h5", lambda path: FeatureCache(root).block("net", 0)),
         target("plan", "plans/*.h5", lambda path: FeatureCache(root).all_plans),
         target("table", "tables/*.h5", lambda path: FeatureCache(root).statuses),
-        target("media part", "media/*/*.h5", lambda path: media.read(clips[0])),
+        target("media part", "media/*/*/*.h5", lambda path: media.read(clips[0])),
         target("predictions", "runs/*/*.h5", lambda path: read_run(FeatureCache(root), "made-1")),
         target("network", "networks/*/*/*.safetensors", _read_network),
         target("run record", "runs/*/run.json", lambda path: read_run(FeatureCache(root), "made-1")),
