@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from evaluate.groups import draw_groups
 from evaluate.paired import paired_tests
 from evaluate.selection import choose_and_test
-from evaluate.uncertainty import METRICS, SIMULATED, bootstrap_intervals, draw_groups, interval
+from evaluate.uncertainty import METRICS, SIMULATED, bootstrap_intervals, interval
 
 CLASSES = 6
 DATA_SETS = 2000
@@ -142,13 +143,13 @@ def few_groups_rows(sets: int) -> Iterator[Row]:
 def paired_rows(layout: Layout, truth: float, sets: int, draws: int = 500) -> Iterator[Row]:
     """False positives of one uncorrected test, and coverage of the difference, of two equally good results."""
     random = np.random.default_rng(2)
-    labels = layout.labels
+    labels, drawn = layout.labels, draw_groups(layout.member, draws=draws)
     wrong = held = 0
     for _ in range(sets):
         common, same = right_answers(layout, truth, random), random.random(len(labels)) < CORRELATION
         own = [np.where(same, common, right_answers(layout, truth, random)) for _ in range(2)]
         table = {name: answers(labels, right, random) for name, right in zip("ab", own, strict=True)}
-        (test,) = paired_tests(labels, table, layout.member.tolist(), pairs=[("a", "b", "mean")], draws=draws)
+        (test,) = paired_tests(labels, table, drawn, pairs=[("a", "b", "mean")])
         wrong += test.p_value < 0.05
         held += test.interval.low <= 0 <= test.interval.high
     yield Row(f"paired, accuracy {truth}, {layout}: false positives", wrong / sets, "up to 0.06", 0.0, 0.06)

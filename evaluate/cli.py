@@ -40,6 +40,8 @@ def evaluate_command(
 
     Example: moodfuse evaluate --cache work
     """
+    from dataclasses import replace
+
     from cache.audits import read_audit
     from cache.store import FeatureCache
     from evaluate.compare import compare as put_beside
@@ -51,7 +53,8 @@ def evaluate_command(
     cache = FeatureCache(cache_path)
     found, leaky = chosen_runs(cache, run, inflation=inflation)
     with _progress("Scoring") as tick:
-        evaluation = evaluate_run(found, draws=draws, seed=seed, tick=tick, leaky=leaky, audit=read_audit(cache))
+        scored = evaluate_run(found, draws=draws, seed=seed, tick=tick, leaky=leaky)
+        evaluation = replace(scored, audit=read_audit(cache))
     print_table(evaluation)
     comparison = put_beside(evaluation, published, cache=str(cache_path)) if published else None
     if comparison is not None:

@@ -12,6 +12,7 @@ from cache.errors import InputError
 from cache.runs import Result, Run
 from evaluate import metrics
 from evaluate.calibration import calibration
+from evaluate.groups import DRAWS, GroupDraws, draw_groups
 from evaluate.inflation import inflation
 from evaluate.metrics import Labels
 from evaluate.paired import Pair, paired_tests
@@ -30,7 +31,7 @@ from evaluate.repeats import repeated_score
 from evaluate.scoring import Score, check_labels, check_probabilities, class_scores, score_draws
 from evaluate.selection import corrected_best
 from evaluate.shapley import NETWORK, source_worths
-from evaluate.uncertainty import DRAWS, draw_groups, few_groups_warning
+from evaluate.uncertainty import few_groups_warning
 
 LEAKY = "leaky"
 MEAN_WAY = ("mean", "logits")
@@ -98,7 +99,7 @@ class Evaluation:
     inflation : Inflation or None
         Beside a leaky run, if that was asked for.
     audit : Audit or None
-        What stage one found of clips that may be one.
+        What stage one found of clips that may be one; whoever has it puts it there.
     """
 
     run: Run
@@ -182,7 +183,6 @@ def evaluate_run(
     seed: int = 0,
     tick: Tick | None = None,
     leaky: Run | None = None,
-    audit: Audit | None = None,
 ) -> Evaluation:
     """Score every result of a run, and compare them.
 
@@ -195,8 +195,6 @@ def evaluate_run(
         Called with a result's name when it is scored, and with what is done after.
     leaky : Run, optional
         The same under the leaky protocol: what the leak is worth is reported.
-    audit : Audit, optional
-        Handed on to the report.
 
     Raises
     ------
@@ -209,32 +207,32 @@ def evaluate_run(
         raise InputError(f"draws is {draws}; expected 1 or more, such as {DRAWS}")
     said = tick or (lambda name: None)
     inflated = inflation(run, leaky, draws=draws, seed=seed) if leaky is not None else None
+    drawn = draw_groups(run.groups, draws=draws, seed=seed)
     scored = []
-    for item in _score_results(run, draws, seed):
+    for item in _score_results(run, drawn, seed):
         scored.append(item)
         said(item.result.name)
     labels = _labels(run)
     table = {result.name: result.probabilities for result in run.results}
-    headline = corrected_best(labels, table, run.groups, draws=draws, seed=seed) if len(table) > 1 else None
+    headline = corrected_best(labels, table, drawn) if len(table) > 1 else None
     said("the choice of the best")
-    pairs = baseline_pairs(scored)
-    paired = paired_tests(labels, table, run.groups, pairs=pairs, draws=draws, seed=seed)
+    paired = paired_tests(labels, table, drawn, pairs=baseline_pairs(scored))
     said("paired tests")
     rows = {(result.sources, result.head, result.level): result.probabilities for result in run.results}
-    worth = source_worths(labels, rows, run.groups, draws=draws, seed=seed)
+    worth = source_worths(labels, rows, drawn)
     said("worth of the sources")
-    return Evaluation(run, tuple(scored), draws, seed, headline, paired, worth, inflated, audit)
+    return Evaluation(run, tuple(scored), draws, seed, headline, paired, worth, inflated)
 
 
 def _labels(run: Run) -> Labels:
     return check_labels(run.labels, run.classes, (len(run.ids), len(run.classes)))[1]
 
 
-def _score_results(run: Run, draws: int, seed: int) -> Iterator[ResultScore]:
+def _score_results(run: Run, drawn: GroupDraws, seed: int) -> Iterator[ResultScore]:
     """Each result's score, alone; the draws are shared."""
     labels, folds = _labels(run), np.asarray(run.folds)
     plans = np.array([run.folds, *run.repeat_folds])
-    drawn = draw_groups(run.groups, draws=draws, seed=seed)
+    draws = len(drawn.counts)
     whole = np.array([not missing for missing in run.missing] or [True] * len(labels))
     # Where every clip lacks a view, none is left to score.
     some = None if whole.all() or not whole.any() else draw_groups(_kept(run.groups, whole), draws=draws, seed=seed)
@@ -248,9 +246,7 @@ def _score_results(run: Run, draws: int, seed: int) -> Iterator[ResultScore]:
             score=score_draws(labels, values, drawn, classes=run.classes),
             per_fold=tuple(_fold_score(int(fold), labels, values, folds == fold) for fold in np.unique(folds)),
             per_class=class_scores(labels, values, run.classes),
-            calibration=None
-            if result.unscaled is None
-            else calibration(labels, result.unscaled, values, result.temperatures, draws=draws, seed=seed),
+            calibration=calibration(labels, result, draws=draws, seed=seed),
             repeated=None
             if result.repeats is None
             else repeated_score(labels, np.concatenate([values[None], result.repeats]), plans),

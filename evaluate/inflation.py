@@ -8,10 +8,11 @@ import numpy as np
 
 from cache.errors import InputError
 from cache.runs import Run
+from evaluate.groups import DRAWS, GroupDraws, draw_groups
 from evaluate.metrics import Floats
 from evaluate.records import Inflated, Inflation, Interval
 from evaluate.shapley import NETWORK
-from evaluate.uncertainty import DIFFERENCE, DRAWS, GroupDraws, draw_groups, interval
+from evaluate.uncertainty import DIFFERENCE, interval
 
 
 def inflation(honest: Run, leaky: Run, *, draws: int = DRAWS, seed: int = 0) -> Inflation:

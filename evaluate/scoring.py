@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cache.errors import InputError
+from evaluate.groups import DRAWS, GroupDraws, draw_groups
 from evaluate.metrics import Floats, Labels, class_aucs, confusion_matrix
 from evaluate.records import ClassScore, Interval
-from evaluate.uncertainty import DRAWS, METRICS, GroupDraws, bootstrap_intervals, draw_groups, few_groups_warning
+from evaluate.uncertainty import METRICS, bootstrap_intervals, few_groups_warning
 
 _SUM_TOLERANCE = 1e-6
 

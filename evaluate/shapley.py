@@ -15,9 +15,10 @@ from math import factorial
 
 import numpy as np
 
+from evaluate.groups import GroupDraws
 from evaluate.metrics import Floats, Labels
 from evaluate.records import SourceWorth
-from evaluate.uncertainty import DIFFERENCE, DRAWS, GroupDraws, draw_groups, interval
+from evaluate.uncertainty import DIFFERENCE, interval
 
 NETWORK = "network"
 MOST_SOURCES = 8
@@ -25,14 +26,7 @@ Key = tuple[tuple[str, ...], str, str]
 Subset = frozenset[str]
 
 
-def source_worths(
-    labels: Labels,
-    table: Mapping[Key, Floats],
-    groups: Sequence[object],
-    *,
-    draws: int = DRAWS,
-    seed: int = 0,
-) -> tuple[SourceWorth, ...]:
+def source_worths(labels: Labels, table: Mapping[Key, Floats], drawn: GroupDraws) -> tuple[SourceWorth, ...]:
     """Shapley values and leave-one-out drops for every head and level that has every subset of its sources.
 
     Parameters
@@ -41,8 +35,7 @@ def source_worths(
     table : mapping of (sources, head, level) to ndarray of float64, shape (N, C)
         Probabilities. Single sources are the rows of head ``"network"``. Sources that are never fused with each
         other, such as one network under two recipes, are taken apart.
-    groups : sequence, length N
-    draws, seed : int
+    drawn : GroupDraws
 
     Returns
     -------
@@ -52,14 +45,12 @@ def source_worths(
     """
     single = {sources[0]: values for (sources, head, _), values in table.items() if head == NETWORK}
     ways = dict.fromkeys((head, level) for sources, head, level in table if head != NETWORK and len(sources) > 1)
-    drawn: GroupDraws | None = None
     found: list[SourceWorth] = []
     for head, level in ways:
         fused = {frozenset(key[0]): values for key, values in table.items() if key[1:] == (head, level)}
         for sources in _teams(fused):
             rows = _complete(sources, single, fused)
             if rows is not None:
-                drawn = drawn or draw_groups(groups, draws=draws, seed=seed)
                 right = {names: values.argmax(axis=1) == labels for names, values in rows.items()}
                 right[frozenset()] = labels == np.bincount(labels).argmax()
                 found += _worths(right, drawn, (head, level))

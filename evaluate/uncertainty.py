@@ -1,11 +1,8 @@
 """Intervals of the metrics: a t interval over groups, from a bootstrap of groups, on a scale without ends.
 
-Groups, not clips, are drawn with replacement, as many as there are, because clips of one group resemble each other
-(Efron and Tibshirani 1993, An Introduction to the Bootstrap, ch. 13; for clusters Field and Welsh 2007,
-J. R. Stat. Soc. B 69:369). A clip counts as often as its group was drawn, and every metric is computed from such
-counts for many draws at once. The predictions are held fixed: the interval says how far the score depends on which
-clips were tested, not on which ones the models were trained on (`evaluate.repeats`), nor on having chosen the best of
-many results (`evaluate.selection`).
+Every metric is computed for many draws of `evaluate.groups` at once. The predictions are held fixed: the interval says
+how far the score depends on which clips were tested, not on which ones the models were trained on
+(`evaluate.repeats`), nor on having chosen the best of many results (`evaluate.selection`).
 
 The draws give a standard error, widened by sqrt(G / (G - 1)) for G groups as a mean's is. The interval is the estimate
 plus and minus t(G - 1) standard errors on the logit of a share, the logarithm of a loss, so that it ends within the
@@ -17,21 +14,17 @@ of unseen groups may score anything.
 
 The interval of a calibration error says how it varies over sets of as many clips; few clips raise the error itself
 (`evaluate.calibration` gives what a perfect model would show).
-
-The same groups, draws and seed give the same draws for every result of a run, so that draws of two results are paired.
 """
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from evaluate import metrics
+from evaluate.groups import GroupDraws
 from evaluate.metrics import Floats, Labels
 from evaluate.records import Interval
 
-DRAWS = 2000
 COVERAGE = 0.95
 METRICS = {
     "accuracy": metrics.accuracy,
@@ -49,7 +42,6 @@ SIMULATED = {
     20: {"accuracy": 0.96, "macro_f1": 0.96, "auc": 0.95, "log_loss": 0.93},
 }
 """Groups -> how often a 95 % interval held the truth, at worst; `benchmarks/coverage.py` measures it again."""
-_WEIGHTS_AT_ONCE = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -62,77 +54,6 @@ class Span:
 
 
 SHARE, DIFFERENCE = Span(0.0, 1.0), Span(-1.0, 1.0)
-
-
-@dataclass(frozen=True)
-class GroupDraws:
-    """Bootstrap draws of groups.
-
-    Attributes
-    ----------
-    member : ndarray of int64, shape (N,)
-        Index of each clip's group.
-    counts : ndarray of uint16, shape (B, G)
-        How often each group was drawn; rows sum to G.
-    """
-
-    member: Labels
-    counts: NDArray[np.uint16]
-
-    @property
-    def groups(self) -> int:
-        """Number of groups G."""
-        return self.counts.shape[1]
-
-    def group_sums(self, values: ArrayLike) -> Floats:
-        """Sums [G, ...] over the clips of each group, of values [N, ...]."""
-        given = np.asarray(values, dtype=np.float64)
-        sums = np.zeros((self.groups, *given.shape[1:]))
-        np.add.at(sums, self.member, given)
-        return sums
-
-    def weights(self) -> Iterator[Floats]:
-        """How often each clip counts: float64 [b, N] whole numbers, a bounded number of draws at a time."""
-        for counts in self.chunks(len(self.member)):
-            yield counts[:, self.member].astype(np.float64)
-
-    def chunks(self, width: int) -> Iterator[NDArray[np.uint16]]:
-        """Rows of `counts`, so many at a time that [b, `width`] stays small."""
-        size = max(1, _WEIGHTS_AT_ONCE // max(width, 1))
-        for start in range(0, len(self.counts), size):
-            yield self.counts[start : start + size]
-
-    def means(self, values: ArrayLike) -> Floats:
-        """Mean over the drawn clips [B, k], of values [N, k]."""
-        sums, sizes = self.group_sums(values), self.group_sums(np.ones(len(self.member)))
-        found = [(chunk @ sums) / (chunk @ sizes)[:, None] for chunk in map(_floats, self.chunks(self.groups))]
-        return np.concatenate(found)
-
-
-def _floats(counts: NDArray[np.uint16]) -> Floats:
-    return counts.astype(np.float64)
-
-
-def draw_groups(groups: Sequence[object], *, draws: int = DRAWS, seed: int = 0) -> GroupDraws:
-    """Draw groups with replacement, as many as there are.
-
-    Parameters
-    ----------
-    groups : sequence, length N
-        Group of each clip.
-    draws : int
-    seed : int
-    """
-    names, member = np.unique(np.asarray([str(group) for group in groups]), return_inverse=True)
-    count = len(names)
-    generator = np.random.default_rng(seed)
-    counts = np.empty((draws, count), dtype=np.uint16)
-    size = max(1, _WEIGHTS_AT_ONCE // count)
-    for start in range(0, draws, size):
-        rows = min(size, draws - start)
-        cells = generator.integers(count, size=(rows, count)) + count * np.arange(rows)[:, None]
-        counts[start : start + rows] = np.bincount(cells.ravel(), minlength=rows * count).reshape(rows, count)
-    return GroupDraws(member, counts)
 
 
 def bootstrap_metrics(labels: Labels, probabilities: Floats, draws: GroupDraws) -> dict[str, Floats]:

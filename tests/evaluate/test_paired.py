@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from evaluate.groups import draw_groups
 from evaluate.paired import holm, paired_tests, sign_flip_p
 
 
@@ -35,7 +36,7 @@ def test_no_difference_is_no_finding() -> None:
     """Equal results have p = 1 and an interval around 0 that has a width."""
     labels = np.arange(20) % 2
     p = says(labels, np.arange(20) < 12)
-    (test,) = paired_tests(labels, {"a": p, "b": p}, range(20), pairs=[("a", "b", "mean")], draws=100)
+    (test,) = paired_tests(labels, {"a": p, "b": p}, draw_groups(range(20), draws=100), pairs=[("a", "b", "mean")])
     assert (test.difference, test.p_value, test.verdict) == (0.0, 1.0, "cannot tell")
     assert -0.3 < test.interval.low < 0 < test.interval.high < 0.3
 
@@ -56,13 +57,14 @@ def test_verdicts_follow_the_corrected_p() -> None:
     """Better and worse mirror each other, and the sentence says which."""
     labels = np.arange(60) % 2
     table = {"good": says(labels, np.arange(60) < 55), "bad": says(labels, np.arange(60) % 2 == 0)}
+    drawn = draw_groups(range(60), draws=200)
     pairs = [("good", "bad", "mean"), ("bad", "good", "mean"), ("bad", "bad", "best single source")]
-    found = paired_tests(labels, table, range(60), pairs=pairs, draws=200)  # type: ignore[arg-type]
+    found = paired_tests(labels, table, drawn, pairs=pairs)  # type: ignore[arg-type]
     assert [test.verdict for test in found] == ["better", "worse", "cannot tell"]
     assert found[0].difference == -found[1].difference == pytest.approx(55 / 60 - 0.5)
     assert found[0].interval.low == pytest.approx(-found[1].interval.high)
     assert "good is better than bad (+41.7 points" in found[0].sentence
-    assert paired_tests(labels, table, range(60), pairs=[]) == ()
+    assert paired_tests(labels, table, drawn, pairs=[]) == ()
 
 
 @pytest.mark.parametrize(("groups", "clips"), [(52, 1), (36, 2), (131, 1)])

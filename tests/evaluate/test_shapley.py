@@ -5,6 +5,7 @@ from itertools import combinations, permutations
 import numpy as np
 import pytest
 
+from evaluate.groups import draw_groups
 from evaluate.shapley import Key, source_worths
 
 SOURCES = ("a", "b", "c", "d")
@@ -38,7 +39,7 @@ def test_values_sum_to_all_minus_none() -> None:
     """Of 2 to 5 sources, to 1e-12."""
     for count in (2, 3, 5):
         table = make_table(tuple("abcde"[:count]), seed=count)
-        found = source_worths(LABELS, table, GROUPS, draws=50)
+        found = source_worths(LABELS, table, draw_groups(GROUPS, draws=50))
         whole = worth_of(table, frozenset("abcde"[:count])) - worth_of(table, frozenset())
         assert len(found) == count and sum(item.shapley for item in found) == pytest.approx(whole, abs=1e-12)
 
@@ -46,7 +47,7 @@ def test_values_sum_to_all_minus_none() -> None:
 def test_values_are_means_over_all_orders() -> None:
     """Added one by one in each of the 24 orders; the drop is all minus all others; intervals lie around them."""
     table = make_table()
-    for item in source_worths(LABELS, table, GROUPS, draws=200):
+    for item in source_worths(LABELS, table, draw_groups(GROUPS, draws=200)):
         added = []
         for order in permutations(SOURCES):
             before = frozenset(order[: order.index(item.source)])
@@ -62,7 +63,7 @@ def test_values_are_means_over_all_orders() -> None:
 def test_equal_sources_are_worth_the_same() -> None:
     """Where every subset says the same, all sources share alike and none is missed."""
     table = dict.fromkeys(make_table(), np.eye(3)[LABELS])
-    found = source_worths(LABELS, table, GROUPS, draws=20)
+    found = source_worths(LABELS, table, draw_groups(GROUPS, draws=20))
     assert len({round(item.shapley, 12) for item in found}) == 1 and all(item.drop == 0 for item in found)
 
 
@@ -70,10 +71,10 @@ def test_only_complete_sets_are_taken() -> None:
     """A missing subset or network leaves a way out; sources never fused with each other are taken apart."""
     table = make_table()
     partial = {key: value for key, value in table.items() if key[0] != ("a", "c")}
-    assert source_worths(LABELS, partial, GROUPS, draws=5) == ()
+    assert source_worths(LABELS, partial, draw_groups(GROUPS, draws=5)) == ()
     no_network = {key: value for key, value in table.items() if key[0] != ("a",)}
-    assert source_worths(LABELS, no_network, GROUPS, draws=5) == ()
+    assert source_worths(LABELS, no_network, draw_groups(GROUPS, draws=5)) == ()
     apart = {**table, **make_table(("a@x", "b@x")), **make_table(("a", "b"), head="mean")}
-    found = source_worths(LABELS, apart, GROUPS, draws=5)
+    found = source_worths(LABELS, apart, draw_groups(GROUPS, draws=5))
     assert [(item.head, item.source[-1]) for item in found].count(("softmax", "x")) == 2
     assert sum(item.head == "softmax" for item in found) == 6 and sum(item.head == "mean" for item in found) == 2

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from evaluate.groups import draw_groups
 from evaluate.uncertainty import (
     DIFFERENCE,
     METRICS,
     SIMULATED,
     bootstrap_intervals,
     bootstrap_metrics,
-    draw_groups,
     few_groups_warning,
     interval,
 )
