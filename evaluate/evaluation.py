@@ -12,7 +12,7 @@ from cache.errors import InputError
 from cache.runs import Result, Run
 from evaluate import metrics
 from evaluate.calibration import calibration
-from evaluate.groups import DRAWS, GroupDraws, draw_groups
+from evaluate.groups import DRAWS, GroupDraws, counted_groups, draw_groups, effective_groups
 from evaluate.inflation import inflation
 from evaluate.metrics import Labels
 from evaluate.paired import Pair, paired_tests
@@ -146,11 +146,12 @@ class Evaluation:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the numbers must know, the most serious first."""
+        effective = effective_groups(self.run.groups)
         uncalibrated = sum(bool(set(item.result.notes) - {self.marker}) for item in self.scored)
         found = [
             "LEAKY: the models saw the test clips; these scores are inflated on purpose" if self.marker else None,
             *self.run.notes,
-            few_groups_warning(self.group_count),
+            few_groups_warning(self.group_count, effective),
             f"{uncalibrated} of {len(self.scored)} results are uncalibrated: their settings stayed at the defaults"
             if uncalibrated
             else None,
@@ -159,8 +160,8 @@ class Evaluation:
             "too seldom rather than too often"
             if any(test.baseline == BEST_SOURCE for test in self.paired)
             else None,
-            f"intervals are 95 % t intervals over {self.group_count} groups from {self.draws} bootstrap draws, "
-            f"seed {self.seed}; they answer for other clips, not for other training",
+            f"intervals are 95 % t intervals over {counted_groups(self.group_count, effective)}; they come from "
+            f"{self.draws} bootstrap draws, seed {self.seed}, and answer for other clips, not for other training",
         ]
         return tuple(dict.fromkeys(note for note in found if note))
 

@@ -71,7 +71,7 @@ def inflation(honest: Run, leaky: Run, *, draws: int = DRAWS, seed: int = 0) -> 
 
 
 def _interval(gains: Floats, values: Floats, draws: GroupDraws) -> Interval:
-    return interval(float(gains.mean()), values, draws.groups, DIFFERENCE)
+    return interval(float(gains.mean()), values, draws.effective, DIFFERENCE)
 
 
 def can_be_compared(honest: Run, leaky: Run) -> bool:

@@ -63,7 +63,7 @@ def paired_tests(
                 against=against,
                 baseline=baseline,
                 difference=difference,
-                interval=interval(difference, values[:, a] - values[:, b], drawn.groups, DIFFERENCE),
+                interval=interval(difference, values[:, a] - values[:, b], drawn.effective, DIFFERENCE),
                 p_value=float(p_values[index]),
                 p_holm=float(corrected[index]),
                 verdict=_verdict(difference, float(corrected[index])),

@@ -111,7 +111,7 @@ def score_draws(labels: Labels, probabilities: Floats, draws: GroupDraws, *, cla
     classes : tuple of str, length C
     """
     intervals = bootstrap_intervals(labels, probabilities, draws)
-    warning = few_groups_warning(draws.groups)
+    warning = few_groups_warning(draws.groups, draws.effective)
     return Score(
         classes=classes,
         clips=len(labels),

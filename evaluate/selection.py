@@ -72,7 +72,7 @@ def corrected_best(labels: Labels, table: Mapping[str, Floats], drawn: GroupDraw
     return Headline(
         result=names[best],
         accuracy=accuracy,
-        accuracy_ci95=interval(accuracy, drawn.means(right[:, [best]])[:, 0], drawn.groups),
+        accuracy_ci95=interval(accuracy, drawn.means(right[:, [best]])[:, 0], drawn.effective),
         corrected=trial.corrected,
         corrected_ci95=trial.interval,
         candidates=len(names),
@@ -103,8 +103,8 @@ def choose_and_test(right: Floats, loss: Floats, draws: GroupDraws) -> Trial:
     if draws.groups < 2 or not len(values):
         return Trial(float("nan"), UNDEFINED, chosen)
     corrected = float(values.mean())
-    error = float(np.sqrt(_squared_errors(hits, sizes)[chosen].mean()))
-    return Trial(corrected, t_interval(corrected, error, draws.groups), chosen)
+    error = float(np.sqrt(_squared_errors(hits, sizes, draws.effective)[chosen].mean()))
+    return Trial(corrected, t_interval(corrected, error, draws.effective), chosen)
 
 
 def _choose(hits: Floats, losses: Floats) -> Labels:
@@ -114,8 +114,7 @@ def _choose(hits: Floats, losses: Floats) -> Labels:
     return np.asarray(ranked.argmin(axis=1))
 
 
-def _squared_errors(hits: Floats, sizes: Floats) -> Floats:
-    """Squared standard errors [R] of shares over groups: hits [G, R] among sizes [G]."""
-    count = len(sizes)
+def _squared_errors(hits: Floats, sizes: Floats, count: float) -> Floats:
+    """Squared standard errors [R] of shares over groups: hits [G, R] among sizes [G], which count as so many."""
     residual = hits - sizes[:, None] * hits.sum(axis=0) / sizes.sum()
     return np.asarray((residual**2).sum(axis=0) * count / (count - 1) / sizes.sum() ** 2)

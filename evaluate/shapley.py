@@ -117,7 +117,7 @@ def _worths(right: Mapping[Subset, Labels], draws: GroupDraws, way: tuple[str, s
             level=way[1],
             alone=float(right[frozenset([sources[index]])].mean()),
             shapley=float(means[index]),
-            shapley_ci95=interval(float(means[index]), of_draws[:, index], draws.groups, DIFFERENCE),
+            shapley_ci95=interval(float(means[index]), of_draws[:, index], draws.effective, DIFFERENCE),
             drop=float(losses[index]),
-            drop_ci95=interval(float(losses[index]), drops_of_draws[:, index], draws.groups, DIFFERENCE),
+            drop_ci95=interval(float(losses[index]), drops_of_draws[:, index], draws.effective, DIFFERENCE),
         )

@@ -4,10 +4,11 @@ Every metric is computed for many draws of `evaluate.groups` at once. The predic
 how far the score depends on which clips were tested, not on which ones the models were trained on
 (`evaluate.repeats`), nor on having chosen the best of many results (`evaluate.selection`).
 
-The draws give a standard error, widened by sqrt(G / (G - 1)) for G groups as a mean's is. The interval is the estimate
-plus and minus t(G - 1) standard errors on the logit of a share, the logarithm of a loss, so that it ends within the
-scale (DiCiccio and Efron 1996, Statist. Sci. 11:189, on transformed t intervals). Percentiles of the same draws hold
-the truth too seldom: 91 to 94 % for an accuracy over 52 groups, 84 % over 12, where these do in 95 to 98 %
+The draws give a standard error, widened by sqrt(G / (G - 1)) as a mean's is, where G is the effective number of groups
+(`evaluate.groups`): their number where all are equal, fewer where not. The interval is the estimate plus and minus
+t(G - 1) standard errors on the logit of a share, the logarithm of a loss, so that it ends within the scale (DiCiccio
+and Efron 1996, Statist. Sci. 11:189, on transformed t intervals). Percentiles of the same draws hold the truth too
+seldom: 91 to 94 % for an accuracy over 52 groups, 84 % over 12, where these do in 95 to 98 %
 (`benchmarks/coverage.py`). Where no draw differs from another, as at a score of 1, the draws know no error; there the
 interval is Clopper and Pearson's (1934, Biometrika 26:404) for G groups that all agree: a share of 1 - 0.025**(1 / G)
 of unseen groups may score anything.
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evaluate import metrics
-from evaluate.groups import GroupDraws
+from evaluate.groups import GroupDraws, counted_groups
 from evaluate.metrics import Floats, Labels
 from evaluate.records import Interval
 
@@ -34,14 +35,14 @@ METRICS = {
     "ece": metrics.expected_calibration_error,
 }
 UNDEFINED = Interval(float("nan"), float("nan"))
-FEW_GROUPS = 30
+LEAST_GROUPS, FEW_GROUPS = 2, 30
 SIMULATED = {
     3: {"accuracy": 0.99, "macro_f1": 0.98, "auc": 0.99, "log_loss": 0.94},
     6: {"accuracy": 0.98, "macro_f1": 0.96, "auc": 0.99, "log_loss": 0.91},
     12: {"accuracy": 0.97, "macro_f1": 0.95, "auc": 0.95, "log_loss": 0.90},
     20: {"accuracy": 0.96, "macro_f1": 0.96, "auc": 0.95, "log_loss": 0.93},
 }
-"""Groups -> how often a 95 % interval held the truth, at worst; `benchmarks/coverage.py` measures it again."""
+"""Equal groups -> how often a 95 % interval held the truth, at worst; `benchmarks/coverage.py` measures it again."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def bootstrap_metrics(labels: Labels, probabilities: Floats, draws: GroupDraws) 
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in METRICS}
 
 
-def interval(estimate: float, values: Floats, groups: int, span: Span = SHARE) -> Interval:
+def interval(estimate: float, values: Floats, groups: float, span: Span = SHARE) -> Interval:
     """A 95 % interval of a figure, from its bootstrap draws over groups.
 
     Parameters
@@ -91,37 +92,41 @@ def interval(estimate: float, values: Floats, groups: int, span: Span = SHARE) -
         The figure over all clips.
     values : ndarray of float64, shape (B,)
         The same in each draw; NaN where not defined.
-    groups : int
+    groups : float
+        The effective number.
     span : Span
 
     Returns
     -------
     Interval
-        Within `span`, around `estimate`; undefined for fewer than 2 groups or defined draws.
+        Within `span`, around `estimate`; undefined for fewer than 2 effective groups or defined draws.
     """
     defined = values[~np.isnan(values)]
-    if groups < 2 or len(defined) < 2 or np.isnan(estimate):
+    if groups < LEAST_GROUPS or len(defined) < 2 or np.isnan(estimate):
         return UNDEFINED
     return t_interval(estimate, float(defined.std(ddof=1)) * np.sqrt(groups / (groups - 1)), groups, span)
 
 
-def t_interval(estimate: float, error: float, groups: int, span: Span = SHARE) -> Interval:
+def t_interval(estimate: float, error: float, groups: float, span: Span = SHARE) -> Interval:
     """A 95 % t interval on the scale's logit (or logarithm), from a standard error over groups.
 
     Parameters
     ----------
     estimate, error : float
-    groups : int
-        2 or more; the degrees of freedom and one.
+    groups : float
+        The effective number: the degrees of freedom and one.
     span : Span
 
     Returns
     -------
     Interval
-        Where `error` is 0: all groups agree, and a share 1 - 0.025**(1 / groups) of unseen ones may lie anywhere.
+        Undefined for fewer than 2 effective groups. Where `error` is 0: all groups agree, and a share
+        1 - 0.025**(1 / groups) of unseen ones may lie anywhere.
     """
     from scipy.special import expit, logit, stdtrit
 
+    if groups < LEAST_GROUPS:
+        return UNDEFINED
     width = span.high - span.low
     tail = (1 - COVERAGE) / 2
     if error <= 1e-9 * width or not span.low < estimate < span.high:
@@ -138,7 +143,7 @@ def t_interval(estimate: float, error: float, groups: int, span: Span = SHARE) -
 
 
 def bootstrap_intervals(labels: Labels, probabilities: Floats, draws: GroupDraws) -> dict[str, Interval]:
-    """A 95 % interval of every metric; undefined where there is one group only.
+    """A 95 % interval of every metric; undefined for fewer than 2 effective groups.
 
     Parameters
     ----------
@@ -150,11 +155,12 @@ def bootstrap_intervals(labels: Labels, probabilities: Floats, draws: GroupDraws
     -------
     dict of str to Interval, by the names of `METRICS`
     """
-    values = bootstrap_metrics(labels, probabilities, draws) if draws.groups > 1 else {}
+    groups = draws.effective
+    values = bootstrap_metrics(labels, probabilities, draws) if groups >= LEAST_GROUPS else {}
     loss = Span(*_loss_ends(probabilities), logarithm=True)
     return {
         name: interval(
-            float(metric(labels, probabilities)), values[name], draws.groups, loss if name == "log_loss" else SHARE
+            float(metric(labels, probabilities)), values[name], groups, loss if name == "log_loss" else SHARE
         )
         if values
         else UNDEFINED
@@ -168,19 +174,26 @@ def _loss_ends(probabilities: Floats) -> tuple[float, float]:
     return float(-np.log(best)), float(-np.log(worst))
 
 
-def few_groups_warning(groups: int) -> str | None:
-    """What to tell a reader where `groups` are too few for the intervals to be taken at their word; else `None`.
+def few_groups_warning(groups: int, effective: float) -> str | None:
+    """What to tell a reader where groups are too few for the intervals to be taken at their word; else `None`.
 
-    The shares are those of `SIMULATED` for that many groups or the next fewer.
+    Parameters
+    ----------
+    groups : int
+    effective : float
+        How many equal ones they count as. The shares are those of `SIMULATED` for that many or the next fewer.
     """
-    if groups >= FEW_GROUPS:
+    if effective >= FEW_GROUPS:
         return None
     if groups < 2:
         return "one group only: no interval can be given"
-    known = max((count for count in SIMULATED if count <= groups), default=min(SIMULATED))
+    counted = counted_groups(groups, effective)
+    if effective < LEAST_GROUPS:
+        return f"{counted}: no interval can be given"
+    known = max((count for count in SIMULATED if count <= effective), default=min(SIMULATED))
     held = {name: f"{share:.0%}".replace("%", " %") for name, share in SIMULATED[known].items()}
     return (
-        f"only {groups} groups: the 95 % interval of the log loss is too narrow, in simulations of {known} groups it "
+        f"only {counted}: the 95 % interval of the log loss is too narrow, in simulations of {known} equal groups it "
         f"held the truth in {held['log_loss']}; that of macro F1 did in {held['macro_f1']}, of AUC in {held['auc']}, "
         f"of accuracy in {held['accuracy']}; all are wide"
     )

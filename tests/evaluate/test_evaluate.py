@@ -269,6 +269,15 @@ def test_only_the_best_result_is_corrected() -> None:
     assert all(row["ece_ci95_low"] <= row["ece"] <= row["ece_ci95_high"] for row in rows)
 
 
+def test_unequal_groups_are_said_to_count_as_fewer() -> None:
+    """The notes of a run name its groups and how many equal ones they count as; equal groups are just counted."""
+    unequal = replace(make_run(), groups=("big",) * 18 + tuple(map(str, range(18))))
+    notes = " ".join(evaluate_run(unequal, draws=20).notes)
+    assert "only 19 groups, which count as about 4 equal ones: the 95 % interval" in notes
+    assert "t intervals over 19 groups, which count as about 4 equal ones; they come from 20 bootstrap draws" in notes
+    assert "count as" not in " ".join(evaluate_run(make_run(), draws=20).notes)
+
+
 def test_undefined_numbers_are_null() -> None:
     """A run of one group has no interval, and its JSON no NaN."""
     found = evaluate_run(replace(make_run(), groups=("one",) * 36), draws=20)
