@@ -6,12 +6,12 @@ how far the score depends on which clips were tested, not on which ones the mode
 
 The draws give a standard error, widened by sqrt(G / (G - 1)) as a mean's is, where G is the effective number of groups
 (`evaluate.groups`): their number where all are equal, fewer where not. The interval is the estimate plus and minus
-t(G - 1) standard errors on the logit of a share, the logarithm of a loss, so that it ends within the scale (DiCiccio
-and Efron 1996, Statist. Sci. 11:189, on transformed t intervals). Percentiles of the same draws hold the truth too
-seldom: 91 to 94 % for an accuracy over 52 groups, 84 % over 12, where these do in 95 to 98 %
-(`benchmarks/coverage.py`). Where no draw differs from another, as at a score of 1, the draws know no error; there the
-interval is Clopper and Pearson's (1934, Biometrika 26:404) for G groups that all agree: a share of 1 - 0.025**(1 / G)
-of unseen groups may score anything.
+t(G - 1) standard errors, on the logit of a share, so that it ends within the scale, and on the logarithm of a loss, cut
+off at the most that a clip can cost (DiCiccio and Efron 1996, Statist. Sci. 11:189, on transformed t intervals).
+Percentiles of the same draws hold the truth too seldom: 91 to 94 % for an accuracy over 52 groups, 84 % over 12, where
+these do in 95 to 98 % (`benchmarks/coverage.py`). Where no draw differs from another, as at a score of 1, the draws
+know no error; there the interval is Clopper and Pearson's (1934, Biometrika 26:404) for G groups that all agree: a
+share of 1 - 0.025**(1 / G) of unseen groups may score anything.
 
 The interval of a calibration error says how it varies over sets of as many clips; few clips raise the error itself
 (`evaluate.calibration` gives what a perfect model would show).
@@ -47,7 +47,15 @@ SIMULATED = {
 
 @dataclass(frozen=True)
 class Span:
-    """The ends of a scale; `logarithm` for one whose upper end is only the worst that these clips could show."""
+    """The ends of a scale.
+
+    Attributes
+    ----------
+    low, high : float
+    logarithm : bool
+        For a loss: `low` and `high` are only the least and the most that these probabilities could cost; its interval
+        is taken on the logarithm, and ends within 0 and `WORST_LOSS`.
+    """
 
     low: float
     high: float
@@ -55,6 +63,8 @@ class Span:
 
 
 SHARE, DIFFERENCE = Span(0.0, 1.0), Span(-1.0, 1.0)
+WORST_LOSS = float(-np.log(metrics.LOG_EPS))
+"""What a clip can cost at most, in nats: about 36."""
 
 
 def bootstrap_metrics(labels: Labels, probabilities: Floats, draws: GroupDraws) -> dict[str, Floats]:
@@ -99,7 +109,8 @@ def interval(estimate: float, values: Floats, groups: float, span: Span = SHARE)
     Returns
     -------
     Interval
-        Within `span`, around `estimate`; undefined for fewer than 2 effective groups or defined draws.
+        Around `estimate`, within its scale: `span`, or for a loss 0 to `WORST_LOSS`. Undefined for fewer than 2
+        effective groups or defined draws.
     """
     defined = values[~np.isnan(values)]
     if groups < LEAST_GROUPS or len(defined) < 2 or np.isnan(estimate):
@@ -120,8 +131,8 @@ def t_interval(estimate: float, error: float, groups: float, span: Span = SHARE)
     Returns
     -------
     Interval
-        Undefined for fewer than 2 effective groups. Where `error` is 0: all groups agree, and a share
-        1 - 0.025**(1 / groups) of unseen ones may lie anywhere.
+        Within its scale, as `interval` says; undefined for fewer than 2 effective groups. Where `error` is 0 all groups
+        agree, and a share 1 - 0.025**(1 / groups) of unseen ones may lie anywhere within `span`.
     """
     from scipy.special import expit, logit, stdtrit
 
@@ -135,7 +146,8 @@ def t_interval(estimate: float, error: float, groups: float, span: Span = SHARE)
         return Interval(float(min(low, estimate)), float(max(high, estimate)))
     reach = float(stdtrit(groups - 1, 1 - tail)) * error
     if span.logarithm:
-        return Interval(float(estimate * np.exp(-reach / estimate)), float(estimate * np.exp(reach / estimate)))
+        low, high = -reach / estimate, min(reach / estimate, np.log(WORST_LOSS / estimate))
+        return Interval(float(estimate * np.exp(low)), float(min(estimate * np.exp(high), WORST_LOSS)))
     place = (estimate - span.low) / width
     middle, step = logit(place), reach / width / (place * (1 - place))
     low, high = (span.low + width * float(expit(end)) for end in (middle - step, middle + step))

@@ -16,6 +16,8 @@ from evaluate.uncertainty import (
     DIFFERENCE,
     METRICS,
     SIMULATED,
+    WORST_LOSS,
+    Span,
     bootstrap_intervals,
     bootstrap_metrics,
     few_groups_warning,
@@ -124,6 +126,18 @@ def test_intervals_stay_on_their_scale() -> None:
         assert 0 < found["log_loss"].low < found["log_loss"].high
     ends = interval(-0.9, random.normal(-0.9, 0.2, 200), 6, DIFFERENCE)
     assert -1 < ends.low < -0.9 < ends.high < 1
+
+
+def test_a_loss_ends_at_what_a_clip_can_cost() -> None:
+    """Few groups of which one is surely wrong: the upper end is finite, at most 36 nats, and above the loss."""
+    labels = np.array([0, 0, 1])
+    p = np.array([[1 - 1e-9, 1e-9], [1 - 1e-9, 1e-9], [1.0, 0.0]])
+    with np.errstate(over="raise", divide="raise", invalid="raise"):
+        ends = bootstrap_intervals(labels, p, draw_groups(range(3), draws=200))["log_loss"]
+        tiny = t_interval(1e-9, 0.5, 3, Span(0.0, 30.0, logarithm=True))
+    loss = float(METRICS["log_loss"](labels, p))
+    assert 0 <= ends.low < loss < ends.high == pytest.approx(-np.log(np.finfo(float).eps))
+    assert 0 <= tiny.low <= 1e-9 < tiny.high <= WORST_LOSS
 
 
 def test_equal_draws_give_an_interval_all_the_same() -> None:
