@@ -14,6 +14,7 @@ from evaluate import metrics
 from evaluate.calibration import calibration
 from evaluate.groups import DRAWS, GroupDraws, counted_groups, draw_groups, effective_groups
 from evaluate.inflation import inflation
+from evaluate.inputs import check_labels, check_probabilities
 from evaluate.metrics import Labels
 from evaluate.paired import Pair, paired_tests
 from evaluate.records import (
@@ -28,7 +29,7 @@ from evaluate.records import (
     SourceWorth,
 )
 from evaluate.repeats import repeated_score
-from evaluate.scoring import Score, check_labels, check_probabilities, class_scores, score_draws
+from evaluate.scoring import Score, class_scores, score_draws
 from evaluate.selection import corrected_best
 from evaluate.shapley import NETWORK, source_worths
 from evaluate.uncertainty import few_groups_warning

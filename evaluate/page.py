@@ -12,8 +12,8 @@ import numpy as np
 
 from evaluate.compare import Comparison
 from evaluate.evaluation import Evaluation, ResultScore
+from evaluate.inputs import check_labels
 from evaluate.metrics import Floats, class_aucs, macro_roc_curve, roc_curve
-from evaluate.scoring import check_labels
 from evaluate.words import (
     PairedGroup,
     Words,

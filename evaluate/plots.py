@@ -23,8 +23,8 @@ from evaluate.drawing import (
     write_figure,
 )
 from evaluate.evaluation import Evaluation, ResultScore
+from evaluate.inputs import check_labels
 from evaluate.metrics import class_aucs, macro_roc_curve, roc_curve
-from evaluate.scoring import check_labels
 from evaluate.words import WorthGroup, worth_groups
 
 if TYPE_CHECKING:
