@@ -1,10 +1,9 @@
 """What a run says of itself: notes that a reader must know, missing views, library versions."""
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 
-from cache.folds import MIN_INNER_GROUPS, can_cross_fit
+from cache.folds import MIN_INNER_GROUPS, can_cross_fit, groups_per_label
 from cache.store import FeatureCache
 from fuse.protocols import LEAKY, NO_CROSSFIT
 
@@ -25,7 +24,7 @@ def result_notes(cache: FeatureCache, *, chose: bool, leaky: bool) -> tuple[str,
 def has_few_groups(cache: FeatureCache) -> bool:
     """Whether some class has fewer than 3 groups on the training side of some fold, so that nothing can be chosen."""
     for fold in range(cache.plan.folds):
-        kept = Counter(unit.label for unit in cache.units if cache.plan.assignment[unit.key] != fold)
+        kept = groups_per_label(unit for unit in cache.units if cache.plan.assignment[unit.key] != fold)
         if min(kept[label] for label in cache.classes) < MIN_INNER_GROUPS:
             return True
     return False

@@ -110,7 +110,7 @@ def choose_protocol(cache: FeatureCache, sources: Sequence[str], wanted: str | N
 
 def clip_plan(cache: FeatureCache) -> Plan:
     """Folds of clips, whatever their groups: how a leak is made."""
-    units = [Unit(status.digest, status.clip.label, (status.digest,)) for status in cache.clips]
+    units = [Unit(status.digest, (status.clip.label,), (status.digest,)) for status in cache.clips]
     assignment = deal(units, folds=cache.plan.folds, seed=cache.plan.seed, placed={})
     validate(units, assignment, cache.plan.folds)
     return replace(cache.plan, assignment=assignment)

@@ -157,6 +157,16 @@ def test_few_groups_keep_defaults_and_say_so(build: Builder, build_corpus: type)
     assert "in sample" in found.notes[0]
 
 
+def test_groups_of_two_labels_are_cross_fitted(build: Builder, build_corpus: type) -> None:
+    """Artists with songs of two emotions: no artist spans folds, the guard lets all pass, everything is calibrated."""
+    cache = build(build_corpus(mixed=True, pairs=True, folds=3))
+    found = run_ablation(cache, AblationSettings(heads=CHEAP, jobs=1))
+    assert found.protocol == "crossfit" and not any(item.notes for item in found.results)
+    assert len(set(found.groups)) == 12 == len(set(zip(found.groups, found.folds, strict=True)))
+    assert len(set(zip(found.groups, found.labels, strict=True))) == 24
+    assert np.mean(accuracies(found)) > 0.6
+
+
 def test_combinations() -> None:
     """`seed`, `all` and names are told apart; each combination is sorted and stands once."""
     four = ("c3d", "i3d", "onedmcnn", "twodmcnn")
