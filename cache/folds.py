@@ -16,8 +16,8 @@ from cache.records import Clip, ClipStatus, Holdout, Plan, Role
 
 GROUP_RULE = "declared group, else file; identical files joined"
 MIN_INNER_GROUPS = 3
-VIEWS = ("sound", "picture")
-"""What a clip may lack; see `ClipStatus.missing`."""
+VIEWS: tuple[str, ...] = ("sound", "picture")
+"""What a clip may lack; see `ClipStatus.missing`. Where nobody has said what will be read, both are."""
 
 
 @dataclass(frozen=True)
@@ -250,27 +250,28 @@ def tuning_roles(units: Sequence[Unit], tuning: Tuning, *, seed: int) -> tuple[t
     return tuple(sorted(roles))
 
 
-def can_cross_fit(plan: Plan, clips: Iterable[ClipStatus]) -> bool:
-    """Whether every class remains, to be heard and to be seen, when any two folds are left out; needs K >= 3."""
+def can_cross_fit(plan: Plan, clips: Iterable[ClipStatus], views: Sequence[str] = VIEWS) -> bool:
+    """Whether every class remains in each of some views when any two folds are left out; needs K >= 3."""
     clips = tuple(clips)
     pairs = tuple(combinations(range(plan.folds), 2))
-    return plan.folds > 2 and not any(_lost(plan, clips, view, pair) for view in VIEWS for pair in pairs)
+    return plan.folds > 2 and not any(_lost(plan, clips, view, pair) for view in views for pair in pairs)
 
 
-def check_views(plan: Plan, clips: Iterable[ClipStatus]) -> None:
-    """Refuse a plan under which some class can be learned from no sound, or from no picture, outside some fold.
+def check_views(plan: Plan, clips: Iterable[ClipStatus], views: Sequence[str] = VIEWS) -> None:
+    """Refuse a plan under which some class can be learned from one of the views that are read, outside some fold.
 
     Raises
     ------
     InputError
     """
     clips = tuple(clips)
-    for view in VIEWS:
+    for view in views:
         for fold in range(plan.folds):
             if lost := _lost(plan, clips, view, (fold,)):
                 raise InputError(
-                    f"label {lost[0]!r} has no clip with {view} outside fold {fold}, so nothing could learn it from "
-                    f"{view}; add clips that have it, use fewer folds, or run extract with --missing refuse"
+                    f"label {lost[0]!r} has no clip with {view} outside fold {fold}, so nothing that reads {view} "
+                    f"could learn it there; add clips that have it, leave out the sources that read {view}, or run "
+                    "extract with --missing refuse"
                 )
 
 

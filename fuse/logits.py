@@ -14,15 +14,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import LeakError
-from cache.folds import can_cross_fit, pair_holdouts
+from cache.folds import pair_holdouts
 from cache.records import Block, ClipStatus, Holdout, Plan
 from fuse.design import Ingredients, assemble
 from fuse.features import CrossFitted, Features
 
 
-def holdouts_to_fit(block: Block, plan: Plan, clips: Sequence[ClipStatus]) -> tuple[Holdout, ...]:
-    """Holdouts whose fits the logits of a block's source need: every pair if it saw no label, else every `{k}`."""
-    if block.holdout.folds is None and can_cross_fit(plan, clips):
+def holdouts_to_fit(block: Block, plan: Plan, *, crossfit: bool) -> tuple[Holdout, ...]:
+    """Holdouts whose fits the logits of a block's source need: every pair if it saw no label, else every `{k}`.
+
+    Parameters
+    ----------
+    block : Block
+    plan : Plan
+    crossfit : bool
+        Whether every class remains when two folds are left out (`cache.folds.can_cross_fit`).
+    """
+    if block.holdout.folds is None and crossfit:
         return pair_holdouts(plan.folds)
     return tuple(Holdout.of(fold) for fold in range(plan.folds) if block.holdout.covers(fold))
 

@@ -5,7 +5,7 @@ from importlib import metadata
 
 from cache.folds import MIN_INNER_GROUPS, can_cross_fit, groups_per_label
 from cache.store import FeatureCache
-from fuse.protocols import LEAKY, NO_CROSSFIT
+from fuse.protocols import LEAKY, NO_CROSSFIT, views_read
 
 UNCALIBRATED = "uncalibrated"
 FEW_GROUPS = f"fewer than {MIN_INNER_GROUPS} groups per class: default settings"
@@ -41,20 +41,19 @@ def run_notes(
     cache: FeatureCache, protocol: str, sources: Sequence[str], derived: Sequence[str], *, plans: int
 ) -> Iterator[str]:
     """What a reader must know of a whole run; `derived` are the sources whose logits were fitted."""
+    possible = can_cross_fit(cache.plan, cache.clips, views_read(cache, sources))
     if protocol == NO_CROSSFIT and any(cache.recipe(source).tuning is not None for source in sources):
-        possible = can_cross_fit(cache.plan, cache.clips)
         why = "no networks of pair holdouts" if possible else "some class is gone once two folds are left out"
         yield (
             f"no-crossfit ({why}): a head over tuned features trains on rows that its networks saw, and keeps its "
             "default settings"
         )
     if derived:
-        crossed = protocol != LEAKY and can_cross_fit(cache.plan, cache.clips)
         how = (
             "in sample: LEAKY"
             if protocol == LEAKY
             else "cross-fitted"
-            if crossed
+            if possible
             else "in sample, for too few folds hold every class"
         )
         yield f"logits of {', '.join(derived)}: logistic regression on the embedding, {how}"

@@ -13,6 +13,7 @@ import numpy as np
 
 from cache.errors import UnknownNameError
 from cache.folds import Unit, can_cross_fit, deal, pair_holdouts, single_holdouts, validate
+from cache.recipe import views_of
 from cache.records import Block, Holdout, Plan
 from cache.store import FeatureCache
 from fuse.combinations import Combination
@@ -105,7 +106,12 @@ def choose_protocol(cache: FeatureCache, sources: Sequence[str], wanted: str | N
     if protocol != CROSSFIT:
         return protocol
     made = wanted is not None or all(has_networks(cache, source, cache.plan, pairs=True) for source in sources)
-    return CROSSFIT if made and can_cross_fit(cache.plan, cache.clips) else NO_CROSSFIT
+    return CROSSFIT if made and can_cross_fit(cache.plan, cache.clips, views_read(cache, sources)) else NO_CROSSFIT
+
+
+def views_read(cache: FeatureCache, sources: Sequence[str]) -> tuple[str, ...]:
+    """The views that some sources read, sorted."""
+    return views_of(map(cache.recipe, sources))
 
 
 def clip_plan(cache: FeatureCache) -> Plan:
@@ -146,7 +152,8 @@ def load_features(
             for pair in pair_holdouts(plan.folds):
                 pairs[source, pair] = cache.block(source, pair, plan=plan)
     lacking = [source for source in sources if embedding[source, 0].logits is None]
-    networks = dict(_fitted(cache, plan, {source: embedding[source, 0] for source in lacking}, jobs=jobs))
+    crossfit = can_cross_fit(plan, cache.clips, views_read(cache, sources))
+    networks = dict(_fitted(cache, plan, {name: embedding[name, 0] for name in lacking}, crossfit=crossfit, jobs=jobs))
     networks |= pairs
     networks |= {
         (source, Holdout.of(fold)): block for (source, fold), block in embedding.items() if block.logits is not None
@@ -159,11 +166,13 @@ def load_features(
 
 
 def _fitted(
-    cache: FeatureCache, plan: Plan, blocks: Mapping[str, Block], *, jobs: int
+    cache: FeatureCache, plan: Plan, blocks: Mapping[str, Block], *, crossfit: bool, jobs: int
 ) -> Iterator[tuple[tuple[str, Holdout], Block]]:
     """Logits of sources that have none, one fit a holdout."""
     wanted = [
-        (source, holdout) for source, block in blocks.items() for holdout in holdouts_to_fit(block, plan, cache.clips)
+        (source, holdout)
+        for source, block in blocks.items()
+        for holdout in holdouts_to_fit(block, plan, crossfit=crossfit)
     ]
     calls: Iterator[Call] = (
         (fit_logits, (blocks[source], holdout, plan, cache.clips), {"random_state": cache.plan.seed})

@@ -20,6 +20,7 @@ from fuse.cli import fuse_command
 from fuse.combinations import SEED_COMBINATIONS, parse_combinations
 from fuse.heads import HEADS
 from fuse.notes import FEW_GROUPS, UNCALIBRATED
+from fuse.protocols import choose_protocol
 
 ROOT = Path(__file__).resolve().parents[2]
 Builder = Callable[..., FeatureCache]
@@ -274,6 +275,20 @@ def test_a_repeat_is_no_plan_twice_and_an_unfinished_one_is_left_out(
         fold_plans(tuned, ("c3d",), "leaky", 2)
 
 
+def test_only_views_that_are_read_can_stop_a_run(build: Builder, build_corpus: type) -> None:
+    """Clips without sound hinder no source that reads pictures: cross-fitting stays on, for derived logits too."""
+    cache = build(build_corpus(tuned={}, frozen={"c3d": 6, "i3d": 6}))
+    mute = tuple(replace(item, missing="sound") if item.clip.label == "fear" else item for item in cache.clips)
+    assert not can_cross_fit(cache.plan, mute) and can_cross_fit(cache.plan, mute, ("picture",))
+    cache.__dict__["clips"] = mute
+    assert choose_protocol(cache, ("c3d", "i3d"), None) == "crossfit"
+    found = run_ablation(cache, AblationSettings(heads=("mean",), repeats=1, jobs=1))
+    assert found.protocol == "crossfit" and found.notes[0].endswith("cross-fitted")
+    blind = tuple(replace(item, missing="picture") if item.clip.label == "fear" else item for item in cache.clips)
+    cache.__dict__["clips"] = blind
+    assert choose_protocol(cache, ("c3d", "i3d"), "crossfit") == "no-crossfit"
+
+
 def test_a_class_that_is_never_seen_in_a_view_is_refused_or_scored_last(build: Builder, build_corpus: type) -> None:
     """Where all clips of a class lack what the sources read, a plan is refused; scores keep one column a class."""
     from cache.folds import check_views
@@ -282,9 +297,12 @@ def test_a_class_that_is_never_seen_in_a_view_is_refused_or_scored_last(build: B
     cache = build(build_corpus(lacking=3))
     lacking = tuple(replace(item, missing="picture") if item.clip.label == "fear" else item for item in cache.clips)
     assert not can_cross_fit(cache.plan, lacking) and can_cross_fit(cache.plan, cache.clips)
-    with pytest.raises(InputError, match="label 'fear' has no clip with picture outside fold 0"):
+    with pytest.raises(
+        InputError, match="'fear' has no clip with picture outside fold 0, .* sources that read picture"
+    ):
         check_views(cache.plan, lacking)
     check_views(cache.plan, cache.clips)
+    check_views(cache.plan, lacking, ("sound",))
     x = np.random.default_rng(0).normal(size=(12, 3))
     head = make_head("softmax").fit(x, np.arange(12) % 2 * 2)
     scores = centred_scores(head, x, 3)
