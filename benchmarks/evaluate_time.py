@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.runs import Result, Run, write_run
+from cache.runs import NETWORK, Result, Run, write_run
 from cache.store import FeatureCache
 
 CLASSES = ("excited", "fear", "neutral", "relaxation", "sad", "tension")
@@ -38,7 +38,7 @@ def made_run(clips: int) -> Run:
         return np.asarray(odds / odds.sum(axis=1, keepdims=True))
 
     fused = [sources for sources in COMBINATIONS if len(sources) > 1]
-    rows = [((view,), "network", "logits") for view in VIEWS]
+    rows = [((view,), NETWORK, "logits") for view in VIEWS]
     rows += [(sources, "mean", "logits") for sources in fused]
     rows += [(sources, *way) for way in WAYS for sources in fused]
     results = []

@@ -4,14 +4,26 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
 from cache.errors import CacheError, DamagedPartError, InputError
+from cache.folds import MIN_INNER_GROUPS
 from cache.identity import canonical_json
 from cache.parts import read_json, read_part, write_part, write_text
 from cache.store import SCHEMA, FeatureCache
 
+NETWORK = "network"
+"""Head name of a source's own softmax."""
+LEAKY: Final = "leaky"
+"""The protocol that measures what a leak is worth."""
+LEAKY_MARK = "LEAKY"
+"""What stands wherever a number of that protocol does."""
+UNCALIBRATED = "uncalibrated"
+FEW_GROUPS = f"fewer than {MIN_INNER_GROUPS} groups per class: default settings"
+DEFAULTS = (UNCALIBRATED, FEW_GROUPS)
+"""Notes of a result whose settings stayed at their defaults."""
 ARRAYS = ("probabilities", "unscaled", "repeats")
 """Arrays of a result, as they stand in a run's predictions; the last two only where there are any."""
 _ADDED = ("digests", "missing", "repeat_folds", "commands", "versions")
@@ -27,11 +39,12 @@ class Result:
     sources : tuple of str
         Source names, sorted.
     head : str
-        A fusion head's name, or ``"network"`` for a network's own softmax.
+        A fusion head's name, or `NETWORK`.
     level : str
         ``"logits"`` or ``"embedding"``.
     probabilities : ndarray of float64, shape (N, C)
-        Row i is the clip `Run.ids[i]`, predicted by a model that saw no clip of its fold; rows sum to 1.
+        Row i is the clip `Run.ids[i]`, predicted by a head that saw no clip of its fold, over networks that saw none
+        either, but for the leaky protocol, whose networks saw every clip; rows sum to 1.
     notes : tuple of str
         What a reader must know, such as ``"uncalibrated"``.
     unscaled : ndarray of float64, shape (N, C), or None

@@ -71,8 +71,7 @@ def chosen_runs(cache: "FeatureCache", name: str | None, *, inflation: bool) -> 
         If a run is missing, or the run named is itself leaky where a leak is to be measured.
     """
     from cache.errors import InputError
-    from cache.runs import read_run, run_names
-    from evaluate.evaluation import LEAKY
+    from cache.runs import LEAKY, read_run, run_names
     from evaluate.inflation import can_be_compared
 
     if not inflation:

@@ -9,7 +9,7 @@ import numpy as np
 
 from cache.audits import Audit
 from cache.errors import InputError
-from cache.runs import Result, Run
+from cache.runs import DEFAULTS, LEAKY, LEAKY_MARK, NETWORK, Result, Run
 from evaluate import metrics
 from evaluate.calibration import calibration
 from evaluate.groups import DRAWS, GroupDraws, counted_groups, draw_groups, effective_groups
@@ -31,10 +31,9 @@ from evaluate.records import (
 from evaluate.repeats import repeated_score
 from evaluate.scoring import Score, class_scores, score_draws
 from evaluate.selection import corrected_best
-from evaluate.shapley import NETWORK, source_worths
+from evaluate.shapley import source_worths
 from evaluate.uncertainty import few_groups_warning
 
-LEAKY = "leaky"
 MEAN_WAY = ("mean", "logits")
 BEST_SOURCE: Baseline = "best single source"
 MEAN: Baseline = "mean"
@@ -141,14 +140,14 @@ class Evaluation:
 
     @property
     def marker(self) -> str:
-        """``"LEAKY"`` for a run that measures a leak, to stand wherever its numbers do; else empty."""
-        return "LEAKY" if self.run.protocol == LEAKY else ""
+        """`LEAKY_MARK` for a run that measures a leak, to stand wherever its numbers do; else empty."""
+        return LEAKY_MARK if self.run.protocol == LEAKY else ""
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the numbers must know, the most serious first."""
         effective = effective_groups(self.run.groups)
-        uncalibrated = sum(bool(set(item.result.notes) - {self.marker}) for item in self.scored)
+        uncalibrated = sum(not set(DEFAULTS).isdisjoint(item.result.notes) for item in self.scored)
         found = [
             "LEAKY: the models saw the test clips; these scores are inflated on purpose" if self.marker else None,
             *self.run.notes,

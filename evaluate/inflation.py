@@ -7,11 +7,10 @@ same draws for every row and for their mean, on the scale from -1 to 1 as in `ev
 import numpy as np
 
 from cache.errors import InputError
-from cache.runs import Run
+from cache.runs import NETWORK, Run
 from evaluate.groups import DRAWS, GroupDraws, draw_groups
 from evaluate.metrics import Floats
 from evaluate.records import Inflated, Inflation, Interval
-from evaluate.shapley import NETWORK
 from evaluate.uncertainty import DIFFERENCE, interval
 
 

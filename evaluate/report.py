@@ -14,14 +14,13 @@ from pathlib import Path
 
 from cache import FeatureCache
 from cache.parts import write_text
-from cache.runs import Run, run_folder
+from cache.runs import LEAKY_MARK, Run, run_folder
 from evaluate.evaluation import METRICS_PER_FOLD, Evaluation, ResultScore, Tick
 from evaluate.records import FoldScore, Interval
 from evaluate.scoring import Score
 from evaluate.uncertainty import METRICS, UNDEFINED
 
 SCHEMA = 1
-LEAKY_MARK = "LEAKY"
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ def _score_values(score: Score) -> dict[str, object]:
 
 
 def _notes(item: ResultScore, *, leaky: bool) -> list[str]:
-    return [*([LEAKY_MARK] if leaky else []), *item.result.notes]
+    return list(dict.fromkeys([*([LEAKY_MARK] if leaky else []), *item.result.notes]))
 
 
 def _fold_values(fold: FoldScore) -> dict[str, float | None]:

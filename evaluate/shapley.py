@@ -15,12 +15,12 @@ from math import factorial
 
 import numpy as np
 
+from cache.runs import NETWORK
 from evaluate.groups import GroupDraws
 from evaluate.metrics import Floats, Labels
 from evaluate.records import SourceWorth
 from evaluate.uncertainty import DIFFERENCE, interval
 
-NETWORK = "network"
 MOST_SOURCES = 8
 Key = tuple[tuple[str, ...], str, str]
 Subset = frozenset[str]

@@ -11,6 +11,7 @@ from rich.columns import Columns
 from rich.console import Console
 from rich.table import Table
 
+from cache.runs import DEFAULTS, LEAKY_MARK
 from evaluate.compare import FUSION, NETWORKS, OURS, ComparedRow, Comparison, recipe_of
 from evaluate.evaluation import Evaluation, ResultScore
 from evaluate.published import ClassCounts
@@ -18,8 +19,6 @@ from evaluate.records import Inflation, Interval
 from evaluate.words import headline_words
 
 TABLE_WIDTH = 132
-LEGEND = ("uncalibrated", "fewer than 3 groups per class: default settings")
-"""Notes that `fuse` leaves and a table shows by their first letter."""
 _COMPACT: dict[str, Any] = {"box": SIMPLE, "title_justify": "left", "padding": (0, 1, 0, 0), "pad_edge": False}
 COMPARISON_WIDTH = 100
 OPTIMIZERS = {"adam": "Adam", "sgd": "SGD", "": "other"}
@@ -45,7 +44,7 @@ def print_table(evaluation: Evaluation) -> None:
         ends = _ends(best.repeated.ci95)
         click.echo(f"  over {best.repeated.repeats} fold plans: {best.repeated.accuracy:.3f} {ends}, training included")
     click.echo(f"baseline: always {label!r} is right for {share:.3f}; chance is {1 / len(evaluation.run.classes):.3f}")
-    used = [note for note in LEGEND if any(note in item.result.notes for item in evaluation.scored)]
+    used = [note for note in DEFAULTS if any(note in item.result.notes for item in evaluation.scored)]
     if used:
         click.echo("; ".join(f"{note[0]}: {note}" for note in used))
     for sentence in paired_sentences(evaluation):
@@ -142,7 +141,7 @@ def _inflation_table(found: Inflation) -> Table:
     title = f"what a leak is worth: run {found.honest_run} beside LEAKY run {found.leaky_run}, accuracy"
     table = Table(title=title, **_COMPACT)
     table.add_column("result", overflow="fold")
-    for name in ("honest", "LEAKY", "points [95 %]"):
+    for name in ("honest", LEAKY_MARK, "points [95 %]"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in found.rows:
         points = f"{100 * row.points:+.1f} {_points(row.points_ci95)}"
@@ -151,8 +150,8 @@ def _inflation_table(found: Inflation) -> Table:
 
 
 def _marks(item: ResultScore) -> str:
-    """First letters of a result's notes; LEAKY stands in full elsewhere."""
-    return "".join(sorted({note[0] for note in item.result.notes if note in LEGEND}))
+    """First letters of the notes of a result that kept its defaults; LEAKY stands in full elsewhere."""
+    return "".join(sorted({note[0] for note in item.result.notes if note in DEFAULTS}))
 
 
 def print_comparison(comparison: Comparison) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cache.errors import InputError
 from cache.folds import deal, validate
 from cache.records import Plan
-from cache.runs import Result, Run, check_new_name
+from cache.runs import LEAKY, NETWORK, Result, Run, check_new_name
 from cache.store import FeatureCache
 from fuse.choice import Choice, choose, soften
 from fuse.combinations import Combination, parse_combinations
@@ -27,7 +27,6 @@ from fuse.matrix import DesignMatrix
 from fuse.notes import missing_views, result_notes, run_notes, versions
 from fuse.protocols import (
     CROSSFIT,
-    LEAKY,
     PlanFeatures,
     check_protocol,
     choose_protocol,
@@ -39,8 +38,6 @@ from fuse.workers import Call, run_parallel
 
 log = logging.getLogger(__name__)
 
-NETWORK = "network"
-"""Head name of a source's own softmax."""
 FROZEN_REPEATS = 5
 """Fold plans by default where no source is tuned, so that repeats cost no network."""
 
@@ -137,9 +134,7 @@ def run_ablation(cache: FeatureCache, settings: AblationSettings) -> Run:
         If features are not in the cache.
     """
     leaky = settings.protocol == LEAKY
-    name = check_new_name(
-        cache, leaky_name(settings.run) if leaky else settings.run, prefix="leaky" if leaky else "run"
-    )
+    name = check_new_name(cache, leaky_name(settings.run) if leaky else settings.run, prefix=LEAKY if leaky else "run")
     chosen = parse_combinations(settings.combine, cache.sources())
     sources = tuple(sorted({source for item in chosen for source in item}))
     protocol = choose_protocol(cache, sources, settings.protocol)
@@ -179,7 +174,7 @@ def run_ablation(cache: FeatureCache, settings: AblationSettings) -> Run:
 
 def leaky_name(name: str | None) -> str | None:
     """Name of a leaky run: it says so wherever it stands."""
-    return name if name is None or name.startswith("leaky") else f"leaky-{name}"
+    return name if name is None or name.startswith(LEAKY) else f"{LEAKY}-{name}"
 
 
 def fold_plans(cache: FeatureCache, sources: Sequence[str], protocol: str, repeats: int | None) -> list[Plan]:

@@ -43,7 +43,7 @@ def fuse_command(
     Example: moodfuse fuse --cache work --combine seed --head softmax
     """
     from cache.commands import command_line
-    from cache.runs import write_run
+    from cache.runs import LEAKY, LEAKY_MARK, write_run
     from cache.store import FeatureCache
     from fuse.ablation import AblationSettings, accuracies, run_ablation
 
@@ -63,6 +63,6 @@ def fuse_command(
     for result, accuracy in zip(run.results, accuracies(run), strict=True):
         remark = f"  ({'; '.join(result.notes)})" if result.notes else ""
         click.echo(f"{result.name:<{width}}  {accuracy:.3f}{remark}")
-    what = "LEAKY accuracy" if run.protocol == "leaky" else "out-of-fold accuracy"
+    what = f"{LEAKY_MARK} accuracy" if run.protocol == LEAKY else "out-of-fold accuracy"
     click.echo(f"{what} of {len(run.ids)} clips, protocol {run.protocol}")
     click.echo(f"next: moodfuse evaluate --cache {cache_path} --run {run.name}")

@@ -4,18 +4,16 @@ from collections.abc import Iterator, Sequence
 from importlib import metadata
 
 from cache.folds import MIN_INNER_GROUPS, can_cross_fit, groups_per_label
+from cache.runs import FEW_GROUPS, LEAKY, LEAKY_MARK, UNCALIBRATED
 from cache.store import FeatureCache
-from fuse.protocols import LEAKY, NO_CROSSFIT, views_read
+from fuse.protocols import NO_CROSSFIT, views_read
 
-UNCALIBRATED = "uncalibrated"
-FEW_GROUPS = f"fewer than {MIN_INNER_GROUPS} groups per class: default settings"
-LEAKY_NOTE = "LEAKY"
 LIBRARIES = ("moodfuse", "numpy", "scipy", "scikit-learn", "lightgbm", "torch", "torchvision", "av")
 
 
 def result_notes(cache: FeatureCache, *, chose: bool, leaky: bool) -> tuple[str, ...]:
     """What a reader must know of a result; `chose` is whether its settings were chosen in every fold."""
-    found = [LEAKY_NOTE] if leaky else []
+    found = [LEAKY_MARK] if leaky else []
     if not chose:
         found.append(FEW_GROUPS if has_few_groups(cache) else UNCALIBRATED)
     return tuple(found)

@@ -15,6 +15,7 @@ from cache.errors import UnknownNameError
 from cache.folds import Unit, can_cross_fit, deal, pair_holdouts, single_holdouts, validate
 from cache.recipe import views_of
 from cache.records import Block, Holdout, Plan
+from cache.runs import LEAKY
 from cache.store import FeatureCache
 from fuse.combinations import Combination
 from fuse.design import Ingredients, assemble, unguarded
@@ -26,7 +27,6 @@ from fuse.workers import Call, run_parallel
 Protocol = Literal["crossfit", "no-crossfit", "leaky"]
 CROSSFIT: Protocol = "crossfit"
 NO_CROSSFIT: Protocol = "no-crossfit"
-LEAKY: Protocol = "leaky"
 PROTOCOLS: tuple[Protocol, ...] = (CROSSFIT, NO_CROSSFIT, LEAKY)
 
 

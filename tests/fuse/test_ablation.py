@@ -12,14 +12,13 @@ from click.testing import CliRunner
 
 from cache.errors import InputError, MissingBlockError, UnknownNameError
 from cache.folds import can_cross_fit
-from cache.runs import Run, read_run, write_run
+from cache.runs import FEW_GROUPS, UNCALIBRATED, Run, read_run, write_run
 from cache.store import FeatureCache
 from fuse import make_head
 from fuse.ablation import AblationSettings, accuracies, fold_plans, run_ablation
 from fuse.cli import fuse_command
 from fuse.combinations import SEED_COMBINATIONS, parse_combinations
 from fuse.heads import HEADS
-from fuse.notes import FEW_GROUPS, UNCALIBRATED
 from fuse.protocols import choose_protocol
 
 ROOT = Path(__file__).resolve().parents[2]
