@@ -6,16 +6,19 @@ from importlib import metadata
 from cache.folds import MIN_INNER_GROUPS, can_cross_fit, groups_per_label
 from cache.runs import FEW_GROUPS, LEAKY, LEAKY_MARK, UNCALIBRATED
 from cache.store import FeatureCache
+from fuse.plans import FoldPlans
 from fuse.protocols import NO_CROSSFIT, views_read
 
 LIBRARIES = ("moodfuse", "numpy", "scipy", "scikit-learn", "lightgbm", "torch", "torchvision", "av")
 
 
-def result_notes(cache: FeatureCache, *, chose: bool, leaky: bool) -> tuple[str, ...]:
-    """What a reader must know of a result; `chose` is whether its settings were chosen in every fold."""
+def result_notes(cache: FeatureCache, chose: Sequence[bool], *, leaky: bool) -> tuple[str, ...]:
+    """What a reader must know of a result; `chose` is whether settings were chosen in every fold, plan by plan."""
     found = [LEAKY_MARK] if leaky else []
-    if not chose:
+    if not chose[0]:
         found.append(FEW_GROUPS if has_few_groups(cache) else UNCALIBRATED)
+    if 0 < sum(chose) < len(chose):
+        found.append(f"settings were chosen under {sum(chose)} of {len(chose)} fold plans")
     return tuple(found)
 
 
@@ -36,7 +39,7 @@ def missing_views(cache: FeatureCache) -> tuple[tuple[str, ...], ...]:
 
 
 def run_notes(
-    cache: FeatureCache, protocol: str, sources: Sequence[str], derived: Sequence[str], *, plans: int
+    cache: FeatureCache, protocol: str, sources: Sequence[str], derived: Sequence[str], *, plans: FoldPlans
 ) -> Iterator[str]:
     """What a reader must know of a whole run; `derived` are the sources whose logits were fitted."""
     possible = can_cross_fit(cache.plan, cache.clips, views_read(cache, sources))
@@ -57,8 +60,8 @@ def run_notes(
         yield f"logits of {', '.join(derived)}: logistic regression on the embedding, {how}"
     if lacking := sum(bool(status.missing) for status in cache.clips):
         yield f"{lacking} clips lack sound or picture; what they lack was filled in from training folds alone"
-    if plans > 1:
-        yield f"cross-validation was repeated over {plans} fold plans; the table shows the first, all enter `repeated`"
+    if plans.note:
+        yield plans.note
 
 
 def versions() -> tuple[tuple[str, str], ...]:

@@ -15,7 +15,7 @@ from cache.folds import can_cross_fit
 from cache.runs import FEW_GROUPS, UNCALIBRATED, Run, read_run, write_run
 from cache.store import FeatureCache
 from fuse import make_head
-from fuse.ablation import AblationSettings, accuracies, fold_plans, run_ablation
+from fuse.ablation import AblationSettings, accuracies, run_ablation
 from fuse.cli import fuse_command
 from fuse.combinations import SEED_COMBINATIONS, parse_combinations
 from fuse.heads import HEADS
@@ -252,26 +252,6 @@ def test_import_is_light(module: str) -> None:
     call = [sys.executable, "-c", code]
     done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == ""
-
-
-def test_a_repeat_is_no_plan_twice_and_an_unfinished_one_is_left_out(
-    build: Builder, build_corpus: type, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Plans of another seed's repeats are not in force; a repeat whose pair networks are not all there is skipped."""
-    cache = build(build_corpus(tuned={}, repeats=3))
-    cache.write_plan(replace(cache.plan, seed=1, assignment=cache.repeat_plans[0].assignment), cache.statuses)
-    assert cache.plan.seed == 1 and cache.repeat_plans == ()
-    plans = fold_plans(cache, ("i3d",), "crossfit", None)
-    assert [plan.seed for plan in plans] == [1, 2, 3, 4, 5]
-    assert len({tuple(sorted(plan.assignment.items())) for plan in plans}) == 5
-    tuned = build(build_corpus(repeats=2, pairs=True))
-    assert len(fold_plans(tuned, ("c3d",), "crossfit", None)) == 2
-    recipe, plan = tuned.recipe("c3d"), tuned.repeat_plans[0]
-    (tuned.block_folder(recipe, tuned.roles(recipe, {0, 1}, plan=plan)) / "trained.json").unlink()
-    assert len(fold_plans(tuned, ("c3d",), "crossfit", None)) == 1 and "is left out" in caplog.text
-    assert len(fold_plans(tuned, ("c3d",), "no-crossfit", None)) == 2
-    with pytest.raises(InputError, match="--repeats is 2, but .* leaky protocol has one plan"):
-        fold_plans(tuned, ("c3d",), "leaky", 2)
 
 
 def test_only_views_that_are_read_can_stop_a_run(build: Builder, build_corpus: type) -> None:
