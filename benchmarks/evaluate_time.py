@@ -27,7 +27,7 @@ BARS_S = {52: 20.0, 5000: 180.0}
 
 
 def made_run(clips: int) -> Run:
-    """A run of `RESULTS` results over so many clips: the four networks, then fusions."""
+    """A run of `RESULTS` results over so many clips: the four networks, then heads."""
     random = np.random.default_rng(0)
     truth = np.arange(clips) // 2 % len(CLASSES)
 
@@ -40,7 +40,7 @@ def made_run(clips: int) -> Run:
     fused = [sources for sources in COMBINATIONS if len(sources) > 1]
     rows = [((view,), NETWORK, "logits") for view in VIEWS]
     rows += [(sources, "mean", "logits") for sources in fused]
-    rows += [(sources, *way) for way in WAYS for sources in fused]
+    rows += [(sources, *way) for way in WAYS for sources in COMBINATIONS if sources]
     results = []
     for sources, head, level in rows[:RESULTS]:
         values = chances(0.4 + 0.3 * len(sources))

@@ -81,6 +81,7 @@ def perfect_errors(probabilities: Floats, *, draws: int = DRAWS, seed: int = 0, 
     """Calibration errors that a perfectly calibrated model with these probabilities would show on as many clips.
 
     The error depends on a clip's label only by whether the top class is right, which it is with the top probability.
+    Clips are taken as independent; where those of a group are right or wrong together, the error varies more than this.
 
     Parameters
     ----------

@@ -17,8 +17,9 @@ import numpy as np
 
 from cache.errors import UnknownNameError
 from cache.runs import NETWORK
-from evaluate.evaluation import Evaluation, ResultScore
+from evaluate.evaluation import Evaluation
 from evaluate.published import ClassCounts, Published, PublishedScore
+from evaluate.results import ResultScore
 from evaluate.seed_tables import SEED
 
 COMPARISONS: dict[str, Published] = {figures.name: figures for figures in (SEED,)}

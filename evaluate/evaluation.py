@@ -1,7 +1,7 @@
 """A scored run: what stage three finds out about it. `evaluate.report` writes it down."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,74 +9,25 @@ import numpy as np
 
 from cache.audits import Audit
 from cache.errors import InputError
-from cache.runs import DEFAULTS, LEAKY, LEAKY_MARK, NETWORK, Result, Run
-from evaluate import metrics
-from evaluate.calibration import calibration
-from evaluate.groups import DRAWS, GroupDraws, counted_groups, draw_groups, effective_groups
+from cache.runs import DEFAULTS, LEAKY, LEAKY_MARK, Run
+from evaluate.groups import DRAWS, counted_groups, draw_groups, effective_groups
 from evaluate.inflation import inflation
-from evaluate.inputs import check_labels, check_probabilities
-from evaluate.metrics import Labels
 from evaluate.paired import Pair, paired_tests
 from evaluate.records import (
     Baseline,
-    Calibration,
-    ClassScore,
-    FoldScore,
     Headline,
     Inflation,
     PairedTest,
-    RepeatedScore,
     SourceWorth,
 )
-from evaluate.repeats import repeated_score
-from evaluate.scoring import Score, class_scores, score_draws
+from evaluate.results import ResultScore, run_labels, score_results
 from evaluate.selection import corrected_best
-from evaluate.shapley import source_worths
+from evaluate.shapley import MEAN_WAY, source_worths
 from evaluate.uncertainty import few_groups_warning
 
-MEAN_WAY = ("mean", "logits")
 BEST_SOURCE: Baseline = "best single source"
 MEAN: Baseline = "mean"
-METRICS_PER_FOLD = {"accuracy": metrics.accuracy, "macro_f1": metrics.macro_f1, "auc": metrics.auc}
 Tick = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class ResultScore:
-    """A result with its score over all clips and in each fold that has clips.
-
-    Attributes
-    ----------
-    result : Result
-    score : Score
-    per_fold : tuple of FoldScore
-    per_class : tuple of ClassScore
-        In the order of the classes.
-    calibration : Calibration or None
-        `None` where the run kept no unscaled probabilities.
-    repeated : RepeatedScore or None
-        `None` where cross-validation was not repeated.
-    complete : Score or None
-        On the clips that lack no view; `None` where none lacks any.
-    """
-
-    result: Result
-    score: Score
-    per_fold: tuple[FoldScore, ...]
-    per_class: tuple[ClassScore, ...] = ()
-    calibration: Calibration | None = None
-    repeated: RepeatedScore | None = None
-    complete: Score | None = None
-
-    @property
-    def is_network(self) -> bool:
-        """Whether this is one network's own softmax, not a fusion."""
-        return self.result.head == NETWORK
-
-    @property
-    def rank(self) -> tuple[float, float, str]:
-        """Sorts better results first: by accuracy, equals by log loss, then by name."""
-        return -self.score.accuracy, self.score.log_loss, self.result.name
 
 
 @dataclass(frozen=True)
@@ -93,7 +44,7 @@ class Evaluation:
     headline : Headline or None
         The best result with its selection corrected.
     paired : tuple of PairedTest
-        Every fusion against the best single source, and against the mean head on its sources.
+        Every fusion against the best single source, and every head against the mean head on its sources.
     worth : tuple of SourceWorth
         For every head and level that the run has on every subset of its sources; empty where it has none.
     inflation : Inflation or None
@@ -124,8 +75,19 @@ class Evaluation:
 
     @property
     def fusions(self) -> tuple[ResultScore, ...]:
-        """Every other row, better ones first."""
-        return tuple(sorted((item for item in self.scored if not item.is_network), key=lambda item: item.rank))
+        """Heads on several sources, better ones first."""
+        return tuple(sorted((item for item in self.scored if item.is_fusion), key=lambda item: item.rank))
+
+    @property
+    def single_heads(self) -> tuple[ResultScore, ...]:
+        """Heads on one source, better ones first."""
+        single = (item for item in self.scored if not (item.is_network or item.is_fusion))
+        return tuple(sorted(single, key=lambda item: item.rank))
+
+    @property
+    def sections(self) -> tuple[tuple[ResultScore, ...], ...]:
+        """The rows of a table in parts: networks, heads on one source, fusions; none is empty."""
+        return tuple(part for part in (self.networks, self.single_heads, self.fusions) if part)
 
     @property
     def majority(self) -> tuple[str, float]:
@@ -210,10 +172,10 @@ def evaluate_run(
     inflated = inflation(run, leaky, draws=draws, seed=seed) if leaky is not None else None
     drawn = draw_groups(run.groups, draws=draws, seed=seed)
     scored = []
-    for item in _score_results(run, drawn, seed):
+    for item in score_results(run, drawn, seed=seed):
         scored.append(item)
         said(item.result.name)
-    labels = _labels(run)
+    labels = run_labels(run)
     table = {result.name: result.probabilities for result in run.results}
     headline = corrected_best(labels, table, drawn) if len(table) > 1 else None
     said("the choice of the best")
@@ -225,58 +187,24 @@ def evaluate_run(
     return Evaluation(run, tuple(scored), draws, seed, headline, paired, worth, inflated)
 
 
-def _labels(run: Run) -> Labels:
-    return check_labels(run.labels, run.classes, (len(run.ids), len(run.classes)))[1]
-
-
-def _score_results(run: Run, drawn: GroupDraws, seed: int) -> Iterator[ResultScore]:
-    """Each result's score, alone; the draws are shared."""
-    labels, folds = _labels(run), np.asarray(run.folds)
-    plans = np.array([run.folds, *run.repeat_folds])
-    draws = len(drawn.counts)
-    whole = np.array([not missing for missing in run.missing] or [True] * len(labels))
-    # Where every clip lacks a view, none is left to score.
-    some = None if whole.all() or not whole.any() else draw_groups(_kept(run.groups, whole), draws=draws, seed=seed)
-    for result in run.results:
-        try:
-            values = check_probabilities(result.probabilities)
-        except InputError as error:
-            raise InputError(f"run {run.name}, {result.name}: {error}") from error
-        yield ResultScore(
-            result=result,
-            score=score_draws(labels, values, drawn, classes=run.classes),
-            per_fold=tuple(_fold_score(int(fold), labels, values, folds == fold) for fold in np.unique(folds)),
-            per_class=class_scores(labels, values, run.classes),
-            calibration=calibration(labels, result, draws=draws, seed=seed),
-            repeated=None
-            if result.repeats is None
-            else repeated_score(labels, np.concatenate([values[None], result.repeats]), plans),
-            complete=None if some is None else score_draws(labels[whole], values[whole], some, classes=run.classes),
-        )
-
-
-def _kept(names: tuple[str, ...], rows: np.ndarray) -> list[str]:
-    return [name for name, keep in zip(names, rows, strict=True) if keep]
-
-
 def baseline_pairs(scored: Sequence[ResultScore]) -> list[Pair]:
-    """What is tested against what: each fusion against the best network row, and the mean of its sources' logits.
+    """What is tested against what: each fusion against the best result of one source, each head against the mean.
 
-    The best network is that of the highest accuracy, equals told apart by log loss, then by name.
+    The best result of one source, a network's or a head's, is that of the highest accuracy, equals told apart by log
+    loss, then by name. The mean is that head on the same sources; on one source it is the network's own row.
     """
-    fusions = [item.result for item in scored if not item.is_network]
-    networks = [item for item in scored if item.is_network]
+    single = [item for item in scored if not item.is_fusion]
     pairs: list[Pair] = []
-    if networks:
-        best = min(networks, key=lambda item: item.rank).result.name
-        pairs += [(result.name, best, BEST_SOURCE) for result in fusions]
-    means = {result.sources: result.name for result in fusions if (result.head, result.level) == MEAN_WAY}
-    for result in fusions:
-        if result.sources in means and result.name != means[result.sources]:
-            pairs.append((result.name, means[result.sources], MEAN))
+    if single:
+        best = min(single, key=lambda item: item.rank).result.name
+        pairs += [(item.result.name, best, BEST_SOURCE) for item in scored if item.is_fusion]
+    means = {
+        item.result.sources: item.result.name
+        for item in scored
+        if item.is_network or (item.is_fusion and (item.result.head, item.result.level) == MEAN_WAY)
+    }
+    for item in scored:
+        mean = means.get(item.result.sources, item.result.name)
+        if mean != item.result.name:
+            pairs.append((item.result.name, mean, MEAN))
     return pairs
-
-
-def _fold_score(fold: int, labels: Labels, probabilities: np.ndarray, rows: np.ndarray) -> FoldScore:
-    values = {name: float(metric(labels[rows], probabilities[rows])) for name, metric in METRICS_PER_FOLD.items()}
-    return FoldScore(fold=fold, clips=int(rows.sum()), **values)

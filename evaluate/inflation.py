@@ -7,7 +7,7 @@ same draws for every row and for their mean, on the scale from -1 to 1 as in `ev
 import numpy as np
 
 from cache.errors import InputError
-from cache.runs import NETWORK, Run
+from cache.runs import Run
 from evaluate.groups import DRAWS, GroupDraws, draw_groups
 from evaluate.metrics import Floats
 from evaluate.records import Inflated, Inflation, Interval
@@ -58,7 +58,7 @@ def inflation(honest: Run, leaky: Run, *, draws: int = DRAWS, seed: int = 0) -> 
         )
         for index, result in enumerate(shared)
     ]
-    fused = [index for index, result in enumerate(shared) if result.head != NETWORK] or list(range(len(shared)))
+    fused = [index for index, result in enumerate(shared) if len(result.sources) > 1] or list(range(len(shared)))
     mean = gains[:, fused].mean(axis=1)
     return Inflation(
         honest_run=honest.name,

@@ -7,7 +7,7 @@ exact test). The surpluses are whole numbers, so the distribution over all 2**G 
 transform, and no p-value depends on a seed. Ties count against a difference, which keeps the error rate at or below
 the level. Many tests are corrected together (Holm 1979, Scand. J. Statist. 6:65).
 
-A baseline that is the best of several sources was chosen on these same clips, which favours the baseline: the test
+A baseline that is the best of several results was chosen on these same clips, which favours the baseline: the test
 finds a fusion better too seldom rather than too often.
 """
 

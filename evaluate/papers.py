@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from cache.parts import write_text
-from evaluate.evaluation import Evaluation, ResultScore
+from evaluate.evaluation import Evaluation
 from evaluate.records import Interval
+from evaluate.results import ResultScore
 from evaluate.words import UNKNOWN, counted, headline_words, paired_groups, printable, repeat_commands, worth_groups
 
 MARKDOWN_NAME, LATEX_NAME = "report.md", "table.tex"
@@ -146,15 +147,14 @@ def _markdown_table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]], *, 
 
 
 def latex_table(evaluation: Evaluation) -> str:
-    """Content of `table.tex`: every result, for a document that loads booktabs; networks stand above fusions."""
+    """Content of `table.tex`: every result in sections, for a document that loads booktabs."""
     run = evaluation.run
     mark = rf"\textbf{{{evaluation.marker}}}: the models saw the test clips. " if evaluation.marker else ""
     caption = (
         f"{mark}Accuracy with its 95\\,\\% interval over groups and macro F1 in \\%, of {len(run.ids)} clips in "
         f"{evaluation.group_count} groups under {run.fold_count} folds. {latex_text(headline_words(evaluation).claim)}"
     )
-    above, below = map(_latex_rows, (evaluation.networks, evaluation.fusions))
-    body = [*above, *([r"\midrule"] if above and below else []), *below]
+    body = [line for part in evaluation.sections for line in (r"\midrule", *_latex_rows(part))]
     lines = [
         "% needs \\usepackage{booktabs}",
         r"\begin{table}",
@@ -164,7 +164,6 @@ def latex_table(evaluation: Evaluation) -> str:
         r"\begin{tabular}{lllrrrrr}",
         r"\toprule",
         r"Sources & Head & Level & Accuracy [95\,\%] & Macro F1 & AUC & Log loss & ECE \\",
-        r"\midrule",
         *body,
         r"\bottomrule",
         r"\end{tabular}",

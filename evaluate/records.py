@@ -88,7 +88,8 @@ class PairedTest:
     result, against : str
         Names of the results (`cache.runs.Result.name`).
     baseline : str
-        What `against` is: the best single source, or the mean head on the same sources.
+        What `against` is: the best result that reads one source only, or the mean head on the same sources, which for
+        one source is its network's own row.
     difference : float
         Accuracy of `result` minus that of `against`.
     interval : Interval
@@ -155,7 +156,7 @@ class SourceWorth:
     ----------
     source, head, level : str
     alone : float
-        Accuracy of the source's own softmax.
+        Accuracy of the head on the source alone; of `mean`, that is the network's own softmax.
     shapley, shapley_ci95
         Exact Shapley value of its accuracy over all subsets of the sources; the values sum to the accuracy of all
         sources minus that of saying the commonest label.
@@ -216,7 +217,7 @@ class Inflation:
     rows : tuple of Inflated
         Results that both runs hold.
     mean_points : float
-        Mean of the rows' `points`, fusions only.
+        Mean of the rows' `points`, fusions of two and more sources only.
     mean_points_ci95 : Interval
     """
 

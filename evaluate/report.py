@@ -15,8 +15,9 @@ from pathlib import Path
 from cache import FeatureCache
 from cache.parts import write_text
 from cache.runs import LEAKY_MARK, Run, run_folder
-from evaluate.evaluation import METRICS_PER_FOLD, Evaluation, ResultScore, Tick
+from evaluate.evaluation import Evaluation, Tick
 from evaluate.records import FoldScore, Interval
+from evaluate.results import METRICS_PER_FOLD, ResultScore
 from evaluate.scoring import Score
 from evaluate.uncertainty import METRICS, UNDEFINED
 

@@ -13,9 +13,10 @@ from rich.table import Table
 
 from cache.runs import DEFAULTS, LEAKY_MARK
 from evaluate.compare import FUSION, NETWORKS, OURS, ComparedRow, Comparison, recipe_of
-from evaluate.evaluation import Evaluation, ResultScore
+from evaluate.evaluation import Evaluation
 from evaluate.published import ClassCounts
 from evaluate.records import Inflation, Interval
+from evaluate.results import ResultScore
 from evaluate.words import headline_words
 
 TABLE_WIDTH = 132
@@ -32,7 +33,7 @@ def _console() -> Console:
 
 
 def print_table(evaluation: Evaluation) -> None:
-    """Print the headline, every result, networks first and better ones first, what was compared, and what to mind."""
+    """Print the headline, every result by section and better ones first, what was compared, and what to mind."""
     console = _console()
     click.echo(headline_words(evaluation).claim)
     console.print(_results_table(evaluation))
@@ -83,11 +84,10 @@ def _results_table(evaluation: Evaluation) -> Table:
     for name in ("accuracy [95 %]", "macro F1 [95 %]", "AUC [95 %]", "log loss", "ECE"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
-    for item in evaluation.networks:
-        table.add_row(*_row(item, evaluation.marker))
-    table.add_section()
-    for item in evaluation.fusions:
-        table.add_row(*_row(item, evaluation.marker))
+    for part in evaluation.sections:
+        for item in part:
+            table.add_row(*_row(item, evaluation.marker))
+        table.add_section()
     return table
 
 

@@ -189,7 +189,11 @@ def paired_groups(evaluation: Evaluation) -> tuple[PairedGroup, ...]:
             key=lambda test: (-abs(test.difference), test.result),
         )
         names = {test.against for test in tests}
-        words = f"the {baseline} ({names.pop()})" if len(names) == 1 else f"the {baseline} head on the same sources"
+        words = (
+            f"the {baseline} ({names.pop()})"
+            if len(names) == 1
+            else f"the {baseline} head on the same sources (of one source: its network)"
+        )
         by_verdict = {
             verdict: tuple(test for test in tests if test.verdict == verdict)
             for verdict in ("better", "worse", "cannot tell")

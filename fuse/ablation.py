@@ -115,7 +115,7 @@ def run_ablation(cache: FeatureCache, settings: AblationSettings) -> Run:
     Returns
     -------
     Run
-        First a result with head ``"network"`` for each source, then the combinations.
+        First a result with head `NETWORK` for each source, then the combinations.
 
     Raises
     ------
@@ -169,11 +169,14 @@ def leaky_name(name: str | None) -> str | None:
 
 
 def _rows(chosen: Sequence[Combination], sources: Sequence[str], settings: AblationSettings) -> list[Row]:
+    """Every source's network, then heads on the combinations; the mean of one source is its network's row."""
     networks = [Row((source,), NETWORK, "logits") for source in sources]
-    fused = [
-        Row(item, head, check_level(level)) for item, head, level in product(chosen, settings.heads, settings.levels)
-    ]
-    return networks + [row for row in dict.fromkeys(fused) if row.level in head_spec(row.head).levels]
+    rows = dict.fromkeys(
+        Row(item, head, check_level(level))
+        for item, head, level in product(chosen, settings.heads, settings.levels)
+        if level in head_spec(head).levels and (len(item) > 1 or head_spec(head).fits)
+    )
+    return [*networks, *rows]
 
 
 def _fit_plan(cache: FeatureCache, features: PlanFeatures, rows: Sequence[Row], *, jobs: int) -> dict[Row, Pooled]:

@@ -10,7 +10,7 @@ import click
 @click.option("--cache", "cache_path", required=True, type=click.Path(path_type=Path), help="Cache folder.")
 @click.option("--run", "run_name", help="Name of the run.  [default: the next run-N]")
 @click.option(
-    "--combine", multiple=True, help="seed, all (every two or more), or c3d+i3d; repeat for several.  [default: all]"
+    "--combine", multiple=True, help="seed, all (every subset of the sources), or c3d+i3d; repeat.  [default: all]"
 )
 @click.option("--head", "heads", multiple=True, help="Fusion head; repeat for several.  [default: all heads]")
 @click.option("--level", "levels", multiple=True, help="logits or embedding; repeat for both.  [default: both]")

@@ -12,12 +12,12 @@ SOURCES = ("a", "b", "c", "d")
 
 
 def make_table(sources: tuple[str, ...] = SOURCES, head: str = "softmax", seed: int = 0) -> dict[Key, np.ndarray]:
-    """Random probabilities of every subset over 40 clips."""
+    """Random probabilities of every network and of a head on every subset, over 40 clips; `mean` has no single rows."""
     random = np.random.default_rng(seed)
     table: dict[Key, np.ndarray] = {
         ((name,), "network", "logits"): random.dirichlet(np.ones(3), 40) for name in sources
     }
-    for size in range(2, len(sources) + 1):
+    for size in range(1 + (head == "mean"), len(sources) + 1):
         for names in combinations(sources, size):
             table[names, head, "logits"] = random.dirichlet(np.ones(3), 40)
     return table
@@ -31,7 +31,7 @@ def worth_of(table: dict[Key, np.ndarray], names: frozenset[str]) -> float:
     """Accuracy of a subset; of none, that of the commonest label."""
     if not names:
         return float(np.bincount(LABELS).max() / len(LABELS))
-    values = next(p for (sources, _, _), p in table.items() if set(sources) == names)
+    values = next(p for (sources, head, _), p in table.items() if set(sources) == names and head != "network")
     return float((values.argmax(axis=1) == LABELS).mean())
 
 
@@ -60,6 +60,16 @@ def test_values_are_means_over_all_orders() -> None:
         assert item.alone == worth_of(table, frozenset([item.source]))
 
 
+def test_a_source_alone_is_worth_what_the_head_makes_of_it() -> None:
+    """A head's own row of a source counts, whatever its network's row says; the mean of one source is the network."""
+    table = make_table(("a", "b"))
+    wrong = dict(table) | {((name,), "network", "logits"): np.eye(3)[(LABELS + 1) % 3] for name in "ab"}
+    drawn = draw_groups(GROUPS, draws=20)
+    assert source_worths(LABELS, wrong, drawn) == source_worths(LABELS, table, drawn)
+    mean = wrong | {(("a", "b"), "mean", "logits"): np.eye(3)[LABELS]}
+    assert {item.alone for item in source_worths(LABELS, mean, drawn) if item.head == "mean"} == {0}
+
+
 def test_equal_sources_are_worth_the_same() -> None:
     """Where every subset says the same, all sources share alike and none is missed."""
     table = dict.fromkeys(make_table(), np.eye(3)[LABELS])
@@ -68,12 +78,17 @@ def test_equal_sources_are_worth_the_same() -> None:
 
 
 def test_only_complete_sets_are_taken() -> None:
-    """A missing subset or network leaves a way out; sources never fused with each other are taken apart."""
+    """A missing subset leaves a way out, a network's row stands in for `mean` alone; teams are taken apart."""
     table = make_table()
-    partial = {key: value for key, value in table.items() if key[0] != ("a", "c")}
-    assert source_worths(LABELS, partial, draw_groups(GROUPS, draws=5)) == ()
-    no_network = {key: value for key, value in table.items() if key[0] != ("a",)}
-    assert source_worths(LABELS, no_network, draw_groups(GROUPS, draws=5)) == ()
+    for missing in (("a", "c"), ("a",)):
+        partial = {key: value for key, value in table.items() if key[0] != missing or key[1] == "network"}
+        assert source_worths(LABELS, partial, draw_groups(GROUPS, draws=5)) == ()
+    no_networks = {key: value for key, value in table.items() if key[1] != "network"}
+    assert source_worths(LABELS, no_networks, draw_groups(GROUPS, draws=5)) == source_worths(
+        LABELS, table, draw_groups(GROUPS, draws=5)
+    )
+    mean = {key: value for key, value in make_table(head="mean").items() if key[0] != ("a",)}
+    assert source_worths(LABELS, mean, draw_groups(GROUPS, draws=5)) == ()
     apart = {**table, **make_table(("a@x", "b@x")), **make_table(("a", "b"), head="mean")}
     found = source_worths(LABELS, apart, draw_groups(GROUPS, draws=5))
     assert [(item.head, item.source[-1]) for item in found].count(("softmax", "x")) == 2
