@@ -1,10 +1,11 @@
 """Runs: the out-of-fold probabilities of one ablation, as stage two leaves them and stage three reads them."""
 
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from cache.identity import canonical_json
 from cache.parts import read_json, read_part, write_part, write_text
 from cache.store import SCHEMA, FeatureCache
 
+log = logging.getLogger(__name__)
 NETWORK = "network"
 """Head name of a source's own softmax."""
 LEAKY: Final = "leaky"
@@ -27,6 +29,7 @@ DEFAULTS = (UNCALIBRATED, FEW_GROUPS)
 ARRAYS = ("probabilities", "unscaled", "repeats")
 """Arrays of a result, as they stand in a run's predictions; the last two only where there are any."""
 _ADDED = ("digests", "missing", "repeat_folds", "commands", "versions")
+_said: set[Path] = set()
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -138,10 +141,9 @@ class Run:
 
 
 def run_names(cache: FeatureCache) -> tuple[str, ...]:
-    """Names of the runs in a cache, oldest first."""
-    files = list((cache.path / "runs").glob("*/run.json"))
-    order = {file.parent.name: (read_json(file).get("sequence", 0), file.parent.name) for file in files}
-    return tuple(sorted(order, key=lambda name: order[name]))
+    """Names of the runs in a cache, oldest first; those that cannot be read stand before all."""
+    names = [file.parent.name for file in (cache.path / "runs").glob("*/run.json")]
+    return tuple(sorted(names, key=lambda name: (_sequence(cache, name), name)))
 
 
 def check_new_name(cache: FeatureCache, name: str | None, *, prefix: str = "run") -> str:
@@ -201,7 +203,40 @@ def write_run(cache: FeatureCache, run: Run) -> Path:
 
 
 def _sequence(cache: FeatureCache, name: str) -> int:
-    return int(read_json(run_folder(cache, name) / "run.json").get("sequence", 0))
+    try:
+        return int(_run_values(cache, name).get("sequence", 0))
+    except CacheError as error:
+        _say_unreadable(cache, name, error)
+        return -1
+
+
+def _say_unreadable(cache: FeatureCache, name: str, error: Exception) -> None:
+    folder = run_folder(cache, name)
+    if folder not in _said:
+        _said.add(folder)
+        log.warning("run %s cannot be read and is passed over: %s", name, error)
+
+
+def _run_values(cache: FeatureCache, name: str) -> dict[str, Any]:
+    """What stands in a run's `run.json`."""
+    file = run_folder(cache, name) / "run.json"
+    values = read_json(file)
+    if not isinstance(values, dict) or "protocol" not in values:
+        raise DamagedPartError(f"{file}: holds no run; run fuse again under another --run name")
+    return values
+
+
+def runs_newest_first(cache: FeatureCache, *, leaky: bool) -> Iterator[Run]:
+    """Leaky runs, or all others, each read only when it is asked for; one that cannot be read is passed over."""
+    for name in reversed(run_names(cache)):
+        try:
+            if (_run_values(cache, name)["protocol"] == LEAKY) != leaky:
+                continue
+            run = read_run(cache, name)
+        except (CacheError, InputError) as error:
+            _say_unreadable(cache, name, error)
+        else:
+            yield run
 
 
 def read_run(cache: FeatureCache, name: str | None = None) -> Run:
@@ -220,7 +255,7 @@ def read_run(cache: FeatureCache, name: str | None = None) -> Run:
     if name is not None and name not in names:
         raise InputError(f"{cache.path} holds no run {name!r}; it holds: {', '.join(names)}")
     folder = run_folder(cache, name or names[-1])
-    values = read_json(folder / "run.json")
+    values = _run_values(cache, folder.name)
     try:
         arrays, _ = read_part(folder / values["predictions"])
         return Run(

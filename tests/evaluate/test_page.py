@@ -16,8 +16,9 @@ import pytest
 from click.testing import CliRunner
 
 from cache.audits import Audit, Finding
-from cache.errors import InputError
+from cache.errors import CacheError, InputError
 from cache.media import Media, MediaStore
+from cache.parts import read_part
 from cache.records import Clip, ClipStatus, Plan
 from cache.runs import Result, Run, write_run
 from cache.store import FeatureCache, record_name
@@ -312,6 +313,30 @@ def test_inflation_takes_the_newest_of_each_kind(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'old' is leaky itself"):
         chosen_runs(work, "old", inflation=True)
     assert chosen_runs(work, None, inflation=False)[0].name == "new"
+
+
+def test_inflation_reads_no_run_that_it_does_not_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two of six runs are read; damaged ones are passed over with a warning, and stop nothing but their own report."""
+    work = FeatureCache(tmp_path / "work", create=True)
+    for number, protocol in enumerate(("crossfit", "leaky", "crossfit", "leaky", "crossfit", "leaky")):
+        write_run(work, replace(make_run(protocol=protocol, clips=12), name=f"run-{number}"))
+    read: list[str] = []
+    monkeypatch.setattr("cache.runs.read_part", lambda path: read.append(path.parent.name) or read_part(path))
+    honest, leaky = chosen_runs(work, None, inflation=True)
+    assert leaky is not None and (honest.name, leaky.name) == ("run-4", "run-5") and sorted(read) == ["run-4", "run-5"]
+    (work.path / "runs" / "run-5" / "run.json").write_text("{")
+    next((work.path / "runs" / "run-4").glob("predictions-*.h5")).write_bytes(b"no part")
+    honest, leaky = chosen_runs(work, None, inflation=True)
+    assert leaky is not None and (honest.name, leaky.name) == ("run-2", "run-3")
+    assert all(caplog.text.count(f"run run-{number} cannot be read and is passed over") == 1 for number in (4, 5))
+    with pytest.raises(CacheError, match="not JSON"):
+        chosen_runs(work, "run-5", inflation=False)
+    with pytest.raises(InputError, match="run 'run-5' exists"):
+        write_run(work, replace(make_run(clips=12), name="run-5"))
+    write_run(work, replace(make_run(clips=12), name="run-6"))
+    assert chosen_runs(work, None, inflation=False)[0].name == "run-6"
 
 
 # In a browser
