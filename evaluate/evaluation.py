@@ -132,10 +132,9 @@ class Evaluation:
         """What the best result is worth once its choice is corrected for."""
         if self.headline is None or np.isnan(self.headline.corrected):
             return None
-        ends = self.headline.corrected_ci95
         return (
             f"the best of {self.headline.candidates} results shows {self.headline.accuracy:.3f}, an optimistic pick; "
-            f"corrected for the choice it is {self.headline.corrected:.3f} [{ends.low:.2f}, {ends.high:.2f}]"
+            f"corrected for the choice it is {self.headline.corrected:.3f} {self.headline.corrected_ci95.shown()}"
         )
 
 

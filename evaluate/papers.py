@@ -10,9 +10,9 @@ from pathlib import Path
 
 from cache.parts import write_text
 from evaluate.evaluation import Evaluation
-from evaluate.records import Interval
+from evaluate.records import UNKNOWN, Interval
 from evaluate.results import ResultScore
-from evaluate.words import UNKNOWN, counted, headline_words, paired_groups, printable, repeat_commands, worth_groups
+from evaluate.words import counted, headline_words, paired_groups, printable, repeat_commands, worth_groups
 
 MARKDOWN_NAME, LATEX_NAME = "report.md", "table.tex"
 _LATEX = {
@@ -53,15 +53,10 @@ def _number(value: float) -> str:
     return UNKNOWN if math.isnan(value) else f"{value:.3f}"
 
 
-def _ends(interval: Interval) -> str:
-    return UNKNOWN if math.isnan(interval.low) else f"{100 * interval.low:.0f}, {100 * interval.high:.0f}"
-
-
 def _gain(value: float, interval: Interval) -> str:
     if math.isnan(value):
         return UNKNOWN
-    ends = UNKNOWN if math.isnan(interval.low) else f"{100 * interval.low:+.1f}, {100 * interval.high:+.1f}"
-    return f"{100 * value:+.1f} [{ends}]"
+    return f"{100 * value:+.1f} {interval.shown('+.1f', scale=100)}"
 
 
 def _ranked(evaluation: Evaluation) -> list[ResultScore]:
@@ -71,7 +66,7 @@ def _ranked(evaluation: Evaluation) -> list[ResultScore]:
 def _cells(item: ResultScore) -> tuple[str, ...]:
     total, result = item.score, item.result
     names = ("+".join(result.sources), result.head, result.level)
-    accuracy = f"{_share(total.accuracy)} [{_ends(total.accuracy_ci95)}]"
+    accuracy = f"{_share(total.accuracy)} {total.accuracy_ci95.shown('.0f', scale=100)}"
     return (*names, accuracy, _share(total.macro_f1), _number(total.auc), _number(total.log_loss), _number(total.ece))
 
 

@@ -40,14 +40,10 @@ def _plain(value: float) -> float | None:
     return None if math.isnan(value) else round(float(value), 12)
 
 
-def _ends(interval: Interval) -> list[float | None]:
-    return [_plain(interval.low), _plain(interval.high)]
-
-
 def _value(found: object) -> object:
     """A record as JSON has it: an interval as its two ends, any other by its fields, NaN as null."""
     if isinstance(found, Interval):
-        return _ends(found)
+        return [_plain(end) for end in found.ends]
     if is_dataclass(found):
         return {field.name: _value(getattr(found, field.name)) for field in fields(found)}
     if isinstance(found, tuple | list):
@@ -111,7 +107,7 @@ def _score_values(score: Score) -> dict[str, object]:
         for name in METRICS
         for key, value in (
             (name, _plain(getattr(score, name))),
-            (f"{name}_ci95", _ends(getattr(score, f"{name}_ci95"))),
+            (f"{name}_ci95", _value(getattr(score, f"{name}_ci95"))),
         )
     }
 
@@ -160,8 +156,7 @@ def _row(evaluation: Evaluation, item: ResultScore) -> dict[str, object]:
 
 
 def _end_columns(name: str, interval: Interval) -> dict[str, float | None]:
-    low, high = _ends(interval)
-    return {f"{name}_ci95_low": low, f"{name}_ci95_high": high}
+    return {f"{name}_ci95_{side}": _plain(end) for side, end in zip(("low", "high"), interval.ends, strict=True)}
 
 
 def default_folder(cache: FeatureCache, run: Run) -> Path:

@@ -42,7 +42,7 @@ def print_table(evaluation: Evaluation) -> None:
     folds = ", ".join(f"{fold.accuracy:.2f} ({fold.clips})" for fold in best.per_fold)
     click.echo(f"best: {best.result.name}; accuracy by fold (clips): {folds}")
     if best.repeated is not None and best.repeated.repeats > 1:
-        ends = _ends(best.repeated.ci95)
+        ends = best.repeated.ci95.shown()
         click.echo(f"  over {best.repeated.repeats} fold plans: {best.repeated.accuracy:.3f} {ends}, training included")
     click.echo(f"baseline: always {label!r} is right for {share:.3f}; chance is {1 / len(evaluation.run.classes):.3f}")
     used = [note for note in DEFAULTS if any(note in item.result.notes for item in evaluation.scored)]
@@ -97,22 +97,18 @@ def _row(item: ResultScore, marker: str) -> tuple[str, ...]:
         "+".join(item.result.sources),
         item.result.head,
         item.result.level,
-        f"{total.accuracy:.3f} {_ends(total.accuracy_ci95)}",
-        f"{total.macro_f1:.3f} {_ends(total.macro_f1_ci95)}",
-        f"{total.auc:.3f} {_ends(total.auc_ci95)}",
+        f"{total.accuracy:.3f} {total.accuracy_ci95.shown()}",
+        f"{total.macro_f1:.3f} {total.macro_f1_ci95.shown()}",
+        f"{total.auc:.3f} {total.auc_ci95.shown()}",
         f"{total.log_loss:.3f}",
         f"{total.ece:.3f}",
         f"{marker} {_marks(item)}".strip(),
     )
 
 
-def _ends(interval: Interval) -> str:
-    return f"[{interval.low:.2f}, {interval.high:.2f}]"
-
-
 def _points(interval: Interval) -> str:
     """The ends of a difference, in points."""
-    return f"[{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
+    return interval.shown("+.1f", scale=100)
 
 
 def _worth_table(evaluation: Evaluation) -> Table:
@@ -221,8 +217,7 @@ def _our_cells(row: ComparedRow) -> list[str]:
     if row.ours is None:
         return ["-", "-", "-"]
     total, result = row.ours.score, row.ours.result
-    low, high = total.accuracy_ci95.low, total.accuracy_ci95.high
-    scores = [f"{total.accuracy:.2f} [{low:.2f}, {high:.2f}]", f"{total.macro_f1:.2f}", f"{total.auc:.2f}"]
+    scores = [f"{total.accuracy:.2f} {total.accuracy_ci95.shown()}", f"{total.macro_f1:.2f}", f"{total.auc:.2f}"]
     how = [f"{result.head}/{result.level}"] if row.table == FUSION else []
     return [*scores, *how, recipe_of(result.sources) or "", _marks(row.ours)]
 

@@ -20,7 +20,7 @@ from cache.store import FeatureCache
 from evaluate import metrics, score
 from evaluate.evaluation import evaluate_run
 from evaluate.page import detailed_results
-from evaluate.papers import latex_table
+from evaluate.papers import latex_table, markdown_report
 from evaluate.plots import accuracy_figure
 from evaluate.report import metrics_table, metrics_values, write_report
 from evaluate.scoring import class_scores
@@ -334,11 +334,14 @@ def test_unequal_groups_are_said_to_count_as_fewer() -> None:
     assert "count as" not in " ".join(evaluate_run(make_run(), draws=20).notes)
 
 
-def test_undefined_numbers_are_null() -> None:
-    """A run of one group has no interval, and its JSON no NaN."""
+def test_undefined_numbers_are_null(capsys: pytest.CaptureFixture[str]) -> None:
+    """A run of one group has no interval, its JSON no NaN, and no bracket on the terminal or on paper holds one."""
     found = evaluate_run(replace(make_run(), groups=("one",) * 36), draws=20)
     text = json.dumps(metrics_values(found), allow_nan=False)
     assert json.loads(text)["headline"]["corrected"] is None
+    print_table(found)
+    shown = capsys.readouterr().out + markdown_report(found) + latex_table(found) + text
+    assert "nan" not in shown.lower() and "[–]" in shown and "no interval: one group" in shown
 
 
 def test_a_run_name_that_exists_is_refused(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Paired tests are exact, raise no false alarm too often, and say so in words."""
 
 import runpy
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from scipy.stats import binomtest
 
 from evaluate.groups import draw_groups
 from evaluate.paired import holm, paired_tests, sign_flip_p
+from evaluate.records import Interval, PairedTest, p_shown
 
 
 def says(labels: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -65,6 +67,21 @@ def test_verdicts_follow_the_corrected_p() -> None:
     assert found[0].interval.low == pytest.approx(-found[1].interval.high)
     assert "good is better than bad (+41.7 points" in found[0].sentence
     assert paired_tests(labels, table, drawn, pairs=[]) == ()
+
+
+def test_sentences_say_what_they_do_not_know() -> None:
+    """A tiny p is not 0.00, one group has no interval, and an interval beside 0 is said to be uncorrected."""
+    test = PairedTest("a", "b", "mean", 0.2, Interval(0.05, 0.3), 1e-12, 1e-9, "better")
+    assert test.sentence == "a is better than b (+20.0 points [+5.0, +30.0], p < 0.001 after Holm)"
+    alone = replace(test, interval=Interval(np.nan, np.nan), p_holm=1.0, verdict="cannot tell").sentence
+    assert (
+        alone.endswith("(+20.0 points with no interval: one group holds all or most clips, p = 1.00 after Holm)")
+        and "nan" not in alone
+    )
+    for ends, remark in ((Interval(0.01, 0.3), True), (Interval(-0.3, -0.01), True), (Interval(-0.1, 0.3), False)):
+        said = replace(test, interval=ends, p_holm=0.31, verdict="cannot tell").sentence
+        assert ("the interval is not corrected for the number of comparisons" in said) == remark
+    assert [p_shown(value) for value in (0.0496, 0.001, 0.3)] == ["p = 0.050", "p = 0.001", "p = 0.30"]
 
 
 @pytest.mark.parametrize(("groups", "clips"), [(52, 1), (36, 2), (131, 1)])
