@@ -407,6 +407,36 @@ def test_sorting_by_mouse_and_keyboard(tab: Any) -> None:
 
 
 @pytest.mark.slow
+def test_a_long_table_begins_with_its_first_rows(browser: Any, tmp_path: Path) -> None:
+    """Of 45 results 20 show, the best in the order that is asked for; a button and paper show them all."""
+    run = make_run()
+    fused = [item for item in run.results if item.head != "network"]
+    heads = tuple(replace(item, head=f"{item.head}{number}") for number in range(8) for item in fused)
+    context = browser.new_context(viewport={"width": 1200, "height": 900})
+    page = context.new_page()
+    long = replace(run, results=run.results + heads + more_networks(run))
+    page.goto(write_page(page_of(evaluate_run(long, draws=20)), tmp_path).as_uri())
+    rows = page.locator("#ablation tbody tr:visible")
+    assert rows.count() == 20 and page.locator("#more").inner_text() == "Show all 45 results"
+    column = (
+        "[...document.querySelectorAll('#ablation tbody tr:not(.tail)')].map(row => Number(row.cells[6].dataset.value))"
+    )
+    page.locator("#ablation th", has_text="log loss").locator("button").click()
+    assert page.evaluate(column) == sorted(item.score.log_loss for item in evaluate_run(long, draws=20).scored)[:20]
+    page.emulate_media(media="print")
+    assert rows.count() == 45
+    page.emulate_media(media="screen")
+    page.locator("#more").click()
+    assert rows.count() == 45 and page.locator("#more:visible").count() == 0
+    context.close()
+
+
+def more_networks(run: Run) -> tuple[Result, ...]:
+    """As many networks under further recipes as fill 45 results up."""
+    return tuple(replace(run.results[0], sources=(f"c3d@{number}",)) for number in range(16))
+
+
+@pytest.mark.slow
 def test_a_cell_lists_its_clips_and_the_box_changes_the_result(tab: Any) -> None:
     """Click and Enter on a cell list as many clips as it counts, with pictures; another result has its own cells."""
     for number, press in ((0, False), (2, True)):
