@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.runs import Result, Run, write_run
+from cache.runs import NETWORK, Result, Run, write_run
 from cache.store import FeatureCache
 
 CLASSES = ("excited", "fear", "neutral", "relaxation", "sad", "tension")
@@ -27,7 +27,7 @@ BARS_S = {52: 20.0, 5000: 180.0}
 
 
 def made_run(clips: int) -> Run:
-    """A run of `RESULTS` results over so many clips: the four networks, then fusions."""
+    """A run of `RESULTS` results over so many clips: the four networks, then heads."""
     random = np.random.default_rng(0)
     truth = np.arange(clips) // 2 % len(CLASSES)
 
@@ -38,9 +38,9 @@ def made_run(clips: int) -> Run:
         return np.asarray(odds / odds.sum(axis=1, keepdims=True))
 
     fused = [sources for sources in COMBINATIONS if len(sources) > 1]
-    rows = [((view,), "network", "logits") for view in VIEWS]
+    rows = [((view,), NETWORK, "logits") for view in VIEWS]
     rows += [(sources, "mean", "logits") for sources in fused]
-    rows += [(sources, *way) for way in WAYS for sources in fused]
+    rows += [(sources, *way) for way in WAYS for sources in COMBINATIONS if sources]
     results = []
     for sources, head, level in rows[:RESULTS]:
         values = chances(0.4 + 0.3 * len(sources))

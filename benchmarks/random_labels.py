@@ -41,7 +41,7 @@ def run(*arguments: str) -> None:
 def accuracy(found: Run, level: str) -> float:
     """Mean accuracy of a run's fused results of one level."""
     truth = np.array([found.classes.index(label) for label in found.labels])
-    fused = [item for item in found.results if item.head != "network" and item.level == level]
+    fused = [item for item in found.results if len(item.sources) > 1 and item.level == level]
     return float(np.mean([(item.probabilities.argmax(axis=1) == truth).mean() for item in fused]))
 
 

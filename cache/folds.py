@@ -16,16 +16,16 @@ from cache.records import Clip, ClipStatus, Holdout, Plan, Role
 
 GROUP_RULE = "declared group, else file; identical files joined"
 MIN_INNER_GROUPS = 3
-VIEWS = ("sound", "picture")
-"""What a clip may lack; see `ClipStatus.missing`."""
+VIEWS: tuple[str, ...] = ("sound", "picture")
+"""What a clip may lack; see `ClipStatus.missing`. Where nobody has said what will be read, both are."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """A group as the dealer sees it: a stable key, its label, its clips' digests."""
+    """A group as the dealer sees it: a stable key, its clips' digests, and the label of each of them."""
 
     key: str
-    label: str
+    labels: tuple[str, ...]
     digests: tuple[str, ...]
 
 
@@ -66,35 +66,47 @@ def join_groups(clips: Sequence[Clip], file_digests: Mapping[str, str]) -> dict[
 
 
 def units_of(statuses: Iterable[ClipStatus]) -> tuple[Unit, ...]:
-    """Groups of readable clips; a group with two labels is an error that names both.
+    """Groups of readable clips; one may hold several labels, as an artist or a film does.
 
     Raises
     ------
     InputError
-        If one group, or one content, carries two labels.
+        If the same seconds of one file carry two labels.
     """
     members: dict[str, list[ClipStatus]] = defaultdict(list)
     for status in statuses:
         members[status.group].append(status)
     units = []
-    for name, group in sorted(members.items()):
-        by_label = {status.clip.label: status.clip.id for status in group}
-        if len(by_label) > 1:
-            (first, one), (second, other) = sorted(by_label.items())[:2]
-            files = {status.file_sha256 for status in group}
-            same = len(files) == 1 and "" not in files  # clips that a table of labels declares have no file
-            cause = "the same file twice" if same else f"one group ({name!r})"
-            raise InputError(
-                f"{one} is labelled {first!r} and {other} {second!r}, but they are {cause}; "
-                "correct a label, drop one, or give the clips different groups"
-            )
-        digests = tuple(sorted({status.digest for status in group}))
-        units.append(Unit(key=digests[0], label=group[0].clip.label, digests=digests))
+    for _, group in sorted(members.items()):
+        _refuse_contradictions(group)
+        labels = dict(sorted((status.digest, status.clip.label) for status in group))
+        digests = tuple(labels)
+        units.append(Unit(key=digests[0], labels=tuple(labels.values()), digests=digests))
     return tuple(units)
 
 
+def _refuse_contradictions(group: Sequence[ClipStatus]) -> None:
+    """Refuse clips of one file that overlap and have different labels; the same file twice is such a pair."""
+    if len({status.clip.label for status in group}) < 2:
+        return
+    ordered = sorted(group, key=lambda status: (status.clip.label, status.clip.id))
+    for one, other in combinations(ordered, 2):
+        # Clips that a table of labels declares have no file.
+        if not one.file_sha256 or one.file_sha256 != other.file_sha256 or one.clip.label == other.clip.label:
+            continue
+        (start, end), (begin, stop) = one.clip.window_s, other.clip.window_s
+        if max(start, begin) < min(end, stop):
+            cause = "the same file twice" if start == begin else "windows of one file that overlap"
+            raise InputError(
+                f"{one.clip.id} is labelled {one.clip.label!r} and {other.clip.id} {other.clip.label!r}, but they are "
+                f"{cause}; correct a label, or drop one of them"
+            )
+
+
 def deal(units: Iterable[Unit], *, folds: int, seed: int, placed: Mapping[str, int]) -> dict[str, int]:
-    """Deal groups to folds: each goes where its label is scarcest, then where fewest clips are.
+    """Deal groups to folds: each goes where its labels are scarcest, then where fewest clips are.
+
+    A fold's share of all clips of a label counts once for each clip of it in the group, so that a rare label decides.
 
     Parameters
     ----------
@@ -110,14 +122,21 @@ def deal(units: Iterable[Unit], *, folds: int, seed: int, placed: Mapping[str, i
     -------
     dict of clip digest to fold
     """
+    units = list(units)
     assignment: dict[str, int] = {}
     label_counts: Counter[tuple[int, str]] = Counter()
     totals: Counter[int] = Counter()
+    sizes = Counter(label for unit in units for label in unit.labels)
 
     def put(unit: Unit, fold: int) -> None:
         assignment.update(dict.fromkeys(unit.digests, fold))
-        label_counts[fold, unit.label] += len(unit.digests)
+        label_counts.update((fold, label) for label in unit.labels)
         totals[fold] += len(unit.digests)
+
+    def fullness(unit: Unit) -> list[tuple[float, int]]:
+        counts = sorted(Counter(unit.labels).items())
+        crowd = [sum(n * label_counts[fold, label] / sizes[label] for label, n in counts) for fold in range(folds)]
+        return [(crowd[fold], totals[fold]) for fold in range(folds)]
 
     waiting = []
     for unit in units:
@@ -127,8 +146,8 @@ def deal(units: Iterable[Unit], *, folds: int, seed: int, placed: Mapping[str, i
         else:
             waiting.append(unit)
     for unit in sorted(waiting, key=lambda unit: (-len(unit.digests), derived_seed(seed, unit.key))):
-        fullness = [(label_counts[fold, unit.label], totals[fold]) for fold in range(folds)]
-        equal = [fold for fold in range(folds) if fullness[fold] == min(fullness)]
+        full = fullness(unit)
+        equal = [fold for fold in range(folds) if full[fold] == min(full)]
         put(unit, equal[0] if len(equal) == 1 else min(equal, key=lambda fold: derived_seed(seed, unit.key, fold)))
     return assignment
 
@@ -169,7 +188,7 @@ def validate(units: Sequence[Unit], assignment: Mapping[str, int], folds: int) -
     ------
     InputError
     """
-    groups = Counter(unit.label for unit in units)
+    groups = groups_per_label(units)
     if len(groups) < 2:
         raise InputError(
             f"found {len(groups)} label(s) among the readable clips ({', '.join(groups)}); need at least 2"
@@ -185,12 +204,21 @@ def validate(units: Sequence[Unit], assignment: Mapping[str, int], folds: int) -
     for fold in range(folds):
         if fold not in assignment.values():
             raise InputError(f"fold {fold} is empty; use fewer folds, or correct the column 'fold'")
-        trained = {unit.label for unit in units if assignment[unit.key] != fold}
-        if absent := sorted(set(groups) - trained):
+        if absent := sorted(set(groups) - _outside(units, assignment, fold)):
             raise InputError(
                 f"label {absent[0]!r} stands in fold {fold} alone, so nothing could learn it for that fold; "
-                "run extract with --replan, or correct the column 'fold'"
+                "run extract with --replan, with another --seed, or correct the column 'fold'"
             )
+
+
+def groups_per_label(units: Iterable[Unit]) -> Counter[str]:
+    """How many groups hold each label."""
+    return Counter(label for unit in units for label in set(unit.labels))
+
+
+def _outside(units: Iterable[Unit], assignment: Mapping[str, int], fold: int) -> set[str]:
+    """Labels that some group outside a fold holds."""
+    return {label for unit in units if assignment[unit.digests[0]] != fold for label in unit.labels}
 
 
 def inner_folds(units: Sequence[Unit], *, most: int, seed: int) -> dict[str, int] | None:
@@ -198,13 +226,16 @@ def inner_folds(units: Sequence[Unit], *, most: int, seed: int) -> dict[str, int
 
     Returns
     -------
-    dict of clip digest to inner fold; the number of folds is min(most, groups of the rarest class).
+    dict of clip digest to inner fold; the number of folds is min(most, groups of the rarest class). `None` too where
+    groups of several labels left a class to one fold alone.
     """
-    groups = Counter(unit.label for unit in units)
+    groups = groups_per_label(units)
     fewest = min(groups.values(), default=0)
     if fewest < MIN_INNER_GROUPS:
         return None
-    return deal(units, folds=min(most, fewest), seed=seed, placed={})
+    folds = min(most, fewest)
+    dealt = deal(units, folds=folds, seed=seed, placed={})
+    return dealt if all(_outside(units, dealt, fold) == set(groups) for fold in range(folds)) else None
 
 
 def tuning_roles(units: Sequence[Unit], tuning: Tuning, *, seed: int) -> tuple[tuple[str, str, Role], ...]:
@@ -215,38 +246,43 @@ def tuning_roles(units: Sequence[Unit], tuning: Tuning, *, seed: int) -> tuple[t
     inner = inner_folds(units, most=tuning.stop_folds, seed=seed)
     roles: list[tuple[str, str, Role]] = []
     for unit in units:
-        for digest in unit.digests:
-            roles.append((digest, unit.label, "stop" if inner is not None and inner[digest] == 0 else "tune"))
+        for digest, label in zip(unit.digests, unit.labels, strict=True):
+            roles.append((digest, label, "stop" if inner is not None and inner[digest] == 0 else "tune"))
     return tuple(sorted(roles))
 
 
 def imported_roles(units: Iterable[Unit], plan: Plan, holdout: Holdout) -> tuple[tuple[str, str, Role], ...]:
     """(clip digest, label, role) of features made elsewhere: every clip outside the holdout counts as tuned on."""
     side = [unit for unit in units if not holdout.covers(plan.assignment[unit.key])]
-    return tuple(sorted((digest, unit.label, "tune") for unit in side for digest in unit.digests))
+    return tuple(
+        sorted(
+            (digest, label, "tune") for unit in side for digest, label in zip(unit.digests, unit.labels, strict=True)
+        )
+    )
 
 
-def can_cross_fit(plan: Plan, clips: Iterable[ClipStatus]) -> bool:
-    """Whether every class remains, to be heard and to be seen, when any two folds are left out; needs K >= 3."""
+def can_cross_fit(plan: Plan, clips: Iterable[ClipStatus], views: Sequence[str] = VIEWS) -> bool:
+    """Whether every class remains in each of some views when any two folds are left out; needs K >= 3."""
     clips = tuple(clips)
     pairs = tuple(combinations(range(plan.folds), 2))
-    return plan.folds > 2 and not any(_lost(plan, clips, view, pair) for view in VIEWS for pair in pairs)
+    return plan.folds > 2 and not any(_lost(plan, clips, view, pair) for view in views for pair in pairs)
 
 
-def check_views(plan: Plan, clips: Iterable[ClipStatus]) -> None:
-    """Refuse a plan under which some class can be learned from no sound, or from no picture, outside some fold.
+def check_views(plan: Plan, clips: Iterable[ClipStatus], views: Sequence[str] = VIEWS) -> None:
+    """Refuse a plan under which some class can be learned from one of the views that are read, outside some fold.
 
     Raises
     ------
     InputError
     """
     clips = tuple(clips)
-    for view in VIEWS:
+    for view in views:
         for fold in range(plan.folds):
             if lost := _lost(plan, clips, view, (fold,)):
                 raise InputError(
-                    f"label {lost[0]!r} has no clip with {view} outside fold {fold}, so nothing could learn it from "
-                    f"{view}; add clips that have it, use fewer folds, or run extract with --missing refuse"
+                    f"label {lost[0]!r} has no clip with {view} outside fold {fold}, so nothing that reads {view} "
+                    f"could learn it there; add clips that have it, leave out the sources that read {view}, or run "
+                    "extract with --missing refuse"
                 )
 
 

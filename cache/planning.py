@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from cache.errors import InputError
 from cache.folds import (
     GROUP_RULE,
+    VIEWS,
     can_cross_fit,
     check_views,
     deal,
@@ -24,11 +25,12 @@ DEFAULT_SEED = 0
 
 @dataclass(frozen=True)
 class PlanChoice:
-    """What the user asks of a plan; `None` keeps what the plan in force has."""
+    """What the user asks of a plan; `None` keeps what the plan in force has. `views` are those that will be read."""
 
     folds: int | None = None
     seed: int | None = None
     replan: bool = False
+    views: tuple[str, ...] = VIEWS
 
 
 def next_plan(plans: Sequence[Plan], statuses: Sequence[ClipStatus], choice: PlanChoice) -> Plan:
@@ -70,11 +72,13 @@ def next_plan(plans: Sequence[Plan], statuses: Sequence[ClipStatus], choice: Pla
         assignment = deal(units, folds=max(folds, 1), seed=seed, placed=placed)
         validate(units, assignment, folds)
     plan = Plan(folds, seed, GROUP_RULE, assignment, (table_name(statuses),))
-    check_views(plan, covered)
+    check_views(plan, covered, choice.views)
     return plan
 
 
-def repeat_plan(plan: Plan, earlier: Sequence[Plan], statuses: Sequence[ClipStatus], repeat: int) -> Plan:
+def repeat_plan(
+    plan: Plan, earlier: Sequence[Plan], statuses: Sequence[ClipStatus], repeat: int, *, views: tuple[str, ...] = VIEWS
+) -> Plan:
     """A further plan of the same clips for repeated cross-validation: its seed is that of `plan` plus `repeat`.
 
     Parameters
@@ -86,6 +90,8 @@ def repeat_plan(plan: Plan, earlier: Sequence[Plan], statuses: Sequence[ClipStat
     statuses : sequence of ClipStatus
     repeat : int
         From 1.
+    views : tuple of str
+        Those that will be read.
 
     Raises
     ------
@@ -95,13 +101,15 @@ def repeat_plan(plan: Plan, earlier: Sequence[Plan], statuses: Sequence[ClipStat
     covered = [status for status in statuses if status.ok and status.clip.split == "train"]
     if declared_folds(covered) is not None:
         raise InputError("--repeats deals clips to folds anew, but the column 'fold' fixes them; drop one of the two")
-    choice = PlanChoice(plan.folds, plan.seed + repeat)
+    choice = PlanChoice(plan.folds, plan.seed + repeat, views=views)
     return replace(next_plan(earlier, statuses, choice), repeat=repeat)
 
 
-def holdouts(plan: Plan, clips: Sequence[ClipStatus], *, crossfit: bool, leaky: bool) -> tuple[Holdout, ...]:
-    """The holdouts of one plan: ``{k}``; every pair if `crossfit` and that can be done; ``{}`` if `leaky`."""
-    pairs = pair_holdouts(plan.folds) if crossfit and can_cross_fit(plan, clips) else ()
+def holdouts(
+    plan: Plan, clips: Sequence[ClipStatus], *, crossfit: bool, leaky: bool, views: tuple[str, ...] = VIEWS
+) -> tuple[Holdout, ...]:
+    """The holdouts of one plan: ``{k}``; every pair if `crossfit` and the `views` allow it; ``{}`` if `leaky`."""
+    pairs = pair_holdouts(plan.folds) if crossfit and can_cross_fit(plan, clips, views) else ()
     return (*single_holdouts(plan.folds), *pairs, *((Holdout.of(()),) if leaky else ()))
 
 

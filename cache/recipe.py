@@ -1,7 +1,7 @@
 """Recipes: everything that decides a source's numbers, as one record with one digest."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
@@ -120,6 +120,11 @@ class Recipe:
     def to_json(self) -> str:
         """The recipe as canonical JSON, `recipe_from_json` reads it back."""
         return canonical_json(asdict(self))
+
+
+def views_of(recipes: Iterable[Recipe]) -> tuple[str, ...]:
+    """The views that some recipes read, sorted, each once; for imports ``"features"``, which no clip lacks."""
+    return tuple(sorted({recipe.view or "features" for recipe in recipes}))
 
 
 def recipe_from_mapping(values: Mapping[str, Any]) -> Recipe:

@@ -13,6 +13,8 @@ from cache.errors import InputError
 
 Role = Literal["tune", "stop"]
 _VALUES_AT_ONCE = 1 << 22
+WINDOW_S = 30.0
+"""Seconds of a clip at most."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,12 @@ class Clip:
             )
         if self.split not in ("train", "test"):
             raise InputError(f"{self.id}: split is {self.split!r}; expected 'train' or 'test'")
+
+    @property
+    def window_s(self) -> tuple[float, float]:
+        """Start and end of what is read, in seconds; the file may end before."""
+        longest = self.start_s + WINDOW_S
+        return self.start_s, longest if self.end_s is None else min(self.end_s, longest)
 
 
 def check_label(label: str, where: str) -> None:

@@ -1,22 +1,37 @@
 """Runs: the out-of-fold probabilities of one ablation, as stage two leaves them and stage three reads them."""
 
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 
 from cache.errors import CacheError, DamagedPartError, InputError
 from cache.files import read_json, write_text
+from cache.folds import MIN_INNER_GROUPS
 from cache.identity import canonical_json, digest16
 from cache.parts import SCHEMA, read_part, write_part
 from cache.store import FeatureCache
 
+log = logging.getLogger(__name__)
+NETWORK = "network"
+"""Head name of a source's own softmax."""
+LEAKY: Final = "leaky"
+"""The protocol that measures what a leak is worth."""
+LEAKY_MARK = "LEAKY"
+"""What stands wherever a number of that protocol does."""
+UNCALIBRATED = "uncalibrated"
+FEW_GROUPS = f"fewer than {MIN_INNER_GROUPS} groups per class: default settings"
+DEFAULTS = (UNCALIBRATED, FEW_GROUPS)
+"""Notes of a result whose settings stayed at their defaults."""
 ARRAYS = ("probabilities", "unscaled", "repeats")
 """Arrays of a result, as they stand in a run's predictions; the last two only where there are any."""
 _ADDED = ("digests", "missing", "repeat_folds", "commands", "versions")
 _ATTRIBUTES = {"format": "moodfuse-predictions", "schema": SCHEMA}
+_said: set[Path] = set()
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -29,11 +44,12 @@ class Result:
     sources : tuple of str
         Source names, sorted.
     head : str
-        A fusion head's name, or ``"network"`` for a network's own softmax.
+        A fusion head's name, or `NETWORK`.
     level : str
         ``"logits"`` or ``"embedding"``.
     probabilities : ndarray of float64, shape (N, C)
-        Row i is the clip `Run.ids[i]`, predicted by a model that saw no clip of its fold; rows sum to 1.
+        Row i is the clip `Run.ids[i]`, predicted by a head that saw no clip of its fold, over networks that saw none
+        either, but for the leaky protocol, whose networks saw every clip; rows sum to 1.
     notes : tuple of str
         What a reader must know, such as ``"uncalibrated"``.
     unscaled : ndarray of float64, shape (N, C), or None
@@ -127,10 +143,9 @@ class Run:
 
 
 def run_names(cache: FeatureCache) -> tuple[str, ...]:
-    """Names of the runs in a cache, oldest first."""
-    files = list((cache.path / "runs").glob("*/run.json"))
-    order = {file.parent.name: (_sequence(file), file.parent.name) for file in files}
-    return tuple(sorted(order, key=lambda name: order[name]))
+    """Names of the runs in a cache, oldest first; those that cannot be read stand before all."""
+    names = [file.parent.name for file in (cache.path / "runs").glob("*/run.json")]
+    return tuple(sorted(names, key=lambda name: (_sequence(cache, name), name)))
 
 
 def check_new_name(cache: FeatureCache, name: str | None, *, prefix: str = "run") -> str:
@@ -170,7 +185,7 @@ def write_run(cache: FeatureCache, run: Run) -> Path:
     }
     values = {
         "schema": SCHEMA,
-        "sequence": 1 + max((_sequence(run_folder(cache, name) / "run.json") for name in run_names(cache)), default=0),
+        "sequence": 1 + max((_sequence(cache, name) for name in run_names(cache)), default=0),
         **{
             name: list(getattr(run, name))
             for name in ("classes", "ids", "labels", "groups", "folds", "recipes", "notes", *_ADDED)
@@ -186,12 +201,41 @@ def write_run(cache: FeatureCache, run: Run) -> Path:
     return folder
 
 
-def _sequence(file: Path) -> int:
+def _sequence(cache: FeatureCache, name: str) -> int:
+    try:
+        return int(_run_values(cache, name).get("sequence", 0))
+    except CacheError as error:
+        _say_unreadable(cache, name, error)
+        return -1
+
+
+def _say_unreadable(cache: FeatureCache, name: str, error: Exception) -> None:
+    folder = run_folder(cache, name)
+    if folder not in _said:
+        _said.add(folder)
+        log.warning("run %s cannot be read and is passed over: %s", name, error)
+
+
+def _run_values(cache: FeatureCache, name: str) -> dict[str, Any]:
+    """What stands in a run's `run.json`."""
+    file = run_folder(cache, name) / "run.json"
     values = read_json(file)
-    sequence = values.get("sequence", 0) if isinstance(values, dict) else None
-    if not isinstance(sequence, int):
-        raise DamagedPartError(f"{file}: is no record of a run; move its folder away, and run fuse again")
-    return sequence
+    if not isinstance(values, dict) or "protocol" not in values:
+        raise DamagedPartError(f"{file}: holds no run; run fuse again under another --run name")
+    return values
+
+
+def runs_newest_first(cache: FeatureCache, *, leaky: bool) -> Iterator[Run]:
+    """Leaky runs, or all others, each read only when it is asked for; one that cannot be read is passed over."""
+    for name in reversed(run_names(cache)):
+        try:
+            if (_run_values(cache, name)["protocol"] == LEAKY) != leaky:
+                continue
+            run = read_run(cache, name)
+        except (CacheError, InputError) as error:
+            _say_unreadable(cache, name, error)
+        else:
+            yield run
 
 
 def read_run(cache: FeatureCache, name: str | None = None) -> Run:
@@ -210,7 +254,7 @@ def read_run(cache: FeatureCache, name: str | None = None) -> Run:
     if name is not None and name not in names:
         raise InputError(f"{cache.path} holds no run {name!r}; it holds: {', '.join(names)}")
     folder = run_folder(cache, name or names[-1])
-    values = read_json(folder / "run.json")
+    values = _run_values(cache, folder.name)
     try:
         arrays, attributes = read_part(folder / values.pop("predictions"))
         if attributes["record"] != digest16(values):

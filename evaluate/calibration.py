@@ -5,45 +5,40 @@ et al. 2019, arXiv:1902.06977), so each figure stands beside what such a model w
 very probabilities, many times, and scored.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
+from cache.runs import Result
 from evaluate import metrics
+from evaluate.groups import DRAWS
 from evaluate.metrics import ECE_BINS, Floats, Labels, confidence_bins
 from evaluate.records import Calibration, ReliabilityBin
-from evaluate.uncertainty import DRAWS
 
 _CELLS_AT_ONCE = 2_000_000
 
 
-def calibration(
-    labels: Labels,
-    before: Floats,
-    after: Floats,
-    temperatures: Sequence[float],
-    *,
-    draws: int = DRAWS,
-    seed: int = 0,
-) -> Calibration:
-    """Calibration of probabilities before and after temperature scaling.
+def calibration(labels: Labels, result: Result, *, draws: int = DRAWS, seed: int = 0) -> Calibration | None:
+    """Calibration of a result's probabilities before and after temperature scaling.
 
     Parameters
     ----------
     labels : ndarray of int, shape (N,)
-    before, after : ndarray of float64, shape (N, C)
-    temperatures : sequence of float
-        One an outer fold.
+    result : Result
     draws, seed : int
         Of the simulated labels.
 
     Returns
     -------
-    Calibration
+    Calibration or None
+        `None` where the run kept no probabilities from before scaling.
     """
+    before, after = result.unscaled, result.probabilities
+    if before is None:
+        return None
     perfect = perfect_errors(after, draws=draws, seed=seed)
     return Calibration(
-        temperatures=tuple(float(value) for value in temperatures),
+        temperatures=tuple(float(value) for value in result.temperatures),
         log_loss_before=float(metrics.log_loss(labels, before)),
         log_loss_after=float(metrics.log_loss(labels, after)),
         ece_before=float(metrics.expected_calibration_error(labels, before)),
@@ -86,6 +81,7 @@ def perfect_errors(probabilities: Floats, *, draws: int = DRAWS, seed: int = 0, 
     """Calibration errors that a perfectly calibrated model with these probabilities would show on as many clips.
 
     The error depends on a clip's label only by whether the top class is right, which it is with the top probability.
+    Clips are taken as independent; where those of a group are right or wrong together, the error varies more than this.
 
     Parameters
     ----------

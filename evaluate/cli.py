@@ -40,6 +40,8 @@ def evaluate_command(
 
     Example: moodfuse evaluate --cache work
     """
+    from dataclasses import replace
+
     from cache.audits import read_audit
     from cache.store import FeatureCache
     from evaluate.compare import compare as put_beside
@@ -51,7 +53,8 @@ def evaluate_command(
     cache = FeatureCache(cache_path)
     found, leaky = chosen_runs(cache, run, inflation=inflation)
     with _progress("Scoring") as tick:
-        evaluation = evaluate_run(found, draws=draws, seed=seed, tick=tick, leaky=leaky, audit=read_audit(cache))
+        scored = evaluate_run(found, draws=draws, seed=seed, tick=tick, leaky=leaky)
+        evaluation = replace(scored, audit=read_audit(cache))
     print_table(evaluation)
     comparison = put_beside(evaluation, published, cache=str(cache_path)) if published else None
     if comparison is not None:
@@ -68,26 +71,28 @@ def chosen_runs(cache: "FeatureCache", name: str | None, *, inflation: bool) -> 
         If a run is missing, or the run named is itself leaky where a leak is to be measured.
     """
     from cache.errors import InputError
-    from cache.runs import read_run, run_names
-    from evaluate.evaluation import LEAKY
+    from cache.runs import LEAKY, read_run, runs_newest_first
     from evaluate.inflation import can_be_compared
 
     if not inflation:
         return read_run(cache, name), None
-    newest_first = [read_run(cache, each) for each in reversed(run_names(cache))]
-    leaky_runs = [run for run in newest_first if run.protocol == LEAKY]
-    if not leaky_runs:
+    honest = read_run(cache, name) if name else next(runs_newest_first(cache, leaky=False), None)
+    if honest is None:
+        raise InputError(f"{cache.path} holds no run but leaky ones; run: moodfuse fuse --cache {cache.path}")
+    if honest.protocol == LEAKY:
+        raise InputError(f"run {honest.name!r} is leaky itself; with --inflation name an honest --run, or none")
+    newest = None
+    for leaky in runs_newest_first(cache, leaky=True):
+        if can_be_compared(honest, leaky):
+            return honest, leaky
+        newest = newest or leaky
+    if newest is None:
         raise InputError(
             f"{cache.path} holds no leaky run to measure the inflation with; run: "
             f"moodfuse extract DATA --cache {cache.path} --leaky, then moodfuse fuse --cache {cache.path} "
             "--protocol leaky"
         )
-    honest = read_run(cache, name) if name else next((run for run in newest_first if run.protocol != LEAKY), None)
-    if honest is None:
-        raise InputError(f"{cache.path} holds leaky runs only; run: moodfuse fuse --cache {cache.path}")
-    if honest.protocol == LEAKY:
-        raise InputError(f"run {honest.name!r} is leaky itself; with --inflation name an honest --run, or none")
-    return honest, next((run for run in leaky_runs if can_be_compared(honest, run)), leaky_runs[0])
+    return honest, newest
 
 
 def write_all(

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from cache.errors import UnknownNameError
-from evaluate.evaluation import Evaluation, ResultScore
+from cache.runs import NETWORK
+from evaluate.evaluation import Evaluation
 from evaluate.published import ClassCounts, Published, PublishedScore
+from evaluate.results import ResultScore
 from evaluate.seed_tables import SEED
 
 COMPARISONS: dict[str, Published] = {figures.name: figures for figures in (SEED,)}
@@ -270,7 +272,7 @@ def comparison_name(comparison: Comparison) -> str:
 
 
 def _their_values(score: PublishedScore, table: str, published: Published) -> dict[str, object]:
-    fused = {"head": published.head, "level": published.level} if table == FUSION else {"head": "network"}
+    fused = {"head": published.head, "level": published.level} if table == FUSION else {"head": NETWORK}
     values = {"accuracy": score.accuracy, "macro_f1": score.macro_f1, "auc": score.auc}
     return {"who": published.name, "clips": published.clips, **fused, **values}
 

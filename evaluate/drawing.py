@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING, Literal
 
 from cache.files import write_aside
 from cache.identity import digest16
-from evaluate.evaluation import Evaluation, ResultScore
+from evaluate.evaluation import Evaluation
+from evaluate.results import ResultScore
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 DPI = 150
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#555555"
-COLOURS = (BLUE, "#E69F00", "#009E73", "#CC79A7", "#56B4E9", ORANGE, "#7F6000", "#000000")
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#555555"
+COLOURS = (BLUE, "#E69F00", GREEN, "#CC79A7", "#56B4E9", ORANGE, "#7F6000", "#000000")
 STYLES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
 _FALLBACK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "PingFang SC", "Microsoft YaHei")
 

@@ -1,7 +1,7 @@
 """A scored run: what stage three finds out about it. `evaluate.report` writes it down."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,73 +9,25 @@ import numpy as np
 
 from cache.audits import Audit
 from cache.errors import InputError
-from cache.runs import Result, Run
-from evaluate import metrics
-from evaluate.calibration import calibration
+from cache.runs import DEFAULTS, LEAKY, LEAKY_MARK, Run
+from evaluate.groups import DRAWS, counted_groups, draw_groups, effective_groups
 from evaluate.inflation import inflation
-from evaluate.metrics import Labels
 from evaluate.paired import Pair, paired_tests
 from evaluate.records import (
     Baseline,
-    Calibration,
-    ClassScore,
-    FoldScore,
     Headline,
     Inflation,
     PairedTest,
-    RepeatedScore,
     SourceWorth,
 )
-from evaluate.repeats import repeated_score
-from evaluate.scoring import Score, check_labels, check_probabilities, class_scores, score_draws
+from evaluate.results import ResultScore, run_labels, score_results
 from evaluate.selection import corrected_best
-from evaluate.shapley import NETWORK, source_worths
-from evaluate.uncertainty import DRAWS, draw_groups, few_groups_warning
+from evaluate.shapley import MEAN_WAY, source_worths
+from evaluate.uncertainty import few_groups_warning
 
-LEAKY = "leaky"
-MEAN_WAY = ("mean", "logits")
 BEST_SOURCE: Baseline = "best single source"
 MEAN: Baseline = "mean"
-METRICS_PER_FOLD = {"accuracy": metrics.accuracy, "macro_f1": metrics.macro_f1, "auc": metrics.auc}
 Tick = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class ResultScore:
-    """A result with its score over all clips and in each fold that has clips.
-
-    Attributes
-    ----------
-    result : Result
-    score : Score
-    per_fold : tuple of FoldScore
-    per_class : tuple of ClassScore
-        In the order of the classes.
-    calibration : Calibration or None
-        `None` where the run kept no unscaled probabilities.
-    repeated : RepeatedScore or None
-        `None` where cross-validation was not repeated.
-    complete : Score or None
-        On the clips that lack no view; `None` where none lacks any.
-    """
-
-    result: Result
-    score: Score
-    per_fold: tuple[FoldScore, ...]
-    per_class: tuple[ClassScore, ...] = ()
-    calibration: Calibration | None = None
-    repeated: RepeatedScore | None = None
-    complete: Score | None = None
-
-    @property
-    def is_network(self) -> bool:
-        """Whether this is one network's own softmax, not a fusion."""
-        return self.result.head == NETWORK
-
-    @property
-    def rank(self) -> tuple[float, float, str]:
-        """Sorts better results first: by accuracy, equals by log loss, then by name."""
-        return -self.score.accuracy, self.score.log_loss, self.result.name
 
 
 @dataclass(frozen=True)
@@ -92,13 +44,13 @@ class Evaluation:
     headline : Headline or None
         The best result with its selection corrected.
     paired : tuple of PairedTest
-        Every fusion against the best single source, and against the mean head on its sources.
+        Every fusion against the best single source, and every head against the mean head on its sources.
     worth : tuple of SourceWorth
         For every head and level that the run has on every subset of its sources; empty where it has none.
     inflation : Inflation or None
         Beside a leaky run, if that was asked for.
     audit : Audit or None
-        What stage one found of clips that may be one.
+        What stage one found of clips that may be one; whoever has it puts it there.
     """
 
     run: Run
@@ -123,8 +75,19 @@ class Evaluation:
 
     @property
     def fusions(self) -> tuple[ResultScore, ...]:
-        """Every other row, better ones first."""
-        return tuple(sorted((item for item in self.scored if not item.is_network), key=lambda item: item.rank))
+        """Heads on several sources, better ones first."""
+        return tuple(sorted((item for item in self.scored if item.is_fusion), key=lambda item: item.rank))
+
+    @property
+    def single_heads(self) -> tuple[ResultScore, ...]:
+        """Heads on one source, better ones first."""
+        single = (item for item in self.scored if not (item.is_network or item.is_fusion))
+        return tuple(sorted(single, key=lambda item: item.rank))
+
+    @property
+    def sections(self) -> tuple[tuple[ResultScore, ...], ...]:
+        """The rows of a table in parts: networks, heads on one source, fusions; none is empty."""
+        return tuple(part for part in (self.networks, self.single_heads, self.fusions) if part)
 
     @property
     def majority(self) -> tuple[str, float]:
@@ -139,17 +102,18 @@ class Evaluation:
 
     @property
     def marker(self) -> str:
-        """``"LEAKY"`` for a run that measures a leak, to stand wherever its numbers do; else empty."""
-        return "LEAKY" if self.run.protocol == LEAKY else ""
+        """`LEAKY_MARK` for a run that measures a leak, to stand wherever its numbers do; else empty."""
+        return LEAKY_MARK if self.run.protocol == LEAKY else ""
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the numbers must know, the most serious first."""
-        uncalibrated = sum(bool(set(item.result.notes) - {self.marker}) for item in self.scored)
+        effective = effective_groups(self.run.groups)
+        uncalibrated = sum(not set(DEFAULTS).isdisjoint(item.result.notes) for item in self.scored)
         found = [
             "LEAKY: the models saw the test clips; these scores are inflated on purpose" if self.marker else None,
             *self.run.notes,
-            few_groups_warning(self.group_count),
+            few_groups_warning(self.group_count, effective),
             f"{uncalibrated} of {len(self.scored)} results are uncalibrated: their settings stayed at the defaults"
             if uncalibrated
             else None,
@@ -158,8 +122,8 @@ class Evaluation:
             "too seldom rather than too often"
             if any(test.baseline == BEST_SOURCE for test in self.paired)
             else None,
-            f"intervals are 95 % t intervals over {self.group_count} groups from {self.draws} bootstrap draws, "
-            f"seed {self.seed}; they answer for other clips, not for other training",
+            f"intervals are 95 % t intervals over {counted_groups(self.group_count, effective)}; they come from "
+            f"{self.draws} bootstrap draws, seed {self.seed}, and answer for other clips, not for other training",
         ]
         return tuple(dict.fromkeys(note for note in found if note))
 
@@ -168,10 +132,9 @@ class Evaluation:
         """What the best result is worth once its choice is corrected for."""
         if self.headline is None or np.isnan(self.headline.corrected):
             return None
-        ends = self.headline.corrected_ci95
         return (
             f"the best of {self.headline.candidates} results shows {self.headline.accuracy:.3f}, an optimistic pick; "
-            f"corrected for the choice it is {self.headline.corrected:.3f} [{ends.low:.2f}, {ends.high:.2f}]"
+            f"corrected for the choice it is {self.headline.corrected:.3f} {self.headline.corrected_ci95.shown()}"
         )
 
 
@@ -182,7 +145,6 @@ def evaluate_run(
     seed: int = 0,
     tick: Tick | None = None,
     leaky: Run | None = None,
-    audit: Audit | None = None,
 ) -> Evaluation:
     """Score every result of a run, and compare them.
 
@@ -195,8 +157,6 @@ def evaluate_run(
         Called with a result's name when it is scored, and with what is done after.
     leaky : Run, optional
         The same under the leaky protocol: what the leak is worth is reported.
-    audit : Audit, optional
-        Handed on to the report.
 
     Raises
     ------
@@ -209,77 +169,41 @@ def evaluate_run(
         raise InputError(f"draws is {draws}; expected 1 or more, such as {DRAWS}")
     said = tick or (lambda name: None)
     inflated = inflation(run, leaky, draws=draws, seed=seed) if leaky is not None else None
+    drawn = draw_groups(run.groups, draws=draws, seed=seed)
     scored = []
-    for item in _score_results(run, draws, seed):
+    for item in score_results(run, drawn, seed=seed):
         scored.append(item)
         said(item.result.name)
-    labels = _labels(run)
+    labels = run_labels(run)
     table = {result.name: result.probabilities for result in run.results}
-    headline = corrected_best(labels, table, run.groups, draws=draws, seed=seed) if len(table) > 1 else None
+    headline = corrected_best(labels, table, drawn) if len(table) > 1 else None
     said("the choice of the best")
-    pairs = baseline_pairs(scored)
-    paired = paired_tests(labels, table, run.groups, pairs=pairs, draws=draws, seed=seed)
+    paired = paired_tests(labels, table, drawn, pairs=baseline_pairs(scored))
     said("paired tests")
     rows = {(result.sources, result.head, result.level): result.probabilities for result in run.results}
-    worth = source_worths(labels, rows, run.groups, draws=draws, seed=seed)
+    worth = source_worths(labels, rows, drawn)
     said("worth of the sources")
-    return Evaluation(run, tuple(scored), draws, seed, headline, paired, worth, inflated, audit)
-
-
-def _labels(run: Run) -> Labels:
-    return check_labels(run.labels, run.classes, (len(run.ids), len(run.classes)))[1]
-
-
-def _score_results(run: Run, draws: int, seed: int) -> Iterator[ResultScore]:
-    """Each result's score, alone; the draws are shared."""
-    labels, folds = _labels(run), np.asarray(run.folds)
-    plans = np.array([run.folds, *run.repeat_folds])
-    drawn = draw_groups(run.groups, draws=draws, seed=seed)
-    whole = np.array([not missing for missing in run.missing] or [True] * len(labels))
-    # Where every clip lacks a view, none is left to score.
-    some = None if whole.all() or not whole.any() else draw_groups(_kept(run.groups, whole), draws=draws, seed=seed)
-    for result in run.results:
-        try:
-            values = check_probabilities(result.probabilities)
-        except InputError as error:
-            raise InputError(f"run {run.name}, {result.name}: {error}") from error
-        yield ResultScore(
-            result=result,
-            score=score_draws(labels, values, drawn, classes=run.classes),
-            per_fold=tuple(_fold_score(int(fold), labels, values, folds == fold) for fold in np.unique(folds)),
-            per_class=class_scores(labels, values, run.classes),
-            calibration=None
-            if result.unscaled is None
-            else calibration(labels, result.unscaled, values, result.temperatures, draws=draws, seed=seed),
-            repeated=None
-            if result.repeats is None
-            else repeated_score(labels, np.concatenate([values[None], result.repeats]), plans),
-            complete=None if some is None else score_draws(labels[whole], values[whole], some, classes=run.classes),
-        )
-
-
-def _kept(names: tuple[str, ...], rows: np.ndarray) -> list[str]:
-    return [name for name, keep in zip(names, rows, strict=True) if keep]
+    return Evaluation(run, tuple(scored), draws, seed, headline, paired, worth, inflated)
 
 
 def baseline_pairs(scored: Sequence[ResultScore]) -> list[Pair]:
-    """What is tested against what: each fusion against the best network row, and the mean of its sources' logits.
+    """What is tested against what: each fusion against the best result of one source, each head against the mean.
 
-    The best network is that of the highest accuracy, equals told apart by log loss, then by name.
+    The best result of one source, a network's or a head's, is that of the highest accuracy, equals told apart by log
+    loss, then by name. The mean is that head on the same sources; on one source it is the network's own row.
     """
-    fusions = [item.result for item in scored if not item.is_network]
-    networks = [item for item in scored if item.is_network]
+    single = [item for item in scored if not item.is_fusion]
     pairs: list[Pair] = []
-    if networks:
-        best = min(networks, key=lambda item: item.rank).result.name
-        pairs += [(result.name, best, BEST_SOURCE) for result in fusions]
-    means = {result.sources: result.name for result in fusions if (result.head, result.level) == MEAN_WAY}
-    for result in fusions:
-        if result.sources in means and result.name != means[result.sources]:
-            pairs.append((result.name, means[result.sources], MEAN))
+    if single:
+        best = min(single, key=lambda item: item.rank).result.name
+        pairs += [(item.result.name, best, BEST_SOURCE) for item in scored if item.is_fusion]
+    means = {
+        item.result.sources: item.result.name
+        for item in scored
+        if item.is_network or (item.is_fusion and (item.result.head, item.result.level) == MEAN_WAY)
+    }
+    for item in scored:
+        mean = means.get(item.result.sources, item.result.name)
+        if mean != item.result.name:
+            pairs.append((item.result.name, mean, MEAN))
     return pairs
-
-
-def _fold_score(fold: int, labels: Labels, probabilities: np.ndarray, rows: np.ndarray) -> FoldScore:
-    values = {name: float(metric(labels[rows], probabilities[rows])) for name, metric in METRICS_PER_FOLD.items()}
-    return FoldScore(fold=fold, clips=int(rows.sum()), **values)

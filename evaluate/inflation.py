@@ -8,10 +8,10 @@ import numpy as np
 
 from cache.errors import InputError
 from cache.runs import Run
+from evaluate.groups import DRAWS, GroupDraws, draw_groups
 from evaluate.metrics import Floats
 from evaluate.records import Inflated, Inflation, Interval
-from evaluate.shapley import NETWORK
-from evaluate.uncertainty import DIFFERENCE, DRAWS, GroupDraws, draw_groups, interval
+from evaluate.uncertainty import DIFFERENCE, interval
 
 
 def inflation(honest: Run, leaky: Run, *, draws: int = DRAWS, seed: int = 0) -> Inflation:
@@ -58,7 +58,7 @@ def inflation(honest: Run, leaky: Run, *, draws: int = DRAWS, seed: int = 0) -> 
         )
         for index, result in enumerate(shared)
     ]
-    fused = [index for index, result in enumerate(shared) if result.head != NETWORK] or list(range(len(shared)))
+    fused = [index for index, result in enumerate(shared) if len(result.sources) > 1] or list(range(len(shared)))
     mean = gains[:, fused].mean(axis=1)
     return Inflation(
         honest_run=honest.name,
@@ -70,7 +70,7 @@ def inflation(honest: Run, leaky: Run, *, draws: int = DRAWS, seed: int = 0) -> 
 
 
 def _interval(gains: Floats, values: Floats, draws: GroupDraws) -> Interval:
-    return interval(float(gains.mean()), values, draws.groups, DIFFERENCE)
+    return interval(float(gains.mean()), values, draws.effective, DIFFERENCE)
 
 
 def can_be_compared(honest: Run, leaky: Run) -> bool:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from evaluate.compare import Comparison
-from evaluate.evaluation import Evaluation, ResultScore
+from evaluate.evaluation import Evaluation
+from evaluate.inputs import check_labels
 from evaluate.metrics import Floats, class_aucs, macro_roc_curve, roc_curve
-from evaluate.scoring import check_labels
+from evaluate.results import ResultScore
 from evaluate.words import (
     PairedGroup,
     Words,
@@ -195,7 +196,7 @@ def page_of(
 def detailed_results(evaluation: Evaluation) -> tuple[ResultScore, ...]:
     """The best result, each network, and the best of each head and level: `PANEL_LIMIT` at most."""
     ways: dict[tuple[str, str], ResultScore] = {}
-    for item in evaluation.fusions:
+    for item in sorted((*evaluation.single_heads, *evaluation.fusions), key=lambda item: item.rank):
         ways.setdefault((item.result.head, item.result.level), item)
     chosen = {item.result.name: item for item in (evaluation.best, *evaluation.networks, *ways.values())}
     return tuple(chosen.values())[:PANEL_LIMIT]

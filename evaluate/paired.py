@@ -7,7 +7,7 @@ exact test). The surpluses are whole numbers, so the distribution over all 2**G 
 transform, and no p-value depends on a seed. Ties count against a difference, which keeps the error rate at or below
 the level. Many tests are corrected together (Holm 1979, Scand. J. Statist. 6:65).
 
-A baseline that is the best of several sources was chosen on these same clips, which favours the baseline: the test
+A baseline that is the best of several results was chosen on these same clips, which favours the baseline: the test
 finds a fusion better too seldom rather than too often.
 """
 
@@ -16,9 +16,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluate.groups import GroupDraws
 from evaluate.metrics import Floats, Labels
 from evaluate.records import Baseline, PairedTest, Verdict
-from evaluate.uncertainty import DIFFERENCE, DRAWS, draw_groups, interval
+from evaluate.uncertainty import DIFFERENCE, interval
 
 LEVEL = 0.05
 _RESOLUTION = 1e-12
@@ -26,13 +27,7 @@ Pair = tuple[str, str, Baseline]
 
 
 def paired_tests(
-    labels: Labels,
-    table: Mapping[str, Floats],
-    groups: Sequence[object],
-    *,
-    pairs: Sequence[Pair],
-    draws: int = DRAWS,
-    seed: int = 0,
+    labels: Labels, table: Mapping[str, Floats], drawn: GroupDraws, *, pairs: Sequence[Pair]
 ) -> tuple[PairedTest, ...]:
     """Test differences of accuracy; all of them share the draws, and one correction.
 
@@ -41,10 +36,9 @@ def paired_tests(
     labels : ndarray of int, shape (N,)
     table : mapping of str to ndarray of float64, shape (N, C)
         Probabilities by the names of the results.
-    groups : sequence, length N
+    drawn : GroupDraws
+        Their groups are the units of the tests, the draws give the intervals.
     pairs : sequence of (result, against, kind of baseline)
-    draws, seed : int
-        Of the bootstrap that gives the intervals.
 
     Returns
     -------
@@ -52,7 +46,6 @@ def paired_tests(
     """
     if not pairs:
         return ()
-    drawn = draw_groups(groups, draws=draws, seed=seed)
     names = sorted({name for result, against, _ in pairs for name in (result, against)})
     right = np.stack([table[name].argmax(axis=1) == labels for name in names], axis=1).astype(np.float64)
     first, second = ([names.index(pair[side]) for pair in pairs] for side in (0, 1))
@@ -70,7 +63,7 @@ def paired_tests(
                 against=against,
                 baseline=baseline,
                 difference=difference,
-                interval=interval(difference, values[:, a] - values[:, b], drawn.groups, DIFFERENCE),
+                interval=interval(difference, values[:, a] - values[:, b], drawn.effective, DIFFERENCE),
                 p_value=float(p_values[index]),
                 p_holm=float(corrected[index]),
                 verdict=_verdict(difference, float(corrected[index])),

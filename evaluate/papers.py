@@ -9,9 +9,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from cache.files import write_text
-from evaluate.evaluation import Evaluation, ResultScore
-from evaluate.records import Interval
-from evaluate.words import UNKNOWN, counted, headline_words, paired_groups, printable, repeat_commands, worth_groups
+from evaluate.evaluation import Evaluation
+from evaluate.records import UNKNOWN, Interval
+from evaluate.results import ResultScore
+from evaluate.words import counted, headline_words, paired_groups, printable, repeat_commands, worth_groups
 
 MARKDOWN_NAME, LATEX_NAME = "report.md", "table.tex"
 _LATEX = {
@@ -52,15 +53,10 @@ def _number(value: float) -> str:
     return UNKNOWN if math.isnan(value) else f"{value:.3f}"
 
 
-def _ends(interval: Interval) -> str:
-    return UNKNOWN if math.isnan(interval.low) else f"{100 * interval.low:.0f}, {100 * interval.high:.0f}"
-
-
 def _gain(value: float, interval: Interval) -> str:
     if math.isnan(value):
         return UNKNOWN
-    ends = UNKNOWN if math.isnan(interval.low) else f"{100 * interval.low:+.1f}, {100 * interval.high:+.1f}"
-    return f"{100 * value:+.1f} [{ends}]"
+    return f"{100 * value:+.1f} {interval.shown('+.1f', scale=100)}"
 
 
 def _ranked(evaluation: Evaluation) -> list[ResultScore]:
@@ -70,7 +66,7 @@ def _ranked(evaluation: Evaluation) -> list[ResultScore]:
 def _cells(item: ResultScore) -> tuple[str, ...]:
     total, result = item.score, item.result
     names = ("+".join(result.sources), result.head, result.level)
-    accuracy = f"{_share(total.accuracy)} [{_ends(total.accuracy_ci95)}]"
+    accuracy = f"{_share(total.accuracy)} {total.accuracy_ci95.shown('.0f', scale=100)}"
     return (*names, accuracy, _share(total.macro_f1), _number(total.auc), _number(total.log_loss), _number(total.ece))
 
 
@@ -146,15 +142,14 @@ def _markdown_table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]], *, 
 
 
 def latex_table(evaluation: Evaluation) -> str:
-    """Content of `table.tex`: every result, for a document that loads booktabs; networks stand above fusions."""
+    """Content of `table.tex`: every result in sections, for a document that loads booktabs."""
     run = evaluation.run
     mark = rf"\textbf{{{evaluation.marker}}}: the models saw the test clips. " if evaluation.marker else ""
     caption = (
         f"{mark}Accuracy with its 95\\,\\% interval over groups and macro F1 in \\%, of {len(run.ids)} clips in "
         f"{evaluation.group_count} groups under {run.fold_count} folds. {latex_text(headline_words(evaluation).claim)}"
     )
-    above, below = map(_latex_rows, (evaluation.networks, evaluation.fusions))
-    body = [*above, *([r"\midrule"] if above and below else []), *below]
+    body = [line for part in evaluation.sections for line in (r"\midrule", *_latex_rows(part))]
     lines = [
         "% needs \\usepackage{booktabs}",
         r"\begin{table}",
@@ -164,7 +159,6 @@ def latex_table(evaluation: Evaluation) -> str:
         r"\begin{tabular}{lllrrrrr}",
         r"\toprule",
         r"Sources & Head & Level & Accuracy [95\,\%] & Macro F1 & AUC & Log loss & ECE \\",
-        r"\midrule",
         *body,
         r"\bottomrule",
         r"\end{tabular}",

@@ -10,6 +10,7 @@ import numpy as np
 from evaluate.drawing import (
     BLUE,
     COLOURS,
+    GREEN,
     GREY,
     ORANGE,
     STYLES,
@@ -22,9 +23,10 @@ from evaluate.drawing import (
     title,
     write_figure,
 )
-from evaluate.evaluation import Evaluation, ResultScore
+from evaluate.evaluation import Evaluation
+from evaluate.inputs import check_labels
 from evaluate.metrics import class_aucs, macro_roc_curve, roc_curve
-from evaluate.scoring import check_labels
+from evaluate.results import ResultScore
 from evaluate.words import WorthGroup, worth_groups
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 CONFUSION_LIMIT = 12
 ACCURACY_LIMIT = 60
 ANNOTATED_CLASSES = 16
+MARKS = "squares: one network; diamonds: a head on one source; dots: fusion"
 Drawing = tuple[str, Callable[[], "Figure"]]
 
 
@@ -139,15 +142,16 @@ def roc_figure(evaluation: Evaluation, item: ResultScore) -> "Figure":
 
 
 def accuracy_figure(evaluation: Evaluation) -> "Figure":
-    """Accuracy of every result with its 95 % interval; networks above, fusions below, better ones first.
+    """Accuracy of every result with its 95 % interval: networks, heads on one source, fusions, better ones first.
 
-    Beyond `ACCURACY_LIMIT` rows the best fusions are shown, and the title says so.
+    Of more than `ACCURACY_LIMIT` rows the networks are shown and the best others, and the title says so.
     """
     from matplotlib.figure import Figure
 
     networks = evaluation.networks[:ACCURACY_LIMIT]
-    fusions = evaluation.fusions[: ACCURACY_LIMIT - len(networks)]
-    rows = [*networks, *fusions]
+    others = sorted((item for item in evaluation.scored if not item.is_network), key=lambda item: item.rank)
+    others = sorted(others[: ACCURACY_LIMIT - len(networks)], key=lambda item: item.is_fusion)
+    rows = [*networks, *others]
     names = ["\n".join(textwrap.wrap(row_name(item), 46, break_on_hyphens=False)) for item in rows]
     heights = np.array([0.35 + 0.65 * (name.count("\n") + 1) for name in names])
     places = np.cumsum(heights) - heights / 2  # the middle of each row
@@ -155,7 +159,7 @@ def accuracy_figure(evaluation: Evaluation) -> "Figure":
     axes = figure.subplots()
     for place, item in zip(places, rows, strict=True):
         total = item.score
-        colour, mark = (ORANGE, "s") if item.is_network else (BLUE, "o")
+        colour, mark = (ORANGE, "s") if item.is_network else (BLUE, "o") if item.is_fusion else (GREEN, "D")
         axes.plot(
             [total.accuracy_ci95.low, total.accuracy_ci95.high], [place, place], color=colour, linewidth=1.6, alpha=0.7
         )
@@ -176,7 +180,7 @@ def accuracy_figure(evaluation: Evaluation) -> "Figure":
     shown = (
         f"best {len(rows)} of {len(evaluation.scored)} results" if len(rows) < len(evaluation.scored) else "all results"
     )
-    figure.suptitle(title(evaluation, f"Accuracy of {shown} (squares: one network; dots: fusion)"), fontsize=10)
+    figure.suptitle(title(evaluation, f"Accuracy of {shown} ({MARKS})"), fontsize=10)
     return figure
 
 

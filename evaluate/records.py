@@ -1,13 +1,19 @@
-"""The records of an evaluation: what stage three finds out, and what its report shows. No arithmetic here.
+"""The records of an evaluation: what stage three finds out, and what its report shows. No arithmetic here but
+what writing them needs.
 
 Accuracies and differences of them are shares in [0, 1], not percent; every interval is a 95 % one over groups.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 Verdict = Literal["better", "worse", "cannot tell"]
 Baseline = Literal["best single source", "mean"]
+UNKNOWN = "–"
+"""What stands for a number that is not defined."""
+LEAST_P = 0.001
+"""Smaller p-values are not written out."""
 
 
 @dataclass(frozen=True)
@@ -16,6 +22,26 @@ class Interval:
 
     low: float
     high: float
+
+    @property
+    def known(self) -> bool:
+        """Whether it is defined."""
+        return not (math.isnan(self.low) or math.isnan(self.high))
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Low and high."""
+        return self.low, self.high
+
+    def shown(self, form: str = ".2f", *, scale: float = 1.0) -> str:
+        """The ends in brackets, times `scale`, or a dash where there are none.
+
+        Examples
+        --------
+        >>> Interval(0.414, 0.667).shown(), Interval(-0.014, 0.1).shown("+.1f", scale=100)
+        ('[0.41, 0.67]', '[-1.4, +10.0]')
+        """
+        return f"[{', '.join(format(scale * end, form) for end in self.ends)}]" if self.known else f"[{UNKNOWN}]"
 
 
 @dataclass(frozen=True)
@@ -79,6 +105,19 @@ class Calibration:
     bins_after: tuple[ReliabilityBin, ...]
 
 
+def p_shown(value: float) -> str:
+    """A p-value as it is read: two digits that count, never 0.
+
+    Examples
+    --------
+    >>> p_shown(0.62), p_shown(0.048), p_shown(0.0004)
+    ('p = 0.62', 'p = 0.048', 'p < 0.001')
+    """
+    if value < LEAST_P:
+        return f"p < {LEAST_P}"
+    return f"p = {value:.3f}" if value < 0.1 else f"p = {value:.2f}"
+
+
 @dataclass(frozen=True)
 class PairedTest:
     """One result against a baseline on the same clips.
@@ -88,7 +127,8 @@ class PairedTest:
     result, against : str
         Names of the results (`cache.runs.Result.name`).
     baseline : str
-        What `against` is: the best single source, or the mean head on the same sources.
+        What `against` is: the best result that reads one source only, or the mean head on the same sources, which for
+        one source is its network's own row.
     difference : float
         Accuracy of `result` minus that of `against`.
     interval : Interval
@@ -109,15 +149,22 @@ class PairedTest:
 
     @property
     def sentence(self) -> str:
-        """The finding in words."""
+        """The finding in words; where the interval and the corrected test disagree, why."""
         points = f"{100 * self.difference:+.1f} points"
-        ends = f"[{100 * self.interval.low:+.1f}, {100 * self.interval.high:+.1f}]"
+        ends = (
+            self.interval.shown("+.1f", scale=100)
+            if self.interval.known
+            else "with no interval: one group holds all or most clips"
+        )
+        low, high = self.interval.ends
+        apart = self.verdict == "cannot tell" and (low > 0 or high < 0)
+        remark = "; the interval is not corrected for the number of comparisons" if apart else ""
         what = {
             "better": f"is better than {self.against}",
             "worse": f"is worse than {self.against}",
             "cannot tell": f"against {self.against}: these clips cannot tell",
         }[self.verdict]
-        return f"{self.result} {what} ({points} {ends}, p = {self.p_holm:.2f} after Holm)"
+        return f"{self.result} {what} ({points} {ends}, {p_shown(self.p_holm)} after Holm{remark})"
 
 
 @dataclass(frozen=True)
@@ -155,7 +202,7 @@ class SourceWorth:
     ----------
     source, head, level : str
     alone : float
-        Accuracy of the source's own softmax.
+        Accuracy of the head on the source alone; of `mean`, that is the network's own softmax.
     shapley, shapley_ci95
         Exact Shapley value of its accuracy over all subsets of the sources; the values sum to the accuracy of all
         sources minus that of saying the commonest label.
@@ -216,7 +263,7 @@ class Inflation:
     rows : tuple of Inflated
         Results that both runs hold.
     mean_points : float
-        Mean of the rows' `points`, fusions only.
+        Mean of the rows' `points`, fusions of two and more sources only.
     mean_points_ci95 : Interval
     """
 

@@ -17,7 +17,8 @@ from markupsafe import Markup, escape
 
 from cache.files import write_text
 from evaluate.page import Page
-from evaluate.words import UNKNOWN, counted, percent, printable
+from evaluate.records import UNKNOWN
+from evaluate.words import counted, percent, printable
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -14,14 +14,14 @@ from pathlib import Path
 
 from cache import FeatureCache
 from cache.files import write_text
-from cache.runs import Run, run_folder
-from evaluate.evaluation import METRICS_PER_FOLD, Evaluation, ResultScore, Tick
+from cache.runs import LEAKY_MARK, Run, run_folder
+from evaluate.evaluation import Evaluation, Tick
 from evaluate.records import FoldScore, Interval
+from evaluate.results import METRICS_PER_FOLD, ResultScore
 from evaluate.scoring import Score
 from evaluate.uncertainty import METRICS, UNDEFINED
 
 SCHEMA = 1
-LEAKY_MARK = "LEAKY"
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,10 @@ def _plain(value: float) -> float | None:
     return None if math.isnan(value) else round(float(value), 12)
 
 
-def _ends(interval: Interval) -> list[float | None]:
-    return [_plain(interval.low), _plain(interval.high)]
-
-
 def _value(found: object) -> object:
     """A record as JSON has it: an interval as its two ends, any other by its fields, NaN as null."""
     if isinstance(found, Interval):
-        return _ends(found)
+        return [_plain(end) for end in found.ends]
     if is_dataclass(found):
         return {field.name: _value(getattr(found, field.name)) for field in fields(found)}
     if isinstance(found, tuple | list):
@@ -111,13 +107,13 @@ def _score_values(score: Score) -> dict[str, object]:
         for name in METRICS
         for key, value in (
             (name, _plain(getattr(score, name))),
-            (f"{name}_ci95", _ends(getattr(score, f"{name}_ci95"))),
+            (f"{name}_ci95", _value(getattr(score, f"{name}_ci95"))),
         )
     }
 
 
 def _notes(item: ResultScore, *, leaky: bool) -> list[str]:
-    return [*([LEAKY_MARK] if leaky else []), *item.result.notes]
+    return list(dict.fromkeys([*([LEAKY_MARK] if leaky else []), *item.result.notes]))
 
 
 def _fold_values(fold: FoldScore) -> dict[str, float | None]:
@@ -160,8 +156,7 @@ def _row(evaluation: Evaluation, item: ResultScore) -> dict[str, object]:
 
 
 def _end_columns(name: str, interval: Interval) -> dict[str, float | None]:
-    low, high = _ends(interval)
-    return {f"{name}_ci95_low": low, f"{name}_ci95_high": high}
+    return {f"{name}_ci95_{side}": _plain(end) for side, end in zip(("low", "high"), interval.ends, strict=True)}
 
 
 def default_folder(cache: FeatureCache, run: Run) -> Path:

@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cache.errors import InputError
+from evaluate.groups import DRAWS, GroupDraws, draw_groups
+from evaluate.inputs import check_groups, check_labels, check_probabilities, in_class_order
 from evaluate.metrics import Floats, Labels, class_aucs, confusion_matrix
 from evaluate.records import ClassScore, Interval
-from evaluate.uncertainty import DRAWS, METRICS, GroupDraws, bootstrap_intervals, draw_groups, few_groups_warning
-
-_SUM_TOLERANCE = 1e-6
+from evaluate.uncertainty import METRICS, bootstrap_intervals, few_groups_warning
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def score(
     probabilities: ArrayLike,
     groups: Sequence[object] | None = None,
     *,
-    classes: Sequence[str] | None = None,
+    classes: ArrayLike | None = None,
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Score:
@@ -65,13 +65,14 @@ def score(
     Parameters
     ----------
     labels : array-like, shape (N,)
-        Class indices, or class names.
+        Values of classes; whole numbers are indices 0 to C - 1 where no classes are given, or only their names.
     probabilities : array-like of float, shape (N, C)
-        Rows sum to 1.
+        Rows sum to 1. A pandas DataFrame whose columns are called as the classes may have them in any order.
     groups : sequence, length N, optional
         Group of each clip; without it each clip is its own.
-    classes : sequence of str, length C, optional
-        Names of the class axis. Without it: the sorted label names where all C of them occur, else 0, 1, ...
+    classes : array-like, length C, optional
+        Values of the class axis, such as scikit-learn's ``classes_``: text, numbers or bools. Without it: the sorted
+        label names, of which all C must occur, or False and True, or 0, 1, ...
     draws, seed : int
         Of the bootstrap.
 
@@ -82,7 +83,8 @@ def score(
     Raises
     ------
     InputError
-        If there is no clip, shapes differ, a label is unknown, or a row is no probability distribution.
+        If there is no clip, shapes differ, a label is unknown, a group is missing, or a row is no probability
+        distribution.
 
     Examples
     --------
@@ -91,9 +93,8 @@ def score(
     """
     values = check_probabilities(probabilities)
     names, index = check_labels(labels, classes, values.shape)
-    members = [str(group) for group in (range(len(index)) if groups is None else groups)]
-    if len(members) != len(index):
-        raise InputError(f"{len(members)} groups for {len(index)} clips; give one group a clip")
+    values = in_class_order(values, probabilities, names)
+    members = check_groups(range(len(index)) if groups is None else groups, len(index))
     if draws < 1:
         raise InputError(f"draws is {draws}; expected 1 or more, such as {DRAWS}")
     return score_draws(index, values, draw_groups(members, draws=draws, seed=seed), classes=names)
@@ -110,7 +111,7 @@ def score_draws(labels: Labels, probabilities: Floats, draws: GroupDraws, *, cla
     classes : tuple of str, length C
     """
     intervals = bootstrap_intervals(labels, probabilities, draws)
-    warning = few_groups_warning(draws.groups)
+    warning = few_groups_warning(draws.groups, draws.effective)
     return Score(
         classes=classes,
         clips=len(labels),
@@ -144,58 +145,3 @@ def class_scores(labels: Labels, probabilities: Floats, classes: Sequence[str]) 
     )
     rows = zip(classes, true, *shares, class_aucs(labels, probabilities), strict=True)
     return tuple(ClassScore(label, int(clips), *map(float, numbers)) for label, clips, *numbers in rows)
-
-
-def check_probabilities(probabilities: ArrayLike) -> Floats:
-    """Probabilities as float64 [N, C].
-
-    Raises
-    ------
-    InputError
-        If there is no clip or no second class, or a row is no probability distribution.
-    """
-    values = np.asarray(probabilities, dtype=np.float64)
-    if values.ndim != 2 or not values.shape[0] or values.shape[1] < 2:
-        raise InputError(
-            f"probabilities have shape {values.shape}; expected (clips, classes) with a clip and 2 classes at least"
-        )
-    # NaN fails each comparison, so it is refused too.
-    good = (values >= 0).all(axis=1) & (np.abs(values.sum(axis=1) - 1) <= _SUM_TOLERANCE)
-    if not good.all():
-        row = int(np.argmin(good))
-        raise InputError(f"probabilities of clip {row} are {values[row].tolist()}; expected values >= 0 that sum to 1")
-    return values
-
-
-def check_labels(
-    labels: ArrayLike, classes: Sequence[str] | None, shape: tuple[int, ...]
-) -> tuple[tuple[str, ...], Labels]:
-    """Class names and indices [N] of labels given as either, for probabilities of `shape` (N, C).
-
-    Raises
-    ------
-    InputError
-        If a label is unknown, or the numbers of labels or classes do not fit `shape`.
-    """
-    given = np.asarray(labels)
-    if given.shape != shape[:1]:
-        raise InputError(f"labels have shape {given.shape}, probabilities {shape}; expected one label a clip")
-    named = given.dtype.kind in "UO"
-    if classes is None:
-        classes = sorted({str(label) for label in given}) if named else [str(index) for index in range(shape[1])]
-    names = tuple(classes)
-    if len(names) != shape[1] or len(set(names)) != len(names):
-        raise InputError(
-            f"classes are {', '.join(names)}; expected {shape[1]} different ones, one a column (give classes=)"
-        )
-    if named:
-        place = {name: index for index, name in enumerate(names)}
-        if unknown := sorted({str(label) for label in given} - set(names)):
-            raise InputError(f"label {unknown[0]!r} is none of the classes {', '.join(names)}")
-        return names, np.array([place[str(label)] for label in given], dtype=np.int64)
-    if given.dtype.kind not in "iu":
-        raise InputError(f"labels are {given.dtype}; expected class indices or names")
-    index = given.astype(np.int64)
-    if index.min() < 0 or index.max() >= len(names):
-        raise InputError(f"labels go from {index.min()} to {index.max()}; expected 0 to {len(names) - 1}")
-    return names, index

@@ -16,14 +16,15 @@ figure and interval are too low (71 to 90 % with the correlations that are usual
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from evaluate.groups import GroupDraws
 from evaluate.metrics import LOG_EPS, Floats, Labels
 from evaluate.records import Headline, Interval
-from evaluate.uncertainty import DRAWS, UNDEFINED, GroupDraws, draw_groups, interval, t_interval
+from evaluate.uncertainty import UNDEFINED, interval, t_interval
 
 PICKS_SHOWN = 5
 
@@ -46,14 +47,7 @@ class Trial:
     picks: Labels
 
 
-def corrected_best(
-    labels: Labels,
-    table: Mapping[str, Floats],
-    groups: Sequence[object],
-    *,
-    draws: int = DRAWS,
-    seed: int = 0,
-) -> Headline:
+def corrected_best(labels: Labels, table: Mapping[str, Floats], drawn: GroupDraws) -> Headline:
     """The best of several results by accuracy, equals by log loss, then by name; with its selection corrected.
 
     Parameters
@@ -61,14 +55,12 @@ def corrected_best(
     labels : ndarray of int, shape (N,)
     table : mapping of str to ndarray of float64, shape (N, C)
         Probabilities by the names of the results; one or more.
-    groups : sequence, length N
-    draws, seed : int
+    drawn : GroupDraws
 
     Returns
     -------
     Headline
     """
-    drawn = draw_groups(groups, draws=draws, seed=seed)
     names = sorted(table)
     clips = np.arange(len(labels))
     right = np.stack([table[name].argmax(axis=1) == labels for name in names], axis=1).astype(np.float64)
@@ -80,11 +72,11 @@ def corrected_best(
     return Headline(
         result=names[best],
         accuracy=accuracy,
-        accuracy_ci95=interval(accuracy, drawn.means(right[:, [best]])[:, 0], drawn.groups),
+        accuracy_ci95=interval(accuracy, drawn.means(right[:, [best]])[:, 0], drawn.effective),
         corrected=trial.corrected,
         corrected_ci95=trial.interval,
         candidates=len(names),
-        picks=tuple((names[index], count / draws) for index, count in chosen),
+        picks=tuple((names[index], count / len(drawn.counts)) for index, count in chosen),
     )
 
 
@@ -111,8 +103,8 @@ def choose_and_test(right: Floats, loss: Floats, draws: GroupDraws) -> Trial:
     if draws.groups < 2 or not len(values):
         return Trial(float("nan"), UNDEFINED, chosen)
     corrected = float(values.mean())
-    error = float(np.sqrt(_squared_errors(hits, sizes)[chosen].mean()))
-    return Trial(corrected, t_interval(corrected, error, draws.groups), chosen)
+    error = float(np.sqrt(_squared_errors(hits, sizes, draws.effective)[chosen].mean()))
+    return Trial(corrected, t_interval(corrected, error, draws.effective), chosen)
 
 
 def _choose(hits: Floats, losses: Floats) -> Labels:
@@ -122,8 +114,7 @@ def _choose(hits: Floats, losses: Floats) -> Labels:
     return np.asarray(ranked.argmin(axis=1))
 
 
-def _squared_errors(hits: Floats, sizes: Floats) -> Floats:
-    """Squared standard errors [R] of shares over groups: hits [G, R] among sizes [G]."""
-    count = len(sizes)
+def _squared_errors(hits: Floats, sizes: Floats, count: float) -> Floats:
+    """Squared standard errors [R] of shares over groups: hits [G, R] among sizes [G], which count as so many."""
     residual = hits - sizes[:, None] * hits.sum(axis=0) / sizes.sum()
     return np.asarray((residual**2).sum(axis=0) * count / (count - 1) / sizes.sum() ** 2)

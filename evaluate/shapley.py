@@ -1,9 +1,10 @@
 """What each source is worth: exact Shapley values, and what is lost without it.
 
-The worth of a set of sources is the accuracy of the head that fuses them; of one source, that of its own softmax; of
-none, that of always saying the commonest label. A source's Shapley value is the mean, over all orders in which the
-sources could be added, of what it adds when its turn comes (Shapley 1953, Contributions to the Theory of Games 2:307).
-It is computed over all 2**S subsets, none sampled, and the values sum to the worth of all minus the worth of none.
+The worth of a set of sources is the accuracy of one head, at one level, on these sources; the mean of one source is its
+network's own softmax. The worth of none is that of always saying the commonest label. A source's Shapley value is the
+mean, over all orders in which the sources could be added, of what it adds when its turn comes (Shapley 1953,
+Contributions to the Theory of Games 2:307). It is computed over all 2**S subsets, none sampled, and the values sum to
+the worth of all minus the worth of none.
 
 Each value is a mean over clips of a fixed weighting of right answers, so a bootstrap of groups gives its interval
 like an accuracy's, on the scale from -1 to 1. The commonest label stays the same in every draw.
@@ -15,34 +16,29 @@ from math import factorial
 
 import numpy as np
 
+from cache.runs import NETWORK
+from evaluate.groups import GroupDraws
 from evaluate.metrics import Floats, Labels
 from evaluate.records import SourceWorth
-from evaluate.uncertainty import DIFFERENCE, DRAWS, GroupDraws, draw_groups, interval
+from evaluate.uncertainty import DIFFERENCE, interval
 
-NETWORK = "network"
 MOST_SOURCES = 8
+MEAN_WAY = ("mean", "logits")
+"""Head and level whose result of one source is the network's own row."""
 Key = tuple[tuple[str, ...], str, str]
 Subset = frozenset[str]
 
 
-def source_worths(
-    labels: Labels,
-    table: Mapping[Key, Floats],
-    groups: Sequence[object],
-    *,
-    draws: int = DRAWS,
-    seed: int = 0,
-) -> tuple[SourceWorth, ...]:
+def source_worths(labels: Labels, table: Mapping[Key, Floats], drawn: GroupDraws) -> tuple[SourceWorth, ...]:
     """Shapley values and leave-one-out drops for every head and level that has every subset of its sources.
 
     Parameters
     ----------
     labels : ndarray of int, shape (N,)
     table : mapping of (sources, head, level) to ndarray of float64, shape (N, C)
-        Probabilities. Single sources are the rows of head ``"network"``. Sources that are never fused with each
-        other, such as one network under two recipes, are taken apart.
-    groups : sequence, length N
-    draws, seed : int
+        Probabilities. Sources that are never fused with each other, such as one network under two recipes, are taken
+        apart.
+    drawn : GroupDraws
 
     Returns
     -------
@@ -50,16 +46,15 @@ def source_worths(
         By head and level in the order of `table`, then by Shapley value, the largest first. Nothing for more than
         `MOST_SOURCES` sources.
     """
-    single = {sources[0]: values for (sources, head, _), values in table.items() if head == NETWORK}
+    single = {frozenset(sources): values for (sources, head, _), values in table.items() if head == NETWORK}
     ways = dict.fromkeys((head, level) for sources, head, level in table if head != NETWORK and len(sources) > 1)
-    drawn: GroupDraws | None = None
     found: list[SourceWorth] = []
     for head, level in ways:
-        fused = {frozenset(key[0]): values for key, values in table.items() if key[1:] == (head, level)}
-        for sources in _teams(fused):
-            rows = _complete(sources, single, fused)
+        made = {frozenset(key[0]): values for key, values in table.items() if key[1:] == (head, level)}
+        known = {**single, **made} if (head, level) == MEAN_WAY else made
+        for sources in _teams(made):
+            rows = _complete(sources, known)
             if rows is not None:
-                drawn = drawn or draw_groups(groups, draws=draws, seed=seed)
                 right = {names: values.argmax(axis=1) == labels for names, values in rows.items()}
                 right[frozenset()] = labels == np.bincount(labels).argmax()
                 found += _worths(right, drawn, (head, level))
@@ -75,16 +70,12 @@ def _teams(fused: Mapping[Subset, Floats]) -> list[tuple[str, ...]]:
     return sorted(tuple(sorted(team)) for team in teams)
 
 
-def _complete(
-    sources: tuple[str, ...], single: Mapping[str, Floats], fused: Mapping[Subset, Floats]
-) -> dict[Subset, Floats] | None:
+def _complete(sources: tuple[str, ...], rows: Mapping[Subset, Floats]) -> dict[Subset, Floats] | None:
     """Probabilities of every subset but the empty one; `None` where one is missing or the sources are too many."""
-    if not 2 <= len(sources) <= MOST_SOURCES or not set(sources) <= set(single):
+    if not 2 <= len(sources) <= MOST_SOURCES:
         return None
-    subsets = [frozenset(names) for size in range(2, len(sources) + 1) for names in combinations(sources, size)]
-    if not set(subsets) <= set(fused):
-        return None
-    return {frozenset([name]): single[name] for name in sources} | {names: fused[names] for names in subsets}
+    subsets = [frozenset(names) for size in range(1, len(sources) + 1) for names in combinations(sources, size)]
+    return {names: rows[names] for names in subsets} if set(subsets) <= set(rows) else None
 
 
 def shapley_weights(sources: Sequence[str], subsets: Sequence[Subset]) -> Floats:
@@ -126,7 +117,7 @@ def _worths(right: Mapping[Subset, Labels], draws: GroupDraws, way: tuple[str, s
             level=way[1],
             alone=float(right[frozenset([sources[index]])].mean()),
             shapley=float(means[index]),
-            shapley_ci95=interval(float(means[index]), of_draws[:, index], draws.groups, DIFFERENCE),
+            shapley_ci95=interval(float(means[index]), of_draws[:, index], draws.effective, DIFFERENCE),
             drop=float(losses[index]),
-            drop_ci95=interval(float(losses[index]), drops_of_draws[:, index], draws.groups, DIFFERENCE),
+            drop_ci95=interval(float(losses[index]), drops_of_draws[:, index], draws.effective, DIFFERENCE),
         )

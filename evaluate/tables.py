@@ -11,15 +11,15 @@ from rich.columns import Columns
 from rich.console import Console
 from rich.table import Table
 
+from cache.runs import DEFAULTS, LEAKY_MARK
 from evaluate.compare import FUSION, NETWORKS, OURS, ComparedRow, Comparison, recipe_of
-from evaluate.evaluation import Evaluation, ResultScore
+from evaluate.evaluation import Evaluation
 from evaluate.published import ClassCounts
 from evaluate.records import Inflation, Interval
+from evaluate.results import ResultScore
 from evaluate.words import headline_words
 
 TABLE_WIDTH = 132
-LEGEND = ("uncalibrated", "fewer than 3 groups per class: default settings")
-"""Notes that `fuse` leaves and a table shows by their first letter."""
 _COMPACT: dict[str, Any] = {"box": SIMPLE, "title_justify": "left", "padding": (0, 1, 0, 0), "pad_edge": False}
 COMPARISON_WIDTH = 100
 OPTIMIZERS = {"adam": "Adam", "sgd": "SGD", "": "other"}
@@ -33,7 +33,7 @@ def _console() -> Console:
 
 
 def print_table(evaluation: Evaluation) -> None:
-    """Print the headline, every result, networks first and better ones first, what was compared, and what to mind."""
+    """Print the headline, every result by section and better ones first, what was compared, and what to mind."""
     console = _console()
     click.echo(headline_words(evaluation).claim)
     console.print(_results_table(evaluation))
@@ -42,10 +42,10 @@ def print_table(evaluation: Evaluation) -> None:
     folds = ", ".join(f"{fold.accuracy:.2f} ({fold.clips})" for fold in best.per_fold)
     click.echo(f"best: {best.result.name}; accuracy by fold (clips): {folds}")
     if best.repeated is not None and best.repeated.repeats > 1:
-        ends = _ends(best.repeated.ci95)
+        ends = best.repeated.ci95.shown()
         click.echo(f"  over {best.repeated.repeats} fold plans: {best.repeated.accuracy:.3f} {ends}, training included")
     click.echo(f"baseline: always {label!r} is right for {share:.3f}; chance is {1 / len(evaluation.run.classes):.3f}")
-    used = [note for note in LEGEND if any(note in item.result.notes for item in evaluation.scored)]
+    used = [note for note in DEFAULTS if any(note in item.result.notes for item in evaluation.scored)]
     if used:
         click.echo("; ".join(f"{note[0]}: {note}" for note in used))
     for sentence in paired_sentences(evaluation):
@@ -84,11 +84,10 @@ def _results_table(evaluation: Evaluation) -> Table:
     for name in ("accuracy [95 %]", "macro F1 [95 %]", "AUC [95 %]", "log loss", "ECE"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
-    for item in evaluation.networks:
-        table.add_row(*_row(item, evaluation.marker))
-    table.add_section()
-    for item in evaluation.fusions:
-        table.add_row(*_row(item, evaluation.marker))
+    for part in evaluation.sections:
+        for item in part:
+            table.add_row(*_row(item, evaluation.marker))
+        table.add_section()
     return table
 
 
@@ -98,22 +97,18 @@ def _row(item: ResultScore, marker: str) -> tuple[str, ...]:
         "+".join(item.result.sources),
         item.result.head,
         item.result.level,
-        f"{total.accuracy:.3f} {_ends(total.accuracy_ci95)}",
-        f"{total.macro_f1:.3f} {_ends(total.macro_f1_ci95)}",
-        f"{total.auc:.3f} {_ends(total.auc_ci95)}",
+        f"{total.accuracy:.3f} {total.accuracy_ci95.shown()}",
+        f"{total.macro_f1:.3f} {total.macro_f1_ci95.shown()}",
+        f"{total.auc:.3f} {total.auc_ci95.shown()}",
         f"{total.log_loss:.3f}",
         f"{total.ece:.3f}",
         f"{marker} {_marks(item)}".strip(),
     )
 
 
-def _ends(interval: Interval) -> str:
-    return f"[{interval.low:.2f}, {interval.high:.2f}]"
-
-
 def _points(interval: Interval) -> str:
     """The ends of a difference, in points."""
-    return f"[{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
+    return interval.shown("+.1f", scale=100)
 
 
 def _worth_table(evaluation: Evaluation) -> Table:
@@ -142,7 +137,7 @@ def _inflation_table(found: Inflation) -> Table:
     title = f"what a leak is worth: run {found.honest_run} beside LEAKY run {found.leaky_run}, accuracy"
     table = Table(title=title, **_COMPACT)
     table.add_column("result", overflow="fold")
-    for name in ("honest", "LEAKY", "points [95 %]"):
+    for name in ("honest", LEAKY_MARK, "points [95 %]"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in found.rows:
         points = f"{100 * row.points:+.1f} {_points(row.points_ci95)}"
@@ -151,8 +146,8 @@ def _inflation_table(found: Inflation) -> Table:
 
 
 def _marks(item: ResultScore) -> str:
-    """First letters of a result's notes; LEAKY stands in full elsewhere."""
-    return "".join(sorted({note[0] for note in item.result.notes if note in LEGEND}))
+    """First letters of the notes of a result that kept its defaults; LEAKY stands in full elsewhere."""
+    return "".join(sorted({note[0] for note in item.result.notes if note in DEFAULTS}))
 
 
 def print_comparison(comparison: Comparison) -> None:
@@ -222,8 +217,7 @@ def _our_cells(row: ComparedRow) -> list[str]:
     if row.ours is None:
         return ["-", "-", "-"]
     total, result = row.ours.score, row.ours.result
-    low, high = total.accuracy_ci95.low, total.accuracy_ci95.high
-    scores = [f"{total.accuracy:.2f} [{low:.2f}, {high:.2f}]", f"{total.macro_f1:.2f}", f"{total.auc:.2f}"]
+    scores = [f"{total.accuracy:.2f} {total.accuracy_ci95.shown()}", f"{total.macro_f1:.2f}", f"{total.auc:.2f}"]
     how = [f"{result.head}/{result.level}"] if row.table == FUSION else []
     return [*scores, *how, recipe_of(result.sources) or "", _marks(row.ours)]
 

@@ -1,37 +1,31 @@
 """Intervals of the metrics: a t interval over groups, from a bootstrap of groups, on a scale without ends.
 
-Groups, not clips, are drawn with replacement, as many as there are, because clips of one group resemble each other
-(Efron and Tibshirani 1993, An Introduction to the Bootstrap, ch. 13; for clusters Field and Welsh 2007,
-J. R. Stat. Soc. B 69:369). A clip counts as often as its group was drawn, and every metric is computed from such
-counts for many draws at once. The predictions are held fixed: the interval says how far the score depends on which
-clips were tested, not on which ones the models were trained on (`evaluate.repeats`), nor on having chosen the best of
-many results (`evaluate.selection`).
+Every metric is computed for many draws of `evaluate.groups` at once. The predictions are held fixed: the interval says
+how far the score depends on which clips were tested, not on which ones the models were trained on
+(`evaluate.repeats`), nor on having chosen the best of many results (`evaluate.selection`).
 
-The draws give a standard error, widened by sqrt(G / (G - 1)) for G groups as a mean's is. The interval is the estimate
-plus and minus t(G - 1) standard errors on the logit of a share, the logarithm of a loss, so that it ends within the
-scale (DiCiccio and Efron 1996, Statist. Sci. 11:189, on transformed t intervals). Percentiles of the same draws hold
-the truth too seldom: 91 to 94 % for an accuracy over 52 groups, 84 % over 12, where these do in 95 to 98 %
-(`benchmarks/coverage.py`). Where no draw differs from another, as at a score of 1, the draws know no error; there the
-interval is Clopper and Pearson's (1934, Biometrika 26:404) for G groups that all agree: a share of 1 - 0.025**(1 / G)
-of unseen groups may score anything.
+The draws give a standard error, widened by sqrt(G / (G - 1)) as a mean's is, where G is the effective number of groups
+(`evaluate.groups`): their number where all are equal, fewer where not. The interval is the estimate plus and minus
+t(G - 1) standard errors, on the logit of a share, so that it ends within the scale, and on the logarithm of a loss, cut
+off at the most that a clip can cost (DiCiccio and Efron 1996, Statist. Sci. 11:189, on transformed t intervals).
+Percentiles of the same draws hold the truth too seldom: 91 to 94 % for an accuracy over 52 groups, 84 % over 12, where
+these do in 95 to 98 % (`benchmarks/coverage.py`). Where no draw differs from another, as at a score of 1, the draws
+know no error; there the interval is Clopper and Pearson's (1934, Biometrika 26:404) for G groups that all agree: a
+share of 1 - 0.025**(1 / G) of unseen groups may score anything.
 
 The interval of a calibration error says how it varies over sets of as many clips; few clips raise the error itself
 (`evaluate.calibration` gives what a perfect model would show).
-
-The same groups, draws and seed give the same draws for every result of a run, so that draws of two results are paired.
 """
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from evaluate import metrics
+from evaluate.groups import GroupDraws, counted_groups
 from evaluate.metrics import Floats, Labels
 from evaluate.records import Interval
 
-DRAWS = 2000
 COVERAGE = 0.95
 METRICS = {
     "accuracy": metrics.accuracy,
@@ -41,20 +35,27 @@ METRICS = {
     "ece": metrics.expected_calibration_error,
 }
 UNDEFINED = Interval(float("nan"), float("nan"))
-FEW_GROUPS = 30
+LEAST_GROUPS, FEW_GROUPS = 2, 30
 SIMULATED = {
     3: {"accuracy": 0.99, "macro_f1": 0.98, "auc": 0.99, "log_loss": 0.94},
     6: {"accuracy": 0.98, "macro_f1": 0.96, "auc": 0.99, "log_loss": 0.91},
     12: {"accuracy": 0.97, "macro_f1": 0.95, "auc": 0.95, "log_loss": 0.90},
     20: {"accuracy": 0.96, "macro_f1": 0.96, "auc": 0.95, "log_loss": 0.93},
 }
-"""Groups -> how often a 95 % interval held the truth, at worst; `benchmarks/coverage.py` measures it again."""
-_WEIGHTS_AT_ONCE = 2_000_000
+"""Equal groups -> how often a 95 % interval held the truth, at worst; `benchmarks/coverage.py` measures it again."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """The ends of a scale; `logarithm` for one whose upper end is only the worst that these clips could show."""
+    """The ends of a scale.
+
+    Attributes
+    ----------
+    low, high : float
+    logarithm : bool
+        For a loss: `low` and `high` are only the least and the most that these probabilities could cost; its interval
+        is taken on the logarithm, and ends within 0 and `WORST_LOSS`.
+    """
 
     low: float
     high: float
@@ -62,77 +63,8 @@ class Span:
 
 
 SHARE, DIFFERENCE = Span(0.0, 1.0), Span(-1.0, 1.0)
-
-
-@dataclass(frozen=True)
-class GroupDraws:
-    """Bootstrap draws of groups.
-
-    Attributes
-    ----------
-    member : ndarray of int64, shape (N,)
-        Index of each clip's group.
-    counts : ndarray of uint16, shape (B, G)
-        How often each group was drawn; rows sum to G.
-    """
-
-    member: Labels
-    counts: NDArray[np.uint16]
-
-    @property
-    def groups(self) -> int:
-        """Number of groups G."""
-        return self.counts.shape[1]
-
-    def group_sums(self, values: ArrayLike) -> Floats:
-        """Sums [G, ...] over the clips of each group, of values [N, ...]."""
-        given = np.asarray(values, dtype=np.float64)
-        sums = np.zeros((self.groups, *given.shape[1:]))
-        np.add.at(sums, self.member, given)
-        return sums
-
-    def weights(self) -> Iterator[Floats]:
-        """How often each clip counts: float64 [b, N] whole numbers, a bounded number of draws at a time."""
-        for counts in self.chunks(len(self.member)):
-            yield counts[:, self.member].astype(np.float64)
-
-    def chunks(self, width: int) -> Iterator[NDArray[np.uint16]]:
-        """Rows of `counts`, so many at a time that [b, `width`] stays small."""
-        size = max(1, _WEIGHTS_AT_ONCE // max(width, 1))
-        for start in range(0, len(self.counts), size):
-            yield self.counts[start : start + size]
-
-    def means(self, values: ArrayLike) -> Floats:
-        """Mean over the drawn clips [B, k], of values [N, k]."""
-        sums, sizes = self.group_sums(values), self.group_sums(np.ones(len(self.member)))
-        found = [(chunk @ sums) / (chunk @ sizes)[:, None] for chunk in map(_floats, self.chunks(self.groups))]
-        return np.concatenate(found)
-
-
-def _floats(counts: NDArray[np.uint16]) -> Floats:
-    return counts.astype(np.float64)
-
-
-def draw_groups(groups: Sequence[object], *, draws: int = DRAWS, seed: int = 0) -> GroupDraws:
-    """Draw groups with replacement, as many as there are.
-
-    Parameters
-    ----------
-    groups : sequence, length N
-        Group of each clip.
-    draws : int
-    seed : int
-    """
-    names, member = np.unique(np.asarray([str(group) for group in groups]), return_inverse=True)
-    count = len(names)
-    generator = np.random.default_rng(seed)
-    counts = np.empty((draws, count), dtype=np.uint16)
-    size = max(1, _WEIGHTS_AT_ONCE // count)
-    for start in range(0, draws, size):
-        rows = min(size, draws - start)
-        cells = generator.integers(count, size=(rows, count)) + count * np.arange(rows)[:, None]
-        counts[start : start + rows] = np.bincount(cells.ravel(), minlength=rows * count).reshape(rows, count)
-    return GroupDraws(member, counts)
+WORST_LOSS = float(-np.log(metrics.LOG_EPS))
+"""What a clip can cost at most, in nats: about 36."""
 
 
 def bootstrap_metrics(labels: Labels, probabilities: Floats, draws: GroupDraws) -> dict[str, Floats]:
@@ -161,7 +93,7 @@ def bootstrap_metrics(labels: Labels, probabilities: Floats, draws: GroupDraws) 
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in METRICS}
 
 
-def interval(estimate: float, values: Floats, groups: int, span: Span = SHARE) -> Interval:
+def interval(estimate: float, values: Floats, groups: float, span: Span = SHARE) -> Interval:
     """A 95 % interval of a figure, from its bootstrap draws over groups.
 
     Parameters
@@ -170,37 +102,42 @@ def interval(estimate: float, values: Floats, groups: int, span: Span = SHARE) -
         The figure over all clips.
     values : ndarray of float64, shape (B,)
         The same in each draw; NaN where not defined.
-    groups : int
+    groups : float
+        The effective number.
     span : Span
 
     Returns
     -------
     Interval
-        Within `span`, around `estimate`; undefined for fewer than 2 groups or defined draws.
+        Around `estimate`, within its scale: `span`, or for a loss 0 to `WORST_LOSS`. Undefined for fewer than 2
+        effective groups or defined draws.
     """
     defined = values[~np.isnan(values)]
-    if groups < 2 or len(defined) < 2 or np.isnan(estimate):
+    if groups < LEAST_GROUPS or len(defined) < 2 or np.isnan(estimate):
         return UNDEFINED
     return t_interval(estimate, float(defined.std(ddof=1)) * np.sqrt(groups / (groups - 1)), groups, span)
 
 
-def t_interval(estimate: float, error: float, groups: int, span: Span = SHARE) -> Interval:
+def t_interval(estimate: float, error: float, groups: float, span: Span = SHARE) -> Interval:
     """A 95 % t interval on the scale's logit (or logarithm), from a standard error over groups.
 
     Parameters
     ----------
     estimate, error : float
-    groups : int
-        2 or more; the degrees of freedom and one.
+    groups : float
+        The effective number: the degrees of freedom and one.
     span : Span
 
     Returns
     -------
     Interval
-        Where `error` is 0: all groups agree, and a share 1 - 0.025**(1 / groups) of unseen ones may lie anywhere.
+        Within its scale, as `interval` says; undefined for fewer than 2 effective groups. Where `error` is 0 all groups
+        agree, and a share 1 - 0.025**(1 / groups) of unseen ones may lie anywhere within `span`.
     """
     from scipy.special import expit, logit, stdtrit
 
+    if groups < LEAST_GROUPS:
+        return UNDEFINED
     width = span.high - span.low
     tail = (1 - COVERAGE) / 2
     if error <= 1e-9 * width or not span.low < estimate < span.high:
@@ -209,7 +146,8 @@ def t_interval(estimate: float, error: float, groups: int, span: Span = SHARE) -
         return Interval(float(min(low, estimate)), float(max(high, estimate)))
     reach = float(stdtrit(groups - 1, 1 - tail)) * error
     if span.logarithm:
-        return Interval(float(estimate * np.exp(-reach / estimate)), float(estimate * np.exp(reach / estimate)))
+        low, high = -reach / estimate, min(reach / estimate, np.log(WORST_LOSS / estimate))
+        return Interval(float(estimate * np.exp(low)), float(min(estimate * np.exp(high), WORST_LOSS)))
     place = (estimate - span.low) / width
     middle, step = logit(place), reach / width / (place * (1 - place))
     low, high = (span.low + width * float(expit(end)) for end in (middle - step, middle + step))
@@ -217,7 +155,7 @@ def t_interval(estimate: float, error: float, groups: int, span: Span = SHARE) -
 
 
 def bootstrap_intervals(labels: Labels, probabilities: Floats, draws: GroupDraws) -> dict[str, Interval]:
-    """A 95 % interval of every metric; undefined where there is one group only.
+    """A 95 % interval of every metric; undefined for fewer than 2 effective groups.
 
     Parameters
     ----------
@@ -229,11 +167,12 @@ def bootstrap_intervals(labels: Labels, probabilities: Floats, draws: GroupDraws
     -------
     dict of str to Interval, by the names of `METRICS`
     """
-    values = bootstrap_metrics(labels, probabilities, draws) if draws.groups > 1 else {}
+    groups = draws.effective
+    values = bootstrap_metrics(labels, probabilities, draws) if groups >= LEAST_GROUPS else {}
     loss = Span(*_loss_ends(probabilities), logarithm=True)
     return {
         name: interval(
-            float(metric(labels, probabilities)), values[name], draws.groups, loss if name == "log_loss" else SHARE
+            float(metric(labels, probabilities)), values[name], groups, loss if name == "log_loss" else SHARE
         )
         if values
         else UNDEFINED
@@ -247,19 +186,26 @@ def _loss_ends(probabilities: Floats) -> tuple[float, float]:
     return float(-np.log(best)), float(-np.log(worst))
 
 
-def few_groups_warning(groups: int) -> str | None:
-    """What to tell a reader where `groups` are too few for the intervals to be taken at their word; else `None`.
+def few_groups_warning(groups: int, effective: float) -> str | None:
+    """What to tell a reader where groups are too few for the intervals to be taken at their word; else `None`.
 
-    The shares are those of `SIMULATED` for that many groups or the next fewer.
+    Parameters
+    ----------
+    groups : int
+    effective : float
+        How many equal ones they count as. The shares are those of `SIMULATED` for that many or the next fewer.
     """
-    if groups >= FEW_GROUPS:
+    if effective >= FEW_GROUPS:
         return None
     if groups < 2:
         return "one group only: no interval can be given"
-    known = max((count for count in SIMULATED if count <= groups), default=min(SIMULATED))
+    counted = counted_groups(groups, effective)
+    if effective < LEAST_GROUPS:
+        return f"{counted}: no interval can be given"
+    known = max((count for count in SIMULATED if count <= effective), default=min(SIMULATED))
     held = {name: f"{share:.0%}".replace("%", " %") for name, share in SIMULATED[known].items()}
     return (
-        f"only {groups} groups: the 95 % interval of the log loss is too narrow, in simulations of {known} groups it "
+        f"only {counted}: the 95 % interval of the log loss is too narrow, in simulations of {known} equal groups it "
         f"held the truth in {held['log_loss']}; that of macro F1 did in {held['macro_f1']}, of AUC in {held['auc']}, "
         f"of accuracy in {held['accuracy']}; all are wide"
     )

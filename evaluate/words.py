@@ -7,9 +7,8 @@ import math
 from dataclasses import dataclass
 
 from evaluate.evaluation import Evaluation
-from evaluate.records import Headline, Interval, PairedTest, SourceWorth
+from evaluate.records import UNKNOWN, Headline, Interval, PairedTest, SourceWorth
 
-UNKNOWN = "–"
 _SURE_PICK = 0.5
 """Below this share of draws the best result has no majority."""
 
@@ -72,14 +71,10 @@ class WorthGroup:
         ends = [
             end
             for row in self.rows
-            for end in (row.shapley, row.drop, *_ends(row.shapley_ci95), *_ends(row.drop_ci95))
+            for end in (row.shapley, row.drop, *row.shapley_ci95.ends, *row.drop_ci95.ends)
             if not math.isnan(end)
         ]
         return max(0.1, *map(abs, ends)) if ends else 0.1
-
-
-def _ends(interval: Interval) -> tuple[float, float]:
-    return interval.low, interval.high
 
 
 def percent(share: float, digits: int = 0) -> str:
@@ -89,7 +84,7 @@ def percent(share: float, digits: int = 0) -> str:
 
 def between(interval: Interval) -> str:
     """An interval of a share as ``"41 to 67 %"``."""
-    if math.isnan(interval.low) or math.isnan(interval.high):
+    if not interval.known:
         return "not known"
     return f"{100 * interval.low:.0f} to {100 * interval.high:.0f} %"
 
@@ -144,7 +139,7 @@ def _meaning(evaluation: Evaluation, ends: Interval) -> list[str]:
 
 
 def _against_bar(ends: Interval, bar: float) -> str:
-    if math.isnan(ends.low) or math.isnan(ends.high):
+    if not ends.known:
         return "Without an interval it cannot be told whether this is more."
     if ends.low > bar:
         return "The whole interval lies above both."
@@ -189,7 +184,11 @@ def paired_groups(evaluation: Evaluation) -> tuple[PairedGroup, ...]:
             key=lambda test: (-abs(test.difference), test.result),
         )
         names = {test.against for test in tests}
-        words = f"the {baseline} ({names.pop()})" if len(names) == 1 else f"the {baseline} head on the same sources"
+        words = (
+            f"the {baseline} ({names.pop()})"
+            if len(names) == 1
+            else f"the {baseline} head on the same sources (of one source: its network)"
+        )
         by_verdict = {
             verdict: tuple(test for test in tests if test.verdict == verdict)
             for verdict in ("better", "worse", "cannot tell")

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from cache.errors import DamagedPartError, InputError, MissingBlockError, Moodfu
 from cache.files import discard, set_aside
 from cache.folds import can_cross_fit
 from cache.planning import PlanChoice, next_plan, repeat_plan
-from cache.recipe import Recipe
+from cache.recipe import Recipe, views_of
 from cache.records import ClipStatus
 from cache.store import CLIPS_PER_PART, FeatureCache, Roles
 from extract.announce import announce, say_audit, say_copies, say_plan, say_weights
@@ -113,6 +113,9 @@ def extract_features(settings: ExtractSettings, *, say: Callable[[str], None] = 
     sources = tuple(dict.fromkeys(settings.recipes.source(name) for name in settings.sources))
     _check_options_used(settings.recipes, sources)
     recipes = [build_recipe(source, settings.recipes) for source in sources]
+    views = views_of(recipes)
+    plan, networks = replace(settings.plan, views=views), replace(settings.networks, views=views)
+    settings = replace(settings, plan=plan, networks=networks)
     clips = scan(settings.data, group_pattern=settings.group_pattern)
     cache = FeatureCache(settings.cache, create=True)
     with media_supply(cache, recipes, settings, say) as media:
@@ -126,7 +129,7 @@ def extract_features(settings: ExtractSettings, *, say: Callable[[str], None] = 
         say_copies(cache, say)
         say_audit(cache, say)
         tunes = any(recipe.tuning for recipe in recipes)
-        if settings.networks.crossfit and tunes and not can_cross_fit(cache.plan, cache.clips):
+        if settings.networks.crossfit and tunes and not can_cross_fit(cache.plan, cache.clips, views):
             say("some class is gone once two folds are left out, so cross-fitting is off")
         todo = [remaining(cache, recipe, settings.networks) for recipe in recipes]
         announce(cache, settings, todo, say)
@@ -158,7 +161,8 @@ def _write_plans(cache: FeatureCache, statuses: Sequence[ClipStatus], settings: 
     """Put the plan in force, and those of further repeats; all are decided before any is written."""
     plan = next_plan(cache.plans, statuses, settings.plan)
     repeats = range(1, settings.networks.repeats)
-    further = [repeat_plan(plan, cache.plans_of(repeat), statuses, repeat) for repeat in repeats]
+    views = settings.plan.views
+    further = [repeat_plan(plan, cache.plans_of(repeat), statuses, repeat, views=views) for repeat in repeats]
     for item in (plan, *further):
         cache.write_plan(item, statuses)
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cache.errors import MoodfuseError
+from cache.folds import VIEWS
 from cache.planning import holdouts
 from cache.recipe import Recipe
 from cache.records import ClipStatus, Holdout, Plan
@@ -13,11 +14,15 @@ from extract.recipe_files import frozen_counterpart
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which networks a tuned source shall have: pair holdouts too, one that sees all clips, under how many plans."""
+    """Which networks a tuned source shall have: pair holdouts too, one that sees all clips, under how many plans.
+
+    Pair holdouts are made where the `views` that all sources of the command read allow it.
+    """
 
     crossfit: bool = True
     leaky: bool = False
     repeats: int = 1
+    views: tuple[str, ...] = VIEWS
 
     def networks(self, cache: FeatureCache) -> tuple[tuple[Plan, Holdout], ...]:
         """Every holdout of every plan."""
@@ -25,7 +30,7 @@ class Wanted:
         return tuple(
             (plan, holdout)
             for plan in plans
-            for holdout in holdouts(plan, cache.clips, crossfit=self.crossfit, leaky=self.leaky)
+            for holdout in holdouts(plan, cache.clips, crossfit=self.crossfit, leaky=self.leaky, views=self.views)
         )
 
 

@@ -15,9 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import InputError
-from cache.folds import deal, validate
-from cache.records import Plan
-from cache.runs import Result, Run, check_new_name
+from cache.runs import LEAKY, NETWORK, Result, Run, check_new_name
 from cache.store import FeatureCache
 from fuse.choice import Choice, choose, soften
 from fuse.combinations import Combination, parse_combinations
@@ -25,24 +23,16 @@ from fuse.features import LEVELS, Level, check_level
 from fuse.heads import HEADS, head_spec, make_head
 from fuse.matrix import DesignMatrix
 from fuse.notes import missing_views, result_notes, run_notes, versions
+from fuse.plans import fold_plans
 from fuse.protocols import (
-    CROSSFIT,
-    LEAKY,
     PlanFeatures,
     check_protocol,
     choose_protocol,
-    clip_plan,
-    has_networks,
     load_features,
 )
 from fuse.workers import Call, run_parallel
 
 log = logging.getLogger(__name__)
-
-NETWORK = "network"
-"""Head name of a source's own softmax."""
-FROZEN_REPEATS = 5
-"""Fold plans by default where no source is tuned, so that repeats cost no network."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +49,7 @@ class AblationSettings:
     protocol : str or None
         One of `fuse.protocols.PROTOCOLS`; `None` for ``crossfit`` where the cache holds pair networks.
     repeats : int or None
-        Fold plans; `None` for all that `extract` made, or `FROZEN_REPEATS` where no source is tuned.
+        Fold plans, as for `fuse.plans.fold_plans`.
     jobs : int
         Worker processes; changes no result.
     command : str
@@ -125,7 +115,7 @@ def run_ablation(cache: FeatureCache, settings: AblationSettings) -> Run:
     Returns
     -------
     Run
-        First a result with head ``"network"`` for each source, then the combinations.
+        First a result with head `NETWORK` for each source, then the combinations.
 
     Raises
     ------
@@ -137,22 +127,18 @@ def run_ablation(cache: FeatureCache, settings: AblationSettings) -> Run:
         If features are not in the cache.
     """
     leaky = settings.protocol == LEAKY
-    name = check_new_name(
-        cache, leaky_name(settings.run) if leaky else settings.run, prefix="leaky" if leaky else "run"
-    )
+    name = check_new_name(cache, leaky_name(settings.run) if leaky else settings.run, prefix=LEAKY if leaky else "run")
     chosen = parse_combinations(settings.combine, cache.sources())
     sources = tuple(sorted({source for item in chosen for source in item}))
     protocol = choose_protocol(cache, sources, settings.protocol)
     rows = _rows(chosen, sources, settings)
     plans = fold_plans(cache, sources, protocol, settings.repeats)
-    log.info("%d combinations, %d results, %d plans", len(chosen), len(rows), len(plans))
+    log.info("%d combinations, %d results, %d plans", len(chosen), len(rows), len(plans.plans))
     pooled = []
-    for plan in plans:
+    for plan in plans.plans:
         features = load_features(cache, plan, sources, protocol, jobs=settings.jobs)
         pooled.append(_fit_plan(cache, features, rows, jobs=settings.jobs))
-        if plan is plans[0]:
-            derived = features.derived
-    folds = [tuple(plan.assignment[status.digest] for status in cache.clips) for plan in plans]
+    folds = [tuple(plan.assignment[status.digest] for status in cache.clips) for plan in plans.plans]
     return Run(
         name=name,
         protocol=protocol,
@@ -165,10 +151,10 @@ def run_ablation(cache: FeatureCache, settings: AblationSettings) -> Run:
         seed=cache.plan.seed,
         recipes=tuple((source, cache.recipe(source).digest16) for source in sources),
         results=tuple(
-            _result(row, [plan[row] for plan in pooled], result_notes(cache, chose=pooled[0][row].chosen, leaky=leaky))
-            for row in rows
+            _result(row, of_row, result_notes(cache, [plan.chosen for plan in of_row], leaky=leaky))
+            for row, of_row in ((row, [plan[row] for plan in pooled]) for row in rows)
         ),
-        notes=tuple(run_notes(cache, protocol, sources, derived, plans=len(plans))),
+        notes=tuple(run_notes(cache, protocol, sources, features.derived, plans=plans)),
         digests=tuple(status.digest for status in cache.clips),
         missing=missing_views(cache),
         repeat_folds=tuple(folds[1:]),
@@ -179,57 +165,18 @@ def run_ablation(cache: FeatureCache, settings: AblationSettings) -> Run:
 
 def leaky_name(name: str | None) -> str | None:
     """Name of a leaky run: it says so wherever it stands."""
-    return name if name is None or name.startswith("leaky") else f"leaky-{name}"
-
-
-def fold_plans(cache: FeatureCache, sources: Sequence[str], protocol: str, repeats: int | None) -> list[Plan]:
-    """The plan in force, and the further ones of repeated cross-validation.
-
-    Sources that saw labels are tested under the plans that all their networks are there for; frozen ones under any,
-    dealt here where none is kept. The leaky protocol and folds that the data set declares have one plan.
-
-    Raises
-    ------
-    InputError
-        If more repeats are asked for than there are plans.
-    """
-    tuned = [source for source in sources if cache.recipe(source).sees_labels]
-    if protocol == LEAKY:
-        plans, why = [clip_plan(cache)], "the leaky protocol has one plan"
-    elif any(status.clip.fold is not None for status in cache.clips):
-        plans, why = [cache.plan], "the data set declares its folds in the column 'fold'"
-    elif tuned:
-        plans, pairs = [cache.plan], protocol == CROSSFIT
-        for plan in cache.repeat_plans:
-            if not all(has_networks(cache, source, plan, pairs=pairs) for source in tuned):
-                log.warning("fold plan %d is left out: not all of its networks are tuned", plan.repeat)
-                break
-            plans.append(plan)
-        why = f"{', '.join(tuned)} have networks under {len(plans)}; only extract makes more, with --repeats {repeats}"
-    else:
-        return _dealt_plans(cache, repeats or FROZEN_REPEATS)
-    if repeats is not None and repeats > len(plans):
-        raise InputError(f"--repeats is {repeats}, but there are {len(plans)} fold plan(s): {why}")
-    return plans[:repeats]
-
-
-def _dealt_plans(cache: FeatureCache, repeats: int) -> list[Plan]:
-    """So many plans: those that the cache keeps, then freshly dealt ones of the seeds that follow."""
-    plans = [cache.plan, *cache.repeat_plans][:repeats]
-    for repeat in range(len(plans), repeats):
-        seed = cache.plan.seed + repeat
-        assignment = deal(cache.units, folds=cache.plan.folds, seed=seed, placed={})
-        validate(cache.units, assignment, cache.plan.folds)
-        plans.append(Plan(cache.plan.folds, seed, cache.plan.group_rule, assignment, cache.plan.records, repeat=repeat))
-    return plans
+    return name if name is None or name.startswith(LEAKY) else f"{LEAKY}-{name}"
 
 
 def _rows(chosen: Sequence[Combination], sources: Sequence[str], settings: AblationSettings) -> list[Row]:
+    """Every source's network, then heads on the combinations; the mean of one source is its network's row."""
     networks = [Row((source,), NETWORK, "logits") for source in sources]
-    fused = [
-        Row(item, head, check_level(level)) for item, head, level in product(chosen, settings.heads, settings.levels)
-    ]
-    return networks + [row for row in dict.fromkeys(fused) if row.level in head_spec(row.head).levels]
+    rows = dict.fromkeys(
+        Row(item, head, check_level(level))
+        for item, head, level in product(chosen, settings.heads, settings.levels)
+        if level in head_spec(head).levels and (len(item) > 1 or head_spec(head).fits)
+    )
+    return [*networks, *rows]
 
 
 def _fit_plan(cache: FeatureCache, features: PlanFeatures, rows: Sequence[Row], *, jobs: int) -> dict[Row, Pooled]:

@@ -10,7 +10,7 @@ import click
 @click.option("--cache", "cache_path", required=True, type=click.Path(path_type=Path), help="Cache folder.")
 @click.option("--run", "run_name", help="Name of the run.  [default: the next run-N]")
 @click.option(
-    "--combine", multiple=True, help="seed, all (every two or more), or c3d+i3d; repeat for several.  [default: all]"
+    "--combine", multiple=True, help="seed, all (every subset of the sources), or c3d+i3d; repeat.  [default: all]"
 )
 @click.option("--head", "heads", multiple=True, help="Fusion head; repeat for several.  [default: all heads]")
 @click.option("--level", "levels", multiple=True, help="logits or embedding; repeat for both.  [default: both]")
@@ -43,7 +43,7 @@ def fuse_command(
     Example: moodfuse fuse --cache work --combine seed --head softmax
     """
     from cache.commands import command_line
-    from cache.runs import write_run
+    from cache.runs import LEAKY, LEAKY_MARK, write_run
     from cache.store import FeatureCache
     from fuse.ablation import AblationSettings, accuracies, run_ablation
 
@@ -63,6 +63,6 @@ def fuse_command(
     for result, accuracy in zip(run.results, accuracies(run), strict=True):
         remark = f"  ({'; '.join(result.notes)})" if result.notes else ""
         click.echo(f"{result.name:<{width}}  {accuracy:.3f}{remark}")
-    what = "LEAKY accuracy" if run.protocol == "leaky" else "out-of-fold accuracy"
+    what = f"{LEAKY_MARK} accuracy" if run.protocol == LEAKY else "out-of-fold accuracy"
     click.echo(f"{what} of {len(run.ids)} clips, protocol {run.protocol}")
     click.echo(f"next: moodfuse evaluate --cache {cache_path} --run {run.name}")

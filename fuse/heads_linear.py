@@ -68,7 +68,7 @@ class _LinearHead(ClassifierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If the data are not finite, hold one class only, or a group carries two labels.
+            If the data are not finite, hold one class only, or there is not one group a row.
         """
         x, labels = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(labels)

@@ -23,7 +23,7 @@ def inner_split(y: NDArray[np.int64], groups: ArrayLike | None, *, seed: int) ->
     Raises
     ------
     InputError
-        If a group carries two labels.
+        If there is not one group a row.
     """
     names = [str(row) for row in range(len(y))] if groups is None else [str(group) for group in np.asarray(groups)]
     if len(names) != len(y):
@@ -31,10 +31,9 @@ def inner_split(y: NDArray[np.int64], groups: ArrayLike | None, *, seed: int) ->
     members: dict[str, list[int]] = {}
     for row, name in enumerate(names):
         members.setdefault(name, []).append(row)
-    units = []
-    for name, rows in members.items():
-        if len({int(y[row]) for row in rows}) > 1:
-            raise InputError(f"group {name!r} carries two labels; rows of a group must share one")
-        units.append(Unit(key=name, label=str(y[rows[0]]), digests=tuple(map(str, rows))))
+    units = [
+        Unit(key=name, labels=tuple(str(y[row]) for row in rows), digests=tuple(map(str, rows)))
+        for name, rows in members.items()
+    ]
     dealt = inner_folds(units, most=INNER_FOLDS, seed=seed)
     return None if dealt is None else np.array([dealt[str(row)] for row in range(len(y))], dtype=np.int64)

@@ -15,17 +15,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import LeakError
-from cache.folds import can_cross_fit, pair_holdouts, single_holdouts
+from cache.folds import pair_holdouts, single_holdouts
 from cache.records import Block, ClipStatus, Holdout, Plan
 from fuse.design import Ingredients, assemble
 from fuse.features import CrossFitted, Features
 
 
-def holdouts_to_fit(block: Block, plan: Plan, clips: Sequence[ClipStatus]) -> tuple[Holdout, ...]:
-    """Holdouts of the fits on a block: its own if it saw labels; else every pair or, without cross-fitting, `{k}`."""
+def holdouts_to_fit(block: Block, plan: Plan, *, crossfit: bool) -> tuple[Holdout, ...]:
+    """Holdouts of the fits on a block: its own if it saw labels; else every pair or, without cross-fitting, `{k}`.
+
+    Parameters
+    ----------
+    block : Block
+    plan : Plan
+    crossfit : bool
+        Whether every class remains when two folds are left out (`cache.folds.can_cross_fit`).
+    """
     if block.holdout.folds is not None:
         return (block.holdout,)
-    return pair_holdouts(plan.folds) if can_cross_fit(plan, clips) else single_holdouts(plan.folds)
+    return pair_holdouts(plan.folds) if crossfit else single_holdouts(plan.folds)
 
 
 def fit_logits(block: Block, holdout: Holdout, plan: Plan, clips: Sequence[ClipStatus], *, random_state: int) -> Block:

@@ -13,7 +13,9 @@ import numpy as np
 
 from cache.errors import UnknownNameError
 from cache.folds import Unit, can_cross_fit, deal, pair_holdouts, single_holdouts, validate
+from cache.recipe import views_of
 from cache.records import Block, Holdout, Plan
+from cache.runs import LEAKY
 from cache.store import FeatureCache
 from fuse.combinations import Combination
 from fuse.design import Ingredients, assemble, unguarded
@@ -25,7 +27,6 @@ from fuse.workers import Call, run_parallel
 Protocol = Literal["crossfit", "no-crossfit", "leaky"]
 CROSSFIT: Protocol = "crossfit"
 NO_CROSSFIT: Protocol = "no-crossfit"
-LEAKY: Protocol = "leaky"
 PROTOCOLS: tuple[Protocol, ...] = (CROSSFIT, NO_CROSSFIT, LEAKY)
 
 
@@ -105,12 +106,17 @@ def choose_protocol(cache: FeatureCache, sources: Sequence[str], wanted: str | N
     if protocol != CROSSFIT:
         return protocol
     made = wanted is not None or all(has_networks(cache, source, cache.plan, pairs=True) for source in sources)
-    return CROSSFIT if made and can_cross_fit(cache.plan, cache.clips) else NO_CROSSFIT
+    return CROSSFIT if made and can_cross_fit(cache.plan, cache.clips, views_read(cache, sources)) else NO_CROSSFIT
+
+
+def views_read(cache: FeatureCache, sources: Sequence[str]) -> tuple[str, ...]:
+    """The views that some sources read, sorted."""
+    return views_of(map(cache.recipe, sources))
 
 
 def clip_plan(cache: FeatureCache) -> Plan:
     """Folds of clips, whatever their groups: how a leak is made."""
-    units = [Unit(status.digest, status.clip.label, (status.digest,)) for status in cache.clips]
+    units = [Unit(status.digest, (status.clip.label,), (status.digest,)) for status in cache.clips]
     assignment = deal(units, folds=cache.plan.folds, seed=cache.plan.seed, placed={})
     validate(units, assignment, cache.plan.folds)
     return replace(cache.plan, assignment=assignment)
@@ -147,8 +153,10 @@ def load_features(
                 pairs[source, pair] = cache.block(source, pair, plan=plan)
     blocks = {(source, block.holdout): block for (source, _), block in embedding.items()} | pairs
     lacking = [source for source in sources if embedding[source, 0].logits is None]
+    crossfit = can_cross_fit(plan, cache.clips, views_read(cache, sources))
+    bare = [block for block in blocks.values() if block.logits is None]
     networks = pairs | {(source, Holdout.of(fold)): block for (source, fold), block in embedding.items()}
-    networks |= _fitted(cache, plan, [block for block in blocks.values() if block.logits is None], jobs=jobs)
+    networks |= _fitted(cache, plan, bare, crossfit=crossfit, jobs=jobs)
     logits: dict[tuple[str, int], Features] = {}
     for source, fold in embedding:
         own = {holdout: block for (owner, holdout), block in networks.items() if owner == source}
@@ -156,9 +164,11 @@ def load_features(
     return PlanFeatures(plan, protocol, embedding, pairs, logits, tuple(lacking))
 
 
-def _fitted(cache: FeatureCache, plan: Plan, blocks: Sequence[Block], *, jobs: int) -> dict[tuple[str, Holdout], Block]:
+def _fitted(
+    cache: FeatureCache, plan: Plan, blocks: Sequence[Block], *, crossfit: bool, jobs: int
+) -> dict[tuple[str, Holdout], Block]:
     """Logits of blocks that have none, one fit a holdout."""
-    wanted = [(block, holdout) for block in blocks for holdout in holdouts_to_fit(block, plan, cache.clips)]
+    wanted = [(block, holdout) for block in blocks for holdout in holdouts_to_fit(block, plan, crossfit=crossfit)]
     calls: Iterator[Call] = (
         (fit_logits, (block, holdout, plan, cache.clips), {"random_state": cache.plan.seed})
         for block, holdout in wanted

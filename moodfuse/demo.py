@@ -19,7 +19,7 @@ def demo_command(ctx: click.Context, output: Path, seed: int, shuffle_labels: in
 
     Example: moodfuse demo --output demo
     """
-    from cache.runs import run_names
+    from cache.runs import LEAKY, run_names
     from cache.store import FeatureCache
     from moodfuse.cli import group
     from moodfuse.corpus import ClipSettings, CorpusSettings, make_corpus
@@ -36,7 +36,7 @@ def demo_command(ctx: click.Context, output: Path, seed: int, shuffle_labels: in
     stages = (
         ["extract", str(table), *where, "--seed", str(seed), "--recipe", "demo", "--leaky"],
         ["fuse", *where, *heads],
-        ["fuse", *where, *heads, "--protocol", "leaky"],
+        ["fuse", *where, *heads, "--protocol", LEAKY],
         ["evaluate", *where, "--inflation"],
     )
     for arguments in stages:
@@ -44,7 +44,7 @@ def demo_command(ctx: click.Context, output: Path, seed: int, shuffle_labels: in
         code = group.main(arguments, prog_name="moodfuse", standalone_mode=False)
         if isinstance(code, int) and code:
             ctx.exit(code)
-    run = [name for name in run_names(FeatureCache(cache)) if not name.startswith("leaky")][-1]
+    run = [name for name in run_names(FeatureCache(cache)) if not name.startswith(LEAKY)][-1]
     report = cache / "runs" / run / "report" / "report.html"
     click.echo(f"\nclips: {table}\ncache: {cache}\nrecipe: demo\nreport: {report}")
 

@@ -10,6 +10,34 @@
   };
   for (const hidden of document.querySelectorAll(".control[hidden], .hint[hidden]")) hidden.hidden = false;
 
+  // A long table begins with its first rows, in the order and under the filter in force; paper shows them all.
+  const top = 20;
+  const body = document.getElementById("ablation").tBodies[0];
+  const more = make("button");
+  more.id = "more";
+  more.type = "button";
+  document.getElementById("results").append(more);
+  let folded = body.rows.length > 1.25 * top;
+  const fold = () => {
+    let shown = 0;
+    for (const row of body.rows) {
+      shown += !row.hidden;
+      row.classList.toggle("tail", folded && !row.hidden && shown > top);
+    }
+    more.hidden = !folded || shown <= top;
+    more.textContent = `Show all ${shown} results`;
+  };
+  more.addEventListener("click", () => {
+    folded = false;
+    const first = body.querySelector("tr.tail th");
+    fold();
+    if (first) {
+      first.tabIndex = -1;
+      first.focus();
+    }
+  });
+  fold();
+
   // Sorting: a button in each heading; what is not known comes last in either direction.
   const language = new Intl.Collator(undefined, { numeric: true, sensitivity: "base" });
   const key = (row, column) => {
@@ -33,6 +61,7 @@
     for (const other of heading.parentElement.cells) other.removeAttribute("aria-sort");
     heading.setAttribute("aria-sort", order);
     table.tBodies[0].append(...rows.map((item) => item.row));
+    fold();
   };
   for (const table of document.querySelectorAll("table.sortable")) {
     for (const heading of table.tHead.rows[0].cells) {
@@ -46,7 +75,7 @@
 
   // The filter: every word must stand in the row.
   const filter = document.getElementById("filter");
-  const rows = [...document.getElementById("ablation").tBodies[0].rows];
+  const rows = [...body.rows];
   const texts = new Map(rows.map((row) => [row, row.textContent.toLowerCase()]));
   filter.addEventListener("input", () => {
     const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
@@ -55,6 +84,7 @@
       row.hidden = !words.every((word) => texts.get(row).includes(word));
       shown += !row.hidden;
     }
+    fold();
     document.getElementById("filter-count").textContent = words.length ? `${shown} of ${rows.length} results` : "";
   });
 

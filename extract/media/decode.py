@@ -15,6 +15,7 @@ import av
 import numpy as np
 from av.video.reformatter import Interpolation
 
+from cache.records import WINDOW_S
 from extract.media.container import REASONS, MediaError, MediaFacts, Opened, open_media, probe, read_facts
 
 __all__ = ["DECODER", "REASONS", "DecodedClip", "MediaError", "MediaFacts", "probe", "read_clip"]
@@ -24,7 +25,6 @@ DECODER = f"pyav {av.__version__}, rules 1"
 
 FRAMES = 32
 SAMPLE_RATE_HZ = 16_000
-WINDOW_S = 30.0
 SAMPLES = int(SAMPLE_RATE_HZ * WINDOW_S)
 COMPLETE = 0.95
 SLACK_S = 0.1

@@ -17,8 +17,9 @@ from pathlib import Path
 
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
+from cache.records import WINDOW_S
 from extract.media.container import MediaError
-from extract.media.decode import WINDOW_S, DecodedClip, read_clip
+from extract.media.decode import DecodedClip, read_clip
 
 DEADLINE_S = 60.0
 DEADLINE_PER_WINDOW_S = 2.0

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from cache.runs import Result
 from evaluate import metrics
 from evaluate.calibration import calibration, perfect_errors, reliability
 
@@ -45,8 +46,10 @@ def test_a_perfect_model_shows_what_is_foretold() -> None:
 def test_scaling_shows_in_both_figures() -> None:
     """Overconfident probabilities before, calibrated ones after: loss and error fall, to what a perfect model shows."""
     labels, p = calibrated(2000)
-    found = calibration(labels, sharpened(p, 3.0), p, [3, 3.0], draws=300)
+    result = Result(("c3d",), "softmax", "logits", p, unscaled=sharpened(p, 3.0), temperatures=(3, 3.0))
+    found = calibration(labels, result, draws=300)
+    assert found is not None
     assert found.temperatures == (3.0, 3.0)
     assert found.log_loss_after < found.log_loss_before and found.ece_after < found.ece_before / 2
     assert found.ece_after < 1.2 * found.ece_if_perfect_high and found.ece_if_perfect < found.ece_if_perfect_high
-    assert found == calibration(labels, sharpened(p, 3.0), p, [3.0, 3.0], draws=300)
+    assert found == calibration(labels, result, draws=300)

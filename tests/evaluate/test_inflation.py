@@ -55,6 +55,15 @@ def test_points_are_leaky_minus_honest() -> None:
     assert inflation(honest, turned(leaky, np.random.default_rng(0).permutation(30)), draws=200) == found
 
 
+def test_heads_on_one_source_do_not_enter_the_mean() -> None:
+    """The mean over fusions is over results of two sources and more."""
+    honest, leaky = make_run("honest", 0.5), make_run("leak", 0.95, seed=1)
+    single = [replace(run.results[1], sources=("a",)) for run in (honest, leaky)]
+    more = [replace(run, results=(*run.results, row)) for run, row in zip((honest, leaky), single, strict=True)]
+    found = inflation(*more, draws=50)
+    assert len(found.rows) == 4 and found.mean_points == inflation(honest, leaky, draws=50).mean_points
+
+
 def test_only_shared_rows_are_compared() -> None:
     """A result of one run alone is left out; without fusions the mean is over networks."""
     found = inflation(make_run("a", 0.5), make_run("b", 0.9, ways=("network",)), draws=50)

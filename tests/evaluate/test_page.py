@@ -16,9 +16,10 @@ import pytest
 from click.testing import CliRunner
 
 from cache.audits import Audit, Finding
-from cache.errors import InputError
+from cache.errors import CacheError, InputError
 from cache.manifest import table_name
 from cache.media import Media, MediaStore, Rendition
+from cache.parts import read_part
 from cache.records import Clip, ClipStatus, Plan
 from cache.runs import Result, Run, write_run
 from cache.store import FeatureCache
@@ -315,6 +316,30 @@ def test_inflation_takes_the_newest_of_each_kind(tmp_path: Path) -> None:
     assert chosen_runs(work, None, inflation=False)[0].name == "new"
 
 
+def test_inflation_reads_no_run_that_it_does_not_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two of six runs are read; damaged ones are passed over with a warning, and stop nothing but their own report."""
+    work = FeatureCache(tmp_path / "work", create=True)
+    for number, protocol in enumerate(("crossfit", "leaky", "crossfit", "leaky", "crossfit", "leaky")):
+        write_run(work, replace(make_run(protocol=protocol, clips=12), name=f"run-{number}"))
+    read: list[str] = []
+    monkeypatch.setattr("cache.runs.read_part", lambda path: read.append(path.parent.name) or read_part(path))
+    honest, leaky = chosen_runs(work, None, inflation=True)
+    assert leaky is not None and (honest.name, leaky.name) == ("run-4", "run-5") and sorted(read) == ["run-4", "run-5"]
+    (work.path / "runs" / "run-5" / "run.json").write_text("{")
+    next((work.path / "runs" / "run-4").glob("predictions-*.h5")).write_bytes(b"no part")
+    honest, leaky = chosen_runs(work, None, inflation=True)
+    assert leaky is not None and (honest.name, leaky.name) == ("run-2", "run-3")
+    assert all(caplog.text.count(f"run run-{number} cannot be read and is passed over") == 1 for number in (4, 5))
+    with pytest.raises(CacheError, match="not JSON"):
+        chosen_runs(work, "run-5", inflation=False)
+    with pytest.raises(InputError, match="run 'run-5' exists"):
+        write_run(work, replace(make_run(clips=12), name="run-5"))
+    write_run(work, replace(make_run(clips=12), name="run-6"))
+    assert chosen_runs(work, None, inflation=False)[0].name == "run-6"
+
+
 # In a browser
 
 
@@ -380,6 +405,36 @@ def test_sorting_by_mouse_and_keyboard(tab: Any) -> None:
     tab.locator("#filter").fill("softmax c3d")
     assert tab.locator("#ablation tbody tr:visible").count() == 1
     assert tab.locator("#filter-count").inner_text() == "1 of 5 results"
+
+
+@pytest.mark.slow
+def test_a_long_table_begins_with_its_first_rows(browser: Any, tmp_path: Path) -> None:
+    """Of 45 results 20 show, the best in the order that is asked for; a button and paper show them all."""
+    run = make_run()
+    fused = [item for item in run.results if item.head != "network"]
+    heads = tuple(replace(item, head=f"{item.head}{number}") for number in range(8) for item in fused)
+    context = browser.new_context(viewport={"width": 1200, "height": 900})
+    page = context.new_page()
+    long = replace(run, results=run.results + heads + more_networks(run))
+    page.goto(write_page(page_of(evaluate_run(long, draws=20)), tmp_path).as_uri())
+    rows = page.locator("#ablation tbody tr:visible")
+    assert rows.count() == 20 and page.locator("#more").inner_text() == "Show all 45 results"
+    column = (
+        "[...document.querySelectorAll('#ablation tbody tr:not(.tail)')].map(row => Number(row.cells[6].dataset.value))"
+    )
+    page.locator("#ablation th", has_text="log loss").locator("button").click()
+    assert page.evaluate(column) == sorted(item.score.log_loss for item in evaluate_run(long, draws=20).scored)[:20]
+    page.emulate_media(media="print")
+    assert rows.count() == 45
+    page.emulate_media(media="screen")
+    page.locator("#more").click()
+    assert rows.count() == 45 and page.locator("#more:visible").count() == 0
+    context.close()
+
+
+def more_networks(run: Run) -> tuple[Result, ...]:
+    """As many networks under further recipes as fill 45 results up."""
+    return tuple(replace(run.results[0], sources=(f"c3d@{number}",)) for number in range(16))
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Paired tests are exact, raise no false alarm too often, and say so in words."""
 
 import runpy
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from evaluate.groups import draw_groups
 from evaluate.paired import holm, paired_tests, sign_flip_p
+from evaluate.records import Interval, PairedTest, p_shown
 
 
 def says(labels: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -35,7 +38,7 @@ def test_no_difference_is_no_finding() -> None:
     """Equal results have p = 1 and an interval around 0 that has a width."""
     labels = np.arange(20) % 2
     p = says(labels, np.arange(20) < 12)
-    (test,) = paired_tests(labels, {"a": p, "b": p}, range(20), pairs=[("a", "b", "mean")], draws=100)
+    (test,) = paired_tests(labels, {"a": p, "b": p}, draw_groups(range(20), draws=100), pairs=[("a", "b", "mean")])
     assert (test.difference, test.p_value, test.verdict) == (0.0, 1.0, "cannot tell")
     assert -0.3 < test.interval.low < 0 < test.interval.high < 0.3
 
@@ -56,18 +59,34 @@ def test_verdicts_follow_the_corrected_p() -> None:
     """Better and worse mirror each other, and the sentence says which."""
     labels = np.arange(60) % 2
     table = {"good": says(labels, np.arange(60) < 55), "bad": says(labels, np.arange(60) % 2 == 0)}
+    drawn = draw_groups(range(60), draws=200)
     pairs = [("good", "bad", "mean"), ("bad", "good", "mean"), ("bad", "bad", "best single source")]
-    found = paired_tests(labels, table, range(60), pairs=pairs, draws=200)  # type: ignore[arg-type]
+    found = paired_tests(labels, table, drawn, pairs=pairs)  # type: ignore[arg-type]
     assert [test.verdict for test in found] == ["better", "worse", "cannot tell"]
     assert found[0].difference == -found[1].difference == pytest.approx(55 / 60 - 0.5)
     assert found[0].interval.low == pytest.approx(-found[1].interval.high)
     assert "good is better than bad (+41.7 points" in found[0].sentence
-    assert paired_tests(labels, table, range(60), pairs=[]) == ()
+    assert paired_tests(labels, table, drawn, pairs=[]) == ()
+
+
+def test_sentences_say_what_they_do_not_know() -> None:
+    """A tiny p is not 0.00, one group has no interval, and an interval beside 0 is said to be uncorrected."""
+    test = PairedTest("a", "b", "mean", 0.2, Interval(0.05, 0.3), 1e-12, 1e-9, "better")
+    assert test.sentence == "a is better than b (+20.0 points [+5.0, +30.0], p < 0.001 after Holm)"
+    alone = replace(test, interval=Interval(np.nan, np.nan), p_holm=1.0, verdict="cannot tell").sentence
+    assert (
+        alone.endswith("(+20.0 points with no interval: one group holds all or most clips, p = 1.00 after Holm)")
+        and "nan" not in alone
+    )
+    for ends, remark in ((Interval(0.01, 0.3), True), (Interval(-0.3, -0.01), True), (Interval(-0.1, 0.3), False)):
+        said = replace(test, interval=ends, p_holm=0.31, verdict="cannot tell").sentence
+        assert ("the interval is not corrected for the number of comparisons" in said) == remark
+    assert [p_shown(value) for value in (0.0496, 0.001, 0.3)] == ["p = 0.050", "p = 0.001", "p = 0.30"]
 
 
 @pytest.mark.parametrize(("groups", "clips"), [(52, 1), (36, 2), (131, 1)])
 def test_equal_results_are_seldom_told_apart(groups: int, clips: int) -> None:
     """At most 6 % false positives of one test at 5 %, but for the noise of 300 data sets; intervals hold 0."""
     benchmark = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "coverage.py"))
-    wrong, held = benchmark["paired_rows"](benchmark["Layout"](groups, clips), 0.6, sets=300, draws=300)
+    wrong, held = benchmark["paired_rows"](benchmark["Layout"].equal(groups, clips), 0.6, sets=300, draws=300)
     assert wrong.figure <= 0.075 and held.figure >= 0.91

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from evaluate.groups import draw_groups
 from evaluate.selection import choose_and_test, corrected_best
-from evaluate.uncertainty import draw_groups
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "coverage.py"
 
@@ -15,7 +15,7 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "coverage.py"
 def test_equal_results_are_corrected_to_their_truth() -> None:
     """Of 60 equally good results the best looks far too good; corrected, it is right on average."""
     benchmark = runpy.run_path(str(BENCHMARK))
-    layout = benchmark["Layout"](52, 1)
+    layout = benchmark["Layout"].equal(52, 1)
     off, naive, held = benchmark["selection_rows"](layout, np.full(60, 0.6), "equal", sets=150, draws=150)
     assert abs(off.figure) < 0.02 and naive.figure > 0.08 and held.figure > 0.9
 
@@ -26,7 +26,7 @@ def test_a_clear_winner_keeps_its_score() -> None:
     labels = random.integers(0, 3, 200)
     best = np.where(random.random(200) < 0.9, labels, (labels + 1) % 3)
     table = {"z best": np.eye(3)[best], "a poor": np.full((200, 3), 1 / 3)}
-    found = corrected_best(labels, table, range(200), draws=500)
+    found = corrected_best(labels, table, draw_groups(range(200), draws=500))
     assert found.result == "z best" and found.candidates == 2 and found.picks == (("z best", 1.0),)
     assert found.accuracy == (best == labels).mean() == pytest.approx(found.corrected, abs=0.005)
     width = found.accuracy_ci95.high - found.accuracy_ci95.low
@@ -51,5 +51,5 @@ def test_draws_are_chosen_on_and_scored_apart() -> None:
 def test_one_group_has_no_correction() -> None:
     """Nothing is left to score on, and that is said as NaN."""
     labels = np.array([0, 1])
-    found = corrected_best(labels, {"a": np.eye(2), "b": np.eye(2)[::-1]}, ["one", "one"], draws=5)
+    found = corrected_best(labels, {"a": np.eye(2), "b": np.eye(2)[::-1]}, draw_groups(["one", "one"], draws=5))
     assert found.result == "a" and np.isnan(found.corrected) and np.isnan(found.corrected_ci95.low)

@@ -7,15 +7,22 @@ from typing import Any
 import numpy as np
 import pytest
 
+from evaluate import score
+from evaluate.groups import GroupDraws, counted_groups, draw_groups, effective_groups
+from evaluate.paired import paired_tests
+from evaluate.selection import corrected_best
+from evaluate.shapley import source_worths
 from evaluate.uncertainty import (
     DIFFERENCE,
     METRICS,
     SIMULATED,
+    WORST_LOSS,
+    Span,
     bootstrap_intervals,
     bootstrap_metrics,
-    draw_groups,
     few_groups_warning,
     interval,
+    t_interval,
 )
 
 Benchmark = dict[str, Any]
@@ -31,9 +38,55 @@ def benchmark() -> Benchmark:
 @pytest.mark.parametrize("truth", [0.6, 0.86])
 def test_intervals_of_accuracy_cover(benchmark: Benchmark, groups: int, clips: int, truth: float) -> None:
     """92 to 98 % of the intervals of accuracy hold the truth, but for the noise of 300 data sets."""
-    layout = benchmark["Layout"](groups, clips)
+    layout = benchmark["Layout"].equal(groups, clips)
     accuracy, macro_f1 = benchmark["interval_rows"](layout, truth, sets=300, draws=500)
     assert 0.90 <= accuracy.figure <= 0.995 and macro_f1.figure > 0.9
+
+
+@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("truth", [0.6, 0.86])
+def test_intervals_over_unequal_groups_cover(benchmark: Benchmark, number: int, truth: float) -> None:
+    """90 % and more where one group holds a third of the clips, two a half, or sizes fall with the rank."""
+    layout = benchmark["Layout"](*list(benchmark["UNEQUAL"].items())[number])
+    (accuracy,) = benchmark["interval_rows"](layout, truth, sets=400, draws=500)
+    assert accuracy.figure >= 0.9
+
+
+def test_unequal_groups_count_as_fewer() -> None:
+    """Kish's number: all of them where they are equal, whatever their size, one where one holds everything."""
+    assert effective_groups(np.arange(36) // 2) == 18 == draw_groups(np.arange(36) // 2, draws=1).effective
+    unequal = np.repeat(np.arange(4), (6, 2, 1, 1))
+    assert effective_groups(unequal) == draw_groups(unequal, draws=1).effective == pytest.approx(100 / 42)
+    assert effective_groups(["x"] * 5) == 1
+    assert counted_groups(18, 18.0) == "18 groups" and counted_groups(1, 1.0) == "1 group"
+    assert counted_groups(40, 6.05) == "40 groups, which count as about 6 equal ones"
+
+
+def test_unequal_groups_widen_every_interval() -> None:
+    """The metrics, a paired difference, the corrected best, a Shapley value: each is wider than over equal draws."""
+    random = np.random.default_rng(0)
+    labels, member = np.arange(60) % 2, np.repeat(np.arange(20), (20, 20, 2, 2, *[1] * 16))
+    table = {name: np.eye(2)[np.where(random.random(60) < 0.7, labels, 1 - labels)] for name in "ab"}
+    drawn = draw_groups(member, draws=200)
+
+    def widths(draws: GroupDraws) -> list[float]:
+        (test,) = paired_tests(labels, table, draws, pairs=[("a", "b", "mean")])
+        ways = {(("a",), "network", "logits"): table["a"], (("b",), "network", "logits"): table["b"]}
+        worth = source_worths(labels, {**ways, (("a", "b"), "mean", "logits"): table["b"]}, draws)
+        found = [*bootstrap_intervals(labels, table["a"], draws).values(), test.interval, worth[0].shapley_ci95]
+        found.append(corrected_best(labels, table, draws).corrected_ci95)
+        return [ends.high - ends.low for ends in found]
+
+    narrow = widths(Equal(drawn.member, drawn.counts))
+    assert all(wide > 1.02 * other for wide, other in zip(widths(drawn), narrow, strict=True))
+
+
+class Equal(GroupDraws):
+    """Draws that take their groups for equal ones."""
+
+    @property
+    def effective(self) -> float:
+        return self.groups
 
 
 def test_draws_count_whole_groups() -> None:
@@ -75,6 +128,18 @@ def test_intervals_stay_on_their_scale() -> None:
     assert -1 < ends.low < -0.9 < ends.high < 1
 
 
+def test_a_loss_ends_at_what_a_clip_can_cost() -> None:
+    """Few groups of which one is surely wrong: the upper end is finite, at most 36 nats, and above the loss."""
+    labels = np.array([0, 0, 1])
+    p = np.array([[1 - 1e-9, 1e-9], [1 - 1e-9, 1e-9], [1.0, 0.0]])
+    with np.errstate(over="raise", divide="raise", invalid="raise"):
+        ends = bootstrap_intervals(labels, p, draw_groups(range(3), draws=200))["log_loss"]
+        tiny = t_interval(1e-9, 0.5, 3, Span(0.0, 30.0, logarithm=True))
+    loss = float(METRICS["log_loss"](labels, p))
+    assert 0 <= ends.low < loss < ends.high == pytest.approx(-np.log(np.finfo(float).eps))
+    assert 0 <= tiny.low <= 1e-9 < tiny.high <= WORST_LOSS
+
+
 def test_equal_draws_give_an_interval_all_the_same() -> None:
     """All right, all wrong, or half right in every group: the width is that of so many groups that agree."""
     unseen = 1 - 0.025 ** (1 / 10)
@@ -104,13 +169,25 @@ def test_undefined_intervals() -> None:
     assert all(np.isnan(ends.high) for ends in found.values())
 
 
+def test_groups_that_count_as_fewer_than_two_have_no_interval() -> None:
+    """A hundred groups of which one holds nearly all clips: undefined, and said."""
+    member = np.repeat(np.arange(100), (901, *[1] * 99))
+    labels = np.arange(1000) % 2
+    found = score(labels, np.eye(2)[np.where(np.arange(1000) % 3, labels, 1 - labels)], member.tolist(), draws=20)
+    assert np.isnan(found.accuracy_ci95.low) and np.isnan(found.log_loss_ci95.high)
+    assert found.notes == ("100 groups, which count as about 1.2 equal ones: no interval can be given",)
+    assert np.isnan(t_interval(0.5, 0.1, 1.9).low) and not np.isnan(t_interval(0.5, 0.1, 2).low)
+
+
 def test_few_groups_are_said_with_their_shortfall() -> None:
     """Below 30 groups the warning tells how often intervals held the truth; from 30 on there is none."""
-    assert few_groups_warning(30) is None
-    assert "no interval" in str(few_groups_warning(1))
-    said = str(few_groups_warning(13))
-    assert "only 13 groups" in said and "too narrow" in said and "simulations of 12 groups" in said
+    assert few_groups_warning(30, 30.0) is None
+    assert "no interval" in str(few_groups_warning(1, 1.0))
+    said = str(few_groups_warning(13, 13.0))
+    assert "only 13 groups:" in said and "too narrow" in said and "simulations of 12 equal groups" in said
     assert f"{SIMULATED[12]['log_loss']:.0%}".replace("%", " %") in said
+    unequal = str(few_groups_warning(40, 6.05))
+    assert "only 40 groups, which count as about 6 equal ones:" in unequal and "of 6 equal groups" in unequal
 
 
 def test_the_table_of_few_groups_is_measured(benchmark: Benchmark) -> None:

@@ -128,7 +128,7 @@ class Mutation:
 
 
 STOPS = """return tuple(sorted((*tuning_roles(side, recipe.tuning, seed=recipe.seed),
-            *((d, u.label, "stop") for u in units if u not in side for d in u.digests))))"""
+            *((d, l, "stop") for u in units if u not in side for d, l in zip(u.digests, u.labels)))))"""
 MUTATIONS = (
     Mutation("network weights", FeatureCache, "roles", "if not wanted.covers(plan.assignment[unit.key])", "if True"),
     Mutation(

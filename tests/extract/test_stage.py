@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from cache.errors import InputError, MissingBlockError
-from cache.planning import PlanChoice
+from cache.planning import PlanChoice, holdouts, next_plan
+from cache.records import Clip, ClipStatus
 from cache.store import FeatureCache
 from extract.stage import RefusedClipsError
 from extract.work import Wanted
@@ -245,6 +246,30 @@ def test_repeats_tune_under_further_plans(runner) -> None:
     assert runner(plan=FOLDS, networks=Wanted(repeats=2)).tuned == 0
     with pytest.raises(InputError, match=r"holdout \{5\}: fold 5 is outside"):
         cache.block("twodmcnn", 5, plan=further)
+
+
+def test_sound_that_nobody_reads_may_be_missing(runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A label whose clips are all mute: fine for picture sources, cross-fitting too; for a sound source refused."""
+    statuses = [
+        ClipStatus(Clip(name, name, label), name, name, name, ok=True, missing="sound" if label == "sad" else "")
+        for name, label in zip("abcdefgh", ("sad", "excited") * 4, strict=True)
+    ]
+    plan = next_plan((), statuses, PlanChoice(folds=3, views=("picture",)))
+    assert len(holdouts(plan, statuses, crossfit=True, leaky=False, views=("picture",))) == 6
+    assert len(holdouts(plan, statuses, crossfit=True, leaky=False)) == 3
+    with pytest.raises(InputError, match="'sad' has no clip with sound outside fold 0, so nothing that reads sound"):
+        next_plan((), statuses, PlanChoice(folds=3))
+    asked: list[tuple[str, ...]] = []
+
+    def stop(plans: object, found: object, choice: PlanChoice) -> None:
+        asked.append(choice.views)
+        raise InputError("far enough")
+
+    monkeypatch.setattr("extract.stage.next_plan", stop)
+    for sources in (("c3d",), ("twodmcnn", "c3d")):
+        with pytest.raises(InputError, match="far enough"):
+            runner(plan=FOLDS, sources=sources, depths={"c3d": "frozen"})
+    assert asked == [("picture",), ("picture", "sound")]
 
 
 def test_a_clip_without_sound_is_kept_where_that_was_asked(runner) -> None:

@@ -24,7 +24,7 @@ class Corpus:
     `signal` is the distance of class means in units of the noise; `memory` is how much further a tuned network
     pulls the clips that it saw; `permute` deals labels to groups at random, so that nothing can be learned; `pairs`
     writes networks of pair holdouts and the one that saw all; the first `lacking` clips have no picture, which every
-    source reads; networks exist under `repeats` fold plans.
+    source reads; networks exist under `repeats` fold plans; groups of `mixed` corpora hold two labels each.
     """
 
     groups_per_class: int = 8
@@ -39,6 +39,7 @@ class Corpus:
     pairs: bool = False
     lacking: int = 0
     repeats: int = 1
+    mixed: bool = False
     seed: int = 0
 
 
@@ -56,15 +57,14 @@ def make_statuses(corpus: Corpus) -> tuple[ClipStatus, ...]:
         labels = list(rng.permutation(labels))
     statuses = []
     for group, label in enumerate(labels):
+        song = f"song{group // 2 if corpus.mixed else group:03d}"
         for window in range(corpus.clips_per_group):
             name = f"{corpus.seed}-{group:03d}-{window}.mp4"
-            clip = Clip(id=name, path=f"/clips/{name}", label=str(label), group=f"song{group:03d}")
+            clip = Clip(id=name, path=f"/clips/{name}", label=str(label), group=song)
             sha = digest_of(name)
             view = "picture" if len(statuses) < corpus.lacking else ""
             digest = digest_of(f"{name}:0")
-            statuses.append(
-                ClipStatus(clip, digest=digest, file_sha256=sha, group=f"song{group:03d}", ok=True, missing=view)
-            )
+            statuses.append(ClipStatus(clip, digest=digest, file_sha256=sha, group=song, ok=True, missing=view))
     return tuple(statuses)
 
 

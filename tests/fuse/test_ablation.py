@@ -12,14 +12,15 @@ from click.testing import CliRunner
 
 from cache.errors import InputError, MissingBlockError, UnknownNameError
 from cache.folds import can_cross_fit
-from cache.runs import Run, read_run, write_run
+from cache.runs import FEW_GROUPS, UNCALIBRATED, Run, read_run, write_run
 from cache.store import FeatureCache
+from cache.tables import ClipTable
 from fuse import make_head
-from fuse.ablation import AblationSettings, accuracies, fold_plans, run_ablation
+from fuse.ablation import AblationSettings, accuracies, run_ablation
 from fuse.cli import fuse_command
 from fuse.combinations import SEED_COMBINATIONS, parse_combinations
 from fuse.heads import HEADS
-from fuse.notes import FEW_GROUPS, UNCALIBRATED
+from fuse.protocols import choose_protocol
 
 ROOT = Path(__file__).resolve().parents[2]
 Builder = Callable[..., FeatureCache]
@@ -33,12 +34,16 @@ def run(cache: FeatureCache) -> Run:
 
 
 def test_results_in_order_with_what_a_reader_must_know(cache: FeatureCache, run: Run) -> None:
-    """Network rows come first; `mean` stands at logits alone; in-sample fits are marked; the record fits the plan."""
+    """Network rows come first; `mean` stands at logits, of two sources; in-sample fits are marked."""
     assert [result.name for result in run.results[:2]] == ["c3d network logits", "i3d network logits"]
-    assert [(item.head, item.level) for item in run.results[2:]] == [
-        (head, level) for head in HEADS for level in HEADS[head].levels
+    assert [(item.sources, item.head, item.level) for item in run.results[2:]] == [
+        (sources, head, level)
+        for sources in (("c3d",), ("i3d",), ("c3d", "i3d"))
+        for head in HEADS
+        for level in HEADS[head].levels
+        if head != "mean" or len(sources) > 1
     ]
-    assert [item.name for item in run.results if not item.notes] == ["i3d network logits"]
+    assert {item.sources for item in run.results if not item.notes} == {("i3d",)}
     assert all(item.notes in ((), (UNCALIBRATED,)) for item in run.results)
     assert all(set(item.temperatures) == {1.0} for item in run.results if item.notes)
     assert run.protocol == "no-crossfit" and run.classes == ("excited", "fear", "sad")
@@ -157,12 +162,23 @@ def test_few_groups_keep_defaults_and_say_so(build: Builder, build_corpus: type)
     assert "in sample" in found.notes[0]
 
 
+def test_groups_of_two_labels_are_cross_fitted(build: Builder, build_corpus: type) -> None:
+    """Artists with songs of two emotions: no artist spans folds, the guard lets all pass, everything is calibrated."""
+    cache = build(build_corpus(mixed=True, pairs=True, folds=3))
+    found = run_ablation(cache, AblationSettings(heads=CHEAP, jobs=1))
+    assert found.protocol == "crossfit" and not any(item.notes for item in found.results)
+    assert len(set(found.groups)) == 12 == len(set(zip(found.groups, found.folds, strict=True)))
+    assert len(set(zip(found.groups, found.labels, strict=True))) == 24
+    assert np.mean(accuracies(found)) > 0.6
+
+
 def test_combinations() -> None:
     """`seed`, `all` and names are told apart; each combination is sorted and stands once."""
     four = ("c3d", "i3d", "onedmcnn", "twodmcnn")
     assert parse_combinations(["seed"], four) == SEED_COMBINATIONS
-    assert len(parse_combinations(["all"], four)) == 11
-    assert parse_combinations(["i3d+c3d", "c3d+i3d", "all"], four[:2]) == (("c3d", "i3d"),)
+    assert len(parse_combinations(["all"], four)) == 15
+    pair = (("c3d", "i3d"), ("c3d",), ("i3d",))
+    assert parse_combinations(["i3d+c3d", "c3d+i3d", "all"], four[:2]) == pair
     assert parse_combinations(["all"], ("c3d",)) == (("c3d",),)
     with pytest.raises(InputError, match="--combine seed needs onedmcnn, twodmcnn as well; run extract"):
         parse_combinations(["seed"], four[:2])
@@ -198,8 +214,8 @@ def test_all_is_bounded() -> None:
     """`all` mixes recipes and takes eight sources; of nine it says how many combinations there are, and what to do."""
     assert ("c3d", "c3d@seed-adam") in parse_combinations(["all"], ("c3d", "c3d@seed-adam", "i3d"))
     names = [f"s{number}" for number in range(9)]
-    assert len(parse_combinations(["all"], names[:8])) == 247
-    with pytest.raises(InputError, match=r"9 sources have 502 combinations, more than 256; .* --combine s0\+s1"):
+    assert len(parse_combinations(["all"], names[:8])) == 255
+    with pytest.raises(InputError, match=r"9 sources have 511 combinations, more than 256; .* --combine s0\+s1"):
         parse_combinations(["all"], names)
 
 
@@ -244,24 +260,18 @@ def test_import_is_light(module: str) -> None:
     assert done.stdout.strip() == ""
 
 
-def test_a_repeat_is_no_plan_twice_and_an_unfinished_one_is_left_out(
-    build: Builder, build_corpus: type, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Plans of another seed's repeats are not in force; a repeat whose pair networks are not all there is skipped."""
-    cache = build(build_corpus(tuned={}, repeats=3))
-    cache.write_plan(replace(cache.plan, seed=1, assignment=cache.repeat_plans[0].assignment), cache.statuses)
-    assert cache.plan.seed == 1 and cache.repeat_plans == ()
-    plans = fold_plans(cache, ("i3d",), "crossfit", None)
-    assert [plan.seed for plan in plans] == [1, 2, 3, 4, 5]
-    assert len({tuple(sorted(plan.assignment.items())) for plan in plans}) == 5
-    tuned = build(build_corpus(repeats=2, pairs=True))
-    assert len(fold_plans(tuned, ("c3d",), "crossfit", None)) == 2
-    recipe, plan = tuned.recipe("c3d"), tuned.repeat_plans[0]
-    (tuned.block_folder(recipe, tuned.roles(recipe, {0, 1}, plan=plan)) / "trained.json").unlink()
-    assert len(fold_plans(tuned, ("c3d",), "crossfit", None)) == 1 and "is left out" in caplog.text
-    assert len(fold_plans(tuned, ("c3d",), "no-crossfit", None)) == 2
-    with pytest.raises(InputError, match="--repeats is 2, but .* leaky protocol has one plan"):
-        fold_plans(tuned, ("c3d",), "leaky", 2)
+def test_only_views_that_are_read_can_stop_a_run(build: Builder, build_corpus: type) -> None:
+    """Clips without sound hinder no source that reads pictures: cross-fitting stays on, for derived logits too."""
+    cache = build(build_corpus(tuned={}, frozen={"c3d": 6, "i3d": 6}))
+    mute = tuple(replace(item, missing="sound") if item.clip.label == "fear" else item for item in cache.clips)
+    assert not can_cross_fit(cache.plan, mute) and can_cross_fit(cache.plan, mute, ("picture",))
+    cache.__dict__["clips"] = ClipTable.of(mute)
+    assert choose_protocol(cache, ("c3d", "i3d"), None) == "crossfit"
+    found = run_ablation(cache, AblationSettings(heads=("mean",), repeats=1, jobs=1))
+    assert found.protocol == "crossfit" and found.notes[0].endswith("cross-fitted")
+    blind = tuple(replace(item, missing="picture") if item.clip.label == "fear" else item for item in cache.clips)
+    cache.__dict__["clips"] = ClipTable.of(blind)
+    assert choose_protocol(cache, ("c3d", "i3d"), "crossfit") == "no-crossfit"
 
 
 def test_a_class_that_is_never_seen_in_a_view_is_refused_or_scored_last(build: Builder, build_corpus: type) -> None:
@@ -272,9 +282,12 @@ def test_a_class_that_is_never_seen_in_a_view_is_refused_or_scored_last(build: B
     cache = build(build_corpus(lacking=3))
     lacking = tuple(replace(item, missing="picture") if item.clip.label == "fear" else item for item in cache.clips)
     assert not can_cross_fit(cache.plan, lacking) and can_cross_fit(cache.plan, cache.clips)
-    with pytest.raises(InputError, match="label 'fear' has no clip with picture outside fold 0"):
+    with pytest.raises(
+        InputError, match="'fear' has no clip with picture outside fold 0, .* sources that read picture"
+    ):
         check_views(cache.plan, lacking)
     check_views(cache.plan, cache.clips)
+    check_views(cache.plan, lacking, ("sound",))
     x = np.random.default_rng(0).normal(size=(12, 3))
     head = make_head("softmax").fit(x, np.arange(12) % 2 * 2)
     scores = centred_scores(head, x, 3)

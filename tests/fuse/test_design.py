@@ -158,7 +158,7 @@ def test_derived_logits_are_cross_fitted(cache: FeatureCache) -> None:
     """A training row's logits come from a fit that left out its fold too, a test row's are the mean of all those."""
     block = cache.block("i3d", "*")
     assert can_cross_fit(cache.plan, cache.clips)
-    wanted = holdouts_to_fit(block, cache.plan, cache.clips)
+    wanted = holdouts_to_fit(block, cache.plan, crossfit=True)
     assert len(wanted) == 6
     fits = {holdout: fit_logits(block, holdout, cache.plan, cache.clips, random_state=0) for holdout in wanted}
     for fold in FOLDS:

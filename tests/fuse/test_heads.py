@@ -79,11 +79,18 @@ def test_wide_fit_equals_the_plain_one(classes: int) -> None:
     np.testing.assert_allclose(head.predict_proba(fresh), expected, atol=1e-4)
 
 
-def test_rows_of_a_group_must_share_a_label() -> None:
-    """A group with two labels is refused by name."""
+def test_a_group_of_several_labels_stays_in_one_inner_fold() -> None:
+    """Rows of two classes in one group are split together, and every class is left on each side."""
+    y = np.arange(36) % 3
+    groups = np.arange(36) // 4
+    folds = inner_split(y, groups, seed=0)
+    assert folds is not None and set(folds) == {0, 1, 2}
+    assert all(len(set(folds[groups == group])) == 1 for group in set(groups))
+    assert all(set(y[folds != fold]) == {0, 1, 2} for fold in range(3))
     x, y = blobs(rows=12)
-    with pytest.raises(InputError, match="group 'song' carries two labels"):
-        make_head("softmax").fit(x, y, groups=["song"] * 12)
+    assert not make_head("softmax").fit(x, y, groups=["song"] * 12).tuned_
+    with pytest.raises(InputError, match="3 groups for 12 rows"):
+        make_head("softmax").fit(x, y, groups=["song"] * 3)
 
 
 def test_mean_is_the_average_of_the_softmaxes() -> None:

@@ -7,6 +7,7 @@ fitted for it. The others put one deliberate leak into the code, step by step, a
 import inspect
 import sys
 import textwrap
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -14,13 +15,14 @@ import numpy as np
 import pytest
 
 from cache.errors import LeakError
-from cache.records import Block, Holdout
+from cache.records import Block, Holdout, Plan
 from cache.store import FeatureCache
+from cache.tables import ClipTable
 from fuse.ablation import Row, fit_head, predict_fold
 from fuse.design import Ingredients, assemble
 from fuse.features import LEVELS
 from fuse.heads import HEADS
-from fuse.protocols import CROSSFIT, load_features
+from fuse.protocols import CROSSFIT, NO_CROSSFIT, Protocol, load_features
 
 FOLD = 1
 SOURCES = (("i3d",), ("c3d", "i3d"))
@@ -29,12 +31,12 @@ QUICK = [row for row in ROWS if row.head in ("softmax", "mean")]
 TREES = [row for row in ROWS if row.head == "lightgbm" and len(row.sources) == 1]
 
 
-def perturbed(cache: FeatureCache, fold: int) -> FeatureCache:
-    """The cache with other labels and features for a fold's clips, in every block."""
+def perturbed(cache: FeatureCache, fold: int, plan: Plan | None = None) -> FeatureCache:
+    """The cache with other labels and features for the clips of a plan's fold, in every block."""
     other = FeatureCache(cache.path)
-    held = {digest for digest, at in cache.plan.assignment.items() if at == fold}
+    held = {digest for digest, at in (plan or cache.plan).assignment.items() if at == fold}
     turn = dict(zip(cache.classes, cache.classes[1:] + cache.classes[:1], strict=True))
-    other.__dict__["clips"] = tuple(
+    other.__dict__["clips"] = ClipTable.of(
         replace(status, clip=replace(status.clip, label=turn[status.clip.label])) if status.digest in held else status
         for status in cache.clips
     )
@@ -56,9 +58,11 @@ def perturbed(cache: FeatureCache, fold: int) -> FeatureCache:
     return other
 
 
-def fitted(cache: FeatureCache, fold: int, rows: list[Row]) -> dict[str, list[np.ndarray]]:
+def fitted(
+    cache: FeatureCache, fold: int, rows: list[Row], *, protocol: Protocol = CROSSFIT, plan: Plan | None = None
+) -> dict[str, list[np.ndarray]]:
     """Everything that is fitted for a fold: matrices, choices, and the heads' own numbers."""
-    features = load_features(cache, cache.plan, ("c3d", "i3d"), CROSSFIT, jobs=1)
+    features = load_features(cache, plan or cache.plan, ("c3d", "i3d"), protocol, jobs=1)
     found: dict[str, list[np.ndarray]] = {}
     for row in rows:
         design = features.design(cache, row.sources, row.level, fold)
@@ -73,9 +77,8 @@ def fitted(cache: FeatureCache, fold: int, rows: list[Row]) -> dict[str, list[np
     return found
 
 
-def differing(cache: FeatureCache, rows: list[Row], fold: int = FOLD) -> list[str]:
-    """Results whose fits depend on the rows of the fold under test."""
-    clean, noisy = fitted(cache, fold, rows), fitted(perturbed(cache, fold), fold, rows)
+def unequal(clean: dict[str, list[np.ndarray]], noisy: dict[str, list[np.ndarray]]) -> list[str]:
+    """Results of which any fitted number differs."""
     return [
         name
         for name, parts in clean.items()
@@ -84,10 +87,30 @@ def differing(cache: FeatureCache, rows: list[Row], fold: int = FOLD) -> list[st
     ]
 
 
+def differing(cache: FeatureCache, rows: list[Row], fold: int = FOLD) -> list[str]:
+    """Results whose fits depend on the rows of the fold under test."""
+    return unequal(fitted(cache, fold, rows), fitted(perturbed(cache, fold), fold, rows))
+
+
 def test_test_rows_enter_no_fit(crossfitted: FeatureCache) -> None:
     """Noise in fold k leaves everything that was fitted for fold k bit-equal, for every head and level."""
     assert differing(crossfitted, ROWS) == []
     assert {row.head for row in ROWS} == set(HEADS)
+    assert differing(crossfitted, QUICK, FOLD + 2) == []
+
+
+@pytest.mark.parametrize("protocol", [CROSSFIT, NO_CROSSFIT])
+def test_test_rows_enter_no_fit_of_a_repeat_or_without_pairs(
+    build: Callable[[object], FeatureCache], build_corpus: type, protocol: Protocol
+) -> None:
+    """The same under a further fold plan, and for one network a fold, whatever it saw of the other folds."""
+    cache = build(build_corpus(pairs=True, repeats=2, lacking=2))
+    (further,) = cache.repeat_plans
+    assert further.assignment != cache.plan.assignment
+    for plan, fold in ((cache.plan, FOLD), (further, FOLD), (further, FOLD + 1)):
+        clean = fitted(cache, fold, QUICK, protocol=protocol, plan=plan)
+        noisy = fitted(perturbed(cache, fold, plan), fold, QUICK, protocol=protocol, plan=plan)
+        assert unequal(clean, noisy) == []
 
 
 @dataclass(frozen=True)
@@ -191,9 +214,19 @@ def test_a_hundred_declared_leaks_are_refused(crossfitted: FeatureCache) -> None
             leak_of(crossfitted, number)
 
 
-def test_predictions_of_other_folds_do_not_enter(crossfitted: FeatureCache) -> None:
-    """The control: an unchanged cache gives the same prediction twice."""
+def test_noise_in_another_fold_is_seen(crossfitted: FeatureCache) -> None:
+    """The control: what the comparison calls equal would not be, had the noise reached it."""
+    clean, noisy = fitted(crossfitted, FOLD, QUICK), fitted(perturbed(crossfitted, FOLD + 1), FOLD, QUICK)
+    assert unequal(clean, noisy) == list(clean)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{'+'.join(row.sources)} {row.head} {row.level}")
+def test_a_prediction_depends_on_no_other_test_row(crossfitted: FeatureCache, row: Row) -> None:
+    """Noise in all test rows but one leaves that one's probabilities as they were: nothing is learned from a test."""
     features = load_features(crossfitted, crossfitted.plan, ("c3d", "i3d"), CROSSFIT, jobs=1)
-    design = features.design(crossfitted, ("c3d", "i3d"), "logits", FOLD)
-    one, two = (predict_fold(design, "softmax", 0) for _ in range(2))
-    assert np.array_equal(one.scaled, two.scaled)
+    design = features.design(crossfitted, row.sources, row.level, FOLD)
+    others = np.flatnonzero(design.test)[1:]
+    x = design.x.copy()
+    x[others] = np.random.default_rng(5).normal(size=x[others].shape) * 7 - 2
+    clean, noisy = (predict_fold(made, row.head, 0) for made in (design, replace(design, x=x)))
+    assert np.array_equal(clean.scaled[0], noisy.scaled[0]) and not np.array_equal(clean.scaled, noisy.scaled)

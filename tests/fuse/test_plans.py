@@ -1,0 +1,117 @@
+"""Plans of repeated cross-validation: each divides the clips otherwise and passes what the first one passed."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import pytest
+
+from cache.errors import InputError
+from cache.folds import can_cross_fit, deal
+from cache.records import Plan
+from cache.runs import UNCALIBRATED
+from cache.store import FeatureCache
+from cache.tables import ClipTable
+from fuse.ablation import AblationSettings, run_ablation
+from fuse.notes import result_notes
+from fuse.plans import FoldPlans, fold_plans
+
+Builder = Callable[..., FeatureCache]
+
+
+def divisions(plans: Iterable[Plan]) -> set[frozenset[frozenset[str]]]:
+    """How plans divide the clips, whatever the folds are called."""
+    return {
+        frozenset(
+            frozenset(digest for digest, at in plan.assignment.items() if at == fold) for fold in range(plan.folds)
+        )
+        for plan in plans
+    }
+
+
+def renamed(plan: Plan, **changes: int) -> Plan:
+    """The same division with other names of folds."""
+    turned = {digest: (fold + 1) % plan.folds for digest, fold in plan.assignment.items()}
+    return replace(plan, assignment=turned, **changes)  # type: ignore[arg-type]
+
+
+def test_renamed_folds_are_no_other_plan(build: Builder, build_corpus: type) -> None:
+    """A kept repeat that divides the clips as the first plan does counts once, for frozen and for tuned sources."""
+    cache = build(build_corpus(pairs=True))
+    cache.write_plan(renamed(cache.plan, seed=1, repeat=1), cache.statuses)
+    assert len(cache.repeat_plans) == 1
+    frozen = fold_plans(cache, ("i3d",), "crossfit", None)
+    assert len(frozen.plans) == len(divisions(frozen.plans)) == 5 and frozen.asked == 5
+    assert [plan.repeat for plan in frozen.plans] == [0, 2, 3, 4, 5]
+    tuned = fold_plans(cache, ("c3d",), "crossfit", None)
+    assert tuned.plans == (cache.plan,) and tuned.asked == 2
+    assert tuned.note.startswith("1 of 2 fold plans were left out: they divide the clips as another does")
+    found = run_ablation(cache, AblationSettings(heads=("mean",), jobs=1))
+    assert found.repeat_folds == () and found.results[0].repeats is None and found.notes[-1] == tuned.note
+
+
+def test_few_groups_can_be_divided_in_few_ways(build: Builder, build_corpus: type) -> None:
+    """Two groups of three classes in two folds: four ways at most, and the run says how many plans there are."""
+    cache = build(build_corpus(groups_per_class=2, folds=2, tuned={}))
+    found = fold_plans(cache, ("i3d",), "no-crossfit", 9)
+    count = len(found.plans)
+    assert 1 < count == len(divisions(found.plans)) <= 4 and found.plans[0] == cache.plan
+    assert f"over {count} distinct fold plans; the table shows the first" in found.note
+    assert f"{9 - count} of 9 fold plans were left out" in found.note
+    assert FoldPlans((cache.plan,), 1).note == "" and FoldPlans(found.plans[:2], 2).note.endswith("`repeated`")
+
+
+def test_further_plans_pass_what_the_first_passed(
+    build: Builder, build_corpus: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plans that leave a class to one fold, or to two where the run is cross-fitted, are passed over."""
+    cache = build(build_corpus(tuned={}))
+    fear = [status.digest for status in cache.clips if status.clip.label == "fear"]
+
+    def dealt(units: object, *, folds: int, seed: int, placed: object) -> dict[str, int]:
+        found = deal(units, folds=folds, seed=seed, placed={})  # type: ignore[arg-type]
+        return found | {digest: row % (seed % 3 + 1) for row, digest in enumerate(fear)} if seed % 3 < 2 else found
+
+    monkeypatch.setattr("fuse.plans.deal", dealt)
+    plans = fold_plans(cache, ("i3d",), "crossfit", 4).plans
+    assert [plan.seed for plan in plans] == [0, 2, 5, 8]
+    assert all(can_cross_fit(plan, cache.clips) for plan in plans)
+
+
+def test_a_view_that_shows_a_class_in_one_fold_alone_is_refused(build: Builder, build_corpus: type) -> None:
+    """Clips may have changed since a source was extracted: its view is looked at again before anything is fitted."""
+    cache = build(build_corpus(tuned={}))
+    blind = tuple(replace(item, missing="picture") if item.clip.label == "fear" else item for item in cache.clips)
+    cache.__dict__["clips"] = ClipTable.of(blind)
+    with pytest.raises(InputError, match="label 'fear' has no clip with picture outside fold 0"):
+        run_ablation(cache, AblationSettings(heads=("mean",), jobs=1))
+
+
+def test_notes_hold_for_every_plan(cache: FeatureCache) -> None:
+    """Settings that were chosen under some plans alone are said to be; the first plan's own state stands first."""
+    assert result_notes(cache, [True, True], leaky=False) == ()
+    assert result_notes(cache, [True, False, False], leaky=False) == ("settings were chosen under 1 of 3 fold plans",)
+    assert result_notes(cache, [False, False], leaky=True) == ("LEAKY", UNCALIBRATED)
+    assert result_notes(cache, [False, True], leaky=False) == (
+        UNCALIBRATED,
+        "settings were chosen under 1 of 2 fold plans",
+    )
+
+
+def test_a_repeat_is_no_plan_twice_and_an_unfinished_one_is_left_out(
+    build: Builder, build_corpus: type, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Plans of another seed's repeats are not in force; a repeat whose pair networks are not all there is skipped."""
+    cache = build(build_corpus(tuned={}, repeats=3))
+    cache.write_plan(replace(cache.plan, seed=1, assignment=cache.repeat_plans[0].assignment), cache.statuses)
+    assert cache.plan.seed == 1 and cache.repeat_plans == ()
+    plans = fold_plans(cache, ("i3d",), "crossfit", None).plans
+    assert [plan.seed for plan in plans] == [1, 2, 3, 4, 5]
+    assert len({tuple(sorted(plan.assignment.items())) for plan in plans}) == 5
+    tuned = build(build_corpus(repeats=2, pairs=True))
+    assert len(fold_plans(tuned, ("c3d",), "crossfit", None).plans) == 2
+    recipe, plan = tuned.recipe("c3d"), tuned.repeat_plans[0]
+    (tuned.block_folder(recipe, tuned.roles(recipe, {0, 1}, plan=plan)) / "trained.json").unlink()
+    assert len(fold_plans(tuned, ("c3d",), "crossfit", None).plans) == 1 and "is left out" in caplog.text
+    assert len(fold_plans(tuned, ("c3d",), "no-crossfit", None).plans) == 2
+    with pytest.raises(InputError, match="--repeats is 2, but .* leaky protocol has one plan"):
+        fold_plans(tuned, ("c3d",), "leaky", 2)
