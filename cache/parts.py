@@ -241,8 +241,8 @@ def read_part(path: Path, *, names: tuple[str, ...] | None = None) -> tuple[dict
         raise DamagedPartError(f"{path}: cannot be read as HDF5 ({error})") from error
 
 
-def verify_part(path: Path) -> None:
-    """Check a part down to its arrays: bytes, name, and the digest of the content.
+def verify_part(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Check a part down to its arrays, which are returned with its attributes: bytes, name, digest of the content.
 
     Raises
     ------
@@ -257,6 +257,9 @@ def verify_part(path: Path) -> None:
         raise DamagedPartError(f"{path}: cannot be read as HDF5 ({error})") from error
     if content_digest(arrays, attributes) != header.content:
         raise DamagedPartError(f"{path}: its arrays are not those of its header")
+    if header.rows != len(arrays.get("clip", ())):
+        raise DamagedPartError(f"{path}: has {len(arrays.get('clip', ()))} rows, not the {header.rows} of its header")
+    return arrays, attributes
 
 
 def is_intact(path: Path) -> bool:

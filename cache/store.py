@@ -18,6 +18,7 @@ from cache.errors import DamagedPartError, InputError, MissingBlockError, Unknow
 from cache.files import read_json, set_aside, write_text
 from cache.folds import tuning_roles, units_of
 from cache.identity import canonical_json, digest16, trained_digest16
+from cache.layout import folder_of
 from cache.manifest import Manifest
 from cache.recipe import Recipe, recipe_from_mapping
 from cache.records import Block, Holdout, HoldoutLike, Plan
@@ -63,6 +64,11 @@ class FeatureCache(Manifest):
         return dict(self._selections[-1]["sources"]) if self._selections else {}
 
     @property
+    def ever_selected(self) -> frozenset[tuple[str, str]]:
+        """Every recipe that is or was in force, as (source, recipe digest)."""
+        return frozenset(item for values in self._selections for item in values["sources"].items())
+
+    @property
     def commands(self) -> tuple[str, ...]:
         """The commands that filled the cache, oldest first; those of older versions are not known."""
         return tuple(dict.fromkeys(values["command"] for values in self._selections if values.get("command")))
@@ -106,7 +112,7 @@ class FeatureCache(Manifest):
     # Networks and their rows
 
     def _source_folder(self, source: str, recipe16: str) -> Path:
-        return self.path / "features" / source.replace(":", "_") / recipe16
+        return self.path / "features" / folder_of(source) / recipe16
 
     def block_folder(self, recipe: Recipe, roles: Roles | None) -> Path:
         """Folder of the parts of one network: `roles=None` for the frozen one."""
@@ -118,7 +124,7 @@ class FeatureCache(Manifest):
 
     def network_path(self, recipe: Recipe, roles: Roles) -> Path:
         """Where the weights of a tuned network stand."""
-        folder = self.path / "networks" / recipe.source.replace(":", "_") / recipe.digest16
+        folder = self.path / "networks" / folder_of(recipe.source) / recipe.digest16
         return folder / f"{trained_digest16(roles)}.safetensors"
 
     def roles(self, recipe: Recipe, holdout: HoldoutLike, *, plan: Plan | None = None) -> Roles | None:

@@ -13,7 +13,7 @@ from cache.errors import DamagedPartError, InputError, MissingBlockError, Moodfu
 from cache.files import set_aside
 from cache.folds import can_cross_fit
 from cache.planning import PlanChoice, next_plan, repeat_plan
-from cache.recipe import Recipe
+from cache.recipe import Recipe, frozen_counterpart
 from cache.records import ClipStatus
 from cache.store import CLIPS_PER_PART, FeatureCache, Roles
 from extract.audit import audit_cache, audit_lines
@@ -21,7 +21,7 @@ from extract.dataset import scan
 from extract.estimate import Estimate, measure
 from extract.examine import ensure_media, examine, media_store
 from extract.progress import track
-from extract.recipe_files import RecipeChoice, build_recipe, frozen_counterpart, option_names, source_weights
+from extract.recipe_files import RecipeChoice, build_recipe, option_names, source_weights
 from extract.work import Wanted, Work, needing_media, remaining
 
 if TYPE_CHECKING:

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 from cache.errors import MoodfuseError
 from cache.planning import holdouts
-from cache.recipe import Recipe
+from cache.recipe import Recipe, frozen_counterpart
 from cache.records import ClipStatus, Holdout, Plan
 from cache.store import FeatureCache, Roles
-from extract.recipe_files import frozen_counterpart
 
 
 @dataclass(frozen=True)

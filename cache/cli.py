@@ -1,0 +1,39 @@
+"""`moodfuse cache`: parse, call the verb, print."""
+
+from pathlib import Path
+
+import click
+
+
+@click.group("cache")
+def cache_group() -> None:
+    """Look into a cache, check it, free space, and exchange features.
+
+    Example: moodfuse cache ls --cache work
+    """
+
+
+@cache_group.command("ls")
+@click.option("--cache", "cache_path", required=True, type=click.Path(path_type=Path), help="Cache folder.")
+@click.option("--long", "-l", "wide", is_flag=True, help="Also every block: its rows, parts and sizes.")
+@click.option(
+    "--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True, help="How to print."
+)
+def cache_ls_command(cache_path: Path, wide: bool, form: str) -> None:
+    """List what a cache holds: the plan, sources, recipes, blocks by holdout, runs, sizes, and what is stale.
+
+    Rows are counted by the headers of the parts, so a row of a clip that has left the data set counts too.
+
+    Example: moodfuse cache ls --cache work
+    """
+    import json
+
+    from cache.inventory import take_stock
+    from cache.listing import as_record, print_inventory
+    from cache.store import FeatureCache
+
+    stock = take_stock(FeatureCache(cache_path))
+    if form == "json":
+        click.echo(json.dumps(as_record(stock), indent=2))
+    else:
+        print_inventory(stock, wide=wide)
