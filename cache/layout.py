@@ -66,7 +66,9 @@ class Entry:
     modified_s : float
         When it was last written, in seconds since 1970.
     fault : str
-        Why it cannot be read at all, such as a pipe in the place of a file; empty for a plain file.
+        Why it is no plain file that can be read, such as a pipe or a folder in its place; empty for one.
+    denied : bool
+        Whether the fault is that the system refuses to show it, which is no damage.
     """
 
     path: Path
@@ -75,6 +77,7 @@ class Entry:
     bytes: int = 0
     modified_s: float = 0.0
     fault: str = ""
+    denied: bool = False
 
     @property
     def parents(self) -> tuple[str, ...]:
@@ -114,11 +117,11 @@ def _walk(folder: Path, place: str, above: frozenset[tuple[int, int]]) -> Iterat
     except FileNotFoundError:
         return
     except OSError as error:
-        yield Entry(folder, place, FOLDER, fault=f"cannot be listed ({error.strerror or error})")
+        yield Entry(folder, place, FOLDER, fault=f"cannot be listed ({error.strerror or error})", denied=True)
         return
     key = (here.st_dev, here.st_ino)
     if key in above:
-        yield Entry(folder, place, FOLDER, fault="is a link to a folder that it stands in")
+        yield Entry(folder, place, UNKNOWN, fault="is a link to a folder that it stands in")
         return
     for item in found:
         yield from _entry(Path(item.path), f"{place}/{item.name}" if place else item.name, above | {key})
@@ -132,7 +135,7 @@ def _entry(path: Path, place: str, above: frozenset[tuple[int, int]]) -> Iterato
         if path.is_symlink():
             yield Entry(path, place, kind, fault="is a link that leads nowhere")
         elif not isinstance(error, FileNotFoundError):
-            yield Entry(path, place, kind, fault=f"cannot be looked at ({error.strerror or error})")
+            yield Entry(path, place, kind, fault=f"cannot be looked at ({error.strerror or error})", denied=True)
         return
     if not stat.S_ISDIR(facts.st_mode):
         fault = "" if stat.S_ISREG(facts.st_mode) else "is no plain file, but a pipe, a socket or a device"
@@ -142,6 +145,12 @@ def _entry(path: Path, place: str, above: frozenset[tuple[int, int]]) -> Iterato
     else:
         size = 0 if kind == UNKNOWN else tree_bytes(path)
         yield Entry(path, place, kind, size, facts.st_mtime, "is a folder")
+
+
+def behind_link(root: Path, place: str) -> bool:
+    """Whether a folder between the cache and a place in it is a link, so that the place may lie elsewhere."""
+    parents = place.split("/")[:-1]
+    return any(os.path.islink(os.path.join(root, *parents[: count + 1])) for count in range(len(parents)))
 
 
 def tree_bytes(folder: Path) -> int:

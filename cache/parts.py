@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -186,10 +187,12 @@ def check_part(path: Path) -> Header:
         If it is not what its name says.
     """
     try:
-        stat = path.stat()
+        facts = path.stat()
     except OSError as error:
         raise _unreadable(path, error) from error
-    key = (str(path), stat.st_ino, stat.st_mtime_ns, stat.st_size)
+    if not stat.S_ISREG(facts.st_mode):
+        raise DamagedPartError(f"{path}: is no plain file")  # to open a pipe would be to wait for ever
+    key = (str(path), facts.st_ino, facts.st_mtime_ns, facts.st_size)
     if key in _verified:
         return read_header(path)
     header = check_bytes(path)

@@ -38,17 +38,14 @@ class RecipeListing:
         self._namer = None if covered is None else Namer(cache)
         self._selected = {(folder_of(source), digest): source for source, digest in cache.selection.items()}
         self._earlier = {(folder_of(source), digest) for source, digest in cache.ever_selected}
-        self._records = {key: self._record(key) for key in {*self._selected, *self._earlier, *self._files}}
+        self._records = {
+            key: read_record(self._folder(key) / "recipe.json")
+            for key in {*self._selected, *self._earlier, *self._files}
+        }
 
     def recipes(self) -> tuple[HeldRecipe, ...]:
         """Every recipe that is in force or has a file, by source."""
         return tuple(self._recipe(key) for key in sorted({*self._selected, *self._files}))
-
-    def _record(self, key: Key) -> Recipe | None:
-        try:
-            return read_recipe(self._folder(key) / "recipe.json")
-        except (CacheError, InputError, TypeError, AttributeError, ValueError):
-            return None
 
     def _folder(self, key: Key) -> Path:
         return self._path / "features" / key[0] / key[1]
@@ -121,6 +118,14 @@ class RecipeListing:
             except CacheError:
                 self.unreadable.append(part.place)
         return total
+
+
+def read_record(file: Path) -> Recipe | None:
+    """A recipe from its file; `None` where that cannot be read."""
+    try:
+        return read_recipe(file)
+    except (CacheError, InputError, TypeError, AttributeError, ValueError):
+        return None
 
 
 def _by_recipe(found: Sequence[Entry]) -> Mapping[Key, Mapping[str, Sequence[Entry]]]:

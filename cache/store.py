@@ -14,7 +14,7 @@ import numpy as np
 
 from cache.blocks import Owner, Rows, held, read_rows, write_rows
 from cache.columns import Digests
-from cache.errors import DamagedPartError, InputError, MissingBlockError, UnknownNameError
+from cache.errors import CacheError, DamagedPartError, InputError, MissingBlockError, UnknownNameError
 from cache.files import read_json, set_aside, write_text
 from cache.folds import tuning_roles, units_of
 from cache.identity import canonical_json, digest16, trained_digest16
@@ -152,6 +152,14 @@ class FeatureCache(Manifest):
         write_text(
             self.block_folder(recipe, roles) / "trained.json", canonical_json([list(role) for role in sorted(roles)])
         )
+
+    def has_record(self, recipe: Recipe, roles: Roles) -> bool:
+        """Whether what a network was tuned on stands beside its features, undamaged."""
+        try:
+            check_trained(self.block_folder(recipe, roles) / "trained.json")
+        except CacheError:
+            return False
+        return True
 
     def write_block_part(
         self, recipe: Recipe, roles: Roles | None, digests: Sequence[str] | Digests, arrays: Mapping[str, np.ndarray]

@@ -222,6 +222,7 @@ def _compute(cache: FeatureCache, item: Work, settings: ExtractSettings) -> tupl
     activations = _activations(cache, item.recipe) if item.recipe.depth == "head" and item.networks else {}
     title = f"{item.recipe.source}: tuning ({item.recipe.depth})"
     for roles in track(shared_order(item.networks), total=len(item.networks), what=title):
+        cache.write_roles(item.recipe, roles)  # also where this record alone was lost
         if not _lacking(cache, item.recipe, roles):
             continue  # another process was quicker
         tuned += _tune_one(cache, worker, roles, activations)
@@ -252,7 +253,6 @@ def _tune_one(cache: FeatureCache, worker: "SourceWorker", roles: Roles, activat
         except DamagedPartError as error:
             set_aside(path, str(error))
             worker.reset()
-    cache.write_roles(worker.recipe, roles)
     if worker.recipe.depth == "head":
         data, checkpoint = worker.head_data(roles, cache.classes, activations), None
     else:

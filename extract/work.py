@@ -60,7 +60,7 @@ def remaining(cache: FeatureCache, recipe: Recipe, wanted: Wanted) -> Work:
         roles = cache.roles(recipe, holdout, plan=plan)
         if roles is None:
             raise MoodfuseError(f"{recipe.source}: a tuned recipe without roles")
-        if roles not in networks and digests - cache.held(recipe, roles):
+        if roles not in networks and (digests - cache.held(recipe, roles) or not cache.has_record(recipe, roles)):
             networks[roles] = None
     trunk: set[str] = set()
     if recipe.depth == "frozen" or (recipe.depth == "head" and networks):
