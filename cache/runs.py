@@ -4,12 +4,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from cache.errors import CacheError, DamagedPartError, InputError
 from cache.files import read_json, write_text
-from cache.identity import canonical_json
+from cache.identity import canonical_json, digest16
 from cache.parts import SCHEMA, read_part, write_part
 from cache.store import FeatureCache
 
@@ -184,12 +185,26 @@ def write_run(cache: FeatureCache, run: Run) -> Path:
             for item in run.results
         ],
     }
-    write_text(folder / "run.json", canonical_json(values))
+    write_text(folder / "run.json", canonical_json({**values, "check": digest16(values)}))
     return folder
 
 
 def _sequence(cache: FeatureCache, name: str) -> int:
     return int(read_json(run_folder(cache, name) / "run.json").get("sequence", 0))
+
+
+def checked_record(file: Path) -> dict[str, Any]:
+    """What a ``run.json`` holds, against the digest that it carries.
+
+    Raises
+    ------
+    DamagedPartError
+        If it is not what was written.
+    """
+    values = read_json(file)
+    if not isinstance(values, dict) or values.pop("check", None) != digest16(values):
+        raise DamagedPartError(f"{file}: is not what was written; run fuse again under another --run name")
+    return values
 
 
 def read_run(cache: FeatureCache, name: str | None = None) -> Run:
@@ -208,7 +223,7 @@ def read_run(cache: FeatureCache, name: str | None = None) -> Run:
     if name is not None and name not in names:
         raise InputError(f"{cache.path} holds no run {name!r}; it holds: {', '.join(names)}")
     folder = run_folder(cache, name or names[-1])
-    values = read_json(folder / "run.json")
+    values = checked_record(folder / "run.json")
     try:
         arrays, _ = read_part(folder / values["predictions"])
         return Run(
