@@ -18,6 +18,7 @@ from cache.layout import Entry, folder_of
 from cache.manifest import Manifest
 from cache.parts import SCHEMA, check_part, verify_part
 from cache.records import Outcome
+from cache.runs import checked_record
 from cache.seals import check_sealed
 from cache.store import check_trained, read_recipe
 from cache.tables import ClipTable
@@ -113,9 +114,8 @@ def _network(entry: Entry) -> None:
 
 
 def _run(entry: Entry) -> None:
-    values = _json(entry)
-    _demand(isinstance(values["ids"], list) and isinstance(values["results"], list), "is no run")
-    predictions = values["predictions"]
+    _json(entry)
+    predictions = checked_record(entry.path)["predictions"]
     _demand(predictions == predictions.rpartition("/")[2], "names predictions in another folder")
     check_part(entry.path.with_name(predictions))
 

@@ -91,7 +91,8 @@ def _headlines(stock: Inventory) -> Iterator[str]:
     if media := stock.of_kind("media"):
         yield f"media: {len(media)} decoded clips, {size(stock.bytes_of('media'))}"
     if stock.unreadable:
-        yield f"{len(stock.unreadable)} parts have no sound header; run: moodfuse cache verify --cache {stock.path}"
+        where = shown(str(stock.path))
+        yield f"{len(stock.unreadable)} parts have no sound header; run: moodfuse cache verify --cache {where}"
 
 
 def _table(title: str, texts: tuple[str, ...], numbers: tuple[str, ...]) -> Table:

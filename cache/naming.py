@@ -65,7 +65,7 @@ class Namer:
             return ()
         found = self.singles(recipe).get(trained, ())
         for plan in self.plans if not found else ():
-            candidates = [NONE, *_left_out(plan, record)]
+            candidates = {NONE, *_left_out(plan, record)} - ({NONE} if plan.repeat else set())  # the same in every plan
             found += self._named(recipe, [(plan, holdout) for holdout in candidates]).get(trained, ())
         return found
 

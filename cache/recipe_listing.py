@@ -55,6 +55,7 @@ class RecipeListing:
         files = [entry for group in self._files.get(key, {}).values() for entry in group]
         return HeldRecipe(
             source=recipe.source if recipe else self._selected.get(key, key[0]),
+            folder=key[0],
             digest16=key[1],
             network=recipe.network if recipe else "",
             depth=recipe.depth if recipe else "",
@@ -116,7 +117,8 @@ class RecipeListing:
             try:
                 total += 0 if part.fault else read_header(part.path).rows
             except CacheError:
-                self.unreadable.append(part.place)
+                if part.path.exists():  # otherwise another process took it away meanwhile
+                    self.unreadable.append(part.place)
         return total
 
 

@@ -184,7 +184,8 @@ def _in_force(root: Path, faults: Sequence[Fault]) -> tuple[tuple[Fault, ...], b
     """Files that what is in force needs and that are not there, and whether the view of the clips is stale."""
     try:
         cache = FeatureCache(root)
-        return tuple(_missing(cache)), _is_view_stale(cache)
+        missing = tuple(_missing(cache))
+        return missing, not missing and _is_view_stale(cache)
     except Exception:
         if not faults:
             raise
