@@ -1,6 +1,7 @@
 """`moodfuse cache`: parse, call the verb, print."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -62,4 +63,40 @@ def cache_verify_command(ctx: click.Context, cache_path: Path, mend: bool) -> No
     if mend and (found.faults or found.stale_view):
         print_repair(cache_path, repair(cache_path, found))
     if found.faults:
+        ctx.exit(1)
+
+
+@cache_group.command("prune")
+@click.option("--cache", "cache_path", required=True, type=click.Path(path_type=Path), help="Cache folder.")
+@click.option(
+    "--recipes/--no-recipes",
+    default=True,
+    show_default=True,
+    help="Recipes not in force, networks that no plan in force names, plans and tables that nothing reads.",
+)
+@click.option("--media", is_flag=True, help="All decoded clips; extract decodes them again where they are needed.")
+@click.option("--runs", multiple=True, metavar="NAME", help="A run; repeat for several.")
+@click.option("--bad", is_flag=True, help="Files set aside and temporaries of any age, not only older than a day.")
+@click.option("--dry-run/--yes", "dry", default=True, help="Only say what would go, or remove it.  [default: dry-run]")
+@click.pass_context
+def cache_prune_command(ctx: click.Context, cache_path: Path, dry: bool, **options: Any) -> None:
+    """Free space: remove what nothing in force reads, after a dry run that says what would go.
+
+    What sources in force need stays, with the activations that their heads are tuned on; so does, for a week, a recipe
+    that extract has not finished. A prune that is killed leaves a sound cache.
+
+    Example: moodfuse cache prune --cache work --yes
+    """
+    import time
+
+    from cache.inventory import take_stock
+    from cache.prune import PruneChoice, carry_out, decide
+    from cache.report import print_pruning
+    from cache.store import FeatureCache
+
+    stock = take_stock(FeatureCache(cache_path))
+    pruning = decide(stock, PruneChoice(**options), now_s=time.time())
+    failed = () if dry else carry_out(stock.path, pruning.removals)
+    print_pruning(stock.path, pruning, failed, dry=dry)
+    if failed:
         ctx.exit(1)

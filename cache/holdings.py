@@ -92,6 +92,8 @@ class HeldRecipe:
     Attributes
     ----------
     source : str
+    folder : str
+        Its folder below ``features`` and ``networks``.
     digest16 : str
     network, depth : str
         Empty where its record cannot be read.
@@ -106,6 +108,7 @@ class HeldRecipe:
     """
 
     source: str
+    folder: str
     digest16: str
     network: str
     depth: str

@@ -21,7 +21,7 @@ _COLUMNS = ("split", "missing")
 
 
 def take_stock(cache: FeatureCache) -> Inventory:
-    """What a cache holds.
+    """What a cache holds. Files are listed before plans are read, so that a plan in force names the newest of them.
 
     Raises
     ------

@@ -64,7 +64,7 @@ class Entry:
     bytes : int
         Of the file; of a temporary folder, all that is in it.
     modified_s : float
-        When it was last written, in seconds since 1970.
+        When it was last written, or got its name if it is temporary or set aside; in seconds since 1970.
     fault : str
         Why it is no plain file that can be read, such as a pipe or a folder in its place; empty for one.
     denied : bool
@@ -137,14 +137,15 @@ def _entry(path: Path, place: str, above: frozenset[tuple[int, int]]) -> Iterato
         elif not isinstance(error, FileNotFoundError):
             yield Entry(path, place, kind, fault=f"cannot be looked at ({error.strerror or error})", denied=True)
         return
+    modified_s = max(facts.st_mtime, facts.st_ctime) if kind in (TEMPORARY, BAD) else facts.st_mtime
     if not stat.S_ISDIR(facts.st_mode):
         fault = "" if stat.S_ISREG(facts.st_mode) else "is no plain file, but a pipe, a socket or a device"
-        yield Entry(path, place, kind, facts.st_size, facts.st_mtime, fault)
+        yield Entry(path, place, kind, facts.st_size, modified_s, fault)
     elif kind not in (TEMPORARY, BAD) and is_ours(place):
         yield from _walk(path, place, above)
     else:
         size = 0 if kind == UNKNOWN else tree_bytes(path)
-        yield Entry(path, place, kind, size, facts.st_mtime, "is a folder")
+        yield Entry(path, place, kind, size, modified_s, "is a folder")
 
 
 def behind_link(root: Path, place: str) -> bool:

@@ -76,6 +76,8 @@ class Manifest:
             try:
                 found.append((self.read_plan(file), file.name))
             except DamagedPartError as error:
+                if not file.exists():
+                    continue  # superseded, and pruned meanwhile
                 if not self._mends:
                     raise DamagedPartError(f"{error}; run extract again, which deals the clips anew") from error
                 set_aside(file, str(error))

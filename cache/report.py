@@ -1,19 +1,23 @@
 """What `cache verify` and `cache prune` say, and their bar of progress."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.filesize import decimal as size
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from cache.errors import MoodfuseError
 from cache.layout import BAD, TEMPORARY, UNKNOWN, shown
+from cache.listing import TABLE_WIDTH
+from cache.prune import Pruning
 from cache.repair import Repair
 from cache.store import FeatureCache
 from cache.verify import Verification
@@ -93,3 +97,26 @@ def _commands(root: Path) -> tuple[str, ...]:
         return FeatureCache(root).commands
     except MoodfuseError:
         return ()
+
+
+def print_pruning(root: Path, pruning: Pruning, failed: Sequence[str], *, dry: bool) -> None:
+    """Print what goes or went, by reason, what stays, and the space that this frees."""
+    table = Table(box=SIMPLE, padding=(0, 2, 0, 0), pad_edge=False)
+    for name in ("file or folder", "why"):
+        table.add_column(name, overflow="fold")
+    table.add_column("size", justify="right", no_wrap=True)
+    for removal in pruning.removals:
+        table.add_row(shown(removal.place), shown(removal.why), size(removal.bytes))
+    if pruning.removals:
+        Console(width=max(Console().width, TABLE_WIDTH), highlight=False, markup=False, emoji=False).print(table)
+    for sentence in pruning.kept:
+        click.echo(f"kept: {shown(sentence)}")
+    for sentence in failed:
+        click.echo(f"failed: {shown(sentence)}")
+    total = size(sum(removal.bytes for removal in pruning.removals))
+    if not pruning.removals:
+        click.echo("nothing to prune")
+    elif dry:
+        click.echo(f"{total} would be freed; to remove it, run the same command with --yes")
+    else:
+        click.echo(f"{total} freed" if not failed else f"of {total} not everything was freed")
