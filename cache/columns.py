@@ -78,7 +78,8 @@ class Texts(Sequence[str]):
         """How many different strings there are."""
         starts = np.concatenate([[0], self.ends[:-1]]) if len(self) else self.ends
         lengths = self.ends - starts
-        return sum(_distinct(self.data, starts[lengths == length], int(length)) for length in np.unique(lengths))
+        different = np.flatnonzero(np.bincount(lengths)).tolist()
+        return sum(_distinct(self.data, starts[lengths == length], length) for length in different)
 
     def digests(self) -> Digests:
         """The strings as an S64 array; shares memory where all are whole digests."""
@@ -177,6 +178,9 @@ def _distinct(data: NDArray[np.uint8], starts: NDArray[np.int64], length: int) -
     else:
         for place in range(length):
             letters[:, place] = data[starts + place]
+    names = letters.view(f"S{letters.shape[1]}").ravel()
+    if (names[1:] > names[:-1]).all():
+        return len(names)
     factors = np.arange(1, 2 * words.shape[1], 2, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     keys = (words * factors).sum(axis=1, dtype=np.uint64)
     order = np.argsort(keys)
