@@ -67,6 +67,7 @@ setup(
         "pillow",
     ],
     extras_require={
+        "parquet": ["pyarrow"],
         "dev": [
             # The page is tried in the system's own chromium; axe looks for what would keep readers out.
             "axe-playwright-python",
@@ -74,6 +75,7 @@ setup(
             "import-linter",
             "mypy",
             "playwright",
+            "pyarrow",
             "pytest>=8",
             "pytest-timeout",
             "ruff",

@@ -1,7 +1,8 @@
 """SIGKILL at random times of a real `extract`, resumed each time: nothing that was kept is lost or computed again.
 
 Usage: kills.py [KILLS]; default 100. A small corpus, an audio network tuned whole, one tuned at its head over a
-frozen trunk. Each kill falls anywhere in the time that an unbroken run takes; the next start resumes, and may be killed again.
+frozen trunk. Each kill falls anywhere in the time that an unbroken run takes; the next start resumes, and may be
+killed again.
 Whenever a run comes to its end its features are compared with the unbroken run's, bit for bit, and it starts anew.
 After every start, parts that stood before must stand unchanged. Exits 1 if any bar is missed.
 """

@@ -31,7 +31,7 @@ from torch.overrides import TorchFunctionMode
 from cache.records import ClipStatus
 from cache.store import FeatureCache
 from extract.embed import Rows, SourceWorker
-from extract.examine import media_store
+from extract.keeping import source_media
 from extract.networks import c3d
 from extract.networks.own_files import load_weights_file
 
@@ -109,8 +109,8 @@ def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
 def measure(cache: FeatureCache, source: str, weights: str | None) -> str:
     """One row of the table."""
     recipe = cache.recipe(source)
-    exact = SourceWorker(recipe, weights, len(cache.classes), media_store(cache))
-    half = SourceWorker(replace(recipe, precision="bf16"), weights, len(cache.classes), media_store(cache))
+    exact = SourceWorker(recipe, weights, len(cache.classes), source_media(cache, recipe))
+    half = SourceWorker(replace(recipe, precision="bf16"), weights, len(cache.classes), source_media(cache, recipe))
     digest, size = cache.clips[0].digest, PIECES.get(source)
     _, seconds = timed(lambda: probe(exact, digest, size))
     by_kernels, half_seconds = timed(lambda: probe(half, digest, size))

@@ -1,7 +1,14 @@
-"""Audits: pairs of clips that may be one, as stage one finds them and stage three reports them."""
+"""Audits: pairs of clips that may be one, as stage one finds them and stage three reports them.
 
-from dataclasses import asdict, dataclass
+What an audit compares of a clip, its marks, is kept when the clip is decoded: ten thousand bytes, so that clips can
+be compared whether or not their media are kept.
+"""
 
+from dataclasses import asdict, dataclass, fields
+
+import numpy as np
+
+from cache.clip_parts import find_clip, read_clip_part, write_clip_part
 from cache.errors import InputError
 from cache.files import read_json, set_aside, write_text
 from cache.identity import canonical_json, digest16
@@ -74,3 +81,45 @@ def read_audit(cache: FeatureCache) -> Audit | None:
 def _clips_digest(cache: FeatureCache) -> str:
     """What an audit depends on: clips by name and content, and their groups."""
     return digest16([[status.clip.id, status.digest, status.group] for status in cache.clips])
+
+
+@dataclass(frozen=True)
+class ClipMarks:
+    """What an audit compares of one clip.
+
+    Attributes
+    ----------
+    peak_times, peak_bins : ndarray of uint16, shape (P,)
+        Peaks of the sound's spectrogram: number of the hop and of the frequency.
+    frame_hashes : ndarray of uint64, shape (M,)
+        Hashes of its frames.
+    frame_times_s : ndarray of float64, shape (M,)
+        When each is shown, from the clip's start.
+    """
+
+    peak_times: np.ndarray
+    peak_bins: np.ndarray
+    frame_hashes: np.ndarray
+    frame_times_s: np.ndarray
+
+
+class MarkStore:
+    """Marks of clips under one set of rules, a part a clip, in ``<cache>/audits/<rules16>``."""
+
+    def __init__(self, cache: FeatureCache, rules: str) -> None:
+        self.folder = cache.path / "audits" / digest16(rules)
+        self.rules = rules
+
+    def holds(self, digest: str) -> bool:
+        """Whether the marks of a clip are there."""
+        return find_clip(self.folder, digest) is not None
+
+    def write(self, digest: str, marks: ClipMarks) -> None:
+        """Keep the marks of a clip."""
+        arrays = {item.name: getattr(marks, item.name) for item in fields(marks)}
+        write_clip_part(self.folder, digest, arrays, {"format": "moodfuse-marks", "rules": self.rules})
+
+    def read(self, digest: str) -> ClipMarks | None:
+        """The marks of a clip, or `None` where there are none."""
+        found = read_clip_part(self.folder, digest)
+        return None if found is None else ClipMarks(**found[0])

@@ -7,7 +7,8 @@ written again: if they come out otherwise, that is said, and what was there firs
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +18,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.columns import Digests, lookup
-from cache.errors import DamagedPartError
+from cache.errors import CacheError, DamagedPartError
 from cache.files import set_aside
 from cache.identity import digest16
-from cache.parts import SCHEMA, open_part, write_part
+from cache.parts import SCHEMA, FileState, file_state, open_part, write_part
 
 log = logging.getLogger(__name__)
 FORMAT = "moodfuse-part"
 PART_BYTES = 1 << 25
 """A part of several clips holds so many bytes of arrays at most."""
 Arrays = Mapping[str, np.ndarray]
+_NONDETERMINISM = (
+    "%s: %d of %d rows came out otherwise than those that are kept, which stay (first clip: %.16s): the same recipe "
+    "gives different numbers here; see `moodfuse cache verify`"
+)
+_REMEMBERED_PARTS, _REMEMBERED_CLIPS = 1 << 14, 1 << 10
+"""The clips of so many checked parts are remembered, where a part holds no more than so many: 64 bytes each."""
+_clips: dict[tuple[FileState, str, str], Digests] = {}
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,7 @@ def part_files(folder: Path) -> list[Path]:
     """Parts in a folder by name; temporaries and what was set aside are none."""
     if not folder.is_dir():
         return []
-    return sorted(file for file in folder.iterdir() if file.suffix == ".h5" and not file.name.startswith("."))
+    return [folder / name for name in sorted(os.listdir(folder)) if name.endswith(".h5") and not name.startswith(".")]
 
 
 @contextmanager
@@ -88,22 +96,41 @@ def _opened(owner: Owner, file: Path) -> Iterator[h5py.File]:
         yield part
 
 
-def _parts(owner: Owner) -> Iterator[tuple[Path, Digests]]:
-    """Every sound part with its clips; a damaged one is set aside."""
+def _parts(owner: Owner, *, but: Container[Path] = ()) -> Iterator[tuple[Path, Digests]]:
+    """Every sound part, but some, with its clips; a damaged one is set aside."""
     for file in part_files(owner.folder):
+        if file in but:
+            continue
         try:
-            with _opened(owner, file) as part:
-                clips = np.asarray(part["clip"][()], dtype="S64")
+            yield file, _clips_of(owner, file)
         except DamagedPartError as error:
             set_aside(file, str(error))
-            continue
-        yield file, clips
+
+
+def _clips_of(owner: Owner, file: Path) -> Digests:
+    """Clips of a part; of one that this process has checked and that was not replaced since, from memory.
+
+    A writer looks at every part of its folder for each that it writes: opening them all takes a minute at 500 parts.
+    """
+    key = (file_state(file), owner.recipe, owner.trained)
+    clips = _clips.get(key)
+    if clips is None:
+        with _opened(owner, file) as part:
+            clips = np.asarray(part["clip"][()], dtype="S64")
+        if len(clips) <= _REMEMBERED_CLIPS:
+            if len(_clips) >= _REMEMBERED_PARTS:
+                _clips.clear()
+            _clips[key] = clips
+    return clips
 
 
 def held(owner: Owner) -> Digests:
     """Digests of the clips that the folder's sound parts hold, sorted, each once."""
-    found = [clips for _, clips in _parts(owner)]
-    return np.unique(np.concatenate(found)) if found else np.zeros(0, dtype="S64")
+    return _sorted(clips for _, clips in _parts(owner))
+
+
+def _sorted(parts: Iterable[Digests]) -> Digests:
+    return np.unique(np.concatenate([np.zeros(0, dtype="S64"), *parts]))
 
 
 def read_rows(owner: Owner, wanted: Digests, names: Sequence[str]) -> Rows:
@@ -125,17 +152,33 @@ def read_rows(owner: Owner, wanted: Digests, names: Sequence[str]) -> Rows:
         new = np.flatnonzero((rows >= 0) & ~found[rows])
         if not len(new):
             continue
-        with _opened(owner, file) as part:
-            for name in names:
-                if name not in part:
-                    lacking.add(name)
-                    continue
-                data = part[name]
-                if name not in arrays:
-                    arrays[name] = np.zeros((len(wanted), *data.shape[1:]), dtype=data.dtype)
-                _fill(arrays[name], data, rows, new)
+        try:
+            with _opened(owner, file) as part:
+                for name in names:
+                    if name not in part:
+                        lacking.add(name)
+                        continue
+                    data = part[name]
+                    if name not in arrays:
+                        arrays[name] = np.zeros((len(wanted), *data.shape[1:]), dtype=data.dtype)
+                    _check_fits(file, data, len(rows), arrays[name])
+                    _fill(arrays[name], data, rows, new)
+        except DamagedPartError as error:  # since it was listed; its rows may stand in a later part
+            set_aside(file, str(error))
+            continue
         found[rows[new]] = True
     return Rows({name: array for name, array in arrays.items() if name not in lacking}, found)
+
+
+def _check_fits(file: Path, data: h5py.Dataset, clips: int, out: np.ndarray) -> None:
+    """Refuse an array that has not a row a clip, and one whose rows are not like those of the parts before."""
+    if data.shape[:1] != (clips,):
+        raise DamagedPartError(f"{file}: {data.name} of shape {data.shape} for {clips} clips")
+    if data.shape[1:] != out.shape[1:] or data.dtype != out.dtype:
+        raise CacheError(
+            f"{file}: rows of {data.name} are {data.dtype}{list(data.shape[1:])}, those of parts before it "
+            f"{out.dtype}{list(out.shape[1:])}; move the part away that does not belong here, then run extract again"
+        )
 
 
 def _fill(out: np.ndarray, data: h5py.Dataset, rows: NDArray[np.int64], new: NDArray[np.int64]) -> None:
@@ -188,13 +231,15 @@ def write_rows(owner: Owner, clips: Sequence[str] | Digests, arrays: Arrays, *, 
         How many rows were there already with other values: they stay, and a warning says so.
     """
     digests = np.asarray(clips, dtype="S64")
-    have = lookup(held(owner), digests) >= 0
+    before = dict(_parts(owner))
+    have = lookup(_sorted(before.values()), digests) >= 0
     differing = _differing(owner, digests[have], {name: value[have] for name, value in arrays.items()})
     if not have.all():
         new = ~have
         content = {**{name: value[new] for name, value in arrays.items()}, "clip": digests[new]}
         stem = stem or digest16([clip.decode() for clip in digests[new].tolist()])[:8]
-        write_part(owner.folder, stem, content, owner.attributes)
+        written = write_part(owner.folder, stem, content, owner.attributes)
+        differing += _differing_meanwhile(owner, written, before)
     return differing
 
 
@@ -206,16 +251,19 @@ def _differing(owner: Owner, digests: Digests, arrays: Arrays) -> int:
     different = np.zeros(len(digests), dtype=bool)
     for name, values in arrays.items():
         different |= _rows_differ(values, kept.arrays[name]) if name in kept.arrays else True
-    if count := int(different.sum()):
-        log.warning(
-            "%s: %d of %d rows came out otherwise than those that are kept, which stay (first clip: %s): the same "
-            "recipe gives different numbers here; see `moodfuse cache verify`",
-            owner.folder,
-            count,
-            len(digests),
-            digests[different][0].decode()[:16],
-        )
-    return count
+    if different.any():
+        log.warning(_NONDETERMINISM, owner.folder, different.sum(), len(digests), digests[different][0].decode())
+    return int(different.sum())
+
+
+def _differing_meanwhile(owner: Owner, written: Path, before: Iterable[Path]) -> int:
+    """How many rows of a part differ from those that others wrote meanwhile: the writer that looks last sees both."""
+    others = [file for file, _ in _parts(owner, but={*before, written})]
+    different = [clip for file in others for clip in _differing_clips(owner, file, written).tolist()]
+    if different:
+        rows = len(_clips_of(owner, written))
+        log.warning(_NONDETERMINISM, owner.folder, len(different), rows, different[0].decode())
+    return len(different)
 
 
 def _rows_differ(one: np.ndarray, other: np.ndarray) -> NDArray[np.bool_]:
@@ -232,18 +280,21 @@ def disagreements(owner: Owner) -> list[str]:
     found = []
     for file, clips in _parts(owner):
         for earlier in sorted({known[clip] for clip in clips.tolist() if clip in known}):
-            if count := _differing_parts(owner, earlier, file):
+            if count := len(_differing_clips(owner, earlier, file)):
                 found.append(f"{file}: {count} rows differ from those of {earlier.name}, which stand")
         for clip in clips.tolist():
             known.setdefault(clip, file)
     return found
 
 
-def _differing_parts(owner: Owner, one: Path, other: Path) -> int:
+def _differing_clips(owner: Owner, one: Path, other: Path) -> Digests:
+    """Clips that two parts hold with values that differ in any bit."""
+    common, here, there = np.intersect1d(_clips_of(owner, one), _clips_of(owner, other), return_indices=True)
+    if not len(common):
+        return common
+    different = np.zeros(len(common), dtype=bool)
     with _opened(owner, one) as first, _opened(owner, other) as second:
-        common, here, there = np.intersect1d(first["clip"][()], second["clip"][()], return_indices=True)
-        different = np.zeros(len(common), dtype=bool)
-        for name in set(first) | set(second):
+        for name in (set(first) | set(second)) - {"clip"}:
             both = name in first and name in second
             different |= _rows_differ(first[name][()][here], second[name][()][there]) if both else True
-    return int(different.sum())
+    return common[different]

@@ -16,9 +16,9 @@ from cache.errors import DamagedPartError
 from cache.identity import canonical_json, digest16
 from cache.layout import Entry, folder_of
 from cache.manifest import Manifest
-from cache.parts import SCHEMA, check_part, verify_part
+from cache.media import FORMAT as FORMAT_OF_MEDIA
+from cache.parts import SCHEMA, read_part, verify_part
 from cache.records import Outcome
-from cache.runs import checked_record
 from cache.seals import check_sealed
 from cache.store import check_trained, read_recipe
 from cache.tables import ClipTable
@@ -80,11 +80,21 @@ def _audit(entry: Entry) -> None:
 
 
 def _media(entry: Entry) -> None:
-    arrays, attributes = verify_part(entry.path)
-    _demand(attributes["format"] == "moodfuse-media" and "waveform" in arrays, "is no decoded clip")
-    clip = entry.path.name.rpartition("-")[0]
-    _demand(attributes["clip"][:32] == clip, "belongs to another clip than its name says")
-    _demand(digest16(attributes["decoder"]) == entry.parents[-1], "was decoded by other rules than its folder says")
+    _clip_part(entry, FORMAT_OF_MEDIA)
+
+
+def _marks(entry: Entry) -> None:
+    _clip_part(entry, "moodfuse-marks")
+
+
+def _clip_part(entry: Entry, form: str) -> None:
+    """Check a part of one clip: its clip stands in its name and folder, its rules are those of the folder above."""
+    attributes = verify_part(entry.path)[1]
+    clip = attributes["clip"]
+    _demand(attributes["format"] == form, f"is of format {attributes['format']}")
+    place = (entry.parents[-1], entry.path.name.rpartition("-")[0])
+    _demand(place == (clip[:2], clip[:32]), "belongs to another clip than its name says")
+    _demand(digest16(attributes["rules"]) == entry.parents[-2], "was made by other rules than its folder says")
 
 
 def _recipe(entry: Entry) -> None:
@@ -114,10 +124,11 @@ def _network(entry: Entry) -> None:
 
 
 def _run(entry: Entry) -> None:
-    _json(entry)
-    predictions = checked_record(entry.path)["predictions"]
+    values = _json(entry)
+    predictions = values.pop("predictions")
     _demand(predictions == predictions.rpartition("/")[2], "names predictions in another folder")
-    check_part(entry.path.with_name(predictions))
+    _, attributes = read_part(entry.path.with_name(predictions), names=())
+    _demand(attributes["record"] == digest16(values), "is not the record that was written with the predictions")
 
 
 def _predictions(entry: Entry) -> None:
@@ -131,6 +142,7 @@ CHECKS: dict[str, Check] = {
     "outcome": _outcome,
     "choice": _choice,
     "audit": _audit,
+    "marks": _marks,
     "media": _media,
     "recipe": _recipe,
     "training": _training,

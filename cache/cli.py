@@ -1,9 +1,12 @@
 """`moodfuse cache`: parse, call the verb, print."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from cache.records import Holdout
 
 
 @click.group("cache")
@@ -100,3 +103,85 @@ def cache_prune_command(ctx: click.Context, cache_path: Path, dry: bool, **optio
     print_pruning(stock.path, pruning, failed, dry=dry)
     if failed:
         ctx.exit(1)
+
+
+@cache_group.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--cache", "cache_path", required=True, type=click.Path(path_type=Path), help="Cache folder; made if new."
+)
+@click.option("--source", required=True, help="Name of the source that the features become, such as clip-vit.")
+@click.option(
+    "--holdout",
+    required=True,
+    help="'*' if no label of these clips was used to make the features; else the folds whose labels were not: "
+    "'{2}', '{1,4}', or '{}' if all were used.",
+)
+@click.option("--labels", type=click.Path(path_type=Path), help="CSV of id,label[,group][,fold] that names the clips.")
+@click.option("--ids", type=click.Path(path_type=Path), help="Ids of the rows of a .npy: text, one a line, or .npy.")
+@click.option("--folds", type=int, help="Number of folds.  [default: the cache's plan, else 6]")
+@click.option("--seed", type=int, help="Seed of the fold plan.  [default: the cache's plan, else 0]")
+@click.pass_context
+def cache_import_command(ctx: click.Context, file: Path, cache_path: Path, **options: Any) -> None:
+    """Bring your own features: FILE becomes a source that fuses like any other.
+
+    FILE is .npz (id, embedding and, if any, logits), .npy with --ids, .csv (id,e0,e1,...[,logit:LABEL...]) or .parquet
+    (id, embedding). Its ids are those of the clips. With --labels no media are needed at all.
+
+    Example: moodfuse cache import --cache work --labels labels.csv --source clip-vit --holdout '*' clip-vit.npz
+    """
+    from cache.commands import command_line
+    from cache.exchange import ImportSettings, import_features
+    from cache.planning import PlanChoice
+
+    settings = ImportSettings(
+        cache=cache_path,
+        file=file,
+        source=options["source"],
+        holdout=_holdout(options["holdout"]),
+        labels=options["labels"],
+        ids=options["ids"],
+        plan=PlanChoice(options["folds"], options["seed"]),
+        command=command_line(ctx),
+    )
+    done = import_features(settings, say=lambda line: click.echo(line, err=True))
+    logits = f", logits {done.logits}" if done.logits else ""
+    click.echo(
+        f"{done.clips} clips, embedding {done.embedding}{logits}; {done.written} rows written to source "
+        f"{settings.source}, holdout {settings.holdout}"
+    )
+    if done.lacking:
+        click.echo(f"next: import {settings.source} under the holdouts {', '.join(map(str, done.lacking))} as well")
+    else:
+        click.echo(f"next: moodfuse fuse --cache {click.format_filename(cache_path)}")
+
+
+@cache_group.command("export")
+@click.option("--cache", "cache_path", required=True, type=click.Path(path_type=Path), help="Cache folder.")
+@click.option("--source", required=True, help="Source to export (moodfuse cache ls).")
+@click.option("--holdout", help="Folds that its network held out, such as '{2}'.  [default: '*']")
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="File to write: .npz, .csv or .parquet.")
+@click.option("--force", is_flag=True, help="Replace the file if it exists.")
+def cache_export_command(cache_path: Path, source: str, holdout: str | None, output: Path, force: bool) -> None:
+    """Write a source's features to one file: id, label, group, fold, digest, embedding and, if any, logits.
+
+    Example: moodfuse cache export --cache work --source c3d --holdout '{2}' --output c3d-2.npz
+    """
+    from cache.export import export_features
+    from cache.store import FeatureCache
+
+    wanted = None if holdout is None else _holdout(holdout)
+    done = export_features(FeatureCache(cache_path), source, wanted, output, force=force)
+    if done.left_out:
+        click.echo(f"{done.left_out} clips left out: they lack what {source} reads", err=True)
+    widths = ", ".join(f"{name} {values.shape[1]}" for name, values in done.arrays.items())
+    click.echo(f"{len(done.folds)} clips, {widths}: {click.format_filename(output)}")
+
+
+def _holdout(text: str) -> "Holdout":
+    from cache.errors import InputError
+    from cache.records import Holdout
+
+    if not text.strip():
+        raise InputError("--holdout is empty; write '*' if no label was used, '{}' if all were, or folds such as '{2}'")
+    return Holdout.of(text)

@@ -13,7 +13,11 @@ def command_line(context: "Context") -> str:
 
     Options that change no number (`--jobs`) and those left at their default are not repeated.
     """
-    words = ["moodfuse", context.info_name or ""]
+    words, above = [context.info_name or ""], context.parent
+    while above is not None and above.parent is not None:  # the group of a command such as `cache import`
+        words.insert(0, above.info_name or "")
+        above = above.parent
+    words.insert(0, "moodfuse")
     options: list[str] = []
     for parameter in context.command.get_params(context):
         value = context.params.get(parameter.name or "")

@@ -9,6 +9,7 @@ never a part of it. No file is locked, so that a shared file system serves as we
 import errno
 import json
 import logging
+import math
 import os
 import secrets
 import time
@@ -54,7 +55,7 @@ def write_aside(path: Path, data: bytes | memoryview, *, check: Callable[[Path],
     """
     temporary = path.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(6)}{path.suffix}"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         try:
             _fill(temporary, memoryview(data))
             (check or _same_bytes(path, data))(temporary)
@@ -68,6 +69,16 @@ def write_aside(path: Path, data: bytes | memoryview, *, check: Callable[[Path],
         if isinstance(error, CacheError):
             raise
         raise refused(path, error) from error
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it where they are missing, and make their names last as those of files do."""
+    if folder.is_dir():
+        return
+    missing = [item for item in (folder, *folder.parents) if not item.is_dir()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for item in missing:
+        sync_folder(item.parent)
 
 
 def _fill(path: Path, data: memoryview) -> None:
@@ -95,6 +106,20 @@ def refused(path: Path, error: OSError) -> CacheError:
     return CacheError(
         f"{path}: cannot be written ({cause}); {remedy}, then run the command again: nothing that was computed is lost"
     )
+
+
+def discard(path: Path) -> None:
+    """Remove a file that is needed no more, where it is there.
+
+    Raises
+    ------
+    CacheError
+        If the disk refuses.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise refused(path, error) from error
 
 
 def sync_folder(folder: Path) -> None:
@@ -132,25 +157,33 @@ def read_json(path: Path) -> Any:
     if path.exists() and not path.is_file():
         raise DamagedPartError(f"{path}: is no plain file")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), parse_float=_finite, parse_constant=_finite)
     except OSError as error:
         raise CacheError(f"{path}: cannot be read ({error.strerror or error})") from error
     except (ValueError, RecursionError) as error:
         raise DamagedPartError(f"{path}: not JSON ({error}); run extract again, or moodfuse cache verify") from error
 
 
+def _finite(text: str) -> float:
+    """Only finite numbers are written, and no digest can be made of others."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no finite number")
+    return value
+
+
 def set_aside(path: Path, why: str = "") -> None:
-    """Rename a damaged file to ``<name>.bad`` and say so; nothing else is touched. Another process may have done it."""
-    log.warning("%s is damaged%s; set aside as %s%s", path, f" ({why})" if why else "", path.name, BAD_SUFFIX)
+    """Rename a damaged file to ``<name>.bad`` and say so; nothing else is touched. One that is gone is passed over."""
     try:
         os.replace(path, path.with_name(path.name + BAD_SUFFIX))
-    except FileNotFoundError:
+    except FileNotFoundError:  # another process has set it aside, or pruned it
         return
     except OSError as error:
         raise CacheError(
             f"{path}: damaged, and cannot be set aside ({error.strerror or error}); move it away, then run the "
             "command again"
         ) from error
+    log.warning("%s is damaged%s; set aside as %s%s", path, f" ({why})" if why else "", path.name, BAD_SUFFIX)
 
 
 def sweep_temporaries(root: Path, *, older_than_s: float = STALE_S) -> tuple[Path, ...]:

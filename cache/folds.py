@@ -81,7 +81,8 @@ def units_of(statuses: Iterable[ClipStatus]) -> tuple[Unit, ...]:
         by_label = {status.clip.label: status.clip.id for status in group}
         if len(by_label) > 1:
             (first, one), (second, other) = sorted(by_label.items())[:2]
-            same = len({status.file_sha256 for status in group}) == 1
+            files = {status.file_sha256 for status in group}
+            same = len(files) == 1 and "" not in files  # clips that a table of labels declares have no file
             cause = "the same file twice" if same else f"one group ({name!r})"
             raise InputError(
                 f"{one} is labelled {first!r} and {other} {second!r}, but they are {cause}; "
@@ -217,6 +218,12 @@ def tuning_roles(units: Sequence[Unit], tuning: Tuning, *, seed: int) -> tuple[t
         for digest in unit.digests:
             roles.append((digest, unit.label, "stop" if inner is not None and inner[digest] == 0 else "tune"))
     return tuple(sorted(roles))
+
+
+def imported_roles(units: Iterable[Unit], plan: Plan, holdout: Holdout) -> tuple[tuple[str, str, Role], ...]:
+    """(clip digest, label, role) of features made elsewhere: every clip outside the holdout counts as tuned on."""
+    side = [unit for unit in units if not holdout.covers(plan.assignment[unit.key])]
+    return tuple(sorted((digest, unit.label, "tune") for unit in side for digest in unit.digests))
 
 
 def can_cross_fit(plan: Plan, clips: Iterable[ClipStatus]) -> bool:

@@ -22,7 +22,8 @@ KINDS = {
     "outcome": rf"clips/[^/]{{2}}/{_NAME}\.json",
     "choice": rf"sources/{_NAME}\.json",
     "audit": rf"audits/{_NAME}\.json",
-    "media": rf"media/{_NAME}/{_NAME}\.h5",
+    "marks": rf"audits/{_NAME}/[^/]{{2}}/{_NAME}\.h5",
+    "media": rf"media/{_NAME}/[^/]{{2}}/{_NAME}\.h5",
     "recipe": rf"features/{_NAME}/{_NAME}/recipe\.json",
     "training": rf"features/{_NAME}/{_NAME}/{_NAME}/trained\.json",
     "features": rf"features/{_NAME}/{_NAME}/{_NAME}/{_NAME}\.h5",
@@ -40,8 +41,8 @@ _FOLDERS = {
     "tables": "tables",
     "clips": r"clips(?:/[^/]{2})?",
     "sources": "sources",
-    "audits": "audits",
-    "media": rf"media(?:/{_NAME})?",
+    "audits": rf"audits(?:/{_NAME}(?:/[^/]{{2}})?)?",
+    "media": rf"media(?:/{_NAME}(?:/[^/]{{2}})?)?",
     "features": rf"features(?:/{_NAME}){{0,3}}",
     "networks": rf"networks(?:/{_NAME}){{0,2}}",
     "runs": rf"runs(?:/{_NAME}(?:/(?:report|model)(?:/[^/]+){{0,6}})?)?",
@@ -164,12 +165,6 @@ def tree_bytes(folder: Path) -> int:
             except OSError:
                 continue
     return total
-
-
-def shown(text: str) -> str:
-    """A name as a terminal can print it, on one line: control characters and stray bytes are escaped."""
-    plain = text.encode("utf-8", "backslashreplace").decode()
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in plain)
 
 
 def folder_of(source: str) -> str:

@@ -13,7 +13,8 @@ from rich.table import Table
 
 from cache.folds import pair_holdouts
 from cache.holdings import UNFINISHED, HeldBlock, HeldRecipe, Inventory, PlanFacts
-from cache.layout import BAD, TEMPORARY, UNKNOWN, shown
+from cache.layout import BAD, TEMPORARY, UNKNOWN
+from cache.names import printable
 from cache.naming import HoldoutName
 
 LISTING_SCHEMA = 1
@@ -33,7 +34,7 @@ def as_record(stock: Inventory) -> dict[str, Any]:
         "clips": None if stock.clips is None else vars(stock.clips),
         "plan": None if stock.plan is None else vars(stock.plan),
         "recipes": [_recipe_record(recipe) for recipe in stock.recipes],
-        "media": {"clips": len(stock.of_kind("media")), "bytes": stock.bytes_of("media")},
+        "media": {"clips": _media_clips(stock), "bytes": stock.bytes_of("media")},
         "runs": [{**vars(run), "gone": list(run.gone), "replaced": list(run.replaced)} for run in stock.runs],
         "old_plans": [plan.place for plan in stock.plans if plan.superseded],
         "old_tables": [entry.place for entry in stock.old_tables],
@@ -73,26 +74,30 @@ def print_inventory(stock: Inventory, *, wide: bool) -> None:
         console.print(_run_table(stock))
     if stale := tuple(item for item in _stale(stock) if item[1]):
         console.print(_stale_table(stale))
-        console.print(f"to see what can go: moodfuse cache prune --cache {shown(str(stock.path))}")
+        console.print(f"to see what can go: moodfuse cache prune --cache {printable(str(stock.path))}")
 
 
 def _headlines(stock: Inventory) -> Iterator[str]:
-    yield f"{shown(str(stock.path))}: {size(sum(entry.bytes for entry in stock.entries))} in {len(stock.entries)} files"
+    total = size(sum(entry.bytes for entry in stock.entries))
+    yield f"{printable(str(stock.path))}: {total} in {len(stock.entries)} files"
     if stock.plan is None or stock.clips is None:
         yield "no fold plan yet"
     else:
-        plan, clips = stock.plan, stock.clips
+        plan, counts = stock.plan, stock.clips
         further = f", {plan.repeats} fold plans in force" if plan.repeats > 1 else ""
-        yield f"plan {plan.sequence}: {plan.folds} folds, seed {plan.seed}{further}"
-        yield (
-            f"clips: {clips.listed} listed, {clips.ok} readable, {clips.refused} refused, {clips.test} kept for tests; "
-            f"the plan covers {plan.clips} in {plan.groups} groups"
-        )
-    if media := stock.of_kind("media"):
-        yield f"media: {len(media)} decoded clips, {size(stock.bytes_of('media'))}"
+        covers = f"{plan.clips} clips in {plan.groups} groups"
+        yield f"plan {plan.sequence}: {plan.folds} folds, seed {plan.seed}, over {covers}{further}"
+        yield f"clips: {counts.listed} listed, {counts.ok} readable, {counts.refused} refused, {counts.test} for tests"
+    if clips := _media_clips(stock):
+        yield f"media: {clips} decoded clips, {size(stock.bytes_of('media'))}"
     if stock.unreadable:
-        where = shown(str(stock.path))
+        where = printable(str(stock.path))
         yield f"{len(stock.unreadable)} parts have no sound header; run: moodfuse cache verify --cache {where}"
+
+
+def _media_clips(stock: Inventory) -> int:
+    """How many clips are kept in some rendition."""
+    return len({entry.path.name.partition("-")[0] for entry in stock.of_kind("media")})
 
 
 def _table(title: str, texts: tuple[str, ...], numbers: tuple[str, ...]) -> Table:
@@ -110,7 +115,7 @@ def _recipe_table(stock: Inventory) -> Table:
     for recipe in stock.recipes:
         parts = sum(block.parts for block in recipe.blocks)
         cells = (recipe.source, recipe.digest16, recipe.network or "?", recipe.depth or "?", recipe.state)
-        table.add_row(*map(shown, cells), coverage(recipe, stock.plan), str(parts), size(recipe.bytes))
+        table.add_row(*map(printable, cells), coverage(recipe, stock.plan), str(parts), size(recipe.bytes))
     return table
 
 
@@ -141,12 +146,12 @@ def _incomplete(recipe: HeldRecipe, plan: PlanFacts | None) -> Iterator[str]:
     for block in recipe.blocks:
         if block.names and not block.complete:
             what = ", ".join(map(str, block.names))
-            yield f"incomplete: {shown(recipe.source)} {what}: {block.rows} of {block.clips} clips"
+            yield f"incomplete: {printable(recipe.source)} {what}: {block.rows} of {block.clips} clips"
     if plan is not None and any(_kind(holdout.folds) == _PAIRS for _, holdout in names):
         for repeat in range(plan.repeats):
             for holdout in pair_holdouts(plan.folds):
                 if (repeat, holdout) not in names:
-                    yield f"incomplete: {shown(recipe.source)} {HoldoutName(repeat, holdout)}: no network yet"
+                    yield f"incomplete: {printable(recipe.source)} {HoldoutName(repeat, holdout)}: no network yet"
 
 
 def _block_table(stock: Inventory) -> Table:
@@ -161,7 +166,7 @@ def _block_table(stock: Inventory) -> Table:
                 size(block.bytes),
                 size(block.weights_bytes),
             )
-            table.add_row(shown(recipe.source), recipe.digest16, shown(block.trained), names, *numbers)
+            table.add_row(printable(recipe.source), recipe.digest16, printable(block.trained), names, *numbers)
     return table
 
 
@@ -171,7 +176,7 @@ def _run_table(stock: Inventory) -> Table:
         notes = [f"{', '.join(run.gone)}: gone"] if run.gone else []
         notes += [f"{', '.join(run.replaced)}: another recipe is in force"] if run.replaced else []
         notes += [] if run.whole else ["unfinished or damaged"]
-        table.add_row(shown(run.name), shown("; ".join(notes)) or "as they were", size(run.bytes))
+        table.add_row(printable(run.name), printable("; ".join(notes)) or "as they were", size(run.bytes))
     return table
 
 

@@ -1,68 +1,110 @@
-"""The media store: each clip decoded once, its frames and waveform kept for every source and fold."""
+"""The media store: clips decoded once, so that every source and fold finds their frames and sound.
+
+What is kept of a clip is a rendition: its sound, its picture as decoded, or its picture made smaller for some network.
+Each rendition has a folder named after its rules, and a clip is one part in it. `docs/media-store.md` says why.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from cache.clip_parts import find_clip, read_clip_part, write_clip_part
 from cache.errors import DamagedPartError, MissingBlockError
 from cache.files import set_aside
 from cache.identity import digest16
-from cache.parts import SCHEMA, is_intact, read_part, write_part
-from cache.store import FeatureCache
+from cache.parts import read_part
+from cache.pictures import decode_frame, decode_frames, encode_frames
+from cache.recipe import View
+
+FORMAT = "moodfuse-media"
 
 
 @dataclass(frozen=True)
 class Media:
-    """What was decoded of a clip.
+    """What was decoded of a clip; a rendition leaves what it does not hold empty.
 
     Attributes
     ----------
     frames : ndarray of uint8, shape (32, H, W, 3)
-        RGB frames at even times.
+        RGB frames at even times; (0, 0, 0, 3) where there are none.
     frame_times_s : ndarray of float64, shape (32,)
         Presentation time of each.
     waveform : ndarray of float32, shape (480000,)
         Mono sound at 16 kHz in [-1, 1], zero-padded.
     waveform_samples : int
         How many samples were in the file.
+    shape_hw : tuple of int, optional
+        Height and width in pixels of the frames as decoded, where a rendition holds them smaller.
     """
 
     frames: np.ndarray
     frame_times_s: np.ndarray
     waveform: np.ndarray
     waveform_samples: int
+    shape_hw: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Rendition:
+    """What of clips is kept, and how it was made.
+
+    Attributes
+    ----------
+    view : str
+        ``"sound"`` or ``"picture"``.
+    rules : str
+        All that decides its bytes: decoder, sizes, coding.
+    """
+
+    view: View
+    rules: str
+
+    @property
+    def name(self) -> str:
+        """Name of its folder, ``rules16``."""
+        return digest16(self.rules)
 
 
 class MediaStore:
-    """Decoded clips of one decoder version inside a cache."""
+    """Clips in a rendition; where it lacks one, further renditions are read that will do as well.
 
-    def __init__(self, cache: FeatureCache, decoder: str) -> None:
-        self.folder = cache.path / "media" / digest16(decoder)
-        self.decoder = decoder
+    Parameters
+    ----------
+    home : Path
+        The folder of all renditions: ``<cache>/media``.
+    own, others : Rendition
+        What is written, and what is read too.
+    """
 
-    def find(self, digest: str, *, verify: bool = False) -> Path | None:
-        """The file of a clip, or `None`. With `verify` its content is read, and a damaged one set aside."""
-        for file in sorted(self.folder.glob(f"{digest[:32]}-*.h5")):
-            if not verify or is_intact(file):
-                return file
-            set_aside(file)
-        return None
+    def __init__(self, home: Path, own: Rendition, *others: Rendition) -> None:
+        self.home, self.own = home, own
+        self.renditions = (own, *others)
+
+    def find(self, digest: str) -> Path | None:
+        """The file of a clip, its bytes checked, or `None`; damaged ones are set aside."""
+        found = (find_clip(self.home / rendition.name, digest) for rendition in self.renditions)
+        return next((file for file in found if file is not None), None)
 
     def write(self, digest: str, media: Media) -> Path:
-        """Keep what was decoded of a clip."""
-        arrays = {"frames": media.frames, "frame_times_s": media.frame_times_s, "waveform": media.waveform}
-        attributes = {
-            "format": "moodfuse-media",
-            "schema": SCHEMA,
-            "clip": digest,
-            "decoder": self.decoder,
-            "waveform_samples": media.waveform_samples,
-        }
-        return write_part(self.folder, digest[:32], arrays, attributes)
+        """Keep a clip; one that is kept stays."""
+        folder = self.home / self.own.name
+        if (kept := find_clip(folder, digest)) is not None:
+            return kept
+        attributes: dict[str, object] = {"format": FORMAT, "view": self.own.view, "rules": self.own.rules}
+        if self.own.view == "sound":
+            arrays = {"waveform": media.waveform}
+            attributes["waveform_samples"] = media.waveform_samples
+            return write_clip_part(folder, digest, arrays, attributes, packed=("waveform",))
+        data, ends = encode_frames(media.frames)
+        frame_hw = media.frames.shape[1:3]
+        attributes |= {"frame_hw": list(frame_hw), "shape_hw": list(media.shape_hw or frame_hw)}
+        arrays = {"frames_webp": data, "frames_webp_ends": ends, "frame_times_s": media.frame_times_s}
+        return write_clip_part(folder, digest, arrays, attributes)
 
     def read(self, digest: str) -> Media:
-        """What was decoded of a clip.
+        """What is kept of a clip: its frames, or its sound.
 
         Raises
         ------
@@ -71,9 +113,48 @@ class MediaStore:
         """
         while (file := self.find(digest)) is not None:
             try:
-                arrays, attributes = read_part(file)
-            except DamagedPartError:
-                set_aside(file)
-                continue
-            return Media(waveform_samples=attributes["waveform_samples"], **arrays)
-        raise MissingBlockError(f"{self.folder}: clip {digest[:16]} is not decoded; run extract again")
+                return _media(*read_part(file))
+            except (DamagedPartError, KeyError) as error:
+                set_aside(file, str(error))
+        raise MissingBlockError(f"{self.home}: clip {digest[:16]} has no {self.own.view} here; run extract again")
+
+
+def _media(arrays: dict[str, np.ndarray], attributes: dict[str, Any]) -> Media:
+    if attributes["view"] == "sound":
+        none = np.zeros((0, 0, 0, 3), np.uint8)
+        return Media(none, np.zeros(0), arrays["waveform"], attributes["waveform_samples"])
+    height, width = attributes["frame_hw"]
+    frames = decode_frames(arrays["frames_webp"], arrays["frames_webp_ends"], (height, width))
+    return Media(frames, arrays["frame_times_s"], np.zeros(0, np.float32), 0, tuple(attributes["shape_hw"]))
+
+
+def kept_frame(home: Path, digest: str, number: int) -> tuple[np.ndarray, tuple[int, int]] | None:
+    """One frame of a clip from the largest picture that is kept of it in any rendition.
+
+    Parameters
+    ----------
+    home : Path
+        ``<cache>/media``.
+    digest : str
+    number : int
+        Of the frame; the last one stands for those behind it.
+
+    Returns
+    -------
+    frame : ndarray of uint8, shape (H, W, 3)
+    shape_hw : tuple of int
+        Height and width in pixels that it was decoded at; a rendition may have another aspect ratio.
+    """
+    found: list[tuple[int, dict[str, np.ndarray], dict[str, Any]]] = []
+    for folder in sorted(home.glob("*")):
+        part = read_clip_part(folder, digest)
+        if part is not None and part[1].get("view") == "picture" and len(part[0]["frames_webp_ends"]):
+            found.append((int(np.prod(part[1]["frame_hw"])), *part))
+    if not found:
+        return None
+    _, arrays, attributes = max(found, key=lambda item: item[0])
+    ends = arrays["frames_webp_ends"].tolist()
+    place = min(number, len(ends) - 1)
+    frame = decode_frame(arrays["frames_webp"][ends[place - 1] if place else 0 : ends[place]])
+    height, width = attributes["shape_hw"]
+    return frame, (height, width)

@@ -10,7 +10,7 @@ import io
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,7 +27,8 @@ SCHEMA = 2
 HEADER_BYTES = 512
 KIND = "moodfuse-hdf5"
 _PIECE_BYTES = 1 << 20
-_verified: set[tuple[str, int, int, int]] = set()
+FileState = tuple[str, int, int, int]
+_verified: set[FileState] = set()
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,27 @@ class Header:
     schema: int = SCHEMA
     kind: str = KIND
 
+    def __post_init__(self) -> None:
+        kinds = [type(value) for value in (self.content, self.body, self.size, self.rows, self.schema, self.kind)]
+        if kinds != [str, str, int, int, int, str] or self.rows < 0:
+            raise ValueError("its values are of other kinds")
+
     def to_bytes(self) -> bytes:
         """The header as it stands in the file: canonical JSON with a digest of its own, spaces, a line feed."""
         return _padded(asdict(self))
 
 
-def write_part(folder: Path, stem: str, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, object]) -> Path:
+def write_part(
+    folder: Path,
+    stem: str,
+    arrays: Mapping[str, np.ndarray],
+    attributes: Mapping[str, object],
+    *,
+    packed: Collection[str] = (),
+) -> Path:
     """Write one part, ``<stem>-<digest16>.h5``, and return its path; an equal part that exists is left alone.
+
+    Arrays named in `packed` are stored by HDF5's filters shuffle and deflate; whoever reads them sees no difference.
 
     Raises
     ------
@@ -71,24 +86,33 @@ def write_part(folder: Path, stem: str, arrays: Mapping[str, np.ndarray], attrib
     digest = content_digest(arrays, attributes)
     path = folder / f"{stem}-{digest[:16]}.h5"
     if not is_intact(path):
-        write_aside(
-            path, encode_part(arrays, attributes, digest=digest), check=lambda file: _recheck(file, digest, path)
-        )
+        data = encode_part(arrays, attributes, digest=digest, packed=packed)
+        write_aside(path, data, check=lambda file: _recheck(file, digest, path))
     return path
 
 
-def encode_part(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, object], *, digest: str) -> memoryview:
+def encode_part(
+    arrays: Mapping[str, np.ndarray],
+    attributes: Mapping[str, object],
+    *,
+    digest: str,
+    packed: Collection[str] = (),
+) -> memoryview:
     """The bytes of a part; equal content gives equal bytes under one version of HDF5."""
     image = io.BytesIO()
     with h5py.File(image, "w", userblock_size=HEADER_BYTES, libver=("v110", "v110")) as file:
         file.attrs["attributes"] = canonical_json(dict(attributes))
         for name in sorted(arrays):
-            file.create_dataset(name, data=np.ascontiguousarray(arrays[name]), track_times=False)
+            filters = {"shuffle": True, "compression": "gzip", "compression_opts": 4} if name in packed else {}
+            file.create_dataset(name, data=np.ascontiguousarray(arrays[name]), track_times=False, **filters)
     data = image.getbuffer()
     body = hashlib.sha256(data[HEADER_BYTES:]).hexdigest()
-    rows = len(arrays["clip"]) if "clip" in arrays else 0
-    data[:HEADER_BYTES] = Header(digest, body, len(data), rows).to_bytes()
+    data[:HEADER_BYTES] = Header(digest, body, len(data), _row_count(arrays)).to_bytes()
     return data
+
+
+def _row_count(arrays: Mapping[str, np.ndarray]) -> int:
+    return len(arrays["clip"]) if "clip" in arrays else 0
 
 
 def _recheck(temporary: Path, digest: str, path: Path) -> None:
@@ -186,20 +210,31 @@ def check_part(path: Path) -> Header:
     DamagedPartError
         If it is not what its name says.
     """
-    try:
-        facts = path.stat()
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    if not stat.S_ISREG(facts.st_mode):
-        raise DamagedPartError(f"{path}: is no plain file")  # to open a pipe would be to wait for ever
-    key = (str(path), facts.st_ino, facts.st_mtime_ns, facts.st_size)
-    if key in _verified:
+    state = file_state(path)
+    if state in _verified:
         return read_header(path)
     header = check_bytes(path)
     if header.content[:16] != path.stem.rsplit("-", 1)[-1]:
         raise DamagedPartError(f"{path}: holds content {header.content[:16]}, not the one in its name")
-    _verified.add(key)
+    _verified.add(state)
     return header
+
+
+def file_state(path: Path) -> FileState:
+    """What changes when a file is replaced: its path, inode, time of change in nanoseconds, and size.
+
+    Raises
+    ------
+    DamagedPartError
+        If it is gone, or no plain file.
+    """
+    try:
+        facts = os.stat(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if not stat.S_ISREG(facts.st_mode):
+        raise DamagedPartError(f"{path}: is no plain file")  # to open a pipe would be to wait for ever
+    return str(path), facts.st_ino, facts.st_mtime_ns, facts.st_size
 
 
 @contextmanager
@@ -217,6 +252,10 @@ def open_part(path: Path) -> Iterator[h5py.File]:
             yield file
     except FileNotFoundError as error:
         raise DamagedPartError(f"{path}: is gone") from error
+    except (OSError, KeyError, RuntimeError) as error:
+        if isinstance(error, CacheError):
+            raise
+        raise DamagedPartError(f"{path}: cannot be read as HDF5 ({error})") from error
 
 
 def _load(path: Path, names: tuple[str, ...] | None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -258,10 +297,8 @@ def verify_part(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         arrays, attributes = _load(path, None)
     except (OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
         raise DamagedPartError(f"{path}: cannot be read as HDF5 ({error})") from error
-    if content_digest(arrays, attributes) != header.content:
+    if content_digest(arrays, attributes) != header.content or header.rows != _row_count(arrays):
         raise DamagedPartError(f"{path}: its arrays are not those of its header")
-    if header.rows != len(arrays.get("clip", ())):
-        raise DamagedPartError(f"{path}: has {len(arrays.get('clip', ()))} rows, not the {header.rows} of its header")
     return arrays, attributes
 
 

@@ -92,7 +92,7 @@ def decide(stock: Inventory, choice: PruneChoice, *, now_s: float) -> Pruning:
         found += _unread_plans(stock, now_s - STALE_S)
     if choice.media:
         why = "decoded clips; extract decodes them again where they are needed"
-        places = dict.fromkeys("/".join(entry.parents) for entry in stock.of_kind("media"))
+        places = dict.fromkeys("/".join(entry.parents[:2]) for entry in stock.of_kind("media"))
         found += [_folder(stock, place, why) for place in places]
     found += _runs(stock, choice.runs)
     for entry in stock.strays:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import PurePath
 from typing import Literal
 
@@ -57,8 +58,13 @@ class Clip:
 
 def check_label(label: str, where: str) -> None:
     """Refuse a label that is empty or a path."""
-    if not label.strip() or label in (".", "..") or len(PurePath(label).parts) != 1 or "\\" in label:
+    if not _is_plain(label):
         raise InputError(f"{where}: label {label!r} is empty or a path; expected a plain name such as 'sad'")
+
+
+@lru_cache(maxsize=1024)
+def _is_plain(label: str) -> bool:
+    return bool(label.strip()) and label not in (".", "..") and len(PurePath(label).parts) == 1 and "\\" not in label
 
 
 @dataclass(frozen=True)

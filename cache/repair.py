@@ -21,6 +21,7 @@ REMEDIES = {
     "outcome": f"{_EXTRACT}  # decodes the clip again",
     "choice": f"{_EXTRACT} --source SOURCE...  # puts the sources in force again",
     "audit": f"{_EXTRACT}  # compares the clips again",
+    "marks": f"{_EXTRACT}  # compares the clips again",
     "media": f"{_EXTRACT}  # decodes the clip again, where it is needed",
     "run": "moodfuse fuse --cache {cache} --run {name}",
     "predictions": "moodfuse fuse --cache {cache} --run {name}",

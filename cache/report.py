@@ -15,8 +15,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 
 from cache.errors import MoodfuseError
-from cache.layout import BAD, TEMPORARY, UNKNOWN, shown
+from cache.layout import BAD, TEMPORARY, UNKNOWN
 from cache.listing import TABLE_WIDTH
+from cache.names import printable
 from cache.prune import Pruning
 from cache.repair import Repair
 from cache.store import FeatureCache
@@ -59,12 +60,12 @@ def byte_progress(what: str) -> Iterator[Bar]:
 def print_verification(root: Path, found: Verification) -> None:
     """Print a line for each bad file, what else should be known, and the counts."""
     for fault in found.faults:
-        click.echo(f"bad: {shown(fault.place)}: {shown(fault.reason)}")
+        click.echo(f"bad: {printable(fault.place)}: {printable(fault.reason)}")
     for sentence in found.disagreements:
-        click.echo(f"nondeterminism: {shown(sentence.removeprefix(f'{root}/'))}")
+        click.echo(f"nondeterminism: {printable(sentence.removeprefix(f'{root}/'))}")
     for kind, word in _OTHERS.items():
         for place in found.others[kind][:MOST_SHOWN]:
-            click.echo(f"{word}: {shown(place)}")
+            click.echo(f"{word}: {printable(place)}")
         if (more := len(found.others[kind]) - MOST_SHOWN) > 0:
             click.echo(f"{word}: and {more} more")
     if found.stale_view:
@@ -77,19 +78,19 @@ def print_verification(root: Path, found: Verification) -> None:
 def print_repair(root: Path, done: Repair) -> None:
     """Print what was set aside and written anew, what could not be, and which commands make the rest again."""
     for place in done.set_aside:
-        click.echo(f"set aside: {shown(place)}.bad")
+        click.echo(f"set aside: {printable(place)}.bad")
     for place in done.rewritten:
-        click.echo(f"written anew: {shown(place)}")
+        click.echo(f"written anew: {printable(place)}")
     for sentence in done.failed:
-        click.echo(f"failed: {shown(sentence)}")
+        click.echo(f"failed: {printable(sentence)}")
     if done.remedies:
         click.echo("what makes again what was lost:")
         for command in done.remedies:
-            click.echo(f"  {shown(command)}")
+            click.echo(f"  {printable(command)}")
         if commands := _commands(root):
             click.echo("the commands that filled this cache:")
             for command in commands:
-                click.echo(f"  {shown(command)}")
+                click.echo(f"  {printable(command)}")
 
 
 def _commands(root: Path) -> tuple[str, ...]:
@@ -106,13 +107,13 @@ def print_pruning(root: Path, pruning: Pruning, failed: Sequence[str], *, dry: b
         table.add_column(name, overflow="fold")
     table.add_column("size", justify="right", no_wrap=True)
     for removal in pruning.removals:
-        table.add_row(shown(removal.place), shown(removal.why), size(removal.bytes))
+        table.add_row(printable(removal.place), printable(removal.why), size(removal.bytes))
     if pruning.removals:
         Console(width=max(Console().width, TABLE_WIDTH), highlight=False, markup=False, emoji=False).print(table)
     for sentence in pruning.kept:
-        click.echo(f"kept: {shown(sentence)}")
+        click.echo(f"kept: {printable(sentence)}")
     for sentence in failed:
-        click.echo(f"failed: {shown(sentence)}")
+        click.echo(f"failed: {printable(sentence)}")
     total = size(sum(removal.bytes for removal in pruning.removals))
     if not pruning.removals:
         click.echo("nothing to prune")

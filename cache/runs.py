@@ -4,7 +4,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from cache.store import FeatureCache
 ARRAYS = ("probabilities", "unscaled", "repeats")
 """Arrays of a result, as they stand in a run's predictions; the last two only where there are any."""
 _ADDED = ("digests", "missing", "repeat_folds", "commands", "versions")
+_ATTRIBUTES = {"format": "moodfuse-predictions", "schema": SCHEMA}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -129,7 +129,7 @@ class Run:
 def run_names(cache: FeatureCache) -> tuple[str, ...]:
     """Names of the runs in a cache, oldest first."""
     files = list((cache.path / "runs").glob("*/run.json"))
-    order = {file.parent.name: (read_json(file).get("sequence", 0), file.parent.name) for file in files}
+    order = {file.parent.name: (_sequence(file), file.parent.name) for file in files}
     return tuple(sorted(order, key=lambda name: order[name]))
 
 
@@ -168,13 +168,9 @@ def write_run(cache: FeatureCache, run: Run) -> Path:
         for name in ARRAYS
         if getattr(result, name) is not None
     }
-    part = write_part(
-        folder, "predictions", arrays, {"format": "moodfuse-predictions", "schema": SCHEMA, "run": run.name}
-    )
     values = {
         "schema": SCHEMA,
-        "sequence": 1 + max((_sequence(cache, name) for name in run_names(cache)), default=0),
-        "predictions": part.name,
+        "sequence": 1 + max((_sequence(run_folder(cache, name) / "run.json") for name in run_names(cache)), default=0),
         **{
             name: list(getattr(run, name))
             for name in ("classes", "ids", "labels", "groups", "folds", "recipes", "notes", *_ADDED)
@@ -185,26 +181,17 @@ def write_run(cache: FeatureCache, run: Run) -> Path:
             for item in run.results
         ],
     }
-    write_text(folder / "run.json", canonical_json({**values, "check": digest16(values)}))
+    part = write_part(folder, "predictions", arrays, {**_ATTRIBUTES, "run": run.name, "record": digest16(values)})
+    write_text(folder / "run.json", canonical_json({**values, "predictions": part.name}))
     return folder
 
 
-def _sequence(cache: FeatureCache, name: str) -> int:
-    return int(read_json(run_folder(cache, name) / "run.json").get("sequence", 0))
-
-
-def checked_record(file: Path) -> dict[str, Any]:
-    """What a ``run.json`` holds, against the digest that it carries.
-
-    Raises
-    ------
-    DamagedPartError
-        If it is not what was written.
-    """
+def _sequence(file: Path) -> int:
     values = read_json(file)
-    if not isinstance(values, dict) or values.pop("check", None) != digest16(values):
-        raise DamagedPartError(f"{file}: is not what was written; run fuse again under another --run name")
-    return values
+    sequence = values.get("sequence", 0) if isinstance(values, dict) else None
+    if not isinstance(sequence, int):
+        raise DamagedPartError(f"{file}: is no record of a run; move its folder away, and run fuse again")
+    return sequence
 
 
 def read_run(cache: FeatureCache, name: str | None = None) -> Run:
@@ -223,9 +210,11 @@ def read_run(cache: FeatureCache, name: str | None = None) -> Run:
     if name is not None and name not in names:
         raise InputError(f"{cache.path} holds no run {name!r}; it holds: {', '.join(names)}")
     folder = run_folder(cache, name or names[-1])
-    values = checked_record(folder / "run.json")
+    values = read_json(folder / "run.json")
     try:
-        arrays, _ = read_part(folder / values["predictions"])
+        arrays, attributes = read_part(folder / values.pop("predictions"))
+        if attributes["record"] != digest16(values):
+            raise DamagedPartError(f"{folder / 'run.json'}: is not the record that was written with the predictions")
         return Run(
             name=values["name"],
             protocol=values["protocol"],
@@ -247,6 +236,8 @@ def read_run(cache: FeatureCache, name: str | None = None) -> Run:
         )
     except KeyError as error:
         raise DamagedPartError(f"{folder}: {error} is missing; run fuse again under another --run name") from error
+    except TypeError as error:
+        raise DamagedPartError(f"{folder}: is no run ({error}); run fuse again under another --run name") from error
     except DamagedPartError as error:
         raise CacheError(f"{error}; or run fuse again under another --run name") from error
 

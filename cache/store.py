@@ -16,7 +16,7 @@ from cache.blocks import Owner, Rows, held, read_rows, write_rows
 from cache.columns import Digests
 from cache.errors import CacheError, DamagedPartError, InputError, MissingBlockError, UnknownNameError
 from cache.files import read_json, set_aside, write_text
-from cache.folds import tuning_roles, units_of
+from cache.folds import imported_roles, tuning_roles, units_of
 from cache.identity import canonical_json, digest16, trained_digest16
 from cache.layout import folder_of
 from cache.manifest import Manifest
@@ -60,8 +60,8 @@ class FeatureCache(Manifest):
 
     @property
     def selection(self) -> dict[str, str]:
-        """Recipe in force of every source: name to recipe digest."""
-        return dict(self._selections[-1]["sources"]) if self._selections else {}
+        """Recipe in force of every source: name to recipe digest; the latest choice of each, whoever made it."""
+        return {source: recipe for values in self._selections for source, recipe in values["sources"].items()}
 
     @property
     def ever_selected(self) -> frozenset[tuple[str, str]]:
@@ -96,8 +96,8 @@ class FeatureCache(Manifest):
     def select(self, recipes: Iterable[Recipe], *, command: str = "") -> None:
         """Put recipes in force for their sources; other sources keep theirs. `command` is what asked for it."""
         self.__dict__.pop("_selections", None)
-        chosen = {**self.selection, **{recipe.source: recipe.digest16 for recipe in recipes}}
-        if chosen == self.selection and command in ("", *self.commands):
+        chosen = {recipe.source: recipe.digest16 for recipe in recipes}
+        if chosen.items() <= self.selection.items() and command in ("", *self.commands):
             return
         sequence = 1 + max((item["sequence"] for item in self._selections), default=0)
         values = {"sequence": sequence, "sources": chosen, "command": command}
@@ -142,9 +142,9 @@ class FeatureCache(Manifest):
             raise InputError(f"holdout {wanted}: fold {beyond[0]} is outside 0..{plan.folds - 1}")
         clips = self.clips_with(recipe)
         units = self.units if clips is self.clips else units_of(clips)
-        side = [unit for unit in units if not wanted.covers(plan.assignment[unit.key])]
         if recipe.tuning is None:
-            return tuple(sorted((digest, unit.label, "tune") for unit in side for digest in unit.digests))
+            return imported_roles(units, plan, wanted)
+        side = [unit for unit in units if not wanted.covers(plan.assignment[unit.key])]
         return tuning_roles(side, recipe.tuning, seed=recipe.seed)
 
     def write_roles(self, recipe: Recipe, roles: Roles) -> None:
@@ -274,8 +274,11 @@ def read_recipe(file: Path) -> Recipe:
     ------
     DamagedPartError
     """
-    recipe = recipe_from_mapping(read_json(file))
-    if recipe.digest16 != file.parent.name:
+    try:
+        recipe = recipe_from_mapping(read_json(file))
+    except (TypeError, AttributeError, InputError) as error:
+        raise DamagedPartError(f"{file}: is no recipe ({error}); run extract again") from error
+    if (folder_of(recipe.source), recipe.digest16) != file.parts[-3:-1]:
         raise DamagedPartError(f"{file}: content does not match its folder's name; run extract again")
     return recipe
 

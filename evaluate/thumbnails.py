@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from PIL import Image
 
-from cache.errors import MissingBlockError
-from cache.media import MediaStore
+from cache.media import kept_frame
 from cache.records import ClipStatus
 from cache.runs import Run
 from cache.store import FeatureCache
@@ -43,13 +42,10 @@ def thumbnails(cache: FeatureCache, run: Run, rows: Iterable[int], *, tick: Tick
         status = _status_of(run, row, statuses)
         if status is None:
             continue
-        try:
-            frames = MediaStore(cache, status.decoder).read(status.digest).frames
-        except MissingBlockError:
+        kept = kept_frame(cache.path / "media", status.digest, FRAME)
+        if kept is None:  # no media, or a clip without picture
             continue
-        if not len(frames):  # a clip without picture
-            continue
-        found[row] = data_uri(frames[min(FRAME, len(frames) - 1)])
+        found[row] = data_uri(*kept)
         if tick is not None:
             tick(status.clip.id)
     return found
@@ -63,9 +59,14 @@ def _status_of(run: Run, row: int, statuses: Mapping[str, ClipStatus]) -> ClipSt
     return status
 
 
-def data_uri(frame: np.ndarray) -> str:
-    """A frame, uint8 [H, W, 3] in RGB, as a small JPEG in a data URI; the same frame gives the same bytes."""
+def data_uri(frame: np.ndarray, shape_hw: tuple[int, int] | None = None) -> str:
+    """A frame, uint8 [H, W, 3] in RGB, as a small JPEG in a data URI; the same frame gives the same bytes.
+
+    `shape_hw` is the height and width in pixels that it is shown at, where those differ from its own.
+    """
     picture = Image.fromarray(np.ascontiguousarray(frame))
+    if shape_hw is not None and shape_hw != frame.shape[:2]:
+        picture = picture.resize(shape_hw[::-1], Image.Resampling.LANCZOS)
     picture.thumbnail((WIDTH, HEIGHT_LIMIT), Image.Resampling.LANCZOS)
     content = io.BytesIO()
     picture.save(content, format="JPEG", quality=QUALITY, optimize=True)

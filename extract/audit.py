@@ -13,11 +13,20 @@ from itertools import pairwise
 from pathlib import Path, PurePath
 
 from cache.audits import Audit, Finding, read_audit, write_audit
-from cache.errors import MissingBlockError
 from cache.records import ClipStatus
 from cache.store import FeatureCache
-from extract.examine import media_store
-from extract.likeness import FAN_OUT, NO_MARKS, Marks, Match, find_frames, find_sounds, frame_marks, sound_marks
+from extract.examine import mark_store
+from extract.likeness import (
+    FAN_OUT,
+    NO_MARKS,
+    Marks,
+    Match,
+    find_frames,
+    find_sounds,
+    frame_marks,
+    marks_of_peaks,
+    sound_marks,
+)
 from extract.media.decode import DecodedClip
 from extract.media.pool import DecodeRequest, decode_many
 from extract.progress import track
@@ -121,21 +130,19 @@ def _named(one: Audited, other: Audited) -> Finding:
 
 
 def audit_cache(cache: FeatureCache) -> Audit | None:
-    """The audit of the clips in force, made from the media store unless the cache holds it; `None` without media."""
+    """The audit of the clips in force, made from their marks unless the cache holds it; `None` where some are gone."""
     known = read_audit(cache)
     if known is not None and known.rules == RULES:
         return known
-    store, clips = media_store(cache), []
+    store, clips = mark_store(cache), []
     fan_out = fan_out_for(len(cache.clips))
     for status in track(cache.clips, total=len(cache.clips), what="Comparing clips"):
-        try:
-            media = store.read(status.digest)
-        except MissingBlockError:
-            log.info("%s is not decoded any more, so the clips are not compared", status.clip.id)
+        marks = store.read(status.digest)
+        if marks is None:
+            log.warning("%s: its marks are gone, so the clips are not compared; run extract again", status.clip.id)
             return None
-        start_s = status.clip.start_s
-        sound = sound_marks(media.waveform[: media.waveform_samples], fan_out=fan_out)
-        clips.append(_audited(status, sound, frame_marks(media.frames, media.frame_times_s - start_s)))
+        sound = marks_of_peaks(marks.peak_times, marks.peak_bins, fan_out=fan_out)
+        clips.append(_audited(status, sound, Marks(marks.frame_hashes, marks.frame_times_s)))
     audit = Audit(RULES, find_duplicates(clips))
     write_audit(cache, audit)
     return audit

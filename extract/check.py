@@ -10,8 +10,9 @@ from cache.planning import PlanChoice, next_plan
 from cache.records import Clip, ClipStatus
 from extract.audit import audit_files, audit_lines
 from extract.dataset import ignored_files, scan
-from extract.examine import MEDIA_RULES, hash_files
+from extract.examine import hash_files
 from extract.media.container import REASONS, MediaError, probe
+from extract.media.renditions import MEDIA_RULES
 from extract.progress import track
 
 

@@ -74,6 +74,12 @@ class RecipeCommand(click.Command):
     help="What becomes of a clip without sound or picture.",
 )
 @click.option("--group-pattern", metavar="REGEX", help="Clips whose path below DATA gives the same match are a group.")
+@click.option(
+    "--keep-media/--no-keep-media",
+    default=True,
+    show_default=True,
+    help="Keep what was decoded in the cache (about 4 MB a clip), or pass each clip through all networks at once.",
+)
 @click.option("--replan", is_flag=True, help="Deal all clips to folds anew.")
 @click.option("--dry-run", is_flag=True, help="Decode, plan, say what would be computed, and stop.")
 @click.option("--strict", is_flag=True, help="Fail, and write no features, if any clip is refused.")
@@ -85,9 +91,11 @@ def extract_command(ctx: click.Context, data: Path, cache_path: Path, **options:
 
     Example: moodfuse extract clips --cache work
     """
+    from cache.names import printable
     from extract.stage import extract_features
 
-    done = extract_features(_settings(data, cache_path, options), say=lambda line: click.echo(line, err=True))
+    settings = _settings(data, cache_path, options)
+    done = extract_features(settings, say=lambda line: click.echo(printable(line), err=True))
     click.echo(
         f"{len(done.clips)} clips read, {len(done.refused)} refused; {done.tuned} networks tuned, "
         f"{done.embedded} embeddings computed"
@@ -121,6 +129,7 @@ def _settings(data: Path, cache_path: Path, options: Mapping[str, Any]) -> "Extr
         group_pattern=options["group_pattern"],
         command=command_line(click.get_current_context()),
         jobs=options["jobs"],
+        keep_media=options["keep_media"],
         dry_run=options["dry_run"],
         strict=options["strict"],
     )
@@ -140,11 +149,12 @@ def check_command(
 
     Example: moodfuse check clips
     """
+    from cache.names import printable
     from extract.check import check
 
     found = check(data, folds=folds, audit=audit, group_pattern=group_pattern, jobs=jobs)
     for line in found.lines:
-        click.echo(line)
+        click.echo(printable(line))
     sys.stdout.flush()
     if found.refused:
         ctx.exit(3)

@@ -3,15 +3,15 @@
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from cache.identity import derived_seed
-from cache.media import Media, MediaStore
+from cache.media import Media
 from cache.recipe import Recipe
 from extract.media.preprocess import InputMaker
 from extract.networks import create_network, network_spec
@@ -23,6 +23,13 @@ log = logging.getLogger(__name__)
 _WAVEFORMS_KEPT = 256
 _FRAMES_KEPT = 16
 Rows = dict[str, np.ndarray]
+
+
+class MediaReader(Protocol):
+    """Where clips are read; a `MediaStore`, or a clip in memory."""
+
+    def read(self, digest: str) -> Media:
+        """The frames of a clip, or its sound."""
 
 
 def make_network(recipe: Recipe, weights: str | None, num_classes: int) -> Network:
@@ -48,11 +55,11 @@ class SourceWorker:
         Path of the pretrained weights that the recipe's digest names.
     num_classes : int
         Width of the classifier.
-    media : MediaStore
+    media : MediaReader
         Where decoded clips are read from.
     """
 
-    def __init__(self, recipe: Recipe, weights: str | None, num_classes: int, media: MediaStore) -> None:
+    def __init__(self, recipe: Recipe, weights: str | None, num_classes: int, media: MediaReader) -> None:
         torch.set_num_threads(recipe.threads)
         self.recipe = recipe
         self.media = media
@@ -62,18 +69,13 @@ class SourceWorker:
         self._initial = {name: value.clone() for name, value in tuned.state_dict().items()}
         self.tuned: nn.Module = tuned
         self._audio = isinstance(network_spec(recipe.network).preprocessing, AudioPreprocessing)
-        self._media_of = lru_cache(_WAVEFORMS_KEPT if self._audio else _FRAMES_KEPT)(self._read_media)
+        self._media_of = lru_cache(_WAVEFORMS_KEPT if self._audio else _FRAMES_KEPT)(media.read)
         tuning = recipe.tuning
         self.make_input = InputMaker(
             self.network.preprocessing,
             crop_s=tuning.crop_s if tuning else 0.0,
             gain_db=tuning.gain_db if tuning else 0.0,
         )
-
-    def _read_media(self, digest: str) -> Media:
-        """A clip without what this network does not read, so that many can be kept."""
-        media = self.media.read(digest)
-        return replace(media, frames=media.frames[:0]) if self._audio else replace(media, waveform=media.waveform[:0])
 
     def reset(self) -> None:
         """Take the tuned part back to its initial weights."""
@@ -94,8 +96,8 @@ class SourceWorker:
             return torch.autocast(self.recipe.device, dtype=torch.bfloat16)
         return nullcontext()
 
-    def _batch(self, digest: str) -> Tensor:
-        batch = self.whole_input(digest)[None].to(self.recipe.device)
+    def _batch(self, whole: Tensor) -> Tensor:
+        batch = whole[None].to(self.recipe.device)
         if self.recipe.precision == "bf16" and not self._audio:
             batch = batch.contiguous(memory_format=torch.channels_last_3d)
         return batch
@@ -103,8 +105,10 @@ class SourceWorker:
     @torch.inference_mode()
     def frozen_rows(self, digest: str) -> Rows:
         """Embedding at frozen depth and, where it is another array, the activation that heads are tuned on."""
+        torch.set_num_threads(self.recipe.threads)  # other sources' networks may work between its clips
+        batch = self._batch(self.make_input(self.media.read(digest)))
         with self.autocast():
-            activation = self.network.trunk(self._batch(digest)).float()
+            activation = self.network.trunk(batch).float()
             embedding = self.network.pool_frozen(activation).float()
         rows = {"embedding": embedding[0].cpu().numpy()}
         if self.network.spec.has_replaced_layers:
@@ -115,7 +119,7 @@ class SourceWorker:
     def full_rows(self, digest: str) -> Rows:
         """Embedding and logits of the tuned network."""
         with self.autocast():
-            embedding, logits = self.network(self._batch(digest))
+            embedding, logits = self.network(self._batch(self.whole_input(digest)))
         return {"embedding": embedding[0].float().cpu().numpy(), "logits": logits[0].float().cpu().numpy()}
 
     @torch.inference_mode()

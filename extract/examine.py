@@ -1,31 +1,65 @@
-"""What becomes of each declared clip: its digest, its group, and whether it can be decoded. Decoded media is kept."""
+"""What becomes of each declared clip: its digest, its group, and whether it can be decoded.
+
+Each clip is decoded once for all that want it: its marks are kept for the audit, then what became of it, then whoever
+decodes takes what it needs. In this order nothing is kept of a clip of which it is not on record that it is good.
+"""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
+from cache.audits import ClipMarks, MarkStore
 from cache.folds import join_groups
 from cache.identity import clip_digest, file_digest
-from cache.media import Media, MediaStore
 from cache.records import Clip, ClipStatus, Outcome
 from cache.store import FeatureCache
+from extract.likeness import frame_marks, sound_peaks
 from extract.media.container import REASONS, MediaError
-from extract.media.decode import DECODER, DecodedClip
+from extract.media.decode import DecodedClip
 from extract.media.pool import DecodeRequest, decode_many
+from extract.media.renditions import MEDIA_RULES, SHORT_SIDE_PX
 from extract.progress import track
+from extract.sharing import shared_pieces
 
 log = logging.getLogger(__name__)
-MEDIA_SHORT_SIDE_PX = 256
-MEDIA_RULES = f"{DECODER}, short side {MEDIA_SHORT_SIDE_PX} px"
+MARK_RULES = f"{MEDIA_RULES}, marks 1"
+"""What decides the marks of a clip; raise the number whenever those of `extract.likeness` change."""
 RETRIED = frozenset({"timeout", "memory"})
 LACKING = frozenset({"no_audio", "no_video"})
 UNREAD = "unread"
 """Begins the key of a clip whose file gave no bytes to name it by."""
+Take = Callable[[str, Clip, DecodedClip], None]
+"""Takes what it needs of a clip that was decoded, given with its digest."""
 
 
-def media_store(cache: FeatureCache) -> MediaStore:
-    """The media store of the present decoder."""
-    return MediaStore(cache, MEDIA_RULES)
+@dataclass(frozen=True)
+class Decoding:
+    """How clips are decoded, and for whom.
+
+    Attributes
+    ----------
+    jobs : int
+        Decoding processes.
+    impute : bool
+        Whether a clip without sound or without picture is kept; otherwise it is refused.
+    take : callable, optional
+    piece : int
+        So many clips are decoded one after the other, sorted by digest; processes at one cache share such pieces.
+    """
+
+    jobs: int
+    impute: bool = False
+    take: Take | None = None
+    piece: int = 1
+
+
+def mark_store(cache: FeatureCache) -> MarkStore:
+    """Where the marks of the clips stand."""
+    return MarkStore(cache, MARK_RULES)
 
 
 def hash_files(clips: Iterable[Clip]) -> dict[str, str]:
@@ -42,17 +76,23 @@ def _hash(path: Path) -> str:
         return ""
 
 
-def examine(cache: FeatureCache, clips: Sequence[Clip], *, jobs: int, impute: bool = False) -> list[ClipStatus]:
-    """Status of every clip; what is not known yet is decoded and kept.
+def examine(
+    cache: FeatureCache,
+    clips: Sequence[Clip],
+    decoding: Decoding,
+    *,
+    foresee: Callable[[list[ClipStatus], Collection[str]], object] | None = None,
+) -> list[ClipStatus]:
+    """Status of every clip; what is not known yet is decoded.
 
     Parameters
     ----------
     cache : FeatureCache
     clips : sequence of Clip
-    jobs : int
-        Decoding processes.
-    impute : bool
-        Whether a clip without sound or without picture is kept; otherwise it is refused.
+    decoding : Decoding
+    foresee : callable, optional
+        Given the statuses as they will be if every clip can be read, and the digests of those that have to be decoded,
+        before any is; it may raise.
 
     Returns
     -------
@@ -61,10 +101,28 @@ def examine(cache: FeatureCache, clips: Sequence[Clip], *, jobs: int, impute: bo
     files = hash_files(clips)
     groups = join_groups(clips, files)
     keys = {clip.id: _key(clip, files[clip.id]) for clip in clips}
-    known = known_outcomes(cache, {key for key in keys.values() if not key.startswith(UNREAD)}, impute=impute)
+
+    def statuses(outcomes: Mapping[str, Outcome]) -> list[ClipStatus]:
+        return [
+            _status(clip, keys[clip.id], files[clip.id], groups[clip.id], outcomes[keys[clip.id]]) for clip in clips
+        ]
+
+    known = settled(cache, {key for key in keys.values() if not key.startswith(UNREAD)}, impute=decoding.impute)
     wanted = {keys[clip.id]: clip for clip in clips if keys[clip.id] not in known}
-    known |= decode_and_keep(cache, wanted, jobs=jobs, impute=impute)
-    return [_status(clip, keys[clip.id], files[clip.id], groups[clip.id], known[keys[clip.id]]) for clip in clips]
+    if wanted and foresee is not None:
+        foresee(statuses({**{key: Outcome(key, not key.startswith(UNREAD)) for key in wanted}, **known}), wanted)
+
+    def unsettled(key: str) -> bool:
+        return key not in settled(cache, [key], impute=decoding.impute)
+
+    return statuses(known | decode_clips(cache, wanted, decoding, lacking=unsettled))
+
+
+def settled(cache: FeatureCache, digests: Iterable[str], *, impute: bool) -> dict[str, Outcome]:
+    """What is on record of clips, of those that can be read only where their marks are kept too."""
+    marks = mark_store(cache)
+    known = known_outcomes(cache, digests, impute=impute)
+    return {digest: outcome for digest, outcome in known.items() if not outcome.ok or marks.holds(digest)}
 
 
 def known_outcomes(cache: FeatureCache, digests: Iterable[str], *, impute: bool) -> dict[str, Outcome]:
@@ -102,25 +160,57 @@ def _status(clip: Clip, key: str, file_sha256: str, group: str, outcome: Outcome
     )
 
 
-def decode_and_keep(
-    cache: FeatureCache, wanted: Mapping[str, Clip], *, jobs: int, impute: bool = False
+def decode_clips(
+    cache: FeatureCache, wanted: Mapping[str, Clip], decoding: Decoding, *, lacking: Callable[[str], bool]
 ) -> dict[str, Outcome]:
-    """Decode clips into the media store; outcome by the same keys. A bad clip costs itself alone."""
-    store = media_store(cache)
-    requests = [
-        DecodeRequest(Path(clip.path), clip.start_s, clip.end_s, short_side_px=MEDIA_SHORT_SIDE_PX, partial=impute)
-        for clip in wanted.values()
-    ]
-    results = decode_many(requests, jobs=max(1, min(jobs, len(requests)))) if requests else iter(())
-    outcomes = {}
-    for key, (_, result) in zip(wanted, track(results, total=len(requests), what="Decoding"), strict=True):
-        if isinstance(result, DecodedClip):
-            media = Media(result.frames, result.frame_times_s, result.waveform, result.waveform_samples)
-            store.write(key, media)
-        outcomes[key] = _outcome(key, result)
-        if not key.startswith(UNREAD):
-            cache.write_outcome(outcomes[key])
-    return outcomes
+    """Decode clips; outcome by the same keys. A bad clip costs itself alone.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+    wanted : mapping of str to Clip
+        By digest.
+    decoding : Decoding
+    lacking : callable
+        Asked just before a clip is decoded whether it is wanted still: another process may have been quicker.
+    """
+    marks, outcomes = mark_store(cache), {}
+    under_way: deque[str] = deque()
+    with closing(_results(wanted, decoding, lacking, under_way)) as results:
+        for result in track(results, total=len(wanted), what="Decoding"):
+            key = under_way.popleft()
+            outcomes[key] = _outcome(key, result)
+            if isinstance(result, DecodedClip) and not marks.holds(key):
+                marks.write(key, _marks(result))
+            if not key.startswith(UNREAD):
+                cache.write_outcome(outcomes[key])
+            if isinstance(result, DecodedClip) and decoding.take is not None:
+                decoding.take(key, wanted[key], result)
+    return outcomes | known_outcomes(cache, wanted.keys() - outcomes.keys(), impute=decoding.impute)
+
+
+def _results(
+    wanted: Mapping[str, Clip], decoding: Decoding, lacking: Callable[[str], bool], under_way: deque[str]
+) -> Generator[DecodedClip | MediaError, None, None]:
+    """What each clip gives, in turn; `under_way` holds the keys of those that were begun."""
+
+    def requests() -> Iterator[DecodeRequest]:
+        for key in chain.from_iterable(shared_pieces(sorted(wanted), decoding.piece)):
+            if lacking(key):
+                under_way.append(key)
+                clip = wanted[key]
+                yield DecodeRequest(Path(clip.path), clip.start_s, clip.end_s, SHORT_SIDE_PX, partial=decoding.impute)
+
+    if wanted:
+        for request, result in decode_many(requests(), jobs=max(1, min(decoding.jobs, len(wanted)))):
+            unread = isinstance(result, DecodedClip) and under_way[0].startswith(UNREAD)
+            yield MediaError("missing", request.path, "it could not be read at first") if unread else result
+
+
+def _marks(decoded: DecodedClip) -> ClipMarks:
+    peaks = sound_peaks(decoded.waveform[: decoded.waveform_samples])
+    frames = frame_marks(decoded.frames, decoded.frame_times_s - decoded.start_s)
+    return ClipMarks(*peaks, frames.hashes, frames.times_s)
 
 
 def _outcome(digest: str, result: DecodedClip | MediaError) -> Outcome:
@@ -132,11 +222,17 @@ def _outcome(digest: str, result: DecodedClip | MediaError) -> Outcome:
     return Outcome(digest, False, reason=result.code, detail=detail, decoder=MEDIA_RULES)
 
 
-def ensure_media(cache: FeatureCache, clips: Iterable[ClipStatus], *, jobs: int) -> None:
-    """Decode again what features are wanted of and the media store no longer holds."""
-    store = media_store(cache)
-    wanted = {status.digest: status.clip for status in clips if store.find(status.digest, verify=True) is None}
-    for key, outcome in decode_and_keep(cache, wanted, jobs=jobs, impute=True).items():
+def decode_again(
+    cache: FeatureCache, wanted: Mapping[str, Clip], decoding: Decoding, *, lacking: Callable[[str], bool]
+) -> None:
+    """Decode clips that could be read before.
+
+    Raises
+    ------
+    MediaError
+        If one cannot be read any more.
+    """
+    for key, outcome in decode_clips(cache, wanted, decoding, lacking=lacking).items():
         if not outcome.ok:
             clip = wanted[key]
             raise MediaError(outcome.reason, clip.path, "it was read before; the file has changed or gone since")

@@ -88,10 +88,18 @@ class Match:
 
 def sound_marks(waveform: NDArray[np.float32], *, fan_out: int = FAN_OUT) -> Marks:
     """Landmarks of mono sound at 16 kHz, float32 [samples]; none where it is silent."""
+    return marks_of_peaks(*sound_peaks(waveform), fan_out=fan_out)
+
+
+def sound_peaks(waveform: NDArray[np.float32]) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+    """Peaks of the spectrogram of mono sound at 16 kHz, at most `PEAKS_PER_S`: hop and frequency bin of each, [P].
+
+    They rise in time, and no peak is passed within a few bins and hops; there are none where it is silent.
+    """
     from scipy.ndimage import maximum_filter
 
     if not len(waveform) or np.abs(waveform).max() < SILENCE:
-        return NO_MARKS
+        return np.zeros(0, np.uint16), np.zeros(0, np.uint16)
     frames = np.lib.stride_tricks.sliding_window_view(np.pad(waveform, (0, WINDOW)), WINDOW)[::HOP]
     power = np.abs(np.fft.rfft(frames * np.hanning(WINDOW).astype(np.float32), axis=1)) + 1e-9
     level = 20 * np.log10(power)
@@ -101,7 +109,14 @@ def sound_marks(waveform: NDArray[np.float32], *, fan_out: int = FAN_OUT) -> Mar
     if len(times) > most:
         loudest = np.sort(np.argsort(-level[times, bins], kind="stable")[:most])
         times, bins = times[loudest], bins[loudest]
-    return _pairs_of_peaks(times, bins, fan_out)
+    return times.astype(np.uint16), bins.astype(np.uint16)
+
+
+def marks_of_peaks(times: NDArray[np.uint16], bins: NDArray[np.uint16], *, fan_out: int = FAN_OUT) -> Marks:
+    """Landmarks that the peaks of a sound make: each joined with up to `fan_out` of those that follow it."""
+    if not len(times):
+        return NO_MARKS
+    return _pairs_of_peaks(times.astype(np.int64), bins.astype(np.int64), fan_out)
 
 
 def _pairs_of_peaks(times: NDArray[np.int64], bins: NDArray[np.int64], fan_out: int) -> Marks:

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from cache.errors import DamagedPartError, InputError, MissingBlockError, MoodfuseError
-from cache.files import set_aside
+from cache.files import discard, set_aside
 from cache.folds import can_cross_fit
 from cache.planning import PlanChoice, next_plan, repeat_plan
 from cache.recipe import Recipe, frozen_counterpart
 from cache.records import ClipStatus
 from cache.store import CLIPS_PER_PART, FeatureCache, Roles
-from extract.audit import audit_cache, audit_lines
+from extract.announce import announce, say_audit, say_copies, say_plan, say_weights
 from extract.dataset import scan
-from extract.estimate import Estimate, measure
-from extract.examine import ensure_media, examine, media_store
+from extract.keeping import MediaSupply
 from extract.progress import track
-from extract.recipe_files import RecipeChoice, build_recipe, option_names, source_weights
-from extract.work import Wanted, Work, needing_media, remaining
+from extract.recipe_files import RecipeChoice, build_recipe, option_names
+from extract.streaming import media_supply
+from extract.work import Wanted, Work, remaining
 
 if TYPE_CHECKING:
     from extract.embed import SourceWorker
@@ -51,6 +51,8 @@ class ExtractSettings:
         The command line, kept in the cache for reports.
     jobs : int
         Decoding processes.
+    keep_media : bool
+        Whether what was decoded stays in the cache; otherwise each clip passes all networks while it is in memory.
     dry_run, strict : bool
     """
 
@@ -64,6 +66,7 @@ class ExtractSettings:
     group_pattern: str | None = None
     command: str = ""
     jobs: int = 2
+    keep_media: bool = True
     dry_run: bool = False
     strict: bool = False
 
@@ -113,31 +116,43 @@ def extract_features(settings: ExtractSettings, *, say: Callable[[str], None] = 
     recipes = [build_recipe(source, settings.recipes) for source in sources]
     clips = scan(settings.data, group_pattern=settings.group_pattern)
     cache = FeatureCache(settings.cache, create=True)
-    statuses = examine(cache, clips, jobs=settings.jobs, impute=settings.impute)
+    with media_supply(cache, recipes, settings, say) as media:
+        if not settings.keep_media:
+            say_weights(recipes, settings, say)
+        statuses = media.examine(clips)
+        refused = _refused(statuses, settings, say)
+        before = dict(cache.plans[-1].assignment) if cache.plans else {}
+        _write_plans(cache, statuses, settings)
+        say_plan(cache, before, say)
+        say_copies(cache, say)
+        say_audit(cache, say)
+        tunes = any(recipe.tuning for recipe in recipes)
+        if settings.networks.crossfit and tunes and not can_cross_fit(cache.plan, cache.clips):
+            say("some class is gone once two folds are left out, so cross-fitting is off")
+        todo = [remaining(cache, recipe, settings.networks) for recipe in recipes]
+        announce(cache, settings, todo, say)
+        if settings.dry_run:
+            return Extraction(cache.clips, refused, 0, 0, dry_run=True)
+        tuned, embedded = 0, 0
+        for item in media.supply(todo):
+            counts = _compute(cache, item, settings, media)
+            tuned, embedded = tuned + counts[0], embedded + counts[1]
+    cache.select(recipes, command=settings.command)
+    return Extraction(cache.clips, refused, tuned, embedded + media.embedded)
+
+
+def _refused(
+    statuses: Sequence[ClipStatus], settings: ExtractSettings, say: Callable[[str], None]
+) -> tuple[ClipStatus, ...]:
+    """Name the clips that could not be read; under `strict` there must be none."""
     refused = tuple(status for status in statuses if not status.ok)
     for status in refused:
         say(f"refused {status.clip.id}: {status.reason}: {status.detail}")
     if refused and settings.strict:
         raise RefusedClipsError(
-            f"{len(refused)} of {len(clips)} clips refused, and --strict is set; no features were written"
+            f"{len(refused)} of {len(statuses)} clips refused, and --strict is set; no features were written"
         )
-    before = dict(cache.plans[-1].assignment) if cache.plans else {}
-    _write_plans(cache, statuses, settings)
-    _say_plan(cache, before, say)
-    _say_audit(cache, say)
-    tunes = any(recipe.tuning for recipe in recipes)
-    if settings.networks.crossfit and tunes and not can_cross_fit(cache.plan, cache.clips):
-        say("some class is gone once two folds are left out, so cross-fitting is off")
-    todo = [remaining(cache, recipe, settings.networks) for recipe in recipes]
-    _announce(cache, settings, todo, say)
-    if settings.dry_run:
-        return Extraction(cache.clips, refused, 0, 0, dry_run=True)
-    tuned, embedded = 0, 0
-    for item in todo:
-        counts = _compute(cache, item, settings)
-        tuned, embedded = tuned + counts[0], embedded + counts[1]
-    cache.select(recipes, command=settings.command)
-    return Extraction(cache.clips, refused, tuned, embedded)
+    return refused
 
 
 def _write_plans(cache: FeatureCache, statuses: Sequence[ClipStatus], settings: ExtractSettings) -> None:
@@ -158,53 +173,7 @@ def _check_options_used(choice: RecipeChoice, sources: Sequence[str]) -> None:
             )
 
 
-def _say_plan(cache: FeatureCache, before: dict[str, int], say: Callable[[str], None]) -> None:
-    plan, clips = cache.plan, cache.clips
-    labels = {label: sum(status.clip.label == label for status in clips) for label in cache.classes}
-    counts = ", ".join(f"{label} {count}" for label, count in labels.items())
-    say(f"{len(clips)} clips in {len(cache.units)} groups, {plan.folds} folds, seed {plan.seed}: {counts}")
-    if before:
-        moved = sum(plan.assignment[digest] != fold for digest, fold in before.items() if digest in plan.assignment)
-        added = len(set(plan.assignment) - set(before))
-        if moved or added:
-            say(f"plan: {added} clip(s) added, {moved} moved to another fold")
-
-
-def _say_audit(cache: FeatureCache, say: Callable[[str], None]) -> None:
-    """Warn of clips of different groups that may be one; what is fine is not said."""
-    audit = audit_cache(cache)
-    if audit is not None and any(not finding.grouped for finding in audit.findings):
-        for line in audit_lines(audit):
-            say(f"WARNING {line}" if not line.startswith(" ") else line)
-
-
-def _announce(cache: FeatureCache, settings: ExtractSettings, todo: Sequence[Work], say: Callable[[str], None]) -> None:
-    busy = [item for item in todo if item.trunk or item.networks]
-    if not busy:
-        say("nothing to decode, tune or embed: the cache holds every block")
-        return
-    ensure_media(cache, needing_media(cache, busy), jobs=settings.jobs)
-    total = Estimate()
-    for item in busy:
-        source = item.recipe.source
-        if facts := source_weights(source, settings.recipes):
-            say(f"{source}: weights {facts}")
-        else:
-            say(f"WARNING {source}: no pretrained weights, so it starts from RANDOM values (--weights {source}=FILE)")
-        estimate = measure(item, settings.recipes.weights_of(source), classes=cache.classes)
-        total += estimate
-        blocks = f"{len(item.networks)} blocks" if item.recipe.tuning else "one frozen block"
-        say(
-            f"{source} ({item.recipe.depth}): {len(item.trunk)} clips to embed, {item.to_tune} networks to tune for "
-            f"{blocks}: about {estimate.seconds:.0f} s, {estimate.megabytes:.0f} MB"
-        )
-    tuned = sum(item.to_tune for item in busy)
-    under = f" under {settings.networks.repeats} fold plans" if settings.networks.repeats > 1 else ""
-    cost = f"about {total.seconds / 60:.1f} minutes, {total.megabytes:.0f} MB of disk"
-    say(f"in all {tuned} networks to tune{under}: {cost}")
-
-
-def _compute(cache: FeatureCache, item: Work, settings: ExtractSettings) -> tuple[int, int]:
+def _compute(cache: FeatureCache, item: Work, settings: ExtractSettings, media: MediaSupply) -> tuple[int, int]:
     """Compute what is missing of one source; returns how many networks were tuned and clips embedded."""
     cache.write_recipe(item.recipe)
     if not item.trunk and not item.networks:
@@ -212,7 +181,7 @@ def _compute(cache: FeatureCache, item: Work, settings: ExtractSettings) -> tupl
     from extract.embed import SourceWorker
 
     weights = settings.recipes.weights_of(item.recipe.source)
-    worker = SourceWorker(item.recipe, weights, len(cache.classes), media_store(cache))
+    worker = SourceWorker(item.recipe, weights, len(cache.classes), media.store(item.recipe))
     tuned, embedded = 0, 0
     if item.trunk:
         frozen = frozen_counterpart(item.recipe)
@@ -249,6 +218,7 @@ def _tune_one(cache: FeatureCache, worker: "SourceWorker", roles: Roles, activat
     if path.is_file():
         try:
             worker.tuned.load_state_dict(load_weights_file(path)[0])
+            discard(path.with_suffix(".checkpoint"))  # of a run that ended before it came to that
             return False
         except DamagedPartError as error:
             set_aside(path, str(error))
@@ -273,7 +243,7 @@ def _tune_one(cache: FeatureCache, worker: "SourceWorker", roles: Roles, activat
     }
     save_weights(path, worker.tuned.state_dict(), metadata)
     if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
+        discard(checkpoint)
     return True
 
 

@@ -185,15 +185,15 @@ def leaky_name(name: str | None) -> str | None:
 def fold_plans(cache: FeatureCache, sources: Sequence[str], protocol: str, repeats: int | None) -> list[Plan]:
     """The plan in force, and the further ones of repeated cross-validation.
 
-    Tuned sources are tested under the plans that `extract` made all networks for; frozen ones under any, dealt here
-    where none is kept. The leaky protocol and folds that the data set declares have one plan.
+    Sources that saw labels are tested under the plans that all their networks are there for; frozen ones under any,
+    dealt here where none is kept. The leaky protocol and folds that the data set declares have one plan.
 
     Raises
     ------
     InputError
         If more repeats are asked for than there are plans.
     """
-    tuned = [source for source in sources if cache.recipe(source).tuning is not None]
+    tuned = [source for source in sources if cache.recipe(source).sees_labels]
     if protocol == LEAKY:
         plans, why = [clip_plan(cache)], "the leaky protocol has one plan"
     elif any(status.clip.fold is not None for status in cache.clips):
@@ -205,7 +205,7 @@ def fold_plans(cache: FeatureCache, sources: Sequence[str], protocol: str, repea
                 log.warning("fold plan %d is left out: not all of its networks are tuned", plan.repeat)
                 break
             plans.append(plan)
-        why = f"{', '.join(tuned)} have networks under {len(plans)}; run extract with --repeats {repeats}"
+        why = f"{', '.join(tuned)} have networks under {len(plans)}; only extract makes more, with --repeats {repeats}"
     else:
         return _dealt_plans(cache, repeats or FROZEN_REPEATS)
     if repeats is not None and repeats > len(plans):

@@ -2,7 +2,8 @@
 
 For outer fold k a training row of fold j comes from the network of `{j,k}`, and a test row is the mean of all networks
 `{j,k}`. Sources that have no logits (frozen or imported) get them here as a network would make them: a standardised
-multinomial logistic regression on the embedding, the head `softmax`, fitted once per holdout on the clips outside it.
+multinomial logistic regression on the embedding, the head `softmax`, fitted once per holdout on the clips outside it;
+where the embedding saw labels, on that of the holdout itself.
 Each fit is a `Block` that carries what it saw, and the leak guard checks it like any network.
 """
 
@@ -14,17 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import LeakError
-from cache.folds import can_cross_fit, pair_holdouts
+from cache.folds import can_cross_fit, pair_holdouts, single_holdouts
 from cache.records import Block, ClipStatus, Holdout, Plan
 from fuse.design import Ingredients, assemble
 from fuse.features import CrossFitted, Features
 
 
 def holdouts_to_fit(block: Block, plan: Plan, clips: Sequence[ClipStatus]) -> tuple[Holdout, ...]:
-    """Holdouts whose fits the logits of a block's source need: every pair if it saw no label, else every `{k}`."""
-    if block.holdout.folds is None and can_cross_fit(plan, clips):
-        return pair_holdouts(plan.folds)
-    return tuple(Holdout.of(fold) for fold in range(plan.folds) if block.holdout.covers(fold))
+    """Holdouts of the fits on a block: its own if it saw labels; else every pair or, without cross-fitting, `{k}`."""
+    if block.holdout.folds is not None:
+        return (block.holdout,)
+    return pair_holdouts(plan.folds) if can_cross_fit(plan, clips) else single_holdouts(plan.folds)
 
 
 def fit_logits(block: Block, holdout: Holdout, plan: Plan, clips: Sequence[ClipStatus], *, random_state: int) -> Block:

@@ -42,27 +42,30 @@ def run_notes(
     cache: FeatureCache, protocol: str, sources: Sequence[str], derived: Sequence[str], *, plans: int
 ) -> Iterator[str]:
     """What a reader must know of a whole run; `derived` are the sources whose logits were fitted."""
-    if protocol == NO_CROSSFIT and any(cache.recipe(source).tuning is not None for source in sources):
+    if protocol == NO_CROSSFIT and any(cache.recipe(source).sees_labels for source in sources):
         possible = can_cross_fit(cache.plan, cache.clips)
         why = "no networks of pair holdouts" if possible else "some class is gone once two folds are left out"
         yield (
             f"no-crossfit ({why}): a head over tuned features trains on rows that its networks saw, and keeps its "
             "default settings"
         )
-    if derived:
-        crossed = protocol != LEAKY and can_cross_fit(cache.plan, cache.clips)
-        how = (
-            "in sample: LEAKY"
-            if protocol == LEAKY
-            else "cross-fitted"
-            if crossed
-            else "in sample, for too few folds hold every class"
-        )
-        yield f"logits of {', '.join(derived)}: logistic regression on the embedding, {how}"
+    fitted = {source: _how_fitted(cache, protocol, source) for source in derived}
+    for how in dict.fromkeys(fitted.values()):
+        names = ", ".join(source for source in derived if fitted[source] == how)
+        yield f"logits of {names}: logistic regression on the embedding, {how}"
     if lacking := sum(bool(status.missing) for status in cache.clips):
         yield f"{lacking} clips lack sound or picture; what they lack was filled in from training folds alone"
     if plans > 1:
         yield f"cross-validation was repeated over {plans} fold plans; the table shows the first, all enter `repeated`"
+
+
+def _how_fitted(cache: FeatureCache, protocol: str, source: str) -> str:
+    """In whose sample the logits of a source without any were fitted."""
+    if protocol == LEAKY:
+        return "in sample: LEAKY"
+    if protocol == NO_CROSSFIT and cache.recipe(source).sees_labels:
+        return "in sample, for its embedding is"
+    return "cross-fitted" if can_cross_fit(cache.plan, cache.clips) else "in sample, for too few folds hold every class"
 
 
 def versions() -> tuple[tuple[str, str], ...]:

@@ -145,12 +145,10 @@ def load_features(
         for source in tuned:
             for pair in pair_holdouts(plan.folds):
                 pairs[source, pair] = cache.block(source, pair, plan=plan)
+    blocks = {(source, block.holdout): block for (source, _), block in embedding.items()} | pairs
     lacking = [source for source in sources if embedding[source, 0].logits is None]
-    networks = dict(_fitted(cache, plan, {source: embedding[source, 0] for source in lacking}, jobs=jobs))
-    networks |= pairs
-    networks |= {
-        (source, Holdout.of(fold)): block for (source, fold), block in embedding.items() if block.logits is not None
-    }
+    networks = pairs | {(source, Holdout.of(fold)): block for (source, fold), block in embedding.items()}
+    networks |= _fitted(cache, plan, [block for block in blocks.values() if block.logits is None], jobs=jobs)
     logits: dict[tuple[str, int], Features] = {}
     for source, fold in embedding:
         own = {holdout: block for (owner, holdout), block in networks.items() if owner == source}
@@ -158,18 +156,15 @@ def load_features(
     return PlanFeatures(plan, protocol, embedding, pairs, logits, tuple(lacking))
 
 
-def _fitted(
-    cache: FeatureCache, plan: Plan, blocks: Mapping[str, Block], *, jobs: int
-) -> Iterator[tuple[tuple[str, Holdout], Block]]:
-    """Logits of sources that have none, one fit a holdout."""
-    wanted = [
-        (source, holdout) for source, block in blocks.items() for holdout in holdouts_to_fit(block, plan, cache.clips)
-    ]
+def _fitted(cache: FeatureCache, plan: Plan, blocks: Sequence[Block], *, jobs: int) -> dict[tuple[str, Holdout], Block]:
+    """Logits of blocks that have none, one fit a holdout."""
+    wanted = [(block, holdout) for block in blocks for holdout in holdouts_to_fit(block, plan, cache.clips)]
     calls: Iterator[Call] = (
-        (fit_logits, (blocks[source], holdout, plan, cache.clips), {"random_state": cache.plan.seed})
-        for source, holdout in wanted
+        (fit_logits, (block, holdout, plan, cache.clips), {"random_state": cache.plan.seed})
+        for block, holdout in wanted
     )
-    yield from zip(wanted, run_parallel(calls, total=len(wanted), jobs=jobs, what="fitting logits"), strict=True)
+    found = run_parallel(calls, total=len(wanted), jobs=jobs, what="fitting logits")
+    return {(block.source, holdout): fit for (block, holdout), fit in zip(wanted, found, strict=True)}
 
 
 def _leaky_features(cache: FeatureCache, plan: Plan, sources: Sequence[str]) -> PlanFeatures:

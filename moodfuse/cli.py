@@ -23,7 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "extract": ("extract.cli:extract_command", "Decode clips, tune networks, cache their embeddings."),
     "fuse": ("fuse.cli:fuse_command", "Train fusion heads on the cached features."),
     "evaluate": ("evaluate.cli:evaluate_command", "Report what the heads are worth."),
-    "cache": ("cache.cli:cache_group", "Look into a cache, check it, free space, exchange features."),
+    "cache": ("cache.cli:cache_group", "Look into a cache, check it, free space, and exchange features."),
     "weights": ("extract.cli:weights_group", "List, fetch and convert pretrained weights."),
     "demo": ("moodfuse.demo:demo_command", "Make a synthetic corpus and run all three stages on it."),
 }

@@ -78,10 +78,8 @@ def video_input(
     if frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape or frames.dtype != np.uint8:
         raise InputError(f"frames are {frames.dtype} of shape {list(frames.shape)}, expected uint8 [T, H, W, 3] in RGB")
     chosen = frame_indices(len(frames), min(len(frames), preprocessing.frames), generator)
-    pixels = torch.from_numpy(np.ascontiguousarray(frames[chosen])).permute(0, 3, 1, 2)
-    height, width = resized_hw(frames.shape[1], frames.shape[2], preprocessing)
-    if (height, width) != tuple(pixels.shape[2:]):
-        pixels = _resize(pixels, height, width, antialias=preprocessing.antialias)
+    pixels = resized_frames(frames[chosen], preprocessing)
+    height, width = pixels.shape[2:]
     side = preprocessing.crop_px
     top, left, mirrored = _crop_place(height - side, width - side, generator, preprocessing.centre)
     pixels = pixels[:, :, top : top + side, left : left + side]
@@ -93,6 +91,15 @@ def video_input(
     std = torch.tensor(preprocessing.std).view(3, 1, 1, 1)
     values = pixels.transpose(0, 1).to(torch.float32, memory_format=torch.contiguous_format)
     return values.mul_(preprocessing.scale).sub_(mean).div_(std)
+
+
+def resized_frames(frames: np.ndarray, preprocessing: VideoPreprocessing) -> Tensor:
+    """Frames, uint8 [T, H, W, 3], at the size that a network crops from, uint8 [T, 3, h, w]; resized ones stay."""
+    pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
+    height, width = resized_hw(frames.shape[1], frames.shape[2], preprocessing)
+    if (height, width) == tuple(pixels.shape[2:]):
+        return pixels
+    return _resize(pixels, height, width, antialias=preprocessing.antialias)
 
 
 def _resize(pixels: Tensor, height: int, width: int, *, antialias: bool) -> Tensor:

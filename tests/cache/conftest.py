@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from cache.audits import Audit, Finding, write_audit
+from cache.audits import Audit, ClipMarks, Finding, MarkStore, write_audit
 from cache.files import write_aside
 from cache.folds import deal, units_of
 from cache.identity import canonical_json, clip_digest, digest, trained_digest16
 from cache.manifest import table_name
-from cache.media import Media, MediaStore
+from cache.media import Media, MediaStore, Rendition
 from cache.recipe import Recipe, Tuning, frozen_counterpart
 from cache.records import Clip, ClipStatus, HoldoutLike, Outcome, Plan
 from cache.runs import Result, Run, write_run
@@ -106,8 +106,10 @@ def whole_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cache.select([STILL, NET], command="moodfuse extract clips --cache work")
     first = statuses[0].digest
     cache.write_outcome(Outcome(first, ok=True, duration_s=30.0, decoder="test"))
-    frames = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
-    MediaStore(cache, "test").write(first, Media(frames, np.array([0.0, 1.0]), np.zeros(16, np.float32), 16))
+    sound = Media(np.zeros((0, 0, 0, 3), np.uint8), np.zeros(0), np.zeros(16, np.float32), 16)
+    MediaStore(cache.path / "media", Rendition("sound", "test")).write(first, sound)
+    peaks = np.arange(3, dtype=np.uint16)
+    MarkStore(cache, "test").write(first, ClipMarks(peaks, peaks, np.zeros(1, np.uint64), np.zeros(1)))
     write_audit(cache, Audit("test", (Finding("sound", "000", "001", 0.9, 0.0, 1.0, 3.0, grouped=False),)))
     write_run(cache, make_run(cache, "run-1"))
     (cache.path / "runs" / "run-1" / "report").mkdir()

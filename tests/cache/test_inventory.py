@@ -18,9 +18,10 @@ from cache.errors import DamagedPartError
 from cache.folds import deal, units_of
 from cache.holdings import IN_FORCE, REPLACED, SERVES, UNFINISHED, HeldRecipe, Inventory
 from cache.inventory import take_stock
-from cache.layout import entries, kind_of, shown
+from cache.layout import entries, kind_of
 from cache.listing import as_record, coverage
 from cache.manifest import table_name
+from cache.names import printable
 from cache.recipe import Recipe, Tuning, frozen_counterpart, import_recipe
 from cache.records import Plan
 from cache.runs import run_folder
@@ -247,4 +248,4 @@ def test_places_have_a_kind_and_names_can_be_printed(folder: str, name: str) -> 
     """Whatever a file is called, it has a kind, and its name is printed on one line."""
     place = f"{folder}/{name}"
     assert kind_of(place) and kind_of(f"features/{place}")
-    assert shown(place + "\udcff\n\x1b[0m").isprintable()
+    assert printable(place + "\udcff\n\x1b[0m").isprintable()

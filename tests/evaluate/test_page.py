@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from cache.audits import Audit, Finding
 from cache.errors import InputError
 from cache.manifest import table_name
-from cache.media import Media, MediaStore
+from cache.media import Media, MediaStore, Rendition
 from cache.records import Clip, ClipStatus, Plan
 from cache.runs import Result, Run, write_run
 from cache.store import FeatureCache
@@ -255,7 +255,7 @@ def make_cache(folder: Path, run: Run, *, kept: int) -> FeatureCache:
         ClipStatus(Clip(name, f"/nowhere/{number}.mp4", label), digest, digest, group, ok=True, decoder="test")
         for number, (name, label, group, digest) in enumerate(rows)
     ]
-    store = MediaStore(cache, "test")
+    store = MediaStore(cache.path / "media", Rendition("picture", "test"))
     for status in statuses[:kept]:
         frames = np.full((32, 90, 160, 3), int(status.digest[:32], 16), dtype=np.uint8)
         store.write(status.digest, Media(frames, np.arange(32.0), np.zeros(16, np.float32), 16))

@@ -20,7 +20,7 @@ from cache.records import Holdout
 from cache.store import FeatureCache
 from cache.tables import ClipTable
 from extract.embed import SourceWorker
-from extract.examine import media_store
+from extract.keeping import source_media
 from extract.networks.own_files import load_weights_file
 from extract.stage import _activations, _tune_one
 
@@ -34,7 +34,7 @@ def tuned(source: str, home: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
     cache = FeatureCache(folder)
     recipe = cache.recipe(source)
     held = {digest for digest, fold in cache.plan.assignment.items() if fold == FOLD}
-    store = media_store(cache)
+    store = source_media(cache, recipe)
     with monkeypatch.context() as patch:
         if noise:
             first, second = cache.classes

@@ -23,13 +23,13 @@ def features(folder: Path) -> dict[tuple[str, int, str], np.ndarray]:
     return found
 
 
-def test_three_processes_leave_what_one_leaves(runner, tmp_path: Path) -> None:
+def test_two_processes_leave_what_one_leaves(runner, tmp_path: Path) -> None:
     """Features, plan and clips.csv are those of a single process; no temporary and no bad file is left."""
     words = [sys.executable, "-m", "moodfuse", "extract", str(runner.data), "--source", "twodmcnn", "--folds", "2"]
     words += ["--tune", "head", "--jobs", "1"]
     subprocess.run([*words, "--cache", str(tmp_path / "alone")], check=True, capture_output=True)
-    workers = [subprocess.Popen([*words, "--cache", str(tmp_path / "shared")]) for _ in range(3)]
-    assert [worker.wait(timeout=300) for worker in workers] == [0, 0, 0]
+    workers = [subprocess.Popen([*words, "--cache", str(tmp_path / "shared")]) for _ in range(2)]
+    assert [worker.wait(timeout=300) for worker in workers] == [0, 0]
     alone, shared = features(tmp_path / "alone"), features(tmp_path / "shared")
     assert alone.keys() == shared.keys()
     assert all(np.array_equal(alone[name], shared[name]) for name in alone)

@@ -23,7 +23,9 @@ def test_every_command_has_help_an_example_and_a_line_in_the_readme(name: str) -
     assert f"moodfuse {name}" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["fuse", "--help"], ["evaluate", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["fuse", "--help"], ["evaluate", "--help"], ["cache", "import", "--help"]]
+)
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     """`-X importtime` names no torch, scikit-learn, LightGBM or matplotlib."""
     command = [sys.executable, "-X", "importtime", "-m", "moodfuse", *arguments]

@@ -1,0 +1,140 @@
+"""The clips and the plan that imported features are matched with: those of the cache, or of a table of labels.
+
+A cache that `extract` filled knows its clips from their media, so a table can only agree with it. A cache that was
+made by imports has its clips from a table, and a changed table gives it a new plan, in which clips keep their folds.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from cache.columns import Assignment
+from cache.errors import InputError
+from cache.features import first_few, shown
+from cache.labels import read_labels
+from cache.manifest import table_name
+from cache.planning import PlanChoice, next_plan
+from cache.recipe import IMPORT
+from cache.records import ClipStatus, Plan
+from cache.store import FeatureCache
+from cache.tables import ClipTable
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Clips and their plan.
+
+    Attributes
+    ----------
+    statuses : ClipTable
+        Every clip, refused and test clips too.
+    plan : Plan
+    declared : bool
+        Whether a table of labels declares it, so that it is to be written unless it is in force.
+    dealt : bool
+        Whether a clip has its fold from this very command, neither from a plan before nor from a column ``fold``.
+    """
+
+    statuses: ClipTable
+    plan: Plan
+    declared: bool = False
+    dealt: bool = False
+
+    @cached_property
+    def clips(self) -> ClipTable:
+        """The clips that the plan covers, by id."""
+        folds = Assignment.of(self.plan.assignment).folds_of(self.statuses.digests)
+        return self.statuses.take(self.statuses.numbers["ok"] & (folds >= 0))
+
+
+def choose_data_set(cache: FeatureCache | None, labels: Path | None, choice: PlanChoice) -> DataSet:
+    """The clips in force, or those that a table declares.
+
+    Parameters
+    ----------
+    cache : FeatureCache or None
+        `None` where there is none yet.
+    labels : Path or None
+        CSV of ``id,label[,group][,fold][,split]``.
+    choice : PlanChoice
+
+    Raises
+    ------
+    InputError
+        If there are no clips, the table cannot be used, or it contradicts clips that were read from media.
+    """
+    current = cache.plans[-1] if cache is not None and cache.plans else None
+    if labels is None:
+        if cache is None or current is None:
+            raise InputError(
+                "the cache knows no clips yet; add --labels FILE.csv with id,label[,group][,fold], or run: moodfuse "
+                "extract DATA --cache DIR"
+            )
+        _check_choice(current, choice)
+        return DataSet(cache.statuses, current)
+    given = ClipTable.of(read_labels(labels))
+    if cache is not None and current is not None and not _is_declared(cache, given):
+        _check_choice(current, choice)
+        _check_agreement(labels, given, cache)
+        return DataSet(cache.statuses, current)
+    plan = next_plan(cache.plans if cache is not None else (), given, choice)
+    return DataSet(given, plan, declared=True, dealt=_deals(current, plan, given))
+
+
+def _is_declared(cache: FeatureCache, given: ClipTable) -> bool:
+    """Whether the clips in force come from a table too; where it is this very one, theirs may be damaged."""
+    return cache.plan.records == (table_name(given),) or tuple(cache.statuses.texts["decoder"]) == (IMPORT,)
+
+
+def _check_choice(plan: Plan, choice: PlanChoice) -> None:
+    for option, wanted, found in (("--folds", choice.folds, plan.folds), ("--seed", choice.seed, plan.seed)):
+        if wanted is not None and wanted != found:
+            raise InputError(f"{option} is {wanted}, but the plan in force has {found}; drop the option")
+
+
+def _deals(current: Plan | None, plan: Plan, given: ClipTable) -> bool:
+    """Whether some clip's fold is news to whoever made the features."""
+    if (given.numbers["declared_fold"] >= 0).any():
+        return False
+    made = Assignment.of(plan.assignment)
+    return current is None or not np.array_equal(Assignment.of(current.assignment).folds_of(made.digests), made.folds)
+
+
+def _check_agreement(labels: Path, given: ClipTable, cache: FeatureCache) -> None:
+    """Hold a table of labels to clips that `extract` read."""
+    known = {status.clip.id: status for status in cache.statuses}
+    if strange := [name for name in given.ids if name not in known]:
+        raise InputError(
+            f"{labels}: {len(strange)} of {len(given)} ids are not clips of {cache.path} (first: "
+            f"{first_few(strange)}), which extract made; its ids look like {first_few(known)}; drop --labels, or name "
+            "another --cache folder"
+        )
+    for status in given:
+        for name, found, expected in _differences(status, known[status.clip.id], cache.plan):
+            raise InputError(
+                f"{labels}: {name} of clip {shown(status.clip.id)} is {found!r}, but {expected!r} in {cache.path}, "
+                "which extract made; correct the table, drop --labels, or name another --cache folder"
+            )
+    listed = set(given.ids)
+    if absent := [name for name in cache.clips.ids if name not in listed]:
+        raise InputError(
+            f"{labels}: lacks {len(absent)} of {len(cache.clips)} clips of {cache.path} (first: {first_few(absent)}); "
+            "add them, or drop --labels"
+        )
+
+
+def _differences(given: ClipStatus, known: ClipStatus, plan: Plan) -> Iterator[tuple[str, object, object]]:
+    """What a table says otherwise: name, value there, value in the cache. A column that it lacks says nothing."""
+    clip = given.clip
+    if clip.label != known.clip.label.strip():
+        yield "label", clip.label, known.clip.label
+    if clip.group is not None and clip.group not in (known.group.strip(), (known.clip.group or "").strip()):
+        yield "group", clip.group, known.group
+    fold = plan.assignment.get(known.digest)
+    if clip.fold is not None and clip.fold != fold:
+        yield "fold", clip.fold, fold
+    if clip.split != known.clip.split:
+        yield "split", clip.split, known.clip.split

@@ -1,0 +1,289 @@
+"""Features that were made elsewhere become a source: `moodfuse cache import`.
+
+Everything is read, matched with the clips and checked before the first byte is written, so that what is refused leaves
+the cache as it was. The user states the holdout: ``*`` for features that used no label of these clips, else the folds
+of the plan whose labels were not used; every clip outside those counts as seen.
+"""
+
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.blocks import PART_BYTES, Owner, held, part_files, read_rows, write_rows
+from cache.columns import lookup
+from cache.datasets import DataSet, choose_data_set
+from cache.errors import DamagedPartError, InputError
+from cache.feature_files import read_features
+from cache.features import Features, first_few, shown
+from cache.folds import imported_roles, single_holdouts, units_of
+from cache.manifest import MARKER
+from cache.parts import open_part
+from cache.planning import PlanChoice
+from cache.recipe import IMPORT, Recipe, import_recipe
+from cache.records import Holdout
+from cache.store import FeatureCache, Roles
+
+log = logging.getLogger(__name__)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_DIGEST_BYTES = 64
+
+
+@dataclass(frozen=True)
+class ImportSettings:
+    """What `cache import` is asked to do.
+
+    Attributes
+    ----------
+    cache, file : Path
+    source : str
+        Name of the source.
+    holdout : Holdout
+        Folds whose labels were not used to make the features; ``*`` if none was.
+    labels : Path or None
+        CSV that declares the clips.
+    ids : Path or None
+        Ids of the rows of a ``.npy``.
+    plan : PlanChoice
+    command : str
+        The command line, kept in the cache for reports.
+    """
+
+    cache: Path
+    file: Path
+    source: str
+    holdout: Holdout
+    labels: Path | None = None
+    ids: Path | None = None
+    plan: PlanChoice = field(default_factory=PlanChoice)
+    command: str = ""
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.source):
+            raise InputError(
+                f"source name {self.source!r} is not plain; use letters, digits, '.', '_' and '-', at most 64"
+            )
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What `cache import` did.
+
+    Attributes
+    ----------
+    clips : int
+        Clips of the plan; each has features now.
+    written : int
+        Rows that were not there before.
+    embedding, logits : int
+        Columns; 0 where there are no logits.
+    lacking : tuple of Holdout
+        Holdouts ``{k}`` that the source still lacks, without which it cannot be fused.
+    """
+
+    clips: int
+    written: int
+    embedding: int
+    logits: int
+    lacking: tuple[Holdout, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """What was decided: `places` [N] is the file's row of each clip, -1 where it has none; `new` [N] what to write."""
+
+    data: DataSet
+    recipe: Recipe
+    roles: Roles | None
+    features: Features
+    places: NDArray[np.int64]
+    new: NDArray[np.bool_]
+
+
+def import_features(settings: ImportSettings, *, say: Callable[[str], None] = log.info) -> Imported:
+    """Put a file of features into a cache.
+
+    Parameters
+    ----------
+    settings : ImportSettings
+    say : callable
+        Takes each line that the user should read.
+
+    Raises
+    ------
+    InputError
+        If the features, the labels, the holdout or the name cannot be used; nothing is written then.
+    """
+    features = read_features(settings.file, ids=settings.ids)
+    ready = _decide(settings, features, say)
+    if not ready.new.all():
+        say(f"{int((~ready.new).sum())} rows are there already, and equal where the file has them")
+    cache = _act(settings, ready)
+    widths = {name: values.shape[1] for name, values in features.arrays.items()}
+    holdouts = single_holdouts(cache.plan.folds)
+    return Imported(
+        clips=len(ready.places),
+        written=int(ready.new.sum()),
+        embedding=widths["embedding"],
+        logits=widths.get("logits", 0),
+        lacking=tuple(holdout for holdout in holdouts if not cache.has_block(settings.source, holdout)),
+    )
+
+
+def _decide(settings: ImportSettings, features: Features, say: Callable[[str], None]) -> _Ready:
+    """Match and check everything; reads, but writes nothing."""
+    cache = None
+    if (settings.cache / MARKER).is_file():
+        cache = FeatureCache(settings.cache, create=settings.labels is not None)
+    data = choose_data_set(cache, settings.labels, settings.plan)
+    _check_holdout(settings, data)
+    recipe = _recipe(cache, settings)
+    features = _in_class_order(features, data)
+    features.check_values()
+    roles = imported_roles(units_of(data.clips), data.plan, settings.holdout) if recipe.sees_labels else None
+    places = _places(features, data, say)
+    have = np.zeros(len(places), dtype=bool)
+    if cache is not None:
+        _check_shape(cache, recipe, features)
+        owner = cache.owner(recipe, roles)
+        have = lookup(held(owner), data.clips.digests) >= 0
+        _check_equal(owner, data, features, np.where(have, places, -1))
+    lacking = np.flatnonzero((places < 0) & ~have)
+    if len(lacking):
+        raise InputError(
+            f"{settings.file}: has no features of {len(lacking)} of {len(places)} clips (first: "
+            f"{first_few(data.clips.ids[int(row)] for row in lacking[:4])}); a clip without features cannot be fused: "
+            "add them"
+        )
+    return _Ready(data, recipe, roles, features, places, ~have)
+
+
+def _check_holdout(settings: ImportSettings, data: DataSet) -> None:
+    folds = settings.holdout.folds
+    if not folds:
+        return
+    where, count = f"--holdout {settings.holdout}", data.plan.folds
+    if beyond := sorted(fold for fold in folds if not 0 <= fold < count):
+        raise InputError(f"{where}: the plan has the folds 0..{count - 1}, not {beyond[0]}")
+    if len(folds) == count:
+        raise InputError(f"{where} names every fold: features that used no label have --holdout '*'")
+    if data.dealt:
+        raise InputError(
+            f"{where}: this command deals clips to folds, so nothing can have held out a fold of them before; add a "
+            "column 'fold' to --labels, with the folds that the features were made under"
+        )
+
+
+def _recipe(cache: FeatureCache | None, settings: ImportSettings) -> Recipe:
+    """The source's recipe; refuses a name that means something else in the cache."""
+    source = settings.source
+    recipe = import_recipe(source, sees_labels=settings.holdout.folds is not None)
+    if cache is None or source not in cache.selection:
+        return recipe
+    current = cache.recipe(source)
+    if current.network != IMPORT:
+        raise InputError(f"source {source!r} was made by extract ({current.network}); use another --source name")
+    if current.sees_labels != recipe.sees_labels:
+        kinds = ("*", "folds")
+        raise InputError(
+            f"source {source!r} was imported with holdout {kinds[current.sees_labels]}, and this is "
+            f"{settings.holdout}; features that saw labels and those that did not are two sources: use another --source"
+        )
+    return recipe
+
+
+def _in_class_order(features: Features, data: DataSet) -> Features:
+    """The features with logits in sorted label order."""
+    classes = data.clips.labels
+    if features.logits is None:
+        return features
+    width = features.logits.shape[1]
+    if features.classes is None and width != len(classes):
+        raise InputError(
+            f"{features.file}: logits have {width} columns; expected {len(classes)}, one a label in sorted order: "
+            f"{', '.join(classes)}"
+        )
+    if features.classes is None:
+        return features
+    if sorted(features.classes) != sorted(classes):
+        raise InputError(f"{features.file}: logits are of {', '.join(features.classes)}; expected {', '.join(classes)}")
+    order = [features.classes.index(label) for label in classes]
+    return replace(features, logits=features.logits[:, order], classes=classes)
+
+
+def _places(features: Features, data: DataSet, say: Callable[[str], None]) -> NDArray[np.int64]:
+    """Row of the file of each clip of the plan, -1 where it has none; ids that the cache does not know are refused."""
+    known = set(data.statuses.ids)
+    if strange := [name for name in features.ids if name not in known]:
+        raise InputError(
+            f"{features.file}: {len(strange)} of {len(features.ids)} ids are not clips of the cache (first: "
+            f"{first_few(strange)}); its ids look like {first_few(data.statuses.ids)}"
+        )
+    found = features.places
+    places = np.fromiter((found.get(name, -1) for name in data.clips.ids), np.int64, len(data.clips))
+    if dropped := len(features.ids) - int((places >= 0).sum()):
+        say(f"{dropped} rows dropped: their clips are refused, or held back for testing (split = test)")
+    return places
+
+
+def _check_shape(cache: FeatureCache, recipe: Recipe, features: Features) -> None:
+    """Refuse arrays of other widths than the source's rows have, under whatever holdout."""
+    wanted = {name: values.shape[1] for name, values in features.arrays.items()}
+    folder = cache.block_folder(recipe, None).parent
+    for file in (part for network in sorted(folder.glob("*/")) for part in part_files(network)):
+        try:
+            with open_part(file) as part:
+                found = {name: part[name].shape[1] for name in part if name != "clip"}
+        except DamagedPartError:
+            continue  # it is set aside when its rows are wanted
+        if found != wanted:
+            raise InputError(
+                f"{features.file}: has {_widths(wanted)}, but source {recipe.source!r} holds {_widths(found)}; use "
+                "another --source name"
+            )
+        return
+
+
+def _widths(widths: dict[str, int]) -> str:
+    return ", ".join(f"{name} [N, {width}]" for name, width in sorted(widths.items()))
+
+
+def _check_equal(owner: Owner, data: DataSet, features: Features, places: NDArray[np.int64]) -> None:
+    """Refuse rows that the source holds already with other values; `places` [N] is -1 where nothing is to compare."""
+    chosen = np.flatnonzero(places >= 0)
+    if not len(chosen):
+        return
+    given = features.rows(places[chosen])
+    kept = read_rows(owner, data.clips.digests[chosen], tuple(given)).arrays
+    different = np.zeros(len(chosen), dtype=bool)
+    for name, values in given.items():
+        different |= (np.ascontiguousarray(values).view(np.uint32) != kept[name].view(np.uint32)).any(axis=1)
+    if different.any():
+        first = data.clips.ids[int(chosen[different][0])]
+        raise InputError(
+            f"{features.file}: source {owner.source!r} holds other values of {int(different.sum())} clips (first: "
+            f"{shown(first)}); nothing is overwritten: use another --source name, or moodfuse cache prune the old one"
+        )
+
+
+def _act(settings: ImportSettings, ready: _Ready) -> FeatureCache:
+    """Write what is not there yet: the plan, the recipe, what was seen, the rows; put the source in force last."""
+    cache = FeatureCache(settings.cache, create=True)
+    if ready.data.declared:
+        cache.write_plan(ready.data.plan, ready.data.statuses)
+    cache.write_recipe(ready.recipe)
+    if ready.roles is not None:
+        cache.write_roles(ready.recipe, ready.roles)
+    owner, digests = cache.owner(ready.recipe, ready.roles), ready.data.clips.digests
+    rows = np.flatnonzero(ready.new)
+    columns = sum(values.shape[1] for values in ready.features.arrays.values())
+    step = max(1, PART_BYTES // (4 * columns + _DIGEST_BYTES))
+    for start in range(0, len(rows), step):
+        piece = rows[start : start + step]
+        write_rows(owner, digests[piece], ready.features.rows(ready.places[piece]), stem=f"{piece[0]:08d}")
+    cache.select([ready.recipe], command=settings.command if len(rows) else "")
+    return cache

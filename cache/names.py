@@ -1,0 +1,12 @@
+"""Names as people are shown them. A file may be called anything, line ends and stray bytes included."""
+
+
+def printable(text: str) -> str:
+    """Text with what cannot be printed (line ends, control and direction marks, lone surrogates) as escapes.
+
+    Examples
+    --------
+    >>> printable("a\\nb"), printable("é")
+    ('a\\\\nb', 'é')
+    """
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)

@@ -1,0 +1,82 @@
+"""A table of labels is read as it is meant, or refused with the line."""
+
+from pathlib import Path
+
+import pytest
+
+from cache.errors import InputError
+from cache.identity import digest
+from cache.labels import read_labels
+
+
+def table(folder: Path, text: str | bytes) -> Path:
+    """A CSV of just these bytes."""
+    file = folder / "labels.csv"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return file
+
+
+def test_columns_become_clips(tmp_path: Path) -> None:
+    """Id, label, group, fold and split in any order; a clip without a group is its own; other columns are no matter."""
+    text = "note,fold,label,id,group,split\nx,1,sad,a,song,\ny,0,fear,b,,TEST\n"
+    one, two = read_labels(table(tmp_path, text))
+    assert (one.clip.id, one.clip.label, one.clip.group, one.group, one.clip.fold) == ("a", "sad", "song", "song", 1)
+    assert (two.clip.group, two.group, two.clip.fold, two.clip.split) == (None, "b", 0, "test")
+    assert one.digest == digest({"id": "a"}) and one.ok and not one.file_sha256
+    assert (one.decoder, one.clip.path) == ("import", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        ("\ufeffid,label\r\na,sad\r\nb,sad\r\n", ["a", "b"]),
+        ("id , label\n\n a ,sad\n\nb, sad \n", [" a ", "b"]),
+        ('id,label\n"a\nb","sad"\n"c, ""d""",sad', ["a\nb", 'c, "d"']),
+        ("id,label\n=1+1,sad\n-a,sad\n", ["=1+1", "-a"]),
+        (b"id,label\nclip\xe9,sad\n\xff,sad\n", ["clip\udce9", "\udcff"]),
+        ("id,label\né\u2028漢,sad\n\x1f,sad", ["é\u2028漢", "\x1f"]),
+        ("id,label,fold\na,sad,1.0\nb,sad,0", ["a", "b"]),
+    ],
+    ids=["BOM, CRLF", "blank lines", "quoted line feed", "formulas", "bytes", "unicode", "float folds"],
+)
+def test_tables_of_every_origin_are_read(tmp_path: Path, text: str | bytes, ids: list[str]) -> None:
+    """What spreadsheets, scripts and file systems make of a name comes back as that name."""
+    found = read_labels(table(tmp_path, text))
+    assert [status.clip.id for status in found] == ids and {status.clip.label for status in found} == {"sad"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty; expected a first line"),
+        ("id,label\n", "holds no clip"),
+        ("name,label\na,sad\n", r"column\(s\) id missing, found 'name, label'"),
+        ("id;label\na;sad\n", r"column\(s\) id, label missing, found 'id;label'; expected names separated by commas"),
+        ("id,label,label\na,sad,sad\n", "line 1: column 'label' stands there twice"),
+        ('id,label\n"a\nb",sad\n,sad\n', "line 4: the id is empty"),
+        ("id,label\na,sad\nb,\n", "line 3: label '' is empty"),
+        ("id,label\na,x/y\n", "line 2: label 'x/y' is empty or a path"),
+        ('id,label\n"a\n",sad\nb,sad\n"a\n",fear\n', r"line 5: 'a\\n' stands in line 2 already"),
+        ("id,label\na,sad,1\n", "line 2: 3 cells; expected 2"),
+        ("id,label\na\n", "line 2: 1 cells; expected 2"),
+        ('id,label\n"a,sad\nb,sad\n', "line 2: not CSV"),
+        ('id,label\n"a"b,sad\n', "line 2: not CSV"),
+        (b"id,label\na,tr\xe4urig\n", "line 2: 'tr.*urig' is not UTF-8; save the file as UTF-8"),
+        ("id,label\na\0,sad\n", "line 2: id holds a NUL"),
+        ("id,label\na,sad\n".encode("utf-16"), r"column\(s\) id, label missing"),
+        ("id,label,fold\na,sad,-1\n", "line 2: fold is '-1'; expected a whole number"),
+        ("id,label,fold\na,sad,1.5\n", "line 2: fold is '1.5'; expected a whole number"),
+        ("id,label,fold\na,sad,40000\n", "line 2: fold is '40000'; expected a whole number"),
+        ("id,label,split\na,sad,valid\n", "line 2: split is 'valid'; expected 'train' or 'test'"),
+    ],
+)
+def test_doubtful_tables_are_refused_with_the_line(tmp_path: Path, text: str | bytes, message: str) -> None:
+    """The file, the line where there is one, what was found and what is expected."""
+    with pytest.raises(InputError, match=rf"labels\.csv.*{message}"):
+        read_labels(table(tmp_path, text))
+
+
+def test_a_table_that_is_not_there(tmp_path: Path) -> None:
+    """The error names the file."""
+    with pytest.raises(InputError, match=r"none\.csv: cannot be read \(No such file"):
+        read_labels(tmp_path / "none.csv")

@@ -1,0 +1,116 @@
+"""The media store gives back what was decoded, bit for bit, in every rendition; what is damaged is set aside."""
+
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from cache.audits import ClipMarks, MarkStore
+from cache.errors import DamagedPartError, MissingBlockError
+from cache.media import Media, MediaStore, Rendition, kept_frame
+from cache.pictures import decode_frames, encode_frames
+from cache.store import FeatureCache
+
+CLIP = "ab" * 32
+SOUND, PICTURE, SMALL = Rendition("sound", "s"), Rendition("picture", "p"), Rendition("picture", "small")
+
+
+def pictures(*shape: int, noisy: bool = True) -> np.ndarray:
+    """Frames of noise, or of one colour."""
+    rng = np.random.default_rng(sum(shape))
+    return rng.integers(0, 256, shape, np.uint8) if noisy else np.full(shape, 77, np.uint8)
+
+
+def decoded(*size_hw: int) -> Media:
+    """A clip with noise for picture and sound."""
+    sound = np.random.default_rng(0).normal(size=480_000).astype(np.float32)
+    return Media(pictures(32, *size_hw, 3), np.arange(32) * 0.9, sound, 400_000)
+
+
+@pytest.mark.parametrize("shape", [(32, 36, 64, 3), (3, 1, 1, 3), (2, 255, 3, 3), (0, 0, 0, 3), (1, 5, 300, 3)])
+@pytest.mark.parametrize("noisy", [True, False])
+def test_frames_come_back_bit_for_bit(shape: tuple[int, ...], noisy: bool) -> None:
+    """Frames of any size and content are the same after coding."""
+    frames = pictures(*shape, noisy=noisy)
+    back = decode_frames(*encode_frames(frames), shape[1:3])
+    assert back.dtype == np.uint8 and back.shape == shape
+    np.testing.assert_array_equal(back, frames)
+
+
+def test_frames_of_another_size_are_refused() -> None:
+    """A file that is no frame, or one of another size, is damage."""
+    data, ends = encode_frames(pictures(2, 8, 9, 3))
+    with pytest.raises(DamagedPartError, match=r"frame 0 has shape \[8, 9, 3\], not \[9, 8, 3\]"):
+        decode_frames(data, ends, (9, 8))
+    with pytest.raises(DamagedPartError, match="not a WebP file"):
+        decode_frames(data[5:], ends - 5, (8, 9))
+
+
+def test_sound_and_picture_come_back_each_alone(tmp_path: Path) -> None:
+    """Each rendition holds its own view, exactly; plain h5py reads the sound."""
+    media = decoded(18, 32)
+    sound = MediaStore(tmp_path, SOUND)
+    file = sound.write(CLIP, media)
+    MediaStore(tmp_path, PICTURE).write(CLIP, media)
+    heard, seen = sound.read(CLIP), MediaStore(tmp_path, PICTURE).read(CLIP)
+    assert heard.waveform.tobytes() == media.waveform.tobytes() and heard.waveform_samples == 400_000
+    assert not len(heard.frames) and not len(seen.waveform)
+    np.testing.assert_array_equal(seen.frames, media.frames)
+    np.testing.assert_array_equal(seen.frame_times_s, media.frame_times_s)
+    with h5py.File(file) as part:
+        np.testing.assert_array_equal(part["waveform"][()], media.waveform)
+        assert json.loads(part.attrs["attributes"])["clip"] == CLIP
+
+
+def test_a_further_rendition_is_read_where_the_own_one_lacks(tmp_path: Path) -> None:
+    """A store reads its own rendition first, then the one that will do as well; it writes only its own."""
+    store = MediaStore(tmp_path, SMALL, PICTURE)
+    assert store.find(CLIP) is None
+    MediaStore(tmp_path, PICTURE).write(CLIP, decoded(18, 32))
+    assert store.read(CLIP).frames.shape == (32, 18, 32, 3)
+    store.write(CLIP, decoded(9, 16))
+    assert store.read(CLIP).frames.shape == (32, 9, 16, 3)
+    assert MediaStore(tmp_path, PICTURE).read(CLIP).frames.shape == (32, 18, 32, 3)
+
+
+def test_what_is_kept_stays_and_what_is_damaged_is_set_aside(tmp_path: Path) -> None:
+    """A second write changes nothing; a damaged file is set aside, and the clip is missing until it is written anew."""
+    store = MediaStore(tmp_path, PICTURE)
+    file = store.write(CLIP, decoded(18, 32))
+    assert store.write(CLIP, decoded(9, 16)) == file
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(MissingBlockError, match="has no picture here; run extract again"):
+        store.read(CLIP)
+    assert file.with_name(file.name + ".bad").exists() and store.find(CLIP) is None
+    assert store.write(CLIP, decoded(18, 32)) == file
+    np.testing.assert_array_equal(store.read(CLIP).frames, decoded(18, 32).frames)
+
+
+def test_one_frame_of_the_largest_picture(tmp_path: Path) -> None:
+    """A frame comes from the largest rendition, with the size that it was decoded at; sound alone gives none."""
+    MediaStore(tmp_path, SOUND).write(CLIP, decoded(18, 32))
+    assert kept_frame(tmp_path, CLIP, 16) is None
+    small = decoded(9, 12)
+    MediaStore(tmp_path, SMALL).write(CLIP, Media(small.frames, small.frame_times_s, small.waveform, 0, (18, 32)))
+    frame, shape = kept_frame(tmp_path, CLIP, 16) or pytest.fail("no frame")
+    assert shape == (18, 32)
+    np.testing.assert_array_equal(frame, small.frames[16])
+    MediaStore(tmp_path, PICTURE).write(CLIP, decoded(18, 32))
+    frame, shape = kept_frame(tmp_path, CLIP, 99) or pytest.fail("no frame")
+    np.testing.assert_array_equal(frame, decoded(18, 32).frames[31])
+    assert kept_frame(tmp_path, "cd" * 32, 0) is None
+
+
+def test_marks_come_back(tmp_path: Path) -> None:
+    """The marks of a clip come back with their types; under other rules there are none."""
+    cache = FeatureCache(tmp_path / "work", create=True)
+    marks = ClipMarks(np.arange(3, dtype=np.uint16), np.ones(3, np.uint16), np.array([1 << 63], np.uint64), np.ones(1))
+    MarkStore(cache, "one").write(CLIP, marks)
+    assert MarkStore(cache, "one").holds(CLIP) and not MarkStore(cache, "two").holds(CLIP)
+    back = MarkStore(cache, "one").read(CLIP)
+    assert back is not None and back.frame_hashes.dtype == np.uint64 and int(back.frame_hashes[0]) == 1 << 63
+    assert back.peak_times.tolist() == [0, 1, 2] and MarkStore(cache, "two").read(CLIP) is None

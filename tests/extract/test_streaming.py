@@ -1,0 +1,211 @@
+"""Streamed past the cache or kept in it: the same features; each clip is decoded once, and a killed run goes on."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cache.audits import read_audit
+from cache.errors import InputError
+from cache.planning import PlanChoice
+from cache.store import FeatureCache
+from extract import announce, examine, streaming
+from extract.estimate import Estimate
+from extract.stage import RefusedClipsError
+from extract.work import Wanted
+from moodfuse.corpus import ClipSettings, make_clip
+
+FOLDS = PlanChoice(folds=2)
+STILL = "onedmcnn@seed-adam"
+SOURCES, DEPTHS = ("onedmcnn", "twodmcnn", STILL), {STILL: "frozen"}
+ONE_NETWORK_A_FOLD = Wanted(crossfit=False)
+
+
+class Interrupted(Exception):
+    """Stands for a signal that ends the run."""
+
+
+@pytest.fixture(autouse=True)
+def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks are not timed before they run."""
+    for module in (announce, streaming):
+        monkeypatch.setattr(module, "measure", lambda *args, **options: Estimate())
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the files whose decoding was asked for."""
+    names: list[str] = []
+    decode_many = examine.decode_many
+
+    def counted(requests, *, jobs: int):
+        def noted() -> Iterator[object]:
+            for request in requests:
+                names.append(request.path.name)
+                yield request
+
+        return decode_many(noted(), jobs=jobs)
+
+    monkeypatch.setattr(examine, "decode_many", counted)
+    return names
+
+
+def leave(data: Path, count: int) -> None:
+    """Leave so many clips of the corpus."""
+    for file in data.rglob("*.mp4"):
+        if int(file.stem) >= count:
+            file.unlink()
+
+
+def files(folder: Path, *rooms: str) -> dict[str, bytes]:
+    """Every file of some rooms of a cache."""
+    found = (file for room in rooms for file in (folder / room).rglob("*") if file.is_file())
+    return {str(file.relative_to(folder)): file.read_bytes() for file in found}
+
+
+def test_streaming_gives_the_features_of_kept_media(runner, begun, tmp_path: Path, monkeypatch) -> None:
+    """Frozen, head and full tuning leave the same files; clips are decoded once, nothing decoded stays anywhere."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    leave(runner.data, 6)
+    kept = runner.cache.with_name("kept")
+    done = runner(cache=kept, sources=SOURCES, depths=DEPTHS, plan=FOLDS, networks=ONE_NETWORK_A_FOLD)
+    begun.clear()
+    options = {"sources": SOURCES, "depths": DEPTHS, "plan": FOLDS, "networks": ONE_NETWORK_A_FOLD, "keep_media": False}
+    streamed = runner(**options)
+    assert len(begun) == 6 and (streamed.tuned, streamed.embedded) == (done.tuned, done.embedded) == (4, 36)
+    rooms = ("features", "networks", "clips", "plans", "audits")
+    assert files(runner.cache, *rooms) == files(kept, *rooms)
+    assert read_audit(runner.open()) is not None
+    assert not (runner.cache / "media").exists() and not list((tmp_path / "temporary").glob("moodfuse-*"))
+    assert any(f"6 clips to decode once, past twodmcnn, {STILL}" in line for line in runner.said)
+    assert any("RANDOM" in line and STILL in line for line in runner.said)
+    again = runner(**options)
+    assert (len(begun), again.tuned, again.embedded) == (6, 0, 0) and "nothing to decode" in runner.said[-1]
+
+
+def test_c3d_does_not_depend_on_other_sources_nor_on_what_is_kept(tmp_path: Path) -> None:
+    """Kept small for c3d alone, kept as decoded beside i3d, or streamed: its embeddings are equal bit for bit."""
+    from tests.extract.conftest import RECIPE, Runner
+
+    for number in range(4):
+        label = "excited" if number % 2 else "sad"
+        (tmp_path / "clips" / label).mkdir(parents=True, exist_ok=True)
+        settings = ClipSettings(duration_s=2.0, width=320, height=240, seed=number)
+        make_clip(tmp_path / "clips" / label / f"{number}.mp4", mood=label, settings=settings)
+    (tmp_path / "tiny.toml").write_text(RECIPE)
+    blocks, sizes = {}, {}
+    for name, sources, keep in (("alone", ("c3d",), True), ("both", ("c3d", "i3d"), True), ("past", ("c3d",), False)):
+        runner = Runner(tmp_path / "clips", tmp_path / name, tmp_path / "tiny.toml")
+        runner(sources=sources, depths=dict.fromkeys(sources, "frozen"), plan=FOLDS, keep_media=keep)
+        blocks[name] = runner.open().block("c3d", "*")
+        sizes[name] = sum(file.stat().st_size for file in (tmp_path / name / "media").rglob("*.h5"))
+    for name in ("both", "past"):
+        assert blocks[name].digests == blocks["alone"].digests
+        assert blocks[name].embedding.tobytes() == blocks["alone"].embedding.tobytes()
+    assert 0 == sizes["past"] < sizes["alone"] < sizes["both"]
+
+
+def test_a_streamed_run_that_was_killed_decodes_only_the_rest(runner, begun, monkeypatch) -> None:
+    """Clips whose features are written are not decoded again; what comes out is what an unbroken run leaves."""
+    monkeypatch.setattr(streaming, "CLIPS_PER_PART", 2)
+    leave(runner.data, 6)
+    options = {"sources": ("twodmcnn", STILL), "depths": DEPTHS, "plan": FOLDS, "keep_media": False}
+    whole = runner.cache.with_name("whole")
+    runner(cache=whole, **options)
+    write, written = FeatureCache.write_block_part, []
+
+    def breaks(self: FeatureCache, recipe, roles, digests, arrays) -> int:
+        written.append(write(self, recipe, roles, digests, arrays))
+        if len(written) == 2:
+            raise Interrupted
+        return written[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FeatureCache, "write_block_part", breaks)
+        with pytest.raises(Interrupted):
+            runner(**options)
+    begun.clear()
+    runner(**options)
+    assert len(begun) == 4
+    for source, holdout in (("twodmcnn", 0), ("twodmcnn", 1), (STILL, "*")):
+        ours, theirs = runner.open().block(source, holdout), FeatureCache(whole).block(source, holdout)
+        assert ours.embedding.tobytes() == theirs.embedding.tobytes()
+
+
+def test_a_kept_run_that_was_killed_decodes_nothing_that_is_in_the_store(runner, begun, monkeypatch) -> None:
+    """Killed after four clips, whether before or after the fourth was kept: the next run leaves out what is there."""
+    from cache.media import MediaStore
+
+    write, kept = MediaStore.write, []
+
+    def breaks(self: MediaStore, digest: str, media) -> Path:
+        kept.append(write(self, digest, media))
+        if len(kept) == 4:
+            raise Interrupted
+        return kept[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MediaStore, "write", breaks)
+        with pytest.raises(Interrupted):
+            runner(plan=FOLDS)
+    begun.clear()
+    runner(plan=FOLDS)
+    assert len(begun) == 6 and len(list((runner.cache / "media").rglob("*.h5"))) == 10
+
+
+def test_media_that_went_are_decoded_again_and_marks_too(runner, begun) -> None:
+    """Without media a finished cache needs none; a further source decodes what it reads; lost marks are made anew."""
+    leave(runner.data, 4)
+    runner(plan=FOLDS)
+    shutil.rmtree(runner.cache / "media")
+    begun.clear()
+    assert runner(plan=FOLDS).embedded == 0 and not begun
+    runner(plan=FOLDS, sources=("twodmcnn", "c3d"), depths={"c3d": "frozen"})
+    assert len(begun) == 4
+    begun.clear()
+    next(iter((runner.cache / "audits").rglob("*.h5"))).unlink()
+    assert runner(plan=FOLDS).embedded == 0 and len(begun) == 1
+
+
+def test_a_video_network_is_not_tuned_whole_without_media(runner) -> None:
+    """That is refused before anything is read, with the remedy."""
+    full = 'full = { optimizer = "sgd", learning_rate = 1e-5, epochs = 1 }'
+    runner.recipe.write_text(runner.recipe.read_text() + full)
+    with pytest.raises(InputError, match=r"c3d: tuned whole.*drop --no-keep-media, or use --tune c3d=head"):
+        runner(sources=("c3d",), depths={"c3d": "full"}, keep_media=False)
+    assert not list(runner.cache.rglob("*.h5"))
+
+
+def test_nothing_is_computed_before_it_is_known_to_be_of_use(runner, begun) -> None:
+    """Folds that cannot be are refused before decoding; strict and dry runs judge every clip before any feature."""
+    with pytest.raises(InputError, match="use --folds 5"):
+        runner(plan=PlanChoice(folds=6), keep_media=False)
+    assert not begun
+    assert runner(plan=FOLDS, keep_media=False, dry_run=True).dry_run and len(begun) == 10
+    assert any("2 networks to tune" in line for line in runner.said)
+    (runner.data / "sad" / "zero.mp4").write_bytes(b"")
+    with pytest.raises(RefusedClipsError, match="1 of 11 clips refused"):
+        runner(plan=FOLDS, keep_media=False, strict=True)
+    assert not (runner.cache / "features").exists()
+
+
+def test_a_clip_without_sound_is_streamed_past_video_networks_alone(runner) -> None:
+    """Under --missing impute a mute clip passes c3d and leaves no row of the tagger."""
+    leave(runner.data, 6)
+    make_clip(runner.data / "sad" / "mute.mp4", mood="sad", settings=ClipSettings(2.0, 64, 48, seed=50), sound=False)
+    done = runner(
+        sources=("twodmcnn", "c3d"),
+        depths=dict.fromkeys(("twodmcnn", "c3d"), "frozen"),
+        plan=FOLDS,
+        impute=True,
+        keep_media=False,
+    )
+    assert not done.refused and done.embedded == 6 + 7
+    (mute,) = (status for status in runner.open().clips if status.missing)
+    block = runner.open().block("c3d", "*")
+    assert np.any(block.embedding[block.digests.index(mute.digest)])
+    assert runner.open().block("twodmcnn", "*").absent == {mute.digest}
