@@ -1,11 +1,10 @@
 """Stage one end to end: examine clips, keep the plan, say what is missing, compute it, leave blocks in the cache."""
 
 import logging
-import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from extract.dataset import scan
 from extract.keeping import MediaSupply
 from extract.progress import track
 from extract.recipe_files import RecipeChoice, build_recipe, option_names
+from extract.sharing import shared_order, shared_pieces
 from extract.streaming import media_supply
 from extract.work import Wanted, Work, remaining
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from extract.embed import SourceWorker
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 DEFAULT_SOURCES = ("onedmcnn", "twodmcnn", "c3d", "i3d")
 
 
@@ -259,14 +258,6 @@ def _lacking(cache: FeatureCache, recipe: Recipe, roles: Roles | None) -> list[s
     return sorted({status.digest for status in cache.clips_with(recipe)} - cache.held(recipe, roles))
 
 
-def shared_order(items: Sequence[T]) -> list[T]:
-    """The items in an order of this process's own, so that several at one cache begin with different ones.
-
-    What a piece of work gives does not depend on the order; each process leaves out what it finds done.
-    """
-    return random.SystemRandom().sample(items, len(items))
-
-
 def _write_rows(
     cache: FeatureCache,
     recipe: Recipe,
@@ -288,7 +279,7 @@ def _computed(
     row: Callable[[str], dict[str, np.ndarray]],
 ) -> Iterator[str]:
     """Compute what is still lacking piece by piece, in this process's own order; yields each clip."""
-    for piece in shared_order([digests[at : at + CLIPS_PER_PART] for at in range(0, len(digests), CLIPS_PER_PART)]):
+    for piece in shared_pieces(digests, CLIPS_PER_PART):
         have = cache.held(recipe, roles)
         rows: dict[str, dict[str, np.ndarray]] = {}
         for digest in piece:

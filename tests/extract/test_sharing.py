@@ -9,7 +9,7 @@ import numpy as np
 
 from cache.files import temporaries
 from cache.store import FeatureCache
-from extract.stage import shared_order
+from extract.sharing import shared_order
 
 
 def features(folder: Path) -> dict[tuple[str, int, str], np.ndarray]:
