@@ -74,6 +74,13 @@ class Texts(Sequence[str]):
         places = np.arange(int(ends[-1]) if len(ends) else 0) - np.repeat(ends - lengths, lengths)
         return Texts(self.data[np.repeat(starts[rows], lengths) + places], ends)
 
+    def distinct(self) -> int:
+        """How many different strings there are."""
+        starts = np.concatenate([[0], self.ends[:-1]]) if len(self) else self.ends
+        lengths = self.ends - starts
+        different = np.flatnonzero(np.bincount(lengths)).tolist()
+        return sum(_distinct(self.data, starts[lengths == length], length) for length in different)
+
     def digests(self) -> Digests:
         """The strings as an S64 array; shares memory where all are whole digests."""
         if len(self) and (np.diff(self.ends, prepend=0) == 64).all():
@@ -160,6 +167,27 @@ def lookup(ranked: Digests, wanted: Digests) -> NDArray[np.int64]:
     missed = np.flatnonzero(ranked[places] != wanted)
     places[missed] = _search(ranked, wanted[missed])
     return places
+
+
+def _distinct(data: NDArray[np.uint8], starts: NDArray[np.int64], length: int) -> int:
+    """How many different strings of one length begin at some places: as numbers, which sort much faster than texts."""
+    words = np.zeros((len(starts), length // 8 + 1), dtype=np.uint64)
+    letters = words.view(np.uint8)
+    if len(starts) * length == len(data):
+        letters[:, :length] = data.reshape(len(starts), length)
+    else:
+        for place in range(length):
+            letters[:, place] = data[starts + place]
+    names = letters.view(f"S{letters.shape[1]}").ravel()
+    if (names[1:] > names[:-1]).all():
+        return len(names)
+    factors = np.arange(1, 2 * words.shape[1], 2, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    keys = (words * factors).sum(axis=1, dtype=np.uint64)
+    order = np.argsort(keys)
+    equal = np.flatnonzero(keys[order[1:]] == keys[order[:-1]])
+    if (words[order[equal + 1]] != words[order[equal]]).any():  # two texts share a key
+        return len(np.unique(words, axis=0))
+    return len(words) - len(equal)
 
 
 def _search(ranked: Digests, wanted: Digests) -> NDArray[np.int64]:

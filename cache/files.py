@@ -152,8 +152,10 @@ def read_json(path: Path) -> Any:
     CacheError
         If the file cannot be read.
     DamagedPartError
-        If it is not JSON.
+        If it is not JSON, or no plain file.
     """
+    if path.exists() and not path.is_file():
+        raise DamagedPartError(f"{path}: is no plain file")
     try:
         return json.loads(path.read_text(encoding="utf-8"), parse_float=_finite, parse_constant=_finite)
     except OSError as error:

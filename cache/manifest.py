@@ -20,6 +20,7 @@ from cache.tables import ATTRIBUTES, ClipTable
 
 log = logging.getLogger(__name__)
 MARKER = "moodfuse-cache.json"
+VIEW = "clips.csv"
 VIEW_COLUMNS = (
     *("id", "path", "start_s", "end_s", "label", "group", "fold", "digest", "duration_s", "status", "reason"),
 )
@@ -73,15 +74,18 @@ class Manifest:
         found = []
         for file in sorted((self.path / "plans").rglob("plan-*.h5")):
             try:
-                found.append((self._read_plan(file), file.name))
+                found.append((self.read_plan(file), file.name))
             except DamagedPartError as error:
+                if not file.exists():
+                    continue  # superseded, and pruned meanwhile
                 if not self._mends:
                     raise DamagedPartError(f"{error}; run extract again, which deals the clips anew") from error
                 set_aside(file, str(error))
         return tuple(plan for plan, _ in sorted(found, key=lambda item: (item[0].sequence, item[1])))
 
     @staticmethod
-    def _read_plan(file: Path) -> Plan:
+    def read_plan(file: Path) -> Plan:
+        """The plan that a part holds, or `DamagedPartError`."""
         arrays, values = read_part(file)
         try:
             settings = {name: values[name] for name in ("folds", "seed", "group_rule", "sequence", "repeat")}
@@ -203,7 +207,7 @@ class Manifest:
             write_part(folder, "plan", arrays, _plan_arrays(plan, 1 + (current.sequence if current else 0))[0])
             self.refresh()
         if not plan.repeat:
-            self._write_view(table)
+            write_text(self.path / VIEW, self.view_text(table))
         return changed
 
     def refresh(self) -> None:
@@ -211,7 +215,8 @@ class Manifest:
         for name in ("all_plans", "statuses", "clips", "classes", "units"):
             self.__dict__.pop(name, None)
 
-    def _write_view(self, table: ClipTable) -> None:
+    def view_text(self, table: ClipTable) -> str:
+        """What `VIEW` holds of a table under the plan in force."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(VIEW_COLUMNS)
@@ -222,7 +227,7 @@ class Manifest:
             state = "ok" if status.ok else "refused"
             row = (clip.id, clip.path, clip.start_s, "" if clip.end_s is None else clip.end_s, clip.label, status.group)
             writer.writerow((*row, place, status.digest, round(status.duration_s, 3), state, status.reason))
-        write_text(self.path / "clips.csv", text.getvalue())
+        return text.getvalue()
 
 
 def _foreign(folder: Path) -> Iterable[Path]:

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import stat
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -225,13 +226,15 @@ def file_state(path: Path) -> FileState:
     Raises
     ------
     DamagedPartError
-        If it is gone.
+        If it is gone, or no plain file.
     """
     try:
-        stat = os.stat(path)
+        facts = os.stat(path)
     except OSError as error:
         raise _unreadable(path, error) from error
-    return str(path), stat.st_ino, stat.st_mtime_ns, stat.st_size
+    if not stat.S_ISREG(facts.st_mode):
+        raise DamagedPartError(f"{path}: is no plain file")  # to open a pipe would be to wait for ever
+    return str(path), facts.st_ino, facts.st_mtime_ns, facts.st_size
 
 
 @contextmanager
@@ -280,8 +283,8 @@ def read_part(path: Path, *, names: tuple[str, ...] | None = None) -> tuple[dict
         raise DamagedPartError(f"{path}: cannot be read as HDF5 ({error})") from error
 
 
-def verify_part(path: Path) -> None:
-    """Check a part down to its arrays: bytes, name, and the digest of the content.
+def verify_part(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Check a part down to its arrays, which are returned with its attributes: bytes, name, digest of the content.
 
     Raises
     ------
@@ -296,6 +299,7 @@ def verify_part(path: Path) -> None:
         raise DamagedPartError(f"{path}: cannot be read as HDF5 ({error})") from error
     if content_digest(arrays, attributes) != header.content or header.rows != _row_count(arrays):
         raise DamagedPartError(f"{path}: its arrays are not those of its header")
+    return arrays, attributes
 
 
 def is_intact(path: Path) -> bool:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from cache.errors import InputError
@@ -148,3 +148,10 @@ def import_recipe(source: str, *, sees_labels: bool) -> Recipe:
         tuning=None,
         embedding_tuned=sees_labels,
     )
+
+
+def frozen_counterpart(recipe: Recipe) -> Recipe:
+    """The recipe of the same network with nothing tuned: its activations serve every head, whatever the recipe."""
+    if recipe.depth == "frozen":
+        return recipe
+    return replace(recipe, source=recipe.network, depth="frozen", tuning=None, embedding_tuned=False)

@@ -14,10 +14,11 @@ import numpy as np
 
 from cache.blocks import Owner, Rows, held, read_rows, write_rows
 from cache.columns import Digests
-from cache.errors import DamagedPartError, InputError, MissingBlockError, UnknownNameError
+from cache.errors import CacheError, DamagedPartError, InputError, MissingBlockError, UnknownNameError
 from cache.files import read_json, set_aside, write_text
 from cache.folds import imported_roles, tuning_roles, units_of
 from cache.identity import canonical_json, digest16, trained_digest16
+from cache.layout import folder_of
 from cache.manifest import Manifest
 from cache.recipe import Recipe, recipe_from_mapping
 from cache.records import Block, Holdout, HoldoutLike, Plan
@@ -63,6 +64,11 @@ class FeatureCache(Manifest):
         return {source: recipe for values in self._selections for source, recipe in values["sources"].items()}
 
     @property
+    def ever_selected(self) -> frozenset[tuple[str, str]]:
+        """Every recipe that is or was in force, as (source, recipe digest)."""
+        return frozenset(item for values in self._selections for item in values["sources"].items())
+
+    @property
     def commands(self) -> tuple[str, ...]:
         """The commands that filled the cache, oldest first; those of older versions are not known."""
         return tuple(dict.fromkeys(values["command"] for values in self._selections if values.get("command")))
@@ -106,7 +112,7 @@ class FeatureCache(Manifest):
     # Networks and their rows
 
     def _source_folder(self, source: str, recipe16: str) -> Path:
-        return self.path / "features" / _folder_name(source) / recipe16
+        return self.path / "features" / folder_of(source) / recipe16
 
     def block_folder(self, recipe: Recipe, roles: Roles | None) -> Path:
         """Folder of the parts of one network: `roles=None` for the frozen one."""
@@ -118,7 +124,7 @@ class FeatureCache(Manifest):
 
     def network_path(self, recipe: Recipe, roles: Roles) -> Path:
         """Where the weights of a tuned network stand."""
-        folder = self.path / "networks" / _folder_name(recipe.source) / recipe.digest16
+        folder = self.path / "networks" / folder_of(recipe.source) / recipe.digest16
         return folder / f"{trained_digest16(roles)}.safetensors"
 
     def roles(self, recipe: Recipe, holdout: HoldoutLike, *, plan: Plan | None = None) -> Roles | None:
@@ -146,6 +152,14 @@ class FeatureCache(Manifest):
         write_text(
             self.block_folder(recipe, roles) / "trained.json", canonical_json([list(role) for role in sorted(roles)])
         )
+
+    def has_record(self, recipe: Recipe, roles: Roles) -> bool:
+        """Whether what a network was tuned on stands beside its features, undamaged."""
+        try:
+            check_trained(self.block_folder(recipe, roles) / "trained.json")
+        except CacheError:
+            return False
+        return True
 
     def write_block_part(
         self, recipe: Recipe, roles: Roles | None, digests: Sequence[str] | Digests, arrays: Mapping[str, np.ndarray]
@@ -249,10 +263,6 @@ class FeatureCache(Manifest):
         check_trained(file)
 
 
-def _folder_name(source: str) -> str:
-    return source.replace(":", "_")
-
-
 def _trained(roles: Roles | None) -> str:
     return FROZEN if roles is None else trained_digest16(roles)
 
@@ -268,7 +278,7 @@ def read_recipe(file: Path) -> Recipe:
         recipe = recipe_from_mapping(read_json(file))
     except (TypeError, AttributeError, InputError) as error:
         raise DamagedPartError(f"{file}: is no recipe ({error}); run extract again") from error
-    if (_folder_name(recipe.source), recipe.digest16) != file.parts[-3:-1]:
+    if (folder_of(recipe.source), recipe.digest16) != file.parts[-3:-1]:
         raise DamagedPartError(f"{file}: content does not match its folder's name; run extract again")
     return recipe
 

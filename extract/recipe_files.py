@@ -237,11 +237,3 @@ def resolve_device(device: str) -> str:
     if device == "cuda":
         raise InputError("--device cuda: torch finds no CUDA device; use --device cpu")
     return "cpu"
-
-
-def frozen_counterpart(recipe: Recipe) -> Recipe:
-    """The recipe of the same network with nothing tuned: its activations serve every head, whatever the recipe."""
-    if recipe.depth == "frozen":
-        return recipe
-    values = {item.name: getattr(recipe, item.name) for item in fields(Recipe)}
-    return Recipe(**{**values, "source": recipe.network, "depth": "frozen", "tuning": None, "embedding_tuned": False})

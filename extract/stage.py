@@ -12,14 +12,14 @@ from cache.errors import DamagedPartError, InputError, MissingBlockError, Moodfu
 from cache.files import discard, set_aside
 from cache.folds import can_cross_fit
 from cache.planning import PlanChoice, next_plan, repeat_plan
-from cache.recipe import Recipe, views_of
+from cache.recipe import Recipe, frozen_counterpart, views_of
 from cache.records import ClipStatus
 from cache.store import CLIPS_PER_PART, FeatureCache, Roles
 from extract.announce import announce, say_audit, say_copies, say_plan, say_weights
 from extract.dataset import scan
 from extract.keeping import MediaSupply
 from extract.progress import track
-from extract.recipe_files import RecipeChoice, build_recipe, frozen_counterpart, option_names
+from extract.recipe_files import RecipeChoice, build_recipe, option_names
 from extract.sharing import shared_order, shared_pieces
 from extract.streaming import media_supply
 from extract.work import Wanted, Work, remaining
@@ -194,6 +194,7 @@ def _compute(cache: FeatureCache, item: Work, settings: ExtractSettings, media: 
     activations = _activations(cache, item.recipe) if item.recipe.depth == "head" and item.networks else {}
     title = f"{item.recipe.source}: tuning ({item.recipe.depth})"
     for roles in track(shared_order(item.networks), total=len(item.networks), what=title):
+        cache.write_roles(item.recipe, roles)  # also where this record alone was lost
         if not _lacking(cache, item.recipe, roles):
             continue  # another process was quicker
         tuned += _tune_one(cache, worker, roles, activations)
@@ -225,7 +226,6 @@ def _tune_one(cache: FeatureCache, worker: "SourceWorker", roles: Roles, activat
         except DamagedPartError as error:
             set_aside(path, str(error))
             worker.reset()
-    cache.write_roles(worker.recipe, roles)
     if worker.recipe.depth == "head":
         data, checkpoint = worker.head_data(roles, cache.classes, activations), None
     else:

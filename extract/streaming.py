@@ -18,7 +18,7 @@ import numpy as np
 from cache.errors import InputError
 from cache.media import Media, MediaStore
 from cache.planning import next_plan
-from cache.recipe import Recipe
+from cache.recipe import Recipe, frozen_counterpart
 from cache.records import Clip, ClipStatus
 from cache.store import CLIPS_PER_PART, FeatureCache
 from extract.estimate import Estimate, measure
@@ -27,7 +27,6 @@ from extract.keeping import KeptMedia, MediaSupply
 from extract.media.decode import DecodedClip
 from extract.media.renditions import media_of, preprocessing_of, rendered, store_for
 from extract.networks.registry import AudioPreprocessing
-from extract.recipe_files import frozen_counterpart
 from extract.work import Work, needing_media
 
 if TYPE_CHECKING:

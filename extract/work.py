@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from cache.errors import MoodfuseError
 from cache.folds import VIEWS
 from cache.planning import holdouts
-from cache.recipe import Recipe
+from cache.recipe import Recipe, frozen_counterpart
 from cache.records import ClipStatus, Holdout, Plan
 from cache.store import FeatureCache, Roles
-from extract.recipe_files import frozen_counterpart
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def remaining(cache: FeatureCache, recipe: Recipe, wanted: Wanted) -> Work:
         roles = cache.roles(recipe, holdout, plan=plan)
         if roles is None:
             raise MoodfuseError(f"{recipe.source}: a tuned recipe without roles")
-        if roles not in networks and digests - cache.held(recipe, roles):
+        if roles not in networks and (digests - cache.held(recipe, roles) or not cache.has_record(recipe, roles)):
             networks[roles] = None
     trunk: set[str] = set()
     if recipe.depth == "frozen" or (recipe.depth == "head" and networks):

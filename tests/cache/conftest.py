@@ -1,14 +1,23 @@
 """Small caches made of records alone: no media, no networks."""
 
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
+from cache.audits import Audit, ClipMarks, Finding, MarkStore, write_audit
+from cache.files import write_aside
 from cache.folds import deal, units_of
-from cache.identity import clip_digest, digest
+from cache.identity import canonical_json, clip_digest, digest, trained_digest16
 from cache.manifest import table_name
-from cache.records import Clip, ClipStatus, Plan
+from cache.media import Media, MediaStore, Rendition
+from cache.recipe import Recipe, Tuning, frozen_counterpart
+from cache.records import Clip, ClipStatus, HoldoutLike, Outcome, Plan
+from cache.runs import Result, Run, write_run
+from cache.seals import METADATA_KEY, SEAL, seal_of
 from cache.store import FeatureCache
 
 
@@ -40,3 +49,87 @@ def small_cache(tmp_path: Path) -> Callable[..., FeatureCache]:
         return cache
 
     return make
+
+
+NET = Recipe("net@a", "net", 1, "random", "{}", "head", Tuning("adam", 1e-3, 3), embedding_tuned=True)
+STILL = Recipe("still", "still", 1, "random", "{}", "frozen", None, embedding_tuned=False)
+
+
+def fill_blocks(cache: FeatureCache, recipe: Recipe, holdouts: Iterable[HoldoutLike], plan: Plan | None = None) -> None:
+    """Write blocks of a recipe, two parts each; values tell the recipe's seed and the network."""
+    cache.write_recipe(recipe)
+    digests = [status.digest for status in cache.clips]
+    for holdout in holdouts:
+        roles = cache.roles(recipe, holdout, plan=plan)
+        if roles is not None:
+            cache.write_roles(recipe, roles)
+            write_network(cache.network_path(recipe, roles))
+        base = 1000 * recipe.seed + (int(trained_digest16(roles)[:4], 16) if roles else 0)
+        rows = (np.arange(len(digests))[:, None] + np.arange(4) / 8 + base).astype(np.float32)
+        for some in (slice(0, 7), slice(7, None)):
+            cache.write_block_part(recipe, roles, digests[some], {"embedding": rows[some], "logits": rows[some, :2]})
+
+
+def write_network(path: Path) -> None:
+    """A sealed file of weights."""
+    weights = {"weight": np.arange(6, dtype=np.float32)}
+    seal = seal_of(save(weights, metadata={METADATA_KEY: canonical_json({"epoch": 3})}))
+    write_aside(path, save(weights, metadata={METADATA_KEY: canonical_json({"epoch": 3, SEAL: seal})}))
+
+
+@pytest.fixture
+def fill() -> Callable[..., None]:
+    """`fill_blocks`, for tests that fill a cache themselves."""
+    return fill_blocks
+
+
+@pytest.fixture
+def whole_cache(whole_template: Path, tmp_path: Path) -> FeatureCache:
+    """A cache with every kind of file, which a test may change."""
+    shutil.copytree(whole_template, tmp_path / "work")
+    return FeatureCache(tmp_path / "work")
+
+
+@pytest.fixture(scope="session")
+def whole_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two plans, heads over a frozen network, a frozen source, media, weights, an audit, a run."""
+    cache = FeatureCache(tmp_path_factory.mktemp("whole") / "work", create=True)
+    statuses = make_statuses(("a", "b") * 9)
+    cache.write_plan(make_plan(statuses), statuses)
+    again = deal(units_of(statuses), folds=3, seed=1, placed={})
+    cache.write_plan(Plan(3, 1, "test", again, cache.plan.records, repeat=1), statuses)
+    fill_blocks(cache, STILL, ["*"])
+    fill_blocks(cache, frozen_counterpart(NET), ["*"])
+    fill_blocks(cache, NET, [0, 1, 2, {0, 1}, {0, 2}, {1, 2}, ()])
+    fill_blocks(cache, NET, [0], cache.repeat_plans[0])
+    write_network(cache.network_path(NET, cache.roles(NET, 0) or ()).with_suffix(".checkpoint"))
+    cache.select([STILL, NET], command="moodfuse extract clips --cache work")
+    first = statuses[0].digest
+    cache.write_outcome(Outcome(first, ok=True, duration_s=30.0, decoder="test"))
+    sound = Media(np.zeros((0, 0, 0, 3), np.uint8), np.zeros(0), np.zeros(16, np.float32), 16)
+    MediaStore(cache.path / "media", Rendition("sound", "test")).write(first, sound)
+    peaks = np.arange(3, dtype=np.uint16)
+    MarkStore(cache, "test").write(first, ClipMarks(peaks, peaks, np.zeros(1, np.uint64), np.zeros(1)))
+    write_audit(cache, Audit("test", (Finding("sound", "000", "001", 0.9, 0.0, 1.0, 3.0, grouped=False),)))
+    write_run(cache, make_run(cache, "run-1"))
+    (cache.path / "runs" / "run-1" / "report").mkdir()
+    (cache.path / "runs" / "run-1" / "report" / "report.html").write_text("<html></html>")
+    return cache.path
+
+
+def make_run(cache: FeatureCache, name: str) -> Run:
+    """A run of the sources in force, whose probabilities are all alike."""
+    clips = cache.clips
+    return Run(
+        name=name,
+        protocol="crossfit",
+        classes=cache.classes,
+        ids=tuple(clips.ids),
+        labels=tuple(status.clip.label for status in clips),
+        groups=tuple(status.group for status in clips),
+        folds=tuple(cache.plan.assignment[status.digest] for status in clips),
+        fold_count=3,
+        seed=0,
+        recipes=tuple(sorted(cache.selection.items())),
+        results=(Result(("still",), "mean", "logits", np.full((len(clips), 2), 0.5)),),
+    )

@@ -1,0 +1,126 @@
+"""What a cache holds and what of it is stale: from listings, headers, the plans and the table in force.
+
+Rows of features are counted by the headers of their parts, 512 bytes each; no such part is opened. So a row of a clip
+that has left the data set counts too. Columns stay columns: a million clips cost no record each.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from cache.columns import Texts
+from cache.errors import CacheError, DamagedPartError
+from cache.files import read_json
+from cache.holdings import ClipCounts, HeldRun, Inventory, PlanFacts, PlanFile
+from cache.layout import Entry, entries, folder_of
+from cache.parts import read_part
+from cache.recipe_listing import RecipeListing
+from cache.store import FeatureCache
+from cache.tables import ClipTable
+
+_COLUMNS = ("split", "missing")
+
+
+def take_stock(cache: FeatureCache) -> Inventory:
+    """What a cache holds. Files are listed before plans are read, so that a plan in force names the newest of them.
+
+    Raises
+    ------
+    DamagedPartError
+        If a plan, the table of clips in force, or a choice of sources is damaged.
+    """
+    found = tuple(entries(cache.path))
+    table = _columns(cache) if cache.plans else None
+    covered = None if table is None else _covered(table)
+    listing = RecipeListing(cache, found, covered)
+    return Inventory(
+        path=cache.path,
+        clips=None if table is None else _clip_counts(table),
+        plan=None if covered is None else _plan_facts(cache, covered),
+        plans=_plan_files(found),
+        recipes=listing.recipes(),
+        runs=tuple(_runs(cache, found)),
+        entries=found,
+        unreadable=tuple(listing.unreadable),
+    )
+
+
+# Clips and plans
+
+
+def _columns(cache: FeatureCache) -> ClipTable:
+    """The columns of the table in force that are counted here; the others are not read."""
+    (name,) = cache.plan.records
+    file = cache.path / "tables" / f"clips-{name}.h5"
+    texts = {name: f"{name}_ends" for name in ("group", *_COLUMNS)}
+    arrays, _ = read_part(file, names=("ok", *texts, *texts.values(), *(f"{name}_row" for name in _COLUMNS)))
+    try:
+        return ClipTable(
+            {name: Texts(arrays[name], arrays[ends]) for name, ends in texts.items()},
+            {name: arrays[f"{name}_row"] for name in _COLUMNS},
+            {"ok": arrays["ok"]},
+        )
+    except (KeyError, ValueError) as error:
+        raise DamagedPartError(f"{file}: {error} is missing or does not fit; run extract again") from error
+
+
+def _clip_counts(table: ClipTable) -> ClipCounts:
+    ok, test = table.numbers["ok"], table.where("split", "test")
+    return ClipCounts(len(table), int(ok.sum()), int((~ok).sum()), int((ok & test).sum()))
+
+
+def _covered(table: ClipTable) -> ClipTable:
+    """The clips that a plan covers."""
+    return table.take(table.numbers["ok"] & ~table.where("split", "test"))
+
+
+def _plan_facts(cache: FeatureCache, covered: ClipTable) -> PlanFacts:
+    plan = cache.plan
+    groups = covered.texts["group"].distinct()
+    return PlanFacts(plan.folds, plan.seed, plan.sequence, len(plan.assignment), groups, 1 + len(cache.repeat_plans))
+
+
+def _plan_files(found: Sequence[Entry]) -> tuple[PlanFile, ...]:
+    """Every plan, oldest first; of those of one repeat, K and seed the last is the one that clips are dealt from."""
+    plans = []
+    for entry in found:
+        if entry.kind == "plan" and not entry.fault:
+            values = read_part(entry.path, names=())[1]
+            folds, seed, repeat, sequence = (values[name] for name in ("folds", "seed", "repeat", "sequence"))
+            records = tuple(values["records"])
+            plans.append(PlanFile(entry.place, folds, seed, repeat, sequence, records, entry.bytes))
+    plans.sort(key=lambda plan: (plan.sequence, plan.place.rpartition("/")[2]))
+    last = {(plan.repeat, plan.folds, plan.seed): plan for plan in plans}
+    return tuple(replace(plan, superseded=last[plan.repeat, plan.folds, plan.seed] is not plan) for plan in plans)
+
+
+# Runs
+
+
+def _runs(cache: FeatureCache, found: Sequence[Entry]) -> Iterator[HeldRun]:
+    """Every folder of a run, by name."""
+    inside: dict[str, list[Entry]] = {}
+    for entry in found:
+        if entry.parents[:1] == ("runs",) and len(entry.parents) > 1:
+            inside.setdefault(entry.parents[1], []).append(entry)
+    there = {entry.parents[1:3] for entry in found if entry.parents[:1] == ("features",)}
+    for name, files in sorted(inside.items()):
+        recipes = _recipes_of_run(files)
+        kept = [item for item in recipes or () if (folder_of(item[0]), item[1]) in there]
+        yield HeldRun(
+            name=name,
+            whole=recipes is not None,
+            bytes=sum(entry.bytes for entry in files),
+            gone=tuple(source for source, digest in recipes or () if (source, digest) not in kept),
+            replaced=tuple(source for source, digest in kept if cache.selection.get(source) != digest),
+        )
+
+
+def _recipes_of_run(files: Sequence[Entry]) -> tuple[tuple[str, str], ...] | None:
+    """Sources of a run with their recipes; `None` where its record is missing or cannot be read."""
+    for entry in files:
+        if entry.kind == "run" and not entry.fault:
+            try:
+                return tuple((str(source), str(digest)) for source, digest in read_json(entry.path)["recipes"])
+            except (CacheError, KeyError, TypeError, ValueError):
+                return None
+    return None

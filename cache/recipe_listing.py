@@ -1,0 +1,142 @@
+"""The recipes of a cache with their blocks: which are in force, how full each is, which no plan in force names."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from cache.errors import CacheError, InputError
+from cache.holdings import IN_FORCE, REPLACED, SERVES, UNFINISHED, HeldBlock, HeldRecipe
+from cache.layout import Entry, folder_of
+from cache.naming import Namer
+from cache.parts import read_header
+from cache.recipe import Recipe, frozen_counterpart
+from cache.store import FeatureCache, read_recipe
+from cache.tables import ClipTable
+
+Key = tuple[str, str]
+"""Folder of a source, and digest of a recipe."""
+_KINDS = ("recipe", "training", "features", "network", "checkpoint")
+
+
+class RecipeListing:
+    """The recipes of a cache.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+    found : sequence of Entry
+        Every file of it.
+    covered : ClipTable or None
+        The clips of the plan in force; `None` where there is none.
+    """
+
+    def __init__(self, cache: FeatureCache, found: Sequence[Entry], covered: ClipTable | None) -> None:
+        self.unreadable: list[str] = []
+        self._path = cache.path
+        self._files = _by_recipe(found)
+        self._covered = covered
+        self._namer = None if covered is None else Namer(cache)
+        self._selected = {(folder_of(source), digest): source for source, digest in cache.selection.items()}
+        self._earlier = {(folder_of(source), digest) for source, digest in cache.ever_selected}
+        self._records = {
+            key: read_record(self._folder(key) / "recipe.json")
+            for key in {*self._selected, *self._earlier, *self._files}
+        }
+
+    def recipes(self) -> tuple[HeldRecipe, ...]:
+        """Every recipe that is in force or has a file, by source."""
+        return tuple(self._recipe(key) for key in sorted({*self._selected, *self._files}))
+
+    def _folder(self, key: Key) -> Path:
+        return self._path / "features" / key[0] / key[1]
+
+    def _recipe(self, key: Key) -> HeldRecipe:
+        recipe = self._records[key]
+        files = [entry for group in self._files.get(key, {}).values() for entry in group]
+        return HeldRecipe(
+            source=recipe.source if recipe else self._selected.get(key, key[0]),
+            folder=key[0],
+            digest16=key[1],
+            network=recipe.network if recipe else "",
+            depth=recipe.depth if recipe else "",
+            state=self._state(key),
+            blocks=tuple(sorted(self._blocks(key), key=lambda block: block.order)),
+            bytes=sum(entry.bytes for entry in files),
+            modified_s=max((entry.modified_s for entry in files), default=0.0),
+        )
+
+    def _state(self, key: Key) -> str:
+        if key in self._selected:
+            return IN_FORCE
+        if key in self._counterparts(self._selected):
+            return SERVES
+        return REPLACED if key in self._earlier or key in self._counterparts(self._earlier) else UNFINISHED
+
+    def _counterparts(self, keys: Iterable[Key]) -> set[Key]:
+        """The frozen recipes on whose activations the heads of some recipes are tuned."""
+        recipes = (self._records[key] for key in keys)
+        frozen = [frozen_counterpart(recipe) for recipe in recipes if recipe is not None and recipe.depth == "head"]
+        return {(folder_of(recipe.source), recipe.digest16) for recipe in frozen}
+
+    def _blocks(self, key: Key) -> Iterator[HeldBlock]:
+        """The blocks on disk and, of a recipe in force, those of single folds that are not there yet."""
+        recipe, files = self._records[key], self._files.get(key, {})
+        wanted = {}
+        if recipe is not None and self._namer is not None and key in self._selected:
+            wanted = self._namer.singles(recipe)
+        for trained in {*wanted, *files} - {""}:
+            kinds: dict[str, list[Entry]] = defaultdict(list)
+            for entry in files.get(trained, ()):
+                kinds[entry.kind].append(entry)
+            names = wanted.get(trained, ())
+            if recipe is not None and self._namer is not None and not names:
+                names = self._namer.names(recipe, trained, self._folder(key) / trained / "trained.json")
+            parts = kinds["features"]
+            yield HeldBlock(
+                trained=trained,
+                names=names,
+                rows=self._rows(parts),
+                clips=self._clips_of(recipe),
+                parts=len(parts),
+                bytes=sum(entry.bytes for kind in ("features", "training") for entry in kinds[kind]),
+                weights_bytes=sum(entry.bytes for kind in ("network", "checkpoint") for entry in kinds[kind]),
+            )
+
+    def _clips_of(self, recipe: Recipe | None) -> int:
+        """How many clips of the plan in force have what a recipe reads."""
+        if self._covered is None:
+            return 0
+        view = None if recipe is None else recipe.view
+        lacking = 0 if view is None else int(self._covered.where("missing", view).sum())
+        return len(self._covered) - lacking
+
+    def _rows(self, parts: Sequence[Entry]) -> int:
+        """Rows of some parts by their headers; a part without a sound one holds none."""
+        total = 0
+        for part in parts:
+            try:
+                total += 0 if part.fault else read_header(part.path).rows
+            except CacheError:
+                if part.path.exists():  # otherwise another process took it away meanwhile
+                    self.unreadable.append(part.place)
+        return total
+
+
+def read_record(file: Path) -> Recipe | None:
+    """A recipe from its file; `None` where that cannot be read."""
+    try:
+        return read_recipe(file)
+    except (CacheError, InputError, TypeError, AttributeError, ValueError):
+        return None
+
+
+def _by_recipe(found: Sequence[Entry]) -> Mapping[Key, Mapping[str, Sequence[Entry]]]:
+    """Files of recipes: those of a network under its `trained16`, the record of a recipe under the empty name."""
+    files: dict[Key, dict[str, list[Entry]]] = defaultdict(lambda: defaultdict(list))
+    for entry in found:
+        if entry.kind in _KINDS:
+            _, source, digest, *trained = entry.parents
+            if entry.kind in ("network", "checkpoint"):
+                trained = [entry.path.stem]
+            files[source, digest][trained[0] if trained else ""].append(entry)
+    return files

@@ -1,0 +1,152 @@
+"""What `cache verify --repair` does: damaged files set aside, what follows from others written anew, remedies named."""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from cache.errors import CacheError, MoodfuseError
+from cache.files import set_aside, write_text
+from cache.layout import behind_link, folder_of
+from cache.manifest import MARKER, VIEW, marker_text
+from cache.naming import Namer
+from cache.recipe import IMPORT, Recipe, frozen_counterpart
+from cache.recipe_listing import read_record
+from cache.store import FeatureCache
+from cache.verify import DAMAGED, UNREADABLE, Fault, Verification
+
+_EXTRACT = "moodfuse extract DATA --cache {cache}"
+REMEDIES = {
+    "plan": f"{_EXTRACT}  # deals the clips to folds anew, or as an older plan has them",
+    "table": f"{_EXTRACT}  # writes the table of clips anew",
+    "outcome": f"{_EXTRACT}  # decodes the clip again",
+    "choice": f"{_EXTRACT} --source SOURCE...  # puts the sources in force again",
+    "audit": f"{_EXTRACT}  # compares the clips again",
+    "marks": f"{_EXTRACT}  # compares the clips again",
+    "media": f"{_EXTRACT}  # decodes the clip again, where it is needed",
+    "run": "moodfuse fuse --cache {cache} --run {name}",
+    "predictions": "moodfuse fuse --cache {cache} --run {name}",
+}
+"""Kind of file to the command that makes it again; features and their records depend on the source. A network is tuned
+again only where its features are missing, so its weights have none."""
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What a repair did.
+
+    Attributes
+    ----------
+    set_aside : tuple of str
+        Places of damaged files, whose names now end in ``.bad``.
+    rewritten : tuple of str
+        Places of files that follow from others, and were written anew.
+    failed : tuple of str
+        What could not be done, in sentences.
+    remedies : tuple of str
+        Commands that make again what was lost.
+    """
+
+    set_aside: tuple[str, ...]
+    rewritten: tuple[str, ...]
+    failed: tuple[str, ...]
+    remedies: tuple[str, ...]
+
+
+def repair(root: Path, found: Verification) -> Repair:
+    """Set damaged files aside, and write anew the marker, the records of networks, and the view of the clips.
+
+    Parameters
+    ----------
+    root : Path
+    found : Verification
+        What `verify` found there.
+    """
+    lost = [fault for fault in found.faults if fault.state != UNREADABLE]
+    recipes = {fault.place: read_record(_recipe_file(root, fault)) for fault in lost}
+    aside: list[str] = []
+    rewritten: list[str] = []
+    failed: list[str] = []
+    for fault in lost:
+        if fault.state == DAMAGED:
+            try:
+                _set_aside(root, fault)
+                aside.append(fault.place)
+            except CacheError as error:
+                failed.append(str(error))
+    try:
+        rewritten += _rewritten(root, found, recipes)
+    except CacheError as error:
+        failed.append(str(error))
+    remedies = [_remedy(root, fault, recipes[fault.place]) for fault in lost if fault.place not in rewritten]
+    return Repair(tuple(aside), tuple(rewritten), tuple(failed), tuple(dict.fromkeys(filter(None, remedies))))
+
+
+def _set_aside(root: Path, fault: Fault) -> None:
+    if behind_link(root, fault.place):
+        raise CacheError(f"{root / fault.place}: stands behind a link, which is not followed; move it away yourself")
+    set_aside(root / fault.place, fault.reason)
+
+
+def _recipe_file(root: Path, fault: Fault) -> Path:
+    """The record of the recipe that a file belongs to, if it belongs to one."""
+    return root.joinpath("features", *fault.place.split("/")[1:3], "recipe.json")
+
+
+def _rewritten(root: Path, found: Verification, recipes: dict[str, Recipe | None]) -> list[str]:
+    """Write what follows from other files; returns the places."""
+    done = []
+    if any(fault.kind == "marker" for fault in found.faults):
+        write_text(root / MARKER, marker_text())
+        done.append(MARKER)
+    cache = _opened(root)
+    if cache is None:
+        return done
+    namer = Namer(cache)
+    for fault in found.faults:
+        recipe = recipes.get(fault.place)
+        if fault.kind != "training" or recipe is None:
+            continue
+        for name in namer.names(recipe, fault.place.split("/")[3], root / fault.place)[:1]:
+            roles = cache.roles(recipe, name.holdout, plan=namer.plans[name.repeat])
+            cache.write_roles(recipe, roles or ())
+            done.append(fault.place)
+    if found.stale_view:
+        write_text(root / VIEW, cache.view_text(cache.statuses))
+        done.append(VIEW)
+    return done
+
+
+def _opened(root: Path) -> FeatureCache | None:
+    """The cache with its plan and clips; `None` while those are not there or damaged."""
+    try:
+        cache = FeatureCache(root)
+        return cache if cache.plans and cache.clips and cache.selection is not None else None
+    except MoodfuseError:
+        return None
+
+
+def _remedy(root: Path, fault: Fault, recipe: Recipe | None) -> str:
+    """The command that makes a lost file again; empty where nothing needs it."""
+    folder = shlex.quote(str(root))
+    parents = fault.place.split("/")
+    if fault.kind in REMEDIES:
+        return REMEDIES[fault.kind].format(cache=folder, name=shlex.quote(parents[1]))
+    if fault.kind not in ("recipe", "training", "features"):
+        return ""
+    cache = _opened(root)
+    sources = [parents[1] if recipe is None else recipe.source] if cache is None else _readers(cache, *parents[1:3])
+    if recipe is not None and recipe.network == IMPORT and sources:
+        return f"moodfuse cache import --cache {folder} --source {sources[0]} --holdout HOLDOUT FILE"
+    return " ".join([_EXTRACT.format(cache=folder), *(f"--source {source}" for source in sources)]) if sources else ""
+
+
+def _readers(cache: FeatureCache, folder: str, digest: str) -> list[str]:
+    """The sources in force that read a recipe's features, or whose heads are tuned on them."""
+    own = [source for source, chosen in cache.selection.items() if (folder_of(source), chosen) == (folder, digest)]
+    served = []
+    for source, chosen in cache.selection.items():
+        recipe = read_record(cache.path / "features" / folder_of(source) / chosen / "recipe.json")
+        if recipe is not None and recipe.depth == "head":
+            frozen = frozen_counterpart(recipe)
+            served += [source] if (folder_of(frozen.source), frozen.digest16) == (folder, digest) else []
+    return own or sorted(served)

@@ -1,0 +1,91 @@
+"""`moodfuse cache` on the command line: what is printed, and the exit codes."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from cache.cli import cache_group
+from cache.store import FeatureCache
+
+COMMANDS = ("ls", "verify", "prune")
+HEADINGS = ["source", "recipe", "network", "depth", "state", "blocks", "complete", "parts", "size"]
+
+
+def call(*words: object) -> Result:
+    """Run a command of the group."""
+    return CliRunner().invoke(cache_group, [str(word) for word in words])
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_and_an_example(name: str) -> None:
+    """And says that it needs a cache."""
+    result = call(name, "--help")
+    assert result.exit_code == 0 and f"Example: moodfuse cache {name} --cache work" in result.output
+    assert call(name).exit_code == 2
+
+
+def test_json_is_stable(whole_cache: FeatureCache) -> None:
+    """The same cache gives the same text, and its keys are those that programs rely on."""
+    first, second = (call("ls", "--cache", whole_cache.path, "--format", "json").output for _ in range(2))
+    assert first == second
+    record = json.loads(first)
+    assert list(record) == [
+        *("schema", "cache", "bytes", "clips", "plan", "recipes", "media", "runs", "old_plans", "old_tables"),
+        *("set_aside", "temporaries", "unknown", "unreadable"),
+    ]
+    assert record["plan"] == {"folds": 3, "seed": 0, "sequence": 1, "clips": 18, "groups": 18, "repeats": 2}
+    still = next(recipe for recipe in record["recipes"] if recipe["source"] == "still")
+    assert (still["state"], still["depth"]) == ("in force", "frozen")
+    block = {key: value for key, value in still["blocks"][0].items() if key != "bytes"}
+    assert block == {
+        "trained": "frozen",
+        "names": [{"holdout": "*", "repeat": 0}],
+        **{"rows": 18, "clips": 18, "parts": 2, "weights_bytes": 0, "complete": True},
+    }
+
+
+@pytest.mark.parametrize("columns", ["40", "80", "200"])
+def test_tables_keep_every_column(whole_cache: FeatureCache, columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However narrow the terminal: no column is dropped and no number is cut."""
+    monkeypatch.setenv("COLUMNS", columns)
+    for words in ((), ("--long",)):
+        output = call("ls", "--cache", whole_cache.path, *words).output
+        (heading,) = [line for line in output.splitlines() if "blocks complete" in line]
+        assert heading.split() == HEADINGS
+        assert all(words in output for words in ("{} 1 of 1", "{k}", "{j,k}", "* 1 of 1")) and "…" not in output
+        assert "incomplete: net@a {2} of repeat 1: 0 of 18 clips" in output
+        assert "incomplete: net@a {0,1} of repeat 1: no network yet" in output
+
+
+def test_odd_names_are_printed_on_one_line(whole_cache: FeatureCache) -> None:
+    """Markup, control characters and stray bytes in a name do nothing to the terminal."""
+    (whole_cache.path / "runs" / "[red]x\n\udcff").mkdir()
+    (whole_cache.path / "runs" / "[red]x\n\udcff" / "run.json").write_text("{")
+    result = call("ls", "--cache", whole_cache.path)
+    assert result.exit_code == 0 and r"[red]x\n\udcff" in result.output
+    assert call("ls", "--cache", whole_cache.path, "--format", "json").exit_code == 0
+    assert call("verify", "--cache", whole_cache.path).exit_code == 1
+
+
+def test_verify_exits_with_one_if_anything_was_bad(whole_cache: FeatureCache) -> None:
+    """Repaired or not; afterwards with 0, what was set aside listed."""
+    assert call("verify", "--cache", whole_cache.path).exit_code == 0
+    part = min((whole_cache.path / "features" / "still").rglob("*.h5"))
+    part.write_bytes(b"x" + part.read_bytes()[1:])
+    for words in ((), ("--repair",)):
+        result = call("verify", "--cache", whole_cache.path, *words)
+        assert result.exit_code == 1 and f"bad: {part.relative_to(whole_cache.path)}: has no header" in result.output
+    assert f"moodfuse extract DATA --cache {whole_cache.path} --source still" in result.output
+    assert "moodfuse extract clips --cache work" in result.output
+    result = call("verify", "--cache", whole_cache.path)
+    assert (
+        result.exit_code == 0 and "set aside earlier: features/still" in result.output and "none bad" in result.output
+    )
+
+
+def test_a_cache_that_is_none_is_refused(tmp_path: Path) -> None:
+    """By every command, in one line."""
+    for name in COMMANDS:
+        assert "not a moodfuse cache" in str(call(name, "--cache", tmp_path).exception)

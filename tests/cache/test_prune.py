@@ -1,0 +1,294 @@
+"""`cache prune` frees what nothing in force reads, keeps the rest bit for bit, and may be killed at any step."""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from cache.cli import cache_group
+from cache.errors import DamagedPartError, MissingBlockError, UnknownNameError
+from cache.folds import deal, units_of
+from cache.inventory import take_stock
+from cache.manifest import table_name
+from cache.prune import PRUNED_PREFIX, PruneChoice, Pruning, carry_out, decide
+from cache.recipe import Recipe, Tuning, frozen_counterpart
+from cache.records import Holdout, Plan
+from cache.runs import run_names
+from cache.store import FeatureCache
+from cache.verify import verify
+
+Fill = Callable[..., None]
+NET = Recipe("net@a", "net", 1, "random", "{}", "head", Tuning("adam", 1e-3, 3), embedding_tuned=True)
+STILL = Recipe("still", "still", 1, "random", "{}", "frozen", None, embedding_tuned=False)
+DAY_S = 24 * 3600.0
+
+
+def state(root: Path) -> dict[str, bytes]:
+    """Every file of a folder with its bytes."""
+    return {str(file.relative_to(root)): file.read_bytes() for file in root.rglob("*") if file.is_file()}
+
+
+def decided(cache: FeatureCache, *, later_s: float = 0.0, **choice: object) -> Pruning:
+    """What would go after a while."""
+    stock = take_stock(FeatureCache(cache.path))
+    return decide(stock, PruneChoice(**choice), now_s=time.time() + later_s)  # type: ignore[arg-type]
+
+
+def blocks(cache: FeatureCache) -> dict[str, bytes]:
+    """Every block that can be read of the sources in force, and the activations that heads are tuned on."""
+    cache = FeatureCache(cache.path)
+    found = {}
+    for plan in (cache.plan, *cache.repeat_plans):
+        for source in cache.sources():
+            for holdout in ("*", 0, 1, 2, {0, 1}, {0, 2}, {1, 2}, ()):
+                if (holdout == "*") != (cache.recipe(source).depth == "frozen"):
+                    continue
+                try:
+                    block = cache.block(source, holdout, plan=plan)  # type: ignore[arg-type]
+                except MissingBlockError:
+                    continue
+                found[f"{plan.repeat} {source} {Holdout.of(holdout)}"] = block.embedding.tobytes()  # type: ignore[arg-type]
+    rows = cache.rows(frozen_counterpart(NET), None, cache.clips, ("embedding",))
+    return {**found, "activations": rows.arrays["embedding"].tobytes() if rows.found.all() else b""}
+
+
+@pytest.fixture
+def stale_cache(whole_cache: FeatureCache, fill: Fill) -> FeatureCache:
+    """A cache with something of everything that can go.
+
+    One clip was put under another label, so a plan, a table and networks are of no use; a replaced recipe; an
+    unfinished one; a heads' recipe whose frozen network nothing else reads; a file set aside, a temporary.
+    """
+    cache = whole_cache
+    other = replace(NET, source="net", network="old", weights="old")
+    fill(cache, frozen_counterpart(other), ["*"])
+    fill(cache, other, [0, 1])
+    cache.select([other])
+    cache.select([replace(other, depth="full", network="net")])
+    fill(cache, replace(other, depth="full", network="net"), [0])
+    fill(cache, replace(STILL, seed=9), ["*"])
+    statuses = list(cache.statuses)
+    statuses[0] = replace(statuses[0], clip=replace(statuses[0].clip, label="b"))
+    records = (table_name(statuses),)
+    cache.write_plan(replace(cache.plan, records=records), statuses)
+    again = deal(units_of(statuses), folds=3, seed=1, placed={})
+    cache.write_plan(Plan(3, 1, "test", again, records, repeat=1), statuses)
+    fill(cache, NET, [0, {1, 2}])
+    fill(cache, NET, [1], cache.repeat_plans[0])
+    (cache.path / "clips" / "old.json.bad").write_bytes(b"bad")
+    (cache.path / "clips" / ".tmp-1-x.json").write_bytes(b"half")
+    return FeatureCache(cache.path)
+
+
+def test_a_sound_cache_in_use_has_nothing_to_prune(whole_cache: FeatureCache) -> None:
+    """The networks of a repeat, the one that saw all, pairs, and the frozen network under heads all stay."""
+    assert decided(whole_cache, later_s=30 * DAY_S) == Pruning((), ())
+
+
+def test_what_is_in_force_stays_readable_bit_for_bit(stale_cache: FeatureCache) -> None:
+    """Everything else goes, the cache is sound, and a second prune finds nothing."""
+    before, held = blocks(stale_cache), state(stale_cache.path)
+    assert len(before) > 6 and before["activations"]
+    pruning = decided(stale_cache, later_s=30 * DAY_S)
+    whys = {removal.why for removal in pruning.removals}
+    assert whys == {
+        *("recipe of net: replaced", "recipe of old: replaced", "recipe of still: unfinished"),
+        *("network of net@a that no plan in force names", "network of net that no plan in force names"),
+        "a later plan has its folds and seed",
+        *("table of clips that no plan in force names", "set aside as damaged", "temporary"),
+    }
+    assert not carry_out(stale_cache.path, pruning.removals)
+    assert blocks(stale_cache) == before and not verify(stale_cache.path).faults
+    after = state(stale_cache.path)
+    assert after.items() <= held.items()
+    assert sum(map(len, held.values())) - sum(map(len, after.values())) == sum(item.bytes for item in pruning.removals)
+    assert decided(stale_cache, later_s=30 * DAY_S) == Pruning((), ())
+
+
+def test_young_things_stay(stale_cache: FeatureCache) -> None:
+    """An unfinished recipe for a week; what was set aside, temporaries and tables that await a plan for a day."""
+    soon = decided(stale_cache)
+    assert len(soon.kept) == 1 and "unfinished" in soon.kept[0]
+    ages = {removal.why for removal in decided(stale_cache, later_s=2 * DAY_S).removals} - {
+        removal.why for removal in soon.removals
+    }
+    assert ages == {"table of clips that no plan in force names", "set aside as damaged", "temporary"}
+    assert {"set aside as damaged", "temporary"} <= {removal.why for removal in decided(stale_cache, bad=True).removals}
+    assert not decided(stale_cache, recipes=False).removals
+
+
+def test_what_was_set_aside_just_now_is_young(whole_cache: FeatureCache) -> None:
+    """However old the file was that was found damaged."""
+    part = min(whole_cache.block_folder(STILL, None).glob("*.h5"))
+    os.utime(part, (0, 0))
+    part.rename(part.with_name(part.name + ".bad"))
+    assert not decided(whole_cache).removals
+    assert len(decided(whole_cache, later_s=2 * DAY_S).removals) == 1
+
+
+def test_media_go_when_asked(whole_cache: FeatureCache) -> None:
+    """With what they take; extract decodes them again."""
+    (removal,) = decided(whole_cache, media=True).removals
+    assert "extract decodes them again" in removal.why and removal.bytes > 0
+    assert not carry_out(whole_cache.path, (removal,))
+    assert not list((whole_cache.path / "media").iterdir()) and not verify(whole_cache.path).faults
+
+
+def test_runs_go_by_name(whole_cache: FeatureCache) -> None:
+    """With their reports; an unknown name lists the known, and no name leads out of the cache."""
+    (removal,) = decided(whole_cache, runs=("run-1",)).removals
+    assert not carry_out(whole_cache.path, (removal,)) and not run_names(whole_cache)
+    assert not (whole_cache.path / "runs" / "run-1").exists()
+    for name in ("run-1", "..", "../../x"):
+        with pytest.raises(UnknownNameError, match="known: none"):
+            decided(whole_cache, runs=(name,))
+
+
+def test_a_dry_run_changes_nothing(stale_cache: FeatureCache) -> None:
+    """It prints what would go and how many bytes; `--yes` removes that."""
+    before = state(stale_cache.path)
+    words = ["prune", "--cache", str(stale_cache.path), "--media", "--bad", "--runs", "run-1"]
+    dry = CliRunner().invoke(cache_group, words)
+    assert dry.exit_code == 0 and "would be freed" in dry.output and "--yes" in dry.output
+    assert state(stale_cache.path) == before
+    done = CliRunner().invoke(cache_group, [*words, "--yes"])
+    assert done.exit_code == 0 and dry.output.partition("would be")[0].splitlines()[-1].strip() in done.output
+    assert not verify(stale_cache.path).faults and not run_names(stale_cache)
+
+
+@pytest.mark.parametrize("step", range(0, 60, 3))
+def test_a_prune_that_is_killed_leaves_a_sound_cache(
+    stale_cache: FeatureCache, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After any of its calls: blocks in force read as before, nothing is bad, and the next prune ends the work."""
+    before = blocks(stale_cache)
+    pruning = decided(stale_cache, later_s=30 * DAY_S, media=True, runs=("run-1",))
+    calls = 0
+
+    def counted(really: Callable[..., None]) -> Callable[..., None]:
+        def call(*arguments: object, **options: object) -> None:
+            nonlocal calls
+            calls += 1
+            if calls > step:
+                raise KeyboardInterrupt
+            really(*arguments, **options)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for name in ("unlink", "rename", "rmdir"):
+            patch.setattr(os, name, counted(getattr(os, name)))
+        with pytest.raises(KeyboardInterrupt):
+            carry_out(stale_cache.path, pruning.removals)
+    assert blocks(stale_cache) == before and not verify(stale_cache.path).faults
+    again = decided(stale_cache, later_s=30 * DAY_S, media=True, runs=() if not run_names(stale_cache) else ("run-1",))
+    assert not carry_out(stale_cache.path, again.removals)
+    assert blocks(stale_cache) == before and not list(stale_cache.path.rglob(f"{PRUNED_PREFIX}*"))
+
+
+def test_two_prunes_at_once_do_no_harm(stale_cache: FeatureCache) -> None:
+    """What the other has removed is gone, and no failure."""
+    pruning = decided(stale_cache, later_s=30 * DAY_S, media=True)
+    assert not carry_out(stale_cache.path, pruning.removals) and not carry_out(stale_cache.path, pruning.removals)
+
+
+def test_links_are_not_followed(stale_cache: FeatureCache, tmp_path: Path) -> None:
+    """What stands behind one is left alone, and said; of a link in a folder that goes the link alone is removed."""
+    outside = tmp_path / "outside"
+    (stale_cache.path / "media").rename(outside)
+    (stale_cache.path / "media").symlink_to(outside, target_is_directory=True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").write_text("keep")
+    old = next(item for item in decided(stale_cache).removals if item.why == "recipe of old: replaced")
+    (stale_cache.path / old.place / "link").symlink_to(tmp_path / "mine", target_is_directory=True)
+    kept = state(outside)
+    pruning = decided(stale_cache, media=True)
+    assert any("a link leads there" in sentence for sentence in pruning.kept)
+    assert not carry_out(stale_cache.path, pruning.removals)
+    assert not (stale_cache.path / old.place).exists()
+    assert state(outside) == kept and (tmp_path / "mine" / "file").read_text() == "keep"
+
+
+def test_a_recipe_cannot_name_a_folder_outside(whole_cache: FeatureCache) -> None:
+    """The source in a record does not enter its digest; where its files stand is what counts."""
+    folder = whole_cache.path / "features" / "evil"
+    recipe = replace(STILL, seed=5)
+    (folder / recipe.digest16).mkdir(parents=True)
+    values = {**json.loads(recipe.to_json()), "source": "../../../mine"}
+    (folder / recipe.digest16 / "recipe.json").write_text(json.dumps(values))
+    (removal,) = decided(whole_cache, later_s=30 * DAY_S).removals
+    assert removal.place == f"features/evil/{recipe.digest16}"
+
+
+@pytest.mark.parametrize("folder", ["plans", "sources"])
+def test_nothing_is_unused_while_what_is_in_force_is_in_doubt(whole_cache: FeatureCache, folder: str) -> None:
+    """After a plan or a choice was set aside an older one is in force, which names other networks."""
+    file = max((whole_cache.path / folder).glob("*.*"))
+    file.rename(file.with_name(file.name + ".bad"))
+    with pytest.raises(DamagedPartError, match="may be older than what was; run extract again"):
+        decided(whole_cache)
+    assert len(decided(whole_cache, recipes=False, bad=True).removals) == 1
+
+
+def test_a_recipe_in_force_that_cannot_be_read_stops_a_prune(whole_cache: FeatureCache) -> None:
+    """Nobody can say which networks it needs."""
+    (whole_cache.block_folder(STILL, None).parent / "recipe.json").write_text("{}")
+    with pytest.raises(DamagedPartError, match="recipe in force of still cannot be read"):
+        decided(whole_cache)
+
+
+def test_activations_stay_though_their_record_is_lost(whole_cache: FeatureCache) -> None:
+    """The recipe of the heads says that they are needed."""
+    (whole_cache.block_folder(frozen_counterpart(NET), None).parent / "recipe.json").unlink()
+    assert not decided(whole_cache, later_s=30 * DAY_S).removals
+
+
+def test_without_a_plan_no_network_is_called_unused(whole_cache: FeatureCache) -> None:
+    """Only what is not in force may go then."""
+    for file in (whole_cache.path / "plans").rglob("*.h5"):
+        file.unlink()
+    assert not [item for item in decided(whole_cache).removals if item.place.startswith(("features", "networks"))]
+
+
+def test_an_older_plan_of_other_folds_stays(whole_cache: FeatureCache) -> None:
+    """Clips are dealt from it again when its number of folds is asked for again."""
+    statuses = list(whole_cache.statuses)
+    assignment = deal(units_of(statuses), folds=2, seed=0, placed={})
+    whole_cache.write_plan(Plan(2, 0, "test", assignment, whole_cache.plan.records), statuses)
+    assert not [item for item in decided(whole_cache).removals if item.place.startswith("plans/plan-")]
+
+
+def test_what_cannot_be_removed_is_said(stale_cache: FeatureCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest goes all the same, and the command exits with 1."""
+
+    def denied(*arguments: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "rename", denied)
+    done = CliRunner().invoke(cache_group, ["prune", "--cache", str(stale_cache.path), "--yes"])
+    assert done.exit_code == 1 and "cannot be removed (Permission denied)" in done.output
+    assert not verify(stale_cache.path).faults
+
+
+def test_foreign_folders_are_refused(tmp_path: Path) -> None:
+    """A folder of other things is never touched."""
+    (tmp_path / "x").write_text("mine")
+    done = CliRunner().invoke(cache_group, ["prune", "--cache", str(tmp_path), "--yes"])
+    assert "not a moodfuse cache" in str(done.exception) and (tmp_path / "x").exists()
+
+
+def test_readers_of_plans_pass_over_one_that_was_pruned(
+    stale_cache: FeatureCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan that vanishes between listing and reading was superseded."""
+    old = next(item for item in decided(stale_cache).removals if item.place.startswith("plans/plan-"))
+    listed = sorted((stale_cache.path / "plans").rglob("plan-*.h5"))
+    carry_out(stale_cache.path, (old,))
+    monkeypatch.setattr(Path, "rglob", lambda self, pattern: iter(listed))
+    assert FeatureCache(stale_cache.path).plan.sequence == 2 and np.all(listed)

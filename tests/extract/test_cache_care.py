@@ -1,0 +1,44 @@
+"""A cache that extract filled passes `cache verify`, has nothing to prune, and gets back what was lost or freed."""
+
+import pytest
+
+from cache.errors import CacheError
+from cache.holdings import IN_FORCE, SERVES
+from cache.inventory import take_stock
+from cache.planning import PlanChoice
+from cache.prune import PruneChoice, carry_out, decide
+from cache.verify import verify
+
+
+@pytest.mark.parametrize("harm", ["gone", "damaged"])
+def test_extract_writes_a_lost_record_of_a_network_anew(runner, harm: str) -> None:
+    """`trained.json` alone is missing or damaged: no reader finds the block until extract has run again."""
+    runner(plan=PlanChoice(folds=2))
+    cache = runner.open()
+    sound = cache.block("twodmcnn", 0).embedding
+    record = cache.block_folder(cache.recipe("twodmcnn"), cache.roles(cache.recipe("twodmcnn"), 0)) / "trained.json"
+    record.unlink() if harm == "gone" else record.write_text("[]")
+    with pytest.raises(CacheError, match="extract again"):
+        runner.open().block("twodmcnn", 0)
+    done = runner(plan=PlanChoice(folds=2))
+    assert (done.tuned, done.embedded) == (0, 0)
+    assert (runner.open().block("twodmcnn", 0).embedding == sound).all()
+
+
+def test_what_extract_leaves_is_sound_and_in_use(runner) -> None:
+    """Every file is of a known kind, every block complete; media can be freed, and a new label's old networks."""
+    runner(plan=PlanChoice(folds=2))
+    found, stock = verify(runner.cache), take_stock(runner.open())
+    assert not found.faults and not found.stale_view and not any(found.others.values())
+    assert {recipe.state for recipe in stock.recipes} == {IN_FORCE, SERVES}
+    assert all(block.complete and block.names for recipe in stock.recipes for block in recipe.blocks)
+    media = decide(stock, PruneChoice(media=True), now_s=0.0)
+    assert media.removals and all(item.place.startswith("media/") for item in media.removals)
+    assert not carry_out(runner.cache, media.removals)
+    block = runner.open().block("twodmcnn", 0).embedding
+    moved = min((runner.data / "sad").iterdir())
+    moved.rename(runner.data / "excited" / f"was-sad-{moved.name}")
+    runner(plan=PlanChoice(folds=2))
+    old = decide(take_stock(runner.open()), PruneChoice(), now_s=0.0).removals
+    assert any("no plan in force names" in item.why for item in old) and not carry_out(runner.cache, old)
+    assert not verify(runner.cache).faults and runner.open().block("twodmcnn", 1).embedding.shape == block.shape
