@@ -98,9 +98,7 @@ def _opened(owner: Owner, file: Path) -> Iterator[h5py.File]:
 
 def _parts(owner: Owner, *, but: Container[Path] = ()) -> Iterator[tuple[Path, Digests]]:
     """Every sound part, but some, with its clips; a damaged one is set aside."""
-    for file in part_files(owner.folder):
-        if file in but:
-            continue
+    for file in (file for file in part_files(owner.folder) if file not in but):
         try:
             yield file, _clips_of(owner, file)
         except DamagedPartError as error:
@@ -143,7 +141,10 @@ def read_rows(owner: Owner, wanted: Digests, names: Sequence[str]) -> Rows:
     names : sequence of str
         Arrays; one that some part lacks is left out.
     """
-    parts = dict(_parts(owner))
+    return _read(owner, dict(_parts(owner)), wanted, names)
+
+
+def _read(owner: Owner, parts: Mapping[Path, Digests], wanted: Digests, names: Sequence[str]) -> Rows:
     places = _places(list(parts.values()), wanted)
     found = np.zeros(len(wanted), dtype=bool)
     arrays: dict[str, np.ndarray] = {}
@@ -204,13 +205,10 @@ def _places(parts: Sequence[Digests], wanted: Digests) -> list[NDArray[np.int64]
             break
         found[number] = np.arange(cursor, cursor + size)
         cursor += size
-    if len(found) < len(parts):
-        order = np.argsort(wanted, kind="stable")
-        ranked = wanted[order]
-        for number, clips in enumerate(parts):
-            if number not in found:
-                places = lookup(ranked, clips)
-                found[number] = np.where(places < 0, -1, order[places] if len(order) else -1)
+    if rest := [number for number in range(len(parts)) if number not in found]:
+        order = np.append(np.argsort(wanted, kind="stable"), -1)  # what is not wanted is found at place -1
+        places = order[lookup(wanted[order[:-1]], np.concatenate([parts[number] for number in rest]))]
+        found |= zip(rest, np.split(places, np.cumsum([len(parts[number]) for number in rest[:-1]])), strict=True)
     return [found[number] for number in range(len(parts))]
 
 
@@ -233,7 +231,7 @@ def write_rows(owner: Owner, clips: Sequence[str] | Digests, arrays: Arrays, *, 
     digests = np.asarray(clips, dtype="S64")
     before = dict(_parts(owner))
     have = lookup(_sorted(before.values()), digests) >= 0
-    differing = _differing(owner, digests[have], {name: value[have] for name, value in arrays.items()})
+    differing = _differing(owner, before, digests[have], {name: value[have] for name, value in arrays.items()})
     if not have.all():
         new = ~have
         content = {**{name: value[new] for name, value in arrays.items()}, "clip": digests[new]}
@@ -243,14 +241,15 @@ def write_rows(owner: Owner, clips: Sequence[str] | Digests, arrays: Arrays, *, 
     return differing
 
 
-def _differing(owner: Owner, digests: Digests, arrays: Arrays) -> int:
+def _differing(owner: Owner, parts: Mapping[Path, Digests], digests: Digests, arrays: Arrays) -> int:
     """How many rows that are held differ in any bit from these."""
     if not len(digests):
         return 0
-    kept = read_rows(owner, digests, tuple(arrays))
+    kept = _read(owner, parts, digests, tuple(arrays))
     different = np.zeros(len(digests), dtype=bool)
     for name, values in arrays.items():
         different |= _rows_differ(values, kept.arrays[name]) if name in kept.arrays else True
+    different &= kept.found
     if different.any():
         log.warning(_NONDETERMINISM, owner.folder, different.sum(), len(digests), digests[different][0].decode())
     return int(different.sum())
