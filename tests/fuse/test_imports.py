@@ -11,9 +11,10 @@ from cache.exchange import ImportSettings, import_features
 from cache.folds import pair_holdouts, single_holdouts
 from cache.records import Holdout
 from cache.store import FeatureCache
-from fuse.ablation import AblationSettings, fold_plans, run_ablation
+from fuse.ablation import AblationSettings, run_ablation
 from fuse.design import Ingredients, assemble
 from fuse.notes import run_notes
+from fuse.plans import FoldPlans, fold_plans
 from fuse.protocols import choose_protocol, has_networks
 
 FOLDS = 3
@@ -58,7 +59,7 @@ def test_singles_and_pairs_are_cross_fitted(make: Callable[..., FeatureCache]) -
     cache = make(*single_holdouts(FOLDS), *pair_holdouts(FOLDS))
     assert has_networks(cache, "mine", cache.plan, pairs=True)
     assert choose_protocol(cache, ("mine",), None) == "crossfit"
-    assert fold_plans(cache, ("mine",), "crossfit", None) == [cache.plan]
+    assert fold_plans(cache, ("mine",), "crossfit", None).plans == (cache.plan,)
     run = run_ablation(cache, QUICK)
     assert run.protocol == "crossfit" and not any("uncalibrated" in result.notes for result in run.results)
     assert not any("no-crossfit" in note or "in sample" in note for note in run.notes)
@@ -72,7 +73,7 @@ def test_singles_alone_are_not(make: Callable[..., FeatureCache]) -> None:
     run = run_ablation(cache, QUICK)
     assert run.protocol == "no-crossfit" and "no networks of pair holdouts" in run.notes[0]
     assert all("uncalibrated" in result.notes for result in run.results if result.head == "softmax")
-    (derived,) = list(run_notes(cache, "no-crossfit", ("mine",), ("mine",), plans=1))[1:]
+    (derived,) = list(run_notes(cache, "no-crossfit", ("mine",), ("mine",), plans=FoldPlans((cache.plan,), 1)))[1:]
     assert derived.endswith("in sample, for its embedding is")
     with pytest.raises(MissingBlockError, match=r"cache import with --source mine --holdout '\{0,1\}'"):
         run_ablation(cache, AblationSettings(protocol="crossfit", jobs=1))

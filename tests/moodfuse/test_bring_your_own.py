@@ -54,7 +54,7 @@ def test_from_features_to_a_report(work: Path) -> None:
     run("evaluate", "--cache", "work", "--draws", "50")
     report = work / "work" / "runs" / "run-1" / "report"
     found = json.loads((report / "metrics.json").read_text(encoding="utf-8"))
-    assert found["clips"] == 24 and found["groups"] == 12 and len(found["results"]) == 5
+    assert found["clips"] == 24 and found["groups"] == 12 and len(found["results"]) == 9
     assert max(result["accuracy"] for result in found["results"]) > 0.8
     page = (report / "report.html").read_text(encoding="utf-8")
     assert "data:image/jpeg" not in page and "moodfuse cache import clip-vit.npz --cache work" in page
