@@ -47,8 +47,8 @@ def main(parts: int) -> int:
         crowd = run_crowd(Crowd(parts=parts), many)
         describe("8 writers, 4 readers", crowd)
         same = (one / "clips.csv").read_bytes() == (many / "clips.csv").read_bytes()
-        blocks = [FeatureCache(root).block("still", "*").embedding for root in (one, many)]
-        same = same and np.array_equal(*blocks)
+        ours, theirs = (FeatureCache(root).block("still", "*").embedding for root in (many, one))
+        same = same and np.array_equal(ours, theirs)
         told = sum(item.differing for item in crowd.writers)
         held = is_clean(crowd) and same and not told
         print(f"bar 4: {'held' if held else 'missed'}; clips.csv and block are {'' if same else 'NOT '}those of one")

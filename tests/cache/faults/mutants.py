@@ -41,7 +41,8 @@ def zero_page(data: bytes, random: np.random.Generator) -> bytes:
 
 def cut(data: bytes, random: np.random.Generator) -> bytes:
     """The end is missing."""
-    return data[: int(random.choice([random.integers(len(data)), len(data) - 1, len(data) // 512 * 512 // 2, 0]))]
+    sizes = (int(random.integers(len(data))), len(data) - 1, len(data) // 1024 * 512, 0)
+    return data[: sizes[random.integers(len(sizes))]]
 
 
 def extend(data: bytes, random: np.random.Generator) -> bytes:

@@ -171,11 +171,11 @@ class Sample:
             wrong.append("the table of clips is neither the old nor the new one")
         if set(store.plan.assignment) != {status.digest for status in store.statuses}:
             wrong.append("the plan covers other clips than the table")
-        digests, arrays = [status.digest for status in store.clips], {}
+        digests = [status.digest for status in store.clips]
         found = np.ones(len(digests), dtype=bool)
         try:
             block = store.block("still", "*")
-            arrays = {"embedding": block.embedding, "logits": block.logits}
+            arrays = {name: values for name in WIDTHS if (values := getattr(block, name)) is not None}
         except (MissingBlockError, UnknownNameError):  # right, where a new clip has no features yet
             kept = store.rows(STILL, None, store.clips, tuple(WIDTHS))
             arrays, found = dict(kept.arrays), kept.found

@@ -87,7 +87,8 @@ class Outcome:
     @property
     def failures(self) -> list[str]:
         """Tracebacks of processes that failed."""
-        return [item.failure for item in (*self.writers, *self.readers) if item.failure]
+        told: tuple[Written | Read, ...] = (*self.writers, *self.readers)
+        return [item.failure for item in told if item.failure]
 
 
 class _Heard(logging.Handler):
