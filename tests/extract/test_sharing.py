@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cache.files import temporaries
+from cache.planning import PlanChoice
 from cache.store import FeatureCache
 from extract.sharing import shared_order
 
@@ -25,10 +26,10 @@ def features(folder: Path) -> dict[tuple[str, int, str], np.ndarray]:
 
 def test_two_processes_leave_what_one_leaves(runner, tmp_path: Path) -> None:
     """Features, plan and clips.csv are those of a single process; no temporary and no bad file is left."""
+    runner(cache=tmp_path / "alone", plan=PlanChoice(folds=2), jobs=1)
     words = [sys.executable, "-m", "moodfuse", "extract", str(runner.data), "--source", "twodmcnn", "--folds", "2"]
-    words += ["--tune", "head", "--jobs", "1"]
-    subprocess.run([*words, "--cache", str(tmp_path / "alone")], check=True, capture_output=True)
-    workers = [subprocess.Popen([*words, "--cache", str(tmp_path / "shared")]) for _ in range(2)]
+    words += ["--recipe", str(runner.recipe), "--jobs", "1", "--cache", str(tmp_path / "shared")]
+    workers = [subprocess.Popen(words) for _ in range(2)]
     assert [worker.wait(timeout=300) for worker in workers] == [0, 0]
     alone, shared = features(tmp_path / "alone"), features(tmp_path / "shared")
     assert alone.keys() == shared.keys()
