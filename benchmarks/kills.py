@@ -84,7 +84,7 @@ def main(kills: int) -> int:
     chance = random.Random(0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        settings = CorpusSettings(labels=("excited", "sad"), clip=ClipSettings(2.0, 64, 48))
+        settings = CorpusSettings(labels=("excited", "sad"), clip=ClipSettings(2.0, 64, 48), clips_per_group=(1, 1, 1))
         data = make_corpus(folder / "corpus", settings=settings)
         recipe = folder / "brief.toml"
         recipe.write_text(RECIPE)
@@ -101,6 +101,10 @@ def main(kills: int) -> int:
             after = parts(work) if work.exists() else {}
             changed += sum(after.get(file) != facts for file, facts in before.items())
             done += was_killed
+            if was_killed and done % 10 == 0:
+                print(
+                    f"{done} kills: {ends} runs at their end, {differing} differ, {changed} files changed", flush=True
+                )
             if not was_killed:
                 ends += 1
                 differing += not equal(features(work), wanted)
