@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 import numpy as np
 
 from cache.clip_parts import find_clip, read_clip_part, write_clip_part
-from cache.errors import InputError
+from cache.errors import DamagedPartError, InputError
 from cache.files import read_json, set_aside, write_text
 from cache.identity import canonical_json, digest16
 from cache.store import FeatureCache
@@ -68,9 +68,14 @@ def write_audit(cache: FeatureCache, audit: Audit) -> None:
 
 
 def read_audit(cache: FeatureCache) -> Audit | None:
-    """The audit of the clips that the plan in force covers, or `None` where none was made."""
-    for file in sorted((cache.path / "audits").glob("*.json"), key=lambda file: file.stat().st_mtime_ns, reverse=True):
-        values = read_json(file)
+    """The audit of the clips that the plan in force covers, or `None` if none was made; damaged ones are set aside."""
+    files = (cache.path / "audits").glob("[!.]*.json")
+    for file in sorted(files, key=lambda file: file.stat().st_mtime_ns, reverse=True):
+        try:
+            values = read_json(file)
+        except DamagedPartError as error:
+            set_aside(file, str(error))
+            continue
         if digest16(values) != file.stem:
             set_aside(file)
         elif values["clips"] == _clips_digest(cache):

@@ -4,16 +4,20 @@ import logging
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 
+from cache import parts
+from cache.blocks import part_files
 from cache.files import write_aside
+from cache.store import FeatureCache
 from faults.calls import CHANGES, Call, make_again, torn, tree, watched
 from faults.disks import Disk, promises
 from faults.kills import kill_points, record
 from faults.power import append_in_place, lose_power, lose_power_appending, without_sync
-from faults.samples import Sample
+from faults.samples import STILL, Sample, right_rows
 
 SMALL = Sample(parts=4)
 
@@ -43,16 +47,27 @@ def test_a_power_loss_gives_no_wrong_row_and_takes_nothing_that_was_done(tmp_pat
 
 
 def test_the_model_of_a_power_loss_has_teeth(tmp_path: Path, quiet: None) -> None:
-    """Without syncs finished work is lost, without digests wrong rows are read, in a file that grows as well."""
-    wide = Sample(parts=2, clips_per_part=16, added=2)
-    calls, _ = record(wide, tmp_path)
-    unsynced = lose_power(wide, tmp_path / "base", without_sync(calls), range(10))
-    assert unsynced.lost > 3 and unsynced.wrong == 0
-    unchecked = lose_power(wide, tmp_path / "base", without_sync(calls), range(30), checked=False)
-    assert unchecked.wrong > 0
+    """Without syncs finished work is lost, nothing wrong is read; a file that grows in place gives wrong rows."""
+    calls, _ = record(SMALL, tmp_path)
+    unsynced = lose_power(SMALL, tmp_path / "base", without_sync(calls), range(15))
+    assert unsynced.lost > 5 and unsynced.wrong == 0
     (tmp_path / "grown").mkdir()
     base = tmp_path / "grown" / "base"
     assert lose_power_appending(SMALL, base, append_in_place(SMALL, base), range(100)).wrong > 0
+
+
+def test_without_its_digest_a_part_that_lost_a_page_would_be_read(tmp_path: Path) -> None:
+    """HDF5 itself does not notice a page of zeros among the rows; the digest does, and the judge would."""
+    folder = FeatureCache(SMALL.fill(tmp_path / "cache")).block_folder(STILL, None)
+    row = right_rows(SMALL.clips_of(0), "still")["embedding"][0].tobytes()
+    part = next(file for file in part_files(folder) if row in file.read_bytes())
+    data = part.read_bytes()
+    start = data.index(row)
+    part.write_bytes(data[:start] + bytes(len(row)) + data[start + len(row) :])
+    assert not SMALL.judge(tmp_path / "cache").wrong
+    part.with_name(f"{part.name}.bad").replace(part)
+    with patch.object(parts, "check_part", lambda path: None):
+        assert SMALL.judge(tmp_path / "cache").wrong
 
 
 def test_new_folders_are_synced_in_their_parents(tmp_path: Path) -> None:

@@ -178,7 +178,7 @@ class Disk:
 
 def _load(start: Path) -> Folder:
     folder = Folder()
-    for path in start.iterdir():
+    for path in sorted(start.iterdir()):
         folder.put(path.name, _load(path) if path.is_dir() else File(origin=path))
     folder.sync()
     return folder

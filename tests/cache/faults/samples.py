@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from cache import blocks, parts
+from cache.audits import Audit, Finding, read_audit, write_audit
 from cache.columns import Digests
 from cache.errors import CacheError, InputError, MissingBlockError, UnknownNameError
 from cache.files import BAD_SUFFIX, STALE_S, TEMPORARY_PREFIX, write_aside
@@ -22,6 +23,7 @@ from cache.store import FeatureCache
 
 STILL = Recipe("still", "still", 1, "random", "{}", "frozen", None, embedding_tuned=False)
 TUNED = Recipe("net", "net", 1, "random", "{}", "full", Tuning("adam", 1e-3, 3), embedding_tuned=True)
+AUDIT = Audit("made", (Finding("name", "a", "b", 0.5, 0.0, 1.5, 2.0, grouped=False),))
 WIDTHS = {"embedding": 512, "logits": 2}
 
 
@@ -125,6 +127,8 @@ class Sample:
         write_aside(store.network_path(TUNED, roles), np.arange(1500).tobytes())
         self.write_part(store, TUNED, self.parts + self.added - 1)
         store.select([STILL, TUNED], command="moodfuse extract clips --source net")
+        if read_audit(store) is None:
+            write_audit(store, AUDIT)
 
     def clips_of(self, number: int) -> list[str]:
         """Digests of the clips of one part."""
@@ -182,6 +186,8 @@ class Sample:
         for name, values in arrays.items():
             if not np.array_equal(values[found], right_rows(digests, STILL.source)[name][found]):
                 wrong.append(f"rows of {name} are wrong")
+        if read_audit(store) not in (None, AUDIT):
+            wrong.append("the audit is another than was written")
         if missing := {status.digest for status in self.earlier} - set(np.array(digests)[found].tolist()):
             raise MissingBlockError(f"{len(missing)} clips that were there are gone")
         return wrong

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load, save
 
-from cache.audits import Audit, Finding, read_audit, write_audit
+from cache.audits import read_audit, write_audit
 from cache.errors import CacheError, MissingBlockError, MoodfuseError
 from cache.files import BAD_SUFFIX, write_aside
 from cache.identity import canonical_json
@@ -22,7 +22,7 @@ from cache.runs import Result, Run, read_run, write_run
 from cache.seals import METADATA_KEY, SEAL, check_sealed, seal_of
 from cache.store import FeatureCache, check_trained
 from faults.mutants import MUTATIONS
-from faults.samples import TUNED, Sample, forget, right_rows
+from faults.samples import AUDIT, TUNED, Sample, forget, right_rows
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def make_targets(root: Path) -> list[Target]:
     media.write(clips[0], _made_media())
     for name in ("made-1", "made-2"):
         write_run(store, _made_run(store, name))
-    write_audit(store, Audit("made", (Finding("name", "a", "b", 0.5, 0.0, 1.5, 2.0, grouped=False),)))
+    write_audit(store, AUDIT)
 
     def target(kind: str, pattern: str, read: Callable[[Path], Any]) -> Target:
         path = min(path for path in root.glob(pattern) if not path.name.startswith("."))
