@@ -28,9 +28,9 @@ DIGEST_KINDS = sorted(set(CHECKS) - {"marker"})
 
 
 @pytest.fixture(autouse=True)
-def quiet() -> None:
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is set aside is logged; here it is asserted."""
-    logging.getLogger("cache.files").setLevel(logging.ERROR)
+    monkeypatch.setattr(logging.getLogger("cache.files"), "disabled", True)
 
 
 def state(root: Path) -> dict[str, bytes]:
