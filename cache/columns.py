@@ -159,13 +159,15 @@ def lookup(ranked: Digests, wanted: Digests) -> NDArray[np.int64]:
     if len(wanted) < _MANY:
         return _search(ranked, wanted)
     # Numbers sort much faster than texts: candidates come from 64 bits of each digest, and are then compared whole.
-    keys = _keys(ranked)
+    keys, sought = _keys(ranked), _keys(wanted)
     order = np.argsort(keys)
-    places = np.searchsorted(keys[order], _keys(wanted))
+    places = np.searchsorted(keys[order], sought)
     places[places == len(order)] = 0
     places = order[places]
-    missed = np.flatnonzero(ranked[places] != wanted)
-    places[missed] = _search(ranked, wanted[missed])
+    places[keys[places] != sought] = -1
+    alike = np.flatnonzero(places >= 0)
+    clashing = alike[ranked[places[alike]] != wanted[alike]]
+    places[clashing] = _search(ranked, wanted[clashing])
     return places
 
 

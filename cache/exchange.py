@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.blocks import PART_BYTES, Owner, held, part_files, read_rows, write_rows
+from cache.additions import write_rows
+from cache.blocks import PART_BYTES, Owner, held, part_files, read_rows
 from cache.columns import lookup
 from cache.datasets import DataSet, choose_data_set
 from cache.errors import DamagedPartError, InputError

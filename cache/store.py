@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from cache.blocks import Owner, Rows, held, read_rows, write_rows
+from cache.additions import write_rows
+from cache.blocks import Owner, Rows, held, read_rows
 from cache.columns import Digests
 from cache.errors import CacheError, DamagedPartError, InputError, MissingBlockError, UnknownNameError
 from cache.files import read_json, set_aside, write_text

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.blocks import Owner, disagreements, part_files
+from cache.additions import disagreements
+from cache.blocks import Owner, part_files
 from cache.checks import CHECKS
 from cache.columns import Digests
 from cache.errors import CacheError, DamagedPartError, InputError, SchemaError

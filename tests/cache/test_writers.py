@@ -9,7 +9,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
-from cache import blocks
+from cache import additions, blocks
 from cache.blocks import held, part_files, read_rows
 from cache.errors import CacheError
 from cache.files import set_aside
@@ -64,7 +64,7 @@ def test_two_writers_of_a_clip_at_once_are_told_of_each_other(
         write_part(owner.folder, "other", {**other, "clip": np.array(clips, dtype="S64")}, owner.attributes)
         return write_part(*given)  # type: ignore[arg-type]
 
-    with patch.object(blocks, "write_part", slow):
+    with patch.object(additions, "write_part", slow):
         assert cache.write_block_part(STILL, None, clips, values) == len(clips)
     assert "18 of 18 rows came out otherwise" in caplog.text
     assert len(part_files(owner.folder)) == 2 and twice_differing(cache.path) == len(clips)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.blocks import Rows, disagreements, part_files, read_rows
+from cache.additions import disagreements
+from cache.blocks import Rows, part_files, read_rows
 from cache.errors import InputError
 from cache.files import BAD_SUFFIX, TEMPORARY_PREFIX
 from cache.parts import read_part
