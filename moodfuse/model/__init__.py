@@ -1,0 +1,1 @@
+"""Models: what a run leaves behind to label new videos. Names resolve lazily."""
