@@ -25,7 +25,7 @@ from cache.identity import content_digest
 from cache.media import Media
 from cache.parts import check_bytes, encode_part
 from cache.pictures import decode_frames, encode_frames
-from extract.embed import SourceWorker
+from extract.embed import SourceWorker, make_network
 from extract.media.decode import read_clip
 from extract.media.renditions import SHORT_SIDE_PX, media_of, preprocessing_of, rendered
 from extract.recipe_files import RecipeChoice, build_recipe
@@ -196,7 +196,8 @@ def embedder(source: str) -> Callable[[Media], np.ndarray]:
     weights = {source: str(files[0])} if files else {}
     choice = RecipeChoice(depth="frozen", weights=weights, device="cpu")
     in_hand = InHand()
-    worker = SourceWorker(build_recipe(source, choice), choice.weights_of(source), 2, in_hand)
+    recipe = build_recipe(source, choice)
+    worker = SourceWorker(recipe, make_network(recipe, choice.weights_of(source), 2), in_hand)
 
     def embed(media: Media) -> np.ndarray:
         in_hand.media = media

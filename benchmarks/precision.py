@@ -30,7 +30,7 @@ from torch.overrides import TorchFunctionMode
 
 from cache.records import ClipStatus
 from cache.store import FeatureCache
-from extract.embed import Rows, SourceWorker
+from extract.embed import Rows, SourceWorker, make_network
 from extract.keeping import source_media
 from extract.networks import c3d
 from extract.networks.own_files import load_weights_file
@@ -109,8 +109,10 @@ def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
 def measure(cache: FeatureCache, source: str, weights: str | None) -> str:
     """One row of the table."""
     recipe = cache.recipe(source)
-    exact = SourceWorker(recipe, weights, len(cache.classes), source_media(cache, recipe))
-    half = SourceWorker(replace(recipe, precision="bf16"), weights, len(cache.classes), source_media(cache, recipe))
+    exact, half = (
+        SourceWorker(item, make_network(item, weights, len(cache.classes)), source_media(cache, recipe))
+        for item in (recipe, replace(recipe, precision="bf16"))
+    )
     digest, size = cache.clips[0].digest, PIECES.get(source)
     _, seconds = timed(lambda: probe(exact, digest, size))
     by_kernels, half_seconds = timed(lambda: probe(half, digest, size))

@@ -21,7 +21,7 @@ from cache.folds import imported_roles, tuning_roles, units_of
 from cache.identity import canonical_json, digest16, trained_digest16
 from cache.layout import folder_of
 from cache.manifest import Manifest
-from cache.recipe import Recipe, recipe_from_mapping
+from cache.recipe import Recipe, frozen_counterpart, recipe_from_mapping
 from cache.records import Block, Holdout, HoldoutLike, Plan
 from cache.tables import ClipTable
 
@@ -123,10 +123,10 @@ class FeatureCache(Manifest):
         """Whose rows stand in that folder."""
         return Owner(self.block_folder(recipe, roles), recipe.source, recipe.digest16, _trained(roles))
 
-    def network_path(self, recipe: Recipe, roles: Roles) -> Path:
-        """Where the weights of a tuned network stand."""
-        folder = self.path / "networks" / folder_of(recipe.source) / recipe.digest16
-        return folder / f"{trained_digest16(roles)}.safetensors"
+    def network_path(self, recipe: Recipe, roles: Roles | None) -> Path:
+        """Where the weights of a tuned network stand; of `roles=None` those of its body, which no tuning changes."""
+        owner = frozen_counterpart(recipe) if roles is None else recipe
+        return self.path / "networks" / folder_of(owner.source) / owner.digest16 / f"{_trained(roles)}.safetensors"
 
     def roles(self, recipe: Recipe, holdout: HoldoutLike, *, plan: Plan | None = None) -> Roles | None:
         """What a network of this recipe and holdout is tuned on under a plan (the one in force); `None` if frozen.

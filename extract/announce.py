@@ -49,7 +49,7 @@ def say_audit(cache: FeatureCache, say: Say) -> None:
 
 def announce(cache: FeatureCache, settings: "ExtractSettings", todo: Sequence[Work], say: Say) -> None:
     """Say what is left to do, and about how long it takes and how much disk."""
-    busy = [item for item in todo if item.trunk or item.networks]
+    busy = [item for item in todo if item.trunk or item.networks or item.body]
     if not busy:
         say("nothing to decode, tune or embed: the cache holds every block")
         return

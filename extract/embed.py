@@ -40,6 +40,11 @@ def make_network(recipe: Recipe, weights: str | None, num_classes: int) -> Netwo
         network = create_network(recipe.network, num_classes=2, weights=weights)
         torch.manual_seed(derived_seed(recipe.seed, recipe.network, "classifier"))
         network.reset_classifier(num_classes)
+    return placed(recipe, network)
+
+
+def placed(recipe: Recipe, network: Network) -> Network:
+    """A network in eval mode on the device, and in the memory layout, of a recipe."""
     if recipe.precision == "bf16" and network.spec.modality == "video":
         network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     return network.to(recipe.device).eval()
@@ -51,19 +56,17 @@ class SourceWorker:
     Parameters
     ----------
     recipe : Recipe
-    weights : str or None
-        Path of the pretrained weights that the recipe's digest names.
-    num_classes : int
-        Width of the classifier.
+    network : Network
+        As `make_network` gives it, or with a body that was kept.
     media : MediaReader
         Where decoded clips are read from.
     """
 
-    def __init__(self, recipe: Recipe, weights: str | None, num_classes: int, media: MediaReader) -> None:
+    def __init__(self, recipe: Recipe, network: Network, media: MediaReader) -> None:
         torch.set_num_threads(recipe.threads)
         self.recipe = recipe
         self.media = media
-        self.network = make_network(recipe, weights, num_classes)
+        self.network = network
         self.head = nn.ModuleDict({"replaced": self.network.replaced, "classifier": self.network.classifier})
         tuned = self.head if recipe.depth == "head" else self.network
         self._initial = {name: value.clone() for name, value in tuned.state_dict().items()}

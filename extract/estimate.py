@@ -48,6 +48,8 @@ def measure(item: "Work", weights: str | None, *, classes: tuple[str, ...]) -> E
         with torch.inference_mode():
             seconds += len(item.trunk) * _timed(lambda: network.trunk(batch))
         floats += len(item.trunk) * (network.spec.activation_width + network.spec.frozen_width)
+    if item.body:
+        floats += sum(value.numel() for value in network.parameters())
     if item.networks and recipe.tuning is not None:
         tuned_on = max(map(len, item.networks))
         if recipe.depth == "full":

@@ -179,12 +179,15 @@ def _check_options_used(choice: RecipeChoice, sources: Sequence[str]) -> None:
 def _compute(cache: FeatureCache, item: Work, settings: ExtractSettings, media: MediaSupply) -> tuple[int, int]:
     """Compute what is missing of one source; returns how many networks were tuned and clips embedded."""
     cache.write_recipe(item.recipe)
-    if not item.trunk and not item.networks:
+    if not (item.trunk or item.networks or item.body):
         return 0, 0
-    from extract.embed import SourceWorker
+    from extract.bodies import keep_body
+    from extract.embed import SourceWorker, make_network
 
-    weights = settings.recipes.weights_of(item.recipe.source)
-    worker = SourceWorker(item.recipe, weights, len(cache.classes), media.store(item.recipe))
+    network = make_network(item.recipe, settings.recipes.weights_of(item.recipe.source), len(cache.classes))
+    if item.body:
+        keep_body(cache.network_path(item.recipe, None), item.recipe, network)
+    worker = SourceWorker(item.recipe, network, media.store(item.recipe))
     tuned, embedded = 0, 0
     if item.trunk:
         frozen = frozen_counterpart(item.recipe)

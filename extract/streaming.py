@@ -92,9 +92,10 @@ class Trunk:
 
     def _ready(self) -> "SourceWorker":
         if self._worker is None:
-            from extract.embed import SourceWorker
+            from extract.embed import SourceWorker, make_network
 
-            self._worker = SourceWorker(self.recipe, self.weights, 2, self._in_hand)
+            network = make_network(self.recipe, self.weights, num_classes=2)
+            self._worker = SourceWorker(self.recipe, network, self._in_hand)
         return self._worker
 
     def flush(self) -> None:

@@ -46,6 +46,8 @@ class Work:
         What each network whose block is incomplete is tuned on.
     to_tune : int
         How many of them have no weights yet.
+    body : bool
+        Whether the part of the network that no tuning changes is not kept yet.
     clips : int
         Clips that each network embeds.
     """
@@ -55,6 +57,7 @@ class Work:
     networks: tuple[Roles, ...]
     to_tune: int
     clips: int
+    body: bool = False
 
 
 def remaining(cache: FeatureCache, recipe: Recipe, wanted: Wanted) -> Work:
@@ -71,7 +74,8 @@ def remaining(cache: FeatureCache, recipe: Recipe, wanted: Wanted) -> Work:
     if recipe.depth == "frozen" or (recipe.depth == "head" and networks):
         trunk = digests - cache.held(frozen_counterpart(recipe), None)
     to_tune = sum(not cache.network_path(recipe, roles).is_file() for roles in networks)
-    return Work(recipe, tuple(sorted(trunk)), tuple(networks), to_tune, len(digests))
+    body = recipe.depth != "full" and not cache.network_path(recipe, None).is_file()
+    return Work(recipe, tuple(sorted(trunk)), tuple(networks), to_tune, len(digests), body)
 
 
 def needing_media(cache: FeatureCache, work: Sequence[Work]) -> tuple[ClipStatus, ...]:

@@ -58,6 +58,22 @@ class WeightsFacts:
         return f"{self.known or self.path.name} (layout {self.layout}, sha256 {self.sha256[:12]}){dropped}"
 
 
+def bn_eps_of(identity: str) -> float | None:
+    """What goes with weights into BatchNorm, by their identity; `None` leaves the network's own.
+
+    Raises
+    ------
+    ValueError
+        If it names none that can be.
+    """
+    _, found, eps = identity.partition(" bn_eps=")
+    if not found:
+        return None
+    if not 0 < float(eps) < 1:
+        raise ValueError(f"bn_eps {eps}")
+    return float(eps)
+
+
 def read_provenance(path: Path, metadata: Mapping[str, str]) -> dict[str, Any] | None:
     """The provenance in the metadata of a safetensors file; `None` where it was not converted by moodfuse.
 

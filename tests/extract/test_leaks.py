@@ -19,7 +19,7 @@ from cache.planning import PlanChoice
 from cache.records import Holdout
 from cache.store import FeatureCache
 from cache.tables import ClipTable
-from extract.embed import SourceWorker
+from extract.embed import SourceWorker, make_network
 from extract.keeping import source_media
 from extract.networks.own_files import load_weights_file
 from extract.stage import _activations, _tune_one
@@ -46,7 +46,7 @@ def tuned(source: str, home: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
             cache.__dict__["clips"] = ClipTable.of(clips)
             patch.setattr(MediaStore, "read", noisy_media(MediaStore.read, held))
             patch.setattr(FeatureCache, "rows", noisy_rows(FeatureCache.rows, held))
-        worker = SourceWorker(recipe, None, len(cache.classes), store)
+        worker = SourceWorker(recipe, make_network(recipe, None, len(cache.classes)), store)
         activations = _activations(cache, recipe) if recipe.depth == "head" else {}
         found: dict[str, object] = {}
         for holdout in HOLDOUTS:
