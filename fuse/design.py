@@ -19,7 +19,7 @@ from cache.errors import InputError, LeakError
 from cache.records import Block, ClipStatus, Plan
 from fuse.features import CrossFitted, Features, Level, check_level, networks_of, values_of
 from fuse.inner import inner_split
-from fuse.matrix import HIDDEN, DesignMatrix, InnerFold
+from fuse.matrix import HIDDEN, NO_FOLD, DesignMatrix, InnerFold
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,37 @@ def assemble(plan: Plan, clips: Sequence[ClipStatus], parts: Ingredients, *, tes
             _check_leak(block, rows, inner)
     honest = all(_is_honest(features, rows, parts.level) for features in parts.blocks)
     return build(rows, parts, honest=honest)
+
+
+def assemble_whole(plan: Plan, clips: Sequence[ClipStatus], parts: Ingredients) -> DesignMatrix:
+    """The design matrix of a head that ships: every row trains, and no fold is tested.
+
+    Settings are chosen as under an outer fold: on splits of the rows where these are out of sample, else within the
+    networks of `parts.pairs`, here those that held one fold out, which the guard holds to it.
+
+    Parameters
+    ----------
+    plan, clips, parts
+        As for `assemble`; `parts.pairs` holds for each fold the blocks of networks that held it out.
+
+    Raises
+    ------
+    LeakError
+        If a network that shall choose on a fold may have seen, or did see, a clip of it or of its groups.
+    InputError, MissingBlockError
+        As for `assemble`.
+    """
+    check_level(parts.level)
+    folds = {status.digest: plan.assignment[status.digest] for status in clips}
+    rows = _Rows(tuple(clips), folds, {status.digest: status.group for status in clips}, NO_FOLD)
+    for features in parts.blocks:
+        for block in networks_of(features):
+            _check_rows(block, rows)
+    for inner, blocks in parts.pairs.items():
+        for block in blocks:
+            _check_rows(block, rows)
+            _check_leak(block, rows, inner)
+    return build(rows, parts, honest=all(_is_honest(features, rows, parts.level) for features in parts.blocks))
 
 
 def unguarded(plan: Plan, clips: Sequence[ClipStatus], parts: Ingredients, *, test_fold: int) -> DesignMatrix:

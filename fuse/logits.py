@@ -37,7 +37,14 @@ def holdouts_to_fit(block: Block, plan: Plan, *, crossfit: bool) -> tuple[Holdou
 
 
 def fit_logits(block: Block, holdout: Holdout, plan: Plan, clips: Sequence[ClipStatus], *, random_state: int) -> Block:
-    """Fit one holdout's logistic regression and give the logits of all clips.
+    """Fit one holdout's logistic regression and give the logits of all clips: see `head_and_logits`."""
+    return head_and_logits(block, holdout, plan, clips, random_state=random_state)[1]
+
+
+def head_and_logits(
+    block: Block, holdout: Holdout, plan: Plan, clips: Sequence[ClipStatus], *, random_state: int
+) -> tuple[Any, Block]:
+    """Fit one holdout's logistic regression; the head, and the logits of all clips.
 
     Parameters
     ----------
@@ -52,6 +59,7 @@ def fit_logits(block: Block, holdout: Holdout, plan: Plan, clips: Sequence[ClipS
 
     Returns
     -------
+    head : SoftmaxHead
     Block
         The same rows with centred logits [N, C]; `seen` holds the clips of the fit as well.
 
@@ -78,7 +86,7 @@ def fit_logits(block: Block, holdout: Holdout, plan: Plan, clips: Sequence[ClipS
         logits = centred_scores(head, design.x, len(design.classes))
     logits[[digest in block.absent for digest in block.digests]] = 0  # filled in where they are used
     seen = block.seen | {digest for digest, inside in zip(block.digests, kept, strict=True) if inside}
-    return replace(block, holdout=holdout, logits=logits, seen=seen)
+    return head, replace(block, holdout=holdout, logits=logits, seen=seen)
 
 
 def centred_scores(head: Any, x: NDArray[np.float64], classes: int) -> NDArray[np.float32]:

@@ -9,6 +9,8 @@ from fuse.features import Level
 
 HIDDEN = -1
 """Class index of a test row: its label enters no design matrix."""
+NO_FOLD = -1
+"""The outer fold of a design matrix that tests none: its head ships."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class DesignMatrix:
     test : ndarray of bool, shape (N,)
         Role of each row: test, or train.
     test_fold : int
-        The outer fold.
+        The outer fold, or `NO_FOLD`.
     classes : tuple of str
         Sorted labels.
     columns : tuple of (source, slice)

@@ -149,7 +149,9 @@ MUTATIONS = (
         "design.x_train)\n        return Choice({}, best_temperature(chances, design.y_train)",
         "design.x)\n        return Choice({}, best_temperature(chances, np.maximum(design.y, 0))",
     ),
-    Mutation("derived logits", "fuse.logits.fit_logits", "status.digest] not in folds", "status.digest] != folds[0]"),
+    Mutation(
+        "derived logits", "fuse.logits.head_and_logits", "status.digest] not in folds", "status.digest] != folds[0]"
+    ),
     Mutation("network of a fold", "fuse.protocols.load_features", "(source, {fold}", "(source, {(fold + 1) % 4}"),
 )
 
