@@ -35,6 +35,7 @@ setup(
         "fuse",
         "evaluate",
         "moodfuse",
+        "moodfuse.model",
     ],
     package_data={
         "cache": ["FORMAT.md"],

@@ -64,7 +64,14 @@ class RecipeCommand(click.Command):
     show_default=True,
     help="Also tune a network for every pair of folds, so that heads train on honest features; 21 for 6 folds, not 6.",
 )
-@click.option("--leaky", is_flag=True, help="Also tune a network on ALL clips, for fuse --protocol leaky.")
+@click.option(
+    "--leaky",
+    "--for-export",
+    "leaky",
+    is_flag=True,
+    help="Also tune a network on ALL clips: what fuse --protocol leaky measures, and what a model at the embedding level "
+    "ships.",
+)
 @click.option("--repeats", type=click.IntRange(min=1), default=1, show_default=True, help="Fold plans to tune under.")
 @click.option(
     "--missing",

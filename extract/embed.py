@@ -105,11 +105,15 @@ class SourceWorker:
             batch = batch.contiguous(memory_format=torch.channels_last_3d)
         return batch
 
-    @torch.inference_mode()
     def frozen_rows(self, digest: str) -> Rows:
         """Embedding at frozen depth and, where it is another array, the activation that heads are tuned on."""
+        return self.frozen_rows_of(self.media.read(digest))
+
+    @torch.inference_mode()
+    def frozen_rows_of(self, media: Media) -> Rows:
+        """`frozen_rows` of a clip in memory."""
         torch.set_num_threads(self.recipe.threads)  # other sources' networks may work between its clips
-        batch = self._batch(self.make_input(self.media.read(digest)))
+        batch = self._batch(self.make_input(media))
         with self.autocast():
             activation = self.network.trunk(batch).float()
             embedding = self.network.pool_frozen(activation).float()
@@ -118,16 +122,21 @@ class SourceWorker:
             rows["activation"] = activation[0].cpu().numpy()
         return rows
 
-    @torch.inference_mode()
     def full_rows(self, digest: str) -> Rows:
         """Embedding and logits of the tuned network."""
+        return self.full_rows_of(self._media_of(digest))
+
+    @torch.inference_mode()
+    def full_rows_of(self, media: Media) -> Rows:
+        """`full_rows` of a clip in memory."""
+        torch.set_num_threads(self.recipe.threads)
         with self.autocast():
-            embedding, logits = self.network(self._batch(self.whole_input(digest)))
+            embedding, logits = self.network(self._batch(self.make_input(media)))
         return {"embedding": embedding[0].float().cpu().numpy(), "logits": logits[0].float().cpu().numpy()}
 
     @torch.inference_mode()
     def head_rows(self, activation: np.ndarray) -> Rows:
-        """Embedding and logits of the tuned head, from a cached activation [A]."""
+        """Embedding and logits of the tuned head, from an activation [A]."""
         embedding = self.network.embed(torch.from_numpy(activation)[None].to(self.recipe.device))
         logits = self.network.classifier(embedding)
         return {"embedding": embedding[0].float().cpu().numpy(), "logits": logits[0].float().cpu().numpy()}

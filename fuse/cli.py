@@ -2,8 +2,12 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from cache.runs import Run
 
 
 @click.command("fuse")
@@ -34,7 +38,7 @@ def fuse_command(
     protocol: str | None,
     repeats: int | None,
     jobs: int,
-) -> None:
+) -> "Run":
     """Train fusion heads on the cached features of several sources, fold by fold.
 
     Every result is out of fold: a clip is predicted by networks and heads that saw no clip of its fold. Each network's
@@ -66,3 +70,4 @@ def fuse_command(
     what = f"{LEAKY_MARK} accuracy" if run.protocol == LEAKY else "out-of-fold accuracy"
     click.echo(f"{what} of {len(run.ids)} clips, protocol {run.protocol}")
     click.echo(f"next: moodfuse evaluate --cache {cache_path} --run {run.name}")
+    return run

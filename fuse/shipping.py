@@ -85,7 +85,7 @@ def why_not_shipped(cache: FeatureCache, scored: Scored) -> str:
     for source in scored.sources:
         if cache.recipe(source).network == IMPORT:
             return f"{source} was imported, so nothing here can compute it for a new file"
-        for holdout in _needed(cache, source, scored):
+        for holdout in networks_needed(cache, source, scored):
             if not cache.has_block(source, holdout):
                 option = " --for-export" if holdout == SAW_ALL else ""
                 return f"the network {holdout} of {source} is missing; run extract again{option} --source {source}"
@@ -138,8 +138,8 @@ class _Part:
     own: tuple[LinearArrays, ...] = ()
 
 
-def _needed(cache: FeatureCache, source: str, scored: Scored) -> tuple[Holdout, ...]:
-    """Holdouts of the networks of a source that ship."""
+def networks_needed(cache: FeatureCache, source: str, scored: Scored) -> tuple[Holdout, ...]:
+    """Holdouts of the networks of a source that ship, in the order in which their logits are averaged."""
     kept = cache.recipe(source)
     if not kept.sees_labels:
         return (Holdout.frozen(),)
@@ -152,7 +152,7 @@ def _needed(cache: FeatureCache, source: str, scored: Scored) -> tuple[Holdout, 
 
 
 def _part(cache: FeatureCache, source: str, scored: Scored) -> _Part:
-    needed = _needed(cache, source, scored)
+    needed = networks_needed(cache, source, scored)
     blocks = {holdout: cache.block(source, holdout) for holdout in needed}
     first = blocks[needed[0]]
     if first.logits is None:

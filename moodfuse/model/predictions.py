@@ -83,11 +83,14 @@ class Refusal:
         Of `extract.media.container.REASONS`, such as ``"no_audio"`` or ``"truncated"``.
     detail : str
         A sentence.
+    found : str
+        What of it is particular to this file.
     """
 
     file: str
     code: str
     detail: str
+    found: str = ""
 
 
 @dataclass(frozen=True)

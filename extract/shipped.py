@@ -1,0 +1,95 @@
+"""A source at work from shipped files: its body passes a clip once, and each of its tuned networks says what it makes
+of that. The same code, precision and thread count as in training, so a clip gets the features that the cache holds.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from cache.errors import InputError, UnknownNameError
+from cache.media import Media
+from cache.recipe import Recipe
+from extract.bodies import network_from_files, tuned_arrays
+from extract.embed import Rows, SourceWorker
+from extract.media.renditions import preprocessing_of
+from extract.networks.provenance import bn_eps_of
+from extract.networks.registry import input_size, network_spec
+
+MOST_THREADS = 1024
+
+
+def check_shipped_recipe(recipe: Recipe) -> None:
+    """Refuse a recipe that this version cannot follow, before a network is made by it.
+
+    Raises
+    ------
+    InputError
+    """
+    try:
+        spec = network_spec(recipe.network)
+        wanted, found = input_size(spec.preprocessing), input_size(preprocessing_of(recipe))
+        bn_eps_of(recipe.weights)
+    except (UnknownNameError, ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        raise InputError(f"{recipe.source}: its recipe cannot be followed ({error})") from error
+    if recipe.network_version != spec.version:
+        raise InputError(
+            f"{recipe.source}: made with version {recipe.network_version} of {spec.name}, here is version "
+            f"{spec.version}; export the model again, or install the moodfuse that its model.json names"
+        )
+    if wanted != found:
+        raise InputError(f"{recipe.source}: input {found} for a network that reads {wanted}")
+    if not 1 <= recipe.threads <= MOST_THREADS or recipe.batch != 1 or recipe.compile:
+        raise InputError(f"{recipe.source}: {recipe.threads} threads, batch {recipe.batch}, compile {recipe.compile}")
+    if recipe.precision not in ("fp32", "bf16") or recipe.device not in ("cpu", "cuda"):
+        raise InputError(f"{recipe.source}: precision {recipe.precision!r} on {recipe.device!r}")
+
+
+class ShippedSource:
+    """One source of a model.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    num_classes : int
+    body : Path or None
+        As for `extract.bodies.network_from_files`.
+    networks : sequence of Path
+        Tuned heads, or whole networks at depth ``full``; none for a frozen source.
+
+    Raises
+    ------
+    InputError
+        If the files are not those of the recipe's network.
+    """
+
+    def __init__(self, recipe: Recipe, num_classes: int, body: Path | None, networks: Sequence[Path]) -> None:
+        check_shipped_recipe(recipe)
+        if (recipe.depth == "full") != (body is None) or (recipe.depth == "frozen") != (not networks):
+            raise InputError(f"{recipe.source}: body and networks do not fit its depth, {recipe.depth!r}")
+        self.recipe = recipe
+        self._worker = SourceWorker(recipe, network_from_files(recipe, num_classes, body), _NoStore())
+        own = self._worker.tuned.state_dict()
+        self._networks = [tuned_arrays(path, own) for path in networks]
+
+    def says(self, media: Media) -> list[Rows]:
+        """Embedding and logits by each network, in their order; of a frozen source its one embedding."""
+        worker = self._worker
+        if self.recipe.depth == "full":
+            return [worker.full_rows_of(media) for _ in self._each_network()]
+        rows = worker.frozen_rows_of(media)
+        if self.recipe.depth == "frozen":
+            return [rows]
+        activation = rows.get("activation", rows["embedding"])
+        return [worker.head_rows(activation) for _ in self._each_network()]
+
+    def _each_network(self) -> Iterator[None]:
+        for arrays in self._networks:
+            self._worker.tuned.load_state_dict(arrays)
+            self._worker.tuned.eval()
+            yield
+
+
+class _NoStore:
+    """Clips are given in memory."""
+
+    def read(self, digest: str) -> Media:
+        raise InputError(f"clip {digest}: a shipped source reads no store")

@@ -1,0 +1,74 @@
+"""What `predict` is asked to label: files, folders of them, and lists."""
+
+import csv
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from cache.errors import InputError
+from moodfuse.model.model import Ask
+
+MEDIA = frozenset(
+    ".3gp .avi .flv .m2ts .m4a .m4v .mkv .mov .mp3 .mp4 .mpeg .mpg .mts .oga .ogg .ogv .ts .wav .webm .wmv".split()
+)
+LISTS = frozenset({".csv", ".txt"})
+
+
+def expand(inputs: Sequence[str]) -> Iterator[Ask]:
+    """Every file to label, in the order of the inputs; those of a folder by name, at any depth.
+
+    Parameters
+    ----------
+    inputs : sequence of str
+        Files; folders, of which the media files are taken; ``.txt`` lists of a path a line, and ``.csv`` tables with a
+        column ``path`` and, if any, ``start_s`` and ``end_s``. Paths in a list are below the folder that it is in.
+
+    Raises
+    ------
+    InputError
+        If a folder holds no media file, or a list cannot be read.
+    """
+    for name in inputs:
+        path = Path(name)
+        if path.is_dir():
+            yield from _folder(path)
+        elif path.suffix.lower() in LISTS:
+            yield from _listed(path)
+        else:
+            yield Ask(name)
+
+
+def _folder(folder: Path) -> Iterator[Ask]:
+    found = 0
+    for where, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            if Path(name).suffix.lower() in MEDIA and not name.startswith("."):
+                found += 1
+                yield Ask(os.path.join(where, name))
+    if not found:
+        raise InputError(f"{folder}: holds no media file; expected names that end in {', '.join(sorted(MEDIA))}")
+
+
+def _listed(path: Path) -> Iterator[Ask]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
+            if path.suffix.lower() == ".txt":
+                yield from (Ask(str(path.parent / line)) for line in stream.read().splitlines() if line.strip())
+                return
+            rows = csv.DictReader(stream)
+            if "path" not in (rows.fieldnames or ()):
+                raise InputError(f"{path}: no column 'path'; found {', '.join(rows.fieldnames or ()) or 'nothing'}")
+            for number, row in enumerate(rows, start=2):
+                if row["path"]:
+                    yield Ask(str(path.parent / row["path"]), _seconds(path, number, row, "start_s") or 0.0, _seconds(path, number, row, "end_s"))
+    except (OSError, csv.Error) as error:
+        raise InputError(f"{path}: the list cannot be read ({error})") from error
+
+
+def _seconds(path: Path, number: int, row: dict[str, str], name: str) -> float | None:
+    text = (row.get(name) or "").strip()
+    try:
+        return float(text) if text else None
+    except ValueError as error:
+        raise InputError(f"{path}, line {number}: {name} is {text!r}; expected seconds") from error

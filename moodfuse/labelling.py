@@ -1,0 +1,159 @@
+"""Labelling many files with a model: what is done is skipped, each row is written as it comes, bad files are named."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+
+from cache.errors import InputError
+from moodfuse.inputs import expand
+from moodfuse.model.model import Ask, Model
+from moodfuse.model.predictions import Prediction, Refusal, Timeline
+from moodfuse.outputs import CsvRows, Lines, Row, Table, Writer, csv_columns, key_of, row_of
+from moodfuse.resuming import Output, Target, open_output
+
+REFUSED = 3
+"""Exit code where some file could not be labelled."""
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What `predict` is asked for.
+
+    Attributes
+    ----------
+    inputs : tuple of str
+    format : str
+        One of `moodfuse.outputs.FORMATS`.
+    output : Path or None
+    threshold : float
+    why, timeline : bool
+    hop_s : float
+    html, plot : Path or None
+    jobs : int
+    """
+
+    inputs: tuple[str, ...]
+    format: str = "table"
+    output: Path | None = None
+    threshold: float = 0.5
+    why: bool = False
+    timeline: bool = False
+    hop_s: float = 5.0
+    html: Path | None = None
+    plot: Path | None = None
+    jobs: int = 1
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.hop_s) and self.hop_s > 0):
+            raise InputError(f"--hop is {self.hop_s}; expected seconds above 0")
+        if self.output is None and self.format == "parquet":
+            raise InputError("--format parquet is no text; give --output FILE.parquet")
+        if self.output is not None and self.format == "table":
+            raise InputError("--format table is for reading; for --output take jsonl, csv or parquet")
+
+
+def label_all(folder: Path, wish: Wish, *, stream: TextIO, say: Say) -> int:
+    """Label every input; returns the exit code.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the model.
+    wish : Wish
+    stream : text stream
+        Where rows go that go to no file.
+    say : callable
+        Takes lines for the user.
+
+    Raises
+    ------
+    InputError
+        If the model, an input list or the output cannot be used.
+    """
+    asks = list(expand(wish.inputs))
+    if (wish.html or wish.plot) and len(asks) != 1:
+        raise InputError(f"--html and --plot are of one video; {len(asks)} files were given")
+    model = Model.load(folder)
+    if not model.card.chosen:
+        say("WARNING the model is not calibrated: nothing could be chosen out of sample, so confidences mislead")
+    output = _output(model, wish, asks, stream)
+    left = [ask for ask in asks if not _is_done(output, ask, wish)]
+    if len(left) < len(asks):
+        say(f"{len(asks) - len(left)} of {len(asks)} files are in {wish.output} already")
+    refused = output.refused
+    for row in _timelines(model, left, wish) if wish.timeline else _labels(model, left, wish):
+        output.writer.write(row)
+        refused += "error" in row
+    output.writer.close()
+    if refused:
+        say(f"{refused} {'window' if wish.timeline else 'file'}(s) could not be labelled; each is named with its reason")
+    return REFUSED if refused else 0
+
+
+def _output(model: Model, wish: Wish, asks: list[Ask], stream: TextIO) -> Output:
+    sources = [source.source for source in model.fusion.sources]
+    if wish.output is not None:
+        return open_output(Target(wish.output, wish.format, model.card.digest[:16], model.classes, sources))
+    width = min(60, max((len(ask.file) for ask in asks), default=0))
+    writers: dict[str, Callable[[], Writer]] = {
+        "table": lambda: Table(stream, width=width, why=wish.why),
+        "jsonl": lambda: Lines(stream),
+        "csv": lambda: CsvRows(stream, csv_columns(model.classes, sources), header=True),
+    }
+    return Output(writers[wish.format](), frozenset())
+
+
+def _is_done(output: Output, ask: Ask, wish: Wish) -> bool:
+    return output.has_file(ask.file) if wish.timeline else key_of(ask) in output.done
+
+
+def _labels(model: Model, asks: list[Ask], wish: Wish) -> Iterator[Row]:
+    for ask, found in zip(asks, model.label(asks, jobs=wish.jobs), strict=True):
+        yield row_of(found, ask, model=model.card.digest[:16], threshold=wish.threshold)
+
+
+def _timelines(model: Model, asks: list[Ask], wish: Wish) -> Iterator[Row]:
+    """A row a window; a file that cannot be opened has one row."""
+    from extract.media.container import MediaError
+    from moodfuse.model.model import refusal_of
+
+    for ask in asks:
+        try:
+            timeline = model.timeline(ask.file, hop_s=wish.hop_s)
+        except MediaError as error:
+            yield row_of(refusal_of(ask.file, error), ask, model=model.card.digest[:16], threshold=wish.threshold)
+            continue
+        _draw(model, timeline, wish)
+        yield from timeline_rows(timeline, model=model.card.digest[:16], threshold=wish.threshold)
+
+
+def timeline_rows(timeline: Timeline, *, model: str, threshold: float) -> Iterator[Row]:
+    """A time line as rows, one a window."""
+    refused: dict[int, Refusal] = dict(timeline.refusals)
+    times = zip(timeline.starts_s.tolist(), timeline.ends_s.tolist(), strict=True)
+    for number, (start_s, end_s) in enumerate(times):
+        ask = Ask(timeline.file, start_s, end_s)
+        found: Prediction | Refusal = refused.get(number) or Prediction(
+            timeline.file, timeline.classes, timeline.probabilities[number], start_s, end_s, timeline.missing
+        )
+        place = {"start_s": start_s, "end_s": end_s, "windows": len(timeline.starts_s)}
+        yield row_of(found, ask, model=model, threshold=threshold) | place
+
+
+def _draw(model: Model, timeline: Timeline, wish: Wish) -> None:
+    if wish.html is not None:
+        from moodfuse.timeline.page import write_timeline_page
+        from moodfuse.timeline.poster import poster_of
+
+        video = Path(timeline.file)
+        write_timeline_page(
+            timeline, wish.html, video=video, threshold=wish.threshold, model=model.name, poster=poster_of(video)
+        )
+    if wish.plot is not None:
+        from moodfuse.timeline.plot import write_timeline_plot
+
+        write_timeline_plot(timeline, wish.plot, threshold=wish.threshold)

@@ -1,0 +1,62 @@
+"""A model in words: the `MODEL.md` of its folder."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from moodfuse.model.card import ModelCard
+
+_NAMES = {
+    "accuracy": "accuracy", "macro_f1": "macro F1", "auc": "AUC, macro one-vs-rest", "log_loss": "log loss",
+    "ece": "calibration error (ECE)",
+}
+
+
+def described(card: ModelCard) -> str:
+    """What a person who finds the folder must know, as Markdown."""
+    return "\n".join(_lines(card)) + "\n"
+
+
+def _lines(card: ModelCard) -> Iterator[str]:
+    training = card.training
+    yield f"# {card.name}"
+    yield ""
+    yield f"A moodfuse model that tells the emotion of music videos: {', '.join(card.classes)}."
+    yield ""
+    yield "    moodfuse predict --model DIR FILE..."
+    yield ""
+    yield f"- sources: {', '.join(source.recipe.source for source in card.sources)}; head `{card.head}` on {card.level}"
+    yield f"- trained on {training['clips']} clips in {training['groups']} groups: " + ", ".join(
+        f"{label} {count}" for label, count in training["labels"].items()
+    )
+    yield f"- probabilities are {'calibrated' if card.chosen else 'NOT calibrated: nothing could be chosen out of sample'}"
+    yield f"- a file without sound or picture is {'labelled, what it lacks filled in' if card.impute else 'refused'}"
+    yield ""
+    yield "## What to expect"
+    yield ""
+    yield (
+        f"Cross-validated ({card.protocol}) on {card.expected['clips']} clips in {card.expected['groups']} groups, with "
+        "95 % intervals over groups. They answer for clips like those."
+    )
+    yield ""
+    yield "| metric | value | 95 % interval |"
+    yield "| --- | --- | --- |"
+    for name, shown in _NAMES.items():
+        yield f"| {shown} | {_number(card.expected[name])} | {_ends(card.expected[f'{name}_ci95'])} |"
+    if "best_corrected" in card.expected:
+        yield ""
+        yield (
+            f"It was chosen among {card.expected['results']} results on these same clips, so its own figures flatter it: "
+            f"taking the most accurate of them is right for {_number(card.expected['best_corrected'])} "
+            f"{_ends(card.expected['best_corrected_ci95'])} of new clips."
+        )
+    for note in card.notes:
+        yield ""
+        yield f"Note: {note}."
+
+
+def _number(value: Any) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _ends(values: Any) -> str:
+    return f"[{', '.join(_number(value) for value in values)}]"

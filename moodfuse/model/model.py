@@ -1,0 +1,254 @@
+"""A model at work: files in, predictions out. Only its networks load torch, and nothing here loads LightGBM."""
+
+import logging
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from os import PathLike, fspath
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.errors import MoodfuseError
+from fuse.fusion import Fusion, NetworkSays
+from moodfuse.model.card import ModelCard, ModelError
+from moodfuse.model.folder import check_files, read_card, read_fusion
+from moodfuse.model.predictions import Floats, Prediction, Refusal, SourceSays, Timeline
+
+if TYPE_CHECKING:
+    from cache.media import Media
+    from extract.media.container import MediaError
+    from extract.media.decode import DecodedClip
+    from extract.shipped import ShippedSource
+
+log = logging.getLogger(__name__)
+HOP_S = 5.0
+_PASSES = threading.Lock()
+"""Held while a clip passes networks: the number of threads, which decides their bits, is one for the process."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A file to label, and the window of it; without `end_s`, 30 s or up to its end."""
+
+    file: str
+    start_s: float = 0.0
+    end_s: float | None = None
+
+
+class Model:
+    """A model folder, ready to label files.
+
+    Thread-safe once loaded: networks are passed by one thread at a time, everything else is read only.
+
+    Parameters
+    ----------
+    folder : Path
+    card : ModelCard
+    fusion : Fusion
+    sources : sequence of ShippedSource
+        In the order of the card.
+
+    Examples
+    --------
+    >>> model = Model.load("model")                              # doctest: +SKIP
+    >>> model.predict(["song.mp4"]), model.predict_proba(["song.mp4"]).shape    # doctest: +SKIP
+    (array(['sad'], dtype='<U10'), (1, 6))
+    """
+
+    def __init__(self, folder: Path, card: ModelCard, fusion: Fusion, sources: Sequence["ShippedSource"]) -> None:
+        self.folder, self.card, self.fusion = folder, card, fusion
+        self._sources = tuple(sources)
+
+    @classmethod
+    def load(cls, folder: str | PathLike[str]) -> "Model":
+        """Read a model folder, after checking every byte of it.
+
+        Raises
+        ------
+        ModelError
+            If it is damaged, incomplete, or no model; the message names the file.
+        """
+        path = Path(folder)
+        card = read_card(path)
+        check_files(path, card)
+        fusion = read_fusion(path, card)
+        from extract.media.renditions import MEDIA_RULES
+        from extract.shipped import ShippedSource
+
+        if card.decoder != MEDIA_RULES:
+            log.warning(
+                "%s: its training clips were read by %s, files are read by %s here; numbers may differ in their last "
+                "digits",
+                path,
+                card.decoder,
+                MEDIA_RULES,
+            )
+        sources = []
+        for item in card.sources:
+            body = None if item.body is None else path / item.body
+            try:
+                networks = [path / place for place in item.networks]
+                sources.append(ShippedSource(item.recipe, len(card.classes), body, networks))
+            except MoodfuseError as error:
+                raise ModelError(f"{path}: {error}") from error
+        return cls(path, card, fusion, sources)
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.card.name
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Sorted labels; the class axis."""
+        return self.card.classes
+
+    def predict(self, paths: Iterable[str | PathLike[str]], *, jobs: int = 1) -> NDArray[np.str_]:
+        """The most probable label of each file, [N]. Raises `MediaError` for the first that cannot be labelled."""
+        return np.array([item.label for item in self._all(paths, jobs)])
+
+    def predict_proba(self, paths: Iterable[str | PathLike[str]], *, jobs: int = 1) -> Floats:
+        """Calibrated probabilities of files, [N, C]; classes in the order of `classes`.
+
+        Raises
+        ------
+        MediaError
+            For the first file that cannot be labelled.
+        """
+        found = [item.probabilities for item in self._all(paths, jobs)]
+        return np.stack(found) if found else np.zeros((0, len(self.classes)))
+
+    def _all(self, paths: Iterable[str | PathLike[str]], jobs: int) -> Iterator[Prediction]:
+        from extract.media.container import MediaError
+
+        for found in self.label((Ask(fspath(path)) for path in paths), jobs=jobs, explain=False):
+            if isinstance(found, Refusal):
+                raise MediaError(found.code, found.file, found.found)
+            yield found
+
+    def label_file(self, path: str | PathLike[str], *, start_s: float = 0.0, end_s: float | None = None) -> Prediction:
+        """What the model says of one window of a file.
+
+        Raises
+        ------
+        MediaError
+            If it cannot be labelled.
+        """
+        from extract.media.container import MediaError
+
+        for found in self.label([Ask(fspath(path), start_s, end_s)], jobs=1):
+            if isinstance(found, Refusal):
+                raise MediaError(found.code, found.file, found.found)
+            return found
+        raise MoodfuseError(f"{path}: nothing was said of it")
+
+    def label(
+        self, asks: Iterable[Ask], *, jobs: int = 1, explain: bool = True
+    ) -> Iterator[Prediction | Refusal]:
+        """What the model says of files, one by one in their order; they are decoded ahead in worker processes.
+
+        Parameters
+        ----------
+        asks : iterable of Ask
+            Taken lazily.
+        jobs : int
+            Decoding processes; they change no result.
+        explain : bool
+            Whether to say what each source says, and what the answer would be without it.
+        """
+        from extract.media.pool import DecodeRequest, decode_many
+        from extract.media.renditions import SHORT_SIDE_PX
+
+        waiting: list[Ask] = []
+
+        def requests() -> Iterator[DecodeRequest]:
+            for ask in asks:
+                waiting.append(ask)
+                yield DecodeRequest(Path(ask.file), ask.start_s, ask.end_s, SHORT_SIDE_PX, partial=self.card.impute)
+
+        for _, result in decode_many(requests(), jobs=jobs):
+            yield self._said(waiting.pop(0), result, explain=explain)
+
+    def _said(self, ask: Ask, result: "DecodedClip | MediaError", *, explain: bool) -> Prediction | Refusal:
+        from extract.media.decode import DecodedClip
+
+        if not isinstance(result, DecodedClip):
+            return refusal_of(ask.file, result)
+        return self.label_clip(ask.file, result, explain=explain)
+
+    def label_clip(self, file: str, clip: "DecodedClip", *, explain: bool = True) -> Prediction:
+        """What the model says of a clip that was decoded as `extract.media.renditions.SHORT_SIDE_PX` says."""
+        from extract.media.renditions import media_of
+
+        says = self._says(media_of(clip), clip.missing)
+        values = [None if item is None else self.fusion.values(number, item) for number, item in enumerate(says)]
+        sources: tuple[SourceSays, ...] = ()
+        if explain:
+            sources = tuple(
+                SourceSays(
+                    self.fusion.sources[number].source,
+                    None if item is None else self.fusion.own(number, item),
+                    self.fusion.without(number, values),
+                )
+                for number, item in enumerate(says)
+            )
+        probabilities = self.fusion.probabilities(values)
+        return Prediction(file, self.classes, probabilities, clip.start_s, clip.end_s, clip.missing, sources)
+
+    def _says(self, media: "Media", missing: str) -> list[list[NetworkSays] | None]:
+        """What each source's networks say; `None` where the clip lacks what the source reads."""
+        found: list[list[NetworkSays] | None] = []
+        with _PASSES:
+            for source in self._sources:
+                if source.recipe.view == missing:
+                    found.append(None)
+                else:
+                    rows = source.says(media)
+                    found.append([NetworkSays(row["embedding"], row.get("logits")) for row in rows])
+        return found
+
+    def timeline(self, path: str | PathLike[str], *, hop_s: float = HOP_S) -> Timeline:
+        """What the model says of a file over time: a window of 30 s, moved by `hop_s` seconds at a time.
+
+        The file is decoded once. A window that cannot be read leaves a gap.
+
+        Raises
+        ------
+        MediaError
+            If the file cannot be opened at all.
+        """
+        from extract.media.decode import DecodedClip
+        from extract.media.renditions import SHORT_SIDE_PX
+        from extract.media.windows import read_windows_apart
+
+        file = fspath(path)
+        times: list[tuple[float, float]] = []
+        rows: list[Floats] = []
+        refusals: list[tuple[int, Refusal]] = []
+        duration_s, missing = 0.0, ""
+        windows = read_windows_apart(
+            Path(path), hop_s=hop_s, short_side_px=SHORT_SIDE_PX, partial=self.card.impute
+        )
+        for window, result in windows:
+            times.append((window.start_s, window.end_s))
+            if isinstance(result, DecodedClip):
+                rows.append(self.label_clip(file, result, explain=False).probabilities)
+                duration_s, missing = result.facts.duration_s, missing or result.missing
+            else:
+                refusals.append((window.number, refusal_of(file, result)))
+                rows.append(np.full(len(self.classes), np.nan))
+        starts_s, ends_s = np.array(times, dtype=np.float64).reshape(-1, 2).T
+        duration_s = duration_s or float(ends_s.max(initial=0.0))
+        table = np.stack(rows) if rows else np.zeros((0, len(self.classes)))
+        return Timeline(file, self.classes, starts_s, ends_s, table, tuple(refusals), duration_s, missing)
+
+
+def refusal_of(file: str, error: "MediaError") -> Refusal:
+    """A refusal as it is shown: why, and what was found."""
+    from extract.media.container import REASONS
+
+    detail = REASONS[error.code] + (f" ({error.detail})" if error.detail else "")
+    return Refusal(file, error.code, detail, error.detail)
