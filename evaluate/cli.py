@@ -47,19 +47,23 @@ def evaluate_command(
     from evaluate.compare import compare as put_beside
     from evaluate.compare import find_published
     from evaluate.evaluation import evaluate_run
+    from evaluate.page import pictured_clips
+    from evaluate.report import default_folder
     from evaluate.tables import print_comparison, print_table
+    from evaluate.thumbnails import thumbnails
 
     published = find_published(compare) if compare else None
     cache = FeatureCache(cache_path)
     found, leaky = chosen_runs(cache, run, inflation=inflation)
-    with _progress("Scoring") as tick:
+    with progress("Scoring") as tick:
         scored = evaluate_run(found, draws=draws, seed=seed, tick=tick, leaky=leaky)
         evaluation = replace(scored, audit=read_audit(cache))
     print_table(evaluation)
     comparison = put_beside(evaluation, published, cache=str(cache_path)) if published else None
     if comparison is not None:
         print_comparison(comparison)
-    write_all(cache, evaluation, comparison, output, pictures=not no_thumbnails)
+    shown = None if no_thumbnails else lambda tick: thumbnails(cache, found, pictured_clips(evaluation), tick=tick)
+    write_all(evaluation, output or default_folder(cache, found), comparison=comparison, pictures=shown)
 
 
 def chosen_runs(cache: "FeatureCache", name: str | None, *, inflation: bool) -> tuple["Run", "Run | None"]:
@@ -96,26 +100,23 @@ def chosen_runs(cache: "FeatureCache", name: str | None, *, inflation: bool) -> 
 
 
 def write_all(
-    cache: "FeatureCache",
     evaluation: "Evaluation",
-    comparison: "Comparison | None",
-    output: Path | None,
+    folder: Path,
     *,
-    pictures: bool,
+    comparison: "Comparison | None" = None,
+    pictures: "Callable[[Callable[[str], None]], dict[int, str]] | None" = None,
 ) -> None:
-    """Write numbers, figures, papers and the page, and say where."""
+    """Write numbers, figures, papers and the page, and say where; `pictures` makes those of clips, by place."""
     from cache.files import write_text
     from evaluate.compare import comparison_name, comparison_table
-    from evaluate.page import page_of, pictured_clips
+    from evaluate.page import page_of
     from evaluate.papers import write_papers
     from evaluate.rendering import write_page
-    from evaluate.report import default_folder, write_report
-    from evaluate.thumbnails import thumbnails
+    from evaluate.report import write_report
 
-    folder = output or default_folder(cache, evaluation.run)
-    with _progress("Drawing") as tick:
+    with progress("Drawing") as tick:
         files = write_report(evaluation, folder, tick=tick)
-        shown = thumbnails(cache, evaluation.run, pictured_clips(evaluation), tick=tick) if pictures else {}
+        shown = pictures(tick) if pictures else {}
     papers = write_papers(evaluation, folder)
     if comparison is not None:
         table = folder / comparison_name(comparison)
@@ -128,7 +129,7 @@ def write_all(
 
 
 @contextmanager
-def _progress(what: str) -> "Iterator[Callable[[str], None]]":
+def progress(what: str) -> "Iterator[Callable[[str], None]]":
     """A spinner on stderr with the name of what was just done; silent without a terminal."""
     if not sys.stderr.isatty():
         yield lambda name: None

@@ -25,6 +25,8 @@ from evaluate.selection import corrected_best
 from evaluate.shapley import MEAN_WAY, source_worths
 from evaluate.uncertainty import few_groups_warning
 
+TEST = "test"
+"""Protocol of a run whose clips were kept apart: one model predicted them all."""
 BEST_SOURCE: Baseline = "best single source"
 MEAN: Baseline = "mean"
 Tick = Callable[[str], None]

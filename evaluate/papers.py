@@ -12,7 +12,7 @@ from cache.files import write_text
 from evaluate.evaluation import Evaluation
 from evaluate.records import UNKNOWN, Interval
 from evaluate.results import ResultScore
-from evaluate.words import counted, headline_words, paired_groups, printable, repeat_commands, worth_groups
+from evaluate.words import counted, design_of, headline_words, paired_groups, printable, repeat_commands, worth_groups
 
 MARKDOWN_NAME, LATEX_NAME = "report.md", "table.tex"
 _LATEX = {
@@ -81,7 +81,7 @@ def _markdown_blocks(evaluation: Evaluation) -> Iterator[str]:
     yield f"# {mark}moodfuse report of {markdown_text(run.name)}"
     yield (
         f"{counted(len(run.ids), 'clip')} in {counted(evaluation.group_count, 'group')}, {len(run.classes)} emotions, "
-        f"{run.fold_count} folds, protocol {markdown_text(run.protocol)}."
+        f"{markdown_text(design_of(run))}."
     )
     yield f"**{markdown_text(words.claim)}**"
     yield from map(markdown_text, words.meaning)
@@ -147,7 +147,7 @@ def latex_table(evaluation: Evaluation) -> str:
     mark = rf"\textbf{{{evaluation.marker}}}: the models saw the test clips. " if evaluation.marker else ""
     caption = (
         f"{mark}Accuracy with its 95\\,\\% interval over groups and macro F1 in \\%, of {len(run.ids)} clips in "
-        f"{evaluation.group_count} groups under {run.fold_count} folds. {latex_text(headline_words(evaluation).claim)}"
+        f"{evaluation.group_count} groups, {latex_text(design_of(run))}. {latex_text(headline_words(evaluation).claim)}"
     )
     body = [line for part in evaluation.sections for line in (r"\midrule", *_latex_rows(part))]
     lines = [

@@ -58,7 +58,8 @@ def figure_plan(evaluation: Evaluation) -> list[Drawing]:
     for group in worth_groups(evaluation)[:1]:
         name = f"shapley-{slug(f'{group.head} {group.level}')}"
         drawings.append((name, lambda group=group: worth_figure(evaluation, group)))  # type: ignore[misc]
-    drawings.append(("folds", lambda: folds_figure(evaluation, chosen)))
+    if evaluation.run.fold_count > 1:
+        drawings.append(("folds", lambda: folds_figure(evaluation, chosen)))
     for item in chosen:
         drawings.append((f"confusion-{slug(item.result.name)}", lambda item=item: confusion_figure(evaluation, item)))  # type: ignore[misc]
     return [(file_name(evaluation, name), draw) for name, draw in drawings]

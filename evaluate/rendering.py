@@ -18,7 +18,7 @@ from markupsafe import Markup, escape
 from cache.files import write_text
 from evaluate.page import Page
 from evaluate.records import UNKNOWN
-from evaluate.words import counted, percent, printable
+from evaluate.words import counted, design_of, percent, printable
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -68,6 +68,7 @@ def _environment() -> "Environment":
         "number": _number,
         "gain": _points_gained,
         "counted": counted,
+        "design": design_of,
         "script_data": script_data,
         "unbroken": _unbroken,
         "isnan": math.isnan,

@@ -17,7 +17,7 @@ from evaluate.evaluation import Evaluation
 from evaluate.published import ClassCounts
 from evaluate.records import Inflation, Interval
 from evaluate.results import ResultScore
-from evaluate.words import headline_words
+from evaluate.words import design_of, headline_words
 
 TABLE_WIDTH = 132
 _COMPACT: dict[str, Any] = {"box": SIMPLE, "title_justify": "left", "padding": (0, 1, 0, 0), "pad_edge": False}
@@ -39,8 +39,9 @@ def print_table(evaluation: Evaluation) -> None:
     console.print(_results_table(evaluation))
     label, share = evaluation.majority
     best = evaluation.best
-    folds = ", ".join(f"{fold.accuracy:.2f} ({fold.clips})" for fold in best.per_fold)
-    click.echo(f"best: {best.result.name}; accuracy by fold (clips): {folds}")
+    if evaluation.run.fold_count > 1:
+        folds = ", ".join(f"{fold.accuracy:.2f} ({fold.clips})" for fold in best.per_fold)
+        click.echo(f"best: {best.result.name}; accuracy by fold (clips): {folds}")
     if best.repeated is not None and best.repeated.repeats > 1:
         ends = best.repeated.ci95.shown()
         click.echo(f"  over {best.repeated.repeats} fold plans: {best.repeated.accuracy:.3f} {ends}, training included")
@@ -76,9 +77,8 @@ def paired_sentences(evaluation: Evaluation) -> Iterator[str]:
 
 def _results_table(evaluation: Evaluation) -> Table:
     run = evaluation.run
-    size = f"{len(run.ids)} clips, {evaluation.group_count} groups, {run.fold_count} folds"
-    title = f"{evaluation.marker} run {run.name}: {size}"
-    table = Table(title=f"{title}, protocol {run.protocol}".strip(), **_COMPACT)
+    size = f"{len(run.ids)} clips, {evaluation.group_count} groups, {design_of(run)}"
+    table = Table(title=f"{evaluation.marker} run {run.name}: {size}".strip(), **_COMPACT)
     for name in ("sources", "head", "level"):
         table.add_column(name, overflow="fold")
     for name in ("accuracy [95 %]", "macro F1 [95 %]", "AUC [95 %]", "log loss", "ECE"):

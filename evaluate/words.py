@@ -6,7 +6,8 @@ The page and the paper outputs say the same sentences.
 import math
 from dataclasses import dataclass
 
-from evaluate.evaluation import Evaluation
+from cache.runs import Run
+from evaluate.evaluation import TEST, Evaluation
 from evaluate.records import UNKNOWN, Headline, Interval, PairedTest, SourceWorth
 
 _SURE_PICK = 0.5
@@ -103,6 +104,13 @@ def printable(text: str) -> str:
     ('a\\\\nb', 'é')
     """
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+
+
+def design_of(run: Run) -> str:
+    """How the clips of a run came to be predicted by models that saw none of them: its folds, or a test set."""
+    if run.protocol == TEST:
+        return "a test set that the model never saw"
+    return f"{run.fold_count} folds, protocol {run.protocol}"
 
 
 def headline_words(evaluation: Evaluation) -> Words:

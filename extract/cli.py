@@ -69,8 +69,7 @@ class RecipeCommand(click.Command):
     "--for-export",
     "leaky",
     is_flag=True,
-    help="Also tune a network on ALL clips: what fuse --protocol leaky measures, and what a model at the embedding level "
-    "ships.",
+    help="Also tune a network on ALL clips: fuse --protocol leaky measures it, models at the embedding level ship it.",
 )
 @click.option("--repeats", type=click.IntRange(min=1), default=1, show_default=True, help="Fold plans to tune under.")
 @click.option(

@@ -181,7 +181,7 @@ def decode_clips(
             key = under_way.popleft()
             outcomes[key] = _outcome(key, result)
             if isinstance(result, DecodedClip) and not marks.holds(key):
-                marks.write(key, _marks(result))
+                marks.write(key, marks_of(result))
             if not key.startswith(UNREAD):
                 cache.write_outcome(outcomes[key])
             if isinstance(result, DecodedClip) and decoding.take is not None:
@@ -207,7 +207,8 @@ def _results(
             yield MediaError("missing", request.path, "it could not be read at first") if unread else result
 
 
-def _marks(decoded: DecodedClip) -> ClipMarks:
+def marks_of(decoded: DecodedClip) -> ClipMarks:
+    """What an audit compares of a decoded clip."""
     peaks = sound_peaks(decoded.waveform[: decoded.waveform_samples])
     frames = frame_marks(decoded.frames, decoded.frame_times_s - decoded.start_s)
     return ClipMarks(*peaks, frames.hashes, frames.times_s)

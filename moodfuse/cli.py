@@ -22,7 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("extract.cli:check_command", "Say what would be read, refused, grouped and duplicated."),
     "extract": ("extract.cli:extract_command", "Decode clips, tune networks, cache their embeddings."),
     "fuse": ("moodfuse.fuse_command:fuse_command", "Train fusion heads on the cached features; export a model."),
-    "evaluate": ("evaluate.cli:evaluate_command", "Report what the heads are worth."),
+    "evaluate": ("moodfuse.evaluate_command:evaluate_command", "Report what the heads are worth, or test a model."),
     "predict": ("moodfuse.predict_command:predict_command", "Label videos with an exported model."),
     "cache": ("cache.cli:cache_group", "Look into a cache, check it, free space, and exchange features."),
     "weights": ("extract.cli:weights_group", "List, fetch and convert pretrained weights."),

@@ -109,7 +109,7 @@ def export_model(
         notes=tuple(dict.fromkeys((*result.notes, *([why] if why else [])))),
         versions=dict(versions()),
         commands=run.commands,
-        files={place: _NOT_YET for place in files},
+        files=dict.fromkeys(files, _NOT_YET),
     )
     files["MODEL.md"] = described(card)
     return Exported(folder, write_model(folder, card, files), why)
@@ -195,7 +195,8 @@ def _source(
 ) -> ModelSource:
     """One source of the card; its network files are added to `files`."""
     recipe, safe = cache.recipe(name), f"{number:02d}"
-    body, networks = None, []
+    body: str | None = None
+    networks: list[str] = []
     if recipe.depth != "full":
         body = f"networks/{safe}-body.safetensors"
         files[body] = _network(cache.network_path(recipe, None), name)

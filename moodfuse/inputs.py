@@ -9,7 +9,11 @@ from cache.errors import InputError
 from moodfuse.model.model import Ask
 
 MEDIA = frozenset(
-    ".3gp .avi .flv .m2ts .m4a .m4v .mkv .mov .mp3 .mp4 .mpeg .mpg .mts .oga .ogg .ogv .ts .wav .webm .wmv".split()
+    f".{name}"
+    for name in (
+        *("3gp", "avi", "flv", "m2ts", "m4a", "m4v", "mkv", "mov", "mp3", "mp4", "mpeg", "mpg", "mts"),
+        *("oga", "ogg", "ogv", "ts", "wav", "webm", "wmv"),
+    )
 )
 LISTS = frozenset({".csv", ".txt"})
 
@@ -61,7 +65,8 @@ def _listed(path: Path) -> Iterator[Ask]:
                 raise InputError(f"{path}: no column 'path'; found {', '.join(rows.fieldnames or ()) or 'nothing'}")
             for number, row in enumerate(rows, start=2):
                 if row["path"]:
-                    yield Ask(str(path.parent / row["path"]), _seconds(path, number, row, "start_s") or 0.0, _seconds(path, number, row, "end_s"))
+                    start_s, end_s = (_seconds(path, number, row, name) for name in ("start_s", "end_s"))
+                    yield Ask(str(path.parent / row["path"]), start_s or 0.0, end_s)
     except (OSError, csv.Error) as error:
         raise InputError(f"{path}: the list cannot be read ({error})") from error
 

@@ -90,7 +90,9 @@ def label_all(folder: Path, wish: Wish, *, stream: TextIO, say: Say) -> int:
         refused += "error" in row
     output.writer.close()
     if refused:
-        say(f"{refused} {'window' if wish.timeline else 'file'}(s) could not be labelled; each is named with its reason")
+        say(
+            f"{refused} {'window' if wish.timeline else 'file'}(s) could not be labelled; each is named with its reason"
+        )
     return REFUSED if refused else 0
 
 

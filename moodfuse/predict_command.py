@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 
-
 @click.command("predict")
 @click.argument("inputs", nargs=-1, required=True, metavar="FILE|FOLDER|LIST...")
 @click.option("--model", type=click.Path(path_type=Path), help="Model folder that `moodfuse fuse --export` wrote.")

@@ -1,4 +1,4 @@
-"""The card of a model, `model.json`: what it is made of, what may be expected of it. Read strictly, whoever wrote it."""
+"""The card of a model, `model.json`: what it is made of and what may be expected of it. It is read strictly."""
 
 import json
 import math

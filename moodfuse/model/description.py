@@ -6,7 +6,10 @@ from typing import Any
 from moodfuse.model.card import ModelCard
 
 _NAMES = {
-    "accuracy": "accuracy", "macro_f1": "macro F1", "auc": "AUC, macro one-vs-rest", "log_loss": "log loss",
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "auc": "AUC, macro one-vs-rest",
+    "log_loss": "log loss",
     "ece": "calibration error (ECE)",
 }
 
@@ -28,14 +31,15 @@ def _lines(card: ModelCard) -> Iterator[str]:
     yield f"- trained on {training['clips']} clips in {training['groups']} groups: " + ", ".join(
         f"{label} {count}" for label, count in training["labels"].items()
     )
-    yield f"- probabilities are {'calibrated' if card.chosen else 'NOT calibrated: nothing could be chosen out of sample'}"
+    sure = "calibrated" if card.chosen else "NOT calibrated: nothing could be chosen out of sample"
+    yield f"- probabilities are {sure}"
     yield f"- a file without sound or picture is {'labelled, what it lacks filled in' if card.impute else 'refused'}"
     yield ""
     yield "## What to expect"
     yield ""
     yield (
-        f"Cross-validated ({card.protocol}) on {card.expected['clips']} clips in {card.expected['groups']} groups, with "
-        "95 % intervals over groups. They answer for clips like those."
+        f"Cross-validated ({card.protocol}) on {card.expected['clips']} clips in {card.expected['groups']} groups, "
+        "with 95 % intervals over groups. They answer for clips like those."
     )
     yield ""
     yield "| metric | value | 95 % interval |"
@@ -45,8 +49,8 @@ def _lines(card: ModelCard) -> Iterator[str]:
     if "best_corrected" in card.expected:
         yield ""
         yield (
-            f"It was chosen among {card.expected['results']} results on these same clips, so its own figures flatter it: "
-            f"taking the most accurate of them is right for {_number(card.expected['best_corrected'])} "
+            f"It was chosen among {card.expected['results']} results on these same clips, so its own figures flatter "
+            f"it: taking the most accurate of them is right for {_number(card.expected['best_corrected'])} "
             f"{_ends(card.expected['best_corrected_ci95'])} of new clips."
         )
     for note in card.notes:

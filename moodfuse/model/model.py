@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
@@ -146,7 +146,12 @@ class Model:
         raise MoodfuseError(f"{path}: nothing was said of it")
 
     def label(
-        self, asks: Iterable[Ask], *, jobs: int = 1, explain: bool = True
+        self,
+        asks: Iterable[Ask],
+        *,
+        jobs: int = 1,
+        explain: bool = True,
+        look: "Callable[[int, DecodedClip], object] | None" = None,
     ) -> Iterator[Prediction | Refusal]:
         """What the model says of files, one by one in their order; they are decoded ahead in worker processes.
 
@@ -158,7 +163,10 @@ class Model:
             Decoding processes; they change no result.
         explain : bool
             Whether to say what each source says, and what the answer would be without it.
+        look : callable, optional
+            Given the number and the decoded clip of each file that could be decoded, before the model says anything.
         """
+        from extract.media.decode import DecodedClip
         from extract.media.pool import DecodeRequest, decode_many
         from extract.media.renditions import SHORT_SIDE_PX
 
@@ -169,15 +177,14 @@ class Model:
                 waiting.append(ask)
                 yield DecodeRequest(Path(ask.file), ask.start_s, ask.end_s, SHORT_SIDE_PX, partial=self.card.impute)
 
-        for _, result in decode_many(requests(), jobs=jobs):
-            yield self._said(waiting.pop(0), result, explain=explain)
-
-    def _said(self, ask: Ask, result: "DecodedClip | MediaError", *, explain: bool) -> Prediction | Refusal:
-        from extract.media.decode import DecodedClip
-
-        if not isinstance(result, DecodedClip):
-            return refusal_of(ask.file, result)
-        return self.label_clip(ask.file, result, explain=explain)
+        for number, (_, result) in enumerate(decode_many(requests(), jobs=jobs)):
+            ask = waiting.pop(0)
+            if not isinstance(result, DecodedClip):
+                yield refusal_of(ask.file, result)
+                continue
+            if look is not None:
+                look(number, result)
+            yield self.label_clip(ask.file, result, explain=explain)
 
     def label_clip(self, file: str, clip: "DecodedClip", *, explain: bool = True) -> Prediction:
         """What the model says of a clip that was decoded as `extract.media.renditions.SHORT_SIDE_PX` says."""
@@ -229,9 +236,7 @@ class Model:
         rows: list[Floats] = []
         refusals: list[tuple[int, Refusal]] = []
         duration_s, missing = 0.0, ""
-        windows = read_windows_apart(
-            Path(path), hop_s=hop_s, short_side_px=SHORT_SIDE_PX, partial=self.card.impute
-        )
+        windows = read_windows_apart(Path(path), hop_s=hop_s, short_side_px=SHORT_SIDE_PX, partial=self.card.impute)
         for window, result in windows:
             times.append((window.start_s, window.end_s))
             if isinstance(result, DecodedClip):

@@ -44,7 +44,7 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
         (["extract", ".", "--cache", "work", "--weights", "c3d"], 2, "expected SOURCE=VALUE"),
         (["fuse", "--cache", "none"], 2, "not a moodfuse cache"),
         (["evaluate", "--cache", "none"], 2, "not a moodfuse cache"),
-        (["evaluate"], 2, "Missing option '--cache'"),
+        (["evaluate"], 2, "give --cache DIR for the report of a run"),
         (["dance"], 2, "No such command 'dance'"),
     ],
 )

@@ -1,0 +1,64 @@
+"""`moodfuse evaluate` as the front door offers it: the report of a run, or a model on a test set."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from evaluate.cli import evaluate_command as stage_three
+
+_MODEL = (
+    click.Argument(["data"], required=False, type=click.Path(path_type=Path)),
+    click.Option(["--model"], type=click.Path(path_type=Path), help="Score this model on DATA, which it never saw."),
+    click.Option(["--group-pattern"], help="With --model: as for extract."),
+    click.Option(["--jobs"], type=click.IntRange(min=1), default=2, help="With --model: decoding processes."),
+)
+
+
+def _evaluate(
+    *,
+    data: Path | None,
+    model: Path | None,
+    group_pattern: str | None,
+    jobs: int,
+    cache_path: Path | None,
+    **options: Any,
+) -> int | None:
+    if (model is None) != (data is None) or (model is None) == (cache_path is None):
+        raise click.UsageError("give --cache DIR for the report of a run, or --model DIR and DATA to test a model")
+    if model is None or data is None:
+        assert stage_three.callback is not None
+        stage_three.callback(cache_path=cache_path, **options)
+        return None
+    for name in ("run", "compare", "inflation"):
+        if options[name]:
+            raise click.UsageError(f"--{name} belongs to --cache; a model is scored on its own")
+    return _test(model, data, group_pattern, jobs, options)
+
+
+def _test(folder: Path, data: Path, group_pattern: str | None, jobs: int, options: dict[str, Any]) -> int:
+    from evaluate.cli import progress, write_all
+    from evaluate.evaluation import evaluate_run
+    from evaluate.tables import print_table
+    from moodfuse.labelling import REFUSED
+    from moodfuse.model.model import Model
+    from moodfuse.testing import read_clips, run_test
+
+    clips = read_clips(data, group_pattern)
+    found = run_test(Model.load(folder), clips, jobs=jobs, say=lambda line: click.echo(line, err=True))
+    with progress("Scoring") as tick:
+        evaluation = evaluate_run(found.run, draws=options["draws"], seed=options["seed"], tick=tick)
+    print_table(evaluation)
+    write_all(evaluation, options["output"] or Path("test-report"))
+    return REFUSED if found.refused else 0
+
+
+evaluate_command = click.Command(
+    "evaluate",
+    callback=_evaluate,
+    params=[*(item for item in stage_three.params if item.name != "cache_path"), *_MODEL],
+    help=(stage_three.help or "") + "\n\nOr, of a model: moodfuse evaluate --model model test.csv --output test-report",
+)
+evaluate_command.params.insert(
+    0, click.Option(["--cache", "cache_path"], type=click.Path(path_type=Path), help="Cache folder.")
+)

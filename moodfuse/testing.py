@@ -1,0 +1,213 @@
+"""A model on a test set: labelled clips that it never saw, which is checked before anything is scored."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cache.audits import Finding
+from cache.errors import InputError
+from cache.folds import join_groups
+from cache.identity import clip_digest
+from cache.records import Clip
+from cache.runs import Result, Run
+from evaluate.evaluation import TEST
+from moodfuse.model.folder import TRAINING
+from moodfuse.model.model import Ask, Model
+from moodfuse.model.predictions import Prediction, Refusal
+from moodfuse.model.training import TrainingClip, read_training
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class TestRun:
+    """What a model says of a test set.
+
+    Attributes
+    ----------
+    run : Run
+        With one result, of the clips that were scored.
+    refused : tuple of str
+        Sentences on clips that were not: seen in training, or not readable.
+    alike : tuple of Finding
+        Clips that were scored although they sound or look like one that the model was trained on.
+    """
+
+    __test__ = False  # for pytest, which takes a name like this for a test
+    run: Run
+    refused: tuple[str, ...]
+    alike: tuple[Finding, ...]
+
+
+def test_clips(clips: Sequence[Clip]) -> list[Clip]:
+    """The clips of the split ``test`` where a data set has any; else all."""
+    return [clip for clip in clips if clip.split == "test"] or list(clips)
+
+
+test_clips.__test__ = False  # type: ignore[attr-defined]
+
+
+def run_test(model: Model, clips: Sequence[Clip], *, jobs: int, say: Say) -> TestRun:
+    """Predict labelled clips that the model was not trained on.
+
+    A clip whose file, or whose very window, was trained on is refused; so is one of a group that was. One that only
+    sounds or looks like a training clip is scored, and named.
+
+    Parameters
+    ----------
+    model : Model
+    clips : sequence of Clip
+    jobs : int
+        Decoding processes.
+    say : callable
+        Takes each line that the user should read.
+
+    Raises
+    ------
+    InputError
+        If a label is none of the model's, or no clip is left to score.
+    """
+    from extract.examine import hash_files
+
+    if strange := sorted({clip.label for clip in clips} - set(model.classes)):
+        raise InputError(f"label {strange[0]!r} is none of the model's: {', '.join(model.classes)}; correct the labels")
+    rules, training = read_training(model.folder / TRAINING)
+    files = hash_files(clips)
+    groups = join_groups(clips, files)
+    refused: list[str] = []
+    fresh = []
+    for clip in clips:
+        if why := _seen(clip, files[clip.id], training):
+            refused.append(f"{clip.id}: {why}")
+            say(f"refused {refused[-1]}")
+        else:
+            fresh.append(clip)
+    said, marks = _predicted(model, fresh, rules, jobs=jobs)
+    kept = []
+    for clip in fresh:
+        found = said[clip.id]
+        if isinstance(found, Refusal):
+            refused.append(f"{clip.id}: {found.code}: {found.detail}")
+            say(f"refused {refused[-1]}")
+        else:
+            kept.append((clip, found))
+    if not kept:
+        raise InputError(f"none of the {len(clips)} clips can be scored; see the reasons above")
+    alike = _alike(kept, marks, training, groups) if rules else ()
+    for item in alike:
+        say(f"WARNING {item.kind} alike: {item.first} and {item.second}, which the model was trained on")
+    run = _run(model, kept, groups, files, alike, refused)
+    return TestRun(run, tuple(refused), alike)
+
+
+def _seen(clip: Clip, file_sha256: str, training: Sequence[TrainingClip]) -> str:
+    """Why a clip is no test of the model; empty where nothing speaks against it."""
+    digest = clip_digest(file_sha256, clip.start_s, clip.end_s) if file_sha256 else ""
+    for known in training:
+        if known.digest == digest:
+            return f"the model was trained on this very clip, {known.id}"
+        if known.file_sha256 == file_sha256:
+            return f"the model was trained on a window of this file, {known.id}"
+        if clip.group is not None and clip.group == known.group:
+            return f"the model was trained on {known.id}, of the same group {known.group!r}"
+    return ""
+
+
+def _predicted(
+    model: Model, clips: Sequence[Clip], rules: str, *, jobs: int
+) -> tuple[dict[str, Prediction | Refusal], dict[str, object]]:
+    """What the model says of each clip, and what it is compared by."""
+    from extract.examine import MARK_RULES, marks_of
+
+    marks: dict[str, object] = {}
+    said: dict[str, Prediction | Refusal] = {}
+    asks = [Ask(clip.path, clip.start_s, clip.end_s) for clip in clips]
+
+    def look(number: int, decoded: object) -> None:
+        if rules == MARK_RULES:
+            marks[clips[number].id] = marks_of(decoded)  # type: ignore[arg-type]
+
+    for clip, found in zip(clips, model.label(asks, jobs=jobs, explain=False, look=look), strict=True):
+        said[clip.id] = found
+    return said, marks
+
+
+def _alike(
+    kept: Sequence[tuple[Clip, Prediction]],
+    marks: dict[str, object],
+    training: Sequence[TrainingClip],
+    groups: dict[str, str],
+) -> tuple[Finding, ...]:
+    """Test clips that sound or look like training clips, each pair with the test clip first."""
+    from extract.audit import Audited, fan_out_for, find_duplicates
+    from extract.likeness import Marks, marks_of_peaks
+
+    fan_out = fan_out_for(len(kept) + len(training))
+
+    def audited(name: str, found: object) -> Audited:
+        sound = marks_of_peaks(found.peak_times, found.peak_bins, fan_out=fan_out)  # type: ignore[attr-defined]
+        return Audited(name, name, "", sound, Marks(found.frame_hashes, found.frame_times_s))  # type: ignore[attr-defined]
+
+    tested = {clip.id: audited(f"test {clip.id}", marks[clip.id]) for clip, _ in kept if clip.id in marks}
+    known = [audited(f"training {clip.id}", clip) for clip in training]
+    pairs = find_duplicates([*tested.values(), *known])
+    return tuple(
+        item
+        for item in pairs
+        if item.kind in ("sound", "frames") and item.first.startswith("test ") and item.second.startswith("training ")
+    )
+
+
+def _run(
+    model: Model,
+    kept: Sequence[tuple[Clip, Prediction]],
+    groups: dict[str, str],
+    files: dict[str, str],
+    alike: Sequence[Finding],
+    refused: Sequence[str],
+) -> Run:
+    card = model.card
+    result = Result(
+        tuple(source.recipe.source for source in card.sources),
+        card.head,
+        card.level,
+        np.stack([found.probabilities for _, found in kept]),
+        notes=() if card.chosen else ("uncalibrated",),
+    )
+    notes = [f"the model is {card.name}, {card.digest[:16]}"]
+    if refused:
+        notes.append(f"{len(refused)} clips were not scored: seen in training, or not readable")
+    if alike:
+        names = sorted({item.first.removeprefix("test ") for item in alike})
+        right = [clip.label == found.label for clip, found in kept if clip.id not in names]
+        rest = f"; without them accuracy is {np.mean(right):.3f} of {len(right)}" if right else ""
+        notes.append(f"{len(names)} clips sound or look like training clips ({', '.join(names[:5])}){rest}")
+    clips = [clip for clip, _ in kept]
+    missing = tuple((found.missing,) if found.missing else () for _, found in kept)
+    return Run(
+        name=f"test-of-{card.digest[:16]}",
+        protocol=TEST,
+        classes=card.classes,
+        ids=tuple(clip.id for clip in clips),
+        labels=tuple(clip.label for clip in clips),
+        groups=tuple(groups[clip.id] for clip in clips),
+        folds=(0,) * len(clips),
+        fold_count=1,
+        seed=0,
+        recipes=tuple((source.recipe.source, source.recipe.digest16) for source in card.sources),
+        results=(result,),
+        notes=tuple(notes),
+        digests=tuple(clip_digest(files[clip.id], clip.start_s, clip.end_s) for clip in clips),
+        missing=missing if any(missing) else (),
+        commands=card.commands,
+        versions=tuple(card.versions.items()),
+    )
+
+
+def read_clips(data: Path, group_pattern: str | None) -> list[Clip]:
+    """The clips of a test set."""
+    from extract.dataset import scan
+
+    return test_clips(scan(data, group_pattern=group_pattern))
