@@ -1,0 +1,123 @@
+"""A small corpus of real files, a cache of it, and models exported from that: made once for all tests of models."""
+
+import csv
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from cache.planning import PlanChoice
+from cache.runs import Run, write_run
+from cache.store import FeatureCache
+from extract.recipe_files import RecipeChoice
+from extract.stage import ExtractSettings, extract_features
+from extract.work import Wanted
+from fuse.ablation import AblationSettings, run_ablation
+from moodfuse.corpus import ClipSettings, CorpusSettings, make_corpus
+from moodfuse.export import export_model
+
+FOLDS = 4
+RECIPE = """
+name = "brief"
+[onedmcnn]
+depth = "head"
+head = { optimizer = "adamw", learning_rate = 5e-3, epochs = 6, patience = 6, batch = 8 }
+[twodmcnn]
+depth = "head"
+head = { optimizer = "adamw", learning_rate = 5e-3, epochs = 6, patience = 6, batch = 8 }
+[c3d]
+depth = "frozen"
+"""
+SOURCES = ("c3d@brief", "onedmcnn@brief", "twodmcnn@brief")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A corpus of 8 clips in 4 declared folds, and the run of all of them.
+
+    Attributes
+    ----------
+    cache : FeatureCache
+        In force is the plan of the clips of all folds but the last.
+    table : Path
+        Clips of all folds.
+    run, fewer : Run
+        Of all clips, and of those of all folds but the last.
+    held : tuple of str
+        Files of the last fold.
+    """
+
+    cache: FeatureCache
+    table: Path
+    run: Run
+    fewer: Run
+    held: tuple[str, ...]
+
+
+def extracted(table: Path, folder: Path, recipe: Path) -> FeatureCache:
+    """Stage one on a table of clips."""
+    settings = ExtractSettings(
+        data=table,
+        cache=folder,
+        sources=("c3d", "onedmcnn", "twodmcnn"),
+        plan=PlanChoice(),
+        recipes=RecipeChoice(recipe=str(recipe), device="cpu"),
+        networks=Wanted(leaky=True),
+        jobs=1,
+    )
+    extract_features(settings)
+    return FeatureCache(folder)
+
+
+def write_table(path: Path, rows: list[dict[str, str]]) -> Path:
+    """A table of clips."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A trained corpus; not to be written to."""
+    folder = tmp_path_factory.mktemp("trained")
+    clip = ClipSettings(duration_s=2.0, width=64, height=48)
+    settings = CorpusSettings(labels=("sad", "excited"), groups_per_label=FOLDS, clips_per_group=(1,), clip=clip)
+    made = make_corpus(folder / "corpus", settings=settings)
+    with made.open(newline="", encoding="utf-8") as stream:
+        rows = [{**row, "fold": str(number % FOLDS)} for number, row in enumerate(csv.DictReader(stream))]
+    recipe = folder / "brief.toml"
+    recipe.write_text(RECIPE)
+    table = write_table(made.with_name("all.csv"), rows)
+    cache = extracted(table, folder / "cache", recipe)
+    run = run_ablation(cache, AblationSettings(run="all", combine=("all",), heads=("softmax", "lightgbm"), jobs=1))
+    write_run(cache, run)
+    fewer = [row for row in rows if int(row["fold"]) < FOLDS - 1]
+    cache = extracted(write_table(made.with_name("fewer.csv"), fewer), folder / "cache", recipe)
+    short = run_ablation(cache, AblationSettings(run="fewer", combine=("all",), heads=("softmax", "lightgbm"), jobs=1))
+    write_run(cache, short)
+    held = tuple(str(made.parent / row["path"]) for row in rows if int(row["fold"]) == FOLDS - 1)
+    return Trained(cache, table, run, short, held)
+
+
+@pytest.fixture(scope="session")
+def models(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The model of a result by name, exported from the clips of all folds but the last; not to be written to."""
+    folder = tmp_path_factory.mktemp("models")
+
+    def make(name: str, *, impute: bool = False) -> Path:
+        target = folder / f"{name} {impute}".replace(" ", "-")
+        if not target.exists():
+            export_model(trained.cache, trained.fewer, name, target, impute=impute)
+        return target
+
+    return make
+
+
+@pytest.fixture
+def model_copy(models: Callable[[str], Path], tmp_path: Path) -> Path:
+    """A model of all three sources, to be written to."""
+    return Path(shutil.copytree(models("c3d@brief+onedmcnn@brief+twodmcnn@brief softmax logits"), tmp_path / "model"))

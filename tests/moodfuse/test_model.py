@@ -1,0 +1,293 @@
+"""Models: what is scored is what ships, in any order and anywhere; and what is no model is refused."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load, save
+
+from cache.identity import digest, file_digest
+from cache.runs import Run
+from extract.media.container import MediaError
+from extract.media.decode import read_clip
+from extract.media.renditions import SHORT_SIDE_PX, media_of
+from moodfuse.export import find_result
+from moodfuse.model.card import ModelError
+from moodfuse.model.model import Ask, Model
+from moodfuse.model.predictions import Prediction, Refusal
+
+ALL = "c3d@brief+onedmcnn@brief+twodmcnn@brief"
+LOGITS, EMBEDDING = f"{ALL} softmax logits", f"{ALL} lightgbm embedding"
+Models = Callable[..., Path]
+TRIES = 3
+
+
+def scored(run: Run, name: str, files: tuple[str, ...]) -> np.ndarray:
+    """Rows of a run's result for some files."""
+    places = [next(row for row, item in enumerate(run.ids) if file.endswith(item)) for file in files]
+    return np.asarray(find_result(run, name).probabilities[places])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        LOGITS,
+        EMBEDDING,
+        f"{ALL} lightgbm logits",
+        "c3d@brief+twodmcnn@brief softmax embedding",
+        "c3d@brief network logits",
+    ],
+)
+def test_a_model_says_of_unseen_files_what_the_run_said(name: str, trained: Any, models: Models) -> None:
+    """Exported without one fold's clips, it predicts their files as the run of all folds scored them."""
+    found = Model.load(models(name)).predict_proba(trained.held)
+    assert np.allclose(found, scored(trained.run, name, trained.held), rtol=0, atol=1e-5)
+
+
+def test_a_training_clip_gets_the_features_that_the_cache_holds(trained: Any, models: Models) -> None:
+    """Frozen and head depth: embedding and logits of a file are, bit for bit, the rows of the cache."""
+    model, status = Model.load(models(LOGITS)), trained.cache.clips[0]
+    media = media_of(read_clip(status.clip.path, short_side_px=SHORT_SIDE_PX))
+    for shipped in model._sources:
+        recipe = trained.cache.recipe(shipped.recipe.source)
+        for number, rows in enumerate(shipped.says(media)):
+            block = trained.cache.block(recipe.source, {number} if recipe.sees_labels else "*")
+            assert block.ids[0] == status.clip.id
+            assert np.array_equal(rows["embedding"], block.embedding[0])
+            assert block.logits is None or np.array_equal(rows["logits"], block.logits[0])
+
+
+def test_neither_order_nor_company_nor_jobs_change_a_bit(trained: Any, models: Models) -> None:
+    """Files together, backwards, alone, in two decoding processes and from three threads at once: the same bits."""
+    model, files = Model.load(models(EMBEDDING)), list(trained.held)
+    together = model.predict_proba(files)
+    assert np.array_equal(model.predict_proba(files[::-1], jobs=2)[::-1], together)
+    alone: dict[int, np.ndarray] = {}
+
+    def predict(number: int) -> None:
+        alone[number] = model.predict_proba([files[number]])[0]
+
+    threads = [threading.Thread(target=predict, args=(number,)) for number in range(len(files))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(np.array_equal(alone[number], together[number]) for number in range(len(files)))
+    assert list(model.predict(files)) == [model.classes[place] for place in together.argmax(axis=1)]
+
+
+def test_a_moved_model_needs_no_cache_nor_what_fits(trained: Any, models: Models, tmp_path: Path) -> None:
+    """In a fresh process and another folder the answer is the same, and LightGBM and scikit-learn stay unloaded."""
+    expected = Model.load(models(EMBEDDING)).predict_proba(trained.held[:1])
+    moved = Path(shutil.copytree(models(EMBEDDING), tmp_path / "elsewhere" / "model"))
+    script = (
+        "import sys\nfrom moodfuse import Model\n"
+        "if __name__ == '__main__':\n"
+        "    found = Model.load(sys.argv[1]).predict_proba(sys.argv[2:])\n"
+        "    print(found.tobytes().hex(), *sorted({'lightgbm', 'sklearn'} & set(sys.modules)))\n"
+    )
+    (tmp_path / "script.py").write_text(script)
+    command = [sys.executable, str(tmp_path / "script.py"), str(moved), trained.held[0]]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.split() == [expected.tobytes().hex()]
+
+
+def test_a_file_without_sound_is_refused_or_filled_in(trained: Any, models: Models, mute: Path) -> None:
+    """Refused with its reason by one model; labelled, and said to lack sound, by one that was exported to impute."""
+    with pytest.raises(MediaError) as refused:
+        Model.load(models(LOGITS)).predict([mute])
+    assert refused.value.code == "no_audio"
+    found = Model.load(models(LOGITS, impute=True)).label_file(mute)
+    assert found.missing == "sound" and np.isclose(found.probabilities.sum(), 1)
+    assert [item.own is None for item in found.sources] == [False, True, True]
+    assert np.array_equal(found.sources[1].without, found.probabilities)
+
+
+def test_bad_files_are_named_in_their_place(trained: Any, models: Models, tmp_path: Path) -> None:
+    """Among good files an empty one, a text and a missing one give a refusal each, in the order asked."""
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "text.mp4").write_text("no film")
+    files = [str(tmp_path / "empty.mp4"), trained.held[0], str(tmp_path / "text.mp4"), str(tmp_path / "none.mp4")]
+    found = list(Model.load(models(LOGITS)).label(map(Ask, files)))
+    assert [item.file for item in found] == files
+    assert [type(item) for item in found] == [Refusal, Prediction, Refusal, Refusal]
+
+
+@pytest.fixture(scope="module")
+def mute(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One of the clips without its sound."""
+    import av
+
+    path = tmp_path_factory.mktemp("mute") / "mute.mp4"
+    with av.open(trained.held[0]) as source, av.open(path, "w") as target:
+        stream = source.streams.video[0]
+        copy = target.add_stream_from_template(stream)
+        for packet in source.demux(stream):
+            if packet.dts is not None:
+                packet.stream = copy
+                target.mux(packet)
+    return path
+
+
+# Damaged and hostile folders
+
+
+def reseal(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the card and make it consistent again, digests of the files included, as someone of ill will would."""
+    card = json.loads((folder / "model.json").read_text())
+    del card["check"]
+    change(card)
+    for place, facts in card.get("files", {}).items():
+        if isinstance(facts, dict) and (folder / place).is_file():
+            facts.update(sha256=file_digest(folder / place), bytes=(folder / place).stat().st_size)
+    (folder / "model.json").write_text(json.dumps({**card, "check": digest(card)}))
+
+
+def put(**values: Any) -> Callable[[Path], None]:
+    """Replace keys of the card."""
+    return lambda folder: reseal(folder, lambda card: card.update(values))
+
+
+def of_recipe(**values: Any) -> Callable[[Path], None]:
+    """Replace keys of the first source's recipe."""
+    return lambda folder: reseal(folder, lambda card: card["sources"][0]["recipe"].update(values))
+
+
+def arrays(
+    change: Callable[[dict[str, np.ndarray]], object], file: str = "arrays.safetensors"
+) -> Callable[[Path], None]:
+    """Change arrays of a file and make all digests consistent again."""
+
+    def harm(folder: Path) -> None:
+        found = {name: value.copy() for name, value in load((folder / file).read_bytes()).items()}
+        change(found)
+        (folder / file).write_bytes(save(found))
+        reseal(folder, lambda card: None)
+
+    return harm
+
+
+def flip(file: str) -> Callable[[Path], None]:
+    """One bit of a file."""
+
+    def harm(folder: Path) -> None:
+        data = bytearray((folder / file).read_bytes())
+        data[len(data) // 2] ^= 1
+        (folder / file).write_bytes(data)
+
+    return harm
+
+
+def link(target: str) -> Callable[[Path], None]:
+    """The arrays as a link out of the folder."""
+
+    def harm(folder: Path) -> None:
+        outside = folder.parent / "outside.safetensors"
+        shutil.move(folder / "arrays.safetensors", outside)
+        os.symlink(outside if target == "file" else target, folder / "arrays.safetensors")
+
+    return harm
+
+
+def linked_folder(folder: Path) -> None:
+    shutil.move(folder / "networks", folder.parent / "networks")
+    os.symlink(folder.parent / "networks", folder / "networks")
+
+
+def pipe(folder: Path) -> None:
+    (folder / "arrays.safetensors").unlink()
+    os.mkfifo(folder / "arrays.safetensors")
+
+
+def bomb(text: str) -> Callable[[Path], object]:
+    """A card of other text."""
+    return lambda folder: (folder / "model.json").write_text(text)
+
+
+def outside(place: str) -> Callable[[Path], None]:
+    """A network file beyond the folder."""
+
+    def change(card: dict[str, Any]) -> None:
+        card["files"][place] = card["files"].pop(card["sources"][0]["body"])
+        card["sources"][0]["body"] = place
+
+    return lambda folder: reseal(folder, change)
+
+
+def first_of(name: str, value: float) -> Callable[[dict[str, np.ndarray]], None]:
+    def change(found: dict[str, np.ndarray]) -> None:
+        found[name].flat[0] = value
+
+    return change
+
+
+BODY = "networks/00-body.safetensors"
+HARMS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "bit of the card": (flip("model.json"), "model.json"),
+    "bit of the arrays": (flip("arrays.safetensors"), "not the ones that were written"),
+    "bit of a network": (flip(BODY), "not the ones that were written"),
+    "bit of the training list": (flip("training.safetensors"), "not the ones that were written"),
+    "no card": (lambda folder: (folder / "model.json").unlink(), "is no model folder"),
+    "no network": (lambda folder: (folder / BODY).unlink(), "is not there"),
+    "network cut short": (lambda folder: os.truncate(folder / BODY, 1000), "1000 bytes"),
+    "link out": (link("file"), "may not be links"),
+    "link to a device": (link("/dev/zero"), "may not be links"),
+    "linked folder": (linked_folder, "no plain folder"),
+    "pipe": (pipe, "no plain file"),
+    "path out": (outside("../outside.safetensors"), "no plain path"),
+    "absolute path": (outside("/etc/passwd"), "no plain path"),
+    "other labels": (put(classes=["excited", "happy", "sad"]), "do not make this model"),
+    "labels out of order": (put(classes=["sad", "excited"]), "in order"),
+    "label that is a path": (put(classes=["../x", "sad"]), "empty or a path"),
+    "unknown key": (put(hook="os.system"), "missing or unknown"),
+    "text for a number": (put(temperature="hot"), "temperature is str"),
+    "temperature out of range": (put(temperature=1e9), "temperature"),
+    "other level": (put(level="pixels"), "level"),
+    "other head": (put(head_kind="pickle"), "no head of kind"),
+    "newer schema": (put(schema=99), "schema 99"),
+    "unknown network": (of_recipe(network="os:system"), "unknown source"),
+    "huge threads": (of_recipe(threads=10**9), "threads"),
+    "other input": (of_recipe(preprocessing='{"kind":"audio","sample_rate_hz":16000,"samples":480000}'), "input"),
+    "huge frames": (of_recipe(preprocessing='{"kind":"video","crop_px":9000000}'), "cannot be followed"),
+    "NaN in the head": (arrays(first_of("head.weights", np.nan)), "NaN or infinity"),
+    "wrong shape": (arrays(lambda found: found.update({"head.mean": np.zeros(3)})), "expected float64"),
+    "column out of range": (arrays(first_of("head.classes", 9)), "rising places"),
+    "arrays too many": (arrays(lambda found: found.update(extra=np.zeros(3))), "unknown arrays"),
+    "fill missing": (arrays(lambda found: found.pop("source.1.fill")), "do not make this model"),
+    "network of other shape": (arrays(lambda found: found.clear(), BODY), "sealed"),
+    "deep JSON": (bomb("[" * 1_000_000), "model.json"),
+    "huge card": (bomb('{"format":"moodfuse-model","a":"' + "a" * (17 << 20) + '"}'), "at most"),
+    "numbers without end": (bomb('{"format":"moodfuse-model","schema":1,"a":' + "9" * 100_000 + "}"), "model.json"),
+    "no JSON": (bomb("\x80\x04cos\nsystem\n"), "model.json"),
+}
+
+
+@pytest.mark.parametrize("harm", HARMS, ids=str)
+def test_a_folder_that_is_no_model_is_refused_at_once(harm: str, model_copy: Path) -> None:
+    """Its reason is said, in under 2 s, and nothing in it runs."""
+    change, said = HARMS[harm]
+    change(model_copy)
+    took = []
+    for _ in range(TRIES):
+        start = time.perf_counter()
+        with pytest.raises(ModelError, match=said):
+            Model.load(model_copy)
+        took.append(time.perf_counter() - start)
+    assert min(took) < 2
+
+
+def test_a_tree_that_would_never_end_is_refused(models: Models, tmp_path: Path) -> None:
+    """A child that points back, in a folder whose digests are all right, is refused when the model is read."""
+    folder = Path(shutil.copytree(models(EMBEDDING), tmp_path / "model"))
+    arrays(first_of("head.left", 0))(folder)
+    with pytest.raises(ModelError, match="left child"):
+        Model.load(folder)
