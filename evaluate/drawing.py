@@ -74,7 +74,7 @@ def drawing_settings() -> Iterator[None]:
 
 
 def write_figure(figure: "Figure", path: Path) -> Path:
-    """Write a figure in the format of the path's ending (`.png`, `.svg` or `.pdf`), unless the file already holds it."""
+    """Write a figure in the format that its path ends in (png, svg, pdf), unless the file already holds it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)

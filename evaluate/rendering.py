@@ -44,8 +44,8 @@ def _points_gained(share: float) -> str:
 
 
 def _unbroken(text: str) -> Markup:
-    """A sentence whose numbers stay beside their percent signs."""
-    return Markup(re.sub(r"(?<=\d) %", "\u00a0%", str(escape(printable(text)))))
+    """A sentence whose numbers stay beside their percent signs and seconds."""
+    return Markup(re.sub(r"(?<=\d) (?=%|s\b)", "\u00a0", str(escape(printable(text)))))
 
 
 def _finalize(value: Any) -> Any:
