@@ -36,11 +36,13 @@ setup(
         "evaluate",
         "moodfuse",
         "moodfuse.model",
+        "moodfuse.timeline",
     ],
     package_data={
         "cache": ["FORMAT.md"],
         "extract": ["recipes/*.toml"],
         "evaluate": ["templates/*"],
+        "moodfuse": ["timeline/templates/*"],
     },
     include_package_data=False,
     zip_safe=False,

@@ -26,6 +26,7 @@ DPI = 150
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#555555"
 COLOURS = (BLUE, "#E69F00", GREEN, "#CC79A7", "#56B4E9", ORANGE, "#7F6000", "#000000")
 STYLES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
+_NO_DATE: dict[str, dict[str, None]] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 _FALLBACK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "PingFang SC", "Microsoft YaHei")
 
 
@@ -73,13 +74,13 @@ def drawing_settings() -> Iterator[None]:
 
 
 def write_figure(figure: "Figure", path: Path) -> Path:
-    """Write a figure in the format of the path's ending, unless the file already holds it."""
+    """Write a figure in the format that its path ends in (png, svg, pdf), unless the file already holds it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
     content = io.BytesIO()
-    metadata = {"Date": None} if path.suffix == ".svg" else None
-    figure.savefig(content, format=path.suffix[1:], dpi=DPI, metadata=metadata)
+    ending = path.suffix.lower()
+    figure.savefig(content, format=ending[1:], dpi=DPI, metadata=_NO_DATE.get(ending))
     data = content.getvalue()
     if not (path.is_file() and path.read_bytes() == data):
         write_aside(path, data)

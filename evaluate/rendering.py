@@ -1,6 +1,7 @@
 """The page as one HTML file that asks for nothing from outside: the templates, and how text gets into them.
 
 All text is escaped; what cannot be printed is shown as an escape sequence. Only the page's own script may run.
+Other pages take `page_environment`, `base_style` and `script_digest` from here, and so look and escape as this one.
 """
 
 import base64
@@ -10,6 +11,7 @@ import math
 import re
 from functools import cache
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,19 +44,19 @@ def _points_gained(share: float) -> str:
 
 
 def _unbroken(text: str) -> Markup:
-    """A sentence whose numbers stay beside their percent signs."""
-    return Markup(re.sub(r"(?<=\d) %", "\u00a0%", str(escape(printable(text)))))
+    """A sentence whose numbers stay beside their percent signs and seconds."""
+    return Markup(re.sub(r"(?<=\d) (?=%|s\b)", "\u00a0", str(escape(printable(text)))))
 
 
 def _finalize(value: Any) -> Any:
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-@cache
-def _environment() -> "Environment":
+def page_environment(templates: Traversable) -> "Environment":
+    """The templates of a folder, with the filters of every page; text is escaped, and undefined names are errors."""
     from jinja2 import DictLoader, Environment, StrictUndefined
 
-    sources = {item.name: item.read_text("utf-8") for item in _TEMPLATES.iterdir() if item.name.endswith(".j2")}
+    sources = {item.name: item.read_text("utf-8") for item in templates.iterdir() if item.name.endswith(".j2")}
     environment = Environment(
         loader=DictLoader(sources),
         autoescape=True,
@@ -76,11 +78,25 @@ def _environment() -> "Environment":
     return environment
 
 
+@cache
+def _environment() -> "Environment":
+    return page_environment(_TEMPLATES)
+
+
+def base_style() -> str:
+    """The style sheet of every page, before its own."""
+    return (_TEMPLATES / "base.css").read_text("utf-8")
+
+
+def script_digest(script: str) -> str:
+    """What a content security policy calls a page's own script, after ``sha256-``."""
+    return base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+
+
 def render_page(page: Page) -> str:
     """The page as HTML; only its own script may run, and nothing may be loaded."""
-    style = (_TEMPLATES / "report.css").read_text("utf-8")
+    style = base_style() + (_TEMPLATES / "report.css").read_text("utf-8")
     script = (_TEMPLATES / "report.js").read_text("utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
     return (
         _environment()
         .get_template("report.html.j2")
@@ -91,7 +107,7 @@ def render_page(page: Page) -> str:
             marker=page.evaluation.marker,
             style=Markup(style),
             script=Markup(script),
-            script_digest=digest,
+            script_digest=script_digest(script),
         )
     )
 

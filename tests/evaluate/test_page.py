@@ -1,9 +1,7 @@
 """The report's page: what stands on it, that no text gets out of its place, and that a browser can use it."""
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
@@ -43,7 +41,6 @@ HOSTILE = (
     "悲しい é \udcff",
     "{{ 7 * 7 }}\u202egnp.4pm",
 )
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 UNKNOWN = Interval(float("nan"), float("nan"))
 
 
@@ -341,28 +338,6 @@ def test_inflation_reads_no_run_that_it_does_not_need(
 
 
 # In a browser
-
-
-def find_browser() -> str:
-    """Path of the system's chromium; where there is none the test is skipped, or fails if one is required."""
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        reason = f"no browser: none of {', '.join(BROWSERS)} is installed (Debian: apt-get install chromium)"
-        if os.environ.get("MOODFUSE_BROWSER") == "required":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return path
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    path = find_browser()
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield running
-        running.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,12 @@
-"""A small corpus of real files, a cache of it, and models exported from that: made once for all tests of models."""
+"""A small corpus of real files, a cache of it, and models exported from that, made once; and made-up time lines."""
 
 import csv
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cache.planning import PlanChoice
@@ -17,6 +18,7 @@ from extract.work import Wanted
 from fuse.ablation import AblationSettings, run_ablation
 from moodfuse.corpus import ClipSettings, CorpusSettings, make_corpus
 from moodfuse.export import export_model
+from moodfuse.model.predictions import Refusal, Timeline
 
 FOLDS = 4
 RECIPE = """
@@ -121,3 +123,34 @@ def models(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Callab
 def model_copy(models: Callable[[str], Path], tmp_path: Path) -> Path:
     """A model of all three sources, to be written to."""
     return Path(shutil.copytree(models("c3d@brief+onedmcnn@brief+twodmcnn@brief softmax logits"), tmp_path / "model"))
+
+
+# Time lines
+
+SIX = ("excited", "fear", "neutral", "relaxation", "sad", "tension")
+
+
+def make_timeline(
+    classes: Sequence[str] = SIX,
+    *,
+    windows: int = 43,
+    hop_s: float = 5.0,
+    window_s: float = 30.0,
+    lost: Sequence[int] = (),
+    file: str = "clip.webm",
+) -> Timeline:
+    """Probabilities that wander; the windows in `lost` could not be read."""
+    rng = np.random.default_rng(1)
+    steps = rng.standard_normal((windows, len(classes))).cumsum(axis=0)
+    powers = np.exp(steps - steps.mean(axis=0))
+    found = powers / powers.sum(axis=1, keepdims=True)
+    found[list(lost)] = np.nan
+    starts = hop_s * np.arange(windows)
+    refusals = tuple((row, Refusal(file, "no_audio", f"there is no sound in {row}")) for row in lost)
+    return Timeline(file, tuple(classes), starts, starts + window_s, found, refusals, float(starts[-1] + window_s))
+
+
+@pytest.fixture
+def timeline() -> Callable[..., Timeline]:
+    """Make a time line; see `make_timeline`."""
+    return make_timeline

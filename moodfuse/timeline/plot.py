@@ -1,0 +1,173 @@
+"""The figure of a time line: the curves, the band of the most probable label, gaps and the threshold.
+
+It looks as the page does on white; `evaluate.drawing` says how figures are set and written.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cache.errors import InputError
+from evaluate.drawing import drawing_settings, short, write_figure
+from evaluate.words import printable
+from moodfuse.model.predictions import Timeline
+from moodfuse.timeline import words
+from moodfuse.timeline.chart import (
+    NOT_READ,
+    Stretch,
+    axis_end_s,
+    prominent,
+    readable,
+    segments,
+    spread,
+    stretches,
+    ticks,
+)
+from moodfuse.timeline.palette import DASHES, LIGHT, PROMINENT_LIMIT, Look, look_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+ENDINGS = (".png", ".svg", ".pdf")
+INK, SOFT, LINE, TINT = "#1b1f24", "#51585f", "#c9ced4", "#eef0f2"
+SIZE_IN = (10.0, 4.4)
+NAME_IN = 0.17
+"""Height that a name beside the curves takes, in inches; with many labels the figure grows."""
+CURVES_IN = 2.9
+CHARACTER_SHARE = 0.0095
+"""Width of a character in the band, as a share of the time axis."""
+
+
+def write_timeline_plot(timeline: Timeline, path: Path, *, threshold: float) -> Path:
+    """Write the figure of a time line, whole or not at all; returns its path.
+
+    Parameters
+    ----------
+    timeline : Timeline
+    path : Path
+        ``.png``, ``.svg`` or ``.pdf``. The same time line and the same fonts give the same bytes.
+    threshold : float
+        A moment is uncertain where no label has this probability.
+
+    Raises
+    ------
+    InputError
+        If the path ends otherwise.
+    CacheError
+        If the disk refuses.
+    """
+    if path.suffix.lower() not in ENDINGS:
+        raise InputError(f"{path}: a figure ends in {', '.join(ENDINGS)}, not {path.suffix or 'nothing'}")
+    with drawing_settings():
+        return write_figure(timeline_figure(timeline, threshold=threshold), path)
+
+
+def timeline_figure(timeline: Timeline, *, threshold: float) -> "Figure":
+    """Draw the figure of a time line; call it under `evaluate.drawing.drawing_settings`."""
+    from matplotlib.figure import Figure
+
+    curves_in = max(CURVES_IN, NAME_IN * len(timeline.classes))
+    figure = Figure(figsize=(SIZE_IN[0], SIZE_IN[1] - CURVES_IN + curves_in))
+    axes, band = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [curves_in, 0.32], "hspace": 0.0})
+    runs = stretches(timeline, threshold)
+    _curves(axes, timeline)
+    _gaps(axes, runs)
+    axes.axhline(threshold, color=SOFT, linewidth=1.0, linestyle=(0, (2, 3)), zorder=1.5)
+    _names(axes, timeline, gap=NAME_IN / curves_in)
+    _band(band, timeline, runs)
+    end_s = axis_end_s(timeline)
+    marks = [tick.at_s for tick in ticks(end_s)]
+    band.set_xticks(marks, [words.clock(mark) for mark in marks])
+    band.set_xlim(0, end_s)
+    figure.suptitle(_title(timeline, threshold), fontsize=10, x=0.01, ha="left")
+    return figure
+
+
+def _title(timeline: Timeline, threshold: float) -> str:
+    name = short(printable(Path(timeline.file).name), 90)
+    length = words.seconds(words.window_s(timeline))
+    hop = words.hop_s(timeline)
+    every = f", one every {words.seconds(hop)}" if hop else ""
+    lost = int((~readable(timeline)).sum())
+    gaps = f"; {lost} of {len(timeline.starts_s)} windows could not be read" if lost else ""
+    said = f"Windows of {length}{every}, drawn at their middles; hatched and “?”: uncertain, under {threshold:g}{gaps}"
+    return f"{name}\n{said}"
+
+
+def _style(look: Look, *, strong: bool) -> dict[str, Any]:
+    dash = DASHES[look.dash]
+    return {
+        "color": LIGHT[look.colour],
+        "linewidth": 1.8 if strong else 0.8,
+        "linestyle": (0, tuple(length / 2 for length in dash)) if dash else "-",
+        "zorder": 3 if strong else 2,
+    }
+
+
+def _curves(axes: "Axes", timeline: Timeline) -> None:
+    strong = prominent(timeline)
+    for label in range(len(timeline.classes)):
+        style = _style(look_of(label), strong=label in strong)
+        values = timeline.probabilities[:, label]
+        for rows in segments(timeline):
+            if len(rows) > 1:
+                axes.plot(timeline.middles_s[rows], values[rows], **style)
+                continue
+            axes.plot(timeline.middles_s[rows], values[rows], "o", color=style["color"], markersize=4, zorder=3)
+            if len(values) == 1:  # one answer for all of the file
+                axes.plot([timeline.starts_s[0], timeline.ends_s[0]], [values[0]] * 2, **style)
+    axes.set(ylim=(-0.02, 1.02), ylabel="Probability", yticks=np.linspace(0, 1, 5))
+    axes.grid(color="#DDDDDD", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(axis="x", length=0, labelbottom=False)
+
+
+def _gaps(axes: "Axes", runs: Sequence[Stretch]) -> None:
+    for run in runs:
+        if run.label == NOT_READ:
+            axes.axvspan(run.start_s, run.end_s, facecolor=TINT, edgecolor=LINE, hatch="////", linewidth=0, zorder=1)
+
+
+def _names(axes: "Axes", timeline: Timeline, *, gap: float) -> None:
+    """Names at the right in the order in which curves end, each with a piece of its line; few are led to the end."""
+    rows = np.flatnonzero(readable(timeline))
+    count = len(timeline.classes)
+    ends = timeline.probabilities[rows[-1]] if len(rows) else np.linspace(1, 0, count)
+    strong = prominent(timeline)
+    for label, (end, place) in enumerate(zip(ends, 1 - spread(1 - ends, gap), strict=True)):
+        pieces: list[Line2D] = []
+        if len(rows) and count <= PROMINENT_LIMIT:
+            pieces += axes.plot([1.002, 1.025], [end, place], color=LINE, linewidth=0.8)
+        pieces += axes.plot([1.028, 1.062], [place, place], **_style(look_of(label), strong=label in strong))
+        for piece in pieces:
+            piece.set_transform(axes.get_yaxis_transform())
+            piece.set_clip_on(False)
+        name = short(printable(timeline.classes[label]))
+        axes.text(1.069, place, name, transform=axes.get_yaxis_transform(), va="center", fontsize=8, color=INK)
+
+
+def _band(axes: "Axes", timeline: Timeline, runs: Sequence[Stretch]) -> None:
+    """The most probable label of each moment; hatched where it is uncertain, named where there is room."""
+    end_s = axis_end_s(timeline)
+    for run in runs:
+        lost = run.label == NOT_READ
+        colour = LINE if lost else LIGHT[look_of(run.label).colour]
+        name = "not read" if lost else short(printable(timeline.classes[run.label])) + (" ?" if run.uncertain else "")
+        width = run.end_s - run.start_s
+        plain = not (lost or run.uncertain)
+        axes.barh(0, width, 1, left=run.start_s, color=TINT if lost else colour, alpha=1.0 if lost else 0.3)
+        if plain:
+            axes.barh(0.43, width, 0.14, left=run.start_s, color=colour)
+        else:
+            edge = LINE if lost else "white"
+            axes.barh(0, width, 1, left=run.start_s, color="none", edgecolor=edge, hatch="////", linewidth=0)
+        if width / end_s > CHARACTER_SHARE * (len(name) + 1):
+            middle = (run.start_s + run.end_s) / 2
+            axes.text(middle, -0.05, name, ha="center", va="center", fontsize=8, color=INK, clip_on=True)
+    axes.set(ylim=(-0.5, 0.5), yticks=[], xlabel="Time in the video, m:ss", ylabel="")
+    axes.text(-0.008, 0, "top", transform=axes.get_yaxis_transform(), ha="right", va="center", fontsize=8, color=SOFT)
+    axes.spines[:].set_visible(False)

@@ -1,0 +1,160 @@
+"""Where the parts of a time line are drawn, and what it says in words."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from evaluate.rendering import base_style
+from moodfuse.model.predictions import Timeline
+from moodfuse.timeline import words
+from moodfuse.timeline.chart import (
+    NOT_READ,
+    cells_s,
+    prominent,
+    readable,
+    segments,
+    spread,
+    stretches,
+    ticks,
+)
+from moodfuse.timeline.palette import DARK, DARK_GROUND, LIGHT, look_of
+
+Make = Callable[..., Timeline]
+CONES = (  # Machado, Oliveira and Fernandes (2009), severity 1: without red, green, blue cones
+    ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998)),
+    ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881)),
+    ((1.255528, -0.076749, -0.178779), (-0.078411, 0.930809, 0.147602), (0.004733, 0.691367, 0.303900)),
+)
+OKLAB = (  # Ottosson (2020)
+    (
+        (0.4122214708, 0.5363325363, 0.0514459929),
+        (0.2119034982, 0.6806995451, 0.1073969566),
+        (0.0883024619, 0.2817188376, 0.6299787005),
+    ),
+    (
+        (0.2104542553, 0.7936177850, -0.0040720468),
+        (1.9779984951, -2.4285922050, 0.4505937099),
+        (0.0259040371, 0.7827717662, -0.8086757660),
+    ),
+)
+
+
+def linear(colours: tuple[str, ...]) -> np.ndarray:
+    """Linear light of sRGB colours, [n, 3]."""
+    coded = np.array([[int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)] for colour in colours])
+    return np.where(coded <= 0.04045, coded / 12.92, ((coded + 0.055) / 1.055) ** 2.4)
+
+
+@pytest.mark.parametrize(("colours", "ground"), [(LIGHT, "#ffffff"), (DARK, DARK_GROUND)], ids=["light", "dark"])
+def test_colours_can_be_told_apart(colours: tuple[str, ...], ground: str) -> None:
+    """On its ground each colour has contrast, and any two differ, to those without cones of one kind too."""
+    assert f"--paper: {ground}" in base_style()
+    shine = linear(colours) @ (0.2126, 0.7152, 0.0722)
+    paper = float((linear((ground,)) @ (0.2126, 0.7152, 0.0722))[0])
+    assert ((np.maximum(shine, paper) + 0.05) / (np.minimum(shine, paper) + 0.05)).min() >= 3
+    for seen in (np.eye(3), *map(np.array, CONES)):
+        responses = np.clip(linear(colours) @ seen.T, 0, 1) @ np.array(OKLAB[0]).T
+        places = np.cbrt(responses) @ np.array(OKLAB[1]).T
+        apart = np.linalg.norm(places[:, None] - places, axis=-1) + np.eye(len(colours))
+        assert apart.min() >= 0.095
+
+
+def test_looks_are_one_for_each_label() -> None:
+    """32 labels have different looks, and neighbours have different colours."""
+    looks = [look_of(place) for place in range(33)]
+    assert len(set(looks[:32])) == 32
+    assert all(first.colour != second.colour for first, second in pairwise(looks))
+
+
+def test_stretches_say_what_the_windows_say(timeline: Make) -> None:
+    """Stretches follow each other over all windows; each window's label, certainty and gap are its stretch's."""
+    found = timeline(lost=(4, 5, 20))
+    runs = stretches(found, 0.5)
+    assert [row for run in runs for row in range(run.first, run.last + 1)] == list(range(43))
+    assert runs[0].start_s == 0 and runs[-1].end_s == found.duration_s
+    assert all(first.end_s == second.start_s for first, second in pairwise(runs))
+    for run in runs:
+        for row in range(run.first, run.last + 1):
+            values = found.probabilities[row]
+            assert found.labels[row] == ("" if run.label == NOT_READ else found.classes[run.label])
+            assert run.uncertain == (run.label != NOT_READ and values.max() < 0.5)
+            assert run.start_s <= found.middles_s[row] <= run.end_s
+    assert [rows.tolist() for rows in segments(found)] == [list(range(4)), list(range(6, 20)), list(range(21, 43))]
+
+
+def test_windows_that_do_not_touch_leave_a_hole(timeline: Make) -> None:
+    """Under a hop longer than a window, no window answers for what none of them holds."""
+    found = timeline(("a",), windows=3, hop_s=50.0)
+    assert cells_s(found).tolist() == [[0, 30], [50, 80], [100, 130]]
+    assert len(stretches(found, 0.0)) == 3
+
+
+def test_names_are_spread_in_order() -> None:
+    """Names keep their order and their distance, stay on the drawing, and do not move where there is room."""
+    rng = np.random.default_rng(0)
+    for count in (1, 2, 8, 18, 40):
+        places = rng.random(count) ** 3
+        moved = spread(places, 0.056)
+        gap = min(0.056, 1 / max(1, count - 1))
+        assert (np.argsort(moved) == np.argsort(places, kind="stable")).all()
+        assert np.diff(np.sort(moved)).min(initial=1) >= gap - 1e-9 and moved.min() >= 0 and moved.max() <= 1 + 1e-9
+    assert spread(np.array([0.9, 0.1, 0.5]), 0.1).tolist() == pytest.approx([0.9, 0.1, 0.5])
+    assert len(spread(np.zeros(0), 0.1)) == 0
+
+
+@pytest.mark.parametrize("end_s", [0.4, 2.0, 21.4, 240.0, 3599.0, 5025.0, 40_000.0])
+def test_ticks_fit(end_s: float) -> None:
+    """Any length has a tick at 0, few that fit on a phone, all within the axis, each with its own text."""
+    found = ticks(end_s)
+    assert found[0].at_s == 0 and found[0].major and found[-1].at_s <= end_s
+    assert sum(tick.major for tick in found) <= 6 and len(found) <= 13
+    assert len({words.clock(tick.at_s) for tick in found}) == len(found)
+
+
+def test_of_many_labels_the_most_probable_are_strong(timeline: Make) -> None:
+    """All of eight labels are drawn strongly; of twenty, the eight with the highest peaks."""
+    assert len(prominent(timeline([f"e{place}" for place in range(8)]))) == 8
+    found = timeline([f"e{place:02d}" for place in range(20)], lost=(3,))
+    strong = prominent(found)
+    peaks = np.nanmax(found.probabilities, axis=0)
+    assert len(strong) == 8 and min(peaks[list(strong)]) >= max(np.delete(peaks, list(strong)))
+
+
+def test_words_name_windows_hop_and_doubt(timeline: Make) -> None:
+    """Point, hop and certainty are said, with what differs: an odd last hop, one window, nothing read."""
+    found = timeline()
+    assert "a window of 30 s around that time" in words.point_words(found)
+    assert "begin at 0:15 and end at 3:45" in words.point_words(found)
+    assert words.hop_words(found).startswith("A window begins every 5 s. Windows overlap")
+    starts = np.array([0.0, 10.0, 20.0, 23.5])
+    uneven = replace(found, starts_s=starts, ends_s=starts + 30, probabilities=found.probabilities[:4])
+    assert words.hop_words(uneven).startswith("A window begins every 10 s, the last one 3.5 s after the one before.")
+    unsure = int((found.probabilities.max(axis=1) < 0.6).sum())
+    assert words.doubt_words(found, 0.6).startswith(f"In {unsure} windows no emotion reaches 0.6")
+    assert "never uncertain" in words.doubt_words(found, 0.0)
+    one = timeline(windows=1, window_s=21.4)
+    assert words.hop_words(one) == "" and "The file has one window, 0:00 to 0:21.4" in words.point_words(one)
+    assert words.doubt_words(one, 1.0) == "That is under 1, so the model is uncertain."
+    assert words.missing_words(found) == "" and "has no sound" in words.missing_words(replace(found, missing="sound"))
+    none = timeline(windows=2, lost=(0, 1))
+    assert words.headline(none).startswith("None of the 2 windows") and not readable(none).any()
+    assert "gap" not in " ".join(words.refusal_words(none))
+
+
+def test_refused_windows_are_named(timeline: Make) -> None:
+    """Windows refused for one reason stand in one sentence, by number and time; a long list is cut."""
+    found = timeline(lost=(17, 18, 30))
+    same = tuple((row, replace(refusal, detail="It breaks off.")) for row, refusal in found.refusals)
+    (sentence,) = words.refusal_words(replace(found, refusals=same))
+    assert sentence == (
+        "3 of 43 windows could not be read, and the curves have a gap there: windows 18 to 19 (1:25 to 2:00) and "
+        "window 31 (2:30 to 3:00). It breaks off."
+    )
+    assert len(words.refusal_words(found)) == 3
+    assert "No reason was kept." in words.refusal_words(replace(found, refusals=()))[0]
+    often = timeline(lost=range(0, 43, 2))
+    (cut,) = words.refusal_words(replace(often, refusals=()))
+    assert cut.startswith("22 of 43") and "and 10 more (the table marks all)" in cut
