@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import logging
 from pathlib import Path
 
 import click
@@ -29,9 +30,23 @@ NEEDED = ("starlette", "uvicorn", "python_multipart")
     help="Seconds from the end of an upload to its answer.",
 )
 @click.option("--at-once", type=click.IntRange(1), default=2, show_default=True, help="Files labelled at once.")
+@click.option(
+    "--allow-host",
+    "allowed",
+    multiple=True,
+    metavar="NAME",
+    help="Name of this service that a proxy in front passes on; repeatable.",
+)
 @click.option("--waiting", type=click.IntRange(0), default=8, show_default=True, help="Further requests that may wait.")
 def serve_command(
-    folder: Path, host: str, port: int, max_upload: int, timeout: float, at_once: int, waiting: int
+    folder: Path,
+    host: str,
+    port: int,
+    max_upload: int,
+    timeout: float,
+    at_once: int,
+    allowed: tuple[str, ...],
+    waiting: int,
 ) -> None:
     """Label videos over HTTP, and in a browser: drop a video on the page, or POST it to /predict.
 
@@ -47,9 +62,12 @@ def serve_command(
 
     limits = Limits(upload_bytes=max_upload * MIB, request_s=timeout, at_once=at_once, waiting=waiting)
     local = is_loopback(host)
+    names = {name.lower() for name in (host, *allowed)}
+    # Uploads that are no forms are refused with a sentence; the parser's own complaints would only fill the log.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     with listen(host, port) as listener:
         model: Labeller = importlib.import_module("moodfuse.model.model").Model.load(folder)
-        app = make_app(model, limits=limits, hosts=LOOPBACK_NAMES | {host} if local else None)
+        app = make_app(model, limits=limits, hosts=LOOPBACK_NAMES | names if local or allowed else None)
         if not local:
             click.echo(
                 f"Warning: {host} can be reached from other machines, and there is no login: whoever reaches it may "

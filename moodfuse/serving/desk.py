@@ -85,6 +85,8 @@ class Desk:
         Problem
             Too many are in, or the service stops, now or while the block runs.
         """
+        if self._stopping or self.folder is None:
+            raise _stopping()
         if len(self._visits) >= self.limits.at_once + self.limits.waiting:
             raise Problem(
                 "busy",
@@ -92,8 +94,6 @@ class Desk:
                 f"try again in {RETRY_AFTER_S} s",
                 headers={"retry-after": str(RETRY_AFTER_S)},
             )
-        if self._stopping or self.folder is None:
-            raise _stopping()
         visit = Visit(self.folder / secrets.token_hex(16))
         self._visits.add(visit)
         try:

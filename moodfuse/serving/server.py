@@ -28,6 +28,7 @@ from moodfuse.serving.problems import Problem
 HEADER_S = 10.0
 """Seconds for the headers of a request to arrive."""
 
+HEADER_BYTES = 16 * 1024
 MOST_CONNECTIONS = 128
 STOP_S = 5
 INTERRUPTED = 130
@@ -37,6 +38,7 @@ class Connection(H11Protocol):
     """One client's connection."""
 
     _header_timer: asyncio.TimerHandle | None = None
+    _spoken = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for headers for so long only; refuse a connection too many."""
@@ -48,6 +50,7 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes; between two requests they begin a new wait for headers."""
+        self._spoken = True
         super().data_received(data)
         if self.conn.their_state is not h11.IDLE:
             self._stop_timer()
@@ -64,7 +67,12 @@ class Connection(H11Protocol):
         self._end(Problem("malformed", "this is not an HTTP/1.1 request that can be read; send a proper one"))
 
     def _header_is_late(self) -> None:
-        if not self.transport.is_closing() and self.conn.their_state is h11.IDLE:
+        if self.transport.is_closing() or self.conn.their_state is not h11.IDLE:
+            return
+        if not self._spoken:
+            # Browsers open connections ahead and may never use them: nobody waits for an answer.
+            self.transport.close()
+        else:
             self._end(
                 Problem("slow_upload", f"the headers did not arrive within {HEADER_S:g} s; send the request again")
             )
@@ -95,9 +103,9 @@ class Server(uvicorn.Server):
                 ws="none",
                 lifespan="on",
                 log_config=None,
-                access_log=False,
                 proxy_headers=False,
                 server_header=False,
+                h11_max_incomplete_event_size=HEADER_BYTES,
                 timeout_graceful_shutdown=STOP_S,
             )
         )

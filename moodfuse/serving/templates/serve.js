@@ -50,7 +50,7 @@
   };
 
   // Why the time line is left out, or "".
-  const tooLong = (seconds, hop) => {
+  const tooLong = (seconds) => {
     if (seconds > data.timelineSeconds) {
       return `The video lasts ${clock(seconds)}, a time line at most ${clock(data.timelineSeconds)}; only its label was asked for.`;
     }
@@ -64,7 +64,7 @@
     const going = new XMLHttpRequest();
     request = going;
     const hop = widened(seconds || 0, Number(at("hop").value) || 5);
-    const left = at("timeline").checked ? tooLong(seconds, hop) : "";
+    const left = at("timeline").checked ? tooLong(seconds) : "";
     const timeline = at("timeline").checked && !left;
     const body = new FormData();
     body.append("file", file);

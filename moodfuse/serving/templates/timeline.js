@@ -1,7 +1,7 @@
 // The emotion over time as curves under a video: a playhead that moves with it, and a place to click that seeks.
 "use strict";
 const clock = (seconds) => `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
-const percent = (share) => `${Math.round(100 * share)} %`;
+const percent = (share) => `${Math.round(100 * share)}\u00a0%`;
 
 const Curves = (() => {
   const space = "http://www.w3.org/2000/svg";
@@ -11,9 +11,11 @@ const Curves = (() => {
     if (className) element.setAttribute("class", className);
     return element;
   };
-  const style = (number) => `c${number % 8} d${Math.floor(number / 8) % 4}`;
-  const margin = { left: 44, right: 12, top: 30, bottom: 24 };
-  const height = 250;
+  // Neighbours are far apart in colour; behind the first four, lines are dashed too.
+  const colours = [0, 5, 2, 3, 7, 1, 4, 6];
+  const style = (number) => `c${colours[number % 8]} d${Math.floor(number / 4) % 4}`;
+  const margin = { left: 44, right: 12, top: 46, bottom: 24 };
+  const height = 270;
 
   // Times of a window's row, its middle; before the first and behind the last one a curve goes on level.
   const middles = (line) => line.starts_s.map((start, row) => (start + line.ends_s[row]) / 2);
@@ -77,8 +79,8 @@ const Curves = (() => {
       for (const run of runs(this.line)) this.classes.forEach((label, number) => svg.append(this.curve(label, number, run)));
       this.playhead = shape("g", {});
       this.playhead.append(
-        shape("line", { x1: 0, x2: 0, y1: margin.top - 16, y2: this.y(0) }, "playhead"),
-        shape("path", { d: `M -6 ${margin.top - 24} h 12 l -6 9 z` }, "head"),
+        shape("line", { x1: 0, x2: 0, y1: 8, y2: this.y(0) }, "playhead"),
+        shape("path", { d: "M -6 2 h 12 l -6 9 z" }, "head"),
       );
       svg.append(this.playhead);
       this.place.replaceChildren(svg);
@@ -91,13 +93,21 @@ const Curves = (() => {
       return element;
     }
 
-    // Above the curves, the most probable label of each moment.
+    // Above the curves, the most probable label of each moment, by name where there is room.
     ribbon(svg) {
-      this.line.labels.forEach((label, row) => {
-        const [from, to] = this.span(row);
-        const [x, wide] = [this.x(from), Math.max(0, this.x(to) - this.x(from))];
-        if (label === null) svg.append(shape("rect", { x, width: wide, y: this.y(1), height: this.y(0) - this.y(1) }, "gap"));
-        else svg.append(shape("rect", { x, width: wide, y: margin.top - 14, height: 8 }, `top ${style(this.classes.indexOf(label))}`));
+      const { labels } = this.line;
+      let first = 0;
+      labels.forEach((label, row) => {
+        if (row + 1 < labels.length && labels[row + 1] === label) return;
+        const x = this.x(this.span(first)[0]);
+        const wide = Math.max(0, this.x(this.span(row)[1]) - x);
+        first = row + 1;
+        if (label === null) {
+          svg.append(shape("rect", { x, width: wide, y: this.y(1), height: this.y(0) - this.y(1) }, "gap"));
+          return;
+        }
+        svg.append(shape("rect", { x, width: wide, y: margin.top - 14, height: 8 }, `top ${style(this.classes.indexOf(label))}`));
+        if (wide > 6.6 * label.length + 4) svg.append(this.text(x + wide / 2, margin.top - 19, label, "middle"));
       });
     }
 
