@@ -8,6 +8,8 @@ from setuptools import setup
 ROOT = Path(__file__).resolve().parent
 VERSION = re.search(r'^__version__ = "([^"]+)"$', (ROOT / "moodfuse/_version.py").read_text("utf-8"), re.MULTILINE)[1]
 README = ROOT / "README.md"
+# moodfuse/serving/server.py builds on uvicorn's way with h11, which uvicorn brings along.
+SERVE = ["anyio>=4.4", "python-multipart>=0.0.34", "starlette>=0.40", "uvicorn>=0.30"]
 
 setup(
     name="moodfuse",
@@ -36,13 +38,15 @@ setup(
         "evaluate",
         "moodfuse",
         "moodfuse.model",
+        "moodfuse.serving",
         "moodfuse.timeline",
     ],
     package_data={
         "cache": ["FORMAT.md"],
         "extract": ["recipes/*.toml"],
         "evaluate": ["templates/*"],
-        "moodfuse": ["timeline/templates/*"],
+        "moodfuse.serving": ["schema.json", "templates/*"],
+        "moodfuse.timeline": ["templates/*"],
     },
     include_package_data=False,
     zip_safe=False,
@@ -71,6 +75,7 @@ setup(
     ],
     extras_require={
         "parquet": ["pyarrow"],
+        "serve": SERVE,
         "dev": [
             # The page is tried in the system's own chromium; axe looks for what would keep readers out.
             "axe-playwright-python",
@@ -85,6 +90,7 @@ setup(
             # The packaging test builds a wheel without fetching anything, so the build backend is installed too.
             "setuptools>=77",
             "wheel",
+            *SERVE,
         ],
     },
     entry_points={"console_scripts": ["moodfuse = moodfuse.cli:main"]},

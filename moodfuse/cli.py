@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "predict": ("moodfuse.predict_command:predict_command", "Label videos with an exported model."),
     "cache": ("cache.cli:cache_group", "Look into a cache, check it, free space, and exchange features."),
     "weights": ("extract.cli:weights_group", "List, fetch and convert pretrained weights."),
+    "serve": ("moodfuse.serving.command:serve_command", "Label videos over HTTP and in a browser."),
     "demo": ("moodfuse.demo:demo_command", "Make a synthetic corpus and run all three stages on it."),
 }
 """Command name -> where it lives, and its line in the help."""

@@ -1,0 +1,90 @@
+"""`moodfuse serve`: a model as a web service."""
+
+import importlib
+import importlib.util
+import logging
+from pathlib import Path
+
+import click
+
+from cache.errors import InputError
+
+NEEDED = ("starlette", "uvicorn", "python_multipart")
+
+
+@click.command("serve")
+@click.option("--model", "folder", type=click.Path(path_type=Path), required=True, help="Model folder of an export.")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; the default is this machine."
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
+@click.option(
+    "--max-upload", type=click.IntRange(1), default=512, show_default=True, metavar="MB", help="Largest file."
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, 86400, min_open=True),
+    default=120.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds from the end of an upload to its answer.",
+)
+@click.option("--at-once", type=click.IntRange(1), default=2, show_default=True, help="Files labelled at once.")
+@click.option(
+    "--allow-host",
+    "allowed",
+    multiple=True,
+    metavar="NAME",
+    help="Name of this service that a proxy in front passes on; repeatable.",
+)
+@click.option("--waiting", type=click.IntRange(0), default=8, show_default=True, help="Further requests that may wait.")
+def serve_command(
+    folder: Path,
+    host: str,
+    port: int,
+    max_upload: int,
+    timeout: float,
+    at_once: int,
+    allowed: tuple[str, ...],
+    waiting: int,
+) -> None:
+    """Label videos over HTTP, and in a browser: drop a video on the page, or POST it to /predict.
+
+    Needs the extra: pip install 'moodfuse[serve]'. docs/serve.md describes answers and limits.
+
+    Example: moodfuse serve --model model --port 8000
+    """
+    _require_extra()
+    from moodfuse.serving.app import Labeller, make_app
+    from moodfuse.serving.guard import LOOPBACK_NAMES
+    from moodfuse.serving.limits import MIB, Limits
+    from moodfuse.serving.server import Server, address_of, is_loopback, listen
+
+    limits = Limits(upload_bytes=max_upload * MIB, request_s=timeout, at_once=at_once, waiting=waiting)
+    local = is_loopback(host)
+    names = {name.lower() for name in (host, *allowed)}
+    # Uploads that are no forms are refused with a sentence; the parser's own complaints would only fill the log.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
+    with listen(host, port) as listener:
+        model: Labeller = importlib.import_module("moodfuse.model.model").Model.load(folder)
+        app = make_app(model, limits=limits, hosts=LOOPBACK_NAMES | names if local or allowed else None)
+        if not local:
+            click.echo(
+                f"Warning: {host} can be reached from other machines, and there is no login: whoever reaches it may "
+                "upload files. Leave --host out, or put a server with a login in front",
+                err=True,
+            )
+        click.echo(f"{model.name}: {address_of(listener)} (Ctrl-C stops it)", err=True)
+        try:
+            Server(app).run(sockets=[listener])
+        except KeyboardInterrupt:
+            click.echo("stopped", err=True)
+
+
+def _require_extra() -> None:
+    """Refuse to start where the extra is not installed."""
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"{', '.join(missing)} cannot be imported; install what serve needs: pip install 'moodfuse[serve]'"
+        )

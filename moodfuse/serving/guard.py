@@ -1,0 +1,126 @@
+"""What stands before every request: who may ask, the headers of every answer, and the end of uploads nobody reads.
+
+A page of another site must not use the service through its visitor's browser. So a loopback service answers only to
+loopback names (a name that an attacker points at 127.0.0.1 is refused), and a POST that a browser sends for another
+origin is refused; no CORS header is ever sent.
+"""
+
+from collections.abc import Collection
+from urllib.parse import urlsplit
+
+import anyio
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from moodfuse.serving.problems import Problem
+
+LINGER_S, LINGER_IDLE_S = 1.0, 0.2
+LINGER_BYTES = 4 * 2**20
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+OWN_SITES = ("same-origin", "none")
+SECURITY_HEADERS = {
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "cache-control": "no-store",
+}
+"""Sent with every answer that does not set them itself."""
+
+
+class Guard:
+    """ASGI middleware; the module says what for.
+
+    Parameters
+    ----------
+    app : ASGI application
+    hosts : collection of str or None
+        Names that the `Host` header may give, without port; `None` takes any.
+    """
+
+    def __init__(self, app: ASGIApp, *, hosts: Collection[str] | None) -> None:
+        self.app, self.hosts = app, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        exchange = _Exchange(scope, receive, send)
+        problem = find_stranger(scope["method"], Headers(scope=scope), hosts=self.hosts)
+        app = self.app if problem is None else problem.answer
+        await app(scope, exchange.receive, exchange.send)
+
+
+def find_stranger(method: str, headers: Headers, *, hosts: Collection[str] | None) -> Problem | None:
+    """Say why a request is not for this service, or not from its own page; `None` where it is."""
+    host = headers.get("host", "")
+    if hosts is not None and _name_of(host) not in hosts:
+        known = ", ".join(sorted(hosts))
+        return Problem(
+            "wrong_host",
+            f"the request is for the host {host[:80]!r}; this service answers to {known}: use one of these",
+        )
+    if method in SAFE_METHODS:
+        return None
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    elsewhere = site is not None and site not in OWN_SITES
+    if elsewhere or (origin is not None and urlsplit(origin).netloc != host):
+        return Problem(
+            "cross_origin",
+            f"a page of {(origin or site or '')[:80]!r} sent this request; "
+            "only this service's own page, or a program, may: use the page at /",
+        )
+    return None
+
+
+def _name_of(host: str) -> str:
+    """The name in a `Host` header, in lower case, without port and brackets."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+class _Exchange:
+    """One request and its answer: adds headers, and closes the connection where the body was not read to its end."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        self._receive, self._send = receive, send
+        self._unread = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+        self._lingers = self._unread and "expect" not in headers
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            self._unread = False
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(raw=message.setdefault("headers", []))
+            for name, value in SECURITY_HEADERS.items():
+                headers.setdefault(name, value)
+            if self._unread:
+                headers["connection"] = "close"
+        elif self._unread and self._lingers and not message.get("more_body", False):
+            await self._send({**message, "more_body": True})
+            await self._linger()
+            message = {"type": "http.response.body", "body": b"", "more_body": False}
+        await self._send(message)
+
+    async def _linger(self) -> None:
+        """Take a little more of an upload that is refused: many clients read the answer only when they have sent some.
+
+        Closed at once, the connection is reset, and the answer may be lost with it.
+        """
+        left = LINGER_BYTES
+        with anyio.move_on_after(LINGER_S):
+            while self._unread and left > 0:
+                taken = 0
+                with anyio.move_on_after(LINGER_IDLE_S):
+                    taken = len((await self.receive()).get("body", b""))
+                left = left - taken if taken else 0

@@ -1,0 +1,197 @@
+"""The page of the service in a browser: a video goes in, its label and time line come out, by mouse and keyboard."""
+
+import os
+import runpy
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("uvicorn", reason="the extra is missing: pip install 'moodfuse[serve]'")
+
+from moodfuse.serving.limits import MIB, Limits
+from moodfuse.serving.page import render_page
+
+ROOT = Path(__file__).resolve().parents[2]
+load_script = SimpleNamespace(**runpy.run_path(str(ROOT / "benchmarks" / "serve_load.py")))
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+LIMITS = Limits(upload_bytes=2 * MIB, timeline_s=70.0)
+SHORT = replace(LIMITS, timeline_s=50.0)
+WAIT_MS = 15_000
+
+
+def test_the_page_names_its_model_and_limits_as_text() -> None:
+    """Names with markup stay text, in the page and in its data; only digests of its own may run."""
+    nasty = "</script><img src=x onerror=alert(1)>"
+    page = render_page(nasty, (nasty, "b"), limits=LIMITS)
+    assert nasty not in page.html and "<img" not in page.html and page.html.count("<script") == 2
+    assert "At most 2 MB" in page.html
+    assert "unsafe" not in page.policy and page.policy.count("'sha256-") == 2
+
+
+def find_browser() -> str:
+    """Path of the system's chromium; where there is none the test is skipped, or fails if one is required."""
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        reason = f"no browser: none of {', '.join(BROWSERS)} is installed (Debian: apt-get install chromium)"
+        if os.environ.get("MOODFUSE_BROWSER") == "required":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    path = find_browser()
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder, labeller = tmp_path_factory.mktemp("page"), load_script.StandIn(delay_s=1.0)
+    with load_script.served(labeller, limits=LIMITS, temporary=folder) as running:
+        yield f"http://{running.host}:{running.port}/"
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A minute, small."""
+    path = tmp_path_factory.mktemp("video") / "song.mp4"
+    path.write_bytes(load_script.make_clip_bytes(60.0))
+    return path
+
+
+@pytest.fixture
+def tab(browser: Any, address: str) -> Iterator[Any]:
+    """The page in a tab that takes no complaint, and no request to anything but the service and the chosen file."""
+    context = browser.new_context(viewport={"width": 1400, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(WAIT_MS)
+    complaints: list[str] = []
+    own = (address, "blob:", "data:")
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: request.url.startswith(own) or complaints.append(request.url))
+    page.goto(address)
+    page.complaints = complaints
+    yield page
+    context.close()
+    assert complaints == []
+
+
+def becomes(tab: Any, condition: str) -> None:
+    """Wait until a condition holds; the page's policy forbids the browser to wait for a text of code by itself."""
+    for _ in range(WAIT_MS // 20):
+        if tab.evaluate(condition):
+            return
+        tab.wait_for_timeout(20)
+    pytest.fail(f"it did not come to {condition}")
+
+
+def answered(tab: Any, video: Path) -> None:
+    tab.set_input_files("#file", str(video))
+    tab.wait_for_selector("#answer:visible")
+
+
+@pytest.mark.slow
+def test_a_video_is_labelled_and_its_time_line_moves_with_it(tab: Any, video: Path) -> None:
+    """Label, bars and reasons are there; a click and a key seek; the playhead follows the video."""
+    answered(tab, video)
+    assert tab.locator("#claim").inner_text().startswith("Uncertain: perhaps ")
+    assert "Of 10 answers as sure as this, about 4 should be right" in tab.locator("#meaning").inner_text()
+    assert tab.locator("#labels tbody tr").count() == 6 and tab.locator("#reasons li").count() == 2
+    assert "Without it the answer would be" in tab.locator("#reasons").inner_text()
+    assert tab.locator("#curves path.curve").count() == 2 * 6 and tab.locator("#curves .gap").count() == 1
+    assert "1 of 6 windows could not be read" in tab.locator("#over-time-caption").inner_text()
+    now = "[document.getElementById('video').currentTime, Number(document.getElementById('curves').ariaValueNow)]"
+    box = tab.locator("#curves").bounding_box()
+    tab.mouse.click(box["x"] + 44 + (box["width"] - 56) / 2, box["y"] + 150)
+    becomes(tab, "!document.getElementById('video').seeking")
+    assert tab.evaluate(now) == [pytest.approx(30, abs=0.6)] * 2
+    assert tab.locator("#now").inner_text().startswith("0:") and "%" in tab.locator("#now").inner_text()
+    tab.locator("#curves").focus()
+    for key, time_s in (("ArrowRight", 35), ("Home", 0), ("End", 60), ("PageDown", 30)):
+        tab.keyboard.press(key)
+        becomes(tab, "!document.getElementById('video').seeking")
+        assert tab.evaluate(now) == [pytest.approx(time_s, abs=0.7)] * 2, key
+    tab.evaluate("document.getElementById('video').muted = true")
+    tab.keyboard.press(" ")
+    becomes(tab, "document.getElementById('video').currentTime > 30.5")
+    tab.keyboard.press(" ")
+    tab.wait_for_timeout(200)
+    shown = tab.evaluate(now)
+    assert shown[0] == pytest.approx(shown[1], abs=0.3) and shown[1] > 30.4
+
+
+@pytest.mark.slow
+def test_a_dropped_video_without_a_time_line(tab: Any, video: Path) -> None:
+    """A drop does what choosing does; without the box only the label is asked for; the keyboard reaches the button."""
+    tab.keyboard.press("Tab")
+    tab.keyboard.press("Tab")
+    assert tab.evaluate("document.activeElement.id") == "file"
+    tab.locator("#timeline").uncheck()
+    tab.evaluate(
+        """async () => {
+            const data = new DataTransfer();
+            data.items.add(new File([new Uint8Array(await (await fetch('/health')).arrayBuffer())], 'x.mp4'));
+            window.held = data;
+        }"""
+    )
+    with tab.expect_request("**/predict") as sent:
+        tab.evaluate("document.dispatchEvent(new DragEvent('drop', {dataTransfer: window.held, cancelable: true}))")
+    assert sent.value.url.endswith("/predict")
+    tab.wait_for_selector("#problem:visible")
+    assert "Not a video file that can be opened" in tab.locator("#problem").inner_text()
+    assert [text for text in tab.complaints if "422" not in text] == []
+    tab.complaints.clear()
+    answered(tab, video)
+    assert tab.locator("#over-time:visible").count() == 0 and tab.locator("#problem:visible").count() == 0
+
+
+@pytest.mark.slow
+def test_limits_are_said_before_anything_is_sent(tab: Any, video: Path, tmp_path: Path) -> None:
+    """A file too large is not sent, one too long has no time line and is told so, and a request can be cancelled."""
+    large = {"name": "large.mp4", "mimeType": "video/mp4", "buffer": bytes(LIMITS.upload_bytes + 1)}
+    requests: list[str] = []
+    tab.on("request", lambda request: requests.append(request.method))
+    tab.set_input_files("#file", files=[large])
+    tab.wait_for_selector("#problem:visible")
+    assert "large.mp4 is too large: 2.0 MB, at most 2.0 MB" in tab.locator("#problem").inner_text().replace("\xa0", " ")
+    assert "POST" not in requests
+    slow = {"name": "slow.mp4", "mimeType": "video/mp4", "buffer": load_script.SLOW_MARK}
+    tab.set_input_files("#file", files=[slow])
+    becomes(tab, "document.getElementById('status').textContent.startsWith('Labelling slow.mp4')")
+    tab.locator("#cancel").click()
+    assert tab.locator("#going:visible").count() == 0 and tab.locator("#problem:visible").count() == 0
+    with load_script.served(load_script.StandIn(), limits=SHORT, temporary=tmp_path) as running:
+        address = f"http://{running.host}:{running.port}/"
+        tab.goto(address)
+        answered(tab, video)
+        tab.complaints[:] = [text for text in tab.complaints if not text.startswith(address)]
+    assert "lasts 1:00, a time line at most 0:50" in tab.locator("#notes").inner_text()
+    assert tab.locator("#over-time:visible").count() == 0
+
+
+@pytest.mark.slow
+def test_axe_and_a_phone(tab: Any, video: Path) -> None:
+    """In both schemes nothing serious keeps a reader out, and at 390 pixels nothing is wider than the screen."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    answered(tab, video)
+    for scheme in ("light", "dark"):
+        tab.emulate_media(color_scheme=scheme)
+        found = Axe().run(tab, options={"resultTypes": ["violations"]}).response["violations"]
+        bad = [(item["id"], item["nodes"][0]["html"]) for item in found if item["impact"] in ("serious", "critical")]
+        assert bad == [], scheme
+    tab.set_viewport_size({"width": 390, "height": 800})
+    becomes(tab, "document.querySelector('#curves svg').viewBox.baseVal.width < 390")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
