@@ -41,8 +41,13 @@ class Labeller(Protocol):
     be labelled, and come to an end for every file: a thread cannot be stopped from outside.
     """
 
-    name: str
-    classes: tuple[str, ...]
+    @property
+    def name(self) -> str:
+        """What it is called."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Sorted labels."""
 
     def label_file(self, path: Path, *, start_s: float = 0.0, end_s: float | None = None) -> Prediction:
         """Label one window of a file."""

@@ -1,6 +1,5 @@
 """`moodfuse serve`: a model as a web service."""
 
-import importlib
 import importlib.util
 import logging
 from pathlib import Path
@@ -55,7 +54,8 @@ def serve_command(
     Example: moodfuse serve --model model --port 8000
     """
     _require_extra()
-    from moodfuse.serving.app import Labeller, make_app
+    from moodfuse.model.model import Model
+    from moodfuse.serving.app import make_app
     from moodfuse.serving.guard import LOOPBACK_NAMES
     from moodfuse.serving.limits import MIB, Limits
     from moodfuse.serving.server import Server, address_of, is_loopback, listen
@@ -66,7 +66,7 @@ def serve_command(
     # Uploads that are no forms are refused with a sentence; the parser's own complaints would only fill the log.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
     with listen(host, port) as listener:
-        model: Labeller = importlib.import_module("moodfuse.model.model").Model.load(folder)
+        model = Model.load(folder)
         app = make_app(model, limits=limits, hosts=LOOPBACK_NAMES | names if local or allowed else None)
         if not local:
             click.echo(
