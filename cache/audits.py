@@ -10,7 +10,7 @@ import numpy as np
 
 from cache.clip_parts import find_clip, read_clip_part, write_clip_part
 from cache.errors import DamagedPartError, InputError
-from cache.files import read_json, set_aside, write_text
+from cache.files import listing, read_json, set_aside, write_text
 from cache.identity import canonical_json, digest16
 from cache.store import FeatureCache
 
@@ -69,7 +69,7 @@ def write_audit(cache: FeatureCache, audit: Audit) -> None:
 
 def read_audit(cache: FeatureCache) -> Audit | None:
     """The audit of the clips that the plan in force covers, or `None` if none was made; damaged ones are set aside."""
-    files = (cache.path / "audits").glob("[!.]*.json")
+    files = listing(cache.path / "audits", suffix=".json")
     for file in sorted(files, key=lambda file: file.stat().st_mtime_ns, reverse=True):
         try:
             values = read_json(file)

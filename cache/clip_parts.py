@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from cache.errors import DamagedPartError
-from cache.files import set_aside
+from cache.files import listing, set_aside
 from cache.parts import SCHEMA, is_intact, read_part, write_part
 
 
 def clip_files(folder: Path, digest: str) -> list[Path]:
     """The parts of a clip, by name, not read."""
-    return sorted((folder / digest[:2]).glob(f"{digest[:32]}-*.h5"))
+    return listing(folder / digest[:2], prefix=f"{digest[:32]}-", suffix=".h5")
 
 
 def find_clip(folder: Path, digest: str) -> Path | None:

@@ -144,6 +144,31 @@ def write_text(path: Path, text: str) -> bool:
     return True
 
 
+def listing(folder: Path, *, prefix: str = "", suffix: str = "") -> list[Path]:
+    """What stands in a folder, by name, but for names that start with a dot; a folder that is not there holds nothing.
+
+    Every reader of a cache lists by this: a snapshot or what a file manager leaves is none of a cache's files.
+
+    Raises
+    ------
+    CacheError
+        If the folder may not be listed.
+    """
+    try:
+        names = os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise CacheError(
+            f"{folder}: cannot be listed ({error.strerror or error}); correct that, then run the command again"
+        ) from error
+    return [
+        folder / name
+        for name in sorted(names)
+        if name.startswith(prefix) and name.endswith(suffix) and not name.startswith(".")
+    ]
+
+
 def read_json(path: Path) -> Any:
     """A JSON file's value.
 

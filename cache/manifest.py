@@ -3,16 +3,18 @@
 import csv
 import io
 import logging
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
 from cache.columns import Assignment
 from cache.errors import CacheError, DamagedPartError, InputError, SchemaError
-from cache.files import read_json, set_aside, sweep_temporaries, write_text
+from cache.files import listing, read_json, set_aside, sweep_temporaries, write_text
 from cache.folds import Unit, units_of
 from cache.identity import canonical_json, digest16
+from cache.layout import REPEAT
 from cache.parts import SCHEMA, read_part, write_part
 from cache.recipe import Recipe
 from cache.records import ClipStatus, Outcome, Plan
@@ -72,7 +74,7 @@ class Manifest:
     def all_plans(self) -> tuple[Plan, ...]:
         """Plans of every repeat, oldest first."""
         found = []
-        for file in sorted((self.path / "plans").rglob("plan-*.h5")):
+        for file in self._plan_files():
             try:
                 found.append((self.read_plan(file), file.name))
             except DamagedPartError as error:
@@ -82,6 +84,13 @@ class Manifest:
                     raise DamagedPartError(f"{error}; run extract again, which deals the clips anew") from error
                 set_aside(file, str(error))
         return tuple(plan for plan, _ in sorted(found, key=lambda item: (item[0].sequence, item[1])))
+
+    def _plan_files(self) -> Iterator[Path]:
+        """Files of plans, those of further repeats included; no other folder is looked into."""
+        home = self.path / "plans"
+        repeats = (folder for folder in listing(home, prefix="repeat-") if re.fullmatch(REPEAT, folder.name))
+        for folder in (home, *repeats):
+            yield from listing(folder, prefix="plan-", suffix=".h5")
 
     @staticmethod
     def read_plan(file: Path) -> Plan:
@@ -173,8 +182,9 @@ class Manifest:
         listings: dict[str, list[Path]] = {}
         for digest in digests:
             folder = self.path / "clips" / digest[:2]
-            files = listings.setdefault(digest[:2], sorted(folder.glob("[!.]*.json")))
-            for file in files:
+            if digest[:2] not in listings:
+                listings[digest[:2]] = listing(folder, suffix=".json")
+            for file in listings[digest[:2]]:
                 if file.name.startswith(digest[:32]) and (outcome := self._read_outcome(file)):
                     found.setdefault(digest, []).append(outcome)
         return found

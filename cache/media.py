@@ -12,7 +12,7 @@ import numpy as np
 
 from cache.clip_parts import find_clip, read_clip_part, write_clip_part
 from cache.errors import DamagedPartError, MissingBlockError
-from cache.files import set_aside
+from cache.files import listing, set_aside
 from cache.identity import digest16
 from cache.parts import read_part
 from cache.pictures import decode_frame, decode_frames, encode_frames
@@ -146,7 +146,7 @@ def kept_frame(home: Path, digest: str, number: int) -> tuple[np.ndarray, tuple[
         Height and width in pixels that it was decoded at; a rendition may have another aspect ratio.
     """
     found: list[tuple[int, dict[str, np.ndarray], dict[str, Any]]] = []
-    for folder in sorted(home.glob("*")):
+    for folder in listing(home):
         part = read_clip_part(folder, digest)
         if part is not None and part[1].get("view") == "picture" and len(part[0]["frames_webp_ends"]):
             found.append((int(np.prod(part[1]["frame_hw"])), *part))

@@ -1,6 +1,7 @@
 """Runs: the out-of-fold probabilities of one ablation, as stage two leaves them and stage three reads them."""
 
 import logging
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from cache.errors import CacheError, DamagedPartError, InputError
-from cache.files import read_json, write_text
+from cache.files import listing, read_json, write_text
 from cache.folds import MIN_INNER_GROUPS
 from cache.identity import canonical_json, digest16
 from cache.parts import SCHEMA, read_part, write_part
@@ -144,7 +145,7 @@ class Run:
 
 def run_names(cache: FeatureCache) -> tuple[str, ...]:
     """Names of the runs in a cache, oldest first; those that cannot be read stand before all."""
-    names = [file.parent.name for file in (cache.path / "runs").glob("*/run.json")]
+    names = [folder.name for folder in listing(cache.path / "runs") if os.path.lexists(folder / "run.json")]
     return tuple(sorted(names, key=lambda name: (_sequence(cache, name), name)))
 
 

@@ -14,6 +14,7 @@ from cache.blocks import Owner, part_files
 from cache.checks import CHECKS
 from cache.columns import Digests
 from cache.errors import CacheError, DamagedPartError, InputError, SchemaError
+from cache.files import listing
 from cache.layout import BAD, FOLDER, TEMPORARY, UNKNOWN, Entry, entries, folder_of
 from cache.manifest import MARKER, VIEW, check_schema
 from cache.naming import Namer
@@ -213,7 +214,7 @@ def _missing(cache: FeatureCache) -> Iterator[Fault]:
 
 def _unrecorded(folder: Path, recipe: Recipe, namer: Namer) -> Iterator[str]:
     """Networks of a recipe that the plans in force name and whose record is not there, though features are."""
-    for block in sorted(folder.iterdir()):
+    for block in listing(folder):
         record = block / "trained.json"
         unrecorded = block.is_dir() and block.name != FROZEN and not os.path.lexists(record)
         if unrecorded and part_files(block) and namer.names(recipe, block.name, record):
