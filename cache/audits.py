@@ -14,6 +14,7 @@ from cache.files import listing, read_json, set_aside, write_text
 from cache.identity import canonical_json, digest16
 from cache.store import FeatureCache
 
+FORMAT_OF_MARKS = "moodfuse-marks"
 KINDS = ("file", "sound", "frames", "name")
 
 
@@ -117,14 +118,14 @@ class MarkStore:
 
     def holds(self, digest: str) -> bool:
         """Whether the marks of a clip are there."""
-        return find_clip(self.folder, digest) is not None
+        return find_clip(self.folder, digest, form=FORMAT_OF_MARKS) is not None
 
     def write(self, digest: str, marks: ClipMarks) -> None:
         """Keep the marks of a clip."""
         arrays = {item.name: getattr(marks, item.name) for item in fields(marks)}
-        write_clip_part(self.folder, digest, arrays, {"format": "moodfuse-marks", "rules": self.rules})
+        write_clip_part(self.folder, digest, arrays, {"rules": self.rules}, form=FORMAT_OF_MARKS)
 
     def read(self, digest: str) -> ClipMarks | None:
         """The marks of a clip, or `None` where there are none."""
-        found = read_clip_part(self.folder, digest)
+        found = read_clip_part(self.folder, digest, form=FORMAT_OF_MARKS)
         return None if found is None else ClipMarks(**found[0])

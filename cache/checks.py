@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from cache.audits import Finding
+from cache.audits import FORMAT_OF_MARKS, Finding
 from cache.blocks import FORMAT
+from cache.clip_parts import check_place
 from cache.columns import Digests
 from cache.errors import DamagedPartError
 from cache.identity import canonical_json, digest16
@@ -19,9 +20,10 @@ from cache.manifest import Manifest
 from cache.media import FORMAT as FORMAT_OF_MEDIA
 from cache.parts import SCHEMA, read_part, verify_part
 from cache.records import Outcome
+from cache.runs import FORMAT as FORMAT_OF_PREDICTIONS
 from cache.seals import check_sealed
 from cache.store import check_trained, read_recipe
-from cache.tables import ClipTable
+from cache.tables import ATTRIBUTES, ClipTable
 
 Check = Callable[[Entry], Digests | None]
 """Takes a file; returns the clips that it holds features of."""
@@ -58,7 +60,9 @@ def _plan(entry: Entry) -> None:
 
 
 def _table(entry: Entry) -> None:
-    ClipTable.from_arrays(verify_part(entry.path)[0])
+    arrays, attributes = verify_part(entry.path)
+    _demand(attributes == ATTRIBUTES, "holds no table of clips")
+    ClipTable.from_arrays(arrays)
 
 
 def _outcome(entry: Entry) -> None:
@@ -80,21 +84,11 @@ def _audit(entry: Entry) -> None:
 
 
 def _media(entry: Entry) -> None:
-    _clip_part(entry, FORMAT_OF_MEDIA)
+    check_place(entry.path, verify_part(entry.path)[1], form=FORMAT_OF_MEDIA)
 
 
 def _marks(entry: Entry) -> None:
-    _clip_part(entry, "moodfuse-marks")
-
-
-def _clip_part(entry: Entry, form: str) -> None:
-    """Check a part of one clip: its clip stands in its name and folder, its rules are those of the folder above."""
-    attributes = verify_part(entry.path)[1]
-    clip = attributes["clip"]
-    _demand(attributes["format"] == form, f"is of format {attributes['format']}")
-    place = (entry.parents[-1], entry.path.name.rpartition("-")[0])
-    _demand(place == (clip[:2], clip[:32]), "belongs to another clip than its name says")
-    _demand(digest16(attributes["rules"]) == entry.parents[-2], "was made by other rules than its folder says")
+    check_place(entry.path, verify_part(entry.path)[1], form=FORMAT_OF_MARKS)
 
 
 def _recipe(entry: Entry) -> None:
@@ -132,7 +126,7 @@ def _run(entry: Entry) -> None:
 
 
 def _predictions(entry: Entry) -> None:
-    _demand(verify_part(entry.path)[1]["format"] == "moodfuse-predictions", "holds no predictions")
+    _demand(verify_part(entry.path)[1]["format"] == FORMAT_OF_PREDICTIONS, "holds no predictions")
 
 
 CHECKS: dict[str, Check] = {

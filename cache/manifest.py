@@ -23,6 +23,7 @@ from cache.tables import ATTRIBUTES, ClipTable
 log = logging.getLogger(__name__)
 MARKER = "moodfuse-cache.json"
 VIEW = "clips.csv"
+FORMAT_OF_PLANS = "moodfuse-plan"
 VIEW_COLUMNS = (
     *("id", "path", "start_s", "end_s", "label", "group", "fold", "digest", "duration_s", "status", "reason"),
 )
@@ -94,9 +95,12 @@ class Manifest:
 
     @staticmethod
     def read_plan(file: Path) -> Plan:
-        """The plan that a part holds, or `DamagedPartError`."""
+        """The plan that a part holds, or `DamagedPartError`; it is held to the folder that it stands in."""
         arrays, values = read_part(file)
         try:
+            home = f"repeat-{values['repeat']}" if values["repeat"] else "plans"
+            if values["format"] != FORMAT_OF_PLANS or file.parent.name != home:
+                raise ValueError(f"format {values['format']!r}, repeat {values['repeat']!r}")
             settings = {name: values[name] for name in ("folds", "seed", "group_rule", "sequence", "repeat")}
             assignment = Assignment(arrays["clip"], arrays["fold"])
             return Plan(**settings, records=tuple(values["records"]), assignment=assignment)
@@ -144,7 +148,10 @@ class Manifest:
         (name,) = self.plan.records
         file = self.path / "tables" / f"clips-{name}.h5"
         try:
-            return ClipTable.from_arrays(read_part(file)[0])
+            arrays, values = read_part(file)
+            if values != ATTRIBUTES:
+                raise DamagedPartError(f"{file}: holds no table of clips")
+            return ClipTable.from_arrays(arrays)
         except DamagedPartError as error:
             raise DamagedPartError(f"{error}; run extract again, which writes the table of clips anew") from error
 
@@ -248,7 +255,7 @@ def _foreign(folder: Path) -> Iterable[Path]:
 def _plan_arrays(plan: Plan, sequence: int) -> tuple[dict[str, object], bytes]:
     """Attributes of a plan's part under a sequence, and its assignment in a form to compare."""
     attributes: dict[str, object] = {
-        "format": "moodfuse-plan",
+        "format": FORMAT_OF_PLANS,
         "folds": plan.folds,
         "seed": plan.seed,
         "group_rule": plan.group_rule,

@@ -31,7 +31,8 @@ DEFAULTS = (UNCALIBRATED, FEW_GROUPS)
 ARRAYS = ("probabilities", "unscaled", "repeats")
 """Arrays of a result, as they stand in a run's predictions; the last two only where there are any."""
 _ADDED = ("digests", "missing", "repeat_folds", "commands", "versions")
-_ATTRIBUTES = {"format": "moodfuse-predictions", "schema": SCHEMA}
+FORMAT = "moodfuse-predictions"
+_ATTRIBUTES = {"format": FORMAT, "schema": SCHEMA}
 _said: set[Path] = set()
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -258,7 +259,7 @@ def read_run(cache: FeatureCache, name: str | None = None) -> Run:
     values = _run_values(cache, folder.name)
     try:
         arrays, attributes = read_part(folder / values.pop("predictions"))
-        if attributes["record"] != digest16(values):
+        if (attributes["format"], attributes["record"]) != (FORMAT, digest16(values)):
             raise DamagedPartError(f"{folder / 'run.json'}: is not the record that was written with the predictions")
         return Run(
             name=values["name"],
