@@ -10,7 +10,7 @@ import numpy as np
 
 from cache.clip_parts import find_clip, read_clip_part, write_clip_part
 from cache.errors import DamagedPartError, InputError
-from cache.files import listing, read_json, set_aside, write_text
+from cache.files import facts_of, listing, read_json, set_aside, write_text
 from cache.identity import canonical_json, digest16
 from cache.store import FeatureCache
 
@@ -71,7 +71,8 @@ def write_audit(cache: FeatureCache, audit: Audit) -> None:
 def read_audit(cache: FeatureCache) -> Audit | None:
     """The audit of the clips that the plan in force covers, or `None` if none was made; damaged ones are set aside."""
     files = listing(cache.path / "audits", suffix=".json")
-    for file in sorted(files, key=lambda file: file.stat().st_mtime_ns, reverse=True):
+    ages = {file: facts.st_mtime_ns for file in files if (facts := facts_of(file))}
+    for file in sorted(ages, key=lambda file: ages[file], reverse=True):
         try:
             values = read_json(file)
         except DamagedPartError as error:

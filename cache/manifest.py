@@ -4,6 +4,7 @@ import csv
 import io
 import logging
 import re
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -11,7 +12,16 @@ from pathlib import Path
 
 from cache.columns import Assignment
 from cache.errors import CacheError, DamagedPartError, InputError, SchemaError
-from cache.files import listing, read_json, set_aside, sweep_temporaries, write_text
+from cache.files import (
+    TEMPORARY_PREFIX,
+    facts_of,
+    listing,
+    names_in,
+    read_json,
+    set_aside,
+    sweep_temporaries,
+    write_text,
+)
 from cache.folds import Unit, units_of
 from cache.identity import canonical_json, digest16
 from cache.layout import REPEAT
@@ -51,19 +61,20 @@ class Manifest:
     def __init__(self, path: str | Path, *, create: bool = False) -> None:
         self.path = Path(path)
         self._mends = create
-        if (self.path / "__init__.py").exists():
+        if facts_of(self.path / "__init__.py"):
             raise InputError(
                 f"{self.path} is a Python package, not a cache folder; use another folder, such as --cache work"
             )
         marker = self.path / MARKER
-        if marker.is_file():
+        if (facts := facts_of(marker)) and stat.S_ISREG(facts.st_mode):
             check_schema(marker)
         elif not create:
             raise InputError(
                 f"{self.path} is not a moodfuse cache; make one with: moodfuse extract DATA --cache {self.path}"
             )
         else:
-            if self.path.exists() and (not self.path.is_dir() or any(_foreign(self.path))):
+            folder = facts_of(self.path)
+            if folder and (not stat.S_ISDIR(folder.st_mode) or _foreign(self.path)):
                 raise InputError(f"{self.path} is not empty and not a moodfuse cache; name a new or empty folder")
             write_text(marker, marker_text())
         if create:
@@ -247,9 +258,9 @@ class Manifest:
         return text.getvalue()
 
 
-def _foreign(folder: Path) -> Iterable[Path]:
+def _foreign(folder: Path) -> list[str]:
     """What stands in a folder beside the temporaries of a first writer that was killed."""
-    return (file for file in folder.iterdir() if not file.name.startswith(".tmp-"))
+    return [name for name in names_in(folder) if not name.startswith(TEMPORARY_PREFIX)]
 
 
 def _plan_arrays(plan: Plan, sequence: int) -> tuple[dict[str, object], bytes]:

@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 
 from cache.errors import CacheError, DamagedPartError, SchemaError
-from cache.files import write_aside
+from cache.files import withheld, write_aside
 from cache.identity import canonical_json, content_digest, digest16
 
 SCHEMA = 2
@@ -173,7 +173,7 @@ def _padded(values: Mapping[str, Any]) -> bytes:
 def _unreadable(path: Path, error: OSError) -> CacheError:
     if isinstance(error, FileNotFoundError):
         return DamagedPartError(f"{path}: is gone")
-    return CacheError(f"{path}: cannot be read ({error.strerror or error}); correct that, then run the command again")
+    return withheld(path, "read", error)
 
 
 def check_bytes(path: Path) -> Header:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.errors import CacheError
-from cache.files import listing
+from cache.errors import CacheError, DamagedPartError
+from cache.files import facts_of, listing, read_json
 from cache.media import Media, MediaStore, Rendition, kept_frame
 from cache.parts import read_part, write_part
 from cache.runs import run_names
@@ -33,6 +33,22 @@ def test_a_folder_that_is_withheld_is_an_error_and_not_empty(tmp_path: Path, mon
     monkeypatch.setattr(os, "listdir", withheld)
     with pytest.raises(CacheError, match=r"cannot be listed \(Permission denied\); correct that"):
         listing(tmp_path)
+
+
+def test_a_file_that_is_withheld_is_an_error_and_not_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader says so with the path; what is not there, a pipe and a folder are told apart."""
+    assert facts_of(tmp_path / "none") is None and facts_of(tmp_path) is not None
+    with pytest.raises(DamagedPartError, match="is no plain file"):
+        read_json(tmp_path)
+    with pytest.raises(CacheError, match="none: cannot be read"):
+        read_json(tmp_path / "none")
+
+    def withheld(path: Path, **options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "stat", withheld)
+    with pytest.raises(CacheError, match=r"recipe.json: cannot be read \(Permission denied\); correct that"):
+        read_json(Path("recipe.json"))
 
 
 @pytest.mark.parametrize("name", [".snapshot", "sub", "repeat-x"])

@@ -3,7 +3,8 @@
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cache.checks import CHECKS
-from cache.errors import InputError, MissingBlockError, SchemaError
+from cache.errors import CacheError, InputError, MissingBlockError, SchemaError
 from cache.layout import entries
 from cache.parts import SCHEMA, read_header, write_part
 from cache.recipe import Recipe, Tuning, frozen_counterpart
@@ -290,15 +291,55 @@ def test_what_the_system_withholds_is_said_and_left_alone(
     assert mend(whole_cache) == Repair((), (), (), ())
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_that_may_not_be_listed_is_said(whole_cache: FeatureCache) -> None:
-    """The others are checked all the same."""
-    (whole_cache.path / "media").chmod(0)
+@contextmanager
+def denied(path: Path) -> Iterator[None]:
+    """A file or folder that may not be read."""
+    mode = path.stat().st_mode
+    path.chmod(0)
     try:
-        (fault,) = verify(whole_cache.path).faults
+        if os.access(path, os.R_OK):
+            pytest.skip("this user may read everything")
+        yield
     finally:
-        (whole_cache.path / "media").chmod(0o755)
-    assert fault == Fault("media", "folder", "cannot be listed (Permission denied)", UNREADABLE)
+        path.chmod(mode)
+
+
+@pytest.mark.parametrize("place", ["media", "features", "plans", "sources"])
+def test_a_folder_that_may_not_be_listed_is_said(whole_cache: FeatureCache, place: str) -> None:
+    """The others are checked all the same, and nothing in it counts as gone."""
+    with denied(whole_cache.path / place):
+        (fault,) = verify(whole_cache.path).faults
+    assert fault == Fault(place, "folder", "cannot be listed (Permission denied)", UNREADABLE)
+
+
+def test_a_view_that_may_not_be_read_is_said(whole_cache: FeatureCache) -> None:
+    """Whether it is stale cannot be told."""
+    with denied(whole_cache.path / "clips.csv"):
+        found = verify(whole_cache.path)
+    assert found.faults == (Fault("clips.csv", "view", "cannot be read (Permission denied)", UNREADABLE),)
+    assert not found.stale_view
+
+
+def test_a_cache_that_may_not_be_looked_into_is_an_error(whole_cache: FeatureCache) -> None:
+    """It is not a folder without a marker."""
+    with denied(whole_cache.path), pytest.raises(CacheError, match=r"cannot be read \(Permission denied\)"):
+        verify(whole_cache.path)
+    with denied(whole_cache.path), pytest.raises(CacheError, match=r"cannot be read \(Permission denied\)"):
+        FeatureCache(whole_cache.path)
+
+
+def test_a_cause_that_no_bad_record_explains_is_not_swallowed(
+    whole_cache: FeatureCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That some media are damaged says nothing of why the sources in force cannot be told."""
+
+    def fails(cache: FeatureCache) -> None:
+        raise ValueError("a mistake of ours")
+
+    monkeypatch.setattr(FeatureCache, "selection", property(fails))
+    file_of(whole_cache, "media").write_bytes(b"")
+    with pytest.raises(ValueError, match="a mistake of ours"):
+        verify(whole_cache.path)
 
 
 def test_nothing_behind_a_link_is_renamed(whole_cache: FeatureCache, tmp_path: Path) -> None:
