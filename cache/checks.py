@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cache.audits import FORMAT_OF_MARKS, Finding
+from cache.audits import FORMAT_OF_MARKS, audit_in
 from cache.blocks import FORMAT
 from cache.clip_parts import check_place
 from cache.columns import Digests
@@ -18,8 +18,10 @@ from cache.identity import canonical_json, digest16
 from cache.layout import Entry, folder_of
 from cache.manifest import Manifest
 from cache.media import FORMAT as FORMAT_OF_MEDIA
+from cache.named_json import check_keys, read_named
+from cache.outcomes import read_outcome
 from cache.parts import SCHEMA, read_part, verify_part
-from cache.records import Outcome
+from cache.recipe import Recipe
 from cache.runs import FORMAT as FORMAT_OF_PREDICTIONS
 from cache.seals import check_sealed
 from cache.store import check_trained, read_recipe
@@ -42,12 +44,6 @@ def _demand(holds: bool, reason: str) -> None:
         raise DamagedPartError(reason)
 
 
-def _named_by_digest(entry: Entry) -> Any:
-    values = _json(entry)
-    _demand(digest16(values) == entry.path.stem.rsplit("-", 1)[-1], "its content does not match its name")
-    return values
-
-
 def _marker(entry: Entry) -> None:
     values = _json(entry, ending="\n")
     expected = ("moodfuse-cache", SCHEMA, True)
@@ -66,21 +62,19 @@ def _table(entry: Entry) -> None:
 
 
 def _outcome(entry: Entry) -> None:
-    outcome = Outcome(**_named_by_digest(entry))
-    place = (entry.parents[-1], entry.path.name[:33])
-    _demand(place == (outcome.digest[:2], f"{outcome.digest[:32]}-"), "belongs to another clip than its name says")
+    _json(entry)
+    read_outcome(entry.path)
 
 
 def _choice(entry: Entry) -> None:
-    values = _named_by_digest(entry)
+    _json(entry)
+    values = read_named(entry.path)
     _demand(isinstance(values["sequence"], int) and isinstance(values["sources"], dict), "is no choice of sources")
 
 
 def _audit(entry: Entry) -> None:
-    values = _named_by_digest(entry)
-    _demand(isinstance(values["clips"], str) and isinstance(values["rules"], str), "is no audit")
-    for finding in values["findings"]:
-        Finding(**finding)
+    _json(entry)
+    audit_in(entry.path)
 
 
 def _media(entry: Entry) -> None:
@@ -92,7 +86,9 @@ def _marks(entry: Entry) -> None:
 
 
 def _recipe(entry: Entry) -> None:
-    _json(entry)
+    values = _json(entry)
+    if digest16({key: value for key, value in values.items() if key != "source"}) == entry.parents[2]:
+        check_keys(Recipe, values, entry.path)
     recipe = read_recipe(entry.path)
     _demand(folder_of(recipe.source) == entry.parents[1], "belongs to another source than its folder says")
 

@@ -6,7 +6,6 @@ import logging
 import re
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
@@ -23,8 +22,9 @@ from cache.files import (
     write_text,
 )
 from cache.folds import Unit, units_of
-from cache.identity import canonical_json, digest16
+from cache.identity import canonical_json
 from cache.layout import REPEAT
+from cache.outcomes import read_outcomes, write_outcome
 from cache.parts import SCHEMA, read_part, write_part
 from cache.recipe import Recipe
 from cache.records import ClipStatus, Outcome, Plan
@@ -190,33 +190,11 @@ class Manifest:
 
     def write_outcome(self, outcome: Outcome) -> None:
         """Keep what became of a clip, as soon as it is known."""
-        values = asdict(outcome)
-        name = f"{outcome.digest[:32]}-{digest16(values)}.json"
-        write_text(self.path / "clips" / outcome.digest[:2] / name, canonical_json(values))
+        write_outcome(self.path / "clips", outcome)
 
     def outcomes(self, digests: Iterable[str]) -> dict[str, list[Outcome]]:
         """Every outcome on record of some clips, by clip digest; clips without one are left out."""
-        found: dict[str, list[Outcome]] = {}
-        listings: dict[str, list[Path]] = {}
-        for digest in digests:
-            folder = self.path / "clips" / digest[:2]
-            if digest[:2] not in listings:
-                listings[digest[:2]] = listing(folder, suffix=".json")
-            for file in listings[digest[:2]]:
-                if file.name.startswith(digest[:32]) and (outcome := self._read_outcome(file)):
-                    found.setdefault(digest, []).append(outcome)
-        return found
-
-    @staticmethod
-    def _read_outcome(file: Path) -> Outcome | None:
-        try:
-            values = read_json(file)
-            if digest16(values) != file.stem.rsplit("-", 1)[-1]:
-                raise DamagedPartError(f"{file}: content does not match its name")
-            return Outcome(**values)
-        except (DamagedPartError, TypeError) as error:
-            set_aside(file, str(error))
-            return None
+        return read_outcomes(self.path / "clips", digests)
 
     # Writing
 
