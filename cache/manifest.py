@@ -112,9 +112,12 @@ class Manifest:
             home = f"repeat-{values['repeat']}" if values["repeat"] else "plans"
             if values["format"] != FORMAT_OF_PLANS or file.parent.name != home:
                 raise ValueError(f"format {values['format']!r}, repeat {values['repeat']!r}")
+            if not isinstance(values["records"], list):
+                raise TypeError("records is no list")
+            (table,) = values["records"]
             settings = {name: values[name] for name in ("folds", "seed", "group_rule", "sequence", "repeat")}
             assignment = Assignment(arrays["clip"], arrays["fold"])
-            return Plan(**settings, records=tuple(values["records"]), assignment=assignment)
+            return Plan(**settings, records=(str(table),), assignment=assignment)
         except (KeyError, ValueError, TypeError) as error:
             raise DamagedPartError(f"{file}: is no plan ({error})") from error
 

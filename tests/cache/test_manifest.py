@@ -10,6 +10,17 @@ from cache.store import FeatureCache
 from cache.verify import verify
 
 
+@pytest.mark.parametrize("records", ["0123456789abcdef", [], ["0123456789abcdef"] * 2, None])
+def test_a_plan_names_one_table(whole_cache: FeatureCache, records: object) -> None:
+    """Its attribute is a list of one; anything else is no plan, said as such."""
+    home = whole_cache.path / "plans"
+    arrays, values = read_part(next(home.glob("plan-*.h5")))
+    file = write_part(home, "plan", arrays, {**values, "records": records, "sequence": 99})
+    with pytest.raises(DamagedPartError, match=rf"{file.name}: is no plan"):
+        _ = FeatureCache(whole_cache.path).statuses
+    assert [fault.place for fault in verify(whole_cache.path).faults] == [f"plans/{file.name}"]
+
+
 @pytest.mark.parametrize("harm", ["format", "folder"])
 def test_a_sound_part_that_is_no_plan_of_its_folder_is_damage(whole_cache: FeatureCache, harm: str) -> None:
     """Another format, or the plan of a further repeat among those that holdouts are looked up in."""
