@@ -22,10 +22,11 @@ from cache.files import (
     write_text,
 )
 from cache.folds import Unit, units_of
+from cache.headers import NEVER_RELEASED, SCHEMA, wanted_version, writer_version
 from cache.identity import canonical_json
 from cache.layout import REPEAT
 from cache.outcomes import read_outcomes, write_outcome
-from cache.parts import SCHEMA, read_part, write_part
+from cache.parts import read_part, write_part
 from cache.recipe import Recipe
 from cache.records import ClipStatus, Outcome, Plan
 from cache.tables import ATTRIBUTES, ClipTable
@@ -266,13 +267,7 @@ def table_name(statuses: Sequence[ClipStatus]) -> str:
 
 def marker_text() -> str:
     """What the file that marks a cache holds."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        writer = version("moodfuse")
-    except PackageNotFoundError:
-        writer = ""
-    return canonical_json({"format": "moodfuse-cache", "schema": SCHEMA, "written_by": writer}) + "\n"
+    return canonical_json({"format": "moodfuse-cache", "schema": SCHEMA, "written_by": writer_version()}) + "\n"
 
 
 def check_schema(marker: Path) -> None:
@@ -293,14 +288,9 @@ def check_schema(marker: Path) -> None:
             f"{marker.parent}"
         )
     if schema > SCHEMA:
-        writer = found.get("written_by")
-        wanted = f"'moodfuse>={writer}'" if isinstance(writer, str) and writer else "--upgrade moodfuse"
         raise SchemaError(
             f"{marker.parent}: cache schema {schema} is newer than the {SCHEMA} that this moodfuse reads; upgrade "
-            f"(pip install {wanted}), or name another --cache folder"
+            f"(pip install {wanted_version(found.get('written_by'))}), or name another --cache folder"
         )
     if schema < SCHEMA:
-        raise SchemaError(
-            f"{marker.parent}: cache schema {schema} is of a version that was never released and is read no more; run "
-            "extract again into another --cache folder"
-        )
+        raise SchemaError(f"{marker.parent}: cache schema {schema} {NEVER_RELEASED}")

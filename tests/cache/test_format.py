@@ -3,6 +3,7 @@
 import json
 import re
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -11,7 +12,9 @@ import pytest
 
 import cache.store
 from cache.errors import SchemaError
-from cache.parts import SCHEMA
+from cache.headers import writer_version
+from cache.identity import canonical_json, digest16
+from cache.parts import SCHEMA, read_header, read_part, write_part
 from cache.records import Holdout
 from cache.store import FeatureCache
 
@@ -91,13 +94,32 @@ def test_a_newer_schema_says_what_to_install(where: str, tmp_path: Path) -> None
         with pytest.raises(SchemaError, match=r"schema 3 is newer.*pip install 'moodfuse>=7.1.0'"):
             FeatureCache(tmp_path)
         return
-    from cache.parts import read_header
-
     part = next(iter(old.block_folder(old.recipe("still"), None).glob("*.h5")))
-    from dataclasses import replace
-
-    newer = replace(read_header(part), schema=SCHEMA + 1).to_bytes()
+    newer = replace(read_header(part), schema=SCHEMA + 1, written_by="7.1.0").to_bytes()
     part.write_bytes(newer + part.read_bytes()[len(newer) :])
-    with pytest.raises(SchemaError, match="newer than the 2.*upgrade"):
+    with pytest.raises(SchemaError, match=r"newer than the 2.*pip install 'moodfuse>=7.1.0'"):
         old.block("still", "*")
     assert part.exists()
+
+
+def test_a_part_of_version_1_is_refused_and_kept(tmp_path: Path) -> None:
+    """It was never released; it is neither read nor taken for damage."""
+    old = unpack(ARCHIVES[-1], tmp_path)
+    part = next(iter(old.block_folder(old.recipe("still"), None).glob("*.h5")))
+    older = replace(read_header(part), schema=SCHEMA - 1).to_bytes()
+    part.write_bytes(older + part.read_bytes()[len(older) :])
+    with pytest.raises(SchemaError, match="part of schema 1, which was never released and is read no more"):
+        old.block("still", "*")
+    assert part.exists() and not list(tmp_path.rglob("*.bad"))
+
+
+def test_a_header_says_who_wrote_it_and_may_say_more(tmp_path: Path) -> None:
+    """A part names the version that wrote it; a key that this version does not know does no harm."""
+    part = write_part(tmp_path, "part", {"clip": np.zeros(2, "S64")}, {})
+    header = read_header(part)
+    assert header.written_by == writer_version() and header.rows == 2
+    values = {**json.loads(part.read_bytes()[:512]), "origin": "elsewhere"}
+    del values["check"]
+    data = canonical_json({**values, "check": digest16(values)}).encode().ljust(511) + b"\n"
+    part.write_bytes(data + part.read_bytes()[512:])
+    assert read_header(part) == header and len(read_part(part)[0]["clip"]) == 2
