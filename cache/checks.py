@@ -31,11 +31,11 @@ Check = Callable[[Entry], Digests | None]
 """Takes a file; returns the clips that it holds features of."""
 
 
-def _json(entry: Entry, *, ending: str = "") -> Any:
-    """A record whose text is canonical: any other text was not written so."""
-    data = entry.path.read_bytes()
+def _json(entry: Entry, *, may_end: bytes = b"") -> Any:
+    """A record whose text is canonical: any other text was not written so. It may have one ending."""
+    data = entry.path.read_bytes().removesuffix(may_end)
     values = json.loads(data.decode("utf-8"))
-    _demand(data == (canonical_json(values) + ending).encode(), "its text is not canonical, so it was changed")
+    _demand(data == canonical_json(values).encode(), "its text is not canonical, so it was changed")
     return values
 
 
@@ -45,7 +45,7 @@ def _demand(holds: bool, reason: str) -> None:
 
 
 def _marker(entry: Entry) -> None:
-    values = _json(entry, ending="\n")
+    values = _json(entry, may_end=b"\n")
     expected = ("moodfuse-cache", SCHEMA, True)
     _demand((values["format"], values["schema"], "written_by" in values) == expected, "is no cache's marker")
 

@@ -1,5 +1,6 @@
 """FORMAT.md is true: the archived cache reads as it was written, and a part reads without our code."""
 
+import hashlib
 import json
 import re
 import tarfile
@@ -13,7 +14,7 @@ import pytest
 import cache.store
 from cache.errors import SchemaError
 from cache.headers import writer_version
-from cache.identity import canonical_json, digest16
+from cache.identity import canonical_json, clip_digest, digest16
 from cache.parts import SCHEMA, read_header, read_part, write_part
 from cache.records import Holdout
 from cache.store import FeatureCache
@@ -82,6 +83,20 @@ def test_every_array_of_a_table_is_in_the_format(tmp_path: Path) -> None:
                 assert f"`{re.sub(r'_(ends|row)$', '', name)}`" in text, name
             for name in json.loads(part.attrs["attributes"]):
                 assert f"`{name}`" in text, name
+
+
+def test_the_text_of_json_is_what_the_format_says() -> None:
+    """The Python expression in FORMAT.md gives the canonical text, and the rules beside it are true of it."""
+    value = {"é": [0.0, 1e-5, 1e16, 1, None, True], "a": '"\\\x01\x7f\n', "B": {}}
+    (expression,) = re.findall(r"`(json\.dumps\(value.*?\))`", FORMAT.read_text())
+    assert eval(expression, {"json": json, "value": value}) == canonical_json(value)
+    assert canonical_json(value) == '{"B":{},"a":"\\"\\\\\\u0001\x7f\\n","é":[0.0,1e-05,1e+16,1,null,true]}'
+
+
+def test_seconds_in_a_clip_digest_are_floats() -> None:
+    """Whole seconds have their point, however they were given."""
+    text = f'{{"end_s":20.0,"file":"{"ab" * 32}","start_s":0.0}}'
+    assert clip_digest("ab" * 32, 0, 20) == hashlib.sha256(text.encode()).hexdigest()
 
 
 @pytest.mark.parametrize("where", ["cache", "part"])

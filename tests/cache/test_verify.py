@@ -159,6 +159,13 @@ def test_a_damaged_marker_is_written_anew(whole_cache: FeatureCache, harm: bytes
     assert not verify(whole_cache.path).faults
 
 
+def test_a_marker_needs_no_line_feed(whole_cache: FeatureCache) -> None:
+    """The format leaves it to the writer."""
+    marker = whole_cache.path / "moodfuse-cache.json"
+    marker.write_bytes(marker.read_bytes().removesuffix(b"\n"))
+    assert not verify(whole_cache.path).faults
+
+
 def test_a_stale_view_is_a_note_and_is_written_anew(whole_cache: FeatureCache) -> None:
     """`clips.csv` is read by nobody, so it is no fault."""
     view = whole_cache.path / "clips.csv"
