@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import tarfile
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import h5py
@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 
 import cache.store
+from cache.audits import Finding
 from cache.errors import SchemaError
 from cache.headers import writer_version
 from cache.identity import canonical_json, clip_digest, digest16
 from cache.parts import SCHEMA, read_header, read_part, write_part
-from cache.records import Holdout
+from cache.recipe import Recipe, Tuning
+from cache.records import Holdout, Outcome
+from cache.runs import read_run
 from cache.store import FeatureCache
 
 ARCHIVES = sorted((Path(__file__).parent / "archives").glob("*.tar.xz"))
@@ -83,6 +86,68 @@ def test_every_array_of_a_table_is_in_the_format(tmp_path: Path) -> None:
                 assert f"`{re.sub(r'_(ends|row)$', '', name)}`" in text, name
             for name in json.loads(part.attrs["attributes"]):
                 assert f"`{name}`" in text, name
+
+
+def keys_in_format(title: str) -> set[str]:
+    """The keys of the table under a heading of FORMAT.md."""
+    _, found, rest = FORMAT.read_text().partition(f"\n### {title}\n")
+    assert found, title
+    table = rest.partition("\n\n")[0].splitlines()[2:]
+    return {key for row in table for key in re.findall(r"`(\w+)`", row.split("|")[1])}
+
+
+@pytest.mark.parametrize(
+    ("title", "record"),
+    [
+        ("`recipe.json`", Recipe),
+        ("`tuning` of a recipe", Tuning),
+        ("Outcomes: `clips/<aa>/<clip32>-<digest16>.json`", Outcome),
+        ("A finding of an audit", Finding),
+    ],
+)
+def test_the_format_has_the_keys_of_each_record(title: str, record: type) -> None:
+    """Its tables name the fields of the records that are written, all of them and no other."""
+    assert keys_in_format(title) == {item.name for item in fields(record)}
+
+
+def test_the_format_has_the_keys_of_each_file(whole_cache: FeatureCache) -> None:
+    """Its tables name the keys that stand in what is written, all of them and no other."""
+    home = whole_cache.path
+    files = {
+        "`sources/<digest16>.json`": home.glob("sources/*.json"),
+        "`audits/<digest16>.json`": home.glob("audits/*.json"),
+        "`run.json`": home.glob("runs/*/run.json"),
+        "`recipe.json`": home.glob("features/*/*/recipe.json"),
+        "Outcomes: `clips/<aa>/<clip32>-<digest16>.json`": home.glob("clips/*/*.json"),
+    }
+    written = {title: json.loads(next(iter(found)).read_text()) for title, found in files.items()}
+    for title, values in written.items():
+        assert set(values) == keys_in_format(title), title
+    assert set(written["`run.json`"]["results"][0]) == keys_in_format("A result of a run")
+    optional = set(re.findall(r"`(\w+)`\\\*", FORMAT.read_text()))
+    assert optional == {"digests", "missing", "repeat_folds", "commands", "versions", "temperatures"}
+
+
+def test_a_run_may_lack_what_the_format_marks(whole_cache: FeatureCache) -> None:
+    """Keys with a star are taken for empty where they are absent."""
+    file = whole_cache.path / "runs" / "run-1" / "run.json"
+    values = json.loads(file.read_text())
+    arrays, attributes = read_part(file.with_name(values.pop("predictions")))
+    for name in ("digests", "missing", "repeat_folds", "commands", "versions"):
+        del values[name]
+    del values["results"][0]["temperatures"]
+    part = write_part(file.parent, "predictions", arrays, {**attributes, "record": digest16(values)})
+    file.write_text(canonical_json({**values, "predictions": part.name}))
+    run = read_run(whole_cache, "run-1")
+    assert run.digests == run.commands == run.results[0].temperatures == ()
+
+
+def test_every_attribute_of_a_part_is_in_the_format(whole_cache: FeatureCache) -> None:
+    """Their names, and what each kind of part is called."""
+    text = FORMAT.read_text()
+    for file in whole_cache.path.rglob("*.h5"):
+        values = read_part(file, names=())[1]
+        assert f"`{values['format']}`" in text and all(f"`{name}`" in text for name in values), file
 
 
 def test_the_text_of_json_is_what_the_format_says() -> None:
