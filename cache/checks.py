@@ -35,19 +35,20 @@ def _json(entry: Entry, *, may_end: bytes = b"") -> Any:
     """A record whose text is canonical: any other text was not written so. It may have one ending."""
     data = entry.path.read_bytes().removesuffix(may_end)
     values = json.loads(data.decode("utf-8"))
-    _demand(data == canonical_json(values).encode(), "its text is not canonical, so it was changed")
+    _demand(data, canonical_json(values).encode(), "its text is not canonical, so it was changed")
     return values
 
 
-def _demand(holds: bool, reason: str) -> None:
-    if not holds:
+def _demand(found: object, wanted: object, reason: str) -> None:
+    """Refuse a file in which something is not what it should be."""
+    if found != wanted:
         raise DamagedPartError(reason)
 
 
 def _marker(entry: Entry) -> None:
     values = _json(entry, may_end=b"\n")
-    expected = ("moodfuse-cache", SCHEMA, True)
-    _demand((values["format"], values["schema"], "written_by" in values) == expected, "is no cache's marker")
+    found = (values["format"], values["schema"], "written_by" in values)
+    _demand(found, ("moodfuse-cache", SCHEMA, True), "is no cache's marker")
 
 
 def _plan(entry: Entry) -> None:
@@ -57,7 +58,7 @@ def _plan(entry: Entry) -> None:
 
 def _table(entry: Entry) -> None:
     arrays, attributes = verify_part(entry.path)
-    _demand(attributes == ATTRIBUTES, "holds no table of clips")
+    _demand(attributes, ATTRIBUTES, "holds no table of clips")
     ClipTable.from_arrays(arrays)
 
 
@@ -69,7 +70,7 @@ def _outcome(entry: Entry) -> None:
 def _choice(entry: Entry) -> None:
     _json(entry)
     values = read_named(entry.path)
-    _demand(isinstance(values["sequence"], int) and isinstance(values["sources"], dict), "is no choice of sources")
+    _demand((type(values["sequence"]), type(values["sources"])), (int, dict), "is no choice of sources")
 
 
 def _audit(entry: Entry) -> None:
@@ -90,7 +91,7 @@ def _recipe(entry: Entry) -> None:
     if digest16({key: value for key, value in values.items() if key != "source"}) == entry.parents[2]:
         check_keys(Recipe, values, entry.path)
     recipe = read_recipe(entry.path)
-    _demand(folder_of(recipe.source) == entry.parents[1], "belongs to another source than its folder says")
+    _demand(folder_of(recipe.source), entry.parents[1], "belongs to another source than its folder says")
 
 
 def _training(entry: Entry) -> None:
@@ -102,10 +103,10 @@ def _features(entry: Entry) -> Digests:
     arrays, attributes = verify_part(entry.path)
     clips = arrays["clip"]
     _, source, recipe, trained = entry.parents
-    _demand(attributes["format"] == FORMAT and clips.dtype == np.dtype("S64"), "holds no features")
+    _demand((attributes["format"], clips.dtype), (FORMAT, np.dtype("S64")), "holds no features")
     owner = (folder_of(attributes["source"]), attributes["recipe"], attributes["trained"])
-    _demand(owner == (source, recipe, trained), f"belongs to {'/'.join(owner)}")
-    _demand(all(len(array) == len(clips) for array in arrays.values()), "has arrays of different lengths")
+    _demand(owner, (source, recipe, trained), f"belongs to {'/'.join(owner)}")
+    _demand({len(array) for array in arrays.values()}, {len(clips)}, "has arrays of different lengths")
     return clips
 
 
@@ -116,13 +117,13 @@ def _network(entry: Entry) -> None:
 def _run(entry: Entry) -> None:
     values = _json(entry)
     predictions = values.pop("predictions")
-    _demand(predictions == predictions.rpartition("/")[2], "names predictions in another folder")
+    _demand(predictions.rpartition("/")[2], predictions, "names predictions in another folder")
     _, attributes = read_part(entry.path.with_name(predictions), names=())
-    _demand(attributes["record"] == digest16(values), "is not the record that was written with the predictions")
+    _demand(attributes["record"], digest16(values), "is not the record that was written with the predictions")
 
 
 def _predictions(entry: Entry) -> None:
-    _demand(verify_part(entry.path)[1]["format"] == FORMAT_OF_PREDICTIONS, "holds no predictions")
+    _demand(verify_part(entry.path)[1]["format"], FORMAT_OF_PREDICTIONS, "holds no predictions")
 
 
 CHECKS: dict[str, Check] = {

@@ -161,7 +161,7 @@ def declared_folds(statuses: Iterable[ClipStatus]) -> tuple[int, dict[str, int]]
         If only some clips have a fold, or a group is spread over two.
     """
     statuses = list(statuses)
-    given = [status for status in statuses if status.clip.fold is not None]
+    given = [(status, status.clip.fold) for status in statuses if status.clip.fold is not None]
     if not given:
         return None
     if len(given) < len(statuses):
@@ -170,15 +170,13 @@ def declared_folds(statuses: Iterable[ClipStatus]) -> tuple[int, dict[str, int]]
             f"{missing} has no fold while others have one; fill the column 'fold' for every clip or drop it"
         )
     by_group: dict[str, int] = {}
-    for status in given:
-        fold = status.clip.fold
-        assert fold is not None
+    for status, fold in given:
         if by_group.setdefault(status.group, fold) != fold:
             raise InputError(
                 f"{status.clip.id}: group {status.group!r} lies in folds {by_group[status.group]} and {fold}; "
                 "clips of a group must share a fold"
             )
-    return max(by_group.values()) + 1, {status.digest: by_group[status.group] for status in given}
+    return max(by_group.values()) + 1, {status.digest: by_group[status.group] for status, _ in given}
 
 
 def validate(units: Sequence[Unit], assignment: Mapping[str, int], folds: int) -> None:
