@@ -252,11 +252,8 @@ def tuning_roles(units: Sequence[Unit], tuning: Tuning, *, seed: int) -> tuple[t
 def imported_roles(units: Iterable[Unit], plan: Plan, holdout: Holdout) -> tuple[tuple[str, str, Role], ...]:
     """(clip digest, label, role) of features made elsewhere: every clip outside the holdout counts as tuned on."""
     side = [unit for unit in units if not holdout.covers(plan.assignment[unit.key])]
-    return tuple(
-        sorted(
-            (digest, label, "tune") for unit in side for digest, label in zip(unit.digests, unit.labels, strict=True)
-        )
-    )
+    clips = [clip for unit in side for clip in zip(unit.digests, unit.labels, strict=True)]
+    return tuple(sorted((digest, label, "tune") for digest, label in clips))
 
 
 def can_cross_fit(plan: Plan, clips: Iterable[ClipStatus], views: Sequence[str] = VIEWS) -> bool:
