@@ -4,16 +4,22 @@ What an audit compares of a clip, its marks, is kept when the clip is decoded: t
 be compared whether or not their media are kept.
 """
 
+import logging
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 
 import numpy as np
 
 from cache.clip_parts import find_clip, read_clip_part, write_clip_part
-from cache.errors import DamagedPartError, InputError
-from cache.files import read_json, set_aside, write_text
+from cache.errors import DamagedPartError, InputError, SchemaError
+from cache.files import facts_of, listing, set_aside, write_text
 from cache.identity import canonical_json, digest16
+from cache.named_json import read_named, record_of
 from cache.store import FeatureCache
 
+log = logging.getLogger(__name__)
+
+FORMAT_OF_MARKS = "moodfuse-marks"
 KINDS = ("file", "sound", "frames", "name")
 
 
@@ -68,19 +74,43 @@ def write_audit(cache: FeatureCache, audit: Audit) -> None:
 
 
 def read_audit(cache: FeatureCache) -> Audit | None:
-    """The audit of the clips that the plan in force covers, or `None` if none was made; damaged ones are set aside."""
-    files = (cache.path / "audits").glob("[!.]*.json")
-    for file in sorted(files, key=lambda file: file.stat().st_mtime_ns, reverse=True):
+    """The audit of the clips that the plan in force covers, or `None` if none was made; damaged ones are set aside.
+
+    One of a newer version is passed over.
+    """
+    files = listing(cache.path / "audits", suffix=".json")
+    ages = {file: facts.st_mtime_ns for file in files if (facts := facts_of(file))}
+    for file in sorted(ages, key=lambda file: ages[file], reverse=True):
         try:
-            values = read_json(file)
+            clips, audit = audit_in(file)
+        except SchemaError as error:
+            log.info("passed over: %s", error)
         except DamagedPartError as error:
             set_aside(file, str(error))
-            continue
-        if digest16(values) != file.stem:
-            set_aside(file)
-        elif values["clips"] == _clips_digest(cache):
-            return Audit(values["rules"], tuple(Finding(**finding) for finding in values["findings"]))
+        else:
+            if clips == _clips_digest(cache):
+                return audit
     return None
+
+
+def audit_in(file: Path) -> tuple[str, Audit]:
+    """The clips that an audit is of, as a digest, and the audit.
+
+    Raises
+    ------
+    DamagedPartError
+        If the file is not what its name says.
+    SchemaError
+        If a newer version wrote it.
+    """
+    values = read_named(file)
+    try:
+        findings = tuple(record_of(Finding, finding, file) for finding in values["findings"])
+        return str(values["clips"]), Audit(str(values["rules"]), findings)
+    except InputError as error:
+        raise SchemaError(f"{file}: {error}; a newer version wrote it: upgrade moodfuse to read it") from error
+    except (KeyError, TypeError) as error:
+        raise DamagedPartError(f"{file}: is no audit ({error})") from error
 
 
 def _clips_digest(cache: FeatureCache) -> str:
@@ -117,14 +147,14 @@ class MarkStore:
 
     def holds(self, digest: str) -> bool:
         """Whether the marks of a clip are there."""
-        return find_clip(self.folder, digest) is not None
+        return find_clip(self.folder, digest, form=FORMAT_OF_MARKS) is not None
 
     def write(self, digest: str, marks: ClipMarks) -> None:
         """Keep the marks of a clip."""
         arrays = {item.name: getattr(marks, item.name) for item in fields(marks)}
-        write_clip_part(self.folder, digest, arrays, {"format": "moodfuse-marks", "rules": self.rules})
+        write_clip_part(self.folder, digest, arrays, {"rules": self.rules}, form=FORMAT_OF_MARKS)
 
     def read(self, digest: str) -> ClipMarks | None:
         """The marks of a clip, or `None` where there are none."""
-        found = read_clip_part(self.folder, digest)
+        found = read_clip_part(self.folder, digest, form=FORMAT_OF_MARKS)
         return None if found is None else ClipMarks(**found[0])

@@ -9,47 +9,46 @@ from typing import Any
 
 import numpy as np
 
-from cache.audits import Finding
+from cache.audits import FORMAT_OF_MARKS, audit_in
 from cache.blocks import FORMAT
+from cache.clip_parts import check_place
 from cache.columns import Digests
 from cache.errors import DamagedPartError
 from cache.identity import canonical_json, digest16
 from cache.layout import Entry, folder_of
 from cache.manifest import Manifest
 from cache.media import FORMAT as FORMAT_OF_MEDIA
+from cache.named_json import check_keys, read_named
+from cache.outcomes import read_outcome
 from cache.parts import SCHEMA, read_part, verify_part
-from cache.records import Outcome
+from cache.recipe import Recipe
+from cache.runs import FORMAT as FORMAT_OF_PREDICTIONS
 from cache.seals import check_sealed
 from cache.store import check_trained, read_recipe
-from cache.tables import ClipTable
+from cache.tables import ATTRIBUTES, ClipTable
 
 Check = Callable[[Entry], Digests | None]
 """Takes a file; returns the clips that it holds features of."""
 
 
-def _json(entry: Entry, *, ending: str = "") -> Any:
-    """A record whose text is canonical: any other text was not written so."""
-    data = entry.path.read_bytes()
+def _json(entry: Entry, *, may_end: bytes = b"") -> Any:
+    """A record whose text is canonical: any other text was not written so. It may have one ending."""
+    data = entry.path.read_bytes().removesuffix(may_end)
     values = json.loads(data.decode("utf-8"))
-    _demand(data == (canonical_json(values) + ending).encode(), "its text is not canonical, so it was changed")
+    _demand(data, canonical_json(values).encode(), "its text is not canonical, so it was changed")
     return values
 
 
-def _demand(holds: bool, reason: str) -> None:
-    if not holds:
+def _demand(found: object, wanted: object, reason: str) -> None:
+    """Refuse a file in which something is not what it should be."""
+    if found != wanted:
         raise DamagedPartError(reason)
 
 
-def _named_by_digest(entry: Entry) -> Any:
-    values = _json(entry)
-    _demand(digest16(values) == entry.path.stem.rsplit("-", 1)[-1], "its content does not match its name")
-    return values
-
-
 def _marker(entry: Entry) -> None:
-    values = _json(entry, ending="\n")
-    expected = ("moodfuse-cache", SCHEMA, True)
-    _demand((values["format"], values["schema"], "written_by" in values) == expected, "is no cache's marker")
+    values = _json(entry, may_end=b"\n")
+    found = (values["format"], values["schema"], "written_by" in values)
+    _demand(found, ("moodfuse-cache", SCHEMA, True), "is no cache's marker")
 
 
 def _plan(entry: Entry) -> None:
@@ -58,49 +57,41 @@ def _plan(entry: Entry) -> None:
 
 
 def _table(entry: Entry) -> None:
-    ClipTable.from_arrays(verify_part(entry.path)[0])
+    arrays, attributes = verify_part(entry.path)
+    _demand(attributes, ATTRIBUTES, "holds no table of clips")
+    ClipTable.from_arrays(arrays)
 
 
 def _outcome(entry: Entry) -> None:
-    outcome = Outcome(**_named_by_digest(entry))
-    place = (entry.parents[-1], entry.path.name[:33])
-    _demand(place == (outcome.digest[:2], f"{outcome.digest[:32]}-"), "belongs to another clip than its name says")
+    _json(entry)
+    read_outcome(entry.path)
 
 
 def _choice(entry: Entry) -> None:
-    values = _named_by_digest(entry)
-    _demand(isinstance(values["sequence"], int) and isinstance(values["sources"], dict), "is no choice of sources")
+    _json(entry)
+    values = read_named(entry.path)
+    _demand((type(values["sequence"]), type(values["sources"])), (int, dict), "is no choice of sources")
 
 
 def _audit(entry: Entry) -> None:
-    values = _named_by_digest(entry)
-    _demand(isinstance(values["clips"], str) and isinstance(values["rules"], str), "is no audit")
-    for finding in values["findings"]:
-        Finding(**finding)
+    _json(entry)
+    audit_in(entry.path)
 
 
 def _media(entry: Entry) -> None:
-    _clip_part(entry, FORMAT_OF_MEDIA)
+    check_place(entry.path, verify_part(entry.path)[1], form=FORMAT_OF_MEDIA)
 
 
 def _marks(entry: Entry) -> None:
-    _clip_part(entry, "moodfuse-marks")
-
-
-def _clip_part(entry: Entry, form: str) -> None:
-    """Check a part of one clip: its clip stands in its name and folder, its rules are those of the folder above."""
-    attributes = verify_part(entry.path)[1]
-    clip = attributes["clip"]
-    _demand(attributes["format"] == form, f"is of format {attributes['format']}")
-    place = (entry.parents[-1], entry.path.name.rpartition("-")[0])
-    _demand(place == (clip[:2], clip[:32]), "belongs to another clip than its name says")
-    _demand(digest16(attributes["rules"]) == entry.parents[-2], "was made by other rules than its folder says")
+    check_place(entry.path, verify_part(entry.path)[1], form=FORMAT_OF_MARKS)
 
 
 def _recipe(entry: Entry) -> None:
-    _json(entry)
+    values = _json(entry)
+    if digest16({key: value for key, value in values.items() if key != "source"}) == entry.parents[2]:
+        check_keys(Recipe, values, entry.path)
     recipe = read_recipe(entry.path)
-    _demand(folder_of(recipe.source) == entry.parents[1], "belongs to another source than its folder says")
+    _demand(folder_of(recipe.source), entry.parents[1], "belongs to another source than its folder says")
 
 
 def _training(entry: Entry) -> None:
@@ -112,10 +103,10 @@ def _features(entry: Entry) -> Digests:
     arrays, attributes = verify_part(entry.path)
     clips = arrays["clip"]
     _, source, recipe, trained = entry.parents
-    _demand(attributes["format"] == FORMAT and clips.dtype == np.dtype("S64"), "holds no features")
+    _demand((attributes["format"], clips.dtype), (FORMAT, np.dtype("S64")), "holds no features")
     owner = (folder_of(attributes["source"]), attributes["recipe"], attributes["trained"])
-    _demand(owner == (source, recipe, trained), f"belongs to {'/'.join(owner)}")
-    _demand(all(len(array) == len(clips) for array in arrays.values()), "has arrays of different lengths")
+    _demand(owner, (source, recipe, trained), f"belongs to {'/'.join(owner)}")
+    _demand({len(array) for array in arrays.values()}, {len(clips)}, "has arrays of different lengths")
     return clips
 
 
@@ -126,13 +117,13 @@ def _network(entry: Entry) -> None:
 def _run(entry: Entry) -> None:
     values = _json(entry)
     predictions = values.pop("predictions")
-    _demand(predictions == predictions.rpartition("/")[2], "names predictions in another folder")
+    _demand(predictions.rpartition("/")[2], predictions, "names predictions in another folder")
     _, attributes = read_part(entry.path.with_name(predictions), names=())
-    _demand(attributes["record"] == digest16(values), "is not the record that was written with the predictions")
+    _demand(attributes["record"], digest16(values), "is not the record that was written with the predictions")
 
 
 def _predictions(entry: Entry) -> None:
-    _demand(verify_part(entry.path)[1]["format"] == "moodfuse-predictions", "holds no predictions")
+    _demand(verify_part(entry.path)[1]["format"], FORMAT_OF_PREDICTIONS, "holds no predictions")
 
 
 CHECKS: dict[str, Check] = {

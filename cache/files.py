@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import secrets
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -144,6 +145,60 @@ def write_text(path: Path, text: str) -> bool:
     return True
 
 
+def listing(folder: Path, *, prefix: str = "", suffix: str = "") -> list[Path]:
+    """What stands in a folder, by name, but for names that start with a dot; a folder that is not there holds nothing.
+
+    Every reader of a cache lists by this: a snapshot or what a file manager leaves is none of a cache's files.
+
+    Raises
+    ------
+    CacheError
+        If the folder may not be listed.
+    """
+    return [
+        folder / name
+        for name in names_in(folder)
+        if name.startswith(prefix) and name.endswith(suffix) and not name.startswith(".")
+    ]
+
+
+def names_in(folder: Path) -> list[str]:
+    """Every name in a folder, sorted; none where it is not there.
+
+    Raises
+    ------
+    CacheError
+        If the folder may not be listed.
+    """
+    try:
+        return sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise withheld(folder, "listed", error) from error
+
+
+def facts_of(path: Path) -> os.stat_result | None:
+    """What the system says of a file or folder; `None` where there is none.
+
+    Raises
+    ------
+    CacheError
+        If the system does not say: a file that nobody may look at is not a missing one.
+    """
+    try:
+        return os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise withheld(path, "read", error) from error
+
+
+def withheld(path: Path, what: str, error: OSError) -> CacheError:
+    """The error to raise where the operating system does not let `path` be read or listed, which is no damage."""
+    return CacheError(f"{path}: cannot be {what} ({error.strerror or error}); correct that, then run the command again")
+
+
 def read_json(path: Path) -> Any:
     """A JSON file's value.
 
@@ -154,12 +209,13 @@ def read_json(path: Path) -> Any:
     DamagedPartError
         If it is not JSON, or no plain file.
     """
-    if path.exists() and not path.is_file():
+    facts = facts_of(path)
+    if facts is not None and not stat.S_ISREG(facts.st_mode):
         raise DamagedPartError(f"{path}: is no plain file")
     try:
         return json.loads(path.read_text(encoding="utf-8"), parse_float=_finite, parse_constant=_finite)
     except OSError as error:
-        raise CacheError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise withheld(path, "read", error) from error
     except (ValueError, RecursionError) as error:
         raise DamagedPartError(f"{path}: not JSON ({error}); run extract again, or moodfuse cache verify") from error
 

@@ -161,7 +161,7 @@ def declared_folds(statuses: Iterable[ClipStatus]) -> tuple[int, dict[str, int]]
         If only some clips have a fold, or a group is spread over two.
     """
     statuses = list(statuses)
-    given = [status for status in statuses if status.clip.fold is not None]
+    given = [(status, status.clip.fold) for status in statuses if status.clip.fold is not None]
     if not given:
         return None
     if len(given) < len(statuses):
@@ -170,15 +170,13 @@ def declared_folds(statuses: Iterable[ClipStatus]) -> tuple[int, dict[str, int]]
             f"{missing} has no fold while others have one; fill the column 'fold' for every clip or drop it"
         )
     by_group: dict[str, int] = {}
-    for status in given:
-        fold = status.clip.fold
-        assert fold is not None
+    for status, fold in given:
         if by_group.setdefault(status.group, fold) != fold:
             raise InputError(
                 f"{status.clip.id}: group {status.group!r} lies in folds {by_group[status.group]} and {fold}; "
                 "clips of a group must share a fold"
             )
-    return max(by_group.values()) + 1, {status.digest: by_group[status.group] for status in given}
+    return max(by_group.values()) + 1, {status.digest: by_group[status.group] for status, _ in given}
 
 
 def validate(units: Sequence[Unit], assignment: Mapping[str, int], folds: int) -> None:
@@ -254,11 +252,8 @@ def tuning_roles(units: Sequence[Unit], tuning: Tuning, *, seed: int) -> tuple[t
 def imported_roles(units: Iterable[Unit], plan: Plan, holdout: Holdout) -> tuple[tuple[str, str, Role], ...]:
     """(clip digest, label, role) of features made elsewhere: every clip outside the holdout counts as tuned on."""
     side = [unit for unit in units if not holdout.covers(plan.assignment[unit.key])]
-    return tuple(
-        sorted(
-            (digest, label, "tune") for unit in side for digest, label in zip(unit.digests, unit.labels, strict=True)
-        )
-    )
+    clips = [clip for unit in side for clip in zip(unit.digests, unit.labels, strict=True)]
+    return tuple(sorted((digest, label, "tune") for digest, label in clips))
 
 
 def can_cross_fit(plan: Plan, clips: Iterable[ClipStatus], views: Sequence[str] = VIEWS) -> bool:

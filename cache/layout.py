@@ -14,16 +14,20 @@ from pathlib import Path
 from cache.files import BAD_SUFFIX, TEMPORARY_PREFIX
 
 _NAME = r"[^/.][^/]*"
+_SHELF = r"[^/.][^/]"
+"""The first two digits of a clip's digest."""
+REPEAT = r"repeat-[1-9][0-9]*"
+"""Folder of the plans of a further repeat."""
 KINDS = {
     "marker": r"moodfuse-cache\.json",
     "view": r"clips\.csv",
-    "plan": r"plans/(?:repeat-[^/]*/)?plan-[^/]*\.h5",
+    "plan": rf"plans/(?:{REPEAT}/)?plan-[^/]*\.h5",
     "table": r"tables/clips-[^/]*\.h5",
-    "outcome": rf"clips/[^/]{{2}}/{_NAME}\.json",
+    "outcome": rf"clips/{_SHELF}/{_NAME}\.json",
     "choice": rf"sources/{_NAME}\.json",
     "audit": rf"audits/{_NAME}\.json",
-    "marks": rf"audits/{_NAME}/[^/]{{2}}/{_NAME}\.h5",
-    "media": rf"media/{_NAME}/[^/]{{2}}/{_NAME}\.h5",
+    "marks": rf"audits/{_NAME}/{_SHELF}/{_NAME}\.h5",
+    "media": rf"media/{_NAME}/{_SHELF}/{_NAME}\.h5",
     "recipe": rf"features/{_NAME}/{_NAME}/recipe\.json",
     "training": rf"features/{_NAME}/{_NAME}/{_NAME}/trained\.json",
     "features": rf"features/{_NAME}/{_NAME}/{_NAME}/{_NAME}\.h5",
@@ -37,12 +41,12 @@ KINDS = {
 TEMPORARY, BAD, UNKNOWN, FOLDER = "temporary", "bad", "unknown", "folder"
 """Kinds besides those of `KINDS`; a folder is listed only where it cannot be looked into."""
 _FOLDERS = {
-    "plans": r"plans(?:/repeat-[^/]*)?",
+    "plans": rf"plans(?:/{REPEAT})?",
     "tables": "tables",
-    "clips": r"clips(?:/[^/]{2})?",
+    "clips": rf"clips(?:/{_SHELF})?",
     "sources": "sources",
-    "audits": rf"audits(?:/{_NAME}(?:/[^/]{{2}})?)?",
-    "media": rf"media(?:/{_NAME}(?:/[^/]{{2}})?)?",
+    "audits": rf"audits(?:/{_NAME}(?:/{_SHELF})?)?",
+    "media": rf"media(?:/{_NAME}(?:/{_SHELF})?)?",
     "features": rf"features(?:/{_NAME}){{0,3}}",
     "networks": rf"networks(?:/{_NAME}){{0,2}}",
     "runs": rf"runs(?:/{_NAME}(?:/(?:report|model)(?:/[^/]+){{0,6}})?)?",

@@ -3,17 +3,30 @@
 import csv
 import io
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+import re
+import stat
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
 from cache.columns import Assignment
 from cache.errors import CacheError, DamagedPartError, InputError, SchemaError
-from cache.files import read_json, set_aside, sweep_temporaries, write_text
+from cache.files import (
+    TEMPORARY_PREFIX,
+    facts_of,
+    listing,
+    names_in,
+    read_json,
+    set_aside,
+    sweep_temporaries,
+    write_text,
+)
 from cache.folds import Unit, units_of
-from cache.identity import canonical_json, digest16
-from cache.parts import SCHEMA, read_part, write_part
+from cache.headers import NEVER_RELEASED, SCHEMA, wanted_version, writer_version
+from cache.identity import canonical_json
+from cache.layout import REPEAT
+from cache.outcomes import read_outcomes, write_outcome
+from cache.parts import read_part, write_part
 from cache.recipe import Recipe
 from cache.records import ClipStatus, Outcome, Plan
 from cache.tables import ATTRIBUTES, ClipTable
@@ -21,6 +34,7 @@ from cache.tables import ATTRIBUTES, ClipTable
 log = logging.getLogger(__name__)
 MARKER = "moodfuse-cache.json"
 VIEW = "clips.csv"
+FORMAT_OF_PLANS = "moodfuse-plan"
 VIEW_COLUMNS = (
     *("id", "path", "start_s", "end_s", "label", "group", "fold", "digest", "duration_s", "status", "reason"),
 )
@@ -48,19 +62,20 @@ class Manifest:
     def __init__(self, path: str | Path, *, create: bool = False) -> None:
         self.path = Path(path)
         self._mends = create
-        if (self.path / "__init__.py").exists():
+        if facts_of(self.path / "__init__.py"):
             raise InputError(
                 f"{self.path} is a Python package, not a cache folder; use another folder, such as --cache work"
             )
         marker = self.path / MARKER
-        if marker.is_file():
+        if (facts := facts_of(marker)) and stat.S_ISREG(facts.st_mode):
             check_schema(marker)
         elif not create:
             raise InputError(
                 f"{self.path} is not a moodfuse cache; make one with: moodfuse extract DATA --cache {self.path}"
             )
         else:
-            if self.path.exists() and (not self.path.is_dir() or any(_foreign(self.path))):
+            folder = facts_of(self.path)
+            if folder and (not stat.S_ISDIR(folder.st_mode) or _foreign(self.path)):
                 raise InputError(f"{self.path} is not empty and not a moodfuse cache; name a new or empty folder")
             write_text(marker, marker_text())
         if create:
@@ -72,7 +87,7 @@ class Manifest:
     def all_plans(self) -> tuple[Plan, ...]:
         """Plans of every repeat, oldest first."""
         found = []
-        for file in sorted((self.path / "plans").rglob("plan-*.h5")):
+        for file in self._plan_files():
             try:
                 found.append((self.read_plan(file), file.name))
             except DamagedPartError as error:
@@ -83,14 +98,27 @@ class Manifest:
                 set_aside(file, str(error))
         return tuple(plan for plan, _ in sorted(found, key=lambda item: (item[0].sequence, item[1])))
 
+    def _plan_files(self) -> Iterator[Path]:
+        """Files of plans, those of further repeats included; no other folder is looked into."""
+        home = self.path / "plans"
+        repeats = (folder for folder in listing(home, prefix="repeat-") if re.fullmatch(REPEAT, folder.name))
+        for folder in (home, *repeats):
+            yield from listing(folder, prefix="plan-", suffix=".h5")
+
     @staticmethod
     def read_plan(file: Path) -> Plan:
-        """The plan that a part holds, or `DamagedPartError`."""
+        """The plan that a part holds, or `DamagedPartError`; it is held to the folder that it stands in."""
         arrays, values = read_part(file)
         try:
+            home = f"repeat-{values['repeat']}" if values["repeat"] else "plans"
+            if values["format"] != FORMAT_OF_PLANS or file.parent.name != home:
+                raise ValueError(f"format {values['format']!r}, repeat {values['repeat']!r}")
+            if not isinstance(values["records"], list):
+                raise TypeError("records is no list")
+            (table,) = values["records"]
             settings = {name: values[name] for name in ("folds", "seed", "group_rule", "sequence", "repeat")}
             assignment = Assignment(arrays["clip"], arrays["fold"])
-            return Plan(**settings, records=tuple(values["records"]), assignment=assignment)
+            return Plan(**settings, records=(str(table),), assignment=assignment)
         except (KeyError, ValueError, TypeError) as error:
             raise DamagedPartError(f"{file}: is no plan ({error})") from error
 
@@ -135,7 +163,10 @@ class Manifest:
         (name,) = self.plan.records
         file = self.path / "tables" / f"clips-{name}.h5"
         try:
-            return ClipTable.from_arrays(read_part(file)[0])
+            arrays, values = read_part(file)
+            if values != ATTRIBUTES:
+                raise DamagedPartError(f"{file}: holds no table of clips")
+            return ClipTable.from_arrays(arrays)
         except DamagedPartError as error:
             raise DamagedPartError(f"{error}; run extract again, which writes the table of clips anew") from error
 
@@ -163,32 +194,11 @@ class Manifest:
 
     def write_outcome(self, outcome: Outcome) -> None:
         """Keep what became of a clip, as soon as it is known."""
-        values = asdict(outcome)
-        name = f"{outcome.digest[:32]}-{digest16(values)}.json"
-        write_text(self.path / "clips" / outcome.digest[:2] / name, canonical_json(values))
+        write_outcome(self.path / "clips", outcome)
 
     def outcomes(self, digests: Iterable[str]) -> dict[str, list[Outcome]]:
         """Every outcome on record of some clips, by clip digest; clips without one are left out."""
-        found: dict[str, list[Outcome]] = {}
-        listings: dict[str, list[Path]] = {}
-        for digest in digests:
-            folder = self.path / "clips" / digest[:2]
-            files = listings.setdefault(digest[:2], sorted(folder.glob("[!.]*.json")))
-            for file in files:
-                if file.name.startswith(digest[:32]) and (outcome := self._read_outcome(file)):
-                    found.setdefault(digest, []).append(outcome)
-        return found
-
-    @staticmethod
-    def _read_outcome(file: Path) -> Outcome | None:
-        try:
-            values = read_json(file)
-            if digest16(values) != file.stem.rsplit("-", 1)[-1]:
-                raise DamagedPartError(f"{file}: content does not match its name")
-            return Outcome(**values)
-        except (DamagedPartError, TypeError) as error:
-            set_aside(file, str(error))
-            return None
+        return read_outcomes(self.path / "clips", digests)
 
     # Writing
 
@@ -230,15 +240,15 @@ class Manifest:
         return text.getvalue()
 
 
-def _foreign(folder: Path) -> Iterable[Path]:
+def _foreign(folder: Path) -> list[str]:
     """What stands in a folder beside the temporaries of a first writer that was killed."""
-    return (file for file in folder.iterdir() if not file.name.startswith(".tmp-"))
+    return [name for name in names_in(folder) if not name.startswith(TEMPORARY_PREFIX)]
 
 
 def _plan_arrays(plan: Plan, sequence: int) -> tuple[dict[str, object], bytes]:
     """Attributes of a plan's part under a sequence, and its assignment in a form to compare."""
     attributes: dict[str, object] = {
-        "format": "moodfuse-plan",
+        "format": FORMAT_OF_PLANS,
         "folds": plan.folds,
         "seed": plan.seed,
         "group_rule": plan.group_rule,
@@ -257,13 +267,7 @@ def table_name(statuses: Sequence[ClipStatus]) -> str:
 
 def marker_text() -> str:
     """What the file that marks a cache holds."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        writer = version("moodfuse")
-    except PackageNotFoundError:
-        writer = ""
-    return canonical_json({"format": "moodfuse-cache", "schema": SCHEMA, "written_by": writer}) + "\n"
+    return canonical_json({"format": "moodfuse-cache", "schema": SCHEMA, "written_by": writer_version()}) + "\n"
 
 
 def check_schema(marker: Path) -> None:
@@ -284,14 +288,9 @@ def check_schema(marker: Path) -> None:
             f"{marker.parent}"
         )
     if schema > SCHEMA:
-        writer = found.get("written_by")
-        wanted = f"'moodfuse>={writer}'" if isinstance(writer, str) and writer else "--upgrade moodfuse"
         raise SchemaError(
             f"{marker.parent}: cache schema {schema} is newer than the {SCHEMA} that this moodfuse reads; upgrade "
-            f"(pip install {wanted}), or name another --cache folder"
+            f"(pip install {wanted_version(found.get('written_by'))}), or name another --cache folder"
         )
     if schema < SCHEMA:
-        raise SchemaError(
-            f"{marker.parent}: cache schema {schema} is of a version that was never released and is read no more; run "
-            "extract again into another --cache folder"
-        )
+        raise SchemaError(f"{marker.parent}: cache schema {schema} {NEVER_RELEASED}")

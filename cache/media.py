@@ -12,7 +12,7 @@ import numpy as np
 
 from cache.clip_parts import find_clip, read_clip_part, write_clip_part
 from cache.errors import DamagedPartError, MissingBlockError
-from cache.files import set_aside
+from cache.files import listing, set_aside
 from cache.identity import digest16
 from cache.parts import read_part
 from cache.pictures import decode_frame, decode_frames, encode_frames
@@ -84,24 +84,24 @@ class MediaStore:
 
     def find(self, digest: str) -> Path | None:
         """The file of a clip, its bytes checked, or `None`; damaged ones are set aside."""
-        found = (find_clip(self.home / rendition.name, digest) for rendition in self.renditions)
+        found = (find_clip(self.home / rendition.name, digest, form=FORMAT) for rendition in self.renditions)
         return next((file for file in found if file is not None), None)
 
     def write(self, digest: str, media: Media) -> Path:
         """Keep a clip; one that is kept stays."""
         folder = self.home / self.own.name
-        if (kept := find_clip(folder, digest)) is not None:
+        if (kept := find_clip(folder, digest, form=FORMAT)) is not None:
             return kept
-        attributes: dict[str, object] = {"format": FORMAT, "view": self.own.view, "rules": self.own.rules}
+        attributes: dict[str, object] = {"view": self.own.view, "rules": self.own.rules}
         if self.own.view == "sound":
             arrays = {"waveform": media.waveform}
             attributes["waveform_samples"] = media.waveform_samples
-            return write_clip_part(folder, digest, arrays, attributes, packed=("waveform",))
+            return write_clip_part(folder, digest, arrays, attributes, form=FORMAT, packed=("waveform",))
         data, ends = encode_frames(media.frames)
         frame_hw = media.frames.shape[1:3]
         attributes |= {"frame_hw": list(frame_hw), "shape_hw": list(media.shape_hw or frame_hw)}
         arrays = {"frames_webp": data, "frames_webp_ends": ends, "frame_times_s": media.frame_times_s}
-        return write_clip_part(folder, digest, arrays, attributes)
+        return write_clip_part(folder, digest, arrays, attributes, form=FORMAT)
 
     def read(self, digest: str) -> Media:
         """What is kept of a clip: its frames, or its sound.
@@ -146,8 +146,8 @@ def kept_frame(home: Path, digest: str, number: int) -> tuple[np.ndarray, tuple[
         Height and width in pixels that it was decoded at; a rendition may have another aspect ratio.
     """
     found: list[tuple[int, dict[str, np.ndarray], dict[str, Any]]] = []
-    for folder in sorted(home.glob("*")):
-        part = read_clip_part(folder, digest)
+    for folder in listing(home):
+        part = read_clip_part(folder, digest, form=FORMAT)
         if part is not None and part[1].get("view") == "picture" and len(part[0]["frames_webp_ends"]):
             found.append((int(np.prod(part[1]["frame_hw"])), *part))
     if not found:

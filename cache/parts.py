@@ -12,58 +12,20 @@ import os
 import stat
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from cache.errors import CacheError, DamagedPartError, SchemaError
+from cache.errors import CacheError, DamagedPartError
 from cache.files import write_aside
-from cache.identity import canonical_json, content_digest, digest16
+from cache.headers import HEADER_BYTES, SCHEMA, Header, parse_header, read_header, unreadable, writer_version
+from cache.identity import canonical_json, content_digest
 
-SCHEMA = 2
-HEADER_BYTES = 512
-KIND = "moodfuse-hdf5"
 _PIECE_BYTES = 1 << 20
 FileState = tuple[str, int, int, int]
 _verified: set[FileState] = set()
-
-
-@dataclass(frozen=True)
-class Header:
-    """The first 512 bytes of a part.
-
-    Attributes
-    ----------
-    content : str
-        Digest of the arrays and attributes, 64 hexadecimal digits; the first 16 stand in the file's name.
-    body : str
-        SHA-256 of every byte behind the header.
-    size : int
-        Bytes of the whole file.
-    rows : int
-        Length of the first axis of the array ``clip``, 0 where there is none: a listing need not open HDF5.
-    schema : int
-    kind : str
-    """
-
-    content: str
-    body: str
-    size: int
-    rows: int
-    schema: int = SCHEMA
-    kind: str = KIND
-
-    def __post_init__(self) -> None:
-        kinds = [type(value) for value in (self.content, self.body, self.size, self.rows, self.schema, self.kind)]
-        if kinds != [str, str, int, int, int, str] or self.rows < 0:
-            raise ValueError("its values are of other kinds")
-
-    def to_bytes(self) -> bytes:
-        """The header as it stands in the file: canonical JSON with a digest of its own, spaces, a line feed."""
-        return _padded(asdict(self))
 
 
 def write_part(
@@ -107,7 +69,8 @@ def encode_part(
             file.create_dataset(name, data=np.ascontiguousarray(arrays[name]), track_times=False, **filters)
     data = image.getbuffer()
     body = hashlib.sha256(data[HEADER_BYTES:]).hexdigest()
-    data[:HEADER_BYTES] = Header(digest, body, len(data), _row_count(arrays)).to_bytes()
+    header = Header(digest, body, len(data), _row_count(arrays), SCHEMA, written_by=writer_version())
+    data[:HEADER_BYTES] = header.to_bytes()
     return data
 
 
@@ -126,56 +89,6 @@ def _recheck(temporary: Path, digest: str, path: Path) -> None:
         raise DamagedPartError(f"{path}: HDF5 gave other arrays back than were written; please report this")
 
 
-def read_header(path: Path) -> Header:
-    """Header of a part, its own form checked but not what stands behind it.
-
-    Raises
-    ------
-    DamagedPartError
-        If it is no header.
-    SchemaError
-        If a newer version wrote it.
-    CacheError
-        If the file cannot be read.
-    """
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(HEADER_BYTES)
-            size = os.fstat(stream.fileno()).st_size
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    return _parse_header(path, data, size)
-
-
-def _parse_header(path: Path, data: bytes, size: int) -> Header:
-    try:
-        values = json.loads(data)
-        del values["check"]
-        if _padded(values) != data or values["kind"] != KIND:
-            raise ValueError("its own digest is another")
-        if values["schema"] > SCHEMA:
-            raise SchemaError(
-                f"{path}: part of schema {values['schema']}, newer than the {SCHEMA} that this moodfuse reads; upgrade "
-                "moodfuse"
-            )
-        header = Header(**values)
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise DamagedPartError(f"{path}: has no header of a part ({error})") from error
-    if size != header.size:
-        raise DamagedPartError(f"{path}: {size} bytes, not the {header.size} that were written")
-    return header
-
-
-def _padded(values: Mapping[str, Any]) -> bytes:
-    return canonical_json({**values, "check": digest16(values)}).encode().ljust(HEADER_BYTES - 1) + b"\n"
-
-
-def _unreadable(path: Path, error: OSError) -> CacheError:
-    if isinstance(error, FileNotFoundError):
-        return DamagedPartError(f"{path}: is gone")
-    return CacheError(f"{path}: cannot be read ({error.strerror or error}); correct that, then run the command again")
-
-
 def check_bytes(path: Path) -> Header:
     """Hold every byte of a part to its header.
 
@@ -190,13 +103,13 @@ def check_bytes(path: Path) -> Header:
     piece = bytearray(_PIECE_BYTES)
     try:
         with path.open("rb", buffering=0) as stream:
-            header = _parse_header(path, stream.read(HEADER_BYTES), os.fstat(stream.fileno()).st_size)
+            header = parse_header(path, stream.read(HEADER_BYTES), os.fstat(stream.fileno()).st_size)
             while count := stream.readinto(piece):
                 state.update(memoryview(piece)[:count])
     except OSError as error:
         if isinstance(error, CacheError):
             raise
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     if state.hexdigest() != header.body:
         raise DamagedPartError(f"{path}: its bytes are not the ones that were written")
     return header
@@ -231,7 +144,7 @@ def file_state(path: Path) -> FileState:
     try:
         facts = os.stat(path)
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     if not stat.S_ISREG(facts.st_mode):
         raise DamagedPartError(f"{path}: is no plain file")  # to open a pipe would be to wait for ever
     return str(path), facts.st_ino, facts.st_mtime_ns, facts.st_size

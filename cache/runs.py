@@ -1,22 +1,20 @@
 """Runs: the out-of-fold probabilities of one ablation, as stage two leaves them and stage three reads them."""
 
-import logging
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from cache.errors import CacheError, DamagedPartError, InputError
-from cache.files import read_json, write_text
+from cache.files import write_text
 from cache.folds import MIN_INNER_GROUPS
 from cache.identity import canonical_json, digest16
 from cache.parts import SCHEMA, read_part, write_part
+from cache.run_folders import check_new_name, run_folder, run_names, run_values, say_unreadable, sequence_of
 from cache.store import FeatureCache
 
-log = logging.getLogger(__name__)
 NETWORK = "network"
 """Head name of a source's own softmax."""
 LEAKY: Final = "leaky"
@@ -30,9 +28,8 @@ DEFAULTS = (UNCALIBRATED, FEW_GROUPS)
 ARRAYS = ("probabilities", "unscaled", "repeats")
 """Arrays of a result, as they stand in a run's predictions; the last two only where there are any."""
 _ADDED = ("digests", "missing", "repeat_folds", "commands", "versions")
-_ATTRIBUTES = {"format": "moodfuse-predictions", "schema": SCHEMA}
-_said: set[Path] = set()
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+FORMAT = "moodfuse-predictions"
+_ATTRIBUTES = {"format": FORMAT, "schema": SCHEMA}
 
 
 @dataclass(frozen=True)
@@ -142,37 +139,6 @@ class Run:
                     raise InputError(f"run {self.name}, {result.name}: rows of {name} do not sum to 1")
 
 
-def run_names(cache: FeatureCache) -> tuple[str, ...]:
-    """Names of the runs in a cache, oldest first; those that cannot be read stand before all."""
-    names = [file.parent.name for file in (cache.path / "runs").glob("*/run.json")]
-    return tuple(sorted(names, key=lambda name: (_sequence(cache, name), name)))
-
-
-def check_new_name(cache: FeatureCache, name: str | None, *, prefix: str = "run") -> str:
-    """A name for a new run: the given one if it is free, else the next ``<prefix>-N``.
-
-    Raises
-    ------
-    InputError
-        If the name is taken or no plain file name.
-    """
-    taken = set(run_names(cache))
-    if name is None:
-        return next(f"{prefix}-{n}" for n in range(1, len(taken) + 2) if f"{prefix}-{n}" not in taken)
-    if not _NAME.fullmatch(name):
-        raise InputError(f"run name {name!r} is not plain; use letters, digits, '.', '_' and '-', at most 64")
-    if name in taken:
-        raise InputError(
-            f"run {name!r} exists in {cache.path}; choose another --run name (taken: {', '.join(sorted(taken))})"
-        )
-    return name
-
-
-def run_folder(cache: FeatureCache, name: str) -> Path:
-    """Folder of a run."""
-    return cache.path / "runs" / name
-
-
 def write_run(cache: FeatureCache, run: Run) -> Path:
     """Write a run; `run.json` last, so that a run is whole or absent. Returns its folder."""
     check_new_name(cache, run.name)
@@ -185,7 +151,7 @@ def write_run(cache: FeatureCache, run: Run) -> Path:
     }
     values = {
         "schema": SCHEMA,
-        "sequence": 1 + max((_sequence(cache, name) for name in run_names(cache)), default=0),
+        "sequence": 1 + max((sequence_of(cache, name) for name in run_names(cache)), default=0),
         **{
             name: list(getattr(run, name))
             for name in ("classes", "ids", "labels", "groups", "folds", "recipes", "notes", *_ADDED)
@@ -201,39 +167,15 @@ def write_run(cache: FeatureCache, run: Run) -> Path:
     return folder
 
 
-def _sequence(cache: FeatureCache, name: str) -> int:
-    try:
-        return int(_run_values(cache, name).get("sequence", 0))
-    except CacheError as error:
-        _say_unreadable(cache, name, error)
-        return -1
-
-
-def _say_unreadable(cache: FeatureCache, name: str, error: Exception) -> None:
-    folder = run_folder(cache, name)
-    if folder not in _said:
-        _said.add(folder)
-        log.warning("run %s cannot be read and is passed over: %s", name, error)
-
-
-def _run_values(cache: FeatureCache, name: str) -> dict[str, Any]:
-    """What stands in a run's `run.json`."""
-    file = run_folder(cache, name) / "run.json"
-    values = read_json(file)
-    if not isinstance(values, dict) or "protocol" not in values:
-        raise DamagedPartError(f"{file}: holds no run; run fuse again under another --run name")
-    return values
-
-
 def runs_newest_first(cache: FeatureCache, *, leaky: bool) -> Iterator[Run]:
     """Leaky runs, or all others, each read only when it is asked for; one that cannot be read is passed over."""
     for name in reversed(run_names(cache)):
         try:
-            if (_run_values(cache, name)["protocol"] == LEAKY) != leaky:
+            if (run_values(cache, name)["protocol"] == LEAKY) != leaky:
                 continue
             run = read_run(cache, name)
         except (CacheError, InputError) as error:
-            _say_unreadable(cache, name, error)
+            say_unreadable(cache, name, error)
         else:
             yield run
 
@@ -254,10 +196,10 @@ def read_run(cache: FeatureCache, name: str | None = None) -> Run:
     if name is not None and name not in names:
         raise InputError(f"{cache.path} holds no run {name!r}; it holds: {', '.join(names)}")
     folder = run_folder(cache, name or names[-1])
-    values = _run_values(cache, folder.name)
+    values = run_values(cache, folder.name)
     try:
         arrays, attributes = read_part(folder / values.pop("predictions"))
-        if attributes["record"] != digest16(values):
+        if (attributes["format"], attributes["record"]) != (FORMAT, digest16(values)):
             raise DamagedPartError(f"{folder / 'run.json'}: is not the record that was written with the predictions")
         return Run(
             name=values["name"],

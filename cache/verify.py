@@ -2,6 +2,7 @@
 what it needs. Nothing is changed here, and no file, whatever it is, stops the others from being checked."""
 
 import os
+import stat
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from cache.blocks import Owner, part_files
 from cache.checks import CHECKS
 from cache.columns import Digests
 from cache.errors import CacheError, DamagedPartError, InputError, SchemaError
+from cache.files import facts_of, listing
 from cache.layout import BAD, FOLDER, TEMPORARY, UNKNOWN, Entry, entries, folder_of
 from cache.manifest import MARKER, VIEW, check_schema
 from cache.naming import Namer
@@ -23,7 +25,8 @@ from cache.store import FROZEN, FeatureCache
 
 DAMAGED, MISSING, UNREADABLE = "damaged", "missing", "unreadable"
 _SIGNS = ("plans", "tables", "sources", "features")
-"""Folders by which a cache is known that has lost its marker."""
+"""Folders by which a cache is known that has lost its marker; what stands in them says what is in force."""
+_RECORDS = ("marker", "plan", "table", "choice", "recipe", "training")
 
 
 @dataclass(frozen=True)
@@ -128,11 +131,11 @@ def verify(
 
 def _marker_faults(root: Path) -> Iterator[Fault]:
     """A missing marker of what is a cache all the same; what its content is, is checked with the other files."""
-    if not os.path.lexists(root / MARKER):
-        if not any((root / name).is_dir() for name in _SIGNS):
+    if _is_gone(root / MARKER):
+        if not any(facts_of(root / name) for name in _SIGNS):
             raise InputError(f"{root} is not a moodfuse cache: it has no {MARKER}; name the folder of one")
         yield Fault(MARKER, "marker", "is gone", MISSING)
-    elif (root / MARKER).is_file():
+    elif (facts := facts_of(root / MARKER)) and stat.S_ISREG(facts.st_mode):
         try:
             check_schema(root / MARKER)
         except SchemaError:
@@ -186,24 +189,49 @@ def _in_force(root: Path, faults: Sequence[Fault]) -> tuple[tuple[Fault, ...], b
     try:
         cache = FeatureCache(root)
         missing = tuple(_missing(cache))
-        return missing, not missing and _is_view_stale(cache)
-    except Exception:
-        if not faults:
+        wanted = None if missing or not cache.plans else cache.view_text(cache.statuses)
+    except (OSError, LookupError, TypeError, ValueError):
+        if not any(map(_tells, faults)):
             raise
-        return (), False  # what is in force cannot be told while its records are damaged
+        return (), False  # what is in force cannot be told while a record of it is bad
+    try:
+        stale = wanted is not None and _is_view_stale(root / VIEW, wanted)
+    except OSError as error:
+        return (*missing, Fault(VIEW, "view", f"cannot be read ({error.strerror or error})", UNREADABLE)), False
+    return missing, stale
+
+
+def _is_view_stale(view: Path, wanted: str) -> bool:
+    return facts_of(view) is not None and view.read_bytes() != wanted.encode("utf-8", "backslashreplace")
+
+
+def _tells(fault: Fault) -> bool:
+    """Whether a fault is of what says, or holds what says, what is in force."""
+    return fault.kind in _RECORDS or (fault.kind == FOLDER and fault.place.partition("/")[0] in _SIGNS)
+
+
+def _is_gone(path: Path) -> bool:
+    """Whether there is no such name; what the system withholds is there, and a fault of its own."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _missing(cache: FeatureCache) -> Iterator[Fault]:
     for name in cache.plan.records if cache.plans else ():
         place = f"tables/clips-{name}.h5"
-        if not os.path.lexists(cache.path / place):
+        if _is_gone(cache.path / place):
             yield Fault(place, "table", "is gone, but the plan in force is of its clips", MISSING)
             return
     namer = Namer(cache) if cache.plans else None
     for source, digest in sorted(cache.selection.items()):
         place = f"features/{folder_of(source)}/{digest}"
         folder = cache.path / place
-        if not os.path.lexists(folder / "recipe.json"):
+        if _is_gone(folder / "recipe.json"):
             yield Fault(f"{place}/recipe.json", "recipe", f"is gone, but {source} is in force", MISSING)
         elif namer and (recipe := read_record(folder / "recipe.json")):
             for trained in _unrecorded(folder, recipe, namer):
@@ -213,15 +241,8 @@ def _missing(cache: FeatureCache) -> Iterator[Fault]:
 
 def _unrecorded(folder: Path, recipe: Recipe, namer: Namer) -> Iterator[str]:
     """Networks of a recipe that the plans in force name and whose record is not there, though features are."""
-    for block in sorted(folder.iterdir()):
+    for block in listing(folder):
         record = block / "trained.json"
-        unrecorded = block.is_dir() and block.name != FROZEN and not os.path.lexists(record)
+        unrecorded = block.is_dir() and block.name != FROZEN and _is_gone(record)
         if unrecorded and part_files(block) and namer.names(recipe, block.name, record):
             yield block.name
-
-
-def _is_view_stale(cache: FeatureCache) -> bool:
-    view = cache.path / VIEW
-    if not cache.plans or not view.is_file():
-        return False
-    return view.read_bytes() != cache.view_text(cache.statuses).encode("utf-8", "backslashreplace")

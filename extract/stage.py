@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from extract.embed import SourceWorker
 
 log = logging.getLogger(__name__)
+Row = Callable[[str], dict[str, np.ndarray]]
+"""Computes the arrays of one clip."""
 DEFAULT_SOURCES = ("onedmcnn", "twodmcnn", "c3d", "i3d")
 
 
@@ -193,7 +195,7 @@ def _compute(cache: FeatureCache, item: Work, settings: ExtractSettings, media: 
         frozen = frozen_counterpart(item.recipe)
         cache.write_recipe(frozen)
         title = f"{item.recipe.source} *: embedding"
-        embedded += _write_rows(cache, frozen, None, item.trunk, worker.frozen_rows, title)
+        embedded += _write_rows(_Shelf(cache, frozen, None), item.trunk, worker.frozen_rows, title=title)
     activations = _activations(cache, item.recipe) if item.recipe.depth == "head" and item.networks else {}
     title = f"{item.recipe.source}: tuning ({item.recipe.depth})"
     for roles in track(shared_order(item.networks), total=len(item.networks), what=title):
@@ -257,7 +259,7 @@ def _embed_tuned(cache: FeatureCache, worker: "SourceWorker", roles: Roles, acti
     def row(digest: str) -> dict[str, np.ndarray]:
         return worker.full_rows(digest) if worker.recipe.depth == "full" else worker.head_rows(activations[digest])
 
-    return _write_rows(cache, worker.recipe, roles, _lacking(cache, worker.recipe, roles), row, None)
+    return _write_rows(_Shelf(cache, worker.recipe, roles), _lacking(cache, worker.recipe, roles), row)
 
 
 def _lacking(cache: FeatureCache, recipe: Recipe, roles: Roles | None) -> list[str]:
@@ -265,34 +267,33 @@ def _lacking(cache: FeatureCache, recipe: Recipe, roles: Roles | None) -> list[s
     return sorted({status.digest for status in cache.clips_with(recipe)} - cache.held(recipe, roles))
 
 
-def _write_rows(
-    cache: FeatureCache,
-    recipe: Recipe,
-    roles: Roles | None,
-    digests: Sequence[str],
-    row: Callable[[str], dict[str, np.ndarray]],
-    title: str | None,
-) -> int:
+@dataclass(frozen=True)
+class _Shelf:
+    """Where the rows of one network stand; `roles` is `None` for a frozen one."""
+
+    cache: FeatureCache
+    recipe: Recipe
+    roles: Roles | None
+
+    def add(self, rows: dict[str, dict[str, np.ndarray]]) -> None:
+        arrays = {name: np.stack([row[name] for row in rows.values()]) for name in next(iter(rows.values()))}
+        self.cache.write_block_part(self.recipe, self.roles, list(rows), arrays)
+
+
+def _write_rows(shelf: _Shelf, digests: Sequence[str], row: Row, *, title: str = "") -> int:
     """Compute rows one by one, a part for every `CLIPS_PER_PART` of them; returns how many."""
-    computed = _computed(cache, recipe, roles, digests, row)
+    computed = _computed(shelf, digests, row)
     return sum(1 for _ in (track(computed, total=len(digests), what=title) if title else computed))
 
 
-def _computed(
-    cache: FeatureCache,
-    recipe: Recipe,
-    roles: Roles | None,
-    digests: Sequence[str],
-    row: Callable[[str], dict[str, np.ndarray]],
-) -> Iterator[str]:
+def _computed(shelf: _Shelf, digests: Sequence[str], row: Row) -> Iterator[str]:
     """Compute what is still lacking piece by piece, in this process's own order; yields each clip."""
     for piece in shared_pieces(digests, CLIPS_PER_PART):
-        have = cache.held(recipe, roles)
+        have = shelf.cache.held(shelf.recipe, shelf.roles)
         rows: dict[str, dict[str, np.ndarray]] = {}
         for digest in piece:
             if digest not in have:
                 rows[digest] = row(digest)
                 yield digest
         if rows:
-            arrays = {name: np.stack([row[name] for row in rows.values()]) for name in next(iter(rows.values()))}
-            cache.write_block_part(recipe, roles, list(rows), arrays)
+            shelf.add(rows)

@@ -144,8 +144,8 @@ class StreamedMedia:
     ) -> None:
         self.cache, self.settings, self.say, self.folder = cache, settings, say, folder
         self._trunks: dict[tuple[str, str], Trunk] = {}
-        self._sounding: Callable[[str], bool] = lambda digest: tuned_whole
         tuned_whole = any(recipe.depth == "full" for recipe in recipes)
+        self._sounding: Callable[[str], bool] = lambda digest: tuned_whole
         for recipe in recipes:
             if recipe.depth != "full":
                 frozen = frozen_counterpart(recipe)

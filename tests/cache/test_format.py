@@ -1,8 +1,10 @@
 """FORMAT.md is true: the archived cache reads as it was written, and a part reads without our code."""
 
+import hashlib
 import json
 import re
 import tarfile
+from dataclasses import fields, replace
 from pathlib import Path
 
 import h5py
@@ -10,9 +12,14 @@ import numpy as np
 import pytest
 
 import cache.store
+from cache.audits import Finding
 from cache.errors import SchemaError
-from cache.parts import SCHEMA
-from cache.records import Holdout
+from cache.headers import writer_version
+from cache.identity import canonical_json, clip_digest, digest16
+from cache.parts import SCHEMA, read_header, read_part, write_part
+from cache.recipe import Recipe, Tuning
+from cache.records import Holdout, Outcome
+from cache.runs import read_run
 from cache.store import FeatureCache
 
 ARCHIVES = sorted((Path(__file__).parent / "archives").glob("*.tar.xz"))
@@ -81,6 +88,82 @@ def test_every_array_of_a_table_is_in_the_format(tmp_path: Path) -> None:
                 assert f"`{name}`" in text, name
 
 
+def keys_in_format(title: str) -> set[str]:
+    """The keys of the table under a heading of FORMAT.md."""
+    _, found, rest = FORMAT.read_text().partition(f"\n### {title}\n")
+    assert found, title
+    table = rest.partition("\n\n")[0].splitlines()[2:]
+    return {key for row in table for key in re.findall(r"`(\w+)`", row.split("|")[1])}
+
+
+@pytest.mark.parametrize(
+    ("title", "record"),
+    [
+        ("`recipe.json`", Recipe),
+        ("`tuning` of a recipe", Tuning),
+        ("Outcomes: `clips/<aa>/<clip32>-<digest16>.json`", Outcome),
+        ("A finding of an audit", Finding),
+    ],
+)
+def test_the_format_has_the_keys_of_each_record(title: str, record: type) -> None:
+    """Its tables name the fields of the records that are written, all of them and no other."""
+    assert keys_in_format(title) == {item.name for item in fields(record)}
+
+
+def test_the_format_has_the_keys_of_each_file(whole_cache: FeatureCache) -> None:
+    """Its tables name the keys that stand in what is written, all of them and no other."""
+    home = whole_cache.path
+    files = {
+        "`sources/<digest16>.json`": home.glob("sources/*.json"),
+        "`audits/<digest16>.json`": home.glob("audits/*.json"),
+        "`run.json`": home.glob("runs/*/run.json"),
+        "`recipe.json`": home.glob("features/*/*/recipe.json"),
+        "Outcomes: `clips/<aa>/<clip32>-<digest16>.json`": home.glob("clips/*/*.json"),
+    }
+    written = {title: json.loads(next(iter(found)).read_text()) for title, found in files.items()}
+    for title, values in written.items():
+        assert set(values) == keys_in_format(title), title
+    assert set(written["`run.json`"]["results"][0]) == keys_in_format("A result of a run")
+    optional = set(re.findall(r"`(\w+)`\\\*", FORMAT.read_text()))
+    assert optional == {"digests", "missing", "repeat_folds", "commands", "versions", "temperatures"}
+
+
+def test_a_run_may_lack_what_the_format_marks(whole_cache: FeatureCache) -> None:
+    """Keys with a star are taken for empty where they are absent."""
+    file = whole_cache.path / "runs" / "run-1" / "run.json"
+    values = json.loads(file.read_text())
+    arrays, attributes = read_part(file.with_name(values.pop("predictions")))
+    for name in ("digests", "missing", "repeat_folds", "commands", "versions"):
+        del values[name]
+    del values["results"][0]["temperatures"]
+    part = write_part(file.parent, "predictions", arrays, {**attributes, "record": digest16(values)})
+    file.write_text(canonical_json({**values, "predictions": part.name}))
+    run = read_run(whole_cache, "run-1")
+    assert run.digests == run.commands == run.results[0].temperatures == ()
+
+
+def test_every_attribute_of_a_part_is_in_the_format(whole_cache: FeatureCache) -> None:
+    """Their names, and what each kind of part is called."""
+    text = FORMAT.read_text()
+    for file in whole_cache.path.rglob("*.h5"):
+        values = read_part(file, names=())[1]
+        assert f"`{values['format']}`" in text and all(f"`{name}`" in text for name in values), file
+
+
+def test_the_text_of_json_is_what_the_format_says() -> None:
+    """The Python expression in FORMAT.md gives the canonical text, and the rules beside it are true of it."""
+    value = {"é": [0.0, 1e-5, 1e16, 1, None, True], "a": '"\\\x01\x7f\n', "B": {}}
+    (expression,) = re.findall(r"`(json\.dumps\(value.*?\))`", FORMAT.read_text())
+    assert eval(expression, {"json": json, "value": value}) == canonical_json(value)
+    assert canonical_json(value) == '{"B":{},"a":"\\"\\\\\\u0001\x7f\\n","é":[0.0,1e-05,1e+16,1,null,true]}'
+
+
+def test_seconds_in_a_clip_digest_are_floats() -> None:
+    """Whole seconds have their point, however they were given."""
+    text = f'{{"end_s":20.0,"file":"{"ab" * 32}","start_s":0.0}}'
+    assert clip_digest("ab" * 32, 0, 20) == hashlib.sha256(text.encode()).hexdigest()
+
+
 @pytest.mark.parametrize("where", ["cache", "part"])
 def test_a_newer_schema_says_what_to_install(where: str, tmp_path: Path) -> None:
     """A cache, or one part in it, of a later version is refused, never set aside."""
@@ -91,13 +174,32 @@ def test_a_newer_schema_says_what_to_install(where: str, tmp_path: Path) -> None
         with pytest.raises(SchemaError, match=r"schema 3 is newer.*pip install 'moodfuse>=7.1.0'"):
             FeatureCache(tmp_path)
         return
-    from cache.parts import read_header
-
     part = next(iter(old.block_folder(old.recipe("still"), None).glob("*.h5")))
-    from dataclasses import replace
-
-    newer = replace(read_header(part), schema=SCHEMA + 1).to_bytes()
+    newer = replace(read_header(part), schema=SCHEMA + 1, written_by="7.1.0").to_bytes()
     part.write_bytes(newer + part.read_bytes()[len(newer) :])
-    with pytest.raises(SchemaError, match="newer than the 2.*upgrade"):
+    with pytest.raises(SchemaError, match=r"newer than the 2.*pip install 'moodfuse>=7.1.0'"):
         old.block("still", "*")
     assert part.exists()
+
+
+def test_a_part_of_version_1_is_refused_and_kept(tmp_path: Path) -> None:
+    """It was never released; it is neither read nor taken for damage."""
+    old = unpack(ARCHIVES[-1], tmp_path)
+    part = next(iter(old.block_folder(old.recipe("still"), None).glob("*.h5")))
+    older = replace(read_header(part), schema=SCHEMA - 1).to_bytes()
+    part.write_bytes(older + part.read_bytes()[len(older) :])
+    with pytest.raises(SchemaError, match="part of schema 1, which was never released and is read no more"):
+        old.block("still", "*")
+    assert part.exists() and not list(tmp_path.rglob("*.bad"))
+
+
+def test_a_header_says_who_wrote_it_and_may_say_more(tmp_path: Path) -> None:
+    """A part names the version that wrote it; a key that this version does not know does no harm."""
+    part = write_part(tmp_path, "part", {"clip": np.zeros(2, "S64")}, {})
+    header = read_header(part)
+    assert header.written_by == writer_version() and header.rows == 2
+    values = {**json.loads(part.read_bytes()[:512]), "origin": "elsewhere"}
+    del values["check"]
+    data = canonical_json({**values, "check": digest16(values)}).encode().ljust(511) + b"\n"
+    part.write_bytes(data + part.read_bytes()[512:])
+    assert read_header(part) == header and len(read_part(part)[0]["clip"]) == 2

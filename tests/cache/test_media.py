@@ -1,6 +1,7 @@
 """The media store gives back what was decoded, bit for bit, in every rendition; what is damaged is set aside."""
 
 import json
+import shutil
 from pathlib import Path
 
 import h5py
@@ -10,6 +11,7 @@ import pytest
 from cache.audits import ClipMarks, MarkStore
 from cache.errors import DamagedPartError, MissingBlockError
 from cache.media import Media, MediaStore, Rendition, kept_frame
+from cache.parts import read_part, write_part
 from cache.pictures import decode_frames, encode_frames
 from cache.store import FeatureCache
 
@@ -114,3 +116,27 @@ def test_marks_come_back(tmp_path: Path) -> None:
     back = MarkStore(cache, "one").read(CLIP)
     assert back is not None and back.frame_hashes.dtype == np.uint64 and int(back.frame_hashes[0]) == 1 << 63
     assert back.peak_times.tolist() == [0, 1, 2] and MarkStore(cache, "two").read(CLIP) is None
+
+
+@pytest.mark.parametrize("harm", ["another clip", "other rules", "another format"])
+def test_a_sound_part_in_a_place_of_another_is_never_read(tmp_path: Path, harm: str) -> None:
+    """Its bytes are right, but its attributes name another clip, rules or format: it is set aside, and missing."""
+    store, other = MediaStore(tmp_path, PICTURE), "cd" * 32
+    file = store.write(other, decoded(18, 32))
+    if harm == "another clip":
+        wrong = tmp_path / PICTURE.name / CLIP[:2] / file.name.replace(other[:32], CLIP[:32])
+    elif harm == "other rules":
+        wrong = tmp_path / SMALL.name / other[:2] / file.name
+    else:
+        arrays, attributes = read_part(file)
+        file.unlink()
+        wrong = write_part(file.parent, other[:32], arrays, {**attributes, "format": "moodfuse-marks"})
+    if not wrong.exists():
+        wrong.parent.mkdir(parents=True)
+        shutil.copy(file, wrong)
+    clip = CLIP if harm == "another clip" else other
+    reader = MediaStore(tmp_path, SMALL if harm == "other rules" else PICTURE)
+    with pytest.raises(MissingBlockError):
+        reader.read(clip)
+    assert wrong.with_name(wrong.name + ".bad").exists() and reader.find(clip) is None
+    assert (kept_frame(tmp_path, clip, 0) is None) == (harm != "other rules")

@@ -1,0 +1,51 @@
+"""What tests of verify and repair look at: a file of each kind, where it stands, what was found, what is withheld."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from cache.layout import entries
+from cache.repair import Repair, repair
+from cache.store import FeatureCache
+from cache.verify import Verification, verify
+
+
+def state(root: Path) -> dict[str, bytes]:
+    """Every file of a folder with its bytes."""
+    return {str(file.relative_to(root)): file.read_bytes() for file in root.rglob("*") if file.is_file()}
+
+
+def file_of(cache: FeatureCache, kind: str) -> Path:
+    """The first file of a kind."""
+    return next(entry.path for entry in entries(cache.path) if entry.kind == kind)
+
+
+def place(cache: FeatureCache, file: Path) -> str:
+    """The path of a file below its cache."""
+    return file.relative_to(cache.path).as_posix()
+
+
+def places(found: Verification) -> set[str]:
+    """Places of all faults."""
+    return {fault.place for fault in found.faults}
+
+
+def mend(cache: FeatureCache) -> Repair:
+    """Verify and repair."""
+    return repair(cache.path, verify(cache.path))
+
+
+@contextmanager
+def denied(path: Path) -> Iterator[None]:
+    """A file or folder that may not be read."""
+    mode = path.stat().st_mode
+    path.chmod(0)
+    try:
+        if os.access(path, os.R_OK):
+            pytest.skip("this user may read everything")
+        yield
+    finally:
+        path.chmod(mode)
