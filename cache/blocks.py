@@ -168,7 +168,22 @@ def read_from(owner: Owner, parts: Mapping[Path, Digests], wanted: Digests, name
             set_aside(file, str(error))
             continue
         found[rows[new]] = True
-    return Rows({name: array for name, array in arrays.items() if name not in lacking}, found)
+    arrays = {name: array for name, array in arrays.items() if name not in lacking}
+    _fill_twins(wanted, arrays, found)
+    return Rows(arrays, found)
+
+
+def _fill_twins(wanted: Digests, arrays: Arrays, found: NDArray[np.bool_]) -> None:
+    """Give a clip that is wanted twice, as two copies of one file are, its rows in the other places as well."""
+    if found.all() or not found.any():
+        return
+    here, open_places = np.flatnonzero(found), np.flatnonzero(~found)
+    order = here[np.argsort(wanted[here])]
+    twins = lookup(wanted[order], wanted[open_places])
+    filled = open_places[twins >= 0]
+    for array in arrays.values():
+        array[filled] = array[order[twins[twins >= 0]]]
+    found[filled] = True
 
 
 def _check_fits(file: Path, data: h5py.Dataset, clips: int, out: np.ndarray) -> None:

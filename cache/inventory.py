@@ -7,13 +7,16 @@ that has left the data set counts too. Columns stay columns: a million clips cos
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from cache.columns import Texts
 from cache.errors import CacheError, DamagedPartError
 from cache.files import read_json
+from cache.folds import VIEWS
 from cache.holdings import ClipCounts, HeldRun, Inventory, PlanFacts, PlanFile
 from cache.layout import Entry, entries, folder_of
 from cache.parts import read_part
-from cache.recipe_listing import RecipeListing
+from cache.recipe_listing import RecipeListing, Wanted
 from cache.store import FeatureCache
 from cache.tables import ClipTable
 
@@ -31,7 +34,7 @@ def take_stock(cache: FeatureCache) -> Inventory:
     found = tuple(entries(cache.path))
     table = _columns(cache) if cache.plans else None
     covered = None if table is None else _covered(table)
-    listing = RecipeListing(cache, found, covered)
+    listing = RecipeListing(cache, found, None if covered is None else _wanted(cache, covered))
     return Inventory(
         path=cache.path,
         clips=None if table is None else _clip_counts(table),
@@ -71,6 +74,15 @@ def _clip_counts(table: ClipTable) -> ClipCounts:
 def _covered(table: ClipTable) -> ClipTable:
     """The clips that a plan covers."""
     return table.take(table.numbers["ok"] & ~table.where("split", "test"))
+
+
+def _wanted(cache: FeatureCache, covered: ClipTable) -> Wanted:
+    """How many different clips there are to have rows of; digests are read only where some clip lacks a view."""
+    lacking = dict.fromkeys(VIEWS, 0)
+    if any(covered.where("missing", view).any() for view in VIEWS):
+        clips = cache.clips
+        lacking = {view: len(np.unique(clips.digests[clips.where("missing", view)])) for view in VIEWS}
+    return Wanted(len(cache.plan.assignment), lacking)
 
 
 def _plan_facts(cache: FeatureCache, covered: ClipTable) -> PlanFacts:

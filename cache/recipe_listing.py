@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from cache.errors import CacheError, InputError
@@ -11,11 +12,30 @@ from cache.naming import Namer
 from cache.parts import read_header
 from cache.recipe import Recipe, frozen_counterpart
 from cache.store import FeatureCache, read_recipe
-from cache.tables import ClipTable
 
 Key = tuple[str, str]
 """Folder of a source, and digest of a recipe."""
 _KINDS = ("recipe", "training", "features", "network", "checkpoint")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Of how many clips a block has a row under the plan in force; two copies of one file have one between them.
+
+    Attributes
+    ----------
+    clips : int
+        Different clips that the plan covers.
+    lacking : mapping of str to int
+        How many of them lack a view.
+    """
+
+    clips: int
+    lacking: Mapping[str, int]
+
+    def of(self, recipe: Recipe | None) -> int:
+        """Of how many clips a recipe has something to read."""
+        return self.clips - (0 if recipe is None or recipe.view is None else self.lacking.get(recipe.view, 0))
 
 
 class RecipeListing:
@@ -26,16 +46,16 @@ class RecipeListing:
     cache : FeatureCache
     found : sequence of Entry
         Every file of it.
-    covered : ClipTable or None
-        The clips of the plan in force; `None` where there is none.
+    wanted : Wanted or None
+        How many clips a block has under the plan in force; `None` where there is none.
     """
 
-    def __init__(self, cache: FeatureCache, found: Sequence[Entry], covered: ClipTable | None) -> None:
+    def __init__(self, cache: FeatureCache, found: Sequence[Entry], wanted: Wanted | None) -> None:
         self.unreadable: list[str] = []
         self._path = cache.path
         self._files = _by_recipe(found)
-        self._covered = covered
-        self._namer = None if covered is None else Namer(cache)
+        self._wanted = wanted
+        self._namer = None if wanted is None else Namer(cache)
         self._selected = {(folder_of(source), digest): source for source, digest in cache.selection.items()}
         self._earlier = {(folder_of(source), digest) for source, digest in cache.ever_selected}
         self._records = {
@@ -96,19 +116,11 @@ class RecipeListing:
                 trained=trained,
                 names=names,
                 rows=self._rows(parts),
-                clips=self._clips_of(recipe),
+                clips=0 if self._wanted is None else self._wanted.of(recipe),
                 parts=len(parts),
                 bytes=sum(entry.bytes for kind in ("features", "training") for entry in kinds[kind]),
                 weights_bytes=sum(entry.bytes for kind in ("network", "checkpoint") for entry in kinds[kind]),
             )
-
-    def _clips_of(self, recipe: Recipe | None) -> int:
-        """How many clips of the plan in force have what a recipe reads."""
-        if self._covered is None:
-            return 0
-        view = None if recipe is None else recipe.view
-        lacking = 0 if view is None else int(self._covered.where("missing", view).sum())
-        return len(self._covered) - lacking
 
     def _rows(self, parts: Sequence[Entry]) -> int:
         """Rows of some parts by their headers; a part without a sound one holds none."""

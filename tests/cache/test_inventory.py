@@ -19,7 +19,7 @@ from cache.folds import deal, units_of
 from cache.holdings import IN_FORCE, REPLACED, SERVES, UNFINISHED, HeldRecipe, Inventory
 from cache.inventory import take_stock
 from cache.layout import entries, kind_of
-from cache.listing import as_record, coverage
+from cache.listing import _headlines, as_record, coverage
 from cache.manifest import table_name
 from cache.names import printable
 from cache.recipe import Recipe, Tuning, frozen_counterpart, import_recipe
@@ -147,6 +147,24 @@ def test_a_block_wants_no_row_of_a_clip_that_lacks_its_view(small_cache: MakeCac
     fill(cache, sound, ["*"])
     cache.select([sound])
     assert of(take_stock(cache), sound).blocks[0].clips == 17
+
+
+def test_two_copies_of_a_file_want_one_row(small_cache: MakeCache, fill: Fill) -> None:
+    """A block is complete that holds every different clip, and the plan says how many are copies."""
+    cache = small_cache()
+    statuses = list(cache.statuses)
+    first = statuses[0]
+    statuses.append(replace(first, clip=replace(first.clip, id="copy")))
+    cache.write_plan(replace(cache.plan, records=(table_name(statuses),)), statuses)
+    lacking = [replace(status, missing="sound" if status.digest == first.digest else "") for status in statuses]
+    for table, clips in ((statuses, 18), (lacking, 17)):
+        cache.write_plan(replace(cache.plan, records=(table_name(table),)), table)
+        sound = replace(FROZEN, preprocessing='{"kind":"audio"}')
+        fill(cache, sound, ["*"])
+        cache.select([sound])
+        (block,) = of(take_stock(cache), sound).blocks
+        assert (block.rows, block.clips, block.complete) == (18, clips, True)
+    assert any("18 clips (1 the same file and seconds as another)" in line for line in _headlines(take_stock(cache)))
 
 
 def test_strays_are_listed(whole_cache: FeatureCache) -> None:

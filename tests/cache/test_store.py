@@ -122,6 +122,23 @@ def test_a_damaged_part_is_set_aside_and_nothing_else_is_lost(small_cache: MakeC
     assert FeatureCache(cache.path).block("still", "*").embedding.shape == (18, 4)
 
 
+def test_two_copies_of_a_file_have_the_same_row(small_cache: MakeCache) -> None:
+    """A clip that stands in the table twice, wherever, has its features in both rows of the block."""
+    cache = small_cache()
+    fill(cache, FROZEN)
+    before = cache.block("still", "*").embedding
+    statuses = list(cache.statuses)
+    for name, row in (("!first", 3), ("zz", 3), ("010 again", 10)):
+        statuses.append(replace(statuses[row], clip=replace(statuses[row].clip, id=name)))
+    cache.write_plan(replace(cache.plan, records=(table_name(statuses),)), statuses)
+    block = FeatureCache(cache.path).block("still", "*")
+    order = [int(name) if name.isdigit() else {"!first": 3, "zz": 3, "010 again": 10}[name] for name in block.ids]
+    assert len(order) == 21 and block.embedding.tobytes() == before[order].tobytes()
+    min(cache.block_folder(FROZEN, None).glob("*.h5")).unlink()
+    with pytest.raises(MissingBlockError, match="no features of [0-9]+ of 21 clips"):
+        FeatureCache(cache.path).block("still", "*")
+
+
 def test_temporaries_are_no_parts(small_cache: MakeCache) -> None:
     """A half-written temporary is invisible to readers."""
     cache = small_cache()
