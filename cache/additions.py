@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.blocks import Arrays, Owner, clips_of, joined, opened, read_from, sound_parts
-from cache.columns import Digests, lookup
+from cache.columns import Digests, lookup, repeated
+from cache.errors import CacheError
 from cache.identity import digest16
 from cache.parts import write_part
+from cache.records import all_finite
 
 log = logging.getLogger(__name__)
 _NONDETERMINISM = (
@@ -37,8 +39,15 @@ def write_rows(owner: Owner, clips: Sequence[str] | Digests, arrays: Arrays, *, 
     -------
     int
         How many rows were there already with other values: they stay, and a warning says so.
+
+    Raises
+    ------
+    CacheError
+        If a value is not finite, not float32, or a clip comes twice with different rows; it names the clip.
     """
     digests = np.asarray(clips, dtype="S64")
+    _check_values(owner, digests, arrays)
+    digests, arrays = _each_once(owner, digests, arrays)
     before = dict(sound_parts(owner))
     have = _among(digests, before.values())
     differing = _differing(owner, before, digests[have], {name: value[have] for name, value in arrays.items()})
@@ -49,6 +58,41 @@ def write_rows(owner: Owner, clips: Sequence[str] | Digests, arrays: Arrays, *, 
         written = write_part(owner.folder, stem, content, owner.attributes)
         differing += _differing_meanwhile(owner, written, before)
     return differing
+
+
+def _check_values(owner: Owner, digests: Digests, arrays: Arrays) -> None:
+    """Refuse what no reader could use, before it stands for ever."""
+    for name, values in arrays.items():
+        if len(values) != len(digests) or values.ndim < 2:
+            raise CacheError(
+                f"{owner.folder}: {name} is {list(values.shape)}; expected a row for each of {len(digests)} clips"
+            )
+        if not len(values) or (values.dtype == np.float32 and all_finite(values)):
+            continue
+        if values.dtype != np.float32:
+            raise CacheError(f"{owner.folder}: {name} of clip {_name(digests[0])} is {values.dtype}; expected float32")
+        place = np.argwhere(~np.isfinite(values))[0].tolist()
+        raise CacheError(
+            f"{owner.source}: {name} of clip {_name(digests[place[0]])} is {values[tuple(place)]} in column "
+            f"{place[1]}; nothing of it is kept. A network whose tuning diverged gives such numbers (lower its "
+            "learning_rate), and so do damaged weights"
+        )
+
+
+def _name(digest: bytes) -> str:
+    return digest.decode()[:16]
+
+
+def _each_once(owner: Owner, digests: Digests, arrays: Arrays) -> tuple[Digests, Arrays]:
+    """The rows with each clip once, as it comes first."""
+    if repeated(digests) is None:
+        return digests, arrays
+    _, first, places = np.unique(digests, return_index=True, return_inverse=True)
+    for name, values in arrays.items():
+        if (different := np.flatnonzero(_rows_differ(values, values[first[places]]))).size:
+            raise CacheError(f"{owner.folder}: two rows of {name} for clip {_name(digests[different[0]])} differ")
+    kept = np.sort(first)
+    return digests[kept], {name: values[kept] for name, values in arrays.items()}
 
 
 def _among(digests: Digests, parts: Iterable[Digests]) -> NDArray[np.bool_]:

@@ -10,14 +10,16 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.columns import Digests, lookup
+from cache.columns import Digests, lookup, repeated
 from cache.errors import CacheError, DamagedPartError
 from cache.files import set_aside
+from cache.layout import folder_of
 from cache.parts import SCHEMA, FileState, file_state, open_part
 
 FORMAT = "moodfuse-part"
@@ -88,10 +90,27 @@ def opened(owner: Owner, file: Path) -> Iterator[h5py.File]:
     DamagedPartError
     """
     with open_part(file) as part:
-        attributes = json.loads(part.attrs["attributes"])
-        if (attributes.get("recipe"), attributes.get("trained")) != (owner.recipe, owner.trained):
-            raise DamagedPartError(f"{file}: belongs to {attributes.get('recipe')}/{attributes.get('trained')}")
+        _check_belongs(owner, file, _attributes(file, part))
         yield part
+
+
+def _attributes(file: Path, part: h5py.File) -> Mapping[str, Any]:
+    try:
+        attributes = json.loads(part.attrs["attributes"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise DamagedPartError(f"{file}: its attributes cannot be read ({error})") from error
+    if not isinstance(attributes, dict):
+        raise DamagedPartError(f"{file}: its attributes are no JSON object")
+    return attributes
+
+
+def _check_belongs(owner: Owner, file: Path, attributes: Mapping[str, Any]) -> None:
+    """Hold a part to its folder. Of sources whose folders have one name the recipe decides."""
+    if attributes.get("format") != FORMAT:
+        raise DamagedPartError(f"{file}: is of format {attributes.get('format')!r}; expected {FORMAT!r}")
+    found = (folder_of(str(attributes.get("source"))), attributes.get("recipe"), attributes.get("trained"))
+    if found != (folder_of(owner.source), owner.recipe, owner.trained):
+        raise DamagedPartError(f"{file}: belongs to {'/'.join(map(str, found))}")
 
 
 def sound_parts(owner: Owner, *, but: Container[Path] = ()) -> Iterator[tuple[Path, Digests]]:
@@ -113,11 +132,23 @@ def clips_of(owner: Owner, file: Path) -> Digests:
     if clips is None:
         with opened(owner, file) as part:
             clips = np.asarray(part["clip"][()], dtype="S64")
+        check_each_once(file, clips)
         if len(clips) <= _REMEMBERED_CLIPS:
             if len(_clips) >= _REMEMBERED_PARTS:
                 _clips.clear()
             _clips[key] = clips
     return clips
+
+
+def check_each_once(file: Path, clips: Digests) -> None:
+    """Refuse a part that holds a clip twice: which of the rows is meant, nobody could say.
+
+    Raises
+    ------
+    DamagedPartError
+    """
+    if clip := repeated(clips):
+        raise DamagedPartError(f"{file}: holds clip {clip.decode()[:16]} twice")
 
 
 def held(owner: Owner) -> Digests:

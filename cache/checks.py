@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cache.audits import Finding
-from cache.blocks import FORMAT
+from cache.blocks import FORMAT, check_each_once
 from cache.columns import Digests
 from cache.errors import DamagedPartError
 from cache.identity import canonical_json, digest16
@@ -116,6 +116,7 @@ def _features(entry: Entry) -> Digests:
     owner = (folder_of(attributes["source"]), attributes["recipe"], attributes["trained"])
     _demand(owner == (source, recipe, trained), f"belongs to {'/'.join(owner)}")
     _demand(all(len(array) == len(clips) for array in arrays.values()), "has arrays of different lengths")
+    check_each_once(entry.path, clips)
     return clips
 
 

@@ -8,22 +8,22 @@ of the plan whose labels were not used; every clip outside those counts as seen.
 import logging
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cache.additions import write_rows
-from cache.blocks import PART_BYTES, Owner, held, part_files, read_rows
+from cache.blocks import PART_BYTES, held
 from cache.columns import lookup
 from cache.datasets import DataSet, choose_data_set
-from cache.errors import DamagedPartError, InputError
+from cache.errors import InputError
 from cache.feature_files import read_features
-from cache.features import Features, first_few, shown
+from cache.features import Features, first_few
 from cache.folds import imported_roles, single_holdouts, units_of
 from cache.manifest import MARKER
-from cache.parts import open_part
+from cache.matching import check_equal, check_shape, in_class_order, one_row_a_clip, places_of
 from cache.planning import PlanChoice
 from cache.recipe import IMPORT, Recipe, import_recipe
 from cache.records import Holdout
@@ -95,7 +95,10 @@ class Imported:
 
 @dataclass(frozen=True)
 class _Ready:
-    """What was decided: `places` [N] is the file's row of each clip, -1 where it has none; `new` [N] what to write."""
+    """What was decided: `places` [N] is the file's row of each clip, -1 where it has none; `new` [N] what to write.
+
+    `there` says how many clips have rows already.
+    """
 
     data: DataSet
     recipe: Recipe
@@ -103,6 +106,7 @@ class _Ready:
     features: Features
     places: NDArray[np.int64]
     new: NDArray[np.bool_]
+    there: int
 
 
 def import_features(settings: ImportSettings, *, say: Callable[[str], None] = log.info) -> Imported:
@@ -121,8 +125,8 @@ def import_features(settings: ImportSettings, *, say: Callable[[str], None] = lo
     """
     features = read_features(settings.file, ids=settings.ids)
     ready = _decide(settings, features, say)
-    if not ready.new.all():
-        say(f"{int((~ready.new).sum())} rows are there already, and equal where the file has them")
+    if ready.there:
+        say(f"{ready.there} rows are there already, and equal where the file has them")
     cache = _act(settings, ready)
     widths = {name: values.shape[1] for name, values in features.arrays.items()}
     holdouts = single_holdouts(cache.plan.folds)
@@ -143,16 +147,16 @@ def _decide(settings: ImportSettings, features: Features, say: Callable[[str], N
     data = choose_data_set(cache, settings.labels, settings.plan)
     _check_holdout(settings, data)
     recipe = _recipe(cache, settings)
-    features = _in_class_order(features, data)
+    features = in_class_order(features, data)
     features.check_values()
     roles = imported_roles(units_of(data.clips), data.plan, settings.holdout) if recipe.sees_labels else None
-    places = _places(features, data, say)
+    places, first = one_row_a_clip(features, data, places_of(features, data, say))
     have = np.zeros(len(places), dtype=bool)
     if cache is not None:
-        _check_shape(cache, recipe, features)
+        check_shape(cache, recipe, features)
         owner = cache.owner(recipe, roles)
         have = lookup(held(owner), data.clips.digests) >= 0
-        _check_equal(owner, data, features, np.where(have, places, -1))
+        check_equal(owner, data, features, np.where(have, places, -1))
     lacking = np.flatnonzero((places < 0) & ~have)
     if len(lacking):
         raise InputError(
@@ -160,7 +164,7 @@ def _decide(settings: ImportSettings, features: Features, say: Callable[[str], N
             f"{first_few(data.clips.ids[int(row)] for row in lacking[:4])}); a clip without features cannot be fused: "
             "add them"
         )
-    return _Ready(data, recipe, roles, features, places, ~have)
+    return _Ready(data, recipe, roles, features, places, ~have & first, int(have.sum()))
 
 
 def _check_holdout(settings: ImportSettings, data: DataSet) -> None:
@@ -195,80 +199,6 @@ def _recipe(cache: FeatureCache | None, settings: ImportSettings) -> Recipe:
             f"{settings.holdout}; features that saw labels and those that did not are two sources: use another --source"
         )
     return recipe
-
-
-def _in_class_order(features: Features, data: DataSet) -> Features:
-    """The features with logits in sorted label order."""
-    classes = data.clips.labels
-    if features.logits is None:
-        return features
-    width = features.logits.shape[1]
-    if features.classes is None and width != len(classes):
-        raise InputError(
-            f"{features.file}: logits have {width} columns; expected {len(classes)}, one a label in sorted order: "
-            f"{', '.join(classes)}"
-        )
-    if features.classes is None:
-        return features
-    if sorted(features.classes) != sorted(classes):
-        raise InputError(f"{features.file}: logits are of {', '.join(features.classes)}; expected {', '.join(classes)}")
-    order = [features.classes.index(label) for label in classes]
-    return replace(features, logits=features.logits[:, order], classes=classes)
-
-
-def _places(features: Features, data: DataSet, say: Callable[[str], None]) -> NDArray[np.int64]:
-    """Row of the file of each clip of the plan, -1 where it has none; ids that the cache does not know are refused."""
-    known = set(data.statuses.ids)
-    if strange := [name for name in features.ids if name not in known]:
-        raise InputError(
-            f"{features.file}: {len(strange)} of {len(features.ids)} ids are not clips of the cache (first: "
-            f"{first_few(strange)}); its ids look like {first_few(data.statuses.ids)}"
-        )
-    found = features.places
-    places = np.fromiter((found.get(name, -1) for name in data.clips.ids), np.int64, len(data.clips))
-    if dropped := len(features.ids) - int((places >= 0).sum()):
-        say(f"{dropped} rows dropped: their clips are refused, or held back for testing (split = test)")
-    return places
-
-
-def _check_shape(cache: FeatureCache, recipe: Recipe, features: Features) -> None:
-    """Refuse arrays of other widths than the source's rows have, under whatever holdout."""
-    wanted = {name: values.shape[1] for name, values in features.arrays.items()}
-    folder = cache.block_folder(recipe, None).parent
-    for file in (part for network in sorted(folder.glob("*/")) for part in part_files(network)):
-        try:
-            with open_part(file) as part:
-                found = {name: part[name].shape[1] for name in part if name != "clip"}
-        except DamagedPartError:
-            continue  # it is set aside when its rows are wanted
-        if found != wanted:
-            raise InputError(
-                f"{features.file}: has {_widths(wanted)}, but source {recipe.source!r} holds {_widths(found)}; use "
-                "another --source name"
-            )
-        return
-
-
-def _widths(widths: dict[str, int]) -> str:
-    return ", ".join(f"{name} [N, {width}]" for name, width in sorted(widths.items()))
-
-
-def _check_equal(owner: Owner, data: DataSet, features: Features, places: NDArray[np.int64]) -> None:
-    """Refuse rows that the source holds already with other values; `places` [N] is -1 where nothing is to compare."""
-    chosen = np.flatnonzero(places >= 0)
-    if not len(chosen):
-        return
-    given = features.rows(places[chosen])
-    kept = read_rows(owner, data.clips.digests[chosen], tuple(given)).arrays
-    different = np.zeros(len(chosen), dtype=bool)
-    for name, values in given.items():
-        different |= (np.ascontiguousarray(values).view(np.uint32) != kept[name].view(np.uint32)).any(axis=1)
-    if different.any():
-        first = data.clips.ids[int(chosen[different][0])]
-        raise InputError(
-            f"{features.file}: source {owner.source!r} holds other values of {int(different.sum())} clips (first: "
-            f"{shown(first)}); nothing is overwritten: use another --source name, or moodfuse cache prune the old one"
-        )
 
 
 def _act(settings: ImportSettings, ready: _Ready) -> FeatureCache:

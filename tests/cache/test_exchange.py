@@ -377,6 +377,24 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert not list(work.rglob(".tmp-*"))
 
 
+def test_two_copies_of_a_file_have_one_row(small_cache: Callable[..., FeatureCache], tmp_path: Path) -> None:
+    """Rows of both that differ are refused by name; equal ones, or one alone, serve both, and are written once."""
+    cache = small_cache()
+    statuses = list(cache.statuses)
+    statuses.append(replace(statuses[0], clip=replace(statuses[0].clip, id="copy")))
+    cache.write_plan(replace(cache.plan, records=(table_name(statuses),)), statuses)
+    ids = [status.clip.id for status in statuses]
+    rows = np.arange(38.0).reshape(19, 2)
+    with pytest.raises(InputError, match="rows of '000' and 'copy' differ, but both are one clip"):
+        bring(cache.path, **write(tmp_path, Given(ids, rows), ".npz"))
+    rows[18] = rows[0]
+    for source, count in (("both", 19), ("one", 18)):
+        done = bring(cache.path, source=source, **write(tmp_path, Given(ids[:count], rows[:count]), ".npz"))
+        block = FeatureCache(cache.path).block(source, "*")
+        assert done.written == 18 and block.embedding.tolist() == rows.tolist() and list(block.ids) == ids
+    assert bring(cache.path, source="one", **write(tmp_path, Given(ids, rows), ".npz")).written == 0
+
+
 def test_names_of_sources(known: FeatureCache, tmp_path: Path) -> None:
     """A path is no name, and a source that extract made is not imported over."""
     files = write(tmp_path, Given(IDS, np.ones((6, 2))), ".npz")
