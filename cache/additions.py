@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.blocks import Arrays, Owner, clips_of, joined, opened, read_from, sound_parts
+from cache.blocks import CLASSES, Arrays, Owner, clips_of, joined, opened, read_from, sound_parts
 from cache.columns import Digests, lookup, repeated
 from cache.errors import CacheError
 from cache.identity import digest16
@@ -24,7 +24,9 @@ _NONDETERMINISM = (
 )
 
 
-def write_rows(owner: Owner, clips: Sequence[str] | Digests, arrays: Arrays, *, stem: str = "") -> int:
+def write_rows(
+    owner: Owner, clips: Sequence[str] | Digests, arrays: Arrays, *, stem: str = "", classes: Sequence[str] = ()
+) -> int:
     """Add rows in one part; those that the folder holds already are compared, not written.
 
     Parameters
@@ -34,6 +36,8 @@ def write_rows(owner: Owner, clips: Sequence[str] | Digests, arrays: Arrays, *, 
     arrays : mapping of str to ndarray, shape (n, ...)
     stem : str
         First part of the file's name; by default from the clips.
+    classes : sequence of str
+        Class of each column of ``logits``.
 
     Returns
     -------
@@ -55,7 +59,8 @@ def write_rows(owner: Owner, clips: Sequence[str] | Digests, arrays: Arrays, *, 
         new = ~have
         content = {**{name: value[new] for name, value in arrays.items()}, "clip": digests[new]}
         stem = stem or digest16([clip.decode() for clip in digests[new].tolist()])[:8]
-        written = write_part(owner.folder, stem, content, owner.attributes)
+        attributes = owner.attributes | ({CLASSES: list(classes)} if "logits" in arrays and classes else {})
+        written = write_part(owner.folder, stem, content, attributes)
         differing += _differing_meanwhile(owner, written, before)
     return differing
 
@@ -155,7 +160,7 @@ def _differing_clips(owner: Owner, one: Path, other: Path) -> Digests:
     if not len(common):
         return common
     different = np.zeros(len(common), dtype=bool)
-    with opened(owner, one) as first, opened(owner, other) as second:
+    with opened(owner, one) as (first, _), opened(owner, other) as (second, _):
         for name in (set(first) | set(second)) - {"clip"}:
             both = name in first and name in second
             different |= _rows_differ(first[name][()][here], second[name][()][there]) if both else True

@@ -23,6 +23,8 @@ from cache.layout import folder_of
 from cache.parts import SCHEMA, FileState, file_state, open_part
 
 FORMAT = "moodfuse-part"
+CLASSES = "classes"
+"""Attribute of a part with logits: the class of each column. Parts of before it was written lack it."""
 PART_BYTES = 1 << 25
 """A part of several clips holds so many bytes of arrays at most."""
 Arrays = Mapping[str, np.ndarray]
@@ -68,10 +70,13 @@ class Rows:
     arrays : mapping of str to ndarray, shape (N, ...)
         Rows of clips that were not found are 0.
     found : ndarray of bool, shape (N,)
+    axes : tuple of tuple of str
+        The classes of the columns of ``logits``, as each part that says so has them; each such axis once.
     """
 
     arrays: Arrays
     found: NDArray[np.bool_]
+    axes: tuple[tuple[str, ...], ...] = ()
 
 
 def part_files(folder: Path) -> list[Path]:
@@ -82,19 +87,26 @@ def part_files(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def opened(owner: Owner, file: Path) -> Iterator[h5py.File]:
-    """A checked part for reading, held to whose rows it says it has.
+def opened(owner: Owner, file: Path) -> Iterator[tuple[h5py.File, Mapping[str, Any]]]:
+    """A checked part for reading with its attributes, held to whose rows it says it has.
 
     Raises
     ------
     DamagedPartError
     """
     with open_part(file) as part:
-        _check_belongs(owner, file, _attributes(file, part))
-        yield part
+        attributes = attributes_of(file, part)
+        _check_belongs(owner, file, attributes)
+        yield part, attributes
 
 
-def _attributes(file: Path, part: h5py.File) -> Mapping[str, Any]:
+def attributes_of(file: Path, part: h5py.File) -> Mapping[str, Any]:
+    """The attributes of an open part.
+
+    Raises
+    ------
+    DamagedPartError
+    """
     try:
         attributes = json.loads(part.attrs["attributes"])
     except (KeyError, ValueError, TypeError) as error:
@@ -130,7 +142,7 @@ def clips_of(owner: Owner, file: Path) -> Digests:
     key = (file_state(file), owner.recipe, owner.trained)
     clips = _clips.get(key)
     if clips is None:
-        with opened(owner, file) as part:
+        with opened(owner, file) as (part, _):
             clips = np.asarray(part["clip"][()], dtype="S64")
         check_each_once(file, clips)
         if len(clips) <= _REMEMBERED_CLIPS:
@@ -180,12 +192,14 @@ def read_from(owner: Owner, parts: Mapping[Path, Digests], wanted: Digests, name
     found = np.zeros(len(wanted), dtype=bool)
     arrays: dict[str, np.ndarray] = {}
     lacking: set[str] = set()
+    axes: set[tuple[str, ...]] = set()
     for file, rows in zip(parts, places, strict=True):
         new = np.flatnonzero((rows >= 0) & ~found[rows])
         if not len(new):
             continue
         try:
-            with opened(owner, file) as part:
+            with opened(owner, file) as (part, attributes):
+                axes |= {tuple(attributes[CLASSES])} if attributes.get(CLASSES) else set()
                 for name in names:
                     if name not in part:
                         lacking.add(name)
@@ -201,7 +215,7 @@ def read_from(owner: Owner, parts: Mapping[Path, Digests], wanted: Digests, name
         found[rows[new]] = True
     arrays = {name: array for name, array in arrays.items() if name not in lacking}
     _fill_twins(wanted, arrays, found)
-    return Rows(arrays, found)
+    return Rows(arrays, found, tuple(sorted(axes)))
 
 
 def _fill_twins(wanted: Digests, arrays: Arrays, found: NDArray[np.bool_]) -> None:

@@ -215,6 +215,7 @@ def _act(settings: ImportSettings, ready: _Ready) -> FeatureCache:
     step = max(1, PART_BYTES // (4 * columns + _DIGEST_BYTES))
     for start in range(0, len(rows), step):
         piece = rows[start : start + step]
-        write_rows(owner, digests[piece], ready.features.rows(ready.places[piece]), stem=f"{piece[0]:08d}")
+        values = ready.features.rows(ready.places[piece])
+        write_rows(owner, digests[piece], values, stem=f"{piece[0]:08d}", classes=ready.features.classes or ())
     cache.select([ready.recipe], command=settings.command if len(rows) else "")
     return cache

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.blocks import Owner, part_files, read_rows
+from cache.blocks import CLASSES, Owner, attributes_of, part_files, read_rows
 from cache.columns import repeated
 from cache.datasets import DataSet
 from cache.errors import DamagedPartError, InputError
@@ -28,7 +28,7 @@ def in_class_order(features: Features, data: DataSet) -> Features:
             f"{', '.join(classes)}"
         )
     if features.classes is None:
-        return features
+        return replace(features, classes=classes)
     if sorted(features.classes) != sorted(classes):
         raise InputError(f"{features.file}: logits are of {', '.join(features.classes)}; expected {', '.join(classes)}")
     order = [features.classes.index(label) for label in classes]
@@ -78,19 +78,25 @@ def one_row_a_clip(
 
 
 def check_shape(cache: FeatureCache, recipe: Recipe, features: Features) -> None:
-    """Refuse arrays of other widths than the source's rows have, under whatever holdout."""
+    """Refuse arrays of other widths or classes than the source's rows have, under whatever holdout."""
     wanted = {name: values.shape[1] for name, values in features.arrays.items()}
     folder = cache.block_folder(recipe, None).parent
-    for file in (part for network in sorted(folder.glob("*/")) for part in part_files(network)):
+    for file in (part for network in sorted(folder.glob("[!.]*/")) for part in part_files(network)):
         try:
             with open_part(file) as part:
                 found = {name: part[name].shape[1] for name in part if name != "clip"}
+                classes = attributes_of(file, part).get(CLASSES)
         except DamagedPartError:
             continue  # it is set aside when its rows are wanted
         if found != wanted:
             raise InputError(
                 f"{features.file}: has {_widths(wanted)}, but source {recipe.source!r} holds {_widths(found)}; use "
                 "another --source name"
+            )
+        if classes and features.classes and tuple(classes) != features.classes:
+            raise InputError(
+                f"{features.file}: its logits are of {', '.join(features.classes)}, but those of source "
+                f"{recipe.source!r} are of {', '.join(classes)}; use another --source name"
             )
         return
 

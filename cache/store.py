@@ -5,6 +5,7 @@ looked up in the plan in force; what is stored is named by what a network was tu
 """
 
 import logging
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 
 from cache.additions import write_rows
 from cache.blocks import Owner, Rows, held, read_rows
+from cache.class_axis import on_axis
 from cache.columns import Digests
 from cache.errors import CacheError, DamagedPartError, InputError, MissingBlockError, UnknownNameError
 from cache.files import read_json, set_aside, write_text
@@ -21,7 +23,7 @@ from cache.folds import imported_roles, tuning_roles, units_of
 from cache.identity import canonical_json, digest16, trained_digest16
 from cache.layout import folder_of
 from cache.manifest import Manifest
-from cache.recipe import Recipe, frozen_counterpart, recipe_from_mapping
+from cache.recipe import IMPORT, Recipe, frozen_counterpart, recipe_from_mapping
 from cache.records import Block, Holdout, HoldoutLike, Plan
 from cache.tables import ClipTable
 
@@ -181,7 +183,8 @@ class FeatureCache(Manifest):
         int
             Rows that were there already with other values; those stay, and a warning is logged.
         """
-        return write_rows(self.owner(recipe, roles), digests, arrays)
+        classes = self.classes if "logits" in arrays else ()
+        return write_rows(self.owner(recipe, roles), digests, arrays, classes=classes)
 
     def held(self, recipe: Recipe, roles: Roles | None) -> set[str]:
         """Digests of the clips that a network's sound parts hold; damaged parts are set aside."""
@@ -215,6 +218,8 @@ class FeatureCache(Manifest):
         ------
         MissingBlockError
             If features of some clip are not in the cache.
+        InputError
+            If the logits are of other classes than the labels in force.
         """
         recipe = self.recipe(source)
         wanted = Holdout.of(holdout) if recipe.sees_labels else Holdout.frozen()
@@ -227,10 +232,9 @@ class FeatureCache(Manifest):
             having = ~self.clips.where("missing", recipe.view)
         if (lacking := np.flatnonzero(having & ~rows.found)).size or "embedding" not in rows.arrays:
             first = self.clips.ids[int(lacking[0])] if lacking.size else "all lack what it reads"
-            again = f"extract again with --source {source}" if recipe.network != "import" else "cache import again"
             raise MissingBlockError(
                 f"{source} {wanted}: no features of {len(lacking)} of {len(self.clips)} clips (first: {first}); "
-                f"run {again}"
+                f"run {self._again(recipe, wanted)}"
             )
         return Block(
             source=source,
@@ -238,7 +242,7 @@ class FeatureCache(Manifest):
             ids=self.clips.ids,
             digests=self.clips.texts["digest"],
             embedding=rows.arrays["embedding"],
-            logits=rows.arrays.get("logits"),
+            logits=on_axis(rows, self.classes, where=f"{source} {wanted}", remedy=self._otherwise(recipe)),
             seen=frozenset() if roles is None else frozenset(digest for digest, _, _ in roles),
             embedding_tuned=recipe.embedding_tuned and roles is not None,
             absent=frozenset(digest.decode() for digest in self.clips.digests[~having].tolist()),
@@ -252,16 +256,29 @@ class FeatureCache(Manifest):
     def _check_roles(self, recipe: Recipe, roles: Roles, wanted: Holdout) -> None:
         file = self.block_folder(recipe, roles) / "trained.json"
         if not file.is_file():
-            folds = wanted.folds or ()
-            option = "" if len(folds) == 1 else " --crossfit" if folds else " --leaky"
-            again = f"extract again with --source {recipe.source}{option}"
-            if recipe.network == "import":
-                again = f"cache import with --source {recipe.source} --holdout '{wanted}'"
             raise MissingBlockError(
                 f"{recipe.source} {wanted}: no network was tuned on what the plan in force holds (its labels, groups "
-                f"or folds changed, or this holdout was never asked for); run {again}"
+                f"or folds changed, or this holdout was never asked for); run {self._again(recipe, wanted)}"
             )
         check_trained(file)
+
+    def _again(self, recipe: Recipe, holdout: Holdout) -> str:
+        """The command that makes a block."""
+        if recipe.network == IMPORT:
+            folder = shlex.quote(str(self.path))
+            return f"moodfuse cache import --cache {folder} --source {recipe.source} --holdout '{holdout}' FILE"
+        folds = holdout.folds or ()
+        option = "" if len(folds) == 1 or holdout.folds is None else " --crossfit" if folds else " --leaky"
+        return f"extract again with --source {recipe.source}{option}"
+
+    def _otherwise(self, recipe: Recipe) -> str:
+        """What to do about logits of other classes."""
+        if recipe.network != IMPORT:
+            return f"run extract again with --source {recipe.source}"
+        return (
+            "import logits of these labels under another --source name, or take this source out: moodfuse cache prune "
+            f"--cache {shlex.quote(str(self.path))} --source {recipe.source}"
+        )
 
 
 def _trained(roles: Roles | None) -> str:

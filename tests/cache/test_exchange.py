@@ -17,12 +17,13 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from cache.additions import write_rows
 from cache.errors import CacheError, InputError, MoodfuseError, UnknownNameError
 from cache.exchange import Imported, ImportSettings, import_features
 from cache.export import export_features
 from cache.manifest import table_name
 from cache.planning import PlanChoice
-from cache.recipe import Recipe
+from cache.recipe import Recipe, import_recipe
 from cache.records import Holdout
 from cache.store import FeatureCache
 
@@ -395,6 +396,91 @@ def test_two_copies_of_a_file_have_one_row(small_cache: Callable[..., FeatureCac
     assert bring(cache.path, source="one", **write(tmp_path, Given(ids, rows), ".npz")).written == 0
 
 
+LOGITS = np.array([[2.0, -1.0]] * 6)
+
+
+@pytest.mark.parametrize(
+    ("ids", "labels", "names"),
+    [(IDS, ("c", "b") * 3, "b, c"), ((*IDS, "x", "y"), (*LABELS, "c", "c"), "a, b, c")],
+    ids=["renamed", "one more"],
+)
+def test_logits_are_never_those_of_other_classes(
+    known: FeatureCache, tmp_path: Path, ids: tuple[str, ...], labels: tuple[str, ...], names: str
+) -> None:
+    """A label renamed, or one more: the block, an export and rows of the new classes are refused by name."""
+    logits = np.array([[2.0, -1.0]] * len(ids))
+    bring(known.path, source="zs", **write(tmp_path, Given(IDS, np.ones((6, 2)), LOGITS), ".npz"))
+    changed = write_labels(tmp_path / "changed.csv", ids, labels)
+    embedding = np.ones((len(ids), 2))
+    bring(known.path, source="two", labels=changed, **write(tmp_path, Given(ids, embedding), ".npz"))
+    wide = np.ones((len(ids), len(set(labels))))
+    with pytest.raises(InputError, match=r"are of b, c, but those of source 'zs' are of a, b|'zs' holds .*logits"):
+        bring(known.path, source="zs", **write(tmp_path, Given(ids, embedding, wide), ".npz"))
+    cache = FeatureCache(known.path, create=True)
+    owner = cache.owner(cache.recipe("zs"), None)
+    arrays = {"embedding": embedding.astype(np.float32), "logits": logits.astype(np.float32)}
+    write_rows(owner, cache.clips.digests, arrays)  # as a writer that knows no classes would
+    cause = rf"zs \*: its logits are of a, b, but the labels are {names}; import .*cache prune .* --source zs"
+    with pytest.raises(InputError, match=cause):
+        cache.block("zs", "*")
+    with pytest.raises(InputError, match=cause):
+        export_features(cache, "zs", None, tmp_path / "out.csv")
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_logits_whose_classes_are_not_on_record_are_taken_by_width(known: FeatureCache, tmp_path: Path) -> None:
+    """Parts of before have no classes: as many as there are labels are read, others refused."""
+    cache = FeatureCache(known.path, create=True)
+    for source, width in (("old", 2), ("wide", 3)):
+        recipe = import_recipe(source, sees_labels=False)
+        cache.write_recipe(recipe)
+        logits = np.arange(6 * width, dtype=np.float32).reshape(6, width)
+        write_rows(cache.owner(recipe, None), cache.clips.digests, {"embedding": logits, "logits": logits})
+        cache.select([recipe])
+    found = cache.block("old", "*").logits
+    assert found is not None and found.shape == (6, 2)
+    with pytest.raises(InputError, match=r"wide \*: its logits are of 3 classes, but the labels are a, b"):
+        cache.block("wide", "*")
+
+
+def test_logits_in_another_order_are_put_in_order(known: FeatureCache) -> None:
+    """Another writer may have the same classes in any order; two orders in one block are refused."""
+    cache = FeatureCache(known.path, create=True)
+    clips, logits = cache.clips.digests, LOGITS.astype(np.float32)
+    cache.write_recipe(turned := import_recipe("turned", sees_labels=False))
+    owner = cache.owner(turned, None)
+    write_rows(owner, clips[:4], {"embedding": logits[:4], "logits": logits[:4]}, classes=("b", "a"))
+    cache.select([turned])
+    write_rows(owner, clips[4:], {"embedding": logits[4:], "logits": logits[4:]})
+    found = cache.block("turned", "*").logits
+    assert found is not None and found.tolist() == [[-1.0, 2.0]] * 6
+    cache.write_recipe(mixed := import_recipe("mixed", sees_labels=False))
+    for rows, classes in ((slice(0, 4), ("b", "a")), (slice(4, 6), ("a", "b"))):
+        arrays = {"embedding": logits[rows], "logits": logits[rows]}
+        write_rows(cache.owner(mixed, None), clips[rows], arrays, classes=classes)
+    cache.select([mixed])
+    with pytest.raises(InputError, match="classes of their logits in different orders"):
+        cache.block("mixed", "*")
+
+
+def test_parquet_says_the_classes_of_its_lists(known: FeatureCache, tmp_path: Path) -> None:
+    """So that lists of logits come back under the names that they had, whatever the labels are by then."""
+    bring(known.path, source="zs", **write(tmp_path, Given(IDS, np.ones((6, 2)), LOGITS), ".npz"))
+    out = tmp_path / "out.parquet"
+    export_features(FeatureCache(known.path), "zs", None, out)
+    turned = write_labels(tmp_path / "turned.csv", IDS, ["z" if label == "a" else label for label in LABELS])
+    with pytest.raises(InputError, match="logits are of a, b; expected b, z"):
+        bring(tmp_path / "new", file=out, labels=turned)
+    table = pyarrow.parquet.read_table(out)
+    for metadata, cause in ((b'["a"]', "classes do not fit"), (b"{}", "no list of labels"), (b"[", "cannot be read")):
+        pyarrow.parquet.write_table(table.replace_schema_metadata({b"moodfuse.classes": metadata}), out)
+        refuse(tmp_path, cause, source="two", file=out)
+    pyarrow.parquet.write_table(table.replace_schema_metadata({b"moodfuse.classes": b'["b","a"]'}), out)
+    bring(known.path, source="two", file=out)
+    found = FeatureCache(known.path).block("two", "*").logits
+    assert found is not None and found.tolist() == [[-1.0, 2.0]] * 6
+
+
 def test_names_of_sources(known: FeatureCache, tmp_path: Path) -> None:
     """A path is no name, and a source that extract made is not imported over."""
     files = write(tmp_path, Given(IDS, np.ones((6, 2))), ".npz")
@@ -424,7 +510,7 @@ def test_holdouts(tmp_path: Path) -> None:
     block = FeatureCache(tmp_path / "work").block("mine", {1})
     assert block.holdout == Holdout.of(1) and block.embedding_tuned
     assert block.seen == {block.digests[row] for row in (0, 1, 4)}
-    with pytest.raises(CacheError, match=r"cache import with --source mine --holdout '\{0\}'"):
+    with pytest.raises(CacheError, match=r"moodfuse cache import --cache .* --source mine --holdout '\{0\}' FILE"):
         FeatureCache(tmp_path / "work").block("mine", {0})
     assert bring(tmp_path / "work", holdout="0", **files).lacking == ()
     with pytest.raises(InputError, match=r"imported with holdout folds, and this is \*"):
