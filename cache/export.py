@@ -174,7 +174,12 @@ def _write_parquet(stream: BinaryIO, found: Exported) -> None:
 
     texts = found.texts
     first = {name: texts[name] for name in ("id", "label", "group")}
-    columns = {**first, "fold": found.folds, "digest": texts["digest"], **found.arrays}
+    columns: dict[str, np.ndarray | Sequence[str]] = {
+        **first,
+        "fold": found.folds,
+        "digest": texts["digest"],
+        **found.arrays,
+    }
     write_parquet(stream, columns, classes=found.classes if "logits" in found.arrays else ())
 
 
