@@ -11,6 +11,7 @@ import numpy as np
 
 from cache.audits import Finding
 from cache.blocks import FORMAT, check_each_once
+from cache.choices import read_recipe
 from cache.columns import Digests
 from cache.errors import DamagedPartError
 from cache.identity import canonical_json, digest16
@@ -20,7 +21,7 @@ from cache.media import FORMAT as FORMAT_OF_MEDIA
 from cache.parts import SCHEMA, read_part, verify_part
 from cache.records import Outcome
 from cache.seals import check_sealed
-from cache.store import check_trained, read_recipe
+from cache.store import check_trained
 from cache.tables import ClipTable
 
 Check = Callable[[Entry], Digests | None]

@@ -77,6 +77,7 @@ def cache_verify_command(ctx: click.Context, cache_path: Path, mend: bool) -> No
     show_default=True,
     help="Recipes not in force, networks that no plan in force names, plans and tables that nothing reads.",
 )
+@click.option("--source", "sources", multiple=True, metavar="NAME", help="A source, taken out of force; repeatable.")
 @click.option("--media", is_flag=True, help="All decoded clips; extract decodes them again where they are needed.")
 @click.option("--runs", multiple=True, metavar="NAME", help="A run; repeat for several.")
 @click.option("--bad", is_flag=True, help="Files set aside and temporaries of any age, not only older than a day.")
@@ -86,19 +87,25 @@ def cache_prune_command(ctx: click.Context, cache_path: Path, dry: bool, **optio
     """Free space: remove what nothing in force reads, after a dry run that says what would go.
 
     What sources in force need stays, with the activations that their heads are tuned on; so does, for a week, a recipe
-    that extract has not finished. A prune that is killed leaves a sound cache.
+    that extract has not finished, and the fold plan before the one in force. A prune that is killed leaves a sound
+    cache. --source takes a source out of force first, so that other features can be imported under its name.
 
     Example: moodfuse cache prune --cache work --yes
     """
     import time
 
+    from cache.commands import command_line
     from cache.inventory import take_stock
     from cache.prune import PruneChoice, carry_out, decide
     from cache.report import print_pruning
     from cache.store import FeatureCache
 
-    stock = take_stock(FeatureCache(cache_path))
-    pruning = decide(stock, PruneChoice(**options), now_s=time.time())
+    choice = PruneChoice(**options)
+    cache = FeatureCache(cache_path)
+    stock = take_stock(cache, without=choice.sources)
+    pruning = decide(stock, choice, now_s=time.time())
+    if not dry:
+        cache.take_out(choice.sources, command=command_line(ctx))
     failed = () if dry else carry_out(stock.path, pruning.removals)
     print_pruning(stock.path, pruning, failed, dry=dry)
     if failed:

@@ -25,7 +25,7 @@ from cache.folds import imported_roles, single_holdouts, units_of
 from cache.manifest import MARKER
 from cache.matching import check_equal, check_shape, in_class_order, one_row_a_clip, places_of
 from cache.planning import PlanChoice
-from cache.recipe import IMPORT, Recipe, import_recipe
+from cache.recipe import Recipe, import_recipe, imported_as
 from cache.records import Holdout
 from cache.store import FeatureCache, Roles
 
@@ -189,9 +189,9 @@ def _recipe(cache: FeatureCache | None, settings: ImportSettings) -> Recipe:
     recipe = import_recipe(source, sees_labels=settings.holdout.folds is not None)
     if cache is None or source not in cache.selection:
         return recipe
-    current = cache.recipe(source)
-    if current.network != IMPORT:
-        raise InputError(f"source {source!r} was made by extract ({current.network}); use another --source name")
+    current = imported_as(source, cache.selection[source])  # its record may be damaged: it is written anew
+    if current is None:
+        raise InputError(f"source {source!r} was made by extract; use another --source name")
     if current.sees_labels != recipe.sees_labels:
         kinds = ("*", "folds")
         raise InputError(

@@ -4,11 +4,13 @@ Rows of features are counted by the headers of their parts, 512 bytes each; no s
 that has left the data set counts too. Columns stay columns: a million clips cost no record each.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from cache.choices import MEND
 from cache.columns import Texts
 from cache.errors import CacheError, DamagedPartError
 from cache.files import read_json
@@ -23,25 +25,37 @@ from cache.tables import ClipTable
 _COLUMNS = ("split", "missing")
 
 
-def take_stock(cache: FeatureCache) -> Inventory:
+def take_stock(cache: FeatureCache, *, without: Collection[str] = ()) -> Inventory:
     """What a cache holds. Files are listed before plans are read, so that a plan in force names the newest of them.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+    without : collection of str
+        Sources that are looked at as if they were in force no more.
 
     Raises
     ------
     DamagedPartError
         If a plan, the table of clips in force, or a choice of sources is damaged.
+    UnknownNameError
+        If `without` names no source in force.
     """
+    for source in without:
+        cache.check_source(source)
+    selection = {source: digest for source, digest in cache.selection.items() if source not in without}
     found = tuple(entries(cache.path))
     table = _columns(cache) if cache.plans else None
     covered = None if table is None else _covered(table)
-    listing = RecipeListing(cache, found, None if covered is None else _wanted(cache, covered))
+    wanted = None if covered is None else _wanted(cache, covered)
+    listing = RecipeListing(cache, found, wanted, selection=selection)
     return Inventory(
         path=cache.path,
         clips=None if table is None else _clip_counts(table),
         plan=None if covered is None else _plan_facts(cache, covered),
         plans=_plan_files(found),
         recipes=listing.recipes(),
-        runs=tuple(_runs(cache, found)),
+        runs=tuple(_runs(selection, found)),
         entries=found,
         unreadable=tuple(listing.unreadable),
     )
@@ -63,7 +77,7 @@ def _columns(cache: FeatureCache) -> ClipTable:
             {"ok": arrays["ok"]},
         )
     except (KeyError, ValueError) as error:
-        raise DamagedPartError(f"{file}: {error} is missing or does not fit; run extract again") from error
+        raise DamagedPartError(f"{file}: {error} is missing or does not fit; {MEND}") from error
 
 
 def _clip_counts(table: ClipTable) -> ClipCounts:
@@ -92,7 +106,10 @@ def _plan_facts(cache: FeatureCache, covered: ClipTable) -> PlanFacts:
 
 
 def _plan_files(found: Sequence[Entry]) -> tuple[PlanFile, ...]:
-    """Every plan, oldest first; of those of one repeat, K and seed the last is the one that clips are dealt from."""
+    """Every plan, oldest first. Of those of one repeat, K and seed clips are dealt from the last.
+
+    The one before it is kept too: should the last be lost to damage, clips keep the folds that they had there.
+    """
     plans = []
     for entry in found:
         if entry.kind == "plan" and not entry.fault:
@@ -101,14 +118,19 @@ def _plan_files(found: Sequence[Entry]) -> tuple[PlanFile, ...]:
             records = tuple(values["records"])
             plans.append(PlanFile(entry.place, folds, seed, repeat, sequence, records, entry.bytes))
     plans.sort(key=lambda plan: (plan.sequence, plan.place.rpartition("/")[2]))
-    last = {(plan.repeat, plan.folds, plan.seed): plan for plan in plans}
-    return tuple(replace(plan, superseded=last[plan.repeat, plan.folds, plan.seed] is not plan) for plan in plans)
+    later: Counter[tuple[int, int, int]] = Counter()
+    found = []
+    for plan in reversed(plans):
+        kind = (plan.repeat, plan.folds, plan.seed)
+        found.append(replace(plan, superseded=later[kind] > 1))
+        later[kind] += 1
+    return tuple(reversed(found))
 
 
 # Runs
 
 
-def _runs(cache: FeatureCache, found: Sequence[Entry]) -> Iterator[HeldRun]:
+def _runs(selection: Mapping[str, str], found: Sequence[Entry]) -> Iterator[HeldRun]:
     """Every folder of a run, by name."""
     inside: dict[str, list[Entry]] = {}
     for entry in found:
@@ -123,7 +145,7 @@ def _runs(cache: FeatureCache, found: Sequence[Entry]) -> Iterator[HeldRun]:
             whole=recipes is not None,
             bytes=sum(entry.bytes for entry in files),
             gone=tuple(source for source, digest in recipes or () if (source, digest) not in kept),
-            replaced=tuple(source for source, digest in kept if cache.selection.get(source) != digest),
+            replaced=tuple(source for source, digest in kept if selection.get(source) != digest),
         )
 
 

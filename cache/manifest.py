@@ -79,7 +79,10 @@ class Manifest:
                 if not file.exists():
                     continue  # superseded, and pruned meanwhile
                 if not self._mends:
-                    raise DamagedPartError(f"{error}; run extract again, which deals the clips anew") from error
+                    raise DamagedPartError(
+                        f"{error}; run extract again, or the moodfuse cache import that made it; to keep the folds, "
+                        f"run first: moodfuse cache verify --repair --cache {self.path}"
+                    ) from error
                 set_aside(file, str(error))
         return tuple(plan for plan, _ in sorted(found, key=lambda item: (item[0].sequence, item[1])))
 
@@ -137,7 +140,10 @@ class Manifest:
         try:
             return ClipTable.from_arrays(read_part(file)[0])
         except DamagedPartError as error:
-            raise DamagedPartError(f"{error}; run extract again, which writes the table of clips anew") from error
+            raise DamagedPartError(
+                f"{error}; run extract again, or the moodfuse cache import --labels that made it: both write the table "
+                "of clips anew"
+            ) from error
 
     @cached_property
     def clips(self) -> ClipTable:

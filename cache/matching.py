@@ -1,5 +1,6 @@
 """Rows of a file of features matched with the clips of a cache, and held to what the source has already. No writing."""
 
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -119,5 +120,6 @@ def check_equal(owner: Owner, data: DataSet, features: Features, places: NDArray
         first = data.clips.ids[int(chosen[different][0])]
         raise InputError(
             f"{features.file}: source {owner.source!r} holds other values of {int(different.sum())} clips (first: "
-            f"{shown(first)}); nothing is overwritten: use another --source name, or moodfuse cache prune the old one"
+            f"{shown(first)}); nothing is overwritten: use another --source name, or remove the old one first: "
+            f"moodfuse cache prune --cache {shlex.quote(str(owner.folder.parents[3]))} --source {owner.source} --yes"
         )

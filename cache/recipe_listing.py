@@ -5,13 +5,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cache.choices import read_recipe
 from cache.errors import CacheError, InputError
 from cache.holdings import IN_FORCE, REPLACED, SERVES, UNFINISHED, HeldBlock, HeldRecipe
 from cache.layout import Entry, folder_of
 from cache.naming import Namer
 from cache.parts import read_header
 from cache.recipe import Recipe, frozen_counterpart
-from cache.store import FeatureCache, read_recipe
+from cache.store import FROZEN, FeatureCache, check_trained
 
 Key = tuple[str, str]
 """Folder of a source, and digest of a recipe."""
@@ -48,15 +49,19 @@ class RecipeListing:
         Every file of it.
     wanted : Wanted or None
         How many clips a block has under the plan in force; `None` where there is none.
+    selection : mapping of str to str
+        The recipe of each source that counts as in force.
     """
 
-    def __init__(self, cache: FeatureCache, found: Sequence[Entry], wanted: Wanted | None) -> None:
+    def __init__(
+        self, cache: FeatureCache, found: Sequence[Entry], wanted: Wanted | None, *, selection: Mapping[str, str]
+    ) -> None:
         self.unreadable: list[str] = []
         self._path = cache.path
         self._files = _by_recipe(found)
         self._wanted = wanted
         self._namer = None if wanted is None else Namer(cache)
-        self._selected = {(folder_of(source), digest): source for source, digest in cache.selection.items()}
+        self._selected = {(folder_of(source), digest): source for source, digest in selection.items()}
         self._earlier = {(folder_of(source), digest) for source, digest in cache.ever_selected}
         self._records = {
             key: read_record(self._folder(key) / "recipe.json")
@@ -109,8 +114,9 @@ class RecipeListing:
             for entry in files.get(trained, ()):
                 kinds[entry.kind].append(entry)
             names = wanted.get(trained, ())
+            record = self._folder(key) / trained / "trained.json"
             if recipe is not None and self._namer is not None and not names:
-                names = self._namer.names(recipe, trained, self._folder(key) / trained / "trained.json")
+                names = self._namer.names(recipe, trained, record)
             parts = kinds["features"]
             yield HeldBlock(
                 trained=trained,
@@ -120,6 +126,7 @@ class RecipeListing:
                 parts=len(parts),
                 bytes=sum(entry.bytes for kind in ("features", "training") for entry in kinds[kind]),
                 weights_bytes=sum(entry.bytes for kind in ("network", "checkpoint") for entry in kinds[kind]),
+                recorded=not parts or trained == FROZEN or bool(names) or _is_recorded(record),
             )
 
     def _rows(self, parts: Sequence[Entry]) -> int:
@@ -140,6 +147,14 @@ def read_record(file: Path) -> Recipe | None:
         return read_recipe(file)
     except (CacheError, InputError, TypeError, AttributeError, ValueError):
         return None
+
+
+def _is_recorded(record: Path) -> bool:
+    try:
+        check_trained(record)
+    except (CacheError, ValueError):
+        return False
+    return True
 
 
 def _by_recipe(found: Sequence[Entry]) -> Mapping[Key, Mapping[str, Sequence[Entry]]]:

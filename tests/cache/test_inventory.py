@@ -24,8 +24,10 @@ from cache.manifest import table_name
 from cache.names import printable
 from cache.recipe import Recipe, Tuning, frozen_counterpart, import_recipe
 from cache.records import Plan
+from cache.repair import repair
 from cache.runs import run_folder
 from cache.store import FeatureCache
+from cache.verify import MISSING, verify
 
 MakeCache = Callable[..., FeatureCache]
 Fill = Callable[..., None]
@@ -82,7 +84,10 @@ def test_a_changed_label_leaves_networks_without_a_name(small_cache: MakeCache, 
     stock = take_stock(FeatureCache(cache.path))
     assert named(of(stock, TUNED)) == {f"{{{fold}}}": 22 if fold == held_out else 0 for fold in range(3)}
     assert len([block for block in of(stock, TUNED).blocks if not block.names]) == 2
-    assert [plan.superseded for plan in stock.plans] == [True, False] and len(stock.old_tables) == 1
+    assert not any(plan.superseded for plan in stock.plans) and not stock.old_tables
+    cache.write_plan(replace(cache.plan, records=(table_name(statuses[1:]),)), statuses[1:])
+    stock = take_stock(FeatureCache(cache.path))
+    assert [plan.superseded for plan in stock.plans] == [True, False, False] and len(stock.old_tables) == 1
 
 
 def test_two_recipes_of_one_source_and_one_that_was_never_finished(small_cache: MakeCache, fill: Fill) -> None:
@@ -113,7 +118,7 @@ def test_the_frozen_network_under_replaced_heads_is_replaced_too(small_cache: Ma
 
 
 def test_a_holdout_of_many_folds_is_found_by_what_its_network_saw(small_cache: MakeCache, fill: Fill) -> None:
-    """Imported features may be held out from any folds; a network whose record is damaged is found as a pair."""
+    """Imported features may be held out from any folds; one whose record is lost is found all the same."""
     cache = small_cache(("a", "b") * 9, folds=4)
     recipe = import_recipe("own", sees_labels=True)
     fill(cache, recipe, [{0, 1, 3}, {1, 2}])
@@ -121,6 +126,14 @@ def test_a_holdout_of_many_folds_is_found_by_what_its_network_saw(small_cache: M
     assert {"{0,1,3}", "{1,2}"} <= set(named(of(take_stock(cache), recipe)))
     (cache.block_folder(recipe, cache.roles(recipe, {1, 2})) / "trained.json").write_text("[[")
     assert "{1,2}" in named(of(take_stock(cache), recipe))
+    many = cache.block_folder(recipe, cache.roles(recipe, {0, 1, 3})) / "trained.json"
+    text = many.read_text()
+    many.unlink()
+    assert "{0,1,3}" in named(of(take_stock(cache), recipe))
+    found = verify(cache.path)
+    assert [fault.place.split("/")[-2:] for fault in found.faults if fault.state == MISSING] == [list(many.parts[-2:])]
+    repair(cache.path, found)
+    assert many.read_text() == text
 
 
 def test_clips_are_counted_as_they_are(small_cache: MakeCache) -> None:
