@@ -47,10 +47,14 @@ def write_rows(
     Raises
     ------
     CacheError
-        If a value is not finite, not float32, or a clip comes twice with different rows; it names the clip.
+        If a value is not finite or not float32, or a clip comes twice with different rows, which names the clip; or if
+        logits and classes do not fit.
     """
     digests = np.asarray(clips, dtype="S64")
     _check_values(owner, digests, arrays)
+    if classes and "logits" in arrays and arrays["logits"].shape[1] != len(classes):
+        width = arrays["logits"].shape[1]
+        raise CacheError(f"{owner.folder}: logits have {width} columns; expected {len(classes)}: {', '.join(classes)}")
     digests, arrays = _each_once(owner, digests, arrays)
     before = dict(sound_parts(owner))
     have = _among(digests, before.values())

@@ -35,7 +35,7 @@ def on_axis(rows: Rows, classes: Sequence[str], *, where: str, remedy: str) -> n
     axes = rows.axes or ((*classes,),)
     for axis in axes:
         if len(axis) != logits.shape[1] or sorted(axis) != sorted(classes):
-            found = ", ".join(axis) if rows.axes else f"{logits.shape[1]} classes"
+            found = ", ".join(axis) if len(axis) == logits.shape[1] else f"{logits.shape[1]} classes"
             raise InputError(f"{where}: its logits are of {found}, but the labels are {', '.join(classes)}; {remedy}")
     if len(axes) > 1:
         raise InputError(f"{where}: its parts have the classes of their logits in different orders; {remedy}")

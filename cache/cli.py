@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from cache.exchange import Imported, ImportSettings
     from cache.records import Holdout
 
 
@@ -128,6 +129,7 @@ def cache_prune_command(ctx: click.Context, cache_path: Path, dry: bool, **optio
 @click.option("--ids", type=click.Path(path_type=Path), help="Ids of the rows of a .npy: text, one a line, or .npy.")
 @click.option("--folds", type=int, help="Number of folds.  [default: the cache's plan, else 6]")
 @click.option("--seed", type=int, help="Seed of the fold plan.  [default: the cache's plan, else 0]")
+@click.option("--replace", is_flag=True, help="Let --labels name none of the clips that the cache has.")
 @click.pass_context
 def cache_import_command(ctx: click.Context, file: Path, cache_path: Path, **options: Any) -> None:
     """Bring your own features: FILE becomes a source that fuses like any other.
@@ -139,19 +141,17 @@ def cache_import_command(ctx: click.Context, file: Path, cache_path: Path, **opt
     """
     from cache.commands import command_line
     from cache.exchange import ImportSettings, import_features
+    from cache.names import printable
     from cache.planning import PlanChoice
 
-    settings = ImportSettings(
-        cache=cache_path,
-        file=file,
-        source=options["source"],
-        holdout=_holdout(options["holdout"]),
-        labels=options["labels"],
-        ids=options["ids"],
-        plan=PlanChoice(options["folds"], options["seed"]),
-        command=command_line(ctx),
-    )
-    done = import_features(settings, say=lambda line: click.echo(line, err=True))
+    plan = PlanChoice(options.pop("folds"), options.pop("seed"))
+    options["holdout"] = _holdout(options["holdout"])
+    settings = ImportSettings(cache=cache_path, file=file, plan=plan, command=command_line(ctx), **options)
+    _print_import(settings, import_features(settings, say=lambda line: click.echo(printable(line), err=True)))
+
+
+def _print_import(settings: "ImportSettings", done: "Imported") -> None:
+    """Say what was imported, and what comes next."""
     logits = f", logits {done.logits}" if done.logits else ""
     click.echo(
         f"{done.clips} clips, embedding {done.embedding}{logits}; {done.written} rows written to source "
@@ -160,7 +160,7 @@ def cache_import_command(ctx: click.Context, file: Path, cache_path: Path, **opt
     if done.lacking:
         click.echo(f"next: import {settings.source} under the holdouts {', '.join(map(str, done.lacking))} as well")
     else:
-        click.echo(f"next: moodfuse fuse --cache {click.format_filename(cache_path)}")
+        click.echo(f"next: moodfuse fuse --cache {click.format_filename(settings.cache)}")
 
 
 @cache_group.command("export")

@@ -7,7 +7,7 @@ of the plan whose labels were not used; every clip outside those counts as seen.
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,6 +50,8 @@ class ImportSettings:
     ids : Path or None
         Ids of the rows of a ``.npy``.
     plan : PlanChoice
+    replace : bool
+        Whether `labels` may have no clip in common with those that are in force.
     command : str
         The command line, kept in the cache for reports.
     """
@@ -61,6 +63,7 @@ class ImportSettings:
     labels: Path | None = None
     ids: Path | None = None
     plan: PlanChoice = field(default_factory=PlanChoice)
+    replace: bool = False
     command: str = ""
 
     def __post_init__(self) -> None:
@@ -124,10 +127,16 @@ def import_features(settings: ImportSettings, *, say: Callable[[str], None] = lo
         If the features, the labels, the holdout or the name cannot be used; nothing is written then.
     """
     features = read_features(settings.file, ids=settings.ids)
+    if features.choice:
+        say(f"{settings.file}: {features.choice}")
     ready = _decide(settings, features, say)
     if ready.there:
         say(f"{ready.there} rows are there already, and equal where the file has them")
     cache = _act(settings, ready)
+    if ready.data.changes:
+        say(f"{settings.labels} replaces the clips and folds in force: {'; '.join(ready.data.changes)}")
+        for line in _left_behind(cache, settings.source):
+            say(line)
     widths = {name: values.shape[1] for name, values in features.arrays.items()}
     holdouts = single_holdouts(cache.plan.folds)
     return Imported(
@@ -144,7 +153,7 @@ def _decide(settings: ImportSettings, features: Features, say: Callable[[str], N
     cache = None
     if (settings.cache / MARKER).is_file():
         cache = FeatureCache(settings.cache, create=settings.labels is not None)
-    data = choose_data_set(cache, settings.labels, settings.plan)
+    data = choose_data_set(cache, settings.labels, settings.plan, replace=settings.replace)
     _check_holdout(settings, data)
     recipe = _recipe(cache, settings)
     features = in_class_order(features, data)
@@ -199,6 +208,23 @@ def _recipe(cache: FeatureCache | None, settings: ImportSettings) -> Recipe:
             f"{settings.holdout}; features that saw labels and those that did not are two sources: use another --source"
         )
     return recipe
+
+
+def _left_behind(cache: FeatureCache, source: str) -> Iterator[str]:
+    """Sentences on the other sources that lack features of clips, or of folds, that are in force now."""
+    for other in cache.sources():
+        recipe = imported_as(other, cache.selection[other])
+        if other == source or recipe is None:
+            continue
+        named = ("*",) if not recipe.sees_labels else single_holdouts(cache.plan.folds)
+        for holdout in named:
+            roles = cache.roles(recipe, holdout)
+            lacking = int((lookup(held(cache.owner(recipe, roles)), cache.clips.digests) < 0).sum())
+            if lacking:
+                yield (
+                    f"source {other} {holdout} lacks features of {lacking} of {len(cache.clips)} clips now; import "
+                    f"them too, or take it out: moodfuse cache prune --source {other}"
+                )
 
 
 def _act(settings: ImportSettings, ready: _Ready) -> FeatureCache:

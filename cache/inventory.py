@@ -119,12 +119,12 @@ def _plan_files(found: Sequence[Entry]) -> tuple[PlanFile, ...]:
             plans.append(PlanFile(entry.place, folds, seed, repeat, sequence, records, entry.bytes))
     plans.sort(key=lambda plan: (plan.sequence, plan.place.rpartition("/")[2]))
     later: Counter[tuple[int, int, int]] = Counter()
-    found = []
+    counted: list[PlanFile] = []
     for plan in reversed(plans):
         kind = (plan.repeat, plan.folds, plan.seed)
-        found.append(replace(plan, superseded=later[kind] > 1))
+        counted.append(replace(plan, superseded=later[kind] > 1))
         later[kind] += 1
-    return tuple(reversed(found))
+    return tuple(reversed(counted))
 
 
 # Runs

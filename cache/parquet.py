@@ -94,8 +94,11 @@ def _read_flat(file: Path, source: Any, kinds: dict[str, Any]) -> Features:
     table = source.read(columns=["id", *columns.embedding, *columns.logits])
     embedding = _side_by_side(table, columns.embedding, file)
     logits = _side_by_side(table, columns.logits, file) if columns.logits else None
-    others = tuple(name for name in (*columns.passed_over, *words) if name not in (*BESIDE, *columns.logits))
-    return Features(file, _texts(table["id"], file), embedding, logits, columns.classes, others)
+    others = tuple(name for name in (*columns.passed_over, *words) if name not in columns.logits)
+    if "e0" in kinds:
+        others = tuple(name for name in others if name not in BESIDE)
+    ids = _texts(table["id"], file)
+    return Features(file, ids, embedding, logits, columns.classes, tuple(dict.fromkeys(others)), columns.embedding)
 
 
 def _is_number(kind: Any) -> bool:

@@ -481,6 +481,54 @@ def test_parquet_says_the_classes_of_its_lists(known: FeatureCache, tmp_path: Pa
     assert found is not None and found.tolist() == [[-1.0, 2.0]] * 6
 
 
+def test_a_changed_table_says_what_it_changes(tmp_path: Path) -> None:
+    """Clips, labels, groups, folds, and sources left behind; wholly other ids are refused unless that is asked for."""
+    found = np.arange(12.0).reshape(6, 2)
+    files = write(tmp_path, Given(IDS, found), ".npz")
+    wanted = ImportSettings(cache=tmp_path / "known", source="one", holdout=Holdout.frozen(), **files)
+    said: list[str] = []
+    labels = write_labels(tmp_path / "labels.csv", IDS, fold=[0, 0, 1, 1, 0, 1])
+    import_features(replace(wanted, labels=labels), say=said.append)
+    import_features(replace(wanted, source="two", labels=labels), say=said.append)
+    assert not said
+    changed = write_labels(
+        tmp_path / "changed.csv",
+        (*IDS[:5], "new", "newer"),
+        ("b", "b", "a", *LABELS[3:], "a"),
+        fold=[0, 0, 1, 1, 2, 1, 2],
+        group=["g", *IDS[1:5], "new", "newer"],
+    )
+    rows = write(tmp_path, Given(("new", "newer"), found[:2]), ".npz")
+    import_features(replace(wanted, labels=changed, **rows), say=said.append)
+    assert said[:2] == [
+        "5 rows are there already, and equal where the file has them",
+        f"{changed} replaces the clips and folds in force: 2 clips added (first: 'new', 'newer'); 1 clips gone (first: "
+        "'clip 5'); label of 1 clips changed (first: 'clip 0'); group of 1 clips changed (first: 'clip 0'); 3 folds in "
+        "place of 2; 1 of 7 clips are in another fold",
+    ]
+    assert "source two * lacks features of 2 of 7 clips now; import them too, or take it out" in said[2]
+    others = tuple(f"other {number}" for number in range(6))
+    strange = write_labels(tmp_path / "strange.csv", others)
+    files = write(tmp_path, Given(others, found), ".npz")
+    before = listing(wanted.cache)
+    with pytest.raises(InputError, match=r"none of its 6 ids \('other 0', .*add --replace"):
+        import_features(replace(wanted, source="three", labels=strange, plan=PlanChoice(2), **files))
+    assert listing(wanted.cache) == before
+    import_features(replace(wanted, source="three", labels=strange, plan=PlanChoice(2), replace=True, **files))
+    assert list(FeatureCache(wanted.cache).clips.ids) == list(others)
+
+
+def test_a_fold_of_a_test_clip_declares_no_folds(tmp_path: Path) -> None:
+    """Where this command deals the clips that count, nothing can have held a fold out; and no number of folds is 0."""
+    ids, labels, split = (*IDS, "t"), (*LABELS, "a"), ["train"] * 6 + ["test"]
+    table = write_labels(tmp_path / "labels.csv", ids, labels, split=split, fold=[""] * 6 + ["0"])
+    files = write(tmp_path, Given(IDS, np.ones((6, 2))), ".npz")
+    with pytest.raises(InputError, match=r"--holdout \{0\}: this command deals clips to folds"):
+        bring(tmp_path / "new", holdout="{0}", labels=table, **files)
+    with pytest.raises(InputError, match="--folds is 0; expected 2 or more"):
+        bring(tmp_path / "new", labels=table, plan=PlanChoice(0), **files)
+
+
 def test_names_of_sources(known: FeatureCache, tmp_path: Path) -> None:
     """A path is no name, and a source that extract made is not imported over."""
     files = write(tmp_path, Given(IDS, np.ones((6, 2))), ".npz")
@@ -586,7 +634,16 @@ def test_columns_of_a_csv(known: FeatureCache, tmp_path: Path) -> None:
     """Without e0 every numeric column counts, in the file's order, but not those of an export; the rest is named."""
     rows = "\n".join(f"clip {number},{number},a,1,{-number}" for number in range(6))
     (tmp_path / "some.csv").write_text(f"\ufeffid , width,label,fold,height\r\n{rows}\r\n\r\n")
-    bring(known.path, file=tmp_path / "some.csv")
+    said: list[str] = []
+    wanted = ImportSettings(known.path, tmp_path / "some.csv", "mine", Holdout.frozen())
+    import_features(wanted, say=said.append)
+    assert said == [
+        f"{wanted.file}: columns taken: 'width', 'height'; columns passed over: 'label', 'fold'",
+    ]
+    table = "\n".join(f"clip {number},{number},7" for number in range(6))
+    (tmp_path / "some.csv").write_text(f"id,e0,age\n{table}\n")
+    import_features(replace(wanted, source="aged"), say=said.append)
+    assert said[1:] == [f"{wanted.file}: columns passed over: 'age'"]
     assert FeatureCache(known.path).block("mine", "*").embedding.tolist() == [[n, -n] for n in range(6)]
     for text, cause in (
         ("id,e0,e2\n", "column e1 is missing"),
@@ -594,6 +651,8 @@ def test_columns_of_a_csv(known: FeatureCache, tmp_path: Path) -> None:
         ("e0,e1\n", r"column\(s\) id missing, found 'e0, e1'"),
         ("id,e0,e0\n", "line 1: column 'e0' stands there twice"),
         ("id,x\nclip 0,1\nclip 1,tall\n", "line 3: column 'x' is 'tall'; expected a number"),
+        ("id,x\nclip 0,1_000\n", "line 2: column 'x' is '1_000'; expected a number"),
+        ("id,x\nclip 0,٣\n", "line 2: column 'x' is '٣'; expected a number"),
         ('id,e0\n"clip\n0",1\nclip 1,2,3\n', "line 4: 3 cells; expected 2"),
         ('id,e0\n"clip 0,1\n', "line 2: not CSV"),
         ("", "is empty"),
@@ -601,6 +660,8 @@ def test_columns_of_a_csv(known: FeatureCache, tmp_path: Path) -> None:
     ):
         (tmp_path / "bad.csv").write_text(text)
         refuse(tmp_path, cause, file=tmp_path / "bad.csv")
+    (tmp_path / "bad.csv").write_text("id,e0\nclip 0,1\n", encoding="utf-16")
+    refuse(tmp_path, "is UTF-16, .*; save the file as UTF-8", file=tmp_path / "bad.csv")
 
 
 def test_files_that_are_none(known: FeatureCache, tmp_path: Path) -> None:
@@ -675,6 +736,21 @@ def test_export_leaves_what_is_there(known: FeatureCache, tmp_path: Path) -> Non
     with pytest.raises(MoodfuseError, match="cannot be written"):
         export_features(known, "other", None, tmp_path / "file" / "out.npz")
     assert not list(tmp_path.rglob(".tmp-*"))
+
+
+def test_export_keeps_links_and_out_of_the_cache(known: FeatureCache, tmp_path: Path) -> None:
+    """What a link leads to is replaced, the link stays; a place of the cache's own files is refused."""
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link.npz").symlink_to(tmp_path / "there" / "out.npz")
+    for _ in range(2):
+        export_features(known, "other", None, tmp_path / "link.npz", force=True)
+        assert (tmp_path / "link.npz").is_symlink() and len(np.load(tmp_path / "there" / "out.npz")["id"]) == 6
+    before = listing(known.path)
+    for place in ("clips.csv", "features/out.npz", "features/other/x/frozen/a.npz", "runs/run-1/out.csv"):
+        with pytest.raises(InputError, match="is a place of the cache's own files; name an --output outside"):
+            export_features(known, "other", None, known.path / place, force=True)
+    assert listing(known.path) == before
+    export_features(known, "other", None, known.path / "out.csv")
 
 
 def test_clips_that_lack_a_view_are_left_out(small_cache: Callable[..., FeatureCache], tmp_path: Path) -> None:

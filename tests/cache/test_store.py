@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.errors import InputError, MissingBlockError, SchemaError, UnknownNameError
+from cache.errors import CacheError, InputError, MissingBlockError, SchemaError, UnknownNameError
 from cache.folds import deal, units_of
 from cache.manifest import table_name
 from cache.recipe import Recipe, Tuning, recipe_from_mapping
@@ -31,7 +31,7 @@ def fill(cache: FeatureCache, recipe: Recipe) -> None:
         rows = np.arange(len(digests), dtype=np.float32)[:, None] + 100 * fold
         arrays = {"embedding": np.repeat(rows, 4, axis=1)}
         if recipe.tuning:
-            arrays["logits"] = np.repeat(rows, 2, axis=1)
+            arrays["logits"] = np.repeat(rows, len(cache.classes), axis=1)
         cache.write_block_part(recipe, roles, digests[:7], {name: value[:7] for name, value in arrays.items()})
         cache.write_block_part(recipe, roles, digests[7:], {name: value[7:] for name, value in arrays.items()})
     cache.select([recipe])
@@ -183,8 +183,27 @@ def test_recipes_round_trip_and_ignore_their_name() -> None:
     assert replace(TUNED, seed=1).digest16 != TUNED.digest16
 
 
-@pytest.mark.parametrize(("text", "covers"), [("*", [0, 1, 2, 4]), ("{1,4}", [1, 4]), ("2", [2]), ("{}", [])])
+@pytest.mark.parametrize(
+    ("text", "covers"), [("*", [0, 1, 2, 4]), ("{1,4}", [1, 4]), (" 1, 4 ", [1, 4]), ("2", [2]), ("{ }", [])]
+)
 def test_holdouts_parse_and_cover(text: str, covers: list[int]) -> None:
     """A holdout covers the folds it names; * covers all."""
     holdout = Holdout.of(text)
     assert [fold for fold in (0, 1, 2, 4) if holdout.covers(fold)] == [fold for fold in (0, 1, 2, 4) if fold in covers]
+
+
+@pytest.mark.parametrize(
+    "text", ["", ",", "{", "}", "{1", "1}", "{,}", "{1,}", "{1_0}", "1_0", "{٣}", "{1}{2}", "1 2", "**"]
+)
+def test_what_is_no_holdout_is_refused(text: str) -> None:
+    """Nothing is guessed: a comma alone is not "saw all", and 1_0 is not fold 10."""
+    with pytest.raises(InputError, match="is not '\\*', a fold, or folds such as"):
+        Holdout.of(text)
+
+
+def test_logits_and_classes_must_fit(small_cache: MakeCache) -> None:
+    """Logits of another width than there are labels are refused where they are written."""
+    cache = small_cache()
+    rows = np.ones((18, 3), dtype=np.float32)
+    with pytest.raises(CacheError, match="logits have 3 columns; expected 2: a, b"):
+        cache.write_block_part(FROZEN, None, list(cache.clips.texts["digest"]), {"embedding": rows, "logits": rows})
