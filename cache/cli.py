@@ -27,7 +27,7 @@ def cache_group() -> None:
 def cache_ls_command(cache_path: Path, wide: bool, form: str) -> None:
     """List what a cache holds: the plan, sources, recipes, blocks by holdout, runs, sizes, and what is stale.
 
-    Rows are counted by the headers of the parts, so a row of a clip that has left the data set counts too.
+    In more than 268 MB of features rows are counted by headers of parts alone: one of a clip that has left counts too.
 
     Example: moodfuse cache ls --cache work
     """

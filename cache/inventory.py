@@ -1,7 +1,8 @@
 """What a cache holds and what of it is stale: from listings, headers, the plans and the table in force.
 
-Rows of features are counted by the headers of their parts, 512 bytes each; no such part is opened. So a row of a clip
-that has left the data set counts too. Columns stay columns: a million clips cost no record each.
+Rows of features are counted by the headers of their parts, 512 bytes each. Only where clips may have left the data
+set, and the parts are small, are they opened, so that rows of such clips do not count. Columns stay columns: a million
+clips cost no record each.
 """
 
 from collections import Counter

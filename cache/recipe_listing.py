@@ -5,7 +5,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from cache.blocks import Owner, clips_of, joined
 from cache.choices import read_recipe
+from cache.columns import Assignment, Digests, lookup
 from cache.errors import CacheError, InputError
 from cache.holdings import IN_FORCE, REPLACED, SERVES, UNFINISHED, HeldBlock, HeldRecipe
 from cache.layout import Entry, folder_of
@@ -16,6 +20,8 @@ from cache.store import FROZEN, FeatureCache, check_trained
 
 Key = tuple[str, str]
 """Folder of a source, and digest of a recipe."""
+_COUNTED_BYTES = 1 << 28
+"""In parts of so many bytes at most, all together, rows are counted by their clips: it takes a quarter of a second."""
 _KINDS = ("recipe", "training", "features", "network", "checkpoint")
 
 
@@ -61,6 +67,7 @@ class RecipeListing:
         self._files = _by_recipe(found)
         self._wanted = wanted
         self._namer = None if wanted is None else Namer(cache)
+        self._current = None if wanted is None else _clips_in_force(cache, found)
         self._selected = {(folder_of(source), digest): source for source, digest in selection.items()}
         self._earlier = {(folder_of(source), digest) for source, digest in cache.ever_selected}
         self._records = {
@@ -121,7 +128,7 @@ class RecipeListing:
             yield HeldBlock(
                 trained=trained,
                 names=names,
-                rows=self._rows(parts),
+                rows=self._rows(Owner(record.parent, *key, trained), parts),
                 clips=0 if self._wanted is None else self._wanted.of(recipe),
                 parts=len(parts),
                 bytes=sum(entry.bytes for kind in ("features", "training") for entry in kinds[kind]),
@@ -129,16 +136,34 @@ class RecipeListing:
                 recorded=not parts or trained == FROZEN or bool(names) or _is_recorded(record),
             )
 
-    def _rows(self, parts: Sequence[Entry]) -> int:
-        """Rows of some parts by their headers; a part without a sound one holds none."""
-        total = 0
+    def _rows(self, owner: Owner, parts: Sequence[Entry]) -> int:
+        """Rows of some parts, of clips of the plan in force where that is looked into; of one that is damaged none."""
+        total, clips = 0, []
         for part in parts:
             try:
-                total += 0 if part.fault else read_header(part.path).rows
+                if part.fault:
+                    continue
+                if self._current is None:
+                    total += read_header(part.path).rows
+                else:
+                    clips.append(clips_of(owner, part.path))
             except CacheError:
                 if part.path.exists():  # otherwise another process took it away meanwhile
                     self.unreadable.append(part.place)
+        if self._current is not None:
+            total = int((lookup(self._current, np.unique(joined(clips))) >= 0).sum())
         return total
+
+
+def _clips_in_force(cache: FeatureCache, found: Sequence[Entry]) -> Digests | None:
+    """Clips that rows are counted of, sorted; `None` where all rows are of such clips, or there are too many to look.
+
+    Under the first plan of a cache no clip has left it.
+    """
+    size = sum(entry.bytes for entry in found if entry.kind == "features")
+    if cache.plan.sequence == 1 or size > _COUNTED_BYTES:
+        return None
+    return Assignment.of(cache.plan.assignment).digests
 
 
 def read_record(file: Path) -> Recipe | None:

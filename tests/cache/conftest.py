@@ -67,7 +67,8 @@ def fill_blocks(cache: FeatureCache, recipe: Recipe, holdouts: Iterable[HoldoutL
         base = 1000 * recipe.seed + (int(trained_digest16(roles)[:4], 16) if roles else 0)
         rows = (np.arange(len(digests))[:, None] + np.arange(4) / 8 + base).astype(np.float32)
         for some in (slice(0, 7), slice(7, None)):
-            cache.write_block_part(recipe, roles, digests[some], {"embedding": rows[some], "logits": rows[some, :2]})
+            logits = rows[some, : len(cache.classes)]
+            cache.write_block_part(recipe, roles, digests[some], {"embedding": rows[some], "logits": logits})
 
 
 def write_network(path: Path) -> None:

@@ -17,6 +17,7 @@ from cache.columns import Texts
 from cache.errors import DamagedPartError
 from cache.folds import deal, units_of
 from cache.holdings import IN_FORCE, REPLACED, SERVES, UNFINISHED, HeldRecipe, Inventory
+from cache.identity import digest
 from cache.inventory import take_stock
 from cache.layout import entries, kind_of
 from cache.listing import _headlines, as_record, coverage
@@ -178,6 +179,23 @@ def test_two_copies_of_a_file_want_one_row(small_cache: MakeCache, fill: Fill) -
         (block,) = of(take_stock(cache), sound).blocks
         assert (block.rows, block.clips, block.complete) == (18, clips, True)
     assert any("18 clips (1 the same file and seconds as another)" in line for line in _headlines(take_stock(cache)))
+
+
+def test_rows_of_clips_that_left_do_not_count(
+    small_cache: MakeCache, fill: Fill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A block is not complete with rows of other clips; in too many bytes headers are all that is read."""
+    cache = small_cache()
+    fill(cache, FROZEN, ["*"])
+    cache.select([FROZEN])
+    other = [replace(status, digest=digest(status.clip.id)) for status in cache.statuses[:16]]
+    assignment = deal(units_of((*other, cache.statuses[17])), folds=3, seed=0, placed={})
+    statuses = (*other, cache.statuses[17])
+    cache.write_plan(Plan(3, 0, "test", assignment, (table_name(statuses),)), statuses)
+    (block,) = of(take_stock(FeatureCache(cache.path)), FROZEN).blocks
+    assert (block.rows, block.clips, block.complete) == (1, 17, False)
+    monkeypatch.setattr("cache.recipe_listing._COUNTED_BYTES", 0)
+    assert of(take_stock(FeatureCache(cache.path)), FROZEN).blocks[0].rows == 18
 
 
 def test_strays_are_listed(whole_cache: FeatureCache) -> None:
