@@ -79,10 +79,10 @@ class Manifest:
                 if not file.exists():
                     continue  # superseded, and pruned meanwhile
                 if not self._mends:
-                    raise DamagedPartError(
-                        f"{error}; run extract again, or the moodfuse cache import that made it; to keep the folds, "
-                        f"run first: moodfuse cache verify --repair --cache {self.path}"
-                    ) from error
+                    mend = (
+                        "run moodfuse cache verify --repair, which says how to keep the folds; else run extract again"
+                    )
+                    raise DamagedPartError(f"{error}; {mend}, or the cache import that made it") from error
                 set_aside(file, str(error))
         return tuple(plan for plan, _ in sorted(found, key=lambda item: (item[0].sequence, item[1])))
 

@@ -59,9 +59,17 @@ def test_the_record_of_an_import_is_written_anew(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pattern", "remedy", "said"),
     [
-        ("sources/*.json", "--source SOURCE --holdout HOLDOUT FILE  # puts the source in force", "import that made it"),
+        (
+            "sources/*.json",
+            "--source SOURCE --holdout HOLDOUT FILE  # puts the source in force",
+            "cache import that made it",
+        ),
         ("tables/*.h5", "--labels LABELS.csv --source SOURCE .* table of clips", "import --labels that made it"),
-        ("plans/*.h5", r"--labels \S*/work/clips.csv --source SOURCE .* as clips.csv has them", "import that made it"),
+        (
+            "plans/*.h5",
+            r"--labels \S*/work/clips.csv --source SOURCE .* as clips.csv has them",
+            "cache import that made it",
+        ),
     ],
 )
 def test_remedies_are_those_of_imports(tmp_path: Path, pattern: str, remedy: str, said: str) -> None:
