@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.blocks import Arrays, Owner, clips_of, joined, opened, read_from, sound_parts
-from cache.columns import Digests, lookup
+from cache.blocks import CLASSES, Arrays, Owner, clips_of, joined, opened, read_from, sound_parts
+from cache.columns import Digests, lookup, repeated
+from cache.errors import CacheError
 from cache.identity import digest16
 from cache.parts import write_part
+from cache.records import all_finite
 
 log = logging.getLogger(__name__)
 _NONDETERMINISM = (
@@ -22,7 +24,9 @@ _NONDETERMINISM = (
 )
 
 
-def write_rows(owner: Owner, clips: Sequence[str] | Digests, arrays: Arrays, *, stem: str = "") -> int:
+def write_rows(
+    owner: Owner, clips: Sequence[str] | Digests, arrays: Arrays, *, stem: str = "", classes: Sequence[str] = ()
+) -> int:
     """Add rows in one part; those that the folder holds already are compared, not written.
 
     Parameters
@@ -32,13 +36,26 @@ def write_rows(owner: Owner, clips: Sequence[str] | Digests, arrays: Arrays, *, 
     arrays : mapping of str to ndarray, shape (n, ...)
     stem : str
         First part of the file's name; by default from the clips.
+    classes : sequence of str
+        Class of each column of ``logits``.
 
     Returns
     -------
     int
         How many rows were there already with other values: they stay, and a warning says so.
+
+    Raises
+    ------
+    CacheError
+        If a value is not finite or not float32, or a clip comes twice with different rows, which names the clip; or if
+        logits and classes do not fit.
     """
     digests = np.asarray(clips, dtype="S64")
+    _check_values(owner, digests, arrays)
+    if classes and "logits" in arrays and arrays["logits"].shape[1] != len(classes):
+        width = arrays["logits"].shape[1]
+        raise CacheError(f"{owner.folder}: logits have {width} columns; expected {len(classes)}: {', '.join(classes)}")
+    digests, arrays = _each_once(owner, digests, arrays)
     before = dict(sound_parts(owner))
     have = _among(digests, before.values())
     differing = _differing(owner, before, digests[have], {name: value[have] for name, value in arrays.items()})
@@ -46,9 +63,45 @@ def write_rows(owner: Owner, clips: Sequence[str] | Digests, arrays: Arrays, *, 
         new = ~have
         content = {**{name: value[new] for name, value in arrays.items()}, "clip": digests[new]}
         stem = stem or digest16([clip.decode() for clip in digests[new].tolist()])[:8]
-        written = write_part(owner.folder, stem, content, owner.attributes)
+        attributes = owner.attributes | ({CLASSES: list(classes)} if "logits" in arrays and classes else {})
+        written = write_part(owner.folder, stem, content, attributes)
         differing += _differing_meanwhile(owner, written, before)
     return differing
+
+
+def _check_values(owner: Owner, digests: Digests, arrays: Arrays) -> None:
+    """Refuse what no reader could use, before it stands for ever."""
+    for name, values in arrays.items():
+        if len(values) != len(digests) or values.ndim < 2:
+            raise CacheError(
+                f"{owner.folder}: {name} is {list(values.shape)}; expected a row for each of {len(digests)} clips"
+            )
+        if not len(values) or (values.dtype == np.float32 and all_finite(values)):
+            continue
+        if values.dtype != np.float32:
+            raise CacheError(f"{owner.folder}: {name} of clip {_name(digests[0])} is {values.dtype}; expected float32")
+        place = np.argwhere(~np.isfinite(values))[0].tolist()
+        raise CacheError(
+            f"{owner.source}: {name} of clip {_name(digests[place[0]])} is {values[tuple(place)]} in column "
+            f"{place[1]}; nothing of it is kept. A network whose tuning diverged gives such numbers (lower its "
+            "learning_rate), and so do damaged weights"
+        )
+
+
+def _name(digest: bytes) -> str:
+    return digest.decode()[:16]
+
+
+def _each_once(owner: Owner, digests: Digests, arrays: Arrays) -> tuple[Digests, Arrays]:
+    """The rows with each clip once, as it comes first."""
+    if repeated(digests) is None:
+        return digests, arrays
+    _, first, places = np.unique(digests, return_index=True, return_inverse=True)
+    for name, values in arrays.items():
+        if (different := np.flatnonzero(_rows_differ(values, values[first[places]]))).size:
+            raise CacheError(f"{owner.folder}: two rows of {name} for clip {_name(digests[different[0]])} differ")
+    kept = np.sort(first)
+    return digests[kept], {name: values[kept] for name, values in arrays.items()}
 
 
 def _among(digests: Digests, parts: Iterable[Digests]) -> NDArray[np.bool_]:
@@ -111,7 +164,7 @@ def _differing_clips(owner: Owner, one: Path, other: Path) -> Digests:
     if not len(common):
         return common
     different = np.zeros(len(common), dtype=bool)
-    with opened(owner, one) as first, opened(owner, other) as second:
+    with opened(owner, one) as (first, _), opened(owner, other) as (second, _):
         for name in (set(first) | set(second)) - {"clip"}:
             both = name in first and name in second
             different |= _rows_differ(first[name][()][here], second[name][()][there]) if both else True

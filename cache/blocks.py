@@ -10,17 +10,21 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.columns import Digests, lookup
+from cache.columns import Digests, lookup, repeated
 from cache.errors import CacheError, DamagedPartError
 from cache.files import set_aside
+from cache.layout import folder_of
 from cache.parts import SCHEMA, FileState, file_state, open_part
 
 FORMAT = "moodfuse-part"
+CLASSES = "classes"
+"""Attribute of a part with logits: the class of each column. Parts of before it was written lack it."""
 PART_BYTES = 1 << 25
 """A part of several clips holds so many bytes of arrays at most."""
 Arrays = Mapping[str, np.ndarray]
@@ -66,10 +70,13 @@ class Rows:
     arrays : mapping of str to ndarray, shape (N, ...)
         Rows of clips that were not found are 0.
     found : ndarray of bool, shape (N,)
+    axes : tuple of tuple of str
+        The classes of the columns of ``logits``, as each part that says so has them; each such axis once.
     """
 
     arrays: Arrays
     found: NDArray[np.bool_]
+    axes: tuple[tuple[str, ...], ...] = ()
 
 
 def part_files(folder: Path) -> list[Path]:
@@ -80,18 +87,42 @@ def part_files(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def opened(owner: Owner, file: Path) -> Iterator[h5py.File]:
-    """A checked part for reading, held to whose rows it says it has.
+def opened(owner: Owner, file: Path) -> Iterator[tuple[h5py.File, Mapping[str, Any]]]:
+    """A checked part for reading with its attributes, held to whose rows it says it has.
 
     Raises
     ------
     DamagedPartError
     """
     with open_part(file) as part:
+        attributes = attributes_of(file, part)
+        _check_belongs(owner, file, attributes)
+        yield part, attributes
+
+
+def attributes_of(file: Path, part: h5py.File) -> Mapping[str, Any]:
+    """The attributes of an open part.
+
+    Raises
+    ------
+    DamagedPartError
+    """
+    try:
         attributes = json.loads(part.attrs["attributes"])
-        if (attributes.get("recipe"), attributes.get("trained")) != (owner.recipe, owner.trained):
-            raise DamagedPartError(f"{file}: belongs to {attributes.get('recipe')}/{attributes.get('trained')}")
-        yield part
+    except (KeyError, ValueError, TypeError) as error:
+        raise DamagedPartError(f"{file}: its attributes cannot be read ({error})") from error
+    if not isinstance(attributes, dict):
+        raise DamagedPartError(f"{file}: its attributes are no JSON object")
+    return attributes
+
+
+def _check_belongs(owner: Owner, file: Path, attributes: Mapping[str, Any]) -> None:
+    """Hold a part to its folder. Of sources whose folders have one name the recipe decides."""
+    if attributes.get("format") != FORMAT:
+        raise DamagedPartError(f"{file}: is of format {attributes.get('format')!r}; expected {FORMAT!r}")
+    found = (folder_of(str(attributes.get("source"))), attributes.get("recipe"), attributes.get("trained"))
+    if found != (folder_of(owner.source), owner.recipe, owner.trained):
+        raise DamagedPartError(f"{file}: belongs to {'/'.join(map(str, found))}")
 
 
 def sound_parts(owner: Owner, *, but: Container[Path] = ()) -> Iterator[tuple[Path, Digests]]:
@@ -111,13 +142,25 @@ def clips_of(owner: Owner, file: Path) -> Digests:
     key = (file_state(file), owner.recipe, owner.trained)
     clips = _clips.get(key)
     if clips is None:
-        with opened(owner, file) as part:
+        with opened(owner, file) as (part, _):
             clips = np.asarray(part["clip"][()], dtype="S64")
+        check_each_once(file, clips)
         if len(clips) <= _REMEMBERED_CLIPS:
             if len(_clips) >= _REMEMBERED_PARTS:
                 _clips.clear()
             _clips[key] = clips
     return clips
+
+
+def check_each_once(file: Path, clips: Digests) -> None:
+    """Refuse a part that holds a clip twice: which of the rows is meant, nobody could say.
+
+    Raises
+    ------
+    DamagedPartError
+    """
+    if clip := repeated(clips):
+        raise DamagedPartError(f"{file}: holds clip {clip.decode()[:16]} twice")
 
 
 def held(owner: Owner) -> Digests:
@@ -149,12 +192,14 @@ def read_from(owner: Owner, parts: Mapping[Path, Digests], wanted: Digests, name
     found = np.zeros(len(wanted), dtype=bool)
     arrays: dict[str, np.ndarray] = {}
     lacking: set[str] = set()
+    axes: set[tuple[str, ...]] = set()
     for file, rows in zip(parts, places, strict=True):
         new = np.flatnonzero((rows >= 0) & ~found[rows])
         if not len(new):
             continue
         try:
-            with opened(owner, file) as part:
+            with opened(owner, file) as (part, attributes):
+                axes |= {tuple(attributes[CLASSES])} if attributes.get(CLASSES) else set()
                 for name in names:
                     if name not in part:
                         lacking.add(name)
@@ -168,7 +213,22 @@ def read_from(owner: Owner, parts: Mapping[Path, Digests], wanted: Digests, name
             set_aside(file, str(error))
             continue
         found[rows[new]] = True
-    return Rows({name: array for name, array in arrays.items() if name not in lacking}, found)
+    arrays = {name: array for name, array in arrays.items() if name not in lacking}
+    _fill_twins(wanted, arrays, found)
+    return Rows(arrays, found, tuple(sorted(axes)))
+
+
+def _fill_twins(wanted: Digests, arrays: Arrays, found: NDArray[np.bool_]) -> None:
+    """Give a clip that is wanted twice, as two copies of one file are, its rows in the other places as well."""
+    if found.all() or not found.any():
+        return
+    here, open_places = np.flatnonzero(found), np.flatnonzero(~found)
+    order = here[np.argsort(wanted[here])]
+    twins = lookup(wanted[order], wanted[open_places])
+    filled = open_places[twins >= 0]
+    for array in arrays.values():
+        array[filled] = array[order[twins[twins >= 0]]]
+    found[filled] = True
 
 
 def _check_fits(file: Path, data: h5py.Dataset, clips: int, out: np.ndarray) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from cache.audits import FORMAT_OF_MARKS, audit_in
-from cache.blocks import FORMAT
+from cache.blocks import FORMAT, check_each_once
+from cache.choices import read_recipe
 from cache.clip_parts import check_place
 from cache.columns import Digests
 from cache.errors import DamagedPartError
@@ -24,7 +25,7 @@ from cache.parts import SCHEMA, read_part, verify_part
 from cache.recipe import Recipe
 from cache.runs import FORMAT as FORMAT_OF_PREDICTIONS
 from cache.seals import check_sealed
-from cache.store import check_trained, read_recipe
+from cache.store import check_trained
 from cache.tables import ATTRIBUTES, ClipTable
 
 Check = Callable[[Entry], Digests | None]
@@ -107,6 +108,7 @@ def _features(entry: Entry) -> Digests:
     owner = (folder_of(attributes["source"]), attributes["recipe"], attributes["trained"])
     _demand(owner, (source, recipe, trained), f"belongs to {'/'.join(owner)}")
     _demand({len(array) for array in arrays.values()}, {len(clips)}, "has arrays of different lengths")
+    check_each_once(entry.path, clips)
     return clips
 
 

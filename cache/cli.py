@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from cache.exchange import Imported, ImportSettings
     from cache.records import Holdout
 
 
@@ -26,7 +27,7 @@ def cache_group() -> None:
 def cache_ls_command(cache_path: Path, wide: bool, form: str) -> None:
     """List what a cache holds: the plan, sources, recipes, blocks by holdout, runs, sizes, and what is stale.
 
-    Rows are counted by the headers of the parts, so a row of a clip that has left the data set counts too.
+    In more than 268 MB of features rows are counted by headers of parts alone: one of a clip that has left counts too.
 
     Example: moodfuse cache ls --cache work
     """
@@ -77,6 +78,7 @@ def cache_verify_command(ctx: click.Context, cache_path: Path, mend: bool) -> No
     show_default=True,
     help="Recipes not in force, networks that no plan in force names, plans and tables that nothing reads.",
 )
+@click.option("--source", "sources", multiple=True, metavar="NAME", help="A source, taken out of force; repeatable.")
 @click.option("--media", is_flag=True, help="All decoded clips; extract decodes them again where they are needed.")
 @click.option("--runs", multiple=True, metavar="NAME", help="A run; repeat for several.")
 @click.option("--bad", is_flag=True, help="Files set aside and temporaries of any age, not only older than a day.")
@@ -86,19 +88,25 @@ def cache_prune_command(ctx: click.Context, cache_path: Path, dry: bool, **optio
     """Free space: remove what nothing in force reads, after a dry run that says what would go.
 
     What sources in force need stays, with the activations that their heads are tuned on; so does, for a week, a recipe
-    that extract has not finished. A prune that is killed leaves a sound cache.
+    that extract has not finished, and the fold plan before the one in force. A prune that is killed leaves a sound
+    cache. --source takes a source out of force first, so that other features can be imported under its name.
 
     Example: moodfuse cache prune --cache work --yes
     """
     import time
 
+    from cache.commands import command_line
     from cache.inventory import take_stock
     from cache.prune import PruneChoice, carry_out, decide
     from cache.report import print_pruning
     from cache.store import FeatureCache
 
-    stock = take_stock(FeatureCache(cache_path))
-    pruning = decide(stock, PruneChoice(**options), now_s=time.time())
+    choice = PruneChoice(**options)
+    cache = FeatureCache(cache_path)
+    stock = take_stock(cache, without=choice.sources)
+    pruning = decide(stock, choice, now_s=time.time())
+    if not dry:
+        cache.take_out(choice.sources, command=command_line(ctx))
     failed = () if dry else carry_out(stock.path, pruning.removals)
     print_pruning(stock.path, pruning, failed, dry=dry)
     if failed:
@@ -121,6 +129,7 @@ def cache_prune_command(ctx: click.Context, cache_path: Path, dry: bool, **optio
 @click.option("--ids", type=click.Path(path_type=Path), help="Ids of the rows of a .npy: text, one a line, or .npy.")
 @click.option("--folds", type=int, help="Number of folds.  [default: the cache's plan, else 6]")
 @click.option("--seed", type=int, help="Seed of the fold plan.  [default: the cache's plan, else 0]")
+@click.option("--replace", is_flag=True, help="Let --labels name none of the clips that the cache has.")
 @click.pass_context
 def cache_import_command(ctx: click.Context, file: Path, cache_path: Path, **options: Any) -> None:
     """Bring your own features: FILE becomes a source that fuses like any other.
@@ -132,19 +141,17 @@ def cache_import_command(ctx: click.Context, file: Path, cache_path: Path, **opt
     """
     from cache.commands import command_line
     from cache.exchange import ImportSettings, import_features
+    from cache.names import printable
     from cache.planning import PlanChoice
 
-    settings = ImportSettings(
-        cache=cache_path,
-        file=file,
-        source=options["source"],
-        holdout=_holdout(options["holdout"]),
-        labels=options["labels"],
-        ids=options["ids"],
-        plan=PlanChoice(options["folds"], options["seed"]),
-        command=command_line(ctx),
-    )
-    done = import_features(settings, say=lambda line: click.echo(line, err=True))
+    plan = PlanChoice(options.pop("folds"), options.pop("seed"))
+    options["holdout"] = _holdout(options["holdout"])
+    settings = ImportSettings(cache=cache_path, file=file, plan=plan, command=command_line(ctx), **options)
+    _print_import(settings, import_features(settings, say=lambda line: click.echo(printable(line), err=True)))
+
+
+def _print_import(settings: "ImportSettings", done: "Imported") -> None:
+    """Say what was imported, and what comes next."""
     logits = f", logits {done.logits}" if done.logits else ""
     click.echo(
         f"{done.clips} clips, embedding {done.embedding}{logits}; {done.written} rows written to source "
@@ -153,7 +160,7 @@ def cache_import_command(ctx: click.Context, file: Path, cache_path: Path, **opt
     if done.lacking:
         click.echo(f"next: import {settings.source} under the holdouts {', '.join(map(str, done.lacking))} as well")
     else:
-        click.echo(f"next: moodfuse fuse --cache {click.format_filename(cache_path)}")
+        click.echo(f"next: moodfuse fuse --cache {click.format_filename(settings.cache)}")
 
 
 @cache_group.command("export")

@@ -171,6 +171,15 @@ def lookup(ranked: Digests, wanted: Digests) -> NDArray[np.int64]:
     return places
 
 
+def repeated(digests: Digests) -> bytes | None:
+    """A digest that stands among some more than once, or `None`."""
+    keys = np.sort(_keys(digests))  # numbers sort much faster than texts
+    if (keys[1:] != keys[:-1]).all():
+        return None
+    found, counts = np.unique(digests, return_counts=True)
+    return next(iter(found[counts > 1].tolist()), None)
+
+
 def _distinct(data: NDArray[np.uint8], starts: NDArray[np.int64], length: int) -> int:
     """How many different strings of one length begin at some places: as numbers, which sort much faster than texts."""
     words = np.zeros((len(starts), length // 8 + 1), dtype=np.uint64)

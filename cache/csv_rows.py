@@ -21,6 +21,8 @@ def csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
     """
     line, width = 1, 0
     try:
+        with file.open("rb") as start:
+            check_encoding(start.read(2), file)
         with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
             reader = csv.reader(stream, strict=True)
             for cells in reader:
@@ -61,6 +63,17 @@ def check_columns(file: Path, names: Sequence[str], wanted: Sequence[str]) -> No
             f"{file}: column(s) {', '.join(missing)} missing, found {found!r}; expected names separated by commas in "
             "the first line"
         )
+
+
+def check_encoding(start: bytes, file: Path) -> None:
+    """Refuse a file that begins as UTF-16 does.
+
+    Raises
+    ------
+    InputError
+    """
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise InputError(f"{file}: is UTF-16, as some spreadsheets save text; save the file as UTF-8")
 
 
 def check_text(text: str, where: str) -> None:

@@ -4,6 +4,7 @@ A cache that `extract` filled knows its clips from their media, so a table can o
 made by imports has its clips from a table, and a changed table gives it a new plan, in which clips keep their folds.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,12 +37,15 @@ class DataSet:
         Whether a table of labels declares it, so that it is to be written unless it is in force.
     dealt : bool
         Whether a clip has its fold from this very command, neither from a plan before nor from a column ``fold``.
+    changes : tuple of str
+        Sentences on what the table changes of the clips and folds that were in force.
     """
 
     statuses: ClipTable
     plan: Plan
     declared: bool = False
     dealt: bool = False
+    changes: tuple[str, ...] = ()
 
     @cached_property
     def clips(self) -> ClipTable:
@@ -50,7 +54,9 @@ class DataSet:
         return self.statuses.take(self.statuses.numbers["ok"] & (folds >= 0))
 
 
-def choose_data_set(cache: FeatureCache | None, labels: Path | None, choice: PlanChoice) -> DataSet:
+def choose_data_set(
+    cache: FeatureCache | None, labels: Path | None, choice: PlanChoice, *, replace: bool = False
+) -> DataSet:
     """The clips in force, or those that a table declares.
 
     Parameters
@@ -60,6 +66,8 @@ def choose_data_set(cache: FeatureCache | None, labels: Path | None, choice: Pla
     labels : Path or None
         CSV of ``id,label[,group][,fold][,split]``.
     choice : PlanChoice
+    replace : bool
+        Whether a table may have no clip in common with those in force.
 
     Raises
     ------
@@ -81,7 +89,18 @@ def choose_data_set(cache: FeatureCache | None, labels: Path | None, choice: Pla
         _check_agreement(labels, given, cache)
         return DataSet(cache.statuses, current)
     plan = next_plan(cache.plans if cache is not None else (), given, choice)
-    return DataSet(given, plan, declared=True, dealt=_deals(current, plan, given))
+    made = DataSet(given, plan, declared=True, dealt=_deals(current, plan, given))
+    if cache is None or current is None or current.records == plan.records:
+        changes = () if current is None else tuple(_fold_changes(current, plan))
+        return dataclasses.replace(made, changes=changes)
+    before = cache.statuses
+    if not replace and not set(before.ids) & set(given.ids):
+        raise InputError(
+            f"{labels}: none of its {len(given)} ids ({first_few(given.ids)}) is one of the {len(before)} clips of "
+            f"{cache.path} ({first_few(before.ids)}); name another --cache folder, or add --replace: no source of now "
+            "has features of these clips"
+        )
+    return dataclasses.replace(made, changes=(*_clip_changes(before, given), *_fold_changes(current, plan)))
 
 
 def _is_declared(cache: FeatureCache, given: ClipTable) -> bool:
@@ -97,10 +116,46 @@ def _check_choice(plan: Plan, choice: PlanChoice) -> None:
 
 def _deals(current: Plan | None, plan: Plan, given: ClipTable) -> bool:
     """Whether some clip's fold is news to whoever made the features."""
-    if (given.numbers["declared_fold"] >= 0).any():
-        return False
     made = Assignment.of(plan.assignment)
+    covered = made.folds_of(given.digests) >= 0  # the fold of a test clip says nothing
+    if (given.numbers["declared_fold"][covered] >= 0).any():
+        return False
     return current is None or not np.array_equal(Assignment.of(current.assignment).folds_of(made.digests), made.folds)
+
+
+def _clip_changes(before: ClipTable, given: ClipTable) -> Iterator[str]:
+    """What a table says otherwise than the one in force, in sentences."""
+    known = {status.clip.id: status for status in before}
+    new = [name for name in given.ids if name not in known]
+    listed = set(given.ids)
+    gone = [name for name in before.ids if name not in listed]
+    for what, names in (("added", new), ("gone", gone)):
+        if names:
+            yield f"{len(names)} clips {what} (first: {first_few(names)})"
+    for what in ("label", "group", "split"):
+        changed = [status.clip.id for status in given if _is_changed(known.get(status.clip.id), status, what)]
+        if changed:
+            yield f"{what} of {len(changed)} clips changed (first: {first_few(changed)})"
+
+
+def _is_changed(known: ClipStatus | None, given: ClipStatus, what: str) -> bool:
+    """Whether a clip that was there has another value now."""
+    if known is None:
+        return False
+    if what == "group":
+        return known.group != given.group
+    return bool(getattr(known.clip, what) != getattr(given.clip, what))
+
+
+def _fold_changes(before: Plan, plan: Plan) -> Iterator[str]:
+    """How the folds differ from those in force, in a sentence."""
+    was, now = Assignment.of(before.assignment), Assignment.of(plan.assignment)
+    folds = was.folds_of(now.digests)
+    moved = int(((folds >= 0) & (folds != now.folds)).sum())
+    if before.folds != plan.folds:
+        yield f"{plan.folds} folds in place of {before.folds}"
+    if moved:
+        yield f"{moved} of {len(now)} clips are in another fold"
 
 
 def _check_agreement(labels: Path, given: ClipTable, cache: FeatureCache) -> None:

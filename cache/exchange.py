@@ -7,25 +7,25 @@ of the plan whose labels were not used; every clip outside those counts as seen.
 
 import logging
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cache.additions import write_rows
-from cache.blocks import PART_BYTES, Owner, held, part_files, read_rows
+from cache.blocks import PART_BYTES, held
 from cache.columns import lookup
 from cache.datasets import DataSet, choose_data_set
-from cache.errors import DamagedPartError, InputError
+from cache.errors import InputError
 from cache.feature_files import read_features
-from cache.features import Features, first_few, shown
+from cache.features import Features, first_few
 from cache.folds import imported_roles, single_holdouts, units_of
 from cache.manifest import MARKER
-from cache.parts import open_part
+from cache.matching import check_equal, check_shape, in_class_order, one_row_a_clip, places_of
 from cache.planning import PlanChoice
-from cache.recipe import IMPORT, Recipe, import_recipe
+from cache.recipe import Recipe, import_recipe, imported_as
 from cache.records import Holdout
 from cache.store import FeatureCache, Roles
 
@@ -50,6 +50,8 @@ class ImportSettings:
     ids : Path or None
         Ids of the rows of a ``.npy``.
     plan : PlanChoice
+    replace : bool
+        Whether `labels` may have no clip in common with those that are in force.
     command : str
         The command line, kept in the cache for reports.
     """
@@ -61,6 +63,7 @@ class ImportSettings:
     labels: Path | None = None
     ids: Path | None = None
     plan: PlanChoice = field(default_factory=PlanChoice)
+    replace: bool = False
     command: str = ""
 
     def __post_init__(self) -> None:
@@ -95,7 +98,10 @@ class Imported:
 
 @dataclass(frozen=True)
 class _Ready:
-    """What was decided: `places` [N] is the file's row of each clip, -1 where it has none; `new` [N] what to write."""
+    """What was decided: `places` [N] is the file's row of each clip, -1 where it has none; `new` [N] what to write.
+
+    `there` says how many clips have rows already.
+    """
 
     data: DataSet
     recipe: Recipe
@@ -103,6 +109,7 @@ class _Ready:
     features: Features
     places: NDArray[np.int64]
     new: NDArray[np.bool_]
+    there: int
 
 
 def import_features(settings: ImportSettings, *, say: Callable[[str], None] = log.info) -> Imported:
@@ -120,10 +127,16 @@ def import_features(settings: ImportSettings, *, say: Callable[[str], None] = lo
         If the features, the labels, the holdout or the name cannot be used; nothing is written then.
     """
     features = read_features(settings.file, ids=settings.ids)
+    if features.choice:
+        say(f"{settings.file}: {features.choice}")
     ready = _decide(settings, features, say)
-    if not ready.new.all():
-        say(f"{int((~ready.new).sum())} rows are there already, and equal where the file has them")
+    if ready.there:
+        say(f"{ready.there} rows are there already, and equal where the file has them")
     cache = _act(settings, ready)
+    if ready.data.changes:
+        say(f"{settings.labels} replaces the clips and folds in force: {'; '.join(ready.data.changes)}")
+        for line in _left_behind(cache, settings.source):
+            say(line)
     widths = {name: values.shape[1] for name, values in features.arrays.items()}
     holdouts = single_holdouts(cache.plan.folds)
     return Imported(
@@ -140,19 +153,19 @@ def _decide(settings: ImportSettings, features: Features, say: Callable[[str], N
     cache = None
     if (settings.cache / MARKER).is_file():
         cache = FeatureCache(settings.cache, create=settings.labels is not None)
-    data = choose_data_set(cache, settings.labels, settings.plan)
+    data = choose_data_set(cache, settings.labels, settings.plan, replace=settings.replace)
     _check_holdout(settings, data)
     recipe = _recipe(cache, settings)
-    features = _in_class_order(features, data)
+    features = in_class_order(features, data)
     features.check_values()
     roles = imported_roles(units_of(data.clips), data.plan, settings.holdout) if recipe.sees_labels else None
-    places = _places(features, data, say)
+    places, first = one_row_a_clip(features, data, places_of(features, data, say))
     have = np.zeros(len(places), dtype=bool)
     if cache is not None:
-        _check_shape(cache, recipe, features)
+        check_shape(cache, recipe, features)
         owner = cache.owner(recipe, roles)
         have = lookup(held(owner), data.clips.digests) >= 0
-        _check_equal(owner, data, features, np.where(have, places, -1))
+        check_equal(owner, data, features, np.where(have, places, -1))
     lacking = np.flatnonzero((places < 0) & ~have)
     if len(lacking):
         raise InputError(
@@ -160,7 +173,7 @@ def _decide(settings: ImportSettings, features: Features, say: Callable[[str], N
             f"{first_few(data.clips.ids[int(row)] for row in lacking[:4])}); a clip without features cannot be fused: "
             "add them"
         )
-    return _Ready(data, recipe, roles, features, places, ~have)
+    return _Ready(data, recipe, roles, features, places, ~have & first, int(have.sum()))
 
 
 def _check_holdout(settings: ImportSettings, data: DataSet) -> None:
@@ -185,9 +198,9 @@ def _recipe(cache: FeatureCache | None, settings: ImportSettings) -> Recipe:
     recipe = import_recipe(source, sees_labels=settings.holdout.folds is not None)
     if cache is None or source not in cache.selection:
         return recipe
-    current = cache.recipe(source)
-    if current.network != IMPORT:
-        raise InputError(f"source {source!r} was made by extract ({current.network}); use another --source name")
+    current = imported_as(source, cache.selection[source])  # its record may be damaged: it is written anew
+    if current is None:
+        raise InputError(f"source {source!r} was made by extract; use another --source name")
     if current.sees_labels != recipe.sees_labels:
         kinds = ("*", "folds")
         raise InputError(
@@ -197,78 +210,21 @@ def _recipe(cache: FeatureCache | None, settings: ImportSettings) -> Recipe:
     return recipe
 
 
-def _in_class_order(features: Features, data: DataSet) -> Features:
-    """The features with logits in sorted label order."""
-    classes = data.clips.labels
-    if features.logits is None:
-        return features
-    width = features.logits.shape[1]
-    if features.classes is None and width != len(classes):
-        raise InputError(
-            f"{features.file}: logits have {width} columns; expected {len(classes)}, one a label in sorted order: "
-            f"{', '.join(classes)}"
-        )
-    if features.classes is None:
-        return features
-    if sorted(features.classes) != sorted(classes):
-        raise InputError(f"{features.file}: logits are of {', '.join(features.classes)}; expected {', '.join(classes)}")
-    order = [features.classes.index(label) for label in classes]
-    return replace(features, logits=features.logits[:, order], classes=classes)
-
-
-def _places(features: Features, data: DataSet, say: Callable[[str], None]) -> NDArray[np.int64]:
-    """Row of the file of each clip of the plan, -1 where it has none; ids that the cache does not know are refused."""
-    known = set(data.statuses.ids)
-    if strange := [name for name in features.ids if name not in known]:
-        raise InputError(
-            f"{features.file}: {len(strange)} of {len(features.ids)} ids are not clips of the cache (first: "
-            f"{first_few(strange)}); its ids look like {first_few(data.statuses.ids)}"
-        )
-    found = features.places
-    places = np.fromiter((found.get(name, -1) for name in data.clips.ids), np.int64, len(data.clips))
-    if dropped := len(features.ids) - int((places >= 0).sum()):
-        say(f"{dropped} rows dropped: their clips are refused, or held back for testing (split = test)")
-    return places
-
-
-def _check_shape(cache: FeatureCache, recipe: Recipe, features: Features) -> None:
-    """Refuse arrays of other widths than the source's rows have, under whatever holdout."""
-    wanted = {name: values.shape[1] for name, values in features.arrays.items()}
-    folder = cache.block_folder(recipe, None).parent
-    for file in (part for network in sorted(folder.glob("*/")) for part in part_files(network)):
-        try:
-            with open_part(file) as part:
-                found = {name: part[name].shape[1] for name in part if name != "clip"}
-        except DamagedPartError:
-            continue  # it is set aside when its rows are wanted
-        if found != wanted:
-            raise InputError(
-                f"{features.file}: has {_widths(wanted)}, but source {recipe.source!r} holds {_widths(found)}; use "
-                "another --source name"
-            )
-        return
-
-
-def _widths(widths: dict[str, int]) -> str:
-    return ", ".join(f"{name} [N, {width}]" for name, width in sorted(widths.items()))
-
-
-def _check_equal(owner: Owner, data: DataSet, features: Features, places: NDArray[np.int64]) -> None:
-    """Refuse rows that the source holds already with other values; `places` [N] is -1 where nothing is to compare."""
-    chosen = np.flatnonzero(places >= 0)
-    if not len(chosen):
-        return
-    given = features.rows(places[chosen])
-    kept = read_rows(owner, data.clips.digests[chosen], tuple(given)).arrays
-    different = np.zeros(len(chosen), dtype=bool)
-    for name, values in given.items():
-        different |= (np.ascontiguousarray(values).view(np.uint32) != kept[name].view(np.uint32)).any(axis=1)
-    if different.any():
-        first = data.clips.ids[int(chosen[different][0])]
-        raise InputError(
-            f"{features.file}: source {owner.source!r} holds other values of {int(different.sum())} clips (first: "
-            f"{shown(first)}); nothing is overwritten: use another --source name, or moodfuse cache prune the old one"
-        )
+def _left_behind(cache: FeatureCache, source: str) -> Iterator[str]:
+    """Sentences on the other sources that lack features of clips, or of folds, that are in force now."""
+    for other in cache.sources():
+        recipe = imported_as(other, cache.selection[other])
+        if other == source or recipe is None:
+            continue
+        named = ("*",) if not recipe.sees_labels else single_holdouts(cache.plan.folds)
+        for holdout in named:
+            roles = cache.roles(recipe, holdout)
+            lacking = int((lookup(held(cache.owner(recipe, roles)), cache.clips.digests) < 0).sum())
+            if lacking:
+                yield (
+                    f"source {other} {holdout} lacks features of {lacking} of {len(cache.clips)} clips now; import "
+                    f"them too, or take it out: moodfuse cache prune --source {other}"
+                )
 
 
 def _act(settings: ImportSettings, ready: _Ready) -> FeatureCache:
@@ -285,6 +241,7 @@ def _act(settings: ImportSettings, ready: _Ready) -> FeatureCache:
     step = max(1, PART_BYTES // (4 * columns + _DIGEST_BYTES))
     for start in range(0, len(rows), step):
         piece = rows[start : start + step]
-        write_rows(owner, digests[piece], ready.features.rows(ready.places[piece]), stem=f"{piece[0]:08d}")
+        values = ready.features.rows(ready.places[piece])
+        write_rows(owner, digests[piece], values, stem=f"{piece[0]:08d}", classes=ready.features.classes or ())
     cache.select([ready.recipe], command=settings.command if len(rows) else "")
     return cache

@@ -17,6 +17,7 @@ from cache.columns import Assignment
 from cache.errors import CacheError, InputError
 from cache.feature_files import LOGIT
 from cache.files import TEMPORARY_PREFIX, refused, sync_folder
+from cache.layout import UNKNOWN, is_ours, kind_of
 from cache.records import Holdout
 from cache.store import FeatureCache
 
@@ -67,7 +68,7 @@ def export_features(
     Raises
     ------
     InputError
-        If the suffix is unknown, the file exists, or the source needs a holdout.
+        If the suffix is unknown, the file exists or would stand among the cache's own, or the source needs a holdout.
     MissingBlockError
         If the features are not in the cache.
     """
@@ -76,12 +77,23 @@ def export_features(
         raise InputError(f"{output}: suffix {suffix!r} is not known; expected one of {', '.join(WRITERS)}")
     if output.exists() and not force:
         raise InputError(f"{output} exists; name another --output, or replace it with --force")
+    _check_outside(cache.path, output)
     if holdout is None and cache.recipe(source).sees_labels:
         raise InputError(f"{source} has features of several holdouts; name one, such as --holdout '{{0}}'")
     found = _collect(cache, source, holdout or Holdout.frozen())
-    with _aside(output) as stream:
+    with _aside(output.resolve() if output.is_symlink() else output) as stream:  # what a link leads to is replaced
         WRITERS[suffix](stream, found)
     return found
+
+
+def _check_outside(root: Path, output: Path) -> None:
+    """Refuse a place that is the cache's own."""
+    try:
+        place = output.resolve().relative_to(root.resolve()).as_posix()
+    except ValueError:
+        return
+    if kind_of(place) != UNKNOWN or is_ours(place.split("/")[0]):
+        raise InputError(f"{output}: is a place of the cache's own files; name an --output outside of {root}")
 
 
 def _collect(cache: FeatureCache, source: str, holdout: Holdout) -> Exported:
@@ -174,7 +186,13 @@ def _write_parquet(stream: BinaryIO, found: Exported) -> None:
 
     texts = found.texts
     first = {name: texts[name] for name in ("id", "label", "group")}
-    write_parquet(stream, {**first, "fold": found.folds, "digest": texts["digest"], **found.arrays})
+    columns: dict[str, np.ndarray | Sequence[str]] = {
+        **first,
+        "fold": found.folds,
+        "digest": texts["digest"],
+        **found.arrays,
+    }
+    write_parquet(stream, columns, classes=found.classes if "logits" in found.arrays else ())
 
 
 WRITERS: dict[str, Callable[[BinaryIO, Exported], None]] = {

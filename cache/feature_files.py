@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.csv_rows import check_columns, csv_rows
+from cache.csv_rows import check_columns, check_encoding, csv_rows
 from cache.errors import InputError
 from cache.features import Features, narrowed, plain_id
 
@@ -64,12 +64,13 @@ def choose_columns(file: Path, names: Sequence[str]) -> Columns:
     """
     check_columns(file, names, ("id",))
     logits = tuple(name for name in names if name.startswith(LOGIT))
-    others = [name for name in names if name not in ("id", *BESIDE, *logits)]
+    beside = tuple(name for name in names if name in BESIDE)
+    others = [name for name in names if name not in ("id", *beside, *logits)]
     numbered = [name for name in others if _NUMBERED.fullmatch(name)]
     if "e0" not in numbered:
         if not others:
             raise InputError(f"{file}: has no column of an embedding; expected numbers in columns e0, e1, ...")
-        return Columns(tuple(others), logits)
+        return Columns(tuple(others), logits, beside)
     embedding = tuple(f"e{number}" for number in range(len(numbered)))
     if lacking := sorted(set(embedding) - set(numbered)):
         raise InputError(f"{file}: column {lacking[0]} is missing among e0 ... of {len(numbered)} embedding columns")
@@ -133,7 +134,9 @@ def _read_ids(file: Path) -> list[str]:
     with readable(file):
         if file.suffix.lower() == ".npy":
             return texts_of(_array(file), "ids", file)
-        lines = file.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+        data = file.read_bytes()
+        check_encoding(data, file)
+        lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     texts = [line.removesuffix(b"\r").decode("utf-8", "surrogateescape") for line in lines]
     return texts[:-1] if not texts[-1] else texts
 
@@ -196,7 +199,7 @@ def _read_csv(file: Path) -> Features:
     for line, cells in rows:
         ids.append(cells[place])
         try:
-            waiting += [float(cells[column]) for column in wanted]
+            waiting += [_number(cells[column]) for column in wanted]
         except ValueError as error:
             raise _no_number(f"{file}, line {line}", names, cells, wanted) from error
         if len(waiting) >= _VALUES_AT_ONCE:
@@ -205,14 +208,21 @@ def _read_csv(file: Path) -> Features:
     values = np.concatenate(pieces)
     width = len(columns.embedding)
     logits = values[:, width:] if columns.logits else None
-    return Features(file, ids, values[:, :width], logits, columns.classes, columns.passed_over)
+    return Features(file, ids, values[:, :width], logits, columns.classes, columns.passed_over, columns.embedding)
+
+
+def _number(text: str) -> float:
+    """A number as others write it: Python alone reads ``1_000``, or digits of other scripts, as one."""
+    if "_" in text or not text.isascii():
+        raise ValueError(text)
+    return float(text)
 
 
 def _no_number(where: str, names: Sequence[str], cells: Sequence[str], wanted: Sequence[int]) -> InputError:
     """Names the first cell of a row that is no number."""
     for column in wanted:
         try:
-            float(cells[column])
+            _number(cells[column])
         except ValueError:
             break
     return InputError(

@@ -12,7 +12,7 @@ from cache.errors import InputError
 
 WIDEST_BYTES = 8
 _BYTES_AT_ONCE = 1 << 24
-_SHOWN = 60
+_SHOWN, _NAMED = 60, 3
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class Features:
         Class of each column of `logits` where the file names them; else they are in sorted label order.
     passed_over : tuple of str
         Columns of the file that were not read.
+    columns : tuple of str
+        Columns that the embedding is made of, where it is not one array in the file.
     """
 
     file: Path
@@ -38,6 +40,7 @@ class Features:
     logits: np.ndarray | None = None
     classes: tuple[str, ...] | None = None
     passed_over: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, values in self.arrays.items():
@@ -60,6 +63,15 @@ class Features:
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays by name; no ``logits`` where there are none."""
         return {"embedding": self.embedding} | ({} if self.logits is None else {"logits": self.logits})
+
+    @property
+    def choice(self) -> str:
+        """Which columns became the embedding and which were left, in words; empty where their names say it all."""
+        taken = "" if not self.columns or self.columns[0] == "e0" else f"columns taken: {first_few(self.columns)}"
+        taken += f" ({len(self.columns)} in all)" if taken and len(self.columns) > _NAMED else ""
+        left = f"columns passed over: {first_few(self.passed_over)}" if self.passed_over else ""
+        left += f" ({len(self.passed_over)} in all)" if len(self.passed_over) > _NAMED else ""
+        return "; ".join(filter(None, (taken, left)))
 
     @cached_property
     def places(self) -> dict[str, int]:
@@ -143,5 +155,5 @@ def shown(text: str) -> str:
 
 def first_few(texts: Iterable[str]) -> str:
     """The first three of some ids."""
-    few = [shown(text) for text, _ in zip(texts, range(4), strict=False)]
-    return ", ".join(few[:3]) + (", ..." if len(few) > 3 else "")
+    few = [shown(text) for text, _ in zip(texts, range(_NAMED + 1), strict=False)]
+    return ", ".join(few[:_NAMED]) + (", ..." if len(few) > _NAMED else "")

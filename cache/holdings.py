@@ -23,7 +23,7 @@ class ClipCounts:
 
 @dataclass(frozen=True)
 class PlanFile:
-    """A fold plan on disk; `superseded` where a later one of its repeat has its folds and seed."""
+    """A fold plan on disk; `superseded` where two later ones of its repeat have its folds and seed."""
 
     place: str
     folds: int
@@ -60,6 +60,8 @@ class HeldBlock:
     rows, clips : int
         Rows that its parts hold, and clips of the plan in force that it should hold.
     parts, bytes, weights_bytes : int
+    recorded : bool
+        Whether it says itself what it was tuned on, or needs no such record; else nobody can say what it is.
     """
 
     trained: str
@@ -69,6 +71,7 @@ class HeldBlock:
     parts: int
     bytes: int
     weights_bytes: int
+    recorded: bool = True
 
     @property
     def order(self) -> tuple[object, ...]:
@@ -178,7 +181,7 @@ class Inventory:
 
     @property
     def old_tables(self) -> tuple[Entry, ...]:
-        """Tables of clips that the plan in force does not name."""
-        current = [plan for plan in self.plans if not plan.repeat][-1:]
-        named = {f"tables/clips-{name}.h5" for plan in current for name in plan.records}
+        """Tables of clips that neither the plan in force names nor the one before it, which is its fallback."""
+        latest = [plan for plan in self.plans if not plan.repeat][-2:]
+        named = {f"tables/clips-{name}.h5" for plan in latest for name in plan.records}
         return tuple(entry for entry in self.of_kind("table") if entry.place not in named)

@@ -1,44 +1,62 @@
 """What a cache holds and what of it is stale: from listings, headers, the plans and the table in force.
 
-Rows of features are counted by the headers of their parts, 512 bytes each; no such part is opened. So a row of a clip
-that has left the data set counts too. Columns stay columns: a million clips cost no record each.
+Rows of features are counted by the headers of their parts, 512 bytes each. Only where clips may have left the data
+set, and the parts are small, are they opened, so that rows of such clips do not count. Columns stay columns: a million
+clips cost no record each.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+
+from cache.choices import MEND
 from cache.columns import Texts
 from cache.errors import CacheError, DamagedPartError
 from cache.files import read_json
+from cache.folds import VIEWS
 from cache.holdings import ClipCounts, HeldRun, Inventory, PlanFacts, PlanFile
 from cache.layout import Entry, entries, folder_of
 from cache.parts import read_part
-from cache.recipe_listing import RecipeListing
+from cache.recipe_listing import RecipeListing, Wanted
 from cache.store import FeatureCache
 from cache.tables import ClipTable
 
 _COLUMNS = ("split", "missing")
 
 
-def take_stock(cache: FeatureCache) -> Inventory:
+def take_stock(cache: FeatureCache, *, without: Collection[str] = ()) -> Inventory:
     """What a cache holds. Files are listed before plans are read, so that a plan in force names the newest of them.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+    without : collection of str
+        Sources that are looked at as if they were in force no more.
 
     Raises
     ------
     DamagedPartError
         If a plan, the table of clips in force, or a choice of sources is damaged.
+    UnknownNameError
+        If `without` names no source in force.
     """
+    for source in without:
+        cache.check_source(source)
+    selection = {source: digest for source, digest in cache.selection.items() if source not in without}
     found = tuple(entries(cache.path))
     table = _columns(cache) if cache.plans else None
     covered = None if table is None else _covered(table)
-    listing = RecipeListing(cache, found, covered)
+    wanted = None if covered is None else _wanted(cache, covered)
+    listing = RecipeListing(cache, found, wanted, selection=selection)
     return Inventory(
         path=cache.path,
         clips=None if table is None else _clip_counts(table),
         plan=None if covered is None else _plan_facts(cache, covered),
         plans=_plan_files(found),
         recipes=listing.recipes(),
-        runs=tuple(_runs(cache, found)),
+        runs=tuple(_runs(selection, found)),
         entries=found,
         unreadable=tuple(listing.unreadable),
     )
@@ -60,7 +78,7 @@ def _columns(cache: FeatureCache) -> ClipTable:
             {"ok": arrays["ok"]},
         )
     except (KeyError, ValueError) as error:
-        raise DamagedPartError(f"{file}: {error} is missing or does not fit; run extract again") from error
+        raise DamagedPartError(f"{file}: {error} is missing or does not fit; {MEND}") from error
 
 
 def _clip_counts(table: ClipTable) -> ClipCounts:
@@ -73,6 +91,15 @@ def _covered(table: ClipTable) -> ClipTable:
     return table.take(table.numbers["ok"] & ~table.where("split", "test"))
 
 
+def _wanted(cache: FeatureCache, covered: ClipTable) -> Wanted:
+    """How many different clips there are to have rows of; digests are read only where some clip lacks a view."""
+    lacking = dict.fromkeys(VIEWS, 0)
+    if any(covered.where("missing", view).any() for view in VIEWS):
+        clips = cache.clips
+        lacking = {view: len(np.unique(clips.digests[clips.where("missing", view)])) for view in VIEWS}
+    return Wanted(len(cache.plan.assignment), lacking)
+
+
 def _plan_facts(cache: FeatureCache, covered: ClipTable) -> PlanFacts:
     plan = cache.plan
     groups = covered.texts["group"].distinct()
@@ -80,7 +107,10 @@ def _plan_facts(cache: FeatureCache, covered: ClipTable) -> PlanFacts:
 
 
 def _plan_files(found: Sequence[Entry]) -> tuple[PlanFile, ...]:
-    """Every plan, oldest first; of those of one repeat, K and seed the last is the one that clips are dealt from."""
+    """Every plan, oldest first. Of those of one repeat, K and seed clips are dealt from the last.
+
+    The one before it is kept too: should the last be lost to damage, clips keep the folds that they had there.
+    """
     plans = []
     for entry in found:
         if entry.kind == "plan" and not entry.fault:
@@ -89,14 +119,19 @@ def _plan_files(found: Sequence[Entry]) -> tuple[PlanFile, ...]:
             records = tuple(values["records"])
             plans.append(PlanFile(entry.place, folds, seed, repeat, sequence, records, entry.bytes))
     plans.sort(key=lambda plan: (plan.sequence, plan.place.rpartition("/")[2]))
-    last = {(plan.repeat, plan.folds, plan.seed): plan for plan in plans}
-    return tuple(replace(plan, superseded=last[plan.repeat, plan.folds, plan.seed] is not plan) for plan in plans)
+    later: Counter[tuple[int, int, int]] = Counter()
+    counted: list[PlanFile] = []
+    for plan in reversed(plans):
+        kind = (plan.repeat, plan.folds, plan.seed)
+        counted.append(replace(plan, superseded=later[kind] > 1))
+        later[kind] += 1
+    return tuple(reversed(counted))
 
 
 # Runs
 
 
-def _runs(cache: FeatureCache, found: Sequence[Entry]) -> Iterator[HeldRun]:
+def _runs(selection: Mapping[str, str], found: Sequence[Entry]) -> Iterator[HeldRun]:
     """Every folder of a run, by name."""
     inside: dict[str, list[Entry]] = {}
     for entry in found:
@@ -111,7 +146,7 @@ def _runs(cache: FeatureCache, found: Sequence[Entry]) -> Iterator[HeldRun]:
             whole=recipes is not None,
             bytes=sum(entry.bytes for entry in files),
             gone=tuple(source for source, digest in recipes or () if (source, digest) not in kept),
-            replaced=tuple(source for source, digest in kept if cache.selection.get(source) != digest),
+            replaced=tuple(source for source, digest in kept if selection.get(source) != digest),
         )
 
 

@@ -85,7 +85,9 @@ def _headlines(stock: Inventory) -> Iterator[str]:
     else:
         plan, counts = stock.plan, stock.clips
         further = f", {plan.repeats} fold plans in force" if plan.repeats > 1 else ""
-        covers = f"{plan.clips} clips in {plan.groups} groups"
+        same = counts.ok - counts.test - plan.clips
+        copies = f" ({same} the same file and seconds as another)" if same > 0 else ""
+        covers = f"{plan.clips} clips{copies} in {plan.groups} groups"
         yield f"plan {plan.sequence}: {plan.folds} folds, seed {plan.seed}, over {covers}{further}"
         yield f"clips: {counts.listed} listed, {counts.ok} readable, {counts.refused} refused, {counts.test} for tests"
     if clips := _media_clips(stock):

@@ -94,7 +94,10 @@ class Manifest:
                 if not file.exists():
                     continue  # superseded, and pruned meanwhile
                 if not self._mends:
-                    raise DamagedPartError(f"{error}; run extract again, which deals the clips anew") from error
+                    mend = (
+                        "run moodfuse cache verify --repair, which says how to keep the folds; else run extract again"
+                    )
+                    raise DamagedPartError(f"{error}; {mend}, or the cache import that made it") from error
                 set_aside(file, str(error))
         return tuple(plan for plan, _ in sorted(found, key=lambda item: (item[0].sequence, item[1])))
 
@@ -168,7 +171,10 @@ class Manifest:
                 raise DamagedPartError(f"{file}: holds no table of clips")
             return ClipTable.from_arrays(arrays)
         except DamagedPartError as error:
-            raise DamagedPartError(f"{error}; run extract again, which writes the table of clips anew") from error
+            raise DamagedPartError(
+                f"{error}; run extract again, or the moodfuse cache import --labels that made it: both write the table "
+                "of clips anew"
+            ) from error
 
     @cached_property
     def clips(self) -> ClipTable:

@@ -6,6 +6,7 @@ any other network says itself what it saw, and the plan says which folds that le
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from cache.errors import CacheError
 from cache.files import read_json
 from cache.folds import pair_holdouts, single_holdouts
 from cache.identity import trained_digest16
-from cache.recipe import Recipe
+from cache.recipe import IMPORT, Recipe
 from cache.records import Holdout, Plan
 from cache.store import FROZEN, FeatureCache
 
@@ -34,6 +35,8 @@ class HoldoutName:
 ANY = (HoldoutName(0, Holdout.frozen()),)
 """What the one block of a frozen source is called."""
 NONE = Holdout.of(())
+_MOST_FOLDS = 8
+"""Of so many folds at most all sets are tried: 2^8 of them."""
 
 
 class Namer:
@@ -65,7 +68,8 @@ class Namer:
             return ()
         found = self.singles(recipe).get(trained, ())
         for plan in self.plans if not found else ():
-            candidates = {NONE, *_left_out(plan, record)} - ({NONE} if plan.repeat else set())  # the same in every plan
+            candidates = {NONE, *_left_out(plan, record, recipe)}
+            candidates -= {NONE} if plan.repeat else set()  # the same in every plan
             found += self._named(recipe, [(plan, holdout) for holdout in candidates]).get(trained, ())
         return found
 
@@ -87,12 +91,18 @@ class Namer:
         return self._known[key]
 
 
-def _left_out(plan: Plan, record: Path) -> tuple[Holdout, ...]:
-    """The folds of which a network says that it saw no clip; every pair where its record cannot be read."""
+def _left_out(plan: Plan, record: Path, recipe: Recipe) -> tuple[Holdout, ...]:
+    """The folds of which a network says that it saw no clip; where its record cannot be read all that it may be.
+
+    That is every pair, and of an import every set of folds, unless these are too many.
+    """
     try:
         seen = np.array([digest for digest, _, _ in read_json(record)], dtype="S64")
     except (CacheError, TypeError, ValueError):
-        return pair_holdouts(plan.folds)
+        if recipe.network != IMPORT or plan.folds > _MOST_FOLDS:
+            return pair_holdouts(plan.folds)
+        sizes = range(2, plan.folds)
+        return tuple(Holdout.of(some) for size in sizes for some in combinations(range(plan.folds), size))
     folds = Assignment.of(plan.assignment).folds_of(seen)
     if not len(folds) or (folds < 0).any():
         return ()

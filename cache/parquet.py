@@ -1,6 +1,7 @@
 """Features in Parquet, through pyarrow, which is an extra: read whole, written a group of rows at a time."""
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +14,8 @@ from cache.errors import InputError
 from cache.feature_files import BESIDE, LOGIT, choose_columns, readable
 from cache.features import Features, plain_id
 
+CLASSES_KEY = b"moodfuse.classes"
+"""Key of the metadata of a file of lists: a JSON list, the class of each value in the lists of logits."""
 _VALUES_AT_ONCE = 1 << 23
 
 
@@ -70,7 +73,19 @@ def _read_lists(file: Path, source: Any, kinds: dict[str, Any]) -> Features:
     logits = _side_by_side(table, named, file) if named else arrays.get("logits")
     others = tuple(name for name in kinds if name not in ("id", *lists, *named, *BESIDE))
     classes = tuple(name.removeprefix(LOGIT) for name in named) or None
+    if "logits" in arrays:
+        classes = _classes(source.schema_arrow.metadata or {}, file)
     return Features(file, _texts(table["id"], file), arrays["embedding"], logits, classes, others)
+
+
+def _classes(metadata: Mapping[bytes, bytes], file: Path) -> tuple[str, ...] | None:
+    """Class of each value in the lists of logits, where the file says it."""
+    if CLASSES_KEY not in metadata:
+        return None
+    found = json.loads(metadata[CLASSES_KEY])
+    if not isinstance(found, list) or not all(isinstance(label, str) for label in found):
+        raise InputError(f"{file}: {CLASSES_KEY.decode()} in its metadata is no list of labels")
+    return tuple(found)
 
 
 def _read_flat(file: Path, source: Any, kinds: dict[str, Any]) -> Features:
@@ -79,8 +94,11 @@ def _read_flat(file: Path, source: Any, kinds: dict[str, Any]) -> Features:
     table = source.read(columns=["id", *columns.embedding, *columns.logits])
     embedding = _side_by_side(table, columns.embedding, file)
     logits = _side_by_side(table, columns.logits, file) if columns.logits else None
-    others = tuple(name for name in (*columns.passed_over, *words) if name not in (*BESIDE, *columns.logits))
-    return Features(file, _texts(table["id"], file), embedding, logits, columns.classes, others)
+    others = tuple(name for name in (*columns.passed_over, *words) if name not in columns.logits)
+    if "e0" in kinds:
+        others = tuple(name for name in others if name not in BESIDE)
+    ids = _texts(table["id"], file)
+    return Features(file, ids, embedding, logits, columns.classes, tuple(dict.fromkeys(others)), columns.embedding)
 
 
 def _is_number(kind: Any) -> bool:
@@ -137,17 +155,23 @@ def _matrix(column: Any, where: str) -> np.ndarray:
     return np.concatenate(pieces) if pieces else np.zeros((0, 1), dtype=np.float32)
 
 
-def write_parquet(stream: BinaryIO, columns: dict[str, np.ndarray | Sequence[str]]) -> None:
-    """Write columns [N] and [N, D]: text (as bytes where some of it is no UTF-8), numbers, and lists of float."""
+def write_parquet(
+    stream: BinaryIO, columns: dict[str, np.ndarray | Sequence[str]], *, classes: Sequence[str] = ()
+) -> None:
+    """Write columns [N] and [N, D]: text (as bytes where some of it is no UTF-8), numbers, and lists of float.
+
+    `classes`, one of each value in the lists of logits, stand in the file's metadata.
+    """
     arrow = pyarrow()
     kinds = {name: _kind(values) for name, values in columns.items()}
+    schema = arrow.schema(kinds, metadata={CLASSES_KEY: json.dumps(list(classes)).encode()} if classes else None)
     rows = len(columns["id"])
     step = max(1, _VALUES_AT_ONCE // sum(values.shape[1] for values in columns.values() if _is_matrix(values)))
-    with arrow.parquet.ParquetWriter(stream, arrow.schema(kinds)) as writer:
+    with arrow.parquet.ParquetWriter(stream, schema) as writer:
         for start in range(0, rows, step):
             piece = {name: values[start : start + step] for name, values in columns.items()}
             arrays = [_arrow_array(values, kinds[name]) for name, values in piece.items()]
-            writer.write_table(arrow.table(arrays, schema=arrow.schema(kinds)))
+            writer.write_table(arrow.table(arrays, schema=schema))
 
 
 def _is_matrix(values: np.ndarray | Sequence[str]) -> TypeGuard[np.ndarray]:

@@ -58,7 +58,7 @@ def next_plan(plans: Sequence[Plan], statuses: Sequence[ClipStatus], choice: Pla
         )
     units = units_of(covered)
     current = plans[-1] if plans else None
-    folds = choice.folds or (current.folds if current else DEFAULT_FOLDS)
+    folds = choice.folds if choice.folds is not None else (current.folds if current else DEFAULT_FOLDS)
     seed = choice.seed if choice.seed is not None else (current.seed if current else DEFAULT_SEED)
     declared = declared_folds(covered)
     if declared is not None:

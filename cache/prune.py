@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from cache.choices import MEND
 from cache.errors import DamagedPartError, UnknownNameError
 from cache.files import STALE_S, TEMPORARY_PREFIX, sync_folder
 from cache.holdings import IN_FORCE, UNFINISHED, HeldRecipe, Inventory
@@ -32,6 +33,8 @@ class PruneChoice:
     ----------
     recipes : bool
         Recipes not in force, networks that no plan in force names, plans and tables that nothing reads any more.
+    sources : tuple of str
+        Sources to take out of force, which the inventory has as if they were; their recipes go.
     media : bool
         All decoded clips.
     runs : tuple of str
@@ -41,6 +44,7 @@ class PruneChoice:
     """
 
     recipes: bool = True
+    sources: tuple[str, ...] = ()
     media: bool = False
     runs: tuple[str, ...] = ()
     bad: bool = False
@@ -90,6 +94,9 @@ def decide(stock: Inventory, choice: PruneChoice, *, now_s: float) -> Pruning:
             else:
                 found += _dead_blocks(stock, recipe) if recipe.needed else _dead_recipe(stock, recipe)
         found += _unread_plans(stock, now_s - STALE_S)
+    for recipe in stock.recipes:
+        if recipe.source in choice.sources:
+            found += _dead_recipe(stock, recipe)
     if choice.media:
         why = "decoded clips; extract decodes them again where they are needed"
         places = dict.fromkeys("/".join(entry.parents[:2]) for entry in stock.of_kind("media"))
@@ -98,6 +105,7 @@ def decide(stock: Inventory, choice: PruneChoice, *, now_s: float) -> Pruning:
     for entry in stock.strays:
         if choice.bad or entry.modified_s < now_s - STALE_S or entry.path.name.startswith(PRUNED_PREFIX):
             found.append(Removal(entry.place, _STRAYS[entry.kind], entry.bytes))
+    found = list({removal.place: removal for removal in found}.values())
     whole = {removal.place for removal in found}
     outer = [item for item in found if not any(str(above) in whole for above in PurePosixPath(item.place).parents)]
     linked = [item for item in outer if _is_linked(stock.path, item.place)]
@@ -110,15 +118,23 @@ def _refuse_doubt(stock: Inventory) -> None:
     for entry in stock.of_kind(BAD):
         if entry.parents[:1] in (("plans",), ("sources",)):
             raise DamagedPartError(
-                f"{entry.path}: was set aside as damaged, so what is in force now may be older than what was; run "
-                f"extract again, then: moodfuse cache prune --no-recipes --bad --yes --cache {stock.path}"
+                f"{entry.path}: was set aside as damaged, so what is in force now may be older than what was; {MEND}, "
+                f"then: moodfuse cache prune --no-recipes --bad --yes --cache {stock.path}"
             )
     for recipe in stock.recipes:
         if recipe.state == IN_FORCE and not recipe.network:
             raise DamagedPartError(
                 f"{stock.path}: the recipe in force of {recipe.source} cannot be read, so what it needs is not known; "
-                f"run moodfuse cache verify --repair --cache {stock.path}, then extract again"
+                f"run moodfuse cache verify --repair --cache {stock.path}, then do what it says"
             )
+        for block in recipe.blocks if recipe.needed else ():
+            if not block.recorded:
+                raise DamagedPartError(
+                    f"{stock.path}/features/{recipe.folder}/{recipe.digest16}/{block.trained}: holds features of "
+                    f"{recipe.source}, but no record of what they were tuned on, so nobody can say that they are "
+                    f"unused; run moodfuse cache verify --repair --cache {stock.path}, then do what it says, or remove "
+                    "the folder yourself"
+                )
 
 
 def _dead_recipe(stock: Inventory, recipe: HeldRecipe) -> Iterator[Removal]:
@@ -145,7 +161,7 @@ def _unread_plans(stock: Inventory, before_s: float) -> Iterator[Removal]:
     """Plans that clips are dealt from no more, and tables of no plan in force; a new table may await its plan."""
     for plan in stock.plans:
         if plan.superseded:
-            yield Removal(plan.place, "a later plan has its folds and seed", plan.bytes)
+            yield Removal(plan.place, "two later plans have its folds and seed", plan.bytes)
     for entry in stock.old_tables:
         if entry.modified_s < before_s:
             yield Removal(entry.place, "table of clips that no plan in force names", entry.bytes)

@@ -150,6 +150,12 @@ def import_recipe(source: str, *, sees_labels: bool) -> Recipe:
     )
 
 
+def imported_as(source: str, digest: str) -> Recipe | None:
+    """The recipe of an import, which its name and its digest tell whole; `None` where the digest is of another kind."""
+    recipes = (import_recipe(source, sees_labels=sees_labels) for sees_labels in (False, True))
+    return next((recipe for recipe in recipes if recipe.digest16 == digest), None)
+
+
 def frozen_counterpart(recipe: Recipe) -> Recipe:
     """The recipe of the same network with nothing tuned: its activations serve every head, whatever the recipe."""
     if recipe.depth == "frozen":

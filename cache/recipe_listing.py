@@ -2,20 +2,47 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from cache.blocks import Owner, clips_of, joined
+from cache.choices import read_recipe
+from cache.columns import Assignment, Digests, lookup
 from cache.errors import CacheError, InputError
 from cache.holdings import IN_FORCE, REPLACED, SERVES, UNFINISHED, HeldBlock, HeldRecipe
 from cache.layout import Entry, folder_of
 from cache.naming import Namer
 from cache.parts import read_header
 from cache.recipe import Recipe, frozen_counterpart
-from cache.store import FeatureCache, read_recipe
-from cache.tables import ClipTable
+from cache.store import FROZEN, FeatureCache, check_trained
 
 Key = tuple[str, str]
 """Folder of a source, and digest of a recipe."""
+_COUNTED_BYTES = 1 << 28
+"""In parts of so many bytes at most, all together, rows are counted by their clips: it takes a quarter of a second."""
 _KINDS = ("recipe", "training", "features", "network", "checkpoint")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Of how many clips a block has a row under the plan in force; two copies of one file have one between them.
+
+    Attributes
+    ----------
+    clips : int
+        Different clips that the plan covers.
+    lacking : mapping of str to int
+        How many of them lack a view.
+    """
+
+    clips: int
+    lacking: Mapping[str, int]
+
+    def of(self, recipe: Recipe | None) -> int:
+        """Of how many clips a recipe has something to read."""
+        return self.clips - (0 if recipe is None or recipe.view is None else self.lacking.get(recipe.view, 0))
 
 
 class RecipeListing:
@@ -26,17 +53,22 @@ class RecipeListing:
     cache : FeatureCache
     found : sequence of Entry
         Every file of it.
-    covered : ClipTable or None
-        The clips of the plan in force; `None` where there is none.
+    wanted : Wanted or None
+        How many clips a block has under the plan in force; `None` where there is none.
+    selection : mapping of str to str
+        The recipe of each source that counts as in force.
     """
 
-    def __init__(self, cache: FeatureCache, found: Sequence[Entry], covered: ClipTable | None) -> None:
+    def __init__(
+        self, cache: FeatureCache, found: Sequence[Entry], wanted: Wanted | None, *, selection: Mapping[str, str]
+    ) -> None:
         self.unreadable: list[str] = []
         self._path = cache.path
         self._files = _by_recipe(found)
-        self._covered = covered
-        self._namer = None if covered is None else Namer(cache)
-        self._selected = {(folder_of(source), digest): source for source, digest in cache.selection.items()}
+        self._wanted = wanted
+        self._namer = None if wanted is None else Namer(cache)
+        self._current = None if wanted is None else _clips_in_force(cache, found)
+        self._selected = {(folder_of(source), digest): source for source, digest in selection.items()}
         self._earlier = {(folder_of(source), digest) for source, digest in cache.ever_selected}
         self._records = {
             key: read_record(self._folder(key) / "recipe.json")
@@ -89,37 +121,49 @@ class RecipeListing:
             for entry in files.get(trained, ()):
                 kinds[entry.kind].append(entry)
             names = wanted.get(trained, ())
+            record = self._folder(key) / trained / "trained.json"
             if recipe is not None and self._namer is not None and not names:
-                names = self._namer.names(recipe, trained, self._folder(key) / trained / "trained.json")
+                names = self._namer.names(recipe, trained, record)
             parts = kinds["features"]
             yield HeldBlock(
                 trained=trained,
                 names=names,
-                rows=self._rows(parts),
-                clips=self._clips_of(recipe),
+                rows=self._rows(Owner(record.parent, *key, trained), parts),
+                clips=0 if self._wanted is None else self._wanted.of(recipe),
                 parts=len(parts),
                 bytes=sum(entry.bytes for kind in ("features", "training") for entry in kinds[kind]),
                 weights_bytes=sum(entry.bytes for kind in ("network", "checkpoint") for entry in kinds[kind]),
+                recorded=not parts or trained == FROZEN or bool(names) or _is_recorded(record),
             )
 
-    def _clips_of(self, recipe: Recipe | None) -> int:
-        """How many clips of the plan in force have what a recipe reads."""
-        if self._covered is None:
-            return 0
-        view = None if recipe is None else recipe.view
-        lacking = 0 if view is None else int(self._covered.where("missing", view).sum())
-        return len(self._covered) - lacking
-
-    def _rows(self, parts: Sequence[Entry]) -> int:
-        """Rows of some parts by their headers; a part without a sound one holds none."""
-        total = 0
+    def _rows(self, owner: Owner, parts: Sequence[Entry]) -> int:
+        """Rows of some parts, of clips of the plan in force where that is looked into; of one that is damaged none."""
+        total, clips = 0, []
         for part in parts:
             try:
-                total += 0 if part.fault else read_header(part.path).rows
+                if part.fault:
+                    continue
+                if self._current is None:
+                    total += read_header(part.path).rows
+                else:
+                    clips.append(clips_of(owner, part.path))
             except CacheError:
                 if part.path.exists():  # otherwise another process took it away meanwhile
                     self.unreadable.append(part.place)
+        if self._current is not None:
+            total = int((lookup(self._current, np.unique(joined(clips))) >= 0).sum())
         return total
+
+
+def _clips_in_force(cache: FeatureCache, found: Sequence[Entry]) -> Digests | None:
+    """Clips that rows are counted of, sorted; `None` where all rows are of such clips, or there are too many to look.
+
+    Under the first plan of a cache no clip has left it.
+    """
+    size = sum(entry.bytes for entry in found if entry.kind == "features")
+    if cache.plan.sequence == 1 or size > _COUNTED_BYTES:
+        return None
+    return Assignment.of(cache.plan.assignment).digests
 
 
 def read_record(file: Path) -> Recipe | None:
@@ -128,6 +172,14 @@ def read_record(file: Path) -> Recipe | None:
         return read_recipe(file)
     except (CacheError, InputError, TypeError, AttributeError, ValueError):
         return None
+
+
+def _is_recorded(record: Path) -> bool:
+    try:
+        check_trained(record)
+    except (CacheError, ValueError):
+        return False
+    return True
 
 
 def _by_recipe(found: Sequence[Entry]) -> Mapping[Key, Mapping[str, Sequence[Entry]]]:

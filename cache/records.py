@@ -1,5 +1,6 @@
 """The records that cross between the stages. Each is frozen and validated once."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -13,6 +14,8 @@ from cache.errors import InputError
 
 Role = Literal["tune", "stop"]
 _VALUES_AT_ONCE = 1 << 22
+_FOLD = re.compile(r"-?[0-9]+")
+_HOLDOUT = re.compile(r"\{\s*\}|(\{)?\s*-?[0-9]+(?:\s*,\s*-?[0-9]+)*\s*(?(1)\})")
 WINDOW_S = 30.0
 """Seconds of a clip at most."""
 
@@ -160,10 +163,9 @@ class Holdout:
             text = value.strip()
             if text == "*":
                 return cls(None)
-            try:
-                return cls(frozenset(int(item) for item in text.strip("{}").split(",") if item.strip()))
-            except ValueError as error:
-                raise InputError(f"holdout {value!r} is not '*', a fold, or folds such as '{{1,4}}'") from error
+            if not _HOLDOUT.fullmatch(text):
+                raise InputError(f"holdout {value!r} is not '*', a fold, or folds such as '{{1,4}}'")
+            return cls(frozenset(int(item) for item in _FOLD.findall(text)))
         return cls(frozenset([value] if isinstance(value, int) else value))
 
     def covers(self, fold: int) -> bool:

@@ -1,20 +1,24 @@
 """What `cache verify --repair` does: damaged files set aside, what follows from others written anew, remedies named."""
 
+import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from cache.errors import CacheError, MoodfuseError
+from cache.csv_rows import csv_rows
+from cache.errors import CacheError, InputError, MoodfuseError
 from cache.files import set_aside, write_text
 from cache.layout import behind_link, folder_of
 from cache.manifest import MARKER, VIEW, marker_text
 from cache.naming import Namer
-from cache.recipe import IMPORT, Recipe, frozen_counterpart
+from cache.recipe import IMPORT, Recipe, frozen_counterpart, imported_as
 from cache.recipe_listing import read_record
 from cache.store import FeatureCache
 from cache.verify import DAMAGED, UNREADABLE, Fault, Verification
 
 _EXTRACT = "moodfuse extract DATA --cache {cache}"
+_IMPORT = "moodfuse cache import --cache {cache}"
+_FUSE = "moodfuse fuse --cache {cache} --run {name}"
 REMEDIES = {
     "plan": f"{_EXTRACT}  # deals the clips to folds anew, or as an older plan has them",
     "table": f"{_EXTRACT}  # writes the table of clips anew",
@@ -23,11 +27,24 @@ REMEDIES = {
     "audit": f"{_EXTRACT}  # compares the clips again",
     "marks": f"{_EXTRACT}  # compares the clips again",
     "media": f"{_EXTRACT}  # decodes the clip again, where it is needed",
-    "run": "moodfuse fuse --cache {cache} --run {name}",
-    "predictions": "moodfuse fuse --cache {cache} --run {name}",
+    "run": _FUSE,
+    "predictions": _FUSE,
 }
 """Kind of file to the command that makes it again; features and their records depend on the source. A network is tuned
 again only where its features are missing, so its weights have none."""
+OF_IMPORTS = {
+    "plan": f"{_IMPORT} --labels LABELS.csv --source SOURCE --holdout HOLDOUT FILE  # deals the clips to folds anew",
+    "table": f"{_IMPORT} --labels LABELS.csv --source SOURCE --holdout HOLDOUT FILE  # writes the table of clips anew",
+    "choice": f"{_IMPORT} --source SOURCE --holdout HOLDOUT FILE  # puts the source in force again; once for each",
+}
+"""The same for a cache that imports made."""
+KEEPING_FOLDS = (
+    "moodfuse extract {cache}/clips.csv --cache {cache}  # deals the clips to folds as clips.csv has them; with DATA "
+    "in its place anew, or as an older plan has them",
+    f"{_IMPORT} --labels {{cache}}/clips.csv --source SOURCE --holdout HOLDOUT FILE  # deals the clips to folds as "
+    "clips.csv has them",
+)
+"""In place of the remedies of a plan, of the data's own and of imports, where the view of the clips has every fold."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +79,7 @@ def repair(root: Path, found: Verification) -> Repair:
         What `verify` found there.
     """
     lost = [fault for fault in found.faults if fault.state != UNREADABLE]
-    recipes = {fault.place: read_record(_recipe_file(root, fault)) for fault in lost}
+    recipes = {fault.place: _recipe_of(root, fault) for fault in lost}
     aside: list[str] = []
     rewritten: list[str] = []
     failed: list[str] = []
@@ -87,9 +104,12 @@ def _set_aside(root: Path, fault: Fault) -> None:
     set_aside(root / fault.place, fault.reason)
 
 
-def _recipe_file(root: Path, fault: Fault) -> Path:
-    """The record of the recipe that a file belongs to, if it belongs to one."""
-    return root.joinpath("features", *fault.place.split("/")[1:3], "recipe.json")
+def _recipe_of(root: Path, fault: Fault) -> Recipe | None:
+    """The recipe that a file belongs to, if it belongs to one; that of an import is known though its record is lost."""
+    folder = fault.place.split("/")[1:3]
+    if fault.kind not in ("recipe", "training", "features"):
+        return None
+    return read_record(root.joinpath("features", *folder, "recipe.json")) or imported_as(*folder)
 
 
 def _rewritten(root: Path, found: Verification, recipes: dict[str, Recipe | None]) -> list[str]:
@@ -98,6 +118,11 @@ def _rewritten(root: Path, found: Verification, recipes: dict[str, Recipe | None
     if any(fault.kind == "marker" for fault in found.faults):
         write_text(root / MARKER, marker_text())
         done.append(MARKER)
+    for fault in found.faults:
+        recipe = recipes.get(fault.place)
+        if fault.kind == "recipe" and recipe is not None and not os.path.lexists(root / fault.place):
+            write_text(root / fault.place, recipe.to_json())
+            done.append(fault.place)
     cache = _opened(root)
     if cache is None:
         return done
@@ -130,7 +155,11 @@ def _remedy(root: Path, fault: Fault, recipe: Recipe | None) -> str:
     folder = shlex.quote(str(root))
     parents = fault.place.split("/")
     if fault.kind in REMEDIES:
-        return REMEDIES[fault.kind].format(cache=folder, name=shlex.quote(parents[1]))
+        imported = _made_by_imports(root)
+        remedy = OF_IMPORTS.get(fault.kind, REMEDIES[fault.kind]) if imported else REMEDIES[fault.kind]
+        if fault.kind == "plan" and len(parents) == 2 and _view_has_folds(root):
+            remedy = KEEPING_FOLDS[imported]
+        return remedy.format(cache=folder, name=shlex.quote(parents[1]))
     if fault.kind not in ("recipe", "training", "features"):
         return ""
     cache = _opened(root)
@@ -138,6 +167,27 @@ def _remedy(root: Path, fault: Fault, recipe: Recipe | None) -> str:
     if recipe is not None and recipe.network == IMPORT and sources:
         return f"moodfuse cache import --cache {folder} --source {sources[0]} --holdout HOLDOUT FILE"
     return " ".join([_EXTRACT.format(cache=folder), *(f"--source {source}" for source in sources)]) if sources else ""
+
+
+def _made_by_imports(root: Path) -> bool:
+    """Whether a cache has features, and all of them are imports."""
+    recipes = [folder.parts[-2:] for folder in (root / "features").glob("[!.]*/[!.]*/")]
+    return bool(recipes) and all(imported_as(*recipe) for recipe in recipes)
+
+
+def _view_has_folds(root: Path) -> bool:
+    """Whether the view of the clips, which outlives a plan, says the fold of every clip that was read.
+
+    Of clips kept for tests it says none, and a name that is no UTF-8 stands there escaped.
+    """
+    try:
+        rows = csv_rows(root / VIEW)
+        columns = {name: place for place, name in enumerate(next(rows)[1])}
+        wanted = [columns[name] for name in ("fold", "status", "id")]
+        found = [[cells[place] for place in wanted] for _, cells in rows]
+    except (InputError, KeyError):
+        return False
+    return all((fold or status != "ok") and "\\udc" not in name for fold, status, name in found)
 
 
 def _readers(cache: FeatureCache, folder: str, digest: str) -> list[str]:

@@ -5,23 +5,23 @@ looked up in the plan in force; what is stored is named by what a network was tu
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from cache.additions import write_rows
 from cache.blocks import Owner, Rows, held, read_rows
+from cache.choices import MEND, Choices
+from cache.class_axis import on_axis
 from cache.columns import Digests
-from cache.errors import CacheError, DamagedPartError, InputError, MissingBlockError, UnknownNameError
-from cache.files import read_json, set_aside, write_text
+from cache.errors import CacheError, DamagedPartError, InputError, MissingBlockError
+from cache.files import read_json, write_text
 from cache.folds import imported_roles, tuning_roles, units_of
-from cache.identity import canonical_json, digest16, trained_digest16
+from cache.identity import canonical_json, trained_digest16
 from cache.layout import folder_of
-from cache.manifest import Manifest
-from cache.recipe import Recipe, frozen_counterpart, recipe_from_mapping
+from cache.recipe import IMPORT, Recipe, frozen_counterpart
 from cache.records import Block, Holdout, HoldoutLike, Plan
 from cache.tables import ClipTable
 
@@ -31,7 +31,7 @@ CLIPS_PER_PART = 64
 Roles = tuple[tuple[str, str, str], ...]
 
 
-class FeatureCache(Manifest):
+class FeatureCache(Choices):
     """A cache folder: `clips`, `plan`, `classes`, `sources()`, `recipe(source)` and `block(source, holdout)`.
 
     Examples
@@ -41,83 +41,11 @@ class FeatureCache(Manifest):
     (52, 512)
     """
 
-    # Sources and recipes
-
-    @cached_property
-    def _selections(self) -> tuple[dict[str, Any], ...]:
-        found = []
-        for file in sorted((self.path / "sources").glob("[!.]*.json")):
-            try:
-                values = read_json(file)
-                if digest16(values) != file.stem:
-                    raise DamagedPartError(f"{file}: content does not match its name")
-            except DamagedPartError as error:
-                if not self._mends:
-                    raise DamagedPartError(f"{error}; run extract again, which chooses the sources anew") from error
-                set_aside(file, str(error))
-                continue
-            found.append((values["sequence"], file.name, values))
-        return tuple(values for _, _, values in sorted(found, key=lambda item: item[:2]))
-
-    @property
-    def selection(self) -> dict[str, str]:
-        """Recipe in force of every source: name to recipe digest; the latest choice of each, whoever made it."""
-        return {source: recipe for values in self._selections for source, recipe in values["sources"].items()}
-
-    @property
-    def ever_selected(self) -> frozenset[tuple[str, str]]:
-        """Every recipe that is or was in force, as (source, recipe digest)."""
-        return frozenset(item for values in self._selections for item in values["sources"].items())
-
-    @property
-    def commands(self) -> tuple[str, ...]:
-        """The commands that filled the cache, oldest first; those of older versions are not known."""
-        return tuple(dict.fromkeys(values["command"] for values in self._selections if values.get("command")))
-
-    def sources(self) -> tuple[str, ...]:
-        """Names of the sources in force, sorted."""
-        return tuple(sorted(self.selection))
-
-    def recipe(self, source: str) -> Recipe:
-        """Recipe in force of a source.
-
-        Raises
-        ------
-        UnknownNameError
-            If the cache has no such source; the known ones are listed.
-        """
-        if source not in self.selection:
-            raise UnknownNameError("source", source, self.sources())
-        return read_recipe(self._source_folder(source, self.selection[source]) / "recipe.json")
-
-    def write_recipe(self, recipe: Recipe) -> None:
-        """Store a recipe beside its features."""
-        write_text(self._source_folder(recipe.source, recipe.digest16) / "recipe.json", recipe.to_json())
-
-    def select(self, recipes: Iterable[Recipe], *, command: str = "") -> None:
-        """Put recipes in force for their sources; other sources keep theirs. `command` is what asked for it."""
-        self.__dict__.pop("_selections", None)
-        chosen = {recipe.source: recipe.digest16 for recipe in recipes}
-        if chosen.items() <= self.selection.items() and command in ("", *self.commands):
-            return
-        sequence = 1 + max((item["sequence"] for item in self._selections), default=0)
-        values = {"sequence": sequence, "sources": chosen, "command": command}
-        write_text(self.path / "sources" / f"{digest16(values)}.json", canonical_json(values))
-        self.refresh()
-
-    def refresh(self) -> None:
-        """Forget what was read, so that the next look sees the folder as it is."""
-        super().refresh()
-        self.__dict__.pop("_selections", None)
-
     # Networks and their rows
-
-    def _source_folder(self, source: str, recipe16: str) -> Path:
-        return self.path / "features" / folder_of(source) / recipe16
 
     def block_folder(self, recipe: Recipe, roles: Roles | None) -> Path:
         """Folder of the parts of one network: `roles=None` for the frozen one."""
-        return self._source_folder(recipe.source, recipe.digest16) / _trained(roles)
+        return self.source_folder(recipe.source, recipe.digest16) / _trained(roles)
 
     def owner(self, recipe: Recipe, roles: Roles | None) -> Owner:
         """Whose rows stand in that folder."""
@@ -181,7 +109,8 @@ class FeatureCache(Manifest):
         int
             Rows that were there already with other values; those stay, and a warning is logged.
         """
-        return write_rows(self.owner(recipe, roles), digests, arrays)
+        classes = self.classes if "logits" in arrays else ()
+        return write_rows(self.owner(recipe, roles), digests, arrays, classes=classes)
 
     def held(self, recipe: Recipe, roles: Roles | None) -> set[str]:
         """Digests of the clips that a network's sound parts hold; damaged parts are set aside."""
@@ -215,6 +144,8 @@ class FeatureCache(Manifest):
         ------
         MissingBlockError
             If features of some clip are not in the cache.
+        InputError
+            If the logits are of other classes than the labels in force.
         """
         recipe = self.recipe(source)
         wanted = Holdout.of(holdout) if recipe.sees_labels else Holdout.frozen()
@@ -227,10 +158,9 @@ class FeatureCache(Manifest):
             having = ~self.clips.where("missing", recipe.view)
         if (lacking := np.flatnonzero(having & ~rows.found)).size or "embedding" not in rows.arrays:
             first = self.clips.ids[int(lacking[0])] if lacking.size else "all lack what it reads"
-            again = f"extract again with --source {source}" if recipe.network != "import" else "cache import again"
             raise MissingBlockError(
                 f"{source} {wanted}: no features of {len(lacking)} of {len(self.clips)} clips (first: {first}); "
-                f"run {again}"
+                f"run {self._again(recipe, wanted)}"
             )
         return Block(
             source=source,
@@ -238,7 +168,7 @@ class FeatureCache(Manifest):
             ids=self.clips.ids,
             digests=self.clips.texts["digest"],
             embedding=rows.arrays["embedding"],
-            logits=rows.arrays.get("logits"),
+            logits=on_axis(rows, self.classes, where=f"{source} {wanted}", remedy=self._otherwise(recipe)),
             seen=frozenset() if roles is None else frozenset(digest for digest, _, _ in roles),
             embedding_tuned=recipe.embedding_tuned and roles is not None,
             absent=frozenset(digest.decode() for digest in self.clips.digests[~having].tolist()),
@@ -252,36 +182,33 @@ class FeatureCache(Manifest):
     def _check_roles(self, recipe: Recipe, roles: Roles, wanted: Holdout) -> None:
         file = self.block_folder(recipe, roles) / "trained.json"
         if not file.is_file():
-            folds = wanted.folds or ()
-            option = "" if len(folds) == 1 else " --crossfit" if folds else " --leaky"
-            again = f"extract again with --source {recipe.source}{option}"
-            if recipe.network == "import":
-                again = f"cache import with --source {recipe.source} --holdout '{wanted}'"
             raise MissingBlockError(
                 f"{recipe.source} {wanted}: no network was tuned on what the plan in force holds (its labels, groups "
-                f"or folds changed, or this holdout was never asked for); run {again}"
+                f"or folds changed, or this holdout was never asked for); run {self._again(recipe, wanted)}"
             )
         check_trained(file)
+
+    def _again(self, recipe: Recipe, holdout: Holdout) -> str:
+        """The command that makes a block."""
+        if recipe.network == IMPORT:
+            folder = shlex.quote(str(self.path))
+            return f"moodfuse cache import --cache {folder} --source {recipe.source} --holdout '{holdout}' FILE"
+        folds = holdout.folds or ()
+        option = "" if len(folds) == 1 or holdout.folds is None else " --crossfit" if folds else " --leaky"
+        return f"extract again with --source {recipe.source}{option}"
+
+    def _otherwise(self, recipe: Recipe) -> str:
+        """What to do about logits of other classes."""
+        if recipe.network != IMPORT:
+            return f"run extract again with --source {recipe.source}"
+        return (
+            "import logits of these labels under another --source name, or take this source out: moodfuse cache prune "
+            f"--cache {shlex.quote(str(self.path))} --source {recipe.source}"
+        )
 
 
 def _trained(roles: Roles | None) -> str:
     return FROZEN if roles is None else trained_digest16(roles)
-
-
-def read_recipe(file: Path) -> Recipe:
-    """A recipe from its file, held to the name of its folder.
-
-    Raises
-    ------
-    DamagedPartError
-    """
-    try:
-        recipe = recipe_from_mapping(read_json(file))
-    except (TypeError, AttributeError, InputError) as error:
-        raise DamagedPartError(f"{file}: is no recipe ({error}); run extract again") from error
-    if (folder_of(recipe.source), recipe.digest16) != file.parts[-3:-1]:
-        raise DamagedPartError(f"{file}: content does not match its folder's name; run extract again")
-    return recipe
 
 
 def check_trained(file: Path) -> None:
@@ -294,6 +221,6 @@ def check_trained(file: Path) -> None:
     try:
         found = trained_digest16(tuple(role) for role in read_json(file))
     except TypeError as error:
-        raise DamagedPartError(f"{file}: is no list of roles; run extract again") from error
+        raise DamagedPartError(f"{file}: is no list of roles; {MEND}") from error
     if found != file.parent.name:
-        raise DamagedPartError(f"{file}: content does not match its folder's name; run extract again")
+        raise DamagedPartError(f"{file}: content does not match its folder's name; {MEND}")

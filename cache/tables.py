@@ -92,10 +92,10 @@ class ClipTable(Sequence[ClipStatus]):
             rows = {name: arrays[f"{name}_row"] for name in CODED}
             numbers = {name: arrays[name] for name in NUMBERS}
         except (KeyError, ValueError) as error:
-            raise DamagedPartError(f"clip table: {error} is missing or does not fit; run extract again") from error
+            raise DamagedPartError(f"clip table: {error} is missing or does not fit") from error
         lengths = {*map(len, numbers.values()), *map(len, rows.values()), *(len(texts[name]) for name in WHOLE)}
         if len(lengths) != 1:
-            raise DamagedPartError(f"clip table: columns of {sorted(lengths)} rows; run extract again")
+            raise DamagedPartError(f"clip table: columns of {sorted(lengths)} rows")
         return cls(texts, rows, numbers)
 
     @cached_property

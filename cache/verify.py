@@ -18,7 +18,6 @@ from cache.errors import CacheError, DamagedPartError, InputError, SchemaError
 from cache.files import facts_of, listing
 from cache.layout import BAD, FOLDER, TEMPORARY, UNKNOWN, Entry, entries, folder_of
 from cache.manifest import MARKER, VIEW, check_schema
-from cache.naming import Namer
 from cache.recipe import Recipe
 from cache.recipe_listing import read_record
 from cache.store import FROZEN, FeatureCache
@@ -227,22 +226,20 @@ def _missing(cache: FeatureCache) -> Iterator[Fault]:
         if _is_gone(cache.path / place):
             yield Fault(place, "table", "is gone, but the plan in force is of its clips", MISSING)
             return
-    namer = Namer(cache) if cache.plans else None
     for source, digest in sorted(cache.selection.items()):
         place = f"features/{folder_of(source)}/{digest}"
         folder = cache.path / place
         if _is_gone(folder / "recipe.json"):
             yield Fault(f"{place}/recipe.json", "recipe", f"is gone, but {source} is in force", MISSING)
-        elif namer and (recipe := read_record(folder / "recipe.json")):
-            for trained in _unrecorded(folder, recipe, namer):
+        elif recipe := read_record(folder / "recipe.json"):
+            for trained in _unrecorded(folder, recipe):
                 reason = "is gone, so that no reader finds the features beside it"
                 yield Fault(f"{place}/{trained}/trained.json", "training", reason, MISSING)
 
 
-def _unrecorded(folder: Path, recipe: Recipe, namer: Namer) -> Iterator[str]:
-    """Networks of a recipe that the plans in force name and whose record is not there, though features are."""
+def _unrecorded(folder: Path, recipe: Recipe) -> Iterator[str]:
+    """Networks of a recipe whose record is not there, though features are: whatever they are, nothing else tells it."""
     for block in listing(folder):
-        record = block / "trained.json"
-        unrecorded = block.is_dir() and block.name != FROZEN and _is_gone(record)
-        if unrecorded and part_files(block) and namer.names(recipe, block.name, record):
+        unrecorded = block.is_dir() and block.name != FROZEN and _is_gone(block / "trained.json")
+        if recipe.sees_labels and unrecorded and part_files(block):
             yield block.name

@@ -1,13 +1,14 @@
 """Small caches made of records alone: no media, no networks."""
 
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from bringing import IDS, Given, bring, write, write_labels
 from cache.audits import Audit, ClipMarks, Finding, MarkStore, write_audit
 from cache.files import write_aside
 from cache.folds import deal, units_of
@@ -67,7 +68,8 @@ def fill_blocks(cache: FeatureCache, recipe: Recipe, holdouts: Iterable[HoldoutL
         base = 1000 * recipe.seed + (int(trained_digest16(roles)[:4], 16) if roles else 0)
         rows = (np.arange(len(digests))[:, None] + np.arange(4) / 8 + base).astype(np.float32)
         for some in (slice(0, 7), slice(7, None)):
-            cache.write_block_part(recipe, roles, digests[some], {"embedding": rows[some], "logits": rows[some, :2]})
+            logits = rows[some, : len(cache.classes)]
+            cache.write_block_part(recipe, roles, digests[some], {"embedding": rows[some], "logits": logits})
 
 
 def write_network(path: Path) -> None:
@@ -133,3 +135,20 @@ def make_run(cache: FeatureCache, name: str) -> Run:
         recipes=tuple(sorted(cache.selection.items())),
         results=(Result(("still",), "mean", "logits", np.full((len(clips), 2), 0.5)),),
     )
+
+
+@pytest.fixture(scope="module")
+def unsynced() -> Iterator[None]:
+    """No waiting for the disk: hundreds of small caches are made here, and none outlives a power loss."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda handle: None)
+        yield
+
+
+@pytest.fixture
+def known(tmp_path: Path) -> FeatureCache:
+    """A cache of six clips with an imported source `other`."""
+    labels = write_labels(tmp_path / "labels.csv", IDS)
+    found = Given(IDS, np.arange(12.0).reshape(6, 2))
+    bring(tmp_path / "known", source="other", labels=labels, **write(tmp_path, found, ".npz"))
+    return FeatureCache(tmp_path / "known")

@@ -42,7 +42,7 @@ def test_json_is_stable(whole_cache: FeatureCache) -> None:
     assert block == {
         "trained": "frozen",
         "names": [{"holdout": "*", "repeat": 0}],
-        **{"rows": 18, "clips": 18, "parts": 2, "weights_bytes": 0, "complete": True},
+        **{"rows": 18, "clips": 18, "parts": 2, "weights_bytes": 0, "recorded": True, "complete": True},
     }
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cache import columns
-from cache.columns import lookup
+from cache.columns import lookup, repeated
 from cache.identity import digest
 
 
@@ -24,3 +24,12 @@ def test_digests_that_share_a_key_are_told_apart(monkeypatch: pytest.MonkeyPatch
     wanted = np.array([digest(number) for number in range(25, 75)], dtype="S64")
     places = {name: place for place, name in enumerate(known.tolist())}
     assert lookup(known, wanted).tolist() == [places.get(name, -1) for name in wanted.tolist()]
+
+
+def test_a_digest_that_stands_there_twice_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And none where all differ, though they share a key."""
+    digests = np.array([digest(number) for number in range(50)], dtype="S64")
+    twice = np.concatenate([digests, digests[7:8]])
+    for _ in range(2):
+        assert repeated(digests) is None and repeated(twice) == digests[7] and repeated(digests[:0]) is None
+        monkeypatch.setattr(columns, "_keys", lambda digests: np.zeros(len(digests), dtype=np.uint64))

@@ -17,15 +17,18 @@ from cache.columns import Texts
 from cache.errors import DamagedPartError
 from cache.folds import deal, units_of
 from cache.holdings import IN_FORCE, REPLACED, SERVES, UNFINISHED, HeldRecipe, Inventory
+from cache.identity import digest
 from cache.inventory import take_stock
 from cache.layout import entries, kind_of
-from cache.listing import as_record, coverage
+from cache.listing import _headlines, as_record, coverage
 from cache.manifest import table_name
 from cache.names import printable
 from cache.recipe import Recipe, Tuning, frozen_counterpart, import_recipe
 from cache.records import Plan
+from cache.repair import repair
 from cache.runs import run_folder
 from cache.store import FeatureCache
+from cache.verify import MISSING, verify
 
 MakeCache = Callable[..., FeatureCache]
 Fill = Callable[..., None]
@@ -82,7 +85,10 @@ def test_a_changed_label_leaves_networks_without_a_name(small_cache: MakeCache, 
     stock = take_stock(FeatureCache(cache.path))
     assert named(of(stock, TUNED)) == {f"{{{fold}}}": 22 if fold == held_out else 0 for fold in range(3)}
     assert len([block for block in of(stock, TUNED).blocks if not block.names]) == 2
-    assert [plan.superseded for plan in stock.plans] == [True, False] and len(stock.old_tables) == 1
+    assert not any(plan.superseded for plan in stock.plans) and not stock.old_tables
+    cache.write_plan(replace(cache.plan, records=(table_name(statuses[1:]),)), statuses[1:])
+    stock = take_stock(FeatureCache(cache.path))
+    assert [plan.superseded for plan in stock.plans] == [True, False, False] and len(stock.old_tables) == 1
 
 
 def test_two_recipes_of_one_source_and_one_that_was_never_finished(small_cache: MakeCache, fill: Fill) -> None:
@@ -113,7 +119,7 @@ def test_the_frozen_network_under_replaced_heads_is_replaced_too(small_cache: Ma
 
 
 def test_a_holdout_of_many_folds_is_found_by_what_its_network_saw(small_cache: MakeCache, fill: Fill) -> None:
-    """Imported features may be held out from any folds; a network whose record is damaged is found as a pair."""
+    """Imported features may be held out from any folds; one whose record is lost is found all the same."""
     cache = small_cache(("a", "b") * 9, folds=4)
     recipe = import_recipe("own", sees_labels=True)
     fill(cache, recipe, [{0, 1, 3}, {1, 2}])
@@ -121,6 +127,14 @@ def test_a_holdout_of_many_folds_is_found_by_what_its_network_saw(small_cache: M
     assert {"{0,1,3}", "{1,2}"} <= set(named(of(take_stock(cache), recipe)))
     (cache.block_folder(recipe, cache.roles(recipe, {1, 2})) / "trained.json").write_text("[[")
     assert "{1,2}" in named(of(take_stock(cache), recipe))
+    many = cache.block_folder(recipe, cache.roles(recipe, {0, 1, 3})) / "trained.json"
+    text = many.read_text()
+    many.unlink()
+    assert "{0,1,3}" in named(of(take_stock(cache), recipe))
+    found = verify(cache.path)
+    assert [fault.place.split("/")[-2:] for fault in found.faults if fault.state == MISSING] == [list(many.parts[-2:])]
+    repair(cache.path, found)
+    assert many.read_text() == text
 
 
 def test_clips_are_counted_as_they_are(small_cache: MakeCache) -> None:
@@ -147,6 +161,41 @@ def test_a_block_wants_no_row_of_a_clip_that_lacks_its_view(small_cache: MakeCac
     fill(cache, sound, ["*"])
     cache.select([sound])
     assert of(take_stock(cache), sound).blocks[0].clips == 17
+
+
+def test_two_copies_of_a_file_want_one_row(small_cache: MakeCache, fill: Fill) -> None:
+    """A block is complete that holds every different clip, and the plan says how many are copies."""
+    cache = small_cache()
+    statuses = list(cache.statuses)
+    first = statuses[0]
+    statuses.append(replace(first, clip=replace(first.clip, id="copy")))
+    cache.write_plan(replace(cache.plan, records=(table_name(statuses),)), statuses)
+    lacking = [replace(status, missing="sound" if status.digest == first.digest else "") for status in statuses]
+    for table, clips in ((statuses, 18), (lacking, 17)):
+        cache.write_plan(replace(cache.plan, records=(table_name(table),)), table)
+        sound = replace(FROZEN, preprocessing='{"kind":"audio"}')
+        fill(cache, sound, ["*"])
+        cache.select([sound])
+        (block,) = of(take_stock(cache), sound).blocks
+        assert (block.rows, block.clips, block.complete) == (18, clips, True)
+    assert any("18 clips (1 the same file and seconds as another)" in line for line in _headlines(take_stock(cache)))
+
+
+def test_rows_of_clips_that_left_do_not_count(
+    small_cache: MakeCache, fill: Fill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A block is not complete with rows of other clips; in too many bytes headers are all that is read."""
+    cache = small_cache()
+    fill(cache, FROZEN, ["*"])
+    cache.select([FROZEN])
+    other = [replace(status, digest=digest(status.clip.id)) for status in cache.statuses[:16]]
+    assignment = deal(units_of((*other, cache.statuses[17])), folds=3, seed=0, placed={})
+    statuses = (*other, cache.statuses[17])
+    cache.write_plan(Plan(3, 0, "test", assignment, (table_name(statuses),)), statuses)
+    (block,) = of(take_stock(FeatureCache(cache.path)), FROZEN).blocks
+    assert (block.rows, block.clips, block.complete) == (1, 17, False)
+    monkeypatch.setattr("cache.recipe_listing._COUNTED_BYTES", 0)
+    assert of(take_stock(FeatureCache(cache.path)), FROZEN).blocks[0].rows == 18
 
 
 def test_strays_are_listed(whole_cache: FeatureCache) -> None:

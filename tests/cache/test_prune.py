@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +20,7 @@ from cache.manifest import table_name
 from cache.prune import PRUNED_PREFIX, PruneChoice, Pruning, carry_out, decide
 from cache.recipe import Recipe, Tuning, frozen_counterpart
 from cache.records import Holdout, Plan
+from cache.repair import repair
 from cache.runs import run_names
 from cache.store import FeatureCache
 from cache.verify import verify
@@ -62,8 +64,9 @@ def blocks(cache: FeatureCache) -> dict[str, bytes]:
 def stale_cache(whole_cache: FeatureCache, fill: Fill) -> FeatureCache:
     """A cache with something of everything that can go.
 
-    One clip was put under another label, so a plan, a table and networks are of no use; a replaced recipe; an
-    unfinished one; a heads' recipe whose frozen network nothing else reads; a file set aside, a temporary.
+    One clip was put under another label, and before that another, so a plan, a table and networks are of no use; a
+    replaced recipe; an unfinished one; a heads' recipe whose frozen network nothing else reads; a file set aside, a
+    temporary.
     """
     cache = whole_cache
     other = replace(NET, source="net", network="old", weights="old")
@@ -73,12 +76,14 @@ def stale_cache(whole_cache: FeatureCache, fill: Fill) -> FeatureCache:
     cache.select([replace(other, depth="full", network="net")])
     fill(cache, replace(other, depth="full", network="net"), [0])
     fill(cache, replace(STILL, seed=9), ["*"])
-    statuses = list(cache.statuses)
-    statuses[0] = replace(statuses[0], clip=replace(statuses[0].clip, label="b"))
-    records = (table_name(statuses),)
-    cache.write_plan(replace(cache.plan, records=records), statuses)
-    again = deal(units_of(statuses), folds=3, seed=1, placed={})
-    cache.write_plan(Plan(3, 1, "test", again, records, repeat=1), statuses)
+    as_made = tuple(cache.statuses)
+    for row, label in ((1, "a"), (0, "b")):
+        statuses = list(as_made)
+        statuses[row] = replace(statuses[row], clip=replace(statuses[row].clip, label=label))
+        records = (table_name(statuses),)
+        cache.write_plan(replace(cache.plan, records=records), statuses)
+        again = deal(units_of(statuses), folds=3, seed=1, placed={})
+        cache.write_plan(Plan(3, 1, "test", again, records, repeat=1), statuses)
     fill(cache, NET, [0, {1, 2}])
     fill(cache, NET, [1], cache.repeat_plans[0])
     (cache.path / "clips" / "old.json.bad").write_bytes(b"bad")
@@ -100,7 +105,7 @@ def test_what_is_in_force_stays_readable_bit_for_bit(stale_cache: FeatureCache) 
     assert whys == {
         *("recipe of net: replaced", "recipe of old: replaced", "recipe of still: unfinished"),
         *("network of net@a that no plan in force names", "network of net that no plan in force names"),
-        "a later plan has its folds and seed",
+        "two later plans have its folds and seed",
         *("table of clips that no plan in force names", "set aside as damaged", "temporary"),
     }
     assert not carry_out(stale_cache.path, pruning.removals)
@@ -264,6 +269,59 @@ def test_an_older_plan_of_other_folds_stays(whole_cache: FeatureCache) -> None:
     assert not [item for item in decided(whole_cache).removals if item.place.startswith("plans/plan-")]
 
 
+def test_the_plan_before_the_one_in_force_stays(whole_cache: FeatureCache) -> None:
+    """With its table: where the one in force is lost, clips keep the folds that they had, and the cache can be read."""
+    statuses = list(whole_cache.statuses)
+    for row in range(3):
+        statuses[row] = replace(statuses[row], group=f"group {row}")
+        whole_cache.write_plan(replace(whole_cache.plan, records=(table_name(statuses),)), statuses)
+    pruning = decided(whole_cache, later_s=30 * DAY_S)
+    assert not carry_out(whole_cache.path, pruning.removals)
+    files = list((whole_cache.path / "plans").glob("*.h5"))
+    assert len(files) == len(list((whole_cache.path / "tables").iterdir())) == 2
+    last = next(file for file in files if whole_cache.read_plan(file).sequence == 4)
+    last.rename(last.with_name(f"{last.name}.bad"))
+    again = FeatureCache(whole_cache.path)
+    assert again.plan.sequence == 3 and again.plan.assignment == whole_cache.plan.assignment
+    assert len(again.clips) == 18
+
+
+def test_a_source_is_taken_out_by_name(whole_cache: FeatureCache, fill: Fill) -> None:
+    """With all its recipes and what only its heads needed; other sources stay, and its name is free again."""
+    before = blocks(whole_cache)
+    words = ["prune", "--cache", str(whole_cache.path), "--source", "net@a"]
+    dry = CliRunner().invoke(cache_group, words)
+    assert dry.exit_code == 0 and "features/net@a" in dry.output and blocks(whole_cache) == before
+    assert CliRunner().invoke(cache_group, [*words, "--yes"]).exit_code == 0
+    again = FeatureCache(whole_cache.path)
+    assert again.sources() == ("still",) and not verify(again.path).faults
+    assert not [entry.place for entry in take_stock(again).entries if "/net" in entry.place]
+    assert again.block("still", "*").embedding.tobytes() == before["0 still *"]
+    fill(again, replace(NET, seed=7), [0])
+    again.select([replace(NET, seed=7)])
+    assert FeatureCache(again.path).sources() == ("net@a", "still")
+    with pytest.raises(UnknownNameError, match="unknown source 'none'; known: net@a, still"):
+        take_stock(again, without=("none",))
+
+
+def test_features_whose_record_is_lost_are_not_called_unused(whole_cache: FeatureCache) -> None:
+    """Nobody can say what they are: prune refuses, verify names the record, and what a plan names comes back."""
+    for holdout in (0, ()):
+        record = whole_cache.block_folder(NET, whole_cache.roles(NET, holdout)) / "trained.json"
+        text = record.read_text()
+        record.unlink()
+        found = verify(whole_cache.path)
+        assert [fault.place for fault in found.faults] == [str(record.relative_to(whole_cache.path))]
+        assert repair(whole_cache.path, found).rewritten and record.read_text() == text
+    other = record.parent.with_name("0" * 16)
+    shutil.copytree(record.parent, other)
+    for harm in (lambda: (other / "trained.json").write_text("[["), (other / "trained.json").unlink):
+        harm()
+        with pytest.raises(DamagedPartError, match="no record of what they were tuned on.*verify --repair"):
+            decided(whole_cache)
+    assert any(fault.place.endswith(f"{other.name}/trained.json") for fault in verify(whole_cache.path).faults)
+
+
 def test_what_cannot_be_removed_is_said(stale_cache: FeatureCache, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rest goes all the same, and the command exits with 1."""
 
@@ -291,4 +349,4 @@ def test_readers_of_plans_pass_over_one_that_was_pruned(
     listed = sorted((stale_cache.path / "plans").rglob("plan-*.h5"))
     carry_out(stale_cache.path, (old,))
     monkeypatch.setattr(Path, "rglob", lambda self, pattern: iter(listed))
-    assert FeatureCache(stale_cache.path).plan.sequence == 2 and np.all(listed)
+    assert FeatureCache(stale_cache.path).plan.sequence == 3 and np.all(listed)

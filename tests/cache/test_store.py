@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.errors import InputError, MissingBlockError, SchemaError, UnknownNameError
+from cache.errors import CacheError, InputError, MissingBlockError, SchemaError, UnknownNameError
 from cache.folds import deal, units_of
 from cache.manifest import table_name
 from cache.recipe import Recipe, Tuning, recipe_from_mapping
@@ -31,7 +31,7 @@ def fill(cache: FeatureCache, recipe: Recipe) -> None:
         rows = np.arange(len(digests), dtype=np.float32)[:, None] + 100 * fold
         arrays = {"embedding": np.repeat(rows, 4, axis=1)}
         if recipe.tuning:
-            arrays["logits"] = np.repeat(rows, 2, axis=1)
+            arrays["logits"] = np.repeat(rows, len(cache.classes), axis=1)
         cache.write_block_part(recipe, roles, digests[:7], {name: value[:7] for name, value in arrays.items()})
         cache.write_block_part(recipe, roles, digests[7:], {name: value[7:] for name, value in arrays.items()})
     cache.select([recipe])
@@ -122,6 +122,23 @@ def test_a_damaged_part_is_set_aside_and_nothing_else_is_lost(small_cache: MakeC
     assert FeatureCache(cache.path).block("still", "*").embedding.shape == (18, 4)
 
 
+def test_two_copies_of_a_file_have_the_same_row(small_cache: MakeCache) -> None:
+    """A clip that stands in the table twice, wherever, has its features in both rows of the block."""
+    cache = small_cache()
+    fill(cache, FROZEN)
+    before = cache.block("still", "*").embedding
+    statuses = list(cache.statuses)
+    for name, row in (("!first", 3), ("zz", 3), ("010 again", 10)):
+        statuses.append(replace(statuses[row], clip=replace(statuses[row].clip, id=name)))
+    cache.write_plan(replace(cache.plan, records=(table_name(statuses),)), statuses)
+    block = FeatureCache(cache.path).block("still", "*")
+    order = [int(name) if name.isdigit() else {"!first": 3, "zz": 3, "010 again": 10}[name] for name in block.ids]
+    assert len(order) == 21 and block.embedding.tobytes() == before[order].tobytes()
+    min(cache.block_folder(FROZEN, None).glob("*.h5")).unlink()
+    with pytest.raises(MissingBlockError, match="no features of [0-9]+ of 21 clips"):
+        FeatureCache(cache.path).block("still", "*")
+
+
 def test_temporaries_are_no_parts(small_cache: MakeCache) -> None:
     """A half-written temporary is invisible to readers."""
     cache = small_cache()
@@ -166,8 +183,27 @@ def test_recipes_round_trip_and_ignore_their_name() -> None:
     assert replace(TUNED, seed=1).digest16 != TUNED.digest16
 
 
-@pytest.mark.parametrize(("text", "covers"), [("*", [0, 1, 2, 4]), ("{1,4}", [1, 4]), ("2", [2]), ("{}", [])])
+@pytest.mark.parametrize(
+    ("text", "covers"), [("*", [0, 1, 2, 4]), ("{1,4}", [1, 4]), (" 1, 4 ", [1, 4]), ("2", [2]), ("{ }", [])]
+)
 def test_holdouts_parse_and_cover(text: str, covers: list[int]) -> None:
     """A holdout covers the folds it names; * covers all."""
     holdout = Holdout.of(text)
     assert [fold for fold in (0, 1, 2, 4) if holdout.covers(fold)] == [fold for fold in (0, 1, 2, 4) if fold in covers]
+
+
+@pytest.mark.parametrize(
+    "text", ["", ",", "{", "}", "{1", "1}", "{,}", "{1,}", "{1_0}", "1_0", "{٣}", "{1}{2}", "1 2", "**"]
+)
+def test_what_is_no_holdout_is_refused(text: str) -> None:
+    """Nothing is guessed: a comma alone is not "saw all", and 1_0 is not fold 10."""
+    with pytest.raises(InputError, match="is not '\\*', a fold, or folds such as"):
+        Holdout.of(text)
+
+
+def test_logits_and_classes_must_fit(small_cache: MakeCache) -> None:
+    """Logits of another width than there are labels are refused where they are written."""
+    cache = small_cache()
+    rows = np.ones((18, 3), dtype=np.float32)
+    with pytest.raises(CacheError, match="logits have 3 columns; expected 2: a, b"):
+        cache.write_block_part(FROZEN, None, list(cache.clips.texts["digest"]), {"embedding": rows, "logits": rows})

@@ -54,10 +54,18 @@ def test_odd_names_go_through_all_stages(runner, tmp_path: Path) -> None:
     assert again.embedded == 0
 
 
-def test_the_same_bytes_under_one_label_are_one_group(runner) -> None:
-    """Both names are said, and no fold parts them."""
+def test_the_same_bytes_under_one_label_are_one_group(runner, tmp_path: Path) -> None:
+    """Both names are said, no fold parts them, both have the one clip's features, and all stages take them."""
     shutil.copy(runner.data / "sad" / "0.mp4", runner.data / "sad" / "copy.mp4")
     runner(plan=PlanChoice(folds=2), depths={"twodmcnn": "frozen"})
+    cache = runner.open()
+    block = cache.block("twodmcnn", "*")
+    rows = {name: row.tolist() for name, row in zip(block.ids, block.embedding, strict=True)}
+    assert len(rows) == 11 and rows["sad/copy.mp4"] == rows["sad/0.mp4"] != rows["sad/2.mp4"]
+    run = run_ablation(cache, AblationSettings(combine=("twodmcnn",), heads=("softmax", "mean"), jobs=1))
+    write_run(cache, run)
+    assert len(read_run(cache).ids) == 11
+    write_report(evaluate_run(read_run(cache), draws=20), tmp_path / "report", figures=False)
     assert any("the same file 2 times, so one group: sad/0.mp4, sad/copy.mp4" in line for line in runner.said)
     groups = {status.clip.id: status.group for status in runner.open().clips}
     assert groups["sad/0.mp4"] == groups["sad/copy.mp4"] and len(groups) == 11

@@ -75,7 +75,7 @@ def test_singles_alone_are_not(make: Callable[..., FeatureCache]) -> None:
     assert all("uncalibrated" in result.notes for result in run.results if result.head == "softmax")
     (derived,) = list(run_notes(cache, "no-crossfit", ("mine",), ("mine",), plans=FoldPlans((cache.plan,), 1)))[1:]
     assert derived.endswith("in sample, for its embedding is")
-    with pytest.raises(MissingBlockError, match=r"cache import with --source mine --holdout '\{0,1\}'"):
+    with pytest.raises(MissingBlockError, match=r"cache import --cache .* --source mine --holdout '\{0,1\}'"):
         run_ablation(cache, AblationSettings(protocol="crossfit", jobs=1))
 
 

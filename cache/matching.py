@@ -1,0 +1,125 @@
+"""Rows of a file of features matched with the clips of a cache, and held to what the source has already. No writing."""
+
+import shlex
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.blocks import CLASSES, Owner, attributes_of, part_files, read_rows
+from cache.columns import repeated
+from cache.datasets import DataSet
+from cache.errors import DamagedPartError, InputError
+from cache.features import Features, first_few, shown
+from cache.parts import open_part
+from cache.recipe import Recipe
+from cache.store import FeatureCache
+
+
+def in_class_order(features: Features, data: DataSet) -> Features:
+    """The features with logits in sorted label order."""
+    classes = data.clips.labels
+    if features.logits is None:
+        return features
+    width = features.logits.shape[1]
+    if features.classes is None and width != len(classes):
+        raise InputError(
+            f"{features.file}: logits have {width} columns; expected {len(classes)}, one a label in sorted order: "
+            f"{', '.join(classes)}"
+        )
+    if features.classes is None:
+        return replace(features, classes=classes)
+    if sorted(features.classes) != sorted(classes):
+        raise InputError(f"{features.file}: logits are of {', '.join(features.classes)}; expected {', '.join(classes)}")
+    order = [features.classes.index(label) for label in classes]
+    return replace(features, logits=features.logits[:, order], classes=classes)
+
+
+def places_of(features: Features, data: DataSet, say: Callable[[str], None]) -> NDArray[np.int64]:
+    """Row of the file of each clip of the plan, -1 where it has none; ids that the cache does not know are refused."""
+    known = set(data.statuses.ids)
+    if strange := [name for name in features.ids if name not in known]:
+        raise InputError(
+            f"{features.file}: {len(strange)} of {len(features.ids)} ids are not clips of the cache (first: "
+            f"{first_few(strange)}); its ids look like {first_few(data.statuses.ids)}"
+        )
+    found = features.places
+    places = np.fromiter((found.get(name, -1) for name in data.clips.ids), np.int64, len(data.clips))
+    if dropped := len(features.ids) - int((places >= 0).sum()):
+        say(f"{dropped} rows dropped: their clips are refused, or held back for testing (split = test)")
+    return places
+
+
+def one_row_a_clip(
+    features: Features, data: DataSet, places: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The places where every copy of one clip has the row of one of them, and which clips are the first of theirs.
+
+    Two ids may be two copies of one file: they are one clip with one row, so rows that differ are refused.
+    """
+    digests = data.clips.digests
+    if repeated(digests) is None:
+        return places, np.ones(len(places), dtype=bool)
+    _, first, clip = np.unique(digests, return_index=True, return_inverse=True)
+    chosen = np.full(len(first), -1)
+    given = np.flatnonzero(places >= 0)[::-1]
+    chosen[clip[given]] = places[given]  # of several the first stands
+    for row in given[places[given] != chosen[clip[given]]].tolist():
+        one, other = (features.rows(np.array([place])) for place in (int(chosen[clip[row]]), int(places[row])))
+        if any(one[name].tobytes() != other[name].tobytes() for name in one):
+            raise InputError(
+                f"{features.file}: the rows of {shown(features.ids[int(chosen[clip[row]])])} and "
+                f"{shown(features.ids[int(places[row])])} differ, but both are one clip: the same seconds of equal "
+                "files; keep one of the rows"
+            )
+    is_first = np.zeros(len(places), dtype=bool)
+    is_first[first] = True
+    return chosen[clip], is_first
+
+
+def check_shape(cache: FeatureCache, recipe: Recipe, features: Features) -> None:
+    """Refuse arrays of other widths or classes than the source's rows have, under whatever holdout."""
+    wanted = {name: values.shape[1] for name, values in features.arrays.items()}
+    folder = cache.block_folder(recipe, None).parent
+    for file in (part for network in sorted(folder.glob("[!.]*/")) for part in part_files(network)):
+        try:
+            with open_part(file) as part:
+                found = {name: part[name].shape[1] for name in part if name != "clip"}
+                classes = attributes_of(file, part).get(CLASSES)
+        except DamagedPartError:
+            continue  # it is set aside when its rows are wanted
+        if found != wanted:
+            raise InputError(
+                f"{features.file}: has {_widths(wanted)}, but source {recipe.source!r} holds {_widths(found)}; use "
+                "another --source name"
+            )
+        if classes and features.classes and tuple(classes) != features.classes:
+            raise InputError(
+                f"{features.file}: its logits are of {', '.join(features.classes)}, but those of source "
+                f"{recipe.source!r} are of {', '.join(classes)}; use another --source name"
+            )
+        return
+
+
+def _widths(widths: dict[str, int]) -> str:
+    return ", ".join(f"{name} [N, {width}]" for name, width in sorted(widths.items()))
+
+
+def check_equal(owner: Owner, data: DataSet, features: Features, places: NDArray[np.int64]) -> None:
+    """Refuse rows that the source holds already with other values; `places` [N] is -1 where nothing is to compare."""
+    chosen = np.flatnonzero(places >= 0)
+    if not len(chosen):
+        return
+    given = features.rows(places[chosen])
+    kept = read_rows(owner, data.clips.digests[chosen], tuple(given)).arrays
+    different = np.zeros(len(chosen), dtype=bool)
+    for name, values in given.items():
+        different |= (np.ascontiguousarray(values).view(np.uint32) != kept[name].view(np.uint32)).any(axis=1)
+    if different.any():
+        first = data.clips.ids[int(chosen[different][0])]
+        raise InputError(
+            f"{features.file}: source {owner.source!r} holds other values of {int(different.sum())} clips (first: "
+            f"{shown(first)}); nothing is overwritten: use another --source name, or remove the old one first: "
+            f"moodfuse cache prune --cache {shlex.quote(str(owner.folder.parents[3]))} --source {owner.source} --yes"
+        )

@@ -1,0 +1,132 @@
+"""Export: what went in through any format comes out bit for bit; nothing that is there is lost."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bringing import ANY_ID, FORMATS, IDS, LABELS, Given, bounded, bring, is_name, listing, write, write_labels
+from cache.errors import InputError, MoodfuseError, UnknownNameError
+from cache.export import export_features
+from cache.manifest import table_name
+from cache.recipe import Recipe
+from cache.store import FeatureCache
+
+pytestmark = pytest.mark.usefixtures("unsynced")
+
+EXPORTS = (".npz", ".csv", ".parquet")
+KINDS = ("f2", "f4", "f8", ">f4", ">f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
+NAMES = st.lists(ANY_ID.filter(is_name), min_size=len(LABELS), max_size=len(LABELS), unique=True)
+
+
+def numbers(kind: str) -> st.SearchStrategy[float]:
+    """Values that a dtype holds, and float32 after it."""
+    dtype = np.dtype(kind)
+    if dtype.kind == "f":
+        edge = float(np.finfo(np.float32 if dtype.itemsize > 2 else np.float16).max)
+        return st.floats(-edge, edge, width=8 * dtype.itemsize)  # type: ignore[arg-type]
+    return st.integers(int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
+
+
+@st.composite
+def features(draw: Callable[..., Any]) -> Given:
+    """Rows of every clip in any order, of any dtype that can be a feature."""
+    kind, width, ids = draw(st.sampled_from(KINDS)), draw(st.integers(1, 3)), draw(NAMES)
+    wanted = len(ids) * (width + 2)
+    values = np.array(draw(st.lists(numbers(kind), min_size=wanted, max_size=wanted)), dtype=kind)
+    values = values.reshape(len(ids), -1)
+    return Given(ids, values[:, :width], values[:, width:] if draw(st.booleans()) else None)
+
+
+@settings(bounded, max_examples=40)
+@given(found=features(), form=st.sampled_from(FORMATS), to=st.sampled_from(EXPORTS), seed=st.integers(0, 9))
+def test_round_trips(found: Given, form: str, to: str, seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """In through any format, out and in again through any other: ids and float32 bits are the same."""
+    folder = tmp_path_factory.mktemp("trip")
+    found = Given(found.ids, found.embedding, None if form == ".npy" else found.logits)
+    order = np.random.default_rng(seed).permutation(len(found.ids)).tolist()
+    labels = write_labels(folder / "labels.csv", [found.ids[row] for row in order])
+    assert bring(folder / "one", labels=labels, **write(folder, found, form)).written == len(found.ids)
+    block = FeatureCache(folder / "one").block("mine", "*")
+    assert list(block.ids) == sorted(found.ids)
+    rows = [found.ids.index(name) for name in block.ids]
+    for name, values in found.arrays.items():
+        assert getattr(block, name).tobytes() == values.astype(np.float32)[rows].tobytes()
+    assert found.logits is not None or block.logits is None
+
+    out = folder / f"out{to}"
+    export_features(FeatureCache(folder / "one"), "mine", None, out)
+    before = listing(folder / "one")
+    assert bring(folder / "one", file=out).written == 0 and listing(folder / "one") == before
+    assert bring(folder / "two", file=out, labels=labels).written == len(found.ids)
+    again = FeatureCache(folder / "two").block("mine", "*")
+    assert list(again.ids) == list(block.ids) and again.embedding.tobytes() == block.embedding.tobytes()
+    assert again.logits is None if block.logits is None else again.logits.tobytes() == block.logits.tobytes()
+
+
+def test_every_float32_survives_a_csv(tmp_path: Path) -> None:
+    """Ten thousand bit patterns, subnormals, both zeros, and the decimal that rounds twice come back bit for bit."""
+    bits = np.random.default_rng(0).integers(0, 2**32, 10_000, dtype=np.uint32).view(np.float32)
+    odd = np.array([0x15AE43FD, 0x15AE43FE, 0x80000000, 0, 1, 0x007FFFFF, 0x7F7FFFFF], dtype=np.uint32).view(np.float32)
+    values = np.concatenate([bits[np.isfinite(bits)], odd])
+    values = np.resize(values, (len(IDS), -(-len(values) // len(IDS))))
+    labels = write_labels(tmp_path / "labels.csv", IDS)
+    bring(tmp_path / "one", labels=labels, **write(tmp_path, Given(IDS, values), ".npz"))
+    export_features(FeatureCache(tmp_path / "one"), "mine", None, tmp_path / "out.csv")
+    bring(tmp_path / "two", file=tmp_path / "out.csv", labels=labels)
+    assert FeatureCache(tmp_path / "two").block("mine", "*").embedding.tobytes() == values.tobytes()
+
+
+def test_export_leaves_what_is_there(known: FeatureCache, tmp_path: Path) -> None:
+    """A file that exists stays without --force; unknown names and suffixes list the known."""
+    out = tmp_path / "out.npz"
+    out.write_bytes(b"mine")
+    with pytest.raises(InputError, match="exists; name another --output, or replace it with --force"):
+        export_features(known, "other", None, out)
+    assert out.read_bytes() == b"mine"
+    export_features(known, "other", None, out, force=True)
+    found = np.load(out)
+    assert sorted(found.files) == ["digest", "embedding", "fold", "group", "id", "label"]
+    assert found["label"].tolist() == list(LABELS) and found["digest"].tolist() == list(known.clips.texts["digest"])
+    with pytest.raises(InputError, match=r"suffix '.h5' is not known; expected one of .npz, .csv, .parquet"):
+        export_features(known, "other", None, tmp_path / "out.h5")
+    with pytest.raises(UnknownNameError, match="unknown source 'none'; known: other"):
+        export_features(known, "none", None, tmp_path / "none.npz")
+    (tmp_path / "file").touch()
+    with pytest.raises(MoodfuseError, match="cannot be written"):
+        export_features(known, "other", None, tmp_path / "file" / "out.npz")
+    assert not list(tmp_path.rglob(".tmp-*"))
+
+
+def test_export_keeps_links_and_out_of_the_cache(known: FeatureCache, tmp_path: Path) -> None:
+    """What a link leads to is replaced, the link stays; a place of the cache's own files is refused."""
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link.npz").symlink_to(tmp_path / "there" / "out.npz")
+    for _ in range(2):
+        export_features(known, "other", None, tmp_path / "link.npz", force=True)
+        assert (tmp_path / "link.npz").is_symlink() and len(np.load(tmp_path / "there" / "out.npz")["id"]) == 6
+    before = listing(known.path)
+    for place in ("clips.csv", "features/out.npz", "features/other/x/frozen/a.npz", "runs/run-1/out.csv"):
+        with pytest.raises(InputError, match="is a place of the cache's own files; name an --output outside"):
+            export_features(known, "other", None, known.path / place, force=True)
+    assert listing(known.path) == before
+    export_features(known, "other", None, known.path / "out.csv")
+
+
+def test_clips_that_lack_a_view_are_left_out(small_cache: Callable[..., FeatureCache], tmp_path: Path) -> None:
+    """A row that no network made is not exported as if one had."""
+    cache = small_cache()
+    statuses = [replace(status, missing="picture" if row == 3 else "") for row, status in enumerate(cache.statuses)]
+    cache.write_plan(replace(cache.plan, records=(table_name(statuses),)), statuses)
+    recipe = Recipe("c3d", "c3d", 1, "random", "{}", "frozen", None, embedding_tuned=False)
+    cache.write_recipe(recipe)
+    cache.select([recipe])
+    digests = [status.digest for status in cache.clips_with(recipe)]
+    cache.write_block_part(recipe, None, digests, {"embedding": np.ones((17, 2), dtype=np.float32)})
+    done = export_features(cache, "c3d", None, tmp_path / "out.npz")
+    assert done.left_out == 1 and "003" not in np.load(tmp_path / "out.npz")["id"] and len(done.folds) == 17

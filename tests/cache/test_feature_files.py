@@ -1,0 +1,257 @@
+"""Files of features of every kind are read as they are meant, or refused with a reason, and nothing is written."""
+
+import csv
+import io
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from bringing import (
+    ANY_ID,
+    FORMATS,
+    IDS,
+    LABELS,
+    NASTY,
+    Given,
+    bounded,
+    bring,
+    is_name,
+    refuse,
+    write,
+    write_labels,
+)
+from cache.errors import InputError
+from cache.exchange import ImportSettings, import_features
+from cache.export import export_features
+from cache.records import Holdout
+from cache.store import FeatureCache
+
+pytestmark = pytest.mark.usefixtures("unsynced")
+
+BAD_KINDS = ("c8", "c16", "?", "O", "U3", "S3", "M8[s]", "m8[s]", "f16", [("a", "f4")])
+
+
+@pytest.mark.parametrize("kind", BAD_KINDS, ids=str)
+@pytest.mark.parametrize("name", ["embedding", "logits"])
+def test_other_dtypes_are_refused(known: FeatureCache, tmp_path: Path, kind: Any, name: str) -> None:
+    """Complex, bool, objects, text, dates, records and long doubles are no features; no pickle is read."""
+    good = {"id": np.array(IDS), "embedding": np.zeros((6, 2))}
+    np.savez(tmp_path / "bad.npz", **(good | {name: np.zeros((6, 2), dtype=kind)}))
+    refuse(
+        tmp_path, "expected float16, float32, float64 or whole numbers|allow_pickle=False", file=tmp_path / "bad.npz"
+    )
+
+
+SHAPES = ((6,), (6, 0), (0, 2), (5, 2), (7, 2), (6, 2, 1), ())
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_other_shapes_are_refused(known: FeatureCache, tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """An embedding is a row a clip, with columns; logits are a column a class."""
+    for name in ("embedding", "logits"):
+        arrays = {"id": np.array(IDS), "embedding": np.zeros((6, 2))} | {name: np.zeros(shape)}
+        np.savez(tmp_path / "bad.npz", **arrays)
+        refuse(tmp_path, f"{name} is .* beside 6 ids", file=tmp_path / "bad.npz")
+    np.savez(tmp_path / "bad.npz", id=np.array(IDS), embedding=np.zeros((6, 2)), logits=np.zeros((6, 3)))
+    refuse(tmp_path, "logits have 3 columns; expected 2, .* a, b", file=tmp_path / "bad.npz")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        (np.nan, "f4", "is nan in column 1, not finite"),
+        (-np.inf, "f2", "is -inf in column 1, not finite"),
+        (1e39, "f8", "is 1e[+]39 in column 1, too large for float32"),
+    ],
+)
+@pytest.mark.parametrize("form", FORMATS)
+def test_values_that_are_no_float32_are_refused(
+    known: FeatureCache, tmp_path: Path, case: tuple[float, str, str], form: str
+) -> None:
+    """NaN, infinities and what is too large name the clip, in every format."""
+    value, kind, cause = case
+    embedding = np.zeros((6, 2), dtype=kind)
+    embedding[4, 1] = value
+    refuse(tmp_path, f"of clip 'clip 4' {cause}", **write(tmp_path, Given(IDS, embedding), form))
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize(
+    ("ids", "cause"),
+    [
+        (
+            (*IDS, "clip 6", "clip 7"),
+            r"2 of 8 ids are not clips of the cache \(first: 'clip 6', 'clip 7'\); .* 'clip 0'",
+        ),
+        (IDS[:4], r"has no features of 2 of 6 clips \(first: 'clip 4', 'clip 5'\)"),
+        ((), r"has no features of 6 of 6 clips|is .*\[0\]; expected strings|'id' is null; expected strings"),
+        ((*IDS, IDS[2]), r"1 id\(s\) stand there twice \(first: 'clip 2'\)"),
+    ],
+    ids=["unknown", "missing", "none", "twice"],
+)
+def test_ids_must_be_those_of_the_clips(
+    known: FeatureCache, tmp_path: Path, form: str, ids: tuple[str, ...], cause: str
+) -> None:
+    """Unknown, missing and repeated ids are named, in every format."""
+    refuse(tmp_path, cause, **write(tmp_path, Given(ids, np.ones((len(ids), 2), dtype=np.float32)), form))
+
+
+@settings(bounded, max_examples=80)
+@given(
+    ids=st.lists(NASTY, min_size=4, max_size=6, unique=True) | st.lists(ANY_ID, max_size=6),
+    labels=st.just(LABELS) | st.lists(st.sampled_from(["a", "b", "", "../a", "é", "\udce9"]), max_size=6),
+)
+def test_any_ids_and_labels_are_right_or_refused(
+    ids: list[str], labels: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Whatever stands in a table of labels and in a file, it is a cache that holds just that, or an InputError."""
+    folder = tmp_path_factory.mktemp("any")
+    rows = list(zip(ids, labels, strict=False))
+    names = [name for name, _ in rows]
+    text = io.StringIO(newline="")
+    csv.writer(text, quoting=csv.QUOTE_ALL).writerows([("id", "label"), *rows])
+    (folder / "labels.csv").write_bytes(text.getvalue().encode("utf-8", "surrogatepass"))
+    np.savez(folder / "mine.npz", id=np.array(names, dtype=np.str_), embedding=np.ones((len(rows), 1)))
+    try:
+        bring(folder / "one", file=folder / "mine.npz", labels=folder / "labels.csv")
+    except InputError:
+        assert not (folder / "one").exists()
+        return
+    assert all(map(is_name, names)) and list(FeatureCache(folder / "one").block("mine", "*").ids) == sorted(names)
+
+
+@settings(bounded, max_examples=100)
+@given(
+    form=st.sampled_from(FORMATS), place=st.floats(0, 1, exclude_max=True), value=st.integers(0, 255), cut=st.booleans()
+)
+@example(form=".npy", place=0.3046875, value=0, cut=False)
+def test_damaged_files_are_right_or_refused(
+    form: str, place: float, value: int, cut: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A byte smashed or a tail lost: the import is refused and leaves nothing, or what it took is finite and whole."""
+    folder = tmp_path_factory.mktemp("damage")
+    labels = write_labels(folder / "labels.csv", IDS)
+    files = write(folder, Given(IDS, np.arange(12.0).reshape(6, 2), None), form)
+    data = bytearray(files["file"].read_bytes())
+    at = int(place * len(data))
+    data[at] = value
+    files["file"].write_bytes(data[:at] if cut else data)
+    try:
+        bring(folder / "one", labels=labels, **files)
+    except InputError:
+        assert not (folder / "one").exists()
+        return
+    assert np.isfinite(FeatureCache(folder / "one").block("mine", "*").embedding).all()
+
+
+def test_parquet_says_the_classes_of_its_lists(known: FeatureCache, tmp_path: Path) -> None:
+    """So that lists of logits come back under the names that they had, whatever the labels are by then."""
+    bring(known.path, source="zs", **write(tmp_path, Given(IDS, np.ones((6, 2)), np.array([[2.0, -1.0]] * 6)), ".npz"))
+    out = tmp_path / "out.parquet"
+    export_features(FeatureCache(known.path), "zs", None, out)
+    turned = write_labels(tmp_path / "turned.csv", IDS, ["z" if label == "a" else label for label in LABELS])
+    with pytest.raises(InputError, match="logits are of a, b; expected b, z"):
+        bring(tmp_path / "new", file=out, labels=turned)
+    table = pyarrow.parquet.read_table(out)
+    for metadata, cause in ((b'["a"]', "classes do not fit"), (b"{}", "no list of labels"), (b"[", "cannot be read")):
+        pyarrow.parquet.write_table(table.replace_schema_metadata({b"moodfuse.classes": metadata}), out)
+        refuse(tmp_path, cause, source="two", file=out)
+    pyarrow.parquet.write_table(table.replace_schema_metadata({b"moodfuse.classes": b'["b","a"]'}), out)
+    bring(known.path, source="two", file=out)
+    found = FeatureCache(known.path).block("two", "*").logits
+    assert found is not None and found.tolist() == [[-1.0, 2.0]] * 6
+
+
+def test_columns_of_a_csv(known: FeatureCache, tmp_path: Path) -> None:
+    """Without e0 every numeric column counts, in the file's order, but not those of an export; the rest is named."""
+    rows = "\n".join(f"clip {number},{number},a,1,{-number}" for number in range(6))
+    (tmp_path / "some.csv").write_text(f"\ufeffid , width,label,fold,height\r\n{rows}\r\n\r\n")
+    said: list[str] = []
+    wanted = ImportSettings(known.path, tmp_path / "some.csv", "mine", Holdout.frozen())
+    import_features(wanted, say=said.append)
+    assert said == [
+        f"{wanted.file}: columns taken: 'width', 'height'; columns passed over: 'label', 'fold'",
+    ]
+    table = "\n".join(f"clip {number},{number},7" for number in range(6))
+    (tmp_path / "some.csv").write_text(f"id,e0,age\n{table}\n")
+    import_features(replace(wanted, source="aged"), say=said.append)
+    assert said[1:] == [f"{wanted.file}: columns passed over: 'age'"]
+    assert FeatureCache(known.path).block("mine", "*").embedding.tolist() == [[n, -n] for n in range(6)]
+    for text, cause in (
+        ("id,e0,e2\n", "column e1 is missing"),
+        ("id,label\n", "no column of an embedding"),
+        ("e0,e1\n", r"column\(s\) id missing, found 'e0, e1'"),
+        ("id,e0,e0\n", "line 1: column 'e0' stands there twice"),
+        ("id,x\nclip 0,1\nclip 1,tall\n", "line 3: column 'x' is 'tall'; expected a number"),
+        ("id,x\nclip 0,1_000\n", "line 2: column 'x' is '1_000'; expected a number"),
+        ("id,x\nclip 0,٣\n", "line 2: column 'x' is '٣'; expected a number"),
+        ('id,e0\n"clip\n0",1\nclip 1,2,3\n', "line 4: 3 cells; expected 2"),
+        ('id,e0\n"clip 0,1\n', "line 2: not CSV"),
+        ("", "is empty"),
+        ("id,e0,logit:a,logit:c\nclip 0,1,1,1\n", "logits are of a, c; expected a, b"),
+    ):
+        (tmp_path / "bad.csv").write_text(text)
+        refuse(tmp_path, cause, file=tmp_path / "bad.csv")
+    (tmp_path / "bad.csv").write_text("id,e0\nclip 0,1\n", encoding="utf-16")
+    refuse(tmp_path, "is UTF-16, .*; save the file as UTF-8", file=tmp_path / "bad.csv")
+
+
+def test_files_that_are_none(known: FeatureCache, tmp_path: Path) -> None:
+    """Missing files, unknown suffixes, files of another kind and missing arrays say what was expected."""
+    embedding = np.ones((6, 2))
+    np.save(tmp_path / "one.npy", embedding)
+    np.savez(tmp_path / "lacks.npz", ids=np.array(IDS), embedding=embedding)
+    np.savez(tmp_path / "whole.npz", id=np.arange(6), embedding=embedding)
+    (tmp_path / "array.npz").write_bytes((tmp_path / "one.npy").read_bytes())
+    (tmp_path / "several.npy").write_bytes((tmp_path / "lacks.npz").read_bytes())
+    (tmp_path / "ids.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join((*IDS, "")).encode())
+    for name, cause in (
+        ("none.npz", "none.npz: cannot be read as .npz .No such file"),
+        ("none.csv", "none.csv: cannot be read"),
+        ("none.parquet", "none.parquet: cannot be read"),
+        ("one.txt", "suffix '.txt' is not known; expected .npy or one of .npz"),
+        ("one.npy", "add --ids FILE"),
+        ("lacks.npz", "lacks id, holds ids, embedding"),
+        ("whole.npz", r"id is int64\[6\]; expected strings"),
+        ("array.npz", "is one array"),
+    ):
+        refuse(tmp_path, cause, file=tmp_path / name)
+    refuse(tmp_path, "several.npy: is an .npz", file=tmp_path / "several.npy", ids=tmp_path / "ids.txt")
+    refuse(tmp_path, "--ids goes with a .npy", file=tmp_path / "lacks.npz", ids=tmp_path / "ids.txt")
+    assert bring(known.path, file=tmp_path / "one.npy", ids=tmp_path / "ids.txt").written == 6
+
+
+def test_parquet_of_other_kinds(known: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Categories and long lists are read; nulls, ragged lists and other types are refused; pyarrow is asked for."""
+    ids = pyarrow.array(IDS)
+    file = tmp_path / "some.parquet"
+    lists = pyarrow.array([[1.0, 2.0]] * 6, pyarrow.large_list(pyarrow.float16()))
+    pyarrow.parquet.write_table(pyarrow.table({"id": ids.dictionary_encode(), "embedding": lists, "note": ids}), file)
+    assert bring(known.path, file=file).embedding == 2
+    for columns, cause in (
+        ({"id": ids, "embedding": pyarrow.array([[1.0, 2.0]] * 5 + [[1.0]])}, "lists of different lengths"),
+        ({"id": ids, "embedding": pyarrow.array([[1.0, 2.0]] * 5 + [None])}, r"1 value\(s\) are missing"),
+        ({"id": ids, "embedding": pyarrow.array([[1.0, 2.0]] * 5 + [[1.0, None]])}, r"1 value\(s\) are missing"),
+        ({"id": ids, "embedding": pyarrow.array([[True, False]] * 6)}, "list<.*bool>; expected a list of float"),
+        ({"id": ids, "embedding": ids}, "embedding is string; expected a list"),
+        ({"id": ids, "e0": ids}, "column 'e0' is string; expected float or whole numbers"),
+        ({"id": ids, "note": ids}, "no column of an embedding"),
+        ({"id": pyarrow.array(range(6)), "e0": pyarrow.array(range(6))}, "column 'id' is int64; expected strings"),
+        ({"id": pyarrow.array([*IDS[:5], None]), "e0": pyarrow.array(range(6))}, r"'id': 1 value\(s\) are missing"),
+        ({"name": ids, "embedding": lists}, r"column\(s\) id missing"),
+    ):
+        pyarrow.parquet.write_table(pyarrow.table(columns), file)
+        refuse(tmp_path, cause, file=file)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    refuse(tmp_path, r"pip install 'moodfuse\[parquet\]'", file=file)
+    with pytest.raises(InputError, match=r"pip install 'moodfuse\[parquet\]'"):
+        export_features(known, "other", None, tmp_path / "out.parquet")
+    assert not list(tmp_path.glob("*out.parquet")) and not list(tmp_path.glob(".tmp-*"))
