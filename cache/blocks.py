@@ -5,7 +5,6 @@ clips count as missing. Of several parts that hold a clip the first by name stan
 """
 
 import json
-import os
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from cache.columns import Digests, lookup, repeated
 from cache.errors import CacheError, DamagedPartError
-from cache.files import set_aside
+from cache.files import listing, set_aside
 from cache.layout import folder_of
 from cache.parts import SCHEMA, FileState, file_state, open_part
 
@@ -81,9 +80,7 @@ class Rows:
 
 def part_files(folder: Path) -> list[Path]:
     """Parts in a folder by name; temporaries and what was set aside are none."""
-    if not folder.is_dir():
-        return []
-    return [folder / name for name in sorted(os.listdir(folder)) if name.endswith(".h5") and not name.startswith(".")]
+    return listing(folder, suffix=".h5")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import DamagedPartError, InputError, UnknownNameError
-from cache.files import read_json, set_aside, write_text
+from cache.files import listing, read_json, set_aside, write_text
 from cache.identity import canonical_json, digest16
 from cache.layout import folder_of
 from cache.manifest import Manifest
@@ -24,7 +24,7 @@ class Choices(Manifest):
     @cached_property
     def _selections(self) -> tuple[dict[str, Any], ...]:
         found = []
-        for file in sorted((self.path / "sources").glob("[!.]*.json")):
+        for file in listing(self.path / "sources", suffix=".json"):
             try:
                 values = read_json(file)
                 if digest16(values) != file.stem:
