@@ -161,7 +161,9 @@ def lookup(ranked: Digests, wanted: Digests) -> NDArray[np.int64]:
     # Numbers sort much faster than texts: candidates come from 64 bits of each digest, and are then compared whole.
     keys, sought = _keys(ranked), _keys(wanted)
     order = np.argsort(keys)
-    places = np.searchsorted(keys[order], sought)
+    turn = np.argsort(sought)  # sought in rising order, each search begins where the last one ended, in the cache
+    places = np.empty(len(wanted), dtype=np.int64)
+    places[turn] = np.searchsorted(keys[order], sought[turn])
     places[places == len(order)] = 0
     places = order[places]
     places[keys[places] != sought] = -1
