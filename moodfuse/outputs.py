@@ -55,8 +55,13 @@ def _is_window(ask: Ask) -> bool:
 def key_of(row: Mapping[str, Any] | Ask) -> tuple[str, float, float | None]:
     """What a row is about: file and window."""
     if isinstance(row, Ask):
-        return row.file, row.start_s, row.end_s
-    return row["file"], row.get("start_s") or 0.0, row.get("end_s")
+        return as_text(row.file), row.start_s, row.end_s
+    return as_text(row["file"]), row.get("start_s") or 0.0, row.get("end_s")
+
+
+def as_text(file: str) -> str:
+    """A file's name in Unicode; bytes that are none are written out."""
+    return file.encode("utf-8", "backslashreplace").decode()
 
 
 class Writer(Protocol):
@@ -92,7 +97,7 @@ class Table:
 
     def write(self, row: Row) -> None:
         """Write one line."""
-        name = row["file"].encode("utf-8", "backslashreplace").decode()
+        name = as_text(row["file"])
         if "error" in row:
             text = f"REFUSED {row['error']}: {row['detail']}"
         else:

@@ -11,7 +11,7 @@ from typing import TextIO
 
 from cache.errors import InputError
 from cache.files import write_aside
-from moodfuse.outputs import CsvRows, Lines, Row, Writer, csv_columns, flattened, key_of
+from moodfuse.outputs import CsvRows, Lines, Row, Writer, as_text, csv_columns, flattened, key_of
 
 Key = tuple[str, float, float | None]
 
@@ -26,7 +26,7 @@ class Output:
 
     def has_file(self, file: str) -> bool:
         """Whether all rows of a time line of a file are there."""
-        return any(key[0] == file for key in self.done)
+        return any(key[0] == as_text(file) for key in self.done)
 
 
 @dataclass(frozen=True)
@@ -103,12 +103,21 @@ class _ParquetRows:
         import pyarrow.parquet
 
         columns = csv_columns(self.target.classes, self.target.sources)
-        table = pyarrow.table({name: [row.get(name) for row in self.rows] for name in columns})
+        rows = [{**row, "file": as_text(row["file"])} for row in self.rows]
+        fields = [pyarrow.field(name, getattr(pyarrow, _type_of(name))()) for name in columns]
+        table = pyarrow.Table.from_pylist(rows, schema=pyarrow.schema(fields))
         sink = pyarrow.BufferOutputStream()
         pyarrow.parquet.write_table(table, sink)
         write_aside(self.target.path, sink.getvalue().to_pybytes())
         self.lines.stream.close()
         self.journal.unlink(missing_ok=True)
+
+
+def _type_of(column: str) -> str:
+    if column == "uncertain":
+        return "bool_"
+    numbers = column in ("start_s", "end_s", "confidence") or column.startswith(("probability:", "adds:"))
+    return "float64" if numbers else "string"
 
 
 def _open_parquet(target: Target) -> Output:

@@ -27,12 +27,8 @@ name = "brief"
 depth = "head"
 head = { optimizer = "adamw", learning_rate = 5e-3, epochs = 6, patience = 6, batch = 8 }
 [twodmcnn]
-depth = "head"
-head = { optimizer = "adamw", learning_rate = 5e-3, epochs = 6, patience = 6, batch = 8 }
-[c3d]
 depth = "frozen"
 """
-SOURCES = ("c3d@brief", "onedmcnn@brief", "twodmcnn@brief")
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,7 @@ def extracted(table: Path, folder: Path, recipe: Path) -> FeatureCache:
     settings = ExtractSettings(
         data=table,
         cache=folder,
-        sources=("c3d", "onedmcnn", "twodmcnn"),
+        sources=("onedmcnn", "twodmcnn"),
         plan=PlanChoice(),
         recipes=RecipeChoice(recipe=str(recipe), device="cpu"),
         networks=Wanted(leaky=True),
@@ -121,7 +117,7 @@ def models(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Callab
 
 @pytest.fixture
 def model_copy(models: Callable[[str], Path], tmp_path: Path) -> Path:
-    """A model of both sources of sound, to be written to."""
+    """A model, to be written to."""
     return Path(shutil.copytree(models("onedmcnn@brief+twodmcnn@brief softmax logits"), tmp_path / "model"))
 
 

@@ -25,10 +25,9 @@ from moodfuse.model.card import ModelError
 from moodfuse.model.model import Ask, Model
 from moodfuse.model.predictions import Prediction, Refusal
 
-ALL = "c3d@brief+onedmcnn@brief+twodmcnn@brief"
-LOGITS, EMBEDDING = f"{ALL} softmax logits", f"{ALL} lightgbm embedding"
-SOUND = "onedmcnn@brief+twodmcnn@brief"
-QUICK, TREES = f"{SOUND} softmax logits", f"{SOUND} lightgbm embedding"
+BOTH = "onedmcnn@brief+twodmcnn@brief"
+QUICK, TREES = f"{BOTH} softmax logits", f"{BOTH} lightgbm embedding"
+ARRAYS = "arrays.safetensors"
 Models = Callable[..., Path]
 TRIES = 3
 
@@ -41,7 +40,7 @@ def scored(run: Run, name: str, files: tuple[str, ...]) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "name",
-    [LOGITS, EMBEDDING, f"{SOUND} lightgbm logits", f"{SOUND} softmax embedding", "twodmcnn@brief network logits"],
+    [QUICK, TREES, f"{BOTH} lightgbm logits", f"{BOTH} softmax embedding", "twodmcnn@brief network logits"],
 )
 def test_a_model_says_of_unseen_files_what_the_run_said(name: str, trained: Any, models: Models) -> None:
     """Exported without one fold's clips, it predicts their files as the run of all folds scored them."""
@@ -51,7 +50,7 @@ def test_a_model_says_of_unseen_files_what_the_run_said(name: str, trained: Any,
 
 def test_a_training_clip_gets_the_features_that_the_cache_holds(trained: Any, models: Models) -> None:
     """Frozen and head depth: embedding and logits of a file are, bit for bit, the rows of the cache."""
-    model, status = Model.load(models(LOGITS)), trained.cache.clips[0]
+    model, status = Model.load(models(QUICK)), trained.cache.clips[0]
     media = media_of(read_clip(status.clip.path, short_side_px=SHORT_SIDE_PX))
     for shipped in model._sources:
         recipe = trained.cache.recipe(shipped.recipe.source)
@@ -97,15 +96,23 @@ def test_a_moved_model_needs_no_cache_nor_what_fits(trained: Any, models: Models
     assert done.stdout.split() == [expected.tobytes().hex()]
 
 
-def test_a_file_without_sound_is_refused_or_filled_in(trained: Any, models: Models, mute: Path) -> None:
-    """Refused with its reason by one model; labelled, and said to lack sound, by one that was exported to impute."""
-    with pytest.raises(MediaError) as refused:
-        Model.load(models(QUICK)).predict([mute])
-    assert refused.value.code == "no_audio"
-    found = Model.load(models(LOGITS, impute=True)).label_file(mute)
-    assert found.missing == "sound" and np.isclose(found.probabilities.sum(), 1)
-    assert [item.own is None for item in found.sources] == [False, True, True]
-    assert np.array_equal(found.sources[1].without, found.probabilities)
+def test_a_file_without_a_view_is_refused_or_filled_in(trained: Any, models: Models, halves: tuple[Path, Path]) -> None:
+    """Refused with its reason by one model; by one that imputes labelled, with what it lacks said.
+
+    A picture that no source reads changes nothing; without sound, which all read, the training mean speaks alone.
+    """
+    mute, blind = halves
+    for path, code in ((mute, "no_audio"), (blind, "no_video")):
+        with pytest.raises(MediaError) as refused:
+            Model.load(models(QUICK)).predict([path])
+        assert refused.value.code == code
+    model = Model.load(models(QUICK, impute=True))
+    found = model.label_file(mute)
+    assert found.missing == "sound" and [item.own for item in found.sources] == [None, None]
+    assert np.array_equal(found.probabilities, model.fusion.probabilities([None, None]))
+    heard = model.label_file(blind)
+    whole = model.label_file(trained.held[0])
+    assert heard.missing == "picture" and np.allclose(heard.probabilities, whole.probabilities, atol=1e-4)
 
 
 def test_bad_files_are_named_in_their_place(trained: Any, models: Models, tmp_path: Path) -> None:
@@ -119,19 +126,20 @@ def test_bad_files_are_named_in_their_place(trained: Any, models: Models, tmp_pa
 
 
 @pytest.fixture(scope="module")
-def mute(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One of the clips without its sound."""
+def halves(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """One of the clips without its sound, and without its picture."""
     import av
 
-    path = tmp_path_factory.mktemp("mute") / "mute.mp4"
-    with av.open(trained.held[0]) as source, av.open(path, "w") as target:
-        stream = source.streams.video[0]
-        copy = target.add_stream_from_template(stream)
-        for packet in source.demux(stream):
-            if packet.dts is not None:
-                packet.stream = copy
-                target.mux(packet)
-    return path
+    folder = tmp_path_factory.mktemp("halves")
+    for kind, name in (("video", "mute.mp4"), ("audio", "blind.mp4")):
+        with av.open(trained.held[0]) as source, av.open(folder / name, "w") as target:
+            stream = next(item for item in source.streams if item.type == kind)
+            copy = target.add_stream_from_template(stream)
+            for packet in source.demux(stream):
+                if packet.dts is not None:
+                    packet.stream = copy
+                    target.mux(packet)
+    return folder / "mute.mp4", folder / "blind.mp4"
 
 
 # Damaged and hostile folders

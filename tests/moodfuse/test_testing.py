@@ -1,0 +1,87 @@
+"""A model on a test set: clips that it saw are no test, and near copies are named."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cache.errors import InputError
+from cache.records import Clip
+from moodfuse.cli import main
+from moodfuse.export import export_model, find_result
+from moodfuse.model.folder import ARRAYS
+from moodfuse.model.model import Model
+from moodfuse.testing import run_test, test_clips
+
+QUICK = "onedmcnn@brief+twodmcnn@brief softmax logits"
+
+
+def clip_of(path: str, label: str, **values: Any) -> Clip:
+    return Clip(id=path, path=path, label=label, **values)
+
+
+def test_clips_that_the_model_saw_are_refused(trained: Any, models: Callable[..., Path]) -> None:
+    """A training file, another window of one, and a clip of a training group are named and not scored."""
+    seen = [status.clip for status in trained.cache.clips]
+    clips = [
+        *(clip_of(path, Path(path).parent.name) for path in trained.held),
+        clip_of(seen[0].path, seen[0].label),
+        Clip(id="window", path=seen[1].path, label=seen[1].label, start_s=0.5),
+        Clip(id="group", path=trained.held[0] + ".copy", label="sad", group=seen[2].group),
+    ]
+    said: list[str] = []
+    found = run_test(Model.load(models(QUICK)), clips, jobs=1, say=said.append)
+    assert found.run.ids == trained.held and len(found.refused) == 3
+    assert "this very clip" in found.refused[0] and "a window of this file" in found.refused[1]
+    assert "of the same group" in found.refused[2]
+    assert sum("refused" in line for line in said) == 3
+    with pytest.raises(InputError, match="none of the 1 clips"):
+        run_test(Model.load(models(QUICK)), clips[2:3], jobs=1, say=said.append)
+    with pytest.raises(InputError, match="label 'angry' is none of the model's"):
+        run_test(Model.load(models(QUICK)), [clip_of(trained.held[0], "angry")], jobs=1, say=said.append)
+
+
+def test_a_near_copy_is_scored_and_named(trained: Any, models: Callable[..., Path], tmp_path: Path) -> None:
+    """The sound of a training clip in another container has other bytes; it is found all the same."""
+    import av
+
+    copy = tmp_path / "copy.mkv"
+    with av.open(trained.cache.clips[0].clip.path) as source, av.open(copy, "w") as target:
+        streams = {stream.index: target.add_stream_from_template(stream) for stream in source.streams}
+        for packet in source.demux():
+            if packet.dts is not None:
+                packet.stream = streams[packet.stream_index]
+                target.mux(packet)
+    clips = [clip_of(str(copy), "sad"), *(clip_of(path, Path(path).parent.name) for path in trained.held)]
+    found = run_test(Model.load(models(QUICK)), clips, jobs=1, say=lambda line: None)
+    assert len(found.run.ids) == 3 and {item.first for item in found.alike} == {f"test {copy}"}
+    assert any("sound or look like training clips" in note for note in found.run.notes)
+
+
+def test_the_split_test_is_scored_where_there_is_one() -> None:
+    """Of a data set with a test split its clips alone are taken; without one all are."""
+    clips = [Clip("a", "a", "sad"), Clip("b", "b", "sad", split="test")]
+    assert test_clips(clips) == clips[1:] and test_clips(clips[:1]) == clips[:1]
+
+
+def test_the_report_of_a_test_set(trained: Any, models: Callable[..., Path], tmp_path: Path) -> None:
+    """The command writes the same report as for a run, and says that this was a test set."""
+    table = tmp_path / "test.csv"
+    table.write_text("path,label\n" + "".join(f"{path},{Path(path).parent.name}\n" for path in trained.held))
+    with pytest.raises(SystemExit) as stopped:
+        main(["evaluate", "--model", str(models(QUICK)), str(table), "--output", str(tmp_path / "report")])
+    assert not stopped.value.code
+    metrics = json.loads((tmp_path / "report/metrics.json").read_text())
+    assert metrics["protocol"] == "test" and metrics["clips"] == 2 and len(metrics["results"]) == 1
+    assert "a test set that the model never saw" in (tmp_path / "report/report.html").read_text()
+
+
+def test_what_was_exported_does_not_depend_on_labels_outside_the_plan(trained: Any, tmp_path: Path) -> None:
+    """The held-out fold's clips are in no plan now: an export is the same bytes whatever they are called."""
+    first = export_model(trained.cache, trained.fewer, QUICK, tmp_path / "first")
+    again = export_model(trained.cache, trained.fewer, QUICK, tmp_path / "again")
+    assert first.card.digest == again.card.digest
+    assert (tmp_path / "first" / ARRAYS).read_bytes() == (tmp_path / "again" / ARRAYS).read_bytes()
+    assert find_result(trained.fewer, QUICK.replace(" ", "/")).name == QUICK
