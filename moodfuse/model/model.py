@@ -227,9 +227,9 @@ class Model:
         MediaError
             If the file cannot be opened at all.
         """
+        from extract.media.apart import read_windows_apart
         from extract.media.decode import DecodedClip
         from extract.media.renditions import SHORT_SIDE_PX
-        from extract.media.windows import read_windows_apart
 
         file = fspath(path)
         times: list[tuple[float, float]] = []
