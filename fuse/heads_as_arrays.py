@@ -61,6 +61,11 @@ def tree_arrays(model: Any, *, columns: int, classes: int) -> TreeArrays:
     )
 
 
+def trees_text(model: Any) -> str:
+    """The trees of a fitted `lightgbm` head in LightGBM's own format."""
+    return str(model.model_.booster_.model_to_string(num_iteration=model.rounds_))
+
+
 class _Nodes:
     """Nodes in the order in which they are met, each before those below it."""
 

@@ -25,7 +25,7 @@ from fuse.design import Ingredients, assemble_whole
 from fuse.features import CrossFitted, Features, Level, values_of
 from fuse.fusion import FusedSource, Fusion
 from fuse.heads import make_head
-from fuse.heads_as_arrays import head_arrays, linear_arrays
+from fuse.heads_as_arrays import head_arrays, linear_arrays, trees_text
 from fuse.logits import centred_scores, head_and_logits
 from fuse.protocols import CROSSFIT, views_read
 
@@ -66,10 +66,13 @@ class Shipped:
     fusion : Fusion
     networks : mapping of str to tuple of Holdout
         The networks of each source, in the order in which their logits are averaged; ``*`` for a frozen one.
+    trees : str
+        Of a head of boosted trees, LightGBM's own text, for other tools; empty for any other head.
     """
 
     fusion: Fusion
     networks: Mapping[str, tuple[Holdout, ...]]
+    trees: str = ""
 
 
 def why_not_shipped(cache: FeatureCache, scored: Scored) -> str:
@@ -128,7 +131,8 @@ def ship(cache: FeatureCache, scored: Scored) -> Shipped:
         temperature=choice.temperature,
         chosen=choice.chosen,
     )
-    return Shipped(fusion, {part.features.source: part.holdouts for part in parts})
+    networks = {part.features.source: part.holdouts for part in parts}
+    return Shipped(fusion, networks, trees_text(model) if fusion.head.kind == "trees" else "")
 
 
 @dataclass(frozen=True)

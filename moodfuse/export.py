@@ -84,6 +84,8 @@ def export_model(
     scored = scored_of(run, result)
     shipped = ship(cache, scored)
     files: dict[str, Path | bytes | str] = {ARRAYS: arrays_of(shipped.fusion), TRAINING: training_file(cache)}
+    if shipped.trees:
+        files["trees.txt"] = shipped.trees
     sources = tuple(_source(cache, shipped, name, number, files) for number, name in enumerate(result.sources))
     lacking = any(status.missing for status in cache.clips)
     card = ModelCard(
