@@ -54,7 +54,8 @@ def window_starts(duration_s: float, *, hop_s: float, length_s: float = WINDOW_S
     """Return where the windows of a file start.
 
     They start at 0, `hop_s`, twice that and so on, as far as they fit into the file; where the last of these ends a
-    second or more before the file does, one more ends with it. A file that is shorter than a window has one, from 0 to its end.
+    second or more before the file does, one more ends with it. A file that is shorter than a window has one, from 0
+    to its end.
 
     Parameters
     ----------
