@@ -1,0 +1,132 @@
+"""Decoding a window of an open file into its collectors, and what they make of it together."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import av
+import numpy as np
+
+from cache.records import WINDOW_S
+from extract.media.container import MediaError, MediaFacts, Opened, read_facts
+from extract.media.pictures import Pictures
+from extract.media.sound import SAMPLES, Sound
+from extract.media.taker import COMPLETE, Taker
+
+
+@dataclass(frozen=True)
+class DecodedClip:
+    """The decoded pictures and sound of one window.
+
+    Attributes
+    ----------
+    frames : ndarray, uint8 [32, H, W, 3]
+        RGB pictures.
+    frame_times_s : ndarray, float64 [32]
+        Their presentation times in the file (not in the window), seconds.
+    waveform : ndarray, float32 [480000]
+        Mono sound at 16 kHz in [-1, 1] from the window's start, zeros after its end.
+    waveform_samples : int
+        How many samples of `waveform` come from the file.
+    start_s, end_s : float
+        The window that was read, seconds.
+    facts : MediaFacts
+        What the file's headers say.
+    missing : str
+        The view that is not there, ``"sound"`` (`waveform` is zeros) or ``"picture"`` (`frames` is [0, 0, 0, 3]);
+        empty where both are. Only `partial` lets a clip lack one.
+    """
+
+    frames: np.ndarray
+    frame_times_s: np.ndarray
+    waveform: np.ndarray
+    waveform_samples: int
+    start_s: float
+    end_s: float
+    facts: MediaFacts
+    missing: str = ""
+
+
+def settle_window(opened: Opened, start_s: float, end_s: float | None) -> tuple[float, float]:
+    """Return the window in seconds, cut at the end of a file that holds at least 95 % of it."""
+    asked = min(start_s + WINDOW_S, opened.duration_s) if end_s is None else end_s
+    end = min(asked, opened.duration_s)
+    if not (0.0 <= start_s < end and end - start_s >= COMPLETE * (asked - start_s) - 1e-9):
+        found = f"window {start_s:g} to {asked:g} s, file {opened.duration_s:.3f} s"
+        raise MediaError("window_outside", opened.path, found)
+    return float(start_s), float(end)
+
+
+def decode_into(takers: Mapping[int, Taker], opened: Opened, from_s: float) -> bool:
+    """Feed takers from the last key frame at or before `from_s`; False where seeking landed too late.
+
+    Parameters
+    ----------
+    takers : mapping from int to Taker
+        By the index of their stream.
+    opened : Opened
+    from_s : float
+        Seconds; from 0 the file is decoded from its start.
+    """
+    if from_s > 0.0 and not seek(opened, from_s):
+        return False
+    if not takers:
+        return True
+    for stream, packet in packets(opened):
+        taker = takers.get(stream.index)
+        if taker is None or taker.done:
+            continue
+        taker.take(stream, packet)
+        if from_s > 0.0 and taker.late:
+            return False
+        if all(taker.done for taker in takers.values()):
+            break
+    return True
+
+
+def seek(opened: Opened, to_s: float) -> bool:
+    """Go to the last key frame at or before a time in seconds; False where the file lets nobody seek."""
+    try:
+        opened.media.seek(int((to_s + opened.origin_s) * av.time_base), backward=True)
+    except av.error.FFmpegError:
+        return False
+    return True
+
+
+def packets(opened: Opened) -> Iterator[tuple[Any, Any]]:
+    """Yield (stream, packet) to the end or to where the file breaks off, then (stream, None) to drain each decoder."""
+    streams = [stream for stream in (opened.video, opened.audio) if stream is not None]
+    try:
+        for packet in opened.media.demux(*streams):
+            if packet.size:
+                yield packet.stream, packet
+    except (av.error.InvalidDataError, av.error.EOFError, IndexError):  # the last: a track turned up on the way
+        pass
+    for stream in streams:
+        yield stream, None
+
+
+def collect(
+    opened: Opened, window: tuple[float, float], pictures: Pictures | None, sound: Sound | None, *, partial: bool
+) -> DecodedClip:
+    """What both collectors hold; under `partial`, one of them may hold nothing."""
+    frames, times_s = np.zeros((0, 0, 0, 3), np.uint8), np.zeros(0)
+    waveform, real = np.zeros(SAMPLES, np.float32), 0
+    missing = []
+    try:
+        if pictures is None:
+            raise MediaError("no_video", opened.path)
+        frames, times_s = pictures.result()
+    except MediaError as error:
+        if not partial or error.code != "no_video":
+            raise
+        missing.append("picture")
+    try:
+        if sound is None:
+            raise MediaError("no_audio", opened.path)
+        waveform, real = sound.result()
+    except MediaError as error:
+        if not partial or error.code != "no_audio" or missing:
+            raise
+        missing.append("sound")
+    return DecodedClip(frames, times_s, waveform, real, *window, read_facts(opened), "".join(missing))

@@ -1,0 +1,101 @@
+"""Collecting the sound of a window: mono, 16 kHz, sample 0 at the window's start, zeros after its end."""
+
+from typing import Any
+
+import av
+import numpy as np
+
+from cache.records import WINDOW_S
+from extract.media.container import MediaError, Opened
+from extract.media.taker import Taker, check_complete, preroll_s, seconds
+
+SAMPLE_RATE_HZ = 16_000
+SAMPLES = int(SAMPLE_RATE_HZ * WINDOW_S)
+TAIL_S = 0.1
+JUMP_S = 0.05
+
+
+class Sound(Taker):
+    """Places decoded sound, averaged over channels, on a sample grid that starts at a whole second before the window.
+
+    A grid from a whole second has whole sample numbers at both rates, so a window's samples do not depend on where
+    decoding began.
+    """
+
+    def __init__(self, opened: Opened, window: tuple[float, float]) -> None:
+        super().__init__()
+        self.opened = opened
+        self.start_s, self.end_s = window[0], min(window[1], window[0] + WINDOW_S)
+        self.base_s = preroll_s(self.start_s)
+        self.samples = np.zeros(0, np.float32)
+        self.edges = [0, 0]
+        self.rate_hz = self.cursor = self.covered = 0
+
+    def add(self, frame: Any) -> None:
+        """Take the next decoded stretch of sound, placed by its time where it does not continue the one before."""
+        if not self.rate_hz:
+            self._begin(frame.sample_rate)
+        if frame.sample_rate != self.rate_hz:
+            raise MediaError("decode_failed", self.opened.path, "its sampling rate changes")
+        first = self.cursor
+        if frame.pts is not None:
+            base = frame.time_base or self.opened.audio.time_base
+            time_s = seconds(frame.pts, base) - self.opened.origin_s
+            at = round((time_s - self.base_s) * self.rate_hz)
+            self.late = not self.covered and self.cursor == 0 and time_s > self.start_s
+            first = at if self.cursor == 0 or abs(at - self.cursor) > JUMP_S * self.rate_hz else self.cursor
+        self.cursor = first + frame.samples
+        low, high = max(first, 0), min(self.cursor, len(self.samples))
+        if high > low:
+            self.samples[low:high] = _mono(frame)[low - first : high - first]
+            self.covered += max(0, min(high, self.edges[1]) - max(low, self.edges[0]))
+        self.done = self.cursor >= len(self.samples)
+
+    def _begin(self, rate_hz: int) -> None:
+        """Lay out the grid at the sound's own rate."""
+        self.rate_hz = rate_hz
+        self.samples = np.zeros(round((self.end_s + TAIL_S - self.base_s) * rate_hz), np.float32)
+        self.edges = [round((edge_s - self.base_s) * rate_hz) for edge_s in (self.start_s, self.end_s)]
+
+    def result(self) -> tuple[np.ndarray, int]:
+        """Return float32 [480000] and how many samples are real, or refuse what is too incomplete."""
+        first_s, last_s = self.opened.span_s(self.opened.audio)
+        declared_s = min(last_s, self.end_s) - max(first_s, self.start_s)
+        if declared_s <= 0:
+            raise MediaError("no_audio", self.opened.path, f"the sound lasts from {first_s:.2f} to {last_s:.2f} s")
+        if not self.covered:
+            raise MediaError("decode_failed" if self.failures else "truncated", self.opened.path, "no sound decoded")
+        covered_s = self.covered / self.rate_hz
+        check_complete(self.opened.path, "sound", covered_s, declared_s, failures=self.failures)
+        resampled = _resample(self.samples, self.rate_hz)
+        offset = round((self.start_s - self.base_s) * SAMPLE_RATE_HZ)
+        last_s = min(self.end_s, self.base_s + self.cursor / self.rate_hz)
+        real = max(0, min(SAMPLES, round((last_s - self.start_s) * SAMPLE_RATE_HZ), len(resampled) - offset))
+        waveform = np.zeros(SAMPLES, np.float32)
+        waveform[:real] = np.clip(resampled[offset : offset + real], -1.0, 1.0)
+        return waveform, real
+
+
+def _mono(frame: Any) -> np.ndarray:
+    """Return the mean over channels of a stretch of sound, float32 [samples], full scale 1."""
+    values = frame.to_ndarray()
+    if not frame.format.is_planar:
+        values = values.reshape(-1, frame.layout.nb_channels).T
+    if values.dtype == np.uint8:
+        values = (values.astype(np.float32) - 128.0) / 128.0
+    elif values.dtype.kind == "i":
+        values = values / np.float64(-int(np.iinfo(values.dtype).min))
+    mono: np.ndarray = values.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return mono
+
+
+def _resample(samples: np.ndarray, rate_hz: int) -> np.ndarray:
+    """Return mono sound at 16 kHz, float32; the first sample keeps its time."""
+    samples = np.nan_to_num(samples, nan=0.0, posinf=1.0, neginf=-1.0)
+    if rate_hz == SAMPLE_RATE_HZ:
+        return samples
+    frame = av.AudioFrame.from_ndarray(samples[None], format="flt", layout="mono")
+    frame.sample_rate = rate_hz
+    resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE_HZ)
+    pieces = [*resampler.resample(frame), *resampler.resample(None)]
+    return np.concatenate([piece.to_ndarray()[0] for piece in pieces])
