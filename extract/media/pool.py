@@ -62,7 +62,7 @@ def decode_many(
     """
     if jobs < 1:
         raise ValueError(f"jobs is {jobs}, expected 1 or more")
-    pool = ProcessPool(max_workers=jobs, context=multiprocessing.get_context("spawn"), initializer=_start_worker)
+    pool = ProcessPool(max_workers=jobs, context=multiprocessing.get_context("spawn"), initializer=prepare_worker)
     waiting: deque[tuple[DecodeRequest, ProcessFuture[DecodedClip]]] = deque()
     try:
         for request in requests:
@@ -96,10 +96,17 @@ def _collect(
     except MemoryError as error:
         return request, _refusal("memory", request, error, "")
     except ProcessExpired as error:
-        code = "memory" if error.exitcode in KILLED_FOR_MEMORY else "decode_failed"
-        return request, _refusal(code, request, error, f"its worker ended with exit code {error.exitcode}")
+        refusal = refusal_for_exit(request.path, error.exitcode)
+        refusal.__cause__ = error
+        return request, refusal
     except Exception as error:  # noqa: BLE001 - a batch records each refused clip and goes on
         return request, _refusal("decode_failed", request, error, f"{type(error).__name__}: {error}")
+
+
+def refusal_for_exit(path: Path, exit_code: int | None) -> MediaError:
+    """Return the refusal of what a worker had in hand when it ended; one that was killed had too little memory."""
+    code = "memory" if exit_code in KILLED_FOR_MEMORY else "decode_failed"
+    return MediaError(code, path, f"its worker ended with exit code {exit_code}")
 
 
 def _refusal(code: str, request: DecodeRequest, cause: BaseException, detail: str) -> MediaError:
@@ -118,7 +125,7 @@ def _decode(request: DecodeRequest) -> DecodedClip:
     )
 
 
-def _start_worker() -> None:
+def prepare_worker() -> None:
     """Leave interrupts to the main process, and end with it even if it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()

@@ -1,0 +1,356 @@
+"""The windows of a video, read in one pass: each is what `read_clip` gives, and little is done or held for it."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+import weakref
+from collections.abc import Iterable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from cache.errors import InputError
+from extract.media import sweep
+from extract.media.apart import place_after_loss, read_windows_apart
+from extract.media.decode import DecodedClip, MediaError, read_clip
+from extract.media.pictures import Picture, Pictures, picture_of
+from extract.media.windows import Window, WindowsWish, plan_windows, read_planned, read_windows, window_starts
+from moodfuse.corpus import MOODS, ClipSettings, make_clip, render_frames, render_waveform, write_clip
+
+Results = Iterable[tuple[Window, DecodedClip | MediaError]]
+SMALL = ClipSettings(duration_s=47.3, width=64, height=48, frames_per_s=8)
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of 47.3 s whose AAC has noise made up by the decoder."""
+    return make_clip(tmp_path_factory.mktemp("video") / "video.mp4", mood="excited", settings=SMALL)
+
+
+@pytest.fixture(scope="module")
+def long_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of 100 s with its index before the media."""
+    settings = ClipSettings(duration_s=100.0, width=64, height=48, frames_per_s=4)
+    frames, sound = render_frames(MOODS["fear"], settings), render_waveform(MOODS["fear"], settings)
+    path = tmp_path_factory.mktemp("long") / "long.mp4"
+    return write_clip(path, frames, sound, frames_per_s=4, sample_rate_hz=settings.sample_rate_hz)
+
+
+@pytest.fixture
+def one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No window may be read alone."""
+    monkeypatch.setattr(sweep, "_read_alone", lambda window, wish: pytest.fail(f"{window} was read alone"))
+
+
+def expect_clips(results: Results, path: Path, **options: Any) -> list[DecodedClip | MediaError]:
+    """Compare every window with what `read_clip` gives or raises for it, bit for bit; return what was found."""
+    found = []
+    for window, clip in results:
+        try:
+            expected: DecodedClip | MediaError = read_clip(path, start_s=window.start_s, end_s=window.end_s, **options)
+        except MediaError as error:
+            expected = error
+        assert summary(clip) == summary(expected), window
+        found.append(clip)
+    return found
+
+
+def summary(clip: DecodedClip | MediaError) -> list[object]:
+    """All that is in a clip or its refusal, for comparison."""
+    if isinstance(clip, MediaError):
+        return [clip.code, str(clip)]
+    values = [getattr(clip, field.name) for field in fields(clip)]
+    return [(one.shape, one.dtype, one.tobytes()) if isinstance(one, np.ndarray) else repr(one) for one in values]
+
+
+def remux(
+    source: Path, target: Path, *, delay_s: float = 0.0, times: int = 1, leap: tuple[float, float] = (0.0, 0.0)
+) -> Path:
+    """Write the packets of a file to another, later, several times over, and one picture at a second so much later."""
+    with av.open(str(target), "w") as output:
+        streams: dict[str, Any] = {}
+        for _ in range(times):
+            with av.open(str(source)) as media:
+                tracks = [media.streams.video[0], media.streams.audio[0]]
+                streams = streams or {track.type: output.add_stream_from_template(track) for track in tracks}
+                for packet in media.demux(tracks):
+                    if not packet.size:
+                        continue
+                    late_s = (
+                        leap[1] if packet.stream.type == "video" and packet.pts * packet.time_base == leap[0] else 0.0
+                    )
+                    shift = round(delay_s / packet.time_base)
+                    packet.pts, packet.dts = packet.pts + shift + round(late_s / packet.time_base), packet.dts + shift
+                    packet.stream = streams[packet.stream.type]
+                    output.mux(packet)
+                delay_s += media.duration / av.time_base
+    return target
+
+
+@pytest.mark.parametrize(
+    ("duration_s", "hop_s", "starts_s"),
+    [
+        (60.0, 10.0, [0, 10, 20, 30]),
+        (47.3, 7.5, [0, 7.5, 15, 17.3]),
+        (30.0, 5.0, [0]),
+        (12.0, 5.0, [0]),
+        (0.0, 5.0, [0]),
+        (30.1, 40.0, [0, 0.1]),
+        (30.3, 0.1, [0, 0.1, 0.2, 0.3]),
+    ],
+)
+def test_windows_start_every_hop_and_the_last_ends_with_the_file(
+    duration_s: float, hop_s: float, starts_s: list[float]
+) -> None:
+    """The starts are multiples of the hop, and one more where the file goes on; none ends after the file."""
+    found = window_starts(duration_s, hop_s=hop_s)
+    np.testing.assert_allclose(found, starts_s, atol=1e-9)
+    assert found.dtype == np.float64
+    assert (found + 30.0 <= max(duration_s, 30.0)).all()
+
+
+@pytest.mark.parametrize("hop_s", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_hop_that_is_no_length_of_time_is_refused(hop_s: float) -> None:
+    """The hop is named with what was expected."""
+    with pytest.raises(InputError, match=f"hop_s is {hop_s}, expected more than 0"):
+        window_starts(60.0, hop_s=hop_s)
+
+
+def test_too_many_windows_are_refused() -> None:
+    """More than 100 000 windows are refused with a hop that is long enough."""
+    with pytest.raises(InputError, match="expected at most 100000; use a hop of 0.036 s or more"):
+        window_starts(3630.0, hop_s=1e-3)
+    assert len(window_starts(3630.0, hop_s=0.037)) <= 100_000
+
+
+@pytest.mark.usefixtures("one_pass")
+@pytest.mark.parametrize(("hop_s", "short_side_px"), [(5.0, None), (2.7, 24), (40.0, None)])
+def test_every_window_is_what_read_clip_gives(video: Path, hop_s: float, short_side_px: int | None) -> None:
+    """Frames, times, sound and facts are the same bits, though the decoder of the sound makes up noise."""
+    results = list(read_windows(video, hop_s=hop_s, short_side_px=short_side_px))
+    windows = [window for window, _ in results]
+    assert [window.start_s for window in windows] == window_starts(47.3, hop_s=hop_s).tolist()
+    assert [window.number for window in windows] == list(range(len(windows)))
+    clips = expect_clips(results, video, short_side_px=short_side_px)
+    assert all(isinstance(clip, DecodedClip) for clip in clips)
+
+
+@pytest.mark.usefixtures("one_pass")
+@pytest.mark.parametrize(("name", "delay_s"), [("late.mkv", 0.4), ("live.ts", 7.0)])
+def test_windows_are_aligned_by_presentation_time(video: Path, tmp_path: Path, name: str, delay_s: float) -> None:
+    """A file whose clock does not begin at 0 has the same bits, and its windows start with its picture and sound."""
+    path = remux(video, tmp_path / name, delay_s=delay_s)
+    first, *others = expect_clips(read_windows(path, hop_s=9.0), path)
+    assert isinstance(first, DecodedClip) and len(others) >= 2
+    late_s = delay_s if delay_s < 1.0 else 0.0
+    assert first.frame_times_s[0] == pytest.approx(max(late_s, 0.375), abs=0.13)
+    heard_s = np.flatnonzero(np.abs(first.waveform) > 0.01)[0] / 16_000
+    assert heard_s == pytest.approx(late_s, abs=0.2)
+
+
+@pytest.mark.usefixtures("one_pass")
+def test_a_file_shorter_than_a_window_has_one(tmp_path: Path) -> None:
+    """It ends with the file, and zeros follow its sound as in training."""
+    path = make_clip(tmp_path / "short.mp4", settings=ClipSettings(duration_s=3.0, width=64, height=48))
+    ((window, clip),) = read_windows(path, hop_s=1.0)
+    assert isinstance(clip, DecodedClip)
+    assert (window.start_s, window.end_s) == (0.0, clip.facts.duration_s)
+    assert summary(clip) == summary(read_clip(path))
+    assert not clip.waveform[clip.waveform_samples :].any()
+
+
+@pytest.mark.parametrize(
+    ("lacking", "missing", "code"),
+    [({"sound": False}, "sound", "no_audio"), ({"picture": False}, "picture", "no_video")],
+)
+def test_a_missing_track_needs_partial(tmp_path: Path, lacking: dict[str, bool], missing: str, code: str) -> None:
+    """Without `partial` the file is refused at once; with it each window says what is missing."""
+    settings = ClipSettings(duration_s=34.0, width=32, height=16, frames_per_s=4)
+    path = make_clip(tmp_path / "half.mp4", settings=settings, **lacking)
+    with pytest.raises(MediaError) as caught:
+        next(read_windows(path, hop_s=2.0))
+    assert caught.value.code == code
+    clips = expect_clips(read_windows(path, hop_s=2.0, partial=True), path, partial=True)
+    assert [clip.missing for clip in clips if isinstance(clip, DecodedClip)] == [missing] * 3
+
+
+def test_damage_in_the_middle_costs_the_windows_that_hold_it(long_video: Path, tmp_path: Path) -> None:
+    """Windows before and after it are read in full, the others refused as `read_clip` refuses them."""
+    data = bytearray(long_video.read_bytes())
+    start = data.index(b"mdat")
+    place, length = start + (len(data) - start) * 45 // 100, len(data) // 25
+    data[place : place + length] = np.random.default_rng(0).bytes(length)
+    path = tmp_path / "damaged.mp4"
+    path.write_bytes(data)
+    clips = expect_clips(read_windows(path, hop_s=20.0), path)
+    assert [isinstance(clip, DecodedClip) for clip in clips] == [True, False, False, True, True]
+
+
+def test_a_truncated_file_gives_the_windows_that_are_left(long_video: Path, tmp_path: Path) -> None:
+    """Of a file cut at 60 %, whose index stands first, the windows before the cut are read."""
+    path = tmp_path / "cut.mp4"
+    path.write_bytes(long_video.read_bytes()[: long_video.stat().st_size * 60 // 100])
+    clips = expect_clips(read_windows(path, hop_s=20.0), path)
+    assert [clip.code if isinstance(clip, MediaError) else "" for clip in clips] == ["", "", *["truncated"] * 3]
+
+
+@pytest.mark.parametrize("seed", [9, 16])
+def test_concealed_damage_is_concealed_as_by_read_clip(long_video: Path, tmp_path: Path, seed: int) -> None:
+    """Where a decoder goes on over a few wrong bytes, what it shows may depend on where it began: not here."""
+    data = bytearray(long_video.read_bytes())
+    for place in np.random.default_rng(seed).integers(len(data) // 4, len(data) * 3 // 4, 12):
+        data[place] ^= 0x55
+    path = tmp_path / "scratched.mp4"
+    path.write_bytes(data)
+    expect_clips(read_windows(path, hop_s=9.0), path)
+
+
+@pytest.mark.parametrize("leap_s", [25.0, 58.0])
+def test_a_wrong_time_costs_no_window_after_it(long_video: Path, tmp_path: Path, leap_s: float) -> None:
+    """A picture at 40 s that claims to be shown much later changes no window that `read_clip` begins behind it."""
+    path = remux(long_video, tmp_path / "leap.mp4", leap=(40.0, leap_s))
+    assert all(isinstance(clip, DecodedClip) for clip in expect_clips(read_windows(path, hop_s=10.0), path))
+
+
+@pytest.mark.usefixtures("one_pass")
+def test_a_picture_may_last_longer_than_the_hop(tmp_path: Path) -> None:
+    """At one picture a second, a window shows the one that was on screen before it began."""
+    settings = ClipSettings(duration_s=36.0, width=32, height=16, frames_per_s=1)
+    path = make_clip(tmp_path / "slow.mp4", settings=settings)
+    expect_clips(read_windows(path, hop_s=1.3), path)
+
+
+def test_a_file_that_cannot_be_opened_is_refused_at_once(tmp_path: Path) -> None:
+    """No window is given of a file that is missing or no media, in this process or another."""
+    with pytest.raises(MediaError, match="no such file"):
+        next(read_windows(tmp_path / "none.mp4", hop_s=5.0))
+    (tmp_path / "text.mp4").write_text("just some words\n" * 99)
+    with pytest.raises(MediaError, match="not a video file"):
+        next(read_windows_apart(tmp_path / "text.mp4", hop_s=5.0))
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.usefixtures("one_pass")
+def test_reading_on_from_a_later_window_gives_the_same_bits(video: Path) -> None:
+    """A pass that begins in the middle of the file, after a lost worker, changes nothing."""
+    wish = WindowsWish(video, 4.0)
+    expect_clips(read_planned(wish, plan_windows(wish)[3:]), video)
+
+
+def test_no_more_windows_are_held_than_overlap(long_video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While 100 s are read at a hop of 4 s, pictures of at most 8 windows are in memory."""
+    alive: weakref.WeakSet[Pictures] = weakref.WeakSet()
+    most = 0
+
+    class Counted(Pictures):
+        def __init__(self, *arguments: Any) -> None:
+            nonlocal most
+            super().__init__(*arguments)
+            alive.add(self)
+            most = max(most, len(alive))
+
+    monkeypatch.setattr(sweep, "Pictures", Counted)
+    assert sum(1 for _ in read_windows(long_video, hop_s=4.0)) == 19
+    assert most == 8
+
+
+def test_pictures_are_decoded_and_converted_once(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of five windows that start four intervals apart, each but the first has four new pictures."""
+    decoded = converted = 0
+    convert = Picture._converted
+
+    def counted_picture(*arguments: Any) -> Picture | None:
+        nonlocal decoded
+        decoded += 1
+        return picture_of(*arguments)
+
+    def counted_convert(self: Picture, *size: int) -> np.ndarray:
+        nonlocal converted
+        converted += 1
+        return convert(self, *size)
+
+    monkeypatch.setattr(sweep, "picture_of", counted_picture)
+    monkeypatch.setattr(Picture, "_converted", counted_convert)
+    wish = WindowsWish(video, 3.75)
+    assert sum(1 for _ in read_planned(wish, plan_windows(wish)[:5])) == 5
+    assert converted == 32 + 4 * 4
+    assert decoded <= 47.3 * 8 + 5 * 2
+
+
+def test_a_worker_gives_the_same_and_is_gone_when_closed(video: Path) -> None:
+    """What comes from another process is the same, and closing ends it although it has more to give."""
+    results = read_windows_apart(video, hop_s=5.0)
+    for place, ((window, clip), (other, expected)) in enumerate(
+        zip(results, read_windows(video, hop_s=5.0), strict=False)
+    ):
+        assert (window, summary(clip)) == (other, summary(expected))
+        if place == 1:
+            break
+    (worker,) = multiprocessing.active_children()
+    results.close()  # type: ignore[attr-defined]
+    assert worker.exitcode == -signal.SIGKILL
+    assert not multiprocessing.active_children()
+
+
+def test_a_killed_worker_costs_one_window(video: Path) -> None:
+    """Killed as for want of memory, it costs the window that it had, and another goes on to the end."""
+    codes = []
+    for window, clip in read_windows_apart(video, hop_s=5.0):
+        codes.append(clip.code if isinstance(clip, MediaError) else "")
+        if window.number == 0:
+            (worker,) = multiprocessing.active_children()
+            worker.kill()
+    assert len(codes) == 5
+    assert codes[0] == codes[-1] == "" and codes.count("memory") == 1
+    assert not multiprocessing.active_children()
+
+
+def test_a_deadline_and_an_interrupt_leave_no_worker(video: Path) -> None:
+    """A worker that takes too long is a refusal in time, and an interrupt ends it."""
+    with pytest.raises(MediaError, match="took longer than its deadline"):
+        next(read_windows_apart(video, hop_s=5.0, deadline_s=0.01))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell starts with SIGINT ignored
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            for _ in read_windows_apart(video, hop_s=5.0):
+                signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    deadline = time.monotonic() + 5.0
+    while multiprocessing.active_children() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not multiprocessing.active_children()
+
+
+def test_losses_in_a_row_lose_more_windows() -> None:
+    """First one window, then all that overlap it, then the rest."""
+    windows = [Window(number, 10.0 * number, 10.0 * number + 30.0) for number in range(9)]
+    assert [place_after_loss(windows, 2, losses=losses) for losses in (1, 2, 3)] == [3, 5, 9]
+    assert place_after_loss(windows, 8, losses=2) == 9
+
+
+def test_a_worker_imports_no_torch() -> None:
+    """The module that a worker imports brings no torch with it."""
+    code = "import sys, extract.media.apart; raise SystemExit('torch' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
+
+
+@pytest.mark.usefixtures("one_pass")
+def test_windows_of_a_real_video(tmp_path: Path) -> None:
+    """A real clip, twice over, gives the bits of `read_clip`."""
+    folder = os.environ.get("MOODFUSE_CLIPS")
+    if not folder:
+        pytest.skip("MOODFUSE_CLIPS names no folder of real clips")
+    smallest = min(Path(folder).rglob("*.mp4"), key=lambda path: path.stat().st_size)
+    path = remux(smallest, tmp_path / "twice.mp4", times=2)
+    results = list(read_windows(path, hop_s=7.3, short_side_px=128))
+    assert len(results) == 6
+    expect_clips(results[2:5:2], path, short_side_px=128)
