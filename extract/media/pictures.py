@@ -10,7 +10,7 @@ import numpy as np
 from av.video.reformatter import Interpolation
 
 from extract.media.container import MediaError, Opened
-from extract.media.taker import COMPLETE, Taker, check_complete
+from extract.media.taker import COMPLETE, Taker, check_complete, seconds
 
 FRAMES = 32
 
@@ -72,8 +72,8 @@ def picture_of(frame: Any, opened: Opened) -> Picture | None:
         return None
     base = frame.time_base or opened.video.time_base  # a drained decoder gives frames without one
     rate = opened.video.average_rate
-    length_s = float(frame.duration * base) if frame.duration else (1.0 / float(rate) if rate else 0.0)
-    return Picture(frame, float(ticks * base) - opened.origin_s, length_s)
+    length_s = seconds(frame.duration, base) if frame.duration else (1.0 / float(rate) if rate else 0.0)
+    return Picture(frame, seconds(ticks, base) - opened.origin_s, length_s)
 
 
 class Pictures(Taker):

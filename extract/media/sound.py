@@ -7,7 +7,7 @@ import numpy as np
 
 from cache.records import WINDOW_S
 from extract.media.container import MediaError, Opened
-from extract.media.taker import Taker, check_complete, preroll_s
+from extract.media.taker import Taker, check_complete, preroll_s, seconds
 
 SAMPLE_RATE_HZ = 16_000
 SAMPLES = int(SAMPLE_RATE_HZ * WINDOW_S)
@@ -28,30 +28,34 @@ class Sound(Taker):
         self.start_s, self.end_s = window[0], min(window[1], window[0] + WINDOW_S)
         self.base_s = preroll_s(self.start_s)
         self.samples = np.zeros(0, np.float32)
+        self.edges = [0, 0]
         self.rate_hz = self.cursor = self.covered = 0
 
     def add(self, frame: Any) -> None:
         """Take the next decoded stretch of sound, placed by its time where it does not continue the one before."""
         if not self.rate_hz:
-            self.rate_hz = frame.sample_rate
-            self.samples = np.zeros(round((self.end_s + TAIL_S - self.base_s) * self.rate_hz), np.float32)
+            self._begin(frame.sample_rate)
         if frame.sample_rate != self.rate_hz:
             raise MediaError("decode_failed", self.opened.path, "its sampling rate changes")
         first = self.cursor
         if frame.pts is not None:
             base = frame.time_base or self.opened.audio.time_base
-            time_s = float(frame.pts * base) - self.opened.origin_s
+            time_s = seconds(frame.pts, base) - self.opened.origin_s
             at = round((time_s - self.base_s) * self.rate_hz)
             self.late = not self.covered and self.cursor == 0 and time_s > self.start_s
             first = at if self.cursor == 0 or abs(at - self.cursor) > JUMP_S * self.rate_hz else self.cursor
-        mono = _mono(frame)
-        self.cursor = first + len(mono)
+        self.cursor = first + frame.samples
         low, high = max(first, 0), min(self.cursor, len(self.samples))
         if high > low:
-            self.samples[low:high] = mono[low - first : high - first]
-            edges = [round((edge_s - self.base_s) * self.rate_hz) for edge_s in (self.start_s, self.end_s)]
-            self.covered += max(0, min(high, edges[1]) - max(low, edges[0]))
+            self.samples[low:high] = _mono(frame)[low - first : high - first]
+            self.covered += max(0, min(high, self.edges[1]) - max(low, self.edges[0]))
         self.done = self.cursor >= len(self.samples)
+
+    def _begin(self, rate_hz: int) -> None:
+        """Lay out the grid at the sound's own rate."""
+        self.rate_hz = rate_hz
+        self.samples = np.zeros(round((self.end_s + TAIL_S - self.base_s) * rate_hz), np.float32)
+        self.edges = [round((edge_s - self.base_s) * rate_hz) for edge_s in (self.start_s, self.end_s)]
 
     def result(self) -> tuple[np.ndarray, int]:
         """Return float32 [480000] and how many samples are real, or refuse what is too incomplete."""

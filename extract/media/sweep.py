@@ -3,10 +3,12 @@
 The pictures of all windows are decoded once, and the pass holds those of the windows under way and no more. The sound
 of a window is decoded when its pictures are complete, by a decoder of its own that begins where `read_clip` would: the
 decoders of AAC, AC-3 and MP2 carry a noise generator or a dither through the whole file, so what they give depends on
-where they began. Sound costs a few hundredths of what pictures do.
+where they began. To decode sound costs a few hundredths of what pictures do.
 
-What the pass could not give is read by `read_clip` itself. So every refusal is in its words, and damage in one place
-costs no window elsewhere.
+What the pass could not give is read by `read_clip` itself, and so is every window with damage, since what a decoder
+conceals it with depends on where it began as well. So every refusal is in the words of `read_clip`, and damage in one
+place costs no window elsewhere. One thing is taken on trust: that a picture's packets, where none is damaged, give the
+same after a seek as in one pass, once the decoder gives pictures at all.
 """
 
 from array import array
@@ -209,7 +211,7 @@ class Sweep(Taker):
         A decoder that began elsewhere may conceal damage with other pictures.
         """
         if from_s <= 0.0:
-            return self.from_start
+            return self.from_start and not self.damaged_at
         if not first.done or first.mark is None or first.mark not in self.met:
             return False
         return self.damaged_at <= self.met.index(first.mark) + 1 - first.packets

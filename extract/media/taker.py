@@ -1,6 +1,7 @@
 """What the collectors of pictures and of sound have in common: how they decode, and when a window is too incomplete."""
 
 import math
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,11 @@ class Taker:
     def add(self, frame: Any) -> None:
         """Take the next of what was decoded."""
         raise NotImplementedError
+
+
+def seconds(ticks: int, base: Fraction) -> float:
+    """Return a time in seconds, rounded once; many times faster than a product of fractions."""
+    return ticks * base.numerator / base.denominator
 
 
 def preroll_s(start_s: float) -> float:
