@@ -21,6 +21,8 @@ from extract.media.sweep import Sweep
 MAX_WINDOWS = 100_000
 CLOCK_S = 1e-6
 """What a container's clock resolves: windows that differ by less are one."""
+LEAST_NEW_S = 1.0
+"""A last window stands for what the others leave out; for less of the file than this there is none."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,9 @@ class WindowsWish:
 def window_starts(duration_s: float, *, hop_s: float, length_s: float = WINDOW_S) -> np.ndarray:
     """Return where the windows of a file start.
 
-    They start at 0, `hop_s`, twice that and so on, as far as they fit into the file; where the last of these ends
-    before the file does, one more ends with it. A file that is shorter than a window has one, from 0 to its end.
+    They start at 0, `hop_s`, twice that and so on, as far as they fit into the file; where the last of these ends a
+    second or more before the file does, one more ends with it. A file that is shorter than a window has one, from 0
+    to its end.
 
     Parameters
     ----------
@@ -88,7 +91,7 @@ def window_starts(duration_s: float, *, hop_s: float, length_s: float = WINDOW_S
             f"use a hop of {least_s:.2g} s or more"
         )
     starts_s: np.ndarray = np.arange(int((last_s + CLOCK_S) / hop_s) + 1) * float(hop_s)
-    if last_s - starts_s[-1] > CLOCK_S:
+    if last_s - starts_s[-1] >= LEAST_NEW_S:
         return np.append(starts_s, last_s)
     starts_s[-1] = min(starts_s[-1], last_s)
     return starts_s
