@@ -47,7 +47,8 @@ def network_from_files(recipe: Recipe, num_classes: int, body: Path | None) -> N
     DamagedPartError
         If it is not what was written.
     """
-    network = create_network(recipe.network, num_classes=num_classes)
+    with torch.random.fork_rng(devices=[]):  # what it draws is replaced; the caller's random state stays
+        network = create_network(recipe.network, num_classes=num_classes)
     network.preprocessing = preprocessing_of(recipe)
     eps = bn_eps_of(recipe.weights)
     if eps is not None:

@@ -5,6 +5,8 @@ of that. The same code, precision and thread count as in training, so a clip get
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import torch
+
 from cache.errors import InputError, UnknownNameError
 from cache.media import Media
 from cache.recipe import Recipe
@@ -24,6 +26,12 @@ def check_shipped_recipe(recipe: Recipe) -> None:
     ------
     InputError
     """
+    for name in ("network_version", "batch", "threads", "seed"):
+        if type(getattr(recipe, name)) is not int:
+            raise InputError(f"{recipe.source}: {name} is {getattr(recipe, name)!r}; expected a whole number")
+    for name in ("source", "network", "weights", "preprocessing", "precision", "device"):
+        if not isinstance(getattr(recipe, name), str):
+            raise InputError(f"recipe: {name} is {getattr(recipe, name)!r}; expected text")
     try:
         spec = network_spec(recipe.network)
         wanted, found = input_size(spec.preprocessing), input_size(preprocessing_of(recipe))
@@ -63,6 +71,10 @@ class ShippedSource:
 
     def __init__(self, recipe: Recipe, num_classes: int, body: Path | None, networks: Sequence[Path]) -> None:
         check_shipped_recipe(recipe)
+        if recipe.device == "cuda" and not torch.cuda.is_available():
+            raise InputError(
+                f"{recipe.source}: made on a GPU, and torch finds none here; use the model where there is one"
+            )
         if (recipe.depth == "full") != (body is None) or (recipe.depth == "frozen") != (not networks):
             raise InputError(f"{recipe.source}: body and networks do not fit its depth, {recipe.depth!r}")
         self.recipe = recipe
@@ -72,6 +84,13 @@ class ShippedSource:
 
     def says(self, media: Media) -> list[Rows]:
         """Embedding and logits by each network, in their order; of a frozen source its one embedding."""
+        threads = torch.get_num_threads()
+        try:
+            return self._rows(media)
+        finally:
+            torch.set_num_threads(threads)
+
+    def _rows(self, media: Media) -> list[Rows]:
         worker = self._worker
         if self.recipe.depth == "full":
             return [worker.full_rows_of(media) for _ in self._each_network()]

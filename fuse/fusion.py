@@ -142,4 +142,7 @@ class Fusion:
         return np.asarray(powers / powers.sum())
 
     def _soft(self, shares: Floats) -> Floats:
-        return soften(shares[None], self.temperature)[0]
+        found = soften(shares[None], self.temperature)[0]
+        if not np.isfinite(found).all():
+            raise InputError("fusion: the head's answer is not finite; the model is no use for this file")
+        return found

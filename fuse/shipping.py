@@ -43,6 +43,9 @@ class Scored:
     protocol : str
     beside : tuple of str
         All sources of its run: together they decided whether logits could be cross-fitted.
+    defaults : bool
+        Whether it was scored with default settings, so that it ships with them although all clips together would do to
+        choose others.
     """
 
     sources: tuple[str, ...]
@@ -50,6 +53,7 @@ class Scored:
     level: Level
     protocol: str
     beside: tuple[str, ...]
+    defaults: bool = False
 
     @property
     def name(self) -> str:
@@ -118,6 +122,8 @@ def ship(cache: FeatureCache, scored: Scored) -> Shipped:
     pairs = _inner_blocks(cache, scored) if scored.level == "embedding" else {}
     made = Ingredients([part.features for part in parts], scored.level, pairs, cache.plan.seed)
     design = assemble_whole(cache.plan, cache.clips, made)
+    if scored.defaults:
+        design = replace(design, inner=())
     head = "mean" if scored.head == NETWORK else scored.head
     with threadpool_limits(1):
         model, choice = fit_head(design, head, cache.plan.seed)
@@ -179,7 +185,10 @@ def _derived(cache: FeatureCache, block: Block, scored: Scored) -> _Part:
     head = make_head("softmax", random_state=cache.plan.seed, tune=design.honest)
     head.fit(design.x[having], design.y[having], groups=np.array(design.groups)[having])
     logits = centred_scores(head, design.x, len(design.classes))
-    return _Part(replace(block, logits=logits), (block.holdout,), (linear_arrays(head, classes=len(design.classes)),))
+    seen = block.seen | {digest for digest, inside in zip(design.digests, having, strict=True) if inside}
+    return _Part(
+        replace(block, logits=logits, seen=seen), (block.holdout,), (linear_arrays(head, classes=len(design.classes)),)
+    )
 
 
 def _each_held_out(cache: FeatureCache, blocks: Mapping[Holdout, Block]) -> CrossFitted:

@@ -10,7 +10,7 @@ import numpy as np
 
 from cache.errors import InputError, UnknownNameError
 from cache.folds import units_of
-from cache.runs import Result, Run, run_folder
+from cache.runs import DEFAULTS, Result, Run, run_folder
 from cache.seals import check_sealed
 from cache.store import FeatureCache
 from evaluate.choosing import not_worse
@@ -20,7 +20,7 @@ from evaluate.scoring import score_draws
 from evaluate.selection import corrected_best
 from evaluate.uncertainty import METRICS
 from fuse.features import check_level
-from fuse.notes import versions
+from fuse.notes import missing_views, versions
 from fuse.shipping import Scored, Shipped, networks_needed, ship, why_not_shipped
 from moodfuse.model.card import ModelCard, ModelFile, ModelSource
 from moodfuse.model.description import described
@@ -107,7 +107,7 @@ def export_model(
             "groups": len(units_of(cache.clips)),
             "labels": dict(sorted(Counter(status.clip.label for status in cache.clips).items())),
         },
-        expected=expected_scores(run, result, chosen_among=len(run.results) if wanted == BEST else 1),
+        expected=expected_scores(run, result, best=wanted == BEST),
         notes=tuple(dict.fromkeys((*result.notes, *([why] if why else [])))),
         versions=dict(versions()),
         commands=run.commands,
@@ -120,7 +120,8 @@ def export_model(
 def scored_of(run: Run, result: Result) -> Scored:
     """Which result ships, as stage two must know it."""
     beside = tuple(source for source, _ in run.recipes)
-    return Scored(result.sources, result.head, check_level(result.level), run.protocol, beside)
+    defaults = not set(DEFAULTS).isdisjoint(result.notes)
+    return Scored(result.sources, result.head, check_level(result.level), run.protocol, beside, defaults)
 
 
 def find_result(run: Run, name: str) -> Result:
@@ -141,12 +142,13 @@ def _check_same(cache: FeatureCache, run: Run) -> None:
     """Refuse a run of other clips, labels, folds or recipes than the cache has in force."""
     clips = cache.clips
     folds = tuple(cache.plan.assignment[status.digest] for status in clips)
-    now = (tuple(status.digest for status in clips), tuple(status.clip.label for status in clips), folds)
+    labels, groups = (tuple(status.clip.label for status in clips), tuple(status.group for status in clips))
+    now = (tuple(status.digest for status in clips), labels, groups, folds, missing_views(cache))
     recipes = {source: cache.recipe(source).digest16 for source, _ in run.recipes if source in cache.sources()}
-    if now != (run.digests, run.labels, run.folds) or recipes != dict(run.recipes):
+    if now != (run.digests, run.labels, run.groups, run.folds, run.missing) or recipes != dict(run.recipes):
         raise InputError(
-            f"run {run.name!r} is of other clips, labels, folds or recipes than {cache.path} has in force now; run "
-            "fuse again, then export from that run"
+            f"run {run.name!r} is of other clips, labels, groups, folds or recipes than {cache.path} has in force now; "
+            "run fuse again, then export from that run"
         )
 
 
@@ -226,16 +228,16 @@ def _decoder(cache: FeatureCache) -> str:
     return found[0]
 
 
-def expected_scores(run: Run, result: Result, *, chosen_among: int) -> dict[str, object]:
-    """Cross-validated scores of a result with 95 % intervals, as JSON types; what choosing it cost is said too."""
+def expected_scores(run: Run, result: Result, *, best: bool) -> dict[str, object]:
+    """Cross-validated scores of a result with 95 % intervals, as JSON types, and how many were scored beside it."""
     labels = run_labels(run)
     drawn = draw_groups(run.groups, draws=DRAWS, seed=0)
     score = score_draws(labels, result.probabilities, drawn, classes=run.classes)
-    found: dict[str, object] = {"clips": score.clips, "groups": score.groups, "results": chosen_among}
+    found: dict[str, object] = {"clips": score.clips, "groups": score.groups, "results": len(run.results), "best": best}
     for name in METRICS:
         found[name] = _plain(getattr(score, name))
         found[f"{name}_ci95"] = [_plain(end) for end in getattr(score, f"{name}_ci95").ends]
-    if chosen_among > 1:
+    if len(run.results) > 1:
         table = {item.name: item.probabilities for item in run.results}
         headline = corrected_best(labels, table, drawn)
         found["best_corrected"] = _plain(headline.corrected)

@@ -1,6 +1,7 @@
 """What `predict` is asked to label: files, folders of them, and lists."""
 
 import csv
+import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -58,7 +59,11 @@ def _listed(path: Path) -> Iterator[Ask]:
     try:
         with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
             if path.suffix.lower() == ".txt":
-                yield from (Ask(str(path.parent / line)) for line in stream.read().splitlines() if line.strip())
+                yield from (
+                    Ask(str(path.parent / line))
+                    for line in stream.read().replace("\r\n", "\n").split("\n")
+                    if line.strip()
+                )
                 return
             rows = csv.DictReader(stream)
             if "path" not in (rows.fieldnames or ()):
@@ -74,6 +79,9 @@ def _listed(path: Path) -> Iterator[Ask]:
 def _seconds(path: Path, number: int, row: dict[str, str], name: str) -> float | None:
     text = (row.get(name) or "").strip()
     try:
-        return float(text) if text else None
+        found = float(text) if text else None
+        if found is not None and not math.isfinite(found):
+            raise ValueError("not finite")
     except ValueError as error:
         raise InputError(f"{path}, line {number}: {name} is {text!r}; expected seconds") from error
+    return found

@@ -11,7 +11,7 @@ from cache.errors import InputError
 from moodfuse.inputs import expand
 from moodfuse.model.model import Ask, Model
 from moodfuse.model.predictions import Prediction, Refusal, Timeline
-from moodfuse.outputs import CsvRows, Lines, Row, Table, Writer, csv_columns, key_of, row_of
+from moodfuse.outputs import CsvRows, Lines, Row, Table, Writer, as_text, csv_columns, key_of, row_of
 from moodfuse.resuming import Output, Target, open_output
 
 REFUSED = 3
@@ -48,6 +48,8 @@ class Wish:
     jobs: int = 1
 
     def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise InputError(f"--threshold is {self.threshold}; expected 0 to 1")
         if not (np.isfinite(self.hop_s) and self.hop_s > 0):
             raise InputError(f"--hop is {self.hop_s}; expected seconds above 0")
         if self.output is None and self.format == "parquet":
@@ -84,7 +86,7 @@ def label_all(folder: Path, wish: Wish, *, stream: TextIO, say: Say) -> int:
     left = [ask for ask in asks if not _is_done(output, ask, wish)]
     if len(left) < len(asks):
         say(f"{len(asks) - len(left)} of {len(asks)} files are in {wish.output} already")
-    refused = output.refused
+    refused = sum(key_of(ask) in output.refused for ask in asks)
     for row in _timelines(model, left, wish) if wish.timeline else _labels(model, left, wish):
         output.writer.write(row)
         refused += "error" in row
@@ -106,11 +108,11 @@ def _output(model: Model, wish: Wish, asks: list[Ask], stream: TextIO) -> Output
         "jsonl": lambda: Lines(stream),
         "csv": lambda: CsvRows(stream, csv_columns(model.classes, sources), header=True),
     }
-    return Output(writers[wish.format](), frozenset())
+    return Output(writers[wish.format]())
 
 
 def _is_done(output: Output, ask: Ask, wish: Wish) -> bool:
-    return output.has_file(ask.file) if wish.timeline else key_of(ask) in output.done
+    return as_text(ask.file) in output.timelines if wish.timeline else key_of(ask) in output.done
 
 
 def _labels(model: Model, asks: list[Ask], wish: Wish) -> Iterator[Row]:

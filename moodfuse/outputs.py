@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TextIO
 
+from cache.names import printable
 from moodfuse.model.model import Ask
 from moodfuse.model.predictions import Prediction, Refusal
 
@@ -82,7 +83,7 @@ class Lines:
 
     def write(self, row: Row) -> None:
         """Write one row and see it out."""
-        self.stream.write(json.dumps(row, ensure_ascii=True) + "\n")
+        self.stream.write(json.dumps(row, ensure_ascii=True, allow_nan=False) + "\n")
         self.stream.flush()
 
     def close(self) -> None:
@@ -97,7 +98,7 @@ class Table:
 
     def write(self, row: Row) -> None:
         """Write one line."""
-        name = as_text(row["file"])
+        name = printable(as_text(row["file"]))
         if "error" in row:
             text = f"REFUSED {row['error']}: {row['detail']}"
         else:
@@ -148,7 +149,8 @@ class CsvRows:
 
     def _put(self, cells: Sequence[Any]) -> None:
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerow(cells)
+        returns = any("\r" in cell for cell in cells if isinstance(cell, str))  # which the writer would leave bare
+        csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL).writerow(cells)
         self.stream.write(text.getvalue())
         self.stream.flush()
 
@@ -161,7 +163,7 @@ def csv_columns(classes: Sequence[str], sources: Sequence[str]) -> list[str]:
     head = ["file", "start_s", "end_s", "label", "confidence", "uncertain", "missing"]
     shares = [f"probability:{label}" for label in classes]
     reasons = [f"{what}:{source}" for source in sources for what in ("own", "adds")]
-    return [*head, *shares, *reasons, "error", "detail", "model"]
+    return [*head, *shares, *reasons, "error", "detail", "windows", "model"]
 
 
 def flattened(row: Row) -> Row:

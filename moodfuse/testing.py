@@ -1,7 +1,7 @@
 """A model on a test set: labelled clips that it never saw, which is checked before anything is scored."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -95,10 +95,18 @@ def run_test(model: Model, clips: Sequence[Clip], *, jobs: int, say: Say) -> Tes
             kept.append((clip, found))
     if not kept:
         raise InputError(f"none of the {len(clips)} clips can be scored; see the reasons above")
-    alike = _alike(kept, marks, training, groups) if rules else ()
+    unmarked = (
+        sum(not len(clip.peak_times) and not len(clip.frame_hashes) for clip in training) if marks else len(training)
+    )
+    if unmarked:
+        say(f"WARNING likeness to {unmarked} of {len(training)} training clips could not be checked")
+    alike = _alike(kept, marks, training) if marks else ()
     for item in alike:
         say(f"WARNING {item.kind} alike: {item.first} and {item.second}, which the model was trained on")
     run = _run(model, kept, groups, files, alike, refused)
+    if unmarked:
+        note = f"likeness to {unmarked} of {len(training)} training clips could not be checked"
+        run = replace(run, notes=(*run.notes, note))
     return TestRun(run, tuple(refused), alike)
 
 
@@ -138,7 +146,6 @@ def _alike(
     kept: Sequence[tuple[Clip, Prediction]],
     marks: dict[str, object],
     training: Sequence[TrainingClip],
-    groups: dict[str, str],
 ) -> tuple[Finding, ...]:
     """Test clips that sound or look like training clips, each pair with the test clip first."""
     from extract.audit import Audited, fan_out_for, find_duplicates

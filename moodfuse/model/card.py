@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from typing import Any
 
 from cache.errors import InputError, MoodfuseError
@@ -14,7 +15,7 @@ from fuse.features import check_level
 
 FORMAT = "moodfuse-model"
 SCHEMA = 1
-MOST_BYTES = 16 << 20
+MOST_BYTES = 4 << 20
 MOST_CLASSES, MOST_SOURCES, MOST_NETWORKS = 10_000, 256, 1_000
 
 
@@ -125,7 +126,7 @@ class ModelCard:
                 if file is not None and file not in self.files:
                     raise ModelError(f"{source.recipe.source}: names the file {file!r}, which is none of the model's")
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Identity of the model: it changes with any file of it."""
         return digest(_values(self))
@@ -207,11 +208,14 @@ def _source(values: dict[str, Any]) -> ModelSource:
         raise ModelError("sources: body is a file or null, own a whole number")
     if not isinstance(networks, list) or not all(isinstance(item, str) for item in networks):
         raise ModelError("sources: networks are a list of files")
-    return ModelSource(recipe_from_mapping(values["recipe"]), body, tuple(networks), own)
+    recipe = recipe_from_mapping(values["recipe"])
+    if not isinstance(recipe.source, str):
+        raise ModelError(f"sources: the name {recipe.source!r} is no text")
+    return ModelSource(recipe, body, tuple(networks), own)
 
 
 def _file(values: dict[str, Any]) -> ModelFile:
     found = ModelFile(**values)
-    if not isinstance(found.sha256, str) or not isinstance(found.bytes, int) or found.bytes < 0:
+    if not isinstance(found.sha256, str) or type(found.bytes) is not int or found.bytes < 0:
         raise ModelError("files: expected sha256 and bytes of each")
     return found

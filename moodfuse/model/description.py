@@ -49,9 +49,10 @@ def _lines(card: ModelCard) -> Iterator[str]:
     if "best_corrected" in card.expected:
         yield ""
         yield (
-            f"It was chosen among {card.expected['results']} results on these same clips, so its own figures flatter "
-            f"it: taking the most accurate of them is right for {_number(card.expected['best_corrected'])} "
-            f"{_ends(card.expected['best_corrected_ci95'])} of new clips."
+            f"{card.expected['results']} results were scored on these same clips, so whoever picks one after seeing "
+            "them is flattered by its figures, by an amount that was not measured for this pick. For another it was: "
+            "the most accurate of all, corrected for the choice, is right for "
+            f"{_number(card.expected['best_corrected'])} {_ends(card.expected['best_corrected_ci95'])} of new clips."
         )
     for note in card.notes:
         yield ""

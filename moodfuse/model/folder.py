@@ -30,6 +30,8 @@ ARRAYS = "arrays.safetensors"
 TRAINING = "training.safetensors"
 _PLAIN = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._@-]{0,199}/)?[A-Za-z0-9][A-Za-z0-9._@-]{0,199}")
 _PIECE = 1 << 20
+MOST_ARRAY_BYTES = 1 << 30
+"""A head of ten thousand classes over ten thousand columns has 0.8 GB."""
 
 
 def write_model(folder: Path, card: ModelCard, files: Mapping[str, Path | bytes | str]) -> ModelCard:
@@ -51,8 +53,11 @@ def write_model(folder: Path, card: ModelCard, files: Mapping[str, Path | bytes 
     """
     if folder.exists():
         raise InputError(f"{folder}: is there already; remove it, or name another folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".tmp-{folder.name[:50]}-", dir=folder.parent))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".tmp-{folder.name[:50]}-", dir=folder.parent))
+    except OSError as error:
+        raise InputError(f"{folder}: the model cannot be written ({error.strerror or error})") from error
     try:
         aside.chmod(0o755)
         found = {place: _put(aside, place, content) for place, content in sorted(files.items())}
@@ -180,6 +185,8 @@ def read_fusion(folder: Path, card: ModelCard) -> Fusion:
     ModelError
         If they do not make one.
     """
+    if ARRAYS not in card.files or card.files[ARRAYS].bytes > MOST_ARRAY_BYTES:
+        raise ModelError(f"{folder / ARRAYS}: is not there, or over {MOST_ARRAY_BYTES >> 20} MiB")
     arrays = read_arrays(folder, ARRAYS)
     try:
         head = head_from_arrays(card.head_kind, card.head_facts, _below(arrays, "head."))

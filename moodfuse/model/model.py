@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import MoodfuseError
+from cache.errors import InputError, MoodfuseError
 from fuse.fusion import Fusion, NetworkSays
 from moodfuse.model.card import ModelCard, ModelError
 from moodfuse.model.folder import check_files, read_card, read_fusion
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 HOP_S = 5.0
+NO_NUMBERS = "no_numbers"
+"""Code of a refusal where a network's or the head's numbers are not finite."""
 _PASSES = threading.Lock()
 """Held while a clip passes networks: the number of threads, which decides their bits, is one for the process."""
 
@@ -41,7 +43,9 @@ class Ask:
 class Model:
     """A model folder, ready to label files.
 
-    Thread-safe once loaded: networks are passed by one thread at a time, everything else is read only.
+    Thread-safe once loaded: networks are passed by one thread at a time, everything else is read only. Files are
+    decoded in worker processes that are spawned, so a script that labels files does so under
+    ``if __name__ == "__main__":``.
 
     Parameters
     ----------
@@ -122,12 +126,8 @@ class Model:
         return np.stack(found) if found else np.zeros((0, len(self.classes)))
 
     def _all(self, paths: Iterable[str | PathLike[str]], jobs: int) -> Iterator[Prediction]:
-        from extract.media.container import MediaError
-
         for found in self.label((Ask(fspath(path)) for path in paths), jobs=jobs, explain=False):
-            if isinstance(found, Refusal):
-                raise MediaError(found.code, found.file, found.found)
-            yield found
+            yield _answer(found)
 
     def label_file(self, path: str | PathLike[str], *, start_s: float = 0.0, end_s: float | None = None) -> Prediction:
         """What the model says of one window of a file.
@@ -137,12 +137,8 @@ class Model:
         MediaError
             If it cannot be labelled.
         """
-        from extract.media.container import MediaError
-
         for found in self.label([Ask(fspath(path), start_s, end_s)], jobs=1):
-            if isinstance(found, Refusal):
-                raise MediaError(found.code, found.file, found.found)
-            return found
+            return _answer(found)
         raise MoodfuseError(f"{path}: nothing was said of it")
 
     def label(
@@ -184,7 +180,10 @@ class Model:
                 continue
             if look is not None:
                 look(number, result)
-            yield self.label_clip(ask.file, result, explain=explain)
+            try:
+                yield self.label_clip(ask.file, result, explain=explain)
+            except InputError as error:  # this clip's numbers are none; the next one's may be
+                yield Refusal(ask.file, NO_NUMBERS, str(error))
 
     def label_clip(self, file: str, clip: "DecodedClip", *, explain: bool = True) -> Prediction:
         """What the model says of a clip that was decoded as `extract.media.renditions.SHORT_SIDE_PX` says."""
@@ -249,6 +248,17 @@ class Model:
         duration_s = duration_s or float(ends_s.max(initial=0.0))
         table = np.stack(rows) if rows else np.zeros((0, len(self.classes)))
         return Timeline(file, self.classes, starts_s, ends_s, table, tuple(refusals), duration_s, missing)
+
+
+def _answer(found: Prediction | Refusal) -> Prediction:
+    """A prediction; of a refusal, its error."""
+    from extract.media.container import MediaError
+
+    if isinstance(found, Prediction):
+        return found
+    if found.code == NO_NUMBERS:
+        raise InputError(f"{found.file}: {found.detail}")
+    raise MediaError(found.code, found.file, found.found)
 
 
 def refusal_of(file: str, error: "MediaError") -> Refusal:

@@ -92,3 +92,20 @@ def test_what_cannot_ship_says_why(build: Builder, build_corpus: type) -> None:
     assert "leak" in why_not_shipped(cache, replace(missing, protocol="leaky"))
     assert why_not_shipped(cache, Scored(("i3d",), "softmax", "embedding", CROSSFIT, SOURCES)) == ""
     assert cache.has_block("c3d", Holdout.of(0))
+
+
+def test_in_sample_logits_choose_nothing(build: Builder, build_corpus: type) -> None:
+    """With two folds a frozen source's logits are fitted in sample: what ships keeps the defaults, as it was scored."""
+    cache = build(build_corpus(folds=2, tuned={}, frozen={"i3d": 12, "s3d": 8}, permute=True))
+    for sources, head in ((("i3d",), "network"), (("i3d", "s3d"), "mean"), (("i3d", "s3d"), "softmax")):
+        fusion = ship(cache, Scored(sources, head, "logits", NO_CROSSFIT, ("i3d", "s3d"))).fusion
+        assert not fusion.chosen and fusion.temperature == 1.0
+
+
+def test_what_was_scored_with_defaults_ships_with_them(build: Builder, build_corpus: type) -> None:
+    """All clips together would do to choose, but the scores are those of the defaults."""
+    cache = build(build_corpus(pairs=True))
+    scored = Scored(("i3d",), "softmax", "embedding", CROSSFIT, SOURCES)
+    assert ship(cache, scored).fusion.chosen
+    kept = ship(cache, replace(scored, defaults=True)).fusion
+    assert not kept.chosen and kept.temperature == 1.0

@@ -13,6 +13,7 @@ from cache.errors import InputError
 from moodfuse.cli import main
 from moodfuse.inputs import expand
 from moodfuse.model.model import Ask
+from moodfuse.resuming import Target, open_output
 
 QUICK = "onedmcnn@brief+twodmcnn@brief softmax logits"
 
@@ -82,9 +83,49 @@ def test_rows_of_two_models_are_never_mixed(
     before = output.read_bytes()
     assert predict("--model", models("twodmcnn@brief network logits"), "--output", output, trained.held[1]) == 2
     assert output.read_bytes() == before
-    output.write_text("my notes\n")
-    assert predict("--model", model, "--output", output, trained.held[1]) == 2
-    assert output.read_text() == "my notes\n"
+    for text in ("my notes\n", '{"important": "my only copy"}', "a,b,c"):
+        for name in ("notes.jsonl", "notes.csv"):
+            (tmp_path / name).write_text(text)
+            assert predict("--model", model, "--output", tmp_path / name, trained.held[1]) == 2
+            assert (tmp_path / name).read_text() == text
+    assert predict("--model", model, "--format", "jsonl", "--output", "/dev/null", trained.held[1]) == 2
+
+
+def test_odd_names_and_damaged_rows_survive_a_resume(model: Path, tmp_path: Path) -> None:
+    """A carriage return in a name is kept; a short row in the middle, and a number that is none, are refused."""
+    output, names = tmp_path / "out.csv", [str(tmp_path / name) for name in ("re\rturn", 'quo"te', "plain")]
+    assert predict("--model", model, "--output", output, *names[:2]) == 3
+    before = output.read_bytes()
+    assert predict("--model", model, "--output", output, *names) == 3
+    assert output.read_bytes().startswith(before)
+    with output.open(newline="", encoding="utf-8") as stream:
+        assert [row["file"] for row in csv.DictReader(stream)] == names
+    for old, new in ((b",missing,", b",missing,,,"), (b"plain,,", b"plain,soon,")):
+        output.with_name("harmed.csv").write_bytes(output.read_bytes().replace(old, new))
+        assert predict("--model", model, "--output", output.with_name("harmed.csv"), *names) == 2
+
+
+def test_a_finished_parquet_takes_more(
+    trained: Any, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped after a further row, it goes on from its journal."""
+    output = tmp_path / "out.parquet"
+    assert predict("--model", model, "--output", output, trained.held[0]) == 0
+    target = Target(output, "parquet", pyarrow.parquet.read_table(output).to_pylist()[0]["model"], ("a", "b"), ())
+    opened = open_output(target)
+    opened.writer.write({"file": "other", "error": "x", "model": target.model})
+    del opened
+    assert predict("--model", model, "--output", output, trained.held[0], "other") == 3
+    assert [row["file"] for row in pyarrow.parquet.read_table(output).to_pylist()] == [trained.held[0], "other"]
+
+
+def test_two_runs_do_not_share_an_output(model: Path, tmp_path: Path) -> None:
+    """The second is refused while the first has the file open."""
+    target = Target(tmp_path / "out.jsonl", "jsonl", "m", ("a", "b"), ())
+    first = open_output(target)
+    with pytest.raises(InputError, match="another run writes"):
+        open_output(target)
+    assert first.writer is not None
 
 
 def test_the_table_says_what_is_uncertain_and_why(trained: Any, model: Path, capfd) -> None:
