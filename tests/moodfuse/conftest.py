@@ -96,8 +96,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     fewer = [row for row in rows if int(row["fold"]) < FOLDS - 1]
     cache = extracted(write_table(made.with_name("fewer.csv"), fewer), folder / "cache", recipe)
     short = run_ablation(cache, AblationSettings(run="fewer", combine=("all",), heads=("softmax", "lightgbm"), jobs=1))
-    # Its own outer folds are too small to choose settings in, which its notes say; those of the run of all clips are not,
-    # and models are compared with that one.
+    # Its own outer folds are too small to choose settings in, which its notes say; those of the run of all clips, with
+    # which models are compared, are not.
     short = replace(short, results=tuple(replace(item, notes=()) for item in short.results))
     write_run(cache, short)
     held = tuple(str(made.parent / row["path"]) for row in rows if int(row["fold"]) == FOLDS - 1)
