@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -75,10 +76,9 @@ def serve_command(
                 err=True,
             )
         click.echo(f"{model.name}: {address_of(listener)} (Ctrl-C stops it)", err=True)
-        try:
+        with suppress(KeyboardInterrupt):  # which the server raises again once it has ended, or has not yet begun
             Server(app).run(sockets=[listener])
-        except KeyboardInterrupt:
-            click.echo("stopped", err=True)
+        click.echo("stopped", err=True)
 
 
 def _require_extra() -> None:

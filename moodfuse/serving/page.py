@@ -7,7 +7,7 @@ from importlib.resources import files
 
 from markupsafe import Markup
 
-from evaluate.rendering import script_data
+from evaluate.rendering import base_style, script_data
 from moodfuse.serving.answers import DEFAULT_HOP_S, LEAST_HOP_S
 from moodfuse.serving.limits import MIB, Limits
 
@@ -26,8 +26,8 @@ def render_page(name: str, classes: tuple[str, ...], *, limits: Limits) -> Serve
     """Make the page of a model with some name and classes. Its looks begin with those of the report."""
     from jinja2 import Environment, StrictUndefined
 
-    house = (files("evaluate") / "templates" / "report.css").read_text("utf-8")
-    style = house + (_TEMPLATES / "serve.css").read_text("utf-8")
+    report = (files("evaluate") / "templates" / "report.css").read_text("utf-8")
+    style = base_style() + report + (_TEMPLATES / "serve.css").read_text("utf-8")
     script = (_TEMPLATES / "timeline.js").read_text("utf-8") + (_TEMPLATES / "serve.js").read_text("utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     data = {
