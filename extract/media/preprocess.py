@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as transforms
 
 from cache.errors import InputError
 from cache.media import Media
 from extract.networks.registry import AudioPreprocessing, Preprocessing, VideoPreprocessing
+
+_RESIZES_BYTES = ("AVX2", "AVX512")
+"""Where torch resizes bytes as they are, and torchvision has it do so; elsewhere torchvision knows the way."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,13 @@ def resized_frames(frames: np.ndarray, preprocessing: VideoPreprocessing) -> Ten
 def _resize(pixels: Tensor, height: int, width: int, *, antialias: bool) -> Tensor:
     """Bilinear, uint8 in and out; without antialiasing in float32 and rounded, as torchvision's video transforms do."""
     if antialias:
+        if torch.backends.cpu.get_cpu_capability() in _RESIZES_BYTES:
+            return torch.nn.functional.interpolate(
+                pixels, (height, width), mode="bilinear", align_corners=False, antialias=True
+            )
+        from torchvision.transforms import InterpolationMode  # takes seconds to import
+        from torchvision.transforms.v2 import functional as transforms
+
         resized: Tensor = transforms.resize(pixels, [height, width], InterpolationMode.BILINEAR, antialias=True)
         return resized
     resized = torch.nn.functional.interpolate(pixels.float(), (height, width), mode="bilinear", align_corners=False)
