@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cache.names import printable
 from evaluate.compare import Comparison
 from evaluate.evaluation import Evaluation
 from evaluate.inputs import check_labels
@@ -21,7 +22,6 @@ from evaluate.words import (
     WorthGroup,
     headline_words,
     paired_groups,
-    printable,
     repeat_commands,
     worth_groups,
 )

@@ -9,10 +9,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from cache.files import write_text
+from cache.names import printable
 from evaluate.evaluation import Evaluation
 from evaluate.records import UNKNOWN, Interval
 from evaluate.results import ResultScore
-from evaluate.words import counted, design_of, headline_words, paired_groups, printable, repeat_commands, worth_groups
+from evaluate.words import counted, design_of, headline_words, paired_groups, repeat_commands, worth_groups
 
 MARKDOWN_NAME, LATEX_NAME = "report.md", "table.tex"
 _LATEX = {

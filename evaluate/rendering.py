@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup, escape
 
 from cache.files import write_text
+from cache.names import printable
 from evaluate.page import Page
 from evaluate.records import UNKNOWN
-from evaluate.words import counted, design_of, percent, printable
+from evaluate.words import counted, design_of, percent
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -95,17 +95,6 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def printable(text: str) -> str:
-    """Text with what cannot be printed (line ends, control and direction marks, lone surrogates) as escapes.
-
-    Examples
-    --------
-    >>> printable("a\\nb"), printable("é")
-    ('a\\\\nb', 'é')
-    """
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
-
-
 def design_of(run: Run) -> str:
     """How the clips of a run came to be predicted by models that saw none of them: its folds, or a test set."""
     if run.protocol == TEST:

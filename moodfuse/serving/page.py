@@ -1,13 +1,11 @@
 """The page of a service: one file, made once, that may load nothing and run nothing but its own script."""
 
-import base64
-import hashlib
 from dataclasses import dataclass
 from importlib.resources import files
 
 from markupsafe import Markup
 
-from evaluate.rendering import base_style, script_data
+from evaluate.rendering import base_style, script_data, script_digest
 from moodfuse.serving.answers import DEFAULT_HOP_S, LEAST_HOP_S
 from moodfuse.serving.limits import MIB, Limits
 
@@ -58,4 +56,4 @@ def _policy(style: str, script: str) -> str:
 
 
 def _digest(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode('utf-8')).digest()).decode('ascii')}'"
+    return f"'sha256-{script_digest(text)}'"

@@ -14,7 +14,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.datastructures import Headers
 
-from evaluate.words import printable
+from cache.names import printable
 from moodfuse.serving.limits import MIB, Limits
 from moodfuse.serving.problems import Problem
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cache.errors import InputError
+from cache.names import printable
 from evaluate.drawing import drawing_settings, short, write_figure
-from evaluate.words import printable
 from moodfuse.model.predictions import Timeline
 from moodfuse.timeline import words
 from moodfuse.timeline.chart import (

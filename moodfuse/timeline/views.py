@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cache.names import printable
 from evaluate.records import UNKNOWN
-from evaluate.words import counted, printable
+from evaluate.words import counted
 from moodfuse.model.predictions import Timeline
 from moodfuse.timeline import words
 from moodfuse.timeline.chart import (

@@ -4,7 +4,8 @@ from collections import Counter
 
 import numpy as np
 
-from evaluate.words import counted, printable
+from cache.names import printable
+from evaluate.words import counted
 from extract.media.container import REASONS
 from moodfuse.model.predictions import Refusal, Timeline
 from moodfuse.timeline.chart import NOT_READ, axis_end_s, readable, said, stretches, uncertain

@@ -67,7 +67,7 @@ def test_the_record_of_an_import_is_written_anew(tmp_path: Path) -> None:
         ("tables/*.h5", "--labels LABELS.csv --source SOURCE .* table of clips", "import --labels that made it"),
         (
             "plans/*.h5",
-            r"--labels \S*/work/clips.csv --source SOURCE .* as clips.csv has them",
+            r"--labels \S*/clips\.csv --source SOURCE .* as clips.csv has them",
             "cache import that made it",
         ),
     ],

@@ -17,6 +17,7 @@ from cache.audits import Audit, Finding
 from cache.errors import CacheError, InputError
 from cache.manifest import table_name
 from cache.media import Media, MediaStore, Rendition
+from cache.names import printable
 from cache.parts import read_part
 from cache.records import Clip, ClipStatus, Plan
 from cache.runs import Result, Run, write_run
@@ -29,7 +30,6 @@ from evaluate.plots import figure_plan
 from evaluate.records import Inflated, Inflation, Interval, RepeatedScore, SourceWorth
 from evaluate.rendering import render_page, write_page
 from evaluate.thumbnails import data_uri, thumbnails
-from evaluate.words import printable
 
 CLIPS, LIMIT = 52, 3_000_000
 CLASSES = ("Excited", "Fear", "Neutral", "Relaxation", "Sad", "Tension")

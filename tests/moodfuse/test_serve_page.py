@@ -1,8 +1,6 @@
 """The page of the service in a browser: a video goes in, its label and time line come out, by mouse and keyboard."""
 
-import os
 import runpy
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +16,6 @@ from moodfuse.serving.page import render_page
 
 ROOT = Path(__file__).resolve().parents[2]
 load_script = SimpleNamespace(**runpy.run_path(str(ROOT / "benchmarks" / "serve_load.py")))
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 LIMITS = Limits(upload_bytes=2 * MIB, timeline_s=70.0)
 SHORT = replace(LIMITS, timeline_s=50.0)
 WAIT_MS = 15_000
@@ -31,28 +28,6 @@ def test_the_page_names_its_model_and_limits_as_text() -> None:
     assert nasty not in page.html and "<img" not in page.html and page.html.count("<script") == 2
     assert "At most 2 MB" in page.html
     assert "unsafe" not in page.policy and page.policy.count("'sha256-") == 2
-
-
-def find_browser() -> str:
-    """Path of the system's chromium; where there is none the test is skipped, or fails if one is required."""
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        reason = f"no browser: none of {', '.join(BROWSERS)} is installed (Debian: apt-get install chromium)"
-        if os.environ.get("MOODFUSE_BROWSER") == "required":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return path
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    path = find_browser()
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield running
-        running.close()
 
 
 @pytest.fixture(scope="module")
