@@ -3,10 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cache.audits import Finding
+from cache.audits import ClipMarks, Finding
 from cache.errors import InputError
 from cache.folds import join_groups
 from cache.identity import clip_digest
@@ -18,11 +19,14 @@ from moodfuse.model.model import Ask, Model
 from moodfuse.model.predictions import Prediction, Refusal
 from moodfuse.model.training import TrainingClip, read_training
 
+if TYPE_CHECKING:
+    from extract.media.decode import DecodedClip
+
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class TestRun:
+class Tested:
     """What a model says of a test set.
 
     Attributes
@@ -35,21 +39,17 @@ class TestRun:
         Clips that were scored although they sound or look like one that the model was trained on.
     """
 
-    __test__ = False  # for pytest, which takes a name like this for a test
     run: Run
     refused: tuple[str, ...]
     alike: tuple[Finding, ...]
 
 
-def test_clips(clips: Sequence[Clip]) -> list[Clip]:
+def held_out(clips: Sequence[Clip]) -> list[Clip]:
     """The clips of the split ``test`` where a data set has any; else all."""
     return [clip for clip in clips if clip.split == "test"] or list(clips)
 
 
-test_clips.__test__ = False  # type: ignore[attr-defined]
-
-
-def run_test(model: Model, clips: Sequence[Clip], *, jobs: int, say: Say) -> TestRun:
+def run_test(model: Model, clips: Sequence[Clip], *, jobs: int, say: Say) -> Tested:
     """Predict labelled clips that the model was not trained on.
 
     A clip whose file, or whose very window, was trained on is refused; so is one of a group that was. One that only
@@ -107,7 +107,7 @@ def run_test(model: Model, clips: Sequence[Clip], *, jobs: int, say: Say) -> Tes
     if unmarked:
         note = f"likeness to {unmarked} of {len(training)} training clips could not be checked"
         run = replace(run, notes=(*run.notes, note))
-    return TestRun(run, tuple(refused), alike)
+    return Tested(run, tuple(refused), alike)
 
 
 def _seen(clip: Clip, file_sha256: str, training: Sequence[TrainingClip]) -> str:
@@ -125,17 +125,17 @@ def _seen(clip: Clip, file_sha256: str, training: Sequence[TrainingClip]) -> str
 
 def _predicted(
     model: Model, clips: Sequence[Clip], rules: str, *, jobs: int
-) -> tuple[dict[str, Prediction | Refusal], dict[str, object]]:
+) -> tuple[dict[str, Prediction | Refusal], dict[str, ClipMarks]]:
     """What the model says of each clip, and what it is compared by."""
     from extract.examine import MARK_RULES, marks_of
 
-    marks: dict[str, object] = {}
+    marks: dict[str, ClipMarks] = {}
     said: dict[str, Prediction | Refusal] = {}
     asks = [Ask(clip.path, clip.start_s, clip.end_s) for clip in clips]
 
-    def look(number: int, decoded: object) -> None:
+    def look(number: int, decoded: "DecodedClip") -> None:
         if rules == MARK_RULES:
-            marks[clips[number].id] = marks_of(decoded)  # type: ignore[arg-type]
+            marks[clips[number].id] = marks_of(decoded)
 
     for clip, found in zip(clips, model.label(asks, jobs=jobs, explain=False, look=look), strict=True):
         said[clip.id] = found
@@ -144,7 +144,7 @@ def _predicted(
 
 def _alike(
     kept: Sequence[tuple[Clip, Prediction]],
-    marks: dict[str, object],
+    marks: dict[str, ClipMarks],
     training: Sequence[TrainingClip],
 ) -> tuple[Finding, ...]:
     """Test clips that sound or look like training clips, each pair with the test clip first."""
@@ -153,9 +153,9 @@ def _alike(
 
     fan_out = fan_out_for(len(kept) + len(training))
 
-    def audited(name: str, found: object) -> Audited:
-        sound = marks_of_peaks(found.peak_times, found.peak_bins, fan_out=fan_out)  # type: ignore[attr-defined]
-        return Audited(name, name, "", sound, Marks(found.frame_hashes, found.frame_times_s))  # type: ignore[attr-defined]
+    def audited(name: str, found: ClipMarks | TrainingClip) -> Audited:
+        sound = marks_of_peaks(found.peak_times, found.peak_bins, fan_out=fan_out)
+        return Audited(name, name, "", sound, Marks(found.frame_hashes, found.frame_times_s))
 
     tested = {clip.id: audited(f"test {clip.id}", marks[clip.id]) for clip, _ in kept if clip.id in marks}
     known = [audited(f"training {clip.id}", clip) for clip in training]
@@ -217,4 +217,4 @@ def read_clips(data: Path, group_pattern: str | None) -> list[Clip]:
     """The clips of a test set."""
     from extract.dataset import scan
 
-    return test_clips(scan(data, group_pattern=group_pattern))
+    return held_out(scan(data, group_pattern=group_pattern))

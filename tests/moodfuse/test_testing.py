@@ -13,7 +13,7 @@ from moodfuse.cli import main
 from moodfuse.export import export_model, find_result
 from moodfuse.model.folder import ARRAYS
 from moodfuse.model.model import Model
-from moodfuse.testing import run_test, test_clips
+from moodfuse.testing import held_out, run_test
 
 QUICK = "onedmcnn@brief+twodmcnn@brief softmax logits"
 
@@ -63,7 +63,7 @@ def test_a_near_copy_is_scored_and_named(trained: Any, models: Callable[..., Pat
 def test_the_split_test_is_scored_where_there_is_one() -> None:
     """Of a data set with a test split its clips alone are taken; without one all are."""
     clips = [Clip("a", "a", "sad"), Clip("b", "b", "sad", split="test")]
-    assert test_clips(clips) == clips[1:] and test_clips(clips[:1]) == clips[:1]
+    assert held_out(clips) == clips[1:] and held_out(clips[:1]) == clips[:1]
 
 
 def test_the_report_of_a_test_set(trained: Any, models: Callable[..., Path], tmp_path: Path) -> None:
