@@ -17,8 +17,8 @@ from moodfuse.model.folder import ARRAYS
 QUICK = "onedmcnn@brief+twodmcnn@brief softmax logits"
 
 
-def test_what_was_exported_does_not_depend_on_labels_outside_the_plan(trained: Any, tmp_path: Path) -> None:
-    """The held-out fold's clips are in no plan now: an export is the same bytes whatever they are called."""
+def test_an_export_is_the_same_bytes_each_time(trained: Any, tmp_path: Path) -> None:
+    """Of one run and one cache, the card and the arrays do not change."""
     first = export_model(trained.cache, trained.fewer, ExportSettings(QUICK, tmp_path / "first"))
     again = export_model(trained.cache, trained.fewer, ExportSettings(QUICK, tmp_path / "again"))
     assert first.card.digest == again.card.digest
