@@ -12,14 +12,23 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from cache.errors import InputError
+from cache.errors import InputError, WorkersError
 from cache.records import WINDOW_S
 from extract.media.collect import DecodedClip
 from extract.media.container import MediaError
-from extract.media.pool import DEADLINE_PER_WINDOW_S, DEADLINE_S, prepare_worker, refusal_for_exit
+from extract.media.pool import (
+    DEADLINE_PER_WINDOW_S,
+    DEADLINE_S,
+    NOT_STARTED,
+    check_can_start,
+    prepare_worker,
+    refusal_for_exit,
+)
 from extract.media.windows import Window, WindowsWish, plan_windows, read_planned
 
 WAITING = 2
+ERROR_OF_PYTHON = 1
+"""Exit code after an error that no one caught: the worker's own code catches all, so it never came to that."""
 
 
 def read_windows_apart(
@@ -54,7 +63,10 @@ def read_windows_apart(
         If the file cannot be opened.
     InputError
         If `hop_s` cannot be used.
+    WorkersError
+        If no worker can be started.
     """
+    check_can_start()
     wish = WindowsWish(Path(path), hop_s, short_side_px, threads, partial)
     worker = _Worker(wish)
     place = losses = 0
@@ -121,6 +133,8 @@ class _Worker:
             ended, sent = self.receiver.recv()
         except (EOFError, OSError) as error:
             self.process.join()
+            if self.process.exitcode == ERROR_OF_PYTHON:
+                raise WorkersError(NOT_STARTED) from error
             raise refusal_for_exit(self.path, self.process.exitcode) from error
         if ended:
             raise sent

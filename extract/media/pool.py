@@ -1,7 +1,8 @@
 """Decoding many clips in worker processes that can be killed, so that one bad file costs one clip.
 
 The pool is started by a main process (or another non-daemonic one): daemonic processes may have no children. Workers
-are spawned, so a script that calls `decode_many` does so under `if __name__ == "__main__":`.
+are spawned, so a script that calls `decode_many` does so under `if __name__ == "__main__":`. Where either is not so, a
+`WorkersError` says what to do.
 """
 
 import multiprocessing
@@ -11,12 +12,14 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
+from cache.errors import WorkersError
 from cache.records import WINDOW_S
 from extract.media.container import MediaError
 from extract.media.decode import DecodedClip, read_clip
@@ -25,6 +28,10 @@ DEADLINE_S = 60.0
 DEADLINE_PER_WINDOW_S = 2.0
 AHEAD_PER_JOB = 2
 KILLED_FOR_MEMORY = (-signal.SIGKILL, 128 + signal.SIGKILL)
+NOT_STARTED = (
+    "the processes that decode files ended with none in hand; what they said stands above. They start by reading the "
+    'script again, so a script must be a file that does its work under `if __name__ == "__main__":`'
+)
 
 
 @dataclass(frozen=True)
@@ -59,15 +66,21 @@ def decode_many(
     ------
     (DecodeRequest, DecodedClip or MediaError)
         A refused clip gives its error: nothing is raised for it.
+
+    Raises
+    ------
+    WorkersError
+        If no worker can be started.
     """
     if jobs < 1:
         raise ValueError(f"jobs is {jobs}, expected 1 or more")
+    check_can_start()
     pool = ProcessPool(max_workers=jobs, context=multiprocessing.get_context("spawn"), initializer=prepare_worker)
     waiting: deque[tuple[DecodeRequest, ProcessFuture[DecodedClip]]] = deque()
     try:
         for request in requests:
             timeout_s = deadline_s if deadline_s is not None else default_deadline_s(request)
-            waiting.append((request, pool.schedule(_decode, args=(request,), timeout=timeout_s)))
+            waiting.append((request, _schedule(pool, request, timeout_s)))
             if len(waiting) >= AHEAD_PER_JOB * jobs:
                 yield _collect(*waiting.popleft())
         while waiting:
@@ -77,10 +90,35 @@ def decode_many(
         pool.join()
 
 
+def check_can_start() -> None:
+    """Refuse to start worker processes where none can be.
+
+    Raises
+    ------
+    WorkersError
+        If this process is daemonic, or is itself a worker that is only reading the script it comes from.
+    """
+    process = multiprocessing.current_process()
+    if process.daemon:
+        raise WorkersError(
+            f"files are decoded in worker processes, and {process.name} is daemonic, so it may start none; read files "
+            "in the main process, or in one started with daemon=False, as concurrent.futures.ProcessPoolExecutor does"
+        )
+    if getattr(process, "_inheriting", False):  # as multiprocessing.spawn itself asks
+        raise WorkersError(NOT_STARTED)
+
+
 def default_deadline_s(request: DecodeRequest) -> float:
     """Return the seconds that a worker may spend on a request: 60 s and twice its window."""
     window_s = WINDOW_S if request.end_s is None else max(0.0, request.end_s - request.start_s)
     return DEADLINE_S + DEADLINE_PER_WINDOW_S * window_s
+
+
+def _schedule(pool: ProcessPool, request: DecodeRequest, timeout_s: float) -> "ProcessFuture[DecodedClip]":
+    try:
+        return pool.schedule(_decode, args=(request,), timeout=timeout_s)
+    except RuntimeError as error:  # the pool has lost its workers
+        raise WorkersError(NOT_STARTED) from error
 
 
 def _collect(
@@ -91,6 +129,8 @@ def _collect(
         return request, future.result()
     except MediaError as error:
         return request, error
+    except BrokenProcessPool as error:
+        raise WorkersError(NOT_STARTED) from error
     except FutureTimeoutError as error:
         return request, _refusal("timeout", request, error, "")
     except MemoryError as error:

@@ -16,11 +16,13 @@ from extract.recipe_files import RecipeChoice
 from extract.stage import ExtractSettings, extract_features
 from extract.work import Wanted
 from fuse.ablation import AblationSettings, run_ablation
+from moodfuse.cli import main
 from moodfuse.corpus import ClipSettings, CorpusSettings, make_corpus
-from moodfuse.export import export_model
+from moodfuse.export import ExportSettings, export_model
 from moodfuse.model.predictions import Refusal, Timeline
 
 FOLDS = 4
+QUICK = "onedmcnn@brief+twodmcnn@brief softmax logits"
 RECIPE = """
 name = "brief"
 [onedmcnn]
@@ -135,16 +137,34 @@ def models(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Callab
     def make(name: str, *, impute: bool = False) -> Path:
         target = folder / f"{name} {impute}".replace(" ", "-")
         if not target.exists():
-            export_model(trained.cache, trained.fewer, name, target, impute=impute)
+            export_model(trained.cache, trained.fewer, ExportSettings(name, target, impute))
         return target
 
     return make
 
 
 @pytest.fixture
-def model_copy(models: Callable[[str], Path], tmp_path: Path) -> Path:
+def model(models: Callable[[str], Path]) -> Path:
+    """The model that is fitted in no time; not to be written to."""
+    return models(QUICK)
+
+
+@pytest.fixture
+def model_copy(model: Path, tmp_path: Path) -> Path:
     """A model, to be written to."""
-    return Path(shutil.copytree(models("onedmcnn@brief+twodmcnn@brief softmax logits"), tmp_path / "model"))
+    return Path(shutil.copytree(model, tmp_path / "model"))
+
+
+@pytest.fixture
+def predict() -> Callable[..., int]:
+    """Run `moodfuse predict`; gives its exit code."""
+
+    def run(*arguments: object) -> int:
+        with pytest.raises(SystemExit) as stopped:
+            main(["predict", *map(str, arguments)])
+        return int(stopped.value.code or 0)
+
+    return run
 
 
 # Time lines

@@ -35,7 +35,7 @@ TRIES = 3
 def scored(run: Run, name: str, files: tuple[str, ...]) -> np.ndarray:
     """Rows of a run's result for some files."""
     places = [next(row for row, item in enumerate(run.ids) if file.endswith(item)) for file in files]
-    return np.asarray(find_result(run, name).probabilities[places])
+    return np.asarray(find_result(run.results, name).probabilities[places])
 
 
 @pytest.mark.parametrize(
