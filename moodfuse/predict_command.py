@@ -3,8 +3,11 @@
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
+
+from extract.reading_options import reading_options, reading_rules
 
 
 @click.command("predict")
@@ -31,6 +34,7 @@ import click
 @click.option("--html", type=click.Path(path_type=Path), help="A page of one video with its time line.")
 @click.option("--plot", type=click.Path(path_type=Path), help="A figure of one video's time line: PNG, SVG or PDF.")
 @click.option("--jobs", type=click.IntRange(min=1), default=min(2, os.cpu_count() or 1), help="Decoding processes.")
+@reading_options
 @click.pass_context
 def predict_command(
     ctx: click.Context,
@@ -46,6 +50,7 @@ def predict_command(
     html: Path | None,
     plot: Path | None,
     jobs: int,
+    **reading: Any,
 ) -> int:
     """Tell the emotion of videos with an exported model.
 
@@ -66,6 +71,7 @@ def predict_command(
         html=html,
         plot=plot,
         jobs=jobs,
+        rules=reading_rules(reading),
     )
     return label_all(_model_folder(model, cache), wish, stream=sys.stdout, say=lambda line: click.echo(line, err=True))
 

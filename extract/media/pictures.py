@@ -10,7 +10,7 @@ import numpy as np
 from av.video.reformatter import Interpolation
 
 from extract.media.container import MediaError, Opened
-from extract.media.taker import COMPLETE, Taker, check_complete, seconds
+from extract.media.taker import COMPLETE, Extent, Taker, check_complete, seconds
 
 FRAMES = 32
 
@@ -80,7 +80,7 @@ class Pictures(Taker):
     """Keeps the pictures that are on screen at the 32 middles; only those are converted to RGB."""
 
     def __init__(self, opened: Opened, window: tuple[float, float], short_side_px: int | None) -> None:
-        super().__init__()
+        super().__init__(opened.path)
         self.opened, self.window, self.short_side_px = opened, window, short_side_px
         self.targets_s = middles_s(*window)
         self.times_s = np.zeros(FRAMES)
@@ -117,22 +117,32 @@ class Pictures(Taker):
             self.times_s[filled:count] = self.held.time_s
             self.shown += [self.held.rgb(self.size_hw)] * (count - filled)
 
-    def result(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return frames and times, or refuse what is too incomplete."""
+    def extent(self) -> Extent:
+        """Return how much was decoded; all that is declared where nothing more was wanted."""
         first_s, last_s = self.opened.span_s(self.opened.video)
         declared_s = min(last_s, self.window[1]) - max(first_s, self.window[0])
+        rate = self.opened.video.average_rate
+        declared = max(0, round(declared_s * float(rate))) if rate else 0
+        if self.done:
+            return Extent("picture", declared_s, declared_s, self.failures, declared, declared)
+        decoded_s = 0.0 if self.held is None else self.held.end_s - max(first_s, self.window[0])
+        return Extent("picture", decoded_s, declared_s, self.failures, self.seen, declared)
+
+    def result(self, *, allow_partial: bool = False) -> tuple[np.ndarray, np.ndarray, Extent]:
+        """Return frames, times and how much was decoded, or refuse what is too incomplete."""
+        first_s, last_s = self.opened.span_s(self.opened.video)
         if last_s <= self.window[0] or first_s >= self.window[1]:
             raise MediaError("no_video", self.opened.path, f"the picture lasts from {first_s:.2f} to {last_s:.2f} s")
         if self.held is None:
             raise MediaError("decode_failed" if self.failures else "truncated", self.opened.path, "no picture decoded")
-        decoded_s = declared_s if self.done else self.held.end_s - max(first_s, self.window[0])
-        check_complete(self.opened.path, "picture", decoded_s, declared_s)
+        extent = self.extent()
+        check_complete(self.opened.path, extent, allow_partial=allow_partial)
         if self.failures > (1 - COMPLETE) * (self.seen + self.failures) + 1:
             found = f"{self.failures} of {self.seen + self.failures} pictures are damaged"
             raise MediaError("decode_failed", self.opened.path, found)
         self._show_until(math.inf)
         self.held = None
-        return self._stacked(), self.times_s
+        return self._stacked(), self.times_s, extent
 
     def _stacked(self) -> np.ndarray:
         """Return the pictures in one array; each is let go as it is copied, so that they are not held twice."""

@@ -6,8 +6,8 @@ import av
 import numpy as np
 
 from cache.records import WINDOW_S
-from extract.media.container import MediaError, Opened
-from extract.media.taker import Taker, check_complete, preroll_s, seconds
+from extract.media.container import MediaError, Opened, check_sound
+from extract.media.taker import Extent, Taker, check_complete, preroll_s, seconds
 
 SAMPLE_RATE_HZ = 16_000
 SAMPLES = int(SAMPLE_RATE_HZ * WINDOW_S)
@@ -23,7 +23,7 @@ class Sound(Taker):
     """
 
     def __init__(self, opened: Opened, window: tuple[float, float]) -> None:
-        super().__init__()
+        super().__init__(opened.path)
         self.opened = opened
         self.start_s, self.end_s = window[0], min(window[1], window[0] + WINDOW_S)
         self.base_s = preroll_s(self.start_s)
@@ -53,27 +53,28 @@ class Sound(Taker):
 
     def _begin(self, rate_hz: int) -> None:
         """Lay out the grid at the sound's own rate."""
+        check_sound(self.opened.path, rate_hz, 1)
         self.rate_hz = rate_hz
         self.samples = np.zeros(round((self.end_s + TAIL_S - self.base_s) * rate_hz), np.float32)
         self.edges = [round((edge_s - self.base_s) * rate_hz) for edge_s in (self.start_s, self.end_s)]
 
-    def result(self) -> tuple[np.ndarray, int]:
-        """Return float32 [480000] and how many samples are real, or refuse what is too incomplete."""
+    def result(self, *, allow_partial: bool = False) -> tuple[np.ndarray, int, Extent]:
+        """Return float32 [480000], how many samples are real, and how much was decoded, or refuse too little."""
         first_s, last_s = self.opened.span_s(self.opened.audio)
         declared_s = min(last_s, self.end_s) - max(first_s, self.start_s)
         if declared_s <= 0:
             raise MediaError("no_audio", self.opened.path, f"the sound lasts from {first_s:.2f} to {last_s:.2f} s")
         if not self.covered:
             raise MediaError("decode_failed" if self.failures else "truncated", self.opened.path, "no sound decoded")
-        covered_s = self.covered / self.rate_hz
-        check_complete(self.opened.path, "sound", covered_s, declared_s, failures=self.failures)
+        extent = Extent("sound", self.covered / self.rate_hz, declared_s, self.failures)
+        check_complete(self.opened.path, extent, damage=self.failures > 1, allow_partial=allow_partial)
         resampled = _resample(self.samples, self.rate_hz)
         offset = round((self.start_s - self.base_s) * SAMPLE_RATE_HZ)
         last_s = min(self.end_s, self.base_s + self.cursor / self.rate_hz)
         real = max(0, min(SAMPLES, round((last_s - self.start_s) * SAMPLE_RATE_HZ), len(resampled) - offset))
         waveform = np.zeros(SAMPLES, np.float32)
         waveform[:real] = np.clip(resampled[offset : offset + real], -1.0, 1.0)
-        return waveform, real
+        return waveform, real, extent
 
 
 def _mono(frame: Any) -> np.ndarray:

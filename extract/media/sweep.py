@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import av
 
-from extract.media.collect import DecodedClip, collect, decode_into, packets, seek, settle_window
+from extract.media.collect import Collectors, DecodedClip, collect, decode_into, packets, seek, settle_window
 from extract.media.container import MediaError, Opened, open_media
 from extract.media.decode import read_clip
 from extract.media.pictures import Picture, Pictures, middles_s, picture_of
@@ -52,7 +52,7 @@ class _First(Taker):
     """
 
     def __init__(self, opened: Opened, window: tuple[float, float]) -> None:
-        super().__init__()
+        super().__init__(opened.path)
         self.opened, self.window = opened, window
         self.mark: int | None = None
         self.packets = 0
@@ -83,7 +83,7 @@ class Sweep(Taker):
     """
 
     def __init__(self, opened: Opened, wish: "WindowsWish", windows: "Sequence[Window]") -> None:
-        super().__init__()
+        super().__init__(opened.path)
         self.opened, self.wish = opened, wish
         self.waiting = deque(windows)
         self.under_way: deque[_UnderWay] = deque()
@@ -188,7 +188,7 @@ class Sweep(Taker):
         As there, the file is decoded from its start where seeking lands too late for the first picture or sound.
         """
         for from_s in (preroll_s(item.window.start_s), 0.0):
-            own = open_media(self.wish.path, partial=self.wish.partial)
+            own = open_media(self.wish.path, one_view=self.wish.one_view)
             with own.media:
                 window = settle_window(own, item.window.start_s, item.window.end_s)
                 first = _First(own, window)
@@ -202,7 +202,8 @@ class Sweep(Taker):
                     continue
                 if item.pictures is not None and not self._has_met(first, from_s):
                     return None
-                return collect(own, window, item.pictures, sound, partial=self.wish.partial)
+                found = Collectors(own, window, item.pictures, sound)
+                return collect(found, one_view=self.wish.one_view, allow_partial=self.wish.allow_partial)
         return None
 
     def _has_met(self, first: _First, from_s: float) -> bool:
@@ -231,7 +232,8 @@ def _read_alone(window: "Window", wish: "WindowsWish") -> DecodedClip | MediaErr
             end_s=window.end_s,
             short_side_px=wish.short_side_px,
             threads=wish.threads,
-            partial=wish.partial,
+            one_view=wish.one_view,
+            allow_partial=wish.allow_partial,
         )
     except MediaError as error:
         return MediaError(error.code, error.path, error.detail)
