@@ -7,6 +7,7 @@ second or more late (MPEG-TS, a cut live stream): there it starts at the file's 
 import os
 import stat
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,12 @@ class Opened:
     audio: Any
     origin_s: float
     duration_s: float
+
+    @cached_property
+    def pixel_aspect(self) -> float:
+        """Width of the picture's pixels over their height."""
+        found = self.video.sample_aspect_ratio if self.video is not None else None
+        return float(found) if found else 1.0
 
     def span_s(self, stream: Any) -> tuple[float, float]:
         """Return the first and last second that the headers declare for a stream, on the clip clock."""
@@ -241,6 +248,8 @@ def _pick_streams(path: Path, media: InputContainer, *, one_view: bool) -> tuple
             raise MediaError("codec", path, stream.codec_context.name)
     if video is not None:
         check_size(path, video.width, video.height)
+        shown = video.sample_aspect_ratio or 1
+        check_size(path, round(video.width * shown), video.height)
     if audio is not None:
         check_sound(path, audio.codec_context.sample_rate, audio.codec_context.layout.nb_channels)
     return video, audio

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from av.video.reformatter import Interpolation
 
-from extract.media.container import MediaError, Opened
+from extract.media.container import MediaError, Opened, check_size
 from extract.media.taker import COMPLETE, Extent, Taker, check_complete, seconds
 
 FRAMES = 32
@@ -40,14 +40,15 @@ class Picture:
         The decoder marked it as damaged.
     """
 
-    def __init__(self, frame: Any, time_s: float, length_s: float) -> None:
+    def __init__(self, frame: Any, time_s: float, length_s: float, *, pixel_aspect: float = 1.0) -> None:
         self.time_s, self.end_s, self.is_corrupt = time_s, time_s + length_s, bool(frame.is_corrupt)
+        self._width = max(1, round(frame.width * pixel_aspect))
         self._frame, self._turns = frame, round(frame.rotation / 90) % 4
         self._rgb: dict[tuple[int, int], np.ndarray] = {}
 
     def size_hw(self, short_side_px: int | None) -> tuple[int, int]:
-        """Return height and width in pixels, upright, after scaling down to a short side."""
-        width, height = scaled_size(self._frame.width, self._frame.height, short_side_px)
+        """Return height and width in square pixels, upright, after scaling down to a short side."""
+        width, height = scaled_size(self._width, self._frame.height, short_side_px)
         return (height, width) if self._turns % 2 == 0 else (width, height)
 
     def rgb(self, size_hw: tuple[int, int]) -> np.ndarray:
@@ -66,14 +67,21 @@ class Picture:
 
 
 def picture_of(frame: Any, opened: Opened) -> Picture | None:
-    """Return a decoded frame with its time, or None where it has none."""
+    """Return a decoded frame with its time, or None where it has none.
+
+    Raises
+    ------
+    MediaError
+        If it is too large.
+    """
+    check_size(opened.path, frame.width, frame.height)
     ticks = frame.pts if frame.pts is not None else frame.dts
     if ticks is None:
         return None
     base = frame.time_base or opened.video.time_base  # a drained decoder gives frames without one
     rate = opened.video.average_rate
     length_s = seconds(frame.duration, base) if frame.duration else (1.0 / float(rate) if rate else 0.0)
-    return Picture(frame, seconds(ticks, base) - opened.origin_s, length_s)
+    return Picture(frame, seconds(ticks, base) - opened.origin_s, length_s, pixel_aspect=opened.pixel_aspect)
 
 
 class Pictures(Taker):
