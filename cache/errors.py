@@ -47,5 +47,13 @@ class MissingBlockError(CacheError, KeyError):
         return str(self.args[0]) if self.args else ""
 
 
+class OutputError(MoodfuseError, OSError):
+    """Results cannot be written to where they were asked for, such as on a full disk."""
+
+
+class WorkersError(MoodfuseError, RuntimeError):
+    """Worker processes cannot be started here, or end before they could do anything."""
+
+
 class LeakError(MoodfuseError, RuntimeError):
     """A block whose network saw a test clip was about to enter a design matrix."""

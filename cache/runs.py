@@ -32,6 +32,11 @@ FORMAT = "moodfuse-predictions"
 _ATTRIBUTES = {"format": FORMAT, "schema": SCHEMA}
 
 
+def result_name(sources: Sequence[str], head: str, level: str) -> str:
+    """Short name of a result, unique in its run: ``c3d+i3d softmax logits``."""
+    return f"{'+'.join(sources)} {head} {level}"
+
+
 @dataclass(frozen=True)
 class Result:
     """Out-of-fold probabilities of one head on one combination of sources.
@@ -68,8 +73,8 @@ class Result:
 
     @property
     def name(self) -> str:
-        """Short unique name: ``c3d+i3d softmax logits``."""
-        return f"{'+'.join(self.sources)} {self.head} {self.level}"
+        """See `result_name`."""
+        return result_name(self.sources, self.head, self.level)
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,9 @@ def make_network(recipe: Recipe, weights: str | None, num_classes: int) -> Netwo
 
 def placed(recipe: Recipe, network: Network) -> Network:
     """A network in eval mode on the device, and in the memory layout, of a recipe."""
+    if recipe.device == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # or float32 would be rounded to 10 bits in every convolution
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
     if recipe.precision == "bf16" and network.spec.modality == "video":
         network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     return network.to(recipe.device).eval()

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import InputError
-from cache.runs import LEAKY, NETWORK, Result, Run, check_new_name
+from cache.runs import LEAKY, NETWORK, Result, Run, check_new_name, result_name
 from cache.store import FeatureCache
 from fuse.choice import Choice, choose, soften
 from fuse.combinations import Combination, parse_combinations
@@ -84,6 +84,11 @@ class Row:
     head: str
     level: Level
 
+    @property
+    def name(self) -> str:
+        """As `cache.runs.Result.name`."""
+        return result_name(self.sources, self.head, self.level)
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -128,12 +133,11 @@ def run_ablation(cache: FeatureCache, settings: AblationSettings) -> Run:
     """
     leaky = settings.protocol == LEAKY
     name = check_new_name(cache, leaky_name(settings.run) if leaky else settings.run, prefix=LEAKY if leaky else "run")
-    chosen = parse_combinations(settings.combine, cache.sources())
-    sources = tuple(sorted({source for item in chosen for source in item}))
+    rows = planned_rows(cache, settings)
+    sources = sources_of(rows)
     protocol = choose_protocol(cache, sources, settings.protocol)
-    rows = _rows(chosen, sources, settings)
     plans = fold_plans(cache, sources, protocol, settings.repeats)
-    log.info("%d combinations, %d results, %d plans", len(chosen), len(rows), len(plans.plans))
+    log.info("%d results, %d plans", len(rows), len(plans.plans))
     pooled = []
     for plan in plans.plans:
         features = load_features(cache, plan, sources, protocol, jobs=settings.jobs)
@@ -168,8 +172,18 @@ def leaky_name(name: str | None) -> str | None:
     return name if name is None or name.startswith(LEAKY) else f"{LEAKY}-{name}"
 
 
-def _rows(chosen: Sequence[Combination], sources: Sequence[str], settings: AblationSettings) -> list[Row]:
-    """Every source's network, then heads on the combinations; the mean of one source is its network's row."""
+def planned_rows(cache: FeatureCache, settings: AblationSettings) -> list[Row]:
+    """The results that an ablation will have: every source's network, then heads on the combinations.
+
+    The mean of one source is its network's row.
+
+    Raises
+    ------
+    InputError, UnknownNameError
+        As for `parse_combinations`.
+    """
+    chosen = parse_combinations(settings.combine, cache.sources())
+    sources = sorted({source for item in chosen for source in item})
     networks = [Row((source,), NETWORK, "logits") for source in sources]
     rows = dict.fromkeys(
         Row(item, head, check_level(level))
@@ -177,6 +191,11 @@ def _rows(chosen: Sequence[Combination], sources: Sequence[str], settings: Ablat
         if level in head_spec(head).levels and (len(item) > 1 or head_spec(head).fits)
     )
     return [*networks, *rows]
+
+
+def sources_of(rows: Sequence[Row]) -> Combination:
+    """All sources of some results, sorted."""
+    return tuple(sorted({source for row in rows for source in row.sources}))
 
 
 def _fit_plan(cache: FeatureCache, features: PlanFeatures, rows: Sequence[Row], *, jobs: int) -> dict[Row, Pooled]:

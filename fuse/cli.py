@@ -1,13 +1,15 @@
 """`moodfuse fuse`: parse, call the verb, print."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
     from cache.runs import Run
+    from fuse.ablation import AblationSettings
 
 
 @click.command("fuse")
@@ -29,16 +31,7 @@ if TYPE_CHECKING:
     help="Fold plans to test under.  [default: all that extract made; 5 where no source is tuned]",
 )
 @click.option("--jobs", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default="cores", help="Workers.")
-def fuse_command(
-    cache_path: Path,
-    run_name: str | None,
-    combine: tuple[str, ...],
-    heads: tuple[str, ...],
-    levels: tuple[str, ...],
-    protocol: str | None,
-    repeats: int | None,
-    jobs: int,
-) -> "Run":
+def fuse_command(cache_path: Path, **options: Any) -> "Run":
     """Train fusion heads on the cached features of several sources, fold by fold.
 
     Every result is out of fold: a clip is predicted by networks and heads that saw no clip of its fold. Each network's
@@ -46,22 +39,12 @@ def fuse_command(
 
     Example: moodfuse fuse --cache work --combine seed --head softmax
     """
-    from cache.commands import command_line
     from cache.runs import LEAKY, LEAKY_MARK, write_run
     from cache.store import FeatureCache
-    from fuse.ablation import AblationSettings, accuracies, run_ablation
+    from fuse.ablation import accuracies, run_ablation
 
-    chosen = {"combine": combine, "heads": heads, "levels": levels}
-    settings = AblationSettings(
-        run=run_name,
-        protocol=protocol,
-        repeats=repeats,
-        jobs=jobs,
-        command=command_line(click.get_current_context()),
-        **{name: value for name, value in chosen.items() if value},
-    )
     cache = FeatureCache(cache_path)
-    run = run_ablation(cache, settings)
+    run = run_ablation(cache, ablation_settings(options))
     write_run(cache, run)
     width = max(len(result.name) for result in run.results)
     for result, accuracy in zip(run.results, accuracies(run), strict=True):
@@ -71,3 +54,18 @@ def fuse_command(
     click.echo(f"{what} of {len(run.ids)} clips, protocol {run.protocol}")
     click.echo(f"next: moodfuse evaluate --cache {cache_path} --run {run.name}")
     return run
+
+
+def ablation_settings(options: Mapping[str, Any]) -> "AblationSettings":
+    """The record of what the command line asks for."""
+    from cache.commands import command_line
+    from fuse.ablation import AblationSettings
+
+    return AblationSettings(
+        run=options["run_name"],
+        protocol=options["protocol"],
+        repeats=options["repeats"],
+        jobs=options["jobs"],
+        command=command_line(click.get_current_context()),
+        **{name: options[name] for name in ("combine", "heads", "levels") if options[name]},
+    )

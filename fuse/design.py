@@ -123,16 +123,18 @@ def assemble_whole(plan: Plan, clips: Sequence[ClipStatus], parts: Ingredients) 
     Raises
     ------
     LeakError
-        If a network that shall choose on a fold may have seen, or did see, a clip of it or of its groups.
+        If a network that shall choose on a fold may have seen, or did see, a clip of it or of its groups, any network
+        saw a clip that is in no fold, such as one that is kept for a test, or a file stands in two groups.
     InputError, MissingBlockError
         As for `assemble`.
     """
     check_level(parts.level)
-    folds = {status.digest: plan.assignment[status.digest] for status in clips}
-    rows = _Rows(tuple(clips), folds, {status.digest: status.group for status in clips}, NO_FOLD)
+    rows = _planned(plan, clips, NO_FOLD)
+    _check_files(rows)
     for features in parts.blocks:
         for block in networks_of(features):
             _check_rows(block, rows)
+            _check_known(block, rows, f"{block.source}: the block of holdout {block.holdout} cannot ship")
     for inner, blocks in parts.pairs.items():
         for block in blocks:
             _check_rows(block, rows)
@@ -206,35 +208,44 @@ def _inner_folds(
         yield InnerFold(_matrix(blocks, parts.level, rows, fit), fit, folds == number)
 
 
-def _rows(plan: Plan, clips: Sequence[ClipStatus], test_fold: int) -> _Rows:
-    """The plan's clips; refuses clips outside the plan, an empty test fold, and groups that lie on both sides."""
+def _planned(plan: Plan, clips: Sequence[ClipStatus], test_fold: int) -> _Rows:
+    """The plan's clips; refuses clips outside the plan."""
     if strange := [status.clip.id for status in clips if status.digest not in plan.assignment]:
         raise InputError(f"{strange[0]} is in no fold of the plan in force; run extract again")
-    rows = _Rows(
+    return _Rows(
         clips=tuple(clips),
         folds={status.digest: plan.assignment[status.digest] for status in clips},
         groups={status.digest: status.group for status in clips},
         test_fold=test_fold,
     )
+
+
+def _rows(plan: Plan, clips: Sequence[ClipStatus], test_fold: int) -> _Rows:
+    """The plan's clips; refuses an empty test fold, and groups and files that lie on both sides."""
+    rows = _planned(plan, clips, test_fold)
     tested = {status.group: status.clip.id for status in clips if rows.folds[status.digest] == test_fold}
     if not tested:
         raise InputError(f"fold {test_fold} holds no clip; the plan has folds 0..{plan.folds - 1}")
-    files = {status.file_sha256: status.clip.id for status in clips if rows.folds[status.digest] == test_fold}
     for status in clips:
-        if rows.folds[status.digest] == test_fold:
-            continue
-        where = f"plan: {status.clip.id} (fold {rows.folds[status.digest]}) and"
-        if status.group in tested:
+        if status.group in tested and rows.folds[status.digest] != test_fold:
             raise LeakError(
-                f"{where} {tested[status.group]} (fold {test_fold}) are of one group, {status.group!r}; "
-                "run extract with --replan"
+                f"plan: {status.clip.id} (fold {rows.folds[status.digest]}) and {tested[status.group]} (fold "
+                f"{test_fold}) are of one group, {status.group!r}; run extract with --replan"
             )
-        if status.file_sha256 and status.file_sha256 in files:
-            raise LeakError(
-                f"{where} {files[status.file_sha256]} (fold {test_fold}) are the same file in two groups; give them "
-                "one group and run extract with --replan"
-            )
+    _check_files(rows)
     return rows
+
+
+def _check_files(rows: _Rows) -> None:
+    """Refuse a file that stands in two groups: no split of groups could keep its clips together."""
+    first: dict[str, ClipStatus] = {}
+    for status in rows.clips:
+        other = first.setdefault(status.file_sha256, status) if status.file_sha256 else status
+        if other.group != status.group:
+            both = " and ".join(f"{item.clip.id} (fold {rows.folds[item.digest]})" for item in (status, other))
+            raise LeakError(
+                f"plan: {both} are the same file in two groups; give them one group and run extract with --replan"
+            )
 
 
 def _group_keys(rows: _Rows) -> dict[str, str]:
@@ -263,10 +274,9 @@ def _check_leak(block: Block, rows: _Rows, fold: int) -> None:
     if not block.holdout.covers(fold):
         clip = next(status for status in rows.clips if rows.folds[status.digest] == fold)
         raise LeakError(f"{where}: its network may have seen {clip.clip.id}; use a holdout that contains {fold}")
+    _check_known(block, rows, where)
     held = {rows.groups[digest]: digest for digest, at in rows.folds.items() if block.holdout.covers(at)}
     for digest in sorted(block.seen):
-        if digest not in rows.folds:
-            raise LeakError(f"{where}: its network saw clip {digest[:16]}, which the plan does not know")
         group = rows.groups[digest]
         if group not in held:
             continue
@@ -276,6 +286,12 @@ def _check_leak(block: Block, rows: _Rows, fold: int) -> None:
             f"{where}: its network saw {rows.name(digest)}, of one group ({group!r}) with {rows.name(held[group])} "
             f"of fold {rows.folds[held[group]]}; run extract with --replan"
         )
+
+
+def _check_known(block: Block, rows: _Rows, where: str) -> None:
+    """Refuse a network that saw a clip that is in no fold: what cannot be checked is not let through."""
+    if strange := sorted(block.seen - rows.folds.keys()):
+        raise LeakError(f"{where}: its network saw clip {strange[0][:16]}, which the plan does not know")
 
 
 def _is_honest(features: Features, rows: _Rows, level: Level) -> bool:

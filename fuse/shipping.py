@@ -17,7 +17,7 @@ from cache.errors import InputError
 from cache.folds import can_cross_fit, single_holdouts
 from cache.recipe import IMPORT
 from cache.records import Block, Holdout
-from cache.runs import LEAKY, NETWORK
+from cache.runs import LEAKY, NETWORK, result_name
 from cache.store import FeatureCache
 from fuse.ablation import fit_head
 from fuse.arrays import LinearArrays
@@ -58,7 +58,7 @@ class Scored:
     @property
     def name(self) -> str:
         """As `cache.runs.Result.name`."""
-        return f"{'+'.join(self.sources)} {self.head} {self.level}"
+        return result_name(self.sources, self.head, self.level)
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,16 @@
 Exit codes: 0 done; 1 failed; 2 wrong usage or input; 3 done, but some clips were refused; 130 interrupted.
 """
 
+import errno
 import importlib
 import importlib.util
 import logging
+import os
 import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -18,6 +20,7 @@ from cache.errors import MoodfuseError
 from moodfuse._version import __version__
 
 INTERRUPTED = 130
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("extract.cli:check_command", "Say what would be read, refused, grouped and duplicated."),
     "extract": ("extract.cli:extract_command", "Decode clips, tune networks, cache their embeddings."),
@@ -140,18 +143,31 @@ def main(arguments: list[str] | None = None) -> Any:
     verbose = any(argument in ("-v", "--verbose") for argument in arguments[:1])
     try:
         code = group.main(arguments, prog_name="moodfuse", standalone_mode=False)
-    except click.exceptions.Abort:
-        click.echo("interrupted; what was finished is in the cache, run the command again to go on", err=True)
-        sys.exit(INTERRUPTED)
-    except KeyboardInterrupt:
-        click.echo("interrupted; what was finished is in the cache, run the command again to go on", err=True)
-        sys.exit(INTERRUPTED)
+    except (click.exceptions.Abort, KeyboardInterrupt) as error:
+        left = error.args[0] if error.args else "what was finished is in the cache, run the command again to go on"
+        click.echo(f"interrupted; {left}", err=True)
+        _leave(INTERRUPTED)
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        _leave(error.exit_code)
     except MoodfuseError as error:
         if verbose:
             logging.getLogger(__name__).exception("failed")
         click.echo(f"Error: {error}", err=True)
-        sys.exit(error.exit_code)
-    sys.exit(code if isinstance(code, int) else 0)
+        _leave(error.exit_code)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        click.echo(f"Error: the output cannot be written ({error.strerror}); make room, or send it elsewhere", err=True)
+        _leave(1)
+    _leave(code if isinstance(code, int) else 0)
+
+
+def _leave(code: int) -> NoReturn:
+    """End with an exit code; what standard output did not take is dropped, or the interpreter would try it again."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)

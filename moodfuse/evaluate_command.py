@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from evaluate.cli import evaluate_command as stage_three
+from moodfuse.options import refuse_given
 
 _MODEL = (
     click.Argument(["data"], required=False, type=click.Path(path_type=Path)),
@@ -26,13 +27,14 @@ def _evaluate(
 ) -> int | None:
     if (model is None) != (data is None) or (model is None) == (cache_path is None):
         raise click.UsageError("give --cache DIR for the report of a run, or --model DIR and DATA to test a model")
+    ctx = click.get_current_context()
     if model is None or data is None:
+        refuse_given(ctx, ("group_pattern", "jobs"), "belongs to --model; a run has its groups and predictions already")
         assert stage_three.callback is not None
         stage_three.callback(cache_path=cache_path, **options)
         return None
-    for name in ("run", "compare", "inflation"):
-        if options[name]:
-            raise click.UsageError(f"--{name} belongs to --cache; a model is scored on its own")
+    of_a_run = ("run", "compare", "inflation", "no_thumbnails")
+    refuse_given(ctx, of_a_run, "belongs to --cache; a model is scored on its own, and its report has no pictures")
     return _test(model, data, group_pattern, jobs, options)
 
 

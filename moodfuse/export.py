@@ -2,11 +2,10 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
+from typing import TypeVar
 
 from cache.errors import InputError, UnknownNameError
 from cache.folds import units_of
@@ -16,21 +15,47 @@ from cache.store import FeatureCache
 from evaluate.choosing import not_worse
 from evaluate.groups import draw_groups
 from evaluate.results import run_labels
-from evaluate.scoring import score_draws
-from evaluate.selection import corrected_best
-from evaluate.uncertainty import METRICS
+from fuse.ablation import AblationSettings, Row, planned_rows, sources_of
 from fuse.features import check_level
 from fuse.notes import missing_views, versions
+from fuse.protocols import choose_protocol
 from fuse.shipping import Scored, Shipped, networks_needed, ship, why_not_shipped
 from moodfuse.model.card import ModelCard, ModelFile, ModelSource
 from moodfuse.model.description import described
+from moodfuse.model.expected import DRAWS, expected_scores
 from moodfuse.model.folder import ARRAYS, TRAINING, arrays_of, write_model
 from moodfuse.model.training import training_file
 
 log = logging.getLogger(__name__)
 BEST = "best"
-DRAWS = 2000
 _NOT_YET = ModelFile("", 0)
+_Named = TypeVar("_Named", Result, Row)
+Content = Path | bytes | str
+"""Of a file of the folder; of a path, that file's."""
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """What to make a model of, and where.
+
+    Attributes
+    ----------
+    result : str
+        Name of a result, or ``"best"``.
+    folder : Path
+        Must not be there yet.
+    impute : bool or None
+        Whether the model labels files without sound or picture; `None` if clips that lacked one were trained on.
+    """
+
+    result: str
+    folder: Path
+    impute: bool | None = None
+
+    @property
+    def best(self) -> bool:
+        """Whether the result is still to be chosen."""
+        return self.result == BEST
 
 
 @dataclass(frozen=True)
@@ -47,14 +72,40 @@ def model_folder(cache: FeatureCache, run: str) -> Path:
     return run_folder(cache, run) / "model"
 
 
+def check_planned(cache: FeatureCache, ablation: AblationSettings, settings: ExportSettings) -> None:
+    """Refuse, before anything is fitted, to export what no result of an ablation will be.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+    ablation : AblationSettings
+        Of the run that is yet to be made.
+    settings : ExportSettings
+
+    Raises
+    ------
+    InputError
+        If the folder is there already, the ablation will have no such result, or it cannot ship; the message says why.
+    """
+    _check_folder(settings.folder)
+    rows = planned_rows(cache, ablation)
+    sources = sources_of(rows)
+    protocol = choose_protocol(cache, sources, ablation.protocol)
+    wanted = rows if settings.best else [find_result(rows, settings.result)]
+    reasons = [
+        why_not_shipped(cache, Scored(row.sources, row.head, row.level, protocol, beside=sources)) for row in wanted
+    ]
+    if all(reasons):
+        raise InputError(f"--export {settings.result}: cannot be exported, so nothing was fused: {reasons[0]}")
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.exists():
+        raise InputError(f"{folder}: is there already; remove it, or name another folder with --model")
+
+
 def export_model(
-    cache: FeatureCache,
-    run: Run,
-    wanted: str,
-    folder: Path,
-    *,
-    impute: bool | None = None,
-    say: Callable[[str], None] = log.info,
+    cache: FeatureCache, run: Run, settings: ExportSettings, *, say: Callable[[str], None] = log.info
 ) -> Exported:
     """Fit what ships of a result and write it.
 
@@ -63,12 +114,7 @@ def export_model(
     cache : FeatureCache
         Whose plan, labels and recipes must be those of the run.
     run : Run
-    wanted : str
-        Name of a result, or ``"best"``.
-    folder : Path
-        Must not be there yet.
-    impute : bool, optional
-        Whether the model labels files without sound or picture; by default if clips that lacked one were trained on.
+    settings : ExportSettings
     say : callable
         Takes each line that the user should read.
 
@@ -77,44 +123,59 @@ def export_model(
     InputError
         If the run is of another state of the cache, or the result is unknown or cannot ship; the message says why.
     """
-    if folder.exists():
-        raise InputError(f"{folder}: is there already; remove it, or name another folder with --model")
+    _check_folder(settings.folder)
     _check_same(cache, run)
-    result, why = _best(cache, run, say) if wanted == BEST else (find_result(run, wanted), "")
-    scored = scored_of(run, result)
-    shipped = ship(cache, scored)
-    files: dict[str, Path | bytes | str] = {ARRAYS: arrays_of(shipped.fusion), TRAINING: training_file(cache)}
+    result, why = _best(cache, run, say) if settings.best else (find_result(run.results, settings.result), "")
+    shipped = ship(cache, scored_of(run, result))
+    sources, networks = _sources(cache, shipped)
+    files: dict[str, Content] = {**networks, ARRAYS: arrays_of(shipped.fusion), TRAINING: training_file(cache)}
     if shipped.trees:
         files["trees.txt"] = shipped.trees
-    sources = tuple(_source(cache, shipped, name, number, files) for number, name in enumerate(result.sources))
+    card = _card(cache, _Made(run, result, why, shipped, sources, tuple(files)), settings)
+    files["MODEL.md"] = described(card)
+    return Exported(settings.folder, write_model(settings.folder, card, files), why)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What a card tells of: a result, why it was chosen (empty where it was named), what ships of it, and its files."""
+
+    run: Run
+    result: Result
+    why: str
+    shipped: Shipped
+    sources: tuple[ModelSource, ...]
+    files: tuple[str, ...]
+
+
+def _card(cache: FeatureCache, made: _Made, settings: ExportSettings) -> ModelCard:
+    run, result, fusion = made.run, made.result, made.shipped.fusion
     lacking = any(status.missing for status in cache.clips)
-    card = ModelCard(
+    return ModelCard(
         name=f"{result.name} of {run.name}",
         run=run.name,
         protocol=run.protocol,
         head=result.head,
         level=result.level,
-        classes=shipped.fusion.classes,
-        sources=sources,
-        head_kind=shipped.fusion.head.kind,
-        head_facts=shipped.fusion.head.facts(),
-        temperature=shipped.fusion.temperature,
-        chosen=shipped.fusion.chosen,
+        classes=fusion.classes,
+        sources=made.sources,
+        head_kind=fusion.head.kind,
+        head_facts=fusion.head.facts(),
+        temperature=fusion.temperature,
+        chosen=fusion.chosen,
         decoder=_decoder(cache),
-        impute=lacking if impute is None else impute,
+        impute=lacking if settings.impute is None else settings.impute,
         training={
             "clips": len(cache.clips),
             "groups": len(units_of(cache.clips)),
             "labels": dict(sorted(Counter(status.clip.label for status in cache.clips).items())),
         },
-        expected=expected_scores(run, result, best=wanted == BEST),
-        notes=tuple(dict.fromkeys((*result.notes, *([why] if why else [])))),
+        expected=expected_scores(run, result, best=settings.best),
+        notes=tuple(dict.fromkeys((*result.notes, *([made.why] if made.why else [])))),
         versions=dict(versions()),
         commands=run.commands,
-        files=dict.fromkeys(files, _NOT_YET),
+        files=dict.fromkeys(made.files, _NOT_YET),
     )
-    files["MODEL.md"] = described(card)
-    return Exported(folder, write_model(folder, card, files), why)
 
 
 def scored_of(run: Run, result: Result) -> Scored:
@@ -124,18 +185,19 @@ def scored_of(run: Run, result: Result) -> Scored:
     return Scored(result.sources, result.head, check_level(result.level), run.protocol, beside, defaults)
 
 
-def find_result(run: Run, name: str) -> Result:
-    """A result by its name, words parted by spaces or slashes.
+def find_result(results: Sequence[_Named], name: str) -> _Named:
+    """A result of a run, or of one that is planned, by its name: words parted by spaces or slashes.
 
     Raises
     ------
     UnknownNameError
     """
-    words = name.replace("/", " ").split()
-    for result in run.results:
-        if words and [*sorted(words[0].split("+")), *words[1:]] == [*result.sources, result.head, result.level]:
+    sources, *others = name.replace("/", " ").split() or [""]
+    wanted = " ".join(["+".join(sorted(sources.split("+"))), *others])
+    for result in results:
+        if result.name == wanted:
             return result
-    raise UnknownNameError("result", name, tuple(result.name for result in run.results))
+    raise UnknownNameError("result", name, tuple(result.name for result in results))
 
 
 def _check_same(cache: FeatureCache, run: Run) -> None:
@@ -194,24 +256,24 @@ def _network_files(cache: FeatureCache, scored: Scored) -> Iterator[Path]:
                 yield cache.network_path(recipe, roles)
 
 
-def _source(
-    cache: FeatureCache, shipped: Shipped, name: str, number: int, files: dict[str, Path | bytes | str]
-) -> ModelSource:
-    """One source of the card; its network files are added to `files`."""
-    recipe, safe = cache.recipe(name), f"{number:02d}"
-    body: str | None = None
-    networks: list[str] = []
-    if recipe.depth != "full":
-        body = f"networks/{safe}-body.safetensors"
-        files[body] = _network(cache.network_path(recipe, None), name)
-    for holdout in shipped.networks[name]:
-        roles = cache.roles(recipe, holdout) if recipe.sees_labels else None
-        if roles is not None:
-            place = f"networks/{safe}-{len(networks):03d}.safetensors"
-            files[place] = _network(cache.network_path(recipe, roles), name)
-            networks.append(place)
-    own = shipped.fusion.sources[number].own
-    return ModelSource(recipe, body, tuple(networks), len(own))
+def _sources(cache: FeatureCache, shipped: Shipped) -> tuple[tuple[ModelSource, ...], dict[str, Path]]:
+    """The sources of the card, and the files of their networks by their place in the folder."""
+    sources: list[ModelSource] = []
+    files: dict[str, Path] = {}
+    for number, fused in enumerate(shipped.fusion.sources):
+        recipe, name = cache.recipe(fused.source), fused.source
+        body: str | None = None
+        networks: list[str] = []
+        if recipe.depth != "full":
+            body = f"networks/{number:02d}-body.safetensors"
+            files[body] = _network(cache.network_path(recipe, None), name)
+        for holdout in shipped.networks[name]:
+            roles = cache.roles(recipe, holdout) if recipe.sees_labels else None
+            if roles is not None:
+                networks.append(f"networks/{number:02d}-{len(networks):03d}.safetensors")
+                files[networks[-1]] = _network(cache.network_path(recipe, roles), name)
+        sources.append(ModelSource(recipe, body, tuple(networks), len(fused.own)))
+    return tuple(sources), files
 
 
 def _network(path: Path, source: str) -> Path:
@@ -226,24 +288,3 @@ def _decoder(cache: FeatureCache) -> str:
     if len(found) != 1:
         raise InputError(f"the clips were read by several decoders ({', '.join(found)}); run extract again, then fuse")
     return found[0]
-
-
-def expected_scores(run: Run, result: Result, *, best: bool) -> dict[str, object]:
-    """Cross-validated scores of a result with 95 % intervals, as JSON types, and how many were scored beside it."""
-    labels = run_labels(run)
-    drawn = draw_groups(run.groups, draws=DRAWS, seed=0)
-    score = score_draws(labels, result.probabilities, drawn, classes=run.classes)
-    found: dict[str, object] = {"clips": score.clips, "groups": score.groups, "results": len(run.results), "best": best}
-    for name in METRICS:
-        found[name] = _plain(getattr(score, name))
-        found[f"{name}_ci95"] = [_plain(end) for end in getattr(score, f"{name}_ci95").ends]
-    if len(run.results) > 1:
-        table = {item.name: item.probabilities for item in run.results}
-        headline = corrected_best(labels, table, drawn)
-        found["best_corrected"] = _plain(headline.corrected)
-        found["best_corrected_ci95"] = [_plain(end) for end in headline.corrected_ci95.ends]
-    return found
-
-
-def _plain(value: float) -> float | None:
-    return None if np.isnan(value) else round(float(value), 12)

@@ -6,7 +6,9 @@ from typing import Any
 
 import click
 
+from fuse.cli import ablation_settings
 from fuse.cli import fuse_command as stage_two
+from moodfuse.options import refuse_given
 
 _EXPORT = (
     click.Option(
@@ -28,23 +30,34 @@ _EXPORT = (
 )
 
 
+_OF_A_FIT = ("combine", "heads", "levels", "protocol", "repeats", "jobs")
+
+
 def _fuse(*, wanted: str | None, folder: Path | None, missing: str | None, **options: Any) -> None:
-    from cache.errors import InputError
+    ctx = click.get_current_context()
+    assert stage_two.callback is not None
+    if wanted is None:
+        refuse_given(ctx, ("folder", "missing"), "belongs to --export; add --export best, or the name of a result")
+        stage_two.callback(**options)
+        return
+    from cache.run_folders import check_new_name
     from cache.runs import read_run, run_names
     from cache.store import FeatureCache
-    from moodfuse.export import export_model, model_folder
+    from moodfuse.export import ExportSettings, check_planned, export_model, model_folder
 
-    if wanted is None and (folder is not None or missing is not None):
-        raise InputError("--model and --missing belong to --export; add --export best, or the name of a result")
-    cache = FeatureCache(options["cache_path"])
-    there = wanted is not None and options["run_name"] in run_names(cache)
-    assert stage_two.callback is not None
-    run = read_run(cache, options["run_name"]) if there else stage_two.callback(**options)
-    if wanted is None:
-        return
+    cache, name = FeatureCache(options["cache_path"]), options["run_name"]
     impute = None if missing is None else missing == "impute"
-    target = folder or model_folder(cache, run.name)
-    done = export_model(cache, run, wanted, target, impute=impute, say=lambda line: click.echo(line, err=True))
+
+    def settings(run: str) -> ExportSettings:
+        return ExportSettings(wanted, folder or model_folder(cache, run), impute)
+
+    if name in run_names(cache):
+        refuse_given(ctx, _OF_A_FIT, f"changes nothing of {name}, which is there already; leave it, or --run, out")
+        run = read_run(cache, name)
+    else:
+        check_planned(cache, ablation_settings(options), settings(check_new_name(cache, name)))
+        run = stage_two.callback(**options)
+    done = export_model(cache, run, settings(run.name), say=lambda line: click.echo(line, err=True))
     if done.why:
         click.echo(done.why, err=True)
     expected = done.card.expected

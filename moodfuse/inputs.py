@@ -31,28 +31,43 @@ def expand(inputs: Sequence[str]) -> Iterator[Ask]:
     Raises
     ------
     InputError
-        If a folder holds no media file, or a list cannot be read.
+        If a folder holds no media file, a list names none, or one of them or a folder below cannot be read.
     """
     for name in inputs:
         path = Path(name)
         if path.is_dir():
-            yield from _folder(path)
+            endings = ", ".join(sorted(MEDIA))
+            yield from _some(_folder(path), f"{path}: holds no media file; expected names that end in {endings}")
         elif path.suffix.lower() in LISTS:
-            yield from _listed(path)
+            yield from _some(_listed(path), f"{path}: the list names no file; expected a path in each line")
         else:
             yield Ask(name)
 
 
+def _some(asks: Iterator[Ask], otherwise: str) -> Iterator[Ask]:
+    """What was found, and an error where that is nothing."""
+    none = True
+    for ask in asks:
+        none = False
+        yield ask
+    if none:
+        raise InputError(otherwise)
+
+
 def _folder(folder: Path) -> Iterator[Ask]:
-    found = 0
-    for where, folders, names in os.walk(folder):
+    for where, folders, names in os.walk(folder, onerror=_refuse_folder):
         folders.sort()
         for name in sorted(names):
             if Path(name).suffix.lower() in MEDIA and not name.startswith("."):
-                found += 1
                 yield Ask(os.path.join(where, name))
-    if not found:
-        raise InputError(f"{folder}: holds no media file; expected names that end in {', '.join(sorted(MEDIA))}")
+
+
+def _refuse_folder(error: OSError) -> None:
+    """Raise what `os.walk` would pass over: the files of that folder would be missing without a word."""
+    raise InputError(
+        f"{error.filename}: the folder cannot be read ({error.strerror or error}); correct its permissions, or name "
+        "the others instead of the one above it"
+    ) from error
 
 
 def _listed(path: Path) -> Iterator[Ask]:

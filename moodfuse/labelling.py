@@ -1,6 +1,6 @@
 """Labelling many files with a model: what is done is skipped, each row is written as it comes, bad files are named."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
@@ -13,7 +13,7 @@ from extract.refusals import check_failures, counted
 from moodfuse.inputs import expand
 from moodfuse.model.model import Ask, Model
 from moodfuse.model.predictions import Prediction, Refusal, Timeline
-from moodfuse.outputs import CsvRows, Lines, Row, Table, Writer, as_text, csv_columns, key_of, row_of
+from moodfuse.outputs import CsvRows, Lines, Row, Table, Writer, csv_columns, is_window, key_of, row_of
 from moodfuse.resuming import Output, Target, open_output
 
 REFUSED = 3
@@ -38,6 +38,8 @@ class Wish:
     jobs : int
     rules : ReadingRules
         What each file may cost, and which are taken.
+    retry : bool
+        Whether files that the output has as refused are tried again.
     """
 
     inputs: tuple[str, ...]
@@ -51,6 +53,7 @@ class Wish:
     plot: Path | None = None
     jobs: int = 1
     rules: ReadingRules = field(default_factory=ReadingRules)
+    retry: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
@@ -63,6 +66,13 @@ class Wish:
             raise InputError("--format parquet is no text; give --output FILE.parquet")
         if self.output is not None and self.format == "table":
             raise InputError("--format table is for reading; for --output take jsonl, csv or parquet")
+        if self.output is None and self.retry:
+            raise InputError("--retry tries again what an --output has as refused; give --output FILE")
+
+    @property
+    def draws(self) -> bool:
+        """Whether a page or a figure is asked for."""
+        return self.html is not None or self.plot is not None
 
 
 def label_all(folder: Path, wish: Wish, *, stream: TextIO, say: Say) -> int:
@@ -84,16 +94,19 @@ def label_all(folder: Path, wish: Wish, *, stream: TextIO, say: Say) -> int:
         If the model, an input list or the output cannot be used.
     """
     asks = list(expand(wish.inputs))
-    if (wish.html or wish.plot) and len(asks) != 1:
-        raise InputError(f"--html and --plot are of one video; {len(asks)} files were given")
+    _check_asks(asks, wish)
     model = Model.load(folder)
     if not model.card.chosen:
         say("WARNING the model is not calibrated: nothing could be chosen out of sample, so confidences mislead")
     output = _output(model, wish, asks, stream)
-    left = [ask for ask in asks if not _is_done(output, ask, wish)]
-    if len(left) < len(asks):
-        say(f"{len(asks) - len(left)} of {len(asks)} files are in {wish.output} already")
+    left = [ask for ask in asks if key_of(ask) not in output.done]
     refused = sum(key_of(ask) in output.refused for ask in asks)
+    if len(left) < len(asks):
+        again = f", {refused} of them refused (--retry tries those again)" if refused else ""
+        say(f"{len(asks) - len(left)} of {len(asks)} files are in {wish.output} already{again}")
+    if wish.draws and not left:
+        output.writer.close()
+        raise InputError(f"{asks[0].file}: nothing is drawn of what {wish.output} has already; leave --output out")
     reasons: list[str] = []
     for number, row in enumerate(_timelines(model, left, wish) if wish.timeline else _labels(model, left, wish)):
         output.writer.write(row)
@@ -106,10 +119,32 @@ def label_all(folder: Path, wish: Wish, *, stream: TextIO, say: Say) -> int:
     return REFUSED if refused or reasons else 0
 
 
+def _check_asks(asks: Sequence[Ask], wish: Wish) -> None:
+    """Refuse what could only be ignored."""
+    if wish.draws and len(asks) != 1:
+        raise InputError(f"--html and --plot are of one video; {len(asks)} files were given")
+    if wish.timeline and (windowed := next((ask for ask in asks if is_window(ask)), None)):
+        raise InputError(
+            f"{windowed.file}: a list names a window of it, and a time line is of a whole file; leave start_s and "
+            "end_s out of the list, or --timeline"
+        )
+
+
 def _output(model: Model, wish: Wish, asks: list[Ask], stream: TextIO) -> Output:
     sources = [source.source for source in model.fusion.sources]
     if wish.output is not None:
-        return open_output(Target(wish.output, wish.format, model.card.digest[:16], model.classes, sources))
+        target = Target(
+            wish.output,
+            wish.format,
+            model.card.digest[:16],
+            model.classes,
+            sources,
+            threshold=wish.threshold,
+            hop_s=wish.hop_s if wish.timeline else None,
+            asked=frozenset(map(key_of, asks)),
+            retry=wish.retry,
+        )
+        return open_output(target)
     width = min(60, max((len(ask.file) for ask in asks), default=0))
     writers: dict[str, Callable[[], Writer]] = {
         "table": lambda: Table(stream, width=width, why=wish.why),
@@ -117,10 +152,6 @@ def _output(model: Model, wish: Wish, asks: list[Ask], stream: TextIO) -> Output
         "csv": lambda: CsvRows(stream, csv_columns(model.classes, sources), header=True),
     }
     return Output(writers[wish.format]())
-
-
-def _is_done(output: Output, ask: Ask, wish: Wish) -> bool:
-    return as_text(ask.file) in output.timelines if wish.timeline else key_of(ask) in output.done
 
 
 def _labels(model: Model, asks: list[Ask], wish: Wish) -> Iterator[Row]:

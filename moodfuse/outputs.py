@@ -11,17 +11,20 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TextIO
 
+from cache.errors import OutputError
 from cache.names import printable
 from moodfuse.model.model import Ask
 from moodfuse.model.predictions import Prediction, Refusal
 
 FORMATS = ("table", "jsonl", "csv", "parquet")
 Row = dict[str, Any]
+Key = tuple[str, float, float | None]
+"""File and window."""
 
 
 def row_of(found: Prediction | Refusal, ask: Ask, *, model: str, threshold: float) -> Row:
     """A prediction, or why there is none, as JSON types; see `docs/predict.md`."""
-    asked: Row = {"file": ask.file} | ({"start_s": ask.start_s, "end_s": ask.end_s} if _is_window(ask) else {})
+    asked: Row = {"file": ask.file} | ({"start_s": ask.start_s, "end_s": ask.end_s} if is_window(ask) else {})
     if isinstance(found, Refusal):
         return {**asked, "error": found.code, "detail": found.detail, "model": model}
     rounded = {label: float(share) for label, share in zip(found.classes, found.probabilities, strict=True)}
@@ -50,20 +53,21 @@ def _source(own: Any, without: Any, found: Prediction) -> Row:
     }
 
 
-def _is_window(ask: Ask) -> bool:
+def is_window(ask: Ask) -> bool:
+    """Whether some other window is asked for than the first 30 s."""
     return bool(ask.start_s) or ask.end_s is not None
 
 
-def key_of(row: Mapping[str, Any] | Ask) -> tuple[str, float, float | None]:
+def key_of(row: Mapping[str, Any] | Ask) -> Key:
     """What a row is about: file and window."""
     if isinstance(row, Ask):
         return as_text(row.file), row.start_s, row.end_s
     return as_text(row["file"]), row.get("start_s") or 0.0, row.get("end_s")
 
 
-def as_text(file: str) -> str:
-    """A file's name in Unicode; bytes that are none are written out."""
-    return file.encode("utf-8", "backslashreplace").decode()
+def as_text(name: str) -> str:
+    """A file's name in Unicode; bytes that are none are written out, as in ``\\udcff``."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 class Writer(Protocol):
@@ -76,6 +80,26 @@ class Writer(Protocol):
         """There are no more."""
 
 
+def put(stream: TextIO, text: str) -> None:
+    """Write text and see it out. A pipe whose reader has gone is left to whoever ends the program.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written, as on a full disk.
+    """
+    try:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"{stream.name}: cannot be written ({error.strerror or error}); make room, or write elsewhere, and run the "
+            "command again"
+        ) from error
+
+
 class Lines:
     """JSON lines on a stream."""
 
@@ -84,8 +108,7 @@ class Lines:
 
     def write(self, row: Row) -> None:
         """Write one row and see it out."""
-        self.stream.write(json.dumps(row, ensure_ascii=True, allow_nan=False) + "\n")
-        self.stream.flush()
+        put(self.stream, json.dumps(row, ensure_ascii=True, allow_nan=False) + "\n")
 
     def close(self) -> None:
         """Nothing is left to do."""
@@ -111,10 +134,10 @@ class Table:
             if row.get("partial"):
                 text += f"  partial: {row['partial']}"
         place = f"  {_clock(row['start_s'])}-{_clock(row['end_s'])}" if row.get("end_s") is not None else ""
-        self.stream.write(f"{name:<{self.width}}{place}  {text}\n")
+        lines = [f"{name:<{self.width}}{place}  {text}\n"]
         for source, says in row.get("sources", {}).items() if self.why else ():
-            self.stream.write(f"{'':<{self.width}}    {source}: {_reason(row['label'], says)}\n")
-        self.stream.flush()
+            lines.append(f"{'':<{self.width}}    {source}: {_reason(row['label'], says)}\n")
+        put(self.stream, "".join(lines))
 
     def close(self) -> None:
         """Nothing is left to do."""
@@ -154,8 +177,7 @@ class CsvRows:
         text = io.StringIO()
         returns = any("\r" in cell for cell in cells if isinstance(cell, str))  # which the writer would leave bare
         csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL).writerow(cells)
-        self.stream.write(text.getvalue())
-        self.stream.flush()
+        put(self.stream, text.getvalue())
 
     def close(self) -> None:
         """Nothing is left to do."""
@@ -170,8 +192,12 @@ def csv_columns(classes: Sequence[str], sources: Sequence[str]) -> list[str]:
 
 
 def flattened(row: Row) -> Row:
-    """A row without nesting: a column a label; of each source its own likeliest label and what it adds."""
+    """A row without nesting: a column a label; of each source its own likeliest label and what it adds.
+
+    Its text is Unicode, which CSV and Parquet demand and JSON does not: a file's name may be any bytes.
+    """
     flat = {name: value for name, value in row.items() if name not in ("probabilities", "sources")}
+    flat = {name: as_text(value) if isinstance(value, str) else value for name, value in flat.items()}
     flat |= {f"probability:{label}": share for label, share in row.get("probabilities", {}).items()}
     for source, says in row.get("sources", {}).items():
         flat[f"own:{source}"] = None if says["own"] is None else max(says["own"], key=says["own"].get)

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from extract.reading_options import reading_options, reading_rules
+from moodfuse.options import refuse_given
 
 
 @click.command("predict")
@@ -21,6 +22,7 @@ from extract.reading_options import reading_options, reading_rules
     help="[default: by the name of --output, else table]",
 )
 @click.option("--output", type=click.Path(path_type=Path), help="File to write to; what is in it already is skipped.")
+@click.option("--retry", is_flag=True, help="Try again what --output has as refused; its new rows come at the end.")
 @click.option(
     "--threshold",
     type=click.FloatRange(0, 1),
@@ -43,6 +45,7 @@ def predict_command(
     cache: Path | None,
     form: str | None,
     output: Path | None,
+    retry: bool,
     threshold: float,
     why: bool,
     timeline: bool,
@@ -60,20 +63,39 @@ def predict_command(
     """
     from moodfuse.labelling import Wish, label_all
 
+    form = form or _format_of(output)
+    timeline = timeline or html is not None or plot is not None
+    _refuse_ignored(ctx, form, timeline=timeline)
     wish = Wish(
         inputs=inputs,
-        format=form or _format_of(output),
+        format=form,
         output=output,
         threshold=threshold,
         why=why,
-        timeline=timeline or html is not None or plot is not None,
+        timeline=timeline,
         hop_s=hop_s,
         html=html,
         plot=plot,
         jobs=jobs,
         rules=reading_rules(reading),
+        retry=retry,
     )
-    return label_all(_model_folder(model, cache), wish, stream=sys.stdout, say=lambda line: click.echo(line, err=True))
+    folder = _model_folder(model, cache)
+    try:
+        return label_all(folder, wish, stream=sys.stdout, say=lambda line: click.echo(line, err=True))
+    except KeyboardInterrupt as error:
+        kept = "the rows written so far are kept, run the command again to go on"
+        raise click.Abort(kept if output else "nothing is kept; with --output FILE a stopped run can go on") from error
+
+
+def _refuse_ignored(ctx: click.Context, form: str, *, timeline: bool) -> None:
+    if timeline:
+        refuse_given(ctx, ("jobs",), "changes nothing of a time line, whose file one process decodes; leave it out")
+        refuse_given(ctx, ("why",), "is of whole files, not of the windows of a time line; leave one of them out")
+    else:
+        refuse_given(ctx, ("hop_s",), "belongs to --timeline, --html and --plot; add one of them, or leave it out")
+    if form != "table":
+        refuse_given(ctx, ("why",), f"is of --format table; {form} says it of every source anyway: leave it out")
 
 
 def _format_of(output: Path | None) -> str:

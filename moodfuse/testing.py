@@ -1,7 +1,7 @@
 """A model on a test set: labelled clips that it never saw, which is checked before anything is scored."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,53 +74,70 @@ def run_test(model: Model, clips: Sequence[Clip], *, jobs: int, say: Say) -> Tes
     if strange := sorted({clip.label for clip in clips} - set(model.classes)):
         raise InputError(f"label {strange[0]!r} is none of the model's: {', '.join(model.classes)}; correct the labels")
     rules, training = read_training(model.folder / TRAINING)
-    files = hash_files(clips)
-    groups = join_groups(clips, files)
+    files, known = hash_files(clips), _Known(training)
     refused: list[str] = []
+
+    def refuse(clip: Clip, why: str) -> None:
+        refused.append(f"{clip.id}: {why}")
+        say(f"refused {refused[-1]}")
+
     fresh = []
     for clip in clips:
-        if why := _seen(clip, files[clip.id], training):
-            refused.append(f"{clip.id}: {why}")
-            say(f"refused {refused[-1]}")
+        if why := known.why_seen(clip, files[clip.id]):
+            refuse(clip, why)
         else:
             fresh.append(clip)
+    groups = join_groups(clips, files)
     said, marks = _predicted(model, fresh, rules, jobs=jobs)
     kept = []
     for clip in fresh:
         found = said[clip.id]
         if isinstance(found, Refusal):
-            refused.append(f"{clip.id}: {found.code}: {found.detail}")
-            say(f"refused {refused[-1]}")
+            refuse(clip, f"{found.code}: {found.detail}")
         else:
-            kept.append((clip, found))
+            digest = clip_digest(files[clip.id], clip.start_s, clip.end_s)
+            kept.append(_Scored(clip, digest, groups[clip.id], found))
     if not kept:
         raise InputError(f"none of the {len(clips)} clips can be scored; see the reasons above")
-    unmarked = (
-        sum(not len(clip.peak_times) and not len(clip.frame_hashes) for clip in training) if marks else len(training)
-    )
-    if unmarked:
-        say(f"WARNING likeness to {unmarked} of {len(training)} training clips could not be checked")
     alike = _alike(kept, marks, training) if marks else ()
+    notes = list(_notes(model, kept, alike, refused=len(refused)))
+    if unmarked := _unmarked(training) if marks else len(training):
+        notes.append(f"likeness to {unmarked} of {len(training)} training clips could not be checked")
+        say(f"WARNING {notes[-1]}")
     for item in alike:
         say(f"WARNING {item.kind} alike: {item.first} and {item.second}, which the model was trained on")
-    run = _run(model, kept, groups, files, alike, refused)
-    if unmarked:
-        note = f"likeness to {unmarked} of {len(training)} training clips could not be checked"
-        run = replace(run, notes=(*run.notes, note))
-    return Tested(run, tuple(refused), alike)
+    return Tested(_run(model, kept, notes), tuple(refused), alike)
 
 
-def _seen(clip: Clip, file_sha256: str, training: Sequence[TrainingClip]) -> str:
-    """Why a clip is no test of the model; empty where nothing speaks against it."""
-    digest = clip_digest(file_sha256, clip.start_s, clip.end_s) if file_sha256 else ""
-    for known in training:
-        if known.digest == digest:
-            return f"the model was trained on this very clip, {known.id}"
-        if known.file_sha256 == file_sha256:
-            return f"the model was trained on a window of this file, {known.id}"
-        if clip.group is not None and clip.group == known.group:
-            return f"the model was trained on {known.id}, of the same group {known.group!r}"
-    return ""
+@dataclass(frozen=True)
+class _Scored:
+    """A test clip, and what the model says of it."""
+
+    clip: Clip
+    digest: str
+    group: str
+    found: Prediction
+
+
+class _Known:
+    """The clips that a model was trained on, by all that a test clip may share with one; of several the first."""
+
+    def __init__(self, training: Sequence[TrainingClip]) -> None:
+        backwards = training[::-1]
+        self.by_digest = {clip.digest: clip.id for clip in backwards}
+        self.by_file = {clip.file_sha256: clip.id for clip in backwards}
+        self.by_group = {clip.group: clip.id for clip in backwards}
+
+    def why_seen(self, clip: Clip, file_sha256: str) -> str:
+        """Why a clip is no test of the model; empty where nothing speaks against it, or its file cannot be read."""
+        digest = clip_digest(file_sha256, clip.start_s, clip.end_s) if file_sha256 else ""
+        if digest in self.by_digest:
+            return f"the model was trained on this very clip, {self.by_digest[digest]}"
+        if file_sha256 in self.by_file:
+            return f"the model was trained on a window of this file, {self.by_file[file_sha256]}"
+        if clip.group in self.by_group:
+            return f"the model was trained on {self.by_group[clip.group]}, of the same group {clip.group!r}"
+        return ""
 
 
 def _predicted(
@@ -143,9 +160,7 @@ def _predicted(
 
 
 def _alike(
-    kept: Sequence[tuple[Clip, Prediction]],
-    marks: dict[str, ClipMarks],
-    training: Sequence[TrainingClip],
+    kept: Sequence[_Scored], marks: dict[str, ClipMarks], training: Sequence[TrainingClip]
 ) -> tuple[Finding, ...]:
     """Test clips that sound or look like training clips, each pair with the test clip first."""
     from extract.audit import Audited, fan_out_for, find_duplicates
@@ -157,9 +172,10 @@ def _alike(
         sound = marks_of_peaks(found.peak_times, found.peak_bins, fan_out=fan_out)
         return Audited(name, name, "", sound, Marks(found.frame_hashes, found.frame_times_s))
 
-    tested = {clip.id: audited(f"test {clip.id}", marks[clip.id]) for clip, _ in kept if clip.id in marks}
+    names = [item.clip.id for item in kept if item.clip.id in marks]
+    tested = [audited(f"test {name}", marks[name]) for name in names]
     known = [audited(f"training {clip.id}", clip) for clip in training]
-    pairs = find_duplicates([*tested.values(), *known])
+    pairs = find_duplicates([*tested, *known])
     return tuple(
         item
         for item in pairs
@@ -167,46 +183,48 @@ def _alike(
     )
 
 
-def _run(
-    model: Model,
-    kept: Sequence[tuple[Clip, Prediction]],
-    groups: dict[str, str],
-    files: dict[str, str],
-    alike: Sequence[Finding],
-    refused: Sequence[str],
-) -> Run:
+def _unmarked(training: Sequence[TrainingClip]) -> int:
+    """How many training clips have nothing left to compare a test clip with."""
+    return sum(not len(clip.peak_times) and not len(clip.frame_hashes) for clip in training)
+
+
+def _notes(model: Model, kept: Sequence[_Scored], alike: Sequence[Finding], *, refused: int) -> Iterator[str]:
+    """What a reader of the report must know."""
+    yield f"the model is {model.name}, {model.card.digest[:16]}"
+    if refused:
+        yield f"{refused} clips were not scored: seen in training, or not readable"
+    if alike:
+        names = sorted({item.first.removeprefix("test ") for item in alike})
+        right = [item.clip.label == item.found.label for item in kept if item.clip.id not in names]
+        rest = f"; without them accuracy is {np.mean(right):.3f} of {len(right)}" if right else ""
+        yield f"{len(names)} clips sound or look like training clips ({', '.join(names[:5])}){rest}"
+
+
+def _run(model: Model, kept: Sequence[_Scored], notes: Iterable[str]) -> Run:
+    """The scored clips as a run of one fold and one result."""
     card = model.card
     result = Result(
         tuple(source.recipe.source for source in card.sources),
         card.head,
         card.level,
-        np.stack([found.probabilities for _, found in kept]),
+        np.stack([item.found.probabilities for item in kept]),
         notes=() if card.chosen else ("uncalibrated",),
     )
-    notes = [f"the model is {card.name}, {card.digest[:16]}"]
-    if refused:
-        notes.append(f"{len(refused)} clips were not scored: seen in training, or not readable")
-    if alike:
-        names = sorted({item.first.removeprefix("test ") for item in alike})
-        right = [clip.label == found.label for clip, found in kept if clip.id not in names]
-        rest = f"; without them accuracy is {np.mean(right):.3f} of {len(right)}" if right else ""
-        notes.append(f"{len(names)} clips sound or look like training clips ({', '.join(names[:5])}){rest}")
-    clips = [clip for clip, _ in kept]
-    missing = tuple((found.missing,) if found.missing else () for _, found in kept)
+    missing = tuple((item.found.missing,) if item.found.missing else () for item in kept)
     return Run(
         name=f"test-of-{card.digest[:16]}",
         protocol=TEST,
         classes=card.classes,
-        ids=tuple(clip.id for clip in clips),
-        labels=tuple(clip.label for clip in clips),
-        groups=tuple(groups[clip.id] for clip in clips),
-        folds=(0,) * len(clips),
+        ids=tuple(item.clip.id for item in kept),
+        labels=tuple(item.clip.label for item in kept),
+        groups=tuple(item.group for item in kept),
+        folds=(0,) * len(kept),
         fold_count=1,
         seed=0,
         recipes=tuple((source.recipe.source, source.recipe.digest16) for source in card.sources),
         results=(result,),
         notes=tuple(notes),
-        digests=tuple(clip_digest(files[clip.id], clip.start_s, clip.end_s) for clip in clips),
+        digests=tuple(item.digest for item in kept),
         missing=missing if any(missing) else (),
         commands=card.commands,
         versions=tuple(card.versions.items()),

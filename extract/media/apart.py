@@ -11,15 +11,17 @@ from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
-from cache.errors import InputError
+from cache.errors import InputError, WorkersError
 from cache.records import WINDOW_S
 from extract.media.collect import DecodedClip
 from extract.media.container import MediaError
 from extract.media.limits import Limits
-from extract.media.pool import prepare_worker, refusal_for_exit
+from extract.media.pool import NOT_STARTED, check_can_start, prepare_worker, refusal_for_exit
 from extract.media.windows import Window, WindowsWish, plan_windows, read_planned
 
 WAITING = 2
+ERROR_OF_PYTHON = 1
+"""Exit code after an error that no one caught: the worker's own code catches all, so it never came to that."""
 
 
 def read_windows_apart(
@@ -45,7 +47,10 @@ def read_windows_apart(
     ------
     MediaError
         If the file cannot be opened.
+    WorkersError
+        If no worker can be started.
     """
+    check_can_start()
     limits = limits or Limits()
     deadline_s = limits.seconds_for(WINDOW_S)
     worker = _Worker(wish, limits)
@@ -113,6 +118,8 @@ class _Worker:
             ended, sent = self.receiver.recv()
         except (EOFError, OSError) as error:
             self.process.join()
+            if self.process.exitcode == ERROR_OF_PYTHON:
+                raise WorkersError(NOT_STARTED) from error
             raise refusal_for_exit(self.path, self.process.exitcode) from error
         if ended:
             raise sent

@@ -1,7 +1,8 @@
 """Reading many files in worker processes that can be killed, so that one bad file costs one clip.
 
 The pool is started by a main process (or another non-daemonic one): daemonic processes may have no children. Workers
-are spawned, so a script that calls `decode_many` does so under `if __name__ == "__main__":`.
+are spawned, so a script that calls `decode_many` does so under `if __name__ == "__main__":`. Where either is not so, a
+`WorkersError` says what to do.
 """
 
 import multiprocessing
@@ -11,6 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import Protocol, TypeVar
 
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
+from cache.errors import WorkersError
 from cache.records import WINDOW_S
 from extract.media.container import MediaError, MediaFacts, probe
 from extract.media.decode import DecodedClip, read_clip
@@ -26,6 +29,10 @@ from extract.media.limits import Limits, allow_cpu, confine
 AHEAD_PER_JOB = 2
 KILLED_FOR_MEMORY = (-signal.SIGKILL, 128 + signal.SIGKILL)
 KILLED_FOR_TIME = (-signal.SIGXCPU, 128 + signal.SIGXCPU)
+NOT_STARTED = (
+    "the processes that decode files ended with none in hand; what they said stands above. They start by reading the "
+    'script again, so a script must be a file that does its work under `if __name__ == "__main__":`'
+)
 
 
 class Request(Protocol):
@@ -91,6 +98,11 @@ def decode_many(
     ------
     (DecodeRequest, DecodedClip or MediaError)
         A refused clip gives its error: nothing is raised for it.
+
+    Raises
+    ------
+    WorkersError
+        If no worker can be started.
     """
     yield from work_apart(_decode, requests, jobs=jobs, limits=limits or Limits())
 
@@ -116,6 +128,7 @@ def work_apart(
     """
     if jobs < 1:
         raise ValueError(f"jobs is {jobs}, expected 1 or more")
+    check_can_start()
     context = multiprocessing.get_context("spawn")
     pool = ProcessPool(max_workers=jobs, context=context, initializer=prepare_worker, initargs=(limits,))
     waiting: deque[tuple[Asked, ProcessFuture[Found]]] = deque()
@@ -136,12 +149,32 @@ def work_apart(
         pool.join()
 
 
+def check_can_start() -> None:
+    """Refuse to start worker processes where none can be.
+
+    Raises
+    ------
+    WorkersError
+        If this process is daemonic, or is itself a worker that is only reading the script it comes from.
+    """
+    process = multiprocessing.current_process()
+    if process.daemon:
+        raise WorkersError(
+            f"files are decoded in worker processes, and {process.name} is daemonic, so it may start none; read files "
+            "in the main process, or in one started with daemon=False, as concurrent.futures.ProcessPoolExecutor does"
+        )
+    if getattr(process, "_inheriting", False):  # as multiprocessing.spawn itself asks
+        raise WorkersError(NOT_STARTED)
+
+
 def _result(request: Asked, future: "ProcessFuture[Found]") -> Found | MediaError:
     """Wait for one result; whatever ended its worker becomes the refusal of this clip."""
     try:
         return future.result()
     except MediaError as error:
         return error
+    except BrokenProcessPool as error:
+        raise WorkersError(NOT_STARTED) from error
     except FutureTimeoutError as error:
         return _refusal("timeout", request, error, "")
     except MemoryError as error:

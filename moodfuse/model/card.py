@@ -17,6 +17,7 @@ FORMAT = "moodfuse-model"
 SCHEMA = 1
 MOST_BYTES = 4 << 20
 MOST_CLASSES, MOST_SOURCES, MOST_NETWORKS = 10_000, 256, 1_000
+"""Networks and fits are those of all sources together."""
 
 
 class ModelError(InputError):
@@ -119,12 +120,11 @@ class ModelCard:
             raise ModelError(f"sources: {len(self.sources)}; expected 1 to {MOST_SOURCES}")
         if not math.isfinite(self.temperature):
             raise ModelError("temperature is not finite")
-        for source in self.sources:
-            if len(source.networks) > MOST_NETWORKS or not 0 <= source.own <= MOST_NETWORKS:
-                raise ModelError(f"{source.recipe.source}: more than {MOST_NETWORKS} networks")
-            for file in (source.body, *source.networks):
-                if file is not None and file not in self.files:
-                    raise ModelError(f"{source.recipe.source}: names the file {file!r}, which is none of the model's")
+        if sum(len(source.networks) for source in self.sources) > MOST_NETWORKS:
+            raise ModelError(f"sources: more than {MOST_NETWORKS} networks")
+        if min(source.own for source in self.sources) < 0 or sum(source.own for source in self.sources) > MOST_NETWORKS:
+            raise ModelError(f"sources: expected 0 to {MOST_NETWORKS} fits")
+        _check_network_files(self)
 
     @cached_property
     def digest(self) -> str:
@@ -134,6 +134,20 @@ class ModelCard:
     def to_json(self) -> str:
         """The card as canonical JSON, with its own digest in it."""
         return canonical_json({**_values(self), "check": self.digest})
+
+
+def _check_network_files(card: ModelCard) -> None:
+    """Each network is a file of the model, and no file is two networks."""
+    used: set[str] = set()
+    for source in card.sources:
+        for file in (source.body, *source.networks):
+            if file is None:
+                continue
+            if file not in card.files:
+                raise ModelError(f"{source.recipe.source}: names the file {file!r}, which is none of the model's")
+            if file in used:
+                raise ModelError(f"{source.recipe.source}: names the file {file!r}, which is another network already")
+            used.add(file)
 
 
 def _values(card: ModelCard) -> dict[str, Any]:

@@ -32,6 +32,9 @@ _PLAIN = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._@-]{0,199}/)?[A-Za-z0-9][A-Za-z0
 _PIECE = 1 << 20
 MOST_ARRAY_BYTES = 1 << 30
 """A head of ten thousand classes over ten thousand columns has 0.8 GB."""
+MOST_FILE_BYTES = 4 << 30
+"""Twenty times the largest network here; a file of more is not hashed to the end first."""
+MOST_ARRAYS = 10_000
 
 
 def write_model(folder: Path, card: ModelCard, files: Mapping[str, Path | bytes | str]) -> ModelCard:
@@ -131,6 +134,8 @@ def check_files(folder: Path, card: ModelCard) -> None:
             status = path.lstat()
             if not stat.S_ISREG(status.st_mode):
                 raise ModelError(f"{path}: is no plain file; a model's files may not be links")
+            if wanted.bytes > MOST_FILE_BYTES:
+                raise ModelError(f"{path}: {wanted.bytes} bytes; a model's file has {MOST_FILE_BYTES} at most")
             if status.st_size != wanted.bytes:
                 raise ModelError(f"{path}: {status.st_size} bytes, not the {wanted.bytes} that were written")
             if _sha256(path) != wanted.sha256:
@@ -172,7 +177,11 @@ def read_arrays(folder: Path, place: str) -> dict[str, np.ndarray]:
     from safetensors.numpy import load
 
     try:
-        return load((folder / place).read_bytes())
+        data = (folder / place).read_bytes()
+        header = data[8 : 8 + int.from_bytes(data[:8], "little")]
+        if header.count(b'"dtype"') > MOST_ARRAYS:
+            raise ModelError(f"{folder / place}: more than {MOST_ARRAYS} arrays")
+        return load(data)
     except (SafetensorError, OSError, ValueError, TypeError, KeyError, OverflowError) as error:
         raise ModelError(f"{folder / place}: cannot be read as safetensors ({error})") from error
 

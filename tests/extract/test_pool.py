@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from cache.errors import WorkersError
 from extract.media.decode import DecodedClip, MediaError
 from extract.media.limits import Limits
 from extract.media.pool import DecodeRequest, decode_many
@@ -128,6 +129,30 @@ def test_no_jobs_are_refused() -> None:
     """A pool needs a worker."""
     with pytest.raises(ValueError, match="expected 1 or more"):
         next(decode_many([], jobs=0))
+
+
+def test_a_daemonic_process_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have no children, which is said before one is started."""
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)  # type: ignore[attr-defined]
+    with pytest.raises(WorkersError, match="MainProcess is daemonic, so it may start none; .* daemon=False"):
+        next(decode_many([DecodeRequest(Path("a.mp4"))], jobs=1))
+
+
+def test_a_script_without_a_guard_is_told_what_to_do(tmp_path: Path) -> None:
+    """Workers that cannot begin refuse no clip: the error says why, in the process that wanted them."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from extract.media.pool import DecodeRequest, decode_many\n"
+        "print('read', flush=True)\n"
+        "print(next(decode_many([DecodeRequest(Path('a.mp4'))], jobs=1)))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and set(done.stdout.split()) == {"read"}
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("cache.errors.WorkersError: the processes that decode files ended with none in hand")
+    assert 'under `if __name__ == "__main__":`' in last and "freeze_support" not in done.stderr
 
 
 def test_workers_do_not_import_torch() -> None:

@@ -16,7 +16,7 @@ import av
 import numpy as np
 import pytest
 
-from cache.errors import InputError
+from cache.errors import InputError, WorkersError
 from extract.media import sweep
 from extract.media.apart import place_after_loss, read_windows_apart
 from extract.media.decode import DecodedClip, MediaError, read_clip
@@ -331,6 +331,28 @@ def test_a_deadline_and_an_interrupt_leave_no_worker(video: Path) -> None:
     while multiprocessing.active_children() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not multiprocessing.active_children()
+
+
+def test_a_daemonic_process_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It may have no children, which is said before one is started."""
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)  # type: ignore[attr-defined]
+    with pytest.raises(WorkersError, match="MainProcess is daemonic, so it may start none; .* daemon=False"):
+        next(read_windows_apart(WindowsWish(tmp_path / "a.mp4", hop_s=5.0)))
+
+
+def test_a_script_without_a_guard_is_told_what_to_do(tmp_path: Path) -> None:
+    """A worker that cannot begin refuses no file: the error says why, in the process that wanted it."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\nfrom extract.media.apart import read_windows_apart\n"
+        "from extract.media.windows import WindowsWish\n"
+        "print(next(read_windows_apart(WindowsWish(Path('a.mp4'), hop_s=5.0))))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1 and last.startswith("cache.errors.WorkersError: the processes that decode files ended")
+    assert 'under `if __name__ == "__main__":`' in last and "freeze_support" not in done.stderr
 
 
 def test_losses_in_a_row_lose_more_windows() -> None:

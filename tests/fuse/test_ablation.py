@@ -16,7 +16,7 @@ from cache.runs import FEW_GROUPS, UNCALIBRATED, Run, read_run, write_run
 from cache.store import FeatureCache
 from cache.tables import ClipTable
 from fuse import make_head
-from fuse.ablation import AblationSettings, accuracies, run_ablation
+from fuse.ablation import AblationSettings, accuracies, planned_rows, run_ablation
 from fuse.cli import fuse_command
 from fuse.combinations import SEED_COMBINATIONS, parse_combinations
 from fuse.heads import HEADS
@@ -53,6 +53,11 @@ def test_results_in_order_with_what_a_reader_must_know(cache: FeatureCache, run:
     assert run.notes[0].startswith("no-crossfit (no networks") and run.notes[1:] == (
         "logits of i3d: logistic regression on the embedding, cross-fitted",
     )
+
+
+def test_what_is_planned_is_what_comes(cache: FeatureCache, run: Run) -> None:
+    """The results are known by name before anything is fitted."""
+    assert [row.name for row in planned_rows(cache, AblationSettings())] == [item.name for item in run.results]
 
 
 def test_informative_features_give_high_accuracy(run: Run) -> None:

@@ -12,7 +12,7 @@ from cache.errors import InputError, LeakError, MissingBlockError, UnknownNameEr
 from cache.folds import can_cross_fit
 from cache.records import Block, Holdout
 from cache.store import FeatureCache
-from fuse.design import Ingredients, assemble
+from fuse.design import Ingredients, assemble, assemble_whole
 from fuse.features import CrossFitted, Features
 from fuse.logits import fit_logits, holdouts_to_fit, logits_for_fold
 from fuse.matrix import HIDDEN, DesignMatrix
@@ -106,6 +106,23 @@ def test_clip_that_the_plan_does_not_know_is_refused(cache: FeatureCache) -> Non
     block = cache.block("c3d", {1})
     with pytest.raises(LeakError, match="saw clip ffff.* does not know"):
         build_design(cache, replace(block, seen=block.seen | {"f" * 64}), fold=1)
+
+
+def test_what_ships_is_held_to_the_plan(cache: FeatureCache) -> None:
+    """No clip that is in no fold, by its row or by what a network saw, and no file in two groups."""
+    plan, clips, block = cache.plan, cache.clips, cache.block("c3d", {1})
+    parts = Ingredients([block], "embedding")
+    assert len(assemble_whole(plan, clips, parts).y) == len(clips)
+    assignment = dict(plan.assignment)
+    del assignment[clips[3].digest]
+    with pytest.raises(InputError, match=f"{clips[3].clip.id} is in no fold of the plan in force; run extract again"):
+        assemble_whole(replace(plan, assignment=assignment), clips, parts)
+    seen = replace(block, seen=block.seen | {"f" * 64})
+    with pytest.raises(LeakError, match=r"c3d: the block of holdout \{1\} cannot ship: its network saw clip ffff"):
+        assemble_whole(plan, clips, Ingredients([seen], "embedding"))
+    twins = (clips[0], replace(clips[1], file_sha256=clips[0].file_sha256), *clips[2:])
+    with pytest.raises(LeakError, match=f"{clips[1].clip.id} .* {clips[0].clip.id} .* are the same file in two groups"):
+        assemble_whole(plan, twins, parts)
 
 
 def test_leak_inside_cross_fitted_logits_is_refused(cache: FeatureCache) -> None:

@@ -16,11 +16,13 @@ from extract.recipe_files import RecipeChoice
 from extract.stage import ExtractSettings, extract_features
 from extract.work import Wanted
 from fuse.ablation import AblationSettings, run_ablation
+from moodfuse.cli import main
 from moodfuse.corpus import ClipSettings, CorpusSettings, make_corpus
-from moodfuse.export import export_model
+from moodfuse.export import ExportSettings, export_model
 from moodfuse.model.predictions import Refusal, Timeline
 
 FOLDS = 4
+QUICK = "onedmcnn@brief+twodmcnn@brief softmax logits"
 RECIPE = """
 name = "brief"
 [onedmcnn]
@@ -78,6 +80,32 @@ def write_table(path: Path, rows: list[dict[str, str]]) -> Path:
     return path
 
 
+def fused(cache: FeatureCache, name: str) -> Run:
+    """Stage two on a cache."""
+    return run_ablation(cache, AblationSettings(run=name, combine=("all",), heads=("softmax", "lightgbm"), jobs=1))
+
+
+def without_notes(run: Run) -> Run:
+    """A run of too few clips as if it were of enough.
+
+    Its own outer folds are too small to choose settings in, which its notes say; those of the run of all clips, with
+    which models are compared, are not.
+    """
+    return replace(run, results=tuple(replace(item, notes=()) for item in run.results))
+
+
+@pytest.fixture
+def train(trained: Trained, tmp_path: Path) -> Callable[[list[dict[str, str]]], tuple[FeatureCache, Run]]:
+    """Stages one and two, with nothing cached, on a table beside the corpus."""
+
+    def anew(rows: list[dict[str, str]]) -> tuple[FeatureCache, Run]:
+        table = write_table(trained.table.with_name(f"{tmp_path.name}.csv"), rows)
+        cache = extracted(table, tmp_path / "cache", trained.table.parents[1] / "brief.toml")
+        return cache, without_notes(fused(cache, "anew"))
+
+    return anew
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """A trained corpus; not to be written to."""
@@ -91,14 +119,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     recipe.write_text(RECIPE)
     table = write_table(made.with_name("all.csv"), rows)
     cache = extracted(table, folder / "cache", recipe)
-    run = run_ablation(cache, AblationSettings(run="all", combine=("all",), heads=("softmax", "lightgbm"), jobs=1))
+    run = fused(cache, "all")
     write_run(cache, run)
     fewer = [row for row in rows if int(row["fold"]) < FOLDS - 1]
     cache = extracted(write_table(made.with_name("fewer.csv"), fewer), folder / "cache", recipe)
-    short = run_ablation(cache, AblationSettings(run="fewer", combine=("all",), heads=("softmax", "lightgbm"), jobs=1))
-    # Its own outer folds are too small to choose settings in, which its notes say; those of the run of all clips, with
-    # which models are compared, are not.
-    short = replace(short, results=tuple(replace(item, notes=()) for item in short.results))
+    short = without_notes(fused(cache, "fewer"))
     write_run(cache, short)
     held = tuple(str(made.parent / row["path"]) for row in rows if int(row["fold"]) == FOLDS - 1)
     return Trained(cache, table, run, short, held)
@@ -112,16 +137,34 @@ def models(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Callab
     def make(name: str, *, impute: bool = False) -> Path:
         target = folder / f"{name} {impute}".replace(" ", "-")
         if not target.exists():
-            export_model(trained.cache, trained.fewer, name, target, impute=impute)
+            export_model(trained.cache, trained.fewer, ExportSettings(name, target, impute))
         return target
 
     return make
 
 
 @pytest.fixture
-def model_copy(models: Callable[[str], Path], tmp_path: Path) -> Path:
+def model(models: Callable[[str], Path]) -> Path:
+    """The model that is fitted in no time; not to be written to."""
+    return models(QUICK)
+
+
+@pytest.fixture
+def model_copy(model: Path, tmp_path: Path) -> Path:
     """A model, to be written to."""
-    return Path(shutil.copytree(models("onedmcnn@brief+twodmcnn@brief softmax logits"), tmp_path / "model"))
+    return Path(shutil.copytree(model, tmp_path / "model"))
+
+
+@pytest.fixture
+def predict() -> Callable[..., int]:
+    """Run `moodfuse predict`; gives its exit code."""
+
+    def run(*arguments: object) -> int:
+        with pytest.raises(SystemExit) as stopped:
+            main(["predict", *map(str, arguments)])
+        return int(stopped.value.code or 0)
+
+    return run
 
 
 # Time lines

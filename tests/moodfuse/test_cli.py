@@ -83,3 +83,35 @@ def test_an_interrupt_exits_130(monkeypatch: pytest.MonkeyPatch, capfd) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["check", "."])
     assert stopped.value.code == 130 and "run the command again" in capfd.readouterr().err
+
+
+def test_a_full_disk_behind_the_output_is_one_line(tmp_path: Path) -> None:
+    """Exit code 1 and the reason, without a traceback, also not as the interpreter ends."""
+    command = [sys.executable, "-m", "moodfuse", "--help"]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "Error: the output cannot be written (No space left on device); make room, or send it elsewhere\n"
+    )
+
+
+def test_a_reader_that_has_gone_ends_it_quietly() -> None:
+    """As behind `| head -1`: nothing more is said."""
+    read, written = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "moodfuse", "--help"]
+    done = subprocess.run(command, stdout=written, stderr=subprocess.PIPE, text=True, check=False, cwd=ROOT)
+    os.close(written)
+    assert done.returncode == 1 and not done.stderr
+
+
+def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of the system that is not about the output is not made up to be one."""
+
+    def broken(*arguments: object, **options: object) -> None:
+        raise FileNotFoundError(2, "No such file or directory", "x")
+
+    monkeypatch.setattr(group, "main", broken)
+    with pytest.raises(FileNotFoundError):
+        main(["check", "."])

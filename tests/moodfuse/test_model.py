@@ -35,7 +35,7 @@ TRIES = 3
 def scored(run: Run, name: str, files: tuple[str, ...]) -> np.ndarray:
     """Rows of a run's result for some files."""
     places = [next(row for row, item in enumerate(run.ids) if file.endswith(item)) for file in files]
-    return np.asarray(find_result(run, name).probabilities[places])
+    return np.asarray(find_result(run.results, name).probabilities[places])
 
 
 @pytest.mark.parametrize(
@@ -227,6 +227,29 @@ def outside(place: str) -> Callable[[Path], None]:
     return lambda folder: reseal(folder, change)
 
 
+def twice(folder: Path) -> None:
+    """One file as two networks."""
+    reseal(folder, lambda card: card["sources"][0]["networks"].append(card["sources"][0]["networks"][0]))
+
+
+def many_networks(folder: Path) -> None:
+    """One file as more networks than there may be."""
+    reseal(folder, lambda card: card["sources"][0].update(networks=card["sources"][0]["networks"] * 1000))
+
+
+def many_arrays() -> dict[str, np.ndarray]:
+    return {f"extra.{number}": np.zeros(1) for number in range(20_000)}
+
+
+def sparse(folder: Path) -> None:
+    """A network of holes that would take minutes to hash."""
+    os.truncate(folder / BODY, 64 << 30)
+    card = json.loads((folder / "model.json").read_text())
+    del card["check"]
+    card["files"][BODY]["bytes"] = 64 << 30
+    (folder / "model.json").write_text(json.dumps({**card, "check": digest(card)}))
+
+
 def first_of(name: str, value: float) -> Callable[[dict[str, np.ndarray]], None]:
     def change(found: dict[str, np.ndarray]) -> None:
         found[name].flat[0] = value
@@ -269,6 +292,14 @@ HARMS: dict[str, tuple[Callable[[Path], object], str]] = {
     "arrays too many": (arrays(lambda found: found.update(extra=np.zeros(3))), "unknown arrays"),
     "fill missing": (arrays(lambda found: found.pop("source.1.fill")), "do not make this model"),
     "network of other shape": (arrays(lambda found: found.clear(), BODY), "sealed"),
+    "no end of arrays": (
+        arrays(lambda found: found.update({f"a{n}": np.zeros(1) for n in range(20_000)})),
+        "10000 arrays",
+    ),
+    "one network twice": (twice, "another network already"),
+    "no end of networks": (many_networks, "more than 1000 networks"),
+    "network of holes": (sparse, "at most"),
+    "card at its limit": (put(commands=["moodfuse x"] * 250_000, temperature="hot"), "temperature is str"),
     "deep JSON": (bomb("[" * 1_000_000), "model.json"),
     "huge card": (bomb('{"format":"moodfuse-model","a":"' + "a" * (17 << 20) + '"}'), "at most"),
     "numbers without end": (bomb('{"format":"moodfuse-model","schema":1,"a":' + "9" * 100_000 + "}"), "model.json"),

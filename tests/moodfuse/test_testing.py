@@ -1,21 +1,26 @@
 """A model on a test set: clips that it saw are no test, and near copies are named."""
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cache.errors import InputError
+from cache.identity import clip_digest
 from cache.records import Clip
 from moodfuse.cli import main
-from moodfuse.export import export_model, find_result
-from moodfuse.model.folder import ARRAYS
+from moodfuse.export import ExportSettings, export_model
+from moodfuse.model.folder import ARRAYS, TRAINING, read_card
 from moodfuse.model.model import Model
-from moodfuse.testing import held_out, run_test
+from moodfuse.model.training import TrainingClip
+from moodfuse.testing import _Known, held_out, run_test
 
 QUICK = "onedmcnn@brief+twodmcnn@brief softmax logits"
+TREES = "onedmcnn@brief+twodmcnn@brief lightgbm embedding"
 
 
 def clip_of(path: str, label: str, **values: Any) -> Clip:
@@ -41,6 +46,22 @@ def test_clips_that_the_model_saw_are_refused(trained: Any, models: Callable[...
         run_test(Model.load(models(QUICK)), clips[2:3], jobs=1, say=said.append)
     with pytest.raises(InputError, match="label 'angry' is none of the model's"):
         run_test(Model.load(models(QUICK)), [clip_of(trained.held[0], "angry")], jobs=1, say=said.append)
+
+
+def test_the_nearest_reason_is_given() -> None:
+    """The clip itself before its file, its file before its group; of several training clips the first."""
+    nothing = np.zeros(0)
+    sha = ["a" * 64, "b" * 64]
+    training = [
+        TrainingClip(name, group, clip_digest(sha[file], 0.0, end_s), sha[file], nothing, nothing, nothing, nothing)
+        for name, group, file, end_s in (("one", "g", 0, 5.0), ("two", "g", 0, 9.0), ("three", "h", 1, None))
+    ]
+    known = _Known(training)
+    fresh = clip_of("clip", "sad")
+    assert known.why_seen(clip_of("clip", "sad", end_s=9.0), sha[0]).endswith("this very clip, two")
+    assert known.why_seen(clip_of("clip", "sad", group="h"), sha[0]).endswith("a window of this file, one")
+    assert known.why_seen(clip_of("clip", "sad", group="g"), "c" * 64).endswith("on one, of the same group 'g'")
+    assert not known.why_seen(fresh, "c" * 64) and not known.why_seen(fresh, "")
 
 
 def test_a_near_copy_is_scored_and_named(trained: Any, models: Callable[..., Path], tmp_path: Path) -> None:
@@ -78,10 +99,23 @@ def test_the_report_of_a_test_set(trained: Any, models: Callable[..., Path], tmp
     assert "a test set that the model never saw" in (tmp_path / "report/report.html").read_text()
 
 
-def test_what_was_exported_does_not_depend_on_labels_outside_the_plan(trained: Any, tmp_path: Path) -> None:
-    """The held-out fold's clips are in no plan now: an export is the same bytes whatever they are called."""
-    first = export_model(trained.cache, trained.fewer, QUICK, tmp_path / "first")
-    again = export_model(trained.cache, trained.fewer, QUICK, tmp_path / "again")
-    assert first.card.digest == again.card.digest
-    assert (tmp_path / "first" / ARRAYS).read_bytes() == (tmp_path / "again" / ARRAYS).read_bytes()
-    assert find_result(trained.fewer, QUICK.replace(" ", "/")).name == QUICK
+def test_the_labels_of_a_test_split_change_no_bit(
+    trained: Any, models: Callable[..., Path], train: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Beside clips marked `test`, each under a wrong label, everything learned is what it is without them."""
+    with trained.table.open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    labels = sorted({row["label"] for row in rows})
+    for row in rows:
+        held = int(row["fold"]) == trained.fewer.fold_count
+        wrong = labels[1 - labels.index(row["label"])]
+        row |= {"fold": "", "split": "test", "label": wrong} if held else {"split": "train"}
+    cache, run = train(rows)
+    assert run.digests == trained.fewer.digests
+    for name in (QUICK, TREES):
+        export_model(cache, run, ExportSettings(name, tmp_path / name, impute=False))
+        without, beside = read_card(models(name)), read_card(tmp_path / name)
+        assert {ARRAYS, TRAINING} < {*without.files}
+        assert {**without.files, "MODEL.md": None} == {**beside.files, "MODEL.md": None}
+        assert without.head_facts == beside.head_facts
+        assert (without.temperature, without.chosen) == (beside.temperature, beside.chosen)

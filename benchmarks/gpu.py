@@ -1,0 +1,174 @@
+"""The three stages on a GPU beside the same on the CPU: whether they agree, whether they repeat, what a GPU gains.
+
+Usage: gpu.py [DEVICE]; DEVICE is cuda unless told otherwise. On a made-up corpus the four networks embed every clip on
+the CPU, and on DEVICE twice, in float32 and in bfloat16; then all four are tuned whole on DEVICE, fused, evaluated,
+exported, and the model labels the clips again. Times are those of a network alone, on inputs that lie on its device.
+Exits 1 if float32 differs by more than 1 in 10 000 of the largest value, if embedding a clip does not repeat bit for
+bit, or if a file is not labelled. Whether tuning repeats is only told: some backward passes on a GPU add in any order.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cache.store import FeatureCache
+from extract.embed import SourceWorker, make_network
+from extract.recipe_files import RecipeChoice, build_recipe
+from extract.streaming import InHand
+from moodfuse.corpus import ClipSettings, CorpusSettings, make_corpus
+
+SOURCES = ("onedmcnn", "twodmcnn", "c3d", "i3d")
+BAR = 1e-4
+RECIPE = "name = 'brief'\n" + "".join(
+    f"[{source}]\ndepth = 'full'\nfull = {{ optimizer = 'adam', learning_rate = 1e-4, epochs = 2, batch = 4 }}\n"
+    for source in SOURCES
+)
+SHAPES = {"onedmcnn": (480_000,), "twodmcnn": (480_000,), "c3d": (3, 32, 112, 112), "i3d": (3, 32, 224, 224)}
+REPEATS = 10
+
+
+def moodfuse(*arguments: object) -> float:
+    """Seconds of one command; its failure ends the benchmark."""
+    command = [sys.executable, "-m", "moodfuse", *map(str, arguments)]
+    start = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}: {done.stderr[-2000:]}")
+    return time.perf_counter() - start
+
+
+def embeddings(data: Path, cache: Path, device: str, precision: str = "fp32") -> dict[str, np.ndarray]:
+    """Frozen embeddings of all clips by source, float32 [N, D]."""
+    named = [word for source in SOURCES for word in ("--source", source)]
+    seconds = moodfuse(
+        "extract", data, "--cache", cache, *named, "--tune", "frozen", "--device", device, "--precision", precision
+    )
+    print(f"extract frozen on {device}, {precision}: {seconds:.1f} s with start-up", flush=True)
+    found = FeatureCache(cache)
+    return {source: found.block(source, "*").embedding for source in SOURCES}
+
+
+def difference(found: np.ndarray, expected: np.ndarray) -> float:
+    """Largest difference over the largest value."""
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+def agreement(data: Path, folder: Path, device: str) -> int:
+    """Print how embeddings on the device differ from those on the CPU; 1 if float32 misses the bar."""
+    missed = 0
+    expected = embeddings(data, folder / "cpu", "cpu")
+    found = embeddings(data, folder / "first", device)
+    again = embeddings(data, folder / "second", device)
+    brief = embeddings(data, folder / "bf16", device, "bf16")
+    for source in SOURCES:
+        exact = np.array_equal(found[source], again[source])
+        off = difference(found[source], expected[source])
+        missed += not exact or off > BAR
+        print(
+            f"{source}: fp32 differs from the CPU by {off:.1e} (bar {BAR:.0e}), bf16 by "
+            f"{difference(brief[source], expected[source]):.1e}; a second run has "
+            f"{'the same bits' if exact else 'OTHER BITS'}",
+            flush=True,
+        )
+    return missed
+
+
+def stages(data: Path, folder: Path, device: str) -> int:
+    """Tune all networks whole, twice; fuse, evaluate, export and predict. Prints the times; 1 if a file is refused."""
+    (folder / "brief.toml").write_text(RECIPE)
+    named = [word for source in SOURCES for word in ("--source", source)]
+    options = ["--recipe", folder / "brief.toml", "--folds", 2, "--no-crossfit", "--for-export", "--device", device]
+    caches = [folder / "tuned", folder / "tuned-again"]
+    seconds = [moodfuse("extract", data, "--cache", cache, *named, *options) for cache in caches]
+    print(f"12 networks tuned whole on {device}: {seconds[0]:.1f} s with start-up", flush=True)
+    names = [f"{source}@brief" for source in SOURCES]
+    pairs = [[FeatureCache(cache).block(name, {0}).embedding for cache in caches] for name in names]
+    differing = [name for name, (first, second) in zip(names, pairs, strict=True) if not np.array_equal(first, second)]
+    print(f"tuned twice: {'other bits of ' + ', '.join(differing) if differing else 'the same bits'}")
+    moodfuse("fuse", "--cache", caches[0], "--combine", "+".join(names), "--head", "softmax")
+    moodfuse("evaluate", "--cache", caches[0])
+    result = f"{'+'.join(sorted(names))} softmax logits"
+    moodfuse("fuse", "--cache", caches[0], "--run", "run-1", "--export", result, "--model", folder / "model")
+    moodfuse("predict", "--model", folder / "model", data.parent, "--output", folder / "out.jsonl")
+    rows = [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
+    good = bool(rows) and all("label" in row for row in rows)
+    print(f"predict on {device}: {len(rows)} files, {'all labelled' if good else 'SOME REFUSED'}")
+    return int(not good)
+
+
+def seconds_of(work: Callable[[], object], device: str) -> float:
+    """Median seconds of some work on a device."""
+    times = []
+    for _ in range(REPEATS + 2):
+        start = time.perf_counter()
+        work()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return float(np.median(times[2:]))
+
+
+def speed(device: str) -> None:
+    """Print clips a second of each network by precision: embedding one at a time, and a tuning step of eight."""
+    print("| network | precision | embed, clips/s | tuning step, clips/s |\n| --- | --- | ---: | ---: |")
+    for source in SOURCES:
+        for precision in ("fp32", "bf16"):
+            choice = RecipeChoice(depth="full", device=device, precision=precision)
+            recipe = build_recipe(source, choice)
+            worker = SourceWorker(recipe, make_network(recipe, None, 6), InHand())
+            one = worker._batch(torch.randn(SHAPES[source]))
+
+            def embed(worker: SourceWorker = worker, one: torch.Tensor = one) -> None:
+                with torch.inference_mode(), worker.autocast():
+                    worker.network(one)
+
+            optimizer = torch.optim.Adam(worker.network.parameters(), lr=1e-4)
+            many = one.expand(8, *one.shape[1:]).contiguous()
+            if one.dim() == 5 and precision == "bf16":
+                many = many.contiguous(memory_format=torch.channels_last_3d)
+            targets = torch.arange(8, device=device) % 6
+
+            def step(
+                worker: SourceWorker = worker,
+                many: torch.Tensor = many,
+                targets: torch.Tensor = targets,
+                optimizer: torch.optim.Optimizer = optimizer,
+            ) -> None:
+                optimizer.zero_grad(set_to_none=True)
+                with worker.autocast():
+                    logits = worker.network(many)[1].float()
+                torch.nn.functional.cross_entropy(logits, targets).backward()
+                optimizer.step()
+
+            embedded = 1 / seconds_of(embed, device)
+            worker.network.train()
+            print(f"| {source} | {precision} | {embedded:.0f} | {8 / seconds_of(step, device):.0f} |", flush=True)
+
+
+def main(device: str) -> int:
+    """Print everything; 1 if a bar is missed."""
+    name = torch.cuda.get_device_name() if device == "cuda" else "the CPU"
+    print(f"{name}, torch {torch.__version__}")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        clip = ClipSettings(duration_s=4.0)
+        settings = CorpusSettings(labels=("excited", "sad"), groups_per_label=6, clips_per_group=(1,), clip=clip)
+        data = make_corpus(folder / "corpus", settings=settings)
+        missed = agreement(data, folder, device) + stages(data, folder, device)
+    speed(device)
+    return int(missed > 0)
+
+
+if __name__ == "__main__":
+    wanted = sys.argv[1] if len(sys.argv) > 1 else "cuda"
+    if wanted == "cuda" and not torch.cuda.is_available():
+        print("skipped: torch finds no CUDA device")
+        sys.exit(0)
+    sys.exit(main(wanted))

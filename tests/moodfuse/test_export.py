@@ -1,0 +1,86 @@
+"""From a run to a model folder: which result is taken, and what is refused before anything is fitted."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cache.errors import InputError, UnknownNameError
+from cache.runs import Result, Run, result_name
+from fuse.ablation import AblationSettings
+from moodfuse import export
+from moodfuse.export import BEST, ExportSettings, check_planned, export_model, find_result
+from moodfuse.model.folder import ARRAYS
+
+QUICK = "onedmcnn@brief+twodmcnn@brief softmax logits"
+
+
+def test_an_export_is_the_same_bytes_each_time(trained: Any, tmp_path: Path) -> None:
+    """Of one run and one cache, the card and the arrays do not change."""
+    first = export_model(trained.cache, trained.fewer, ExportSettings(QUICK, tmp_path / "first"))
+    again = export_model(trained.cache, trained.fewer, ExportSettings(QUICK, tmp_path / "again"))
+    assert first.card.digest == again.card.digest
+    assert (tmp_path / "first" / ARRAYS).read_bytes() == (tmp_path / "again" / ARRAYS).read_bytes()
+
+
+def result_of(name: str, right: float) -> Result:
+    """A result by its name, with this probability of the truth for every one of 30 clips, give or take a little."""
+    sources, head, level = name.split()
+    share = right + 0.05 * np.sin(np.arange(30) + len(name))
+    truth = np.arange(30) % 2
+    table = np.where(np.eye(2)[truth] > 0, share[:, None], 1 - share[:, None])
+    return Result(tuple(sources.split("+")), head, level, table)
+
+
+def run_of(*results: Result) -> Run:
+    names = tuple(f"clip{number}" for number in range(30))
+    labels = tuple(("calm", "sad")[number % 2] for number in range(30))
+    return Run("run-1", "crossfit", ("calm", "sad"), names, labels, names, (0,) * 30, 1, 0, (), results)
+
+
+def test_the_smallest_of_those_that_are_not_worse_is_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the most accurate, nor one that is smaller still and clearly worse, nor one that cannot ship."""
+    sizes = {"a+b softmax logits": 30, "a softmax logits": 10, "b softmax logits": 5, "c softmax logits": 1}
+    monkeypatch.setattr(export, "_size", lambda cache, scored: sizes[scored.name])
+    monkeypatch.setattr(export, "why_not_shipped", lambda cache, scored: "it is not here" * (scored.sources == ("c",)))
+    rights = dict(zip(sizes, (0.9, 0.895, 0.5, 0.9), strict=True))
+    run, said = run_of(*(result_of(name, right) for name, right in rights.items())), []
+    chosen, why = export._best(None, run, said.append)  # type: ignore[arg-type]
+    assert chosen.name == "a softmax logits"
+    assert "the smallest of 2 results of 3" in why and "a+b softmax logits" in why
+    assert said == ["1 of 4 results cannot be exported: it is not here"]
+    sizes["a softmax logits"] = 30
+    assert export._best(None, run, said.append)[0].sources == ("a",), "of one size, the one of fewer sources"  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="no result of run 'run-1' can be exported: it is not here"):
+        export._best(None, run_of(result_of("c softmax logits", 0.9)), said.append)  # type: ignore[arg-type]
+
+
+def test_a_result_is_found_by_its_name() -> None:
+    """Words may be parted by slashes, sources come in any order; one that is not there is named with those that are."""
+    results = [result_of(name, 0.7) for name in ("a+b softmax logits", "a mean logits")]
+    assert find_result(results, "b+a/softmax/logits") is results[0]
+    assert find_result(results, " a  mean logits ") is results[1]
+    for wanted in ("a softmax logits", "", "a+b"):
+        with pytest.raises(
+            UnknownNameError, match=f"unknown result '{wanted.replace('+', '.')}'; known: a mean logits, "
+        ):
+            find_result(results, wanted)
+    assert results[0].name == result_name(("a", "b"), "softmax", "logits")
+
+
+def test_what_no_fuse_can_give_is_refused_before_it(trained: Any, tmp_path: Path) -> None:
+    """A folder that is there, a result that is not planned, and one that cannot ship; what can be passes."""
+    ablation = AblationSettings(combine=("onedmcnn@brief",), heads=("softmax",), jobs=1)
+    settings = ExportSettings("onedmcnn@brief softmax logits", tmp_path / "model")
+    for wanted in (settings.result, BEST):
+        check_planned(trained.cache, ablation, replace(settings, result=wanted))
+    with pytest.raises(InputError, match="is there already; remove it, or name another folder with --model"):
+        check_planned(trained.cache, ablation, replace(settings, folder=tmp_path))
+    for wanted in (QUICK, "onedmcnn@brief mean logits"):
+        with pytest.raises(UnknownNameError, match="known: onedmcnn@brief network logits, onedmcnn@brief softmax "):
+            check_planned(trained.cache, ablation, replace(settings, result=wanted))
+    for wanted in (settings.result, BEST):
+        with pytest.raises(InputError, match="nothing was fused: a leaky run measures a leak"):
+            check_planned(trained.cache, replace(ablation, protocol="leaky"), replace(settings, result=wanted))
