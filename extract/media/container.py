@@ -1,7 +1,8 @@
 """Opening a media file safely, what its headers say, and why a file is refused.
 
 Times are seconds on the clip clock. The clip clock is the file's own presentation clock, except where a file starts a
-second or more late (MPEG-TS, a cut live stream): there it starts at the file's earliest packet.
+second or more late (MPEG-TS, a cut live stream), or before zero by more than a sound coder's lead-in (MPEG-TS whose
+clock wraps): there it starts at the file's earliest packet.
 """
 
 import os
@@ -28,6 +29,8 @@ from extract.media.limits import (
 )
 
 MAX_CLOCK_OFFSET_S = 1.0
+MAX_LEAD_IN_S = 0.2
+"""Sound that its coder put before time 0, and that nobody is to hear, is no longer than this."""
 PROBE_BYTES = 12
 
 FORMATS = (
@@ -168,7 +171,7 @@ def open_media(path: Path | str, *, threads: int = 1, one_view: bool = False) ->
         if video is not None:
             video.codec_context.options = {"max_pixels": str(MAX_CODED_PIXELS)}
         start_s = (media.start_time or 0) / av.time_base
-        origin_s = start_s if start_s >= MAX_CLOCK_OFFSET_S else 0.0
+        origin_s = 0.0 if -MAX_LEAD_IN_S <= start_s < MAX_CLOCK_OFFSET_S else start_s
         end_s = start_s + media.duration / av.time_base if media.duration else _last_packet_end_s(path)
     except BaseException:
         media.close()
@@ -235,7 +238,9 @@ def _pick_streams(path: Path, media: InputContainer, *, one_view: bool) -> tuple
     audio: Any = media.streams.best("audio")
     if video is not None and Disposition.attached_pic & video.disposition:
         video = None
-    if video is None and (audio is None or not one_view):
+    if video is None and audio is None:
+        raise MediaError("not_media", path, "there is neither picture nor sound in it")
+    if video is None and not one_view:
         raise MediaError("no_video", path, "the file has no picture track")
     if audio is None and not one_view:
         raise MediaError("no_audio", path, "the file has no sound track")

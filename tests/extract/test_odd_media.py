@@ -1,0 +1,232 @@
+"""Files of odd kinds: each gives what its record says, shows what another program shows, and costs its neighbours nothing."""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from odd_files import ODD_FILES, READ, Odd
+from odd_media import Making, Picture, Sound
+from scipy.interpolate import CubicSpline
+
+from extract.media.container import MAX_CLOCK_OFFSET_S, MAX_LEAD_IN_S, REASONS, MediaError
+from extract.media.decode import DecodedClip, read_clip
+from extract.media.limits import Limits
+from extract.media.pictures import FRAMES, middles_s
+from extract.media.pool import DecodeRequest, decode_many
+
+MOST_S = 60.0
+"""What the run over all files may take, seconds; it takes some 3 on two cores."""
+PROGRAMS = ("ffmpeg", "ffprobe")
+DIFFERENT = 1e-3
+MEAN_LEVELS, MOST_LEVELS = 1.0, 4
+MOST_SOUND = 0.02
+EDGE_S = 0.05
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run over all files gave."""
+
+    folder: Path
+    found: dict[str, DecodedClip | MediaError]
+    neighbours: list[tuple[str, bytes]]
+    alone: dict[str, bytes]
+    wall_s: float
+
+
+def digest(clip: DecodedClip | MediaError) -> bytes:
+    """Return the bytes of a clip; of a refusal none."""
+    if isinstance(clip, MediaError):
+        return b""
+    return clip.frames.tobytes() + clip.frame_times_s.tobytes() + clip.waveform.tobytes()
+
+
+def request_for(folder: Path, odd: Odd) -> DecodeRequest:
+    """Return what is asked about a file."""
+    start_s, end_s = odd.window_s or (0.0, None)
+    return DecodeRequest(folder / odd.name, start_s, end_s, odd.short_side_px, odd.one_view)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """All files in one run of two workers, each between two good clips."""
+    folder = tmp_path_factory.mktemp("odd")
+    for odd in ODD_FILES:
+        odd.make(folder / odd.name)
+    good = [folder / "good1.mp4", folder / "good2.mkv"]
+    Making()(good[0])
+    Making(Picture("mpeg4", (64, 48)), (Sound(hz=500.0),))(good[1])
+    alone = {path.name: digest(read_clip(path)) for path in good}
+    requests = chain.from_iterable(
+        (request_for(folder, odd), DecodeRequest(good[place % 2])) for place, odd in enumerate(ODD_FILES)
+    )
+    began = time.monotonic()
+    results = list(decode_many(chain([DecodeRequest(good[1])], requests), jobs=2, limits=Limits(20.0, 0.0)))
+    wall_s = time.monotonic() - began
+    found = {request.path.name: clip for request, clip in results if request.path not in good}
+    neighbours = [(request.path.name, digest(clip)) for request, clip in results if request.path in good]
+    return Run(folder, found, neighbours, alone, wall_s)
+
+
+def names(files: tuple[Odd, ...]) -> list[str]:
+    """Return names of tests."""
+    return [odd.name.encode("ascii", "replace").decode() for odd in files]
+
+
+def test_there_are_many_files_with_names_of_their_own() -> None:
+    """The table holds over a hundred files, and expects nothing that is not a reason."""
+    assert len(ODD_FILES) == len({odd.name for odd in ODD_FILES}) > 100
+    assert {odd.code for odd in ODD_FILES} <= {"", *REASONS}
+
+
+@pytest.mark.parametrize("odd", ODD_FILES, ids=names(ODD_FILES))
+def test_each_gives_what_its_record_says(run: Run, odd: Odd) -> None:
+    """A file is refused with its code, or read with the size, length and views that its record says."""
+    clip = run.found[odd.name]
+    if odd.code == "unreadable" and odd.name == "locked.mp4" and os.geteuid() == 0:
+        pytest.skip("root may read every file")
+    if isinstance(clip, MediaError):
+        assert (clip.code, odd.code) == (odd.code, clip.code), str(clip)
+        return
+    assert odd.code == ""
+    assert (clip.missing, clip.partial) == (odd.missing, "")
+    assert clip.end_s - clip.start_s == pytest.approx(odd.seconds, abs=0.1)
+    assert clip.frames.shape == ((FRAMES, *odd.wh[::-1], 3) if odd.missing != "picture" else (0, 0, 0, 3))
+    assert np.isfinite(clip.waveform).all() and np.abs(clip.waveform).max() <= 1.0
+    sounds = odd.missing != "sound" and odd.name != "silence.mp4"
+    assert (np.abs(clip.waveform).max() > 0.1) == sounds
+
+
+def test_neighbours_are_unchanged(run: Run) -> None:
+    """The good clips between the odd ones are those of a run without any, bit for bit."""
+    assert len(run.neighbours) == len(ODD_FILES) + 1
+    assert [name for name, found in run.neighbours if found != run.alone[name]] == []
+
+
+def test_nothing_hangs(run: Run) -> None:
+    """No file takes up its deadline, and all together take less than one minute."""
+    codes = [clip.code for clip in run.found.values() if isinstance(clip, MediaError)]
+    assert "timeout" not in codes
+    assert run.wall_s < MOST_S
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the other program decodes: times in seconds on its clock, pictures [n, H, W, 3], sound [channels, samples]."""
+
+    start_s: float
+    picture_times_s: np.ndarray
+    pictures: np.ndarray
+    sound_from_s: float
+    rate_hz: int
+    sound: np.ndarray
+
+    @property
+    def origin_s(self) -> float:
+        """Zero of the clip clock on the other program's."""
+        return 0.0 if -MAX_LEAD_IN_S <= self.start_s < MAX_CLOCK_OFFSET_S else self.start_s
+
+
+@pytest.fixture(scope="module")
+def programs() -> None:
+    """Skip where the reference programs are not installed, or fail if they are required."""
+    lacking = [name for name in PROGRAMS if shutil.which(name) is None]
+    if lacking:
+        reason = f"{' and '.join(lacking)} not installed (Debian: apt-get install ffmpeg)"
+        if os.environ.get("MOODFUSE_FFMPEG") == "required":
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+def ask_ffprobe(path: Path) -> dict[str, Any]:
+    """Return the streams and frames of a file, as ffprobe tells them."""
+    frame = "frame=stream_index,best_effort_timestamp_time"
+    entries = f"format=start_time:stream=index,codec_type,sample_rate,channels:stream_disposition=attached_pic:{frame}"
+    command = ["ffprobe", "-v", "error", "-show_entries", entries, "-of", "json", f"file:{path}"]
+    told: dict[str, Any] = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=30).stdout)
+    return told
+
+
+def decode_with_ffmpeg(path: Path, target: Path, odd: Odd) -> None:
+    """Write `target` with suffixes .rgb (every picture) and .f32 (the sound, in its channels and rate)."""
+    command = ["ffmpeg", "-v", "error", "-nostdin", "-y", "-copyts", "-i", f"file:{path}"]
+    if odd.missing != "picture":
+        scale = "scale={}:{}:flags=bicubic:interl=-1".format(*odd.wh)
+        command += ["-map", "0:V:0", "-vf", scale, "-fps_mode", "passthrough", "-pix_fmt", "rgb24"]
+        command += ["-f", "rawvideo", str(target.with_suffix(".rgb"))]
+    if odd.missing != "sound":
+        command += ["-map", f"0:a:{odd.sound}", "-c:a", "pcm_f32le", "-f", "f32le", str(target.with_suffix(".f32"))]
+    subprocess.run(command, check=True, timeout=60, capture_output=True)
+
+
+def read_reference(path: Path, target: Path, odd: Odd) -> Reference:
+    """Decode a file with ffmpeg, and take the times from ffprobe."""
+    told = ask_ffprobe(path)
+    decode_with_ffmpeg(path, target, odd)
+    pictured = [one["index"] for one in told["streams"] if one["codec_type"] == "video"]
+    pictured = [one for one in pictured if not told["streams"][one]["disposition"]["attached_pic"]]
+    sounding = [one for one in told["streams"] if one["codec_type"] == "audio"]
+    times: dict[int, list[float]] = {one["index"]: [] for one in told["streams"]}
+    for frame in told["frames"]:
+        times[frame["stream_index"]].append(float(frame["best_effort_timestamp_time"]))
+    pictures, sound, rate_hz, from_s = np.zeros((0, 0, 0, 3), np.uint8), np.zeros((1, 0), np.float32), 1, 0.0
+    if odd.missing != "picture":
+        pictures = np.fromfile(target.with_suffix(".rgb"), np.uint8).reshape(-1, *odd.wh[::-1], 3)
+    if odd.missing != "sound":
+        track = sounding[odd.sound]
+        sound = np.fromfile(target.with_suffix(".f32"), np.float32).reshape(-1, track["channels"]).T
+        rate_hz, from_s = int(track["sample_rate"]), times[track["index"]][0]
+    shown_s = np.array(times[pictured[0]] if pictured else [])
+    return Reference(float(told["format"]["start_time"]), shown_s, pictures, from_s, rate_hz, sound)
+
+
+@pytest.fixture
+def reference(programs: None, run: Run, odd: Odd, tmp_path: Path) -> Iterator[Reference]:
+    """The reference of a file; its decoded bytes are removed at once."""
+    yield read_reference(run.folder / odd.name, tmp_path / "reference", odd)
+    shutil.rmtree(tmp_path)
+
+
+@pytest.mark.parametrize("odd", READ, ids=names(READ))
+def test_another_program_shows_the_same(run: Run, odd: Odd, reference: Reference) -> None:
+    """Times of pictures, pictures and sound are those of ffmpeg, which shares no code of ours."""
+    clip = run.found[odd.name]
+    assert isinstance(clip, DecodedClip)
+    if odd.missing != "picture":
+        compare_pictures(clip, reference)
+    if odd.missing != "sound":
+        compare_sound(clip, reference)
+
+
+def compare_pictures(clip: DecodedClip, reference: Reference) -> None:
+    """Each of the 32 is the picture on screen at its middle, at its time and of its colours."""
+    times_s = reference.picture_times_s - reference.origin_s
+    assert len(times_s) == len(reference.pictures)
+    on_screen = np.searchsorted(times_s, middles_s(clip.start_s, clip.end_s) + 1e-6, side="right") - 1
+    on_screen = np.maximum(on_screen, 0)
+    np.testing.assert_allclose(clip.frame_times_s, times_s[on_screen], atol=DIFFERENT)
+    levels = np.abs(clip.frames.astype(np.int16) - reference.pictures[on_screen])
+    assert levels.mean() <= MEAN_LEVELS and levels.max() <= MOST_LEVELS, (levels.mean(), levels.max())
+
+
+def compare_sound(clip: DecodedClip, reference: Reference) -> None:
+    """The tone, low enough that no resampler changes it, is the same at each sample away from where sound begins or ends."""
+    mono = reference.sound.mean(axis=0, dtype=np.float64)
+    heard_s = reference.sound_from_s - reference.origin_s + np.arange(len(mono)) / reference.rate_hz
+    ours_s = clip.start_s + np.arange(clip.waveform_samples) / 16_000
+    inside = (ours_s > heard_s[0] + EDGE_S) & (ours_s < heard_s[-1] - EDGE_S)
+    for broken_s in heard_s[~np.isfinite(mono)]:
+        inside &= np.abs(ours_s - broken_s) > EDGE_S
+    expected = CubicSpline(heard_s, np.nan_to_num(mono, posinf=0.0, neginf=0.0))(ours_s[inside])
+    assert inside.sum() > 0.7 * min(len(ours_s), len(mono) * 16_000 / reference.rate_hz) - 1
+    assert np.abs(clip.waveform[: clip.waveform_samples][inside] - expected).max() <= MOST_SOUND
