@@ -1,6 +1,5 @@
 """The table of odd files: how each is made, and what reading it is to give."""
 
-import io
 import os
 import socket
 import zipfile
@@ -56,10 +55,6 @@ class Odd:
         The size asked for, where one is.
     sound : int
         Which of its sound tracks is read.
-    why : str
-        What is odd about it.
-    like_reference : bool
-        Whether the reference program shows the same.
     """
 
     name: str
@@ -72,7 +67,6 @@ class Odd:
     window_s: tuple[float, float] | None = None
     short_side_px: int | None = None
     sound: int = 0
-    like_reference: bool = True
 
 
 def raw(data: bytes | str) -> Callable[[Path], None]:
@@ -94,10 +88,14 @@ def resized(path: Path) -> None:
 
 def joined(path: Path) -> None:
     """Two MPEG-TS one after the other, whose clock goes on but whose counters begin again."""
-    parts = [replace(TS, picture=Picture(from_s=at), sounds=(Sound(from_s=at),)) for at in (0.0, 2.0)]
+    join(path, Sound(), Sound(from_s=2.0))
+
+
+def join(path: Path, *sounds: Sound) -> None:
+    """Write one MPEG-TS after the other, each with a sound and with pictures from where that begins."""
     data = b""
-    for part in parts:
-        part(path)
+    for one in sounds:
+        replace(TS, picture=Picture(from_s=one.from_s), sounds=(one,))(path)
         data += path.read_bytes()
     path.write_bytes(data)
 
@@ -160,6 +158,16 @@ def start_ts(at_s: float) -> Making:
     return replace(TS, picture=Picture(from_s=at, seconds=4.0), sounds=(Sound(from_s=at, seconds=4.0),))
 
 
+def longer(making: Making, at_s: float = 0.0) -> Making:
+    """The same of 5 s, with a key picture each second, so that a reader may seek."""
+    picture = making.picture
+    if picture is not None:
+        options = {**picture.options, "g": str(picture.frames_per_s)}
+        picture = replace(picture, seconds=5.0, from_s=at_s, options=options)
+    sounds = tuple(replace(one, seconds=5.0, from_s=at_s) for one in making.sounds)
+    return replace(making, picture=picture, sounds=sounds)
+
+
 TS = Making(form="mpegts", options={"mpegts_copyts": "1"})
 FRONT, BACK = Making(options={"movflags": "+faststart"}), Making()
 AVI = Making(Picture("mpeg4"), (Sound("libmp3lame"),))
@@ -185,27 +193,54 @@ def sound(**changes: object) -> tuple[Sound]:
     return (replace(Sound(), **changes),)  # type: ignore[arg-type]
 
 
+FRAGMENTS = Making(options={"movflags": "+frag_keyframe+empty_moov+default_base_moof"})
+LIVE = Making(form="matroska", options={"live": "1"})
+WEBM = Making(Picture("libvpx-vp9"), sound(codec="libopus"))
+NO_TIMES = Making(Picture("mpeg4", options={"bf": "2"}), sound(codec="pcm_s16le"))
+PROGRAM = Making(Picture("mpeg2video", frames_per_s=25), sound(codec="mp2"), "mpeg")
+OGG = Making(Picture("libvpx"), sound(codec="vorbis", layout="stereo"), "ogg")
+WMV = Making(Picture("wmv2"), sound(codec="wmav2", rate_hz=44_100, layout="stereo"), "asf")
+REORDERED = Making(video(options={"preset": "veryfast", "bf": "3"}))
+MP3, FLAC = Making(None, sound(codec="libmp3lame")), Making(None, sound(codec="flac"))
+SOUGHT = {
+    "index_last.mp4": BACK,
+    "reordered.mp4": REORDERED,
+    "fragments.mp4": FRAGMENTS,
+    "usual.mkv": MKV,
+    "no_duration.mkv": LIVE,
+    "usual.webm": WEBM,
+    "usual.avi": AVI,
+    "no_times.avi": NO_TIMES,
+    "usual.ts": TS,
+    "reordered.ts": replace(REORDERED, form="mpegts"),
+    "program.mpg": PROGRAM,
+    "usual.flv": FLV,
+    "vp8.ogv": OGG,
+    "usual.wmv": WMV,
+}
+CLOCK_PARTS = {"starts_late": 1000.0, "clock_wraps": CLOCK_END_S - 2.7, "starts_early": CLOCK_END_S - 0.5}
+
 READ = (
     Odd("usual.mp4", FRONT),
     Odd("index_last.mp4", BACK),
-    Odd("fragments.mp4", Making(options={"movflags": "+frag_keyframe+empty_moov+default_base_moof"})),
+    Odd("fragments.mp4", FRAGMENTS),
     Odd("prores.mov", Making(Picture("prores_ks", pix_fmt="yuv422p10le"), sound(codec="pcm_s24be"))),
     Odd("usual.mkv", MKV),
-    Odd("no_duration.mkv", Making(form="matroska", options={"live": "1"})),
-    Odd("usual.webm", Making(Picture("libvpx-vp9"), sound(codec="libopus"))),
+    Odd("no_duration.mkv", LIVE),
+    Odd("usual.webm", WEBM),
     Odd("av1.mp4", Making(Picture("libsvtav1"))),
     Odd("usual.avi", AVI),
     Odd("mjpeg.avi", Making(Picture("mjpeg", pix_fmt="yuvj420p"), sound(codec="pcm_u8", rate_hz=11_025))),
-    Odd("no_times.avi", Making(Picture("mpeg4", options={"bf": "2"}), sound(codec="pcm_s16le"))),
+    Odd("no_times.avi", NO_TIMES),
     Odd("usual.ts", TS),
-    Odd("program.mpg", Making(Picture("mpeg2video", frames_per_s=25), sound(codec="mp2"), "mpeg"), seconds=2.5),
+    Odd("program.mpg", PROGRAM, seconds=2.5),
     Odd("usual.flv", FLV),
-    Odd("vp8.ogv", Making(Picture("libvpx"), sound(codec="vorbis", layout="stereo"), "ogg")),
-    Odd("usual.wmv", Making(Picture("wmv2"), sound(codec="wmav2", rate_hz=44_100, layout="stereo"), "asf")),
+    Odd("vp8.ogv", OGG),
+    Odd("usual.wmv", WMV),
     Odd("ffv1.mkv", Making(Picture("ffv1"), sound(codec="flac"))),
     Odd("song.wav", WAV, wh=(0, 0), missing="picture", one_view=True),
-    Odd("song.mp3", Making(None, sound(codec="libmp3lame")), wh=(0, 0), missing="picture", one_view=True),
-    Odd("song.flac", Making(None, sound(codec="flac")), wh=(0, 0), missing="picture", one_view=True),
+    Odd("song.mp3", MP3, wh=(0, 0), missing="picture", one_view=True),
+    Odd("song.flac", FLAC, wh=(0, 0), missing="picture", one_view=True),
     Odd("cover.mp3", Making(None, sound(codec="libmp3lame"), cover=True), wh=(0, 0), missing="picture", one_view=True),
     Odd("silent_film.mp4", Making(sounds=()), missing="sound", one_view=True),
     Odd("cover.mp4", Making(cover=True)),
@@ -246,8 +281,13 @@ READ = (
     Odd("starts_late.ts", start_ts(1000.0), seconds=4.0),
     Odd("clock_wraps.ts", start_ts(CLOCK_END_S - 1.7), seconds=4.0),
     Odd("clock_ends_soon.ts", start_ts(90_000.0), seconds=4.0),
-    Odd("cut.ts", replace(TS, patches=(cut(0.5),)), seconds=1.0),
+    Odd("cut.ts", replace(TS, patches=(cut(0.5),)), seconds=1.1),
     Odd("window.mp4", BACK, window_s=(0.5, 1.75), seconds=1.25),
+    *(Odd(f"late_{name}", longer(one), window_s=(2.3, 4.3)) for name, one in SOUGHT.items()),
+    *(Odd(f"late_{name}.ts", longer(TS, at), window_s=(2.3, 4.3)) for name, at in CLOCK_PARTS.items()),
+    Odd("late_song.mp3", longer(MP3), wh=(0, 0), missing="picture", one_view=True, window_s=(2.3, 4.3)),
+    Odd("late_song.flac", longer(FLAC), wh=(0, 0), missing="picture", one_view=True, window_s=(2.3, 4.3)),
+    Odd("channels_change.ts", lambda path: join(path, Sound(), Sound(from_s=2.0, layout="stereo")), seconds=4.0),
     Odd("huge_flat.mp4", Making(video(size_wh=FULL_HD_4, frames_per_s=4, flat=True)), wh=(114, 64), short_side_px=64),
     Odd("said_65535.mp4", replace(BACK, patches=(change(b"avc1", 24, ">HH", 65_535, 65_535, which=1),)), wh=(128, 72)),
     Odd("said_8192.mp4", replace(BACK, patches=(change(b"avc1", 24, ">HH", 8192, 8192, which=1),)), wh=(128, 72)),
@@ -318,6 +358,7 @@ REFUSED = (
     Odd("media_zeros.mp4", replace(BACK, patches=(fill_media(None),)), "decode_failed"),
     Odd("media_noise.mp4", replace(BACK, patches=(fill_media(NOISE),)), "decode_failed"),
     Odd("elsewhere.mp4", elsewhere, "truncated"),
+    Odd("rate_changes.ts", lambda path: join(path, Sound(), Sound(from_s=2.0, rate_hz=32_000)), "decode_failed"),
     Odd("window_outside.mp4", BACK, "window_outside", window_s=(5.0, 7.0)),
 )
 

@@ -16,10 +16,17 @@ from av.codec.context import Flags
 from av.stream import Disposition
 
 Patch = Callable[[bytes], bytes]
-FAST = {"libx264": {"preset": "ultrafast", "crf": "18"}, "libx265": {"preset": "ultrafast", "x265-params": "log-level=0"}}
+FAST = {
+    "libx264": {"preset": "ultrafast", "crf": "18"},
+    "libx265": {"preset": "ultrafast", "x265-params": "log-level=0"},
+}
 FAST["libvpx-vp9"] = {"deadline": "realtime", "cpu-used": "8"}
 FAST["libsvtav1"] = {"preset": "12", "svtav1-params": "lp=1"}
-SOUND_OPTIONS = {"vorbis": {"strict": "-2"}, "wmav2": {"b": "128000"}}
+SOUND_OPTIONS = {
+    "aac": {"b": "96000", "aac_coder": "fast"},
+    "vorbis": {"strict": "-2"},
+    "wmav2": {"b": "128000"},
+}
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,9 @@ class Picture:
         if self.times_s:
             return [round(time_s * 1000) for time_s in self.times_s], Fraction(1, 1000)
         first = round(self.from_s * self.frames_per_s)
-        return list(range(first, first + max(1, round(self.seconds * self.frames_per_s)))), 1 / Fraction(self.frames_per_s)
+        return list(range(first, first + max(1, round(self.seconds * self.frames_per_s)))), 1 / Fraction(
+            self.frames_per_s
+        )
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,6 @@ class Sound:
     hz: float = 300.0
     loudness: float = 0.5
     default: bool = True
-    sample_format: str = "fltp"
     broken: bool = False
 
     def waveform(self) -> np.ndarray:
@@ -106,15 +114,14 @@ def scene(size_wh: tuple[int, int], time_s: float, *, flat: bool = False) -> np.
     """Return smooth colours that drift and change their brightness, uint8 [H, W, 3]."""
     if flat:
         return np.full((size_wh[1], size_wh[0], 3), (90, 120, 60), np.uint8)
-    across, down = np.linspace(0, 1, size_wh[0], dtype=np.float32), np.linspace(0, 1, size_wh[1], dtype=np.float32)
-    waves = [np.cos(np.pi * (across + time_s + shift))[None] * np.cos(np.pi * (down - shift))[:, None] for shift in (0, 0.3, 0.6)]
+    across, down = (np.linspace(0, 1, length, dtype=np.float32) for length in size_wh)
+    shifts = np.array([0, 0.3, 0.6], np.float32)
+    waves = np.cos(np.pi * (across[:, None] + time_s + shifts)) * np.cos(np.pi * (down[:, None, None] - shifts))
     light = 115 + 30 * np.sin(2.4 * time_s)
-    return (light + 60 * np.stack(waves, axis=2)).astype(np.uint8)
+    return (light + 60 * waves).astype(np.uint8)
 
 
-def encode_picture(
-    media: av.container.OutputContainer, picture: Picture, *, into: Any = None
-) -> list[av.Packet]:
+def encode_picture(media: av.container.OutputContainer, picture: Picture, *, into: Any = None) -> list[av.Packet]:
     """Return the packets of a new track, or with `into` more packets of that one by an encoder of their own."""
     options = {"threads": "1", **FAST.get(picture.codec, {}), **picture.options}
     ticks, unit = picture.ticks()
@@ -155,7 +162,8 @@ def encode_cover(media: av.container.OutputContainer) -> list[av.Packet]:
 
 def encode_sound(media: av.container.OutputContainer, sound: Sound) -> list[av.Packet]:
     """Return the packets of a new sound track."""
-    stream: Any = media.add_stream(sound.codec, rate=sound.rate_hz, layout=sound.layout, options=SOUND_OPTIONS.get(sound.codec, {}))
+    options = SOUND_OPTIONS.get(sound.codec, {})
+    stream: Any = media.add_stream(sound.codec, rate=sound.rate_hz, layout=sound.layout, options=options)
     stream.codec_context.flags |= Flags.bitexact
     if not sound.default:
         stream.disposition = Disposition(0)
@@ -176,7 +184,7 @@ def encoded_picture(codec: str, pix_fmt: str) -> bytes:
 
 
 def change(box: bytes, offset: int, form: str, *values: int, which: int = 0) -> Patch:
-    """Return what overwrites values in a box of an MP4, `offset` bytes after the name of the first (0) or a later one."""
+    """Return what overwrites values `offset` bytes after the name of a box, the first (0) of that name or a later one."""
 
     def patch(data: bytes) -> bytes:
         at = data.index(box)

@@ -1,4 +1,7 @@
-"""Files of odd kinds: each gives what its record says, shows what another program shows, and costs its neighbours nothing."""
+"""Files of odd kinds: each gives what its record says and shows what another program shows.
+
+And it costs its neighbours in the same run nothing.
+"""
 
 import json
 import os
@@ -7,11 +10,11 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 from odd_files import ODD_FILES, READ, Odd
@@ -27,13 +30,14 @@ from extract.media.pool import DecodeRequest, decode_many
 MOST_S = 60.0
 """What the run over all files may take, seconds; it takes some 3 on two cores."""
 PROGRAMS = ("ffmpeg", "ffprobe")
-DIFFERENT = 1e-3
-MEAN_LEVELS, MOST_LEVELS = 1.0, 4
+CLOCK_S = 1e-3
+MEAN_LEVELS, MOST_LEVELS = 0.5, 8
 MOST_SOUND = 0.02
 EDGE_S = 0.05
+SHIFT_S = 1e-5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """What one run over all files gave."""
 
@@ -120,9 +124,9 @@ def test_nothing_hangs(run: Run) -> None:
     assert run.wall_s < MOST_S
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Reference:
-    """What the other program decodes: times in seconds on its clock, pictures [n, H, W, 3], sound [channels, samples]."""
+    """What the other program decodes: pictures [n, H, W, 3] and sound [channels, samples], times in seconds."""
 
     start_s: float
     picture_times_s: np.ndarray
@@ -130,6 +134,7 @@ class Reference:
     sound_from_s: float
     rate_hz: int
     sound: np.ndarray
+    sound_tick_s: float
 
     @property
     def origin_s(self) -> float:
@@ -150,8 +155,8 @@ def programs() -> None:
 
 def ask_ffprobe(path: Path) -> dict[str, Any]:
     """Return the streams and frames of a file, as ffprobe tells them."""
-    frame = "frame=stream_index,best_effort_timestamp_time"
-    entries = f"format=start_time:stream=index,codec_type,sample_rate,channels:stream_disposition=attached_pic:{frame}"
+    stream = "stream=index,codec_type,sample_rate,channels,time_base:stream_disposition=attached_pic"
+    entries = f"format=start_time:{stream}:frame=stream_index,best_effort_timestamp_time"
     command = ["ffprobe", "-v", "error", "-show_entries", entries, "-of", "json", f"file:{path}"]
     told: dict[str, Any] = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=30).stdout)
     return told
@@ -178,16 +183,26 @@ def read_reference(path: Path, target: Path, odd: Odd) -> Reference:
     sounding = [one for one in told["streams"] if one["codec_type"] == "audio"]
     times: dict[int, list[float]] = {one["index"]: [] for one in told["streams"]}
     for frame in told["frames"]:
-        times[frame["stream_index"]].append(float(frame["best_effort_timestamp_time"]))
-    pictures, sound, rate_hz, from_s = np.zeros((0, 0, 0, 3), np.uint8), np.zeros((1, 0), np.float32), 1, 0.0
+        times[frame["stream_index"]].append(float(frame.get("best_effort_timestamp_time", "nan")))
+    pictures, sound = np.zeros((0, 0, 0, 3), np.uint8), np.zeros((1, 0), np.float32)
+    rate_hz, from_s, tick_s = 1, 0.0, 0.0
     if odd.missing != "picture":
         pictures = np.fromfile(target.with_suffix(".rgb"), np.uint8).reshape(-1, *odd.wh[::-1], 3)
     if odd.missing != "sound":
         track = sounding[odd.sound]
         sound = np.fromfile(target.with_suffix(".f32"), np.float32).reshape(-1, track["channels"]).T
         rate_hz, from_s = int(track["sample_rate"]), times[track["index"]][0]
-    shown_s = np.array(times[pictured[0]] if pictured else [])
-    return Reference(float(told["format"]["start_time"]), shown_s, pictures, from_s, rate_hz, sound)
+        tick_s = float(Fraction(track["time_base"]))
+    start_s = float(told["format"].get("start_time", 0.0))
+    shown_s = complete(np.array(times[pictured[0]] if pictured else []))
+    return Reference(start_s, shown_s, pictures, from_s, rate_hz, sound, tick_s)
+
+
+def complete(times_s: np.ndarray) -> np.ndarray:
+    """Give a last picture to which ffprobe gives no time (AVI, MPEG-PS) the time after the one before."""
+    if len(times_s) > 2 and np.isnan(times_s[-1]):
+        times_s[-1] = 2 * times_s[-2] - times_s[-3]
+    return times_s
 
 
 @pytest.fixture
@@ -214,19 +229,25 @@ def compare_pictures(clip: DecodedClip, reference: Reference) -> None:
     assert len(times_s) == len(reference.pictures)
     on_screen = np.searchsorted(times_s, middles_s(clip.start_s, clip.end_s) + 1e-6, side="right") - 1
     on_screen = np.maximum(on_screen, 0)
-    np.testing.assert_allclose(clip.frame_times_s, times_s[on_screen], atol=DIFFERENT)
+    np.testing.assert_allclose(clip.frame_times_s, times_s[on_screen], atol=CLOCK_S)
     levels = np.abs(clip.frames.astype(np.int16) - reference.pictures[on_screen])
     assert levels.mean() <= MEAN_LEVELS and levels.max() <= MOST_LEVELS, (levels.mean(), levels.max())
 
 
 def compare_sound(clip: DecodedClip, reference: Reference) -> None:
-    """The tone, low enough that no resampler changes it, is the same at each sample away from where sound begins or ends."""
+    """The tone, low enough that no resampler changes it, is the same at each sample.
+
+    Left out is where sound begins or ends. Where the container rounds times to more than a tenth of a millisecond, sound may lie up to one such tick elsewhere.
+    """
     mono = reference.sound.mean(axis=0, dtype=np.float64)
     heard_s = reference.sound_from_s - reference.origin_s + np.arange(len(mono)) / reference.rate_hz
-    ours_s = clip.start_s + np.arange(clip.waveform_samples) / 16_000
+    ours = clip.waveform[: clip.waveform_samples]
+    ours_s = clip.start_s + np.arange(len(ours)) / 16_000
     inside = (ours_s > heard_s[0] + EDGE_S) & (ours_s < heard_s[-1] - EDGE_S)
     for broken_s in heard_s[~np.isfinite(mono)]:
         inside &= np.abs(ours_s - broken_s) > EDGE_S
-    expected = CubicSpline(heard_s, np.nan_to_num(mono, posinf=0.0, neginf=0.0))(ours_s[inside])
-    assert inside.sum() > 0.7 * min(len(ours_s), len(mono) * 16_000 / reference.rate_hz) - 1
-    assert np.abs(clip.waveform[: clip.waveform_samples][inside] - expected).max() <= MOST_SOUND
+    assert inside.sum() > 0.7 * min(len(ours_s), len(mono) * 16_000 / reference.rate_hz)
+    tone = CubicSpline(heard_s, np.where(np.isfinite(mono), mono, 0.0))
+    tick_s = reference.sound_tick_s if reference.sound_tick_s > 1e-4 else 0.0
+    shifts_s = [0.0, *np.arange(-tick_s, tick_s, SHIFT_S)] if tick_s else [0.0]
+    assert any(np.abs(ours[inside] - tone(ours_s[inside] + shift_s)).max() <= MOST_SOUND for shift_s in shifts_s)
