@@ -5,6 +5,7 @@ second or more late (MPEG-TS, a cut live stream), or before zero by more than a 
 clock wraps): there it starts at the file's earliest packet.
 """
 
+import errno
 import os
 import stat
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ REASONS: dict[str, str] = {
     "decode_failed": "picture or sound cannot be decoded; convert the file again from its source",
     "window_outside": "the window is not inside the file; correct start_s and end_s",
     "timeout": "decoding took longer than its deadline; cut the clip out of the file first, or allow more time",
-    "memory": "decoding was stopped for want of memory; use fewer jobs, or scale the video down",
+    "memory": "more memory was asked for than there is; allow more, or use fewer jobs; damaged files may ask for any amount",
 }
 """Why a clip is refused: code -> one sentence with the remedy."""
 
@@ -217,11 +218,11 @@ def _open_container(path: Path) -> InputContainer:
     options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
     try:
         return av.open(f"file:{path.absolute()}", options=options, metadata_errors="replace")
-    except PermissionError as error:
-        raise MediaError("unreadable", path) from error
     except (av.error.MemoryError, MemoryError) as error:
         raise MediaError("memory", path) from error
     except (av.error.FFmpegError, OSError, ValueError) as error:
+        if getattr(error, "errno", 0) == errno.EACCES:  # demuxers give the other error of permissions for damage
+            raise MediaError("unreadable", path) from error
         if _starts_as_mp4(path):
             raise MediaError("truncated", path, "the index of the MP4 is missing or cut") from error
         raise MediaError("not_media", path) from error

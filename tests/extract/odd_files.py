@@ -55,6 +55,8 @@ class Odd:
         The size asked for, where one is.
     sound : int
         Which of its sound tracks is read.
+    sound_compared : bool
+        Whether the reference program averages its channels as is done here.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Odd:
     window_s: tuple[float, float] | None = None
     short_side_px: int | None = None
     sound: int = 0
+    sound_compared: bool = True
 
 
 def raw(data: bytes | str) -> Callable[[Path], None]:
@@ -91,6 +94,11 @@ def joined(path: Path) -> None:
     join(path, Sound(), Sound(from_s=2.0))
 
 
+def channels_change(path: Path) -> None:
+    """From the third second on the sound has two channels, of 0.5 and 0.25 of full scale."""
+    join(path, Sound(), Sound(from_s=2.0, layout="stereo"))
+
+
 def join(path: Path, *sounds: Sound) -> None:
     """Write one MPEG-TS after the other, each with a sound and with pictures from where that begins."""
     data = b""
@@ -98,6 +106,14 @@ def join(path: Path, *sounds: Sound) -> None:
         replace(TS, picture=Picture(from_s=one.from_s), sounds=(one,))(path)
         data += path.read_bytes()
     path.write_bytes(data)
+
+
+def attached(path: Path) -> None:
+    """A Matroska file with a picture attached to it."""
+    with av.open(str(path), "w") as media:
+        tracks = encode_picture(media, Picture()), encode_sound(media, Sound())
+        media.add_attachment("cover.jpg", "image/jpeg", encoded_picture("mjpeg", "yuvj420p"))
+        mux(media, *tracks)
 
 
 def zipped(path: Path) -> None:
@@ -180,6 +196,7 @@ MPEG2_INTERLACED = {"flags": "+ildct+ilme"}
 HDR = {"color_primaries": 9, "color_trc": 16, "colorspace": 9, "color_range": 1}
 VFR_S = (0.0, 0.031, 0.04, 0.3, 0.71, 0.72, 0.9, 1.35, 1.351, 1.6, 1.93)
 EDITS = (change(b"elst", 8, ">Ii", 1500, 6 * 1024), change(b"elst", 8, ">Ii", 1500, 24_000 + 1024, which=1))
+ENCRYPTION = {"encryption_scheme": "cenc-aes-ctr", "encryption_key": "0" * 32, "encryption_kid": "1" * 32}
 FULL_HD_4 = (3840, 2160)
 
 
@@ -244,6 +261,7 @@ READ = (
     Odd("cover.mp3", Making(None, sound(codec="libmp3lame"), cover=True), wh=(0, 0), missing="picture", one_view=True),
     Odd("silent_film.mp4", Making(sounds=()), missing="sound", one_view=True),
     Odd("cover.mp4", Making(cover=True)),
+    Odd("attached.mkv", attached),
     Odd("uneven_rate.mkv", Making(video(times_s=VFR_S))),
     Odd("slow.mp4", Making(video(frames_per_s=Fraction(1, 2), seconds=4.0), sound(seconds=4.0)), seconds=4.0),
     Odd("quick.mp4", Making(video(frames_per_s=240, seconds=1.0), sound(seconds=1.0)), seconds=1.0),
@@ -287,7 +305,7 @@ READ = (
     *(Odd(f"late_{name}.ts", longer(TS, at), window_s=(2.3, 4.3)) for name, at in CLOCK_PARTS.items()),
     Odd("late_song.mp3", longer(MP3), wh=(0, 0), missing="picture", one_view=True, window_s=(2.3, 4.3)),
     Odd("late_song.flac", longer(FLAC), wh=(0, 0), missing="picture", one_view=True, window_s=(2.3, 4.3)),
-    Odd("channels_change.ts", lambda path: join(path, Sound(), Sound(from_s=2.0, layout="stereo")), seconds=4.0),
+    Odd("channels_change.ts", channels_change, seconds=4.0, sound_compared=False),
     Odd("huge_flat.mp4", Making(video(size_wh=FULL_HD_4, frames_per_s=4, flat=True)), wh=(114, 64), short_side_px=64),
     Odd("said_65535.mp4", replace(BACK, patches=(change(b"avc1", 24, ">HH", 65_535, 65_535, which=1),)), wh=(128, 72)),
     Odd("said_8192.mp4", replace(BACK, patches=(change(b"avc1", 24, ">HH", 8192, 8192, which=1),)), wh=(128, 72)),
@@ -358,6 +376,10 @@ REFUSED = (
     Odd("media_zeros.mp4", replace(BACK, patches=(fill_media(None),)), "decode_failed"),
     Odd("media_noise.mp4", replace(BACK, patches=(fill_media(NOISE),)), "decode_failed"),
     Odd("elsewhere.mp4", elsewhere, "truncated"),
+    Odd("damaged_header.wmv", replace(WMV, patches=(change(bytes.fromhex("9107dcb7"), 20, "<I", 0),)), "not_media"),
+    Odd("encrypted.mp4", Making(options=ENCRYPTION), "decode_failed"),
+    Odd("no_fragments.mp4", replace(FRAGMENTS, patches=(cut(0.04),)), "truncated"),
+    Odd("long_box.mp4", replace(BACK, patches=(change(b"stts", 4, ">I", 0x7FFFFFFF),)), "memory"),
     Odd("rate_changes.ts", lambda path: join(path, Sound(), Sound(from_s=2.0, rate_hz=32_000)), "decode_failed"),
     Odd("window_outside.mp4", BACK, "window_outside", window_s=(5.0, 7.0)),
 )

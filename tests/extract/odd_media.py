@@ -184,7 +184,7 @@ def encoded_picture(codec: str, pix_fmt: str) -> bytes:
 
 
 def change(box: bytes, offset: int, form: str, *values: int, which: int = 0) -> Patch:
-    """Return what overwrites values `offset` bytes after the name of a box, the first (0) of that name or a later one."""
+    """Return what overwrites values `offset` bytes after a box's name, the first (0) or a later one."""
 
     def patch(data: bytes) -> bytes:
         at = data.index(box)
