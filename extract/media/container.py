@@ -55,7 +55,7 @@ REASONS: dict[str, str] = {
     "decode_failed": "picture or sound cannot be decoded; convert the file again from its source",
     "window_outside": "the window is not inside the file; correct start_s and end_s",
     "timeout": "decoding took longer than its deadline; cut the clip out of the file first, or allow more time",
-    "memory": "more memory was asked for than there is; allow more, or use fewer jobs; damaged files may ask for any amount",
+    "memory": "it took more memory than allowed; allow more, or use fewer jobs; a damaged file may ask for any amount",
 }
 """Why a clip is refused: code -> one sentence with the remedy."""
 

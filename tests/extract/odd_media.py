@@ -1,6 +1,7 @@
 """Making small media files of odd kinds: smooth moving pictures and a rising tone, in any container and coding.
 
-Everything is made by PyAV and by changing bytes; no other program is needed. `odd_files` has the table of files.
+Everything is made by PyAV and by changing bytes; no other program is needed. `odd_makers` has what takes more,
+`odd_files` the table of files.
 """
 
 import struct
