@@ -21,9 +21,13 @@ from odd_files import ODD_FILES, READ, Odd
 from odd_media import Making, Picture, Sound
 from scipy.interpolate import CubicSpline
 
+from cache.records import Clip
+from cache.store import FeatureCache
+from extract.examine import Decoding, examine
+from extract.media import limits
 from extract.media.container import MAX_CLOCK_OFFSET_S, MAX_LEAD_IN_S, REASONS, MediaError
 from extract.media.decode import DecodedClip, read_clip
-from extract.media.limits import Limits
+from extract.media.limits import Limits, ReadingRules
 from extract.media.pictures import FRAMES, middles_s
 from extract.media.pool import DecodeRequest, decode_many
 
@@ -117,6 +121,39 @@ def test_each_stretch_of_sound_is_the_mean_of_its_own_channels(run: Run) -> None
     assert isinstance(clip, DecodedClip)
     loudest = [np.abs(clip.waveform[first : first + 12_800]).max() for first in (1_600, 17_600, 33_600, 49_600)]
     np.testing.assert_allclose(loudest, [0.5, 0.5, 0.375, 0.375], atol=0.03)
+
+
+@pytest.mark.parametrize("name", ["cut_index_first.mp4", "cut.mkv", "cut.avi", "cut.flv", "sound_damaged.avi"])
+def test_incomplete_files_can_be_taken(run: Run, name: str) -> None:
+    """What is refused as incomplete is read where that is allowed, and says how much of it was."""
+    clip = read_clip(run.folder / name, allow_partial=True)
+    assert " s in the window" in clip.partial
+    assert len(clip.frames) == FRAMES and clip.waveform_samples > 8_000
+
+
+def test_incomplete_files_are_tried_again_once_allowed(run: Run, tmp_path: Path) -> None:
+    """A refusal on record does not stand where partial clips are taken, whether the end lacks or the middle."""
+    cache = FeatureCache(tmp_path / "work", create=True)
+    clips = [Clip(name, str(run.folder / name), "sad") for name in ("cut.mkv", "sound_damaged.avi")]
+    refused = examine(cache, clips, Decoding(1))
+    taken = examine(cache, clips, Decoding(1, rules=ReadingRules(allow_partial=True)))
+    assert [status.reason for status in refused] == ["truncated", "decode_failed"]
+    assert [(status.ok, status.reason) for status in taken] == [(True, "partial")] * 2
+
+
+def test_the_page_has_every_refusal() -> None:
+    """The table of codes in docs/media.md is that of the code, and so are its limits."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "media.md").read_text(encoding="utf-8")
+    rows = ["| `{}` | {} | {} |".format(code, *sentence.split("; ", 1)) for code, sentence in REASONS.items()]
+    assert [row for row in rows if row not in page] == []
+    assert page.count("\n| `") == len(rows)
+    figures = (limits.MAX_CHANNELS, limits.MAX_RATE_HZ, limits.MAX_PACKETS, limits.MAX_FRAMES, limits.MAX_OPEN_FILES)
+    assert [figure for figure in figures if f"{figure:,} " not in page] == []
+    usual = Limits()
+    said = (f"{usual.deadline_s:g} s and {usual.deadline_per_s:g} s", f"{usual.memory_mb} MB")
+    assert all(
+        words in page for words in (*said, f"over {limits.MAX_ASPECT} to 1", f"{limits.MAX_FILE_BYTES >> 30} GiB")
+    )
 
 
 def test_neighbours_are_unchanged(run: Run) -> None:
