@@ -32,6 +32,7 @@ MARK_RULES = f"{MEDIA_RULES}, marks 1"
 """What decides the marks of a clip; raise the number whenever those of `extract.likeness` change."""
 RETRIED = frozenset({"timeout", "memory"})
 LACKING = frozenset({"no_audio", "no_video"})
+INCOMPLETE = frozenset({"truncated", "decode_failed"})
 PARTIAL = "partial"
 """Marks a clip that was taken although less than 95 % of it could be decoded."""
 UNREAD = "unread"
@@ -149,7 +150,7 @@ def _holds(outcome: Outcome, decoding: Decoding) -> bool:
     if outcome.reason in RETRIED:
         return False
     other_views = outcome.reason in LACKING if decoding.impute else bool(outcome.missing)
-    return not other_views and outcome.reason != ("truncated" if decoding.rules.allow_partial else PARTIAL)
+    return not other_views and outcome.reason not in (INCOMPLETE if decoding.rules.allow_partial else {PARTIAL})
 
 
 def _key(clip: Clip, file_sha256: str) -> str:

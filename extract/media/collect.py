@@ -64,6 +64,8 @@ class DecodedClip:
 
 def settle_window(opened: Opened, start_s: float, end_s: float | None) -> tuple[float, float]:
     """Return the window in seconds, cut at the end of a file that holds at least 95 % of it."""
+    if opened.duration_s <= 0.0:
+        raise MediaError("truncated", opened.path, "it is 0 s long")
     asked = min(start_s + WINDOW_S, opened.duration_s) if end_s is None else end_s
     end = min(asked, opened.duration_s)
     if not (0.0 <= start_s < end and end - start_s >= COMPLETE * (asked - start_s) - 1e-9):

@@ -1,9 +1,11 @@
 """Opening a media file safely, what its headers say, and why a file is refused.
 
 Times are seconds on the clip clock. The clip clock is the file's own presentation clock, except where a file starts a
-second or more late (MPEG-TS, a cut live stream): there it starts at the file's earliest packet.
+second or more late (MPEG-TS, a cut live stream), or before zero by more than a sound coder's lead-in (MPEG-TS whose
+clock wraps): there it starts at the file's earliest packet.
 """
 
+import errno
 import os
 import stat
 from dataclasses import dataclass
@@ -28,6 +30,8 @@ from extract.media.limits import (
 )
 
 MAX_CLOCK_OFFSET_S = 1.0
+MAX_LEAD_IN_S = 0.2
+"""Sound that its coder put before time 0, and that nobody is to hear, is no longer than this."""
 PROBE_BYTES = 12
 
 FORMATS = (
@@ -51,7 +55,7 @@ REASONS: dict[str, str] = {
     "decode_failed": "picture or sound cannot be decoded; convert the file again from its source",
     "window_outside": "the window is not inside the file; correct start_s and end_s",
     "timeout": "decoding took longer than its deadline; cut the clip out of the file first, or allow more time",
-    "memory": "decoding was stopped for want of memory; use fewer jobs, or scale the video down",
+    "memory": "it took more memory than allowed; allow more, or use fewer jobs; a damaged file may ask for any amount",
 }
 """Why a clip is refused: code -> one sentence with the remedy."""
 
@@ -168,7 +172,7 @@ def open_media(path: Path | str, *, threads: int = 1, one_view: bool = False) ->
         if video is not None:
             video.codec_context.options = {"max_pixels": str(MAX_CODED_PIXELS)}
         start_s = (media.start_time or 0) / av.time_base
-        origin_s = start_s if start_s >= MAX_CLOCK_OFFSET_S else 0.0
+        origin_s = 0.0 if -MAX_LEAD_IN_S <= start_s < MAX_CLOCK_OFFSET_S else start_s
         end_s = start_s + media.duration / av.time_base if media.duration else _last_packet_end_s(path)
     except BaseException:
         media.close()
@@ -214,11 +218,11 @@ def _open_container(path: Path) -> InputContainer:
     options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
     try:
         return av.open(f"file:{path.absolute()}", options=options, metadata_errors="replace")
-    except PermissionError as error:
-        raise MediaError("unreadable", path) from error
     except (av.error.MemoryError, MemoryError) as error:
         raise MediaError("memory", path) from error
     except (av.error.FFmpegError, OSError, ValueError) as error:
+        if getattr(error, "errno", 0) == errno.EACCES:  # demuxers give the other error of permissions for damage
+            raise MediaError("unreadable", path) from error
         if _starts_as_mp4(path):
             raise MediaError("truncated", path, "the index of the MP4 is missing or cut") from error
         raise MediaError("not_media", path) from error
@@ -235,7 +239,9 @@ def _pick_streams(path: Path, media: InputContainer, *, one_view: bool) -> tuple
     audio: Any = media.streams.best("audio")
     if video is not None and Disposition.attached_pic & video.disposition:
         video = None
-    if video is None and (audio is None or not one_view):
+    if video is None and audio is None:
+        raise MediaError("not_media", path, "there is neither picture nor sound in it")
+    if video is None and not one_view:
         raise MediaError("no_video", path, "the file has no picture track")
     if audio is None and not one_view:
         raise MediaError("no_audio", path, "the file has no sound track")

@@ -20,8 +20,7 @@ MAX_CHANNELS = 64
 MAX_FILE_BYTES = 256 << 30
 MAX_PACKETS = 4_000_000
 MAX_FRAMES = 2_000_000
-MAX_SAMPLES = 1 << 33
-"""Packets, pictures and samples of one stream on the way to the end of a window; several times those of ten hours."""
+"""Packets, and pictures or stretches of sound, on the way to the end of a window; several times those of ten hours."""
 MAX_OPEN_FILES = 64
 
 

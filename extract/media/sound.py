@@ -7,7 +7,7 @@ import numpy as np
 
 from cache.records import WINDOW_S
 from extract.media.container import MediaError, Opened, check_sound
-from extract.media.taker import Extent, Taker, check_complete, preroll_s, seconds
+from extract.media.taker import SLACK_S, Extent, Taker, check_complete, preroll_s, seconds
 
 SAMPLE_RATE_HZ = 16_000
 SAMPLES = int(SAMPLE_RATE_HZ * WINDOW_S)
@@ -67,7 +67,9 @@ class Sound(Taker):
         if not self.covered:
             raise MediaError("decode_failed" if self.failures else "truncated", self.opened.path, "no sound decoded")
         extent = Extent("sound", self.covered / self.rate_hz, declared_s, self.failures)
-        check_complete(self.opened.path, extent, damage=self.failures > 1, allow_partial=allow_partial)
+        reached = self.base_s + self.cursor / self.rate_hz >= min(last_s, self.end_s) - SLACK_S  # what lacks is a gap
+        damage = self.failures > 1 or reached
+        check_complete(self.opened.path, extent, damage=damage, allow_partial=allow_partial)
         resampled = _resample(self.samples, self.rate_hz)
         offset = round((self.start_s - self.base_s) * SAMPLE_RATE_HZ)
         last_s = min(self.end_s, self.base_s + self.cursor / self.rate_hz)
