@@ -25,7 +25,7 @@ def test_each_seed_is_read_whole(name: str, tmp_path: Path) -> None:
     """Unharmed, each of the eight gives all that it holds."""
     clip = read_clip(make_seed(tmp_path, name))
     assert clip.frames.shape == (32, 48, 64, 3) and not clip.partial and not clip.damaged
-    assert clip.waveform_samples >= 15_200 and clip.waveform.std() > 0.01
+    assert clip.waveform_samples >= 15_200 and clip.waveform[: clip.waveform_samples].std() > 0.02
 
 
 def test_a_mutant_follows_from_its_number(tmp_path: Path) -> None:

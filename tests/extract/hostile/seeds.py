@@ -61,11 +61,12 @@ SEEDS: dict[str, Seed] = {
 """Name -> how it is written."""
 
 
-def make_seed(folder: Path, name: str) -> Path:
-    """Write one; the same name gives the same bytes."""
+def make_seed(folder: Path, name: str, *, late_index: bool = False) -> Path:
+    """Write one; the same name gives the same bytes. With `late_index` an MP4's index stands behind its media."""
     seed = SEEDS[name]
     path = folder / f"{name}.{seed.suffix}"
-    with av.open(str(path), "w", format=seed.container, options={**DETERMINISTIC, **seed.options}) as media:
+    options = DETERMINISTIC | ({} if late_index else dict(seed.options))
+    with av.open(str(path), "w", format=seed.container, options=options) as media:
         packets = [*_pictures(media, seed.video), *_sound(media, seed.audio)]
         for packet in sorted(packets, key=lambda packet: float((packet.dts or 0) * (packet.time_base or 0))):
             media.mux(packet)
