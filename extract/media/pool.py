@@ -9,14 +9,18 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures import wait as wait_for
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
@@ -27,6 +31,10 @@ from extract.media.decode import DecodedClip, read_clip
 from extract.media.limits import Limits, allow_cpu, confine
 
 AHEAD_PER_JOB = 2
+POOLS_PER_REQUEST = 3
+"""So often a request is asked anew where the pool breaks; then it is refused."""
+LOST_AFTER_S = 30.0
+"""No result so long after its deadline, which the pool keeps, is lost with the pool."""
 KILLED_FOR_MEMORY = (-signal.SIGKILL, 128 + signal.SIGKILL)
 KILLED_FOR_TIME = (-signal.SIGXCPU, 128 + signal.SIGXCPU)
 NOT_STARTED = (
@@ -129,24 +137,71 @@ def work_apart(
     if jobs < 1:
         raise ValueError(f"jobs is {jobs}, expected 1 or more")
     check_can_start()
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPool(max_workers=jobs, context=context, initializer=prepare_worker, initargs=(limits,))
-    waiting: deque[tuple[Asked, ProcessFuture[Found]]] = deque()
-    try:
+    with closing(_Crew(work, jobs, limits)) as crew:
         for request in requests:
-            seconds = limits.seconds_for(request.window_s)
-            future: ProcessFuture[Found] = pool.schedule(_timed, args=(work, request, seconds), timeout=seconds)
-            waiting.append((request, future))
-            if len(waiting) >= AHEAD_PER_JOB * jobs:
-                first, under_way = waiting.popleft()
-                found = _result(first, under_way)
-                yield first, found
-        for request, future in waiting:
-            found = _result(request, future)
-            yield request, found
-    finally:
-        pool.stop()
-        pool.join()
+            crew.ask(request)
+            if len(crew.waiting) >= AHEAD_PER_JOB * jobs:
+                yield crew.answer()
+        while crew.waiting:
+            yield crew.answer()
+
+
+class _Crew(Generic[Asked, Found]):
+    """Worker processes and the requests that they have in hand, in order.
+
+    A pool breaks where a worker ends that has nothing in hand, or just then; another takes its place and its requests.
+    """
+
+    def __init__(self, work: Callable[[Asked], Found], jobs: int, limits: Limits) -> None:
+        self.work, self.jobs, self.limits = work, jobs, limits
+        self.waiting: deque[tuple[Asked, ProcessFuture[Found]]] = deque()
+        self.pool = self._start()
+
+    def ask(self, request: Asked) -> None:
+        """Put a request behind the others."""
+        self.waiting.append((request, self._schedule(request)))
+
+    def answer(self) -> tuple[Asked, Found | MediaError]:
+        """Take the first request, and wait for its result."""
+        pools = 1
+        while not self._finished(*self.waiting[0]) and pools < POOLS_PER_REQUEST:
+            self._renew()
+            pools += 1
+        request, future = self.waiting.popleft()
+        return request, _result(request, future)
+
+    def close(self) -> None:
+        """Stop every worker at once."""
+        self.pool.stop()
+        self.pool.join()
+
+    def _start(self) -> ProcessPool:
+        context = multiprocessing.get_context("spawn")
+        return ProcessPool(max_workers=self.jobs, context=context, initializer=prepare_worker, initargs=(self.limits,))
+
+    def _schedule(self, request: Asked) -> "ProcessFuture[Found]":
+        if not self.pool.active:
+            self._renew()
+        seconds = self.limits.seconds_for(request.window_s)
+        return self.pool.schedule(_timed, args=(self.work, request, seconds), timeout=seconds)
+
+    def _finished(self, request: Asked, future: "ProcessFuture[Found]") -> bool:
+        """Wait for a result; False where the pool broke, or gives none long after the deadline."""
+        deadline = time.monotonic() + self.limits.seconds_for(request.window_s) + LOST_AFTER_S
+        while not future.done():
+            if not self.pool.active or time.monotonic() > deadline:
+                future.cancel()
+                return False
+            wait_for([future], timeout=1.0)
+        return not future.cancelled() and not isinstance(future.exception(), BrokenProcessPool)
+
+    def _renew(self) -> None:
+        """Start another pool, and ask it for what the one before leaves."""
+        self.close()
+        self.pool = self._start()
+        for place, (request, future) in enumerate(self.waiting):
+            if not future.done() or future.cancelled() or isinstance(future.exception(), BrokenProcessPool):
+                self.waiting[place] = (request, self._schedule(request))
 
 
 def check_can_start() -> None:
@@ -175,7 +230,7 @@ def _result(request: Asked, future: "ProcessFuture[Found]") -> Found | MediaErro
         return error
     except BrokenProcessPool as error:
         raise WorkersError(NOT_STARTED) from error
-    except FutureTimeoutError as error:
+    except (FutureTimeoutError, CancelledError) as error:
         return _refusal("timeout", request, error, "")
     except MemoryError as error:
         return _refusal("memory", request, error, "")
@@ -202,7 +257,12 @@ def _refusal(code: str, request: Request, cause: BaseException, detail: str) -> 
 
 def _timed(work: Callable[[Asked], Found], request: Asked, seconds: float) -> Found:
     allow_cpu(seconds)
-    return work(request)
+    try:
+        return work(request)
+    except (MediaError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - it costs this clip, and not every error survives the way to the parent
+        raise MediaError("decode_failed", request.path, f"{type(error).__name__}: {error}") from None
 
 
 def _decode(request: DecodeRequest) -> DecodedClip:
@@ -223,6 +283,7 @@ def _probe(request: ProbeRequest) -> MediaFacts:
 def prepare_worker(limits: Limits) -> None:
     """Hold a worker to its limits, leave interrupts to the main process, and end with it even if it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # ends also a worker that does not come back from a decoder
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()

@@ -4,6 +4,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.audio.frame import format_dtypes
 
 from cache.records import WINDOW_S
 from extract.media.container import MediaError, Opened, check_sound
@@ -81,7 +82,7 @@ class Sound(Taker):
 
 def _mono(frame: Any) -> np.ndarray:
     """Return the mean over channels of a stretch of sound, float32 [samples], full scale 1."""
-    values = frame.to_ndarray()
+    values = _values(frame)
     if not frame.format.is_planar:
         values = values.reshape(-1, frame.layout.nb_channels).T
     if values.dtype == np.uint8:
@@ -90,6 +91,19 @@ def _mono(frame: Any) -> np.ndarray:
         values = values / np.float64(-int(np.iinfo(values.dtype).min))
     mono: np.ndarray = values.mean(axis=0, dtype=np.float64).astype(np.float32)
     return mono
+
+
+def _values(frame: Any) -> np.ndarray:
+    """Return samples as they were decoded, [channels, samples], or [1, samples * channels] where they are interleaved.
+
+    Of eight planes and more PyAV takes what lies in memory behind the last for another, so they are counted here.
+    """
+    channels = frame.layout.nb_channels
+    if not frame.format.is_planar or channels < 8:
+        values: np.ndarray = frame.to_ndarray()
+        return values
+    kind = format_dtypes[frame.format.name]
+    return np.stack([np.frombuffer(plane, kind, frame.samples) for plane in frame.planes[:channels]])
 
 
 def _resample(samples: np.ndarray, rate_hz: int) -> np.ndarray:
