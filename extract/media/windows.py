@@ -144,13 +144,16 @@ def plan_windows(wish: WindowsWish) -> list[Window]:
     Raises
     ------
     MediaError
-        The file cannot be opened.
+        The file cannot be opened, or declares to be so long that there would be more than 100 000 windows.
     """
     with coded_errors(wish.path):
         opened = open_media(wish.path, one_view=wish.one_view)
         opened.media.close()
     duration_s = max(0.0, opened.duration_s)
-    starts_s = window_starts(duration_s, hop_s=wish.hop_s).tolist()
+    try:
+        starts_s = window_starts(duration_s, hop_s=wish.hop_s).tolist()
+    except InputError as error:  # what a file declares costs that file alone
+        raise MediaError("too_much", wish.path, str(error)) from error
     ends_s = [min(start_s + WINDOW_S, duration_s) for start_s in starts_s]
     if ends_s[-1] > duration_s - CLOCK_S:
         ends_s[-1] = duration_s

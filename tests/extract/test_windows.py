@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ from extract.media.decode import DecodedClip, MediaError, read_clip
 from extract.media.limits import Limits
 from extract.media.pictures import Picture, Pictures, picture_of
 from extract.media.windows import Window, WindowsWish, plan_windows, read_planned, read_windows, window_starts
+from hostile.seeds import make_seed
 from moodfuse.corpus import MOODS, ClipSettings, make_clip, render_frames, render_waveform, write_clip
 
 Results = Iterable[tuple[Window, DecodedClip | MediaError]]
@@ -130,6 +132,19 @@ def test_too_many_windows_are_refused() -> None:
     with pytest.raises(InputError, match="expected at most 100000; use a hop of 0.036 s or more"):
         window_starts(3630.0, hop_s=1e-3)
     assert len(window_starts(3630.0, hop_s=0.037)) <= 100_000
+
+
+def test_a_file_that_declares_too_many_windows_is_refused(tmp_path: Path) -> None:
+    """A length of weeks in a header costs that file alone: its refusal says how many windows there would be."""
+    path = make_seed(tmp_path, "mkv")
+    data = bytearray(path.read_bytes())
+    at = data.index(b"\x44\x89\x88") + 3  # the length of the file in milliseconds
+    data[at : at + 8] = struct.pack(">d", 3e9)
+    path.write_bytes(data)
+    for results in (read_windows, read_windows_apart):
+        with pytest.raises(MediaError, match="windows, expected at most 100000") as caught:
+            next(results(WindowsWish(path, hop_s=0.1)))
+        assert caught.value.code == "too_much"
 
 
 @pytest.mark.usefixtures("one_pass")
