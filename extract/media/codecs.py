@@ -22,7 +22,7 @@ g722 g723_1 g726 g726le g729 adpcm_ms adpcm_ima_wav adpcm_ima_qt adpcm_swf adpcm
 pcm_alaw pcm_mulaw pcm_bluray pcm_dvd pcm_lxf pcm_s8 pcm_s8_planar pcm_u8
 pcm_s16be pcm_s16be_planar pcm_s16le pcm_s16le_planar pcm_u16be pcm_u16le
 pcm_s24be pcm_s24daud pcm_s24le pcm_s24le_planar pcm_u24be pcm_u24le
-pcm_s32be pcm_s32le pcm_s32le_planar pcm_u32be pcm_u32le pcm_s64be pcm_s64le
+pcm_s32be pcm_s32le pcm_s32le_planar pcm_u32be pcm_u32le
 pcm_f16le pcm_f24le pcm_f32be pcm_f32le pcm_f64be pcm_f64le
 """
 PICTURE_CODECS, SOUND_CODECS = frozenset(_PICTURE.split()), frozenset(_SOUND.split())

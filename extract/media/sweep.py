@@ -11,6 +11,7 @@ place costs no window elsewhere. One thing is taken on trust: that a picture's p
 same after a seek as in one pass, once the decoder gives pictures at all.
 """
 
+import math
 from array import array
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -26,6 +27,9 @@ from extract.media.decode import read_clip
 from extract.media.pictures import Picture, Pictures, middles_s, picture_of
 from extract.media.sound import Sound
 from extract.media.taker import Taker, preroll_s
+
+MOST_BEYOND = 16
+"""Windows behind the last picture of a file that are tried one by one; a file may declare weeks."""
 
 if TYPE_CHECKING:
     from extract.media.windows import Window, WindowsWish
@@ -97,10 +101,26 @@ class Sweep(Taker):
         """Yield the clip or the refusal of each window, in their order."""
         if self.opened.video is not None:
             yield from self._results_under_way()
+        beyond = 0
         while self.under_way or self.waiting:
             if not self.under_way:
                 self._begin()
-            yield self._finished(self.under_way.popleft())
+            item = self.under_way.popleft()
+            found = self._finished(item)
+            yield found
+            reached_s = -math.inf if self.last is None else self.last.time_s
+            beyond = beyond + 1 if isinstance(found, MediaError) and item.window.start_s > reached_s else 0
+            if isinstance(found, MediaError) and beyond >= MOST_BEYOND:
+                yield from self._rest(found)
+
+    def _rest(self, like: MediaError) -> Iterator[MediaError]:
+        """Refuse the windows that are left: the file has ended, whatever length it declares."""
+        while self.under_way or self.waiting:
+            if self.under_way:
+                self.under_way.popleft()
+            else:
+                self.waiting.popleft()
+            yield MediaError(like.code, like.path, "the file has ended before")
 
     def _results_under_way(self) -> Iterator[DecodedClip | MediaError]:
         """Decode, and yield for each window whose pictures are complete."""

@@ -395,3 +395,24 @@ def test_windows_of_a_real_video(tmp_path: Path) -> None:
     results = list(read_windows(WindowsWish(path, hop_s=7.1, short_side_px=128)))
     assert len(results) == 6
     expect_clips(results[2:5:2], path, short_side_px=128)
+
+
+def test_a_file_that_declares_hours_is_not_tried_to_their_end(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind the last picture some windows are read one by one; then the file has ended."""
+    data = remux(video, tmp_path / "short.mkv").read_bytes()
+    place = data.index(b"\x44\x89\x88") + 3  # Duration, eight bytes of a float
+    (tmp_path / "long.mkv").write_bytes(data[:place] + struct.pack(">d", 3.6e6) + data[place + 8 :])
+    alone: list[Window] = []
+    read_alone = sweep._read_alone
+
+    def counted(window: Window, wish: WindowsWish) -> DecodedClip | MediaError:
+        alone.append(window)
+        return read_alone(window, wish)
+
+    monkeypatch.setattr(sweep, "_read_alone", counted)
+    results = [clip for _, clip in read_windows(WindowsWish(tmp_path / "long.mkv", hop_s=5.0))]
+    assert len(results) > 700 and isinstance(results[0], DecodedClip)
+    assert {clip.code for clip in results[50:] if isinstance(clip, MediaError)} <= {"truncated", "no_video"}
+    assert all(isinstance(clip, MediaError) for clip in results[50:]) and len(alone) < 2 * sweep.MOST_BEYOND
