@@ -33,7 +33,7 @@ def decode_plainly(path: Path) -> int:
 
 def read_in_one_pass(path: Path, hop_s: float) -> int:
     """Read all windows at once; return how many there are."""
-    return sum(1 for _ in read_windows(path, hop_s=hop_s, short_side_px=SHORT_SIDE_PX))
+    return sum(1 for _ in read_windows(WindowsWish(path, hop_s=hop_s, short_side_px=SHORT_SIDE_PX)))
 
 
 def read_one_by_one(path: Path, hop_s: float) -> int:

@@ -36,7 +36,7 @@ MARKER = "moodfuse-cache.json"
 VIEW = "clips.csv"
 FORMAT_OF_PLANS = "moodfuse-plan"
 VIEW_COLUMNS = (
-    *("id", "path", "start_s", "end_s", "label", "group", "fold", "digest", "duration_s", "status", "reason"),
+    *("id", "path", "start_s", "end_s", "label", "group", "fold", "digest", "duration_s", "status", "reason", "detail"),
 )
 
 
@@ -242,7 +242,9 @@ class Manifest:
             place = fold if status.ok and clip.split == "train" and fold >= 0 else ""
             state = "ok" if status.ok else "refused"
             row = (clip.id, clip.path, clip.start_s, "" if clip.end_s is None else clip.end_s, clip.label, status.group)
-            writer.writerow((*row, place, status.digest, round(status.duration_s, 3), state, status.reason))
+            writer.writerow(
+                (*row, place, status.digest, round(status.duration_s, 3), state, status.reason, status.detail)
+            )
         return text.getvalue()
 
 

@@ -7,10 +7,10 @@ measured in `docs/audit.md`; sound and frames are compared as `extract.likeness`
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path, PurePath
+from pathlib import PurePath
 
 from cache.audits import Audit, Finding, read_audit, write_audit
 from cache.records import ClipStatus
@@ -28,7 +28,6 @@ from extract.likeness import (
     sound_marks,
 )
 from extract.media.decode import DecodedClip
-from extract.media.pool import DecodeRequest, decode_many
 from extract.progress import track
 
 log = logging.getLogger(__name__)
@@ -143,29 +142,28 @@ def audit_cache(cache: FeatureCache) -> Audit | None:
             return None
         sound = marks_of_peaks(marks.peak_times, marks.peak_bins, fan_out=fan_out)
         clips.append(_audited(status, sound, Marks(marks.frame_hashes, marks.frame_times_s)))
-    audit = Audit(RULES, find_duplicates(clips))
+    audit = audit_of(clips)
     write_audit(cache, audit)
     return audit
 
 
-def audit_files(statuses: Iterable[ClipStatus], *, jobs: int) -> Audit:
-    """The audit of clips that are decoded for it; nothing is kept. What cannot be decoded is compared by name alone."""
-    statuses = list(statuses)
-    fan_out = fan_out_for(len(statuses))
-    requests = [
-        DecodeRequest(
-            Path(item.clip.path), item.clip.start_s, item.clip.end_s, short_side_px=FRAME_SIDE_PX, partial=True
-        )
-        for item in statuses
-    ]
-    results = decode_many(requests, jobs=max(1, min(jobs, len(requests)))) if requests else iter(())
-    clips = []
-    for status, (_, result) in zip(statuses, track(results, total=len(requests), what="Comparing clips"), strict=True):
-        if not isinstance(result, DecodedClip):
-            clips.append(_audited(status, NO_MARKS, NO_MARKS))
-            continue
-        sound = sound_marks(result.waveform[: result.waveform_samples], fan_out=fan_out)
-        clips.append(_audited(status, sound, frame_marks(result.frames, result.frame_times_s - result.start_s)))
+def compared(status: ClipStatus, decoded: DecodedClip, *, fan_out: int) -> Audited:
+    """What is compared of a clip that was decoded for it.
+
+    Parameters
+    ----------
+    status : ClipStatus
+    decoded : DecodedClip
+        With frames of a short side of `FRAME_SIDE_PX` or more.
+    fan_out : int
+        As `fan_out_for` gives it for all clips.
+    """
+    sound = sound_marks(decoded.waveform[: decoded.waveform_samples], fan_out=fan_out)
+    return _audited(status, sound, frame_marks(decoded.frames, decoded.frame_times_s - decoded.start_s))
+
+
+def audit_of(clips: Sequence[Audited]) -> Audit:
+    """The audit of clips."""
     return Audit(RULES, find_duplicates(clips))
 
 

@@ -1,19 +1,24 @@
-"""`moodfuse check`: what a data set holds, from headers; then, decoded, which clips are alike. Nothing is written."""
+"""`moodfuse check`: what a data set holds, what of it is refused and why, which clips are alike. Nothing is kept."""
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cache.errors import InputError
 from cache.folds import join_groups
 from cache.planning import PlanChoice, next_plan
 from cache.records import Clip, ClipStatus
-from extract.audit import audit_files, audit_lines
+from extract.audit import FRAME_SIDE_PX, Audited, audit_lines, audit_of, compared, fan_out_for
 from extract.dataset import ignored_files, scan
-from extract.examine import hash_files
-from extract.media.container import REASONS, MediaError, probe
+from extract.examine import hash_files, outcome_of, status_of
+from extract.media.container import MediaError, MediaFacts
+from extract.media.decode import DecodedClip
+from extract.media.limits import ReadingRules
+from extract.media.pool import DecodeRequest, ProbeRequest, decode_many, probe_many
 from extract.media.renditions import MEDIA_RULES
 from extract.progress import track
+from extract.refusals import check_failures, counted
 
 
 @dataclass(frozen=True)
@@ -24,59 +29,119 @@ class Check:
     refused: int
 
 
-def check(data: Path, *, folds: int, audit: bool = True, group_pattern: str | None = None, jobs: int = 1) -> Check:
+@dataclass(frozen=True)
+class CheckSettings:
+    """What `check` is asked to do.
+
+    Attributes
+    ----------
+    data : Path
+    folds : int
+    decode : bool
+        Whether to decode the clips, and compare their sound and frames; otherwise only headers are read.
+    group_pattern : str or None
+        As for `scan`.
+    impute : bool
+        Whether a clip without sound or without picture is taken.
+    jobs : int
+        Decoding processes.
+    rules : ReadingRules
+        What each clip may cost, and which are taken.
+    """
+
+    data: Path
+    folds: int = 6
+    decode: bool = True
+    group_pattern: str | None = None
+    impute: bool = False
+    jobs: int = 1
+    rules: ReadingRules = field(default_factory=ReadingRules)
+
+
+def check(settings: CheckSettings) -> Check:
     """Look at a data set as `extract` would.
 
     Parameters
     ----------
-    data : Path
-    folds : int
-    audit : bool
-        Whether to decode the clips and compare their sound and frames.
-    group_pattern : str, optional
-        As for `scan`.
-    jobs : int
-        Decoding processes.
+    settings : CheckSettings
 
     Raises
     ------
     InputError
         If the data set as a whole cannot be used, a plan of `folds` folds included.
     """
-    clips = scan(data, group_pattern=group_pattern)
+    data = settings.data
+    clips = scan(data, group_pattern=settings.group_pattern)
     files = hash_files(clips)
     groups = join_groups(clips, files)
-    statuses = [
-        _probe(clip, files[clip.id], groups[clip.id]) for clip in track(clips, total=len(clips), what="Headers")
-    ]
+    statuses: list[ClipStatus] = []
+    audited: list[Audited] = []
+    fan_out = fan_out_for(len(clips))
+    for clip, found in zip(clips, _looked_at(clips, settings), strict=True):
+        statuses.append(_status(clip, files[clip.id], groups[clip.id], found))
+        check_failures([one.reason for one in statuses if not one.ok], len(statuses), settings.rules)
+        if isinstance(found, DecodedClip):
+            audited.append(compared(statuses[-1], found, fan_out=fan_out))
     refused = [status for status in statuses if not status.ok]
-    lines = [f"{len(clips)} clips in {data}, {len(refused)} unreadable by their headers"]
+    how = "unreadable" if settings.decode else "unreadable by their headers"
+    lines = [f"{len(clips)} clips in {data}, {len(refused)} {how}"]
     lines += [f"  refused {status.clip.id}: {status.reason}: {status.detail}" for status in refused]
+    if refused:
+        lines.append(f"  {counted([status.reason for status in refused])}")
+    lines += [f"  WARNING {status.clip.id}: {status.detail}" for status in statuses if status.ok and status.detail]
     by_label = Counter(status.clip.label for status in statuses if status.ok)
     by_group = {label: len({s.group for s in statuses if s.ok and s.clip.label == label}) for label in by_label}
     lines += [f"  {label}: {count} clips, {by_group[label]} groups" for label, count in sorted(by_label.items())]
     lines += _shared(statuses)
-    if audit:
-        lines += audit_lines(audit_files([status for status in statuses if status.ok], jobs=jobs))
+    if settings.decode:
+        lines += audit_lines(audit_of(audited))
     if ignored := ignored_files(data):
         lines.append(f"{len(ignored)} other files ignored (first: {ignored[0].name})")
-    try:
-        plan = next_plan((), statuses, PlanChoice(folds=folds))
-        sizes = Counter(plan.assignment.values())
-        lines.append(f"plan: {plan.folds} folds of {', '.join(str(sizes[fold]) for fold in range(plan.folds))} clips")
-    except InputError as error:
-        raise InputError("\n".join([*lines, str(error)])) from error
+    lines += _plan_lines(statuses, settings.folds, lines)
     return Check(tuple(lines), len(refused))
 
 
-def _probe(clip: Clip, file_sha256: str, group: str) -> ClipStatus:
-    digest = f"{file_sha256} {clip.start_s} {clip.end_s}"
+def _plan_lines(statuses: list[ClipStatus], folds: int, before: list[str]) -> list[str]:
+    """The plan in words; where there can be none, all that was found before is said with the reason."""
     try:
-        facts = probe(clip.path)
-    except MediaError as error:
-        detail = REASONS[error.code] + (f" ({error.detail})" if error.detail else "")
-        return ClipStatus(clip, digest, file_sha256, group, False, error.code, detail, decoder=MEDIA_RULES)
-    return ClipStatus(clip, digest, file_sha256, group, True, duration_s=facts.duration_s, decoder=MEDIA_RULES)
+        plan = next_plan((), statuses, PlanChoice(folds=folds))
+    except InputError as error:
+        raise InputError("\n".join([*before, str(error)])) from error
+    sizes = Counter(plan.assignment.values())
+    return [f"plan: {plan.folds} folds of {', '.join(str(sizes[fold]) for fold in range(plan.folds))} clips"]
+
+
+def _looked_at(clips: Sequence[Clip], settings: CheckSettings) -> Iterator[DecodedClip | MediaFacts | MediaError]:
+    """Each clip decoded, or its headers, in worker processes; what speaks against it where it is refused."""
+    jobs = max(1, min(settings.jobs, len(clips)))
+    limits, what = settings.rules.limits, "Decoding" if settings.decode else "Headers"
+    found: Iterator[tuple[object, DecodedClip | MediaFacts | MediaError]]
+    if settings.decode:
+        requests = (
+            DecodeRequest(
+                Path(clip.path),
+                clip.start_s,
+                clip.end_s,
+                FRAME_SIDE_PX,
+                one_view=settings.impute,
+                allow_partial=settings.rules.allow_partial,
+            )
+            for clip in clips
+        )
+        found = iter(decode_many(requests, jobs=jobs, limits=limits))
+    else:
+        headers = (ProbeRequest(Path(clip.path), one_view=settings.impute) for clip in clips)
+        found = iter(probe_many(headers, jobs=jobs, limits=limits))
+    for _, result in track(found, total=len(clips), what=what):
+        yield result
+
+
+def _status(clip: Clip, file_sha256: str, group: str, found: DecodedClip | MediaFacts | MediaError) -> ClipStatus:
+    digest = f"{file_sha256} {clip.start_s} {clip.end_s}"
+    if isinstance(found, MediaFacts):
+        return ClipStatus(clip, digest, file_sha256, group, True, duration_s=found.duration_s, decoder=MEDIA_RULES)
+    outcome = outcome_of(digest, found)
+    return status_of(clip, outcome, file_sha256=file_sha256, group=group)
 
 
 def _shared(statuses: list[ClipStatus]) -> list[str]:

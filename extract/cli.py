@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cache.commands import command_line
+from extract.reading_options import reading_options, reading_rules
 
 if TYPE_CHECKING:
     from extract.stage import ExtractSettings
@@ -89,6 +90,7 @@ class RecipeCommand(click.Command):
 @click.option("--replan", is_flag=True, help="Deal all clips to folds anew.")
 @click.option("--dry-run", is_flag=True, help="Decode, plan, say what would be computed, and stop.")
 @click.option("--strict", is_flag=True, help="Fail, and write no features, if any clip is refused.")
+@reading_options
 @click.pass_context
 def extract_command(ctx: click.Context, data: Path, cache_path: Path, **options: Any) -> None:
     """Decode DATA, tune the networks, and leave their embeddings in a cache.
@@ -135,6 +137,7 @@ def _settings(data: Path, cache_path: Path, options: Mapping[str, Any]) -> "Extr
         group_pattern=options["group_pattern"],
         command=command_line(click.get_current_context()),
         jobs=options["jobs"],
+        rules=reading_rules(options),
         keep_media=options["keep_media"],
         dry_run=options["dry_run"],
         strict=options["strict"],
@@ -144,21 +147,41 @@ def _settings(data: Path, cache_path: Path, options: Mapping[str, Any]) -> "Extr
 @click.command("check")
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--folds", type=int, default=6, show_default=True, help="Number of folds to try.")
-@click.option("--audit/--no-audit", default=True, show_default=True, help="Decode, and compare sound and frames.")
+@click.option(
+    "--audit/--no-audit",
+    default=True,
+    show_default=True,
+    help="Decode, and compare sound and frames; otherwise headers alone are read.",
+)
+@click.option(
+    "--missing",
+    type=click.Choice(["refuse", "impute"]),
+    default="refuse",
+    show_default=True,
+    help="What becomes of a clip without sound or picture.",
+)
 @click.option("--group-pattern", metavar="REGEX", help="Clips whose path below DATA gives the same match are a group.")
 @click.option("--jobs", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default="cores", help="Decoders.")
+@reading_options
 @click.pass_context
-def check_command(
-    ctx: click.Context, data: Path, folds: int, audit: bool, group_pattern: str | None, jobs: int
-) -> None:
+def check_command(ctx: click.Context, data: Path, **options: Any) -> None:
     """Say what would be read, refused and grouped in DATA, and which clips look or sound alike.
 
     Example: moodfuse check clips
     """
     from cache.names import printable
-    from extract.check import check
+    from extract.check import CheckSettings, check
 
-    found = check(data, folds=folds, audit=audit, group_pattern=group_pattern, jobs=jobs)
+    settings = CheckSettings(
+        data=data,
+        folds=options["folds"],
+        decode=options["audit"],
+        group_pattern=options["group_pattern"],
+        impute=options["missing"] == "impute",
+        jobs=options["jobs"],
+        rules=reading_rules(options),
+    )
+    found = check(settings)
     for line in found.lines:
         click.echo(printable(line))
     sys.stdout.flush()

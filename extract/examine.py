@@ -8,7 +8,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
@@ -18,11 +18,13 @@ from cache.identity import clip_digest, file_digest
 from cache.records import Clip, ClipStatus, Outcome
 from cache.store import FeatureCache
 from extract.likeness import frame_marks, sound_peaks
-from extract.media.container import REASONS, MediaError
+from extract.media.container import MediaError
 from extract.media.decode import DecodedClip
+from extract.media.limits import ReadingRules
 from extract.media.pool import DecodeRequest, decode_many
 from extract.media.renditions import MEDIA_RULES, SHORT_SIDE_PX
 from extract.progress import track
+from extract.refusals import check_failures
 from extract.sharing import shared_pieces
 
 log = logging.getLogger(__name__)
@@ -30,6 +32,9 @@ MARK_RULES = f"{MEDIA_RULES}, marks 1"
 """What decides the marks of a clip; raise the number whenever those of `extract.likeness` change."""
 RETRIED = frozenset({"timeout", "memory"})
 LACKING = frozenset({"no_audio", "no_video"})
+INCOMPLETE = frozenset({"truncated", "decode_failed"})
+PARTIAL = "partial"
+"""Marks a clip that was taken although less than 95 % of it could be decoded."""
 UNREAD = "unread"
 """Begins the key of a clip whose file gave no bytes to name it by."""
 Take = Callable[[str, Clip, DecodedClip], None]
@@ -46,6 +51,8 @@ class Decoding:
         Decoding processes.
     impute : bool
         Whether a clip without sound or without picture is kept; otherwise it is refused.
+    rules : ReadingRules
+        What each clip may cost, and which are taken.
     take : callable, optional
     piece : int
         So many clips are decoded one after the other, sorted by digest; processes at one cache share such pieces.
@@ -53,6 +60,7 @@ class Decoding:
 
     jobs: int
     impute: bool = False
+    rules: ReadingRules = field(default_factory=ReadingRules)
     take: Take | None = None
     piece: int = 1
 
@@ -104,51 +112,56 @@ def examine(
 
     def statuses(outcomes: Mapping[str, Outcome]) -> list[ClipStatus]:
         return [
-            _status(clip, keys[clip.id], files[clip.id], groups[clip.id], outcomes[keys[clip.id]]) for clip in clips
+            status_of(clip, outcomes[keys[clip.id]], file_sha256=files[clip.id], group=groups[clip.id])
+            for clip in clips
         ]
 
-    known = settled(cache, {key for key in keys.values() if not key.startswith(UNREAD)}, impute=decoding.impute)
+    known = settled(cache, {key for key in keys.values() if not key.startswith(UNREAD)}, decoding)
+    check_failures([item.reason for item in known.values() if not item.ok], len(known), decoding.rules)
     wanted = {keys[clip.id]: clip for clip in clips if keys[clip.id] not in known}
     if wanted and foresee is not None:
         foresee(statuses({**{key: Outcome(key, not key.startswith(UNREAD)) for key in wanted}, **known}), wanted)
 
     def unsettled(key: str) -> bool:
-        return key not in settled(cache, [key], impute=decoding.impute)
+        return key not in settled(cache, [key], decoding)
 
     return statuses(known | decode_clips(cache, wanted, decoding, lacking=unsettled))
 
 
-def settled(cache: FeatureCache, digests: Iterable[str], *, impute: bool) -> dict[str, Outcome]:
+def settled(cache: FeatureCache, digests: Iterable[str], decoding: Decoding) -> dict[str, Outcome]:
     """What is on record of clips, of those that can be read only where their marks are kept too."""
     marks = mark_store(cache)
-    known = known_outcomes(cache, digests, impute=impute)
+    known = known_outcomes(cache, digests, decoding)
     return {digest: outcome for digest, outcome in known.items() if not outcome.ok or marks.holds(digest)}
 
 
-def known_outcomes(cache: FeatureCache, digests: Iterable[str], *, impute: bool) -> dict[str, Outcome]:
-    """What is on record of clips under the present decoder and rule; of several records one that went well."""
+def known_outcomes(cache: FeatureCache, digests: Iterable[str], decoding: Decoding) -> dict[str, Outcome]:
+    """What is on record of clips under the present decoder and rules; of several records one that went well."""
     found = {}
     for digest, outcomes in cache.outcomes(digests).items():
-        fitting = [
-            item
-            for item in outcomes
-            if item.decoder == MEDIA_RULES
-            and item.reason not in RETRIED
-            and not (item.reason in LACKING if impute else item.missing)  # judged under the other rule
-        ]
+        fitting = [item for item in outcomes if item.decoder == MEDIA_RULES and _holds(item, decoding)]
         if fitting:
             found[digest] = max(fitting, key=lambda item: item.ok)
     return found
+
+
+def _holds(outcome: Outcome, decoding: Decoding) -> bool:
+    """Whether decoding the clip again could come to nothing else: it was judged under the same rules."""
+    if outcome.reason in RETRIED:
+        return False
+    other_views = outcome.reason in LACKING if decoding.impute else bool(outcome.missing)
+    return not other_views and outcome.reason not in (INCOMPLETE if decoding.rules.allow_partial else {PARTIAL})
 
 
 def _key(clip: Clip, file_sha256: str) -> str:
     return clip_digest(file_sha256, clip.start_s, clip.end_s) if file_sha256 else f"{UNREAD} {clip.id}"
 
 
-def _status(clip: Clip, key: str, file_sha256: str, group: str, outcome: Outcome) -> ClipStatus:
+def status_of(clip: Clip, outcome: Outcome, *, file_sha256: str, group: str) -> ClipStatus:
+    """A clip's status from what came of it; without a digest where the file gave no bytes to name it by."""
     return ClipStatus(
         clip=clip,
-        digest=key if file_sha256 else "",
+        digest=outcome.digest if file_sha256 else "",
         file_sha256=file_sha256,
         group=group,
         ok=outcome.ok,
@@ -174,19 +187,20 @@ def decode_clips(
     lacking : callable
         Asked just before a clip is decoded whether it is wanted still: another process may have been quicker.
     """
-    marks, outcomes = mark_store(cache), {}
+    marks, outcomes = mark_store(cache), dict[str, Outcome]()
     under_way: deque[str] = deque()
     with closing(_results(wanted, decoding, lacking, under_way)) as results:
         for result in track(results, total=len(wanted), what="Decoding"):
             key = under_way.popleft()
-            outcomes[key] = _outcome(key, result)
+            outcomes[key] = outcome_of(key, result)
             if isinstance(result, DecodedClip) and not marks.holds(key):
                 marks.write(key, marks_of(result))
             if not key.startswith(UNREAD):
                 cache.write_outcome(outcomes[key])
             if isinstance(result, DecodedClip) and decoding.take is not None:
                 decoding.take(key, wanted[key], result)
-    return outcomes | known_outcomes(cache, wanted.keys() - outcomes.keys(), impute=decoding.impute)
+            check_failures([item.reason for item in outcomes.values() if not item.ok], len(outcomes), decoding.rules)
+    return outcomes | known_outcomes(cache, wanted.keys() - outcomes.keys(), decoding)
 
 
 def _results(
@@ -199,10 +213,18 @@ def _results(
             if lacking(key):
                 under_way.append(key)
                 clip = wanted[key]
-                yield DecodeRequest(Path(clip.path), clip.start_s, clip.end_s, SHORT_SIDE_PX, partial=decoding.impute)
+                yield DecodeRequest(
+                    Path(clip.path),
+                    clip.start_s,
+                    clip.end_s,
+                    SHORT_SIDE_PX,
+                    one_view=decoding.impute,
+                    allow_partial=decoding.rules.allow_partial,
+                )
 
     if wanted:
-        for request, result in decode_many(requests(), jobs=max(1, min(decoding.jobs, len(wanted)))):
+        jobs = max(1, min(decoding.jobs, len(wanted)))
+        for request, result in decode_many(requests(), jobs=jobs, limits=decoding.rules.limits):
             unread = isinstance(result, DecodedClip) and under_way[0].startswith(UNREAD)
             yield MediaError("missing", request.path, "it could not be read at first") if unread else result
 
@@ -214,26 +236,36 @@ def marks_of(decoded: DecodedClip) -> ClipMarks:
     return ClipMarks(*peaks, frames.hashes, frames.times_s)
 
 
-def _outcome(digest: str, result: DecodedClip | MediaError) -> Outcome:
-    if isinstance(result, DecodedClip):
-        return Outcome(
-            digest, True, duration_s=result.end_s - result.start_s, decoder=MEDIA_RULES, missing=result.missing
-        )
-    detail = REASONS[result.code] + (f" ({result.detail})" if result.detail else "")
-    return Outcome(digest, False, reason=result.code, detail=detail, decoder=MEDIA_RULES)
+def outcome_of(digest: str, result: DecodedClip | MediaError) -> Outcome:
+    """What goes on record of a clip: of a refusal its reason, of a clip that was read what was wrong with it."""
+    if not isinstance(result, DecodedClip):
+        return Outcome(digest, False, reason=result.code, detail=result.sentence, decoder=MEDIA_RULES)
+    damaged = f"{result.damaged} packets or pictures are damaged" if result.damaged else ""
+    return Outcome(
+        digest,
+        True,
+        reason=PARTIAL if result.partial else "",
+        detail="; ".join(filter(None, (result.partial, damaged))),
+        duration_s=result.end_s - result.start_s,
+        decoder=MEDIA_RULES,
+        missing=result.missing,
+    )
 
 
 def decode_again(
     cache: FeatureCache, wanted: Mapping[str, Clip], decoding: Decoding, *, lacking: Callable[[str], bool]
 ) -> None:
-    """Decode clips that could be read before.
+    """Decode clips that could be read before, by whichever rules they were taken then.
 
     Raises
     ------
     MediaError
         If one cannot be read any more.
     """
-    for key, outcome in decode_clips(cache, wanted, decoding, lacking=lacking).items():
+    rules = replace(decoding.rules, allow_partial=True, max_failures=None)
+    for key, outcome in decode_clips(
+        cache, wanted, replace(decoding, impute=True, rules=rules), lacking=lacking
+    ).items():
         if not outcome.ok:
             clip = wanted[key]
             raise MediaError(outcome.reason, clip.path, "it was read before; the file has changed or gone since")

@@ -1,6 +1,7 @@
 """Where sources get their clips from: here the store in the cache; `extract.streaming` does without it."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -49,22 +50,20 @@ class KeptMedia:
     cache : FeatureCache
     recipes : iterable of Recipe
         Of the chosen sources.
-    jobs : int
-        Decoding processes.
-    impute : bool
-        As in `Decoding`.
+    decoding : Decoding
+        How clips are decoded; whom for is decided here.
     """
 
     embedded = 0
     """No clip passes a trunk while it is decoded."""
 
-    def __init__(self, cache: FeatureCache, recipes: Iterable[Recipe], *, jobs: int, impute: bool) -> None:
-        self.cache, self.jobs, self.impute = cache, jobs, impute
+    def __init__(self, cache: FeatureCache, recipes: Iterable[Recipe], decoding: Decoding) -> None:
+        self.cache, self.decoding = cache, replace(decoding, take=self._keep)
         self._kept = renditions_to_keep(preprocessing_of(recipe) for recipe in recipes)
 
     def examine(self, clips: Sequence[Clip]) -> list[ClipStatus]:
         """Status of every clip; what is not known yet is decoded and kept."""
-        return examine(self.cache, clips, Decoding(self.jobs, impute=self.impute, take=self._keep))
+        return examine(self.cache, clips, self.decoding)
 
     def supply(self, todo: Sequence[Work]) -> Sequence[Work]:
         """Decode again what features are wanted of and the store no longer holds, or not at this size."""
@@ -80,7 +79,7 @@ class KeptMedia:
         def lacking(digest: str) -> bool:
             return any(store.find(digest) is None for store in readers[digest])
 
-        decode_again(self.cache, clips, Decoding(self.jobs, impute=True, take=self._keep), lacking=lacking)
+        decode_again(self.cache, clips, self.decoding, lacking=lacking)
         return todo
 
     def store(self, recipe: Recipe) -> MediaStore:

@@ -18,8 +18,10 @@ from cache.store import CLIPS_PER_PART, FeatureCache, Roles
 from extract.announce import announce, say_audit, say_copies, say_plan, say_weights
 from extract.dataset import scan
 from extract.keeping import MediaSupply
+from extract.media.limits import ReadingRules
 from extract.progress import track
 from extract.recipe_files import RecipeChoice, build_recipe, option_names
+from extract.refusals import counted
 from extract.sharing import shared_order, shared_pieces
 from extract.streaming import media_supply
 from extract.work import Wanted, Work, remaining
@@ -52,6 +54,8 @@ class ExtractSettings:
         The command line, kept in the cache for reports.
     jobs : int
         Decoding processes.
+    rules : ReadingRules
+        What each clip may cost, and which are taken.
     keep_media : bool
         Whether what was decoded stays in the cache; otherwise each clip passes all networks while it is in memory.
     dry_run, strict : bool
@@ -67,6 +71,7 @@ class ExtractSettings:
     group_pattern: str | None = None
     command: str = ""
     jobs: int = 2
+    rules: ReadingRules = field(default_factory=ReadingRules)
     keep_media: bool = True
     dry_run: bool = False
     strict: bool = False
@@ -148,10 +153,15 @@ def extract_features(settings: ExtractSettings, *, say: Callable[[str], None] = 
 def _refused(
     statuses: Sequence[ClipStatus], settings: ExtractSettings, say: Callable[[str], None]
 ) -> tuple[ClipStatus, ...]:
-    """Name the clips that could not be read; under `strict` there must be none."""
+    """Name the clips that could not be read, or not whole; under `strict` all must be readable."""
     refused = tuple(status for status in statuses if not status.ok)
     for status in refused:
         say(f"refused {status.clip.id}: {status.reason}: {status.detail}")
+    if refused:
+        say(counted([status.reason for status in refused]))
+    for status in statuses:
+        if status.ok and status.detail:
+            say(f"WARNING {status.clip.id}: {status.detail}")
     if refused and settings.strict:
         raise RefusedClipsError(
             f"{len(refused)} of {len(statuses)} clips refused, and --strict is set; no features were written"

@@ -46,7 +46,7 @@ def media_supply(
         If a video network shall be tuned whole without kept media.
     """
     if settings.keep_media:
-        yield KeptMedia(cache, recipes, jobs=settings.jobs, impute=settings.impute)
+        yield KeptMedia(cache, recipes, Decoding(settings.jobs, settings.impute, settings.rules))
         return
     for recipe in recipes:
         if recipe.depth == "full" and recipe.view == "picture":
@@ -164,10 +164,13 @@ class StreamedMedia:
     def examine(self, clips: Sequence[Clip]) -> list[ClipStatus]:
         """Status of every clip; what is not known yet is decoded and passes the trunks, unless that is too early."""
         early = self.settings.strict or self.settings.dry_run
-        decoding = Decoding(self.settings.jobs, self.settings.impute, None if early else self._take, CLIPS_PER_PART)
+        decoding = replace(self._decoding(), take=None) if early else self._decoding()
         statuses = examine(self.cache, clips, decoding, foresee=None if early else self._foresee)
         self._flush()
         return statuses
+
+    def _decoding(self) -> Decoding:
+        return Decoding(self.settings.jobs, self.settings.impute, self.settings.rules, self._take, CLIPS_PER_PART)
 
     def _foresee(self, statuses: list[ClipStatus], wanted: Collection[str]) -> None:
         """Refuse what no plan can be made of before hours of work, and say how much work it is."""
@@ -203,8 +206,7 @@ class StreamedMedia:
             return digest in sounding or any(trunk.lacks(digest) for trunk in passing.get(digest, ()))
 
         self._sounding = sounding.__contains__
-        decoding = Decoding(self.settings.jobs, True, self._take, CLIPS_PER_PART)
-        decode_again(self.cache, clips, decoding, lacking=lacking)
+        decode_again(self.cache, clips, self._decoding(), lacking=lacking)
         self._flush()
         return [replace(item, trunk=()) for item in todo]
 

@@ -1,13 +1,15 @@
 """Labelling many files with a model: what is done is skipped, each row is written as it comes, bad files are named."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
 import numpy as np
 
 from cache.errors import InputError
+from extract.media.limits import ReadingRules
+from extract.refusals import check_failures, counted
 from moodfuse.inputs import expand
 from moodfuse.model.model import Ask, Model
 from moodfuse.model.predictions import Prediction, Refusal, Timeline
@@ -34,6 +36,8 @@ class Wish:
     hop_s : float
     html, plot : Path or None
     jobs : int
+    rules : ReadingRules
+        What each file may cost, and which are taken.
     retry : bool
         Whether files that the output has as refused are tried again.
     """
@@ -48,6 +52,7 @@ class Wish:
     html: Path | None = None
     plot: Path | None = None
     jobs: int = 1
+    rules: ReadingRules = field(default_factory=ReadingRules)
     retry: bool = False
 
     def __post_init__(self) -> None:
@@ -55,6 +60,8 @@ class Wish:
             raise InputError(f"--threshold is {self.threshold}; expected 0 to 1")
         if not (np.isfinite(self.hop_s) and self.hop_s > 0):
             raise InputError(f"--hop is {self.hop_s}; expected seconds above 0")
+        if self.timeline and self.rules.allow_partial:
+            raise InputError("--allow-partial does not go with --timeline, where what cannot be decoded leaves a gap")
         if self.output is None and self.format == "parquet":
             raise InputError("--format parquet is no text; give --output FILE.parquet")
         if self.output is not None and self.format == "table":
@@ -100,15 +107,16 @@ def label_all(folder: Path, wish: Wish, *, stream: TextIO, say: Say) -> int:
     if wish.draws and not left:
         output.writer.close()
         raise InputError(f"{asks[0].file}: nothing is drawn of what {wish.output} has already; leave --output out")
-    for row in _timelines(model, left, wish) if wish.timeline else _labels(model, left, wish):
+    reasons: list[str] = []
+    for number, row in enumerate(_timelines(model, left, wish) if wish.timeline else _labels(model, left, wish)):
         output.writer.write(row)
-        refused += "error" in row
+        if "error" in row:
+            reasons.append(str(row["error"]))
+            check_failures(reasons, number + 1, wish.rules)
     output.writer.close()
-    if refused:
-        say(
-            f"{refused} {'window' if wish.timeline else 'file'}(s) could not be labelled; each is named with its reason"
-        )
-    return REFUSED if refused else 0
+    if reasons:
+        say(f"{counted(reasons)}; each {'window' if wish.timeline else 'file'} is named with its reason")
+    return REFUSED if refused or reasons else 0
 
 
 def _check_asks(asks: Sequence[Ask], wish: Wish) -> None:
@@ -147,7 +155,7 @@ def _output(model: Model, wish: Wish, asks: list[Ask], stream: TextIO) -> Output
 
 
 def _labels(model: Model, asks: list[Ask], wish: Wish) -> Iterator[Row]:
-    for ask, found in zip(asks, model.label(asks, jobs=wish.jobs), strict=True):
+    for ask, found in zip(asks, model.label(asks, jobs=wish.jobs, rules=wish.rules), strict=True):
         yield row_of(found, ask, model=model.card.digest[:16], threshold=wish.threshold)
 
 
@@ -158,7 +166,7 @@ def _timelines(model: Model, asks: list[Ask], wish: Wish) -> Iterator[Row]:
 
     for ask in asks:
         try:
-            timeline = model.timeline(ask.file, hop_s=wish.hop_s)
+            timeline = model.timeline(ask.file, hop_s=wish.hop_s, limits=wish.rules.limits)
         except MediaError as error:
             yield row_of(refusal_of(ask.file, error), ask, model=model.card.digest[:16], threshold=wish.threshold)
             continue

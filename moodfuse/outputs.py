@@ -35,6 +35,7 @@ def row_of(found: Prediction | Refusal, ask: Ask, *, model: str, threshold: floa
         "uncertain": found.is_uncertain(threshold),
         "probabilities": rounded,
         **({"missing": found.missing} if found.missing else {}),
+        **({"partial": found.partial} if found.partial else {}),
         "sources": {item.source: _source(item.own, item.without, found) for item in found.sources},
         "model": model,
     }
@@ -130,6 +131,8 @@ class Table:
             text = f"{row['label']} {row['confidence']:.2f}{' uncertain' if row['uncertain'] else ''}  ({others})"
             if row.get("missing"):
                 text += f"  without {row['missing']}"
+            if row.get("partial"):
+                text += f"  partial: {row['partial']}"
         place = f"  {_clock(row['start_s'])}-{_clock(row['end_s'])}" if row.get("end_s") is not None else ""
         lines = [f"{name:<{self.width}}{place}  {text}\n"]
         for source, says in row.get("sources", {}).items() if self.why else ():
@@ -182,7 +185,7 @@ class CsvRows:
 
 def csv_columns(classes: Sequence[str], sources: Sequence[str]) -> list[str]:
     """Columns of the CSV and Parquet tables."""
-    head = ["file", "start_s", "end_s", "label", "confidence", "uncertain", "missing"]
+    head = ["file", "start_s", "end_s", "label", "confidence", "uncertain", "missing", "partial"]
     shares = [f"probability:{label}" for label in classes]
     reasons = [f"{what}:{source}" for source in sources for what in ("own", "adds")]
     return [*head, *shares, *reasons, "error", "detail", "windows", "model"]

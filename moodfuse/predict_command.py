@@ -3,9 +3,11 @@
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
+from extract.reading_options import reading_options, reading_rules
 from moodfuse.options import refuse_given
 
 
@@ -34,6 +36,7 @@ from moodfuse.options import refuse_given
 @click.option("--html", type=click.Path(path_type=Path), help="A page of one video with its time line.")
 @click.option("--plot", type=click.Path(path_type=Path), help="A figure of one video's time line: PNG, SVG or PDF.")
 @click.option("--jobs", type=click.IntRange(min=1), default=min(2, os.cpu_count() or 1), help="Decoding processes.")
+@reading_options
 @click.pass_context
 def predict_command(
     ctx: click.Context,
@@ -50,6 +53,7 @@ def predict_command(
     html: Path | None,
     plot: Path | None,
     jobs: int,
+    **reading: Any,
 ) -> int:
     """Tell the emotion of videos with an exported model.
 
@@ -73,6 +77,7 @@ def predict_command(
         html=html,
         plot=plot,
         jobs=jobs,
+        rules=reading_rules(reading),
         retry=retry,
     )
     folder = _model_folder(model, cache)

@@ -9,21 +9,14 @@ import queue
 import threading
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 from cache.errors import InputError, WorkersError
 from cache.records import WINDOW_S
 from extract.media.collect import DecodedClip
 from extract.media.container import MediaError
-from extract.media.pool import (
-    DEADLINE_PER_WINDOW_S,
-    DEADLINE_S,
-    NOT_STARTED,
-    check_can_start,
-    prepare_worker,
-    refusal_for_exit,
-)
+from extract.media.limits import Limits
+from extract.media.pool import NOT_STARTED, check_can_start, prepare_worker, refusal_for_exit
 from extract.media.windows import Window, WindowsWish, plan_windows, read_planned
 
 WAITING = 2
@@ -32,13 +25,7 @@ ERROR_OF_PYTHON = 1
 
 
 def read_windows_apart(
-    path: Path | str,
-    *,
-    hop_s: float,
-    short_side_px: int | None = None,
-    threads: int = 1,
-    partial: bool = False,
-    deadline_s: float = DEADLINE_S + DEADLINE_PER_WINDOW_S * WINDOW_S,
+    wish: WindowsWish, *, limits: Limits | None = None
 ) -> Iterator[tuple[Window, DecodedClip | MediaError]]:
     """Do what `extract.media.windows.read_windows` does, in a worker process.
 
@@ -48,10 +35,9 @@ def read_windows_apart(
 
     Parameters
     ----------
-    path, hop_s, short_side_px, threads, partial
-        As in `read_windows`.
-    deadline_s : float
-        Seconds to wait for a window, or for the file to be opened.
+    wish : WindowsWish
+    limits : Limits, optional
+        What a worker may spend; the deadline is that of each window, and of opening the file.
 
     Yields
     ------
@@ -61,14 +47,13 @@ def read_windows_apart(
     ------
     MediaError
         If the file cannot be opened.
-    InputError
-        If `hop_s` cannot be used.
     WorkersError
         If no worker can be started.
     """
     check_can_start()
-    wish = WindowsWish(Path(path), hop_s, short_side_px, threads, partial)
-    worker = _Worker(wish)
+    limits = limits or Limits()
+    deadline_s = limits.seconds_for(WINDOW_S)
+    worker = _Worker(wish, limits)
     place = losses = 0
     try:
         windows: list[Window] = worker.receive(deadline_s)
@@ -82,7 +67,7 @@ def read_windows_apart(
                 for window in windows[first:place]:
                     yield window, MediaError(error.code, error.path, error.detail)
                 if place < len(windows):
-                    worker = _Worker(wish, windows[place:])
+                    worker = _Worker(wish, limits, windows[place:])
             else:
                 yield windows[place], clip
                 place, losses = place + 1, 0
@@ -117,11 +102,11 @@ def place_after_loss(windows: Sequence[Window], place: int, *, losses: int) -> i
 class _Worker:
     """A process that reads windows; without any, it plans them first."""
 
-    def __init__(self, wish: WindowsWish, windows: Sequence[Window] | None = None) -> None:
+    def __init__(self, wish: WindowsWish, limits: Limits, windows: Sequence[Window] | None = None) -> None:
         self.path = wish.path
         context = multiprocessing.get_context("spawn")
         self.receiver, sender = context.Pipe(duplex=False)
-        self.process = context.Process(target=_work, args=(sender, wish, windows), daemon=True)
+        self.process = context.Process(target=_work, args=(sender, wish, limits, windows), daemon=True)
         self.process.start()
         sender.close()
 
@@ -147,9 +132,9 @@ class _Worker:
         self.receiver.close()
 
 
-def _work(sender: "Connection[Any, Any]", wish: WindowsWish, windows: Sequence[Window] | None) -> None:
+def _work(sender: "Connection[Any, Any]", wish: WindowsWish, limits: Limits, windows: Sequence[Window] | None) -> None:
     """Send the plan, where none is given, and what each window gives; with True before it what ends the work."""
-    prepare_worker()
+    prepare_worker(limits)
     waiting: queue.Queue[tuple[bool, Any]] = queue.Queue(maxsize=WAITING - 1)  # one more waits while it is sent
     threading.Thread(target=_send, args=(sender, waiting), daemon=True).start()
     try:

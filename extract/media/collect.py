@@ -9,9 +9,10 @@ import numpy as np
 
 from cache.records import WINDOW_S
 from extract.media.container import MediaError, MediaFacts, Opened, read_facts
+from extract.media.limits import MAX_PACKETS
 from extract.media.pictures import Pictures
 from extract.media.sound import SAMPLES, Sound
-from extract.media.taker import COMPLETE, Taker
+from extract.media.taker import COMPLETE, Extent, Taker
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,10 @@ class DecodedClip:
         What the file's headers say.
     missing : str
         The view that is not there, ``"sound"`` (`waveform` is zeros) or ``"picture"`` (`frames` is [0, 0, 0, 3]);
-        empty where both are. Only `partial` lets a clip lack one.
+        empty where both are. Only `one_view` lets a clip lack one.
+    extents : tuple of Extent
+        How much of its picture and of its sound was decoded, beside what the headers declare. Only `allow_partial` lets
+        that be under 95 %.
     """
 
     frames: np.ndarray
@@ -45,10 +49,23 @@ class DecodedClip:
     end_s: float
     facts: MediaFacts
     missing: str = ""
+    extents: tuple[Extent, ...] = ()
+
+    @property
+    def partial(self) -> str:
+        """What of the window could not be decoded, in words; empty where 95 % could."""
+        return "; ".join(str(extent) for extent in self.extents if not extent.complete)
+
+    @property
+    def damaged(self) -> int:
+        """Packets that could not be decoded, and pictures that came out damaged."""
+        return sum(extent.damaged for extent in self.extents)
 
 
 def settle_window(opened: Opened, start_s: float, end_s: float | None) -> tuple[float, float]:
     """Return the window in seconds, cut at the end of a file that holds at least 95 % of it."""
+    if opened.duration_s <= 0.0:
+        raise MediaError("truncated", opened.path, "it is 0 s long")
     asked = min(start_s + WINDOW_S, opened.duration_s) if end_s is None else end_s
     end = min(asked, opened.duration_s)
     if not (0.0 <= start_s < end and end - start_s >= COMPLETE * (asked - start_s) - 1e-9):
@@ -94,10 +111,18 @@ def seek(opened: Opened, to_s: float) -> bool:
 
 
 def packets(opened: Opened) -> Iterator[tuple[Any, Any]]:
-    """Yield (stream, packet) to the end or to where the file breaks off, then (stream, None) to drain each decoder."""
+    """Yield (stream, packet) to the end or to where the file breaks off, then (stream, None) to drain each decoder.
+
+    Raises
+    ------
+    MediaError
+        If there are more than any clip has.
+    """
     streams = [stream for stream in (opened.video, opened.audio) if stream is not None]
     try:
-        for packet in opened.media.demux(*streams):
+        for number, packet in enumerate(opened.media.demux(*streams)):
+            if number > MAX_PACKETS:
+                raise MediaError("too_much", opened.path, f"more than {MAX_PACKETS} packets before the window ends")
             if packet.size:
                 yield packet.stream, packet
     except (av.error.InvalidDataError, av.error.EOFError, IndexError):  # the last: a track turned up on the way
@@ -106,27 +131,54 @@ def packets(opened: Opened) -> Iterator[tuple[Any, Any]]:
         yield stream, None
 
 
-def collect(
-    opened: Opened, window: tuple[float, float], pictures: Pictures | None, sound: Sound | None, *, partial: bool
-) -> DecodedClip:
-    """What both collectors hold; under `partial`, one of them may hold nothing."""
+@dataclass(frozen=True)
+class Collectors:
+    """What collects a window of an open file; `None` for a stream that it lacks."""
+
+    opened: Opened
+    window: tuple[float, float]
+    pictures: Pictures | None
+    sound: Sound | None
+
+
+def collect(collectors: Collectors, *, one_view: bool, allow_partial: bool) -> DecodedClip:
+    """What both collectors hold.
+
+    Parameters
+    ----------
+    collectors : Collectors
+    one_view : bool
+        Whether one of them may hold nothing.
+    allow_partial : bool
+        Whether they may hold less than 95 % of what is declared.
+
+    Raises
+    ------
+    MediaError
+        If they hold less than that.
+    """
+    opened, pictures, sound = collectors.opened, collectors.pictures, collectors.sound
+    extents = []
     frames, times_s = np.zeros((0, 0, 0, 3), np.uint8), np.zeros(0)
     waveform, real = np.zeros(SAMPLES, np.float32), 0
     missing = []
     try:
         if pictures is None:
             raise MediaError("no_video", opened.path)
-        frames, times_s = pictures.result()
+        frames, times_s, extent = pictures.result(allow_partial=allow_partial)
+        extents.append(extent)
     except MediaError as error:
-        if not partial or error.code != "no_video":
+        if not one_view or error.code != "no_video":
             raise
         missing.append("picture")
     try:
         if sound is None:
             raise MediaError("no_audio", opened.path)
-        waveform, real = sound.result()
+        waveform, real, extent = sound.result(allow_partial=allow_partial)
+        extents.append(extent)
     except MediaError as error:
-        if not partial or error.code != "no_audio" or missing:
+        if not one_view or error.code != "no_audio" or missing:
             raise
         missing.append("sound")
-    return DecodedClip(frames, times_s, waveform, real, *window, read_facts(opened), "".join(missing))
+    facts, lacking = read_facts(opened), "".join(missing)
+    return DecodedClip(frames, times_s, waveform, real, *collectors.window, facts, lacking, tuple(extents))

@@ -1,12 +1,15 @@
 """Opening a media file safely, what its headers say, and why a file is refused.
 
 Times are seconds on the clip clock. The clip clock is the file's own presentation clock, except where a file starts a
-second or more late (MPEG-TS, a cut live stream): there it starts at the file's earliest packet.
+second or more late (MPEG-TS, a cut live stream), or before zero by more than a sound coder's lead-in (MPEG-TS whose
+clock wraps): there it starts at the file's earliest packet.
 """
 
+import errno
 import os
 import stat
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +18,20 @@ from av.container import InputContainer
 from av.stream import Disposition
 
 from cache.errors import InputError
+from extract.media.codecs import PICTURE_CODECS, SOUND_CODECS
+from extract.media.limits import (
+    MAX_ASPECT,
+    MAX_CHANNELS,
+    MAX_CODED_PIXELS,
+    MAX_FILE_BYTES,
+    MAX_PACKETS,
+    MAX_PIXELS,
+    MAX_RATE_HZ,
+)
 
-MAX_PIXELS = 8192 * 4352
 MAX_CLOCK_OFFSET_S = 1.0
+MAX_LEAD_IN_S = 0.2
+"""Sound that its coder put before time 0, and that nobody is to hear, is no longer than this."""
 PROBE_BYTES = 12
 
 FORMATS = (
@@ -34,12 +48,14 @@ REASONS: dict[str, str] = {
     "not_media": "not a video file that can be opened; convert it to MP4 (H.264 and AAC)",
     "no_video": "there is no picture in the window; give a video, or a window that has a picture",
     "no_audio": "there is no sound in the window; give a video with sound, or a window that has some",
-    "too_large": f"the picture has more than {MAX_PIXELS} pixels; scale the video down",
+    "too_large": f"the picture has over 3840 x 2160 pixels, or sides of over {MAX_ASPECT} to 1; scale the video down",
+    "too_much": "the file is larger, or holds more before the window ends, than is read; cut the clip out first",
+    "codec": "picture or sound is in a coding that is not read; convert the file to MP4 (H.264 and AAC)",
     "truncated": "the file ends before it should; copy or download it again, or give a window inside what is left",
     "decode_failed": "picture or sound cannot be decoded; convert the file again from its source",
     "window_outside": "the window is not inside the file; correct start_s and end_s",
     "timeout": "decoding took longer than its deadline; cut the clip out of the file first, or allow more time",
-    "memory": "decoding was stopped for want of memory; use fewer jobs, or scale the video down",
+    "memory": "it took more memory than allowed; allow more, or use fewer jobs; a damaged file may ask for any amount",
 }
 """Why a clip is refused: code -> one sentence with the remedy."""
 
@@ -58,8 +74,13 @@ class MediaError(InputError):
     """
 
     def __init__(self, code: str, path: Path | str, detail: str = "") -> None:
-        super().__init__(f"{path}: {REASONS[code]}" + (f" ({detail})" if detail else ""))
         self.code, self.path, self.detail = code, Path(path), detail
+        super().__init__(f"{path}: {self.sentence}")
+
+    @property
+    def sentence(self) -> str:
+        """Why, with the remedy, and what was found."""
+        return REASONS[self.code] + (f" ({self.detail})" if self.detail else "")
 
     def __reduce__(self) -> tuple[type["MediaError"], tuple[str, Path, str]]:
         return type(self), (self.code, self.path, self.detail)
@@ -98,6 +119,12 @@ class Opened:
     origin_s: float
     duration_s: float
 
+    @cached_property
+    def pixel_aspect(self) -> float:
+        """Width of the picture's pixels over their height."""
+        found = self.video.sample_aspect_ratio if self.video is not None else None
+        return float(found) if found else 1.0
+
     def span_s(self, stream: Any) -> tuple[float, float]:
         """Return the first and last second that the headers declare for a stream, on the clip clock."""
         first_s = float(stream.start_time * stream.time_base) - self.origin_s if stream.start_time is not None else 0.0
@@ -106,40 +133,46 @@ class Opened:
         return first_s, _tagged_duration_s(stream.metadata.get("DURATION", "")) or self.duration_s
 
 
-def probe(path: Path | str) -> MediaFacts:
+def probe(path: Path | str, *, one_view: bool = False) -> MediaFacts:
     """Return what the headers of a media file say, without decoding it.
 
     Where no duration is declared, the packets are counted through (still without decoding).
+
+    Parameters
+    ----------
+    path : Path or str
+    one_view : bool
+        Take a file without sound, or without picture, too.
 
     Raises
     ------
     MediaError
         The file is missing, empty, no media, or lacks picture or sound.
     """
-    opened = open_media(path)
+    opened = open_media(path, one_view=one_view)
     with opened.media:
         return read_facts(opened)
 
 
-def open_media(path: Path | str, *, threads: int = 1, partial: bool = False) -> Opened:
+def open_media(path: Path | str, *, threads: int = 1, one_view: bool = False) -> Opened:
     """Open a regular file with the allowed formats only; the caller closes `.media`.
 
     Raises
     ------
     MediaError
-        The file is missing, empty, no media, or lacks picture or sound; with `partial`, both.
+        The file is missing, empty, no media, or lacks picture or sound; with `one_view`, both.
     """
     path = Path(path)
     _check_regular(path)
     media = _open_container(path)
     try:
-        video, audio = _pick_streams(path, media, partial=partial)
+        video, audio = _pick_streams(path, media, one_view=one_view)
         for stream in filter(None, (video, audio)):
             stream.codec_context.thread_count = threads
         if video is not None:
-            video.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+            video.codec_context.options = {"max_pixels": str(MAX_CODED_PIXELS)}
         start_s = (media.start_time or 0) / av.time_base
-        origin_s = start_s if start_s >= MAX_CLOCK_OFFSET_S else 0.0
+        origin_s = 0.0 if -MAX_LEAD_IN_S <= start_s < MAX_CLOCK_OFFSET_S else start_s
         end_s = start_s + media.duration / av.time_base if media.duration else _last_packet_end_s(path)
     except BaseException:
         media.close()
@@ -176,6 +209,8 @@ def _check_regular(path: Path) -> None:
         raise MediaError("not_a_file", path)
     if not status.st_size:
         raise MediaError("empty", path)
+    if status.st_size > MAX_FILE_BYTES:
+        raise MediaError("too_much", path, f"{status.st_size} bytes")
 
 
 def _open_container(path: Path) -> InputContainer:
@@ -183,11 +218,11 @@ def _open_container(path: Path) -> InputContainer:
     options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
     try:
         return av.open(f"file:{path.absolute()}", options=options, metadata_errors="replace")
-    except PermissionError as error:
-        raise MediaError("unreadable", path) from error
     except (av.error.MemoryError, MemoryError) as error:
         raise MediaError("memory", path) from error
     except (av.error.FFmpegError, OSError, ValueError) as error:
+        if getattr(error, "errno", 0) == errno.EACCES:  # demuxers give the other error of permissions for damage
+            raise MediaError("unreadable", path) from error
         if _starts_as_mp4(path):
             raise MediaError("truncated", path, "the index of the MP4 is missing or cut") from error
         raise MediaError("not_media", path) from error
@@ -198,21 +233,44 @@ def _starts_as_mp4(path: Path) -> bool:
         return file.read(PROBE_BYTES)[4:8] == b"ftyp"
 
 
-def _pick_streams(path: Path, media: InputContainer, *, partial: bool) -> tuple[Any, Any]:
+def _pick_streams(path: Path, media: InputContainer, *, one_view: bool) -> tuple[Any, Any]:
     """Return the best picture and sound streams, `None` for a lacking one; cover art of a song is no picture."""
     video: Any = media.streams.best("video")
     audio: Any = media.streams.best("audio")
     if video is not None and Disposition.attached_pic & video.disposition:
         video = None
-    if video is None and (audio is None or not partial):
+    if video is None and audio is None:
+        raise MediaError("not_media", path, "there is neither picture nor sound in it")
+    if video is None and not one_view:
         raise MediaError("no_video", path, "the file has no picture track")
-    if audio is None and not partial:
+    if audio is None and not one_view:
         raise MediaError("no_audio", path, "the file has no sound track")
-    if any(stream.codec_context is None for stream in (video, audio) if stream is not None):
-        raise MediaError("decode_failed", path, "no decoder for its codec")
-    if video is not None and video.width * video.height > MAX_PIXELS:
-        raise MediaError("too_large", path, f"{video.width} x {video.height}")
+    for stream, allowed in ((video, PICTURE_CODECS), (audio, SOUND_CODECS)):
+        if stream is None:
+            continue
+        if stream.codec_context is None:
+            raise MediaError("codec", path, "there is no decoder for it")
+        if stream.codec_context.name not in allowed:
+            raise MediaError("codec", path, stream.codec_context.name)
+    if video is not None:
+        check_size(path, video.width, video.height)
+        shown = video.sample_aspect_ratio or 1
+        check_size(path, round(video.width * shown), video.height)
+    if audio is not None:
+        check_sound(path, audio.codec_context.sample_rate, audio.codec_context.layout.nb_channels)
     return video, audio
+
+
+def check_size(path: Path, width: int, height: int) -> None:
+    """Refuse a picture that is too large, or a strip, before anything is allocated for it."""
+    if width * height > MAX_PIXELS or max(width, height) > MAX_ASPECT * max(1, min(width, height)):
+        raise MediaError("too_large", path, f"{width} x {height}")
+
+
+def check_sound(path: Path, rate_hz: int, channels: int) -> None:
+    """Refuse sound that no recording has, before anything is allocated for it."""
+    if rate_hz > MAX_RATE_HZ or channels > MAX_CHANNELS:
+        raise MediaError("too_much", path, f"{channels} channels of sound at {rate_hz} Hz")
 
 
 def _last_packet_end_s(path: Path) -> float:
@@ -220,7 +278,9 @@ def _last_packet_end_s(path: Path) -> float:
     end_s = 0.0
     with _open_container(path) as media:
         try:
-            for packet in media.demux():
+            for number, packet in enumerate(media.demux()):
+                if number > MAX_PACKETS:
+                    raise MediaError("too_much", path, f"more than {MAX_PACKETS} packets")
                 if packet.pts is not None:
                     end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
         except av.error.FFmpegError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import av
 
-from extract.media.collect import DecodedClip, collect, decode_into, settle_window
+from extract.media.collect import Collectors, DecodedClip, collect, decode_into, settle_window
 from extract.media.container import REASONS, MediaError, MediaFacts, open_media, probe
 from extract.media.pictures import Pictures
 from extract.media.sound import Sound
@@ -20,7 +20,7 @@ from extract.media.taker import Taker, preroll_s
 
 __all__ = ["DECODER", "REASONS", "DecodedClip", "MediaError", "MediaFacts", "probe", "read_clip"]
 
-DECODER = f"pyav {av.__version__}, rules 1"
+DECODER = f"pyav {av.__version__}, rules 2"
 """What decides the decoded bits; it enters the cache's identity. Raise the number whenever the rules here change."""
 
 
@@ -31,7 +31,8 @@ def read_clip(
     end_s: float | None = None,
     short_side_px: int | None = None,
     threads: int = 1,
-    partial: bool = False,
+    one_view: bool = False,
+    allow_partial: bool = False,
 ) -> DecodedClip:
     """Decode the pictures and sound of a window of a media file.
 
@@ -45,8 +46,10 @@ def read_clip(
         Scale pictures down to this short side, keeping their shape (the long side is made even). Never scales up.
     threads : int
         Decoder threads; they do not change the result.
-    partial : bool
+    one_view : bool
         Read a clip without sound, or without picture, too.
+    allow_partial : bool
+        Take a window of which less than 95 % can be decoded; `partial` of the clip says so.
 
     Raises
     ------
@@ -56,7 +59,7 @@ def read_clip(
     if short_side_px is not None and short_side_px < 2:
         raise ValueError(f"short_side_px is {short_side_px}, expected 2 or more")
     with coded_errors(path):
-        return _read(DecodeWish(Path(path), start_s, end_s, short_side_px, threads, partial))
+        return _read(DecodeWish(Path(path), start_s, end_s, short_side_px, threads, one_view, allow_partial))
 
 
 @contextmanager
@@ -79,13 +82,14 @@ class DecodeWish:
     end_s: float | None
     short_side_px: int | None
     threads: int
-    partial: bool
+    one_view: bool
+    allow_partial: bool
 
 
 def _read(wish: DecodeWish) -> DecodedClip:
     """Decode with a seek, or from the file's start where seeking lands too late. Streams live only while it is open."""
     for seeking in (True, False):
-        opened = open_media(wish.path, threads=wish.threads, partial=wish.partial)
+        opened = open_media(wish.path, threads=wish.threads, one_view=wish.one_view)
         with opened.media:
             window = settle_window(opened, wish.start_s, wish.end_s)
             pictures = Pictures(opened, window, wish.short_side_px) if opened.video is not None else None
@@ -96,5 +100,6 @@ def _read(wish: DecodeWish) -> DecodedClip:
             if sound is not None:
                 takers[opened.audio.index] = sound
             if decode_into(takers, opened, preroll_s(window[0]) if seeking else 0.0):
-                return collect(opened, window, pictures, sound, partial=wish.partial)
+                found = Collectors(opened, window, pictures, sound)
+                return collect(found, one_view=wish.one_view, allow_partial=wish.allow_partial)
     raise MediaError("decode_failed", wish.path, "the window cannot be reached")

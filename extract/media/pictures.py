@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from av.video.reformatter import Interpolation
 
-from extract.media.container import MediaError, Opened
-from extract.media.taker import COMPLETE, Taker, check_complete, seconds
+from extract.media.container import MediaError, Opened, check_size
+from extract.media.taker import COMPLETE, Extent, Taker, check_complete, seconds
 
 FRAMES = 32
 
@@ -40,14 +40,15 @@ class Picture:
         The decoder marked it as damaged.
     """
 
-    def __init__(self, frame: Any, time_s: float, length_s: float) -> None:
+    def __init__(self, frame: Any, time_s: float, length_s: float, *, pixel_aspect: float = 1.0) -> None:
         self.time_s, self.end_s, self.is_corrupt = time_s, time_s + length_s, bool(frame.is_corrupt)
+        self._width = max(1, round(frame.width * pixel_aspect))
         self._frame, self._turns = frame, round(frame.rotation / 90) % 4
         self._rgb: dict[tuple[int, int], np.ndarray] = {}
 
     def size_hw(self, short_side_px: int | None) -> tuple[int, int]:
-        """Return height and width in pixels, upright, after scaling down to a short side."""
-        width, height = scaled_size(self._frame.width, self._frame.height, short_side_px)
+        """Return height and width in square pixels, upright, after scaling down to a short side."""
+        width, height = scaled_size(self._width, self._frame.height, short_side_px)
         return (height, width) if self._turns % 2 == 0 else (width, height)
 
     def rgb(self, size_hw: tuple[int, int]) -> np.ndarray:
@@ -66,21 +67,28 @@ class Picture:
 
 
 def picture_of(frame: Any, opened: Opened) -> Picture | None:
-    """Return a decoded frame with its time, or None where it has none."""
+    """Return a decoded frame with its time, or None where it has none.
+
+    Raises
+    ------
+    MediaError
+        If it is too large.
+    """
+    check_size(opened.path, frame.width, frame.height)
     ticks = frame.pts if frame.pts is not None else frame.dts
     if ticks is None:
         return None
     base = frame.time_base or opened.video.time_base  # a drained decoder gives frames without one
     rate = opened.video.average_rate
     length_s = seconds(frame.duration, base) if frame.duration else (1.0 / float(rate) if rate else 0.0)
-    return Picture(frame, seconds(ticks, base) - opened.origin_s, length_s)
+    return Picture(frame, seconds(ticks, base) - opened.origin_s, length_s, pixel_aspect=opened.pixel_aspect)
 
 
 class Pictures(Taker):
     """Keeps the pictures that are on screen at the 32 middles; only those are converted to RGB."""
 
     def __init__(self, opened: Opened, window: tuple[float, float], short_side_px: int | None) -> None:
-        super().__init__()
+        super().__init__(opened.path)
         self.opened, self.window, self.short_side_px = opened, window, short_side_px
         self.targets_s = middles_s(*window)
         self.times_s = np.zeros(FRAMES)
@@ -117,22 +125,32 @@ class Pictures(Taker):
             self.times_s[filled:count] = self.held.time_s
             self.shown += [self.held.rgb(self.size_hw)] * (count - filled)
 
-    def result(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return frames and times, or refuse what is too incomplete."""
+    def extent(self) -> Extent:
+        """Return how much was decoded; all that is declared where nothing more was wanted."""
         first_s, last_s = self.opened.span_s(self.opened.video)
         declared_s = min(last_s, self.window[1]) - max(first_s, self.window[0])
+        rate = self.opened.video.average_rate
+        declared = max(0, round(declared_s * float(rate))) if rate else 0
+        if self.done:
+            return Extent("picture", declared_s, declared_s, self.failures, declared, declared)
+        decoded_s = 0.0 if self.held is None else self.held.end_s - max(first_s, self.window[0])
+        return Extent("picture", decoded_s, declared_s, self.failures, self.seen, declared)
+
+    def result(self, *, allow_partial: bool = False) -> tuple[np.ndarray, np.ndarray, Extent]:
+        """Return frames, times and how much was decoded, or refuse what is too incomplete."""
+        first_s, last_s = self.opened.span_s(self.opened.video)
         if last_s <= self.window[0] or first_s >= self.window[1]:
             raise MediaError("no_video", self.opened.path, f"the picture lasts from {first_s:.2f} to {last_s:.2f} s")
         if self.held is None:
             raise MediaError("decode_failed" if self.failures else "truncated", self.opened.path, "no picture decoded")
-        decoded_s = declared_s if self.done else self.held.end_s - max(first_s, self.window[0])
-        check_complete(self.opened.path, "picture", decoded_s, declared_s)
+        extent = self.extent()
+        check_complete(self.opened.path, extent, allow_partial=allow_partial)
         if self.failures > (1 - COMPLETE) * (self.seen + self.failures) + 1:
             found = f"{self.failures} of {self.seen + self.failures} pictures are damaged"
             raise MediaError("decode_failed", self.opened.path, found)
         self._show_until(math.inf)
         self.held = None
-        return self._stacked(), self.times_s
+        return self._stacked(), self.times_s, extent
 
     def _stacked(self) -> np.ndarray:
         """Return the pictures in one array; each is let go as it is copied, so that they are not held twice."""

@@ -4,10 +4,11 @@ from typing import Any
 
 import av
 import numpy as np
+from av.audio.frame import format_dtypes
 
 from cache.records import WINDOW_S
-from extract.media.container import MediaError, Opened
-from extract.media.taker import Taker, check_complete, preroll_s, seconds
+from extract.media.container import MediaError, Opened, check_sound
+from extract.media.taker import SLACK_S, Extent, Taker, check_complete, preroll_s, seconds
 
 SAMPLE_RATE_HZ = 16_000
 SAMPLES = int(SAMPLE_RATE_HZ * WINDOW_S)
@@ -23,7 +24,7 @@ class Sound(Taker):
     """
 
     def __init__(self, opened: Opened, window: tuple[float, float]) -> None:
-        super().__init__()
+        super().__init__(opened.path)
         self.opened = opened
         self.start_s, self.end_s = window[0], min(window[1], window[0] + WINDOW_S)
         self.base_s = preroll_s(self.start_s)
@@ -53,32 +54,35 @@ class Sound(Taker):
 
     def _begin(self, rate_hz: int) -> None:
         """Lay out the grid at the sound's own rate."""
+        check_sound(self.opened.path, rate_hz, 1)
         self.rate_hz = rate_hz
         self.samples = np.zeros(round((self.end_s + TAIL_S - self.base_s) * rate_hz), np.float32)
         self.edges = [round((edge_s - self.base_s) * rate_hz) for edge_s in (self.start_s, self.end_s)]
 
-    def result(self) -> tuple[np.ndarray, int]:
-        """Return float32 [480000] and how many samples are real, or refuse what is too incomplete."""
+    def result(self, *, allow_partial: bool = False) -> tuple[np.ndarray, int, Extent]:
+        """Return float32 [480000], how many samples are real, and how much was decoded, or refuse too little."""
         first_s, last_s = self.opened.span_s(self.opened.audio)
         declared_s = min(last_s, self.end_s) - max(first_s, self.start_s)
         if declared_s <= 0:
             raise MediaError("no_audio", self.opened.path, f"the sound lasts from {first_s:.2f} to {last_s:.2f} s")
         if not self.covered:
             raise MediaError("decode_failed" if self.failures else "truncated", self.opened.path, "no sound decoded")
-        covered_s = self.covered / self.rate_hz
-        check_complete(self.opened.path, "sound", covered_s, declared_s, failures=self.failures)
+        extent = Extent("sound", self.covered / self.rate_hz, declared_s, self.failures)
+        reached = self.base_s + self.cursor / self.rate_hz >= min(last_s, self.end_s) - SLACK_S  # what lacks is a gap
+        damage = self.failures > 1 or reached
+        check_complete(self.opened.path, extent, damage=damage, allow_partial=allow_partial)
         resampled = _resample(self.samples, self.rate_hz)
         offset = round((self.start_s - self.base_s) * SAMPLE_RATE_HZ)
         last_s = min(self.end_s, self.base_s + self.cursor / self.rate_hz)
         real = max(0, min(SAMPLES, round((last_s - self.start_s) * SAMPLE_RATE_HZ), len(resampled) - offset))
         waveform = np.zeros(SAMPLES, np.float32)
         waveform[:real] = np.clip(resampled[offset : offset + real], -1.0, 1.0)
-        return waveform, real
+        return waveform, real, extent
 
 
 def _mono(frame: Any) -> np.ndarray:
     """Return the mean over channels of a stretch of sound, float32 [samples], full scale 1."""
-    values = frame.to_ndarray()
+    values = _values(frame)
     if not frame.format.is_planar:
         values = values.reshape(-1, frame.layout.nb_channels).T
     if values.dtype == np.uint8:
@@ -87,6 +91,19 @@ def _mono(frame: Any) -> np.ndarray:
         values = values / np.float64(-int(np.iinfo(values.dtype).min))
     mono: np.ndarray = values.mean(axis=0, dtype=np.float64).astype(np.float32)
     return mono
+
+
+def _values(frame: Any) -> np.ndarray:
+    """Return samples as they were decoded, [channels, samples], or [1, samples * channels] where they are interleaved.
+
+    Of eight planes and more PyAV takes what lies in memory behind the last for another, so they are counted here.
+    """
+    channels = frame.layout.nb_channels
+    if not frame.format.is_planar or channels < 8:
+        values: np.ndarray = frame.to_ndarray()
+        return values
+    kind = format_dtypes[frame.format.name]
+    return np.stack([np.frombuffer(plane, kind, frame.samples) for plane in frame.planes[:channels]])
 
 
 def _resample(samples: np.ndarray, rate_hz: int) -> np.ndarray:

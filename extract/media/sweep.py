@@ -11,6 +11,7 @@ place costs no window elsewhere. One thing is taken on trust: that a picture's p
 same after a seek as in one pass, once the decoder gives pictures at all.
 """
 
+import math
 from array import array
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -20,12 +21,15 @@ from typing import TYPE_CHECKING, Any
 
 import av
 
-from extract.media.collect import DecodedClip, collect, decode_into, packets, seek, settle_window
+from extract.media.collect import Collectors, DecodedClip, collect, decode_into, packets, seek, settle_window
 from extract.media.container import MediaError, Opened, open_media
 from extract.media.decode import read_clip
 from extract.media.pictures import Picture, Pictures, middles_s, picture_of
 from extract.media.sound import Sound
 from extract.media.taker import Taker, preroll_s
+
+MOST_BEYOND = 16
+"""Windows behind the last picture of a file that are tried one by one; a file may declare weeks."""
 
 if TYPE_CHECKING:
     from extract.media.windows import Window, WindowsWish
@@ -52,7 +56,7 @@ class _First(Taker):
     """
 
     def __init__(self, opened: Opened, window: tuple[float, float]) -> None:
-        super().__init__()
+        super().__init__(opened.path)
         self.opened, self.window = opened, window
         self.mark: int | None = None
         self.packets = 0
@@ -83,7 +87,7 @@ class Sweep(Taker):
     """
 
     def __init__(self, opened: Opened, wish: "WindowsWish", windows: "Sequence[Window]") -> None:
-        super().__init__()
+        super().__init__(opened.path)
         self.opened, self.wish = opened, wish
         self.waiting = deque(windows)
         self.under_way: deque[_UnderWay] = deque()
@@ -97,10 +101,26 @@ class Sweep(Taker):
         """Yield the clip or the refusal of each window, in their order."""
         if self.opened.video is not None:
             yield from self._results_under_way()
+        beyond = 0
         while self.under_way or self.waiting:
             if not self.under_way:
                 self._begin()
-            yield self._finished(self.under_way.popleft())
+            item = self.under_way.popleft()
+            found = self._finished(item)
+            yield found
+            reached_s = -math.inf if self.last is None else self.last.time_s
+            beyond = beyond + 1 if isinstance(found, MediaError) and item.window.start_s > reached_s else 0
+            if isinstance(found, MediaError) and beyond >= MOST_BEYOND:
+                yield from self._rest(found)
+
+    def _rest(self, like: MediaError) -> Iterator[MediaError]:
+        """Refuse the windows that are left: the file has ended, whatever length it declares."""
+        while self.under_way or self.waiting:
+            if self.under_way:
+                self.under_way.popleft()
+            else:
+                self.waiting.popleft()
+            yield MediaError(like.code, like.path, "the file has ended before")
 
     def _results_under_way(self) -> Iterator[DecodedClip | MediaError]:
         """Decode, and yield for each window whose pictures are complete."""
@@ -188,7 +208,7 @@ class Sweep(Taker):
         As there, the file is decoded from its start where seeking lands too late for the first picture or sound.
         """
         for from_s in (preroll_s(item.window.start_s), 0.0):
-            own = open_media(self.wish.path, partial=self.wish.partial)
+            own = open_media(self.wish.path, one_view=self.wish.one_view)
             with own.media:
                 window = settle_window(own, item.window.start_s, item.window.end_s)
                 first = _First(own, window)
@@ -202,7 +222,8 @@ class Sweep(Taker):
                     continue
                 if item.pictures is not None and not self._has_met(first, from_s):
                     return None
-                return collect(own, window, item.pictures, sound, partial=self.wish.partial)
+                found = Collectors(own, window, item.pictures, sound)
+                return collect(found, one_view=self.wish.one_view, allow_partial=self.wish.allow_partial)
         return None
 
     def _has_met(self, first: _First, from_s: float) -> bool:
@@ -231,7 +252,8 @@ def _read_alone(window: "Window", wish: "WindowsWish") -> DecodedClip | MediaErr
             end_s=window.end_s,
             short_side_px=wish.short_side_px,
             threads=wish.threads,
-            partial=wish.partial,
+            one_view=wish.one_view,
+            allow_partial=wish.allow_partial,
         )
     except MediaError as error:
         return MediaError(error.code, error.path, error.detail)

@@ -1,6 +1,7 @@
 """What the collectors of pictures and of sound have in common: how they decode, and when a window is too incomplete."""
 
 import math
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,53 @@ from typing import Any
 import av
 
 from extract.media.container import MediaError
+from extract.media.limits import MAX_FRAMES
 
 COMPLETE = 0.95
 SLACK_S = 0.1
 PREROLL_S = 1.0
 
 
+@dataclass(frozen=True)
+class Extent:
+    """How much of a stream was decoded in a window, beside what its headers declare.
+
+    Attributes
+    ----------
+    what : str
+        ``"picture"`` or ``"sound"``.
+    decoded_s, declared_s : float
+        Seconds in the window.
+    damaged : int
+        Packets that could not be decoded, and pictures that came out damaged.
+    frames, declared_frames : int
+        Pictures; of sound, and where the headers give no rate, 0.
+    """
+
+    what: str
+    decoded_s: float
+    declared_s: float
+    damaged: int
+    frames: int = 0
+    declared_frames: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether 95 % was decoded; a tenth of a second does not count, as headers are not exact."""
+        return self.decoded_s >= COMPLETE * self.declared_s - min(SLACK_S, self.declared_s / 2)
+
+    def __str__(self) -> str:
+        counted = f", {self.frames} of {self.declared_frames} pictures" if self.declared_frames else ""
+        return f"{self.what}: {max(self.decoded_s, 0.0):.2f} of {self.declared_s:.2f} s in the window{counted}"
+
+
 class Taker:
     """Takes the packets of one stream and what is decoded from them.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
 
     Attributes
     ----------
@@ -27,8 +67,9 @@ class Taker:
         What came first is already too late for its window.
     """
 
-    def __init__(self) -> None:
-        self.failures = 0
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.failures = self.decoded = 0
         self.done = self.late = False
 
     def take(self, stream: Any, packet: Any) -> None:
@@ -38,6 +79,9 @@ class Taker:
         except (av.error.InvalidDataError, av.error.EOFError):
             self.failures += packet is not None
             return
+        self.decoded += len(frames)
+        if self.decoded > MAX_FRAMES:
+            raise MediaError("too_much", self.path, f"more than {MAX_FRAMES} pictures or stretches of sound")
         for frame in frames:
             self.add(frame)
 
@@ -56,8 +100,16 @@ def preroll_s(start_s: float) -> float:
     return max(0.0, math.floor(start_s) - PREROLL_S)
 
 
-def check_complete(path: Path, what: str, decoded_s: float, declared_s: float, *, failures: int = 0) -> None:
-    """Refuse a window of which less than 95 % could be decoded."""
-    if decoded_s < COMPLETE * declared_s - min(SLACK_S, declared_s / 2):
-        code = "decode_failed" if failures > 1 else "truncated"
-        raise MediaError(code, path, f"{what}: {max(decoded_s, 0.0):.2f} of {declared_s:.2f} s in the window")
+def check_complete(path: Path, extent: Extent, *, damage: bool = False, allow_partial: bool = False) -> None:
+    """Refuse a window of which less than 95 % could be decoded, unless that is allowed.
+
+    Parameters
+    ----------
+    path : Path
+    extent : Extent
+    damage : bool
+        Whether damage is to blame, so that more of the file would not help.
+    allow_partial : bool
+    """
+    if not extent.complete and not allow_partial:
+        raise MediaError("decode_failed" if damage else "truncated", path, str(extent))

@@ -36,13 +36,29 @@ class Window:
 
 @dataclass(frozen=True)
 class WindowsWish:
-    """What `read_windows` was asked for."""
+    """Which windows of which file are wanted, and how.
+
+    Attributes
+    ----------
+    path : Path
+        A regular file.
+    hop_s : float
+        From one window's start to the next, seconds; see `window_starts`.
+    short_side_px, threads, one_view, allow_partial
+        As in `extract.media.decode.read_clip`.
+
+    Raises
+    ------
+    InputError
+        If `hop_s` cannot be used.
+    """
 
     path: Path
     hop_s: float
     short_side_px: int | None = None
     threads: int = 1
-    partial: bool = False
+    one_view: bool = False
+    allow_partial: bool = False
 
     def __post_init__(self) -> None:
         _check_hop(self.hop_s)
@@ -102,19 +118,12 @@ def _check_hop(hop_s: float) -> None:
         raise InputError(f"hop_s is {hop_s}, expected more than 0 seconds")
 
 
-def read_windows(
-    path: Path | str, *, hop_s: float, short_side_px: int | None = None, threads: int = 1, partial: bool = False
-) -> Iterator[tuple[Window, DecodedClip | MediaError]]:
+def read_windows(wish: WindowsWish) -> Iterator[tuple[Window, DecodedClip | MediaError]]:
     """Decode a media file once and give the clip of each of its windows, in order, as soon as it is complete.
 
     Parameters
     ----------
-    path : Path or str
-        A regular file.
-    hop_s : float
-        From one window's start to the next, seconds; see `window_starts`.
-    short_side_px, threads, partial
-        As in `extract.media.decode.read_clip`.
+    wish : WindowsWish
 
     Yields
     ------
@@ -125,10 +134,7 @@ def read_windows(
     ------
     MediaError
         At once, if the file cannot be opened.
-    InputError
-        If `hop_s` cannot be used.
     """
-    wish = WindowsWish(Path(path), hop_s, short_side_px, threads, partial)
     yield from read_planned(wish, plan_windows(wish))
 
 
@@ -138,13 +144,16 @@ def plan_windows(wish: WindowsWish) -> list[Window]:
     Raises
     ------
     MediaError
-        The file cannot be opened.
+        The file cannot be opened, or declares to be so long that there would be more than 100 000 windows.
     """
     with coded_errors(wish.path):
-        opened = open_media(wish.path, partial=wish.partial)
+        opened = open_media(wish.path, one_view=wish.one_view)
         opened.media.close()
     duration_s = max(0.0, opened.duration_s)
-    starts_s = window_starts(duration_s, hop_s=wish.hop_s).tolist()
+    try:
+        starts_s = window_starts(duration_s, hop_s=wish.hop_s).tolist()
+    except InputError as error:  # what a file declares costs that file alone
+        raise MediaError("too_much", wish.path, str(error)) from error
     ends_s = [min(start_s + WINDOW_S, duration_s) for start_s in starts_s]
     if ends_s[-1] > duration_s - CLOCK_S:
         ends_s[-1] = duration_s
@@ -156,6 +165,6 @@ def read_planned(wish: WindowsWish, windows: Sequence[Window]) -> Iterator[tuple
     if not windows:
         return
     with coded_errors(wish.path):
-        opened = open_media(wish.path, threads=wish.threads, partial=wish.partial)
+        opened = open_media(wish.path, threads=wish.threads, one_view=wish.one_view)
     with opened.media, closing(Sweep(opened, wish, windows).results()) as clips:
         yield from zip(windows, clips, strict=True)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cache.media import Media
     from extract.media.container import MediaError
     from extract.media.decode import DecodedClip
+    from extract.media.limits import Limits, ReadingRules
     from extract.shipped import ShippedSource
 
 log = logging.getLogger(__name__)
@@ -148,6 +149,7 @@ class Model:
         jobs: int = 1,
         explain: bool = True,
         look: "Callable[[int, DecodedClip], object] | None" = None,
+        rules: "ReadingRules | None" = None,
     ) -> Iterator[Prediction | Refusal]:
         """What the model says of files, one by one in their order; they are decoded ahead in worker processes.
 
@@ -161,19 +163,30 @@ class Model:
             Whether to say what each source says, and what the answer would be without it.
         look : callable, optional
             Given the number and the decoded clip of each file that could be decoded, before the model says anything.
+        rules : ReadingRules, optional
+            What each file may cost, and which are taken.
         """
         from extract.media.decode import DecodedClip
+        from extract.media.limits import ReadingRules
         from extract.media.pool import DecodeRequest, decode_many
         from extract.media.renditions import SHORT_SIDE_PX
 
+        rules = rules or ReadingRules()
         waiting: list[Ask] = []
 
         def requests() -> Iterator[DecodeRequest]:
             for ask in asks:
                 waiting.append(ask)
-                yield DecodeRequest(Path(ask.file), ask.start_s, ask.end_s, SHORT_SIDE_PX, partial=self.card.impute)
+                yield DecodeRequest(
+                    Path(ask.file),
+                    ask.start_s,
+                    ask.end_s,
+                    SHORT_SIDE_PX,
+                    one_view=self.card.impute,
+                    allow_partial=rules.allow_partial,
+                )
 
-        for number, (_, result) in enumerate(decode_many(requests(), jobs=jobs)):
+        for number, (_, result) in enumerate(decode_many(requests(), jobs=jobs, limits=rules.limits)):
             ask = waiting.pop(0)
             if not isinstance(result, DecodedClip):
                 yield refusal_of(ask.file, result)
@@ -202,7 +215,8 @@ class Model:
                 for number, item in enumerate(says)
             )
         probabilities = self.fusion.probabilities(values)
-        return Prediction(file, self.classes, probabilities, clip.start_s, clip.end_s, clip.missing, sources)
+        window = (clip.start_s, clip.end_s)
+        return Prediction(file, self.classes, probabilities, *window, clip.missing, sources, clip.partial)
 
     def _says(self, media: "Media", missing: str) -> list[list[NetworkSays] | None]:
         """What each source's networks say; `None` where the clip lacks what the source reads."""
@@ -216,10 +230,17 @@ class Model:
                     found.append([NetworkSays(row["embedding"], row.get("logits")) for row in rows])
         return found
 
-    def timeline(self, path: str | PathLike[str], *, hop_s: float = HOP_S) -> Timeline:
+    def timeline(self, path: str | PathLike[str], *, hop_s: float = HOP_S, limits: "Limits | None" = None) -> Timeline:
         """What the model says of a file over time: a window of 30 s, moved by `hop_s` seconds at a time.
 
         The file is decoded once. A window that cannot be read leaves a gap.
+
+        Parameters
+        ----------
+        path : str or path-like
+        hop_s : float
+        limits : Limits, optional
+            What each window may cost.
 
         Raises
         ------
@@ -229,13 +250,15 @@ class Model:
         from extract.media.apart import read_windows_apart
         from extract.media.decode import DecodedClip
         from extract.media.renditions import SHORT_SIDE_PX
+        from extract.media.windows import WindowsWish
 
         file = fspath(path)
         times: list[tuple[float, float]] = []
         rows: list[Floats] = []
         refusals: list[tuple[int, Refusal]] = []
         duration_s, missing = 0.0, ""
-        windows = read_windows_apart(Path(path), hop_s=hop_s, short_side_px=SHORT_SIDE_PX, partial=self.card.impute)
+        wish = WindowsWish(Path(path), hop_s, SHORT_SIDE_PX, one_view=self.card.impute)
+        windows = read_windows_apart(wish, limits=limits)
         for window, result in windows:
             times.append((window.start_s, window.end_s))
             if isinstance(result, DecodedClip):
@@ -263,7 +286,4 @@ def _answer(found: Prediction | Refusal) -> Prediction:
 
 def refusal_of(file: str, error: "MediaError") -> Refusal:
     """A refusal as it is shown: why, and what was found."""
-    from extract.media.container import REASONS
-
-    detail = REASONS[error.code] + (f" ({error.detail})" if error.detail else "")
-    return Refusal(file, error.code, detail, error.detail)
+    return Refusal(file, error.code, error.sentence, error.detail)

@@ -47,6 +47,8 @@ class Prediction:
         The view that the file lacks and that was filled in, ``"sound"`` or ``"picture"``; empty where it has both.
     sources : tuple of SourceSays
         In the order of the model's sources.
+    partial : str
+        What of the window could not be decoded; empty where 95 % could.
     """
 
     file: str
@@ -56,6 +58,7 @@ class Prediction:
     end_s: float
     missing: str = ""
     sources: tuple[SourceSays, ...] = ()
+    partial: str = ""
 
     @property
     def label(self) -> str:

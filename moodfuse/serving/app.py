@@ -23,7 +23,8 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from cache.records import WINDOW_S
-from extract.media.container import REASONS, MediaError, open_media
+from extract.media.container import MediaError
+from extract.media.pool import ProbeRequest, probe_many
 from moodfuse.model.predictions import Prediction, Timeline
 from moodfuse.serving.answers import Question, prediction_json, read_question, timeline_json
 from moodfuse.serving.desk import Desk
@@ -145,19 +146,19 @@ class _Service:
                 timeline = self.labeller.timeline(path, hop_s=question.hop_s)
                 answer["timeline"] = timeline_json(timeline, hop_s=question.hop_s)
         except MediaError as error:
-            sentence = REASONS.get(error.code, "the file cannot be labelled")
-            detail = f"{sentence} ({error.detail})" if error.detail else sentence
-            raise Problem(error.code, detail.replace(str(path), name)) from error
+            raise Problem(error.code, error.sentence.replace(str(path), name)) from error
         for refusal in answer.get("timeline", {}).get("refusals", ()):
             refusal["detail"] = refusal["detail"].replace(str(path), name)
         return {"file": name, "model": self.labeller.name, **answer}
 
 
 def _duration_s(path: Path) -> float:
-    """How long a file lasts. Only headers are read, of a file that a worker process has decoded before."""
-    opened = open_media(path, partial=True)
-    opened.media.close()
-    return opened.duration_s
+    """How long a file lasts, by its headers, which a worker process reads."""
+    for _, found in probe_many([ProbeRequest(path, one_view=True)], jobs=1):
+        if isinstance(found, MediaError):
+            raise found
+        return found.duration_s
+    raise MediaError("decode_failed", path)
 
 
 def _check_length(duration_s: float, hop_s: float, *, limits: Limits) -> None:

@@ -8,6 +8,8 @@ from PIL import Image
 
 from extract.media.container import MediaError, open_media
 from extract.media.decode import read_clip
+from extract.media.limits import Limits
+from extract.media.pool import ProbeRequest, work_apart
 
 SHORT_SIDE_PX = 270
 LONG_SIDE_LIMIT = 640
@@ -20,7 +22,7 @@ FLAT = 12.0
 
 
 def poster_of(path: Path) -> bytes | None:
-    """A picture from the first half of a video as JPEG; the same file gives the same bytes.
+    """A picture from the first half of a video as JPEG, read in a worker process; the same file gives the same bytes.
 
     Parameters
     ----------
@@ -32,6 +34,14 @@ def poster_of(path: Path) -> bytes | None:
     bytes or None
         The short side has 270 px at most; `None` where the file has no picture that can be read.
     """
+    for _, found in work_apart(_best_frame, [ProbeRequest(path)], jobs=1, limits=Limits()):
+        if isinstance(found, np.ndarray):
+            return _jpeg(found)
+    return None
+
+
+def _best_frame(request: ProbeRequest) -> np.ndarray | None:
+    path = request.path
     best: tuple[float, np.ndarray] | None = None
     for share in MOMENTS:
         frame = _frame_at(path, share)
@@ -42,17 +52,17 @@ def poster_of(path: Path) -> bytes | None:
             best = found
         if best[0] >= FLAT:
             break
-    return None if best is None else _jpeg(best[1])
+    return None if best is None else best[1]
 
 
 def _frame_at(path: Path, share: float) -> np.ndarray | None:
     """The picture at a share of the file's length, uint8 [H, W, 3]; `None` where it cannot be read."""
     try:
-        opened = open_media(path, partial=True)
+        opened = open_media(path, one_view=True)
         opened.media.close()
         start_s = share * opened.duration_s
         end_s = min(start_s + WINDOW_S, opened.duration_s)
-        decoded = read_clip(path, start_s=start_s, end_s=end_s, short_side_px=SHORT_SIDE_PX, partial=True)
+        decoded = read_clip(path, start_s=start_s, end_s=end_s, short_side_px=SHORT_SIDE_PX, one_view=True)
     except MediaError:
         return None
     return decoded.frames[0] if len(decoded.frames) else None

@@ -10,7 +10,7 @@ import pytest
 
 from cache.errors import InputError
 from extract.audit import Audited, audit_lines, find_duplicates
-from extract.check import check
+from extract.check import CheckSettings, check
 from extract.dataset import scan
 from extract.likeness import NO_MARKS, Marks, find_sounds, frame_marks, sound_marks
 from extract.media.decode import read_clip
@@ -152,10 +152,10 @@ def test_check_lists_copies_and_how_to_group_them(tmp_path: Path) -> None:
             make_clip(tmp_path / label / f"{number}.mp4", mood=label, settings=settings)
     copy = tmp_path / "sad" / "copy-of-0.mp4"
     copy.write_bytes((tmp_path / "sad" / "0.mp4").read_bytes() + b"\0" * 8)
-    text = "\n".join(check(tmp_path, folds=2).lines)
+    text = "\n".join(check(CheckSettings(tmp_path, 2)).lines)
     assert "sound alike: sad/0.mp4 and sad/copy-of-0.mp4, from " in text and "--group-pattern" in text
-    assert "sound alike" not in "\n".join(check(tmp_path, folds=2, audit=False).lines)
-    grouped = "\n".join(check(tmp_path, folds=2, group_pattern=r"sad/(?:copy-of-)?(0)").lines)
+    assert "sound alike" not in "\n".join(check(CheckSettings(tmp_path, 2, decode=False)).lines)
+    grouped = "\n".join(check(CheckSettings(tmp_path, 2, group_pattern=r"sad/(?:copy-of-)?(0)")).lines)
     assert "in one group already" in grouped and "1 groups hold more" in grouped
 
 
@@ -168,7 +168,7 @@ def test_songs_of_the_demo_corpus_are_told_apart(tmp_path: Path) -> None:
     settings = CorpusSettings(labels=("sad", "fear"), groups_per_label=3, clips_per_group=(2, 1))
     settings = replace(settings, clip=ClipSettings(10.0, 64, 48))
     table = make_corpus(tmp_path, settings=settings)
-    assert "different groups may be one" not in "\n".join(check(table, folds=2).lines)
+    assert "different groups may be one" not in "\n".join(check(CheckSettings(table, 2)).lines)
 
 
 def test_group_pattern(tmp_path: Path) -> None:

@@ -142,6 +142,28 @@ def test_channels_are_averaged(tmp_path: Path) -> None:
     assert read_clip(path).waveform.max() == pytest.approx(0.4, abs=0.05)
 
 
+@pytest.mark.parametrize(("layout", "channels"), [("5.1", 6), ("7.1", 8), ("hexadecagonal", 16)])
+def test_many_channels_are_averaged(tmp_path: Path, layout: str, channels: int) -> None:
+    """Each of eight and more counts once, and nothing beside them."""
+    path = tmp_path / "many.mkv"
+    with av.open(str(path), "w") as media:
+        video = media.add_stream("libx264", rate=FRAMES_PER_S)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        audio = media.add_stream("aac", rate=48_000, layout=layout)
+        kept = audio.codec_context.format.name
+        waves = np.zeros((channels, 48_000), np.float32)
+        waves[0] = 0.8 * np.sin(2 * np.pi * 300 * np.arange(48_000) / 48_000)
+        sound = av.AudioFrame.from_ndarray(waves.T.reshape(1, -1), format="flt", layout=layout)
+        sound.sample_rate, sound.pts = 48_000, 0
+        fitting = av.AudioResampler(format=kept, layout=layout, rate=48_000)
+        for one in [*fitting.resample(sound), *fitting.resample(None), None]:
+            media.mux(audio.encode(one))
+        for planes in numbered_frames(FRAMES_PER_S):
+            media.mux(video.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
+        media.mux(video.encode(None))
+    assert read_clip(path).waveform[4_000:12_000].std() == pytest.approx(0.8 / channels / np.sqrt(2), rel=0.05)
+
+
 def test_a_window_equals_the_part_of_the_whole(clip: Path) -> None:
     """Sound and pictures do not depend on where decoding began."""
     whole, part = read_clip(clip), read_clip(clip, start_s=4.0, end_s=6.0)

@@ -14,7 +14,8 @@ import pytest
 
 from cache.errors import WorkersError
 from extract.media.decode import DecodedClip, MediaError
-from extract.media.pool import DecodeRequest, decode_many, default_deadline_s
+from extract.media.limits import Limits
+from extract.media.pool import DecodeRequest, decode_many
 from moodfuse.corpus import ClipSettings, make_clip
 
 
@@ -76,7 +77,7 @@ def test_requests_are_taken_only_a_little_ahead(clips: list[Path]) -> None:
 def test_a_clip_past_its_deadline_costs_one_clip(clips: list[Path], long_clip: Path) -> None:
     """A worker is stopped at the deadline and the next clips are decoded."""
     slow = DecodeRequest(long_clip, end_s=115.0)
-    results = [clip for _, clip in decode_many([slow, DecodeRequest(clips[0])], jobs=1, deadline_s=0.5)]
+    results = [clip for _, clip in decode_many([slow, DecodeRequest(clips[0])], jobs=1, limits=Limits(0.5, 0.0))]
     assert isinstance(results[0], MediaError) and results[0].code == "timeout"
     assert isinstance(results[1], DecodedClip)
 
@@ -120,8 +121,8 @@ def test_an_interrupt_stops_every_worker(clips: list[Path]) -> None:
 
 def test_the_deadline_grows_with_the_window() -> None:
     """The default deadline is a minute and twice the window."""
-    assert default_deadline_s(DecodeRequest(Path("a.mp4"))) == 120.0
-    assert default_deadline_s(DecodeRequest(Path("a.mp4"), 5.0, 15.0)) == 80.0
+    assert Limits().seconds_for(DecodeRequest(Path("a.mp4")).window_s) == 120.0
+    assert Limits().seconds_for(DecodeRequest(Path("a.mp4"), 5.0, 15.0).window_s) == 80.0
 
 
 def test_no_jobs_are_refused() -> None:

@@ -41,13 +41,13 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     decode_many = examine.decode_many
 
-    def counted(requests, *, jobs: int):
+    def counted(requests, *, jobs: int, limits):
         def noted() -> Iterator[object]:
             for request in requests:
                 names.append(request.path.name)
                 yield request
 
-        return decode_many(noted(), jobs=jobs)
+        return decode_many(noted(), jobs=jobs, limits=limits)
 
     monkeypatch.setattr(examine, "decode_many", counted)
     return names

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -20,8 +21,10 @@ from cache.errors import InputError, WorkersError
 from extract.media import sweep
 from extract.media.apart import place_after_loss, read_windows_apart
 from extract.media.decode import DecodedClip, MediaError, read_clip
+from extract.media.limits import Limits
 from extract.media.pictures import Picture, Pictures, picture_of
 from extract.media.windows import Window, WindowsWish, plan_windows, read_planned, read_windows, window_starts
+from hostile.seeds import make_seed
 from moodfuse.corpus import MOODS, ClipSettings, make_clip, render_frames, render_waveform, write_clip
 
 Results = Iterable[tuple[Window, DecodedClip | MediaError]]
@@ -131,11 +134,24 @@ def test_too_many_windows_are_refused() -> None:
     assert len(window_starts(3630.0, hop_s=0.037)) <= 100_000
 
 
+def test_a_file_that_declares_too_many_windows_is_refused(tmp_path: Path) -> None:
+    """A length of weeks in a header costs that file alone: its refusal says how many windows there would be."""
+    path = make_seed(tmp_path, "mkv")
+    data = bytearray(path.read_bytes())
+    at = data.index(b"\x44\x89\x88") + 3  # the length of the file in milliseconds
+    data[at : at + 8] = struct.pack(">d", 3e9)
+    path.write_bytes(data)
+    for results in (read_windows, read_windows_apart):
+        with pytest.raises(MediaError, match="windows, expected at most 100000") as caught:
+            next(results(WindowsWish(path, hop_s=0.1)))
+        assert caught.value.code == "too_much"
+
+
 @pytest.mark.usefixtures("one_pass")
 @pytest.mark.parametrize(("hop_s", "short_side_px"), [(5.0, None), (2.7, 24), (40.0, None)])
 def test_every_window_is_what_read_clip_gives(video: Path, hop_s: float, short_side_px: int | None) -> None:
     """Frames, times, sound and facts are the same bits, though the decoder of the sound makes up noise."""
-    results = list(read_windows(video, hop_s=hop_s, short_side_px=short_side_px))
+    results = list(read_windows(WindowsWish(video, hop_s=hop_s, short_side_px=short_side_px)))
     windows = [window for window, _ in results]
     assert [window.start_s for window in windows] == window_starts(47.3, hop_s=hop_s).tolist()
     assert [window.number for window in windows] == list(range(len(windows)))
@@ -148,7 +164,7 @@ def test_every_window_is_what_read_clip_gives(video: Path, hop_s: float, short_s
 def test_windows_are_aligned_by_presentation_time(video: Path, tmp_path: Path, name: str, delay_s: float) -> None:
     """A file whose clock does not begin at 0 has the same bits, and its windows start with its picture and sound."""
     path = remux(video, tmp_path / name, delay_s=delay_s)
-    first, *others = expect_clips(read_windows(path, hop_s=9.0), path)
+    first, *others = expect_clips(read_windows(WindowsWish(path, hop_s=9.0)), path)
     assert isinstance(first, DecodedClip) and len(others) >= 2
     late_s = delay_s if delay_s < 1.0 else 0.0
     assert first.frame_times_s[0] == pytest.approx(max(late_s, 0.375), abs=0.13)
@@ -160,7 +176,7 @@ def test_windows_are_aligned_by_presentation_time(video: Path, tmp_path: Path, n
 def test_a_file_shorter_than_a_window_has_one(tmp_path: Path) -> None:
     """It ends with the file, and zeros follow its sound as in training."""
     path = make_clip(tmp_path / "short.mp4", settings=ClipSettings(duration_s=3.0, width=64, height=48))
-    ((window, clip),) = read_windows(path, hop_s=1.0)
+    ((window, clip),) = read_windows(WindowsWish(path, hop_s=1.0))
     assert isinstance(clip, DecodedClip)
     assert (window.start_s, window.end_s) == (0.0, clip.facts.duration_s)
     assert summary(clip) == summary(read_clip(path))
@@ -172,13 +188,13 @@ def test_a_file_shorter_than_a_window_has_one(tmp_path: Path) -> None:
     [({"sound": False}, "sound", "no_audio"), ({"picture": False}, "picture", "no_video")],
 )
 def test_a_missing_track_needs_partial(tmp_path: Path, lacking: dict[str, bool], missing: str, code: str) -> None:
-    """Without `partial` the file is refused at once; with it each window says what is missing."""
+    """Without `one_view` the file is refused at once; with it each window says what is missing."""
     settings = ClipSettings(duration_s=34.0, width=32, height=16, frames_per_s=4)
     path = make_clip(tmp_path / "half.mp4", settings=settings, **lacking)
     with pytest.raises(MediaError) as caught:
-        next(read_windows(path, hop_s=2.0))
+        next(read_windows(WindowsWish(path, hop_s=2.0)))
     assert caught.value.code == code
-    clips = expect_clips(read_windows(path, hop_s=2.0, partial=True), path, partial=True)
+    clips = expect_clips(read_windows(WindowsWish(path, hop_s=2.0, one_view=True)), path, one_view=True)
     assert [clip.missing for clip in clips if isinstance(clip, DecodedClip)] == [missing] * 3
 
 
@@ -190,7 +206,7 @@ def test_damage_in_the_middle_costs_the_windows_that_hold_it(long_video: Path, t
     data[place : place + length] = np.random.default_rng(0).bytes(length)
     path = tmp_path / "damaged.mp4"
     path.write_bytes(data)
-    clips = expect_clips(read_windows(path, hop_s=20.0), path)
+    clips = expect_clips(read_windows(WindowsWish(path, hop_s=20.0)), path)
     assert [isinstance(clip, DecodedClip) for clip in clips] == [True, False, False, True, True]
 
 
@@ -198,7 +214,7 @@ def test_a_truncated_file_gives_the_windows_that_are_left(long_video: Path, tmp_
     """Of a file cut at 60 %, whose index stands first, the windows before the cut are read."""
     path = tmp_path / "cut.mp4"
     path.write_bytes(long_video.read_bytes()[: long_video.stat().st_size * 60 // 100])
-    clips = expect_clips(read_windows(path, hop_s=20.0), path)
+    clips = expect_clips(read_windows(WindowsWish(path, hop_s=20.0)), path)
     assert [clip.code if isinstance(clip, MediaError) else "" for clip in clips] == ["", "", *["truncated"] * 3]
 
 
@@ -210,14 +226,16 @@ def test_concealed_damage_is_concealed_as_by_read_clip(long_video: Path, tmp_pat
         data[place] ^= 0x55
     path = tmp_path / "scratched.mp4"
     path.write_bytes(data)
-    expect_clips(read_windows(path, hop_s=9.0), path)
+    expect_clips(read_windows(WindowsWish(path, hop_s=9.0)), path)
 
 
 @pytest.mark.parametrize("leap_s", [25.0, 58.0])
 def test_a_wrong_time_costs_no_window_after_it(long_video: Path, tmp_path: Path, leap_s: float) -> None:
     """A picture at 40 s that claims to be shown much later changes no window that `read_clip` begins behind it."""
     path = remux(long_video, tmp_path / "leap.mp4", leap=(40.0, leap_s))
-    assert all(isinstance(clip, DecodedClip) for clip in expect_clips(read_windows(path, hop_s=10.0), path))
+    assert all(
+        isinstance(clip, DecodedClip) for clip in expect_clips(read_windows(WindowsWish(path, hop_s=10.0)), path)
+    )
 
 
 @pytest.mark.usefixtures("one_pass")
@@ -225,16 +243,16 @@ def test_a_picture_may_last_longer_than_the_hop(tmp_path: Path) -> None:
     """At one picture a second, a window shows the one that was on screen before it began."""
     settings = ClipSettings(duration_s=36.0, width=32, height=16, frames_per_s=1)
     path = make_clip(tmp_path / "slow.mp4", settings=settings)
-    expect_clips(read_windows(path, hop_s=1.3), path)
+    expect_clips(read_windows(WindowsWish(path, hop_s=1.3)), path)
 
 
 def test_a_file_that_cannot_be_opened_is_refused_at_once(tmp_path: Path) -> None:
     """No window is given of a file that is missing or no media, in this process or another."""
     with pytest.raises(MediaError, match="no such file"):
-        next(read_windows(tmp_path / "none.mp4", hop_s=5.0))
+        next(read_windows(WindowsWish(tmp_path / "none.mp4", hop_s=5.0)))
     (tmp_path / "text.mp4").write_text("just some words\n" * 99)
     with pytest.raises(MediaError, match="not a video file"):
-        next(read_windows_apart(tmp_path / "text.mp4", hop_s=5.0))
+        next(read_windows_apart(WindowsWish(tmp_path / "text.mp4", hop_s=5.0)))
     assert not multiprocessing.active_children()
 
 
@@ -258,7 +276,7 @@ def test_no_more_windows_are_held_than_overlap(long_video: Path, monkeypatch: py
             most = max(most, len(alive))
 
     monkeypatch.setattr(sweep, "Pictures", Counted)
-    assert sum(1 for _ in read_windows(long_video, hop_s=4.0)) == 19
+    assert sum(1 for _ in read_windows(WindowsWish(long_video, hop_s=4.0))) == 19
     assert most == 8
 
 
@@ -287,9 +305,9 @@ def test_pictures_are_decoded_and_converted_once(video: Path, monkeypatch: pytes
 
 def test_a_worker_gives_the_same_and_is_gone_when_closed(video: Path) -> None:
     """What comes from another process is the same, and closing ends it although it has more to give."""
-    results = read_windows_apart(video, hop_s=5.0)
+    results = read_windows_apart(WindowsWish(video, hop_s=5.0))
     for place, ((window, clip), (other, expected)) in enumerate(
-        zip(results, read_windows(video, hop_s=5.0), strict=False)
+        zip(results, read_windows(WindowsWish(video, hop_s=5.0)), strict=False)
     ):
         assert (window, summary(clip)) == (other, summary(expected))
         if place == 1:
@@ -303,7 +321,7 @@ def test_a_worker_gives_the_same_and_is_gone_when_closed(video: Path) -> None:
 def test_a_killed_worker_costs_one_window(video: Path) -> None:
     """Killed as for want of memory, it costs the window that it had, and another goes on to the end."""
     codes = []
-    for window, clip in read_windows_apart(video, hop_s=5.0):
+    for window, clip in read_windows_apart(WindowsWish(video, hop_s=5.0)):
         codes.append(clip.code if isinstance(clip, MediaError) else "")
         if window.number == 0:
             (worker,) = multiprocessing.active_children()
@@ -316,11 +334,11 @@ def test_a_killed_worker_costs_one_window(video: Path) -> None:
 def test_a_deadline_and_an_interrupt_leave_no_worker(video: Path) -> None:
     """A worker that takes too long is a refusal in time, and an interrupt ends it."""
     with pytest.raises(MediaError, match="took longer than its deadline"):
-        next(read_windows_apart(video, hop_s=5.0, deadline_s=0.01))
+        next(read_windows_apart(WindowsWish(video, hop_s=5.0), limits=Limits(0.01, 0.0)))
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell starts with SIGINT ignored
     try:
         with pytest.raises(KeyboardInterrupt):
-            for _ in read_windows_apart(video, hop_s=5.0):
+            for _ in read_windows_apart(WindowsWish(video, hop_s=5.0)):
                 signal.raise_signal(signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, before)
@@ -334,14 +352,16 @@ def test_a_daemonic_process_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch, 
     """It may have no children, which is said before one is started."""
     monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)  # type: ignore[attr-defined]
     with pytest.raises(WorkersError, match="MainProcess is daemonic, so it may start none; .* daemon=False"):
-        next(read_windows_apart(tmp_path / "a.mp4", hop_s=5.0))
+        next(read_windows_apart(WindowsWish(tmp_path / "a.mp4", hop_s=5.0)))
 
 
 def test_a_script_without_a_guard_is_told_what_to_do(tmp_path: Path) -> None:
     """A worker that cannot begin refuses no file: the error says why, in the process that wanted it."""
     script = tmp_path / "script.py"
     script.write_text(
-        "from extract.media.apart import read_windows_apart\nprint(next(read_windows_apart('a.mp4', hop_s=5.0)))\n"
+        "from pathlib import Path\nfrom extract.media.apart import read_windows_apart\n"
+        "from extract.media.windows import WindowsWish\n"
+        "print(next(read_windows_apart(WindowsWish(Path('a.mp4'), hop_s=5.0))))\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
@@ -372,6 +392,27 @@ def test_windows_of_a_real_video(tmp_path: Path) -> None:
         pytest.skip("MOODFUSE_CLIPS names no folder of real clips")
     smallest = min(Path(folder).rglob("*.mp4"), key=lambda path: path.stat().st_size)
     path = remux(smallest, tmp_path / "twice.mp4", times=2)
-    results = list(read_windows(path, hop_s=7.1, short_side_px=128))
+    results = list(read_windows(WindowsWish(path, hop_s=7.1, short_side_px=128)))
     assert len(results) == 6
     expect_clips(results[2:5:2], path, short_side_px=128)
+
+
+def test_a_file_that_declares_hours_is_not_tried_to_their_end(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind the last picture some windows are read one by one; then the file has ended."""
+    data = remux(video, tmp_path / "short.mkv").read_bytes()
+    place = data.index(b"\x44\x89\x88") + 3  # Duration, eight bytes of a float
+    (tmp_path / "long.mkv").write_bytes(data[:place] + struct.pack(">d", 3.6e6) + data[place + 8 :])
+    alone: list[Window] = []
+    read_alone = sweep._read_alone
+
+    def counted(window: Window, wish: WindowsWish) -> DecodedClip | MediaError:
+        alone.append(window)
+        return read_alone(window, wish)
+
+    monkeypatch.setattr(sweep, "_read_alone", counted)
+    results = [clip for _, clip in read_windows(WindowsWish(tmp_path / "long.mkv", hop_s=5.0))]
+    assert len(results) > 700 and isinstance(results[0], DecodedClip)
+    assert {clip.code for clip in results[50:] if isinstance(clip, MediaError)} <= {"truncated", "no_video"}
+    assert all(isinstance(clip, MediaError) for clip in results[50:]) and len(alone) < 2 * sweep.MOST_BEYOND

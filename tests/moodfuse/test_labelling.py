@@ -13,6 +13,7 @@ import pyarrow.parquet
 import pytest
 
 from cache.errors import InputError
+from extract.media.limits import Limits, ReadingRules
 from moodfuse import labelling
 from moodfuse.labelling import REFUSED, Wish, label_all
 from moodfuse.model.model import Ask
@@ -91,7 +92,7 @@ class Talker:
     def load(self, folder: Path) -> "Talker":
         return self
 
-    def label(self, asks: Sequence[Ask], *, jobs: int) -> Iterator[Prediction | Refusal]:
+    def label(self, asks: Sequence[Ask], *, jobs: int, rules: ReadingRules) -> Iterator[Prediction | Refusal]:
         for ask in asks:
             self.asked.append(ask.file)
             if ask.file in self.bad:
@@ -99,7 +100,7 @@ class Talker:
             else:
                 yield Prediction(ask.file, self.classes, np.array([0.25, 0.75]), 0.0, 30.0)
 
-    def timeline(self, file: str, *, hop_s: float) -> Timeline:
+    def timeline(self, file: str, *, hop_s: float, limits: Limits) -> Timeline:
         self.asked.append(file)
         starts_s = hop_s * np.arange(3)
         rows = np.tile([0.25, 0.75], (3, 1))

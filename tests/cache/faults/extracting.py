@@ -12,6 +12,7 @@ from typing import Any
 from unittest.mock import patch
 
 from extract import announce, embed, examine
+from extract.media.limits import Limits
 from extract.media.pool import DecodeRequest
 from faults.refusals import Work
 from moodfuse.cli import main
@@ -43,7 +44,9 @@ def computing_once() -> Iterator[None]:
     decode, rows, measure = examine.decode_many, embed.SourceWorker.frozen_rows, announce.measure
     known: dict[Any, Any] = {}
 
-    def decode_many(requests: Iterable[DecodeRequest], *, jobs: int) -> Iterator[tuple[DecodeRequest, Any]]:
+    def decode_many(
+        requests: Iterable[DecodeRequest], *, jobs: int, limits: Limits
+    ) -> Iterator[tuple[DecodeRequest, Any]]:
         requests = list(requests)
         if new := [request for request in requests if request not in known]:
             known.update(decode(new, jobs=jobs))

@@ -1,0 +1,119 @@
+"""What work in a worker may do to its worker; each stands in a module, so that workers find it."""
+
+import ctypes
+import gc
+import hashlib
+import os
+import resource
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+MEGABYTE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to do; `path` names it, and a file that says that it was done once."""
+
+    path: Path
+    window_s: float = 0.0
+
+
+def work(task: Task) -> object:
+    """Do what the name of the file says."""
+    return DEEDS[task.path.stem.split("-")[0]](task)
+
+
+def _fine(task: Task) -> str:
+    return "fine"
+
+
+def _allocate(task: Task) -> int:
+    """Take ever more memory."""
+    kept = []
+    while True:
+        kept.append(bytearray(64 * MEGABYTE))
+
+
+def _sleep(task: Task) -> None:
+    time.sleep(60.0)
+
+
+def _spin(task: Task) -> None:
+    while True:
+        pass
+
+
+def _stuck(task: Task) -> None:
+    """Stay in C for minutes, as a decoder may that finds no end."""
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 1 << 30)
+
+
+def _many_threads(task: Task) -> None:
+    """Compute on several threads, so that more time is used than passes."""
+    for _ in range(4):
+        threading.Thread(target=hashlib.pbkdf2_hmac, args=("sha256", b"", b"", 1 << 30), daemon=True).start()
+    time.sleep(60.0)
+
+
+def _segfault(task: Task) -> None:
+    ctypes.string_at(0)
+
+
+def _killed(task: Task) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _killed_while_answering(task: Task) -> str:
+    """Once, die with half of an answer written, and the pool's lock held."""
+    done = task.path.with_suffix(".done")
+    if not done.exists():
+        done.touch()
+        channel = next(item for item in gc.get_objects() if type(item).__name__ == "WorkerChannel")
+        channel.mutex.writer_mutex.acquire()
+        os.write(channel.writer.fileno(), (1 << 16).to_bytes(4, "big") + b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "fine"
+
+
+def _open(task: Task) -> None:
+    """Open ever more files."""
+    kept = []
+    while True:
+        kept.append(open(os.devnull))  # noqa: SIM115 - that none is closed is meant
+
+
+class _ShyError(Exception):
+    """One that is pickled well, and not read again."""
+
+    def __init__(self, one: int, other: int) -> None:
+        super().__init__("shy")
+
+
+def _raise(task: Task) -> None:
+    raise _ShyError(1, 2)
+
+
+def _limits(task: Task) -> dict[str, tuple[int, int]]:
+    names = ("RLIMIT_CORE", "RLIMIT_NOFILE", "RLIMIT_AS")
+    return {name: resource.getrlimit(getattr(resource, name)) for name in names}
+
+
+DEEDS = {
+    "fine": _fine,
+    "allocate": _allocate,
+    "sleep": _sleep,
+    "spin": _spin,
+    "stuck": _stuck,
+    "threads": _many_threads,
+    "segfault": _segfault,
+    "killed": _killed,
+    "answering": _killed_while_answering,
+    "open": _open,
+    "raise": _raise,
+    "limits": _limits,
+}
+"""Name -> what is done."""

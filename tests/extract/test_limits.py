@@ -1,0 +1,227 @@
+"""What reading a clip may cost, what ends a worker and what that costs its neighbours, and the options for it."""
+
+import csv
+import math
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cache.errors import InputError
+from extract.media import pool
+from extract.media.container import MediaError
+from extract.media.limits import MAX_OPEN_FILES, Limits, ReadingRules, address_space_bytes
+from extract.media.pool import work_apart
+from extract.refusals import TooManyRefusedError, check_failures, counted
+from hostile import misdeeds
+from hostile.misdeeds import Task
+from moodfuse.cli import main
+from moodfuse.corpus import ClipSettings, make_clip
+
+QUICK = Limits(deadline_s=1.0, deadline_per_s=0.0, memory_mb=256)
+SLACK_S = 2.0
+needs_proc = pytest.mark.skipif(not address_space_bytes(), reason="the system does not say what a process takes")
+
+
+def done(*names: str, folder: Path = Path(), jobs: int = 1, limits: Limits = QUICK) -> list[Any]:
+    """Do misdeeds one after the other; what each gives, a refusal as its code."""
+    tasks = [Task(folder / f"{name}-{number}") for number, name in enumerate(names)]
+    results = work_apart(misdeeds.work, tasks, jobs=jobs, limits=limits)
+    return [found.code if isinstance(found, MediaError) else found for _, found in results]
+
+
+@needs_proc
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_too_much_memory_costs_one_clip(jobs: int) -> None:
+    """A worker that allocates more than it may is stopped at that, and its neighbours live."""
+    assert done("fine", "allocate", "fine", "fine", jobs=jobs) == ["fine", "memory", "fine", "fine"]
+
+
+@pytest.mark.parametrize("deed", ["sleep", "spin", "stuck", "threads"])
+def test_the_deadline_is_kept(deed: str) -> None:
+    """Whatever a worker does, in Python, in C or on many threads, it ends with its deadline, or 2 s after."""
+    tasks = [Task(Path(name)) for name in ("fine", deed, "fine")]
+    found, ended_s = [], []
+    for _, result in work_apart(misdeeds.work, tasks, jobs=1, limits=QUICK):
+        found.append(result.code if isinstance(result, MediaError) else result)
+        ended_s.append(time.monotonic())
+    assert found == ["fine", "timeout", "fine"]
+    assert ended_s[1] - ended_s[0] <= QUICK.deadline_s + SLACK_S
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_crash_costs_one_clip_and_leaves_no_core(jobs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A segmentation fault is a refusal, and no core file is written."""
+    monkeypatch.chdir(tmp_path)
+    assert done("fine", "segfault", "segfault", "fine", jobs=jobs) == ["fine", *["decode_failed"] * 2, "fine"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_system_holds_a_worker_to_its_limits() -> None:
+    """No core dump, few open files, and so much address space beside its own."""
+    (limits,) = done("limits")
+    assert limits["RLIMIT_CORE"] == (0, 0)
+    assert limits["RLIMIT_NOFILE"] == (MAX_OPEN_FILES, MAX_OPEN_FILES)
+    if address_space_bytes():
+        assert QUICK.memory_mb << 20 < limits["RLIMIT_AS"][1] < 16 << 30
+
+
+def test_open_files_are_bounded() -> None:
+    """A worker that opens ever more files is refused, and the next has them all."""
+    assert done("open", "fine") == ["decode_failed", "fine"]
+
+
+def test_an_error_that_cannot_be_sent_costs_one_clip() -> None:
+    """An error that pickles, but is not read again, does not break the pool."""
+    ((_, found),) = work_apart(misdeeds.work, [Task(Path("raise"))], jobs=1, limits=QUICK)
+    assert isinstance(found, MediaError) and (found.code, found.detail) == ("decode_failed", "_ShyError: shy")
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_workers_that_are_killed_idle_cost_nothing(jobs: int) -> None:
+    """All workers killed between two clips, as for want of memory, are replaced."""
+
+    def tasks() -> Any:
+        for number in range(6):
+            if number == 3:
+                time.sleep(0.5)
+                for child in pool.multiprocessing.active_children():
+                    child.kill()
+                time.sleep(0.5)
+            yield Task(Path(f"fine-{number}"))
+
+    assert [found for _, found in work_apart(misdeeds.work, tasks(), jobs=jobs, limits=QUICK)] == ["fine"] * 6
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_worker_killed_while_it_answers_costs_one_clip(
+    jobs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half an answer, and a lock that nobody will release, do not stop the batch."""
+    monkeypatch.setattr(pool, "LOST_AFTER_S", 1.0)
+    found = done("fine", "answering", "fine", "fine", folder=tmp_path, jobs=jobs)
+    assert found[1] in ("memory", "fine") and found[:1] + found[2:] == ["fine"] * 3
+
+
+def test_many_that_die_at_once_cost_themselves() -> None:
+    """A killed worker never costs another's clip, whenever it dies."""
+    assert done(*["killed", "fine"] * 5, jobs=2) == ["memory", "fine"] * 5
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"deadline_s": 0.0}, "deadline is 0.0 s"),
+        ({"deadline_s": math.nan}, "deadline is nan s"),
+        ({"deadline_per_s": -1.0}, "deadline is -1.0 s for a second"),
+        ({"memory_mb": 63}, "63 MB of memory"),
+    ],
+)
+def test_limits_that_cannot_be_kept_are_refused(values: dict[str, Any], said: str) -> None:
+    """A deadline is finite and more than 0, memory is 64 MB or more."""
+    with pytest.raises(InputError, match=said):
+        Limits(**values)
+
+
+def test_refusals_are_counted_by_reason() -> None:
+    """The most frequent stands first."""
+    assert counted(["empty", "truncated", "truncated"]) == "3 refused: 2 truncated, 1 empty"
+
+
+def test_a_batch_ends_at_its_number_of_refusals() -> None:
+    """Up to one less than that it goes on; without a number always."""
+    rules = ReadingRules(max_failures=2)
+    check_failures(["empty"], 5, rules)
+    check_failures(["empty"] * 99, 100, ReadingRules())
+    with pytest.raises(TooManyRefusedError, match="stopped after 7 clips, 2 refused: 2 empty; --max-failures is 2"):
+        check_failures(["empty"] * 2, 7, rules)
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two labels of two clips each, and a clip of 6 s that breaks off after more than half of it."""
+    folder = tmp_path_factory.mktemp("media")
+    for number in range(4):
+        label = "excited" if number % 2 else "sad"
+        (folder / label).mkdir(exist_ok=True)
+        make_clip(folder / label / f"{number}.mp4", mood=label, settings=ClipSettings(1.0, 64, 48, seed=number))
+    whole = make_clip(folder / "whole.mp4", mood="excited", settings=ClipSettings(6.0, 64, 48, seed=9))
+    data = whole.read_bytes()
+    (folder / "excited" / "half.mp4").write_bytes(data[: int(len(data) * 0.7)])
+    whole.unlink()
+    return folder
+
+
+Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def run(media: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command on a copy of the clips; its exit code, and all that it said."""
+    data = shutil.copytree(media, tmp_path / "clips")
+
+    def run(command: str, *options: str) -> tuple[int, str]:
+        more = ["--cache", str(tmp_path / "work"), "--source", "onedmcnn", "--dry-run"] if command == "extract" else []
+        with pytest.raises(SystemExit) as stopped:
+            main([command, str(data), *more, "--folds", "2", "--jobs", "1", *options])
+        said = capfd.readouterr()
+        return int(stopped.value.code or 0), said.out + said.err
+
+    return run
+
+
+def rows(tmp_path: Path) -> dict[str, tuple[str, str]]:
+    """Status and reason of each clip in the cache's table."""
+    with (tmp_path / "work" / "clips.csv").open(newline="") as file:
+        return {row["id"]: (row["status"], row["reason"]) for row in csv.DictReader(file)}
+
+
+def test_a_partial_clip_is_marked_and_refused_without_the_flag(run: Run, tmp_path: Path) -> None:
+    """`--allow-partial` takes it and says so; without the flag the same cache refuses it again."""
+    half = "excited/half.mp4"
+    code, said = run("extract", "--allow-partial")
+    assert code == 0 and f"WARNING {half}" in said and rows(tmp_path)[half] == ("ok", "partial")
+    code, said = run("extract")
+    assert code == 3 and "1 refused: 1 truncated" in said and rows(tmp_path)[half] == ("refused", "truncated")
+
+
+def test_check_takes_a_partial_clip_where_that_is_allowed(run: Run) -> None:
+    """As extract does."""
+    code, said = run("check")
+    assert code == 3 and "refused excited/half.mp4: truncated" in said and "1 refused: 1 truncated" in said
+    code, said = run("check", "--allow-partial")
+    assert code == 0 and "WARNING excited/half.mp4: picture: " in said
+
+
+@pytest.mark.parametrize("command", ["check", "extract"])
+def test_a_batch_stops_at_max_failures(command: str, run: Run) -> None:
+    """One refused clip ends it where that is too many, and not where two are."""
+    code, said = run(command, "--max-failures", "1")
+    assert code not in (0, 3) and "1 refused: 1 truncated; --max-failures is 1" in said
+    assert run(command, "--max-failures", "2")[0] == 3
+
+
+@pytest.mark.parametrize("options", [("--deadline", "0"), ("--deadline", "nan"), ("--memory", "63")])
+def test_the_command_line_refuses_limits_that_cannot_be_kept(options: tuple[str, str], run: Run) -> None:
+    """Before anything is read, in one line."""
+    code, said = run("check", *options)
+    assert code == 2 and "Error: " in said and "Traceback" not in said
+
+
+@needs_proc
+def test_memory_and_deadline_reach_the_workers(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the command line allows is what each clip is decoded with."""
+    given: list[Limits] = []
+    whole = pool.work_apart
+
+    def noted(*arguments: Any, limits: Limits, **named: Any) -> Any:
+        given.append(limits)
+        return whole(*arguments, limits=limits, **named)
+
+    monkeypatch.setattr(pool, "work_apart", noted)
+    assert run("check", "--deadline", "30", "--memory", "300")[0] == 3
+    assert run("extract", "--deadline", "31", "--memory", "301")[0] == 3
+    assert [(one.deadline_s, one.memory_mb) for one in given] == [(30.0, 300), (31.0, 301)]

@@ -1,0 +1,54 @@
+"""Harmed media files: each gives features or a refusal, in time, in bounds, and costs no other."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from extract.media.container import REASONS
+from extract.media.decode import read_clip
+from hostile.mutants import HARMS, KINDS, LIMITS, SLACK_MB, SLACK_S, Borne, bear, make_seeds, mutant
+from hostile.seeds import SEEDS, make_seed
+
+COUNT = 500
+
+
+@pytest.fixture(scope="module")
+def borne(tmp_path_factory: pytest.TempPathFactory) -> list[Borne]:
+    """What came of the first mutants."""
+    return list(bear(tmp_path_factory.mktemp("mutants"), COUNT))
+
+
+@pytest.mark.parametrize("name", list(SEEDS))
+def test_each_seed_is_read_whole(name: str, tmp_path: Path) -> None:
+    """Unharmed, each of the eight gives all that it holds."""
+    clip = read_clip(make_seed(tmp_path, name))
+    assert clip.frames.shape == (32, 48, 64, 3) and not clip.partial and not clip.damaged
+    assert clip.waveform_samples >= 15_200 and clip.waveform[: clip.waveform_samples].std() > 0.02
+
+
+def test_a_mutant_follows_from_its_number(tmp_path: Path) -> None:
+    """The same number gives the same bytes; every seed is harmed in every way, and is another then."""
+    seeds, again = make_seeds(tmp_path / "one"), make_seeds(tmp_path / "other")
+    assert seeds == again
+    made = [mutant(seeds, number) for number in range(len(SEEDS) * len(KINDS))]
+    assert made == [mutant(again, number) for number in range(len(made))]
+    assert {(name, kind) for name, kind, _ in made} == {(name, kind) for name in SEEDS for kind in (*HARMS, "size")}
+    assert np.mean([seeds[name] != data for name, _, data in made]) > 0.9
+
+
+def test_every_mutant_gives_features_or_a_reason(borne: list[Borne]) -> None:
+    """None is lost, none gives what no clip may be, and some of them are read and some refused."""
+    assert [one.request.number for one in borne] == list(range(COUNT))
+    assert [(one.request.number, one.faults) for one in borne if one.faults] == []
+    found = Counter(one.outcome for one in borne)
+    assert found.keys() <= {"features", "partial", *REASONS}
+    assert found["features"] > COUNT / 5 and found["truncated"] and found["decode_failed"] and found["partial"]
+
+
+def test_no_mutant_outlives_its_deadline_or_its_memory(borne: list[Borne]) -> None:
+    """The slowest ends in time, and no worker has had more memory than it may."""
+    assert max(one.seconds for one in borne) <= LIMITS.deadline_s + SLACK_S
+    assert 0 < max(one.beyond_idle_mb for one in borne) <= LIMITS.memory_mb + SLACK_MB
+    assert max(one.resident_mb for one in borne) <= LIMITS.memory_mb

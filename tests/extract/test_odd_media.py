@@ -1,0 +1,299 @@
+"""Files of odd kinds: each gives what its record says and shows what another program shows.
+
+And it costs its neighbours in the same run nothing.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from odd_files import ODD_FILES, READ, Odd
+from odd_media import Making, Picture, Sound
+from scipy.interpolate import CubicSpline
+
+from cache.records import Clip
+from cache.store import FeatureCache
+from extract.examine import Decoding, examine
+from extract.media import limits
+from extract.media.container import MAX_CLOCK_OFFSET_S, MAX_LEAD_IN_S, REASONS, MediaError
+from extract.media.decode import DecodedClip, read_clip
+from extract.media.limits import Limits, ReadingRules
+from extract.media.pictures import FRAMES, middles_s
+from extract.media.pool import DecodeRequest, decode_many
+
+MOST_S = 60.0
+"""What the run over all files may take, seconds; it takes some 3 on two cores."""
+PROGRAMS = ("ffmpeg", "ffprobe")
+CLOCK_S = 1e-3
+MEAN_LEVELS, MOST_LEVELS = 0.5, 8
+MOST_SOUND = 0.02
+EDGE_S = 0.05
+SHIFT_S = 1e-5
+
+
+@dataclass(frozen=True, repr=False)
+class Run:
+    """What one run over all files gave."""
+
+    folder: Path
+    found: dict[str, DecodedClip | MediaError]
+    neighbours: list[tuple[str, bytes]]
+    alone: dict[str, bytes]
+    wall_s: float
+
+
+def digest(clip: DecodedClip | MediaError) -> bytes:
+    """Return the bytes of a clip; of a refusal none."""
+    if isinstance(clip, MediaError):
+        return b""
+    return clip.frames.tobytes() + clip.frame_times_s.tobytes() + clip.waveform.tobytes()
+
+
+def request_for(folder: Path, odd: Odd) -> DecodeRequest:
+    """Return what is asked about a file."""
+    start_s, end_s = odd.window_s or (0.0, None)
+    return DecodeRequest(folder / odd.name, start_s, end_s, odd.short_side_px, odd.one_view)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """All files in one run of two workers, each between two good clips."""
+    folder = tmp_path_factory.mktemp("odd")
+    for odd in ODD_FILES:
+        odd.make(folder / odd.name)
+    good = [folder / "good1.mp4", folder / "good2.mkv"]
+    Making()(good[0])
+    Making(Picture("mpeg4", (64, 48)), (Sound(hz=500.0),))(good[1])
+    alone = {path.name: digest(read_clip(path)) for path in good}
+    requests = chain.from_iterable(
+        (request_for(folder, odd), DecodeRequest(good[place % 2])) for place, odd in enumerate(ODD_FILES)
+    )
+    began = time.monotonic()
+    results = list(decode_many(chain([DecodeRequest(good[1])], requests), jobs=2, limits=Limits(20.0, 0.0)))
+    wall_s = time.monotonic() - began
+    found = {request.path.name: clip for request, clip in results if request.path not in good}
+    neighbours = [(request.path.name, digest(clip)) for request, clip in results if request.path in good]
+    return Run(folder, found, neighbours, alone, wall_s)
+
+
+def names(files: tuple[Odd, ...]) -> list[str]:
+    """Return names of tests."""
+    return [odd.name.encode("ascii", "replace").decode() for odd in files]
+
+
+def test_there_are_many_files_with_names_of_their_own() -> None:
+    """The table holds over a hundred files, and expects nothing that is not a reason."""
+    assert len(ODD_FILES) == len({odd.name for odd in ODD_FILES}) > 100
+    assert {odd.code for odd in ODD_FILES} <= {"", *REASONS}
+
+
+@pytest.mark.parametrize("odd", ODD_FILES, ids=names(ODD_FILES))
+def test_each_gives_what_its_record_says(run: Run, odd: Odd) -> None:
+    """A file is refused with its code, or read with the size, length and views that its record says."""
+    clip = run.found[odd.name]
+    if odd.code == "unreadable" and odd.name == "locked.mp4" and os.geteuid() == 0:
+        pytest.skip("root may read every file")
+    if isinstance(clip, MediaError):
+        assert (clip.code, odd.code) == (odd.code, clip.code), str(clip)
+        return
+    assert odd.code == ""
+    assert (clip.missing, clip.partial) == (odd.missing, "")
+    assert clip.end_s - clip.start_s == pytest.approx(odd.seconds, abs=0.1)
+    assert clip.frames.shape == ((FRAMES, *odd.wh[::-1], 3) if odd.missing != "picture" else (0, 0, 0, 3))
+    assert np.isfinite(clip.waveform).all() and np.abs(clip.waveform).max() <= 1.0
+    sounds = odd.missing != "sound" and odd.name != "silence.mp4"
+    assert (np.abs(clip.waveform).max() > 0.1) == sounds
+
+
+def test_each_stretch_of_sound_is_the_mean_of_its_own_channels(run: Run) -> None:
+    """Sound that goes on with more channels is averaged over those, and goes on at its place."""
+    clip = run.found["channels_change.ts"]
+    assert isinstance(clip, DecodedClip)
+    loudest = [np.abs(clip.waveform[first : first + 12_800]).max() for first in (1_600, 17_600, 33_600, 49_600)]
+    np.testing.assert_allclose(loudest, [0.5, 0.5, 0.375, 0.375], atol=0.03)
+
+
+@pytest.mark.parametrize("name", ["cut_index_first.mp4", "cut.mkv", "cut.avi", "cut.flv", "sound_damaged.avi"])
+def test_incomplete_files_can_be_taken(run: Run, name: str) -> None:
+    """What is refused as incomplete is read where that is allowed, and says how much of it was."""
+    clip = read_clip(run.folder / name, allow_partial=True)
+    assert " s in the window" in clip.partial
+    assert len(clip.frames) == FRAMES and clip.waveform_samples > 8_000
+
+
+def test_incomplete_files_are_tried_again_once_allowed(run: Run, tmp_path: Path) -> None:
+    """A refusal on record does not stand where partial clips are taken, whether the end lacks or the middle."""
+    cache = FeatureCache(tmp_path / "work", create=True)
+    clips = [Clip(name, str(run.folder / name), "sad") for name in ("cut.mkv", "sound_damaged.avi")]
+    refused = examine(cache, clips, Decoding(1))
+    taken = examine(cache, clips, Decoding(1, rules=ReadingRules(allow_partial=True)))
+    assert [status.reason for status in refused] == ["truncated", "decode_failed"]
+    assert [(status.ok, status.reason) for status in taken] == [(True, "partial")] * 2
+
+
+def test_the_page_has_every_refusal() -> None:
+    """The table of codes in docs/media.md is that of the code, and so are its limits."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "media.md").read_text(encoding="utf-8")
+    rows = ["| `{}` | {} | {} |".format(code, *sentence.split("; ", 1)) for code, sentence in REASONS.items()]
+    assert [row for row in rows if row not in page] == []
+    assert page.count("\n| `") == len(rows)
+    figures = (limits.MAX_CHANNELS, limits.MAX_RATE_HZ, limits.MAX_PACKETS, limits.MAX_FRAMES, limits.MAX_OPEN_FILES)
+    assert [figure for figure in figures if f"{figure:,} " not in page] == []
+    usual = Limits()
+    said = (f"{usual.deadline_s:g} s and {usual.deadline_per_s:g} s", f"{usual.memory_mb} MB")
+    assert all(
+        words in page for words in (*said, f"over {limits.MAX_ASPECT} to 1", f"{limits.MAX_FILE_BYTES >> 30} GiB")
+    )
+
+
+def test_neighbours_are_unchanged(run: Run) -> None:
+    """The good clips between the odd ones are those of a run without any, bit for bit."""
+    assert len(run.neighbours) == len(ODD_FILES) + 1
+    assert [name for name, found in run.neighbours if found != run.alone[name]] == []
+
+
+def test_nothing_hangs(run: Run) -> None:
+    """No file takes up its deadline, and all together take less than one minute."""
+    codes = [clip.code for clip in run.found.values() if isinstance(clip, MediaError)]
+    assert "timeout" not in codes
+    assert run.wall_s < MOST_S
+
+
+@dataclass(frozen=True, repr=False)
+class Reference:
+    """What the other program decodes: pictures [n, H, W, 3] and sound [channels, samples], times in seconds."""
+
+    start_s: float
+    picture_times_s: np.ndarray
+    pictures: np.ndarray
+    sound_from_s: float
+    rate_hz: int
+    sound: np.ndarray
+    sound_tick_s: float
+
+    @property
+    def origin_s(self) -> float:
+        """Zero of the clip clock on the other program's."""
+        return 0.0 if -MAX_LEAD_IN_S <= self.start_s < MAX_CLOCK_OFFSET_S else self.start_s
+
+
+@pytest.fixture(scope="module")
+def programs() -> None:
+    """Skip where the reference programs are not installed, or fail if they are required."""
+    lacking = [name for name in PROGRAMS if shutil.which(name) is None]
+    if lacking:
+        reason = f"{' and '.join(lacking)} not installed (Debian: apt-get install ffmpeg)"
+        if os.environ.get("MOODFUSE_FFMPEG") == "required":
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+def ask_ffprobe(path: Path) -> dict[str, Any]:
+    """Return the streams and frames of a file, as ffprobe tells them."""
+    stream = "stream=index,codec_type,sample_rate,channels,time_base:stream_disposition=attached_pic"
+    entries = f"format=start_time:{stream}:frame=stream_index,best_effort_timestamp_time"
+    command = ["ffprobe", "-v", "error", "-show_entries", entries, "-of", "json", f"file:{path}"]
+    told: dict[str, Any] = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=30).stdout)
+    return told
+
+
+def decode_with_ffmpeg(path: Path, target: Path, odd: Odd) -> None:
+    """Write `target` with suffixes .rgb (every picture) and .f32 (the sound, in its channels and rate)."""
+    command = ["ffmpeg", "-v", "error", "-nostdin", "-y", "-copyts", "-i", f"file:{path}"]
+    if odd.missing != "picture":
+        scale = "scale={}:{}:flags=bicubic:interl=-1".format(*odd.wh)
+        command += ["-map", "0:V:0", "-vf", scale, "-fps_mode", "passthrough", "-pix_fmt", "rgb24"]
+        command += ["-f", "rawvideo", str(target.with_suffix(".rgb"))]
+    if odd.missing != "sound":
+        command += ["-map", f"0:a:{odd.sound}", "-c:a", "pcm_f32le", "-f", "f32le", str(target.with_suffix(".f32"))]
+    subprocess.run(command, check=True, timeout=60, capture_output=True)
+
+
+def read_reference(path: Path, target: Path, odd: Odd) -> Reference:
+    """Decode a file with ffmpeg, and take the times from ffprobe."""
+    told = ask_ffprobe(path)
+    decode_with_ffmpeg(path, target, odd)
+    pictured = [one["index"] for one in told["streams"] if one["codec_type"] == "video"]
+    pictured = [one for one in pictured if not told["streams"][one]["disposition"]["attached_pic"]]
+    sounding = [one for one in told["streams"] if one["codec_type"] == "audio"]
+    times: dict[int, list[float]] = {one["index"]: [] for one in told["streams"]}
+    for frame in told["frames"]:
+        times[frame["stream_index"]].append(float(frame.get("best_effort_timestamp_time", "nan")))
+    pictures, sound = np.zeros((0, 0, 0, 3), np.uint8), np.zeros((1, 0), np.float32)
+    rate_hz, from_s, tick_s = 1, 0.0, 0.0
+    if odd.missing != "picture":
+        pictures = np.fromfile(target.with_suffix(".rgb"), np.uint8).reshape(-1, *odd.wh[::-1], 3)
+    if odd.missing != "sound":
+        track = sounding[odd.sound]
+        sound = np.fromfile(target.with_suffix(".f32"), np.float32).reshape(-1, track["channels"]).T
+        rate_hz, from_s = int(track["sample_rate"]), times[track["index"]][0]
+        tick_s = float(Fraction(track["time_base"]))
+    start_s = float(told["format"].get("start_time", 0.0))
+    shown_s = complete(np.array(times[pictured[0]] if pictured else []))
+    return Reference(start_s, shown_s, pictures, from_s, rate_hz, sound, tick_s)
+
+
+def complete(times_s: np.ndarray) -> np.ndarray:
+    """Give a last picture to which ffprobe gives no time (AVI, MPEG-PS) the time after the one before."""
+    if len(times_s) > 2 and np.isnan(times_s[-1]):
+        times_s[-1] = 2 * times_s[-2] - times_s[-3]
+    return times_s
+
+
+@pytest.fixture
+def reference(programs: None, run: Run, odd: Odd, tmp_path: Path) -> Iterator[Reference]:
+    """The reference of a file; its decoded bytes are removed at once."""
+    yield read_reference(run.folder / odd.name, tmp_path / "reference", odd)
+    shutil.rmtree(tmp_path)
+
+
+@pytest.mark.parametrize("odd", READ, ids=names(READ))
+def test_another_program_shows_the_same(run: Run, odd: Odd, reference: Reference) -> None:
+    """Times of pictures, pictures and sound are those of ffmpeg, which shares no code of ours."""
+    clip = run.found[odd.name]
+    assert isinstance(clip, DecodedClip)
+    if odd.missing != "picture":
+        compare_pictures(clip, reference)
+    if odd.missing != "sound" and odd.sound_compared:
+        compare_sound(clip, reference)
+
+
+def compare_pictures(clip: DecodedClip, reference: Reference) -> None:
+    """Each of the 32 is the picture on screen at its middle, at its time and of its colours."""
+    times_s = reference.picture_times_s - reference.origin_s
+    assert len(times_s) == len(reference.pictures)
+    on_screen = np.searchsorted(times_s, middles_s(clip.start_s, clip.end_s) + 1e-6, side="right") - 1
+    on_screen = np.maximum(on_screen, 0)
+    np.testing.assert_allclose(clip.frame_times_s, times_s[on_screen], atol=CLOCK_S)
+    levels = np.abs(clip.frames.astype(np.int16) - reference.pictures[on_screen])
+    assert levels.mean() <= MEAN_LEVELS and levels.max() <= MOST_LEVELS, (levels.mean(), levels.max())
+
+
+def compare_sound(clip: DecodedClip, reference: Reference) -> None:
+    """The tone, low enough that no resampler changes it, is the same at each sample.
+
+    Left out is where sound begins or ends. Where the container rounds times to more than a tenth of a millisecond,
+    sound may lie up to one such tick elsewhere.
+    """
+    mono = reference.sound.mean(axis=0, dtype=np.float64)
+    heard_s = reference.sound_from_s - reference.origin_s + np.arange(len(mono)) / reference.rate_hz
+    ours = clip.waveform[: clip.waveform_samples]
+    ours_s = clip.start_s + np.arange(len(ours)) / 16_000
+    inside = (ours_s > heard_s[0] + EDGE_S) & (ours_s < heard_s[-1] - EDGE_S)
+    for broken_s in heard_s[~np.isfinite(mono)]:
+        inside &= np.abs(ours_s - broken_s) > EDGE_S
+    assert inside.sum() > 0.7 * min(len(ours_s), len(mono) * 16_000 / reference.rate_hz)
+    tone = CubicSpline(heard_s, np.where(np.isfinite(mono), mono, 0.0))
+    tick_s = reference.sound_tick_s if reference.sound_tick_s > 1e-4 else 0.0
+    shifts_s = [0.0, *np.arange(-tick_s, tick_s, SHIFT_S)] if tick_s else [0.0]
+    assert any(np.abs(ours[inside] - tone(ours_s[inside] + shift_s)).max() <= MOST_SOUND for shift_s in shifts_s)
