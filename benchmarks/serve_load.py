@@ -63,7 +63,9 @@ class StandIn:
         duration_s = self._open(path)
         shares = self._shares(0.0, 1)[0]
         sources = (SourceSays("twodmcnn", shares[::-1].copy(), shares), SourceSays("c3d", shares, shares[::-1].copy()))
-        return Prediction(str(path), CLASSES, shares, start_s, min(duration_s, 30.0), sources=sources)
+        return Prediction(
+            str(path), CLASSES, shares, start_s, min(duration_s, 30.0), sources=sources, duration_s=duration_s
+        )
 
     def timeline(self, path: Path, *, hop_s: float) -> Timeline:
         """Probabilities that wander; the third window cannot be read."""

@@ -215,8 +215,17 @@ class Model:
                 for number, item in enumerate(says)
             )
         probabilities = self.fusion.probabilities(values)
-        window = (clip.start_s, clip.end_s)
-        return Prediction(file, self.classes, probabilities, *window, clip.missing, sources, clip.partial)
+        return Prediction(
+            file,
+            self.classes,
+            probabilities,
+            clip.start_s,
+            clip.end_s,
+            clip.missing,
+            sources,
+            partial=clip.partial,
+            duration_s=clip.facts.duration_s,
+        )
 
     def _says(self, media: "Media", missing: str) -> list[list[NetworkSays] | None]:
         """What each source's networks say; `None` where the clip lacks what the source reads."""

@@ -49,6 +49,8 @@ class Prediction:
         In the order of the model's sources.
     partial : str
         What of the window could not be decoded; empty where 95 % could.
+    duration_s : float
+        Length of the whole file, as its headers say.
     """
 
     file: str
@@ -59,6 +61,7 @@ class Prediction:
     missing: str = ""
     sources: tuple[SourceSays, ...] = ()
     partial: str = ""
+    duration_s: float = 0.0
 
     @property
     def label(self) -> str:

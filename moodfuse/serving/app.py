@@ -24,7 +24,6 @@ from starlette.routing import Route
 
 from cache.records import WINDOW_S
 from extract.media.container import MediaError
-from extract.media.pool import ProbeRequest, probe_many
 from moodfuse.model.predictions import Prediction, Timeline
 from moodfuse.serving.answers import Question, prediction_json, read_question, timeline_json
 from moodfuse.serving.desk import Desk
@@ -139,10 +138,11 @@ class _Service:
     def _label(self, path: Path, name: str, question: Question) -> dict[str, Any]:
         """Label an upload; runs in a thread, and stops between two steps where nobody waits for it any more."""
         try:
-            answer = prediction_json(self.labeller.label_file(path), threshold=question.threshold)
+            found = self.labeller.label_file(path)
+            answer = prediction_json(found, threshold=question.threshold)
             if question.timeline:
                 from_thread.check_cancelled()
-                _check_length(_duration_s(path), question.hop_s, limits=self.limits)
+                _check_length(found.duration_s, question.hop_s, limits=self.limits)
                 timeline = self.labeller.timeline(path, hop_s=question.hop_s)
                 answer["timeline"] = timeline_json(timeline, hop_s=question.hop_s)
         except MediaError as error:
@@ -150,15 +150,6 @@ class _Service:
         for refusal in answer.get("timeline", {}).get("refusals", ()):
             refusal["detail"] = refusal["detail"].replace(str(path), name)
         return {"file": name, "model": self.labeller.name, **answer}
-
-
-def _duration_s(path: Path) -> float:
-    """How long a file lasts, by its headers, which a worker process reads."""
-    for _, found in probe_many([ProbeRequest(path, one_view=True)], jobs=1):
-        if isinstance(found, MediaError):
-            raise found
-        return found.duration_s
-    raise MediaError("decode_failed", path)
 
 
 def _check_length(duration_s: float, hop_s: float, *, limits: Limits) -> None:
