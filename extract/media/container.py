@@ -204,7 +204,7 @@ def _check_regular(path: Path) -> None:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise MediaError("missing", path) from error
     except (OSError, ValueError) as error:
-        raise MediaError("unreadable", path, str(error)) from error
+        raise MediaError("unreadable", path, getattr(error, "strerror", None) or str(error)) from error
     if not stat.S_ISREG(status.st_mode):
         raise MediaError("not_a_file", path)
     if not status.st_size:
@@ -223,6 +223,7 @@ def _open_container(path: Path) -> InputContainer:
     except (av.error.FFmpegError, OSError, ValueError) as error:
         if getattr(error, "errno", 0) == errno.EACCES:  # demuxers give the other error of permissions for damage
             raise MediaError("unreadable", path) from error
+        _check_regular(path)  # it may have gone, or become something else, since it was looked at
         if _starts_as_mp4(path):
             raise MediaError("truncated", path, "the index of the MP4 is missing or cut") from error
         raise MediaError("not_media", path) from error
