@@ -11,7 +11,8 @@ from cache.planning import PlanChoice, next_plan
 from cache.records import Clip, ClipStatus
 from extract.audit import FRAME_SIDE_PX, Audited, audit_lines, audit_of, compared, fan_out_for
 from extract.dataset import ignored_files, scan
-from extract.examine import hash_files, outcome_of, status_of
+from extract.examine import outcome_of, status_of
+from extract.hashing import hash_files
 from extract.media.container import MediaError, MediaFacts
 from extract.media.decode import DecodedClip
 from extract.media.limits import ReadingRules

@@ -5,8 +5,6 @@ decodes takes what it needs. In this order nothing is kept of a clip of which it
 """
 
 import logging
-import os
-import stat
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -16,13 +14,14 @@ from pathlib import Path
 
 from cache.audits import ClipMarks, MarkStore
 from cache.folds import join_groups
-from cache.identity import clip_digest, stream_digest
+from cache.identity import clip_digest
 from cache.records import Clip, ClipStatus, Outcome
 from cache.store import FeatureCache
+from extract.hashing import State, hash_files, state_of, states_of
 from extract.likeness import frame_marks, sound_peaks
 from extract.media.container import MediaError
 from extract.media.decode import DecodedClip
-from extract.media.limits import MAX_FILE_BYTES, ReadingRules
+from extract.media.limits import ReadingRules
 from extract.media.pool import DecodeRequest, decode_many
 from extract.media.renditions import MEDIA_RULES, SHORT_SIDE_PX
 from extract.progress import track
@@ -32,7 +31,7 @@ from extract.sharing import shared_pieces
 log = logging.getLogger(__name__)
 MARK_RULES = f"{MEDIA_RULES}, marks 1"
 """What decides the marks of a clip; raise the number whenever those of `extract.likeness` change."""
-OF_THE_PATH = frozenset({"missing", "not_a_file", "unreadable", "empty"})
+OF_THE_PATH = frozenset({"missing", "not_a_file", "unreadable", "empty", "changed"})
 """Said of where a file is, not of the bytes that the record names: they went away after they were hashed."""
 RETRIED = frozenset({"timeout", "memory"}) | OF_THE_PATH
 LACKING = frozenset({"no_audio", "no_video"})
@@ -60,6 +59,8 @@ class Decoding:
     take : callable, optional
     piece : int
         So many clips are decoded one after the other, sorted by digest; processes at one cache share such pieces.
+    hashed : mapping of str to State or None
+        By its path, what each file was as it was hashed; of one that is another by then nothing is kept.
     """
 
     jobs: int
@@ -67,34 +68,12 @@ class Decoding:
     rules: ReadingRules = field(default_factory=ReadingRules)
     take: Take | None = None
     piece: int = 1
+    hashed: Mapping[str, State | None] = field(default_factory=dict)
 
 
 def mark_store(cache: FeatureCache) -> MarkStore:
     """Where the marks of the clips stand."""
     return MarkStore(cache, MARK_RULES)
-
-
-def hash_files(clips: Iterable[Clip]) -> dict[str, str]:
-    """Digest of each clip's file by clip id; empty where it is no regular file, too large, or cannot be read."""
-    paths = sorted({clip.path for clip in clips})
-    found = {path: _hash(Path(path)) for path in track(paths, total=len(paths), what="Reading files")}
-    return {clip.id: found[clip.path] for clip in clips}
-
-
-def _hash(path: Path) -> str:
-    """Digest of as many bytes as a regular file has; opening waits for nobody, should it have become a pipe."""
-    try:
-        if not _is_read(os.stat(path)):
-            return ""
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
-            facts = os.fstat(file.fileno())
-            return stream_digest(file, at_most=facts.st_size) if _is_read(facts) else ""
-    except (OSError, ValueError):
-        return ""
-
-
-def _is_read(facts: os.stat_result) -> bool:
-    return stat.S_ISREG(facts.st_mode) and facts.st_size <= MAX_FILE_BYTES
 
 
 def examine(
@@ -119,6 +98,7 @@ def examine(
     -------
     list of ClipStatus, in the order of `clips`
     """
+    decoding = replace(decoding, hashed=states_of(clips))
     files = hash_files(clips)
     groups = join_groups(clips, files)
     keys = {clip.id: _key(clip, files[clip.id]) for clip in clips}
@@ -250,8 +230,19 @@ def _results(
     if wanted:
         jobs = max(1, min(decoding.jobs, len(wanted)))
         for request, result in decode_many(requests(), jobs=jobs, limits=decoding.rules.limits):
-            unread = isinstance(result, DecodedClip) and under_way[0].startswith(UNREAD)
-            yield MediaError("missing", request.path, "it could not be read at first") if unread else result
+            yield _of_hashed(under_way[0], request.path, result, decoding.hashed)
+
+
+def _of_hashed(
+    key: str, path: Path, result: DecodedClip | MediaError, hashed: Mapping[str, State | None]
+) -> DecodedClip | MediaError:
+    """What was found, if it was found in the bytes that were hashed; otherwise that it was not."""
+    if isinstance(result, MediaError) and result.code in OF_THE_PATH:
+        return result
+    if isinstance(result, DecodedClip) and key.startswith(UNREAD):
+        return MediaError("missing", path, "it could not be read at first")
+    name = str(path)
+    return MediaError("changed", path) if name in hashed and hashed[name] != state_of(path) else result
 
 
 def marks_of(decoded: DecodedClip) -> ClipMarks:

@@ -1,6 +1,5 @@
-"""What becomes of files that are no files, change while they are read, or are too large to be read at all."""
+"""What becomes of files that go, or become others, between their hashing and their decoding."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -8,42 +7,9 @@ import pytest
 from cache.records import Clip
 from cache.store import FeatureCache
 from extract import examine as examining
-from extract.examine import Decoding, examine, hash_files
-from extract.media.limits import MAX_FILE_BYTES
+from extract.examine import Decoding, examine
+from extract.hashing import hash_files
 from moodfuse.corpus import ClipSettings, make_clip
-
-HASH_OF_NOTHING = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-
-
-def test_a_file_that_is_too_large_is_not_hashed(tmp_path: Path) -> None:
-    """What is refused for its size costs no time before: its bytes, if only zeros of a sparse file, are not read."""
-    path = tmp_path / "huge.mp4"
-    with path.open("wb") as stream:
-        try:
-            stream.truncate(MAX_FILE_BYTES + 1)
-        except OSError as error:
-            pytest.skip(f"the file system holds no such file: {error}")
-    assert hash_files([Clip("huge", str(path), "sad")]) == {"huge": ""}
-
-
-def test_no_more_is_hashed_than_a_file_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that grows while it is read, or gives bytes for ever though it has none, comes to an end."""
-    path = tmp_path / "grows.mp4"
-    path.write_bytes(b"grown")
-    size_before = os.stat_result((0o100644, 1, 1, 1, 0, 0, 0, 0, 0, 0))
-    monkeypatch.setattr(os, "fstat", lambda _: size_before)
-    assert examining._hash(path) == HASH_OF_NOTHING
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no pipes with names")
-def test_a_file_that_becomes_a_pipe_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Opening it would wait for a writer for ever."""
-    file, pipe = tmp_path / "file", tmp_path / "pipe.mp4"
-    file.write_bytes(b"film")
-    os.mkfifo(pipe)
-    before = os.stat(file)
-    monkeypatch.setattr(os, "stat", lambda *_, **__: before)
-    assert examining._hash(pipe) == ""
 
 
 def test_a_file_that_was_away_is_read_when_it_is_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,3 +22,25 @@ def test_a_file_that_was_away_is_read_when_it_is_back(tmp_path: Path, monkeypatc
     assert [found.reason for found in examine(cache, clips, Decoding(1))] == ["missing"]
     (tmp_path / "away.mp4").rename(path)
     assert [found.ok for found in examine(cache, clips, Decoding(1))] == [True]
+
+
+def test_nothing_is_kept_of_a_file_that_becomes_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the other can be read or not: it is not the one that the record would name."""
+    path = make_clip(tmp_path / "a.mp4", settings=ClipSettings(1.0, 64, 48))
+    other = make_clip(tmp_path / "b.mp4", settings=ClipSettings(1.0, 64, 48, seed=1)).read_bytes()
+    cache, clips = FeatureCache(tmp_path / "work", create=True), [Clip("a", str(path), "sad")]
+    first = path.read_bytes()
+    taken: list[str] = []
+    decoding = Decoding(1, take=lambda digest, clip, decoded: taken.append(digest))
+    for bytes_then in (b"half copied", other):
+        with monkeypatch.context() as patch:
+
+            def replaced(found: list[Clip], bytes_then: bytes = bytes_then) -> dict[str, str]:
+                digests = hash_files(found)
+                path.write_bytes(bytes_then)
+                return digests
+
+            patch.setattr(examining, "hash_files", replaced)
+            assert [found.reason for found in examine(cache, clips, decoding)] == ["changed"] and not taken
+        path.write_bytes(first)
+    assert [found.ok for found in examine(cache, clips, decoding)] == [True] and len(taken) == 1
