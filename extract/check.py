@@ -133,7 +133,10 @@ def _looked_at(clips: Sequence[Clip], settings: CheckSettings) -> Iterator[Decod
         )
         found = iter(decode_many(requests, jobs=jobs, limits=limits))
     else:
-        headers = (ProbeRequest(Path(clip.path), settings.impute, clip.start_s, clip.end_s) for clip in clips)
+        headers = (
+            ProbeRequest(Path(clip.path), one_view=settings.impute, start_s=clip.start_s, end_s=clip.end_s)
+            for clip in clips
+        )
         found = iter(probe_many(headers, jobs=jobs, limits=limits))
     for _, result in track(found, total=len(clips), what=what):
         yield result
