@@ -7,8 +7,10 @@ UTF-8) for records, and name, dtype, shape and little-endian C-order bytes for a
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -33,10 +35,17 @@ def digest16(value: object) -> str:
 
 def file_digest(path: Path) -> str:
     """SHA-256 (64 hex digits) of a file's bytes."""
-    state = hashlib.sha256()
     with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            state.update(chunk)
+        return stream_digest(stream)
+
+
+def stream_digest(stream: BinaryIO, *, at_most: int | None = None) -> str:
+    """SHA-256 (64 hex digits) of a stream's bytes from where it stands, and of no more than `at_most` of them."""
+    state = hashlib.sha256()
+    left = sys.maxsize if at_most is None else at_most
+    while chunk := stream.read(min(_CHUNK_BYTES, left)):
+        state.update(chunk)
+        left -= len(chunk)
     return state.hexdigest()
 
 

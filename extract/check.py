@@ -11,14 +11,15 @@ from cache.planning import PlanChoice, next_plan
 from cache.records import Clip, ClipStatus
 from extract.audit import FRAME_SIDE_PX, Audited, audit_lines, audit_of, compared, fan_out_for
 from extract.dataset import ignored_files, scan
-from extract.examine import hash_files, outcome_of, status_of
+from extract.examine import outcome_of, status_of
+from extract.hashing import hash_files
 from extract.media.container import MediaError, MediaFacts
 from extract.media.decode import DecodedClip
 from extract.media.limits import ReadingRules
 from extract.media.pool import DecodeRequest, ProbeRequest, decode_many, probe_many
 from extract.media.renditions import MEDIA_RULES
 from extract.progress import track
-from extract.refusals import check_failures, counted
+from extract.refusals import Tally, counted
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ def check(settings: CheckSettings) -> Check:
     ------
     InputError
         If the data set as a whole cannot be used, a plan of `folds` folds included.
+    TooManyRefusedError
+        If so many clips are refused as `rules` allow no more of.
     """
     data = settings.data
     clips = scan(data, group_pattern=settings.group_pattern)
@@ -76,10 +79,10 @@ def check(settings: CheckSettings) -> Check:
     groups = join_groups(clips, files)
     statuses: list[ClipStatus] = []
     audited: list[Audited] = []
-    fan_out = fan_out_for(len(clips))
+    fan_out, tally = fan_out_for(len(clips)), Tally(settings.rules)
     for clip, found in zip(clips, _looked_at(clips, settings), strict=True):
         statuses.append(_status(clip, files[clip.id], groups[clip.id], found))
-        check_failures([one.reason for one in statuses if not one.ok], len(statuses), settings.rules)
+        tally.count(clip.id, "" if statuses[-1].ok else statuses[-1].reason)
         if isinstance(found, DecodedClip):
             audited.append(compared(statuses[-1], found, fan_out=fan_out))
     refused = [status for status in statuses if not status.ok]
@@ -130,7 +133,10 @@ def _looked_at(clips: Sequence[Clip], settings: CheckSettings) -> Iterator[Decod
         )
         found = iter(decode_many(requests, jobs=jobs, limits=limits))
     else:
-        headers = (ProbeRequest(Path(clip.path), one_view=settings.impute) for clip in clips)
+        headers = (
+            ProbeRequest(Path(clip.path), one_view=settings.impute, start_s=clip.start_s, end_s=clip.end_s)
+            for clip in clips
+        )
         found = iter(probe_many(headers, jobs=jobs, limits=limits))
     for _, result in track(found, total=len(clips), what=what):
         yield result

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from cache.audits import ClipMarks, MarkStore
 from cache.folds import join_groups
-from cache.identity import clip_digest, file_digest
+from cache.identity import clip_digest
 from cache.records import Clip, ClipStatus, Outcome
 from cache.store import FeatureCache
+from extract.hashing import State, hash_files, state_of, states_of
 from extract.likeness import frame_marks, sound_peaks
 from extract.media.container import MediaError
 from extract.media.decode import DecodedClip
@@ -24,13 +25,15 @@ from extract.media.limits import ReadingRules
 from extract.media.pool import DecodeRequest, decode_many
 from extract.media.renditions import MEDIA_RULES, SHORT_SIDE_PX
 from extract.progress import track
-from extract.refusals import check_failures
+from extract.refusals import Tally
 from extract.sharing import shared_pieces
 
 log = logging.getLogger(__name__)
 MARK_RULES = f"{MEDIA_RULES}, marks 1"
 """What decides the marks of a clip; raise the number whenever those of `extract.likeness` change."""
-RETRIED = frozenset({"timeout", "memory"})
+OF_THE_PATH = frozenset({"missing", "not_a_file", "unreadable", "empty", "changed"})
+"""Said of where a file is, not of the bytes that the record names: they went away after they were hashed."""
+RETRIED = frozenset({"timeout", "memory"}) | OF_THE_PATH
 LACKING = frozenset({"no_audio", "no_video"})
 INCOMPLETE = frozenset({"truncated", "decode_failed"})
 PARTIAL = "partial"
@@ -56,6 +59,8 @@ class Decoding:
     take : callable, optional
     piece : int
         So many clips are decoded one after the other, sorted by digest; processes at one cache share such pieces.
+    hashed : mapping of str to State or None
+        By its path, what each file was as it was hashed; of one that is another by then nothing is kept.
     """
 
     jobs: int
@@ -63,25 +68,12 @@ class Decoding:
     rules: ReadingRules = field(default_factory=ReadingRules)
     take: Take | None = None
     piece: int = 1
+    hashed: Mapping[str, State | None] = field(default_factory=dict)
 
 
 def mark_store(cache: FeatureCache) -> MarkStore:
     """Where the marks of the clips stand."""
     return MarkStore(cache, MARK_RULES)
-
-
-def hash_files(clips: Iterable[Clip]) -> dict[str, str]:
-    """Digest of each clip's file by clip id; empty where it is no regular file or cannot be read."""
-    paths = sorted({clip.path for clip in clips})
-    found = {path: _hash(Path(path)) for path in track(paths, total=len(paths), what="Reading files")}
-    return {clip.id: found[clip.path] for clip in clips}
-
-
-def _hash(path: Path) -> str:
-    try:
-        return file_digest(path) if path.is_file() else ""
-    except OSError:
-        return ""
 
 
 def examine(
@@ -106,9 +98,11 @@ def examine(
     -------
     list of ClipStatus, in the order of `clips`
     """
+    decoding = replace(decoding, hashed=states_of(clips))
     files = hash_files(clips)
     groups = join_groups(clips, files)
     keys = {clip.id: _key(clip, files[clip.id]) for clip in clips}
+    names = {key: name for name, key in keys.items()}
 
     def statuses(outcomes: Mapping[str, Outcome]) -> list[ClipStatus]:
         return [
@@ -117,7 +111,10 @@ def examine(
         ]
 
     known = settled(cache, {key for key in keys.values() if not key.startswith(UNREAD)}, decoding)
-    check_failures([item.reason for item in known.values() if not item.ok], len(known), decoding.rules)
+    tally = Tally(decoding.rules)
+    for key in dict.fromkeys(keys.values()):
+        if key in known:
+            tally.count(names[key], "" if known[key].ok else known[key].reason)
     wanted = {keys[clip.id]: clip for clip in clips if keys[clip.id] not in known}
     if wanted and foresee is not None:
         foresee(statuses({**{key: Outcome(key, not key.startswith(UNREAD)) for key in wanted}, **known}), wanted)
@@ -125,7 +122,7 @@ def examine(
     def unsettled(key: str) -> bool:
         return key not in settled(cache, [key], decoding)
 
-    return statuses(known | decode_clips(cache, wanted, decoding, lacking=unsettled))
+    return statuses(known | decode_clips(cache, wanted, decoding, lacking=unsettled, tally=tally))
 
 
 def settled(cache: FeatureCache, digests: Iterable[str], decoding: Decoding) -> dict[str, Outcome]:
@@ -174,7 +171,12 @@ def status_of(clip: Clip, outcome: Outcome, *, file_sha256: str, group: str) -> 
 
 
 def decode_clips(
-    cache: FeatureCache, wanted: Mapping[str, Clip], decoding: Decoding, *, lacking: Callable[[str], bool]
+    cache: FeatureCache,
+    wanted: Mapping[str, Clip],
+    decoding: Decoding,
+    *,
+    lacking: Callable[[str], bool],
+    tally: Tally | None = None,
 ) -> dict[str, Outcome]:
     """Decode clips; outcome by the same keys. A bad clip costs itself alone.
 
@@ -186,7 +188,10 @@ def decode_clips(
     decoding : Decoding
     lacking : callable
         Asked just before a clip is decoded whether it is wanted still: another process may have been quicker.
+    tally : Tally, optional
+        Counts the clips, beside those that it has counted before.
     """
+    tally = tally or Tally(decoding.rules)
     marks, outcomes = mark_store(cache), dict[str, Outcome]()
     under_way: deque[str] = deque()
     with closing(_results(wanted, decoding, lacking, under_way)) as results:
@@ -199,7 +204,7 @@ def decode_clips(
                 cache.write_outcome(outcomes[key])
             if isinstance(result, DecodedClip) and decoding.take is not None:
                 decoding.take(key, wanted[key], result)
-            check_failures([item.reason for item in outcomes.values() if not item.ok], len(outcomes), decoding.rules)
+            tally.count(wanted[key].id, "" if outcomes[key].ok else outcomes[key].reason)
     return outcomes | known_outcomes(cache, wanted.keys() - outcomes.keys(), decoding)
 
 
@@ -225,8 +230,19 @@ def _results(
     if wanted:
         jobs = max(1, min(decoding.jobs, len(wanted)))
         for request, result in decode_many(requests(), jobs=jobs, limits=decoding.rules.limits):
-            unread = isinstance(result, DecodedClip) and under_way[0].startswith(UNREAD)
-            yield MediaError("missing", request.path, "it could not be read at first") if unread else result
+            yield _of_hashed(under_way[0], request.path, result, decoding.hashed)
+
+
+def _of_hashed(
+    key: str, path: Path, result: DecodedClip | MediaError, hashed: Mapping[str, State | None]
+) -> DecodedClip | MediaError:
+    """What was found, if it was found in the bytes that were hashed; otherwise that it was not."""
+    if isinstance(result, MediaError) and result.code in OF_THE_PATH:
+        return result
+    if isinstance(result, DecodedClip) and key.startswith(UNREAD):
+        return MediaError("missing", path, "it could not be read at first")
+    name = str(path)
+    return MediaError("changed", path) if name in hashed and hashed[name] != state_of(path) else result
 
 
 def marks_of(decoded: DecodedClip) -> ClipMarks:

@@ -13,7 +13,7 @@ def track(items: Iterable[T], *, total: int, what: str) -> Iterator[T]:
     """Yield `items` under a bar titled `what`."""
     if not total:
         return
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():  # the first where it was closed before the start
         yield from items
         log.info("%s: %d done", what, total)
         return

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from cache.errors import MoodfuseError
 from extract.media.limits import ReadingRules
 
+NAMED = 10
+"""So many refused clips are named where a batch ends."""
+
 
 class TooManyRefusedError(MoodfuseError):
     """So many clips of a batch were refused that it ended."""
@@ -17,23 +20,46 @@ def counted(reasons: Sequence[str]) -> str:
     return f"{len(reasons)} refused: " + ", ".join(f"{count} {reason}" for reason, count in found)
 
 
-def check_failures(reasons: Sequence[str], looked_at: int, rules: ReadingRules) -> None:
-    """End a batch of which too many clips were refused.
+class Tally:
+    """Counts the clips of a batch, and ends it where too many of them are refused.
 
     Parameters
     ----------
-    reasons : sequence of str
-        Of each refusal so far.
-    looked_at : int
-        Clips so far.
     rules : ReadingRules
 
-    Raises
-    ------
-    TooManyRefusedError
+    Attributes
+    ----------
+    looked_at : int
+        Clips so far.
+    refused : list of (str, str)
+        Name of each clip that was refused, and the reason.
     """
-    if rules.max_failures is not None and len(reasons) >= rules.max_failures:
-        raise TooManyRefusedError(
-            f"stopped after {looked_at} clips, {counted(reasons)}; --max-failures is {rules.max_failures}. What was "
-            "computed is kept; correct the files, or allow more failures, and run the same command again"
+
+    def __init__(self, rules: ReadingRules) -> None:
+        self.most = rules.max_failures
+        self.looked_at = 0
+        self.refused: list[tuple[str, str]] = []
+
+    def count(self, name: str, reason: str = "") -> None:
+        """Count a clip, with the reason where it is refused.
+
+        Raises
+        ------
+        TooManyRefusedError
+            If with it so many are refused as end the batch.
+        """
+        self.looked_at += 1
+        if not reason:
+            return
+        self.refused.append((name, reason))
+        if self.most is not None and len(self.refused) >= self.most:
+            raise TooManyRefusedError(self._said())
+
+    def _said(self) -> str:
+        named = ", ".join(f"{name} ({reason})" for name, reason in self.refused[:NAMED])
+        more = f" and {len(self.refused) - NAMED} more" if len(self.refused) > NAMED else ""
+        return (
+            f"stopped after {self.looked_at} clips, {counted([reason for _, reason in self.refused])}; --max-failures "
+            f"is {self.most}. They are {named}{more}. Correct them, or allow more failures, and run the same command "
+            "again; a cache or an output keeps what was computed"
         )

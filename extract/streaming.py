@@ -46,7 +46,7 @@ def media_supply(
         If a video network shall be tuned whole without kept media.
     """
     if settings.keep_media:
-        yield KeptMedia(cache, recipes, Decoding(settings.jobs, settings.impute, settings.rules))
+        yield KeptMedia(cache, recipes, Decoding(settings.jobs, impute=settings.impute, rules=settings.rules))
         return
     for recipe in recipes:
         if recipe.depth == "full" and recipe.view == "picture":
@@ -170,7 +170,8 @@ class StreamedMedia:
         return statuses
 
     def _decoding(self) -> Decoding:
-        return Decoding(self.settings.jobs, self.settings.impute, self.settings.rules, self._take, CLIPS_PER_PART)
+        asked = self.settings
+        return Decoding(asked.jobs, impute=asked.impute, rules=asked.rules, take=self._take, piece=CLIPS_PER_PART)
 
     def _foresee(self, statuses: list[ClipStatus], wanted: Collection[str]) -> None:
         """Refuse what no plan can be made of before hours of work, and say how much work it is."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from cache.errors import InputError
 from extract.media.limits import ReadingRules
-from extract.refusals import check_failures, counted
+from extract.refusals import Tally, counted
 from moodfuse.inputs import expand
 from moodfuse.model.model import Ask, Model
 from moodfuse.model.predictions import Prediction, Refusal, Timeline
@@ -108,11 +108,10 @@ def label_all(folder: Path, wish: Wish, *, stream: TextIO, say: Say) -> int:
         output.writer.close()
         raise InputError(f"{asks[0].file}: nothing is drawn of what {wish.output} has already; leave --output out")
     reasons: list[str] = []
-    for number, row in enumerate(_timelines(model, left, wish) if wish.timeline else _labels(model, left, wish)):
+    for row in _timelines(model, left, wish) if wish.timeline else _labels(model, left, wish):
         output.writer.write(row)
         if "error" in row:
             reasons.append(str(row["error"]))
-            check_failures(reasons, number + 1, wish.rules)
     output.writer.close()
     if reasons:
         say(f"{counted(reasons)}; each {'window' if wish.timeline else 'file'} is named with its reason")
@@ -155,23 +154,29 @@ def _output(model: Model, wish: Wish, asks: list[Ask], stream: TextIO) -> Output
 
 
 def _labels(model: Model, asks: list[Ask], wish: Wish) -> Iterator[Row]:
-    for ask, found in zip(asks, model.label(asks, jobs=wish.jobs, rules=wish.rules), strict=True):
+    tally, jobs = Tally(wish.rules), max(1, min(wish.jobs, len(asks)))
+    for ask, found in zip(asks, model.label(asks, jobs=jobs, rules=wish.rules), strict=True):
         yield row_of(found, ask, model=model.card.digest[:16], threshold=wish.threshold)
+        tally.count(ask.file, found.code if isinstance(found, Refusal) else "")
 
 
 def _timelines(model: Model, asks: list[Ask], wish: Wish) -> Iterator[Row]:
-    """A row a window; a file that cannot be opened has one row."""
+    """A row a window; a file that cannot be opened has one row, and counts as refused, as does one without a label."""
     from extract.media.container import MediaError
     from moodfuse.model.model import refusal_of
 
+    tally = Tally(wish.rules)
     for ask in asks:
         try:
             timeline = model.timeline(ask.file, hop_s=wish.hop_s, limits=wish.rules.limits)
         except MediaError as error:
             yield row_of(refusal_of(ask.file, error), ask, model=model.card.digest[:16], threshold=wish.threshold)
+            tally.count(ask.file, error.code)
             continue
         _draw(model, timeline, wish)
         yield from timeline_rows(timeline, model=model.card.digest[:16], threshold=wish.threshold)
+        whole = timeline.refusals and len(timeline.refusals) == len(timeline.starts_s)
+        tally.count(ask.file, timeline.refusals[0][1].code if whole else "")
 
 
 def timeline_rows(timeline: Timeline, *, model: str, threshold: float) -> Iterator[Row]:

@@ -45,6 +45,7 @@ REASONS: dict[str, str] = {
     "not_a_file": "not a regular file; give a media file, not a folder, pipe or device",
     "unreadable": "the file may not be read; check its permissions",
     "empty": "the file is empty; copy or download it again",
+    "changed": "the file changed while it was read; run the command again once it is complete",
     "not_media": "not a video file that can be opened; convert it to MP4 (H.264 and AAC)",
     "no_video": "there is no picture in the window; give a video, or a window that has a picture",
     "no_audio": "there is no sound in the window; give a video with sound, or a window that has some",
@@ -204,7 +205,7 @@ def _check_regular(path: Path) -> None:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise MediaError("missing", path) from error
     except (OSError, ValueError) as error:
-        raise MediaError("unreadable", path, str(error)) from error
+        raise MediaError("unreadable", path, getattr(error, "strerror", None) or str(error)) from error
     if not stat.S_ISREG(status.st_mode):
         raise MediaError("not_a_file", path)
     if not status.st_size:
@@ -223,6 +224,7 @@ def _open_container(path: Path) -> InputContainer:
     except (av.error.FFmpegError, OSError, ValueError) as error:
         if getattr(error, "errno", 0) == errno.EACCES:  # demuxers give the other error of permissions for damage
             raise MediaError("unreadable", path) from error
+        _check_regular(path)  # it may have gone, or become something else, since it was looked at
         if _starts_as_mp4(path):
             raise MediaError("truncated", path, "the index of the MP4 is missing or cut") from error
         raise MediaError("not_media", path) from error

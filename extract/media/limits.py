@@ -22,6 +22,9 @@ MAX_PACKETS = 4_000_000
 MAX_FRAMES = 2_000_000
 """Packets, and pictures or stretches of sound, on the way to the end of a window; several times those of ten hours."""
 MAX_OPEN_FILES = 64
+MAX_DEADLINE_S = 366.0 * 86_400
+MAX_MEMORY_MB = 1 << 24
+"""The most that can be asked for: what clocks and limits of the system take."""
 
 
 @dataclass(frozen=True)
@@ -41,16 +44,16 @@ class Limits:
     memory_mb: int = 2048
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.deadline_s) and self.deadline_s > 0):
-            raise InputError(f"the deadline is {self.deadline_s} s; expected more than 0")
+        if not 0 < self.deadline_s <= MAX_DEADLINE_S:
+            raise InputError(f"the deadline is {self.deadline_s} s; expected more than 0, and a year at most")
         if not (math.isfinite(self.deadline_per_s) and self.deadline_per_s >= 0):
             raise InputError(f"the deadline is {self.deadline_per_s} s for a second of a clip; expected 0 or more")
-        if self.memory_mb < 64:
-            raise InputError(f"{self.memory_mb} MB of memory for a clip; expected 64 or more")
+        if not 64 <= self.memory_mb <= MAX_MEMORY_MB:
+            raise InputError(f"{self.memory_mb} MB of memory for a clip; expected 64 to {MAX_MEMORY_MB}")
 
     def seconds_for(self, window_s: float) -> float:
-        """The deadline of a window, seconds."""
-        return self.deadline_s + self.deadline_per_s * max(0.0, window_s)
+        """The deadline of a window, seconds; a year at most."""
+        return min(MAX_DEADLINE_S, self.deadline_s + self.deadline_per_s * max(0.0, window_s))
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,7 @@ def picture_of(frame: Any, opened: Opened) -> Picture | None:
         If it is too large.
     """
     check_size(opened.path, frame.width, frame.height)
+    check_size(opened.path, round(frame.width * opened.pixel_aspect), frame.height)
     ticks = frame.pts if frame.pts is not None else frame.dts
     if ticks is None:
         return None

@@ -1,8 +1,7 @@
 """Reading many files in worker processes that can be killed, so that one bad file costs one clip.
 
 The pool is started by a main process (or another non-daemonic one): daemonic processes may have no children. Workers
-are spawned, so a script that calls `decode_many` does so under `if __name__ == "__main__":`. Where either is not so, a
-`WorkersError` says what to do.
+are spawned, so a script does this under `if __name__ == "__main__":`. A `WorkersError` says what to do otherwise.
 """
 
 import multiprocessing
@@ -26,7 +25,8 @@ from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
 from cache.errors import WorkersError
 from cache.records import WINDOW_S
-from extract.media.container import MediaError, MediaFacts, probe
+from extract.media.collect import settle_window
+from extract.media.container import MediaError, MediaFacts, open_media, read_facts
 from extract.media.decode import DecodedClip, read_clip
 from extract.media.limits import Limits, allow_cpu, confine
 
@@ -74,10 +74,12 @@ class DecodeRequest:
 
 @dataclass(frozen=True)
 class ProbeRequest:
-    """One file whose headers are wanted; see `extract.media.container.probe`."""
+    """One file whose headers are wanted, and whether a window lies inside it."""
 
     path: Path
     one_view: bool = False
+    start_s: float = 0.0
+    end_s: float | None = None
     window_s: float = 0.0
 
 
@@ -277,7 +279,10 @@ def _decode(request: DecodeRequest) -> DecodedClip:
 
 
 def _probe(request: ProbeRequest) -> MediaFacts:
-    return probe(request.path, one_view=request.one_view)
+    opened = open_media(request.path, one_view=request.one_view)
+    with opened.media:
+        settle_window(opened, request.start_s, request.end_s)
+        return read_facts(opened)
 
 
 def prepare_worker(limits: Limits) -> None:

@@ -14,6 +14,8 @@ SAMPLE_RATE_HZ = 16_000
 SAMPLES = int(SAMPLE_RATE_HZ * WINDOW_S)
 TAIL_S = 0.1
 JUMP_S = 0.05
+SLOW_HZ = 1_000
+"""Of slower sound the few samples of a short window may be too few for the resampler."""
 
 
 class Sound(Taker):
@@ -71,13 +73,22 @@ class Sound(Taker):
         reached = self.base_s + self.cursor / self.rate_hz >= min(last_s, self.end_s) - SLACK_S  # what lacks is a gap
         damage = self.failures > 1 or reached
         check_complete(self.opened.path, extent, damage=damage, allow_partial=allow_partial)
-        resampled = _resample(self.samples, self.rate_hz)
+        resampled = self._resampled()
         offset = round((self.start_s - self.base_s) * SAMPLE_RATE_HZ)
         last_s = min(self.end_s, self.base_s + self.cursor / self.rate_hz)
         real = max(0, min(SAMPLES, round((last_s - self.start_s) * SAMPLE_RATE_HZ), len(resampled) - offset))
         waveform = np.zeros(SAMPLES, np.float32)
         waveform[:real] = np.clip(resampled[offset : offset + real], -1.0, 1.0)
         return waveform, real, extent
+
+    def _resampled(self) -> np.ndarray:
+        """Return the grid at 16 kHz; less than all of it is no result, and the resampler says nothing of its own."""
+        resampled = _resample(self.samples, self.rate_hz)
+        if len(resampled) < len(self.samples) * SAMPLE_RATE_HZ // self.rate_hz - 1:
+            if self.rate_hz >= SLOW_HZ:
+                raise MediaError("memory", self.opened.path, "the sound could not be resampled")
+            raise MediaError("decode_failed", self.opened.path, f"{self.rate_hz} samples of sound in a second")
+        return resampled
 
 
 def _mono(frame: Any) -> np.ndarray:
@@ -115,4 +126,4 @@ def _resample(samples: np.ndarray, rate_hz: int) -> np.ndarray:
     frame.sample_rate = rate_hz
     resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE_HZ)
     pieces = [*resampler.resample(frame), *resampler.resample(None)]
-    return np.concatenate([piece.to_ndarray()[0] for piece in pieces])
+    return np.concatenate([np.zeros(0, np.float32), *(piece.to_ndarray()[0] for piece in pieces)])

@@ -3,6 +3,8 @@
 import csv
 import math
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +15,9 @@ import pytest
 from cache.errors import InputError
 from extract.media import pool
 from extract.media.container import MediaError
-from extract.media.limits import MAX_OPEN_FILES, Limits, ReadingRules, address_space_bytes
+from extract.media.limits import MAX_DEADLINE_S, MAX_OPEN_FILES, Limits, ReadingRules, address_space_bytes
 from extract.media.pool import work_apart
-from extract.refusals import TooManyRefusedError, check_failures, counted
+from extract.refusals import NAMED, Tally, TooManyRefusedError, counted
 from hostile import misdeeds
 from hostile.misdeeds import Task
 from moodfuse.cli import main
@@ -117,11 +119,13 @@ def test_many_that_die_at_once_cost_themselves() -> None:
         ({"deadline_s": 0.0}, "deadline is 0.0 s"),
         ({"deadline_s": math.nan}, "deadline is nan s"),
         ({"deadline_per_s": -1.0}, "deadline is -1.0 s for a second"),
+        ({"deadline_s": 1e9}, "expected more than 0, and a year at most"),
         ({"memory_mb": 63}, "63 MB of memory"),
+        ({"memory_mb": 1 << 60}, "MB of memory for a clip; expected 64 to 16777216"),
     ],
 )
 def test_limits_that_cannot_be_kept_are_refused(values: dict[str, Any], said: str) -> None:
-    """A deadline is finite and more than 0, memory is 64 MB or more."""
+    """A deadline is more than 0, memory 64 MB or more, and neither more than clocks and the system take."""
     with pytest.raises(InputError, match=said):
         Limits(**values)
 
@@ -131,13 +135,27 @@ def test_refusals_are_counted_by_reason() -> None:
     assert counted(["empty", "truncated", "truncated"]) == "3 refused: 2 truncated, 1 empty"
 
 
+def test_a_window_without_end_has_a_deadline() -> None:
+    """However long a window is asked for."""
+    assert Limits().seconds_for(30.0) == 120.0
+    assert Limits().seconds_for(1e300) == Limits().seconds_for(math.inf) == MAX_DEADLINE_S
+
+
 def test_a_batch_ends_at_its_number_of_refusals() -> None:
-    """Up to one less than that it goes on; without a number always."""
-    rules = ReadingRules(max_failures=2)
-    check_failures(["empty"], 5, rules)
-    check_failures(["empty"] * 99, 100, ReadingRules())
-    with pytest.raises(TooManyRefusedError, match="stopped after 7 clips, 2 refused: 2 empty; --max-failures is 2"):
-        check_failures(["empty"] * 2, 7, rules)
+    """Up to one less than that it goes on, without a number always; the end names what was refused, if not all."""
+    endless, tally = Tally(ReadingRules()), Tally(ReadingRules(max_failures=2))
+    for number in range(100):
+        endless.count(str(number), "empty")
+    tally.count("a", "empty")
+    tally.count("b")
+    with pytest.raises(
+        TooManyRefusedError, match=r"after 3 clips, 2 refused: .* is 2\. They are a \(empty\), c \(codec\)\."
+    ):
+        tally.count("c", "codec")
+    many = Tally(ReadingRules(max_failures=NAMED + 2))
+    with pytest.raises(TooManyRefusedError, match=r"9 \(empty\) and 2 more\. Correct"):
+        for number in range(NAMED + 2):
+            many.count(str(number), "empty")
 
 
 @pytest.fixture(scope="module")
@@ -200,8 +218,30 @@ def test_check_takes_a_partial_clip_where_that_is_allowed(run: Run) -> None:
 def test_a_batch_stops_at_max_failures(command: str, run: Run) -> None:
     """One refused clip ends it where that is too many, and not where two are."""
     code, said = run(command, "--max-failures", "1")
-    assert code not in (0, 3) and "1 refused: 1 truncated; --max-failures is 1" in said
+    assert code not in (0, 3) and "1 refused: 1 truncated; --max-failures is 1. They are excited/half.mp4" in said
     assert run(command, "--max-failures", "2")[0] == 3
+
+
+def test_refusals_on_record_count_too(run: Run, tmp_path: Path) -> None:
+    """A second run stops at a clip that the first refused and one that is new, where two are too many."""
+    assert run("extract", "--max-failures", "2")[0] == 3
+    (tmp_path / "clips" / "sad" / "new.mp4").write_text("no film")
+    code, said = run("extract", "--max-failures", "2")
+    assert code == 1 and "excited/half.mp4 (truncated), sad/new.mp4 (not_media)" in said
+
+
+@pytest.mark.parametrize("option", ["--audit", "--no-audit"])
+def test_check_refuses_windows_outside_of_their_files(
+    option: str, media: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """By the headers alone too; and one of any length is no error of ours."""
+    table = media / "windows.csv"
+    windows = {"sad/0": "0,1e300", "sad/2": "5,8", "excited/1": ",", "excited/3": ","}
+    rows = [f"{name}.mp4,{name.split('/')[0]},{window}" for name, window in windows.items()]
+    table.write_text("\n".join(["path,label,start_s,end_s", *rows]))
+    with pytest.raises(SystemExit):
+        main(["check", str(table), option, "--folds", "2", "--jobs", "1"])
+    assert "2 refused: 2 window_outside" in "".join(capfd.readouterr())
 
 
 @pytest.mark.parametrize("options", [("--deadline", "0"), ("--deadline", "nan"), ("--memory", "63")])
@@ -225,3 +265,10 @@ def test_memory_and_deadline_reach_the_workers(run: Run, monkeypatch: pytest.Mon
     assert run("check", "--deadline", "30", "--memory", "300")[0] == 3
     assert run("extract", "--deadline", "31", "--memory", "301")[0] == 3
     assert [(one.deadline_s, one.memory_mb) for one in given] == [(30.0, 300), (31.0, 301)]
+
+
+def test_a_run_goes_on_without_a_place_to_complain(media: Path) -> None:
+    """Started with stderr closed, as by some schedulers, a command says on stdout what it found."""
+    words = [sys.executable, "-m", "moodfuse", "check", str(media), "--folds", "2", "--jobs", "1", "--no-audit"]
+    ended = subprocess.run(["sh", "-c", '"$@" 2>&-', "sh", *words], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0 and ended.stdout.startswith("5 clips in ")

@@ -14,6 +14,7 @@ import pytest
 
 from cache.errors import InputError
 from extract.media.limits import Limits, ReadingRules
+from extract.refusals import TooManyRefusedError
 from moodfuse import labelling
 from moodfuse.labelling import REFUSED, Wish, label_all
 from moodfuse.model.model import Ask
@@ -88,11 +89,14 @@ class Talker:
     def __init__(self) -> None:
         self.bad: set[str] = set()
         self.asked: list[str] = []
+        self.lost: tuple[int, ...] = (1,)
+        self.jobs = 0
 
     def load(self, folder: Path) -> "Talker":
         return self
 
     def label(self, asks: Sequence[Ask], *, jobs: int, rules: ReadingRules) -> Iterator[Prediction | Refusal]:
+        self.jobs = jobs
         for ask in asks:
             self.asked.append(ask.file)
             if ask.file in self.bad:
@@ -104,7 +108,8 @@ class Talker:
         self.asked.append(file)
         starts_s = hop_s * np.arange(3)
         rows = np.tile([0.25, 0.75], (3, 1))
-        lost = ((1, Refusal(file, "truncated", "it ends")),) if file in self.bad else ()
+        numbers = self.lost if file in self.bad else ()
+        lost = tuple((number, Refusal(file, "truncated", "it ends")) for number in numbers)
         return Timeline(file, self.classes, starts_s, starts_s + 30, rows, lost, 40.0)
 
 
@@ -187,3 +192,19 @@ def test_what_could_only_be_ignored_is_refused(talker: Talker, tmp_path: Path) -
         label("a", "b", plot=tmp_path / "a.png", timeline=True)
     with pytest.raises(InputError, match="--retry .*give --output FILE"):
         Wish(("a",), retry=True)
+
+
+def test_a_time_line_counts_refused_files_not_windows(talker: Talker) -> None:
+    """A file with a gap is labelled; one of which no window is counts once, and --max-failures ends with the second."""
+    talker.bad = {"a", "b"}
+    assert label("a", "b", timeline=True, rules=ReadingRules(max_failures=1)) == REFUSED
+    talker.lost = (0, 1, 2)
+    assert label("a", "c", timeline=True, rules=ReadingRules(max_failures=2)) == REFUSED
+    with pytest.raises(TooManyRefusedError, match=r"2 refused: 2 truncated; .* They are a \(truncated\), b"):
+        label("a", "b", "c", timeline=True, rules=ReadingRules(max_failures=2))
+
+
+def test_no_more_processes_are_started_than_there_are_files(talker: Talker) -> None:
+    """Each takes a second to start, and memory."""
+    assert label("a", "b", jobs=100) == 0 and talker.jobs == 2
+    assert label("a", "b", jobs=1) == 0 and talker.jobs == 1

@@ -1,0 +1,46 @@
+"""What becomes of files that go, or become others, between their hashing and their decoding."""
+
+from pathlib import Path
+
+import pytest
+
+from cache.records import Clip
+from cache.store import FeatureCache
+from extract import examine as examining
+from extract.examine import Decoding, examine
+from extract.hashing import hash_files
+from moodfuse.corpus import ClipSettings, make_clip
+
+
+def test_a_file_that_was_away_is_read_when_it_is_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That it went after it was hashed is no judgement on its bytes."""
+    path = make_clip(tmp_path / "a.mp4", settings=ClipSettings(1.0, 64, 48))
+    cache, clips = FeatureCache(tmp_path / "work", create=True), [Clip("a", str(path), "sad")]
+    hashed = hash_files(clips)
+    monkeypatch.setattr(examining, "hash_files", lambda _: hashed)
+    path.rename(tmp_path / "away.mp4")
+    assert [found.reason for found in examine(cache, clips, Decoding(1))] == ["missing"]
+    (tmp_path / "away.mp4").rename(path)
+    assert [found.ok for found in examine(cache, clips, Decoding(1))] == [True]
+
+
+def test_nothing_is_kept_of_a_file_that_becomes_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the other can be read or not: it is not the one that the record would name."""
+    path = make_clip(tmp_path / "a.mp4", settings=ClipSettings(1.0, 64, 48))
+    other = make_clip(tmp_path / "b.mp4", settings=ClipSettings(1.0, 64, 48, seed=1)).read_bytes()
+    cache, clips = FeatureCache(tmp_path / "work", create=True), [Clip("a", str(path), "sad")]
+    first = path.read_bytes()
+    taken: list[str] = []
+    decoding = Decoding(1, take=lambda digest, clip, decoded: taken.append(digest))
+    for bytes_then in (b"half copied", other):
+        with monkeypatch.context() as patch:
+
+            def replaced(found: list[Clip], bytes_then: bytes = bytes_then) -> dict[str, str]:
+                digests = hash_files(found)
+                path.write_bytes(bytes_then)
+                return digests
+
+            patch.setattr(examining, "hash_files", replaced)
+            assert [found.reason for found in examine(cache, clips, decoding)] == ["changed"] and not taken
+        path.write_bytes(first)
+    assert [found.ok for found in examine(cache, clips, decoding)] == [True] and len(taken) == 1

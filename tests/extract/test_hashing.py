@@ -1,0 +1,44 @@
+"""Which bytes of which files are hashed: of what is no file, grows or is too large, none or no more."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from cache.records import Clip
+from extract import hashing
+from extract.hashing import hash_files
+from extract.media.limits import MAX_FILE_BYTES
+
+HASH_OF_NOTHING = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+def test_a_file_that_is_too_large_is_not_hashed(tmp_path: Path) -> None:
+    """What is refused for its size costs no time before: its bytes, if only zeros of a sparse file, are not read."""
+    path = tmp_path / "huge.mp4"
+    with path.open("wb") as stream:
+        try:
+            stream.truncate(MAX_FILE_BYTES + 1)
+        except OSError as error:
+            pytest.skip(f"the file system holds no such file: {error}")
+    assert hash_files([Clip("huge", str(path), "sad")]) == {"huge": ""}
+
+
+def test_no_more_is_hashed_than_a_file_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that grows while it is read, or gives bytes for ever though it has none, comes to an end."""
+    path = tmp_path / "grows.mp4"
+    path.write_bytes(b"grown")
+    size_before = os.stat_result((0o100644, 1, 1, 1, 0, 0, 0, 0, 0, 0))
+    monkeypatch.setattr(os, "fstat", lambda _: size_before)
+    assert hashing._hash(path) == HASH_OF_NOTHING
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no pipes with names")
+def test_a_file_that_becomes_a_pipe_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opening it would wait for a writer for ever."""
+    file, pipe = tmp_path / "file", tmp_path / "pipe.mp4"
+    file.write_bytes(b"film")
+    os.mkfifo(pipe)
+    before = os.stat(file)
+    monkeypatch.setattr(os, "stat", lambda *_, **__: before)
+    assert hashing._hash(pipe) == ""
