@@ -15,7 +15,7 @@ from cache.errors import InputError, WorkersError
 from cache.records import WINDOW_S
 from extract.media.collect import DecodedClip
 from extract.media.container import MediaError
-from extract.media.limits import Limits
+from extract.media.limits import Limits, allow_cpu
 from extract.media.pool import NOT_STARTED, check_can_start, prepare_worker, refusal_for_exit
 from extract.media.windows import Window, WindowsWish, plan_windows, read_planned
 
@@ -141,8 +141,11 @@ def _work(sender: "Connection[Any, Any]", wish: WindowsWish, limits: Limits, win
         if windows is None:
             windows = plan_windows(wish)
             waiting.put((False, windows))
+        seconds = limits.seconds_for(WINDOW_S)
+        allow_cpu(seconds)
         for _, clip in read_planned(wish, windows):
             waiting.put((False, clip))
+            allow_cpu(seconds)
     except InputError as error:
         waiting.put((True, error))
     except MemoryError:

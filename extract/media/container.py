@@ -9,7 +9,7 @@ import errno
 import os
 import stat
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +174,11 @@ def open_media(path: Path | str, *, threads: int = 1, one_view: bool = False) ->
             video.codec_context.options = {"max_pixels": str(MAX_CODED_PIXELS)}
         start_s = (media.start_time or 0) / av.time_base
         origin_s = 0.0 if -MAX_LEAD_IN_S <= start_s < MAX_CLOCK_OFFSET_S else start_s
-        end_s = start_s + media.duration / av.time_base if media.duration else _last_packet_end_s(path)
+        end_s = (
+            start_s + media.duration / av.time_base
+            if media.duration
+            else _last_packet_end_s(path, path.stat().st_mtime_ns)
+        )
     except BaseException:
         media.close()
         raise
@@ -275,8 +279,12 @@ def check_sound(path: Path, rate_hz: int, channels: int) -> None:
         raise MediaError("too_much", path, f"{channels} channels of sound at {rate_hz} Hz")
 
 
-def _last_packet_end_s(path: Path) -> float:
-    """Return the end of the last packet on the file's own clock, for files that declare no duration."""
+@lru_cache(maxsize=4)
+def _last_packet_end_s(path: Path, changed_ns: int) -> float:
+    """Return the end of the last packet on the file's own clock, for files that declare no duration.
+
+    It is remembered as long as the file does not change: a time line opens its file once for every window.
+    """
     end_s = 0.0
     with _open_container(path) as media:
         try:

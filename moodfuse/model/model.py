@@ -55,6 +55,8 @@ class Model:
     fusion : Fusion
     sources : sequence of ShippedSource
         In the order of the card.
+    limits : Limits, optional
+        What decoding a file may cost, unless a call says otherwise.
 
     Examples
     --------
@@ -63,13 +65,26 @@ class Model:
     (array(['sad'], dtype='<U10'), (1, 6))
     """
 
-    def __init__(self, folder: Path, card: ModelCard, fusion: Fusion, sources: Sequence["ShippedSource"]) -> None:
-        self.folder, self.card, self.fusion = folder, card, fusion
+    def __init__(
+        self,
+        folder: Path,
+        card: ModelCard,
+        fusion: Fusion,
+        sources: Sequence["ShippedSource"],
+        limits: "Limits | None" = None,
+    ) -> None:
+        self.folder, self.card, self.fusion, self.limits = folder, card, fusion, limits
         self._sources = tuple(sources)
 
     @classmethod
-    def load(cls, folder: str | PathLike[str]) -> "Model":
+    def load(cls, folder: str | PathLike[str], *, limits: "Limits | None" = None) -> "Model":
         """Read a model folder, after checking every byte of it.
+
+        Parameters
+        ----------
+        folder : str or path-like
+        limits : Limits, optional
+            What decoding a file may cost, unless a call says otherwise.
 
         Raises
         ------
@@ -99,7 +114,7 @@ class Model:
                 sources.append(ShippedSource(item.recipe, len(card.classes), body, networks))
             except MoodfuseError as error:
                 raise ModelError(f"{path}: {error}") from error
-        return cls(path, card, fusion, sources)
+        return cls(path, card, fusion, sources, limits)
 
     @property
     def name(self) -> str:
@@ -167,11 +182,11 @@ class Model:
             What each file may cost, and which are taken.
         """
         from extract.media.decode import DecodedClip
-        from extract.media.limits import ReadingRules
+        from extract.media.limits import Limits, ReadingRules
         from extract.media.pool import DecodeRequest, decode_many
         from extract.media.renditions import SHORT_SIDE_PX
 
-        rules = rules or ReadingRules()
+        rules = rules or ReadingRules(self.limits or Limits())
         waiting: list[Ask] = []
 
         def requests() -> Iterator[DecodeRequest]:
@@ -267,7 +282,7 @@ class Model:
         refusals: list[tuple[int, Refusal]] = []
         duration_s, missing = 0.0, ""
         wish = WindowsWish(Path(path), hop_s, SHORT_SIDE_PX, one_view=self.card.impute)
-        windows = read_windows_apart(wish, limits=limits)
+        windows = read_windows_apart(wish, limits=limits or self.limits)
         for window, result in windows:
             times.append((window.start_s, window.end_s))
             if isinstance(result, DecodedClip):
