@@ -76,9 +76,11 @@ setup(
     extras_require={
         "parquet": ["pyarrow"],
         "serve": SERVE,
+        "distributed": ["distributed"],
         "dev": [
             # The page is tried in the system's own chromium; axe looks for what would keep readers out.
             "axe-playwright-python",
+            "distributed",
             "hypothesis",
             "import-linter",
             "mypy",

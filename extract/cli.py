@@ -87,6 +87,7 @@ class RecipeCommand(click.Command):
     show_default=True,
     help="Keep what was decoded in the cache (about 4 MB a clip), or pass each clip through all networks at once.",
 )
+@click.option("--scheduler", metavar="dask://HOST:PORT", help="Do the work on a Dask cluster that shares the folders.")
 @click.option("--replan", is_flag=True, help="Deal all clips to folds anew.")
 @click.option("--dry-run", is_flag=True, help="Decode, plan, say what would be computed, and stop.")
 @click.option("--strict", is_flag=True, help="Fail, and write no features, if any clip is refused.")
@@ -138,6 +139,7 @@ def _settings(data: Path, cache_path: Path, options: Mapping[str, Any]) -> "Extr
         command=command_line(click.get_current_context()),
         jobs=options["jobs"],
         rules=reading_rules(options),
+        scheduler=options["scheduler"],
         keep_media=options["keep_media"],
         dry_run=options["dry_run"],
         strict=options["strict"],

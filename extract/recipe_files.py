@@ -12,6 +12,7 @@ from typing import Any
 from cache.errors import InputError, UnknownNameError
 from cache.identity import canonical_json
 from cache.recipe import DEPTHS, Recipe, Tuning
+from extract.networks.precision import check_precision
 from extract.networks.registry import NetworkSpec, network_spec
 from extract.networks.weights import WeightsFacts, weights_facts
 
@@ -160,6 +161,8 @@ def build_recipe(source: str, choice: RecipeChoice) -> Recipe:
     if depth not in DEPTHS:
         raise InputError(f"--tune {source}={depth}: unknown depth; known: {', '.join(DEPTHS)}")
     facts = source_weights(source, choice)
+    device = resolve_device(choice.device)
+    check_precision(choice.precision, device)
     return Recipe(
         source=source,
         network=spec.name,
@@ -170,7 +173,7 @@ def build_recipe(source: str, choice: RecipeChoice) -> Recipe:
         tuning=None if depth == "frozen" else _tuning(source, depth, table, name, spec),
         embedding_tuned=depth == "full" or (depth == "head" and spec.has_replaced_layers),
         precision="bf16" if choice.precision == "bf16" else "fp32",
-        device=resolve_device(choice.device),
+        device=device,
         threads=_whole(tables, "threads", 2, name),
         seed=_whole(tables, "seed", 0, name),
     )

@@ -16,6 +16,7 @@ from cache.recipe import Recipe, frozen_counterpart, views_of
 from cache.records import ClipStatus
 from cache.store import CLIPS_PER_PART, FeatureCache, Roles
 from extract.announce import announce, say_audit, say_copies, say_plan, say_weights
+from extract.cluster import Task, spread_decoding, spread_settings, spread_work
 from extract.dataset import scan
 from extract.keeping import MediaSupply
 from extract.media.limits import ReadingRules
@@ -56,6 +57,8 @@ class ExtractSettings:
         Decoding processes.
     rules : ReadingRules
         What each clip may cost, and which are taken.
+    scheduler : str or None
+        Address of a Dask cluster that does the work; otherwise it is done here.
     keep_media : bool
         Whether what was decoded stays in the cache; otherwise each clip passes all networks while it is in memory.
     dry_run, strict : bool
@@ -72,6 +75,7 @@ class ExtractSettings:
     command: str = ""
     jobs: int = 2
     rules: ReadingRules = field(default_factory=ReadingRules)
+    scheduler: str | None = None
     keep_media: bool = True
     dry_run: bool = False
     strict: bool = False
@@ -123,9 +127,14 @@ def extract_features(settings: ExtractSettings, *, say: Callable[[str], None] = 
     views = views_of(recipes)
     plan, networks = replace(settings.plan, views=views), replace(settings.networks, views=views)
     settings = replace(settings, plan=plan, networks=networks)
+    if settings.scheduler is not None:
+        settings = spread_settings(settings)
     clips = scan(settings.data, group_pattern=settings.group_pattern)
     cache = FeatureCache(settings.cache, create=True)
     with media_supply(cache, recipes, settings, say) as media:
+        task = Task(settings, tuple(recipes)) if settings.scheduler is not None else None
+        if task is not None:
+            spread_decoding(task, clips)
         if not settings.keep_media:
             say_weights(recipes, settings, say)
         statuses = media.examine(clips)
@@ -143,8 +152,12 @@ def extract_features(settings: ExtractSettings, *, say: Callable[[str], None] = 
         if settings.dry_run:
             return Extraction(cache.clips, refused, 0, 0, dry_run=True)
         tuned, embedded = 0, 0
+        if task is not None:
+            tuned, embedded = spread_work(task, media.supply(todo))
+            cache = FeatureCache(settings.cache)
+            todo = [remaining(cache, recipe, settings.networks) for recipe in recipes]  # nothing, or what got damaged
         for item in media.supply(todo):
-            counts = _compute(cache, item, settings, media)
+            counts = compute(cache, item, settings, media)
             tuned, embedded = tuned + counts[0], embedded + counts[1]
     cache.select(recipes, command=settings.command)
     return Extraction(cache.clips, refused, tuned, embedded + media.embedded)
@@ -188,7 +201,7 @@ def _check_options_used(choice: RecipeChoice, sources: Sequence[str]) -> None:
             )
 
 
-def _compute(cache: FeatureCache, item: Work, settings: ExtractSettings, media: MediaSupply) -> tuple[int, int]:
+def compute(cache: FeatureCache, item: Work, settings: ExtractSettings, media: MediaSupply) -> tuple[int, int]:
     """Compute what is missing of one source; returns how many networks were tuned and clips embedded."""
     cache.write_recipe(item.recipe)
     if not (item.trunk or item.networks or item.body):

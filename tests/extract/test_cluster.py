@@ -1,0 +1,148 @@
+"""Stage one on a Dask cluster: the features of a local run, also where a worker dies on the way."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cache.cluster import cluster_address, run_on_cluster
+from cache.errors import InputError, WorkersError
+from cache.folds import pair_holdouts, single_holdouts
+from cache.planning import PlanChoice
+from cache.store import FeatureCache
+from extract import cluster
+from extract.recipe_files import RecipeChoice
+from extract.stage import ExtractSettings, extract_features
+from moodfuse.corpus import ClipSettings, CorpusSettings, make_corpus
+
+RECIPE = """
+name = "brief"
+[onedmcnn]
+depth = "head"
+head = { optimizer = "adamw", learning_rate = 5e-3, epochs = 2, batch = 8 }
+"""
+
+
+@dataclass
+class Cluster:
+    """A scheduler, and workers that are not restarted when they die."""
+
+    address: str
+    workers: list["subprocess.Popen[bytes]"]
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Callable[[int], Cluster]]:
+    """Start a cluster of so many workers on this machine."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "DASK_DISTRIBUTED__WORKER__DAEMON": "False",
+    }
+    file = tmp_path / "scheduler.json"
+    with ExitStack() as stack:
+
+        def start(*arguments: str) -> "subprocess.Popen[bytes]":
+            command = [sys.executable, "-m", "distributed.cli.dask_" + arguments[0], *arguments[1:]]
+            process = subprocess.Popen(
+                [*command, "--scheduler-file", str(file), "--no-dashboard"],
+                env=environment,
+                cwd=tmp_path,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            return process
+
+        def cluster_of(count: int) -> Cluster:
+            start("scheduler", "--port", "0", "--host", "127.0.0.1")
+            deadline = time.monotonic() + 60
+            while not file.is_file() and time.monotonic() < deadline:
+                time.sleep(0.05)
+            workers = [start("worker", "--nthreads", "1", "--no-nanny") for _ in range(count)]
+            return Cluster(json.loads(file.read_text())["address"].replace("tcp://", "dask://"), workers)
+
+        yield cluster_of
+
+
+def settings_for(folder: Path) -> ExtractSettings:
+    """One network's heads tuned, another's features frozen, on a small corpus."""
+    clip = ClipSettings(duration_s=1.0, width=64, height=48)
+    corpus = CorpusSettings(labels=("sad", "excited"), groups_per_label=3, clips_per_group=(1,), clip=clip)
+    table = make_corpus(folder / "corpus", settings=corpus)
+    (folder / "brief.toml").write_text(RECIPE)
+    recipes = RecipeChoice(recipe=str(folder / "brief.toml"), depths={"twodmcnn": "frozen"}, device="cpu")
+    return ExtractSettings(
+        table, folder / "local", ("onedmcnn", "twodmcnn"), plan=PlanChoice(folds=3), recipes=recipes, jobs=1
+    )
+
+
+def test_a_worker_that_dies_costs_its_task_alone(
+    running: Callable[[int], Cluster], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two workers, one of them killed in mid-run: every block has the bits of the local run."""
+    settings = settings_for(tmp_path)
+    extract_features(settings)
+    started = running(2)
+    monkeypatch.setattr(cluster, "CLIPS_PER_TASK", 2)
+    monkeypatch.setattr(cluster, "NETWORKS_PER_TASK", 1)
+    done: list[int] = []
+    run = cluster.run_on_cluster
+
+    def killing(calls: list[object], *, scheduler: str) -> Iterator[object]:
+        for number, result in enumerate(run(calls, scheduler=scheduler)):  # type: ignore[arg-type]
+            done.append(number)
+            if len(done) == 5:  # decoding is over, and embedding has begun
+                started.workers[0].kill()
+            yield result
+
+    monkeypatch.setattr(cluster, "run_on_cluster", killing)
+    found = extract_features(replace(settings, cache=tmp_path / "spread", scheduler=started.address))
+    assert started.workers[0].wait() != 0 and len(done) > 12
+    local, spread = FeatureCache(settings.cache), FeatureCache(tmp_path / "spread")
+    assert local.plan == spread.plan and found.tuned == 6
+    tuned = [*single_holdouts(3), *pair_holdouts(3)]
+    for source, holdouts in (("onedmcnn@brief", tuned), ("twodmcnn@brief", ["*"])):
+        for holdout in holdouts:
+            one, other = local.block(source, holdout), spread.block(source, holdout)
+            assert one.digests == other.digests and np.array_equal(one.embedding, other.embedding)
+            assert (one.logits is None) == (other.logits is None)
+            assert one.logits is None or np.array_equal(one.logits, other.logits)
+
+
+@pytest.mark.parametrize(
+    "address", ["localhost:8786", "http://host:1", "dask://host", "dask://host:99999", "dask://a b:1"]
+)
+def test_an_address_that_is_none_is_refused(address: str) -> None:
+    """With the form that is expected."""
+    with pytest.raises(InputError, match="expected dask://HOST:PORT"):
+        cluster_address(address)
+
+
+def test_addresses_are_told_to_dask() -> None:
+    """In its own form, with TLS where that is asked for."""
+    assert cluster_address("dask://127.0.0.1:8786") == "tcp://127.0.0.1:8786"
+    assert cluster_address("dask+tls://[::1]:8786/") == "tls://[::1]:8786"
+
+
+def test_where_nobody_answers_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Instead of waiting for ever."""
+    monkeypatch.setattr("cache.cluster.WAIT_S", 0.5)
+    with pytest.raises(WorkersError, match="no Dask scheduler answers"):
+        list(run_on_cluster([(print, ())], scheduler="dask://127.0.0.1:1"))
+
+
+def test_media_that_are_not_kept_cannot_be_shared(tmp_path: Path) -> None:
+    """It is refused before anything is decoded."""
+    settings = replace(settings_for(tmp_path), scheduler="dask://127.0.0.1:1", keep_media=False)
+    with pytest.raises(InputError, match="drop --no-keep-media"):
+        extract_features(settings)
