@@ -1,7 +1,7 @@
 """Stage one end to end: examine clips, keep the plan, say what is missing, compute it, leave blocks in the cache."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from cache.folds import can_cross_fit
 from cache.planning import PlanChoice, next_plan, repeat_plan
 from cache.recipe import Recipe, frozen_counterpart, views_of
 from cache.records import ClipStatus
-from cache.store import CLIPS_PER_PART, FeatureCache, Roles
+from cache.store import FeatureCache, Roles
 from extract.announce import announce, say_audit, say_copies, say_plan, say_weights
 from extract.cluster import Task, spread_decoding, spread_settings, spread_work
 from extract.dataset import scan
@@ -23,7 +23,8 @@ from extract.media.limits import ReadingRules
 from extract.progress import track
 from extract.recipe_files import RecipeChoice, build_recipe, option_names
 from extract.refusals import counted
-from extract.sharing import shared_order, shared_pieces
+from extract.sharing import shared_order
+from extract.shelf import Shelf, write_rows
 from extract.streaming import media_supply
 from extract.work import Wanted, Work, remaining
 
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from extract.embed import SourceWorker
 
 log = logging.getLogger(__name__)
-Row = Callable[[str], dict[str, np.ndarray]]
-"""Computes the arrays of one clip."""
 DEFAULT_SOURCES = ("onedmcnn", "twodmcnn", "c3d", "i3d")
 
 
@@ -218,7 +217,7 @@ def compute(cache: FeatureCache, item: Work, settings: ExtractSettings, media: M
         frozen = frozen_counterpart(item.recipe)
         cache.write_recipe(frozen)
         title = f"{item.recipe.source} *: embedding"
-        embedded += _write_rows(_Shelf(cache, frozen, None), item.trunk, worker.frozen_rows, title=title)
+        embedded += write_rows(Shelf(cache, frozen, None), item.trunk, worker.frozen_rows, title=title)
     activations = _activations(cache, item.recipe) if item.recipe.depth == "head" and item.networks else {}
     title = f"{item.recipe.source}: tuning ({item.recipe.depth})"
     for roles in track(shared_order(item.networks), total=len(item.networks), what=title):
@@ -282,41 +281,9 @@ def _embed_tuned(cache: FeatureCache, worker: "SourceWorker", roles: Roles, acti
     def row(digest: str) -> dict[str, np.ndarray]:
         return worker.full_rows(digest) if worker.recipe.depth == "full" else worker.head_rows(activations[digest])
 
-    return _write_rows(_Shelf(cache, worker.recipe, roles), _lacking(cache, worker.recipe, roles), row)
+    return write_rows(Shelf(cache, worker.recipe, roles), _lacking(cache, worker.recipe, roles), row)
 
 
 def _lacking(cache: FeatureCache, recipe: Recipe, roles: Roles | None) -> list[str]:
     """Clips whose features of a network are not in the cache by now, sorted by digest."""
     return sorted({status.digest for status in cache.clips_with(recipe)} - cache.held(recipe, roles))
-
-
-@dataclass(frozen=True)
-class _Shelf:
-    """Where the rows of one network stand; `roles` is `None` for a frozen one."""
-
-    cache: FeatureCache
-    recipe: Recipe
-    roles: Roles | None
-
-    def add(self, rows: dict[str, dict[str, np.ndarray]]) -> None:
-        arrays = {name: np.stack([row[name] for row in rows.values()]) for name in next(iter(rows.values()))}
-        self.cache.write_block_part(self.recipe, self.roles, list(rows), arrays)
-
-
-def _write_rows(shelf: _Shelf, digests: Sequence[str], row: Row, *, title: str = "") -> int:
-    """Compute rows one by one, a part for every `CLIPS_PER_PART` of them; returns how many."""
-    computed = _computed(shelf, digests, row)
-    return sum(1 for _ in (track(computed, total=len(digests), what=title) if title else computed))
-
-
-def _computed(shelf: _Shelf, digests: Sequence[str], row: Row) -> Iterator[str]:
-    """Compute what is still lacking piece by piece, in this process's own order; yields each clip."""
-    for piece in shared_pieces(digests, CLIPS_PER_PART):
-        have = shelf.cache.held(shelf.recipe, shelf.roles)
-        rows: dict[str, dict[str, np.ndarray]] = {}
-        for digest in piece:
-            if digest not in have:
-                rows[digest] = row(digest)
-                yield digest
-        if rows:
-            shelf.add(rows)

@@ -13,8 +13,9 @@ from pathlib import Path
 import av
 
 from extract.media.collect import Collectors, DecodedClip, collect, decode_into, settle_window
-from extract.media.container import REASONS, MediaError, MediaFacts, open_media, probe
+from extract.media.container import MediaError, MediaFacts, open_media, probe
 from extract.media.pictures import Pictures
+from extract.media.reasons import REASONS
 from extract.media.sound import Sound
 from extract.media.taker import Taker, preroll_s
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from cache.names import printable
 from evaluate.words import counted
-from extract.media.container import REASONS
+from extract.media.reasons import REASONS
 from moodfuse.model.predictions import Refusal, Timeline
 from moodfuse.timeline.chart import NOT_READ, axis_end_s, readable, said, stretches, uncertain
 

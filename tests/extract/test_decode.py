@@ -10,7 +10,8 @@ import av
 import numpy as np
 import pytest
 
-from extract.media.decode import DECODER, REASONS, MediaError, probe, read_clip
+from extract.media.decode import DECODER, MediaError, probe, read_clip
+from extract.media.reasons import REASONS
 from moodfuse.corpus import MOODS, ClipSettings, make_clip, render_frames, render_waveform, write_clip
 
 RATE_HZ = 22_050

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extract.media.container import REASONS
 from extract.media.decode import read_clip
+from extract.media.reasons import REASONS
 from hostile.mutants import HARMS, KINDS, LIMITS, SLACK_MB, SLACK_S, Borne, bear, make_seeds, mutant
 from hostile.seeds import SEEDS, make_seed
 

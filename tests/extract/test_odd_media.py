@@ -25,11 +25,12 @@ from cache.records import Clip
 from cache.store import FeatureCache
 from extract.examine import Decoding, examine
 from extract.media import limits
-from extract.media.container import MAX_CLOCK_OFFSET_S, MAX_LEAD_IN_S, REASONS, MediaError
+from extract.media.container import MAX_CLOCK_OFFSET_S, MAX_LEAD_IN_S, MediaError
 from extract.media.decode import DecodedClip, read_clip
 from extract.media.limits import Limits, ReadingRules
 from extract.media.pictures import FRAMES, middles_s
 from extract.media.pool import DecodeRequest, decode_many
+from extract.media.reasons import REASONS
 
 MOST_S = 60.0
 """What the run over all files may take, seconds; it takes some 3 on two cores."""

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from extract.media.container import REASONS, MediaError
+from extract.media.container import MediaError
 from extract.media.decode import DecodedClip, read_clip
 from extract.media.limits import Limits
 from extract.media.pool import work_apart
+from extract.media.reasons import REASONS
 from extract.media.renditions import SHORT_SIDE_PX
 from faults.mutants import cut, flip, smash, swap
 from hostile.seeds import SEEDS, make_seed
