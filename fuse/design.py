@@ -159,8 +159,9 @@ def build(rows: _Rows, parts: Ingredients, *, honest: bool) -> DesignMatrix:
     edges = np.cumsum([0, *widths]).tolist()
     keys = _group_keys(rows)
     groups = tuple(keys[rows.groups[status.digest]] for status in rows.clips)
+    x = _matrix(parts.blocks, parts.level, rows, ~test)
     return DesignMatrix(
-        x=_matrix(parts.blocks, parts.level, rows, ~test),
+        x=x,
         y=np.where(test, HIDDEN, labels),
         groups=groups,
         digests=tuple(status.digest for status in rows.clips),
@@ -170,7 +171,7 @@ def build(rows: _Rows, parts: Ingredients, *, honest: bool) -> DesignMatrix:
         columns=tuple((item.source, slice(*edges[place : place + 2])) for place, item in enumerate(parts.blocks)),
         level=parts.level,
         honest=honest,
-        inner=tuple(_inner_folds(rows, parts, labels, groups, honest=honest)),
+        inner=tuple(_inner_folds(rows, parts, labels, groups, whole=x if honest else None)),
     )
 
 
@@ -188,19 +189,26 @@ def _matrix(blocks: Sequence[Features], level: Level, rows: _Rows, fit: NDArray[
 
 
 def _inner_folds(
-    rows: _Rows, parts: Ingredients, labels: NDArray[np.int64], groups: Sequence[str], *, honest: bool
+    rows: _Rows,
+    parts: Ingredients,
+    labels: NDArray[np.int64],
+    groups: Sequence[str],
+    *,
+    whole: NDArray[np.float64] | None,
 ) -> Iterator[InnerFold]:
-    """Grouped splits of honest training rows; else the pair networks, each tested on its own inner fold."""
+    """Grouped splits of honest training rows, given as `whole`; else the pair networks, each tested on its own fold."""
     train = ~rows.test
     split = inner_split(labels[train], np.array(groups)[train], seed=parts.seed)
     if split is None:
         return
-    if honest:
+    if whole is not None:
         inner = np.full(len(train), HIDDEN)
         inner[train] = split
+        filled = any(features.absent for features in parts.blocks)  # else no cell depends on what is fitted on
         for number in np.unique(split):
             fit = train & (inner != number)
-            yield InnerFold(_matrix(parts.blocks, parts.level, rows, fit), fit, inner == number)
+            x = _matrix(parts.blocks, parts.level, rows, fit) if filled else whole
+            yield InnerFold(x, fit, inner == number)
         return
     folds = rows.fold_of_row
     for number, blocks in sorted(parts.pairs.items()):

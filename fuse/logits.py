@@ -18,7 +18,8 @@ from cache.errors import LeakError
 from cache.folds import pair_holdouts, single_holdouts
 from cache.records import Block, ClipStatus, Holdout, Plan
 from fuse.design import Ingredients, assemble
-from fuse.features import CrossFitted, Features
+from fuse.features import CrossFitted, Features, values_of
+from fuse.workers import one_thread
 
 
 def holdouts_to_fit(block: Block, plan: Plan, *, crossfit: bool) -> tuple[Holdout, ...]:
@@ -36,9 +37,20 @@ def holdouts_to_fit(block: Block, plan: Plan, *, crossfit: bool) -> tuple[Holdou
     return pair_holdouts(plan.folds) if crossfit else single_holdouts(plan.folds)
 
 
-def fit_logits(block: Block, holdout: Holdout, plan: Plan, clips: Sequence[ClipStatus], *, random_state: int) -> Block:
-    """Fit one holdout's logistic regression and give the logits of all clips: see `head_and_logits`."""
-    return head_and_logits(block, holdout, plan, clips, random_state=random_state)[1]
+def fit_logits(
+    block: Block, holdout: Holdout, plan: Plan, clips: Sequence[ClipStatus], *, random_state: int
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Fit one holdout's logistic regression: the logits [N, C] of all clips, and which clips [N] the fit saw."""
+    fitted = head_and_logits(block, holdout, plan, clips, random_state=random_state)[1]
+    return values_of(fitted, "logits"), np.array([digest in fitted.seen for digest in block.digests])
+
+
+def with_logits(
+    block: Block, holdout: Holdout, logits: NDArray[np.float32], saw: NDArray[np.bool_], *, names: Sequence[str]
+) -> Block:
+    """A block with the logits of a fit, and what that saw; `names` are the digests of the block's rows."""
+    seen = block.seen | {names[row] for row in np.flatnonzero(saw).tolist()}
+    return replace(block, holdout=holdout, logits=logits, seen=seen)
 
 
 def head_and_logits(
@@ -68,8 +80,6 @@ def head_and_logits(
     LeakError
         If the embedding's network saw a clip of the holdout.
     """
-    from threadpoolctl import threadpool_limits
-
     from fuse.heads import make_head
 
     folds = sorted(holdout.folds or ())
@@ -80,7 +90,7 @@ def head_and_logits(
     kept = np.array(
         [plan.assignment[status.digest] not in folds and status.digest not in block.absent for status in clips]
     )
-    with threadpool_limits(1):
+    with one_thread():
         head = make_head("softmax", random_state=random_state, tune=design.honest)
         head.fit(design.x[kept], design.y[kept], groups=np.array(design.groups)[kept])
         logits = centred_scores(head, design.x, len(design.classes))
