@@ -35,6 +35,9 @@ class Cost:
     seconds: float
     peak: int
 
+    def __str__(self) -> str:
+        return f"{self.seconds:.1f} s, {self.peak / 2**20:.0f} MiB"
+
 
 def make_cache(folder: Path, clips: int, columns: int) -> Path:
     """A cache of so many clips, groups of two, folds declared by group."""
@@ -88,17 +91,16 @@ def main(most: int, columns: int) -> int:
             heads = ("--head", "softmax", "--level", "embedding", "--jobs", "2")
             found["fuse"].append(cost("fuse", "--cache", cache, *heads))
             found["evaluate"].append(cost("evaluate", "--cache", cache))
-            parts = [
-                f"{name} {costs[-1].seconds:.1f} s, {costs[-1].peak / 2**20:.0f} MiB" for name, costs in found.items()
-            ]
-            print(f"{clips} clips: {'; '.join(parts)} (load {os.getloadavg()[0]:.1f})", flush=True)
+            said = "; ".join(f"{name} {costs[-1]}" for name, costs in found.items())
+            print(f"{clips} clips: {said} (load {os.getloadavg()[0]:.1f})", flush=True)
     large = [place for place, clips in enumerate(sizes) if clips >= FROM]
     for name, costs in found.items():
         power = exponent([sizes[place] for place in large], [costs[place].seconds for place in large])
         growth = (costs[-1].peak - costs[0].peak) / (4 * columns * (sizes[-1] - sizes[0]))
         missed += power > BAR_EXPONENT or growth > BAR_MEMORY
         print(
-            f"{name}: exponent {power:.2f}, bar {BAR_EXPONENT}; memory grows by {growth:.1f} times the features, bar 3"
+            f"{name}: exponent {power:.2f}, bar {BAR_EXPONENT}; memory grows by {growth:.1f} times the features, bar "
+            f"{BAR_MEMORY:.0f}"
         )
     return int(missed > 0)
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.columns import Assignment
 from cache.fits import KeptFit, KeptFits
 from cache.runs import LEAKY, NETWORK, Result, Run, check_new_name
 from cache.store import FeatureCache
@@ -85,14 +86,16 @@ def run_ablation(cache: FeatureCache, settings: AblationSettings) -> Run:
     log.info("%d results, %d plans", len(rows), len(plans.plans))
     pooled = [_fit_plan(cache, rows, Ledger(cache, plan, protocol, sources), settings) for plan in plans.plans]
     derived = without_logits(cache, cache.plan, sources, protocol)
-    folds = [tuple(plan.assignment[status.digest] for status in cache.clips) for plan in plans.plans]
+    clips = cache.clips
+    folds = [tuple(Assignment.of(plan.assignment).folds_of(clips.digests).tolist()) for plan in plans.plans]
+    labels = tuple(clips.texts["label"])
     return Run(
         name=name,
         protocol=protocol,
         classes=cache.classes,
-        ids=tuple(status.clip.id for status in cache.clips),
-        labels=tuple(status.clip.label for status in cache.clips),
-        groups=tuple(status.group for status in cache.clips),
+        ids=tuple(clips.ids),
+        labels=tuple(labels[place] for place in clips.rows["label"].tolist()),
+        groups=tuple(clips.texts["group"]),
         folds=folds[0],
         fold_count=cache.plan.folds,
         seed=cache.plan.seed,
@@ -102,7 +105,7 @@ def run_ablation(cache: FeatureCache, settings: AblationSettings) -> Run:
             for row, of_row in ((row, [plan[row] for plan in pooled]) for row in rows)
         ),
         notes=tuple(run_notes(cache, protocol, sources, derived, plans=plans)),
-        digests=tuple(status.digest for status in cache.clips),
+        digests=tuple(clips.texts["digest"]),
         missing=missing_views(cache),
         repeat_folds=tuple(folds[1:]),
         commands=tuple(item for item in (*cache.commands, settings.command) if item),
@@ -129,7 +132,7 @@ def _fit_plan(
                 fits.keep(keys[task], KeptFit(prediction.unscaled, *_chosen(prediction.choice)))
         finally:
             fits.flush()
-    folds = np.array([plan.assignment[status.digest] for status in cache.clips])
+    folds = Assignment.of(plan.assignment).folds_of(cache.clips.digests)
     return {row: _pool([found[row, fold] for fold in range(plan.folds)], folds) for row in rows}
 
 
@@ -206,7 +209,7 @@ def accuracies(run: Run) -> list[float]:
     return [float(np.mean(np.argmax(result.probabilities, axis=1) == truth)) for result in run.results]
 
 
-def _pool(predictions: Sequence[Prediction], folds: NDArray[np.int64]) -> Pooled:
+def _pool(predictions: Sequence[Prediction], folds: NDArray[np.int16]) -> Pooled:
     """Rows of all folds in the order of the clips."""
     shape = (len(folds), predictions[0].scaled.shape[1])
     unscaled, scaled = np.empty(shape), np.empty(shape)

@@ -10,7 +10,7 @@ from cache.fits import KeptFit, KeptFits
 from cache.folds import can_cross_fit
 from cache.records import Block, Holdout, Plan
 from cache.store import FeatureCache
-from fuse.logits import fit_logits, holdouts_to_fit, with_logits
+from fuse.logits import holdouts_to_fit, logits_and_seen, with_logits
 from fuse.workers import Call, run_parallel
 
 Fitted = dict[tuple[str, Holdout], Block]
@@ -59,7 +59,7 @@ def derive_logits(
     found = {place: _taken_apart(kept[key]) for place, key in enumerate(keys) if key in kept}
     missing = [place for place in range(len(wanted)) if place not in found]
     calls: Iterator[Call] = (
-        (fit_logits, (*wanted[place], plan, cache.clips), {"random_state": cache.plan.seed}) for place in missing
+        (logits_and_seen, (*wanted[place], plan, cache.clips), {"random_state": cache.plan.seed}) for place in missing
     )
     for number, fit in run_parallel(calls, total=len(missing), jobs=jobs, what="fitting logits"):
         found[missing[number]] = fit

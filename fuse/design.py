@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.columns import Assignment
 from cache.errors import InputError, LeakError
 from cache.records import Block, ClipStatus, Plan
+from cache.tables import ClipTable
 from fuse.features import CrossFitted, Features, Level, check_level, networks_of, values_of
 from fuse.inner import inner_split
 from fuse.matrix import HIDDEN, NO_FOLD, DesignMatrix, InnerFold
@@ -44,11 +46,39 @@ class Ingredients:
     seed: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class GuardedClip:
+    """What the guard reads of a clip: a whole record of each of many thousands would take longer than most fits."""
+
+    id: str
+    label: str
+    digest: str
+    file_sha256: str
+    group: str
+
+    @property
+    def clip(self) -> "GuardedClip":
+        """Itself: `id` and `label` stand in the clip of a `ClipStatus`."""
+        return self
+
+
+def guarded_clips(clips: Sequence[ClipStatus]) -> tuple[GuardedClip, ...]:
+    """The clips as the guard reads them."""
+    if not isinstance(clips, ClipTable):
+        return tuple(
+            GuardedClip(item.clip.id, item.clip.label, item.digest, item.file_sha256, item.group) for item in clips
+        )
+    known = tuple(clips.texts["label"])
+    labels = [known[place] for place in clips.rows["label"].tolist()]
+    columns = (clips.texts[name] for name in ("digest", "file_sha256", "group"))
+    return tuple(map(GuardedClip, clips.ids, labels, *columns))
+
+
 @dataclass(frozen=True)
 class _Rows:
     """The plan's clips as the guard sees them: fold and group of each digest."""
 
-    clips: tuple[ClipStatus, ...]
+    clips: tuple[GuardedClip, ...]
     folds: Mapping[str, int]
     groups: Mapping[str, str]
     test_fold: int
@@ -144,9 +174,11 @@ def assemble_whole(plan: Plan, clips: Sequence[ClipStatus], parts: Ingredients) 
 
 def unguarded(plan: Plan, clips: Sequence[ClipStatus], parts: Ingredients, *, test_fold: int) -> DesignMatrix:
     """A design matrix without the guard, rows taken as out of sample: only to measure what a leak is worth."""
-    folds = {status.digest: plan.assignment[status.digest] for status in clips}
-    groups = {status.digest: status.digest for status in clips}
-    return build(_Rows(tuple(clips), folds, groups, test_fold), parts, honest=True)
+    seen = guarded_clips(clips)
+    assigned = Assignment.of(plan.assignment).to_dict()
+    folds = {status.digest: assigned[status.digest] for status in seen}
+    groups = {status.digest: status.digest for status in seen}
+    return build(_Rows(seen, folds, groups, test_fold), parts, honest=True)
 
 
 def build(rows: _Rows, parts: Ingredients, *, honest: bool) -> DesignMatrix:
@@ -218,12 +250,13 @@ def _inner_folds(
 
 def _planned(plan: Plan, clips: Sequence[ClipStatus], test_fold: int) -> _Rows:
     """The plan's clips; refuses clips outside the plan."""
-    if strange := [status.clip.id for status in clips if status.digest not in plan.assignment]:
+    seen, assigned = guarded_clips(clips), Assignment.of(plan.assignment).to_dict()
+    if strange := [status.clip.id for status in seen if status.digest not in assigned]:
         raise InputError(f"{strange[0]} is in no fold of the plan in force; run extract again")
     return _Rows(
-        clips=tuple(clips),
-        folds={status.digest: plan.assignment[status.digest] for status in clips},
-        groups={status.digest: status.group for status in clips},
+        clips=seen,
+        folds={status.digest: assigned[status.digest] for status in seen},
+        groups={status.digest: status.group for status in seen},
         test_fold=test_fold,
     )
 
@@ -231,10 +264,10 @@ def _planned(plan: Plan, clips: Sequence[ClipStatus], test_fold: int) -> _Rows:
 def _rows(plan: Plan, clips: Sequence[ClipStatus], test_fold: int) -> _Rows:
     """The plan's clips; refuses an empty test fold, and groups and files that lie on both sides."""
     rows = _planned(plan, clips, test_fold)
-    tested = {status.group: status.clip.id for status in clips if rows.folds[status.digest] == test_fold}
+    tested = {status.group: status.clip.id for status in rows.clips if rows.folds[status.digest] == test_fold}
     if not tested:
         raise InputError(f"fold {test_fold} holds no clip; the plan has folds 0..{plan.folds - 1}")
-    for status in clips:
+    for status in rows.clips:
         if status.group in tested and rows.folds[status.digest] != test_fold:
             raise LeakError(
                 f"plan: {status.clip.id} (fold {rows.folds[status.digest]}) and {tested[status.group]} (fold "
@@ -246,7 +279,7 @@ def _rows(plan: Plan, clips: Sequence[ClipStatus], test_fold: int) -> _Rows:
 
 def _check_files(rows: _Rows) -> None:
     """Refuse a file that stands in two groups: no split of groups could keep its clips together."""
-    first: dict[str, ClipStatus] = {}
+    first: dict[str, GuardedClip] = {}
     for status in rows.clips:
         other = first.setdefault(status.file_sha256, status) if status.file_sha256 else status
         if other.group != status.group:

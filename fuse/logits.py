@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.columns import Assignment
 from cache.errors import LeakError
 from cache.folds import pair_holdouts, single_holdouts
 from cache.records import Block, ClipStatus, Holdout, Plan
@@ -37,11 +38,16 @@ def holdouts_to_fit(block: Block, plan: Plan, *, crossfit: bool) -> tuple[Holdou
     return pair_holdouts(plan.folds) if crossfit else single_holdouts(plan.folds)
 
 
-def fit_logits(
+def fit_logits(block: Block, holdout: Holdout, plan: Plan, clips: Sequence[ClipStatus], *, random_state: int) -> Block:
+    """Fit one holdout's logistic regression and give the logits of all clips: see `head_and_logits`."""
+    return head_and_logits(block, holdout, plan, clips, random_state=random_state)[1]
+
+
+def logits_and_seen(
     block: Block, holdout: Holdout, plan: Plan, clips: Sequence[ClipStatus], *, random_state: int
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Fit one holdout's logistic regression: the logits [N, C] of all clips, and which clips [N] the fit saw."""
-    fitted = head_and_logits(block, holdout, plan, clips, random_state=random_state)[1]
+    """What of `fit_logits` is not known before: the logits [N, C], and of which clips [N] a label was seen."""
+    fitted = fit_logits(block, holdout, plan, clips, random_state=random_state)
     return values_of(fitted, "logits"), np.array([digest in fitted.seen for digest in block.digests])
 
 
@@ -87,9 +93,8 @@ def head_and_logits(
         raise LeakError(f"{block.source}: a fit of holdout {holdout} leaves out no fold, so it can test none")
     guarded = [assemble(plan, clips, Ingredients([block], "embedding"), test_fold=fold) for fold in folds]
     design = guarded[0]
-    kept = np.array(
-        [plan.assignment[status.digest] not in folds and status.digest not in block.absent for status in clips]
-    )
+    fold_of = Assignment.of(plan.assignment).to_dict()
+    kept = np.array([fold_of[digest] not in folds and digest not in block.absent for digest in design.digests])
     with one_thread():
         head = make_head("softmax", random_state=random_state, tune=design.honest)
         head.fit(design.x[kept], design.y[kept], groups=np.array(design.groups)[kept])
@@ -108,17 +113,15 @@ def centred_scores(head: Any, x: NDArray[np.float64], classes: int) -> NDArray[n
     return centred
 
 
-def logits_for_fold(
-    networks: Mapping[Holdout, Block], plan: Plan, clips: Sequence[ClipStatus], *, test_fold: int
-) -> Features:
+def logits_for_fold(networks: Mapping[Holdout, Block], plan: Plan, *, test_fold: int) -> Features:
     """Logits that a head tested on `test_fold` may use, every row from the right networks.
 
     Parameters
     ----------
     networks : mapping of Holdout to Block
-        Blocks of one source with logits. Without every pair, all rows come from the network of `{k}`, in sample.
-    plan, clips
-        As for `fuse.design.assemble`.
+        Blocks of one source with logits, rows in the order of the clips. Without every pair, all rows come from the
+        network of `{k}`, in sample.
+    plan : Plan
     test_fold : int
         The outer fold k.
     """
@@ -127,7 +130,6 @@ def logits_for_fold(
         return networks[Holdout.of({test_fold})]
     places: dict[int, tuple[int, ...]] = {fold: (place,) for place, fold in enumerate(pairs)}
     places[test_fold] = tuple(range(len(pairs)))
-    return CrossFitted(
-        blocks=tuple(networks[pair] for pair in pairs.values()),
-        rows=tuple(places[plan.assignment[status.digest]] for status in clips),
-    )
+    fold_of = Assignment.of(plan.assignment).to_dict()
+    blocks = tuple(networks[pair] for pair in pairs.values())
+    return CrossFitted(blocks, rows=tuple(places[fold_of[digest]] for digest in blocks[0].digests))

@@ -199,7 +199,7 @@ def load_features(
     logits: dict[tuple[str, int], Features] = {}
     for source, fold in embedding:
         own = {holdout: block for (owner, holdout), block in lean.items() if owner == source}
-        logits[source, fold] = logits_for_fold(own, plan, cache.clips, test_fold=fold)
+        logits[source, fold] = logits_for_fold(own, plan, test_fold=fold)
     return PlanFeatures(plan, protocol, embedding, pairs, logits, tuple(lacking))
 
 

@@ -74,6 +74,9 @@ def one_thread() -> Any:
 @lru_cache(maxsize=1)
 def _thread_pools() -> Any:
     """The pools of NumPy's and SciPy's BLAS; to look for them takes longer than most fits along a path."""
+    import scipy.linalg.blas  # what loads SciPy's own BLAS
     from threadpoolctl import ThreadpoolController
+
+    scipy.linalg.blas.ddot([0.0], [0.0])
 
     return ThreadpoolController()

@@ -77,7 +77,7 @@ def test_a_further_head_fits_only_its_own(kept: FeatureCache, monkeypatch: pytes
     fitted = []
     from fuse.ablation import predict_fold
 
-    monkeypatch.setattr("fuse.derived.fit_logits", lambda *_, **__: pytest.fail("logits were fitted again"))
+    monkeypatch.setattr("fuse.derived.logits_and_seen", lambda *_, **__: pytest.fail("logits were fitted again"))
     monkeypatch.setattr(
         "fuse.ablation.predict_fold", lambda design, head, seed: fitted.append(head) or predict_fold(design, head, seed)
     )
@@ -214,7 +214,7 @@ def test_an_interrupted_run_keeps_what_was_finished(build: Builder, build_corpus
             "fuse.ablation.predict_fold",
             lambda design, head, seed: fitted.append(head) or predict_fold(design, head, seed),
         )
-        patch.setattr("fuse.derived.fit_logits", lambda *_, **__: pytest.fail("logits were fitted again"))
+        patch.setattr("fuse.derived.logits_and_seen", lambda *_, **__: pytest.fail("logits were fitted again"))
         run_ablation(FeatureCache(cache.path), replace(QUICK, combine=("c3d+i3d",)))
     everything = 4 * (2 + 2 + 1)
     assert 0 < len(fitted) < everything
