@@ -1,7 +1,7 @@
 """How fast `moodfuse fuse` is beside a plain loop over scikit-learn and LightGBM, and whether it says the same.
 
-Usage: fuse_speed.py [--quick]. Made features of 503 clips, six classes, four sources of 512, 1024, 256 and 160 columns,
-imported as `*` sources with declared folds (so there is one plan); the command is
+Usage: fuse_speed.py [ours|times|scores]. Made features of 503 clips, six classes, four sources of 512, 1024, 256 and
+160 columns, imported as `*` sources with declared folds (so there is one plan); the command is
 `moodfuse fuse --combine all --head softmax --head logistic --head lightgbm --level embedding --jobs 2`.
 
 The plain loop is what a good user would write: for every combination, head and fold a Pipeline of StandardScaler and
@@ -332,48 +332,61 @@ def real_cache(folder: Path) -> FeatureCache | None:
     return FeatureCache(folder)
 
 
-def main(*, quick: bool) -> int:
-    """Print everything; 1 if a bar is missed."""
+def times(cache: FeatureCache, *, plain_too: bool) -> int:
+    """Print what the command takes, and what the plain loop does; how many bars are missed."""
+    ours = fuse(cache, "first", *words(HEADS, "embedding"))
+    print(f"fuse, embedding level, 45 results: {ours} ({machine()})", flush=True)
+    again = fuse(cache, "again", *words(HEADS, "embedding"))
+    print(f"the same with everything kept: {again}, bar {BAR_CACHED_S} s ({machine()})", flush=True)
+    logits = fuse(cache, "logits", *words(HEADS, "logits"))
+    print(f"fuse, logits level, 45 results: {logits} ({machine()})", flush=True)
+    missed = int(again.wall > BAR_CACHED_S)
+    if not plain_too:
+        return missed
+    clocks, said = time_plain(cache)
+    for head, clock in clocks.items():
+        print(f"plain loop, scaled up, {head}: {clock} ({machine()})", flush=True)
+    for what, trees in (("the same settings", "lightgbm"), ("LightGBM's defaults", "lightgbm defaults")):
+        wall, cpu = (sum(getattr(clocks[head], kind) for head in ("softmax", "logistic", trees)) for kind in KINDS)
+        print(
+            f"plain loop with {what}: {wall:.0f} s, {wall / ours.wall:.1f} times ours, bar {BAR_RATIO:.0f} (of "
+            f"processors {cpu / ours.cpu:.1f} times); our logits level is {logits.wall / wall:.3f} of it"
+        )
+        missed += wall < BAR_RATIO * ours.wall or logits.wall > BAR_LOGITS * wall
+    print(f"our logits level is {logits.wall / ours.wall:.2f} of our embedding level")
+    differences = agreement(cache, read_run(cache, "first"), said)
+    print("greatest difference of a probability: lightgbm {:.1e}, linear heads {:.1e}".format(*differences), end="")
+    print(f", bar {EQUAL:.0e}", flush=True)
+    return missed + (max(differences) > EQUAL)
+
+
+def compared(folder: Path) -> int:
+    """Print scores beside the plain loop's on made data and on real clips; how many are worse."""
+    worse = 0
+    options = words(HEADS, "embedding")[2:]
+    for name in DATA:
+        cache = make_cache(folder / f"compared {name}", name)
+        fuse(cache, "compared", "--combine", "+".join(COMPARED), *options)
+        worse += compare(cache, read_run(cache, "compared"), COMPARED, name)
+    real = real_cache(folder / "real")
+    if real is not None:
+        fuse(real, "compared", "--combine", "all", "--repeats", "1", *options)
+        worse += compare(real, read_run(real, "compared"), real.sources(), f"{len(real.clips)} real clips")
+    return worse
+
+
+def main(part: str) -> int:
+    """Print everything, or a part; 1 if a bar is missed."""
     missed = 0
     with tempfile.TemporaryDirectory() as place:
-        caches = {name: make_cache(Path(place) / name.replace(" ", "-"), name) for name in DATA}
-        first = caches["shared means"]
-        ours = fuse(first, "first", *words(HEADS, "embedding"))
-        print(f"fuse, embedding level, 45 results: {ours} ({machine()})", flush=True)
-        again = fuse(first, "again", *words(HEADS, "embedding"))
-        print(f"the same with everything kept: {again}, bar {BAR_CACHED_S} s ({machine()})", flush=True)
-        logits = fuse(first, "logits", *words(HEADS, "logits"))
-        print(f"fuse, logits level, 45 results: {logits} ({machine()})", flush=True)
-        missed += again.wall > BAR_CACHED_S
-        if quick:
-            return missed
-        clocks, said = time_plain(first)
-        for head, clock in clocks.items():
-            print(f"plain loop, scaled up, {head}: {clock} ({machine()})", flush=True)
-        for what, trees_ in (("the same settings", "lightgbm"), ("LightGBM's defaults", "lightgbm defaults")):
-            wall, cpu = (sum(getattr(clocks[head], kind) for head in ("softmax", "logistic", trees_)) for kind in KINDS)
-            print(
-                f"plain loop with {what}: {wall:.0f} s, {wall / ours.wall:.1f} times ours, bar {BAR_RATIO:.0f} (of "
-                f"processors {cpu / ours.cpu:.1f} times); our logits level is {logits.wall / wall:.3f} of it"
-            )
-            missed += wall < BAR_RATIO * ours.wall or logits.wall > BAR_LOGITS * wall
-        print(f"our logits level is {logits.wall / ours.wall:.2f} of our embedding level")
-        trees, linear_ = agreement(first, read_run(first, "first"), said)
-        print(
-            f"greatest difference of a probability: lightgbm {trees:.1e}, linear heads {linear_:.1e}, bar {EQUAL:.0e}"
-        )
-        missed += max(trees, linear_) > EQUAL
-        for name, cache in caches.items():
-            fuse(cache, "compared", "--combine", "+".join(COMPARED), *words(HEADS, "embedding")[2:])
-            missed += compare(cache, read_run(cache, "compared"), COMPARED, name)
-        real = real_cache(Path(place) / "real")
-        if real is not None:
-            fuse(real, "compared", "--combine", "all", "--repeats", "1", *words(HEADS, "embedding")[2:])
-            missed += compare(real, read_run(real, "compared"), real.sources(), f"{len(real.clips)} real clips")
+        if part != "scores":
+            missed += times(make_cache(Path(place) / "timed", "shared means"), plain_too=part != "ours")
+        if part in ("scores", "all"):
+            missed += compared(Path(place))
     return int(missed > 0)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="time ours alone")
-    sys.exit(main(quick=parser.parse_args().quick))
+    parser.add_argument("part", nargs="?", default="all", choices=("ours", "times", "scores", "all"))
+    sys.exit(main(parser.parse_args().part))

@@ -2,10 +2,11 @@
 
 Usage: scaling.py [MOST] [--columns 64]. Made features of one source that saw no label, imported with declared folds, so
 that there is one plan; `fuse --head softmax --level embedding` (the network's own row comes with it), then `evaluate`,
-two worker processes at most. Every command is timed whole in a process of its own, with the greatest memory that any
-one of its processes held (VmHWM, by the kernel's account of waited-for children) and, beside it, that of the smallest
-size: what is left is what grows. The exponent is that of a power law, fitted by least squares to the logarithms from
-`FROM` clips on, where starting Python counts for little. Exits 1 if a bar is missed.
+two worker processes at most. Every command is run whole in a process of its own: its seconds of the wall and of the
+processors, as others may use the machine, and the greatest memory that one of its processes held (`ru_maxrss`, as
+VmHWM). The exponent is that of a power law, fitted by least squares to the logarithms from `FROM` clips on, where
+starting Python counts for less; what memory grows by, from the least to the most clips, is held against the features'
+float32 bytes. Exits 1 if a bar is missed.
 """
 
 import argparse
@@ -30,13 +31,14 @@ BAR_EXPONENT, BAR_MEMORY = 1.1, 3.0
 
 @dataclass(frozen=True)
 class Cost:
-    """Wall seconds of a command, and the greatest resident memory of one of its processes, in bytes."""
+    """Seconds of a command by the wall and by the processors, and the greatest memory of one process, in bytes."""
 
     seconds: float
+    cpu: float
     peak: int
 
     def __str__(self) -> str:
-        return f"{self.seconds:.1f} s, {self.peak / 2**20:.0f} MiB"
+        return f"{self.seconds:.1f} s ({self.cpu:.1f} s of processors), {self.peak / 2**20:.0f} MiB"
 
 
 def make_cache(folder: Path, clips: int, columns: int) -> Path:
@@ -62,7 +64,8 @@ def make_cache(folder: Path, clips: int, columns: int) -> Path:
 WATCH = """
 import resource, subprocess, sys
 done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
+found = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(found.ru_maxrss * 1024, found.ru_utime + found.ru_stime)
 sys.exit(done.returncode)
 """
 
@@ -72,7 +75,8 @@ def cost(*words: str) -> Cost:
     start = time.monotonic()
     call = [sys.executable, "-c", WATCH, sys.executable, "-m", "moodfuse", *words]
     done = subprocess.run(call, check=True, capture_output=True, text=True)
-    return Cost(time.monotonic() - start, int(done.stdout))
+    peak, cpu = done.stdout.split()
+    return Cost(time.monotonic() - start, float(cpu), int(peak))
 
 
 def exponent(sizes: list[int], seconds: list[float]) -> float:
@@ -95,12 +99,14 @@ def main(most: int, columns: int) -> int:
             print(f"{clips} clips: {said} (load {os.getloadavg()[0]:.1f})", flush=True)
     large = [place for place, clips in enumerate(sizes) if clips >= FROM]
     for name, costs in found.items():
-        power = exponent([sizes[place] for place in large], [costs[place].seconds for place in large])
+        some = [sizes[place] for place in large]
+        power = exponent(some, [costs[place].seconds for place in large])
+        worked = exponent(some, [costs[place].cpu for place in large])
         growth = (costs[-1].peak - costs[0].peak) / (4 * columns * (sizes[-1] - sizes[0]))
         missed += power > BAR_EXPONENT or growth > BAR_MEMORY
         print(
-            f"{name}: exponent {power:.2f}, bar {BAR_EXPONENT}; memory grows by {growth:.1f} times the features, bar "
-            f"{BAR_MEMORY:.0f}"
+            f"{name}: exponent {power:.2f} (of processors {worked:.2f}), bar {BAR_EXPONENT}; memory grows by "
+            f"{growth:.1f} times the features, bar {BAR_MEMORY:.0f}"
         )
     return int(missed > 0)
 

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 FORMAT = "moodfuse-fits"
 FOLDER = "fits"
 STEM = "fits"
-KEPT_EVERY_S = 5.0
+KEPT_EVERY_S = 10.0
 """Finished fits wait so long at most for others, to be written with them."""
 _KEPT_BYTES = 1 << 24
 _ARRAYS = {

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from cache.columns import Assignment
 from cache.errors import InputError, LeakError
 from cache.records import Block, ClipStatus, Plan
-from cache.tables import ClipTable
 from fuse.features import CrossFitted, Features, Level, check_level, networks_of, values_of
+from fuse.guarded import GuardedClip, guarded_clips
 from fuse.inner import inner_split
 from fuse.matrix import HIDDEN, NO_FOLD, DesignMatrix, InnerFold
 
@@ -44,34 +44,6 @@ class Ingredients:
     level: Level
     pairs: Mapping[int, Sequence[Block]] = field(default_factory=dict)
     seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class GuardedClip:
-    """What the guard reads of a clip: a whole record of each of many thousands would take longer than most fits."""
-
-    id: str
-    label: str
-    digest: str
-    file_sha256: str
-    group: str
-
-    @property
-    def clip(self) -> "GuardedClip":
-        """Itself: `id` and `label` stand in the clip of a `ClipStatus`."""
-        return self
-
-
-def guarded_clips(clips: Sequence[ClipStatus]) -> tuple[GuardedClip, ...]:
-    """The clips as the guard reads them."""
-    if not isinstance(clips, ClipTable):
-        return tuple(
-            GuardedClip(item.clip.id, item.clip.label, item.digest, item.file_sha256, item.group) for item in clips
-        )
-    known = tuple(clips.texts["label"])
-    labels = [known[place] for place in clips.rows["label"].tolist()]
-    columns = (clips.texts[name] for name in ("digest", "file_sha256", "group"))
-    return tuple(map(GuardedClip, clips.ids, labels, *columns))
 
 
 @dataclass(frozen=True)
