@@ -19,6 +19,8 @@ _REMEMBERED = 4
 """Spans that are kept: those of a design matrix's training rows and of its inner folds."""
 _LARGEST = 1 << 23
 """Rows of more bytes than these are not kept, nor is their span."""
+_TALL = 4
+"""Nor are more rows than so many times their columns: their span is found at little cost."""
 _NEGLIGIBLE = 1e-13
 """Axes of less than this share of the greatest squared length hold rounding errors alone."""
 
@@ -71,7 +73,7 @@ def span_of(x: Floats) -> Span:
             _spans.append(_spans.pop(place))
             return span
     span = _find(x)
-    if x.nbytes <= _LARGEST:
+    if x.nbytes <= _LARGEST and x.shape[0] <= _TALL * x.shape[1]:
         del _spans[: max(0, len(_spans) + 1 - _REMEMBERED)]
         _spans.append((x.copy(), span))
     return span
