@@ -15,6 +15,7 @@ from cache.choices import read_recipe
 from cache.clip_parts import check_place
 from cache.columns import Digests
 from cache.errors import DamagedPartError
+from cache.fits import check_fits
 from cache.identity import canonical_json, digest16
 from cache.layout import Entry, folder_of
 from cache.manifest import Manifest
@@ -116,6 +117,10 @@ def _network(entry: Entry) -> None:
     check_sealed(entry.path)
 
 
+def _fits(entry: Entry) -> None:
+    check_fits(entry.path, *verify_part(entry.path))
+
+
 def _run(entry: Entry) -> None:
     values = _json(entry)
     predictions = values.pop("predictions")
@@ -142,6 +147,7 @@ CHECKS: dict[str, Check] = {
     "features": _features,
     "network": _network,
     "checkpoint": _network,
+    "fits": _fits,
     "run": _run,
     "predictions": _predictions,
 }

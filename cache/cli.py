@@ -76,10 +76,11 @@ def cache_verify_command(ctx: click.Context, cache_path: Path, mend: bool) -> No
     "--recipes/--no-recipes",
     default=True,
     show_default=True,
-    help="Recipes not in force, networks that no plan in force names, plans and tables that nothing reads.",
+    help="Recipes not in force, networks that no plan in force names, plans, tables and fits that nothing reads.",
 )
 @click.option("--source", "sources", multiple=True, metavar="NAME", help="A source, taken out of force; repeatable.")
 @click.option("--media", is_flag=True, help="All decoded clips; extract decodes them again where they are needed.")
+@click.option("--fits", is_flag=True, help="All finished fits that are kept; fuse fits again what it needs.")
 @click.option("--runs", multiple=True, metavar="NAME", help="A run; repeat for several.")
 @click.option("--bad", is_flag=True, help="Files set aside and temporaries of any age, not only older than a day.")
 @click.option("--dry-run/--yes", "dry", default=True, help="Only say what would go, or remove it.  [default: dry-run]")

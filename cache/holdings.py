@@ -155,6 +155,8 @@ class Inventory:
         Every file.
     unreadable : tuple of str
         Parts without a sound header.
+    fits : str
+        Folder of the kept fits of the clips in force; empty where there are no fits.
     """
 
     path: Path
@@ -165,6 +167,7 @@ class Inventory:
     runs: tuple[HeldRun, ...]
     entries: tuple[Entry, ...]
     unreadable: tuple[str, ...]
+    fits: str = ""
 
     def of_kind(self, *kinds: str) -> tuple[Entry, ...]:
         """Files of some kinds."""
@@ -178,6 +181,11 @@ class Inventory:
     def strays(self) -> tuple[Entry, ...]:
         """What was set aside, and temporaries."""
         return self.of_kind(BAD, TEMPORARY)
+
+    @property
+    def old_fits(self) -> tuple[Entry, ...]:
+        """Kept fits of other clips, labels or groups than those in force."""
+        return tuple(entry for entry in self.of_kind("fits") if entry.parents[1] != self.fits)
 
     @property
     def old_tables(self) -> tuple[Entry, ...]:

@@ -15,6 +15,7 @@ from cache.choices import MEND
 from cache.columns import Texts
 from cache.errors import CacheError, DamagedPartError
 from cache.files import read_json
+from cache.fits import clips_digest16
 from cache.folds import VIEWS
 from cache.holdings import ClipCounts, HeldRun, Inventory, PlanFacts, PlanFile
 from cache.layout import Entry, entries, folder_of
@@ -59,6 +60,7 @@ def take_stock(cache: FeatureCache, *, without: Collection[str] = ()) -> Invento
         runs=tuple(_runs(selection, found)),
         entries=found,
         unreadable=tuple(listing.unreadable),
+        fits=clips_digest16(cache.clips) if cache.plans and any(entry.kind == "fits" for entry in found) else "",
     )
 
 

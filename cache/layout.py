@@ -33,6 +33,7 @@ KINDS = {
     "features": rf"features/{_NAME}/{_NAME}/{_NAME}/{_NAME}\.h5",
     "network": rf"networks/{_NAME}/{_NAME}/{_NAME}\.safetensors",
     "checkpoint": rf"networks/{_NAME}/{_NAME}/{_NAME}\.checkpoint",
+    "fits": rf"fits/{_NAME}/{_NAME}\.h5",
     "run": rf"runs/{_NAME}/run\.json",
     "predictions": rf"runs/{_NAME}/predictions-[^/]*\.h5",
     "output": rf"runs/{_NAME}/(?:report|model)/.*",
@@ -49,6 +50,7 @@ _FOLDERS = {
     "media": rf"media(?:/{_NAME}(?:/{_SHELF})?)?",
     "features": rf"features(?:/{_NAME}){{0,3}}",
     "networks": rf"networks(?:/{_NAME}){{0,2}}",
+    "fits": rf"fits(?:/{_NAME})?",
     "runs": rf"runs(?:/{_NAME}(?:/(?:report|model)(?:/[^/]+){{0,6}})?)?",
 }
 _KIND = re.compile("|".join(f"(?P<{name}>{pattern})" for name, pattern in KINDS.items()), re.DOTALL)

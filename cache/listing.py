@@ -35,9 +35,11 @@ def as_record(stock: Inventory) -> dict[str, Any]:
         "plan": None if stock.plan is None else vars(stock.plan),
         "recipes": [_recipe_record(recipe) for recipe in stock.recipes],
         "media": {"clips": _media_clips(stock), "bytes": stock.bytes_of("media")},
+        "fits": {"files": len(stock.of_kind("fits")), "bytes": stock.bytes_of("fits")},
         "runs": [{**vars(run), "gone": list(run.gone), "replaced": list(run.replaced)} for run in stock.runs],
         "old_plans": [plan.place for plan in stock.plans if plan.superseded],
         "old_tables": [entry.place for entry in stock.old_tables],
+        "old_fits": [entry.place for entry in stock.old_fits],
         **{
             name: [{"file": entry.place, "bytes": entry.bytes} for entry in stock.of_kind(kind)]
             for name, kind in (("set_aside", BAD), ("temporaries", TEMPORARY), ("unknown", UNKNOWN))
@@ -92,6 +94,8 @@ def _headlines(stock: Inventory) -> Iterator[str]:
         yield f"clips: {counts.listed} listed, {counts.ok} readable, {counts.refused} refused, {counts.test} for tests"
     if clips := _media_clips(stock):
         yield f"media: {clips} decoded clips, {size(stock.bytes_of('media'))}"
+    if kept := stock.bytes_of("fits"):
+        yield f"fits: {size(kept)} kept, so that fuse does none twice"
     if stock.unreadable:
         where = printable(str(stock.path))
         yield f"{len(stock.unreadable)} parts have no sound header; run: moodfuse cache verify --cache {where}"
@@ -193,6 +197,7 @@ def _stale(stock: Inventory) -> Iterator[tuple[str, int, int]]:
     yield "networks that no plan in force names", len(blocks), sum(item.bytes + item.weights_bytes for item in blocks)
     plans = [plan for plan in stock.plans if plan.superseded]
     yield "fold plans that clips are dealt from no more", len(plans), sum(plan.bytes for plan in plans)
+    yield "fits of earlier clips or labels", len(stock.old_fits), sum(entry.bytes for entry in stock.old_fits)
     yield "tables of clips of earlier plans", len(stock.old_tables), sum(entry.bytes for entry in stock.old_tables)
     for what, kind in (
         ("damaged files set aside", BAD),

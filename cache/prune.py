@@ -37,6 +37,8 @@ class PruneChoice:
         Sources to take out of force, which the inventory has as if they were; their recipes go.
     media : bool
         All decoded clips.
+    fits : bool
+        All finished fits that are kept; otherwise those of other clips, labels or groups than those in force.
     runs : tuple of str
         Runs, by name.
     bad : bool
@@ -46,6 +48,7 @@ class PruneChoice:
     recipes: bool = True
     sources: tuple[str, ...] = ()
     media: bool = False
+    fits: bool = False
     runs: tuple[str, ...] = ()
     bad: bool = False
 
@@ -101,6 +104,7 @@ def decide(stock: Inventory, choice: PruneChoice, *, now_s: float) -> Pruning:
         why = "decoded clips; extract decodes them again where they are needed"
         places = dict.fromkeys("/".join(entry.parents[:2]) for entry in stock.of_kind("media"))
         found += [_folder(stock, place, why) for place in places]
+    found += _fits(stock, choice)
     found += _runs(stock, choice.runs)
     for entry in stock.strays:
         if choice.bad or entry.modified_s < now_s - STALE_S or entry.path.name.startswith(PRUNED_PREFIX):
@@ -165,6 +169,17 @@ def _unread_plans(stock: Inventory, before_s: float) -> Iterator[Removal]:
     for entry in stock.old_tables:
         if entry.modified_s < before_s:
             yield Removal(entry.place, "table of clips that no plan in force names", entry.bytes)
+
+
+def _fits(stock: Inventory, choice: PruneChoice) -> Iterator[Removal]:
+    """Folders of kept fits; without a plan nobody can say which are of use."""
+    old = stock.old_fits if choice.recipes and stock.plan is not None else ()
+    for why, entries in (
+        ("kept fits; fuse fits again what it needs", stock.of_kind("fits") if choice.fits else ()),
+        ("kept fits of other clips, labels or groups than those in force", old),
+    ):
+        for place in dict.fromkeys("/".join(entry.parents[:2]) for entry in entries):
+            yield _folder(stock, place, why)
 
 
 def _runs(stock: Inventory, names: Sequence[str]) -> Iterator[Removal]:

@@ -179,6 +179,11 @@ class FeatureCache(Choices):
         roles = self.roles(self.recipe(source), holdout, plan=plan)
         return roles is None or (self.block_folder(self.recipe(source), roles) / "trained.json").is_file()
 
+    def has_logits(self, source: str, holdout: HoldoutLike, *, plan: Plan | None = None) -> bool:
+        """Whether a source's features of this holdout come with logits; embeddings are not read."""
+        recipe = self.recipe(source)
+        return "logits" in self.rows(recipe, self.roles(recipe, holdout, plan=plan), self.clips, ("logits",)).arrays
+
     def _check_roles(self, recipe: Recipe, roles: Roles, wanted: Holdout) -> None:
         file = self.block_folder(recipe, roles) / "trained.json"
         if not file.is_file():

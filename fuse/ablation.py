@@ -7,87 +7,33 @@ none can be, the result keeps its defaults and says ``uncalibrated``. `fuse.prot
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
-from os import cpu_count
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import InputError
-from cache.runs import LEAKY, NETWORK, Result, Run, check_new_name, result_name
+from cache.columns import Assignment
+from cache.fits import KeptFit, KeptFits
+from cache.runs import LEAKY, NETWORK, Result, Run, check_new_name
 from cache.store import FeatureCache
 from fuse.choice import Choice, choose, soften
-from fuse.combinations import Combination, parse_combinations
-from fuse.features import LEVELS, Level, check_level
-from fuse.heads import HEADS, head_spec, make_head
+from fuse.derived import Memory
+from fuse.design import Ingredients
+from fuse.heads import HeadSpec, head_spec, make_head
+from fuse.ledger import Ledger
 from fuse.matrix import DesignMatrix
 from fuse.notes import missing_views, result_notes, run_notes, versions
+from fuse.planned import AblationSettings, Row, Task, leaky_name, planned_rows, sources_of
 from fuse.plans import fold_plans
 from fuse.protocols import (
-    PlanFeatures,
-    check_protocol,
+    OuterFold,
     choose_protocol,
     load_features,
+    without_logits,
 )
-from fuse.workers import Call, run_parallel
+from fuse.workers import Call, one_thread, run_parallel
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class AblationSettings:
-    """What to fit.
-
-    Attributes
-    ----------
-    run : str or None
-        Name of the run; the next free ``run-N`` if `None`, ``leaky-N`` for the leaky protocol.
-    combine : tuple of str
-        As for `parse_combinations`.
-    heads, levels : tuple of str
-    protocol : str or None
-        One of `fuse.protocols.PROTOCOLS`; `None` for ``crossfit`` where the cache holds pair networks.
-    repeats : int or None
-        Fold plans, as for `fuse.plans.fold_plans`.
-    jobs : int
-        Worker processes; changes no result.
-    command : str
-        The command line, kept in the run.
-    """
-
-    run: str | None = None
-    combine: tuple[str, ...] = ("all",)
-    heads: tuple[str, ...] = tuple(HEADS)
-    levels: tuple[str, ...] = LEVELS
-    protocol: str | None = None
-    repeats: int | None = None
-    jobs: int = cpu_count() or 1
-    command: str = ""
-
-    def __post_init__(self) -> None:
-        for head in self.heads:
-            head_spec(head)
-        for level in self.levels:
-            check_level(level)
-        if self.protocol is not None:
-            check_protocol(self.protocol)
-        if self.jobs < 1 or (self.repeats is not None and self.repeats < 1):
-            raise InputError(f"--jobs is {self.jobs} and --repeats {self.repeats}; expected 1 or more")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One result of the ablation's table."""
-
-    sources: Combination
-    head: str
-    level: Level
-
-    @property
-    def name(self) -> str:
-        """As `cache.runs.Result.name`."""
-        return result_name(self.sources, self.head, self.level)
 
 
 @dataclass(frozen=True)
@@ -110,7 +56,7 @@ class Pooled:
 
 
 def run_ablation(cache: FeatureCache, settings: AblationSettings) -> Run:
-    """Fit every combination, head and level, fold by fold; nothing is written.
+    """Fit every combination, head and level, fold by fold. Finished fits are kept in the cache; the run is not written.
 
     Parameters
     ----------
@@ -138,18 +84,18 @@ def run_ablation(cache: FeatureCache, settings: AblationSettings) -> Run:
     protocol = choose_protocol(cache, sources, settings.protocol)
     plans = fold_plans(cache, sources, protocol, settings.repeats)
     log.info("%d results, %d plans", len(rows), len(plans.plans))
-    pooled = []
-    for plan in plans.plans:
-        features = load_features(cache, plan, sources, protocol, jobs=settings.jobs)
-        pooled.append(_fit_plan(cache, features, rows, jobs=settings.jobs))
-    folds = [tuple(plan.assignment[status.digest] for status in cache.clips) for plan in plans.plans]
+    pooled = [_fit_plan(cache, rows, Ledger(cache, plan, protocol, sources), settings) for plan in plans.plans]
+    derived = without_logits(cache, cache.plan, sources, protocol)
+    clips = cache.clips
+    folds = [tuple(Assignment.of(plan.assignment).folds_of(clips.digests).tolist()) for plan in plans.plans]
+    labels = tuple(clips.texts["label"])
     return Run(
         name=name,
         protocol=protocol,
         classes=cache.classes,
-        ids=tuple(status.clip.id for status in cache.clips),
-        labels=tuple(status.clip.label for status in cache.clips),
-        groups=tuple(status.group for status in cache.clips),
+        ids=tuple(clips.ids),
+        labels=tuple(labels[place] for place in clips.rows["label"].tolist()),
+        groups=tuple(clips.texts["group"]),
         folds=folds[0],
         fold_count=cache.plan.folds,
         seed=cache.plan.seed,
@@ -158,8 +104,8 @@ def run_ablation(cache: FeatureCache, settings: AblationSettings) -> Run:
             _result(row, of_row, result_notes(cache, [plan.chosen for plan in of_row], leaky=leaky))
             for row, of_row in ((row, [plan[row] for plan in pooled]) for row in rows)
         ),
-        notes=tuple(run_notes(cache, protocol, sources, features.derived, plans=plans)),
-        digests=tuple(status.digest for status in cache.clips),
+        notes=tuple(run_notes(cache, protocol, sources, derived, plans=plans)),
+        digests=tuple(clips.texts["digest"]),
         missing=missing_views(cache),
         repeat_folds=tuple(folds[1:]),
         commands=tuple(item for item in (*cache.commands, settings.command) if item),
@@ -167,56 +113,75 @@ def run_ablation(cache: FeatureCache, settings: AblationSettings) -> Run:
     )
 
 
-def leaky_name(name: str | None) -> str | None:
-    """Name of a leaky run: it says so wherever it stands."""
-    return name if name is None or name.startswith(LEAKY) else f"{LEAKY}-{name}"
+def _fit_plan(
+    cache: FeatureCache, rows: Sequence[Row], ledger: Ledger, settings: AblationSettings
+) -> dict[Row, Pooled]:
+    """Every row of the table under one plan: what is kept, and the rest fitted now."""
+    plan = ledger.plan
+    keys = {(row, fold): ledger.of_row(*row.parts, fold) for row in rows for fold in range(plan.folds)}
+    fits = KeptFits(cache.path, cache.clips, writes=settings.keep)
+    kept = fits.find(keys.values()) if settings.keep else {}
+    found = {task: _recalled(kept[key]) for task, key in keys.items() if key in kept}
+    missing = [task for task in keys if task not in found]
+    if found:
+        log.info("%d of %d fits were done before", len(found), len(keys))
+    if missing:
+        try:
+            for task, prediction in _fit(cache, missing, ledger, fits, settings):
+                found[task] = prediction
+                fits.keep(keys[task], KeptFit(prediction.unscaled, *_chosen(prediction.choice)))
+        finally:
+            fits.flush()
+    folds = Assignment.of(plan.assignment).folds_of(cache.clips.digests)
+    return {row: _pool([found[row, fold] for fold in range(plan.folds)], folds) for row in rows}
 
 
-def planned_rows(cache: FeatureCache, settings: AblationSettings) -> list[Row]:
-    """The results that an ablation will have: every source's network, then heads on the combinations.
-
-    The mean of one source is its network's row.
-
-    Raises
-    ------
-    InputError, UnknownNameError
-        As for `parse_combinations`.
-    """
-    chosen = parse_combinations(settings.combine, cache.sources())
-    sources = sorted({source for item in chosen for source in item})
-    networks = [Row((source,), NETWORK, "logits") for source in sources]
-    rows = dict.fromkeys(
-        Row(item, head, check_level(level))
-        for item, head, level in product(chosen, settings.heads, settings.levels)
-        if level in head_spec(head).levels and (len(item) > 1 or head_spec(head).fits)
-    )
-    return [*networks, *rows]
-
-
-def sources_of(rows: Sequence[Row]) -> Combination:
-    """All sources of some results, sorted."""
-    return tuple(sorted({source for row in rows for source in row.sources}))
-
-
-def _fit_plan(cache: FeatureCache, features: PlanFeatures, rows: Sequence[Row], *, jobs: int) -> dict[Row, Pooled]:
-    """Every row of the table under one plan."""
-    plan = features.plan
-    tasks = [(row, fold) for row in rows for fold in range(plan.folds)]
+def _fit(
+    cache: FeatureCache, tasks: Sequence[Task], ledger: Ledger, fits: KeptFits, settings: AblationSettings
+) -> Iterator[tuple[Task, Prediction]]:
+    """Fit some rows in some folds, each as it is done; heads that share work on one design matrix do so."""
+    plan, sources = ledger.plan, ledger.sources
+    memory = Memory(fits, ledger.of_logits) if settings.keep else None
+    features = load_features(cache, plan, sources, ledger.protocol, jobs=settings.jobs, memory=memory)
+    groups: dict[tuple[Any, ...], list[Task]] = {}
+    for row, fold in tasks:
+        groups.setdefault((row.sources, row.level, fold, _fitted_head(row.head).kin), []).append((row, fold))
+    widths = {source: features.embedding[source, 0].embedding.shape[1] for source in sources}
+    wide_first = sorted(groups, key=lambda group: (group[3], sum(widths[source] for source in group[0])), reverse=True)
 
     def calls() -> Iterator[Call]:
-        for row, fold in tasks:
-            yield predict_fold, (features.design(cache, row.sources, row.level, fold), row.head, cache.plan.seed), {}
+        for chosen, level, fold, kin in wide_first:
+            heads = tuple(row.head for row, _ in groups[chosen, level, fold, kin])
+            parts = features.ingredients(cache, chosen, level, fold)
+            yield predict_heads, (features.fold_of(cache, fold), parts, heads, cache.plan.seed), {}
 
-    found = dict(zip(tasks, run_parallel(calls(), total=len(tasks), jobs=jobs, what="fitting heads"), strict=True))
-    folds = np.array([plan.assignment[status.digest] for status in cache.clips])
-    return {row: _pool([found[row, fold] for fold in range(plan.folds)], folds) for row in rows}
+    for place, predictions in run_parallel(calls(), total=len(groups), jobs=settings.jobs, what="fitting heads"):
+        yield from zip(groups[wide_first[place]], predictions, strict=True)
+
+
+def predict_heads(fold: OuterFold, parts: Ingredients, heads: Sequence[str], random_state: int) -> list[Prediction]:
+    """`predict_fold` of several heads on one design matrix."""
+    design = fold.design(parts)
+    return [predict_fold(design, head, random_state) for head in heads]
+
+
+def _fitted_head(head: str) -> HeadSpec:
+    """What is fitted for a row: that of a network is the mean of one source."""
+    return head_spec("mean" if head == NETWORK else head)
+
+
+def _chosen(choice: Choice) -> tuple[float, bool, dict[str, Any]]:
+    return choice.temperature, choice.chosen, dict(choice.settings)
+
+
+def _recalled(kept: KeptFit) -> Prediction:
+    choice = Choice(kept.settings, kept.temperature, kept.chosen)
+    return Prediction(kept.values, soften(kept.values, choice.temperature), choice)
 
 
 def predict_fold(design: DesignMatrix, head: str, random_state: int) -> Prediction:
     """Choose, fit and predict the test rows; classes in sorted order, one that no training row has gets 0."""
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(1):
+    with one_thread():
         model, choice = fit_head(design, "mean" if head == NETWORK else head, random_state)
         chances = model.predict_proba(design.x_test)
     spread = np.zeros((len(chances), len(design.classes)))
@@ -244,7 +209,7 @@ def accuracies(run: Run) -> list[float]:
     return [float(np.mean(np.argmax(result.probabilities, axis=1) == truth)) for result in run.results]
 
 
-def _pool(predictions: Sequence[Prediction], folds: NDArray[np.int64]) -> Pooled:
+def _pool(predictions: Sequence[Prediction], folds: NDArray[np.int16]) -> Pooled:
     """Rows of all folds in the order of the clips."""
     shape = (len(folds), predictions[0].scaled.shape[1])
     unscaled, scaled = np.empty(shape), np.empty(shape)

@@ -15,9 +15,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.columns import Assignment
 from cache.errors import InputError, LeakError
 from cache.records import Block, ClipStatus, Plan
 from fuse.features import CrossFitted, Features, Level, check_level, networks_of, values_of
+from fuse.guarded import GuardedClip, guarded_clips
 from fuse.inner import inner_split
 from fuse.matrix import HIDDEN, NO_FOLD, DesignMatrix, InnerFold
 
@@ -48,7 +50,7 @@ class Ingredients:
 class _Rows:
     """The plan's clips as the guard sees them: fold and group of each digest."""
 
-    clips: tuple[ClipStatus, ...]
+    clips: tuple[GuardedClip, ...]
     folds: Mapping[str, int]
     groups: Mapping[str, str]
     test_fold: int
@@ -144,9 +146,11 @@ def assemble_whole(plan: Plan, clips: Sequence[ClipStatus], parts: Ingredients) 
 
 def unguarded(plan: Plan, clips: Sequence[ClipStatus], parts: Ingredients, *, test_fold: int) -> DesignMatrix:
     """A design matrix without the guard, rows taken as out of sample: only to measure what a leak is worth."""
-    folds = {status.digest: plan.assignment[status.digest] for status in clips}
-    groups = {status.digest: status.digest for status in clips}
-    return build(_Rows(tuple(clips), folds, groups, test_fold), parts, honest=True)
+    seen = guarded_clips(clips)
+    assigned = Assignment.of(plan.assignment).to_dict()
+    folds = {status.digest: assigned[status.digest] for status in seen}
+    groups = {status.digest: status.digest for status in seen}
+    return build(_Rows(seen, folds, groups, test_fold), parts, honest=True)
 
 
 def build(rows: _Rows, parts: Ingredients, *, honest: bool) -> DesignMatrix:
@@ -159,8 +163,9 @@ def build(rows: _Rows, parts: Ingredients, *, honest: bool) -> DesignMatrix:
     edges = np.cumsum([0, *widths]).tolist()
     keys = _group_keys(rows)
     groups = tuple(keys[rows.groups[status.digest]] for status in rows.clips)
+    x = _matrix(parts.blocks, parts.level, rows, ~test)
     return DesignMatrix(
-        x=_matrix(parts.blocks, parts.level, rows, ~test),
+        x=x,
         y=np.where(test, HIDDEN, labels),
         groups=groups,
         digests=tuple(status.digest for status in rows.clips),
@@ -170,7 +175,7 @@ def build(rows: _Rows, parts: Ingredients, *, honest: bool) -> DesignMatrix:
         columns=tuple((item.source, slice(*edges[place : place + 2])) for place, item in enumerate(parts.blocks)),
         level=parts.level,
         honest=honest,
-        inner=tuple(_inner_folds(rows, parts, labels, groups, honest=honest)),
+        inner=tuple(_inner_folds(rows, parts, labels, groups, whole=x if honest else None)),
     )
 
 
@@ -188,19 +193,26 @@ def _matrix(blocks: Sequence[Features], level: Level, rows: _Rows, fit: NDArray[
 
 
 def _inner_folds(
-    rows: _Rows, parts: Ingredients, labels: NDArray[np.int64], groups: Sequence[str], *, honest: bool
+    rows: _Rows,
+    parts: Ingredients,
+    labels: NDArray[np.int64],
+    groups: Sequence[str],
+    *,
+    whole: NDArray[np.float64] | None,
 ) -> Iterator[InnerFold]:
-    """Grouped splits of honest training rows; else the pair networks, each tested on its own inner fold."""
+    """Grouped splits of honest training rows, given as `whole`; else the pair networks, each tested on its own fold."""
     train = ~rows.test
     split = inner_split(labels[train], np.array(groups)[train], seed=parts.seed)
     if split is None:
         return
-    if honest:
+    if whole is not None:
         inner = np.full(len(train), HIDDEN)
         inner[train] = split
+        filled = any(features.absent for features in parts.blocks)  # else no cell depends on what is fitted on
         for number in np.unique(split):
             fit = train & (inner != number)
-            yield InnerFold(_matrix(parts.blocks, parts.level, rows, fit), fit, inner == number)
+            x = _matrix(parts.blocks, parts.level, rows, fit) if filled else whole
+            yield InnerFold(x, fit, inner == number)
         return
     folds = rows.fold_of_row
     for number, blocks in sorted(parts.pairs.items()):
@@ -210,12 +222,13 @@ def _inner_folds(
 
 def _planned(plan: Plan, clips: Sequence[ClipStatus], test_fold: int) -> _Rows:
     """The plan's clips; refuses clips outside the plan."""
-    if strange := [status.clip.id for status in clips if status.digest not in plan.assignment]:
+    seen, assigned = guarded_clips(clips), Assignment.of(plan.assignment).to_dict()
+    if strange := [status.clip.id for status in seen if status.digest not in assigned]:
         raise InputError(f"{strange[0]} is in no fold of the plan in force; run extract again")
     return _Rows(
-        clips=tuple(clips),
-        folds={status.digest: plan.assignment[status.digest] for status in clips},
-        groups={status.digest: status.group for status in clips},
+        clips=seen,
+        folds={status.digest: assigned[status.digest] for status in seen},
+        groups={status.digest: status.group for status in seen},
         test_fold=test_fold,
     )
 
@@ -223,10 +236,10 @@ def _planned(plan: Plan, clips: Sequence[ClipStatus], test_fold: int) -> _Rows:
 def _rows(plan: Plan, clips: Sequence[ClipStatus], test_fold: int) -> _Rows:
     """The plan's clips; refuses an empty test fold, and groups and files that lie on both sides."""
     rows = _planned(plan, clips, test_fold)
-    tested = {status.group: status.clip.id for status in clips if rows.folds[status.digest] == test_fold}
+    tested = {status.group: status.clip.id for status in rows.clips if rows.folds[status.digest] == test_fold}
     if not tested:
         raise InputError(f"fold {test_fold} holds no clip; the plan has folds 0..{plan.folds - 1}")
-    for status in clips:
+    for status in rows.clips:
         if status.group in tested and rows.folds[status.digest] != test_fold:
             raise LeakError(
                 f"plan: {status.clip.id} (fold {rows.folds[status.digest]}) and {tested[status.group]} (fold "
@@ -238,7 +251,7 @@ def _rows(plan: Plan, clips: Sequence[ClipStatus], test_fold: int) -> _Rows:
 
 def _check_files(rows: _Rows) -> None:
     """Refuse a file that stands in two groups: no split of groups could keep its clips together."""
-    first: dict[str, ClipStatus] = {}
+    first: dict[str, GuardedClip] = {}
     for status in rows.clips:
         other = first.setdefault(status.file_sha256, status) if status.file_sha256 else status
         if other.group != status.group:

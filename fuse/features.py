@@ -47,7 +47,13 @@ class CrossFitted:
     def logits(self) -> NDArray[np.float32]:
         """Logits [N, C], each row from its own networks."""
         stacked = np.stack([values_of(block, "logits") for block in self.blocks])
-        return np.stack([stacked[list(blocks), row].mean(axis=0) for row, blocks in enumerate(self.rows)])
+        found = np.empty(stacked.shape[1:], dtype=stacked.dtype)
+        places: dict[tuple[int, ...], list[int]] = {}
+        for row, blocks in enumerate(self.rows):
+            places.setdefault(blocks, []).append(row)
+        for blocks, rows in places.items():
+            found[rows] = stacked[np.ix_(blocks, rows)].mean(axis=0)
+        return found
 
     @property
     def absent(self) -> frozenset[str]:

@@ -25,6 +25,10 @@ class HeadSpec:
         Whether it learns anything from the training rows.
     tunes : bool
         Whether it chooses a setting on inner grouped folds.
+    kin : str
+        Heads of one kin share work where one process fits them on the same rows.
+    version : int
+        Counts the changes of the code that change what a fit comes to: kept fits of another version are not found.
     """
 
     name: str
@@ -33,6 +37,8 @@ class HeadSpec:
     levels: tuple[Level, ...] = LEVELS
     fits: bool = True
     tunes: bool = False
+    kin: str = "linear"
+    version: int = 1
 
 
 def _softmax(random_state: int, **settings: Any) -> Any:
@@ -64,7 +70,9 @@ HEADS: dict[str, HeadSpec] = {
     for spec in (
         HeadSpec("softmax", "multinomial logistic regression on standardised columns", _softmax, tunes=True),
         HeadSpec("logistic", "one logistic regression a class, normalised", _logistic, tunes=True),
-        HeadSpec("lightgbm", "gradient-boosted trees, few leaves and few columns a tree", _lightgbm, tunes=True),
+        HeadSpec(
+            "lightgbm", "gradient-boosted trees, few leaves and few columns a tree", _lightgbm, tunes=True, kin="trees"
+        ),
         HeadSpec("mean", "average of the networks' probabilities", _mean, levels=("logits",), fits=False),
     )
 }

@@ -2,7 +2,7 @@
 
 Few leaves, few bins, a few dozen columns a tree and a strong L2 penalty keep it from learning the training rows by
 heart; the number of rounds is chosen on inner grouped folds, from one fit a fold, since fewer rounds are the first
-trees of more. One thread, row-wise histograms and a seed give the same trees every time.
+trees of more. One thread, column-wise histograms and a seed give the same trees every time.
 """
 
 from typing import Any, Self
@@ -99,23 +99,29 @@ class LightGBMHead(ClassifierMixin, BaseEstimator):
         self.model_ = self._grow(x, index, self.rounds_)
         return self
 
+    def settings(self, columns: int, rounds: int) -> dict[str, Any]:
+        """What LightGBM is asked for, over so many columns."""
+        return {
+            "n_estimators": rounds,
+            "learning_rate": self.learning_rate,
+            "num_leaves": self.leaves,
+            "min_child_samples": self.min_rows,
+            "colsample_bytree": min(1.0, self.columns / columns),
+            "max_bin": self.bins,
+            "min_data_in_bin": 1,
+            "reg_lambda": self.l2,
+            "class_weight": "balanced",
+            "random_state": self.random_state,
+            "n_jobs": 1,
+            "deterministic": True,
+            "force_col_wise": True,
+            "enable_bundle": False,
+            "is_enable_sparse": False,
+            "verbosity": -1,
+        }
+
     def _grow(self, x: NDArray[np.float64], y: NDArray[np.int64], rounds: int) -> LGBMClassifier:
-        return LGBMClassifier(
-            n_estimators=rounds,
-            learning_rate=self.learning_rate,
-            num_leaves=self.leaves,
-            min_child_samples=self.min_rows,
-            colsample_bytree=min(1.0, self.columns / x.shape[1]),
-            max_bin=self.bins,
-            min_data_in_bin=1,
-            reg_lambda=self.l2,
-            class_weight="balanced",
-            random_state=self.random_state,
-            n_jobs=1,
-            deterministic=True,
-            force_row_wise=True,
-            verbosity=-1,
-        ).fit(x, y)
+        return LGBMClassifier(**self.settings(x.shape[1], rounds)).fit(x, y)
 
     def candidates(self) -> list[dict[str, Any]]:
         """Settings to choose from, the simplest first."""

@@ -1,21 +1,23 @@
 """The heads `softmax` and `logistic`: logistic regression on standardised columns, its C chosen on inner grouped folds.
 
 Standardised columns are divided by the square root of their number, so that one C means the same for 12 columns as
-for 2 000. Classes are weighted to count alike, in fitting and in the inner log loss. With more columns than rows the
-fit runs in the rows' own span: an L2 penalty is blind to rotation, so the solution is the same one, found faster.
+for 2 000. Classes are weighted to count alike, in fitting and in the inner log loss. The fit runs in the rows' own
+span: an L2 penalty is blind to rotation, so the solution is that of scikit-learn's LogisticRegression, found faster.
 """
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.linear_model import LogisticRegression
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
-from threadpoolctl import threadpool_limits
 
 from fuse.choice import choose_on_rows
+from fuse.logistic import Fit, one_class_paths, softmax_path
+from fuse.span import Span, span_of
+from fuse.workers import one_thread
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -24,8 +26,6 @@ DEFAULT_C = 10.0
 """Inverse strength of the L2 penalty where none can be chosen."""
 GRID = (1.0, 10.0, 100.0, 1000.0)
 """Values of C that are tried; of equals the smallest wins."""
-_MAX_ITERATIONS = 2000
-_TOLERANCE = 1e-5
 
 
 class _LinearHead(ClassifierMixin, BaseEstimator):
@@ -78,9 +78,9 @@ class _LinearHead(ClassifierMixin, BaseEstimator):
         chosen = choose_on_rows(self, x, index, groups, seed=self.random_state) if self.tune else None
         self.tuned_ = chosen is not None
         self.C_ = self.C if chosen is None else float(chosen["C"])
-        self.mean_, self.scale_ = _scaling(x)
-        with threadpool_limits(1):  # matrices this small lose more to waking threads than they gain
-            self.coef_, self.intercept_ = self._solve(*_in_span((x - self.mean_) / self.scale_), index, (self.C_,))[0]
+        span = span_of(x)
+        self.mean_, self.scale_ = span.mean, span.scale
+        self.coef_, self.intercept_ = self._solve(span, index, (self.C_,))[0]
         return self
 
     def candidates(self) -> list[dict[str, Any]]:
@@ -93,16 +93,25 @@ class _LinearHead(ClassifierMixin, BaseEstimator):
         Classes are those of `y` in rising order. Scaling is learned on `x`. The head is left as it was.
         """
         _, index = np.unique(y, return_inverse=True)
-        mean, scale = _scaling(x)
-        with threadpool_limits(1):
-            solved = self._solve(*_in_span((x - mean) / scale), index, sorted(self.grid))
-        rows = (held - mean) / scale
+        span = span_of(x)
+        solved = self._solve(span, index, sorted(self.grid))
+        rows = (held - span.mean) / span.scale
         return np.stack([self._probabilities(rows @ weights.T + intercept) for weights, intercept in solved])
 
-    def _solve(
-        self, x: Floats, basis: Floats | None, y: Ints, penalties: "tuple[float, ...] | list[float]"
-    ) -> list[tuple[Floats, Floats]]:
-        """Coefficients and intercepts of each C, in scaled columns."""
+    def _solve(self, span: Span, y: Ints, penalties: Sequence[float]) -> list[tuple[Floats, Floats]]:
+        """Coefficients [C, D] and intercepts [C] of each penalty, in scaled columns."""
+        with one_thread():
+            if y.max() == 1:  # one score z for two classes, whose shares are the sigmoids of -z and z
+                fits = one_class_paths(span, y[:, None].astype(np.float64), penalties)
+                return [(self._sides(span.in_columns(fit.weights)), self._sides(fit.intercept)) for fit in fits]
+            return [(span.in_columns(fit.weights), fit.intercept) for fit in self._fit_all(span, y, penalties)]
+
+    def _sides(self, score: Floats) -> Floats:
+        """What gives the scores of two classes, from what gives the one score of the second against the first."""
+        raise NotImplementedError
+
+    def _fit_all(self, span: Span, y: Ints, penalties: Sequence[float]) -> list[Fit]:
+        """Fits of three classes or more."""
         raise NotImplementedError
 
     def _probabilities(self, scores: Floats) -> Floats:
@@ -129,16 +138,11 @@ class _LinearHead(ClassifierMixin, BaseEstimator):
 class SoftmaxHead(_LinearHead):
     """Multinomial logistic regression: one softmax over all classes. Parameters as stated in `_LinearHead`."""
 
-    def _solve(
-        self, x: Floats, basis: Floats | None, y: Ints, penalties: "tuple[float, ...] | list[float]"
-    ) -> list[tuple[Floats, Floats]]:
-        found = []
-        for weights, intercept in _path(x, y, penalties):
-            if len(weights) == 1:  # two classes: one score z, and softmax(-z/2, z/2) is its sigmoid
-                weights = np.concatenate([-weights, weights]) / 2
-                intercept = np.concatenate([-intercept, intercept]) / 2
-            found.append((weights if basis is None else weights @ basis, intercept))
-        return found
+    def _sides(self, score: Floats) -> Floats:
+        return np.concatenate([-score, score]) / 2
+
+    def _fit_all(self, span: Span, y: Ints, penalties: Sequence[float]) -> list[Fit]:
+        return softmax_path(span, y, penalties)
 
     def _probabilities(self, scores: Floats) -> Floats:
         powers = np.exp(scores - scores.max(axis=1, keepdims=True))
@@ -149,49 +153,14 @@ class SoftmaxHead(_LinearHead):
 class LogisticHead(_LinearHead):
     """One logistic regression a class against the rest, normalised. Parameters as stated in `_LinearHead`."""
 
-    def _solve(
-        self, x: Floats, basis: Floats | None, y: Ints, penalties: "tuple[float, ...] | list[float]"
-    ) -> list[tuple[Floats, Floats]]:
-        count = int(y.max()) + 1
-        one = count == 2
-        numbers = [1] if one else range(count)
-        paths = [_path(x, (y == number).astype(np.int64), penalties) for number in numbers]
-        found = []
-        for fits in zip(*paths, strict=True):
-            weights = np.concatenate([item[0] for item in fits])
-            intercept = np.concatenate([item[1] for item in fits])
-            if one:
-                weights, intercept = np.concatenate([-weights, weights]), np.concatenate([-intercept, intercept])
-            found.append((weights if basis is None else weights @ basis, intercept))
-        return found
+    def _sides(self, score: Floats) -> Floats:
+        return np.concatenate([-score, score])
+
+    def _fit_all(self, span: Span, y: Ints, penalties: Sequence[float]) -> list[Fit]:
+        return one_class_paths(span, np.eye(int(y.max()) + 1)[y], penalties)
 
     def _probabilities(self, scores: Floats) -> Floats:
         logs = -np.logaddexp(0.0, -scores)
         powers = np.exp(logs - logs.max(axis=1, keepdims=True))
         shares: Floats = powers / powers.sum(axis=1, keepdims=True)
         return shares
-
-
-def _scaling(x: Floats) -> tuple[Floats, Floats]:
-    """Mean, and deviation times the root of the number of columns; a constant column is left as it is."""
-    deviation = x.std(axis=0)
-    constant = deviation <= 10 * np.finfo(np.float64).eps * np.abs(x).max(axis=0)
-    return x.mean(axis=0), np.where(constant, 1.0, deviation) * np.sqrt(x.shape[1])
-
-
-def _in_span(x: Floats) -> tuple[Floats, Floats | None]:
-    """Rows in the coordinates of their own span, and its basis; as they are where columns are few."""
-    if x.shape[1] <= x.shape[0]:
-        return x, None
-    left, values, basis = np.linalg.svd(x, full_matrices=False)
-    return left * values, basis
-
-
-def _path(x: Floats, y: Ints, penalties: "tuple[float, ...] | list[float]") -> list[tuple[Floats, Floats]]:
-    """Logistic regressions along rising C, each started from the last."""
-    model = LogisticRegression(class_weight="balanced", tol=_TOLERANCE, max_iter=_MAX_ITERATIONS, warm_start=True)
-    found = []
-    for penalty in penalties:
-        model.set_params(C=penalty).fit(x, y)
-        found.append((np.array(model.coef_), np.array(model.intercept_)))
-    return found

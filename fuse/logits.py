@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.columns import Assignment
 from cache.errors import LeakError
 from cache.folds import pair_holdouts, single_holdouts
 from cache.records import Block, ClipStatus, Holdout, Plan
 from fuse.design import Ingredients, assemble
-from fuse.features import CrossFitted, Features
+from fuse.features import CrossFitted, Features, values_of
+from fuse.workers import one_thread
 
 
 def holdouts_to_fit(block: Block, plan: Plan, *, crossfit: bool) -> tuple[Holdout, ...]:
@@ -39,6 +41,22 @@ def holdouts_to_fit(block: Block, plan: Plan, *, crossfit: bool) -> tuple[Holdou
 def fit_logits(block: Block, holdout: Holdout, plan: Plan, clips: Sequence[ClipStatus], *, random_state: int) -> Block:
     """Fit one holdout's logistic regression and give the logits of all clips: see `head_and_logits`."""
     return head_and_logits(block, holdout, plan, clips, random_state=random_state)[1]
+
+
+def logits_and_seen(
+    block: Block, holdout: Holdout, plan: Plan, clips: Sequence[ClipStatus], *, random_state: int
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """What of `fit_logits` is not known before: the logits [N, C], and of which clips [N] a label was seen."""
+    fitted = fit_logits(block, holdout, plan, clips, random_state=random_state)
+    return values_of(fitted, "logits"), np.array([digest in fitted.seen for digest in block.digests])
+
+
+def with_logits(
+    block: Block, holdout: Holdout, logits: NDArray[np.float32], saw: NDArray[np.bool_], *, names: Sequence[str]
+) -> Block:
+    """A block with the logits of a fit, and what that saw; `names` are the digests of the block's rows."""
+    seen = block.seen | {names[row] for row in np.flatnonzero(saw).tolist()}
+    return replace(block, holdout=holdout, logits=logits, seen=seen)
 
 
 def head_and_logits(
@@ -68,8 +86,6 @@ def head_and_logits(
     LeakError
         If the embedding's network saw a clip of the holdout.
     """
-    from threadpoolctl import threadpool_limits
-
     from fuse.heads import make_head
 
     folds = sorted(holdout.folds or ())
@@ -77,10 +93,9 @@ def head_and_logits(
         raise LeakError(f"{block.source}: a fit of holdout {holdout} leaves out no fold, so it can test none")
     guarded = [assemble(plan, clips, Ingredients([block], "embedding"), test_fold=fold) for fold in folds]
     design = guarded[0]
-    kept = np.array(
-        [plan.assignment[status.digest] not in folds and status.digest not in block.absent for status in clips]
-    )
-    with threadpool_limits(1):
+    fold_of = Assignment.of(plan.assignment).to_dict()
+    kept = np.array([fold_of[digest] not in folds and digest not in block.absent for digest in design.digests])
+    with one_thread():
         head = make_head("softmax", random_state=random_state, tune=design.honest)
         head.fit(design.x[kept], design.y[kept], groups=np.array(design.groups)[kept])
         logits = centred_scores(head, design.x, len(design.classes))
@@ -98,17 +113,15 @@ def centred_scores(head: Any, x: NDArray[np.float64], classes: int) -> NDArray[n
     return centred
 
 
-def logits_for_fold(
-    networks: Mapping[Holdout, Block], plan: Plan, clips: Sequence[ClipStatus], *, test_fold: int
-) -> Features:
+def logits_for_fold(networks: Mapping[Holdout, Block], plan: Plan, *, test_fold: int) -> Features:
     """Logits that a head tested on `test_fold` may use, every row from the right networks.
 
     Parameters
     ----------
     networks : mapping of Holdout to Block
-        Blocks of one source with logits. Without every pair, all rows come from the network of `{k}`, in sample.
-    plan, clips
-        As for `fuse.design.assemble`.
+        Blocks of one source with logits, rows in the order of the clips. Without every pair, all rows come from the
+        network of `{k}`, in sample.
+    plan : Plan
     test_fold : int
         The outer fold k.
     """
@@ -117,7 +130,6 @@ def logits_for_fold(
         return networks[Holdout.of({test_fold})]
     places: dict[int, tuple[int, ...]] = {fold: (place,) for place, fold in enumerate(pairs)}
     places[test_fold] = tuple(range(len(pairs)))
-    return CrossFitted(
-        blocks=tuple(networks[pair] for pair in pairs.values()),
-        rows=tuple(places[plan.assignment[status.digest]] for status in clips),
-    )
+    fold_of = Assignment.of(plan.assignment).to_dict()
+    blocks = tuple(networks[pair] for pair in pairs.values())
+    return CrossFitted(blocks, rows=tuple(places[fold_of[digest]] for digest in blocks[0].digests))

@@ -5,7 +5,7 @@ rows are in sample; ``leaky`` the network that saw every clip, over folds of cli
 are cross-fitted under the first two, which costs no network.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -14,15 +14,15 @@ import numpy as np
 from cache.errors import UnknownNameError
 from cache.folds import Unit, can_cross_fit, deal, pair_holdouts, single_holdouts, validate
 from cache.recipe import views_of
-from cache.records import Block, Holdout, Plan
+from cache.records import Block, ClipStatus, Holdout, Plan
 from cache.runs import LEAKY
 from cache.store import FeatureCache
 from fuse.combinations import Combination
+from fuse.derived import Memory, derive_logits, logits_alone
 from fuse.design import Ingredients, assemble, unguarded
 from fuse.features import Features, Level
-from fuse.logits import centred_scores, fit_logits, holdouts_to_fit, logits_for_fold
+from fuse.logits import centred_scores, logits_for_fold
 from fuse.matrix import DesignMatrix
-from fuse.workers import Call, run_parallel
 
 Protocol = Literal["crossfit", "no-crossfit", "leaky"]
 CROSSFIT: Protocol = "crossfit"
@@ -55,12 +55,18 @@ class PlanFeatures:
 
     def design(self, cache: FeatureCache, sources: Combination, level: Level, fold: int) -> DesignMatrix:
         """The design matrix of a combination: guarded, unless the protocol is the leaky one."""
+        return self.fold_of(cache, fold).design(self.ingredients(cache, sources, level, fold))
+
+    def fold_of(self, cache: FeatureCache, fold: int) -> "OuterFold":
+        """What makes design matrices of an outer fold, in any process."""
+        return OuterFold(self.plan, cache.clips, fold, guarded=self.protocol != LEAKY)
+
+    def ingredients(self, cache: FeatureCache, sources: Combination, level: Level, fold: int) -> Ingredients:
+        """What the design matrix of a combination is made of."""
         table: Mapping[tuple[str, int], Features] = self.logits if level == "logits" else self.embedding
         blocks = [table[source, fold] for source in sources]
         pairs = self._inner_blocks(sources, fold) if level == "embedding" else {}
-        parts = Ingredients(blocks, level, pairs, cache.plan.seed)
-        make = unguarded if self.protocol == LEAKY else assemble
-        return make(self.plan, cache.clips, parts, test_fold=fold)
+        return Ingredients(blocks, level, pairs, cache.plan.seed)
 
     def _inner_blocks(self, sources: Combination, fold: int) -> dict[int, list[Block]]:
         """For each inner fold the sources' blocks that held it out too; none unless every tuned source has them."""
@@ -77,6 +83,21 @@ class PlanFeatures:
     def _inner_block(self, source: str, fold: int, pair: Holdout) -> Block | None:
         block = self.embedding[source, fold]
         return block if block.holdout.folds is None else self.pairs.get((source, pair))
+
+
+@dataclass(frozen=True)
+class OuterFold:
+    """An outer fold of a plan over some clips, guarded unless a leak shall be measured."""
+
+    plan: Plan
+    clips: Sequence[ClipStatus]
+    fold: int
+    guarded: bool
+
+    def design(self, parts: Ingredients) -> DesignMatrix:
+        """Put blocks together, behind the leak guard where there is one."""
+        make = assemble if self.guarded else unguarded
+        return make(self.plan, self.clips, parts, test_fold=self.fold)
 
 
 def has_networks(cache: FeatureCache, source: str, plan: Plan, *, pairs: bool) -> bool:
@@ -122,8 +143,20 @@ def clip_plan(cache: FeatureCache) -> Plan:
     return replace(cache.plan, assignment=assignment)
 
 
+def without_logits(cache: FeatureCache, plan: Plan, sources: Sequence[str], protocol: Protocol) -> tuple[str, ...]:
+    """The sources whose logits are fitted here, told without reading their embeddings."""
+    holdout = Holdout.of(()) if protocol == LEAKY else Holdout.of(0)
+    return tuple(source for source in sources if not cache.has_logits(source, holdout, plan=plan))
+
+
 def load_features(
-    cache: FeatureCache, plan: Plan, sources: Sequence[str], protocol: Protocol, *, jobs: int
+    cache: FeatureCache,
+    plan: Plan,
+    sources: Sequence[str],
+    protocol: Protocol,
+    *,
+    jobs: int,
+    memory: Memory | None = None,
 ) -> PlanFeatures:
     """Blocks of every source for each outer fold of a plan; sources without logits get theirs here.
 
@@ -135,6 +168,8 @@ def load_features(
     protocol : str
     jobs : int
         Worker processes for the fits.
+    memory : Memory, optional
+        Where fits of logits are kept.
 
     Raises
     ------
@@ -143,8 +178,12 @@ def load_features(
     """
     if protocol == LEAKY:
         return _leaky_features(cache, plan, sources)
-    folds = range(plan.folds)
-    embedding = {(source, fold): cache.block(source, {fold}, plan=plan) for source in sources for fold in folds}
+    embedding: dict[tuple[str, int], Block] = {}
+    for source in sources:
+        for fold in range(plan.folds):
+            first = embedding.get((source, 0))
+            frozen = first is not None and first.holdout.folds is None  # one block serves every fold
+            embedding[source, fold] = first if first and frozen else cache.block(source, {fold}, plan=plan)
     pairs: dict[tuple[str, Holdout], Block] = {}
     if protocol == CROSSFIT:
         tuned = [source for source in sources if embedding[source, 0].holdout.folds is not None]
@@ -153,28 +192,15 @@ def load_features(
                 pairs[source, pair] = cache.block(source, pair, plan=plan)
     blocks = {(source, block.holdout): block for (source, _), block in embedding.items()} | pairs
     lacking = [source for source in sources if embedding[source, 0].logits is None]
-    crossfit = can_cross_fit(plan, cache.clips, views_read(cache, sources))
     bare = [block for block in blocks.values() if block.logits is None]
     networks = pairs | {(source, Holdout.of(fold)): block for (source, fold), block in embedding.items()}
-    networks |= _fitted(cache, plan, bare, crossfit=crossfit, jobs=jobs)
+    networks |= derive_logits(cache, plan, bare, views=views_read(cache, sources), jobs=jobs, memory=memory)
+    lean = {name: logits_alone(block) for name, block in networks.items()}
     logits: dict[tuple[str, int], Features] = {}
     for source, fold in embedding:
-        own = {holdout: block for (owner, holdout), block in networks.items() if owner == source}
-        logits[source, fold] = logits_for_fold(own, plan, cache.clips, test_fold=fold)
+        own = {holdout: block for (owner, holdout), block in lean.items() if owner == source}
+        logits[source, fold] = logits_for_fold(own, plan, test_fold=fold)
     return PlanFeatures(plan, protocol, embedding, pairs, logits, tuple(lacking))
-
-
-def _fitted(
-    cache: FeatureCache, plan: Plan, blocks: Sequence[Block], *, crossfit: bool, jobs: int
-) -> dict[tuple[str, Holdout], Block]:
-    """Logits of blocks that have none, one fit a holdout."""
-    wanted = [(block, holdout) for block in blocks for holdout in holdouts_to_fit(block, plan, crossfit=crossfit)]
-    calls: Iterator[Call] = (
-        (fit_logits, (block, holdout, plan, cache.clips), {"random_state": cache.plan.seed})
-        for block, holdout in wanted
-    )
-    found = run_parallel(calls, total=len(wanted), jobs=jobs, what="fitting logits")
-    return {(block.source, holdout): fit for (block, holdout), fit in zip(wanted, found, strict=True)}
 
 
 def _leaky_features(cache: FeatureCache, plan: Plan, sources: Sequence[str]) -> PlanFeatures:

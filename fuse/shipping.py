@@ -28,6 +28,7 @@ from fuse.heads import make_head
 from fuse.heads_as_arrays import head_arrays, linear_arrays, trees_text
 from fuse.logits import centred_scores, head_and_logits
 from fuse.protocols import CROSSFIT, views_read
+from fuse.workers import one_thread
 
 SAW_ALL = Holdout.of(())
 
@@ -114,8 +115,6 @@ def ship(cache: FeatureCache, scored: Scored) -> Shipped:
     MissingBlockError
         If features are not in the cache.
     """
-    from threadpoolctl import threadpool_limits
-
     if why := why_not_shipped(cache, scored):
         raise InputError(f"{scored.name} cannot be exported: {why}")
     parts = [_part(cache, source, scored) for source in scored.sources]
@@ -125,7 +124,7 @@ def ship(cache: FeatureCache, scored: Scored) -> Shipped:
     if scored.defaults:
         design = replace(design, inner=())
     head = "mean" if scored.head == NETWORK else scored.head
-    with threadpool_limits(1):
+    with one_thread():
         model, choice = fit_head(design, head, cache.plan.seed)
     fusion = Fusion(
         classes=design.classes,

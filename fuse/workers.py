@@ -3,14 +3,15 @@
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import Any
 
 log = logging.getLogger(__name__)
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
-def run_parallel(calls: Iterable[Call], *, total: int, jobs: int, what: str) -> Iterator[Any]:
-    """Results of calls in their order, under a bar; the number of workers changes none.
+def run_parallel(calls: Iterable[Call], *, total: int, jobs: int, what: str) -> Iterator[tuple[int, Any]]:
+    """Results of calls as they are done, under a bar; the number of workers changes none.
 
     Parameters
     ----------
@@ -23,8 +24,10 @@ def run_parallel(calls: Iterable[Call], *, total: int, jobs: int, what: str) -> 
 
     Yields
     ------
+    int
+        Place of the call.
     object
-        What each call returned.
+        What it returned.
     """
     if not total:
         return
@@ -32,17 +35,23 @@ def run_parallel(calls: Iterable[Call], *, total: int, jobs: int, what: str) -> 
     from joblib.externals.loky import get_reusable_executor
 
     def ready() -> Iterator[Any]:
-        for function, arguments, options in calls:
-            yield delayed(function)(*arguments, **options)
+        for place, call in enumerate(calls):
+            yield delayed(_numbered)(place, call)
 
     jobs = min(jobs, total)
     try:
         with parallel_config("loky", n_jobs=jobs, inner_max_num_threads=1):
-            yield from _track(Parallel(return_as="generator", pre_dispatch="4*n_jobs")(ready()), total=total, what=what)
+            parallel = Parallel(return_as="generator_unordered", pre_dispatch="4*n_jobs")
+            yield from _track(parallel(ready()), total=total, what=what)
     except KeyboardInterrupt:
         if jobs > 1:
             get_reusable_executor().shutdown(wait=False, kill_workers=True)
         raise
+
+
+def _numbered(place: int, call: Call) -> tuple[int, Any]:
+    function, arguments, options = call
+    return place, function(*arguments, **options)
 
 
 def _track(items: Iterable[Any], *, total: int, what: str) -> Iterator[Any]:
@@ -55,3 +64,19 @@ def _track(items: Iterable[Any], *, total: int, what: str) -> Iterator[Any]:
     from rich.progress import track
 
     yield from track(items, total=total, description=what, console=Console(stderr=True))
+
+
+def one_thread() -> Any:
+    """A context in which BLAS has one thread: matrices this small lose more to waking threads than they gain."""
+    return _thread_pools().limit(limits=1)
+
+
+@lru_cache(maxsize=1)
+def _thread_pools() -> Any:
+    """The pools of NumPy's and SciPy's BLAS; to look for them takes longer than most fits along a path."""
+    import scipy.linalg.blas  # what loads SciPy's own BLAS
+    from threadpoolctl import ThreadpoolController
+
+    scipy.linalg.blas.ddot([0.0], [0.0])
+
+    return ThreadpoolController()

@@ -11,6 +11,7 @@ from safetensors.numpy import save
 from bringing import IDS, Given, bring, write, write_labels
 from cache.audits import Audit, ClipMarks, Finding, MarkStore, write_audit
 from cache.files import write_aside
+from cache.fits import KeptFit, KeptFits
 from cache.folds import deal, units_of
 from cache.identity import canonical_json, clip_digest, digest, trained_digest16
 from cache.manifest import table_name
@@ -113,6 +114,9 @@ def whole_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     peaks = np.arange(3, dtype=np.uint16)
     MarkStore(cache, "test").write(first, ClipMarks(peaks, peaks, np.zeros(1, np.uint64), np.zeros(1)))
     write_audit(cache, Audit("test", (Finding("sound", "000", "001", 0.9, 0.0, 1.0, 3.0, grouped=False),)))
+    fits = KeptFits(cache.path, cache.clips)
+    fits.keep(digest("fit"), KeptFit(np.full((6, 2), 0.5), 1.5, chosen=True, settings={"C": 1.0}))
+    fits.flush()
     write_run(cache, make_run(cache, "run-1"))
     (cache.path / "runs" / "run-1" / "report").mkdir()
     (cache.path / "runs" / "run-1" / "report" / "report.html").write_text("<html></html>")

@@ -32,7 +32,8 @@ def test_json_is_stable(whole_cache: FeatureCache) -> None:
     assert first == second
     record = json.loads(first)
     assert list(record) == [
-        *("schema", "cache", "bytes", "clips", "plan", "recipes", "media", "runs", "old_plans", "old_tables"),
+        *("schema", "cache", "bytes", "clips", "plan", "recipes", "media", "fits", "runs", "old_plans", "old_tables"),
+        "old_fits",
         *("set_aside", "temporaries", "unknown", "unreadable"),
     ]
     assert record["plan"] == {"folds": 3, "seed": 0, "sequence": 1, "clips": 18, "groups": 18, "repeats": 2}

@@ -107,6 +107,7 @@ def test_what_is_in_force_stays_readable_bit_for_bit(stale_cache: FeatureCache) 
         *("network of net@a that no plan in force names", "network of net that no plan in force names"),
         "two later plans have its folds and seed",
         *("table of clips that no plan in force names", "set aside as damaged", "temporary"),
+        "kept fits of other clips, labels or groups than those in force",
     }
     assert not carry_out(stale_cache.path, pruning.removals)
     assert blocks(stale_cache) == before and not verify(stale_cache.path).faults
@@ -143,6 +144,14 @@ def test_media_go_when_asked(whole_cache: FeatureCache) -> None:
     assert "extract decodes them again" in removal.why and removal.bytes > 0
     assert not carry_out(whole_cache.path, (removal,))
     assert not list((whole_cache.path / "media").iterdir()) and not verify(whole_cache.path).faults
+
+
+def test_kept_fits_go_when_asked(whole_cache: FeatureCache) -> None:
+    """All of them, by their folder; those of the clips in force stay otherwise."""
+    (removal,) = decided(whole_cache, fits=True).removals
+    assert removal.why.startswith("kept fits; fuse fits again") and removal.bytes > 0
+    assert not carry_out(whole_cache.path, (removal,))
+    assert not list((whole_cache.path / "fits").iterdir()) and not verify(whole_cache.path).faults
 
 
 def test_runs_go_by_name(whole_cache: FeatureCache) -> None:

@@ -30,7 +30,7 @@ CHEAP = ("softmax", "mean")
 @pytest.fixture(scope="module")
 def run(cache: FeatureCache) -> Run:
     """Run all heads at both levels in one process."""
-    return run_ablation(cache, AblationSettings(jobs=1))
+    return run_ablation(cache, AblationSettings(jobs=1, keep=False))
 
 
 def test_results_in_order_with_what_a_reader_must_know(cache: FeatureCache, run: Run) -> None:
@@ -80,7 +80,7 @@ def test_network_row_is_the_networks_own_softmax(cache: FeatureCache, run: Run) 
 
 def test_workers_change_no_bit(cache: FeatureCache, run: Run) -> None:
     """Two worker processes give the bits of one."""
-    other = run_ablation(cache, AblationSettings(jobs=2))
+    other = run_ablation(cache, AblationSettings(jobs=2, keep=False))
     assert [item.name for item in other.results] == [item.name for item in run.results]
     for one, two in zip(run.results, other.results, strict=True):
         assert np.array_equal(one.probabilities, two.probabilities), one.name
@@ -97,7 +97,7 @@ def test_permuted_labels_give_chance(build: Builder, build_corpus: type) -> None
 
 def test_pair_networks_calibrate_every_result(crossfitted: FeatureCache) -> None:
     """With pair networks the protocol is crossfit by itself; every result chose its settings, and its temperature."""
-    found = run_ablation(crossfitted, AblationSettings(jobs=1))
+    found = run_ablation(crossfitted, AblationSettings(jobs=1, keep=False))
     assert found.protocol == "crossfit" and found.missing.count(("picture",)) == 2
     assert all(not item.notes and len(set(item.temperatures)) > 1 for item in found.results), [
         item.name for item in found.results if item.notes
@@ -111,7 +111,7 @@ def test_pair_networks_calibrate_every_result(crossfitted: FeatureCache) -> None
 
 def test_network_row_under_crossfit_is_the_mean_of_pair_networks(crossfitted: FeatureCache) -> None:
     """A test row's logits are the mean over j of networks {j,k}, never one network alone."""
-    found = run_ablation(crossfitted, AblationSettings(heads=("mean",), jobs=1))
+    found = run_ablation(crossfitted, AblationSettings(heads=("mean",), jobs=1, keep=False))
     assert found.results[0].unscaled is not None
     present = np.array([not status.missing for status in crossfitted.clips])
     for fold in range(4):

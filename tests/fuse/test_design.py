@@ -179,7 +179,7 @@ def test_derived_logits_are_cross_fitted(cache: FeatureCache) -> None:
     assert len(wanted) == 6
     fits = {holdout: fit_logits(block, holdout, cache.plan, cache.clips, random_state=0) for holdout in wanted}
     for fold in FOLDS:
-        made = logits_for_fold(fits, cache.plan, cache.clips, test_fold=fold)
+        made = logits_for_fold(fits, cache.plan, test_fold=fold)
         assert isinstance(made, CrossFitted)
         design = build_design(cache, made, fold=fold, level="logits")
         assert design.honest and len(design.inner) == 3
@@ -191,7 +191,7 @@ def test_derived_logits_are_cross_fitted(cache: FeatureCache) -> None:
     single = fit_logits(block, Holdout.of({0}), cache.plan, cache.clips, random_state=0)
     assert not single.seen & set(in_fold(cache, 0))
     assert not build_design(cache, single, fold=0, level="logits").honest
-    assert logits_for_fold({Holdout.of({0}): single}, cache.plan, cache.clips, test_fold=0) is single
+    assert logits_for_fold({Holdout.of({0}): single}, cache.plan, test_fold=0) is single
 
 
 @pytest.mark.parametrize("fold", FOLDS)

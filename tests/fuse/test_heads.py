@@ -6,12 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from cache.errors import InputError, UnknownNameError
 from fuse import make_head
 from fuse.heads import HEADS, head_spec
 from fuse.inner import inner_split
+from fuse.span import span_of
 
 
 @parametrize_with_checks([make_head(name) for name in HEADS])
@@ -111,3 +113,30 @@ def test_unknown_head_lists_the_known() -> None:
 def test_table_names_agree() -> None:
     """Each entry of the table stands under its own name."""
     assert all(head_spec(name).name == name for name in HEADS)
+
+
+@pytest.mark.parametrize("rows", [30, 90])
+@pytest.mark.parametrize("penalty", [1.0, 1000.0])
+def test_linear_heads_are_those_of_scikit_learn(rows: int, penalty: float) -> None:
+    """Wide or tall, one softmax or one class against the rest: what scikit-learn finds where it goes on to the end."""
+    x, y = blobs(rows=rows, columns=60)
+    x = x + np.random.default_rng(2).normal(size=x.shape) * 4
+    fresh, _ = blobs(rows=rows, columns=60, seed=1)
+    for name in ("softmax", "logistic"):
+        head = make_head(name, tune=False, C=penalty).fit(x, y)
+        model: Any = LogisticRegression(C=penalty, class_weight="balanced", tol=1e-9, max_iter=10_000)
+        model = OneVsRestClassifier(model) if name == "logistic" else model
+        plain = model.fit((x - head.mean_) / head.scale_, y)
+        expected = plain.predict_proba((fresh - head.mean_) / head.scale_)
+        np.testing.assert_allclose(head.predict_proba(fresh), expected, atol=1e-3)
+
+
+def test_the_span_of_rows_is_found_once_and_is_theirs() -> None:
+    """Equal rows share one span, others do not; its axes give the standardised rows back."""
+    for rows in (12, 40):
+        x, _ = blobs(rows=rows)
+        span = span_of(x)
+        assert span_of(x.copy()) is span and span_of(x + 1) is not span
+        back = span.in_columns(span.rows)
+        np.testing.assert_allclose(back, (x - span.mean) / span.scale, atol=1e-9)
+        np.testing.assert_allclose((span.rows**2).sum(axis=0), span.lengths)

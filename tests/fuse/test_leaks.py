@@ -150,7 +150,7 @@ MUTATIONS = (
         "design.x)\n        return Choice({}, best_temperature(chances, np.maximum(design.y, 0))",
     ),
     Mutation(
-        "derived logits", "fuse.logits.head_and_logits", "status.digest] not in folds", "status.digest] != folds[0]"
+        "derived logits", "fuse.logits.head_and_logits", "fold_of[digest] not in folds", "fold_of[digest] != folds[0]"
     ),
     Mutation("network of a fold", "fuse.protocols.load_features", "(source, {fold}", "(source, {(fold + 1) % 4}"),
 )

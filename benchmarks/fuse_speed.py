@@ -1,0 +1,392 @@
+"""How fast `moodfuse fuse` is beside a plain loop over scikit-learn and LightGBM, and whether it says the same.
+
+Usage: fuse_speed.py [ours|times|scores]. Made features of 503 clips, six classes, four sources of 512, 1024, 256 and
+160 columns, imported as `*` sources with declared folds (so there is one plan); the command is
+`moodfuse fuse --combine all --head softmax --head logistic --head lightgbm --level embedding --jobs 2`.
+
+The plain loop is what a good user would write: for every combination, head and fold a Pipeline of StandardScaler and
+LogisticRegression (under OneVsRestClassifier for `logistic`), C chosen from the same grid on the same inner grouped
+folds by the same loss, and LGBMClassifier, once with our settings and the same search for its rounds, once with its
+defaults on all threads. It runs on one fold of six and on every third of the 15 combinations, and is scaled up by folds
+and columns; the command's time holds everything: start, reading, the networks' own rows, writing. Seconds of the wall
+and of the processors are both given, as others may use the machine. Then both are compared on three made data sets,
+and on real clips where MOODFUSE_CLIPS names a folder (sound alone, frozen networks). Exits 1 if a bar is missed.
+"""
+
+import argparse
+import csv
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightgbm import LGBMClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score, log_loss
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.class_weight import compute_sample_weight
+
+from cache.exchange import ImportSettings, import_features
+from cache.records import Holdout
+from cache.runs import Run, read_run
+from cache.store import FeatureCache
+from fuse.heads_boosted import GRID as ROUNDS
+from fuse.heads_boosted import LightGBMHead
+from fuse.heads_linear import GRID
+from fuse.protocols import PlanFeatures
+
+CLIPS, CLASSES, FOLDS = 503, 6, 6
+WIDTHS = {"c3d": 512, "i3d": 1024, "onedmcnn": 256, "twodmcnn": 160}
+LABELS = ("excited", "fear", "neutral", "relaxation", "sad", "tension")
+HEADS = ("softmax", "logistic", "lightgbm")
+FOLD_TIMED, EVERY = 0, 3
+COMPARED = ("i3d", "twodmcnn")
+"""Combination on which log loss and macro F1 are compared, over all folds."""
+WORSE = (0.02, 0.03)
+"""Ours may have so much more log loss, and so much less macro F1, and still count as no worse."""
+BAR_RATIO, BAR_LOGITS, BAR_CACHED_S = 6.0, 0.1, 2.0
+KINDS = ("wall", "cpu")
+EQUAL = 1e-3
+"""Probabilities before their temperature may differ by so much where the settings are the same."""
+Floats = np.ndarray
+
+
+# Made data
+
+
+def shared_means(random: np.random.Generator, y: np.ndarray) -> dict[str, Floats]:
+    """Classes are shifted normal clouds; every source sees each class a little."""
+    return {
+        name: (random.normal(size=(CLASSES, width)) * 0.12)[y] + random.normal(size=(len(y), width))
+        for name, width in WIDTHS.items()
+    }
+
+
+def rectified_latent(random: np.random.Generator, y: np.ndarray) -> dict[str, Floats]:
+    """Rectified mixtures of a few latent directions, as pooled activations are: correlated, sparse, skewed."""
+    latent = (random.normal(size=(CLASSES, 24)) * 0.7)[y] + random.normal(size=(len(y), 24))
+    return {
+        name: np.maximum(latent @ random.normal(size=(24, width)) / 5 + random.normal(size=(len(y), width)) * 0.5, 0)
+        for name, width in WIDTHS.items()
+    }
+
+
+def few_columns(random: np.random.Generator, y: np.ndarray) -> dict[str, Floats]:
+    """A dozen columns a source know something, by thresholds as much as by means; the others are heavy-tailed noise."""
+    found = {}
+    for name, width in WIDTHS.items():
+        x = random.standard_t(3, size=(len(y), width))
+        x[:, :12] += (random.normal(size=(CLASSES, 12)) * 0.8)[y]
+        x[:, 6:12] = np.abs(x[:, 6:12])
+        found[name] = x
+    return found
+
+
+DATA: dict[str, Callable[[np.random.Generator, np.ndarray], dict[str, Floats]]] = {
+    "shared means": shared_means,
+    "rectified latent": rectified_latent,
+    "few columns": few_columns,
+}
+
+
+def make_cache(folder: Path, name: str) -> FeatureCache:
+    """A cache of imported sources: groups of two clips, folds declared by group."""
+    random = np.random.default_rng(list(DATA).index(name))
+    group = np.arange(CLIPS) // 2
+    y = group % CLASSES
+    features = DATA[name](random, y)
+    folder.mkdir(parents=True)
+    ids = np.array([f"clip{row:04d}" for row in range(CLIPS)])
+    with (folder / "labels.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(("id", "label", "group", "fold"))
+        writer.writerows(
+            (ids[row], LABELS[y[row]], f"g{group[row]}", group[row] // CLASSES % FOLDS) for row in range(CLIPS)
+        )
+    for source, x in features.items():
+        np.savez(folder / f"{source}.npz", id=ids, embedding=x.astype(np.float32))
+        import_features(
+            ImportSettings(
+                folder / "cache",
+                folder / f"{source}.npz",
+                source,
+                Holdout.frozen(),
+                labels=folder / "labels.csv",
+            )
+        )
+    return FeatureCache(folder / "cache")
+
+
+# Ours
+
+
+@dataclass
+class Clock:
+    """Seconds of the wall, and of the processors by this process and those that it waited for."""
+
+    wall: float = 0.0
+    cpu: float = 0.0
+
+    def __enter__(self) -> "Clock":
+        self._start = time.monotonic(), sum(os.times()[:4])
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wall += time.monotonic() - self._start[0]
+        self.cpu += sum(os.times()[:4]) - self._start[1]
+
+    def __str__(self) -> str:
+        return f"{self.wall:.1f} s ({self.cpu:.1f} s of processors)"
+
+
+def fuse(cache: FeatureCache, run: str, *options: str) -> Clock:
+    """What the command takes."""
+    call = [sys.executable, "-m", "moodfuse", "fuse", "--cache", str(cache.path), "--run", run, "--jobs", "2", *options]
+    with Clock() as clock:
+        subprocess.run(call, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return clock
+
+
+# The plain loop
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Arrays of one combination under one outer fold, as a user has them."""
+
+    x: Floats
+    y: np.ndarray
+    test: np.ndarray
+    inner: np.ndarray
+
+    def inner_folds(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Rows to fit on and rows to score, among the training rows."""
+        for number in np.unique(self.inner):
+            yield self.inner != number, self.inner == number
+
+
+def fold_of(cache: FeatureCache, sources: tuple[str, ...], fold: int) -> Fold:
+    """The same rows, outer fold and inner grouped folds as ours."""
+    design = load_plain(cache).design(cache, sources, "embedding", fold)
+    inner = np.full(len(design.y), -1)
+    for number, item in enumerate(design.inner):
+        inner[item.held] = number
+    y = np.array([cache.classes.index(status.clip.label) for status in cache.clips])
+    return Fold(design.x, y, design.test, inner[~design.test])
+
+
+def load_plain(cache: FeatureCache) -> PlanFeatures:
+    """Embeddings of every source for every fold, nothing fitted."""
+    blocks = {source: cache.block(source, "*") for source in cache.sources()}
+    table = {(source, fold): block for source, block in blocks.items() for fold in range(cache.plan.folds)}
+    return PlanFeatures(cache.plan, "crossfit", table, {}, {}, ())
+
+
+def balanced_loss(chances: Floats, truth: np.ndarray) -> float:
+    """Log loss, classes weighted to count alike."""
+    weights = compute_sample_weight("balanced", truth)
+    return float(log_loss(truth, chances, sample_weight=weights, labels=range(CLASSES)))
+
+
+def linear(head: str, penalty: float, columns: int, tol: float) -> Any:
+    """A Pipeline. Our C is that of columns divided by the root of their number."""
+    model: Any = LogisticRegression(C=penalty / columns, class_weight="balanced", tol=tol, max_iter=5000)
+    return make_pipeline(StandardScaler(), OneVsRestClassifier(model) if head == "logistic" else model)
+
+
+def plain(head: str, fold: Fold) -> Floats:
+    """Probabilities of the rows under test: what the loop does for one head, combination and fold."""
+    x, y, held = fold.x[~fold.test], fold.y[~fold.test], fold.x[fold.test]
+    if head == "lightgbm defaults":
+        return LGBMClassifier(verbosity=-1).fit(x, y).predict_proba(held)
+
+    def make(value: float) -> Any:
+        if head != "lightgbm":
+            return linear(head, value, x.shape[1], 1e-4)
+        return LGBMClassifier(**LightGBMHead().settings(x.shape[1], int(value)) | {"n_jobs": os.cpu_count()})
+
+    losses = []
+    grid: tuple[float, ...] = ROUNDS if head == "lightgbm" else GRID
+    for value in grid:
+        chances = np.zeros((len(y), CLASSES))
+        for fit, score in fold.inner_folds():
+            chances[score] = make(value).fit(x[fit], y[fit]).predict_proba(x[score])
+        losses.append(balanced_loss(chances, y))
+    return make(grid[int(np.argmin(np.round(losses, 9)))]).fit(x, y).predict_proba(held)
+
+
+def exact(head: str, fold: Fold, penalty: float) -> Floats:
+    """What scikit-learn comes to where it is asked to go on to the end."""
+    model = linear(head, penalty, fold.x.shape[1], 1e-9)
+    return model.fit(fold.x[~fold.test], fold.y[~fold.test]).predict_proba(fold.x[fold.test])
+
+
+# Measuring
+
+
+def scores(chances: Floats, y: np.ndarray) -> tuple[float, float]:
+    """Log loss and macro F1."""
+    return float(log_loss(y, chances, labels=range(CLASSES))), float(
+        f1_score(y, chances.argmax(axis=1), average="macro")
+    )
+
+
+def machine() -> str:
+    """How busy the machine is."""
+    return f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+
+
+def all_sources(cache: FeatureCache) -> list[tuple[str, ...]]:
+    """Every combination."""
+    names = cache.sources()
+    return [item for size in range(1, len(names) + 1) for item in combinations(names, size)]
+
+
+def words(heads: tuple[str, ...], level: str) -> list[str]:
+    """Options of the command."""
+    return ["--combine", "all", *(word for head in heads for word in ("--head", head)), "--level", level]
+
+
+def time_plain(cache: FeatureCache) -> tuple[dict[str, Clock], dict[tuple[str, tuple[str, ...]], Floats]]:
+    """What the plain loop takes a head, scaled up to all folds and combinations, and what it says."""
+    clocks, said = {head: Clock() for head in (*HEADS, "lightgbm defaults")}, {}
+    every = all_sources(cache)
+    timed = every[::EVERY]
+    for sources in timed:
+        fold = fold_of(cache, sources, FOLD_TIMED)
+        for head, clock in clocks.items():
+            with clock:
+                said[head, sources] = plain(head, fold)
+    columns = [sum(WIDTHS[source] for group in some for source in group) for some in (every, timed)]
+    scale = FOLDS * columns[0] / columns[1]
+    return {head: Clock(clock.wall * scale, clock.cpu * scale) for head, clock in clocks.items()}, said
+
+
+def agreement(cache: FeatureCache, run: Run, said: dict[tuple[str, tuple[str, ...]], Floats]) -> tuple[float, float]:
+    """Greatest difference from the plain loop's trees, and from linear fits that go on to the end with our C."""
+    trees, lines = [], []
+    for result in run.results:
+        if result.head not in HEADS or (result.head, result.sources) not in said or result.unscaled is None:
+            continue
+        fold = fold_of(cache, result.sources, FOLD_TIMED)
+        ours = result.unscaled[fold.test]
+        if result.head == "lightgbm":
+            trees.append(np.abs(ours - said[result.head, result.sources]).max())
+        else:
+            lines.append(min(np.abs(ours - exact(result.head, fold, penalty)).max() for penalty in GRID))
+    return float(max(trees)), float(max(lines))
+
+
+def compare(cache: FeatureCache, run: Run, sources: tuple[str, ...], name: str) -> int:
+    """Print log loss and macro F1 of ours beside the plain loop's; how many are worse."""
+    y = np.array([cache.classes.index(status.clip.label) for status in cache.clips])
+    folds = [fold_of(cache, sources, fold) for fold in range(cache.plan.folds)]
+    worse = 0
+    for head in HEADS:
+        (ours,) = [item for item in run.results if (item.sources, item.head) == (sources, head)]
+        theirs = np.zeros((len(y), len(cache.classes)))
+        for fold in folds:
+            theirs[fold.test] = plain("lightgbm defaults" if head == "lightgbm" else head, fold)
+        (loss, f1), (their_loss, their_f1) = scores(ours.probabilities, y), scores(theirs, y)
+        bad = loss > their_loss + WORSE[0] or f1 < their_f1 - WORSE[1]
+        worse += bad
+        print(
+            f"{name}, {'+'.join(sources)} {head}: log loss {loss:.3f} beside {their_loss:.3f}, macro F1 {f1:.3f} "
+            f"beside {their_f1:.3f}{'  WORSE' if bad else ''}",
+            flush=True,
+        )
+    return worse
+
+
+def real_cache(folder: Path) -> FeatureCache | None:
+    """Frozen sound networks over the real clips, where there are any."""
+    clips, weights = os.environ.get("MOODFUSE_CLIPS"), os.environ.get("MOODFUSE_WEIGHTS")
+    if not clips:
+        print("real clips: left out, MOODFUSE_CLIPS names no folder")
+        return None
+    call = [
+        "extract",
+        clips,
+        "--cache",
+        str(folder),
+        "--source",
+        "onedmcnn",
+        "--source",
+        "twodmcnn",
+        "--tune",
+        "frozen",
+    ]
+    found = sorted(Path(weights).rglob("*choi*.hdf5")) if weights else []
+    call += ["--weights", f"twodmcnn={found[0]}"] if found else []
+    call += ["--group-pattern", r"DEAP_(DB_FEARR|DB_HR|DBW_EXT)", "--no-keep-media"]
+    subprocess.run([sys.executable, "-m", "moodfuse", *call], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return FeatureCache(folder)
+
+
+def times(cache: FeatureCache, *, plain_too: bool) -> int:
+    """Print what the command takes, and what the plain loop does; how many bars are missed."""
+    ours = fuse(cache, "first", *words(HEADS, "embedding"))
+    print(f"fuse, embedding level, 45 results: {ours} ({machine()})", flush=True)
+    again = fuse(cache, "again", *words(HEADS, "embedding"))
+    print(f"the same with everything kept: {again}, bar {BAR_CACHED_S} s ({machine()})", flush=True)
+    logits = fuse(cache, "logits", *words(HEADS, "logits"))
+    print(f"fuse, logits level, 45 results: {logits} ({machine()})", flush=True)
+    missed = int(again.wall > BAR_CACHED_S)
+    if not plain_too:
+        return missed
+    clocks, said = time_plain(cache)
+    for head, clock in clocks.items():
+        print(f"plain loop, scaled up, {head}: {clock} ({machine()})", flush=True)
+    for what, trees in (("the same settings", "lightgbm"), ("LightGBM's defaults", "lightgbm defaults")):
+        wall, cpu = (sum(getattr(clocks[head], kind) for head in ("softmax", "logistic", trees)) for kind in KINDS)
+        print(
+            f"plain loop with {what}: {wall:.0f} s, {wall / ours.wall:.1f} times ours, bar {BAR_RATIO:.0f} (of "
+            f"processors {cpu / ours.cpu:.1f} times); our logits level is {logits.wall / wall:.3f} of it"
+        )
+        missed += wall < BAR_RATIO * ours.wall or logits.wall > BAR_LOGITS * wall
+    print(f"our logits level is {logits.wall / ours.wall:.2f} of our embedding level")
+    differences = agreement(cache, read_run(cache, "first"), said)
+    print("greatest difference of a probability: lightgbm {:.1e}, linear heads {:.1e}".format(*differences), end="")
+    print(f", bar {EQUAL:.0e}", flush=True)
+    return missed + (max(differences) > EQUAL)
+
+
+def compared(folder: Path) -> int:
+    """Print scores beside the plain loop's on made data and on real clips; how many are worse."""
+    worse = 0
+    options = words(HEADS, "embedding")[2:]
+    for name in DATA:
+        cache = make_cache(folder / f"compared {name}", name)
+        fuse(cache, "compared", "--combine", "+".join(COMPARED), *options)
+        worse += compare(cache, read_run(cache, "compared"), COMPARED, name)
+    real = real_cache(folder / "real")
+    if real is not None:
+        fuse(real, "compared", "--combine", "all", "--repeats", "1", *options)
+        worse += compare(real, read_run(real, "compared"), real.sources(), f"{len(real.clips)} real clips")
+    return worse
+
+
+def main(part: str) -> int:
+    """Print everything, or a part; 1 if a bar is missed."""
+    missed = 0
+    with tempfile.TemporaryDirectory() as place:
+        if part != "scores":
+            missed += times(make_cache(Path(place) / "timed", "shared means"), plain_too=part != "ours")
+        if part in ("scores", "all"):
+            missed += compared(Path(place))
+    return int(missed > 0)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", nargs="?", default="all", choices=("ours", "times", "scores", "all"))
+    sys.exit(main(parser.parse_args().part))

@@ -1,0 +1,93 @@
+"""Keys of fits: the digest of everything that decides what a fit comes to, so that none is done twice.
+
+A key is made of digests that the cache has already: a part of features says its content in its name. The clips with
+their labels and groups name the folder that kept fits stand in (`cache.fits`).
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from cache.blocks import part_files
+from cache.columns import Assignment
+from cache.folds import can_cross_fit, pair_holdouts, single_holdouts
+from cache.identity import content_digest, digest
+from cache.records import Holdout, Plan
+from cache.runs import LEAKY, NETWORK
+from cache.store import FeatureCache
+from fuse.combinations import Combination
+from fuse.features import Level
+from fuse.heads import head_spec
+from fuse.notes import versions
+from fuse.protocols import CROSSFIT, Protocol, views_read
+
+RULES = 1
+"""Counts the changes of the code that change what every fit comes to: designs, inner folds, the choice of settings."""
+_LIBRARIES = ("numpy", "scipy", "scikit-learn", "lightgbm")
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The keys of the fits of one plan.
+
+    Attributes
+    ----------
+    cache : FeatureCache
+    plan : Plan
+    protocol : str
+    sources : tuple of str
+        All sources of the run: together they decide whether logits can be cross-fitted.
+    """
+
+    cache: FeatureCache
+    plan: Plan
+    protocol: Protocol
+    sources: Combination
+
+    def of_row(self, sources: Combination, head: str, level: Level, fold: int) -> str:
+        """Key of a head's predictions of one outer fold."""
+        version = head_spec("mean" if head == NETWORK else head).version
+        return self._key({"head": [head, version], "level": level, "fold": fold}, sources)
+
+    def of_logits(self, source: str, holdout: Holdout) -> str:
+        """Key of the logits of a source that has none, from one fit that leaves out a holdout."""
+        return self._key({"logits": str(holdout), "head": ["softmax", head_spec("softmax").version]}, (source,))
+
+    def _key(self, facts: dict[str, Any], sources: Combination) -> str:
+        return digest({**self._common, **facts, "sources": [[name, *self._features[name]] for name in sources]})
+
+    @cached_property
+    def _common(self) -> dict[str, Any]:
+        assignment = Assignment.of(self.plan.assignment)
+        views = views_read(self.cache, self.sources)
+        return {
+            "rules": RULES,
+            "libraries": {name: version for name, version in versions() if name in _LIBRARIES},
+            "folds": self.plan.folds,
+            "plan": content_digest({"clip": assignment.digests, "fold": assignment.folds}, {}),
+            "protocol": self.protocol,
+            "crossfit": can_cross_fit(self.plan, self.cache.clips, views),
+            "seed": self.cache.plan.seed,
+        }
+
+    @cached_property
+    def _features(self) -> dict[str, tuple[str, str]]:
+        return {source: self._digest_of(source) for source in self.sources}
+
+    def _digest_of(self, source: str) -> tuple[str, str]:
+        """Recipe of a source, and the digest of the names of all parts that its blocks are read from."""
+        recipe = self.cache.recipe(source)
+        names = []
+        for holdout in _holdouts_read(self.plan, self.protocol) if recipe.sees_labels else (Holdout.frozen(),):
+            roles = self.cache.roles(recipe, holdout, plan=self.plan) if recipe.sees_labels else None
+            folder = self.cache.block_folder(recipe, roles)
+            names.append([str(holdout), folder.name, [file.name for file in part_files(folder)]])
+        return recipe.digest16, digest(names)
+
+
+def _holdouts_read(plan: Plan, protocol: Protocol) -> tuple[Holdout, ...]:
+    """Holdouts of the networks that a protocol reads."""
+    if protocol == LEAKY:
+        return (Holdout.of(()),)
+    pairs = pair_holdouts(plan.folds) if protocol == CROSSFIT else ()
+    return (*single_holdouts(plan.folds), *pairs)

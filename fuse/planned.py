@@ -1,0 +1,112 @@
+"""What an ablation is asked for, and the results that it will have: known by name before anything is fitted."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from os import cpu_count
+
+from cache.errors import InputError
+from cache.runs import LEAKY, NETWORK, result_name
+from cache.store import FeatureCache
+from fuse.combinations import Combination, parse_combinations
+from fuse.features import LEVELS, Level, check_level
+from fuse.heads import HEADS, head_spec
+from fuse.protocols import check_protocol
+
+
+@dataclass(frozen=True)
+class AblationSettings:
+    """What to fit.
+
+    Attributes
+    ----------
+    run : str or None
+        Name of the run; the next free ``run-N`` if `None`, ``leaky-N`` for the leaky protocol.
+    combine : tuple of str
+        As for `parse_combinations`.
+    heads, levels : tuple of str
+    protocol : str or None
+        One of `fuse.protocols.PROTOCOLS`; `None` for ``crossfit`` where the cache holds pair networks.
+    repeats : int or None
+        Fold plans, as for `fuse.plans.fold_plans`.
+    jobs : int
+        Worker processes; changes no result.
+    command : str
+        The command line, kept in the run.
+    keep : bool
+        Whether finished fits are kept in the cache, and those that are there are taken.
+    """
+
+    run: str | None = None
+    combine: tuple[str, ...] = ("all",)
+    heads: tuple[str, ...] = tuple(HEADS)
+    levels: tuple[str, ...] = LEVELS
+    protocol: str | None = None
+    repeats: int | None = None
+    jobs: int = cpu_count() or 1
+    command: str = ""
+    keep: bool = True
+
+    def __post_init__(self) -> None:
+        for head in self.heads:
+            head_spec(head)
+        for level in self.levels:
+            check_level(level)
+        if self.protocol is not None:
+            check_protocol(self.protocol)
+        if self.jobs < 1 or (self.repeats is not None and self.repeats < 1):
+            raise InputError(f"--jobs is {self.jobs} and --repeats {self.repeats}; expected 1 or more")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One result of the ablation's table."""
+
+    sources: Combination
+    head: str
+    level: Level
+
+    @property
+    def name(self) -> str:
+        """As `cache.runs.Result.name`."""
+        return result_name(self.sources, self.head, self.level)
+
+    @property
+    def parts(self) -> tuple[Combination, str, Level]:
+        """Sources, head and level."""
+        return self.sources, self.head, self.level
+
+
+Task = tuple[Row, int]
+"""A result, and the outer fold that it is tested on."""
+
+
+def leaky_name(name: str | None) -> str | None:
+    """Name of a leaky run: it says so wherever it stands."""
+    return name if name is None or name.startswith(LEAKY) else f"{LEAKY}-{name}"
+
+
+def planned_rows(cache: FeatureCache, settings: AblationSettings) -> list[Row]:
+    """The results that an ablation will have: every source's network, then heads on the combinations.
+
+    The mean of one source is its network's row.
+
+    Raises
+    ------
+    InputError, UnknownNameError
+        As for `parse_combinations`.
+    """
+    chosen = parse_combinations(settings.combine, cache.sources())
+    sources = sorted({source for item in chosen for source in item})
+    networks = [Row((source,), NETWORK, "logits") for source in sources]
+    rows = dict.fromkeys(
+        Row(item, head, check_level(level))
+        for item, head, level in product(chosen, settings.heads, settings.levels)
+        if level in head_spec(head).levels and (len(item) > 1 or head_spec(head).fits)
+    )
+    return [*networks, *rows]
+
+
+def sources_of(rows: Sequence[Row]) -> Combination:
+    """All sources of some results, sorted."""
+    return tuple(sorted({source for row in rows for source in row.sources}))
