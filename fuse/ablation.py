@@ -142,7 +142,7 @@ def _fit(
     """Fit some rows in some folds, each as it is done; heads that share work on one design matrix do so."""
     plan, sources = ledger.plan, ledger.sources
     memory = Memory(fits, ledger.of_logits) if settings.keep else None
-    features = load_features(cache, plan, sources, ledger.protocol, jobs=settings.jobs, memory=memory)
+    features = load_features(cache, plan, sources, ledger.protocol, workers=settings.workers, memory=memory)
     groups: dict[tuple[Any, ...], list[Task]] = {}
     for row, fold in tasks:
         groups.setdefault((row.sources, row.level, fold, _fitted_head(row.head).kin), []).append((row, fold))
@@ -155,7 +155,7 @@ def _fit(
             parts = features.ingredients(cache, chosen, level, fold)
             yield predict_heads, (features.fold_of(cache, fold), parts, heads, cache.plan.seed), {}
 
-    for place, predictions in run_parallel(calls(), total=len(groups), jobs=settings.jobs, what="fitting heads"):
+    for place, predictions in run_parallel(calls(), total=len(groups), workers=settings.workers, what="fitting heads"):
         yield from zip(groups[wide_first[place]], predictions, strict=True)
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     help="Fold plans to test under.  [default: all that extract made; 5 where no source is tuned]",
 )
 @click.option("--jobs", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default="cores", help="Workers.")
+@click.option("--scheduler", metavar="dask://HOST:PORT", help="Fit on a Dask cluster instead.")
 def fuse_command(cache_path: Path, **options: Any) -> "Run":
     """Train fusion heads on the cached features of several sources, fold by fold.
 
@@ -66,6 +67,7 @@ def ablation_settings(options: Mapping[str, Any]) -> "AblationSettings":
         protocol=options["protocol"],
         repeats=options["repeats"],
         jobs=options["jobs"],
+        scheduler=options["scheduler"],
         command=command_line(click.get_current_context()),
         **{name: options[name] for name in ("combine", "heads", "levels") if options[name]},
     )

@@ -11,7 +11,7 @@ from cache.folds import can_cross_fit
 from cache.records import Block, Holdout, Plan
 from cache.store import FeatureCache
 from fuse.logits import holdouts_to_fit, logits_and_seen, with_logits
-from fuse.workers import Call, run_parallel
+from fuse.workers import Call, Workers, run_parallel
 
 Fitted = dict[tuple[str, Holdout], Block]
 
@@ -30,7 +30,7 @@ def derive_logits(
     blocks: Sequence[Block],
     *,
     views: Sequence[str],
-    jobs: int,
+    workers: Workers,
     memory: Memory | None = None,
 ) -> Fitted:
     """Logits of blocks that have none.
@@ -43,7 +43,7 @@ def derive_logits(
     views : sequence of str
         What of a clip the sources of the run read: without every class in each, less two folds, nothing is
         cross-fitted.
-    jobs : int
+    workers : Workers
     memory : Memory, optional
 
     Returns
@@ -61,7 +61,7 @@ def derive_logits(
     calls: Iterator[Call] = (
         (logits_and_seen, (*wanted[place], plan, cache.clips), {"random_state": cache.plan.seed}) for place in missing
     )
-    for number, fit in run_parallel(calls, total=len(missing), jobs=jobs, what="fitting logits"):
+    for number, fit in run_parallel(calls, total=len(missing), workers=workers, what="fitting logits"):
         found[missing[number]] = fit
         if memory:
             memory.fits.keep(keys[missing[number]], _put_together(*fit))

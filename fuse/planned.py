@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import product
 from os import cpu_count
 
+from cache.cluster import cluster_address
 from cache.errors import InputError
 from cache.runs import LEAKY, NETWORK, result_name
 from cache.store import FeatureCache
@@ -12,6 +13,7 @@ from fuse.combinations import Combination, parse_combinations
 from fuse.features import LEVELS, Level, check_level
 from fuse.heads import HEADS, head_spec
 from fuse.protocols import check_protocol
+from fuse.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class AblationSettings:
         Fold plans, as for `fuse.plans.fold_plans`.
     jobs : int
         Worker processes; changes no result.
+    scheduler : str or None
+        Address of a Dask cluster that fits instead.
     command : str
         The command line, kept in the run.
     keep : bool
@@ -44,6 +48,7 @@ class AblationSettings:
     protocol: str | None = None
     repeats: int | None = None
     jobs: int = cpu_count() or 1
+    scheduler: str | None = None
     command: str = ""
     keep: bool = True
 
@@ -56,6 +61,13 @@ class AblationSettings:
             check_protocol(self.protocol)
         if self.jobs < 1 or (self.repeats is not None and self.repeats < 1):
             raise InputError(f"--jobs is {self.jobs} and --repeats {self.repeats}; expected 1 or more")
+        if self.scheduler is not None:
+            cluster_address(self.scheduler)
+
+    @property
+    def workers(self) -> Workers:
+        """Who fits."""
+        return Workers(self.jobs, self.scheduler)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from fuse.design import Ingredients, assemble, unguarded
 from fuse.features import Features, Level
 from fuse.logits import centred_scores, logits_for_fold
 from fuse.matrix import DesignMatrix
+from fuse.workers import Workers
 
 Protocol = Literal["crossfit", "no-crossfit", "leaky"]
 CROSSFIT: Protocol = "crossfit"
@@ -155,7 +156,7 @@ def load_features(
     sources: Sequence[str],
     protocol: Protocol,
     *,
-    jobs: int,
+    workers: Workers,
     memory: Memory | None = None,
 ) -> PlanFeatures:
     """Blocks of every source for each outer fold of a plan; sources without logits get theirs here.
@@ -166,8 +167,8 @@ def load_features(
     plan : Plan
     sources : sequence of str
     protocol : str
-    jobs : int
-        Worker processes for the fits.
+    workers : Workers
+        Who fits.
     memory : Memory, optional
         Where fits of logits are kept.
 
@@ -194,7 +195,7 @@ def load_features(
     lacking = [source for source in sources if embedding[source, 0].logits is None]
     bare = [block for block in blocks.values() if block.logits is None]
     networks = pairs | {(source, Holdout.of(fold)): block for (source, fold), block in embedding.items()}
-    networks |= derive_logits(cache, plan, bare, views=views_read(cache, sources), jobs=jobs, memory=memory)
+    networks |= derive_logits(cache, plan, bare, views=views_read(cache, sources), workers=workers, memory=memory)
     lean = {name: logits_alone(block) for name, block in networks.items()}
     logits: dict[tuple[str, int], Features] = {}
     for source, fold in embedding:

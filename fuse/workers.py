@@ -1,24 +1,44 @@
-"""Worker processes for fits: loky, one thread each, stopped at once by an interrupt."""
+"""Who fits: worker processes here (loky, one thread each, stopped at once by an interrupt), or a Dask cluster."""
 
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
+
+from cache.cluster import run_on_cluster
 
 log = logging.getLogger(__name__)
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
-def run_parallel(calls: Iterable[Call], *, total: int, jobs: int, what: str) -> Iterator[tuple[int, Any]]:
-    """Results of calls as they are done, under a bar; the number of workers changes none.
+@dataclass(frozen=True)
+class Workers:
+    """Who fits; it changes no result.
+
+    Attributes
+    ----------
+    jobs : int
+        Worker processes of one thread each; one job runs in this process.
+    scheduler : str or None
+        Address of a Dask cluster, as for `cache.cluster.cluster_address`, that takes their place.
+    """
+
+    jobs: int = 1
+    scheduler: str | None = None
+
+
+def run_parallel(calls: Iterable[Call], *, total: int, workers: Workers, what: str) -> Iterator[tuple[int, Any]]:
+    """Results of calls as they are done, under a bar; who works changes none.
 
     Parameters
     ----------
     calls : iterable of (function, arguments, keyword arguments)
         Taken as workers come free, so that few are held at once.
-    total, jobs : int
-        Number of calls, and of worker processes of one thread each; one job runs in this process.
+    total : int
+        Number of calls.
+    workers : Workers
     what : str
         Title of the bar.
 
@@ -31,14 +51,19 @@ def run_parallel(calls: Iterable[Call], *, total: int, jobs: int, what: str) -> 
     """
     if not total:
         return
+    numbered = enumerate(calls)
+    if workers.scheduler is not None:
+        asked = ((_numbered, one) for one in numbered)
+        yield from _track(run_on_cluster(asked, scheduler=workers.scheduler), total=total, what=what)
+        return
     from joblib import Parallel, delayed, parallel_config
     from joblib.externals.loky import get_reusable_executor
 
     def ready() -> Iterator[Any]:
-        for place, call in enumerate(calls):
+        for place, call in numbered:
             yield delayed(_numbered)(place, call)
 
-    jobs = min(jobs, total)
+    jobs = min(workers.jobs, total)
     try:
         with parallel_config("loky", n_jobs=jobs, inner_max_num_threads=1):
             parallel = Parallel(return_as="generator_unordered", pre_dispatch="4*n_jobs")

@@ -30,7 +30,7 @@ _EXPORT = (
 )
 
 
-_OF_A_FIT = ("combine", "heads", "levels", "protocol", "repeats", "jobs")
+_OF_A_FIT = ("combine", "heads", "levels", "protocol", "repeats", "jobs", "scheduler")
 
 
 def _fuse(*, wanted: str | None, folder: Path | None, missing: str | None, **options: Any) -> None:

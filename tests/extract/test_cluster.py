@@ -1,4 +1,4 @@
-"""Stage one on a Dask cluster: the features of a local run, also where a worker dies on the way."""
+"""Two stages on a Dask cluster: features and predictions of a local run, also where a worker dies on the way."""
 
 import json
 import os
@@ -21,6 +21,7 @@ from cache.store import FeatureCache
 from extract import cluster
 from extract.recipe_files import RecipeChoice
 from extract.stage import ExtractSettings, extract_features
+from fuse.ablation import AblationSettings, run_ablation
 from moodfuse.corpus import ClipSettings, CorpusSettings, make_corpus
 
 RECIPE = """
@@ -89,7 +90,7 @@ def settings_for(folder: Path) -> ExtractSettings:
 def test_a_worker_that_dies_costs_its_task_alone(
     running: Callable[[int], Cluster], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two workers, one of them killed in mid-run: every block has the bits of the local run."""
+    """Two workers, one of them killed in mid-run: every block and every prediction has the local run's bits."""
     settings = settings_for(tmp_path)
     extract_features(settings)
     started = running(2)
@@ -117,6 +118,10 @@ def test_a_worker_that_dies_costs_its_task_alone(
             assert one.digests == other.digests and np.array_equal(one.embedding, other.embedding)
             assert (one.logits is None) == (other.logits is None)
             assert one.logits is None or np.array_equal(one.logits, other.logits)
+    here = run_ablation(local, AblationSettings(heads=("softmax",), jobs=1, keep=False))
+    there = run_ablation(spread, AblationSettings(heads=("softmax",), scheduler=started.address, keep=False))
+    for mine, theirs in zip(here.results, there.results, strict=True):
+        assert mine.name == theirs.name and np.array_equal(mine.probabilities, theirs.probabilities)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from fuse.design import Ingredients, assemble
 from fuse.features import LEVELS
 from fuse.heads import HEADS
 from fuse.protocols import CROSSFIT, NO_CROSSFIT, Protocol, load_features
+from fuse.workers import Workers
 
 FOLD = 1
 SOURCES = (("i3d",), ("c3d", "i3d"))
@@ -62,7 +63,7 @@ def fitted(
     cache: FeatureCache, fold: int, rows: list[Row], *, protocol: Protocol = CROSSFIT, plan: Plan | None = None
 ) -> dict[str, list[np.ndarray]]:
     """Everything that is fitted for a fold: matrices, choices, and the heads' own numbers."""
-    features = load_features(cache, plan or cache.plan, ("c3d", "i3d"), protocol, jobs=1)
+    features = load_features(cache, plan or cache.plan, ("c3d", "i3d"), protocol, workers=Workers())
     found: dict[str, list[np.ndarray]] = {}
     for row in rows:
         design = features.design(cache, row.sources, row.level, fold)
@@ -225,7 +226,7 @@ def test_noise_in_another_fold_is_seen(crossfitted: FeatureCache) -> None:
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{'+'.join(row.sources)} {row.head} {row.level}")
 def test_a_prediction_depends_on_no_other_test_row(crossfitted: FeatureCache, row: Row) -> None:
     """Noise in all test rows but one leaves that one's probabilities as they were: nothing is learned from a test."""
-    features = load_features(crossfitted, crossfitted.plan, ("c3d", "i3d"), CROSSFIT, jobs=1)
+    features = load_features(crossfitted, crossfitted.plan, ("c3d", "i3d"), CROSSFIT, workers=Workers())
     design = features.design(crossfitted, row.sources, row.level, FOLD)
     others = np.flatnonzero(design.test)[1:]
     x = design.x.copy()

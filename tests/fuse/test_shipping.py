@@ -15,6 +15,7 @@ from fuse.fusion import NetworkSays
 from fuse.heads import HEADS
 from fuse.protocols import CROSSFIT, NO_CROSSFIT, load_features
 from fuse.shipping import Scored, Shipped, ship, why_not_shipped
+from fuse.workers import Workers
 
 Builder = Callable[..., FeatureCache]
 SOURCES = ("c3d", "i3d")
@@ -54,7 +55,7 @@ def test_what_is_scored_is_what_ships(protocol: str, build: Builder, build_corpu
     cache = build(build_corpus(pairs=True))
     fold = cache.plan.folds - 1
     smaller = without_fold(cache, fold)
-    features = load_features(cache, cache.plan, SOURCES, protocol, jobs=1)  # type: ignore[arg-type]
+    features = load_features(cache, cache.plan, SOURCES, protocol, workers=Workers())  # type: ignore[arg-type]
     held = [status.digest for status in cache.clips if cache.plan.assignment[status.digest] == fold]
     for sources, head, level in ROWS:
         expected = predict_fold(features.design(cache, sources, level, fold), head, cache.plan.seed).scaled

@@ -2,16 +2,16 @@
 
 from threadpoolctl import threadpool_info
 
-from fuse.workers import one_thread, run_parallel
+from fuse.workers import Workers, one_thread, run_parallel
 
 
 def test_results_carry_their_place() -> None:
     """One worker or two, every call is answered once, and none is asked for where there is none."""
     for jobs in (1, 2):
         calls = ((pow, (number, 2), {}) for number in range(9))
-        found = dict(run_parallel(calls, total=9, jobs=jobs, what="squares"))
+        found = dict(run_parallel(calls, total=9, workers=Workers(jobs), what="squares"))
         assert found == {number: number**2 for number in range(9)}
-    assert not list(run_parallel((), total=0, jobs=2, what="nothing"))
+    assert not list(run_parallel((), total=0, workers=Workers(2), what="nothing"))
 
 
 def test_one_thread_holds_every_blas() -> None:
