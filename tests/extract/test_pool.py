@@ -18,6 +18,8 @@ from extract.media.limits import Limits
 from extract.media.pool import DecodeRequest, decode_many
 from moodfuse.corpus import ClipSettings, make_clip
 
+EARLIER: list[int] = []
+
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
@@ -35,8 +37,14 @@ def long_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def workers() -> list[int]:
-    """Return the process ids of this process's workers."""
-    return [child.pid for child in multiprocessing.active_children() if child.pid]
+    """Return the process ids of this process's workers, without those that it had before the test."""
+    return [child.pid for child in multiprocessing.active_children() if child.pid and child.pid not in EARLIER]
+
+
+@pytest.fixture(autouse=True)
+def earlier() -> None:
+    """Note the processes of other tests in this process."""
+    EARLIER[:] = [child.pid for child in multiprocessing.active_children() if child.pid]
 
 
 def has_open(pid: int, path: Path) -> bool:
