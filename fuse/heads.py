@@ -71,7 +71,12 @@ HEADS: dict[str, HeadSpec] = {
         HeadSpec("softmax", "multinomial logistic regression on standardised columns", _softmax, tunes=True),
         HeadSpec("logistic", "one logistic regression a class, normalised", _logistic, tunes=True),
         HeadSpec(
-            "lightgbm", "gradient-boosted trees, few leaves and few columns a tree", _lightgbm, tunes=True, kin="trees"
+            "lightgbm",
+            "gradient-boosted trees, few leaves and few columns a tree",
+            _lightgbm,
+            tunes=True,
+            version=2,
+            kin="trees",
         ),
         HeadSpec("mean", "average of the networks' probabilities", _mean, levels=("logits",), fits=False),
     )
