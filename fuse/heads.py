@@ -75,7 +75,6 @@ HEADS: dict[str, HeadSpec] = {
             "gradient-boosted trees, few leaves and few columns a tree",
             _lightgbm,
             tunes=True,
-            version=2,
             kin="trees",
         ),
         HeadSpec("mean", "average of the networks' probabilities", _mean, levels=("logits",), fits=False),

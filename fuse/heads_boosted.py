@@ -1,6 +1,6 @@
 """The head `lightgbm`: gradient-boosted trees for hundreds of clips by thousands of columns.
 
-Few leaves, few bins, some two hundred columns a tree and a strong L2 penalty keep it from learning the training rows by
+Few leaves, few bins, a few dozen columns a tree and a strong L2 penalty keep it from learning the training rows by
 heart; the number of rounds is chosen on inner grouped folds, from one fit a fold, since fewer rounds are the first
 trees of more. One thread, column-wise histograms and a seed give the same trees every time.
 """
@@ -64,7 +64,7 @@ class LightGBMHead(ClassifierMixin, BaseEstimator):
         learning_rate: float = 0.1,
         leaves: int = 4,
         min_rows: int = 3,
-        columns: int = 192,
+        columns: int = 64,
         bins: int = 15,
         l2: float = 1.0,
         random_state: int = 0,
