@@ -123,11 +123,7 @@ def extract_features(settings: ExtractSettings, *, say: Callable[[str], None] = 
     sources = tuple(dict.fromkeys(settings.recipes.source(name) for name in settings.sources))
     _check_options_used(settings.recipes, sources)
     recipes = [build_recipe(source, settings.recipes) for source in sources]
-    views = views_of(recipes)
-    plan, networks = replace(settings.plan, views=views), replace(settings.networks, views=views)
-    settings = replace(settings, plan=plan, networks=networks)
-    if settings.scheduler is not None:
-        settings = spread_settings(settings)
+    settings = _completed(settings, views_of(recipes))
     clips = scan(settings.data, group_pattern=settings.group_pattern)
     cache = FeatureCache(settings.cache, create=True)
     with media_supply(cache, recipes, settings, say) as media:
@@ -144,7 +140,7 @@ def extract_features(settings: ExtractSettings, *, say: Callable[[str], None] = 
         say_copies(cache, say)
         say_audit(cache, say)
         tunes = any(recipe.tuning for recipe in recipes)
-        if settings.networks.crossfit and tunes and not can_cross_fit(cache.plan, cache.clips, views):
+        if settings.networks.crossfit and tunes and not can_cross_fit(cache.plan, cache.clips, settings.networks.views):
             say("some class is gone once two folds are left out, so cross-fitting is off")
         todo = [remaining(cache, recipe, settings.networks) for recipe in recipes]
         announce(cache, settings, todo, say)
@@ -160,6 +156,13 @@ def extract_features(settings: ExtractSettings, *, say: Callable[[str], None] = 
             tuned, embedded = tuned + counts[0], embedded + counts[1]
     cache.select(recipes, command=settings.command)
     return Extraction(cache.clips, refused, tuned, embedded + media.embedded)
+
+
+def _completed(settings: ExtractSettings, views: tuple[str, ...]) -> ExtractSettings:
+    """Settings with what all sources read of a clip, and as they are sent to other machines where some do the work."""
+    plan, networks = replace(settings.plan, views=views), replace(settings.networks, views=views)
+    settings = replace(settings, plan=plan, networks=networks)
+    return settings if settings.scheduler is None else spread_settings(settings)
 
 
 def _refused(

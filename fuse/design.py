@@ -1,4 +1,4 @@
-"""The leak guard: the one place where cached blocks become the matrix of a fusion head.
+"""Design matrices: the one place where cached blocks become the matrix of a fusion head, under the leak guard.
 
 The rule is one line: a head that is tested on fold k may use, for any row, only blocks whose holdout contains k.
 `assemble` holds every block to it twice: by the holdout that the block declares, and by content, through the digests
@@ -16,10 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.columns import Assignment
-from cache.errors import InputError, LeakError
+from cache.errors import InputError
 from cache.records import Block, ClipStatus, Plan
-from fuse.features import CrossFitted, Features, Level, check_level, networks_of, values_of
-from fuse.guarded import GuardedClip, guarded_clips
+from fuse.features import Features, Level, check_level, networks_of, values_of
+from fuse.guard import (
+    Rows,
+    check_files,
+    check_known,
+    check_leak,
+    check_rows,
+    guarded_clips,
+    is_honest,
+    planned_rows,
+    tested_rows,
+)
 from fuse.inner import inner_split
 from fuse.matrix import HIDDEN, NO_FOLD, DesignMatrix, InnerFold
 
@@ -44,27 +54,6 @@ class Ingredients:
     level: Level
     pairs: Mapping[int, Sequence[Block]] = field(default_factory=dict)
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """The plan's clips as the guard sees them: fold and group of each digest."""
-
-    clips: tuple[GuardedClip, ...]
-    folds: Mapping[str, int]
-    groups: Mapping[str, str]
-    test_fold: int
-
-    @property
-    def fold_of_row(self) -> NDArray[np.int64]:
-        return np.array([self.folds[status.digest] for status in self.clips], dtype=np.int64)
-
-    @property
-    def test(self) -> NDArray[np.bool_]:
-        return self.fold_of_row == self.test_fold
-
-    def name(self, digest: str) -> str:
-        return next(status.clip.id for status in self.clips if status.digest == digest)
 
 
 def assemble(plan: Plan, clips: Sequence[ClipStatus], parts: Ingredients, *, test_fold: int) -> DesignMatrix:
@@ -94,20 +83,20 @@ def assemble(plan: Plan, clips: Sequence[ClipStatus], parts: Ingredients, *, tes
         If a block has no logits at the logits level.
     """
     check_level(parts.level)
-    rows = _rows(plan, clips, test_fold)
+    rows = tested_rows(plan, clips, test_fold)
     if not parts.blocks or len({block.source for block in parts.blocks}) != len(parts.blocks):
         names = [block.source for block in parts.blocks]
         raise InputError(f"fold {test_fold}: expected one block a source, got {names}")
     for features in parts.blocks:
         for block in networks_of(features):
-            _check_rows(block, rows)
-            _check_leak(block, rows, test_fold)
+            check_rows(block, rows)
+            check_leak(block, rows, test_fold)
     for inner, blocks in parts.pairs.items():
         for block in blocks:
-            _check_rows(block, rows)
-            _check_leak(block, rows, test_fold)
-            _check_leak(block, rows, inner)
-    honest = all(_is_honest(features, rows, parts.level) for features in parts.blocks)
+            check_rows(block, rows)
+            check_leak(block, rows, test_fold)
+            check_leak(block, rows, inner)
+    honest = all(is_honest(features, rows, parts.level) for features in parts.blocks)
     return build(rows, parts, honest=honest)
 
 
@@ -131,17 +120,17 @@ def assemble_whole(plan: Plan, clips: Sequence[ClipStatus], parts: Ingredients) 
         As for `assemble`.
     """
     check_level(parts.level)
-    rows = _planned(plan, clips, NO_FOLD)
-    _check_files(rows)
+    rows = planned_rows(plan, clips, NO_FOLD)
+    check_files(rows)
     for features in parts.blocks:
         for block in networks_of(features):
-            _check_rows(block, rows)
-            _check_known(block, rows, f"{block.source}: the block of holdout {block.holdout} cannot ship")
+            check_rows(block, rows)
+            check_known(block, rows, f"{block.source}: the block of holdout {block.holdout} cannot ship")
     for inner, blocks in parts.pairs.items():
         for block in blocks:
-            _check_rows(block, rows)
-            _check_leak(block, rows, inner)
-    return build(rows, parts, honest=all(_is_honest(features, rows, parts.level) for features in parts.blocks))
+            check_rows(block, rows)
+            check_leak(block, rows, inner)
+    return build(rows, parts, honest=all(is_honest(features, rows, parts.level) for features in parts.blocks))
 
 
 def unguarded(plan: Plan, clips: Sequence[ClipStatus], parts: Ingredients, *, test_fold: int) -> DesignMatrix:
@@ -150,10 +139,10 @@ def unguarded(plan: Plan, clips: Sequence[ClipStatus], parts: Ingredients, *, te
     assigned = Assignment.of(plan.assignment).to_dict()
     folds = {status.digest: assigned[status.digest] for status in seen}
     groups = {status.digest: status.digest for status in seen}
-    return build(_Rows(seen, folds, groups, test_fold), parts, honest=True)
+    return build(Rows(seen, folds, groups, test_fold), parts, honest=True)
 
 
-def build(rows: _Rows, parts: Ingredients, *, honest: bool) -> DesignMatrix:
+def build(rows: Rows, parts: Ingredients, *, honest: bool) -> DesignMatrix:
     """The matrix itself, from blocks that were checked."""
     classes = tuple(sorted({status.clip.label for status in rows.clips}))
     index = {label: number for number, label in enumerate(classes)}
@@ -179,7 +168,7 @@ def build(rows: _Rows, parts: Ingredients, *, honest: bool) -> DesignMatrix:
     )
 
 
-def _matrix(blocks: Sequence[Features], level: Level, rows: _Rows, fit: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _matrix(blocks: Sequence[Features], level: Level, rows: Rows, fit: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Columns side by side; rows of clips that lack what a source reads get its mean over the rows of `fit`."""
     columns = []
     for features in blocks:
@@ -193,7 +182,7 @@ def _matrix(blocks: Sequence[Features], level: Level, rows: _Rows, fit: NDArray[
 
 
 def _inner_folds(
-    rows: _Rows,
+    rows: Rows,
     parts: Ingredients,
     labels: NDArray[np.int64],
     groups: Sequence[str],
@@ -220,103 +209,9 @@ def _inner_folds(
         yield InnerFold(_matrix(blocks, parts.level, rows, fit), fit, folds == number)
 
 
-def _planned(plan: Plan, clips: Sequence[ClipStatus], test_fold: int) -> _Rows:
-    """The plan's clips; refuses clips outside the plan."""
-    seen, assigned = guarded_clips(clips), Assignment.of(plan.assignment).to_dict()
-    if strange := [status.clip.id for status in seen if status.digest not in assigned]:
-        raise InputError(f"{strange[0]} is in no fold of the plan in force; run extract again")
-    return _Rows(
-        clips=seen,
-        folds={status.digest: assigned[status.digest] for status in seen},
-        groups={status.digest: status.group for status in seen},
-        test_fold=test_fold,
-    )
-
-
-def _rows(plan: Plan, clips: Sequence[ClipStatus], test_fold: int) -> _Rows:
-    """The plan's clips; refuses an empty test fold, and groups and files that lie on both sides."""
-    rows = _planned(plan, clips, test_fold)
-    tested = {status.group: status.clip.id for status in rows.clips if rows.folds[status.digest] == test_fold}
-    if not tested:
-        raise InputError(f"fold {test_fold} holds no clip; the plan has folds 0..{plan.folds - 1}")
-    for status in rows.clips:
-        if status.group in tested and rows.folds[status.digest] != test_fold:
-            raise LeakError(
-                f"plan: {status.clip.id} (fold {rows.folds[status.digest]}) and {tested[status.group]} (fold "
-                f"{test_fold}) are of one group, {status.group!r}; run extract with --replan"
-            )
-    _check_files(rows)
-    return rows
-
-
-def _check_files(rows: _Rows) -> None:
-    """Refuse a file that stands in two groups: no split of groups could keep its clips together."""
-    first: dict[str, GuardedClip] = {}
-    for status in rows.clips:
-        other = first.setdefault(status.file_sha256, status) if status.file_sha256 else status
-        if other.group != status.group:
-            both = " and ".join(f"{item.clip.id} (fold {rows.folds[item.digest]})" for item in (status, other))
-            raise LeakError(
-                f"plan: {both} are the same file in two groups; give them one group and run extract with --replan"
-            )
-
-
-def _group_keys(rows: _Rows) -> dict[str, str]:
+def _group_keys(rows: Rows) -> dict[str, str]:
     """Group name to its smallest clip digest, so that nothing fitted depends on how a group is called."""
     keys: dict[str, str] = {}
     for digest, group in rows.groups.items():
         keys[group] = min(digest, keys.get(group, digest))
     return keys
-
-
-def _check_rows(block: Block, rows: _Rows) -> None:
-    expected = tuple(status.digest for status in rows.clips)
-    if block.digests == expected and block.ids == tuple(status.clip.id for status in rows.clips):
-        return
-    place = next((i for i, (got, want) in enumerate(zip(block.digests, expected, strict=False)) if got != want), None)
-    where = f"row {place} is {block.ids[place]}, not {rows.clips[place].clip.id}" if place is not None else "ids differ"
-    raise InputError(
-        f"{block.source} {block.holdout}: {len(block.digests)} rows are not the plan's {len(expected)} clips "
-        f"in order ({where})"
-    )
-
-
-def _check_leak(block: Block, rows: _Rows, fold: int) -> None:
-    """Hold one network that tests `fold` to the rule, by its declared holdout and by what it saw."""
-    where = f"{block.source}: the block of holdout {block.holdout} cannot be used to test fold {fold}"
-    if not block.holdout.covers(fold):
-        clip = next(status for status in rows.clips if rows.folds[status.digest] == fold)
-        raise LeakError(f"{where}: its network may have seen {clip.clip.id}; use a holdout that contains {fold}")
-    _check_known(block, rows, where)
-    held = {rows.groups[digest]: digest for digest, at in rows.folds.items() if block.holdout.covers(at)}
-    for digest in sorted(block.seen):
-        group = rows.groups[digest]
-        if group not in held:
-            continue
-        if block.holdout.covers(rows.folds[digest]):
-            raise LeakError(f"{where}: its network saw {rows.name(digest)} of fold {rows.folds[digest]}")
-        raise LeakError(
-            f"{where}: its network saw {rows.name(digest)}, of one group ({group!r}) with {rows.name(held[group])} "
-            f"of fold {rows.folds[held[group]]}; run extract with --replan"
-        )
-
-
-def _check_known(block: Block, rows: _Rows, where: str) -> None:
-    """Refuse a network that saw a clip that is in no fold: what cannot be checked is not let through."""
-    if strange := sorted(block.seen - rows.folds.keys()):
-        raise LeakError(f"{where}: its network saw clip {strange[0][:16]}, which the plan does not know")
-
-
-def _is_honest(features: Features, rows: _Rows, level: Level) -> bool:
-    """Whether no training row's features depend on its label, or on one of its group."""
-    blocks = tuple(networks_of(features))
-    if level == "embedding" and not any(block.embedding_tuned for block in blocks):
-        return True
-    seen = [{rows.groups[digest] for digest in block.seen} for block in blocks]
-    chosen = features.rows if isinstance(features, CrossFitted) else ((0,),) * len(rows.clips)
-    return not any(
-        status.group in seen[network]
-        for status, networks in zip(rows.clips, chosen, strict=True)
-        if rows.folds[status.digest] != rows.test_fold
-        for network in networks
-    )

@@ -163,7 +163,7 @@ def _labels(model: Model, asks: list[Ask], wish: Wish) -> Iterator[Row]:
 def _timelines(model: Model, asks: list[Ask], wish: Wish) -> Iterator[Row]:
     """A row a window; a file that cannot be opened has one row, and counts as refused, as does one without a label."""
     from extract.media.container import MediaError
-    from moodfuse.model.model import refusal_of
+    from moodfuse.model.refusing import refusal_of
 
     tally = Tally(wish.rules)
     for ask in asks:

@@ -16,18 +16,16 @@ from fuse.fusion import Fusion, NetworkSays
 from moodfuse.model.card import ModelCard, ModelError
 from moodfuse.model.folder import check_files, read_card, read_fusion
 from moodfuse.model.predictions import Floats, Prediction, Refusal, SourceSays, Timeline
+from moodfuse.model.refusing import NO_NUMBERS, answer_of, refusal_of
 
 if TYPE_CHECKING:
     from cache.media import Media
-    from extract.media.container import MediaError
     from extract.media.decode import DecodedClip
     from extract.media.limits import Limits, ReadingRules
     from extract.shipped import ShippedSource
 
 log = logging.getLogger(__name__)
 HOP_S = 5.0
-NO_NUMBERS = "no_numbers"
-"""Code of a refusal where a network's or the head's numbers are not finite."""
 _PASSES = threading.Lock()
 """Held while a clip passes networks: the number of threads, which decides their bits, is one for the process."""
 
@@ -143,7 +141,7 @@ class Model:
 
     def _all(self, paths: Iterable[str | PathLike[str]], jobs: int) -> Iterator[Prediction]:
         for found in self.label((Ask(fspath(path)) for path in paths), jobs=jobs, explain=False):
-            yield _answer(found)
+            yield answer_of(found)
 
     def label_file(self, path: str | PathLike[str], *, start_s: float = 0.0, end_s: float | None = None) -> Prediction:
         """What the model says of one window of a file.
@@ -154,7 +152,7 @@ class Model:
             If it cannot be labelled.
         """
         for found in self.label([Ask(fspath(path), start_s, end_s)], jobs=1):
-            return _answer(found)
+            return answer_of(found)
         raise MoodfuseError(f"{path}: nothing was said of it")
 
     def label(
@@ -295,19 +293,3 @@ class Model:
         duration_s = duration_s or float(ends_s.max(initial=0.0))
         table = np.stack(rows) if rows else np.zeros((0, len(self.classes)))
         return Timeline(file, self.classes, starts_s, ends_s, table, tuple(refusals), duration_s, missing)
-
-
-def _answer(found: Prediction | Refusal) -> Prediction:
-    """A prediction; of a refusal, its error."""
-    from extract.media.container import MediaError
-
-    if isinstance(found, Prediction):
-        return found
-    if found.code == NO_NUMBERS:
-        raise InputError(f"{found.file}: {found.detail}")
-    raise MediaError(found.code, found.file, found.found)
-
-
-def refusal_of(file: str, error: "MediaError") -> Refusal:
-    """A refusal as it is shown: why, and what was found."""
-    return Refusal(file, error.code, error.sentence, error.detail)
