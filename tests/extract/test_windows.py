@@ -1,12 +1,7 @@
 """The windows of a video, read in one pass: each is what `read_clip` gives, and little is done or held for it."""
 
-import multiprocessing
 import os
-import signal
 import struct
-import subprocess
-import sys
-import time
 import weakref
 from collections.abc import Iterable
 from dataclasses import fields
@@ -17,11 +12,10 @@ import av
 import numpy as np
 import pytest
 
-from cache.errors import InputError, WorkersError
+from cache.errors import InputError
 from extract.media import sweep
-from extract.media.apart import place_after_loss, read_windows_apart
+from extract.media.apart import read_windows_apart
 from extract.media.decode import DecodedClip, MediaError, read_clip
-from extract.media.limits import Limits
 from extract.media.pictures import Picture, Pictures, picture_of
 from extract.media.windows import Window, WindowsWish, plan_windows, read_planned, read_windows, window_starts
 from hostile.seeds import make_seed
@@ -187,7 +181,7 @@ def test_a_file_shorter_than_a_window_has_one(tmp_path: Path) -> None:
     ("lacking", "missing", "code"),
     [({"sound": False}, "sound", "no_audio"), ({"picture": False}, "picture", "no_video")],
 )
-def test_a_missing_track_needs_partial(tmp_path: Path, lacking: dict[str, bool], missing: str, code: str) -> None:
+def test_a_missing_track_needs_one_view(tmp_path: Path, lacking: dict[str, bool], missing: str, code: str) -> None:
     """Without `one_view` the file is refused at once; with it each window says what is missing."""
     settings = ClipSettings(duration_s=34.0, width=32, height=16, frames_per_s=4)
     path = make_clip(tmp_path / "half.mp4", settings=settings, **lacking)
@@ -247,13 +241,9 @@ def test_a_picture_may_last_longer_than_the_hop(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_opened_is_refused_at_once(tmp_path: Path) -> None:
-    """No window is given of a file that is missing or no media, in this process or another."""
+    """No window is given of a file that is missing."""
     with pytest.raises(MediaError, match="no such file"):
         next(read_windows(WindowsWish(tmp_path / "none.mp4", hop_s=5.0)))
-    (tmp_path / "text.mp4").write_text("just some words\n" * 99)
-    with pytest.raises(MediaError, match="not a video file"):
-        next(read_windows_apart(WindowsWish(tmp_path / "text.mp4", hop_s=5.0)))
-    assert not multiprocessing.active_children()
 
 
 @pytest.mark.usefixtures("one_pass")
@@ -301,87 +291,6 @@ def test_pictures_are_decoded_and_converted_once(video: Path, monkeypatch: pytes
     assert sum(1 for _ in read_planned(wish, plan_windows(wish)[:5])) == 5
     assert converted == 32 + 4 * 4
     assert decoded <= 47.3 * 8 + 5 * 2
-
-
-def test_a_worker_gives_the_same_and_is_gone_when_closed(video: Path) -> None:
-    """What comes from another process is the same, and closing ends it although it has more to give."""
-    results = read_windows_apart(WindowsWish(video, hop_s=5.0))
-    for place, ((window, clip), (other, expected)) in enumerate(
-        zip(results, read_windows(WindowsWish(video, hop_s=5.0)), strict=False)
-    ):
-        assert (window, summary(clip)) == (other, summary(expected))
-        if place == 1:
-            break
-    (worker,) = multiprocessing.active_children()
-    results.close()  # type: ignore[attr-defined]
-    assert worker.exitcode == -signal.SIGKILL
-    assert not multiprocessing.active_children()
-
-
-def test_a_killed_worker_costs_one_window(video: Path) -> None:
-    """Killed as for want of memory, it costs the window that it had, and another goes on to the end."""
-    codes = []
-    for window, clip in read_windows_apart(WindowsWish(video, hop_s=5.0)):
-        codes.append(clip.code if isinstance(clip, MediaError) else "")
-        if window.number == 0:
-            (worker,) = multiprocessing.active_children()
-            worker.kill()
-    assert len(codes) == 5
-    assert codes[0] == codes[-1] == "" and codes.count("memory") == 1
-    assert not multiprocessing.active_children()
-
-
-def test_a_deadline_and_an_interrupt_leave_no_worker(video: Path) -> None:
-    """A worker that takes too long is a refusal in time, and an interrupt ends it."""
-    with pytest.raises(MediaError, match="took longer than its deadline"):
-        next(read_windows_apart(WindowsWish(video, hop_s=5.0), limits=Limits(0.01, 0.0)))
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell starts with SIGINT ignored
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            for _ in read_windows_apart(WindowsWish(video, hop_s=5.0)):
-                signal.raise_signal(signal.SIGINT)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    deadline = time.monotonic() + 5.0
-    while multiprocessing.active_children() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not multiprocessing.active_children()
-
-
-def test_a_daemonic_process_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """It may have no children, which is said before one is started."""
-    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)  # type: ignore[attr-defined]
-    with pytest.raises(WorkersError, match="MainProcess is daemonic, so it may start none; .* daemon=False"):
-        next(read_windows_apart(WindowsWish(tmp_path / "a.mp4", hop_s=5.0)))
-
-
-def test_a_script_without_a_guard_is_told_what_to_do(tmp_path: Path) -> None:
-    """A worker that cannot begin refuses no file: the error says why, in the process that wanted it."""
-    script = tmp_path / "script.py"
-    script.write_text(
-        "from pathlib import Path\nfrom extract.media.apart import read_windows_apart\n"
-        "from extract.media.windows import WindowsWish\n"
-        "print(next(read_windows_apart(WindowsWish(Path('a.mp4'), hop_s=5.0))))\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
-    last = done.stderr.strip().splitlines()[-1]
-    assert done.returncode == 1 and last.startswith("cache.errors.WorkersError: the processes that decode files ended")
-    assert 'under `if __name__ == "__main__":`' in last and "freeze_support" not in done.stderr
-
-
-def test_losses_in_a_row_lose_more_windows() -> None:
-    """First one window, then all that overlap it, then the rest."""
-    windows = [Window(number, 10.0 * number, 10.0 * number + 30.0) for number in range(9)]
-    assert [place_after_loss(windows, 2, losses=losses) for losses in (1, 2, 3)] == [3, 5, 9]
-    assert place_after_loss(windows, 8, losses=2) == 9
-
-
-def test_a_worker_imports_no_torch() -> None:
-    """The module that a worker imports brings no torch with it."""
-    code = "import sys, extract.media.apart; raise SystemExit('torch' in sys.modules)"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
 
 
 @pytest.mark.usefixtures("one_pass")

@@ -1,0 +1,121 @@
+"""`moodfuse serve`: where it listens, what it is told, and how it ends."""
+
+import os
+import re
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+pytest.importorskip("uvicorn", reason="the extra is missing: pip install 'moodfuse[serve]'")
+
+from moodfuse.serving import server
+from moodfuse.serving.command import serve_command
+from moodfuse.serving.limits import MIB, Limits
+
+ROOT = Path(__file__).resolve().parents[2]
+load_script = SimpleNamespace(**runpy.run_path(str(ROOT / "benchmarks" / "serve_load.py")))
+StandIn, SLOW = load_script.StandIn, load_script.SLOW_MARK * 100
+
+
+@pytest.fixture(scope="module")
+def clip() -> bytes:
+    """A real video of two seconds."""
+    return load_script.make_clip_bytes()
+
+
+def until(condition: Callable[[], bool], *, seconds: float = 5.0) -> None:
+    """Wait for a condition."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the extra the command says how to install it."""
+    monkeypatch.setattr("moodfuse.serving.command.importlib.util.find_spec", lambda name: None)
+    done = CliRunner().invoke(serve_command, ["--model", "m"])
+    assert "pip install 'moodfuse[serve]'" in str(done.exception)
+
+
+COMMAND = """
+import runpy, sys, types
+script = runpy.run_path(sys.argv.pop(1))
+module = types.ModuleType("moodfuse.model.model")
+module.Model = type("Model", (), {"load": staticmethod(lambda folder, limits: script["StandIn"](delay_s=60))})
+sys.modules["moodfuse.model.model"] = module
+from moodfuse.cli import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_the_command_serves_until_it_is_interrupted(tmp_path: Path, clip: bytes, busy: bool) -> None:
+    """It says where it listens, labels, and ends at Ctrl-C; with a thread at work, at the second. No folder stays."""
+    script = str(ROOT / "benchmarks" / "serve_load.py")
+    call = [sys.executable, "-c", COMMAND, script, "serve", "--model", "m", "--port", "0"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(call, stderr=subprocess.PIPE, env=environment, text=True) as process:
+        assert process.stderr is not None
+        said = process.stderr.readline()
+        found = re.search(r"http://127.0.0.1:(\d+)/", said)
+        assert found, said + process.stderr.read()
+        running = load_script.Served("127.0.0.1", int(found[1]))
+        until(lambda: connects(running))
+        assert running.predict(clip).status == 200 and len(os.listdir(tmp_path)) == 1
+        if busy:
+            with ThreadPoolExecutor(1) as background:
+                waits = background.submit(running.predict, SLOW)
+                until(lambda: bool(load_script.wait_until_empty(tmp_path, seconds=0)))
+                process.send_signal(signal.SIGINT)
+                assert waits.result().code == "stopping"
+        process.send_signal(signal.SIGINT)
+        said += process.stderr.read()
+        assert process.wait(timeout=20) == (130 if busy else 0), said
+    assert os.listdir(tmp_path) == [] and "login" not in said and said.endswith("stopped\n") != busy
+
+
+def connects(running: Any) -> bool:
+    try:
+        return bool(running.ask("GET", "/health").status == 200)
+    except OSError:
+        return False
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    """It is said before the model is loaded, with what to do."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = CliRunner().invoke(serve_command, ["--model", "m", "--port", str(port)])
+    assert f"cannot listen on 127.0.0.1, port {port}" in str(done.exception) and "--port" in str(done.exception)
+
+
+def test_an_address_that_others_reach_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Off loopback there is a warning, and any name of the host is taken; limits come from the options."""
+    made: list[Any] = []
+    monkeypatch.setitem(sys.modules, "moodfuse.model.model", SimpleNamespace(Model=SimpleNamespace(load=StandIn)))
+    monkeypatch.setattr(server, "Server", lambda app: SimpleNamespace(run=lambda sockets: made.append(app)))
+    decoding: list[Any] = []
+    monkeypatch.setattr(StandIn, "__init__", lambda self, folder, limits: decoding.append(limits))
+    local = {"localhost", "127.0.0.1", "::1"}
+    for host, names, hosts in (("0.0.0.0", [], None), ("127.0.0.1", [], local), ("127.0.0.1", ["b.example"], local)):
+        call = ["--model", "m", "--port", "0", "--host", host, "--max-upload", "3", "--at-once", "4", "--timeout", "9"]
+        call += ["--memory", "512", "--deadline", "7"]
+        call += [word for name in names for word in ("--allow-host", name)]
+        done = CliRunner().invoke(serve_command, call, catch_exceptions=False)
+        assert done.exit_code == 0 and ("there is no login" in done.output) == (hosts is None)
+        hosts = hosts and hosts | set(names)
+        assert made[-1].user_middleware[0].kwargs == {"hosts": hosts}
+        assert made[-1].state.desk.limits == Limits(upload_bytes=3 * MIB, at_once=4, request_s=9.0)
+        assert (decoding[-1].memory_mb, decoding[-1].deadline_s) == (512, 7.0)
