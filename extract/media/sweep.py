@@ -96,6 +96,7 @@ class Sweep(Taker):
         self.met = array("q")
         self.damaged_at = 0
         self.from_start = True
+        self.ended = False
 
     def results(self) -> Generator[DecodedClip | MediaError, None, None]:
         """Yield the clip or the refusal of each window, in their order."""
@@ -109,7 +110,8 @@ class Sweep(Taker):
             found = self._finished(item)
             yield found
             reached_s = -math.inf if self.last is None else self.last.time_s
-            beyond = beyond + 1 if isinstance(found, MediaError) and item.window.start_s > reached_s else 0
+            behind = self.ended and item.window.start_s > reached_s
+            beyond = beyond + 1 if isinstance(found, MediaError) and behind else 0
             if isinstance(found, MediaError) and beyond >= MOST_BEYOND:
                 yield from self._rest(found)
 
@@ -132,6 +134,7 @@ class Sweep(Taker):
                     self.take(stream, packet)
                 while self.under_way and self.under_way[0].done:
                     yield self._finished(self.under_way.popleft())
+            self.ended = True
         except (MemoryError, av.error.FFmpegError):  # no more can be read here: each window that is left is read alone
             self._spoil()
             while self.waiting:

@@ -325,3 +325,22 @@ def test_a_file_that_declares_hours_is_not_tried_to_their_end(
     assert len(results) > 700 and isinstance(results[0], DecodedClip)
     assert {clip.code for clip in results[50:] if isinstance(clip, MediaError)} <= {"truncated", "no_video"}
     assert all(isinstance(clip, MediaError) for clip in results[50:]) and len(alone) < 2 * sweep.MOST_BEYOND
+
+
+def test_only_where_the_file_has_ended_is_nothing_more_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a picture no pass tells where a file ends, so a long bad place in its sound costs nothing behind it."""
+    path = make_clip(tmp_path / "song.mp4", settings=ClipSettings(duration_s=60.0), picture=False)
+    clip, read_alone = sweep.Sweep._clip, sweep._read_alone
+    bad_s = 1.0 + 2 * sweep.MOST_BEYOND * 0.5
+    monkeypatch.setattr(
+        sweep.Sweep, "_clip", lambda self, item: None if item.window.start_s < bad_s else clip(self, item)
+    )
+
+    def refused(window: Window, wish: WindowsWish) -> DecodedClip | MediaError:
+        return MediaError("decode_failed", path) if window.start_s < bad_s else read_alone(window, wish)
+
+    monkeypatch.setattr(sweep.Sweep, "_clip", lost)
+    monkeypatch.setattr(sweep, "_read_alone", refused)
+    found = [item for _, item in read_windows(WindowsWish(path, hop_s=0.5, one_view=True))]
+    assert sum(isinstance(item, MediaError) for item in found) == 2 * sweep.MOST_BEYOND + 2
+    assert isinstance(found[-1], DecodedClip)
