@@ -339,7 +339,6 @@ def test_only_where_the_file_has_ended_is_nothing_more_tried(tmp_path: Path, mon
     def refused(window: Window, wish: WindowsWish) -> DecodedClip | MediaError:
         return MediaError("decode_failed", path) if window.start_s < bad_s else read_alone(window, wish)
 
-    monkeypatch.setattr(sweep.Sweep, "_clip", lost)
     monkeypatch.setattr(sweep, "_read_alone", refused)
     found = [item for _, item in read_windows(WindowsWish(path, hop_s=0.5, one_view=True))]
     assert sum(isinstance(item, MediaError) for item in found) == 2 * sweep.MOST_BEYOND + 2
