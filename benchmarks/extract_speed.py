@@ -4,7 +4,7 @@ Usage: extract_speed.py [CLIPS [N]]; CLIPS is by default the folder of MOODFUSE_
 all). Both sides pass every clip through `onedmcnn`, `twodmcnn`, `c3d` and `i3d`, in one process on the same clips,
 turn by turn in pieces. The loop decodes a clip once with PyAV's own threads, resizes with torch and runs the networks
 eagerly in float32. Ours is `extract --tune frozen --no-keep-media`, in float32 and, where this processor computes in
-bfloat16, in that, timed from the first clip that is done to the last; its start-up is printed apart. Prints the
+bfloat16, in that, timed while it has clips both to decode and to pass; its start-up is printed apart. Prints the
 ratios, the ceilings measured in the same run (decoding, matrix products) and the share of the limit: the processor's
 time to decode over the cores, and the networks' operations over the matrix rate. Exits 1 if ours is less than 2.8
 times as fast in bfloat16.
@@ -23,12 +23,16 @@ from unittest.mock import patch
 import av
 import numpy as np
 import torch
+from side_by_side import PLAIN, Row, Side, clips_of, matrix_rate, report
 
 from cache.media import Media
 from cache.planning import PlanChoice
 from extract.media.decode import read_clip
+from extract.media.pool import AHEAD_PER_JOB
 from extract.media.renditions import SHORT_SIDE_PX
 from extract.networks import create_network
+from extract.networks.base import global_mean
+from extract.networks.i3d import BODY, I3D
 from extract.networks.precision import has_bfloat16
 from extract.recipe_files import RecipeChoice
 from extract.stage import ExtractSettings, extract_features
@@ -79,32 +83,48 @@ def resized(frames: torch.Tensor, size: tuple[int, int], crop: int) -> torch.Ten
     return small[:, :, top : top + crop, left : left + crop].permute(1, 0, 2, 3)
 
 
-class Loop:
-    """The plain way: one clip after the other, float32."""
+class PlainI3D(I3D):
+    """With its arrays as torch lays them out by itself, as in published ports."""
 
-    def __init__(self) -> None:
-        self.networks = {name: create_network(name, num_classes=2) for name in SOURCES}
+    def trunk(self, x: torch.Tensor) -> torch.Tensor:
+        """As that of `I3D`."""
+        for name in BODY:
+            x = self.get_submodule(name)(x)
+        return global_mean(x)
 
-    def run(self, files: Sequence[Path]) -> None:
-        """Embed some clips."""
-        torch.set_num_threads(os.cpu_count() or 1)
-        with torch.inference_mode():
-            for file in files:
-                frames, waveform = decode_plainly(file)
-                short = 256 / min(frames.shape[2:])
-                size = (round(frames.shape[2] * short), round(frames.shape[3] * short))
-                inputs = {
-                    "onedmcnn": waveform,
-                    "twodmcnn": waveform,
-                    "c3d": resized(frames, (128, 171), 112) - C3D_MEAN,
-                    "i3d": resized(frames, size, 224) / 127.5 - 1,
-                }
-                for name, network in self.networks.items():
-                    network(inputs[name][None])
+
+def loop() -> Callable[[Sequence[Path]], float]:
+    """The plain way: one clip after the other, float32; clips a second."""
+    torch.set_num_threads(os.cpu_count() or 1)
+    networks = {name: create_network(name, num_classes=2) for name in SOURCES[:-1]} | {"i3d": PlainI3D(2).eval()}
+
+    @torch.inference_mode()
+    def run(files: Sequence[Path]) -> float:
+        start = time.perf_counter()
+        for file in files:
+            frames, waveform = decode_plainly(file)
+            short = 256 / min(frames.shape[2:])
+            size = (round(frames.shape[2] * short), round(frames.shape[3] * short))
+            inputs = {
+                "onedmcnn": waveform,
+                "twodmcnn": waveform,
+                "c3d": resized(frames, (128, 171), 112) - C3D_MEAN,
+                "i3d": resized(frames, size, 224) / 127.5 - 1,
+            }
+            for name, network in networks.items():
+                network(inputs[name][None])
+        return len(files) / (time.perf_counter() - start)
+
+    return run
+
+
+def extract() -> Callable[[Sequence[Path], Path, str], tuple[float, float]]:
+    """Our side."""
+    return ours
 
 
 def ours(files: Sequence[Path], folder: Path, precision: str) -> tuple[float, float]:
-    """Clips a second of stage one, nothing cached, after the first that has passed all networks; and its start-up."""
+    """Clips a second of stage one while clips are decoded and pass the networks; seconds until the first has passed."""
     begin, passed = time.perf_counter(), []
     add = Trunk.add
 
@@ -117,6 +137,7 @@ def ours(files: Sequence[Path], folder: Path, precision: str) -> tuple[float, fl
         place = data / ("one", "two")[number % 2]
         place.mkdir(parents=True, exist_ok=True)
         (place / f"{number}.mp4").symlink_to(file)
+    jobs = os.cpu_count() or 1
     settings = ExtractSettings(
         data=data,
         cache=folder / "cache",
@@ -124,28 +145,15 @@ def ours(files: Sequence[Path], folder: Path, precision: str) -> tuple[float, fl
         plan=PlanChoice(folds=2),
         recipes=RecipeChoice(depth="frozen", device="cpu", precision=precision),
         networks=Wanted(crossfit=False),
-        jobs=os.cpu_count() or 1,
+        jobs=jobs,
         keep_media=False,
     )
     with patch.object(Trunk, "add", noted):
         extract_features(settings, say=lambda line: None)
     shutil.rmtree(folder)
     done = passed[len(SOURCES) - 1 :: len(SOURCES)]
+    done = done[: -AHEAD_PER_JOB * jobs]  # behind these nothing was left to decode
     return (len(done) - 1) / (done[-1] - done[0]), done[0] - begin
-
-
-def seconds_of(work: Callable[[], object]) -> float:
-    """Seconds of some work."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def matrix_rate(dtype: torch.dtype) -> float:
-    """Operations a second of a product of two matrices."""
-    one = torch.randn(2048, 2048).to(dtype)
-    torch.set_num_threads(os.cpu_count() or 1)
-    return 2 * 2048**3 / min(seconds_of(lambda: one @ one) for _ in range(8))
 
 
 def decode_s(files: Sequence[Path]) -> float:
@@ -158,44 +166,39 @@ def decode_s(files: Sequence[Path]) -> float:
 
 def main(files: Sequence[Path]) -> int:
     """Print every turn, the ratios and the share of the limit; 1 if the bar is missed."""
-    sides = ["fp32", *(["bf16"] if has_bfloat16("cpu") else [])]
-    loop = Loop()
-    with tempfile.TemporaryDirectory() as name:
-        print(f"warming up: loop {seconds_of(lambda: loop.run(files[:1])):.1f} s", end="")
-        for precision in sides:
-            _, start_s = ours(files[:4], Path(name) / "warm", precision)
-            print(f"; the first clip of ours in {precision} after {start_s:.1f} s", end="")
-        print(flush=True)
-        speeds: dict[str, list[float]] = {"loop": [], **{precision: [] for precision in sides}}
+    names = ["fp32", *(["bf16"] if has_bfloat16("cpu") else [])]
+    plain, own = Side(loop, PLAIN), Side(extract)
+    speeds: dict[str, list[float]] = {name: [] for name in ("loop", *names)}
+    with tempfile.TemporaryDirectory() as folder:
+        plain.ask(files[:1])
+        for name in names:
+            print(f"the first clip of ours in {name} after {own.ask(files[:8], Path(folder) / 'run', name)[1]:.1f} s")
         for piece in range(PIECES):
             part = files[piece::PIECES]
-            speeds["loop"].append(len(part) / seconds_of(lambda part=part: loop.run(part)))
-            for precision in sides:
-                speeds[precision].append(ours(part, Path(name) / "run", precision)[0])
-            print(", ".join(f"{side} {found[-1]:.2f}" for side, found in speeds.items()), "clips/s", flush=True)
+            speeds["loop"].append(plain.ask(part))
+            for name in names:
+                speeds[name].append(own.ask(part, Path(folder) / "run", name)[0])
+            print(", ".join(f"{name} {found[-1]:.2f}" for name, found in speeds.items()), "clips/s", flush=True)
+    plain.close()
+    own.close()
     core_s, cores = decode_s(files[:6]), os.cpu_count() or 1
-    rates = {"fp32": matrix_rate(torch.float32), "bf16": matrix_rate(torch.bfloat16)}
-    products = ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {name}" for name, rate in rates.items())
-    print(f"decoding {core_s:.2f} s of a core; products of matrices {products}")
-    missed = "bf16" not in sides
-    for precision in sides:
-        ratios = [one / other for one, other in zip(speeds[precision], speeds["loop"], strict=True)]
-        limit_s = core_s / cores + sum(FLOPS.values()) / rates[precision]
-        share = statistics.median(speeds[precision]) * limit_s
-        print(
-            f"{precision}: {statistics.median(ratios):.2f} times the loop ({min(ratios):.2f} to {max(ratios):.2f}); "
-            f"the limit is {limit_s:.2f} s a clip, ours {1 / share:.2f} times that"
-        )
-        missed |= precision == "bf16" and statistics.median(ratios) < BAR
-    print(f"bar {BAR} in bf16: {'MISSED' if missed else 'met'}")
-    return int(missed)
+    rates = {"fp32": matrix_rate("float32"), "bf16": matrix_rate("bfloat16")}
+    print(
+        f"decoding {core_s:.2f} s of a core; products of matrices {rates['fp32'] / 1e9:.0f} GFLOP/s in float32, "
+        f"{rates['bf16'] / 1e9:.0f} in bfloat16"
+    )
+    baseline = statistics.median(speeds["loop"])
+    rows = []
+    for name in names:
+        ratios = [one / other for one, other in zip(speeds[name], speeds["loop"], strict=True)]
+        limit_s = core_s / cores + sum(FLOPS.values()) / rates[name]
+        speed = statistics.median(speeds[name])
+        bar = {"bar": f"{BAR} times", "met": statistics.median(ratios) >= BAR} if name == "bf16" else {}
+        what = f"extract, frozen, 4 sources, {name}"
+        sides = f"{speed:.2f} clips/s", f"{baseline:.2f} clips/s, plain loop"
+        rows.append(Row(what, *sides, ratios, limit=1 / speed / limit_s, **bar))
+    return report(rows)
 
 
 if __name__ == "__main__":
-    given = sys.argv[1:] or [os.environ.get("MOODFUSE_CLIPS", "")]
-    if not given[0]:
-        print("skipped: MOODFUSE_CLIPS names no folder of clips")
-        sys.exit(0)
-    every = sorted(Path(given[0]).rglob("*.mp4"))
-    count = int(given[1]) if len(given) > 1 else len(every)
-    sys.exit(main(every[:: max(1, len(every) // count)][:count]))
+    sys.exit(main(clips_of(sys.argv[1:])))

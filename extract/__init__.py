@@ -3,12 +3,15 @@
 from importlib import import_module
 from typing import Any
 
+from extract.runtime import settle
+
 _HOMES = {
     "scan": "extract.dataset",
     "read_clip": "extract.media.decode",
     "create_network": "extract.networks",
     "extract_features": "extract.stage",
 }
+settle()
 __all__ = ["create_network", "extract_features", "read_clip", "scan"]
 
 

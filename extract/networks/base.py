@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -13,6 +15,8 @@ from cache.errors import InputError
 from .registry import NetworkSpec, Preprocessing
 
 CLASSIFIER_STD = 0.01
+Triple = tuple[int, int, int]
+"""Time, height and width."""
 
 
 class Network(nn.Module):
@@ -186,3 +190,17 @@ def global_mean(x: Tensor) -> Tensor:
     A mean rather than a pooling layer: average pooling in 3-D has no bfloat16 kernel for contiguous input on CPU.
     """
     return x.flatten(2).mean(dim=2, dtype=torch.float32)
+
+
+def max_pool(
+    x: Tensor, kernel: Triple, stride: Triple, *, padding: Triple = (0, 0, 0), ceil_mode: bool = False
+) -> Tensor:
+    """Max pooling of ``[N, C, T, H, W]`` in the type of its input.
+
+    Autocast on CPU would do it in float32: twice the bytes, for the same maxima. It still does where gradients of
+    windows that overlap add up.
+    """
+    overlapping = any(size > step for size, step in zip(kernel, stride, strict=True))
+    kept = torch.is_grad_enabled() and overlapping
+    with nullcontext() if kept else torch.autocast(x.device.type, enabled=False):
+        return F.max_pool3d(x, kernel, stride, padding=padding, ceil_mode=ceil_mode)

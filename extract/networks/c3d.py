@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Network, check_video_batch
+from .base import Network, check_video_batch, max_pool
 from .registry import NETWORKS
 
 # (layer, input channels, output channels); a name is followed by its pooling where one stands in POOLS.
@@ -79,10 +79,10 @@ class C3D(Network):
         """
         check_video_batch(x, network=self.spec.name, min_frames=MIN_FRAMES, side_px=SIDE_PX)
         for name, _, _ in CONVOLUTIONS:
-            x = F.relu(self.get_submodule(name)(x))
+            x = F.relu_(self.get_submodule(name)(x))
             if name in POOLS:
                 kernel, padding = POOLS[name]
-                x = F.max_pool3d(x, kernel_size=kernel, stride=kernel, padding=padding)
+                x = max_pool(x, kernel, kernel, padding=padding)
         return x.mean(dim=2, dtype=torch.float32).flatten(1)
 
     def pool_frozen(self, activation: Tensor) -> Tensor:

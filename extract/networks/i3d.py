@@ -11,10 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Network, check_video_batch, global_mean
+from .base import Network, Triple, check_video_batch, global_mean, max_pool
 from .registry import NETWORKS
-
-Triple = tuple[int, int, int]
 
 CONVOLUTIONS: dict[str, tuple[int, Triple, Triple]] = {  # output channels, kernel, stride
     "Conv3d_1a_7x7": (64, (7, 7, 7), (2, 2, 2)),
@@ -60,12 +58,17 @@ def same_padding(size: int, *, kernel: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
+def same_paddings(x: Tensor, kernel: Triple, stride: Triple) -> list[tuple[int, int]]:
+    """`same_padding` of time, height and width of ``[N, C, T, H, W]``."""
+    return [same_padding(n, kernel=k, stride=s) for n, k, s in zip(x.shape[2:], kernel, stride, strict=True)]
+
+
 def pad_same(x: Tensor, kernel: Triple, stride: Triple) -> tuple[Tensor, Triple]:
     """Pad ``[N, C, T, H, W]`` for 'same', and say what symmetric padding is left for the layer itself to do.
 
     Only an odd amount needs a padded copy. Zeros are right for the poolings too, as they follow a ReLU.
     """
-    padding = [same_padding(n, kernel=k, stride=s) for n, k, s in zip(x.shape[2:], kernel, stride, strict=True)]
+    padding = same_paddings(x, kernel, stride)
     if all(before == behind for before, behind in padding):
         return x, (padding[0][0], padding[1][0], padding[2][0])
     return F.pad(x, [amount for pair in reversed(padding) for amount in pair]), (0, 0, 0)
@@ -95,7 +98,7 @@ class Unit3D(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[N, channels_in, T, H, W]`` -> ``[N, channels_out, T', H', W']``."""
         padded, padding = pad_same(x, self.kernel, self.stride)
-        return F.relu(self.bn(F.conv3d(padded, self.conv3d.weight, stride=self.stride, padding=padding)))
+        return F.relu_(self.bn(F.conv3d(padded, self.conv3d.weight, stride=self.stride, padding=padding)))
 
 
 class SamePool3d(nn.Module):
@@ -113,8 +116,11 @@ class SamePool3d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, C, T, H, W]`` -> ``[N, C, T', H', W']``."""
-        padded, padding = pad_same(x, self.kernel, self.stride)
-        return F.max_pool3d(padded, self.kernel, self.stride, padding=padding)
+        padding = same_paddings(x, self.kernel, self.stride)
+        if all(before == 0 for before, _ in padding):  # what is missing behind is left out, which zeros would be too
+            return max_pool(x, self.kernel, self.stride, ceil_mode=True)
+        padded, symmetric = pad_same(x, self.kernel, self.stride)
+        return max_pool(padded, self.kernel, self.stride, padding=symmetric)
 
 
 class Mixed(nn.Module):
