@@ -20,7 +20,7 @@ $(STAMP): setup.py
 	@$(PYTHON) -c 'import sys; sys.exit("moodfuse needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	@if $(BIN)/python -m pip install --quiet --disable-pip-version-check uv \
-	    && $(BIN)/uv pip install --python $(BIN)/python --editable '.[dev]'; then :; \
+	    && $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python --editable '.[dev]'; then :; \
 	else \
 	    echo 'uv could not install; installing with pip'; \
 	    $(BIN)/python -m pip install --disable-pip-version-check --editable '.[dev]'; \

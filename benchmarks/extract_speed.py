@@ -33,6 +33,7 @@ from extract.media.pool import AHEAD_PER_JOB
 from extract.media.renditions import SHORT_SIDE_PX, media_of
 from extract.networks import create_network
 from extract.networks.base import global_mean
+from extract.networks.c3d import C3D, CONVOLUTIONS, POOLS
 from extract.networks.i3d import BODY, I3D
 from extract.networks.precision import has_bfloat16
 from extract.recipe_files import RecipeChoice, build_recipe
@@ -84,6 +85,19 @@ def resized(frames: torch.Tensor, size: tuple[int, int], crop: int) -> torch.Ten
     return small[:, :, top : top + crop, left : left + crop].permute(1, 0, 2, 3)
 
 
+class PlainC3D(C3D):
+    """Layer by layer, as in the paper and in published ports."""
+
+    def trunk(self, x: torch.Tensor) -> torch.Tensor:
+        """As that of `C3D`."""
+        for name, _, _ in CONVOLUTIONS:
+            x = torch.nn.functional.relu(self.get_submodule(name)(x))
+            if name in POOLS:
+                kernel, padding = POOLS[name]
+                x = torch.nn.functional.max_pool3d(x, kernel, kernel, padding)
+        return x.mean(dim=2).flatten(1)
+
+
 class PlainI3D(I3D):
     """With its arrays as torch lays them out by itself, as in published ports."""
 
@@ -97,7 +111,8 @@ class PlainI3D(I3D):
 def loop() -> Callable[[Sequence[Path]], float]:
     """The plain way: one clip after the other, float32; clips a second."""
     torch.set_num_threads(os.cpu_count() or 1)
-    networks = {name: create_network(name, num_classes=2) for name in SOURCES[:-1]} | {"i3d": PlainI3D(2).eval()}
+    networks: dict[str, torch.nn.Module] = {name: create_network(name, num_classes=2) for name in SOURCES[:2]}
+    networks |= {"c3d": PlainC3D(2).eval(), "i3d": PlainI3D(2).eval()}
 
     @torch.inference_mode()
     def run(files: Sequence[Path]) -> float:

@@ -19,8 +19,8 @@ from unittest.mock import patch
 
 import numpy as np
 
-PLAIN = {"THP_MEM_ALLOC_ENABLE": "0", "GOMP_SPINCOUNT": "300000"}
-"""What `extract.runtime` sets, as torch and its OpenMP runtime have it by themselves."""
+PLAIN = {"GOMP_SPINCOUNT": "300000"}
+"""What `extract.runtime` sets, as GNU's OpenMP has it by itself."""
 SIZE = 2048
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from cache.recipe import Recipe
 from cache.store import FeatureCache
 from extract.audit import audit_cache, audit_lines
-from extract.estimate import Estimate, measure
+from extract.estimate import Estimate, is_long, measure
 from extract.recipe_files import source_weights
 from extract.work import Work
 
@@ -58,13 +58,16 @@ def announce(cache: FeatureCache, settings: "ExtractSettings", todo: Sequence[Wo
         source = item.recipe.source
         if settings.keep_media:
             say_weights([item.recipe], settings, say)
-        estimate = measure(item, settings.recipes.weights_of(source), classes=cache.classes)
-        total += estimate
         blocks = f"{len(item.networks)} blocks" if item.recipe.tuning else "one frozen block"
-        say(
-            f"{source} ({item.recipe.depth}): {len(item.trunk)} clips to embed, {item.to_tune} networks to tune for "
-            f"{blocks}: about {estimate.seconds:.0f} s, {estimate.megabytes:.0f} MB"
-        )
+        work = f"{len(item.trunk)} clips to embed, {item.to_tune} networks to tune for {blocks}"
+        cost = ""
+        if is_long(item) or settings.dry_run:
+            estimate = measure(item, settings.recipes.weights_of(source), classes=cache.classes)
+            total += estimate
+            cost = f": about {estimate.seconds:.0f} s, {estimate.megabytes:.0f} MB"
+        say(f"{source} ({item.recipe.depth}): {work}{cost}")
+    if total == Estimate():
+        return
     tuned = sum(item.to_tune for item in busy)
     under = f" under {settings.networks.repeats} fold plans" if settings.networks.repeats > 1 else ""
     cost = f"about {total.seconds / 60:.1f} minutes, {total.megabytes:.0f} MB of disk"

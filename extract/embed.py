@@ -17,6 +17,7 @@ from extract.media.preprocess import InputMaker
 from extract.networks import create_network, network_spec
 from extract.networks.base import Network
 from extract.networks.registry import AudioPreprocessing
+from extract.runtime import keep_freed_memory
 from extract.tune import TuningData
 
 log = logging.getLogger(__name__)
@@ -45,12 +46,26 @@ def make_network(recipe: Recipe, weights: str | None, num_classes: int) -> Netwo
 
 def placed(recipe: Recipe, network: Network) -> Network:
     """A network in eval mode on the device, and in the memory layout, of a recipe."""
+    keep_freed_memory()
     if recipe.device == "cuda":
         torch.backends.cudnn.allow_tf32 = False  # or float32 would be rounded to 10 bits in every convolution
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
     if recipe.precision == "bf16" and network.spec.modality == "video":
         network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     return network.to(recipe.device).eval()
+
+
+def autocast(recipe: Recipe) -> AbstractContextManager[object]:
+    """The precision of a recipe."""
+    return torch.autocast(recipe.device, dtype=torch.bfloat16) if recipe.precision == "bf16" else nullcontext()
+
+
+def laid_out(recipe: Recipe, batch: Tensor) -> Tensor:
+    """A batch on the device, and in the memory layout, of a recipe."""
+    batch = batch.to(recipe.device)
+    if recipe.precision == "bf16" and batch.ndim == 5:
+        return batch.contiguous(memory_format=torch.channels_last_3d)
+    return batch
 
 
 class SourceWorker:
@@ -98,15 +113,10 @@ class SourceWorker:
 
     def autocast(self) -> AbstractContextManager[object]:
         """The precision of the recipe."""
-        if self.recipe.precision == "bf16":
-            return torch.autocast(self.recipe.device, dtype=torch.bfloat16)
-        return nullcontext()
+        return autocast(self.recipe)
 
     def _batch(self, whole: Tensor) -> Tensor:
-        batch = whole[None].to(self.recipe.device)
-        if self.recipe.precision == "bf16" and not self._audio:
-            batch = batch.contiguous(memory_format=torch.channels_last_3d)
-        return batch
+        return laid_out(self.recipe, whole[None])
 
     def frozen_rows(self, digest: str) -> Rows:
         """Embedding at frozen depth and, where it is another array, the activation that heads are tuned on."""

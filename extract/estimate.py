@@ -1,14 +1,19 @@
 """How long and how much disk: measured on one step of each network that has something to do."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from extract.networks.base import Network
     from extract.work import Work
 
 _BYTES_PER_FLOAT = 4
+WORTH_MEASURING = 8
+"""Clips that pass a network; with fewer, and nothing to tune, measuring would take about as long as the work."""
 
 
 @dataclass(frozen=True)
@@ -22,65 +27,104 @@ class Estimate:
         return Estimate(self.seconds + other.seconds, self.megabytes + other.megabytes)
 
 
+def is_long(item: "Work") -> bool:
+    """Whether the work is long enough for its length to be worth measuring."""
+    return bool(item.networks) or len(item.trunk) >= WORTH_MEASURING
+
+
 def measure(item: "Work", weights: str | None, *, classes: tuple[str, ...]) -> Estimate:
     """Estimate the work of one source from one timed pass and one timed training step on a silent, grey clip."""
     import torch
 
     from extract.embed import make_network
+
+    torch.set_num_threads(item.recipe.threads)
+    network = make_network(item.recipe, weights, len(classes))
+    found = Estimate()
+    if item.trunk:
+        found += _of_trunk(item, network)
+    if item.body:
+        found += Estimate(0.0, _megabytes(_size(network.parameters())))
+    if item.networks:
+        found += _of_whole_networks(item, network) if item.recipe.depth == "full" else _of_heads(item, network)
+        rows = len(item.networks) * item.clips
+        found += Estimate(0.0, _megabytes(rows * (network.spec.embedding_width + len(classes))))
+    return found
+
+
+def _of_trunk(item: "Work", network: "Network") -> Estimate:
+    """Clips that pass a trunk."""
+    import torch
+
+    from extract.embed import autocast, laid_out
+
+    batch = laid_out(item.recipe, torch.zeros(1, *_shape(network)))
+    with torch.inference_mode(), autocast(item.recipe):
+        pass_s = _timed(lambda: network.trunk(batch))
+    floats = network.spec.activation_width + network.spec.frozen_width
+    return Estimate(len(item.trunk) * pass_s, _megabytes(len(item.trunk) * floats))
+
+
+def _of_whole_networks(item: "Work", network: "Network") -> Estimate:
+    """Networks tuned whole, and the clips that pass them afterwards."""
+    import torch
+
+    from extract.embed import autocast, laid_out
+
+    recipe, tuning = item.recipe, item.recipe.tuning
+    if tuning is None:
+        raise ValueError(f"{recipe.source}: a frozen recipe is not tuned")
+    batch = laid_out(recipe, torch.zeros(1, *_shape(network)))
+    step = laid_out(recipe, torch.zeros(1, *_shape(network, crop_s=tuning.crop_s)))
+    with autocast(recipe):
+        with torch.inference_mode():
+            pass_s = _timed(lambda: network(batch))
+        step_s = _timed(lambda: network.train()(step)[1].sum().backward())
+    epochs = item.to_tune * tuning.epochs * max(map(len, item.networks))
+    seconds = epochs * (0.8 * step_s + 0.2 * pass_s) + len(item.networks) * item.clips * pass_s
+    return Estimate(seconds, _megabytes(item.to_tune * _size(network.parameters())))
+
+
+def _of_heads(item: "Work", network: "Network") -> Estimate:
+    """Heads tuned on activations."""
+    import torch
+
+    tuning = item.recipe.tuning
+    if tuning is None:
+        raise ValueError(f"{item.recipe.source}: a frozen recipe is not tuned")
+    activation = torch.zeros(tuning.batch, network.spec.activation_width, device=item.recipe.device)
+    head = list(network.head_parameters())
+    optimizer = torch.optim.Adam(head)
+
+    def step() -> None:
+        network.classifier(network.embed(activation)).sum().backward()
+        optimizer.step()
+
+    steps = tuning.epochs * -(-max(map(len, item.networks)) // tuning.batch)
+    return Estimate(item.to_tune * steps * _timed(step), _megabytes(item.to_tune * _size(head)))
+
+
+def _shape(network: "Network", *, crop_s: float = 0.0) -> tuple[int, ...]:
+    """Shape of a network's input without the batch axis; of so many seconds of sound, all where that is 0."""
     from extract.networks.registry import AudioPreprocessing
 
-    recipe = item.recipe
-    torch.set_num_threads(recipe.threads)
-    network = make_network(recipe, weights, len(classes))
-    preprocessing = network.preprocessing
-    if isinstance(preprocessing, AudioPreprocessing):
-        batch = torch.zeros(1, preprocessing.samples)
-        crop = (
-            round((recipe.tuning.crop_s if recipe.tuning else 0) * preprocessing.sample_rate_hz)
-            or preprocessing.samples
-        )
-        step = torch.zeros(1, crop)
-    else:
-        batch = step = torch.zeros(1, 3, preprocessing.frames, preprocessing.crop_px, preprocessing.crop_px)
-    batch, step = batch.to(recipe.device), step.to(recipe.device)
-    seconds, floats = 0.0, 0.0
-    if item.trunk:
-        with torch.inference_mode():
-            seconds += len(item.trunk) * _timed(lambda: network.trunk(batch))
-        floats += len(item.trunk) * (network.spec.activation_width + network.spec.frozen_width)
-    if item.body:
-        floats += sum(value.numel() for value in network.parameters())
-    if item.networks and recipe.tuning is not None:
-        tuned_on = max(map(len, item.networks))
-        if recipe.depth == "full":
-            with torch.inference_mode():
-                pass_s = _timed(lambda: network(batch))
-            step_s = _timed(lambda: network.train()(step)[1].sum().backward())
-            seconds += item.to_tune * recipe.tuning.epochs * tuned_on * (0.8 * step_s + 0.2 * pass_s)
-            seconds += len(item.networks) * item.clips * pass_s
-            floats += item.to_tune * sum(value.numel() for value in network.parameters())
-        else:
-            activation = torch.zeros(recipe.tuning.batch, network.spec.activation_width, device=recipe.device)
-            head = list(network.head_parameters())
-            optimizer = torch.optim.Adam(head)
+    found = network.preprocessing
+    if isinstance(found, AudioPreprocessing):
+        return (round(crop_s * found.sample_rate_hz) or found.samples,)
+    return 3, found.frames, found.crop_px, found.crop_px
 
-            def head_step() -> None:
-                network.classifier(network.embed(activation)).sum().backward()
-                optimizer.step()
 
-            steps = recipe.tuning.epochs * -(-tuned_on // recipe.tuning.batch)
-            seconds += item.to_tune * steps * _timed(head_step)
-            floats += item.to_tune * sum(value.numel() for value in head)
-        floats += len(item.networks) * item.clips * (network.spec.embedding_width + len(classes))
-    return Estimate(seconds, floats * _BYTES_PER_FLOAT / 1e6)
+def _size(parameters: Iterable["nn.Parameter"]) -> int:
+    return sum(value.numel() for value in parameters)
+
+
+def _megabytes(floats: float) -> float:
+    return floats * _BYTES_PER_FLOAT / 1e6
 
 
 def _timed(step: Callable[[], object]) -> float:
-    """Seconds of the faster of two passes, after one that sets up memory and kernels."""
+    """Seconds of a pass, after one that sets up memory and kernels."""
     step()
-    times = []
-    for _ in range(2):
-        start = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - start)
-    return min(times)
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start

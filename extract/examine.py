@@ -26,6 +26,7 @@ from extract.media.pool import DecodeRequest, decode_many
 from extract.media.renditions import MEDIA_RULES, SHORT_SIDE_PX
 from extract.progress import track
 from extract.refusals import Tally
+from extract.runtime import load_torch_meanwhile
 from extract.sharing import shared_pieces
 
 log = logging.getLogger(__name__)
@@ -229,6 +230,8 @@ def _results(
 
     if wanted:
         jobs = max(1, min(decoding.jobs, len(wanted)))
+        if decoding.take is not None:
+            load_torch_meanwhile()
         for request, result in decode_many(requests(), jobs=jobs, limits=decoding.rules.limits):
             yield _of_hashed(under_way[0], request.path, result, decoding.hashed)
 

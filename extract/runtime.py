@@ -1,31 +1,51 @@
-"""What torch is told before it is loaded: how to take memory, and how its threads wait beside decoding processes.
+"""What the process is told before torch works in it: how threads wait beside decoders, and that freed memory stays.
 
-Neither changes a bit of any result. What the user's environment says already, stays.
+Nothing here changes a bit of any result. What the user's environment says already, stays.
 """
 
+import ctypes
+import importlib
 import os
-from pathlib import Path
+import threading
+from contextlib import suppress
 
-HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+SPINS = "5000"
+"""Some microseconds; by itself GNU's OpenMP spins for milliseconds."""
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
+_MOST_TRIM, _MOST_MMAP = 2**31 - 1, 1 << 30
 
 
 def settle() -> None:
-    """Set what torch and its OpenMP runtime read from the environment when they start.
+    """Let threads that wait for others soon sleep; read from the environment when torch is loaded.
 
-    * Pages of 2 MB, where Linux gives them: each layer of a video network fills tens of megabytes anew, and touching
-      those in pages of 4 kB costs up to a third of its time.
-    * Threads that wait for others sleep after some microseconds: while one of them is kept from its core by a decoder,
-      the others would spin and keep the decoder from theirs.
+    While one thread of a layer is kept from its core by a decoder, the others would spin and keep the decoder from
+    theirs.
     """
-    if _has_huge_pages():
-        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     if not any(name in os.environ for name in WAITING):
-        os.environ["GOMP_SPINCOUNT"] = "5000"
+        os.environ["GOMP_SPINCOUNT"] = SPINS
 
 
-def _has_huge_pages() -> bool:
-    try:
-        return "[never]" not in HUGE_PAGES.read_text(encoding="ascii")
-    except OSError:
-        return False
+def keep_freed_memory() -> None:
+    """Have glibc keep large arrays that were freed for the next ones, rather than give each back to the system.
+
+    Each layer of a video network fills tens of megabytes; fresh from the system these are zeroed first, which costs up
+    to a third of a pass. The process holds on to its largest need until it ends. Other C libraries are left alone.
+    """
+    with suppress(AttributeError, OSError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_MMAP_THRESHOLD, _MOST_MMAP)
+        mallopt(_TRIM_THRESHOLD, _MOST_TRIM)
+
+
+def load_torch_meanwhile() -> None:
+    """Begin to import torch in a thread of its own, where this one is about to wait for other processes.
+
+    Torch alone: of the program's own modules none is imported in two threads at once.
+    """
+    threading.Thread(target=_load_torch, name="import torch").start()
+
+
+def _load_torch() -> None:
+    with suppress(Exception):  # whoever needs it imports it again, and says what is wrong
+        importlib.import_module("torch")

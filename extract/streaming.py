@@ -21,7 +21,7 @@ from cache.planning import next_plan
 from cache.recipe import Recipe, frozen_counterpart
 from cache.records import Clip, ClipStatus
 from cache.store import CLIPS_PER_PART, FeatureCache
-from extract.estimate import Estimate, measure
+from extract.estimate import Estimate, is_long, measure
 from extract.examine import Decoding, decode_again, examine
 from extract.keeping import KeptMedia, MediaSupply
 from extract.media.decode import DecodedClip
@@ -178,12 +178,11 @@ class StreamedMedia:
         next_plan(self.cache.plans, statuses, self.settings.plan)
         trunks = [(trunk, tuple(filter(trunk.lacks, wanted))) for trunk in self._trunks.values()]
         works = [(trunk, Work(trunk.recipe, digests, (), 0, 0)) for trunk, digests in trunks if digests]
-        cost = sum((measure(work, trunk.weights, classes=("", "")) for trunk, work in works), Estimate())
+        long = [(trunk, work) for trunk, work in works if is_long(work)]
+        cost = sum((measure(work, trunk.weights, classes=("", "")) for trunk, work in long), Estimate())
+        about = f": about {cost.seconds / 60:.1f} minutes, {cost.megabytes:.0f} MB" if long else ""
         names = ", ".join(work.recipe.source for _, work in works) or "no trunk"
-        self.say(
-            f"{len(wanted)} clips to decode once, past {names}: about {cost.seconds / 60:.1f} minutes, "
-            f"{cost.megabytes:.0f} MB; nothing decoded is kept"
-        )
+        self.say(f"{len(wanted)} clips to decode once, past {names}{about}; nothing decoded is kept")
         if any(map(self._sounding, wanted)):
             self.say(f"their sound stands in {self.folder} until the end: an audio network is tuned whole")
 

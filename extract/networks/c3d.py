@@ -79,10 +79,11 @@ class C3D(Network):
         """
         check_video_batch(x, network=self.spec.name, min_frames=MIN_FRAMES, side_px=SIDE_PX)
         for name, _, _ in CONVOLUTIONS:
-            x = F.relu_(self.get_submodule(name)(x))
-            if name in POOLS:
+            x = self.get_submodule(name)(x)
+            if name in POOLS:  # before the ReLU, which then has fewer numbers to go through, and changes none of them
                 kernel, padding = POOLS[name]
                 x = max_pool(x, kernel, kernel, padding=padding)
+            x = F.relu_(x)
         return x.mean(dim=2, dtype=torch.float32).flatten(1)
 
     def pool_frozen(self, activation: Tensor) -> Tensor:
