@@ -9,7 +9,7 @@ Two clips are alike where many of their marks agree at one distance in time. Mar
 all distances, so what counts is the largest number at one of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,12 +35,19 @@ NEAR_BITS = 6
 
 MOST_PER_HASH = 40
 """Hashes of more marks than this are commonplaces, such as a steady tone, and join no pair."""
+PAIRS_AT_ONCE = 1 << 20
+"""So many pairs of equal marks are held at a time, or those of one clip if these are more."""
 BAND_BITS = 16
 """Frames are compared where one of four bands of their hashes is equal."""
 SOUND_TOLERANCE_S, FRAME_TOLERANCE_S = 0.064, 1.0
 """Width of the distances in time that count as one; frames are about a second apart."""
 SPREAD = 1 << 20
 """More than the number of distances in time that two clips can have."""
+
+
+Places = NDArray[np.int64]
+Pairs = tuple[Places, Places]
+"""Places of marks that agree, in the row of all marks; the first of each two is of the clip that comes first."""
 
 
 @dataclass(frozen=True)
@@ -161,37 +168,44 @@ def frame_marks(frames: NDArray[np.uint8], times_s: NDArray[np.float64]) -> Mark
 def find_sounds(marks: Sequence[Marks], *, least: int) -> list[Match]:
     """Pairs of clips with `least` or more landmarks that agree at one distance in time."""
     index = _Index(marks)
-    one, other = _equal_pairs(index.hashes)
-    return index.matches(one, other, tolerance_s=SOUND_TOLERANCE_S, least=least)
+    pieces = (equal[0] for equal in index.equal_pairs([index.hashes]))
+    return [match for pair in pieces for match in index.matches(*pair, tolerance_s=SOUND_TOLERANCE_S, least=least)]
 
 
 def find_frames(marks: Sequence[Marks], *, least: int) -> list[Match]:
     """Pairs of clips with `least` or more frames that are alike, at one distance in time."""
     index = _Index(marks)
-    found = []
-    for shift in range(0, 64, BAND_BITS):
-        band = (index.hashes >> np.uint64(shift)) & np.uint64((1 << BAND_BITS) - 1)
-        one, other = _equal_pairs(band)
+    bands = [(index.hashes >> np.uint64(shift)) & np.uint64((1 << BAND_BITS) - 1) for shift in range(0, 64, BAND_BITS)]
+    found: list[Match] = []
+    for equal in index.equal_pairs(bands):
+        one, other = np.concatenate([np.stack(pair) for pair in equal], axis=1)
         near = np.bitwise_count(index.hashes[one] ^ index.hashes[other]) <= NEAR_BITS
-        found.append(np.stack([one[near], other[near]]))
-    one, other = np.unique(np.concatenate(found, axis=1), axis=1)
-    return index.matches(one, other, tolerance_s=FRAME_TOLERANCE_S, least=least)
+        one, other = np.unique(np.stack([one[near], other[near]]), axis=1)
+        found += index.matches(one, other, tolerance_s=FRAME_TOLERANCE_S, least=least)
+    return found
 
 
-def _equal_pairs(keys: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Every two marks of equal keys; a key of more than `MOST_PER_HASH` marks is left out."""
-    order = np.argsort(keys, kind="stable")
-    ranked = keys[order]
-    starts = np.flatnonzero(np.append(True, ranked[1:] != ranked[:-1])[: len(ranked)])
-    sizes = np.diff(np.append(starts, len(ranked)))
-    size_of = np.repeat(np.where(sizes > MOST_PER_HASH, 0, sizes), sizes)
-    place = np.arange(len(ranked)) - np.repeat(starts, sizes)
-    ones, others = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    for lag in range(1, MOST_PER_HASH):
-        good = np.flatnonzero(place + lag < size_of)
-        ones.append(order[good])
-        others.append(order[good + lag])
-    return np.concatenate(ones), np.concatenate(others)
+class _Equal:
+    """Marks of equal keys; a key of more than `MOST_PER_HASH` marks is left out."""
+
+    def __init__(self, keys: NDArray[np.uint64], clips: Places) -> None:
+        self.order = np.argsort(keys, kind="stable")
+        ranked = keys[self.order]
+        starts = np.flatnonzero(np.append(True, ranked[1:] != ranked[:-1])[: len(ranked)])
+        sizes = np.diff(np.append(starts, len(ranked)))
+        size_of = np.repeat(np.where(sizes > MOST_PER_HASH, 1, sizes), sizes)
+        self.further = np.maximum(size_of - 1 - (np.arange(len(ranked)) - np.repeat(starts, sizes)), 0)
+        self.clips = clips[self.order]
+
+    def pairs_of(self, first: int, end: int) -> Pairs:
+        """Every two marks of equal keys, the first of them of a clip from `first` up to, without, `end`."""
+        places = np.flatnonzero((self.clips >= first) & (self.clips < end) & (self.further > 0))
+        ones, others = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        for lag in range(1, MOST_PER_HASH):
+            places = places[self.further[places] >= lag]
+            ones.append(self.order[places])
+            others.append(self.order[places + lag])
+        return np.concatenate(ones), np.concatenate(others)
 
 
 class _Index:
@@ -203,12 +217,22 @@ class _Index:
         self.clips = np.repeat(np.arange(len(marks)), [len(item.hashes) for item in marks])
         self.marks = marks
 
-    def matches(
-        self, one: NDArray[np.int64], other: NDArray[np.int64], *, tolerance_s: float, least: int
-    ) -> list[Match]:
+    def equal_pairs(self, bands: Sequence[NDArray[np.uint64]]) -> Iterator[list[Pairs]]:
+        """Of each band every two marks of equal keys, for some clips at a time: about `PAIRS_AT_ONCE`.
+
+        So many copies of one video take time, not memory.
+        """
+        equal = [_Equal(keys, self.clips) for keys in bands]
+        sizes = sum(np.bincount(band.clips, weights=band.further, minlength=len(self.marks)) for band in equal)
+        first, held = 0, 0.0
+        for clip, size in enumerate([*np.atleast_1d(sizes), np.inf]):
+            if held and held + size > PAIRS_AT_ONCE:
+                yield [band.pairs_of(first, clip) for band in equal]
+                first, held = clip, 0.0
+            held += size
+
+    def matches(self, one: Places, other: Places, *, tolerance_s: float, least: int) -> list[Match]:
         """Pairs of clips among agreeing marks, each at the distance in time where most agree."""
-        swap = self.clips[one] > self.clips[other]
-        one, other = np.where(swap, other, one), np.where(swap, one, other)
         apart = self.clips[one] != self.clips[other]
         one, other = one[apart], other[apart]
         bins = np.round((self.times_s[other] - self.times_s[one]) / tolerance_s).astype(np.int64) + SPREAD // 2

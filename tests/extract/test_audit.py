@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 
 from cache.errors import InputError
+from extract import likeness
 from extract.audit import Audited, audit_lines, find_duplicates
 from extract.check import CheckSettings, check
 from extract.dataset import scan
-from extract.likeness import NO_MARKS, Marks, find_sounds, frame_marks, sound_marks
+from extract.likeness import NO_MARKS, Marks, Match, find_frames, find_sounds, frame_marks, sound_marks
 from extract.media.decode import read_clip
 from moodfuse.corpus import ClipSettings, make_clip, make_corpus
 
@@ -222,3 +224,21 @@ def audit_lines_of(found) -> list[str]:
     from cache.audits import Audit
 
     return list(audit_lines(Audit("rules", tuple(found))))
+
+
+@pytest.mark.parametrize("find", [find_sounds, find_frames])
+def test_pairs_are_the_same_however_many_are_held_at_once(
+    find: Callable[..., list[Match]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies of two recordings, some of them later, and others: taken clip by clip, or all at once."""
+    draw = np.random.default_rng(0)
+    first, second = (draw.integers(0, 1 << 63, 60).astype(np.uint64) for _ in range(2))
+    times_s = np.arange(60) * 0.5
+    marks = [Marks(hashes, times_s + late) for late in (0.0, 1.0, 2.0) for hashes in (first, second)]
+    marks += [Marks(draw.integers(0, 1 << 63, 60).astype(np.uint64), times_s), NO_MARKS]
+    whole = find(marks, least=12)
+    assert {(match.first, match.second) for match in whole} == {(0, 2), (0, 4), (2, 4), (1, 3), (1, 5), (3, 5)}
+    for held in (1, 100, 200):
+        monkeypatch.setattr(likeness, "PAIRS_AT_ONCE", held)
+        assert find(marks, least=12) == whole
+    assert find([], least=12) == []
