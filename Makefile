@@ -44,8 +44,16 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Every script, whatever becomes of the others, then the speeds of all as one table. That takes hours; a few of them:
+# make bench SCRIPTS="extract_speed tuning_speed new_clip extract_memory fuse_speed scaling"
+SCRIPTS ?= $(sort $(basename $(notdir $(wildcard benchmarks/*.py))))
+ROWS := build/bench_rows.jsonl
 bench: $(STAMP)
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+	@mkdir -p $(dir $(ROWS)); rm -f $(ROWS); missed=; for script in $(SCRIPTS); do \
+	    echo "== $$script"; MOODFUSE_BENCH_ROWS=$(ROWS) $(BIN)/python "benchmarks/$$script.py" || missed+=" $$script"; \
+	done; \
+	if [[ -f $(ROWS) ]]; then echo "== all speeds"; $(BIN)/python benchmarks/side_by_side.py $(ROWS); fi; \
+	if [[ -n "$$missed" ]]; then echo "missed a bar, or failed:$$missed"; exit 1; fi
 
 clean:
 	rm -rf build dist demo *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -23,7 +23,7 @@ from unittest.mock import patch
 import av
 import numpy as np
 import torch
-from side_by_side import PLAIN, Row, Side, clips_of, matrix_rate, report
+from side_by_side import PLAIN, Row, Side, clips_of, decode_s, matrix_rate, report
 
 from cache.media import Media
 from cache.planning import PlanChoice
@@ -170,14 +170,6 @@ def ours(files: Sequence[Path], folder: Path, precision: str) -> tuple[float, fl
     done = passed[len(SOURCES) - 1 :: len(SOURCES)]
     done = done[: -AHEAD_PER_JOB * jobs]  # behind these nothing was left to decode
     return (len(done) - 1) / (done[-1] - done[0]), done[0] - begin
-
-
-def decode_s(files: Sequence[Path]) -> float:
-    """Seconds of one core to decode a clip as ours does."""
-    start = time.process_time()
-    for file in files:
-        read_clip(file, short_side_px=SHORT_SIDE_PX)
-    return (time.process_time() - start) / len(files)
 
 
 def pass_s(files: Sequence[Path], precision: str) -> dict[str, float]:

@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 from lightgbm import LGBMClassifier
+from side_by_side import Row, report
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, log_loss
 from sklearn.multiclass import OneVsRestClassifier
@@ -341,7 +342,18 @@ def times(cache: FeatureCache, *, plain_too: bool) -> int:
     logits = fuse(cache, "logits", *words(HEADS, "logits"))
     print(f"fuse, logits level, 45 results: {logits} ({machine()})", flush=True)
     missed = int(again.wall > BAR_CACHED_S)
+    rows = [
+        Row(
+            "fuse, 45 results, all kept",
+            str(again),
+            str(ours),
+            [ours.wall / again.wall],
+            f"under {BAR_CACHED_S:g} s",
+            not missed,
+        )
+    ]
     if not plain_too:
+        report(rows)
         return missed
     clocks, said = time_plain(cache)
     for head, clock in clocks.items():
@@ -353,6 +365,25 @@ def times(cache: FeatureCache, *, plain_too: bool) -> int:
             f"processors {cpu / ours.cpu:.1f} times); our logits level is {logits.wall / wall:.3f} of it"
         )
         missed += wall < BAR_RATIO * ours.wall or logits.wall > BAR_LOGITS * wall
+        rows += [
+            Row(
+                f"fuse, 45 results, embeddings, loop with {what}",
+                str(ours),
+                f"{wall:.0f} s",
+                [wall / ours.wall],
+                f"{BAR_RATIO:g} times",
+                wall >= BAR_RATIO * ours.wall,
+            ),
+            Row(
+                f"fuse, 45 results, logits, loop with {what}",
+                str(logits),
+                f"{wall:.0f} s",
+                [wall / logits.wall],
+                f"{1 / BAR_LOGITS:g} times",
+                logits.wall <= BAR_LOGITS * wall,
+            ),
+        ]
+    report(rows)
     print(f"our logits level is {logits.wall / ours.wall:.2f} of our embedding level")
     differences = agreement(cache, read_run(cache, "first"), said)
     print("greatest difference of a probability: lightgbm {:.1e}, linear heads {:.1e}".format(*differences), end="")

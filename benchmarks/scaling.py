@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from side_by_side import Row, report
 
 from cache.exchange import ImportSettings, import_features
 from cache.records import Holdout
@@ -97,6 +98,7 @@ def main(most: int, columns: int) -> int:
             found["evaluate"].append(cost("evaluate", "--cache", cache))
             said = "; ".join(f"{name} {costs[-1]}" for name, costs in found.items())
             print(f"{clips} clips: {said} (load {os.getloadavg()[0]:.1f})", flush=True)
+    rows: list[Row] = []
     large = [place for place, clips in enumerate(sizes) if clips >= FROM]
     for name, costs in found.items():
         some = [sizes[place] for place in large]
@@ -108,6 +110,27 @@ def main(most: int, columns: int) -> int:
             f"{name}: exponent {power:.2f} (of processors {worked:.2f}), bar {BAR_EXPONENT}; memory grows by "
             f"{growth:.1f} times the features, bar {BAR_MEMORY:.0f}"
         )
+        span = f"{name}, {sizes[0]} to {sizes[-1]} clips of {columns} columns"
+        last = costs[-1]
+        rows += [
+            Row(
+                f"{span}: exponent of time",
+                f"{last.seconds:.0f} s",
+                f"{costs[0].seconds:.1f} s",
+                [power],
+                f"at most {BAR_EXPONENT:g}",
+                power <= BAR_EXPONENT,
+            ),
+            Row(
+                f"{span}: memory over features",
+                f"{last.peak / 1e6:.0f} MB",
+                f"{costs[0].peak / 1e6:.0f} MB",
+                [growth],
+                f"under {BAR_MEMORY:g}",
+                growth < BAR_MEMORY,
+            ),
+        ]
+    report(rows)
     return int(missed > 0)
 
 

@@ -139,6 +139,25 @@ def copy_rate() -> float:
     return source.nbytes / min(seconds_of(lambda: np.copyto(target, source)) for _ in range(4))
 
 
+def decode_s(files: Sequence[Path]) -> float:
+    """Seconds of one core to decode a clip as ours does."""
+    from extract.media.decode import read_clip
+    from extract.media.renditions import SHORT_SIDE_PX
+
+    start = time.process_time()
+    for file in files:
+        read_clip(file, short_side_px=SHORT_SIDE_PX)
+    return (time.process_time() - start) / len(files)
+
+
+def ceilings() -> str:
+    """What this machine can do, measured now."""
+    rates = ", ".join(f"{matrix_rate(dtype) / 1e9:.0f} GFLOP/s in {dtype}" for dtype in ("float32", "bfloat16"))
+    clips = os.environ.get("MOODFUSE_CLIPS")
+    decoding = f"; decoding a clip {decode_s(clips_of([clips])[:6]):.2f} s of a core" if clips else ""
+    return f"products of matrices {rates}; copying {copy_rate() / 1e9:.1f} GB/s on one core{decoding}"
+
+
 def clips_of(arguments: Sequence[str]) -> list[Path]:
     """The files of a folder of clips and, after it, how many of them; those of MOODFUSE_CLIPS where none is given."""
     given = arguments or [os.environ.get("MOODFUSE_CLIPS", "")]
@@ -155,4 +174,5 @@ if __name__ == "__main__":
         print("nothing to measure here: prints the rows of a file")
         sys.exit(0)
     lines = Path(sys.argv[1]).read_text(encoding="utf-8").splitlines()
+    print(f"{os.cpu_count()} cores; {ceilings()}\n")
     print(table([Row(**json.loads(line)) for line in lines]))

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fuse.inner import inner_split
-from fuse.matrix import DesignMatrix
+from fuse.matrix import DesignMatrix, Values
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-InnerData = tuple[Floats, Ints, Floats, Ints]
+InnerData = tuple[Values, Ints, Values, Ints]
 """Rows to fit on with their class indices, rows to score with theirs."""
 
 TEMPERATURES = (0.05, 20.0)
@@ -79,7 +79,7 @@ def _inner_data(design: DesignMatrix) -> Iterator[InnerData]:
         yield fold.x[fold.fit], design.y[fold.fit], fold.x[fold.held], design.y[fold.held]
 
 
-def choose_on_rows(model: Any, x: Floats, y: Ints, groups: ArrayLike | None, *, seed: int) -> dict[str, Any] | None:
+def choose_on_rows(model: Any, x: Values, y: Ints, groups: ArrayLike | None, *, seed: int) -> dict[str, Any] | None:
     """Settings chosen on grouped inner splits of some rows; `None` where a class has fewer than 3 groups."""
     folds = inner_split(y, groups, seed=seed)
     if folds is None:

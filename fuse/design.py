@@ -11,6 +11,7 @@ fold j is tested within the pair network `{j,k}`, which saw neither j nor k, and
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ from fuse.guard import (
     tested_rows,
 )
 from fuse.inner import inner_split
-from fuse.matrix import HIDDEN, NO_FOLD, DesignMatrix, InnerFold
+from fuse.matrix import HIDDEN, NO_FOLD, DesignMatrix, InnerFold, Values
 
 
 @dataclass(frozen=True)
@@ -168,17 +169,24 @@ def build(rows: Rows, parts: Ingredients, *, honest: bool) -> DesignMatrix:
     )
 
 
-def _matrix(blocks: Sequence[Features], level: Level, rows: Rows, fit: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Columns side by side; rows of clips that lack what a source reads get its mean over the rows of `fit`."""
+def _matrix(blocks: Sequence[Features], level: Level, rows: Rows, fit: NDArray[np.bool_]) -> Values:
+    """Columns side by side, as they are; rows of clips that lack what a source reads get its mean over those of `fit`.
+
+    That mean is in float64, and so are then all columns. Of one source alone the array itself is given, no copy.
+    """
     columns = []
     for features in blocks:
-        values = values_of(features, level).astype(np.float64)
+        values: Values = values_of(features, level)
         if features.absent:
+            values = values.astype(np.float64)
             absent = np.array([status.digest in features.absent for status in rows.clips])
             known = fit & ~absent
             values[absent] = values[known].mean(axis=0) if known.any() else 0.0
         columns.append(values)
-    return np.concatenate(columns, axis=1)
+    if len(columns) == 1:
+        return columns[0]
+    joined: NDArray[Any] = np.concatenate(columns, axis=1)
+    return joined
 
 
 def _inner_folds(
@@ -187,7 +195,7 @@ def _inner_folds(
     labels: NDArray[np.int64],
     groups: Sequence[str],
     *,
-    whole: NDArray[np.float64] | None,
+    whole: Values | None,
 ) -> Iterator[InnerFold]:
     """Grouped splits of honest training rows, given as `whole`; else the pair networks, each tested on its own fold."""
     train = ~rows.test

@@ -88,7 +88,7 @@ class LightGBMHead(ClassifierMixin, BaseEstimator):
         ValueError
             If the data are not finite, hold one class only, or there is not one group a row.
         """
-        x, labels = validate_data(self, X, y, dtype=np.float64)
+        x, labels = validate_data(self, X, y, dtype=[np.float64, np.float32])
         check_classification_targets(labels)
         self.classes_, index = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
@@ -141,7 +141,7 @@ class LightGBMHead(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Class probabilities [N, C], in the order of `classes_`."""
         check_is_fitted(self)
-        x = validate_data(self, X, dtype=np.float64, reset=False)
+        x = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
         return _chances(self.model_.booster_, x, self.rounds_)
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:

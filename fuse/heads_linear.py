@@ -16,7 +16,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from fuse.choice import choose_on_rows
 from fuse.logistic import Fit, one_class_paths, softmax_path
-from fuse.span import Span, span_of
+from fuse.matrix import Values
+from fuse.span import Span, scores_of, span_of
 from fuse.workers import one_thread
 
 Floats = NDArray[np.float64]
@@ -70,7 +71,7 @@ class _LinearHead(ClassifierMixin, BaseEstimator):
         ValueError
             If the data are not finite, hold one class only, or there is not one group a row.
         """
-        x, labels = validate_data(self, X, y, dtype=np.float64)
+        x, labels = validate_data(self, X, y, dtype=[np.float64, np.float32])
         check_classification_targets(labels)
         self.classes_, index = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
@@ -87,7 +88,7 @@ class _LinearHead(ClassifierMixin, BaseEstimator):
         """Settings to choose from, the simplest first."""
         return [{"C": value} for value in sorted(self.grid)]
 
-    def try_candidates(self, x: Floats, y: Ints, held: Floats) -> Floats:
+    def try_candidates(self, x: Values, y: Ints, held: Values) -> Floats:
         """Probabilities [candidates, N_held, C] of rows `held` by fits on `x` and class indices `y`.
 
         Classes are those of `y` in rising order. Scaling is learned on `x`. The head is left as it was.
@@ -95,8 +96,7 @@ class _LinearHead(ClassifierMixin, BaseEstimator):
         _, index = np.unique(y, return_inverse=True)
         span = span_of(x)
         solved = self._solve(span, index, sorted(self.grid))
-        rows = (held - span.mean) / span.scale
-        return np.stack([self._probabilities(rows @ weights.T + intercept) for weights, intercept in solved])
+        return np.stack([self._probabilities(scores_of(held, span.mean, span.scale, *fit)) for fit in solved])
 
     def _solve(self, span: Span, y: Ints, penalties: Sequence[float]) -> list[tuple[Floats, Floats]]:
         """Coefficients [C, D] and intercepts [C] of each penalty, in scaled columns."""
@@ -120,9 +120,8 @@ class _LinearHead(ClassifierMixin, BaseEstimator):
     def decision_scores(self, X: ArrayLike) -> Floats:
         """Linear scores [N, C], one a class (for two classes as well)."""
         check_is_fitted(self)
-        x = validate_data(self, X, dtype=np.float64, reset=False)
-        scores: Floats = (x - self.mean_) / self.scale_ @ self.coef_.T + self.intercept_
-        return scores
+        x = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        return scores_of(x, self.mean_, self.scale_, self.coef_, self.intercept_)
 
     def predict_proba(self, X: ArrayLike) -> Floats:
         """Class probabilities [N, C], in the order of `classes_`."""

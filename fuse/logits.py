@@ -20,6 +20,7 @@ from cache.folds import pair_holdouts, single_holdouts
 from cache.records import Block, ClipStatus, Holdout, Plan
 from fuse.design import Ingredients, assemble
 from fuse.features import CrossFitted, Features, values_of
+from fuse.matrix import Values
 from fuse.workers import one_thread
 
 
@@ -104,7 +105,7 @@ def head_and_logits(
     return head, replace(block, holdout=holdout, logits=logits, seen=seen)
 
 
-def centred_scores(head: Any, x: NDArray[np.float64], classes: int) -> NDArray[np.float32]:
+def centred_scores(head: Any, x: Values, classes: int) -> NDArray[np.float32]:
     """Linear scores [N, classes] of a fitted head, centred; a class that it did not see gets its lowest score."""
     seen = head.decision_scores(x)
     scores = np.repeat(seen.min(axis=1, keepdims=True), classes, axis=1)

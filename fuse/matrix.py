@@ -9,6 +9,8 @@ from fuse.features import Level
 
 HIDDEN = -1
 """Class index of a test row: its label enters no design matrix."""
+Values = NDArray[np.float32] | NDArray[np.float64]
+"""Features as they were computed, in float32, or in float64 where means fill in for what is absent."""
 NO_FOLD = -1
 """The outer fold of a design matrix that tests none: its head ships."""
 
@@ -19,12 +21,12 @@ class InnerFold:
 
     Attributes
     ----------
-    x : ndarray of float64, shape (N, D)
+    x : ndarray of float32 or float64, shape (N, D)
     fit, held : ndarray of bool, shape (N,)
         Rows to fit on, and rows to score; neither holds a test row.
     """
 
-    x: NDArray[np.float64]
+    x: Values
     fit: NDArray[np.bool_]
     held: NDArray[np.bool_]
 
@@ -35,7 +37,7 @@ class DesignMatrix:
 
     Attributes
     ----------
-    x : ndarray of float64, shape (N, D)
+    x : ndarray of float32 or float64, shape (N, D)
         The sources' columns side by side; rows are the plan's clips in order.
     y : ndarray of int64, shape (N,)
         Index into `classes`; `HIDDEN` for test rows.
@@ -59,7 +61,7 @@ class DesignMatrix:
         Empty where nothing can be chosen: training rows in sample without pair networks, or too few groups.
     """
 
-    x: NDArray[np.float64]
+    x: Values
     y: NDArray[np.int64]
     groups: tuple[str, ...]
     digests: tuple[str, ...]
@@ -72,7 +74,7 @@ class DesignMatrix:
     inner: tuple[InnerFold, ...] = ()
 
     @property
-    def x_train(self) -> NDArray[np.float64]:
+    def x_train(self) -> Values:
         """Features of the training rows, [N_train, D]."""
         return self.x[~self.test]
 
@@ -87,6 +89,6 @@ class DesignMatrix:
         return np.array(self.groups)[~self.test]
 
     @property
-    def x_test(self) -> NDArray[np.float64]:
+    def x_test(self) -> Values:
         """Features of the test rows, [N_test, D]."""
         return self.x[self.test]

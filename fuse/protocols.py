@@ -224,6 +224,5 @@ def _with_leaky_logits(cache: FeatureCache, block: Block) -> Block:
 
     index = np.array([cache.classes.index(status.clip.label) for status in cache.clips])
     having = np.array([digest not in block.absent for digest in block.digests])
-    x = block.embedding.astype(np.float64)
-    head = make_head("softmax", random_state=cache.plan.seed).fit(x[having], index[having])
-    return replace(block, logits=centred_scores(head, x, len(cache.classes)))
+    head = make_head("softmax", random_state=cache.plan.seed).fit(block.embedding[having], index[having])
+    return replace(block, logits=centred_scores(head, block.embedding, len(cache.classes)))

@@ -3,14 +3,18 @@
 An L2 penalty is blind to rotation, so a fit over D columns is the same fit over the axes of the rows' own span: at most
 as many as there are rows. Along these axes the columns do not correlate, and the curvature of the loss is nearly known
 before the first step. The axes come from the products of the rows where columns are many, else from those of the
-columns; both heads that ask for the same rows get them once.
+columns; both heads that ask for the same rows get them once. Of many rows no copy along the axes is made: what a fit
+asks of them is computed from their columns, some thousands at a time.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fuse.matrix import Values
 from fuse.workers import one_thread
 
 Floats = NDArray[np.float64]
@@ -21,8 +25,85 @@ _LARGEST = 1 << 23
 """Rows of more bytes than these are not kept, nor is their span."""
 _TALL = 4
 """Nor are more rows than so many times their columns: their span is found at little cost."""
+_FEW = 1 << 22
+"""Rows of so many numbers at most are held whole ..."""
+_PIECE = 1 << 19
+"""... and others taken piece by piece, of so many numbers each."""
 _NEGLIGIBLE = 1e-13
 """Axes of less than this share of the greatest squared length hold rounding errors alone."""
+
+
+class Turned(Protocol):
+    """Rows along axes, [N, R], as far as a fit asks for them."""
+
+    @property
+    def T(self) -> "Turned":
+        """The axes along the rows, [R, N]."""
+
+    def __matmul__(self, other: Floats, /) -> Floats:
+        """The product with a matrix."""
+
+
+@dataclass(frozen=True)
+class FarRows:
+    """Rows along axes, each time anew from their columns: ``(x - mean) @ axes``.
+
+    Attributes
+    ----------
+    x : ndarray, shape (N, D)
+    mean : ndarray of float64, shape (D,)
+    axes : ndarray of float64, shape (D, R)
+    """
+
+    x: Values
+    mean: Floats
+    axes: Floats
+
+    @property
+    def T(self) -> "FarAxes":
+        """The axes along the rows."""
+        return FarAxes(self)
+
+    def __matmul__(self, weights: Floats) -> Floats:
+        """Scores [N, K] of weights [R, K]."""
+        in_columns = self.axes @ weights
+        scores = np.concatenate([piece @ in_columns for piece in pieces(self.x)])
+        scores -= self.mean @ in_columns
+        return scores
+
+
+@dataclass(frozen=True)
+class FarAxes:
+    """`FarRows`, turned over."""
+
+    rows: FarRows
+
+    @property
+    def T(self) -> FarRows:
+        """The rows along the axes."""
+        return self.rows
+
+    def __matmul__(self, values: Floats) -> Floats:
+        """Sums [R, K] over the rows, each times its values [N, K]."""
+        found, start = np.zeros((self.rows.x.shape[1], values.shape[1])), 0
+        for piece in pieces(self.rows.x):
+            found += piece.T @ values[start : start + len(piece)]
+            start += len(piece)
+        return self.rows.axes.T @ (found - np.outer(self.rows.mean, values.sum(axis=0)))
+
+
+def pieces(x: Values) -> Iterator[Floats]:
+    """Rows in float64, so many at a time that no copy of all is made; all at once where they are few."""
+    step = max(1, _PIECE // x.shape[1]) if x.size > _FEW else len(x)
+    for start in range(0, len(x), step):
+        yield x[start : start + step].astype(np.float64, copy=False)
+
+
+def scores_of(x: Values, mean: Floats, scale: Floats, weights: Floats, intercept: Floats) -> Floats:
+    """Linear scores [N, K] of rows [N, D] by coefficients [K, D] and intercepts [K] in scaled columns."""
+    if not len(x):
+        return np.zeros((0, len(intercept)))
+    return np.concatenate([(piece - mean) / scale @ weights.T + intercept for piece in pieces(x)])
 
 
 @dataclass(frozen=True)
@@ -33,7 +114,7 @@ class Span:
     ----------
     mean, scale : ndarray of float64, shape (D,)
         Rows were standardised by them: ``(x - mean) / scale``.
-    rows : ndarray of float64, shape (N, R)
+    rows : ndarray of float64, shape (N, R), or FarRows
         The rows along R axes.
     lengths : ndarray of float64, shape (R,)
         Sum of squares along each axis.
@@ -45,7 +126,7 @@ class Span:
 
     mean: Floats
     scale: Floats
-    rows: Floats
+    rows: Turned
     lengths: Floats
     basis: Floats
     sides: Floats | None
@@ -56,17 +137,19 @@ class Span:
         return found if self.sides is None else found @ self.sides
 
 
-def scaling(x: Floats) -> tuple[Floats, Floats]:
+def scaling(x: Values) -> tuple[Floats, Floats]:
     """Mean, and deviation times the root of the number of columns; a constant column is left as it is."""
-    deviation = x.std(axis=0)
-    constant = deviation <= 10 * np.finfo(np.float64).eps * np.abs(x).max(axis=0)
-    return x.mean(axis=0), np.where(constant, 1.0, deviation) * np.sqrt(x.shape[1])
+    mean = sum(piece.sum(axis=0) for piece in pieces(x)) / len(x)
+    deviation = np.sqrt(sum(((piece - mean) ** 2).sum(axis=0) for piece in pieces(x)) / len(x))
+    largest = np.max([np.abs(piece).max(axis=0) for piece in pieces(x)], axis=0)
+    constant = deviation <= 10 * np.finfo(np.float64).eps * largest
+    return mean, np.where(constant, 1.0, deviation) * np.sqrt(x.shape[1])
 
 
-_spans: list[tuple[Floats, Span]] = []
+_spans: list[tuple[Values, Span]] = []
 
 
-def span_of(x: Floats) -> Span:
+def span_of(x: Values) -> Span:
     """The span of some rows [N, D]; of rows that were asked for just before, the same one."""
     for place, (known, span) in enumerate(_spans):
         if known is x or (known.shape == x.shape and np.array_equal(known[0], x[0]) and np.array_equal(known, x)):
@@ -79,15 +162,26 @@ def span_of(x: Floats) -> Span:
     return span
 
 
-def _find(x: Floats) -> Span:
+def _find(x: Values) -> Span:
     mean, scale = scaling(x)
     with one_thread():
-        standard = (x - mean) / scale
-        wide = x.shape[1] > x.shape[0]
-        lengths, found = np.linalg.eigh(standard @ standard.T if wide else standard.T @ standard)
-        kept = lengths > _NEGLIGIBLE * max(lengths[-1], np.finfo(np.float64).tiny)
-        lengths, found = lengths[kept], found[:, kept]
-        if wide:
+        if x.shape[1] > x.shape[0]:
+            standard = (x - mean) / scale
+            lengths, found = _axes(standard @ standard.T)
             roots = np.sqrt(lengths)
             return Span(mean, scale, found * roots, lengths, (found / roots).T, standard)
-        return Span(mean, scale, standard @ found, lengths, found.T, None)
+        products = np.zeros((x.shape[1], x.shape[1]))
+        for piece in pieces(x):
+            standard = (piece - mean) / scale
+            products += standard.T @ standard
+        lengths, found = _axes(products)
+        few = x.size <= _FEW
+        rows: Turned = standard @ found if few else FarRows(x, mean, found / scale[:, None])
+        return Span(mean, scale, rows, lengths, found.T, None)
+
+
+def _axes(products: Floats) -> tuple[Floats, Floats]:
+    """Squared lengths [R] of the axes that are more than rounding errors, and the axes [M, R]."""
+    lengths, found = np.linalg.eigh(products)
+    kept = lengths > _NEGLIGIBLE * max(lengths[-1], np.finfo(np.float64).tiny)
+    return lengths[kept], found[:, kept]

@@ -10,7 +10,7 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from cache.errors import InputError, UnknownNameError
-from fuse import make_head
+from fuse import make_head, span
 from fuse.heads import HEADS, head_spec
 from fuse.inner import inner_split
 from fuse.span import span_of
@@ -129,6 +129,29 @@ def test_linear_heads_are_those_of_scikit_learn(rows: int, penalty: float) -> No
         plain = model.fit((x - head.mean_) / head.scale_, y)
         expected = plain.predict_proba((fresh - head.mean_) / head.scale_)
         np.testing.assert_allclose(head.predict_proba(fresh), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["softmax", "logistic"])
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_many_rows_are_fitted_piece_by_piece(
+    name: str, classes: int, kind: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No copy of them is made along their axes, and the head is the same but for rounding."""
+    x, y = blobs(rows=90, columns=6, classes=classes)
+    x = (x * [1, 10, 0.1, 1, 1, 1] + 30).astype(kind)
+    groups = np.arange(90) // 2
+    whole = make_head(name).fit(x, y, groups=groups)
+    span._spans.clear()
+    for name_of_limit, value in (("_FEW", 0), ("_PIECE", 50), ("_LARGEST", 0)):
+        monkeypatch.setattr(span, name_of_limit, value)
+    pieced = make_head(name).fit(x, y, groups=groups)
+    assert isinstance(span_of(x).rows, span.FarRows)
+    assert pieced.C_ == whole.C_
+    np.testing.assert_allclose(pieced.predict_proba(x), whole.predict_proba(x), atol=1e-5)
+    rows = span_of(x).rows
+    np.testing.assert_allclose(rows @ np.eye(6), (rows.T @ np.eye(90)).T, atol=1e-9)
+    assert rows.T.T is rows
 
 
 def test_the_span_of_rows_is_found_once_and_is_theirs() -> None:
