@@ -58,6 +58,7 @@ class RecipeCommand(click.Command):
 @click.option("--weights", multiple=True, help="SOURCE=NAME|FILE of pretrained weights (moodfuse weights ls); repeat.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--precision", default="auto", show_default=True, help="auto (fp32), fp32 or bf16.")
+@click.option("--compile", "compiled", is_flag=True, help="Compile networks for embedding: minutes at the start.")
 @click.option("--jobs", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default="cores", help="Decoders.")
 @click.option(
     "--crossfit/--no-crossfit",
@@ -132,7 +133,9 @@ def _settings(data: Path, cache_path: Path, options: Mapping[str, Any]) -> "Extr
         cache=cache_path,
         sources=options["sources"] or DEFAULT_SOURCES,
         plan=PlanChoice(options["folds"], options["seed"], options["replan"]),
-        recipes=RecipeChoice(options["recipe"], depth, depths, files, options["device"], options["precision"]),
+        recipes=RecipeChoice(
+            options["recipe"], depth, depths, files, options["device"], options["precision"], options["compiled"]
+        ),
         networks=Wanted(options["crossfit"], options["leaky"], options["repeats"]),
         impute=options["missing"] == "impute",
         group_pattern=options["group_pattern"],

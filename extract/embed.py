@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -68,6 +68,11 @@ def laid_out(recipe: Recipe, batch: Tensor) -> Tensor:
     return batch
 
 
+def _compiled(recipe: Recipe, pass_through: Callable[..., Any]) -> Callable[..., Any]:
+    """What a clip passes, compiled where the recipe says so; that happens when the first does."""
+    return torch.compile(pass_through, dynamic=False) if recipe.compile else pass_through
+
+
 class SourceWorker:
     """A source's network with its inputs.
 
@@ -90,6 +95,8 @@ class SourceWorker:
         self._initial = {name: value.clone() for name, value in tuned.state_dict().items()}
         self.tuned: nn.Module = tuned
         self._audio = isinstance(network_spec(recipe.network).preprocessing, AudioPreprocessing)
+        self._trunk: Callable[[Tensor], Tensor] = _compiled(recipe, network.trunk)
+        self._whole: Callable[[Tensor], tuple[Tensor, Tensor]] = _compiled(recipe, network)
         self._media_of = lru_cache(_WAVEFORMS_KEPT if self._audio else _FRAMES_KEPT)(media.read)
         tuning = recipe.tuning
         self.make_input = InputMaker(
@@ -128,7 +135,7 @@ class SourceWorker:
         torch.set_num_threads(self.recipe.threads)  # other sources' networks may work between its clips
         batch = self._batch(self.make_input(media))
         with self.autocast():
-            activation = self.network.trunk(batch).float()
+            activation = self._trunk(batch).float()
             embedding = self.network.pool_frozen(activation).float()
         rows = {"embedding": embedding[0].cpu().numpy()}
         if self.network.spec.has_replaced_layers:
@@ -144,7 +151,7 @@ class SourceWorker:
         """`full_rows` of a clip in memory."""
         torch.set_num_threads(self.recipe.threads)
         with self.autocast():
-            embedding, logits = self.network(self._batch(self.make_input(media)))
+            embedding, logits = self._whole(self._batch(self.make_input(media)))
         return {"embedding": embedding[0].float().cpu().numpy(), "logits": logits[0].float().cpu().numpy()}
 
     @torch.inference_mode()

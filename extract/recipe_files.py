@@ -12,6 +12,7 @@ from typing import Any
 from cache.errors import InputError, UnknownNameError
 from cache.identity import canonical_json
 from cache.recipe import DEPTHS, Recipe, Tuning
+from extract.networks.compiling import check_compiler
 from extract.networks.precision import check_precision
 from extract.networks.registry import NetworkSpec, network_spec
 from extract.networks.weights import WeightsFacts, weights_facts
@@ -25,7 +26,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True)
 class RecipeChoice:
-    """What the command line says of recipes: file or name, depths and weights per source, device, precision.
+    """What the command line says of recipes: file or name, depths and weights per source, and how to compute.
 
     `depths` and `weights` are by source (``c3d@seed-adam``) or by network (``c3d``, for each of its sources).
     """
@@ -36,6 +37,7 @@ class RecipeChoice:
     weights: Mapping[str, str] = field(default_factory=dict)
     device: str = "auto"
     precision: str = "auto"
+    compile: bool = False
 
     def source(self, name: str) -> str:
         """The full name of a source: with its recipe's name, unless that is the default one."""
@@ -163,6 +165,8 @@ def build_recipe(source: str, choice: RecipeChoice) -> Recipe:
     facts = source_weights(source, choice)
     device = resolve_device(choice.device)
     check_precision(choice.precision, device)
+    if choice.compile:
+        check_compiler(device)
     return Recipe(
         source=source,
         network=spec.name,
@@ -175,6 +179,7 @@ def build_recipe(source: str, choice: RecipeChoice) -> Recipe:
         precision="bf16" if choice.precision == "bf16" else "fp32",
         device=device,
         threads=_whole(tables, "threads", 2, name),
+        compile=choice.compile,
         seed=_whole(tables, "seed", 0, name),
     )
 

@@ -13,6 +13,7 @@ from cache.recipe import Recipe
 from extract.bodies import network_from_files, tuned_arrays
 from extract.embed import Rows, SourceWorker
 from extract.media.renditions import preprocessing_of
+from extract.networks.compiling import check_compiler
 from extract.networks.provenance import bn_eps_of
 from extract.networks.registry import input_size, network_spec
 
@@ -45,7 +46,7 @@ def check_shipped_recipe(recipe: Recipe) -> None:
         )
     if wanted != found:
         raise InputError(f"{recipe.source}: input {found} for a network that reads {wanted}")
-    if not 1 <= recipe.threads <= MOST_THREADS or recipe.batch != 1 or recipe.compile:
+    if not 1 <= recipe.threads <= MOST_THREADS or recipe.batch != 1 or type(recipe.compile) is not bool:
         raise InputError(f"{recipe.source}: {recipe.threads} threads, batch {recipe.batch}, compile {recipe.compile}")
     if recipe.precision not in ("fp32", "bf16") or recipe.device not in ("cpu", "cuda"):
         raise InputError(f"{recipe.source}: precision {recipe.precision!r} on {recipe.device!r}")
@@ -75,6 +76,8 @@ class ShippedSource:
             raise InputError(
                 f"{recipe.source}: made on a GPU, and torch finds none here; use the model where there is one"
             )
+        if recipe.compile:
+            check_compiler(recipe.device)
         if (recipe.depth == "full") != (body is None) or (recipe.depth == "frozen") != (not networks):
             raise InputError(f"{recipe.source}: body and networks do not fit its depth, {recipe.depth!r}")
         self.recipe = recipe
