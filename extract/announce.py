@@ -8,6 +8,7 @@ from cache.store import FeatureCache
 from extract.audit import audit_cache, audit_lines
 from extract.estimate import Estimate, is_long, measure
 from extract.recipe_files import source_weights
+from extract.runtime import give_back_freed_memory
 from extract.work import Work
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def announce(cache: FeatureCache, settings: "ExtractSettings", todo: Sequence[Wo
         if is_long(item) or settings.dry_run:
             estimate = measure(item, settings.recipes.weights_of(source), classes=cache.classes)
             total += estimate
+            give_back_freed_memory()
             cost = f": about {estimate.seconds:.0f} s, {estimate.megabytes:.0f} MB"
         say(f"{source} ({item.recipe.depth}): {work}{cost}")
     if total == Estimate():

@@ -92,7 +92,8 @@ class SourceWorker:
         self.network = network
         self.head = nn.ModuleDict({"replaced": self.network.replaced, "classifier": self.network.classifier})
         tuned = self.head if recipe.depth == "head" else self.network
-        self._initial = {name: value.clone() for name, value in tuned.state_dict().items()}
+        resettable = {} if recipe.depth == "frozen" else tuned.state_dict()
+        self._initial = {name: value.clone() for name, value in resettable.items()}
         self.tuned: nn.Module = tuned
         self._audio = isinstance(network_spec(recipe.network).preprocessing, AudioPreprocessing)
         self._trunk: Callable[[Tensor], Tensor] = _compiled(recipe, network.trunk)

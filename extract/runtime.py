@@ -30,12 +30,18 @@ def keep_freed_memory() -> None:
     """Have glibc keep large arrays that were freed for the next ones, rather than give each back to the system.
 
     Each layer of a video network fills tens of megabytes; fresh from the system these are zeroed first, which costs up
-    to a third of a pass. The process holds on to its largest need until it ends. Other C libraries are left alone.
+    to a third of a pass. It is held on to until `give_back_freed_memory`. Other C libraries are left alone.
     """
     with suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_MMAP_THRESHOLD, _MOST_MMAP)
         mallopt(_TRIM_THRESHOLD, _MOST_TRIM)
+
+
+def give_back_freed_memory() -> None:
+    """Have glibc give back what `keep_freed_memory` has it keep: between networks, whose layers need other sizes."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def load_torch_meanwhile() -> None:

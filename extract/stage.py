@@ -23,6 +23,7 @@ from extract.media.limits import ReadingRules
 from extract.progress import track
 from extract.recipe_files import RecipeChoice, build_recipe, option_names
 from extract.refusals import counted
+from extract.runtime import give_back_freed_memory
 from extract.sharing import shared_order
 from extract.shelf import Shelf, write_rows
 from extract.streaming import media_supply
@@ -208,6 +209,13 @@ def compute(cache: FeatureCache, item: Work, settings: ExtractSettings, media: M
     cache.write_recipe(item.recipe)
     if not (item.trunk or item.networks or item.body):
         return 0, 0
+    try:
+        return _computed(cache, item, settings, media)
+    finally:
+        give_back_freed_memory()
+
+
+def _computed(cache: FeatureCache, item: Work, settings: ExtractSettings, media: MediaSupply) -> tuple[int, int]:
     from extract.bodies import keep_body
     from extract.embed import SourceWorker, make_network
 

@@ -55,6 +55,21 @@ def test_freed_memory_serves_again() -> None:
     assert np.sign(faults(keep=False)) == 1
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is asked; this is another system")
+def test_kept_memory_is_given_back() -> None:
+    """What was kept for the next arrays leaves the process when asked to, and only then."""
+    code = FAULTS.format(keep=True) + (
+        "from extract.runtime import give_back_freed_memory\n"
+        "def held():\n"
+        "    return int(open('/proc/self/statm').read().split()[1]) * resource.getpagesize() >> 20\n"
+        "before = held()\n"
+        "give_back_freed_memory()\n"
+        "print(before - held())\n"
+    )
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert int(found.split()[1]) > MEGABYTES / 2
+
+
 def test_torch_is_imported_meanwhile() -> None:
     """It is there once the thread is through; a broken torch is left to whoever needs it."""
     code = (
