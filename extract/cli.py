@@ -59,7 +59,13 @@ class RecipeCommand(click.Command):
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--precision", default="auto", show_default=True, help="auto (fp32), fp32 or bf16.")
 @click.option("--compile", "compiled", is_flag=True, help="Compile networks for embedding: minutes at the start.")
-@click.option("--jobs", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default="cores", help="Decoders.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=os.cpu_count() or 1,
+    show_default="cores",
+    help="Decoders; and cores for small networks, which are tuned several at a time.",
+)
 @click.option(
     "--crossfit/--no-crossfit",
     default=True,

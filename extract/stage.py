@@ -6,21 +6,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from cache.errors import DamagedPartError, InputError, MissingBlockError, MoodfuseError
-from cache.files import discard, set_aside
+from cache.errors import InputError, MoodfuseError
 from cache.folds import can_cross_fit
 from cache.planning import PlanChoice, next_plan, repeat_plan
-from cache.recipe import Recipe, frozen_counterpart, views_of
+from cache.recipe import frozen_counterpart, views_of
 from cache.records import ClipStatus
-from cache.store import FeatureCache, Roles
+from cache.store import FeatureCache
 from extract.announce import announce, say_audit, say_copies, say_plan, say_weights
 from extract.cluster import Task, spread_decoding, spread_settings, spread_work
 from extract.dataset import scan
 from extract.keeping import MediaSupply
 from extract.media.limits import ReadingRules
-from extract.progress import track
 from extract.recipe_files import RecipeChoice, build_recipe, option_names
 from extract.refusals import counted
 from extract.runtime import give_back_freed_memory
@@ -30,7 +26,7 @@ from extract.streaming import media_supply
 from extract.work import Wanted, Work, remaining
 
 if TYPE_CHECKING:
-    from extract.embed import SourceWorker
+    pass
 
 log = logging.getLogger(__name__)
 DEFAULT_SOURCES = ("onedmcnn", "twodmcnn", "c3d", "i3d")
@@ -216,85 +212,25 @@ def compute(cache: FeatureCache, item: Work, settings: ExtractSettings, media: M
 
 
 def _computed(cache: FeatureCache, item: Work, settings: ExtractSettings, media: MediaSupply) -> tuple[int, int]:
+    from extract.abreast import Source, processes_for, tune_abreast
     from extract.bodies import keep_body
     from extract.embed import SourceWorker, make_network
 
-    network = make_network(item.recipe, settings.recipes.weights_of(item.recipe.source), len(cache.classes))
+    weights = settings.recipes.weights_of(item.recipe.source)
+    network = make_network(item.recipe, weights, len(cache.classes))
     if item.body:
         keep_body(cache.network_path(item.recipe, None), item.recipe, network)
-    worker = SourceWorker(item.recipe, network, media.store(item.recipe))
-    tuned, embedded = 0, 0
+    store = media.store(item.recipe)
+    worker = SourceWorker(item.recipe, network, store)
+    embedded = 0
     if item.trunk:
         frozen = frozen_counterpart(item.recipe)
         cache.write_recipe(frozen)
         title = f"{item.recipe.source} *: embedding"
         embedded += write_rows(Shelf(cache, frozen, None), item.trunk, worker.frozen_rows, title=title)
-    activations = _activations(cache, item.recipe) if item.recipe.depth == "head" and item.networks else {}
-    title = f"{item.recipe.source}: tuning ({item.recipe.depth})"
-    for roles in track(shared_order(item.networks), total=len(item.networks), what=title):
-        cache.write_roles(item.recipe, roles)  # also where this record alone was lost
-        if not _lacking(cache, item.recipe, roles):
-            continue  # another process was quicker
-        tuned += _tune_one(cache, worker, roles, activations)
-        embedded += _embed_tuned(cache, worker, roles, activations)
-    return tuned, embedded
-
-
-def _activations(cache: FeatureCache, recipe: Recipe) -> dict[str, np.ndarray]:
-    clips = cache.clips_with(recipe)
-    rows = cache.rows(frozen_counterpart(recipe), None, clips, ("embedding", "activation"))
-    if not rows.found.all():
-        raise MissingBlockError(f"{recipe.source}: a part of its activations was damaged meanwhile; run extract again")
-    values = rows.arrays.get("activation", rows.arrays["embedding"])
-    return dict(zip(clips.texts["digest"], values, strict=True))
-
-
-def _tune_one(cache: FeatureCache, worker: "SourceWorker", roles: Roles, activations: dict[str, np.ndarray]) -> bool:
-    """Leave the worker with the network tuned on `roles`, from the cache or by tuning it; returns whether it tuned."""
-    from extract.networks.own_files import load_weights_file, save_weights
-    from extract.tune import tune
-
-    path = cache.network_path(worker.recipe, roles)
-    worker.reset()
-    if path.is_file():
-        try:
-            worker.tuned.load_state_dict(load_weights_file(path)[0])
-            discard(path.with_suffix(".checkpoint"))  # of a run that ended before it came to that
-            return False
-        except DamagedPartError as error:
-            set_aside(path, str(error))
-            worker.reset()
-    if worker.recipe.depth == "head":
-        data, checkpoint = worker.head_data(roles, cache.classes, activations), None
-    else:
-        data, checkpoint = worker.full_data(roles, cache.classes), path.with_suffix(".checkpoint")
-    epoch = tune(worker.tuned, data, worker.recipe, checkpoint=checkpoint)
-    if worker.recipe.depth == "head":
-        worker.fold_standardisation()
-    early = any(role == "stop" for _, _, role in roles)
-    if not early:
-        log.warning(
-            "%s: a class has fewer than 3 groups; tuned for the recipe's fixed %d epochs", worker.recipe.source, epoch
-        )
-    metadata = {
-        "classes": list(cache.classes),
-        "epoch": epoch,
-        "early_stopping": early,
-        "recipe": worker.recipe.digest16,
-    }
-    save_weights(path, worker.tuned.state_dict(), metadata)
-    if checkpoint is not None:
-        discard(checkpoint)
-    return True
-
-
-def _embed_tuned(cache: FeatureCache, worker: "SourceWorker", roles: Roles, activations: dict[str, np.ndarray]) -> int:
-    def row(digest: str) -> dict[str, np.ndarray]:
-        return worker.full_rows(digest) if worker.recipe.depth == "full" else worker.head_rows(activations[digest])
-
-    return write_rows(Shelf(cache, worker.recipe, roles), _lacking(cache, worker.recipe, roles), row)
-
-
-def _lacking(cache: FeatureCache, recipe: Recipe, roles: Roles | None) -> list[str]:
-    """Clips whose features of a network are not in the cache by now, sorted by digest."""
-    return sorted({status.digest for status in cache.clips_with(recipe)} - cache.held(recipe, roles))
+    if not item.networks:
+        return 0, embedded
+    source = Source(cache.path, item.recipe, weights, store)
+    networks, abreast = shared_order(item.networks), processes_for(item, settings.jobs)
+    tuned, more = tune_abreast(cache, worker, source, [networks[number::abreast] for number in range(abreast)])
+    return tuned, embedded + more

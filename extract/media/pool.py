@@ -289,10 +289,15 @@ def prepare_worker(limits: Limits) -> None:
     """Hold a worker to its limits, leave interrupts to the main process, and end with it even if it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # ends also a worker that does not come back from a decoder
+    end_with_parent()
+    confine(limits)
+
+
+def end_with_parent() -> None:
+    """Have this process end with the one that started it, even if that is killed."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-    confine(limits)
 
 
 def _end_with(sentinel: int) -> None:

@@ -22,7 +22,7 @@ from cache.tables import ClipTable
 from extract.embed import SourceWorker, make_network
 from extract.keeping import source_media
 from extract.networks.own_files import load_weights_file
-from extract.stage import _activations, _tune_one
+from extract.tuned import activations_of, tune_one
 
 FOLD = 0
 HOLDOUTS = (Holdout.of(FOLD), Holdout.of({FOLD, 1}))
@@ -47,12 +47,12 @@ def tuned(source: str, home: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
             patch.setattr(MediaStore, "read", noisy_media(MediaStore.read, held))
             patch.setattr(FeatureCache, "rows", noisy_rows(FeatureCache.rows, held))
         worker = SourceWorker(recipe, make_network(recipe, None, len(cache.classes)), store)
-        activations = _activations(cache, recipe) if recipe.depth == "head" else {}
+        activations = activations_of(cache, recipe) if recipe.depth == "head" else {}
         found: dict[str, object] = {}
         for holdout in HOLDOUTS:
             roles = cache.roles(recipe, holdout)
             assert roles is not None
-            _tune_one(cache, worker, roles, activations)
+            tune_one(cache, worker, roles, activations)
             tensors, facts = load_weights_file(cache.network_path(recipe, roles))
             found[str(holdout)] = (roles, facts["epoch"], {name: value.numpy() for name, value in tensors.items()})
     return found
