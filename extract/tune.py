@@ -5,7 +5,8 @@ very steps of an unbroken one.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,14 +131,33 @@ def _train_epoch(
     clips = data.clips("tune")
     order = torch.randperm(len(clips), generator=generator).tolist()
     device = _device(data.parameters)
-    for start in range(0, len(order), tuning.batch):
-        chosen = [clips[index] for index in order[start : start + tuning.batch]]
-        batch = torch.stack([data.train_input(digest, generator) for digest, _ in chosen]).to(device)
-        targets = torch.tensor([target for _, target in chosen], device=device)
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        for start in range(0, len(order), tuning.batch):
+            chosen = [clips[index] for index in order[start : start + tuning.batch]]
+            inputs = torch.stack([data.train_input(digest, generator) for digest, _ in chosen])
+            yield inputs, torch.tensor([target for _, target in chosen])
+
+    for batch, targets in ahead(batches()) if device.type == "cuda" else batches():
         optimizer.zero_grad(set_to_none=True)
-        value = loss(data.score(batch), targets)
+        value = loss(data.score(batch.to(device, non_blocking=True)), targets.to(device, non_blocking=True))
         value.backward()
         optimizer.step()
+
+
+def ahead(batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches in their order, the next one made in a thread while one is at work, in memory that a GPU copies from."""
+    pins = torch.cuda.is_available()
+
+    def following() -> tuple[Tensor, Tensor] | None:
+        batch = next(batches, None)
+        return batch if batch is None or not pins else (batch[0].pin_memory(), batch[1].pin_memory())
+
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(following)
+        while (batch := waiting.result()) is not None:
+            waiting = thread.submit(following)
+            yield batch
 
 
 @torch.inference_mode()
