@@ -110,11 +110,11 @@ def main(most: int, columns: int) -> int:
             f"{name}: exponent {power:.2f} (of processors {worked:.2f}), bar {BAR_EXPONENT}; memory grows by "
             f"{growth:.1f} times the features, bar {BAR_MEMORY:.0f}"
         )
-        span = f"{name}, {sizes[0]} to {sizes[-1]} clips of {columns} columns"
+        span = f"{name}, {{}} to {sizes[-1]} clips of {columns} columns"
         last = costs[-1]
         rows += [
             Row(
-                f"{span}: exponent of time",
+                f"{span.format(some[0])}: exponent of time",
                 f"{last.seconds:.0f} s",
                 f"{costs[0].seconds:.1f} s",
                 [power],
@@ -122,7 +122,7 @@ def main(most: int, columns: int) -> int:
                 power <= BAR_EXPONENT,
             ),
             Row(
-                f"{span}: memory over features",
+                f"{span.format(sizes[0])}: memory over features",
                 f"{last.peak / 1e6:.0f} MB",
                 f"{costs[0].peak / 1e6:.0f} MB",
                 [growth],

@@ -16,6 +16,7 @@ from cache.recipe import Recipe
 from extract.media.preprocess import InputMaker
 from extract.networks import create_network, network_spec
 from extract.networks.base import Network
+from extract.networks.compiling import check_compiler
 from extract.networks.registry import AudioPreprocessing
 from extract.runtime import keep_freed_memory
 from extract.tune import TuningData
@@ -69,8 +70,14 @@ def laid_out(recipe: Recipe, batch: Tensor) -> Tensor:
 
 
 def _compiled(recipe: Recipe, pass_through: Callable[..., Any]) -> Callable[..., Any]:
-    """What a clip passes, compiled where the recipe says so; that happens when the first does."""
-    return torch.compile(pass_through, dynamic=False) if recipe.compile else pass_through
+    """What a clip passes, compiled where the recipe says so; that happens when the first does.
+
+    As one graph: where torch could compile only parts it says so, and does not compute the rest eagerly.
+    """
+    if not recipe.compile:
+        return pass_through
+    check_compiler(recipe.device, asked=f"{recipe.source}: its recipe compiles", otherwise="use one that does not")
+    return torch.compile(pass_through, dynamic=False, fullgraph=True)
 
 
 class SourceWorker:

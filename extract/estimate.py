@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _BYTES_PER_FLOAT = 4
 WORTH_MEASURING = 8
-"""Clips that pass a network; with fewer, and nothing to tune, measuring would take about as long as the work."""
+"""Clips that pass a network; with fewer, and nothing else to do, measuring would take about as long as the work."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Estimate:
 
 def is_long(item: "Work") -> bool:
     """Whether the work is long enough for its length to be worth measuring."""
-    return bool(item.networks) or len(item.trunk) >= WORTH_MEASURING
+    return bool(item.networks) or item.body or len(item.trunk) >= WORTH_MEASURING
 
 
 def measure(item: "Work", weights: str | None, *, classes: tuple[str, ...]) -> Estimate:

@@ -1,6 +1,6 @@
 """What the process is told before torch works in it: how threads wait beside decoders, and that freed memory stays.
 
-Nothing here changes a bit of any result. What the user's environment says already, stays.
+Nothing here changes a bit of any result. What the user's environment says already of either, stays.
 """
 
 import ctypes
@@ -12,8 +12,11 @@ from contextlib import suppress
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 SPINS = "5000"
 """Some microseconds; by itself GNU's OpenMP spins for milliseconds."""
+ALLOCATING = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
-_MOST_TRIM, _MOST_MMAP = 2**31 - 1, 1 << 30
+_MOST_TRIM = 2**31 - 1
+_MOST_MMAP = (1 << 30, 32 << 20)
+"""What to ask for; older versions of glibc take no more than the second."""
 
 
 def settle() -> None:
@@ -32,10 +35,11 @@ def keep_freed_memory() -> None:
     Each layer of a video network fills tens of megabytes; fresh from the system these are zeroed first, which costs up
     to a third of a pass. It is held on to until `give_back_freed_memory`. Other C libraries are left alone.
     """
-    with suppress(AttributeError, OSError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_MMAP_THRESHOLD, _MOST_MMAP)
-        mallopt(_TRIM_THRESHOLD, _MOST_TRIM)
+    if not any(name in os.environ for name in ALLOCATING):
+        with suppress(AttributeError, OSError):
+            mallopt = ctypes.CDLL(None).mallopt
+            if any(mallopt(_MMAP_THRESHOLD, most) for most in _MOST_MMAP):
+                mallopt(_TRIM_THRESHOLD, _MOST_TRIM)
 
 
 def give_back_freed_memory() -> None:

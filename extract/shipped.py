@@ -13,7 +13,6 @@ from cache.recipe import Recipe
 from extract.bodies import network_from_files, tuned_arrays
 from extract.embed import Rows, SourceWorker
 from extract.media.renditions import preprocessing_of
-from extract.networks.compiling import check_compiler
 from extract.networks.provenance import bn_eps_of
 from extract.networks.registry import input_size, network_spec
 
@@ -76,8 +75,6 @@ class ShippedSource:
             raise InputError(
                 f"{recipe.source}: made on a GPU, and torch finds none here; use the model where there is one"
             )
-        if recipe.compile:
-            check_compiler(recipe.device)
         if (recipe.depth == "full") != (body is None) or (recipe.depth == "frozen") != (not networks):
             raise InputError(f"{recipe.source}: body and networks do not fit its depth, {recipe.depth!r}")
         self.recipe = recipe

@@ -27,6 +27,7 @@ from extract.keeping import KeptMedia, MediaSupply
 from extract.media.decode import DecodedClip
 from extract.media.renditions import media_of, preprocessing_of, rendered, store_for
 from extract.networks.registry import AudioPreprocessing
+from extract.runtime import give_back_freed_memory
 from extract.work import Work, needing_media
 
 if TYPE_CHECKING:
@@ -167,6 +168,7 @@ class StreamedMedia:
         decoding = replace(self._decoding(), take=None) if early else self._decoding()
         statuses = examine(self.cache, clips, decoding, foresee=None if early else self._foresee)
         self._flush()
+        give_back_freed_memory()
         return statuses
 
     def _decoding(self) -> Decoding:
@@ -181,6 +183,7 @@ class StreamedMedia:
         long = [(trunk, work) for trunk, work in works if is_long(work)]
         cost = sum((measure(work, trunk.weights, classes=("", "")) for trunk, work in long), Estimate())
         about = f": about {cost.seconds / 60:.1f} minutes, {cost.megabytes:.0f} MB" if long else ""
+        give_back_freed_memory()
         names = ", ".join(work.recipe.source for _, work in works) or "no trunk"
         self.say(f"{len(wanted)} clips to decode once, past {names}{about}; nothing decoded is kept")
         if any(map(self._sounding, wanted)):
@@ -208,6 +211,7 @@ class StreamedMedia:
         self._sounding = sounding.__contains__
         decode_again(self.cache, clips, self._decoding(), lacking=lacking)
         self._flush()
+        give_back_freed_memory()
         return [replace(item, trunk=()) for item in todo]
 
     def _take(self, digest: str, clip: Clip, decoded: DecodedClip) -> None:

@@ -15,6 +15,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from fuse.choice import choose_on_rows
+from fuse.matrix import Values
 
 GRID = (10, 25, 50, 100)
 """Numbers of rounds that are tried; of equals the fewest win."""
@@ -120,16 +121,14 @@ class LightGBMHead(ClassifierMixin, BaseEstimator):
             "verbosity": -1,
         }
 
-    def _grow(self, x: NDArray[np.float64], y: NDArray[np.int64], rounds: int) -> LGBMClassifier:
+    def _grow(self, x: Values, y: NDArray[np.int64], rounds: int) -> LGBMClassifier:
         return LGBMClassifier(**self.settings(x.shape[1], rounds)).fit(x, y)
 
     def candidates(self) -> list[dict[str, Any]]:
         """Settings to choose from, the simplest first."""
         return [{"rounds": value} for value in sorted(self.grid)]
 
-    def try_candidates(
-        self, x: NDArray[np.float64], y: NDArray[np.int64], held: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
+    def try_candidates(self, x: Values, y: NDArray[np.int64], held: Values) -> NDArray[np.float64]:
         """Probabilities [candidates, N_held, C] of rows `held` by trees grown on `x` and class indices `y`.
 
         Classes are those of `y` in rising order. The head is left as it was.
@@ -151,7 +150,7 @@ class LightGBMHead(ClassifierMixin, BaseEstimator):
         return labels
 
 
-def _chances(booster: Any, x: NDArray[np.float64], rounds: int) -> NDArray[np.float64]:
+def _chances(booster: Any, x: Values, rounds: int) -> NDArray[np.float64]:
     """Probabilities [N, C] by the first `rounds` rounds."""
     raw = np.asarray(booster.predict(x, num_iteration=rounds, num_threads=1), dtype=np.float64)
     return raw if raw.ndim == 2 else np.stack([1.0 - raw, raw], axis=1)

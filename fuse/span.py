@@ -67,9 +67,7 @@ class FarRows:
     def __matmul__(self, weights: Floats) -> Floats:
         """Scores [N, K] of weights [R, K]."""
         in_columns = self.axes @ weights
-        scores = np.concatenate([piece @ in_columns for piece in pieces(self.x)])
-        scores -= self.mean @ in_columns
-        return scores
+        return np.concatenate([(piece - self.mean) @ in_columns for piece in pieces(self.x)])
 
 
 @dataclass(frozen=True)
@@ -87,9 +85,10 @@ class FarAxes:
         """Sums [R, K] over the rows, each times its values [N, K]."""
         found, start = np.zeros((self.rows.x.shape[1], values.shape[1])), 0
         for piece in pieces(self.rows.x):
-            found += piece.T @ values[start : start + len(piece)]
+            found += (piece - self.rows.mean).T @ values[start : start + len(piece)]
             start += len(piece)
-        return self.rows.axes.T @ (found - np.outer(self.rows.mean, values.sum(axis=0)))
+        product: Floats = self.rows.axes.T @ found
+        return product
 
 
 def pieces(x: Values) -> Iterator[Floats]:

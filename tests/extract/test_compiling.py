@@ -17,39 +17,55 @@ from extract.streaming import InHand
 
 
 def test_a_compiler_is_looked_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Without one the refusal names it and the ways out; one that CXX names will do; a GPU needs none."""
+    """Without one the refusal names it and the ways out; one that the environment names will do, with the headers."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(InputError, match=r"--compile: .* is not found; install it .* CXX, or leave --compile out"):
+    for device, variable in (("cpu", "CXX"), ("cuda", "CC")):
+        monkeypatch.delenv(variable, raising=False)
+        with pytest.raises(InputError, match=rf"--compile: .* not found; install it .* {variable}, or leave --compile"):
+            check_compiler(device)
+        monkeypatch.setenv(variable, "own++")
+    with pytest.raises(InputError, match="own\\+\\+ is not found"):
         build_recipe("onedmcnn", RecipeChoice(depth="frozen", device="cpu", compile=True))
-    check_compiler("cuda")
     own = tmp_path / "own++"
     own.write_text("#!/bin/sh\n")
     own.chmod(0o755)
-    monkeypatch.setenv("CXX", "own++")
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     with pytest.raises(InputError, match=r"holds no Python.h; install them"):
         check_compiler("cpu")
     (tmp_path / "Python.h").touch()
+    check_compiler("cuda")
     assert build_recipe("onedmcnn", RecipeChoice(depth="frozen", device="cpu", compile=True)).compile
 
 
-def test_a_compiled_network_is_another_source_with_the_same_features() -> None:
-    """The recipe's digest tells them apart; embeddings differ by rounding, and are the same bits when asked again."""
+def test_a_worker_that_cannot_compile_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """On another machine than where the recipe was made, or with a model from there: whose recipe, and what to do."""
+    recipe = replace(build_recipe("onedmcnn", RecipeChoice(depth="frozen", device="cpu")), compile=True)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match=r"^onedmcnn: its recipe compiles: .* not found; .* use one that does not"):
+        SourceWorker(recipe, make_network(recipe, None, 2), InHand())
+
+
+def test_a_compiled_network_gives_the_same_features() -> None:
+    """Its recipe is another; embeddings differ by rounding, are the same bits when asked again, and follow weights."""
     try:
         check_compiler("cpu")
     except InputError as error:
         if os.environ.get("MOODFUSE_COMPILER") == "required":
             raise
         pytest.skip(str(error))
-    eager = build_recipe("onedmcnn", RecipeChoice(depth="frozen", device="cpu"))
-    compiled = build_recipe("onedmcnn", RecipeChoice(depth="frozen", device="cpu", compile=True))
+    eager = build_recipe("onedmcnn", RecipeChoice(depth="full", device="cpu"))
+    compiled = build_recipe("onedmcnn", RecipeChoice(depth="full", device="cpu", compile=True))
     assert compiled == replace(eager, compile=True) and compiled.digest16 != eager.digest16
     waveform = np.random.default_rng(0).normal(size=480_000).clip(-1, 1).astype(np.float32)
     clip = Media(np.zeros((0, 0, 0, 3), np.uint8), np.zeros(0), waveform, len(waveform))
-    rows = [
-        SourceWorker(recipe, make_network(recipe, None, 2), InHand()).frozen_rows_of(clip)["embedding"]
-        for recipe in (eager, compiled, compiled)
-    ]
-    np.testing.assert_allclose(rows[1], rows[0], rtol=1e-4, atol=1e-6)
-    np.testing.assert_array_equal(rows[1], rows[2])
+    workers = [SourceWorker(recipe, make_network(recipe, None, 2), InHand()) for recipe in (eager, compiled, compiled)]
+    first = [worker.full_rows_of(clip) for worker in workers]
+    np.testing.assert_array_equal(first[1]["embedding"], first[2]["embedding"])
+    tuned = {name: value * 1.5 for name, value in workers[0].tuned.state_dict().items()}
+    for worker in workers:
+        worker.tuned.load_state_dict(tuned)
+    then = [worker.full_rows_of(clip) for worker in workers]
+    for rows in (first, then):
+        np.testing.assert_allclose(rows[1]["embedding"], rows[0]["embedding"], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(rows[1]["logits"], rows[0]["logits"], rtol=1e-4, atol=1e-5)
+    assert not np.allclose(first[1]["embedding"], then[1]["embedding"], rtol=1e-2)

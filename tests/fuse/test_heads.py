@@ -139,7 +139,7 @@ def test_many_rows_are_fitted_piece_by_piece(
 ) -> None:
     """No copy of them is made along their axes, and the head is the same but for rounding."""
     x, y = blobs(rows=90, columns=6, classes=classes)
-    x = (x * [1, 10, 0.1, 1, 1, 1] + 30).astype(kind)
+    x = (x * [1, 10, 0.1, 1, 1, 1] + [30, 30, 30, 0, 1e4, 30]).astype(kind)
     groups = np.arange(90) // 2
     whole = make_head(name).fit(x, y, groups=groups)
     span._spans.clear()
