@@ -113,6 +113,7 @@ def inner_scores(model: Any, data: Iterable[InnerData], *, classes: int) -> tupl
         spread[:, :, np.unique(y)] = chances
         tried.append(spread)
         labels.append(truth)
+        del x, held  # or they would stand beside those of the next fold while it is made
     chances, truth = np.concatenate(tried, axis=1), np.concatenate(labels)
     counts = np.bincount(truth, minlength=classes)
     weights = len(truth) / (np.count_nonzero(counts) * counts[truth])
