@@ -4,8 +4,10 @@ Everything is made by PyAV and by changing bytes; no other program is needed. `o
 `odd_files` the table of files.
 """
 
+import os
 import struct
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -95,13 +97,30 @@ class Making:
     def __call__(self, path: Path) -> None:
         """Write the file."""
         options = {"fflags": "+bitexact", **self.options}
-        with av.open(str(path), "w", format=self.form, options=options) as media:
+        with scheduled_as_before(), av.open(str(path), "w", format=self.form, options=options) as media:
             tracks = [encode_cover(media)] if self.cover else []
             tracks += [encode_picture(media, self.picture)] if self.picture else []
             tracks += [encode_sound(media, sound) for sound in self.sounds]
             mux(media, *tracks)
         for patch in self.patches:
             path.write_bytes(patch(path.read_bytes()))
+
+
+@contextmanager
+def scheduled_as_before() -> Iterator[None]:
+    """Undo what the encoder SVT-AV1 does to the thread that calls it.
+
+    Run by root, it gives that thread real-time priority for good. Threads and processes that it starts inherit that:
+    more of them than cores, waiting for each other, then hold every core for minutes.
+    """
+    if not hasattr(os, "sched_getscheduler"):
+        yield
+        return
+    policy, parameter = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameter)
 
 
 def mux(media: av.container.OutputContainer, *tracks: list[av.Packet]) -> None:

@@ -92,6 +92,14 @@ def names(files: tuple[Odd, ...]) -> list[str]:
     return [odd.name.encode("ascii", "replace").decode() for odd in files]
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="this system has no scheduling policies")
+def test_making_files_leaves_this_process_as_it_was(tmp_path: Path) -> None:
+    """No encoder has given it a priority that what is started later would inherit: run by root, one does."""
+    before = os.sched_getscheduler(0)
+    Making(Picture("libsvtav1"))(tmp_path / "av1.mp4")
+    assert os.sched_getscheduler(0) == before == os.SCHED_OTHER
+
+
 def test_there_are_many_files_with_names_of_their_own() -> None:
     """The table holds over a hundred files, and expects nothing that is not a reason."""
     assert len(ODD_FILES) == len({odd.name for odd in ODD_FILES}) > 100
