@@ -195,6 +195,7 @@ def load_plain(cache: FeatureCache) -> PlanFeatures:
 def balanced_loss(chances: Floats, truth: np.ndarray) -> float:
     """Log loss, classes weighted to count alike."""
     weights = compute_sample_weight("balanced", truth)
+    chances = chances / chances.sum(axis=1, keepdims=True)  # trees say float32 sums, nearly 1
     return float(log_loss(truth, chances, sample_weight=weights, labels=range(CLASSES)))
 
 

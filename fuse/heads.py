@@ -72,10 +72,11 @@ HEADS: dict[str, HeadSpec] = {
         HeadSpec("logistic", "one logistic regression a class, normalised", _logistic, tunes=True),
         HeadSpec(
             "lightgbm",
-            "gradient-boosted trees, few leaves and few columns a tree",
+            "gradient-boosted trees of one split, a share of the columns a tree",
             _lightgbm,
             tunes=True,
             kin="trees",
+            version=2,
         ),
         HeadSpec("mean", "average of the networks' probabilities", _mean, levels=("logits",), fits=False),
     )
