@@ -4,8 +4,9 @@ A string that is no UTF-8 (a file name may be any bytes) is held by Python's ``s
 come back. Digests are 64 ASCII characters; arrays of them have dtype ``S64``.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import overload
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from functools import cached_property
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,6 +88,11 @@ class Texts(Sequence[str]):
             return self.data.view("S64")
         return np.array(list(self), dtype="S64")
 
+    def first_places(self) -> NDArray[np.int64]:
+        """Of each string the place where it stands first, int64 [N]: equal strings have equal numbers."""
+        known: dict[str, int] = {}
+        return np.fromiter((known.setdefault(text, place) for place, text in enumerate(self)), np.int64, len(self))
+
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Texts):
             return np.array_equal(self.ends, other.ends) and np.array_equal(self.data, other.data)
@@ -154,6 +160,65 @@ class Assignment(Mapping[str, int]):
 
     def __repr__(self) -> str:
         return f"Assignment({len(self)} clips)"
+
+
+class DigestSet(Set[str]):
+    """Some clips of a column of digests, by a mask: a set of many thousands costs a byte a clip.
+
+    Parameters
+    ----------
+    digests : ndarray of S64, shape (N,)
+        Each once; shared, not copied.
+    chosen : ndarray of bool, shape (N,)
+        Which of them are in the set.
+    """
+
+    def __init__(self, digests: Digests, chosen: NDArray[np.bool_]) -> None:
+        if digests.shape != chosen.shape:
+            raise ValueError(f"digest set: {len(digests)} digests, but a mask of {len(chosen)}")
+        self.digests, self.chosen = digests, chosen
+
+    @classmethod
+    def _from_iterable(cls, it: Iterable[str]) -> Set[str]:  # type: ignore[override]
+        return frozenset(it)
+
+    def __contains__(self, digest: object) -> bool:
+        if not isinstance(digest, str) or not digest.isascii() or len(digest) > 64:
+            return False
+        return bool(lookup(self._ranked, np.array([digest], dtype="S64"))[0] >= 0)
+
+    @cached_property
+    def _ranked(self) -> Digests:
+        return np.sort(self.digests[self.chosen])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return DigestSet, (self.digests, self.chosen)
+
+    def __iter__(self) -> Iterator[str]:
+        return (digest.decode() for digest in self.digests[self.chosen].tolist())
+
+    def __len__(self) -> int:
+        return int(np.count_nonzero(self.chosen))
+
+    def __repr__(self) -> str:
+        return f"DigestSet({len(self)} of {len(self.digests)} clips)"
+
+
+def marks(chosen: Set[str], digests: Digests) -> NDArray[np.bool_]:
+    """Which of some digests are in a set, bool [N]."""
+    if isinstance(chosen, DigestSet) and (chosen.digests is digests or np.array_equal(chosen.digests, digests)):
+        return chosen.chosen
+    if not chosen:
+        return np.zeros(len(digests), dtype=bool)
+    ranked = np.sort(np.array(list(chosen), dtype="S64"))
+    return lookup(ranked, digests) >= 0
+
+
+def joined(known: Set[str], digests: Digests, chosen: NDArray[np.bool_]) -> Set[str]:
+    """A set, and some more clips of a column of digests by a mask."""
+    marked = marks(known, digests)
+    more = DigestSet(digests, marked | chosen)
+    return more if np.count_nonzero(marked) == len(known) else known | more
 
 
 def lookup(ranked: Digests, wanted: Digests) -> NDArray[np.int64]:

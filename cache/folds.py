@@ -9,10 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+import numpy as np
+
+from cache.columns import Assignment
 from cache.errors import InputError
 from cache.identity import derived_seed
 from cache.recipe import Tuning
 from cache.records import Clip, ClipStatus, Holdout, Plan, Role
+from cache.tables import ClipTable
 
 GROUP_RULE = "declared group, else file; identical files joined"
 MIN_INNER_GROUPS = 3
@@ -20,7 +24,7 @@ VIEWS: tuple[str, ...] = ("sound", "picture")
 """What a clip may lack; see `ClipStatus.missing`. Where nobody has said what will be read, both are."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Unit:
     """A group as the dealer sees it: a stable key, its clips' digests, and the label of each of them."""
 
@@ -258,9 +262,8 @@ def imported_roles(units: Iterable[Unit], plan: Plan, holdout: Holdout) -> tuple
 
 def can_cross_fit(plan: Plan, clips: Iterable[ClipStatus], views: Sequence[str] = VIEWS) -> bool:
     """Whether every class remains in each of some views when any two folds are left out; needs K >= 3."""
-    clips = tuple(clips)
-    pairs = tuple(combinations(range(plan.folds), 2))
-    return plan.folds > 2 and not any(_lost(plan, clips, view, pair) for view in views for pair in pairs)
+    table, pairs = ClipTable.of(clips), tuple(combinations(range(plan.folds), 2))
+    return plan.folds > 2 and not any(_lost(plan, table, view, pair) for view in views for pair in pairs)
 
 
 def check_views(plan: Plan, clips: Iterable[ClipStatus], views: Sequence[str] = VIEWS) -> None:
@@ -270,10 +273,10 @@ def check_views(plan: Plan, clips: Iterable[ClipStatus], views: Sequence[str] = 
     ------
     InputError
     """
-    clips = tuple(clips)
+    table = ClipTable.of(clips)
     for view in views:
         for fold in range(plan.folds):
-            if lost := _lost(plan, clips, view, (fold,)):
+            if lost := _lost(plan, table, view, (fold,)):
                 raise InputError(
                     f"label {lost[0]!r} has no clip with {view} outside fold {fold}, so nothing that reads {view} "
                     f"could learn it there; add clips that have it, leave out the sources that read {view}, or run "
@@ -281,10 +284,12 @@ def check_views(plan: Plan, clips: Iterable[ClipStatus], views: Sequence[str] = 
                 )
 
 
-def _lost(plan: Plan, clips: tuple[ClipStatus, ...], view: str, folds: tuple[int, ...]) -> list[str]:
+def _lost(plan: Plan, clips: ClipTable, view: str, folds: tuple[int, ...]) -> list[str]:
     """Labels without a clip that has a view outside some folds."""
-    kept = {s.clip.label for s in clips if s.missing != view and plan.assignment[s.digest] not in folds}
-    return sorted({status.clip.label for status in clips} - kept)
+    outside = ~np.isin(Assignment.of(plan.assignment).folds_of(clips.digests), folds)
+    having, labels = outside & ~clips.where("missing", view), clips.rows["label"]
+    lost = np.setdiff1d(labels, labels[having])
+    return sorted(clips.texts["label"][place] for place in lost.tolist())
 
 
 def single_holdouts(folds: int) -> tuple[Holdout, ...]:

@@ -1,7 +1,7 @@
 """The records that cross between the stages. Each is frozen and validated once."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import PurePath
@@ -232,7 +232,7 @@ class Block:
         What enters the last linear layer.
     logits : ndarray of float32, shape (N, C), or None
         What leaves it, classes in sorted label order.
-    seen : frozenset of str
+    seen : set of str
         Digests of the clips whose labels the network saw (tuned on or stopped by).
     embedding_tuned : bool
         Whether the embedding depends on labels; `False` where only the classifier was tuned.
@@ -246,7 +246,7 @@ class Block:
     digests: Sequence[str]
     embedding: np.ndarray
     logits: np.ndarray | None = None
-    seen: frozenset[str] = field(default_factory=frozenset)
+    seen: Set[str] = field(default_factory=frozenset)
     embedding_tuned: bool = False
     absent: frozenset[str] = field(default_factory=frozenset)
 

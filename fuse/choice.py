@@ -79,13 +79,24 @@ def _inner_data(design: DesignMatrix) -> Iterator[InnerData]:
         yield fold.x[fold.fit], design.y[fold.fit], fold.x[fold.held], design.y[fold.held]
 
 
-def choose_on_rows(model: Any, x: Values, y: Ints, groups: ArrayLike | None, *, seed: int) -> dict[str, Any] | None:
-    """Settings chosen on grouped inner splits of some rows; `None` where a class has fewer than 3 groups."""
+def choose_on_rows(
+    model: Any, x: Values, y: Ints, groups: ArrayLike | None, *, seed: int, rows: Ints | None = None
+) -> dict[str, Any] | None:
+    """Settings chosen on grouped inner splits of some rows; `None` where a class has fewer than 3 groups.
+
+    `y` and `groups` are of the `rows` of `x`, of all in their order where none are given.
+    """
     folds = inner_split(y, groups, seed=seed)
     if folds is None:
         return None
-    data = ((x[folds != fold], y[folds != fold], x[folds == fold], y[folds == fold]) for fold in np.unique(folds))
-    losses, _, _ = inner_scores(model, data, classes=int(y.max()) + 1)
+    rows = np.arange(len(x)) if rows is None else rows
+
+    def data() -> Iterator[InnerData]:
+        for fold in np.unique(folds):
+            fit, held = folds != fold, folds == fold
+            yield x[rows[fit]], y[fit], x[rows[held]], y[held]
+
+    losses, _, _ = inner_scores(model, data(), classes=int(y.max()) + 1)
     chosen: dict[str, Any] = model.candidates()[int(np.argmin(np.round(losses, _EQUAL)))]
     return chosen
 

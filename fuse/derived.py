@@ -65,9 +65,8 @@ def derive_logits(
         found[missing[number]] = fit
         if memory:
             memory.fits.keep(keys[missing[number]], _put_together(*fit))
-    names = tuple(blocks[0].digests)
     return {
-        (block.source, holdout): with_logits(block, holdout, *found[place], names=names)
+        (block.source, holdout): with_logits(block, holdout, *found[place])
         for place, (block, holdout) in enumerate(wanted)
     }
 

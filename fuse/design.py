@@ -10,13 +10,13 @@ fold j is tested within the pair network `{j,k}`, which saw neither j nor k, and
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.columns import Assignment
+from cache.columns import Digests, marks
 from cache.errors import InputError
 from cache.records import Block, ClipStatus, Plan
 from fuse.features import Features, Level, check_level, networks_of, values_of
@@ -26,9 +26,9 @@ from fuse.guard import (
     check_known,
     check_leak,
     check_rows,
-    guarded_clips,
     is_honest,
     planned_rows,
+    rows_of,
     tested_rows,
 )
 from fuse.inner import inner_split
@@ -136,36 +136,29 @@ def assemble_whole(plan: Plan, clips: Sequence[ClipStatus], parts: Ingredients) 
 
 def unguarded(plan: Plan, clips: Sequence[ClipStatus], parts: Ingredients, *, test_fold: int) -> DesignMatrix:
     """A design matrix without the guard, rows taken as out of sample: only to measure what a leak is worth."""
-    seen = guarded_clips(clips)
-    assigned = Assignment.of(plan.assignment).to_dict()
-    folds = {status.digest: assigned[status.digest] for status in seen}
-    groups = {status.digest: status.digest for status in seen}
-    return build(Rows(seen, folds, groups, test_fold), parts, honest=True)
+    rows = rows_of(plan, clips, test_fold)
+    return build(replace(rows, groups=np.arange(len(rows.digests))), parts, honest=True)
 
 
 def build(rows: Rows, parts: Ingredients, *, honest: bool) -> DesignMatrix:
     """The matrix itself, from blocks that were checked."""
-    classes = tuple(sorted({status.clip.label for status in rows.clips}))
-    index = {label: number for number, label in enumerate(classes)}
     test = rows.test
-    labels = np.array([index[status.clip.label] for status in rows.clips], dtype=np.int64)
     widths = [values_of(features, parts.level).shape[1] for features in parts.blocks]
     edges = np.cumsum([0, *widths]).tolist()
-    keys = _group_keys(rows)
-    groups = tuple(keys[rows.groups[status.digest]] for status in rows.clips)
+    groups = rows.group_keys
     x = _matrix(parts.blocks, parts.level, rows, ~test)
     return DesignMatrix(
         x=x,
-        y=np.where(test, HIDDEN, labels),
+        y=np.where(test, HIDDEN, rows.labels),
         groups=groups,
-        digests=tuple(status.digest for status in rows.clips),
+        digests=rows.digests,
         test=test,
         test_fold=rows.test_fold,
-        classes=classes,
+        classes=rows.classes,
         columns=tuple((item.source, slice(*edges[place : place + 2])) for place, item in enumerate(parts.blocks)),
         level=parts.level,
         honest=honest,
-        inner=tuple(_inner_folds(rows, parts, labels, groups, whole=x if honest else None)),
+        inner=tuple(_inner_folds(rows, parts, groups, whole=x if honest else None)),
     )
 
 
@@ -179,7 +172,7 @@ def _matrix(blocks: Sequence[Features], level: Level, rows: Rows, fit: NDArray[n
         values: Values = values_of(features, level)
         if features.absent:
             values = values.astype(np.float64)
-            absent = np.array([status.digest in features.absent for status in rows.clips])
+            absent = marks(features.absent, rows.digests)
             known = fit & ~absent
             values[absent] = values[known].mean(axis=0) if known.any() else 0.0
         columns.append(values)
@@ -189,17 +182,10 @@ def _matrix(blocks: Sequence[Features], level: Level, rows: Rows, fit: NDArray[n
     return joined
 
 
-def _inner_folds(
-    rows: Rows,
-    parts: Ingredients,
-    labels: NDArray[np.int64],
-    groups: Sequence[str],
-    *,
-    whole: Values | None,
-) -> Iterator[InnerFold]:
+def _inner_folds(rows: Rows, parts: Ingredients, groups: Digests, *, whole: Values | None) -> Iterator[InnerFold]:
     """Grouped splits of honest training rows, given as `whole`; else the pair networks, each tested on its own fold."""
     train = ~rows.test
-    split = inner_split(labels[train], np.array(groups)[train], seed=parts.seed)
+    split = inner_split(rows.labels[train], groups[train], seed=parts.seed)
     if split is None:
         return
     if whole is not None:
@@ -211,15 +197,7 @@ def _inner_folds(
             x = _matrix(parts.blocks, parts.level, rows, fit) if filled else whole
             yield InnerFold(x, fit, inner == number)
         return
-    folds = rows.fold_of_row
+    folds = rows.folds
     for number, blocks in sorted(parts.pairs.items()):
         fit = train & (folds != number)
         yield InnerFold(_matrix(blocks, parts.level, rows, fit), fit, folds == number)
-
-
-def _group_keys(rows: Rows) -> dict[str, str]:
-    """Group name to its smallest clip digest, so that nothing fitted depends on how a group is called."""
-    keys: dict[str, str] = {}
-    for digest, group in rows.groups.items():
-        keys[group] = min(digest, keys.get(group, digest))
-    return keys

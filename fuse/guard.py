@@ -1,112 +1,140 @@
 """What the leak guard knows of a plan's clips, and what it holds every block to.
 
-Clips are read by five columns, so that many thousands cost little beside a fit. `fuse.design` asks for every check.
+Clips are read by columns, so that many thousands cost little beside a fit. `fuse.design` asks for every check.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.columns import Assignment
+from cache.columns import Assignment, Digests, Texts, lookup, marks
 from cache.errors import InputError, LeakError
 from cache.records import Block, ClipStatus, Plan
 from cache.tables import ClipTable
 from fuse.features import CrossFitted, Features, Level, networks_of
 
-
-@dataclass(frozen=True, slots=True)
-class GuardedClip:
-    """What the guard reads of a clip: a whole record of each of many thousands would take longer than most fits."""
-
-    id: str
-    label: str
-    digest: str
-    file_sha256: str
-    group: str
-
-    @property
-    def clip(self) -> "GuardedClip":
-        """Itself: `id` and `label` stand in the clip of a `ClipStatus`."""
-        return self
-
-
-def guarded_clips(clips: Sequence[ClipStatus]) -> tuple[GuardedClip, ...]:
-    """The clips as the guard reads them."""
-    if not isinstance(clips, ClipTable):
-        return tuple(
-            GuardedClip(item.clip.id, item.clip.label, item.digest, item.file_sha256, item.group) for item in clips
-        )
-    known = tuple(clips.texts["label"])
-    labels = [known[place] for place in clips.rows["label"].tolist()]
-    columns = (clips.texts[name] for name in ("digest", "file_sha256", "group"))
-    return tuple(map(GuardedClip, clips.ids, labels, *columns))
+Mask = NDArray[np.bool_]
+Places = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The plan's clips as the guard sees them: fold and group of each digest."""
+    """The plan's clips as the guard sees them, a row each.
 
-    clips: tuple[GuardedClip, ...]
-    folds: Mapping[str, int]
-    groups: Mapping[str, str]
+    Attributes
+    ----------
+    ids : sequence of str, length N
+    digests : ndarray of S64, shape (N,)
+    labels : ndarray of int64, shape (N,)
+        Index into `classes`.
+    classes : tuple of str
+        Sorted labels.
+    folds : ndarray of int16, shape (N,)
+        -1 for a clip that is in no fold.
+    names : sequence of str, length N
+        The group of each row ...
+    groups, files : ndarray of int64, shape (N,)
+        ... and the first row of the same group, and of the same file: equal numbers are one group, one file.
+    test_fold : int
+    """
+
+    ids: Sequence[str]
+    digests: Digests
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    folds: NDArray[np.int16]
+    names: Sequence[str]
+    groups: Places
+    files: Places
     test_fold: int
 
     @property
-    def fold_of_row(self) -> NDArray[np.int64]:
-        """Fold of each row, [N]."""
-        return np.array([self.folds[status.digest] for status in self.clips], dtype=np.int64)
+    def test(self) -> Mask:
+        """Which rows are under test, [N]."""
+        return self.folds == self.test_fold
 
     @property
-    def test(self) -> NDArray[np.bool_]:
-        """Which rows are under test, [N]."""
-        return self.fold_of_row == self.test_fold
+    def group_keys(self) -> Digests:
+        """The smallest clip digest of each row's group, S64 [N]: nothing fitted depends on how a group is called."""
+        falling = np.argsort(self.digests)[::-1]
+        smallest = np.empty(len(falling), dtype=np.int64)
+        smallest[self.groups[falling]] = falling  # of a group the last one written stays
+        return self.digests[smallest[self.groups]]
 
-    def name(self, digest: str) -> str:
-        """The clip's id."""
-        return next(status.clip.id for status in self.clips if status.digest == digest)
+    def beside(self, chosen: Mask) -> Mask:
+        """Which rows are of a group that has one of the chosen rows, [N]."""
+        having = np.zeros(len(chosen), dtype=bool)
+        having[self.groups[chosen]] = True
+        return having[self.groups]
+
+    def held_by(self, block: Block) -> Mask:
+        """Which rows are of folds that a block's holdout covers, [N]."""
+        covered = [fold for fold in np.unique(self.folds).tolist() if block.holdout.covers(fold)]
+        return np.isin(self.folds, covered)
+
+
+def rows_of(plan: Plan, clips: Sequence[ClipStatus], test_fold: int) -> Rows:
+    """The clips' columns."""
+    if isinstance(clips, ClipTable):
+        known, places = list(clips.texts["label"]), clips.rows["label"]
+        ids, files, groups = clips.ids, clips.texts["file_sha256"], clips.texts["group"]
+        digests = clips.digests
+    else:
+        known = sorted({status.clip.label for status in clips})
+        places = np.array([known.index(status.clip.label) for status in clips], dtype=np.int32)
+        ids = Texts.of(status.clip.id for status in clips)
+        files = Texts.of(status.file_sha256 for status in clips)
+        groups = Texts.of(status.group for status in clips)
+        digests = Texts.of(status.digest for status in clips).digests()
+    classes = sorted({known[place] for place in np.unique(places).tolist()})
+    numbers = np.array([classes.index(label) if label in classes else -1 for label in known], dtype=np.int64)
+    first = files.first_places()
+    nameless = np.diff(files.ends, prepend=0) == 0  # clips that a table of labels declares have no file
+    return Rows(
+        ids=ids,
+        digests=digests,
+        labels=numbers[places],
+        classes=tuple(classes),
+        folds=Assignment.of(plan.assignment).folds_of(digests),
+        names=groups,
+        groups=groups.first_places(),
+        files=np.where(nameless, np.arange(len(files)), first),
+        test_fold=test_fold,
+    )
 
 
 def planned_rows(plan: Plan, clips: Sequence[ClipStatus], test_fold: int) -> Rows:
     """The plan's clips; refuses clips outside the plan."""
-    seen, assigned = guarded_clips(clips), Assignment.of(plan.assignment).to_dict()
-    if strange := [status.clip.id for status in seen if status.digest not in assigned]:
-        raise InputError(f"{strange[0]} is in no fold of the plan in force; run extract again")
-    return Rows(
-        clips=seen,
-        folds={status.digest: assigned[status.digest] for status in seen},
-        groups={status.digest: status.group for status in seen},
-        test_fold=test_fold,
-    )
+    rows = rows_of(plan, clips, test_fold)
+    for row in _first(rows.folds < 0):
+        raise InputError(f"{rows.ids[row]} is in no fold of the plan in force; run extract again")
+    return rows
 
 
 def tested_rows(plan: Plan, clips: Sequence[ClipStatus], test_fold: int) -> Rows:
     """The plan's clips; refuses an empty test fold, and groups and files that lie on both sides."""
     rows = planned_rows(plan, clips, test_fold)
-    tested = {status.group: status.clip.id for status in rows.clips if rows.folds[status.digest] == test_fold}
-    if not tested:
+    if not rows.test.any():
         raise InputError(f"fold {test_fold} holds no clip; the plan has folds 0..{plan.folds - 1}")
-    for status in rows.clips:
-        if status.group in tested and rows.folds[status.digest] != test_fold:
-            raise LeakError(
-                f"plan: {status.clip.id} (fold {rows.folds[status.digest]}) and {tested[status.group]} (fold "
-                f"{test_fold}) are of one group, {status.group!r}; run extract with --replan"
-            )
+    for row in _first(rows.beside(rows.test) & ~rows.test):
+        (other,) = _first(rows.test & (rows.groups == rows.groups[row]))
+        raise LeakError(
+            f"plan: {rows.ids[row]} (fold {rows.folds[row]}) and {rows.ids[other]} (fold "
+            f"{test_fold}) are of one group, {rows.names[row]!r}; run extract with --replan"
+        )
     check_files(rows)
     return rows
 
 
 def check_files(rows: Rows) -> None:
     """Refuse a file that stands in two groups: no split of groups could keep its clips together."""
-    first: dict[str, GuardedClip] = {}
-    for status in rows.clips:
-        other = first.setdefault(status.file_sha256, status) if status.file_sha256 else status
-        if other.group != status.group:
-            both = " and ".join(f"{item.clip.id} (fold {rows.folds[item.digest]})" for item in (status, other))
-            raise LeakError(
-                f"plan: {both} are the same file in two groups; give them one group and run extract with --replan"
-            )
+    for row in _first(rows.groups != rows.groups[rows.files]):
+        both = " and ".join(f"{rows.ids[place]} (fold {rows.folds[place]})" for place in (row, int(rows.files[row])))
+        raise LeakError(
+            f"plan: {both} are the same file in two groups; give them one group and run extract with --replan"
+        )
 
 
 def check_rows(block: Block, rows: Rows) -> None:
@@ -116,13 +144,14 @@ def check_rows(block: Block, rows: Rows) -> None:
     ------
     InputError
     """
-    expected = tuple(status.digest for status in rows.clips)
-    if block.digests == expected and block.ids == tuple(status.clip.id for status in rows.clips):
+    digests = Texts.of(block.digests).digests()
+    if np.array_equal(digests, rows.digests) and rows.ids == block.ids:
         return
-    place = next((i for i, (got, want) in enumerate(zip(block.digests, expected, strict=False)) if got != want), None)
-    where = f"row {place} is {block.ids[place]}, not {rows.clips[place].clip.id}" if place is not None else "ids differ"
+    common = min(len(digests), len(rows.digests))
+    differing = _first(digests[:common] != rows.digests[:common])
+    where = "".join(f"row {row} is {block.ids[row]}, not {rows.ids[row]}" for row in differing) or "ids differ"
     raise InputError(
-        f"{block.source} {block.holdout}: {len(block.digests)} rows are not the plan's {len(expected)} clips "
+        f"{block.source} {block.holdout}: {len(digests)} rows are not the plan's {len(rows.digests)} clips "
         f"in order ({where})"
     )
 
@@ -131,26 +160,27 @@ def check_leak(block: Block, rows: Rows, fold: int) -> None:
     """Hold one network that tests `fold` to the rule, by its declared holdout and by what it saw."""
     where = f"{block.source}: the block of holdout {block.holdout} cannot be used to test fold {fold}"
     if not block.holdout.covers(fold):
-        clip = next(status for status in rows.clips if rows.folds[status.digest] == fold)
-        raise LeakError(f"{where}: its network may have seen {clip.clip.id}; use a holdout that contains {fold}")
+        (row,) = _first(rows.folds == fold)
+        raise LeakError(f"{where}: its network may have seen {rows.ids[row]}; use a holdout that contains {fold}")
     check_known(block, rows, where)
-    held = {rows.groups[digest]: digest for digest, at in rows.folds.items() if block.holdout.covers(at)}
-    for digest in sorted(block.seen):
-        group = rows.groups[digest]
-        if group not in held:
-            continue
-        if block.holdout.covers(rows.folds[digest]):
-            raise LeakError(f"{where}: its network saw {rows.name(digest)} of fold {rows.folds[digest]}")
+    held = rows.held_by(block)
+    for row in _smallest(rows, marks(block.seen, rows.digests) & rows.beside(held)):
+        if held[row]:
+            raise LeakError(f"{where}: its network saw {rows.ids[row]} of fold {rows.folds[row]}")
+        (other,) = _first(held & (rows.groups == rows.groups[row]))
         raise LeakError(
-            f"{where}: its network saw {rows.name(digest)}, of one group ({group!r}) with {rows.name(held[group])} "
-            f"of fold {rows.folds[held[group]]}; run extract with --replan"
+            f"{where}: its network saw {rows.ids[row]}, of one group ({rows.names[row]!r}) with {rows.ids[other]} "
+            f"of fold {rows.folds[other]}; run extract with --replan"
         )
 
 
 def check_known(block: Block, rows: Rows, where: str) -> None:
     """Refuse a network that saw a clip that is in no fold: what cannot be checked is not let through."""
-    if strange := sorted(block.seen - rows.folds.keys()):
-        raise LeakError(f"{where}: its network saw clip {strange[0][:16]}, which the plan does not know")
+    if np.count_nonzero(marks(block.seen, rows.digests)) == len(block.seen):
+        return
+    seen = np.array(sorted(block.seen), dtype="S64")
+    strange = seen[lookup(np.sort(rows.digests), seen) < 0][0].decode()
+    raise LeakError(f"{where}: its network saw clip {strange[:16]}, which the plan does not know")
 
 
 def is_honest(features: Features, rows: Rows, level: Level) -> bool:
@@ -158,11 +188,23 @@ def is_honest(features: Features, rows: Rows, level: Level) -> bool:
     blocks = tuple(networks_of(features))
     if level == "embedding" and not any(block.embedding_tuned for block in blocks):
         return True
-    seen = [{rows.groups[digest] for digest in block.seen} for block in blocks]
-    chosen = features.rows if isinstance(features, CrossFitted) else ((0,),) * len(rows.clips)
-    return not any(
-        status.group in seen[network]
-        for status, networks in zip(rows.clips, chosen, strict=True)
-        if rows.folds[status.digest] != rows.test_fold
-        for network in networks
-    )
+    for number, block in enumerate(blocks):
+        spoilt = rows.beside(marks(block.seen, rows.digests)) & ~rows.test
+        if isinstance(features, CrossFitted):
+            spoilt &= np.fromiter((number in chosen for chosen in features.rows), bool, len(spoilt))
+        if spoilt.any():
+            return False
+    return True
+
+
+def _first(chosen: Mask) -> Iterator[int]:
+    """The first chosen row, if there is one."""
+    if chosen.any():
+        yield int(np.argmax(chosen))
+
+
+def _smallest(rows: Rows, chosen: Mask) -> Iterator[int]:
+    """The chosen row of the smallest digest, if there is one."""
+    places = np.flatnonzero(chosen)
+    if len(places):
+        yield int(places[np.argsort(rows.digests[places])[0]])

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.columns import Assignment
+from cache.columns import Assignment, Texts, joined, marks
 from cache.errors import LeakError
 from cache.folds import pair_holdouts, single_holdouts
 from cache.records import Block, ClipStatus, Holdout, Plan
+from fuse.choice import choose_on_rows
 from fuse.design import Ingredients, assemble
 from fuse.features import CrossFitted, Features, values_of
-from fuse.matrix import Values
+from fuse.matrix import DesignMatrix, Values
 from fuse.workers import one_thread
 
 
@@ -49,14 +50,12 @@ def logits_and_seen(
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """What of `fit_logits` is not known before: the logits [N, C], and of which clips [N] a label was seen."""
     fitted = fit_logits(block, holdout, plan, clips, random_state=random_state)
-    return values_of(fitted, "logits"), np.array([digest in fitted.seen for digest in block.digests])
+    return values_of(fitted, "logits"), marks(fitted.seen, Texts.of(block.digests).digests())
 
 
-def with_logits(
-    block: Block, holdout: Holdout, logits: NDArray[np.float32], saw: NDArray[np.bool_], *, names: Sequence[str]
-) -> Block:
-    """A block with the logits of a fit, and what that saw; `names` are the digests of the block's rows."""
-    seen = block.seen | {names[row] for row in np.flatnonzero(saw).tolist()}
+def with_logits(block: Block, holdout: Holdout, logits: NDArray[np.float32], saw: NDArray[np.bool_]) -> Block:
+    """A block with the logits of a fit, and what that saw, by rows."""
+    seen = joined(block.seen, Texts.of(block.digests).digests(), saw)
     return replace(block, holdout=holdout, logits=logits, seen=seen)
 
 
@@ -87,22 +86,34 @@ def head_and_logits(
     LeakError
         If the embedding's network saw a clip of the holdout.
     """
-    from fuse.heads import make_head
-
     folds = sorted(holdout.folds or ())
     if not folds:
         raise LeakError(f"{block.source}: a fit of holdout {holdout} leaves out no fold, so it can test none")
-    guarded = [assemble(plan, clips, Ingredients([block], "embedding"), test_fold=fold) for fold in folds]
-    design = guarded[0]
-    fold_of = Assignment.of(plan.assignment).to_dict()
-    kept = np.array([fold_of[digest] not in folds and digest not in block.absent for digest in design.digests])
+    for fold in reversed(folds):  # one is held at a time; the first is used
+        design = assemble(plan, clips, Ingredients([block], "embedding"), test_fold=fold)
+    absent = marks(block.absent, design.digests)
+    kept = ~np.isin(Assignment.of(plan.assignment).folds_of(design.digests), folds) & ~absent
+    head, logits = fitted_scores(design, kept, random_state=random_state)
+    logits[absent] = 0  # filled in where they are used
+    return head, replace(block, holdout=holdout, logits=logits, seen=joined(block.seen, design.digests, kept))
+
+
+def fitted_scores(
+    design: DesignMatrix, kept: NDArray[np.bool_], *, random_state: int
+) -> tuple[Any, NDArray[np.float32]]:
+    """A source's logistic regression on the kept rows [N], its C chosen where they are out of sample; all logits."""
+    from fuse.heads import make_head
+
+    y, groups, chosen = design.y[kept], design.groups[kept], None
     with one_thread():
-        head = make_head("softmax", random_state=random_state, tune=design.honest)
-        head.fit(design.x[kept], design.y[kept], groups=np.array(design.groups)[kept])
-        logits = centred_scores(head, design.x, len(design.classes))
-    logits[[digest in block.absent for digest in block.digests]] = 0  # filled in where they are used
-    seen = block.seen | {digest for digest, inside in zip(block.digests, kept, strict=True) if inside}
-    return head, replace(block, holdout=holdout, logits=logits, seen=seen)
+        if design.honest:
+            untuned = make_head("softmax", random_state=random_state, tune=False)
+            _, index = np.unique(y, return_inverse=True)
+            rows = np.flatnonzero(kept)  # no copy of the kept rows stands beside those of the inner folds
+            chosen = choose_on_rows(untuned, design.x, index, groups, seed=random_state, rows=rows)
+        head = make_head("softmax", random_state=random_state, tune=False, **(chosen or {}))
+        head.fit(design.x[kept], y)
+        return head, centred_scores(head, design.x, len(design.classes))
 
 
 def centred_scores(head: Any, x: Values, classes: int) -> NDArray[np.float32]:
@@ -131,6 +142,6 @@ def logits_for_fold(networks: Mapping[Holdout, Block], plan: Plan, *, test_fold:
         return networks[Holdout.of({test_fold})]
     places: dict[int, tuple[int, ...]] = {fold: (place,) for place, fold in enumerate(pairs)}
     places[test_fold] = tuple(range(len(pairs)))
-    fold_of = Assignment.of(plan.assignment).to_dict()
     blocks = tuple(networks[pair] for pair in pairs.values())
-    return CrossFitted(blocks, rows=tuple(places[fold_of[digest]] for digest in blocks[0].digests))
+    folds = Assignment.of(plan.assignment).folds_of(Texts.of(blocks[0].digests).digests())
+    return CrossFitted(blocks, rows=tuple(places[fold] for fold in folds.tolist()))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.columns import Digests
 from fuse.features import Level
 
 HIDDEN = -1
@@ -41,9 +42,9 @@ class DesignMatrix:
         The sources' columns side by side; rows are the plan's clips in order.
     y : ndarray of int64, shape (N,)
         Index into `classes`; `HIDDEN` for test rows.
-    groups : tuple of str
+    groups : ndarray of S64, shape (N,)
         Group of each row, named by the smallest clip digest in it.
-    digests : tuple of str
+    digests : ndarray of S64, shape (N,)
         Clip of each row.
     test : ndarray of bool, shape (N,)
         Role of each row: test, or train.
@@ -63,8 +64,8 @@ class DesignMatrix:
 
     x: Values
     y: NDArray[np.int64]
-    groups: tuple[str, ...]
-    digests: tuple[str, ...]
+    groups: Digests
+    digests: Digests
     test: NDArray[np.bool_]
     test_fold: int
     classes: tuple[str, ...]
@@ -84,9 +85,9 @@ class DesignMatrix:
         return self.y[~self.test]
 
     @property
-    def groups_train(self) -> NDArray[np.str_]:
+    def groups_train(self) -> Digests:
         """Groups of the training rows, [N_train]."""
-        return np.array(self.groups)[~self.test]
+        return self.groups[~self.test]
 
     @property
     def x_test(self) -> Values:

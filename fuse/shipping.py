@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.columns import joined, marks
 from cache.errors import InputError
 from cache.folds import can_cross_fit, single_holdouts
 from cache.recipe import IMPORT
@@ -24,9 +25,8 @@ from fuse.arrays import LinearArrays
 from fuse.design import Ingredients, assemble_whole
 from fuse.features import CrossFitted, Features, Level, values_of
 from fuse.fusion import FusedSource, Fusion
-from fuse.heads import make_head
 from fuse.heads_as_arrays import head_arrays, linear_arrays, trees_text
-from fuse.logits import centred_scores, head_and_logits
+from fuse.logits import fitted_scores, head_and_logits
 from fuse.protocols import CROSSFIT, views_read
 from fuse.workers import one_thread
 
@@ -180,11 +180,9 @@ def _derived(cache: FeatureCache, block: Block, scored: Scored) -> _Part:
             own.append(linear_arrays(head, classes=len(cache.classes)))
         return _Part(_each_held_out(cache, fits), (block.holdout,), tuple(own))
     design = assemble_whole(cache.plan, cache.clips, Ingredients([block], "embedding", {}, cache.plan.seed))
-    having = np.array([digest not in block.absent for digest in design.digests])
-    head = make_head("softmax", random_state=cache.plan.seed, tune=design.honest)
-    head.fit(design.x[having], design.y[having], groups=np.array(design.groups)[having])
-    logits = centred_scores(head, design.x, len(design.classes))
-    seen = block.seen | {digest for digest, inside in zip(design.digests, having, strict=True) if inside}
+    having = ~marks(block.absent, design.digests)
+    head, logits = fitted_scores(design, having, random_state=cache.plan.seed)
+    seen = joined(block.seen, design.digests, having)
     return _Part(
         replace(block, logits=logits, seen=seen), (block.holdout,), (linear_arrays(head, classes=len(design.classes)),)
     )

@@ -25,10 +25,10 @@ _LARGEST = 1 << 23
 """Rows of more bytes than these are not kept, nor is their span."""
 _TALL = 4
 """Nor are more rows than so many times their columns: their span is found at little cost."""
-_FEW = 1 << 22
+_FEW = 1 << 20
 """Rows of so many numbers at most are held whole ..."""
-_PIECE = 1 << 19
-"""... and others taken piece by piece, of so many numbers each."""
+_PIECE = 1 << 17
+"""... and others taken piece by piece, of so many numbers each: a piece in float64 stays in the processor's cache."""
 _NEGLIGIBLE = 1e-13
 """Axes of less than this share of the greatest squared length hold rounding errors alone."""
 
@@ -67,7 +67,8 @@ class FarRows:
     def __matmul__(self, weights: Floats) -> Floats:
         """Scores [N, K] of weights [R, K]."""
         in_columns = self.axes @ weights
-        return np.concatenate([(piece - self.mean) @ in_columns for piece in pieces(self.x)])
+        scores = np.concatenate([piece @ in_columns for piece in pieces(self.x)])
+        return np.subtract(scores, self.mean @ in_columns, out=scores)
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,9 @@ class FarAxes:
 
     def __matmul__(self, values: Floats) -> Floats:
         """Sums [R, K] over the rows, each times its values [N, K]."""
-        found, start = np.zeros((self.rows.x.shape[1], values.shape[1])), 0
+        found, start = -np.outer(self.rows.mean, values.sum(axis=0)), 0
         for piece in pieces(self.rows.x):
-            found += (piece - self.rows.mean).T @ values[start : start + len(piece)]
+            found += piece.T @ values[start : start + len(piece)]
             start += len(piece)
         product: Floats = self.rows.axes.T @ found
         return product
@@ -102,7 +103,10 @@ def scores_of(x: Values, mean: Floats, scale: Floats, weights: Floats, intercept
     """Linear scores [N, K] of rows [N, D] by coefficients [K, D] and intercepts [K] in scaled columns."""
     if not len(x):
         return np.zeros((0, len(intercept)))
-    return np.concatenate([(piece - mean) / scale @ weights.T + intercept for piece in pieces(x)])
+    if x.size <= _FEW:
+        return (x - mean) / scale @ weights.T + intercept
+    scaled = (weights / scale).T
+    return np.concatenate([piece @ scaled for piece in pieces(x)]) + (intercept - mean @ scaled)
 
 
 @dataclass(frozen=True)

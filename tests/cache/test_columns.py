@@ -1,10 +1,12 @@
 """Columns of text, and digests found among many."""
 
+import pickle
+
 import numpy as np
 import pytest
 
 from cache import columns
-from cache.columns import lookup, repeated
+from cache.columns import DigestSet, Texts, joined, lookup, marks, repeated
 from cache.identity import digest
 
 
@@ -33,3 +35,43 @@ def test_a_digest_that_stands_there_twice_is_found(monkeypatch: pytest.MonkeyPat
     for _ in range(2):
         assert repeated(digests) is None and repeated(twice) == digests[7] and repeated(digests[:0]) is None
         monkeypatch.setattr(columns, "_keys", lambda digests: np.zeros(len(digests), dtype=np.uint64))
+
+
+def test_a_digest_set_is_the_set_of_its_clips() -> None:
+    """It equals, joins and lacks what a frozenset of the same digests does, before and after it was pickled."""
+    names = [digest(number) for number in range(40)]
+    column, mask = np.array(names, dtype="S64"), np.arange(40) % 3 == 0
+    plain = frozenset(names[::3])
+    for found in (DigestSet(column, mask), pickle.loads(pickle.dumps(DigestSet(column, mask)))):
+        assert found == plain and plain == found and len(found) == 14
+        assert found != plain - {names[0]} and found == DigestSet(column, mask)
+        assert names[3] in found and names[4] not in found and 3 not in found and "é" not in found
+        assert found | {"other"} == plain | {"other"} and found - {names[0]} == plain - {names[0]}
+    with pytest.raises(ValueError, match="40 digests, but a mask of 39"):
+        DigestSet(column, mask[1:])
+
+
+def test_marks_are_those_of_any_set_over_any_column() -> None:
+    """A set of the column itself, of the same digests in another order, and a plain one say the same."""
+    names = [digest(number) for number in range(40)]
+    column, mask = np.array(names, dtype="S64"), np.arange(40) % 3 == 0
+    turned = column[::-1].copy()
+    assert marks(DigestSet(column, mask), column).tolist() == mask.tolist()
+    assert marks(DigestSet(column, mask), turned).tolist() == mask[::-1].tolist()
+    assert marks(frozenset(names[::3]), column).tolist() == mask.tolist()
+    assert not marks(frozenset(), column).any() and not marks(frozenset({digest("none of them")}), column).any()
+
+
+def test_joining_loses_no_clip() -> None:
+    """Nor one that is not in the column."""
+    names = [digest(number) for number in range(10)]
+    column, mask = np.array(names, dtype="S64"), np.arange(10) < 4
+    assert joined(frozenset(), column, mask) == frozenset(names[:4])
+    assert joined(frozenset({names[7]}), column, mask) == frozenset(names[:4]) | {names[7]}
+    strange = digest("none of them")
+    assert joined(frozenset({strange, names[1]}), column, mask) == frozenset(names[:4]) | {strange}
+
+
+def test_equal_strings_have_the_place_of_the_first() -> None:
+    """Whatever their length."""
+    assert Texts.of(["b", "", "long name", "b", "", "c"]).first_places().tolist() == [0, 1, 2, 0, 1, 5]

@@ -44,10 +44,11 @@ def test_rows_columns_and_labels(cache: FeatureCache, fold: int, level: str) -> 
     design = build_design(cache, block, other, fold=fold, level=level)
     values = block.logits if level == "logits" else block.embedding
     assert values is not None
-    assert design.digests == tuple(status.digest for status in cache.clips)
+    digests = [digest.decode() for digest in design.digests]
+    assert digests == [status.digest for status in cache.clips]
     assert [name for name, _ in design.columns] == ["c3d", "other"]
     assert all(np.array_equal(design.x[:, columns], values) for _, columns in design.columns)
-    assert design.test.tolist() == [cache.plan.assignment[digest] == fold for digest in design.digests]
+    assert design.test.tolist() == [cache.plan.assignment[digest] == fold for digest in digests]
     assert set(design.y[design.test]) == {HIDDEN} and design.classes == cache.classes
     labels = [cache.classes[number] for number in design.y_train]
     assert labels == [s.clip.label for s in cache.clips if cache.plan.assignment[s.digest] != fold]
@@ -202,7 +203,7 @@ def test_inner_folds_of_tuned_embeddings_come_from_pair_networks(crossfitted: Fe
     parts = Ingredients([cache.block("c3d", {fold})], "embedding", pairs)
     design = assemble(cache.plan, cache.clips, parts, test_fold=fold)
     assert not design.honest and len(design.inner) == 3
-    folds = np.array([cache.plan.assignment[digest] for digest in design.digests])
+    folds = np.array([cache.plan.assignment[digest.decode()] for digest in design.digests])
     present = np.array([not status.missing for status in cache.clips])
     for other, inner in zip(sorted(pairs), design.inner, strict=True):
         np.testing.assert_array_equal(inner.held, folds == other)

@@ -150,9 +150,8 @@ MUTATIONS = (
         "design.x_train)\n        return Choice({}, best_temperature(chances, design.y_train)",
         "design.x)\n        return Choice({}, best_temperature(chances, np.maximum(design.y, 0))",
     ),
-    Mutation(
-        "derived logits", "fuse.logits.head_and_logits", "fold_of[digest] not in folds", "fold_of[digest] != folds[0]"
-    ),
+    Mutation("derived logits", "fuse.logits.head_and_logits", "design.digests), folds)", "design.digests), folds[0])"),
+    Mutation("C of derived logits", "fuse.logits.fitted_scores", "np.flatnonzero(kept)", "np.arange(kept.sum())"),
     Mutation("network of a fold", "fuse.protocols.load_features", "(source, {fold}", "(source, {(fold + 1) % 4}"),
 )
 
