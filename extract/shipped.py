@@ -1,8 +1,11 @@
 """A source at work from shipped files: its body passes a clip once, and each of its tuned networks says what it makes
-of that. The same code, precision and thread count as in training, so a clip gets the features that the cache holds.
+of that. The same code, precision and thread count as in training, so a clip gets the features that the cache holds; on
+another device its numbers are those to the last digits.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,9 +16,12 @@ from cache.recipe import Recipe
 from extract.bodies import network_from_files, tuned_arrays
 from extract.embed import Rows, SourceWorker
 from extract.media.renditions import preprocessing_of
+from extract.networks.precision import has_bfloat16
 from extract.networks.provenance import bn_eps_of
 from extract.networks.registry import input_size, network_spec
+from extract.recipe_files import resolve_device
 
+log = logging.getLogger(__name__)
 MOST_THREADS = 1024
 
 
@@ -51,6 +57,41 @@ def check_shipped_recipe(recipe: Recipe) -> None:
         raise InputError(f"{recipe.source}: precision {recipe.precision!r} on {recipe.device!r}")
 
 
+def recipe_here(recipe: Recipe, device: str | None) -> Recipe:
+    """The recipe as it is followed on this machine, with a warning where its numbers are not those of its maker.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    device : str or None
+        ``cpu``, ``cuda`` or ``auto``; `None` for the one that the recipe names.
+
+    Raises
+    ------
+    InputError
+        If the device is not there, or unknown.
+    """
+    if device is None and recipe.device == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            f"{recipe.source}: made on a GPU, and torch finds none here; give --device cpu (Model.load(..., "
+            'device="cpu")) to label on the CPU, where probabilities differ in their last digits'
+        )
+    chosen = recipe.device if device is None else resolve_device(device)
+    if chosen != recipe.device:
+        log.warning(
+            "%s: made on %s, used on %s; numbers may differ in their last digits", recipe.source, recipe.device, chosen
+        )
+    if recipe.precision == "bf16" and not has_bfloat16(chosen):
+        log.warning(
+            "%s: made in bfloat16, which the %s here has no instructions for; it computes in float32, and numbers "
+            "differ from the third digit on",
+            recipe.source,
+            chosen,
+        )
+        return replace(recipe, device=chosen, precision="fp32")
+    return replace(recipe, device=chosen)
+
+
 class ShippedSource:
     """One source of a model.
 
@@ -62,19 +103,26 @@ class ShippedSource:
         As for `extract.bodies.network_from_files`.
     networks : sequence of Path
         Tuned heads, or whole networks at depth ``full``; none for a frozen source.
+    device : str or None
+        As for `recipe_here`.
 
     Raises
     ------
     InputError
-        If the files are not those of the recipe's network.
+        If the files are not those of the recipe's network, or the device is not there.
     """
 
-    def __init__(self, recipe: Recipe, num_classes: int, body: Path | None, networks: Sequence[Path]) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        num_classes: int,
+        body: Path | None,
+        networks: Sequence[Path],
+        *,
+        device: str | None = None,
+    ) -> None:
         check_shipped_recipe(recipe)
-        if recipe.device == "cuda" and not torch.cuda.is_available():
-            raise InputError(
-                f"{recipe.source}: made on a GPU, and torch finds none here; use the model where there is one"
-            )
+        recipe = recipe_here(recipe, device)
         if (recipe.depth == "full") != (body is None) or (recipe.depth == "frozen") != (not networks):
             raise InputError(f"{recipe.source}: body and networks do not fit its depth, {recipe.depth!r}")
         self.recipe = recipe

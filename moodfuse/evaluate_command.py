@@ -1,18 +1,20 @@
 """`moodfuse evaluate` as the front door offers it: the report of a run, or a model on a test set."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
 from evaluate.cli import evaluate_command as stage_three
-from moodfuse.options import refuse_given
+from moodfuse.options import device_parameter, refuse_given
 
 _MODEL = (
     click.Argument(["data"], required=False, type=click.Path(path_type=Path)),
     click.Option(["--model"], type=click.Path(path_type=Path), help="Score this model on DATA, which it never saw."),
     click.Option(["--group-pattern"], help="With --model: as for extract."),
     click.Option(["--jobs"], type=click.IntRange(min=1), default=2, help="With --model: decoding processes."),
+    device_parameter(),
 )
 
 
@@ -22,6 +24,7 @@ def _evaluate(
     model: Path | None,
     group_pattern: str | None,
     jobs: int,
+    device: str | None,
     cache_path: Path | None,
     **options: Any,
 ) -> int | None:
@@ -29,16 +32,29 @@ def _evaluate(
         raise click.UsageError("give --cache DIR for the report of a run, or --model DIR and DATA to test a model")
     ctx = click.get_current_context()
     if model is None or data is None:
-        refuse_given(ctx, ("group_pattern", "jobs"), "belongs to --model; a run has its groups and predictions already")
+        refuse_given(
+            ctx, ("group_pattern", "jobs", "device"), "belongs to --model; a run has its groups and predictions already"
+        )
         assert stage_three.callback is not None
         stage_three.callback(cache_path=cache_path, **options)
         return None
     of_a_run = ("run", "compare", "inflation", "no_thumbnails")
     refuse_given(ctx, of_a_run, "belongs to --cache; a model is scored on its own, and its report has no pictures")
-    return _test(model, data, group_pattern, jobs, options)
+    return _test(Tested(model, data, group_pattern, jobs, device), options)
 
 
-def _test(folder: Path, data: Path, group_pattern: str | None, jobs: int, options: dict[str, Any]) -> int:
+@dataclass(frozen=True)
+class Tested:
+    """A model, and what it is tested on: as the command's options say."""
+
+    model: Path
+    data: Path
+    group_pattern: str | None
+    jobs: int
+    device: str | None
+
+
+def _test(tested: Tested, options: dict[str, Any]) -> int:
     from evaluate.cli import progress, write_all
     from evaluate.evaluation import evaluate_run
     from evaluate.tables import print_table
@@ -46,8 +62,9 @@ def _test(folder: Path, data: Path, group_pattern: str | None, jobs: int, option
     from moodfuse.model.model import Model
     from moodfuse.testing import read_clips, run_test
 
-    clips = read_clips(data, group_pattern)
-    found = run_test(Model.load(folder), clips, jobs=jobs, say=lambda line: click.echo(line, err=True))
+    clips = read_clips(tested.data, tested.group_pattern)
+    model = Model.load(tested.model, device=tested.device)
+    found = run_test(model, clips, jobs=tested.jobs, say=lambda line: click.echo(line, err=True))
     with progress("Scoring") as tick:
         evaluation = evaluate_run(found.run, draws=options["draws"], seed=options["seed"], tick=tick)
     print_table(evaluation)

@@ -40,6 +40,8 @@ class Wish:
         What each file may cost, and which are taken.
     retry : bool
         Whether files that the output has as refused are tried again.
+    device : str or None
+        Where the model's networks work; `None` for where each was made.
     """
 
     inputs: tuple[str, ...]
@@ -54,6 +56,7 @@ class Wish:
     jobs: int = 1
     rules: ReadingRules = field(default_factory=ReadingRules)
     retry: bool = False
+    device: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
@@ -95,7 +98,7 @@ def label_all(folder: Path, wish: Wish, *, stream: TextIO, say: Say) -> int:
     """
     asks = list(expand(wish.inputs))
     _check_asks(asks, wish)
-    model = Model.load(folder)
+    model = Model.load(folder, device=wish.device)
     if not model.card.chosen:
         say("WARNING the model is not calibrated: nothing could be chosen out of sample, so confidences mislead")
     output = _output(model, wish, asks, stream)

@@ -1,8 +1,25 @@
-"""Options that a command would ignore: they are refused, so that nobody takes a result for what it is not."""
+"""What the commands of a model share: where its networks work, and that an option which a command would ignore is
+refused, so that nobody takes a result for what it is not.
+"""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from typing import Any, TypeVar
 
 import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def device_parameter() -> click.Option:
+    """`--device` of a command that loads a model."""
+    kinds = click.Choice(["auto", "cpu", "cuda"])
+    return click.Option(["--device"], type=kinds, help="Where the networks work.  [default: where each was made]")
+
+
+def device_option(command: F) -> F:
+    """Add `device_parameter` to a command."""
+    parameter = device_parameter()
+    return click.option("--device", type=parameter.type, help=parameter.help)(command)
 
 
 def refuse_given(ctx: click.Context, names: Collection[str], why: str) -> None:

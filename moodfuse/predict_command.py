@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from extract.reading_options import reading_options, reading_rules
-from moodfuse.options import refuse_given
+from moodfuse.options import device_option, refuse_given
 
 
 @click.command("predict")
@@ -36,6 +36,7 @@ from moodfuse.options import refuse_given
 @click.option("--html", type=click.Path(path_type=Path), help="A page of one video with its time line.")
 @click.option("--plot", type=click.Path(path_type=Path), help="A figure of one video's time line: PNG, SVG or PDF.")
 @click.option("--jobs", type=click.IntRange(min=1), default=min(2, os.cpu_count() or 1), help="Decoding processes.")
+@device_option
 @reading_options
 @click.pass_context
 def predict_command(
@@ -53,6 +54,7 @@ def predict_command(
     html: Path | None,
     plot: Path | None,
     jobs: int,
+    device: str | None,
     **reading: Any,
 ) -> int:
     """Tell the emotion of videos with an exported model.
@@ -79,6 +81,7 @@ def predict_command(
         jobs=jobs,
         rules=reading_rules(reading),
         retry=retry,
+        device=device,
     )
     folder = _model_folder(model, cache)
     try:

@@ -75,19 +75,22 @@ class Model:
         self._sources = tuple(sources)
 
     @classmethod
-    def load(cls, folder: str | PathLike[str], *, limits: "Limits | None" = None) -> "Model":
+    def load(cls, folder: str | PathLike[str], *, device: str | None = None, limits: "Limits | None" = None) -> "Model":
         """Read a model folder, after checking every byte of it.
 
         Parameters
         ----------
         folder : str or path-like
+        device : str, optional
+            Where its networks work: ``cpu``, ``cuda`` or ``auto``; where each was made, if not given. On another one
+            probabilities differ in their last digits.
         limits : Limits, optional
             What decoding a file may cost, unless a call says otherwise.
 
         Raises
         ------
         ModelError
-            If it is damaged, incomplete, or no model; the message names the file.
+            If it is damaged, incomplete, or no model, or the device is not there; the message names the file.
         """
         path = Path(folder)
         card = read_card(path)
@@ -109,7 +112,7 @@ class Model:
             body = None if item.body is None else path / item.body
             try:
                 networks = [path / place for place in item.networks]
-                sources.append(ShippedSource(item.recipe, len(card.classes), body, networks))
+                sources.append(ShippedSource(item.recipe, len(card.classes), body, networks, device=device))
             except MoodfuseError as error:
                 raise ModelError(f"{path}: {error}") from error
         return cls(path, card, fusion, sources, limits)

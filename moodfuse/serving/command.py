@@ -10,6 +10,7 @@ import click
 
 from cache.errors import InputError
 from extract.reading_options import decoding_limits, limit_options
+from moodfuse.options import device_option
 
 NEEDED = ("starlette", "uvicorn", "python_multipart")
 
@@ -40,6 +41,7 @@ NEEDED = ("starlette", "uvicorn", "python_multipart")
     help="Name of this service that a proxy in front passes on; repeatable.",
 )
 @click.option("--waiting", type=click.IntRange(0), default=8, show_default=True, help="Further requests that may wait.")
+@device_option
 @limit_options
 def serve_command(
     folder: Path,
@@ -50,6 +52,7 @@ def serve_command(
     at_once: int,
     allowed: tuple[str, ...],
     waiting: int,
+    device: str | None,
     **decoding: Any,
 ) -> None:
     """Label videos over HTTP, and in a browser: drop a video on the page, or POST it to /predict.
@@ -71,7 +74,7 @@ def serve_command(
     # Uploads that are no forms are refused with a sentence; the parser's own complaints would only fill the log.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
     with listen(host, port) as listener:
-        model = Model.load(folder, limits=decoding_limits(decoding))
+        model = Model.load(folder, device=device, limits=decoding_limits(decoding))
         app = make_app(model, limits=limits, hosts=LOOPBACK_NAMES | names if local or allowed else None)
         if not local:
             click.echo(

@@ -20,6 +20,7 @@ def evaluate(*arguments: str) -> int:
     [
         ([*OF_A_RUN, "--group-pattern", "x"], "--group-pattern belongs to --model"),
         ([*OF_A_RUN, "--jobs", "2"], "--jobs belongs to --model"),
+        ([*OF_A_RUN, "--device", "cpu"], "--device belongs to --model"),
         ([*OF_A_MODEL, "--run", "run-1"], "--run belongs to --cache"),
         ([*OF_A_MODEL, "--compare", "seed"], "--compare belongs to --cache"),
         ([*OF_A_MODEL, "--inflation"], "--inflation belongs to --cache"),

@@ -20,6 +20,7 @@ from cache.runs import Run
 from extract.media.container import MediaError
 from extract.media.decode import read_clip
 from extract.media.renditions import SHORT_SIDE_PX, media_of
+from moodfuse.cli import main
 from moodfuse.export import find_result
 from moodfuse.model.card import ModelError
 from moodfuse.model.model import Ask, Model
@@ -140,6 +141,62 @@ def halves(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
                     packet.stream = copy
                     target.mux(packet)
     return folder / "mute.mp4", folder / "blind.mp4"
+
+
+# Another device than it was made on
+
+
+def made_on_a_gpu(folder: Path) -> Path:
+    """Let every source of a model say that it was made on a GPU."""
+    reseal(folder, lambda card: [source["recipe"].update(device="cuda") for source in card["sources"]])
+    return folder
+
+
+def test_a_model_of_a_gpu_labels_on_a_cpu_where_that_is_asked_for(
+    trained: Any, models: Models, model_copy: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without a GPU it is refused with what to do; on the CPU it says what its networks say there, and warns."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ModelError, match="made on a GPU, and torch finds none here; give --device cpu"):
+        Model.load(made_on_a_gpu(model_copy))
+    with pytest.raises(ModelError, match="--device cuda: torch finds no CUDA device"):
+        Model.load(model_copy, device="cuda")
+    for device in ("cpu", "auto"):
+        caplog.clear()
+        found = Model.load(model_copy, device=device).predict_proba(trained.held[:2])
+        assert "made on cuda, used on cpu" in caplog.text
+        assert np.array_equal(found, Model.load(models(QUICK)).predict_proba(trained.held[:2]))
+    caplog.clear()
+    Model.load(models(QUICK), device="cpu")
+    assert not caplog.records, "it was made there"
+
+
+def test_commands_of_a_model_pass_the_device_on(
+    trained: Any, model_copy: Path, predict: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    """`predict` and `serve` refuse a GPU's model without a GPU; `--device cpu` takes it."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    made_on_a_gpu(model_copy)
+    assert predict("--model", model_copy, trained.held[0]) == 2
+    assert "give --device cpu" in capfd.readouterr().err
+    assert predict("--model", model_copy, "--device", "cpu", trained.held[0]) == 0
+    assert predict("--model", model_copy, "--device", "gpu", trained.held[0]) == 2
+    with pytest.raises(SystemExit) as stopped:
+        main(["serve", "--model", str(model_copy), "--port", "0"])
+    assert stopped.value.code == 2 and "give --device cpu" in capfd.readouterr().err
+
+
+def test_a_model_in_bfloat16_computes_in_float32_where_there_is_none(
+    model_copy: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Which is said, and is many times faster than bfloat16 by other instructions."""
+    reseal(model_copy, lambda card: [source["recipe"].update(precision="bf16") for source in card["sources"]])
+    for here, precision in ((False, "fp32"), (True, "bf16")):
+        caplog.clear()
+        monkeypatch.setattr("extract.shipped.has_bfloat16", lambda device, here=here: here)
+        model = Model.load(model_copy)
+        assert {source.recipe.precision for source in model._sources} == {precision}
+        assert ("computes in float32" in caplog.text) is not here
 
 
 # Damaged and hostile folders
