@@ -1,13 +1,15 @@
 """The three stages on a GPU beside the same on the CPU: whether they agree, whether they repeat, what a GPU gains.
 
-Usage: gpu.py [DEVICE]; DEVICE is cuda unless told otherwise. On a made-up corpus the four networks embed every clip on
-the CPU, and on DEVICE twice, in float32 and in bfloat16; then all four are tuned whole on DEVICE, fused, evaluated,
-exported, and the model labels the clips again, on DEVICE and on the CPU. Times are those of a network alone, on inputs
-that lie on its device. Exits 1 if float32 differs by more than 1 in 10 000 of the largest value, if embedding a clip
-does not repeat bit for bit, if a file is not labelled, or if the model says otherwise on the CPU. Whether tuning
-repeats is only told: some backward passes on a GPU add in any order.
+Usage: gpu.py [DEVICE] [stages|speed]; DEVICE is cuda unless told otherwise. Stages: on a made-up corpus the four
+networks embed every clip on the CPU, and on DEVICE twice, in float32 and in bfloat16; then all four are tuned whole on
+DEVICE, fused, evaluated, exported, and the model labels the clips again, on DEVICE and on the CPU. Speed: times of a
+network alone, eager and compiled, on inputs that lie on its device. Exits 1 if float32 differs by more than 1 in 10 000
+of the largest value, from the CPU or compiled, if embedding a clip does not repeat bit for bit, if a file is not
+labelled, or if the model says otherwise on the CPU. Whether tuning repeats is only told: some backward passes on a GPU
+add in any order.
 """
 
+import argparse
 import json
 import subprocess
 import sys
@@ -20,7 +22,7 @@ import numpy as np
 import torch
 
 from cache.store import FeatureCache
-from extract.embed import SourceWorker, make_network
+from extract.embed import SourceWorker, laid_out, make_network
 from extract.recipe_files import RecipeChoice, build_recipe
 from extract.streaming import InHand
 from moodfuse.corpus import ClipSettings, CorpusSettings, make_corpus
@@ -124,60 +126,81 @@ def seconds_of(work: Callable[[], object], device: str) -> float:
     return float(np.median(times[2:]))
 
 
-def speed(device: str) -> None:
-    """Print clips a second of each network by precision: embedding one at a time, and a tuning step of eight."""
-    print("| network | precision | embed, clips/s | tuning step, clips/s |\n| --- | --- | ---: | ---: |")
+def worker_of(source: str, precision: str, device: str, *, compiled: bool = False) -> SourceWorker:
+    """A network at work, untuned."""
+    choice = RecipeChoice(depth="full", device=device, precision=precision, compile=compiled)
+    recipe = build_recipe(source, choice)
+    return SourceWorker(recipe, make_network(recipe, None, 6), InHand())
+
+
+def embedded(worker: SourceWorker, one: torch.Tensor, device: str) -> tuple[np.ndarray, float]:
+    """The embedding of one clip, and clips embedded a second."""
+
+    def embed() -> torch.Tensor:
+        with torch.inference_mode(), worker.autocast():
+            return worker._whole(one)[0]
+
+    return embed().float().cpu().numpy(), 1 / seconds_of(embed, device)
+
+
+def tuned(worker: SourceWorker, one: torch.Tensor, device: str) -> float:
+    """Clips a second of tuning steps of eight."""
+    optimizer = torch.optim.Adam(worker.network.parameters(), lr=1e-4)
+    many = laid_out(worker.recipe, one.expand(8, *one.shape[1:]).contiguous())
+    targets = torch.arange(8, device=device) % 6
+    worker.network.train()
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with worker.autocast():
+            logits = worker.network(many)[1].float()
+        torch.nn.functional.cross_entropy(logits, targets).backward()
+        optimizer.step()
+
+    return 8 / seconds_of(step, device)
+
+
+def speed(device: str) -> int:
+    """Print clips a second of each network by precision, eager and compiled; 1 if compiled float32 is not eager's."""
+    missed = 0
+    print("| network | precision | embed, clips/s | compiled | differs by | tuning step, clips/s |")
+    print("| --- | --- | ---: | ---: | ---: | ---: |")
     for source in SOURCES:
         for precision in ("fp32", "bf16"):
-            choice = RecipeChoice(depth="full", device=device, precision=precision)
-            recipe = build_recipe(source, choice)
-            worker = SourceWorker(recipe, make_network(recipe, None, 6), InHand())
+            worker = worker_of(source, precision, device)
             one = worker._batch(torch.randn(SHAPES[source]))
-
-            def embed(worker: SourceWorker = worker, one: torch.Tensor = one) -> None:
-                with torch.inference_mode(), worker.autocast():
-                    worker.network(one)
-
-            optimizer = torch.optim.Adam(worker.network.parameters(), lr=1e-4)
-            many = one.expand(8, *one.shape[1:]).contiguous()
-            if one.dim() == 5 and precision == "bf16":
-                many = many.contiguous(memory_format=torch.channels_last_3d)
-            targets = torch.arange(8, device=device) % 6
-
-            def step(
-                worker: SourceWorker = worker,
-                many: torch.Tensor = many,
-                targets: torch.Tensor = targets,
-                optimizer: torch.optim.Optimizer = optimizer,
-            ) -> None:
-                optimizer.zero_grad(set_to_none=True)
-                with worker.autocast():
-                    logits = worker.network(many)[1].float()
-                torch.nn.functional.cross_entropy(logits, targets).backward()
-                optimizer.step()
-
-            embedded = 1 / seconds_of(embed, device)
-            worker.network.train()
-            print(f"| {source} | {precision} | {embedded:.0f} | {8 / seconds_of(step, device):.0f} |", flush=True)
+            expected, eager = embedded(worker, one, device)
+            found, compiled = embedded(worker_of(source, precision, device, compiled=True), one, device)
+            off = difference(found, expected)
+            missed += precision == "fp32" and off > BAR
+            rate = tuned(worker, one, device)
+            print(f"| {source} | {precision} | {eager:.0f} | {compiled:.0f} | {off:.1e} | {rate:.0f} |", flush=True)
+    return missed
 
 
-def main(device: str) -> int:
-    """Print everything; 1 if a bar is missed."""
+def main(device: str, part: str) -> int:
+    """Print everything, or a part; 1 if a bar is missed."""
     name = torch.cuda.get_device_name() if device == "cuda" else "the CPU"
     print(f"{name}, torch {torch.__version__}")
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        clip = ClipSettings(duration_s=4.0)
-        settings = CorpusSettings(labels=("excited", "sad"), groups_per_label=6, clips_per_group=(1,), clip=clip)
-        data = make_corpus(folder / "corpus", settings=settings)
-        missed = agreement(data, folder, device) + stages(data, folder, device)
-    speed(device)
+    missed = 0
+    if part != "speed":
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            clip = ClipSettings(duration_s=4.0)
+            settings = CorpusSettings(labels=("excited", "sad"), groups_per_label=6, clips_per_group=(1,), clip=clip)
+            data = make_corpus(folder / "corpus", settings=settings)
+            missed += agreement(data, folder, device) + stages(data, folder, device)
+    if part != "stages":
+        missed += speed(device)
     return int(missed > 0)
 
 
 if __name__ == "__main__":
-    wanted = sys.argv[1] if len(sys.argv) > 1 else "cuda"
-    if wanted == "cuda" and not torch.cuda.is_available():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("device", nargs="?", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument("part", nargs="?", default="all", choices=("all", "stages", "speed"))
+    options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
         print("skipped: torch finds no CUDA device")
         sys.exit(0)
-    sys.exit(main(wanted))
+    sys.exit(main(options.device, options.part))

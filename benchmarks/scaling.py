@@ -1,12 +1,12 @@
 """How time and memory of `moodfuse fuse` and `moodfuse evaluate` grow with clips: doublings from 500 to 64 000.
 
-Usage: scaling.py [MOST] [--columns 64]. Made features of one source that saw no label, imported with declared folds, so
-that there is one plan; `fuse --head softmax --level embedding` (the network's own row comes with it), then `evaluate`,
-two worker processes at most. Every command is run whole in a process of its own: its seconds of the wall and of the
-processors, as others may use the machine, and the greatest memory that one of its processes held (`ru_maxrss`, as
-VmHWM). The exponent is that of a power law, fitted by least squares to the logarithms from `FROM` clips on, where
-starting Python counts for less; what memory grows by, from the least to the most clips, is held against the features'
-float32 bytes. Exits 1 if a bar is missed.
+Usage: scaling.py [MOST] [--columns 512]. Made features of one source that saw no label, imported with declared folds,
+so that there is one plan; `fuse --head softmax --level embedding` (the network's own row comes with it), then
+`evaluate`, two worker processes at most. Every command is run whole in a process of its own: its seconds of the wall
+and of the processors, as others may use the machine, and the greatest memory that one of its processes held
+(`ru_maxrss`, as VmHWM). The exponent is that of a power law, fitted by least squares to the logarithms from `FROM`
+clips on, where starting Python counts for less; what memory grows by, from the least to the most clips, is held against
+the features' float32 bytes. Exits 1 if a bar is missed.
 """
 
 import argparse
@@ -137,6 +137,6 @@ def main(most: int, columns: int) -> int:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("most", nargs="?", type=int, default=64_000)
-    parser.add_argument("--columns", type=int, default=64)
+    parser.add_argument("--columns", type=int, default=512)
     options = parser.parse_args()
     sys.exit(main(options.most, options.columns))
