@@ -168,9 +168,9 @@ class DigestSet(Set[str]):
     Parameters
     ----------
     digests : ndarray of S64, shape (N,)
-        Each once; shared, not copied.
+        Shared, not copied; a digest may stand there more than once, as copies of a file have one digest.
     chosen : ndarray of bool, shape (N,)
-        Which of them are in the set.
+        Which of them are in the set; equal digests are chosen alike.
     """
 
     def __init__(self, digests: Digests, chosen: NDArray[np.bool_]) -> None:
@@ -189,24 +189,28 @@ class DigestSet(Set[str]):
 
     @cached_property
     def _ranked(self) -> Digests:
-        return np.sort(self.digests[self.chosen])
+        return np.unique(self.digests[self.chosen])
 
     def __reduce__(self) -> tuple[Any, ...]:
         return DigestSet, (self.digests, self.chosen)
 
     def __iter__(self) -> Iterator[str]:
-        return (digest.decode() for digest in self.digests[self.chosen].tolist())
+        return (digest.decode() for digest in self._ranked.tolist())
 
     def __len__(self) -> int:
-        return int(np.count_nonzero(self.chosen))
+        return len(self._ranked)
 
     def __repr__(self) -> str:
         return f"DigestSet({len(self)} of {len(self.digests)} clips)"
 
+    def is_of(self, digests: Digests) -> bool:
+        """Whether it is a set of this very column, or of one that is equal."""
+        return self.digests is digests or np.array_equal(self.digests, digests)
+
 
 def marks(chosen: Set[str], digests: Digests) -> NDArray[np.bool_]:
     """Which of some digests are in a set, bool [N]."""
-    if isinstance(chosen, DigestSet) and (chosen.digests is digests or np.array_equal(chosen.digests, digests)):
+    if isinstance(chosen, DigestSet) and chosen.is_of(digests):
         return chosen.chosen
     if not chosen:
         return np.zeros(len(digests), dtype=bool)
@@ -214,11 +218,18 @@ def marks(chosen: Set[str], digests: Digests) -> NDArray[np.bool_]:
     return lookup(ranked, digests) >= 0
 
 
+def strangers(chosen: Set[str], digests: Digests) -> list[str]:
+    """The digests of a set that stand nowhere in a column, sorted."""
+    if isinstance(chosen, DigestSet) and chosen.is_of(digests):
+        return []
+    sought = np.array(sorted(chosen), dtype="S64")
+    return [digest.decode() for digest in sought[lookup(np.sort(digests), sought) < 0].tolist()]
+
+
 def joined(known: Set[str], digests: Digests, chosen: NDArray[np.bool_]) -> Set[str]:
     """A set, and some more clips of a column of digests by a mask."""
-    marked = marks(known, digests)
-    more = DigestSet(digests, marked | chosen)
-    return more if np.count_nonzero(marked) == len(known) else known | more
+    more = DigestSet(digests, marks(known, digests) | chosen)
+    return known | more if strangers(known, digests) else more
 
 
 def lookup(ranked: Digests, wanted: Digests) -> NDArray[np.int64]:

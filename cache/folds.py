@@ -286,7 +286,8 @@ def check_views(plan: Plan, clips: Iterable[ClipStatus], views: Sequence[str] = 
 
 def _lost(plan: Plan, clips: ClipTable, view: str, folds: tuple[int, ...]) -> list[str]:
     """Labels without a clip that has a view outside some folds."""
-    outside = ~np.isin(Assignment.of(plan.assignment).folds_of(clips.digests), folds)
+    placed = Assignment.of(plan.assignment).folds_of(clips.digests)
+    outside = (placed >= 0) & ~np.isin(placed, folds)
     having, labels = outside & ~clips.where("missing", view), clips.rows["label"]
     lost = np.setdiff1d(labels, labels[having])
     return sorted(clips.texts["label"][place] for place in lost.tolist())

@@ -1,6 +1,6 @@
 """A source at work from shipped files: its body passes a clip once, and each of its tuned networks says what it makes
 of that. The same code, precision and thread count as in training, so a clip gets the features that the cache holds; on
-another device its numbers are those to the last digits.
+another device its numbers are those but for their last digits.
 """
 
 import logging
@@ -78,9 +78,10 @@ def recipe_here(recipe: Recipe, device: str | None) -> Recipe:
         )
     chosen = recipe.device if device is None else resolve_device(device)
     if chosen != recipe.device:
-        log.warning(
-            "%s: made on %s, used on %s; numbers may differ in their last digits", recipe.source, recipe.device, chosen
-        )
+        digits = "from the third digit on" if recipe.precision == "bf16" else "in their last digits"
+        log.warning("%s: made on %s, used on %s; numbers may differ %s", recipe.source, recipe.device, chosen, digits)
+        # What was compiled for one device may take longer compiled on another, or have no compiler there.
+        recipe = replace(recipe, device=chosen, compile=False)
     if recipe.precision == "bf16" and not has_bfloat16(chosen):
         log.warning(
             "%s: made in bfloat16, which the %s here has no instructions for; it computes in float32, and numbers "
@@ -88,8 +89,8 @@ def recipe_here(recipe: Recipe, device: str | None) -> Recipe:
             recipe.source,
             chosen,
         )
-        return replace(recipe, device=chosen, precision="fp32")
-    return replace(recipe, device=chosen)
+        recipe = replace(recipe, precision="fp32")
+    return recipe
 
 
 class ShippedSource:

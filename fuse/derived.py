@@ -66,7 +66,7 @@ def derive_logits(
         if memory:
             memory.fits.keep(keys[missing[number]], _put_together(*fit))
     return {
-        (block.source, holdout): with_logits(block, holdout, *found[place])
+        (block.source, holdout): with_logits(block, holdout, *found[place], digests=cache.clips.digests)
         for place, (block, holdout) in enumerate(wanted)
     }
 

@@ -28,7 +28,6 @@ from fuse.guard import (
     check_rows,
     is_honest,
     planned_rows,
-    rows_of,
     tested_rows,
 )
 from fuse.inner import inner_split
@@ -136,7 +135,7 @@ def assemble_whole(plan: Plan, clips: Sequence[ClipStatus], parts: Ingredients) 
 
 def unguarded(plan: Plan, clips: Sequence[ClipStatus], parts: Ingredients, *, test_fold: int) -> DesignMatrix:
     """A design matrix without the guard, rows taken as out of sample: only to measure what a leak is worth."""
-    rows = rows_of(plan, clips, test_fold)
+    rows = planned_rows(plan, clips, test_fold)
     return build(replace(rows, groups=np.arange(len(rows.digests))), parts, honest=True)
 
 

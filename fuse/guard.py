@@ -3,13 +3,13 @@
 Clips are read by columns, so that many thousands cost little beside a fit. `fuse.design` asks for every check.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.columns import Assignment, Digests, Texts, lookup, marks
+from cache.columns import Assignment, Digests, Texts, marks, strangers
 from cache.errors import InputError, LeakError
 from cache.records import Block, ClipStatus, Plan
 from cache.tables import ClipTable
@@ -108,7 +108,7 @@ def rows_of(plan: Plan, clips: Sequence[ClipStatus], test_fold: int) -> Rows:
 def planned_rows(plan: Plan, clips: Sequence[ClipStatus], test_fold: int) -> Rows:
     """The plan's clips; refuses clips outside the plan."""
     rows = rows_of(plan, clips, test_fold)
-    for row in _first(rows.folds < 0):
+    if (row := _first(rows.folds < 0)) is not None:
         raise InputError(f"{rows.ids[row]} is in no fold of the plan in force; run extract again")
     return rows
 
@@ -118,8 +118,8 @@ def tested_rows(plan: Plan, clips: Sequence[ClipStatus], test_fold: int) -> Rows
     rows = planned_rows(plan, clips, test_fold)
     if not rows.test.any():
         raise InputError(f"fold {test_fold} holds no clip; the plan has folds 0..{plan.folds - 1}")
-    for row in _first(rows.beside(rows.test) & ~rows.test):
-        (other,) = _first(rows.test & (rows.groups == rows.groups[row]))
+    if (row := _first(rows.beside(rows.test) & ~rows.test)) is not None:
+        other = int(np.argmax(rows.test & (rows.groups == rows.groups[row])))
         raise LeakError(
             f"plan: {rows.ids[row]} (fold {rows.folds[row]}) and {rows.ids[other]} (fold "
             f"{test_fold}) are of one group, {rows.names[row]!r}; run extract with --replan"
@@ -130,7 +130,7 @@ def tested_rows(plan: Plan, clips: Sequence[ClipStatus], test_fold: int) -> Rows
 
 def check_files(rows: Rows) -> None:
     """Refuse a file that stands in two groups: no split of groups could keep its clips together."""
-    for row in _first(rows.groups != rows.groups[rows.files]):
+    if (row := _first(rows.groups != rows.groups[rows.files])) is not None:
         both = " and ".join(f"{rows.ids[place]} (fold {rows.folds[place]})" for place in (row, int(rows.files[row])))
         raise LeakError(
             f"plan: {both} are the same file in two groups; give them one group and run extract with --replan"
@@ -148,8 +148,8 @@ def check_rows(block: Block, rows: Rows) -> None:
     if np.array_equal(digests, rows.digests) and rows.ids == block.ids:
         return
     common = min(len(digests), len(rows.digests))
-    differing = _first(digests[:common] != rows.digests[:common])
-    where = "".join(f"row {row} is {block.ids[row]}, not {rows.ids[row]}" for row in differing) or "ids differ"
+    row = _first(digests[:common] != rows.digests[:common])
+    where = "ids differ" if row is None else f"row {row} is {block.ids[row]}, not {rows.ids[row]}"
     raise InputError(
         f"{block.source} {block.holdout}: {len(digests)} rows are not the plan's {len(rows.digests)} clips "
         f"in order ({where})"
@@ -160,14 +160,16 @@ def check_leak(block: Block, rows: Rows, fold: int) -> None:
     """Hold one network that tests `fold` to the rule, by its declared holdout and by what it saw."""
     where = f"{block.source}: the block of holdout {block.holdout} cannot be used to test fold {fold}"
     if not block.holdout.covers(fold):
-        (row,) = _first(rows.folds == fold)
-        raise LeakError(f"{where}: its network may have seen {rows.ids[row]}; use a holdout that contains {fold}")
+        clip = rows.ids[int(np.argmax(rows.folds == fold))]
+        raise LeakError(f"{where}: its network may have seen {clip}; use a holdout that contains {fold}")
     check_known(block, rows, where)
     held = rows.held_by(block)
-    for row in _smallest(rows, marks(block.seen, rows.digests) & rows.beside(held)):
+    spoilt = np.flatnonzero(marks(block.seen, rows.digests) & rows.beside(held))
+    if len(spoilt):
+        row = int(spoilt[np.argsort(rows.digests[spoilt], kind="stable")[0]])
         if held[row]:
             raise LeakError(f"{where}: its network saw {rows.ids[row]} of fold {rows.folds[row]}")
-        (other,) = _first(held & (rows.groups == rows.groups[row]))
+        other = int(np.argmax(held & (rows.groups == rows.groups[row])))
         raise LeakError(
             f"{where}: its network saw {rows.ids[row]}, of one group ({rows.names[row]!r}) with {rows.ids[other]} "
             f"of fold {rows.folds[other]}; run extract with --replan"
@@ -176,11 +178,8 @@ def check_leak(block: Block, rows: Rows, fold: int) -> None:
 
 def check_known(block: Block, rows: Rows, where: str) -> None:
     """Refuse a network that saw a clip that is in no fold: what cannot be checked is not let through."""
-    if np.count_nonzero(marks(block.seen, rows.digests)) == len(block.seen):
-        return
-    seen = np.array(sorted(block.seen), dtype="S64")
-    strange = seen[lookup(np.sort(rows.digests), seen) < 0][0].decode()
-    raise LeakError(f"{where}: its network saw clip {strange[:16]}, which the plan does not know")
+    if strange := strangers(block.seen, rows.digests):
+        raise LeakError(f"{where}: its network saw clip {strange[0][:16]}, which the plan does not know")
 
 
 def is_honest(features: Features, rows: Rows, level: Level) -> bool:
@@ -197,14 +196,6 @@ def is_honest(features: Features, rows: Rows, level: Level) -> bool:
     return True
 
 
-def _first(chosen: Mask) -> Iterator[int]:
+def _first(chosen: Mask) -> int | None:
     """The first chosen row, if there is one."""
-    if chosen.any():
-        yield int(np.argmax(chosen))
-
-
-def _smallest(rows: Rows, chosen: Mask) -> Iterator[int]:
-    """The chosen row of the smallest digest, if there is one."""
-    places = np.flatnonzero(chosen)
-    if len(places):
-        yield int(places[np.argsort(rows.digests[places])[0]])
+    return int(np.argmax(chosen)) if chosen.any() else None

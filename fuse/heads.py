@@ -68,8 +68,8 @@ def _mean(random_state: int, **settings: Any) -> Any:
 HEADS: dict[str, HeadSpec] = {
     spec.name: spec
     for spec in (
-        HeadSpec("softmax", "multinomial logistic regression on standardised columns", _softmax, tunes=True),
-        HeadSpec("logistic", "one logistic regression a class, normalised", _logistic, tunes=True),
+        HeadSpec("softmax", "multinomial logistic regression on standardised columns", _softmax, tunes=True, version=2),
+        HeadSpec("logistic", "one logistic regression a class, normalised", _logistic, tunes=True, version=2),
         HeadSpec(
             "lightgbm",
             "gradient-boosted trees of one split, a share of the columns a tree",

@@ -1,9 +1,9 @@
 """The head `lightgbm`: gradient-boosted trees for hundreds of clips by thousands of columns.
 
 One split a tree, few bins, a share of the columns a tree and a strong L2 penalty keep it from learning the training
-rows by heart: over so few rows trees of more splits took twice the time and told no better. The number of rounds is
-chosen on inner grouped folds, from one fit a fold, since fewer rounds are the first trees of more. One thread,
-column-wise histograms and a seed give the same trees every time.
+rows by heart; columns add up then, and do not act on one another. The number of rounds is chosen on inner grouped
+folds, from one fit a fold, since fewer rounds are the first trees of more. One thread, column-wise histograms and a
+seed give the same trees every time.
 """
 
 from typing import Any, Self
@@ -39,10 +39,9 @@ class LightGBMHead(ClassifierMixin, BaseEstimator):
     min_rows : int
         Rows of a leaf at least.
     share : float
-        Share of the columns that a tree may choose from, drawn anew for each: of many columns a few that tell are met
-        by enough trees ...
+        Share of the columns that a tree may choose from, drawn anew for each.
     columns : int
-        ... and so many columns at least; all where there are fewer.
+        The same as a number: the larger of the two counts, and all columns where there are fewer.
     bins : int
         Histogram bins of a column at most.
     l2 : float

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.columns import Assignment, Texts, joined, marks
+from cache.columns import Assignment, Digests, Texts, joined, marks
 from cache.errors import LeakError
 from cache.folds import pair_holdouts, single_holdouts
 from cache.records import Block, ClipStatus, Holdout, Plan
@@ -53,10 +53,11 @@ def logits_and_seen(
     return values_of(fitted, "logits"), marks(fitted.seen, Texts.of(block.digests).digests())
 
 
-def with_logits(block: Block, holdout: Holdout, logits: NDArray[np.float32], saw: NDArray[np.bool_]) -> Block:
-    """A block with the logits of a fit, and what that saw, by rows."""
-    seen = joined(block.seen, Texts.of(block.digests).digests(), saw)
-    return replace(block, holdout=holdout, logits=logits, seen=seen)
+def with_logits(
+    block: Block, holdout: Holdout, logits: NDArray[np.float32], saw: NDArray[np.bool_], *, digests: Digests
+) -> Block:
+    """A block with the logits of a fit, and what that saw by rows; `digests` are those of the rows, shared by all."""
+    return replace(block, holdout=holdout, logits=logits, seen=joined(block.seen, digests, saw))
 
 
 def head_and_logits(
@@ -89,8 +90,7 @@ def head_and_logits(
     folds = sorted(holdout.folds or ())
     if not folds:
         raise LeakError(f"{block.source}: a fit of holdout {holdout} leaves out no fold, so it can test none")
-    for fold in reversed(folds):  # one is held at a time; the first is used
-        design = assemble(plan, clips, Ingredients([block], "embedding"), test_fold=fold)
+    design, *_ = [assemble(plan, clips, Ingredients([block], "embedding"), test_fold=fold) for fold in folds]
     absent = marks(block.absent, design.digests)
     kept = ~np.isin(Assignment.of(plan.assignment).folds_of(design.digests), folds) & ~absent
     head, logits = fitted_scores(design, kept, random_state=random_state)

@@ -67,8 +67,7 @@ class FarRows:
     def __matmul__(self, weights: Floats) -> Floats:
         """Scores [N, K] of weights [R, K]."""
         in_columns = self.axes @ weights
-        scores = np.concatenate([piece @ in_columns for piece in pieces(self.x)])
-        return np.subtract(scores, self.mean @ in_columns, out=scores)
+        return np.concatenate([piece @ in_columns for piece in _centred(self.x, self.mean)])
 
 
 @dataclass(frozen=True)
@@ -84,8 +83,8 @@ class FarAxes:
 
     def __matmul__(self, values: Floats) -> Floats:
         """Sums [R, K] over the rows, each times its values [N, K]."""
-        found, start = -np.outer(self.rows.mean, values.sum(axis=0)), 0
-        for piece in pieces(self.rows.x):
+        found, start = np.zeros((self.rows.x.shape[1], values.shape[1])), 0
+        for piece in _centred(self.rows.x, self.rows.mean):
             found += piece.T @ values[start : start + len(piece)]
             start += len(piece)
         product: Floats = self.rows.axes.T @ found
@@ -94,19 +93,32 @@ class FarAxes:
 
 def pieces(x: Values) -> Iterator[Floats]:
     """Rows in float64, so many at a time that no copy of all is made; all at once where they are few."""
-    step = max(1, _PIECE // x.shape[1]) if x.size > _FEW else len(x)
+    step = _rows_at_once(x)
     for start in range(0, len(x), step):
         yield x[start : start + step].astype(np.float64, copy=False)
+
+
+def _rows_at_once(x: Values) -> int:
+    return max(1, _PIECE // x.shape[1]) if x.size > _FEW else len(x)
+
+
+def _centred(x: Values, mean: Floats) -> Iterator[Floats]:
+    """`pieces` less a mean, each in the memory of the one before.
+
+    The mean goes first: far from 0 the products of the numbers as they are would lose digits.
+    """
+    step = _rows_at_once(x)
+    piece = np.empty((min(step, len(x)), x.shape[1]))
+    for start in range(0, len(x), step):
+        rows = x[start : start + step]
+        yield np.subtract(rows, mean, out=piece[: len(rows)])
 
 
 def scores_of(x: Values, mean: Floats, scale: Floats, weights: Floats, intercept: Floats) -> Floats:
     """Linear scores [N, K] of rows [N, D] by coefficients [K, D] and intercepts [K] in scaled columns."""
     if not len(x):
         return np.zeros((0, len(intercept)))
-    if x.size <= _FEW:
-        return (x - mean) / scale @ weights.T + intercept
-    scaled = (weights / scale).T
-    return np.concatenate([piece @ scaled for piece in pieces(x)]) + (intercept - mean @ scaled)
+    return np.concatenate([piece / scale @ weights.T + intercept for piece in _centred(x, mean)])
 
 
 @dataclass(frozen=True)
@@ -146,6 +158,7 @@ def scaling(x: Values) -> tuple[Floats, Floats]:
     deviation = np.sqrt(sum(((piece - mean) ** 2).sum(axis=0) for piece in pieces(x)) / len(x))
     largest = np.max([np.abs(piece).max(axis=0) for piece in pieces(x)], axis=0)
     constant = deviation <= 10 * np.finfo(np.float64).eps * largest
+    mean = np.where(constant, x[0], mean)  # whose rounding error would be all that the column says
     return mean, np.where(constant, 1.0, deviation) * np.sqrt(x.shape[1])
 
 

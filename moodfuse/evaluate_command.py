@@ -40,11 +40,11 @@ def _evaluate(
         return None
     of_a_run = ("run", "compare", "inflation", "no_thumbnails")
     refuse_given(ctx, of_a_run, "belongs to --cache; a model is scored on its own, and its report has no pictures")
-    return _test(Tested(model, data, group_pattern, jobs, device), options)
+    return _test(TestWish(model, data, group_pattern, jobs, device), options)
 
 
 @dataclass(frozen=True)
-class Tested:
+class TestWish:
     """A model, and what it is tested on: as the command's options say."""
 
     model: Path
@@ -54,7 +54,7 @@ class Tested:
     device: str | None
 
 
-def _test(tested: Tested, options: dict[str, Any]) -> int:
+def _test(wish: TestWish, options: dict[str, Any]) -> int:
     from evaluate.cli import progress, write_all
     from evaluate.evaluation import evaluate_run
     from evaluate.tables import print_table
@@ -62,9 +62,9 @@ def _test(tested: Tested, options: dict[str, Any]) -> int:
     from moodfuse.model.model import Model
     from moodfuse.testing import read_clips, run_test
 
-    clips = read_clips(tested.data, tested.group_pattern)
-    model = Model.load(tested.model, device=tested.device)
-    found = run_test(model, clips, jobs=tested.jobs, say=lambda line: click.echo(line, err=True))
+    clips = read_clips(wish.data, wish.group_pattern)
+    model = Model.load(wish.model, device=wish.device)
+    found = run_test(model, clips, jobs=wish.jobs, say=lambda line: click.echo(line, err=True))
     with progress("Scoring") as tick:
         evaluation = evaluate_run(found.run, draws=options["draws"], seed=options["seed"], tick=tick)
     print_table(evaluation)

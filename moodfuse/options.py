@@ -2,24 +2,22 @@
 refused, so that nobody takes a result for what it is not.
 """
 
-from collections.abc import Callable, Collection
-from typing import Any, TypeVar
+from collections.abc import Collection
+from typing import Any
 
 import click
 
-F = TypeVar("F", bound=Callable[..., Any])
+_DEVICE: dict[str, Any] = {
+    "type": click.Choice(["auto", "cpu", "cuda"]),
+    "help": "Where the networks work.  [default: where each was made]",
+}
+device_option = click.option("--device", **_DEVICE)
+"""`--device` of a command that loads a model ..."""
 
 
 def device_parameter() -> click.Option:
-    """`--device` of a command that loads a model."""
-    kinds = click.Choice(["auto", "cpu", "cuda"])
-    return click.Option(["--device"], type=kinds, help="Where the networks work.  [default: where each was made]")
-
-
-def device_option(command: F) -> F:
-    """Add `device_parameter` to a command."""
-    parameter = device_parameter()
-    return click.option("--device", type=parameter.type, help=parameter.help)(command)
+    """... and of one that is put together from its parameters."""
+    return click.Option(["--device"], **_DEVICE)
 
 
 def refuse_given(ctx: click.Context, names: Collection[str], why: str) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cache import columns
-from cache.columns import DigestSet, Texts, joined, lookup, marks, repeated
+from cache.columns import DigestSet, Texts, joined, lookup, marks, repeated, strangers
 from cache.identity import digest
 
 
@@ -60,6 +60,18 @@ def test_marks_are_those_of_any_set_over_any_column() -> None:
     assert marks(DigestSet(column, mask), turned).tolist() == mask[::-1].tolist()
     assert marks(frozenset(names[::3]), column).tolist() == mask.tolist()
     assert not marks(frozenset(), column).any() and not marks(frozenset({digest("none of them")}), column).any()
+
+
+def test_copies_have_one_digest_and_count_once() -> None:
+    """A column may hold a digest twice; a set of it does not, and no stranger hides behind the copy."""
+    names = [digest(number) for number in range(10)]
+    column, mask = np.array([*names, names[1]], dtype="S64"), np.arange(11) % 9 == 1
+    found = DigestSet(column, mask)
+    assert found == frozenset({names[1]}) and len(found) == 1 and list(found) == [names[1]]
+    strange = digest("none of them")
+    known = frozenset({names[1], strange})
+    assert strangers(known, column) == [strange] and strangers(found, column) == []
+    assert joined(known, column, np.zeros(11, dtype=bool)) == known
 
 
 def test_joining_loses_no_clip() -> None:

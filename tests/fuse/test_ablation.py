@@ -61,11 +61,11 @@ def test_what_is_planned_is_what_comes(cache: FeatureCache, run: Run) -> None:
 
 
 def test_informative_features_give_high_accuracy(run: Run) -> None:
-    """Every head finds well separated classes out of fold; trees over rows in sample are at least above chance."""
+    """Every head finds well separated classes out of fold; trees over rows in sample less well."""
     found = dict(zip((result.name for result in run.results), accuracies(run), strict=True))
     honest = {result.name for result in run.results if not result.notes}
     for name, accuracy in found.items():
-        assert accuracy > (0.7 if "lightgbm" not in name else 0.5 if name in honest else 1 / 3), found
+        assert accuracy > (0.7 if "lightgbm" not in name else 0.5 if name in honest else 0.4), found
     assert found["c3d+i3d softmax logits"] > 0.85
 
 

@@ -1,5 +1,6 @@
 """The leak guard: every planted leak is refused, and what is honest is told from what is not."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from cache.errors import InputError, LeakError, MissingBlockError, UnknownNameError
 from cache.folds import can_cross_fit
-from cache.records import Block, Holdout
+from cache.records import Block, ClipStatus, Holdout
 from cache.store import FeatureCache
 from fuse.design import Ingredients, assemble, assemble_whole
 from fuse.features import CrossFitted, Features
@@ -107,6 +108,41 @@ def test_clip_that_the_plan_does_not_know_is_refused(cache: FeatureCache) -> Non
     block = cache.block("c3d", {1})
     with pytest.raises(LeakError, match="saw clip ffff.* does not know"):
         build_design(cache, replace(block, seen=block.seen | {"f" * 64}), fold=1)
+
+
+def with_copy(cache: FeatureCache, place: int) -> tuple[tuple[ClipStatus, ...], Callable[[Block], Block]]:
+    """The clips with a copy of one of them at the end, and what gives a block the same row for it."""
+    twin = cache.clips[place]
+    copied = replace(twin, clip=replace(twin.clip, id="zzz copy.mp4"))
+    rows = [*range(len(cache.clips)), place]
+
+    def widened(block: Block) -> Block:
+        names = [*block.digests, twin.digest]
+        logits = None if block.logits is None else block.logits[rows]
+        ids, embedding = (*block.ids, "zzz copy.mp4"), block.embedding[rows]
+        return replace(block, ids=ids, digests=tuple(names), embedding=embedding, logits=logits)
+
+    return (*cache.clips, copied), widened
+
+
+@pytest.mark.parametrize("fold", FOLDS)
+def test_copies_of_a_file_are_one_clip_to_the_guard(cache: FeatureCache, fold: int) -> None:
+    """Two rows of one digest: what is honest passes, a leak and an unknown clip are found as without the copy."""
+    for place in (0, 1, len(cache.clips) - 1):
+        clips, widened = with_copy(cache, place)
+        block = widened(cache.block("c3d", {fold}))
+        design = assemble(cache.plan, clips, Ingredients([block], "embedding"), test_fold=fold)
+        assert design.digests[place] == design.digests[-1] and design.groups[place] == design.groups[-1]
+        assert len(assemble_whole(cache.plan, clips, Ingredients([block], "embedding")).y) == len(clips)
+        for more, said in (({"f" * 64}, "saw clip ffff.* does not know"), ({in_fold(cache, fold)[0]}, "saw .*mp4")):
+            seen = replace(block, seen=block.seen | more)
+            with pytest.raises(LeakError, match=said):
+                assemble(cache.plan, clips, Ingredients([seen], "embedding"), test_fold=fold)
+        frozen = widened(cache.block("i3d", "*"))
+        (alone,) = [fit_logits(frozen, Holdout.of(fold), cache.plan, clips, random_state=0)]
+        kept = {status.digest for status in clips if cache.plan.assignment[status.digest] != fold}
+        assert alone.seen == kept and alone.logits is not None
+        np.testing.assert_array_equal(alone.logits[place], alone.logits[-1])
 
 
 def test_what_ships_is_held_to_the_plan(cache: FeatureCache) -> None:

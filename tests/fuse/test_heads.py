@@ -70,6 +70,23 @@ def test_inner_folds_keep_groups_together() -> None:
     assert all(set(y[folds != fold]) == {0, 1, 2} for fold in folds)
 
 
+def test_inner_folds_follow_the_names_of_groups() -> None:
+    """Whatever type they have; a caller cannot change what the next one gets."""
+    y = np.repeat(np.arange(12) % 3, 2)
+    names = [f"song {number}" for number in np.repeat(np.arange(12), 2)]
+    expected = inner_split(y, names, seed=0)
+    assert expected is not None and not expected.flags.writeable
+    for kind in ("U10", "S10", object):
+        assert np.array_equal(inner_split(y, np.array(names, dtype=kind), seed=0), expected)
+    assert not np.array_equal(inner_split(y, names, seed=1), expected)
+    assert np.array_equal(inner_split(y, names, seed=0), expected)
+    unnamed = np.where(np.arange(24) < 2, np.nan, np.repeat(np.arange(12.0), 2))
+    assert len(set(inner_split(y, unnamed, seed=0)[:2])) == 1
+    assert inner_split(y, np.array([b"\xff" * (1 + number // 2) for number in range(24)]), seed=0) is not None
+    with pytest.raises(InputError, match=r"groups of shape \(24, 1\) for 24 rows; give one group a row"):
+        inner_split(y, np.array(names)[:, None], seed=0)
+
+
 @pytest.mark.parametrize("classes", [2, 3])
 def test_wide_fit_equals_the_plain_one(classes: int) -> None:
     """Fitting in the rows' span gives the coefficients of scikit-learn's own fit on all columns."""
@@ -152,6 +169,22 @@ def test_many_rows_are_fitted_piece_by_piece(
     rows = span_of(x).rows
     np.testing.assert_allclose(rows @ np.eye(6), (rows.T @ np.eye(90)).T, atol=1e-9)
     assert rows.T.T is rows
+
+
+@pytest.mark.parametrize("far", [1e9, 1e30])
+def test_rows_taken_piece_by_piece_may_lie_far_from_zero(far: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A constant column of any size, such as a mark for what is absent, and one with a large mean cost no digits."""
+    x, y = blobs(rows=90, columns=6)
+    span._spans.clear()
+    for name_of_limit, value in (("_FEW", 0), ("_PIECE", 50), ("_LARGEST", 0)):
+        monkeypatch.setattr(span, name_of_limit, value)
+    expected = make_head("softmax", tune=False).fit(x, y).predict_proba(x)
+    marked = np.column_stack([x, np.full(90, far)])
+    found = make_head("softmax", tune=False, C=10.0 * 7 / 6).fit(marked, y).predict_proba(marked)  # C is a column's
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    moved = x + np.array([0, 1e6, 0, 0, 0, 0])
+    found = make_head("softmax", tune=False).fit(moved, y).predict_proba(moved)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_the_span_of_rows_is_found_once_and_is_theirs() -> None:

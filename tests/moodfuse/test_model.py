@@ -169,6 +169,8 @@ def test_a_model_of_a_gpu_labels_on_a_cpu_where_that_is_asked_for(
     caplog.clear()
     Model.load(models(QUICK), device="cpu")
     assert not caplog.records, "it was made there"
+    reseal(model_copy, lambda card: [source["recipe"].update(compile=True) for source in card["sources"]])
+    assert not any(source.recipe.compile for source in Model.load(model_copy, device="cpu")._sources)
 
 
 def test_commands_of_a_model_pass_the_device_on(
