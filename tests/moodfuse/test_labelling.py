@@ -92,7 +92,7 @@ class Talker:
         self.lost: tuple[int, ...] = (1,)
         self.jobs = 0
 
-    def load(self, folder: Path) -> "Talker":
+    def load(self, folder: Path, *, device: str | None = None) -> "Talker":
         return self
 
     def label(self, asks: Sequence[Ask], *, jobs: int, rules: ReadingRules) -> Iterator[Prediction | Refusal]:

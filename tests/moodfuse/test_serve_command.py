@@ -53,7 +53,7 @@ COMMAND = """
 import runpy, sys, types
 script = runpy.run_path(sys.argv.pop(1))
 module = types.ModuleType("moodfuse.model.model")
-module.Model = type("Model", (), {"load": staticmethod(lambda folder, limits: script["StandIn"](delay_s=60))})
+module.Model = type("Model", (), {"load": staticmethod(lambda folder, device, limits: script["StandIn"](delay_s=60))})
 sys.modules["moodfuse.model.model"] = module
 from moodfuse.cli import main
 main(sys.argv[1:])
@@ -107,15 +107,16 @@ def test_an_address_that_others_reach_is_warned_of(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "moodfuse.model.model", SimpleNamespace(Model=SimpleNamespace(load=StandIn)))
     monkeypatch.setattr(server, "Server", lambda app: SimpleNamespace(run=lambda sockets: made.append(app)))
     decoding: list[Any] = []
-    monkeypatch.setattr(StandIn, "__init__", lambda self, folder, limits: decoding.append(limits))
+    monkeypatch.setattr(StandIn, "__init__", lambda self, folder, device, limits: decoding.append((device, limits)))
     local = {"localhost", "127.0.0.1", "::1"}
     for host, names, hosts in (("0.0.0.0", [], None), ("127.0.0.1", [], local), ("127.0.0.1", ["b.example"], local)):
         call = ["--model", "m", "--port", "0", "--host", host, "--max-upload", "3", "--at-once", "4", "--timeout", "9"]
-        call += ["--memory", "512", "--deadline", "7"]
+        call += ["--memory", "512", "--deadline", "7", "--device", "cpu"]
         call += [word for name in names for word in ("--allow-host", name)]
         done = CliRunner().invoke(serve_command, call, catch_exceptions=False)
         assert done.exit_code == 0 and ("there is no login" in done.output) == (hosts is None)
         hosts = hosts and hosts | set(names)
         assert made[-1].user_middleware[0].kwargs == {"hosts": hosts}
         assert made[-1].state.desk.limits == Limits(upload_bytes=3 * MIB, at_once=4, request_s=9.0)
-        assert (decoding[-1].memory_mb, decoding[-1].deadline_s) == (512, 7.0)
+        device, limits = decoding[-1]
+        assert (device, limits.memory_mb, limits.deadline_s) == ("cpu", 512, 7.0)
