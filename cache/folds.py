@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cache.columns import Assignment
 from cache.errors import InputError
@@ -263,7 +264,8 @@ def imported_roles(units: Iterable[Unit], plan: Plan, holdout: Holdout) -> tuple
 def can_cross_fit(plan: Plan, clips: Iterable[ClipStatus], views: Sequence[str] = VIEWS) -> bool:
     """Whether every class remains in each of some views when any two folds are left out; needs K >= 3."""
     table, pairs = ClipTable.of(clips), tuple(combinations(range(plan.folds), 2))
-    return plan.folds > 2 and not any(_lost(plan, table, view, pair) for view in views for pair in pairs)
+    placed = Assignment.of(plan.assignment).folds_of(table.digests)
+    return plan.folds > 2 and not any(_lost(placed, table, view, pair) for view in views for pair in pairs)
 
 
 def check_views(plan: Plan, clips: Iterable[ClipStatus], views: Sequence[str] = VIEWS) -> None:
@@ -274,9 +276,10 @@ def check_views(plan: Plan, clips: Iterable[ClipStatus], views: Sequence[str] = 
     InputError
     """
     table = ClipTable.of(clips)
+    placed = Assignment.of(plan.assignment).folds_of(table.digests)
     for view in views:
         for fold in range(plan.folds):
-            if lost := _lost(plan, table, view, (fold,)):
+            if lost := _lost(placed, table, view, (fold,)):
                 raise InputError(
                     f"label {lost[0]!r} has no clip with {view} outside fold {fold}, so nothing that reads {view} "
                     f"could learn it there; add clips that have it, leave out the sources that read {view}, or run "
@@ -284,9 +287,8 @@ def check_views(plan: Plan, clips: Iterable[ClipStatus], views: Sequence[str] = 
                 )
 
 
-def _lost(plan: Plan, clips: ClipTable, view: str, folds: tuple[int, ...]) -> list[str]:
-    """Labels without a clip that has a view outside some folds."""
-    placed = Assignment.of(plan.assignment).folds_of(clips.digests)
+def _lost(placed: NDArray[np.int16], clips: ClipTable, view: str, folds: tuple[int, ...]) -> list[str]:
+    """Labels without a clip that has a view and is placed outside some folds; `placed` is each clip's fold."""
     outside = (placed >= 0) & ~np.isin(placed, folds)
     having, labels = outside & ~clips.where("missing", view), clips.rows["label"]
     lost = np.setdiff1d(labels, labels[having])

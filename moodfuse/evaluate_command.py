@@ -7,14 +7,14 @@ from typing import Any
 import click
 
 from evaluate.cli import evaluate_command as stage_three
-from moodfuse.options import device_parameter, refuse_given
+from moodfuse.options import refuse_given
 
 _MODEL = (
     click.Argument(["data"], required=False, type=click.Path(path_type=Path)),
     click.Option(["--model"], type=click.Path(path_type=Path), help="Score this model on DATA, which it never saw."),
     click.Option(["--group-pattern"], help="With --model: as for extract."),
     click.Option(["--jobs"], type=click.IntRange(min=1), default=2, help="With --model: decoding processes."),
-    device_parameter(),
+    click.Option(["--device"], help="With --model: as for predict."),
 )
 
 

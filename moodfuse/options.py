@@ -3,21 +3,11 @@ refused, so that nobody takes a result for what it is not.
 """
 
 from collections.abc import Collection
-from typing import Any
 
 import click
 
-_DEVICE: dict[str, Any] = {
-    "type": click.Choice(["auto", "cpu", "cuda"]),
-    "help": "Where the networks work.  [default: where each was made]",
-}
-device_option = click.option("--device", **_DEVICE)
-"""`--device` of a command that loads a model ..."""
-
-
-def device_parameter() -> click.Option:
-    """... and of one that is put together from its parameters."""
-    return click.Option(["--device"], **_DEVICE)
+device_option = click.option("--device", help="auto, cpu or cuda.  [default: where each network was made]")
+"""Where the networks of a model work."""
 
 
 def refuse_given(ctx: click.Context, names: Collection[str], why: str) -> None:

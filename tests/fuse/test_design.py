@@ -139,7 +139,7 @@ def test_copies_of_a_file_are_one_clip_to_the_guard(cache: FeatureCache, fold: i
             with pytest.raises(LeakError, match=said):
                 assemble(cache.plan, clips, Ingredients([seen], "embedding"), test_fold=fold)
         frozen = widened(cache.block("i3d", "*"))
-        (alone,) = [fit_logits(frozen, Holdout.of(fold), cache.plan, clips, random_state=0)]
+        alone = fit_logits(frozen, Holdout.of(fold), cache.plan, clips, random_state=0)
         kept = {status.digest for status in clips if cache.plan.assignment[status.digest] != fold}
         assert alone.seen == kept and alone.logits is not None
         np.testing.assert_array_equal(alone.logits[place], alone.logits[-1])

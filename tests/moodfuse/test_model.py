@@ -183,6 +183,7 @@ def test_commands_of_a_model_pass_the_device_on(
     assert "give --device cpu" in capfd.readouterr().err
     assert predict("--model", model_copy, "--device", "cpu", trained.held[0]) == 0
     assert predict("--model", model_copy, "--device", "gpu", trained.held[0]) == 2
+    assert "--device 'gpu' is unknown; known: auto, cpu, cuda" in capfd.readouterr().err
     with pytest.raises(SystemExit) as stopped:
         main(["serve", "--model", str(model_copy), "--port", "0"])
     assert stopped.value.code == 2 and "give --device cpu" in capfd.readouterr().err
