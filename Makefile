@@ -1,31 +1,54 @@
-# make demo   install and run the demo           make lint    static checks and import contracts
-# make test   install, lint and run the tests    make bench   run every benchmark in turn
-# make format apply the formatter's rewrites     make clean   remove what was made (distclean: .venv too)
+# make demo    install and run the demo            make lint    static checks and import contracts
+# make test    install, lint and run the tests     make bench   run every benchmark in turn
+# make format  apply the formatter's rewrites      make clean   remove what was made (distclean: environments too)
+# make lock    resolve requirements.lock again from setup.py (UPGRADE=1: take the newest versions)
+# make test-newest, make test-lowest               run the tests with the newest and the lowest versions of setup.py
+#
+# LOCKED=1 (default) installs the versions of requirements.lock, LOCKED=0 the newest versions that setup.py allows,
+# LOCKED=lowest the lowest versions of the direct dependencies. VARIANT=cpu installs PyTorch's smaller CPU wheels.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: install demo test lint format bench clean distclean
+.PHONY: install demo test test-newest test-lowest lint lock format bench clean distclean
 
 PYTHON ?= python3
-VENV := .venv
+LOCKED ?= 1
+VARIANT ?= full
+VENV ?= .venv$(if $(filter-out 1,$(LOCKED)),-$(LOCKED))$(if $(filter-out full,$(VARIANT)),-$(VARIANT))
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-ROOMS := cache extract fuse evaluate moodfuse
+PACKAGES := cache extract fuse evaluate moodfuse
+PIP := $(BIN)/python -m pip install --disable-pip-version-check
+UV_PIP := $(BIN)/uv pip install --python $(BIN)/python --compile-bytecode
+# setuptools is locked too, so the project is built with it instead of with the newest one.
+PROJECT := --no-deps --no-build-isolation --editable .
 
 install: $(STAMP)
 
-# Done once, and again when setup.py changes. uv installs several times faster than pip; where it cannot be had, pip does it.
-$(STAMP): setup.py
-	@$(PYTHON) -c 'import sys; sys.exit("moodfuse needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
-	$(PYTHON) -m venv $(VENV)
-	@if $(BIN)/python -m pip install --quiet --disable-pip-version-check uv \
-	    && $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python --editable '.[dev]'; then :; \
-	else \
-	    echo 'uv could not install; installing with pip'; \
-	    $(BIN)/python -m pip install --disable-pip-version-check --editable '.[dev]'; \
-	fi
+# Runs once, and again when the dependencies change. pip installs the locked versions where uv is not available.
+$(STAMP): setup.py requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit("moodfuse needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Choose another: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv --clear $(VENV)
+	@$(PIP) --quiet "$$(grep --only-matching '^uv==[^ ]*' requirements.lock)" || echo 'uv cannot be installed; using pip'
+ifneq ($(VARIANT),full)
+	$(UV_PIP) --torch-backend $(VARIANT) --no-verify-hashes --constraint requirements.lock --editable '.[dev]' \
+	    || { echo 'PyTorch'"'"'s index of $(VARIANT) wheels cannot be reached from here: run make without VARIANT=$(VARIANT) to install the wheels of the default index' >&2; exit 1; }
+else ifeq ($(LOCKED),1)
+	if [[ -x $(BIN)/uv ]]; then install=($(UV_PIP)); else install=($(PIP)); fi; \
+	"$${install[@]}" --require-hashes --requirement requirements.lock; "$${install[@]}" $(PROJECT)
+else ifeq ($(LOCKED),lowest)
+	$(UV_PIP) --resolution lowest-direct --editable '.[dev]'
+else
+	$(UV_PIP) --upgrade --editable '.[dev]'
+endif
 	@touch $@
+
+# torch 2.14.1 is the newest version that every supported installer offers; see CONTRIBUTING.md.
+lock: $(STAMP)
+	printf '%s\n' 'torch==2.14.1' 'torchvision==0.29.1' | $(BIN)/uv pip compile setup.py --extra dev --universal \
+	    --python-version 3.11 --generate-hashes --no-header --constraint - $(if $(UPGRADE),--upgrade) \
+	    --quiet --output-file requirements.lock
 
 demo: $(STAMP)
 	$(BIN)/moodfuse demo --output demo
@@ -34,17 +57,24 @@ demo: $(STAMP)
 test: lint
 	$(BIN)/pytest -q
 
+# Linters are left out here: what they report depends on their own version.
+test-newest test-lowest: test-%:
+	$(MAKE) install LOCKED=$(LOCKED_$*)
+	$(VENV)-$(LOCKED_$*)/bin/pytest -q
+LOCKED_newest := 0
+LOCKED_lowest := lowest
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(addprefix -p ,$(ROOMS))
+	$(BIN)/mypy $(addprefix -p ,$(PACKAGES))
 	$(BIN)/lint-imports --no-logo
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Every script, whatever becomes of the others, then the speeds of all as one table. That takes hours; a few of them:
+# Every script, even where another one fails, then the speeds of all as one table. That takes hours; a few of them:
 # make bench SCRIPTS="extract_speed tuning_speed new_clip extract_memory fuse_speed scaling"
 SCRIPTS ?= $(sort $(basename $(notdir $(wildcard benchmarks/*.py))))
 ROWS := build/bench_rows.jsonl
@@ -57,7 +87,7 @@ bench: $(STAMP)
 
 clean:
 	rm -rf build dist demo *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
-	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf $(VENV)
+	rm -rf .venv .venv-*
