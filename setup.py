@@ -84,6 +84,7 @@ setup(
             "hypothesis>=6.100",
             "import-linter>=2.1",
             "mypy>=1.18",
+            "packaging>=24",
             "playwright>=1.49",
             "pyarrow>=18",
             "pytest>=8.3",

@@ -52,7 +52,7 @@ def placed(recipe: Recipe, network: Network) -> Network:
         torch.backends.cudnn.allow_tf32 = False  # or float32 would be rounded to 10 bits in every convolution
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
     if recipe.precision == "bf16" and network.spec.modality == "video":
-        network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        network = network.to(memory_format=torch.channels_last_3d)
     return network.to(recipe.device).eval()
 
 

@@ -1,14 +1,19 @@
 """The wheel that users install holds every room whole, and nothing else."""
 
+import ast
+import re
 import runpy
 import shutil
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 import setuptools
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("cache", "extract", "fuse", "evaluate", "moodfuse")
@@ -81,6 +86,62 @@ def test_wheel_says_version_licence_and_command(wheel: zipfile.Path) -> None:
     assert f"\nVersion: {version}\n" in metadata(wheel, "METADATA")
     assert "Apache License" in metadata(wheel, "licenses/LICENSE")
     assert "moodfuse = moodfuse.cli:main" in metadata(wheel, "entry_points.txt")
+
+
+def requirements(described: dict[str, object], *extras: str) -> dict[str, Requirement]:
+    """Requirements of setup.py by name: those of every installation, and those of some extras."""
+    required, optional = described["install_requires"], described["extras_require"]
+    assert isinstance(required, list)
+    assert isinstance(optional, dict)
+    parsed = [Requirement(text) for text in [*required, *(text for extra in extras for text in optional[extra])]]
+    return {canonicalize_name(requirement.name): requirement for requirement in parsed}
+
+
+def test_lock_file_agrees_with_setup(described: dict[str, object]) -> None:
+    """requirements.lock pins each requirement of setup.py to a version in its range, with hashes, and no other one."""
+    entries = re.split(r"\n(?=\S)", (ROOT / "requirements.lock").read_text("utf-8").rstrip())
+    pins = [re.match(r"(\S+?)==(\S+)", entry) for entry in entries]
+    assert all(pins)
+    assert all("--hash=sha256:" in entry for entry in entries)
+    direct = {pin[1] for pin, entry in zip(pins, entries, strict=True) if pin and "moodfuse (setup.py)" in entry}
+    wanted = requirements(described, "dev")
+    assert direct == set(wanted), "run: make lock"
+    outside = [pin[0] for pin in pins if pin and pin[1] in wanted and pin[2] not in wanted[pin[1]].specifier]
+    assert not outside, "run: make lock"
+
+
+def test_lock_file_names_no_index() -> None:
+    """requirements.lock can be used with any package index."""
+    assert "://" not in (ROOT / "requirements.lock").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("folders", "extras"), [(ROOMS, ("parquet", "serve", "distributed")), (("tests", "benchmarks"), ("dev",))]
+)
+def test_every_import_is_declared(
+    described: dict[str, object], folders: tuple[str, ...], extras: tuple[str, ...]
+) -> None:
+    """Each distribution that a module imports is a requirement in setup.py: of its users, or for tests, of `dev`."""
+    files = [file for folder in folders for file in sorted((ROOT / folder).rglob("*.py"))]
+    own = {*ROOMS, "tests", *(path.stem for folder in ("tests", "benchmarks") for path in (ROOT / folder).rglob("*"))}
+    names = {name for file in files for name in imported(file)} - own - sys.stdlib_module_names
+    known = packages_distributions()
+    declared = requirements(described, *extras)
+    missing = {
+        name for name in names if not {canonicalize_name(found) for found in known.get(name, ())} & set(declared)
+    }
+    assert not missing
+
+
+def imported(file: Path) -> set[str]:
+    """Names of the top-level modules that a file imports absolutely."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.partition(".")[0])
+    return names
 
 
 def source_files(folder: Path) -> list[Path]:

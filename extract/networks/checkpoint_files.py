@@ -113,7 +113,8 @@ def read_torch(path: Path) -> dict[str, Tensor]:
         archived = stream.read(len(ZIP_MAGIC)) == ZIP_MAGIC
     _bound_archive(path) if archived else _bound_stream(path)
     try:
-        content = torch.load(path, weights_only=True, mmap=False, map_location="cpu")
+        with open(path, "rb") as stream:  # given a path, torch.load chooses the format by the suffix
+            content = torch.load(stream, weights_only=True, mmap=False, map_location="cpu")
     except Exception as error:
         raise WeightsError(
             f"{path}: not a PyTorch state dict that can be read safely: {_reason(error)}; "

@@ -7,18 +7,26 @@ average-pooled features, followed by a mean; as both are linear, the embedding i
 from __future__ import annotations
 
 from functools import lru_cache
+from importlib.metadata import version
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
-from torchvision.models import get_model, get_model_weights, list_models
 
-from cache.errors import UnknownNameError
+from cache.errors import MoodfuseError, UnknownNameError
 
 from .base import CLASSIFIER_STD, Network, check_video_batch, global_mean
 from .known_weights import FileCheck, KnownWeights
 from .registry import TORCHVISION, NetworkSpec, VideoPreprocessing
+
+try:
+    import torchvision
+    from torchvision.models import get_model, get_model_weights, list_models
+except (ImportError, OSError, RuntimeError) as error:
+    raise MoodfuseError(
+        f"torchvision {version('torchvision')} cannot be loaded with torch {torch.__version__} ({error}); install "
+        "versions that belong together: pip install --upgrade --force-reinstall torch torchvision moodfuse"
+    ) from error
 
 LICENCE = "not stated beside the weights; torchvision itself is BSD-3-Clause"
 DEFAULT_WEIGHTS = "DEFAULT"

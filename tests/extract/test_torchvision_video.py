@@ -1,11 +1,14 @@
 """Tests of extract.networks.torchvision_video: torchvision's video models as sources."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 from torchvision.models import get_model, get_model_weights
 
 from cache.errors import UnknownNameError
@@ -31,6 +34,23 @@ SHAPES = {  # the smallest input, [C, T, H, W], that each kind of model takes
 def frames(height: int = 90, width: int = 161) -> np.ndarray:
     """32 frames of noise, [32, height, width, 3] uint8."""
     return np.random.default_rng(0).integers(0, 256, (32, height, width, 3), dtype=np.uint8)
+
+
+def test_a_torchvision_that_does_not_load_is_named_with_its_version(tmp_path: Path) -> None:
+    """The message names both versions and the command that repairs them; networks without torchvision are created."""
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision/__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    script = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from extract.networks import create_network\n"
+        "create_network('twodmcnn', num_classes=6)\n"
+        "try: create_network('torchvision:r3d_18', num_classes=6)\n"
+        "except Exception as error: print(type(error).__name__, error)"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert found.startswith(f"MoodfuseError torchvision {torchvision.__version__.split('+')[0]}")
+    assert f"cannot be loaded with torch {torch.__version__}" in found
+    assert "pip install" in found
 
 
 def preprocessing(name: str) -> VideoPreprocessing:

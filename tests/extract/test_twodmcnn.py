@@ -42,6 +42,18 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("samples", [1, 5, 16_001, 112_000, 479_999, 480_000])
+def test_resampling_equals_torchaudio(samples: int) -> None:
+    """Waveforms at 12 kHz are those of torchaudio.functional.resample, bit for bit, cut at 29 s."""
+    import torchaudio  # here, so that a torchaudio that does not load fails this test alone
+
+    network = create_network("twodmcnn", num_classes=6)
+    assert isinstance(network, TwoDMCNN)
+    waveforms = torch.rand(2, samples, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    expected = torchaudio.functional.resample(waveforms, 16_000, 12_000)[:, : 29 * 12_000]
+    assert torch.equal(network.resample(waveforms), expected)
+
+
 @pytest.fixture(scope="module")
 def weights() -> Path:
     """The published Keras 2 file, or a skip that says why."""

@@ -38,6 +38,16 @@ def test_safetensors_round_trip(tmp_path: Path) -> None:
     assert other.get_parameter("classifier.1.weight").shape == (3, 160)
 
 
+def test_a_state_dict_is_recognised_by_content_under_any_suffix(tmp_path: Path) -> None:
+    """A file of torch.save that is named .safetensors is read as what it is, in both of its formats."""
+    state = create_network("twodmcnn", num_classes=6).state_dict()
+    for zipped in (True, False):
+        path = tmp_path / "net.safetensors"
+        torch.save(state, path, _use_new_zipfile_serialization=zipped)
+        loaded = create_network("twodmcnn", num_classes=6, weights=path).state_dict()
+        assert all(torch.equal(loaded[name], array) for name, array in state.items() if "classifier" not in name)
+
+
 def test_replaced_layers_come_whole_or_not_at_all(tmp_path: Path) -> None:
     """A file of the trunk leaves c3d's replaced layers new; with some of them, it has to have them all."""
     network = create_network("c3d", num_classes=6)
