@@ -15,18 +15,20 @@ SHELL := /bin/bash
 PYTHON ?= python3
 LOCKED ?= 1
 VARIANT ?= full
-VENV ?= .venv$(if $(filter-out 1,$(LOCKED)),-$(LOCKED))$(if $(filter-out full,$(VARIANT)),-$(VARIANT))
+SUFFIX_0 := -newest
+SUFFIX_lowest := -lowest
+VENV ?= .venv$(SUFFIX_$(LOCKED))$(if $(filter-out full,$(VARIANT)),-$(VARIANT))
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PACKAGES := cache extract fuse evaluate moodfuse
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 UV_PIP := $(BIN)/uv pip install --python $(BIN)/python --compile-bytecode
-# setuptools is locked too, so the project is built with it instead of with the newest one.
-PROJECT := --no-deps --no-build-isolation --editable .
+# uv installs several times faster; pip installs where uv is not available.
+INSTALL = $$([[ -x $(BIN)/uv ]] && echo $(UV_PIP) || echo $(PIP))
 
 install: $(STAMP)
 
-# Runs once, and again when the dependencies change. pip installs the locked versions where uv is not available.
+# Runs once, and again when the dependencies change.
 $(STAMP): setup.py requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit("moodfuse needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Choose another: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv --clear $(VENV)
@@ -35,16 +37,16 @@ ifneq ($(VARIANT),full)
 	$(UV_PIP) --torch-backend $(VARIANT) --no-verify-hashes --constraint requirements.lock --editable '.[dev]' \
 	    || { echo 'PyTorch'"'"'s index of $(VARIANT) wheels cannot be reached from here: run make without VARIANT=$(VARIANT) to install the wheels of the default index' >&2; exit 1; }
 else ifeq ($(LOCKED),1)
-	if [[ -x $(BIN)/uv ]]; then install=($(UV_PIP)); else install=($(PIP)); fi; \
-	"$${install[@]}" --require-hashes --requirement requirements.lock; "$${install[@]}" $(PROJECT)
+	$(INSTALL) --require-hashes --requirement requirements.lock
+	$(INSTALL) --no-deps --no-build-isolation --editable .
 else ifeq ($(LOCKED),lowest)
 	$(UV_PIP) --resolution lowest-direct --editable '.[dev]'
 else
-	$(UV_PIP) --upgrade --editable '.[dev]'
+	$(INSTALL) --upgrade --editable '.[dev]'
 endif
 	@touch $@
 
-# torch 2.14.1 is the newest version that every supported installer offers; see CONTRIBUTING.md.
+# torch 2.14.1 is locked, not 2.15, because some machines cap what pip may install at that version.
 lock: $(STAMP)
 	printf '%s\n' 'torch==2.14.1' 'torchvision==0.29.1' | $(BIN)/uv pip compile setup.py --extra dev --universal \
 	    --python-version 3.11 --generate-hashes --no-header --constraint - $(if $(UPGRADE),--upgrade) \
@@ -60,7 +62,7 @@ test: lint
 # Linters are left out here: what they report depends on their own version.
 test-newest test-lowest: test-%:
 	$(MAKE) install LOCKED=$(LOCKED_$*)
-	$(VENV)-$(LOCKED_$*)/bin/pytest -q
+	.venv-$*/bin/pytest -q
 LOCKED_newest := 0
 LOCKED_lowest := lowest
 
