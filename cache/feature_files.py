@@ -27,8 +27,8 @@ LOGIT = "logit:"
 BESIDE = ("label", "group", "fold", "digest")
 """Columns that an export writes beside the features."""
 _NUMBERED = re.compile(r"e(0|[1-9][0-9]*)")
-_INDEX = re.compile(r"|unnamed: \d+(\.\d+|_level_\d+)*|index|level_\d+|__index_level_\d+__|\.\.\.1", re.IGNORECASE)
-"""Names that pandas (and, the last, R) gives the index of a table."""
+_INDEX = re.compile(r"|unnamed: \d+(\.\d+|_level_\d+)*|index|level_\d+|__index_level_\d+__", re.IGNORECASE)
+"""Names that the index of a table has when pandas or R writes it."""
 FEWEST_ROWS = 10
 """In fewer rows the numbers of a real feature may number the rows, or go with the labels, by chance."""
 _VALUES_AT_ONCE = 1 << 20
@@ -104,7 +104,8 @@ def choose_columns(
         embedding = guessed = tuple(numbers)
     if not embedding:
         raise InputError(f"{file}: has no column of an embedding; expected numbers in columns e0, e1, ...")
-    left = [name for name in dict.fromkeys(others) if name not in set(embedding)]
+    taken = set(embedding)
+    left = [name for name in dict.fromkeys(others) if name not in taken]
     return Columns(
         embedding,
         logits,
@@ -132,12 +133,15 @@ def _wanted_columns(
     found: list[str] = []
     in_full: set[str] = set()
     for text in wanted:
-        for part in [text] if text in names else [part.strip() for part in text.split(",")]:
-            matches = [part] if part in names else fnmatch.filter(numbers, part)
-            if not matches:
-                raise InputError(f"{file}: --columns {part!r} is none of its columns: {listed(names)}")
-            found += matches
-            in_full.update({part} & set(names))
+        parts = [text] if text in names else [part.strip() for part in text.split(",")]  # a name may hold a comma
+        for part in filter(None, parts):
+            if part in names:
+                found.append(part)
+                in_full.add(part)
+            elif matches := fnmatch.filter(numbers, part):
+                found += matches
+            else:
+                raise InputError(f"{file}: --columns: unknown column {part!r}; known: {listed(names)}")
     return tuple(dict.fromkeys(found)), set(found) - in_full
 
 
