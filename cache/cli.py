@@ -142,8 +142,9 @@ def cache_prune_command(ctx: click.Context, cache_path: Path, dry: bool, **optio
 def cache_import_command(ctx: click.Context, file: Path, cache_path: Path, **options: Any) -> None:
     """Bring your own features: FILE becomes a source that fuses like any other.
 
-    FILE is .npz (id, embedding and, if any, logits), .npy with --ids, .csv (id,e0,e1,...[,logit:LABEL...]) or .parquet
-    (id, embedding). Its ids are those of the clips. With --labels no media are needed at all.
+    FILE is .npz (id, embedding and, if any, logits and their classes), .npy with --ids, .csv
+    (id,e0,e1,...[,logit:LABEL...]) or .parquet (id, embedding). Its ids are those of the clips. With --labels no media
+    are needed at all.
 
     Example: moodfuse cache import --cache work --labels labels.csv --source clip-vit --holdout '*' clip-vit.npz
     """

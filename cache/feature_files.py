@@ -98,8 +98,8 @@ def choose_columns(
     guessed: Collection[str] = ()
     if wanted:
         embedding, guessed = _wanted_columns(file, wanted, others, numbers)
-    elif "e0" in numbers:
-        embedding = _numbered_columns(file, numbers)
+    elif "e0" in others:
+        embedding = _numbered_columns(file, others)
     else:
         embedding = guessed = tuple(numbers)
     if not embedding:

@@ -95,7 +95,7 @@ def _classes(metadata: Mapping[bytes, bytes], file: Path) -> tuple[str, ...] | N
 
 
 def _read_flat(file: Path, source: Any, kinds: dict[str, Any], wanted: Sequence[str]) -> Features:
-    texts = {name for name, kind in kinds.items() if not _is_number(kind) and name != "e0"}
+    texts = {name for name, kind in kinds.items() if not _is_number(kind)}
     columns = choose_columns(file, tuple(kinds), wanted, index=_pandas_index(source.schema_arrow), texts=texts)
     table = source.read(columns=["id", *columns.embedding, *columns.logits])
     embedding = _side_by_side(table, columns.embedding, file)

@@ -246,6 +246,7 @@ def test_parquet_of_other_kinds(known: FeatureCache, tmp_path: Path, monkeypatch
         ({"id": ids, "embedding": pyarrow.array([[True, False]] * 6)}, "list<.*bool>; expected a list of float"),
         ({"id": ids, "embedding": ids}, "embedding is string; expected a list"),
         ({"id": ids, "e0": ids}, "column 'e0' is string; expected float or whole numbers"),
+        ({"id": ids, "e0": pyarrow.array(range(6)), "e1": ids}, "column 'e1' is string; expected float"),
         ({"id": ids, "note": ids}, "no column of an embedding"),
         ({"id": pyarrow.array(range(6)), "e0": pyarrow.array(range(6))}, "column 'id' is int64; expected strings"),
         ({"id": pyarrow.array([*IDS[:5], None]), "e0": pyarrow.array(range(6))}, r"'id': 1 value\(s\) are missing"),
