@@ -128,6 +128,13 @@ def cache_prune_command(ctx: click.Context, cache_path: Path, dry: bool, **optio
 )
 @click.option("--labels", type=click.Path(path_type=Path), help="CSV of id,label[,group][,fold] that names the clips.")
 @click.option("--ids", type=click.Path(path_type=Path), help="Ids of the rows of a .npy: text, one a line, or .npy.")
+@click.option(
+    "--columns",
+    multiple=True,
+    metavar="NAMES",
+    help="Columns of a .csv or .parquet that are the embedding: names or patterns such as 'feat_*', separated by "
+    "commas; repeat for more.  [default: e0, e1, ..., else all numbers but index columns]",
+)
 @click.option("--folds", type=int, help="Number of folds.  [default: the cache's plan, else 6]")
 @click.option("--seed", type=int, help="Seed of the fold plan.  [default: the cache's plan, else 0]")
 @click.option("--replace", is_flag=True, help="Let --labels name none of the clips that the cache has.")
@@ -135,8 +142,9 @@ def cache_prune_command(ctx: click.Context, cache_path: Path, dry: bool, **optio
 def cache_import_command(ctx: click.Context, file: Path, cache_path: Path, **options: Any) -> None:
     """Bring your own features: FILE becomes a source that fuses like any other.
 
-    FILE is .npz (id, embedding and, if any, logits), .npy with --ids, .csv (id,e0,e1,...[,logit:LABEL...]) or .parquet
-    (id, embedding). Its ids are those of the clips. With --labels no media are needed at all.
+    FILE is .npz (id, embedding and, if any, logits and their classes), .npy with --ids, .csv
+    (id,e0,e1,...[,logit:LABEL...]) or .parquet (id, embedding). Its ids are those of the clips. With --labels no media
+    are needed at all.
 
     Example: moodfuse cache import --cache work --labels labels.csv --source clip-vit --holdout '*' clip-vit.npz
     """

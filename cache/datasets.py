@@ -5,7 +5,7 @@ made by imports has its clips from a table, and a changed table gives it a new p
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 from cache.columns import Assignment
 from cache.errors import InputError
 from cache.features import first_few, shown
-from cache.labels import read_labels
+from cache.labels import label_warnings, read_labels
 from cache.manifest import table_name
 from cache.planning import PlanChoice, next_plan
 from cache.recipe import IMPORT
@@ -55,7 +55,12 @@ class DataSet:
 
 
 def choose_data_set(
-    cache: FeatureCache | None, labels: Path | None, choice: PlanChoice, *, replace: bool = False
+    cache: FeatureCache | None,
+    labels: Path | None,
+    choice: PlanChoice,
+    say: Callable[[str], None],
+    *,
+    replace: bool = False,
 ) -> DataSet:
     """The clips in force, or those that a table declares.
 
@@ -66,6 +71,8 @@ def choose_data_set(
     labels : Path or None
         CSV of ``id,label[,group][,fold][,split]``.
     choice : PlanChoice
+    say : callable
+        Takes each warning about the table.
     replace : bool
         Whether a table may have no clip in common with those in force.
 
@@ -83,7 +90,10 @@ def choose_data_set(
             )
         _check_choice(current, choice)
         return DataSet(cache.statuses, current)
-    given = ClipTable.of(read_labels(labels))
+    statuses = read_labels(labels)
+    for line in label_warnings(status.clip for status in statuses):
+        say(f"WARNING {labels}: {line}")
+    given = ClipTable.of(statuses)
     if cache is not None and current is not None and not _is_declared(cache, given):
         _check_choice(current, choice)
         _check_agreement(labels, given, cache)

@@ -23,8 +23,8 @@ from cache.feature_files import read_features
 from cache.features import Features, first_few
 from cache.folds import imported_roles, single_holdouts, units_of
 from cache.manifest import MARKER
-from cache.matching import check_equal, check_shape, in_class_order, one_row_a_clip, places_of
-from cache.planning import PlanChoice
+from cache.matching import check_equal, check_shape, in_class_order, one_row_a_clip, places_of, refuse_label_columns
+from cache.planning import PlanChoice, plan_line
 from cache.recipe import Recipe, import_recipe, imported_as
 from cache.records import Holdout
 from cache.store import FeatureCache, Roles
@@ -49,6 +49,8 @@ class ImportSettings:
         CSV that declares the clips.
     ids : Path or None
         Ids of the rows of a ``.npy``.
+    columns : tuple of str
+        Columns of a table that are the embedding: names, patterns, or several separated by commas.
     plan : PlanChoice
     replace : bool
         Whether `labels` may have no clip in common with those that are in force.
@@ -62,6 +64,7 @@ class ImportSettings:
     holdout: Holdout
     labels: Path | None = None
     ids: Path | None = None
+    columns: tuple[str, ...] = ()
     plan: PlanChoice = field(default_factory=PlanChoice)
     replace: bool = False
     command: str = ""
@@ -126,9 +129,9 @@ def import_features(settings: ImportSettings, *, say: Callable[[str], None] = lo
     InputError
         If the features, the labels, the holdout or the name cannot be used; nothing is written then.
     """
-    features = read_features(settings.file, ids=settings.ids)
-    if features.choice:
-        say(f"{settings.file}: {features.choice}")
+    features = read_features(settings.file, ids=settings.ids, columns=settings.columns)
+    for line in features.column_lines:
+        say(f"{settings.file}: {line}")
     ready = _decide(settings, features, say)
     if ready.there:
         say(f"{ready.there} rows are there already, and equal where the file has them")
@@ -153,13 +156,15 @@ def _decide(settings: ImportSettings, features: Features, say: Callable[[str], N
     cache = None
     if (settings.cache / MARKER).is_file():
         cache = FeatureCache(settings.cache, create=settings.labels is not None)
-    data = choose_data_set(cache, settings.labels, settings.plan, replace=settings.replace)
+    data = choose_data_set(cache, settings.labels, settings.plan, say, replace=settings.replace)
+    say(plan_line(data.plan, data.clips))
     _check_holdout(settings, data)
     recipe = _recipe(cache, settings)
-    features = in_class_order(features, data)
+    features = in_class_order(features, data, say)
     features.check_values()
     roles = imported_roles(units_of(data.clips), data.plan, settings.holdout) if recipe.sees_labels else None
     places, first = one_row_a_clip(features, data, places_of(features, data, say))
+    refuse_label_columns(features, data, places)
     have = np.zeros(len(places), dtype=bool)
     if cache is not None:
         check_shape(cache, recipe, features)

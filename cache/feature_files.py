@@ -1,17 +1,18 @@
 """Reading features that were made elsewhere: ``.npz``, ``.npy`` with ids, ``.csv``, ``.parquet``. Never a pickle.
 
 A CSV, or a Parquet file of flat columns, has a column ``id``, embedding columns ``e0``, ``e1``, ... and, if any, logits
-in columns ``logit:<class>``. Without an ``e0`` every other numeric column is one of the embedding, but for those that
-an export adds: label, group, fold and digest.
+in columns ``logit:<class>``. Without an ``e0``, and where the user names no columns, every other numeric column is one
+of the embedding, but for those that an export adds (label, group, fold and digest) and those that number the rows.
 """
 
+import fnmatch
 import lzma
 import re
 import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +21,16 @@ import numpy as np
 
 from cache.csv_rows import check_columns, check_encoding, csv_rows
 from cache.errors import InputError
-from cache.features import Features, narrowed, plain_id
+from cache.features import Features, listed, narrowed, plain_id
 
 LOGIT = "logit:"
 BESIDE = ("label", "group", "fold", "digest")
 """Columns that an export writes beside the features."""
 _NUMBERED = re.compile(r"e(0|[1-9][0-9]*)")
+_INDEX = re.compile(r"|unnamed: \d+(\.\d+|_level_\d+)*|index|level_\d+|__index_level_\d+__", re.IGNORECASE)
+"""Names that the index of a table has when pandas or R writes it."""
+FEWEST_ROWS = 10
+"""In fewer rows the numbers of a real feature may number the rows, or go with the labels, by chance."""
 _VALUES_AT_ONCE = 1 << 20
 _UNREADABLE = (
     *(OSError, ValueError, EOFError, KeyError, TypeError, OverflowError, MemoryError, RuntimeError),
@@ -41,12 +46,17 @@ class Columns:
 
     Attributes
     ----------
-    embedding, logits, passed_over : tuple of str
+    embedding, logits, passed_over, index : tuple of str
+        `index` are the columns that number the rows.
+    guessed : frozenset of str
+        Columns of the embedding that nobody named.
     """
 
     embedding: tuple[str, ...]
     logits: tuple[str, ...]
     passed_over: tuple[str, ...] = ()
+    index: tuple[str, ...] = ()
+    guessed: frozenset[str] = frozenset()
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -54,30 +64,134 @@ class Columns:
         return tuple(name.removeprefix(LOGIT) for name in self.logits) or None
 
 
-def choose_columns(file: Path, names: Sequence[str]) -> Columns:
+def choose_columns(
+    file: Path,
+    names: Sequence[str],
+    wanted: Sequence[str] = (),
+    *,
+    index: Collection[str] = (),
+    texts: Collection[str] = (),
+) -> Columns:
     """Columns of the embedding and the logits, from the names in a table; ``id`` must be one of them.
+
+    Parameters
+    ----------
+    file : Path
+    names : sequence of str
+        All columns of the table.
+    wanted : sequence of str
+        What the user asks for: names, patterns, or several of these separated by commas.
+    index, texts : collection of str
+        Columns that are known to be an index of the table, or to hold no numbers.
 
     Raises
     ------
     InputError
-        If there is no ``id`` or no embedding, or a number is left out of ``e0``, ``e1``, ...
+        If there is no ``id`` or no embedding, a number is left out of ``e0``, ``e1``, ..., or no column is called as
+        `wanted` has it.
     """
     check_columns(file, names, ("id",))
     logits = tuple(name for name in names if name.startswith(LOGIT))
-    beside = tuple(name for name in names if name in BESIDE)
-    others = [name for name in names if name not in ("id", *beside, *logits)]
-    numbered = [name for name in others if _NUMBERED.fullmatch(name)]
-    if "e0" not in numbered:
-        if not others:
-            raise InputError(f"{file}: has no column of an embedding; expected numbers in columns e0, e1, ...")
-        return Columns(tuple(others), logits, beside)
+    others = [name for name in names if name not in ("id", *logits)]
+    indexes = {name for name in others if name in index or _INDEX.fullmatch(name)}
+    numbers = [name for name in others if name.lower() not in BESIDE and name not in indexes and name not in texts]
+    guessed: Collection[str] = ()
+    if wanted:
+        embedding, guessed = _wanted_columns(file, wanted, others, numbers)
+    elif "e0" in others:
+        embedding = _numbered_columns(file, others)
+    else:
+        embedding = guessed = tuple(numbers)
+    if not embedding:
+        raise InputError(f"{file}: has no column of an embedding; expected numbers in columns e0, e1, ...")
+    taken = set(embedding)
+    left = [name for name in dict.fromkeys(others) if name not in taken]
+    return Columns(
+        embedding,
+        logits,
+        passed_over=tuple(name for name in left if name not in indexes),
+        index=tuple(name for name in left if name in indexes),
+        guessed=frozenset(guessed),
+    )
+
+
+def _numbered_columns(file: Path, names: Sequence[str]) -> tuple[str, ...]:
+    numbered = [name for name in names if _NUMBERED.fullmatch(name)]
     embedding = tuple(f"e{number}" for number in range(len(numbered)))
     if lacking := sorted(set(embedding) - set(numbered)):
         raise InputError(f"{file}: column {lacking[0]} is missing among e0 ... of {len(numbered)} embedding columns")
-    return Columns(embedding, logits, tuple(name for name in others if name not in numbered))
+    return embedding
 
 
-def read_features(file: Path, *, ids: Path | None = None) -> Features:
+def _wanted_columns(
+    file: Path, wanted: Sequence[str], names: Sequence[str], numbers: Sequence[str]
+) -> tuple[tuple[str, ...], set[str]]:
+    """The columns that the user asks for, and those of them that only a pattern names.
+
+    A pattern finds what would be taken without `wanted`; in full any column can be named.
+    """
+    found: list[str] = []
+    in_full: set[str] = set()
+    for text in wanted:
+        parts = [text] if text in names else [part.strip() for part in text.split(",")]  # a name may hold a comma
+        for part in filter(None, parts):
+            if part in names:
+                found.append(part)
+                in_full.add(part)
+            elif matches := fnmatch.filter(numbers, part):
+                found += matches
+            else:
+                raise InputError(f"{file}: --columns: unknown column {part!r}; known: {listed(names)}")
+    return tuple(dict.fromkeys(found)), set(found) - in_full
+
+
+def table_features(
+    file: Path, ids: Sequence[str], columns: Columns, embedding: np.ndarray, logits: np.ndarray | None
+) -> Features:
+    """Features of a table, without the guessed columns that number its rows.
+
+    Raises
+    ------
+    InputError
+        If no column is left, or the features cannot be used.
+    """
+    index = {
+        name
+        for row, name in enumerate(columns.embedding)
+        if name in columns.guessed and _numbers_rows(embedding[:, row])
+    }
+    if index:
+        kept = [name not in index for name in columns.embedding]
+        if not any(kept):
+            raise InputError(
+                f"{file}: its only columns of numbers number the rows ({listed(sorted(index))}); add the features, or "
+                "name these with --columns"
+            )
+        embedding = embedding[:, kept]
+    taken = tuple(name for name in columns.embedding if name not in index)
+    return Features(
+        file,
+        ids,
+        embedding,
+        logits,
+        columns.classes,
+        columns.passed_over,
+        taken,
+        (*columns.index, *(name for name in columns.embedding if name in index)),
+        columns.guessed - index,
+    )
+
+
+def _numbers_rows(values: np.ndarray) -> bool:
+    """Whether values [N] are whole numbers that rise from row to row, or 0 to N-1 or 1 to N in any order."""
+    if len(values) < FEWEST_ROWS or not (values == np.round(values)).all():
+        return False
+    first = values.min()
+    shuffled = first in (0, 1) and np.array_equal(np.sort(values), np.arange(first, first + len(values)))
+    return bool(shuffled or (values[1:] > values[:-1]).all())
+
+
+def read_features(file: Path, *, ids: Path | None = None, columns: Sequence[str] = ()) -> Features:
     """Features from a file, by its suffix.
 
     Parameters
@@ -85,6 +199,8 @@ def read_features(file: Path, *, ids: Path | None = None) -> Features:
     file : Path
     ids : Path, optional
         For ``.npy`` alone: one id a line, or a ``.npy`` of strings; in the order of the rows.
+    columns : sequence of str
+        For tables alone: the columns of the embedding; without it they are chosen as `choose_columns` says.
 
     Raises
     ------
@@ -92,13 +208,15 @@ def read_features(file: Path, *, ids: Path | None = None) -> Features:
         If the file cannot be read, or holds no features; the message says what was expected.
     """
     suffix = file.suffix.lower()
-    if suffix == ".npy":
-        return _read_npy(file, ids)
-    if suffix not in READERS:
-        raise InputError(f"{file}: suffix {suffix!r} is not known; expected .npy or one of {', '.join(READERS)}")
-    if ids is not None:
+    if suffix not in (".npy", ".npz", *TABLES):
+        raise InputError(f"{file}: suffix {suffix!r} is not known; expected .npy or one of .npz, {', '.join(TABLES)}")
+    if ids is not None and suffix != ".npy":
         raise InputError(f"{file}: --ids goes with a .npy alone; this file has its own")
-    return READERS[suffix](file)
+    if suffix in TABLES:
+        return TABLES[suffix](file, columns)
+    if columns:
+        raise InputError(f"{file}: --columns goes with {' and '.join(TABLES)}; an array is imported whole")
+    return _read_npy(file, ids) if suffix == ".npy" else _read_npz(file)
 
 
 @contextmanager
@@ -118,12 +236,28 @@ def _read_npy(file: Path, ids: Path | None) -> Features:
     if ids is None:
         raise InputError(f"{file}: a .npy holds no ids; add --ids FILE, one id a line in the order of the rows")
     with readable(file):
-        embedding = _array(file)
+        embedding = _array(file, "embedding")
     return Features(file, _read_ids(ids), embedding)
 
 
-def _array(file: Path) -> np.ndarray:
-    found = np.load(file, allow_pickle=False)
+@contextmanager
+def _no_objects(file: Path, what: str) -> Iterator[None]:
+    """Name the array that NumPy refuses because it holds Python objects, which only a pickle could bring back."""
+    try:
+        yield
+    except ValueError as error:
+        if "Object arrays" not in str(error):
+            raise
+        remedy = "np.stack({0}).astype('float32')" if what in ("embedding", "logits") else "np.array({0}).astype(str)"
+        raise InputError(
+            f"{file}: {what} is an array of Python objects (dtype object), which is not read; save "
+            f"{remedy.format(what)}"
+        ) from error
+
+
+def _array(file: Path, what: str) -> np.ndarray:
+    with _no_objects(file, what):
+        found = np.load(file, allow_pickle=False)
     if not isinstance(found, np.ndarray):
         raise InputError(f"{file}: is an .npz, not one array; give it the suffix .npz")
     return found
@@ -133,7 +267,7 @@ def _read_ids(file: Path) -> list[str]:
     """Ids of a text file or a ``.npy``."""
     with readable(file):
         if file.suffix.lower() == ".npy":
-            return texts_of(_array(file), "ids", file)
+            return texts_of(_array(file, "ids"), "ids", file)
         data = file.read_bytes()
         check_encoding(data, file)
         lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
@@ -151,10 +285,16 @@ def texts_of(values: object, what: str, file: Path) -> list[str]:
     """
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "US" or values.ndim != 1:
         found = f"{values.dtype}{list(values.shape)}" if isinstance(values, np.ndarray) else "no array"
-        raise InputError(f"{file}: {what} is {found}; expected strings, [N]")
+        raise InputError(f"{file}: {what} is {found}; expected strings, [N], as {what}.astype(str) gives them")
     if values.dtype.kind == "S":
         return [text.decode("utf-8", "surrogateescape") for text in values.tolist()]
     return [plain_id(text, file) for text in values.tolist()]
+
+
+def _class_names(values: np.ndarray, file: Path) -> list[str]:
+    """Names of classes, which `np.unique` of labels gives as numbers where the labels are numbers."""
+    is_number = isinstance(values, np.ndarray) and values.dtype.kind in "iufb"
+    return texts_of(values.astype(str) if is_number else values, "classes", file)
 
 
 def _read_npz(file: Path) -> Features:
@@ -169,21 +309,24 @@ def _read_npz(file: Path) -> Features:
                     f"{file}: lacks {' and '.join(missing)}, holds {', '.join(found.files) or 'nothing'}; expected "
                     "id [N], embedding [N, D] and, if any, logits [N, C]"
                 )
-            arrays = {name: found[name] for name in wanted if name in found.files}
+            arrays = {}
+            for name in (name for name in wanted if name in found.files):
+                with _no_objects(file, name):
+                    arrays[name] = found[name]
     for name in arrays.keys() - {"id", "classes"}:
         if not isinstance(arrays[name], np.ndarray):
             raise InputError(f"{file}: {name} is no array")
     ids = texts_of(arrays["id"], "id", file)
     logits = arrays.get("logits")
     named = logits is not None and "classes" in arrays
-    classes = tuple(texts_of(arrays["classes"], "classes", file)) if named else None
+    classes = tuple(_class_names(arrays["classes"], file)) if named else None
     return Features(file, ids, arrays["embedding"], logits, classes)
 
 
-def _read_csv(file: Path) -> Features:
+def _read_csv(file: Path, names_wanted: Sequence[str]) -> Features:
     rows = csv_rows(file)
     _, names = next(rows)
-    columns = choose_columns(file, names)
+    columns = choose_columns(file, names, names_wanted)
     place = names.index("id")
     wanted = [names.index(name) for name in (*columns.embedding, *columns.logits)]
     ids: list[str] = []
@@ -207,8 +350,7 @@ def _read_csv(file: Path) -> Features:
     keep()
     values = np.concatenate(pieces)
     width = len(columns.embedding)
-    logits = values[:, width:] if columns.logits else None
-    return Features(file, ids, values[:, :width], logits, columns.classes, columns.passed_over, columns.embedding)
+    return table_features(file, ids, columns, values[:, :width], values[:, width:] if columns.logits else None)
 
 
 def _number(text: str) -> float:
@@ -226,20 +368,16 @@ def _no_number(where: str, names: Sequence[str], cells: Sequence[str], wanted: S
         except ValueError:
             break
     return InputError(
-        f"{where}: column {names[column]!r} is {cells[column][:60]!r}; expected a number (call the columns of the "
-        "embedding e0, e1, ... where others stand beside them)"
+        f"{where}: column {names[column]!r} is {cells[column][:60]!r}; expected a number (choose the columns of the "
+        "embedding with --columns, or call them e0, e1, ...)"
     )
 
 
-def _read_parquet(file: Path) -> Features:
+def _read_parquet(file: Path, wanted: Sequence[str]) -> Features:
     from cache.parquet import read_parquet
 
-    return read_parquet(file)
+    return read_parquet(file, wanted)
 
 
-READERS: dict[str, Callable[[Path], Features]] = {
-    ".npz": _read_npz,
-    ".csv": _read_csv,
-    ".parquet": _read_parquet,
-}
-"""Reader of each suffix but ``.npy``, which is read with its ids."""
+TABLES: dict[str, Callable[[Path, Sequence[str]], Features]] = {".csv": _read_csv, ".parquet": _read_parquet}
+"""Reader of each suffix whose files have named columns; it takes those that are wanted."""

@@ -13,6 +13,7 @@ from cache.errors import InputError
 WIDEST_BYTES = 8
 _BYTES_AT_ONCE = 1 << 24
 _SHOWN, _NAMED = 60, 3
+_LISTED = 20
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,10 @@ class Features:
         Columns of the file that were not read.
     columns : tuple of str
         Columns that the embedding is made of, where it is not one array in the file.
+    index_columns : tuple of str
+        Columns that were not read because they number the rows.
+    guessed : frozenset of str
+        Those of `columns` that nobody named: they are taken because they hold numbers.
     """
 
     file: Path
@@ -41,6 +46,8 @@ class Features:
     classes: tuple[str, ...] | None = None
     passed_over: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
+    index_columns: tuple[str, ...] = ()
+    guessed: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         for name, values in self.arrays.items():
@@ -65,13 +72,14 @@ class Features:
         return {"embedding": self.embedding} | ({} if self.logits is None else {"logits": self.logits})
 
     @property
-    def choice(self) -> str:
-        """Which columns became the embedding and which were left, in words; empty where their names say it all."""
-        taken = "" if not self.columns or self.columns[0] == "e0" else f"columns taken: {first_few(self.columns)}"
-        taken += f" ({len(self.columns)} in all)" if taken and len(self.columns) > _NAMED else ""
-        left = f"columns passed over: {first_few(self.passed_over)}" if self.passed_over else ""
-        left += f" ({len(self.passed_over)} in all)" if len(self.passed_over) > _NAMED else ""
-        return "; ".join(filter(None, (taken, left)))
+    def column_lines(self) -> list[str]:
+        """Which columns of a table became the embedding and which did not, in words."""
+        named = (
+            ("columns of the embedding", self.columns),
+            ("index columns passed over", self.index_columns),
+            ("columns passed over", self.passed_over),
+        )
+        return [f"{what}: {listed(columns)}" for what, columns in named if columns]
 
     @cached_property
     def places(self) -> dict[str, int]:
@@ -157,3 +165,10 @@ def first_few(texts: Iterable[str]) -> str:
     """The first three of some ids."""
     few = [shown(text) for text, _ in zip(texts, range(_NAMED + 1), strict=False)]
     return ", ".join(few[:_NAMED]) + (", ..." if len(few) > _NAMED else "")
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names of columns in full or, of more than 20, how many and the first and the last."""
+    if len(names) > _LISTED:
+        return f"{len(names)}, from {shown(names[0])} to {shown(names[-1])}"
+    return ", ".join(map(shown, names))

@@ -157,6 +157,21 @@ def deal(units: Iterable[Unit], *, folds: int, seed: int, placed: Mapping[str, i
     return assignment
 
 
+def check_fold_numbers(clips: Iterable[Clip]) -> None:
+    """Refuse a column `fold` that does not count from 0.
+
+    Raises
+    ------
+    InputError
+    """
+    folds = Counter(clip.fold for clip in clips if clip.fold is not None and clip.split == "train")
+    if folds and (first := min(folds)) > 0:
+        raise InputError(
+            f"the column 'fold' counts from {first}: found folds {first} to {max(folds)} in {folds.total()} clips; "
+            f"folds are counted from 0: subtract {first} from each, and from the folds of --holdout if you import"
+        )
+
+
 def declared_folds(statuses: Iterable[ClipStatus]) -> tuple[int, dict[str, int]] | None:
     """K and assignment from the data set's own `fold` column, or `None` where it has none.
 

@@ -1,7 +1,9 @@
-"""Labels without media: a CSV of ``id,label[,group][,fold][,split]`` that declares the clips of a cache."""
+"""Labels and groups as a data set declares them: a CSV of ``id,label[,group][,fold][,split]``, and what to doubt."""
 
 import re
-from collections.abc import Mapping
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import numpy as np
 from cache.csv_rows import check_columns, check_text, csv_rows
 from cache.errors import InputError
 from cache.identity import digest
+from cache.names import comparison_key
 from cache.recipe import IMPORT
 from cache.records import Clip, ClipStatus, check_label
 
@@ -17,6 +20,11 @@ COLUMNS = ("id", "label", "group", "fold", "split")
 _REQUIRED = COLUMNS[:2]
 _MOST_FOLDS = int(np.iinfo(np.int16).max)
 _FOLD = re.compile(r"([0-9]{1,5})(?:\.0*)?")  # "2.0" is what is left of a 2 in a column that had empty cells once
+_MISSING = frozenset(
+    ("nan", "-nan", "none", "null", "nil", "na", "n/a", "<na>", "#n/a", "#na", "nat", "-", "?", "unknown")
+)
+"""What programs write for a missing value, in lower case."""
+_EXAMPLES = 3
 
 
 def read_labels(file: Path) -> list[ClipStatus]:
@@ -78,3 +86,61 @@ def _fold(text: str, where: str) -> int | None:
     if not (match := _FOLD.fullmatch(text)) or int(match[1]) >= _MOST_FOLDS:
         raise InputError(f"{where}: fold is {text!r}; expected a whole number from 0 to {_MOST_FOLDS - 1}")
     return int(match[1])
+
+
+def label_warnings(clips: Iterable[Clip]) -> list[str]:
+    """One line for each kind of label or group that is probably a mistake, with counts and the remedy.
+
+    Parameters
+    ----------
+    clips : iterable of Clip
+        Every clip that the data set declares.
+    """
+    clips = list(clips)
+    labels = Counter(clip.label for clip in clips)
+    groups = Counter(clip.group for clip in clips if clip.group is not None)
+    lines = []
+    if alike := _alike(labels):
+        lines.append(
+            f"{sum(map(len, alike))} labels differ only in case, Unicode form, blanks or invisible characters, and are "
+            f"classes of their own: {_examples(alike, labels)}; if they are one class, write them the same way"
+        )
+    if missing := _missing(labels):
+        lines.append(
+            f"labels that look like a missing value: {_counts(missing, labels)}, a class of their own; fill in the "
+            "labels, or drop these clips"
+        )
+    if alike := _alike(groups):
+        lines.append(
+            f"{sum(map(len, alike))} groups differ only in case, Unicode form, blanks or invisible characters, and may "
+            f"be split over folds: {_examples(alike, groups)}; if they are one group, write them the same way"
+        )
+    if missing := _missing(groups):
+        lines.append(
+            f"groups that look like a missing value: {_counts(missing, groups)}, all kept in one fold; leave the cell "
+            "empty where a clip has no group"
+        )
+    return lines
+
+
+def _alike(names: Iterable[str]) -> list[list[str]]:
+    """Names that look alike, together."""
+    by_key: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        by_key[comparison_key(name)].append(name)
+    return [sorted(alike) for _, alike in sorted(by_key.items()) if len(alike) > 1]
+
+
+def _missing(names: Iterable[str]) -> list[str]:
+    return sorted(name for name in names if comparison_key(name) in _MISSING)
+
+
+def _examples(alike: list[list[str]], clips: Mapping[str, int]) -> str:
+    few = [_counts(names, clips, joined=" and ") for names in alike[:_EXAMPLES]]
+    return "; ".join(few) + ("; ..." if len(alike) > _EXAMPLES else "")
+
+
+def _counts(names: list[str], clips: Mapping[str, int], *, joined: str = ", ") -> str:
+    """Names with their counts of clips; in ASCII where only the Unicode form tells them apart."""
+    show = repr if len({unicodedata.normalize("NFC", repr(name)) for name in names}) == len(names) else ascii
+    return joined.join(f"{show(name)} ({clips[name]} clips)" for name in names)

@@ -11,14 +11,15 @@ from cache.blocks import CLASSES, Owner, attributes_of, part_files, read_rows
 from cache.columns import repeated
 from cache.datasets import DataSet
 from cache.errors import DamagedPartError, InputError
-from cache.features import Features, first_few, shown
+from cache.feature_files import FEWEST_ROWS, LOGIT
+from cache.features import Features, first_few, listed, shown
 from cache.parts import open_part
 from cache.recipe import Recipe
 from cache.store import FeatureCache
 
 
-def in_class_order(features: Features, data: DataSet) -> Features:
-    """The features with logits in sorted label order."""
+def in_class_order(features: Features, data: DataSet, say: Callable[[str], None]) -> Features:
+    """The features with logits in sorted label order; says in which order the columns of the file were taken."""
     classes = data.clips.labels
     if features.logits is None:
         return features
@@ -28,12 +29,54 @@ def in_class_order(features: Features, data: DataSet) -> Features:
             f"{features.file}: logits have {width} columns; expected {len(classes)}, one a label in sorted order: "
             f"{', '.join(classes)}"
         )
+    if features.classes is None and (by_number := _by_number(classes)) != classes:
+        raise InputError(
+            f"{features.file}: does not name the classes of its logits, and the labels have two orders: as text "
+            f"{', '.join(classes)}, as numbers {', '.join(by_number)}; add an array 'classes' to the .npz (classes_ of "
+            f"a scikit-learn classifier), or in a .csv or .parquet columns {LOGIT}CLASS"
+        )
+    named = "not named, so in sorted order" if features.classes is None else "as named in the file"
+    say(f"{features.file}: classes of the logits, {named}: {', '.join(features.classes or classes)}")
     if features.classes is None:
         return replace(features, classes=classes)
     if sorted(features.classes) != sorted(classes):
         raise InputError(f"{features.file}: logits are of {', '.join(features.classes)}; expected {', '.join(classes)}")
     order = [features.classes.index(label) for label in classes]
     return replace(features, logits=features.logits[:, order], classes=classes)
+
+
+def _by_number(labels: tuple[str, ...]) -> tuple[str, ...]:
+    """Labels in the order of their numbers, if all of them are numbers; else as they are."""
+    try:
+        return tuple(sorted(labels, key=float))
+    except ValueError:
+        return labels
+
+
+def refuse_label_columns(features: Features, data: DataSet, places: NDArray[np.int64]) -> None:
+    """Refuse guessed columns that are the label in another form: a code for it, or 0 and 1 for one of the labels.
+
+    Such a column has few different values, and either each value has one label or each label has one value.
+    """
+    with_row = np.flatnonzero(places >= 0)
+    labels = np.unique(data.clips.rows["label"][with_row], return_inverse=True)[1]
+    count = int(labels.max(initial=-1)) + 1
+    if len(with_row) < FEWEST_ROWS or count < 2:
+        return
+    telling = []
+    for column, name in enumerate(features.columns):
+        if name not in features.guessed:
+            continue
+        values, codes = np.unique(features.embedding[places[with_row], column], return_inverse=True)
+        pairs = len(np.unique(codes * count + labels))
+        if 2 <= len(values) <= len(with_row) // 2 and pairs in (len(values), count):
+            telling.append(name)
+    if telling:
+        raise InputError(
+            f"{features.file}: {len(telling)} column(s) determine the label of all {len(with_row)} clips, so heads "
+            f"would read the label there: {listed(telling)}; drop them, or choose the columns of the embedding with "
+            "--columns"
+        )
 
 
 def places_of(features: Features, data: DataSet, say: Callable[[str], None]) -> NDArray[np.int64]:

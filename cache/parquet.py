@@ -11,7 +11,7 @@ import numpy as np
 
 from cache.csv_rows import check_columns
 from cache.errors import InputError
-from cache.feature_files import BESIDE, LOGIT, choose_columns, readable
+from cache.feature_files import BESIDE, LOGIT, choose_columns, readable, table_features
 from cache.features import Features, plain_id
 
 CLASSES_KEY = b"moodfuse.classes"
@@ -45,8 +45,14 @@ def _arrow_readable(file: Path) -> Iterator[None]:
             raise ValueError(str(error)) from error
 
 
-def read_parquet(file: Path) -> Features:
+def read_parquet(file: Path, wanted: Sequence[str] = ()) -> Features:
     """Features from a column ``id`` and a column ``embedding`` of lists (and ``logits``), or flat columns as in a CSV.
+
+    Parameters
+    ----------
+    file : Path
+    wanted : sequence of str
+        Flat columns of the embedding, as `choose_columns` takes them.
 
     Raises
     ------
@@ -59,9 +65,9 @@ def read_parquet(file: Path) -> Features:
         if doubled := sorted({name for name in schema.names if schema.names.count(name) > 1}):
             raise InputError(f"{file}: column {doubled[0]!r} stands there twice; drop one")
         kinds = dict(zip(schema.names, schema.types, strict=True))
-        if "embedding" in kinds:
+        if "embedding" in kinds and not wanted:
             return _read_lists(file, source, kinds)
-        return _read_flat(file, source, kinds)
+        return _read_flat(file, source, kinds, wanted)
 
 
 def _read_lists(file: Path, source: Any, kinds: dict[str, Any]) -> Features:
@@ -88,17 +94,20 @@ def _classes(metadata: Mapping[bytes, bytes], file: Path) -> tuple[str, ...] | N
     return tuple(found)
 
 
-def _read_flat(file: Path, source: Any, kinds: dict[str, Any]) -> Features:
-    words = () if "e0" in kinds else tuple(name for name in kinds if name != "id" and not _is_number(kinds[name]))
-    columns = choose_columns(file, [name for name in kinds if name not in words or name.startswith(LOGIT)])
+def _read_flat(file: Path, source: Any, kinds: dict[str, Any], wanted: Sequence[str]) -> Features:
+    texts = {name for name, kind in kinds.items() if not _is_number(kind)}
+    columns = choose_columns(file, tuple(kinds), wanted, index=_pandas_index(source.schema_arrow), texts=texts)
     table = source.read(columns=["id", *columns.embedding, *columns.logits])
     embedding = _side_by_side(table, columns.embedding, file)
     logits = _side_by_side(table, columns.logits, file) if columns.logits else None
-    others = tuple(name for name in (*columns.passed_over, *words) if name not in columns.logits)
-    if "e0" in kinds:
-        others = tuple(name for name in others if name not in BESIDE)
-    ids = _texts(table["id"], file)
-    return Features(file, ids, embedding, logits, columns.classes, tuple(dict.fromkeys(others)), columns.embedding)
+    return table_features(file, _texts(table["id"], file), columns, embedding, logits)
+
+
+def _pandas_index(schema: Any) -> set[str]:
+    """Columns that pandas wrote as the index of a table; a plain range of numbers is a dict there, and no column."""
+    metadata = schema.pandas_metadata
+    index = metadata.get("index_columns", ()) if isinstance(metadata, dict) else ()
+    return {name for name in index if isinstance(name, str)}
 
 
 def _is_number(kind: Any) -> bool:

@@ -1,5 +1,6 @@
 """The next fold plan of a data set, decided from the clips that could be read and the plans before it. Pure."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -8,6 +9,7 @@ from cache.folds import (
     GROUP_RULE,
     VIEWS,
     can_cross_fit,
+    check_fold_numbers,
     check_views,
     deal,
     declared_folds,
@@ -18,6 +20,7 @@ from cache.folds import (
 )
 from cache.manifest import table_name
 from cache.records import ClipStatus, Holdout, Plan
+from cache.tables import ClipTable
 
 DEFAULT_FOLDS = 6
 DEFAULT_SEED = 0
@@ -49,6 +52,7 @@ def next_plan(plans: Sequence[Plan], statuses: Sequence[ClipStatus], choice: Pla
     InputError
         If no honest plan can be made; the message says what to change.
     """
+    check_fold_numbers(status.clip for status in statuses)
     readable = [status for status in statuses if status.ok]
     covered = [status for status in readable if status.clip.split == "train"]
     _refuse_shared_groups(readable)
@@ -74,6 +78,16 @@ def next_plan(plans: Sequence[Plan], statuses: Sequence[ClipStatus], choice: Pla
     plan = Plan(folds, seed, GROUP_RULE, assignment, (table_name(statuses),))
     check_views(plan, covered, choice.views)
     return plan
+
+
+def plan_line(plan: Plan, clips: ClipTable) -> str:
+    """What a plan covers, in a sentence: clips, groups, folds, and the clips of each label."""
+    labels, counts = clips.texts["label"], Counter(clips.rows["label"].tolist())
+    named = sorted((labels[row], count) for row, count in counts.items())
+    return (
+        f"{len(clips)} clips in {clips.texts['group'].distinct()} groups, {plan.folds} folds, seed {plan.seed}: "
+        + ", ".join(f"{label} {count}" for label, count in named)
+    )
 
 
 def repeat_plan(

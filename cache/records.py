@@ -11,6 +11,7 @@ import numpy as np
 
 from cache.columns import Assignment
 from cache.errors import InputError
+from cache.names import comparison_key
 
 Role = Literal["tune", "stop"]
 _VALUES_AT_ONCE = 1 << 22
@@ -75,7 +76,12 @@ def check_label(label: str, where: str) -> None:
 
 @lru_cache(maxsize=1024)
 def _is_plain(label: str) -> bool:
-    return bool(label.strip()) and label not in (".", "..") and len(PurePath(label).parts) == 1 and "\\" not in label
+    return (
+        bool(comparison_key(label))
+        and label not in (".", "..")
+        and len(PurePath(label).parts) == 1
+        and "\\" not in label
+    )
 
 
 @dataclass(frozen=True)

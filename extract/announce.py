@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from cache.planning import plan_line
 from cache.recipe import Recipe
 from cache.store import FeatureCache
 from extract.audit import audit_cache, audit_lines
@@ -19,10 +20,8 @@ Say = Callable[[str], None]
 
 def say_plan(cache: FeatureCache, before: dict[str, int], say: Say) -> None:
     """Say what the plan in force holds and, where there was one before, what moved."""
-    plan, clips = cache.plan, cache.clips
-    labels = {label: sum(status.clip.label == label for status in clips) for label in cache.classes}
-    counts = ", ".join(f"{label} {count}" for label, count in labels.items())
-    say(f"{len(clips)} clips in {len(cache.units)} groups, {plan.folds} folds, seed {plan.seed}: {counts}")
+    plan = cache.plan
+    say(plan_line(plan, cache.clips))
     if before:
         moved = sum(plan.assignment[digest] != fold for digest, fold in before.items() if digest in plan.assignment)
         added = len(set(plan.assignment) - set(before))

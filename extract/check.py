@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cache.errors import InputError
 from cache.folds import join_groups
+from cache.labels import label_warnings
 from cache.planning import PlanChoice, next_plan
 from cache.records import Clip, ClipStatus
 from extract.audit import FRAME_SIDE_PX, Audited, audit_lines, audit_of, compared, fan_out_for
@@ -95,6 +96,7 @@ def check(settings: CheckSettings) -> Check:
     by_label = Counter(status.clip.label for status in statuses if status.ok)
     by_group = {label: len({s.group for s in statuses if s.ok and s.clip.label == label}) for label in by_label}
     lines += [f"  {label}: {count} clips, {by_group[label]} groups" for label, count in sorted(by_label.items())]
+    lines += [f"  WARNING {line}" for line in label_warnings(clips)]
     lines += _shared(statuses)
     if settings.decode:
         lines += audit_lines(audit_of(audited))

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cache.errors import InputError, MoodfuseError
-from cache.folds import can_cross_fit
+from cache.folds import can_cross_fit, check_fold_numbers
+from cache.labels import label_warnings
 from cache.planning import PlanChoice, next_plan, repeat_plan
 from cache.recipe import frozen_counterpart, views_of
 from cache.records import ClipStatus
@@ -122,6 +123,9 @@ def extract_features(settings: ExtractSettings, *, say: Callable[[str], None] = 
     recipes = [build_recipe(source, settings.recipes) for source in sources]
     settings = _completed(settings, views_of(recipes))
     clips = scan(settings.data, group_pattern=settings.group_pattern)
+    check_fold_numbers(clips)
+    for line in label_warnings(clips):
+        say(f"WARNING {line}")
     cache = FeatureCache(settings.cache, create=True)
     with media_supply(cache, recipes, settings, say) as media:
         task = Task(settings, tuple(recipes)) if settings.scheduler is not None else None

@@ -31,6 +31,8 @@ from bringing import (
 from cache.errors import InputError
 from cache.exchange import ImportSettings, import_features
 from cache.export import export_features
+from cache.feature_files import read_features
+from cache.features import Features
 from cache.records import Holdout
 from cache.store import FeatureCache
 
@@ -45,9 +47,9 @@ def test_other_dtypes_are_refused(known: FeatureCache, tmp_path: Path, kind: Any
     """Complex, bool, objects, text, dates, records and long doubles are no features; no pickle is read."""
     good = {"id": np.array(IDS), "embedding": np.zeros((6, 2))}
     np.savez(tmp_path / "bad.npz", **(good | {name: np.zeros((6, 2), dtype=kind)}))
-    refuse(
-        tmp_path, "expected float16, float32, float64 or whole numbers|allow_pickle=False", file=tmp_path / "bad.npz"
-    )
+    objects = rf"{name} is an array of Python objects .*save np.stack\({name}\).astype\('float32'\)"
+    cause = objects if kind == "O" else "expected float16, float32, float64 or whole numbers"
+    refuse(tmp_path, cause, file=tmp_path / "bad.npz")
 
 
 SHAPES = ((6,), (6, 0), (0, 2), (5, 2), (7, 2), (6, 2, 1), ())
@@ -177,13 +179,14 @@ def test_columns_of_a_csv(known: FeatureCache, tmp_path: Path) -> None:
     said: list[str] = []
     wanted = ImportSettings(known.path, tmp_path / "some.csv", "mine", Holdout.frozen())
     import_features(wanted, say=said.append)
-    assert said == [
-        f"{wanted.file}: columns taken: 'width', 'height'; columns passed over: 'label', 'fold'",
+    assert said[:2] == [
+        f"{wanted.file}: columns of the embedding: 'width', 'height'",
+        f"{wanted.file}: columns passed over: 'label', 'fold'",
     ]
     table = "\n".join(f"clip {number},{number},7" for number in range(6))
     (tmp_path / "some.csv").write_text(f"id,e0,age\n{table}\n")
     import_features(replace(wanted, source="aged"), say=said.append)
-    assert said[1:] == [f"{wanted.file}: columns passed over: 'age'"]
+    assert said[3:5] == [f"{wanted.file}: columns of the embedding: 'e0'", f"{wanted.file}: columns passed over: 'age'"]
     assert FeatureCache(known.path).block("mine", "*").embedding.tolist() == [[n, -n] for n in range(6)]
     for text, cause in (
         ("id,e0,e2\n", "column e1 is missing"),
@@ -243,6 +246,7 @@ def test_parquet_of_other_kinds(known: FeatureCache, tmp_path: Path, monkeypatch
         ({"id": ids, "embedding": pyarrow.array([[True, False]] * 6)}, "list<.*bool>; expected a list of float"),
         ({"id": ids, "embedding": ids}, "embedding is string; expected a list"),
         ({"id": ids, "e0": ids}, "column 'e0' is string; expected float or whole numbers"),
+        ({"id": ids, "e0": pyarrow.array(range(6)), "e1": ids}, "column 'e1' is string; expected float"),
         ({"id": ids, "note": ids}, "no column of an embedding"),
         ({"id": pyarrow.array(range(6)), "e0": pyarrow.array(range(6))}, "column 'id' is int64; expected strings"),
         ({"id": pyarrow.array([*IDS[:5], None]), "e0": pyarrow.array(range(6))}, r"'id': 1 value\(s\) are missing"),
@@ -255,3 +259,167 @@ def test_parquet_of_other_kinds(known: FeatureCache, tmp_path: Path, monkeypatch
     with pytest.raises(InputError, match=r"pip install 'moodfuse\[parquet\]'"):
         export_features(known, "other", None, tmp_path / "out.parquet")
     assert not list(tmp_path.glob("*out.parquet")) and not list(tmp_path.glob(".tmp-*"))
+
+
+ROWS = 12
+FEATURES = {"feat_0": [0.5 * row * row - 7 for row in range(ROWS)], "feat_1": [0.25] * ROWS}
+
+
+def table_file(folder: Path, columns: dict[str, Any], form: str, **metadata: str) -> Path:
+    """A table of twelve clips with these columns, after the column id."""
+    columns = {"id": [f"clip {row}" for row in range(ROWS)], **columns}
+    file = folder / f"table{form}"
+    if form == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.table(columns).replace_schema_metadata(metadata), file)
+    else:
+        with file.open("w", newline="", encoding="utf-8") as stream:
+            csv.writer(stream).writerows([list(columns), *zip(*columns.values(), strict=True)])
+    return file
+
+
+def taken(found: Features) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Columns of the embedding, of an index, and others that were passed over."""
+    return found.columns, found.index_columns, found.passed_over
+
+
+@pytest.mark.parametrize("form", [".csv", ".parquet"])
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        *(
+            (name, range(50, 98, 4))
+            for name in ("", "Unnamed: 0", "Unnamed: 0.1", "index", "Index", "level_0", "level_1")
+        ),
+        ("__index_level_0__", range(0, -ROWS, -1)),
+        ("row", range(ROWS)),
+        ("row", range(1, ROWS + 1)),
+        ("row", [7, 3, 11, 0, 1, 2, 9, 8, 10, 4, 6, 5]),
+        ("key", [3, 8, 9, 100, 101, 102, 200, 300, 301, 302, 303, 999]),
+    ],
+)
+def test_index_columns_are_passed_over(tmp_path: Path, name: str, values: Any, form: str) -> None:
+    """By the names that pandas and R give them, or because they number the rows; the values of the others stay."""
+    found = read_features(table_file(tmp_path, {name: list(values), **FEATURES}, form))
+    assert taken(found) == (tuple(FEATURES), (name,), ())
+    assert found.embedding.tolist() == [list(row) for row in zip(*FEATURES.values(), strict=True)]
+    assert f"index columns passed over: {name!r}" in found.column_lines
+    if name:
+        found = read_features(table_file(tmp_path, {name: list(values), **FEATURES}, form), columns=(f"{name},feat_0",))
+        assert taken(found) == ((name, "feat_0"), (), ("feat_1",)) and found.embedding[:, 0].tolist() == list(values)
+
+
+@pytest.mark.parametrize("form", [".csv", ".parquet"])
+def test_numbers_that_do_not_number_rows_are_features(tmp_path: Path, form: str) -> None:
+    """Counts with ties, falling or fractional numbers, and whatever is called e0, e1, ... stay."""
+    columns = {
+        "ties": [0, *range(ROWS - 1)],
+        "falling": list(range(2 * ROWS, ROWS, -1)),
+        "halves": [row / 2 for row in range(ROWS)],
+        "large": [2.0**row for row in range(ROWS)][::-1],
+    }
+    assert taken(read_features(table_file(tmp_path, columns, form))) == (tuple(columns), (), ())
+    named = {"e0": list(range(ROWS)), "e1": columns["ties"]}
+    assert taken(read_features(table_file(tmp_path, named, form))) == (("e0", "e1"), (), ())
+    with pytest.raises(InputError, match=r"its only columns of numbers number the rows \('row'\)"):
+        read_features(table_file(tmp_path, {"row": list(range(ROWS))}, form))
+
+
+def test_the_index_that_parquet_names_is_passed_over(tmp_path: Path) -> None:
+    """Pandas writes its name into the metadata; a range of rows is no column there."""
+    shuffled = [30, 2, 25, 7, 18, 40, 3, 9, 11, 5, 60, 1]
+    columns = {**FEATURES, "take": shuffled}
+    for index, kept in (('["take", "id"]', False), ('[{"kind": "range"}]', True), ("3", None), ("[]", True)):
+        file = table_file(tmp_path, columns, ".parquet", pandas=f'{{"index_columns": {index}}}')
+        if kept is None:
+            with pytest.raises(InputError, match="cannot be read as .parquet"):
+                read_features(file)
+        else:
+            expected = ((*FEATURES, "take"), (), ()) if kept else (tuple(FEATURES), ("take",), ())
+            assert taken(read_features(file)) == expected
+    assert taken(read_features(table_file(tmp_path, columns, ".parquet", pandas="[]")))[0] == (*FEATURES, "take")
+
+
+@pytest.mark.parametrize("form", [".csv", ".parquet"])
+@pytest.mark.parametrize(
+    ("wanted", "columns", "guessed"),
+    [
+        (("b",), ("b",), set()),
+        (("b,a",), ("b", "a"), set()),
+        (("b", " a ,b", "a"), ("b", "a"), set()),
+        (("x, y", "a"), ("x, y", "a"), set()),
+        (("feat_*",), ("feat_0", "feat_1"), {"feat_0", "feat_1"}),
+        (("feat_*", "feat_1,row"), ("feat_0", "feat_1", "row"), {"feat_0"}),
+        (("feat_[1]", "a,"), ("feat_1", "a"), {"feat_1"}),
+        (("mfcc[0]",), ("mfcc[0]",), set()),
+        (("*",), ("a", "b", "x, y", "mfcc[0]", "feat_0", "feat_1"), {"a", "b", "x, y", "mfcc[0]", "feat_0", "feat_1"}),
+    ],
+)
+def test_columns_are_chosen_by_name_or_pattern(
+    tmp_path: Path, wanted: tuple[str, ...], columns: tuple[str, ...], guessed: set[str], form: str
+) -> None:
+    """In the order that is asked for; a pattern finds no index, and no column of an export."""
+    names = ("a", "b", "x, y", "mfcc[0]")
+    values = {name: [row * row % 7 + place for row in range(ROWS)] for place, name in enumerate(names)}
+    table = {**values, **FEATURES, "row": list(range(ROWS)), "fold": [row % 2 for row in range(ROWS)]}
+    found = read_features(table_file(tmp_path, table, form), columns=wanted)
+    assert (found.columns, set(found.guessed)) == (columns, guessed)
+    assert found.embedding.tolist() == [[table[name][row] for name in columns] for row in range(ROWS)]
+
+
+def test_columns_that_cannot_be_chosen(tmp_path: Path) -> None:
+    """Unknown names list the known ones; text is no number; arrays have no columns to choose from."""
+    table = {**FEATURES, "note": ["x"] * ROWS, "logit:a": [0.5] * ROWS}
+    known = "known: 'feat_0', 'feat_1', 'note'$"
+    for form, numbers in (
+        (".csv", "'note' is 'x'; expected a number"),
+        (".parquet", "'note' is string; expected float"),
+    ):
+        file = table_file(tmp_path, table, form)
+        for wanted, cause in (
+            ("feat_2", f"--columns: unknown column 'feat_2'; {known}"),
+            ("feat_0,z*", rf"--columns: unknown column 'z\*'; {known}"),
+            ("id", f"unknown column 'id'; {known}"),
+            ("logit:a", f"unknown column 'logit:a'; {known}"),
+            ("note", numbers),
+            (",", "no column of an embedding"),
+        ):
+            with pytest.raises(InputError, match=cause):
+                read_features(file, columns=(wanted,))
+    np.savez(tmp_path / "a.npz", id=np.array(IDS), embedding=np.ones((6, 2)))
+    with pytest.raises(InputError, match="--columns goes with .csv and .parquet"):
+        read_features(tmp_path / "a.npz", columns=("e0",))
+
+
+def test_many_columns_are_counted(tmp_path: Path) -> None:
+    """Up to twenty are listed in full; of more there is a number, the first and the last."""
+    table = {f"f{number}": [0.5] * ROWS for number in range(20)}
+    (line,) = read_features(table_file(tmp_path, table, ".csv")).column_lines
+    assert line == "columns of the embedding: " + ", ".join(f"'f{number}'" for number in range(20))
+    (line,) = read_features(table_file(tmp_path, table | {"f20": [0.5] * ROWS}, ".csv")).column_lines
+    assert line == "columns of the embedding: 21, from 'f0' to 'f20'"
+
+
+def test_arrays_of_objects_are_named_with_the_remedy(known: FeatureCache, tmp_path: Path) -> None:
+    """What pandas makes of a column of text is refused by the array's name, in .npz and .npy, and never unpickled."""
+    good = {
+        "id": np.array(IDS),
+        "embedding": np.ones((6, 2)),
+        "logits": np.ones((6, 2)),
+        "classes": np.array(["a", "b"]),
+    }
+    for name, remedy in (
+        ("id", r"np.array\(id\).astype\(str\)"),
+        ("classes", r"np.array\(classes\).astype\(str\)"),
+        ("embedding", r"np.stack\(embedding\).astype\('float32'\)"),
+        ("logits", r"np.stack\(logits\).astype\('float32'\)"),
+    ):
+        np.savez(tmp_path / "bad.npz", **(good | {name: good[name].astype(object)}))
+        refuse(tmp_path, rf"bad.npz: {name} is an array of Python objects .*save {remedy}", file=tmp_path / "bad.npz")
+    np.save(tmp_path / "ids.npy", np.array(IDS, dtype=object))
+    np.save(tmp_path / "rows.npy", np.ones((6, 2)))
+    refuse(
+        tmp_path, r"ids.npy: ids is an array of Python objects", file=tmp_path / "rows.npy", ids=tmp_path / "ids.npy"
+    )
+    np.save(tmp_path / "rows.npy", np.ones((6, 2), dtype=object))
+    np.save(tmp_path / "ids.npy", np.array(IDS))
+    refuse(tmp_path, r"rows.npy: embedding is an array", file=tmp_path / "rows.npy", ids=tmp_path / "ids.npy")

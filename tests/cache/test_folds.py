@@ -8,8 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache.errors import InputError
-from cache.folds import Unit, deal, declared_folds, inner_folds, join_groups, tuning_roles, units_of, validate
+from cache.folds import (
+    Unit,
+    check_fold_numbers,
+    deal,
+    declared_folds,
+    inner_folds,
+    join_groups,
+    tuning_roles,
+    units_of,
+    validate,
+)
 from cache.identity import clip_digest, digest, digest16, trained_digest16
+from cache.planning import PlanChoice, next_plan
 from cache.recipe import Tuning
 from cache.records import Clip, ClipStatus
 
@@ -232,3 +243,26 @@ def test_stopping_clips_share_no_group_with_tuning_clips() -> None:
     for one in units:
         assert len({roles[item] for item in one.digests}) == 1
     assert {one.labels[0] for one in units if roles[one.key] == "tune"} == set("abc")
+
+
+@pytest.mark.parametrize(("folds", "cause"), [((1, 2, 3), "from 1: found folds 1 to 3"), ((2, 4), "from 2: found")])
+def test_folds_that_count_from_one_are_refused_with_the_remedy(folds: tuple[int, ...], cause: str) -> None:
+    """A plan is made of folds from 0 alone; the first number that is there is to be subtracted."""
+    statuses = [status(row, "ab"[row % 2], str(row), folds[row // 2 % len(folds)]) for row in range(12)]
+    with pytest.raises(
+        InputError, match=rf"counts {cause}.* in 12 clips; .*: subtract {folds[0]} from each, .*--holdout"
+    ):
+        next_plan((), statuses, PlanChoice())
+    moved = [replace(item, clip=replace(item.clip, fold=item.clip.fold - 1)) for item in statuses if item.clip.fold]
+    if folds == (1, 2, 3):
+        plan = next_plan((), moved, PlanChoice())
+        assert plan.folds == 3 and [plan.assignment[item.digest] for item in moved] == [0, 0, 1, 1, 2, 2] * 2
+
+
+def test_a_first_fold_of_refused_clips_or_of_test_clips() -> None:
+    """Fold 0 is there although its clips cannot be read; the folds of test clips do not count."""
+    clips = [Clip("a", "/a", "sad", fold=0), Clip("b", "/b", "sad", fold=1), Clip("c", "/c", "sad")]
+    check_fold_numbers(clips)
+    check_fold_numbers([replace(clips[1], split="test"), clips[0]])
+    with pytest.raises(InputError, match=r"counts from 1: found folds 1 to 1 in 1 clips"):
+        check_fold_numbers([replace(clips[0], split="test"), clips[1]])

@@ -6,7 +6,8 @@ import pytest
 
 from cache.errors import InputError
 from cache.identity import digest
-from cache.labels import read_labels
+from cache.labels import label_warnings, read_labels
+from cache.records import Clip
 
 
 def table(folder: Path, text: str | bytes) -> Path:
@@ -55,6 +56,7 @@ def test_tables_of_every_origin_are_read(tmp_path: Path, text: str | bytes, ids:
         ("id,label,label\na,sad,sad\n", "line 1: column 'label' stands there twice"),
         ('id,label\n"a\nb",sad\n,sad\n', "line 4: the id is empty"),
         ("id,label\na,sad\nb,\n", "line 3: label '' is empty"),
+        ("id,label\na,\u200b\n", r"line 2: label '\\u200b' is empty"),
         ("id,label\na,x/y\n", "line 2: label 'x/y' is empty or a path"),
         ('id,label\n"a\n",sad\nb,sad\n"a\n",fear\n', r"line 5: 'a\\n' stands in line 2 already"),
         ("id,label\na,sad,1\n", "line 2: 3 cells; expected 2"),
@@ -80,3 +82,53 @@ def test_a_table_that_is_not_there(tmp_path: Path) -> None:
     """The error names the file."""
     with pytest.raises(InputError, match=r"none\.csv: cannot be read \(No such file"):
         read_labels(tmp_path / "none.csv")
+
+
+def clips(labels: list[str], groups: list[str | None] | None = None) -> list[Clip]:
+    """Clips with these labels and groups."""
+    groups = groups or [None] * len(labels)
+    return [Clip(str(row), "", label, group) for row, (label, group) in enumerate(zip(labels, groups, strict=True))]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "shown"),
+    [
+        ("happy", "Happy", "'Happy' (2 clips) and 'happy' (1 clips)"),
+        ("straße", "STRASSE", "'STRASSE' (2 clips) and 'straße' (1 clips)"),
+        ("f\u00e2ch\u00e9", "fa\u0302che\u0301", "'fa\\u0302che\\u0301' (2 clips) and 'f\\xe2ch\\xe9' (1 clips)"),
+        ("happy", "happy\u200b", "'happy' (1 clips) and 'happy\\u200b' (2 clips)"),
+        ("happy", "\ufeffhappy", "'happy' (1 clips) and '\\ufeffhappy' (2 clips)"),
+        ("happy", " happy ", "' happy ' (2 clips) and 'happy' (1 clips)"),
+        ("very sad", "very\u00a0 sad", "'very sad' (1 clips) and 'very\\xa0 sad' (2 clips)"),
+    ],
+)
+def test_labels_that_look_alike_are_shown_so_that_they_differ(one: str, other: str, shown: str) -> None:
+    """Case, Unicode form, invisible characters and blanks: one line with both spellings, counts and the remedy."""
+    (line,) = label_warnings(clips([one, other, other, "fear", "fears", "sad", "\u00e9", "e"]))
+    assert line.startswith("2 labels differ only in ") and shown in line and "write them the same way" in line
+    (line,) = label_warnings(clips(["sad"] * 3, [one, other, other]))
+    assert line.startswith("2 groups differ only in ") and shown in line and "split over folds" in line
+
+
+def test_many_spellings_make_one_line() -> None:
+    """Three examples are shown, and all spellings are counted."""
+    (line,) = label_warnings(clips([name for text in "abcde" for name in (text, text.upper())]))
+    assert line.startswith("10 labels") and "'C' (1 clips) and 'c' (1 clips); ..." in line and "'d'" not in line
+
+
+@pytest.mark.parametrize("name", ["nan", "NaN", "None", "NULL", "null", "NA", "<NA>", "n/a", "N/A", "-", "NaT", "#N/A"])
+def test_missing_values_that_became_names(name: str) -> None:
+    """A group that is called as a missing value is one line with its clips, a label another."""
+    groups = [name, None, name, "song", "nana", "nonet"]
+    (line,) = label_warnings(clips(["sad"] * 6, groups))
+    assert (
+        line.startswith(f"groups that look like a missing value: {name!r} (2 clips)") and "leave the cell empty" in line
+    )
+    if "/" not in name:
+        (line,) = label_warnings(clips(["sad", name, "sad"]))
+        assert line.startswith(f"labels that look like a missing value: {name!r} (1 clips)") and "fill in" in line
+
+
+def test_labels_and_groups_as_they_should_be_bring_no_line() -> None:
+    """Different words, and clips without a group."""
+    assert label_warnings(clips(["sad", "fear", "sad", "fear"], ["a", "b", None, "a b"])) == []

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from cache.errors import InputError, UnknownNameError
+from extract.check import CheckSettings, check
 from extract.dataset import ignored_files, scan
 from extract.recipe_files import RecipeChoice, build_recipe
+from extract.stage import ExtractSettings, extract_features
 
 
 def write(folder: Path, text: str) -> Path:
@@ -128,3 +130,28 @@ def test_the_seeds_recipes_are_complete() -> None:
             assert whole.depth == "full" and head.tuning is not None
     chosen = [build_recipe(f"{name}@seed", RecipeChoice()).tuning for name in ("onedmcnn", "twodmcnn", "c3d", "i3d")]
     assert [item.optimizer for item in chosen if item] == ["adam", "sgd", "sgd", "adam"]
+
+
+def test_suspicious_labels_and_groups_are_said_by_extract_and_check(tmp_path: Path) -> None:
+    """Both give the lines that an import gives, even where no clip can be read."""
+    rows = ["a.mp4,sad,nan", "b.mp4,Sad,nan", "c.mp4,fear,", "d.mp4,fear,x"]
+    table = write(tmp_path, "\n".join(["path,label,group", *rows]))
+    said: list[str] = []
+    with pytest.raises(InputError, match="none of the 4 clips could be read"):
+        extract_features(ExtractSettings(table, tmp_path / "work", ("onedmcnn",), jobs=1), say=said.append)
+    with pytest.raises(InputError, match="none of the 4 clips could be read") as refused:
+        check(CheckSettings(table, decode=False))
+    for lines in (said, [line.strip() for line in str(refused.value).splitlines()]):
+        alike, missing = [line for line in lines if line.startswith("WARNING ")]
+        assert "'Sad' (1 clips) and 'sad' (1 clips)" in alike and "'nan' (2 clips)" in missing
+
+
+def test_folds_from_one_are_refused_before_a_clip_is_read(tmp_path: Path) -> None:
+    """The remedy is in the message, and no cache is made; check lists what it found first."""
+    rows = [f"{row}.mp4,{'sad' if row % 2 else 'fear'},{row // 2 % 3 + 1}" for row in range(12)]
+    table = write(tmp_path, "\n".join(["path,label,fold", *rows]))
+    with pytest.raises(InputError, match="counts from 1: found folds 1 to 3 in 12 clips; .* subtract 1 from each"):
+        extract_features(ExtractSettings(table, tmp_path / "work", ("onedmcnn",), jobs=1))
+    assert not (tmp_path / "work").exists()
+    with pytest.raises(InputError, match=r"(?s)12 clips in .*counts from 1: found folds 1 to 3"):
+        check(CheckSettings(table, decode=False))

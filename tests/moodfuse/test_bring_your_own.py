@@ -83,6 +83,28 @@ def test_export_and_import_as_commands(work: Path, capsys: pytest.CaptureFixture
     assert not Path("none").exists()
 
 
+def test_columns_of_a_table_from_pandas(work: Path) -> None:
+    """The index is passed over with a line, a code for the label refused, --columns chooses; only results on stdout."""
+    rng = np.random.default_rng(0)
+    with open("table.csv", "w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(("", "id", "target", "feat_0", "feat_1"))
+        writer.writerows((row, name, row % 3, *rng.normal(size=2)) for row, name in enumerate(IDS))
+    options = ("cache", "import", "--cache", "work", "--source", "mine", "--holdout", "*", "--labels", "labels.csv")
+    options += ("--folds", "3")
+    refused = CliRunner().invoke(group, [*options, "table.csv"])
+    assert refused.exit_code != 0 and "determine the label of all 24 clips, " in str(refused.exception)
+    done = CliRunner().invoke(group, [*options, "--columns", "feat_0", "--columns", "feat_1", "table.csv"])
+    assert done.stdout.startswith("24 clips, embedding 2; 24 rows written to source mine, holdout *\n")
+    assert done.stderr.splitlines() == [
+        "table.csv: columns of the embedding: 'feat_0', 'feat_1'",
+        "table.csv: index columns passed over: ''",
+        "table.csv: columns passed over: 'target'",
+        "24 clips in 12 groups, 3 folds, seed 0: fear 8, joy 8, sad 8",
+    ]
+    assert run(*options, "--columns", "feat_*", "table.csv").startswith("24 clips, embedding 2; 0 rows written")
+
+
 @pytest.mark.parametrize("name", ["import", "export"])
 def test_commands_show_an_example(name: str) -> None:
     """Help has the line that one would type."""
