@@ -14,11 +14,11 @@ from cache.records import ClipStatus
 from cache.store import FeatureCache
 from extract.announce import announce, say_audit, say_copies, say_plan, say_weights
 from extract.cluster import Task, spread_decoding, spread_settings, spread_work
-from extract.dataset import scan
+from extract.dataset import scan_data
 from extract.keeping import MediaSupply
 from extract.media.limits import ReadingRules
 from extract.recipe_files import RecipeChoice, build_recipe, option_names
-from extract.refusals import counted
+from extract.refusals import refusal_lines
 from extract.runtime import give_back_freed_memory
 from extract.sharing import shared_order
 from extract.shelf import Shelf, write_rows
@@ -121,7 +121,10 @@ def extract_features(settings: ExtractSettings, *, say: Callable[[str], None] = 
     _check_options_used(settings.recipes, sources)
     recipes = [build_recipe(source, settings.recipes) for source in sources]
     settings = _completed(settings, views_of(recipes))
-    clips = scan(settings.data, group_pattern=settings.group_pattern)
+    data = scan_data(settings.data, group_pattern=settings.group_pattern)
+    clips = data.clips
+    for line in data.messages:
+        say(line)
     cache = FeatureCache(settings.cache, create=True)
     with media_supply(cache, recipes, settings, say) as media:
         task = Task(settings, tuple(recipes)) if settings.scheduler is not None else None
@@ -170,7 +173,8 @@ def _refused(
     for status in refused:
         say(f"refused {status.clip.id}: {status.reason}: {status.detail}")
     if refused:
-        say(counted([status.reason for status in refused]))
+        for line in refusal_lines([status.reason for status in refused]):
+            say(line)
     for status in statuses:
         if status.ok and status.detail:
             say(f"WARNING {status.clip.id}: {status.detail}")

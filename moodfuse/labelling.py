@@ -96,7 +96,7 @@ def label_all(folder: Path, wish: Wish, *, stream: TextIO, say: Say) -> int:
     InputError
         If the model, an input list or the output cannot be used.
     """
-    asks = list(expand(wish.inputs))
+    asks = expand(wish.inputs, say=say)
     _check_asks(asks, wish)
     model = Model.load(folder, device=wish.device)
     if not model.card.chosen:
