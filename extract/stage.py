@@ -16,7 +16,7 @@ from extract.announce import announce, say_audit, say_copies, say_plan, say_weig
 from extract.cluster import Task, spread_decoding, spread_settings, spread_work
 from extract.dataset import scan_data
 from extract.keeping import MediaSupply
-from extract.media.limits import ReadingRules
+from extract.media.limits import Limits, ReadingRules
 from extract.recipe_files import RecipeChoice, build_recipe, option_names
 from extract.refusals import refusal_lines
 from extract.runtime import give_back_freed_memory
@@ -154,8 +154,21 @@ def extract_features(settings: ExtractSettings, *, say: Callable[[str], None] = 
         for item in media.supply(todo):
             counts = compute(cache, item, settings, media)
             tuned, embedded = tuned + counts[0], embedded + counts[1]
-    cache.select(recipes, command=settings.command)
+    cache.select(recipes, command=settings.command, reading=_reading(settings))
     return Extraction(cache.clips, refused, tuned, embedded + media.embedded)
+
+
+def _reading(settings: ExtractSettings) -> dict[str, str | int | float | bool]:
+    """Options that decide how files are read, where they differ from the defaults; an exported model needs them."""
+    limits, usual = settings.rules.limits, Limits()
+    options: dict[str, tuple[str | int | float | bool, bool]] = {
+        "missing": ("impute", settings.impute),
+        "allow-partial": (True, settings.rules.allow_partial),
+        "deadline": (limits.deadline_s, limits.deadline_s != usual.deadline_s),
+        "memory": (limits.memory_mb, limits.memory_mb != usual.memory_mb),
+        "group-pattern": (settings.group_pattern or "", settings.group_pattern is not None),
+    }
+    return {name: value for name, (value, given) in options.items() if given}
 
 
 def _completed(settings: ExtractSettings, views: tuple[str, ...]) -> ExtractSettings:
