@@ -87,7 +87,7 @@ def _check_row(where: str, names: Sequence[str], cells: Sequence[str], separator
     for name, cell in zip(names, cells, strict=True):
         if "\0" in cell:
             raise InputError(f"{where}: {name} holds a NUL character, which no name has; is the file UTF-16?")
-        if cell[:1].isspace() and cell.lstrip()[:1] == '"':
+        if name != "id" and cell[:1].isspace() and cell.lstrip()[:1] == '"':  # an id is taken as it stands
             raise InputError(f"{where}: {name} has a blank before its quote; remove the blank")
 
 
