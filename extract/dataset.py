@@ -16,7 +16,7 @@ from cache.csv_rows import check_columns, check_text, csv_rows
 from cache.errors import InputError
 from cache.features import first_few
 from cache.records import WINDOW_S, Clip, check_label
-from extract.media_files import find_media, ignored_lines
+from extract.media_files import MEDIA_SUFFIXES, find_media, ignored_lines
 
 _REQUIRED = ("path", "label")
 _OPTIONAL = ("group", "fold", "start_s", "end_s", "split")
@@ -73,6 +73,8 @@ def scan_data(data: str | Path, *, group_pattern: str | None = None) -> ScannedD
     data = Path(data)
     if not data.exists():
         raise InputError(f"{data} does not exist; expected a folder DATA/<label>/*.mp4 or a CSV with path,label")
+    if data.is_file() and data.suffix.lower() in MEDIA_SUFFIXES:
+        raise InputError(f"{data} is a media file; expected a folder DATA/<label>/*.mp4 or a CSV with path,label")
     found = _scan_folder(data) if data.is_dir() else ScannedData(list(_scan_csv(data)))
     if not found.clips:
         expected = f"{data} holds no clip; expected media files in a folder per label, DATA/<label>/*.mp4"
@@ -151,10 +153,11 @@ def _refuse_split_folders(data: Path, clips: Sequence[Clip]) -> None:
     labels = {clip.label for clip in clips}
     splits = sorted({clip.label for clip in clips if _SPLIT.fullmatch(clip.label) and clip.id.count("/") > 1})
     if splits and (len(splits) > 1 or len(splits) == len(labels)):
+        first = next((split for split in splits if split.lower().startswith("train")), splits[0])
         below = sorted({clip.id.split("/")[1] for clip in clips if clip.label in splits and clip.id.count("/") > 1})
         raise InputError(
             f"{data}: its folders {first_few(splits)} are named like splits, not labels (below them: "
-            f"{first_few(below)}); give one of them, such as {data / splits[0]}, or a CSV with the columns "
+            f"{first_few(below)}); give one of them, such as {data / first}, or a CSV with the columns "
             "path,label,split, where split is 'train' or 'test'"
         )
 

@@ -72,6 +72,13 @@ def test_folders_of_splits_are_refused_as_labels(splits: tuple[str, ...], tmp_pa
     assert [clip.label for clip in scan(tmp_path / splits[0])] == ["happy", "sad"]
 
 
+def test_the_training_folder_is_the_example_of_what_to_give(tmp_path: Path) -> None:
+    """Whatever comes first by name."""
+    touch(tmp_path, "test/sad/1.mp4", "train/sad/1.mp4", "val/sad/1.mp4")
+    with pytest.raises(InputError, match=rf"give one of them, such as {tmp_path}/train, or a CSV"):
+        scan(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("names", "warning"),
     [
@@ -164,9 +171,12 @@ def test_a_path_is_taken_as_it_stands_if_there_is_such_a_file(tmp_path: Path) ->
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    """A path that does not exist is said, with what was expected."""
+    """A path that does not exist, or is a media file, is named with what was expected."""
     with pytest.raises(InputError, match="does not exist; expected a folder"):
         scan(tmp_path / "none")
+    (tmp_path / "one.mp4").touch()
+    with pytest.raises(InputError, match=r"one\.mp4 is a media file; expected a folder"):
+        scan(tmp_path / "one.mp4")
 
 
 def test_unknown_names_list_the_known(tmp_path: Path) -> None:
