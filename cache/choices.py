@@ -57,6 +57,14 @@ class Choices(Manifest):
         """The commands that filled the cache, oldest first; those of older versions are not known."""
         return tuple(dict.fromkeys(values["command"] for values in self._selections if values.get("command")))
 
+    @property
+    def reading(self) -> dict[str, Any]:
+        """Options of the latest `extract` that decide how files are read, such as ``missing``; defaults are left out.
+
+        Empty for a cache that was filled by imports, or by a version that did not record them.
+        """
+        return next((values["reading"] for values in reversed(self._selections) if "reading" in values), {})
+
     def sources(self) -> tuple[str, ...]:
         """Names of the sources in force, sorted."""
         return tuple(sorted(self.selection))
@@ -80,13 +88,23 @@ class Choices(Manifest):
         """Store a recipe beside its features."""
         write_text(self.source_folder(recipe.source, recipe.digest16) / "recipe.json", recipe.to_json())
 
-    def select(self, recipes: Iterable[Recipe], *, command: str = "") -> None:
-        """Put recipes in force for their sources; other sources keep theirs. `command` is what asked for it."""
+    def select(self, recipes: Iterable[Recipe], *, command: str = "", reading: Mapping[str, Any] | None = None) -> None:
+        """Put recipes in force for their sources; other sources keep theirs.
+
+        Parameters
+        ----------
+        recipes : iterable of Recipe
+        command : str
+            What asked for it.
+        reading : mapping, optional
+            Options that decide how files were read, where they differ from the defaults; see `reading`.
+        """
         self.__dict__.pop("_selections", None)
         chosen = {recipe.source: recipe.digest16 for recipe in recipes}
-        if chosen.items() <= self.selection.items() and command in ("", *self.commands):
+        same_reading = reading is None or reading == self.reading
+        if chosen.items() <= self.selection.items() and command in ("", *self.commands) and same_reading:
             return
-        self._choose(chosen, command)
+        self._choose(chosen, command, reading)
 
     def take_out(self, sources: Iterable[str], *, command: str = "") -> None:
         """Put sources out of force; their files stay until `moodfuse cache prune` removes them.
@@ -113,9 +131,11 @@ class Choices(Manifest):
         if source not in self.selection:
             raise UnknownNameError("source", source, self.sources())
 
-    def _choose(self, chosen: Mapping[str, str | None], command: str) -> None:
+    def _choose(self, chosen: Mapping[str, str | None], command: str, reading: Mapping[str, Any] | None = None) -> None:
         sequence = 1 + max((item["sequence"] for item in self._selections), default=0)
-        values = {"sequence": sequence, "sources": chosen, "command": command}
+        values: dict[str, Any] = {"sequence": sequence, "sources": chosen, "command": command}
+        if reading is not None:
+            values["reading"] = dict(reading)
         write_text(self.path / "sources" / f"{digest16(values)}.json", canonical_json(values))
         self.refresh()
 

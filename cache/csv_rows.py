@@ -1,53 +1,94 @@
-"""CSV files as rows with the line that each begins in. Quoted line feeds are kept; a doubtful file is refused.
+"""The reader of every CSV that comes in: rows with the line that each begins in; a malformed file is refused.
 
-Text is UTF-8, with or without a byte order mark. Bytes that are no UTF-8 come as Python's ``surrogateescape`` has them,
-for a clip's name may be any bytes; a column where they can only be a mistake is held to `check_text`.
+Cells are separated by commas, semicolons (as spreadsheets write them where the comma is the decimal point) or tabs.
+Text is UTF-8, with or without a byte order mark. Bytes that are not UTF-8 come as Python's ``surrogateescape`` has
+them, for a file name may be any bytes; a column where they can only be a mistake is held to `check_text`.
 """
 
 import csv
+import re
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from cache.errors import InputError
+
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+_QUOTED = re.compile(r'"[^"]*(?:"|$)')
 
 
 def csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
     """Line number and cells of every row, the header first, its names without the spaces around them.
 
+    The header decides the separator: a comma if it has any, else the more frequent of semicolon and tab. Blank lines,
+    and rows whose cells are all blank, are skipped.
+
     Raises
     ------
     InputError
-        If the file cannot be read, is no CSV, or a row has other cells than the header; it names the line.
+        If the file cannot be read, is not CSV, or a row has more or fewer cells than the header; it names the line.
     """
-    line, width = 1, 0
+    line, names, separator = 1, list[str](), ","
     try:
         with file.open("rb") as start:
             check_encoding(start.read(2), file)
         with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
-            reader = csv.reader(stream, strict=True)
+            first = []
+            for text in stream:
+                first.append(text)
+                if text.strip(",; \t\r\n"):
+                    separator = _separator(text)
+                    break
+            reader = csv.reader(chain(first, stream), delimiter=separator, strict=True)
             for cells in reader:
-                if cells and not width:
-                    width = len(cells)
-                    yield line, _header(file, line, [cell.strip() for cell in cells])
-                elif cells:  # a blank line is no row
-                    if len(cells) != width:
-                        raise InputError(f"{file}, line {line}: {len(cells)} cells; expected {width}, as in the header")
-                    yield line, cells
+                if any(cell.strip() for cell in cells):
+                    if names:
+                        _check_row(f"{file}, line {line}", names, cells, separator)
+                        yield line, cells
+                    else:
+                        names = _header(file, line, [cell.strip() for cell in cells])
+                        yield line, names
                 line = reader.line_num + 1
     except csv.Error as error:
         raise InputError(
-            f"{file}, line {line}: not CSV ({error}); expected cells separated by commas, quotes in a cell doubled"
+            f"{file}, line {line}: not CSV ({error}); expected cells separated by {_SEPARATORS[separator]}, quotes "
+            "in a cell doubled"
         ) from error
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror or error})") from error
-    if not width:
+    if not names:
         raise InputError(f"{file}: is empty; expected a first line of column names")
+
+
+def _separator(header: str) -> str:
+    """The separator of a file by its first line."""
+    unquoted = _QUOTED.sub("", header)
+    return "," if "," in unquoted else max(",;\t", key=unquoted.count)
 
 
 def _header(file: Path, line: int, names: list[str]) -> list[str]:
     if doubled := sorted({name for name in names if name and names.count(name) > 1}):
         raise InputError(f"{file}, line {line}: column {doubled[0]!r} stands there twice; drop one")
+    if any("\0" in name for name in names):
+        raise InputError(f"{file}, line {line}: holds NUL characters; is the file UTF-16? Save it as UTF-8")
     return names
+
+
+def _check_row(where: str, names: Sequence[str], cells: Sequence[str], separator: str) -> None:
+    if len(cells) != len(names):
+        one = _SEPARATORS[separator].removesuffix("s")
+        raise InputError(
+            f"{where}: {len(cells)} cells; expected {len(names)}, as in the header; put a cell that holds a {one} in "
+            "double quotes"
+        )
+    together = "".join(cells)
+    if '"' not in together and "\0" not in together:
+        return
+    for name, cell in zip(names, cells, strict=True):
+        if "\0" in cell:
+            raise InputError(f"{where}: {name} holds a NUL character, which no name has; is the file UTF-16?")
+        if name != "id" and cell[:1].isspace() and cell.lstrip()[:1] == '"':  # an id is taken as it stands
+            raise InputError(f"{where}: {name} has a blank before its quote; remove the blank")
 
 
 def check_columns(file: Path, names: Sequence[str], wanted: Sequence[str]) -> None:
@@ -60,8 +101,8 @@ def check_columns(file: Path, names: Sequence[str], wanted: Sequence[str]) -> No
     if missing := [name for name in wanted if name not in names]:
         found = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
         raise InputError(
-            f"{file}: column(s) {', '.join(missing)} missing, found {found!r}; expected names separated by commas in "
-            "the first line"
+            f"{file}: column(s) {', '.join(missing)} missing, found {found!r}; expected names separated by commas, "
+            "semicolons or tabs in the first line"
         )
 
 
@@ -73,7 +114,7 @@ def check_encoding(start: bytes, file: Path) -> None:
     InputError
     """
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise InputError(f"{file}: is UTF-16, as some spreadsheets save text; save the file as UTF-8")
+        raise InputError(f"{file}: is UTF-16, as some editors and spreadsheets save text; save the file as UTF-8")
 
 
 def check_text(text: str, where: str) -> None:

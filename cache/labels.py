@@ -65,9 +65,6 @@ def _status(cells: Mapping[str, str], where: str) -> ClipStatus:
     values = {name: cells[name] if name == "id" else cells[name].strip() for name in cells}
     if not values["id"]:
         raise InputError(f"{where}: the id is empty")
-    for name, text in values.items():
-        if "\0" in text:
-            raise InputError(f"{where}: {name} holds a NUL character, which no name has; is the file UTF-16?")
     check_label(values["label"], where)
     for name in ("label", "fold", "split"):
         check_text(values.get(name, ""), where)

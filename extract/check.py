@@ -11,7 +11,7 @@ from cache.labels import label_warnings
 from cache.planning import PlanChoice, next_plan
 from cache.records import Clip, ClipStatus
 from extract.audit import FRAME_SIDE_PX, Audited, audit_lines, audit_of, compared, fan_out_for
-from extract.dataset import ignored_files, scan
+from extract.dataset import scan_data
 from extract.examine import outcome_of, status_of
 from extract.hashing import hash_files
 from extract.media.container import MediaError, MediaFacts
@@ -20,7 +20,7 @@ from extract.media.limits import ReadingRules
 from extract.media.pool import DecodeRequest, ProbeRequest, decode_many, probe_many
 from extract.media.renditions import MEDIA_RULES
 from extract.progress import track
-from extract.refusals import Tally, counted
+from extract.refusals import Tally, refusal_lines
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ def check(settings: CheckSettings) -> Check:
         If so many clips are refused as `rules` allow no more of.
     """
     data = settings.data
-    clips = scan(data, group_pattern=settings.group_pattern)
+    found_data = scan_data(data, group_pattern=settings.group_pattern, audio_files=settings.impute)
+    clips = found_data.clips
     files = hash_files(clips)
     groups = join_groups(clips, files)
     statuses: list[ClipStatus] = []
@@ -91,7 +92,7 @@ def check(settings: CheckSettings) -> Check:
     lines = [f"{len(clips)} clips in {data}, {len(refused)} {how}"]
     lines += [f"  refused {status.clip.id}: {status.reason}: {status.detail}" for status in refused]
     if refused:
-        lines.append(f"  {counted([status.reason for status in refused])}")
+        lines += [f"  {line}" for line in refusal_lines([status.reason for status in refused])]
     lines += [f"  WARNING {status.clip.id}: {status.detail}" for status in statuses if status.ok and status.detail]
     by_label = Counter(status.clip.label for status in statuses if status.ok)
     by_group = {label: len({s.group for s in statuses if s.ok and s.clip.label == label}) for label in by_label}
@@ -100,8 +101,7 @@ def check(settings: CheckSettings) -> Check:
     lines += _shared(statuses)
     if settings.decode:
         lines += audit_lines(audit_of(audited))
-    if ignored := ignored_files(data):
-        lines.append(f"{len(ignored)} other files ignored (first: {ignored[0].name})")
+    lines += found_data.messages
     lines += _plan_lines(statuses, settings.folds, lines)
     return Check(tuple(lines), len(refused))
 

@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from cache.csv_rows import check_encoding
 from cache.errors import InputError, UnknownNameError
 from cache.identity import canonical_json
 from cache.recipe import DEPTHS, Recipe, Tuning
@@ -139,7 +140,9 @@ def read_recipe_file(name: str) -> dict[str, Any]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        data = path.read_bytes()
+        check_encoding(data, path)
+        return data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"recipe {path}: cannot be read as UTF-8 text ({error})") from error
 

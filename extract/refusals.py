@@ -20,6 +20,13 @@ def counted(reasons: Sequence[str]) -> str:
     return f"{len(reasons)} refused: " + ", ".join(f"{count} {reason}" for reason, count in found)
 
 
+def refusal_lines(reasons: Sequence[str]) -> list[str]:
+    """Refusals counted, and what to do where files without an audio or video stream are among them."""
+    lacking = sum(reason in ("no_audio", "no_video") for reason in reasons)
+    hint = f"{lacking} of them have no audio or no video stream: add --missing impute to keep them"
+    return [counted(reasons), *([hint] if lacking else [])]
+
+
 class Tally:
     """Counts the clips of a batch, and ends it where too many of them are refused.
 

@@ -15,11 +15,11 @@ from cache.records import ClipStatus
 from cache.store import FeatureCache
 from extract.announce import announce, say_audit, say_copies, say_plan, say_weights
 from extract.cluster import Task, spread_decoding, spread_settings, spread_work
-from extract.dataset import scan
+from extract.dataset import scan_data
 from extract.keeping import MediaSupply
-from extract.media.limits import ReadingRules
+from extract.media.limits import Limits, ReadingRules
 from extract.recipe_files import RecipeChoice, build_recipe, option_names
-from extract.refusals import counted
+from extract.refusals import refusal_lines
 from extract.runtime import give_back_freed_memory
 from extract.sharing import shared_order
 from extract.shelf import Shelf, write_rows
@@ -122,7 +122,10 @@ def extract_features(settings: ExtractSettings, *, say: Callable[[str], None] = 
     _check_options_used(settings.recipes, sources)
     recipes = [build_recipe(source, settings.recipes) for source in sources]
     settings = _completed(settings, views_of(recipes))
-    clips = scan(settings.data, group_pattern=settings.group_pattern)
+    data = scan_data(settings.data, group_pattern=settings.group_pattern, audio_files=settings.impute)
+    clips = data.clips
+    for line in data.messages:
+        say(line)
     check_fold_numbers(clips)
     for line in label_warnings(clips):
         say(f"WARNING {line}")
@@ -155,8 +158,21 @@ def extract_features(settings: ExtractSettings, *, say: Callable[[str], None] = 
         for item in media.supply(todo):
             counts = compute(cache, item, settings, media)
             tuned, embedded = tuned + counts[0], embedded + counts[1]
-    cache.select(recipes, command=settings.command)
+    cache.select(recipes, command=settings.command, reading=_reading(settings))
     return Extraction(cache.clips, refused, tuned, embedded + media.embedded)
+
+
+def _reading(settings: ExtractSettings) -> dict[str, str | int | float | bool]:
+    """Options that decide how files are read, where they differ from the defaults; an exported model needs them."""
+    limits, usual = settings.rules.limits, Limits()
+    options: dict[str, tuple[str | int | float | bool, bool]] = {
+        "missing": ("impute", settings.impute),
+        "allow-partial": (True, settings.rules.allow_partial),
+        "deadline": (limits.deadline_s, limits.deadline_s != usual.deadline_s),
+        "memory": (limits.memory_mb, limits.memory_mb != usual.memory_mb),
+        "group-pattern": (settings.group_pattern or "", settings.group_pattern is not None),
+    }
+    return {name: value for name, (value, given) in options.items() if given}
 
 
 def _completed(settings: ExtractSettings, views: tuple[str, ...]) -> ExtractSettings:
@@ -174,7 +190,8 @@ def _refused(
     for status in refused:
         say(f"refused {status.clip.id}: {status.reason}: {status.detail}")
     if refused:
-        say(counted([status.reason for status in refused]))
+        for line in refusal_lines([status.reason for status in refused]):
+            say(line)
     for status in statuses:
         if status.ok and status.detail:
             say(f"WARNING {status.clip.id}: {status.detail}")

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import click
 
+from cache.csv_rows import check_encoding
 from cache.errors import MoodfuseError
 from moodfuse._version import __version__
 
@@ -76,19 +77,28 @@ def _read_config(ctx: click.Context, parameter: click.Parameter, value: Path | N
     if value is None:
         return
     try:
-        values = tomllib.loads(value.read_text(encoding="utf-8"))
+        data = value.read_bytes()
+        check_encoding(data, value)
+        values = tomllib.loads(data.decode("utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise click.BadParameter(f"{value}: not TOML ({error})") from error
     section = values.get(ctx.info_name or "", {key: item for key, item in values.items() if not isinstance(item, dict)})
-    names = {}
+    if not isinstance(section, dict):
+        raise click.BadParameter(f"{value}: {ctx.info_name} is {section!r}; expected a table, [{ctx.info_name}]")
+    names, repeated = {}, set()
     for option in ctx.command.params:
         for flag in option.opts:
             names[flag.lstrip("-").replace("-", "_")] = option.name
+        if getattr(option, "multiple", False):
+            repeated.add(option.name)
     unknown = sorted(key for key in section if key.replace("-", "_") not in names)
     if unknown:
         known = ", ".join(sorted(name.replace("_", "-") for name in names if name != "config"))
         raise click.BadParameter(f"{value}: unknown option {unknown[0]!r}; known: {known}")
-    ctx.default_map = {names[key.replace("-", "_")]: item for key, item in section.items()}
+    given = {names[key.replace("-", "_")]: item for key, item in section.items()}
+    ctx.default_map = {
+        name: [item] if name in repeated and isinstance(item, str) else item for name, item in given.items()
+    }
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

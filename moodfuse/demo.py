@@ -6,6 +6,8 @@ from random import Random
 
 import click
 
+from cache.csv_rows import csv_rows
+
 
 @click.command("demo")
 @click.option(
@@ -51,8 +53,8 @@ def demo_command(ctx: click.Context, output: Path, seed: int, shuffle_labels: in
 
 def shuffle_table(table: Path, *, seed: int) -> Path:
     """Write a copy of a clip table whose labels are permuted between groups, and return its path."""
-    with table.open(newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
+    (_, names), *found = csv_rows(table)
+    rows = [dict(zip(names, cells, strict=True)) for _, cells in found]
     label_of = {row["group"]: row["label"] for row in rows}
     groups, labels = sorted(label_of), [label_of[group] for group in sorted(label_of)]
     Random(seed).shuffle(labels)

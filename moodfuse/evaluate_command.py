@@ -62,9 +62,12 @@ def _test(wish: TestWish, options: dict[str, Any]) -> int:
     from moodfuse.model.model import Model
     from moodfuse.testing import read_clips, run_test
 
-    clips = read_clips(wish.data, wish.group_pattern)
+    def say(line: str) -> None:
+        click.echo(line, err=True)
+
+    clips = read_clips(wish.data, wish.group_pattern, say=say)
     model = Model.load(wish.model, device=wish.device)
-    found = run_test(model, clips, jobs=wish.jobs, say=lambda line: click.echo(line, err=True))
+    found = run_test(model, clips, jobs=wish.jobs, say=say)
     with progress("Scoring") as tick:
         evaluation = evaluate_run(found.run, draws=options["draws"], seed=options["seed"], tick=tick)
     print_table(evaluation)

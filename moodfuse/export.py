@@ -1,6 +1,7 @@
 """From a run's result to a model folder: networks from the cache, the fitted head, and what may be expected of it."""
 
 import logging
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import TypeVar
 
 from cache.errors import InputError, UnknownNameError
 from cache.folds import units_of
+from cache.records import WINDOW_S
 from cache.runs import DEFAULTS, Result, Run, run_folder
 from cache.seals import check_sealed
 from cache.store import FeatureCache
@@ -45,7 +47,7 @@ class ExportSettings:
     folder : Path
         Must not be there yet.
     impute : bool or None
-        Whether the model labels files without sound or picture; `None` if clips that lacked one were trained on.
+        Whether the model labels files without audio or video; `None` if `extract` took such clips.
     """
 
     result: str
@@ -131,14 +133,19 @@ def export_model(
     files: dict[str, Content] = {**networks, ARRAYS: arrays_of(shipped.fusion), TRAINING: training_file(cache)}
     if shipped.trees:
         files["trees.txt"] = shipped.trees
-    card = _card(cache, _Made(run, result, why, shipped, sources, tuple(files)), settings)
+    notes = reading_notes(cache)
+    for note in notes:
+        say(note)
+    card = _card(cache, _Made(run, result, why, shipped, sources, tuple(files), notes), settings)
     files["MODEL.md"] = described(card)
     return Exported(settings.folder, write_model(settings.folder, card, files), why)
 
 
 @dataclass(frozen=True)
 class _Made:
-    """What a card tells of: a result, why it was chosen (empty where it was named), what ships of it, and its files."""
+    """What a card tells of: a result, why it was chosen (empty where it was named), what ships of it, its files, and
+    how its training clips were read, where that is not the default.
+    """
 
     run: Run
     result: Result
@@ -146,11 +153,37 @@ class _Made:
     shipped: Shipped
     sources: tuple[ModelSource, ...]
     files: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def reading_notes(cache: FeatureCache) -> tuple[str, ...]:
+    """Sentences on how `extract` read the training clips that the model does not do by itself, each with what to do."""
+    notes = []
+    options = {name: value for name, value in cache.reading.items() if name not in ("missing", "group-pattern")}
+    if options:
+        words = " ".join(f"--{name}" if value is True else f"--{name} {value:g}" for name, value in options.items())
+        notes.append(f"extract read the training clips with {words}; give predict the same to take such files")
+    if "group-pattern" in cache.reading:
+        pattern = shlex.quote(str(cache.reading["group-pattern"]))
+        notes.append(
+            f"extract grouped the training clips with --group-pattern {pattern}; give evaluate --model the same"
+        )
+    windows = [status.clip.end_s - status.clip.start_s for status in cache.clips if status.clip.end_s is not None]
+    lengths = sorted(length for length in windows if abs(length - WINDOW_S) > 1e-3)
+    if lengths:
+        span = f"{lengths[0]:g}" if lengths[0] == lengths[-1] else f"{lengths[0]:g} to {lengths[-1]:g}"
+        notes.append(
+            f"{len(lengths)} of {len(cache.clips)} training clips are windows of {span} s, but predict reads the first "
+            f"{WINDOW_S:g} s of a file; give it a CSV with path,start_s,end_s to label windows of such a length"
+        )
+    return tuple(notes)
 
 
 def _card(cache: FeatureCache, made: _Made, settings: ExportSettings) -> ModelCard:
     run, result, fusion = made.run, made.result, made.shipped.fusion
-    lacking = any(status.missing for status in cache.clips)
+    impute = settings.impute
+    if impute is None:
+        impute = cache.reading.get("missing") == "impute" or any(status.missing for status in cache.clips)
     return ModelCard(
         name=f"{result.name} of {run.name}",
         run=run.name,
@@ -164,14 +197,14 @@ def _card(cache: FeatureCache, made: _Made, settings: ExportSettings) -> ModelCa
         temperature=fusion.temperature,
         chosen=fusion.chosen,
         decoder=_decoder(cache),
-        impute=lacking if settings.impute is None else settings.impute,
+        impute=impute,
         training={
             "clips": len(cache.clips),
             "groups": len(units_of(cache.clips)),
             "labels": dict(sorted(Counter(status.clip.label for status in cache.clips).items())),
         },
         expected=expected_scores(run, result, best=settings.best),
-        notes=tuple(dict.fromkeys((*result.notes, *([made.why] if made.why else [])))),
+        notes=tuple(dict.fromkeys((*result.notes, *([made.why] if made.why else []), *made.notes))),
         versions=dict(versions()),
         commands=run.commands,
         files=dict.fromkeys(made.files, _NOT_YET),

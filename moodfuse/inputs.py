@@ -1,102 +1,84 @@
 """What `predict` is asked to label: files, folders of them, and lists."""
 
-import csv
-import math
-import os
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from cache.csv_rows import check_columns, check_encoding, csv_rows
 from cache.errors import InputError
+from extract.dataset import listed_path, long_window_lines, number_in_row
+from extract.media_files import MEDIA_SUFFIXES, find_media, ignored_lines
 from moodfuse.model.model import Ask
 
-MEDIA = frozenset(
-    f".{name}"
-    for name in (
-        *("3gp", "avi", "flv", "m2ts", "m4a", "m4v", "mkv", "mov", "mp3", "mp4", "mpeg", "mpg", "mts"),
-        *("oga", "ogg", "ogv", "ts", "wav", "webm", "wmv"),
-    )
-)
-LISTS = frozenset({".csv", ".txt"})
+log = logging.getLogger(__name__)
+LISTS = frozenset({".csv", ".tsv", ".txt"})
 
 
-def expand(inputs: Sequence[str]) -> Iterator[Ask]:
+def expand(inputs: Sequence[str], *, say: Callable[[str], object] = log.info) -> list[Ask]:
     """Every file to label, in the order of the inputs; those of a folder by name, at any depth.
 
     Parameters
     ----------
     inputs : sequence of str
-        Files; folders, of which the media files are taken; ``.txt`` lists of a path a line, and ``.csv`` tables with a
-        column ``path`` and, if any, ``start_s`` and ``end_s``. Paths in a list are below the folder that it is in.
+        Files; folders, of which the media files are taken; ``.txt`` lists of a path a line, and ``.csv`` or ``.tsv``
+        tables with a column ``path`` and, if any, ``start_s`` and ``end_s``. Paths in a list are below the folder that
+        it is in.
+    say : callable
+        Takes a line for each reason for which files of a folder are left out, and warnings.
 
     Raises
     ------
     InputError
         If a folder holds no media file, a list names none, or one of them or a folder below cannot be read.
     """
+    asks: list[Ask] = []
     for name in inputs:
         path = Path(name)
         if path.is_dir():
-            endings = ", ".join(sorted(MEDIA))
-            yield from _some(_folder(path), f"{path}: holds no media file; expected names that end in {endings}")
+            asks += _folder(path, say)
         elif path.suffix.lower() in LISTS:
-            yield from _some(_listed(path), f"{path}: the list names no file; expected a path in each line")
+            listed = list(_lines(path) if path.suffix.lower() == ".txt" else _table(path))
+            if not listed:
+                raise InputError(f"{path}: the list names no file; expected a path in each line")
+            asks += listed
         else:
-            yield Ask(name)
+            asks.append(Ask(name))
+    for line in long_window_lines((ask.start_s, ask.end_s) for ask in asks):
+        say(line)
+    return asks
 
 
-def _some(asks: Iterator[Ask], otherwise: str) -> Iterator[Ask]:
-    """What was found, and an error where that is nothing."""
-    none = True
-    for ask in asks:
-        none = False
-        yield ask
-    if none:
-        raise InputError(otherwise)
+def _folder(folder: Path, say: Callable[[str], object]) -> list[Ask]:
+    found = find_media(folder)
+    left_out = ignored_lines(folder, found.ignored)
+    if not found.media:
+        endings = ", ".join(sorted(MEDIA_SUFFIXES))
+        raise InputError("\n".join([f"{folder}: holds no media file; expected names that end in {endings}", *left_out]))
+    for line in left_out:
+        say(line)
+    return [Ask(str(file)) for file in found.media]
 
 
-def _folder(folder: Path) -> Iterator[Ask]:
-    for where, folders, names in os.walk(folder, onerror=_refuse_folder):
-        folders.sort()
-        for name in sorted(names):
-            if Path(name).suffix.lower() in MEDIA and not name.startswith("."):
-                yield Ask(os.path.join(where, name))
-
-
-def _refuse_folder(error: OSError) -> None:
-    """Raise what `os.walk` would pass over: the files of that folder would be missing without a word."""
-    raise InputError(
-        f"{error.filename}: the folder cannot be read ({error.strerror or error}); correct its permissions, or name "
-        "the others instead of the one above it"
-    ) from error
-
-
-def _listed(path: Path) -> Iterator[Ask]:
+def _lines(path: Path) -> Iterator[Ask]:
+    """Files of a list with a path a line."""
     try:
-        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
-            if path.suffix.lower() == ".txt":
-                yield from (
-                    Ask(str(path.parent / line))
-                    for line in stream.read().replace("\r\n", "\n").split("\n")
-                    if line.strip()
-                )
-                return
-            rows = csv.DictReader(stream)
-            if "path" not in (rows.fieldnames or ()):
-                raise InputError(f"{path}: no column 'path'; found {', '.join(rows.fieldnames or ()) or 'nothing'}")
-            for number, row in enumerate(rows, start=2):
-                if row["path"]:
-                    start_s, end_s = (_seconds(path, number, row, name) for name in ("start_s", "end_s"))
-                    yield Ask(str(path.parent / row["path"]), start_s or 0.0, end_s)
-    except (OSError, csv.Error) as error:
-        raise InputError(f"{path}: the list cannot be read ({error})") from error
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: the list cannot be read ({error.strerror or error})") from error
+    check_encoding(data, path)
+    text = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
+    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), start=1):
+        if line.strip():
+            yield Ask(str(path.parent / listed_path(path, line, f"{path}, line {number}")))
 
 
-def _seconds(path: Path, number: int, row: dict[str, str], name: str) -> float | None:
-    text = (row.get(name) or "").strip()
-    try:
-        found = float(text) if text else None
-        if found is not None and not math.isfinite(found):
-            raise ValueError("not finite")
-    except ValueError as error:
-        raise InputError(f"{path}, line {number}: {name} is {text!r}; expected seconds") from error
-    return found
+def _table(path: Path) -> Iterator[Ask]:
+    """Files, and windows of files, of a table."""
+    rows = csv_rows(path)
+    _, names = next(rows)
+    check_columns(path, names, ["path"])
+    for line, cells in rows:
+        where, row = f"{path}, line {line}", dict(zip(names, cells, strict=True))
+        file = str(path.parent / listed_path(path, row["path"], where))
+        start_s, end_s = (number_in_row(where, name, row.get(name, "")) for name in ("start_s", "end_s"))
+        yield Ask(file, start_s or 0.0, end_s)

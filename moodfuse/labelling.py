@@ -96,7 +96,7 @@ def label_all(folder: Path, wish: Wish, *, stream: TextIO, say: Say) -> int:
     InputError
         If the model, an input list or the output cannot be used.
     """
-    asks = list(expand(wish.inputs))
+    asks = expand(wish.inputs, say=say)
     _check_asks(asks, wish)
     model = Model.load(folder, device=wish.device)
     if not model.card.chosen:
@@ -118,6 +118,12 @@ def label_all(folder: Path, wish: Wish, *, stream: TextIO, say: Say) -> int:
     output.writer.close()
     if reasons:
         say(f"{counted(reasons)}; each {'window' if wish.timeline else 'file'} is named with its reason")
+    lacking = sum(reason in ("no_audio", "no_video") for reason in reasons)
+    if lacking and len(model.card.views) > 1:
+        say(
+            f"{lacking} of them have no audio or no video stream: to label such files, export the model again with "
+            "moodfuse fuse --export RESULT --missing impute"
+        )
     return REFUSED if refused or reasons else 0
 
 

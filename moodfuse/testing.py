@@ -231,8 +231,11 @@ def _run(model: Model, kept: Sequence[_Scored], notes: Iterable[str]) -> Run:
     )
 
 
-def read_clips(data: Path, group_pattern: str | None) -> list[Clip]:
-    """The clips of a test set."""
-    from extract.dataset import scan
+def read_clips(data: Path, group_pattern: str | None, *, say: Say) -> list[Clip]:
+    """The clips of a test set; `say` takes what was left out and why."""
+    from extract.dataset import scan_data
 
-    return held_out(scan(data, group_pattern=group_pattern))
+    found = scan_data(data, group_pattern=group_pattern)
+    for line in found.messages:
+        say(line)
+    return held_out(found.clips)

@@ -76,7 +76,7 @@ class ModelCard:
     decoder : str
         Version of the decoder and its rules that the training clips were read by.
     impute : bool
-        Whether a file without sound, or without picture, is labelled.
+        Whether a file that lacks some of what the sources read, sound or picture, is labelled.
     training : mapping
         Numbers of clips and groups, in all and by label.
     expected : mapping
@@ -130,6 +130,11 @@ class ModelCard:
     def digest(self) -> str:
         """Identity of the model: it changes with any file of it."""
         return digest(_values(self))
+
+    @cached_property
+    def views(self) -> frozenset[str | None]:
+        """What of a file its sources read: ``"sound"``, ``"picture"`` or both."""
+        return frozenset(source.recipe.view for source in self.sources)
 
     def to_json(self) -> str:
         """The card as canonical JSON, with its own digest in it."""

@@ -33,7 +33,7 @@ def _lines(card: ModelCard) -> Iterator[str]:
     )
     sure = "calibrated" if card.chosen else "NOT calibrated: nothing could be chosen out of sample"
     yield f"- probabilities are {sure}"
-    yield f"- a file without sound or picture is {'labelled, what it lacks filled in' if card.impute else 'refused'}"
+    yield f"- {_missing_words(card)}"
     yield ""
     yield "## What to expect"
     yield ""
@@ -57,6 +57,16 @@ def _lines(card: ModelCard) -> Iterator[str]:
     for note in card.notes:
         yield ""
         yield f"Note: {note}."
+
+
+def _missing_words(card: ModelCard) -> str:
+    """What is done with a file without an audio or a video stream."""
+    if card.impute:
+        return "files without audio or without video are labelled; what they lack is replaced by training means"
+    if len(card.views) > 1:
+        return "files without audio or without video are refused"
+    read, other = ("audio", "video") if card.views == {"sound"} else ("video", "audio")
+    return f"the model reads {read} only: files without {other} are labelled, files without {read} are refused"
 
 
 def _number(value: Any) -> str:

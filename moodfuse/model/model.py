@@ -20,6 +20,7 @@ from moodfuse.model.refusing import NO_NUMBERS, answer_of, refusal_of
 
 if TYPE_CHECKING:
     from cache.media import Media
+    from extract.media.container import MediaError
     from extract.media.decode import DecodedClip
     from extract.media.limits import Limits, ReadingRules
     from extract.shipped import ShippedSource
@@ -198,12 +199,14 @@ class Model:
                     ask.start_s,
                     ask.end_s,
                     SHORT_SIDE_PX,
-                    one_view=self.card.impute,
+                    one_view=self._one_view,
                     allow_partial=rules.allow_partial,
                 )
 
         for number, (_, result) in enumerate(decode_many(requests(), jobs=jobs, limits=rules.limits)):
             ask = waiting.pop(0)
+            if isinstance(result, DecodedClip):
+                result = self._missing_error(ask.file, result) or result
             if not isinstance(result, DecodedClip):
                 yield refusal_of(ask.file, result)
                 continue
@@ -218,7 +221,8 @@ class Model:
         """What the model says of a clip that was decoded as `extract.media.renditions.SHORT_SIDE_PX` says."""
         from extract.media.renditions import media_of
 
-        says = self._says(media_of(clip), clip.missing)
+        missing = clip.missing if clip.missing in self.card.views else ""
+        says = self._says(media_of(clip), missing)
         values = [None if item is None else self.fusion.values(number, item) for number, item in enumerate(says)]
         sources: tuple[SourceSays, ...] = ()
         if explain:
@@ -237,11 +241,28 @@ class Model:
             probabilities,
             clip.start_s,
             clip.end_s,
-            clip.missing,
+            missing,
             sources,
             partial=clip.partial,
             duration_s=clip.facts.duration_s,
         )
+
+    @property
+    def _one_view(self) -> bool:
+        """Whether a file is read although it has no audio, or no video."""
+        return self.card.impute or len(self.card.views) == 1
+
+    def _missing_error(self, file: str, clip: "DecodedClip") -> "MediaError | None":
+        """Why a clip is refused that lacks what the model reads; `None` where it lacks nothing, or that is imputed."""
+        from extract.media.container import MediaError
+
+        if self.card.impute or clip.missing not in self.card.views:
+            return None
+        if clip.missing == "sound":
+            code, codec = "no_audio", clip.facts.audio_codec
+        else:
+            code, codec = "no_video", clip.facts.video_codec
+        return MediaError(code, file, "" if codec else f"the file has no {clip.missing} track")
 
     def _says(self, media: "Media", missing: str) -> list[list[NetworkSays] | None]:
         """What each source's networks say; `None` where the clip lacks what the source reads."""
@@ -282,13 +303,19 @@ class Model:
         rows: list[Floats] = []
         refusals: list[tuple[int, Refusal]] = []
         duration_s, missing = 0.0, ""
-        wish = WindowsWish(Path(path), hop_s, SHORT_SIDE_PX, one_view=self.card.impute)
+        wish = WindowsWish(Path(path), hop_s, SHORT_SIDE_PX, one_view=self._one_view)
         windows = read_windows_apart(wish, limits=limits or self.limits)
         for window, result in windows:
             times.append((window.start_s, window.end_s))
             if isinstance(result, DecodedClip):
-                rows.append(self.label_clip(file, result, explain=False).probabilities)
-                duration_s, missing = result.facts.duration_s, missing or result.missing
+                error = self._missing_error(file, result)
+                if error is not None and error.detail:
+                    raise error  # no window of the file has what the model reads
+                result = error or result
+            if isinstance(result, DecodedClip):
+                found = self.label_clip(file, result, explain=False)
+                rows.append(found.probabilities)
+                duration_s, missing = result.facts.duration_s, missing or found.missing
             else:
                 refusals.append((window.number, refusal_of(file, result)))
                 rows.append(np.full(len(self.classes), np.nan))

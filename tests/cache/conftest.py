@@ -106,7 +106,7 @@ def whole_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fill_blocks(cache, NET, [0, 1, 2, {0, 1}, {0, 2}, {1, 2}, ()])
     fill_blocks(cache, NET, [0], cache.repeat_plans[0])
     write_network(cache.network_path(NET, cache.roles(NET, 0) or ()).with_suffix(".checkpoint"))
-    cache.select([STILL, NET], command="moodfuse extract clips --cache work")
+    cache.select([STILL, NET], command="moodfuse extract clips --cache work", reading={"missing": "impute"})
     first = statuses[0].digest
     cache.write_outcome(Outcome(first, ok=True, duration_s=30.0, decoder="test"))
     sound = Media(np.zeros((0, 0, 0, 3), np.uint8), np.zeros(0), np.zeros(16, np.float32), 16)

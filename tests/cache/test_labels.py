@@ -37,8 +37,9 @@ def test_columns_become_clips(tmp_path: Path) -> None:
         (b"id,label\nclip\xe9,sad\n\xff,sad\n", ["clip\udce9", "\udcff"]),
         ("id,label\né\u2028漢,sad\n\x1f,sad", ["é\u2028漢", "\x1f"]),
         ("id,label,fold\na,sad,1.0\nb,sad,0", ["a", "b"]),
+        ("id;label\na,b;sad\nc; sad\n;\n", ["a,b", "c"]),
     ],
-    ids=["BOM, CRLF", "blank lines", "quoted line feed", "formulas", "bytes", "unicode", "float folds"],
+    ids=["BOM, CRLF", "blank lines", "quoted line feed", "formulas", "bytes", "unicode", "float folds", "semicolons"],
 )
 def test_tables_of_every_origin_are_read(tmp_path: Path, text: str | bytes, ids: list[str]) -> None:
     """What spreadsheets, scripts and file systems make of a name comes back as that name."""
@@ -52,7 +53,7 @@ def test_tables_of_every_origin_are_read(tmp_path: Path, text: str | bytes, ids:
         ("", "is empty; expected a first line"),
         ("id,label\n", "holds no clip"),
         ("name,label\na,sad\n", r"column\(s\) id missing, found 'name, label'"),
-        ("id;label\na;sad\n", r"column\(s\) id, label missing, found 'id;label'; expected names separated by commas"),
+        ("id|label\na|sad\n", r"column\(s\) id, label missing, found 'id|label'; expected names separated by commas"),
         ("id,label,label\na,sad,sad\n", "line 1: column 'label' stands there twice"),
         ('id,label\n"a\nb",sad\n,sad\n', "line 4: the id is empty"),
         ("id,label\na,sad\nb,\n", "line 3: label '' is empty"),

@@ -37,6 +37,19 @@ def fill(cache: FeatureCache, recipe: Recipe) -> None:
     cache.select([recipe])
 
 
+def test_the_reading_options_of_the_latest_extract_are_kept(small_cache: MakeCache) -> None:
+    """A choice that names none, as of an import, leaves them; the same sources with other options are a new choice."""
+    cache = small_cache()
+    cache.write_recipe(FROZEN)
+    assert cache.reading == {}
+    for reading in ({"missing": "impute", "deadline": 90.0}, {}, {"missing": "impute"}):
+        cache.select([FROZEN], command="moodfuse extract clips", reading=reading)
+        cache.select([FROZEN], command="moodfuse extract clips", reading=reading)
+        cache.select([FROZEN], command="moodfuse cache import x.npz")
+        assert FeatureCache(cache.path).reading == reading
+    assert len(list((cache.path / "sources").iterdir())) == 4
+
+
 def test_a_block_comes_back_as_written(small_cache: MakeCache) -> None:
     """Rows follow the plan's clips, whatever parts they came in, and `seen` is the tuning side."""
     cache = small_cache()

@@ -1,12 +1,13 @@
 """Folders and CSVs become clips, or a message that says what to change."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from cache.errors import InputError, UnknownNameError
 from extract.check import CheckSettings, check
-from extract.dataset import ignored_files, scan
+from extract.dataset import long_window_lines, scan, scan_data
 from extract.recipe_files import RecipeChoice, build_recipe
 from extract.stage import ExtractSettings, extract_features
 
@@ -19,8 +20,8 @@ def write(folder: Path, text: str) -> Path:
 
 
 def test_a_folder_per_label_is_read(tmp_path: Path) -> None:
-    """Labels keep their spelling; hidden files, strays and other suffixes are ignored and listed."""
-    for name in ("Sad/b.mp4", "Sad/a.MKV", "Très gai/c.mp4", "Sad/.hidden.mp4", "Sad/notes.txt", "README.md"):
+    """Labels keep their spelling; what is left out is named by reason, media files beside the labels with a warning."""
+    for name in ("Sad/b.mp4", "Sad/a.MKV", "Très gai/c.mp4", "Sad/.hidden.mp4", "Sad/notes.txt", "x.MP4"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     clips = scan(tmp_path)
@@ -29,7 +30,84 @@ def test_a_folder_per_label_is_read(tmp_path: Path) -> None:
         ("Sad/b.mp4", "Sad"),
         ("Très gai/c.mp4", "Très gai"),
     ]
-    assert {file.name for file in ignored_files(tmp_path)} == {".hidden.mp4", "notes.txt", "README.md"}
+    assert set(scan_data(tmp_path).messages) == {
+        f"ignored in {tmp_path}: 1 hidden or system files and folders: 'Sad/.hidden.mp4'",
+        f"ignored in {tmp_path}: 1 files without a media suffix: 'Sad/notes.txt'",
+        f"WARNING ignored in {tmp_path}: 1 media files outside a label folder: 'x.MP4'; move each into a folder named "
+        "after its label",
+    }
+
+
+def touch(folder: Path, *names: str) -> None:
+    """Make empty files, with the folders above them."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def test_linked_folders_are_read_under_their_label(tmp_path: Path) -> None:
+    """A link may be a label folder or lie below one; a link from one label to another does not move its clips."""
+    touch(tmp_path, "nas/a/1.mp4", "nas/b/2.mp4", "data/happy/live/3.mp4", "data/sad/4.mp4")
+    (tmp_path / "data/fear").symlink_to(tmp_path / "nas/a")
+    (tmp_path / "data/happy/more").symlink_to(tmp_path / "nas/b")
+    (tmp_path / "data/happy/other").symlink_to(tmp_path / "data/sad")
+    clips = scan(tmp_path / "data")
+    assert [(clip.id, clip.label) for clip in clips] == [
+        ("fear/1.mp4", "fear"),
+        ("happy/live/3.mp4", "happy"),
+        ("happy/more/2.mp4", "happy"),
+        ("sad/4.mp4", "sad"),
+    ]
+    assert clips[2].path == str(tmp_path / "data/happy/more/2.mp4")
+
+
+@pytest.mark.parametrize(
+    "splits",
+    [("train", "test"), ("Train",), ("training", "validation", "extra"), ("train_set", "val"), ("fold1", "fold2")],
+)
+def test_folders_of_splits_are_refused_as_labels(splits: tuple[str, ...], tmp_path: Path) -> None:
+    """The message names the folders, the labels below them, and both ways out."""
+    touch(tmp_path, *(f"{split}/{label}/1.mp4" for split in splits for label in ("happy", "sad")))
+    message = r"are named like splits, not labels \(below them: 'happy', 'sad'\); give one of them, .*path,label,split"
+    with pytest.raises(InputError, match=message):
+        scan(tmp_path)
+    assert [clip.label for clip in scan(tmp_path / splits[0])] == ["happy", "sad"]
+
+
+def test_the_training_folder_is_the_example_of_what_to_give(tmp_path: Path) -> None:
+    """Whatever comes first by name."""
+    touch(tmp_path, "test/sad/1.mp4", "train/sad/1.mp4", "val/sad/1.mp4")
+    with pytest.raises(InputError, match=rf"give one of them, such as {tmp_path}/train, or a CSV"):
+        scan(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "warning"),
+    [
+        (("train/1.mp4", "test/2.mp4"), "WARNING the label folders are named like splits: 'test', 'train'"),
+        (
+            ("sad/train/1.mp4", "sad/test/2.mp4", "fear/3.mp4"),
+            "WARNING 2 clips are in folders named like splits ('sad/tes",
+        ),
+        (("train/live/1.mp4", "plane/2.mp4"), ""),
+        (("tension/live/1.mp4", "relaxation/2.mp4"), ""),
+    ],
+)
+def test_names_of_splits_elsewhere_are_a_warning(names: tuple[str, ...], warning: str, tmp_path: Path) -> None:
+    """A label may be called train where others are not; what cannot be told for sure is read, with a warning."""
+    touch(tmp_path, *names)
+    found = scan_data(tmp_path)
+    assert len(found.clips) == len(names)
+    assert [line[: len(warning)] for line in found.messages] == ([warning] if warning else [])
+
+
+def test_windows_longer_than_the_audio_that_is_read_are_counted(tmp_path: Path) -> None:
+    """The line has both counts, the longest window and what to do; 30 s and rounding are no matter."""
+    assert not long_window_lines([(0.0, None), (30.1, 60.1), (0.0, 30.0)])
+    file = write(tmp_path, "path,label,start_s,end_s\na.mp4,sad,0,60\nb.mp4,sad,5,45.5\nc.mp4,sad,0,30\n")
+    (line,) = scan_data(file).messages
+    assert line.startswith("WARNING 2 of 3 windows are longer than 30 s (up to 60 s): ")
+    assert line.endswith("split them into windows of 30 s or less to use all of the audio")
 
 
 def test_a_csv_gives_groups_windows_folds_and_splits(tmp_path: Path) -> None:
@@ -43,8 +121,8 @@ def test_a_csv_gives_groups_windows_folds_and_splits(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("file,label\na.mp4,sad\n", r"column\(s\) path missing, found file, label"),
-        ("", r"column\(s\) path, label missing, found none"),
+        ("file,label\na.mp4,sad\n", r"column\(s\) path missing, found 'file, label'"),
+        ("", "is empty; expected a first line of column names"),
         ("path,label\n", "holds no clip"),
         ("path,label\na.mp4,../etc\n", r"line 2: label '../etc' is empty or a path"),
         ("path,label\na.mp4,\n", "label '' is empty or a path"),
@@ -54,6 +132,11 @@ def test_a_csv_gives_groups_windows_folds_and_splits(tmp_path: Path) -> None:
         ("path,label,fold\na.mp4,sad,1.5\n", "expected a whole number"),
         ("path,label\na.mp4,sad\na.mp4,sad\n", "line 3: a.mp4 stands in line 2 already"),
         ("path,label,split\na.mp4,sad,dev\n", "expected 'train' or 'test'"),
+        ("path,label,label\na.mp4,x,y\n", "line 1: column 'label' stands there twice"),
+        ("path,label\na.mp4, live.mp4,sad\n", "line 2: 3 cells; expected 2, .* a comma in double quotes"),
+        ("path,label,group\na.mp4,sad\n", "line 2: 2 cells; expected 3"),
+        ("path;label;start_s\na.mp4;sad;2,5\n", "line 2: start_s is '2,5'; expected a number such as 2.5"),
+        ('path,label,group\n"a\nb.mp4",sad,"x\ny"\n\n,sad,\n', "line 6: the path is empty"),
     ],
 )
 def test_bad_tables_are_named_with_line_and_cause(tmp_path: Path, text: str, message: str) -> None:
@@ -62,10 +145,40 @@ def test_bad_tables_are_named_with_line_and_cause(tmp_path: Path, text: str, mes
         scan(write(tmp_path, text))
 
 
+def test_tables_of_spreadsheets_are_read(tmp_path: Path) -> None:
+    """Semicolons or tabs, a byte order mark and blank rows change nothing; blanks around cells are dropped."""
+    rows = [("path", " label", "group", "start_s"), ("a, b.mp4", " sad ", " g ", " 2.5"), (" c.mp4", "fear", "", "")]
+    for separator in (";", "\t"):
+        text = "\ufeff" + "".join(separator.join(row) + "\r\n" for row in (*rows, ("", "", "", "")))
+        first, second = scan(write(tmp_path, text))
+        assert (first.id, first.label, first.group, first.start_s) == ("a, b.mp4@2.5-", "sad", "g", 2.5)
+        assert (second.id, second.label, second.group) == ("c.mp4", "fear", None)
+
+
+def test_a_path_is_taken_as_it_stands_if_there_is_such_a_file(tmp_path: Path) -> None:
+    """Spaces at its end and bytes that are not UTF-8 are parts of a name; a label in such bytes is an error."""
+    (tmp_path / "end.mp4 ").touch()
+    (tmp_path / "both.mp4").touch()
+    (tmp_path / "both.mp4 ").touch()
+    (tmp_path / "c.mp4").touch()
+    (tmp_path / os.fsdecode(b"caf\xe9.mp4")).touch()
+    file = tmp_path / "clips.csv"
+    file.write_bytes(b"path,label\nend.mp4 ,sad\nboth.mp4 ,sad\nc.mp4 ,sad\ncaf\xe9.mp4,sad\n")
+    assert [clip.id for clip in scan(file)] == ["both.mp4 ", "c.mp4", "caf\udce9.mp4", "end.mp4 "]
+    assert all(Path(clip.path).exists() for clip in scan(file))
+    for row, what in ((b"c.mp4,tr\xe4nen", "label: 'tr.*nen'"), (b"na\xefve.mp4,sad", "path: 'na.*ve.mp4'")):
+        file.write_bytes(b"path,label\n" + row + b"\n")
+        with pytest.raises(InputError, match=rf"line 2, {what} is not UTF-8; save the file as UTF-8"):
+            scan(file)
+
+
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    """A path that does not exist is said, with what was expected."""
+    """A path that does not exist, or is a media file, is named with what was expected."""
     with pytest.raises(InputError, match="does not exist; expected a folder"):
         scan(tmp_path / "none")
+    (tmp_path / "one.mp4").touch()
+    with pytest.raises(InputError, match=r"one\.mp4 is a media file; expected a folder"):
+        scan(tmp_path / "one.mp4")
 
 
 def test_unknown_names_list_the_known(tmp_path: Path) -> None:
@@ -113,6 +226,11 @@ def test_sources_carry_their_recipe(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("threads = 'x'")
     with pytest.raises(InputError, match="threads is 'x'; expected a whole number"):
         build_recipe("c3d@bad", RecipeChoice(recipe=str(tmp_path / "bad.toml"), depth="frozen"))
+    (tmp_path / "bom.toml").write_bytes(b"\xef\xbb\xbfname = 'mine'\nseed = 3\n")
+    assert RecipeChoice(recipe=str(tmp_path / "bom.toml")).source("c3d") == "c3d@mine"
+    (tmp_path / "bad.toml").write_text("seed = 3", encoding="utf-16")
+    with pytest.raises(InputError, match=r"is UTF-16, .*; save the file as UTF-8"):
+        RecipeChoice(recipe=str(tmp_path / "bad.toml")).source("c3d")
     (tmp_path / "bad.toml").write_bytes(b"name = '\xe9'")
     with pytest.raises(InputError, match="cannot be read as UTF-8"):
         RecipeChoice(recipe=str(tmp_path / "bad.toml")).source("c3d")

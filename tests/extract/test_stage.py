@@ -290,6 +290,7 @@ def test_a_clip_without_sound_is_kept_where_that_was_asked(runner) -> None:
         assert not block.embedding[block.digests.index(mute.digest)].any()
     frozen = cache.block("c3d", "*")
     assert not frozen.absent and frozen.embedding[frozen.digests.index(mute.digest)].any()
+    assert runner.open().reading == {"missing": "impute"}
     again = runner(plan=FOLDS, sources=sources, depths=depths, impute=True)
     assert (again.tuned, again.embedded) == (0, 0)
     assert len(runner(plan=FOLDS, sources=sources, depths=depths).refused) == 1

@@ -73,6 +73,30 @@ def test_a_config_file_sets_options_and_flags_win(tmp_path: Path, monkeypatch: p
     assert "unknown option 'cash'; known:" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\xef\xbb\xbfcache = 'from-file'\n", "from-file is not a moodfuse cache"),
+        (
+            "cache = 'x'".encode("utf-16"),
+            "fuse.toml: is UTF-16, as some editors and spreadsheets save text; save the file as UTF-8",
+        ),
+        (b"cache = '\xe9'", "fuse.toml: not TOML"),
+        (b"fuse = 3", "fuse is 3; expected a table, [fuse]"),
+        (b"cache = 'here'\nhead = 'softmax'", "here is not a moodfuse cache"),
+        (b"cache = 'here'\nhead = ['softmax', 'mean']", "here is not a moodfuse cache"),
+    ],
+)
+def test_config_files_of_every_editor(content: bytes, said: str, tmp_path: Path, monkeypatch, capfd) -> None:
+    """A byte order mark is no matter; one value stands for a list of one; other encodings and shapes are named."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fuse.toml").write_bytes(content)
+    with pytest.raises(SystemExit) as stopped:
+        main(["fuse", "--config", "fuse.toml"])
+    err = capfd.readouterr().err
+    assert said in err and stopped.value.code == 2 and "Traceback" not in err
+
+
 def test_an_interrupt_exits_130(monkeypatch: pytest.MonkeyPatch, capfd) -> None:
     """Ctrl-C says that what was finished is kept."""
 

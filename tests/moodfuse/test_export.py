@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,58 @@ def test_an_export_is_the_same_bytes_each_time(trained: Any, tmp_path: Path) -> 
     again = export_model(trained.cache, trained.fewer, ExportSettings(QUICK, tmp_path / "again"))
     assert first.card.digest == again.card.digest
     assert (tmp_path / "first" / ARRAYS).read_bytes() == (tmp_path / "again" / ARRAYS).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("reading", "missing", "impute"),
+    [({"missing": "impute"}, None, True), ({}, None, False), ({"missing": "impute"}, False, False), ({}, True, True)],
+)
+def test_the_model_imputes_if_extract_did(
+    reading: dict[str, Any],
+    missing: bool | None,
+    impute: bool,
+    trained: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where no training clip lacked a stream; fuse --missing wins over what extract was given."""
+    monkeypatch.setattr(type(trained.cache), "reading", reading)
+    done = export_model(trained.cache, trained.fewer, ExportSettings(QUICK, tmp_path / "model", missing))
+    assert done.card.impute is impute
+
+
+def test_options_of_extract_that_predict_needs_too_are_said(
+    trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the log and in MODEL.md; of options at their default nothing is said."""
+    reading = {"missing": "impute", "allow-partial": True, "deadline": 600.0, "group-pattern": "([a-z]+) -"}
+    monkeypatch.setattr(type(trained.cache), "reading", reading)
+    said: list[str] = []
+    settings = ExportSettings(QUICK, tmp_path / "model")
+    done = export_model(trained.cache, trained.fewer, settings, say=said.append)
+    assert said == [
+        "extract read the training clips with --allow-partial --deadline 600; give predict the same to take such files",
+        "extract grouped the training clips with --group-pattern '([a-z]+) -'; give evaluate --model the same",
+    ]
+    text = (done.folder / "MODEL.md").read_text(encoding="utf-8")
+    assert all(f"Note: {line}." in text for line in said)
+    monkeypatch.setattr(type(trained.cache), "reading", {})
+    assert export.reading_notes(trained.cache) == ()
+
+
+def test_windows_of_another_length_than_predict_reads_are_said() -> None:
+    """How many clips have one, and how long; clips of the whole 30 s count as the default."""
+
+    def notes(*ends: float | None) -> tuple[str, ...]:
+        clips = [SimpleNamespace(clip=SimpleNamespace(start_s=5.0, end_s=end)) for end in ends]
+        return export.reading_notes(SimpleNamespace(clips=clips, reading={}))  # type: ignore[arg-type]
+
+    assert notes(None, 35.0) == ()
+    (note,) = notes(None, 35.0, 15.0, 25.0)
+    assert note.startswith(
+        "2 of 4 training clips are windows of 10 to 20 s, but predict reads the first 30 s of a file"
+    )
+    assert "1 of 1 training clips are windows of 60 s" in notes(65.0)[0]
 
 
 def result_of(name: str, right: float) -> Result:

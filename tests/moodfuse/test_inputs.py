@@ -26,27 +26,37 @@ def test_inputs_are_files_folders_and_lists(tmp_path: Path, monkeypatch: pytest.
         Ask("b/1.MKV", 0.0, 9.5),
     ]
     (tmp_path / "bad.csv").write_text("path,start_s\nb/2.mp4,soon\n")
-    for name, said in (("bad.csv", "line 2: start_s is 'soon'"), ("none.txt", "cannot be")):
+    (tmp_path / "blank.csv").write_text('path,start_s\n"b\n.mp4",1\n,3\n')
+    (tmp_path / "wide.csv").write_text("path\nb/2.mp4,3\n")
+    (tmp_path / "utf16.txt").write_text("b/2.mp4\n", encoding="utf-16")
+    for name, said in (
+        ("bad.csv", "line 2: start_s is 'soon'"),
+        ("blank.csv", "line 4: the path is empty"),
+        ("wide.csv", "line 2: 2 cells; expected 1"),
+        ("utf16.txt", "is UTF-16, .*; save the file as UTF-8"),
+        ("none.txt", "cannot be"),
+        ("none.csv", "cannot be"),
+    ):
         with pytest.raises(InputError, match=said):
-            list(expand([name]))
+            expand([name])
 
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("empty.txt", ""), ("blank.txt", "\n \n"), ("head.csv", "path,start_s\n"), ("blank.csv", "path,start_s\n,3\n")],
+    [("empty.txt", ""), ("blank.txt", "\n \n"), ("head.csv", "path,start_s\n"), ("blank.csv", "path,start_s\n,\n")],
 )
 def test_a_list_of_no_file_is_refused(name: str, text: str, tmp_path: Path) -> None:
     """Nothing to do is no success: the error names the list."""
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=f"{name}: the list names no file; expected a path in each line"):
-        list(expand([str(tmp_path / name)]))
+        expand([str(tmp_path / name)])
 
 
 def test_a_folder_of_no_media_file_is_refused(tmp_path: Path) -> None:
     """The error names the folder and the names that it looked for."""
     (tmp_path / "notes.pdf").touch()
     with pytest.raises(InputError, match=r"holds no media file; expected names that end in .*\.mp4"):
-        list(expand([str(tmp_path)]))
+        expand([str(tmp_path)])
 
 
 def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,4 +72,47 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(InputError, match=r"shut: the folder cannot be read \(Permission denied\); correct its perm"):
-        list(expand([str(tmp_path)]))
+        expand([str(tmp_path)])
+
+
+def test_lists_are_read_as_data_sets_are(tmp_path: Path) -> None:
+    """Semicolons and tabs separate too; a path with a space at its end is one if there is such a file."""
+    for name in ("end.mp4 ", "a.mp4"):
+        (tmp_path / name).touch()
+    (tmp_path / "one.csv").write_text("\ufeffpath;start_s;end_s\nend.mp4 ;1;2\n a.mp4 ;;\n;;\n")
+    (tmp_path / "two.tsv").write_text("label\tpath\nsad\ta.mp4\n")
+    (tmp_path / "three.txt").write_bytes(b"end.mp4 \r\na.mp4 \r\n")
+    found = expand([str(tmp_path / name) for name in ("one.csv", "two.tsv", "three.txt")])
+    assert [(Path(ask.file).name, ask.start_s, ask.end_s) for ask in found] == [
+        ("end.mp4 ", 1.0, 2.0),
+        ("a.mp4", 0.0, None),
+        ("a.mp4", 0.0, None),
+        ("end.mp4 ", 0.0, None),
+        ("a.mp4", 0.0, None),
+    ]
+
+
+def test_what_a_folder_leaves_out_is_said(tmp_path: Path) -> None:
+    """Songs of every documented suffix are taken, linked folders too; the rest is counted and named by reason."""
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far/song.opus").touch()
+    songs = tmp_path / "songs"
+    songs.mkdir()
+    for name in ("a.flac", "b.WMA", "c.m4b", "d.vob", "cover.jpg", "._a.flac"):
+        (songs / name).touch()
+    (songs / "more").symlink_to(tmp_path / "far")
+    said: list[str] = []
+    names = [Path(ask.file).name for ask in expand([str(songs)], say=said.append)]
+    assert names == ["a.flac", "b.WMA", "c.m4b", "d.vob", "song.opus"]
+    assert sorted(said) == [
+        f"ignored in {songs}: 1 files without a media suffix: 'cover.jpg'",
+        f"ignored in {songs}: 1 hidden or system files and folders: '._a.flac'",
+    ]
+
+
+def test_windows_longer_than_the_audio_that_is_read_are_said(tmp_path: Path) -> None:
+    """As `check` and `extract` do, with both counts."""
+    (tmp_path / "some.csv").write_text("path,start_s,end_s\na.mp4,0,60\nb.mp4,0,30\n")
+    said: list[str] = []
+    assert len(expand([str(tmp_path / "some.csv")], say=said.append)) == 2
+    assert len(said) == 1 and said[0].startswith("WARNING 1 of 2 windows are longer than 30 s (up to 60 s)")

@@ -83,13 +83,14 @@ class Talker:
     """A model that says one thing of every file but of those that it cannot read; of a time line, of every window."""
 
     classes, name = ("calm", "sad"), "made up"
-    card = SimpleNamespace(digest="0" * 64, chosen=True)
+    card = SimpleNamespace(digest="0" * 64, chosen=True, views={"sound", "picture"})
     fusion = SimpleNamespace(sources=[SimpleNamespace(source="one")])
 
     def __init__(self) -> None:
         self.bad: set[str] = set()
         self.asked: list[str] = []
         self.lost: tuple[int, ...] = (1,)
+        self.code = "truncated"
         self.jobs = 0
 
     def load(self, folder: Path, *, device: str | None = None) -> "Talker":
@@ -100,7 +101,7 @@ class Talker:
         for ask in asks:
             self.asked.append(ask.file)
             if ask.file in self.bad:
-                yield Refusal(ask.file, "truncated", "the file ends too early")
+                yield Refusal(ask.file, self.code, "the file ends too early")
             else:
                 yield Prediction(ask.file, self.classes, np.array([0.25, 0.75]), 0.0, 30.0)
 
@@ -208,3 +209,16 @@ def test_no_more_processes_are_started_than_there_are_files(talker: Talker) -> N
     """Each takes a second to start, and memory."""
     assert label("a", "b", jobs=100) == 0 and talker.jobs == 2
     assert label("a", "b", jobs=1) == 0 and talker.jobs == 1
+
+
+def test_files_without_a_stream_are_counted_with_the_remedy(talker: Talker, tmp_path: Path) -> None:
+    """Where the model reads audio and video; other refusals are no matter."""
+    for name in ("a.mp4", "b.mp3"):
+        (tmp_path / name).touch()
+    talker.bad, said = {str(tmp_path / "b.mp3")}, list[str]()
+    for code, lines in (("truncated", 1), ("no_video", 2)):
+        talker.code, said = code, []
+        wish = Wish((str(tmp_path),), format="jsonl")
+        assert label_all(Path("model"), wish, stream=io.StringIO(), say=said.append) == REFUSED
+        assert len(said) == lines
+    assert said[1].startswith("1 of them have no audio or no video stream: to label such files, export the model again")

@@ -98,22 +98,48 @@ def test_a_moved_model_needs_no_cache_nor_what_fits(trained: Any, models: Models
 
 
 def test_a_file_without_a_view_is_refused_or_filled_in(trained: Any, models: Models, halves: tuple[Path, Path]) -> None:
-    """Refused with its reason by one model; by one that imputes labelled, with what it lacks said.
+    """A model that reads audio only labels a file without video; one without audio is refused, unless it is imputed.
 
-    A picture that no source reads changes nothing; without sound, which all read, the training mean speaks alone.
+    An imputed file has the training mean alone in place of the audio, which all sources read.
     """
     mute, blind = halves
-    for path, code in ((mute, "no_audio"), (blind, "no_video")):
-        with pytest.raises(MediaError) as refused:
-            Model.load(models(QUICK)).predict([path])
-        assert refused.value.code == code
-    model = Model.load(models(QUICK, impute=True))
+    for impute in (False, True):
+        model = Model.load(models(QUICK, impute=impute))
+        heard, whole = model.label_file(blind), model.label_file(trained.held[0])
+        assert heard.missing == "" and np.allclose(heard.probabilities, whole.probabilities, atol=1e-4)
+        rows = model.timeline(blind).probabilities
+        assert np.allclose(rows[0], whole.probabilities, atol=1e-4)
     found = model.label_file(mute)
     assert found.missing == "sound" and [item.own for item in found.sources] == [None, None]
     assert np.array_equal(found.probabilities, model.fusion.probabilities([None, None]))
-    heard = model.label_file(blind)
-    whole = model.label_file(trained.held[0])
-    assert heard.missing == "picture" and np.allclose(heard.probabilities, whole.probabilities, atol=1e-4)
+    model = Model.load(models(QUICK))
+    for label in (model.label_file, model.timeline):
+        with pytest.raises(MediaError, match="the file has no sound track") as refused:
+            label(mute)
+        assert refused.value.code == "no_audio"
+
+
+def test_a_song_is_labelled_by_a_model_that_reads_audio_only(models: Models, tmp_path: Path) -> None:
+    """MP3 and FLAC, as any other file; MODEL.md says that they are."""
+    import av
+
+    wave = (0.3 * np.sin(np.arange(32_000) * 0.09)).astype(np.float32)
+    for name, codec, form in (("song.mp3", "libmp3lame", "fltp"), ("song.flac", "flac", "s16")):
+        with av.open(tmp_path / name, "w") as target:
+            stream = target.add_stream(codec, rate=16_000, layout="mono")
+            for start in range(0, len(wave) - 1151, 1152):
+                samples = wave[None, start : start + 1152]
+                samples = samples if form == "fltp" else (samples * 32_767).astype(np.int16)
+                frame = av.AudioFrame.from_ndarray(samples, format=form, layout="mono")
+                frame.sample_rate, frame.pts = 16_000, start
+                target.mux(stream.encode(frame))
+            target.mux(stream.encode(None))
+    folder = models(QUICK)
+    song, same = Model.load(folder).label([Ask(str(tmp_path / name)) for name in ("song.mp3", "song.flac")])
+    assert isinstance(song, Prediction) and isinstance(same, Prediction)
+    assert np.allclose(song.probabilities, same.probabilities, atol=0.05)
+    text = (folder / "MODEL.md").read_text(encoding="utf-8")
+    assert "the model reads audio only: files without video are labelled, files without audio are refused" in text
 
 
 def test_bad_files_are_named_in_their_place(trained: Any, models: Models, tmp_path: Path) -> None:
