@@ -60,6 +60,12 @@ class Runner:
         )
         return extract_features(settings, say=self.said.append)
 
+    def keep(self, count: int) -> None:
+        """Remove all clips but so many, half of each label."""
+        for file in self.data.rglob("*.mp4"):
+            if int(file.stem) >= count:
+                file.unlink()
+
     def open(self) -> FeatureCache:
         """The cache as it is on disk."""
         return FeatureCache(self.cache)

@@ -53,13 +53,6 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def leave(data: Path, count: int) -> None:
-    """Leave so many clips of the corpus."""
-    for file in data.rglob("*.mp4"):
-        if int(file.stem) >= count:
-            file.unlink()
-
-
 def files(folder: Path, *rooms: str) -> dict[str, bytes]:
     """Every file of some rooms of a cache."""
     found = (file for room in rooms for file in (folder / room).rglob("*") if file.is_file())
@@ -70,7 +63,7 @@ def test_streaming_gives_the_features_of_kept_media(runner, begun, tmp_path: Pat
     """Frozen, head and full tuning leave the same files; clips are decoded once, nothing decoded stays anywhere."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
-    leave(runner.data, 6)
+    runner.keep(6)
     kept = runner.cache.with_name("kept")
     done = runner(cache=kept, sources=SOURCES, depths=DEPTHS, plan=FOLDS, networks=ONE_NETWORK_A_FOLD)
     begun.clear()
@@ -112,7 +105,7 @@ def test_c3d_does_not_depend_on_other_sources_nor_on_what_is_kept(tmp_path: Path
 def test_a_streamed_run_that_was_killed_decodes_only_the_rest(runner, begun, monkeypatch) -> None:
     """Clips whose features are written are not decoded again; what comes out is what an unbroken run leaves."""
     monkeypatch.setattr(streaming, "CLIPS_PER_PART", 2)
-    leave(runner.data, 6)
+    runner.keep(6)
     options = {"sources": ("twodmcnn", STILL), "depths": DEPTHS, "plan": FOLDS, "keep_media": False}
     whole = runner.cache.with_name("whole")
     runner(cache=whole, **options)
@@ -159,7 +152,7 @@ def test_a_kept_run_that_was_killed_decodes_nothing_that_is_in_the_store(runner,
 
 def test_media_that_went_are_decoded_again_and_marks_too(runner, begun) -> None:
     """Without media a finished cache needs none; a further source decodes what it reads; lost marks are made anew."""
-    leave(runner.data, 4)
+    runner.keep(4)
     runner(plan=FOLDS)
     shutil.rmtree(runner.cache / "media")
     begun.clear()
@@ -195,7 +188,7 @@ def test_nothing_is_computed_before_it_is_known_to_be_of_use(runner, begun) -> N
 
 def test_a_clip_without_sound_is_streamed_past_video_networks_alone(runner) -> None:
     """Under --missing impute a mute clip passes c3d and leaves no row of the tagger."""
-    leave(runner.data, 6)
+    runner.keep(4)
     make_clip(runner.data / "sad" / "mute.mp4", mood="sad", settings=ClipSettings(2.0, 64, 48, seed=50), sound=False)
     done = runner(
         sources=("twodmcnn", "c3d"),
@@ -204,7 +197,7 @@ def test_a_clip_without_sound_is_streamed_past_video_networks_alone(runner) -> N
         impute=True,
         keep_media=False,
     )
-    assert not done.refused and done.embedded == 6 + 7
+    assert not done.refused and done.embedded == 4 + 5
     (mute,) = (status for status in runner.open().clips if status.missing)
     block = runner.open().block("c3d", "*")
     assert np.any(block.embedding[block.digests.index(mute.digest)])
