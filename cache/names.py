@@ -10,3 +10,14 @@ def printable(text: str) -> str:
     ('a\\\\nb', 'é')
     """
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+
+
+def printable_lines(text: str) -> str:
+    """`printable` for text of several lines: its line ends stay.
+
+    Examples
+    --------
+    >>> printable_lines("a\\x1b[2J\\nb")
+    'a\\\\x1b[2J\\nb'
+    """
+    return "\n".join(map(printable, text.split("\n")))

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from cache.names import printable
 from evaluate.cli import evaluate_command as stage_three
 from moodfuse.options import refuse_given
 
@@ -64,7 +65,7 @@ def _test(wish: TestWish, options: dict[str, Any]) -> int:
 
     clips = read_clips(wish.data, wish.group_pattern)
     model = Model.load(wish.model, device=wish.device)
-    found = run_test(model, clips, jobs=wish.jobs, say=lambda line: click.echo(line, err=True))
+    found = run_test(model, clips, jobs=wish.jobs, say=lambda line: click.echo(printable(line), err=True))
     with progress("Scoring") as tick:
         evaluation = evaluate_run(found.run, draws=options["draws"], seed=options["seed"], tick=tick)
     print_table(evaluation)

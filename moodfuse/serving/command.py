@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from cache.errors import InputError
+from cache.names import printable
 from extract.reading_options import decoding_limits, limit_options
 from moodfuse.options import device_option
 
@@ -82,7 +83,7 @@ def serve_command(
                 "upload files. Leave --host out, or put a server with a login in front",
                 err=True,
             )
-        click.echo(f"{model.name}: {address_of(listener)} (Ctrl-C stops it)", err=True)
+        click.echo(f"{printable(model.name)}: {address_of(listener)} (Ctrl-C stops it)", err=True)
         with suppress(KeyboardInterrupt):  # which the server raises again once it has ended, or has not yet begun
             Server(app).run(sockets=[listener])
         click.echo("stopped", err=True)
