@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import tomllib
+import warnings
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -109,6 +110,8 @@ def group(verbose: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LogFormatter("%(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
+    # Said once on importing joblib; `fuse` itself says what follows from it, and what to do.
+    warnings.filterwarnings("ignore", message=".*joblib will operate in serial mode")
     refuse_strangers()
 
 
