@@ -66,12 +66,17 @@ def serve_command(
     from extract.media.pool import check_locks
     from moodfuse.model.model import Model
     from moodfuse.serving.app import make_app
-    from moodfuse.serving.guard import LOOPBACK_NAMES
+    from moodfuse.serving.guard import LOOPBACK_NAMES, host_name
     from moodfuse.serving.limits import MIB, Limits
     from moodfuse.serving.server import Server, address_of, is_loopback, listen
 
     limits = Limits(upload_bytes=max_upload * MIB, request_s=timeout, at_once=at_once, waiting=waiting)
     local = is_loopback(host)
+    for name in allowed:
+        if host_name(f"[{name}]" if ":" in name else name) != name.lower():
+            raise InputError(
+                f"--allow-host {name!r}: expected a host name such as mood.example.org, without http:// and port"
+            )
     names = {name.lower() for name in (host, *allowed)}
     # Uploads that are no forms are refused with a sentence; the parser's own complaints would only fill the log.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
