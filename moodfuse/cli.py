@@ -177,10 +177,9 @@ def main(arguments: list[str] | None = None) -> Any:
         left = error.args[0] if error.args else "what was finished is in the cache, run the command again to go on"
         _leave(INTERRUPTED, f"interrupted; {left}")
     except click.ClickException as error:
-        error.message = printable_lines(error.message)
-        with suppress(OSError):
-            error.show()
-        _leave(error.exit_code)
+        shown = io.StringIO()
+        error.show(shown)
+        _leave(error.exit_code, printable_lines(shown.getvalue().rstrip("\n")))
     except BrokenPipeError:
         _leave(1)
     except MoodfuseError as error:

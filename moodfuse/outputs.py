@@ -175,6 +175,8 @@ class CsvRows:
         self._put([flat.get(name, "") for name in self.columns])
 
     def _put(self, cells: Sequence[Any]) -> None:
+        if self.stream.isatty():
+            cells = [printable(cell) if isinstance(cell, str) else cell for cell in cells]
         text = io.StringIO()
         returns = any("\r" in cell for cell in cells if isinstance(cell, str))  # which the writer would leave bare
         csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL).writerow(cells)

@@ -118,8 +118,8 @@ async def take_upload(body: AsyncIterator[bytes], path: Path, *, head: Head, lim
     except TimeoutError as error:
         raise Problem(
             "slow_upload",
-            f"the upload took longer than {limits.upload_s:g} s, or after its first {limits.grace_s:g} s was slower than "
-            f"{limits.upload_rate / 1024:g} KiB per second; send a smaller file, or over a faster connection",
+            f"the upload took longer than {limits.upload_s:g} s, or after its first {limits.grace_s:g} s was slower "
+            f"than {limits.upload_rate / 1024:g} KiB per second; send a smaller file, or over a faster connection",
         ) from error
     except OSError as error:
         if error.errno not in NO_SPACE:
