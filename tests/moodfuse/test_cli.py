@@ -157,11 +157,14 @@ def test_control_characters_of_names_do_not_reach_the_terminal(
 ) -> None:
     """Escape sequences in a file name are shown escaped in error messages and in the log; line ends stay."""
     monkeypatch.chdir(tmp_path)
-    for arguments in (["fuse", "--cache", "a\x1b[2Jb"], ["predict", "x", "--model", "m", "--output", "a\x1b[2Jb"]):
+    for arguments, shown in (
+        (["fuse", "--cache", "a\x1b[2J\rb"], "a\\x1b[2J\\rb"),
+        (["predict", "x", "--model", "m", "--output", "a\r\x9bb"], "a\\r\\x9bb"),
+    ):
         with pytest.raises(SystemExit):
             main(arguments)
         said = capfd.readouterr().err
-        assert "a\\x1b[2Jb" in said and "\x1b" not in said and "\n" in said
+        assert shown in said and not {"\x1b", "\x9b", "\r"} & set(said) and said.endswith("\n")
     record = logging.LogRecord("x", logging.WARNING, "", 0, "%s", ("a\rb\nc",), None)
     assert LogFormatter("%(levelname)s %(message)s").format(record) == "WARNING a\\rb\nc"
 
