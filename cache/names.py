@@ -31,3 +31,14 @@ def comparison_key(text: str) -> str:
         if char.isspace() or (unicodedata.category(char) not in ("Cc", "Cf") and char not in _VARIATION_SELECTORS)
     )
     return " ".join("".join(visible).split())
+
+
+def printable_lines(text: str) -> str:
+    """`printable` for text of several lines: its line ends stay.
+
+    Examples
+    --------
+    >>> printable_lines("a\\x1b[2J\\nb")
+    'a\\\\x1b[2J\\nb'
+    """
+    return "\n".join(map(printable, text.split("\n")))

@@ -6,15 +6,19 @@ are salted with a constant, and no file holds a date.
 """
 
 import io
+import logging
 import re
 import textwrap
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cache.files import write_aside
 from cache.identity import digest16
+from cache.names import printable
 from evaluate.evaluation import Evaluation
 from evaluate.results import ResultScore
 
@@ -27,7 +31,10 @@ BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#555555"
 COLOURS = (BLUE, "#E69F00", GREEN, "#CC79A7", "#56B4E9", ORANGE, "#7F6000", "#000000")
 STYLES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
 _NO_DATE: dict[str, dict[str, None]] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-_FALLBACK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "PingFang SC", "Microsoft YaHei")
+FONT = "DejaVu Sans"
+"""Comes with Matplotlib."""
+_NAMES_SHOWN = 5
+log = logging.getLogger(__name__)
 
 
 def file_name(evaluation: Evaluation, name: str) -> str:
@@ -49,14 +56,21 @@ def slug(name: str) -> str:
 
 
 @contextmanager
-def drawing_settings() -> Iterator[None]:
-    """Matplotlib's own defaults and ours, whatever the user's settings file says; undone on leaving."""
-    import matplotlib
-    from matplotlib import font_manager
+def drawing_settings(names: Iterable[str] = ()) -> Iterator[None]:
+    """Matplotlib's own defaults and ours, whatever the user's settings file says; undone on leaving.
 
-    installed = set(font_manager.get_font_names())
-    families = ["DejaVu Sans", *(name for name in _FALLBACK_FONTS if name in installed)]
-    with matplotlib.rc_context():
+    Parameters
+    ----------
+    names : iterable of str
+        Names that the figures show, such as labels; fonts are chosen that have their characters.
+    """
+    import matplotlib
+
+    families = list(font_families(tuple(names)))
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        # `font_families` says once what Matplotlib would say of each character in each figure.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        warnings.filterwarnings("ignore", message="Matplotlib currently does not support .* natively")
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(
             {
@@ -71,6 +85,57 @@ def drawing_settings() -> Iterator[None]:
             }
         )
         yield
+
+
+@lru_cache(maxsize=8)
+def font_families(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Choose fonts that have the characters of some names; where no installed font has them, a warning says so.
+
+    Parameters
+    ----------
+    names : tuple of str
+
+    Returns
+    -------
+    tuple of str
+        `FONT`, and the families of installed fonts for the characters that it lacks.
+    """
+    from matplotlib import font_manager
+    from matplotlib.ft2font import FT2Font
+
+    def lacking(font: FT2Font, characters: set[str]) -> set[str]:
+        return {char for char in characters if not font.get_char_index(ord(char))}
+
+    families = [FONT]
+    wanted = {char for name in names for char in printable(name)}
+    missing = lacking(FT2Font(font_manager.findfont(FONT)), wanted)
+    known = set(font_manager.get_font_names())
+    for path in sorted(font_manager.findSystemFonts()) if missing else ():
+        if "lastresort" in path.lower():  # has a box for every character
+            continue
+        try:
+            font = FT2Font(path)
+        except (OSError, RuntimeError):  # a damaged font is as good as none
+            continue
+        left = lacking(font, missing)
+        if len(left) == len(missing) or font.style_flags or not font.scalable:  # bold, italic; bitmaps of emoji
+            continue
+        if font.family_name not in known:  # installed since Matplotlib made its list of fonts
+            font_manager.fontManager.addfont(path)
+        families.append(font.family_name)
+        missing = left
+        if not missing:
+            break
+    if missing:
+        lost = [name for name in names if missing.intersection(printable(name))]
+        log.warning(
+            "no installed font has %d characters of %s%s, so figures show boxes in their place; install a font for "
+            "this script, such as Noto (Debian: apt-get install fonts-noto-core fonts-noto-cjk), and run this again",
+            len(missing),
+            ", ".join(repr(printable(name)) for name in lost[:_NAMES_SHOWN]),
+            " and others" if len(lost) > _NAMES_SHOWN else "",
+        )
+    return tuple(families)
 
 
 def write_figure(figure: "Figure", path: Path) -> Path:
@@ -97,7 +162,8 @@ def title(evaluation: Evaluation, text: str, item: ResultScore | None = None, *,
 
 
 def short(name: str, limit: int = 28) -> str:
-    """A name cut to `limit` characters."""
+    """A name cut to `limit` characters; what cannot be printed is escaped."""
+    name = printable(name)
     return name if len(name) <= limit else name[: limit - 1] + "…"
 
 

@@ -27,11 +27,11 @@ _LATEX = {
     "–": "--",
     **{char: f"\\{char}" for char in "&%$#_{}"},
 }
-_MARKDOWN = re.compile(r"([\\`*_|<>~&$]|(?<=\])\(|^[#+=-](?=[\s#+=-]|$)|(?<=^\d)[.)](?=\s|$))")
+_MARKDOWN = re.compile(r"([\\`*_|<>~&$]|(?<=\])\(|:(?=//)|(?<=www)\.|^[#+=-](?=[\s#+=-]|$)|(?<=^\d)[.)](?=\s|$))")
 
 
 def markdown_text(text: str) -> str:
-    """Text that Markdown shows as it is: no markup, no HTML, no mention of anybody."""
+    """Text that Markdown shows as it is: no markup, no HTML, no link, no mention of anybody."""
     return _MARKDOWN.sub(r"\\\1", printable(text)).replace("@", "&#64;")
 
 

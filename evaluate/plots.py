@@ -67,8 +67,11 @@ def figure_plan(evaluation: Evaluation) -> list[Drawing]:
 
 def draw_figures(evaluation: Evaluation, folder: Path) -> Iterator[tuple[str, tuple[Path, ...]]]:
     """Draw and write a report's figures one by one, yielding each name and its files."""
+    run = evaluation.run
+    sources = (source for result in run.results for source in result.sources)
+    names = tuple(dict.fromkeys((run.name, *run.classes, *sources)))
     for name, draw in figure_plan(evaluation):
-        with drawing_settings():
+        with drawing_settings(names):
             figure = draw()
             yield name, tuple(write_figure(figure, folder / f"{name}{ending}") for ending in (".png", ".svg"))
 

@@ -11,6 +11,7 @@ from rich.columns import Columns
 from rich.console import Console
 from rich.table import Table
 
+from cache.names import printable
 from cache.runs import DEFAULTS, LEAKY_MARK
 from evaluate.compare import FUSION, NETWORKS, OURS, ComparedRow, Comparison, recipe_of
 from evaluate.evaluation import Evaluation
@@ -22,6 +23,8 @@ from evaluate.words import design_of, headline_words
 TABLE_WIDTH = 132
 _COMPACT: dict[str, Any] = {"box": SIMPLE, "title_justify": "left", "padding": (0, 1, 0, 0), "pad_edge": False}
 COMPARISON_WIDTH = 100
+_PLAIN: dict[str, Any] = {"markup": False, "emoji": False}
+"""Names of classes and sources are printed as they are: square brackets in them are no markup."""
 OPTIMIZERS = {"adam": "Adam", "sgd": "SGD", "": "other"}
 """How optimizers are written; a row of another recipe says so."""
 
@@ -29,19 +32,19 @@ OPTIMIZERS = {"adam": "Adam", "sgd": "SGD", "": "other"}
 def _console() -> Console:
     """A narrow terminal wraps lines; no number is lost."""
     console = Console()
-    return Console(width=max(console.width, TABLE_WIDTH))
+    return Console(width=max(console.width, TABLE_WIDTH), **_PLAIN)
 
 
 def print_table(evaluation: Evaluation) -> None:
     """Print the headline, every result by section and better ones first, what was compared, and what to mind."""
     console = _console()
-    click.echo(headline_words(evaluation).claim)
+    click.echo(printable(headline_words(evaluation).claim))
     console.print(_results_table(evaluation))
     label, share = evaluation.majority
     best = evaluation.best
     if evaluation.run.fold_count > 1:
         folds = ", ".join(f"{fold.accuracy:.2f} ({fold.clips})" for fold in best.per_fold)
-        click.echo(f"best: {best.result.name}; accuracy by fold (clips): {folds}")
+        click.echo(f"best: {printable(best.result.name)}; accuracy by fold (clips): {folds}")
     if best.repeated is not None and best.repeated.repeats > 1:
         ends = best.repeated.ci95.shown()
         click.echo(f"  over {best.repeated.repeats} fold plans: {best.repeated.accuracy:.3f} {ends}, training included")
@@ -50,7 +53,7 @@ def print_table(evaluation: Evaluation) -> None:
     if used:
         click.echo("; ".join(f"{note[0]}: {note}" for note in used))
     for sentence in paired_sentences(evaluation):
-        click.echo(sentence)
+        click.echo(printable(sentence))
     if evaluation.worth:
         console.print(_worth_table(evaluation))
         click.echo("Shapley value: what a source adds on average over all orders of adding; lost: all minus all others")
@@ -59,7 +62,7 @@ def print_table(evaluation: Evaluation) -> None:
         mean = evaluation.inflation.mean_points
         click.echo(f"mean of the fusions: {100 * mean:+.1f} points {_points(evaluation.inflation.mean_points_ci95)}")
     for note in evaluation.notes:
-        click.echo(f"note: {note}")
+        click.echo(printable(f"note: {note}"))
 
 
 def paired_sentences(evaluation: Evaluation) -> Iterator[str]:
@@ -94,7 +97,7 @@ def _results_table(evaluation: Evaluation) -> Table:
 def _row(item: ResultScore, marker: str) -> tuple[str, ...]:
     total = item.score
     return (
-        "+".join(item.result.sources),
+        printable("+".join(item.result.sources)),
         item.result.head,
         item.result.level,
         f"{total.accuracy:.3f} {total.accuracy_ci95.shown()}",
@@ -124,7 +127,7 @@ def _worth_table(evaluation: Evaluation) -> Table:
     for worth in evaluation.worth:
         if (worth.head, worth.level) == way:
             table.add_row(
-                worth.source,
+                printable(worth.source),
                 f"{worth.alone:.3f}",
                 f"{100 * worth.shapley:+.1f} {_points(worth.shapley_ci95)}",
                 f"{100 * worth.drop:+.1f} {_points(worth.drop_ci95)}",
@@ -141,7 +144,7 @@ def _inflation_table(found: Inflation) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for row in found.rows:
         points = f"{100 * row.points:+.1f} {_points(row.points_ci95)}"
-        table.add_row(row.result, f"{row.honest:.3f}", f"{row.leaky:.3f}", points)
+        table.add_row(printable(row.result), f"{row.honest:.3f}", f"{row.leaky:.3f}", points)
     return table
 
 
@@ -153,7 +156,7 @@ def _marks(item: ResultScore) -> str:
 def print_comparison(comparison: Comparison) -> None:
     """Print published tables with ours beside them, confusion matrices, what to mind, and what makes missing rows."""
     published, evaluation = comparison.published, comparison.evaluation
-    console = Console(width=max(Console().width, COMPARISON_WIDTH), highlight=False)
+    console = Console(width=max(Console().width, COMPARISON_WIDTH), highlight=False, **_PLAIN)
     run = f"{evaluation.marker} run {evaluation.run.name}".strip()
     console.print(f"\n{published.citation}\nbeside {run}, ours\n")
     clips = f"{published.name} on {published.clips} clips, ours on {len(evaluation.run.ids)}"
@@ -165,11 +168,11 @@ def print_comparison(comparison: Comparison) -> None:
     console.print(Columns(tables, padding=(1, 4)))
     console.print()
     for note in comparison.notes:
-        click.echo(f"note: {note}")
+        click.echo(printable(f"note: {note}"))
     if comparison.commands:
         click.echo("what makes the rows of ours that are -, before another evaluate:")
     for command in comparison.commands:
-        click.echo(f"  {command}")
+        click.echo(printable(f"  {command}"))
 
 
 def _plain_table(title: str) -> Table:
@@ -226,7 +229,7 @@ def _matrix_table(matrix: ClassCounts, classes: tuple[str, ...]) -> Table:
     """Counts, true class down, predicted class across."""
     table = _plain_table(f"{matrix.who}, {matrix.how}: {matrix.clips} clips, accuracy {matrix.accuracy:.3f}")
     for label in ("", *classes):
-        table.add_column(label, justify="right" if label else "left", no_wrap=True)
+        table.add_column(printable(label), justify="right" if label else "left", no_wrap=True)
     for label, counts in zip(classes, matrix.counts, strict=True):
-        table.add_row(label, *map(str, counts))
+        table.add_row(printable(label), *map(str, counts))
     return table

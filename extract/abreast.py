@@ -9,8 +9,9 @@ import multiprocessing
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing.queues import SimpleQueue
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from cache.media import MediaStore
 from cache.recipe import Recipe
@@ -57,8 +58,11 @@ def tune_abreast(
         Networks tuned; clips embedded, counted once a network.
     """
     context = multiprocessing.get_context("spawn")
-    found: SimpleQueue[Counts] = context.SimpleQueue()
-    helpers = [context.Process(target=_help, args=(source, share, found), daemon=True) for share in shares[1:]]
+    pipes = [context.Pipe(duplex=False) for _ in shares[1:]]
+    helpers = [
+        context.Process(target=_help, args=(source, share, sender), daemon=True)
+        for share, (_, sender) in zip(shares[1:], pipes, strict=True)
+    ]
     for helper in helpers:
         helper.start()
     try:
@@ -68,20 +72,20 @@ def tune_abreast(
     finally:
         for helper in helpers:
             helper.terminate()
-    while not found.empty():
-        counts.append(found.get())
-    for helper, share in zip(helpers, shares[1:], strict=True):
-        if helper.exitcode:
+    for helper, share, (receiver, _) in zip(helpers, shares[1:], pipes, strict=True):
+        if not helper.exitcode:
+            counts.append(receiver.recv())
+        else:
             log.warning("%s: a helping process ended with exit code %s", source.recipe.source, helper.exitcode)
             counts.append(tune_networks(cache, worker, share))
     return sum(tuned for tuned, _ in counts), sum(embedded for _, embedded in counts)
 
 
-def _help(source: Source, share: Sequence[Roles], found: "SimpleQueue[Counts]") -> None:
+def _help(source: Source, share: Sequence[Roles], sender: "Connection[Counts, Any]") -> None:
     """Tune a share in a helper, which ends with the process that started it and leaves interrupts to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
     cache = FeatureCache(source.cache)
     network = make_network(source.recipe, source.weights, len(cache.classes))
     worker = SourceWorker(source.recipe, network, source.store)
-    found.put(tune_networks(cache, worker, share, told=False))
+    sender.send(tune_networks(cache, worker, share, told=False))

@@ -11,7 +11,7 @@ from extract.networks.fetch import weights_folder
 from extract.networks.known_weights import KNOWN_WEIGHTS, KnownWeights, known_weights
 from extract.networks.registry import NETWORKS, TORCHVISION, AudioPreprocessing, Preprocessing, network_spec
 
-_MIN_WIDTH = 110
+_MIN_WIDTH = 120
 
 
 def all_weights(network: str | None = None) -> list[KnownWeights]:

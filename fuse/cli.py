@@ -40,6 +40,7 @@ def fuse_command(cache_path: Path, **options: Any) -> "Run":
 
     Example: moodfuse fuse --cache work --combine seed --head softmax
     """
+    from cache.names import printable
     from cache.runs import LEAKY, LEAKY_MARK, write_run
     from cache.store import FeatureCache
     from fuse.ablation import accuracies, run_ablation
@@ -50,7 +51,7 @@ def fuse_command(cache_path: Path, **options: Any) -> "Run":
     width = max(len(result.name) for result in run.results)
     for result, accuracy in zip(run.results, accuracies(run), strict=True):
         remark = f"  ({'; '.join(result.notes)})" if result.notes else ""
-        click.echo(f"{result.name:<{width}}  {accuracy:.3f}{remark}")
+        click.echo(printable(f"{result.name:<{width}}  {accuracy:.3f}{remark}"))
     what = f"{LEAKY_MARK} accuracy" if run.protocol == LEAKY else "out-of-fold accuracy"
     click.echo(f"{what} of {len(run.ids)} clips, protocol {run.protocol}")
     click.echo(f"next: moodfuse evaluate --cache {cache_path} --run {run.name}")

@@ -1,6 +1,7 @@
 """Who fits: worker processes here (loky, one thread each, stopped at once by an interrupt), or a Dask cluster."""
 
 import logging
+import multiprocessing
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from typing import Any
 from cache.cluster import run_on_cluster
 
 log = logging.getLogger(__name__)
+LOCKS = 64
+"""At least as many as the worker processes make between them."""
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
@@ -56,6 +59,10 @@ def run_parallel(calls: Iterable[Call], *, total: int, workers: Workers, what: s
         asked = ((_numbered, one) for one in numbered)
         yield from _track(run_on_cluster(asked, scheduler=workers.scheduler), total=total, what=what)
         return
+    jobs = min(workers.jobs, total)
+    if jobs == 1 or not _can_start_processes():
+        yield from _track((_numbered(place, call) for place, call in numbered), total=total, what=what)
+        return
     from joblib import Parallel, delayed, parallel_config
     from joblib.externals.loky import get_reusable_executor
 
@@ -63,15 +70,32 @@ def run_parallel(calls: Iterable[Call], *, total: int, workers: Workers, what: s
         for place, call in numbered:
             yield delayed(_numbered)(place, call)
 
-    jobs = min(workers.jobs, total)
     try:
         with parallel_config("loky", n_jobs=jobs, inner_max_num_threads=1):
             parallel = Parallel(return_as="generator_unordered", pre_dispatch="4*n_jobs")
             yield from _track(parallel(ready()), total=total, what=what)
     except KeyboardInterrupt:
-        if jobs > 1:
-            get_reusable_executor().shutdown(wait=False, kill_workers=True)
+        get_reusable_executor().shutdown(wait=False, kill_workers=True)
         raise
+
+
+@lru_cache(maxsize=1)
+def _can_start_processes() -> bool:
+    """Whether processes can share locks, which joblib's need; warns once if not."""
+    from joblib.parallel import BACKENDS
+
+    context = multiprocessing.get_context("spawn")
+    try:
+        locks = [context.Lock() for _ in range(LOCKS)]
+    except OSError:
+        locks = []
+    if locks and "loky" in BACKENDS:  # joblib leaves it out where it could make no lock when it was imported
+        return True
+    log.warning(
+        "heads are fitted in one process: /dev/shm, where worker processes keep their locks, is missing, read-only or "
+        "full; mount it writable (docker run --tmpfs /dev/shm), or enlarge it (docker run --shm-size=64m)"
+    )
+    return False
 
 
 def _numbered(place: int, call: Call) -> tuple[int, Any]:

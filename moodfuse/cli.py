@@ -6,10 +6,13 @@ Exit codes: 0 done; 1 failed; 2 wrong usage or input; 3 done, but some clips wer
 import errno
 import importlib
 import importlib.util
+import io
 import logging
 import os
 import sys
 import tomllib
+import warnings
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,10 +21,11 @@ import click
 
 from cache.csv_rows import check_encoding
 from cache.errors import MoodfuseError
+from cache.names import printable_lines
 from moodfuse._version import __version__
 
 INTERRUPTED = 130
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("extract.cli:check_command", "Say what would be read, refused, grouped and duplicated."),
     "extract": ("extract.cli:extract_command", "Decode clips, tune networks, cache their embeddings."),
@@ -113,10 +117,20 @@ def group(verbose: bool) -> None:
       moodfuse fuse --cache work
       moodfuse evaluate --cache work
     """
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LogFormatter("%(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
+    # Said once on importing joblib; `fuse` itself says what follows from it, and what to do.
+    warnings.filterwarnings("ignore", message=".*joblib will operate in serial mode")
     refuse_strangers()
+
+
+class LogFormatter(logging.Formatter):
+    """Log records as text that is safe on a terminal: control characters of file names and labels are escaped."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format one record."""
+        return printable_lines(super().format(record))
 
 
 def refuse_strangers() -> None:
@@ -147,37 +161,59 @@ def refuse_strangers() -> None:
         )
 
 
+def prepare_streams() -> None:
+    """Make standard output and standard error accept any text.
+
+    Characters that the encoding of a stream does not have, and bytes of file names that are not UTF-8, are written as
+    escapes such as ``\\u5feb``. A stream that was closed before the start is replaced by the null device.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line and exit with its code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     verbose = any(argument in ("-v", "--verbose") for argument in arguments[:1])
+    prepare_streams()
     try:
         code = group.main(arguments, prog_name="moodfuse", standalone_mode=False)
+        sys.stdout.flush()
     except (click.exceptions.Abort, KeyboardInterrupt) as error:
         left = error.args[0] if error.args else "what was finished is in the cache, run the command again to go on"
-        click.echo(f"interrupted; {left}", err=True)
-        _leave(INTERRUPTED)
+        _leave(INTERRUPTED, f"interrupted; {left}")
     except click.ClickException as error:
-        error.show()
-        _leave(error.exit_code)
+        shown = io.StringIO()
+        error.show(shown)
+        _leave(error.exit_code, printable_lines(shown.getvalue().rstrip("\n")))
+    except BrokenPipeError:
+        _leave(1)
     except MoodfuseError as error:
         if verbose:
             logging.getLogger(__name__).exception("failed")
-        click.echo(f"Error: {error}", err=True)
-        _leave(error.exit_code)
+        _leave(error.exit_code, f"Error: {printable_lines(str(error))}")
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        if error.filename is None and "No usable temporary directory" in str(error):
+            _leave(1, "Error: no folder for temporary files can be written; set TMPDIR to one that can")
+        if error.errno not in _NOT_WRITTEN:
             raise
-        click.echo(f"Error: the output cannot be written ({error.strerror}); make room, or send it elsewhere", err=True)
-        _leave(1)
+        where = "the output" if error.filename is None else str(error.filename)
+        _leave(1, f"Error: {where} cannot be written ({error.strerror}); make room, or write elsewhere")
     _leave(code if isinstance(code, int) else 0)
 
 
-def _leave(code: int) -> NoReturn:
-    """End with an exit code; what standard output did not take is dropped, or the interpreter would try it again."""
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _leave(code: int, message: str = "") -> NoReturn:
+    """Print a message and exit; text that a stream cannot take is dropped, or the interpreter would try it again."""
+    with suppress(OSError):
+        if message:
+            click.echo(message, err=True)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     sys.exit(code)

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from cache.names import printable
 from evaluate.cli import evaluate_command as stage_three
 from moodfuse.options import refuse_given
 
@@ -63,7 +64,7 @@ def _test(wish: TestWish, options: dict[str, Any]) -> int:
     from moodfuse.testing import read_clips, run_test
 
     def say(line: str) -> None:
-        click.echo(line, err=True)
+        click.echo(printable(line), err=True)
 
     clips = read_clips(wish.data, wish.group_pattern, say=say)
     model = Model.load(wish.model, device=wish.device)

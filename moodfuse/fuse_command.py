@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from cache.names import printable
 from fuse.cli import ablation_settings
 from fuse.cli import fuse_command as stage_two
 from moodfuse.options import refuse_given
@@ -57,11 +58,13 @@ def _fuse(*, wanted: str | None, folder: Path | None, missing: str | None, **opt
     else:
         check_planned(cache, ablation_settings(options), settings(check_new_name(cache, name)))
         run = stage_two.callback(**options)
-    done = export_model(cache, run, settings(run.name), say=lambda line: click.echo(line, err=True))
+    done = export_model(cache, run, settings(run.name), say=lambda line: click.echo(printable(line), err=True))
     if done.why:
-        click.echo(done.why, err=True)
+        click.echo(printable(done.why), err=True)
     expected = done.card.expected
-    click.echo(f"model: {done.folder} ({done.card.name}; cross-validated accuracy {expected['accuracy']:.3f})")
+    click.echo(
+        f"model: {done.folder} ({printable(done.card.name)}; cross-validated accuracy {expected['accuracy']:.3f})"
+    )
     click.echo(f"next: moodfuse predict --model {shlex.quote(str(done.folder))} FILE...")
 
 

@@ -134,9 +134,10 @@ class Table:
             if row.get("partial"):
                 text += f"  partial: {row['partial']}"
         place = f"  {_clock(row['start_s'])}-{_clock(row['end_s'])}" if row.get("end_s") is not None else ""
-        lines = [f"{name:<{self.width}}{place}  {text}\n"]
+        lines = [f"{name:<{self.width}}{place}  {printable(text)}\n"]
         for source, says in row.get("sources", {}).items() if self.why else ():
-            lines.append(f"{'':<{self.width}}    {source}: {_reason(row['label'], says)}\n")
+            reason = printable(f"{source}: {_reason(row['label'], says)}")
+            lines.append(f"{'':<{self.width}}    {reason}\n")
         put(self.stream, "".join(lines))
 
     def close(self) -> None:
@@ -174,6 +175,8 @@ class CsvRows:
         self._put([flat.get(name, "") for name in self.columns])
 
     def _put(self, cells: Sequence[Any]) -> None:
+        if self.stream.isatty():
+            cells = [printable(cell) if isinstance(cell, str) else cell for cell in cells]
         text = io.StringIO()
         returns = any("\r" in cell for cell in cells if isinstance(cell, str))  # which the writer would leave bare
         csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL).writerow(cells)

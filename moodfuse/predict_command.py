@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from cache.names import printable
 from extract.reading_options import reading_options, reading_rules
 from moodfuse.options import device_option, refuse_given
 
@@ -85,7 +86,7 @@ def predict_command(
     )
     folder = _model_folder(model, cache)
     try:
-        return label_all(folder, wish, stream=sys.stdout, say=lambda line: click.echo(line, err=True))
+        return label_all(folder, wish, stream=sys.stdout, say=lambda line: click.echo(printable(line), err=True))
     except KeyboardInterrupt as error:
         kept = "the rows written so far are kept, run the command again to go on"
         raise click.Abort(kept if output else "nothing is kept; with --output FILE a stopped run can go on") from error

@@ -4,6 +4,7 @@ The pool is started by a main process (or another non-daemonic one): daemonic pr
 are spawned, so a script does this under `if __name__ == "__main__":`. A `WorkersError` says what to do otherwise.
 """
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -41,6 +42,9 @@ NOT_STARTED = (
     "the processes that decode files ended with none in hand; what they said stands above. They start by reading the "
     'script again, so a script must be a file that does its work under `if __name__ == "__main__":`'
 )
+
+LOCKS_PER_POOL = 2
+NO_SHARED_MEMORY = (errno.ENOENT, errno.ENOSYS, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT)
 
 
 class Request(Protocol):
@@ -178,6 +182,7 @@ class _Crew(Generic[Asked, Found]):
         self.pool.join()
 
     def _start(self) -> ProcessPool:
+        check_locks()
         context = multiprocessing.get_context("spawn")
         return ProcessPool(max_workers=self.jobs, context=context, initializer=prepare_worker, initargs=(self.limits,))
 
@@ -222,6 +227,27 @@ def check_can_start() -> None:
         )
     if getattr(process, "_inheriting", False):  # as multiprocessing.spawn itself asks
         raise WorkersError(NOT_STARTED)
+
+
+def check_locks() -> None:
+    """Refuse to start worker processes where they can share no lock: on Linux, locks are files in /dev/shm.
+
+    Raises
+    ------
+    WorkersError
+        If /dev/shm is missing, not writable or full.
+    """
+    context = multiprocessing.get_context("spawn")
+    try:
+        locks = [context.RLock() for _ in range(LOCKS_PER_POOL)]
+    except OSError as error:
+        if error.errno not in NO_SHARED_MEMORY:
+            raise
+        raise WorkersError(
+            f"/dev/shm: {error.strerror}; the worker processes that decode files keep their locks there; mount it "
+            "writable (docker run --tmpfs /dev/shm), or enlarge it or free space in it (docker run --shm-size=64m)"
+        ) from error
+    del locks
 
 
 def _result(request: Asked, future: "ProcessFuture[Found]") -> Found | MediaError:

@@ -1,8 +1,10 @@
 """A model in words: the `MODEL.md` of its folder."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+from cache.names import printable
+from evaluate.papers import markdown_text
 from moodfuse.model.card import ModelCard
 
 _NAMES = {
@@ -21,15 +23,17 @@ def described(card: ModelCard) -> str:
 
 def _lines(card: ModelCard) -> Iterator[str]:
     training = card.training
-    yield f"# {card.name}"
+    yield f"# {markdown_text(card.name)}"
     yield ""
-    yield f"A moodfuse model that tells the emotion of music videos: {', '.join(card.classes)}."
+    yield f"A moodfuse model that tells the emotion of music videos: {_names(card.classes)}."
     yield ""
     yield "    moodfuse predict --model DIR FILE..."
     yield ""
-    yield f"- sources: {', '.join(source.recipe.source for source in card.sources)}; head `{card.head}` on {card.level}"
+    sources = _names(source.recipe.source for source in card.sources)
+    head = printable(card.head).replace("`", "'")
+    yield f"- sources: {sources}; head `{head}` on {card.level}"
     yield f"- trained on {training['clips']} clips in {training['groups']} groups: " + ", ".join(
-        f"{label} {count}" for label, count in training["labels"].items()
+        f"{markdown_text(label)} {count}" for label, count in training["labels"].items()
     )
     sure = "calibrated" if card.chosen else "NOT calibrated: nothing could be chosen out of sample"
     yield f"- probabilities are {sure}"
@@ -38,7 +42,8 @@ def _lines(card: ModelCard) -> Iterator[str]:
     yield "## What to expect"
     yield ""
     yield (
-        f"Cross-validated ({card.protocol}) on {card.expected['clips']} clips in {card.expected['groups']} groups, "
+        f"Cross-validated ({markdown_text(card.protocol)}) on {card.expected['clips']} clips in "
+        f"{card.expected['groups']} groups, "
         "with 95 % intervals over groups. They answer for clips like those."
     )
     yield ""
@@ -56,7 +61,11 @@ def _lines(card: ModelCard) -> Iterator[str]:
         )
     for note in card.notes:
         yield ""
-        yield f"Note: {note}."
+        yield f"Note: {markdown_text(note)}."
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(map(markdown_text, names))
 
 
 def _missing_words(card: ModelCard) -> str:

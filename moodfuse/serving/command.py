@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from cache.errors import InputError
+from cache.names import printable
 from extract.reading_options import decoding_limits, limit_options
 from moodfuse.options import device_option
 
@@ -62,17 +63,24 @@ def serve_command(
     Example: moodfuse serve --model model --port 8000
     """
     _require_extra()
+    from extract.media.pool import check_locks
     from moodfuse.model.model import Model
     from moodfuse.serving.app import make_app
-    from moodfuse.serving.guard import LOOPBACK_NAMES
+    from moodfuse.serving.guard import LOOPBACK_NAMES, host_name
     from moodfuse.serving.limits import MIB, Limits
     from moodfuse.serving.server import Server, address_of, is_loopback, listen
 
     limits = Limits(upload_bytes=max_upload * MIB, request_s=timeout, at_once=at_once, waiting=waiting)
     local = is_loopback(host)
+    for name in allowed:
+        if host_name(f"[{name}]" if ":" in name else name) != name.lower():
+            raise InputError(
+                f"--allow-host {name!r}: expected a host name such as mood.example.org, without http:// and port"
+            )
     names = {name.lower() for name in (host, *allowed)}
     # Uploads that are no forms are refused with a sentence; the parser's own complaints would only fill the log.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
+    check_locks()
     with listen(host, port) as listener:
         model = Model.load(folder, device=device, limits=decoding_limits(decoding))
         app = make_app(model, limits=limits, hosts=LOOPBACK_NAMES | names if local or allowed else None)
@@ -82,7 +90,7 @@ def serve_command(
                 "upload files. Leave --host out, or put a server with a login in front",
                 err=True,
             )
-        click.echo(f"{model.name}: {address_of(listener)} (Ctrl-C stops it)", err=True)
+        click.echo(f"{printable(model.name)}: {address_of(listener)} (Ctrl-C stops it)", err=True)
         with suppress(KeyboardInterrupt):  # which the server raises again once it has ended, or has not yet begun
             Server(app).run(sockets=[listener])
         click.echo("stopped", err=True)

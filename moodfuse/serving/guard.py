@@ -1,12 +1,15 @@
 """What stands before every request: who may ask, the headers of every answer, and the end of uploads nobody reads.
 
+A request whose end two servers may see in different places is refused, and its connection closed: the bytes behind it
+could be taken for another request.
+
 A page of another site must not use the service through its visitor's browser. So a loopback service answers only to
 loopback names (a name that an attacker points at 127.0.0.1 is refused), and a POST that a browser sends for another
 origin is refused; no CORS header is ever sent.
 """
 
+import re
 from collections.abc import Collection
-from urllib.parse import urlsplit
 
 import anyio
 from starlette.datastructures import Headers, MutableHeaders
@@ -17,6 +20,9 @@ from moodfuse.serving.problems import Problem
 LINGER_S, LINGER_IDLE_S = 1.0, 0.2
 LINGER_BYTES = 4 * 2**20
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+HOST = re.compile(r"(?:\[(?P<address>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]*))(?::(?P<port>[0-9]{0,5}))?")
+"""A `Host` header: a name or an address, and perhaps a port; no user name, path, query or fragment."""
+
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 OWN_SITES = ("same-origin", "none")
 SECURITY_HEADERS = {
@@ -49,16 +55,23 @@ class Guard:
             await self.app(scope, receive, send)
             return
         exchange = _Exchange(scope, receive, send)
-        problem = find_stranger(scope["method"], Headers(scope=scope), hosts=self.hosts)
+        problem = refusal(scope["method"], Headers(scope=scope), hosts=self.hosts)
         app = self.app if problem is None else problem.answer
         await app(scope, exchange.receive, exchange.send)
 
 
-def find_stranger(method: str, headers: Headers, *, hosts: Collection[str] | None) -> Problem | None:
-    """Say why a request is not for this service, or not from its own page; `None` where it is."""
+def refusal(method: str, headers: Headers, *, hosts: Collection[str] | None) -> Problem | None:
+    """Decide whether a request is refused before anything is done for it; `None` where it is not."""
+    if "transfer-encoding" in headers and "content-length" in headers:
+        return Problem(
+            "malformed",
+            "the request has both Content-Length and Transfer-Encoding, so its end depends on who reads it; "
+            "send one of them",
+        )
     host = headers.get("host", "")
-    if hosts is not None and _name_of(host) not in hosts:
-        known = ", ".join(sorted(hosts))
+    name = host_name(host)
+    if name is None or (hosts is not None and name not in hosts):
+        known = "any valid host name" if hosts is None else ", ".join(sorted(hosts))
         return Problem(
             "wrong_host",
             f"the request is for the host {host[:80]!r}; this service answers to {known}: use one of these",
@@ -67,7 +80,7 @@ def find_stranger(method: str, headers: Headers, *, hosts: Collection[str] | Non
         return None
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
     elsewhere = site is not None and site not in OWN_SITES
-    if elsewhere or (origin is not None and urlsplit(origin).netloc != host):
+    if elsewhere or (origin is not None and origin not in (f"http://{host}", f"https://{host}")):
         return Problem(
             "cross_origin",
             f"a page of {(origin or site or '')[:80]!r} sent this request; "
@@ -76,12 +89,18 @@ def find_stranger(method: str, headers: Headers, *, hosts: Collection[str] | Non
     return None
 
 
-def _name_of(host: str) -> str:
-    """The name in a `Host` header, in lower case, without port and brackets."""
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
+def host_name(host: str) -> str | None:
+    """Read the name in a `Host` header, in lower case, without port and brackets; `None` where it is malformed.
+
+    Examples
+    --------
+    >>> host_name("LOCALHOST:8000"), host_name("[::1]:80"), host_name("evil@127.0.0.1"), host_name("a:99999")
+    ('localhost', '::1', None, None)
+    """
+    match = HOST.fullmatch(host)
+    if match is None or int(match["port"] or 0) > 65535:
+        return None
+    return (match["address"] or match["name"] or "").lower()
 
 
 class _Exchange:

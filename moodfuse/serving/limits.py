@@ -15,6 +15,10 @@ class Limits:
         Largest file.
     upload_s : float
         Seconds for an upload to arrive.
+    grace_s : float
+        Seconds after which an upload must keep to `upload_rate`.
+    upload_rate : float
+        Least bytes per second of an upload, on average since its first `grace_s`.
     request_s : float
         Seconds from the end of the upload to the answer: waiting and labelling.
     at_once : int
@@ -29,6 +33,8 @@ class Limits:
 
     upload_bytes: int = 512 * MIB
     upload_s: float = 120.0
+    grace_s: float = 10.0
+    upload_rate: float = 32.0 * 1024
     request_s: float = 120.0
     at_once: int = 2
     waiting: int = 8
@@ -39,6 +45,6 @@ class Limits:
         for field in fields(self):
             least, value = (0 if field.name == "waiting" else 1), getattr(self, field.name)
             if field.type is float and not 0 < value < float("inf"):
-                raise ValueError(f"{field.name} is {value}, expected a number of seconds above 0")
+                raise ValueError(f"{field.name} is {value}, expected a number above 0")
             if field.type is int and value < least:
                 raise ValueError(f"{field.name} is {value}, expected {least} or more")

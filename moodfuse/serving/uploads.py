@@ -112,18 +112,31 @@ async def take_upload(body: AsyncIterator[bytes], path: Path, *, head: Head, lim
     """
     reader = _RawBody() if head.boundary is None else _FormBody(head.boundary)
     try:
-        with anyio.fail_after(limits.upload_s):
-            await _write(body, path, reader=reader, head=head, limits=limits)
+        with anyio.fail_after(min(limits.grace_s, limits.upload_s)) as scope:
+            timed = _with_deadline(body, scope, limits=limits)
+            await _write(timed, path, reader=reader, head=head, limits=limits)
     except TimeoutError as error:
         raise Problem(
             "slow_upload",
-            f"the upload did not arrive within {limits.upload_s:g} s; send a smaller file, or over a faster connection",
+            f"the upload took longer than {limits.upload_s:g} s, or after its first {limits.grace_s:g} s was slower "
+            f"than {limits.upload_rate / 1024:g} KiB per second; send a smaller file, or over a faster connection",
         ) from error
     except OSError as error:
         if error.errno not in NO_SPACE:
             raise
         raise Problem("no_space", "the server has no space left for the upload; try again later") from error
     return reader.name
+
+
+async def _with_deadline(
+    body: AsyncIterator[bytes], scope: anyio.CancelScope, *, limits: Limits
+) -> AsyncIterator[bytes]:
+    """Pass on a body; each of its bytes moves the deadline of `scope`, up to `upload_s` from the start."""
+    start, arrived = anyio.current_time(), 0
+    async for chunk in body:
+        arrived += len(chunk)
+        scope.deadline = start + min(limits.upload_s, limits.grace_s + arrived / limits.upload_rate)
+        yield chunk
 
 
 async def _write(body: AsyncIterator[bytes], path: Path, *, reader: "_Reader", head: Head, limits: Limits) -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cache.errors import InputError
-from cache.names import printable
 from evaluate.drawing import drawing_settings, short, write_figure
 from moodfuse.model.predictions import Timeline
 from moodfuse.timeline import words
@@ -62,7 +61,7 @@ def write_timeline_plot(timeline: Timeline, path: Path, *, threshold: float) -> 
     """
     if path.suffix.lower() not in ENDINGS:
         raise InputError(f"{path}: a figure ends in {', '.join(ENDINGS)}, not {path.suffix or 'nothing'}")
-    with drawing_settings():
+    with drawing_settings((Path(timeline.file).name, *timeline.classes)):
         return write_figure(timeline_figure(timeline, threshold=threshold), path)
 
 
@@ -88,7 +87,7 @@ def timeline_figure(timeline: Timeline, *, threshold: float) -> "Figure":
 
 
 def _title(timeline: Timeline, threshold: float) -> str:
-    name = short(printable(Path(timeline.file).name), 90)
+    name = short(Path(timeline.file).name, 90)
     length = words.seconds(words.window_s(timeline))
     hop = words.hop_s(timeline)
     every = f", one every {words.seconds(hop)}" if hop else ""
@@ -146,7 +145,7 @@ def _names(axes: "Axes", timeline: Timeline, *, gap: float) -> None:
         for piece in pieces:
             piece.set_transform(axes.get_yaxis_transform())
             piece.set_clip_on(False)
-        name = short(printable(timeline.classes[label]))
+        name = short(timeline.classes[label])
         axes.text(1.069, place, name, transform=axes.get_yaxis_transform(), va="center", fontsize=8, color=INK)
 
 
@@ -156,7 +155,7 @@ def _band(axes: "Axes", timeline: Timeline, runs: Sequence[Stretch]) -> None:
     for run in runs:
         lost = run.label == NOT_READ
         colour = LINE if lost else LIGHT[look_of(run.label).colour]
-        name = "not read" if lost else short(printable(timeline.classes[run.label])) + (" ?" if run.uncertain else "")
+        name = "not read" if lost else short(timeline.classes[run.label]) + (" ?" if run.uncertain else "")
         width = run.end_s - run.start_s
         plain = not (lost or run.uncertain)
         axes.barh(0, width, 1, left=run.start_s, color=TINT if lost else colour, alpha=1.0 if lost else 0.3)

@@ -79,6 +79,21 @@ def test_latex_text(text: str, wanted: str) -> None:
     assert latex_text(text) == wanted
 
 
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("a | b", r"a \| b"),
+        ("[l](http://x)", r"[l]\(http\://x)"),
+        ("see https://a.example or www.b.example", r"see https\://a.example or www\.b.example"),
+        ("at 12:30, a.b", "at 12:30, a.b"),
+        ("a\nb", r"a\\nb"),
+    ],
+)
+def test_markdown_text(text: str, wanted: str) -> None:
+    """Addresses become no links; plain text stays as it is."""
+    assert markdown_text(text) == wanted
+
+
 def test_leaky_papers_say_so() -> None:
     """Every heading over numbers and the caption say LEAKY; honest papers never do."""
     found = make_evaluation(protocol="leaky")

@@ -1,5 +1,6 @@
 """Decoding many clips in workers: order, and what one bad clip costs."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -15,7 +16,7 @@ import pytest
 from cache.errors import WorkersError
 from extract.media.decode import DecodedClip, MediaError
 from extract.media.limits import Limits
-from extract.media.pool import DecodeRequest, decode_many
+from extract.media.pool import DecodeRequest, check_locks, decode_many
 from moodfuse.corpus import ClipSettings, make_clip
 
 EARLIER: list[int] = []
@@ -146,12 +147,38 @@ def test_a_daemonic_process_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) 
         next(decode_many([DecodeRequest(Path("a.mp4"))], jobs=1))
 
 
+@pytest.mark.parametrize("code", [errno.ENOENT, errno.ENOSYS, errno.EROFS, errno.EACCES, errno.ENOSPC])
+def test_a_missing_or_full_dev_shm_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: int) -> None:
+    """Where /dev/shm takes no lock, the error names it, its state and the remedy."""
+
+    def refused(self: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("multiprocessing.context.BaseContext.RLock", refused)
+    with pytest.raises(WorkersError, match=f"^/dev/shm: {os.strerror(code)}; .* --shm-size=64m") as caught:
+        next(decode_many([DecodeRequest(tmp_path / "a.mp4")], jobs=1))
+    assert caught.value.exit_code == 1
+
+
+def test_other_errors_of_locks_are_not_blamed_on_dev_shm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too many open files is another cause, and stays what it is; where all is well, nothing is raised."""
+    check_locks()
+
+    def refused(self: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("multiprocessing.context.BaseContext.RLock", refused)
+    with pytest.raises(OSError, match="Too many open files") as caught:
+        check_locks()
+    assert not isinstance(caught.value, WorkersError)
+
+
 def test_a_script_without_a_guard_is_told_what_to_do(tmp_path: Path) -> None:
     """Workers that cannot begin refuse no clip: the error says why, in the process that wanted them."""
     script = tmp_path / "script.py"
     script.write_text(
         "from pathlib import Path\n"
-        "from extract.media.pool import DecodeRequest, decode_many\n"
+        "from extract.media.pool import DecodeRequest, check_locks, decode_many\n"
         "print('read', flush=True)\n"
         "print(next(decode_many([DecodeRequest(Path('a.mp4'))], jobs=1)))\n"
     )

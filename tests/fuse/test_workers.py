@@ -1,7 +1,14 @@
 """Calls come back with their place, whatever the number of workers; BLAS is held to one thread."""
 
+import errno
+import logging
+import os
+
+import pytest
+from joblib.parallel import BACKENDS
 from threadpoolctl import threadpool_info
 
+from fuse import workers
 from fuse.workers import Workers, one_thread, run_parallel
 
 
@@ -12,6 +19,29 @@ def test_results_carry_their_place() -> None:
         found = dict(run_parallel(calls, total=9, workers=Workers(jobs), what="squares"))
         assert found == {number: number**2 for number in range(9)}
     assert not list(run_parallel((), total=0, workers=Workers(2), what="nothing"))
+
+
+@pytest.mark.parametrize("since_import", [True, False])
+def test_without_dev_shm_the_heads_are_fitted_in_one_process(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, since_import: bool
+) -> None:
+    """Where no locks can be made the results are the same, and one warning says why and what to do."""
+
+    def refused(self: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if since_import:
+        monkeypatch.delitem(BACKENDS, "loky")
+    else:
+        monkeypatch.setattr("multiprocessing.context.BaseContext.Lock", refused)
+    workers._can_start_processes.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            calls = ((os.getpid, (), {}) for _ in range(3))
+            found = dict(run_parallel(calls, total=3, workers=Workers(2), what="processes"))
+            assert found == dict.fromkeys(range(3), os.getpid())
+    workers._can_start_processes.cache_clear()
+    assert len(caplog.messages) == 1 and "/dev/shm" in caplog.text and "--shm-size" in caplog.text
 
 
 def test_one_thread_holds_every_blas() -> None:

@@ -1,5 +1,7 @@
 """The front door: every command has help and an example, stands in the README, and errors are one line."""
 
+import io
+import logging
 import os
 import subprocess
 import sys
@@ -8,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from moodfuse.cli import COMMANDS, group, main
+from moodfuse.cli import COMMANDS, LogFormatter, group, main, prepare_streams
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "sklearn", "lightgbm", "matplotlib")
@@ -116,8 +118,91 @@ def test_a_full_disk_behind_the_output_is_one_line(tmp_path: Path) -> None:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, cwd=ROOT)
     assert done.returncode == 1
     assert done.stderr == (
-        "Error: the output cannot be written (No space left on device); make room, or send it elsewhere\n"
+        "Error: the output cannot be written (No space left on device); make room, or write elsewhere\n"
     )
+
+
+def run_shell(line: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Run a shell line in which `$MOODFUSE` is the command."""
+    names = {"MOODFUSE": f"{sys.executable} -m moodfuse", "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run(
+        ["bash", "-c", line], capture_output=True, text=True, check=False, cwd=ROOT, env={**os.environ, **names}
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "message"),
+    [
+        ("$MOODFUSE weights ls --network c3d >&-", 0, ""),
+        ("$MOODFUSE weights ls --network c3d 2>&- >/dev/null", 0, ""),
+        ("$MOODFUSE weights ls --network c3d >/dev/full", 1, "cannot be written (No space left on device)"),
+        ("$MOODFUSE weights ls --network c3d 1</dev/null", 1, "cannot be written (Bad file descriptor)"),
+        ("$MOODFUSE fuse --cache none 2>&-", 2, ""),
+        ("$MOODFUSE fuse --cache none 2>/dev/full", 2, ""),
+        ("$MOODFUSE fuse 2>/dev/full", 2, ""),
+    ],
+)
+def test_streams_that_are_closed_or_full(line: str, code: int, message: str) -> None:
+    """A closed stream is like the null device; standard output that cannot be written is an error with its cause."""
+    done = run_shell(line)
+    assert done.returncode == code and message in done.stderr and len(done.stderr.splitlines()) == bool(message)
+
+
+def test_the_table_of_weights_is_printed_in_any_encoding() -> None:
+    """No column is cut and the lines are drawn in ASCII, so nothing is escaped."""
+    done = run_shell("$MOODFUSE weights ls", PYTHONIOENCODING="latin-1")
+    assert done.returncode == 0 and not done.stderr and "c3d-sports1m" in done.stdout
+    assert done.stdout.isascii() and "\\u" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text", "shown"),
+    [
+        ("latin-1", "é 快", "é \\u5feb"),
+        ("cp1252", "€ 快", "€ \\u5feb"),
+        ("ascii", "é", "\\xe9"),
+        ("utf-8", "快 \udcff", "快 \\udcff"),
+    ],
+)
+def test_text_that_a_stream_cannot_encode_is_escaped(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, text: str, shown: str
+) -> None:
+    """Standard output and standard error take any text, bytes of file names that are not UTF-8 included."""
+    for name in ("stdout", "stderr"):
+        written = io.BytesIO()
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(written, encoding=encoding, errors="strict"))
+        prepare_streams()
+        print(text, end="", file=getattr(sys, name), flush=True)
+        assert written.getvalue().decode(encoding) == shown
+
+
+def test_control_characters_of_names_do_not_reach_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd
+) -> None:
+    """Escape sequences in a file name are shown escaped in error messages and in the log; line ends stay."""
+    monkeypatch.chdir(tmp_path)
+    for arguments, shown in (
+        (["fuse", "--cache", "a\x1b[2J\rb"], "a\\x1b[2J\\rb"),
+        (["predict", "x", "--model", "m", "--output", "a\r\x9bb"], "a\\r\\x9bb"),
+    ):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        said = capfd.readouterr().err
+        assert shown in said and not {"\x1b", "\x9b", "\r"} & set(said) and said.endswith("\n")
+    record = logging.LogRecord("x", logging.WARNING, "", 0, "%s", ("a\rb\nc",), None)
+    assert LogFormatter("%(levelname)s %(message)s").format(record) == "WARNING a\\rb\nc"
+
+
+def test_a_missing_folder_for_temporary_files_is_named(monkeypatch: pytest.MonkeyPatch, capfd) -> None:
+    """Where no folder for temporary files is writable, as in a read-only container, the remedy is TMPDIR."""
+
+    def unusable(*arguments: object, **options: object) -> None:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(group, "main", unusable)
+    with pytest.raises(SystemExit) as stopped:
+        main(["check", "."])
+    assert stopped.value.code == 1 and "set TMPDIR" in capfd.readouterr().err
 
 
 def test_a_reader_that_has_gone_ends_it_quietly() -> None:

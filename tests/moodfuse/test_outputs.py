@@ -100,3 +100,19 @@ def test_a_reader_that_has_gone_is_no_fault() -> None:
     assert not isinstance(gone.value, MoodfuseError)
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     stream.close()
+
+
+def test_control_characters_do_not_reach_a_terminal() -> None:
+    """A table for people escapes them always, CSV on a terminal only, so that a file can be read back."""
+    name = "a\x1b[2J\r.mp4"
+    refused = row(Refusal(name, "x", f"{name}: \x9b31m"))
+    stream = io.StringIO()
+    Table(stream, width=9, why=True).write(refused)
+    Table(stream, width=9, why=True).write({**row(), "label": "sad", "sources": {"\x1b]0;x": row()["sources"]["one"]}})
+    assert not {"\x1b", "\x9b", "\r"} & set(stream.getvalue()) and "a\\x1b[2J\\r.mp4: \\x9b31m\n" in stream.getvalue()
+    for terminal in (False, True):
+        stream = io.StringIO(newline="")
+        stream.isatty = lambda terminal=terminal: terminal  # type: ignore[method-assign, misc]
+        CsvRows(stream, COLUMNS, header=True).write(refused)
+        (found,) = csv.DictReader(io.StringIO(stream.getvalue(), newline=""))
+        assert found["file"] == ("a\\x1b[2J\\r.mp4" if terminal else name)

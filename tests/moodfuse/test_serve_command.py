@@ -101,6 +101,13 @@ def test_a_port_that_is_taken_is_named() -> None:
     assert f"cannot listen on 127.0.0.1, port {port}" in str(done.exception) and "--port" in str(done.exception)
 
 
+@pytest.mark.parametrize("name", ["http://mood.example.org", "mood.example.org:443", "a@b", "a b", "*.example.org"])
+def test_a_name_that_no_request_can_have_is_refused(name: str) -> None:
+    """--allow-host takes a bare host name; anything else would never match."""
+    done = CliRunner().invoke(serve_command, ["--model", "m", "--allow-host", name])
+    assert f"--allow-host {name!r}: expected a host name" in str(done.exception)
+
+
 def test_an_address_that_others_reach_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     """Off loopback there is a warning, and any name of the host is taken; limits come from the options."""
     made: list[Any] = []

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import runpy
+import select
 import socket
 import stat
 import threading
@@ -21,9 +22,12 @@ import pytest
 
 pytest.importorskip("uvicorn", reason="the extra is missing: pip install 'moodfuse[serve]'")
 
+from starlette.datastructures import Headers
+
 from extract.media.container import MediaError
 from moodfuse.model.predictions import Prediction, SourceSays
 from moodfuse.serving import answers, server
+from moodfuse.serving.guard import refusal
 from moodfuse.serving.limits import MIB, Limits
 from moodfuse.serving.problems import STATUSES
 from moodfuse.serving.uploads import clean_name, is_media
@@ -327,6 +331,60 @@ def test_a_slow_upload_is_ended(quiet: Any, clip: bytes) -> None:
     assert LIMITS.upload_s <= time.monotonic() - begin < LIMITS.upload_s + 2.5
 
 
+def test_uploads_that_trickle_keep_nobody_out(tmp_path: Path, clip: bytes) -> None:
+    """Below the least rate an upload is 408 long before its time is over, so that its place is free for others."""
+    limits = replace(LIMITS, upload_s=60.0, request_s=20.0, grace_s=0.4, upload_rate=1000.0)
+    with service(tmp_path, limits=limits) as running:
+
+        def trickle() -> bytes:
+            with socket.create_connection((running.host, running.port), timeout=10) as client:
+                client.sendall(f"{TO_HERE}Content-Length: {len(clip)}\r\n\r\n".encode())
+                for place in range(100):
+                    client.sendall(clip[place : place + 1])
+                    time.sleep(0.05)
+                    if select.select([client], [], [], 0)[0]:
+                        return client.recv(4096)
+            return b""
+
+        slow = [background(trickle) for _ in range(limits.at_once + limits.waiting)]
+        until(lambda: running.server.desk.visits == len(slow))
+        assert running.predict(clip).code == "busy"
+        for answer in slow:
+            assert answer.result().startswith(b"HTTP/1.1 408") and b"1000" not in answer.result()
+        assert running.predict(clip).status == 200
+        # Slow, but above the least rate: 400 bytes in each 0.1 s.
+        pieces = [clip[start : start + 400] for start in range(0, 4000, 400)] + [clip[4000:]]
+        steady = (time.sleep(0.1) or piece for piece in pieces)
+        headers = {"Content-Type": "video/mp4", "Content-Length": str(len(clip))}
+        assert running.ask("POST", "/predict", steady, headers).status == 200
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "Content-Length: 4\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\r\nContent-Length: 4",
+        "content-length: 0\r\ntransfer-encoding: Chunked",
+        "Content-Length: 4\r\nTransfer-Encoding: identity",
+        "Content-Length: 4\r\nContent-Length: 5",
+        "Content-Length: 4, 5",
+        "Content-Length: +4",
+        "Content-Length: 4\r\nTransfer-Encoding : chunked",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity",
+        "Transfer-Encoding: gzip, chunked",
+        "Transfer-Encoding: xchunked",
+    ],
+)
+@pytest.mark.parametrize("first", ["POST /predict", "GET /health"])
+def test_a_request_with_two_ends_is_refused_and_the_connection_closed(quiet: Any, first: str, lines: str) -> None:
+    """What stands behind such a request is never answered as a second one."""
+    head = TO_HERE.replace("POST /predict", first)
+    smuggled = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    answer = quiet.raw(f"{head}{lines}\r\n\r\n0\r\n\r\n".encode() + smuggled)
+    assert answer.startswith(b"HTTP/1.1 400") and b'"malformed"' in answer
+    assert re.findall(rb"HTTP/1\.1 (\d+)", answer) == [b"400"] and b"connection: close" in answer.lower()
+
+
 def test_a_playlist_opens_nothing(quiet: Any, clip: bytes, tmp_path: Path) -> None:
     """Lists that name a real video of this machine and an address of this test open neither."""
     secret = tmp_path / "secret.mp4"
@@ -355,18 +413,40 @@ def test_only_this_page_and_programs_may_post(quiet: Any, clip: bytes) -> None:
         {"Origin": "http://evil.example"},
         {"Origin": "null"},
         {"Origin": "http://127.0.0.1:1"},
+        {"Origin": f"http://evil@{own}"},
+        {"Origin": f"http://{own}#.evil"},
+        {"Origin": f"file://{own}"},
         {"Sec-Fetch-Site": "cross-site"},
         {"Sec-Fetch-Site": "same-site", "Origin": f"http://{own}"},
     ):
         answer = quiet.predict(clip, **headers)
         assert (answer.status, answer.code) == (403, "cross_origin"), headers
-    for host in ("evil.example", f"evil.example:{quiet.port}", "127.0.0.1.evil.example", "[", ""):
+    for host in (
+        *("evil.example", f"evil.example:{quiet.port}", "127.0.0.1.evil.example", "[", "", "localhost.", "null"),
+        *("evil@127.0.0.1", "evil:x@localhost", "@localhost", "127.0.0.1#.evil", "127.0.0.1/.evil", "localhost?evil"),
+        *("localhost evil", "localhost,evil", "localhost\\evil", "http://localhost", "localhost%00", "%6cocalhost"),
+        *("localhost:65536", "localhost:x", "localhost:1:2", "localhost:-1", "[::1", "::1", "[::1]evil", "[localhost]"),
+    ):
         answer = quiet.ask("GET", "/health", headers={"Host": host})
         assert (answer.status, answer.code) == (421, "wrong_host"), host
     assert quiet.labeller.opened == []
     assert quiet.predict(clip, **{"Origin": f"http://{own}", "Sec-Fetch-Site": "same-origin"}).status == 200
     for host in ("localhost", "LOCALHOST:1", "[::1]:8000", own):
         assert quiet.ask("GET", "/health", headers={"Host": host}).status == 200, host
+
+
+@pytest.mark.parametrize("hosts", ["", "Host: localhost\r\nHost: localhost\r\n", "Host: localhost\r\nHost: evil\r\n"])
+def test_a_request_needs_one_host(quiet: Any, hosts: str) -> None:
+    """No `Host`, or two, is no HTTP/1.1."""
+    answer = quiet.raw(f"GET /health HTTP/1.1\r\n{hosts}\r\n".encode())
+    assert answer.startswith(b"HTTP/1.1 400") and b'"malformed"' in answer
+
+
+def test_where_any_name_is_taken_a_malformed_one_is_not() -> None:
+    """Off loopback, without --allow-host, any host name will do, and a request of HTTP/1.0 may have none."""
+    for host, taken in (("mood.example.org", True), ("[2001:db8::1]:80", True), ("", True), ("evil@a", False)):
+        found = refusal("GET", Headers({"host": host}), hosts=None)
+        assert (found is None) == taken, host
 
 
 # Who waits, and what is left behind
