@@ -7,7 +7,7 @@ them, for a file name may be any bytes; a column where they can only be a mistak
 
 import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
     InputError
         If the file cannot be read, is not CSV, or a row has more or fewer cells than the header; it names the line.
     """
-    line, names, separator = 1, list[str](), ","
+    line, names, separator, record = 1, list[str](), ",", list[str]()
     try:
         with file.open("rb") as start:
             check_encoding(start.read(2), file)
@@ -39,11 +39,13 @@ def csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
                 if text.strip(",; \t\r\n"):
                     separator = _separator(text)
                     break
-            reader = csv.reader(chain(first, stream), delimiter=separator, strict=True)
+            reader = csv.reader(_recorded(chain(first, stream), record), delimiter=separator, strict=True)
             for cells in reader:
+                text = "".join(record)
+                record.clear()
                 if any(cell.strip() for cell in cells):
                     if names:
-                        _check_row(f"{file}, line {line}", names, cells, separator)
+                        _check_row(f"{file}, line {line}", names, cells, separator, text)
                         yield line, cells
                     else:
                         names = _header(file, line, [cell.strip() for cell in cells])
@@ -60,6 +62,13 @@ def csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
         raise InputError(f"{file}: is empty; expected a first line of column names")
 
 
+def _recorded(lines: Iterable[str], record: list[str]) -> Iterator[str]:
+    """The same lines, each also appended to a list."""
+    for line in lines:
+        record.append(line)
+        yield line
+
+
 def _separator(header: str) -> str:
     """The separator of a file by its first line."""
     unquoted = _QUOTED.sub("", header)
@@ -74,7 +83,8 @@ def _header(file: Path, line: int, names: list[str]) -> list[str]:
     return names
 
 
-def _check_row(where: str, names: Sequence[str], cells: Sequence[str], separator: str) -> None:
+def _check_row(where: str, names: Sequence[str], cells: Sequence[str], separator: str, text: str) -> None:
+    """Refuse a row that was probably meant otherwise; `text` is the row as it stands in the file."""
     if len(cells) != len(names):
         one = _SEPARATORS[separator].removesuffix("s")
         raise InputError(
@@ -87,7 +97,8 @@ def _check_row(where: str, names: Sequence[str], cells: Sequence[str], separator
     for name, cell in zip(names, cells, strict=True):
         if "\0" in cell:
             raise InputError(f"{where}: {name} holds a NUL character, which no name has; is the file UTF-16?")
-        if name != "id" and cell[:1].isspace() and cell.lstrip()[:1] == '"':  # an id is taken as it stands
+        blank_then_quote = cell[:1].isspace() and cell.lstrip()[:1] == '"'
+        if blank_then_quote and (separator + cell in text or text.startswith(cell)):  # in quotes it would be doubled
             raise InputError(f"{where}: {name} has a blank before its quote; remove the blank")
 
 

@@ -29,6 +29,7 @@ def rows(folder: Path, text: str | bytes) -> list[tuple[int, list[str]]]:
         ('id,b\n" ""x""",2\n', [(1, ["id", "b"]), (2, [' "x"', "2"])]),
         ("a\n1;2\n", [(1, ["a"]), (2, ["1;2"])]),
         ("\ufeffa,b\r1, 2 \r", [(1, ["a", "b"]), (2, ["1", " 2 "])]),
+        ('a,b\n1," ""x"""\n', [(1, ["a", "b"]), (2, ["1", ' "x"'])]),
         (b"a,b\n\xff,2\n", [(1, ["a", "b"]), (2, ["\udcff", "2"])]),
     ],
 )
@@ -43,6 +44,7 @@ def test_the_first_line_decides_the_separator(text: str | bytes, found: list, tm
         ("a;b\n1;2;3\n", "line 2: 3 cells; expected 2, as in the header; put a cell that holds a semicolon in double"),
         ("a\tb\n1\n", "line 2: 1 cells; expected 2, .* that holds a tab in"),
         ('a,b\n1, "x"\n', "line 2: b has a blank before its quote; remove the blank"),
+        ('a,b\n "x",1\n', "line 2: a has a blank before its quote; remove the blank"),
         ("a,b\n1,2\0\n", "line 2: b holds a NUL character"),
         ("a,b\n1,2\n".encode("utf-16-le"), "line 1: holds NUL characters; is the file UTF-16"),
         ("a;b;a\n", "line 1: column 'a' stands there twice"),
