@@ -15,6 +15,7 @@ from cache.choices import read_recipe
 from cache.clip_parts import check_place
 from cache.columns import Digests
 from cache.errors import DamagedPartError
+from cache.files import read_regular
 from cache.fits import check_fits
 from cache.identity import canonical_json, digest16
 from cache.layout import Entry, folder_of
@@ -35,7 +36,7 @@ Check = Callable[[Entry], Digests | None]
 
 def _json(entry: Entry, *, may_end: bytes = b"") -> Any:
     """A record whose text is canonical: any other text was not written so. It may have one ending."""
-    data = entry.path.read_bytes().removesuffix(may_end)
+    data = read_regular(entry.path).removesuffix(may_end)
     values = json.loads(data.decode("utf-8"))
     _demand(data, canonical_json(values).encode(), "its text is not canonical, so it was changed")
     return values

@@ -38,7 +38,7 @@ def test_a_folder_that_is_withheld_is_an_error_and_not_empty(tmp_path: Path, mon
 def test_a_file_that_is_withheld_is_an_error_and_not_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader says so with the path; what is not there, a pipe and a folder are told apart."""
     assert facts_of(tmp_path / "none") is None and facts_of(tmp_path) is not None
-    with pytest.raises(DamagedPartError, match="is no plain file"):
+    with pytest.raises(DamagedPartError, match="is a folder; expected a regular file"):
         read_json(tmp_path)
     with pytest.raises(CacheError, match="none: cannot be read"):
         read_json(tmp_path / "none")

@@ -1,0 +1,130 @@
+"""HDF5 files that anybody may have made, opened so that nothing outside the file is read.
+
+An HDF5 file can link to other files, keep the values of an array in other files, and declare an array that is far
+larger than the file. A checksum does not tell, since whoever makes such a file can write a checksum that fits. So the
+links, the storage and the size of an array are checked before its first value is read.
+"""
+
+import math
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from cache.files import check_regular
+
+MAX_COMPRESSED_ARRAY_BYTES = 1 << 24
+"""Most bytes of a compressed array once it is decompressed; the waveform of a clip has 1.9 million."""
+_DTYPE_KINDS = "biufS"
+_FILTERS: tuple[list[int], ...] = ([], [h5py.h5z.FILTER_DEFLATE], [h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE])
+
+
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Open a regular HDF5 file for reading, without a lock.
+
+    Raises
+    ------
+    OSError
+        If it is a pipe, a folder or a device, or not HDF5.
+    """
+    check_regular(path)
+    with h5py.File(path, "r", locking=False) as file:
+        yield file
+
+
+def get_member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | h5py.Datatype:
+    """The member of a group, if a hard link leads to it.
+
+    Raises
+    ------
+    KeyError
+        If there is none.
+    ValueError
+        If it is a soft, external or user-defined link.
+    """
+    link = group.id.links.get_info(name.encode("utf-8", "surrogateescape"))
+    if link.type != h5py.h5l.TYPE_HARD:
+        raise ValueError(f"{name} is a soft or external link, which is not followed; expected an array")
+    return group[name]
+
+
+def check_array(array: object, name: str) -> int:
+    """Check that a member is an array of plain values that are all in this file; returns its bytes.
+
+    Parameters
+    ----------
+    array : h5py object
+    name : str
+        For messages.
+
+    Raises
+    ------
+    ValueError
+        If it is a group, is stored in another file, has a dtype that is not plain or an unexpected filter, or declares
+        more bytes than are stored.
+    """
+    if not isinstance(array, h5py.Dataset):
+        raise ValueError(f"{name} is a group or a type; expected an array")
+    properties = array.id.get_create_plist()
+    if properties.get_external_count() or properties.get_layout() == h5py.h5d.VIRTUAL:
+        raise ValueError(f"{name} is stored in another file, which is not read; expected an array in the file itself")
+    if array.dtype.kind not in _DTYPE_KINDS or not array.dtype.itemsize or array.shape is None:
+        raise ValueError(f"{name} is {array.dtype} of shape {array.shape}; expected an array of numbers or bytes")
+    size = math.prod(array.shape) * array.dtype.itemsize
+    if properties.get_layout() != h5py.h5d.CHUNKED:
+        stored = array.id.get_storage_size()
+        if stored != size:
+            raise ValueError(f"{name} of shape {array.shape} needs {size} bytes, but {stored} are stored")
+        return size
+    filters = [properties.get_filter(place)[0] for place in range(properties.get_nfilters())]
+    if filters not in _FILTERS:
+        raise ValueError(f"{name} uses the HDF5 filters {filters}; expected none, or deflate with or without shuffle")
+    if size > MAX_COMPRESSED_ARRAY_BYTES:
+        raise ValueError(f"{name} has {size} bytes in chunks; expected {MAX_COMPRESSED_ARRAY_BYTES} at most")
+    if any(chunk > length for chunk, length in zip(array.chunks, array.shape, strict=True)):
+        raise ValueError(f"{name} is stored in chunks of {array.chunks}, larger than its shape {array.shape}")
+    return size
+
+
+def check_arrays(file: h5py.File) -> None:
+    """Check every member of the root group by `check_array`, and that together they do not exceed the file.
+
+    Raises
+    ------
+    ValueError
+    """
+    sizes = {}
+    for name in file:
+        array = get_member(file, name)
+        size = check_array(array, name)
+        sizes[name] = 0 if array.chunks else size
+    if sum(sizes.values()) > file.id.get_filesize():
+        raise ValueError(f"its arrays have {sum(sizes.values())} bytes, but the file {file.id.get_filesize()}")
+
+
+def read_array(array: h5py.Dataset) -> np.ndarray:
+    """The values of an array that `check_array` has passed.
+
+    HDF5 decompresses a chunk to the end of its stream, whatever size the chunk is declared to have. So the streams are
+    decompressed once before, up to the declared size.
+
+    Raises
+    ------
+    ValueError
+        If a compressed chunk is not of the declared size.
+    """
+    if array.compression is not None:
+        size = math.prod(array.chunks) * array.dtype.itemsize
+        for chunk in array.iter_chunks():
+            mask, data = array.id.read_direct_chunk(tuple(part.start for part in chunk))
+            try:
+                found = len(zlib.decompressobj().decompress(data, size + 1))
+            except zlib.error as error:
+                raise ValueError(f"{array.name}: {error}") from error
+            if mask or found != size:
+                raise ValueError(f"{array.name} has a chunk that does not decompress to {size} bytes")
+    return np.asarray(array[()])
