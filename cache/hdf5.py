@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -18,6 +19,7 @@ from cache.files import check_regular
 
 MAX_COMPRESSED_ARRAY_BYTES = 1 << 24
 """Most bytes of a compressed array once it is decompressed; the waveform of a clip has 1.9 million."""
+MAX_CHUNKS = 1 << 12
 _DTYPE_KINDS = "biufS"
 _FILTERS: tuple[list[int], ...] = ([], [h5py.h5z.FILTER_DEFLATE], [h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE])
 
@@ -87,6 +89,8 @@ def check_array(array: object, name: str) -> int:
         raise ValueError(f"{name} has {size} bytes in chunks; expected {MAX_COMPRESSED_ARRAY_BYTES} at most")
     if any(chunk > length for chunk, length in zip(array.chunks, array.shape, strict=True)):
         raise ValueError(f"{name} is stored in chunks of {array.chunks}, larger than its shape {array.shape}")
+    if _chunk_count(array) > MAX_CHUNKS:
+        raise ValueError(f"{name} is stored in {_chunk_count(array)} chunks; expected {MAX_CHUNKS} at most")
     return size
 
 
@@ -119,8 +123,12 @@ def read_array(array: h5py.Dataset) -> np.ndarray:
     """
     if array.compression is not None:
         size = math.prod(array.chunks) * array.dtype.itemsize
-        for chunk in array.iter_chunks():
-            mask, data = array.id.read_direct_chunk(tuple(part.start for part in chunk))
+        chunks: list[Any] = []
+        array.id.chunk_iter(chunks.append)
+        if len(chunks) != _chunk_count(array) or sum(chunk.size for chunk in chunks) > array.file.id.get_filesize():
+            raise ValueError(f"{array.name} has {len(chunks)} chunks; expected {_chunk_count(array)}, all in the file")
+        for chunk in chunks:
+            mask, data = array.id.read_direct_chunk(chunk.chunk_offset)
             try:
                 found = len(zlib.decompressobj().decompress(data, size + 1))
             except zlib.error as error:
@@ -128,3 +136,7 @@ def read_array(array: h5py.Dataset) -> np.ndarray:
             if mask or found != size:
                 raise ValueError(f"{array.name} has a chunk that does not decompress to {size} bytes")
     return np.asarray(array[()])
+
+
+def _chunk_count(array: h5py.Dataset) -> int:
+    return math.prod(-(-length // chunk) for length, chunk in zip(array.shape, array.chunks, strict=True))

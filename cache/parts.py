@@ -223,6 +223,23 @@ def verify_part(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     return arrays, attributes
 
 
+def check_dtypes(path: Path, arrays: Mapping[str, np.ndarray], expected: Mapping[str, tuple[str, int]]) -> None:
+    """Check that a part has some arrays, each of a dtype and a number of axes; further arrays may be there.
+
+    Raises
+    ------
+    DamagedPartError
+    """
+    for name, (dtype, ndim) in expected.items():
+        if name not in arrays:
+            raise DamagedPartError(f"{path}: has no array {name!r}")
+        if arrays[name].dtype != dtype or arrays[name].ndim != ndim:
+            raise DamagedPartError(
+                f"{path}: {name} is {arrays[name].dtype}{list(arrays[name].shape)}; expected {np.dtype(dtype)} with "
+                f"{ndim} axes"
+            )
+
+
 def is_intact(path: Path) -> bool:
     """Whether a part is there and holds what its name says."""
     try:
