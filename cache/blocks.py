@@ -26,6 +26,7 @@ CLASSES = "classes"
 PART_BYTES = 1 << 25
 """A part of several clips holds so many bytes of arrays at most."""
 Arrays = Mapping[str, np.ndarray]
+_CLIP, _VALUE = np.dtype("S64"), np.dtype("<f4")
 _REMEMBERED_PARTS, _REMEMBERED_CLIPS = 1 << 14, 1 << 10
 """The clips of so many checked parts are remembered, where a part holds no more than so many: 64 bytes each."""
 _clips: dict[tuple[FileState, str, str], Digests] = {}
@@ -83,8 +84,8 @@ def part_files(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def opened(owner: Owner, file: Path) -> Iterator[tuple[h5py.File, Mapping[str, Any]]]:
-    """A checked part for reading with its attributes, held to whose rows it says it has.
+def opened(owner: Owner, file: Path) -> Iterator[tuple[Mapping[str, h5py.Dataset], Mapping[str, Any]]]:
+    """The arrays of a checked part for reading, with its attributes, held to whose rows it says it has.
 
     Raises
     ------
@@ -96,8 +97,8 @@ def opened(owner: Owner, file: Path) -> Iterator[tuple[h5py.File, Mapping[str, A
 
 
 @contextmanager
-def open_features(file: Path) -> Iterator[tuple[h5py.File, Mapping[str, Any]]]:
-    """A part of features of any source for reading, with its attributes; what it holds is checked before.
+def open_features(file: Path) -> Iterator[tuple[Mapping[str, h5py.Dataset], Mapping[str, Any]]]:
+    """The arrays of a part of features of any source for reading, with its attributes; both are checked before.
 
     Raises
     ------
@@ -112,18 +113,17 @@ def open_features(file: Path) -> Iterator[tuple[h5py.File, Mapping[str, Any]]]:
             raise DamagedPartError(f"{file}: its classes are {classes!r:.99}; expected a list of labels")
         if "clip" not in part:
             raise DamagedPartError(f"{file}: has no array 'clip'")
-        for name in part:
-            _check_array(file, name, part[name], len(part["clip"]))
+        for name, data in part.items():
+            _check_array(file, name, data, part["clip"].shape[:1])
         yield part, attributes
 
 
-def _check_array(file: Path, name: str, data: h5py.Dataset, clips: int) -> None:
+def _check_array(file: Path, name: str, data: h5py.Dataset, rows: tuple[int, ...]) -> None:
     """Check that an array is what a part of features has: clips as 64 bytes each, or float32 with a row a clip."""
-    dtype, ndim = ("S64", 1) if name == "clip" else ("<f4", 2)
-    if data.dtype != dtype or data.ndim != ndim or len(data) != clips or data.chunks:
+    dtype, ndim = (_CLIP, 1) if name == "clip" else (_VALUE, 2)
+    if data.dtype != dtype or len(data.shape) != ndim or data.shape[:1] != rows or data.chunks:
         raise DamagedPartError(
-            f"{file}: {name} is {data.dtype}{list(data.shape)}; expected {np.dtype(dtype)}{[clips, 'D'][:ndim]}, "
-            "not compressed"
+            f"{file}: {name} is {data.dtype}{list(data.shape)}; expected {dtype}{[*rows, 'D'][:ndim]}, not compressed"
         )
 
 

@@ -5,10 +5,12 @@ for a clip's name may be any bytes; a column where they can only be a mistake is
 """
 
 import csv
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cache.errors import InputError
+from cache.files import open_regular
 
 
 def csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
@@ -21,9 +23,9 @@ def csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
     """
     line, width = 1, 0
     try:
-        with file.open("rb") as start:
+        with open_regular(file) as start:
             check_encoding(start.read(2), file)
-        with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
+        with open_regular(file, "r", newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
             reader = csv.reader(stream, strict=True)
             for cells in reader:
                 if cells and not width:
@@ -45,7 +47,7 @@ def csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _header(file: Path, line: int, names: list[str]) -> list[str]:
-    if doubled := sorted({name for name in names if name and names.count(name) > 1}):
+    if doubled := sorted(name for name, count in Counter(names).items() if name and count > 1):
         raise InputError(f"{file}, line {line}: column {doubled[0]!r} stands there twice; drop one")
     return names
 

@@ -6,6 +6,7 @@ an export adds: label, group, fold and digest.
 """
 
 import lzma
+import math
 import re
 import struct
 import tokenize
@@ -15,18 +16,26 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from cache.csv_rows import check_columns, check_encoding, csv_rows
 from cache.errors import InputError
 from cache.features import Features, narrowed, plain_id
+from cache.files import open_regular, read_regular
 
 LOGIT = "logit:"
 BESIDE = ("label", "group", "fold", "digest")
 """Columns that an export writes beside the features."""
 _NUMBERED = re.compile(r"e(0|[1-9][0-9]*)")
 _VALUES_AT_ONCE = 1 << 20
+UNPACKED_RATIO = 100
+"""A compressed file may become so many times its size in memory; features of a network compress to a half at best."""
+UNPACKED_BYTES = 1 << 26
+"""Below so many bytes a file may be compressed as it likes."""
+_NPY = b"\x93NUMPY"
+_NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _UNREADABLE = (
     *(OSError, ValueError, EOFError, KeyError, TypeError, OverflowError, MemoryError, RuntimeError),
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, NotImplementedError, SyntaxError),
@@ -123,10 +132,59 @@ def _read_npy(file: Path, ids: Path | None) -> Features:
 
 
 def _array(file: Path) -> np.ndarray:
-    found = np.load(file, allow_pickle=False)
-    if not isinstance(found, np.ndarray):
-        raise InputError(f"{file}: is an .npz, not one array; give it the suffix .npz")
+    with open_regular(file) as stream:
+        if stream.read(len(_NPY)) == _NPY:
+            stream.seek(0)
+            check_npy_header(stream, file.stat().st_size, f"{file}: the array")
+        stream.seek(0)
+        found = np.load(stream, allow_pickle=False)
+        if not isinstance(found, np.ndarray):
+            raise InputError(f"{file}: is an .npz, not one array; give it the suffix .npz")
     return found
+
+
+def check_npy_header(stream: IO[bytes], size: int, what: str) -> None:
+    """Check that the array that a ``.npy`` declares is not larger than the `size` bytes of the file.
+
+    NumPy allocates what the header declares before it reads a value.
+
+    Raises
+    ------
+    InputError
+    """
+    version = np.lib.format.read_magic(stream)
+    if version not in _NPY_HEADERS:
+        raise ValueError(f"version {version} of the format; expected 1.0 or 2.0")
+    shape, _, dtype = _NPY_HEADERS[version](stream)
+    declared, left = math.prod(shape) * max(1, dtype.itemsize), size - stream.tell()
+    if not dtype.hasobject and declared > left:
+        raise InputError(
+            f"{what} is declared as {dtype}{list(shape)}, {declared} bytes, but {max(0, left)} follow; the file is cut "
+            "short or damaged: write it again with numpy.save or numpy.savez"
+        )
+
+
+def check_size(file: Path, unpacked: int, remedy: str) -> None:
+    """Refuse a compressed file that would take much more memory than it has bytes.
+
+    Parameters
+    ----------
+    file : Path
+    unpacked : int
+        Bytes of its arrays in memory.
+    remedy : str
+        How to write it otherwise.
+
+    Raises
+    ------
+    InputError
+    """
+    limit = max(UNPACKED_BYTES, UNPACKED_RATIO * file.stat().st_size)
+    if unpacked > limit:
+        raise InputError(
+            f"{file}: {file.stat().st_size} bytes that become {unpacked}; expected {UNPACKED_RATIO} times the file, or "
+            f"{UNPACKED_BYTES >> 20} MiB, at most: {remedy}"
+        )
 
 
 def _read_ids(file: Path) -> list[str]:
@@ -134,7 +192,7 @@ def _read_ids(file: Path) -> list[str]:
     with readable(file):
         if file.suffix.lower() == ".npy":
             return texts_of(_array(file), "ids", file)
-        data = file.read_bytes()
+        data = read_regular(file)
         check_encoding(data, file)
         lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     texts = [line.removesuffix(b"\r").decode("utf-8", "surrogateescape") for line in lines]
@@ -159,8 +217,8 @@ def texts_of(values: object, what: str, file: Path) -> list[str]:
 
 def _read_npz(file: Path) -> Features:
     wanted = ("id", "embedding", "logits", "classes")
-    with readable(file):
-        found = np.load(file, allow_pickle=False)
+    with readable(file), open_regular(file) as stream:
+        found = np.load(stream, allow_pickle=False)
         if isinstance(found, np.ndarray):
             raise InputError(f"{file}: is one array, no .npz; give it the suffix .npy, and --ids FILE")
         with found:
@@ -169,6 +227,7 @@ def _read_npz(file: Path) -> Features:
                     f"{file}: lacks {' and '.join(missing)}, holds {', '.join(found.files) or 'nothing'}; expected "
                     "id [N], embedding [N, D] and, if any, logits [N, C]"
                 )
+            _check_members(file, found.zip, wanted)
             arrays = {name: found[name] for name in wanted if name in found.files}
     for name in arrays.keys() - {"id", "classes"}:
         if not isinstance(arrays[name], np.ndarray):
@@ -178,6 +237,24 @@ def _read_npz(file: Path) -> Features:
     named = logits is not None and "classes" in arrays
     classes = tuple(texts_of(arrays["classes"], "classes", file)) if named else None
     return Features(file, ids, arrays["embedding"], logits, classes)
+
+
+def _check_members(file: Path, archive: zipfile.ZipFile, wanted: Sequence[str]) -> None:
+    """Check the arrays of an ``.npz`` that are read, before any is."""
+    names = {*wanted, *(f"{name}.npy" for name in wanted)}
+    members = [member for member in archive.infolist() if member.filename in names]
+    for member in members:
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise InputError(
+                f"{file}: {member.filename} is compressed by method {member.compress_type}; expected what numpy.savez "
+                "or numpy.savez_compressed writes"
+            )
+    check_size(file, sum(member.file_size for member in members), "write it uncompressed, with numpy.savez")
+    for member in members:
+        with archive.open(member) as stream:
+            if stream.read(len(_NPY)) == _NPY:
+                stream.seek(0)
+                check_npy_header(stream, member.file_size, f"{file}: {member.filename}")
 
 
 def _read_csv(file: Path) -> Features:

@@ -202,7 +202,10 @@ def withheld(path: Path, what: str, error: OSError) -> CacheError:
 
 
 class NotRegularFileError(OSError):
-    """A path leads to a pipe, a folder, a socket or a device; to open a pipe would be to wait for its writer."""
+    """A path leads to a pipe, a folder, a socket or a device; opening a pipe would wait for its writer."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
 
 
 def check_regular(path: Path) -> None:

@@ -17,8 +17,8 @@ import numpy as np
 
 from cache.files import check_regular
 
-MAX_COMPRESSED_ARRAY_BYTES = 1 << 24
-"""Most bytes of a compressed array once it is decompressed; the waveform of a clip has 1.9 million."""
+MAX_COMPRESSED_BYTES = 1 << 24
+"""Most bytes of the compressed arrays of a file once they are decompressed; the waveform of a clip has 1.9 million."""
 MAX_CHUNKS = 1 << 12
 _DTYPE_KINDS = "biufS"
 _FILTERS: tuple[list[int], ...] = ([], [h5py.h5z.FILTER_DEFLATE], [h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE])
@@ -74,68 +74,90 @@ def check_array(array: object, name: str) -> int:
     properties = array.id.get_create_plist()
     if properties.get_external_count() or properties.get_layout() == h5py.h5d.VIRTUAL:
         raise ValueError(f"{name} is stored in another file, which is not read; expected an array in the file itself")
-    if array.dtype.kind not in _DTYPE_KINDS or not array.dtype.itemsize or array.shape is None:
-        raise ValueError(f"{name} is {array.dtype} of shape {array.shape}; expected an array of numbers or bytes")
-    size = math.prod(array.shape) * array.dtype.itemsize
+    dtype, shape = array.dtype, array.shape
+    if dtype.kind not in _DTYPE_KINDS or not dtype.itemsize or shape is None:
+        raise ValueError(f"{name} is {dtype} of shape {shape}; expected an array of numbers or bytes")
+    size = math.prod(shape) * dtype.itemsize
     if properties.get_layout() != h5py.h5d.CHUNKED:
         stored = array.id.get_storage_size()
         if stored != size:
-            raise ValueError(f"{name} of shape {array.shape} needs {size} bytes, but {stored} are stored")
+            raise ValueError(f"{name} of shape {shape} needs {size} bytes, but {stored} are stored")
         return size
     filters = [properties.get_filter(place)[0] for place in range(properties.get_nfilters())]
     if filters not in _FILTERS:
         raise ValueError(f"{name} uses the HDF5 filters {filters}; expected none, or deflate with or without shuffle")
-    if size > MAX_COMPRESSED_ARRAY_BYTES:
-        raise ValueError(f"{name} has {size} bytes in chunks; expected {MAX_COMPRESSED_ARRAY_BYTES} at most")
-    if any(chunk > length for chunk, length in zip(array.chunks, array.shape, strict=True)):
-        raise ValueError(f"{name} is stored in chunks of {array.chunks}, larger than its shape {array.shape}")
+    if size > MAX_COMPRESSED_BYTES:
+        raise ValueError(f"{name} has {size} bytes in chunks; expected {MAX_COMPRESSED_BYTES} at most")
+    if any(chunk > length for chunk, length in zip(array.chunks, shape, strict=True)):
+        raise ValueError(f"{name} is stored in chunks of {array.chunks}, larger than its shape {shape}")
     if _chunk_count(array) > MAX_CHUNKS:
         raise ValueError(f"{name} is stored in {_chunk_count(array)} chunks; expected {MAX_CHUNKS} at most")
     return size
 
 
-def check_arrays(file: h5py.File) -> None:
-    """Check every member of the root group by `check_array`, and that together they do not exceed the file.
+def checked_arrays(file: h5py.File) -> dict[str, h5py.Dataset]:
+    """The arrays of a file that has nothing but arrays in its root group, each as `check_array` demands.
 
     Raises
     ------
     ValueError
+        If a member is something else, or the arrays together are larger than the file or than `MAX_COMPRESSED_BYTES`.
     """
-    sizes = {}
+    arrays, stored, compressed = {}, 0, 0
     for name in file:
-        array = get_member(file, name)
-        size = check_array(array, name)
-        sizes[name] = 0 if array.chunks else size
-    if sum(sizes.values()) > file.id.get_filesize():
-        raise ValueError(f"its arrays have {sum(sizes.values())} bytes, but the file {file.id.get_filesize()}")
+        arrays[name] = get_member(file, name)
+        size = check_array(arrays[name], name)
+        if arrays[name].chunks is None:
+            stored += size
+        else:
+            compressed += size
+    if stored > file.id.get_filesize():
+        raise ValueError(f"its arrays have {stored} bytes, but the file {file.id.get_filesize()}")
+    if compressed > MAX_COMPRESSED_BYTES:
+        raise ValueError(f"its compressed arrays have {compressed} bytes; expected {MAX_COMPRESSED_BYTES} at most")
+    return arrays
 
 
 def read_array(array: h5py.Dataset) -> np.ndarray:
     """The values of an array that `check_array` has passed.
 
-    HDF5 decompresses a chunk to the end of its stream, whatever size the chunk is declared to have. So the streams are
-    decompressed once before, up to the declared size.
+    A compressed one is decompressed here, since HDF5 would decompress a chunk to the end of its stream, whatever size
+    the chunk is declared to have.
 
     Raises
     ------
     ValueError
-        If a compressed chunk is not of the declared size.
+        If a compressed chunk is missing or not of the declared size.
     """
-    if array.compression is not None:
-        size = math.prod(array.chunks) * array.dtype.itemsize
-        chunks: list[Any] = []
-        array.id.chunk_iter(chunks.append)
-        if len(chunks) != _chunk_count(array) or sum(chunk.size for chunk in chunks) > array.file.id.get_filesize():
-            raise ValueError(f"{array.name} has {len(chunks)} chunks; expected {_chunk_count(array)}, all in the file")
-        for chunk in chunks:
-            mask, data = array.id.read_direct_chunk(chunk.chunk_offset)
-            try:
-                found = len(zlib.decompressobj().decompress(data, size + 1))
-            except zlib.error as error:
-                raise ValueError(f"{array.name}: {error}") from error
-            if mask or found != size:
-                raise ValueError(f"{array.name} has a chunk that does not decompress to {size} bytes")
-    return np.asarray(array[()])
+    if array.compression is None:
+        return np.asarray(array[()])
+    chunks: list[Any] = []
+    array.id.chunk_iter(chunks.append)
+    if len(chunks) != _chunk_count(array) or sum(chunk.size for chunk in chunks) > array.file.id.get_filesize():
+        raise ValueError(f"{array.name} has {len(chunks)} chunks; expected {_chunk_count(array)}, all in the file")
+    values = np.empty(array.shape, array.dtype)
+    for chunk in chunks:
+        block = _decompress(array, *array.id.read_direct_chunk(chunk.chunk_offset))
+        whole = values[
+            tuple(slice(start, start + size) for start, size in zip(chunk.chunk_offset, block.shape, strict=True))
+        ]
+        whole[...] = block[tuple(slice(size) for size in whole.shape)]  # the last chunks are longer than the array
+    return values
+
+
+def _decompress(array: h5py.Dataset, skipped_filters: int, data: bytes) -> np.ndarray:
+    """The values of one chunk: deflate undone, and HDF5's shuffle, which stores the first bytes of all values first."""
+    size = math.prod(array.chunks) * array.dtype.itemsize
+    try:
+        raw = zlib.decompressobj().decompress(data, size + 1)
+    except zlib.error as error:
+        raise ValueError(f"{array.name}: {error}") from error
+    if skipped_filters or len(raw) != size:
+        raise ValueError(f"{array.name} has a chunk that does not decompress to {size} bytes")
+    values = np.frombuffer(raw, np.uint8)
+    if array.shuffle:
+        values = values.reshape(array.dtype.itemsize, -1).T.ravel()
+    return values.view(array.dtype).reshape(array.chunks)
 
 
 def _chunk_count(array: h5py.Dataset) -> int:

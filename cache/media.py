@@ -153,8 +153,9 @@ def check_media(file: Path, arrays: Mapping[str, np.ndarray], attributes: Mappin
 
 def _is_shape(value: object) -> bool:
     """Whether a value is the height and width of a frame in pixels, of no more than `MAX_FRAME_PIXELS`."""
-    whole = isinstance(value, list) and len(value) == 2 and all(type(side) is int and side >= 0 for side in value)
-    return whole and value[0] * value[1] <= MAX_FRAME_PIXELS
+    if not isinstance(value, list) or len(value) != 2 or not all(type(side) is int and side >= 0 for side in value):
+        return False
+    return int(value[0] * value[1]) <= MAX_FRAME_PIXELS
 
 
 def _media(arrays: dict[str, np.ndarray], attributes: dict[str, Any]) -> Media:

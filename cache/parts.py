@@ -19,7 +19,7 @@ import numpy as np
 
 from cache.errors import CacheError, DamagedPartError, MoodfuseError
 from cache.files import check_regular, open_regular, write_aside
-from cache.hdf5 import check_arrays, open_hdf5, read_array
+from cache.hdf5 import checked_arrays, open_hdf5, read_array
 from cache.headers import HEADER_BYTES, SCHEMA, Header, parse_header, read_header, unreadable, writer_version
 from cache.identity import canonical_json, content_digest
 
@@ -150,8 +150,8 @@ def file_state(path: Path) -> FileState:
 
 
 @contextmanager
-def open_part(path: Path) -> Iterator[tuple[h5py.File, dict[str, Any]]]:
-    """A part's HDF5 file for reading, with its attributes; its bytes and its arrays are checked before.
+def open_part(path: Path) -> Iterator[tuple[dict[str, h5py.Dataset], dict[str, Any]]]:
+    """The arrays of a part for reading, and its attributes; its bytes and the form of its arrays are checked before.
 
     No lock is taken.
 
@@ -168,11 +168,10 @@ def open_part(path: Path) -> Iterator[tuple[h5py.File, dict[str, Any]]]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[h5py.File, dict[str, Any]]]:
+def _opened(path: Path) -> Iterator[tuple[dict[str, h5py.Dataset], dict[str, Any]]]:
     try:
         with open_hdf5(path) as file:
-            check_arrays(file)
-            yield file, _attributes(file)
+            yield checked_arrays(file), _attributes(file)
     except FileNotFoundError as error:
         raise DamagedPartError(f"{path}: is gone") from error
     except (OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
@@ -203,8 +202,8 @@ def read_part(path: Path, *, names: tuple[str, ...] | None = None) -> tuple[dict
 
 
 def _load(path: Path, names: tuple[str, ...] | None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    with _opened(path) as (file, attributes):
-        return {name: read_array(file[name]) for name in file if names is None or name in names}, attributes
+    with _opened(path) as (arrays, attributes):
+        return {name: read_array(arrays[name]) for name in arrays if names is None or name in names}, attributes
 
 
 def verify_part(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cache.errors import InputError
+from cache.files import open_regular
 from cache.records import Clip, check_label
 
 MEDIA_SUFFIXES = frozenset(
@@ -105,7 +106,7 @@ def _scan_folder(data: Path) -> Iterator[Clip]:
 
 def _scan_csv(file: Path) -> Iterator[Clip]:
     try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
+        with open_regular(file, "r", newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
             columns = [name.strip() for name in reader.fieldnames or []]
             reader.fieldnames = columns

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import InputError, UnknownNameError
+from cache.files import read_regular
 from cache.identity import canonical_json
 from cache.recipe import DEPTHS, Recipe, Tuning
 from extract.networks.compiling import check_compiler
@@ -139,7 +140,7 @@ def read_recipe_file(name: str) -> dict[str, Any]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_regular(path).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"recipe {path}: cannot be read as UTF-8 text ({error})") from error
 

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import click
 
 from cache.errors import MoodfuseError
+from cache.files import read_regular
 from moodfuse._version import __version__
 
 INTERRUPTED = 130
@@ -76,9 +77,11 @@ def _read_config(ctx: click.Context, parameter: click.Parameter, value: Path | N
     if value is None:
         return
     try:
-        values = tomllib.loads(value.read_text(encoding="utf-8"))
+        values = tomllib.loads(read_regular(value).decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise click.BadParameter(f"{value}: not TOML ({error})") from error
+    except OSError as error:
+        raise click.BadParameter(f"{value}: cannot be read ({error.strerror or error})") from error
     section = values.get(ctx.info_name or "", {key: item for key, item in values.items() if not isinstance(item, dict)})
     names = {}
     for option in ctx.command.params:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cache.errors import InputError
+from cache.files import open_regular
 from moodfuse.model.model import Ask
 
 MEDIA = frozenset(
@@ -72,7 +73,7 @@ def _refuse_folder(error: OSError) -> None:
 
 def _listed(path: Path) -> Iterator[Ask]:
     try:
-        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
+        with open_regular(path, "r", newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
             if path.suffix.lower() == ".txt":
                 yield from (
                     Ask(str(path.parent / line))

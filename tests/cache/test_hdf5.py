@@ -21,7 +21,7 @@ from cache.errors import CacheError, DamagedPartError, InputError, MissingBlockE
 from cache.export import export_features
 from cache.files import read_json
 from cache.fits import KeptFits
-from cache.hdf5 import check_arrays, get_member, open_hdf5, read_array
+from cache.hdf5 import checked_arrays, get_member, open_hdf5, read_array
 from cache.identity import canonical_json, digest
 from cache.layout import KINDS, entries
 from cache.media import Media, MediaStore, Rendition, kept_frame
@@ -217,11 +217,11 @@ def test_compressed_arrays_are_read_to_their_size_and_no_further(tmp_path: Path,
         array.id.write_direct_chunk((0,), bytes(16), filter_mask=3)
         file.create_dataset("absent", (4,), "f4", chunks=(4,), **filters)
     with open_hdf5(tmp_path / "good.h5") as file:
-        check_arrays(file)
-        assert np.array_equal(read_array(file["a"]), values)
+        arrays = checked_arrays(file)
+        assert np.array_equal(read_array(arrays["a"]), values)
         for name in ("long", "short", "noise", "stored", "absent"):
             with pytest.raises((ValueError, OSError, RuntimeError)):
-                read_array(file[name])
+                read_array(arrays[name])
 
 
 def test_a_user_defined_link_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Folders and CSVs become clips, or a message that says what to change."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,13 @@ def test_bad_tables_are_named_with_line_and_cause(tmp_path: Path, text: str, mes
     """Each message says where, what was found and what was expected."""
     with pytest.raises(InputError, match=message):
         scan(write(tmp_path, text))
+
+
+def test_a_pipe_in_place_of_a_table_is_refused_at_once(tmp_path: Path) -> None:
+    """It is not waited for."""
+    os.mkfifo(tmp_path / "clips.csv")
+    with pytest.raises(InputError, match=r"clips\.csv: .*is a pipe; expected a regular file"):
+        scan(tmp_path / "clips.csv")
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
