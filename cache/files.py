@@ -226,7 +226,7 @@ def check_regular(path: Path) -> None:
 
 
 def open_regular(path: Path, mode: str = "rb", **options: Any) -> IO[Any]:
-    """Open a regular file for reading; `mode` and `options` as for `open`.
+    """Open a regular file for reading; `mode` and `options` as for `Path.open`.
 
     Raises
     ------
@@ -236,7 +236,7 @@ def open_regular(path: Path, mode: str = "rb", **options: Any) -> IO[Any]:
         If it cannot be opened.
     """
     check_regular(path)
-    return open(path, mode, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK), **options)
+    return path.open(mode, **options)
 
 
 def read_regular(path: Path) -> bytes:

@@ -100,7 +100,7 @@ def _names(file: h5py.File, path: Path) -> set[str]:
     """Names of the arrays, as ``layer/array``."""
     import h5py
 
-    if any(name.startswith("convolution2d_") for name in file) or "ConvBNEluDr" in set(file):
+    if any(name.startswith("convolution2d_") for name in file) or "ConvBNEluDr" in file:
         raise WeightsError(
             f"{path}: the older Theano file of the tagger (Keras 1), whose BatchNorm depends on the batch; it is not "
             "read: use keras2_model/model_best.hdf5 of the same repository (moodfuse weights fetch twodmcnn-msd-choi)"
@@ -111,7 +111,7 @@ def _names(file: h5py.File, path: Path) -> set[str]:
     found: set[str] = set()
     for layer in root:
         node = _step(root, layer, path, f"{_ROOT}/{layer}")
-        if isinstance(node, h5py.Group) and layer in set(node):
+        if isinstance(node, h5py.Group) and layer in node:
             node = _step(node, layer, path, f"{_ROOT}/{layer}/{layer}")
         found.update({f"{layer}/{name}" for name in node} if isinstance(node, h5py.Group) else {layer})
     return found
@@ -130,7 +130,7 @@ def _step(node: h5py.Group, name: str, path: Path, where: str) -> h5py.Group | h
     """One member of a group, over a hard link only."""
     import h5py
 
-    if not isinstance(node, h5py.Group) or name not in set(node):  # `name in node` would follow a link
+    if not isinstance(node, h5py.Group) or name not in node:
         raise WeightsError(f"{path}: no array {where}; expected the weights of the Keras 2 music tagger")
     return get_member(node, name)
 
