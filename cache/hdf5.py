@@ -20,6 +20,7 @@ from cache.files import check_regular
 MAX_COMPRESSED_BYTES = 1 << 24
 """Most bytes of the compressed arrays of a file once they are decompressed; the waveform of a clip has 1.9 million."""
 MAX_CHUNKS = 1 << 12
+MAX_ARRAYS = 100_000
 _DTYPE_KINDS = "biufS"
 _FILTERS: tuple[list[int], ...] = ([], [h5py.h5z.FILTER_DEFLATE], [h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_DEFLATE])
 
@@ -103,6 +104,8 @@ def checked_arrays(file: h5py.File) -> dict[str, h5py.Dataset]:
     ValueError
         If a member is something else, or the arrays together are larger than the file or than `MAX_COMPRESSED_BYTES`.
     """
+    if len(file) > MAX_ARRAYS:
+        raise ValueError(f"it has {len(file)} arrays; expected {MAX_ARRAYS} at most")
     arrays, stored, compressed = {}, 0, 0
     for name in file:
         arrays[name] = get_member(file, name)

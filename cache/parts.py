@@ -174,14 +174,19 @@ def _opened(path: Path) -> Iterator[tuple[dict[str, h5py.Dataset], dict[str, Any
             yield checked_arrays(file), _attributes(file)
     except FileNotFoundError as error:
         raise DamagedPartError(f"{path}: is gone") from error
-    except (OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
-        if isinstance(error, MoodfuseError):
-            raise
+    except MoodfuseError:
+        raise
+    except ValueError as error:
+        raise DamagedPartError(f"{path}: {error}") from error
+    except (OSError, KeyError, RuntimeError, TypeError) as error:
         raise DamagedPartError(f"{path}: cannot be read as HDF5 ({error})") from error
 
 
 def _attributes(file: h5py.File) -> dict[str, Any]:
-    attributes = json.loads(file.attrs["attributes"])
+    try:
+        attributes = json.loads(file.attrs["attributes"])
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"its attributes are not JSON ({error})") from error
     if not isinstance(attributes, dict):
         raise ValueError("its attributes are not a JSON object")
     return attributes

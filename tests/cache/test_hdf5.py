@@ -188,6 +188,15 @@ def test_a_part_of_other_arrays_is_damaged(whole_cache: FeatureCache, tmp_path: 
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10
 
 
+def test_a_part_of_very_many_arrays_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes time to open."""
+    part = write_part(tmp_path, "many", {name: np.zeros(1) for name in "abc"}, {})
+    assert list(read_part(part)[0]) == ["a", "b", "c"]
+    monkeypatch.setattr("cache.hdf5.MAX_ARRAYS", 2)
+    with pytest.raises(DamagedPartError, match="it has 3 arrays; expected 2 at most"):
+        read_part(part)
+
+
 def test_an_array_that_is_linked_many_times_is_larger_than_its_file(tmp_path: Path) -> None:
     """Hard links to one array are each within the file, but not all of them together."""
     part = write_part(tmp_path, "many", {"a": np.zeros(100_000)}, {})
@@ -238,7 +247,7 @@ def test_a_user_defined_link_is_refused(tmp_path: Path) -> None:
         get_member(file, "array")
 
 
-@pytest.mark.parametrize("attributes", [None, "[]", "3", "{", np.zeros(3), b"\xff", "NaN", ["a", "b"]])
+@pytest.mark.parametrize("attributes", [None, "[]", "3", "{", "[" * 100_000, np.zeros(3), b"\xff", "NaN", ["a", "b"]])
 def test_attributes_that_are_none_are_damage(tmp_path: Path, attributes: object) -> None:
     """The attribute of the root group has to be the text of a JSON object."""
     part = write_part(tmp_path, "some", {"a": np.zeros(3)}, {"x": 1})
