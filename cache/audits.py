@@ -5,6 +5,7 @@ be compared whether or not their media are kept.
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from cache.errors import DamagedPartError, InputError, SchemaError
 from cache.files import facts_of, listing, set_aside, write_text
 from cache.identity import canonical_json, digest16
 from cache.named_json import read_named, record_of
+from cache.parts import check_dtypes
 from cache.store import FeatureCache
 
 log = logging.getLogger(__name__)
@@ -138,6 +140,22 @@ class ClipMarks:
     frame_times_s: np.ndarray
 
 
+_MARKS = {"peak_times": ("<u2", 1), "peak_bins": ("<u2", 1), "frame_hashes": ("<u8", 1), "frame_times_s": ("<f8", 1)}
+
+
+def check_marks(file: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, object]) -> None:
+    """Check that a part holds the marks of a clip; the attributes say nothing of them.
+
+    Raises
+    ------
+    DamagedPartError
+    """
+    check_dtypes(file, arrays, _MARKS)
+    pairs = (("peak_times", "peak_bins"), ("frame_hashes", "frame_times_s"))
+    if any(len(arrays[one]) != len(arrays[other]) for one, other in pairs):
+        raise DamagedPartError(f"{file}: its marks are of different lengths")
+
+
 class MarkStore:
     """Marks of clips under one set of rules, a part a clip, in ``<cache>/audits/<rules16>``."""
 
@@ -156,5 +174,5 @@ class MarkStore:
 
     def read(self, digest: str) -> ClipMarks | None:
         """The marks of a clip, or `None` where there are none."""
-        found = read_clip_part(self.folder, digest, form=FORMAT_OF_MARKS)
-        return None if found is None else ClipMarks(**found[0])
+        found = read_clip_part(self.folder, digest, form=FORMAT_OF_MARKS, check=check_marks)
+        return None if found is None else ClipMarks(**{name: found[0][name] for name in _MARKS})

@@ -4,7 +4,6 @@ A part is taken when its bytes are what was written and it says that it belongs 
 clips count as missing. Of several parts that hold a clip the first by name stands.
 """
 
-import json
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ CLASSES = "classes"
 PART_BYTES = 1 << 25
 """A part of several clips holds so many bytes of arrays at most."""
 Arrays = Mapping[str, np.ndarray]
+_CLIP, _VALUE = np.dtype("S64"), np.dtype("<f4")
 _REMEMBERED_PARTS, _REMEMBERED_CLIPS = 1 << 14, 1 << 10
 """The clips of so many checked parts are remembered, where a part holds no more than so many: 64 bytes each."""
 _clips: dict[tuple[FileState, str, str], Digests] = {}
@@ -84,39 +84,51 @@ def part_files(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def opened(owner: Owner, file: Path) -> Iterator[tuple[h5py.File, Mapping[str, Any]]]:
-    """A checked part for reading with its attributes, held to whose rows it says it has.
+def opened(owner: Owner, file: Path) -> Iterator[tuple[Mapping[str, h5py.Dataset], Mapping[str, Any]]]:
+    """The arrays of a checked part for reading, with its attributes, held to whose rows it says it has.
 
     Raises
     ------
     DamagedPartError
     """
-    with open_part(file) as part:
-        attributes = attributes_of(file, part)
+    with open_features(file) as (part, attributes):
         _check_belongs(owner, file, attributes)
         yield part, attributes
 
 
-def attributes_of(file: Path, part: h5py.File) -> Mapping[str, Any]:
-    """The attributes of an open part.
+@contextmanager
+def open_features(file: Path) -> Iterator[tuple[Mapping[str, h5py.Dataset], Mapping[str, Any]]]:
+    """The arrays of a part of features of any source for reading, with its attributes; both are checked before.
 
     Raises
     ------
     DamagedPartError
+        If it is not what its name says, or holds something else than features.
     """
-    try:
-        attributes = json.loads(part.attrs["attributes"])
-    except (KeyError, ValueError, TypeError) as error:
-        raise DamagedPartError(f"{file}: its attributes cannot be read ({error})") from error
-    if not isinstance(attributes, dict):
-        raise DamagedPartError(f"{file}: its attributes are no JSON object")
-    return attributes
+    with open_part(file) as (part, attributes):
+        if attributes.get("format") != FORMAT:
+            raise DamagedPartError(f"{file}: is of format {attributes.get('format')!r}; expected {FORMAT!r}")
+        classes = attributes.get(CLASSES, [])
+        if not isinstance(classes, list) or not all(isinstance(label, str) for label in classes):
+            raise DamagedPartError(f"{file}: its classes are {classes!r:.99}; expected a list of labels")
+        if "clip" not in part:
+            raise DamagedPartError(f"{file}: has no array 'clip'")
+        for name, data in part.items():
+            _check_array(file, name, data, part["clip"].shape[:1])
+        yield part, attributes
+
+
+def _check_array(file: Path, name: str, data: h5py.Dataset, rows: tuple[int, ...]) -> None:
+    """Check that an array is what a part of features has: clips as 64 bytes each, or float32 with a row a clip."""
+    dtype, ndim = (_CLIP, 1) if name == "clip" else (_VALUE, 2)
+    if data.dtype != dtype or len(data.shape) != ndim or data.shape[:1] != rows or data.chunks:
+        raise DamagedPartError(
+            f"{file}: {name} is {data.dtype}{list(data.shape)}; expected {dtype}{[*rows, 'D'][:ndim]}, not compressed"
+        )
 
 
 def _check_belongs(owner: Owner, file: Path, attributes: Mapping[str, Any]) -> None:
     """Hold a part to its folder. Of sources whose folders have one name the recipe decides."""
-    if attributes.get("format") != FORMAT:
-        raise DamagedPartError(f"{file}: is of format {attributes.get('format')!r}; expected {FORMAT!r}")
     found = (folder_of(str(attributes.get("source"))), attributes.get("recipe"), attributes.get("trained"))
     if found != (folder_of(owner.source), owner.recipe, owner.trained):
         raise DamagedPartError(f"{file}: belongs to {'/'.join(map(str, found))}")
@@ -140,7 +152,7 @@ def clips_of(owner: Owner, file: Path) -> Digests:
     clips = _clips.get(key)
     if clips is None:
         with opened(owner, file) as (part, _):
-            clips = np.asarray(part["clip"][()], dtype="S64")
+            clips = part["clip"][()]
         check_each_once(file, clips)
         if len(clips) <= _REMEMBERED_CLIPS:
             if len(_clips) >= _REMEMBERED_PARTS:
@@ -232,7 +244,7 @@ def _check_fits(file: Path, data: h5py.Dataset, clips: int, out: np.ndarray) -> 
     """Refuse an array that has not a row a clip, and one whose rows are not like those of the parts before."""
     if data.shape[:1] != (clips,):
         raise DamagedPartError(f"{file}: {data.name} of shape {data.shape} for {clips} clips")
-    if data.shape[1:] != out.shape[1:] or data.dtype != out.dtype:
+    if data.shape[1:] != out.shape[1:]:
         raise CacheError(
             f"{file}: rows of {data.name} are {data.dtype}{list(data.shape[1:])}, those of parts before it "
             f"{out.dtype}{list(out.shape[1:])}; move the part away that does not belong here, then run extract again"

@@ -7,24 +7,24 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from cache.audits import FORMAT_OF_MARKS, audit_in
-from cache.blocks import FORMAT, check_each_once
+from cache.audits import FORMAT_OF_MARKS, audit_in, check_marks
+from cache.blocks import check_each_once, open_features
 from cache.choices import read_recipe
 from cache.clip_parts import check_place
 from cache.columns import Digests
 from cache.errors import DamagedPartError
+from cache.files import read_regular
 from cache.fits import check_fits
 from cache.identity import canonical_json, digest16
 from cache.layout import Entry, folder_of
 from cache.manifest import Manifest
 from cache.media import FORMAT as FORMAT_OF_MEDIA
+from cache.media import check_media
 from cache.named_json import check_keys, read_named
 from cache.outcomes import read_outcome
 from cache.parts import SCHEMA, read_part, verify_part
 from cache.recipe import Recipe
-from cache.runs import FORMAT as FORMAT_OF_PREDICTIONS
+from cache.runs import check_predictions
 from cache.seals import check_sealed
 from cache.store import check_trained
 from cache.tables import ATTRIBUTES, ClipTable
@@ -35,7 +35,7 @@ Check = Callable[[Entry], Digests | None]
 
 def _json(entry: Entry, *, may_end: bytes = b"") -> Any:
     """A record whose text is canonical: any other text was not written so. It may have one ending."""
-    data = entry.path.read_bytes().removesuffix(may_end)
+    data = read_regular(entry.path).removesuffix(may_end)
     values = json.loads(data.decode("utf-8"))
     _demand(data, canonical_json(values).encode(), "its text is not canonical, so it was changed")
     return values
@@ -61,7 +61,7 @@ def _plan(entry: Entry) -> None:
 def _table(entry: Entry) -> None:
     arrays, attributes = verify_part(entry.path)
     _demand(attributes, ATTRIBUTES, "holds no table of clips")
-    ClipTable.from_arrays(arrays)
+    ClipTable.from_arrays(entry.path, arrays)
 
 
 def _outcome(entry: Entry) -> None:
@@ -81,11 +81,15 @@ def _audit(entry: Entry) -> None:
 
 
 def _media(entry: Entry) -> None:
-    check_place(entry.path, verify_part(entry.path)[1], form=FORMAT_OF_MEDIA)
+    arrays, attributes = verify_part(entry.path)
+    check_place(entry.path, attributes, form=FORMAT_OF_MEDIA)
+    check_media(entry.path, arrays, attributes)
 
 
 def _marks(entry: Entry) -> None:
-    check_place(entry.path, verify_part(entry.path)[1], form=FORMAT_OF_MARKS)
+    arrays, attributes = verify_part(entry.path)
+    check_place(entry.path, attributes, form=FORMAT_OF_MARKS)
+    check_marks(entry.path, arrays, attributes)
 
 
 def _recipe(entry: Entry) -> None:
@@ -102,13 +106,11 @@ def _training(entry: Entry) -> None:
 
 
 def _features(entry: Entry) -> Digests:
-    arrays, attributes = verify_part(entry.path)
+    arrays, _ = verify_part(entry.path)
+    with open_features(entry.path) as (_, attributes):
+        owner = (folder_of(str(attributes.get("source"))), attributes.get("recipe"), attributes.get("trained"))
+    _demand(owner, entry.parents[1:], f"belongs to {'/'.join(map(str, owner))}")
     clips = arrays["clip"]
-    _, source, recipe, trained = entry.parents
-    _demand((attributes["format"], clips.dtype), (FORMAT, np.dtype("S64")), "holds no features")
-    owner = (folder_of(attributes["source"]), attributes["recipe"], attributes["trained"])
-    _demand(owner, (source, recipe, trained), f"belongs to {'/'.join(owner)}")
-    _demand({len(array) for array in arrays.values()}, {len(clips)}, "has arrays of different lengths")
     check_each_once(entry.path, clips)
     return clips
 
@@ -130,7 +132,7 @@ def _run(entry: Entry) -> None:
 
 
 def _predictions(entry: Entry) -> None:
-    _demand(verify_part(entry.path)[1]["format"], FORMAT_OF_PREDICTIONS, "holds no predictions")
+    check_predictions(entry.path, *verify_part(entry.path))
 
 
 CHECKS: dict[str, Check] = {

@@ -5,7 +5,7 @@ several parts of a clip the first sound one stands; damaged ones, and those of a
 their place says, are set aside.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from cache.files import listing, set_aside
 from cache.identity import digest16
 from cache.parts import SCHEMA, FileState, check_part, file_state, read_part, write_part
 
+Arrays = dict[str, np.ndarray]
 _at_home: set[FileState] = set()
 """Parts whose attributes this process has held to their place; to open HDF5 for each look would take longer."""
 
@@ -63,12 +64,26 @@ def find_clip(folder: Path, digest: str, *, form: str) -> Path | None:
     return None
 
 
-def read_clip_part(folder: Path, digest: str, *, form: str) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-    """Arrays and attributes of a clip's part, or `None` where there is none; `form` as for `check_place`."""
+def read_clip_part(
+    folder: Path, digest: str, *, form: str, check: Callable[[Path, Arrays, Mapping[str, Any]], None]
+) -> tuple[Arrays, dict[str, Any]] | None:
+    """Arrays and attributes of a clip's part, or `None` where there is none.
+
+    Parameters
+    ----------
+    folder : Path
+    digest : str
+        Of the clip.
+    form : str
+        As for `check_place`.
+    check : callable
+        Raises `DamagedPartError` where the arrays and attributes of a part are not what they should be.
+    """
     for file in clip_files(folder, digest):
         try:
             arrays, attributes = read_part(file)
             check_place(file, attributes, form=form)
+            check(file, arrays, attributes)
             return arrays, attributes
         except DamagedPartError as error:
             set_aside(file, str(error))

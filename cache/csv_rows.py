@@ -7,11 +7,13 @@ them, for a file name may be any bytes; a column where they can only be a mistak
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
 from cache.errors import InputError
+from cache.files import open_regular
 
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _QUOTED = re.compile(r'"[^"]*(?:"|$)')
@@ -30,9 +32,9 @@ def csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
     """
     line, names, separator, record = 1, list[str](), ",", list[str]()
     try:
-        with file.open("rb") as start:
+        with open_regular(file) as start:
             check_encoding(start.read(2), file)
-        with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
+        with open_regular(file, "r", newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
             first = []
             for text in stream:
                 first.append(text)
@@ -76,7 +78,7 @@ def _separator(header: str) -> str:
 
 
 def _header(file: Path, line: int, names: list[str]) -> list[str]:
-    if doubled := sorted({name for name in names if name and names.count(name) > 1}):
+    if doubled := sorted(name for name, count in Counter(names).items() if name and count > 1):
         raise InputError(f"{file}, line {line}: column {doubled[0]!r} stands there twice; drop one")
     if any("\0" in name for name in names):
         raise InputError(f"{file}, line {line}: holds NUL characters; is the file UTF-16? Save it as UTF-8")

@@ -7,6 +7,7 @@ of the embedding, but for those that an export adds (label, group, fold and dige
 
 import fnmatch
 import lzma
+import math
 import re
 import struct
 import tokenize
@@ -16,12 +17,14 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from cache.csv_rows import check_columns, check_encoding, csv_rows
 from cache.errors import InputError
 from cache.features import Features, listed, narrowed, plain_id
+from cache.files import open_regular, read_regular
 
 LOGIT = "logit:"
 BESIDE = ("label", "group", "fold", "digest")
@@ -32,6 +35,12 @@ _INDEX = re.compile(r"|unnamed: \d+(\.\d+|_level_\d+)*|index|level_\d+|__index_l
 FEWEST_ROWS = 10
 """In fewer rows the numbers of a real feature may number the rows, or go with the labels, by chance."""
 _VALUES_AT_ONCE = 1 << 20
+UNPACKED_RATIO = 100
+"""A compressed file may become so many times its size in memory; features of a network compress to a half at best."""
+UNPACKED_BYTES = 1 << 26
+"""Below so many bytes a file may be compressed as it likes."""
+_NPY = b"\x93NUMPY"
+_NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _UNREADABLE = (
     *(OSError, ValueError, EOFError, KeyError, TypeError, OverflowError, MemoryError, RuntimeError),
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, NotImplementedError, SyntaxError),
@@ -256,11 +265,60 @@ def _no_objects(file: Path, what: str) -> Iterator[None]:
 
 
 def _array(file: Path, what: str) -> np.ndarray:
-    with _no_objects(file, what):
-        found = np.load(file, allow_pickle=False)
-    if not isinstance(found, np.ndarray):
-        raise InputError(f"{file}: is an .npz, not one array; give it the suffix .npz")
+    with open_regular(file) as stream:
+        if stream.read(len(_NPY)) == _NPY:
+            stream.seek(0)
+            check_npy_header(stream, file.stat().st_size, f"{file}: the array")
+        stream.seek(0)
+        with _no_objects(file, what):
+            found = np.load(stream, allow_pickle=False)
+        if not isinstance(found, np.ndarray):
+            raise InputError(f"{file}: is an .npz, not one array; give it the suffix .npz")
     return found
+
+
+def check_npy_header(stream: IO[bytes], size: int, what: str) -> None:
+    """Check that the array that a ``.npy`` declares is not larger than the `size` bytes of the file.
+
+    NumPy allocates what the header declares before it reads a value.
+
+    Raises
+    ------
+    InputError
+    """
+    version = np.lib.format.read_magic(stream)
+    if version not in _NPY_HEADERS:
+        raise ValueError(f"version {version} of the format; expected 1.0 or 2.0")
+    shape, _, dtype = _NPY_HEADERS[version](stream)
+    declared, left = math.prod(shape) * max(1, dtype.itemsize), size - stream.tell()
+    if not dtype.hasobject and declared > left:
+        raise InputError(
+            f"{what} is declared as {dtype}{list(shape)}, {declared} bytes, but {max(0, left)} follow; the file is cut "
+            "short or damaged: write it again with numpy.save or numpy.savez"
+        )
+
+
+def check_size(file: Path, unpacked: int, remedy: str) -> None:
+    """Refuse a compressed file that would take much more memory than it has bytes.
+
+    Parameters
+    ----------
+    file : Path
+    unpacked : int
+        Bytes of its arrays in memory.
+    remedy : str
+        How to write it otherwise.
+
+    Raises
+    ------
+    InputError
+    """
+    limit = max(UNPACKED_BYTES, UNPACKED_RATIO * file.stat().st_size)
+    if unpacked > limit:
+        raise InputError(
+            f"{file}: {file.stat().st_size} bytes that become {unpacked}; expected {UNPACKED_RATIO} times the file, or "
+            f"{UNPACKED_BYTES >> 20} MiB, at most: {remedy}"
+        )
 
 
 def _read_ids(file: Path) -> list[str]:
@@ -268,7 +326,7 @@ def _read_ids(file: Path) -> list[str]:
     with readable(file):
         if file.suffix.lower() == ".npy":
             return texts_of(_array(file, "ids"), "ids", file)
-        data = file.read_bytes()
+        data = read_regular(file)
         check_encoding(data, file)
         lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     texts = [line.removesuffix(b"\r").decode("utf-8", "surrogateescape") for line in lines]
@@ -299,8 +357,8 @@ def _class_names(values: np.ndarray, file: Path) -> list[str]:
 
 def _read_npz(file: Path) -> Features:
     wanted = ("id", "embedding", "logits", "classes")
-    with readable(file):
-        found = np.load(file, allow_pickle=False)
+    with readable(file), open_regular(file) as stream:
+        found = np.load(stream, allow_pickle=False)
         if isinstance(found, np.ndarray):
             raise InputError(f"{file}: is one array, no .npz; give it the suffix .npy, and --ids FILE")
         with found:
@@ -309,6 +367,7 @@ def _read_npz(file: Path) -> Features:
                     f"{file}: lacks {' and '.join(missing)}, holds {', '.join(found.files) or 'nothing'}; expected "
                     "id [N], embedding [N, D] and, if any, logits [N, C]"
                 )
+            _check_members(file, found.zip, wanted)
             arrays = {}
             for name in (name for name in wanted if name in found.files):
                 with _no_objects(file, name):
@@ -321,6 +380,24 @@ def _read_npz(file: Path) -> Features:
     named = logits is not None and "classes" in arrays
     classes = tuple(_class_names(arrays["classes"], file)) if named else None
     return Features(file, ids, arrays["embedding"], logits, classes)
+
+
+def _check_members(file: Path, archive: zipfile.ZipFile, wanted: Sequence[str]) -> None:
+    """Check the arrays of an ``.npz`` that are read, before any is."""
+    names = {*wanted, *(f"{name}.npy" for name in wanted)}
+    members = [member for member in archive.infolist() if member.filename in names]
+    for member in members:
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise InputError(
+                f"{file}: {member.filename} is compressed by method {member.compress_type}; expected what numpy.savez "
+                "or numpy.savez_compressed writes"
+            )
+    check_size(file, sum(member.file_size for member in members), "write it uncompressed, with numpy.savez")
+    for member in members:
+        with archive.open(member) as stream:
+            if stream.read(len(_NPY)) == _NPY:
+                stream.seek(0)
+                check_npy_header(stream, member.file_size, f"{file}: {member.filename}")
 
 
 def _read_csv(file: Path, names_wanted: Sequence[str]) -> Features:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from cache.errors import CacheError, DamagedPartError
 
@@ -139,7 +139,7 @@ def write_text(path: Path, text: str) -> bool:
     """Replace a small text file whole; returns whether anything changed. What is no UTF-8 is written escaped."""
     data = text.encode("utf-8", "backslashreplace")
     with suppress(OSError):
-        if path.read_bytes() == data:
+        if read_regular(path) == data:
             return False
     write_aside(path, data)
     return True
@@ -195,8 +195,55 @@ def facts_of(path: Path) -> os.stat_result | None:
 
 
 def withheld(path: Path, what: str, error: OSError) -> CacheError:
-    """The error to raise where the operating system does not let `path` be read or listed, which is no damage."""
+    """The error to raise where `path` cannot be read or listed, which is no damage; a pipe in its place is."""
+    if isinstance(error, NotRegularFileError):
+        return DamagedPartError(f"{path}: {error.strerror}")
     return CacheError(f"{path}: cannot be {what} ({error.strerror or error}); correct that, then run the command again")
+
+
+class NotRegularFileError(OSError):
+    """A path leads to a pipe, a folder, a socket or a device; opening a pipe would wait for its writer."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+def check_regular(path: Path) -> None:
+    """Check that a path leads to a regular file, before a library opens it.
+
+    Raises
+    ------
+    NotRegularFileError
+        If it is anything else.
+    OSError
+        If there is no such file, or it cannot be looked at.
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFIFO: "a pipe", stat.S_IFDIR: "a folder", stat.S_IFSOCK: "a socket"}
+        found = kinds.get(stat.S_IFMT(mode), "a device")
+        raise NotRegularFileError(errno.EINVAL, f"is {found}; expected a regular file", str(path))
+
+
+def open_regular(path: Path, mode: str = "rb", **options: Any) -> IO[Any]:
+    """Open a regular file for reading; `mode` and `options` as for `Path.open`.
+
+    Raises
+    ------
+    NotRegularFileError
+        If it is anything else; a pipe is not waited for.
+    OSError
+        If it cannot be opened.
+    """
+    check_regular(path)
+    return path.open(mode, **options)
+
+
+def read_regular(path: Path) -> bytes:
+    """The bytes of a regular file; raises as `open_regular`."""
+    with open_regular(path) as stream:
+        data: bytes = stream.read()
+    return data
 
 
 def read_json(path: Path) -> Any:
@@ -207,13 +254,10 @@ def read_json(path: Path) -> Any:
     CacheError
         If the file cannot be read.
     DamagedPartError
-        If it is not JSON, or no plain file.
+        If it is not JSON, or not a regular file.
     """
-    facts = facts_of(path)
-    if facts is not None and not stat.S_ISREG(facts.st_mode):
-        raise DamagedPartError(f"{path}: is no plain file")
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_float=_finite, parse_constant=_finite)
+        return json.loads(read_regular(path).decode("utf-8"), parse_float=_finite, parse_constant=_finite)
     except OSError as error:
         raise withheld(path, "read", error) from error
     except (ValueError, RecursionError) as error:

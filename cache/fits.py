@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from cache.errors import DamagedPartError
 from cache.files import listing, set_aside
 from cache.identity import content_digest
-from cache.parts import SCHEMA, read_part, write_part
+from cache.parts import SCHEMA, check_dtypes, read_part, write_part
 from cache.tables import ClipTable
 
 log = logging.getLogger(__name__)
@@ -29,11 +29,11 @@ KEPT_EVERY_S = 10.0
 """Finished fits wait so long at most for others, to be written with them."""
 _KEPT_BYTES = 1 << 24
 _ARRAYS = {
-    "key": (np.dtype("S64"), 1),
-    "shape": (np.dtype("<i8"), 2),
-    "values": (np.dtype("<f8"), 1),
-    "temperature": (np.dtype("<f8"), 1),
-    "chosen": (np.dtype("?"), 1),
+    "key": ("S64", 1),
+    "shape": ("<i8", 2),
+    "values": ("<f8", 1),
+    "temperature": ("<f8", 1),
+    "chosen": ("?", 1),
 }
 _DECIDING = ("id", "digest", "file_sha256", "group", "label", "missing")
 
@@ -99,7 +99,9 @@ class KeptFits:
         return found
 
     def _read(self, file: Path, wanted: Mapping[bytes, str]) -> Iterator[tuple[str, KeptFit]]:
-        keys = read_part(file, names=("key",))[0].get("key", np.zeros(0, "S64")).tolist()
+        arrays = read_part(file, names=("key",))[0]
+        check_dtypes(file, arrays, {"key": _ARRAYS["key"]})
+        keys = arrays["key"].tolist()
         if not any(key in wanted for key in keys):
             return
         arrays, attributes = read_part(file)
@@ -160,8 +162,9 @@ def check_fits(file: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping
     """
     if (attributes.get("format"), attributes.get("clips")) != (FORMAT, file.parent.name):
         raise DamagedPartError(f"{file}: holds no fits of its folder's clips")
-    if {name: (array.dtype, array.ndim) for name, array in arrays.items()} != _ARRAYS:
-        raise DamagedPartError(f"{file}: its arrays are not those of kept fits")
+    check_dtypes(file, arrays, _ARRAYS)
+    if not isinstance(attributes.get("settings"), list):
+        raise DamagedPartError(f"{file}: its settings are not a list")
     count, shape = len(arrays["key"]), arrays["shape"]
     lengths = {len(arrays["temperature"]), len(arrays["chosen"]), len(attributes["settings"])}
     if lengths != {count} or shape.shape != (count, 2) or (shape < 0).any():

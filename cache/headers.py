@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import CacheError, DamagedPartError, SchemaError
-from cache.files import withheld
+from cache.files import open_regular, withheld
 from cache.identity import canonical_json, digest16
 
 SCHEMA = 2
@@ -72,7 +72,7 @@ def read_header(path: Path) -> Header:
         If the file cannot be read.
     """
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             data = stream.read(HEADER_BYTES)
             size = os.fstat(stream.fileno()).st_size
     except OSError as error:

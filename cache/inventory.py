@@ -12,7 +12,6 @@ from dataclasses import replace
 import numpy as np
 
 from cache.choices import MEND
-from cache.columns import Texts
 from cache.errors import CacheError, DamagedPartError
 from cache.files import read_json
 from cache.fits import clips_digest16
@@ -74,13 +73,9 @@ def _columns(cache: FeatureCache) -> ClipTable:
     texts = {name: f"{name}_ends" for name in ("group", *_COLUMNS)}
     arrays, _ = read_part(file, names=("ok", *texts, *texts.values(), *(f"{name}_row" for name in _COLUMNS)))
     try:
-        return ClipTable(
-            {name: Texts(arrays[name], arrays[ends]) for name, ends in texts.items()},
-            {name: arrays[f"{name}_row"] for name in _COLUMNS},
-            {"ok": arrays["ok"]},
-        )
-    except (KeyError, ValueError) as error:
-        raise DamagedPartError(f"{file}: {error} is missing or does not fit; {MEND}") from error
+        return ClipTable.from_arrays(file, arrays, names=("ok", "group", *_COLUMNS))
+    except DamagedPartError as error:
+        raise DamagedPartError(f"{error}; {MEND}") from error
 
 
 def _clip_counts(table: ClipTable) -> ClipCounts:

@@ -26,7 +26,7 @@ from cache.headers import NEVER_RELEASED, SCHEMA, wanted_version, writer_version
 from cache.identity import canonical_json
 from cache.layout import REPEAT
 from cache.outcomes import read_outcomes, write_outcome
-from cache.parts import read_part, write_part
+from cache.parts import check_dtypes, read_part, write_part
 from cache.recipe import Recipe
 from cache.records import ClipStatus, Outcome, Plan
 from cache.tables import ATTRIBUTES, ClipTable
@@ -112,6 +112,7 @@ class Manifest:
     def read_plan(file: Path) -> Plan:
         """The plan that a part holds, or `DamagedPartError`; it is held to the folder that it stands in."""
         arrays, values = read_part(file)
+        check_dtypes(file, arrays, {"clip": ("S64", 1), "fold": ("<i2", 1)})
         try:
             home = f"repeat-{values['repeat']}" if values["repeat"] else "plans"
             if values["format"] != FORMAT_OF_PLANS or file.parent.name != home:
@@ -169,7 +170,7 @@ class Manifest:
             arrays, values = read_part(file)
             if values != ATTRIBUTES:
                 raise DamagedPartError(f"{file}: holds no table of clips")
-            return ClipTable.from_arrays(arrays)
+            return ClipTable.from_arrays(file, arrays)
         except DamagedPartError as error:
             raise DamagedPartError(
                 f"{error}; run extract again, or the moodfuse cache import --labels that made it: both write the table "

@@ -7,13 +7,12 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.blocks import CLASSES, Owner, attributes_of, part_files, read_rows
+from cache.blocks import CLASSES, Owner, open_features, part_files, read_rows
 from cache.columns import repeated
 from cache.datasets import DataSet
 from cache.errors import DamagedPartError, InputError
 from cache.feature_files import FEWEST_ROWS, LOGIT
 from cache.features import Features, first_few, listed, shown
-from cache.parts import open_part
 from cache.recipe import Recipe
 from cache.store import FeatureCache
 
@@ -127,9 +126,9 @@ def check_shape(cache: FeatureCache, recipe: Recipe, features: Features) -> None
     folder = cache.block_folder(recipe, None).parent
     for file in (part for network in sorted(folder.glob("[!.]*/")) for part in part_files(network)):
         try:
-            with open_part(file) as part:
+            with open_features(file) as (part, attributes):
                 found = {name: part[name].shape[1] for name in part if name != "clip"}
-                classes = attributes_of(file, part).get(CLASSES)
+                classes = attributes.get(CLASSES)
         except DamagedPartError:
             continue  # it is set aside when its rows are wanted
         if found != wanted:

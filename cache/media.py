@@ -4,6 +4,8 @@ What is kept of a clip is a rendition: its sound, its picture as decoded, or its
 Each rendition has a folder named after its rules, and a clip is one part in it. `docs/media-store.md` says why.
 """
 
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,13 @@ from cache.clip_parts import find_clip, read_clip_part, write_clip_part
 from cache.errors import DamagedPartError, MissingBlockError
 from cache.files import listing, set_aside
 from cache.identity import digest16
-from cache.parts import read_part
-from cache.pictures import decode_frame, decode_frames, encode_frames
+from cache.parts import check_dtypes, read_part
+from cache.pictures import MAX_FRAME_PIXELS, decode_frame, decode_frames, encode_frames
 from cache.recipe import View
 
+log = logging.getLogger(__name__)
 FORMAT = "moodfuse-media"
+MAX_FRAMES = 32
 
 
 @dataclass(frozen=True)
@@ -113,10 +117,45 @@ class MediaStore:
         """
         while (file := self.find(digest)) is not None:
             try:
-                return _media(*read_part(file))
-            except (DamagedPartError, KeyError) as error:
+                arrays, attributes = read_part(file)
+                check_media(file, arrays, attributes)
+                return _media(arrays, attributes)
+            except DamagedPartError as error:
                 set_aside(file, str(error))
         raise MissingBlockError(f"{self.home}: clip {digest[:16]} has no {self.own.view} here; run extract again")
+
+
+def check_media(file: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> None:
+    """Check that a part holds the sound or the frames of a clip; the frames themselves are not decoded.
+
+    Raises
+    ------
+    DamagedPartError
+    """
+    if attributes.get("view") == "sound":
+        check_dtypes(file, arrays, {"waveform": ("<f4", 1)})
+        wanted = {"waveform_samples": isinstance(attributes.get("waveform_samples"), int)}
+    else:
+        check_dtypes(
+            file, arrays, {"frames_webp": ("|u1", 1), "frames_webp_ends": ("<i8", 1), "frame_times_s": ("<f8", 1)}
+        )
+        ends = arrays["frames_webp_ends"]
+        if len(ends) != len(arrays["frame_times_s"]) or len(ends) > MAX_FRAMES:
+            raise DamagedPartError(f"{file}: has {len(ends)} frames; expected {MAX_FRAMES} at most, each with a time")
+        if (np.diff(ends, prepend=0) < 0).any() or (len(ends) and ends[-1] != len(arrays["frames_webp"])):
+            raise DamagedPartError(f"{file}: the ends of its frames do not fit their bytes")
+        wanted = {name: _is_shape(attributes.get(name)) for name in ("frame_hw", "shape_hw")}
+        wanted["view"] = attributes.get("view") == "picture"
+    for name, good in wanted.items():
+        if not good:
+            raise DamagedPartError(f"{file}: its attribute {name} is {attributes.get(name)!r:.99}")
+
+
+def _is_shape(value: object) -> bool:
+    """Whether a value is the height and width of a frame in pixels, of no more than `MAX_FRAME_PIXELS`."""
+    if not isinstance(value, list) or len(value) != 2 or not all(type(side) is int and side >= 0 for side in value):
+        return False
+    return int(value[0] * value[1]) <= MAX_FRAME_PIXELS
 
 
 def _media(arrays: dict[str, np.ndarray], attributes: dict[str, Any]) -> Media:
@@ -147,14 +186,18 @@ def kept_frame(home: Path, digest: str, number: int) -> tuple[np.ndarray, tuple[
     """
     found: list[tuple[int, dict[str, np.ndarray], dict[str, Any]]] = []
     for folder in listing(home):
-        part = read_clip_part(folder, digest, form=FORMAT)
-        if part is not None and part[1].get("view") == "picture" and len(part[0]["frames_webp_ends"]):
+        part = read_clip_part(folder, digest, form=FORMAT, check=check_media)
+        if part is not None and part[1]["view"] == "picture" and len(part[0]["frames_webp_ends"]):
             found.append((int(np.prod(part[1]["frame_hw"])), *part))
     if not found:
         return None
     _, arrays, attributes = max(found, key=lambda item: item[0])
     ends = arrays["frames_webp_ends"].tolist()
     place = min(number, len(ends) - 1)
-    frame = decode_frame(arrays["frames_webp"][ends[place - 1] if place else 0 : ends[place]])
+    try:
+        frame = decode_frame(arrays["frames_webp"][ends[place - 1] if place else 0 : ends[place]])
+    except DamagedPartError as error:
+        log.warning("%s: frame %d of clip %.16s cannot be shown: %s", home, place, digest, error)
+        return None
     height, width = attributes["shape_hw"]
     return frame, (height, width)

@@ -11,8 +11,9 @@ import numpy as np
 
 from cache.csv_rows import check_columns
 from cache.errors import InputError
-from cache.feature_files import BESIDE, LOGIT, choose_columns, readable, table_features
-from cache.features import Features, plain_id
+from cache.feature_files import BESIDE, LOGIT, check_size, choose_columns, readable, table_features
+from cache.features import WIDEST_BYTES, Features, plain_id
+from cache.files import check_regular
 
 CLASSES_KEY = b"moodfuse.classes"
 """Key of the metadata of a file of lists: a JSON list, the class of each value in the lists of logits."""
@@ -60,14 +61,38 @@ def read_parquet(file: Path, wanted: Sequence[str] = ()) -> Features:
         If pyarrow is missing, or the file holds no features.
     """
     arrow = pyarrow()
+    with _arrow_readable(file):
+        check_regular(file)
     with _arrow_readable(file), arrow.parquet.ParquetFile(file) as source:
+        _check_size(file, source.metadata)
         schema = source.schema_arrow
         if doubled := sorted({name for name in schema.names if schema.names.count(name) > 1}):
             raise InputError(f"{file}: column {doubled[0]!r} stands there twice; drop one")
         kinds = dict(zip(schema.names, schema.types, strict=True))
+        _check_texts(file, kinds.get("id"))
         if "embedding" in kinds and not wanted:
             return _read_lists(file, source, kinds)
         return _read_flat(file, source, kinds, wanted)
+
+
+def _check_size(file: Path, metadata: Any) -> None:
+    """Refuse a file whose values would take much more memory than it has bytes: by rows, by values and by pages."""
+    groups = [metadata.row_group(place) for place in range(metadata.num_row_groups)]
+    columns = [group.column(place) for group in groups for place in range(group.num_columns)]
+    values = sum(max(column.num_values * WIDEST_BYTES, column.total_uncompressed_size) for column in columns)
+    rows = metadata.num_rows * metadata.num_columns * WIDEST_BYTES
+    check_size(file, max(values, rows), "write it with compression='none' and use_dictionary=False")
+
+
+def _check_texts(file: Path, kind: Any) -> None:
+    """Refuse ids that would take much more memory than the file has bytes: a long one is stored once for many rows."""
+    arrow = pyarrow()
+    if kind not in (arrow.string(), arrow.large_string(), arrow.binary(), arrow.large_binary()):
+        return
+    with arrow.parquet.ParquetFile(file, read_dictionary=["id"]) as source:
+        column = source.read(columns=["id"])["id"]
+    lengths = (arrow.compute.max(arrow.compute.binary_length(chunk.dictionary)).as_py() for chunk in column.chunks)
+    check_size(file, len(column) * max((length or 0 for length in lengths), default=0), "give each row a short id")
 
 
 def _read_lists(file: Path, source: Any, kinds: dict[str, Any]) -> Features:

@@ -9,7 +9,6 @@ import hashlib
 import io
 import json
 import os
-import stat
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +17,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from cache.errors import CacheError, DamagedPartError
-from cache.files import write_aside
+from cache.errors import CacheError, DamagedPartError, MoodfuseError
+from cache.files import check_regular, open_regular, write_aside
+from cache.hdf5 import checked_arrays, open_hdf5, read_array
 from cache.headers import HEADER_BYTES, SCHEMA, Header, parse_header, read_header, unreadable, writer_version
 from cache.identity import canonical_json, content_digest
 
@@ -102,9 +102,9 @@ def check_bytes(path: Path) -> Header:
     state = hashlib.sha256()
     piece = bytearray(_PIECE_BYTES)
     try:
-        with path.open("rb", buffering=0) as stream:
+        with open_regular(path, buffering=0) as stream:
             header = parse_header(path, stream.read(HEADER_BYTES), os.fstat(stream.fileno()).st_size)
-            while count := stream.readinto(piece):
+            while count := stream.readinto(piece):  # type: ignore[attr-defined]
                 state.update(memoryview(piece)[:count])
     except OSError as error:
         if isinstance(error, CacheError):
@@ -139,42 +139,57 @@ def file_state(path: Path) -> FileState:
     Raises
     ------
     DamagedPartError
-        If it is gone, or no plain file.
+        If it is gone, or not a regular file.
     """
     try:
+        check_regular(path)
         facts = os.stat(path)
     except OSError as error:
         raise unreadable(path, error) from error
-    if not stat.S_ISREG(facts.st_mode):
-        raise DamagedPartError(f"{path}: is no plain file")  # to open a pipe would be to wait for ever
     return str(path), facts.st_ino, facts.st_mtime_ns, facts.st_size
 
 
 @contextmanager
-def open_part(path: Path) -> Iterator[h5py.File]:
-    """A part's HDF5 file for reading, checked before; no lock is taken.
+def open_part(path: Path) -> Iterator[tuple[dict[str, h5py.Dataset], dict[str, Any]]]:
+    """The arrays of a part for reading, and its attributes; its bytes and the form of its arrays are checked before.
+
+    No lock is taken.
 
     Raises
     ------
     DamagedPartError
-        If it is not what its name says.
+        If it is not what its name says, or an array is not as `cache.hdf5.check_array` demands.
+    CacheError
+        If it cannot be read.
     """
     check_part(path)
+    with _opened(path) as part:
+        yield part
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[dict[str, h5py.Dataset], dict[str, Any]]]:
     try:
-        with h5py.File(path, "r", locking=False) as file:
-            yield file
+        with open_hdf5(path) as file:
+            yield checked_arrays(file), _attributes(file)
     except FileNotFoundError as error:
         raise DamagedPartError(f"{path}: is gone") from error
-    except (OSError, KeyError, RuntimeError) as error:
-        if isinstance(error, CacheError):
-            raise
+    except MoodfuseError:
+        raise
+    except ValueError as error:
+        raise DamagedPartError(f"{path}: {error}") from error
+    except (OSError, KeyError, RuntimeError, TypeError) as error:
         raise DamagedPartError(f"{path}: cannot be read as HDF5 ({error})") from error
 
 
-def _load(path: Path, names: tuple[str, ...] | None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    with h5py.File(path, "r", locking=False) as file:
+def _attributes(file: h5py.File) -> dict[str, Any]:
+    try:
         attributes = json.loads(file.attrs["attributes"])
-        return {name: np.asarray(file[name][()]) for name in file if names is None or name in names}, attributes
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"its attributes are not JSON ({error})") from error
+    if not isinstance(attributes, dict):
+        raise ValueError("its attributes are not a JSON object")
+    return attributes
 
 
 def read_part(path: Path, *, names: tuple[str, ...] | None = None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -188,12 +203,12 @@ def read_part(path: Path, *, names: tuple[str, ...] | None = None) -> tuple[dict
         If it cannot be read.
     """
     check_part(path)
-    try:
-        return _load(path, names)
-    except FileNotFoundError as error:
-        raise DamagedPartError(f"{path}: is gone") from error
-    except (OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
-        raise DamagedPartError(f"{path}: cannot be read as HDF5 ({error})") from error
+    return _load(path, names)
+
+
+def _load(path: Path, names: tuple[str, ...] | None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    with _opened(path) as (arrays, attributes):
+        return {name: read_array(arrays[name]) for name in arrays if names is None or name in names}, attributes
 
 
 def verify_part(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -206,13 +221,27 @@ def verify_part(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     header = check_bytes(path)
     if header.content[:16] != path.stem.rsplit("-", 1)[-1]:
         raise DamagedPartError(f"{path}: holds content {header.content[:16]}, not the one in its name")
-    try:
-        arrays, attributes = _load(path, None)
-    except (OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
-        raise DamagedPartError(f"{path}: cannot be read as HDF5 ({error})") from error
+    arrays, attributes = _load(path, None)
     if content_digest(arrays, attributes) != header.content or header.rows != _row_count(arrays):
         raise DamagedPartError(f"{path}: its arrays are not those of its header")
     return arrays, attributes
+
+
+def check_dtypes(path: Path, arrays: Mapping[str, np.ndarray], expected: Mapping[str, tuple[str, int]]) -> None:
+    """Check that a part has some arrays, each of a dtype and a number of axes; further arrays may be there.
+
+    Raises
+    ------
+    DamagedPartError
+    """
+    for name, (dtype, ndim) in expected.items():
+        if name not in arrays:
+            raise DamagedPartError(f"{path}: has no array {name!r}")
+        if arrays[name].dtype != dtype or arrays[name].ndim != ndim:
+            raise DamagedPartError(
+                f"{path}: {name} is {arrays[name].dtype}{list(arrays[name].shape)}; expected {np.dtype(dtype)} with "
+                f"{ndim} axes"
+            )
 
 
 def is_intact(path: Path) -> bool:

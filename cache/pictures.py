@@ -16,6 +16,8 @@ from PIL import Image
 from cache.errors import CacheError, DamagedPartError
 
 CODING = "lossless WebP"
+MAX_FRAME_PIXELS = 4096 * 2304
+"""Of a frame at most; a few bytes of WebP can hold 268 million of one colour."""
 _THREADS = min(4, os.cpu_count() or 1)
 T = TypeVar("T")
 R = TypeVar("R")
@@ -81,8 +83,10 @@ def decode_frame(file: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """
     try:
         with Image.open(io.BytesIO(file.tobytes()), formats=("WEBP",)) as picture:
+            if picture.width * picture.height > MAX_FRAME_PIXELS:
+                raise ValueError(f"{picture.width} x {picture.height} pixels; expected {MAX_FRAME_PIXELS} at most")
             return np.asarray(picture.convert("RGB"))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, Image.DecompressionBombError) as error:
         raise DamagedPartError(f"not a WebP file ({error})") from error
 
 

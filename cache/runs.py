@@ -1,6 +1,6 @@
 """Runs: the out-of-fold probabilities of one ablation, as stage two leaves them and stage three reads them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -11,7 +11,7 @@ from cache.errors import CacheError, DamagedPartError, InputError
 from cache.files import write_text
 from cache.folds import MIN_INNER_GROUPS
 from cache.identity import canonical_json, digest16
-from cache.parts import SCHEMA, read_part, write_part
+from cache.parts import SCHEMA, check_dtypes, read_part, write_part
 from cache.run_folders import check_new_name, run_folder, run_names, run_values, say_unreadable, sequence_of
 from cache.store import FeatureCache
 
@@ -203,8 +203,12 @@ def read_run(cache: FeatureCache, name: str | None = None) -> Run:
     folder = run_folder(cache, name or names[-1])
     values = run_values(cache, folder.name)
     try:
-        arrays, attributes = read_part(folder / values.pop("predictions"))
-        if (attributes["format"], attributes["record"]) != (FORMAT, digest16(values)):
+        predictions = values.pop("predictions")
+        if Path(predictions).name != predictions:
+            raise DamagedPartError(f"{folder / 'run.json'}: names predictions in another folder")
+        arrays, attributes = read_part(folder / predictions)
+        check_predictions(folder / predictions, arrays, attributes)
+        if attributes["record"] != digest16(values):
             raise DamagedPartError(f"{folder / 'run.json'}: is not the record that was written with the predictions")
         return Run(
             name=values["name"],
@@ -231,6 +235,18 @@ def read_run(cache: FeatureCache, name: str | None = None) -> Run:
         raise DamagedPartError(f"{folder}: is no run ({error}); run fuse again under another --run name") from error
     except DamagedPartError as error:
         raise CacheError(f"{error}; or run fuse again under another --run name") from error
+
+
+def check_predictions(file: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, object]) -> None:
+    """Check that a part holds predictions: arrays of float64 by clip and class, those of repeats by plan as well.
+
+    Raises
+    ------
+    DamagedPartError
+    """
+    if attributes.get("format") != FORMAT:
+        raise DamagedPartError(f"{file}: holds no predictions")
+    check_dtypes(file, arrays, {name: ("<f8", 3 if name.startswith("repeats_") else 2) for name in arrays})
 
 
 def _results(rows: Sequence[dict[str, object]], arrays: dict[str, np.ndarray]) -> list[Result]:

@@ -9,7 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cache.errors import CacheError, DamagedPartError
+from cache.errors import DamagedPartError
+from cache.files import read_regular, withheld
 from cache.identity import canonical_json
 
 METADATA_KEY = "moodfuse"
@@ -49,14 +50,14 @@ def check_sealed(path: Path) -> None:
     Raises
     ------
     DamagedPartError
-        If it has none, or another content than when it was sealed.
+        If it has none, is not a regular file, or has another content than when it was sealed.
     CacheError
         If the file cannot be read.
     """
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except OSError as error:
-        raise CacheError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise withheld(path, "read", error) from error
     try:
         facts = _split(memoryview(data))[1]
         good = facts.get(SEAL) == seal_of(data)

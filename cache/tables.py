@@ -4,9 +4,10 @@ A `ClipTable` reads as a sequence of `ClipStatus`; a record is made when it is a
 columns. On disk it is one part; `cache/FORMAT.md` names its arrays.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from cache.columns import Digests, Texts
 from cache.errors import DamagedPartError
 from cache.identity import content_digest
+from cache.parts import check_dtypes
 from cache.records import Clip, ClipStatus
 
 WHOLE = ("id", "path", "digest", "file_sha256", "group", "declared_group")
@@ -79,23 +81,43 @@ class ClipTable(Sequence[ClipStatus]):
         return arrays | {f"{name}_row": rows for name, rows in self.rows.items()}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "ClipTable":
+    def from_arrays(
+        cls, file: Path, arrays: Mapping[str, np.ndarray], *, names: Collection[str] = (*WHOLE, *CODED, *NUMBERS)
+    ) -> "ClipTable":
         """The table of a part's arrays.
+
+        Parameters
+        ----------
+        file : Path
+            For messages.
+        arrays : mapping of str to ndarray
+        names : collection of str
+            The columns that are taken.
 
         Raises
         ------
         DamagedPartError
-            If a column is missing or of another length.
+            If a column is missing, or of another dtype or length.
         """
+        wanted = [name for name in (*WHOLE, *CODED) if name in names]
+        coded = [name for name in CODED if name in names]
+        check_dtypes(file, arrays, dict.fromkeys(wanted, ("|u1", 1)))
+        check_dtypes(file, arrays, {f"{name}_ends": ("<i8", 1) for name in wanted})
+        check_dtypes(file, arrays, {f"{name}_row": ("<i4", 1) for name in coded})
+        check_dtypes(file, arrays, {name: (np.dtype(NUMBERS[name]).str, 1) for name in NUMBERS if name in names})
         try:
-            texts = {name: Texts(arrays[name], arrays[f"{name}_ends"]) for name in (*WHOLE, *CODED)}
-            rows = {name: arrays[f"{name}_row"] for name in CODED}
-            numbers = {name: arrays[name] for name in NUMBERS}
-        except (KeyError, ValueError) as error:
-            raise DamagedPartError(f"clip table: {error} is missing or does not fit") from error
-        lengths = {*map(len, numbers.values()), *map(len, rows.values()), *(len(texts[name]) for name in WHOLE)}
+            texts = {name: Texts(arrays[name], arrays[f"{name}_ends"]) for name in wanted}
+        except ValueError as error:
+            raise DamagedPartError(f"{file}: {error}") from error
+        rows = {name: arrays[f"{name}_row"] for name in coded}
+        for name, row in rows.items():
+            if len(row) and not 0 <= row.min() <= row.max() < len(texts[name]):
+                raise DamagedPartError(f"{file}: {name}_row names texts that are not there")
+        numbers = {name: arrays[name] for name in NUMBERS if name in names}
+        whole = (len(texts[name]) for name in wanted if name in WHOLE)
+        lengths = {*map(len, numbers.values()), *map(len, rows.values()), *whole}
         if len(lengths) != 1:
-            raise DamagedPartError(f"clip table: columns of {sorted(lengths)} rows")
+            raise DamagedPartError(f"{file}: columns of {sorted(lengths)} rows")
         return cls(texts, rows, numbers)
 
     @cached_property

@@ -15,7 +15,7 @@ from cache.blocks import Owner, part_files
 from cache.checks import CHECKS
 from cache.columns import Digests
 from cache.errors import CacheError, DamagedPartError, InputError, SchemaError
-from cache.files import facts_of, listing
+from cache.files import facts_of, listing, read_regular
 from cache.layout import BAD, FOLDER, TEMPORARY, UNKNOWN, Entry, entries, folder_of
 from cache.manifest import MARKER, VIEW, check_schema
 from cache.recipe import Recipe
@@ -201,7 +201,7 @@ def _in_force(root: Path, faults: Sequence[Fault]) -> tuple[tuple[Fault, ...], b
 
 
 def _is_view_stale(view: Path, wanted: str) -> bool:
-    return facts_of(view) is not None and view.read_bytes() != wanted.encode("utf-8", "backslashreplace")
+    return facts_of(view) is not None and read_regular(view) != wanted.encode("utf-8", "backslashreplace")
 
 
 def _tells(fault: Fault) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 from cache.csv_rows import check_encoding
 from cache.errors import InputError, UnknownNameError
+from cache.files import read_regular
 from cache.identity import canonical_json
 from cache.recipe import DEPTHS, Recipe, Tuning
 from extract.networks.compiling import check_compiler
@@ -140,7 +141,7 @@ def read_recipe_file(name: str) -> dict[str, Any]:
 
 def _read(path: Path) -> str:
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
         check_encoding(data, path)
         return data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -21,6 +21,7 @@ import click
 
 from cache.csv_rows import check_encoding
 from cache.errors import MoodfuseError
+from cache.files import read_regular
 from cache.names import printable_lines
 from moodfuse._version import __version__
 
@@ -81,11 +82,13 @@ def _read_config(ctx: click.Context, parameter: click.Parameter, value: Path | N
     if value is None:
         return
     try:
-        data = value.read_bytes()
+        data = read_regular(value)
         check_encoding(data, value)
         values = tomllib.loads(data.decode("utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise click.BadParameter(f"{value}: not TOML ({error})") from error
+    except OSError as error:
+        raise click.BadParameter(f"{value}: cannot be read ({error.strerror or error})") from error
     section = values.get(ctx.info_name or "", {key: item for key, item in values.items() if not isinstance(item, dict)})
     if not isinstance(section, dict):
         raise click.BadParameter(f"{value}: {ctx.info_name} is {section!r}; expected a table, [{ctx.info_name}]")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cache.csv_rows import check_columns, check_encoding, csv_rows
 from cache.errors import InputError
+from cache.files import read_regular
 from extract.dataset import listed_path, long_window_lines, number_in_row
 from extract.media_files import MEDIA_SUFFIXES, find_media, ignored_lines
 from moodfuse.model.model import Ask
@@ -62,7 +63,7 @@ def _folder(folder: Path, say: Callable[[str], object]) -> list[Ask]:
 def _lines(path: Path) -> Iterator[Ask]:
     """Files of a list with a path a line."""
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except OSError as error:
         raise InputError(f"{path}: the list cannot be read ({error.strerror or error})") from error
     check_encoding(data, path)

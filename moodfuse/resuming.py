@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from cache.errors import InputError
-from cache.files import write_aside
+from cache.files import read_regular, write_aside
 from moodfuse.model.predictions import DEFAULT_THRESHOLD
 from moodfuse.outputs import CsvRows, Key, Lines, Row, Writer, csv_columns, flattened, key_of
 
@@ -198,7 +198,7 @@ def _whole_lines(path: Path, *, begins: str) -> list[str]:
     """Lines of a file that end in a line feed; refuses one whose only line is none that was left half written here."""
     if not path.exists():
         return []
-    lines = path.read_bytes().decode("utf-8", "surrogateescape").split("\n")
+    lines = read_regular(path).decode("utf-8", "surrogateescape").split("\n")
     torn = lines.pop()
     if torn and not lines and torn[: len(begins)] != begins[: len(torn)]:
         raise _strange(path, 1, torn[:40])

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cache.hdf5 import check_array, get_member, open_hdf5, read_array
+
 from .checkpoint_files import WeightsError
 from .layouts import COUNTER
 
@@ -59,14 +61,13 @@ def read_keras(
     WeightsError
         If the file is damaged, links to elsewhere, or holds another network.
     """
-    import h5py
     import torch
 
     if network != NETWORK:
         raise WeightsError(f"{path}: Keras HDF5 weights are read for {NETWORK} only, not for {network}")
     loaded: dict[str, Tensor] = {}
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             names = _names(file, path)
             addresses = {name: _address(name) for name in wanted if not name.endswith(COUNTER)}
             _check_names(path, names, {f"{layer}/{array}" for layer, array, _ in addresses.values()})
@@ -78,9 +79,11 @@ def read_keras(
                 stored = _array(file, (_ROOT, FRONT_END, FRONT_END, "Variable:0"), filters.shape, path)
                 if float(np.abs(stored - filters).max()) > _FILTER_TOLERANCE:
                     raise WeightsError(f"{path}: its mel filters are not those of {NETWORK}; it is another front end")
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        if isinstance(error, WeightsError):
-            raise
+    except WeightsError:
+        raise
+    except ValueError as error:
+        raise WeightsError(f"{path}: {error}; fetch the file again from its publisher") from error
+    except (OSError, RuntimeError, KeyError, TypeError) as error:
         raise WeightsError(
             f"{path}: not a readable HDF5 file ({error}); it may be cut short: fetch it again"
         ) from error
@@ -127,29 +130,19 @@ def _step(node: h5py.Group, name: str, path: Path, where: str) -> h5py.Group | h
     """One member of a group, over a hard link only."""
     import h5py
 
-    link = node.get(name, getlink=True) if isinstance(node, h5py.Group) else None
-    if link is None:
+    if not isinstance(node, h5py.Group) or name not in node:
         raise WeightsError(f"{path}: no array {where}; expected the weights of the Keras 2 music tagger")
-    if not isinstance(link, h5py.HardLink):
-        raise WeightsError(f"{path}: {where} is a soft or external link, which is not followed; use the file itself")
-    return node[name]
+    return get_member(node, name)
 
 
 def _array(file: h5py.File, steps: tuple[str, ...], shape: tuple[int, ...], path: Path) -> np.ndarray:
-    """One float32 array; its shape is checked before anything is read."""
+    """One float32 array; its shape and storage are checked before anything is read."""
     import h5py
 
     node, where = file, "/".join(steps)
     for step in steps:
         node = _step(node, step, path, where)
-    if not isinstance(node, h5py.Dataset):
-        raise WeightsError(f"{path}: {where} is a group; expected an array of shape {shape}")
-    if node.is_virtual or node.external:
-        raise WeightsError(f"{path}: {where} is stored in another file, which is not read; use a complete file")
-    if node.shape != shape or node.dtype != np.float32:
+    if isinstance(node, h5py.Dataset) and (node.shape != shape or node.dtype != np.float32):
         raise WeightsError(f"{path}: {where} is {node.dtype} of shape {node.shape}; expected float32 of shape {shape}")
-    if node.chunks is not None and any(chunk > size for chunk, size in zip(node.chunks, shape, strict=True)):
-        raise WeightsError(
-            f"{path}: {where} is stored in chunks of {node.chunks}, larger than itself; use the file itself"
-        )
-    return np.asarray(node[()], dtype=np.float32)
+    check_array(node, where)
+    return read_array(node)

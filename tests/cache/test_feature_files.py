@@ -2,7 +2,13 @@
 
 import csv
 import io
+import os
 import sys
+import time
+import tracemalloc
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +39,7 @@ from cache.exchange import ImportSettings, import_features
 from cache.export import export_features
 from cache.feature_files import read_features
 from cache.features import Features
+from cache.labels import read_labels
 from cache.records import Holdout
 from cache.store import FeatureCache
 
@@ -423,3 +430,148 @@ def test_arrays_of_objects_are_named_with_the_remedy(known: FeatureCache, tmp_pa
     np.save(tmp_path / "rows.npy", np.ones((6, 2), dtype=object))
     np.save(tmp_path / "ids.npy", np.array(IDS))
     refuse(tmp_path, r"rows.npy: embedding is an array", file=tmp_path / "rows.npy", ids=tmp_path / "ids.npy")
+
+
+# What is larger than it looks
+
+
+def npz(file: Path, arrays: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:
+    """An archive of members with any bytes."""
+    with zipfile.ZipFile(file, "w", method) as archive:
+        for name, data in arrays.items():
+            archive.writestr(name, data)
+    return file
+
+
+def npy(dtype: str, shape: tuple[int, ...], data: bytes = b"") -> bytes:
+    """A ``.npy`` whose header says something, with any bytes behind it."""
+    content = io.BytesIO()
+    np.lib.format.write_array_header_1_0(content, {"descr": dtype, "fortran_order": False, "shape": shape})
+    return content.getvalue() + data
+
+
+IDS_NPY = npy("<U6", (6,), np.array(IDS, dtype="<U6").tobytes())
+ZEROS = npy("<f4", (6, 3 << 20), bytes(18 << 22))
+"""75 million bytes that compress to 75 thousand."""
+
+
+@contextmanager
+def little_memory() -> Iterator[None]:
+    """Fail where more than 50 MB are taken by what runs inside."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < 50e6
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", ["embedding", "logits", "id", "classes"])
+def test_an_npz_that_becomes_much_larger_is_refused(tmp_path: Path, name: str) -> None:
+    """Whichever of its arrays it is; the same arrays uncompressed are read."""
+    good = {"id.npy": IDS_NPY, "embedding.npy": npy("<f4", (6, 1), bytes(24))}
+    file = npz(tmp_path / "bomb.npz", {**good, f"{name}.npy": ZEROS})
+    assert file.stat().st_size < 1 << 20
+    with (
+        little_memory(),
+        pytest.raises(InputError, match=r"bomb\.npz: \d+ bytes that become 75\d{6}.*100 times.*numpy\.savez"),
+    ):
+        read_features(file)
+    if name == "embedding":
+        assert (
+            read_features(npz(file, {**good, "embedding.npy": ZEROS}, zipfile.ZIP_STORED)).embedding.shape[1] == 3 << 20
+        )
+
+
+def test_compressed_features_are_read(tmp_path: Path) -> None:
+    """Random and empty rows, and a small file of zeros alone, whatever their ratio; unread members do not count."""
+    values = np.random.default_rng(0).standard_normal((6, 1000), np.float32)
+    values[3] = 0
+    np.savez_compressed(tmp_path / "a.npz", id=np.array(IDS), embedding=values, unread=np.zeros(20_000_000))
+    assert np.array_equal(read_features(tmp_path / "a.npz").embedding, values)
+    np.savez_compressed(tmp_path / "b.npz", id=np.array(IDS), embedding=np.zeros((6, 1_000_000), np.float32))
+    assert not read_features(tmp_path / "b.npz").embedding.any()
+
+
+HEADERS = {
+    "huge": ("<f4", (6, 1 << 40)),
+    "overflowing": ("<f4", (1 << 32, 1 << 33)),
+    "wide texts": ("<U100000000", (6,)),
+    "texts of no bytes": ("<U0", (1 << 40,)),
+    "cut short": ("<f4", (6, 7)),
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+@pytest.mark.parametrize("form", [".npy", ".npz", "ids"])
+def test_an_array_that_is_declared_larger_than_its_file_is_refused(tmp_path: Path, name: str, form: str) -> None:
+    """Before NumPy allocates it: in a ``.npy``, in an ``.npz``, and as ids."""
+    data = npy(*HEADERS[name], bytes(100))
+    good = tmp_path / "good.npy"
+    np.save(good, np.zeros((6, 2), np.float32))
+    file = tmp_path / f"bad{'.npy' if form == 'ids' else form}"
+    if form == ".npz":
+        npz(file, {"id.npy": IDS_NPY, "embedding.npy": data})
+    else:
+        file.write_bytes(data)
+    with little_memory(), pytest.raises(InputError, match=r"bad\.np[yz].* is declared as .* but 100 follow"):
+        read_features(good if form == "ids" else file, ids=None if form == ".npz" else file)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_an_npz_of_another_compression_is_refused(tmp_path: Path, method: int) -> None:
+    """NumPy writes none; LZMA would take whatever memory the file asks for."""
+    file = npz(tmp_path / "x.npz", {"id.npy": IDS_NPY, "embedding.npy": npy("<f4", (6, 1), bytes(24))}, method)
+    with pytest.raises(InputError, match=r"id\.npy is compressed by method 1[24]; expected what numpy\.savez"):
+        read_features(file)
+
+
+@pytest.mark.parametrize("kind", ["flat", "lists", "ids"])
+def test_a_parquet_that_becomes_much_larger_is_refused(tmp_path: Path, kind: str) -> None:
+    """Values, or a long id, that are stored once for many rows."""
+    columns: dict[str, object]
+    if kind == "flat":
+        columns = {"id": pyarrow.array(np.zeros(10_000_000, np.int8)), "e0": np.zeros(10_000_000, np.float32)}
+    elif kind == "lists":
+        rows = pyarrow.ListArray.from_arrays(np.arange(4) * 5_000_000, np.zeros(15_000_000, np.float32))
+        columns = {"id": ["a", "b", "c"], "embedding": rows}
+    else:
+        columns = {"id": ["x" * 100_000] * 1000, "e0": np.zeros(1000)}
+    file = tmp_path / "bomb.parquet"
+    pyarrow.parquet.write_table(pyarrow.table(columns), file, compression="zstd")
+    assert file.stat().st_size < 1 << 20
+    with pytest.raises(InputError, match=r"bomb\.parquet: \d+ bytes that become \d+; expected 100 times the file"):
+        read_features(file)
+
+
+def test_parquet_of_many_rows_and_one_value_is_read_where_it_is_small(tmp_path: Path) -> None:
+    """A constant column compresses well, and is no harm."""
+    table = pyarrow.table({"id": [str(row) for row in range(20_000)], "e0": np.ones(20_000), "e1": np.zeros(20_000)})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet", compression="zstd")
+    found = read_features(tmp_path / "a.parquet")
+    assert found.embedding.shape == (20_000, 2) and found.embedding[:, 0].all() and found.ids[-1] == "19999"
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.csv", "a.parquet"])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
+def test_a_pipe_or_a_folder_is_refused_at_once(tmp_path: Path, name: str, make: Callable[[Path], None]) -> None:
+    """In place of features, ids or labels."""
+    make(tmp_path / name)
+    found = r"is a (pipe|folder); expected a regular file"
+    with pytest.raises(InputError, match=found):
+        read_features(tmp_path / name, ids=tmp_path / "ids.txt" if name == "a.npy" else None)
+    np.save(tmp_path / "good.npy", np.zeros((6, 1)))
+    with pytest.raises(InputError, match=found):
+        read_features(tmp_path / "good.npy", ids=tmp_path / name)
+    with pytest.raises(InputError, match=found):
+        read_labels(tmp_path / name)
+
+
+def test_a_csv_of_very_many_columns_is_read_in_seconds(tmp_path: Path) -> None:
+    """Names are looked for twice in one pass, not each in all."""
+    names = ",".join(f"c{number}" for number in range(200_000))
+    (tmp_path / "wide.csv").write_text(f"id,label,{names},c7\n")
+    began = time.perf_counter()
+    with pytest.raises(InputError, match="column 'c7' stands there twice"):
+        read_labels(tmp_path / "wide.csv")
+    assert time.perf_counter() - began < 10

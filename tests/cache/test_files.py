@@ -2,16 +2,26 @@
 
 import os
 import shutil
+import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cache.errors import CacheError, DamagedPartError
-from cache.files import facts_of, listing, read_json
+from cache.files import (
+    NotRegularFileError,
+    facts_of,
+    listing,
+    open_regular,
+    read_json,
+    read_regular,
+    write_text,
+)
 from cache.media import Media, MediaStore, Rendition, kept_frame
 from cache.parts import read_part, write_part
 from cache.runs import run_names
+from cache.seals import check_sealed
 from cache.store import FeatureCache
 from cache.verify import verify
 
@@ -38,7 +48,7 @@ def test_a_folder_that_is_withheld_is_an_error_and_not_empty(tmp_path: Path, mon
 def test_a_file_that_is_withheld_is_an_error_and_not_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader says so with the path; what is not there, a pipe and a folder are told apart."""
     assert facts_of(tmp_path / "none") is None and facts_of(tmp_path) is not None
-    with pytest.raises(DamagedPartError, match="is no plain file"):
+    with pytest.raises(DamagedPartError, match="is a folder; expected a regular file"):
         read_json(tmp_path)
     with pytest.raises(CacheError, match="none: cannot be read"):
         read_json(tmp_path / "none")
@@ -85,3 +95,32 @@ def verify_count(root: Path) -> int:
         not any(part.startswith(".") for part in file.parts) and file.name != "clips.csv" and "report" not in file.parts
         for file in files
     )
+
+
+def test_only_a_regular_file_is_opened(tmp_path: Path) -> None:
+    """A pipe, a folder, a socket and a device are named for what they are, and a link leads to what it leads to."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    (tmp_path / "text").write_text("a\n")
+    (tmp_path / "good link").symlink_to(tmp_path / "text")
+    there = socket.socket(socket.AF_UNIX)
+    there.bind(str(tmp_path / "socket"))
+    odd = {"pipe": "a pipe", "link": "a pipe", ".": "a folder", "socket": "a socket", "/dev/zero": "a device"}
+    for name, kind in odd.items():
+        with pytest.raises(NotRegularFileError, match=f"is {kind}; expected a regular file"):
+            open_regular(tmp_path / name)
+        with pytest.raises(DamagedPartError, match=f"is {kind}; expected a regular file"):
+            read_json(tmp_path / name)
+        with pytest.raises(DamagedPartError, match=f"is {kind}; expected a regular file"):
+            check_sealed(tmp_path / name)
+    there.close()
+    with pytest.raises(FileNotFoundError):
+        open_regular(tmp_path / "nothing")
+    with open_regular(tmp_path / "good link", "r", encoding="utf-8") as stream:
+        assert stream.read() == "a\n" and read_regular(tmp_path / "text") == b"a\n"
+
+
+def test_a_small_file_is_written_in_place_of_a_pipe(tmp_path: Path) -> None:
+    """What stands there is not read to compare."""
+    os.mkfifo(tmp_path / "clips.csv")
+    assert write_text(tmp_path / "clips.csv", "a") and (tmp_path / "clips.csv").read_text() == "a"

@@ -172,6 +172,13 @@ def test_a_path_is_taken_as_it_stands_if_there_is_such_a_file(tmp_path: Path) ->
             scan(file)
 
 
+def test_a_pipe_in_place_of_a_table_is_refused_at_once(tmp_path: Path) -> None:
+    """It is not waited for."""
+    os.mkfifo(tmp_path / "clips.csv")
+    with pytest.raises(InputError, match=r"clips\.csv: .*is a pipe; expected a regular file"):
+        scan(tmp_path / "clips.csv")
+
+
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     """A path that does not exist, or is a media file, is named with what was expected."""
     with pytest.raises(InputError, match="does not exist; expected a folder"):

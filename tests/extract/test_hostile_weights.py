@@ -214,7 +214,7 @@ HOSTILE: dict[str, tuple[Maker, str]] = {
     "keras: soft link": (linked(h5py.SoftLink("/model_weights/conv2d_1/conv2d_1/bias:0")), "soft or external link"),
     "keras: shape bomb": (keras(shape_bomb), r"of shape \(4398046511104,\); expected float32 of shape \(32,\)"),
     "keras: external storage": (keras(external_storage), "stored in another file"),
-    "keras: chunk bomb": (keras(chunk_bomb), "larger than itself"),
+    "keras: chunk bomb": (keras(chunk_bomb), "larger than its shape"),
     "zip behind a pickle": (appended_zip, "damaged PyTorch file"),
     "keras: virtual": (keras(virtual), "stored in another file"),
     "keras: wrong root": (keras(lambda file: file.move("model_weights", "other")), "no array model_weights"),

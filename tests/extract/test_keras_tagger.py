@@ -1,5 +1,7 @@
 """Tests of extract.networks.keras_tagger: the tagger's Keras 2 file, and what is refused of it."""
 
+import os
+import signal
 from pathlib import Path
 
 import h5py
@@ -123,3 +125,30 @@ def test_the_older_theano_file_says_what_to_use(tmp_path: Path) -> None:
         file["convolution2d_1/convolution2d_1_W"] = np.zeros((32, 1, 3, 3), dtype=np.float32)
     with pytest.raises(ValueError, match=r"older Theano file .* BatchNorm depends on the batch.*twodmcnn-msd-choi"):
         create_network("twodmcnn", num_classes=6, weights=tmp_path / "weights_layer4_theano.hdf5")
+
+
+@pytest.mark.parametrize("where", ["ConvBNEluDr", "model_weights", "model_weights/conv2d_2", KERNEL, BIAS])
+@pytest.mark.parametrize("how", ["external link", "external storage", "virtual"])
+def test_another_file_is_never_opened(keras_file: Path, tmp_path: Path, where: str, how: str) -> None:
+    """Not even a pipe, which would be waited for: a link, external storage or a virtual dataset to it is refused."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with h5py.File(keras_file, "r+") as file:
+        if where in file:
+            del file[where]
+        if how == "external link":
+            file[where] = h5py.ExternalLink(str(pipe), "/x")
+        elif how == "external storage":
+            file.create_dataset(where, (32,), "f4", external=[(str(pipe), 0, 128)])
+        else:
+            layout = h5py.VirtualLayout((32,), "f4")
+            layout[:] = h5py.VirtualSource(str(pipe), "x", (32,))
+            file.create_virtual_dataset(where, layout)
+    before = signal.signal(signal.SIGALRM, lambda number, frame: pytest.fail("waits for the pipe"))
+    signal.alarm(20)
+    try:
+        with pytest.raises(ValueError, match=str(keras_file)):
+            create_network("twodmcnn", num_classes=6, weights=keras_file)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)

@@ -52,6 +52,14 @@ def test_a_list_of_no_file_is_refused(name: str, text: str, tmp_path: Path) -> N
         expand([str(tmp_path / name)])
 
 
+@pytest.mark.parametrize("name", ["list.txt", "list.csv"])
+def test_a_pipe_in_place_of_a_list_is_refused_at_once(name: str, tmp_path: Path) -> None:
+    """It is not waited for."""
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match="cannot be read .is a pipe; expected a regular file"):
+        list(expand([str(tmp_path / name)]))
+
+
 def test_a_folder_of_no_media_file_is_refused(tmp_path: Path) -> None:
     """The error names the folder and the names that it looked for."""
     (tmp_path / "notes.pdf").touch()

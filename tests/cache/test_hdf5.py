@@ -1,0 +1,433 @@
+"""HDF5 files that point elsewhere, or are larger than they look, are refused before a value is read."""
+
+import io
+import json
+import os
+import re
+import resource
+import signal
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from cache.audits import MarkStore
+from cache.errors import CacheError, DamagedPartError, InputError, MissingBlockError
+from cache.export import export_features
+from cache.files import read_json
+from cache.fits import KeptFits
+from cache.hdf5 import checked_arrays, get_member, open_hdf5, read_array
+from cache.identity import canonical_json, digest
+from cache.layout import KINDS, entries
+from cache.media import Media, MediaStore, Rendition, kept_frame
+from cache.parts import read_part, verify_part, write_part
+from cache.pictures import decode_frame
+from cache.runs import read_run
+from cache.store import FeatureCache
+from cache.tables import CODED, ClipTable
+from cache.verify import DAMAGED, verify
+from faults.forging import forge, replace
+from faults.looking import file_of, place
+
+pytestmark = pytest.mark.usefixtures("unsynced")
+Put = Callable[[h5py.File], None]
+PARTS = ("plan", "table", "marks", "media", "features", "fits", "predictions")
+
+
+@pytest.fixture(autouse=True)
+def no_waiting() -> Iterator[None]:
+    """Whatever waits for a pipe, or computes for long, ends with an error."""
+
+    def stop(number: int, frame: object) -> None:
+        raise AssertionError("took longer than 20 seconds")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(20)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    """Another file, as HDF5 and as bytes: what must not be read."""
+    with h5py.File(tmp_path / "secret.h5", "w") as file:
+        file["embedding"] = np.full((7, 4), 42.0, np.float32)
+    (tmp_path / "secret.raw").write_bytes(np.full((7, 4), 42.0, np.float32).tobytes())
+    os.mkfifo(tmp_path / "pipe")
+    return tmp_path
+
+
+def external(file: h5py.File, raw: Path) -> None:
+    file.create_dataset("embedding", (7, 4), "f4", external=[(str(raw), 0, 112)])
+
+
+def virtual(file: h5py.File, other: Path) -> None:
+    layout = h5py.VirtualLayout((7, 4), "f4")
+    layout[:] = h5py.VirtualSource(str(other), "embedding", (7, 4))
+    file.create_virtual_dataset("embedding", layout)
+
+
+def mixed_external(file: h5py.File, raw: Path) -> None:
+    file.create_dataset("embedding", (7, 4), "f4", external=[(str(raw), 0, 56), (str(raw), 56, 56)])
+
+
+ELSEWHERE: dict[str, tuple[Callable[[h5py.File, Path], None], str]] = {
+    "external link": (
+        lambda file, home: file.__setitem__("embedding", h5py.ExternalLink(str(home / "secret.h5"), "/embedding")),
+        "link",
+    ),
+    "external link to a pipe": (
+        lambda file, home: file.__setitem__("embedding", h5py.ExternalLink(str(home / "pipe"), "/embedding")),
+        "link",
+    ),
+    "soft link": (lambda file, home: file.__setitem__("embedding", h5py.SoftLink("/logits")), "link"),
+    "dangling link": (lambda file, home: file.__setitem__("embedding", h5py.SoftLink("/nothing")), "link"),
+    "external storage": (lambda file, home: external(file, home / "secret.raw"), "stored in another file"),
+    "external storage in pieces": (lambda file, home: mixed_external(file, home / "secret.raw"), "another file"),
+    "external storage in a pipe": (lambda file, home: external(file, home / "pipe"), "stored in another file"),
+    "virtual": (lambda file, home: virtual(file, home / "secret.h5"), "stored in another file"),
+    "virtual over a pipe": (lambda file, home: virtual(file, home / "pipe"), "stored in another file"),
+}
+
+
+def bomb(file: h5py.File) -> None:
+    """A chunk of 16 bytes whose stream decompresses to 300 million."""
+    array = file.create_dataset("embedding", (7, 4), "f4", chunks=(7, 4), compression="gzip")
+    array.id.write_direct_chunk((0, 0), zlib.compress(bytes(300_000_000), 9))
+
+
+def plain(values: object, dtype: object = None) -> Put:
+    return lambda file: file.__setitem__("embedding", np.array(values, dtype=dtype))
+
+
+def huge(**options: object) -> Put:
+    return lambda file: file.create_dataset("embedding", (7, 1 << 36), "f4", **options) and None
+
+
+ODD: dict[str, tuple[Put, str]] = {
+    "group": (lambda file: file.create_group("embedding") and None, "a group"),
+    "named type": (lambda file: file.__setitem__("embedding", np.dtype("f4")), "a group or a type"),
+    "huge contiguous": (huge(), "are stored"),
+    "huge chunked": (huge(chunks=(1, 1 << 20)), "in chunks"),
+    "huge compressed": (huge(chunks=(1, 1 << 20), compression="gzip"), "in chunks"),
+    "unwritten": (lambda file: file.create_dataset("embedding", (7, 4), "f4") and None, "0 are stored"),
+    "compressed": (
+        lambda file: file.create_dataset("embedding", data=np.ones((7, 4), "f4"), compression="gzip") and None,
+        "not compressed",
+    ),
+    "bomb": (bomb, "not compressed"),
+    "checksum filter": (
+        lambda file: file.create_dataset("embedding", data=np.ones((7, 4), "f4"), fletcher32=True) and None,
+        "filters",
+    ),
+    "lzf": (
+        lambda file: file.create_dataset("embedding", data=np.ones((7, 4), "f4"), compression="lzf") and None,
+        "filters",
+    ),
+    "texts": (lambda file: file.create_dataset("embedding", data=["a"] * 7, dtype=h5py.string_dtype()) and None, "obj"),
+    "references": (
+        lambda file: file.create_dataset("embedding", data=[file["clip"].ref] * 7, dtype=h5py.ref_dtype) and None,
+        "object",
+    ),
+    "compound": (plain([(1.0, 2.0)] * 7, "f4,f4"), "expected an array of numbers"),
+    "complex": (plain([[1j] * 4] * 7), "expected an array of numbers"),
+    "null": (lambda file: file.__setitem__("embedding", h5py.Empty("f4")), "of shape None"),
+    "float64": (plain(np.ones((7, 4))), "expected float32"),
+    "scalar": (plain(1.0, "f4"), "expected float32"),
+    "one axis": (plain(np.ones(7, "f4")), "expected float32"),
+    "other rows": (plain(np.ones((8, 4), "f4")), r"expected float32\[7"),
+}
+
+
+def small_part(cache: FeatureCache) -> Path:
+    """The part of seven clips of the frozen source."""
+    return next(file for file in cache.block_folder(cache.recipe("still"), None).glob("*.h5") if rows(file) == 7)
+
+
+def rows(file: Path) -> int:
+    return len(read_part(file)[0]["clip"])
+
+
+def check_refused(cache: FeatureCache, part: Path, output: Path, reason: str) -> None:
+    """`verify` reports a part; its rows are missing for `block` and `export`; it is set aside, and the file says so."""
+    (fault,) = verify(cache.path).faults
+    assert (fault.place, fault.state) == (place(cache, part), DAMAGED)
+    with pytest.raises(MissingBlockError, match="7 of 18|extract again"):
+        export_features(FeatureCache(cache.path), "still", None, output)
+    assert not output.exists() and not part.exists() and part.with_name(f"{part.name}.bad").exists()
+    assert not verify(cache.path).faults
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_a_part_that_points_elsewhere_is_damaged(whole_cache: FeatureCache, secret: Path, name: str) -> None:
+    """Links, external storage and virtual datasets are not followed, though the header fits."""
+    put, reason = ELSEWHERE[name]
+    part = small_part(whole_cache)
+    replace(part, "embedding", lambda file: put(file, secret))
+    with pytest.raises(DamagedPartError, match=reason):
+        read_part(part)
+    with pytest.raises(DamagedPartError, match=reason):
+        verify_part(part)
+    check_refused(whole_cache, part, secret / "out.csv", reason)
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_part_of_other_arrays_is_damaged(whole_cache: FeatureCache, tmp_path: Path, name: str) -> None:
+    """Before anything is allocated: groups, huge shapes, compression, odd dtypes, and rows that are not features."""
+    put, reason = ODD[name]
+    part = small_part(whole_cache)
+    replace(part, "embedding", put)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    check_refused(whole_cache, part, tmp_path / "out.csv", reason)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10
+
+
+def test_a_part_of_very_many_arrays_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes time to open."""
+    part = write_part(tmp_path, "many", {name: np.zeros(1) for name in "abc"}, {})
+    assert list(read_part(part)[0]) == ["a", "b", "c"]
+    monkeypatch.setattr("cache.hdf5.MAX_ARRAYS", 2)
+    with pytest.raises(DamagedPartError, match="it has 3 arrays; expected 2 at most"):
+        read_part(part)
+
+
+def test_an_array_that_is_linked_many_times_is_larger_than_its_file(tmp_path: Path) -> None:
+    """Hard links to one array are each within the file, but not all of them together."""
+    part = write_part(tmp_path, "many", {"a": np.zeros(100_000)}, {})
+
+    def change(file: h5py.File) -> None:
+        for number in range(50):
+            file[f"b{number}"] = file["a"]
+
+    forge(part, change)
+    with pytest.raises(DamagedPartError, match="its arrays have 40800000 bytes, but the file 8"):
+        read_part(part)
+
+
+@pytest.mark.parametrize("filters", [{"compression": "gzip"}, {"compression": "gzip", "shuffle": True}])
+def test_compressed_arrays_are_read_to_their_size_and_no_further(tmp_path: Path, filters: dict[str, object]) -> None:
+    """One in several chunks comes back; one whose stream goes on behind the declared size is refused."""
+    values = np.arange(10_000, dtype=np.float32)
+    with h5py.File(tmp_path / "good.h5", "w") as file:
+        file.create_dataset("a", data=values, chunks=(3000,), **filters)
+        array = file.create_dataset("long", (4,), "f4", chunks=(4,), **filters)
+        array.id.write_direct_chunk((0,), zlib.compress(bytes(17)))
+        array = file.create_dataset("short", (4,), "f4", chunks=(4,), **filters)
+        array.id.write_direct_chunk((0,), zlib.compress(bytes(15)))
+        array = file.create_dataset("noise", (4,), "f4", chunks=(4,), **filters)
+        array.id.write_direct_chunk((0,), bytes(16))
+        array = file.create_dataset("stored", (4,), "f4", chunks=(4,), **filters)
+        array.id.write_direct_chunk((0,), bytes(16), filter_mask=3)
+        file.create_dataset("absent", (4,), "f4", chunks=(4,), **filters)
+    with open_hdf5(tmp_path / "good.h5") as file:
+        arrays = checked_arrays(file)
+        assert np.array_equal(read_array(arrays["a"]), values)
+        for name in ("long", "short", "noise", "stored", "absent"):
+            with pytest.raises((ValueError, OSError, RuntimeError)):
+                read_array(arrays[name])
+
+
+def test_a_user_defined_link_is_refused(tmp_path: Path) -> None:
+    """A link of a type that HDF5 leaves to programs, made by changing the type of an external one."""
+    path = tmp_path / "link.h5"
+    with h5py.File(path, "w") as file:
+        file["array"] = h5py.ExternalLink("other.h5", "/x")
+    data = bytearray(path.read_bytes())
+    kind = data.index(b"array") - 2
+    assert data[kind] == h5py.h5l.TYPE_EXTERNAL == 64
+    data[kind] = 65
+    path.write_bytes(data)
+    with h5py.File(path, "r") as file, pytest.raises(ValueError, match="array is a soft or external link"):
+        get_member(file, "array")
+
+
+@pytest.mark.parametrize("attributes", [None, "[]", "3", "{", "[" * 100_000, np.zeros(3), b"\xff", "NaN", ["a", "b"]])
+def test_attributes_that_are_none_are_damage(tmp_path: Path, attributes: object) -> None:
+    """The attribute of the root group has to be the text of a JSON object."""
+    part = write_part(tmp_path, "some", {"a": np.zeros(3)}, {"x": 1})
+
+    def change(file: h5py.File) -> None:
+        del file.attrs["attributes"]
+        if attributes is not None:
+            file.attrs["attributes"] = attributes
+
+    forge(part, change)
+    with pytest.raises(DamagedPartError):
+        read_part(part)
+
+
+@pytest.mark.parametrize("classes", [3, "ab", [1, 2], [["a"], ["b"]], {"a": 1}, None])
+def test_classes_that_are_no_list_of_labels_are_damage(whole_cache: FeatureCache, classes: object) -> None:
+    """The classes of the columns of logits are read from the attributes."""
+    part = small_part(whole_cache)
+
+    def change(file: h5py.File) -> None:
+        file.attrs["attributes"] = json.dumps({**json.loads(file.attrs["attributes"]), "classes": classes})
+
+    forge(part, change)
+    with pytest.raises(MissingBlockError):
+        FeatureCache(whole_cache.path).block("still", "*")
+    assert not part.exists()
+
+
+@pytest.mark.parametrize("kind", PARTS)
+@pytest.mark.parametrize("how", ["external link", "external storage", "virtual", "group", "huge", "text", "missing"])
+def test_every_kind_of_part_is_checked(whole_cache: FeatureCache, secret: Path, kind: str, how: str) -> None:
+    """`verify` reports it, and a reader refuses it or goes without it: no error of a library gets out."""
+    part = file_of(whole_cache, kind)
+    name = sorted(read_part(part)[0])[-1]
+
+    def put(file: h5py.File) -> None:
+        if how == "external link":
+            file[name] = h5py.ExternalLink(str(secret / "secret.h5"), "/embedding")
+        elif how == "external storage":
+            file.create_dataset(name, (7, 4), "f4", external=[(str(secret / "secret.raw"), 0, 112)])
+        elif how == "virtual":
+            layout = h5py.VirtualLayout((7, 4), "f4")
+            layout[:] = h5py.VirtualSource(str(secret / "secret.h5"), "embedding", (7, 4))
+            file.create_virtual_dataset(name, layout)
+        elif how == "group":
+            file.create_group(name)
+        elif how == "huge":
+            file.create_dataset(name, (1 << 40,), "f8")
+        elif how == "text":
+            file[name] = np.array([b"a", b"b"])
+
+    replace(part, name, put)
+    faults = verify(whole_cache.path).faults
+    assert place(whole_cache, part) in {fault.place for fault in faults}
+    assert all("Error" not in fault.reason for fault in faults if fault.place == place(whole_cache, part))
+    with suppress(CacheError):
+        READERS[kind](FeatureCache(whole_cache.path))
+
+
+def _read_fits(cache: FeatureCache) -> None:
+    KeptFits(cache.path, cache.clips).find([digest("fit")])
+
+
+READERS: dict[str, Callable[[FeatureCache], object]] = {
+    "plan": lambda cache: cache.plan,
+    "table": lambda cache: list(cache.statuses),
+    "marks": lambda cache: MarkStore(cache, "test").read(cache.statuses[0].digest),
+    "media": lambda cache: MediaStore(cache.path / "media", Rendition("sound", "test")).read(cache.statuses[0].digest),
+    "features": lambda cache: [cache.block("net@a", 0), cache.block("still", "*")],
+    "fits": _read_fits,
+    "predictions": lambda cache: read_run(cache, "run-1"),
+}
+
+
+CHANGES: dict[str, Callable[[np.ndarray], np.ndarray | None]] = {
+    "missing": lambda array: None,
+    "longer": lambda array: np.concatenate([array, array[-1:]]),
+    "shorter": lambda array: array[:-1],
+    "empty": lambda array: array[:0],
+    "one more axis": lambda array: array[..., None],
+    "texts": lambda array: np.full(array.shape, b"abc"),
+    "other numbers": lambda array: np.full(array.shape, -7, np.float16),
+    "large": lambda array: np.full_like(array, 99) if array.dtype.kind in "iu" else array.astype("S65"),
+}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in PARTS if kind != "table"])
+@pytest.mark.parametrize("how", CHANGES)
+def test_arrays_of_another_form_are_damage_though_every_digest_fits(
+    whole_cache: FeatureCache, kind: str, how: str
+) -> None:
+    """Each array in turn, in a part that is written as any other: reported, or left out, and no error of a library."""
+    part = file_of(whole_cache, kind)
+    arrays, attributes = read_part(part)
+    part.unlink()
+    for name in arrays:
+        array = CHANGES[how](arrays[name])
+        changed = {**arrays, name: array} if array is not None else {key: arrays[key] for key in arrays if key != name}
+        written = write_part(part.parent, part.stem.rpartition("-")[0], changed, attributes)
+        if kind == "predictions":
+            record = part.with_name("run.json")
+            record.write_text(canonical_json({**read_json(record), "predictions": written.name}))
+        faults = {fault.place: fault.reason for fault in verify(whole_cache.path).faults}
+        assert all("Error" not in reason for reason in faults.values())
+        with suppress(CacheError, InputError):
+            READERS[kind](FeatureCache(whole_cache.path))
+        written.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("how", CHANGES)
+def test_a_table_of_clips_of_another_form_is_damage(whole_cache: FeatureCache, how: str) -> None:
+    """Each of its arrays in turn; a column of text may be changed where it stays one."""
+    file = file_of(whole_cache, "table")
+    arrays, _ = read_part(file)
+    for name in arrays:
+        array = CHANGES[how](arrays[name])
+        changed = {**arrays, name: array} if array is not None else {key: arrays[key] for key in arrays if key != name}
+        is_text = array is not None and array.dtype == np.uint8 and array.shape == arrays[name].shape
+        is_value = name == "declared_fold" and how == "large"
+        is_unused_text = name.removesuffix("_ends") in CODED and how == "longer"
+        if is_text or is_value or is_unused_text or (array is not None and np.array_equal(array, arrays[name])):
+            continue
+        with pytest.raises(DamagedPartError, match=re.escape(str(file))):
+            ClipTable.from_arrays(file, changed)
+
+
+def test_predictions_in_another_folder_are_not_read(whole_cache: FeatureCache) -> None:
+    """The record of a run names a file beside it."""
+    record = file_of(whole_cache, "run")
+    values = read_json(record)
+    other = record.parents[2] / values["predictions"]
+    record.with_name(values["predictions"]).rename(other)
+    record.write_text(canonical_json({**values, "predictions": f"../../{other.name}"}))
+    with pytest.raises(CacheError, match="names predictions in another folder"):
+        read_run(whole_cache, "run-1")
+
+
+@pytest.mark.parametrize(
+    "attributes", [{"frame_hw": [1 << 20, 1 << 20]}, {"frame_hw": 3}, {"view": "both"}, {"view": 1}]
+)
+@pytest.mark.parametrize("missing", [False, True])
+def test_media_whose_attributes_are_none_are_damage(
+    tmp_path: Path, attributes: dict[str, object], missing: bool
+) -> None:
+    """The size of the frames decides what is allocated."""
+    store = MediaStore(tmp_path, Rendition("picture", "test"))
+    clip = "ab" * 32
+    frames = np.zeros((2, 4, 6, 3), np.uint8)
+    part = store.write(clip, Media(frames, np.arange(2.0), np.zeros(0, np.float32), 0))
+    arrays, values = read_part(part)
+    part.unlink()
+    values = {key: value for key, value in values.items() if key not in attributes} | ({} if missing else attributes)
+    part = write_part(part.parent, clip[:32], arrays, values)
+    assert kept_frame(tmp_path, clip, 0) is None and not part.exists()
+    write_part(part.parent, clip[:32], arrays, values)
+    with pytest.raises(MissingBlockError):
+        store.read(clip)
+
+
+def test_a_small_file_of_a_huge_frame_is_refused() -> None:
+    """WebP packs one colour into a few bytes."""
+    content = io.BytesIO()
+    Image.new("RGB", (8000, 8000)).save(content, format="WEBP", lossless=True, method=0)
+    data = np.frombuffer(content.getvalue(), np.uint8)
+    assert len(data) < 10_000
+    with pytest.raises(DamagedPartError, match="8000 x 8000 pixels; expected 9437184 at most"):
+        decode_frame(data)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_pipe_in_place_of_a_file_of_a_cache_is_not_waited_for(whole_cache: FeatureCache, kind: str) -> None:
+    """Every kind of file: `verify` ends, and so do the readers."""
+    places = {entry.place for entry in entries(whole_cache.path) if entry.kind == kind}
+    for name in places:
+        (whole_cache.path / name).unlink()
+        os.mkfifo(whole_cache.path / name)
+    faults = {fault.place: fault.reason for fault in verify(whole_cache.path).faults}
+    if kind not in ("view", "output"):
+        assert places and places <= faults.keys()
+        assert {faults[name] for name in places} == {"is no plain file, but a pipe, a socket or a device"}
+    for read in READERS.values():
+        with suppress(CacheError, InputError):
+            read(FeatureCache(whole_cache.path))
