@@ -34,6 +34,8 @@ MAX_CLOCK_OFFSET_S = 1.0
 MAX_LEAD_IN_S = 0.2
 """Sound that its coder put before time 0, and that nobody is to hear, is no longer than this."""
 PROBE_BYTES = 12
+TAG_ERRORS: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+"""Open files whose tags are not UTF-8. PyAV 19 always does, and has no such argument."""
 
 FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpegts,mpeg,mpegvideo,asf,ogg,nut,mxf,gxf,rm,dv,ivf,h264,hevc,m4v,"
@@ -203,7 +205,7 @@ def _open_container(path: Path) -> InputContainer:
     """Open a file by the `file:` protocol, so that no character of its name is taken for another protocol."""
     options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
     try:
-        return av.open(f"file:{path.absolute()}", options=options, metadata_errors="replace")
+        return av.open(f"file:{path.absolute()}", options=options, **TAG_ERRORS)
     except (av.error.MemoryError, MemoryError) as error:
         raise MediaError("memory", path) from error
     except (av.error.FFmpegError, OSError, ValueError) as error:

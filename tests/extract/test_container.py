@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 
@@ -51,3 +52,20 @@ def test_sound_that_the_resampler_loses_is_refused(
     monkeypatch.setattr(sound, "_resample", lost)
     with pytest.raises(MediaError, match="more memory than allowed"):
         read_clip(path)
+
+
+def test_tags_in_another_encoding_do_not_matter(tmp_path: Path) -> None:
+    """A title in Latin-1, as old programs write it, is no reason to refuse the file."""
+    path = make_clip(tmp_path / "a.mp4", settings=ClipSettings(1.0, 64, 48))
+    with av.open(str(path)) as source, av.open(str(tmp_path / "b.mkv"), "w") as target:
+        target.metadata["title"] = "Caf? noir"
+        streams = {stream.index: target.add_stream_from_template(stream) for stream in source.streams}
+        for packet in source.demux():
+            if packet.dts is not None:
+                packet.stream = streams[packet.stream.index]
+                target.mux(packet)
+    data = (tmp_path / "b.mkv").read_bytes()
+    assert data.count(b"Caf? noir") == 1
+    (tmp_path / "b.mkv").write_bytes(data.replace(b"Caf? noir", b"Caf\xe9 noir"))
+    clip = read_clip(tmp_path / "b.mkv")
+    assert clip.frames.shape == (32, 48, 64, 3) and clip.facts.audio_codec == "aac"

@@ -150,7 +150,7 @@ def test_many_channels_are_averaged(tmp_path: Path, layout: str, channels: int) 
     with av.open(str(path), "w") as media:
         video = media.add_stream("libx264", rate=FRAMES_PER_S)
         video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
-        audio = media.add_stream("aac", rate=48_000, layout=layout)
+        audio = media.add_stream("wavpack", rate=48_000, layout=layout)
         kept = audio.codec_context.format.name
         waves = np.zeros((channels, 48_000), np.float32)
         waves[0] = 0.8 * np.sin(2 * np.pi * 300 * np.arange(48_000) / 48_000)
