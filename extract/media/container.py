@@ -8,10 +8,11 @@ clock wraps): there it starts at the file's earliest packet.
 import errno
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 from av.container import InputContainer
@@ -150,11 +151,7 @@ def open_media(path: Path | str, *, threads: int = 1, one_view: bool = False) ->
     _check_regular(path)
     media = _open_container(path)
     try:
-        video, audio = _pick_streams(path, media, one_view=one_view)
-        for stream in filter(None, (video, audio)):
-            stream.codec_context.thread_count = threads
-        if video is not None:
-            video.codec_context.options = {"max_pixels": str(MAX_CODED_PIXELS)}
+        video, audio = _pick_streams(path, media, threads=threads, one_view=one_view)
         start_s = (media.start_time or 0) / av.time_base
         origin_s = 0.0 if -MAX_LEAD_IN_S <= start_s < MAX_CLOCK_OFFSET_S else start_s
         end_s = (
@@ -222,32 +219,75 @@ def _starts_as_mp4(path: Path) -> bool:
         return file.read(PROBE_BYTES)[4:8] == b"ftyp"
 
 
-def _pick_streams(path: Path, media: InputContainer, *, one_view: bool) -> tuple[Any, Any]:
-    """Return the best picture and sound streams, `None` for a lacking one; cover art of a song is no picture."""
-    video: Any = media.streams.best("video")
-    audio: Any = media.streams.best("audio")
-    if video is not None and Disposition.attached_pic & video.disposition:
-        video = None
-    if video is None and audio is None:
+def _pick_streams(path: Path, media: InputContainer, *, threads: int, one_view: bool) -> tuple[Any, Any]:
+    """Return the best video and audio stream that can be decoded, `None` where there is no such stream.
+
+    Cover art is not a video stream.
+    """
+    videos = [stream for stream in _by_preference(media, "video") if not Disposition.attached_pic & stream.disposition]
+    audios = _by_preference(media, "audio")
+    if not videos and not audios:
         raise MediaError("not_media", path, "there is neither picture nor sound in it")
-    if video is None and not one_view:
+    if not videos and not one_view:
         raise MediaError("no_video", path, "the file has no picture track")
-    if audio is None and not one_view:
+    if not audios and not one_view:
         raise MediaError("no_audio", path, "the file has no sound track")
-    for stream, allowed in ((video, PICTURE_CODECS), (audio, SOUND_CODECS)):
-        if stream is None:
-            continue
-        if stream.codec_context is None:
-            raise MediaError("codec", path, "there is no decoder for it")
-        if stream.codec_context.name not in allowed:
-            raise MediaError("codec", path, stream.codec_context.name)
-    if video is not None:
-        check_size(path, video.width, video.height)
-        shown = video.sample_aspect_ratio or 1
-        check_size(path, round(video.width * shown), video.height)
-    if audio is not None:
-        check_sound(path, audio.codec_context.sample_rate, audio.codec_context.layout.nb_channels)
-    return video, audio
+    return _first_decodable(path, videos, threads), _first_decodable(path, audios, threads)
+
+
+def _by_preference(media: InputContainer, kind: Literal["video", "audio"]) -> list[Any]:
+    """Return the streams of a kind: FFmpeg's choice, then those marked as default, then those with more data."""
+    streams: tuple[Any, ...] = getattr(media.streams, kind)
+    best = media.streams.best(kind)
+
+    def rank(stream: Any) -> tuple[bool, bool, int]:
+        context = stream.codec_context
+        return stream is not best, not Disposition.default & stream.disposition, -((context and context.bit_rate) or 0)
+
+    return sorted(streams, key=rank)
+
+
+def _first_decodable(path: Path, streams: Sequence[Any], threads: int) -> Any:
+    """Return the first stream whose decoder opens, `None` where there are no streams.
+
+    Raises
+    ------
+    MediaError
+        If none can be decoded: what is wrong with the first.
+    """
+    refusals = []
+    for stream in streams:
+        try:
+            _open_decoder(path, stream, threads)
+        except MediaError as refusal:
+            refusals.append(refusal)
+        else:
+            return stream
+    if refusals:
+        raise refusals[0]
+    return None
+
+
+def _open_decoder(path: Path, stream: Any, threads: int) -> None:
+    """Refuse a stream in a coding that is not read, or of a size that no recording has; then open its decoder."""
+    context = stream.codec_context
+    if context is None:
+        raise MediaError("codec", path, "there is no decoder for it")
+    if context.name not in (PICTURE_CODECS if stream.type == "video" else SOUND_CODECS):
+        raise MediaError("codec", path, context.name)
+    context.thread_count = threads
+    if stream.type == "video":
+        check_size(path, stream.width, stream.height)
+        check_size(path, round(stream.width * (stream.sample_aspect_ratio or 1)), stream.height)
+        context.options = {"max_pixels": str(MAX_CODED_PIXELS)}
+    else:
+        check_sound(path, context.sample_rate, context.layout.nb_channels)
+    try:
+        context.open(strict=False)
+    except MemoryError:
+        raise
+    except av.error.FFmpegError as error:
+        raise MediaError("decode_failed", path, str(error)) from error
 
 
 def check_size(path: Path, width: int, height: int) -> None:

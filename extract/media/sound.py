@@ -5,6 +5,7 @@ from typing import Any
 import av
 import numpy as np
 from av.audio.frame import format_dtypes
+from av.audio.plane import AudioPlane
 
 from cache.records import WINDOW_S
 from extract.media.container import MediaError, Opened, check_sound
@@ -107,14 +108,15 @@ def _mono(frame: Any) -> np.ndarray:
 def _values(frame: Any) -> np.ndarray:
     """Return samples as they were decoded, [channels, samples], or [1, samples * channels] where they are interleaved.
 
-    Of eight planes and more PyAV takes what lies in memory behind the last for another, so they are counted here.
+    Of eight planes and more `frame.planes` of PyAV counts too many (18), or fails at that (19).
     """
     channels = frame.layout.nb_channels
     if not frame.format.is_planar or channels < 8:
         values: np.ndarray = frame.to_ndarray()
         return values
     kind = format_dtypes[frame.format.name]
-    return np.stack([np.frombuffer(plane, kind, frame.samples) for plane in frame.planes[:channels]])
+    planes: list[Any] = [AudioPlane(frame, channel) for channel in range(channels)]
+    return np.stack([np.frombuffer(plane, kind, frame.samples) for plane in planes])
 
 
 def _resample(samples: np.ndarray, rate_hz: int) -> np.ndarray:
