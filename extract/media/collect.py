@@ -8,7 +8,8 @@ import av
 import numpy as np
 
 from cache.records import WINDOW_S
-from extract.media.container import MediaError, MediaFacts, Opened, read_facts
+from extract.media.clock import PacketClock
+from extract.media.container import MediaError, MediaFacts, Opened, read_facts, timed_streams
 from extract.media.limits import MAX_PACKETS
 from extract.media.pictures import Pictures
 from extract.media.sound import SAMPLES, Sound
@@ -102,7 +103,9 @@ def decode_into(takers: Mapping[int, Taker], opened: Opened, from_s: float) -> b
 
 
 def seek(opened: Opened, to_s: float) -> bool:
-    """Go to the last key frame at or before a time in seconds; False where the file lets nobody seek."""
+    """Go to the last key frame at or before a time in seconds; False where the file cannot be searched by time."""
+    if opened.restarted:
+        return False
     try:
         opened.media.seek(int((to_s + opened.origin_s) * av.time_base), backward=True)
     except av.error.FFmpegError:
@@ -113,18 +116,23 @@ def seek(opened: Opened, to_s: float) -> bool:
 def packets(opened: Opened) -> Iterator[tuple[Any, Any]]:
     """Yield (stream, packet) to the end or to where the file breaks off, then (stream, None) to drain each decoder.
 
+    Where the clock of the file starts over, the packets have the times of a clock that goes on.
+
     Raises
     ------
     MediaError
         If there are more than any clip has.
     """
     streams = [stream for stream in (opened.video, opened.audio) if stream is not None]
+    clock = PacketClock(opened.media.format.name)
     try:
-        for number, packet in enumerate(opened.media.demux(*streams)):
+        for number, packet in enumerate(opened.media.demux(*timed_streams(opened.media))):
             if number > MAX_PACKETS:
                 raise MediaError("too_much", opened.path, f"more than {MAX_PACKETS} packets before the window ends")
             if packet.size:
-                yield packet.stream, packet
+                clock.place(packet)
+                if packet.stream in streams:
+                    yield packet.stream, packet
     except (av.error.InvalidDataError, av.error.EOFError, IndexError):  # the last: a track turned up on the way
         pass
     for stream in streams:

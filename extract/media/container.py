@@ -8,7 +8,7 @@ clock wraps): there it starts at the file's earliest packet.
 import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -19,6 +19,8 @@ from av.container import InputContainer
 from av.stream import Disposition
 
 from cache.errors import InputError
+from cache.records import WINDOW_S
+from extract.media.clock import JOINABLE, PacketClock
 from extract.media.codecs import PICTURE_CODECS, SOUND_CODECS
 from extract.media.limits import (
     MAX_ASPECT,
@@ -34,7 +36,12 @@ from extract.media.reasons import REASONS
 MAX_CLOCK_OFFSET_S = 1.0
 MAX_LEAD_IN_S = 0.2
 """Sound that its coder put before time 0, and that nobody is to hear, is no longer than this."""
+SLACK_S = 0.1
+"""Lengths in headers are exact to this."""
+WHOLE_S = 0.5
+"""A file of which some stream comes this near to its declared end was not cut."""
 PROBE_BYTES = 12
+XING_BYTES = 256
 TAG_ERRORS: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 """Open files whose tags are not UTF-8. PyAV 19 always does, and has no such argument."""
 
@@ -43,6 +50,15 @@ FORMATS = (
     "mp3,wav,w64,flac,aac,ac3,eac3,amr,aiff,caf,au,mpc,wv,ape"
 )
 """The demuxers that may open a file: none of them follows a reference to another file or host."""
+ESTIMATED = JOINABLE - {"flac"} | {"mp3", "aac", "ac3", "eac3", "amr", "h264", "hevc", "m4v", "mpegvideo"}
+"""Formats that declare no length: FFmpeg derives one from the bit rate or from the last time in the file."""
+INDEXED = "mov,mp4,m4a,3gp,3g2,mj2"
+"""The format whose index lists every packet, so that its declared length cannot be too short."""
+SHARED_LENGTH = frozenset({"asf", "gxf"})
+"""Formats of which FFmpeg gives the length of the file to every stream."""
+UNCOMPRESSED = frozenset({"wav", "aiff", "au"})
+PLACEHOLDER_BYTES = 0x7F00_0000
+"""Programs that write to a pipe declare about 2 or 4 GiB of sound, since they do not know how much will come."""
 
 
 class MediaError(InputError):
@@ -91,10 +107,22 @@ class MediaFacts:
 
 
 @dataclass(frozen=True)
+class PacketCount:
+    """What counting a file's packets found: the end of each stream by its index, and whether its clock starts over.
+
+    The ends are seconds on the file's own clock, continued where that starts over (see `extract.media.clock`).
+    """
+
+    ends_s: Mapping[int, float]
+    restarted: bool
+
+
+@dataclass(frozen=True)
 class Opened:
     """An open file, its picture and sound streams, and the clip clock's zero on the file's own clock in seconds.
 
-    A stream is `None` where the file lacks it and was opened all the same.
+    A stream is `None` where the file lacks it and was opened all the same. `counted` is `None` where the declared
+    lengths were taken without counting the packets; `estimated` where they are no more than FFmpeg's estimate.
     """
 
     path: Path
@@ -103,6 +131,13 @@ class Opened:
     audio: Any
     origin_s: float
     duration_s: float
+    counted: PacketCount | None = None
+    estimated: bool = False
+
+    @property
+    def restarted(self) -> bool:
+        """Whether the file's own clock is known to start over, so that nobody can seek by it."""
+        return self.counted is not None and self.counted.restarted
 
     @cached_property
     def pixel_aspect(self) -> float:
@@ -110,12 +145,47 @@ class Opened:
         found = self.video.sample_aspect_ratio if self.video is not None else None
         return float(found) if found else 1.0
 
-    def span_s(self, stream: Any) -> tuple[float, float]:
-        """Return the first and last second that the headers declare for a stream, on the clip clock."""
+    def span_s(self, stream: Any, *, exhausted: bool = False) -> tuple[float, float]:
+        """Return the first and last second of a stream, on the clip clock.
+
+        The last is what the headers declare for the stream, unless the packets go on after that or the declared length
+        is an estimate. Where nothing is declared for the stream itself it is the end of its packets in a file that is
+        whole, and the end of the file in one that was cut.
+
+        Parameters
+        ----------
+        stream : av.stream.Stream
+        exhausted : bool
+            Whether the stream has no more packets, so that its end matters enough to count them.
+        """
         first_s = float(stream.start_time * stream.time_base) - self.origin_s if stream.start_time is not None else 0.0
-        if stream.duration:
-            return first_s, first_s + float(stream.duration * stream.time_base)
-        return first_s, _tagged_duration_s(stream.metadata.get("DURATION", "")) or self.duration_s
+        counted = self.counted
+        declared_s = self._declared_s(stream)
+        if counted is None and exhausted and not declared_s:
+            counted = count_packets(self.path, self.path.stat().st_mtime_ns)
+        packets_end_s = None if counted is None else counted.ends_s.get(stream.index)
+        if counted is None or packets_end_s is None:
+            return first_s, first_s + declared_s if declared_s else self.duration_s
+        packets_end_s -= self.origin_s
+        if declared_s:
+            return first_s, _settled_end_s(first_s + declared_s, packets_end_s, estimated=self.estimated)
+        whole = max(counted.ends_s.values()) - self.origin_s >= self.duration_s - WHOLE_S
+        return first_s, packets_end_s if whole else self.duration_s
+
+    def _declared_s(self, stream: Any) -> float:
+        """Return the length that the headers declare for a stream itself, 0 where they do not."""
+        if stream.duration and self.media.format.name not in SHARED_LENGTH:
+            return float(stream.duration * stream.time_base)
+        return _tagged_duration_s(stream.metadata.get("DURATION", ""))
+
+
+def _settled_end_s(declared_s: float, packets_s: float, *, estimated: bool) -> float:
+    """Return the declared end where the packets agree with it, or were cut off before; otherwise theirs."""
+    return (
+        packets_s
+        if packets_s > declared_s + SLACK_S or (estimated and packets_s < declared_s - SLACK_S)
+        else declared_s
+    )
 
 
 def probe(path: Path | str, *, one_view: bool = False) -> MediaFacts:
@@ -154,15 +224,49 @@ def open_media(path: Path | str, *, threads: int = 1, one_view: bool = False) ->
         video, audio = _pick_streams(path, media, threads=threads, one_view=one_view)
         start_s = (media.start_time or 0) / av.time_base
         origin_s = 0.0 if -MAX_LEAD_IN_S <= start_s < MAX_CLOCK_OFFSET_S else start_s
-        end_s = (
-            start_s + media.duration / av.time_base
-            if media.duration
-            else _last_packet_end_s(path, path.stat().st_mtime_ns)
-        )
+        declared_s = 0.0 if _is_placeholder(path, media) else (media.duration or 0) / av.time_base
+        estimated = not declared_s or (media.format.name in ESTIMATED and not _was_longer(path, media))
+        end_s, counted = start_s + declared_s, None
+        short = declared_s < WINDOW_S and media.format.name != INDEXED
+        if estimated or short or media.format.name in JOINABLE:
+            counted = count_packets(path, path.stat().st_mtime_ns)
+            ends_s = [counted.ends_s.get(stream.index, 0.0) for stream in (video, audio) if stream is not None]
+            if any(ends_s):
+                end_s = _settled_end_s(end_s, max(ends_s), estimated=estimated)
     except BaseException:
         media.close()
         raise
-    return Opened(path, media, video, audio, origin_s, end_s - origin_s)
+    return Opened(path, media, video, audio, origin_s, end_s - origin_s, counted, estimated)
+
+
+def timed_streams(media: InputContainer) -> list[Any]:
+    """Return the streams whose packets tell how a file's clock goes: all of pictures and sound."""
+    return [*media.streams.video, *media.streams.audio]
+
+
+def _is_placeholder(path: Path, media: InputContainer) -> bool:
+    """Whether uncompressed sound declares a length that its writer did not know."""
+    if media.format.name not in UNCOMPRESSED or not media.streams.audio or media.streams.audio[0].codec_context is None:
+        return False
+    declared = (media.duration or 0) / av.time_base * (media.streams.audio[0].codec_context.bit_rate or 0) / 8
+    return declared >= PLACEHOLDER_BYTES > path.stat().st_size
+
+
+def _was_longer(path: Path, media: InputContainer) -> bool:
+    """Whether an MP3 names in its Xing or Info header more bytes than it has."""
+    if media.format.name != "mp3":
+        return False
+    with path.open("rb") as file:
+        head = file.read(10)
+        size = sum((byte & 127) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=False))
+        start = 10 + size if head.startswith(b"ID3") else 0
+        file.seek(start)
+        first_frame = file.read(XING_BYTES)
+    at = max(first_frame.find(b"Xing"), first_frame.find(b"Info"))
+    fields = first_frame[at + 4 : at + 16]
+    if at < 0 or len(fields) < 12 or fields[3] & 3 != 3:
+        return False
+    return start + int.from_bytes(fields[8:12], "big") > path.stat().st_size
 
 
 def read_facts(opened: Opened) -> MediaFacts:
@@ -303,23 +407,23 @@ def check_sound(path: Path, rate_hz: int, channels: int) -> None:
 
 
 @lru_cache(maxsize=4)
-def _last_packet_end_s(path: Path, changed_ns: int) -> float:
-    """Return the end of the last packet on the file's own clock, for files that declare no duration.
+def count_packets(path: Path, changed_ns: int) -> PacketCount:
+    """Return where the packets of each stream end, read without decoding them.
 
     It is remembered as long as the file does not change: a time line opens its file once for every window.
     """
-    end_s = 0.0
     with _open_container(path) as media:
+        clock = PacketClock(media.format.name)
         try:
-            for number, packet in enumerate(media.demux()):
+            for number, packet in enumerate(media.demux(*timed_streams(media))):
                 if number > MAX_PACKETS:
                     raise MediaError("too_much", path, f"more than {MAX_PACKETS} packets")
-                if packet.pts is not None:
-                    end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-        except av.error.FFmpegError as error:
-            if not end_s:
+                if packet.size:
+                    clock.place(packet)
+        except (av.error.FFmpegError, IndexError) as error:
+            if not clock.ends_s:
                 raise MediaError("decode_failed", path, str(error)) from error
-    return end_s
+    return PacketCount(clock.ends_s, clock.restarted)
 
 
 def _tagged_duration_s(tag: str) -> float:
