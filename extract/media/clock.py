@@ -6,6 +6,7 @@ from typing import Any
 RESTART_S = 0.1
 """A packet that lies this much before an earlier one of its stream begins another part."""
 NEAR_START_S = 1.0
+GAP_S = 0.5
 LEAP_S = 10.0
 """A packet that lies this much after all streams begins another part; FFmpeg has the same threshold."""
 LEAPING = frozenset({"mpegts", "mpeg"})
@@ -50,12 +51,19 @@ class PacketClock:
         """Whether the file has more than one part so far, so that its own times do not tell where to seek."""
         return len(self._offsets_s) > 1
 
-    def place(self, packet: Any) -> None:
-        """Move the times of the next packet of the file to the continued clock."""
+    def place(self, packet: Any) -> bool:
+        """Move the times of the next packet of the file to the continued clock.
+
+        Returns
+        -------
+        bool
+            Whether something seems to be lost before it: the packet is marked as incomplete, or there is a gap in all
+            streams. A gap in one of several streams is no loss: silence need not be sent.
+        """
         without_pts = packet.pts is None
         ticks = packet.dts if without_pts else packet.pts
         if ticks is None:
-            return
+            return bool(packet.is_corrupt)
         index, base = packet.stream.index, packet.time_base
         time_s, kind = seconds(ticks, base), (index, without_pts)
         part = self._parts.setdefault(index, len(self._offsets_s) - 1)
@@ -72,8 +80,17 @@ class PacketClock:
             shift = round(offset_s * base.denominator / base.numerator)
             packet.pts = None if packet.pts is None else packet.pts + shift
             packet.dts = None if packet.dts is None else packet.dts + shift
+        lost = packet.is_corrupt or self._after_gap_in_all(index, time_s + offset_s)
         end_s = seconds(ticks + (packet.duration or 0), base) + offset_s
         self.ends_s[index] = max(self.ends_s.get(index, end_s), end_s)
+        return lost
+
+    def _after_gap_in_all(self, index: int, time_s: float) -> bool:
+        others_s = [end_s for other, end_s in self.ends_s.items() if other != index]
+        if not others_s or index not in self.ends_s:
+            return False
+        middle_s = (self.ends_s[index] + time_s) / 2
+        return time_s - self.ends_s[index] > GAP_S and max(others_s) < middle_s
 
     def _begins_part(self, kind: tuple[int, bool], time_s: float) -> bool:
         furthest_s = self._furthest_s.get(kind)

@@ -90,10 +90,11 @@ def decode_into(takers: Mapping[int, Taker], opened: Opened, from_s: float) -> b
         return False
     if not takers:
         return True
-    for stream, packet in packets(opened):
+    for stream, packet, lost in packets(opened):
         taker = takers.get(stream.index)
         if taker is None or taker.done:
             continue
+        taker.losses += lost
         taker.take(stream, packet)
         if from_s > 0.0 and taker.late:
             return False
@@ -113,10 +114,11 @@ def seek(opened: Opened, to_s: float) -> bool:
     return True
 
 
-def packets(opened: Opened) -> Iterator[tuple[Any, Any]]:
-    """Yield (stream, packet) to the end or to where the file breaks off, then (stream, None) to drain each decoder.
+def packets(opened: Opened) -> Iterator[tuple[Any, Any, bool]]:
+    """Yield (stream, packet, lost) to the end or to where the file breaks off, then (stream, None, False) for each.
 
-    Where the clock of the file starts over, the packets have the times of a clock that goes on.
+    `lost` says that something seems to be lost before the packet (see `PacketClock.place`). The last ones drain the
+    decoders. Where the clock of the file starts over, the packets have the times of a clock that goes on.
 
     Raises
     ------
@@ -125,18 +127,19 @@ def packets(opened: Opened) -> Iterator[tuple[Any, Any]]:
     """
     streams = [stream for stream in (opened.video, opened.audio) if stream is not None]
     clock = PacketClock(opened.media.format.name)
+    lossy = opened.counted is not None and opened.counted.bad_pages
     try:
         for number, packet in enumerate(opened.media.demux(*timed_streams(opened.media))):
             if number > MAX_PACKETS:
                 raise MediaError("too_much", opened.path, f"more than {MAX_PACKETS} packets before the window ends")
             if packet.size:
-                clock.place(packet)
+                lost = clock.place(packet) or lossy
                 if packet.stream in streams:
-                    yield packet.stream, packet
+                    yield packet.stream, packet, lost
     except (av.error.InvalidDataError, av.error.EOFError, IndexError):  # the last: a track turned up on the way
         pass
     for stream in streams:
-        yield stream, None
+        yield stream, None, False
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from cache.errors import InputError
 from cache.records import WINDOW_S
 from extract.media.clock import JOINABLE, PacketClock
 from extract.media.codecs import PICTURE_CODECS, SOUND_CODECS
+from extract.media.framing import mp3_was_longer, ogg_is_damaged
 from extract.media.limits import (
     MAX_ASPECT,
     MAX_CHANNELS,
@@ -40,8 +41,9 @@ SLACK_S = 0.1
 """Lengths in headers are exact to this."""
 WHOLE_S = 0.5
 """A file of which some stream comes this near to its declared end was not cut."""
+MAX_COUNTED_BYTES = 1 << 30
+"""Packets of a larger file that declares over 30 s are not counted, since that takes too long."""
 PROBE_BYTES = 12
-XING_BYTES = 256
 TAG_ERRORS: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 """Open files whose tags are not UTF-8. PyAV 19 always does, and has no such argument."""
 
@@ -56,9 +58,6 @@ INDEXED = "mov,mp4,m4a,3gp,3g2,mj2"
 """The format whose index lists every packet, so that its declared length cannot be too short."""
 SHARED_LENGTH = frozenset({"asf", "gxf"})
 """Formats of which FFmpeg gives the length of the file to every stream."""
-UNCOMPRESSED = frozenset({"wav", "aiff", "au"})
-PLACEHOLDER_BYTES = 0x7F00_0000
-"""Programs that write to a pipe declare about 2 or 4 GiB of sound, since they do not know how much will come."""
 
 
 class MediaError(InputError):
@@ -108,13 +107,22 @@ class MediaFacts:
 
 @dataclass(frozen=True)
 class PacketCount:
-    """What counting a file's packets found: the end of each stream by its index, and whether its clock starts over.
+    """What counting a file's packets found.
 
-    The ends are seconds on the file's own clock, continued where that starts over (see `extract.media.clock`).
+    Attributes
+    ----------
+    ends_s : mapping from int to float
+        The end of each stream by its index, seconds on the file's own clock, continued where that starts over (see
+        `extract.media.clock`).
+    restarted : bool
+        Whether the file's own clock starts over.
+    bad_pages : bool
+        Whether pages of an Ogg are missing or damaged.
     """
 
     ends_s: Mapping[int, float]
     restarted: bool
+    bad_pages: bool = False
 
 
 @dataclass(frozen=True)
@@ -224,11 +232,14 @@ def open_media(path: Path | str, *, threads: int = 1, one_view: bool = False) ->
         video, audio = _pick_streams(path, media, threads=threads, one_view=one_view)
         start_s = (media.start_time or 0) / av.time_base
         origin_s = 0.0 if -MAX_LEAD_IN_S <= start_s < MAX_CLOCK_OFFSET_S else start_s
-        declared_s = 0.0 if _is_placeholder(path, media) else (media.duration or 0) / av.time_base
-        estimated = not declared_s or (media.format.name in ESTIMATED and not _was_longer(path, media))
+        declared_s = (media.duration or 0) / av.time_base
+        estimated = not declared_s or media.format.name in ESTIMATED
+        if media.format.name == "mp3" and mp3_was_longer(path):
+            estimated = False
         end_s, counted = start_s + declared_s, None
         short = declared_s < WINDOW_S and media.format.name != INDEXED
-        if estimated or short or media.format.name in JOINABLE:
+        few = path.stat().st_size <= MAX_COUNTED_BYTES
+        if not declared_s or short or (few and (estimated or media.format.name in JOINABLE)):
             counted = count_packets(path, path.stat().st_mtime_ns)
             ends_s = [counted.ends_s.get(stream.index, 0.0) for stream in (video, audio) if stream is not None]
             if any(ends_s):
@@ -242,31 +253,6 @@ def open_media(path: Path | str, *, threads: int = 1, one_view: bool = False) ->
 def timed_streams(media: InputContainer) -> list[Any]:
     """Return the streams whose packets tell how a file's clock goes: all of pictures and sound."""
     return [*media.streams.video, *media.streams.audio]
-
-
-def _is_placeholder(path: Path, media: InputContainer) -> bool:
-    """Whether uncompressed sound declares a length that its writer did not know."""
-    if media.format.name not in UNCOMPRESSED or not media.streams.audio or media.streams.audio[0].codec_context is None:
-        return False
-    declared = (media.duration or 0) / av.time_base * (media.streams.audio[0].codec_context.bit_rate or 0) / 8
-    return declared >= PLACEHOLDER_BYTES > path.stat().st_size
-
-
-def _was_longer(path: Path, media: InputContainer) -> bool:
-    """Whether an MP3 names in its Xing or Info header more bytes than it has."""
-    if media.format.name != "mp3":
-        return False
-    with path.open("rb") as file:
-        head = file.read(10)
-        size = sum((byte & 127) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=False))
-        start = 10 + size if head.startswith(b"ID3") else 0
-        file.seek(start)
-        first_frame = file.read(XING_BYTES)
-    at = max(first_frame.find(b"Xing"), first_frame.find(b"Info"))
-    fields = first_frame[at + 4 : at + 16]
-    if at < 0 or len(fields) < 12 or fields[3] & 3 != 3:
-        return False
-    return start + int.from_bytes(fields[8:12], "big") > path.stat().st_size
 
 
 def read_facts(opened: Opened) -> MediaFacts:
@@ -343,6 +329,8 @@ def _by_preference(media: InputContainer, kind: Literal["video", "audio"]) -> li
     """Return the streams of a kind: FFmpeg's choice, then those marked as default, then those with more data."""
     streams: tuple[Any, ...] = getattr(media.streams, kind)
     best = media.streams.best(kind)
+    if best is None:  # they have no size, or no sampling rate
+        return []
 
     def rank(stream: Any) -> tuple[bool, bool, int]:
         context = stream.codec_context
@@ -423,7 +411,7 @@ def count_packets(path: Path, changed_ns: int) -> PacketCount:
         except (av.error.FFmpegError, IndexError) as error:
             if not clock.ends_s:
                 raise MediaError("decode_failed", path, str(error)) from error
-    return PacketCount(clock.ends_s, clock.restarted)
+        return PacketCount(clock.ends_s, clock.restarted, media.format.name == "ogg" and ogg_is_damaged(path))
 
 
 def _tagged_duration_s(tag: str) -> float:

@@ -26,7 +26,7 @@ class Sound(Taker):
 
     A grid from a whole second has whole sample numbers at both rates, so a window's samples do not depend on where
     decoding began. Where no packets were sent (silence suppression, DTX) there is silence, which counts as decoded;
-    where packets are damaged it does not.
+    where packets are damaged or lost it does not.
     """
 
     def __init__(self, opened: Opened, window: tuple[float, float]) -> None:
@@ -37,10 +37,14 @@ class Sound(Taker):
         self.samples = np.zeros(0, np.float32)
         self.edges = [0, 0]
         self.rate_hz = self.cursor = self.covered = 0
+        self.timed = False
         self.damage_before = (0, 0)
 
     def add(self, frame: Any) -> None:
-        """Take the next decoded stretch of sound, placed by its time where it does not continue the one before."""
+        """Take the next decoded stretch of sound, placed by its time where that is after the end of the one before.
+
+        One with an earlier time continues the one before: no sound is overwritten.
+        """
         if not self.rate_hz:
             self._begin(frame.sample_rate)
         if frame.sample_rate != self.rate_hz:
@@ -50,14 +54,14 @@ class Sound(Taker):
             base = frame.time_base or self.opened.audio.time_base
             time_s = seconds(frame.pts, base) - self.opened.origin_s
             at = round((time_s - self.base_s) * self.rate_hz)
-            self.late = not self.covered and self.cursor == 0 and time_s > self.start_s
-            if self.cursor == 0 or (self.cursor - at > JUMP_S * self.rate_hz and not self.covered):
-                first = at
+            if not self.timed:
+                self.late, first = time_s > self.start_s, at
             elif at - self.cursor > JUMP_S * self.rate_hz:
                 self._cover_gap(at)
                 first = at
+            self.timed = True
         self.cursor = first + frame.samples
-        self.damage_before = (self.failures, self.corrupt)
+        self.damage_before = (self.failures, self.losses)
         low, high = max(first, 0), min(self.cursor, len(self.samples))
         if high > low:
             self.samples[low:high] = _mono(frame)[low - first : high - first]
@@ -69,8 +73,8 @@ class Sound(Taker):
         self.covered += max(0, min(high, self.edges[1]) - max(low, self.edges[0]))
 
     def _cover_gap(self, until: int) -> None:
-        """Count the silence up to a sample as decoded, unless packets were damaged since the last sound."""
-        if (self.failures, self.corrupt) == self.damage_before:
+        """Count the silence up to a sample as decoded, unless packets were damaged or lost since the last sound."""
+        if (self.failures, self.losses) == self.damage_before:
             self._cover(self.cursor, until)
 
     def _begin(self, rate_hz: int) -> None:

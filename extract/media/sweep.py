@@ -129,7 +129,7 @@ class Sweep(Taker):
         from_s = preroll_s(self.waiting[0].start_s)
         self.from_start = not (from_s > 0.0 and seek(self.opened, from_s))
         try:
-            for stream, packet in packets(self.opened):
+            for stream, packet, _ in packets(self.opened):
                 if stream.index == self.opened.video.index:
                     self.take(stream, packet)
                 while self.under_way and self.under_way[0].done:

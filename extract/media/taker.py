@@ -60,8 +60,8 @@ class Taker:
     ----------
     failures : int
         Packets that could not be decoded, and what came out of others damaged.
-    corrupt : int
-        Packets that the file's format shows to be incomplete, whether they can be decoded or not.
+    losses : int
+        Packets before which something of the file seems to be lost, counted by whoever feeds this.
     packets_end_s : float
         The end of the furthest packet on the file's own clock.
     done : bool
@@ -72,17 +72,15 @@ class Taker:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.failures = self.corrupt = self.decoded = 0
+        self.failures = self.losses = self.decoded = 0
         self.packets_end_s = -math.inf
         self.done = self.late = False
 
     def take(self, stream: Any, packet: Any) -> None:
         """Decode a packet, or with None what the decoder still holds, and add what comes out."""
-        if packet is not None:
-            self.corrupt += packet.is_corrupt
-            if packet.pts is not None:
-                end_s = seconds(packet.pts + (packet.duration or 0), packet.time_base)
-                self.packets_end_s = max(self.packets_end_s, end_s)
+        if packet is not None and packet.pts is not None:
+            end_s = seconds(packet.pts + (packet.duration or 0), packet.time_base)
+            self.packets_end_s = max(self.packets_end_s, end_s)
         try:
             frames = packet.decode() if packet is not None else stream.decode(None)
         except (av.error.InvalidDataError, av.error.EOFError):

@@ -26,7 +26,7 @@ from odd_makers import (
     void,
     zipped,
 )
-from odd_media import Making, Picture, Sound, change, cut, encoded_picture, fill_media, turn
+from odd_media import Making, Picture, Sound, change, cut, encoded_picture, fill_media, mirror, turn
 
 NOISE = np.random.default_rng(1).bytes(100_000)
 
@@ -159,6 +159,10 @@ READ = (
     Odd("turned90.mp4", replace(BACK, patches=(turn(90),)), wh=(72, 96)),
     Odd("turned180.mp4", replace(BACK, patches=(turn(180),))),
     Odd("turned270.mp4", replace(BACK, patches=(turn(270),)), wh=(72, 96)),
+    Odd("mirrored.mp4", replace(BACK, patches=(mirror(-1, 0, 0, 1),))),
+    Odd("upside_down.mp4", replace(BACK, patches=(mirror(1, 0, 0, -1),))),
+    Odd("transposed.mp4", replace(BACK, patches=(mirror(0, 1, 1, 0),)), wh=(72, 96)),
+    Odd("transversed.mp4", replace(BACK, patches=(mirror(0, -1, -1, 0),)), wh=(72, 96)),
     Odd("ten_bit.mkv", Making(video(codec="libx265", pix_fmt="yuv420p10le"))),
     Odd("hdr.mp4", Making(video(codec="libx265", pix_fmt="yuv420p10le", tags=HDR))),
     Odd("bt709.mp4", Making(video(tags={"color_primaries": 1, "color_trc": 1, "colorspace": 1, "color_range": 1}))),

@@ -92,7 +92,7 @@ def test_a_bug_in_a_worker_ends_the_run(kind: str, expected: type[Exception]) ->
 
 
 @pytest.mark.parametrize("error", pool.PROGRAM_ERRORS)
-def test_no_error_of_the_program_is_turned_into_a_refusal(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_error_of_the_program_becomes_a_refusal(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
     """Each passes through the worker's side and the parent's side as it is."""
 
     def fail(task: Task) -> None:
