@@ -22,7 +22,11 @@ from extract.media.taker import Taker, preroll_s
 __all__ = ["DECODER", "REASONS", "DecodedClip", "MediaError", "MediaFacts", "probe", "read_clip"]
 
 DECODER = f"pyav {av.__version__}, rules 2"
-"""What decides the decoded bits; it enters the cache's identity. Raise the number whenever the rules here change."""
+"""What decides the decoded bits; it enters the cache's identity. Raise the number whenever the rules here change.
+
+Exceptions are rules for files that were refused before (see `REFUSAL_RULES` of `extract.examine`), or shown wrongly:
+they do not make all that is in a cache useless.
+"""
 
 
 def read_clip(
