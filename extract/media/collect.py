@@ -9,11 +9,11 @@ import numpy as np
 
 from cache.records import WINDOW_S
 from extract.media.clock import PacketClock
-from extract.media.container import MediaError, MediaFacts, Opened, read_facts, timed_streams
+from extract.media.container import COMPLETE, MediaError, MediaFacts, Opened, read_facts, timed_streams
 from extract.media.limits import MAX_PACKETS
 from extract.media.pictures import Pictures
 from extract.media.sound import SAMPLES, Sound
-from extract.media.taker import COMPLETE, Extent, Taker
+from extract.media.taker import Extent, Taker
 
 
 @dataclass(frozen=True)

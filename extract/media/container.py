@@ -22,7 +22,7 @@ from cache.errors import InputError
 from cache.records import WINDOW_S
 from extract.media.clock import JOINABLE, PacketClock
 from extract.media.codecs import PICTURE_CODECS, SOUND_CODECS
-from extract.media.framing import mp3_was_longer, ogg_is_damaged
+from extract.media.framing import matroska_is_complete, mp3_was_longer, ogg_is_damaged
 from extract.media.limits import (
     MAX_ASPECT,
     MAX_CHANNELS,
@@ -37,6 +37,7 @@ from extract.media.reasons import REASONS
 MAX_CLOCK_OFFSET_S = 1.0
 MAX_LEAD_IN_S = 0.2
 """Sound that its coder put before time 0, and that nobody is to hear, is no longer than this."""
+COMPLETE = 0.95
 SLACK_S = 0.1
 """Lengths in headers are exact to this."""
 WHOLE_S = 0.5
@@ -56,6 +57,7 @@ ESTIMATED = JOINABLE - {"flac"} | {"mp3", "aac", "ac3", "eac3", "amr", "h264", "
 """Formats that declare no length: FFmpeg derives one from the bit rate or from the last time in the file."""
 INDEXED = "mov,mp4,m4a,3gp,3g2,mj2"
 """The format whose index lists every packet, so that its declared length cannot be too short."""
+MATROSKA = "matroska,webm"
 SHARED_LENGTH = frozenset({"asf", "gxf"})
 """Formats of which FFmpeg gives the length of the file to every stream."""
 
@@ -116,12 +118,15 @@ class PacketCount:
         `extract.media.clock`).
     restarted : bool
         Whether the file's own clock starts over.
+    bytes : int
+        Where in the file the last packet ends; 0 where the format does not tell.
     bad_pages : bool
         Whether pages of an Ogg are missing or damaged.
     """
 
     ends_s: Mapping[int, float]
     restarted: bool
+    bytes: int = 0
     bad_pages: bool = False
 
 
@@ -153,24 +158,16 @@ class Opened:
         found = self.video.sample_aspect_ratio if self.video is not None else None
         return float(found) if found else 1.0
 
-    def span_s(self, stream: Any, *, exhausted: bool = False) -> tuple[float, float]:
+    def span_s(self, stream: Any) -> tuple[float, float]:
         """Return the first and last second of a stream, on the clip clock.
 
         The last is what the headers declare for the stream, unless the packets go on after that or the declared length
         is an estimate. Where nothing is declared for the stream itself it is the end of its packets in a file that is
         whole, and the end of the file in one that was cut.
-
-        Parameters
-        ----------
-        stream : av.stream.Stream
-        exhausted : bool
-            Whether the stream has no more packets, so that its end matters enough to count them.
         """
         first_s = float(stream.start_time * stream.time_base) - self.origin_s if stream.start_time is not None else 0.0
         counted = self.counted
         declared_s = self._declared_s(stream)
-        if counted is None and exhausted and not declared_s:
-            counted = count_packets(self.path, self.path.stat().st_mtime_ns)
         packets_end_s = None if counted is None else counted.ends_s.get(stream.index)
         if counted is None or packets_end_s is None:
             return first_s, first_s + declared_s if declared_s else self.duration_s
@@ -217,8 +214,18 @@ def probe(path: Path | str, *, one_view: bool = False) -> MediaFacts:
         return read_facts(opened)
 
 
-def open_media(path: Path | str, *, threads: int = 1, one_view: bool = False) -> Opened:
+def open_media(path: Path | str, *, threads: int = 1, one_view: bool = False, count: bool = False) -> Opened:
     """Open a regular file with the allowed formats only; the caller closes `.media`.
+
+    Parameters
+    ----------
+    path : Path or str
+    threads : int
+        Decoder threads.
+    one_view : bool
+        Take a file without sound, or without picture, too.
+    count : bool
+        Count the packets also where the declared lengths are usually right.
 
     Raises
     ------
@@ -236,11 +243,16 @@ def open_media(path: Path | str, *, threads: int = 1, one_view: bool = False) ->
         estimated = not declared_s or media.format.name in ESTIMATED
         if media.format.name == "mp3" and mp3_was_longer(path):
             estimated = False
-        end_s, counted = start_s + declared_s, None
-        short = declared_s < WINDOW_S and media.format.name != INDEXED
-        few = path.stat().st_size <= MAX_COUNTED_BYTES
-        if not declared_s or short or (few and (estimated or media.format.name in JOINABLE)):
-            counted = count_packets(path, path.stat().st_mtime_ns)
+        end_s, counted, status = start_s + declared_s, None, path.stat()
+        if media.format.name == INDEXED:
+            short = count = False
+        else:
+            short = declared_s < WINDOW_S
+        few = status.st_size <= MAX_COUNTED_BYTES
+        if not declared_s or short or count or (few and (estimated or media.format.name in JOINABLE)):
+            counted = count_packets(path, status.st_mtime_ns)
+            if media.format.name == MATROSKA and counted.bytes >= COMPLETE * status.st_size:
+                estimated = estimated or matroska_is_complete(path)
             ends_s = [counted.ends_s.get(stream.index, 0.0) for stream in (video, audio) if stream is not None]
             if any(ends_s):
                 end_s = _settled_end_s(end_s, max(ends_s), estimated=estimated)
@@ -401,17 +413,19 @@ def count_packets(path: Path, changed_ns: int) -> PacketCount:
     It is remembered as long as the file does not change: a time line opens its file once for every window.
     """
     with _open_container(path) as media:
-        clock = PacketClock(media.format.name)
+        clock, last_byte = PacketClock(media.format.name), 0
         try:
             for number, packet in enumerate(media.demux(*timed_streams(media))):
                 if number > MAX_PACKETS:
                     raise MediaError("too_much", path, f"more than {MAX_PACKETS} packets")
                 if packet.size:
                     clock.place(packet)
+                    last_byte = max(last_byte, (packet.pos or 0) + packet.size)
         except (av.error.FFmpegError, IndexError) as error:
             if not clock.ends_s:
                 raise MediaError("decode_failed", path, str(error)) from error
-        return PacketCount(clock.ends_s, clock.restarted, media.format.name == "ogg" and ogg_is_damaged(path))
+        bad_pages = media.format.name == "ogg" and ogg_is_damaged(path)
+    return PacketCount(clock.ends_s, clock.restarted, last_byte, bad_pages)
 
 
 def _tagged_duration_s(tag: str) -> float:

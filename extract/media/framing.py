@@ -1,10 +1,12 @@
-"""What a file's own framing shows and FFmpeg does not tell: whether an MP3 was cut, or pages of an Ogg are bad."""
+"""What a file's own framing shows and FFmpeg does not tell: whether bytes of an MP3, a Matroska or an Ogg are lost."""
 
 import zlib
 from pathlib import Path
 
 XING_BYTES = 256
 """The Xing header lies within the first frame's first bytes."""
+EBML_BYTES = 4096
+"""The segment begins behind a short header."""
 MIRRORED_BYTES = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
@@ -21,6 +23,19 @@ def mp3_was_longer(path: Path) -> bool:
     if at < 0 or len(fields) < 12 or fields[3] & 3 != 3:
         return False
     return start + int.from_bytes(fields[8:12], "big") > path.stat().st_size
+
+
+def matroska_is_complete(path: Path) -> bool:
+    """Whether a Matroska file has all bytes that its segment declares (RFC 8794); False where it declares none."""
+    with path.open("rb") as file:
+        head = file.read(EBML_BYTES)
+    at = head.find(b"\x18\x53\x80\x67") + 4
+    if at < 4 or not head[at : at + 1]:
+        return False
+    length = 9 - head[at].bit_length()
+    unknown = (1 << 7 * length) - 1
+    size = int.from_bytes(head[at : at + length], "big") & unknown
+    return size != unknown and at + length + size <= path.stat().st_size
 
 
 def ogg_is_damaged(path: Path) -> bool:

@@ -11,8 +11,8 @@ import numpy as np
 from av.video.reformatter import Interpolation
 
 from extract.media.clock import seconds
-from extract.media.container import MediaError, Opened, check_size
-from extract.media.taker import COMPLETE, Extent, Taker, check_complete
+from extract.media.container import COMPLETE, MediaError, Opened, check_size
+from extract.media.taker import Extent, Taker, check_complete
 
 FRAMES = 32
 
@@ -160,7 +160,7 @@ class Pictures(Taker):
 
     def extent(self) -> Extent:
         """Return how much was decoded; all that is declared where nothing more was wanted."""
-        first_s, last_s = self.opened.span_s(self.opened.video, exhausted=not self.done)
+        first_s, last_s = self.opened.span_s(self.opened.video)
         declared_s = min(last_s, self.window[1]) - max(first_s, self.window[0])
         rate = self.opened.video.average_rate
         declared = max(0, round(declared_s * float(rate))) if rate else 0
@@ -171,7 +171,7 @@ class Pictures(Taker):
 
     def result(self, *, allow_partial: bool = False) -> tuple[np.ndarray, np.ndarray, Extent]:
         """Return frames, times and how much was decoded, or refuse what is too incomplete."""
-        first_s, last_s = self.opened.span_s(self.opened.video, exhausted=not self.done)
+        first_s, last_s = self.opened.span_s(self.opened.video)
         if last_s <= self.window[0] or first_s >= self.window[1]:
             raise MediaError("no_video", self.opened.path, f"the picture lasts from {first_s:.2f} to {last_s:.2f} s")
         if self.held is None:

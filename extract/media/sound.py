@@ -86,7 +86,7 @@ class Sound(Taker):
 
     def result(self, *, allow_partial: bool = False) -> tuple[np.ndarray, int, Extent]:
         """Return float32 [480000], how many samples are real, and how much was decoded, or refuse too little."""
-        first_s, last_s = self.opened.span_s(self.opened.audio, exhausted=not self.done)
+        first_s, last_s = self.opened.span_s(self.opened.audio)
         declared_s = min(last_s, self.end_s) - max(first_s, self.start_s)
         if declared_s <= 0:
             raise MediaError("no_audio", self.opened.path, f"the sound lasts from {first_s:.2f} to {last_s:.2f} s")

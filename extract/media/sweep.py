@@ -203,7 +203,7 @@ class Sweep(Taker):
         clip = None
         with suppress(MediaError, MemoryError, av.error.FFmpegError):
             clip = None if item.spoiled else self._clip(item)
-        return clip or _read_alone(item.window, self.wish)
+        return clip if clip is not None and not clip.partial else _read_alone(item.window, self.wish)
 
     def _clip(self, item: _UnderWay) -> DecodedClip | None:
         """Return a window's clip with the sound that `read_clip` would decode, or None where the pass lacks something.

@@ -8,10 +8,9 @@ from typing import Any
 import av
 
 from extract.media.clock import seconds
-from extract.media.container import SLACK_S, MediaError
+from extract.media.container import COMPLETE, SLACK_S, MediaError
 from extract.media.limits import MAX_FRAMES
 
-COMPLETE = 0.95
 PREROLL_S = 1.0
 
 

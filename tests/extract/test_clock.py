@@ -1,5 +1,6 @@
 """The clock of joined files, gaps in sound, and lengths that the packets tell better than the headers."""
 
+import struct
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -308,3 +309,22 @@ def test_a_header_that_says_too_little_does_not_cut_the_clip(tmp_path: Path) -> 
     making = Making(Picture("mpeg4", seconds=3.0), (replace(LOW, codec="libmp3lame", seconds=3.0),), "avi")
     clip = read_clip(join_files(tmp_path / "joined.avi", making, making))
     assert clip.end_s == pytest.approx(6.0, abs=0.2) and hz_at(clip, 5.0) == 440
+
+
+@pytest.mark.parametrize("declared_s", [12.0, 90.0])
+def test_a_matroska_that_declares_too_much_is_whole_if_its_bytes_are(declared_s: float, tmp_path: Path) -> None:
+    """A wrong duration in the header of a complete file is overruled; a file whose end is blank is truncated."""
+    path = tmp_path / "a.mkv"
+    Making(Picture(seconds=4.0), (replace(LOW, seconds=4.0),), "matroska")(path)
+    data = path.read_bytes().replace(b"DURATION", b"XURATION")
+    at = data.index(b"\x44\x89\x88") + 3
+    data = data[:at] + struct.pack(">d", 1000 * declared_s) + data[at + 8 :]
+    path.write_bytes(data)
+    for allow_partial in (False, True):
+        clip = read_clip(path, allow_partial=allow_partial)
+        assert clip.end_s == pytest.approx(4.0, abs=0.1) and not clip.partial
+    ((_, found),) = read_planned(WindowsWish(path, hop_s=30.0), [Window(0, 0.0, 30.0)])
+    assert isinstance(found, MediaError) and found.code == "window_outside"
+    path.write_bytes(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
+    with pytest.raises(MediaError, match="ends before it should"):
+        read_clip(path)

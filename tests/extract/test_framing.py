@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from odd_media import Making, Picture, Sound
 
-from extract.media.framing import mp3_was_longer, ogg_is_damaged
+from extract.media.framing import matroska_is_complete, mp3_was_longer, ogg_is_damaged
 
 
 @pytest.fixture
@@ -46,3 +46,16 @@ def test_an_mp3_that_was_cut_names_more_bytes_than_it_has(tmp_path: Path) -> Non
     assert not mp3_was_longer(path)
     path.write_bytes(b"ID3")
     assert not mp3_was_longer(path)
+
+
+def test_a_matroska_is_complete_with_all_bytes_of_its_segment(tmp_path: Path) -> None:
+    """One that was cut is not, nor is one whose size was not known as it was begun."""
+    path = tmp_path / "a.mkv"
+    Making(Picture(), (Sound(),), "matroska")(path)
+    assert matroska_is_complete(path)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert not matroska_is_complete(path)
+    Making(Picture(), (Sound(),), "matroska", {"live": "1"})(path)
+    assert not matroska_is_complete(path)
+    path.write_bytes(b"\x1a\x45\xdf\xa3\x18\x53\x80\x67")
+    assert not matroska_is_complete(path)
