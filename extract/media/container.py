@@ -196,7 +196,7 @@ def _settled_end_s(declared_s: float, packets_s: float, *, estimated: bool) -> f
 def probe(path: Path | str, *, one_view: bool = False) -> MediaFacts:
     """Return what the headers of a media file say, without decoding it.
 
-    Where no duration is declared, the packets are counted through (still without decoding).
+    Where the declared duration is missing or may be wrong, the packets are counted (still without decoding).
 
     Parameters
     ----------
@@ -244,12 +244,7 @@ def open_media(path: Path | str, *, threads: int = 1, one_view: bool = False, co
         if media.format.name == "mp3" and mp3_was_longer(path):
             estimated = False
         end_s, counted, status = start_s + declared_s, None, path.stat()
-        if media.format.name == INDEXED:
-            short = count = False
-        else:
-            short = declared_s < WINDOW_S
-        few = status.st_size <= MAX_COUNTED_BYTES
-        if not declared_s or short or count or (few and (estimated or media.format.name in JOINABLE)):
+        if _must_count(media, declared_s, status.st_size, count=count):
             counted = count_packets(path, status.st_mtime_ns)
             if media.format.name == MATROSKA and counted.bytes >= COMPLETE * status.st_size:
                 estimated = estimated or matroska_is_complete(path)
@@ -260,6 +255,16 @@ def open_media(path: Path | str, *, threads: int = 1, one_view: bool = False, co
         media.close()
         raise
     return Opened(path, media, video, audio, origin_s, end_s - origin_s, counted, estimated)
+
+
+def _must_count(media: InputContainer, declared_s: float, file_bytes: int, *, count: bool) -> bool:
+    """Whether the packets have to be counted, since the declared length is not known to be right."""
+    if not declared_s:
+        return True
+    if media.format.name == INDEXED:
+        return False
+    guessed = media.format.name in ESTIMATED | JOINABLE and file_bytes <= MAX_COUNTED_BYTES
+    return count or guessed or declared_s < WINDOW_S
 
 
 def timed_streams(media: InputContainer) -> list[Any]:
