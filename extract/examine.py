@@ -32,6 +32,9 @@ from extract.sharing import shared_pieces
 log = logging.getLogger(__name__)
 MARK_RULES = f"{MEDIA_RULES}, marks 1"
 """What decides the marks of a clip; raise the number whenever those of `extract.likeness` change."""
+REFUSAL_RULES = f"{MEDIA_RULES}, refusals 2"
+"""What decides that a clip is refused; raise the number when files are read that were refused, so that they are tried
+again. Clips that could be read keep their records."""
 OF_THE_PATH = frozenset({"missing", "not_a_file", "unreadable", "empty", "changed"})
 """Said of where a file is, not of the bytes that the record names: they went away after they were hashed."""
 RETRIED = frozenset({"timeout", "memory"}) | OF_THE_PATH
@@ -137,7 +140,11 @@ def known_outcomes(cache: FeatureCache, digests: Iterable[str], decoding: Decodi
     """What is on record of clips under the present decoder and rules; of several records one that went well."""
     found = {}
     for digest, outcomes in cache.outcomes(digests).items():
-        fitting = [item for item in outcomes if item.decoder == MEDIA_RULES and _holds(item, decoding)]
+        fitting = [
+            item
+            for item in outcomes
+            if item.decoder == (MEDIA_RULES if item.ok else REFUSAL_RULES) and _holds(item, decoding)
+        ]
         if fitting:
             found[digest] = max(fitting, key=lambda item: item.ok)
     return found
@@ -258,7 +265,7 @@ def marks_of(decoded: DecodedClip) -> ClipMarks:
 def outcome_of(digest: str, result: DecodedClip | MediaError) -> Outcome:
     """What goes on record of a clip: of a refusal its reason, of a clip that was read what was wrong with it."""
     if not isinstance(result, DecodedClip):
-        return Outcome(digest, False, reason=result.code, detail=result.sentence, decoder=MEDIA_RULES)
+        return Outcome(digest, False, reason=result.code, detail=result.sentence, decoder=REFUSAL_RULES)
     damaged = f"{result.damaged} packets or pictures are damaged" if result.damaged else ""
     return Outcome(
         digest,

@@ -7,6 +7,7 @@ script that calls `read_windows_apart` does so under `if __name__ == "__main__":
 import multiprocessing
 import queue
 import threading
+import traceback
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
@@ -16,7 +17,7 @@ from cache.records import WINDOW_S
 from extract.media.collect import DecodedClip
 from extract.media.container import MediaError
 from extract.media.limits import Limits, allow_cpu
-from extract.media.pool import NOT_STARTED, check_can_start, prepare_worker, refusal_for_exit
+from extract.media.pool import NOT_STARTED, PROGRAM_ERRORS, check_can_start, prepare_worker, refusal_for_exit
 from extract.media.windows import Window, WindowsWish, plan_windows, read_planned
 
 WAITING = 2
@@ -49,6 +50,8 @@ def read_windows_apart(
         If the file cannot be opened.
     WorkersError
         If no worker can be started.
+    TypeError, AttributeError, ...
+        A bug in the worker (see `extract.media.pool.PROGRAM_ERRORS`), with its traceback in the notes.
     """
     check_can_start()
     limits = limits or Limits()
@@ -150,6 +153,9 @@ def _work(sender: "Connection[Any, Any]", wish: WindowsWish, limits: Limits, win
         waiting.put((True, error))
     except MemoryError:
         waiting.put((True, MediaError("memory", wish.path)))
+    except PROGRAM_ERRORS as error:
+        error.add_note(f"In the process that decodes {wish.path}:\n{traceback.format_exc()}")
+        waiting.put((True, error))
     except Exception as error:  # noqa: BLE001 - it costs one window, as in extract.media.pool
         waiting.put((True, MediaError("decode_failed", wish.path, f"{type(error).__name__}: {error}")))
     waiting.join()

@@ -8,11 +8,12 @@ import av
 import numpy as np
 
 from cache.records import WINDOW_S
-from extract.media.container import MediaError, MediaFacts, Opened, read_facts
+from extract.media.clock import PacketClock
+from extract.media.container import COMPLETE, MediaError, MediaFacts, Opened, read_facts, timed_streams
 from extract.media.limits import MAX_PACKETS
 from extract.media.pictures import Pictures
 from extract.media.sound import SAMPLES, Sound
-from extract.media.taker import COMPLETE, Extent, Taker
+from extract.media.taker import Extent, Taker
 
 
 @dataclass(frozen=True)
@@ -89,10 +90,11 @@ def decode_into(takers: Mapping[int, Taker], opened: Opened, from_s: float) -> b
         return False
     if not takers:
         return True
-    for stream, packet in packets(opened):
+    for stream, packet, lost in packets(opened):
         taker = takers.get(stream.index)
         if taker is None or taker.done:
             continue
+        taker.losses += lost
         taker.take(stream, packet)
         if from_s > 0.0 and taker.late:
             return False
@@ -102,7 +104,9 @@ def decode_into(takers: Mapping[int, Taker], opened: Opened, from_s: float) -> b
 
 
 def seek(opened: Opened, to_s: float) -> bool:
-    """Go to the last key frame at or before a time in seconds; False where the file lets nobody seek."""
+    """Go to the last key frame at or before a time in seconds; False where the file cannot be searched by time."""
+    if opened.restarted:
+        return False
     try:
         opened.media.seek(int((to_s + opened.origin_s) * av.time_base), backward=True)
     except av.error.FFmpegError:
@@ -110,8 +114,11 @@ def seek(opened: Opened, to_s: float) -> bool:
     return True
 
 
-def packets(opened: Opened) -> Iterator[tuple[Any, Any]]:
-    """Yield (stream, packet) to the end or to where the file breaks off, then (stream, None) to drain each decoder.
+def packets(opened: Opened) -> Iterator[tuple[Any, Any, bool]]:
+    """Yield (stream, packet, lost) to the end or to where the file breaks off, then (stream, None, False) for each.
+
+    `lost` says that something seems to be lost before the packet (see `PacketClock.place`). The last ones drain the
+    decoders. Where the clock of the file starts over, the packets have the times of a clock that goes on.
 
     Raises
     ------
@@ -119,16 +126,20 @@ def packets(opened: Opened) -> Iterator[tuple[Any, Any]]:
         If there are more than any clip has.
     """
     streams = [stream for stream in (opened.video, opened.audio) if stream is not None]
+    clock = PacketClock(opened.media.format.name)
+    lossy = opened.counted is not None and opened.counted.bad_pages
     try:
-        for number, packet in enumerate(opened.media.demux(*streams)):
+        for number, packet in enumerate(opened.media.demux(*timed_streams(opened.media))):
             if number > MAX_PACKETS:
                 raise MediaError("too_much", opened.path, f"more than {MAX_PACKETS} packets before the window ends")
             if packet.size:
-                yield packet.stream, packet
+                lost = clock.place(packet) or lossy
+                if packet.stream in streams:
+                    yield packet.stream, packet, lost
     except (av.error.InvalidDataError, av.error.EOFError, IndexError):  # the last: a track turned up on the way
         pass
     for stream in streams:
-        yield stream, None
+        yield stream, None, False
 
 
 @dataclass(frozen=True)

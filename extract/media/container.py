@@ -8,17 +8,21 @@ clock wraps): there it starts at the file's earliest packet.
 import errno
 import os
 import stat
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 from av.container import InputContainer
 from av.stream import Disposition
 
 from cache.errors import InputError
+from cache.records import WINDOW_S
+from extract.media.clock import JOINABLE, PacketClock
 from extract.media.codecs import PICTURE_CODECS, SOUND_CODECS
+from extract.media.framing import matroska_is_complete, mp3_was_longer, ogg_is_damaged
 from extract.media.limits import (
     MAX_ASPECT,
     MAX_CHANNELS,
@@ -33,13 +37,29 @@ from extract.media.reasons import REASONS
 MAX_CLOCK_OFFSET_S = 1.0
 MAX_LEAD_IN_S = 0.2
 """Sound that its coder put before time 0, and that nobody is to hear, is no longer than this."""
+COMPLETE = 0.95
+SLACK_S = 0.1
+"""Lengths in headers are exact to this."""
+WHOLE_S = 0.5
+"""A file of which some stream comes this near to its declared end was not cut."""
+MAX_COUNTED_BYTES = 1 << 30
+"""Packets of a larger file that declares over 30 s are not counted, since that takes too long."""
 PROBE_BYTES = 12
+TAG_ERRORS: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+"""Open files whose tags are not UTF-8. PyAV 19 always does, and has no such argument."""
 
 FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,mpegts,mpeg,mpegvideo,asf,ogg,nut,mxf,gxf,rm,dv,ivf,h264,hevc,m4v,"
     "mp3,wav,w64,flac,aac,ac3,eac3,amr,aiff,caf,au,mpc,wv,ape"
 )
 """The demuxers that may open a file: none of them follows a reference to another file or host."""
+ESTIMATED = JOINABLE - {"flac"} | {"mp3", "aac", "ac3", "eac3", "amr", "h264", "hevc", "m4v", "mpegvideo"}
+"""Formats that declare no length: FFmpeg derives one from the bit rate or from the last time in the file."""
+INDEXED = "mov,mp4,m4a,3gp,3g2,mj2"
+"""The format whose index lists every packet, so that its declared length cannot be too short."""
+MATROSKA = "matroska,webm"
+SHARED_LENGTH = frozenset({"asf", "gxf"})
+"""Formats of which FFmpeg gives the length of the file to every stream."""
 
 
 class MediaError(InputError):
@@ -88,10 +108,34 @@ class MediaFacts:
 
 
 @dataclass(frozen=True)
+class PacketCount:
+    """What counting a file's packets found.
+
+    Attributes
+    ----------
+    ends_s : mapping from int to float
+        The end of each stream by its index, seconds on the file's own clock, continued where that starts over (see
+        `extract.media.clock`).
+    restarted : bool
+        Whether the file's own clock starts over.
+    bytes : int
+        Where in the file the last packet ends; 0 where the format does not tell.
+    bad_pages : bool
+        Whether pages of an Ogg are missing or damaged.
+    """
+
+    ends_s: Mapping[int, float]
+    restarted: bool
+    bytes: int = 0
+    bad_pages: bool = False
+
+
+@dataclass(frozen=True)
 class Opened:
     """An open file, its picture and sound streams, and the clip clock's zero on the file's own clock in seconds.
 
-    A stream is `None` where the file lacks it and was opened all the same.
+    A stream is `None` where the file lacks it and was opened all the same. `counted` is `None` where the declared
+    lengths were taken without counting the packets; `estimated` where they are no more than FFmpeg's estimate.
     """
 
     path: Path
@@ -100,6 +144,13 @@ class Opened:
     audio: Any
     origin_s: float
     duration_s: float
+    counted: PacketCount | None = None
+    estimated: bool = False
+
+    @property
+    def restarted(self) -> bool:
+        """Whether the file's own clock is known to start over, so that nobody can seek by it."""
+        return self.counted is not None and self.counted.restarted
 
     @cached_property
     def pixel_aspect(self) -> float:
@@ -108,17 +159,44 @@ class Opened:
         return float(found) if found else 1.0
 
     def span_s(self, stream: Any) -> tuple[float, float]:
-        """Return the first and last second that the headers declare for a stream, on the clip clock."""
+        """Return the first and last second of a stream, on the clip clock.
+
+        The last is what the headers declare for the stream, unless the packets go on after that or the declared length
+        is an estimate. Where nothing is declared for the stream itself it is the end of its packets in a file that is
+        whole, and the end of the file in one that was cut.
+        """
         first_s = float(stream.start_time * stream.time_base) - self.origin_s if stream.start_time is not None else 0.0
-        if stream.duration:
-            return first_s, first_s + float(stream.duration * stream.time_base)
-        return first_s, _tagged_duration_s(stream.metadata.get("DURATION", "")) or self.duration_s
+        counted = self.counted
+        declared_s = self._declared_s(stream)
+        packets_end_s = None if counted is None else counted.ends_s.get(stream.index)
+        if counted is None or packets_end_s is None:
+            return first_s, first_s + declared_s if declared_s else self.duration_s
+        packets_end_s -= self.origin_s
+        if declared_s:
+            return first_s, _settled_end_s(first_s + declared_s, packets_end_s, estimated=self.estimated)
+        whole = max(counted.ends_s.values()) - self.origin_s >= self.duration_s - WHOLE_S
+        return first_s, packets_end_s if whole else self.duration_s
+
+    def _declared_s(self, stream: Any) -> float:
+        """Return the length that the headers declare for a stream itself, 0 where they do not."""
+        if stream.duration and self.media.format.name not in SHARED_LENGTH:
+            return float(stream.duration * stream.time_base)
+        return _tagged_duration_s(stream.metadata.get("DURATION", ""))
+
+
+def _settled_end_s(declared_s: float, packets_s: float, *, estimated: bool) -> float:
+    """Return the declared end where the packets agree with it, or were cut off before; otherwise theirs."""
+    return (
+        packets_s
+        if packets_s > declared_s + SLACK_S or (estimated and packets_s < declared_s - SLACK_S)
+        else declared_s
+    )
 
 
 def probe(path: Path | str, *, one_view: bool = False) -> MediaFacts:
     """Return what the headers of a media file say, without decoding it.
 
-    Where no duration is declared, the packets are counted through (still without decoding).
+    Where the declared duration is missing or may be wrong, the packets are counted (still without decoding).
 
     Parameters
     ----------
@@ -136,8 +214,18 @@ def probe(path: Path | str, *, one_view: bool = False) -> MediaFacts:
         return read_facts(opened)
 
 
-def open_media(path: Path | str, *, threads: int = 1, one_view: bool = False) -> Opened:
+def open_media(path: Path | str, *, threads: int = 1, one_view: bool = False, count: bool = False) -> Opened:
     """Open a regular file with the allowed formats only; the caller closes `.media`.
+
+    Parameters
+    ----------
+    path : Path or str
+    threads : int
+        Decoder threads.
+    one_view : bool
+        Take a file without sound, or without picture, too.
+    count : bool
+        Count the packets also where the declared lengths are usually right.
 
     Raises
     ------
@@ -148,22 +236,40 @@ def open_media(path: Path | str, *, threads: int = 1, one_view: bool = False) ->
     _check_regular(path)
     media = _open_container(path)
     try:
-        video, audio = _pick_streams(path, media, one_view=one_view)
-        for stream in filter(None, (video, audio)):
-            stream.codec_context.thread_count = threads
-        if video is not None:
-            video.codec_context.options = {"max_pixels": str(MAX_CODED_PIXELS)}
+        video, audio = _pick_streams(path, media, threads=threads, one_view=one_view)
         start_s = (media.start_time or 0) / av.time_base
         origin_s = 0.0 if -MAX_LEAD_IN_S <= start_s < MAX_CLOCK_OFFSET_S else start_s
-        end_s = (
-            start_s + media.duration / av.time_base
-            if media.duration
-            else _last_packet_end_s(path, path.stat().st_mtime_ns)
-        )
+        declared_s = (media.duration or 0) / av.time_base
+        estimated = not declared_s or media.format.name in ESTIMATED
+        if media.format.name == "mp3" and mp3_was_longer(path):
+            estimated = False
+        end_s, counted, status = start_s + declared_s, None, path.stat()
+        if _must_count(media, declared_s, status.st_size, count=count):
+            counted = count_packets(path, status.st_mtime_ns)
+            if media.format.name == MATROSKA and counted.bytes >= COMPLETE * status.st_size:
+                estimated = estimated or matroska_is_complete(path)
+            ends_s = [counted.ends_s.get(stream.index, 0.0) for stream in (video, audio) if stream is not None]
+            if any(ends_s):
+                end_s = _settled_end_s(end_s, max(ends_s), estimated=estimated)
     except BaseException:
         media.close()
         raise
-    return Opened(path, media, video, audio, origin_s, end_s - origin_s)
+    return Opened(path, media, video, audio, origin_s, end_s - origin_s, counted, estimated)
+
+
+def _must_count(media: InputContainer, declared_s: float, file_bytes: int, *, count: bool) -> bool:
+    """Whether the packets have to be counted, since the declared length is not known to be right."""
+    if not declared_s:
+        return True
+    if media.format.name == INDEXED:
+        return False
+    guessed = media.format.name in ESTIMATED | JOINABLE and file_bytes <= MAX_COUNTED_BYTES
+    return count or guessed or declared_s < WINDOW_S
+
+
+def timed_streams(media: InputContainer) -> list[Any]:
+    """Return the streams whose packets tell how a file's clock goes: all of pictures and sound."""
+    return [*media.streams.video, *media.streams.audio]
 
 
 def read_facts(opened: Opened) -> MediaFacts:
@@ -203,7 +309,7 @@ def _open_container(path: Path) -> InputContainer:
     """Open a file by the `file:` protocol, so that no character of its name is taken for another protocol."""
     options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
     try:
-        return av.open(f"file:{path.absolute()}", options=options, metadata_errors="replace")
+        return av.open(f"file:{path.absolute()}", options=options, **TAG_ERRORS)
     except (av.error.MemoryError, MemoryError) as error:
         raise MediaError("memory", path) from error
     except (av.error.FFmpegError, OSError, ValueError) as error:
@@ -220,32 +326,77 @@ def _starts_as_mp4(path: Path) -> bool:
         return file.read(PROBE_BYTES)[4:8] == b"ftyp"
 
 
-def _pick_streams(path: Path, media: InputContainer, *, one_view: bool) -> tuple[Any, Any]:
-    """Return the best picture and sound streams, `None` for a lacking one; cover art of a song is no picture."""
-    video: Any = media.streams.best("video")
-    audio: Any = media.streams.best("audio")
-    if video is not None and Disposition.attached_pic & video.disposition:
-        video = None
-    if video is None and audio is None:
+def _pick_streams(path: Path, media: InputContainer, *, threads: int, one_view: bool) -> tuple[Any, Any]:
+    """Return the best video and audio stream that can be decoded, `None` where there is no such stream.
+
+    Cover art is not a video stream.
+    """
+    videos = [stream for stream in _by_preference(media, "video") if not Disposition.attached_pic & stream.disposition]
+    audios = _by_preference(media, "audio")
+    if not videos and not audios:
         raise MediaError("not_media", path, "there is neither picture nor sound in it")
-    if video is None and not one_view:
+    if not videos and not one_view:
         raise MediaError("no_video", path, "the file has no picture track")
-    if audio is None and not one_view:
+    if not audios and not one_view:
         raise MediaError("no_audio", path, "the file has no sound track")
-    for stream, allowed in ((video, PICTURE_CODECS), (audio, SOUND_CODECS)):
-        if stream is None:
-            continue
-        if stream.codec_context is None:
-            raise MediaError("codec", path, "there is no decoder for it")
-        if stream.codec_context.name not in allowed:
-            raise MediaError("codec", path, stream.codec_context.name)
-    if video is not None:
-        check_size(path, video.width, video.height)
-        shown = video.sample_aspect_ratio or 1
-        check_size(path, round(video.width * shown), video.height)
-    if audio is not None:
-        check_sound(path, audio.codec_context.sample_rate, audio.codec_context.layout.nb_channels)
-    return video, audio
+    return _first_decodable(path, videos, threads), _first_decodable(path, audios, threads)
+
+
+def _by_preference(media: InputContainer, kind: Literal["video", "audio"]) -> list[Any]:
+    """Return the streams of a kind: FFmpeg's choice, then those marked as default, then those with more data."""
+    streams: tuple[Any, ...] = getattr(media.streams, kind)
+    best = media.streams.best(kind)
+    if best is None:  # they have no size, or no sampling rate
+        return []
+
+    def rank(stream: Any) -> tuple[bool, bool, int]:
+        context = stream.codec_context
+        return stream is not best, not Disposition.default & stream.disposition, -((context and context.bit_rate) or 0)
+
+    return sorted(streams, key=rank)
+
+
+def _first_decodable(path: Path, streams: Sequence[Any], threads: int) -> Any:
+    """Return the first stream whose decoder opens, `None` where there are no streams.
+
+    Raises
+    ------
+    MediaError
+        If none can be decoded: what is wrong with the first.
+    """
+    refusals = []
+    for stream in streams:
+        try:
+            _open_decoder(path, stream, threads)
+        except MediaError as refusal:
+            refusals.append(refusal)
+        else:
+            return stream
+    if refusals:
+        raise refusals[0]
+    return None
+
+
+def _open_decoder(path: Path, stream: Any, threads: int) -> None:
+    """Refuse a stream in a coding that is not read, or of a size that no recording has; then open its decoder."""
+    context = stream.codec_context
+    if context is None:
+        raise MediaError("codec", path, "there is no decoder for it")
+    if context.name not in (PICTURE_CODECS if stream.type == "video" else SOUND_CODECS):
+        raise MediaError("codec", path, context.name)
+    context.thread_count = threads
+    if stream.type == "video":
+        check_size(path, stream.width, stream.height)
+        check_size(path, round(stream.width * (stream.sample_aspect_ratio or 1)), stream.height)
+        context.options = {"max_pixels": str(MAX_CODED_PIXELS)}
+    else:
+        check_sound(path, context.sample_rate, context.layout.nb_channels)
+    try:
+        context.open(strict=False)
+    except MemoryError:
+        raise
+    except av.error.FFmpegError as error:
+        raise MediaError("decode_failed", path, str(error)) from error
 
 
 def check_size(path: Path, width: int, height: int) -> None:
@@ -261,23 +412,25 @@ def check_sound(path: Path, rate_hz: int, channels: int) -> None:
 
 
 @lru_cache(maxsize=4)
-def _last_packet_end_s(path: Path, changed_ns: int) -> float:
-    """Return the end of the last packet on the file's own clock, for files that declare no duration.
+def count_packets(path: Path, changed_ns: int) -> PacketCount:
+    """Return where the packets of each stream end, read without decoding them.
 
     It is remembered as long as the file does not change: a time line opens its file once for every window.
     """
-    end_s = 0.0
     with _open_container(path) as media:
+        clock, last_byte = PacketClock(media.format.name), 0
         try:
-            for number, packet in enumerate(media.demux()):
+            for number, packet in enumerate(media.demux(*timed_streams(media))):
                 if number > MAX_PACKETS:
                     raise MediaError("too_much", path, f"more than {MAX_PACKETS} packets")
-                if packet.pts is not None:
-                    end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-        except av.error.FFmpegError as error:
-            if not end_s:
+                if packet.size:
+                    clock.place(packet)
+                    last_byte = max(last_byte, (packet.pos or 0) + packet.size)
+        except (av.error.FFmpegError, IndexError) as error:
+            if not clock.ends_s:
                 raise MediaError("decode_failed", path, str(error)) from error
-    return end_s
+        bad_pages = media.format.name == "ogg" and ogg_is_damaged(path)
+    return PacketCount(clock.ends_s, clock.restarted, last_byte, bad_pages)
 
 
 def _tagged_duration_s(tag: str) -> float:

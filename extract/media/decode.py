@@ -22,7 +22,13 @@ from extract.media.taker import Taker, preroll_s
 __all__ = ["DECODER", "REASONS", "DecodedClip", "MediaError", "MediaFacts", "probe", "read_clip"]
 
 DECODER = f"pyav {av.__version__}, rules 2"
-"""What decides the decoded bits; it enters the cache's identity. Raise the number whenever the rules here change."""
+"""What decides the decoded bits; it enters the cache's identity. Raise the number whenever the rules here change.
+
+Exceptions are rules for files that were refused before (see `REFUSAL_RULES` of `extract.examine`), or shown wrongly:
+they do not make all that is in a cache useless.
+"""
+COUNTED_AGAIN = frozenset({"truncated", "window_outside"})
+"""Refusals that follow from the declared length of a file, which the packets may tell better."""
 
 
 def read_clip(
@@ -88,9 +94,22 @@ class DecodeWish:
 
 
 def _read(wish: DecodeWish) -> DecodedClip:
+    """Decode a clip; where its headers say that something lacks, count the packets and decode it again."""
+    try:
+        clip = _decoded(wish, count=False)
+    except MediaError as error:
+        if error.code not in COUNTED_AGAIN:
+            raise
+    else:
+        if not clip.partial:
+            return clip
+    return _decoded(wish, count=True)
+
+
+def _decoded(wish: DecodeWish, *, count: bool) -> DecodedClip:
     """Decode with a seek, or from the file's start where seeking lands too late. Streams live only while it is open."""
     for seeking in (True, False):
-        opened = open_media(wish.path, threads=wish.threads, one_view=wish.one_view)
+        opened = open_media(wish.path, threads=wish.threads, one_view=wish.one_view, count=count)
         with opened.media:
             window = settle_window(opened, wish.start_s, wish.end_s)
             pictures = Pictures(opened, window, wish.short_side_px) if opened.video is not None else None

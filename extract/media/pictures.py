@@ -4,13 +4,15 @@ That is the last picture with presentation time <= the middle, or the first of t
 """
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from av.video.reformatter import Interpolation
 
-from extract.media.container import MediaError, Opened, check_size
-from extract.media.taker import COMPLETE, Extent, Taker, check_complete, seconds
+from extract.media.clock import seconds
+from extract.media.container import COMPLETE, MediaError, Opened, check_size
+from extract.media.taker import Extent, Taker, check_complete
 
 FRAMES = 32
 
@@ -29,6 +31,36 @@ def scaled_size(width: int, height: int, short_side_px: int | None) -> tuple[int
     return (long, short_side_px) if width >= height else (short_side_px, long)
 
 
+@dataclass(frozen=True)
+class Orientation:
+    """How a coded picture is turned and mirrored to be shown: rows and columns are exchanged first, then flipped."""
+
+    transposed: bool = False
+    flip_columns: bool = False
+    flip_rows: bool = False
+
+    def apply(self, pixels: np.ndarray) -> np.ndarray:
+        """Return a view of an array [H, W, 3] in this orientation."""
+        if self.transposed:
+            pixels = pixels.transpose(1, 0, 2)
+        return pixels[:: -1 if self.flip_rows else 1, :: -1 if self.flip_columns else 1]
+
+
+def orientation(frame: Any) -> Orientation:
+    """Return the orientation that the display matrix of a decoded frame asks for, to the nearest quarter turn.
+
+    The matrix maps a pixel at column p and row q to column ``a p + c q`` and row ``b p + d q``. `frame.rotation` is
+    derived from the same matrix, but does not express mirroring.
+    """
+    found = frame.side_data.get("DISPLAYMATRIX")
+    if found is None:
+        return Orientation()
+    a, b, _, c, d = np.frombuffer(bytes(found), np.int32, count=5).tolist()
+    if abs(b) * math.hypot(a, c) > abs(a) * math.hypot(b, d):
+        return Orientation(True, flip_columns=c < 0, flip_rows=b < 0)
+    return Orientation(False, flip_columns=a < 0, flip_rows=d < 0)
+
+
 class Picture:
     """A decoded picture, converted to RGB once however many windows show it.
 
@@ -43,27 +75,27 @@ class Picture:
     def __init__(self, frame: Any, time_s: float, length_s: float, *, pixel_aspect: float = 1.0) -> None:
         self.time_s, self.end_s, self.is_corrupt = time_s, time_s + length_s, bool(frame.is_corrupt)
         self._width = max(1, round(frame.width * pixel_aspect))
-        self._frame, self._turns = frame, round(frame.rotation / 90) % 4
+        self._frame, self._orientation = frame, orientation(frame)
         self._rgb: dict[tuple[int, int], np.ndarray] = {}
 
     def size_hw(self, short_side_px: int | None) -> tuple[int, int]:
-        """Return height and width in square pixels, upright, after scaling down to a short side."""
+        """Return height and width in square pixels, as shown, after scaling down to a short side."""
         width, height = scaled_size(self._width, self._frame.height, short_side_px)
-        return (height, width) if self._turns % 2 == 0 else (width, height)
+        return (width, height) if self._orientation.transposed else (height, width)
 
     def rgb(self, size_hw: tuple[int, int]) -> np.ndarray:
-        """Return it upright in a size, uint8 [H, W, 3]; not to be written to."""
+        """Return it as it is shown, in a size, uint8 [H, W, 3]; not to be written to."""
         if size_hw not in self._rgb:
             self._rgb[size_hw] = self._converted(*size_hw)
         return self._rgb[size_hw]
 
     def _converted(self, height: int, width: int) -> np.ndarray:
-        if self._turns % 2:
+        if self._orientation.transposed:
             height, width = width, height
         scaled = (width, height) != (self._frame.width, self._frame.height)
         how = Interpolation.BICUBIC if scaled else Interpolation.BILINEAR
         plain = self._frame.reformat(width=width, height=height, format="rgb24", interpolation=how, threads=1)
-        return np.rot90(plain.to_ndarray(), self._turns)
+        return self._orientation.apply(plain.to_ndarray())
 
 
 def picture_of(frame: Any, opened: Opened) -> Picture | None:

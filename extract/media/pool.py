@@ -36,6 +36,8 @@ POOLS_PER_REQUEST = 3
 """So often a request is asked anew where the pool breaks; then it is refused."""
 LOST_AFTER_S = 30.0
 """No result so long after its deadline, which the pool keeps, is lost with the pool."""
+PROGRAM_ERRORS = (TypeError, AttributeError, NameError, ImportError, AssertionError, SyntaxError)
+"""Errors of this program or of its installation, which no file causes: they end the run instead of refusing a file."""
 KILLED_FOR_MEMORY = (-signal.SIGKILL, 128 + signal.SIGKILL)
 KILLED_FOR_TIME = (-signal.SIGXCPU, 128 + signal.SIGXCPU)
 NOT_STARTED = (
@@ -117,6 +119,8 @@ def decode_many(
     ------
     WorkersError
         If no worker can be started.
+    TypeError, AttributeError, ...
+        A bug in a worker (see `PROGRAM_ERRORS`) is raised here, with the worker's traceback.
     """
     yield from work_apart(_decode, requests, jobs=jobs, limits=limits or Limits())
 
@@ -251,7 +255,7 @@ def check_locks() -> None:
 
 
 def _result(request: Asked, future: "ProcessFuture[Found]") -> Found | MediaError:
-    """Wait for one result; whatever ended its worker becomes the refusal of this clip."""
+    """Wait for one result; whatever ended its worker, other than a bug, becomes the refusal of this clip."""
     try:
         return future.result()
     except MediaError as error:
@@ -266,6 +270,8 @@ def _result(request: Asked, future: "ProcessFuture[Found]") -> Found | MediaErro
         refusal = refusal_for_exit(request.path, error.exitcode)
         refusal.__cause__ = error
         return refusal
+    except PROGRAM_ERRORS:
+        raise
     except Exception as error:  # noqa: BLE001 - a batch records each refused clip and goes on
         return _refusal("decode_failed", request, error, f"{type(error).__name__}: {error}")
 
@@ -287,7 +293,7 @@ def _timed(work: Callable[[Asked], Found], request: Asked, seconds: float) -> Fo
     allow_cpu(seconds)
     try:
         return work(request)
-    except (MediaError, MemoryError):
+    except (MediaError, MemoryError, *PROGRAM_ERRORS):
         raise
     except Exception as error:  # noqa: BLE001 - it costs this clip, and not every error survives the way to the parent
         raise MediaError("decode_failed", request.path, f"{type(error).__name__}: {error}") from None

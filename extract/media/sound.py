@@ -1,14 +1,17 @@
 """Collecting the sound of a window: mono, 16 kHz, sample 0 at the window's start, zeros after its end."""
 
+import math
 from typing import Any
 
 import av
 import numpy as np
 from av.audio.frame import format_dtypes
+from av.audio.plane import AudioPlane
 
 from cache.records import WINDOW_S
-from extract.media.container import MediaError, Opened, check_sound
-from extract.media.taker import SLACK_S, Extent, Taker, check_complete, preroll_s, seconds
+from extract.media.clock import seconds
+from extract.media.container import SLACK_S, MediaError, Opened, check_sound
+from extract.media.taker import Extent, Taker, check_complete, preroll_s
 
 SAMPLE_RATE_HZ = 16_000
 SAMPLES = int(SAMPLE_RATE_HZ * WINDOW_S)
@@ -22,7 +25,8 @@ class Sound(Taker):
     """Places decoded sound, averaged over channels, on a sample grid that starts at a whole second before the window.
 
     A grid from a whole second has whole sample numbers at both rates, so a window's samples do not depend on where
-    decoding began.
+    decoding began. Where no packets were sent (silence suppression, DTX) there is silence, which counts as decoded;
+    where packets are damaged or lost it does not.
     """
 
     def __init__(self, opened: Opened, window: tuple[float, float]) -> None:
@@ -33,9 +37,14 @@ class Sound(Taker):
         self.samples = np.zeros(0, np.float32)
         self.edges = [0, 0]
         self.rate_hz = self.cursor = self.covered = 0
+        self.timed = False
+        self.damage_before = (0, 0)
 
     def add(self, frame: Any) -> None:
-        """Take the next decoded stretch of sound, placed by its time where it does not continue the one before."""
+        """Take the next decoded stretch of sound, placed by its time where that is after the end of the one before.
+
+        One with an earlier time continues the one before: no sound is overwritten.
+        """
         if not self.rate_hz:
             self._begin(frame.sample_rate)
         if frame.sample_rate != self.rate_hz:
@@ -45,14 +54,28 @@ class Sound(Taker):
             base = frame.time_base or self.opened.audio.time_base
             time_s = seconds(frame.pts, base) - self.opened.origin_s
             at = round((time_s - self.base_s) * self.rate_hz)
-            self.late = not self.covered and self.cursor == 0 and time_s > self.start_s
-            first = at if self.cursor == 0 or abs(at - self.cursor) > JUMP_S * self.rate_hz else self.cursor
+            if not self.timed:
+                self.late, first = time_s > self.start_s, at
+            elif at - self.cursor > JUMP_S * self.rate_hz:
+                self._cover_gap(at)
+                first = at
+            self.timed = True
         self.cursor = first + frame.samples
+        self.damage_before = (self.failures, self.losses)
         low, high = max(first, 0), min(self.cursor, len(self.samples))
         if high > low:
             self.samples[low:high] = _mono(frame)[low - first : high - first]
-            self.covered += max(0, min(high, self.edges[1]) - max(low, self.edges[0]))
+            self._cover(low, high)
         self.done = self.cursor >= len(self.samples)
+
+    def _cover(self, low: int, high: int) -> None:
+        """Count what lies inside the window of a stretch of the grid."""
+        self.covered += max(0, min(high, self.edges[1]) - max(low, self.edges[0]))
+
+    def _cover_gap(self, until: int) -> None:
+        """Count the silence up to a sample as decoded, unless packets were damaged or lost since the last sound."""
+        if (self.failures, self.losses) == self.damage_before:
+            self._cover(self.cursor, until)
 
     def _begin(self, rate_hz: int) -> None:
         """Lay out the grid at the sound's own rate."""
@@ -67,6 +90,10 @@ class Sound(Taker):
         declared_s = min(last_s, self.end_s) - max(first_s, self.start_s)
         if declared_s <= 0:
             raise MediaError("no_audio", self.opened.path, f"the sound lasts from {first_s:.2f} to {last_s:.2f} s")
+        if self.rate_hz and self.packets_end_s > -math.inf:  # the last packet may stand for silence after it
+            end = round((self.packets_end_s - self.opened.origin_s - self.base_s) * self.rate_hz)
+            if end - self.cursor > JUMP_S * self.rate_hz:
+                self._cover_gap(end)
         if not self.covered:
             raise MediaError("decode_failed" if self.failures else "truncated", self.opened.path, "no sound decoded")
         extent = Extent("sound", self.covered / self.rate_hz, declared_s, self.failures)
@@ -107,14 +134,15 @@ def _mono(frame: Any) -> np.ndarray:
 def _values(frame: Any) -> np.ndarray:
     """Return samples as they were decoded, [channels, samples], or [1, samples * channels] where they are interleaved.
 
-    Of eight planes and more PyAV takes what lies in memory behind the last for another, so they are counted here.
+    Of eight planes and more `frame.planes` of PyAV counts too many (18), or fails at that (19).
     """
     channels = frame.layout.nb_channels
     if not frame.format.is_planar or channels < 8:
         values: np.ndarray = frame.to_ndarray()
         return values
     kind = format_dtypes[frame.format.name]
-    return np.stack([np.frombuffer(plane, kind, frame.samples) for plane in frame.planes[:channels]])
+    planes: list[Any] = [AudioPlane(frame, channel) for channel in range(channels)]
+    return np.stack([np.frombuffer(plane, kind, frame.samples) for plane in planes])
 
 
 def _resample(samples: np.ndarray, rate_hz: int) -> np.ndarray:

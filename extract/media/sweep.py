@@ -129,7 +129,7 @@ class Sweep(Taker):
         from_s = preroll_s(self.waiting[0].start_s)
         self.from_start = not (from_s > 0.0 and seek(self.opened, from_s))
         try:
-            for stream, packet in packets(self.opened):
+            for stream, packet, _ in packets(self.opened):
                 if stream.index == self.opened.video.index:
                     self.take(stream, packet)
                 while self.under_way and self.under_way[0].done:
@@ -203,7 +203,7 @@ class Sweep(Taker):
         clip = None
         with suppress(MediaError, MemoryError, av.error.FFmpegError):
             clip = None if item.spoiled else self._clip(item)
-        return clip or _read_alone(item.window, self.wish)
+        return clip if clip is not None and not clip.partial else _read_alone(item.window, self.wish)
 
     def _clip(self, item: _UnderWay) -> DecodedClip | None:
         """Return a window's clip with the sound that `read_clip` would decode, or None where the pass lacks something.

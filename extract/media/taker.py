@@ -2,17 +2,15 @@
 
 import math
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
 
-from extract.media.container import MediaError
+from extract.media.clock import seconds
+from extract.media.container import COMPLETE, SLACK_S, MediaError
 from extract.media.limits import MAX_FRAMES
 
-COMPLETE = 0.95
-SLACK_S = 0.1
 PREROLL_S = 1.0
 
 
@@ -61,6 +59,10 @@ class Taker:
     ----------
     failures : int
         Packets that could not be decoded, and what came out of others damaged.
+    losses : int
+        Packets before which something of the file seems to be lost, counted by whoever feeds this.
+    packets_end_s : float
+        The end of the furthest packet on the file's own clock.
     done : bool
         It has all that it needs.
     late : bool
@@ -69,11 +71,15 @@ class Taker:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.failures = self.decoded = 0
+        self.failures = self.losses = self.decoded = 0
+        self.packets_end_s = -math.inf
         self.done = self.late = False
 
     def take(self, stream: Any, packet: Any) -> None:
         """Decode a packet, or with None what the decoder still holds, and add what comes out."""
+        if packet is not None and packet.pts is not None:
+            end_s = seconds(packet.pts + (packet.duration or 0), packet.time_base)
+            self.packets_end_s = max(self.packets_end_s, end_s)
         try:
             frames = packet.decode() if packet is not None else stream.decode(None)
         except (av.error.InvalidDataError, av.error.EOFError):
@@ -88,11 +94,6 @@ class Taker:
     def add(self, frame: Any) -> None:
         """Take the next of what was decoded."""
         raise NotImplementedError
-
-
-def seconds(ticks: int, base: Fraction) -> float:
-    """Return a time in seconds, rounded once; many times faster than a product of fractions."""
-    return ticks * base.numerator / base.denominator
 
 
 def preroll_s(start_s: float) -> float:

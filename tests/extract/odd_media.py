@@ -59,7 +59,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Sound:
-    """A sound track: a tone that rises from `hz` by 100 Hz a second, weaker in each further channel."""
+    """A sound track: a tone that rises from `hz` by 100 Hz a second, or stays, weaker in each further channel."""
 
     codec: str = "aac"
     rate_hz: int = 48_000
@@ -70,11 +70,12 @@ class Sound:
     loudness: float = 0.5
     default: bool = True
     broken: bool = False
+    rising: bool = True
 
     def waveform(self) -> np.ndarray:
         """Return float32 [channels, samples]."""
         seconds = np.arange(round(self.seconds * self.rate_hz)) / self.rate_hz
-        tone = self.loudness * np.sin(2 * np.pi * (self.hz * seconds + 50 * seconds**2))
+        tone = self.loudness * np.sin(2 * np.pi * (self.hz * seconds + 50 * self.rising * seconds**2))
         channels = av.AudioLayout(self.layout).nb_channels
         wave: np.ndarray = np.stack([tone / (1 + channel) for channel in range(channels)]).astype(np.float32)
         if self.broken:
@@ -226,6 +227,12 @@ def turn(degrees: int, height: int = 72, width: int = 96) -> Patch:
         270: (0, -one, 0, one, 0, 0, 0, width * one, 1 << 30),
     }
     return change(b"tkhd", 40, ">9i", *matrices[degrees])
+
+
+def mirror(a: int, b: int, c: int, d: int) -> Patch:
+    """Return what notes in an MP4 that column p, row q of its picture are shown at column ap + cq, row bp + dq."""
+    one = 1 << 16
+    return change(b"tkhd", 40, ">9i", a * one, b * one, 0, c * one, d * one, 0, 0, 0, 1 << 30)
 
 
 def cut(share: float) -> Patch:

@@ -42,6 +42,15 @@ def test_a_file_that_is_no_media_is_refused_at_once(tmp_path: Path) -> None:
     assert not multiprocessing.active_children()
 
 
+def test_a_bug_in_the_worker_ends_the_run(video: Path) -> None:
+    """An error of the program is raised as it is, with the traceback of the worker, and refuses no window."""
+    wish = WindowsWish(video, hop_s=5.0, threads="two")  # type: ignore[arg-type]
+    with pytest.raises(TypeError) as caught:
+        next(read_windows_apart(wish))
+    assert "in open_media" in caught.value.__notes__[0] and str(video) in caught.value.__notes__[0]
+    assert not multiprocessing.active_children()
+
+
 def test_a_worker_gives_the_same_and_is_gone_when_closed(video: Path) -> None:
     """What comes from another process is the same, and closing ends it although it has more to give."""
     results = read_windows_apart(WindowsWish(video, hop_s=5.0))

@@ -4,8 +4,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import av
 import numpy as np
 import pytest
+from av.stream import Disposition
+from odd_media import Picture, Sound, encode_picture, encode_sound, mux
 
 from extract.media import container, sound
 from extract.media.container import MediaError, open_media
@@ -51,3 +54,82 @@ def test_sound_that_the_resampler_loses_is_refused(
     monkeypatch.setattr(sound, "_resample", lost)
     with pytest.raises(MediaError, match="more memory than allowed"):
         read_clip(path)
+
+
+def test_tags_in_another_encoding_do_not_matter(tmp_path: Path) -> None:
+    """A title in Latin-1, as old programs write it, is no reason to refuse the file."""
+    path = make_clip(tmp_path / "a.mp4", settings=ClipSettings(1.0, 64, 48))
+    with av.open(str(path)) as source, av.open(str(tmp_path / "b.mkv"), "w") as target:
+        target.metadata["title"] = "Caf? noir"
+        streams = {stream.index: target.add_stream_from_template(stream) for stream in source.streams}
+        for packet in source.demux():
+            if packet.dts is not None:
+                packet.stream = streams[packet.stream.index]
+                target.mux(packet)
+    data = (tmp_path / "b.mkv").read_bytes()
+    assert data.count(b"Caf? noir") == 1
+    (tmp_path / "b.mkv").write_bytes(data.replace(b"Caf? noir", b"Caf\xe9 noir"))
+    clip = read_clip(tmp_path / "b.mkv")
+    assert clip.frames.shape == (32, 48, 64, 3) and clip.facts.audio_codec == "aac"
+
+
+def rename_codec(path: Path, old: bytes, new: bytes, which: int) -> None:
+    """Give one of an MP4's tracks a coding that no decoder reads."""
+    data = path.read_bytes()
+    at = data.index(b"stsd")
+    for _ in range(which):
+        at = data.index(b"stsd", at + 4)
+    at = data.index(old, at)
+    esds = data.find(b"esds", at)
+    data = data[:at] + new + data[at + 4 :]
+    path.write_bytes(data[:esds] + b"sdse" + data[esds + 4 :] if old == b"mp4a" else data)
+
+
+def two_tracks(path: Path, kind: str) -> None:
+    """Write an MP4 with two tracks of a kind, bright and dark pictures or a low and a high tone, and one other."""
+    with av.open(str(path), "w") as media:
+        pictures = [Picture(), Picture(size_wh=(64, 48))] if kind == "video" else [Picture()]
+        sounds = [Sound(hz=400.0, rising=False), Sound(hz=800.0, rising=False)] if kind == "audio" else [Sound()]
+        tracks = [encode_picture(media, one) for one in pictures] + [encode_sound(media, one) for one in sounds]
+        tracks[0][0].stream.disposition = tracks[-len(sounds)][0].stream.disposition = Disposition.default
+        mux(media, *tracks)
+
+
+def test_sound_that_no_decoder_reads_leaves_the_track_beside_it(tmp_path: Path) -> None:
+    """Of two sound tracks the second is read where the first, which is the default, cannot be decoded."""
+    path = tmp_path / "a.mp4"
+    two_tracks(path, "audio")
+    assert np.abs(np.fft.rfft(read_clip(path).waveform[:16_000])).argmax() == 400
+    rename_codec(path, b"mp4a", b"apac", 1)
+    clip = read_clip(path)
+    assert np.abs(np.fft.rfft(clip.waveform[:16_000])).argmax() == 800 and clip.facts.audio_codec == "aac"
+
+
+@pytest.mark.parametrize("coding", [b"zzzz", b"png "])
+def test_a_picture_that_is_not_read_leaves_the_track_beside_it(coding: bytes, tmp_path: Path) -> None:
+    """Of two picture tracks the second is read where the first has no decoder, or one that is not allowed."""
+    path = tmp_path / "a.mp4"
+    two_tracks(path, "video")
+    assert read_clip(path).frames.shape == (32, 72, 96, 3)
+    rename_codec(path, b"avc1", coding, 0)
+    assert read_clip(path).frames.shape == (32, 48, 64, 3)
+
+
+def test_a_picture_that_is_too_large_leaves_the_track_beside_it(tmp_path: Path) -> None:
+    """A track of a size that is refused does not cost the file."""
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as media:
+        large = Picture("mjpeg", (4096, 2176), "yuvj420p", 1, flat=True, seconds=1.0)
+        mux(media, *(encode_picture(media, one) for one in (large, Picture())), encode_sound(media, Sound()))
+    assert read_clip(path).frames.shape == (32, 72, 96, 3)
+
+
+def test_a_file_without_a_track_that_can_be_decoded_says_what_is_wrong_with_the_best(tmp_path: Path) -> None:
+    """Two tracks, neither of which is read, are refused with the reason of the preferred one."""
+    path = tmp_path / "a.mp4"
+    two_tracks(path, "audio")
+    for which in (1, 2):
+        rename_codec(path, b"mp4a", b"apac", which)
+    with pytest.raises(MediaError, match="there is no decoder for it") as caught:
+        read_clip(path)
+    assert caught.value.code == "codec"

@@ -9,6 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from odd_media import Making, mirror
 
 from extract.media.decode import DECODER, MediaError, probe, read_clip
 from extract.media.reasons import REASONS
@@ -150,7 +151,7 @@ def test_many_channels_are_averaged(tmp_path: Path, layout: str, channels: int) 
     with av.open(str(path), "w") as media:
         video = media.add_stream("libx264", rate=FRAMES_PER_S)
         video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
-        audio = media.add_stream("aac", rate=48_000, layout=layout)
+        audio = media.add_stream("wavpack", rate=48_000, layout=layout)
         kept = audio.codec_context.format.name
         waves = np.zeros((channels, 48_000), np.float32)
         waves[0] = 0.8 * np.sin(2 * np.pi * 300 * np.arange(48_000) / 48_000)
@@ -198,6 +199,32 @@ def test_a_turned_video_is_shown_upright(clip: Path, tmp_path: Path) -> None:
     path.write_bytes(data)
     upright, plain = read_clip(path, end_s=1.0).frames, read_clip(clip, end_s=1.0).frames
     np.testing.assert_array_equal(upright, np.rot90(plain, -1, axes=(1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("matrix", "axes", "transposed"),
+    [
+        ((-1, 0, 0, 1), (2,), False),
+        ((1, 0, 0, -1), (1,), False),
+        ((-1, 0, 0, -1), (1, 2), False),
+        ((0, 1, 1, 0), (), True),
+        ((0, 1, -1, 0), (2,), True),
+        ((0, -1, 1, 0), (1,), True),
+        ((0, -1, -1, 0), (1, 2), True),
+        ((0, 0, 0, 0), (), False),
+    ],
+)
+def test_a_mirrored_video_is_shown_mirrored(
+    matrix: tuple[int, ...], axes: tuple[int, ...], transposed: bool, tmp_path: Path
+) -> None:
+    """All eight orientations that a display matrix can ask for are applied; a matrix of zeros asks for none."""
+    Making()(tmp_path / "plain.mp4")
+    Making(patches=(mirror(*matrix),))(tmp_path / "shown.mp4")
+    plain, shown = (read_clip(tmp_path / name).frames for name in ("plain.mp4", "shown.mp4"))
+    expected = np.flip(plain.transpose(0, 2, 1, 3) if transposed else plain, axes)
+    np.testing.assert_array_equal(shown, expected)
+    smaller = read_clip(tmp_path / "shown.mp4", short_side_px=36).frames
+    assert smaller.shape == (32, *((48, 36) if transposed else (36, 48)), 3)
 
 
 @pytest.mark.parametrize("window", [(-1.0, 2.0), (3.0, 3.0), (2.0, 1.0), (9.0, 12.0), (6.0, 16.0), (float("nan"), 2.0)])

@@ -1,14 +1,17 @@
 """What becomes of files that go, or become others, between their hashing and their decoding."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cache.records import Clip
+from cache.identity import clip_digest
+from cache.records import Clip, Outcome
 from cache.store import FeatureCache
 from extract import examine as examining
 from extract.examine import Decoding, examine
 from extract.hashing import hash_files
+from extract.media.renditions import MEDIA_RULES
 from moodfuse.corpus import ClipSettings, make_clip
 
 
@@ -44,3 +47,16 @@ def test_nothing_is_kept_of_a_file_that_becomes_another(tmp_path: Path, monkeypa
             assert [found.reason for found in examine(cache, clips, decoding)] == ["changed"] and not taken
         path.write_bytes(first)
     assert [found.ok for found in examine(cache, clips, decoding)] == [True] and len(taken) == 1
+
+
+def test_a_refusal_of_older_rules_is_tried_again(tmp_path: Path) -> None:
+    """What earlier versions could not read may be readable now; a refusal by the present rules stands."""
+    path = make_clip(tmp_path / "a.mp4", settings=ClipSettings(1.0, 64, 48))
+    cache, clips = FeatureCache(tmp_path / "work", create=True), [Clip("a", str(path), "sad")]
+    digest = clip_digest(hash_files(clips)["a"], 0.0, None)
+    old = Outcome(digest, ok=False, reason="decode_failed", detail="a gap", decoder=MEDIA_RULES)
+    cache.write_outcome(old)
+    assert [found.ok for found in examine(cache, clips, Decoding(1))] == [True]
+    other = FeatureCache(tmp_path / "other", create=True)
+    other.write_outcome(replace(old, decoder=examining.REFUSAL_RULES))
+    assert [found.reason for found in examine(other, clips, Decoding(1))] == ["decode_failed"]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,30 @@ def test_an_error_that_cannot_be_sent_costs_one_clip() -> None:
     """An error that pickles, but is not read again, does not break the pool."""
     ((_, found),) = work_apart(misdeeds.work, [Task(Path("raise"))], jobs=1, limits=QUICK)
     assert isinstance(found, MediaError) and (found.code, found.detail) == ("decode_failed", "_ShyError: shy")
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("type", TypeError), ("attribute", AttributeError)])
+def test_a_bug_in_a_worker_ends_the_run(kind: str, expected: type[Exception]) -> None:
+    """An error of the program is raised with the worker's traceback; it is not the refusal of a file."""
+    with pytest.raises(expected, match="a bug") as caught:
+        done("fine", f"bug-{kind}", "fine")
+    assert "in _bug" in str(caught.value.__cause__)
+
+
+@pytest.mark.parametrize("error", pool.PROGRAM_ERRORS)
+def test_no_error_of_the_program_becomes_a_refusal(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each passes through the worker's side and the parent's side as it is."""
+
+    def fail(task: Task) -> None:
+        raise error("a bug")
+
+    monkeypatch.setattr(pool, "allow_cpu", lambda seconds: None)
+    with pytest.raises(error, match="a bug"):
+        pool._timed(fail, Task(Path("a.mp4")), 60.0)
+    future: Any = Future()
+    future.set_exception(error("a bug"))
+    with pytest.raises(error, match="a bug"):
+        pool._result(Task(Path("a.mp4")), future)
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

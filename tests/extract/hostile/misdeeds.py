@@ -97,6 +97,11 @@ def _raise(task: Task) -> None:
     raise _ShyError(1, 2)
 
 
+def _bug(task: Task) -> None:
+    """Fail as a wrong call does, or a missing package."""
+    raise {"type": TypeError, "attribute": AttributeError, "import": ImportError}[task.path.stem.split("-")[1]]("a bug")
+
+
 def _limits(task: Task) -> dict[str, tuple[int, int]]:
     names = ("RLIMIT_CORE", "RLIMIT_NOFILE", "RLIMIT_AS")
     return {name: resource.getrlimit(getattr(resource, name)) for name in names}
@@ -114,6 +119,7 @@ DEEDS = {
     "answering": _killed_while_answering,
     "open": _open,
     "raise": _raise,
+    "bug": _bug,
     "limits": _limits,
 }
 """Name -> what is done."""

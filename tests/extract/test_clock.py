@@ -1,0 +1,330 @@
+"""The clock of joined files, gaps in sound, and lengths that the packets tell better than the headers."""
+
+import struct
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from odd_media import Making, Picture, Sound, cut, damage_sound
+
+from extract.media.clock import PacketClock
+from extract.media.container import open_media
+from extract.media.decode import DecodedClip, MediaError, read_clip
+from extract.media.windows import Window, WindowsWish, read_planned
+
+RATE_HZ = 16_000
+LOW = Sound(hz=440.0, rising=False)
+HIGH = Sound(hz=880.0, rising=False)
+
+
+def packet(stream: int, time_s: float, *, key: bool = True, corrupt: bool = False, length_s: float = 0.1) -> Any:
+    """Return what a clock reads of a packet, in milliseconds."""
+    ticks, length = round(1000 * time_s), round(1000 * length_s)
+    return SimpleNamespace(
+        pts=ticks,
+        dts=ticks,
+        duration=length,
+        time_base=Fraction(1, 1000),
+        is_keyframe=key,
+        is_corrupt=corrupt,
+        stream=SimpleNamespace(index=stream),
+    )
+
+
+def placed(container: str, *packets: Any) -> tuple[list[float], bool]:
+    """Return the times of packets on the continued clock, and whether it has started over."""
+    clock = PacketClock(container)
+    for one in packets:
+        clock.place(one)
+    return [one.pts / 1000 for one in packets], clock.restarted
+
+
+def hz_at(clip: DecodedClip, second: float) -> int:
+    """Return the strongest frequency of half a second of a clip's sound."""
+    first = round(second * RATE_HZ)
+    return 2 * int(np.abs(np.fft.rfft(clip.waveform[first : first + RATE_HZ // 2])).argmax())
+
+
+def join_files(path: Path, *makings: Making) -> Path:
+    """Write files one after the other into one."""
+    data = b""
+    for making in makings:
+        making(path)
+        data += path.read_bytes()
+    path.write_bytes(data)
+    return path
+
+
+def without_packets(source: Path, target: Path, from_s: float, to_s: float, form: str | None = None) -> Path:
+    """Copy a file without the sound packets of some seconds."""
+    with av.open(str(source)) as media, av.open(str(target), "w", format=form) as copy:
+        streams = {stream.index: copy.add_stream_from_template(stream) for stream in media.streams}
+        for one in media.demux():
+            silent = one.stream.type == "audio" and one.size and from_s <= float(one.pts * one.time_base) < to_s
+            if one.dts is not None and not silent:
+                one.stream = streams[one.stream.index]
+                copy.mux(one)
+    return target
+
+
+def test_times_of_one_part_stay() -> None:
+    """A file whose clock goes on, with pictures out of order and a gap, keeps its times."""
+    times = [0.0, 0.2, 0.1, 0.3, 7.0]
+    found = placed("mpegts", *(packet(0, time_s, key=time_s != 0.1) for time_s in times))
+    assert found == (times, False)
+
+
+@pytest.mark.parametrize("container", ["mpegts", "mpeg", "ogg", "flac", "matroska,webm", "flv"])
+def test_a_clock_that_starts_over_goes_on(container: str) -> None:
+    """The second part begins where the longest stream of the first has ended, for all its streams alike."""
+    first = [packet(0, 0.0), packet(1, 0.0), packet(0, 2.0), packet(1, 2.4)]
+    second = [packet(0, 0.0), packet(1, 0.1), packet(0, 1.0), packet(1, 1.1)]
+    times, restarted = placed(container, *first, *second)
+    assert times[4:] == pytest.approx([2.5, 2.6, 3.5, 3.6]) and restarted
+
+
+def test_a_time_that_goes_back_a_little_is_no_new_part_of_other_formats() -> None:
+    """Only joinable formats may start over at any time; in others one packet with a wrong time is likelier."""
+    packets = [0.0, 2.0, 4.0, 9.0, 6.0]
+    assert placed("matroska,webm", *(packet(0, one) for one in packets)) == (packets, False)
+    assert placed("mpegts", *(packet(0, one) for one in packets))[1]
+
+
+def test_a_leap_of_all_streams_is_closed_in_broadcasts() -> None:
+    """A cut recording goes on at once, while a pause in one of two streams stays."""
+    leap = [packet(0, 0.0), packet(1, 0.0), packet(0, 1000.0), packet(1, 1000.2)]
+    assert placed("mpegts", *leap)[0] == pytest.approx([0.0, 0.0, 0.1, 0.3])
+    assert placed("matroska,webm", *(packet(0, one) for one in (0.0, 1000.0))) == ([0.0, 1000.0], False)
+    pause = [packet(0, 0.0), *(packet(1, float(one)) for one in range(20)), packet(0, 19.5)]
+    assert placed("mpegts", *pause)[0][-1] == 19.5
+
+
+def test_a_gap_in_all_streams_is_a_loss() -> None:
+    """A gap in the sound alone is silence that was not sent; with no pictures in it something is lost."""
+    clock = PacketClock("mpegts")
+    assert not any(clock.place(packet(0, one)) or clock.place(packet(1, one)) for one in (0.0, 0.1, 0.2))
+    assert clock.place(packet(0, 3.0)) and clock.place(packet(0, 3.1, corrupt=True))
+    alone = PacketClock("mpegts")
+    assert not any(alone.place(packet(0, one)) for one in (0.0, 3.0))
+
+
+@pytest.mark.parametrize(
+    ("codec", "form"), [("libopus", "ogg"), ("flac", "ogg"), ("aac", "adts"), ("ac3", "ac3"), ("aac", "mpegts")]
+)
+def test_joined_sounds_follow_each_other(codec: str, form: str, tmp_path: Path) -> None:
+    """Both parts are heard one after the other, also in a window that begins in the second."""
+    parts = [Making(None, (replace(tone, codec=codec, seconds=3.0),), form) for tone in (LOW, HIGH)]
+    path = join_files(tmp_path / f"joined.{form}", *parts)
+    clip = read_clip(path, one_view=True)
+    assert clip.end_s == pytest.approx(6.0, abs=0.1) and clip.waveform_samples == pytest.approx(6 * RATE_HZ, abs=1600)
+    assert [hz_at(clip, second) for second in (0.5, 2.0, 3.6, 5.0)] == [440, 440, 880, 880]
+    assert hz_at(read_clip(path, start_s=4.0, end_s=5.5, one_view=True), 0.5) == 880
+
+
+@pytest.mark.parametrize("form", ["mpegts", "mpeg", "matroska"])
+def test_joined_videos_follow_each_other(form: str, tmp_path: Path) -> None:
+    """Pictures and sound of the second part come after those of the first, and each window has its own."""
+    codec, sound_codec = ("mpeg2video", "mp2") if form == "mpeg" else ("libx264", "aac")
+    picture = Picture(codec, frames_per_s=25, seconds=3.0, options={"g": "12"})
+    parts = [Making(picture, (replace(tone, codec=sound_codec, seconds=3.0),), form) for tone in (LOW, HIGH)]
+    path = join_files(tmp_path / "joined.video", *parts)
+    clip = read_clip(path)
+    first_s = 0.5 if form == "mpeg" else 0.0
+    assert clip.end_s == pytest.approx(first_s + 6.0, abs=0.3)
+    steps_s = np.diff(clip.frame_times_s)[3:]
+    assert steps_s.min() > 0.1 and steps_s.max() < 0.3
+    assert [hz_at(clip, first_s + second) for second in (0.5, 2.2, 3.6, 5.0)] == [440, 440, 880, 880]
+    wish = WindowsWish(path, hop_s=1.0)
+    windows = [Window(0, 1.0, 2.5), Window(1, 4.0, 5.5)]
+    for window, found in read_planned(wish, windows):
+        expected = read_clip(path, start_s=window.start_s, end_s=window.end_s)
+        assert isinstance(found, DecodedClip)
+        np.testing.assert_array_equal(found.frames, expected.frames)
+        np.testing.assert_array_equal(found.waveform, expected.waveform)
+
+
+def test_parts_of_another_rate_are_refused(tmp_path: Path) -> None:
+    """What cannot be joined is not passed on as a clip of the first part alone."""
+    parts = [Making(None, (replace(LOW, codec="flac", rate_hz=rate),), "ogg") for rate in (48_000, 32_000)]
+    with pytest.raises(MediaError, match="its sampling rate changes"):
+        read_clip(join_files(tmp_path / "joined.oga", *parts), one_view=True)
+
+
+@pytest.mark.parametrize("name", ["gap.webm", "gap.mkv", "gap.mp4", "gap.ts", "gap.flv"])
+def test_silence_that_was_not_sent_is_silence(name: str, tmp_path: Path) -> None:
+    """A gap between sound packets is zeros at its place and no damage, also in a window inside of it."""
+    webm = name == "gap.webm"
+    picture = Picture("libvpx" if webm else "libx264", seconds=6.0, options={"g": "12"})
+    tone = replace(LOW, codec="libopus" if webm else "aac", seconds=6.0, rate_hz=48_000 if webm else 44_100)
+    Making(picture, (tone,), "webm" if webm else "matroska")(tmp_path / "whole")
+    path = without_packets(tmp_path / "whole", tmp_path / name, 1.5, 4.5)
+    clip = read_clip(path)
+    assert (clip.partial, clip.damaged) == ("", 0)
+    assert clip.waveform_samples == pytest.approx(6 * RATE_HZ, abs=0.3 * RATE_HZ)
+    assert not clip.waveform[2 * RATE_HZ : 4 * RATE_HZ].any()
+    assert hz_at(clip, 0.5) == hz_at(clip, 5.0) == 440
+    assert not read_clip(path, start_s=2.8, end_s=4.0).waveform.any()
+
+
+def test_damaged_packets_are_no_silence(tmp_path: Path) -> None:
+    """Sound packets of noise, and parts of a file that are gone, are refused as before."""
+    path = tmp_path / "noise.webm"
+    Making(Picture("libvpx", seconds=6.0), (replace(LOW, codec="libopus", seconds=6.0),), "webm")(path)
+    damage_sound(path, 0.3, 0.7)
+    with pytest.raises(MediaError, match="cannot be decoded"):
+        read_clip(path)
+    for name, picture, codec in (("a.ogv", Picture("libvpx", seconds=6.0), "libopus"), ("a.opus", None, "libopus")):
+        Making(picture, (replace(LOW, codec=codec, seconds=6.0),), "ogg")(tmp_path / name)
+        data = (tmp_path / name).read_bytes()
+        first, last = (data.index(b"OggS", int(share * len(data))) for share in (0.4, 0.7))
+        (tmp_path / name).write_bytes(data[:first] + data[last:])
+        with pytest.raises(MediaError, match="cannot be decoded"):
+            read_clip(tmp_path / name, one_view=True)
+
+
+@pytest.mark.parametrize("quiet_first", [True, False])
+@pytest.mark.parametrize(("codec", "form"), [("libmp3lame", "mp3"), ("aac", "adts")])
+def test_an_estimated_length_gives_way_to_the_packets(codec: str, form: str, quiet_first: bool, tmp_path: Path) -> None:
+    """Sound of a varying bit rate without a length in its header is neither cut nor called truncated."""
+    path = tmp_path / f"varying.{form}"
+    rng = np.random.default_rng(0)
+    parts = [np.full(4 * 44_100, 1e-4), rng.uniform(-0.5, 0.5, 2 * 44_100)]
+    write_sound(path, np.concatenate(parts if quiet_first else parts[::-1]), codec, form, header=False)
+    clip = read_clip(path, one_view=True)
+    assert clip.facts.duration_s == pytest.approx(6.0, abs=0.1)
+    assert clip.waveform_samples == pytest.approx(6 * RATE_HZ, abs=1600)
+    loud = np.abs(clip.waveform.reshape(-1, RATE_HZ)[:6, 4000:12_000]).max(axis=1) > 0.1
+    assert loud.tolist() == ([False] * 4 + [True] * 2 if quiet_first else [True] * 2 + [False] * 4)
+
+
+def write_sound(path: Path, waveform: np.ndarray, codec: str, form: str, *, header: bool) -> None:
+    """Write mono sound of 44.1 kHz, MP3 with a varying bit rate, and with or without a length in its header."""
+    options = {"flags": "+qscale", "global_quality": "472"} if codec == "libmp3lame" else {"b": "128000"}
+    form_options = {} if header or form != "mp3" else {"write_xing": "0"}
+    with av.open(str(path), "w", format=form, options=form_options) as media:
+        stream: Any = media.add_stream(codec, rate=44_100, layout="mono", options=options)
+        frame = av.AudioFrame.from_ndarray(waveform[None].astype(np.float32), format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = 44_100, 0
+        media.mux(stream.encode(frame))
+        media.mux(stream.encode(None))
+
+
+def test_a_wrong_length_in_an_mp3_gives_way_and_a_cut_one_is_truncated(tmp_path: Path) -> None:
+    """A Xing header that counts too few or too many frames is overruled; one that names lost bytes is right."""
+    path = tmp_path / "a.mp3"
+    write_sound(path, 0.3 * np.sin(np.arange(5 * 44_100) / 20), "libmp3lame", "mp3", header=True)
+    data = path.read_bytes()
+    at = data.index(b"Xing") + 8
+    for frames in (50, 1000):
+        path.write_bytes(data[:at] + frames.to_bytes(4, "big") + data[at + 4 :])
+        assert read_clip(path, one_view=True).waveform_samples == pytest.approx(5 * RATE_HZ, abs=1600)
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(MediaError, match="ends before it should"):
+        read_clip(path, one_view=True)
+
+
+@pytest.mark.parametrize(
+    ("form", "codec", "sound_codec"),
+    [
+        ("matroska", "libx264", "aac"),
+        ("webm", "libvpx", "libopus"),
+        ("flv", "flv", "aac"),
+        ("asf", "wmv2", "wmav2"),
+        ("nut", "mpeg4", "aac"),
+        ("ogg", "libvpx", "libopus"),
+        ("mpegts", "libx264", "aac"),
+    ],
+)
+@pytest.mark.parametrize("sound_first", [True, False])
+def test_a_stream_that_ends_first_is_not_truncated(
+    form: str, codec: str, sound_codec: str, sound_first: bool, tmp_path: Path
+) -> None:
+    """Where a stream declares no length of its own and ends before the other, the file is whole."""
+    lengths_s = (4.0, 2.0) if sound_first else (2.0, 4.0)
+    tone = Sound(sound_codec, 48_000 if form != "asf" else 44_100, "stereo" if form == "asf" else "mono")
+    path = tmp_path / "short.video"
+    Making(Picture(codec, seconds=lengths_s[0]), (replace(tone, seconds=lengths_s[1]),), form)(path)
+    path.write_bytes(path.read_bytes().replace(b"DURATION", b"XURATION"))
+    clip = read_clip(path)
+    assert clip.end_s == pytest.approx(4.0, abs=0.3) and not clip.partial
+    if not sound_first:
+        np.testing.assert_array_equal(clip.frames[20], clip.frames[31])
+    else:
+        assert not clip.waveform[int(2.4 * RATE_HZ) :].any()
+
+
+@pytest.mark.parametrize("form", ["webm", "matroska"])
+def test_a_recording_without_lengths_is_whole(form: str, tmp_path: Path) -> None:
+    """What a browser records declares no length: its packets tell it, and a stream that ends first is whole."""
+    codecs = ("libvpx", "libopus") if form == "webm" else ("libx264", "aac")
+    Making(Picture(codecs[0], seconds=4.0), (Sound(codecs[1], seconds=2.0),), form, {"live": "1"})(tmp_path / "a")
+    with open_media(tmp_path / "a").media as media:
+        assert media.duration is None
+    clip = read_clip(tmp_path / "a")
+    assert clip.end_s == pytest.approx(4.0, abs=0.1) and not clip.partial
+
+
+@pytest.mark.parametrize("form", ["matroska", "flv"])
+def test_a_cut_file_without_lengths_of_streams_is_truncated(form: str, tmp_path: Path) -> None:
+    """Where no stream comes near the declared end of the file, it was cut."""
+    codec = "flv" if form == "flv" else "libx264"
+    making = Making(Picture(codec, seconds=4.0), (Sound(rate_hz=44_100, seconds=4.0),), form, patches=(cut(0.5),))
+    making(tmp_path / "cut")
+    path = tmp_path / "cut"
+    path.write_bytes(path.read_bytes().replace(b"DURATION", b"XURATION"))
+    with pytest.raises(MediaError, match="ends before it should"):
+        read_clip(path)
+
+
+def test_flac_of_unknown_length_is_read_whole_and_a_cut_one_is_truncated(tmp_path: Path) -> None:
+    """A FLAC written to a pipe has 0 samples in its header; one with a count has to hold them."""
+    path = tmp_path / "a.flac"
+    Making(None, (replace(LOW, codec="flac", seconds=4.0),), "flac")(path)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(MediaError, match="ends before it should"):
+        read_clip(path, one_view=True)
+    path.write_bytes(data[:21] + bytes([data[21] & 0xF0]) + bytes(4) + data[26:])
+    assert read_clip(path, one_view=True).waveform_samples == 4 * RATE_HZ
+
+
+@pytest.mark.parametrize("size", [0xFFFF_FFFF, 0x7FFF_F000, 0])
+def test_a_wav_from_a_pipe_is_read_whole(size: int, tmp_path: Path) -> None:
+    """The size in the header of a WAV that was written to a pipe is made up."""
+    path = tmp_path / "a.wav"
+    Making(None, (replace(LOW, codec="pcm_s16le", seconds=4.0),), "wav")(path)
+    data = path.read_bytes()
+    at = data.index(b"data") + 4
+    path.write_bytes(data[:at] + size.to_bytes(4, "little") + data[at + 4 :])
+    assert read_clip(path, one_view=True).waveform_samples == 4 * RATE_HZ
+
+
+def test_a_header_that_says_too_little_does_not_cut_the_clip(tmp_path: Path) -> None:
+    """Two AVI one after the other declare the length of the first, and are read to the end."""
+    making = Making(Picture("mpeg4", seconds=3.0), (replace(LOW, codec="libmp3lame", seconds=3.0),), "avi")
+    clip = read_clip(join_files(tmp_path / "joined.avi", making, making))
+    assert clip.end_s == pytest.approx(6.0, abs=0.2) and hz_at(clip, 5.0) == 440
+
+
+@pytest.mark.parametrize("declared_s", [12.0, 90.0])
+def test_a_matroska_that_declares_too_much_is_whole_if_its_bytes_are(declared_s: float, tmp_path: Path) -> None:
+    """A wrong duration in the header of a complete file is overruled; a file whose end is blank is truncated."""
+    path = tmp_path / "a.mkv"
+    Making(Picture(seconds=4.0), (replace(LOW, seconds=4.0),), "matroska")(path)
+    data = path.read_bytes().replace(b"DURATION", b"XURATION")
+    at = data.index(b"\x44\x89\x88") + 3
+    data = data[:at] + struct.pack(">d", 1000 * declared_s) + data[at + 8 :]
+    path.write_bytes(data)
+    for allow_partial in (False, True):
+        clip = read_clip(path, allow_partial=allow_partial)
+        assert clip.end_s == pytest.approx(4.0, abs=0.1) and not clip.partial
+    ((_, found),) = read_planned(WindowsWish(path, hop_s=30.0), [Window(0, 0.0, 30.0)])
+    assert isinstance(found, MediaError) and found.code == "window_outside"
+    path.write_bytes(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
+    with pytest.raises(MediaError, match="ends before it should"):
+        read_clip(path)
