@@ -81,6 +81,7 @@ setup(
             # The page is tried in the system's own chromium; axe looks for what would keep readers out.
             "axe-playwright-python>=0.1.4",
             "distributed>=2025.1",
+            "fonttools>=4.50",
             "hypothesis>=6.100",
             "import-linter>=2.1",
             "mypy>=1.18",

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from cache.store import FeatureCache
+from extract import announce, streaming
+from extract.estimate import Estimate
 from extract.recipe_files import RecipeChoice
 from extract.stage import Extraction, ExtractSettings, extract_features
 from moodfuse.corpus import ClipSettings, make_clip
@@ -69,6 +71,13 @@ class Runner:
     def open(self) -> FeatureCache:
         """The cache as it is on disk."""
         return FeatureCache(self.cache)
+
+
+@pytest.fixture(autouse=True)
+def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks are not timed before they run, which takes as long as several clips; test_estimate.py tests that."""
+    for module in (announce, streaming):
+        monkeypatch.setattr(module, "measure", lambda *args, **options: Estimate())
 
 
 @pytest.fixture

@@ -19,12 +19,25 @@ from extract.media.limits import Limits
 from extract.media.windows import Window, WindowsWish, read_windows
 from moodfuse.corpus import ClipSettings, make_clip
 
+OTHERS: set[int | None] = set()
+
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of 47 s: five windows at a hop of 5 s."""
     settings = ClipSettings(duration_s=47.3, width=64, height=48, frames_per_s=8)
     return make_clip(tmp_path_factory.mktemp("apart") / "video.mp4", mood="excited", settings=settings)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def others() -> None:
+    """Note the workers that earlier tests left, such as joblib's."""
+    OTHERS.update(child.pid for child in multiprocessing.active_children())
+
+
+def workers() -> list[multiprocessing.Process]:
+    """Worker processes that tests of this module started."""
+    return [child for child in multiprocessing.active_children() if child.pid not in OTHERS]
 
 
 def assert_equal(one: DecodedClip | MediaError, other: DecodedClip | MediaError) -> None:
@@ -39,7 +52,7 @@ def test_a_file_that_is_no_media_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("just some words\n" * 99)
     with pytest.raises(MediaError, match="not a video file"):
         next(read_windows_apart(WindowsWish(tmp_path / "text.mp4", hop_s=5.0)))
-    assert not multiprocessing.active_children()
+    assert not workers()
 
 
 def test_a_bug_in_the_worker_ends_the_run(video: Path) -> None:
@@ -48,7 +61,7 @@ def test_a_bug_in_the_worker_ends_the_run(video: Path) -> None:
     with pytest.raises(TypeError) as caught:
         next(read_windows_apart(wish))
     assert "in open_media" in caught.value.__notes__[0] and str(video) in caught.value.__notes__[0]
-    assert not multiprocessing.active_children()
+    assert not workers()
 
 
 def test_a_worker_gives_the_same_and_is_gone_when_closed(video: Path) -> None:
@@ -61,10 +74,10 @@ def test_a_worker_gives_the_same_and_is_gone_when_closed(video: Path) -> None:
         assert_equal(clip, expected)
         if place == 1:
             break
-    (worker,) = multiprocessing.active_children()
+    (worker,) = workers()
     results.close()  # type: ignore[attr-defined]
     assert worker.exitcode == -signal.SIGKILL
-    assert not multiprocessing.active_children()
+    assert not workers()
 
 
 def test_a_killed_worker_costs_one_window(video: Path) -> None:
@@ -73,11 +86,11 @@ def test_a_killed_worker_costs_one_window(video: Path) -> None:
     for window, clip in read_windows_apart(WindowsWish(video, hop_s=5.0)):
         codes.append(clip.code if isinstance(clip, MediaError) else "")
         if window.number == 0:
-            (worker,) = multiprocessing.active_children()
+            (worker,) = workers()
             worker.kill()
     assert len(codes) == 5
     assert codes[0] == codes[-1] == "" and codes.count("memory") == 1
-    assert not multiprocessing.active_children()
+    assert not workers()
 
 
 def test_a_deadline_and_an_interrupt_leave_no_worker(video: Path) -> None:
@@ -92,9 +105,9 @@ def test_a_deadline_and_an_interrupt_leave_no_worker(video: Path) -> None:
     finally:
         signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 5.0
-    while multiprocessing.active_children() and time.monotonic() < deadline:
+    while workers() and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not multiprocessing.active_children()
+    assert not workers()
 
 
 def test_a_daemonic_process_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

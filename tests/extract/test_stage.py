@@ -279,7 +279,7 @@ def test_a_clip_without_sound_is_kept_where_that_was_asked(runner) -> None:
     runner.keep(4)
     make_clip(runner.data / "sad" / "mute.mp4", mood="sad", settings=ClipSettings(2.0, 64, 48, seed=50), sound=False)
     sources, depths = ("twodmcnn", "c3d"), {"c3d": "frozen"}
-    assert [item.reason for item in runner(plan=FOLDS, sources=sources, depths=depths).refused] == ["no_audio"]
+    assert [item.reason for item in runner(plan=FOLDS).refused] == ["no_audio"]
     done = runner(plan=FOLDS, sources=sources, depths=depths, impute=True)
     assert not done.refused and len(done.clips) == 5
     cache = runner.open()
@@ -294,4 +294,4 @@ def test_a_clip_without_sound_is_kept_where_that_was_asked(runner) -> None:
     assert runner.open().reading == {"missing": "impute"}
     again = runner(plan=FOLDS, sources=sources, depths=depths, impute=True)
     assert (again.tuned, again.embedded) == (0, 0)
-    assert len(runner(plan=FOLDS, sources=sources, depths=depths).refused) == 1
+    assert len(runner(plan=FOLDS).refused) == 1

@@ -12,8 +12,7 @@ from cache.audits import read_audit
 from cache.errors import InputError
 from cache.planning import PlanChoice
 from cache.store import FeatureCache
-from extract import announce, examine, streaming
-from extract.estimate import Estimate
+from extract import examine, streaming
 from extract.stage import RefusedClipsError
 from extract.work import Wanted
 from moodfuse.corpus import ClipSettings, make_clip
@@ -26,13 +25,6 @@ ONE_NETWORK_A_FOLD = Wanted(crossfit=False)
 
 class Interrupted(Exception):
     """Stands for a signal that ends the run."""
-
-
-@pytest.fixture(autouse=True)
-def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Networks are not timed before they run."""
-    for module in (announce, streaming):
-        monkeypatch.setattr(module, "measure", lambda *args, **options: Estimate())
 
 
 @pytest.fixture
@@ -188,7 +180,7 @@ def test_nothing_is_computed_before_it_is_known_to_be_of_use(runner, begun) -> N
 
 def test_a_clip_without_sound_is_streamed_past_video_networks_alone(runner) -> None:
     """Under --missing impute a mute clip passes c3d and leaves no row of the tagger."""
-    runner.keep(4)
+    runner.keep(6)
     make_clip(runner.data / "sad" / "mute.mp4", mood="sad", settings=ClipSettings(2.0, 64, 48, seed=50), sound=False)
     done = runner(
         sources=("twodmcnn", "c3d"),
@@ -197,7 +189,7 @@ def test_a_clip_without_sound_is_streamed_past_video_networks_alone(runner) -> N
         impute=True,
         keep_media=False,
     )
-    assert not done.refused and done.embedded == 4 + 5
+    assert not done.refused and done.embedded == 6 + 7
     (mute,) = (status for status in runner.open().clips if status.missing)
     block = runner.open().block("c3d", "*")
     assert np.any(block.embedding[block.digests.index(mute.digest)])

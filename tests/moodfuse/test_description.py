@@ -8,7 +8,7 @@ import pytest
 from moodfuse.model.card import ModelCard, ModelSource
 from moodfuse.model.description import described
 
-RECIPE = type("Recipe", (), {"source": "onedmcnn|x"})()
+RECIPE = type("Recipe", (), {"source": "onedmcnn|x", "view": "sound"})()
 METRICS = ("accuracy", "macro_f1", "auc", "log_loss", "ece")
 
 
