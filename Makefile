@@ -26,6 +26,8 @@ UV_PIP := $(BIN)/uv pip install --python $(BIN)/python --compile-bytecode
 # uv installs several times faster; pip installs where uv is not available.
 INSTALL = $$([[ -x $(BIN)/uv ]] && echo $(UV_PIP) || echo $(PIP))
 
+PYTEST_OPTIONS ?= -q -n auto --dist loadfile
+
 install: $(STAMP)
 
 # Runs once, and again when the dependencies change.
@@ -57,12 +59,12 @@ demo: $(STAMP)
 	@echo; echo 'The results are in $(CURDIR)/demo:'; find demo -name report.html -o -name metrics.json | sort
 
 test: lint
-	$(BIN)/pytest -q
+	$(BIN)/pytest $(PYTEST_OPTIONS)
 
 # Linters are left out here: what they report depends on their own version.
 test-newest test-lowest: test-%:
 	$(MAKE) install LOCKED=$(LOCKED_$*)
-	.venv-$*/bin/pytest -q
+	.venv-$*/bin/pytest $(PYTEST_OPTIONS)
 LOCKED_newest := 0
 LOCKED_lowest := lowest
 
