@@ -176,7 +176,7 @@ def test_a_dry_run_changes_nothing(stale_cache: FeatureCache) -> None:
     assert not verify(stale_cache.path).faults and not run_names(stale_cache)
 
 
-@pytest.mark.parametrize("step", range(0, 60, 3))
+@pytest.mark.parametrize("step", range(0, 60, 7))
 def test_a_prune_that_is_killed_leaves_a_sound_cache(
     stale_cache: FeatureCache, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

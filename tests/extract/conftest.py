@@ -77,7 +77,7 @@ class Runner:
 def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks are not timed before they run, which takes as long as several clips; test_estimate.py tests that."""
     for module in (announce, streaming):
-        monkeypatch.setattr(module, "measure", lambda *args, **options: Estimate())
+        monkeypatch.setattr(module, "measure", lambda *args, **options: Estimate(60.0, 1.0))
 
 
 @pytest.fixture

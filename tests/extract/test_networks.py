@@ -110,10 +110,10 @@ def test_new_weights_keep_the_variance(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "learning_rate", "count", "steps"),
-    [("onedmcnn", 1e-3, 4, 10), ("twodmcnn", 1e-3, 4, 10), ("c3d", 3e-5, 2, 1), ("i3d", 1e-4, 2, 3)],
+    [("onedmcnn", 1e-3, 4, 5), ("twodmcnn", 1e-3, 4, 10), ("c3d", 3e-5, 2, 1), ("i3d", 1e-4, 2, 3)],
 )
 def test_full_tuning_learns(name: str, learning_rate: float, count: int, steps: int) -> None:
-    """One to ten Adam steps over all parameters lower the loss on fixed clips, measured in eval mode.
+    """A few Adam steps (c3d: one) over all parameters lower the loss on fixed clips, measured in eval mode.
 
     Ten steps on four clips for all four networks: benchmarks/tuning_steps.py.
     """

@@ -26,7 +26,7 @@ def features(folder: Path) -> dict[tuple[str, int, str], np.ndarray]:
 
 def test_two_processes_leave_what_one_leaves(runner, tmp_path: Path) -> None:
     """Features, plan and clips.csv are those of a single process; no temporary and no bad file is left."""
-    runner.keep(6)
+    runner.keep(4)
     runner(cache=tmp_path / "alone", plan=PlanChoice(folds=2), jobs=1)
     words = [sys.executable, "-m", "moodfuse", "extract", str(runner.data), "--source", "twodmcnn", "--folds", "2"]
     words += ["--recipe", str(runner.recipe), "--jobs", "1", "--cache", str(tmp_path / "shared")]
