@@ -1,7 +1,7 @@
 # make demo    install and run the demo            make lint    static checks and import contracts
 # make test    install, lint and run the tests     make bench   run every benchmark in turn
 # make format  apply the formatter's rewrites      make clean   remove what was made (distclean: environments too)
-# make lock    resolve requirements.lock again from setup.py (UPGRADE=1: take the newest versions)
+# make lock    resolve requirements.lock again from setup.py (UPGRADE=1 takes newer versions)
 # make test-newest, make test-lowest               run the tests with the newest and the lowest versions of setup.py
 #
 # LOCKED=1 (default) installs the versions of requirements.lock, LOCKED=0 the newest versions that setup.py allows,
@@ -10,14 +10,18 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: install demo test test-newest test-lowest lint lock format bench clean distclean
+.PHONY: install demo test pytest test-newest test-lowest lint lock format bench clean distclean
 
 PYTHON ?= python3
 LOCKED ?= 1
 VARIANT ?= full
+PYTEST_OPTIONS ?= -q -n auto --dist loadfile
+$(if $(filter 1 0 lowest,$(LOCKED)),,$(error LOCKED is '$(LOCKED)'; expected 1, 0 or lowest))
+$(if $(filter full cpu,$(VARIANT)),,$(error VARIANT is '$(VARIANT)'; expected full or cpu))
+$(if $(filter cpu,$(VARIANT)),$(if $(filter-out 1,$(LOCKED)),$(error VARIANT=cpu works only with LOCKED=1)))
 SUFFIX_0 := -newest
 SUFFIX_lowest := -lowest
-VENV ?= .venv$(SUFFIX_$(LOCKED))$(if $(filter-out full,$(VARIANT)),-$(VARIANT))
+VENV := .venv$(SUFFIX_$(LOCKED))$(if $(filter cpu,$(VARIANT)),-cpu)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PACKAGES := cache extract fuse evaluate moodfuse
@@ -26,18 +30,16 @@ UV_PIP := $(BIN)/uv pip install --python $(BIN)/python --compile-bytecode
 # uv installs several times faster; pip installs where uv is not available.
 INSTALL = $$([[ -x $(BIN)/uv ]] && echo $(UV_PIP) || echo $(PIP))
 
-PYTEST_OPTIONS ?= -q -n auto --dist loadfile
-
 install: $(STAMP)
 
 # Runs once, and again when the dependencies change.
 $(STAMP): setup.py requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit("moodfuse needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Choose another: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
-	$(PYTHON) -m venv --clear $(VENV)
+	$(PYTHON) -m venv $(VENV)
 	@$(PIP) --quiet "$$(grep --only-matching '^uv==[^ ]*' requirements.lock)" || echo 'uv cannot be installed; using pip'
-ifneq ($(VARIANT),full)
-	$(UV_PIP) --torch-backend $(VARIANT) --no-verify-hashes --constraint requirements.lock --editable '.[dev]' \
-	    || { echo 'PyTorch'"'"'s index of $(VARIANT) wheels cannot be reached from here: run make without VARIANT=$(VARIANT) to install the wheels of the default index' >&2; exit 1; }
+ifeq ($(VARIANT),cpu)
+	$(UV_PIP) --torch-backend cpu --no-verify-hashes --constraint requirements.lock --editable '.[dev]' || { \
+	    echo 'The CPU wheels could not be installed (see above): they need uv and access to the package index of PyTorch. Run make without VARIANT=cpu to install the wheels of the default index.' >&2; exit 1; }
 else ifeq ($(LOCKED),1)
 	$(INSTALL) --require-hashes --requirement requirements.lock
 	$(INSTALL) --no-deps --no-build-isolation --editable .
@@ -48,9 +50,11 @@ else
 endif
 	@touch $@
 
-# torch 2.14.1 is locked, not 2.15, because some machines cap what pip may install at that version.
-lock: $(STAMP)
-	printf '%s\n' 'torch==2.14.1' 'torchvision==0.29.1' | $(BIN)/uv pip compile setup.py --extra dev --universal \
+# torch and torchvision are pinned here, within the ranges of setup.py: change both to lock other versions.
+lock:
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check uv
+	printf '%s\n' 'torch==2.14.1' 'torchvision==0.29.1' | .venv-lock/bin/uv pip compile setup.py --extra dev --universal \
 	    --python-version 3.11 --generate-hashes --no-header --constraint - $(if $(UPGRADE),--upgrade) \
 	    --quiet --output-file requirements.lock
 
@@ -58,15 +62,17 @@ demo: $(STAMP)
 	$(BIN)/moodfuse demo --output demo
 	@echo; echo 'The results are in $(CURDIR)/demo:'; find demo -name report.html -o -name metrics.json | sort
 
-test: lint
+test: lint pytest
+
+pytest: $(STAMP)
 	$(BIN)/pytest $(PYTEST_OPTIONS)
 
-# Linters are left out here: what they report depends on their own version.
-test-newest test-lowest: test-%:
-	$(MAKE) install LOCKED=$(LOCKED_$*)
-	.venv-$*/bin/pytest $(PYTEST_OPTIONS)
-LOCKED_newest := 0
-LOCKED_lowest := lowest
+# No linters here: their findings depend on their version.
+test-newest:
+	$(MAKE) pytest LOCKED=0
+
+test-lowest:
+	$(MAKE) pytest LOCKED=lowest
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -185,7 +185,7 @@ def test_a_clip_without_sound_is_streamed_past_video_networks_alone(runner) -> N
     done = runner(
         sources=("twodmcnn", "c3d"),
         depths=dict.fromkeys(("twodmcnn", "c3d"), "frozen"),
-        plan=PlanChoice(folds=2, seed=3),
+        plan=PlanChoice(folds=2, seed=3),  # the mute clip shares its fold with a clip of its label
         impute=True,
         keep_media=False,
     )
