@@ -87,13 +87,17 @@ def _can_start_processes() -> bool:
     context = multiprocessing.get_context("spawn")
     try:
         locks = [context.Lock() for _ in range(LOCKS)]
-    except OSError:
-        locks = []
-    if locks and "loky" in BACKENDS:  # joblib leaves it out where it could make no lock when it was imported
-        return True
+    except OSError as error:
+        cause = error.strerror or str(error)
+    else:
+        del locks
+        if "loky" in BACKENDS:  # joblib leaves it out where it could make no lock when it was imported
+            return True
+        cause = "joblib found none"
     log.warning(
-        "heads are fitted in one process: /dev/shm, where worker processes keep their locks, is missing, read-only or "
-        "full; mount it writable (docker run --tmpfs /dev/shm), or enlarge it (docker run --shm-size=64m)"
+        "heads are fitted in one process, because worker processes need locks (%s); on Linux these are in /dev/shm: "
+        "mount it writable (docker run --tmpfs /dev/shm), or enlarge it (docker run --shm-size=64m)",
+        cause,
     )
     return False
 

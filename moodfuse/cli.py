@@ -21,7 +21,6 @@ import click
 
 from cache.csv_rows import check_encoding
 from cache.errors import MoodfuseError
-from cache.files import read_regular
 from cache.names import printable_lines
 from moodfuse._version import __version__
 
@@ -82,7 +81,7 @@ def _read_config(ctx: click.Context, parameter: click.Parameter, value: Path | N
     if value is None:
         return
     try:
-        data = read_regular(value)
+        data = value.read_bytes()
         check_encoding(data, value)
         values = tomllib.loads(data.decode("utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -173,7 +172,7 @@ def prepare_streams() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - open until exit
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
@@ -204,8 +203,9 @@ def main(arguments: list[str] | None = None) -> Any:
             _leave(1, "Error: no folder for temporary files can be written; set TMPDIR to one that can")
         if error.errno not in _NOT_WRITTEN:
             raise
-        where = "the output" if error.filename is None else str(error.filename)
-        _leave(1, f"Error: {where} cannot be written ({error.strerror}); make room, or write elsewhere")
+        if error.filename is None:
+            _leave(1, f"Error: the output cannot be written ({error.strerror}); make room, or write elsewhere")
+        _leave(1, f"Error: {error.filename}: {error.strerror}; make room, or check the disk")
     _leave(code if isinstance(code, int) else 0)
 
 
