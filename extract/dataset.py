@@ -144,10 +144,10 @@ def _scan_folder(data: Path, audio_files: bool) -> ScannedData:
             f"WARNING ignored in {data}: {len(beside)} media files outside a label folder: "
             f"{first_few(sorted(file.name for file in beside))}; move each into a folder named after its label"
         )
-    if (labels := sorted({clip.label for clip in clips})) and all(map(_SPLIT.fullmatch, labels)):
+    if splits := sorted({clip.label for clip in clips if _SPLIT.fullmatch(clip.label)}):
         messages.append(
-            f"WARNING the label folders are named like splits: {first_few(labels)}; expected a folder per label, or a "
-            "CSV with the columns path,label,split"
+            f"WARNING label folders are named like splits: {first_few(splits)}; expected a folder per label, or a CSV "
+            "with the columns path,label,split"
         )
     if split_of_label:
         count = sum(map(len, split_of_label.values()))
@@ -162,9 +162,9 @@ def _refuse_split_folders(data: Path, clips: Sequence[Clip]) -> None:
     """Refuse ``DATA/train/<label>/...``, where the names of the splits would be taken for labels."""
     labels = {clip.label for clip in clips}
     splits = sorted({clip.label for clip in clips if _SPLIT.fullmatch(clip.label) and clip.id.count("/") > 1})
-    if splits and (len(splits) > 1 or len(splits) == len(labels)):
+    below = sorted({clip.id.split("/")[1] for clip in clips if clip.label in splits and clip.id.count("/") > 1})
+    if splits and (len(splits) > 1 or len(splits) == len(labels) or labels.intersection(below)):
         first = next((split for split in splits if split.lower().startswith("train")), splits[0])
-        below = sorted({clip.id.split("/")[1] for clip in clips if clip.label in splits and clip.id.count("/") > 1})
         raise InputError(
             f"{data}: its folders {first_few(splits)} are named like splits, not labels (below them: "
             f"{first_few(below)}); give one of them, such as {data / first}, or a CSV with the columns "

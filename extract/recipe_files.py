@@ -129,7 +129,7 @@ def read_recipe_file(name: str) -> dict[str, Any]:
         raise UnknownNameError("recipe", name, [*recipe_names(), "or the path of a TOML file"])
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise InputError(f"recipe {name}: not TOML ({error})") from error
     for key, value in values.items():
         if key not in _TOP_LEVEL and not isinstance(value, dict):

@@ -84,7 +84,7 @@ def _read_config(ctx: click.Context, parameter: click.Parameter, value: Path | N
         data = value.read_bytes()
         check_encoding(data, value)
         values = tomllib.loads(data.decode("utf-8-sig"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise click.BadParameter(f"{value}: not TOML ({error})") from error
     except OSError as error:
         raise click.BadParameter(f"{value}: cannot be read ({error.strerror or error})") from error

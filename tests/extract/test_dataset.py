@@ -74,6 +74,15 @@ def test_folders_of_splits_are_refused_as_labels(splits: tuple[str, ...], tmp_pa
     assert [clip.label for clip in scan(tmp_path / splits[0])] == ["happy", "sad"]
 
 
+def test_a_split_folder_next_to_label_folders_is_refused(tmp_path: Path) -> None:
+    """It is recognised by the names of the labels below it."""
+    touch(tmp_path, "happy/1.mp4", "sad/2.mp4", "test/happy/3.mp4", "test/sad/4.mp4")
+    with pytest.raises(
+        InputError, match=r"its folders 'test' are named like splits, not labels \(below them: 'happy', 'sad'"
+    ):
+        scan(tmp_path)
+
+
 def test_the_training_folder_is_the_example_of_what_to_give(tmp_path: Path) -> None:
     """Whatever comes first by name."""
     touch(tmp_path, "test/sad/1.mp4", "train/sad/1.mp4", "val/sad/1.mp4")
@@ -84,17 +93,17 @@ def test_the_training_folder_is_the_example_of_what_to_give(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("names", "warning"),
     [
-        (("train/1.mp4", "test/2.mp4"), "WARNING the label folders are named like splits: 'test', 'train'"),
+        (("train/1.mp4", "test/2.mp4"), "WARNING label folders are named like splits: 'test', 'train'"),
         (
             ("sad/train/1.mp4", "sad/test/2.mp4", "fear/3.mp4"),
             "WARNING 2 clips are in folders named like splits ('sad/tes",
         ),
-        (("train/live/1.mp4", "plane/2.mp4"), ""),
+        (("test/1.mp4", "sad/2.mp4", "fear/3.mp4"), "WARNING label folders are named like splits: 'test'"),
         (("tension/live/1.mp4", "relaxation/2.mp4"), ""),
     ],
 )
 def test_names_of_splits_elsewhere_are_a_warning(names: tuple[str, ...], warning: str, tmp_path: Path) -> None:
-    """A label may be called train where others are not; what cannot be told for sure is read, with a warning."""
+    """Where the folders may be labels all the same, they are read, with a warning."""
     touch(tmp_path, *names)
     found = scan_data(tmp_path)
     assert len(found.clips) == len(names)

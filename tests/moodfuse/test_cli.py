@@ -84,6 +84,7 @@ def test_a_config_file_sets_options_and_flags_win(tmp_path: Path, monkeypatch: p
             "fuse.toml: is UTF-16, as some editors and spreadsheets save text; save the file as UTF-8",
         ),
         (b"cache = '\xe9'", "fuse.toml: not TOML"),
+        (b"cache = " + b"[" * 100_000, "fuse.toml: not TOML"),
         (b"fuse = 3", "fuse is 3; expected a table, [fuse]"),
         (b"cache = 'here'\nhead = 'softmax'", "here is not a moodfuse cache"),
         (b"cache = 'here'\nhead = ['softmax', 'mean']", "here is not a moodfuse cache"),
