@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO
 
@@ -27,8 +28,8 @@ from cache.features import Features, listed, narrowed, plain_id
 from cache.files import open_regular, read_regular
 
 LOGIT = "logit:"
-BESIDE = ("label", "group", "fold", "digest")
-"""Columns that an export writes beside the features."""
+BESIDE = ("label", "group", "fold", "digest", "split", "path", "start_s", "end_s")
+"""Columns of exports and data sets that are no features."""
 _NUMBERED = re.compile(r"e(0|[1-9][0-9]*)")
 _INDEX = re.compile(r"|unnamed: \d+(\.\d+|_level_\d+)*|index|level_\d+|__index_level_\d+__", re.IGNORECASE)
 """Names that the index of a table has when pandas or R writes it."""
@@ -403,7 +404,9 @@ def _check_members(file: Path, archive: zipfile.ZipFile, wanted: Sequence[str]) 
 def _read_csv(file: Path, names_wanted: Sequence[str]) -> Features:
     rows = csv_rows(file)
     _, names = next(rows)
-    columns = choose_columns(file, names, names_wanted)
+    first_row = list(islice(rows, 1))
+    texts = {name for _, cells in first_row for name, cell in zip(names, cells, strict=True) if _is_text(cell)}
+    columns = choose_columns(file, names, names_wanted, texts=texts)
     place = names.index("id")
     wanted = [names.index(name) for name in (*columns.embedding, *columns.logits)]
     ids: list[str] = []
@@ -416,7 +419,7 @@ def _read_csv(file: Path, names_wanted: Sequence[str]) -> Features:
         pieces.append(narrowed(values, f"{file}: row", lambda row: ids[first + row]))
         waiting.clear()
 
-    for line, cells in rows:
+    for line, cells in chain(first_row, rows):
         ids.append(cells[place])
         try:
             waiting += [_number(cells[column]) for column in wanted]
@@ -435,6 +438,15 @@ def _number(text: str) -> float:
     if "_" in text or not text.isascii():
         raise ValueError(text)
     return float(text)
+
+
+def _is_text(cell: str) -> bool:
+    """Whether a cell is a word, not a number or something like a number."""
+    try:
+        _number(cell)
+    except ValueError:
+        return any(char.isalpha() for char in cell)
+    return False
 
 
 def _no_number(where: str, names: Sequence[str], cells: Sequence[str], wanted: Sequence[int]) -> InputError:

@@ -1,5 +1,6 @@
 """Rows of a file of features matched with the clips of a cache, and held to what the source has already. No writing."""
 
+import re
 import shlex
 from collections.abc import Callable
 from dataclasses import replace
@@ -38,10 +39,18 @@ def in_class_order(features: Features, data: DataSet, say: Callable[[str], None]
     say(f"{features.file}: classes of the logits, {named}: {', '.join(features.classes or classes)}")
     if features.classes is None:
         return replace(features, classes=classes)
-    if sorted(features.classes) != sorted(classes):
+    given, wanted = list(features.classes), list(classes)
+    if sorted(given) != sorted(wanted):  # 1 and 1.0 are the same class
+        given, wanted = [_whole_number(name) for name in given], [_whole_number(name) for name in wanted]
+    if sorted(given) != sorted(wanted):
         raise InputError(f"{features.file}: logits are of {', '.join(features.classes)}; expected {', '.join(classes)}")
-    order = [features.classes.index(label) for label in classes]
+    order = [given.index(label) for label in wanted]
     return replace(features, logits=features.logits[:, order], classes=classes)
+
+
+def _whole_number(name: str) -> str:
+    """A class such as ``1.0``, as whole numbers in a column of floats are written, without its fraction."""
+    return re.sub(r"\.0+$", "", name)
 
 
 def _by_number(labels: tuple[str, ...]) -> tuple[str, ...]:

@@ -373,6 +373,17 @@ def test_columns_are_chosen_by_name_or_pattern(
     assert found.embedding.tolist() == [[table[name][row] for name in columns] for row in range(ROWS)]
 
 
+@pytest.mark.parametrize("form", [".csv", ".parquet"])
+def test_columns_of_text_and_of_data_sets_are_passed_over(tmp_path: Path, form: str) -> None:
+    """File names and moods are no features, nor are the columns of a data set, even where they hold numbers."""
+    table = {"filename": ["a1.mp4"] * ROWS, **FEATURES, "start_s": [0.5] * ROWS, "mood": ["sad"] * ROWS}
+    assert taken(read_features(table_file(tmp_path, table, form))) == (
+        tuple(FEATURES),
+        (),
+        ("filename", "start_s", "mood"),
+    )
+
+
 def test_columns_that_cannot_be_chosen(tmp_path: Path) -> None:
     """Unknown names list the known ones; text is no number; arrays have no columns to choose from."""
     table = {**FEATURES, "note": ["x"] * ROWS, "logit:a": [0.5] * ROWS}

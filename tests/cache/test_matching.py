@@ -140,6 +140,16 @@ def test_classes_of_a_file_put_its_logits_in_order(tmp_path: Path, kind: str) ->
     assert f"{wanted.file}: classes of the logits, as named in the file: {named}" in said
 
 
+@pytest.mark.parametrize(("suffix", "kind"), [("", "f8"), (".0", "i8")])
+def test_classes_match_labels_as_whole_numbers(tmp_path: Path, suffix: str, kind: str) -> None:
+    """Classes 1.0, 2.0, ... are those of labels 1, 2, ..., and the other way round."""
+    labels = tuple(f"{label}{suffix}" for label in NUMBERED)
+    wanted, said = numbered_file(tmp_path, labels, classes=np.array([1, 2, 9, 10]).astype(kind))
+    import_features(wanted, say=said.append)
+    found = FeatureCache(tmp_path / "work").block("zs", "*").logits
+    assert found is not None and found.tolist() == [[0, 3, 1, 2]] * 12
+
+
 def test_the_order_of_unnamed_classes_is_said(tmp_path: Path) -> None:
     """Words, and numbers whose orders agree, are taken in sorted order; the line lists them."""
     for labels, order in (
