@@ -84,7 +84,7 @@ def test_export_and_import_as_commands(work: Path, capsys: pytest.CaptureFixture
 
 
 def test_columns_of_a_table_from_pandas(work: Path) -> None:
-    """The index is passed over with a line, a code for the label refused, --columns chooses; only results on stdout."""
+    """For a table from pandas the index is ignored, a code for the label refused, and `--columns` selects columns."""
     rng = np.random.default_rng(0)
     with open("table.csv", "w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
