@@ -81,7 +81,7 @@ def test_times_of_one_part_stay() -> None:
 
 @pytest.mark.parametrize("container", ["mpegts", "mpeg", "ogg", "flac", "matroska,webm", "flv"])
 def test_a_clock_that_starts_over_goes_on(container: str) -> None:
-    """The second part begins where the longest stream of the first has ended, for all its streams alike."""
+    """In joined files the second part starts at the end of the longest stream of the first."""
     first = [packet(0, 0.0), packet(1, 0.0), packet(0, 2.0), packet(1, 2.4)]
     second = [packet(0, 0.0), packet(1, 0.1), packet(0, 1.0), packet(1, 1.1)]
     times, restarted = placed(container, *first, *second)
@@ -105,7 +105,7 @@ def test_a_leap_of_all_streams_is_closed_in_broadcasts() -> None:
 
 
 def test_a_gap_in_all_streams_is_a_loss() -> None:
-    """A gap in the sound alone is silence that was not sent; with no pictures in it something is lost."""
+    """A gap in the audio alone is silence; a gap in the audio and the pictures counts as lost data."""
     clock = PacketClock("mpegts")
     assert not any(clock.place(packet(0, one)) or clock.place(packet(1, one)) for one in (0.0, 0.1, 0.2))
     assert clock.place(packet(0, 3.0)) and clock.place(packet(0, 3.1, corrupt=True))
@@ -172,7 +172,7 @@ def test_silence_that_was_not_sent_is_silence(name: str, tmp_path: Path) -> None
 
 
 def test_damaged_packets_are_no_silence(tmp_path: Path) -> None:
-    """Sound packets of noise, and parts of a file that are gone, are refused as before."""
+    """Audio packets that cannot be decoded, or that are missing from an Ogg, count as damage, not as silence."""
     path = tmp_path / "noise.webm"
     Making(Picture("libvpx", seconds=6.0), (replace(LOW, codec="libopus", seconds=6.0),), "webm")(path)
     damage_sound(path, 0.3, 0.7)

@@ -60,7 +60,7 @@ def test_a_label_is_shown_as_it_is(label: str, shown: str) -> None:
 
 
 def test_names_of_sources_are_escaped() -> None:
-    """The line of the sources shows a name with a Markdown character as it is."""
+    """A source whose name has a Markdown character is escaped in MODEL.md."""
     assert r"- sources: onedmcnn\|x; head softmax on logits" in described(card("happy"))
 
 
