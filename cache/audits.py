@@ -144,7 +144,7 @@ _MARKS = {"peak_times": ("<u2", 1), "peak_bins": ("<u2", 1), "frame_hashes": ("<
 
 
 def check_marks(file: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, object]) -> None:
-    """Check that a part holds the marks of a clip; the attributes say nothing of them.
+    """Check that a part holds the marks of a clip; the attributes are not used.
 
     Raises
     ------

@@ -59,7 +59,7 @@ class Columns:
     embedding, logits, passed_over, index : tuple of str
         `index` are the columns that number the rows.
     guessed : frozenset of str
-        Columns of the embedding that nobody named.
+        Columns of the embedding that the user did not name.
     """
 
     embedding: tuple[str, ...]
@@ -97,8 +97,8 @@ def choose_columns(
     Raises
     ------
     InputError
-        If there is no ``id`` or no embedding, a number is left out of ``e0``, ``e1``, ..., or no column is called as
-        `wanted` has it.
+        If there is no ``id`` or no embedding, a number is left out of ``e0``, ``e1``, ..., or a name or pattern in
+        `wanted` matches no column.
     """
     check_columns(file, names, ("id",))
     logits = tuple(name for name in names if name.startswith(LOGIT))
@@ -184,11 +184,11 @@ def table_features(
         ids,
         embedding,
         logits,
-        columns.classes,
-        columns.passed_over,
-        taken,
-        (*columns.index, *(name for name in columns.embedding if name in index)),
-        columns.guessed - index,
+        classes=columns.classes,
+        passed_over=columns.passed_over,
+        columns=taken,
+        index_columns=(*columns.index, *(name for name in columns.embedding if name in index)),
+        guessed=columns.guessed - index,
     )
 
 
@@ -219,7 +219,7 @@ def read_features(file: Path, *, ids: Path | None = None, columns: Sequence[str]
     """
     suffix = file.suffix.lower()
     if suffix not in (".npy", ".npz", *TABLES):
-        raise InputError(f"{file}: suffix {suffix!r} is not known; expected .npy or one of .npz, {', '.join(TABLES)}")
+        raise InputError(f"{file}: suffix {suffix!r} is not known; expected .npy, .npz, {' or '.join(TABLES)}")
     if ids is not None and suffix != ".npy":
         raise InputError(f"{file}: --ids goes with a .npy alone; this file has its own")
     if suffix in TABLES:

@@ -36,7 +36,7 @@ class Features:
     index_columns : tuple of str
         Columns that were not read because they number the rows.
     guessed : frozenset of str
-        Those of `columns` that nobody named: they are taken because they hold numbers.
+        Those of `columns` that the user did not name: they are taken because they hold numbers.
     """
 
     file: Path

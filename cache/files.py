@@ -195,7 +195,10 @@ def facts_of(path: Path) -> os.stat_result | None:
 
 
 def withheld(path: Path, what: str, error: OSError) -> CacheError:
-    """The error to raise where `path` cannot be read or listed, which is no damage; a pipe in its place is."""
+    """Return `DamagedPartError` if `path` is not a regular file, else `CacheError`.
+
+    A file that cannot be read is not damaged.
+    """
     if isinstance(error, NotRegularFileError):
         return DamagedPartError(f"{path}: {error.strerror}")
     return CacheError(f"{path}: cannot be {what} ({error.strerror or error}); correct that, then run the command again")

@@ -99,18 +99,18 @@ def label_warnings(clips: Iterable[Clip]) -> list[str]:
     lines = []
     if alike := _alike(labels):
         lines.append(
-            f"{sum(map(len, alike))} labels differ only in case, Unicode form, blanks or invisible characters, and are "
-            f"classes of their own: {_examples(alike, labels)}; if they are one class, write them the same way"
+            f"{sum(map(len, alike))} labels differ only in case, Unicode form, spaces or invisible characters, and "
+            f"count as different classes: {_examples(alike, labels)}; if they mean the same, use one spelling"
         )
     if missing := _missing(labels):
         lines.append(
-            f"labels that look like a missing value: {_counts(missing, labels)}, a class of their own; fill in the "
-            "labels, or drop these clips"
+            f"labels that look like a missing value: {_counts(missing, labels)}, which are used as a class; fill "
+            "in the labels, or drop these clips"
         )
     if alike := _alike(groups):
         lines.append(
-            f"{sum(map(len, alike))} groups differ only in case, Unicode form, blanks or invisible characters, and may "
-            f"be split over folds: {_examples(alike, groups)}; if they are one group, write them the same way"
+            f"{sum(map(len, alike))} groups differ only in case, Unicode form, spaces or invisible characters, and "
+            f"count as different groups: {_examples(alike, groups)}; if they mean the same, use one spelling"
         )
     if missing := _missing(groups):
         lines.append(
@@ -140,4 +140,4 @@ def _examples(alike: list[list[str]], clips: Mapping[str, int]) -> str:
 def _counts(names: list[str], clips: Mapping[str, int], *, joined: str = ", ") -> str:
     """Names with their counts of clips; in ASCII where only the Unicode form tells them apart."""
     show = repr if len({unicodedata.normalize("NFC", repr(name)) for name in names}) == len(names) else ascii
-    return joined.join(f"{show(name)} ({clips[name]} clips)" for name in names)
+    return joined.join(f"{show(name)} ({clips[name]} clip{'' if clips[name] == 1 else 's'})" for name in names)

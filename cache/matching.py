@@ -31,9 +31,9 @@ def in_class_order(features: Features, data: DataSet, say: Callable[[str], None]
         )
     if features.classes is None and (by_number := _by_number(classes)) != classes:
         raise InputError(
-            f"{features.file}: does not name the classes of its logits, and the labels have two orders: as text "
-            f"{', '.join(classes)}, as numbers {', '.join(by_number)}; add an array 'classes' to the .npz (classes_ of "
-            f"a scikit-learn classifier), or in a .csv or .parquet columns {LOGIT}CLASS"
+            f"{features.file}: has no class names for its logits, and the labels sort differently as text "
+            f"({', '.join(classes)}) and as numbers ({', '.join(by_number)}); add an array 'classes' to the .npz "
+            f"(classes_ of a scikit-learn classifier), or in a .csv or .parquet columns {LOGIT}CLASS"
         )
     named = "not named, so in sorted order" if features.classes is None else "as named in the file"
     say(f"{features.file}: classes of the logits, {named}: {', '.join(features.classes or classes)}")
@@ -81,9 +81,8 @@ def refuse_label_columns(features: Features, data: DataSet, places: NDArray[np.i
             telling.append(name)
     if telling:
         raise InputError(
-            f"{features.file}: {len(telling)} column(s) determine the label of all {len(with_row)} clips, so heads "
-            f"would read the label there: {listed(telling)}; drop them, or choose the columns of the embedding with "
-            "--columns"
+            f"{features.file}: {len(telling)} column(s) encode the label in all {len(with_row)} clips, so heads would "
+            f"learn it from there: {listed(telling)}; drop them, or choose the columns of the embedding with --columns"
         )
 
 

@@ -17,7 +17,7 @@ def printable(text: str) -> str:
 
 
 def comparison_key(text: str) -> str:
-    """The same text for names that look alike: without case, Unicode form, invisible characters and extra blanks.
+    """The same text for names that look alike: without case, Unicode form, invisible characters and extra spaces.
 
     Examples
     --------

@@ -76,7 +76,11 @@ def read_parquet(file: Path, wanted: Sequence[str] = ()) -> Features:
 
 
 def _check_size(file: Path, metadata: Any) -> None:
-    """Refuse a file whose values would take much more memory than it has bytes: by rows, by values and by pages."""
+    """Refuse a file whose values would take much more memory than it has bytes.
+
+    The largest of three estimates counts: lists have more values than rows, text has more bytes than a number for each
+    value, and the metadata of a damaged file may count fewer values than rows.
+    """
     groups = [metadata.row_group(place) for place in range(metadata.num_row_groups)]
     columns = [group.column(place) for group in groups for place in range(group.num_columns)]
     values = sum(max(column.num_values * WIDEST_BYTES, column.total_uncompressed_size) for column in columns)

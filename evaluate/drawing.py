@@ -115,7 +115,7 @@ def font_families(names: tuple[str, ...]) -> tuple[str, ...]:
             continue
         try:
             font = FT2Font(path)
-        except (OSError, RuntimeError):  # a damaged font is as good as none
+        except (OSError, RuntimeError):  # skip damaged fonts
             continue
         left = lacking(font, missing)
         if len(left) == len(missing) or font.style_flags or not font.scalable:  # bold, italic; bitmaps of emoji

@@ -157,16 +157,16 @@ class _Made:
 
 
 def reading_notes(cache: FeatureCache) -> tuple[str, ...]:
-    """Sentences on how `extract` read the training clips that the model does not do by itself, each with what to do."""
+    """Options and windows of `extract` that the model does not apply itself, as sentences with what to pass."""
     notes = []
     options = {name: value for name, value in cache.reading.items() if name not in ("missing", "group-pattern")}
     if options:
         words = " ".join(f"--{name}" if value is True else f"--{name} {value:g}" for name, value in options.items())
-        notes.append(f"extract read the training clips with {words}; give predict the same to take such files")
+        notes.append(f"extract read the training clips with {words}; pass the same options to predict")
     if "group-pattern" in cache.reading:
         pattern = shlex.quote(str(cache.reading["group-pattern"]))
         notes.append(
-            f"extract grouped the training clips with --group-pattern {pattern}; give evaluate --model the same"
+            f"extract grouped the training clips with --group-pattern {pattern}; pass the same to evaluate --model"
         )
     windows = [status.clip.end_s - status.clip.start_s for status in cache.clips if status.clip.end_s is not None]
     lengths = sorted(length for length in windows if abs(length - WINDOW_S) > 1e-3)
@@ -174,7 +174,7 @@ def reading_notes(cache: FeatureCache) -> tuple[str, ...]:
         span = f"{lengths[0]:g}" if lengths[0] == lengths[-1] else f"{lengths[0]:g} to {lengths[-1]:g}"
         notes.append(
             f"{len(lengths)} of {len(cache.clips)} training clips are windows of {span} s, but predict reads the first "
-            f"{WINDOW_S:g} s of a file; give it a CSV with path,start_s,end_s to label windows of such a length"
+            f"{WINDOW_S:g} s of a file; pass a CSV with path,start_s,end_s to label windows of such a length"
         )
     return tuple(notes)
 

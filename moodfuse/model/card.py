@@ -76,7 +76,7 @@ class ModelCard:
     decoder : str
         Version of the decoder and its rules that the training clips were read by.
     impute : bool
-        Whether a file that lacks some of what the sources read, sound or picture, is labelled.
+        Whether files without audio or without video are labelled.
     training : mapping
         Numbers of clips and groups, in all and by label.
     expected : mapping

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from cache.names import printable
 from evaluate.papers import markdown_text
 from moodfuse.model.card import ModelCard
 
@@ -30,8 +29,7 @@ def _lines(card: ModelCard) -> Iterator[str]:
     yield "    moodfuse predict --model DIR FILE..."
     yield ""
     sources = _names(source.recipe.source for source in card.sources)
-    head = printable(card.head).replace("`", "'")
-    yield f"- sources: {sources}; head `{head}` on {card.level}"
+    yield f"- sources: {sources}; head {markdown_text(card.head)} on {card.level}"
     yield f"- trained on {training['clips']} clips in {training['groups']} groups: " + ", ".join(
         f"{markdown_text(label)} {count}" for label, count in training["labels"].items()
     )

@@ -253,16 +253,13 @@ class Model:
         return self.card.impute or len(self.card.views) == 1
 
     def _missing_error(self, file: str, clip: "DecodedClip") -> "MediaError | None":
-        """Why a clip is refused that lacks what the model reads; `None` where it lacks nothing, or that is imputed."""
+        """The error for a clip without a stream that the model reads; `None` if it has all or the model imputes."""
         from extract.media.container import MediaError
 
         if self.card.impute or clip.missing not in self.card.views:
             return None
-        if clip.missing == "sound":
-            code, codec = "no_audio", clip.facts.audio_codec
-        else:
-            code, codec = "no_video", clip.facts.video_codec
-        return MediaError(code, file, "" if codec else f"the file has no {clip.missing} track")
+        code = "no_audio" if clip.missing == "sound" else "no_video"
+        return MediaError(code, file, "" if _has_track(clip) else f"the file has no {clip.missing} track")
 
     def _says(self, media: "Media", missing: str) -> list[list[NetworkSays] | None]:
         """What each source's networks say; `None` where the clip lacks what the source reads."""
@@ -309,7 +306,7 @@ class Model:
             times.append((window.start_s, window.end_s))
             if isinstance(result, DecodedClip):
                 error = self._missing_error(file, result)
-                if error is not None and error.detail:
+                if error is not None and not _has_track(result):
                     raise error  # no window of the file has what the model reads
                 result = error or result
             if isinstance(result, DecodedClip):
@@ -323,3 +320,8 @@ class Model:
         duration_s = duration_s or float(ends_s.max(initial=0.0))
         table = np.stack(rows) if rows else np.zeros((0, len(self.classes)))
         return Timeline(file, self.classes, starts_s, ends_s, table, tuple(refusals), duration_s, missing)
+
+
+def _has_track(clip: "DecodedClip") -> bool:
+    """Whether the file has the stream that is missing in a clip, so that it is missing in its window only."""
+    return bool(clip.facts.audio_codec if clip.missing == "sound" else clip.facts.video_codec)

@@ -1,6 +1,6 @@
 """What stands before every request: who may ask, the headers of every answer, and the end of uploads nobody reads.
 
-A request whose end two servers may see in different places is refused, and its connection closed: the bytes behind it
+A request whose length is ambiguous (request smuggling) is refused, and its connection closed: the bytes behind it
 could be taken for another request.
 
 A page of another site must not use the service through its visitor's browser. So a loopback service answers only to
@@ -65,8 +65,8 @@ def refusal(method: str, headers: Headers, *, hosts: Collection[str] | None) -> 
     if "transfer-encoding" in headers and "content-length" in headers:
         return Problem(
             "malformed",
-            "the request has both Content-Length and Transfer-Encoding, so its end depends on who reads it; "
-            "send one of them",
+            "the request has both Content-Length and Transfer-Encoding, so its length is ambiguous; "
+            "send only one of them",
         )
     host = headers.get("host", "")
     name = host_name(host)

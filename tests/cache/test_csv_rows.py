@@ -52,6 +52,6 @@ def test_the_first_line_decides_the_separator(text: str | bytes, found: list, tm
     ],
 )
 def test_malformed_tables_are_refused_with_the_line(text: str | bytes, message: str, tmp_path: Path) -> None:
-    """The message says what was found in which line."""
+    """A malformed table is an error with the line and what was found there."""
     with pytest.raises(InputError, match=rf"table\.csv.*{message}"):
         rows(tmp_path, text)

@@ -227,7 +227,7 @@ def test_files_that_are_none(known: FeatureCache, tmp_path: Path) -> None:
         ("none.npz", "none.npz: cannot be read as .npz .No such file"),
         ("none.csv", "none.csv: cannot be read"),
         ("none.parquet", "none.parquet: cannot be read"),
-        ("one.txt", "suffix '.txt' is not known; expected .npy or one of .npz"),
+        ("one.txt", "suffix '.txt' is not known; expected .npy, .npz, .csv or .parquet"),
         ("one.npy", "add --ids FILE"),
         ("lacks.npz", "lacks id, holds ids, embedding"),
         ("whole.npz", r"id is int64\[6\]; expected strings"),
@@ -305,7 +305,7 @@ def taken(found: Features) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str,
     ],
 )
 def test_index_columns_are_passed_over(tmp_path: Path, name: str, values: Any, form: str) -> None:
-    """By the names that pandas and R give them, or because they number the rows; the values of the others stay."""
+    """Columns with an index name of pandas or R, or that number the rows, are not part of the embedding."""
     found = read_features(table_file(tmp_path, {name: list(values), **FEATURES}, form))
     assert taken(found) == (tuple(FEATURES), (name,), ())
     assert found.embedding.tolist() == [list(row) for row in zip(*FEATURES.values(), strict=True)]
@@ -317,7 +317,7 @@ def test_index_columns_are_passed_over(tmp_path: Path, name: str, values: Any, f
 
 @pytest.mark.parametrize("form", [".csv", ".parquet"])
 def test_numbers_that_do_not_number_rows_are_features(tmp_path: Path, form: str) -> None:
-    """Counts with ties, falling or fractional numbers, and whatever is called e0, e1, ... stay."""
+    """Columns of counts with ties, of falling or fractional numbers, and e0, e1, ... are part of the embedding."""
     columns = {
         "ties": [0, *range(ROWS - 1)],
         "falling": list(range(2 * ROWS, ROWS, -1)),
@@ -332,7 +332,7 @@ def test_numbers_that_do_not_number_rows_are_features(tmp_path: Path, form: str)
 
 
 def test_the_index_that_parquet_names_is_passed_over(tmp_path: Path) -> None:
-    """Pandas writes its name into the metadata; a range of rows is no column there."""
+    """A column that the pandas metadata of a Parquet file names as index is not part of the embedding."""
     shuffled = [30, 2, 25, 7, 18, 40, 3, 9, 11, 5, 60, 1]
     columns = {**FEATURES, "take": shuffled}
     for index, kept in (('["take", "id"]', False), ('[{"kind": "range"}]', True), ("3", None), ("[]", True)):
@@ -364,7 +364,7 @@ def test_the_index_that_parquet_names_is_passed_over(tmp_path: Path) -> None:
 def test_columns_are_chosen_by_name_or_pattern(
     tmp_path: Path, wanted: tuple[str, ...], columns: tuple[str, ...], guessed: set[str], form: str
 ) -> None:
-    """In the order that is asked for; a pattern finds no index, and no column of an export."""
+    """`--columns` keeps the order of the user; a pattern matches no index column and no column of an export."""
     names = ("a", "b", "x, y", "mfcc[0]")
     values = {name: [row * row % 7 + place for row in range(ROWS)] for place, name in enumerate(names)}
     table = {**values, **FEATURES, "row": list(range(ROWS)), "fold": [row % 2 for row in range(ROWS)]}
@@ -385,7 +385,7 @@ def test_columns_of_text_and_of_data_sets_are_passed_over(tmp_path: Path, form: 
 
 
 def test_columns_that_cannot_be_chosen(tmp_path: Path) -> None:
-    """Unknown names list the known ones; text is no number; arrays have no columns to choose from."""
+    """Unknown columns, columns of text and `--columns` for an array are errors that say what is expected."""
     table = {**FEATURES, "note": ["x"] * ROWS, "logit:a": [0.5] * ROWS}
     known = "known: 'feat_0', 'feat_1', 'note'$"
     for form, numbers in (
@@ -409,7 +409,7 @@ def test_columns_that_cannot_be_chosen(tmp_path: Path) -> None:
 
 
 def test_many_columns_are_counted(tmp_path: Path) -> None:
-    """Up to twenty are listed in full; of more there is a number, the first and the last."""
+    """Up to twenty columns are listed in full; of more, the number, the first and the last are shown."""
     table = {f"f{number}": [0.5] * ROWS for number in range(20)}
     (line,) = read_features(table_file(tmp_path, table, ".csv")).column_lines
     assert line == "columns of the embedding: " + ", ".join(f"'f{number}'" for number in range(20))
@@ -418,7 +418,7 @@ def test_many_columns_are_counted(tmp_path: Path) -> None:
 
 
 def test_arrays_of_objects_are_named_with_the_remedy(known: FeatureCache, tmp_path: Path) -> None:
-    """What pandas makes of a column of text is refused by the array's name, in .npz and .npy, and never unpickled."""
+    """An array of Python objects in .npz or .npy is refused by name with the remedy, and never unpickled."""
     good = {
         "id": np.array(IDS),
         "embedding": np.ones((6, 2)),
@@ -479,7 +479,7 @@ def little_memory() -> Iterator[None]:
 
 @pytest.mark.parametrize("name", ["embedding", "logits", "id", "classes"])
 def test_an_npz_that_becomes_much_larger_is_refused(tmp_path: Path, name: str) -> None:
-    """Whichever of its arrays it is; the same arrays uncompressed are read."""
+    """An .npz with one array that compresses too well is refused; the same arrays uncompressed are read."""
     good = {"id.npy": IDS_NPY, "embedding.npy": npy("<f4", (6, 1), bytes(24))}
     file = npz(tmp_path / "bomb.npz", {**good, f"{name}.npy": ZEROS})
     assert file.stat().st_size < 1 << 20
@@ -495,7 +495,7 @@ def test_an_npz_that_becomes_much_larger_is_refused(tmp_path: Path, name: str) -
 
 
 def test_compressed_features_are_read(tmp_path: Path) -> None:
-    """Random and empty rows, and a small file of zeros alone, whatever their ratio; unread members do not count."""
+    """A compressed .npz of usual features, or a small one of zeros, is read; arrays that are not read do not count."""
     values = np.random.default_rng(0).standard_normal((6, 1000), np.float32)
     values[3] = 0
     np.savez_compressed(tmp_path / "a.npz", id=np.array(IDS), embedding=values, unread=np.zeros(20_000_000))
@@ -516,7 +516,7 @@ HEADERS = {
 @pytest.mark.parametrize("name", HEADERS)
 @pytest.mark.parametrize("form", [".npy", ".npz", "ids"])
 def test_an_array_that_is_declared_larger_than_its_file_is_refused(tmp_path: Path, name: str, form: str) -> None:
-    """Before NumPy allocates it: in a ``.npy``, in an ``.npz``, and as ids."""
+    """A declared size beyond the file is refused before NumPy allocates it, in ``.npy``, ``.npz`` and ids."""
     data = npy(*HEADERS[name], bytes(100))
     good = tmp_path / "good.npy"
     np.save(good, np.zeros((6, 2), np.float32))
@@ -531,7 +531,7 @@ def test_an_array_that_is_declared_larger_than_its_file_is_refused(tmp_path: Pat
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_an_npz_of_another_compression_is_refused(tmp_path: Path, method: int) -> None:
-    """NumPy writes none; LZMA would take whatever memory the file asks for."""
+    """An .npz that is compressed by BZIP2 or LZMA, which NumPy does not write, is refused."""
     file = npz(tmp_path / "x.npz", {"id.npy": IDS_NPY, "embedding.npy": npy("<f4", (6, 1), bytes(24))}, method)
     with pytest.raises(InputError, match=r"id\.npy is compressed by method 1[24]; expected what numpy\.savez"):
         read_features(file)
@@ -539,7 +539,7 @@ def test_an_npz_of_another_compression_is_refused(tmp_path: Path, method: int) -
 
 @pytest.mark.parametrize("kind", ["flat", "lists", "ids"])
 def test_a_parquet_that_becomes_much_larger_is_refused(tmp_path: Path, kind: str) -> None:
-    """Values, or a long id, that are stored once for many rows."""
+    """A Parquet file that stores one value, or one long id, for very many rows is refused."""
     columns: dict[str, object]
     if kind == "flat":
         columns = {"id": pyarrow.array(np.zeros(10_000_000, np.int8)), "e0": np.zeros(10_000_000, np.float32)}
@@ -556,7 +556,7 @@ def test_a_parquet_that_becomes_much_larger_is_refused(tmp_path: Path, kind: str
 
 
 def test_parquet_of_many_rows_and_one_value_is_read_where_it_is_small(tmp_path: Path) -> None:
-    """A constant column compresses well, and is no harm."""
+    """A small Parquet file with a constant column is read, although it compresses well."""
     table = pyarrow.table({"id": [str(row) for row in range(20_000)], "e0": np.ones(20_000), "e1": np.zeros(20_000)})
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet", compression="zstd")
     found = read_features(tmp_path / "a.parquet")
@@ -566,7 +566,7 @@ def test_parquet_of_many_rows_and_one_value_is_read_where_it_is_small(tmp_path: 
 @pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.csv", "a.parquet"])
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
 def test_a_pipe_or_a_folder_is_refused_at_once(tmp_path: Path, name: str, make: Callable[[Path], None]) -> None:
-    """In place of features, ids or labels."""
+    """A pipe or a folder in place of features, ids or labels is an error that names it."""
     make(tmp_path / name)
     found = r"is a (pipe|folder); expected a regular file"
     with pytest.raises(InputError, match=found):
@@ -579,7 +579,7 @@ def test_a_pipe_or_a_folder_is_refused_at_once(tmp_path: Path, name: str, make: 
 
 
 def test_a_csv_of_very_many_columns_is_read_in_seconds(tmp_path: Path) -> None:
-    """Names are looked for twice in one pass, not each in all."""
+    """Duplicate names are searched in one pass, so that a CSV of very many columns is read in seconds."""
     names = ",".join(f"c{number}" for number in range(200_000))
     (tmp_path / "wide.csv").write_text(f"id,label,{names},c7\n")
     began = time.perf_counter()

@@ -121,6 +121,6 @@ def test_only_a_regular_file_is_opened(tmp_path: Path) -> None:
 
 
 def test_a_small_file_is_written_in_place_of_a_pipe(tmp_path: Path) -> None:
-    """What stands there is not read to compare."""
+    """Writing a file replaces a named pipe without opening it to compare the content."""
     os.mkfifo(tmp_path / "clips.csv")
     assert write_text(tmp_path / "clips.csv", "a") and (tmp_path / "clips.csv").read_text() == "a"

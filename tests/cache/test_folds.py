@@ -246,21 +246,24 @@ def test_stopping_clips_share_no_group_with_tuning_clips() -> None:
 
 
 @pytest.mark.parametrize(("folds", "cause"), [((1, 2, 3), "from 1: found folds 1 to 3"), ((2, 4), "from 2: found")])
-def test_folds_that_count_from_one_are_refused_with_the_remedy(folds: tuple[int, ...], cause: str) -> None:
-    """A plan is made of folds from 0 alone; the first number that is there is to be subtracted."""
+def test_folds_that_do_not_count_from_zero_are_refused(folds: tuple[int, ...], cause: str) -> None:
+    """The message names the first fold and says to subtract it from each fold."""
     statuses = [status(row, "ab"[row % 2], str(row), folds[row // 2 % len(folds)]) for row in range(12)]
     with pytest.raises(
         InputError, match=rf"counts {cause}.* in 12 clips; .*: subtract {folds[0]} from each, .*--holdout"
     ):
         next_plan((), statuses, PlanChoice())
-    moved = [replace(item, clip=replace(item.clip, fold=item.clip.fold - 1)) for item in statuses if item.clip.fold]
-    if folds == (1, 2, 3):
-        plan = next_plan((), moved, PlanChoice())
-        assert plan.folds == 3 and [plan.assignment[item.digest] for item in moved] == [0, 0, 1, 1, 2, 2] * 2
+
+
+def test_folds_that_count_from_zero_are_kept() -> None:
+    """The folds 0 to 2 of a data set make a plan of three folds, with each clip in its own."""
+    statuses = [status(row, "ab"[row % 2], str(row), row // 2 % 3) for row in range(12)]
+    plan = next_plan((), statuses, PlanChoice())
+    assert plan.folds == 3 and [plan.assignment[item.digest] for item in statuses] == [0, 0, 1, 1, 2, 2] * 2
 
 
 def test_a_first_fold_of_refused_clips_or_of_test_clips() -> None:
-    """Fold 0 is there although its clips cannot be read; the folds of test clips do not count."""
+    """Refused clips of fold 0 count as fold 0; the folds of test clips are not used."""
     clips = [Clip("a", "/a", "sad", fold=0), Clip("b", "/b", "sad", fold=1), Clip("c", "/c", "sad")]
     check_fold_numbers(clips)
     check_fold_numbers([replace(clips[1], split="test"), clips[0]])

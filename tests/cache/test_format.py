@@ -125,7 +125,7 @@ def test_the_format_has_the_keys_of_each_file(whole_cache: FeatureCache) -> None
         assert set(values) == keys_in_format(title), title
     assert set(written["`run.json`"]["results"][0]) == keys_in_format("A result of a run")
     optional = set(re.findall(r"`(\w+)`\\\*", FORMAT.read_text()))
-    assert optional == {"digests", "missing", "repeat_folds", "commands", "versions", "temperatures"}
+    assert optional == {"digests", "missing", "reading", "repeat_folds", "commands", "versions", "temperatures"}
 
 
 def test_a_run_may_lack_what_the_format_marks(whole_cache: FeatureCache) -> None:

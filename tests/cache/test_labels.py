@@ -53,7 +53,7 @@ def test_tables_of_every_origin_are_read(tmp_path: Path, text: str | bytes, ids:
         ("", "is empty; expected a first line"),
         ("id,label\n", "holds no clip"),
         ("name,label\na,sad\n", r"column\(s\) id missing, found 'name, label'"),
-        ("id|label\na|sad\n", r"column\(s\) id, label missing, found 'id|label'; expected names separated by commas"),
+        ("id|label\na|sad\n", r"column\(s\) id, label missing, found 'id\|label'; expected names separated by commas"),
         ("id,label,label\na,sad,sad\n", "line 1: column 'label' stands there twice"),
         ('id,label\n"a\nb",sad\n,sad\n', "line 4: the id is empty"),
         ("id,label\na,sad\nb,\n", "line 3: label '' is empty"),
@@ -94,32 +94,32 @@ def clips(labels: list[str], groups: list[str | None] | None = None) -> list[Cli
 @pytest.mark.parametrize(
     ("one", "other", "shown"),
     [
-        ("happy", "Happy", "'Happy' (2 clips) and 'happy' (1 clips)"),
-        ("straße", "STRASSE", "'STRASSE' (2 clips) and 'straße' (1 clips)"),
-        ("f\u00e2ch\u00e9", "fa\u0302che\u0301", "'fa\\u0302che\\u0301' (2 clips) and 'f\\xe2ch\\xe9' (1 clips)"),
-        ("happy", "happy\u200b", "'happy' (1 clips) and 'happy\\u200b' (2 clips)"),
-        ("happy", "\ufeffhappy", "'happy' (1 clips) and '\\ufeffhappy' (2 clips)"),
-        ("happy", " happy ", "' happy ' (2 clips) and 'happy' (1 clips)"),
-        ("very sad", "very\u00a0 sad", "'very sad' (1 clips) and 'very\\xa0 sad' (2 clips)"),
+        ("happy", "Happy", "'Happy' (2 clips) and 'happy' (1 clip)"),
+        ("straße", "STRASSE", "'STRASSE' (2 clips) and 'straße' (1 clip)"),
+        ("f\u00e2ch\u00e9", "fa\u0302che\u0301", "'fa\\u0302che\\u0301' (2 clips) and 'f\\xe2ch\\xe9' (1 clip)"),
+        ("happy", "happy\u200b", "'happy' (1 clip) and 'happy\\u200b' (2 clips)"),
+        ("happy", "\ufeffhappy", "'happy' (1 clip) and '\\ufeffhappy' (2 clips)"),
+        ("happy", " happy ", "' happy ' (2 clips) and 'happy' (1 clip)"),
+        ("very sad", "very\u00a0 sad", "'very sad' (1 clip) and 'very\\xa0 sad' (2 clips)"),
     ],
 )
 def test_labels_that_look_alike_are_shown_so_that_they_differ(one: str, other: str, shown: str) -> None:
-    """Case, Unicode form, invisible characters and blanks: one line with both spellings, counts and the remedy."""
+    """Labels that differ in case, Unicode form, spaces or invisible characters make one line with both spellings."""
     (line,) = label_warnings(clips([one, other, other, "fear", "fears", "sad", "\u00e9", "e"]))
-    assert line.startswith("2 labels differ only in ") and shown in line and "write them the same way" in line
+    assert line.startswith("2 labels differ only in ") and shown in line and "use one spelling" in line
     (line,) = label_warnings(clips(["sad"] * 3, [one, other, other]))
-    assert line.startswith("2 groups differ only in ") and shown in line and "split over folds" in line
+    assert line.startswith("2 groups differ only in ") and shown in line and "count as different groups" in line
 
 
 def test_many_spellings_make_one_line() -> None:
-    """Three examples are shown, and all spellings are counted."""
+    """Of many similar labels three examples are shown, and all are counted."""
     (line,) = label_warnings(clips([name for text in "abcde" for name in (text, text.upper())]))
-    assert line.startswith("10 labels") and "'C' (1 clips) and 'c' (1 clips); ..." in line and "'d'" not in line
+    assert line.startswith("10 labels") and "'C' (1 clip) and 'c' (1 clip); ..." in line and "'d'" not in line
 
 
 @pytest.mark.parametrize("name", ["nan", "NaN", "None", "NULL", "null", "NA", "<NA>", "n/a", "N/A", "-", "NaT", "#N/A"])
 def test_missing_values_that_became_names(name: str) -> None:
-    """A group that is called as a missing value is one line with its clips, a label another."""
+    """A group or a label that is named like a missing value makes one line with its number of clips."""
     groups = [name, None, name, "song", "nana", "nonet"]
     (line,) = label_warnings(clips(["sad"] * 6, groups))
     assert (
@@ -127,9 +127,9 @@ def test_missing_values_that_became_names(name: str) -> None:
     )
     if "/" not in name:
         (line,) = label_warnings(clips(["sad", name, "sad"]))
-        assert line.startswith(f"labels that look like a missing value: {name!r} (1 clips)") and "fill in" in line
+        assert line.startswith(f"labels that look like a missing value: {name!r} (1 clip)") and "fill in" in line
 
 
 def test_labels_and_groups_as_they_should_be_bring_no_line() -> None:
-    """Different words, and clips without a group."""
+    """Different labels and groups, and clips without a group, make no warning."""
     assert label_warnings(clips(["sad", "fear", "sad", "fear"], ["a", "b", None, "a b"])) == []

@@ -57,11 +57,11 @@ CODES = [{"angry": 0, "happy": 1, "sad": 2}[mood] for mood in MOODS]
     ],
 )
 def test_a_column_that_determines_the_label_is_refused(tmp_path: Path, name: str, values: list[float]) -> None:
-    """Codes, one of several 0/1 columns, means by label, parts of labels: refused by name unless asked for by name."""
+    """A column that encodes the label, such as codes or means by label, is refused unless the user names it."""
     files = moods_file(tmp_path, {"x": NOISE, name: values})
     for columns in ((), ("*",)):
         with pytest.raises(
-            InputError, match=rf"1 column\(s\) determine the label of all 24 clips, .*: {name!r}; drop them"
+            InputError, match=rf"1 column\(s\) encode the label in all 24 clips, .*: {name!r}; drop them"
         ):
             bring(tmp_path / "work", columns=columns, **files)
         assert not (tmp_path / "work").exists()
@@ -82,13 +82,13 @@ def test_a_column_that_determines_the_label_is_refused(tmp_path: Path, name: str
     ids=["one clip otherwise", "constant", "all distinct", "apart and distinct", "few values", "noise"],
 )
 def test_columns_that_do_not_determine_the_label_are_features(tmp_path: Path, values: list[float]) -> None:
-    """A value that two labels share, one value alone, or a value of its own for every clip."""
+    """A column in which labels share a value, all clips have one value, or every clip has its own is a feature."""
     files = moods_file(tmp_path, {"x": NOISE, "value": values})
     assert bring(tmp_path / "work", **files).embedding == 2
 
 
 def test_few_clips_prove_nothing_of_a_column(tmp_path: Path) -> None:
-    """In nine added clips, or in clips of one label, a code for the label may be chance."""
+    """Nine clips, or clips of one label, are too few to refuse a column that encodes the label."""
     bring(tmp_path / "work", columns=("c,x",), **moods_file(tmp_path, {"c": CODES, "x": NOISE}))
     for labels in (MOODS[:9], ("sad",) * 12):
         new = tuple(f"new {len(labels)}-{number:02d}" for number in range(len(labels)))
@@ -118,16 +118,18 @@ def numbered_file(folder: Path, labels: tuple[str, ...], **arrays: np.ndarray) -
 def test_logits_without_classes_are_refused_where_labels_have_two_orders(
     tmp_path: Path, labels: tuple[str, ...]
 ) -> None:
-    """Labels that are numbers are in another order as numbers than as text; nobody can tell which the file has."""
+    """Logits without class names are refused if labels sort differently as numbers and as text."""
     wanted, said = numbered_file(tmp_path, labels)
-    with pytest.raises(InputError, match=r"the labels have two orders: as text .*, as numbers .*array 'classes'"):
+    with pytest.raises(
+        InputError, match=r"the labels sort differently as text \(.*\) and as numbers \(.*\); .*array 'classes'"
+    ):
         import_features(wanted, say=said.append)
     assert not (tmp_path / "work").exists()
 
 
 @pytest.mark.parametrize("kind", ["i8", "u1", "U2", "S2", "f8"])
 def test_classes_of_a_file_put_its_logits_in_order(tmp_path: Path, kind: str) -> None:
-    """As scikit-learn's `classes_` has them: whole numbers, text, or (for labels such as 1.0) floats."""
+    """Class names in a file set the order of logits; as in scikit-learn they may be integers, text or floats."""
     labels = tuple(f"{label}.0" for label in NUMBERED) if kind == "f8" else NUMBERED
     wanted, said = numbered_file(tmp_path, labels, classes=np.array([1, 2, 9, 10]).astype(kind))
     import_features(wanted, say=said.append)
@@ -151,7 +153,7 @@ def test_classes_match_labels_as_whole_numbers(tmp_path: Path, suffix: str, kind
 
 
 def test_the_order_of_unnamed_classes_is_said(tmp_path: Path) -> None:
-    """Words, and numbers whose orders agree, are taken in sorted order; the line lists them."""
+    """Logits without class names are taken in sorted order if it is unambiguous, and a line lists the classes."""
     for labels, order in (
         (MOODS, "angry, happy, sad"),
         (("01", "10", "02") * 2, "01, 02, 10"),
@@ -163,7 +165,7 @@ def test_the_order_of_unnamed_classes_is_said(tmp_path: Path) -> None:
 
 
 def test_an_import_warns_of_labels_and_groups(tmp_path: Path) -> None:
-    """Before a plan is made, so that the cause is there where the plan is refused for it."""
+    """An import warns about labels and groups before it makes a plan, also if the plan is refused."""
     wanted, said = numbered_file(tmp_path, ("sad", "Sad", "fear") * 2)
     table = write_labels(
         tmp_path / "labels.csv", CLIPS[:6], ("sad", "Sad", "fear") * 2, group=["nan", "", "NaN", "a", "a", "b"]
@@ -171,4 +173,4 @@ def test_an_import_warns_of_labels_and_groups(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="fewer than the 6 folds"):
         import_features(replace(wanted, labels=table, plan=PlanChoice(6)), say=said.append)
     assert len(said) == 3 and all(line.startswith(f"WARNING {table}: ") for line in said)
-    assert "'Sad' (2 clips) and 'sad' (2 clips)" in said[0] and "'NaN' (1 clips), 'nan' (1 clips)" in said[2]
+    assert "'Sad' (2 clips) and 'sad' (2 clips)" in said[0] and "'NaN' (1 clip), 'nan' (1 clip)" in said[2]

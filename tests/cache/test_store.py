@@ -38,7 +38,7 @@ def fill(cache: FeatureCache, recipe: Recipe) -> None:
 
 
 def test_the_reading_options_of_the_latest_extract_are_kept(small_cache: MakeCache) -> None:
-    """A choice that names none, as of an import, leaves them; the same sources with other options are a new choice."""
+    """An import keeps the reading options of the latest extract; the same sources with other options replace them."""
     cache = small_cache()
     cache.write_recipe(FROZEN)
     assert cache.reading == {}

@@ -58,7 +58,7 @@ def draw(names: tuple[str, ...], path: Path) -> None:
 def test_an_installed_font_with_the_characters_is_chosen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Of the fonts, those that have what is missing: no bold one, no damaged one, and no more than are needed."""
+    """Fonts with the missing characters are chosen, without bold fonts, damaged fonts and fonts that add nothing."""
     (tmp_path / "a.ttf").write_bytes(b"no font")
     fonts = [tmp_path / "a.ttf", make_font(tmp_path / "b.ttf", "Test Bold", "\u5feb\u4e50", style="Bold")]
     fonts += [
@@ -75,7 +75,7 @@ def test_an_installed_font_with_the_characters_is_chosen(
 def test_without_such_a_font_one_line_names_the_labels_and_the_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The figures are made all the same, in each format, without a warning for each character and figure."""
+    """Without a suitable font, one warning names the labels and the remedy, and figures are written in each format."""
     monkeypatch.setattr(font_manager, "findSystemFonts", list)
     names = ("happy", "\u5feb\u4e50", "\u0939\u0930\u094d\u0937", "\U0001f9e8")
     with caplog.at_level(logging.WARNING):
@@ -92,7 +92,7 @@ def test_without_such_a_font_one_line_names_the_labels_and_the_remedy(
 def test_names_that_the_default_font_has_need_no_other(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Latin, Cyrillic and Greek are there; what cannot be printed is escaped, and the fonts are not looked through."""
+    """Latin, Cyrillic and Greek names, and control characters, need no search for other fonts."""
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: pytest.fail("looked through"))
     draw((name,), tmp_path / "figure.png")
     assert font_families((name,)) == (FONT,) and not caplog.messages and short(name).isprintable()

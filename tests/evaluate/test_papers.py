@@ -90,7 +90,7 @@ def test_latex_text(text: str, wanted: str) -> None:
     ],
 )
 def test_markdown_text(text: str, wanted: str) -> None:
-    """Addresses become no links; plain text stays as it is."""
+    """Markdown characters and addresses are escaped; plain text is unchanged."""
     assert markdown_text(text) == wanted
 
 

@@ -23,7 +23,7 @@ def write_song(path: Path) -> None:
 
 
 def test_songs_are_clips_that_missing_impute_keeps(media: Path, tmp_path: Path) -> None:
-    """Without the option they are ignored by name, as other files are, and the option is named."""
+    """Without `--missing impute` audio files are ignored, and the message names them and the option."""
     data = Path(shutil.copytree(media, tmp_path / "clips"))
     write_song(data / "sad" / "song.MP3")
     (data / "sad" / "cover.jpg").touch()
@@ -37,6 +37,6 @@ def test_songs_are_clips_that_missing_impute_keeps(media: Path, tmp_path: Path) 
 
 
 def test_refusals_of_another_kind_have_no_hint() -> None:
-    """The option would not keep them."""
+    """`--missing impute` is suggested only for clips without audio or video, not for other refusals."""
     assert refusal_lines(["truncated", "no_audio", "no_video"])[1].startswith("2 of them have no audio or no video")
     assert refusal_lines(["truncated"]) == ["1 refused: 1 truncated"]

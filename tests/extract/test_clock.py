@@ -81,7 +81,7 @@ def test_times_of_one_part_stay() -> None:
 
 @pytest.mark.parametrize("container", ["mpegts", "mpeg", "ogg", "flac", "matroska,webm", "flv"])
 def test_a_clock_that_starts_over_goes_on(container: str) -> None:
-    """The second part begins where the longest stream of the first has ended, for all its streams alike."""
+    """In joined files the second part starts at the end of the longest stream of the first."""
     first = [packet(0, 0.0), packet(1, 0.0), packet(0, 2.0), packet(1, 2.4)]
     second = [packet(0, 0.0), packet(1, 0.1), packet(0, 1.0), packet(1, 1.1)]
     times, restarted = placed(container, *first, *second)
@@ -89,14 +89,14 @@ def test_a_clock_that_starts_over_goes_on(container: str) -> None:
 
 
 def test_a_time_that_goes_back_a_little_is_no_new_part_of_other_formats() -> None:
-    """Only joinable formats may start over at any time; in others one packet with a wrong time is likelier."""
+    """A packet that goes back in time starts a new part in joinable formats only."""
     packets = [0.0, 2.0, 4.0, 9.0, 6.0]
     assert placed("matroska,webm", *(packet(0, one) for one in packets)) == (packets, False)
     assert placed("mpegts", *(packet(0, one) for one in packets))[1]
 
 
 def test_a_leap_of_all_streams_is_closed_in_broadcasts() -> None:
-    """A cut recording goes on at once, while a pause in one of two streams stays."""
+    """In MPEG-TS and MPEG-PS a leap of all streams is closed; a pause in one of two streams stays."""
     leap = [packet(0, 0.0), packet(1, 0.0), packet(0, 1000.0), packet(1, 1000.2)]
     assert placed("mpegts", *leap)[0] == pytest.approx([0.0, 0.0, 0.1, 0.3])
     assert placed("matroska,webm", *(packet(0, one) for one in (0.0, 1000.0))) == ([0.0, 1000.0], False)
@@ -105,7 +105,7 @@ def test_a_leap_of_all_streams_is_closed_in_broadcasts() -> None:
 
 
 def test_a_gap_in_all_streams_is_a_loss() -> None:
-    """A gap in the sound alone is silence that was not sent; with no pictures in it something is lost."""
+    """A gap in the audio alone is silence; a gap in the audio and the pictures counts as lost data."""
     clock = PacketClock("mpegts")
     assert not any(clock.place(packet(0, one)) or clock.place(packet(1, one)) for one in (0.0, 0.1, 0.2))
     assert clock.place(packet(0, 3.0)) and clock.place(packet(0, 3.1, corrupt=True))
@@ -117,7 +117,7 @@ def test_a_gap_in_all_streams_is_a_loss() -> None:
     ("codec", "form"), [("libopus", "ogg"), ("flac", "ogg"), ("aac", "adts"), ("ac3", "ac3"), ("aac", "mpegts")]
 )
 def test_joined_sounds_follow_each_other(codec: str, form: str, tmp_path: Path) -> None:
-    """Both parts are heard one after the other, also in a window that begins in the second."""
+    """The audio of joined files is decoded one part after the other, also in a window inside the second part."""
     parts = [Making(None, (replace(tone, codec=codec, seconds=3.0),), form) for tone in (LOW, HIGH)]
     path = join_files(tmp_path / f"joined.{form}", *parts)
     clip = read_clip(path, one_view=True)
@@ -149,7 +149,7 @@ def test_joined_videos_follow_each_other(form: str, tmp_path: Path) -> None:
 
 
 def test_parts_of_another_rate_are_refused(tmp_path: Path) -> None:
-    """What cannot be joined is not passed on as a clip of the first part alone."""
+    """A joined file whose second part has another sampling rate is refused, not read as its first part alone."""
     parts = [Making(None, (replace(LOW, codec="flac", rate_hz=rate),), "ogg") for rate in (48_000, 32_000)]
     with pytest.raises(MediaError, match="its sampling rate changes"):
         read_clip(join_files(tmp_path / "joined.oga", *parts), one_view=True)
@@ -172,7 +172,7 @@ def test_silence_that_was_not_sent_is_silence(name: str, tmp_path: Path) -> None
 
 
 def test_damaged_packets_are_no_silence(tmp_path: Path) -> None:
-    """Sound packets of noise, and parts of a file that are gone, are refused as before."""
+    """Audio packets that cannot be decoded, or that are missing from an Ogg, count as damage, not as silence."""
     path = tmp_path / "noise.webm"
     Making(Picture("libvpx", seconds=6.0), (replace(LOW, codec="libopus", seconds=6.0),), "webm")(path)
     damage_sound(path, 0.3, 0.7)
@@ -244,7 +244,7 @@ def test_a_wrong_length_in_an_mp3_gives_way_and_a_cut_one_is_truncated(tmp_path:
 def test_a_stream_that_ends_first_is_not_truncated(
     form: str, codec: str, sound_codec: str, sound_first: bool, tmp_path: Path
 ) -> None:
-    """Where a stream declares no length of its own and ends before the other, the file is whole."""
+    """A file in which one stream has no declared length and ends before the other is complete."""
     lengths_s = (4.0, 2.0) if sound_first else (2.0, 4.0)
     tone = Sound(sound_codec, 48_000 if form != "asf" else 44_100, "stereo" if form == "asf" else "mono")
     path = tmp_path / "short.video"
@@ -260,7 +260,7 @@ def test_a_stream_that_ends_first_is_not_truncated(
 
 @pytest.mark.parametrize("form", ["webm", "matroska"])
 def test_a_recording_without_lengths_is_whole(form: str, tmp_path: Path) -> None:
-    """What a browser records declares no length: its packets tell it, and a stream that ends first is whole."""
+    """A browser recording has no declared length: it is taken from the packets, also if one stream ends first."""
     codecs = ("libvpx", "libopus") if form == "webm" else ("libx264", "aac")
     Making(Picture(codecs[0], seconds=4.0), (Sound(codecs[1], seconds=2.0),), form, {"live": "1"})(tmp_path / "a")
     with open_media(tmp_path / "a").media as media:
@@ -271,7 +271,7 @@ def test_a_recording_without_lengths_is_whole(form: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("form", ["matroska", "flv"])
 def test_a_cut_file_without_lengths_of_streams_is_truncated(form: str, tmp_path: Path) -> None:
-    """Where no stream comes near the declared end of the file, it was cut."""
+    """A file without stream lengths is truncated if no stream reaches its declared end."""
     codec = "flv" if form == "flv" else "libx264"
     making = Making(Picture(codec, seconds=4.0), (Sound(rate_hz=44_100, seconds=4.0),), form, patches=(cut(0.5),))
     making(tmp_path / "cut")
@@ -295,7 +295,7 @@ def test_flac_of_unknown_length_is_read_whole_and_a_cut_one_is_truncated(tmp_pat
 
 @pytest.mark.parametrize("size", [0xFFFF_FFFF, 0x7FFF_F000, 0])
 def test_a_wav_from_a_pipe_is_read_whole(size: int, tmp_path: Path) -> None:
-    """The size in the header of a WAV that was written to a pipe is made up."""
+    """A WAV from a pipe, which has a placeholder size in its header, is read to its end."""
     path = tmp_path / "a.wav"
     Making(None, (replace(LOW, codec="pcm_s16le", seconds=4.0),), "wav")(path)
     data = path.read_bytes()
@@ -305,7 +305,7 @@ def test_a_wav_from_a_pipe_is_read_whole(size: int, tmp_path: Path) -> None:
 
 
 def test_a_header_that_says_too_little_does_not_cut_the_clip(tmp_path: Path) -> None:
-    """Two AVI one after the other declare the length of the first, and are read to the end."""
+    """Two joined AVI files, whose header has the length of the first, are read to the end of the second."""
     making = Making(Picture("mpeg4", seconds=3.0), (replace(LOW, codec="libmp3lame", seconds=3.0),), "avi")
     clip = read_clip(join_files(tmp_path / "joined.avi", making, making))
     assert clip.end_s == pytest.approx(6.0, abs=0.2) and hz_at(clip, 5.0) == 440

@@ -57,7 +57,7 @@ def test_sound_that_the_resampler_loses_is_refused(
 
 
 def test_tags_in_another_encoding_do_not_matter(tmp_path: Path) -> None:
-    """A title in Latin-1, as old programs write it, is no reason to refuse the file."""
+    """A file with a title in Latin-1, as old programs write it, is read."""
     path = make_clip(tmp_path / "a.mp4", settings=ClipSettings(1.0, 64, 48))
     with av.open(str(path)) as source, av.open(str(tmp_path / "b.mkv"), "w") as target:
         target.metadata["title"] = "Caf? noir"
@@ -116,7 +116,7 @@ def test_a_picture_that_is_not_read_leaves_the_track_beside_it(coding: bytes, tm
 
 
 def test_a_picture_that_is_too_large_leaves_the_track_beside_it(tmp_path: Path) -> None:
-    """A track of a size that is refused does not cost the file."""
+    """Of two video tracks the second is read if the first is too large."""
     path = tmp_path / "a.mkv"
     with av.open(str(path), "w") as media:
         large = Picture("mjpeg", (4096, 2176), "yuvj420p", 1, flat=True, seconds=1.0)

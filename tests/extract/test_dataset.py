@@ -46,7 +46,7 @@ def touch(folder: Path, *names: str) -> None:
 
 
 def test_linked_folders_are_read_under_their_label(tmp_path: Path) -> None:
-    """A link may be a label folder or lie below one; a link from one label to another does not move its clips."""
+    """A link may be a label folder or be inside one; a link from one label to another does not move its clips."""
     touch(tmp_path, "nas/a/1.mp4", "nas/b/2.mp4", "data/happy/live/3.mp4", "data/sad/4.mp4")
     (tmp_path / "data/fear").symlink_to(tmp_path / "nas/a")
     (tmp_path / "data/happy/more").symlink_to(tmp_path / "nas/b")
@@ -66,7 +66,7 @@ def test_linked_folders_are_read_under_their_label(tmp_path: Path) -> None:
     [("train", "test"), ("Train",), ("training", "validation", "extra"), ("train_set", "val"), ("fold1", "fold2")],
 )
 def test_folders_of_splits_are_refused_as_labels(splits: tuple[str, ...], tmp_path: Path) -> None:
-    """The message names the folders, the labels below them, and both ways out."""
+    """The error names the split folders, the labels below them, and the two remedies."""
     touch(tmp_path, *(f"{split}/{label}/1.mp4" for split in splits for label in ("happy", "sad")))
     message = r"are named like splits, not labels \(below them: 'happy', 'sad'\); give one of them, .*path,label,split"
     with pytest.raises(InputError, match=message):
@@ -84,7 +84,7 @@ def test_a_split_folder_next_to_label_folders_is_refused(tmp_path: Path) -> None
 
 
 def test_the_training_folder_is_the_example_of_what_to_give(tmp_path: Path) -> None:
-    """Whatever comes first by name."""
+    """The example in the message is the folder `train`, even if another split comes first by name."""
     touch(tmp_path, "test/sad/1.mp4", "train/sad/1.mp4", "val/sad/1.mp4")
     with pytest.raises(InputError, match=rf"give one of them, such as {tmp_path}/train, or a CSV"):
         scan(tmp_path)
@@ -111,7 +111,7 @@ def test_names_of_splits_elsewhere_are_a_warning(names: tuple[str, ...], warning
 
 
 def test_windows_longer_than_the_audio_that_is_read_are_counted(tmp_path: Path) -> None:
-    """The line has both counts, the longest window and what to do; 30 s and rounding are no matter."""
+    """The warning has both counts, the longest window and what to do; windows of 30 s, rounded, are not counted."""
     assert not long_window_lines([(0.0, None), (30.1, 60.1), (0.0, 30.0)])
     file = write(tmp_path, "path,label,start_s,end_s\na.mp4,sad,0,60\nb.mp4,sad,5,45.5\nc.mp4,sad,0,30\n")
     (line,) = scan_data(file).messages
@@ -155,7 +155,7 @@ def test_bad_tables_are_named_with_line_and_cause(tmp_path: Path, text: str, mes
 
 
 def test_tables_of_spreadsheets_are_read(tmp_path: Path) -> None:
-    """Semicolons or tabs, a byte order mark and blank rows change nothing; blanks around cells are dropped."""
+    """Semicolons or tabs, a byte order mark and empty rows change nothing; spaces around cells are removed."""
     rows = [("path", " label", "group", "start_s"), ("a, b.mp4", " sad ", " g ", " 2.5"), (" c.mp4", "fear", "", "")]
     for separator in (";", "\t"):
         text = "\ufeff" + "".join(separator.join(row) + "\r\n" for row in (*rows, ("", "", "", "")))
@@ -182,7 +182,7 @@ def test_a_path_is_taken_as_it_stands_if_there_is_such_a_file(tmp_path: Path) ->
 
 
 def test_a_pipe_in_place_of_a_table_is_refused_at_once(tmp_path: Path) -> None:
-    """It is not waited for."""
+    """A named pipe in place of the CSV is an error, and the command does not wait for its writer."""
     os.mkfifo(tmp_path / "clips.csv")
     with pytest.raises(InputError, match=r"clips\.csv: .*is a pipe; expected a regular file"):
         scan(tmp_path / "clips.csv")
@@ -267,7 +267,7 @@ def test_the_seeds_recipes_are_complete() -> None:
 
 
 def test_suspicious_labels_and_groups_are_said_by_extract_and_check(tmp_path: Path) -> None:
-    """Both give the lines that an import gives, even where no clip can be read."""
+    """`check` and `extract` print the warnings that an import prints, even if no clip can be read."""
     rows = ["a.mp4,sad,nan", "b.mp4,Sad,nan", "c.mp4,fear,", "d.mp4,fear,x"]
     table = write(tmp_path, "\n".join(["path,label,group", *rows]))
     said: list[str] = []
@@ -277,11 +277,11 @@ def test_suspicious_labels_and_groups_are_said_by_extract_and_check(tmp_path: Pa
         check(CheckSettings(table, decode=False))
     for lines in (said, [line.strip() for line in str(refused.value).splitlines()]):
         alike, missing = [line for line in lines if line.startswith("WARNING ")]
-        assert "'Sad' (1 clips) and 'sad' (1 clips)" in alike and "'nan' (2 clips)" in missing
+        assert "'Sad' (1 clip) and 'sad' (1 clip)" in alike and "'nan' (2 clips)" in missing
 
 
 def test_folds_from_one_are_refused_before_a_clip_is_read(tmp_path: Path) -> None:
-    """The remedy is in the message, and no cache is made; check lists what it found first."""
+    """`extract` makes no cache if folds count from 1, and `check` lists its findings before the same error."""
     rows = [f"{row}.mp4,{'sad' if row % 2 else 'fear'},{row // 2 % 3 + 1}" for row in range(12)]
     table = write(tmp_path, "\n".join(["path,label,fold", *rows]))
     with pytest.raises(InputError, match="counts from 1: found folds 1 to 3 in 12 clips; .* subtract 1 from each"):

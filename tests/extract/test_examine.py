@@ -50,7 +50,7 @@ def test_nothing_is_kept_of_a_file_that_becomes_another(tmp_path: Path, monkeypa
 
 
 def test_a_refusal_of_older_rules_is_tried_again(tmp_path: Path) -> None:
-    """What earlier versions could not read may be readable now; a refusal by the present rules stands."""
+    """Clips that earlier decoder rules refused are read again; clips refused by the current rules are not."""
     path = make_clip(tmp_path / "a.mp4", settings=ClipSettings(1.0, 64, 48))
     cache, clips = FeatureCache(tmp_path / "work", create=True), [Clip("a", str(path), "sad")]
     digest = clip_digest(hash_files(clips)["a"], 0.0, None)

@@ -16,14 +16,14 @@ def ogg(tmp_path: Path) -> Path:
 
 
 def test_whole_and_joined_oggs_are_not_damaged(ogg: Path) -> None:
-    """The checksums and numbers of all pages are right, also where they begin again."""
+    """An Ogg whose pages have correct checksums and numbers is not damaged, even if the numbers start again."""
     assert not ogg_is_damaged(ogg)
     ogg.write_bytes(2 * ogg.read_bytes())
     assert not ogg_is_damaged(ogg)
 
 
 def test_a_missing_page_a_wrong_byte_and_other_bytes_are_damage(ogg: Path) -> None:
-    """Each is found by itself."""
+    """An Ogg is damaged if one page is missing, one byte is wrong, or other bytes are between two pages."""
     data = ogg.read_bytes()
     pages = [at for at in range(len(data)) if data[at : at + 4] == b"OggS"]
     changed = bytearray(data)
@@ -34,7 +34,7 @@ def test_a_missing_page_a_wrong_byte_and_other_bytes_are_damage(ogg: Path) -> No
 
 
 def test_an_mp3_that_was_cut_names_more_bytes_than_it_has(tmp_path: Path) -> None:
-    """The Xing or Info header tells it, behind tags as well; without one nothing does."""
+    """A cut MP3 is recognised by its Xing or Info header, also behind tags; without a header it is not."""
     path = tmp_path / "a.mp3"
     Making(None, (Sound("libmp3lame", seconds=4.0),), "mp3")(path)
     data = path.read_bytes()
@@ -49,7 +49,7 @@ def test_an_mp3_that_was_cut_names_more_bytes_than_it_has(tmp_path: Path) -> Non
 
 
 def test_a_matroska_is_complete_with_all_bytes_of_its_segment(tmp_path: Path) -> None:
-    """One that was cut is not, nor is one whose size was not known as it was begun."""
+    """A Matroska file that was cut, or whose segment has no size, is not complete."""
     path = tmp_path / "a.mkv"
     Making(Picture(), (Sound(),), "matroska")(path)
     assert matroska_is_complete(path)

@@ -130,7 +130,7 @@ def test_the_older_theano_file_says_what_to_use(tmp_path: Path) -> None:
 @pytest.mark.parametrize("where", ["ConvBNEluDr", "model_weights", "model_weights/conv2d_2", KERNEL, BIAS])
 @pytest.mark.parametrize("how", ["external link", "external storage", "virtual"])
 def test_another_file_is_never_opened(keras_file: Path, tmp_path: Path, where: str, how: str) -> None:
-    """Not even a pipe, which would be waited for: a link, external storage or a virtual dataset to it is refused."""
+    """A link, external storage or virtual dataset that refers to another file is refused without opening it."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with h5py.File(keras_file, "r+") as file:

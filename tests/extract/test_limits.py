@@ -95,7 +95,7 @@ def test_a_bug_in_a_worker_ends_the_run(kind: str, expected: type[Exception]) ->
 
 @pytest.mark.parametrize("error", pool.PROGRAM_ERRORS)
 def test_no_error_of_the_program_becomes_a_refusal(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each passes through the worker's side and the parent's side as it is."""
+    """A programming error is raised unchanged by the worker and by the parent process."""
 
     def fail(task: Task) -> None:
         raise error("a bug")

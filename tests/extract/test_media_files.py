@@ -28,7 +28,7 @@ def names_of(folder: Path) -> tuple[list[str], dict[str, list[str]]]:
 
 
 def test_hidden_system_and_other_files_are_left_out_by_reason(tmp_path: Path) -> None:
-    """Each reason has a line with the count and the first names; a folder that is left out counts once."""
+    """Each reason to ignore files makes one line with the count and the first names; an ignored folder counts once."""
     touch(tmp_path, "b.MP4", "a.flac", "live/c.webm", "notes.txt", "clip", "x.mp4/y.mp4")
     hidden = (".ipynb_checkpoints", ".Trash-1000", ".AppleDouble", "@eaDir", "$RECYCLE.BIN", "__MACOSX", "lost+found")
     hidden = (*hidden, "#recycle", "System Volume Information")
@@ -44,7 +44,7 @@ def test_hidden_system_and_other_files_are_left_out_by_reason(tmp_path: Path) ->
 
 
 def test_links_are_followed_and_each_folder_is_read_once(tmp_path: Path) -> None:
-    """Loops end; a folder inside the tree keeps its own name; of two links to one folder the upper one counts."""
+    """Links that form a loop end; a folder in the tree keeps its name; of two links to a folder the upper is read."""
     data, disk = tmp_path / "data", tmp_path / "disk"
     touch(data, "happy/1.mp4", "sad/2.mp4")
     touch(disk, "fear/3.mp4", "more/deep/4.mp4")
@@ -66,7 +66,7 @@ def test_links_are_followed_and_each_folder_is_read_once(tmp_path: Path) -> None
 
 
 def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its files would be missing silently otherwise; a hidden one is not opened at all."""
+    """A folder that cannot be listed is an error, and a hidden folder is not opened."""
     touch(tmp_path, "a.mp4", "shut/b.mp4", "lost+found/c.mp4")
     listed: Callable[..., object] = os.scandir
 

@@ -161,7 +161,7 @@ def test_a_missing_or_full_dev_shm_is_named(monkeypatch: pytest.MonkeyPatch, tmp
 
 
 def test_other_errors_of_locks_are_not_blamed_on_dev_shm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Too many open files is another cause, and stays what it is; where all is well, nothing is raised."""
+    """Errors of locks with another cause, such as too many open files, are raised unchanged."""
     check_locks()
 
     def refused(self: object) -> None:

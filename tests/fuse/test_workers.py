@@ -25,7 +25,7 @@ def test_results_carry_their_place() -> None:
 def test_without_dev_shm_the_heads_are_fitted_in_one_process(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, since_import: bool
 ) -> None:
-    """Where no locks can be made the results are the same, and one warning says why and what to do."""
+    """Without `/dev/shm` the heads are fitted in one process with the same results and one warning."""
 
     def refused(self: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

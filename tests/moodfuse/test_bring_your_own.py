@@ -84,7 +84,7 @@ def test_export_and_import_as_commands(work: Path, capsys: pytest.CaptureFixture
 
 
 def test_columns_of_a_table_from_pandas(work: Path) -> None:
-    """The index is passed over with a line, a code for the label refused, --columns chooses; only results on stdout."""
+    """For a table from pandas the index is ignored, a code for the label refused, and `--columns` selects columns."""
     rng = np.random.default_rng(0)
     with open("table.csv", "w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
@@ -93,7 +93,7 @@ def test_columns_of_a_table_from_pandas(work: Path) -> None:
     options = ("cache", "import", "--cache", "work", "--source", "mine", "--holdout", "*", "--labels", "labels.csv")
     options += ("--folds", "3")
     refused = CliRunner().invoke(group, [*options, "table.csv"])
-    assert refused.exit_code != 0 and "determine the label of all 24 clips, " in str(refused.exception)
+    assert refused.exit_code != 0 and "encode the label in all 24 clips, " in str(refused.exception)
     done = CliRunner().invoke(group, [*options, "--columns", "feat_0", "--columns", "feat_1", "table.csv"])
     assert done.stdout.startswith("24 clips, embedding 2; 24 rows written to source mine, holdout *\n")
     assert done.stderr.splitlines() == [

@@ -91,7 +91,7 @@ def test_a_config_file_sets_options_and_flags_win(tmp_path: Path, monkeypatch: p
     ],
 )
 def test_config_files_of_every_editor(content: bytes, said: str, tmp_path: Path, monkeypatch, capfd) -> None:
-    """A byte order mark is no matter; one value stands for a list of one; other encodings and shapes are named."""
+    """A TOML file may have a byte order mark and one value for a list; other encodings and types are errors."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "fuse.toml").write_bytes(content)
     with pytest.raises(SystemExit) as stopped:
@@ -144,13 +144,13 @@ def run_shell(line: str, **environment: str) -> "subprocess.CompletedProcess[str
     ],
 )
 def test_streams_that_are_closed_or_full(line: str, code: int, message: str) -> None:
-    """A closed stream is like the null device; standard output that cannot be written is an error with its cause."""
+    """A closed stream acts like the null device; a full standard output is an error that names the cause."""
     done = run_shell(line)
     assert done.returncode == code and message in done.stderr and len(done.stderr.splitlines()) == bool(message)
 
 
 def test_the_table_of_weights_is_printed_in_any_encoding() -> None:
-    """No column is cut and the lines are drawn in ASCII, so nothing is escaped."""
+    """The table of weights needs only ASCII characters, and no column is cut."""
     done = run_shell("$MOODFUSE weights ls", PYTHONIOENCODING="latin-1")
     assert done.returncode == 0 and not done.stderr and "c3d-sports1m" in done.stdout
     assert done.stdout.isascii() and "\\u" not in done.stdout

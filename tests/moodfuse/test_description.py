@@ -19,7 +19,7 @@ def card(label: str) -> ModelCard:
         name=label,
         run="run-1",
         protocol="crossfit",
-        head="soft`max",
+        head="softmax",
         level="logits",
         classes=tuple(sorted(("sad", label))),
         sources=(ModelSource(RECIPE, None, (), 0),),
@@ -51,7 +51,7 @@ def card(label: str) -> ModelCard:
     ],
 )
 def test_a_label_is_shown_as_it_is(label: str, shown: str) -> None:
-    """Heading, list of labels, numbers of clips and notes hold the label escaped, and never raw."""
+    """The heading, the labels, the counts of clips and the notes of MODEL.md show the label escaped, never raw."""
     text = described(card(label))
     assert text.startswith(f"# {shown}\n")
     assert f"- trained on 8 clips in 8 groups: {shown} 4, sad 4\n" in text
@@ -59,12 +59,12 @@ def test_a_label_is_shown_as_it_is(label: str, shown: str) -> None:
     assert text.count(shown) == 4 and (shown == label or label not in text.replace(shown, ""))
 
 
-def test_sources_and_heads_cannot_break_out() -> None:
-    """A source is escaped; a head stands between backticks, of which it can hold none."""
-    assert r"- sources: onedmcnn\|x; head `soft'max` on logits" in described(card("happy"))
+def test_names_of_sources_are_escaped() -> None:
+    """A source whose name has a Markdown character is escaped in MODEL.md."""
+    assert r"- sources: onedmcnn\|x; head softmax on logits" in described(card("happy"))
 
 
 def test_the_table_has_three_columns_whatever_the_label() -> None:
-    """Rows of the table of scores hold no name."""
+    """The table of scores has three columns even if a label contains a column separator."""
     rows = [line for line in described(card("a|b")).splitlines() if line.startswith("|")]
     assert len(rows) == 2 + len(METRICS) and {len(re.split(r"(?<!\\)\|", row)) for row in rows} == {5}

@@ -38,7 +38,7 @@ def test_the_model_imputes_if_extract_did(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Also where no training clip lacked a stream; fuse --missing wins over what extract was given."""
+    """The model imputes if `extract` did, even if no training clip needed it; `fuse --missing` overrides this."""
     monkeypatch.setattr(type(trained.cache), "reading", reading)
     done = export_model(trained.cache, trained.fewer, ExportSettings(QUICK, tmp_path / "model", missing))
     assert done.card.impute is impute
@@ -47,15 +47,15 @@ def test_the_model_imputes_if_extract_did(
 def test_options_of_extract_that_predict_needs_too_are_said(
     trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the log and in MODEL.md; of options at their default nothing is said."""
+    """The log and MODEL.md name the options to pass to `predict`; options at their default are not named."""
     reading = {"missing": "impute", "allow-partial": True, "deadline": 600.0, "group-pattern": "([a-z]+) -"}
     monkeypatch.setattr(type(trained.cache), "reading", reading)
     said: list[str] = []
     settings = ExportSettings(QUICK, tmp_path / "model")
     done = export_model(trained.cache, trained.fewer, settings, say=said.append)
     assert said == [
-        "extract read the training clips with --allow-partial --deadline 600; give predict the same to take such files",
-        "extract grouped the training clips with --group-pattern '([a-z]+) -'; give evaluate --model the same",
+        "extract read the training clips with --allow-partial --deadline 600; pass the same options to predict",
+        "extract grouped the training clips with --group-pattern '([a-z]+) -'; pass the same to evaluate --model",
     ]
     text = (done.folder / "MODEL.md").read_text(encoding="utf-8")
     assert all(f"Note: {line}." in text for line in said)
@@ -64,7 +64,7 @@ def test_options_of_extract_that_predict_needs_too_are_said(
 
 
 def test_windows_of_another_length_than_predict_reads_are_said() -> None:
-    """How many clips have one, and how long; clips of the whole 30 s count as the default."""
+    """The note counts the clips whose window is not 30 s long, and gives the lengths."""
 
     def notes(*ends: float | None) -> tuple[str, ...]:
         clips = [SimpleNamespace(clip=SimpleNamespace(start_s=5.0, end_s=end)) for end in ends]

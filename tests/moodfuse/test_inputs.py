@@ -54,7 +54,7 @@ def test_a_list_of_no_file_is_refused(name: str, text: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", ["list.txt", "list.csv"])
 def test_a_pipe_in_place_of_a_list_is_refused_at_once(name: str, tmp_path: Path) -> None:
-    """It is not waited for."""
+    """A named pipe in place of a list is an error, and the command does not wait for its writer."""
     os.mkfifo(tmp_path / name)
     with pytest.raises(InputError, match="cannot be read .is a pipe; expected a regular file"):
         list(expand([str(tmp_path / name)]))
@@ -84,7 +84,7 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pyte
 
 
 def test_lists_are_read_as_data_sets_are(tmp_path: Path) -> None:
-    """Semicolons and tabs separate too; a path with a space at its end is one if there is such a file."""
+    """Lists may be separated by semicolons or tabs; a path keeps a space at its end if such a file exists."""
     for name in ("end.mp4 ", "a.mp4"):
         (tmp_path / name).touch()
     (tmp_path / "one.csv").write_text("\ufeffpath;start_s;end_s\nend.mp4 ;1;2\n a.mp4 ;;\n;;\n")
@@ -101,7 +101,7 @@ def test_lists_are_read_as_data_sets_are(tmp_path: Path) -> None:
 
 
 def test_what_a_folder_leaves_out_is_said(tmp_path: Path) -> None:
-    """Songs of every documented suffix are taken, linked folders too; the rest is counted and named by reason."""
+    """A folder gives its audio files and those of linked folders; other files are counted and named by reason."""
     (tmp_path / "far").mkdir()
     (tmp_path / "far/song.opus").touch()
     songs = tmp_path / "songs"
@@ -119,7 +119,7 @@ def test_what_a_folder_leaves_out_is_said(tmp_path: Path) -> None:
 
 
 def test_windows_longer_than_the_audio_that_is_read_are_said(tmp_path: Path) -> None:
-    """As `check` and `extract` do, with both counts."""
+    """`predict` warns with both counts, as `check` and `extract` do, if windows are longer than 30 s."""
     (tmp_path / "some.csv").write_text("path,start_s,end_s\na.mp4,0,60\nb.mp4,0,30\n")
     said: list[str] = []
     assert len(expand([str(tmp_path / "some.csv")], say=said.append)) == 2

@@ -212,7 +212,7 @@ def test_no_more_processes_are_started_than_there_are_files(talker: Talker) -> N
 
 
 def test_files_without_a_stream_are_counted_with_the_remedy(talker: Talker, tmp_path: Path) -> None:
-    """Where the model reads audio and video; other refusals are no matter."""
+    """Files without audio or without video are counted with the remedy; other refusals are not counted."""
     for name in ("a.mp4", "b.mp3"):
         (tmp_path / name).touch()
     talker.bad, said = {str(tmp_path / "b.mp3")}, list[str]()

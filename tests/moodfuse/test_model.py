@@ -120,7 +120,7 @@ def test_a_file_without_a_view_is_refused_or_filled_in(trained: Any, models: Mod
 
 
 def test_a_song_is_labelled_by_a_model_that_reads_audio_only(models: Models, tmp_path: Path) -> None:
-    """MP3 and FLAC, as any other file; MODEL.md says that they are."""
+    """A model that reads audio only labels MP3 and FLAC files, and MODEL.md says so."""
     import av
 
     wave = (0.3 * np.sin(np.arange(32_000) * 0.09)).astype(np.float32)

@@ -103,7 +103,7 @@ def test_a_reader_that_has_gone_is_no_fault() -> None:
 
 
 def test_control_characters_do_not_reach_a_terminal() -> None:
-    """A table for people escapes them always, CSV on a terminal only, so that a file can be read back."""
+    """A text table escapes control characters, and CSV does so only on a terminal."""
     name = "a\x1b[2J\r.mp4"
     refused = row(Refusal(name, "x", f"{name}: \x9b31m"))
     stream = io.StringIO()

@@ -103,7 +103,7 @@ def test_a_port_that_is_taken_is_named() -> None:
 
 @pytest.mark.parametrize("name", ["http://mood.example.org", "mood.example.org:443", "a@b", "a b", "*.example.org"])
 def test_a_name_that_no_request_can_have_is_refused(name: str) -> None:
-    """--allow-host takes a bare host name; anything else would never match."""
+    """`--allow-host` accepts a host name only, without port, scheme or path."""
     done = CliRunner().invoke(serve_command, ["--model", "m", "--allow-host", name])
     assert f"--allow-host {name!r}: expected a host name" in str(done.exception)
 

@@ -332,7 +332,7 @@ def test_a_slow_upload_is_ended(quiet: Any, clip: bytes) -> None:
 
 
 def test_uploads_that_trickle_keep_nobody_out(tmp_path: Path, clip: bytes) -> None:
-    """Below the least rate an upload is 408 long before its time is over, so that its place is free for others."""
+    """An upload below the minimum rate is answered 408 early, so that its slot is free for others."""
     limits = replace(LIMITS, upload_s=60.0, request_s=20.0, grace_s=0.4, upload_rate=1000.0)
     with service(tmp_path, limits=limits) as running:
 
@@ -377,7 +377,7 @@ def test_uploads_that_trickle_keep_nobody_out(tmp_path: Path, clip: bytes) -> No
 )
 @pytest.mark.parametrize("first", ["POST /predict", "GET /health"])
 def test_a_request_with_two_ends_is_refused_and_the_connection_closed(quiet: Any, first: str, lines: str) -> None:
-    """What stands behind such a request is never answered as a second one."""
+    """A request with Content-Length and Transfer-Encoding is refused, and bytes after it are not read as a request."""
     head = TO_HERE.replace("POST /predict", first)
     smuggled = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
     answer = quiet.raw(f"{head}{lines}\r\n\r\n0\r\n\r\n".encode() + smuggled)
@@ -437,13 +437,13 @@ def test_only_this_page_and_programs_may_post(quiet: Any, clip: bytes) -> None:
 
 @pytest.mark.parametrize("hosts", ["", "Host: localhost\r\nHost: localhost\r\n", "Host: localhost\r\nHost: evil\r\n"])
 def test_a_request_needs_one_host(quiet: Any, hosts: str) -> None:
-    """No `Host`, or two, is no HTTP/1.1."""
+    """An HTTP/1.1 request without a `Host` header, or with two, is malformed."""
     answer = quiet.raw(f"GET /health HTTP/1.1\r\n{hosts}\r\n".encode())
     assert answer.startswith(b"HTTP/1.1 400") and b'"malformed"' in answer
 
 
 def test_where_any_name_is_taken_a_malformed_one_is_not() -> None:
-    """Off loopback, without --allow-host, any host name will do, and a request of HTTP/1.0 may have none."""
+    """Without `--allow-host`, outside loopback, any valid host name is accepted, and HTTP/1.0 needs none."""
     for host, taken in (("mood.example.org", True), ("[2001:db8::1]:80", True), ("", True), ("evil@a", False)):
         found = refusal("GET", Headers({"host": host}), hosts=None)
         assert (found is None) == taken, host
