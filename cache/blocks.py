@@ -85,7 +85,7 @@ def part_files(folder: Path) -> list[Path]:
 
 @contextmanager
 def opened(owner: Owner, file: Path) -> Iterator[tuple[Mapping[str, h5py.Dataset], Mapping[str, Any]]]:
-    """The arrays of a checked part for reading, with its attributes, held to whose rows it says it has.
+    """The arrays of a checked part for reading, with its attributes, after checking that it belongs to `owner`.
 
     Raises
     ------
@@ -103,7 +103,8 @@ def open_features(file: Path) -> Iterator[tuple[Mapping[str, h5py.Dataset], Mapp
     Raises
     ------
     DamagedPartError
-        If it is not what its name says, or holds something else than features.
+        If it is not what its name says, or holds something else than features: it has no clips, no embedding, arrays of
+        another form, or logits that do not fit its classes.
     """
     with open_part(file) as (part, attributes):
         if attributes.get("format") != FORMAT:
@@ -111,10 +112,14 @@ def open_features(file: Path) -> Iterator[tuple[Mapping[str, h5py.Dataset], Mapp
         classes = attributes.get(CLASSES, [])
         if not isinstance(classes, list) or not all(isinstance(label, str) for label in classes):
             raise DamagedPartError(f"{file}: its classes are {classes!r:.99}; expected a list of labels")
-        if "clip" not in part:
-            raise DamagedPartError(f"{file}: has no array 'clip'")
+        for name in ("clip", "embedding"):
+            if name not in part:
+                raise DamagedPartError(f"{file}: has no array {name!r}")
         for name, data in part.items():
             _check_array(file, name, data, part["clip"].shape[:1])
+        width = part["logits"].shape[1] if "logits" in part else 0
+        if classes and width != len(classes):
+            raise DamagedPartError(f"{file}: has {width} columns of logits; expected {len(classes)}, one per class")
         yield part, attributes
 
 
@@ -122,8 +127,11 @@ def _check_array(file: Path, name: str, data: h5py.Dataset, rows: tuple[int, ...
     """Check that an array is what a part of features has: clips as 64 bytes each, or float32 with a row a clip."""
     dtype, ndim = (_CLIP, 1) if name == "clip" else (_VALUE, 2)
     if data.dtype != dtype or len(data.shape) != ndim or data.shape[:1] != rows or data.chunks:
+        found = f"bytes of length {data.dtype.itemsize}" if data.dtype.kind == "S" else data.dtype
+        wanted = "bytes of length 64 and shape (N,)" if name == "clip" else f"float32 of shape ({[*rows, 'N'][0]}, D)"
         raise DamagedPartError(
-            f"{file}: {name} is {data.dtype}{list(data.shape)}; expected {dtype}{[*rows, 'D'][:ndim]}, not compressed"
+            f"{file}: {name} is {found} of shape {data.shape}{', stored in chunks' if data.chunks else ''}; expected "
+            f"{wanted}, stored without chunks or compression"
         )
 
 

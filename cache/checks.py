@@ -4,7 +4,7 @@ Each check raises `DamagedPartError`, or whatever reading the file raises; `cach
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from cache.audits import FORMAT_OF_MARKS, audit_in, check_marks
@@ -22,13 +22,15 @@ from cache.media import FORMAT as FORMAT_OF_MEDIA
 from cache.media import check_media
 from cache.named_json import check_keys, read_named
 from cache.outcomes import read_outcome
-from cache.parts import SCHEMA, read_part, verify_part
+from cache.parts import SCHEMA, open_part, verify_part
 from cache.recipe import Recipe
 from cache.runs import check_predictions
 from cache.seals import check_sealed
 from cache.store import check_trained
 from cache.tables import ATTRIBUTES, ClipTable
 
+WAVEFORM_SAMPLES = 480_000
+"""Length of every waveform: 30 seconds at 16 kHz."""
 Check = Callable[[Entry], Digests | None]
 """Takes a file; returns the clips that it holds features of."""
 
@@ -84,6 +86,10 @@ def _media(entry: Entry) -> None:
     arrays, attributes = verify_part(entry.path)
     check_place(entry.path, attributes, form=FORMAT_OF_MEDIA)
     check_media(entry.path, arrays, attributes)
+    if attributes["view"] == "sound":
+        length, samples = len(arrays["waveform"]), attributes["waveform_samples"]
+        _demand(length, WAVEFORM_SAMPLES, f"its waveform has {length} samples; expected {WAVEFORM_SAMPLES}")
+        _demand(0 <= samples <= length, True, f"says that {samples} of its {length} samples were in the file")
 
 
 def _marks(entry: Entry) -> None:
@@ -127,8 +133,20 @@ def _run(entry: Entry) -> None:
     values = _json(entry)
     predictions = values.pop("predictions")
     _demand(predictions.rpartition("/")[2], predictions, "names predictions in another folder")
-    _, attributes = read_part(entry.path.with_name(predictions), names=())
-    _demand(attributes["record"], digest16(values), "is not the record that was written with the predictions")
+    with open_part(entry.path.with_name(predictions)) as (part, attributes):
+        _demand(attributes["record"], digest16(values), "is not the record that was written with the predictions")
+        _check_shapes({name: array.shape for name, array in part.items()}, values)
+
+
+def _check_shapes(shapes: Mapping[str, tuple[int, ...]], values: Mapping[str, Any]) -> None:
+    """Check that predictions have probabilities for every result of a run, and a row for every clip."""
+    wanted = (len(values["ids"]), len(values["classes"]))
+    for number in range(len(values["results"])):
+        name = f"probabilities_{number:04d}"
+        _demand(name in shapes, True, f"its predictions have no array {name!r}")
+    for name, shape in shapes.items():
+        expected = (len(values.get("repeat_folds", ())), *wanted) if name.startswith("repeats_") else wanted
+        _demand(shape, expected, f"its predictions have {name} of shape {shape}; expected {expected}")
 
 
 def _predictions(entry: Entry) -> None:

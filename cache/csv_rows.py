@@ -50,7 +50,7 @@ def csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
                         _check_row(f"{file}, line {line}", names, cells, separator, text)
                         yield line, cells
                     else:
-                        names = _header(file, line, [cell.strip() for cell in cells])
+                        names = _header(f"{file}, line {line}", cells, separator, text)
                         yield line, names
                 line = reader.line_num + 1
     except csv.Error as error:
@@ -77,11 +77,15 @@ def _separator(header: str) -> str:
     return "," if "," in unquoted else max(",;\t", key=unquoted.count)
 
 
-def _header(file: Path, line: int, names: list[str]) -> list[str]:
+def _header(where: str, cells: Sequence[str], separator: str, text: str) -> list[str]:
+    """The names in a header, whose text is `text`, or an error if they cannot be used."""
+    names = [cell.strip() for cell in cells]
     if doubled := sorted(name for name, count in Counter(names).items() if name and count > 1):
-        raise InputError(f"{file}, line {line}: column {doubled[0]!r} stands there twice; drop one")
+        raise InputError(f"{where}: column {doubled[0]!r} occurs twice; remove one")
     if any("\0" in name for name in names):
-        raise InputError(f"{file}, line {line}: holds NUL characters; is the file UTF-16? Save it as UTF-8")
+        raise InputError(f"{where}: holds NUL characters; is the file UTF-16? Save it as UTF-8")
+    for name, cell in zip(names, cells, strict=True):
+        _check_quote(where, name, cell, separator, text)
     return names
 
 
@@ -99,9 +103,14 @@ def _check_row(where: str, names: Sequence[str], cells: Sequence[str], separator
     for name, cell in zip(names, cells, strict=True):
         if "\0" in cell:
             raise InputError(f"{where}: {name} holds a NUL character, which no name has; is the file UTF-16?")
-        blank_then_quote = cell[:1].isspace() and cell.lstrip()[:1] == '"'
-        if blank_then_quote and (separator + cell in text or text.startswith(cell)):  # in quotes it would be doubled
-            raise InputError(f"{where}: {name} has a blank before its quote; remove the blank")
+        _check_quote(where, name, cell, separator, text)
+
+
+def _check_quote(where: str, name: str, cell: str, separator: str, text: str) -> None:
+    """Refuse a cell with a blank before its quote, whose quotes would be part of the value."""
+    blank_then_quote = cell[:1].isspace() and cell.lstrip()[:1] == '"'
+    if blank_then_quote and (separator + cell in text or text.startswith(cell)):  # a quoted cell has its quotes doubled
+        raise InputError(f"{where}: {name} has a blank before its quote; remove the blank")
 
 
 def check_columns(file: Path, names: Sequence[str], wanted: Sequence[str]) -> None:

@@ -193,12 +193,13 @@ def table_features(
 
 
 def _numbers_rows(values: np.ndarray) -> bool:
-    """Whether values [N] are whole numbers that rise from row to row, or 0 to N-1 or 1 to N in any order."""
-    if len(values) < FEWEST_ROWS or not (values == np.round(values)).all():
+    """Whether values [N] are 0 to N-1, or 1 to N, in any order."""
+    if len(values) < FEWEST_ROWS:
         return False
     first = values.min()
-    shuffled = first in (0, 1) and np.array_equal(np.sort(values), np.arange(first, first + len(values)))
-    return bool(shuffled or (values[1:] > values[:-1]).all())
+    if first not in (0, 1) or values.max() != first + len(values) - 1:
+        return False
+    return np.array_equal(np.sort(values), np.arange(first, first + len(values)))
 
 
 def read_features(file: Path, *, ids: Path | None = None, columns: Sequence[str] = ()) -> Features:

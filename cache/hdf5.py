@@ -1,8 +1,8 @@
-"""HDF5 files that anybody may have made, opened so that nothing outside the file is read.
+"""Open untrusted HDF5 files without reading any other file.
 
 An HDF5 file can link to other files, keep the values of an array in other files, and declare an array that is far
-larger than the file. A checksum does not tell, since whoever makes such a file can write a checksum that fits. So the
-links, the storage and the size of an array are checked before its first value is read.
+larger than the file. A checksum does not protect against this: the author of a malicious file can write a matching one.
+So the links, the storage and the size of an array are checked before its first value is read.
 """
 
 import math

@@ -39,7 +39,7 @@ def read_labels(file: Path) -> list[ClipStatus]:
     Raises
     ------
     InputError
-        If a column, an id or a label is missing, an id stands there twice, or a cell cannot be used; it names the line.
+        If a column, an id or a label is missing, an id occurs twice, or a cell cannot be used; it names the line.
     """
     rows = csv_rows(file)
     _, names = next(rows)

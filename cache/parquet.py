@@ -67,7 +67,7 @@ def read_parquet(file: Path, wanted: Sequence[str] = ()) -> Features:
         _check_size(file, source.metadata)
         schema = source.schema_arrow
         if doubled := sorted({name for name in schema.names if schema.names.count(name) > 1}):
-            raise InputError(f"{file}: column {doubled[0]!r} stands there twice; drop one")
+            raise InputError(f"{file}: column {doubled[0]!r} occurs twice; remove one")
         kinds = dict(zip(schema.names, schema.types, strict=True))
         _check_texts(file, kinds.get("id"))
         if "embedding" in kinds and not wanted:

@@ -109,7 +109,7 @@ def whole_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cache.select([STILL, NET], command="moodfuse extract clips --cache work", reading={"missing": "impute"})
     first = statuses[0].digest
     cache.write_outcome(Outcome(first, ok=True, duration_s=30.0, decoder="test"))
-    sound = Media(np.zeros((0, 0, 0, 3), np.uint8), np.zeros(0), np.zeros(16, np.float32), 16)
+    sound = Media(np.zeros((0, 0, 0, 3), np.uint8), np.zeros(0), np.zeros(480_000, np.float32), 16)
     MediaStore(cache.path / "media", Rendition("sound", "test")).write(first, sound)
     peaks = np.arange(3, dtype=np.uint16)
     MarkStore(cache, "test").write(first, ClipMarks(peaks, peaks, np.zeros(1, np.uint64), np.zeros(1)))

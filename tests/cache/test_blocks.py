@@ -1,11 +1,13 @@
 """Which parts of a folder are taken: those that say that they belong there, with each clip once."""
 
+import re
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from cache.blocks import held, part_files, read_rows
+from cache.blocks import held, open_features, part_files, read_rows
+from cache.errors import DamagedPartError
 from cache.parts import write_part
 from cache.recipe import Recipe
 from cache.store import FeatureCache
@@ -42,3 +44,59 @@ def test_a_part_that_holds_a_clip_twice_is_damaged(small_cache: MakeCache) -> No
     (fault,) = verify(cache.path).faults
     assert f"holds clip {clips[4].decode()[:16]} twice" in fault.reason
     assert not len(held(owner))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "classes", "reason"),
+    [
+        ({}, [], "has no array 'embedding'"),
+        ({"logits": 2}, ["a", "b"], "has no array 'embedding'"),
+        ({"embedding": 3}, ["a", "b"], "has 0 columns of logits; expected 2, one per class"),
+        ({"embedding": 3, "logits": 3}, ["a", "b"], "has 3 columns of logits; expected 2, one per class"),
+        ({"embedding": 3}, [], None),
+        ({"embedding": 3, "logits": 2}, [], None),
+        ({"embedding": 3, "logits": 2}, ["a", "b"], None),
+    ],
+)
+def test_a_part_has_an_embedding_and_the_logits_of_its_classes(
+    small_cache: MakeCache, arrays: dict[str, int], classes: list[str], reason: str | None
+) -> None:
+    """A source may have no logits, and a part may not name their classes; what is named has to be there."""
+    cache = small_cache()
+    owner, clips = cache.owner(STILL, None), cache.clips.digests
+    cache.write_recipe(STILL)
+    values = {name: np.ones((len(clips), width), np.float32) for name, width in arrays.items()}
+    attributes = owner.attributes | ({"classes": classes} if classes else {})
+    write_part(owner.folder, "a", {"clip": clips, **values}, attributes)
+    assert [fault.reason for fault in verify(cache.path).faults] == ([] if reason is None else [reason])
+    assert len(held(owner)) == (len(clips) if reason is None else 0)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"embedding": np.ones((18, 2))},
+            "embedding is float64 of shape (18, 2); expected float32 of shape (18, D), stored without chunks or "
+            "compression",
+        ),
+        ({"embedding": np.ones(18, np.float32)}, "embedding is float32 of shape (18,); expected float32 of shape (18"),
+        ({"clip": np.zeros(18, "S65")}, "clip is bytes of length 65 of shape (18,); expected bytes of length 64 and"),
+        (
+            {"clip": np.zeros((18, 1), "S64")},
+            "clip is bytes of length 64 of shape (18, 1); expected bytes of length 64 and",
+        ),
+    ],
+)
+def test_arrays_of_another_form_are_described(
+    small_cache: MakeCache, changed: dict[str, np.ndarray], message: str
+) -> None:
+    """The message has the type and the shape that were found and expected."""
+    cache = small_cache()
+    owner, clips = cache.owner(STILL, None), cache.clips.digests
+    arrays = {"clip": clips, "embedding": np.ones((len(clips), 2), np.float32), **changed}
+    with (
+        pytest.raises(DamagedPartError, match=re.escape(message)),
+        open_features(write_part(owner.folder, "a", arrays, owner.attributes)),
+    ):
+        pass

@@ -4,7 +4,6 @@ import csv
 import io
 import os
 import sys
-import time
 import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
@@ -199,7 +198,7 @@ def test_columns_of_a_csv(known: FeatureCache, tmp_path: Path) -> None:
         ("id,e0,e2\n", "column e1 is missing"),
         ("id,label\n", "no column of an embedding"),
         ("e0,e1\n", r"column\(s\) id missing, found 'e0, e1'"),
-        ("id,e0,e0\n", "line 1: column 'e0' stands there twice"),
+        ("id,e0,e0\n", "line 1: column 'e0' occurs twice"),
         ("id,x\nclip 0,1\nclip 1,tall\n", "line 3: column 'x' is 'tall'; expected a number"),
         ("id,x\nclip 0,1_000\n", "line 2: column 'x' is '1_000'; expected a number"),
         ("id,x\nclip 0,٣\n", "line 2: column 'x' is '٣'; expected a number"),
@@ -301,7 +300,6 @@ def taken(found: Features) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str,
         ("row", range(ROWS)),
         ("row", range(1, ROWS + 1)),
         ("row", [7, 3, 11, 0, 1, 2, 9, 8, 10, 4, 6, 5]),
-        ("key", [3, 8, 9, 100, 101, 102, 200, 300, 301, 302, 303, 999]),
     ],
 )
 def test_index_columns_are_passed_over(tmp_path: Path, name: str, values: Any, form: str) -> None:
@@ -317,12 +315,15 @@ def test_index_columns_are_passed_over(tmp_path: Path, name: str, values: Any, f
 
 @pytest.mark.parametrize("form", [".csv", ".parquet"])
 def test_numbers_that_do_not_number_rows_are_features(tmp_path: Path, form: str) -> None:
-    """Columns of counts with ties, of falling or fractional numbers, and e0, e1, ... are part of the embedding."""
+    """Sorted whole numbers with gaps, counts with ties, fractions, and whatever is called e0, e1, ... stay."""
     columns = {
+        "bpm": [60, 61, 62, 70, 71, 75, 80, 90, 100, 120, 121, 180],
+        "gap": [*range(ROWS - 1), ROWS],
+        "consecutive": list(range(2, ROWS + 2)),
         "ties": [0, *range(ROWS - 1)],
         "falling": list(range(2 * ROWS, ROWS, -1)),
         "halves": [row / 2 for row in range(ROWS)],
-        "large": [2.0**row for row in range(ROWS)][::-1],
+        "large": [2.0**row for row in range(ROWS)],
     }
     assert taken(read_features(table_file(tmp_path, columns, form))) == (tuple(columns), (), ())
     named = {"e0": list(range(ROWS)), "e1": columns["ties"]}
@@ -578,11 +579,10 @@ def test_a_pipe_or_a_folder_is_refused_at_once(tmp_path: Path, name: str, make: 
         read_labels(tmp_path / name)
 
 
-def test_a_csv_of_very_many_columns_is_read_in_seconds(tmp_path: Path) -> None:
-    """Duplicate names are searched in one pass, so that a CSV of very many columns is read in seconds."""
-    names = ",".join(f"c{number}" for number in range(200_000))
+@pytest.mark.timeout(60)
+def test_a_csv_of_very_many_columns_is_read(tmp_path: Path) -> None:
+    """Repeated names are found in one pass: comparing each with all would take minutes."""
+    names = ",".join(f"c{number}" for number in range(100_000))
     (tmp_path / "wide.csv").write_text(f"id,label,{names},c7\n")
-    began = time.perf_counter()
-    with pytest.raises(InputError, match="column 'c7' stands there twice"):
+    with pytest.raises(InputError, match="column 'c7' occurs twice"):
         read_labels(tmp_path / "wide.csv")
-    assert time.perf_counter() - began < 10

@@ -54,7 +54,7 @@ def test_tables_of_every_origin_are_read(tmp_path: Path, text: str | bytes, ids:
         ("id,label\n", "holds no clip"),
         ("name,label\na,sad\n", r"column\(s\) id missing, found 'name, label'"),
         ("id|label\na|sad\n", r"column\(s\) id, label missing, found 'id\|label'; expected names separated by commas"),
-        ("id,label,label\na,sad,sad\n", "line 1: column 'label' stands there twice"),
+        ("id,label,label\na,sad,sad\n", "line 1: column 'label' occurs twice"),
         ('id,label\n"a\nb",sad\n,sad\n', "line 4: the id is empty"),
         ("id,label\na,sad\nb,\n", "line 3: label '' is empty"),
         ("id,label\na,\u200b\n", r"line 2: label '\\u200b' is empty"),

@@ -5,14 +5,16 @@ import logging
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cache.checks import CHECKS
 from cache.errors import CacheError, InputError, SchemaError
+from cache.identity import canonical_json, digest16
 from cache.layout import entries
-from cache.parts import SCHEMA, write_part
+from cache.parts import SCHEMA, read_part, write_part
 from cache.recipe import Recipe, Tuning
 from cache.repair import Repair, repair
 from cache.store import FeatureCache
@@ -95,6 +97,67 @@ def test_a_part_in_the_wrong_folder_is_bad(whole_cache: FeatureCache) -> None:
     part.rename(there / part.name)
     (fault,) = verify(whole_cache.path).faults
     assert fault.place == place(whole_cache, there / part.name) and f"belongs to net@a/{NET.digest16}" in fault.reason
+
+
+@pytest.mark.parametrize(
+    ("length", "samples", "reason"),
+    [
+        (480_000, 0, None),
+        (480_000, 480_000, None),
+        (479_999, 16, "its waveform has 479999 samples; expected 480000"),
+        (480_001, 16, "its waveform has 480001 samples; expected 480000"),
+        (0, 0, "its waveform has 0 samples; expected 480000"),
+        (480_000, 480_001, "says that 480001 of its 480000 samples were in the file"),
+        (480_000, -1, "says that -1 of its 480000 samples were in the file"),
+    ],
+)
+def test_a_waveform_has_30_seconds(whole_cache: FeatureCache, length: int, samples: int, reason: str | None) -> None:
+    """Whatever its digests; and no more samples count as sound than there are."""
+    part = file_of(whole_cache, "media")
+    _, attributes = read_part(part)
+    part.unlink()
+    arrays = {"waveform": np.zeros(length, np.float32)}
+    write_part(part.parent, part.stem.rpartition("-")[0], arrays, {**attributes, "waveform_samples": samples})
+    assert [fault.reason for fault in verify(whole_cache.path).faults] == ([] if reason is None else [reason])
+
+
+ROW = np.full((18, 2), 0.5)
+GOOD = {"probabilities_0000": ROW, "unscaled_0000": ROW, "repeats_0000": ROW[None]}
+
+
+@pytest.mark.parametrize(
+    ("arrays", "reason"),
+    [
+        (GOOD, None),
+        ({"unscaled_0000": ROW}, "its predictions have no array 'probabilities_0000'"),
+        (
+            {"probabilities_0000": ROW[1:]},
+            "its predictions have probabilities_0000 of shape (17, 2); expected (18, 2)",
+        ),
+        (
+            {"probabilities_0000": ROW[:, :1]},
+            "its predictions have probabilities_0000 of shape (18, 1); expected (18, 2)",
+        ),
+        (GOOD | {"unscaled_0000": ROW[:0]}, "its predictions have unscaled_0000 of shape (0, 2); expected (18, 2)"),
+        (
+            GOOD | {"repeats_0000": np.array([ROW, ROW])},
+            "its predictions have repeats_0000 of shape (2, 18, 2); expected (1, 18, 2)",
+        ),
+    ],
+)
+def test_predictions_have_the_rows_of_their_run(
+    whole_cache: FeatureCache, arrays: dict[str, np.ndarray], reason: str | None
+) -> None:
+    """A row for every clip and a column for every class, in every array of every result."""
+    record, part = file_of(whole_cache, "run"), file_of(whole_cache, "predictions")
+    _, attributes = read_part(part)
+    part.unlink()
+    values = {key: value for key, value in json.loads(record.read_text()).items() if key != "predictions"}
+    values["repeat_folds"] = [values["folds"]]
+    written = write_part(part.parent, "predictions", arrays, {**attributes, "record": digest16(values)})
+    record.write_text(canonical_json({**values, "predictions": written.name}))
+    found = [(fault.kind, fault.reason) for fault in verify(whole_cache.path).faults]
+    assert found == ([] if reason is None else [("run", reason)])
 
 
 def test_rows_that_came_out_twice_are_nondeterminism_and_no_damage(whole_cache: FeatureCache) -> None:

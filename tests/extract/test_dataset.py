@@ -141,7 +141,7 @@ def test_a_csv_gives_groups_windows_folds_and_splits(tmp_path: Path) -> None:
         ("path,label,fold\na.mp4,sad,1.5\n", "expected a whole number"),
         ("path,label\na.mp4,sad\na.mp4,sad\n", "line 3: a.mp4 stands in line 2 already"),
         ("path,label,split\na.mp4,sad,dev\n", "expected 'train' or 'test'"),
-        ("path,label,label\na.mp4,x,y\n", "line 1: column 'label' stands there twice"),
+        ("path,label,label\na.mp4,x,y\n", "line 1: column 'label' occurs twice"),
         ("path,label\na.mp4, live.mp4,sad\n", "line 2: 3 cells; expected 2, .* a comma in double quotes"),
         ("path,label,group\na.mp4,sad\n", "line 2: 2 cells; expected 3"),
         ("path;label;start_s\na.mp4;sad;2,5\n", "line 2: start_s is '2,5'; expected a number such as 2.5"),
