@@ -16,13 +16,16 @@ from cache.errors import InputError
 from cache.files import open_regular
 
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+_STATED = re.compile(r"sep=([,;\t])\s*")
+"""A line that spreadsheets write before the header."""
 _QUOTED = re.compile(r'"[^"]*(?:"|$)')
 
 
 def csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
     """Line number and cells of every row, the header first, its names without the spaces around them.
 
-    The header decides the separator: a comma if it has any, else the more frequent of semicolon and tab. Blank lines,
+    The header decides the separator: a comma if it has any, else the more frequent of semicolon and tab; a line such as
+    ``sep=;`` before it states the separator. Blank lines,
     and rows whose cells are all blank, are skipped.
 
     Raises
@@ -37,6 +40,10 @@ def csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
         with open_regular(file, "r", newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
             first = []
             for text in stream:
+                if stated := _STATED.fullmatch(text):
+                    separator = stated[1]
+                    first.append("\n")
+                    break
                 first.append(text)
                 if text.strip(",; \t\r\n"):
                     separator = _separator(text)
