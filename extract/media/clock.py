@@ -6,7 +6,9 @@ from typing import Any
 RESTART_S = 0.1
 """A packet that lies this much before an earlier one of its stream begins another part."""
 NEAR_START_S = 1.0
+"""In formats that are rarely joined, another part begins within this time of the first packet."""
 GAP_S = 0.5
+"""A longer gap in all streams is taken for lost data."""
 LEAP_S = 10.0
 """A packet that lies this much after all streams begins another part; FFmpeg has the same threshold."""
 LEAPING = frozenset({"mpegts", "mpeg"})
