@@ -10,8 +10,8 @@ from cache.errors import InputError
 from cache.features import first_few
 
 _VIDEO = """
-3g2 3gp 3gpp avi divx dv evo f4v flv gxf h264 hevc ivf m1v m2p m2t m2ts m2v m4v mj2 mk3d mkv mov mp4 mpe mpeg mpg mpv
-mts mxf nut ogm ogv qt rm rmvb ts vob webm wmv asf
+3g2 3gp 3gpp asf avi divx dv evo f4v flv gxf h264 hevc ivf m1v m2p m2t m2ts m2v m4v mj2 mk3d mkv mov mp4 mpe mpeg mpg
+mpv mts mxf nut ogm ogv qt rm rmvb ts vob webm wmv
 """
 _AUDIO = """
 aac ac3 adts aif aifc aiff amr ape au awb caf eac3 ec3 flac m4a m4b m4r mka mp2 mp3 mpa mpc oga ogg opus ra snd spx w64
@@ -74,7 +74,7 @@ def find_media(folder: Path) -> FolderFiles:
         visited.add(real)
         subfolders: list[Path] = []
         for path in _entries(current):
-            if is_hidden(path.name):
+            if _is_hidden(path.name):
                 ignored[HIDDEN].append(path)
             elif os.path.isdir(path):
                 (links if path.is_symlink() else subfolders).append(path)
@@ -86,7 +86,7 @@ def find_media(folder: Path) -> FolderFiles:
     return FolderFiles(tuple(media), ignored)
 
 
-def is_hidden(name: str) -> bool:
+def _is_hidden(name: str) -> bool:
     """Whether a name is one of a hidden file, or of a folder that a system keeps for itself."""
     return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
 

@@ -6,7 +6,9 @@ from typing import Any
 RESTART_S = 0.1
 """A packet that lies this much before an earlier one of its stream begins another part."""
 NEAR_START_S = 1.0
+"""In formats that are rarely joined, another part begins within this time of the first packet."""
 GAP_S = 0.5
+"""A longer gap in all streams is taken for lost data."""
 LEAP_S = 10.0
 """A packet that lies this much after all streams begins another part; FFmpeg has the same threshold."""
 LEAPING = frozenset({"mpegts", "mpeg"})
@@ -31,6 +33,9 @@ class PacketClock:
     ----------
     container : str
         FFmpeg's name of the container format.
+    joined : bool
+        Whether the file may have several parts. After seeking in an Ogg the first packets have guessed times, so a file
+        that is known to have one part must not be searched for more.
 
     Attributes
     ----------
@@ -38,8 +43,9 @@ class PacketClock:
         The end of each stream so far, by its index, seconds.
     """
 
-    def __init__(self, container: str) -> None:
+    def __init__(self, container: str, *, joined: bool = True) -> None:
         self.ends_s: dict[int, float] = {}
+        self._joined = joined
         self._joinable, self._leaping = container in JOINABLE, container in LEAPING
         self._offsets_s = [0.0]
         self._parts: dict[int, int] = {}
@@ -94,7 +100,7 @@ class PacketClock:
 
     def _begins_part(self, kind: tuple[int, bool], time_s: float) -> bool:
         furthest_s = self._furthest_s.get(kind)
-        if furthest_s is None:
+        if furthest_s is None or not self._joined:
             return False
         if time_s < furthest_s - RESTART_S:
             near_start = time_s < self._first_s[kind] + NEAR_START_S < furthest_s

@@ -126,7 +126,7 @@ def packets(opened: Opened) -> Iterator[tuple[Any, Any, bool]]:
         If there are more than any clip has.
     """
     streams = [stream for stream in (opened.video, opened.audio) if stream is not None]
-    clock = PacketClock(opened.media.format.name)
+    clock = PacketClock(opened.media.format.name, joined=opened.counted is None or opened.restarted)
     lossy = opened.counted is not None and opened.counted.bad_pages
     try:
         for number, packet in enumerate(opened.media.demux(*timed_streams(opened.media))):

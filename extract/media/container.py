@@ -38,8 +38,9 @@ MAX_CLOCK_OFFSET_S = 1.0
 MAX_LEAD_IN_S = 0.2
 """Sound that its coder put before time 0, and that nobody is to hear, is no longer than this."""
 COMPLETE = 0.95
+"""A window is taken if at least this share of its pictures and of its sound could be decoded."""
 SLACK_S = 0.1
-"""Lengths in headers are exact to this."""
+"""Tolerance of lengths in headers, in seconds."""
 WHOLE_S = 0.5
 """A file of which some stream comes this near to its declared end was not cut."""
 MAX_COUNTED_BYTES = 1 << 30
@@ -58,6 +59,8 @@ ESTIMATED = JOINABLE - {"flac"} | {"mp3", "aac", "ac3", "eac3", "amr", "h264", "
 INDEXED = "mov,mp4,m4a,3gp,3g2,mj2"
 """The format whose index lists every packet, so that its declared length cannot be too short."""
 MATROSKA = "matroska,webm"
+MKVMERGE_TAG = "_STATISTICS_TAGS"
+"""A tag of the tracks in files from mkvmerge."""
 SHARED_LENGTH = frozenset({"asf", "gxf"})
 """Formats of which FFmpeg gives the length of the file to every stream."""
 
@@ -149,7 +152,7 @@ class Opened:
 
     @property
     def restarted(self) -> bool:
-        """Whether the file's own clock is known to start over, so that nobody can seek by it."""
+        """Whether the file's own clock is known to start over, so seeking by time is impossible."""
         return self.counted is not None and self.counted.restarted
 
     @cached_property
@@ -167,21 +170,29 @@ class Opened:
         """
         first_s = float(stream.start_time * stream.time_base) - self.origin_s if stream.start_time is not None else 0.0
         counted = self.counted
-        declared_s = self._declared_s(stream)
+        declared_end_s = self._declared_end_s(stream, first_s)
         packets_end_s = None if counted is None else counted.ends_s.get(stream.index)
         if counted is None or packets_end_s is None:
-            return first_s, first_s + declared_s if declared_s else self.duration_s
+            return first_s, (declared_end_s or self.duration_s)
         packets_end_s -= self.origin_s
-        if declared_s:
-            return first_s, _settled_end_s(first_s + declared_s, packets_end_s, estimated=self.estimated)
+        if declared_end_s:
+            return first_s, _settled_end_s(declared_end_s, packets_end_s, estimated=self.estimated)
         whole = max(counted.ends_s.values()) - self.origin_s >= self.duration_s - WHOLE_S
         return first_s, packets_end_s if whole else self.duration_s
 
-    def _declared_s(self, stream: Any) -> float:
-        """Return the length that the headers declare for a stream itself, 0 where they do not."""
+    def _declared_end_s(self, stream: Any, first_s: float) -> float:
+        """Return the end that the headers declare for a stream itself, 0 if they declare none.
+
+        The `DURATION` tag of Matroska is the end of the track if FFmpeg wrote it, and its length if mkvmerge did.
+        mkvmerge also writes statistics tags, which FFmpeg keeps in a copy of the file: there the tag is a length only
+        if the track then ends with the file or before.
+        """
         if stream.duration and self.media.format.name not in SHARED_LENGTH:
-            return float(stream.duration * stream.time_base)
-        return _tagged_duration_s(stream.metadata.get("DURATION", ""))
+            return first_s + float(stream.duration * stream.time_base)
+        tagged_s = _tagged_duration_s(stream.metadata.get("DURATION", ""))
+        if tagged_s and MKVMERGE_TAG in stream.metadata and first_s + tagged_s <= self.duration_s + SLACK_S:
+            return first_s + tagged_s
+        return tagged_s
 
 
 def _settled_end_s(declared_s: float, packets_s: float, *, estimated: bool) -> float:
@@ -334,11 +345,11 @@ def _pick_streams(path: Path, media: InputContainer, *, threads: int, one_view: 
     videos = [stream for stream in _by_preference(media, "video") if not Disposition.attached_pic & stream.disposition]
     audios = _by_preference(media, "audio")
     if not videos and not audios:
-        raise MediaError("not_media", path, "there is neither picture nor sound in it")
+        raise MediaError("not_media", path, "it has neither a video nor an audio stream")
     if not videos and not one_view:
-        raise MediaError("no_video", path, "the file has no picture track")
+        raise MediaError("no_video", path, "the file has no video track")
     if not audios and not one_view:
-        raise MediaError("no_audio", path, "the file has no sound track")
+        raise MediaError("no_audio", path, "the file has no audio track")
     return _first_decodable(path, videos, threads), _first_decodable(path, audios, threads)
 
 

@@ -25,7 +25,7 @@ DECODER = f"pyav {av.__version__}, rules 2"
 """What decides the decoded bits; it enters the cache's identity. Raise the number whenever the rules here change.
 
 Exceptions are rules for files that were refused before (see `REFUSAL_RULES` of `extract.examine`), or shown wrongly:
-they do not make all that is in a cache useless.
+changing them must not invalidate existing caches. So mirrored clips keep their old frames in existing caches.
 """
 COUNTED_AGAIN = frozenset({"truncated", "window_outside"})
 """Refusals that follow from the declared length of a file, which the packets may tell better."""
@@ -94,7 +94,7 @@ class DecodeWish:
 
 
 def _read(wish: DecodeWish) -> DecodedClip:
-    """Decode a clip; where its headers say that something lacks, count the packets and decode it again."""
+    """Decode a clip; if its headers suggest missing data, count the packets and decode it again."""
     try:
         clip = _decoded(wish, count=False)
     except MediaError as error:

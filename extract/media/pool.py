@@ -243,7 +243,7 @@ def check_locks() -> None:
     """
     context = multiprocessing.get_context("spawn")
     try:
-        locks = [context.RLock() for _ in range(LOCKS_PER_POOL)]
+        _ = [context.RLock() for _ in range(LOCKS_PER_POOL)]
     except OSError as error:
         if error.errno not in NO_SHARED_MEMORY:
             raise
@@ -251,7 +251,6 @@ def check_locks() -> None:
             f"/dev/shm: {error.strerror}; the worker processes that decode files keep their locks there; mount it "
             "writable (docker run --tmpfs /dev/shm), or enlarge it or free space in it (docker run --shm-size=64m)"
         ) from error
-    del locks
 
 
 def _result(request: Asked, future: "ProcessFuture[Found]") -> Found | MediaError:
@@ -293,7 +292,10 @@ def _timed(work: Callable[[Asked], Found], request: Asked, seconds: float) -> Fo
     allow_cpu(seconds)
     try:
         return work(request)
-    except (MediaError, MemoryError, *PROGRAM_ERRORS):
+    except (MediaError, MemoryError):
+        raise
+    except PROGRAM_ERRORS as error:
+        error.add_note(f"In the process that reads {request.path}")
         raise
     except Exception as error:  # noqa: BLE001 - it costs this clip, and not every error survives the way to the parent
         raise MediaError("decode_failed", request.path, f"{type(error).__name__}: {error}") from None

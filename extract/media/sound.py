@@ -26,7 +26,8 @@ class Sound(Taker):
 
     A grid from a whole second has whole sample numbers at both rates, so a window's samples do not depend on where
     decoding began. Where no packets were sent (silence suppression, DTX) there is silence, which counts as decoded;
-    where packets are damaged or lost it does not.
+    where packets are damaged or lost it does not. Before the file's first sound there is silence too, which does not
+    count as part of the stream.
     """
 
     def __init__(self, opened: Opened, window: tuple[float, float]) -> None:
@@ -38,6 +39,7 @@ class Sound(Taker):
         self.edges = [0, 0]
         self.rate_hz = self.cursor = self.covered = 0
         self.timed = False
+        self.begins_s = -math.inf
         self.damage_before = (0, 0)
 
     def add(self, frame: Any) -> None:
@@ -56,6 +58,8 @@ class Sound(Taker):
             at = round((time_s - self.base_s) * self.rate_hz)
             if not self.timed:
                 self.late, first = time_s > self.start_s, at
+                if (self.failures, self.losses) == self.damage_before:
+                    self.begins_s = time_s
             elif at - self.cursor > JUMP_S * self.rate_hz:
                 self._cover_gap(at)
                 first = at
@@ -87,6 +91,8 @@ class Sound(Taker):
     def result(self, *, allow_partial: bool = False) -> tuple[np.ndarray, int, Extent]:
         """Return float32 [480000], how many samples are real, and how much was decoded, or refuse too little."""
         first_s, last_s = self.opened.span_s(self.opened.audio)
+        if self.begins_s > first_s + JUMP_S:  # FFmpeg gives a stream whose start it did not find the start of the file
+            first_s = self.begins_s
         declared_s = min(last_s, self.end_s) - max(first_s, self.start_s)
         if declared_s <= 0:
             raise MediaError("no_audio", self.opened.path, f"the sound lasts from {first_s:.2f} to {last_s:.2f} s")

@@ -60,7 +60,7 @@ class Taker:
     failures : int
         Packets that could not be decoded, and what came out of others damaged.
     losses : int
-        Packets before which something of the file seems to be lost, counted by whoever feeds this.
+        Packets before which something of the file seems to be lost, set by `decode_into`.
     packets_end_s : float
         The end of the furthest packet on the file's own clock.
     done : bool

@@ -1,5 +1,6 @@
 """What is refused as a file is opened, before a picture is made of it, and where its sound gets lost."""
 
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,10 +9,10 @@ import av
 import numpy as np
 import pytest
 from av.stream import Disposition
-from odd_media import Picture, Sound, encode_picture, encode_sound, mux
+from odd_media import Making, Picture, Sound, encode_picture, encode_sound, mux
 
 from extract.media import container, sound
-from extract.media.container import MediaError, open_media
+from extract.media.container import MediaError, Opened, open_media
 from extract.media.decode import read_clip
 from extract.media.pictures import picture_of
 from moodfuse.corpus import ClipSettings, make_clip
@@ -133,3 +134,67 @@ def test_a_file_without_a_track_that_can_be_decoded_says_what_is_wrong_with_the_
     with pytest.raises(MediaError, match="there is no decoder for it") as caught:
         read_clip(path)
     assert caught.value.code == "codec"
+
+
+@pytest.mark.parametrize(
+    ("tags", "end_s"),
+    [
+        ({"DURATION": "00:00:33.021000000"}, 33.021),
+        ({"DURATION": "00:00:30.021000000", "_STATISTICS_TAGS": "BPS DURATION"}, 33.021),
+        ({"DURATION": "00:00:39.000000000", "_STATISTICS_TAGS": "BPS DURATION"}, 39.0),
+        ({}, 40.0),
+    ],
+)
+def test_the_duration_tag_of_ffmpeg_is_an_end_and_that_of_mkvmerge_a_length(tags: dict[str, str], end_s: float) -> None:
+    """Audio starts at 3 s of 40 s; a length that would pass the end of the file is an end in an FFmpeg copy."""
+    media: Any = SimpleNamespace(format=SimpleNamespace(name="matroska,webm"))
+    stream = SimpleNamespace(start_time=3000, time_base=Fraction(1, 1000), duration=None, metadata=tags, index=1)
+    opened = Opened(Path("a.mkv"), media, None, stream, origin_s=0.0, duration_s=40.0)
+    assert opened.span_s(stream) == (3.0, pytest.approx(end_s))
+
+
+def test_matroska_audio_that_starts_late_is_complete_without_counting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Audio from 3 s to 33 s is read to its end in one pass; losing the last 1.5 % of the file does not change that."""
+    path, cut = tmp_path / "late.mkv", tmp_path / "cut.mkv"
+    Making(Picture(frames_per_s=4, seconds=40.0), (Sound(from_s=3.0, seconds=30.0),))(path)
+    data = path.read_bytes()
+    cut.write_bytes(data[: int(0.985 * len(data))])
+    monkeypatch.setattr(container, "count_packets", lambda *_: pytest.fail("the packets were counted"))
+    for one in (path, cut):
+        clip = read_clip(one, start_s=10.0, end_s=40.0)
+        assert str(clip.extents[1]) == "sound: 23.02 of 23.02 s in the window"
+        assert clip.waveform_samples == 368_256 and not clip.partial
+    assert clip.extents[0].decoded_s < 29.9
+
+
+@pytest.mark.parametrize("form", ["matroska", "mp4", "mov", "flv", "nut", "asf"])
+def test_audio_that_starts_late_is_silence_before(form: str, tmp_path: Path) -> None:
+    """Audio from 8 s to 12 s is complete, whatever start the headers give; a window before it has no audio."""
+    audio = Sound("wmav2" if form == "asf" else "aac", 44_100, from_s=8.0, seconds=4.0)
+    path = tmp_path / "late.video"
+    Making(Picture(frames_per_s=4, seconds=12.0), (audio,), form)(path)
+    clip = read_clip(path)
+    assert clip.extents[1].declared_s == pytest.approx(4.0, abs=0.15) and not clip.partial
+    assert not clip.waveform[: int(7.9 * 16_000)].any()
+    assert np.abs(clip.waveform[int(8.1 * 16_000) : int(11.8 * 16_000)]).max() > 0.4
+    with pytest.raises(MediaError, match=r"the sound lasts from (8\.0|7\.9)") as caught:
+        read_clip(path, end_s=5.0)
+    assert caught.value.code == "no_audio"
+
+
+def test_damage_at_the_start_of_late_audio_is_no_silence(tmp_path: Path) -> None:
+    """Where the first packets of the audio cannot be decoded, the time before counts as lost."""
+    path = tmp_path / "damaged.mkv"
+    Making(Picture(frames_per_s=4, seconds=12.0), (Sound(from_s=8.0, seconds=4.0),))(path)
+    data, noise = path.read_bytes(), np.random.default_rng(0)
+    with av.open(str(path)) as media:
+        packets = [bytes(packet) for packet in media.demux(audio=0) if packet.size]
+    for packet in packets[:40]:
+        assert data.count(packet) == 1
+        data = data.replace(packet, noise.bytes(len(packet)))
+    path.write_bytes(data)
+    with pytest.raises(MediaError, match="sound: .* of 12.0") as caught:
+        read_clip(path)
+    assert caught.value.code == "decode_failed"

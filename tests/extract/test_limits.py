@@ -87,10 +87,11 @@ def test_an_error_that_cannot_be_sent_costs_one_clip() -> None:
 
 @pytest.mark.parametrize(("kind", "expected"), [("type", TypeError), ("attribute", AttributeError)])
 def test_a_bug_in_a_worker_ends_the_run(kind: str, expected: type[Exception]) -> None:
-    """An error of the program is raised with the worker's traceback; it is not the refusal of a file."""
+    """An error of the program is raised with the worker's traceback; a note names the file, which is not refused."""
     with pytest.raises(expected, match="a bug") as caught:
         done("fine", f"bug-{kind}", "fine")
     assert "in _bug" in str(caught.value.__cause__)
+    assert caught.value.__notes__ == [f"In the process that reads bug-{kind}-1"]
 
 
 @pytest.mark.parametrize("error", pool.PROGRAM_ERRORS)

@@ -87,5 +87,5 @@ def test_the_documented_suffixes_are_those_that_are_taken() -> None:
     """docs/media.md lists the very suffixes; every format that is read by one name has that suffix in it."""
     line = next(line for line in DOCS.read_text(encoding="utf-8").split("* **") if line.startswith("Suffixes"))
     assert {f".{name}" for name in line.partition(":")[2].split("`")[1::2]} == MEDIA_SUFFIXES
-    without_suffix = {"matroska", "mpegts", "mpegvideo", "asf"}
-    assert {f".{name}" for name in FORMATS.split(",") if name not in without_suffix} <= MEDIA_SUFFIXES | {".asf"}
+    without_suffix = {"matroska", "mpegts", "mpegvideo"}
+    assert {f".{name}" for name in FORMATS.split(",") if name not in without_suffix} <= MEDIA_SUFFIXES

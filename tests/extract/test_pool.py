@@ -178,7 +178,7 @@ def test_a_script_without_a_guard_is_told_what_to_do(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "from pathlib import Path\n"
-        "from extract.media.pool import DecodeRequest, check_locks, decode_many\n"
+        "from extract.media.pool import DecodeRequest, decode_many\n"
         "print('read', flush=True)\n"
         "print(next(decode_many([DecodeRequest(Path('a.mp4'))], jobs=1)))\n"
     )
