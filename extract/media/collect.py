@@ -1,5 +1,6 @@
 """Decoding a window of an open file into its collectors, and what they make of it together."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -76,7 +77,9 @@ def settle_window(opened: Opened, start_s: float, end_s: float | None) -> tuple[
 
 
 def decode_into(takers: Mapping[int, Taker], opened: Opened, from_s: float) -> bool:
-    """Feed takers from the last key frame at or before `from_s`; False where seeking landed too late.
+    """Feed takers from the last key frame at or before `from_s`; False where seeking landed too late or in doubt.
+
+    After seeking in an Ogg, FFmpeg may guess the times of the first audio packets; the step back to true times shows it.
 
     Parameters
     ----------
@@ -90,10 +93,15 @@ def decode_into(takers: Mapping[int, Taker], opened: Opened, from_s: float) -> b
         return False
     if not takers:
         return True
+    furthest = -math.inf
     for stream, packet, lost in packets(opened):
         taker = takers.get(stream.index)
         if taker is None or taker.done:
             continue
+        if from_s > 0.0 and stream is opened.audio and packet is not None and packet.pts is not None:
+            if packet.pts < furthest:
+                return False
+            furthest = packet.pts
         taker.losses += lost
         taker.take(stream, packet)
         if from_s > 0.0 and taker.late:

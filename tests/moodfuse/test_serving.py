@@ -332,13 +332,8 @@ def test_a_slow_upload_is_ended(quiet: Any, clip: bytes) -> None:
 
 
 def test_uploads_that_trickle_keep_nobody_out(tmp_path: Path, clip: bytes) -> None:
-<<<<<<< HEAD
     """An upload below the minimum rate is answered 408 early, so that its slot is free for others."""
-    limits = replace(LIMITS, upload_s=60.0, request_s=20.0, grace_s=0.4, upload_rate=1000.0)
-=======
-    """Below the least rate an upload is 408 long before its time is over, so that its place is free for others."""
     limits = replace(LIMITS, upload_s=60.0, request_s=20.0, grace_s=3.0, upload_rate=1000.0)
->>>>>>> fix2-mediafix
     with service(tmp_path, limits=limits) as running:
 
         def trickle() -> bytes:
