@@ -79,7 +79,7 @@ def settle_window(opened: Opened, start_s: float, end_s: float | None) -> tuple[
 def decode_into(takers: Mapping[int, Taker], opened: Opened, from_s: float) -> bool:
     """Feed takers from the last key frame at or before `from_s`; False where seeking landed too late or in doubt.
 
-    After seeking in an Ogg, FFmpeg may guess the times of the first audio packets; the step back to true times shows it.
+    After seeking in an Ogg, FFmpeg may guess the times of the first audio packets; the step back to true times tells.
 
     Parameters
     ----------

@@ -22,7 +22,7 @@ from cache.errors import InputError
 from cache.records import WINDOW_S
 from extract.media.clock import JOINABLE, PacketClock
 from extract.media.codecs import PICTURE_CODECS, SOUND_CODECS
-from extract.media.framing import matroska_is_complete, mp3_was_longer, ogg_is_damaged
+from extract.media.framing import cut_wav_s, matroska_is_complete, mp3_was_longer, ogg_is_damaged
 from extract.media.limits import (
     MAX_ASPECT,
     MAX_CHANNELS,
@@ -187,6 +187,8 @@ class Opened:
         mkvmerge also writes statistics tags, which FFmpeg keeps in a copy of the file: there the tag is a length only
         if the track then ends with the file or before.
         """
+        if self.media.format.name == "wav":  # the header may declare more than FFmpeg takes from it
+            return self.duration_s
         if stream.duration and self.media.format.name not in SHARED_LENGTH:
             return first_s + float(stream.duration * stream.time_base)
         tagged_s = _tagged_duration_s(stream.metadata.get("DURATION", ""))
@@ -251,6 +253,8 @@ def open_media(path: Path | str, *, threads: int = 1, one_view: bool = False, co
         start_s = (media.start_time or 0) / av.time_base
         origin_s = 0.0 if -MAX_LEAD_IN_S <= start_s < MAX_CLOCK_OFFSET_S else start_s
         declared_s = (media.duration or 0) / av.time_base
+        if media.format.name == "wav":
+            declared_s = max(declared_s, cut_wav_s(path))
         estimated = not declared_s or media.format.name in ESTIMATED
         if media.format.name == "mp3" and mp3_was_longer(path):
             estimated = False

@@ -1,4 +1,4 @@
-"""What a file's own framing shows and FFmpeg does not tell: whether bytes of an MP3, a Matroska or an Ogg are lost."""
+"""What a file's own framing shows and FFmpeg does not tell: whether bytes of an MP3, WAV, Matroska or Ogg are lost."""
 
 import zlib
 from pathlib import Path
@@ -7,6 +7,10 @@ XING_BYTES = 256
 """The Xing header lies within the first frame's first bytes."""
 EBML_BYTES = 4096
 """The segment begins behind a short header."""
+WAV_PCM = (1, 3, 0xFFFE)
+"""Format tags of PCM, float PCM, and their extensible form."""
+WAV_PLACEHOLDER = 0x7FFF_F000
+"""Programs that write to a pipe declare this size or a larger one."""
 MIRRORED_BYTES = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
@@ -23,6 +27,24 @@ def mp3_was_longer(path: Path) -> bool:
     if at < 0 or len(fields) < 12 or fields[3] & 3 != 3:
         return False
     return start + int.from_bytes(fields[8:12], "big") > path.stat().st_size
+
+
+def cut_wav_s(path: Path) -> float:
+    """Seconds that the header of a PCM WAV declares if the file has been cut; 0 if it is whole or states no length."""
+    size, bytes_per_s = path.stat().st_size, 0
+    with path.open("rb") as file:
+        at = 12
+        while at < size and file.seek(at) == at and len(header := file.read(8)) == 8:
+            length = int.from_bytes(header[4:], "little")
+            if header[:4] == b"fmt ":
+                fields = file.read(12)
+                is_pcm = int.from_bytes(fields[:2], "little") in WAV_PCM
+                bytes_per_s = int.from_bytes(fields[8:12], "little") if is_pcm else 0
+            elif header[:4] == b"data":
+                is_cut = size < at + 8 + length < WAV_PLACEHOLDER
+                return length / bytes_per_s if is_cut and bytes_per_s else 0.0
+            at += 8 + length + length % 2
+    return 0.0
 
 
 def matroska_is_complete(path: Path) -> bool:

@@ -350,3 +350,18 @@ def test_seeking_in_one_part_finds_no_other(tmp_path: Path) -> None:
     for second in (8, 10, 30, 38, 39):
         waveform = read_clip(file, one_view=True, start_s=second, end_s=second + 2).waveform[:16_000]
         assert abs(int(np.argmax(np.abs(np.fft.rfft(waveform)))) - (500 + 50 * second)) <= 2
+
+
+@pytest.mark.parametrize("kept", [0.5, 0.97])
+def test_a_cut_wav_is_truncated(kept: float, tmp_path: Path) -> None:
+    """Its header declares more than the file has; the window of a file that lost its last 3 % is read."""
+    path = tmp_path / "a.wav"
+    Making(None, (replace(LOW, codec="pcm_s16le", seconds=10.0),), "wav")(path)
+    path.write_bytes(path.read_bytes()[: round(kept * path.stat().st_size)])
+    if kept > 0.95:
+        assert abs(read_clip(path, one_view=True).waveform_samples - kept * 10 * RATE_HZ) < 0.01 * RATE_HZ
+    else:
+        with pytest.raises(MediaError) as caught:
+            read_clip(path, one_view=True)
+        assert caught.value.code == "truncated"
+    assert read_clip(path, one_view=True, start_s=0, end_s=4).waveform_samples == 4 * RATE_HZ
