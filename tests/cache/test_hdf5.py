@@ -83,9 +83,9 @@ ELSEWHERE: dict[str, tuple[Callable[[h5py.File, Path], None], str]] = {
 
 
 def bomb(file: h5py.File) -> None:
-    """A chunk of 16 bytes whose stream decompresses to 300 million."""
+    """A chunk of 16 bytes whose stream decompresses to 60 million."""
     array = file.create_dataset("embedding", (7, 4), "f4", chunks=(7, 4), compression="gzip")
-    array.id.write_direct_chunk((0, 0), zlib.compress(bytes(300_000_000), 9))
+    array.id.write_direct_chunk((0, 0), zlib.compress(bytes(60_000_000), 9))
 
 
 def plain(values: object, dtype: object = None) -> Put:
