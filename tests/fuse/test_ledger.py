@@ -184,7 +184,8 @@ def test_an_interrupted_run_keeps_what_was_finished(build: Builder, build_corpus
     """Ctrl-C stops it at once; what was finished is there, and the next run goes on from it."""
     cache = build(build_corpus(tuned={}, frozen={"c3d": 40, "i3d": 40}))
     code = (
-        "import json, sys, time\n"
+        "import json, signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell may have it ignored
         "import fuse.ablation as ablation\n"
         "from cache.store import FeatureCache\n"
         "real, done = ablation.predict_fold, []\n"
