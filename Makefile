@@ -15,7 +15,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 LOCKED ?= 1
 VARIANT ?= full
-PYTEST_OPTIONS ?= -q -n auto --dist loadfile
+PYTEST_OPTIONS ?= -q -n auto --dist loadfile --no-loadscope-reorder
 $(if $(filter 1 0 lowest,$(LOCKED)),,$(error LOCKED is '$(LOCKED)'; expected 1, 0 or lowest))
 $(if $(filter full cpu,$(VARIANT)),,$(error VARIANT is '$(VARIANT)'; expected full or cpu))
 $(if $(filter cpu,$(VARIANT)),$(if $(filter-out 1,$(LOCKED)),$(error VARIANT=cpu works only with LOCKED=1)))
