@@ -61,7 +61,7 @@ def test_a_column_that_determines_the_label_is_refused(tmp_path: Path, name: str
     files = moods_file(tmp_path, {"x": NOISE, name: values})
     for columns in ((), ("*",)):
         with pytest.raises(
-            InputError, match=rf"1 column\(s\) encode the label in all 24 clips, .*: {name!r}; drop them"
+            InputError, match=rf"1 column\(s\) encode the label in all 24 clips, or .*: {name!r}; drop them"
         ):
             bring(tmp_path / "work", columns=columns, **files)
         assert not (tmp_path / "work").exists()
