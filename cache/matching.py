@@ -81,9 +81,9 @@ def refuse_label_columns(features: Features, data: DataSet, places: NDArray[np.i
             telling.append(name)
     if telling:
         raise InputError(
-            f"{features.file}: {len(telling)} column(s) encode the label in all {len(with_row)} clips, or whether it is one "
-            f"of the labels, so heads would learn it from there: {listed(telling)}; drop them, or name them in full with "
-            "--columns if they are features"
+            f"{features.file}: {len(telling)} column(s) encode the label in all {len(with_row)} clips, or whether it "
+            f"is one of the labels, so heads would learn it from there: {listed(telling)}; drop them, or name them in "
+            "full with --columns if they are features"
         )
 
 
