@@ -5,6 +5,7 @@ are spawned, so a script does this under `if __name__ == "__main__":`. A `Worker
 """
 
 import errno
+import gc
 import multiprocessing
 import os
 import signal
@@ -290,6 +291,7 @@ def _refusal(code: str, request: Request, cause: BaseException, detail: str) -> 
 
 def _timed(work: Callable[[Asked], Found], request: Asked, seconds: float) -> Found:
     allow_cpu(seconds)
+    gc.collect()  # what is left of a large file counts against the memory of the next one
     try:
         return work(request)
     except (MediaError, MemoryError):
