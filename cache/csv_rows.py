@@ -25,8 +25,7 @@ def csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
     """Line number and cells of every row, the header first, its names without the spaces around them.
 
     The header decides the separator: a comma if it has any, else the more frequent of semicolon and tab; a line such as
-    ``sep=;`` before it states the separator. Blank lines,
-    and rows whose cells are all blank, are skipped.
+    ``sep=;`` before it states the separator. Blank lines, and rows whose cells are all blank, are skipped.
 
     Raises
     ------
