@@ -1,14 +1,18 @@
 """A tiny corpus of real media files, made once a session, and recipes that tune in seconds."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from cache.planning import PlanChoice
 from cache.store import FeatureCache
 from extract import announce, streaming
 from extract.estimate import Estimate
+from extract.networks import c3d, i3d
 from extract.recipe_files import RecipeChoice
 from extract.stage import Extraction, ExtractSettings, extract_features
 from moodfuse.corpus import ClipSettings, make_clip
@@ -26,6 +30,9 @@ head = { optimizer = "adamw", learning_rate = 1e-2, epochs = 5, batch = 4 }
 [c3d]
 head = { optimizer = "adamw", learning_rate = 1e-4, epochs = 2, batch = 8 }
 """
+FOLDS = PlanChoice(folds=2)
+STILL = "onedmcnn@seed-adam"
+SOURCES, DEPTHS = ("onedmcnn", "twodmcnn", STILL), {STILL: "frozen"}
 
 
 @pytest.fixture(scope="session")
@@ -73,16 +80,78 @@ class Runner:
         return FeatureCache(self.cache)
 
 
-@pytest.fixture(autouse=True)
-def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def not_timed() -> Iterator[None]:
     """Networks are not timed before they run, which takes as long as several clips; test_estimate.py tests that."""
-    for module in (announce, streaming):
-        monkeypatch.setattr(module, "measure", lambda *args, **options: Estimate(60.0, 1.0))
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (announce, streaming):
+            patch.setattr(module, "measure", lambda *args, **options: Estimate(60.0, 1.0))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def untimed() -> Iterator[None]:
+    """No test of this folder times networks before they run."""
+    with not_timed():
+        yield
+
+
+def new_runner(media: Path, folder: Path) -> Runner:
+    """Stage one on a copy of the corpus in a folder."""
+    shutil.copytree(media, folder / "clips")
+    (folder / "tiny.toml").write_text(RECIPE)
+    return Runner(folder / "clips", folder / "work", folder / "tiny.toml")
 
 
 @pytest.fixture
 def runner(media: Path, tmp_path: Path) -> Runner:
     """Stage one on a copy of the corpus that a test may change."""
-    shutil.copytree(media, tmp_path / "clips")
-    (tmp_path / "tiny.toml").write_text(RECIPE)
-    return Runner(tmp_path / "clips", tmp_path / "work", tmp_path / "tiny.toml")
+    return new_runner(media, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def heads_cache(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of the whole corpus with two folds, the source twodmcnn tuned at its head; not to be changed."""
+    runner = new_runner(media, tmp_path_factory.mktemp("heads"))
+    with not_timed():
+        runner(plan=FOLDS)
+    return runner.cache
+
+
+@pytest.fixture
+def extracted(runner: Runner, heads_cache: Path) -> Runner:
+    """Stage one that has run: its cache is a copy of `heads_cache`."""
+    shutil.copytree(heads_cache, runner.cache)
+    return runner
+
+
+@dataclass(frozen=True)
+class Depths:
+    """A finished run on four clips in two folds: one source tuned whole, one at its head, one frozen."""
+
+    runner: Runner
+    done: Extraction
+    said: tuple[str, ...]
+
+
+@pytest.fixture(scope="session")
+def all_depths(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Depths:
+    """A run of `SOURCES` at `DEPTHS`; its cache is not to be changed."""
+    runner = new_runner(media, tmp_path_factory.mktemp("depths"))
+    runner.keep(4)
+    with not_timed():
+        done = runner(sources=SOURCES, depths=DEPTHS, plan=FOLDS)
+    return Depths(runner, done, tuple(runner.said))
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """c3d and i3d with few channels, for tests of what happens around them."""
+    widths = (4, 4, 4, 4, 4, 4, 4, 512)
+    names = [name for name, _, _ in c3d.CONVOLUTIONS]
+    monkeypatch.setattr(c3d, "CONVOLUTIONS", tuple(zip(names, (3, *widths), widths, strict=False)))
+    monkeypatch.setattr(
+        i3d, "CONVOLUTIONS", {name: (4, kernel, stride) for name, (_, kernel, stride) in i3d.CONVOLUTIONS.items()}
+    )
+    last = list(i3d.MIXED)[-1]
+    monkeypatch.setattr(i3d, "MIXED", {name: (1,) * 6 for name in i3d.MIXED} | {last: i3d.MIXED[last]})

@@ -15,10 +15,11 @@ from cache.errors import InputError, MissingBlockError
 from cache.planning import PlanChoice, holdouts, next_plan
 from cache.records import Clip, ClipStatus
 from cache.store import FeatureCache
+from extract.networks import torchvision_video
 from extract.stage import RefusedClipsError
 from extract.work import Wanted
-
-FOLDS = PlanChoice(folds=2)
+from moodfuse.corpus import ClipSettings, make_clip
+from tests.extract.conftest import DEPTHS, FOLDS, SOURCES, STILL
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -30,35 +31,30 @@ def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
     }
 
 
-def test_all_depths_leave_blocks_and_a_rerun_changes_nothing(runner) -> None:
+def test_all_depths_leave_blocks_and_a_rerun_changes_nothing(all_depths) -> None:
     """Frozen, head and full tuning leave complete blocks; the same again decodes, tunes and writes nothing."""
-    runner.keep(4)
-    still = "onedmcnn@seed-adam"
-    sources = ("onedmcnn", "twodmcnn", still)
-    done = runner(sources=sources, depths={still: "frozen"}, plan=FOLDS)
+    runner, done = all_depths.runner, all_depths.done
     assert (done.tuned, len(done.clips)) == (4, 4)
-    assert any("onedmcnn" in line and "RANDOM" in line for line in runner.said)
+    assert any("onedmcnn" in line and "RANDOM" in line for line in all_depths.said)
     cache = runner.open()
-    assert cache.sources() == ("onedmcnn", still, "twodmcnn")
+    assert cache.sources() == ("onedmcnn", STILL, "twodmcnn")
     for source, width in (("onedmcnn", 256), ("twodmcnn", 160)):
         for fold in range(2):
             block = cache.block(source, {fold})
             assert block.embedding.shape == (4, width) and block.logits.shape == (4, 2)
             assert not {d for d in block.seen if cache.plan.assignment[d] == fold}
-    assert cache.block(still, "*").embedding.shape == (4, 256) and cache.block(still, "*").logits is None
+    assert cache.block(STILL, "*").embedding.shape == (4, 256) and cache.block(STILL, "*").logits is None
     before = snapshot(runner.cache)
-    again = runner(sources=sources, depths={still: "frozen"}, plan=FOLDS)
+    again = runner(sources=SOURCES, depths=DEPTHS, plan=FOLDS)
     assert (again.tuned, again.embedded) == (0, 0) and "nothing to decode" in runner.said[-1]
     assert snapshot(runner.cache) == before
 
 
-def test_an_added_clip_is_the_only_one_decoded_and_no_other_moves(runner) -> None:
+def test_an_added_clip_is_the_only_one_decoded_and_no_other_moves(extracted) -> None:
     """With one clip added, one clip is decoded, folds stay, and only networks that must see it are tuned."""
-    runner(plan=FOLDS)
+    runner = extracted
     before = runner.open()
     media = len(list((runner.cache / "media").rglob("*.h5")))
-    from moodfuse.corpus import ClipSettings, make_clip
-
     make_clip(runner.data / "sad" / "new.mp4", mood="sad", settings=ClipSettings(2.0, 64, 48, seed=99))
     done = runner(plan=FOLDS)
     after = runner.open()
@@ -67,24 +63,21 @@ def test_an_added_clip_is_the_only_one_decoded_and_no_other_moves(runner) -> Non
     assert done.tuned == 1 and any("1 clip(s) added, 0 moved" in line for line in runner.said)
 
 
-def test_a_corrected_label_tunes_only_what_saw_it(runner) -> None:
+def test_a_corrected_label_tunes_only_what_saw_it(extracted) -> None:
     """Moving a file to another label folder retunes the network that had seen it and reuses the other."""
-    runner(plan=FOLDS)
-    shutil.move(runner.data / "sad" / "0.mp4", runner.data / "excited" / "0.mp4")
-    assert runner(plan=FOLDS).tuned == 1
+    shutil.move(extracted.data / "sad" / "0.mp4", extracted.data / "excited" / "0.mp4")
+    assert extracted(plan=FOLDS).tuned == 1
 
 
-def test_bad_files_are_named_and_cost_nothing_else(runner) -> None:
+def test_bad_files_are_named_and_cost_nothing_else(runner, all_depths) -> None:
     """Refused clips are listed with their reasons; features of the good ones equal those of a clean run."""
-    clean = runner.cache.with_name("clean")
-    runner(plan=FOLDS, cache=clean)
+    clean = all_depths.runner.cache
+    runner.keep(4)
     good = next((runner.data / "sad").glob("*.mp4"))
-    from moodfuse.corpus import make_clip
-
     (runner.data / "sad" / "zero.mp4").write_bytes(b"")
     (runner.data / "sad" / "text.mp4").write_text("not a video\n")
     (runner.data / "sad" / "cut.mp4").write_bytes(good.read_bytes()[: int(good.stat().st_size * 0.6)])
-    make_clip(runner.data / "excited" / "mute.mp4", mood="excited", sound=False)
+    make_clip(runner.data / "excited" / "mute.mp4", mood="excited", settings=ClipSettings(2.0, 64, 48), sound=False)
     done = runner(plan=FOLDS)
     reasons = {Path(status.clip.id).stem: status.reason for status in done.refused}
     assert (
@@ -99,35 +92,31 @@ def test_bad_files_are_named_and_cost_nothing_else(runner) -> None:
         np.testing.assert_array_equal(ours.logits, theirs.logits)
 
 
-def test_strict_writes_no_features(runner) -> None:
-    """Under strict, one bad clip fails the run before anything is tuned."""
+def test_strict_and_dry_runs_stop_before_tuning(runner) -> None:
+    """Under strict, one bad clip fails the run; a dry run says how many networks, how long and how much disk."""
+    runner.keep(4)
     (runner.data / "sad" / "zero.mp4").write_bytes(b"")
-    with pytest.raises(RefusedClipsError, match="1 of 11 clips refused"):
+    with pytest.raises(RefusedClipsError, match="1 of 5 clips refused"):
         runner(plan=FOLDS, strict=True)
     assert not (runner.cache / "features").exists()
-
-
-def test_two_clips_a_class_and_two_folds_still_run(runner, caplog) -> None:
-    """With too few groups to stop early, the recipe's fixed epochs are run, and that is said."""
-    for file in list(runner.data.rglob("*.mp4"))[:]:
-        if file.stem not in ("0", "1", "2", "3"):
-            file.unlink()
-    assert runner(plan=FOLDS, sources=("twodmcnn",)).tuned == 2
-    assert "fixed 5 epochs" in caplog.text
-    with pytest.raises(InputError, match="use --folds 2"):
-        runner(plan=PlanChoice(folds=6))
-
-
-def test_dry_run_stops_before_tuning(runner) -> None:
-    """A dry run says how many networks, how long and how much disk, and writes no features."""
     done = runner(plan=FOLDS, dry_run=True)
     assert done.dry_run and not (runner.cache / "features").exists()
     assert any("2 networks to tune" in line and "MB of disk" in line for line in runner.said)
 
 
-def test_another_seed_reuses_the_frozen_trunk(runner) -> None:
+def test_two_clips_a_class_and_two_folds_still_run(extracted, caplog) -> None:
+    """With too few groups to stop early, the recipe's fixed epochs are run, and that is said."""
+    runner = extracted
+    runner.keep(4)
+    assert runner(plan=PlanChoice(folds=2, replan=True), sources=("twodmcnn",)).tuned == 2
+    assert "fixed 5 epochs" in caplog.text
+    with pytest.raises(InputError, match="use --folds 2"):
+        runner(plan=PlanChoice(folds=6))
+
+
+def test_another_seed_reuses_the_frozen_trunk(extracted) -> None:
     """A new fold seed retunes heads but passes no clip through the trunk again."""
-    runner(plan=PlanChoice(folds=2, seed=0))
+    runner = extracted
     before = runner.open().plan.assignment
     done = runner(plan=PlanChoice(folds=2, seed=5))
     assert runner.open().plan.assignment != before
@@ -142,11 +131,10 @@ def test_options_for_absent_sources_are_refused(runner) -> None:
         runner(depths={"i3d": "full"})
 
 
-def test_a_missing_source_is_named(runner) -> None:
+def test_a_missing_source_is_named(heads_cache: Path) -> None:
     """Asking for a block that was never extracted names the known sources."""
-    runner(plan=FOLDS)
     with pytest.raises((MissingBlockError, InputError), match="known: twodmcnn"):
-        runner.open().block("c3d", "*")
+        FeatureCache(heads_cache).block("c3d", "*")
 
 
 SCRIPT = """
@@ -157,44 +145,32 @@ if __name__ == "__main__":
 """
 
 
-def test_killed_in_mid_tuning_resumes_to_the_same_bytes(runner, tmp_path: Path) -> None:
+def test_killed_in_mid_tuning_resumes_to_the_same_bytes(runner, all_depths, tmp_path: Path) -> None:
     """SIGKILL after the first checkpoint, then a second start: networks and features equal an unbroken run's."""
     runner.keep(4)
     (tmp_path / "go.py").write_text(SCRIPT)
-
-    def command(cache: str) -> list[str]:
-        options = ["--source", "onedmcnn", "--tune", "full", "--folds", "2", "--recipe", str(runner.recipe)]
-        return [
-            sys.executable,
-            str(tmp_path / "go.py"),
-            "extract",
-            str(runner.data),
-            "--cache",
-            str(tmp_path / cache),
-            *options,
-        ]
-
+    options = ["--source", "onedmcnn", "--tune", "full", "--folds", "2", "--recipe", str(runner.recipe)]
+    command = [sys.executable, str(tmp_path / "go.py"), "extract", str(runner.data), "--cache", str(runner.cache)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    subprocess.run(command("whole"), check=True, env=environment, capture_output=True)
-    child = subprocess.Popen(command("broken"), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    child = subprocess.Popen(
+        [*command, *options], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 90
-    while (
-        not list((tmp_path / "broken").rglob("*.checkpoint")) and time.monotonic() < deadline and child.poll() is None
-    ):
+    while not list(runner.cache.rglob("*.checkpoint")) and time.monotonic() < deadline and child.poll() is None:
         time.sleep(0.005)
     child.send_signal(signal.SIGKILL)
     child.wait()
-    assert list((tmp_path / "broken").rglob("*.checkpoint")), "the run was not interrupted in mid-tuning"
-    subprocess.run(command("broken"), check=True, env=environment, capture_output=True)
+    assert list(runner.cache.rglob("*.checkpoint")), "the run was not interrupted in mid-tuning"
+    assert runner(sources=("onedmcnn",), depths={"onedmcnn": "full"}, plan=FOLDS).tuned
     for room in ("features", "networks"):
-        whole = {name: data for name, (_, data) in snapshot(tmp_path / "whole" / room).items()}
-        broken = {name: data for name, (_, data) in snapshot(tmp_path / "broken" / room).items() if ".tmp-" not in name}
-        assert broken == whole and whole
+        folders = [cache / room / "onedmcnn" for cache in (all_depths.runner.cache, runner.cache)]
+        whole, broken = ({name: data for name, (_, data) in snapshot(folder).items()} for folder in folders)
+        assert {name: data for name, data in broken.items() if ".tmp-" not in name} == whole and whole
 
 
-def test_recipes_live_side_by_side_and_share_the_trunk(runner) -> None:
+def test_recipes_live_side_by_side_and_share_the_trunk(extracted) -> None:
     """A network under a second recipe is a source of its own; clips pass the trunk that both leave alone only once."""
-    runner(plan=FOLDS)
+    runner = extracted
     done = runner(plan=FOLDS, sources=("twodmcnn@seed-adam",), depths={"twodmcnn": "head"})
     assert (done.tuned, done.embedded) == (2, 20)
     cache = runner.open()
@@ -204,18 +180,20 @@ def test_recipes_live_side_by_side_and_share_the_trunk(runner) -> None:
     assert np.abs(first.logits - second.logits).max() > 0
 
 
-def test_torchvision_models_are_sources(runner) -> None:
-    """A video model of torchvision leaves frozen blocks, and that it has no weights is said."""
-    name = "torchvision:s3d"
+def test_torchvision_models_are_sources(runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A video model of torchvision, here of few frames, leaves frozen blocks, and that it has no weights is said."""
+    monkeypatch.setattr(torchvision_video, "FRAMES", 4)
+    monkeypatch.setattr(torchvision_video, "torchvision_spec", torchvision_video.torchvision_spec.__wrapped__)
+    name = "torchvision:mc3_18"
     runner.keep(4)
     runner(plan=FOLDS, sources=(name,), depths={name: "frozen"})
-    assert runner.open().block(name, "*").embedding.shape == (4, 1024)
+    assert runner.open().block(name, "*").embedding.shape == (4, 512)
     assert any(name in line and "RANDOM" in line for line in runner.said)
 
 
-def test_cross_fitting_tunes_every_pair_of_folds(runner) -> None:
+def test_cross_fitting_tunes_every_pair_of_folds(extracted) -> None:
     """K + K (K - 1) / 2 networks by default, K without, one more for leaky runs; what is there is not tuned again."""
-    three = PlanChoice(folds=3)
+    runner, three = extracted, PlanChoice(folds=3)
     assert runner(plan=three, networks=Wanted(crossfit=False)).tuned == 3
     assert runner(plan=three).tuned == 3
     assert runner(plan=three, networks=Wanted(leaky=True)).tuned == 1
@@ -227,19 +205,21 @@ def test_cross_fitting_tunes_every_pair_of_folds(runner) -> None:
     assert len(cache.commands) == 0
 
 
-def test_two_folds_cannot_be_cross_fitted_and_that_is_said(runner) -> None:
+def test_two_folds_cannot_be_cross_fitted_and_that_is_said(extracted) -> None:
     """With two folds no pair can be held out; the networks of the folds are tuned all the same."""
-    assert runner(plan=FOLDS).tuned == 2
-    assert any("cross-fitting is off" in line for line in runner.said)
+    assert extracted(plan=PlanChoice(folds=2, seed=1)).tuned == 2
+    assert any("cross-fitting is off" in line for line in extracted.said)
 
 
-def test_repeats_tune_under_further_plans(runner) -> None:
+def test_repeats_tune_under_further_plans(extracted) -> None:
     """A second repeat is a plan of another seed over the same clips; the first stays in force and is reused."""
+    runner = extracted
     runner(plan=FOLDS)
+    plans = runner.open().plans
     assert runner(plan=FOLDS, networks=Wanted(repeats=2)).tuned == 2
     cache = runner.open()
     (further,) = cache.repeat_plans
-    assert (further.seed, further.repeat, cache.plan.repeat) == (1, 1, 0) and len(cache.plans) == 1
+    assert (further.seed, further.repeat, cache.plan.repeat) == (1, 1, 0) and cache.plans == plans
     assert further.assignment != cache.plan.assignment and further.assignment.keys() == cache.plan.assignment.keys()
     for fold in range(2):
         block = cache.block("twodmcnn", fold, plan=further)
@@ -249,7 +229,7 @@ def test_repeats_tune_under_further_plans(runner) -> None:
         cache.block("twodmcnn", 5, plan=further)
 
 
-def test_sound_that_nobody_reads_may_be_missing(runner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sound_that_nobody_reads_may_be_missing(extracted, monkeypatch: pytest.MonkeyPatch) -> None:
     """A label whose clips are all mute: fine for picture sources, cross-fitting too; for a sound source refused."""
     statuses = [
         ClipStatus(Clip(name, name, label), name, name, name, ok=True, missing="sound" if label == "sad" else "")
@@ -269,14 +249,12 @@ def test_sound_that_nobody_reads_may_be_missing(runner, monkeypatch: pytest.Monk
     monkeypatch.setattr("extract.stage.next_plan", stop)
     for sources in (("c3d",), ("twodmcnn", "c3d")):
         with pytest.raises(InputError, match="far enough"):
-            runner(plan=FOLDS, sources=sources, depths={"c3d": "frozen"})
+            extracted(plan=FOLDS, sources=sources, depths={"c3d": "frozen"})
     assert asked == [("picture",), ("picture", "sound")]
 
 
-def test_a_clip_without_sound_is_kept_where_that_was_asked(runner) -> None:
+def test_a_clip_without_sound_is_kept_where_that_was_asked(runner, narrow) -> None:
     """--missing impute keeps a mute clip: its sound sources lack it, its picture sources do not; refuse refuses it."""
-    from moodfuse.corpus import ClipSettings, make_clip
-
     runner.keep(4)
     make_clip(runner.data / "sad" / "mute.mp4", mood="sad", settings=ClipSettings(2.0, 64, 48, seed=50), sound=False)
     sources, depths = ("twodmcnn", "c3d"), {"c3d": "frozen"}

@@ -14,13 +14,8 @@ from cache.planning import PlanChoice
 from cache.store import FeatureCache
 from extract import examine, streaming
 from extract.stage import RefusedClipsError
-from extract.work import Wanted
 from moodfuse.corpus import ClipSettings, make_clip
-
-FOLDS = PlanChoice(folds=2)
-STILL = "onedmcnn@seed-adam"
-SOURCES, DEPTHS = ("onedmcnn", "twodmcnn", STILL), {STILL: "frozen"}
-ONE_NETWORK_A_FOLD = Wanted(crossfit=False)
+from tests.extract.conftest import DEPTHS, FOLDS, RECIPE, SOURCES, STILL, Runner
 
 
 class Interrupted(Exception):
@@ -51,31 +46,28 @@ def files(folder: Path, *rooms: str) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in found}
 
 
-def test_streaming_gives_the_features_of_kept_media(runner, begun, tmp_path: Path, monkeypatch) -> None:
+def test_streaming_gives_the_features_of_kept_media(runner, all_depths, begun, tmp_path: Path, monkeypatch) -> None:
     """Frozen, head and full tuning leave the same files; clips are decoded once, nothing decoded stays anywhere."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
-    runner.keep(6)
-    kept = runner.cache.with_name("kept")
-    done = runner(cache=kept, sources=SOURCES, depths=DEPTHS, plan=FOLDS, networks=ONE_NETWORK_A_FOLD)
+    runner = Runner(all_depths.runner.data, runner.cache, runner.recipe)  # the same paths, which clip records hold
+    kept, done = all_depths.runner.cache, all_depths.done
     begun.clear()
-    options = {"sources": SOURCES, "depths": DEPTHS, "plan": FOLDS, "networks": ONE_NETWORK_A_FOLD, "keep_media": False}
+    options = {"sources": SOURCES, "depths": DEPTHS, "plan": FOLDS, "keep_media": False}
     streamed = runner(**options)
-    assert len(begun) == 6 and (streamed.tuned, streamed.embedded) == (done.tuned, done.embedded) == (4, 36)
+    assert len(begun) == 4 and (streamed.tuned, streamed.embedded) == (done.tuned, done.embedded) == (4, 24)
     rooms = ("features", "networks", "clips", "plans", "audits")
     assert files(runner.cache, *rooms) == files(kept, *rooms)
     assert read_audit(runner.open()) is not None
     assert not (runner.cache / "media").exists() and not list((tmp_path / "temporary").glob("moodfuse-*"))
-    assert any(f"6 clips to decode once, past twodmcnn, {STILL}" in line for line in runner.said)
+    assert any(f"4 clips to decode once, past twodmcnn, {STILL}" in line for line in runner.said)
     assert any("RANDOM" in line and STILL in line for line in runner.said)
     again = runner(**options)
-    assert (len(begun), again.tuned, again.embedded) == (6, 0, 0) and "nothing to decode" in runner.said[-1]
+    assert (len(begun), again.tuned, again.embedded) == (4, 0, 0) and "nothing to decode" in runner.said[-1]
 
 
-def test_c3d_does_not_depend_on_other_sources_nor_on_what_is_kept(tmp_path: Path) -> None:
+def test_c3d_does_not_depend_on_other_sources_nor_on_what_is_kept(narrow, tmp_path: Path) -> None:
     """Embeddings of c3d from small media kept for it alone, and from media streamed past i3d too, are equal."""
-    from tests.extract.conftest import RECIPE, Runner
-
     for number in range(4):
         label = "excited" if number % 2 else "sad"
         (tmp_path / "clips" / label).mkdir(parents=True, exist_ok=True)
@@ -93,13 +85,11 @@ def test_c3d_does_not_depend_on_other_sources_nor_on_what_is_kept(tmp_path: Path
     assert 0 == sizes["past"] < sizes["alone"]
 
 
-def test_a_streamed_run_that_was_killed_decodes_only_the_rest(runner, begun, monkeypatch) -> None:
+def test_a_streamed_run_that_was_killed_decodes_only_the_rest(runner, all_depths, begun, monkeypatch) -> None:
     """Clips whose features are written are not decoded again; what comes out is what an unbroken run leaves."""
     monkeypatch.setattr(streaming, "CLIPS_PER_PART", 2)
-    runner.keep(6)
+    runner.keep(4)
     options = {"sources": ("twodmcnn", STILL), "depths": DEPTHS, "plan": FOLDS, "keep_media": False}
-    whole = runner.cache.with_name("whole")
-    runner(cache=whole, **options)
     write, written = FeatureCache.write_block_part, []
 
     def breaks(self: FeatureCache, recipe, roles, digests, arrays) -> int:
@@ -114,41 +104,43 @@ def test_a_streamed_run_that_was_killed_decodes_only_the_rest(runner, begun, mon
             runner(**options)
     begun.clear()
     runner(**options)
-    assert len(begun) == 4
+    assert len(begun) == 2
     for source, holdout in (("twodmcnn", 0), ("twodmcnn", 1), (STILL, "*")):
-        ours, theirs = runner.open().block(source, holdout), FeatureCache(whole).block(source, holdout)
+        ours, theirs = (cache.block(source, holdout) for cache in (runner.open(), all_depths.runner.open()))
         assert ours.embedding.tobytes() == theirs.embedding.tobytes()
 
 
 def test_a_kept_run_that_was_killed_decodes_nothing_that_is_in_the_store(runner, begun, monkeypatch) -> None:
-    """Killed after four clips, whether before or after the fourth was kept: the next run leaves out what is there."""
+    """Killed after two clips, whether before or after the second was kept: the next run leaves out what is there."""
     from cache.media import MediaStore
 
     write, kept = MediaStore.write, []
 
     def breaks(self: MediaStore, digest: str, media) -> Path:
         kept.append(write(self, digest, media))
-        if len(kept) == 4:
+        if len(kept) == 2:
             raise Interrupted
         return kept[-1]
 
+    runner.keep(4)
     with monkeypatch.context() as patch:
         patch.setattr(MediaStore, "write", breaks)
         with pytest.raises(Interrupted):
             runner(plan=FOLDS)
     begun.clear()
     runner(plan=FOLDS)
-    assert len(begun) == 6 and len(list((runner.cache / "media").rglob("*.h5"))) == 10
+    assert len(begun) == 2 and len(list((runner.cache / "media").rglob("*.h5"))) == 4
 
 
-def test_media_that_went_are_decoded_again_and_marks_too(runner, begun) -> None:
+def test_media_that_went_are_decoded_again_and_marks_too(runner, all_depths, begun) -> None:
     """Without media a finished cache needs none; a further source decodes what it reads; lost marks are made anew."""
     runner.keep(4)
-    runner(plan=FOLDS)
+    shutil.copytree(all_depths.runner.cache, runner.cache)
     shutil.rmtree(runner.cache / "media")
     begun.clear()
     assert runner(plan=FOLDS).embedded == 0 and not begun
-    runner(plan=FOLDS, sources=("twodmcnn", STILL), depths=DEPTHS)
+    further = "onedmcnn@seed-sgd"
+    runner(plan=FOLDS, sources=("twodmcnn", further), depths={further: "frozen"})
     assert len(begun) == 4
     begun.clear()
     next(iter((runner.cache / "audits").rglob("*.h5"))).unlink()
@@ -166,18 +158,19 @@ def test_a_video_network_is_not_tuned_whole_without_media(runner) -> None:
 
 def test_nothing_is_computed_before_it_is_known_to_be_of_use(runner, begun) -> None:
     """Folds that cannot be are refused before decoding; strict and dry runs judge every clip before any feature."""
-    with pytest.raises(InputError, match="use --folds 5"):
+    runner.keep(4)
+    with pytest.raises(InputError, match="use --folds 2"):
         runner(plan=PlanChoice(folds=6), keep_media=False)
     assert not begun
-    assert runner(plan=FOLDS, keep_media=False, dry_run=True).dry_run and len(begun) == 10
+    assert runner(plan=FOLDS, keep_media=False, dry_run=True).dry_run and len(begun) == 4
     assert any("2 networks to tune" in line for line in runner.said)
     (runner.data / "sad" / "zero.mp4").write_bytes(b"")
-    with pytest.raises(RefusedClipsError, match="1 of 11 clips refused"):
+    with pytest.raises(RefusedClipsError, match="1 of 5 clips refused"):
         runner(plan=FOLDS, keep_media=False, strict=True)
     assert not (runner.cache / "features").exists()
 
 
-def test_a_clip_without_sound_is_streamed_past_video_networks_alone(runner) -> None:
+def test_a_clip_without_sound_is_streamed_past_video_networks_alone(runner, narrow) -> None:
     """Under --missing impute a mute clip passes c3d and leaves no row of the tagger."""
     runner.keep(4)
     make_clip(runner.data / "sad" / "mute.mp4", mood="sad", settings=ClipSettings(2.0, 64, 48, seed=50), sound=False)
