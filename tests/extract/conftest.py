@@ -1,6 +1,7 @@
 """A tiny corpus of real media files, made once a session, and recipes that tune in seconds."""
 
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -109,6 +110,26 @@ def runner(media: Path, tmp_path: Path) -> Runner:
     return new_runner(media, tmp_path)
 
 
+COMMAND = """
+if __name__ == "__main__":  # what stands before this is also done by every process that decodes
+    import sys
+
+    from extract import announce
+    from extract.estimate import Estimate
+    from moodfuse.cli import main
+
+    announce.measure = lambda *args, **options: Estimate(60.0, 1.0)
+    main(sys.argv[1:])
+"""
+
+
+def moodfuse_command(folder: Path) -> list[str]:
+    """How a process of its own runs `moodfuse` without timing networks; its script is written into a folder."""
+    script = folder / "moodfuse_command.py"
+    script.write_text(COMMAND)
+    return [sys.executable, str(script)]
+
+
 @pytest.fixture(scope="session")
 def heads_cache(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache of the whole corpus with two folds, the source twodmcnn tuned at its head; not to be changed."""
@@ -154,4 +175,4 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
         i3d, "CONVOLUTIONS", {name: (4, kernel, stride) for name, (_, kernel, stride) in i3d.CONVOLUTIONS.items()}
     )
     last = list(i3d.MIXED)[-1]
-    monkeypatch.setattr(i3d, "MIXED", {name: (1,) * 6 for name in i3d.MIXED} | {last: i3d.MIXED[last]})
+    monkeypatch.setattr(i3d, "MIXED", dict.fromkeys(i3d.MIXED, (1,) * 6) | {last: i3d.MIXED[last]})

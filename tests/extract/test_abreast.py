@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,6 @@ from extract import abreast
 from extract.abreast import processes_for
 from extract.recipe_files import RecipeChoice, build_recipe
 from extract.work import Work
-
-FOLDS = 3
 
 
 def work(source: str, *, to_tune: int) -> Work:
@@ -37,27 +36,28 @@ def test_small_networks_share_the_cores(source: str, cores: int, to_tune: int, e
 
 
 def features(folder: Path) -> dict[str, bytes]:
-    """The bytes of every network, and the names of every part, whose digests stand in them."""
-    parts = {path.relative_to(folder).as_posix(): b"" for path in folder.glob("features/**/*.h5")}
-    return parts | {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.glob("networks/**/*.safetensors")
-    }
+    """The bytes of every network of onedmcnn, and the names of its parts, whose digests stand in them."""
+    parts, networks = folder.glob("features/onedmcnn/**/*.h5"), folder.glob("networks/onedmcnn/**/*.safetensors")
+    contents = dict.fromkeys(parts, b"") | {path: path.read_bytes() for path in networks}
+    return {path.relative_to(folder).as_posix(): content for path, content in contents.items()}
 
 
 def test_the_bits_are_those_of_one_process(
-    runner: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    runner: Any, all_depths: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Two processes, then two of which one dies at once, so that one does all: the same networks and features."""
-    runner.keep(6)
-    runner.recipe.write_text(runner.recipe.read_text().replace("threads = 2", "threads = 1"))
+    """Two processes, then two of which one dies at once, so that one does all: the networks and features of one."""
+    runner.keep(4)
+    monkeypatch.setattr(abreast, "FEWEST_NETWORKS", 1)
     caches = [runner.cache.with_name(name) for name in ("two", "died")]
     done = []
     for cache in caches:
+        shutil.copytree(all_depths.runner.cache, cache, ignore=shutil.ignore_patterns("features", "networks"))
         if cache.name == "died":
             monkeypatch.setattr(abreast, "_help", os._exit)  # called with other arguments, so it raises
         with caplog.at_level(logging.WARNING):
-            done.append(runner(cache=cache, sources=("onedmcnn",), jobs=2, plan=PlanChoice(folds=FOLDS)))
-    assert [(item.tuned, item.embedded) for item in done] == [(6, 36)] * 2
-    assert features(caches[0]) == features(caches[1])
-    assert len(features(caches[0])) == 12
+            done.append(runner(cache=cache, sources=("onedmcnn",), jobs=4, plan=PlanChoice(folds=2)))
+    assert [(item.tuned, item.embedded) for item in done] == [(2, 8)] * 2
+    alone = features(all_depths.runner.cache)
+    assert features(caches[0]) == features(caches[1]) == alone
+    assert len(alone) == 4
     assert [record for record in caplog.records if "a helping process ended with exit code" in record.message]

@@ -32,7 +32,7 @@ def recipe_of(source: str) -> Recipe:
 
 
 @pytest.mark.parametrize("source", ["twodmcnn", "c3d"])
-def test_a_kept_body_gives_the_same_bits(source: str, tmp_path: Path) -> None:
+def test_a_kept_body_gives_the_same_bits(source: str, narrow: None, tmp_path: Path) -> None:
     """A network made from the file embeds a clip as the one that was kept did, though it drew other weights first."""
     recipe = recipe_of(source)
     network = make_network(recipe, None, 3)

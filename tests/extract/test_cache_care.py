@@ -11,9 +11,9 @@ from cache.verify import verify
 
 
 @pytest.mark.parametrize("harm", ["gone", "damaged"])
-def test_extract_writes_a_lost_record_of_a_network_anew(runner, harm: str) -> None:
+def test_extract_writes_a_lost_record_of_a_network_anew(extracted, harm: str) -> None:
     """`trained.json` alone is missing or damaged: no reader finds the block until extract has run again."""
-    runner(plan=PlanChoice(folds=2))
+    runner = extracted
     cache = runner.open()
     sound = cache.block("twodmcnn", 0).embedding
     record = cache.block_folder(cache.recipe("twodmcnn"), cache.roles(cache.recipe("twodmcnn"), 0)) / "trained.json"
@@ -25,9 +25,9 @@ def test_extract_writes_a_lost_record_of_a_network_anew(runner, harm: str) -> No
     assert (runner.open().block("twodmcnn", 0).embedding == sound).all()
 
 
-def test_what_extract_leaves_is_sound_and_in_use(runner) -> None:
+def test_what_extract_leaves_is_sound_and_in_use(extracted) -> None:
     """Every file is of a known kind, every block complete; media can be freed, and a new label's old networks."""
-    runner(plan=PlanChoice(folds=2))
+    runner = extracted
     found, stock = verify(runner.cache), take_stock(runner.open())
     assert not found.faults and not found.stale_view and not any(found.others.values())
     assert {recipe.state for recipe in stock.recipes} == {IN_FORCE, SERVES}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch._inductor.config
 
 from cache.errors import InputError
 from cache.media import Media
@@ -45,7 +46,7 @@ def test_a_worker_that_cannot_compile_says_so(monkeypatch: pytest.MonkeyPatch, t
         SourceWorker(recipe, make_network(recipe, None, 2), InHand())
 
 
-def test_a_compiled_network_gives_the_same_features() -> None:
+def test_a_compiled_network_gives_the_same_features(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its recipe is another; embeddings differ by rounding, are the same bits when asked again, and follow weights."""
     try:
         check_compiler("cpu")
@@ -53,6 +54,7 @@ def test_a_compiled_network_gives_the_same_features() -> None:
         if os.environ.get("MOODFUSE_COMPILER") == "required":
             raise
         pytest.skip(str(error))
+    monkeypatch.setattr(torch._inductor.config, "compile_threads", 1)  # more are processes that import torch too
     eager = build_recipe("onedmcnn", RecipeChoice(depth="full", device="cpu"))
     compiled = build_recipe("onedmcnn", RecipeChoice(depth="full", device="cpu", compile=True))
     assert compiled == replace(eager, compile=True) and compiled.digest16 != eager.digest16

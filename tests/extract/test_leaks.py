@@ -22,7 +22,10 @@ from cache.tables import ClipTable
 from extract.embed import SourceWorker, make_network
 from extract.keeping import source_media
 from extract.networks.own_files import load_weights_file
+from extract.recipe_files import RecipeChoice, build_recipe
 from extract.tuned import activations_of, tune_one
+from extract.work import Wanted
+from tests.extract.conftest import RECIPE, Runner
 
 FOLD = 0
 HOLDOUTS = (Holdout.of(FOLD), Holdout.of({FOLD, 1}))
@@ -95,15 +98,18 @@ def equal(one: dict[str, object], other: dict[str, object]) -> bool:
 
 
 @pytest.fixture(scope="module")
-def home(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache of three folds with one network tuned whole and one at the head, cross-fitted."""
-    from tests.extract.conftest import RECIPE, Runner
-
+def home(media: Path, heads_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of three folds with the recipes of a network tuned whole and one at its head; none needs to be tuned."""
     folder = tmp_path_factory.mktemp("leaks")
+    shutil.copytree(heads_cache, folder / "work")
     (folder / "tiny.toml").write_text(RECIPE)
     runner = Runner(media, folder / "work", folder / "tiny.toml")
-    done = runner(sources=("onedmcnn", "twodmcnn"), plan=PlanChoice(folds=3))
-    assert done.tuned == 2 * 6
+    runner(plan=PlanChoice(folds=3), networks=Wanted(crossfit=False))
+    cache = runner.open()
+    choice = RecipeChoice(recipe=str(runner.recipe))
+    recipes = [build_recipe(source, choice) for source in ("onedmcnn", "twodmcnn")]
+    cache.write_recipe(recipes[0])
+    cache.select(recipes, command="", reading={})
     return folder / "work"
 
 

@@ -54,8 +54,9 @@ def test_odd_names_go_through_all_stages(runner, tmp_path: Path) -> None:
     assert again.embedded == 0
 
 
-def test_the_same_bytes_under_one_label_are_one_group(runner, tmp_path: Path) -> None:
+def test_the_same_bytes_under_one_label_are_one_group(extracted, tmp_path: Path) -> None:
     """Both names are said, no fold parts them, both have the one clip's features, and all stages take them."""
+    runner = extracted
     shutil.copy(runner.data / "sad" / "0.mp4", runner.data / "sad" / "copy.mp4")
     runner(plan=PlanChoice(folds=2), depths={"twodmcnn": "frozen"})
     cache = runner.open()
@@ -71,8 +72,9 @@ def test_the_same_bytes_under_one_label_are_one_group(runner, tmp_path: Path) ->
     assert groups["sad/0.mp4"] == groups["sad/copy.mp4"] and len(groups) == 11
 
 
-def test_the_same_bytes_under_two_labels_are_an_error_that_names_both(runner) -> None:
+def test_the_same_bytes_under_two_labels_are_an_error_that_names_both(extracted) -> None:
     """One content cannot carry two labels."""
+    runner = extracted
     shutil.copy(runner.data / "sad" / "0.mp4", runner.data / "excited" / "copy.mp4")
     with pytest.raises(
         InputError, match=r"excited/copy.mp4 is labelled 'excited' and sad/0.mp4 'sad'.*same file twice"

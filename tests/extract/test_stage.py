@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from extract.networks import torchvision_video
 from extract.stage import RefusedClipsError
 from extract.work import Wanted
 from moodfuse.corpus import ClipSettings, make_clip
-from tests.extract.conftest import DEPTHS, FOLDS, SOURCES, STILL
+from tests.extract.conftest import DEPTHS, FOLDS, SOURCES, STILL, moodfuse_command
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -137,20 +136,11 @@ def test_a_missing_source_is_named(heads_cache: Path) -> None:
         FeatureCache(heads_cache).block("c3d", "*")
 
 
-SCRIPT = """
-import sys
-from moodfuse.cli import main
-if __name__ == "__main__":
-    main(sys.argv[1:])
-"""
-
-
 def test_killed_in_mid_tuning_resumes_to_the_same_bytes(runner, all_depths, tmp_path: Path) -> None:
     """SIGKILL after the first checkpoint, then a second start: networks and features equal an unbroken run's."""
     runner.keep(4)
-    (tmp_path / "go.py").write_text(SCRIPT)
     options = ["--source", "onedmcnn", "--tune", "full", "--folds", "2", "--recipe", str(runner.recipe)]
-    command = [sys.executable, str(tmp_path / "go.py"), "extract", str(runner.data), "--cache", str(runner.cache)]
+    command = [*moodfuse_command(tmp_path), "extract", str(runner.data), "--cache", str(runner.cache)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     child = subprocess.Popen(
         [*command, *options], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
