@@ -316,7 +316,6 @@ READERS: dict[str, Callable[[FeatureCache], object]] = {
 CHANGES: dict[str, Callable[[np.ndarray], np.ndarray | None]] = {
     "missing": lambda array: None,
     "longer": lambda array: np.concatenate([array, array[-1:]]),
-    "shorter": lambda array: array[:-1],
     "empty": lambda array: array[:0],
     "one more axis": lambda array: array[..., None],
     "texts": lambda array: np.full(array.shape, b"abc"),
