@@ -58,7 +58,7 @@ STILL = Recipe("still", "still", 1, "random", "{}", "frozen", None, embedding_tu
 
 
 def fill_blocks(cache: FeatureCache, recipe: Recipe, holdouts: Iterable[HoldoutLike], plan: Plan | None = None) -> None:
-    """Write blocks of a recipe, two parts each; values tell the recipe's seed and the network."""
+    """Write blocks of a recipe, two parts for a frozen network; values tell the recipe's seed and the network."""
     cache.write_recipe(recipe)
     digests = [status.digest for status in cache.clips]
     for holdout in holdouts:
@@ -68,7 +68,7 @@ def fill_blocks(cache: FeatureCache, recipe: Recipe, holdouts: Iterable[HoldoutL
             write_network(cache.network_path(recipe, roles))
         base = 1000 * recipe.seed + (int(trained_digest16(roles)[:4], 16) if roles else 0)
         rows = (np.arange(len(digests))[:, None] + np.arange(4) / 8 + base).astype(np.float32)
-        for some in (slice(0, 7), slice(7, None)):
+        for some in (slice(None),) if roles else (slice(0, 7), slice(7, None)):
             logits = rows[some, : len(cache.classes)]
             cache.write_block_part(recipe, roles, digests[some], {"embedding": rows[some], "logits": logits})
 
@@ -80,7 +80,7 @@ def write_network(path: Path) -> None:
     write_aside(path, save(weights, metadata={METADATA_KEY: canonical_json({"epoch": 3, SEAL: seal})}))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def fill() -> Callable[..., None]:
     """`fill_blocks`, for tests that fill a cache themselves."""
     return fill_blocks
@@ -95,16 +95,37 @@ def whole_cache(whole_template: Path, tmp_path: Path) -> FeatureCache:
 
 @pytest.fixture(scope="session")
 def whole_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two plans, heads over a frozen network, a frozen source, media, weights, an audit, a run."""
-    cache = FeatureCache(tmp_path_factory.mktemp("whole") / "work", create=True)
-    statuses = make_statuses(("a", "b") * 9)
-    cache.write_plan(make_plan(statuses), statuses)
+    """A plan, heads of two folds, a frozen source, media, weights, an audit, a run."""
+    return make_whole(tmp_path_factory.mktemp("whole") / "work").path
+
+
+@pytest.fixture
+def tuned_cache(tuned_template: Path, tmp_path: Path) -> FeatureCache:
+    """A whole cache with further networks, which a test may change."""
+    shutil.copytree(tuned_template, tmp_path / "work")
+    return FeatureCache(tmp_path / "work")
+
+
+@pytest.fixture(scope="session")
+def tuned_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole cache with the networks of a pair, of all clips, of a second plan, and the frozen one under heads."""
+    cache = make_whole(tmp_path_factory.mktemp("tuned") / "work")
+    statuses = list(cache.statuses)
     again = deal(units_of(statuses), folds=3, seed=1, placed={})
     cache.write_plan(Plan(3, 1, "test", again, cache.plan.records, repeat=1), statuses)
-    fill_blocks(cache, STILL, ["*"])
     fill_blocks(cache, frozen_counterpart(NET), ["*"])
-    fill_blocks(cache, NET, [0, 1, 2, {0, 1}, {0, 2}, {1, 2}, ()])
+    fill_blocks(cache, NET, [{0, 1}, ()])
     fill_blocks(cache, NET, [0], cache.repeat_plans[0])
+    return cache.path
+
+
+def make_whole(folder: Path) -> FeatureCache:
+    """A cache with every kind of file."""
+    cache = FeatureCache(folder, create=True)
+    statuses = make_statuses(("a", "b") * 9)
+    cache.write_plan(make_plan(statuses), statuses)
+    fill_blocks(cache, STILL, ["*"])
+    fill_blocks(cache, NET, [0, 1])
     write_network(cache.network_path(NET, cache.roles(NET, 0) or ()).with_suffix(".checkpoint"))
     cache.select([STILL, NET], command="moodfuse extract clips --cache work", reading={"missing": "impute"})
     first = statuses[0].digest
@@ -120,7 +141,7 @@ def whole_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_run(cache, make_run(cache, "run-1"))
     (cache.path / "runs" / "run-1" / "report").mkdir()
     (cache.path / "runs" / "run-1" / "report" / "report.html").write_text("<html></html>")
-    return cache.path
+    return cache
 
 
 def make_run(cache: FeatureCache, name: str) -> Run:

@@ -26,9 +26,9 @@ def test_every_command_has_help_and_an_example(name: str) -> None:
     assert call(name).exit_code == 2
 
 
-def test_json_is_stable(whole_cache: FeatureCache) -> None:
+def test_json_is_stable(tuned_cache: FeatureCache) -> None:
     """The same cache gives the same text, and its keys are those that programs rely on."""
-    first, second = (call("ls", "--cache", whole_cache.path, "--format", "json").output for _ in range(2))
+    first, second = (call("ls", "--cache", tuned_cache.path, "--format", "json").output for _ in range(2))
     assert first == second
     record = json.loads(first)
     assert list(record) == [
@@ -48,11 +48,11 @@ def test_json_is_stable(whole_cache: FeatureCache) -> None:
 
 
 @pytest.mark.parametrize("columns", ["40", "80", "200"])
-def test_tables_keep_every_column(whole_cache: FeatureCache, columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_keep_every_column(tuned_cache: FeatureCache, columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """However narrow the terminal: no column is dropped and no number is cut."""
     monkeypatch.setenv("COLUMNS", columns)
     for words in ((), ("--long",)):
-        output = call("ls", "--cache", whole_cache.path, *words).output
+        output = call("ls", "--cache", tuned_cache.path, *words).output
         (heading,) = [line for line in output.splitlines() if "blocks complete" in line]
         assert heading.split() == HEADINGS
         assert all(words in output for words in ("{} 1 of 1", "{k}", "{j,k}", "* 1 of 1")) and "…" not in output
@@ -60,27 +60,27 @@ def test_tables_keep_every_column(whole_cache: FeatureCache, columns: str, monke
         assert "incomplete: net@a {0,1} of repeat 1: no network yet" in output
 
 
-def test_odd_names_are_printed_on_one_line(whole_cache: FeatureCache) -> None:
+def test_odd_names_are_printed_on_one_line(tuned_cache: FeatureCache) -> None:
     """Markup, control characters and stray bytes in a name do nothing to the terminal."""
-    (whole_cache.path / "runs" / "[red]x\n\udcff").mkdir()
-    (whole_cache.path / "runs" / "[red]x\n\udcff" / "run.json").write_text("{")
-    result = call("ls", "--cache", whole_cache.path)
+    (tuned_cache.path / "runs" / "[red]x\n\udcff").mkdir()
+    (tuned_cache.path / "runs" / "[red]x\n\udcff" / "run.json").write_text("{")
+    result = call("ls", "--cache", tuned_cache.path)
     assert result.exit_code == 0 and r"[red]x\n\udcff" in result.output
-    assert call("ls", "--cache", whole_cache.path, "--format", "json").exit_code == 0
-    assert call("verify", "--cache", whole_cache.path).exit_code == 1
+    assert call("ls", "--cache", tuned_cache.path, "--format", "json").exit_code == 0
+    assert call("verify", "--cache", tuned_cache.path).exit_code == 1
 
 
-def test_verify_exits_with_one_if_anything_was_bad(whole_cache: FeatureCache) -> None:
+def test_verify_exits_with_one_if_anything_was_bad(tuned_cache: FeatureCache) -> None:
     """Repaired or not; afterwards with 0, what was set aside listed."""
-    assert call("verify", "--cache", whole_cache.path).exit_code == 0
-    part = min((whole_cache.path / "features" / "still").rglob("*.h5"))
+    assert call("verify", "--cache", tuned_cache.path).exit_code == 0
+    part = min((tuned_cache.path / "features" / "still").rglob("*.h5"))
     part.write_bytes(b"x" + part.read_bytes()[1:])
     for words in ((), ("--repair",)):
-        result = call("verify", "--cache", whole_cache.path, *words)
-        assert result.exit_code == 1 and f"bad: {part.relative_to(whole_cache.path)}: has no header" in result.output
-    assert f"moodfuse extract DATA --cache {whole_cache.path} --source still" in result.output
+        result = call("verify", "--cache", tuned_cache.path, *words)
+        assert result.exit_code == 1 and f"bad: {part.relative_to(tuned_cache.path)}: has no header" in result.output
+    assert f"moodfuse extract DATA --cache {tuned_cache.path} --source still" in result.output
     assert "moodfuse extract clips --cache work" in result.output
-    result = call("verify", "--cache", whole_cache.path)
+    result = call("verify", "--cache", tuned_cache.path)
     assert (
         result.exit_code == 0 and "set aside earlier: features/still" in result.output and "none bad" in result.output
     )

@@ -31,9 +31,9 @@ def test_every_call_may_be_refused(tmp_path: Path) -> None:
     undisturbed = calls_of(fill, tmp_path / "cache")
     kinds = {call.kind for call in undisturbed[0]}
     assert kinds == {"mkdir", "open", "write", "fsync", "read back", "rename", "open folder", "sync"}
-    chosen = [Refusal(number, ERRORS[number % len(ERRORS)]) for number in range(0, len(undisturbed[0]), 8)]
+    chosen = [Refusal(number, ERRORS[number % len(ERRORS)]) for number in range(0, len(undisturbed[0]), 12)]
     writes = [number for number, call in enumerate(undisturbed[0]) if call.kind == "write"]
-    chosen += [Refusal(number, errno.ENOSPC, short=True) for number in writes[::4]]
+    chosen += [Refusal(number, errno.ENOSPC, short=True) for number in writes[::8]]
     refused = [refuse(fill, tmp_path / "cache", refusal, undisturbed) for refusal in chosen]
     assert [item for item in refused if item.faults] == []
     assert {item.call.kind for item in refused} == kinds
@@ -44,8 +44,8 @@ def test_extract_on_a_disk_that_refuses(tmp_path: Path) -> None:
     with computing_once():
         work = extracting(make_clips(tmp_path / "clips"))
         undisturbed = calls_of(work, tmp_path / "work")
-        numbers = range(5, len(undisturbed[0]), 31)
-        for number, error in zip(numbers, ERRORS * 2, strict=False):
+        numbers = range(5, len(undisturbed[0]), len(undisturbed[0]) // len(ERRORS))
+        for number, error in zip(numbers, ERRORS, strict=False):
             assert refuse(work, tmp_path / "work", Refusal(number, error), undisturbed).faults == ()
 
 

@@ -62,18 +62,18 @@ def test_a_file_that_is_withheld_is_an_error_and_not_missing(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("name", [".snapshot", "sub", "repeat-x"])
-def test_a_plan_in_a_folder_that_is_none_of_plans_is_never_in_force(whole_cache: FeatureCache, name: str) -> None:
+def test_a_plan_in_a_folder_that_is_none_of_plans_is_never_in_force(tuned_cache: FeatureCache, name: str) -> None:
     """A snapshot, or a folder of the user's, may hold older plans or newer ones."""
-    arrays, values = read_part(next((whole_cache.path / "plans").glob("plan-*.h5")))
-    write_part(whole_cache.path / "plans" / name, "plan", arrays, {**values, "sequence": 99})
-    again = FeatureCache(whole_cache.path)
-    assert again.plan == whole_cache.plan and [plan.repeat for plan in again.all_plans] == [0, 1]
-    assert not verify(whole_cache.path).faults
+    arrays, values = read_part(next((tuned_cache.path / "plans").glob("plan-*.h5")))
+    write_part(tuned_cache.path / "plans" / name, "plan", arrays, {**values, "sequence": 99})
+    again = FeatureCache(tuned_cache.path)
+    assert again.plan == tuned_cache.plan and [plan.repeat for plan in again.all_plans] == [0, 1]
+    assert not verify(tuned_cache.path).faults
 
 
-def test_no_reader_looks_into_a_folder_that_begins_with_a_dot(whole_cache: FeatureCache) -> None:
+def test_no_reader_looks_into_a_folder_that_begins_with_a_dot(tuned_cache: FeatureCache) -> None:
     """Copies of runs, media, outcomes and features under such a name are none."""
-    root, clip = whole_cache.path, "ab" * 32
+    root, clip = tuned_cache.path, "ab" * 32
     picture = np.zeros((32, 4, 6, 3), np.uint8)
     seen = Media(picture, np.arange(32.0), np.zeros(0, np.float32), 0)
     MediaStore(root / "media", Rendition("picture", "large")).write(clip, seen)

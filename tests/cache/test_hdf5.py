@@ -32,7 +32,7 @@ from cache.store import FeatureCache
 from cache.tables import CODED, ClipTable
 from cache.verify import DAMAGED, verify
 from faults.forging import forge, replace
-from faults.looking import file_of, place
+from faults.looking import fault_of, file_of, place
 
 pytestmark = [pytest.mark.usefixtures("unsynced"), pytest.mark.timeout(120)]  # a pipe never ends
 Put = Callable[[h5py.File], None]
@@ -129,6 +129,8 @@ ODD: dict[str, tuple[Put, str]] = {
     "one axis": (plain(np.ones(7, "f4")), "expected float32 of shape (7, D)"),
     "other rows": (plain(np.ones((8, 4), "f4")), "of shape (8, 4); expected float32 of shape (7, D)"),
 }
+LARGE = ("huge contiguous", "huge chunked", "huge compressed", "bomb")
+"""What would take much memory; these are exported too, to see that the part is set aside."""
 
 
 def small_part(cache: FeatureCache) -> Path:
@@ -171,6 +173,12 @@ def test_a_part_of_other_arrays_is_damaged(whole_cache: FeatureCache, tmp_path: 
     put, reason = ODD[name]
     part = small_part(whole_cache)
     replace(part, "embedding", put)
+    if name not in LARGE:
+        with pytest.raises(DamagedPartError, match=re.escape(reason)), open_features(part):
+            pass
+        fault = fault_of(whole_cache, part)
+        assert fault is not None and fault.state == DAMAGED
+        return
     tracemalloc.start()
     try:
         check_refused(whole_cache, part, tmp_path / "out.csv", reason)
@@ -268,7 +276,7 @@ def test_classes_that_are_no_list_of_labels_are_damage(whole_cache: FeatureCache
 
 
 @pytest.mark.parametrize("kind", PARTS)
-@pytest.mark.parametrize("how", ["external link", "external storage", "virtual", "group", "huge", "text", "missing"])
+@pytest.mark.parametrize("how", ["external link", "huge", "text", "missing"])
 def test_every_kind_of_part_is_checked(whole_cache: FeatureCache, secret: Path, kind: str, how: str) -> None:
     """`verify` reports it, and a reader refuses it or goes without it: no error of a library gets out."""
     part = file_of(whole_cache, kind)
@@ -277,14 +285,6 @@ def test_every_kind_of_part_is_checked(whole_cache: FeatureCache, secret: Path, 
     def put(file: h5py.File) -> None:
         if how == "external link":
             file[name] = h5py.ExternalLink(str(secret / "secret.h5"), "/embedding")
-        elif how == "external storage":
-            file.create_dataset(name, (7, 4), "f4", external=[(str(secret / "secret.raw"), 0, 112)])
-        elif how == "virtual":
-            layout = h5py.VirtualLayout((7, 4), "f4")
-            layout[:] = h5py.VirtualSource(str(secret / "secret.h5"), "embedding", (7, 4))
-            file.create_virtual_dataset(name, layout)
-        elif how == "group":
-            file.create_group(name)
         elif how == "huge":
             file.create_dataset(name, (1 << 40,), "f8")
         elif how == "text":
@@ -316,7 +316,6 @@ READERS: dict[str, Callable[[FeatureCache], object]] = {
 CHANGES: dict[str, Callable[[np.ndarray], np.ndarray | None]] = {
     "missing": lambda array: None,
     "longer": lambda array: np.concatenate([array, array[-1:]]),
-    "shorter": lambda array: array[:-1],
     "empty": lambda array: array[:0],
     "one more axis": lambda array: array[..., None],
     "texts": lambda array: np.full(array.shape, b"abc"),
@@ -345,10 +344,12 @@ def test_arrays_of_another_form_are_damage_though_every_digest_fits(
         written = write_part(part.parent, part.stem.rpartition("-")[0], changed, attributes)
         if kind == "predictions":
             record.write_text(canonical_json({**read_json(record), "predictions": written.name}))
-        faults = {fault.place: fault.reason for fault in verify(whole_cache.path).faults}
+        if name == max(arrays):
+            assert all("Error" not in fault.reason for fault in verify(whole_cache.path).faults)
         blamed = (written, record) if kind == "predictions" else (written,)  # the record, if they do not fit it
-        assert any(place(whole_cache, file) in faults for file in blamed) == ((kind, name, how) not in HARMLESS)
-        assert all("Error" not in reason for reason in faults.values())
+        faults = [fault for file in blamed if (fault := fault_of(whole_cache, file))]
+        assert bool(faults) == ((kind, name, how) not in HARMLESS)
+        assert all("Error" not in fault.reason for fault in faults)
         with suppress(CacheError, InputError):
             READERS[kind](FeatureCache(whole_cache.path))
         written.unlink(missing_ok=True)

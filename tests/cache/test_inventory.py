@@ -47,29 +47,29 @@ def named(held: HeldRecipe) -> dict[str, int]:
     return {str(name): block.rows for block in held.blocks for name in block.names}
 
 
-def test_every_kind_of_file_is_known(whole_cache: FeatureCache) -> None:
+def test_every_kind_of_file_is_known(tuned_cache: FeatureCache) -> None:
     """A cache with every kind of file has no unknown one, and each kind is there."""
-    found = {entry.place: entry.kind for entry in entries(whole_cache.path)}
+    found = {entry.place: entry.kind for entry in entries(tuned_cache.path)}
     assert not [place for place, kind in found.items() if kind == "unknown"]
     assert set(found.values()) == set(cache.layout.KINDS)
 
 
-def test_blocks_are_named_by_the_plans_in_force(whole_cache: FeatureCache) -> None:
+def test_blocks_are_named_by_the_plans_in_force(tuned_cache: FeatureCache) -> None:
     """Single folds, pairs, none, the frozen counterpart and a repeat, each with its rows."""
-    stock = take_stock(whole_cache)
+    stock = take_stock(tuned_cache)
     assert (stock.plan.folds, stock.plan.clips, stock.plan.groups, stock.plan.repeats) == (3, 18, 18, 2)
     held = {item.source: item for item in stock.recipes}
     assert {name: item.state for name, item in held.items()} == {"net": SERVES, "net@a": IN_FORCE, "still": IN_FORCE}
     assert named(held["still"]) == {"*": 18} and named(held["net"]) == {"*": 18}
     assert named(held["net@a"]) == {
-        **dict.fromkeys(("{}", "{0}", "{1}", "{2}", "{0,1}", "{0,2}", "{1,2}", "{0} of repeat 1"), 18),
-        **dict.fromkeys(("{1} of repeat 1", "{2} of repeat 1"), 0),
+        **dict.fromkeys(("{}", "{0}", "{1}", "{0,1}", "{0} of repeat 1"), 18),
+        **dict.fromkeys(("{2}", "{1} of repeat 1", "{2} of repeat 1"), 0),
     }
-    assert coverage(held["net@a"], stock.plan) == "{} 1 of 1, {k} 4 of 6, {j,k} 3 of 6"
+    assert coverage(held["net@a"], stock.plan) == "{} 1 of 1, {k} 3 of 6, {j,k} 1 of 6"
     assert [(block.parts, block.clips) for block in held["still"].blocks] == [(2, 18)]
     assert stock.runs[0].name == "run-1" and stock.runs[0].whole and not stock.runs[0].gone + stock.runs[0].replaced
     assert sum(entry.bytes for entry in stock.entries) == sum(
-        file.stat().st_size for file in whole_cache.path.rglob("*") if file.is_file()
+        file.stat().st_size for file in tuned_cache.path.rglob("*") if file.is_file()
     )
 
 
@@ -198,9 +198,9 @@ def test_rows_of_clips_that_left_do_not_count(
     assert of(take_stock(FeatureCache(cache.path)), FROZEN).blocks[0].rows == 18
 
 
-def test_strays_are_listed(whole_cache: FeatureCache) -> None:
+def test_strays_are_listed(tuned_cache: FeatureCache) -> None:
     """What was set aside, temporaries, and files of unknown kind, by place."""
-    root = whole_cache.path
+    root = tuned_cache.path
     (root / "plans" / "plan-0.h5.bad").write_bytes(b"bad")
     (root / "clips" / "aa").mkdir()
     (root / "clips" / "aa" / ".tmp-1-x.json").write_bytes(b"half")
@@ -208,7 +208,7 @@ def test_strays_are_listed(whole_cache: FeatureCache) -> None:
     (root / "features" / ".tmp-pruned-1" / "deep" / "x.h5").write_bytes(b"12345")
     (root / "notes.txt").write_text("mine")
     (root / "mine" / "deep").mkdir(parents=True)
-    record = as_record(take_stock(whole_cache))
+    record = as_record(take_stock(tuned_cache))
     assert record["set_aside"] == [{"file": "plans/plan-0.h5.bad", "bytes": 3}]
     assert record["temporaries"] == [
         {"file": "clips/aa/.tmp-1-x.json", "bytes": 4},
@@ -217,16 +217,16 @@ def test_strays_are_listed(whole_cache: FeatureCache) -> None:
     assert [item["file"] for item in record["unknown"]] == ["mine", "notes.txt"]
 
 
-def test_runs_say_what_became_of_their_sources(whole_cache: FeatureCache, fill: Fill) -> None:
+def test_runs_say_what_became_of_their_sources(tuned_cache: FeatureCache, fill: Fill) -> None:
     """A recipe that was replaced, and one that is gone."""
-    fill(whole_cache, replace(FROZEN, seed=7), ["*"])
-    whole_cache.select([replace(FROZEN, seed=7)])
-    folder = whole_cache.path / "features" / "net@a"
-    folder.rename(whole_cache.path / "mine")
-    (run,) = take_stock(FeatureCache(whole_cache.path)).runs
+    fill(tuned_cache, replace(FROZEN, seed=7), ["*"])
+    tuned_cache.select([replace(FROZEN, seed=7)])
+    folder = tuned_cache.path / "features" / "net@a"
+    folder.rename(tuned_cache.path / "mine")
+    (run,) = take_stock(FeatureCache(tuned_cache.path)).runs
     assert run.replaced == ("still",) and run.gone == ("net@a",) and run.whole
-    (run_folder(whole_cache, "run-1") / "run.json").write_text("{")
-    assert not take_stock(FeatureCache(whole_cache.path)).runs[0].whole
+    (run_folder(tuned_cache, "run-1") / "run.json").write_text("{")
+    assert not take_stock(FeatureCache(tuned_cache.path)).runs[0].whole
 
 
 def test_an_empty_cache_has_no_plan(tmp_path: Path) -> None:
@@ -277,9 +277,9 @@ def test_a_damaged_plan_is_an_error_that_says_what_to_do(small_cache: MakeCache)
         take_stock(FeatureCache(cache.path))
 
 
-def test_listing_imports_nothing_heavy(whole_cache: FeatureCache) -> None:
+def test_listing_imports_nothing_heavy(tuned_cache: FeatureCache) -> None:
     """`cache ls` loads no torch, scikit-learn, LightGBM or matplotlib."""
-    command = [sys.executable, "-X", "importtime", "-m", "moodfuse", "cache", "ls", "--cache", str(whole_cache.path)]
+    command = [sys.executable, "-X", "importtime", "-m", "moodfuse", "cache", "ls", "--cache", str(tuned_cache.path)]
     root = str(Path(__file__).parents[2])
     done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": root})
     modules = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line}

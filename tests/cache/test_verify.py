@@ -19,7 +19,7 @@ from cache.recipe import Recipe, Tuning
 from cache.repair import Repair, repair
 from cache.store import FeatureCache
 from cache.verify import UNREADABLE, Fault, verify
-from faults.looking import denied, file_of, mend, place, places, state
+from faults.looking import denied, fault_of, file_of, mend, place, places, state
 
 NET = Recipe("net@a", "net", 1, "random", "{}", "head", Tuning("adam", 1e-3, 3), embedding_tuned=True)
 STILL = Recipe("still", "still", 1, "random", "{}", "frozen", None, embedding_tuned=False)
@@ -45,7 +45,7 @@ def test_a_sound_cache_passes_and_is_left_alone(whole_cache: FeatureCache) -> No
 
 
 @pytest.mark.parametrize("kind", DIGEST_KINDS)
-@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_any_flipped_bit_is_found(whole_cache: FeatureCache, kind: str, where: float, bit: int) -> None:
     """In every kind of file that carries a digest; and a run is bad with its predictions."""
@@ -74,13 +74,13 @@ def test_every_byte_of_a_record_counts(whole_cache: FeatureCache, kind: str) -> 
 
 
 @pytest.mark.parametrize("kind", [*DIGEST_KINDS, "marker"])
-@pytest.mark.parametrize("harm", ["empty", "cut", "longer"])
-def test_other_lengths_are_found(whole_cache: FeatureCache, kind: str, harm: str) -> None:
+def test_other_lengths_are_found(whole_cache: FeatureCache, kind: str) -> None:
     """An empty file, half a file, a file with a byte too many."""
     file = file_of(whole_cache, kind)
     data = file.read_bytes()
-    file.write_bytes({"empty": b"", "cut": data[: len(data) // 2], "longer": data + b"\n"}[harm])
-    assert place(whole_cache, file) in places(verify(whole_cache.path))
+    for harmed in (b"", data[: len(data) // 2], data + b"\n"):
+        file.write_bytes(harmed)
+        assert fault_of(whole_cache, file)
 
 
 def test_a_marker_needs_no_line_feed(whole_cache: FeatureCache) -> None:

@@ -151,6 +151,8 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: KnownW
     assert fetched.exit_code == 0 and str(tmp_path / "weights" / "net.pt") in fetched.output
     listed = run.invoke(group, ["weights", "ls"], terminal_width=200).output
     assert all(name in listed for name in (*KNOWN_WEIGHTS, "torchvision:r3d_18=KINETICS400_V1", "yes"))
+    plain = CliRunner(charset="latin-1").invoke(group, ["weights", "ls"]).output
+    assert known.name in plain and plain.isascii() and "\\u" not in plain
     long = run.invoke(group, ["weights", "ls", "--long", "--network", "c3d"]).output
     assert "BGR x 1 - 90.25/97.66/101.4" in long and "none published" in long and "left behind: fc6, fc7" in long
     made = tmp_path / "out" / "net.safetensors"

@@ -158,7 +158,13 @@ def crossfitted(tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
     return make_cache(tmp_path_factory.mktemp("synthetic") / "cache", Corpus(pairs=True, lacking=2))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
+def build_cache() -> Callable[[Path, Corpus], FeatureCache]:
+    """`make_cache`, for fixtures that outlive a test."""
+    return make_cache
+
+
+@pytest.fixture(scope="session")
 def build_corpus() -> type[Corpus]:
     """The settings of a synthetic corpus."""
     return Corpus

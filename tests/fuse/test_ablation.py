@@ -145,17 +145,17 @@ def test_protocols_that_lack_networks_say_what_to_run(cache: FeatureCache) -> No
         AblationSettings(protocol="honest")
 
 
-def test_repeats(build: Builder, build_corpus: type) -> None:
+def test_repeats(build: Builder, build_corpus: type, run: Run) -> None:
     """Frozen sources are repeated by default; tuned ones under the plans that they have networks for."""
-    frozen = build(build_corpus(tuned={}, frozen={"c3d": 6, "i3d": 6}))
-    found = run_ablation(frozen, AblationSettings(heads=("mean",), jobs=1))
+    frozen = build(build_corpus(tuned={}, frozen={"i3d": 6}))
+    found = run_ablation(frozen, AblationSettings(heads=("softmax",), levels=("logits",), jobs=1))
     assert len(found.repeat_folds) == 4 and found.results[0].repeats is not None
     assert found.results[0].repeats.shape == (4, 24, 3) and len({found.folds, *found.repeat_folds}) == 5
     tuned = build(build_corpus(repeats=2))
     assert len(run_ablation(tuned, AblationSettings(heads=("mean",), jobs=1)).repeat_folds) == 1
     with pytest.raises(InputError, match=r"--repeats is 3, but there are 2 fold plan\(s\): c3d have networks under 2"):
         run_ablation(tuned, AblationSettings(heads=("mean",), repeats=3))
-    assert not run_ablation(build(build_corpus()), AblationSettings(heads=("mean",), jobs=1)).repeat_folds
+    assert not run.repeat_folds
 
 
 def test_few_groups_keep_defaults_and_say_so(build: Builder, build_corpus: type) -> None:
@@ -258,10 +258,10 @@ def test_command_writes_a_run_and_names_the_next(build: Builder, build_corpus: t
     assert "c3d+i3d mean logits" in result.stdout
 
 
-@pytest.mark.parametrize("module", ["fuse", "fuse.cli", "fuse.design", "fuse.heads", "fuse.ablation", "fuse.logits"])
-def test_import_is_light(module: str) -> None:
+def test_import_is_light() -> None:
     """Importing loads neither torch nor what only a fit needs."""
-    code = f"import sys, {module}; print(*sorted({{'torch', 'sklearn', 'lightgbm', 'joblib'}} & set(sys.modules)))"
+    modules = "fuse, fuse.cli, fuse.design, fuse.heads, fuse.ablation, fuse.logits"
+    code = f"import sys, {modules}; print(*sorted({{'torch', 'sklearn', 'lightgbm', 'joblib'}} & set(sys.modules)))"
     call = [sys.executable, "-c", code]
     done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == ""

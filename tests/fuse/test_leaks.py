@@ -22,7 +22,7 @@ from fuse.ablation import Row, fit_head, predict_fold
 from fuse.design import Ingredients, assemble
 from fuse.features import LEVELS
 from fuse.heads import HEADS
-from fuse.protocols import CROSSFIT, NO_CROSSFIT, Protocol, load_features
+from fuse.protocols import CROSSFIT, NO_CROSSFIT, PlanFeatures, Protocol, load_features
 from fuse.workers import Workers
 
 FOLD = 1
@@ -63,7 +63,8 @@ def fitted(
     cache: FeatureCache, fold: int, rows: list[Row], *, protocol: Protocol = CROSSFIT, plan: Plan | None = None
 ) -> dict[str, list[np.ndarray]]:
     """Everything that is fitted for a fold: matrices, choices, and the heads' own numbers."""
-    features = load_features(cache, plan or cache.plan, ("c3d", "i3d"), protocol, workers=Workers())
+    sources = sorted({source for row in rows for source in row.sources})
+    features = load_features(cache, plan or cache.plan, sources, protocol, workers=Workers())
     found: dict[str, list[np.ndarray]] = {}
     for row in rows:
         design = features.design(cache, row.sources, row.level, fold)
@@ -108,7 +109,8 @@ def test_test_rows_enter_no_fit_of_a_repeat_or_without_pairs(
     cache = build(build_corpus(pairs=True, repeats=2, lacking=2))
     (further,) = cache.repeat_plans
     assert further.assignment != cache.plan.assignment
-    for plan, fold in ((cache.plan, FOLD), (further, FOLD), (further, FOLD + 1)):
+    for plan in (further,) if protocol == CROSSFIT else (cache.plan, further):
+        fold = FOLD
         clean = fitted(cache, fold, QUICK, protocol=protocol, plan=plan)
         noisy = fitted(perturbed(cache, fold, plan), fold, QUICK, protocol=protocol, plan=plan)
         assert unequal(clean, noisy) == []
@@ -155,6 +157,9 @@ MUTATIONS = (
     Mutation("network of a fold", "fuse.protocols.load_features", "(source, {fold}", "(source, {(fold + 1) % 4}"),
 )
 
+IN_NETWORKS = ("scaler", "imputation", "head", "C and rounds in pair networks", "temperature", "network of a fold")
+"""Steps that rows of a tuned source take too, for which no logits have to be fitted first."""
+
 
 def plant(mutation: Mutation, monkeypatch: pytest.MonkeyPatch) -> None:
     """Put a leak into the code for one test, wherever the function is known by name."""
@@ -178,13 +183,16 @@ def plant(mutation: Mutation, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_planted_leak_is_seen(crossfitted: FeatureCache, mutation: Mutation, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a leak in one fitting step, fits depend on the test rows, or the guard refuses to go on."""
     plant(mutation, monkeypatch)
-    rows = QUICK + (TREES if "rounds of honest" in mutation.step else [])
+    quick = [row for row in QUICK if len(row.sources) > 1]
+    if mutation.step in IN_NETWORKS:
+        quick = [Row(("c3d",), "softmax", level) for level in LEVELS]
+    rows = quick + (TREES if "rounds of honest" in mutation.step else [])
     try:
         found = differing(crossfitted, rows)
     except LeakError as error:
         found = [str(error)]
     assert found, f"the leak in {mutation.step} went unseen"
-    assert rows == QUICK or any("lightgbm" in name for name in found)
+    assert rows == quick or any("lightgbm" in name for name in found)
 
 
 def leak_of(cache: FeatureCache, number: int) -> None:
@@ -222,10 +230,15 @@ def test_noise_in_another_fold_is_seen(crossfitted: FeatureCache) -> None:
     assert unequal(clean, noisy) == list(clean)
 
 
+@pytest.fixture(scope="module")
+def features(crossfitted: FeatureCache) -> PlanFeatures:
+    """What all sources give under cross-fitting."""
+    return load_features(crossfitted, crossfitted.plan, ("c3d", "i3d"), CROSSFIT, workers=Workers())
+
+
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{'+'.join(row.sources)} {row.head} {row.level}")
-def test_a_prediction_depends_on_no_other_test_row(crossfitted: FeatureCache, row: Row) -> None:
+def test_a_prediction_depends_on_no_other_test_row(crossfitted: FeatureCache, features: PlanFeatures, row: Row) -> None:
     """Noise in all test rows but one leaves that one's probabilities as they were: nothing is learned from a test."""
-    features = load_features(crossfitted, crossfitted.plan, ("c3d", "i3d"), CROSSFIT, workers=Workers())
     design = features.design(crossfitted, row.sources, row.level, FOLD)
     others = np.flatnonzero(design.test)[1:]
     x = design.x.copy()

@@ -21,8 +21,8 @@ Builder = Callable[..., FeatureCache]
 SOURCES = ("c3d", "i3d")
 ROWS = [
     row
-    for row in product((("c3d",), ("i3d",), SOURCES), HEADS, ("logits", "embedding"))
-    if row[2] in HEADS[row[1]].levels
+    for row in product((("i3d",), SOURCES), HEADS, ("logits", "embedding"))
+    if row[2] in HEADS[row[1]].levels and (row[1] != "lightgbm" or row[0] == SOURCES)
 ]
 
 

@@ -49,7 +49,7 @@ def test_every_format_says_the_same(trained: Any, model: Path, predict: Predict,
     assert not (tmp_path / "out.parquet.journal").exists()
 
 
-@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_a_stopped_run_goes_on(ending: str, trained: Any, model: Path, predict: Predict, tmp_path: Path, capfd) -> None:
     """What is there is kept, a half line is cut off, the rest is added, and a further run adds nothing."""
     whole, output = tmp_path / f"whole.{ending}", tmp_path / f"out.{ending}"

@@ -41,7 +41,7 @@ def scored(run: Run, name: str, files: tuple[str, ...]) -> np.ndarray:
 
 @pytest.mark.parametrize(
     "name",
-    [QUICK, TREES, f"{BOTH} lightgbm logits", f"{BOTH} softmax embedding", "twodmcnn@brief network logits"],
+    [QUICK, TREES, "twodmcnn@brief network logits"],
 )
 def test_a_model_says_of_unseen_files_what_the_run_said(name: str, trained: Any, models: Models) -> None:
     """Exported without one fold's clips, it predicts their files as the run of all folds scored them."""

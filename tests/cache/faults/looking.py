@@ -1,6 +1,7 @@
 """What tests of verify and repair look at: a file of each kind, where it stands, what was found, what is withheld."""
 
 import os
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from cache.layout import entries
 from cache.repair import Repair, repair
 from cache.store import FeatureCache
-from cache.verify import Verification, verify
+from cache.verify import Fault, Verification, _check, verify
 
 
 def state(root: Path) -> dict[str, bytes]:
@@ -26,6 +27,11 @@ def file_of(cache: FeatureCache, kind: str) -> Path:
 def place(cache: FeatureCache, file: Path) -> str:
     """The path of a file below its cache."""
     return file.relative_to(cache.path).as_posix()
+
+
+def fault_of(cache: FeatureCache, file: Path) -> Fault | None:
+    """What `verify` finds wrong with one file, without the check of the others."""
+    return _check(next(entry for entry in entries(cache.path) if entry.path == file), defaultdict(list))
 
 
 def places(found: Verification) -> set[str]:
