@@ -1,6 +1,7 @@
 """A tiny corpus of real media files, made once a session, and recipes that tune in seconds."""
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,17 @@ head = { optimizer = "adamw", learning_rate = 1e-2, epochs = 5, batch = 4 }
 [c3d]
 head = { optimizer = "adamw", learning_rate = 1e-4, epochs = 2, batch = 8 }
 """
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """One thread: beside other work several wait for each other many times longer than they compute."""
+    import torch  # not for every test
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
