@@ -36,6 +36,17 @@ STILL = "onedmcnn@seed-adam"
 SOURCES, DEPTHS = ("onedmcnn", "twodmcnn", STILL), {STILL: "frozen"}
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """One thread: beside other work several wait for each other many times longer than they compute."""
+    import torch  # not for every test
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten clips of 2 s: two labels with five clips each."""

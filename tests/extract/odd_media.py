@@ -131,10 +131,8 @@ def mux(media: av.container.OutputContainer, *tracks: list[av.Packet]) -> None:
         media.mux(packet)
 
 
-def scene(size_wh: tuple[int, int], time_s: float, *, flat: bool = False) -> np.ndarray:
+def scene(size_wh: tuple[int, int], time_s: float) -> np.ndarray:
     """Return smooth colours that drift and change their brightness, uint8 [H, W, 3]."""
-    if flat:
-        return np.full((size_wh[1], size_wh[0], 3), (90, 120, 60), np.uint8)
     across, down = (np.linspace(0, 1, length, dtype=np.float32) for length in size_wh)
     shifts = np.array([0, 0.3, 0.6], np.float32)
     waves = np.cos(np.pi * (across[:, None] + time_s + shifts)) * np.cos(np.pi * (down[:, None, None] - shifts))
@@ -168,10 +166,23 @@ def encode_picture(media: av.container.OutputContainer, picture: Picture, *, int
 
 def _frames(picture: Picture, ticks: list[int], unit: Fraction) -> Iterator[av.VideoFrame]:
     for tick in ticks:
-        pixels = scene(picture.size_wh, float((tick - ticks[0]) * unit), flat=picture.flat)
-        frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format=picture.pix_fmt)
+        frame = flat_frame(picture) if picture.flat else scene_frame(picture, float((tick - ticks[0]) * unit))
         frame.pts, frame.time_base = tick, unit
         yield frame
+
+
+def scene_frame(picture: Picture, time_s: float) -> av.VideoFrame:
+    """Return the scene in the coding's colours."""
+    frame = av.VideoFrame.from_ndarray(scene(picture.size_wh, time_s), format="rgb24")
+    return frame.reformat(format=picture.pix_fmt)
+
+
+def flat_frame(picture: Picture) -> av.VideoFrame:
+    """Return one colour, planes filled directly: converting a huge picture costs more than all other files."""
+    frame = av.VideoFrame(*picture.size_wh, picture.pix_fmt)
+    for plane, level in zip(frame.planes, (107, 102, 118), strict=True):
+        plane.update(bytes([level]) * plane.buffer_size)
+    return frame
 
 
 def encode_cover(media: av.container.OutputContainer) -> list[av.Packet]:

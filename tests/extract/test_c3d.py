@@ -7,7 +7,6 @@ The reference sums the 27 taps of each convolution in float64, on arrays named a
 
 import itertools
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from extract.networks import VideoPreprocessing, create_network
 from extract.networks.c3d import C3D
 from extract.networks.weights import load_weights
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 Arrays = dict[str, Tensor]
 
 BAR = 1e-5
@@ -34,7 +34,7 @@ CONVOLUTIONS = {
     "conv5b": (512, 512),
 }
 POOLS = {"conv1": (1, 2, 2), "conv2": (2, 2, 2), "conv3b": (2, 2, 2), "conv4b": (2, 2, 2)}
-FULLY_CONNECTED = {"fc6": (4096, 8192), "fc7": (4096, 4096), "fc8": (487, 4096)}
+FULLY_CONNECTED = ("fc6", "fc7", "fc8")
 # 27 taps times channels in and out, and a bias for each channel out.
 PARAMETERS = {
     "conv1": 5_248,
@@ -48,15 +48,6 @@ PARAMETERS = {
 }
 PUBLISHED_PARAMETERS = 27_655_936
 META = {"epoch": 45, "iter": 59_850, "mmaction_version": "0.6.0", "config": "model = dict(type='Recognizer3D')"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """One thread: beside other work several wait for each other many times longer than they compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +64,8 @@ def convolutions() -> Arrays:
 
 @pytest.fixture(scope="module")
 def fully_connected() -> Arrays:
-    """The layers of the old task, in their published shapes; what is in them is not used."""
-    weights = {f"{name}.weight": torch.zeros(shape) for name, shape in FULLY_CONNECTED.items()}
-    return weights | {f"{name}.bias": torch.zeros(shape[0]) for name, shape in FULLY_CONNECTED.items()}
+    """The layers of the old task; neither what is in them nor their shape is used."""
+    return {f"{name}.{kind}": torch.zeros(1) for name in FULLY_CONNECTED for kind in ("weight", "bias")}
 
 
 def davidea(convolutions: Arrays, fully_connected: Arrays) -> Arrays:
@@ -135,10 +125,10 @@ def video(frames: int) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def feature_maps(convolutions: Arrays) -> dict[int, Tensor]:
-    """The reference's conv5b for clips of 16 and of 32 frames."""
+def feature_map(convolutions: Arrays) -> Tensor:
+    """The reference's conv5b for a clip of 16 frames."""
     with torch.inference_mode():
-        return {frames: reference_conv5b(video(frames)[0], convolutions) for frames in (16, 32)}
+        return reference_conv5b(video(16)[0], convolutions)
 
 
 @pytest.fixture(scope="module")
@@ -150,36 +140,33 @@ def network(convolutions: Arrays) -> C3D:
 
 
 @pytest.fixture(scope="module")
-def activations(network: C3D) -> dict[int, Tensor]:
-    """Our trunk's output for clips of 16 and of 32 frames."""
+def activation(network: C3D) -> Tensor:
+    """Our trunk's output for a clip of 16 frames."""
     with torch.inference_mode():
-        return {frames: network.trunk(video(frames)) for frames in (16, 32)}
+        return network.trunk(video(16))
 
 
-@pytest.mark.parametrize("frames", [16, 32])
-def test_trunk(activations: dict[int, Tensor], feature_maps: dict[int, Tensor], frames: int) -> None:
-    """The trunk is the reference's pool5 averaged over time, flattened to 8192 numbers: channel, row, column."""
-    expected = pool5(feature_maps[frames])
-    assert expected.shape == (512, frames // 16, 4, 4)
-    assert error(activations[frames], expected.mean(dim=1).reshape(1, 8192)) < BAR
-    if frames == 16:
-        assert error(activations[frames], expected.reshape(1, 8192)) < BAR
+def test_trunk(activation: Tensor, feature_map: Tensor) -> None:
+    """The trunk is the reference's pool5, flattened to 8192 numbers: channel, row, column.
+
+    That it is averaged over time for more frames: test_networks.py.
+    """
+    expected = pool5(feature_map)
+    assert expected.shape == (512, 1, 4, 4)
+    assert error(activation, expected.reshape(1, 8192)) < BAR
 
 
-@pytest.mark.parametrize("frames", [16, 32])
-def test_frozen_embedding(
-    network: C3D, activations: dict[int, Tensor], feature_maps: dict[int, Tensor], frames: int
-) -> None:
+def test_frozen_embedding(network: C3D, activation: Tensor, feature_map: Tensor) -> None:
     """Frozen, the embedding is the reference's pool5 averaged over time, height and width."""
-    expected = pool5(feature_maps[frames]).flatten(1).mean(dim=1)
-    assert error(network.pool_frozen(activations[frames])[0], expected) < BAR
+    expected = pool5(feature_map).flatten(1).mean(dim=1)
+    assert error(network.pool_frozen(activation)[0], expected) < BAR
 
 
-def test_pool5_has_the_border_of_the_ports(activations: dict[int, Tensor], feature_maps: dict[int, Tensor]) -> None:
+def test_pool5_has_the_border_of_the_ports(activation: Tensor, feature_map: Tensor) -> None:
     """pool5 pads all around as both ports do, not only behind as the Caffe model does, and that is another output."""
-    caffe = pool5_of_caffe(feature_maps[16])
+    caffe = pool5_of_caffe(feature_map)
     assert caffe.shape == (512, 1, 4, 4)
-    assert error(activations[16], caffe.reshape(1, 8192)) > 1000 * BAR
+    assert error(activation, caffe.reshape(1, 8192)) > 1000 * BAR
 
 
 @pytest.mark.parametrize(
@@ -195,13 +182,13 @@ def test_pool5_has_the_border_of_the_ports(activations: dict[int, Tensor], featu
 def test_either_port_loads(
     convolutions: Arrays,
     fully_connected: Arrays,
-    activations: dict[int, Tensor],
+    network: C3D,
     tmp_path: Path,
     *,
     port: str,
     file_name: str,
 ) -> None:
-    """Either port's file, under any name, gives bit for bit the same output, and brings that port's preprocessing."""
+    """Either port's file, under any name, gives the same convolutions, and brings that port's preprocessing."""
     content: dict[str, Any]
     if port.startswith("davidea"):
         content = davidea(convolutions, fully_connected)
@@ -211,14 +198,15 @@ def test_either_port_loads(
         content = {"state_dict": content, "meta": META}
     path = tmp_path / file_name
     torch.save(content, path, _use_new_zipfile_serialization="legacy" not in port)
-    network = create_network("c3d", num_classes=6)
-    assert load_weights(network, path).dropped == (("fc6", "fc7", "fc8") if "davidea" in port else ("fc6", "fc7"))
+    loaded = create_network("c3d", num_classes=6)
+    assert load_weights(loaded, path).dropped == (("fc6", "fc7", "fc8") if "davidea" in port else ("fc6", "fc7"))
     path.unlink()
-    with torch.inference_mode():
-        assert torch.equal(network.trunk(video(16)), activations[16])
-    assert network.pretrained and not network.training
+    for name in CONVOLUTIONS:
+        ours, expected = (one.get_submodule(name).state_dict() for one in (loaded, network))
+        assert ours.keys() == expected.keys() and all(torch.equal(ours[kind], expected[kind]) for kind in ours)
+    assert loaded.pretrained and not loaded.training
 
-    preprocessing = network.preprocessing
+    preprocessing = loaded.preprocessing
     assert isinstance(preprocessing, VideoPreprocessing)
     found = (preprocessing.channel_order, preprocessing.mean)
     caffe, mmaction = ("BGR", (90.25, 97.66, 101.41)), ("RGB", (104.0, 117.0, 128.0))

@@ -97,9 +97,14 @@ def rewritten(change: Callable[[str, bytes], bytes], compression: int = zipfile.
 
 
 def zip_of_zeros(path: Path) -> None:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("net/data.pkl", "w") as member:
-        for _ in range(1024):
-            member.write(bytes(1 << 20))
+    """A zip of more than may be taken, at the lowest level of compression: a higher one takes long."""
+    zeros = bytes(1 << 20)
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open("net/data.pkl", "w") as member,
+    ):
+        for _ in range(MEBIBYTES + 100):
+            member.write(zeros)
 
 
 def huge_legacy(path: Path) -> None:

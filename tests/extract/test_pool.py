@@ -17,6 +17,7 @@ from cache.errors import WorkersError
 from extract.media.decode import DecodedClip, MediaError
 from extract.media.limits import Limits
 from extract.media.pool import DecodeRequest, check_locks, decode_many
+from hostile.seeds import remux
 from moodfuse.corpus import ClipSettings, make_clip
 
 EARLIER: list[int] = []
@@ -32,9 +33,10 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def long_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clip that takes long to decode: 120 s."""
-    settings = ClipSettings(duration_s=120.0, width=320, height=240, frames_per_s=24)
-    return make_clip(tmp_path_factory.mktemp("long") / "long.mp4", settings=settings)
+    """A clip that takes long to decode: 120 s, of which 5 are encoded."""
+    folder = tmp_path_factory.mktemp("long")
+    settings = ClipSettings(duration_s=5.0, width=320, height=240, frames_per_s=24)
+    return remux(make_clip(folder / "short.mp4", settings=settings), folder / "long.mp4", times=24, pause_s=0.1)
 
 
 def workers() -> list[int]:

@@ -1,5 +1,6 @@
 """What is kept of a clip fits the chosen sources, and no network's input depends on what else was chosen."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +17,16 @@ PORT = VideoPreprocessing(resize_short_side_px=128, crop_px=112, mean=(104.0, 11
 VISION = VideoPreprocessing(resize_hw=(128, 171), crop_px=112, antialias=False, centre="even")
 SQUARE = VideoPreprocessing(resize_hw=(256, 256), crop_px=224)
 CLIP = "ab" * 32
+FRAMES = 8
 
 
+@functools.cache
 def decoded(height: int, width: int) -> Media:
-    """A clip as decoded: smooth colours with noise on them."""
+    """A clip as decoded, of a few frames: smooth colours with noise on them."""
     rng = np.random.default_rng(0)
-    frames = np.kron(rng.integers(0, 200, (32, height // 8, width // 8, 3)), np.ones((1, 8, 8, 1)))
+    frames = np.kron(rng.integers(0, 200, (FRAMES, height // 8, width // 8, 3)), np.ones((1, 8, 8, 1)))
     frames = (frames + rng.integers(0, 50, frames.shape)).astype(np.uint8)
-    return Media(frames, np.arange(32.0), np.zeros(480_000, np.float32), 480_000)
+    return Media(frames, np.arange(float(FRAMES)), np.zeros(480_000, np.float32), 480_000)
 
 
 def test_sound_alone_keeps_no_frames() -> None:
@@ -36,7 +39,7 @@ def test_sound_alone_keeps_no_frames() -> None:
     assert rendition_for(SQUARE) == PICTURE
 
 
-@pytest.mark.parametrize("size_hw", [(256, 456), (456, 256), (256, 344), (48, 64), (128, 176), (136, 240)])
+@pytest.mark.parametrize("size_hw", [(256, 344), (456, 256), (48, 64), (128, 176)])
 @pytest.mark.parametrize("preprocessing", [C3D, PORT, VISION, I3D], ids=["c3d", "port", "vision", "i3d"])
 def test_inputs_are_the_same_bits_whatever_is_kept(
     tmp_path: Path, size_hw: tuple[int, int], preprocessing: VideoPreprocessing

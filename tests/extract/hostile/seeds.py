@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -71,6 +72,39 @@ def make_seed(folder: Path, name: str, *, late_index: bool = False) -> Path:
         for packet in sorted(packets, key=lambda packet: float((packet.dts or 0) * (packet.time_base or 0))):
             media.mux(packet)
     return path
+
+
+def remux(
+    source: Path,
+    target: Path,
+    *,
+    delay_s: float = 0.0,
+    times: int = 1,
+    pause_s: float = 0.0,
+    leap: tuple[float, float] = (0.0, 0.0),
+) -> Path:
+    """Write the packets of a file to another, later, several times over, and one picture at a second so much later.
+
+    Between the times a pause may be left.
+    """
+    with av.open(str(target), "w") as output:
+        streams: dict[str, Any] = {}
+        for _ in range(times):
+            with av.open(str(source)) as media:
+                tracks = [media.streams.video[0], media.streams.audio[0]]
+                streams = streams or {track.type: output.add_stream_from_template(track) for track in tracks}
+                for packet in media.demux(tracks):
+                    if not packet.size:
+                        continue
+                    late_s = (
+                        leap[1] if packet.stream.type == "video" and packet.pts * packet.time_base == leap[0] else 0.0
+                    )
+                    shift = round(delay_s / packet.time_base)
+                    packet.pts, packet.dts = packet.pts + shift + round(late_s / packet.time_base), packet.dts + shift
+                    packet.stream = streams[packet.stream.type]
+                    output.mux(packet)
+                delay_s += media.duration / av.time_base + pause_s
+    return target
 
 
 def _pictures(media: av.container.OutputContainer, encoder: str) -> list[av.Packet]:

@@ -40,7 +40,9 @@ def find_strace() -> str:
     path = shutil.which("strace")
     reason = "no strace is installed (Debian: apt-get install strace)"
     if path is not None:
-        tried = subprocess.run([path, "-f", "-o", os.devnull, "true"], capture_output=True, text=True, check=False)
+        tried = subprocess.run(
+            [path, "-f", "--seccomp-bpf", "-o", os.devnull, "true"], capture_output=True, text=True, check=False
+        )
         if not tried.returncode:
             return path
         reason = f"strace cannot trace here: {tried.stderr.strip()}"
@@ -59,7 +61,7 @@ def traced(arguments: list[str], *, folder: Path, log: Path, timeout_s: float = 
     subprocess.TimeoutExpired
         If it waits for ever.
     """
-    command = [find_strace(), "-f", "-s", "4096", "-e", CALLS, "-e", "signal=none", "-o", str(log)]
+    command = [find_strace(), "-f", "--seccomp-bpf", "-s", "4096", "-e", CALLS, "-e", "signal=none", "-o", str(log)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "COLUMNS": "1000"}
     reader, writer = os.pipe()
     try:
