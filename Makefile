@@ -24,7 +24,6 @@ SUFFIX_lowest := -lowest
 VENV := .venv$(SUFFIX_$(LOCKED))$(if $(filter cpu,$(VARIANT)),-cpu)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PACKAGES := cache extract fuse evaluate moodfuse
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 UV_PIP := $(BIN)/uv pip install --python $(BIN)/python --compile-bytecode
 # uv installs several times faster; pip installs where uv is not available.
@@ -77,7 +76,7 @@ test-lowest:
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(addprefix -p ,$(PACKAGES))
+	$(BIN)/mypy -p moodfuse
 	$(BIN)/lint-imports --no-logo
 
 format: $(STAMP)

@@ -1,14 +1,16 @@
-"""Packaging of moodfuse: the four stage folders and the front door are import packages of these very names."""
+"""Packaging of moodfuse."""
 
 import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
-VERSION = re.search(r'^__version__ = "([^"]+)"$', (ROOT / "moodfuse/_version.py").read_text("utf-8"), re.MULTILINE)[1]
+VERSION = re.search(
+    r'^__version__ = "([^"]+)"$', (ROOT / "moodfuse/_version.py").read_text("utf-8"), re.MULTILINE
+)[1]
 README = ROOT / "README.md"
-# moodfuse/serving/server.py builds on uvicorn's way with h11, which uvicorn brings along.
+# moodfuse/serve/server.py builds on uvicorn's way with h11, which uvicorn brings along.
 SERVE = ["anyio>=4.4", "h11>=0.16", "python-multipart>=0.0.34", "starlette>=1.0.1", "uvicorn>=0.30"]
 
 setup(
@@ -28,24 +30,14 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
     python_requires=">=3.11",
-    packages=[
-        "cache",
-        "extract",
-        "extract.media",
-        "extract.networks",
-        "extract.recipes",
-        "fuse",
-        "evaluate",
-        "moodfuse",
-        "moodfuse.model",
-        "moodfuse.serving",
-        "moodfuse.timeline",
-    ],
+    # moodfuse/extract and the other three are links to the folders at the top level.
+    packages=find_packages(include=["moodfuse", "moodfuse.*"]),
     package_data={
-        "cache": ["FORMAT.md"],
-        "extract": ["recipes/*.toml"],
-        "evaluate": ["templates/*"],
-        "moodfuse.serving": ["schema.json", "templates/*"],
+        "moodfuse": ["py.typed"],
+        "moodfuse.cache": ["FORMAT.md"],
+        "moodfuse.extract.recipes": ["*.toml"],
+        "moodfuse.evaluate.report": ["templates/*"],
+        "moodfuse.serve": ["schema.json", "templates/*"],
         "moodfuse.timeline": ["templates/*"],
     },
     include_package_data=False,

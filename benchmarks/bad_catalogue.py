@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.store import FeatureCache
+from moodfuse.cache.store import FeatureCache
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/extract"))
 from odd_files import READ, REFUSED, Odd
@@ -35,7 +35,9 @@ SOURCE = "onedmcnn"
 def make(kinds: Sequence[Odd], count: int, folder: Path) -> list[Path]:
     """So many files of some kinds in turn; those that have bytes get bytes of their own behind them."""
     folder.mkdir()
-    models = {kind.name: folder / f"model-{number}{Path(kind.name).suffix}" for number, kind in enumerate(kinds)}
+    models = {
+        kind.name: folder / f"model-{number}{Path(kind.name).suffix}" for number, kind in enumerate(kinds)
+    }
     for kind in kinds:
         kind.make(models[kind.name])
     found = []
@@ -62,7 +64,17 @@ def extract(files: Sequence[Path], folder: Path, cache: Path) -> tuple[float, in
         writer.writerow(["path", "label"])
         # Two copies of one odd file may be the same bytes, which must not have two labels.
         writer.writerows([str(path), LABELS[len(path.name.split("-", 1)[1]) % 2]] for path in files)
-    command = [sys.executable, "-m", "moodfuse", "extract", str(table), "--cache", str(cache), "--source", SOURCE]
+    command = [
+        sys.executable,
+        "-m",
+        "moodfuse",
+        "extract",
+        str(table),
+        "--cache",
+        str(cache),
+        "--source",
+        SOURCE,
+    ]
     options = ["--tune", "frozen", "--folds", "2", "--deadline", str(DEADLINE_S)]
     start = time.perf_counter()
     done = subprocess.run(
@@ -112,7 +124,8 @@ def main(count: int) -> int:
         f"every file named: {len(named)} of {len(mixed)}": len(named) == len(mixed),
         f"good ones complete, the same bits: {len(alone)} of {len(good)}": same and len(alone) == len(good),
         f"exit codes 0 and 3: {good_code}, {all_code}": (good_code, all_code) == (0, 3),
-        f"time over the good ones alone, less {deadlines_s:.0f} s of deadlines: {ratio:.2f}, bar {BAR}": ratio <= BAR,
+        f"time over the good ones alone, less {deadlines_s:.0f} s of deadlines: {ratio:.2f}, bar {BAR}": ratio
+        <= BAR,
         f"left in the folder for temporary files: {len(left)} {left[:3]}": not left,
     }
     for what, met in bars.items():

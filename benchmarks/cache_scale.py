@@ -33,19 +33,21 @@ def rows_of(start: int, stop: int) -> np.ndarray:
 
 def write(folder: Path, rows: int) -> dict[str, float]:
     """Declare the clips, then write the source's parts and the same array as one `.npy`."""
-    from cache.additions import write_rows
-    from cache.columns import Assignment
-    from cache.identity import digest
-    from cache.manifest import table_name
-    from cache.recipe import import_recipe
-    from cache.records import Clip, ClipStatus, Plan
-    from cache.store import FeatureCache
-    from cache.tables import ClipTable
+    from moodfuse.cache.additions import write_rows
+    from moodfuse.cache.clip_table import ClipTable
+    from moodfuse.cache.columns import Assignment
+    from moodfuse.cache.digests import digest
+    from moodfuse.cache.manifest import table_name
+    from moodfuse.cache.recipe import import_recipe
+    from moodfuse.cache.records import Clip, ClipStatus, Plan
+    from moodfuse.cache.store import FeatureCache
 
     start = time.perf_counter()
     names = [f"clip-{row:07d}" for row in range(rows)]
     table = ClipTable.of(
-        ClipStatus(Clip(name, "", LABELS[row % 6], fold=row // 6 % FOLDS), digest({"id": name}), "", name, ok=True)
+        ClipStatus(
+            Clip(name, "", LABELS[row % 6], fold=row // 6 % FOLDS), digest({"id": name}), "", name, ok=True
+        )
         for row, name in enumerate(names)
     )
     digests = table.digests
@@ -63,7 +65,9 @@ def write(folder: Path, rows: int) -> dict[str, float]:
         write_rows(owner, digests[at:stop], {"embedding": rows_of(at, stop)}, stem=f"{at:08d}")
     cache.select([recipe])
     done = time.perf_counter()
-    plain = np.lib.format.open_memmap(folder / "plain.npy", mode="w+", dtype=np.float32, shape=(rows, COLUMNS))
+    plain = np.lib.format.open_memmap(
+        folder / "plain.npy", mode="w+", dtype=np.float32, shape=(rows, COLUMNS)
+    )
     for at in range(0, rows, PIECE):
         plain[at : at + PIECE] = rows_of(at, min(at + PIECE, rows))
     plain.flush()
@@ -81,8 +85,8 @@ def read(folder: Path, rows: int) -> dict[str, float]:
 
     The check reads every byte once in a process. The files are in the page cache by then; the best of three counts.
     """
-    from cache.parts import check_part
-    from cache.store import FeatureCache
+    from moodfuse.cache.storage.parts import check_part
+    from moodfuse.cache.store import FeatureCache
 
     start = time.perf_counter()
     cache = FeatureCache(folder / "cache")
@@ -152,7 +156,9 @@ def main(sizes: list[int]) -> int:
             f"{item['write_s']:.2f} s, digest check {item['check_s']:.2f} s, numpy.load {item['load_s']:.2f} s, block "
             f"read {item['read_s']:.2f} s, peak {item['peak'] / 1e6:.0f} MB"
         )
-        missed += verdict("cache ls, s", item["ls_s"], LS_BAR_S) + verdict("opening, s", item["open_s"], OPEN_BAR_S)
+        missed += verdict("cache ls, s", item["ls_s"], LS_BAR_S) + verdict(
+            "opening, s", item["open_s"], OPEN_BAR_S
+        )
         if rows == max(sizes):
             missed += verdict("block read / numpy.load", item["read_s"] / item["load_s"], READ_BAR)
             missed += verdict("peak memory / array", item["peak"] / array, MEMORY_BAR)

@@ -40,10 +40,14 @@ def main(count: int) -> int:
                 print(f"  {mutant.kind}, {mutant.mutation}: {mutant.verdict}", flush=True)
     print("| file | detected | read as identical | wrong |\n| --- | ---: | ---: | ---: |")
     for kind in dict.fromkeys(target.kind for target in targets):
-        print(f"| {kind} | {' | '.join(str(found[kind, name]) for name in ('detected', 'identical', 'wrong'))} |")
+        print(
+            f"| {kind} | {' | '.join(str(found[kind, name]) for name in ('detected', 'identical', 'wrong'))} |"
+        )
     more = megabytes() - before
     held = not faults and more < MOST_MEGABYTES and slowest < MOST_SECONDS
-    print(f"{count} mutants, {faults} not borne; slowest {slowest:.2f} s, {more:.0f} MB more memory at the peak")
+    print(
+        f"{count} mutants, {faults} not borne; slowest {slowest:.2f} s, {more:.0f} MB more memory at the peak"
+    )
     print(f"bar 5: {'held' if held else 'missed'}")
     return int(not held)
 

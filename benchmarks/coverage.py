@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluate.groups import draw_groups
-from evaluate.paired import paired_tests
-from evaluate.selection import choose_and_test
-from evaluate.uncertainty import METRICS, SIMULATED, bootstrap_intervals, interval
+from moodfuse.evaluate.intervals import METRICS, SIMULATED, bootstrap_intervals, interval
+from moodfuse.evaluate.paired import paired_tests
+from moodfuse.evaluate.resampling import draw_groups
+from moodfuse.evaluate.selection import choose_and_test
 
 CLASSES = 6
 DATA_SETS = 2000
@@ -129,7 +129,9 @@ def interval_rows(layout: Layout, truth: float, sets: int, draws: int = 2000) ->
         yield Row(f"macro F1 {truth}, {layout}: coverage", held["macro_f1"] / sets)
 
 
-def soft_answers(labels: np.ndarray, strength: float, shared: np.ndarray, random: np.random.Generator) -> np.ndarray:
+def soft_answers(
+    labels: np.ndarray, strength: float, shared: np.ndarray, random: np.random.Generator
+) -> np.ndarray:
     """Probabilities [N, C] of noisy logits, of which `shared` [N, C] is the group's half."""
     z = random.standard_normal((len(labels), CLASSES))
     if shared.any():
@@ -201,7 +203,9 @@ def many_results(layout: Layout, truths: np.ndarray, random: np.random.Generator
     return np.asarray(z < ndtri(truths), dtype=np.float64)
 
 
-def selection_rows(layout: Layout, truths: np.ndarray, name: str, sets: int, draws: int = 300) -> Iterator[Row]:
+def selection_rows(
+    layout: Layout, truths: np.ndarray, name: str, sets: int, draws: int = 300
+) -> Iterator[Row]:
     """Mean of the corrected best less the truth of what is best on all clips; the same uncorrected; coverage."""
     random = np.random.default_rng(3)
     drawn = draw_groups(layout.member, draws=draws)

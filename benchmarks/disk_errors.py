@@ -19,7 +19,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "cache"))
 
 from faults.calls import Call, tree
 from faults.extracting import computing_once, extracting, make_clips
-from faults.refusals import Refusal, Undisturbed, Work, calls_of, faults_of_answer, faults_of_cache, refusals, refuse
+from faults.refusals import (
+    Refusal,
+    Undisturbed,
+    Work,
+    calls_of,
+    faults_of_answer,
+    faults_of_cache,
+    refusals,
+    refuse,
+)
 
 SIZES = 12
 SPARE_KB = 1 << 16

@@ -13,15 +13,18 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.runs import NETWORK, Result, Run, write_run
-from cache.store import FeatureCache
+from moodfuse.cache.runs import NETWORK, Result, Run, write_run
+from moodfuse.cache.store import FeatureCache
 
 CLASSES = ("excited", "fear", "neutral", "relaxation", "sad", "tension")
 VIEWS = ("c3d", "i3d", "onedmcnn", "twodmcnn")
 COMBINATIONS = tuple(
-    tuple(name for name, taken in zip(VIEWS, chosen, strict=True) if taken) for chosen in product((0, 1), repeat=4)
+    tuple(name for name, taken in zip(VIEWS, chosen, strict=True) if taken)
+    for chosen in product((0, 1), repeat=4)
 )
-WAYS = tuple((head, level) for head in ("softmax", "logistic", "lightgbm") for level in ("logits", "embedding"))
+WAYS = tuple(
+    (head, level) for head in ("softmax", "logistic", "lightgbm") for level in ("logits", "embedding")
+)
 RESULTS = 60
 BARS_S = {52: 20.0, 5000: 180.0}
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.identity import file_digest
-from cache.runs import Run, read_run
-from cache.store import FeatureCache
+from moodfuse.cache.digests import file_digest
+from moodfuse.cache.runs import Run, read_run
+from moodfuse.cache.store import FeatureCache
 from moodfuse.model.card import ModelCard
 from moodfuse.model.folder import read_card
 from moodfuse.model.model import Model
@@ -31,7 +31,9 @@ BAR = 1e-5
 
 def moodfuse(*arguments: object) -> None:
     """One command; its failure ends the benchmark."""
-    subprocess.run([sys.executable, "-m", "moodfuse", *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-m", "moodfuse", *map(str, arguments)], check=True, stdout=subprocess.DEVNULL
+    )
 
 
 def extract(data: Path, cache: Path, *options: object) -> set[Path]:
@@ -64,7 +66,9 @@ def five_folds(cache: FeatureCache, table: Path) -> tuple[list[str], list[str]]:
 
 def strange(card: ModelCard, known: set[str]) -> int:
     """How many of a model's networks are none of some files, by their digests."""
-    return sum(file.sha256 not in known for place, file in card.files.items() if place.startswith("networks/"))
+    return sum(
+        file.sha256 not in known for place, file in card.files.items() if place.startswith("networks/")
+    )
 
 
 def main(clips: Path, pattern: str) -> int:
@@ -80,16 +84,30 @@ def main(clips: Path, pattern: str) -> int:
         extract(folder / "five.csv", folder / "work", "--for-export")
         five = fuse(folder / "work", "five")
         rows = [six.ids.index(one) for one in ids]
-        print(f"{len(six.ids)} clips, {len(ids)} of them in the sixth fold; {len(before)} networks of the six folds")
+        print(
+            f"{len(six.ids)} clips, {len(ids)} of them in the sixth fold; {len(before)} networks of the six folds"
+        )
         for result in five.results:
             target = folder / result.name.replace(" ", "-")
-            moodfuse("fuse", "--cache", folder / "work", "--run", "five", "--export", result.name, "--model", target)
+            moodfuse(
+                "fuse",
+                "--cache",
+                folder / "work",
+                "--run",
+                "five",
+                "--export",
+                result.name,
+                "--model",
+                target,
+            )
             found = Model.load(target).predict_proba(files, jobs=2)
             scored = next(item for item in six.results if item.name == result.name)
             differs = float(np.abs(found - scored.probabilities[rows]).max())
             others = strange(read_card(target), known)
             worst, twice = max(worst, differs), twice + others
-            print(f"{result.name}: largest difference {differs:.1e}, networks tuned anew {others}", flush=True)
+            print(
+                f"{result.name}: largest difference {differs:.1e}, networks tuned anew {others}", flush=True
+            )
     held = worst <= BAR and not twice
     print(
         f"largest of all {worst:.1e}, bar {BAR:.0e}; networks tuned anew {twice}, bar 0: {'met' if held else 'MISSED'}"

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from side_by_side import Row, clips_of, report
 
-from extract.networks.precision import has_bfloat16
+from moodfuse.extract.networks.precision import has_bfloat16
 
 BAR = 0.10
 
@@ -35,7 +35,10 @@ def peak_mb(process: int) -> float:
 def children(process: int) -> list[int]:
     """Processes that a process has started."""
     try:
-        found = [Path(path, "children").read_text(encoding="ascii") for path in Path(f"/proc/{process}/task").iterdir()]
+        found = [
+            Path(path, "children").read_text(encoding="ascii")
+            for path in Path(f"/proc/{process}/task").iterdir()
+        ]
     except OSError:
         return []
     return [int(number) for number in " ".join(found).split()]
@@ -79,7 +82,9 @@ def main(files: Sequence[Path], times: int) -> int:
     few, many = map(sum, found)
     what = f"memory of extract, frozen, 4 sources, {len(files)} and {len(files) * times} clips"
     bar = f"differs by less than {BAR:.0%}"
-    return report([Row(what, f"{many:.0f} MB", f"{few:.0f} MB", [many / few], bar, abs(many / few - 1) < BAR)])
+    return report(
+        [Row(what, f"{many:.0f} MB", f"{few:.0f} MB", [many / few], bar, abs(many / few - 1) < BAR)]
+    )
 
 
 if __name__ == "__main__":

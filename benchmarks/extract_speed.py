@@ -25,21 +25,21 @@ import numpy as np
 import torch
 from side_by_side import PLAIN, Row, Side, clips_of, decode_s, matrix_rate, report
 
-from cache.media import Media
-from cache.planning import PlanChoice
-from extract.embed import SourceWorker, make_network
-from extract.media.decode import read_clip
-from extract.media.pool import AHEAD_PER_JOB
-from extract.media.renditions import SHORT_SIDE_PX, media_of
-from extract.networks import create_network
-from extract.networks.base import global_mean
-from extract.networks.c3d import C3D, CONVOLUTIONS, POOLS
-from extract.networks.i3d import BODY, I3D
-from extract.networks.precision import has_bfloat16
-from extract.recipe_files import RecipeChoice, build_recipe
-from extract.stage import ExtractSettings, extract_features
-from extract.streaming import InHand, Trunk
-from extract.work import Wanted
+from moodfuse.cache.media import Media
+from moodfuse.cache.planning import PlanChoice
+from moodfuse.extract.embed import SourceWorker, make_network
+from moodfuse.extract.media.decode import read_clip
+from moodfuse.extract.media.pool import AHEAD_PER_JOB
+from moodfuse.extract.media.renditions import SHORT_SIDE_PX, media_of
+from moodfuse.extract.networks import create_network
+from moodfuse.extract.networks.base import global_mean
+from moodfuse.extract.networks.c3d import C3D, CONVOLUTIONS, POOLS
+from moodfuse.extract.networks.i3d import BODY, I3D
+from moodfuse.extract.networks.precision import has_bfloat16
+from moodfuse.extract.pending import Wanted
+from moodfuse.extract.pipeline import ExtractSettings, extract_features
+from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
+from moodfuse.extract.streaming import InHand, Trunk
 
 SOURCES = ("onedmcnn", "twodmcnn", "c3d", "i3d")
 FLOPS = {"c3d": 154e9, "i3d": 111e9}
@@ -196,13 +196,17 @@ def main(files: Sequence[Path]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         plain.ask(files[:1])
         for name in names:
-            print(f"the first clip of ours in {name} after {own.ask(files[:8], Path(folder) / 'run', name)[1]:.1f} s")
+            print(
+                f"the first clip of ours in {name} after {own.ask(files[:8], Path(folder) / 'run', name)[1]:.1f} s"
+            )
         for piece in range(PIECES):
             part = files[piece::PIECES]
             speeds["loop"].append(plain.ask(part))
             for name in names:
                 speeds[name].append(own.ask(part, Path(folder) / "run", name)[0])
-            print(", ".join(f"{name} {found[-1]:.2f}" for name, found in speeds.items()), "clips/s", flush=True)
+            print(
+                ", ".join(f"{name} {found[-1]:.2f}" for name, found in speeds.items()), "clips/s", flush=True
+            )
     plain.close()
     own.close()
     core_s, cores = decode_s(files[:6]), os.cpu_count() or 1
@@ -225,7 +229,9 @@ def main(files: Sequence[Path]) -> int:
         print(f"{name}, a clip alone: {told}; {sum(parts.values()):.3f} s of {1 / speed:.3f} s together")
         rows.append(Row(what, *sides, ratios, limit=1 / speed / limit_s, **bar))
     if "bf16" not in names:
-        print(f"this processor has no instructions for bfloat16: the bar, {BAR} times in bfloat16, is not measured")
+        print(
+            f"this processor has no instructions for bfloat16: the bar, {BAR} times in bfloat16, is not measured"
+        )
     return report(rows) or int("bf16" not in names)
 
 

@@ -36,14 +36,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.class_weight import compute_sample_weight
 
-from cache.exchange import ImportSettings, import_features
-from cache.records import Holdout
-from cache.runs import Run, read_run
-from cache.store import FeatureCache
-from fuse.heads_boosted import GRID as ROUNDS
-from fuse.heads_boosted import LightGBMHead
-from fuse.heads_linear import GRID
-from fuse.protocols import PlanFeatures
+from moodfuse.cache.records import Holdout
+from moodfuse.cache.runs import Run, read_run
+from moodfuse.cache.store import FeatureCache
+from moodfuse.cache.transfer.importing import ImportSettings, import_features
+from moodfuse.fuse.heads.boosted import GRID as ROUNDS
+from moodfuse.fuse.heads.boosted import LightGBMHead
+from moodfuse.fuse.heads.linear import GRID
+from moodfuse.fuse.protocols import PlanFeatures
 
 CLIPS, CLASSES, FOLDS = 503, 6, 6
 WIDTHS = {"c3d": 512, "i3d": 1024, "onedmcnn": 256, "twodmcnn": 160}
@@ -76,7 +76,9 @@ def rectified_latent(random: np.random.Generator, y: np.ndarray) -> dict[str, Fl
     """Rectified mixtures of a few latent directions, as pooled activations are: correlated, sparse, skewed."""
     latent = (random.normal(size=(CLASSES, 24)) * 0.7)[y] + random.normal(size=(len(y), 24))
     return {
-        name: np.maximum(latent @ random.normal(size=(24, width)) / 5 + random.normal(size=(len(y), width)) * 0.5, 0)
+        name: np.maximum(
+            latent @ random.normal(size=(24, width)) / 5 + random.normal(size=(len(y), width)) * 0.5, 0
+        )
         for name, width in WIDTHS.items()
     }
 
@@ -111,7 +113,8 @@ def make_cache(folder: Path, name: str) -> FeatureCache:
         writer = csv.writer(stream)
         writer.writerow(("id", "label", "group", "fold"))
         writer.writerows(
-            (ids[row], LABELS[y[row]], f"g{group[row]}", group[row] // CLASSES % FOLDS) for row in range(CLIPS)
+            (ids[row], LABELS[y[row]], f"g{group[row]}", group[row] // CLASSES % FOLDS)
+            for row in range(CLIPS)
         )
     for source, x in features.items():
         np.savez(folder / f"{source}.npz", id=ids, embedding=x.astype(np.float32))
@@ -151,7 +154,19 @@ class Clock:
 
 def fuse(cache: FeatureCache, run: str, *options: str) -> Clock:
     """What the command takes."""
-    call = [sys.executable, "-m", "moodfuse", "fuse", "--cache", str(cache.path), "--run", run, "--jobs", "2", *options]
+    call = [
+        sys.executable,
+        "-m",
+        "moodfuse",
+        "fuse",
+        "--cache",
+        str(cache.path),
+        "--run",
+        run,
+        "--jobs",
+        "2",
+        *options,
+    ]
     with Clock() as clock:
         subprocess.run(call, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return clock
@@ -273,7 +288,9 @@ def time_plain(cache: FeatureCache) -> tuple[dict[str, Clock], dict[tuple[str, t
     return {head: Clock(clock.wall * scale, clock.cpu * scale) for head, clock in clocks.items()}, said
 
 
-def agreement(cache: FeatureCache, run: Run, said: dict[tuple[str, tuple[str, ...]], Floats]) -> tuple[float, float]:
+def agreement(
+    cache: FeatureCache, run: Run, said: dict[tuple[str, tuple[str, ...]], Floats]
+) -> tuple[float, float]:
     """Greatest difference from the plain loop's trees, and from linear fits that go on to the end with our C."""
     trees, lines = [], []
     for result in run.results:
@@ -330,7 +347,9 @@ def real_cache(folder: Path) -> FeatureCache | None:
     found = sorted(Path(weights).rglob("*choi*.hdf5")) if weights else []
     call += ["--weights", f"twodmcnn={found[0]}"] if found else []
     call += ["--group-pattern", r"DEAP_(DB_FEARR|DB_HR|DBW_EXT)", "--no-keep-media"]
-    subprocess.run([sys.executable, "-m", "moodfuse", *call], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-m", "moodfuse", *call], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     return FeatureCache(folder)
 
 
@@ -360,7 +379,9 @@ def times(cache: FeatureCache, *, plain_too: bool) -> int:
     for head, clock in clocks.items():
         print(f"plain loop, scaled up, {head}: {clock} ({machine()})", flush=True)
     for what, trees in (("the same settings", "lightgbm"), ("LightGBM's defaults", "lightgbm defaults")):
-        wall, cpu = (sum(getattr(clocks[head], kind) for head in ("softmax", "logistic", trees)) for kind in KINDS)
+        wall, cpu = (
+            sum(getattr(clocks[head], kind) for head in ("softmax", "logistic", trees)) for kind in KINDS
+        )
         print(
             f"plain loop with {what}: {wall:.0f} s, {wall / ours.wall:.1f} times ours, bar {BAR_RATIO:.0f} (of "
             f"processors {cpu / ours.cpu:.1f} times); our logits level is {logits.wall / wall:.3f} of it"
@@ -387,7 +408,10 @@ def times(cache: FeatureCache, *, plain_too: bool) -> int:
     report(rows)
     print(f"our logits level is {logits.wall / ours.wall:.2f} of our embedding level")
     differences = agreement(cache, read_run(cache, "first"), said)
-    print("greatest difference of a probability: lightgbm {:.1e}, linear heads {:.1e}".format(*differences), end="")
+    print(
+        "greatest difference of a probability: lightgbm {:.1e}, linear heads {:.1e}".format(*differences),
+        end="",
+    )
     print(f", bar {EQUAL:.0e}", flush=True)
     return missed + (max(differences) > EQUAL)
 
@@ -419,6 +443,8 @@ def main(part: str) -> int:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("part", nargs="?", default="all", choices=("ours", "times", "scores", "all"))
     sys.exit(main(parser.parse_args().part))

@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cache.store import FeatureCache
-from extract.embed import SourceWorker, laid_out, make_network
-from extract.recipe_files import RecipeChoice, build_recipe
-from extract.streaming import InHand
-from moodfuse.corpus import ClipSettings, CorpusSettings, make_corpus
+from moodfuse.cache.store import FeatureCache
+from moodfuse.extract.embed import SourceWorker, laid_out, make_network
+from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
+from moodfuse.extract.streaming import InHand
+from moodfuse.synthetic_corpus import ClipSettings, CorpusSettings, make_corpus
 
 SOURCES = ("onedmcnn", "twodmcnn", "c3d", "i3d")
 BAR = 1e-4
@@ -51,7 +51,17 @@ def embeddings(data: Path, cache: Path, device: str, precision: str = "fp32") ->
     """Frozen embeddings of all clips by source, float32 [N, D]."""
     named = [word for source in SOURCES for word in ("--source", source)]
     seconds = moodfuse(
-        "extract", data, "--cache", cache, *named, "--tune", "frozen", "--device", device, "--precision", precision
+        "extract",
+        data,
+        "--cache",
+        cache,
+        *named,
+        "--tune",
+        "frozen",
+        "--device",
+        device,
+        "--precision",
+        precision,
     )
     print(f"extract frozen on {device}, {precision}: {seconds:.1f} s with start-up", flush=True)
     found = FeatureCache(cache)
@@ -87,13 +97,24 @@ def stages(data: Path, folder: Path, device: str) -> int:
     """Tune all networks whole, twice; fuse, evaluate, export and predict; 1 if the CPU says otherwise."""
     (folder / "brief.toml").write_text(RECIPE)
     named = [word for source in SOURCES for word in ("--source", source)]
-    options = ["--recipe", folder / "brief.toml", "--folds", 2, "--no-crossfit", "--for-export", "--device", device]
+    options = [
+        "--recipe",
+        folder / "brief.toml",
+        "--folds",
+        2,
+        "--no-crossfit",
+        "--for-export",
+        "--device",
+        device,
+    ]
     caches = [folder / "tuned", folder / "tuned-again"]
     seconds = [moodfuse("extract", data, "--cache", cache, *named, *options) for cache in caches]
     print(f"12 networks tuned whole on {device}: {seconds[0]:.1f} s with start-up", flush=True)
     names = [f"{source}@brief" for source in SOURCES]
     pairs = [[FeatureCache(cache).block(name, {0}).embedding for cache in caches] for name in names]
-    differing = [name for name, (first, second) in zip(names, pairs, strict=True) if not np.array_equal(first, second)]
+    differing = [
+        name for name, (first, second) in zip(names, pairs, strict=True) if not np.array_equal(first, second)
+    ]
     print(f"tuned twice: {'other bits of ' + ', '.join(differing) if differing else 'the same bits'}")
     moodfuse("fuse", "--cache", caches[0], "--combine", "+".join(names), "--head", "softmax")
     moodfuse("evaluate", "--cache", caches[0])
@@ -174,7 +195,10 @@ def speed(device: str) -> int:
             off = difference(found, expected)
             missed += precision == "fp32" and off > BAR
             rate = tuned(worker, one, device)
-            print(f"| {source} | {precision} | {eager:.0f} | {compiled:.0f} | {off:.1e} | {rate:.0f} |", flush=True)
+            print(
+                f"| {source} | {precision} | {eager:.0f} | {compiled:.0f} | {off:.1e} | {rate:.0f} |",
+                flush=True,
+            )
     return missed
 
 
@@ -187,7 +211,9 @@ def main(device: str, part: str) -> int:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             clip = ClipSettings(duration_s=4.0)
-            settings = CorpusSettings(labels=("excited", "sad"), groups_per_label=6, clips_per_group=(1,), clip=clip)
+            settings = CorpusSettings(
+                labels=("excited", "sad"), groups_per_label=6, clips_per_group=(1,), clip=clip
+            )
             data = make_corpus(folder / "corpus", settings=settings)
             missed += agreement(data, folder, device) + stages(data, folder, device)
     if part != "stages":
@@ -196,7 +222,9 @@ def main(device: str, part: str) -> int:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("device", nargs="?", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("part", nargs="?", default="all", choices=("all", "stages", "speed"))
     options = parser.parse_args()

@@ -16,16 +16,18 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from extract.media.decode import DecodedClip, read_clip
-from extract.media.pool import AHEAD_PER_JOB, DecodeRequest, decode_many
-from extract.media.renditions import SHORT_SIDE_PX
+from moodfuse.extract.media.decode import DecodedClip, read_clip
+from moodfuse.extract.media.pool import AHEAD_PER_JOB, DecodeRequest, decode_many
+from moodfuse.extract.media.renditions import SHORT_SIDE_PX
 
 JOBS, TURNS, BAR = 2, 5, 0.05
 
 
 def apart(files: Sequence[Path]) -> Iterator[object]:
     """The project's way."""
-    for _, found in decode_many([DecodeRequest(file, short_side_px=SHORT_SIDE_PX) for file in files], jobs=JOBS):
+    for _, found in decode_many(
+        [DecodeRequest(file, short_side_px=SHORT_SIDE_PX) for file in files], jobs=JOBS
+    ):
         yield found
 
 

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.store import FeatureCache
-from moodfuse.corpus import ClipSettings, CorpusSettings, make_corpus
+from moodfuse.cache.store import FeatureCache
+from moodfuse.synthetic_corpus import ClipSettings, CorpusSettings, make_corpus
 
 KILLS = 100
 RECIPE = """
@@ -84,7 +84,9 @@ def main(kills: int) -> int:
     chance = random.Random(0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        settings = CorpusSettings(labels=("excited", "sad"), clip=ClipSettings(2.0, 64, 48), clips_per_group=(1, 1, 1))
+        settings = CorpusSettings(
+            labels=("excited", "sad"), clip=ClipSettings(2.0, 64, 48), clips_per_group=(1, 1, 1)
+        )
         data = make_corpus(folder / "corpus", settings=settings)
         recipe = folder / "brief.toml"
         recipe.write_text(RECIPE)
@@ -92,7 +94,9 @@ def main(kills: int) -> int:
         _, said = killed(command(data, recipe, folder / "whole"), 600)
         whole_s = time.monotonic() - start
         wanted, total = features(folder / "whole"), int(re.findall(r"(\d+) embeddings computed", said)[0])
-        print(f"unbroken: {whole_s:.1f} s, {total} embeddings, {len(parts(folder / 'whole'))} files", flush=True)
+        print(
+            f"unbroken: {whole_s:.1f} s, {total} embeddings, {len(parts(folder / 'whole'))} files", flush=True
+        )
         done = ends = changed = differing = again = 0
         work = folder / "work"
         while done < kills:
@@ -103,16 +107,21 @@ def main(kills: int) -> int:
             done += was_killed
             if was_killed and done % 10 == 0:
                 print(
-                    f"{done} kills: {ends} runs at their end, {differing} differ, {changed} files changed", flush=True
+                    f"{done} kills: {ends} runs at their end, {differing} differ, {changed} files changed",
+                    flush=True,
                 )
             if not was_killed:
                 ends += 1
                 differing += not equal(features(work), wanted)
-                missing = sum(len(FeatureCache(work).clips) for file in set(after) - set(before) if "features" in file)
+                missing = sum(
+                    len(FeatureCache(work).clips) for file in set(after) - set(before) if "features" in file
+                )
                 again += int(re.findall(r"(\d+) embeddings computed", said)[0]) - missing
                 shutil.rmtree(work)
         print(f"{done} kills, {ends} runs resumed to their end: {differing} differ from the unbroken one")
-        print(f"{changed} files that stood before a start were changed; {again} embeddings computed beyond those lost")
+        print(
+            f"{changed} files that stood before a start were changed; {again} embeddings computed beyond those lost"
+        )
         left = list((folder / "work").rglob(".tmp-*")) if work.exists() else []
         print(f"{len(left)} temporaries of killed writers wait to be swept")
         return int(differing + changed + again != 0 or ends == 0)

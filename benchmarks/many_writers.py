@@ -14,8 +14,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "cache"))
 
-from cache.store import FeatureCache
 from faults.writers import Crowd, Outcome, run_crowd, twice_differing
+from moodfuse.cache.store import FeatureCache
 
 PARTS = 500
 
@@ -51,12 +51,16 @@ def main(parts: int) -> int:
         same = same and np.array_equal(ours, theirs)
         told = sum(item.differing for item in crowd.writers)
         held = is_clean(crowd) and same and not told
-        print(f"bar 4: {'held' if held else 'missed'}; clips.csv and block are {'' if same else 'NOT '}those of one")
+        print(
+            f"bar 4: {'held' if held else 'missed'}; clips.csv and block are {'' if same else 'NOT '}those of one"
+        )
         drifting = run_crowd(Crowd(parts=parts, drifting=True), odd)
         describe("one of 8 writers differs", drifting)
         told, twice = sum(item.differing for item in drifting.writers), twice_differing(odd)
         reported = is_clean(drifting) and told >= max(1, twice)
-        print(f"  {told} rows reported as nondeterminism, {twice} of {4 * parts} clips stand twice, the first counts")
+        print(
+            f"  {told} rows reported as nondeterminism, {twice} of {4 * parts} clips stand twice, the first counts"
+        )
         print(f"  nondeterminism is {'reported, nothing overwritten' if reported else 'NOT handled'}")
     return int(not (held and reported))
 

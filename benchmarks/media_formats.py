@@ -21,15 +21,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cache.identity import content_digest
-from cache.media import Media
-from cache.parts import check_bytes, encode_part
-from cache.pictures import decode_frames, encode_frames
-from extract.embed import SourceWorker, make_network
-from extract.media.decode import read_clip
-from extract.media.renditions import SHORT_SIDE_PX, media_of, preprocessing_of, rendered
-from extract.recipe_files import RecipeChoice, build_recipe
-from extract.streaming import InHand
+from moodfuse.cache.digests import content_digest
+from moodfuse.cache.media import Media
+from moodfuse.cache.pictures import decode_frames, encode_frames
+from moodfuse.cache.storage.parts import check_bytes, encode_part
+from moodfuse.extract.embed import SourceWorker, make_network
+from moodfuse.extract.media.decode import read_clip
+from moodfuse.extract.media.renditions import SHORT_SIDE_PX, media_of, preprocessing_of, rendered
+from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
+from moodfuse.extract.streaming import InHand
 
 Arrays = dict[str, np.ndarray]
 CLIPS = 6
@@ -120,7 +120,9 @@ def from_flac(arrays: Arrays) -> np.ndarray:
 SOUND_FORMS = (
     plain("float32, raw"),
     plain("float32, shuffle and deflate (as stored)", packed=True),
-    Form("int16, raw", lambda x: {"x": to_int16(x)}, lambda a: (a["x"] / np.float32(32768)).astype(np.float32)),
+    Form(
+        "int16, raw", lambda x: {"x": to_int16(x)}, lambda a: (a["x"] / np.float32(32768)).astype(np.float32)
+    ),
     Form("int16, FLAC", to_flac, from_flac),
 )
 
@@ -141,7 +143,9 @@ def cost(form: Form, array: np.ndarray, folder: Path) -> Cost:
     for _ in range(2):
         start = time.perf_counter()
         arrays = form.to_arrays(array)
-        data = encode_part(arrays, {}, digest=content_digest(arrays, {}), packed=tuple(arrays) if form.packed else ())
+        data = encode_part(
+            arrays, {}, digest=content_digest(arrays, {}), packed=tuple(arrays) if form.packed else ()
+        )
         write_s = time.perf_counter() - start
         path.write_bytes(data)
         start = time.perf_counter()
@@ -153,7 +157,9 @@ def cost(form: Form, array: np.ndarray, folder: Path) -> Cost:
     return Cost(path.stat().st_size, write_s, read_s, back)
 
 
-def table(title: str, forms: Sequence[Sequence[Form]], arrays: Sequence[np.ndarray]) -> dict[str, list[np.ndarray]]:
+def table(
+    title: str, forms: Sequence[Sequence[Form]], arrays: Sequence[np.ndarray]
+) -> dict[str, list[np.ndarray]]:
     """Print what each form costs; what came back of the inexact ones."""
     print(f"\n| {title} | MB a clip | of raw | write, ms | x raw | read, ms | x raw | exact |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |")
@@ -192,7 +198,9 @@ def changes(sources: Sequence[str], clips: Sequence[Media], changed: dict[str, l
 def embedder(source: str) -> Callable[[Media], np.ndarray]:
     """The frozen embedding of a clip, as `extract` computes it."""
     folder = Path(os.environ.get("MOODFUSE_WEIGHTS", ""))
-    files = sorted(folder.glob("*.hdf5")) if source == "twodmcnn" and os.environ.get("MOODFUSE_WEIGHTS") else []
+    files = (
+        sorted(folder.glob("*.hdf5")) if source == "twodmcnn" and os.environ.get("MOODFUSE_WEIGHTS") else []
+    )
     weights = {source: str(files[0])} if files else {}
     choice = RecipeChoice(depth="frozen", weights=weights, device="cpu")
     in_hand = InHand()

@@ -32,13 +32,18 @@ def main(count: int) -> int:
             faults += len(one.faults)
             if one.faults or one.died:
                 said = "; ".join(one.faults) or f"{one.outcome}: {one.detail}"
-                print(f"  mutant {one.request.number} ({one.request.seed}, {one.request.kind}): {said}", flush=True)
+                print(
+                    f"  mutant {one.request.number} ({one.request.seed}, {one.request.kind}): {said}",
+                    flush=True,
+                )
     print(f"| outcome | {' | '.join(SEEDS)} | all |\n| --- |{' ---: |' * (len(SEEDS) + 1)}")
     for name in sorted({name for name, _ in outcomes}):
         counts = [outcomes[name, seed] for seed in SEEDS]
         print(f"| {name} | {' | '.join(map(str, counts))} | {sum(counts)} |")
     print(f"{count} mutants, {faults} faults, {deaths} workers lost; slowest {slowest:.2f} s", end="; ")
-    print(f"at most {resident_mb:.0f} MB resident, {beyond_mb:.0f} of {LIMITS.memory_mb} MB beyond an idle worker's")
+    print(
+        f"at most {resident_mb:.0f} MB resident, {beyond_mb:.0f} of {LIMITS.memory_mb} MB beyond an idle worker's"
+    )
     held = not faults and sum(outcomes.values()) == count
     print(f"bar 2: {'held' if held else 'missed'}")
     return int(not held)

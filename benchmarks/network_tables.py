@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
-from extract.networks import create_network, network_spec
-from extract.networks.base import Network
-from extract.networks.known_weights import KNOWN_WEIGHTS
-from extract.networks.registry import TORCHVISION, AudioPreprocessing
-from extract.networks.torchvision_video import torchvision_names
-from extract.weights_table import describe
+from moodfuse.extract.networks import create_network, network_spec
+from moodfuse.extract.networks.base import Network
+from moodfuse.extract.networks.registry import TORCHVISION, AudioPreprocessing
+from moodfuse.extract.networks.torchvision_video import torchvision_names
+from moodfuse.extract.networks.weights.known import KNOWN_WEIGHTS
+from moodfuse.extract.networks.weights.printing import describe
 
 PAGE = Path(__file__).parents[1] / "docs" / "networks.md"
 NAMES = ("onedmcnn", "twodmcnn", "c3d", "i3d")
@@ -62,7 +62,9 @@ def layer_rows(name: str) -> list[Row]:
                 hooks.append(module.register_forward_hook(count(rows, stage[1], whole=path == stage[1])))
             elif not stage and isinstance(module, SHOWN):
                 hooks.append(module.register_forward_hook(count(rows, path, whole=True)))
-        if name == "i3d":  # its units call the convolution as a function, so hooks on the module itself stay silent
+        if (
+            name == "i3d"
+        ):  # its units call the convolution as a function, so hooks on the module itself stay silent
             units = {path: module for path, module in network.named_modules() if hasattr(module, "conv3d")}
             for path, module in units.items():
                 stage = re.match(STAGES[name], path)
@@ -111,7 +113,9 @@ def count(rows: dict[str, Row], name: str, *, whole: bool) -> Callable[..., None
 
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         pools = sum(key.startswith("pool") for key in rows)
-        key = f"pool{pools + 1}" if isinstance(module, nn.MaxPool1d) else name  # one module serves all of them
+        key = (
+            f"pool{pools + 1}" if isinstance(module, nn.MaxPool1d) else name
+        )  # one module serves all of them
         row = rows.setdefault(key, Row(key))
         if whole:
             row.shape = tuple(output.shape[1:])
@@ -144,7 +148,9 @@ def layer_table(name: str) -> str:
         sums[part if part in sums else "trunk"].append(row)
     for part, chosen in sums.items():
         if chosen:
-            parameters, adds = (sum(getattr(row, item) for row in chosen) for item in ("parameters", "multiply_adds"))
+            parameters, adds = (
+                sum(getattr(row, item) for row in chosen) for item in ("parameters", "multiply_adds")
+            )
             lines.append(f"| **{part}** | | **{parameters:,}** | **{adds / 1e6:,.1f}** |")
     return "\n".join(lines)
 
@@ -156,7 +162,9 @@ def torchvision_table() -> str:
         spec = network_spec(f"{TORCHVISION}{name}")
         with torch.device("meta"):
             network = create_network(spec.name, num_classes=CLASSES)
-        total = sum(value.numel() for part, value in network.named_parameters() if not part.startswith("classifier."))
+        total = sum(
+            value.numel() for part, value in network.named_parameters() if not part.startswith("classifier.")
+        )
         frames = getattr(spec.preprocessing, "frames", 0)
         given = describe(spec.preprocessing).partition(" frames, ")[2]
         lines.append(f"| `{spec.name}` | {spec.embedding_width} | {frames} | {given} | {total:,} |")
@@ -165,9 +173,14 @@ def torchvision_table() -> str:
 
 def weights_table() -> str:
     """A Markdown table of the weights that are known by name."""
-    lines = ["| name | network | layout of | trained on | MB | check | left behind | input |", "| --- " * 8 + "|"]
+    lines = [
+        "| name | network | layout of | trained on | MB | check | left behind | input |",
+        "| --- " * 8 + "|",
+    ]
     for item in KNOWN_WEIGHTS.values():
-        given = describe(item.preprocessing) + ("" if item.bn_eps is None else f"; BatchNorm epsilon {item.bn_eps:g}")
+        given = describe(item.preprocessing) + (
+            "" if item.bn_eps is None else f"; BatchNorm epsilon {item.bn_eps:g}"
+        )
         lines.append(
             f"| [`{item.name}`]({item.url}) | `{item.network}` | {item.layout} | {item.trained_on} | "
             f"{item.size_mb:g} | {item.check.kind} | {', '.join(item.drops)} | {given} |"
@@ -185,7 +198,10 @@ def fill(text: str, found: dict[str, str]) -> str:
     """The page with its tables put between their marks."""
     for mark, table in found.items():
         text, count = re.subn(
-            rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", lambda m, t=table: f"{m[1]}{t}\n{m[2]}", text, flags=re.DOTALL
+            rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)",
+            lambda m, t=table: f"{m[1]}{t}\n{m[2]}",
+            text,
+            flags=re.DOTALL,
         )
         if count != 1:
             raise SystemExit(f"{PAGE}: {count} places marked {mark!r}, expected 1")

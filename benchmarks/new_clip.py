@@ -18,7 +18,7 @@ from pathlib import Path
 
 from side_by_side import Row, clips_of, report
 
-from cache.store import FeatureCache
+from moodfuse.cache.store import FeatureCache
 
 TURNS, BAR_S, SOURCES = 5, 5.0, 4
 
@@ -26,7 +26,9 @@ TURNS, BAR_S, SOURCES = 5, 5.0, 4
 def run(*arguments: str) -> float:
     """Seconds of a command from its start to its end."""
     start = time.perf_counter()
-    subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     return time.perf_counter() - start
 
 

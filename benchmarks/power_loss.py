@@ -46,7 +46,9 @@ def main(trials: int, parts: int) -> int:
         say("one HDF5 file, appended to in place", grown)
     held = not ours.wrong and not ours.lost
     teeth = bool(unsynced.lost and unchecked.wrong and grown.wrong and not unsynced.wrong)
-    print(f"bar 3: {'held' if held else f'missed: {ours.first}'}; the model {'bites' if teeth else 'is toothless'}")
+    print(
+        f"bar 3: {'held' if held else f'missed: {ours.first}'}; the model {'bites' if teeth else 'is toothless'}"
+    )
     return int(not (held and teeth))
 
 

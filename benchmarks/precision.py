@@ -28,12 +28,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from cache.records import ClipStatus
-from cache.store import FeatureCache
-from extract.embed import Rows, SourceWorker, make_network
-from extract.keeping import source_media
-from extract.networks import c3d
-from extract.networks.own_files import load_weights_file
+from moodfuse.cache.records import ClipStatus
+from moodfuse.cache.store import FeatureCache
+from moodfuse.extract.embed import Rows, SourceWorker, make_network
+from moodfuse.extract.media_supply import source_media
+from moodfuse.extract.networks import c3d
+from moodfuse.extract.networks.weights.own_files import load_weights_file
 
 SOURCES = ("onedmcnn", "twodmcnn", "c3d", "i3d")
 PIECES = {"c3d": (16, 32), "i3d": (16, 64)}
@@ -122,7 +122,9 @@ def measure(cache: FeatureCache, source: str, weights: str | None) -> str:
     errors, changed = [], 0
     for clip in cache.clips:
         expected = tuned_rows(exact, cache, clip, nullcontext())
-        found = tuned_rows(exact if slow else half, cache, clip, Bfloat16Arithmetic() if slow else nullcontext())
+        found = tuned_rows(
+            exact if slow else half, cache, clip, Bfloat16Arithmetic() if slow else nullcontext()
+        )
         errors.append(relative_error(found["embedding"], expected["embedding"]))
         changed += int(found["logits"].argmax() != expected["logits"].argmax())
     return (

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import av
 
-from extract.media.decode import read_clip
-from extract.media.renditions import SHORT_SIDE_PX, media_of
-from moodfuse.corpus import ClipSettings, CorpusSettings, make_corpus
+from moodfuse.extract.media.decode import read_clip
+from moodfuse.extract.media.renditions import SHORT_SIDE_PX, media_of
 from moodfuse.model.model import Model
+from moodfuse.synthetic_corpus import ClipSettings, CorpusSettings, make_corpus
 
 SOURCES = ("onedmcnn", "twodmcnn", "c3d", "i3d")
 RATIO_BAR, FIRST_BAR_S, TIMELINE_BAR, APART_BAR = 1.3, 8.0, 3.0, 4.0
@@ -98,7 +98,9 @@ def main(clips: Path, count: int) -> int:
         data = choose(clips, folder / "clips", count)
         chosen = [word for source in SOURCES for word in ("--source", source)]
         options = ["--folds", 2, "--no-crossfit", "--for-export"]
-        extract_s = moodfuse("extract", data, "--cache", folder / "frozen", *chosen, "--tune", "frozen", *options[:2])
+        extract_s = moodfuse(
+            "extract", data, "--cache", folder / "frozen", *chosen, "--tune", "frozen", *options[:2]
+        )
         moodfuse("extract", data, "--cache", folder / "work", *chosen, "--tune", "head", *options)
         combine = "+".join(SOURCES)
         moodfuse("fuse", "--cache", folder / "work", "--combine", combine, "--head", "softmax")

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from cache.runs import Run, read_run
-from cache.store import FeatureCache
-from moodfuse.corpus import ClipSettings, CorpusSettings, make_corpus
+from moodfuse.cache.runs import Run, read_run
+from moodfuse.cache.store import FeatureCache
 from moodfuse.demo import shuffle_table
+from moodfuse.synthetic_corpus import ClipSettings, CorpusSettings, make_corpus
 
 SEEDS = 20
 LEVELS = ("logits", "embedding")
@@ -80,7 +80,8 @@ def main(seeds: int, first: int) -> int:
             shuffled = shuffle_table(table, seed=seed)
             found.append(permutation(folder / "base", shuffled, recipe, folder / "work"))
             print(
-                f"seed {seed}: " + ", ".join(f"{' '.join(key)} {value:.3f}" for key, value in found[-1].items()),
+                f"seed {seed}: "
+                + ", ".join(f"{' '.join(key)} {value:.3f}" for key, value in found[-1].items()),
                 flush=True,
             )
     chance, missed = 1 / len(settings.labels), 0

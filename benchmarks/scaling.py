@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 from side_by_side import Row, report
 
-from cache.exchange import ImportSettings, import_features
-from cache.records import Holdout
+from moodfuse.cache.records import Holdout
+from moodfuse.cache.transfer.importing import ImportSettings, import_features
 
 LEAST, FROM, FOLDS = 500, 4000, 6
 LABELS = ("excited", "fear", "neutral", "relaxation", "sad", "tension")
@@ -57,7 +57,9 @@ def make_cache(folder: Path, clips: int, columns: int) -> Path:
     x = (random.normal(size=(len(LABELS), columns)) * 0.3)[y] + random.normal(size=(clips, columns))
     np.savez(folder / "made.npz", id=ids, embedding=x.astype(np.float32))
     import_features(
-        ImportSettings(folder / "cache", folder / "made.npz", "made", Holdout.frozen(), labels=folder / "labels.csv")
+        ImportSettings(
+            folder / "cache", folder / "made.npz", "made", Holdout.frozen(), labels=folder / "labels.csv"
+        )
     )
     return folder / "cache"
 
@@ -135,7 +137,9 @@ def main(most: int, columns: int) -> int:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("most", nargs="?", type=int, default=64_000)
     parser.add_argument("--columns", type=int, default=512)
     options = parser.parse_args()

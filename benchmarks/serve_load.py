@@ -24,9 +24,9 @@ from typing import Any
 
 import numpy as np
 
-from extract.media.container import open_media
+from moodfuse.extract.media.container import open_media
 from moodfuse.model.predictions import Prediction, Refusal, SourceSays, Timeline
-from moodfuse.serving.limits import MIB, Limits
+from moodfuse.serve.limits import MIB, Limits
 
 REQUESTS, CLIENTS = 200, 16
 SLOW_MARK = b"SLOW"
@@ -62,7 +62,10 @@ class StandIn:
         """Probabilities that fall from the first label on."""
         duration_s = self._open(path)
         shares = self._shares(0.0, 1)[0]
-        sources = (SourceSays("twodmcnn", shares[::-1].copy(), shares), SourceSays("c3d", shares, shares[::-1].copy()))
+        sources = (
+            SourceSays("twodmcnn", shares[::-1].copy(), shares),
+            SourceSays("c3d", shares, shares[::-1].copy()),
+        )
         return Prediction(
             str(path), CLASSES, shares, start_s, min(duration_s, 30.0), sources=sources, duration_s=duration_s
         )
@@ -75,7 +78,9 @@ class StandIn:
         refusals = ()
         if len(starts_s) > 4:
             rows[2] = np.nan
-            refusals = ((2, Refusal(str(path), "decode_failed", f"{path}: picture or sound cannot be decoded")),)
+            refusals = (
+                (2, Refusal(str(path), "decode_failed", f"{path}: picture or sound cannot be decoded")),
+            )
         ends_s = np.minimum(starts_s + 30.0, duration_s)
         return Timeline(str(path), CLASSES, starts_s, ends_s, rows, refusals, duration_s)
 
@@ -98,8 +103,8 @@ class StandIn:
 @contextmanager
 def served(labeller: Any, *, limits: Limits, temporary: Path, port: int = 0) -> Iterator[Any]:
     """A running service on this machine, in a thread of this process."""
-    from moodfuse.serving.app import make_app
-    from moodfuse.serving.server import Server, listen
+    from moodfuse.serve.app import make_app
+    from moodfuse.serve.server import Server, listen
 
     app = make_app(labeller, limits=limits, temporary=temporary)
     server = Server(app)
@@ -179,7 +184,9 @@ class Answer:
         return str(self.json["error"]["code"])
 
 
-def form(data: bytes, *, field: str = "file", name: str | None = "clip.mp4", kind: str = "video/mp4") -> bytes:
+def form(
+    data: bytes, *, field: str = "file", name: str | None = "clip.mp4", kind: str = "video/mp4"
+) -> bytes:
     """A form with one field, by the boundary `edge`."""
     file = f'; filename="{name}"' if name is not None else ""
     head = f'--edge\r\nContent-Disposition: form-data; name="{field}"{file}\r\nContent-Type: {kind}\r\n\r\n'
@@ -204,7 +211,10 @@ class Load:
         send, clip = self.served.predict, self.clip
         return {
             "good": (lambda: send(clip).status, {200, 429, 504}),
-            "good form, time line": (lambda: send(form(clip), "?timeline=true", FORM).status, {200, 429, 504}),
+            "good form, time line": (
+                lambda: send(form(clip), "?timeline=true", FORM).status,
+                {200, 429, 504},
+            ),
             "no media": (lambda: send(b"\1no media" * 1000).status, {422, 429, 504}),
             "slow to label": (lambda: send(SLOW_MARK * 1000).status, {422, 429, 504}),
             "wrong type": (lambda: send(b"{}", "", "application/json").status, {415}),
@@ -223,7 +233,9 @@ class Load:
         if length:
             headers = {"Content-Type": "video/mp4", "Content-Length": str(size)}
             return self.served.ask("POST", "/predict", pieces, headers).status
-        return self.served.ask("POST", "/predict", pieces, {"Content-Type": "video/mp4"}, encode_chunked=True).status
+        return self.served.ask(
+            "POST", "/predict", pieces, {"Content-Type": "video/mp4"}, encode_chunked=True
+        ).status
 
     def _begin(self, sent: bytes) -> http.client.HTTPConnection:
         client = http.client.HTTPConnection(self.served.host, self.served.port, timeout=30)
@@ -317,7 +329,7 @@ def served_apart(limits: Limits, temporary: Path, *, model: str = "") -> Iterato
 
 def make_clip_bytes(seconds: float = 2.0) -> bytes:
     """A small real video."""
-    from moodfuse.corpus import ClipSettings, make_clip
+    from moodfuse.synthetic_corpus import ClipSettings, make_clip
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
@@ -341,18 +353,27 @@ def main(arguments: list[str]) -> int:
             load.run(requests)
             seconds = time.monotonic() - begin
             left = wait_until_empty(temporary)
-            alive = running.ask("GET", "/health").status == 200 and running.predict(clip).status == first.status
+            alive = (
+                running.ask("GET", "/health").status == 200 and running.predict(clip).status == first.status
+            )
             peak = memory_bytes(process, "VmHWM")
         remains = os.listdir(temporary)
     print(
         f"{requests} requests by {CLIENTS} clients in {seconds:.1f} s; files of up to {SERVE.upload_bytes // MIB} MiB"
     )
     for kind in load.kinds():
-        found = sorted((str(status), count) for (name, status), count in load.outcomes.items() if name == kind)
-        print(f"  {kind:26}", ", ".join(f"{count} x {status if status != '0' else 'left'}" for status, count in found))
+        found = sorted(
+            (str(status), count) for (name, status), count in load.outcomes.items() if name == kind
+        )
+        print(
+            f"  {kind:26}",
+            ", ".join(f"{count} x {status if status != '0' else 'left'}" for status, count in found),
+        )
     grown = peak - before
     print(f"peak memory {peak / MIB:.0f} MiB, {grown / MIB:.0f} MiB more than after the first answer")
-    print(f"files left: {len(left)} while it ran, {len(remains)} after it stopped; first answer {first.status}")
+    print(
+        f"files left: {len(left)} while it ran, {len(remains)} after it stopped; first answer {first.status}"
+    )
     print(*load.wrong[:5], sep="\n", end="\n" if load.wrong else "")
     held = alive and first.status == 200 and not (load.wrong or left or remains) and grown < GROWTH_BYTES
     print(f"bar 6: {'held' if held else 'missed'}")

@@ -20,7 +20,7 @@ from unittest.mock import patch
 import numpy as np
 
 PLAIN = {"GOMP_SPINCOUNT": "300000"}
-"""What `extract.runtime` sets, as GNU's OpenMP has it by itself."""
+"""What `moodfuse.extract.runtime` sets, as GNU's OpenMP has it by itself."""
 SIZE = 2048
 
 
@@ -86,7 +86,9 @@ class Side:
         What the process starts with, beside this one's environment.
     """
 
-    def __init__(self, work: Callable[[], Callable[..., Any]], environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, work: Callable[[], Callable[..., Any]], environment: Mapping[str, str] | None = None
+    ) -> None:
         self._asked, answering = multiprocessing.Pipe()
         context = multiprocessing.get_context("spawn")
         self._process = context.Process(target=_serve, args=(work, answering))
@@ -141,8 +143,8 @@ def copy_rate() -> float:
 
 def decode_s(files: Sequence[Path]) -> float:
     """Seconds of one core to decode a clip as ours does."""
-    from extract.media.decode import read_clip
-    from extract.media.renditions import SHORT_SIDE_PX
+    from moodfuse.extract.media.decode import read_clip
+    from moodfuse.extract.media.renditions import SHORT_SIDE_PX
 
     start = time.process_time()
     for file in files:
@@ -152,7 +154,9 @@ def decode_s(files: Sequence[Path]) -> float:
 
 def ceilings() -> str:
     """What this machine can do, measured now."""
-    rates = ", ".join(f"{matrix_rate(dtype) / 1e9:.0f} GFLOP/s in {dtype}" for dtype in ("float32", "bfloat16"))
+    rates = ", ".join(
+        f"{matrix_rate(dtype) / 1e9:.0f} GFLOP/s in {dtype}" for dtype in ("float32", "bfloat16")
+    )
     clips = os.environ.get("MOODFUSE_CLIPS")
     decoding = f"; decoding a clip {decode_s(clips_of([clips])[:6]):.2f} s of a core" if clips else ""
     return f"products of matrices {rates}; copying {copy_rate() / 1e9:.1f} GB/s on one core{decoding}"

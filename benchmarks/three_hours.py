@@ -16,7 +16,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from moodfuse.corpus import write_clip
+from moodfuse.synthetic_corpus import write_clip
 
 FORMATS = {"mp4": "mp4", "mkv": "matroska", "ts": "mpegts", "flv": "flv"}
 WIDTH, HEIGHT, FRAMES_PER_S, RATE_HZ = 64, 48, 5, 16_000
@@ -25,7 +25,7 @@ MORE_MIB, LATER, SLACK_S, EXPONENT = 64, 3.0, 1.0, 1.15
 PIECE_S = 600
 CODE = """
 import re, sys, time
-from extract.media.decode import read_clip
+from moodfuse.extract.media.decode import read_clip
 start = time.perf_counter()
 clip = read_clip(sys.argv[1], start_s=float(sys.argv[2]), end_s=float(sys.argv[3]), short_side_px=256)
 took = time.perf_counter() - start
@@ -48,7 +48,9 @@ def cost(file: Path, start_s: float, end_s: float) -> Cost:
     out = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     first_s, last_s = float(out[2]), float(out[3])
     if not (start_s - 1 <= first_s <= start_s + (end_s - start_s) / 16 and last_s <= end_s):
-        raise SystemExit(f"{file.name}: the window {start_s} to {end_s} gave pictures of {first_s} to {last_s} s")
+        raise SystemExit(
+            f"{file.name}: the window {start_s} to {end_s} gave pictures of {first_s} to {last_s} s"
+        )
     return Cost(float(out[0]), float(out[1]))
 
 
@@ -86,7 +88,9 @@ def repeat(piece: Path, target: Path, kind: str, times: int) -> None:
         reached: dict[int, float] = {}
         for number in range(times):
             with av.open(str(piece)) as source:
-                streams = streams or {one.index: output.add_stream_from_template(one) for one in source.streams}
+                streams = streams or {
+                    one.index: output.add_stream_from_template(one) for one in source.streams
+                }
                 packets = sorted(
                     (packet for packet in source.demux() if packet.dts is not None),
                     key=lambda packet: packet.dts * packet.time_base,

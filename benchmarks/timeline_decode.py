@@ -13,10 +13,10 @@ from pathlib import Path
 
 import av
 
-from extract.media.decode import read_clip
-from extract.media.renditions import SHORT_SIDE_PX
-from extract.media.windows import WindowsWish, plan_windows, read_windows
-from moodfuse.corpus import ClipSettings, make_clip
+from moodfuse.extract.media.decode import read_clip
+from moodfuse.extract.media.renditions import SHORT_SIDE_PX
+from moodfuse.extract.media.windows import WindowsWish, plan_windows, read_windows
+from moodfuse.synthetic_corpus import ClipSettings, make_clip
 
 HOP_S = 5.0
 TURNS = 2

@@ -1,7 +1,7 @@
 """Tuning a video network whole beside a plain float32 loop, and tuning heads beside tuning it whole.
 
 Usage: tuning_speed.py. On frames of noise, as every clip costs the same. The loop takes ready inputs through forward
-pass, backward pass and optimizer in float32, eagerly, in batches as large as ours. Ours is `extract.tune.tune` on
+pass, backward pass and optimizer in float32, eagerly, in batches as large as ours. Ours is `moodfuse.extract.training.fine_tune.tune` on
 decoded frames, input making included, in bfloat16 where this processor computes in it. Then the heads of six folds are
 tuned for ten epochs on activations, as `extract` does once they are cached, beside the ten epochs that tuning one fold
 whole would take at the measured speed. Exits 1 if tuning whole is not 3 (`c3d`) and 2.5 (`i3d`) times as fast as the
@@ -20,12 +20,12 @@ import torch
 from extract_speed import PlainC3D, PlainI3D
 from side_by_side import PLAIN, Row, Side, matrix_rate, report
 
-from cache.media import Media
-from cache.recipe import Recipe
-from extract.embed import SourceWorker, make_network
-from extract.networks.precision import has_bfloat16
-from extract.recipe_files import RecipeChoice, build_recipe
-from extract.tune import optimizer_for, tune
+from moodfuse.cache.media import Media
+from moodfuse.cache.recipe import Recipe
+from moodfuse.extract.embed import SourceWorker, make_network
+from moodfuse.extract.networks.precision import has_bfloat16
+from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
+from moodfuse.extract.training.fine_tune import optimizer_for, tune
 
 BARS = {"c3d": 3.0, "i3d": 2.5}
 FLOPS = {"c3d": 3 * 154e9, "i3d": 3 * 111e9}
@@ -107,7 +107,8 @@ def heads_s(name: str) -> tuple[float, float]:
     draw = np.random.default_rng(0)
     clips = roles(TRAINED_ON)
     activations = {
-        digest: draw.standard_normal(network.spec.activation_width).astype(np.float32) for digest, _, _ in clips
+        digest: draw.standard_normal(network.spec.activation_width).astype(np.float32)
+        for digest, _, _ in clips
     }
     worker.frozen_rows(clips[0][0])
     start = time.perf_counter()

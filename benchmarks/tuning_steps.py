@@ -5,7 +5,7 @@ import sys
 import torch
 from torch.nn import functional
 
-from extract.networks import create_network, network_spec
+from moodfuse.extract.networks import create_network, network_spec
 
 SHAPES = {"onedmcnn": (128_000,), "twodmcnn": (128_000,), "c3d": (3, 16, 112, 112), "i3d": (3, 16, 112, 112)}
 LEARNING_RATES = {"onedmcnn": 1e-3, "twodmcnn": 1e-3, "c3d": 3e-5, "i3d": 1e-4}

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.blocks import CLASSES, Arrays, Owner, clips_of, joined, opened, read_from, sound_parts
-from cache.columns import Digests, lookup, repeated
-from cache.errors import CacheError
-from cache.identity import digest16
-from cache.parts import write_part
-from cache.records import all_finite
+from moodfuse.cache.blocks import CLASSES, Arrays, Owner, clips_of, joined, opened, read_from, sound_parts
+from moodfuse.cache.columns import Digests, lookup, repeated
+from moodfuse.cache.digests import digest16
+from moodfuse.cache.errors import CacheError
+from moodfuse.cache.records import all_finite
+from moodfuse.cache.storage.parts import write_part
 
 log = logging.getLogger(__name__)
 _NONDETERMINISM = (
@@ -25,7 +25,12 @@ _NONDETERMINISM = (
 
 
 def write_rows(
-    owner: Owner, clips: Sequence[str] | Digests, arrays: Arrays, *, stem: str = "", classes: Sequence[str] = ()
+    owner: Owner,
+    clips: Sequence[str] | Digests,
+    arrays: Arrays,
+    *,
+    stem: str = "",
+    classes: Sequence[str] = (),
 ) -> int:
     """Add rows in one part; those that the folder holds already are compared, not written.
 
@@ -54,11 +59,15 @@ def write_rows(
     _check_values(owner, digests, arrays)
     if classes and "logits" in arrays and arrays["logits"].shape[1] != len(classes):
         width = arrays["logits"].shape[1]
-        raise CacheError(f"{owner.folder}: logits have {width} columns; expected {len(classes)}: {', '.join(classes)}")
+        raise CacheError(
+            f"{owner.folder}: logits have {width} columns; expected {len(classes)}: {', '.join(classes)}"
+        )
     digests, arrays = _each_once(owner, digests, arrays)
     before = dict(sound_parts(owner))
     have = _among(digests, before.values())
-    differing = _differing(owner, before, digests[have], {name: value[have] for name, value in arrays.items()})
+    differing = _differing(
+        owner, before, digests[have], {name: value[have] for name, value in arrays.items()}
+    )
     if not have.all():
         new = ~have
         content = {**{name: value[new] for name, value in arrays.items()}, "clip": digests[new]}
@@ -79,7 +88,9 @@ def _check_values(owner: Owner, digests: Digests, arrays: Arrays) -> None:
         if not len(values) or (values.dtype == np.float32 and all_finite(values)):
             continue
         if values.dtype != np.float32:
-            raise CacheError(f"{owner.folder}: {name} of clip {_name(digests[0])} is {values.dtype}; expected float32")
+            raise CacheError(
+                f"{owner.folder}: {name} of clip {_name(digests[0])} is {values.dtype}; expected float32"
+            )
         place = np.argwhere(~np.isfinite(values))[0].tolist()
         raise CacheError(
             f"{owner.source}: {name} of clip {_name(digests[place[0]])} is {values[tuple(place)]} in column "
@@ -99,7 +110,9 @@ def _each_once(owner: Owner, digests: Digests, arrays: Arrays) -> tuple[Digests,
     _, first, places = np.unique(digests, return_index=True, return_inverse=True)
     for name, values in arrays.items():
         if (different := np.flatnonzero(_rows_differ(values, values[first[places]]))).size:
-            raise CacheError(f"{owner.folder}: two rows of {name} for clip {_name(digests[different[0]])} differ")
+            raise CacheError(
+                f"{owner.folder}: two rows of {name} for clip {_name(digests[different[0]])} differ"
+            )
     kept = np.sort(first)
     return digests[kept], {name: values[kept] for name, values in arrays.items()}
 
@@ -123,7 +136,9 @@ def _differing(owner: Owner, parts: Mapping[Path, Digests], digests: Digests, ar
         different |= _rows_differ(values, kept.arrays[name]) if name in kept.arrays else True
     different &= kept.found
     if different.any():
-        log.warning(_NONDETERMINISM, owner.folder, different.sum(), len(digests), digests[different][0].decode())
+        log.warning(
+            _NONDETERMINISM, owner.folder, different.sum(), len(digests), digests[different][0].decode()
+        )
     return int(different.sum())
 
 

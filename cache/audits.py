@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.clip_parts import find_clip, read_clip_part, write_clip_part
-from cache.errors import DamagedPartError, InputError, SchemaError
-from cache.files import facts_of, listing, set_aside, write_text
-from cache.identity import canonical_json, digest16
-from cache.named_json import read_named, record_of
-from cache.parts import check_dtypes
-from cache.store import FeatureCache
+from moodfuse.cache.clip_parts import find_clip, read_clip_part, write_clip_part
+from moodfuse.cache.digests import canonical_json, digest16
+from moodfuse.cache.errors import DamagedPartError, InputError, SchemaError
+from moodfuse.cache.storage.files import facts_of, listing, set_aside, write_text
+from moodfuse.cache.storage.json_records import read_named, record_of
+from moodfuse.cache.storage.parts import check_dtypes
+from moodfuse.cache.store import FeatureCache
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +110,9 @@ def audit_in(file: Path) -> tuple[str, Audit]:
         findings = tuple(record_of(Finding, finding, file) for finding in values["findings"])
         return str(values["clips"]), Audit(str(values["rules"]), findings)
     except InputError as error:
-        raise SchemaError(f"{file}: {error}; a newer version wrote it: upgrade moodfuse to read it") from error
+        raise SchemaError(
+            f"{file}: {error}; a newer version wrote it: upgrade moodfuse to read it"
+        ) from error
     except (KeyError, TypeError) as error:
         raise DamagedPartError(f"{file}: is no audit ({error})") from error
 
@@ -140,7 +142,12 @@ class ClipMarks:
     frame_times_s: np.ndarray
 
 
-_MARKS = {"peak_times": ("<u2", 1), "peak_bins": ("<u2", 1), "frame_hashes": ("<u8", 1), "frame_times_s": ("<f8", 1)}
+_MARKS = {
+    "peak_times": ("<u2", 1),
+    "peak_bins": ("<u2", 1),
+    "frame_hashes": ("<u8", 1),
+    "frame_times_s": ("<f8", 1),
+}
 
 
 def check_marks(file: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, object]) -> None:

@@ -14,11 +14,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.columns import Digests, lookup, repeated
-from cache.errors import CacheError, DamagedPartError
-from cache.files import listing, set_aside
-from cache.layout import folder_of
-from cache.parts import SCHEMA, FileState, file_state, open_part
+from moodfuse.cache.columns import Digests, lookup, repeated
+from moodfuse.cache.errors import CacheError, DamagedPartError
+from moodfuse.cache.storage.files import listing, set_aside
+from moodfuse.cache.storage.layout import folder_of
+from moodfuse.cache.storage.parts import SCHEMA, FileState, file_state, open_part
 
 FORMAT = "moodfuse-part"
 CLASSES = "classes"
@@ -119,7 +119,9 @@ def open_features(file: Path) -> Iterator[tuple[Mapping[str, h5py.Dataset], Mapp
             _check_array(file, name, data, part["clip"].shape[:1])
         width = part["logits"].shape[1] if "logits" in part else 0
         if classes and width != len(classes):
-            raise DamagedPartError(f"{file}: has {width} columns of logits; expected {len(classes)}, one per class")
+            raise DamagedPartError(
+                f"{file}: has {width} columns of logits; expected {len(classes)}, one per class"
+            )
         yield part, attributes
 
 
@@ -128,7 +130,11 @@ def _check_array(file: Path, name: str, data: h5py.Dataset, rows: tuple[int, ...
     dtype, ndim = (_CLIP, 1) if name == "clip" else (_VALUE, 2)
     if data.dtype != dtype or len(data.shape) != ndim or data.shape[:1] != rows or data.chunks:
         found = f"bytes of length {data.dtype.itemsize}" if data.dtype.kind == "S" else data.dtype
-        wanted = "bytes of length 64 and shape (N,)" if name == "clip" else f"float32 of shape ({[*rows, 'N'][0]}, D)"
+        wanted = (
+            "bytes of length 64 and shape (N,)"
+            if name == "clip"
+            else f"float32 of shape ({[*rows, 'N'][0]}, D)"
+        )
         raise DamagedPartError(
             f"{file}: {name} is {found} of shape {data.shape}{', stored in chunks' if data.chunks else ''}; expected "
             f"{wanted}, stored without chunks or compression"
@@ -285,7 +291,9 @@ def _places(parts: Sequence[Digests], wanted: Digests) -> list[NDArray[np.int64]
     if rest := [number for number in range(len(parts)) if number not in found]:
         order = np.append(np.argsort(wanted, kind="stable"), -1)  # what is not wanted is found at place -1
         places = order[lookup(wanted[order[:-1]], np.concatenate([parts[number] for number in rest]))]
-        found |= zip(rest, np.split(places, np.cumsum([len(parts[number]) for number in rest[:-1]])), strict=True)
+        found |= zip(
+            rest, np.split(places, np.cumsum([len(parts[number]) for number in rest[:-1]])), strict=True
+        )
     return [found[number] for number in range(len(parts))]
 
 

@@ -8,12 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cache.errors import DamagedPartError, InputError, UnknownNameError
-from cache.files import listing, read_json, set_aside, write_text
-from cache.identity import canonical_json, digest16
-from cache.layout import folder_of
-from cache.manifest import Manifest
-from cache.recipe import Recipe, recipe_from_mapping
+from moodfuse.cache.digests import canonical_json, digest16
+from moodfuse.cache.errors import DamagedPartError, InputError, UnknownNameError
+from moodfuse.cache.manifest import Manifest
+from moodfuse.cache.recipe import Recipe, recipe_from_mapping
+from moodfuse.cache.storage.files import listing, read_json, set_aside, write_text
+from moodfuse.cache.storage.layout import folder_of
 
 MEND = "run extract again, or the moodfuse cache import that made it"
 
@@ -43,7 +43,9 @@ class Choices(Manifest):
     @property
     def selection(self) -> dict[str, str]:
         """Recipe in force of every source: name to recipe digest; the latest choice of each, whoever made it."""
-        latest = {source: recipe for values in self._selections for source, recipe in values["sources"].items()}
+        latest = {
+            source: recipe for values in self._selections for source, recipe in values["sources"].items()
+        }
         return {source: recipe for source, recipe in latest.items() if recipe is not None}
 
     @property
@@ -88,7 +90,9 @@ class Choices(Manifest):
         """Store a recipe beside its features."""
         write_text(self.source_folder(recipe.source, recipe.digest16) / "recipe.json", recipe.to_json())
 
-    def select(self, recipes: Iterable[Recipe], *, command: str = "", reading: Mapping[str, Any] | None = None) -> None:
+    def select(
+        self, recipes: Iterable[Recipe], *, command: str = "", reading: Mapping[str, Any] | None = None
+    ) -> None:
         """Put recipes in force for their sources; other sources keep theirs.
 
         Parameters
@@ -131,7 +135,9 @@ class Choices(Manifest):
         if source not in self.selection:
             raise UnknownNameError("source", source, self.sources())
 
-    def _choose(self, chosen: Mapping[str, str | None], command: str, reading: Mapping[str, Any] | None = None) -> None:
+    def _choose(
+        self, chosen: Mapping[str, str | None], command: str, reading: Mapping[str, Any] | None = None
+    ) -> None:
         sequence = 1 + max((item["sequence"] for item in self._selections), default=0)
         values: dict[str, Any] = {"sequence": sequence, "sources": chosen, "command": command}
         if reading is not None:

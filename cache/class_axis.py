@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cache.blocks import Rows
-from cache.errors import InputError
+from moodfuse.cache.blocks import Rows
+from moodfuse.cache.errors import InputError
 
 
 def on_axis(rows: Rows, classes: Sequence[str], *, where: str, remedy: str) -> np.ndarray | None:
@@ -36,7 +36,9 @@ def on_axis(rows: Rows, classes: Sequence[str], *, where: str, remedy: str) -> n
     for axis in axes:
         if len(axis) != logits.shape[1] or sorted(axis) != sorted(classes):
             found = ", ".join(axis) if len(axis) == logits.shape[1] else f"{logits.shape[1]} classes"
-            raise InputError(f"{where}: its logits are of {found}, but the labels are {', '.join(classes)}; {remedy}")
+            raise InputError(
+                f"{where}: its logits are of {found}, but the labels are {', '.join(classes)}; {remedy}"
+            )
     if len(axes) > 1:
         raise InputError(f"{where}: its parts have the classes of their logits in different orders; {remedy}")
     if axes[0] == tuple(classes):

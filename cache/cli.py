@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from cache.exchange import Imported, ImportSettings
-    from cache.records import Holdout
+    from moodfuse.cache.records import Holdout
+    from moodfuse.cache.transfer.importing import Imported, ImportSettings
 
 
 @click.group("cache")
@@ -22,7 +22,12 @@ def cache_group() -> None:
 @click.option("--cache", "cache_path", required=True, type=click.Path(path_type=Path), help="Cache folder.")
 @click.option("--long", "-l", "wide", is_flag=True, help="Also every block: its rows, parts and sizes.")
 @click.option(
-    "--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True, help="How to print."
+    "--format",
+    "form",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="How to print.",
 )
 def cache_ls_command(cache_path: Path, wide: bool, form: str) -> None:
     """List what a cache holds: the plan, sources, recipes, blocks by holdout, runs, sizes, and what is stale.
@@ -33,9 +38,9 @@ def cache_ls_command(cache_path: Path, wide: bool, form: str) -> None:
     """
     import json
 
-    from cache.inventory import take_stock
-    from cache.listing import as_record, print_inventory
-    from cache.store import FeatureCache
+    from moodfuse.cache.maintenance.inventory import take_stock
+    from moodfuse.cache.maintenance.printing import as_record, print_inventory
+    from moodfuse.cache.store import FeatureCache
 
     stock = take_stock(FeatureCache(cache_path))
     if form == "json":
@@ -46,7 +51,9 @@ def cache_ls_command(cache_path: Path, wide: bool, form: str) -> None:
 
 @cache_group.command("verify")
 @click.option("--cache", "cache_path", required=True, type=click.Path(path_type=Path), help="Cache folder.")
-@click.option("--repair", "mend", is_flag=True, help="Set bad files aside, and write anew what follows from others.")
+@click.option(
+    "--repair", "mend", is_flag=True, help="Set bad files aside, and write anew what follows from others."
+)
 @click.pass_context
 def cache_verify_command(ctx: click.Context, cache_path: Path, mend: bool) -> None:
     """Check every byte of a cache against names, headers and seals, and list what is bad.
@@ -57,9 +64,9 @@ def cache_verify_command(ctx: click.Context, cache_path: Path, mend: bool) -> No
 
     Example: moodfuse cache verify --cache work --repair
     """
-    from cache.repair import repair
-    from cache.report import byte_progress, print_repair, print_verification
-    from cache.verify import verify
+    from moodfuse.cache.maintenance.repair import repair
+    from moodfuse.cache.maintenance.report import byte_progress, print_repair, print_verification
+    from moodfuse.cache.maintenance.verify import verify
 
     with byte_progress("Checking") as bar:
         found = verify(cache_path, begin=bar.begin, tick=bar.tick)
@@ -78,12 +85,20 @@ def cache_verify_command(ctx: click.Context, cache_path: Path, mend: bool) -> No
     show_default=True,
     help="Recipes not in force, networks that no plan in force names, plans, tables and fits that nothing reads.",
 )
-@click.option("--source", "sources", multiple=True, metavar="NAME", help="A source, taken out of force; repeatable.")
-@click.option("--media", is_flag=True, help="All decoded clips; extract decodes them again where they are needed.")
+@click.option(
+    "--source", "sources", multiple=True, metavar="NAME", help="A source, taken out of force; repeatable."
+)
+@click.option(
+    "--media", is_flag=True, help="All decoded clips; extract decodes them again where they are needed."
+)
 @click.option("--fits", is_flag=True, help="All finished fits that are kept; fuse fits again what it needs.")
 @click.option("--runs", multiple=True, metavar="NAME", help="A run; repeat for several.")
-@click.option("--bad", is_flag=True, help="Files set aside and temporaries of any age, not only older than a day.")
-@click.option("--dry-run/--yes", "dry", default=True, help="Only say what would go, or remove it.  [default: dry-run]")
+@click.option(
+    "--bad", is_flag=True, help="Files set aside and temporaries of any age, not only older than a day."
+)
+@click.option(
+    "--dry-run/--yes", "dry", default=True, help="Only say what would go, or remove it.  [default: dry-run]"
+)
 @click.pass_context
 def cache_prune_command(ctx: click.Context, cache_path: Path, dry: bool, **options: Any) -> None:
     """Free space: remove what nothing in force reads, after a dry run that says what would go.
@@ -96,11 +111,11 @@ def cache_prune_command(ctx: click.Context, cache_path: Path, dry: bool, **optio
     """
     import time
 
-    from cache.commands import command_line
-    from cache.inventory import take_stock
-    from cache.prune import PruneChoice, carry_out, decide
-    from cache.report import print_pruning
-    from cache.store import FeatureCache
+    from moodfuse.cache.commands import command_line
+    from moodfuse.cache.maintenance.inventory import take_stock
+    from moodfuse.cache.maintenance.prune import PruneChoice, carry_out, decide
+    from moodfuse.cache.maintenance.report import print_pruning
+    from moodfuse.cache.store import FeatureCache
 
     choice = PruneChoice(**options)
     cache = FeatureCache(cache_path)
@@ -119,15 +134,21 @@ def cache_prune_command(ctx: click.Context, cache_path: Path, dry: bool, **optio
 @click.option(
     "--cache", "cache_path", required=True, type=click.Path(path_type=Path), help="Cache folder; made if new."
 )
-@click.option("--source", required=True, help="Name of the source that the features become, such as clip-vit.")
+@click.option(
+    "--source", required=True, help="Name of the source that the features become, such as clip-vit."
+)
 @click.option(
     "--holdout",
     required=True,
     help="'*' if no label of these clips was used to make the features; else the folds whose labels were not: "
     "'{2}', '{1,4}', or '{}' if all were used.",
 )
-@click.option("--labels", type=click.Path(path_type=Path), help="CSV of id,label[,group][,fold] that names the clips.")
-@click.option("--ids", type=click.Path(path_type=Path), help="Ids of the rows of a .npy: text, one a line, or .npy.")
+@click.option(
+    "--labels", type=click.Path(path_type=Path), help="CSV of id,label[,group][,fold] that names the clips."
+)
+@click.option(
+    "--ids", type=click.Path(path_type=Path), help="Ids of the rows of a .npy: text, one a line, or .npy."
+)
 @click.option(
     "--columns",
     multiple=True,
@@ -148,10 +169,10 @@ def cache_import_command(ctx: click.Context, file: Path, cache_path: Path, **opt
 
     Example: moodfuse cache import --cache work --labels labels.csv --source clip-vit --holdout '*' clip-vit.npz
     """
-    from cache.commands import command_line
-    from cache.exchange import ImportSettings, import_features
-    from cache.names import printable
-    from cache.planning import PlanChoice
+    from moodfuse.cache.commands import command_line
+    from moodfuse.cache.console import printable
+    from moodfuse.cache.planning import PlanChoice
+    from moodfuse.cache.transfer.importing import ImportSettings, import_features
 
     plan = PlanChoice(options.pop("folds"), options.pop("seed"))
     options["holdout"] = _holdout(options["holdout"])
@@ -167,7 +188,9 @@ def _print_import(settings: "ImportSettings", done: "Imported") -> None:
         f"{settings.source}, holdout {settings.holdout}"
     )
     if done.lacking:
-        click.echo(f"next: import {settings.source} under the holdouts {', '.join(map(str, done.lacking))} as well")
+        click.echo(
+            f"next: import {settings.source} under the holdouts {', '.join(map(str, done.lacking))} as well"
+        )
     else:
         click.echo(f"next: moodfuse fuse --cache {click.format_filename(settings.cache)}")
 
@@ -176,15 +199,19 @@ def _print_import(settings: "ImportSettings", done: "Imported") -> None:
 @click.option("--cache", "cache_path", required=True, type=click.Path(path_type=Path), help="Cache folder.")
 @click.option("--source", required=True, help="Source to export (moodfuse cache ls).")
 @click.option("--holdout", help="Folds that its network held out, such as '{2}'.  [default: '*']")
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="File to write: .npz, .csv or .parquet.")
+@click.option(
+    "--output", required=True, type=click.Path(path_type=Path), help="File to write: .npz, .csv or .parquet."
+)
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
-def cache_export_command(cache_path: Path, source: str, holdout: str | None, output: Path, force: bool) -> None:
+def cache_export_command(
+    cache_path: Path, source: str, holdout: str | None, output: Path, force: bool
+) -> None:
     """Write a source's features to one file: id, label, group, fold, digest, embedding and, if any, logits.
 
     Example: moodfuse cache export --cache work --source c3d --holdout '{2}' --output c3d-2.npz
     """
-    from cache.export import export_features
-    from cache.store import FeatureCache
+    from moodfuse.cache.store import FeatureCache
+    from moodfuse.cache.transfer.exporting import export_features
 
     wanted = None if holdout is None else _holdout(holdout)
     done = export_features(FeatureCache(cache_path), source, wanted, output, force=force)
@@ -195,9 +222,11 @@ def cache_export_command(cache_path: Path, source: str, holdout: str | None, out
 
 
 def _holdout(text: str) -> "Holdout":
-    from cache.errors import InputError
-    from cache.records import Holdout
+    from moodfuse.cache.errors import InputError
+    from moodfuse.cache.records import Holdout
 
     if not text.strip():
-        raise InputError("--holdout is empty; write '*' if no label was used, '{}' if all were, or folds such as '{2}'")
+        raise InputError(
+            "--holdout is empty; write '*' if no label was used, '{}' if all were, or folds such as '{2}'"
+        )
     return Holdout.of(text)

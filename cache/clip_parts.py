@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from cache.errors import DamagedPartError
-from cache.files import listing, set_aside
-from cache.identity import digest16
-from cache.parts import SCHEMA, FileState, check_part, file_state, read_part, write_part
+from moodfuse.cache.digests import digest16
+from moodfuse.cache.errors import DamagedPartError
+from moodfuse.cache.storage.files import listing, set_aside
+from moodfuse.cache.storage.parts import SCHEMA, FileState, check_part, file_state, read_part, write_part
 
 Arrays = dict[str, np.ndarray]
 _at_home: set[FileState] = set()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from cache.errors import InputError, WorkersError
+from moodfuse.cache.errors import InputError, WorkersError
 
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 _ADDRESS = re.compile(r"dask(\+tls)?://([^/\s:]+|\[[0-9a-fA-F:.]+\]):([0-9]{1,5})/?")

@@ -91,7 +91,9 @@ class Texts(Sequence[str]):
     def first_places(self) -> NDArray[np.int64]:
         """Of each string the place where it stands first, int64 [N]: equal strings have equal numbers."""
         known: dict[str, int] = {}
-        return np.fromiter((known.setdefault(text, place) for place, text in enumerate(self)), np.int64, len(self))
+        return np.fromiter(
+            (known.setdefault(text, place) for place, text in enumerate(self)), np.int64, len(self)
+        )
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Texts):
@@ -143,7 +145,9 @@ class Assignment(Mapping[str, int]):
 
     def to_dict(self) -> dict[str, int]:
         """The same as a dict, which looks single clips up faster."""
-        return dict(zip((digest.decode() for digest in self.digests.tolist()), self.folds.tolist(), strict=True))
+        return dict(
+            zip((digest.decode() for digest in self.digests.tolist()), self.folds.tolist(), strict=True)
+        )
 
     def __getitem__(self, digest: str) -> int:
         if digest.isascii() and 0 < len(digest) <= 64:
@@ -241,7 +245,9 @@ def lookup(ranked: Digests, wanted: Digests) -> NDArray[np.int64]:
     # Numbers sort much faster than texts: candidates come from 64 bits of each digest, and are then compared whole.
     keys, sought = _keys(ranked), _keys(wanted)
     order = np.argsort(keys)
-    turn = np.argsort(sought)  # sought in rising order, each search begins where the last one ended, in the cache
+    turn = np.argsort(
+        sought
+    )  # sought in rising order, each search begins where the last one ended, in the cache
     places = np.empty(len(wanted), dtype=np.int64)
     places[turn] = np.searchsorted(keys[order], sought[turn])
     places[places == len(order)] = 0

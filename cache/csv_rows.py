@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
-from cache.errors import InputError
-from cache.files import open_regular
+from moodfuse.cache.errors import InputError
+from moodfuse.cache.storage.files import open_regular
 
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _STATED = re.compile(r"sep=([,;\t])\s*")
@@ -115,7 +115,9 @@ def _check_row(where: str, names: Sequence[str], cells: Sequence[str], separator
 def _check_quote(where: str, name: str, cell: str, separator: str, text: str) -> None:
     """Refuse a cell with a blank before its quote, whose quotes would be part of the value."""
     blank_then_quote = cell[:1].isspace() and cell.lstrip()[:1] == '"'
-    if blank_then_quote and (separator + cell in text or text.startswith(cell)):  # a quoted cell has its quotes doubled
+    if blank_then_quote and (
+        separator + cell in text or text.startswith(cell)
+    ):  # a quoted cell has its quotes doubled
         raise InputError(f"{where}: {name} has a blank before its quote; remove the blank")
 
 
@@ -142,7 +144,9 @@ def check_encoding(start: bytes, file: Path) -> None:
     InputError
     """
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise InputError(f"{file}: is UTF-16, as some editors and spreadsheets save text; save the file as UTF-8")
+        raise InputError(
+            f"{file}: is UTF-16, as some editors and spreadsheets save text; save the file as UTF-8"
+        )
 
 
 def check_text(text: str, where: str) -> None:

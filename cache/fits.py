@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import DamagedPartError
-from cache.files import listing, set_aside
-from cache.identity import content_digest
-from cache.parts import SCHEMA, check_dtypes, read_part, write_part
-from cache.tables import ClipTable
+from moodfuse.cache.clip_table import ClipTable
+from moodfuse.cache.digests import content_digest
+from moodfuse.cache.errors import DamagedPartError
+from moodfuse.cache.storage.files import listing, set_aside
+from moodfuse.cache.storage.parts import SCHEMA, check_dtypes, read_part, write_part
 
 log = logging.getLogger(__name__)
 FORMAT = "moodfuse-fits"

@@ -12,12 +12,12 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.columns import Assignment
-from cache.errors import InputError
-from cache.identity import derived_seed
-from cache.recipe import Tuning
-from cache.records import Clip, ClipStatus, Holdout, Plan, Role
-from cache.tables import ClipTable
+from moodfuse.cache.clip_table import ClipTable
+from moodfuse.cache.columns import Assignment
+from moodfuse.cache.digests import derived_seed
+from moodfuse.cache.errors import InputError
+from moodfuse.cache.recipe import Tuning
+from moodfuse.cache.records import Clip, ClipStatus, Holdout, Plan, Role
 
 GROUP_RULE = "declared group, else file; identical files joined"
 MIN_INNER_GROUPS = 3
@@ -140,7 +140,9 @@ def deal(units: Iterable[Unit], *, folds: int, seed: int, placed: Mapping[str, i
 
     def fullness(unit: Unit) -> list[tuple[float, int]]:
         counts = sorted(Counter(unit.labels).items())
-        crowd = [sum(n * label_counts[fold, label] / sizes[label] for label, n in counts) for fold in range(folds)]
+        crowd = [
+            sum(n * label_counts[fold, label] / sizes[label] for label, n in counts) for fold in range(folds)
+        ]
         return [(crowd[fold], totals[fold]) for fold in range(folds)]
 
     waiting = []
@@ -153,7 +155,10 @@ def deal(units: Iterable[Unit], *, folds: int, seed: int, placed: Mapping[str, i
     for unit in sorted(waiting, key=lambda unit: (-len(unit.digests), derived_seed(seed, unit.key))):
         full = fullness(unit)
         equal = [fold for fold in range(folds) if full[fold] == min(full)]
-        put(unit, equal[0] if len(equal) == 1 else min(equal, key=lambda fold: derived_seed(seed, unit.key, fold)))
+        put(
+            unit,
+            equal[0] if len(equal) == 1 else min(equal, key=lambda fold: derived_seed(seed, unit.key, fold)),
+        )
     return assignment
 
 
@@ -216,7 +221,9 @@ def validate(units: Sequence[Unit], assignment: Mapping[str, int], folds: int) -
     label, fewest = min(groups.items(), key=lambda item: (item[1], item[0]))
     if fewest < folds:
         remedy = (
-            f"use --folds {fewest}, or add clips of {label!r}" if fewest >= 2 else f"add clips of {label!r}, or drop it"
+            f"use --folds {fewest}, or add clips of {label!r}"
+            if fewest >= 2
+            else f"add clips of {label!r}, or drop it"
         )
         raise InputError(f"label {label!r} has {fewest} group(s), fewer than the {folds} folds; {remedy}")
     for fold in range(folds):

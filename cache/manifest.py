@@ -9,9 +9,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from cache.columns import Assignment
-from cache.errors import CacheError, DamagedPartError, InputError, SchemaError
-from cache.files import (
+from moodfuse.cache.clip_table import ATTRIBUTES, ClipTable
+from moodfuse.cache.columns import Assignment
+from moodfuse.cache.digests import canonical_json
+from moodfuse.cache.errors import CacheError, DamagedPartError, InputError, SchemaError
+from moodfuse.cache.folds import Unit, units_of
+from moodfuse.cache.outcomes import read_outcomes, write_outcome
+from moodfuse.cache.recipe import Recipe
+from moodfuse.cache.records import ClipStatus, Outcome, Plan
+from moodfuse.cache.storage.files import (
     TEMPORARY_PREFIX,
     facts_of,
     listing,
@@ -21,22 +27,29 @@ from cache.files import (
     sweep_temporaries,
     write_text,
 )
-from cache.folds import Unit, units_of
-from cache.headers import NEVER_RELEASED, SCHEMA, wanted_version, writer_version
-from cache.identity import canonical_json
-from cache.layout import REPEAT
-from cache.outcomes import read_outcomes, write_outcome
-from cache.parts import check_dtypes, read_part, write_part
-from cache.recipe import Recipe
-from cache.records import ClipStatus, Outcome, Plan
-from cache.tables import ATTRIBUTES, ClipTable
+from moodfuse.cache.storage.headers import NEVER_RELEASED, SCHEMA, wanted_version, writer_version
+from moodfuse.cache.storage.layout import REPEAT
+from moodfuse.cache.storage.parts import check_dtypes, read_part, write_part
 
 log = logging.getLogger(__name__)
 MARKER = "moodfuse-cache.json"
 VIEW = "clips.csv"
 FORMAT_OF_PLANS = "moodfuse-plan"
 VIEW_COLUMNS = (
-    *("id", "path", "start_s", "end_s", "label", "group", "fold", "digest", "duration_s", "status", "reason", "detail"),
+    *(
+        "id",
+        "path",
+        "start_s",
+        "end_s",
+        "label",
+        "group",
+        "fold",
+        "digest",
+        "duration_s",
+        "status",
+        "reason",
+        "detail",
+    ),
 )
 
 
@@ -76,7 +89,9 @@ class Manifest:
         else:
             folder = facts_of(self.path)
             if folder and (not stat.S_ISDIR(folder.st_mode) or _foreign(self.path)):
-                raise InputError(f"{self.path} is not empty and not a moodfuse cache; name a new or empty folder")
+                raise InputError(
+                    f"{self.path} is not empty and not a moodfuse cache; name a new or empty folder"
+                )
             write_text(marker, marker_text())
         if create:
             sweep_temporaries(self.path)
@@ -95,7 +110,7 @@ class Manifest:
                     continue  # superseded, and pruned meanwhile
                 if not self._mends:
                     mend = (
-                        "run moodfuse cache verify --repair, which says how to keep the folds; else run extract again"
+                        "run moodfuse cache verify --repair, which may keep the folds; else run extract again"
                     )
                     raise DamagedPartError(f"{error}; {mend}, or the cache import that made it") from error
                 set_aside(file, str(error))
@@ -156,7 +171,9 @@ class Manifest:
             If the cache holds none yet.
         """
         if not self.plans:
-            raise InputError(f"{self.path} holds no fold plan yet; run: moodfuse extract DATA --cache {self.path}")
+            raise InputError(
+                f"{self.path} holds no fold plan yet; run: moodfuse extract DATA --cache {self.path}"
+            )
         return self.plans[-1]
 
     # Clips
@@ -181,7 +198,9 @@ class Manifest:
     def clips(self) -> ClipTable:
         """The clips that the plan covers, by id: the rows of every block."""
         table = self.statuses
-        return table.take(table.numbers["ok"] & (Assignment.of(self.plan.assignment).folds_of(table.digests) >= 0))
+        return table.take(
+            table.numbers["ok"] & (Assignment.of(self.plan.assignment).folds_of(table.digests) >= 0)
+        )
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -195,7 +214,9 @@ class Manifest:
 
     def clips_with(self, recipe: Recipe) -> ClipTable:
         """The plan's clips that have what a source reads, by id."""
-        return self.clips if recipe.view is None else self.clips.take(~self.clips.where("missing", recipe.view))
+        return (
+            self.clips if recipe.view is None else self.clips.take(~self.clips.where("missing", recipe.view))
+        )
 
     # What became of clips
 
@@ -213,7 +234,9 @@ class Manifest:
         """Put a plan and its clips in force, unless they already are; returns whether anything changed."""
         table = ClipTable.of(statuses)
         if plan.records != (table_name(table),):
-            raise InputError(f"plan of clips {plan.records} cannot be kept with the clips {table_name(table)}")
+            raise InputError(
+                f"plan of clips {plan.records} cannot be kept with the clips {table_name(table)}"
+            )
         write_part(self.path / "tables", "clips", table.to_arrays(), ATTRIBUTES)
         current = next(iter(self.plans_of(plan.repeat)[-1:]), None)
         changed = current is None or _plan_arrays(plan, 0) != _plan_arrays(current, 0)
@@ -221,7 +244,9 @@ class Manifest:
             folder = self.path / "plans" / (f"repeat-{plan.repeat}" if plan.repeat else "")
             assignment = Assignment.of(plan.assignment)
             arrays = {"clip": assignment.digests, "fold": assignment.folds}
-            write_part(folder, "plan", arrays, _plan_arrays(plan, 1 + (current.sequence if current else 0))[0])
+            write_part(
+                folder, "plan", arrays, _plan_arrays(plan, 1 + (current.sequence if current else 0))[0]
+            )
             self.refresh()
         if not plan.repeat:
             write_text(self.path / VIEW, self.view_text(table))
@@ -242,7 +267,14 @@ class Manifest:
             clip = status.clip
             place = fold if status.ok and clip.split == "train" and fold >= 0 else ""
             state = "ok" if status.ok else "refused"
-            row = (clip.id, clip.path, clip.start_s, "" if clip.end_s is None else clip.end_s, clip.label, status.group)
+            row = (
+                clip.id,
+                clip.path,
+                clip.start_s,
+                "" if clip.end_s is None else clip.end_s,
+                clip.label,
+                status.group,
+            )
             writer.writerow(
                 (*row, place, status.digest, round(status.duration_s, 3), state, status.reason, status.detail)
             )
@@ -276,7 +308,9 @@ def table_name(statuses: Sequence[ClipStatus]) -> str:
 
 def marker_text() -> str:
     """What the file that marks a cache holds."""
-    return canonical_json({"format": "moodfuse-cache", "schema": SCHEMA, "written_by": writer_version()}) + "\n"
+    return (
+        canonical_json({"format": "moodfuse-cache", "schema": SCHEMA, "written_by": writer_version()}) + "\n"
+    )
 
 
 def check_schema(marker: Path) -> None:

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from cache.clip_parts import find_clip, read_clip_part, write_clip_part
-from cache.errors import DamagedPartError, MissingBlockError
-from cache.files import listing, set_aside
-from cache.identity import digest16
-from cache.parts import check_dtypes, read_part
-from cache.pictures import MAX_FRAME_PIXELS, decode_frame, decode_frames, encode_frames
-from cache.recipe import View
+from moodfuse.cache.clip_parts import find_clip, read_clip_part, write_clip_part
+from moodfuse.cache.digests import digest16
+from moodfuse.cache.errors import DamagedPartError, MissingBlockError
+from moodfuse.cache.pictures import MAX_FRAME_PIXELS, decode_frame, decode_frames, encode_frames
+from moodfuse.cache.recipe import View
+from moodfuse.cache.storage.files import listing, set_aside
+from moodfuse.cache.storage.parts import check_dtypes, read_part
 
 log = logging.getLogger(__name__)
 FORMAT = "moodfuse-media"
@@ -122,7 +122,9 @@ class MediaStore:
                 return _media(arrays, attributes)
             except DamagedPartError as error:
                 set_aside(file, str(error))
-        raise MissingBlockError(f"{self.home}: clip {digest[:16]} has no {self.own.view} here; run extract again")
+        raise MissingBlockError(
+            f"{self.home}: clip {digest[:16]} has no {self.own.view} here; run extract again"
+        )
 
 
 def check_media(file: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> None:
@@ -137,11 +139,15 @@ def check_media(file: Path, arrays: Mapping[str, np.ndarray], attributes: Mappin
         wanted = {"waveform_samples": isinstance(attributes.get("waveform_samples"), int)}
     else:
         check_dtypes(
-            file, arrays, {"frames_webp": ("|u1", 1), "frames_webp_ends": ("<i8", 1), "frame_times_s": ("<f8", 1)}
+            file,
+            arrays,
+            {"frames_webp": ("|u1", 1), "frames_webp_ends": ("<i8", 1), "frame_times_s": ("<f8", 1)},
         )
         ends = arrays["frames_webp_ends"]
         if len(ends) != len(arrays["frame_times_s"]) or len(ends) > MAX_FRAMES:
-            raise DamagedPartError(f"{file}: has {len(ends)} frames; expected {MAX_FRAMES} at most, each with a time")
+            raise DamagedPartError(
+                f"{file}: has {len(ends)} frames; expected {MAX_FRAMES} at most, each with a time"
+            )
         if (np.diff(ends, prepend=0) < 0).any() or (len(ends) and ends[-1] != len(arrays["frames_webp"])):
             raise DamagedPartError(f"{file}: the ends of its frames do not fit their bytes")
         wanted = {name: _is_shape(attributes.get(name)) for name in ("frame_hw", "shape_hw")}
@@ -153,7 +159,11 @@ def check_media(file: Path, arrays: Mapping[str, np.ndarray], attributes: Mappin
 
 def _is_shape(value: object) -> bool:
     """Whether a value is the height and width of a frame in pixels, of no more than `MAX_FRAME_PIXELS`."""
-    if not isinstance(value, list) or len(value) != 2 or not all(type(side) is int and side >= 0 for side in value):
+    if (
+        not isinstance(value, list)
+        or len(value) != 2
+        or not all(type(side) is int and side >= 0 for side in value)
+    ):
         return False
     return int(value[0] * value[1]) <= MAX_FRAME_PIXELS
 

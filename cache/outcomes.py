@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from cache.errors import DamagedPartError, SchemaError
-from cache.files import listing, set_aside, write_text
-from cache.identity import canonical_json, digest16
-from cache.named_json import read_named, record_of
-from cache.records import Outcome
+from moodfuse.cache.digests import canonical_json, digest16
+from moodfuse.cache.errors import DamagedPartError, SchemaError
+from moodfuse.cache.records import Outcome
+from moodfuse.cache.storage.files import listing, set_aside, write_text
+from moodfuse.cache.storage.json_records import read_named, record_of
 
 log = logging.getLogger(__name__)
 

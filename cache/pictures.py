@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cache.errors import CacheError, DamagedPartError
+from moodfuse.cache.errors import CacheError, DamagedPartError
 
 CODING = "lossless WebP"
 MAX_FRAME_PIXELS = 4096 * 2304
@@ -43,7 +43,9 @@ def encode_frames(frames: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray
     return np.frombuffer(b"".join(files), dtype=np.uint8), ends
 
 
-def decode_frames(data: NDArray[np.uint8], ends: NDArray[np.int64], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
+def decode_frames(
+    data: NDArray[np.uint8], ends: NDArray[np.int64], size_hw: tuple[int, int]
+) -> NDArray[np.uint8]:
     """The frames, uint8 [T, H, W, 3], of what `encode_frames` gave; `size_hw` is their height and width in pixels.
 
     Raises
@@ -56,7 +58,9 @@ def decode_frames(data: NDArray[np.uint8], ends: NDArray[np.int64], size_hw: tup
     frames = np.empty((len(files), *size_hw, 3), dtype=np.uint8)
     for place, frame in enumerate(_threaded(decode_frame, files)):
         if frame.shape != frames.shape[1:]:
-            raise DamagedPartError(f"frame {place} has shape {list(frame.shape)}, not {list(frames.shape[1:])}")
+            raise DamagedPartError(
+                f"frame {place} has shape {list(frame.shape)}, not {list(frames.shape[1:])}"
+            )
         frames[place] = frame
     return frames
 
@@ -64,7 +68,9 @@ def decode_frames(data: NDArray[np.uint8], ends: NDArray[np.int64], size_hw: tup
 def _encode(frame: NDArray[np.uint8]) -> bytes:
     file = io.BytesIO()
     try:
-        Image.fromarray(np.ascontiguousarray(frame)).save(file, format="WEBP", lossless=True, quality=0, method=0)
+        Image.fromarray(np.ascontiguousarray(frame)).save(
+            file, format="WEBP", lossless=True, quality=0, method=0
+        )
     except KeyError as error:
         raise CacheError(
             "this Pillow was built without WebP, in which frames are kept; install its wheel (pip install --force-"
@@ -84,7 +90,9 @@ def decode_frame(file: NDArray[np.uint8]) -> NDArray[np.uint8]:
     try:
         with Image.open(io.BytesIO(file.tobytes()), formats=("WEBP",)) as picture:
             if picture.width * picture.height > MAX_FRAME_PIXELS:
-                raise ValueError(f"{picture.width} x {picture.height} pixels; expected {MAX_FRAME_PIXELS} at most")
+                raise ValueError(
+                    f"{picture.width} x {picture.height} pixels; expected {MAX_FRAME_PIXELS} at most"
+                )
             return np.asarray(picture.convert("RGB"))
     except (OSError, ValueError, KeyError, Image.DecompressionBombError) as error:
         raise DamagedPartError(f"not a WebP file ({error})") from error

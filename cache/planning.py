@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from cache.errors import InputError
-from cache.folds import (
+from moodfuse.cache.clip_table import ClipTable
+from moodfuse.cache.errors import InputError
+from moodfuse.cache.folds import (
     GROUP_RULE,
     VIEWS,
     can_cross_fit,
@@ -18,9 +19,8 @@ from cache.folds import (
     units_of,
     validate,
 )
-from cache.manifest import table_name
-from cache.records import ClipStatus, Holdout, Plan
-from cache.tables import ClipTable
+from moodfuse.cache.manifest import table_name
+from moodfuse.cache.records import ClipStatus, Holdout, Plan
 
 DEFAULT_FOLDS = 6
 DEFAULT_SEED = 0
@@ -68,7 +68,9 @@ def next_plan(plans: Sequence[Plan], statuses: Sequence[ClipStatus], choice: Pla
     if declared is not None:
         folds, assignment = declared
         if choice.folds not in (None, folds):
-            raise InputError(f"--folds is {choice.folds}, but the column 'fold' has {folds}; drop one of the two")
+            raise InputError(
+                f"--folds is {choice.folds}, but the column 'fold' has {folds}; drop one of the two"
+            )
         validate(units, assignment, folds)
     else:
         earlier = [plan for plan in plans if (plan.folds, plan.seed) == (folds, seed)]
@@ -91,7 +93,12 @@ def plan_line(plan: Plan, clips: ClipTable) -> str:
 
 
 def repeat_plan(
-    plan: Plan, earlier: Sequence[Plan], statuses: Sequence[ClipStatus], repeat: int, *, views: tuple[str, ...] = VIEWS
+    plan: Plan,
+    earlier: Sequence[Plan],
+    statuses: Sequence[ClipStatus],
+    repeat: int,
+    *,
+    views: tuple[str, ...] = VIEWS,
 ) -> Plan:
     """A further plan of the same clips for repeated cross-validation: its seed is that of `plan` plus `repeat`.
 
@@ -114,7 +121,9 @@ def repeat_plan(
     """
     covered = [status for status in statuses if status.ok and status.clip.split == "train"]
     if declared_folds(covered) is not None:
-        raise InputError("--repeats deals clips to folds anew, but the column 'fold' fixes them; drop one of the two")
+        raise InputError(
+            "--repeats deals clips to folds anew, but the column 'fold' fixes them; drop one of the two"
+        )
     choice = PlanChoice(plan.folds, plan.seed + repeat, views=views)
     return replace(next_plan(earlier, statuses, choice), repeat=repeat)
 

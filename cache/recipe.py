@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
-from cache.errors import InputError
-from cache.identity import canonical_json, digest16
+from moodfuse.cache.digests import canonical_json, digest16
+from moodfuse.cache.errors import InputError
 
 View = Literal["sound", "picture"]
 Depth = Literal["frozen", "head", "full", "imported"]
@@ -90,7 +90,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.depth not in DEPTHS:
-            raise InputError(f"{self.source}: tuning depth {self.depth!r} is unknown; known: {', '.join(DEPTHS)}")
+            raise InputError(
+                f"{self.source}: tuning depth {self.depth!r} is unknown; known: {', '.join(DEPTHS)}"
+            )
         if (self.tuning is None) != (self.depth in ("frozen", "imported")):
             raise InputError(f"{self.source}: depth {self.depth!r} and tuning settings do not agree")
 
@@ -131,7 +133,9 @@ def recipe_from_mapping(values: Mapping[str, Any]) -> Recipe:
     """Read a recipe back from its JSON object; unknown keys are an error."""
     known = {item.name for item in fields(Recipe)}
     if set(values) - known:
-        raise InputError(f"recipe has unknown keys {sorted(set(values) - known)}; it was written by another version")
+        raise InputError(
+            f"recipe has unknown keys {sorted(set(values) - known)}; it was written by another version"
+        )
     tuning = values.get("tuning")
     return Recipe(**{**values, "tuning": None if tuning is None else Tuning(**tuning)})
 

@@ -9,9 +9,9 @@ from typing import Literal
 
 import numpy as np
 
-from cache.columns import Assignment
-from cache.errors import InputError
-from cache.names import comparison_key
+from moodfuse.cache.columns import Assignment
+from moodfuse.cache.console import comparison_key
+from moodfuse.cache.errors import InputError
 
 Role = Literal["tune", "stop"]
 _VALUES_AT_ONCE = 1 << 22

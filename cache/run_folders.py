@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from cache.errors import CacheError, DamagedPartError, InputError
-from cache.files import listing, read_json
-from cache.store import FeatureCache
+from moodfuse.cache.errors import CacheError, DamagedPartError, InputError
+from moodfuse.cache.storage.files import listing, read_json
+from moodfuse.cache.store import FeatureCache
 
 log = logging.getLogger(__name__)
 _said: set[Path] = set()

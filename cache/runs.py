@@ -7,13 +7,20 @@ from typing import Final
 
 import numpy as np
 
-from cache.errors import CacheError, DamagedPartError, InputError
-from cache.files import write_text
-from cache.folds import MIN_INNER_GROUPS
-from cache.identity import canonical_json, digest16
-from cache.parts import SCHEMA, check_dtypes, read_part, write_part
-from cache.run_folders import check_new_name, run_folder, run_names, run_values, say_unreadable, sequence_of
-from cache.store import FeatureCache
+from moodfuse.cache.digests import canonical_json, digest16
+from moodfuse.cache.errors import CacheError, DamagedPartError, InputError
+from moodfuse.cache.folds import MIN_INNER_GROUPS
+from moodfuse.cache.run_folders import (
+    check_new_name,
+    run_folder,
+    run_names,
+    run_values,
+    say_unreadable,
+    sequence_of,
+)
+from moodfuse.cache.storage.files import write_text
+from moodfuse.cache.storage.parts import SCHEMA, check_dtypes, read_part, write_part
+from moodfuse.cache.store import FeatureCache
 
 NETWORK = "network"
 """Head name of a source's own softmax."""
@@ -132,14 +139,18 @@ class Run:
     def __post_init__(self) -> None:
         shape = (len(self.ids), len(self.classes))
         for result in self.results:
-            wanted: dict[str, tuple[np.ndarray, tuple[int, ...]]] = {"probabilities": (result.probabilities, shape)}
+            wanted: dict[str, tuple[np.ndarray, tuple[int, ...]]] = {
+                "probabilities": (result.probabilities, shape)
+            }
             if result.unscaled is not None:
                 wanted["unscaled"] = (result.unscaled, shape)
             if result.repeats is not None:
                 wanted["repeats"] = (result.repeats, (len(self.repeat_folds), *shape))
             for name, (array, expected) in wanted.items():
                 if array.shape != expected:
-                    raise InputError(f"run {self.name}, {result.name}: {name} {array.shape}; expected {expected}")
+                    raise InputError(
+                        f"run {self.name}, {result.name}: {name} {array.shape}; expected {expected}"
+                    )
                 if not np.allclose(array.sum(axis=-1), 1.0, atol=1e-6):
                     raise InputError(f"run {self.name}, {result.name}: rows of {name} do not sum to 1")
 
@@ -167,7 +178,9 @@ def write_run(cache: FeatureCache, run: Run) -> Path:
             for item in run.results
         ],
     }
-    part = write_part(folder, "predictions", arrays, {**_ATTRIBUTES, "run": run.name, "record": digest16(values)})
+    part = write_part(
+        folder, "predictions", arrays, {**_ATTRIBUTES, "run": run.name, "record": digest16(values)}
+    )
     write_text(folder / "run.json", canonical_json({**values, "predictions": part.name}))
     return folder
 
@@ -209,7 +222,9 @@ def read_run(cache: FeatureCache, name: str | None = None) -> Run:
         arrays, attributes = read_part(folder / predictions)
         check_predictions(folder / predictions, arrays, attributes)
         if attributes["record"] != digest16(values):
-            raise DamagedPartError(f"{folder / 'run.json'}: is not the record that was written with the predictions")
+            raise DamagedPartError(
+                f"{folder / 'run.json'}: is not the record that was written with the predictions"
+            )
         return Run(
             name=values["name"],
             protocol=values["protocol"],
@@ -230,9 +245,13 @@ def read_run(cache: FeatureCache, name: str | None = None) -> Run:
             versions=tuple((name, version) for name, version in values.get("versions", ())),
         )
     except KeyError as error:
-        raise DamagedPartError(f"{folder}: {error} is missing; run fuse again under another --run name") from error
+        raise DamagedPartError(
+            f"{folder}: {error} is missing; run fuse again under another --run name"
+        ) from error
     except TypeError as error:
-        raise DamagedPartError(f"{folder}: is no run ({error}); run fuse again under another --run name") from error
+        raise DamagedPartError(
+            f"{folder}: is no run ({error}); run fuse again under another --run name"
+        ) from error
     except DamagedPartError as error:
         raise CacheError(f"{error}; or run fuse again under another --run name") from error
 

@@ -11,19 +11,19 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.additions import write_rows
-from cache.blocks import Owner, Rows, held, read_rows
-from cache.choices import MEND, Choices
-from cache.class_axis import on_axis
-from cache.columns import Digests
-from cache.errors import CacheError, DamagedPartError, InputError, MissingBlockError
-from cache.files import read_json, write_text
-from cache.folds import imported_roles, tuning_roles, units_of
-from cache.identity import canonical_json, trained_digest16
-from cache.layout import folder_of
-from cache.recipe import IMPORT, Recipe, frozen_counterpart
-from cache.records import Block, Holdout, HoldoutLike, Plan
-from cache.tables import ClipTable
+from moodfuse.cache.additions import write_rows
+from moodfuse.cache.blocks import Owner, Rows, held, read_rows
+from moodfuse.cache.choices import MEND, Choices
+from moodfuse.cache.class_axis import on_axis
+from moodfuse.cache.clip_table import ClipTable
+from moodfuse.cache.columns import Digests
+from moodfuse.cache.digests import canonical_json, trained_digest16
+from moodfuse.cache.errors import CacheError, DamagedPartError, InputError, MissingBlockError
+from moodfuse.cache.folds import imported_roles, tuning_roles, units_of
+from moodfuse.cache.recipe import IMPORT, Recipe, frozen_counterpart
+from moodfuse.cache.records import Block, Holdout, HoldoutLike, Plan
+from moodfuse.cache.storage.files import read_json, write_text
+from moodfuse.cache.storage.layout import folder_of
 
 log = logging.getLogger(__name__)
 FROZEN = "frozen"
@@ -54,7 +54,13 @@ class FeatureCache(Choices):
     def network_path(self, recipe: Recipe, roles: Roles | None) -> Path:
         """Where the weights of a tuned network stand; of `roles=None` those of its body, which no tuning changes."""
         owner = frozen_counterpart(recipe) if roles is None else recipe
-        return self.path / "networks" / folder_of(owner.source) / owner.digest16 / f"{_trained(roles)}.safetensors"
+        return (
+            self.path
+            / "networks"
+            / folder_of(owner.source)
+            / owner.digest16
+            / f"{_trained(roles)}.safetensors"
+        )
 
     def roles(self, recipe: Recipe, holdout: HoldoutLike, *, plan: Plan | None = None) -> Roles | None:
         """What a network of this recipe and holdout is tuned on under a plan (the one in force); `None` if frozen.
@@ -79,7 +85,8 @@ class FeatureCache(Choices):
     def write_roles(self, recipe: Recipe, roles: Roles) -> None:
         """Store what a network was tuned on beside its features."""
         write_text(
-            self.block_folder(recipe, roles) / "trained.json", canonical_json([list(role) for role in sorted(roles)])
+            self.block_folder(recipe, roles) / "trained.json",
+            canonical_json([list(role) for role in sorted(roles)]),
         )
 
     def has_record(self, recipe: Recipe, roles: Roles) -> bool:
@@ -91,7 +98,11 @@ class FeatureCache(Choices):
         return True
 
     def write_block_part(
-        self, recipe: Recipe, roles: Roles | None, digests: Sequence[str] | Digests, arrays: Mapping[str, np.ndarray]
+        self,
+        recipe: Recipe,
+        roles: Roles | None,
+        digests: Sequence[str] | Digests,
+        arrays: Mapping[str, np.ndarray],
     ) -> int:
         """Add the features of some clips to a network's.
 
@@ -182,7 +193,10 @@ class FeatureCache(Choices):
     def has_logits(self, source: str, holdout: HoldoutLike, *, plan: Plan | None = None) -> bool:
         """Whether a source's features of this holdout come with logits; embeddings are not read."""
         recipe = self.recipe(source)
-        return "logits" in self.rows(recipe, self.roles(recipe, holdout, plan=plan), self.clips, ("logits",)).arrays
+        return (
+            "logits"
+            in self.rows(recipe, self.roles(recipe, holdout, plan=plan), self.clips, ("logits",)).arrays
+        )
 
     def _check_roles(self, recipe: Recipe, roles: Roles, wanted: Holdout) -> None:
         file = self.block_folder(recipe, roles) / "trained.json"
@@ -197,7 +211,9 @@ class FeatureCache(Choices):
         """The command that makes a block."""
         if recipe.network == IMPORT:
             folder = shlex.quote(str(self.path))
-            return f"moodfuse cache import --cache {folder} --source {recipe.source} --holdout '{holdout}' FILE"
+            return (
+                f"moodfuse cache import --cache {folder} --source {recipe.source} --holdout '{holdout}' FILE"
+            )
         folds = holdout.folds or ()
         option = "" if len(folds) == 1 or holdout.folds is None else " --crossfit" if folds else " --leaky"
         return f"extract again with --source {recipe.source}{option}"

@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from evaluate.scoring import Score, score
+    from moodfuse.evaluate.scoring import Score, score
 
 __all__ = ["Score", "score"]
 
@@ -12,4 +12,4 @@ __all__ = ["Score", "score"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("evaluate.scoring"), name)
+    return getattr(import_module("moodfuse.evaluate.scoring"), name)

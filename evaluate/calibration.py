@@ -9,11 +9,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from cache.runs import Result
-from evaluate import metrics
-from evaluate.groups import DRAWS
-from evaluate.metrics import ECE_BINS, Floats, Labels, confidence_bins
-from evaluate.records import Calibration, ReliabilityBin
+from moodfuse.cache.runs import Result
+from moodfuse.evaluate import metrics
+from moodfuse.evaluate.metrics import ECE_BINS, Floats, Labels, confidence_bins
+from moodfuse.evaluate.records import Calibration, ReliabilityBin
+from moodfuse.evaluate.resampling import DRAWS
 
 _CELLS_AT_ONCE = 2_000_000
 
@@ -77,7 +77,9 @@ def reliability(labels: Labels, probabilities: Floats, *, bins: int = ECE_BINS) 
         )
 
 
-def perfect_errors(probabilities: Floats, *, draws: int = DRAWS, seed: int = 0, bins: int = ECE_BINS) -> Floats:
+def perfect_errors(
+    probabilities: Floats, *, draws: int = DRAWS, seed: int = 0, bins: int = ECE_BINS
+) -> Floats:
     """Calibration errors that a perfectly calibrated model with these probabilities would show on as many clips.
 
     The error depends on a clip's label only by whether the top class is right, which it is with the top probability.

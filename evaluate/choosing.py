@@ -9,9 +9,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from evaluate.groups import GroupDraws
-from evaluate.metrics import LOG_EPS, Floats, Labels
-from evaluate.uncertainty import WORST_LOSS, Span, interval
+from moodfuse.evaluate.intervals import WORST_LOSS, Span, interval
+from moodfuse.evaluate.metrics import LOG_EPS, Floats, Labels
+from moodfuse.evaluate.resampling import GroupDraws
 
 _LOSSES = Span(-WORST_LOSS, WORST_LOSS)
 

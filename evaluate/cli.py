@@ -11,16 +11,18 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cache.runs import Run
-    from cache.store import FeatureCache
-    from evaluate.compare import Comparison
-    from evaluate.evaluation import Evaluation
+    from moodfuse.cache.runs import Run
+    from moodfuse.cache.store import FeatureCache
+    from moodfuse.evaluate.compare import Comparison
+    from moodfuse.evaluate.evaluation import Evaluation
 
 
 @click.command("evaluate")
 @click.option("--cache", "cache_path", required=True, type=click.Path(path_type=Path), help="Cache folder.")
 @click.option("--run", help="Name of the run.  [default: the newest]")
-@click.option("--output", type=click.Path(path_type=Path), help="Report folder.  [default: <cache>/runs/<run>/report]")
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="Report folder.  [default: <cache>/runs/<run>/report]"
+)
 @click.option("--compare", help="Published figures to put beside ours: seed.")
 @click.option("--inflation", is_flag=True, help="Put the newest leaky run beside: what a leak is worth here.")
 @click.option("--no-thumbnails", is_flag=True, help="Leave the pictures of clips out of the page.")
@@ -42,15 +44,15 @@ def evaluate_command(
     """
     from dataclasses import replace
 
-    from cache.audits import read_audit
-    from cache.store import FeatureCache
-    from evaluate.compare import compare as put_beside
-    from evaluate.compare import find_published
-    from evaluate.evaluation import evaluate_run
-    from evaluate.page import pictured_clips
-    from evaluate.report import default_folder
-    from evaluate.tables import print_comparison, print_table
-    from evaluate.thumbnails import thumbnails
+    from moodfuse.cache.audits import read_audit
+    from moodfuse.cache.store import FeatureCache
+    from moodfuse.evaluate.compare import compare as put_beside
+    from moodfuse.evaluate.compare import find_published
+    from moodfuse.evaluate.evaluation import evaluate_run
+    from moodfuse.evaluate.report.page import pictured_clips
+    from moodfuse.evaluate.report.terminal import print_comparison, print_table
+    from moodfuse.evaluate.report.thumbnails import thumbnails
+    from moodfuse.evaluate.report.writing import default_folder
 
     published = find_published(compare) if compare else None
     cache = FeatureCache(cache_path)
@@ -62,7 +64,11 @@ def evaluate_command(
     comparison = put_beside(evaluation, published, cache=str(cache_path)) if published else None
     if comparison is not None:
         print_comparison(comparison)
-    shown = None if no_thumbnails else lambda tick: thumbnails(cache, found, pictured_clips(evaluation), tick=tick)
+    shown = (
+        None
+        if no_thumbnails
+        else lambda tick: thumbnails(cache, found, pictured_clips(evaluation), tick=tick)
+    )
     write_all(evaluation, output or default_folder(cache, found), comparison=comparison, pictures=shown)
 
 
@@ -74,9 +80,9 @@ def chosen_runs(cache: "FeatureCache", name: str | None, *, inflation: bool) -> 
     InputError
         If a run is missing, or the run named is itself leaky where a leak is to be measured.
     """
-    from cache.errors import InputError
-    from cache.runs import LEAKY, read_run, runs_newest_first
-    from evaluate.inflation import can_be_compared
+    from moodfuse.cache.errors import InputError
+    from moodfuse.cache.runs import LEAKY, read_run, runs_newest_first
+    from moodfuse.evaluate.inflation import can_be_compared
 
     if not inflation:
         return read_run(cache, name), None
@@ -84,7 +90,9 @@ def chosen_runs(cache: "FeatureCache", name: str | None, *, inflation: bool) -> 
     if honest is None:
         raise InputError(f"{cache.path} holds no run but leaky ones; run: moodfuse fuse --cache {cache.path}")
     if honest.protocol == LEAKY:
-        raise InputError(f"run {honest.name!r} is leaky itself; with --inflation name an honest --run, or none")
+        raise InputError(
+            f"run {honest.name!r} is leaky itself; with --inflation name an honest --run, or none"
+        )
     newest = None
     for leaky in runs_newest_first(cache, leaky=True):
         if can_be_compared(honest, leaky):
@@ -107,12 +115,12 @@ def write_all(
     pictures: "Callable[[Callable[[str], None]], dict[int, str]] | None" = None,
 ) -> None:
     """Write numbers, figures, papers and the page, and say where; `pictures` makes those of clips, by place."""
-    from cache.files import write_text
-    from evaluate.compare import comparison_name, comparison_table
-    from evaluate.page import page_of
-    from evaluate.papers import write_papers
-    from evaluate.rendering import write_page
-    from evaluate.report import write_report
+    from moodfuse.cache.storage.files import write_text
+    from moodfuse.evaluate.compare import comparison_name, comparison_table
+    from moodfuse.evaluate.report.markdown_latex import write_papers
+    from moodfuse.evaluate.report.page import page_of
+    from moodfuse.evaluate.report.rendering import write_page
+    from moodfuse.evaluate.report.writing import write_report
 
     with progress("Drawing") as tick:
         files = write_report(evaluation, folder, tick=tick)

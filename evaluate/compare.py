@@ -1,4 +1,4 @@
-"""A run beside published figures, row by row. Pure: what to print is decided here, `evaluate.tables` prints it.
+"""A run beside published figures, row by row. Pure: what to print is decided here, `moodfuse.evaluate.report.terminal` prints it.
 
 A published network stands beside the network's own softmax under the recipe that repeats its optimizer; the network
 under any other recipe gets a row of its own. Of a fusion the row with the published head and level is shown, for each
@@ -15,12 +15,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cache.errors import UnknownNameError
-from cache.runs import NETWORK
-from evaluate.evaluation import Evaluation
-from evaluate.published import ClassCounts, Published, PublishedScore
-from evaluate.results import ResultScore
-from evaluate.seed_tables import SEED
+from moodfuse.cache.errors import UnknownNameError
+from moodfuse.cache.runs import NETWORK
+from moodfuse.evaluate.evaluation import Evaluation
+from moodfuse.evaluate.report.published import ClassCounts, Published, PublishedScore
+from moodfuse.evaluate.report.seed_tables import SEED
+from moodfuse.evaluate.results import ResultScore
 
 COMPARISONS: dict[str, Published] = {figures.name: figures for figures in (SEED,)}
 """Name of a comparison, as `--compare` takes it -> its figures."""
@@ -145,7 +145,11 @@ def _network_rows(evaluation: Evaluation, published: Published) -> Iterator[Comp
 
 def _repeats(published: Published, network: str, optimizer: str) -> list[str]:
     """Sources that repeat a published network row."""
-    return [f"{network}@{name}" for name, chosen in published.optimizers.items() if chosen.get(network) == optimizer]
+    return [
+        f"{network}@{name}"
+        for name, chosen in published.optimizers.items()
+        if chosen.get(network) == optimizer
+    ]
 
 
 def _fusion_rows(evaluation: Evaluation, published: Published) -> Iterator[ComparedRow]:
@@ -177,13 +181,19 @@ def _our_matrices(rows: tuple[ComparedRow, ...], published: Published) -> Iterat
         if order is not None and recipe not in seen:
             seen.add(recipe)
             counts = row.ours.score.confusion_matrix[np.ix_(order, order)]
-            yield ClassCounts(OURS, f"{result.head}/{result.level}, {recipe}", tuple(map(tuple, counts.tolist())))
+            yield ClassCounts(
+                OURS, f"{result.head}/{result.level}, {recipe}", tuple(map(tuple, counts.tolist()))
+            )
 
 
 def _class_order(classes: tuple[str, ...], published: Published) -> list[int] | None:
     """Where each published class stands in ours, capitals aside; `None` where the classes are others."""
     names = [label.casefold() for label in classes]
-    return [names.index(label) for label in published.classes] if sorted(names) == sorted(published.classes) else None
+    return (
+        [names.index(label) for label in published.classes]
+        if sorted(names) == sorted(published.classes)
+        else None
+    )
 
 
 def _notes(evaluation: Evaluation, published: Published, theirs: ClassCounts) -> Iterator[str]:

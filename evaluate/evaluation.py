@@ -1,4 +1,4 @@
-"""A scored run: what stage three finds out about it. `evaluate.report` writes it down."""
+"""A scored run: what stage three finds out about it. `moodfuse.evaluate.report.writing` writes it down."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -7,23 +7,23 @@ from functools import cached_property
 
 import numpy as np
 
-from cache.audits import Audit
-from cache.errors import InputError
-from cache.runs import DEFAULTS, LEAKY, LEAKY_MARK, Run
-from evaluate.groups import DRAWS, counted_groups, draw_groups, effective_groups
-from evaluate.inflation import inflation
-from evaluate.paired import Pair, paired_tests
-from evaluate.records import (
+from moodfuse.cache.audits import Audit
+from moodfuse.cache.errors import InputError
+from moodfuse.cache.runs import DEFAULTS, LEAKY, LEAKY_MARK, Run
+from moodfuse.evaluate.inflation import inflation
+from moodfuse.evaluate.intervals import few_groups_warning
+from moodfuse.evaluate.paired import Pair, paired_tests
+from moodfuse.evaluate.records import (
     Baseline,
     Headline,
     Inflation,
     PairedTest,
     SourceWorth,
 )
-from evaluate.results import ResultScore, run_labels, score_results
-from evaluate.selection import corrected_best
-from evaluate.shapley import MEAN_WAY, source_worths
-from evaluate.uncertainty import few_groups_warning
+from moodfuse.evaluate.resampling import DRAWS, counted_groups, draw_groups, effective_groups
+from moodfuse.evaluate.results import ResultScore, run_labels, score_results
+from moodfuse.evaluate.selection import corrected_best
+from moodfuse.evaluate.shapley import MEAN_WAY, source_worths
 
 TEST = "test"
 """Protocol of a run whose clips were kept apart: one model predicted them all."""
@@ -113,7 +113,9 @@ class Evaluation:
         effective = effective_groups(self.run.groups)
         uncalibrated = sum(not set(DEFAULTS).isdisjoint(item.result.notes) for item in self.scored)
         found = [
-            "LEAKY: the models saw the test clips; these scores are inflated on purpose" if self.marker else None,
+            "LEAKY: the models saw the test clips; these scores are inflated on purpose"
+            if self.marker
+            else None,
             *self.run.notes,
             few_groups_warning(self.group_count, effective),
             f"{uncalibrated} of {len(self.scored)} results are uncalibrated: their settings stayed at the defaults"

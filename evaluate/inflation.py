@@ -1,17 +1,17 @@
 """What a leak is worth: the results of an honest run beside those of a leaky one, clip by clip.
 
 Both runs hold the same clips, so a difference is paired: its interval is a bootstrap over the honest run's groups, the
-same draws for every row and for their mean, on the scale from -1 to 1 as in `evaluate.uncertainty`.
+same draws for every row and for their mean, on the scale from -1 to 1 as in `moodfuse.evaluate.intervals`.
 """
 
 import numpy as np
 
-from cache.errors import InputError
-from cache.runs import Run
-from evaluate.groups import DRAWS, GroupDraws, draw_groups
-from evaluate.metrics import Floats
-from evaluate.records import Inflated, Inflation, Interval
-from evaluate.uncertainty import DIFFERENCE, interval
+from moodfuse.cache.errors import InputError
+from moodfuse.cache.runs import Run
+from moodfuse.evaluate.intervals import DIFFERENCE, interval
+from moodfuse.evaluate.metrics import Floats
+from moodfuse.evaluate.records import Inflated, Inflation, Interval
+from moodfuse.evaluate.resampling import DRAWS, GroupDraws, draw_groups
 
 
 def inflation(honest: Run, leaky: Run, *, draws: int = DRAWS, seed: int = 0) -> Inflation:
@@ -58,7 +58,9 @@ def inflation(honest: Run, leaky: Run, *, draws: int = DRAWS, seed: int = 0) -> 
         )
         for index, result in enumerate(shared)
     ]
-    fused = [index for index, result in enumerate(shared) if len(result.sources) > 1] or list(range(len(shared)))
+    fused = [index for index, result in enumerate(shared) if len(result.sources) > 1] or list(
+        range(len(shared))
+    )
     mean = gains[:, fused].mean(axis=1)
     return Inflation(
         honest_run=honest.name,
@@ -101,8 +103,14 @@ def _same_clips(honest: Run, leaky: Run) -> list[int]:
             raise InputError(
                 f"clip {clip!r} is {label!r} in run {honest.name}, {leaky.labels[index]!r} in {leaky.name}; {again}"
             )
-        if honest.digests and leaky.digests and honest.digests[honest.ids.index(clip)] != leaky.digests[index]:
-            raise InputError(f"clip {clip!r} is another file in run {honest.name} than in {leaky.name}; {again}")
+        if (
+            honest.digests
+            and leaky.digests
+            and honest.digests[honest.ids.index(clip)] != leaky.digests[index]
+        ):
+            raise InputError(
+                f"clip {clip!r} is another file in run {honest.name} than in {leaky.name}; {again}"
+            )
     recipes = dict(leaky.recipes)
     for source, recipe in honest.recipes:
         if recipes.get(source, recipe) != recipe:

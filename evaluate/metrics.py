@@ -4,7 +4,7 @@ Conventions: `labels` is an integer array [N] of class indices, `probabilities` 
 not negative, with a positive sum along the last axis; a metric of it has the leading shape, so that counts of
 bootstrap draws [B, N] give [B] values at once, and a count of 2 is the same as the clip standing there twice.
 Without weights each clip counts once. The predicted class is the most probable, the first of equals.
-Inputs are taken as checked: `evaluate.scoring` refuses what cannot be scored.
+Inputs are taken as checked: `moodfuse.evaluate.scoring` refuses what cannot be scored.
 """
 
 import numpy as np
@@ -134,7 +134,9 @@ def auc(labels: Labels, probabilities: Floats, weights: Floats | None = None) ->
     return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
 
 
-def log_loss(labels: Labels, probabilities: Floats, weights: Floats | None = None, *, eps: float = LOG_EPS) -> Floats:
+def log_loss(
+    labels: Labels, probabilities: Floats, weights: Floats | None = None, *, eps: float = LOG_EPS
+) -> Floats:
     """Mean negative natural logarithm of the true class's probability, which is raised to `eps` where it is lower.
 
     Parameters
@@ -253,7 +255,9 @@ def macro_roc_curve(labels: Labels, probabilities: Floats) -> tuple[Floats, Floa
         return np.zeros(0), np.zeros(0)
     grid = np.unique(np.concatenate([rate for rate, _ in curves]))
     # A curve may rise at one false positive rate: both ends of the rise are kept.
-    foot, top = (np.mean([_at(grid, *curve, side=side) for curve in curves], axis=0) for side in ("left", "right"))
+    foot, top = (
+        np.mean([_at(grid, *curve, side=side) for curve in curves], axis=0) for side in ("left", "right")
+    )
     return np.repeat(grid, 2), np.stack([foot, top], axis=1).ravel()
 
 

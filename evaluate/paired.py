@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluate.groups import GroupDraws
-from evaluate.metrics import Floats, Labels
-from evaluate.records import Baseline, PairedTest, Verdict
-from evaluate.uncertainty import DIFFERENCE, interval
+from moodfuse.evaluate.intervals import DIFFERENCE, interval
+from moodfuse.evaluate.metrics import Floats, Labels
+from moodfuse.evaluate.records import Baseline, PairedTest, Verdict
+from moodfuse.evaluate.resampling import GroupDraws
 
 LEVEL = 0.05
 _RESOLUTION = 1e-12
@@ -51,7 +51,9 @@ def paired_tests(
     first, second = ([names.index(pair[side]) for pair in pairs] for side in (0, 1))
     surplus = np.rint(drawn.group_sums(right)).astype(np.int64)
     accuracies, values = right.mean(axis=0), drawn.means(right)
-    p_values = np.array([sign_flip_p(surplus[:, a] - surplus[:, b]) for a, b in zip(first, second, strict=True)])
+    p_values = np.array(
+        [sign_flip_p(surplus[:, a] - surplus[:, b]) for a, b in zip(first, second, strict=True)]
+    )
     corrected = holm(p_values)
     tests = []
     for index, (result, against, baseline) in enumerate(pairs):

@@ -41,7 +41,9 @@ class Interval:
         >>> Interval(0.414, 0.667).shown(), Interval(-0.014, 0.1).shown("+.1f", scale=100)
         ('[0.41, 0.67]', '[-1.4, +10.0]')
         """
-        return f"[{', '.join(format(scale * end, form) for end in self.ends)}]" if self.known else f"[{UNKNOWN}]"
+        return (
+            f"[{', '.join(format(scale * end, form) for end in self.ends)}]" if self.known else f"[{UNKNOWN}]"
+        )
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ class PairedTest:
     Attributes
     ----------
     result, against : str
-        Names of the results (`cache.runs.Result.name`).
+        Names of the results (`moodfuse.cache.runs.Result.name`).
     baseline : str
         What `against` is: the best result that reads one source only, or the mean head on the same sources, which for
         one source is its network's own row.

@@ -3,15 +3,15 @@
 Accuracies of J folds are no J independent figures: their training sets share most clips. The corrected resampled t
 interval widens their variance s**2 / J to (1 / J + n_test / n_train) s**2 (Nadeau and Bengio 2003, Machine Learning
 52:239; for repeated cross-validation Bouckaert and Frank 2004, PAKDD). It answers for another draw of the training
-clips as well, which the intervals over groups in `evaluate.uncertainty` do not.
+clips as well, which the intervals over groups in `moodfuse.evaluate.intervals` do not.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluate.metrics import Floats, Labels
-from evaluate.records import Interval, RepeatedScore
-from evaluate.uncertainty import COVERAGE, UNDEFINED
+from moodfuse.evaluate.intervals import COVERAGE, UNDEFINED
+from moodfuse.evaluate.metrics import Floats, Labels
+from moodfuse.evaluate.records import Interval, RepeatedScore
 
 
 def repeated_score(labels: Labels, probabilities: Floats, folds: NDArray[np.int64]) -> RepeatedScore:

@@ -5,16 +5,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cache.errors import InputError
-from cache.runs import NETWORK, Result, Run
-from evaluate import metrics
-from evaluate.calibration import calibration
-from evaluate.groups import GroupDraws, draw_groups
-from evaluate.inputs import check_labels, check_probabilities
-from evaluate.metrics import Labels
-from evaluate.records import Calibration, ClassScore, FoldScore, RepeatedScore
-from evaluate.repeats import repeated_score
-from evaluate.scoring import Score, class_scores, score_draws
+from moodfuse.cache.errors import InputError
+from moodfuse.cache.runs import NETWORK, Result, Run
+from moodfuse.evaluate import metrics
+from moodfuse.evaluate.calibration import calibration
+from moodfuse.evaluate.metrics import Labels
+from moodfuse.evaluate.records import Calibration, ClassScore, FoldScore, RepeatedScore
+from moodfuse.evaluate.repeats import repeated_score
+from moodfuse.evaluate.resampling import GroupDraws, draw_groups
+from moodfuse.evaluate.scoring import Score, class_scores, score_draws
+from moodfuse.evaluate.validation import check_labels, check_probabilities
 
 METRICS_PER_FOLD = {"accuracy": metrics.accuracy, "macro_f1": metrics.macro_f1, "auc": metrics.auc}
 
@@ -88,7 +88,11 @@ def score_results(run: Run, drawn: GroupDraws, *, seed: int) -> Iterator[ResultS
     draws = len(drawn.counts)
     whole = np.array([not missing for missing in run.missing] or [True] * len(labels))
     # Where every clip lacks a view, none is left to score.
-    some = None if whole.all() or not whole.any() else draw_groups(_kept(run.groups, whole), draws=draws, seed=seed)
+    some = (
+        None
+        if whole.all() or not whole.any()
+        else draw_groups(_kept(run.groups, whole), draws=draws, seed=seed)
+    )
     for result in run.results:
         try:
             values = check_probabilities(result.probabilities)
@@ -97,13 +101,17 @@ def score_results(run: Run, drawn: GroupDraws, *, seed: int) -> Iterator[ResultS
         yield ResultScore(
             result=result,
             score=score_draws(labels, values, drawn, classes=run.classes),
-            per_fold=tuple(_fold_score(int(fold), labels, values, folds == fold) for fold in np.unique(folds)),
+            per_fold=tuple(
+                _fold_score(int(fold), labels, values, folds == fold) for fold in np.unique(folds)
+            ),
             per_class=class_scores(labels, values, run.classes),
             calibration=calibration(labels, result, draws=draws, seed=seed),
             repeated=None
             if result.repeats is None
             else repeated_score(labels, np.concatenate([values[None], result.repeats]), plans),
-            complete=None if some is None else score_draws(labels[whole], values[whole], some, classes=run.classes),
+            complete=None
+            if some is None
+            else score_draws(labels[whole], values[whole], some, classes=run.classes),
         )
 
 
@@ -112,5 +120,7 @@ def _kept(names: tuple[str, ...], rows: np.ndarray) -> list[str]:
 
 
 def _fold_score(fold: int, labels: Labels, probabilities: np.ndarray, rows: np.ndarray) -> FoldScore:
-    values = {name: float(metric(labels[rows], probabilities[rows])) for name, metric in METRICS_PER_FOLD.items()}
+    values = {
+        name: float(metric(labels[rows], probabilities[rows])) for name, metric in METRICS_PER_FOLD.items()
+    }
     return FoldScore(fold=fold, clips=int(rows.sum()), **values)

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cache.errors import InputError
-from evaluate.groups import DRAWS, GroupDraws, draw_groups
-from evaluate.inputs import check_groups, check_labels, check_probabilities, in_class_order
-from evaluate.metrics import Floats, Labels, class_aucs, confusion_matrix
-from evaluate.records import ClassScore, Interval
-from evaluate.uncertainty import METRICS, bootstrap_intervals, few_groups_warning
+from moodfuse.cache.errors import InputError
+from moodfuse.evaluate.intervals import METRICS, bootstrap_intervals, few_groups_warning
+from moodfuse.evaluate.metrics import Floats, Labels, class_aucs, confusion_matrix
+from moodfuse.evaluate.records import ClassScore, Interval
+from moodfuse.evaluate.resampling import DRAWS, GroupDraws, draw_groups
+from moodfuse.evaluate.validation import check_groups, check_labels, check_probabilities, in_class_order
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Score:
     clips, groups : int
         Number of clips, and of groups they came in.
     accuracy, macro_f1, auc, log_loss, ece : float
-        As in `evaluate.metrics`; `auc` is NaN where all clips are of one class.
+        As in `moodfuse.evaluate.metrics`; `auc` is NaN where all clips are of one class.
     accuracy_ci95, macro_f1_ci95, auc_ci95, log_loss_ci95, ece_ci95 : Interval
-        As in `evaluate.uncertainty`.
+        As in `moodfuse.evaluate.intervals`.
     confusion_matrix : ndarray of int64, shape (C, C)
         Rows are the truth.
     notes : tuple of str
@@ -100,7 +100,9 @@ def score(
     return score_draws(index, values, draw_groups(members, draws=draws, seed=seed), classes=names)
 
 
-def score_draws(labels: Labels, probabilities: Floats, draws: GroupDraws, *, classes: tuple[str, ...]) -> Score:
+def score_draws(
+    labels: Labels, probabilities: Floats, draws: GroupDraws, *, classes: tuple[str, ...]
+) -> Score:
     """`score` of checked input, with draws that several results share.
 
     Parameters

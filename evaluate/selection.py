@@ -7,7 +7,7 @@ drawn. The mean over draws is what "take the best of these" gives on new clips. 
 so where results do differ the figure errs on the low side, a little.
 
 The interval stands around that mean and is as wide as that of a result that the draws pick: the squared standard
-errors of the picks, over groups, are averaged, on the logit scale with t quantiles as in `evaluate.uncertainty`. The
+errors of the picks, over groups, are averaged, on the logit scale with t quantiles as in `moodfuse.evaluate.intervals`. The
 scores of single draws answer for a test on a third of the clips and vary far too much; the mean over draws itself
 varies less than one result's accuracy where the picks change, but that would have to be taken from the same clips that
 made them change, and such intervals held the truth in 85 % of simulations. This one did in 93 to 99 %, for 60 results
@@ -21,10 +21,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluate.groups import GroupDraws
-from evaluate.metrics import LOG_EPS, Floats, Labels
-from evaluate.records import Headline, Interval
-from evaluate.uncertainty import UNDEFINED, interval, t_interval
+from moodfuse.evaluate.intervals import UNDEFINED, interval, t_interval
+from moodfuse.evaluate.metrics import LOG_EPS, Floats, Labels
+from moodfuse.evaluate.records import Headline, Interval
+from moodfuse.evaluate.resampling import GroupDraws
 
 PICKS_SHOWN = 5
 

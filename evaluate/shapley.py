@@ -16,11 +16,11 @@ from math import factorial
 
 import numpy as np
 
-from cache.runs import NETWORK
-from evaluate.groups import GroupDraws
-from evaluate.metrics import Floats, Labels
-from evaluate.records import SourceWorth
-from evaluate.uncertainty import DIFFERENCE, interval
+from moodfuse.cache.runs import NETWORK
+from moodfuse.evaluate.intervals import DIFFERENCE, interval
+from moodfuse.evaluate.metrics import Floats, Labels
+from moodfuse.evaluate.records import SourceWorth
+from moodfuse.evaluate.resampling import GroupDraws
 
 MOST_SOURCES = 8
 MEAN_WAY = ("mean", "logits")
@@ -47,7 +47,9 @@ def source_worths(labels: Labels, table: Mapping[Key, Floats], drawn: GroupDraws
         `MOST_SOURCES` sources.
     """
     single = {frozenset(sources): values for (sources, head, _), values in table.items() if head == NETWORK}
-    ways = dict.fromkeys((head, level) for sources, head, level in table if head != NETWORK and len(sources) > 1)
+    ways = dict.fromkeys(
+        (head, level) for sources, head, level in table if head != NETWORK and len(sources) > 1
+    )
     found: list[SourceWorth] = []
     for head, level in ways:
         made = {frozenset(key[0]): values for key, values in table.items() if key[1:] == (head, level)}
@@ -74,7 +76,9 @@ def _complete(sources: tuple[str, ...], rows: Mapping[Subset, Floats]) -> dict[S
     """Probabilities of every subset but the empty one; `None` where one is missing or the sources are too many."""
     if not 2 <= len(sources) <= MOST_SOURCES:
         return None
-    subsets = [frozenset(names) for size in range(1, len(sources) + 1) for names in combinations(sources, size)]
+    subsets = [
+        frozenset(names) for size in range(1, len(sources) + 1) for names in combinations(sources, size)
+    ]
     return {names: rows[names] for names in subsets} if set(subsets) <= set(rows) else None
 
 

@@ -3,13 +3,13 @@
 from importlib import import_module
 from typing import Any
 
-from extract.runtime import settle
+from moodfuse.extract.runtime import settle
 
 _HOMES = {
-    "scan": "extract.dataset",
-    "read_clip": "extract.media.decode",
-    "create_network": "extract.networks",
-    "extract_features": "extract.stage",
+    "scan": "moodfuse.extract.dataset.scan",
+    "read_clip": "moodfuse.extract.media.decode",
+    "create_network": "moodfuse.extract.networks",
+    "extract_features": "moodfuse.extract.pipeline",
 }
 settle()
 __all__ = ["create_network", "extract_features", "read_clip", "scan"]
@@ -18,7 +18,7 @@ __all__ = ["create_network", "extract_features", "read_clip", "scan"]
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'extract' has no attribute {name!r}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cache.commands import command_line
-from extract.reading_options import reading_options, reading_rules
+from moodfuse.cache.commands import command_line
+from moodfuse.extract.options import reading_options, reading_rules
 
 if TYPE_CHECKING:
-    from extract.stage import ExtractSettings
+    from moodfuse.extract.pipeline import ExtractSettings
 
 SOURCE_HELP = (
     "Source to extract: a network (onedmcnn, twodmcnn, c3d, i3d, torchvision:NAME), or NETWORK@RECIPE; repeat for "
@@ -30,7 +30,9 @@ def _pairs(option: str, values: tuple[str, ...], *, bare: bool) -> tuple[str | N
         elif bare and not equals:
             general = value
         else:
-            raise click.BadParameter(f"{value!r}; expected SOURCE=VALUE, such as {option} c3d=...", param_hint=option)
+            raise click.BadParameter(
+                f"{value!r}; expected SOURCE=VALUE, such as {option} c3d=...", param_hint=option
+            )
     return general, named
 
 
@@ -39,7 +41,7 @@ class RecipeCommand(click.Command):
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the recipes that come with the program."""
-        from extract.recipe_files import recipe_descriptions
+        from moodfuse.extract.recipe_files import recipe_descriptions
 
         with formatter.section("Recipes"):
             formatter.write_dl(list(recipe_descriptions().items()))
@@ -53,12 +55,18 @@ class RecipeCommand(click.Command):
 @click.option("--source", "sources", multiple=True, help=SOURCE_HELP)
 @click.option("--folds", type=int, help="Number of folds.  [default: the cache's plan, else 6]")
 @click.option("--seed", type=int, help="Seed of the fold plan.  [default: the cache's plan, else 0]")
-@click.option("--recipe", default="default", show_default=True, help="Recipe by name (see below), or a TOML file.")
+@click.option(
+    "--recipe", default="default", show_default=True, help="Recipe by name (see below), or a TOML file."
+)
 @click.option("--tune", multiple=True, help="[SOURCE=]frozen|head|full; repeat for several.")
-@click.option("--weights", multiple=True, help="SOURCE=NAME|FILE of pretrained weights (moodfuse weights ls); repeat.")
+@click.option(
+    "--weights", multiple=True, help="SOURCE=NAME|FILE of pretrained weights (moodfuse weights ls); repeat."
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--precision", default="auto", show_default=True, help="auto (fp32), fp32 or bf16.")
-@click.option("--compile", "compiled", is_flag=True, help="Compile networks for embedding: minutes at the start.")
+@click.option(
+    "--compile", "compiled", is_flag=True, help="Compile networks for embedding: minutes at the start."
+)
 @click.option(
     "--jobs",
     type=click.IntRange(min=1),
@@ -79,7 +87,9 @@ class RecipeCommand(click.Command):
     is_flag=True,
     help="Also tune a network on ALL clips: fuse --protocol leaky measures it, models at the embedding level ship it.",
 )
-@click.option("--repeats", type=click.IntRange(min=1), default=1, show_default=True, help="Fold plans to tune under.")
+@click.option(
+    "--repeats", type=click.IntRange(min=1), default=1, show_default=True, help="Fold plans to tune under."
+)
 @click.option(
     "--missing",
     type=click.Choice(["refuse", "impute"]),
@@ -87,14 +97,18 @@ class RecipeCommand(click.Command):
     show_default=True,
     help="What becomes of a clip without sound or picture.",
 )
-@click.option("--group-pattern", metavar="REGEX", help="Clips whose path below DATA gives the same match are a group.")
+@click.option(
+    "--group-pattern", metavar="REGEX", help="Clips whose path below DATA gives the same match are a group."
+)
 @click.option(
     "--keep-media/--no-keep-media",
     default=True,
     show_default=True,
     help="Keep what was decoded in the cache (about 4 MB a clip), or pass each clip through all networks at once.",
 )
-@click.option("--scheduler", metavar="dask://HOST:PORT", help="Do the work on a Dask cluster that shares the folders.")
+@click.option(
+    "--scheduler", metavar="dask://HOST:PORT", help="Do the work on a Dask cluster that shares the folders."
+)
 @click.option("--replan", is_flag=True, help="Deal all clips to folds anew.")
 @click.option("--dry-run", is_flag=True, help="Decode, plan, say what would be computed, and stop.")
 @click.option("--strict", is_flag=True, help="Fail, and write no features, if any clip is refused.")
@@ -107,8 +121,8 @@ def extract_command(ctx: click.Context, data: Path, cache_path: Path, **options:
 
     Example: moodfuse extract clips --cache work
     """
-    from cache.names import printable
-    from extract.stage import extract_features
+    from moodfuse.cache.console import printable
+    from moodfuse.extract.pipeline import extract_features
 
     settings = _settings(data, cache_path, options)
     done = extract_features(settings, say=lambda line: click.echo(printable(line), err=True))
@@ -124,14 +138,16 @@ def extract_command(ctx: click.Context, data: Path, cache_path: Path, **options:
 
 def _settings(data: Path, cache_path: Path, options: Mapping[str, Any]) -> "ExtractSettings":
     """The record of what the command line asks for."""
-    from cache.planning import PlanChoice
-    from extract.recipe_files import PRECISIONS, RecipeChoice
-    from extract.stage import DEFAULT_SOURCES, ExtractSettings
-    from extract.work import Wanted
+    from moodfuse.cache.planning import PlanChoice
+    from moodfuse.extract.pending import Wanted
+    from moodfuse.extract.pipeline import DEFAULT_SOURCES, ExtractSettings
+    from moodfuse.extract.recipe_files import PRECISIONS, RecipeChoice
 
     if options["precision"] not in PRECISIONS:
         expected = ", ".join(PRECISIONS)
-        raise click.BadParameter(f"{options['precision']!r}; expected one of {expected}", param_hint="--precision")
+        raise click.BadParameter(
+            f"{options['precision']!r}; expected one of {expected}", param_hint="--precision"
+        )
     depth, depths = _pairs("--tune", options["tune"], bare=True)
     _, files = _pairs("--weights", options["weights"], bare=False)
     return ExtractSettings(
@@ -140,7 +156,13 @@ def _settings(data: Path, cache_path: Path, options: Mapping[str, Any]) -> "Extr
         sources=options["sources"] or DEFAULT_SOURCES,
         plan=PlanChoice(options["folds"], options["seed"], options["replan"]),
         recipes=RecipeChoice(
-            options["recipe"], depth, depths, files, options["device"], options["precision"], options["compiled"]
+            options["recipe"],
+            depth,
+            depths,
+            files,
+            options["device"],
+            options["precision"],
+            options["compiled"],
         ),
         networks=Wanted(options["crossfit"], options["leaky"], options["repeats"]),
         impute=options["missing"] == "impute",
@@ -171,8 +193,12 @@ def _settings(data: Path, cache_path: Path, options: Mapping[str, Any]) -> "Extr
     show_default=True,
     help="What becomes of a clip without sound or picture.",
 )
-@click.option("--group-pattern", metavar="REGEX", help="Clips whose path below DATA gives the same match are a group.")
-@click.option("--jobs", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default="cores", help="Decoders.")
+@click.option(
+    "--group-pattern", metavar="REGEX", help="Clips whose path below DATA gives the same match are a group."
+)
+@click.option(
+    "--jobs", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default="cores", help="Decoders."
+)
 @reading_options
 @click.pass_context
 def check_command(ctx: click.Context, data: Path, **options: Any) -> None:
@@ -180,8 +206,8 @@ def check_command(ctx: click.Context, data: Path, **options: Any) -> None:
 
     Example: moodfuse check clips
     """
-    from cache.names import printable
-    from extract.check import CheckSettings, check
+    from moodfuse.cache.console import printable
+    from moodfuse.extract.dataset.check import CheckSettings, check
 
     settings = CheckSettings(
         data=data,
@@ -216,7 +242,7 @@ def weights_ls_command(network: str | None, wide: bool) -> None:
 
     Example: moodfuse weights ls --long
     """
-    from extract.weights_table import print_weights
+    from moodfuse.extract.networks.weights.printing import print_weights
 
     print_weights(network, wide=wide)
 
@@ -230,8 +256,8 @@ def weights_fetch_command(names: tuple[str, ...]) -> None:
 
     Example: moodfuse weights fetch i3d-kinetics-piergiaj torchvision:r3d_18=DEFAULT
     """
-    from extract.networks.fetch import fetch_weights
-    from extract.weights_table import named_weights
+    from moodfuse.extract.networks.weights.fetch import fetch_weights
+    from moodfuse.extract.networks.weights.printing import named_weights
 
     for known in [named_weights(name) for name in names]:
         path = fetch_weights(known)
@@ -241,14 +267,16 @@ def weights_fetch_command(names: tuple[str, ...]) -> None:
 @weights_group.command("convert")
 @click.argument("weights", metavar="NAME|FILE")
 @click.option("--network", required=True, help="The network that they are for, such as i3d.")
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="The safetensors file to write.")
+@click.option(
+    "--output", required=True, type=click.Path(path_type=Path), help="The safetensors file to write."
+)
 def weights_convert_command(weights: str, network: str, output: Path) -> None:
     """Write pretrained weights as safetensors in moodfuse's own layout, with their provenance.
 
     Example: moodfuse weights convert model_rgb.pth --network i3d --output i3d.safetensors
     """
-    from extract.networks import create_network
-    from extract.networks.weights import convert_weights
+    from moodfuse.extract.networks import create_network
+    from moodfuse.extract.networks.weights.load import convert_weights
 
     facts = convert_weights(weights, create_network(network, num_classes=1), output)
     click.echo(f"{output}: {facts}")

@@ -9,18 +9,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from cache.cluster import Call, run_on_cluster
-from cache.errors import InputError
-from cache.recipe import Recipe
-from cache.records import Clip
-from cache.store import FeatureCache
-from extract.examine import Decoding
-from extract.keeping import KeptMedia
-from extract.progress import track
-from extract.work import Work
+from moodfuse.cache.cluster import Call, run_on_cluster
+from moodfuse.cache.errors import InputError
+from moodfuse.cache.recipe import Recipe
+from moodfuse.cache.records import Clip
+from moodfuse.cache.store import FeatureCache
+from moodfuse.extract.dataset.ingest import Decoding
+from moodfuse.extract.media_supply import KeptMedia
+from moodfuse.extract.pending import Work
+from moodfuse.extract.progress import track
 
 if TYPE_CHECKING:
-    from extract.stage import ExtractSettings
+    from moodfuse.extract.pipeline import ExtractSettings
 
 T = TypeVar("T")
 CLIPS_PER_TASK = 32
@@ -64,7 +64,11 @@ def spread_settings(settings: "ExtractSettings") -> "ExtractSettings":
         raise InputError(
             "--scheduler needs what was decoded in the cache, where all workers find it; drop --no-keep-media"
         )
-    files = {name: str(Path(value).absolute()) for name, value in settings.recipes.weights.items() if _is_file(value)}
+    files = {
+        name: str(Path(value).absolute())
+        for name, value in settings.recipes.weights.items()
+        if _is_file(value)
+    }
     recipes = replace(settings.recipes, weights={**settings.recipes.weights, **files})
     return replace(settings, data=settings.data.absolute(), cache=settings.cache.absolute(), recipes=recipes)
 
@@ -133,7 +137,7 @@ def decode_piece(task: Task, clips: Sequence[Clip]) -> None:
 
 def compute_piece(task: Task, work: Work) -> tuple[int, int]:
     """Do some of the work on a source; on a worker."""
-    from extract.stage import compute
+    from moodfuse.extract.pipeline import compute
 
     cache = task.cache()
     return compute(cache, work, task.settings, task.media(cache))

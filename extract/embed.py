@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cache.identity import derived_seed
-from cache.media import Media
-from cache.recipe import Recipe
-from extract.media.preprocess import InputMaker
-from extract.networks import create_network, network_spec
-from extract.networks.base import Network
-from extract.networks.compiling import check_compiler
-from extract.networks.registry import AudioPreprocessing
-from extract.runtime import keep_freed_memory
-from extract.tune import TuningData
+from moodfuse.cache.digests import derived_seed
+from moodfuse.cache.media import Media
+from moodfuse.cache.recipe import Recipe
+from moodfuse.extract.media.preprocess import InputMaker
+from moodfuse.extract.networks import create_network, network_spec
+from moodfuse.extract.networks.base import Network
+from moodfuse.extract.networks.compiling import check_compiler
+from moodfuse.extract.networks.registry import AudioPreprocessing
+from moodfuse.extract.runtime import keep_freed_memory
+from moodfuse.extract.training.fine_tune import TuningData
 
 log = logging.getLogger(__name__)
 _WAVEFORMS_KEPT = 256
@@ -58,7 +58,9 @@ def placed(recipe: Recipe, network: Network) -> Network:
 
 def autocast(recipe: Recipe) -> AbstractContextManager[object]:
     """The precision of a recipe."""
-    return torch.autocast(recipe.device, dtype=torch.bfloat16) if recipe.precision == "bf16" else nullcontext()
+    return (
+        torch.autocast(recipe.device, dtype=torch.bfloat16) if recipe.precision == "bf16" else nullcontext()
+    )
 
 
 def laid_out(recipe: Recipe, batch: Tensor) -> Tensor:
@@ -76,7 +78,9 @@ def _compiled(recipe: Recipe, pass_through: Callable[..., Any]) -> Callable[...,
     """
     if not recipe.compile:
         return pass_through
-    check_compiler(recipe.device, asked=f"{recipe.source}: its recipe compiles", otherwise="use one that does not")
+    check_compiler(
+        recipe.device, asked=f"{recipe.source}: its recipe compiles", otherwise="use one that does not"
+    )
     return torch.compile(pass_through, dynamic=False, fullgraph=True)
 
 
@@ -181,7 +185,10 @@ class SourceWorker:
         )
 
     def head_data(
-        self, roles: Sequence[tuple[str, str, str]], classes: tuple[str, ...], activations: dict[str, np.ndarray]
+        self,
+        roles: Sequence[tuple[str, str, str]],
+        classes: tuple[str, ...],
+        activations: dict[str, np.ndarray],
     ) -> TuningData:
         """What tuning the head sees: cached activations, standardised over the clips that it tunes on.
 
@@ -189,7 +196,9 @@ class SourceWorker:
         """
         tuned_on = np.stack([activations[digest] for digest, _, role in roles if role == "tune"])
         mean, scale = tuned_on.mean(axis=0), tuned_on.std(axis=0)
-        scale = np.maximum(scale, np.median(scale))  # a column that hardly varies here must not blow up elsewhere
+        scale = np.maximum(
+            scale, np.median(scale)
+        )  # a column that hardly varies here must not blow up elsewhere
         scale = np.where(scale > 1e-6, scale, np.inf).astype(np.float32)
         self._standardisation = torch.from_numpy(mean), torch.from_numpy(scale)
         tensors = {digest: torch.from_numpy((row - mean) / scale) for digest, row in activations.items()}

@@ -9,15 +9,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from cache.csv_rows import check_encoding
-from cache.errors import InputError, UnknownNameError
-from cache.files import read_regular
-from cache.identity import canonical_json
-from cache.recipe import DEPTHS, Recipe, Tuning
-from extract.networks.compiling import check_compiler
-from extract.networks.precision import check_precision
-from extract.networks.registry import NetworkSpec, network_spec
-from extract.networks.weights import WeightsFacts, weights_facts
+from moodfuse.cache.csv_rows import check_encoding
+from moodfuse.cache.digests import canonical_json
+from moodfuse.cache.errors import InputError, UnknownNameError
+from moodfuse.cache.recipe import DEPTHS, Recipe, Tuning
+from moodfuse.cache.storage.files import read_regular
+from moodfuse.extract.networks.compiling import check_compiler
+from moodfuse.extract.networks.precision import check_precision
+from moodfuse.extract.networks.registry import NetworkSpec, network_spec
+from moodfuse.extract.networks.weights.load import WeightsFacts, weights_facts
 
 PRECISIONS = ("auto", "fp32", "bf16")
 DEVICES = ("auto", "cpu", "cuda")
@@ -94,9 +94,13 @@ def recipe_label(recipe: str) -> str:
     declared = read_recipe_file(recipe).get("name")
     label = Path(recipe).stem if declared is None else str(declared)
     if not _NAME.fullmatch(label):
-        raise InputError(f"recipe {recipe}: its name {label!r} has to be letters, digits, '.', '_' and '-'; rename it")
+        raise InputError(
+            f"recipe {recipe}: its name {label!r} has to be letters, digits, '.', '_' and '-'; rename it"
+        )
     if label in recipe_names() and declared != DEFAULT:
-        raise InputError(f'recipe {recipe}: {label!r} is a recipe of moodfuse; give yours another name = "..."')
+        raise InputError(
+            f'recipe {recipe}: {label!r} is a recipe of moodfuse; give yours another name = "..."'
+        )
     return label
 
 
@@ -107,7 +111,7 @@ def recipe_descriptions() -> dict[str, str]:
 
 def recipe_names() -> tuple[str, ...]:
     """Names of the recipes that come with the program."""
-    files = resources.files("extract.recipes").iterdir()
+    files = resources.files("moodfuse.extract.recipes").iterdir()
     return tuple(sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml")))
 
 
@@ -122,7 +126,7 @@ def read_recipe_file(name: str) -> dict[str, Any]:
         If the file is not TOML of this kind.
     """
     if name in recipe_names():
-        text = (resources.files("extract.recipes") / f"{name}.toml").read_text(encoding="utf-8")
+        text = (resources.files("moodfuse.extract.recipes") / f"{name}.toml").read_text(encoding="utf-8")
     elif Path(name).is_file():
         text = _read(Path(name))
     else:
@@ -198,7 +202,9 @@ def _table(tables: Mapping[str, Any], network: str) -> Mapping[str, Any]:
     """The settings of a network; those of all torchvision models stand under ``torchvision``."""
     table: Mapping[str, Any] = tables.get(network, tables.get(network.partition(":")[0], {}))
     if unknown := sorted(set(table) - {"depth", *DEPTHS}):
-        raise InputError(f"recipe, table [{network}]: unknown key {unknown[0]!r}; known: depth, {', '.join(DEPTHS)}")
+        raise InputError(
+            f"recipe, table [{network}]: unknown key {unknown[0]!r}; known: depth, {', '.join(DEPTHS)}"
+        )
     return table
 
 
@@ -213,7 +219,9 @@ def _tuning(source: str, depth: str, table: Mapping[str, Any], recipe: str, spec
     values = table.get(depth)
     if not isinstance(values, dict):
         title = f"{network_of(source).partition(':')[0]}.{depth}"
-        raise InputError(f"recipe {recipe}: no settings for {source} at depth {depth!r}; add a table [{title}]")
+        raise InputError(
+            f"recipe {recipe}: no settings for {source} at depth {depth!r}; add a table [{title}]"
+        )
     known = {item.name for item in fields(Tuning)}
     if unknown := sorted(set(values) - known):
         raise InputError(

@@ -15,24 +15,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cache.errors import InputError
-from cache.media import Media, MediaStore
-from cache.planning import next_plan
-from cache.recipe import Recipe, frozen_counterpart
-from cache.records import Clip, ClipStatus
-from cache.store import CLIPS_PER_PART, FeatureCache
-from extract.estimate import Estimate, is_long, measure
-from extract.examine import Decoding, decode_again, examine
-from extract.keeping import KeptMedia, MediaSupply
-from extract.media.decode import DecodedClip
-from extract.media.renditions import media_of, preprocessing_of, rendered, store_for
-from extract.networks.registry import AudioPreprocessing
-from extract.runtime import give_back_freed_memory
-from extract.work import Work, needing_media
+from moodfuse.cache.errors import InputError
+from moodfuse.cache.media import Media, MediaStore
+from moodfuse.cache.planning import next_plan
+from moodfuse.cache.recipe import Recipe, frozen_counterpart
+from moodfuse.cache.records import Clip, ClipStatus
+from moodfuse.cache.store import CLIPS_PER_PART, FeatureCache
+from moodfuse.extract.dataset.ingest import Decoding, decode_again, examine
+from moodfuse.extract.media.decode import DecodedClip
+from moodfuse.extract.media.renditions import media_of, preprocessing_of, rendered, store_for
+from moodfuse.extract.media_supply import KeptMedia, MediaSupply
+from moodfuse.extract.networks.registry import AudioPreprocessing
+from moodfuse.extract.pending import Work, needing_media
+from moodfuse.extract.runtime import give_back_freed_memory
+from moodfuse.extract.training.estimate import Estimate, is_long, measure
 
 if TYPE_CHECKING:
-    from extract.embed import SourceWorker
-    from extract.stage import ExtractSettings
+    from moodfuse.extract.embed import SourceWorker
+    from moodfuse.extract.pipeline import ExtractSettings
 
 
 @contextmanager
@@ -93,7 +93,7 @@ class Trunk:
 
     def _ready(self) -> "SourceWorker":
         if self._worker is None:
-            from extract.embed import SourceWorker, make_network
+            from moodfuse.extract.embed import SourceWorker, make_network
 
             network = make_network(self.recipe, self.weights, num_classes=2)
             self._worker = SourceWorker(self.recipe, network, self._in_hand)
@@ -173,7 +173,9 @@ class StreamedMedia:
 
     def _decoding(self) -> Decoding:
         asked = self.settings
-        return Decoding(asked.jobs, impute=asked.impute, rules=asked.rules, take=self._take, piece=CLIPS_PER_PART)
+        return Decoding(
+            asked.jobs, impute=asked.impute, rules=asked.rules, take=self._take, piece=CLIPS_PER_PART
+        )
 
     def _foresee(self, statuses: list[ClipStatus], wanted: Collection[str]) -> None:
         """Refuse what no plan can be made of before hours of work, and say how much work it is."""

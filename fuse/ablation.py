@@ -1,7 +1,7 @@
 """The ablation: combinations of sources x heads x levels x folds, with out-of-fold probabilities.
 
 Under the protocol ``crossfit`` every setting (C, rounds, temperature) is chosen on rows that are out of sample; where
-none can be, the result keeps its defaults and says ``uncalibrated``. `fuse.protocols` says what each protocol reads.
+none can be, the result keeps its defaults and says ``uncalibrated``. `moodfuse.fuse.protocols` says what each protocol reads.
 """
 
 import logging
@@ -12,26 +12,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.columns import Assignment
-from cache.fits import KeptFit, KeptFits
-from cache.runs import LEAKY, NETWORK, Result, Run, check_new_name
-from cache.store import FeatureCache
-from fuse.choice import Choice, choose, soften
-from fuse.derived import Memory
-from fuse.design import Ingredients
-from fuse.heads import HeadSpec, head_spec, make_head
-from fuse.ledger import Ledger
-from fuse.matrix import DesignMatrix
-from fuse.notes import missing_views, result_notes, run_notes, versions
-from fuse.planned import AblationSettings, Row, Task, leaky_name, planned_rows, sources_of
-from fuse.plans import fold_plans
-from fuse.protocols import (
+from moodfuse.cache.columns import Assignment
+from moodfuse.cache.fits import KeptFit, KeptFits
+from moodfuse.cache.runs import LEAKY, NETWORK, Result, Run, check_new_name
+from moodfuse.cache.store import FeatureCache
+from moodfuse.fuse.derived import Memory
+from moodfuse.fuse.design import Ingredients
+from moodfuse.fuse.fit_keys import Ledger
+from moodfuse.fuse.heads.registry import HeadSpec, head_spec, make_head
+from moodfuse.fuse.matrix import DesignMatrix
+from moodfuse.fuse.notes import missing_views, result_notes, run_notes, versions
+from moodfuse.fuse.protocols import (
     OuterFold,
     choose_protocol,
     load_features,
     without_logits,
 )
-from fuse.workers import Call, one_thread, run_parallel
+from moodfuse.fuse.repeats import fold_plans
+from moodfuse.fuse.settings import AblationSettings, Row, Task, leaky_name, planned_rows, sources_of
+from moodfuse.fuse.tuning import Choice, choose, soften
+from moodfuse.fuse.workers import Call, one_thread, run_parallel
 
 log = logging.getLogger(__name__)
 
@@ -78,13 +78,17 @@ def run_ablation(cache: FeatureCache, settings: AblationSettings) -> Run:
         If features are not in the cache.
     """
     leaky = settings.protocol == LEAKY
-    name = check_new_name(cache, leaky_name(settings.run) if leaky else settings.run, prefix=LEAKY if leaky else "run")
+    name = check_new_name(
+        cache, leaky_name(settings.run) if leaky else settings.run, prefix=LEAKY if leaky else "run"
+    )
     rows = planned_rows(cache, settings)
     sources = sources_of(rows)
     protocol = choose_protocol(cache, sources, settings.protocol)
     plans = fold_plans(cache, sources, protocol, settings.repeats)
     log.info("%d results, %d plans", len(rows), len(plans.plans))
-    pooled = [_fit_plan(cache, rows, Ledger(cache, plan, protocol, sources), settings) for plan in plans.plans]
+    pooled = [
+        _fit_plan(cache, rows, Ledger(cache, plan, protocol, sources), settings) for plan in plans.plans
+    ]
     derived = without_logits(cache, cache.plan, sources, protocol)
     clips = cache.clips
     folds = [tuple(Assignment.of(plan.assignment).folds_of(clips.digests).tolist()) for plan in plans.plans]
@@ -147,7 +151,9 @@ def _fit(
     for row, fold in tasks:
         groups.setdefault((row.sources, row.level, fold, _fitted_head(row.head).kin), []).append((row, fold))
     widths = {source: features.embedding[source, 0].embedding.shape[1] for source in sources}
-    wide_first = sorted(groups, key=lambda group: (group[3], sum(widths[source] for source in group[0])), reverse=True)
+    wide_first = sorted(
+        groups, key=lambda group: (group[3], sum(widths[source] for source in group[0])), reverse=True
+    )
 
     def calls() -> Iterator[Call]:
         for chosen, level, fold, kin in wide_first:
@@ -155,11 +161,15 @@ def _fit(
             parts = features.ingredients(cache, chosen, level, fold)
             yield predict_heads, (features.fold_of(cache, fold), parts, heads, cache.plan.seed), {}
 
-    for place, predictions in run_parallel(calls(), total=len(groups), workers=settings.workers, what="fitting heads"):
+    for place, predictions in run_parallel(
+        calls(), total=len(groups), workers=settings.workers, what="fitting heads"
+    ):
         yield from zip(groups[wide_first[place]], predictions, strict=True)
 
 
-def predict_heads(fold: OuterFold, parts: Ingredients, heads: Sequence[str], random_state: int) -> list[Prediction]:
+def predict_heads(
+    fold: OuterFold, parts: Ingredients, heads: Sequence[str], random_state: int
+) -> list[Prediction]:
     """`predict_fold` of several heads on one design matrix."""
     design = fold.design(parts)
     return [predict_fold(design, head, random_state) for head in heads]
@@ -198,7 +208,9 @@ def fit_head(design: DesignMatrix, head: str, random_state: int) -> tuple[Any, C
         model.fit(design.x_train, design.y_train)
         return model, choose(model, design, fits=False, tunes=False)
     untuned = {"tune": False} if spec.tunes else {}
-    choice = choose(make_head(head, random_state=random_state, **untuned), design, fits=True, tunes=spec.tunes)
+    choice = choose(
+        make_head(head, random_state=random_state, **untuned), design, fits=True, tunes=spec.tunes
+    )
     model = make_head(head, random_state=random_state, **untuned, **choice.settings)
     return model.fit(design.x_train, design.y_train, groups=design.groups_train), choice
 

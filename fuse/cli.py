@@ -8,18 +8,22 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from cache.runs import Run
-    from fuse.ablation import AblationSettings
+    from moodfuse.cache.runs import Run
+    from moodfuse.fuse.ablation import AblationSettings
 
 
 @click.command("fuse")
 @click.option("--cache", "cache_path", required=True, type=click.Path(path_type=Path), help="Cache folder.")
 @click.option("--run", "run_name", help="Name of the run.  [default: the next run-N]")
 @click.option(
-    "--combine", multiple=True, help="seed, all (every subset of the sources), or c3d+i3d; repeat.  [default: all]"
+    "--combine",
+    multiple=True,
+    help="seed, all (every subset of the sources), or c3d+i3d; repeat.  [default: all]",
 )
 @click.option("--head", "heads", multiple=True, help="Fusion head; repeat for several.  [default: all heads]")
-@click.option("--level", "levels", multiple=True, help="logits or embedding; repeat for both.  [default: both]")
+@click.option(
+    "--level", "levels", multiple=True, help="logits or embedding; repeat for both.  [default: both]"
+)
 @click.option(
     "--protocol",
     help="crossfit, no-crossfit, or leaky: networks that saw every clip, to measure what a leak is worth.  "
@@ -30,7 +34,9 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     help="Fold plans to test under.  [default: all that extract made; 5 where no source is tuned]",
 )
-@click.option("--jobs", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default="cores", help="Workers.")
+@click.option(
+    "--jobs", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default="cores", help="Workers."
+)
 @click.option("--scheduler", metavar="dask://HOST:PORT", help="Fit on a Dask cluster instead.")
 def fuse_command(cache_path: Path, **options: Any) -> "Run":
     """Train fusion heads on the cached features of several sources, fold by fold.
@@ -40,10 +46,10 @@ def fuse_command(cache_path: Path, **options: Any) -> "Run":
 
     Example: moodfuse fuse --cache work --combine seed --head softmax
     """
-    from cache.names import printable
-    from cache.runs import LEAKY, LEAKY_MARK, write_run
-    from cache.store import FeatureCache
-    from fuse.ablation import accuracies, run_ablation
+    from moodfuse.cache.console import printable
+    from moodfuse.cache.runs import LEAKY, LEAKY_MARK, write_run
+    from moodfuse.cache.store import FeatureCache
+    from moodfuse.fuse.ablation import accuracies, run_ablation
 
     cache = FeatureCache(cache_path)
     run = run_ablation(cache, ablation_settings(options))
@@ -60,8 +66,8 @@ def fuse_command(cache_path: Path, **options: Any) -> "Run":
 
 def ablation_settings(options: Mapping[str, Any]) -> "AblationSettings":
     """The record of what the command line asks for."""
-    from cache.commands import command_line
-    from fuse.ablation import AblationSettings
+    from moodfuse.cache.commands import command_line
+    from moodfuse.fuse.ablation import AblationSettings
 
     return AblationSettings(
         run=options["run_name"],

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 
-from cache.errors import InputError, UnknownNameError
+from moodfuse.cache.errors import InputError, UnknownNameError
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,9 @@ def parse_combinations(values: Sequence[str], sources: Sequence[str]) -> tuple[C
 def _seed_combinations(sources: Sequence[str]) -> Iterator[Combination]:
     """The seed's combinations of each recipe that has all four networks, the default recipe first."""
     needed = {name for item in SEED_COMBINATIONS for name in item}
-    recipes = sorted({source.partition("@")[2] for source in sources if source.partition("@")[0] in needed} or {""})
+    recipes = sorted(
+        {source.partition("@")[2] for source in sources if source.partition("@")[0] in needed} or {""}
+    )
     lacking = {recipe: sorted({_with(name, recipe) for name in needed} - set(sources)) for recipe in recipes}
     if all(lacking.values()):
         recipe, least = min(lacking.items(), key=lambda item: len(item[1]))

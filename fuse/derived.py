@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.fits import KeptFit, KeptFits
-from cache.folds import can_cross_fit
-from cache.records import Block, Holdout, Plan
-from cache.store import FeatureCache
-from fuse.logits import holdouts_to_fit, logits_and_seen, with_logits
-from fuse.workers import Call, Workers, run_parallel
+from moodfuse.cache.fits import KeptFit, KeptFits
+from moodfuse.cache.folds import can_cross_fit
+from moodfuse.cache.records import Block, Holdout, Plan
+from moodfuse.cache.store import FeatureCache
+from moodfuse.fuse.cross_fitting import holdouts_to_fit, logits_and_seen, with_logits
+from moodfuse.fuse.workers import Call, Workers, run_parallel
 
 Fitted = dict[tuple[str, Holdout], Block]
 
@@ -53,13 +53,16 @@ def derive_logits(
     if not blocks:
         return {}
     crossfit = can_cross_fit(plan, cache.clips, views)
-    wanted = [(block, holdout) for block in blocks for holdout in holdouts_to_fit(block, plan, crossfit=crossfit)]
+    wanted = [
+        (block, holdout) for block in blocks for holdout in holdouts_to_fit(block, plan, crossfit=crossfit)
+    ]
     keys = [memory.key(block.source, holdout) for block, holdout in wanted] if memory else []
     kept = memory.fits.find(keys) if memory else {}
     found = {place: _taken_apart(kept[key]) for place, key in enumerate(keys) if key in kept}
     missing = [place for place in range(len(wanted)) if place not in found]
     calls: Iterator[Call] = (
-        (logits_and_seen, (*wanted[place], plan, cache.clips), {"random_state": cache.plan.seed}) for place in missing
+        (logits_and_seen, (*wanted[place], plan, cache.clips), {"random_state": cache.plan.seed})
+        for place in missing
     )
     for number, fit in run_parallel(calls, total=len(missing), workers=workers, what="fitting logits"):
         found[missing[number]] = fit

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.columns import Digests, marks
-from cache.errors import InputError
-from cache.records import Block, ClipStatus, Plan
-from fuse.features import Features, Level, check_level, networks_of, values_of
-from fuse.guard import (
+from moodfuse.cache.columns import Digests, marks
+from moodfuse.cache.errors import InputError
+from moodfuse.cache.records import Block, ClipStatus, Plan
+from moodfuse.fuse.features import Features, Level, check_level, networks_of, values_of
+from moodfuse.fuse.inner_folds import inner_split
+from moodfuse.fuse.leak_guard import (
     Rows,
     check_files,
     check_known,
@@ -30,8 +31,7 @@ from fuse.guard import (
     planned_rows,
     tested_rows,
 )
-from fuse.inner import inner_split
-from fuse.matrix import HIDDEN, NO_FOLD, DesignMatrix, InnerFold, Values
+from moodfuse.fuse.matrix import HIDDEN, NO_FOLD, DesignMatrix, InnerFold, Values
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,9 @@ def build(rows: Rows, parts: Ingredients, *, honest: bool) -> DesignMatrix:
         test=test,
         test_fold=rows.test_fold,
         classes=rows.classes,
-        columns=tuple((item.source, slice(*edges[place : place + 2])) for place, item in enumerate(parts.blocks)),
+        columns=tuple(
+            (item.source, slice(*edges[place : place + 2])) for place, item in enumerate(parts.blocks)
+        ),
         level=parts.level,
         honest=honest,
         inner=tuple(_inner_folds(rows, parts, groups, whole=x if honest else None)),
@@ -181,7 +183,9 @@ def _matrix(blocks: Sequence[Features], level: Level, rows: Rows, fit: NDArray[n
     return joined
 
 
-def _inner_folds(rows: Rows, parts: Ingredients, groups: Digests, *, whole: Values | None) -> Iterator[InnerFold]:
+def _inner_folds(
+    rows: Rows, parts: Ingredients, groups: Digests, *, whole: Values | None
+) -> Iterator[InnerFold]:
     """Grouped splits of honest training rows, given as `whole`; else the pair networks, each tested on its own fold."""
     train = ~rows.test
     split = inner_split(rows.labels[train], groups[train], seed=parts.seed)
@@ -190,7 +194,9 @@ def _inner_folds(rows: Rows, parts: Ingredients, groups: Digests, *, whole: Valu
     if whole is not None:
         inner = np.full(len(train), HIDDEN)
         inner[train] = split
-        filled = any(features.absent for features in parts.blocks)  # else no cell depends on what is fitted on
+        filled = any(
+            features.absent for features in parts.blocks
+        )  # else no cell depends on what is fitted on
         for number in np.unique(split):
             fit = train & (inner != number)
             x = _matrix(parts.blocks, parts.level, rows, fit) if filled else whole

@@ -8,8 +8,8 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import InputError, MissingBlockError, UnknownNameError
-from cache.records import Block
+from moodfuse.cache.errors import InputError, MissingBlockError, UnknownNameError
+from moodfuse.cache.records import Block
 
 Level = Literal["logits", "embedding"]
 LEVELS: tuple[Level, ...] = get_args(Level)
@@ -34,7 +34,9 @@ class CrossFitted:
         if not self.blocks or len({(block.source, block.digests) for block in self.blocks}) != 1:
             raise InputError("cross-fitted logits need blocks of one source over the same clips")
         if len(self.rows) != len(self.blocks[0].digests):
-            raise InputError(f"{self.source}: {len(self.rows)} rows chosen for {len(self.blocks[0].digests)} clips")
+            raise InputError(
+                f"{self.source}: {len(self.rows)} rows chosen for {len(self.blocks[0].digests)} clips"
+            )
         if any(not chosen or not set(chosen) <= set(range(len(self.blocks))) for chosen in self.rows):
             raise InputError(f"{self.source}: a row names no network, or one that is not there")
 
@@ -94,8 +96,12 @@ def values_of(features: Features, level: Level) -> NDArray[np.float32]:
     """
     if level == "embedding":
         if isinstance(features, CrossFitted):
-            raise InputError(f"{features.source}: rows of several networks cannot form one embedding; use level logits")
+            raise InputError(
+                f"{features.source}: rows of several networks cannot form one embedding; use level logits"
+            )
         return features.embedding
     if features.logits is None:
-        raise MissingBlockError(f"{features.source} {features.holdout}: no logits; derive them, or use level embedding")
+        raise MissingBlockError(
+            f"{features.source} {features.holdout}: no logits; derive them, or use level embedding"
+        )
     return features.logits

@@ -1,12 +1,12 @@
-"""The design matrix of one outer fold, with its inner folds. `fuse.design` makes it, behind the leak guard."""
+"""The design matrix of one outer fold, with its inner folds. `moodfuse.fuse.design` makes it, behind the leak guard."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.columns import Digests
-from fuse.features import Level
+from moodfuse.cache.columns import Digests
+from moodfuse.fuse.features import Level
 
 HIDDEN = -1
 """Class index of a test row: its label enters no design matrix."""

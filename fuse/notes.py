@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 
-from cache.folds import MIN_INNER_GROUPS, can_cross_fit, groups_per_label
-from cache.runs import FEW_GROUPS, LEAKY, LEAKY_MARK, UNCALIBRATED
-from cache.store import FeatureCache
-from fuse.plans import FoldPlans
-from fuse.protocols import NO_CROSSFIT, views_read
+from moodfuse.cache.folds import MIN_INNER_GROUPS, can_cross_fit, groups_per_label
+from moodfuse.cache.runs import FEW_GROUPS, LEAKY, LEAKY_MARK, UNCALIBRATED
+from moodfuse.cache.store import FeatureCache
+from moodfuse.fuse.protocols import NO_CROSSFIT, views_read
+from moodfuse.fuse.repeats import FoldPlans
 
 LIBRARIES = ("moodfuse", "numpy", "scipy", "scikit-learn", "lightgbm", "torch", "torchvision", "av")
 

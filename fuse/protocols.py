@@ -11,19 +11,19 @@ from typing import Literal
 
 import numpy as np
 
-from cache.errors import UnknownNameError
-from cache.folds import Unit, can_cross_fit, deal, pair_holdouts, single_holdouts, validate
-from cache.recipe import views_of
-from cache.records import Block, ClipStatus, Holdout, Plan
-from cache.runs import LEAKY
-from cache.store import FeatureCache
-from fuse.combinations import Combination
-from fuse.derived import Memory, derive_logits, logits_alone
-from fuse.design import Ingredients, assemble, unguarded
-from fuse.features import Features, Level
-from fuse.logits import centred_scores, logits_for_fold
-from fuse.matrix import DesignMatrix
-from fuse.workers import Workers
+from moodfuse.cache.errors import UnknownNameError
+from moodfuse.cache.folds import Unit, can_cross_fit, deal, pair_holdouts, single_holdouts, validate
+from moodfuse.cache.recipe import views_of
+from moodfuse.cache.records import Block, ClipStatus, Holdout, Plan
+from moodfuse.cache.runs import LEAKY
+from moodfuse.cache.store import FeatureCache
+from moodfuse.fuse.combinations import Combination
+from moodfuse.fuse.cross_fitting import centred_scores, logits_for_fold
+from moodfuse.fuse.derived import Memory, derive_logits, logits_alone
+from moodfuse.fuse.design import Ingredients, assemble, unguarded
+from moodfuse.fuse.features import Features, Level
+from moodfuse.fuse.matrix import DesignMatrix
+from moodfuse.fuse.workers import Workers
 
 Protocol = Literal["crossfit", "no-crossfit", "leaky"]
 CROSSFIT: Protocol = "crossfit"
@@ -127,8 +127,14 @@ def choose_protocol(cache: FeatureCache, sources: Sequence[str], wanted: str | N
     protocol = CROSSFIT if wanted is None else check_protocol(wanted)
     if protocol != CROSSFIT:
         return protocol
-    made = wanted is not None or all(has_networks(cache, source, cache.plan, pairs=True) for source in sources)
-    return CROSSFIT if made and can_cross_fit(cache.plan, cache.clips, views_read(cache, sources)) else NO_CROSSFIT
+    made = wanted is not None or all(
+        has_networks(cache, source, cache.plan, pairs=True) for source in sources
+    )
+    return (
+        CROSSFIT
+        if made and can_cross_fit(cache.plan, cache.clips, views_read(cache, sources))
+        else NO_CROSSFIT
+    )
 
 
 def views_read(cache: FeatureCache, sources: Sequence[str]) -> tuple[str, ...]:
@@ -144,7 +150,9 @@ def clip_plan(cache: FeatureCache) -> Plan:
     return replace(cache.plan, assignment=assignment)
 
 
-def without_logits(cache: FeatureCache, plan: Plan, sources: Sequence[str], protocol: Protocol) -> tuple[str, ...]:
+def without_logits(
+    cache: FeatureCache, plan: Plan, sources: Sequence[str], protocol: Protocol
+) -> tuple[str, ...]:
     """The sources whose logits are fitted here, told without reading their embeddings."""
     holdout = Holdout.of(()) if protocol == LEAKY else Holdout.of(0)
     return tuple(source for source in sources if not cache.has_logits(source, holdout, plan=plan))
@@ -195,7 +203,9 @@ def load_features(
     lacking = [source for source in sources if embedding[source, 0].logits is None]
     bare = [block for block in blocks.values() if block.logits is None]
     networks = pairs | {(source, Holdout.of(fold)): block for (source, fold), block in embedding.items()}
-    networks |= derive_logits(cache, plan, bare, views=views_read(cache, sources), workers=workers, memory=memory)
+    networks |= derive_logits(
+        cache, plan, bare, views=views_read(cache, sources), workers=workers, memory=memory
+    )
     lean = {name: logits_alone(block) for name, block in networks.items()}
     logits: dict[tuple[str, int], Features] = {}
     for source, fold in embedding:
@@ -220,7 +230,7 @@ def _leaky_features(cache: FeatureCache, plan: Plan, sources: Sequence[str]) -> 
 
 
 def _with_leaky_logits(cache: FeatureCache, block: Block) -> Block:
-    from fuse.heads import make_head
+    from moodfuse.fuse.heads.registry import make_head
 
     index = np.array([cache.classes.index(status.clip.label) for status in cache.clips])
     having = np.array([digest not in block.absent for digest in block.digests])

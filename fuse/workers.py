@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from cache.cluster import run_on_cluster
+from moodfuse.cache.cluster import run_on_cluster
 
 log = logging.getLogger(__name__)
 LOCKS = 64
@@ -25,14 +25,16 @@ class Workers:
     jobs : int
         Worker processes of one thread each; one job runs in this process.
     scheduler : str or None
-        Address of a Dask cluster, as for `cache.cluster.cluster_address`, that takes their place.
+        Address of a Dask cluster, as for `moodfuse.cache.cluster.cluster_address`, that takes their place.
     """
 
     jobs: int = 1
     scheduler: str | None = None
 
 
-def run_parallel(calls: Iterable[Call], *, total: int, workers: Workers, what: str) -> Iterator[tuple[int, Any]]:
+def run_parallel(
+    calls: Iterable[Call], *, total: int, workers: Workers, what: str
+) -> Iterator[tuple[int, Any]]:
     """Results of calls as they are done, under a bar; who works changes none.
 
     Parameters

@@ -5,7 +5,6 @@ Exit codes: 0 done; 1 failed; 2 wrong usage or input; 3 done, but some clips wer
 
 import errno
 import importlib
-import importlib.util
 import io
 import logging
 import os
@@ -13,33 +12,46 @@ import sys
 import tomllib
 import warnings
 from contextlib import suppress
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
-from cache.csv_rows import check_encoding
-from cache.errors import MoodfuseError
-from cache.names import printable_lines
 from moodfuse._version import __version__
+from moodfuse.cache.console import printable_lines
+from moodfuse.cache.csv_rows import check_encoding
+from moodfuse.cache.errors import MoodfuseError
 
 INTERRUPTED = 130
 _NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 COMMANDS: dict[str, tuple[str, str]] = {
-    "check": ("extract.cli:check_command", "Say what would be read, refused, grouped and duplicated."),
-    "extract": ("extract.cli:extract_command", "Decode clips, tune networks, cache their embeddings."),
-    "fuse": ("moodfuse.fuse_command:fuse_command", "Train fusion heads on the cached features; export a model."),
-    "evaluate": ("moodfuse.evaluate_command:evaluate_command", "Report what the heads are worth, or test a model."),
-    "predict": ("moodfuse.predict_command:predict_command", "Label videos with an exported model."),
-    "cache": ("cache.cli:cache_group", "Look into a cache, check it, free space, and exchange features."),
-    "weights": ("extract.cli:weights_group", "List, fetch and convert pretrained weights."),
-    "serve": ("moodfuse.serving.command:serve_command", "Label videos over HTTP and in a browser."),
+    "check": (
+        "moodfuse.extract.cli:check_command",
+        "Say what would be read, refused, grouped and duplicated.",
+    ),
+    "extract": (
+        "moodfuse.extract.cli:extract_command",
+        "Decode clips, tune networks, cache their embeddings.",
+    ),
+    "fuse": (
+        "moodfuse.fuse_command:fuse_command",
+        "Train fusion heads on the cached features; export a model.",
+    ),
+    "evaluate": (
+        "moodfuse.evaluate_command:evaluate_command",
+        "Report what the heads are worth, or test a model.",
+    ),
+    "predict": ("moodfuse.predict.command:predict_command", "Label videos with an exported model."),
+    "cache": (
+        "moodfuse.cache.cli:cache_group",
+        "Look into a cache, check it, free space, and exchange features.",
+    ),
+    "weights": ("moodfuse.extract.cli:weights_group", "List, fetch and convert pretrained weights."),
+    "serve": ("moodfuse.serve.command:serve_command", "Label videos over HTTP and in a browser."),
     "demo": ("moodfuse.demo:demo_command", "Make a synthetic corpus and run all three stages on it."),
 }
 """Command name -> where it lives, and its line in the help."""
 
-_ROOMS = ("cache", "extract", "fuse", "evaluate")
 _OURS = "moodfuse"
 
 
@@ -88,9 +100,13 @@ def _read_config(ctx: click.Context, parameter: click.Parameter, value: Path | N
         raise click.BadParameter(f"{value}: not TOML ({error})") from error
     except OSError as error:
         raise click.BadParameter(f"{value}: cannot be read ({error.strerror or error})") from error
-    section = values.get(ctx.info_name or "", {key: item for key, item in values.items() if not isinstance(item, dict)})
+    section = values.get(
+        ctx.info_name or "", {key: item for key, item in values.items() if not isinstance(item, dict)}
+    )
     if not isinstance(section, dict):
-        raise click.BadParameter(f"{value}: {ctx.info_name} is {section!r}; expected a table, [{ctx.info_name}]")
+        raise click.BadParameter(
+            f"{value}: {ctx.info_name} is {section!r}; expected a table, [{ctx.info_name}]"
+        )
     names, repeated = {}, set()
     for option in ctx.command.params:
         for flag in option.opts:
@@ -124,7 +140,6 @@ def group(verbose: bool) -> None:
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
     # Said once on importing joblib; `fuse` itself says what follows from it, and what to do.
     warnings.filterwarnings("ignore", message=".*joblib will operate in serial mode")
-    refuse_strangers()
 
 
 class LogFormatter(logging.Formatter):
@@ -133,34 +148,6 @@ class LogFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Format one record."""
         return printable_lines(super().format(record))
-
-
-def refuse_strangers() -> None:
-    """Refuse to start where another distribution owns one of our import names, as Hugging Face's `evaluate` does.
-
-    Raises
-    ------
-    MoodfuseError
-        Naming the room and where it came from.
-    """
-    home = Path(__file__).resolve().parent.parent
-    for room in _ROOMS:
-        spec = importlib.util.find_spec(room)
-        if spec is not None and spec.origin and Path(spec.origin).resolve().parent.parent == home:
-            continue
-        raise MoodfuseError(
-            f"the import name {room!r} belongs to another package ({spec.origin if spec else 'nothing'}); "
-            "install moodfuse in an environment of its own"
-        )
-    for stranger in ("evaluate", "fusepy"):
-        try:
-            metadata.distribution(stranger)
-        except metadata.PackageNotFoundError:
-            continue
-        raise MoodfuseError(
-            f"the distribution {stranger!r} is installed beside moodfuse and owns one of its import names; "
-            f"uninstall it, or install moodfuse in an environment of its own"
-        )
 
 
 def prepare_streams() -> None:
@@ -186,7 +173,11 @@ def main(arguments: list[str] | None = None) -> Any:
         code = group.main(arguments, prog_name="moodfuse", standalone_mode=False)
         sys.stdout.flush()
     except (click.exceptions.Abort, KeyboardInterrupt) as error:
-        left = error.args[0] if error.args else "what was finished is in the cache, run the command again to go on"
+        left = (
+            error.args[0]
+            if error.args
+            else "what was finished is in the cache, run the command again to go on"
+        )
         _leave(INTERRUPTED, f"interrupted; {left}")
     except click.ClickException as error:
         shown = io.StringIO()
@@ -204,7 +195,9 @@ def main(arguments: list[str] | None = None) -> Any:
         if error.errno not in _NOT_WRITTEN:
             raise
         if error.filename is None:
-            _leave(1, f"Error: the output cannot be written ({error.strerror}); make room, or write elsewhere")
+            _leave(
+                1, f"Error: the output cannot be written ({error.strerror}); make room, or write elsewhere"
+            )
         _leave(1, f"Error: {error.filename}: {error.strerror}; make room, or check the disk")
     _leave(code if isinstance(code, int) else 0)
 

@@ -6,25 +6,31 @@ from random import Random
 
 import click
 
-from cache.csv_rows import csv_rows
+from moodfuse.cache.csv_rows import csv_rows
 
 
 @click.command("demo")
 @click.option(
-    "--output", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Where it goes."
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("demo"),
+    show_default=True,
+    help="Where it goes.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the corpus and the fold plan.")
-@click.option("--shuffle-labels", type=int, help="Permute labels between groups with this seed, to see chance.")
+@click.option(
+    "--shuffle-labels", type=int, help="Permute labels between groups with this seed, to see chance."
+)
 @click.pass_context
 def demo_command(ctx: click.Context, output: Path, seed: int, shuffle_labels: int | None) -> None:
     """Make a synthetic corpus of 48 music videos and run extract, fuse and evaluate on it, by the recipe `demo`.
 
     Example: moodfuse demo --output demo
     """
-    from cache.runs import LEAKY, run_names
-    from cache.store import FeatureCache
+    from moodfuse.cache.runs import LEAKY, run_names
+    from moodfuse.cache.store import FeatureCache
     from moodfuse.cli import group
-    from moodfuse.corpus import ClipSettings, CorpusSettings, make_corpus
+    from moodfuse.synthetic_corpus import ClipSettings, CorpusSettings, make_corpus
 
     click.echo(f"making a synthetic corpus in {output / 'corpus'}", err=True)
     settings = CorpusSettings(clips_per_group=(2, 1, 1), clip=ClipSettings(seed=seed))

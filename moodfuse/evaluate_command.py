@@ -6,13 +6,15 @@ from typing import Any
 
 import click
 
-from cache.names import printable
-from evaluate.cli import evaluate_command as stage_three
+from moodfuse.cache.console import printable
+from moodfuse.evaluate.cli import evaluate_command as stage_three
 from moodfuse.options import refuse_given
 
 _MODEL = (
     click.Argument(["data"], required=False, type=click.Path(path_type=Path)),
-    click.Option(["--model"], type=click.Path(path_type=Path), help="Score this model on DATA, which it never saw."),
+    click.Option(
+        ["--model"], type=click.Path(path_type=Path), help="Score this model on DATA, which it never saw."
+    ),
     click.Option(["--group-pattern"], help="With --model: as for extract."),
     click.Option(["--jobs"], type=click.IntRange(min=1), default=2, help="With --model: decoding processes."),
     click.Option(["--device"], help="With --model: as for predict."),
@@ -30,17 +32,23 @@ def _evaluate(
     **options: Any,
 ) -> int | None:
     if (model is None) != (data is None) or (model is None) == (cache_path is None):
-        raise click.UsageError("give --cache DIR for the report of a run, or --model DIR and DATA to test a model")
+        raise click.UsageError(
+            "give --cache DIR for the report of a run, or --model DIR and DATA to test a model"
+        )
     ctx = click.get_current_context()
     if model is None or data is None:
         refuse_given(
-            ctx, ("group_pattern", "jobs", "device"), "belongs to --model; a run has its groups and predictions already"
+            ctx,
+            ("group_pattern", "jobs", "device"),
+            "belongs to --model; a run has its groups and predictions already",
         )
         assert stage_three.callback is not None
         stage_three.callback(cache_path=cache_path, **options)
         return None
     of_a_run = ("run", "compare", "inflation", "no_thumbnails")
-    refuse_given(ctx, of_a_run, "belongs to --cache; a model is scored on its own, and its report has no pictures")
+    refuse_given(
+        ctx, of_a_run, "belongs to --cache; a model is scored on its own, and its report has no pictures"
+    )
     return _test(TestWish(model, data, group_pattern, jobs, device), options)
 
 
@@ -56,12 +64,12 @@ class TestWish:
 
 
 def _test(wish: TestWish, options: dict[str, Any]) -> int:
-    from evaluate.cli import progress, write_all
-    from evaluate.evaluation import evaluate_run
-    from evaluate.tables import print_table
-    from moodfuse.labelling import REFUSED
+    from moodfuse.evaluate.cli import progress, write_all
+    from moodfuse.evaluate.evaluation import evaluate_run
+    from moodfuse.evaluate.report.terminal import print_table
     from moodfuse.model.model import Model
-    from moodfuse.testing import read_clips, run_test
+    from moodfuse.predict.batch import REFUSED
+    from moodfuse.test_set import read_clips, run_test
 
     def say(line: str) -> None:
         click.echo(printable(line), err=True)
@@ -80,7 +88,8 @@ evaluate_command = click.Command(
     "evaluate",
     callback=_evaluate,
     params=[*(item for item in stage_three.params if item.name != "cache_path"), *_MODEL],
-    help=(stage_three.help or "") + "\n\nOr, of a model: moodfuse evaluate --model model test.csv --output test-report",
+    help=(stage_three.help or "")
+    + "\n\nOr, of a model: moodfuse evaluate --model model test.csv --output test-report",
 )
 evaluate_command.params.insert(
     0, click.Option(["--cache", "cache_path"], type=click.Path(path_type=Path), help="Cache folder.")

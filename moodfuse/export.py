@@ -8,22 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from cache.errors import InputError, UnknownNameError
-from cache.folds import units_of
-from cache.records import WINDOW_S
-from cache.runs import DEFAULTS, Result, Run, run_folder
-from cache.seals import check_sealed
-from cache.store import FeatureCache
-from evaluate.choosing import not_worse
-from evaluate.groups import draw_groups
-from evaluate.results import run_labels
-from fuse.ablation import AblationSettings, Row, planned_rows, sources_of
-from fuse.features import check_level
-from fuse.notes import missing_views, versions
-from fuse.protocols import choose_protocol
-from fuse.shipping import Scored, Shipped, networks_needed, ship, why_not_shipped
+from moodfuse.cache.errors import InputError, UnknownNameError
+from moodfuse.cache.folds import units_of
+from moodfuse.cache.records import WINDOW_S
+from moodfuse.cache.runs import DEFAULTS, Result, Run, run_folder
+from moodfuse.cache.storage.weight_files import check_sealed
+from moodfuse.cache.store import FeatureCache
+from moodfuse.evaluate.choosing import not_worse
+from moodfuse.evaluate.resampling import draw_groups
+from moodfuse.evaluate.results import run_labels
+from moodfuse.fuse.ablation import AblationSettings, Row, planned_rows, sources_of
+from moodfuse.fuse.features import check_level
+from moodfuse.fuse.final_fit import Scored, Shipped, networks_needed, ship, why_not_shipped
+from moodfuse.fuse.notes import missing_views, versions
+from moodfuse.fuse.protocols import choose_protocol
 from moodfuse.model.card import ModelCard, ModelFile, ModelSource
-from moodfuse.model.description import described
+from moodfuse.model.card_text import described
 from moodfuse.model.expected import DRAWS, expected_scores
 from moodfuse.model.folder import ARRAYS, TRAINING, arrays_of, write_model
 from moodfuse.model.training import training_file
@@ -95,10 +95,13 @@ def check_planned(cache: FeatureCache, ablation: AblationSettings, settings: Exp
     protocol = choose_protocol(cache, sources, ablation.protocol)
     wanted = rows if settings.best else [find_result(rows, settings.result)]
     reasons = [
-        why_not_shipped(cache, Scored(row.sources, row.head, row.level, protocol, beside=sources)) for row in wanted
+        why_not_shipped(cache, Scored(row.sources, row.head, row.level, protocol, beside=sources))
+        for row in wanted
     ]
     if all(reasons):
-        raise InputError(f"--export {settings.result}: cannot be exported, so nothing was fused: {reasons[0]}")
+        raise InputError(
+            f"--export {settings.result}: cannot be exported, so nothing was fused: {reasons[0]}"
+        )
 
 
 def _check_folder(folder: Path) -> None:
@@ -130,7 +133,11 @@ def export_model(
     result, why = _best(cache, run, say) if settings.best else (find_result(run.results, settings.result), "")
     shipped = ship(cache, scored_of(run, result))
     sources, networks = _sources(cache, shipped)
-    files: dict[str, Content] = {**networks, ARRAYS: arrays_of(shipped.fusion), TRAINING: training_file(cache)}
+    files: dict[str, Content] = {
+        **networks,
+        ARRAYS: arrays_of(shipped.fusion),
+        TRAINING: training_file(cache),
+    }
     if shipped.trees:
         files["trees.txt"] = shipped.trees
     notes = reading_notes(cache)
@@ -159,16 +166,22 @@ class _Made:
 def reading_notes(cache: FeatureCache) -> tuple[str, ...]:
     """Options and windows of `extract` that the model does not apply itself, as sentences with what to pass."""
     notes = []
-    options = {name: value for name, value in cache.reading.items() if name not in ("missing", "group-pattern")}
+    options = {
+        name: value for name, value in cache.reading.items() if name not in ("missing", "group-pattern")
+    }
     if options:
-        words = " ".join(f"--{name}" if value is True else f"--{name} {value:g}" for name, value in options.items())
+        words = " ".join(
+            f"--{name}" if value is True else f"--{name} {value:g}" for name, value in options.items()
+        )
         notes.append(f"extract read the training clips with {words}; pass the same options to predict")
     if "group-pattern" in cache.reading:
         pattern = shlex.quote(str(cache.reading["group-pattern"]))
         notes.append(
             f"extract grouped the training clips with --group-pattern {pattern}; pass the same to evaluate --model"
         )
-    windows = [status.clip.end_s - status.clip.start_s for status in cache.clips if status.clip.end_s is not None]
+    windows = [
+        status.clip.end_s - status.clip.start_s for status in cache.clips if status.clip.end_s is not None
+    ]
     lengths = sorted(length for length in windows if abs(length - WINDOW_S) > 1e-3)
     if lengths:
         span = f"{lengths[0]:g}" if lengths[0] == lengths[-1] else f"{lengths[0]:g} to {lengths[-1]:g}"
@@ -239,7 +252,9 @@ def _check_same(cache: FeatureCache, run: Run) -> None:
     folds = tuple(cache.plan.assignment[status.digest] for status in clips)
     labels, groups = (tuple(status.clip.label for status in clips), tuple(status.group for status in clips))
     now = (tuple(status.digest for status in clips), labels, groups, folds, missing_views(cache))
-    recipes = {source: cache.recipe(source).digest16 for source, _ in run.recipes if source in cache.sources()}
+    recipes = {
+        source: cache.recipe(source).digest16 for source, _ in run.recipes if source in cache.sources()
+    }
     if now != (run.digests, run.labels, run.groups, run.folds, run.missing) or recipes != dict(run.recipes):
         raise InputError(
             f"run {run.name!r} is of other clips, labels, groups, folds or recipes than {cache.path} has in force now; "
@@ -260,7 +275,9 @@ def _best(cache: FeatureCache, run: Run, say: Callable[[str], None]) -> tuple[Re
     for why, count in reasons.items():
         say(f"{count} of {len(run.results)} results cannot be exported: {why}")
     if not found:
-        raise InputError(f"no result of run {run.name!r} can be exported: {next(iter(reasons), 'it holds none')}")
+        raise InputError(
+            f"no result of run {run.name!r} can be exported: {next(iter(reasons), 'it holds none')}"
+        )
     drawn = draw_groups(run.groups, draws=DRAWS, seed=0)
     kept = not_worse(run_labels(run), {name: item.probabilities for name, item in found.items()}, drawn)
     top, least = next(iter(kept.items()))
@@ -311,7 +328,9 @@ def _sources(cache: FeatureCache, shipped: Shipped) -> tuple[tuple[ModelSource, 
 
 def _network(path: Path, source: str) -> Path:
     if not path.is_file():
-        raise InputError(f"{source}: its network {path} is not in the cache; run extract again with --source {source}")
+        raise InputError(
+            f"{source}: its network {path} is not in the cache; run extract again with --source {source}"
+        )
     check_sealed(path)
     return path
 
@@ -319,5 +338,7 @@ def _network(path: Path, source: str) -> Path:
 def _decoder(cache: FeatureCache) -> str:
     found = sorted({status.decoder for status in cache.clips})
     if len(found) != 1:
-        raise InputError(f"the clips were read by several decoders ({', '.join(found)}); run extract again, then fuse")
+        raise InputError(
+            f"the clips were read by several decoders ({', '.join(found)}); run extract again, then fuse"
+        )
     return found[0]

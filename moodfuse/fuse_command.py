@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
-from cache.names import printable
-from fuse.cli import ablation_settings
-from fuse.cli import fuse_command as stage_two
+from moodfuse.cache.console import printable
+from moodfuse.fuse.cli import ablation_settings
+from moodfuse.fuse.cli import fuse_command as stage_two
 from moodfuse.options import refuse_given
 
 _EXPORT = (
@@ -38,12 +38,14 @@ def _fuse(*, wanted: str | None, folder: Path | None, missing: str | None, **opt
     ctx = click.get_current_context()
     assert stage_two.callback is not None
     if wanted is None:
-        refuse_given(ctx, ("folder", "missing"), "belongs to --export; add --export best, or the name of a result")
+        refuse_given(
+            ctx, ("folder", "missing"), "belongs to --export; add --export best, or the name of a result"
+        )
         stage_two.callback(**options)
         return
-    from cache.run_folders import check_new_name
-    from cache.runs import read_run, run_names
-    from cache.store import FeatureCache
+    from moodfuse.cache.run_folders import check_new_name
+    from moodfuse.cache.runs import read_run, run_names
+    from moodfuse.cache.store import FeatureCache
     from moodfuse.export import ExportSettings, check_planned, export_model, model_folder
 
     cache, name = FeatureCache(options["cache_path"]), options["run_name"]
@@ -53,12 +55,16 @@ def _fuse(*, wanted: str | None, folder: Path | None, missing: str | None, **opt
         return ExportSettings(wanted, folder or model_folder(cache, run), impute)
 
     if name in run_names(cache):
-        refuse_given(ctx, _OF_A_FIT, f"changes nothing of {name}, which is there already; leave it, or --run, out")
+        refuse_given(
+            ctx, _OF_A_FIT, f"changes nothing of {name}, which is there already; leave it, or --run, out"
+        )
         run = read_run(cache, name)
     else:
         check_planned(cache, ablation_settings(options), settings(check_new_name(cache, name)))
         run = stage_two.callback(**options)
-    done = export_model(cache, run, settings(run.name), say=lambda line: click.echo(printable(line), err=True))
+    done = export_model(
+        cache, run, settings(run.name), say=lambda line: click.echo(printable(line), err=True)
+    )
     if done.why:
         click.echo(printable(done.why), err=True)
     expected = done.card.expected

@@ -33,4 +33,7 @@ def test_the_table_of_weights_is_that_of_the_registry(script: dict) -> None:
 
 def test_published_sizes(layers: dict[str, str]) -> None:
     """C3D has 27.66 million parameters in its convolutions, I3D 12.29 million before its classifier."""
-    assert "| **trunk** | | **27,655,936** |" in layers["c3d"] and "| **trunk** | | **12,287,264** |" in layers["i3d"]
+    assert (
+        "| **trunk** | | **27,655,936** |" in layers["c3d"]
+        and "| **trunk** | | **12,287,264** |" in layers["i3d"]
+    )

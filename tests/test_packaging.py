@@ -1,4 +1,4 @@
-"""The wheel that users install holds every room whole, and nothing else."""
+"""The wheel that users install holds every module and data file, and nothing else."""
 
 import ast
 import re
@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ("cache", "extract", "fuse", "evaluate", "moodfuse")
+STAGES = ("cache", "extract", "fuse", "evaluate")
 NOT_SOURCE = shutil.ignore_patterns("__pycache__", ".*")
 
 
@@ -24,8 +24,8 @@ NOT_SOURCE = shutil.ignore_patterns("__pycache__", ".*")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Copy what a wheel is built from, so that building leaves nothing in the repository."""
     copy = tmp_path_factory.mktemp("checkout")
-    for room in ROOMS:
-        shutil.copytree(ROOT / room, copy / room, ignore=NOT_SOURCE)
+    for folder in (*STAGES, "moodfuse"):
+        shutil.copytree(ROOT / folder, copy / folder, symlinks=True, ignore=NOT_SOURCE)
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy / name)
     return copy
@@ -36,7 +36,9 @@ def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> zipfile.P
     """Build a wheel through the backend's own hook, as an installer does, with nothing fetched."""
     folder = tmp_path_factory.mktemp("wheel")
     hook = f"from setuptools import build_meta; build_meta.build_wheel({str(folder)!r})"
-    built = subprocess.run([sys.executable, "-c", hook], cwd=checkout, capture_output=True, text=True, timeout=120)
+    built = subprocess.run(
+        [sys.executable, "-c", hook], cwd=checkout, capture_output=True, text=True, timeout=120
+    )
     assert built.returncode == 0, built.stderr
     (path,) = folder.glob("*.whl")
     return zipfile.Path(path)
@@ -57,30 +59,17 @@ def metadata(wheel: zipfile.Path, name: str) -> str:
     return (folder / name).read_text("utf-8")
 
 
-def test_setup_lists_every_folder_with_modules(described: dict[str, object], checkout: Path) -> None:
-    """The packages in setup.py are the folders of the rooms that hold .py files, each once."""
-    modules = (module for room in ROOMS for module in (checkout / room).rglob("*.py"))
-    folders = {".".join(module.parent.relative_to(checkout).parts) for module in modules}
-    packages = described["packages"]
-    assert isinstance(packages, list)
-    assert sorted(packages) == sorted(folders)
-
-
-def test_wheel_holds_every_file_of_every_room(wheel: zipfile.Path, checkout: Path) -> None:
-    """Each module, recipe, template and format page of a room is in the wheel, and no other file is."""
-    expected = {path.relative_to(checkout).as_posix() for room in ROOMS for path in source_files(checkout / room)}
+def test_wheel_holds_every_file(wheel: zipfile.Path, checkout: Path) -> None:
+    """Each module, recipe, template and format page is in the wheel under moodfuse/, and no other file is."""
+    in_stages = [path for stage in STAGES for path in files(checkout / stage)]
+    stages = {f"moodfuse/{path.relative_to(checkout).as_posix()}" for path in in_stages}
+    own = {path.relative_to(checkout).as_posix() for path in files(checkout / "moodfuse")}
     packed = {name for name in wheel.root.namelist() if not name.endswith("/")}
-    assert {name for name in packed if ".dist-info/" not in name} == expected
+    assert {name for name in packed if ".dist-info/" not in name} == stages | own
+    assert {"moodfuse/py.typed", "moodfuse/cache/FORMAT.md"} <= packed
 
 
-def test_wheel_holds_package_data(wheel: zipfile.Path) -> None:
-    """The published cache format and at least one recipe are in the wheel."""
-    names = wheel.root.namelist()
-    assert "cache/FORMAT.md" in names
-    assert any(name.startswith("extract/recipes/") and name.endswith(".toml") for name in names)
-
-
-def test_wheel_says_version_licence_and_command(wheel: zipfile.Path) -> None:
+def test_wheel_has_version_licence_and_command(wheel: zipfile.Path) -> None:
     """The wheel's metadata carries the version of moodfuse/_version.py, the licence and the `moodfuse` command."""
     version = runpy.run_path(str(ROOT / "moodfuse" / "_version.py"))["__version__"]
     assert f"\nVersion: {version}\n" in metadata(wheel, "METADATA")
@@ -93,7 +82,9 @@ def requirements(described: dict[str, object], *extras: str) -> dict[str, Requir
     required, optional = described["install_requires"], described["extras_require"]
     assert isinstance(required, list)
     assert isinstance(optional, dict)
-    parsed = [Requirement(text) for text in [*required, *(text for extra in extras for text in optional[extra])]]
+    parsed = [
+        Requirement(text) for text in [*required, *(text for extra in extras for text in optional[extra])]
+    ]
     return {canonicalize_name(requirement.name): requirement for requirement in parsed}
 
 
@@ -103,7 +94,9 @@ def test_lock_file_agrees_with_setup(described: dict[str, object]) -> None:
     pins = [re.match(r"(\S+?)==(\S+)", entry) for entry in entries]
     assert all(pins)
     assert all("--hash=sha256:" in entry for entry in entries)
-    direct = {pin[1] for pin, entry in zip(pins, entries, strict=True) if pin and "moodfuse (setup.py)" in entry}
+    direct = {
+        pin[1] for pin, entry in zip(pins, entries, strict=True) if pin and "moodfuse (setup.py)" in entry
+    }
     wanted = requirements(described, "dev")
     assert direct == set(wanted), "run: make lock"
     outside = [pin[0] for pin in pins if pin and pin[1] in wanted and pin[2] not in wanted[pin[1]].specifier]
@@ -116,19 +109,23 @@ def test_lock_file_names_no_index() -> None:
 
 
 @pytest.mark.parametrize(
-    ("folders", "extras"), [(ROOMS, ("parquet", "serve", "distributed")), (("tests", "benchmarks"), ("dev",))]
+    ("folders", "extras"),
+    [((*STAGES, "moodfuse"), ("parquet", "serve", "distributed")), (("tests", "benchmarks"), ("dev",))],
 )
 def test_every_import_is_declared(
     described: dict[str, object], folders: tuple[str, ...], extras: tuple[str, ...]
 ) -> None:
     """Each distribution that a module imports is a requirement in setup.py: of its users, or for tests, of `dev`."""
-    files = [file for folder in folders for file in sorted((ROOT / folder).rglob("*.py"))]
-    own = {*ROOMS, "tests", *(path.stem for folder in ("tests", "benchmarks") for path in (ROOT / folder).rglob("*"))}
-    names = {name for file in files for name in imported(file)} - own - sys.stdlib_module_names
+    modules = [file for folder in folders for file in sorted((ROOT / folder).rglob("*.py"))]
+    scripts = (path.stem for folder in ("tests", "benchmarks") for path in (ROOT / folder).rglob("*"))
+    own = {"moodfuse", "tests", *scripts}
+    names = {name for module in modules for name in imported(module)} - own - sys.stdlib_module_names
     known = packages_distributions()
     declared = requirements(described, *extras)
     missing = {
-        name for name in names if not {canonicalize_name(found) for found in known.get(name, ())} & set(declared)
+        name
+        for name in names
+        if not {canonicalize_name(found) for found in known.get(name, ())} & set(declared)
     }
     assert not missing
 
@@ -144,6 +141,6 @@ def imported(file: Path) -> set[str]:
     return names
 
 
-def source_files(folder: Path) -> list[Path]:
-    """List the files under a folder, without the ones that importing or building left there."""
+def files(folder: Path) -> list[Path]:
+    """List the files under a folder, without links to other folders and what importing or building left there."""
     return [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]

@@ -8,13 +8,20 @@ from typing import Any
 import av
 import numpy as np
 
-from cache.records import WINDOW_S
-from extract.media.clock import PacketClock
-from extract.media.container import COMPLETE, MediaError, MediaFacts, Opened, read_facts, timed_streams
-from extract.media.limits import MAX_PACKETS
-from extract.media.pictures import Pictures
-from extract.media.sound import SAMPLES, Sound
-from extract.media.taker import Extent, Taker
+from moodfuse.cache.records import WINDOW_S
+from moodfuse.extract.media.clock import PacketClock
+from moodfuse.extract.media.container import (
+    COMPLETE,
+    MediaError,
+    MediaFacts,
+    Opened,
+    read_facts,
+    timed_streams,
+)
+from moodfuse.extract.media.frames import Pictures
+from moodfuse.extract.media.limits import MAX_PACKETS
+from moodfuse.extract.media.stream_decoder import Extent, Taker
+from moodfuse.extract.media.waveform import SAMPLES, Sound
 
 
 @dataclass(frozen=True)
@@ -139,12 +146,18 @@ def packets(opened: Opened) -> Iterator[tuple[Any, Any, bool]]:
     try:
         for number, packet in enumerate(opened.media.demux(*timed_streams(opened.media))):
             if number > MAX_PACKETS:
-                raise MediaError("too_much", opened.path, f"more than {MAX_PACKETS} packets before the window ends")
+                raise MediaError(
+                    "too_much", opened.path, f"more than {MAX_PACKETS} packets before the window ends"
+                )
             if packet.size:
                 lost = clock.place(packet) or lossy
                 if packet.stream in streams:
                     yield packet.stream, packet, lost
-    except (av.error.InvalidDataError, av.error.EOFError, IndexError):  # the last: a track turned up on the way
+    except (
+        av.error.InvalidDataError,
+        av.error.EOFError,
+        IndexError,
+    ):  # the last: a track turned up on the way
         pass
     for stream in streams:
         yield stream, None, False

@@ -18,12 +18,12 @@ import av
 from av.container import InputContainer
 from av.stream import Disposition
 
-from cache.errors import InputError
-from cache.records import WINDOW_S
-from extract.media.clock import JOINABLE, PacketClock
-from extract.media.codecs import PICTURE_CODECS, SOUND_CODECS
-from extract.media.framing import cut_wav_s, matroska_is_complete, mp3_was_longer, ogg_is_damaged
-from extract.media.limits import (
+from moodfuse.cache.errors import InputError
+from moodfuse.cache.records import WINDOW_S
+from moodfuse.extract.media.clock import JOINABLE, PacketClock
+from moodfuse.extract.media.codecs import PICTURE_CODECS, SOUND_CODECS
+from moodfuse.extract.media.framing import cut_wav_s, matroska_is_complete, mp3_was_longer, ogg_is_damaged
+from moodfuse.extract.media.limits import (
     MAX_ASPECT,
     MAX_CHANNELS,
     MAX_CODED_PIXELS,
@@ -32,7 +32,7 @@ from extract.media.limits import (
     MAX_PIXELS,
     MAX_RATE_HZ,
 )
-from extract.media.reasons import REASONS
+from moodfuse.extract.media.reasons import REASONS
 
 MAX_CLOCK_OFFSET_S = 1.0
 MAX_LEAD_IN_S = 0.2
@@ -118,7 +118,7 @@ class PacketCount:
     ----------
     ends_s : mapping from int to float
         The end of each stream by its index, seconds on the file's own clock, continued where that starts over (see
-        `extract.media.clock`).
+        `moodfuse.extract.media.clock`).
     restarted : bool
         Whether the file's own clock starts over.
     bytes : int
@@ -168,7 +168,11 @@ class Opened:
         is an estimate. Where nothing is declared for the stream itself it is the end of its packets in a file that is
         whole, and the end of the file in one that was cut.
         """
-        first_s = float(stream.start_time * stream.time_base) - self.origin_s if stream.start_time is not None else 0.0
+        first_s = (
+            float(stream.start_time * stream.time_base) - self.origin_s
+            if stream.start_time is not None
+            else 0.0
+        )
         counted = self.counted
         declared_end_s = self._declared_end_s(stream, first_s)
         packets_end_s = None if counted is None else counted.ends_s.get(stream.index)
@@ -263,7 +267,9 @@ def open_media(path: Path | str, *, threads: int = 1, one_view: bool = False, co
             counted = count_packets(path, status.st_mtime_ns)
             if media.format.name == MATROSKA and counted.bytes >= COMPLETE * status.st_size:
                 estimated = estimated or matroska_is_complete(path)
-            ends_s = [counted.ends_s.get(stream.index, 0.0) for stream in (video, audio) if stream is not None]
+            ends_s = [
+                counted.ends_s.get(stream.index, 0.0) for stream in (video, audio) if stream is not None
+            ]
             if any(ends_s):
                 end_s = _settled_end_s(end_s, max(ends_s), estimated=estimated)
     except BaseException:
@@ -328,7 +334,9 @@ def _open_container(path: Path) -> InputContainer:
     except (av.error.MemoryError, MemoryError) as error:
         raise MediaError("memory", path) from error
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        if getattr(error, "errno", 0) == errno.EACCES:  # demuxers give the other error of permissions for damage
+        if (
+            getattr(error, "errno", 0) == errno.EACCES
+        ):  # demuxers give the other error of permissions for damage
             raise MediaError("unreadable", path) from error
         _check_regular(path)  # it may have gone, or become something else, since it was looked at
         if _starts_as_mp4(path):
@@ -346,7 +354,11 @@ def _pick_streams(path: Path, media: InputContainer, *, threads: int, one_view: 
 
     Cover art is not a video stream.
     """
-    videos = [stream for stream in _by_preference(media, "video") if not Disposition.attached_pic & stream.disposition]
+    videos = [
+        stream
+        for stream in _by_preference(media, "video")
+        if not Disposition.attached_pic & stream.disposition
+    ]
     audios = _by_preference(media, "audio")
     if not videos and not audios:
         raise MediaError("not_media", path, "it has neither a video nor an audio stream")
@@ -366,7 +378,11 @@ def _by_preference(media: InputContainer, kind: Literal["video", "audio"]) -> li
 
     def rank(stream: Any) -> tuple[bool, bool, int]:
         context = stream.codec_context
-        return stream is not best, not Disposition.default & stream.disposition, -((context and context.bit_rate) or 0)
+        return (
+            stream is not best,
+            not Disposition.default & stream.disposition,
+            -((context and context.bit_rate) or 0),
+        )
 
     return sorted(streams, key=rank)
 

@@ -12,19 +12,19 @@ from pathlib import Path
 
 import av
 
-from extract.media.collect import Collectors, DecodedClip, collect, decode_into, settle_window
-from extract.media.container import MediaError, MediaFacts, open_media, probe
-from extract.media.pictures import Pictures
-from extract.media.reasons import REASONS
-from extract.media.sound import Sound
-from extract.media.taker import Taker, preroll_s
+from moodfuse.extract.media.collect import Collectors, DecodedClip, collect, decode_into, settle_window
+from moodfuse.extract.media.container import MediaError, MediaFacts, open_media, probe
+from moodfuse.extract.media.frames import Pictures
+from moodfuse.extract.media.reasons import REASONS
+from moodfuse.extract.media.stream_decoder import Taker, preroll_s
+from moodfuse.extract.media.waveform import Sound
 
 __all__ = ["DECODER", "REASONS", "DecodedClip", "MediaError", "MediaFacts", "probe", "read_clip"]
 
 DECODER = f"pyav {av.__version__}, rules 2"
 """What decides the decoded bits; it enters the cache's identity. Raise the number whenever the rules here change.
 
-Exceptions are rules for files that were refused before (see `REFUSAL_RULES` of `extract.examine`), or shown wrongly:
+Exceptions are rules for files that were refused before (see `REFUSAL_RULES` of `moodfuse.extract.dataset.ingest`), or shown wrongly:
 changing them must not invalidate existing caches. So mirrored clips keep their old frames in existing caches.
 """
 COUNTED_AGAIN = frozenset({"truncated", "window_outside"})

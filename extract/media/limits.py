@@ -8,7 +8,7 @@ import math
 import os
 from dataclasses import dataclass, field
 
-from cache.errors import InputError
+from moodfuse.cache.errors import InputError
 
 MAX_PIXELS = 3840 * 2160
 MAX_ASPECT = 20
@@ -47,7 +47,9 @@ class Limits:
         if not 0 < self.deadline_s <= MAX_DEADLINE_S:
             raise InputError(f"the deadline is {self.deadline_s} s; expected more than 0, and a year at most")
         if not (math.isfinite(self.deadline_per_s) and self.deadline_per_s >= 0):
-            raise InputError(f"the deadline is {self.deadline_per_s} s for a second of a clip; expected 0 or more")
+            raise InputError(
+                f"the deadline is {self.deadline_per_s} s for a second of a clip; expected 0 or more"
+            )
         if not 64 <= self.memory_mb <= MAX_MEMORY_MB:
             raise InputError(f"{self.memory_mb} MB of memory for a clip; expected 64 to {MAX_MEMORY_MB}")
 

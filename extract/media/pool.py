@@ -25,12 +25,12 @@ from typing import Generic, Protocol, TypeVar
 
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
-from cache.errors import WorkersError
-from cache.records import WINDOW_S
-from extract.media.collect import settle_window
-from extract.media.container import MediaError, MediaFacts, open_media, read_facts
-from extract.media.decode import DecodedClip, read_clip
-from extract.media.limits import Limits, allow_cpu, confine
+from moodfuse.cache.errors import WorkersError
+from moodfuse.cache.records import WINDOW_S
+from moodfuse.extract.media.collect import settle_window
+from moodfuse.extract.media.container import MediaError, MediaFacts, open_media, read_facts
+from moodfuse.extract.media.decode import DecodedClip, read_clip
+from moodfuse.extract.media.limits import Limits, allow_cpu, confine
 
 AHEAD_PER_JOB = 2
 POOLS_PER_REQUEST = 3
@@ -47,7 +47,15 @@ NOT_STARTED = (
 )
 
 LOCKS_PER_POOL = 2
-NO_SHARED_MEMORY = (errno.ENOENT, errno.ENOSYS, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT)
+NO_SHARED_MEMORY = (
+    errno.ENOENT,
+    errno.ENOSYS,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOSPC,
+    errno.EDQUOT,
+)
 
 
 class Request(Protocol):
@@ -64,7 +72,7 @@ class Request(Protocol):
 
 @dataclass(frozen=True)
 class DecodeRequest:
-    """One clip to decode; the fields are those of `extract.media.decode.read_clip`."""
+    """One clip to decode; the fields are those of `moodfuse.extract.media.decode.read_clip`."""
 
     path: Path
     start_s: float = 0.0
@@ -189,7 +197,9 @@ class _Crew(Generic[Asked, Found]):
     def _start(self) -> ProcessPool:
         check_locks()
         context = multiprocessing.get_context("spawn")
-        return ProcessPool(max_workers=self.jobs, context=context, initializer=prepare_worker, initargs=(self.limits,))
+        return ProcessPool(
+            max_workers=self.jobs, context=context, initializer=prepare_worker, initargs=(self.limits,)
+        )
 
     def _schedule(self, request: Asked) -> "ProcessFuture[Found]":
         if not self.pool.active:

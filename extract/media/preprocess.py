@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cache.errors import InputError
-from cache.media import Media
-from extract.networks.registry import AudioPreprocessing, Preprocessing, VideoPreprocessing
+from moodfuse.cache.errors import InputError
+from moodfuse.cache.media import Media
+from moodfuse.extract.networks.registry import AudioPreprocessing, Preprocessing, VideoPreprocessing
 
 _RESIZES_BYTES = ("AVX2", "AVX512")
 """Where torch resizes bytes as they are, and torchvision has it do so; elsewhere torchvision knows the way."""
@@ -77,7 +77,9 @@ def video_input(
         If the frames have another shape or type.
     """
     if frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape or frames.dtype != np.uint8:
-        raise InputError(f"frames are {frames.dtype} of shape {list(frames.shape)}, expected uint8 [T, H, W, 3] in RGB")
+        raise InputError(
+            f"frames are {frames.dtype} of shape {list(frames.shape)}, expected uint8 [T, H, W, 3] in RGB"
+        )
     chosen = frame_indices(len(frames), min(len(frames), preprocessing.frames), generator)
     pixels = resized_frames(frames[chosen], preprocessing)
     height, width = pixels.shape[2:]
@@ -113,9 +115,13 @@ def _resize(pixels: Tensor, height: int, width: int, *, antialias: bool) -> Tens
         from torchvision.transforms import InterpolationMode  # takes seconds to import
         from torchvision.transforms.v2 import functional as transforms
 
-        resized: Tensor = transforms.resize(pixels, [height, width], InterpolationMode.BILINEAR, antialias=True)
+        resized: Tensor = transforms.resize(
+            pixels, [height, width], InterpolationMode.BILINEAR, antialias=True
+        )
         return resized
-    resized = torch.nn.functional.interpolate(pixels.float(), (height, width), mode="bilinear", align_corners=False)
+    resized = torch.nn.functional.interpolate(
+        pixels.float(), (height, width), mode="bilinear", align_corners=False
+    )
     return resized.round_().to(torch.uint8)
 
 
@@ -217,12 +223,18 @@ def random_gain(most_db: float, generator: torch.Generator) -> float:
     return float(10 ** (share * most_db / 20))
 
 
-def _crop_place(spare_h: int, spare_w: int, generator: torch.Generator | None, centre: str) -> tuple[int, int, bool]:
+def _crop_place(
+    spare_h: int, spare_w: int, generator: torch.Generator | None, centre: str
+) -> tuple[int, int, bool]:
     if generator is None:
         if centre == "even":
             return round(spare_h / 2), round(spare_w / 2), False
         return spare_h // 2, spare_w // 2, False
-    return _random_below(spare_h, generator), _random_below(spare_w, generator), bool(_random_below(1, generator))
+    return (
+        _random_below(spare_h, generator),
+        _random_below(spare_w, generator),
+        bool(_random_below(1, generator)),
+    )
 
 
 def _random_below(most: int, generator: torch.Generator | None) -> int:

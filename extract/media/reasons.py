@@ -1,6 +1,6 @@
 """Why a clip is refused: a closed list of codes, the same in every command, each with its remedy."""
 
-from extract.media.limits import MAX_ASPECT
+from moodfuse.extract.media.limits import MAX_ASPECT
 
 REASONS: dict[str, str] = {
     "missing": "no such file; check the path in the folder or the CSV",

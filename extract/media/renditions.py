@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.media import Media, MediaStore, Rendition
-from cache.pictures import CODING
-from cache.recipe import Recipe
-from extract.media.decode import DECODER, DecodedClip
-from extract.networks.registry import Preprocessing, VideoPreprocessing, preprocessing_from_record
+from moodfuse.cache.media import Media, MediaStore, Rendition
+from moodfuse.cache.pictures import CODING
+from moodfuse.cache.recipe import Recipe
+from moodfuse.extract.media.decode import DECODER, DecodedClip
+from moodfuse.extract.networks.registry import Preprocessing, VideoPreprocessing, preprocessing_from_record
 
 SHORT_SIDE_PX = 256
 """Short side of the frames of every clip as decoded."""
@@ -41,7 +41,9 @@ def rendition_for(preprocessing: Preprocessing) -> Rendition:
     else:
         size = f"short side {preprocessing.resize_short_side_px} px"
     how = "antialiased" if preprocessing.antialias else "not antialiased"
-    return Rendition("picture", f"{MEDIA_RULES}, picture; where that is smaller resized to {size}, {how}; {CODING}")
+    return Rendition(
+        "picture", f"{MEDIA_RULES}, picture; where that is smaller resized to {size}, {how}; {CODING}"
+    )
 
 
 def _short_side(preprocessing: VideoPreprocessing) -> int:
@@ -87,7 +89,10 @@ def rendered(media: Media, preprocessing: Preprocessing) -> Media:
     media = replace(media, waveform=media.waveform[:0], waveform_samples=0)
     if rendition_for(preprocessing) == PICTURE or not len(media.frames):
         return media
-    from extract.media.preprocess import resized_frames, resized_hw  # imports torch, which not every store waits for
+    from moodfuse.extract.media.preprocess import (  # imports torch, which not every store waits for
+        resized_frames,
+        resized_hw,
+    )
 
     height, width = media.frames.shape[1:3]
     if np.prod(resized_hw(height, width, preprocessing)) >= height * width:

@@ -1,6 +1,6 @@
 """The sliding windows of a video: where they are, and the clip of each while the file is decoded once.
 
-Each clip has the very bits that `extract.media.decode.read_clip` gives for its window; `extract.media.sweep` says how.
+Each clip has the very bits that `moodfuse.extract.media.decode.read_clip` gives for its window; `moodfuse.extract.media.single_pass` says how.
 """
 
 import math
@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.errors import InputError
-from cache.records import WINDOW_S
-from extract.media.collect import DecodedClip
-from extract.media.container import MediaError, open_media
-from extract.media.decode import coded_errors
-from extract.media.sweep import Sweep
+from moodfuse.cache.errors import InputError
+from moodfuse.cache.records import WINDOW_S
+from moodfuse.extract.media.collect import DecodedClip
+from moodfuse.extract.media.container import MediaError, open_media
+from moodfuse.extract.media.decode import coded_errors
+from moodfuse.extract.media.single_pass import Sweep
 
 MAX_WINDOWS = 100_000
 CLOCK_S = 1e-6
@@ -45,7 +45,7 @@ class WindowsWish:
     hop_s : float
         From one window's start to the next, seconds; see `window_starts`.
     short_side_px, threads, one_view, allow_partial
-        As in `extract.media.decode.read_clip`.
+        As in `moodfuse.extract.media.decode.read_clip`.
 
     Raises
     ------
@@ -160,7 +160,9 @@ def plan_windows(wish: WindowsWish) -> list[Window]:
     return [Window(*row) for row in zip(range(len(starts_s)), starts_s, ends_s, strict=True)]
 
 
-def read_planned(wish: WindowsWish, windows: Sequence[Window]) -> Iterator[tuple[Window, DecodedClip | MediaError]]:
+def read_planned(
+    wish: WindowsWish, windows: Sequence[Window]
+) -> Iterator[tuple[Window, DecodedClip | MediaError]]:
     """Decode once from the first of some windows on, and give the clip of each, as `read_windows` does."""
     if not windows:
         return

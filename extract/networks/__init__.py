@@ -6,12 +6,26 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .registry import NETWORKS, TORCHVISION, AudioPreprocessing, NetworkSpec, VideoPreprocessing, network_spec
+from moodfuse.extract.networks.registry import (
+    NETWORKS,
+    TORCHVISION,
+    AudioPreprocessing,
+    NetworkSpec,
+    VideoPreprocessing,
+    network_spec,
+)
 
 if TYPE_CHECKING:
-    from .base import Network
+    from moodfuse.extract.networks.base import Network
 
-__all__ = ["NETWORKS", "AudioPreprocessing", "NetworkSpec", "VideoPreprocessing", "create_network", "network_spec"]
+__all__ = [
+    "NETWORKS",
+    "AudioPreprocessing",
+    "NetworkSpec",
+    "VideoPreprocessing",
+    "create_network",
+    "network_spec",
+]
 
 
 def create_network(name: str, *, num_classes: int, weights: str | Path | None = None) -> Network:
@@ -45,7 +59,7 @@ def create_network(name: str, *, num_classes: int, weights: str | Path | None = 
     make = getattr(importlib.import_module(module), attribute)
     network: Network = make(spec, num_classes) if name.startswith(TORCHVISION) else make(num_classes)
     if weights is not None:
-        from .weights import load_weights
+        from moodfuse.extract.networks.weights.load import load_weights
 
         load_weights(network, weights)
     return network.eval()

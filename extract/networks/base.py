@@ -10,9 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from cache.errors import InputError
-
-from .registry import NetworkSpec, Preprocessing
+from moodfuse.cache.errors import InputError
+from moodfuse.extract.networks.registry import NetworkSpec, Preprocessing
 
 CLASSIFIER_STD = 0.01
 Triple = tuple[int, int, int]

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Network, check_video_batch, max_pool
-from .registry import NETWORKS
+from moodfuse.extract.networks.base import Network, check_video_batch, max_pool
+from moodfuse.extract.networks.registry import NETWORKS
 
 # (layer, input channels, output channels); a name is followed by its pooling where one stands in POOLS.
 CONVOLUTIONS = (
@@ -80,7 +80,9 @@ class C3D(Network):
         check_video_batch(x, network=self.spec.name, min_frames=MIN_FRAMES, side_px=SIDE_PX)
         for name, _, _ in CONVOLUTIONS:
             x = self.get_submodule(name)(x)
-            if name in POOLS:  # before the ReLU, which then has fewer numbers to go through, and changes none of them
+            if (
+                name in POOLS
+            ):  # before the ReLU, which then has fewer numbers to go through, and changes none of them
                 kernel, padding = POOLS[name]
                 x = max_pool(x, kernel, kernel, padding=padding)
             x = F.relu_(x)

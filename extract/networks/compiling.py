@@ -6,7 +6,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from cache.errors import InputError
+from moodfuse.cache.errors import InputError
 
 
 def check_compiler(device: str, *, asked: str = "--compile", otherwise: str = "leave --compile out") -> None:

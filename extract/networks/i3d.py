@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Network, Triple, check_video_batch, global_mean, max_pool
-from .registry import NETWORKS
+from moodfuse.extract.networks.base import Network, Triple, check_video_batch, global_mean, max_pool
+from moodfuse.extract.networks.registry import NETWORKS
 
 CONVOLUTIONS: dict[str, tuple[int, Triple, Triple]] = {  # output channels, kernel, stride
     "Conv3d_1a_7x7": (64, (7, 7, 7), (2, 2, 2)),
@@ -88,7 +88,13 @@ class Unit3D(nn.Module):
     """
 
     def __init__(
-        self, channels_in: int, channels_out: int, *, kernel: Triple, stride: Triple = (1, 1, 1), bn_eps: float
+        self,
+        channels_in: int,
+        channels_out: int,
+        *,
+        kernel: Triple,
+        stride: Triple = (1, 1, 1),
+        bn_eps: float,
     ) -> None:
         super().__init__()
         self.kernel, self.stride = kernel, stride
@@ -117,7 +123,9 @@ class SamePool3d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[N, C, T, H, W]`` -> ``[N, C, T', H', W']``."""
         padding = same_paddings(x, self.kernel, self.stride)
-        if all(before == 0 for before, _ in padding):  # what is missing behind is left out, which zeros would be too
+        if all(
+            before == 0 for before, _ in padding
+        ):  # what is missing behind is left out, which zeros would be too
             return max_pool(x, self.kernel, self.stride, ceil_mode=True)
         padded, symmetric = pad_same(x, self.kernel, self.stride)
         return max_pool(padded, self.kernel, self.stride, padding=symmetric)
@@ -136,7 +144,9 @@ class Mixed(nn.Module):
         Added to BatchNorm's variance.
     """
 
-    def __init__(self, channels_in: int, widths: tuple[int, int, int, int, int, int], *, bn_eps: float) -> None:
+    def __init__(
+        self, channels_in: int, widths: tuple[int, int, int, int, int, int], *, bn_eps: float
+    ) -> None:
         super().__init__()
         one, three = (1, 1, 1), (3, 3, 3)
         self.b0 = Unit3D(channels_in, widths[0], kernel=one, bn_eps=bn_eps)

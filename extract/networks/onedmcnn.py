@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .base import Network, check_audio_batch, global_mean, min_samples
-from .registry import NETWORKS
+from moodfuse.extract.networks.base import Network, check_audio_batch, global_mean, min_samples
+from moodfuse.extract.networks.registry import NETWORKS
 
 CHANNELS = 32
 BLOCKS = 4

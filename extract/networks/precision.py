@@ -3,7 +3,7 @@
 from functools import cache
 from pathlib import Path
 
-from cache.errors import InputError
+from moodfuse.cache.errors import InputError
 
 _INSTRUCTIONS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """As Linux names them: of x86, and of Arm."""

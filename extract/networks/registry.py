@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from cache.errors import UnknownNameError
+from moodfuse.cache.errors import UnknownNameError
 
 Depth = Literal["frozen", "head", "full"]
 Modality = Literal["video", "audio"]
@@ -67,7 +67,9 @@ class VideoPreprocessing:
             raise ValueError("give exactly one of resize_short_side_px and resize_hw")
         shortest = self.resize_short_side_px if self.resize_hw is None else min(self.resize_hw)
         if shortest is not None and not 0 < self.crop_px <= shortest:
-            raise ValueError(f"crop_px {self.crop_px} does not fit into frames resized to a short side of {shortest}")
+            raise ValueError(
+                f"crop_px {self.crop_px} does not fit into frames resized to a short side of {shortest}"
+            )
         if self.frames < 1 or min(self.std) <= 0:
             raise ValueError(f"frames and std must be positive, got {self.frames} and {self.std}")
         numbers = (self.scale, *self.mean, *self.std)
@@ -150,19 +152,21 @@ class NetworkSpec:
         if (self.modality == "audio") != isinstance(self.preprocessing, AudioPreprocessing):
             raise ValueError(f"{self.name}: the preprocessing does not fit a network for {self.modality}")
         if (self.modality == "audio") != (self.min_crop_s is not None):
-            raise ValueError(f"{self.name}: min_crop_s belongs to audio networks, and every one of them has it")
+            raise ValueError(
+                f"{self.name}: min_crop_s belongs to audio networks, and every one of them has it"
+            )
 
 
 # Mean of the Sports-1M training frames (the average of the mean cube published with C3D), here in RGB order.
 SPORTS1M_MEAN_RGB = (101.41, 97.66, 90.25)
 TORCHVISION = "torchvision:"
-"""Prefix of the names of torchvision's video models; their specs are made by `extract.networks.torchvision_video`."""
+"""Prefix of the names of torchvision's video models; their specs are made by `moodfuse.extract.networks.torchvision_video`."""
 
 _TABLE = (
     NetworkSpec(
         name="onedmcnn",
         modality="audio",
-        factory="extract.networks.onedmcnn:OneDMCNN",
+        factory="moodfuse.extract.networks.onedmcnn:OneDMCNN",
         preprocessing=AudioPreprocessing(),
         embedding_width=256,
         frozen_width=256,
@@ -173,7 +177,7 @@ _TABLE = (
     NetworkSpec(
         name="twodmcnn",
         modality="audio",
-        factory="extract.networks.twodmcnn:TwoDMCNN",
+        factory="moodfuse.extract.networks.twodmcnn:TwoDMCNN",
         preprocessing=AudioPreprocessing(),
         embedding_width=160,
         frozen_width=160,
@@ -184,7 +188,7 @@ _TABLE = (
     NetworkSpec(
         name="c3d",
         modality="video",
-        factory="extract.networks.c3d:C3D",
+        factory="moodfuse.extract.networks.c3d:C3D",
         preprocessing=VideoPreprocessing(resize_hw=(128, 171), crop_px=112, mean=SPORTS1M_MEAN_RGB),
         embedding_width=512,
         frozen_width=512,
@@ -194,8 +198,10 @@ _TABLE = (
     NetworkSpec(
         name="i3d",
         modality="video",
-        factory="extract.networks.i3d:I3D",
-        preprocessing=VideoPreprocessing(resize_short_side_px=256, crop_px=224, scale=1 / 127.5, mean=(1.0, 1.0, 1.0)),
+        factory="moodfuse.extract.networks.i3d:I3D",
+        preprocessing=VideoPreprocessing(
+            resize_short_side_px=256, crop_px=224, scale=1 / 127.5, mean=(1.0, 1.0, 1.0)
+        ),
         embedding_width=1024,
         frozen_width=1024,
         activation_width=1024,
@@ -223,7 +229,9 @@ def network_spec(name: str) -> NetworkSpec:
         If no network has this name; the message lists the known ones.
     """
     if name.startswith(TORCHVISION):
-        from .torchvision_video import torchvision_spec  # imports torch, which only a user of these models waits for
+        from moodfuse.extract.networks.torchvision_video import (
+            torchvision_spec,  # imports torch, which only a user of these models waits for
+        )
 
         return torchvision_spec(name)
     try:
@@ -247,7 +255,9 @@ def preprocessing_from_record(values: Mapping[str, Any]) -> Preprocessing:
     ValueError
         If the record is of another kind or version.
     """
-    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    fields: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+    }
     kind = str(fields.pop("kind", None))
     if kind == "video" and fields.pop("interpolation", None) != INTERPOLATION:
         raise ValueError(f"frames resized in another way than {INTERPOLATION!r}")

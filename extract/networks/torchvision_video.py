@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cache.errors import MoodfuseError, UnknownNameError
-
-from .base import CLASSIFIER_STD, Network, check_video_batch, global_mean
-from .known_weights import FileCheck, KnownWeights
-from .registry import TORCHVISION, NetworkSpec, VideoPreprocessing
+from moodfuse.cache.errors import MoodfuseError, UnknownNameError
+from moodfuse.extract.networks.base import CLASSIFIER_STD, Network, check_video_batch, global_mean
+from moodfuse.extract.networks.registry import TORCHVISION, NetworkSpec, VideoPreprocessing
+from moodfuse.extract.networks.weights.known import FileCheck, KnownWeights
 
 try:
     import torchvision
@@ -60,7 +59,7 @@ def torchvision_spec(network: str) -> NetworkSpec:
     return NetworkSpec(
         name=network,
         modality="video",
-        factory="extract.networks.torchvision_video:TorchvisionVideo",
+        factory="moodfuse.extract.networks.torchvision_video:TorchvisionVideo",
         preprocessing=_preprocessing(get_model_weights(name).DEFAULT),
         embedding_width=width,
         frozen_width=width,
@@ -168,6 +167,8 @@ class TorchvisionVideo(Network):
         InputError
             If the batch has another shape.
         """
-        check_video_batch(x, network=self.spec.name, min_frames=self._input.frames, side_px=self._input.crop_px)
+        check_video_batch(
+            x, network=self.spec.name, min_frames=self._input.frames, side_px=self._input.crop_px
+        )
         features: Tensor = self.body(x)
         return features.float() if features.ndim == 2 else global_mean(features)

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Network, check_audio_batch, global_mean, min_samples
-from .registry import NETWORKS
+from moodfuse.extract.networks.base import Network, check_audio_batch, global_mean, min_samples
+from moodfuse.extract.networks.registry import NETWORKS
 
 SAMPLE_RATE_HZ = 12_000
 RATES = (4, 3)  # 16 kHz in, 12 kHz out, without their common divisor
@@ -31,7 +31,12 @@ MIN_POWER = 1e-10
 MIN_STD = 1e-10
 BN_EPS = 1e-3
 CHANNELS = 32
-POOLS = ((2, 4), (3, 4), (2, 5), (2, 4))  # over mels and time; the fifth, (4, 4), comes after the last feature
+POOLS = (
+    (2, 4),
+    (3, 4),
+    (2, 5),
+    (2, 4),
+)  # over mels and time; the fifth, (4, 4), comes after the last feature
 
 
 def slaney_filters() -> np.ndarray:
@@ -92,7 +97,9 @@ class TwoDMCNN(Network):
         )
         self.norms = nn.ModuleList(nn.BatchNorm2d(CHANNELS, eps=BN_EPS) for _ in blocks)
         self.register_buffer("mel_filters", torch.from_numpy(slaney_filters()), persistent=False)
-        self.register_buffer("window", torch.hann_window(N_FFT, periodic=True, dtype=torch.float64), persistent=False)
+        self.register_buffer(
+            "window", torch.hann_window(N_FFT, periodic=True, dtype=torch.float64), persistent=False
+        )
         self.register_buffer("resampling_filters", resampling_filters(), persistent=False)
         self.initialise()
 
@@ -121,7 +128,9 @@ class TwoDMCNN(Network):
             ``[N, 96, ceil(samples / 256)]``, float32, from -80 to 0: mels from low to high, then time.
         """
         with torch.autocast(waveform_12k.device.type, enabled=False):
-            waveform = waveform_12k.double()  # in float32 quiet bands beside loud ones are off by thousandths of a dB
+            waveform = (
+                waveform_12k.double()
+            )  # in float32 quiet bands beside loud ones are off by thousandths of a dB
             samples = waveform.shape[1]
             total = max((-(-samples // HOP) - 1) * HOP + N_FFT - samples, 0)
             padded = F.pad(waveform, (total // 2, total - total // 2))

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
-from cache.errors import InputError, MoodfuseError
-from cache.identity import canonical_json, digest
-from cache.recipe import Recipe, recipe_from_mapping
-from cache.records import check_label
-from fuse.features import check_level
+from moodfuse.cache.digests import canonical_json, digest
+from moodfuse.cache.errors import InputError, MoodfuseError
+from moodfuse.cache.recipe import Recipe, recipe_from_mapping
+from moodfuse.cache.records import check_label
+from moodfuse.fuse.features import check_level
 
 FORMAT = "moodfuse-model"
 SCHEMA = 1
@@ -68,7 +68,7 @@ class ModelCard:
     sources : tuple of ModelSource
         In the order of the head's columns.
     head_kind : str
-        Of `fuse.arrays`.
+        Of `moodfuse.fuse.heads.exported`.
     head_facts : mapping
     temperature : float
     chosen : bool
@@ -122,7 +122,10 @@ class ModelCard:
             raise ModelError("temperature is not finite")
         if sum(len(source.networks) for source in self.sources) > MOST_NETWORKS:
             raise ModelError(f"sources: more than {MOST_NETWORKS} networks")
-        if min(source.own for source in self.sources) < 0 or sum(source.own for source in self.sources) > MOST_NETWORKS:
+        if (
+            min(source.own for source in self.sources) < 0
+            or sum(source.own for source in self.sources) > MOST_NETWORKS
+        ):
             raise ModelError(f"sources: expected 0 to {MOST_NETWORKS} fits")
         _check_network_files(self)
 
@@ -149,9 +152,13 @@ def _check_network_files(card: ModelCard) -> None:
             if file is None:
                 continue
             if file not in card.files:
-                raise ModelError(f"{source.recipe.source}: names the file {file!r}, which is none of the model's")
+                raise ModelError(
+                    f"{source.recipe.source}: names the file {file!r}, which is none of the model's"
+                )
             if file in used:
-                raise ModelError(f"{source.recipe.source}: names the file {file!r}, which is another network already")
+                raise ModelError(
+                    f"{source.recipe.source}: names the file {file!r}, which is another network already"
+                )
             used.add(file)
 
 
@@ -185,7 +192,15 @@ def card_from_json(text: str) -> ModelCard:
         return _card(values)
     except ModelError:
         raise
-    except (MoodfuseError, ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
+    except (
+        MoodfuseError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        RecursionError,
+        OverflowError,
+    ) as error:
         raise ModelError(f"cannot be read as a card ({type(error).__name__}: {str(error)[:200]})") from error
 
 

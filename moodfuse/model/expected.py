@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from cache.runs import Result, Run
-from evaluate.groups import draw_groups
-from evaluate.results import run_labels
-from evaluate.scoring import score_draws
-from evaluate.selection import corrected_best
-from evaluate.uncertainty import METRICS
+from moodfuse.cache.runs import Result, Run
+from moodfuse.evaluate.intervals import METRICS
+from moodfuse.evaluate.resampling import draw_groups
+from moodfuse.evaluate.results import run_labels
+from moodfuse.evaluate.scoring import score_draws
+from moodfuse.evaluate.selection import corrected_best
 
 DRAWS = 2000
 
@@ -17,7 +17,12 @@ def expected_scores(run: Run, result: Result, *, best: bool) -> dict[str, object
     labels = run_labels(run)
     drawn = draw_groups(run.groups, draws=DRAWS, seed=0)
     score = score_draws(labels, result.probabilities, drawn, classes=run.classes)
-    found: dict[str, object] = {"clips": score.clips, "groups": score.groups, "results": len(run.results), "best": best}
+    found: dict[str, object] = {
+        "clips": score.clips,
+        "groups": score.groups,
+        "results": len(run.results),
+        "best": best,
+    }
     for name in METRICS:
         found[name] = _plain(getattr(score, name))
         found[f"{name}_ci95"] = [_plain(end) for end in getattr(score, f"{name}_ci95").ends]

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.errors import InputError
-from cache.files import sync_folder, write_aside
-from cache.identity import file_digest
-from fuse.arrays import LinearArrays, head_from_arrays
-from fuse.features import check_level
-from fuse.fusion import FusedSource, Fusion
+from moodfuse.cache.digests import file_digest
+from moodfuse.cache.errors import InputError
+from moodfuse.cache.storage.files import sync_folder, write_aside
+from moodfuse.fuse.features import check_level
+from moodfuse.fuse.heads.exported import LinearArrays, head_from_arrays
+from moodfuse.fuse.inference import FusedSource, Fusion
 from moodfuse.model.card import MOST_BYTES, ModelCard, ModelError, ModelFile, card_from_json
 
 CARD = "model.json"
@@ -126,7 +126,9 @@ def check_files(folder: Path, card: ModelCard) -> None:
     for place, wanted in sorted(card.files.items()):
         path = folder / place
         if not _PLAIN.fullmatch(place):
-            raise ModelError(f"{folder}: names the file {place[:99]!r}, which is no plain path inside the folder")
+            raise ModelError(
+                f"{folder}: names the file {place[:99]!r}, which is no plain path inside the folder"
+            )
         try:
             above = path.parent
             if above != folder and not stat.S_ISDIR(above.lstat().st_mode):
@@ -135,11 +137,15 @@ def check_files(folder: Path, card: ModelCard) -> None:
             if not stat.S_ISREG(status.st_mode):
                 raise ModelError(f"{path}: is no plain file; a model's files may not be links")
             if wanted.bytes > MOST_FILE_BYTES:
-                raise ModelError(f"{path}: {wanted.bytes} bytes; a model's file has {MOST_FILE_BYTES} at most")
+                raise ModelError(
+                    f"{path}: {wanted.bytes} bytes; a model's file has {MOST_FILE_BYTES} at most"
+                )
             if status.st_size != wanted.bytes:
                 raise ModelError(f"{path}: {status.st_size} bytes, not the {wanted.bytes} that were written")
             if _sha256(path) != wanted.sha256:
-                raise ModelError(f"{path}: its bytes are not the ones that were written; copy the model again")
+                raise ModelError(
+                    f"{path}: its bytes are not the ones that were written; copy the model again"
+                )
         except FileNotFoundError as error:
             raise ModelError(f"{path}: is not there; copy the model again") from error
         except OSError as error:
@@ -221,5 +227,7 @@ def _fill(arrays: dict[str, np.ndarray], number: int) -> np.ndarray:
 
 def _own(arrays: dict[str, np.ndarray], number: int, count: int, card: ModelCard) -> tuple[LinearArrays, ...]:
     found = (_below(arrays, f"source.{number}.own.{place}.") for place in range(count))
-    heads = [head_from_arrays("linear", {"link": "softmax", "count": len(card.classes)}, item) for item in found]
+    heads = [
+        head_from_arrays("linear", {"link": "softmax", "count": len(card.classes)}, item) for item in found
+    ]
     return tuple(head for head in heads if isinstance(head, LinearArrays))

@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import InputError, MoodfuseError
-from fuse.fusion import Fusion, NetworkSays
+from moodfuse.cache.errors import InputError, MoodfuseError
+from moodfuse.fuse.inference import Fusion, NetworkSays
 from moodfuse.model.card import ModelCard, ModelError
 from moodfuse.model.folder import check_files, read_card, read_fusion
 from moodfuse.model.predictions import Floats, Prediction, Refusal, SourceSays, Timeline
 from moodfuse.model.refusing import NO_NUMBERS, answer_of, refusal_of
 
 if TYPE_CHECKING:
-    from cache.media import Media
-    from extract.media.container import MediaError
-    from extract.media.decode import DecodedClip
-    from extract.media.limits import Limits, ReadingRules
-    from extract.shipped import ShippedSource
+    from moodfuse.cache.media import Media
+    from moodfuse.extract.inference import ShippedSource
+    from moodfuse.extract.media.container import MediaError
+    from moodfuse.extract.media.decode import DecodedClip
+    from moodfuse.extract.media.limits import Limits, ReadingRules
 
 log = logging.getLogger(__name__)
 HOP_S = 5.0
@@ -76,7 +76,9 @@ class Model:
         self._sources = tuple(sources)
 
     @classmethod
-    def load(cls, folder: str | PathLike[str], *, device: str | None = None, limits: "Limits | None" = None) -> "Model":
+    def load(
+        cls, folder: str | PathLike[str], *, device: str | None = None, limits: "Limits | None" = None
+    ) -> "Model":
         """Read a model folder, after checking every byte of it.
 
         Parameters
@@ -97,8 +99,8 @@ class Model:
         card = read_card(path)
         check_files(path, card)
         fusion = read_fusion(path, card)
-        from extract.media.renditions import MEDIA_RULES
-        from extract.shipped import ShippedSource
+        from moodfuse.extract.inference import ShippedSource
+        from moodfuse.extract.media.renditions import MEDIA_RULES
 
         if card.decoder != MEDIA_RULES:
             log.warning(
@@ -147,7 +149,9 @@ class Model:
         for found in self.label((Ask(fspath(path)) for path in paths), jobs=jobs, explain=False):
             yield answer_of(found)
 
-    def label_file(self, path: str | PathLike[str], *, start_s: float = 0.0, end_s: float | None = None) -> Prediction:
+    def label_file(
+        self, path: str | PathLike[str], *, start_s: float = 0.0, end_s: float | None = None
+    ) -> Prediction:
         """What the model says of one window of a file.
 
         Raises
@@ -183,10 +187,10 @@ class Model:
         rules : ReadingRules, optional
             What each file may cost, and which are taken.
         """
-        from extract.media.decode import DecodedClip
-        from extract.media.limits import Limits, ReadingRules
-        from extract.media.pool import DecodeRequest, decode_many
-        from extract.media.renditions import SHORT_SIDE_PX
+        from moodfuse.extract.media.decode import DecodedClip
+        from moodfuse.extract.media.limits import Limits, ReadingRules
+        from moodfuse.extract.media.pool import DecodeRequest, decode_many
+        from moodfuse.extract.media.renditions import SHORT_SIDE_PX
 
         rules = rules or ReadingRules(self.limits or Limits())
         waiting: list[Ask] = []
@@ -218,12 +222,14 @@ class Model:
                 yield Refusal(ask.file, NO_NUMBERS, str(error))
 
     def label_clip(self, file: str, clip: "DecodedClip", *, explain: bool = True) -> Prediction:
-        """What the model says of a clip that was decoded as `extract.media.renditions.SHORT_SIDE_PX` says."""
-        from extract.media.renditions import media_of
+        """What the model says of a clip that was decoded as `moodfuse.extract.media.renditions.SHORT_SIDE_PX` says."""
+        from moodfuse.extract.media.renditions import media_of
 
         missing = clip.missing if clip.missing in self.card.views else ""
         says = self._says(media_of(clip), missing)
-        values = [None if item is None else self.fusion.values(number, item) for number, item in enumerate(says)]
+        values = [
+            None if item is None else self.fusion.values(number, item) for number, item in enumerate(says)
+        ]
         sources: tuple[SourceSays, ...] = ()
         if explain:
             sources = tuple(
@@ -254,7 +260,7 @@ class Model:
 
     def _missing_error(self, file: str, clip: "DecodedClip") -> "MediaError | None":
         """The error for a clip without a stream that the model reads; `None` if it has all or the model imputes."""
-        from extract.media.container import MediaError
+        from moodfuse.extract.media.container import MediaError
 
         if self.card.impute or clip.missing not in self.card.views:
             return None
@@ -273,7 +279,9 @@ class Model:
                     found.append([NetworkSays(row["embedding"], row.get("logits")) for row in rows])
         return found
 
-    def timeline(self, path: str | PathLike[str], *, hop_s: float = HOP_S, limits: "Limits | None" = None) -> Timeline:
+    def timeline(
+        self, path: str | PathLike[str], *, hop_s: float = HOP_S, limits: "Limits | None" = None
+    ) -> Timeline:
         """What the model says of a file over time: a window of 30 s, moved by `hop_s` seconds at a time.
 
         The file is decoded once. A window that cannot be read leaves a gap.
@@ -290,10 +298,10 @@ class Model:
         MediaError
             If the file cannot be opened at all.
         """
-        from extract.media.apart import read_windows_apart
-        from extract.media.decode import DecodedClip
-        from extract.media.renditions import SHORT_SIDE_PX
-        from extract.media.windows import WindowsWish
+        from moodfuse.extract.media.decode import DecodedClip
+        from moodfuse.extract.media.renditions import SHORT_SIDE_PX
+        from moodfuse.extract.media.window_worker import read_windows_apart
+        from moodfuse.extract.media.windows import WindowsWish
 
         file = fspath(path)
         times: list[tuple[float, float]] = []

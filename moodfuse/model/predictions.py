@@ -86,7 +86,7 @@ class Refusal:
     ----------
     file : str
     code : str
-        Of `extract.media.container.REASONS`, such as ``"no_audio"`` or ``"truncated"``.
+        Of `moodfuse.extract.media.container.REASONS`, such as ``"no_audio"`` or ``"truncated"``.
     detail : str
         A sentence.
     found : str
@@ -136,4 +136,6 @@ class Timeline:
     @property
     def labels(self) -> tuple[str, ...]:
         """The most probable label of each window; empty where it could not be read."""
-        return tuple("" if np.isnan(row).any() else self.classes[int(np.argmax(row))] for row in self.probabilities)
+        return tuple(
+            "" if np.isnan(row).any() else self.classes[int(np.argmax(row))] for row in self.probabilities
+        )

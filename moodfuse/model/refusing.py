@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-from cache.errors import InputError
+from moodfuse.cache.errors import InputError
 from moodfuse.model.predictions import Prediction, Refusal
 
 if TYPE_CHECKING:
-    from extract.media.container import MediaError
+    from moodfuse.extract.media.container import MediaError
 
 NO_NUMBERS = "no_numbers"
 """Code of a refusal where a network's or the head's numbers are not finite."""
@@ -14,7 +14,7 @@ NO_NUMBERS = "no_numbers"
 
 def answer_of(found: Prediction | Refusal) -> Prediction:
     """A prediction; of a refusal, its error."""
-    from extract.media.container import MediaError
+    from moodfuse.extract.media.container import MediaError
 
     if isinstance(found, Prediction):
         return found

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.columns import Texts
-from cache.store import FeatureCache
+from moodfuse.cache.columns import Texts
+from moodfuse.cache.store import FeatureCache
 from moodfuse.model.card import ModelError
 
 RULES = "moodfuse"
@@ -15,7 +15,7 @@ RULES = "moodfuse"
 
 @dataclass(frozen=True)
 class TrainingClip:
-    """A clip that a model saw: its name, digests, and marks as `cache.audits.ClipMarks` has them (empty where gone)."""
+    """A clip that a model saw: its name, digests, and marks as `moodfuse.cache.audits.ClipMarks` has them (empty where gone)."""
 
     id: str
     group: str
@@ -28,7 +28,12 @@ class TrainingClip:
 
 
 _LISTS = ("peak_times", "peak_bins", "frame_hashes", "frame_times_s")
-_DTYPES = {"peak_times": np.uint16, "peak_bins": np.uint16, "frame_hashes": np.uint64, "frame_times_s": np.float64}
+_DTYPES = {
+    "peak_times": np.uint16,
+    "peak_bins": np.uint16,
+    "frame_hashes": np.uint64,
+    "frame_times_s": np.float64,
+}
 _PAIRED = {"peaks": _LISTS[:2], "frames": _LISTS[2:]}
 
 
@@ -36,7 +41,7 @@ def training_file(cache: FeatureCache) -> bytes:
     """The clips of the plan in force as safetensors."""
     from safetensors.numpy import save
 
-    from extract.examine import MARK_RULES, mark_store
+    from moodfuse.extract.dataset.ingest import MARK_RULES, mark_store
 
     store, clips = mark_store(cache), list(cache.clips)
     marks = [store.read(status.digest) for status in clips]
@@ -52,7 +57,9 @@ def training_file(cache: FeatureCache) -> bytes:
         arrays |= {f"{what}_bytes": np.asarray(column.data), f"{what}_ends": column.ends}
     for what, digests in (("digest", [s.digest for s in clips]), ("file", [s.file_sha256 for s in clips])):
         arrays[what] = np.frombuffer(bytes.fromhex("".join(digests)), np.uint8).reshape(len(clips), 32)
-    return save({name: np.ascontiguousarray(value) for name, value in arrays.items()}, metadata={RULES: MARK_RULES})
+    return save(
+        {name: np.ascontiguousarray(value) for name, value in arrays.items()}, metadata={RULES: MARK_RULES}
+    )
 
 
 def read_training(path: Path) -> tuple[str, tuple[TrainingClip, ...]]:
@@ -97,7 +104,9 @@ def _clips(arrays: dict[str, np.ndarray]) -> "list[TrainingClip]":
 
 
 def _texts(arrays: dict[str, np.ndarray], what: str, count: int) -> Sequence[str]:
-    column = Texts(np.asarray(arrays[f"{what}_bytes"], np.uint8), np.asarray(arrays[f"{what}_ends"], np.int64))
+    column = Texts(
+        np.asarray(arrays[f"{what}_bytes"], np.uint8), np.asarray(arrays[f"{what}_ends"], np.int64)
+    )
     if len(column) != count:
         raise ValueError(f"{len(column)} of {what} for {count} clips")
     return column

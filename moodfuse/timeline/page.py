@@ -16,9 +16,9 @@ from urllib.parse import quote
 from markupsafe import Markup
 from PIL import Image
 
-from cache.errors import InputError
-from cache.files import write_text
-from evaluate.rendering import base_style, page_environment, script_digest
+from moodfuse.cache.errors import InputError
+from moodfuse.cache.storage.files import write_text
+from moodfuse.evaluate.report.rendering import base_style, page_environment, script_digest
 from moodfuse.model.predictions import Timeline
 from moodfuse.timeline.palette import palette_style
 from moodfuse.timeline.views import Poster, TimelinePage, page_of
@@ -26,7 +26,7 @@ from moodfuse.timeline.views import Poster, TimelinePage, page_of
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-_TEMPLATES = files("moodfuse") / "timeline" / "templates"
+_TEMPLATES = files("moodfuse.timeline") / "templates"
 
 
 def write_timeline_page(
@@ -56,7 +56,9 @@ def write_timeline_page(
         If the disk refuses.
     """
     if path.exists() and video.exists() and path.samefile(video):
-        raise InputError(f"{path}: this is the video itself; give the page another name, such as {video.stem}.html")
+        raise InputError(
+            f"{path}: this is the video itself; give the page another name, such as {video.stem}.html"
+        )
     page = page_of(
         timeline,
         name=video.name,
@@ -85,7 +87,9 @@ def render_page(page: TimelinePage) -> str:
     style = base_style() + palette_style() + (_TEMPLATES / "timeline.css").read_text("utf-8")
     script = (_TEMPLATES / "timeline.js").read_text("utf-8")
     template = _environment().get_template("timeline.html.j2")
-    return template.render(page=page, style=Markup(style), script=Markup(script), script_digest=script_digest(script))
+    return template.render(
+        page=page, style=Markup(style), script=Markup(script), script_digest=script_digest(script)
+    )
 
 
 @cache

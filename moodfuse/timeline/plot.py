@@ -1,6 +1,6 @@
 """The figure of a time line: the curves, the band of the most probable label, gaps and the threshold.
 
-It looks as the page does on white; `evaluate.drawing` says how figures are set and written.
+It looks as the page does on white; `moodfuse.evaluate.report.figure_style` says how figures are set and written.
 """
 
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cache.errors import InputError
-from evaluate.drawing import drawing_settings, short, write_figure
+from moodfuse.cache.errors import InputError
+from moodfuse.evaluate.report.figure_style import drawing_settings, short, write_figure
 from moodfuse.model.predictions import Timeline
-from moodfuse.timeline import words
-from moodfuse.timeline.chart import (
+from moodfuse.timeline import sentences as words
+from moodfuse.timeline.geometry import (
     NOT_READ,
     Stretch,
     axis_end_s,
@@ -66,12 +66,14 @@ def write_timeline_plot(timeline: Timeline, path: Path, *, threshold: float) -> 
 
 
 def timeline_figure(timeline: Timeline, *, threshold: float) -> "Figure":
-    """Draw the figure of a time line; call it under `evaluate.drawing.drawing_settings`."""
+    """Draw the figure of a time line; call it under `moodfuse.evaluate.report.figure_style.drawing_settings`."""
     from matplotlib.figure import Figure
 
     curves_in = max(CURVES_IN, NAME_IN * len(timeline.classes))
     figure = Figure(figsize=(SIZE_IN[0], SIZE_IN[1] - CURVES_IN + curves_in))
-    axes, band = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [curves_in, 0.32], "hspace": 0.0})
+    axes, band = figure.subplots(
+        2, 1, sharex=True, gridspec_kw={"height_ratios": [curves_in, 0.32], "hspace": 0.0}
+    )
     runs = stretches(timeline, threshold)
     _curves(axes, timeline)
     _gaps(axes, runs)
@@ -116,7 +118,9 @@ def _curves(axes: "Axes", timeline: Timeline) -> None:
             if len(rows) > 1:
                 axes.plot(timeline.middles_s[rows], values[rows], **style)
                 continue
-            axes.plot(timeline.middles_s[rows], values[rows], "o", color=style["color"], markersize=4, zorder=3)
+            axes.plot(
+                timeline.middles_s[rows], values[rows], "o", color=style["color"], markersize=4, zorder=3
+            )
             if len(values) == 1:  # one answer for all of the file
                 axes.plot([timeline.starts_s[0], timeline.ends_s[0]], [values[0]] * 2, **style)
     axes.set(ylim=(-0.02, 1.02), ylabel="Probability", yticks=np.linspace(0, 1, 5))
@@ -128,7 +132,9 @@ def _curves(axes: "Axes", timeline: Timeline) -> None:
 def _gaps(axes: "Axes", runs: Sequence[Stretch]) -> None:
     for run in runs:
         if run.label == NOT_READ:
-            axes.axvspan(run.start_s, run.end_s, facecolor=TINT, edgecolor=LINE, hatch="////", linewidth=0, zorder=1)
+            axes.axvspan(
+                run.start_s, run.end_s, facecolor=TINT, edgecolor=LINE, hatch="////", linewidth=0, zorder=1
+            )
 
 
 def _names(axes: "Axes", timeline: Timeline, *, gap: float) -> None:
@@ -146,7 +152,9 @@ def _names(axes: "Axes", timeline: Timeline, *, gap: float) -> None:
             piece.set_transform(axes.get_yaxis_transform())
             piece.set_clip_on(False)
         name = short(timeline.classes[label])
-        axes.text(1.069, place, name, transform=axes.get_yaxis_transform(), va="center", fontsize=8, color=INK)
+        axes.text(
+            1.069, place, name, transform=axes.get_yaxis_transform(), va="center", fontsize=8, color=INK
+        )
 
 
 def _band(axes: "Axes", timeline: Timeline, runs: Sequence[Stretch]) -> None:
@@ -168,5 +176,14 @@ def _band(axes: "Axes", timeline: Timeline, runs: Sequence[Stretch]) -> None:
             middle = (run.start_s + run.end_s) / 2
             axes.text(middle, -0.05, name, ha="center", va="center", fontsize=8, color=INK, clip_on=True)
     axes.set(ylim=(-0.5, 0.5), yticks=[], xlabel="Time in the video, m:ss", ylabel="")
-    axes.text(-0.008, 0, "top", transform=axes.get_yaxis_transform(), ha="right", va="center", fontsize=8, color=SOFT)
+    axes.text(
+        -0.008,
+        0,
+        "top",
+        transform=axes.get_yaxis_transform(),
+        ha="right",
+        va="center",
+        fontsize=8,
+        color=SOFT,
+    )
     axes.spines[:].set_visible(False)

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from extract.media.container import MediaError, open_media
-from extract.media.decode import read_clip
-from extract.media.limits import Limits
-from extract.media.pool import ProbeRequest, work_apart
+from moodfuse.extract.media.container import MediaError, open_media
+from moodfuse.extract.media.decode import read_clip
+from moodfuse.extract.media.limits import Limits
+from moodfuse.extract.media.pool import ProbeRequest, work_apart
 
 SHORT_SIDE_PX = 270
 LONG_SIDE_LIMIT = 640

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cache.names import printable
-from evaluate.records import UNKNOWN
-from evaluate.words import counted
+from moodfuse.cache.console import printable
+from moodfuse.evaluate.records import UNKNOWN
+from moodfuse.evaluate.report.sentences import counted
 from moodfuse.model.predictions import Timeline
-from moodfuse.timeline import words
-from moodfuse.timeline.chart import (
+from moodfuse.timeline import sentences as words
+from moodfuse.timeline.geometry import (
     NOT_READ,
     Stretch,
     axis_end_s,
@@ -175,7 +175,9 @@ def page_of(
         threshold=f"{threshold:g}",
         threshold_y=_y(threshold),
         ticks=tuple(
-            TickView(_x(tick.at_s, drawn_s), _percent(tick.at_s / drawn_s), words.clock(tick.at_s), tick.major)
+            TickView(
+                _x(tick.at_s, drawn_s), _percent(tick.at_s / drawn_s), words.clock(tick.at_s), tick.major
+            )
             for tick in ticks(drawn_s)
         ),
         lines=_lines(timeline, drawn_s),
@@ -192,7 +194,8 @@ def page_of(
         step=words.seconds(step),
         leap=words.seconds(leap),
         rows=_rows(timeline, threshold),
-        data=_data(timeline, threshold) | {"end": round(drawn_s, 3), "step": round(step, 3), "leap": round(leap, 3)},
+        data=_data(timeline, threshold)
+        | {"end": round(drawn_s, 3), "step": round(step, 3), "leap": round(leap, 3)},
     )
 
 
@@ -245,14 +248,22 @@ def _ends(timeline: Timeline) -> tuple[EndView, ...]:
     strong = sorted(prominent(timeline))
     places = 1 - timeline.probabilities[rows[-1], strong]
     return tuple(
-        EndView(timeline.classes[label], look_of(label), round(HEIGHT * place), round(HEIGHT * moved), _percent(moved))
+        EndView(
+            timeline.classes[label],
+            look_of(label),
+            round(HEIGHT * place),
+            round(HEIGHT * moved),
+            _percent(moved),
+        )
         for label, place, moved in zip(strong, places, spread(places, NAME_GAP), strict=True)
     )
 
 
 def _run(timeline: Timeline, run: Stretch, end_s: float) -> RunView:
     name = "" if run.label == NOT_READ else timeline.classes[run.label]
-    state = "could not be read" if run.label == NOT_READ else f"{name}{', uncertain' if run.uncertain else ''}"
+    state = (
+        "could not be read" if run.label == NOT_READ else f"{name}{', uncertain' if run.uncertain else ''}"
+    )
     return RunView(
         name=name,
         look=None if run.label == NOT_READ else look_of(run.label),
@@ -265,7 +276,9 @@ def _run(timeline: Timeline, run: Stretch, end_s: float) -> RunView:
 
 def _labels(timeline: Timeline) -> tuple[LabelView, ...]:
     known = readable(timeline)
-    means = timeline.probabilities[known].mean(axis=0) if known.any() else np.full(len(timeline.classes), np.nan)
+    means = (
+        timeline.probabilities[known].mean(axis=0) if known.any() else np.full(len(timeline.classes), np.nan)
+    )
     return tuple(
         LabelView(
             name=name,

@@ -14,19 +14,28 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from cache.errors import InputError
-from cache.exchange import Imported, ImportSettings, import_features
-from cache.planning import PlanChoice
-from cache.records import Holdout
+from moodfuse.cache.errors import InputError
+from moodfuse.cache.planning import PlanChoice
+from moodfuse.cache.records import Holdout
+from moodfuse.cache.transfer.importing import Imported, ImportSettings, import_features
 
 FORMATS = (".npz", ".npy", ".csv", ".parquet", "flat.parquet")
 LABELS = ("a", "b", "a", "b", "a", "b")
 IDS = tuple(f"clip {number}" for number in range(len(LABELS)))
 bounded = settings(
-    derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-NASTY = st.text(st.sampled_from("ab \t\"'\n\r,;=-+@#é漢\u2028\ufeff\x1f\udc80\udcff"), min_size=1, max_size=12)
-ANY_ID = NASTY | st.text(min_size=0, max_size=8) | st.sampled_from(["", "\0", "x" * 3000, "\ud800", "\udce9t\udce9"])
+NASTY = st.text(
+    st.sampled_from("ab \t\"'\n\r,;=-+@#é漢\u2028\ufeff\x1f\udc80\udcff"), min_size=1, max_size=12
+)
+ANY_ID = (
+    NASTY
+    | st.text(min_size=0, max_size=8)
+    | st.sampled_from(["", "\0", "x" * 3000, "\ud800", "\udce9t\udce9"])
+)
 
 
 def is_name(text: str) -> bool:
@@ -55,7 +64,9 @@ class Given:
         return {"embedding": self.embedding} | ({} if self.logits is None else {"logits": self.logits})
 
 
-def write_labels(file: Path, ids: Sequence[str], labels: Sequence[str] = LABELS, **columns: Sequence[object]) -> Path:
+def write_labels(
+    file: Path, ids: Sequence[str], labels: Sequence[str] = LABELS, **columns: Sequence[object]
+) -> Path:
     """A table of labels, quoted as a spreadsheet would."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, quoting=csv.QUOTE_ALL)
@@ -81,7 +92,9 @@ def write_csv(file: Path, found: Given) -> None:
 
 def write_parquet(file: Path, found: Given, *, flat: bool) -> None:
     """Ids as bytes; arrays as lists, or as columns."""
-    columns: dict[str, Any] = {"id": pyarrow.array([name.encode("utf-8", "surrogateescape") for name in found.ids])}
+    columns: dict[str, Any] = {
+        "id": pyarrow.array([name.encode("utf-8", "surrogateescape") for name in found.ids])
+    }
     for name, values in found.arrays.items():
         values = values.astype(values.dtype.newbyteorder("="))
         heads = [f"e{number}" for number in range(values.shape[1])]
@@ -90,7 +103,9 @@ def write_parquet(file: Path, found: Given, *, flat: bool) -> None:
         if flat:
             columns |= {head: pyarrow.array(values[:, place]) for place, head in enumerate(heads)}
         else:
-            columns[name] = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(values.reshape(-1)), values.shape[1])
+            columns[name] = pyarrow.FixedSizeListArray.from_arrays(
+                pyarrow.array(values.reshape(-1)), values.shape[1]
+            )
     pyarrow.parquet.write_table(pyarrow.table(columns), file)
 
 

@@ -9,18 +9,18 @@ import pytest
 from safetensors.numpy import save
 
 from bringing import IDS, Given, bring, write, write_labels
-from cache.audits import Audit, ClipMarks, Finding, MarkStore, write_audit
-from cache.files import write_aside
-from cache.fits import KeptFit, KeptFits
-from cache.folds import deal, units_of
-from cache.identity import canonical_json, clip_digest, digest, trained_digest16
-from cache.manifest import table_name
-from cache.media import Media, MediaStore, Rendition
-from cache.recipe import Recipe, Tuning, frozen_counterpart
-from cache.records import Clip, ClipStatus, HoldoutLike, Outcome, Plan
-from cache.runs import Result, Run, write_run
-from cache.seals import METADATA_KEY, SEAL, seal_of
-from cache.store import FeatureCache
+from moodfuse.cache.audits import Audit, ClipMarks, Finding, MarkStore, write_audit
+from moodfuse.cache.digests import canonical_json, clip_digest, digest, trained_digest16
+from moodfuse.cache.fits import KeptFit, KeptFits
+from moodfuse.cache.folds import deal, units_of
+from moodfuse.cache.manifest import table_name
+from moodfuse.cache.media import Media, MediaStore, Rendition
+from moodfuse.cache.recipe import Recipe, Tuning, frozen_counterpart
+from moodfuse.cache.records import Clip, ClipStatus, HoldoutLike, Outcome, Plan
+from moodfuse.cache.runs import Result, Run, write_run
+from moodfuse.cache.storage.files import write_aside
+from moodfuse.cache.storage.weight_files import METADATA_KEY, SEAL, seal_of
+from moodfuse.cache.store import FeatureCache
 
 
 def make_statuses(labels: Sequence[str], groups: Sequence[str] | None = None) -> list[ClipStatus]:
@@ -57,7 +57,9 @@ NET = Recipe("net@a", "net", 1, "random", "{}", "head", Tuning("adam", 1e-3, 3),
 STILL = Recipe("still", "still", 1, "random", "{}", "frozen", None, embedding_tuned=False)
 
 
-def fill_blocks(cache: FeatureCache, recipe: Recipe, holdouts: Iterable[HoldoutLike], plan: Plan | None = None) -> None:
+def fill_blocks(
+    cache: FeatureCache, recipe: Recipe, holdouts: Iterable[HoldoutLike], plan: Plan | None = None
+) -> None:
     """Write blocks of a recipe, two parts for a frozen network; values tell the recipe's seed and the network."""
     cache.write_recipe(recipe)
     digests = [status.digest for status in cache.clips]

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from cache.additions import write_rows
-from cache.blocks import part_files
-from cache.errors import CacheError
-from cache.recipe import Recipe
-from cache.store import FeatureCache
+from moodfuse.cache.additions import write_rows
+from moodfuse.cache.blocks import part_files
+from moodfuse.cache.errors import CacheError
+from moodfuse.cache.recipe import Recipe
+from moodfuse.cache.store import FeatureCache
 
 MakeCache = Callable[..., FeatureCache]
 STILL = Recipe("still", "still", 1, "random", "{}", "frozen", None, embedding_tuned=False)
@@ -25,8 +25,14 @@ def rows_of(count: int, width: int = 3) -> np.ndarray:
     ("harm", "cause"),
     [
         (lambda rows: rows.astype(np.float64), "is float64; expected float32"),
-        (lambda rows: np.where(rows == 7, np.float32(np.nan), rows), "is nan in column 1; nothing of it is kept"),
-        (lambda rows: np.where(rows == 7, np.float32(-np.inf), rows), "is -inf in column 1.*lower its learning_rate"),
+        (
+            lambda rows: np.where(rows == 7, np.float32(np.nan), rows),
+            "is nan in column 1; nothing of it is kept",
+        ),
+        (
+            lambda rows: np.where(rows == 7, np.float32(-np.inf), rows),
+            "is -inf in column 1.*lower its learning_rate",
+        ),
         (lambda rows: rows[:-1], r"is \[3, 3\]; expected a row for each of 4 clips"),
     ],
     ids=["float64", "nan", "inf", "short"],

@@ -6,12 +6,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from cache.blocks import held, open_features, part_files, read_rows
-from cache.errors import DamagedPartError
-from cache.parts import write_part
-from cache.recipe import Recipe
-from cache.store import FeatureCache
-from cache.verify import verify
+from moodfuse.cache.blocks import held, open_features, part_files, read_rows
+from moodfuse.cache.errors import DamagedPartError
+from moodfuse.cache.maintenance.verify import verify
+from moodfuse.cache.recipe import Recipe
+from moodfuse.cache.storage.parts import write_part
+from moodfuse.cache.store import FeatureCache
 
 MakeCache = Callable[..., FeatureCache]
 STILL = Recipe("still", "still", 1, "random", "{}", "frozen", None, embedding_tuned=False)
@@ -80,8 +80,14 @@ def test_a_part_has_an_embedding_and_the_logits_of_its_classes(
             "embedding is float64 of shape (18, 2); expected float32 of shape (18, D), stored without chunks or "
             "compression",
         ),
-        ({"embedding": np.ones(18, np.float32)}, "embedding is float32 of shape (18,); expected float32 of shape (18"),
-        ({"clip": np.zeros(18, "S65")}, "clip is bytes of length 65 of shape (18,); expected bytes of length 64 and"),
+        (
+            {"embedding": np.ones(18, np.float32)},
+            "embedding is float32 of shape (18,); expected float32 of shape (18",
+        ),
+        (
+            {"clip": np.zeros(18, "S65")},
+            "clip is bytes of length 65 of shape (18,); expected bytes of length 64 and",
+        ),
         (
             {"clip": np.zeros((18, 1), "S64")},
             "clip is bytes of length 64 of shape (18, 1); expected bytes of length 64 and",

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from cache.cli import cache_group
-from cache.store import FeatureCache
+from moodfuse.cache.cli import cache_group
+from moodfuse.cache.store import FeatureCache
 
 COMMANDS = ("ls", "verify", "prune")
 HEADINGS = ["source", "recipe", "network", "depth", "state", "blocks", "complete", "parts", "size"]
@@ -32,7 +32,19 @@ def test_json_is_stable(tuned_cache: FeatureCache) -> None:
     assert first == second
     record = json.loads(first)
     assert list(record) == [
-        *("schema", "cache", "bytes", "clips", "plan", "recipes", "media", "fits", "runs", "old_plans", "old_tables"),
+        *(
+            "schema",
+            "cache",
+            "bytes",
+            "clips",
+            "plan",
+            "recipes",
+            "media",
+            "fits",
+            "runs",
+            "old_plans",
+            "old_tables",
+        ),
         "old_fits",
         *("set_aside", "temporaries", "unknown", "unreadable"),
     ]
@@ -48,14 +60,18 @@ def test_json_is_stable(tuned_cache: FeatureCache) -> None:
 
 
 @pytest.mark.parametrize("columns", ["40", "80", "200"])
-def test_tables_keep_every_column(tuned_cache: FeatureCache, columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_keep_every_column(
+    tuned_cache: FeatureCache, columns: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """However narrow the terminal: no column is dropped and no number is cut."""
     monkeypatch.setenv("COLUMNS", columns)
     for words in ((), ("--long",)):
         output = call("ls", "--cache", tuned_cache.path, *words).output
         (heading,) = [line for line in output.splitlines() if "blocks complete" in line]
         assert heading.split() == HEADINGS
-        assert all(words in output for words in ("{} 1 of 1", "{k}", "{j,k}", "* 1 of 1")) and "…" not in output
+        assert (
+            all(words in output for words in ("{} 1 of 1", "{k}", "{j,k}", "* 1 of 1")) and "…" not in output
+        )
         assert "incomplete: net@a {2} of repeat 1: 0 of 18 clips" in output
         assert "incomplete: net@a {0,1} of repeat 1: no network yet" in output
 
@@ -77,12 +93,17 @@ def test_verify_exits_with_one_if_anything_was_bad(tuned_cache: FeatureCache) ->
     part.write_bytes(b"x" + part.read_bytes()[1:])
     for words in ((), ("--repair",)):
         result = call("verify", "--cache", tuned_cache.path, *words)
-        assert result.exit_code == 1 and f"bad: {part.relative_to(tuned_cache.path)}: has no header" in result.output
+        assert (
+            result.exit_code == 1
+            and f"bad: {part.relative_to(tuned_cache.path)}: has no header" in result.output
+        )
     assert f"moodfuse extract DATA --cache {tuned_cache.path} --source still" in result.output
     assert "moodfuse extract clips --cache work" in result.output
     result = call("verify", "--cache", tuned_cache.path)
     assert (
-        result.exit_code == 0 and "set aside earlier: features/still" in result.output and "none bad" in result.output
+        result.exit_code == 0
+        and "set aside earlier: features/still" in result.output
+        and "none bad" in result.output
     )
 
 

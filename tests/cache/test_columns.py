@@ -5,9 +5,9 @@ import pickle
 import numpy as np
 import pytest
 
-from cache import columns
-from cache.columns import DigestSet, Texts, joined, lookup, marks, repeated, strangers
-from cache.identity import digest
+from moodfuse.cache import columns
+from moodfuse.cache.columns import DigestSet, Texts, joined, lookup, marks, repeated, strangers
+from moodfuse.cache.digests import digest
 
 
 def test_places_among_many_equal_those_of_a_dictionary() -> None:
@@ -59,7 +59,9 @@ def test_marks_are_those_of_any_set_over_any_column() -> None:
     assert marks(DigestSet(column, mask), column).tolist() == mask.tolist()
     assert marks(DigestSet(column, mask), turned).tolist() == mask[::-1].tolist()
     assert marks(frozenset(names[::3]), column).tolist() == mask.tolist()
-    assert not marks(frozenset(), column).any() and not marks(frozenset({digest("none of them")}), column).any()
+    assert (
+        not marks(frozenset(), column).any() and not marks(frozenset({digest("none of them")}), column).any()
+    )
 
 
 def test_copies_have_one_digest_and_count_once() -> None:

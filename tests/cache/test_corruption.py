@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from cache.errors import CacheError, DamagedPartError
-from cache.files import read_json
-from cache.identity import canonical_json, digest16
-from cache.parts import HEADER_BYTES, read_header, read_part, verify_part
-from cache.runs import read_run
-from cache.store import FeatureCache
 from faults.mutants import MUTATIONS
 from faults.targets import fingerprint, harm, make_targets
+from moodfuse.cache.digests import canonical_json, digest16
+from moodfuse.cache.errors import CacheError, DamagedPartError
+from moodfuse.cache.runs import read_run
+from moodfuse.cache.storage.files import read_json
+from moodfuse.cache.storage.parts import HEADER_BYTES, read_header, read_part, verify_part
+from moodfuse.cache.store import FeatureCache
 
 
 def test_harm_is_detected_or_changes_nothing_that_is_read(tmp_path: Path) -> None:

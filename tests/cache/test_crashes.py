@@ -9,15 +9,15 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
-from cache import parts
-from cache.blocks import part_files
-from cache.files import write_aside
-from cache.store import FeatureCache
 from faults.calls import CHANGES, Call, make_again, torn, tree, watched
 from faults.disks import Disk, promises
 from faults.kills import kill_points, record
 from faults.power import append_in_place, lose_power, lose_power_appending, without_sync
 from faults.samples import STILL, Sample, right_rows
+from moodfuse.cache.blocks import part_files
+from moodfuse.cache.storage import parts
+from moodfuse.cache.storage.files import write_aside
+from moodfuse.cache.store import FeatureCache
 
 SMALL = Sample(parts=2, clips_per_part=4)
 
@@ -33,7 +33,9 @@ def quiet() -> Iterator[None]:
 @pytest.mark.parametrize(("parts", "clips"), [(2, 4), (0, 4)])
 def test_a_kill_after_any_call_loses_nothing(tmp_path: Path, parts: int, clips: int) -> None:
     """After every call and within writes, what is accepted is right, the earlier intact, a resume makes it whole."""
-    points = list(kill_points(Sample(parts=parts, clips_per_part=clips, added=2), tmp_path, tears=1, resumes=40))
+    points = list(
+        kill_points(Sample(parts=parts, clips_per_part=clips, added=2), tmp_path, tears=1, resumes=40)
+    )
     assert [point for point in points if point.faults] == []
     assert {point.call.kind for point in points if point.whole} >= CHANGES - {"truncate", "unlink"}
     assert sum(not point.whole for point in points) > 15
@@ -113,5 +115,9 @@ def test_a_disk_keeps_what_was_synced_and_may_lose_the_rest(tmp_path: Path) -> N
         for seed in range(30):
             disk.lose_power(tmp_path / f"{stop}-{seed}", np.random.default_rng(seed))
         found[stop] = [tree(tmp_path / f"{stop}-{seed}").get("file") for seed in range(30)]
-    assert set(found[2]) == {None} and set(found[4]) == {None, b"new" * 2000} and set(found[5]) == {b"new" * 2000}
+    assert (
+        set(found[2]) == {None}
+        and set(found[4]) == {None, b"new" * 2000}
+        and set(found[5]) == {b"new" * 2000}
+    )
     assert promises(calls) == {"file": b"new" * 2000} and promises(calls[:4]) == {}

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cache.csv_rows import csv_rows
-from cache.errors import InputError
+from moodfuse.cache.csv_rows import csv_rows
+from moodfuse.cache.errors import InputError
 
 
 def rows(folder: Path, text: str | bytes) -> list[tuple[int, list[str]]]:
@@ -43,7 +43,10 @@ def test_the_first_line_decides_the_separator(text: str | bytes, found: list, tm
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a;b\n1;2;3\n", "line 2: 3 cells; expected 2, as in the header; put a cell that holds a semicolon in double"),
+        (
+            "a;b\n1;2;3\n",
+            "line 2: 3 cells; expected 2, as in the header; put a cell that holds a semicolon in double",
+        ),
         ("a\tb\n1\n", "line 2: 1 cells; expected 2, .* that holds a tab in"),
         ('a,b\n1, "x"\n', "line 2: b has a blank before its quote; remove the blank"),
         ('a,b\n "x",1\n', "line 2: a has a blank before its quote; remove the blank"),

@@ -7,12 +7,12 @@ from unittest.mock import patch
 
 import pytest
 
-from cache.errors import CacheError, MoodfuseError
-from cache.files import discard, write_aside
 from faults.calls import watched
 from faults.extracting import computing_once, extracting, make_clips
 from faults.refusals import ERRORS, Refusal, calls_of, refuse
 from faults.samples import Sample
+from moodfuse.cache.errors import CacheError, MoodfuseError
+from moodfuse.cache.storage.files import discard, write_aside
 
 FEW = Sample(parts=0, clips_per_part=4)
 
@@ -60,8 +60,12 @@ def test_a_refusal_that_is_not_borne_would_be_seen(tmp_path: Path) -> None:
             return 0, "done"
         return 0, ""
 
-    faults = refuse(careless, tmp_path / "cache", Refusal(2, errno.EIO), calls_of(careless, tmp_path / "cache")).faults
-    assert any("exit code 0" in fault for fault in faults) and any("names no remedy" in fault for fault in faults)
+    faults = refuse(
+        careless, tmp_path / "cache", Refusal(2, errno.EIO), calls_of(careless, tmp_path / "cache")
+    ).faults
+    assert any("exit code 0" in fault for fault in faults) and any(
+        "names no remedy" in fault for fault in faults
+    )
 
 
 def test_the_old_file_stays_where_a_new_one_cannot_be_written(tmp_path: Path) -> None:
@@ -69,7 +73,9 @@ def test_the_old_file_stays_where_a_new_one_cannot_be_written(tmp_path: Path) ->
     write_aside(tmp_path / "clips.csv", b"old")
     with (
         watched(tmp_path, before=Refusal(1, errno.ENOSPC, short=True).hook()),
-        pytest.raises(CacheError, match=r"clips\.csv: cannot be written \(No space left.*free space .*prune --media"),
+        pytest.raises(
+            CacheError, match=r"clips\.csv: cannot be written \(No space left.*free space .*prune --media"
+        ),
     ):
         write_aside(tmp_path / "clips.csv", b"new and longer")
     assert (tmp_path / "clips.csv").read_bytes() == b"old" and os.listdir(tmp_path) == ["clips.csv"]
@@ -79,5 +85,8 @@ def test_a_file_that_cannot_be_removed_is_named(tmp_path: Path) -> None:
     """A checkpoint that is needed no more, on a read-only disk."""
     discard(tmp_path / "none")
     error = OSError(errno.EROFS, os.strerror(errno.EROFS))
-    with patch.object(os, "unlink", side_effect=error), pytest.raises(CacheError, match="kept.checkpoint.*read-only"):
+    with (
+        patch.object(os, "unlink", side_effect=error),
+        pytest.raises(CacheError, match="kept.checkpoint.*read-only"),
+    ):
         discard(tmp_path / "kept.checkpoint")

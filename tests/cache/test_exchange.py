@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from bringing import IDS, LABELS, Given, bring, listing, refuse, write, write_labels
-from cache.additions import write_rows
-from cache.errors import CacheError, InputError
-from cache.exchange import ImportSettings, import_features
-from cache.export import export_features
-from cache.manifest import table_name
-from cache.planning import PlanChoice
-from cache.recipe import Recipe, import_recipe
-from cache.records import Holdout
-from cache.store import FeatureCache
+from moodfuse.cache.additions import write_rows
+from moodfuse.cache.errors import CacheError, InputError
+from moodfuse.cache.manifest import table_name
+from moodfuse.cache.planning import PlanChoice
+from moodfuse.cache.recipe import Recipe, import_recipe
+from moodfuse.cache.records import Holdout
+from moodfuse.cache.store import FeatureCache
+from moodfuse.cache.transfer.exporting import export_features
+from moodfuse.cache.transfer.importing import ImportSettings, import_features
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 
@@ -27,13 +27,18 @@ def test_what_is_there_is_not_overwritten(known: FeatureCache, tmp_path: Path) -
     """Other values, other widths and another kind of holdout need another name; equal rows change nothing."""
     found = np.arange(12.0).reshape(6, 2)
     before = listing(known.path)
-    assert bring(known.path, source="other", **write(tmp_path, Given(IDS[3:], found[3:]), ".csv")).written == 0
+    assert (
+        bring(known.path, source="other", **write(tmp_path, Given(IDS[3:], found[3:]), ".csv")).written == 0
+    )
     assert listing(known.path) == before
     other = found.copy()
     other[5, 1] = -11
     for given_, cause in (
         (Given(IDS, other), r"holds other values of 1 clips \(first: 'clip 5'\); nothing is overwritten"),
-        (Given(IDS, np.hstack([found, found])), r"has embedding \[N, 4\], but source 'other' holds embedding \[N, 2\]"),
+        (
+            Given(IDS, np.hstack([found, found])),
+            r"has embedding \[N, 4\], but source 'other' holds embedding \[N, 2\]",
+        ),
         (Given(IDS, found, found), "has embedding .*, logits .*, but source 'other' holds embedding"),
     ):
         with pytest.raises(InputError, match=cause):
@@ -63,7 +68,10 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             bring(work, holdout="{1}", labels=labels, **files)
         monkeypatch.setattr("os.replace", move)
         assert bring(work, holdout="{1}", labels=labels, **files).clips == 6
-        assert FeatureCache(work).block("mine", {1}).embedding.tobytes() == np.arange(12, dtype=np.float32).tobytes()
+        assert (
+            FeatureCache(work).block("mine", {1}).embedding.tobytes()
+            == np.arange(12, dtype=np.float32).tobytes()
+        )
         assert not list(work.rglob(".tmp-*"))
 
 
@@ -103,7 +111,9 @@ def test_logits_are_never_those_of_other_classes(
     embedding = np.ones((len(ids), 2))
     bring(known.path, source="two", labels=changed, **write(tmp_path, Given(ids, embedding), ".npz"))
     wide = np.ones((len(ids), len(set(labels))))
-    with pytest.raises(InputError, match=r"are of b, c, but those of source 'zs' are of a, b|'zs' holds .*logits"):
+    with pytest.raises(
+        InputError, match=r"are of b, c, but those of source 'zs' are of a, b|'zs' holds .*logits"
+    ):
         bring(known.path, source="zs", **write(tmp_path, Given(ids, embedding, wide), ".npz"))
     cache = FeatureCache(known.path, create=True)
     owner = cache.owner(cache.recipe("zs"), None)
@@ -117,7 +127,9 @@ def test_logits_are_never_those_of_other_classes(
     assert not (tmp_path / "out.csv").exists()
 
 
-def test_logits_whose_classes_are_not_on_record_are_taken_by_width(known: FeatureCache, tmp_path: Path) -> None:
+def test_logits_whose_classes_are_not_on_record_are_taken_by_width(
+    known: FeatureCache, tmp_path: Path
+) -> None:
     """Parts of before have no classes: as many as there are labels are read, others refused."""
     cache = FeatureCache(known.path, create=True)
     for source, width in (("old", 2), ("wide", 3)):
@@ -186,7 +198,9 @@ def test_a_changed_table_says_what_it_changes(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none of its 6 ids \('other 0', .*add --replace"):
         import_features(replace(wanted, source="three", labels=strange, plan=PlanChoice(2), **files))
     assert listing(wanted.cache) == before
-    import_features(replace(wanted, source="three", labels=strange, plan=PlanChoice(2), replace=True, **files))
+    import_features(
+        replace(wanted, source="three", labels=strange, plan=PlanChoice(2), replace=True, **files)
+    )
     assert list(FeatureCache(wanted.cache).clips.ids) == list(others)
 
 
@@ -221,7 +235,11 @@ def test_holdouts(tmp_path: Path) -> None:
         bring(tmp_path / "new", holdout="{1}", labels=plain, **files)
     assert not (tmp_path / "new").exists()
     labels = write_labels(tmp_path / "folds.csv", IDS, fold=[0, 0, 1, 1, 0, 1])
-    for holdout, cause in (("{2}", "has the folds 0..1, not 2"), ("{0,1}", "names every fold"), ("{-1}", "not -1")):
+    for holdout, cause in (
+        ("{2}", "has the folds 0..1, not 2"),
+        ("{0,1}", "names every fold"),
+        ("{-1}", "not -1"),
+    ):
         with pytest.raises(InputError, match=cause):
             bring(tmp_path / "new", holdout=holdout, labels=labels, **files)
     assert not (tmp_path / "new").exists()
@@ -230,7 +248,9 @@ def test_holdouts(tmp_path: Path) -> None:
     block = FeatureCache(tmp_path / "work").block("mine", {1})
     assert block.holdout == Holdout.of(1) and block.embedding_tuned
     assert block.seen == {block.digests[row] for row in (0, 1, 4)}
-    with pytest.raises(CacheError, match=r"moodfuse cache import --cache .* --source mine --holdout '\{0\}' FILE"):
+    with pytest.raises(
+        CacheError, match=r"moodfuse cache import --cache .* --source mine --holdout '\{0\}' FILE"
+    ):
         FeatureCache(tmp_path / "work").block("mine", {0})
     assert bring(tmp_path / "work", holdout="0", **files).lacking == ()
     with pytest.raises(InputError, match=r"imported with holdout folds, and this is \*"):
@@ -243,11 +263,18 @@ def test_holdouts(tmp_path: Path) -> None:
 
 def test_test_clips_are_dropped(tmp_path: Path) -> None:
     """Rows of clips that the plan does not cover are taken out, and said; a strange id beside them is refused."""
-    labels = write_labels(tmp_path / "labels.csv", (*IDS, "t"), (*LABELS, "a"), split=["train"] * 6 + ["test"])
+    labels = write_labels(
+        tmp_path / "labels.csv", (*IDS, "t"), (*LABELS, "a"), split=["train"] * 6 + ["test"]
+    )
     said: list[str] = []
     files = write(tmp_path, Given((*IDS, "t"), np.ones((7, 2))), ".csv")
     wanted = ImportSettings(
-        cache=tmp_path / "work", source="mine", holdout=Holdout.frozen(), labels=labels, plan=PlanChoice(2), **files
+        cache=tmp_path / "work",
+        source="mine",
+        holdout=Holdout.frozen(),
+        labels=labels,
+        plan=PlanChoice(2),
+        **files,
     )
     assert import_features(wanted, say=said.append).clips == 6
     assert "1 rows dropped" in said[-1] and len(FeatureCache(tmp_path / "work").block("mine", "*").ids) == 6
@@ -258,7 +285,13 @@ def test_added_clips_need_only_their_own_rows(known: FeatureCache, tmp_path: Pat
     before = dict(known.plan.assignment)
     labels = write_labels(tmp_path / "more.csv", (*IDS, "new"), (*LABELS, "a"))
     with pytest.raises(InputError, match=r"has no features of 1 of 7 clips \(first: 'new'\)"):
-        bring(known.path, "*", "other", labels=labels, **write(tmp_path, Given(IDS[:1], np.arange(2.0)[None]), ".npz"))
+        bring(
+            known.path,
+            "*",
+            "other",
+            labels=labels,
+            **write(tmp_path, Given(IDS[:1], np.arange(2.0)[None]), ".npz"),
+        )
     given_ = Given(("new",), np.full((1, 2), 7.0))
     assert bring(known.path, "*", "other", labels=labels, **write(tmp_path, given_, ".npz")).written == 1
     again = FeatureCache(known.path)
@@ -266,7 +299,9 @@ def test_added_clips_need_only_their_own_rows(known: FeatureCache, tmp_path: Pat
     assert again.block("other", "*").embedding[-1].tolist() == [7.0, 7.0] and len(again.clips) == 7
 
 
-def test_a_table_must_agree_with_what_extract_read(small_cache: Callable[..., FeatureCache], tmp_path: Path) -> None:
+def test_a_table_must_agree_with_what_extract_read(
+    small_cache: Callable[..., FeatureCache], tmp_path: Path
+) -> None:
     """Where clips come from media, --labels changes nothing: the first difference is named."""
     cache = small_cache()
     ids, labels = list(cache.clips.ids), [status.clip.label for status in cache.clips]

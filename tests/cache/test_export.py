@@ -10,12 +10,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bringing import ANY_ID, FORMATS, IDS, LABELS, Given, bounded, bring, is_name, listing, write, write_labels
-from cache.errors import InputError, MoodfuseError, UnknownNameError
-from cache.export import export_features
-from cache.manifest import table_name
-from cache.recipe import Recipe
-from cache.store import FeatureCache
+from bringing import (
+    ANY_ID,
+    FORMATS,
+    IDS,
+    LABELS,
+    Given,
+    bounded,
+    bring,
+    is_name,
+    listing,
+    write,
+    write_labels,
+)
+from moodfuse.cache.errors import InputError, MoodfuseError, UnknownNameError
+from moodfuse.cache.manifest import table_name
+from moodfuse.cache.recipe import Recipe
+from moodfuse.cache.store import FeatureCache
+from moodfuse.cache.transfer.exporting import export_features
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 
@@ -45,7 +57,9 @@ def features(draw: Callable[..., Any]) -> Given:
 
 @settings(bounded, max_examples=16)
 @given(found=features(), form=st.sampled_from(FORMATS), to=st.sampled_from(EXPORTS), seed=st.integers(0, 9))
-def test_round_trips(found: Given, form: str, to: str, seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_round_trips(
+    found: Given, form: str, to: str, seed: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """In through any format, out and in again through any other: ids and float32 bits are the same."""
     folder = tmp_path_factory.mktemp("trip")
     found = Given(found.ids, found.embedding, None if form == ".npy" else found.logits)
@@ -72,7 +86,9 @@ def test_round_trips(found: Given, form: str, to: str, seed: int, tmp_path_facto
 def test_every_float32_survives_a_csv(tmp_path: Path) -> None:
     """Ten thousand bit patterns, subnormals, both zeros, and the decimal that rounds twice come back bit for bit."""
     bits = np.random.default_rng(0).integers(0, 2**32, 10_000, dtype=np.uint32).view(np.float32)
-    odd = np.array([0x15AE43FD, 0x15AE43FE, 0x80000000, 0, 1, 0x007FFFFF, 0x7F7FFFFF], dtype=np.uint32).view(np.float32)
+    odd = np.array([0x15AE43FD, 0x15AE43FE, 0x80000000, 0, 1, 0x007FFFFF, 0x7F7FFFFF], dtype=np.uint32).view(
+        np.float32
+    )
     values = np.concatenate([bits[np.isfinite(bits)], odd])
     values = np.resize(values, (len(IDS), -(-len(values) // len(IDS))))
     labels = write_labels(tmp_path / "labels.csv", IDS)
@@ -92,7 +108,9 @@ def test_export_leaves_what_is_there(known: FeatureCache, tmp_path: Path) -> Non
     export_features(known, "other", None, out, force=True)
     found = np.load(out)
     assert sorted(found.files) == ["digest", "embedding", "fold", "group", "id", "label"]
-    assert found["label"].tolist() == list(LABELS) and found["digest"].tolist() == list(known.clips.texts["digest"])
+    assert found["label"].tolist() == list(LABELS) and found["digest"].tolist() == list(
+        known.clips.texts["digest"]
+    )
     with pytest.raises(InputError, match=r"suffix '.h5' is not known; expected one of .npz, .csv, .parquet"):
         export_features(known, "other", None, tmp_path / "out.h5")
     with pytest.raises(UnknownNameError, match="unknown source 'none'; known: other"):
@@ -109,7 +127,9 @@ def test_export_keeps_links_and_out_of_the_cache(known: FeatureCache, tmp_path: 
     (tmp_path / "link.npz").symlink_to(tmp_path / "there" / "out.npz")
     for _ in range(2):
         export_features(known, "other", None, tmp_path / "link.npz", force=True)
-        assert (tmp_path / "link.npz").is_symlink() and len(np.load(tmp_path / "there" / "out.npz")["id"]) == 6
+        assert (tmp_path / "link.npz").is_symlink() and len(
+            np.load(tmp_path / "there" / "out.npz")["id"]
+        ) == 6
     before = listing(known.path)
     for place in ("clips.csv", "features/out.npz", "features/other/x/frozen/a.npz", "runs/run-1/out.csv"):
         with pytest.raises(InputError, match="is a place of the cache's own files; name an --output outside"):
@@ -118,10 +138,14 @@ def test_export_keeps_links_and_out_of_the_cache(known: FeatureCache, tmp_path: 
     export_features(known, "other", None, known.path / "out.csv")
 
 
-def test_clips_that_lack_a_view_are_left_out(small_cache: Callable[..., FeatureCache], tmp_path: Path) -> None:
+def test_clips_that_lack_a_view_are_left_out(
+    small_cache: Callable[..., FeatureCache], tmp_path: Path
+) -> None:
     """A row that no network made is not exported as if one had."""
     cache = small_cache()
-    statuses = [replace(status, missing="picture" if row == 3 else "") for row, status in enumerate(cache.statuses)]
+    statuses = [
+        replace(status, missing="picture" if row == 3 else "") for row, status in enumerate(cache.statuses)
+    ]
     cache.write_plan(replace(cache.plan, records=(table_name(statuses),)), statuses)
     recipe = Recipe("c3d", "c3d", 1, "random", "{}", "frozen", None, embedding_tuned=False)
     cache.write_recipe(recipe)

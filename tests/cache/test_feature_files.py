@@ -33,14 +33,14 @@ from bringing import (
     write,
     write_labels,
 )
-from cache.errors import InputError
-from cache.exchange import ImportSettings, import_features
-from cache.export import export_features
-from cache.feature_files import read_features
-from cache.features import Features
-from cache.labels import read_labels
-from cache.records import Holdout
-from cache.store import FeatureCache
+from moodfuse.cache.errors import InputError
+from moodfuse.cache.records import Holdout
+from moodfuse.cache.store import FeatureCache
+from moodfuse.cache.transfer.exporting import export_features
+from moodfuse.cache.transfer.features import Features
+from moodfuse.cache.transfer.importing import ImportSettings, import_features
+from moodfuse.cache.transfer.labels import read_labels
+from moodfuse.cache.transfer.readers import read_features
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 
@@ -133,12 +133,17 @@ def test_any_ids_and_labels_are_right_or_refused(
     except InputError:
         assert not (folder / "one").exists()
         return
-    assert all(map(is_name, names)) and list(FeatureCache(folder / "one").block("mine", "*").ids) == sorted(names)
+    assert all(map(is_name, names)) and list(FeatureCache(folder / "one").block("mine", "*").ids) == sorted(
+        names
+    )
 
 
 @settings(bounded, max_examples=100)
 @given(
-    form=st.sampled_from(FORMATS), place=st.floats(0, 1, exclude_max=True), value=st.integers(0, 255), cut=st.booleans()
+    form=st.sampled_from(FORMATS),
+    place=st.floats(0, 1, exclude_max=True),
+    value=st.integers(0, 255),
+    cut=st.booleans(),
 )
 @example(form=".npy", place=0.3046875, value=0, cut=False)
 def test_damaged_files_are_right_or_refused(
@@ -162,14 +167,22 @@ def test_damaged_files_are_right_or_refused(
 
 def test_parquet_says_the_classes_of_its_lists(known: FeatureCache, tmp_path: Path) -> None:
     """So that lists of logits come back under the names that they had, whatever the labels are by then."""
-    bring(known.path, source="zs", **write(tmp_path, Given(IDS, np.ones((6, 2)), np.array([[2.0, -1.0]] * 6)), ".npz"))
+    bring(
+        known.path,
+        source="zs",
+        **write(tmp_path, Given(IDS, np.ones((6, 2)), np.array([[2.0, -1.0]] * 6)), ".npz"),
+    )
     out = tmp_path / "out.parquet"
     export_features(FeatureCache(known.path), "zs", None, out)
     turned = write_labels(tmp_path / "turned.csv", IDS, ["z" if label == "a" else label for label in LABELS])
     with pytest.raises(InputError, match="logits are of a, b; expected b, z"):
         bring(tmp_path / "new", file=out, labels=turned)
     table = pyarrow.parquet.read_table(out)
-    for metadata, cause in ((b'["a"]', "classes do not fit"), (b"{}", "no list of labels"), (b"[", "cannot be read")):
+    for metadata, cause in (
+        (b'["a"]', "classes do not fit"),
+        (b"{}", "no list of labels"),
+        (b"[", "cannot be read"),
+    ):
         pyarrow.parquet.write_table(table.replace_schema_metadata({b"moodfuse.classes": metadata}), out)
         refuse(tmp_path, cause, source="two", file=out)
     pyarrow.parquet.write_table(table.replace_schema_metadata({b"moodfuse.classes": b'["b","a"]'}), out)
@@ -192,7 +205,10 @@ def test_columns_of_a_csv(known: FeatureCache, tmp_path: Path) -> None:
     table = "\n".join(f"clip {number},{number},7" for number in range(6))
     (tmp_path / "some.csv").write_text(f"id,e0,age\n{table}\n")
     import_features(replace(wanted, source="aged"), say=said.append)
-    assert said[3:5] == [f"{wanted.file}: columns of the embedding: 'e0'", f"{wanted.file}: columns passed over: 'age'"]
+    assert said[3:5] == [
+        f"{wanted.file}: columns of the embedding: 'e0'",
+        f"{wanted.file}: columns passed over: 'age'",
+    ]
     assert FeatureCache(known.path).block("mine", "*").embedding.tolist() == [[n, -n] for n in range(6)]
     for text, cause in (
         ("id,e0,e2\n", "column e1 is missing"),
@@ -243,19 +259,33 @@ def test_parquet_of_other_kinds(known: FeatureCache, tmp_path: Path, monkeypatch
     ids = pyarrow.array(IDS)
     file = tmp_path / "some.parquet"
     lists = pyarrow.array([[1.0, 2.0]] * 6, pyarrow.large_list(pyarrow.float16()))
-    pyarrow.parquet.write_table(pyarrow.table({"id": ids.dictionary_encode(), "embedding": lists, "note": ids}), file)
+    pyarrow.parquet.write_table(
+        pyarrow.table({"id": ids.dictionary_encode(), "embedding": lists, "note": ids}), file
+    )
     assert bring(known.path, file=file).embedding == 2
     for columns, cause in (
         ({"id": ids, "embedding": pyarrow.array([[1.0, 2.0]] * 5 + [[1.0]])}, "lists of different lengths"),
         ({"id": ids, "embedding": pyarrow.array([[1.0, 2.0]] * 5 + [None])}, r"1 value\(s\) are missing"),
-        ({"id": ids, "embedding": pyarrow.array([[1.0, 2.0]] * 5 + [[1.0, None]])}, r"1 value\(s\) are missing"),
-        ({"id": ids, "embedding": pyarrow.array([[True, False]] * 6)}, "list<.*bool>; expected a list of float"),
+        (
+            {"id": ids, "embedding": pyarrow.array([[1.0, 2.0]] * 5 + [[1.0, None]])},
+            r"1 value\(s\) are missing",
+        ),
+        (
+            {"id": ids, "embedding": pyarrow.array([[True, False]] * 6)},
+            "list<.*bool>; expected a list of float",
+        ),
         ({"id": ids, "embedding": ids}, "embedding is string; expected a list"),
         ({"id": ids, "e0": ids}, "column 'e0' is string; expected float or whole numbers"),
         ({"id": ids, "e0": pyarrow.array(range(6)), "e1": ids}, "column 'e1' is string; expected float"),
         ({"id": ids, "note": ids}, "no column of an embedding"),
-        ({"id": pyarrow.array(range(6)), "e0": pyarrow.array(range(6))}, "column 'id' is int64; expected strings"),
-        ({"id": pyarrow.array([*IDS[:5], None]), "e0": pyarrow.array(range(6))}, r"'id': 1 value\(s\) are missing"),
+        (
+            {"id": pyarrow.array(range(6)), "e0": pyarrow.array(range(6))},
+            "column 'id' is int64; expected strings",
+        ),
+        (
+            {"id": pyarrow.array([*IDS[:5], None]), "e0": pyarrow.array(range(6))},
+            r"'id': 1 value\(s\) are missing",
+        ),
         ({"name": ids, "embedding": lists}, r"column\(s\) id missing"),
     ):
         pyarrow.parquet.write_table(pyarrow.table(columns), file)
@@ -309,8 +339,12 @@ def test_index_columns_are_passed_over(tmp_path: Path, name: str, values: Any, f
     assert found.embedding.tolist() == [list(row) for row in zip(*FEATURES.values(), strict=True)]
     assert f"index columns passed over: {name!r}" in found.column_lines
     if name:
-        found = read_features(table_file(tmp_path, {name: list(values), **FEATURES}, form), columns=(f"{name},feat_0",))
-        assert taken(found) == ((name, "feat_0"), (), ("feat_1",)) and found.embedding[:, 0].tolist() == list(values)
+        found = read_features(
+            table_file(tmp_path, {name: list(values), **FEATURES}, form), columns=(f"{name},feat_0",)
+        )
+        assert taken(found) == ((name, "feat_0"), (), ("feat_1",)) and found.embedding[:, 0].tolist() == list(
+            values
+        )
 
 
 @pytest.mark.parametrize("form", [".csv", ".parquet"])
@@ -344,7 +378,10 @@ def test_the_index_that_parquet_names_is_passed_over(tmp_path: Path) -> None:
         else:
             expected = ((*FEATURES, "take"), (), ()) if kept else (tuple(FEATURES), ("take",), ())
             assert taken(read_features(file)) == expected
-    assert taken(read_features(table_file(tmp_path, columns, ".parquet", pandas="[]")))[0] == (*FEATURES, "take")
+    assert taken(read_features(table_file(tmp_path, columns, ".parquet", pandas="[]")))[0] == (
+        *FEATURES,
+        "take",
+    )
 
 
 @pytest.mark.parametrize("form", [".csv", ".parquet"])
@@ -359,7 +396,11 @@ def test_the_index_that_parquet_names_is_passed_over(tmp_path: Path) -> None:
         (("feat_*", "feat_1,row"), ("feat_0", "feat_1", "row"), {"feat_0"}),
         (("feat_[1]", "a,"), ("feat_1", "a"), {"feat_1"}),
         (("mfcc[0]",), ("mfcc[0]",), set()),
-        (("*",), ("a", "b", "x, y", "mfcc[0]", "feat_0", "feat_1"), {"a", "b", "x, y", "mfcc[0]", "feat_0", "feat_1"}),
+        (
+            ("*",),
+            ("a", "b", "x, y", "mfcc[0]", "feat_0", "feat_1"),
+            {"a", "b", "x, y", "mfcc[0]", "feat_0", "feat_1"},
+        ),
     ],
 )
 def test_columns_are_chosen_by_name_or_pattern(
@@ -433,11 +474,18 @@ def test_arrays_of_objects_are_named_with_the_remedy(known: FeatureCache, tmp_pa
         ("logits", r"np.stack\(logits\).astype\('float32'\)"),
     ):
         np.savez(tmp_path / "bad.npz", **(good | {name: good[name].astype(object)}))
-        refuse(tmp_path, rf"bad.npz: {name} is an array of Python objects .*save {remedy}", file=tmp_path / "bad.npz")
+        refuse(
+            tmp_path,
+            rf"bad.npz: {name} is an array of Python objects .*save {remedy}",
+            file=tmp_path / "bad.npz",
+        )
     np.save(tmp_path / "ids.npy", np.array(IDS, dtype=object))
     np.save(tmp_path / "rows.npy", np.ones((6, 2)))
     refuse(
-        tmp_path, r"ids.npy: ids is an array of Python objects", file=tmp_path / "rows.npy", ids=tmp_path / "ids.npy"
+        tmp_path,
+        r"ids.npy: ids is an array of Python objects",
+        file=tmp_path / "rows.npy",
+        ids=tmp_path / "ids.npy",
     )
     np.save(tmp_path / "rows.npy", np.ones((6, 2), dtype=object))
     np.save(tmp_path / "ids.npy", np.array(IDS))
@@ -491,7 +539,8 @@ def test_an_npz_that_becomes_much_larger_is_refused(tmp_path: Path, name: str) -
         read_features(file)
     if name == "embedding":
         assert (
-            read_features(npz(file, {**good, "embedding.npy": ZEROS}, zipfile.ZIP_STORED)).embedding.shape[1] == 3 << 20
+            read_features(npz(file, {**good, "embedding.npy": ZEROS}, zipfile.ZIP_STORED)).embedding.shape[1]
+            == 3 << 20
         )
 
 
@@ -516,7 +565,9 @@ HEADERS = {
 
 @pytest.mark.parametrize("name", HEADERS)
 @pytest.mark.parametrize("form", [".npy", ".npz", "ids"])
-def test_an_array_that_is_declared_larger_than_its_file_is_refused(tmp_path: Path, name: str, form: str) -> None:
+def test_an_array_that_is_declared_larger_than_its_file_is_refused(
+    tmp_path: Path, name: str, form: str
+) -> None:
     """A declared size beyond the file is refused before NumPy allocates it, in ``.npy``, ``.npz`` and ids."""
     data = npy(*HEADERS[name], bytes(100))
     good = tmp_path / "good.npy"
@@ -533,8 +584,12 @@ def test_an_array_that_is_declared_larger_than_its_file_is_refused(tmp_path: Pat
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_an_npz_of_another_compression_is_refused(tmp_path: Path, method: int) -> None:
     """An .npz that is compressed by BZIP2 or LZMA, which NumPy does not write, is refused."""
-    file = npz(tmp_path / "x.npz", {"id.npy": IDS_NPY, "embedding.npy": npy("<f4", (6, 1), bytes(24))}, method)
-    with pytest.raises(InputError, match=r"id\.npy is compressed by method 1[24]; expected what numpy\.savez"):
+    file = npz(
+        tmp_path / "x.npz", {"id.npy": IDS_NPY, "embedding.npy": npy("<f4", (6, 1), bytes(24))}, method
+    )
+    with pytest.raises(
+        InputError, match=r"id\.npy is compressed by method 1[24]; expected what numpy\.savez"
+    ):
         read_features(file)
 
 
@@ -552,13 +607,17 @@ def test_a_parquet_that_becomes_much_larger_is_refused(tmp_path: Path, kind: str
     file = tmp_path / "bomb.parquet"
     pyarrow.parquet.write_table(pyarrow.table(columns), file, compression="zstd")
     assert file.stat().st_size < 1 << 20
-    with pytest.raises(InputError, match=r"bomb\.parquet: \d+ bytes that become \d+; expected 100 times the file"):
+    with pytest.raises(
+        InputError, match=r"bomb\.parquet: \d+ bytes that become \d+; expected 100 times the file"
+    ):
         read_features(file)
 
 
 def test_parquet_of_many_rows_and_one_value_is_read_where_it_is_small(tmp_path: Path) -> None:
     """A small Parquet file with a constant column is read, although it compresses well."""
-    table = pyarrow.table({"id": [str(row) for row in range(20_000)], "e0": np.ones(20_000), "e1": np.zeros(20_000)})
+    table = pyarrow.table(
+        {"id": [str(row) for row in range(20_000)], "e0": np.ones(20_000), "e1": np.zeros(20_000)}
+    )
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet", compression="zstd")
     found = read_features(tmp_path / "a.parquet")
     assert found.embedding.shape == (20_000, 2) and found.embedding[:, 0].all() and found.ids[-1] == "19999"
@@ -566,7 +625,9 @@ def test_parquet_of_many_rows_and_one_value_is_read_where_it_is_small(tmp_path: 
 
 @pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.csv", "a.parquet"])
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
-def test_a_pipe_or_a_folder_is_refused_at_once(tmp_path: Path, name: str, make: Callable[[Path], None]) -> None:
+def test_a_pipe_or_a_folder_is_refused_at_once(
+    tmp_path: Path, name: str, make: Callable[[Path], None]
+) -> None:
     """A pipe or a folder in place of features, ids or labels is an error that names it."""
     make(tmp_path / name)
     found = r"is a (pipe|folder); expected a regular file"

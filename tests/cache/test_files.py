@@ -8,8 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.errors import CacheError, DamagedPartError
-from cache.files import (
+from moodfuse.cache.errors import CacheError, DamagedPartError
+from moodfuse.cache.maintenance.verify import verify
+from moodfuse.cache.media import Media, MediaStore, Rendition, kept_frame
+from moodfuse.cache.runs import run_names
+from moodfuse.cache.storage.files import (
     NotRegularFileError,
     facts_of,
     listing,
@@ -18,23 +21,25 @@ from cache.files import (
     read_regular,
     write_text,
 )
-from cache.media import Media, MediaStore, Rendition, kept_frame
-from cache.parts import read_part, write_part
-from cache.runs import run_names
-from cache.seals import check_sealed
-from cache.store import FeatureCache
-from cache.verify import verify
+from moodfuse.cache.storage.parts import read_part, write_part
+from moodfuse.cache.storage.weight_files import check_sealed
+from moodfuse.cache.store import FeatureCache
 
 
 def test_a_listing_is_by_name_and_passes_over_what_begins_with_a_dot(tmp_path: Path) -> None:
     """Names are filtered by both ends; a folder that is not there, or is a file, holds nothing."""
     for name in ("plan-b.h5", "plan-a.h5", ".plan-c.h5", ".tmp-plan-d.h5", "plan-e.bad", "other.h5"):
         (tmp_path / name).touch()
-    assert [file.name for file in listing(tmp_path, prefix="plan-", suffix=".h5")] == ["plan-a.h5", "plan-b.h5"]
+    assert [file.name for file in listing(tmp_path, prefix="plan-", suffix=".h5")] == [
+        "plan-a.h5",
+        "plan-b.h5",
+    ]
     assert listing(tmp_path / "none") == listing(tmp_path / "other.h5") == []
 
 
-def test_a_folder_that_is_withheld_is_an_error_and_not_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_is_withheld_is_an_error_and_not_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Else all that it holds would be computed again."""
 
     def withheld(folder: Path) -> list[str]:
@@ -45,7 +50,9 @@ def test_a_folder_that_is_withheld_is_an_error_and_not_empty(tmp_path: Path, mon
         listing(tmp_path)
 
 
-def test_a_file_that_is_withheld_is_an_error_and_not_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_withheld_is_an_error_and_not_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A reader says so with the path; what is not there, a pipe and a folder are told apart."""
     assert facts_of(tmp_path / "none") is None and facts_of(tmp_path) is not None
     with pytest.raises(DamagedPartError, match="is a folder; expected a regular file"):
@@ -62,7 +69,9 @@ def test_a_file_that_is_withheld_is_an_error_and_not_missing(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("name", [".snapshot", "sub", "repeat-x"])
-def test_a_plan_in_a_folder_that_is_none_of_plans_is_never_in_force(tuned_cache: FeatureCache, name: str) -> None:
+def test_a_plan_in_a_folder_that_is_none_of_plans_is_never_in_force(
+    tuned_cache: FeatureCache, name: str
+) -> None:
     """A snapshot, or a folder of the user's, may hold older plans or newer ones."""
     arrays, values = read_part(next((tuned_cache.path / "plans").glob("plan-*.h5")))
     write_part(tuned_cache.path / "plans" / name, "plan", arrays, {**values, "sequence": 99})
@@ -92,7 +101,9 @@ def verify_count(root: Path) -> int:
     """Files of a cache that carry a digest: no dot in their path, no view, no report."""
     files = (file.relative_to(root) for file in root.rglob("*") if file.is_file())
     return sum(
-        not any(part.startswith(".") for part in file.parts) and file.name != "clips.csv" and "report" not in file.parts
+        not any(part.startswith(".") for part in file.parts)
+        and file.name != "clips.csv"
+        and "report" not in file.parts
         for file in files
     )
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.errors import DamagedPartError
-from cache.fits import KEPT_EVERY_S, KeptFit, KeptFits, check_fits, clips_digest16
-from cache.identity import digest
-from cache.parts import read_part, write_part
-from cache.store import FeatureCache
-from cache.tables import ClipTable
+from moodfuse.cache.clip_table import ClipTable
+from moodfuse.cache.digests import digest
+from moodfuse.cache.errors import DamagedPartError
+from moodfuse.cache.fits import KEPT_EVERY_S, KeptFit, KeptFits, check_fits, clips_digest16
+from moodfuse.cache.storage.parts import read_part, write_part
+from moodfuse.cache.store import FeatureCache
 
 MakeCache = Callable[..., FeatureCache]
 
@@ -66,7 +66,7 @@ def test_a_store_that_does_not_write(store: KeptFits) -> None:
 def test_fits_are_written_after_a_while(store: KeptFits, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fit that waits too long is written with the next one."""
     clock = iter((0.0, 1.0, KEPT_EVERY_S + 1.0))
-    monkeypatch.setattr("cache.fits.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("moodfuse.cache.fits.time.monotonic", lambda: next(clock))
     store.keep(KEYS[3], fit(3))
     assert KEYS[3] not in store.find(KEYS)
     store.keep(digest("last"), fit(5))

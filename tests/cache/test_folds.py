@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache.errors import InputError
-from cache.folds import (
+from moodfuse.cache.digests import clip_digest, digest, digest16, trained_digest16
+from moodfuse.cache.errors import InputError
+from moodfuse.cache.folds import (
     Unit,
     check_fold_numbers,
     deal,
@@ -19,10 +20,9 @@ from cache.folds import (
     units_of,
     validate,
 )
-from cache.identity import clip_digest, digest, digest16, trained_digest16
-from cache.planning import PlanChoice, next_plan
-from cache.recipe import Tuning
-from cache.records import Clip, ClipStatus
+from moodfuse.cache.planning import PlanChoice, next_plan
+from moodfuse.cache.recipe import Tuning
+from moodfuse.cache.records import Clip, ClipStatus
 
 
 def unit(number: int, label: str, clips: int = 1) -> Unit:
@@ -59,7 +59,9 @@ def test_groups_of_several_labels_span_no_folds(units: list[Unit], folds: int, s
         assert len({of_clip[item][1] for item in one.digests}) == 1
         assert tuple(of_clip[item][0] for item in one.digests) == one.labels
     assert len(roles) == sum(len(one.digests) for one in units)
-    assert {label for label, role in of_clip.values() if role == "tune"} == {x for one in units for x in one.labels}
+    assert {label for label, role in of_clip.values() if role == "tune"} == {
+        x for one in units for x in one.labels
+    }
 
 
 @settings(max_examples=60, deadline=None)
@@ -85,7 +87,9 @@ def test_groups_of_one_label_are_dealt_as_ever() -> None:
 
 def test_a_rare_label_decides_where_a_mixed_group_goes() -> None:
     """Three groups of many common clips and one rare one each lie in three folds."""
-    units = [mixed_unit(number, "aaaab") for number in range(3)] + [unit(10 + number, "a") for number in range(9)]
+    units = [mixed_unit(number, "aaaab") for number in range(3)] + [
+        unit(10 + number, "a") for number in range(9)
+    ]
     assignment = deal(units, folds=3, seed=0, placed={})
     assert {assignment[one.key] for one in units[:3]} == {0, 1, 2}
     validate(units, assignment, 3)
@@ -150,7 +154,12 @@ def test_groups_join_by_name_and_by_equal_files() -> None:
         Clip("3", "/3", "a", group="y"),
         Clip("4", "/4", "a"),
     ]
-    assert join_groups(clips, {"1": "f", "2": "f", "3": "g", "4": "h"}) == {"1": "x", "2": "x", "3": "x", "4": "4"}
+    assert join_groups(clips, {"1": "f", "2": "f", "3": "g", "4": "h"}) == {
+        "1": "x",
+        "2": "x",
+        "3": "x",
+        "4": "4",
+    }
 
 
 def status(number: int, label: str, group: str, fold: int | None = None) -> ClipStatus:
@@ -178,7 +187,9 @@ def test_windows_of_a_film_may_differ_where_they_do_not_overlap() -> None:
     assert len(units_of([window(0, 20, "a"), window(20, None, "b"), window(60, 70, "c")])[0].labels) == 3
     units_of([window(0, 100, "a"), window(30, 40, "b")])  # a clip ends after 30 s
     for other in (window(29, None, "b"), window(10, 11, "b")):
-        with pytest.raises(InputError, match=r"film@0 is labelled 'a' and film@\d+ 'b', .* windows of one file"):
+        with pytest.raises(
+            InputError, match=r"film@0 is labelled 'a' and film@\d+ 'b', .* windows of one file"
+        ):
             units_of([window(0, None, "a"), other])
 
 
@@ -186,7 +197,9 @@ def test_the_same_file_under_two_labels_is_refused_as_such() -> None:
     """Identical files are named as the cause, and no advice is given that would part them."""
     first = status(0, "a", "g")
     other = replace(first, clip=replace(first.clip, id="1", label="b"))
-    with pytest.raises(InputError, match="0 is labelled 'a' and 1 'b', .* same file twice; .* drop one of them$"):
+    with pytest.raises(
+        InputError, match="0 is labelled 'a' and 1 'b', .* same file twice; .* drop one of them$"
+    ):
         units_of([first, other])
 
 
@@ -245,7 +258,9 @@ def test_stopping_clips_share_no_group_with_tuning_clips() -> None:
     assert {one.labels[0] for one in units if roles[one.key] == "tune"} == set("abc")
 
 
-@pytest.mark.parametrize(("folds", "cause"), [((1, 2, 3), "from 1: found folds 1 to 3"), ((2, 4), "from 2: found")])
+@pytest.mark.parametrize(
+    ("folds", "cause"), [((1, 2, 3), "from 1: found folds 1 to 3"), ((2, 4), "from 2: found")]
+)
 def test_folds_that_do_not_count_from_zero_are_refused(folds: tuple[int, ...], cause: str) -> None:
     """The message names the first fold and says to subtract it from each fold."""
     statuses = [status(row, "ab"[row % 2], str(row), folds[row // 2 % len(folds)]) for row in range(12)]

@@ -11,19 +11,19 @@ import h5py
 import numpy as np
 import pytest
 
-import cache.store
-from cache.audits import Finding
-from cache.errors import SchemaError
-from cache.headers import writer_version
-from cache.identity import canonical_json, clip_digest, digest16
-from cache.parts import SCHEMA, read_header, read_part, write_part
-from cache.recipe import Recipe, Tuning
-from cache.records import Holdout, Outcome
-from cache.runs import read_run
-from cache.store import FeatureCache
+import moodfuse.cache.store
+from moodfuse.cache.audits import Finding
+from moodfuse.cache.digests import canonical_json, clip_digest, digest16
+from moodfuse.cache.errors import SchemaError
+from moodfuse.cache.recipe import Recipe, Tuning
+from moodfuse.cache.records import Holdout, Outcome
+from moodfuse.cache.runs import read_run
+from moodfuse.cache.storage.headers import writer_version
+from moodfuse.cache.storage.parts import SCHEMA, read_header, read_part, write_part
+from moodfuse.cache.store import FeatureCache
 
 ARCHIVES = sorted((Path(__file__).parent / "archives").glob("*.tar.xz"))
-FORMAT = Path(cache.store.__file__).parent / "FORMAT.md"
+FORMAT = Path(moodfuse.cache.store.__file__).parent / "FORMAT.md"
 
 
 def values_of(rows: int, width: int, fold: int = 0) -> np.ndarray:
@@ -43,7 +43,11 @@ def test_archived_caches_read_as_they_were_written(archive: Path, tmp_path: Path
     """Clips, plans, recipes and blocks of every released version, value for value."""
     old = unpack(archive, tmp_path)
     assert len(old.clips) == 12 and old.classes == ("a", "b") and old.sources() == ("net", "still")
-    assert old.clips[0].clip.id == "a/é 00.mp4" and old.clips[0].clip.end_s == 20.5 and old.clips[0].clip.group is None
+    assert (
+        old.clips[0].clip.id == "a/é 00.mp4"
+        and old.clips[0].clip.end_s == 20.5
+        and old.clips[0].clip.group is None
+    )
     assert (old.plan.folds, old.plan.sequence, len(old.repeat_plans)) == (3, 1, 1)
     assert sorted(old.plan.assignment.values()) == [0] * 4 + [1] * 4 + [2] * 4
     still = old.block("still", "*")
@@ -125,7 +129,15 @@ def test_the_format_has_the_keys_of_each_file(whole_cache: FeatureCache) -> None
         assert set(values) == keys_in_format(title), title
     assert set(written["`run.json`"]["results"][0]) == keys_in_format("A result of a run")
     optional = set(re.findall(r"`(\w+)`\\\*", FORMAT.read_text()))
-    assert optional == {"digests", "missing", "reading", "repeat_folds", "commands", "versions", "temperatures"}
+    assert optional == {
+        "digests",
+        "missing",
+        "reading",
+        "repeat_folds",
+        "commands",
+        "versions",
+        "temperatures",
+    }
 
 
 def test_a_run_may_lack_what_the_format_marks(whole_cache: FeatureCache) -> None:

@@ -15,24 +15,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cache.audits import MarkStore
-from cache.blocks import open_features
-from cache.errors import CacheError, DamagedPartError, InputError, MissingBlockError
-from cache.export import export_features
-from cache.files import read_json
-from cache.fits import KeptFits
-from cache.hdf5 import checked_arrays, get_member, open_hdf5, read_array
-from cache.identity import canonical_json, digest
-from cache.layout import KINDS, entries
-from cache.media import Media, MediaStore, Rendition, kept_frame
-from cache.parts import read_part, verify_part, write_part
-from cache.pictures import decode_frame
-from cache.runs import read_run
-from cache.store import FeatureCache
-from cache.tables import CODED, ClipTable
-from cache.verify import DAMAGED, verify
 from faults.forging import forge, replace
 from faults.looking import fault_of, file_of, place
+from moodfuse.cache.audits import MarkStore
+from moodfuse.cache.blocks import open_features
+from moodfuse.cache.clip_table import CODED, ClipTable
+from moodfuse.cache.digests import canonical_json, digest
+from moodfuse.cache.errors import CacheError, DamagedPartError, InputError, MissingBlockError
+from moodfuse.cache.fits import KeptFits
+from moodfuse.cache.maintenance.verify import DAMAGED, verify
+from moodfuse.cache.media import Media, MediaStore, Rendition, kept_frame
+from moodfuse.cache.pictures import decode_frame
+from moodfuse.cache.runs import read_run
+from moodfuse.cache.storage.files import read_json
+from moodfuse.cache.storage.hdf5 import checked_arrays, get_member, open_hdf5, read_array
+from moodfuse.cache.storage.layout import KINDS, entries
+from moodfuse.cache.storage.parts import read_part, verify_part, write_part
+from moodfuse.cache.store import FeatureCache
+from moodfuse.cache.transfer.exporting import export_features
 
 pytestmark = [pytest.mark.usefixtures("unsynced"), pytest.mark.timeout(120)]  # a pipe never ends
 Put = Callable[[h5py.File], None]
@@ -65,7 +65,9 @@ def mixed_external(file: h5py.File, raw: Path) -> None:
 
 ELSEWHERE: dict[str, tuple[Callable[[h5py.File, Path], None], str]] = {
     "external link": (
-        lambda file, home: file.__setitem__("embedding", h5py.ExternalLink(str(home / "secret.h5"), "/embedding")),
+        lambda file, home: file.__setitem__(
+            "embedding", h5py.ExternalLink(str(home / "secret.h5"), "/embedding")
+        ),
         "link",
     ),
     "external link to a pipe": (
@@ -75,8 +77,14 @@ ELSEWHERE: dict[str, tuple[Callable[[h5py.File, Path], None], str]] = {
     "soft link": (lambda file, home: file.__setitem__("embedding", h5py.SoftLink("/logits")), "link"),
     "dangling link": (lambda file, home: file.__setitem__("embedding", h5py.SoftLink("/nothing")), "link"),
     "external storage": (lambda file, home: external(file, home / "secret.raw"), "stored in another file"),
-    "external storage in pieces": (lambda file, home: mixed_external(file, home / "secret.raw"), "another file"),
-    "external storage in a pipe": (lambda file, home: external(file, home / "pipe"), "stored in another file"),
+    "external storage in pieces": (
+        lambda file, home: mixed_external(file, home / "secret.raw"),
+        "another file",
+    ),
+    "external storage in a pipe": (
+        lambda file, home: external(file, home / "pipe"),
+        "stored in another file",
+    ),
     "virtual": (lambda file, home: virtual(file, home / "secret.h5"), "stored in another file"),
     "virtual over a pipe": (lambda file, home: virtual(file, home / "pipe"), "stored in another file"),
 }
@@ -104,7 +112,9 @@ ODD: dict[str, tuple[Put, str]] = {
     "huge compressed": (huge(chunks=(1, 1 << 20), compression="gzip"), "in chunks"),
     "unwritten": (lambda file: file.create_dataset("embedding", (7, 4), "f4") and None, "0 are stored"),
     "compressed": (
-        lambda file: file.create_dataset("embedding", data=np.ones((7, 4), "f4"), compression="gzip") and None,
+        lambda file: (
+            file.create_dataset("embedding", data=np.ones((7, 4), "f4"), compression="gzip") and None
+        ),
         "of shape (7, 4), stored in chunks; expected float32",
     ),
     "bomb": (bomb, "of shape (7, 4), stored in chunks; expected float32"),
@@ -116,9 +126,14 @@ ODD: dict[str, tuple[Put, str]] = {
         lambda file: file.create_dataset("embedding", data=np.ones((7, 4), "f4"), compression="lzf") and None,
         "filters",
     ),
-    "texts": (lambda file: file.create_dataset("embedding", data=["a"] * 7, dtype=h5py.string_dtype()) and None, "obj"),
+    "texts": (
+        lambda file: file.create_dataset("embedding", data=["a"] * 7, dtype=h5py.string_dtype()) and None,
+        "obj",
+    ),
     "references": (
-        lambda file: file.create_dataset("embedding", data=[file["clip"].ref] * 7, dtype=h5py.ref_dtype) and None,
+        lambda file: (
+            file.create_dataset("embedding", data=[file["clip"].ref] * 7, dtype=h5py.ref_dtype) and None
+        ),
         "object",
     ),
     "compound": (plain([(1.0, 2.0)] * 7, "f4,f4"), "expected an array of numbers"),
@@ -135,7 +150,9 @@ LARGE = ("huge contiguous", "huge chunked", "huge compressed", "bomb")
 
 def small_part(cache: FeatureCache) -> Path:
     """The part of seven clips of the frozen source."""
-    return next(file for file in cache.block_folder(cache.recipe("still"), None).glob("*.h5") if rows(file) == 7)
+    return next(
+        file for file in cache.block_folder(cache.recipe("still"), None).glob("*.h5") if rows(file) == 7
+    )
 
 
 def rows(file: Path) -> int:
@@ -191,7 +208,7 @@ def test_a_part_of_very_many_arrays_is_refused(tmp_path: Path, monkeypatch: pyte
     """Each takes time to open."""
     part = write_part(tmp_path, "many", {name: np.zeros(1) for name in "abc"}, {})
     assert list(read_part(part)[0]) == ["a", "b", "c"]
-    monkeypatch.setattr("cache.hdf5.MAX_ARRAYS", 2)
+    monkeypatch.setattr("moodfuse.cache.storage.hdf5.MAX_ARRAYS", 2)
     with pytest.raises(DamagedPartError, match="it has 3 arrays; expected 2 at most"):
         read_part(part)
 
@@ -210,7 +227,9 @@ def test_an_array_that_is_linked_many_times_is_larger_than_its_file(tmp_path: Pa
 
 
 @pytest.mark.parametrize("filters", [{"compression": "gzip"}, {"compression": "gzip", "shuffle": True}])
-def test_compressed_arrays_are_read_to_their_size_and_no_further(tmp_path: Path, filters: dict[str, object]) -> None:
+def test_compressed_arrays_are_read_to_their_size_and_no_further(
+    tmp_path: Path, filters: dict[str, object]
+) -> None:
     """One in several chunks comes back; one whose stream goes on behind the declared size is refused."""
     values = np.arange(10_000, dtype=np.float32)
     with h5py.File(tmp_path / "good.h5", "w") as file:
@@ -246,7 +265,9 @@ def test_a_user_defined_link_is_refused(tmp_path: Path) -> None:
         get_member(file, "array")
 
 
-@pytest.mark.parametrize("attributes", [None, "[]", "3", "{", "[" * 100_000, np.zeros(3), b"\xff", "NaN", ["a", "b"]])
+@pytest.mark.parametrize(
+    "attributes", [None, "[]", "3", "{", "[" * 100_000, np.zeros(3), b"\xff", "NaN", ["a", "b"]]
+)
 def test_attributes_that_are_none_are_damage(tmp_path: Path, attributes: object) -> None:
     """The attribute of the root group has to be the text of a JSON object."""
     part = write_part(tmp_path, "some", {"a": np.zeros(3)}, {"x": 1})
@@ -306,7 +327,9 @@ READERS: dict[str, Callable[[FeatureCache], object]] = {
     "plan": lambda cache: cache.plan,
     "table": lambda cache: list(cache.statuses),
     "marks": lambda cache: MarkStore(cache, "test").read(cache.statuses[0].digest),
-    "media": lambda cache: MediaStore(cache.path / "media", Rendition("sound", "test")).read(cache.statuses[0].digest),
+    "media": lambda cache: MediaStore(cache.path / "media", Rendition("sound", "test")).read(
+        cache.statuses[0].digest
+    ),
     "features": lambda cache: [cache.block("net@a", 0), cache.block("still", "*")],
     "fits": _read_fits,
     "predictions": lambda cache: read_run(cache, "run-1"),
@@ -340,13 +363,19 @@ def test_arrays_of_another_form_are_damage_though_every_digest_fits(
     part.unlink()
     for name in arrays:
         array = CHANGES[how](arrays[name])
-        changed = {**arrays, name: array} if array is not None else {key: arrays[key] for key in arrays if key != name}
+        changed = (
+            {**arrays, name: array}
+            if array is not None
+            else {key: arrays[key] for key in arrays if key != name}
+        )
         written = write_part(part.parent, part.stem.rpartition("-")[0], changed, attributes)
         if kind == "predictions":
             record.write_text(canonical_json({**read_json(record), "predictions": written.name}))
         if name == max(arrays):
             assert all("Error" not in fault.reason for fault in verify(whole_cache.path).faults)
-        blamed = (written, record) if kind == "predictions" else (written,)  # the record, if they do not fit it
+        blamed = (
+            (written, record) if kind == "predictions" else (written,)
+        )  # the record, if they do not fit it
         faults = [fault for file in blamed if (fault := fault_of(whole_cache, file))]
         assert bool(faults) == ((kind, name, how) not in HARMLESS)
         assert all("Error" not in fault.reason for fault in faults)
@@ -362,11 +391,20 @@ def test_a_table_of_clips_of_another_form_is_damage(whole_cache: FeatureCache, h
     arrays, _ = read_part(file)
     for name in arrays:
         array = CHANGES[how](arrays[name])
-        changed = {**arrays, name: array} if array is not None else {key: arrays[key] for key in arrays if key != name}
+        changed = (
+            {**arrays, name: array}
+            if array is not None
+            else {key: arrays[key] for key in arrays if key != name}
+        )
         is_text = array is not None and array.dtype == np.uint8 and array.shape == arrays[name].shape
         is_value = name == "declared_fold" and how == "large"
         is_unused_text = name.removesuffix("_ends") in CODED and how == "longer"
-        if is_text or is_value or is_unused_text or (array is not None and np.array_equal(array, arrays[name])):
+        if (
+            is_text
+            or is_value
+            or is_unused_text
+            or (array is not None and np.array_equal(array, arrays[name]))
+        ):
             continue
         with pytest.raises(DamagedPartError, match=re.escape(str(file))):
             ClipTable.from_arrays(file, changed)
@@ -397,7 +435,9 @@ def test_media_whose_attributes_are_none_are_damage(
     part = store.write(clip, Media(frames, np.arange(2.0), np.zeros(0, np.float32), 0))
     arrays, values = read_part(part)
     part.unlink()
-    values = {key: value for key, value in values.items() if key not in attributes} | ({} if missing else attributes)
+    values = {key: value for key, value in values.items() if key not in attributes} | (
+        {} if missing else attributes
+    )
     part = write_part(part.parent, clip[:32], arrays, values)
     assert kept_frame(tmp_path, clip, 0) is None and not part.exists()
     write_part(part.parent, clip[:32], arrays, values)

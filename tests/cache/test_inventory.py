@@ -12,23 +12,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import cache.tables
-from cache.columns import Texts
-from cache.errors import DamagedPartError
-from cache.folds import deal, units_of
-from cache.holdings import IN_FORCE, REPLACED, SERVES, UNFINISHED, HeldRecipe, Inventory
-from cache.identity import digest
-from cache.inventory import take_stock
-from cache.layout import entries, kind_of
-from cache.listing import _headlines, as_record, coverage
-from cache.manifest import table_name
-from cache.names import printable
-from cache.recipe import Recipe, Tuning, frozen_counterpart, import_recipe
-from cache.records import Plan
-from cache.repair import repair
-from cache.runs import run_folder
-from cache.store import FeatureCache
-from cache.verify import MISSING, verify
+from moodfuse.cache.columns import Texts
+from moodfuse.cache.console import printable
+from moodfuse.cache.digests import digest
+from moodfuse.cache.errors import DamagedPartError
+from moodfuse.cache.folds import deal, units_of
+from moodfuse.cache.maintenance.holdings import IN_FORCE, REPLACED, SERVES, UNFINISHED, HeldRecipe, Inventory
+from moodfuse.cache.maintenance.inventory import take_stock
+from moodfuse.cache.maintenance.printing import _headlines, as_record, coverage
+from moodfuse.cache.maintenance.repair import repair
+from moodfuse.cache.maintenance.verify import MISSING, verify
+from moodfuse.cache.manifest import table_name
+from moodfuse.cache.recipe import Recipe, Tuning, frozen_counterpart, import_recipe
+from moodfuse.cache.records import Plan
+from moodfuse.cache.runs import run_folder
+from moodfuse.cache.storage import layout
+from moodfuse.cache.storage.layout import entries, kind_of
+from moodfuse.cache.store import FeatureCache
 
 MakeCache = Callable[..., FeatureCache]
 Fill = Callable[..., None]
@@ -38,7 +38,9 @@ FROZEN = Recipe("still", "still", 1, "random", "{}", "frozen", None, embedding_t
 
 def of(stock: Inventory, recipe: Recipe) -> HeldRecipe:
     """What is listed of a recipe."""
-    (found,) = [item for item in stock.recipes if (item.source, item.digest16) == (recipe.source, recipe.digest16)]
+    (found,) = [
+        item for item in stock.recipes if (item.source, item.digest16) == (recipe.source, recipe.digest16)
+    ]
     return found
 
 
@@ -51,7 +53,7 @@ def test_every_kind_of_file_is_known(tuned_cache: FeatureCache) -> None:
     """A cache with every kind of file has no unknown one, and each kind is there."""
     found = {entry.place: entry.kind for entry in entries(tuned_cache.path)}
     assert not [place for place, kind in found.items() if kind == "unknown"]
-    assert set(found.values()) == set(cache.layout.KINDS)
+    assert set(found.values()) == set(layout.KINDS)
 
 
 def test_blocks_are_named_by_the_plans_in_force(tuned_cache: FeatureCache) -> None:
@@ -59,7 +61,11 @@ def test_blocks_are_named_by_the_plans_in_force(tuned_cache: FeatureCache) -> No
     stock = take_stock(tuned_cache)
     assert (stock.plan.folds, stock.plan.clips, stock.plan.groups, stock.plan.repeats) == (3, 18, 18, 2)
     held = {item.source: item for item in stock.recipes}
-    assert {name: item.state for name, item in held.items()} == {"net": SERVES, "net@a": IN_FORCE, "still": IN_FORCE}
+    assert {name: item.state for name, item in held.items()} == {
+        "net": SERVES,
+        "net@a": IN_FORCE,
+        "still": IN_FORCE,
+    }
     assert named(held["still"]) == {"*": 18} and named(held["net"]) == {"*": 18}
     assert named(held["net@a"]) == {
         **dict.fromkeys(("{}", "{0}", "{1}", "{0,1}", "{0} of repeat 1"), 18),
@@ -67,7 +73,11 @@ def test_blocks_are_named_by_the_plans_in_force(tuned_cache: FeatureCache) -> No
     }
     assert coverage(held["net@a"], stock.plan) == "{} 1 of 1, {k} 3 of 6, {j,k} 1 of 6"
     assert [(block.parts, block.clips) for block in held["still"].blocks] == [(2, 18)]
-    assert stock.runs[0].name == "run-1" and stock.runs[0].whole and not stock.runs[0].gone + stock.runs[0].replaced
+    assert (
+        stock.runs[0].name == "run-1"
+        and stock.runs[0].whole
+        and not stock.runs[0].gone + stock.runs[0].replaced
+    )
     assert sum(entry.bytes for entry in stock.entries) == sum(
         file.stat().st_size for file in tuned_cache.path.rglob("*") if file.is_file()
     )
@@ -91,7 +101,9 @@ def test_a_changed_label_leaves_networks_without_a_name(small_cache: MakeCache, 
     assert [plan.superseded for plan in stock.plans] == [True, False, False] and len(stock.old_tables) == 1
 
 
-def test_two_recipes_of_one_source_and_one_that_was_never_finished(small_cache: MakeCache, fill: Fill) -> None:
+def test_two_recipes_of_one_source_and_one_that_was_never_finished(
+    small_cache: MakeCache, fill: Fill
+) -> None:
     """The last that was chosen is in force, the one before is replaced, one never chosen is unfinished."""
     cache = small_cache()
     for seed in range(3):
@@ -132,7 +144,9 @@ def test_a_holdout_of_many_folds_is_found_by_what_its_network_saw(small_cache: M
     many.unlink()
     assert "{0,1,3}" in named(of(take_stock(cache), recipe))
     found = verify(cache.path)
-    assert [fault.place.split("/")[-2:] for fault in found.faults if fault.state == MISSING] == [list(many.parts[-2:])]
+    assert [fault.place.split("/")[-2:] for fault in found.faults if fault.state == MISSING] == [
+        list(many.parts[-2:])
+    ]
     repair(cache.path, found)
     assert many.read_text() == text
 
@@ -170,7 +184,9 @@ def test_two_copies_of_a_file_want_one_row(small_cache: MakeCache, fill: Fill) -
     first = statuses[0]
     statuses.append(replace(first, clip=replace(first.clip, id="copy")))
     cache.write_plan(replace(cache.plan, records=(table_name(statuses),)), statuses)
-    lacking = [replace(status, missing="sound" if status.digest == first.digest else "") for status in statuses]
+    lacking = [
+        replace(status, missing="sound" if status.digest == first.digest else "") for status in statuses
+    ]
     for table, clips in ((statuses, 18), (lacking, 17)):
         cache.write_plan(replace(cache.plan, records=(table_name(table),)), table)
         sound = replace(FROZEN, preprocessing='{"kind":"audio"}')
@@ -178,7 +194,9 @@ def test_two_copies_of_a_file_want_one_row(small_cache: MakeCache, fill: Fill) -
         cache.select([sound])
         (block,) = of(take_stock(cache), sound).blocks
         assert (block.rows, block.clips, block.complete) == (18, clips, True)
-    assert any("18 clips (1 the same file and seconds as another)" in line for line in _headlines(take_stock(cache)))
+    assert any(
+        "18 clips (1 the same file and seconds as another)" in line for line in _headlines(take_stock(cache))
+    )
 
 
 def test_rows_of_clips_that_left_do_not_count(
@@ -194,7 +212,7 @@ def test_rows_of_clips_that_left_do_not_count(
     cache.write_plan(Plan(3, 0, "test", assignment, (table_name(statuses),)), statuses)
     (block,) = of(take_stock(FeatureCache(cache.path)), FROZEN).blocks
     assert (block.rows, block.clips, block.complete) == (1, 17, False)
-    monkeypatch.setattr("cache.recipe_listing._COUNTED_BYTES", 0)
+    monkeypatch.setattr("moodfuse.cache.maintenance.recipe_listing._COUNTED_BYTES", 0)
     assert of(take_stock(FeatureCache(cache.path)), FROZEN).blocks[0].rows == 18
 
 
@@ -250,7 +268,7 @@ def test_no_part_of_features_is_opened_and_no_clip_is_made_a_record(
         return really(name, *arguments, **options)
 
     monkeypatch.setattr(h5py, "File", spy)
-    monkeypatch.setattr("cache.tables._status", None)
+    monkeypatch.setattr("moodfuse.cache.clip_table._status", None)
     stock = take_stock(FeatureCache(cache.path))
     assert of(stock, FROZEN).blocks[0].complete
     assert opened and not [name for name in opened if "/features/" in name]
@@ -279,11 +297,31 @@ def test_a_damaged_plan_is_an_error_that_says_what_to_do(small_cache: MakeCache)
 
 def test_listing_imports_nothing_heavy(tuned_cache: FeatureCache) -> None:
     """`cache ls` loads no torch, scikit-learn, LightGBM or matplotlib."""
-    command = [sys.executable, "-X", "importtime", "-m", "moodfuse", "cache", "ls", "--cache", str(tuned_cache.path)]
+    command = [
+        sys.executable,
+        "-X",
+        "importtime",
+        "-m",
+        "moodfuse",
+        "cache",
+        "ls",
+        "--cache",
+        str(tuned_cache.path),
+    ]
     root = str(Path(__file__).parents[2])
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": root})
-    modules = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line}
-    assert "cache" in modules and not modules & {"torch", "sklearn", "lightgbm", "matplotlib", "safetensors"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": root}
+    )
+    modules = {
+        line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line
+    }
+    assert "moodfuse" in modules and not modules & {
+        "torch",
+        "sklearn",
+        "lightgbm",
+        "matplotlib",
+        "safetensors",
+    }
 
 
 @given(st.lists(st.text(max_size=20)))

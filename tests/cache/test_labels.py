@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from cache.errors import InputError
-from cache.identity import digest
-from cache.labels import label_warnings, read_labels
-from cache.records import Clip
+from moodfuse.cache.digests import digest
+from moodfuse.cache.errors import InputError
+from moodfuse.cache.records import Clip
+from moodfuse.cache.transfer.labels import label_warnings, read_labels
 
 
 def table(folder: Path, text: str | bytes) -> Path:
@@ -21,7 +21,13 @@ def test_columns_become_clips(tmp_path: Path) -> None:
     """Id, label, group, fold and split in any order; a clip without a group is its own; other columns are no matter."""
     text = "note,fold,label,id,group,split\nx,1,sad,a,song,\ny,0,fear,b,,TEST\n"
     one, two = read_labels(table(tmp_path, text))
-    assert (one.clip.id, one.clip.label, one.clip.group, one.group, one.clip.fold) == ("a", "sad", "song", "song", 1)
+    assert (one.clip.id, one.clip.label, one.clip.group, one.group, one.clip.fold) == (
+        "a",
+        "sad",
+        "song",
+        "song",
+        1,
+    )
     assert (two.clip.group, two.group, two.clip.fold, two.clip.split) == (None, "b", 0, "test")
     assert one.digest == digest({"id": "a"}) and one.ok and not one.file_sha256
     assert (one.decoder, one.clip.path) == ("import", "")
@@ -39,7 +45,16 @@ def test_columns_become_clips(tmp_path: Path) -> None:
         ("id,label,fold\na,sad,1.0\nb,sad,0", ["a", "b"]),
         ("id;label\na,b;sad\nc; sad\n;\n", ["a,b", "c"]),
     ],
-    ids=["BOM, CRLF", "blank lines", "quoted line feed", "formulas", "bytes", "unicode", "float folds", "semicolons"],
+    ids=[
+        "BOM, CRLF",
+        "blank lines",
+        "quoted line feed",
+        "formulas",
+        "bytes",
+        "unicode",
+        "float folds",
+        "semicolons",
+    ],
 )
 def test_tables_of_every_origin_are_read(tmp_path: Path, text: str | bytes, ids: list[str]) -> None:
     """What spreadsheets, scripts and file systems make of a name comes back as that name."""
@@ -53,7 +68,10 @@ def test_tables_of_every_origin_are_read(tmp_path: Path, text: str | bytes, ids:
         ("", "is empty; expected a first line"),
         ("id,label\n", "holds no clip"),
         ("name,label\na,sad\n", r"column\(s\) id missing, found 'name, label'"),
-        ("id|label\na|sad\n", r"column\(s\) id, label missing, found 'id\|label'; expected names separated by commas"),
+        (
+            "id|label\na|sad\n",
+            r"column\(s\) id, label missing, found 'id\|label'; expected names separated by commas",
+        ),
         ("id,label,label\na,sad,sad\n", "line 1: column 'label' occurs twice"),
         ('id,label\n"a\nb",sad\n,sad\n', "line 4: the id is empty"),
         ("id,label\na,sad\nb,\n", "line 3: label '' is empty"),
@@ -88,7 +106,10 @@ def test_a_table_that_is_not_there(tmp_path: Path) -> None:
 def clips(labels: list[str], groups: list[str | None] | None = None) -> list[Clip]:
     """Clips with these labels and groups."""
     groups = groups or [None] * len(labels)
-    return [Clip(str(row), "", label, group) for row, (label, group) in enumerate(zip(labels, groups, strict=True))]
+    return [
+        Clip(str(row), "", label, group)
+        for row, (label, group) in enumerate(zip(labels, groups, strict=True))
+    ]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +117,11 @@ def clips(labels: list[str], groups: list[str | None] | None = None) -> list[Cli
     [
         ("happy", "Happy", "'Happy' (2 clips) and 'happy' (1 clip)"),
         ("straße", "STRASSE", "'STRASSE' (2 clips) and 'straße' (1 clip)"),
-        ("f\u00e2ch\u00e9", "fa\u0302che\u0301", "'fa\\u0302che\\u0301' (2 clips) and 'f\\xe2ch\\xe9' (1 clip)"),
+        (
+            "f\u00e2ch\u00e9",
+            "fa\u0302che\u0301",
+            "'fa\\u0302che\\u0301' (2 clips) and 'f\\xe2ch\\xe9' (1 clip)",
+        ),
         ("happy", "happy\u200b", "'happy' (1 clip) and 'happy\\u200b' (2 clips)"),
         ("happy", "\ufeffhappy", "'happy' (1 clip) and '\\ufeffhappy' (2 clips)"),
         ("happy", " happy ", "' happy ' (2 clips) and 'happy' (1 clip)"),
@@ -108,7 +133,9 @@ def test_labels_that_look_alike_are_shown_so_that_they_differ(one: str, other: s
     (line,) = label_warnings(clips([one, other, other, "fear", "fears", "sad", "\u00e9", "e"]))
     assert line.startswith("2 labels differ only in ") and shown in line and "use one spelling" in line
     (line,) = label_warnings(clips(["sad"] * 3, [one, other, other]))
-    assert line.startswith("2 groups differ only in ") and shown in line and "count as different groups" in line
+    assert (
+        line.startswith("2 groups differ only in ") and shown in line and "count as different groups" in line
+    )
 
 
 def test_many_spellings_make_one_line() -> None:
@@ -117,17 +144,22 @@ def test_many_spellings_make_one_line() -> None:
     assert line.startswith("10 labels") and "'C' (1 clip) and 'c' (1 clip); ..." in line and "'d'" not in line
 
 
-@pytest.mark.parametrize("name", ["nan", "NaN", "None", "NULL", "null", "NA", "<NA>", "n/a", "N/A", "-", "NaT", "#N/A"])
+@pytest.mark.parametrize(
+    "name", ["nan", "NaN", "None", "NULL", "null", "NA", "<NA>", "n/a", "N/A", "-", "NaT", "#N/A"]
+)
 def test_missing_values_that_became_names(name: str) -> None:
     """A group or a label that is named like a missing value makes one line with its number of clips."""
     groups = [name, None, name, "song", "nana", "nonet"]
     (line,) = label_warnings(clips(["sad"] * 6, groups))
     assert (
-        line.startswith(f"groups that look like a missing value: {name!r} (2 clips)") and "leave the cell empty" in line
+        line.startswith(f"groups that look like a missing value: {name!r} (2 clips)")
+        and "leave the cell empty" in line
     )
     if "/" not in name:
         (line,) = label_warnings(clips(["sad", name, "sad"]))
-        assert line.startswith(f"labels that look like a missing value: {name!r} (1 clip)") and "fill in" in line
+        assert (
+            line.startswith(f"labels that look like a missing value: {name!r} (1 clip)") and "fill in" in line
+        )
 
 
 def test_labels_and_groups_as_they_should_be_bring_no_line() -> None:

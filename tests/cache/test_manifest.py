@@ -4,10 +4,10 @@ import shutil
 
 import pytest
 
-from cache.errors import DamagedPartError
-from cache.parts import read_part, write_part
-from cache.store import FeatureCache
-from cache.verify import verify
+from moodfuse.cache.errors import DamagedPartError
+from moodfuse.cache.maintenance.verify import verify
+from moodfuse.cache.storage.parts import read_part, write_part
+from moodfuse.cache.store import FeatureCache
 
 
 @pytest.mark.parametrize("records", ["0123456789abcdef", [], ["0123456789abcdef"] * 2, None])

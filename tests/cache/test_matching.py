@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from bringing import IDS, Given, bring, write, write_labels
-from cache.errors import InputError
-from cache.exchange import ImportSettings, import_features
-from cache.parts import write_part
-from cache.planning import PlanChoice
-from cache.prune import PRUNED_PREFIX
-from cache.records import Holdout
-from cache.store import FeatureCache
+from moodfuse.cache.errors import InputError
+from moodfuse.cache.maintenance.prune import PRUNED_PREFIX
+from moodfuse.cache.planning import PlanChoice
+from moodfuse.cache.records import Holdout
+from moodfuse.cache.storage.parts import write_part
+from moodfuse.cache.store import FeatureCache
+from moodfuse.cache.transfer.importing import ImportSettings, import_features
 
 pytestmark = pytest.mark.usefixtures("unsynced")
 
@@ -56,7 +56,9 @@ CODES = [{"angry": 0, "happy": 1, "sad": 2}[mood] for mood in MOODS]
         ("folder", [10 * code + row % 2 for row, code in enumerate(CODES)]),
     ],
 )
-def test_a_column_that_determines_the_label_is_refused(tmp_path: Path, name: str, values: list[float]) -> None:
+def test_a_column_that_determines_the_label_is_refused(
+    tmp_path: Path, name: str, values: list[float]
+) -> None:
     """A column that encodes the label, such as codes or means by label, is refused unless the user names it."""
     files = moods_file(tmp_path, {"x": NOISE, name: values})
     for columns in ((), ("*",)):
@@ -102,7 +104,9 @@ def test_few_clips_prove_nothing_of_a_column(tmp_path: Path) -> None:
 NUMBERED = ("1", "2", "9", "10") * 3
 
 
-def numbered_file(folder: Path, labels: tuple[str, ...], **arrays: np.ndarray) -> tuple[ImportSettings, list[str]]:
+def numbered_file(
+    folder: Path, labels: tuple[str, ...], **arrays: np.ndarray
+) -> tuple[ImportSettings, list[str]]:
     """Logits of which column c is c, and the labels of the clips."""
     ids = CLIPS[: len(labels)]
     count = len(set(labels))
@@ -121,7 +125,8 @@ def test_logits_without_classes_are_refused_where_labels_have_two_orders(
     """Logits without class names are refused if labels sort differently as numbers and as text."""
     wanted, said = numbered_file(tmp_path, labels)
     with pytest.raises(
-        InputError, match=r"the labels sort differently as text \(.*\) and as numbers \(.*\); .*array 'classes'"
+        InputError,
+        match=r"the labels sort differently as text \(.*\) and as numbers \(.*\); .*array 'classes'",
     ):
         import_features(wanted, say=said.append)
     assert not (tmp_path / "work").exists()
@@ -168,7 +173,10 @@ def test_an_import_warns_of_labels_and_groups(tmp_path: Path) -> None:
     """An import warns about labels and groups before it makes a plan, also if the plan is refused."""
     wanted, said = numbered_file(tmp_path, ("sad", "Sad", "fear") * 2)
     table = write_labels(
-        tmp_path / "labels.csv", CLIPS[:6], ("sad", "Sad", "fear") * 2, group=["nan", "", "NaN", "a", "a", "b"]
+        tmp_path / "labels.csv",
+        CLIPS[:6],
+        ("sad", "Sad", "fear") * 2,
+        group=["nan", "", "NaN", "a", "a", "b"],
     )
     with pytest.raises(InputError, match="fewer than the 6 folds"):
         import_features(replace(wanted, labels=table, plan=PlanChoice(6)), say=said.append)

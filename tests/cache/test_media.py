@@ -8,12 +8,12 @@ import h5py
 import numpy as np
 import pytest
 
-from cache.audits import ClipMarks, MarkStore
-from cache.errors import DamagedPartError, MissingBlockError
-from cache.media import Media, MediaStore, Rendition, kept_frame
-from cache.parts import read_part, write_part
-from cache.pictures import decode_frames, encode_frames
-from cache.store import FeatureCache
+from moodfuse.cache.audits import ClipMarks, MarkStore
+from moodfuse.cache.errors import DamagedPartError, MissingBlockError
+from moodfuse.cache.media import Media, MediaStore, Rendition, kept_frame
+from moodfuse.cache.pictures import decode_frames, encode_frames
+from moodfuse.cache.storage.parts import read_part, write_part
+from moodfuse.cache.store import FeatureCache
 
 CLIP = "ab" * 32
 SOUND, PICTURE, SMALL = Rendition("sound", "s"), Rendition("picture", "p"), Rendition("picture", "small")
@@ -31,7 +31,9 @@ def decoded(*size_hw: int) -> Media:
     return Media(pictures(32, *size_hw, 3), np.arange(32) * 0.9, sound, 400_000)
 
 
-@pytest.mark.parametrize("shape", [(32, 36, 64, 3), (3, 1, 1, 3), (2, 255, 3, 3), (0, 0, 0, 3), (1, 5, 300, 3)])
+@pytest.mark.parametrize(
+    "shape", [(32, 36, 64, 3), (3, 1, 1, 3), (2, 255, 3, 3), (0, 0, 0, 3), (1, 5, 300, 3)]
+)
 @pytest.mark.parametrize("noisy", [True, False])
 def test_frames_come_back_bit_for_bit(shape: tuple[int, ...], noisy: bool) -> None:
     """Frames of any size and content are the same after coding."""
@@ -97,7 +99,9 @@ def test_one_frame_of_the_largest_picture(tmp_path: Path) -> None:
     MediaStore(tmp_path, SOUND).write(CLIP, decoded(18, 32))
     assert kept_frame(tmp_path, CLIP, 16) is None
     small = decoded(9, 12)
-    MediaStore(tmp_path, SMALL).write(CLIP, Media(small.frames, small.frame_times_s, small.waveform, 0, (18, 32)))
+    MediaStore(tmp_path, SMALL).write(
+        CLIP, Media(small.frames, small.frame_times_s, small.waveform, 0, (18, 32))
+    )
     frame, shape = kept_frame(tmp_path, CLIP, 16) or pytest.fail("no frame")
     assert shape == (18, 32)
     np.testing.assert_array_equal(frame, small.frames[16])
@@ -110,7 +114,9 @@ def test_one_frame_of_the_largest_picture(tmp_path: Path) -> None:
 def test_marks_come_back(tmp_path: Path) -> None:
     """The marks of a clip come back with their types; under other rules there are none."""
     cache = FeatureCache(tmp_path / "work", create=True)
-    marks = ClipMarks(np.arange(3, dtype=np.uint16), np.ones(3, np.uint16), np.array([1 << 63], np.uint64), np.ones(1))
+    marks = ClipMarks(
+        np.arange(3, dtype=np.uint16), np.ones(3, np.uint16), np.array([1 << 63], np.uint64), np.ones(1)
+    )
     MarkStore(cache, "one").write(CLIP, marks)
     assert MarkStore(cache, "one").holds(CLIP) and not MarkStore(cache, "two").holds(CLIP)
     back = MarkStore(cache, "one").read(CLIP)

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from cache.audits import read_audit
-from cache.errors import DamagedPartError, SchemaError
-from cache.identity import canonical_json, digest16
-from cache.layout import entries
-from cache.named_json import read_named, record_of
-from cache.records import Outcome
-from cache.store import FeatureCache
-from cache.verify import UNREADABLE, verify
+from moodfuse.cache.audits import read_audit
+from moodfuse.cache.digests import canonical_json, digest16
+from moodfuse.cache.errors import DamagedPartError, SchemaError
+from moodfuse.cache.maintenance.verify import UNREADABLE, verify
+from moodfuse.cache.records import Outcome
+from moodfuse.cache.storage.json_records import read_named, record_of
+from moodfuse.cache.storage.layout import entries
+from moodfuse.cache.store import FeatureCache
 
 Change = Callable[[dict[str, object]], object]
 
@@ -38,7 +38,9 @@ def rewrite(cache: FeatureCache, kind: str, change: Change) -> Path:
         ("audit", lambda values: values["findings"][0].update(kind="smell")),
     ],
 )
-def test_a_record_of_a_newer_version_is_passed_over(whole_cache: FeatureCache, kind: str, change: Change) -> None:
+def test_a_record_of_a_newer_version_is_passed_over(
+    whole_cache: FeatureCache, kind: str, change: Change
+) -> None:
     """It is no damage: readers do without it, verify asks for an upgrade, and nothing renames it."""
     file = rewrite(whole_cache, kind, change)
     again = FeatureCache(whole_cache.path)

@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from cache.cli import cache_group
-from cache.errors import DamagedPartError, MissingBlockError, UnknownNameError
-from cache.folds import deal, units_of
-from cache.inventory import take_stock
-from cache.manifest import table_name
-from cache.prune import PRUNED_PREFIX, PruneChoice, Pruning, carry_out, decide
-from cache.recipe import Recipe, Tuning, frozen_counterpart
-from cache.records import Holdout, Plan
-from cache.repair import repair
-from cache.runs import run_names
-from cache.store import FeatureCache
-from cache.verify import verify
+from moodfuse.cache.cli import cache_group
+from moodfuse.cache.errors import DamagedPartError, MissingBlockError, UnknownNameError
+from moodfuse.cache.folds import deal, units_of
+from moodfuse.cache.maintenance.inventory import take_stock
+from moodfuse.cache.maintenance.prune import PRUNED_PREFIX, PruneChoice, Pruning, carry_out, decide
+from moodfuse.cache.maintenance.repair import repair
+from moodfuse.cache.maintenance.verify import verify
+from moodfuse.cache.manifest import table_name
+from moodfuse.cache.recipe import Recipe, Tuning, frozen_counterpart
+from moodfuse.cache.records import Holdout, Plan
+from moodfuse.cache.runs import run_names
+from moodfuse.cache.store import FeatureCache
 
 Fill = Callable[..., None]
 NET = Recipe("net@a", "net", 1, "random", "{}", "head", Tuning("adam", 1e-3, 3), embedding_tuned=True)
@@ -120,7 +120,9 @@ def test_what_is_in_force_stays_readable_bit_for_bit(stale_cache: FeatureCache) 
     assert blocks(stale_cache) == before and not verify(stale_cache.path).faults
     after = state(stale_cache.path)
     assert after.items() <= held.items()
-    assert sum(map(len, held.values())) - sum(map(len, after.values())) == sum(item.bytes for item in pruning.removals)
+    assert sum(map(len, held.values())) - sum(map(len, after.values())) == sum(
+        item.bytes for item in pruning.removals
+    )
     assert decided(stale_cache, later_s=30 * DAY_S) == Pruning((), ())
 
 
@@ -132,7 +134,9 @@ def test_young_things_stay(stale_cache: FeatureCache) -> None:
         removal.why for removal in soon.removals
     }
     assert ages == {"table of clips that no plan in force names", "set aside as damaged", "temporary"}
-    assert {"set aside as damaged", "temporary"} <= {removal.why for removal in decided(stale_cache, bad=True).removals}
+    assert {"set aside as damaged", "temporary"} <= {
+        removal.why for removal in decided(stale_cache, bad=True).removals
+    }
     assert not decided(stale_cache, recipes=False).removals
 
 
@@ -204,7 +208,9 @@ def test_a_prune_that_is_killed_leaves_a_sound_cache(
         with pytest.raises(KeyboardInterrupt):
             carry_out(stale_cache.path, pruning.removals)
     assert blocks(stale_cache) == before and not verify(stale_cache.path).faults
-    again = decided(stale_cache, later_s=30 * DAY_S, media=True, runs=() if not run_names(stale_cache) else ("run-1",))
+    again = decided(
+        stale_cache, later_s=30 * DAY_S, media=True, runs=() if not run_names(stale_cache) else ("run-1",)
+    )
     assert not carry_out(stale_cache.path, again.removals)
     assert blocks(stale_cache) == before and not list(stale_cache.path.rglob(f"{PRUNED_PREFIX}*"))
 
@@ -212,7 +218,9 @@ def test_a_prune_that_is_killed_leaves_a_sound_cache(
 def test_two_prunes_at_once_do_no_harm(stale_cache: FeatureCache) -> None:
     """What the other has removed is gone, and no failure."""
     pruning = decided(stale_cache, later_s=30 * DAY_S, media=True)
-    assert not carry_out(stale_cache.path, pruning.removals) and not carry_out(stale_cache.path, pruning.removals)
+    assert not carry_out(stale_cache.path, pruning.removals) and not carry_out(
+        stale_cache.path, pruning.removals
+    )
 
 
 def test_links_are_not_followed(stale_cache: FeatureCache, tmp_path: Path) -> None:
@@ -270,7 +278,9 @@ def test_without_a_plan_no_network_is_called_unused(tuned_cache: FeatureCache) -
     """Only what is not in force may go then."""
     for file in (tuned_cache.path / "plans").rglob("*.h5"):
         file.unlink()
-    assert not [item for item in decided(tuned_cache).removals if item.place.startswith(("features", "networks"))]
+    assert not [
+        item for item in decided(tuned_cache).removals if item.place.startswith(("features", "networks"))
+    ]
 
 
 def test_an_older_plan_of_other_folds_stays(tuned_cache: FeatureCache) -> None:
@@ -331,7 +341,9 @@ def test_features_whose_record_is_lost_are_not_called_unused(tuned_cache: Featur
         harm()
         with pytest.raises(DamagedPartError, match="no record of what they were tuned on.*verify --repair"):
             decided(tuned_cache)
-    assert any(fault.place.endswith(f"{other.name}/trained.json") for fault in verify(tuned_cache.path).faults)
+    assert any(
+        fault.place.endswith(f"{other.name}/trained.json") for fault in verify(tuned_cache.path).faults
+    )
 
 
 def test_what_cannot_be_removed_is_said(stale_cache: FeatureCache, monkeypatch: pytest.MonkeyPatch) -> None:

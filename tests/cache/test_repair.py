@@ -7,20 +7,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.errors import DamagedPartError
-from cache.exchange import ImportSettings, import_features
-from cache.planning import PlanChoice
-from cache.records import Holdout
-from cache.repair import repair
-from cache.store import FeatureCache
-from cache.verify import verify
+from moodfuse.cache.errors import DamagedPartError
+from moodfuse.cache.maintenance.repair import repair
+from moodfuse.cache.maintenance.verify import verify
+from moodfuse.cache.planning import PlanChoice
+from moodfuse.cache.records import Holdout
+from moodfuse.cache.store import FeatureCache
+from moodfuse.cache.transfer.importing import ImportSettings, import_features
 
 IDS = tuple(f"clip {number}" for number in range(12))
 
 
-def bring(folder: Path, labels: Path | None = None, source: str = "mine", count: int = len(IDS)) -> FeatureCache:
+def bring(
+    folder: Path, labels: Path | None = None, source: str = "mine", count: int = len(IDS)
+) -> FeatureCache:
     """Import features of some clips, under a table of labels."""
-    np.savez(folder / "mine.npz", id=np.array(IDS[:count]), embedding=np.arange(2.0 * count).reshape(count, 2))
+    np.savez(
+        folder / "mine.npz", id=np.array(IDS[:count]), embedding=np.arange(2.0 * count).reshape(count, 2)
+    )
     plan = PlanChoice(2) if labels else PlanChoice()
     wanted = ImportSettings(folder / "work", folder / "mine.npz", source, Holdout.frozen(), labels, plan=plan)
     import_features(wanted)
@@ -64,7 +68,11 @@ def test_the_record_of_an_import_is_written_anew(tmp_path: Path) -> None:
             "--source SOURCE --holdout HOLDOUT FILE  # puts the source in force",
             "cache import that made it",
         ),
-        ("tables/*.h5", "--labels LABELS.csv --source SOURCE .* table of clips", "import --labels that made it"),
+        (
+            "tables/*.h5",
+            "--labels LABELS.csv --source SOURCE .* table of clips",
+            "import --labels that made it",
+        ),
         (
             "plans/*.h5",
             r"--labels \S*/clips\.csv --source SOURCE .* as clips.csv has them",

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.errors import MissingBlockError
-from cache.parts import SCHEMA, read_header
-from cache.recipe import Recipe, Tuning, frozen_counterpart
-from cache.repair import repair
-from cache.store import FeatureCache
-from cache.verify import DAMAGED, MISSING, UNREADABLE, verify
 from faults.looking import file_of, mend, place, state
+from moodfuse.cache.errors import MissingBlockError
+from moodfuse.cache.maintenance.repair import repair
+from moodfuse.cache.maintenance.verify import DAMAGED, MISSING, UNREADABLE, verify
+from moodfuse.cache.recipe import Recipe, Tuning, frozen_counterpart
+from moodfuse.cache.storage.parts import SCHEMA, read_header
+from moodfuse.cache.store import FeatureCache
 
 Fill = Callable[..., None]
 NET = Recipe("net@a", "net", 1, "random", "{}", "head", Tuning("adam", 1e-3, 3), embedding_tuned=True)
@@ -24,7 +24,7 @@ STILL = Recipe("still", "still", 1, "random", "{}", "frozen", None, embedding_tu
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is set aside is logged; here it is asserted."""
-    monkeypatch.setattr(logging.getLogger("cache.files"), "disabled", True)
+    monkeypatch.setattr(logging.getLogger("moodfuse.cache.storage.files"), "disabled", True)
 
 
 def test_a_damaged_part_is_set_aside_and_extract_is_asked_for(tuned_cache: FeatureCache, fill: Fill) -> None:
@@ -55,7 +55,9 @@ def test_activations_are_made_again_by_the_source_whose_heads_they_serve(tuned_c
 
 @pytest.mark.parametrize("harm", ["damaged", "gone"])
 @pytest.mark.parametrize("holdout", [0, {0, 1}])
-def test_what_a_network_was_tuned_on_is_written_anew(tuned_cache: FeatureCache, harm: str, holdout: object) -> None:
+def test_what_a_network_was_tuned_on_is_written_anew(
+    tuned_cache: FeatureCache, harm: str, holdout: object
+) -> None:
     """It follows from the plan, so nothing has to be computed."""
     record = tuned_cache.block_folder(NET, tuned_cache.roles(NET, holdout)) / "trained.json"
     sound = record.read_bytes()
@@ -102,7 +104,9 @@ def test_a_run_with_damaged_predictions_is_set_aside_whole(tuned_cache: FeatureC
     """So that `fuse` can make it again under its name."""
     file_of(tuned_cache, "predictions").write_bytes(b"")
     done = mend(tuned_cache)
-    assert len(done.set_aside) == 2 and done.remedies == (f"moodfuse fuse --cache {tuned_cache.path} --run run-1",)
+    assert len(done.set_aside) == 2 and done.remedies == (
+        f"moodfuse fuse --cache {tuned_cache.path} --run run-1",
+    )
     assert not verify(tuned_cache.path).faults
 
 
@@ -144,7 +148,11 @@ def test_a_second_piece_of_damage_of_one_name_can_be_set_aside(tuned_cache: Feat
 
 def test_damage_to_what_is_in_force_is_named_with_its_remedy(tuned_cache: FeatureCache) -> None:
     """A plan, its table, the choice of sources: each with the command that makes it again."""
-    for kind, words in (("choice", "--source SOURCE"), ("table", "table of clips"), ("plan", "deals the clips")):
+    for kind, words in (
+        ("choice", "--source SOURCE"),
+        ("table", "table of clips"),
+        ("plan", "deals the clips"),
+    ):
         file_of(tuned_cache, kind).write_bytes(b"x")
         found = verify(tuned_cache.path)
         assert [fault.state for fault in found.faults] == [DAMAGED]

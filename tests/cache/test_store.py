@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.errors import CacheError, InputError, MissingBlockError, SchemaError, UnknownNameError
-from cache.folds import deal, units_of
-from cache.manifest import table_name
-from cache.recipe import Recipe, Tuning, recipe_from_mapping
-from cache.records import Holdout, Plan
-from cache.store import FeatureCache
+from moodfuse.cache.errors import CacheError, InputError, MissingBlockError, SchemaError, UnknownNameError
+from moodfuse.cache.folds import deal, units_of
+from moodfuse.cache.manifest import table_name
+from moodfuse.cache.recipe import Recipe, Tuning, recipe_from_mapping
+from moodfuse.cache.records import Holdout, Plan
+from moodfuse.cache.store import FeatureCache
 
 MakeCache = Callable[..., FeatureCache]
 TUNED = Recipe("net", "net", 1, "random", "{}", "full", Tuning("adam", 1e-3, 3), embedding_tuned=True)
@@ -32,8 +32,12 @@ def fill(cache: FeatureCache, recipe: Recipe) -> None:
         arrays = {"embedding": np.repeat(rows, 4, axis=1)}
         if recipe.tuning:
             arrays["logits"] = np.repeat(rows, len(cache.classes), axis=1)
-        cache.write_block_part(recipe, roles, digests[:7], {name: value[:7] for name, value in arrays.items()})
-        cache.write_block_part(recipe, roles, digests[7:], {name: value[7:] for name, value in arrays.items()})
+        cache.write_block_part(
+            recipe, roles, digests[:7], {name: value[:7] for name, value in arrays.items()}
+        )
+        cache.write_block_part(
+            recipe, roles, digests[7:], {name: value[7:] for name, value in arrays.items()}
+        )
     cache.select([recipe])
 
 
@@ -109,11 +113,15 @@ def test_writing_the_same_again_changes_no_file(small_cache: MakeCache) -> None:
     """A second write of equal content leaves names, times and bytes alone."""
     cache = small_cache()
     fill(cache, TUNED)
-    before = {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in cache.path.rglob("*") if file.is_file()}
+    before = {
+        file: (file.stat().st_mtime_ns, file.read_bytes()) for file in cache.path.rglob("*") if file.is_file()
+    }
     again = FeatureCache(cache.path, create=True)
     assert not again.write_plan(again.plan, again.statuses)
     fill(again, TUNED)
-    after = {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in cache.path.rglob("*") if file.is_file()}
+    after = {
+        file: (file.stat().st_mtime_ns, file.read_bytes()) for file in cache.path.rglob("*") if file.is_file()
+    }
     assert after == before
 
 
@@ -145,7 +153,9 @@ def test_two_copies_of_a_file_have_the_same_row(small_cache: MakeCache) -> None:
         statuses.append(replace(statuses[row], clip=replace(statuses[row].clip, id=name)))
     cache.write_plan(replace(cache.plan, records=(table_name(statuses),)), statuses)
     block = FeatureCache(cache.path).block("still", "*")
-    order = [int(name) if name.isdigit() else {"!first": 3, "zz": 3, "010 again": 10}[name] for name in block.ids]
+    order = [
+        int(name) if name.isdigit() else {"!first": 3, "zz": 3, "010 again": 10}[name] for name in block.ids
+    ]
     assert len(order) == 21 and block.embedding.tobytes() == before[order].tobytes()
     min(cache.block_folder(FROZEN, None).glob("*.h5")).unlink()
     with pytest.raises(MissingBlockError, match="no features of [0-9]+ of 21 clips"):
@@ -202,7 +212,9 @@ def test_recipes_round_trip_and_ignore_their_name() -> None:
 def test_holdouts_parse_and_cover(text: str, covers: list[int]) -> None:
     """A holdout covers the folds it names; * covers all."""
     holdout = Holdout.of(text)
-    assert [fold for fold in (0, 1, 2, 4) if holdout.covers(fold)] == [fold for fold in (0, 1, 2, 4) if fold in covers]
+    assert [fold for fold in (0, 1, 2, 4) if holdout.covers(fold)] == [
+        fold for fold in (0, 1, 2, 4) if fold in covers
+    ]
 
 
 @pytest.mark.parametrize(
@@ -219,4 +231,6 @@ def test_logits_and_classes_must_fit(small_cache: MakeCache) -> None:
     cache = small_cache()
     rows = np.ones((18, 3), dtype=np.float32)
     with pytest.raises(CacheError, match="logits have 3 columns; expected 2: a, b"):
-        cache.write_block_part(FROZEN, None, list(cache.clips.texts["digest"]), {"embedding": rows, "logits": rows})
+        cache.write_block_part(
+            FROZEN, None, list(cache.clips.texts["digest"]), {"embedding": rows, "logits": rows}
+        )

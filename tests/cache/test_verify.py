@@ -10,16 +10,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cache.checks import CHECKS
-from cache.errors import CacheError, InputError, SchemaError
-from cache.identity import canonical_json, digest16
-from cache.layout import entries
-from cache.parts import SCHEMA, read_part, write_part
-from cache.recipe import Recipe, Tuning
-from cache.repair import Repair, repair
-from cache.store import FeatureCache
-from cache.verify import UNREADABLE, Fault, verify
 from faults.looking import denied, fault_of, file_of, mend, place, places, state
+from moodfuse.cache.digests import canonical_json, digest16
+from moodfuse.cache.errors import CacheError, InputError, SchemaError
+from moodfuse.cache.maintenance.checks import CHECKS
+from moodfuse.cache.maintenance.repair import Repair, repair
+from moodfuse.cache.maintenance.verify import UNREADABLE, Fault, verify
+from moodfuse.cache.recipe import Recipe, Tuning
+from moodfuse.cache.storage.layout import entries
+from moodfuse.cache.storage.parts import SCHEMA, read_part, write_part
+from moodfuse.cache.store import FeatureCache
 
 NET = Recipe("net@a", "net", 1, "random", "{}", "head", Tuning("adam", 1e-3, 3), embedding_tuned=True)
 STILL = Recipe("still", "still", 1, "random", "{}", "frozen", None, embedding_tuned=False)
@@ -29,13 +29,15 @@ DIGEST_KINDS = sorted(set(CHECKS) - {"marker"})
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is set aside is logged; here it is asserted."""
-    monkeypatch.setattr(logging.getLogger("cache.files"), "disabled", True)
+    monkeypatch.setattr(logging.getLogger("moodfuse.cache.storage.files"), "disabled", True)
 
 
 def test_a_sound_cache_passes_and_is_left_alone(whole_cache: FeatureCache) -> None:
     """Every file with a digest is checked, every byte of it is told to the bar, and nothing changes."""
     before, told = state(whole_cache.path), [0, 0]
-    found = verify(whole_cache.path, begin=lambda total: told.append(total), tick=lambda count: told.append(-count))
+    found = verify(
+        whole_cache.path, begin=lambda total: told.append(total), tick=lambda count: told.append(-count)
+    )
     assert not found.faults and not found.disagreements and not found.stale_view
     assert sum(told) == 0 and found.others["output"] == ("runs/run-1/report/report.html",)
     unchecked = {"clips.csv", "runs/run-1/report/report.html"}
@@ -96,7 +98,10 @@ def test_a_part_in_the_wrong_folder_is_bad(whole_cache: FeatureCache) -> None:
     part = min(here.glob("*.h5"))
     part.rename(there / part.name)
     (fault,) = verify(whole_cache.path).faults
-    assert fault.place == place(whole_cache, there / part.name) and f"belongs to net@a/{NET.digest16}" in fault.reason
+    assert (
+        fault.place == place(whole_cache, there / part.name)
+        and f"belongs to net@a/{NET.digest16}" in fault.reason
+    )
 
 
 @pytest.mark.parametrize(
@@ -111,7 +116,9 @@ def test_a_part_in_the_wrong_folder_is_bad(whole_cache: FeatureCache) -> None:
         (480_000, -1, "says that -1 of its 480000 samples were in the file"),
     ],
 )
-def test_a_waveform_has_30_seconds(whole_cache: FeatureCache, length: int, samples: int, reason: str | None) -> None:
+def test_a_waveform_has_30_seconds(
+    whole_cache: FeatureCache, length: int, samples: int, reason: str | None
+) -> None:
     """Whatever its digests; and no more samples count as sound than there are."""
     part = file_of(whole_cache, "media")
     _, attributes = read_part(part)
@@ -138,7 +145,10 @@ GOOD = {"probabilities_0000": ROW, "unscaled_0000": ROW, "repeats_0000": ROW[Non
             {"probabilities_0000": ROW[:, :1]},
             "its predictions have probabilities_0000 of shape (18, 1); expected (18, 2)",
         ),
-        (GOOD | {"unscaled_0000": ROW[:0]}, "its predictions have unscaled_0000 of shape (0, 2); expected (18, 2)"),
+        (
+            GOOD | {"unscaled_0000": ROW[:0]},
+            "its predictions have unscaled_0000 of shape (0, 2); expected (18, 2)",
+        ),
         (
             GOOD | {"repeats_0000": np.array([ROW, ROW])},
             "its predictions have repeats_0000 of shape (2, 18, 2); expected (1, 18, 2)",
@@ -166,7 +176,9 @@ def test_rows_that_came_out_twice_are_nondeterminism_and_no_damage(whole_cache: 
     clips = whole_cache.clips.digests[:3]
     rows = whole_cache.block("still", "*").embedding[:3].copy()
     rows[1] += 1
-    write_part(owner.folder, "zz", {"clip": clips, "embedding": rows, "logits": rows[:, :2]}, owner.attributes)
+    write_part(
+        owner.folder, "zz", {"clip": clips, "embedding": rows, "logits": rows[:, :2]}, owner.attributes
+    )
     found = verify(whole_cache.path)
     assert not found.faults and len(found.disagreements) == 1
     assert "1 rows differ from those of" in found.disagreements[0]
@@ -176,7 +188,11 @@ def test_equal_rows_in_two_parts_are_fine(whole_cache: FeatureCache) -> None:
     """Two writers of the same part do double work and harm nothing."""
     owner = whole_cache.owner(STILL, None)
     block = whole_cache.block("still", "*")
-    arrays = {"clip": whole_cache.clips.digests[:3], "embedding": block.embedding[:3], "logits": block.logits[:3]}
+    arrays = {
+        "clip": whole_cache.clips.digests[:3],
+        "embedding": block.embedding[:3],
+        "logits": block.logits[:3],
+    }
     write_part(owner.folder, "zz", arrays, owner.attributes)
     found = verify(whole_cache.path)
     assert not found.faults and not found.disagreements
@@ -202,10 +218,21 @@ def test_no_file_stops_the_others_from_being_checked(whole_cache: FeatureCache) 
     (root / os.fsdecode(b"odd \xff\n")).write_bytes(b"")
     found = verify(root)
     bad = {
-        fault.place.rpartition("/")[2]: fault.reason for fault in found.faults if not fault.place.startswith("runs/l")
+        fault.place.rpartition("/")[2]: fault.reason
+        for fault in found.faults
+        if not fault.place.startswith("runs/l")
     }
     assert set(bad) == {
-        *("plan-pipe.h5", "pipe.json", "folder.h5", "link.h5", "circle.h5", "deep.json", "huge.json", "nan.json"),
+        *(
+            "plan-pipe.h5",
+            "pipe.json",
+            "folder.h5",
+            "link.h5",
+            "circle.h5",
+            "deep.json",
+            "huge.json",
+            "nan.json",
+        ),
         *("list.json", "b" * 200 + ".json"),
     }
     assert bad["plan-pipe.h5"].startswith("is no plain file") and bad["folder.h5"] == "is a folder"

@@ -9,14 +9,14 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
-from cache import additions, blocks
-from cache.blocks import held, part_files, read_rows
-from cache.errors import CacheError
-from cache.files import set_aside
-from cache.parts import write_part
-from cache.store import FeatureCache
 from faults.samples import STILL, TUNED, Sample, forget, right_rows
 from faults.writers import DRIFT, Crowd, run_crowd, twice_differing
+from moodfuse.cache import additions, blocks
+from moodfuse.cache.blocks import held, part_files, read_rows
+from moodfuse.cache.errors import CacheError
+from moodfuse.cache.storage.files import set_aside
+from moodfuse.cache.storage.parts import write_part
+from moodfuse.cache.store import FeatureCache
 
 MakeCache = Callable[..., FeatureCache]
 
@@ -42,10 +42,16 @@ def test_rows_that_come_out_otherwise_are_reported_and_change_nothing(
     cache = small_cache()
     clips = [status.digest for status in cache.clips]
     values = right_rows(clips, "still")
-    assert cache.write_block_part(STILL, None, clips[:10], {name: rows[:10] for name, rows in values.items()}) == 0
+    assert (
+        cache.write_block_part(STILL, None, clips[:10], {name: rows[:10] for name, rows in values.items()})
+        == 0
+    )
     before = [(file.name, file.read_bytes()) for file in part_files(cache.block_folder(STILL, None))]
     drifted = {name: rows + DRIFT for name, rows in values.items()}
-    assert cache.write_block_part(STILL, None, clips[5:10], {name: rows[5:10] for name, rows in drifted.items()}) == 5
+    assert (
+        cache.write_block_part(STILL, None, clips[5:10], {name: rows[5:10] for name, rows in drifted.items()})
+        == 5
+    )
     assert "5 of 5 rows came out otherwise" in caplog.text
     assert [(file.name, file.read_bytes()) for file in part_files(cache.block_folder(STILL, None))] == before
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from cache.runs import Result
-from evaluate import metrics
-from evaluate.calibration import calibration, perfect_errors, reliability
+from moodfuse.cache.runs import Result
+from moodfuse.evaluate import metrics
+from moodfuse.evaluate.calibration import calibration, perfect_errors, reliability
 
 
 def sharpened(p: np.ndarray, power: float) -> np.ndarray:
@@ -51,5 +51,7 @@ def test_scaling_shows_in_both_figures() -> None:
     assert found is not None
     assert found.temperatures == (3.0, 3.0)
     assert found.log_loss_after < found.log_loss_before and found.ece_after < found.ece_before / 2
-    assert found.ece_after < 1.2 * found.ece_if_perfect_high and found.ece_if_perfect < found.ece_if_perfect_high
+    assert (
+        found.ece_after < 1.2 * found.ece_if_perfect_high and found.ece_if_perfect < found.ece_if_perfect_high
+    )
     assert found == calibration(labels, result, draws=300)

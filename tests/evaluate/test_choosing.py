@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from evaluate.choosing import not_worse
-from evaluate.groups import GroupDraws, draw_groups
+from moodfuse.evaluate.choosing import not_worse
+from moodfuse.evaluate.resampling import GroupDraws, draw_groups
 
 CLIPS = 60
 LABELS = np.random.default_rng(0).integers(0, 3, CLIPS)

@@ -11,13 +11,21 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from cache.errors import UnknownNameError
-from cache.runs import Result, Run, write_run
-from cache.store import FeatureCache
-from evaluate.cli import evaluate_command
-from evaluate.compare import FUSION, NETWORKS, ComparedRow, Comparison, compare, comparison_table, find_published
-from evaluate.evaluation import evaluate_run
-from evaluate.tables import print_comparison
+from moodfuse.cache.errors import UnknownNameError
+from moodfuse.cache.runs import Result, Run, write_run
+from moodfuse.cache.store import FeatureCache
+from moodfuse.evaluate.cli import evaluate_command
+from moodfuse.evaluate.compare import (
+    FUSION,
+    NETWORKS,
+    ComparedRow,
+    Comparison,
+    compare,
+    comparison_table,
+    find_published,
+)
+from moodfuse.evaluate.evaluation import evaluate_run
+from moodfuse.evaluate.report.terminal import print_comparison
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ("Excited", "Fear", "Neutral", "Relaxation", "Sad", "Tension")
@@ -77,7 +85,9 @@ def test_the_published_matrix_contradicts_its_table() -> None:
 
 def test_networks_stand_beside_their_optimizer() -> None:
     """Only a recipe that repeats an optimizer fills its row; another recipe of the network has a row of its own."""
-    found = compared(own("c3d@seed-adam", "twodmcnn@seed", "twodmcnn@seed-sgd", "c3d", "i3d@mine", "clip-vit"))
+    found = compared(
+        own("c3d@seed-adam", "twodmcnn@seed", "twodmcnn@seed-sgd", "c3d", "i3d@mine", "clip-vit")
+    )
     assert [(row.networks[0], row.optimizer, result.sources[0]) for row, result in ours(found, NETWORKS)] == [
         ("c3d", "adam", "c3d@seed-adam"),
         ("twodmcnn", "sgd", "twodmcnn@seed-sgd"),
@@ -87,14 +97,18 @@ def test_networks_stand_beside_their_optimizer() -> None:
     ]
     rows = [row for row in found.rows if row.table == NETWORKS and row.published]
     assert len({(row.networks, row.optimizer) for row in rows}) == 8
-    assert all((row.published is None) == (row.optimizer == "") for row in found.rows if row.table == NETWORKS)
+    assert all(
+        (row.published is None) == (row.optimizer == "") for row in found.rows if row.table == NETWORKS
+    )
 
 
 def test_fusions_are_not_picked_by_score() -> None:
     """A recipe with softmax on embeddings shows that alone, whatever scores more; another one shows all it has."""
     ways = [("mean", "logits"), SEED_WAY, ("softmax", "logits")]
     pairs = {"": PAIR, "seed": under("seed", PAIR), "seed-sgd": under("seed-sgd", PAIR)}
-    found = compared([(pairs[recipe], *way) for recipe in ("seed-sgd", "seed", "") for way in ways[recipe != "" :]])
+    found = compared(
+        [(pairs[recipe], *way) for recipe in ("seed-sgd", "seed", "") for way in ways[recipe != "" :]]
+    )
     assert [(item.sources, item.head, item.level) for _, item in ours(found, FUSION)] == [
         (pairs[recipe], *SEED_WAY) for recipe in ("", "seed", "seed-sgd")
     ]
@@ -170,11 +184,15 @@ def test_undefined_numbers_are_empty_in_the_table() -> None:
 
 
 @pytest.mark.parametrize("width", [80, 100, 160])
-def test_tables_lose_no_number(width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_lose_no_number(
+    width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No line of a table passes 100 columns, or the terminal if that is wider, and every interval is whole."""
     monkeypatch.setenv("COLUMNS", str(width))
     recipes = ("seed-adam", "a-recipe-with-a-long-name")
-    found = compared([(under(recipe), "lightgbm", "embedding") for recipe in recipes] + own(*FOUR, *under("seed-adam")))
+    found = compared(
+        [(under(recipe), "lightgbm", "embedding") for recipe in recipes] + own(*FOUR, *under("seed-adam"))
+    )
     print_comparison(found)
     shown = capsys.readouterr().out
     assert max(map(len, shown.partition("note: ")[0].splitlines())) <= max(100, width) and "…" not in shown
@@ -195,9 +213,20 @@ def test_leaky_runs_are_marked(capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_text_file_of_a_leaky_report_says_so(tmp_path: Path) -> None:
     """Tables, page, papers and figures of a leaky run, the comparison too, hold LEAKY in their text or name."""
     cache = FeatureCache(tmp_path / "cache", create=True)
-    run = replace(make_run([(FOUR, "softmax", "logits"), *own("c3d", "i3d")]), name="leaky-1", protocol="leaky")
+    run = replace(
+        make_run([(FOUR, "softmax", "logits"), *own("c3d", "i3d")]), name="leaky-1", protocol="leaky"
+    )
     write_run(cache, run)
-    call = ["--cache", str(cache.path), "--compare", "seed", "--draws", "20", "--output", str(tmp_path / "out")]
+    call = [
+        "--cache",
+        str(cache.path),
+        "--compare",
+        "seed",
+        "--draws",
+        "20",
+        "--output",
+        str(tmp_path / "out"),
+    ]
     assert CliRunner().invoke(evaluate_command, call, catch_exceptions=False).exit_code == 0
     files = sorted((tmp_path / "out").iterdir())
     assert len(files) > 8 and (tmp_path / "out" / "comparison-seed-LEAKY.csv") in files
@@ -206,12 +235,14 @@ def test_every_text_file_of_a_leaky_report_says_so(tmp_path: Path) -> None:
 
 def test_command_prints_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`--compare seed` prints both sides and writes the CSV beside the report, whose metrics.json it leaves alone."""
-    monkeypatch.setattr("evaluate.plots.draw_figures", lambda *_: iter(()))
+    monkeypatch.setattr("moodfuse.evaluate.report.plots.draw_figures", lambda *_: iter(()))
     cache = FeatureCache(tmp_path / "work", create=True)
     write_run(cache, make_run([(FOUR, *SEED_WAY), *own("c3d@seed-sgd")]))
     plain, report = tmp_path / "plain", cache.path / "runs" / "run-1" / "report"
     for options in (["--output", str(plain)], ["--compare", "seed"]):
-        done = CliRunner().invoke(evaluate_command, ["--cache", str(cache.path), *options], catch_exceptions=False)
+        done = CliRunner().invoke(
+            evaluate_command, ["--cache", str(cache.path), *options], catch_exceptions=False
+        )
         assert done.exit_code == 0
     for text in (
         "seed on 503 clips, ours on 30",
@@ -223,18 +254,22 @@ def test_command_prints_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ):
         assert text in done.output
     assert (plain / "metrics.json").read_bytes() == (report / "metrics.json").read_bytes()
-    assert {item.name for item in report.iterdir()} - {item.name for item in plain.iterdir()} == {"comparison-seed.csv"}
+    assert {item.name for item in report.iterdir()} - {item.name for item in plain.iterdir()} == {
+        "comparison-seed.csv"
+    }
 
 
 def test_unknown_comparison_lists_the_known() -> None:
     """An unknown name is refused before the cache is read."""
     with pytest.raises(UnknownNameError, match="unknown comparison 'other'; known: seed"):
-        CliRunner().invoke(evaluate_command, ["--cache", "nowhere", "--compare", "other"], catch_exceptions=False)
+        CliRunner().invoke(
+            evaluate_command, ["--cache", "nowhere", "--compare", "other"], catch_exceptions=False
+        )
 
 
 def test_comparing_loads_nothing_that_fits() -> None:
     """The modules of the comparison load neither torch nor scikit-learn nor LightGBM."""
-    code = "import sys, evaluate.tables; print(*sorted({'torch', 'sklearn', 'lightgbm', 'fuse'} & set(sys.modules)))"
+    code = "import sys, moodfuse.evaluate.report.terminal; print(*sorted({'torch', 'sklearn', 'lightgbm', 'moodfuse.fuse'} & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
     )

@@ -11,7 +11,7 @@ from fontTools.ttLib.tables._g_l_y_f import Glyph
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 
-from evaluate.drawing import FONT, drawing_settings, font_families, short, write_figure
+from moodfuse.evaluate.report.figure_style import FONT, drawing_settings, font_families, short, write_figure
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +87,8 @@ def test_without_such_a_font_one_line_names_the_labels_and_the_remedy(
 
 
 @pytest.mark.parametrize(
-    "name", ["happy", "\u0441\u0447\u0430\u0441\u0442\u044c\u0435", "\u03c7\u03b1\u03c1\u03ac", "a\nb", "\x1b[31m"]
+    "name",
+    ["happy", "\u0441\u0447\u0430\u0441\u0442\u044c\u0435", "\u03c7\u03b1\u03c1\u03ac", "a\nb", "\x1b[31m"],
 )
 def test_names_that_the_default_font_has_need_no_other(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

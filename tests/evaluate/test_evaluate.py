@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from cache.errors import InputError
-from cache.runs import Result, Run, read_run, write_run
-from cache.store import FeatureCache
-from evaluate import metrics, score
-from evaluate.evaluation import evaluate_run
-from evaluate.page import detailed_results
-from evaluate.papers import latex_table, markdown_report
-from evaluate.plots import accuracy_figure
-from evaluate.report import metrics_table, metrics_values, write_report
-from evaluate.scoring import class_scores
-from evaluate.tables import print_table
+from moodfuse.cache.errors import InputError
+from moodfuse.cache.runs import Result, Run, read_run, write_run
+from moodfuse.cache.store import FeatureCache
+from moodfuse.evaluate import metrics, score
+from moodfuse.evaluate.evaluation import evaluate_run
+from moodfuse.evaluate.report.markdown_latex import latex_table, markdown_report
+from moodfuse.evaluate.report.page import detailed_results
+from moodfuse.evaluate.report.plots import accuracy_figure
+from moodfuse.evaluate.report.terminal import print_table
+from moodfuse.evaluate.report.writing import metrics_table, metrics_values, write_report
+from moodfuse.evaluate.scoring import class_scores
 
 ROOT = Path(__file__).parents[2]
 TABLE_3 = [
@@ -215,7 +215,9 @@ def test_an_evaluation_fills_every_record() -> None:
         ("c3d+i3d softmax logits", best, "best single source"),
         ("c3d+i3d softmax logits", "c3d+i3d mean logits", "mean"),
     ]
-    assert {(worth.source, worth.head) for worth in found.worth} == {(source, "mean") for source in ("c3d", "i3d")}
+    assert {(worth.source, worth.head) for worth in found.worth} == {
+        (source, "mean") for source in ("c3d", "i3d")
+    }
     assert any("corrected for the choice it is" in note for note in found.notes)
     plain = evaluate_run(replace(make_run(), missing=(), results=make_run().results[:1]), draws=50)
     assert plain.headline is None and plain.paired == plain.worth == () and plain.scored[0].complete is None
@@ -225,7 +227,9 @@ def test_per_class_scores_equal_scikit_learn() -> None:
     """Precision, recall and F1 of each class; NaN where a class is never said, or never true."""
     labels, p = np.array([0, 0, 1, 1, 3]), np.eye(4)[[0, 1, 1, 1, 0]]
     found = class_scores(labels, p, tuple("abcd"))
-    wanted = sk.precision_recall_fscore_support(labels, p.argmax(axis=1), labels=range(4), zero_division=np.nan)
+    wanted = sk.precision_recall_fscore_support(
+        labels, p.argmax(axis=1), labels=range(4), zero_division=np.nan
+    )
     for index, item in enumerate(found):
         numbers = (item.precision, item.recall, item.f1, item.clips)
         np.testing.assert_allclose(numbers, [column[index] for column in wanted], atol=1e-12)
@@ -287,7 +291,9 @@ def test_heads_on_one_source_are_singles_and_no_fusions(capsys: pytest.CaptureFi
     found = evaluate_run(with_single_heads(), draws=100)
     names = [[item.result.name for item in part] for part in found.sections]
     assert [len(part) for part in names] == [2, 2, 2] and names[1][0] == "i3d softmax logits"
-    assert all(item.is_fusion for item in found.fusions) and not any(item.is_fusion for item in found.single_heads)
+    assert all(item.is_fusion for item in found.fusions) and not any(
+        item.is_fusion for item in found.single_heads
+    )
     assert {(test.result, test.against, test.baseline) for test in found.paired} == {
         ("c3d+i3d mean logits", "i3d softmax logits", "best single source"),
         ("c3d+i3d softmax logits", "i3d softmax logits", "best single source"),
@@ -307,7 +313,10 @@ def test_heads_on_one_source_are_singles_and_no_fusions(capsys: pytest.CaptureFi
     rows = re.findall(r"^ *(c3d\+i3d|c3d|i3d) +(network|mean|softmax) +logits", shown, re.MULTILINE)
     assert rows == [tuple(name.split()[:2]) for part in names for name in part]
     assert latex_table(found).count(r"\midrule") == 3
-    assert {item.result.name for item in detailed_results(found)} >= {"i3d softmax logits", "c3d+i3d mean logits"}
+    assert {item.result.name for item in detailed_results(found)} >= {
+        "i3d softmax logits",
+        "c3d+i3d mean logits",
+    }
     marks = [line.get_marker() for line in accuracy_figure(found).axes[0].lines if line.get_marker() in "sDo"]
     assert marks == list("ssDDoo")
 
@@ -330,7 +339,10 @@ def test_unequal_groups_are_said_to_count_as_fewer() -> None:
     unequal = replace(make_run(), groups=("big",) * 18 + tuple(map(str, range(18))))
     notes = " ".join(evaluate_run(unequal, draws=20).notes)
     assert "only 19 groups, which count as about 4 equal ones: the 95 % interval" in notes
-    assert "t intervals over 19 groups, which count as about 4 equal ones; they come from 20 bootstrap draws" in notes
+    assert (
+        "t intervals over 19 groups, which count as about 4 equal ones; they come from 20 bootstrap draws"
+        in notes
+    )
     assert "count as" not in " ".join(evaluate_run(make_run(), draws=20).notes)
 
 
@@ -364,5 +376,7 @@ def test_evaluating_fits_nothing(tmp_path: Path) -> None:
         "print('LOADED', [name for name in ('torch', 'sklearn', 'lightgbm') if name in sys.modules])"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
     assert "LOADED []" in done.stdout and "c3d+i3d" in done.stdout

@@ -5,12 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cache.errors import InputError
-from cache.runs import Result, Run
-from evaluate.inflation import inflation
+from moodfuse.cache.errors import InputError
+from moodfuse.cache.runs import Result, Run
+from moodfuse.evaluate.inflation import inflation
 
 
-def make_run(name: str, skill: float, *, ways: tuple[str, ...] = ("network", "softmax", "mean"), seed: int = 0) -> Run:
+def make_run(
+    name: str, skill: float, *, ways: tuple[str, ...] = ("network", "softmax", "mean"), seed: int = 0
+) -> Run:
     """Thirty clips in fifteen groups; the better the skill, the more are right."""
     random = np.random.default_rng(seed)
     labels = np.arange(30) % 3
@@ -59,7 +61,9 @@ def test_heads_on_one_source_do_not_enter_the_mean() -> None:
     """The mean over fusions is over results of two sources and more."""
     honest, leaky = make_run("honest", 0.5), make_run("leak", 0.95, seed=1)
     single = [replace(run.results[1], sources=("a",)) for run in (honest, leaky)]
-    more = [replace(run, results=(*run.results, row)) for run, row in zip((honest, leaky), single, strict=True)]
+    more = [
+        replace(run, results=(*run.results, row)) for run, row in zip((honest, leaky), single, strict=True)
+    ]
     found = inflation(*more, draws=50)
     assert len(found.rows) == 4 and found.mean_points == inflation(honest, leaky, draws=50).mean_points
 
@@ -74,7 +78,9 @@ def test_only_shared_rows_are_compared() -> None:
 def test_other_clips_classes_or_results_are_refused() -> None:
     """Each with what differs and what to do."""
     honest, leaky = make_run("honest", 0.5), make_run("leak", 0.9)
-    with pytest.raises(InputError, match="honest has the classes x, y, z, run leak x, y, w; run fuse --protocol leaky"):
+    with pytest.raises(
+        InputError, match="honest has the classes x, y, z, run leak x, y, w; run fuse --protocol leaky"
+    ):
         inflation(honest, replace(leaky, classes=("x", "y", "w")))
     with pytest.raises(InputError, match="honest and leak differ in 2 clips, such as 'clip-0'"):
         inflation(honest, replace(leaky, ids=("other", *leaky.ids[1:])))

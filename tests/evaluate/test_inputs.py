@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cache.errors import InputError
-from evaluate import score
+from moodfuse.cache.errors import InputError
+from moodfuse.evaluate import score
 
 RANDOM = np.random.default_rng(0)
 TRUTH = np.arange(24) % 3
@@ -63,7 +63,12 @@ VALUES: dict[str, list[Any]] = {
 def test_labels_match_classes_by_value(values: list[Any], kind: str) -> None:
     """As scikit-learn's `classes_` means them, whatever holds them; index meaning would score otherwise."""
     labels = [values[index] for index in TRUTH]
-    made = {"list": list, "array": np.array, "object": lambda item: np.array(item, dtype=object), "series": Series}
+    made = {
+        "list": list,
+        "array": np.array,
+        "object": lambda item: np.array(item, dtype=object),
+        "series": Series,
+    }
     found = score(made[kind](labels), P, classes=made[kind](values), draws=5)
     assert found.accuracy == WANTED and len(set(found.classes)) == 3
     np.testing.assert_array_equal(found.confusion_matrix.sum(axis=1), [8, 8, 8])
@@ -77,7 +82,9 @@ def test_numbers_of_several_kinds_are_one_value() -> None:
     assert score(mixed, p, classes=[False, True], draws=5).classes == ("False", "True")
     with pytest.raises(InputError, match="label '1' is none of the classes 0, 1"):
         score(["1", "0"], np.eye(2), classes=[0, 1])
-    with pytest.raises(InputError, match=r"classes text \('1', '2'\), so 1 may be a class or a place .* both as text"):
+    with pytest.raises(
+        InputError, match=r"classes text \('1', '2'\), so 1 may be a class or a place .* both as text"
+    ):
         score([1, 2], np.eye(2), classes=["1", "2"])
 
 
@@ -109,7 +116,11 @@ def test_bools_are_two_classes() -> None:
         (TRUTH, ["a", "b"], "classes are a, b; expected 3 different ones"),
         (TRUTH, [1, 1, 2], "classes are 1, 1, 2; expected 3 different ones"),
         (TRUTH, [1, 2, 3], "label 0 is none of the classes 1, 2, 3"),
-        (TRUTH + 1, ["a", "b", "c"], "label 3 is neither one of the classes a, b, c nor a place among them, 0 to 2"),
+        (
+            TRUTH + 1,
+            ["a", "b", "c"],
+            "label 3 is neither one of the classes a, b, c nor a place among them, 0 to 2",
+        ),
         ([0, 1, np.nan] * 8, None, "label of clip 2 is nan; give each clip one"),
         (["a", None, "c"] * 8, None, "label of clip 1 is None"),
         (np.stack([TRUTH, TRUTH], axis=1), None, r"labels have shape \(24, 2\)"),
@@ -126,7 +137,10 @@ def test_columns_follow_the_classes_by_name() -> None:
     turned = [2, 0, 1]
     for values in VALUES.values():
         frame = DataFrame(P[:, turned], [values[index] for index in turned])
-        assert score(Series([values[index] for index in TRUTH]), frame, classes=values, draws=5).accuracy == WANTED
+        assert (
+            score(Series([values[index] for index in TRUTH]), frame, classes=values, draws=5).accuracy
+            == WANTED
+        )
     names = ["a", "b", "c"]
     labels = [names[index] for index in TRUTH]
     assert score(labels, DataFrame(P[:, turned], ["c", "a", "b"]), draws=5).accuracy == WANTED

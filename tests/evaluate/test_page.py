@@ -13,23 +13,23 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from cache.audits import Audit, Finding
-from cache.errors import CacheError, InputError
-from cache.manifest import table_name
-from cache.media import Media, MediaStore, Rendition
-from cache.names import printable
-from cache.parts import read_part
-from cache.records import Clip, ClipStatus, Plan
-from cache.runs import Result, Run, write_run
-from cache.store import FeatureCache
-from evaluate.cli import chosen_runs, evaluate_command
-from evaluate.compare import compare, find_published
-from evaluate.evaluation import Evaluation, evaluate_run
-from evaluate.page import Page, confident_mistakes, page_of, pictured_clips
-from evaluate.plots import figure_plan
-from evaluate.records import Inflated, Inflation, Interval, RepeatedScore, SourceWorth
-from evaluate.rendering import render_page, write_page
-from evaluate.thumbnails import data_uri, thumbnails
+from moodfuse.cache.audits import Audit, Finding
+from moodfuse.cache.console import printable
+from moodfuse.cache.errors import CacheError, InputError
+from moodfuse.cache.manifest import table_name
+from moodfuse.cache.media import Media, MediaStore, Rendition
+from moodfuse.cache.records import Clip, ClipStatus, Plan
+from moodfuse.cache.runs import Result, Run, write_run
+from moodfuse.cache.storage.parts import read_part
+from moodfuse.cache.store import FeatureCache
+from moodfuse.evaluate.cli import chosen_runs, evaluate_command
+from moodfuse.evaluate.compare import compare, find_published
+from moodfuse.evaluate.evaluation import Evaluation, evaluate_run
+from moodfuse.evaluate.records import Inflated, Inflation, Interval, RepeatedScore, SourceWorth
+from moodfuse.evaluate.report.page import Page, confident_mistakes, page_of, pictured_clips
+from moodfuse.evaluate.report.plots import figure_plan
+from moodfuse.evaluate.report.rendering import render_page, write_page
+from moodfuse.evaluate.report.thumbnails import data_uri, thumbnails
 
 CLIPS, LIMIT = 52, 3_000_000
 CLASSES = ("Excited", "Fear", "Neutral", "Relaxation", "Sad", "Tension")
@@ -50,7 +50,9 @@ def make_run(*, protocol: str = "crossfit", classes: tuple[str, ...] = CLASSES, 
     truth = np.arange(clips) % len(classes)
 
     def drawn(strength: float) -> np.ndarray:
-        return (1 - strength) * rng.dirichlet(np.ones(len(classes)), clips) + strength * np.eye(len(classes))[truth]
+        return (1 - strength) * rng.dirichlet(np.ones(len(classes)), clips) + strength * np.eye(len(classes))[
+            truth
+        ]
 
     def result(sources: tuple[str, ...], head: str, strength: float, notes: tuple[str, ...] = ()) -> Result:
         temperatures = tuple(1.5 for _ in range(4))
@@ -92,7 +94,9 @@ def full(run: Run) -> Evaluation:
     )
     paired = tuple(
         replace(test, verdict=verdict)
-        for test, verdict in zip(found.paired, ("better", "worse", "cannot tell") * len(found.paired), strict=False)
+        for test, verdict in zip(
+            found.paired, ("better", "worse", "cannot tell") * len(found.paired), strict=False
+        )
     )
     leak = Inflation("run-1", "leaky-1", (Inflated("c3d network logits", 0.4, 0.9, 0.5, near),), 0.5, near)
     audit = Audit("sound alike", (Finding("sound", run.ids[0], run.ids[1], 0.97, 1.5, 20.0, 6.0, False),))
@@ -142,9 +146,20 @@ def test_the_page_holds_every_section_in_order(html: str) -> None:
     """Headline, results, differences, views, detail, folds, mistakes, published, leak, audit, repetition."""
     wanted = "headline results paired worth detail folds mistakes published inflation audit repeat"
     assert " ".join(re.findall(r'<section id="(\w+)"', html)) == wanted
-    for text in ("Taking the best of 5 results", "better than", "these clips cannot tell", "Shapley", "sound alike"):
+    for text in (
+        "Taking the best of 5 results",
+        "better than",
+        "these clips cannot tell",
+        "Shapley",
+        "sound alike",
+    ):
         assert text in html
-    for text in ("moodfuse extract clips --cache work --crossfit", "--draws 60 --seed 0", "ab" * 8, f"{51:032x}" * 2):
+    for text in (
+        "moodfuse extract clips --cache work --crossfit",
+        "--draws 60 --seed 0",
+        "ab" * 8,
+        f"{51:032x}" * 2,
+    ):
         assert text in html
 
 
@@ -196,8 +211,12 @@ def test_hostile_text_stays_text() -> None:
     """Labels, clip names, sources and notes with markup, quotes, line ends and stray bytes are shown, not obeyed."""
     run = make_run(classes=HOSTILE)
     nasty = HOSTILE[1]
-    results = tuple(replace(item, sources=(f"{nasty}{item.sources[0]}", *item.sources[1:])) for item in run.results)
-    run = replace(run, results=results, notes=HOSTILE, groups=tuple(map(str.upper, run.ids)), commands=HOSTILE)
+    results = tuple(
+        replace(item, sources=(f"{nasty}{item.sources[0]}", *item.sources[1:])) for item in run.results
+    )
+    run = replace(
+        run, results=results, notes=HOSTILE, groups=tuple(map(str.upper, run.ids)), commands=HOSTILE
+    )
     html = render_page(page_of(full(run)))
     html.encode("utf-8")
     reader = Reader(html)
@@ -206,7 +225,9 @@ def test_hostile_text_stays_text() -> None:
     for text in HOSTILE:
         assert text not in html and printable(text).isprintable()
     assert "49gnp" not in html and "\u202e" not in html and "\0" not in html
-    data = next("".join(text) for tag, item, text in reader.found if tag == "script" and item.get("id") == "data")
+    data = next(
+        "".join(text) for tag, item, text in reader.found if tag == "script" and item.get("id") == "data"
+    )
     assert json.loads(data)["clips"] == [printable(name) for name in run.ids] and "<" not in data
 
 
@@ -216,7 +237,9 @@ def test_a_leaky_run_is_marked_everywhere() -> None:
     html = render_page(page)
     captions = re.findall(r"<(?:caption|figcaption)>(.*?)</", html, re.DOTALL)
     assert len(captions) > 10
-    assert [text for text in captions if "LEAKY" not in text] == [text for text in captions if ", seed, " in text]
+    assert [text for text in captions if "LEAKY" not in text] == [
+        text for text in captions if ", seed, " in text
+    ]
     for pattern in ("<title>LEAKY", 'class="banner"', '<p class="claim">LEAKY', "@page { @top-center"):
         assert pattern in html
     assert "right for" in page.words.claim and "new clips" not in page.words.claim
@@ -250,7 +273,9 @@ def make_cache(folder: Path, run: Run, *, kept: int) -> FeatureCache:
     cache = FeatureCache(folder, create=True)
     rows = list(zip(run.ids, run.labels, run.groups, run.digests, strict=True))
     statuses = [
-        ClipStatus(Clip(name, f"/nowhere/{number}.mp4", label), digest, digest, group, ok=True, decoder="test")
+        ClipStatus(
+            Clip(name, f"/nowhere/{number}.mp4", label), digest, digest, group, ok=True, decoder="test"
+        )
         for number, (name, label, group, digest) in enumerate(rows)
     ]
     store = MediaStore(cache.path / "media", Rendition("picture", "test"))
@@ -277,13 +302,15 @@ def test_thumbnails_come_from_the_media_store(tmp_path: Path) -> None:
     assert sorted(found) == [0, 1, 2, 3, 4]
     assert all(uri.startswith("data:image/jpeg;base64,") and len(uri) < 4000 for uri in found.values())
     assert thumbnails(work, replace(run, digests=("f" * 64, *run.digests[1:])), [0, 1]).keys() == {1}
-    assert 'class="placeholder"' in render_page(page_of(evaluate_run(make_run(), draws=20), thumbnails={99: "data:,"}))
+    assert 'class="placeholder"' in render_page(
+        page_of(evaluate_run(make_run(), draws=20), thumbnails={99: "data:,"})
+    )
     assert thumbnails(FeatureCache(tmp_path / "bare", create=True), run, range(12)) == {}
 
 
 def test_the_command_writes_page_and_papers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command says where the page is; `--no-thumbnails` leaves the pictures out and nothing else."""
-    monkeypatch.setattr("evaluate.plots.draw_figures", lambda *_: iter(()))
+    monkeypatch.setattr("moodfuse.evaluate.report.plots.draw_figures", lambda *_: iter(()))
     work = make_cache(tmp_path / "work", make_run(clips=24), kept=24)
     pages = []
     for options in ([], ["--no-thumbnails"]):
@@ -321,14 +348,22 @@ def test_inflation_reads_no_run_that_it_does_not_need(
     for number, protocol in enumerate(("crossfit", "leaky", "crossfit", "leaky", "crossfit", "leaky")):
         write_run(work, replace(make_run(protocol=protocol, clips=12), name=f"run-{number}"))
     read: list[str] = []
-    monkeypatch.setattr("cache.runs.read_part", lambda path: read.append(path.parent.name) or read_part(path))
+    monkeypatch.setattr(
+        "moodfuse.cache.runs.read_part", lambda path: read.append(path.parent.name) or read_part(path)
+    )
     honest, leaky = chosen_runs(work, None, inflation=True)
-    assert leaky is not None and (honest.name, leaky.name) == ("run-4", "run-5") and sorted(read) == ["run-4", "run-5"]
+    assert (
+        leaky is not None
+        and (honest.name, leaky.name) == ("run-4", "run-5")
+        and sorted(read) == ["run-4", "run-5"]
+    )
     (work.path / "runs" / "run-5" / "run.json").write_text("{")
     next((work.path / "runs" / "run-4").glob("predictions-*.h5")).write_bytes(b"no part")
     honest, leaky = chosen_runs(work, None, inflation=True)
     assert leaky is not None and (honest.name, leaky.name) == ("run-2", "run-3")
-    assert all(caplog.text.count(f"run run-{number} cannot be read and is passed over") == 1 for number in (4, 5))
+    assert all(
+        caplog.text.count(f"run run-{number} cannot be read and is passed over") == 1 for number in (4, 5)
+    )
     with pytest.raises(CacheError, match="not JSON"):
         chosen_runs(work, "run-5", inflation=False)
     with pytest.raises(InputError, match="run 'run-5' exists"):
@@ -368,7 +403,9 @@ SHOW_ALL = f"{OPEN_ALL}; for (const item of document.querySelectorAll('.panel'))
 @pytest.mark.slow
 def test_sorting_by_mouse_and_keyboard(tab: Any) -> None:
     """A heading sorts by click and by Enter, turns round when asked again, and says how it is sorted."""
-    column = "[...document.querySelectorAll('#ablation tbody tr')].map(row => Number(row.cells[6].dataset.value))"
+    column = (
+        "[...document.querySelectorAll('#ablation tbody tr')].map(row => Number(row.cells[6].dataset.value))"
+    )
     heading = tab.locator("#ablation th", has_text="log loss")
     heading.locator("button").click()
     up = tab.evaluate(column)
@@ -394,11 +431,13 @@ def test_a_long_table_begins_with_its_first_rows(browser: Any, tmp_path: Path) -
     page.goto(write_page(page_of(evaluate_run(long, draws=20)), tmp_path).as_uri())
     rows = page.locator("#ablation tbody tr:visible")
     assert rows.count() == 20 and page.locator("#more").inner_text() == "Show all 45 results"
-    column = (
-        "[...document.querySelectorAll('#ablation tbody tr:not(.tail)')].map(row => Number(row.cells[6].dataset.value))"
-    )
+    shown = "[...document.querySelectorAll('#ablation tbody tr:not(.tail)')]"
+    column = f"{shown}.map(row => Number(row.cells[6].dataset.value))"
     page.locator("#ablation th", has_text="log loss").locator("button").click()
-    assert page.evaluate(column) == sorted(item.score.log_loss for item in evaluate_run(long, draws=20).scored)[:20]
+    assert (
+        page.evaluate(column)
+        == sorted(item.score.log_loss for item in evaluate_run(long, draws=20).scored)[:20]
+    )
     page.emulate_media(media="print")
     assert rows.count() == 45
     page.emulate_media(media="screen")
@@ -439,7 +478,9 @@ def test_axe_finds_nothing_serious(tab: Any, scheme: str) -> None:
     tab.locator(".confusion td button").first.click()
     tab.evaluate(OPEN_ALL)
     found = Axe().run(tab, options={"resultTypes": ["violations"]}).response["violations"]
-    assert [(item["id"], item["nodes"][0]["html"]) for item in found if item["impact"] in ("serious", "critical")] == []
+    assert [
+        (item["id"], item["nodes"][0]["html"]) for item in found if item["impact"] in ("serious", "critical")
+    ] == []
 
 
 @pytest.mark.slow

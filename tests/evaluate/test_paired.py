@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from evaluate.groups import draw_groups
-from evaluate.paired import holm, paired_tests, sign_flip_p
-from evaluate.records import Interval, PairedTest, p_shown
+from moodfuse.evaluate.paired import holm, paired_tests, sign_flip_p
+from moodfuse.evaluate.records import Interval, PairedTest, p_shown
+from moodfuse.evaluate.resampling import draw_groups
 
 
 def says(labels: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -38,7 +38,9 @@ def test_no_difference_is_no_finding() -> None:
     """Equal results have p = 1 and an interval around 0 that has a width."""
     labels = np.arange(20) % 2
     p = says(labels, np.arange(20) < 12)
-    (test,) = paired_tests(labels, {"a": p, "b": p}, draw_groups(range(20), draws=100), pairs=[("a", "b", "mean")])
+    (test,) = paired_tests(
+        labels, {"a": p, "b": p}, draw_groups(range(20), draws=100), pairs=[("a", "b", "mean")]
+    )
     assert (test.difference, test.p_value, test.verdict) == (0.0, 1.0, "cannot tell")
     assert -0.3 < test.interval.low < 0 < test.interval.high < 0.3
 
@@ -75,10 +77,16 @@ def test_sentences_say_what_they_do_not_know() -> None:
     assert test.sentence == "a is better than b (+20.0 points [+5.0, +30.0], p < 0.001 after Holm)"
     alone = replace(test, interval=Interval(np.nan, np.nan), p_holm=1.0, verdict="cannot tell").sentence
     assert (
-        alone.endswith("(+20.0 points with no interval: one group holds all or most clips, p = 1.00 after Holm)")
+        alone.endswith(
+            "(+20.0 points with no interval: one group holds all or most clips, p = 1.00 after Holm)"
+        )
         and "nan" not in alone
     )
-    for ends, remark in ((Interval(0.01, 0.3), True), (Interval(-0.3, -0.01), True), (Interval(-0.1, 0.3), False)):
+    for ends, remark in (
+        (Interval(0.01, 0.3), True),
+        (Interval(-0.3, -0.01), True),
+        (Interval(-0.1, 0.3), False),
+    ):
         said = replace(test, interval=ends, p_holm=0.31, verdict="cannot tell").sentence
         assert ("the interval is not corrected for the number of comparisons" in said) == remark
     assert [p_shown(value) for value in (0.0496, 0.001, 0.3)] == ["p = 0.050", "p = 0.001", "p = 0.30"]

@@ -7,11 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.runs import Result, Run
-from evaluate.evaluation import Evaluation, evaluate_run
-from evaluate.papers import latex_table, latex_text, markdown_report, markdown_text, write_papers
-from evaluate.records import Interval, SourceWorth
-from evaluate.words import headline_words
+from moodfuse.cache.runs import Result, Run
+from moodfuse.evaluate.evaluation import Evaluation, evaluate_run
+from moodfuse.evaluate.records import Interval, SourceWorth
+from moodfuse.evaluate.report.markdown_latex import (
+    latex_table,
+    latex_text,
+    markdown_report,
+    markdown_text,
+    write_papers,
+)
+from moodfuse.evaluate.report.sentences import headline_words
 
 HOSTILE = r"a_b & 50% $x$ #1 {y} \end{table} ~ ^ | <b>*no*</b> [l](http://x) @me"
 
@@ -35,11 +41,17 @@ def make_evaluation(*, protocol: str = "crossfit", source: str = "c3d") -> Evalu
         fold_count=3,
         seed=0,
         recipes=(),
-        results=(result((source,), "network"), result(("i3d",), "network"), result((source, "i3d"), "softmax")),
+        results=(
+            result((source,), "network"),
+            result(("i3d",), "network"),
+            result((source, "i3d"), "softmax"),
+        ),
         commands=("moodfuse fuse --cache work",),
     )
     near = Interval(-0.1, 0.2)
-    worth = tuple(SourceWorth(name, "softmax", "logits", 0.5, 0.1, near, 0.0, near) for name in (source, "i3d"))
+    worth = tuple(
+        SourceWorth(name, "softmax", "logits", 0.5, 0.1, near, 0.0, near) for name in (source, "i3d")
+    )
     return replace(evaluate_run(run, draws=50), worth=worth)
 
 
@@ -49,7 +61,11 @@ def test_markdown_holds_headline_table_worth_and_commands() -> None:
     text = markdown_report(found)
     assert markdown_text(headline_words(found).claim) in text
     assert text.count("| network | logits |") == 2 and text.count("| softmax | logits |") == 1
-    assert "Shapley value" in text and "    moodfuse fuse --cache work\n" in text and "+10.0 [-10.0, +20.0]" in text
+    assert (
+        "Shapley value" in text
+        and "    moodfuse fuse --cache work\n" in text
+        and "+10.0 [-10.0, +20.0]" in text
+    )
 
 
 def test_latex_is_a_booktabs_table() -> None:
@@ -73,7 +89,9 @@ def test_names_are_escaped() -> None:
     assert "](http" not in markdown_report(found) and "@me" not in markdown_report(found)
 
 
-@pytest.mark.parametrize(("text", "wanted"), [("50 %", r"50 \%"), ("a\nb", r"a\textbackslash{}nb"), ("é", "é")])
+@pytest.mark.parametrize(
+    ("text", "wanted"), [("50 %", r"50 \%"), ("a\nb", r"a\textbackslash{}nb"), ("é", "é")]
+)
 def test_latex_text(text: str, wanted: str) -> None:
     """Special characters are set as they are; line ends become visible."""
     assert latex_text(text) == wanted

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from evaluate.repeats import repeated_score
+from moodfuse.evaluate.repeats import repeated_score
 
 
 def says(right: np.ndarray) -> np.ndarray:

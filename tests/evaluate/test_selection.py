@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluate.groups import draw_groups
-from evaluate.selection import choose_and_test, corrected_best
+from moodfuse.evaluate.resampling import draw_groups
+from moodfuse.evaluate.selection import choose_and_test, corrected_best
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "coverage.py"
 
@@ -51,5 +51,7 @@ def test_draws_are_chosen_on_and_scored_apart() -> None:
 def test_one_group_has_no_correction() -> None:
     """Nothing is left to score on, and that is said as NaN."""
     labels = np.array([0, 1])
-    found = corrected_best(labels, {"a": np.eye(2), "b": np.eye(2)[::-1]}, draw_groups(["one", "one"], draws=5))
+    found = corrected_best(
+        labels, {"a": np.eye(2), "b": np.eye(2)[::-1]}, draw_groups(["one", "one"], draws=5)
+    )
     assert found.result == "a" and np.isnan(found.corrected) and np.isnan(found.corrected_ci95.low)

@@ -5,13 +5,15 @@ from itertools import combinations, permutations
 import numpy as np
 import pytest
 
-from evaluate.groups import draw_groups
-from evaluate.shapley import Key, source_worths
+from moodfuse.evaluate.resampling import draw_groups
+from moodfuse.evaluate.shapley import Key, source_worths
 
 SOURCES = ("a", "b", "c", "d")
 
 
-def make_table(sources: tuple[str, ...] = SOURCES, head: str = "softmax", seed: int = 0) -> dict[Key, np.ndarray]:
+def make_table(
+    sources: tuple[str, ...] = SOURCES, head: str = "softmax", seed: int = 0
+) -> dict[Key, np.ndarray]:
     """Random probabilities of every network and of a head on every subset, over 40 clips; `mean` has no single rows."""
     random = np.random.default_rng(seed)
     table: dict[Key, np.ndarray] = {
@@ -55,7 +57,9 @@ def test_values_are_means_over_all_orders() -> None:
         assert item.shapley == pytest.approx(np.mean(added), abs=1e-12)
         assert item.shapley_ci95.low < item.shapley < item.shapley_ci95.high
         whole = frozenset(SOURCES)
-        assert item.drop == pytest.approx(worth_of(table, whole) - worth_of(table, whole - {item.source}), abs=1e-12)
+        assert item.drop == pytest.approx(
+            worth_of(table, whole) - worth_of(table, whole - {item.source}), abs=1e-12
+        )
         assert item.drop_ci95.low < item.drop < item.drop_ci95.high
         assert item.alone == worth_of(table, frozenset([item.source]))
 
@@ -92,4 +96,6 @@ def test_only_complete_sets_are_taken() -> None:
     apart = {**table, **make_table(("a@x", "b@x")), **make_table(("a", "b"), head="mean")}
     found = source_worths(LABELS, apart, draw_groups(GROUPS, draws=5))
     assert [(item.head, item.source[-1]) for item in found].count(("softmax", "x")) == 2
-    assert sum(item.head == "softmax" for item in found) == 6 and sum(item.head == "mean" for item in found) == 2
+    assert (
+        sum(item.head == "softmax" for item in found) == 6 and sum(item.head == "mean" for item in found) == 2
+    )

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from cache.runs import Result, Run
-from evaluate.evaluation import evaluate_run
-from evaluate.tables import print_table
+from moodfuse.cache.runs import Result, Run
+from moodfuse.evaluate.evaluation import evaluate_run
+from moodfuse.evaluate.report.terminal import print_table
 
 LABEL, SOURCE = "a\x1b[2Jb", "[bold]c3d[/bold]:smile:"
 

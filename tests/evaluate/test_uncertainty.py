@@ -7,12 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluate import score
-from evaluate.groups import GroupDraws, counted_groups, draw_groups, effective_groups
-from evaluate.paired import paired_tests
-from evaluate.selection import corrected_best
-from evaluate.shapley import source_worths
-from evaluate.uncertainty import (
+from moodfuse.evaluate import score
+from moodfuse.evaluate.intervals import (
     DIFFERENCE,
     METRICS,
     SIMULATED,
@@ -24,6 +20,10 @@ from evaluate.uncertainty import (
     interval,
     t_interval,
 )
+from moodfuse.evaluate.paired import paired_tests
+from moodfuse.evaluate.resampling import GroupDraws, counted_groups, draw_groups, effective_groups
+from moodfuse.evaluate.selection import corrected_best
+from moodfuse.evaluate.shapley import source_worths
 
 Benchmark = dict[str, Any]
 
@@ -73,7 +73,11 @@ def test_unequal_groups_widen_every_interval() -> None:
         (test,) = paired_tests(labels, table, draws, pairs=[("a", "b", "mean")])
         ways = {(("a",), "network", "logits"): table["a"], (("b",), "network", "logits"): table["b"]}
         worth = source_worths(labels, {**ways, (("a", "b"), "mean", "logits"): table["b"]}, draws)
-        found = [*bootstrap_intervals(labels, table["a"], draws).values(), test.interval, worth[0].shapley_ci95]
+        found = [
+            *bootstrap_intervals(labels, table["a"], draws).values(),
+            test.interval,
+            worth[0].shapley_ci95,
+        ]
         found.append(corrected_best(labels, table, draws).corrected_ci95)
         return [ends.high - ends.low for ends in found]
 
@@ -173,7 +177,9 @@ def test_groups_that_count_as_fewer_than_two_have_no_interval() -> None:
     """A hundred groups of which one holds nearly all clips: undefined, and said."""
     member = np.repeat(np.arange(100), (901, *[1] * 99))
     labels = np.arange(1000) % 2
-    found = score(labels, np.eye(2)[np.where(np.arange(1000) % 3, labels, 1 - labels)], member.tolist(), draws=20)
+    found = score(
+        labels, np.eye(2)[np.where(np.arange(1000) % 3, labels, 1 - labels)], member.tolist(), draws=20
+    )
     assert np.isnan(found.accuracy_ci95.low) and np.isnan(found.log_loss_ci95.high)
     assert found.notes == ("100 groups, which count as about 1.2 equal ones: no interval can be given",)
     assert np.isnan(t_interval(0.5, 0.1, 1.9).low) and not np.isnan(t_interval(0.5, 0.1, 2).low)

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from cache.planning import PlanChoice
-from cache.store import FeatureCache
-from extract import announce, streaming
-from extract.estimate import Estimate
-from extract.networks import c3d, i3d
-from extract.recipe_files import RecipeChoice
-from extract.stage import Extraction, ExtractSettings, extract_features
-from moodfuse.corpus import ClipSettings, make_clip
+from moodfuse.cache.planning import PlanChoice
+from moodfuse.cache.store import FeatureCache
+from moodfuse.extract import streaming
+from moodfuse.extract.networks import c3d, i3d
+from moodfuse.extract.pipeline import Extraction, ExtractSettings, extract_features
+from moodfuse.extract.recipe_files import RecipeChoice
+from moodfuse.extract.training import announce
+from moodfuse.extract.training.estimate import Estimate
+from moodfuse.synthetic_corpus import ClipSettings, make_clip
 
 RECIPE = """
 name = "default"
@@ -125,8 +126,8 @@ COMMAND = """
 if __name__ == "__main__":  # what stands before this is also done by every process that decodes
     import sys
 
-    from extract import announce
-    from extract.estimate import Estimate
+    from moodfuse.extract.training import announce
+    from moodfuse.extract.training.estimate import Estimate
     from moodfuse.cli import main
 
     announce.measure = lambda *args, **options: Estimate(60.0, 1.0)
@@ -183,7 +184,9 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     names = [name for name, _, _ in c3d.CONVOLUTIONS]
     monkeypatch.setattr(c3d, "CONVOLUTIONS", tuple(zip(names, (3, *widths), widths, strict=False)))
     monkeypatch.setattr(
-        i3d, "CONVOLUTIONS", {name: (4, kernel, stride) for name, (_, kernel, stride) in i3d.CONVOLUTIONS.items()}
+        i3d,
+        "CONVOLUTIONS",
+        {name: (4, kernel, stride) for name, (_, kernel, stride) in i3d.CONVOLUTIONS.items()},
     )
     last = list(i3d.MIXED)[-1]
     monkeypatch.setattr(i3d, "MIXED", dict.fromkeys(i3d.MIXED, (1,) * 6) | {last: i3d.MIXED[last]})

@@ -135,12 +135,16 @@ def scene(size_wh: tuple[int, int], time_s: float) -> np.ndarray:
     """Return smooth colours that drift and change their brightness, uint8 [H, W, 3]."""
     across, down = (np.linspace(0, 1, length, dtype=np.float32) for length in size_wh)
     shifts = np.array([0, 0.3, 0.6], np.float32)
-    waves = np.cos(np.pi * (across[:, None] + time_s + shifts)) * np.cos(np.pi * (down[:, None, None] - shifts))
+    waves = np.cos(np.pi * (across[:, None] + time_s + shifts)) * np.cos(
+        np.pi * (down[:, None, None] - shifts)
+    )
     light = 115 + 30 * np.sin(2.4 * time_s)
     return (light + 60 * waves).astype(np.uint8)
 
 
-def encode_picture(media: av.container.OutputContainer, picture: Picture, *, into: Any = None) -> list[av.Packet]:
+def encode_picture(
+    media: av.container.OutputContainer, picture: Picture, *, into: Any = None
+) -> list[av.Packet]:
     """Return the packets of a new track, or with `into` more packets of that one by an encoder of their own."""
     options = {"threads": "1", **FAST.get(picture.codec, {}), **picture.options}
     ticks, unit = picture.ticks()
@@ -201,7 +205,9 @@ def encode_sound(media: av.container.OutputContainer, sound: Sound) -> list[av.P
         stream.disposition = Disposition(0)
     elif len(media.streams.audio) > 1:
         stream.disposition = Disposition.default
-    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(sound.waveform()), format="fltp", layout=sound.layout)
+    frame = av.AudioFrame.from_ndarray(
+        np.ascontiguousarray(sound.waveform()), format="fltp", layout=sound.layout
+    )
     frame.sample_rate, frame.time_base = sound.rate_hz, Fraction(1, sound.rate_hz)
     frame.pts = round(sound.from_s * sound.rate_hz)
     return list(stream.encode(frame)) + list(stream.encode(None))

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from cache.planning import PlanChoice
-from extract import abreast
-from extract.abreast import processes_for
-from extract.recipe_files import RecipeChoice, build_recipe
-from extract.work import Work
+from moodfuse.cache.planning import PlanChoice
+from moodfuse.extract.pending import Work
+from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
+from moodfuse.extract.training import abreast
+from moodfuse.extract.training.abreast import processes_for
 
 
 def work(source: str, *, to_tune: int) -> Work:
@@ -37,7 +37,10 @@ def test_small_networks_share_the_cores(source: str, cores: int, to_tune: int, e
 
 def features(folder: Path) -> dict[str, bytes]:
     """The bytes of every network of onedmcnn, and the names of its parts, whose digests stand in them."""
-    parts, networks = folder.glob("features/onedmcnn/**/*.h5"), folder.glob("networks/onedmcnn/**/*.safetensors")
+    parts, networks = (
+        folder.glob("features/onedmcnn/**/*.h5"),
+        folder.glob("networks/onedmcnn/**/*.safetensors"),
+    )
     contents = dict.fromkeys(parts, b"") | {path: path.read_bytes() for path in networks}
     return {path.relative_to(folder).as_posix(): content for path, content in contents.items()}
 

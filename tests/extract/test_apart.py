@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.errors import WorkersError
-from extract.media.apart import place_after_loss, read_windows_apart
-from extract.media.decode import DecodedClip, MediaError
-from extract.media.limits import Limits
-from extract.media.windows import Window, WindowsWish, read_windows
-from moodfuse.corpus import ClipSettings, make_clip
+from moodfuse.cache.errors import WorkersError
+from moodfuse.extract.media.decode import DecodedClip, MediaError
+from moodfuse.extract.media.limits import Limits
+from moodfuse.extract.media.window_worker import place_after_loss, read_windows_apart
+from moodfuse.extract.media.windows import Window, WindowsWish, read_windows
+from moodfuse.synthetic_corpus import ClipSettings, make_clip
 
 OTHERS: set[int | None] = set()
 
@@ -97,7 +97,9 @@ def test_a_deadline_and_an_interrupt_leave_no_worker(video: Path) -> None:
     """A worker that takes too long is a refusal in time, and an interrupt ends it."""
     with pytest.raises(MediaError, match="took longer than its deadline"):
         next(read_windows_apart(WindowsWish(video, hop_s=5.0), limits=Limits(0.01, 0.0)))
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell starts with SIGINT ignored
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a background shell starts with SIGINT ignored
     try:
         with pytest.raises(KeyboardInterrupt):
             for _ in read_windows_apart(WindowsWish(video, hop_s=5.0)):
@@ -121,14 +123,18 @@ def test_a_script_without_a_guard_is_told_what_to_do(tmp_path: Path) -> None:
     """A worker that cannot begin refuses no file: the error says why, in the process that wanted it."""
     script = tmp_path / "script.py"
     script.write_text(
-        "from pathlib import Path\nfrom extract.media.apart import read_windows_apart\n"
-        "from extract.media.windows import WindowsWish\n"
+        "from pathlib import Path\nfrom moodfuse.extract.media.window_worker import read_windows_apart\n"
+        "from moodfuse.extract.media.windows import WindowsWish\n"
         "print(next(read_windows_apart(WindowsWish(Path('a.mp4'), hop_s=5.0))))\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, script], env=environment, capture_output=True, text=True, check=False
+    )
     last = done.stderr.strip().splitlines()[-1]
-    assert done.returncode == 1 and last.startswith("cache.errors.WorkersError: the processes that decode files ended")
+    assert done.returncode == 1 and last.startswith(
+        "moodfuse.cache.errors.WorkersError: the processes that decode files ended"
+    )
     assert 'under `if __name__ == "__main__":`' in last and "freeze_support" not in done.stderr
 
 
@@ -141,6 +147,6 @@ def test_losses_in_a_row_lose_more_windows() -> None:
 
 def test_a_worker_imports_no_torch() -> None:
     """The module that a worker imports brings no torch with it."""
-    code = "import sys, extract.media.apart; raise SystemExit('torch' in sys.modules)"
+    code = "import sys, moodfuse.extract.media.window_worker; raise SystemExit('torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0

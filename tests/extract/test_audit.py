@@ -10,14 +10,22 @@ import av
 import numpy as np
 import pytest
 
-from cache.errors import InputError
-from extract import likeness
-from extract.audit import Audited, audit_lines, find_duplicates
-from extract.check import CheckSettings, check
-from extract.dataset import scan
-from extract.likeness import NO_MARKS, Marks, Match, find_frames, find_sounds, frame_marks, sound_marks
-from extract.media.decode import read_clip
-from moodfuse.corpus import ClipSettings, make_clip, make_corpus
+from moodfuse.cache.errors import InputError
+from moodfuse.extract.dataset import fingerprints as likeness
+from moodfuse.extract.dataset.check import CheckSettings, check
+from moodfuse.extract.dataset.duplicates import Audited, audit_lines, find_duplicates
+from moodfuse.extract.dataset.fingerprints import (
+    NO_MARKS,
+    Marks,
+    Match,
+    find_frames,
+    find_sounds,
+    frame_marks,
+    sound_marks,
+)
+from moodfuse.extract.dataset.scan import scan
+from moodfuse.extract.media.decode import read_clip
+from moodfuse.synthetic_corpus import ClipSettings, make_clip, make_corpus
 
 RATE_HZ = 16_000
 CLIPS = os.environ.get("MOODFUSE_CLIPS")
@@ -36,7 +44,9 @@ def music(seed: int, seconds: float = 30.0) -> np.ndarray:
     return (sound / np.abs(sound).max() * 0.8).astype(np.float32)
 
 
-def recoded(sound: np.ndarray, codec: str = "aac", container: str = "adts", bit_rate: int = 64_000) -> np.ndarray:
+def recoded(
+    sound: np.ndarray, codec: str = "aac", container: str = "adts", bit_rate: int = 64_000
+) -> np.ndarray:
     """The sound after a lossy codec."""
     file = io.BytesIO()
     with av.open(file, "w", format=container) as output:
@@ -92,8 +102,12 @@ def test_silence_noise_and_tones_match_nothing() -> None:
     """Silent clips, different noise and one steady tone are no copies of each other."""
     rng = np.random.default_rng(0)
     tone = np.sin(2 * np.pi * 440 * np.arange(30 * RATE_HZ) / RATE_HZ).astype(np.float32)
-    sounds = [np.zeros(30 * RATE_HZ, np.float32)] * 3 + [rng.normal(size=30 * RATE_HZ).astype(np.float32) * 0.1] * 0
-    sounds += [rng.normal(size=30 * RATE_HZ).astype(np.float32) * 0.1 for _ in range(3)] + [np.zeros(0, np.float32)]
+    sounds = [np.zeros(30 * RATE_HZ, np.float32)] * 3 + [
+        rng.normal(size=30 * RATE_HZ).astype(np.float32) * 0.1
+    ] * 0
+    sounds += [rng.normal(size=30 * RATE_HZ).astype(np.float32) * 0.1 for _ in range(3)] + [
+        np.zeros(0, np.float32)
+    ]
     clips = [clip(str(number), sound=sound) for number, sound in enumerate([*sounds, tone])]
     assert find_duplicates(clips) == ()
     assert not len(sound_marks(np.zeros(100, np.float32)).hashes) and len(sound_marks(music(0, 1.0)).hashes)
@@ -111,9 +125,9 @@ def test_copies_of_frames_are_found() -> None:
     rng = np.random.default_rng(1)
     times = np.arange(32) * 0.9375 + 0.47
     frames = pictures(0)
-    changed = np.clip(frames[10:, ::2, ::2] * 0.7 + rng.normal(0, 4, frames[10:, ::2, ::2].shape), 0, 255).astype(
-        np.uint8
-    )
+    changed = np.clip(
+        frames[10:, ::2, ::2] * 0.7 + rng.normal(0, 4, frames[10:, ::2, ::2].shape), 0, 255
+    ).astype(np.uint8)
     still = np.broadcast_to(pictures(9)[:1], frames.shape)
     black = np.zeros_like(frames)
     marks = {"video": frame_marks(frames, times), "copy": frame_marks(changed, times[:22])}
@@ -131,8 +145,17 @@ def test_copies_of_frames_are_found() -> None:
 def test_names_that_count_are_suggested() -> None:
     """Parts k of n of one name, and consecutive numbers in parentheses, are neighbours; anything else is not."""
     names = ["sad/song-1-of-3.mp4", "sad/song-2-of-3.mp4", "sad/song 3 of 3.mp4", "sad/other-1-of-2.mp4"]
-    names += ["fear/song-1-of-4.mp4", "fear/a(4).mp4", "fear/a(5).mp4", "fear/a(9).mp4", "fear/68.mp4", "fear/69.mp4"]
-    found = [(item.first[-13:], item.second[-13:]) for item in find_duplicates([clip(name) for name in names])]
+    names += [
+        "fear/song-1-of-4.mp4",
+        "fear/a(4).mp4",
+        "fear/a(5).mp4",
+        "fear/a(9).mp4",
+        "fear/68.mp4",
+        "fear/69.mp4",
+    ]
+    found = [
+        (item.first[-13:], item.second[-13:]) for item in find_duplicates([clip(name) for name in names])
+    ]
     assert found == [
         ("fear/a(4).mp4", "fear/a(5).mp4"),
         ("ng-1-of-3.mp4", "ng-2-of-3.mp4"),
@@ -145,7 +168,8 @@ def test_thousands_of_clips_are_compared_in_seconds() -> None:
     """Landmarks of 1000 clips, with one copy among them, are compared without comparing every two clips."""
     rng = np.random.default_rng(0)
     marks = [
-        Marks(rng.integers(0, 1 << 25, 2900).astype(np.uint64), np.sort(rng.uniform(0, 30, 2900))) for _ in range(1000)
+        Marks(rng.integers(0, 1 << 25, 2900).astype(np.uint64), np.sort(rng.uniform(0, 30, 2900)))
+        for _ in range(1000)
     ]
     marks.append(Marks(marks[3].hashes, marks[3].times_s - 5))
     (found,) = find_sounds(marks, least=12)
@@ -172,7 +196,7 @@ def test_songs_of_the_demo_corpus_are_told_apart(tmp_path: Path) -> None:
     """Of made songs only takes of one song are alike, and those are of one group."""
     from dataclasses import replace
 
-    from moodfuse.corpus import CorpusSettings
+    from moodfuse.synthetic_corpus import CorpusSettings
 
     settings = CorpusSettings(labels=("sad", "fear"), groups_per_label=3, clips_per_group=(2, 1))
     settings = replace(settings, clip=ClipSettings(10.0, 64, 48))
@@ -219,7 +243,12 @@ def test_real_clips_of_one_video_are_found_and_no_others() -> None:
     found = find_duplicates(clips)
     pairs = {(item.first, item.second) for item in found if item.kind == "sound"}
     video = [f"DEAP_DB_FEARR({number})" for number in (4, 5, 6)]
-    assert pairs == {(video[0], video[1]), (video[1], video[2]), (video[0], video[2]), (files[0].stem, "copy")}
+    assert pairs == {
+        (video[0], video[1]),
+        (video[1], video[2]),
+        (video[0], video[2]),
+        (files[0].stem, "copy"),
+    }
     assert {item.kind for item in found} == {"sound", "name"}
     (copy,) = (item for item in found if item.second == "copy")
     assert copy.first_s - copy.second_s == pytest.approx(10, abs=0.5)
@@ -228,7 +257,7 @@ def test_real_clips_of_one_video_are_found_and_no_others() -> None:
 
 def audit_lines_of(found) -> list[str]:
     """The findings in words."""
-    from cache.audits import Audit
+    from moodfuse.cache.audits import Audit
 
     return list(audit_lines(Audit("rules", tuple(found))))
 
@@ -244,7 +273,14 @@ def test_pairs_are_the_same_however_many_are_held_at_once(
     marks = [Marks(hashes, times_s + late) for late in (0.0, 1.0, 2.0) for hashes in (first, second)]
     marks += [Marks(draw.integers(0, 1 << 63, 60).astype(np.uint64), times_s), NO_MARKS]
     whole = find(marks, least=12)
-    assert {(match.first, match.second) for match in whole} == {(0, 2), (0, 4), (2, 4), (1, 3), (1, 5), (3, 5)}
+    assert {(match.first, match.second) for match in whole} == {
+        (0, 2),
+        (0, 4),
+        (2, 4),
+        (1, 3),
+        (1, 5),
+        (3, 5),
+    }
     for held in (1, 100, 200):
         monkeypatch.setattr(likeness, "PAIRS_AT_ONCE", held)
         assert find(marks, least=12) == whole

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from cache.errors import DamagedPartError
-from cache.media import Media
-from cache.recipe import Recipe
-from extract.bodies import keep_body, network_from_files, tuned_arrays
-from extract.embed import SourceWorker, make_network
-from extract.networks.checkpoint_files import WeightsError
-from extract.networks.own_files import save_weights
-from extract.recipe_files import RecipeChoice, build_recipe
+from moodfuse.cache.errors import DamagedPartError
+from moodfuse.cache.media import Media
+from moodfuse.cache.recipe import Recipe
+from moodfuse.extract.embed import SourceWorker, make_network
+from moodfuse.extract.networks.weights.files import WeightsError
+from moodfuse.extract.networks.weights.own_files import save_weights
+from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
+from moodfuse.extract.training.trunk_weights import keep_body, network_from_files, tuned_arrays
 
 
 class Noise:
@@ -49,7 +49,9 @@ def test_what_goes_with_weights_comes_from_the_recipe() -> None:
     own = recipe_of("i3d")
     recipe = replace(own, weights="0" * 64 + " bn_eps=0.0625", preprocessing=recipe_of("c3d").preprocessing)
     network = network_from_files(recipe, 2, None)
-    assert {module.eps for module in network.modules() if isinstance(module, torch.nn.BatchNorm3d)} == {0.0625}
+    assert {module.eps for module in network.modules() if isinstance(module, torch.nn.BatchNorm3d)} == {
+        0.0625
+    }
     assert network.preprocessing == network_from_files(recipe_of("c3d"), 2, None).preprocessing
 
 
@@ -67,7 +69,9 @@ def test_another_file_is_refused(harm: object, said: str, tmp_path: Path) -> Non
     network = make_network(recipe_of("twodmcnn"), None, 2)
     arrays = {
         name: value.clone()
-        for name, value in dict(SourceWorker(recipe_of("twodmcnn"), network, Noise()).tuned.state_dict()).items()
+        for name, value in dict(
+            SourceWorker(recipe_of("twodmcnn"), network, Noise()).tuned.state_dict()
+        ).items()
     }
     harm(arrays)  # type: ignore[operator]
     save_weights(tmp_path / "head.safetensors", arrays, {})

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from extract.networks import VideoPreprocessing, create_network
-from extract.networks.c3d import C3D
-from extract.networks.weights import load_weights
+from moodfuse.extract.networks import VideoPreprocessing, create_network
+from moodfuse.extract.networks.c3d import C3D
+from moodfuse.extract.networks.weights.load import load_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 Arrays = dict[str, Tensor]
@@ -47,7 +47,12 @@ PARAMETERS = {
     "conv5b": 7_078_400,
 }
 PUBLISHED_PARAMETERS = 27_655_936
-META = {"epoch": 45, "iter": 59_850, "mmaction_version": "0.6.0", "config": "model = dict(type='Recognizer3D')"}
+META = {
+    "epoch": 45,
+    "iter": 59_850,
+    "mmaction_version": "0.6.0",
+    "config": "model = dict(type='Recognizer3D')",
+}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +62,9 @@ def convolutions() -> Arrays:
     arrays: Arrays = {}
     for name, (channels_in, channels_out) in CONVOLUTIONS.items():
         scale = math.sqrt(2 / (27 * channels_in)) / (64 if name == "conv1" else 1)
-        arrays[f"{name}.weight"] = torch.randn(channels_out, channels_in, 3, 3, 3, generator=generator) * scale
+        arrays[f"{name}.weight"] = (
+            torch.randn(channels_out, channels_in, 3, 3, 3, generator=generator) * scale
+        )
         arrays[f"{name}.bias"] = torch.rand(channels_out, generator=generator) - 0.5
     return arrays
 
@@ -193,17 +200,23 @@ def test_either_port_loads(
     if port.startswith("davidea"):
         content = davidea(convolutions, fully_connected)
     else:
-        content = mmaction2(convolutions, fully_connected, prefix="" if "without prefix" in port else "backbone.")
+        content = mmaction2(
+            convolutions, fully_connected, prefix="" if "without prefix" in port else "backbone."
+        )
     if "wrapped" in port:
         content = {"state_dict": content, "meta": META}
     path = tmp_path / file_name
     torch.save(content, path, _use_new_zipfile_serialization="legacy" not in port)
     loaded = create_network("c3d", num_classes=6)
-    assert load_weights(loaded, path).dropped == (("fc6", "fc7", "fc8") if "davidea" in port else ("fc6", "fc7"))
+    assert load_weights(loaded, path).dropped == (
+        ("fc6", "fc7", "fc8") if "davidea" in port else ("fc6", "fc7")
+    )
     path.unlink()
     for name in CONVOLUTIONS:
         ours, expected = (one.get_submodule(name).state_dict() for one in (loaded, network))
-        assert ours.keys() == expected.keys() and all(torch.equal(ours[kind], expected[kind]) for kind in ours)
+        assert ours.keys() == expected.keys() and all(
+            torch.equal(ours[kind], expected[kind]) for kind in ours
+        )
     assert loaded.pretrained and not loaded.training
 
     preprocessing = loaded.preprocessing
@@ -218,7 +231,9 @@ def test_either_port_loads(
 def test_number_of_parameters(network: C3D) -> None:
     """The convolutions have 27,655,936 weights, each as many as the layer table says: 27.66 million."""
     expected = {name: 27 * first * second + second for name, (first, second) in CONVOLUTIONS.items()}
-    ours = {name: sum(value.numel() for value in network.get_submodule(name).parameters()) for name in PARAMETERS}
+    ours = {
+        name: sum(value.numel() for value in network.get_submodule(name).parameters()) for name in PARAMETERS
+    }
     assert ours == expected == PARAMETERS
     assert sum(PARAMETERS.values()) == PUBLISHED_PARAMETERS
     others = [name for name, _ in network.named_parameters() if name.split(".")[0] not in CONVOLUTIONS]

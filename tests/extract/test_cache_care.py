@@ -2,12 +2,12 @@
 
 import pytest
 
-from cache.errors import CacheError
-from cache.holdings import IN_FORCE, SERVES
-from cache.inventory import take_stock
-from cache.planning import PlanChoice
-from cache.prune import PruneChoice, carry_out, decide
-from cache.verify import verify
+from moodfuse.cache.errors import CacheError
+from moodfuse.cache.maintenance.holdings import IN_FORCE, SERVES
+from moodfuse.cache.maintenance.inventory import take_stock
+from moodfuse.cache.maintenance.prune import PruneChoice, carry_out, decide
+from moodfuse.cache.maintenance.verify import verify
+from moodfuse.cache.planning import PlanChoice
 
 
 @pytest.mark.parametrize("harm", ["gone", "damaged"])
@@ -16,7 +16,10 @@ def test_extract_writes_a_lost_record_of_a_network_anew(extracted, harm: str) ->
     runner = extracted
     cache = runner.open()
     sound = cache.block("twodmcnn", 0).embedding
-    record = cache.block_folder(cache.recipe("twodmcnn"), cache.roles(cache.recipe("twodmcnn"), 0)) / "trained.json"
+    record = (
+        cache.block_folder(cache.recipe("twodmcnn"), cache.roles(cache.recipe("twodmcnn"), 0))
+        / "trained.json"
+    )
     record.unlink() if harm == "gone" else record.write_text("[]")
     with pytest.raises(CacheError, match="extract again"):
         runner.open().block("twodmcnn", 0)
@@ -41,4 +44,6 @@ def test_what_extract_leaves_is_sound_and_in_use(extracted) -> None:
     runner(plan=PlanChoice(folds=2))
     old = decide(take_stock(runner.open()), PruneChoice(), now_s=0.0).removals
     assert any("no plan in force names" in item.why for item in old) and not carry_out(runner.cache, old)
-    assert not verify(runner.cache).faults and runner.open().block("twodmcnn", 1).embedding.shape == block.shape
+    assert (
+        not verify(runner.cache).faults and runner.open().block("twodmcnn", 1).embedding.shape == block.shape
+    )

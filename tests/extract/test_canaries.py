@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 import hostile.asking
-from extract.media.decode import read_clip
 from hostile.asking import mark
 from hostile.canaries import CANARIES, SECRETS, make_canaries
 from hostile.tracing import Trace, find_strace, read_log, traced
-from moodfuse.corpus import ClipSettings, make_clip
+from moodfuse.extract.media.decode import read_clip
+from moodfuse.synthetic_corpus import ClipSettings, make_clip
 
 SCRIPT = str(Path(hostile.asking.__file__))
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,7 +27,10 @@ PROGRAM = tuple(
     map(
         Path,
         {
-            *(os.path.realpath(path) for path in (sys.prefix, sys.base_prefix, *sysconfig.get_paths().values())),
+            *(
+                os.path.realpath(path)
+                for path in (sys.prefix, sys.base_prefix, *sysconfig.get_paths().values())
+            ),
             *(sys.prefix, sys.base_prefix, "/usr/lib", "/lib", "/lib64", "/usr/share", "/etc/ld.so.cache"),
             *("/proc", "/sys", "/dev/null", "/dev/shm", "/dev/urandom", "/etc/localtime", "/usr/local/lib"),
         },
@@ -83,7 +86,11 @@ def test_canaries_open_nothing_but_themselves(trace: Trace, folder: Path, names:
     """Of files that are not the program's own only those asked for are opened, and no secret among them."""
     assert len(CANARIES) >= 25 and not SECRETS & {*names.values()}
     assert strange(trace, folder, list(names.values())) == []
-    assert {path.name for path in trace.opened if path.parent == folder} >= {"list.ffconcat", "link.mp4", "-i.mp4"}
+    assert {path.name for path in trace.opened if path.parent == folder} >= {
+        "list.ffconcat",
+        "link.mp4",
+        "-i.mp4",
+    }
 
 
 def test_canaries_reach_no_host(trace: Trace, asked_of_server: list[str]) -> None:
@@ -92,13 +99,17 @@ def test_canaries_reach_no_host(trace: Trace, asked_of_server: list[str]) -> Non
     assert asked_of_server == []
 
 
-def test_each_canary_is_refused_or_read_for_what_it_is(trace: Trace, folder: Path, names: dict[str, str]) -> None:
+def test_each_canary_is_refused_or_read_for_what_it_is(
+    trace: Trace, folder: Path, names: dict[str, str]
+) -> None:
     """A good clip under an odd name gives its own features, everything else its reason."""
     marks = {mark(read_clip(folder / "clips" / name)) for name in ("mp4.mp4", "mkv.mkv", "late.mp4")}
     found = json.loads(trace.said)
     outcomes = {name: found[str(Path(asked))] for name, asked in names.items()}
     outcomes = {name: "features" if outcome in marks else outcome for name, outcome in outcomes.items()}
-    assert {name: outcome for name, outcome in outcomes.items() if outcome not in CANARIES[name].expected} == {}
+    assert {
+        name: outcome for name, outcome in outcomes.items() if outcome not in CANARIES[name].expected
+    } == {}
 
 
 @pytest.mark.parametrize(
@@ -143,14 +154,20 @@ def test_a_table_names_files_alone(
     trace = traced(arguments, folder=folder, log=tmp_path / "log")
     refused = dict(re.findall(r"refused (.*): (\w+): ", trace.said + trace.warned))
     outcomes = {name: refused.get(name, "features") for name in (*expected, *good)}
-    assert {name: code for name, code in outcomes.items() if code not in expected.get(name, {"features"})} == {}
+    assert {
+        name: code for name, code in outcomes.items() if code not in expected.get(name, {"features"})
+    } == {}
     opened = strange(trace, folder, [*expected, *good, table.name])
     assert [path for path in opened if not Path(path).is_relative_to(cache)] == []
     assert (trace.families, asked_of_server) == ((), [])
 
 
-@pytest.mark.parametrize(("required", "what"), [("", pytest.skip.Exception), ("required", pytest.fail.Exception)])
-def test_without_strace_it_is_said(required: str, what: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("required", "what"), [("", pytest.skip.Exception), ("required", pytest.fail.Exception)]
+)
+def test_without_strace_it_is_said(
+    required: str, what: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """These tests are skipped where it is not installed, and fail where it is required."""
     monkeypatch.setenv("PATH", "")
     monkeypatch.setenv("MOODFUSE_STRACE", required)

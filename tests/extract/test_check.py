@@ -6,8 +6,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-from extract.check import CheckSettings, check
-from extract.refusals import refusal_lines
+from moodfuse.extract.dataset.check import CheckSettings, check
+from moodfuse.extract.failures import refusal_lines
 
 
 def write_song(path: Path) -> None:
@@ -38,5 +38,7 @@ def test_songs_are_clips_that_missing_impute_keeps(media: Path, tmp_path: Path) 
 
 def test_refusals_of_another_kind_have_no_hint() -> None:
     """`--missing impute` is suggested only for clips without audio or video, not for other refusals."""
-    assert refusal_lines(["truncated", "no_audio", "no_video"])[1].startswith("2 of them have no audio or no video")
+    assert refusal_lines(["truncated", "no_audio", "no_video"])[1].startswith(
+        "2 of them have no audio or no video"
+    )
     assert refusal_lines(["truncated"]) == ["1 refused: 1 truncated"]

@@ -12,17 +12,19 @@ import numpy as np
 import pytest
 from odd_media import Making, Picture, Sound, cut, damage_sound
 
-from extract.media.clock import PacketClock
-from extract.media.container import open_media
-from extract.media.decode import DecodedClip, MediaError, read_clip
-from extract.media.windows import Window, WindowsWish, read_planned
+from moodfuse.extract.media.clock import PacketClock
+from moodfuse.extract.media.container import open_media
+from moodfuse.extract.media.decode import DecodedClip, MediaError, read_clip
+from moodfuse.extract.media.windows import Window, WindowsWish, read_planned
 
 RATE_HZ = 16_000
 LOW = Sound(hz=440.0, rising=False)
 HIGH = Sound(hz=880.0, rising=False)
 
 
-def packet(stream: int, time_s: float, *, key: bool = True, corrupt: bool = False, length_s: float = 0.1) -> Any:
+def packet(
+    stream: int, time_s: float, *, key: bool = True, corrupt: bool = False, length_s: float = 0.1
+) -> Any:
     """Return what a clock reads of a packet, in milliseconds."""
     ticks, length = round(1000 * time_s), round(1000 * length_s)
     return SimpleNamespace(
@@ -65,7 +67,9 @@ def without_packets(source: Path, target: Path, from_s: float, to_s: float, form
     with av.open(str(source)) as media, av.open(str(target), "w", format=form) as copy:
         streams = {stream.index: copy.add_stream_from_template(stream) for stream in media.streams}
         for one in media.demux():
-            silent = one.stream.type == "audio" and one.size and from_s <= float(one.pts * one.time_base) < to_s
+            silent = (
+                one.stream.type == "audio" and one.size and from_s <= float(one.pts * one.time_base) < to_s
+            )
             if one.dts is not None and not silent:
                 one.stream = streams[one.stream.index]
                 copy.mux(one)
@@ -114,14 +118,17 @@ def test_a_gap_in_all_streams_is_a_loss() -> None:
 
 
 @pytest.mark.parametrize(
-    ("codec", "form"), [("libopus", "ogg"), ("flac", "ogg"), ("aac", "adts"), ("ac3", "ac3"), ("aac", "mpegts")]
+    ("codec", "form"),
+    [("libopus", "ogg"), ("flac", "ogg"), ("aac", "adts"), ("ac3", "ac3"), ("aac", "mpegts")],
 )
 def test_joined_sounds_follow_each_other(codec: str, form: str, tmp_path: Path) -> None:
     """The audio of joined files is decoded one part after the other, also in a window inside the second part."""
     parts = [Making(None, (replace(tone, codec=codec, seconds=3.0),), form) for tone in (LOW, HIGH)]
     path = join_files(tmp_path / f"joined.{form}", *parts)
     clip = read_clip(path, one_view=True)
-    assert clip.end_s == pytest.approx(6.0, abs=0.1) and clip.waveform_samples == pytest.approx(6 * RATE_HZ, abs=1600)
+    assert clip.end_s == pytest.approx(6.0, abs=0.1) and clip.waveform_samples == pytest.approx(
+        6 * RATE_HZ, abs=1600
+    )
     assert [hz_at(clip, second) for second in (0.5, 2.0, 3.6, 5.0)] == [440, 440, 880, 880]
     assert hz_at(read_clip(path, start_s=4.0, end_s=5.5, one_view=True), 0.5) == 880
 
@@ -178,7 +185,10 @@ def test_damaged_packets_are_no_silence(tmp_path: Path) -> None:
     damage_sound(path, 0.3, 0.7)
     with pytest.raises(MediaError, match="cannot be decoded"):
         read_clip(path)
-    for name, picture, codec in (("a.ogv", Picture("libvpx", seconds=6.0), "libopus"), ("a.opus", None, "libopus")):
+    for name, picture, codec in (
+        ("a.ogv", Picture("libvpx", seconds=6.0), "libopus"),
+        ("a.opus", None, "libopus"),
+    ):
         Making(picture, (replace(LOW, codec=codec, seconds=6.0),), "ogg")(tmp_path / name)
         data = (tmp_path / name).read_bytes()
         first, last = (data.index(b"OggS", int(share * len(data))) for share in (0.4, 0.7))
@@ -189,7 +199,9 @@ def test_damaged_packets_are_no_silence(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("quiet_first", [True, False])
 @pytest.mark.parametrize(("codec", "form"), [("libmp3lame", "mp3"), ("aac", "adts")])
-def test_an_estimated_length_gives_way_to_the_packets(codec: str, form: str, quiet_first: bool, tmp_path: Path) -> None:
+def test_an_estimated_length_gives_way_to_the_packets(
+    codec: str, form: str, quiet_first: bool, tmp_path: Path
+) -> None:
     """Sound of a varying bit rate without a length in its header is neither cut nor called truncated."""
     path = tmp_path / f"varying.{form}"
     rng = np.random.default_rng(0)
@@ -262,7 +274,9 @@ def test_a_stream_that_ends_first_is_not_truncated(
 def test_a_recording_without_lengths_is_whole(form: str, tmp_path: Path) -> None:
     """A browser recording has no declared length: it is taken from the packets, also if one stream ends first."""
     codecs = ("libvpx", "libopus") if form == "webm" else ("libx264", "aac")
-    Making(Picture(codecs[0], seconds=4.0), (Sound(codecs[1], seconds=2.0),), form, {"live": "1"})(tmp_path / "a")
+    Making(Picture(codecs[0], seconds=4.0), (Sound(codecs[1], seconds=2.0),), form, {"live": "1"})(
+        tmp_path / "a"
+    )
     with open_media(tmp_path / "a").media as media:
         assert media.duration is None
     clip = read_clip(tmp_path / "a")
@@ -273,7 +287,9 @@ def test_a_recording_without_lengths_is_whole(form: str, tmp_path: Path) -> None
 def test_a_cut_file_without_lengths_of_streams_is_truncated(form: str, tmp_path: Path) -> None:
     """A file without stream lengths is truncated if no stream reaches its declared end."""
     codec = "flv" if form == "flv" else "libx264"
-    making = Making(Picture(codec, seconds=4.0), (Sound(rate_hz=44_100, seconds=4.0),), form, patches=(cut(0.5),))
+    making = Making(
+        Picture(codec, seconds=4.0), (Sound(rate_hz=44_100, seconds=4.0),), form, patches=(cut(0.5),)
+    )
     making(tmp_path / "cut")
     path = tmp_path / "cut"
     path.write_bytes(path.read_bytes().replace(b"DURATION", b"XURATION"))
@@ -312,7 +328,9 @@ def test_a_header_that_says_too_little_does_not_cut_the_clip(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("declared_s", [12.0, 90.0])
-def test_a_matroska_that_declares_too_much_is_whole_if_its_bytes_are(declared_s: float, tmp_path: Path) -> None:
+def test_a_matroska_that_declares_too_much_is_whole_if_its_bytes_are(
+    declared_s: float, tmp_path: Path
+) -> None:
     """A wrong duration in the header of a complete file is overruled; a file whose end is blank is truncated."""
     path = tmp_path / "a.mkv"
     Making(Picture(seconds=4.0), (replace(LOW, seconds=4.0),), "matroska")(path)
@@ -343,7 +361,9 @@ def test_seeking_in_one_part_finds_no_other(tmp_path: Path) -> None:
     with av.open(file, "w") as target:
         stream = target.add_stream("flac", rate=rate, layout="mono")
         for start in range(0, len(samples), 4096):
-            frame = av.AudioFrame.from_ndarray(samples[None, start : start + 4096], format="s16", layout="mono")
+            frame = av.AudioFrame.from_ndarray(
+                samples[None, start : start + 4096], format="s16", layout="mono"
+            )
             frame.sample_rate, frame.pts = rate, start
             target.mux(stream.encode(frame))
         target.mux(stream.encode(None))

@@ -13,16 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.cluster import cluster_address, run_on_cluster
-from cache.errors import InputError, WorkersError
-from cache.folds import pair_holdouts, single_holdouts
-from cache.planning import PlanChoice
-from cache.store import FeatureCache
-from extract import cluster
-from extract.recipe_files import RecipeChoice
-from extract.stage import ExtractSettings, extract_features
-from fuse.ablation import AblationSettings, run_ablation
-from moodfuse.corpus import ClipSettings, CorpusSettings, make_corpus
+from moodfuse.cache.cluster import cluster_address, run_on_cluster
+from moodfuse.cache.errors import InputError, WorkersError
+from moodfuse.cache.folds import pair_holdouts, single_holdouts
+from moodfuse.cache.planning import PlanChoice
+from moodfuse.cache.store import FeatureCache
+from moodfuse.extract import cluster
+from moodfuse.extract.pipeline import ExtractSettings, extract_features
+from moodfuse.extract.recipe_files import RecipeChoice
+from moodfuse.fuse.ablation import AblationSettings, run_ablation
+from moodfuse.synthetic_corpus import ClipSettings, CorpusSettings, make_corpus
 
 RECIPE = """
 name = "brief"
@@ -141,7 +141,7 @@ def test_addresses_are_told_to_dask() -> None:
 
 def test_where_nobody_answers_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """Instead of waiting for ever."""
-    monkeypatch.setattr("cache.cluster.WAIT_S", 0.5)
+    monkeypatch.setattr("moodfuse.cache.cluster.WAIT_S", 0.5)
     with pytest.raises(WorkersError, match="no Dask scheduler answers"):
         list(run_on_cluster([(print, ())], scheduler="dask://127.0.0.1:1"))
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch._inductor.config
 
-from cache.errors import InputError
-from cache.media import Media
-from extract.embed import SourceWorker, make_network
-from extract.networks.compiling import check_compiler
-from extract.recipe_files import RecipeChoice, build_recipe
-from extract.streaming import InHand
+from moodfuse.cache.errors import InputError
+from moodfuse.cache.media import Media
+from moodfuse.extract.embed import SourceWorker, make_network
+from moodfuse.extract.networks.compiling import check_compiler
+from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
+from moodfuse.extract.streaming import InHand
 
 
 def test_a_compiler_is_looked_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -22,7 +22,9 @@ def test_a_compiler_is_looked_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.setenv("PATH", str(tmp_path))
     for device, variable in (("cpu", "CXX"), ("cuda", "CC")):
         monkeypatch.delenv(variable, raising=False)
-        with pytest.raises(InputError, match=rf"--compile: .* not found; install it .* {variable}, or leave --compile"):
+        with pytest.raises(
+            InputError, match=rf"--compile: .* not found; install it .* {variable}, or leave --compile"
+        ):
             check_compiler(device)
         monkeypatch.setenv(variable, "own++")
     with pytest.raises(InputError, match="own\\+\\+ is not found"):
@@ -42,7 +44,9 @@ def test_a_worker_that_cannot_compile_says_so(monkeypatch: pytest.MonkeyPatch, t
     """On another machine than where the recipe was made, or with a model from there: whose recipe, and what to do."""
     recipe = replace(build_recipe("onedmcnn", RecipeChoice(depth="frozen", device="cpu")), compile=True)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(InputError, match=r"^onedmcnn: its recipe compiles: .* not found; .* use one that does not"):
+    with pytest.raises(
+        InputError, match=r"^onedmcnn: its recipe compiles: .* not found; .* use one that does not"
+    ):
         SourceWorker(recipe, make_network(recipe, None, 2), InHand())
 
 
@@ -54,13 +58,18 @@ def test_a_compiled_network_gives_the_same_features(monkeypatch: pytest.MonkeyPa
         if os.environ.get("MOODFUSE_COMPILER") == "required":
             raise
         pytest.skip(str(error))
-    monkeypatch.setattr(torch._inductor.config, "compile_threads", 1)  # more are processes that import torch too
+    monkeypatch.setattr(
+        torch._inductor.config, "compile_threads", 1
+    )  # more are processes that import torch too
     eager = build_recipe("onedmcnn", RecipeChoice(depth="full", device="cpu"))
     compiled = build_recipe("onedmcnn", RecipeChoice(depth="full", device="cpu", compile=True))
     assert compiled == replace(eager, compile=True) and compiled.digest16 != eager.digest16
     waveform = np.random.default_rng(0).normal(size=480_000).clip(-1, 1).astype(np.float32)
     clip = Media(np.zeros((0, 0, 0, 3), np.uint8), np.zeros(0), waveform, len(waveform))
-    workers = [SourceWorker(recipe, make_network(recipe, None, 2), InHand()) for recipe in (eager, compiled, compiled)]
+    workers = [
+        SourceWorker(recipe, make_network(recipe, None, 2), InHand())
+        for recipe in (eager, compiled, compiled)
+    ]
     first = [worker.full_rows_of(clip) for worker in workers]
     np.testing.assert_array_equal(first[1]["embedding"], first[2]["embedding"])
     tuned = {name: value * 1.5 for name, value in workers[0].tuned.state_dict().items()}

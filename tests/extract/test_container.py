@@ -11,14 +11,17 @@ import pytest
 from av.stream import Disposition
 from odd_media import Making, Picture, Sound, encode_picture, encode_sound, mux
 
-from extract.media import container, sound
-from extract.media.container import MediaError, Opened, open_media
-from extract.media.decode import read_clip
-from extract.media.pictures import picture_of
-from moodfuse.corpus import ClipSettings, make_clip
+from moodfuse.extract.media import container
+from moodfuse.extract.media import waveform as sound
+from moodfuse.extract.media.container import MediaError, Opened, open_media
+from moodfuse.extract.media.decode import read_clip
+from moodfuse.extract.media.frames import picture_of
+from moodfuse.synthetic_corpus import ClipSettings, make_clip
 
 
-def test_a_file_that_goes_before_it_is_opened_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_goes_before_it_is_opened_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Between the look at it and its opening it may vanish."""
     path = tmp_path / "gone.mp4"
     path.write_bytes(b"film")
@@ -90,8 +93,12 @@ def two_tracks(path: Path, kind: str) -> None:
     """Write an MP4 with two tracks of a kind, bright and dark pictures or a low and a high tone, and one other."""
     with av.open(str(path), "w") as media:
         pictures = [Picture(), Picture(size_wh=(64, 48))] if kind == "video" else [Picture()]
-        sounds = [Sound(hz=400.0, rising=False), Sound(hz=800.0, rising=False)] if kind == "audio" else [Sound()]
-        tracks = [encode_picture(media, one) for one in pictures] + [encode_sound(media, one) for one in sounds]
+        sounds = (
+            [Sound(hz=400.0, rising=False), Sound(hz=800.0, rising=False)] if kind == "audio" else [Sound()]
+        )
+        tracks = [encode_picture(media, one) for one in pictures] + [
+            encode_sound(media, one) for one in sounds
+        ]
         tracks[0][0].stream.disposition = tracks[-len(sounds)][0].stream.disposition = Disposition.default
         mux(media, *tracks)
 
@@ -145,10 +152,14 @@ def test_a_file_without_a_track_that_can_be_decoded_says_what_is_wrong_with_the_
         ({}, 40.0),
     ],
 )
-def test_the_duration_tag_of_ffmpeg_is_an_end_and_that_of_mkvmerge_a_length(tags: dict[str, str], end_s: float) -> None:
+def test_the_duration_tag_of_ffmpeg_is_an_end_and_that_of_mkvmerge_a_length(
+    tags: dict[str, str], end_s: float
+) -> None:
     """Audio starts at 3 s of 40 s; a length that would pass the end of the file is an end in an FFmpeg copy."""
     media: Any = SimpleNamespace(format=SimpleNamespace(name="matroska,webm"))
-    stream = SimpleNamespace(start_time=3000, time_base=Fraction(1, 1000), duration=None, metadata=tags, index=1)
+    stream = SimpleNamespace(
+        start_time=3000, time_base=Fraction(1, 1000), duration=None, metadata=tags, index=1
+    )
     opened = Opened(Path("a.mkv"), media, None, stream, origin_s=0.0, duration_s=40.0)
     assert opened.span_s(stream) == (3.0, pytest.approx(end_s))
 

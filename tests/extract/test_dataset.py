@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from cache.errors import InputError, UnknownNameError
-from extract.check import CheckSettings, check
-from extract.dataset import long_window_lines, scan, scan_data
-from extract.recipe_files import RecipeChoice, build_recipe
-from extract.stage import ExtractSettings, extract_features
+from moodfuse.cache.errors import InputError, UnknownNameError
+from moodfuse.extract.dataset.check import CheckSettings, check
+from moodfuse.extract.dataset.scan import long_window_lines, scan, scan_data
+from moodfuse.extract.pipeline import ExtractSettings, extract_features
+from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
 
 
 def write(folder: Path, text: str) -> Path:
@@ -63,7 +63,13 @@ def test_linked_folders_are_read_under_their_label(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "splits",
-    [("train", "test"), ("Train",), ("training", "validation", "extra"), ("train_set", "val"), ("fold1", "fold2")],
+    [
+        ("train", "test"),
+        ("Train",),
+        ("training", "validation", "extra"),
+        ("train_set", "val"),
+        ("fold1", "fold2"),
+    ],
 )
 def test_folders_of_splits_are_refused_as_labels(splits: tuple[str, ...], tmp_path: Path) -> None:
     """The error names the split folders, the labels below them, and the two remedies."""
@@ -102,7 +108,9 @@ def test_the_training_folder_is_the_example_of_what_to_give(tmp_path: Path) -> N
         (("tension/live/1.mp4", "relaxation/2.mp4"), ""),
     ],
 )
-def test_names_of_splits_elsewhere_are_a_warning(names: tuple[str, ...], warning: str, tmp_path: Path) -> None:
+def test_names_of_splits_elsewhere_are_a_warning(
+    names: tuple[str, ...], warning: str, tmp_path: Path
+) -> None:
     """Where the folders may be labels all the same, they are read, with a warning."""
     touch(tmp_path, *names)
     found = scan_data(tmp_path)
@@ -121,9 +129,17 @@ def test_windows_longer_than_the_audio_that_is_read_are_counted(tmp_path: Path) 
 
 def test_a_csv_gives_groups_windows_folds_and_splits(tmp_path: Path) -> None:
     """Every column is read; paths are relative to the CSV; a window is part of the id."""
-    file = write(tmp_path, "path,label,group,fold,start_s,end_s,split\na.mp4,sad,g,1,2.5,10,\na.mp4,sad,g,1,,,test\n")
+    file = write(
+        tmp_path, "path,label,group,fold,start_s,end_s,split\na.mp4,sad,g,1,2.5,10,\na.mp4,sad,g,1,,,test\n"
+    )
     first, second = scan(file)
-    assert (second.id, second.group, second.fold, second.start_s, second.end_s) == ("a.mp4@2.5-10", "g", 1, 2.5, 10.0)
+    assert (second.id, second.group, second.fold, second.start_s, second.end_s) == (
+        "a.mp4@2.5-10",
+        "g",
+        1,
+        2.5,
+        10.0,
+    )
     assert (first.id, first.split, first.path) == ("a.mp4", "test", str(tmp_path / "a.mp4"))
 
 
@@ -156,7 +172,11 @@ def test_bad_tables_are_named_with_line_and_cause(tmp_path: Path, text: str, mes
 
 def test_tables_of_spreadsheets_are_read(tmp_path: Path) -> None:
     """Semicolons or tabs, a byte order mark and empty rows change nothing; spaces around cells are removed."""
-    rows = [("path", " label", "group", "start_s"), ("a, b.mp4", " sad ", " g ", " 2.5"), (" c.mp4", "fear", "", "")]
+    rows = [
+        ("path", " label", "group", "start_s"),
+        ("a, b.mp4", " sad ", " g ", " 2.5"),
+        (" c.mp4", "fear", "", ""),
+    ]
     for separator in (";", "\t"):
         text = "\ufeff" + "".join(separator.join(row) + "\r\n" for row in (*rows, ("", "", "", "")))
         first, second = scan(write(tmp_path, text))
@@ -199,7 +219,9 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 
 def test_unknown_names_list_the_known(tmp_path: Path) -> None:
     """Source, recipe, depth and weights file: each error lists what there is, or what to give."""
-    with pytest.raises(UnknownNameError, match="known: c3d, i3d, onedmcnn, torchvision:<video model>, twodmcnn"):
+    with pytest.raises(
+        UnknownNameError, match="known: c3d, i3d, onedmcnn, torchvision:<video model>, twodmcnn"
+    ):
         build_recipe("c4d", RecipeChoice())
     with pytest.raises(UnknownNameError, match="unknown recipe 'best'; known: default"):
         build_recipe("c3d", RecipeChoice(recipe="best"))
@@ -214,21 +236,28 @@ def test_unknown_names_list_the_known(tmp_path: Path) -> None:
 
 def test_defaults_of_depth_and_weights() -> None:
     """onedmcnn is tuned whole, the others at the head; weights enter the digest by content."""
-    depths = {name: build_recipe(name, RecipeChoice()).depth for name in ("onedmcnn", "twodmcnn", "c3d", "i3d")}
+    depths = {
+        name: build_recipe(name, RecipeChoice()).depth for name in ("onedmcnn", "twodmcnn", "c3d", "i3d")
+    }
     assert depths == {"onedmcnn": "full", "twodmcnn": "head", "c3d": "head", "i3d": "head"}
     assert build_recipe("c3d", RecipeChoice(depth="frozen")).tuning is None
 
 
 def test_sources_carry_their_recipe(tmp_path: Path) -> None:
     """The default recipe adds nothing to a source's name; any other one, and a file's, is said behind an @."""
-    assert RecipeChoice().source("c3d") == "c3d" and RecipeChoice(recipe="seed-sgd").source("c3d") == "c3d@seed-sgd"
+    assert (
+        RecipeChoice().source("c3d") == "c3d"
+        and RecipeChoice(recipe="seed-sgd").source("c3d") == "c3d@seed-sgd"
+    )
     assert RecipeChoice(recipe="seed-sgd").source("c3d@default") == "c3d"
     assert RecipeChoice().source("c3d@seed-adam") == "c3d@seed-adam"
     adam, sgd = (build_recipe(f"c3d@seed-{name}", RecipeChoice()) for name in ("adam", "sgd"))
     assert adam.tuning is not None and sgd.tuning is not None
     assert (adam.tuning.optimizer, sgd.tuning.optimizer, sgd.tuning.momentum) == ("adam", "sgd", 0.0)
     assert adam.tuning.learning_rate == sgd.tuning.learning_rate == 1e-5 and adam.digest16 != sgd.digest16
-    (tmp_path / "mine.toml").write_text("[c3d]\nhead = { optimizer = 'adam', learning_rate = 1e-3, epochs = 2 }\n")
+    (tmp_path / "mine.toml").write_text(
+        "[c3d]\nhead = { optimizer = 'adam', learning_rate = 1e-3, epochs = 2 }\n"
+    )
     choice = RecipeChoice(recipe=str(tmp_path / "mine.toml"), depths={"c3d": "frozen"})
     assert choice.source("c3d") == "c3d@mine" and build_recipe("c3d@mine", choice).depth == "frozen"
     assert build_recipe("c3d", choice) == build_recipe("c3d", RecipeChoice(depths={"c3d": "frozen"}))
@@ -262,7 +291,9 @@ def test_the_seeds_recipes_are_complete() -> None:
             whole = build_recipe(f"{network}@{name}", RecipeChoice())
             head = build_recipe(f"{network}@{name}", RecipeChoice(depth="head"))
             assert whole.depth == "full" and head.tuning is not None
-    chosen = [build_recipe(f"{name}@seed", RecipeChoice()).tuning for name in ("onedmcnn", "twodmcnn", "c3d", "i3d")]
+    chosen = [
+        build_recipe(f"{name}@seed", RecipeChoice()).tuning for name in ("onedmcnn", "twodmcnn", "c3d", "i3d")
+    ]
     assert [item.optimizer for item in chosen if item] == ["adam", "sgd", "sgd", "adam"]
 
 
@@ -284,7 +315,9 @@ def test_folds_from_one_are_refused_before_a_clip_is_read(tmp_path: Path) -> Non
     """`extract` makes no cache if folds count from 1, and `check` lists its findings before the same error."""
     rows = [f"{row}.mp4,{'sad' if row % 2 else 'fear'},{row // 2 % 3 + 1}" for row in range(12)]
     table = write(tmp_path, "\n".join(["path,label,fold", *rows]))
-    with pytest.raises(InputError, match="counts from 1: found folds 1 to 3 in 12 clips; .* subtract 1 from each"):
+    with pytest.raises(
+        InputError, match="counts from 1: found folds 1 to 3 in 12 clips; .* subtract 1 from each"
+    ):
         extract_features(ExtractSettings(table, tmp_path / "work", ("onedmcnn",), jobs=1))
     assert not (tmp_path / "work").exists()
     with pytest.raises(InputError, match=r"(?s)12 clips in .*counts from 1: found folds 1 to 3"):

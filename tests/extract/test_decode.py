@@ -11,9 +11,16 @@ import numpy as np
 import pytest
 from odd_media import Making, mirror
 
-from extract.media.decode import DECODER, MediaError, probe, read_clip
-from extract.media.reasons import REASONS
-from moodfuse.corpus import MOODS, ClipSettings, make_clip, render_frames, render_waveform, write_clip
+from moodfuse.extract.media.decode import DECODER, MediaError, probe, read_clip
+from moodfuse.extract.media.reasons import REASONS
+from moodfuse.synthetic_corpus import (
+    MOODS,
+    ClipSettings,
+    make_clip,
+    render_frames,
+    render_waveform,
+    write_clip,
+)
 
 RATE_HZ = 22_050
 FRAMES_PER_S = 12
@@ -35,10 +42,14 @@ def clicks(duration_s: float, *at_s: float) -> np.ndarray:
     return sum((0.8 * np.exp(-(((seconds - one) / 5e-4) ** 2)) for one in at_s), np.zeros_like(seconds))
 
 
-def write(path: Path, frames: list[np.ndarray] | None, waveform: np.ndarray | None, *, faststart: bool = True) -> Path:
+def write(
+    path: Path, frames: list[np.ndarray] | None, waveform: np.ndarray | None, *, faststart: bool = True
+) -> Path:
     """Write pictures and sound at the rates of these tests."""
     pictures = iter(frames) if frames is not None else None
-    return write_clip(path, pictures, waveform, frames_per_s=FRAMES_PER_S, sample_rate_hz=RATE_HZ, faststart=faststart)
+    return write_clip(
+        path, pictures, waveform, frames_per_s=FRAMES_PER_S, sample_rate_hz=RATE_HZ, faststart=faststart
+    )
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +111,9 @@ def test_late_picture_shows_its_first_frame_before_it_begins(tmp_path: Path) -> 
         video = media.add_stream("libx264", rate=FRAMES_PER_S)
         video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
         audio = media.add_stream("aac", rate=RATE_HZ, layout="mono")
-        sound = av.AudioFrame.from_ndarray(clicks(4.0, 1.0).astype(np.float32)[None], format="fltp", layout="mono")
+        sound = av.AudioFrame.from_ndarray(
+            clicks(4.0, 1.0).astype(np.float32)[None], format="fltp", layout="mono"
+        )
         sound.sample_rate, sound.pts = RATE_HZ, 0
         packets = audio.encode(sound) + audio.encode(None)
         for number, planes in enumerate(numbered_frames(36)):
@@ -163,7 +176,9 @@ def test_many_channels_are_averaged(tmp_path: Path, layout: str, channels: int) 
         for planes in numbered_frames(FRAMES_PER_S):
             media.mux(video.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
         media.mux(video.encode(None))
-    assert read_clip(path).waveform[4_000:12_000].std() == pytest.approx(0.8 / channels / np.sqrt(2), rel=0.05)
+    assert read_clip(path).waveform[4_000:12_000].std() == pytest.approx(
+        0.8 / channels / np.sqrt(2), rel=0.05
+    )
 
 
 def test_a_window_equals_the_part_of_the_whole(clip: Path) -> None:
@@ -183,7 +198,9 @@ def test_decoding_twice_gives_equal_bits(clip: Path) -> None:
         assert getattr(once, name).tobytes() == getattr(again, name).tobytes()
 
 
-@pytest.mark.parametrize(("short_side_px", "shape"), [(24, (24, 32)), (31, (31, 42)), (48, (48, 64)), (96, (48, 64))])
+@pytest.mark.parametrize(
+    ("short_side_px", "shape"), [(24, (24, 32)), (31, (31, 42)), (48, (48, 64)), (96, (48, 64))]
+)
 def test_short_side_scales_down_only(clip: Path, short_side_px: int, shape: tuple[int, int]) -> None:
     """The short side is as asked, the shape is kept, and nothing is scaled up."""
     assert read_clip(clip, end_s=1.0, short_side_px=short_side_px).frames.shape[1:3] == shape
@@ -227,7 +244,9 @@ def test_a_mirrored_video_is_shown_mirrored(
     assert smaller.shape == (32, *((48, 36) if transposed else (36, 48)), 3)
 
 
-@pytest.mark.parametrize("window", [(-1.0, 2.0), (3.0, 3.0), (2.0, 1.0), (9.0, 12.0), (6.0, 16.0), (float("nan"), 2.0)])
+@pytest.mark.parametrize(
+    "window", [(-1.0, 2.0), (3.0, 3.0), (2.0, 1.0), (9.0, 12.0), (6.0, 16.0), (float("nan"), 2.0)]
+)
 def test_a_window_outside_the_file_is_refused(clip: Path, window: tuple[float, float]) -> None:
     """A window that the file does not hold is refused with the file's length."""
     assert code_of(clip, start_s=window[0], end_s=window[1]) == "window_outside"

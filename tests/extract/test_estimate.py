@@ -2,9 +2,9 @@
 
 import pytest
 
-from extract.estimate import WORTH_MEASURING, is_long, measure
-from extract.recipe_files import RecipeChoice, build_recipe
-from extract.work import Work
+from moodfuse.extract.pending import Work
+from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
+from moodfuse.extract.training.estimate import WORTH_MEASURING, is_long, measure
 
 FROZEN = build_recipe("onedmcnn", RecipeChoice(depth="frozen", device="cpu"))
 CLIPS = tuple(f"{number:064d}" for number in range(WORTH_MEASURING))
@@ -29,4 +29,6 @@ def test_an_estimate_grows_with_the_work() -> None:
     one, two = (measure(Work(FROZEN, CLIPS * times, (), 0, 52), None, classes=("a", "b")) for times in (1, 2))
     assert one.seconds > 0 and two.megabytes == 2 * one.megabytes > 0
     body = measure(Work(FROZEN, (), (), 0, 52, body=True), None, classes=("a", "b"))
-    assert body.seconds == 0 and body.megabytes == pytest.approx(4e-6 * (4 * 32 + 3 * (32 * 32 * 3 + 32) + 257 * 2))
+    assert body.seconds == 0 and body.megabytes == pytest.approx(
+        4e-6 * (4 * 32 + 3 * (32 * 32 * 3 + 32) + 257 * 2)
+    )

@@ -5,17 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from cache.identity import clip_digest
-from cache.records import Clip, Outcome
-from cache.store import FeatureCache
-from extract import examine as examining
-from extract.examine import Decoding, examine
-from extract.hashing import hash_files
-from extract.media.renditions import MEDIA_RULES
-from moodfuse.corpus import ClipSettings, make_clip
+from moodfuse.cache.digests import clip_digest
+from moodfuse.cache.records import Clip, Outcome
+from moodfuse.cache.store import FeatureCache
+from moodfuse.extract.dataset import ingest as examining
+from moodfuse.extract.dataset.hashing import hash_files
+from moodfuse.extract.dataset.ingest import Decoding, examine
+from moodfuse.extract.media.renditions import MEDIA_RULES
+from moodfuse.synthetic_corpus import ClipSettings, make_clip
 
 
-def test_a_file_that_was_away_is_read_when_it_is_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_was_away_is_read_when_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """That it went after it was hashed is no judgement on its bytes."""
     path = make_clip(tmp_path / "a.mp4", settings=ClipSettings(1.0, 64, 48))
     cache, clips = FeatureCache(tmp_path / "work", create=True), [Clip("a", str(path), "sad")]
@@ -27,7 +29,9 @@ def test_a_file_that_was_away_is_read_when_it_is_back(tmp_path: Path, monkeypatc
     assert [found.ok for found in examine(cache, clips, Decoding(1))] == [True]
 
 
-def test_nothing_is_kept_of_a_file_that_becomes_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_kept_of_a_file_that_becomes_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whether the other can be read or not: it is not the one that the record would name."""
     path = make_clip(tmp_path / "a.mp4", settings=ClipSettings(1.0, 64, 48))
     other = make_clip(tmp_path / "b.mp4", settings=ClipSettings(1.0, 64, 48, seed=1)).read_bytes()

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from extract.networks.fetch import fetch_weights, weights_folder
-from extract.networks.known_weights import KNOWN_WEIGHTS, FileCheck, KnownWeights
-from extract.networks.weights import WeightsError, resolve_weights
+from moodfuse.extract.networks.weights.fetch import fetch_weights, weights_folder
+from moodfuse.extract.networks.weights.known import KNOWN_WEIGHTS, FileCheck, KnownWeights
+from moodfuse.extract.networks.weights.load import WeightsError, resolve_weights
 
 CONTENT = b"PK\x03\x04" + bytes(range(256)) * 4096
 
@@ -81,9 +81,13 @@ def test_a_broken_download_goes_on_when_run_again(
 ) -> None:
     """What a broken connection left is kept; the next run asks for the rest, or for all where parts are not served."""
     server.breaks_after, server.ranges = 300_000, ranges
-    with pytest.raises(WeightsError, match=r"cannot be fetched .*run again.* put the file by hand at .*net\.pt"):
+    with pytest.raises(
+        WeightsError, match=r"cannot be fetched .*run again.* put the file by hand at .*net\.pt"
+    ):
         fetch_weights(known, folder=tmp_path)
-    assert not (tmp_path / "net.pt").exists() and 0 < next(tmp_path.glob("net.pt.*.part")).stat().st_size < len(CONTENT)
+    assert not (tmp_path / "net.pt").exists() and 0 < next(
+        tmp_path.glob("net.pt.*.part")
+    ).stat().st_size < len(CONTENT)
     assert fetch_weights(known, folder=tmp_path).read_bytes() == CONTENT
     assert server.asked[1].startswith("bytes=") and server.asked[1] != "bytes=0-"
 
@@ -122,18 +126,26 @@ def test_other_content_is_never_used(known: KnownWeights, tmp_path: Path, kind: 
     for before in (False, True):
         if before:
             (tmp_path / "net.pt").write_bytes(CONTENT)
-        with pytest.raises(WeightsError, match=rf"not the published .*: {kind} is [0-9a-f]+, expected 0+; delete it"):
+        with pytest.raises(
+            WeightsError, match=rf"not the published .*: {kind} is [0-9a-f]+, expected 0+; delete it"
+        ):
             fetch_weights(other, folder=tmp_path)
         assert [file.name for file in tmp_path.iterdir()] == (["net.pt"] if before else [])
 
 
-def test_without_a_network_the_address_and_the_place_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_network_the_address_and_the_place_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where nothing answers, the error has the address and where to put the file; a file put there is used."""
-    known = replace(KNOWN_WEIGHTS["i3d-kinetics-piergiaj"], url="http://127.0.0.1:9/net.pt", check=FileCheck("none"))
+    known = replace(
+        KNOWN_WEIGHTS["i3d-kinetics-piergiaj"], url="http://127.0.0.1:9/net.pt", check=FileCheck("none")
+    )
     monkeypatch.setitem(KNOWN_WEIGHTS, known.name, known)
     monkeypatch.setenv("MOODFUSE_HOME", str(tmp_path))
     place = tmp_path / "weights" / "rgb_imagenet.pt"
-    with pytest.raises(WeightsError, match=rf"http://127.0.0.1:9/net.pt cannot be fetched .* by hand at {place}"):
+    with pytest.raises(
+        WeightsError, match=rf"http://127.0.0.1:9/net.pt cannot be fetched .* by hand at {place}"
+    ):
         resolve_weights(known.name, "i3d")
     place.parent.mkdir(exist_ok=True)
     place.write_bytes(b"\x80by hand")
@@ -154,9 +166,13 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: KnownW
     plain = CliRunner(charset="latin-1").invoke(group, ["weights", "ls"]).output
     assert known.name in plain and plain.isascii() and "\\u" not in plain
     long = run.invoke(group, ["weights", "ls", "--long", "--network", "c3d"]).output
-    assert "BGR x 1 - 90.25/97.66/101.4" in long and "none published" in long and "left behind: fc6, fc7" in long
+    assert (
+        "BGR x 1 - 90.25/97.66/101.4" in long and "none published" in long and "left behind: fc6, fc7" in long
+    )
     made = tmp_path / "out" / "net.safetensors"
-    wrong = run.invoke(group, ["weights", "convert", str(tmp_path / "no"), "--network", "c3d", "--output", str(made)])
+    wrong = run.invoke(
+        group, ["weights", "convert", str(tmp_path / "no"), "--network", "c3d", "--output", str(made)]
+    )
     assert "no such file, and no known name" in str(wrong.exception) and not made.exists()
     unknown = run.invoke(group, ["weights", "fetch", "nothing"])
     assert "i3d-kinetics-piergiaj" in str(unknown.exception)

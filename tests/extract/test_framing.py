@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from odd_media import Making, Picture, Sound
 
-from extract.media.framing import matroska_is_complete, mp3_was_longer, ogg_is_damaged
+from moodfuse.extract.media.framing import matroska_is_complete, mp3_was_longer, ogg_is_damaged
 
 
 @pytest.fixture
@@ -28,7 +28,11 @@ def test_a_missing_page_a_wrong_byte_and_other_bytes_are_damage(ogg: Path) -> No
     pages = [at for at in range(len(data)) if data[at : at + 4] == b"OggS"]
     changed = bytearray(data)
     changed[pages[6] - 1] ^= 1
-    for damaged in (data[: pages[5]] + data[pages[6] :], changed, data[: pages[5]] + bytes(99) + data[pages[5] :]):
+    for damaged in (
+        data[: pages[5]] + data[pages[6] :],
+        changed,
+        data[: pages[5]] + bytes(99) + data[pages[5] :],
+    ):
         ogg.write_bytes(damaged)
         assert ogg_is_damaged(ogg)
 

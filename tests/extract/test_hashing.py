@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from cache.records import Clip
-from extract import hashing
-from extract.hashing import hash_files
-from extract.media.limits import MAX_FILE_BYTES
+from moodfuse.cache.records import Clip
+from moodfuse.extract.dataset import hashing
+from moodfuse.extract.dataset.hashing import hash_files
+from moodfuse.extract.media.limits import MAX_FILE_BYTES
 
 HASH_OF_NOTHING = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
@@ -34,7 +34,9 @@ def test_no_more_is_hashed_than_a_file_has(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no pipes with names")
-def test_a_file_that_becomes_a_pipe_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_becomes_a_pipe_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Opening it would wait for a writer for ever."""
     file, pipe = tmp_path / "file", tmp_path / "pipe.mp4"
     file.write_bytes(b"film")

@@ -17,8 +17,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from extract.networks import create_network
-from extract.networks.keras_tagger import KERAS_ARRAYS
+from moodfuse.extract.networks import create_network
+from moodfuse.extract.networks.weights.keras import KERAS_ARRAYS
 
 SECONDS = 2.0
 MEBIBYTES = 500
@@ -38,7 +38,9 @@ class Harm:
 def state() -> dict[str, torch.Tensor]:
     """The state dict of a small network, as our files hold it."""
     torch.manual_seed(0)
-    return {name: value.clone() for name, value in create_network("onedmcnn", num_classes=6).state_dict().items()}
+    return {
+        name: value.clone() for name, value in create_network("onedmcnn", num_classes=6).state_dict().items()
+    }
 
 
 def changed(**changes: torch.Tensor | None) -> Maker:
@@ -145,7 +147,9 @@ def linked(link: object) -> Maker:
 
 def chunk_bomb(file: h5py.File) -> None:
     del file[BIAS]
-    file.create_dataset(BIAS, shape=(32,), maxshape=(None,), dtype="f4", chunks=(10_000_000,), compression="gzip")
+    file.create_dataset(
+        BIAS, shape=(32,), maxshape=(None,), dtype="f4", chunks=(10_000_000,), compression="gzip"
+    )
     file[BIAS][...] = 1.0
 
 
@@ -159,7 +163,9 @@ def appended_zip(path: Path) -> None:
 
 def shape_bomb(file: h5py.File) -> None:
     del file[BIAS]
-    file.create_dataset(BIAS, shape=(1 << 42,), dtype="f4", chunks=(1 << 20,), compression="gzip", fillvalue=1.0)
+    file.create_dataset(
+        BIAS, shape=(1 << 42,), dtype="f4", chunks=(1 << 20,), compression="gzip", fillvalue=1.0
+    )
 
 
 def external_storage(file: h5py.File) -> None:
@@ -186,7 +192,10 @@ HOSTILE: dict[str, tuple[Maker, str]] = {
     "fifo": (os.mkfifo, "not a regular file|a folder|no such file"),
     "text": (lambda path: path.write_text("weights") and None, "it begins with b'weights'"),
     "web page": (lambda path: path.write_text("<!DOCTYPE html><html>") and None, "it is a web page"),
-    "git lfs pointer": (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\n") and None, "LFS"),
+    "git lfs pointer": (
+        lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\n") and None,
+        "LFS",
+    ),
     "four gigabytes": (big, "no network here has weights over"),
     "truncated": (half, "damaged|read safely"),
     "truncated legacy": (half_legacy, "read safely"),
@@ -197,7 +206,10 @@ HOSTILE: dict[str, tuple[Maker, str]] = {
     ),
     "missing key": (changed(convolutions__1__bias=None), "missing: convolutions.1.bias; unexpected: none"),
     "extra key": (changed(more=torch.zeros(3)), "unexpected: more"),
-    "wrong shape": (changed(convolutions__1__bias=torch.zeros(31)), r"float32 \[31\], expected float32 \[32\]"),
+    "wrong shape": (
+        changed(convolutions__1__bias=torch.zeros(31)),
+        r"float32 \[31\], expected float32 \[32\]",
+    ),
     "nan": (changed(convolutions__1__bias=torch.full((32,), torch.nan)), "NaN or infinity"),
     "float16": (changed(convolutions__1__bias=torch.zeros(32).half()), r"float16 \[32\], expected float32"),
     "sparse": (changed(convolutions__1__bias=torch.zeros(32).to_sparse()), "sparse_coo"),
@@ -211,13 +223,22 @@ HOSTILE: dict[str, tuple[Maker, str]] = {
     "code in pickle": (harmful_pickle, "damaged PyTorch file"),
     "compressed zip": (rewritten(lambda name, data: data, zipfile.ZIP_DEFLATED), "a compressed zip archive"),
     "zip of zeros": (zip_of_zeros, "a compressed zip archive"),
-    "short record": (rewritten(lambda name, data: data[:8] if "/data/" in name else data), "record size|read safely"),
+    "short record": (
+        rewritten(lambda name, data: data[:8] if "/data/" in name else data),
+        "record size|read safely",
+    ),
     "no pickle": (rewritten(lambda name, data: b"" if name.endswith("data.pkl") else data), "read safely"),
     "huge storage": (huge_legacy, "read safely"),
     "long pickle": (long_pickle, "expected one data.pkl of at most"),
     "keras: external link": (linked(h5py.ExternalLink("/etc/passwd", "/x")), "soft or external link"),
-    "keras: soft link": (linked(h5py.SoftLink("/model_weights/conv2d_1/conv2d_1/bias:0")), "soft or external link"),
-    "keras: shape bomb": (keras(shape_bomb), r"of shape \(4398046511104,\); expected float32 of shape \(32,\)"),
+    "keras: soft link": (
+        linked(h5py.SoftLink("/model_weights/conv2d_1/conv2d_1/bias:0")),
+        "soft or external link",
+    ),
+    "keras: shape bomb": (
+        keras(shape_bomb),
+        r"of shape \(4398046511104,\); expected float32 of shape \(32,\)",
+    ),
     "keras: external storage": (keras(external_storage), "stored in another file"),
     "keras: chunk bomb": (keras(chunk_bomb), "larger than its shape"),
     "zip behind a pickle": (appended_zip, "damaged PyTorch file"),
@@ -227,8 +248,8 @@ HOSTILE: dict[str, tuple[Maker, str]] = {
 
 CHILD = """
 import json, resource, sys, time
-from extract.networks import create_network
-from extract.networks.weights import load_weights
+from moodfuse.extract.networks import create_network
+from moodfuse.extract.networks.weights.load import load_weights
 networks = {name: create_network(name, num_classes=6) for name in ("onedmcnn", "twodmcnn")}
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from extract.networks import create_network
-from extract.networks.i3d import I3D, Mixed, SamePool3d, Unit3D
+from moodfuse.extract.networks import create_network
+from moodfuse.extract.networks.i3d import I3D, Mixed, SamePool3d, Unit3D
 
 Arrays = dict[str, Tensor]
 Triple = tuple[int, int, int]
@@ -157,7 +157,9 @@ def reference_unit(x: Tensor, arrays: Arrays, name: str, stride: int = 1, *, eps
     weight = arrays[f"{name}.conv3d.weight"].double()
     size = weight.shape[-1]
     x = F.conv3d(pad(x, (size,) * 3, (stride,) * 3), weight, stride=stride)
-    scale, shift, mean, variance = (arrays[f"{name}.bn.{part}"].double()[:, None, None, None] for part in NORM)
+    scale, shift, mean, variance = (
+        arrays[f"{name}.bn.{part}"].double()[:, None, None, None] for part in NORM
+    )
     return torch.clamp((x - mean) / (variance + eps) ** 0.5 * scale + shift, min=0)
 
 
@@ -202,7 +204,9 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 def fill(module: torch.nn.Module, arrays: Arrays) -> None:
     """Give a module in eval mode these arrays; BatchNorm's counters alone may stay as they are."""
     missing, unexpected = module.eval().load_state_dict(arrays, strict=False)
-    assert not unexpected and all(name.endswith((".num_batches_tracked", "classifier.1.weight")) for name in missing)
+    assert not unexpected and all(
+        name.endswith((".num_batches_tracked", "classifier.1.weight")) for name in missing
+    )
 
 
 @pytest.mark.parametrize(("case", "padding"), PADDINGS.items())
@@ -260,7 +264,10 @@ def test_inception_module(name: str, eps: float) -> None:
 def test_trunk(piergiaj: Arrays, size: Triple, eps: float) -> None:
     """The whole trunk, from frames to 1024 numbers, equals the reference where 'same' pads one side more."""
     network = I3D(6, bn_eps=eps)
-    fill(network, {**network.state_dict(), **{k: v for k, v in piergiaj.items() if not k.startswith("logits.")}})
+    fill(
+        network,
+        {**network.state_dict(), **{k: v for k, v in piergiaj.items() if not k.startswith("logits.")}},
+    )
     x = noise(2, 3, *size, seed=sum(size))
     with torch.inference_mode():
         ours, expected = network.trunk(x), reference_network(x, piergiaj, eps=eps)
@@ -326,7 +333,11 @@ def test_names_of_the_ports(piergiaj: Arrays) -> None:
     other = hassony(piergiaj)
     assert len(piergiaj) == len(other) == 57 * 5 + 2
     assert piergiaj["Mixed_3b.b1b.conv3d.weight"].shape == other["mixed_3b.branch_1.1.conv3d.weight"].shape
-    assert other["conv3d_1a_7x7.batch3d.running_var"].shape == piergiaj["Conv3d_1a_7x7.bn.running_var"].shape == (64,)
+    assert (
+        other["conv3d_1a_7x7.batch3d.running_var"].shape
+        == piergiaj["Conv3d_1a_7x7.bn.running_var"].shape
+        == (64,)
+    )
     assert {"mixed_5c.branch_0.batch3d.bias", "mixed_5c.branch_3.1.conv3d.weight"} < other.keys()
     assert other["conv3d_0c_1x1.conv3d.weight"].shape == (400, 1024, 1, 1, 1)
     assert other["conv3d_0c_1x1.conv3d.bias"].shape == piergiaj["logits.conv3d.bias"].shape == (400,)
@@ -335,7 +346,9 @@ def test_names_of_the_ports(piergiaj: Arrays) -> None:
 def test_number_of_parameters() -> None:
     """The trunk has 12,287,264 weights, each stage as many as the layer table says: 12.29 million."""
     network = I3D(6)
-    ours = {name: sum(value.numel() for value in network.get_submodule(name).parameters()) for name in PARAMETERS}
+    ours = {
+        name: sum(value.numel() for value in network.get_submodule(name).parameters()) for name in PARAMETERS
+    }
     assert ours == PARAMETERS
     trunk = [value for name, value in network.named_parameters() if not name.startswith("classifier.")]
     assert sum(value.numel() for value in trunk) == sum(PARAMETERS.values()) == PUBLISHED_PARAMETERS

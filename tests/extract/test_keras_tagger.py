@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from extract.networks import create_network
-from extract.networks.keras_tagger import KERAS_ARRAYS
-from extract.networks.twodmcnn import slaney_filters
-from extract.networks.weights import load_weights
+from moodfuse.extract.networks import create_network
+from moodfuse.extract.networks.twodmcnn import slaney_filters
+from moodfuse.extract.networks.weights.keras import KERAS_ARRAYS
+from moodfuse.extract.networks.weights.load import load_weights
 
 
 @pytest.fixture
@@ -122,7 +122,9 @@ def test_the_older_theano_file_says_what_to_use(tmp_path: Path) -> None:
     """The Keras 1 file, whose BatchNorm depends on the batch, is recognised and points to the other one."""
     with h5py.File(tmp_path / "weights_layer4_theano.hdf5", "w") as file:
         file["convolution2d_1/convolution2d_1_W"] = np.zeros((32, 1, 3, 3), dtype=np.float32)
-    with pytest.raises(ValueError, match=r"older Theano file .* BatchNorm depends on the batch.*twodmcnn-msd-choi"):
+    with pytest.raises(
+        ValueError, match=r"older Theano file .* BatchNorm depends on the batch.*twodmcnn-msd-choi"
+    ):
         create_network("twodmcnn", num_classes=6, weights=tmp_path / "weights_layer4_theano.hdf5")
 
 

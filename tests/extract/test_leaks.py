@@ -14,24 +14,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.media import Media, MediaStore
-from cache.planning import PlanChoice
-from cache.records import Holdout
-from cache.store import FeatureCache
-from cache.tables import ClipTable
-from extract.embed import SourceWorker, make_network
-from extract.keeping import source_media
-from extract.networks.own_files import load_weights_file
-from extract.recipe_files import RecipeChoice, build_recipe
-from extract.tuned import activations_of, tune_one
-from extract.work import Wanted
+from moodfuse.cache.clip_table import ClipTable
+from moodfuse.cache.media import Media, MediaStore
+from moodfuse.cache.planning import PlanChoice
+from moodfuse.cache.records import Holdout
+from moodfuse.cache.store import FeatureCache
+from moodfuse.extract.embed import SourceWorker, make_network
+from moodfuse.extract.media_supply import source_media
+from moodfuse.extract.networks.weights.own_files import load_weights_file
+from moodfuse.extract.pending import Wanted
+from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
+from moodfuse.extract.training.tune_networks import activations_of, tune_one
 from tests.extract.conftest import RECIPE, Runner
 
 FOLD = 0
 HOLDOUTS = (Holdout.of(FOLD), Holdout.of({FOLD, 1}))
 
 
-def tuned(source: str, home: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, *, noise: bool) -> dict[str, object]:
+def tuned(
+    source: str, home: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, *, noise: bool
+) -> dict[str, object]:
     """Weights, kept epoch and roles of the networks that hold fold 0 out, tuned in a copy of a cache."""
     shutil.copytree(home, folder, ignore=shutil.ignore_patterns("networks"))
     cache = FeatureCache(folder)
@@ -43,7 +45,9 @@ def tuned(source: str, home: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
             first, second = cache.classes
             turn = {first: second, second: first}
             clips = tuple(
-                replace(item, clip=replace(item.clip, label=turn[item.clip.label])) if item.digest in held else item
+                replace(item, clip=replace(item.clip, label=turn[item.clip.label]))
+                if item.digest in held
+                else item
                 for item in cache.clips
             )
             cache.__dict__["clips"] = ClipTable.of(clips)
@@ -57,7 +61,11 @@ def tuned(source: str, home: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
             assert roles is not None
             tune_one(cache, worker, roles, activations)
             tensors, facts = load_weights_file(cache.network_path(recipe, roles))
-            found[str(holdout)] = (roles, facts["epoch"], {name: value.numpy() for name, value in tensors.items()})
+            found[str(holdout)] = (
+                roles,
+                facts["epoch"],
+                {name: value.numpy() for name, value in tensors.items()},
+            )
     return found
 
 
@@ -136,9 +144,15 @@ class Mutation:
 STOPS = """return tuple(sorted((*tuning_roles(side, recipe.tuning, seed=recipe.seed),
             *((d, l, "stop") for u in units if u not in side for d, l in zip(u.digests, u.labels)))))"""
 MUTATIONS = (
-    Mutation("network weights", FeatureCache, "roles", "if not wanted.covers(plan.assignment[unit.key])", "if True"),
     Mutation(
-        "stopping epoch", FeatureCache, "roles", "return tuning_roles(side, recipe.tuning, seed=recipe.seed)", STOPS
+        "network weights", FeatureCache, "roles", "if not wanted.covers(plan.assignment[unit.key])", "if True"
+    ),
+    Mutation(
+        "stopping epoch",
+        FeatureCache,
+        "roles",
+        "return tuning_roles(side, recipe.tuning, seed=recipe.seed)",
+        STOPS,
     ),
     Mutation(
         "scaler of activations",

@@ -14,20 +14,28 @@ from typing import Any
 
 import pytest
 
-from cache.errors import InputError
-from extract.media import pool
-from extract.media.container import MediaError
-from extract.media.limits import MAX_DEADLINE_S, MAX_OPEN_FILES, Limits, ReadingRules, address_space_bytes
-from extract.media.pool import work_apart
-from extract.refusals import NAMED, Tally, TooManyRefusedError, counted
 from hostile import misdeeds
 from hostile.misdeeds import Task
+from moodfuse.cache.errors import InputError
 from moodfuse.cli import main
-from moodfuse.corpus import ClipSettings, make_clip
+from moodfuse.extract.failures import NAMED, Tally, TooManyRefusedError, counted
+from moodfuse.extract.media import pool
+from moodfuse.extract.media.container import MediaError
+from moodfuse.extract.media.limits import (
+    MAX_DEADLINE_S,
+    MAX_OPEN_FILES,
+    Limits,
+    ReadingRules,
+    address_space_bytes,
+)
+from moodfuse.extract.media.pool import work_apart
+from moodfuse.synthetic_corpus import ClipSettings, make_clip
 
 QUICK = Limits(deadline_s=1.0, deadline_per_s=0.0, memory_mb=256)
 SLACK_S = 2.0
-needs_proc = pytest.mark.skipif(not address_space_bytes(), reason="the system does not say what a process takes")
+needs_proc = pytest.mark.skipif(
+    not address_space_bytes(), reason="the system does not say what a process takes"
+)
 
 
 def done(*names: str, folder: Path = Path(), jobs: int = 1, limits: Limits = QUICK) -> list[Any]:
@@ -41,7 +49,12 @@ def done(*names: str, folder: Path = Path(), jobs: int = 1, limits: Limits = QUI
 def test_too_much_memory_costs_one_clip() -> None:
     """A worker that allocates more than it may is stopped at that, and its neighbours live."""
     patient = replace(QUICK, deadline_s=60)
-    assert done("fine", "allocate", "fine", "fine", jobs=2, limits=patient) == ["fine", "memory", "fine", "fine"]
+    assert done("fine", "allocate", "fine", "fine", jobs=2, limits=patient) == [
+        "fine",
+        "memory",
+        "fine",
+        "fine",
+    ]
 
 
 def test_the_deadline_is_kept() -> None:
@@ -94,7 +107,9 @@ def test_a_bug_in_a_worker_ends_the_run(kind: str, expected: type[Exception]) ->
 
 
 @pytest.mark.parametrize("error", pool.PROGRAM_ERRORS)
-def test_no_error_of_the_program_becomes_a_refusal(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_error_of_the_program_becomes_a_refusal(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A programming error is raised unchanged by the worker and by the parent process."""
 
     def fail(task: Task) -> None:
@@ -125,7 +140,9 @@ def test_workers_that_are_killed_idle_cost_nothing() -> None:
     assert [found for _, found in work_apart(misdeeds.work, tasks(), jobs=2, limits=QUICK)] == ["fine"] * 6
 
 
-def test_a_worker_killed_while_it_answers_costs_one_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_killed_while_it_answers_costs_one_clip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Half an answer, and a lock that nobody will release, do not stop the batch."""
     monkeypatch.setattr(pool, "LOST_AFTER_S", 1.0)
     found = done("fine", "answering", "fine", "fine", folder=tmp_path, jobs=2)
@@ -189,7 +206,9 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(4):
         label = "excited" if number % 2 else "sad"
         (folder / label).mkdir(exist_ok=True)
-        make_clip(folder / label / f"{number}.mp4", mood=label, settings=ClipSettings(1.0, 64, 48, seed=number))
+        make_clip(
+            folder / label / f"{number}.mp4", mood=label, settings=ClipSettings(1.0, 64, 48, seed=number)
+        )
     whole = make_clip(folder / "whole.mp4", mood="excited", settings=ClipSettings(6.0, 64, 48, seed=9))
     data = whole.read_bytes()
     (folder / "excited" / "half.mp4").write_bytes(data[: int(len(data) * 0.7)])
@@ -206,7 +225,11 @@ def run(media: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Run:
     data = shutil.copytree(media, tmp_path / "clips")
 
     def run(command: str, *options: str) -> tuple[int, str]:
-        more = ["--cache", str(tmp_path / "work"), "--source", "onedmcnn", "--dry-run"] if command == "extract" else []
+        more = (
+            ["--cache", str(tmp_path / "work"), "--source", "onedmcnn", "--dry-run"]
+            if command == "extract"
+            else []
+        )
         with pytest.raises(SystemExit) as stopped:
             main([command, str(data), *more, "--folds", "2", "--jobs", "1", *options])
         said = capfd.readouterr()
@@ -288,6 +311,19 @@ def test_memory_and_deadline_reach_the_workers(run: Run, monkeypatch: pytest.Mon
 
 def test_a_run_goes_on_without_a_place_to_complain(media: Path) -> None:
     """Started with stderr closed, as by some schedulers, a command says on stdout what it found."""
-    words = [sys.executable, "-m", "moodfuse", "check", str(media), "--folds", "2", "--jobs", "1", "--no-audit"]
-    ended = subprocess.run(["sh", "-c", '"$@" 2>&-', "sh", *words], capture_output=True, text=True, timeout=120)
+    words = [
+        sys.executable,
+        "-m",
+        "moodfuse",
+        "check",
+        str(media),
+        "--folds",
+        "2",
+        "--jobs",
+        "1",
+        "--no-audit",
+    ]
+    ended = subprocess.run(
+        ["sh", "-c", '"$@" 2>&-', "sh", *words], capture_output=True, text=True, timeout=120
+    )
     assert ended.returncode == 0 and ended.stdout.startswith("5 clips in ")

@@ -6,9 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from cache.errors import InputError
-from extract.media.container import FORMATS
-from extract.media_files import BROKEN, HIDDEN, MEDIA_SUFFIXES, OTHER, REPEATED, find_media, ignored_lines
+from moodfuse.cache.errors import InputError
+from moodfuse.extract.dataset.media_files import (
+    BROKEN,
+    HIDDEN,
+    MEDIA_SUFFIXES,
+    OTHER,
+    REPEATED,
+    find_media,
+    ignored_lines,
+)
+from moodfuse.extract.media.container import FORMATS
 
 DOCS = Path(__file__).parents[2] / "docs" / "media.md"
 
@@ -23,14 +31,24 @@ def touch(folder: Path, *names: str) -> None:
 def names_of(folder: Path) -> tuple[list[str], dict[str, list[str]]]:
     """What is found and what is left out, relative to the folder."""
     found = find_media(folder)
-    ignored = {why: sorted(str(path.relative_to(folder)) for path in paths) for why, paths in found.ignored.items()}
+    ignored = {
+        why: sorted(str(path.relative_to(folder)) for path in paths) for why, paths in found.ignored.items()
+    }
     return [str(path.relative_to(folder)) for path in found.media], ignored
 
 
 def test_hidden_system_and_other_files_are_left_out_by_reason(tmp_path: Path) -> None:
     """Each reason to ignore files makes one line with the count and the first names; an ignored folder counts once."""
     touch(tmp_path, "b.MP4", "a.flac", "live/c.webm", "notes.txt", "clip", "x.mp4/y.mp4")
-    hidden = (".ipynb_checkpoints", ".Trash-1000", ".AppleDouble", "@eaDir", "$RECYCLE.BIN", "__MACOSX", "lost+found")
+    hidden = (
+        ".ipynb_checkpoints",
+        ".Trash-1000",
+        ".AppleDouble",
+        "@eaDir",
+        "$RECYCLE.BIN",
+        "__MACOSX",
+        "lost+found",
+    )
     hidden = (*hidden, "#recycle", "System Volume Information")
     touch(tmp_path, "._b.mp4", *(f"{name}/z.mp4" for name in hidden))
     media, ignored = names_of(tmp_path)
@@ -39,7 +57,8 @@ def test_hidden_system_and_other_files_are_left_out_by_reason(tmp_path: Path) ->
     lines = ignored_lines(tmp_path, find_media(tmp_path).ignored)
     assert f"ignored in {tmp_path}: 2 files without a media suffix: 'clip', 'notes.txt'" in lines
     assert any(
-        "10 hidden or system files and folders: '#recycle', '$RECYCLE.BIN', '.AppleDouble', .." in x for x in lines
+        "10 hidden or system files and folders: '#recycle', '$RECYCLE.BIN', '.AppleDouble', .." in x
+        for x in lines
     )
 
 
@@ -76,7 +95,9 @@ def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch:
         return listed(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(InputError, match=r"shut: the folder cannot be read \(Permission denied\); correct its perm"):
+    with pytest.raises(
+        InputError, match=r"shut: the folder cannot be read \(Permission denied\); correct its perm"
+    ):
         find_media(tmp_path)
     (tmp_path / "shut/b.mp4").unlink()
     (tmp_path / "shut").rmdir()
@@ -85,7 +106,9 @@ def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch:
 
 def test_the_documented_suffixes_are_those_that_are_taken() -> None:
     """docs/media.md lists the very suffixes; every format that is read by one name has that suffix in it."""
-    line = next(line for line in DOCS.read_text(encoding="utf-8").split("* **") if line.startswith("Suffixes"))
+    line = next(
+        line for line in DOCS.read_text(encoding="utf-8").split("* **") if line.startswith("Suffixes")
+    )
     assert {f".{name}" for name in line.partition(":")[2].split("`")[1::2]} == MEDIA_SUFFIXES
     without_suffix = {"matroska", "mpegts", "mpegvideo"}
     assert {f".{name}" for name in FORMATS.split(",") if name not in without_suffix} <= MEDIA_SUFFIXES

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extract.media.decode import read_clip
-from extract.media.reasons import REASONS
 from hostile.mutants import HARMS, KINDS, LIMITS, SLACK_MB, SLACK_S, Borne, bear, make_seeds, mutant
 from hostile.seeds import SEEDS, make_seed
+from moodfuse.extract.media.decode import read_clip
+from moodfuse.extract.media.reasons import REASONS
 
 COUNT = 224  # each seed harmed four times in each way; 10 000: benchmarks/mutants.py
 
@@ -34,7 +34,9 @@ def test_a_mutant_follows_from_its_number(tmp_path: Path) -> None:
     assert seeds == again
     made = [mutant(seeds, number) for number in range(len(SEEDS) * len(KINDS))]
     assert made == [mutant(again, number) for number in range(len(made))]
-    assert {(name, kind) for name, kind, _ in made} == {(name, kind) for name in SEEDS for kind in (*HARMS, "size")}
+    assert {(name, kind) for name, kind, _ in made} == {
+        (name, kind) for name in SEEDS for kind in (*HARMS, "size")
+    }
     assert np.mean([seeds[name] != data for name, _, data in made]) > 0.9
 
 
@@ -44,7 +46,9 @@ def test_every_mutant_gives_features_or_a_reason(borne: list[Borne]) -> None:
     assert [(one.request.number, one.faults) for one in borne if one.faults] == []
     found = Counter(one.outcome for one in borne)
     assert found.keys() <= {"features", "partial", *REASONS}
-    assert found["features"] > COUNT / 5 and found["truncated"] and found["decode_failed"] and found["partial"]
+    assert (
+        found["features"] > COUNT / 5 and found["truncated"] and found["decode_failed"] and found["partial"]
+    )
 
 
 def test_no_mutant_outlives_its_deadline_or_its_memory(borne: list[Borne]) -> None:

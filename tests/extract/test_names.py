@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from cache.errors import InputError
-from cache.planning import PlanChoice
-from cache.runs import read_run, write_run
-from evaluate.evaluation import evaluate_run
-from evaluate.papers import write_papers
-from evaluate.report import write_report
-from fuse.ablation import AblationSettings, run_ablation
+from moodfuse.cache.errors import InputError
+from moodfuse.cache.planning import PlanChoice
+from moodfuse.cache.runs import read_run, write_run
+from moodfuse.evaluate.evaluation import evaluate_run
+from moodfuse.evaluate.report.markdown_latex import write_papers
+from moodfuse.evaluate.report.writing import write_report
+from moodfuse.fuse.ablation import AblationSettings, run_ablation
 
 NAMES = (
     "with space.mp4",

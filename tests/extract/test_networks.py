@@ -9,9 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from extract.networks import NETWORKS, create_network, network_spec
-from extract.networks.base import Network
-from extract.networks.i3d import SamePool3d, Unit3D
+from moodfuse.extract.networks import NETWORKS, create_network, network_spec
+from moodfuse.extract.networks.base import Network
+from moodfuse.extract.networks.i3d import SamePool3d, Unit3D
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -47,12 +47,15 @@ def clips(name: str, count: int) -> torch.Tensor:
     if len(shape) == 1:
         t = torch.arange(shape[0]) / 16_000
         tones = [
-            0.3 * torch.sin(2 * math.pi * 300 * 2**k * t) * (1 + torch.sin(2 * math.pi * k * t)) for k in range(count)
+            0.3 * torch.sin(2 * math.pi * 300 * 2**k * t) * (1 + torch.sin(2 * math.pi * k * t))
+            for k in range(count)
         ]
         return torch.stack(tones) + 0.02 * torch.randn(count, *shape, generator=generator)
     time, y, x = torch.meshgrid(*(torch.arange(float(n)) for n in shape[1:]), indexing="ij")
     angles = [math.pi * k / count for k in range(count)]
-    waves = [torch.sin(0.3 * (x * math.cos(a) + y * math.sin(a)) + 0.2 * k * time) for k, a in enumerate(angles)]
+    waves = [
+        torch.sin(0.3 * (x * math.cos(a) + y * math.sin(a)) + 0.2 * k * time) for k, a in enumerate(angles)
+    ]
     pictures = torch.stack(waves).unsqueeze(1).repeat(1, 3, 1, 1, 1)
     pictures = 0.5 * pictures + 0.1 * torch.randn(count, *shape, generator=generator)
     return pictures * (127.5 if name == "c3d" else 1.0)
@@ -60,7 +63,7 @@ def clips(name: str, count: int) -> torch.Tensor:
 
 def test_import_needs_no_torch() -> None:
     """The table and the weights module can be imported without loading torch."""
-    code = "import sys, extract.networks, extract.networks.weights; print(sorted({'torch'} & set(sys.modules)))"
+    code = "import sys, moodfuse.extract.networks, extract.networks.weights; print(sorted({'torch'} & set(sys.modules)))"
     root = Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root, timeout=60
@@ -70,7 +73,9 @@ def test_import_needs_no_torch() -> None:
 
 def test_unknown_network_lists_the_known() -> None:
     """A name that is not in the table is an error that lists the table."""
-    with pytest.raises(LookupError, match="unknown source 'c4d'; known: c3d, i3d, onedmcnn, torch.*, twodmcnn"):
+    with pytest.raises(
+        LookupError, match="unknown source 'c4d'; known: c3d, i3d, onedmcnn, torch.*, twodmcnn"
+    ):
         network_spec("c4d")
 
 
@@ -236,7 +241,9 @@ def test_shortest_crop(name: str, seconds: int) -> None:
 @pytest.mark.parametrize(
     ("name", "shape"), [("c3d", (1, 3, 15, 112, 112)), ("c3d", (1, 3, 16, 112, 100)), ("i3d", (3, 32, 9, 9))]
 )
-def test_other_video_shapes_are_refused(name: str, shape: tuple[int, ...], shared: dict[str, Network]) -> None:
+def test_other_video_shapes_are_refused(
+    name: str, shape: tuple[int, ...], shared: dict[str, Network]
+) -> None:
     """A batch of another shape is an error that names both shapes."""
     with pytest.raises(ValueError, match=rf"{name}: got a batch of shape \[.*expected \[N, 3, T >= "):
         shared[name].trunk(torch.zeros(shape))

@@ -21,16 +21,16 @@ from odd_files import ODD_FILES, READ, REFUSED, Odd
 from odd_media import Making, Picture, Sound
 from scipy.interpolate import CubicSpline
 
-from cache.records import Clip
-from cache.store import FeatureCache
-from extract.examine import Decoding, examine
-from extract.media import limits
-from extract.media.container import MAX_CLOCK_OFFSET_S, MAX_LEAD_IN_S, MediaError
-from extract.media.decode import DecodedClip, read_clip
-from extract.media.limits import Limits, ReadingRules
-from extract.media.pictures import FRAMES, middles_s
-from extract.media.pool import DecodeRequest, decode_many
-from extract.media.reasons import REASONS
+from moodfuse.cache.records import Clip
+from moodfuse.cache.store import FeatureCache
+from moodfuse.extract.dataset.ingest import Decoding, examine
+from moodfuse.extract.media import limits
+from moodfuse.extract.media.container import MAX_CLOCK_OFFSET_S, MAX_LEAD_IN_S, MediaError
+from moodfuse.extract.media.decode import DecodedClip, read_clip
+from moodfuse.extract.media.frames import FRAMES, middles_s
+from moodfuse.extract.media.limits import Limits, ReadingRules
+from moodfuse.extract.media.pool import DecodeRequest, decode_many
+from moodfuse.extract.media.reasons import REASONS
 
 MOST_S = 60.0
 """What the run over all files may take, seconds; it takes some 3 on two cores."""
@@ -129,11 +129,15 @@ def test_each_stretch_of_sound_is_the_mean_of_its_own_channels(run: Run) -> None
     """Sound that goes on with more channels is averaged over those, and goes on at its place."""
     clip = run.found["channels_change.ts"]
     assert isinstance(clip, DecodedClip)
-    loudest = [np.abs(clip.waveform[first : first + 12_800]).max() for first in (1_600, 17_600, 33_600, 49_600)]
+    loudest = [
+        np.abs(clip.waveform[first : first + 12_800]).max() for first in (1_600, 17_600, 33_600, 49_600)
+    ]
     np.testing.assert_allclose(loudest, [0.5, 0.5, 0.375, 0.375], atol=0.03)
 
 
-@pytest.mark.parametrize("name", ["cut_index_first.mp4", "cut.mkv", "cut.avi", "cut.flv", "sound_damaged.avi"])
+@pytest.mark.parametrize(
+    "name", ["cut_index_first.mp4", "cut.mkv", "cut.avi", "cut.flv", "sound_damaged.avi"]
+)
 def test_incomplete_files_can_be_taken(run: Run, name: str) -> None:
     """What is refused as incomplete is read where that is allowed, and says how much of it was."""
     clip = read_clip(run.folder / name, allow_partial=True)
@@ -157,12 +161,19 @@ def test_the_page_has_every_refusal() -> None:
     rows = ["| `{}` | {} | {} |".format(code, *sentence.split("; ", 1)) for code, sentence in REASONS.items()]
     assert [row for row in rows if row not in page] == []
     assert page.count("\n| `") == len(rows)
-    figures = (limits.MAX_CHANNELS, limits.MAX_RATE_HZ, limits.MAX_PACKETS, limits.MAX_FRAMES, limits.MAX_OPEN_FILES)
+    figures = (
+        limits.MAX_CHANNELS,
+        limits.MAX_RATE_HZ,
+        limits.MAX_PACKETS,
+        limits.MAX_FRAMES,
+        limits.MAX_OPEN_FILES,
+    )
     assert [figure for figure in figures if f"{figure:,} " not in page] == []
     usual = Limits()
     said = (f"{usual.deadline_s:g} s and {usual.deadline_per_s:g} s", f"{usual.memory_mb} MB")
     assert all(
-        words in page for words in (*said, f"over {limits.MAX_ASPECT} to 1", f"{limits.MAX_FILE_BYTES >> 30} GiB")
+        words in page
+        for words in (*said, f"over {limits.MAX_ASPECT} to 1", f"{limits.MAX_FILE_BYTES >> 30} GiB")
     )
 
 
@@ -213,7 +224,9 @@ def ask_ffprobe(path: Path) -> dict[str, Any]:
     stream = "stream=index,codec_type,sample_rate,channels,time_base:stream_disposition=attached_pic"
     entries = f"format=start_time:{stream}:frame=stream_index,best_effort_timestamp_time"
     command = ["ffprobe", "-v", "error", "-show_entries", entries, "-of", "json", f"file:{path}"]
-    told: dict[str, Any] = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=30).stdout)
+    told: dict[str, Any] = json.loads(
+        subprocess.run(command, capture_output=True, check=True, timeout=30).stdout
+    )
     return told
 
 
@@ -227,10 +240,27 @@ def decode_with_ffmpeg(decoded: Mapping[Path, tuple[Path, Odd]]) -> None:
         command += ["-threads", "1", "-i", f"file:{path}"]
         if odd.missing != "picture":
             scale = "scale={}:{}:flags=bicubic:interl=-1".format(*odd.wh)
-            outputs += ["-map", f"{number}:V:0", "-vf", scale, "-fps_mode", "passthrough", "-pix_fmt", "rgb24"]
+            outputs += [
+                "-map",
+                f"{number}:V:0",
+                "-vf",
+                scale,
+                "-fps_mode",
+                "passthrough",
+                "-pix_fmt",
+                "rgb24",
+            ]
             outputs += ["-f", "rawvideo", f"{target}.rgb"]
         if odd.missing != "sound":
-            outputs += ["-map", f"{number}:a:{odd.sound}", "-c:a", "pcm_f32le", "-f", "f32le", f"{target}.f32"]
+            outputs += [
+                "-map",
+                f"{number}:a:{odd.sound}",
+                "-c:a",
+                "pcm_f32le",
+                "-f",
+                "f32le",
+                f"{target}.f32",
+            ]
     done = subprocess.run(command + outputs, timeout=MOST_S, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
 
@@ -266,10 +296,14 @@ def complete(times_s: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def references(programs: None, run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Reference]]:
+def references(
+    programs: None, run: Run, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Reference]]:
     """The reference of each file; of files with the same bytes, one."""
     folder = tmp_path_factory.mktemp("references")
-    targets = {odd.name: folder / hashlib.sha256((run.folder / odd.name).read_bytes()).hexdigest() for odd in READ}
+    targets = {
+        odd.name: folder / hashlib.sha256((run.folder / odd.name).read_bytes()).hexdigest() for odd in READ
+    }
     firsts = {targets[odd.name]: (run.folder / odd.name, odd) for odd in reversed(READ)}
     decode_with_ffmpeg(firsts)
     found = {target: read_reference(path, target, odd) for target, (path, odd) in firsts.items()}
@@ -316,4 +350,6 @@ def compare_sound(clip: DecodedClip, reference: Reference) -> None:
     tone = CubicSpline(heard_s, np.where(np.isfinite(mono), mono, 0.0))
     tick_s = reference.sound_tick_s if reference.sound_tick_s > 1e-4 else 0.0
     shifts_s = [0.0, *np.arange(-tick_s, tick_s, SHIFT_S)] if tick_s else [0.0]
-    assert any(np.abs(ours[inside] - tone(ours_s[inside] + shift_s)).max() <= MOST_SOUND for shift_s in shifts_s)
+    assert any(
+        np.abs(ours[inside] - tone(ours_s[inside] + shift_s)).max() <= MOST_SOUND for shift_s in shifts_s
+    )

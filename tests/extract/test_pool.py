@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from cache.errors import WorkersError
-from extract.media.decode import DecodedClip, MediaError
-from extract.media.limits import Limits
-from extract.media.pool import DecodeRequest, check_locks, decode_many
 from hostile.seeds import remux
-from moodfuse.corpus import ClipSettings, make_clip
+from moodfuse.cache.errors import WorkersError
+from moodfuse.extract.media.decode import DecodedClip, MediaError
+from moodfuse.extract.media.limits import Limits
+from moodfuse.extract.media.pool import DecodeRequest, check_locks, decode_many
+from moodfuse.synthetic_corpus import ClipSettings, make_clip
 
 EARLIER: list[int] = []
 
@@ -36,12 +36,16 @@ def long_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clip that takes long to decode: 120 s, of which 5 are encoded."""
     folder = tmp_path_factory.mktemp("long")
     settings = ClipSettings(duration_s=5.0, width=320, height=240, frames_per_s=24)
-    return remux(make_clip(folder / "short.mp4", settings=settings), folder / "long.mp4", times=24, pause_s=0.1)
+    return remux(
+        make_clip(folder / "short.mp4", settings=settings), folder / "long.mp4", times=24, pause_s=0.1
+    )
 
 
 def workers() -> list[int]:
     """Return the process ids of this process's workers, without those that it had before the test."""
-    return [child.pid for child in multiprocessing.active_children() if child.pid and child.pid not in EARLIER]
+    return [
+        child.pid for child in multiprocessing.active_children() if child.pid and child.pid not in EARLIER
+    ]
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +57,9 @@ def earlier() -> None:
 def has_open(pid: int, path: Path) -> bool:
     """Return whether a process has a file open."""
     try:
-        return any(os.path.realpath(link) == str(path.resolve()) for link in Path(f"/proc/{pid}/fd").iterdir())
+        return any(
+            os.path.realpath(link) == str(path.resolve()) for link in Path(f"/proc/{pid}/fd").iterdir()
+        )
     except OSError:
         return False
 
@@ -88,7 +94,9 @@ def test_requests_are_taken_only_a_little_ahead(clips: list[Path]) -> None:
 def test_a_clip_past_its_deadline_costs_one_clip(clips: list[Path], long_clip: Path) -> None:
     """A worker is stopped at the deadline and the next clips are decoded."""
     slow = DecodeRequest(long_clip, end_s=115.0)
-    results = [clip for _, clip in decode_many([slow, DecodeRequest(clips[0])], jobs=1, limits=Limits(0.5, 0.0))]
+    results = [
+        clip for _, clip in decode_many([slow, DecodeRequest(clips[0])], jobs=1, limits=Limits(0.5, 0.0))
+    ]
     assert isinstance(results[0], MediaError) and results[0].code == "timeout"
     assert isinstance(results[1], DecodedClip)
 
@@ -117,7 +125,9 @@ def test_a_killed_worker_costs_one_clip(clips: list[Path], long_clip: Path) -> N
 
 def test_an_interrupt_stops_every_worker(clips: list[Path]) -> None:
     """An interrupt between two clips leaves no worker behind."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell starts with SIGINT ignored
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a background shell starts with SIGINT ignored
     try:
         with pytest.raises(KeyboardInterrupt):
             for _ in decode_many([DecodeRequest(path) for path in clips], jobs=2):
@@ -150,7 +160,9 @@ def test_a_daemonic_process_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("code", [errno.ENOENT, errno.ENOSYS, errno.EROFS, errno.EACCES, errno.ENOSPC])
-def test_a_missing_or_full_dev_shm_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: int) -> None:
+def test_a_missing_or_full_dev_shm_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: int
+) -> None:
     """Where /dev/shm takes no lock, the error names it, its state and the remedy."""
 
     def refused(self: object) -> None:
@@ -180,20 +192,24 @@ def test_a_script_without_a_guard_is_told_what_to_do(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "from pathlib import Path\n"
-        "from extract.media.pool import DecodeRequest, decode_many\n"
+        "from moodfuse.extract.media.pool import DecodeRequest, decode_many\n"
         "print('read', flush=True)\n"
         "print(next(decode_many([DecodeRequest(Path('a.mp4'))], jobs=1)))\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, script], env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1 and set(done.stdout.split()) == {"read"}
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("cache.errors.WorkersError: the processes that decode files ended with none in hand")
+    assert last.startswith(
+        "moodfuse.cache.errors.WorkersError: the processes that decode files ended with none in hand"
+    )
     assert 'under `if __name__ == "__main__":`' in last and "freeze_support" not in done.stderr
 
 
 def test_workers_do_not_import_torch() -> None:
     """The module that workers import brings no torch with it."""
-    code = "import sys, extract.media.pool; raise SystemExit('torch' in sys.modules)"
+    code = "import sys, moodfuse.extract.media.pool; raise SystemExit('torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0

@@ -2,9 +2,9 @@
 
 import pytest
 
-from cache.errors import InputError
-from extract.networks import precision
-from extract.recipe_files import RecipeChoice, build_recipe
+from moodfuse.cache.errors import InputError
+from moodfuse.extract.networks import precision
+from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
 
 
 @pytest.mark.parametrize("flag", ["avx512_bf16", "amx_bf16", "bf16"])
@@ -22,7 +22,10 @@ def test_a_recipe_asks_for_no_more_than_there_is(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(InputError, match="no instructions for bfloat16 .* use --precision fp32"):
         build_recipe("twodmcnn", RecipeChoice(depth="frozen", device="cpu", precision="bf16"))
     for name in ("fp32", "auto"):
-        assert build_recipe("twodmcnn", RecipeChoice(depth="frozen", device="cpu", precision=name)).precision == "fp32"
+        assert (
+            build_recipe("twodmcnn", RecipeChoice(depth="frozen", device="cpu", precision=name)).precision
+            == "fp32"
+        )
     monkeypatch.setattr(precision, "_cpu_flags", lambda: frozenset({"avx512_bf16"}))
     found = build_recipe("twodmcnn", RecipeChoice(depth="frozen", device="cpu", precision="bf16"))
     assert found.precision == "bf16"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from cache.media import Media
-from extract.media.preprocess import (
+from moodfuse.cache.media import Media
+from moodfuse.extract.media.preprocess import (
     InputMaker,
     audio_input,
     frame_indices,
@@ -15,7 +15,7 @@ from extract.media.preprocess import (
     sounding_samples,
     video_input,
 )
-from extract.networks import NETWORKS, AudioPreprocessing, VideoPreprocessing
+from moodfuse.extract.networks import NETWORKS, AudioPreprocessing, VideoPreprocessing
 
 C3D = NETWORKS["c3d"].preprocessing
 I3D = NETWORKS["i3d"].preprocessing
@@ -88,7 +88,8 @@ def test_random_crops_repeat_with_their_seed_and_differ() -> None:
 
 
 @pytest.mark.parametrize(
-    "frames", [np.zeros((2, 8, 8, 3), np.float32), np.zeros((8, 8, 3), np.uint8), np.zeros((0, 8, 8, 3), np.uint8)]
+    "frames",
+    [np.zeros((2, 8, 8, 3), np.float32), np.zeros((8, 8, 3), np.uint8), np.zeros((0, 8, 8, 3), np.uint8)],
 )
 def test_other_frames_are_refused(frames: np.ndarray) -> None:
     """Frames of another type or shape are an error that names both."""

@@ -7,10 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from cache.media import Media, MediaStore
-from extract.media.preprocess import InputMaker
-from extract.media.renditions import PICTURE, SOUND, rendered, rendition_for, renditions_to_keep, store_for
-from extract.networks import NETWORKS, VideoPreprocessing
+from moodfuse.cache.media import Media, MediaStore
+from moodfuse.extract.media.preprocess import InputMaker
+from moodfuse.extract.media.renditions import (
+    PICTURE,
+    SOUND,
+    rendered,
+    rendition_for,
+    renditions_to_keep,
+    store_for,
+)
+from moodfuse.extract.networks import NETWORKS, VideoPreprocessing
 
 C3D, I3D, AUDIO = (NETWORKS[name].preprocessing for name in ("c3d", "i3d", "onedmcnn"))
 PORT = VideoPreprocessing(resize_short_side_px=128, crop_px=112, mean=(104.0, 117.0, 128.0))
@@ -33,7 +40,9 @@ def test_sound_alone_keeps_no_frames() -> None:
     """Audio sources keep the sound; small video networks their own size; one that reads the decoded size, that."""
     assert set(renditions_to_keep([AUDIO, AUDIO])) == {SOUND}
     assert set(renditions_to_keep([AUDIO, C3D])) == {SOUND, rendition_for(C3D)}
-    assert set(renditions_to_keep([C3D, PORT, VISION])) == {rendition_for(item) for item in (C3D, PORT, VISION)}
+    assert set(renditions_to_keep([C3D, PORT, VISION])) == {
+        rendition_for(item) for item in (C3D, PORT, VISION)
+    }
     assert len({rendition_for(item).name for item in (C3D, PORT, VISION, I3D, AUDIO)}) == 5
     assert set(renditions_to_keep([C3D, I3D, AUDIO])) == {SOUND, PICTURE}
     assert rendition_for(SQUARE) == PICTURE

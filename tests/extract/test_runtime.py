@@ -7,13 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from extract import runtime
+from moodfuse.extract import runtime
 
 STEPS, MEGABYTES = 20, 64
 FAULTS = f"""
 import resource
 import numpy as np
-from extract.runtime import keep_freed_memory
+from moodfuse.extract.runtime import keep_freed_memory
 if {{keep}}:
     keep_freed_memory()
 def step():
@@ -47,7 +47,9 @@ def test_freed_memory_serves_again() -> None:
 
     def faults(*, keep: bool) -> int:
         code = FAULTS.format(keep=keep)
-        return int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+        return int(
+            subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+        )
 
     assert faults(keep=True) < faults(keep=False) / 10
 
@@ -56,7 +58,9 @@ def test_who_set_how_to_allocate_is_left_alone(monkeypatch: pytest.MonkeyPatch) 
     """A user's settings of glibc, or Dask's for its workers, stay; older versions are asked for less."""
     asked: list[tuple[int, int]] = []
     monkeypatch.setattr(
-        runtime.ctypes, "CDLL", lambda name: SimpleNamespace(mallopt=lambda *said: asked.append(said) or accepts(*said))
+        runtime.ctypes,
+        "CDLL",
+        lambda name: SimpleNamespace(mallopt=lambda *said: asked.append(said) or accepts(*said)),
     )
 
     def accepts(what: int, value: int) -> int:
@@ -78,7 +82,7 @@ def test_who_set_how_to_allocate_is_left_alone(monkeypatch: pytest.MonkeyPatch) 
 def test_kept_memory_is_given_back() -> None:
     """What was kept for the next arrays leaves the process when asked to, and only then."""
     code = FAULTS.format(keep=True) + (
-        "from extract.runtime import give_back_freed_memory\n"
+        "from moodfuse.extract.runtime import give_back_freed_memory\n"
         "def held():\n"
         "    return int(open('/proc/self/statm').read().split()[1]) * resource.getpagesize() >> 20\n"
         "before = held()\n"
@@ -92,11 +96,13 @@ def test_kept_memory_is_given_back() -> None:
 def test_torch_is_imported_meanwhile() -> None:
     """It is there once the thread is through; a broken torch is left to whoever needs it."""
     code = (
-        "import sys, threading; from extract import runtime; runtime.load_torch_meanwhile(); "
+        "import sys, threading; from moodfuse.extract import runtime; runtime.load_torch_meanwhile(); "
         "[t.join() for t in threading.enumerate() if t.name == 'import torch']; print('torch' in sys.modules)"
     )
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert found.stdout.strip() == "True" and not found.stderr
-    broken = code.replace("runtime.load_torch", "runtime.importlib.import_module = {}.__getitem__; runtime.load_torch")
+    broken = code.replace(
+        "runtime.load_torch", "runtime.importlib.import_module = {}.__getitem__; runtime.load_torch"
+    )
     found = subprocess.run([sys.executable, "-c", broken], check=True, capture_output=True, text=True)
     assert found.stdout.strip() == "False" and not found.stderr

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.files import temporaries
-from cache.store import FeatureCache
-from extract.sharing import shared_order
+from moodfuse.cache.storage.files import temporaries
+from moodfuse.cache.store import FeatureCache
+from moodfuse.extract.sharing import shared_order
 from tests.extract.conftest import moodfuse_command
 
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from cache.errors import InputError
-from cache.media import Media
-from extract.bodies import keep_body
-from extract.embed import SourceWorker, make_network
-from extract.networks.own_files import save_weights
-from extract.recipe_files import RecipeChoice, build_recipe
-from extract.shipped import ShippedSource, check_shipped_recipe
+from moodfuse.cache.errors import InputError
+from moodfuse.cache.media import Media
+from moodfuse.extract.embed import SourceWorker, make_network
+from moodfuse.extract.inference import ShippedSource, check_shipped_recipe
+from moodfuse.extract.networks.weights.own_files import save_weights
+from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
+from moodfuse.extract.training.trunk_weights import keep_body
 
 
 class OneClip:

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.errors import InputError, MissingBlockError
-from cache.planning import PlanChoice, holdouts, next_plan
-from cache.records import Clip, ClipStatus
-from cache.store import FeatureCache
-from extract.networks import torchvision_video
-from extract.stage import RefusedClipsError
-from extract.work import Wanted
-from moodfuse.corpus import ClipSettings, make_clip
+from moodfuse.cache.errors import InputError, MissingBlockError
+from moodfuse.cache.planning import PlanChoice, holdouts, next_plan
+from moodfuse.cache.records import Clip, ClipStatus
+from moodfuse.cache.store import FeatureCache
+from moodfuse.extract.networks import torchvision_video
+from moodfuse.extract.pending import Wanted
+from moodfuse.extract.pipeline import RefusedClipsError
+from moodfuse.synthetic_corpus import ClipSettings, make_clip
 from tests.extract.conftest import DEPTHS, FOLDS, SOURCES, STILL, moodfuse_command
 
 
@@ -58,7 +58,9 @@ def test_an_added_clip_is_the_only_one_decoded_and_no_other_moves(extracted) -> 
     done = runner(plan=FOLDS)
     after = runner.open()
     assert len(list((runner.cache / "media").rglob("*.h5"))) == media + 1
-    assert {item: after.plan.assignment[item] for item in before.plan.assignment} == dict(before.plan.assignment)
+    assert {item: after.plan.assignment[item] for item in before.plan.assignment} == dict(
+        before.plan.assignment
+    )
     assert done.tuned == 1 and any("1 clip(s) added, 0 moved" in line for line in runner.said)
 
 
@@ -76,11 +78,15 @@ def test_bad_files_are_named_and_cost_nothing_else(runner, all_depths) -> None:
     (runner.data / "sad" / "zero.mp4").write_bytes(b"")
     (runner.data / "sad" / "text.mp4").write_text("not a video\n")
     (runner.data / "sad" / "cut.mp4").write_bytes(good.read_bytes()[: int(good.stat().st_size * 0.6)])
-    make_clip(runner.data / "excited" / "mute.mp4", mood="excited", settings=ClipSettings(2.0, 64, 48), sound=False)
+    make_clip(
+        runner.data / "excited" / "mute.mp4", mood="excited", settings=ClipSettings(2.0, 64, 48), sound=False
+    )
     done = runner(plan=FOLDS)
     reasons = {Path(status.clip.id).stem: status.reason for status in done.refused}
     assert (
-        reasons["zero"] == "empty" and reasons["mute"] == "no_audio" and set(reasons) == {"zero", "text", "cut", "mute"}
+        reasons["zero"] == "empty"
+        and reasons["mute"] == "no_audio"
+        and set(reasons) == {"zero", "text", "cut", "mute"}
     )
     assert all(any(name in line for line in runner.said) for name in reasons)
     assert "sad/zero.mp4" in (runner.cache / "clips.csv").read_text()
@@ -146,7 +152,9 @@ def test_killed_in_mid_tuning_resumes_to_the_same_bytes(runner, all_depths, tmp_
         [*command, *options], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 90
-    while not list(runner.cache.rglob("*.checkpoint")) and time.monotonic() < deadline and child.poll() is None:
+    while (
+        not list(runner.cache.rglob("*.checkpoint")) and time.monotonic() < deadline and child.poll() is None
+    ):
         time.sleep(0.005)
     child.send_signal(signal.SIGKILL)
     child.wait()
@@ -210,7 +218,10 @@ def test_repeats_tune_under_further_plans(extracted) -> None:
     cache = runner.open()
     (further,) = cache.repeat_plans
     assert (further.seed, further.repeat, cache.plan.repeat) == (1, 1, 0) and cache.plans == plans
-    assert further.assignment != cache.plan.assignment and further.assignment.keys() == cache.plan.assignment.keys()
+    assert (
+        further.assignment != cache.plan.assignment
+        and further.assignment.keys() == cache.plan.assignment.keys()
+    )
     for fold in range(2):
         block = cache.block("twodmcnn", fold, plan=further)
         assert not {digest for digest in block.seen if further.assignment[digest] == fold}
@@ -222,13 +233,17 @@ def test_repeats_tune_under_further_plans(extracted) -> None:
 def test_sound_that_nobody_reads_may_be_missing(extracted, monkeypatch: pytest.MonkeyPatch) -> None:
     """A label whose clips are all mute: fine for picture sources, cross-fitting too; for a sound source refused."""
     statuses = [
-        ClipStatus(Clip(name, name, label), name, name, name, ok=True, missing="sound" if label == "sad" else "")
+        ClipStatus(
+            Clip(name, name, label), name, name, name, ok=True, missing="sound" if label == "sad" else ""
+        )
         for name, label in zip("abcdefgh", ("sad", "excited") * 4, strict=True)
     ]
     plan = next_plan((), statuses, PlanChoice(folds=3, views=("picture",)))
     assert len(holdouts(plan, statuses, crossfit=True, leaky=False, views=("picture",))) == 6
     assert len(holdouts(plan, statuses, crossfit=True, leaky=False)) == 3
-    with pytest.raises(InputError, match="'sad' has no clip with sound outside fold 0, so nothing that reads sound"):
+    with pytest.raises(
+        InputError, match="'sad' has no clip with sound outside fold 0, so nothing that reads sound"
+    ):
         next_plan((), statuses, PlanChoice(folds=3))
     asked: list[tuple[str, ...]] = []
 
@@ -236,7 +251,7 @@ def test_sound_that_nobody_reads_may_be_missing(extracted, monkeypatch: pytest.M
         asked.append(choice.views)
         raise InputError("far enough")
 
-    monkeypatch.setattr("extract.stage.next_plan", stop)
+    monkeypatch.setattr("moodfuse.extract.pipeline.next_plan", stop)
     for sources in (("c3d",), ("twodmcnn", "c3d")):
         with pytest.raises(InputError, match="far enough"):
             extracted(plan=FOLDS, sources=sources, depths={"c3d": "frozen"})
@@ -246,7 +261,9 @@ def test_sound_that_nobody_reads_may_be_missing(extracted, monkeypatch: pytest.M
 def test_a_clip_without_sound_is_kept_where_that_was_asked(runner, narrow) -> None:
     """--missing impute keeps a mute clip: its sound sources lack it, its picture sources do not; refuse refuses it."""
     runner.keep(4)
-    make_clip(runner.data / "sad" / "mute.mp4", mood="sad", settings=ClipSettings(2.0, 64, 48, seed=50), sound=False)
+    make_clip(
+        runner.data / "sad" / "mute.mp4", mood="sad", settings=ClipSettings(2.0, 64, 48, seed=50), sound=False
+    )
     sources, depths = ("twodmcnn", "c3d"), {"c3d": "frozen"}
     assert [item.reason for item in runner(plan=FOLDS).refused] == ["no_audio"]
     done = runner(plan=FOLDS, sources=sources, depths=depths, impute=True)

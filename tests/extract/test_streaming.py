@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.audits import read_audit
-from cache.errors import InputError
-from cache.planning import PlanChoice
-from cache.store import FeatureCache
-from extract import examine, streaming
-from extract.stage import RefusedClipsError
-from moodfuse.corpus import ClipSettings, make_clip
+from moodfuse.cache.audits import read_audit
+from moodfuse.cache.errors import InputError
+from moodfuse.cache.planning import PlanChoice
+from moodfuse.cache.store import FeatureCache
+from moodfuse.extract import streaming
+from moodfuse.extract.dataset import ingest as examine
+from moodfuse.extract.pipeline import RefusedClipsError
+from moodfuse.synthetic_corpus import ClipSettings, make_clip
 from tests.extract.conftest import DEPTHS, FOLDS, RECIPE, SOURCES, STILL, Runner
 
 
@@ -46,11 +47,15 @@ def files(folder: Path, *rooms: str) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in found}
 
 
-def test_streaming_gives_the_features_of_kept_media(runner, all_depths, begun, tmp_path: Path, monkeypatch) -> None:
+def test_streaming_gives_the_features_of_kept_media(
+    runner, all_depths, begun, tmp_path: Path, monkeypatch
+) -> None:
     """Frozen, head and full tuning leave the same files; clips are decoded once, nothing decoded stays anywhere."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
-    runner = Runner(all_depths.runner.data, runner.cache, runner.recipe)  # the same paths, which clip records hold
+    runner = Runner(
+        all_depths.runner.data, runner.cache, runner.recipe
+    )  # the same paths, which clip records hold
     kept, done = all_depths.runner.cache, all_depths.done
     begun.clear()
     options = {"sources": SOURCES, "depths": DEPTHS, "plan": FOLDS, "keep_media": False}
@@ -112,7 +117,7 @@ def test_a_streamed_run_that_was_killed_decodes_only_the_rest(runner, all_depths
 
 def test_a_kept_run_that_was_killed_decodes_nothing_that_is_in_the_store(runner, begun, monkeypatch) -> None:
     """Killed after two clips, whether before or after the second was kept: the next run leaves out what is there."""
-    from cache.media import MediaStore
+    from moodfuse.cache.media import MediaStore
 
     write, kept = MediaStore.write, []
 
@@ -173,7 +178,9 @@ def test_nothing_is_computed_before_it_is_known_to_be_of_use(runner, begun) -> N
 def test_a_clip_without_sound_is_streamed_past_video_networks_alone(runner, narrow) -> None:
     """Under --missing impute a mute clip passes c3d and leaves no row of the tagger."""
     runner.keep(4)
-    make_clip(runner.data / "sad" / "mute.mp4", mood="sad", settings=ClipSettings(2.0, 64, 48, seed=50), sound=False)
+    make_clip(
+        runner.data / "sad" / "mute.mp4", mood="sad", settings=ClipSettings(2.0, 64, 48, seed=50), sound=False
+    )
     done = runner(
         sources=("twodmcnn", "c3d"),
         depths=dict.fromkeys(("twodmcnn", "c3d"), "frozen"),

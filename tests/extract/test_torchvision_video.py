@@ -11,18 +11,18 @@ import torch
 import torchvision
 from torchvision.models import get_model, get_model_weights
 
-from cache.errors import MoodfuseError, UnknownNameError
-from cache.media import Media
-from extract.media.decode import read_clip
-from extract.media.preprocess import InputMaker, frame_indices, video_input
-from extract.networks import create_network, network_spec
-from extract.networks.known_weights import known_weights
-from extract.networks.registry import VideoPreprocessing
-from extract.networks.torchvision_video import torchvision_names
+from moodfuse.cache.errors import MoodfuseError, UnknownNameError
+from moodfuse.cache.media import Media
+from moodfuse.extract.media.decode import read_clip
+from moodfuse.extract.media.preprocess import InputMaker, frame_indices, video_input
+from moodfuse.extract.networks import create_network, network_spec
+from moodfuse.extract.networks.registry import VideoPreprocessing
+from moodfuse.extract.networks.torchvision_video import torchvision_names
+from moodfuse.extract.networks.weights.known import known_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NAMES = torchvision_names()
-FACTORY = "extract.networks.torchvision_video"
+FACTORY = "moodfuse.extract.networks.torchvision_video"
 SHAPES = {  # the smallest input, [C, T, H, W], that each kind of model takes
     "r3d_18": (3, 8, 32, 32),
     "r2plus1d_18": (3, 8, 32, 32),
@@ -42,7 +42,9 @@ def test_a_torchvision_that_does_not_load_is_named_with_its_version(
 ) -> None:
     """The message names both versions and the command that repairs them; networks without torchvision are created."""
     (tmp_path / "torchvision").mkdir()
-    (tmp_path / "torchvision/__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    (tmp_path / "torchvision/__init__.py").write_text(
+        "raise RuntimeError('operator torchvision::nms does not exist')"
+    )
     for name in [name for name in sys.modules if name.split(".")[0] == "torchvision" or name == FACTORY]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(tmp_path)
@@ -76,7 +78,9 @@ def test_embedding_is_what_enters_the_last_linear_layer(name: str, tmp_path: Pat
     model = get_model(name).eval()
     torch.save(model.state_dict(), tmp_path / "model.pth")
     network = create_network(f"torchvision:{name}", num_classes=6, weights=tmp_path / "model.pth")
-    head = [module for module in model.modules() if isinstance(module, (torch.nn.Linear, torch.nn.Conv3d))][-1]
+    head = [module for module in model.modules() if isinstance(module, (torch.nn.Linear, torch.nn.Conv3d))][
+        -1
+    ]
     x = torch.rand(1, *SHAPES[name])
     with torch.inference_mode():
         embedding = network.embed(network.get_submodule("body")(x))
@@ -114,7 +118,9 @@ def test_mvit_gets_every_other_frame() -> None:
 
 def test_unknown_models_list_the_known() -> None:
     """A name that torchvision does not have is an error that lists those it has."""
-    with pytest.raises(UnknownNameError, match="unknown torchvision video model 'resnet18'; known: mc3_18, mvit_v1_b"):
+    with pytest.raises(
+        UnknownNameError, match="unknown torchvision video model 'resnet18'; known: mc3_18, mvit_v1_b"
+    ):
         network_spec("torchvision:resnet18")
 
 

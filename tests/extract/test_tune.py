@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from extract.tune import ahead
+from moodfuse.extract.training.fine_tune import ahead
 
 
 def numbered(count: int, made: list[int]) -> Iterator[tuple[Tensor, Tensor]]:

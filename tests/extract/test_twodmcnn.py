@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from extract.networks import create_network
-from extract.networks.twodmcnn import TwoDMCNN
+from moodfuse.extract.networks import create_network
+from moodfuse.extract.networks.twodmcnn import TwoDMCNN
 
 FILE = "choi_msd_tagger_keras2.hdf5"
 CLIPS = 5
@@ -158,7 +158,9 @@ def reference_decibels(signal: np.ndarray) -> np.ndarray:
 
 def stored_decibels(signal: np.ndarray, arrays: Arrays) -> np.ndarray:
     """Mel spectrogram of 29 s at 12 kHz, with the transform and the filters as the file has them, in float32."""
-    real, imaginary = (arrays[f"melgram/{name}_kernels"][:, 0, 0, :].astype(np.float64) for name in ("real", "imag"))
+    real, imaginary = (
+        arrays[f"melgram/{name}_kernels"][:, 0, 0, :].astype(np.float64) for name in ("real", "imag")
+    )
     power = (windows(signal) @ real) ** 2 + (windows(signal) @ imaginary) ** 2
     return below_maximum(power @ arrays["melgram/Variable"].astype(np.float64))
 

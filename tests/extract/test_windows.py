@@ -11,14 +11,28 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cache.errors import InputError
-from extract.media import sweep
-from extract.media.apart import read_windows_apart
-from extract.media.decode import DecodedClip, MediaError, read_clip
-from extract.media.pictures import Picture, Pictures, picture_of
-from extract.media.windows import Window, WindowsWish, plan_windows, read_planned, read_windows, window_starts
 from hostile.seeds import make_seed, remux
-from moodfuse.corpus import MOODS, ClipSettings, make_clip, render_frames, render_waveform, write_clip
+from moodfuse.cache.errors import InputError
+from moodfuse.extract.media import single_pass as sweep
+from moodfuse.extract.media.decode import DecodedClip, MediaError, read_clip
+from moodfuse.extract.media.frames import Picture, Pictures, picture_of
+from moodfuse.extract.media.window_worker import read_windows_apart
+from moodfuse.extract.media.windows import (
+    Window,
+    WindowsWish,
+    plan_windows,
+    read_planned,
+    read_windows,
+    window_starts,
+)
+from moodfuse.synthetic_corpus import (
+    MOODS,
+    ClipSettings,
+    make_clip,
+    render_frames,
+    render_waveform,
+    write_clip,
+)
 
 Results = Iterable[tuple[Window, DecodedClip | MediaError]]
 SMALL = ClipSettings(duration_s=47.3, width=64, height=48, frames_per_s=8)
@@ -50,7 +64,9 @@ def expect_clips(results: Results, path: Path, **options: Any) -> list[DecodedCl
     found = []
     for window, clip in results:
         try:
-            expected: DecodedClip | MediaError = read_clip(path, start_s=window.start_s, end_s=window.end_s, **options)
+            expected: DecodedClip | MediaError = read_clip(
+                path, start_s=window.start_s, end_s=window.end_s, **options
+            )
         except MediaError as error:
             expected = error
         assert summary(clip) == summary(expected), window
@@ -63,7 +79,9 @@ def summary(clip: DecodedClip | MediaError) -> list[object]:
     if isinstance(clip, MediaError):
         return [clip.code, str(clip)]
     values = [getattr(clip, field.name) for field in fields(clip)]
-    return [(one.shape, one.dtype, one.tobytes()) if isinstance(one, np.ndarray) else repr(one) for one in values]
+    return [
+        (one.shape, one.dtype, one.tobytes()) if isinstance(one, np.ndarray) else repr(one) for one in values
+    ]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +148,9 @@ def test_every_window_is_what_read_clip_gives(video: Path, hop_s: float, short_s
 
 @pytest.mark.usefixtures("one_pass")
 @pytest.mark.parametrize(("name", "delay_s"), [("late.mkv", 0.4), ("live.ts", 7.0)])
-def test_windows_are_aligned_by_presentation_time(video: Path, tmp_path: Path, name: str, delay_s: float) -> None:
+def test_windows_are_aligned_by_presentation_time(
+    video: Path, tmp_path: Path, name: str, delay_s: float
+) -> None:
     """A file whose clock does not begin at 0 has the same bits, and its windows start with its picture and sound."""
     path = remux(video, tmp_path / name, delay_s=delay_s)
     first, *others = expect_clips(read_windows(WindowsWish(path, hop_s=9.0)), path)
@@ -156,7 +176,9 @@ def test_a_file_shorter_than_a_window_has_one(tmp_path: Path) -> None:
     ("lacking", "missing", "code"),
     [({"sound": False}, "sound", "no_audio"), ({"picture": False}, "picture", "no_video")],
 )
-def test_a_missing_track_needs_one_view(tmp_path: Path, lacking: dict[str, bool], missing: str, code: str) -> None:
+def test_a_missing_track_needs_one_view(
+    tmp_path: Path, lacking: dict[str, bool], missing: str, code: str
+) -> None:
     """Without `one_view` the file is refused at once; with it each window says what is missing."""
     settings = ClipSettings(duration_s=34.0, width=32, height=16, frames_per_s=4)
     path = make_clip(tmp_path / "half.mp4", settings=settings, **lacking)
@@ -184,7 +206,11 @@ def test_a_truncated_file_gives_the_windows_that_are_left(long_video: Path, tmp_
     path = tmp_path / "cut.mp4"
     path.write_bytes(long_video.read_bytes()[: long_video.stat().st_size * 60 // 100])
     clips = expect_clips(read_windows(WindowsWish(path, hop_s=20.0)), path)
-    assert [clip.code if isinstance(clip, MediaError) else "" for clip in clips] == ["", "", *["truncated"] * 3]
+    assert [clip.code if isinstance(clip, MediaError) else "" for clip in clips] == [
+        "",
+        "",
+        *["truncated"] * 3,
+    ]
 
 
 @pytest.mark.parametrize("seed", [9, 16])
@@ -203,7 +229,8 @@ def test_a_wrong_time_costs_no_window_after_it(long_video: Path, tmp_path: Path,
     """A picture at 40 s that claims to be shown much later changes no window that `read_clip` begins behind it."""
     path = remux(long_video, tmp_path / "leap.mp4", leap=(40.0, leap_s))
     assert all(
-        isinstance(clip, DecodedClip) for clip in expect_clips(read_windows(WindowsWish(path, hop_s=15.0)), path)
+        isinstance(clip, DecodedClip)
+        for clip in expect_clips(read_windows(WindowsWish(path, hop_s=15.0)), path)
     )
 
 
@@ -302,7 +329,9 @@ def test_a_file_that_declares_hours_is_not_tried_to_their_end(
     assert all(isinstance(clip, MediaError) for clip in results[50:]) and len(alone) < 2 * sweep.MOST_BEYOND
 
 
-def test_only_where_the_file_has_ended_is_nothing_more_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_where_the_file_has_ended_is_nothing_more_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without a picture no pass tells where a file ends, so a long bad place in its sound costs nothing behind it."""
     path = make_clip(tmp_path / "song.mp4", settings=ClipSettings(duration_s=60.0), picture=False)
     clip, read_alone = sweep.Sweep._clip, sweep._read_alone

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.folds import GROUP_RULE, deal, pair_holdouts, single_holdouts, units_of
-from cache.manifest import table_name
-from cache.recipe import Recipe, Tuning
-from cache.records import Clip, ClipStatus, Holdout, Plan
-from cache.store import FeatureCache
+from moodfuse.cache.folds import GROUP_RULE, deal, pair_holdouts, single_holdouts, units_of
+from moodfuse.cache.manifest import table_name
+from moodfuse.cache.recipe import Recipe, Tuning
+from moodfuse.cache.records import Clip, ClipStatus, Holdout, Plan
+from moodfuse.cache.store import FeatureCache
 
 CLASSES = ("excited", "fear", "sad")
 
@@ -64,7 +64,9 @@ def make_statuses(corpus: Corpus) -> tuple[ClipStatus, ...]:
             sha = digest_of(name)
             view = "picture" if len(statuses) < corpus.lacking else ""
             digest = digest_of(f"{name}:0")
-            statuses.append(ClipStatus(clip, digest=digest, file_sha256=sha, group=song, ok=True, missing=view))
+            statuses.append(
+                ClipStatus(clip, digest=digest, file_sha256=sha, group=song, ok=True, missing=view)
+            )
     return tuple(statuses)
 
 
@@ -89,7 +91,9 @@ def write_source(cache: FeatureCache, corpus: Corpus, source: str, width: int, *
     clips = cache.clips_with(recipe)
     digests = [status.digest for status in clips]
     labels = np.array([cache.classes.index(status.clip.label) for status in clips])
-    truth = np.arange(len(labels)) % len(cache.classes) if corpus.permute else labels  # unlike the clips' labels
+    truth = (
+        np.arange(len(labels)) % len(cache.classes) if corpus.permute else labels
+    )  # unlike the clips' labels
     if not tuned:
         means, embedding = draw_embedding(corpus, width, (0,), truth)
         cache.write_block_part(recipe, None, digests, {"embedding": embedding.astype(np.float32)})

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from cache.errors import InputError, MissingBlockError, UnknownNameError
-from cache.folds import can_cross_fit
-from cache.runs import FEW_GROUPS, UNCALIBRATED, Run, read_run, write_run
-from cache.store import FeatureCache
-from cache.tables import ClipTable
-from fuse import make_head
-from fuse.ablation import AblationSettings, accuracies, planned_rows, run_ablation
-from fuse.cli import fuse_command
-from fuse.combinations import SEED_COMBINATIONS, parse_combinations
-from fuse.heads import HEADS
-from fuse.protocols import choose_protocol
+from moodfuse.cache.clip_table import ClipTable
+from moodfuse.cache.errors import InputError, MissingBlockError, UnknownNameError
+from moodfuse.cache.folds import can_cross_fit
+from moodfuse.cache.runs import FEW_GROUPS, UNCALIBRATED, Run, read_run, write_run
+from moodfuse.cache.store import FeatureCache
+from moodfuse.fuse import make_head
+from moodfuse.fuse.ablation import AblationSettings, accuracies, planned_rows, run_ablation
+from moodfuse.fuse.cli import fuse_command
+from moodfuse.fuse.combinations import SEED_COMBINATIONS, parse_combinations
+from moodfuse.fuse.heads.registry import HEADS
+from moodfuse.fuse.protocols import choose_protocol
 
 ROOT = Path(__file__).resolve().parents[2]
 Builder = Callable[..., FeatureCache]
@@ -57,7 +57,9 @@ def test_results_in_order_with_what_a_reader_must_know(cache: FeatureCache, run:
 
 def test_what_is_planned_is_what_comes(cache: FeatureCache, run: Run) -> None:
     """The results are known by name before anything is fitted."""
-    assert [row.name for row in planned_rows(cache, AblationSettings())] == [item.name for item in run.results]
+    assert [row.name for row in planned_rows(cache, AblationSettings())] == [
+        item.name for item in run.results
+    ]
 
 
 def test_informative_features_give_high_accuracy(run: Run) -> None:
@@ -120,7 +122,9 @@ def test_network_row_under_crossfit_is_the_mean_of_pair_networks(crossfitted: Fe
         rows = (np.array(found.folds) == fold) & present
         logits = [crossfitted.block("c3d", {fold, other}).logits for other in range(4) if other != fold]
         powers = np.exp(np.mean(logits, axis=0, dtype=np.float64)[rows])
-        np.testing.assert_allclose(found.results[0].unscaled[rows], powers / powers.sum(1, keepdims=True), atol=1e-6)
+        np.testing.assert_allclose(
+            found.results[0].unscaled[rows], powers / powers.sum(1, keepdims=True), atol=1e-6
+        )
 
 
 def test_leaky_protocol_is_inflated_and_says_so(build: Builder, build_corpus: type) -> None:
@@ -131,8 +135,13 @@ def test_leaky_protocol_is_inflated_and_says_so(build: Builder, build_corpus: ty
     assert leaky.protocol == "leaky" and leaky.name == "leaky-1" and honest.protocol == "crossfit"
     assert all("LEAKY" in item.notes for item in leaky.results)
     assert np.mean(accuracies(leaky)) > np.mean(accuracies(honest)) + 0.3
-    assert run_ablation(cache, AblationSettings(run="mine", heads=("mean",), protocol="leaky")).name == "leaky-mine"
-    assert len(set(zip(leaky.groups, leaky.folds, strict=True))) > len(set(leaky.groups)), "folds of clips part groups"
+    assert (
+        run_ablation(cache, AblationSettings(run="mine", heads=("mean",), protocol="leaky")).name
+        == "leaky-mine"
+    )
+    assert len(set(zip(leaky.groups, leaky.folds, strict=True))) > len(set(leaky.groups)), (
+        "folds of clips part groups"
+    )
 
 
 def test_protocols_that_lack_networks_say_what_to_run(cache: FeatureCache) -> None:
@@ -141,7 +150,9 @@ def test_protocols_that_lack_networks_say_what_to_run(cache: FeatureCache) -> No
         run_ablation(cache, AblationSettings(protocol="crossfit", jobs=1))
     with pytest.raises(MissingBlockError, match=r"c3d \{\}: no network .* --source c3d --leaky"):
         run_ablation(cache, AblationSettings(protocol="leaky", jobs=1))
-    with pytest.raises(UnknownNameError, match="unknown protocol 'honest'; known: crossfit, leaky, no-crossfit"):
+    with pytest.raises(
+        UnknownNameError, match="unknown protocol 'honest'; known: crossfit, leaky, no-crossfit"
+    ):
         AblationSettings(protocol="honest")
 
 
@@ -153,7 +164,9 @@ def test_repeats(build: Builder, build_corpus: type, run: Run) -> None:
     assert found.results[0].repeats.shape == (4, 24, 3) and len({found.folds, *found.repeat_folds}) == 5
     tuned = build(build_corpus(repeats=2))
     assert len(run_ablation(tuned, AblationSettings(heads=("mean",), jobs=1)).repeat_folds) == 1
-    with pytest.raises(InputError, match=r"--repeats is 3, but there are 2 fold plan\(s\): c3d have networks under 2"):
+    with pytest.raises(
+        InputError, match=r"--repeats is 3, but there are 2 fold plan\(s\): c3d have networks under 2"
+    ):
         run_ablation(tuned, AblationSettings(heads=("mean",), repeats=3))
     assert not run.repeat_folds
 
@@ -209,7 +222,9 @@ def test_seed_combinations_of_each_whole_recipe() -> None:
 
 def test_seed_names_what_the_nearest_recipe_lacks() -> None:
     """Where no recipe is whole, the error names what is missing of the one with the most networks."""
-    with pytest.raises(InputError, match="needs twodmcnn@seed-adam as well; run extract .* --recipe seed-adam$"):
+    with pytest.raises(
+        InputError, match="needs twodmcnn@seed-adam as well; run extract .* --recipe seed-adam$"
+    ):
         parse_combinations(["seed"], ("c3d", "c3d@seed-adam", "i3d@seed-adam", "onedmcnn@seed-adam"))
     with pytest.raises(InputError, match="needs i3d, onedmcnn, twodmcnn as well; run extract for them$"):
         parse_combinations(["seed"], ("c3d", "c3d@seed-adam"))
@@ -222,7 +237,9 @@ def test_all_is_bounded() -> None:
     assert ("c3d", "c3d@seed-adam") in parse_combinations(["all"], ("c3d", "c3d@seed-adam", "i3d"))
     names = [f"s{number}" for number in range(9)]
     assert len(parse_combinations(["all"], names[:8])) == 255
-    with pytest.raises(InputError, match=r"9 sources have 511 combinations, more than 256; .* --combine s0\+s1"):
+    with pytest.raises(
+        InputError, match=r"9 sources have 511 combinations, more than 256; .* --combine s0\+s1"
+    ):
         parse_combinations(["all"], names)
 
 
@@ -242,7 +259,7 @@ def test_taken_name_is_refused_before_any_fit(
     """A run's name is checked first."""
     cache = build(build_corpus())
     write_run(cache, replace(run, name="mine"))
-    monkeypatch.setattr("fuse.ablation.load_features", lambda *_, **__: pytest.fail("fitted"))
+    monkeypatch.setattr("moodfuse.fuse.ablation.load_features", lambda *_, **__: pytest.fail("fitted"))
     with pytest.raises(InputError, match="run 'mine' exists"):
         run_ablation(cache, AblationSettings(run="mine"))
 
@@ -250,7 +267,18 @@ def test_taken_name_is_refused_before_any_fit(
 def test_command_writes_a_run_and_names_the_next(build: Builder, build_corpus: type) -> None:
     """The command prints a line a result and the next command, and the run can be read back."""
     cache = build(build_corpus())
-    call = ["--cache", str(cache.path), "--head", "mean", "--combine", "c3d+i3d", "--jobs", "1", "--run", "mine"]
+    call = [
+        "--cache",
+        str(cache.path),
+        "--head",
+        "mean",
+        "--combine",
+        "c3d+i3d",
+        "--jobs",
+        "1",
+        "--run",
+        "mine",
+    ]
     result = CliRunner().invoke(fuse_command, call, catch_exceptions=False)
     assert result.exit_code == 0
     assert result.stdout.splitlines()[-1].endswith(f"moodfuse evaluate --cache {cache.path} --run mine")
@@ -260,7 +288,9 @@ def test_command_writes_a_run_and_names_the_next(build: Builder, build_corpus: t
 
 def test_import_is_light() -> None:
     """Importing loads neither torch nor what only a fit needs."""
-    modules = "fuse, fuse.cli, fuse.design, fuse.heads, fuse.ablation, fuse.logits"
+    modules = (
+        "moodfuse.fuse, moodfuse.fuse.cli, moodfuse.fuse.design, moodfuse.fuse.heads, moodfuse.fuse.ablation"
+    )
     code = f"import sys, {modules}; print(*sorted({{'torch', 'sklearn', 'lightgbm', 'joblib'}} & set(sys.modules)))"
     call = [sys.executable, "-c", code]
     done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
@@ -270,24 +300,32 @@ def test_import_is_light() -> None:
 def test_only_views_that_are_read_can_stop_a_run(build: Builder, build_corpus: type) -> None:
     """Clips without sound hinder no source that reads pictures: cross-fitting stays on, for derived logits too."""
     cache = build(build_corpus(tuned={}, frozen={"c3d": 6, "i3d": 6}))
-    mute = tuple(replace(item, missing="sound") if item.clip.label == "fear" else item for item in cache.clips)
+    mute = tuple(
+        replace(item, missing="sound") if item.clip.label == "fear" else item for item in cache.clips
+    )
     assert not can_cross_fit(cache.plan, mute) and can_cross_fit(cache.plan, mute, ("picture",))
     cache.__dict__["clips"] = ClipTable.of(mute)
     assert choose_protocol(cache, ("c3d", "i3d"), None) == "crossfit"
     found = run_ablation(cache, AblationSettings(heads=("mean",), repeats=1, jobs=1))
     assert found.protocol == "crossfit" and found.notes[0].endswith("cross-fitted")
-    blind = tuple(replace(item, missing="picture") if item.clip.label == "fear" else item for item in cache.clips)
+    blind = tuple(
+        replace(item, missing="picture") if item.clip.label == "fear" else item for item in cache.clips
+    )
     cache.__dict__["clips"] = ClipTable.of(blind)
     assert choose_protocol(cache, ("c3d", "i3d"), "crossfit") == "no-crossfit"
 
 
-def test_a_class_that_is_never_seen_in_a_view_is_refused_or_scored_last(build: Builder, build_corpus: type) -> None:
+def test_a_class_that_is_never_seen_in_a_view_is_refused_or_scored_last(
+    build: Builder, build_corpus: type
+) -> None:
     """Where all clips of a class lack what the sources read, a plan is refused; scores keep one column a class."""
-    from cache.folds import check_views
-    from fuse.logits import centred_scores
+    from moodfuse.cache.folds import check_views
+    from moodfuse.fuse.cross_fitting import centred_scores
 
     cache = build(build_corpus(lacking=3))
-    lacking = tuple(replace(item, missing="picture") if item.clip.label == "fear" else item for item in cache.clips)
+    lacking = tuple(
+        replace(item, missing="picture") if item.clip.label == "fear" else item for item in cache.clips
+    )
     assert not can_cross_fit(cache.plan, lacking) and can_cross_fit(cache.plan, cache.clips)
     with pytest.raises(
         InputError, match="'fear' has no clip with picture outside fold 0, .* sources that read picture"

@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cache.errors import InputError
-from fuse.arrays import LinearArrays, MeanArrays, TreeArrays, head_from_arrays
-from fuse.heads import make_head
-from fuse.heads_as_arrays import head_arrays
+from moodfuse.cache.errors import InputError
+from moodfuse.fuse.heads.arrays import head_arrays
+from moodfuse.fuse.heads.exported import LinearArrays, MeanArrays, TreeArrays, head_from_arrays
+from moodfuse.fuse.heads.registry import make_head
 
 
 def data(classes: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -60,7 +60,9 @@ def test_arrays_come_back_from_what_is_stored() -> None:
 
 def trees() -> TreeArrays:
     x, y = data(3)
-    head = head_arrays("lightgbm", make_head("lightgbm", rounds=4, tune=False).fit(x, y), columns=7, classes=3)
+    head = head_arrays(
+        "lightgbm", make_head("lightgbm", rounds=4, tune=False).fit(x, y), columns=7, classes=3
+    )
     assert isinstance(head, TreeArrays)
     return head
 

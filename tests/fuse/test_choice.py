@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from fuse import make_head
-from fuse.choice import best_temperature, choose_on_rows, inner_scores, soften
+from moodfuse.fuse import make_head
+from moodfuse.fuse.tuning import best_temperature, choose_on_rows, inner_scores, soften
 
 
 def sample(rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cache.errors import InputError, LeakError, MissingBlockError, UnknownNameError
-from cache.folds import can_cross_fit
-from cache.records import Block, ClipStatus, Holdout
-from cache.store import FeatureCache
-from fuse.design import Ingredients, assemble, assemble_whole
-from fuse.features import CrossFitted, Features
-from fuse.logits import fit_logits, holdouts_to_fit, logits_for_fold
-from fuse.matrix import HIDDEN, DesignMatrix
+from moodfuse.cache.errors import InputError, LeakError, MissingBlockError, UnknownNameError
+from moodfuse.cache.folds import can_cross_fit
+from moodfuse.cache.records import Block, ClipStatus, Holdout
+from moodfuse.cache.store import FeatureCache
+from moodfuse.fuse.cross_fitting import fit_logits, holdouts_to_fit, logits_for_fold
+from moodfuse.fuse.design import Ingredients, assemble, assemble_whole
+from moodfuse.fuse.features import CrossFitted, Features
+from moodfuse.fuse.matrix import HIDDEN, DesignMatrix
 
 FOLDS = range(4)
 LEVELS = ("logits", "embedding")
@@ -53,7 +53,11 @@ def test_rows_columns_and_labels(cache: FeatureCache, fold: int, level: str) -> 
     assert set(design.y[design.test]) == {HIDDEN} and design.classes == cache.classes
     labels = [cache.classes[number] for number in design.y_train]
     assert labels == [s.clip.label for s in cache.clips if cache.plan.assignment[s.digest] != fold]
-    assert len(design.x_test) + len(design.x_train) == len(design.groups_train) + design.test.sum() == len(cache.clips)
+    assert (
+        len(design.x_test) + len(design.x_train)
+        == len(design.groups_train) + design.test.sum()
+        == len(cache.clips)
+    )
 
 
 WRONG = [(held, tested, level) for held, tested, level in product(FOLDS, FOLDS, LEVELS) if held != tested]
@@ -62,7 +66,9 @@ WRONG = [(held, tested, level) for held, tested, level in product(FOLDS, FOLDS, 
 @pytest.mark.parametrize(("held", "tested", "level"), WRONG)
 def test_block_of_another_fold_is_refused(cache: FeatureCache, held: int, tested: int, level: str) -> None:
     """A network that held out one fold cannot be tested on another; the message names source, holdout and fold."""
-    with pytest.raises(LeakError, match=rf"c3d: the block of holdout \{{{held}\}} cannot .* fold {tested}: .*\.mp4"):
+    with pytest.raises(
+        LeakError, match=rf"c3d: the block of holdout \{{{held}\}} cannot .* fold {tested}: .*\.mp4"
+    ):
         build_design(cache, cache.block("c3d", {held}), fold=tested, level=level)
 
 
@@ -95,12 +101,19 @@ def test_clip_of_a_test_clips_group_is_refused(cache: FeatureCache, fold: int) -
     block = cache.block("c3d", {fold})
     tested = next(status for status in cache.clips if status.digest == in_fold(cache, fold)[0])
     sister = next(status for status in cache.clips if status.digest in block.seen)
-    clips = tuple(replace(status, group=tested.group) if status is sister else status for status in cache.clips)
+    clips = tuple(
+        replace(status, group=tested.group) if status is sister else status for status in cache.clips
+    )
     with pytest.raises(LeakError, match=r"are of one group, .*--replan"):
         assemble(cache.plan, clips, Ingredients([block], "embedding"), test_fold=fold)
     assignment = {**cache.plan.assignment, sister.digest: fold}
     with pytest.raises(LeakError, match=f"c3d: .* saw {sister.clip.id}"):
-        assemble(replace(cache.plan, assignment=assignment), clips, Ingredients([block], "embedding"), test_fold=fold)
+        assemble(
+            replace(cache.plan, assignment=assignment),
+            clips,
+            Ingredients([block], "embedding"),
+            test_fold=fold,
+        )
 
 
 def test_clip_that_the_plan_does_not_know_is_refused(cache: FeatureCache) -> None:
@@ -134,7 +147,10 @@ def test_copies_of_a_file_are_one_clip_to_the_guard(cache: FeatureCache, fold: i
         design = assemble(cache.plan, clips, Ingredients([block], "embedding"), test_fold=fold)
         assert design.digests[place] == design.digests[-1] and design.groups[place] == design.groups[-1]
         assert len(assemble_whole(cache.plan, clips, Ingredients([block], "embedding")).y) == len(clips)
-        for more, said in (({"f" * 64}, "saw clip ffff.* does not know"), ({in_fold(cache, fold)[0]}, "saw .*mp4")):
+        for more, said in (
+            ({"f" * 64}, "saw clip ffff.* does not know"),
+            ({in_fold(cache, fold)[0]}, "saw .*mp4"),
+        ):
             seen = replace(block, seen=block.seen | more)
             with pytest.raises(LeakError, match=said):
                 assemble(cache.plan, clips, Ingredients([seen], "embedding"), test_fold=fold)
@@ -152,13 +168,19 @@ def test_what_ships_is_held_to_the_plan(cache: FeatureCache) -> None:
     assert len(assemble_whole(plan, clips, parts).y) == len(clips)
     assignment = dict(plan.assignment)
     del assignment[clips[3].digest]
-    with pytest.raises(InputError, match=f"{clips[3].clip.id} is in no fold of the plan in force; run extract again"):
+    with pytest.raises(
+        InputError, match=f"{clips[3].clip.id} is in no fold of the plan in force; run extract again"
+    ):
         assemble_whole(replace(plan, assignment=assignment), clips, parts)
     seen = replace(block, seen=block.seen | {"f" * 64})
-    with pytest.raises(LeakError, match=r"c3d: the block of holdout \{1\} cannot ship: its network saw clip ffff"):
+    with pytest.raises(
+        LeakError, match=r"c3d: the block of holdout \{1\} cannot ship: its network saw clip ffff"
+    ):
         assemble_whole(plan, clips, Ingredients([seen], "embedding"))
     twins = (clips[0], replace(clips[1], file_sha256=clips[0].file_sha256), *clips[2:])
-    with pytest.raises(LeakError, match=f"{clips[1].clip.id} .* {clips[0].clip.id} .* are the same file in two groups"):
+    with pytest.raises(
+        LeakError, match=f"{clips[1].clip.id} .* {clips[0].clip.id} .* are the same file in two groups"
+    ):
         assemble_whole(plan, twins, parts)
 
 
@@ -214,7 +236,9 @@ def test_derived_logits_are_cross_fitted(cache: FeatureCache) -> None:
     assert can_cross_fit(cache.plan, cache.clips)
     wanted = holdouts_to_fit(block, cache.plan, crossfit=True)
     assert len(wanted) == 6
-    fits = {holdout: fit_logits(block, holdout, cache.plan, cache.clips, random_state=0) for holdout in wanted}
+    fits = {
+        holdout: fit_logits(block, holdout, cache.plan, cache.clips, random_state=0) for holdout in wanted
+    }
     for fold in FOLDS:
         made = logits_for_fold(fits, cache.plan, test_fold=fold)
         assert isinstance(made, CrossFitted)
@@ -232,7 +256,9 @@ def test_derived_logits_are_cross_fitted(cache: FeatureCache) -> None:
 
 
 @pytest.mark.parametrize("fold", FOLDS)
-def test_inner_folds_of_tuned_embeddings_come_from_pair_networks(crossfitted: FeatureCache, fold: int) -> None:
+def test_inner_folds_of_tuned_embeddings_come_from_pair_networks(
+    crossfitted: FeatureCache, fold: int
+) -> None:
     """Inner fold j is the embedding of network {j,k}, fitted on the folds that it saw; a false pair is refused."""
     cache = crossfitted
     pairs = {other: [cache.block("c3d", {fold, other})] for other in FOLDS if other != fold}

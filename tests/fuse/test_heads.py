@@ -9,11 +9,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from cache.errors import InputError, UnknownNameError
-from fuse import make_head, span
-from fuse.heads import HEADS, head_spec
-from fuse.inner import inner_split
-from fuse.span import span_of
+from moodfuse.cache.errors import InputError, UnknownNameError
+from moodfuse.fuse import make_head
+from moodfuse.fuse.heads import span
+from moodfuse.fuse.heads.registry import HEADS, head_spec
+from moodfuse.fuse.heads.span import span_of
+from moodfuse.fuse.inner_folds import inner_split
 
 
 @parametrize_with_checks([make_head(name) for name in HEADS])
@@ -22,7 +23,9 @@ def test_head_passes_scikit_learn_checks(estimator: Any, check: Callable[[Any], 
     check(estimator)
 
 
-def blobs(*, rows: int = 48, columns: int = 24, classes: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def blobs(
+    *, rows: int = 48, columns: int = 24, classes: int = 3, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """Well separated classes; 24 columns are also 8 sources of 3 logits for `mean`."""
     rng = np.random.default_rng(seed)
     y = np.arange(rows) % classes
@@ -92,7 +95,9 @@ def test_wide_fit_equals_the_plain_one(classes: int) -> None:
     """Fitting in the rows' span gives the coefficients of scikit-learn's own fit on all columns."""
     x, y = blobs(rows=12, columns=30, classes=classes)
     head = make_head("softmax", tune=False, C=1.0).fit(x, y)
-    plain = LogisticRegression(C=1.0, class_weight="balanced", tol=1e-8).fit((x - head.mean_) / head.scale_, y)
+    plain = LogisticRegression(C=1.0, class_weight="balanced", tol=1e-8).fit(
+        (x - head.mean_) / head.scale_, y
+    )
     fresh, _ = blobs(rows=12, columns=30, classes=classes, seed=1)
     expected = plain.predict_proba((fresh - head.mean_) / head.scale_)
     np.testing.assert_allclose(head.predict_proba(fresh), expected, atol=1e-4)
@@ -123,7 +128,9 @@ def test_mean_is_the_average_of_the_softmaxes() -> None:
 
 def test_unknown_head_lists_the_known() -> None:
     """An unknown head is refused with the known names."""
-    with pytest.raises(UnknownNameError, match="unknown head 'svm'; known: lightgbm, logistic, mean, softmax"):
+    with pytest.raises(
+        UnknownNameError, match="unknown head 'svm'; known: lightgbm, logistic, mean, softmax"
+    ):
         make_head("svm")
 
 
@@ -180,7 +187,9 @@ def test_rows_taken_piece_by_piece_may_lie_far_from_zero(far: float, monkeypatch
         monkeypatch.setattr(span, name_of_limit, value)
     expected = make_head("softmax", tune=False).fit(x, y).predict_proba(x)
     marked = np.column_stack([x, np.full(90, far)])
-    found = make_head("softmax", tune=False, C=10.0 * 7 / 6).fit(marked, y).predict_proba(marked)  # C is a column's
+    found = (
+        make_head("softmax", tune=False, C=10.0 * 7 / 6).fit(marked, y).predict_proba(marked)
+    )  # C is a column's
     np.testing.assert_allclose(found, expected, atol=1e-6)
     moved = x + np.array([0, 1e6, 0, 0, 0, 0])
     found = make_head("softmax", tune=False).fit(moved, y).predict_proba(moved)

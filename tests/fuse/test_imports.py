@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.errors import LeakError, MissingBlockError
-from cache.exchange import ImportSettings, import_features
-from cache.folds import pair_holdouts, single_holdouts
-from cache.records import Holdout
-from cache.store import FeatureCache
-from fuse.ablation import AblationSettings, run_ablation
-from fuse.design import Ingredients, assemble
-from fuse.notes import run_notes
-from fuse.plans import FoldPlans, fold_plans
-from fuse.protocols import choose_protocol, has_networks
+from moodfuse.cache.errors import LeakError, MissingBlockError
+from moodfuse.cache.folds import pair_holdouts, single_holdouts
+from moodfuse.cache.records import Holdout
+from moodfuse.cache.store import FeatureCache
+from moodfuse.cache.transfer.importing import ImportSettings, import_features
+from moodfuse.fuse.ablation import AblationSettings, run_ablation
+from moodfuse.fuse.design import Ingredients, assemble
+from moodfuse.fuse.notes import run_notes
+from moodfuse.fuse.protocols import choose_protocol, has_networks
+from moodfuse.fuse.repeats import FoldPlans, fold_plans
 
 FOLDS = 3
 CLASSES = ("fear", "joy")
@@ -35,7 +35,9 @@ def bring(folder: Path, holdout: Holdout, *, logits: bool) -> None:
     rows = zip(IDS, LABELS, FOLD_OF, strict=True)
     text = "".join(f"{name},{label},{fold}\n" for name, label, fold in rows)
     (folder / "labels.csv").write_text(f"id,label,fold\n{text}")
-    settings = ImportSettings(folder / "work", folder / "features.npz", "mine", holdout, labels=folder / "labels.csv")
+    settings = ImportSettings(
+        folder / "work", folder / "features.npz", "mine", holdout, labels=folder / "labels.csv"
+    )
     import_features(settings)
 
 
@@ -73,7 +75,9 @@ def test_singles_alone_are_not(make: Callable[..., FeatureCache]) -> None:
     run = run_ablation(cache, QUICK)
     assert run.protocol == "no-crossfit" and "no networks of pair holdouts" in run.notes[0]
     assert all("uncalibrated" in result.notes for result in run.results if result.head == "softmax")
-    (derived,) = list(run_notes(cache, "no-crossfit", ("mine",), ("mine",), plans=FoldPlans((cache.plan,), 1)))[1:]
+    (derived,) = list(
+        run_notes(cache, "no-crossfit", ("mine",), ("mine",), plans=FoldPlans((cache.plan,), 1))
+    )[1:]
     assert derived.endswith("in sample, for its embedding is")
     with pytest.raises(MissingBlockError, match=r"cache import --cache .* --source mine --holdout '\{0,1\}'"):
         run_ablation(cache, AblationSettings(protocol="crossfit", jobs=1))

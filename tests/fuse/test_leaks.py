@@ -14,16 +14,16 @@ from itertools import product
 import numpy as np
 import pytest
 
-from cache.errors import LeakError
-from cache.records import Block, Holdout, Plan
-from cache.store import FeatureCache
-from cache.tables import ClipTable
-from fuse.ablation import Row, fit_head, predict_fold
-from fuse.design import Ingredients, assemble
-from fuse.features import LEVELS
-from fuse.heads import HEADS
-from fuse.protocols import CROSSFIT, NO_CROSSFIT, PlanFeatures, Protocol, load_features
-from fuse.workers import Workers
+from moodfuse.cache.clip_table import ClipTable
+from moodfuse.cache.errors import LeakError
+from moodfuse.cache.records import Block, Holdout, Plan
+from moodfuse.cache.store import FeatureCache
+from moodfuse.fuse.ablation import Row, fit_head, predict_fold
+from moodfuse.fuse.design import Ingredients, assemble
+from moodfuse.fuse.features import LEVELS
+from moodfuse.fuse.heads.registry import HEADS
+from moodfuse.fuse.protocols import CROSSFIT, NO_CROSSFIT, PlanFeatures, Protocol, load_features
+from moodfuse.fuse.workers import Workers
 
 FOLD = 1
 SOURCES = (("i3d",), ("c3d", "i3d"))
@@ -38,7 +38,9 @@ def perturbed(cache: FeatureCache, fold: int, plan: Plan | None = None) -> Featu
     held = {digest for digest, at in (plan or cache.plan).assignment.items() if at == fold}
     turn = dict(zip(cache.classes, cache.classes[1:] + cache.classes[:1], strict=True))
     other.__dict__["clips"] = ClipTable.of(
-        replace(status, clip=replace(status.clip, label=turn[status.clip.label])) if status.digest in held else status
+        replace(status, clip=replace(status.clip, label=turn[status.clip.label]))
+        if status.digest in held
+        else status
         for status in cache.clips
     )
     rows = np.array([status.digest in held for status in cache.clips])[:, None]
@@ -60,7 +62,12 @@ def perturbed(cache: FeatureCache, fold: int, plan: Plan | None = None) -> Featu
 
 
 def fitted(
-    cache: FeatureCache, fold: int, rows: list[Row], *, protocol: Protocol = CROSSFIT, plan: Plan | None = None
+    cache: FeatureCache,
+    fold: int,
+    rows: list[Row],
+    *,
+    protocol: Protocol = CROSSFIT,
+    plan: Plan | None = None,
 ) -> dict[str, list[np.ndarray]]:
     """Everything that is fitted for a fold: matrices, choices, and the heads' own numbers."""
     sources = sorted({source for row in rows for source in row.sources})
@@ -126,38 +133,67 @@ class Mutation:
     new: str
 
 
-INNER = "fuse.design._inner_folds"
+INNER = "moodfuse.fuse.design._inner_folds"
 MUTATIONS = (
     Mutation(
-        "scaler", "fuse.matrix.DesignMatrix.x_train", "self.x[~self.test]", "(self.x - self.x.mean(axis=0))[~self.test]"
+        "scaler",
+        "moodfuse.fuse.matrix.DesignMatrix.x_train",
+        "self.x[~self.test]",
+        "(self.x - self.x.mean(axis=0))[~self.test]",
     ),
-    Mutation("imputation", "fuse.design._matrix", "known = fit & ~absent", "known = ~absent"),
+    Mutation("imputation", "moodfuse.fuse.design._matrix", "known = fit & ~absent", "known = ~absent"),
     Mutation(
         "head",
-        "fuse.ablation.fit_head",
+        "moodfuse.fuse.ablation.fit_head",
         "design.x_train, design.y_train, groups=design.groups_train",
         "design.x, np.maximum(design.y, 0), groups=design.groups",
     ),
-    Mutation("C and rounds of honest rows", INNER, "fit, inner == number)", "fit | rows.test, inner == number)"),
-    Mutation("C and rounds in pair networks", INNER, "fit, folds == number)", "fit | rows.test, folds == number)"),
+    Mutation(
+        "C and rounds of honest rows", INNER, "fit, inner == number)", "fit | rows.test, inner == number)"
+    ),
+    Mutation(
+        "C and rounds in pair networks", INNER, "fit, folds == number)", "fit | rows.test, folds == number)"
+    ),
     Mutation(
         "temperature",
-        "fuse.choice._inner_data",
+        "moodfuse.fuse.tuning._inner_data",
         "fold.x[fold.held], design.y[fold.held]",
         "fold.x[fold.held | design.test], np.maximum(design.y, 0)[fold.held | design.test]",
     ),
     Mutation(
         "temperature of mean",
-        "fuse.choice.choose",
+        "moodfuse.fuse.tuning.choose",
         "design.x_train)\n        return Choice({}, best_temperature(chances, design.y_train)",
         "design.x)\n        return Choice({}, best_temperature(chances, np.maximum(design.y, 0))",
     ),
-    Mutation("derived logits", "fuse.logits.head_and_logits", "design.digests), folds)", "design.digests), folds[0])"),
-    Mutation("C of derived logits", "fuse.logits.fitted_scores", "np.flatnonzero(kept)", "np.arange(kept.sum())"),
-    Mutation("network of a fold", "fuse.protocols.load_features", "(source, {fold}", "(source, {(fold + 1) % 4}"),
+    Mutation(
+        "derived logits",
+        "moodfuse.fuse.cross_fitting.head_and_logits",
+        "design.digests), folds)",
+        "design.digests), folds[0])",
+    ),
+    Mutation(
+        "C of derived logits",
+        "moodfuse.fuse.cross_fitting.fitted_scores",
+        "np.flatnonzero(kept)",
+        "np.arange(kept.sum())",
+    ),
+    Mutation(
+        "network of a fold",
+        "moodfuse.fuse.protocols.load_features",
+        "(source, {fold}",
+        "(source, {(fold + 1) % 4}",
+    ),
 )
 
-IN_NETWORKS = ("scaler", "imputation", "head", "C and rounds in pair networks", "temperature", "network of a fold")
+IN_NETWORKS = (
+    "scaler",
+    "imputation",
+    "head",
+    "C and rounds in pair networks",
+    "temperature",
+    "network of a fold",
+)
 """Steps that rows of a tuned source take too, for which no logits have to be fitted first."""
 
 
@@ -171,7 +207,18 @@ def plant(mutation: Mutation, monkeypatch: pytest.MonkeyPatch) -> None:
     assert mutation.old in source, f"{mutation.where} no longer holds {mutation.old!r}"
     namespace = dict(vars(module))
     exec(compile(source.replace(mutation.old, mutation.new), mutation.where, "exec"), namespace)
-    users = [owner, *(sys.modules[item] for item in ("fuse.protocols", "fuse.logits", "fuse.ablation", "fuse.choice"))]
+    users = [
+        owner,
+        *(
+            sys.modules[item]
+            for item in (
+                "moodfuse.fuse.protocols",
+                "moodfuse.fuse.cross_fitting",
+                "moodfuse.fuse.ablation",
+                "moodfuse.fuse.tuning",
+            )
+        ),
+    ]
     for user in users:
         if vars(user).get(name) is found:
             monkeypatch.setattr(user, name, namespace[name])
@@ -180,7 +227,9 @@ def plant(mutation: Mutation, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.step)
-def test_a_planted_leak_is_seen(crossfitted: FeatureCache, mutation: Mutation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_planted_leak_is_seen(
+    crossfitted: FeatureCache, mutation: Mutation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With a leak in one fitting step, fits depend on the test rows, or the guard refuses to go on."""
     plant(mutation, monkeypatch)
     quick = [row for row in QUICK if len(row.sources) > 1]
@@ -213,7 +262,9 @@ def leak_of(cache: FeatureCache, number: int) -> None:
     elif number % 3 == 1:
         clips = tuple(replace(item, group=victim.group) if item is sister else item for item in clips)
     else:
-        clips = tuple(replace(item, file_sha256=victim.file_sha256) if item is sister else item for item in clips)
+        clips = tuple(
+            replace(item, file_sha256=victim.file_sha256) if item is sister else item for item in clips
+        )
     assemble(cache.plan, clips, Ingredients([block], level), test_fold=fold)
 
 
@@ -237,7 +288,9 @@ def features(crossfitted: FeatureCache) -> PlanFeatures:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{'+'.join(row.sources)} {row.head} {row.level}")
-def test_a_prediction_depends_on_no_other_test_row(crossfitted: FeatureCache, features: PlanFeatures, row: Row) -> None:
+def test_a_prediction_depends_on_no_other_test_row(
+    crossfitted: FeatureCache, features: PlanFeatures, row: Row
+) -> None:
     """Noise in all test rows but one leaves that one's probabilities as they were: nothing is learned from a test."""
     design = features.design(crossfitted, row.sources, row.level, FOLD)
     others = np.flatnonzero(design.test)[1:]

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.manifest import table_name
-from cache.runs import Run
-from cache.store import FeatureCache
-from cache.tables import ClipTable
-from fuse.ablation import AblationSettings, run_ablation
-from fuse.heads import HEADS
+from moodfuse.cache.clip_table import ClipTable
+from moodfuse.cache.manifest import table_name
+from moodfuse.cache.runs import Run
+from moodfuse.cache.store import FeatureCache
+from moodfuse.fuse.ablation import AblationSettings, run_ablation
+from moodfuse.fuse.heads.registry import HEADS
 
 ROOT = Path(__file__).resolve().parents[2]
 Builder = Callable[..., FeatureCache]
@@ -30,9 +30,13 @@ class Refitted(Exception):
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory: pytest.TempPathFactory, build_cache: Builder, build_corpus: type) -> tuple[Path, Run]:
+def first(
+    tmp_path_factory: pytest.TempPathFactory, build_cache: Builder, build_corpus: type
+) -> tuple[Path, Run]:
     """A cache of two frozen sources whose fits of `QUICK` are all kept, and the run that made them."""
-    cache = build_cache(tmp_path_factory.mktemp("kept") / "cache", build_corpus(tuned={}, frozen={"c3d": 6, "i3d": 8}))
+    cache = build_cache(
+        tmp_path_factory.mktemp("kept") / "cache", build_corpus(tuned={}, frozen={"c3d": 6, "i3d": 8})
+    )
     return cache.path, run_ablation(cache, QUICK)
 
 
@@ -49,7 +53,7 @@ def no_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise Refitted
 
-    monkeypatch.setattr("fuse.ablation.load_features", refuse)
+    monkeypatch.setattr("moodfuse.fuse.ablation.load_features", refuse)
 
 
 def equal(one: Run, other: Run) -> bool:
@@ -77,11 +81,14 @@ def test_a_repeated_run_fits_nothing_and_says_the_same(
 def test_a_further_head_fits_only_its_own(kept: FeatureCache, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows and logits that are kept are not fitted again."""
     fitted = []
-    from fuse.ablation import predict_fold
+    from moodfuse.fuse.ablation import predict_fold
 
-    monkeypatch.setattr("fuse.derived.logits_and_seen", lambda *_, **__: pytest.fail("logits were fitted again"))
     monkeypatch.setattr(
-        "fuse.ablation.predict_fold", lambda design, head, seed: fitted.append(head) or predict_fold(design, head, seed)
+        "moodfuse.fuse.derived.logits_and_seen", lambda *_, **__: pytest.fail("logits were fitted again")
+    )
+    monkeypatch.setattr(
+        "moodfuse.fuse.ablation.predict_fold",
+        lambda design, head, seed: fitted.append(head) or predict_fold(design, head, seed),
     )
     run_ablation(kept, replace(QUICK, heads=("softmax", "logistic", "mean")))
     assert set(fitted) == {"logistic"} and len(fitted) == 8
@@ -136,7 +143,9 @@ def test_what_decides_a_fit_changes_its_key(
         run_ablation(FeatureCache(kept.path), QUICK)
 
 
-@pytest.mark.parametrize("target", ["fuse.ledger.RULES", "fuse.ledger.versions", "head"])
+@pytest.mark.parametrize(
+    "target", ["moodfuse.fuse.fit_keys.RULES", "moodfuse.fuse.fit_keys.versions", "head"]
+)
 def test_other_code_finds_nothing(
     kept: FeatureCache, no_fits: None, monkeypatch: pytest.MonkeyPatch, target: str
 ) -> None:
@@ -169,7 +178,7 @@ def test_clips_in_memory_count(kept: FeatureCache, no_fits: None) -> None:
 def test_a_repeated_command_imports_no_library_of_fits(kept: FeatureCache) -> None:
     """Neither scikit-learn nor LightGBM nor what runs workers."""
     code = (
-        "import sys; from click.testing import CliRunner; from fuse.cli import fuse_command;"
+        "import sys; from click.testing import CliRunner; from moodfuse.fuse.cli import fuse_command;"
         "done = CliRunner().invoke(fuse_command, sys.argv[1:], catch_exceptions=False); assert not done.exit_code;"
         "print(*sorted({'sklearn', 'lightgbm', 'scipy', 'joblib', 'torch'} & set(sys.modules)))"
     )
@@ -187,8 +196,8 @@ def test_an_interrupted_run_keeps_what_was_finished(build: Builder, build_corpus
     code = (
         "import json, signal, sys, time\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell may have it ignored
-        "import fuse.ablation as ablation\n"
-        "from cache.store import FeatureCache\n"
+        "import moodfuse.fuse.ablation as ablation\n"
+        "from moodfuse.cache.store import FeatureCache\n"
         "real, done = ablation.predict_fold, []\n"
         "def slow(design, head, seed):\n"
         "    if len(done) == 5:\n"
@@ -201,7 +210,9 @@ def test_an_interrupted_run_keeps_what_was_finished(build: Builder, build_corpus
         " combine=('c3d+i3d',), repeats=1, jobs=1))\n"
     )
     call = [sys.executable, "-c", code, str(cache.path)]
-    with subprocess.Popen(call, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen(
+        call, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
         assert process.stdout is not None and process.stdout.readline().strip() == "ready"
         process.send_signal(signal.SIGINT)
         start = time.monotonic()
@@ -209,14 +220,16 @@ def test_an_interrupted_run_keeps_what_was_finished(build: Builder, build_corpus
         assert time.monotonic() - start < 5
     assert list((cache.path / "fits").rglob("*.h5"))
     fitted: list[str] = []
-    from fuse.ablation import predict_fold
+    from moodfuse.fuse.ablation import predict_fold
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "fuse.ablation.predict_fold",
+            "moodfuse.fuse.ablation.predict_fold",
             lambda design, head, seed: fitted.append(head) or predict_fold(design, head, seed),
         )
-        patch.setattr("fuse.derived.logits_and_seen", lambda *_, **__: pytest.fail("logits were fitted again"))
+        patch.setattr(
+            "moodfuse.fuse.derived.logits_and_seen", lambda *_, **__: pytest.fail("logits were fitted again")
+        )
         run_ablation(FeatureCache(cache.path), replace(QUICK, combine=("c3d+i3d",)))
     everything = 4 * (2 + 2 + 1)
     assert 0 < len(fitted) < everything

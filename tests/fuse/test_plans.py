@@ -5,15 +5,15 @@ from dataclasses import replace
 
 import pytest
 
-from cache.errors import InputError
-from cache.folds import can_cross_fit, deal
-from cache.records import Plan
-from cache.runs import UNCALIBRATED
-from cache.store import FeatureCache
-from cache.tables import ClipTable
-from fuse.ablation import AblationSettings, run_ablation
-from fuse.notes import result_notes
-from fuse.plans import FoldPlans, fold_plans
+from moodfuse.cache.clip_table import ClipTable
+from moodfuse.cache.errors import InputError
+from moodfuse.cache.folds import can_cross_fit, deal
+from moodfuse.cache.records import Plan
+from moodfuse.cache.runs import UNCALIBRATED
+from moodfuse.cache.store import FeatureCache
+from moodfuse.fuse.ablation import AblationSettings, run_ablation
+from moodfuse.fuse.notes import result_notes
+from moodfuse.fuse.repeats import FoldPlans, fold_plans
 
 Builder = Callable[..., FeatureCache]
 
@@ -22,7 +22,8 @@ def divisions(plans: Iterable[Plan]) -> set[frozenset[frozenset[str]]]:
     """How plans divide the clips, whatever the folds are called."""
     return {
         frozenset(
-            frozenset(digest for digest, at in plan.assignment.items() if at == fold) for fold in range(plan.folds)
+            frozenset(digest for digest, at in plan.assignment.items() if at == fold)
+            for fold in range(plan.folds)
         )
         for plan in plans
     }
@@ -57,7 +58,9 @@ def test_few_groups_can_be_divided_in_few_ways(build: Builder, build_corpus: typ
     assert 1 < count == len(divisions(found.plans)) <= 4 and found.plans[0] == cache.plan
     assert f"over {count} distinct fold plans; the table shows the first" in found.note
     assert f"{9 - count} of 9 fold plans were left out" in found.note
-    assert FoldPlans((cache.plan,), 1).note == "" and FoldPlans(found.plans[:2], 2).note.endswith("`repeated`")
+    assert FoldPlans((cache.plan,), 1).note == "" and FoldPlans(found.plans[:2], 2).note.endswith(
+        "`repeated`"
+    )
 
 
 def test_further_plans_pass_what_the_first_passed(
@@ -69,9 +72,13 @@ def test_further_plans_pass_what_the_first_passed(
 
     def dealt(units: object, *, folds: int, seed: int, placed: object) -> dict[str, int]:
         found = deal(units, folds=folds, seed=seed, placed={})  # type: ignore[arg-type]
-        return found | {digest: row % (seed % 3 + 1) for row, digest in enumerate(fear)} if seed % 3 < 2 else found
+        return (
+            found | {digest: row % (seed % 3 + 1) for row, digest in enumerate(fear)}
+            if seed % 3 < 2
+            else found
+        )
 
-    monkeypatch.setattr("fuse.plans.deal", dealt)
+    monkeypatch.setattr("moodfuse.fuse.repeats.deal", dealt)
     plans = fold_plans(cache, ("i3d",), "crossfit", 4).plans
     assert [plan.seed for plan in plans] == [0, 2, 5, 8]
     assert all(can_cross_fit(plan, cache.clips) for plan in plans)
@@ -80,7 +87,9 @@ def test_further_plans_pass_what_the_first_passed(
 def test_a_view_that_shows_a_class_in_one_fold_alone_is_refused(build: Builder, build_corpus: type) -> None:
     """Clips may have changed since a source was extracted: its view is looked at again before anything is fitted."""
     cache = build(build_corpus(tuned={}))
-    blind = tuple(replace(item, missing="picture") if item.clip.label == "fear" else item for item in cache.clips)
+    blind = tuple(
+        replace(item, missing="picture") if item.clip.label == "fear" else item for item in cache.clips
+    )
     cache.__dict__["clips"] = ClipTable.of(blind)
     with pytest.raises(InputError, match="label 'fear' has no clip with picture outside fold 0"):
         run_ablation(cache, AblationSettings(heads=("mean",), jobs=1))
@@ -89,7 +98,9 @@ def test_a_view_that_shows_a_class_in_one_fold_alone_is_refused(build: Builder, 
 def test_notes_hold_for_every_plan(cache: FeatureCache) -> None:
     """Settings that were chosen under some plans alone are said to be; the first plan's own state stands first."""
     assert result_notes(cache, [True, True], leaky=False) == ()
-    assert result_notes(cache, [True, False, False], leaky=False) == ("settings were chosen under 1 of 3 fold plans",)
+    assert result_notes(cache, [True, False, False], leaky=False) == (
+        "settings were chosen under 1 of 3 fold plans",
+    )
     assert result_notes(cache, [False, False], leaky=True) == ("LEAKY", UNCALIBRATED)
     assert result_notes(cache, [False, True], leaky=False) == (
         UNCALIBRATED,

@@ -7,15 +7,15 @@ from itertools import product
 import numpy as np
 import pytest
 
-from cache.errors import InputError
-from cache.records import Holdout, Plan
-from cache.store import FeatureCache
-from fuse.ablation import predict_fold
-from fuse.fusion import NetworkSays
-from fuse.heads import HEADS
-from fuse.protocols import CROSSFIT, NO_CROSSFIT, load_features
-from fuse.shipping import Scored, Shipped, ship, why_not_shipped
-from fuse.workers import Workers
+from moodfuse.cache.errors import InputError
+from moodfuse.cache.records import Holdout, Plan
+from moodfuse.cache.store import FeatureCache
+from moodfuse.fuse.ablation import predict_fold
+from moodfuse.fuse.final_fit import Scored, Shipped, ship, why_not_shipped
+from moodfuse.fuse.heads.registry import HEADS
+from moodfuse.fuse.inference import NetworkSays
+from moodfuse.fuse.protocols import CROSSFIT, NO_CROSSFIT, load_features
+from moodfuse.fuse.workers import Workers
 
 Builder = Callable[..., FeatureCache]
 SOURCES = ("c3d", "i3d")
@@ -37,7 +37,9 @@ def without_fold(cache: FeatureCache, fold: int) -> FeatureCache:
     return other
 
 
-def says(whole: FeatureCache, shipped: Shipped, smaller: FeatureCache, source: str, digest: str) -> list[NetworkSays]:
+def says(
+    whole: FeatureCache, shipped: Shipped, smaller: FeatureCache, source: str, digest: str
+) -> list[NetworkSays]:
     """What the shipped networks say of a clip that only the whole cache has."""
     found = []
     recipe = smaller.recipe(source)
@@ -45,7 +47,9 @@ def says(whole: FeatureCache, shipped: Shipped, smaller: FeatureCache, source: s
         roles = smaller.roles(recipe, holdout) if recipe.sees_labels else None
         rows = whole.rows(recipe, roles, whole.clips, ("embedding", "logits")).arrays
         place = [status.digest for status in whole.clips].index(digest)
-        found.append(NetworkSays(rows["embedding"][place], rows["logits"][place] if "logits" in rows else None))
+        found.append(
+            NetworkSays(rows["embedding"][place], rows["logits"][place] if "logits" in rows else None)
+        )
     return found
 
 
@@ -63,10 +67,16 @@ def test_what_is_scored_is_what_ships(protocol: str, build: Builder, build_corpu
         for row, digest in zip(expected, held, strict=True):
             parts = [says(cache, shipped, smaller, source, digest) for source in sources]
             values = [shipped.fusion.values(number, part) for number, part in enumerate(parts)]
-            assert np.allclose(shipped.fusion.probabilities(values), row, rtol=0, atol=1e-6), (sources, head, level)
+            assert np.allclose(shipped.fusion.probabilities(values), row, rtol=0, atol=1e-6), (
+                sources,
+                head,
+                level,
+            )
 
 
-def test_left_out_sources_move_the_answer_and_own_answers_are_theirs(build: Builder, build_corpus: type) -> None:
+def test_left_out_sources_move_the_answer_and_own_answers_are_theirs(
+    build: Builder, build_corpus: type
+) -> None:
     """Without the only source that knows, the answer is nearer to even; of the mean head the other source remains."""
     cache = build(build_corpus(pairs=True))
     for head in ("mean", "softmax"):

@@ -8,8 +8,8 @@ import pytest
 from joblib.parallel import BACKENDS
 from threadpoolctl import threadpool_info
 
-from fuse import workers
-from fuse.workers import Workers, one_thread, run_parallel
+from moodfuse.fuse import workers
+from moodfuse.fuse.workers import Workers, one_thread, run_parallel
 
 
 def test_results_carry_their_place() -> None:
@@ -49,5 +49,7 @@ def test_one_thread_holds_every_blas() -> None:
     import scipy.linalg.blas  # noqa: F401
 
     with one_thread():
-        held = {item["filepath"]: item["num_threads"] for item in threadpool_info() if item["user_api"] == "blas"}
+        held = {
+            item["filepath"]: item["num_threads"] for item in threadpool_info() if item["user_api"] == "blas"
+        }
     assert set(held.values()) == {1}

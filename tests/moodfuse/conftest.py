@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.planning import PlanChoice
-from cache.runs import Run, write_run
-from cache.store import FeatureCache
-from extract.recipe_files import RecipeChoice
-from extract.stage import ExtractSettings, extract_features
-from extract.work import Wanted
-from fuse.ablation import AblationSettings, run_ablation
+from moodfuse.cache.planning import PlanChoice
+from moodfuse.cache.runs import Run, write_run
+from moodfuse.cache.store import FeatureCache
 from moodfuse.cli import main
-from moodfuse.corpus import ClipSettings, CorpusSettings, make_corpus
 from moodfuse.export import ExportSettings, export_model
+from moodfuse.extract.pending import Wanted
+from moodfuse.extract.pipeline import ExtractSettings, extract_features
+from moodfuse.extract.recipe_files import RecipeChoice
+from moodfuse.fuse.ablation import AblationSettings, run_ablation
 from moodfuse.model.predictions import Refusal, Timeline
+from moodfuse.synthetic_corpus import ClipSettings, CorpusSettings, make_corpus
 
 FOLDS = 4
 QUICK = "onedmcnn@brief+twodmcnn@brief softmax logits"
@@ -82,7 +82,9 @@ def write_table(path: Path, rows: list[dict[str, str]]) -> Path:
 
 def fused(cache: FeatureCache, name: str) -> Run:
     """Stage two on a cache."""
-    return run_ablation(cache, AblationSettings(run=name, combine=("all",), heads=("softmax", "lightgbm"), jobs=1))
+    return run_ablation(
+        cache, AblationSettings(run=name, combine=("all",), heads=("softmax", "lightgbm"), jobs=1)
+    )
 
 
 def without_notes(run: Run) -> Run:
@@ -111,7 +113,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """A trained corpus; not to be written to."""
     folder = tmp_path_factory.mktemp("trained")
     clip = ClipSettings(duration_s=2.0, width=64, height=48)
-    settings = CorpusSettings(labels=("sad", "excited"), groups_per_label=FOLDS, clips_per_group=(1,), clip=clip)
+    settings = CorpusSettings(
+        labels=("sad", "excited"), groups_per_label=FOLDS, clips_per_group=(1,), clip=clip
+    )
     made = make_corpus(folder / "corpus", settings=settings)
     with made.open(newline="", encoding="utf-8") as stream:
         rows = [{**row, "fold": str(number % FOLDS)} for number, row in enumerate(csv.DictReader(stream))]
@@ -189,7 +193,9 @@ def make_timeline(
     found[list(lost)] = np.nan
     starts = hop_s * np.arange(windows)
     refusals = tuple((row, Refusal(file, "no_audio", f"there is no sound in {row}")) for row in lost)
-    return Timeline(file, tuple(classes), starts, starts + window_s, found, refusals, float(starts[-1] + window_s))
+    return Timeline(
+        file, tuple(classes), starts, starts + window_s, found, refusals, float(starts[-1] + window_s)
+    )
 
 
 @pytest.fixture

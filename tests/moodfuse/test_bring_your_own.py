@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from cache.store import FeatureCache
+from moodfuse.cache.store import FeatureCache
 from moodfuse.cli import group, main
 
 LABELS = ("fear", "joy", "sad")
@@ -29,7 +29,9 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with open("labels.csv", "w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(("id", "label", "group"))
-        writer.writerows((name, LABELS[row % 3], f"song {row // 6}-{row % 3}") for row, name in enumerate(IDS))
+        writer.writerows(
+            (name, LABELS[row % 3], f"song {row // 6}-{row % 3}") for row, name in enumerate(IDS)
+        )
     rng = np.random.default_rng(0)
     for name, width in (("clip-vit", 6), ("wav2vec", 4)):
         embedding = 3 * rng.normal(size=(3, width))[np.arange(24) % 3] + rng.normal(size=(24, width))
@@ -42,13 +44,24 @@ def test_from_features_to_a_report(work: Path) -> None:
     """Two imported sources are fused at both levels and reported, thumbnails absent, with the commands that did it."""
     options = ("--cache", "work", "--holdout", "*")
     said = run(
-        "cache", "import", *options, "--labels", "labels.csv", "--folds", "3", "--source", "clip-vit", "clip-vit.npz"
+        "cache",
+        "import",
+        *options,
+        "--labels",
+        "labels.csv",
+        "--folds",
+        "3",
+        "--source",
+        "clip-vit",
+        "clip-vit.npz",
     )
     assert said == (
         "24 clips, embedding 6; 24 rows written to source clip-vit, holdout *\nnext: moodfuse fuse --cache work\n"
     )
     run("cache", "import", *options, "--source", "wav2vec", "wav2vec.npz")
-    fused = run("fuse", "--cache", "work", "--head", "softmax", "--head", "mean", "--repeats", "1", "--jobs", "1")
+    fused = run(
+        "fuse", "--cache", "work", "--head", "softmax", "--head", "mean", "--repeats", "1", "--jobs", "1"
+    )
     for name in ("softmax logits", "softmax embedding", "mean logits"):
         assert f"clip-vit+wav2vec {name}" in fused
     run("evaluate", "--cache", "work", "--draws", "50")
@@ -63,9 +76,14 @@ def test_from_features_to_a_report(work: Path) -> None:
 def test_export_and_import_as_commands(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An export comes in again unchanged; what is wrong is one line and exit code 2."""
     options = ("--cache", "work", "--source", "wav2vec")
-    run("cache", "import", *options, "--holdout", "*", "--labels", "labels.csv", "--folds", "3", "wav2vec.npz")
+    run(
+        "cache", "import", *options, "--holdout", "*", "--labels", "labels.csv", "--folds", "3", "wav2vec.npz"
+    )
     for suffix in ("npz", "csv", "parquet"):
-        assert run("cache", "export", *options, "--output", f"out.{suffix}") == f"24 clips, embedding 4: out.{suffix}\n"
+        assert (
+            run("cache", "export", *options, "--output", f"out.{suffix}")
+            == f"24 clips, embedding 4: out.{suffix}\n"
+        )
         again = run("cache", "import", *options, "--holdout", "*", f"out.{suffix}")
         assert "0 rows written" in again
     assert len(FeatureCache("work").commands) == 1, "what changed nothing is no part of the cache's history"
@@ -73,7 +91,10 @@ def test_export_and_import_as_commands(work: Path, capsys: pytest.CaptureFixture
         (["export", *options, "--output", "out.csv"], "out.csv exists; name another --output"),
         (["import", *options, "--holdout", "", "out.csv"], "--holdout is empty; write '*'"),
         (["import", *options, "--holdout", "{x}", "out.csv"], "holdout '{x}' is not '*'"),
-        (["import", "--cache", "none", "--source", "s", "--holdout", "*", "out.csv"], "add --labels FILE.csv"),
+        (
+            ["import", "--cache", "none", "--source", "s", "--holdout", "*", "out.csv"],
+            "add --labels FILE.csv",
+        ),
         (["import", *options, "out.csv"], "Missing option '--holdout'"),
     ):
         with pytest.raises(SystemExit) as stopped:
@@ -90,7 +111,18 @@ def test_columns_of_a_table_from_pandas(work: Path) -> None:
         writer = csv.writer(stream)
         writer.writerow(("", "id", "target", "feat_0", "feat_1"))
         writer.writerows((row, name, row % 3, *rng.normal(size=2)) for row, name in enumerate(IDS))
-    options = ("cache", "import", "--cache", "work", "--source", "mine", "--holdout", "*", "--labels", "labels.csv")
+    options = (
+        "cache",
+        "import",
+        "--cache",
+        "work",
+        "--source",
+        "mine",
+        "--holdout",
+        "*",
+        "--labels",
+        "labels.csv",
+    )
     options += ("--folds", "3")
     refused = CliRunner().invoke(group, [*options, "table.csv"])
     assert refused.exit_code != 0 and "encode the label in all 24 clips, " in str(refused.exception)
@@ -102,7 +134,9 @@ def test_columns_of_a_table_from_pandas(work: Path) -> None:
         "table.csv: columns passed over: 'target'",
         "24 clips in 12 groups, 3 folds, seed 0: fear 8, joy 8, sad 8",
     ]
-    assert run(*options, "--columns", "feat_*", "table.csv").startswith("24 clips, embedding 2; 0 rows written")
+    assert run(*options, "--columns", "feat_*", "table.csv").startswith(
+        "24 clips, embedding 2; 0 rows written"
+    )
 
 
 @pytest.mark.parametrize("name", ["import", "export"])

@@ -34,7 +34,9 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     done = subprocess.run(
         command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
-    modules = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line}
+    modules = {
+        line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line
+    }
     assert "moodfuse" in modules and not modules & set(HEAVY)
 
 
@@ -61,7 +63,9 @@ def test_bad_input_is_one_line_and_exit_code_two(
     assert stopped.value.code == code and message in said and "Traceback" not in said
 
 
-def test_a_config_file_sets_options_and_flags_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
+def test_a_config_file_sets_options_and_flags_win(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd
+) -> None:
     """Defaults < file < flags; an unknown option in the file is named."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "fuse.toml").write_text('cache = "from-file"\n')
@@ -127,7 +131,12 @@ def run_shell(line: str, **environment: str) -> "subprocess.CompletedProcess[str
     """Run a shell line in which `$MOODFUSE` is the command."""
     names = {"MOODFUSE": f"{sys.executable} -m moodfuse", "PYTHONPATH": str(ROOT), **environment}
     return subprocess.run(
-        ["bash", "-c", line], capture_output=True, text=True, check=False, cwd=ROOT, env={**os.environ, **names}
+        ["bash", "-c", line],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, **names},
     )
 
 
@@ -146,7 +155,9 @@ def run_shell(line: str, **environment: str) -> "subprocess.CompletedProcess[str
 def test_streams_that_are_closed_or_full(line: str, code: int, message: str) -> None:
     """A closed stream acts like the null device; a full standard output is an error that names the cause."""
     done = run_shell(line)
-    assert done.returncode == code and message in done.stderr and len(done.stderr.splitlines()) == bool(message)
+    assert (
+        done.returncode == code and message in done.stderr and len(done.stderr.splitlines()) == bool(message)
+    )
 
 
 def test_the_table_of_weights_is_printed_in_any_encoding() -> None:

@@ -7,8 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extract.media.decode import read_clip
-from moodfuse.corpus import MOODS, ClipSettings, CorpusSettings, Mood, make_clip, make_corpus, render_waveform, vary
+from moodfuse.extract.media.decode import read_clip
+from moodfuse.synthetic_corpus import (
+    MOODS,
+    ClipSettings,
+    CorpusSettings,
+    Mood,
+    make_clip,
+    make_corpus,
+    render_waveform,
+    vary,
+)
 
 SMALL = CorpusSettings(
     labels=("fear", "Happy"), groups_per_label=2, clips_per_group=(2, 1), clip=ClipSettings(2.0, 64, 48)
@@ -17,7 +26,9 @@ SMALL = CorpusSettings(
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Return every file of a folder by its relative path."""
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
 
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -49,7 +60,9 @@ def test_takes_differ_and_decode(tmp_path: Path) -> None:
 def test_the_default_corpus_is_large_enough_for_six_folds() -> None:
     """By default there are six songs and at least eight clips of each of six labels."""
     settings = CorpusSettings()
-    songs = [settings.clips_per_group[i % len(settings.clips_per_group)] for i in range(settings.groups_per_label)]
+    songs = [
+        settings.clips_per_group[i % len(settings.clips_per_group)] for i in range(settings.groups_per_label)
+    ]
     assert (len(settings.labels), len(songs)) == (6, 6)
     assert len(settings.labels) * sum(songs) >= 48
 
@@ -57,7 +70,9 @@ def test_the_default_corpus_is_large_enough_for_six_folds() -> None:
 def test_sound_follows_arousal() -> None:
     """An excited sound has more onsets and noise than a sad one."""
     settings = ClipSettings(duration_s=4.0)
-    changes = [float(np.abs(np.diff(render_waveform(MOODS[name], settings))).mean()) for name in ("excited", "sad")]
+    changes = [
+        float(np.abs(np.diff(render_waveform(MOODS[name], settings))).mean()) for name in ("excited", "sad")
+    ]
     assert changes[0] > 2 * changes[1]
 
 

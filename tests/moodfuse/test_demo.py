@@ -3,8 +3,8 @@
 import csv
 from pathlib import Path
 
-from moodfuse.corpus import ClipSettings, CorpusSettings, make_corpus
 from moodfuse.demo import shuffle_table
+from moodfuse.synthetic_corpus import ClipSettings, CorpusSettings, make_corpus
 
 TINY = CorpusSettings(
     labels=("sad", "excited"),
@@ -26,8 +26,13 @@ def test_shuffling_permutes_labels_between_groups(tmp_path: Path) -> None:
     before = rows(table)
     found = [rows(shuffle_table(table, seed=seed)) for seed in range(4)]
     for after in found:
-        assert [(row["path"], row["group"]) for row in after] == [(row["path"], row["group"]) for row in before]
-        labels = {row["group"]: {other["label"] for other in after if other["group"] == row["group"]} for row in after}
+        assert [(row["path"], row["group"]) for row in after] == [
+            (row["path"], row["group"]) for row in before
+        ]
+        labels = {
+            row["group"]: {other["label"] for other in after if other["group"] == row["group"]}
+            for row in after
+        }
         assert all(len(names) == 1 for names in labels.values())
         assert sorted(min(names) for names in labels.values()) == ["excited", "excited", "sad", "sad"]
     assert any(after != before for after in found)

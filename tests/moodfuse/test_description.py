@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from moodfuse.model.card import ModelCard, ModelSource
-from moodfuse.model.description import described
+from moodfuse.model.card_text import described
 
 RECIPE = type("Recipe", (), {"source": "onedmcnn|x", "view": "sound"})()
 METRICS = ("accuracy", "macro_f1", "auc", "log_loss", "ece")

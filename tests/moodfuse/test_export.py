@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cache.errors import InputError, UnknownNameError
-from cache.runs import Result, Run, result_name
-from fuse.ablation import AblationSettings
 from moodfuse import export
+from moodfuse.cache.errors import InputError, UnknownNameError
+from moodfuse.cache.runs import Result, Run, result_name
 from moodfuse.export import BEST, ExportSettings, check_planned, export_model, find_result
+from moodfuse.fuse.ablation import AblationSettings
 from moodfuse.model.folder import ARRAYS
 
 QUICK = "onedmcnn@brief+twodmcnn@brief softmax logits"
@@ -28,7 +28,12 @@ def test_an_export_is_the_same_bytes_each_time(trained: Any, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("reading", "missing", "impute"),
-    [({"missing": "impute"}, None, True), ({}, None, False), ({"missing": "impute"}, False, False), ({}, True, True)],
+    [
+        ({"missing": "impute"}, None, True),
+        ({}, None, False),
+        ({"missing": "impute"}, False, False),
+        ({}, True, True),
+    ],
 )
 def test_the_model_imputes_if_extract_did(
     reading: dict[str, Any],
@@ -97,7 +102,9 @@ def test_the_smallest_of_those_that_are_not_worse_is_best(monkeypatch: pytest.Mo
     """Not the most accurate, nor one that is smaller still and clearly worse, nor one that cannot ship."""
     sizes = {"a+b softmax logits": 30, "a softmax logits": 10, "b softmax logits": 5, "c softmax logits": 1}
     monkeypatch.setattr(export, "_size", lambda cache, scored: sizes[scored.name])
-    monkeypatch.setattr(export, "why_not_shipped", lambda cache, scored: "it is not here" * (scored.sources == ("c",)))
+    monkeypatch.setattr(
+        export, "why_not_shipped", lambda cache, scored: "it is not here" * (scored.sources == ("c",))
+    )
     rights = dict(zip(sizes, (0.9, 0.895, 0.5, 0.9), strict=True))
     run, said = run_of(*(result_of(name, right) for name, right in rights.items())), []
     chosen, why = export._best(None, run, said.append)  # type: ignore[arg-type]
@@ -132,8 +139,12 @@ def test_what_no_fuse_can_give_is_refused_before_it(trained: Any, tmp_path: Path
     with pytest.raises(InputError, match="is there already; remove it, or name another folder with --model"):
         check_planned(trained.cache, ablation, replace(settings, folder=tmp_path))
     for wanted in (QUICK, "onedmcnn@brief mean logits"):
-        with pytest.raises(UnknownNameError, match="known: onedmcnn@brief network logits, onedmcnn@brief softmax "):
+        with pytest.raises(
+            UnknownNameError, match="known: onedmcnn@brief network logits, onedmcnn@brief softmax "
+        ):
             check_planned(trained.cache, ablation, replace(settings, result=wanted))
     for wanted in (settings.result, BEST):
         with pytest.raises(InputError, match="nothing was fused: a leaky run measures a leak"):
-            check_planned(trained.cache, replace(ablation, protocol="leaky"), replace(settings, result=wanted))
+            check_planned(
+                trained.cache, replace(ablation, protocol="leaky"), replace(settings, result=wanted)
+            )

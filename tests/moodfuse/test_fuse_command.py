@@ -16,8 +16,14 @@ QUICK = "onedmcnn@brief+twodmcnn@brief softmax logits"
     [
         (["--export", BEST, "--model", "."], ".: is there already"),
         (["--export", "c4d softmax logits"], "unknown result 'c4d softmax logits'; known: onedmcnn@brief"),
-        (["--export", QUICK, "--run", "fewer", "--head", "mean"], "--head changes nothing of fewer, which is there"),
-        (["--export", QUICK, "--run", "fewer", "--jobs", "1"], "--jobs changes nothing of fewer, which is there"),
+        (
+            ["--export", QUICK, "--run", "fewer", "--head", "mean"],
+            "--head changes nothing of fewer, which is there",
+        ),
+        (
+            ["--export", QUICK, "--run", "fewer", "--jobs", "1"],
+            "--jobs changes nothing of fewer, which is there",
+        ),
         (["--model", "x"], "--model belongs to --export; add --export best"),
         (["--missing", "impute"], "--missing belongs to --export; add --export best"),
     ],

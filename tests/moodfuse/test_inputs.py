@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cache.errors import InputError
-from moodfuse.inputs import expand
+from moodfuse.cache.errors import InputError
 from moodfuse.model.model import Ask
+from moodfuse.predict.inputs import expand
 
 
 def test_inputs_are_files_folders_and_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,7 +19,10 @@ def test_inputs_are_files_folders_and_lists(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "some.txt").write_bytes(b"b/2.mp4\r\n\n/abs.mp4\n")
     (tmp_path / "some.csv").write_text("path,start_s,end_s\nb/2.mp4,3,\nb/1.MKV,,9.5\n", encoding="utf-8-sig")
     monkeypatch.chdir(tmp_path)
-    found = [Ask(str(Path(ask.file)), ask.start_s, ask.end_s) for ask in expand(["x.mp4", "b", "some.txt", "some.csv"])]
+    found = [
+        Ask(str(Path(ask.file)), ask.start_s, ask.end_s)
+        for ask in expand(["x.mp4", "b", "some.txt", "some.csv"])
+    ]
     assert found == [
         *(Ask(name) for name in ("x.mp4", "b/1.MKV", "b/2.mp4", "b/c/0.wav", "b/2.mp4", "/abs.mp4")),
         Ask("b/2.mp4", 3.0),
@@ -43,7 +46,12 @@ def test_inputs_are_files_folders_and_lists(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("empty.txt", ""), ("blank.txt", "\n \n"), ("head.csv", "path,start_s\n"), ("blank.csv", "path,start_s\n,\n")],
+    [
+        ("empty.txt", ""),
+        ("blank.txt", "\n \n"),
+        ("head.csv", "path,start_s\n"),
+        ("blank.csv", "path,start_s\n,\n"),
+    ],
 )
 def test_a_list_of_no_file_is_refused(name: str, text: str, tmp_path: Path) -> None:
     """Nothing to do is no success: the error names the list."""
@@ -79,7 +87,9 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pyte
         return listed(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(InputError, match=r"shut: the folder cannot be read \(Permission denied\); correct its perm"):
+    with pytest.raises(
+        InputError, match=r"shut: the folder cannot be read \(Permission denied\); correct its perm"
+    ):
         expand([str(tmp_path)])
 
 

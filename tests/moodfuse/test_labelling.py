@@ -12,13 +12,13 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from cache.errors import InputError
-from extract.media.limits import Limits, ReadingRules
-from extract.refusals import TooManyRefusedError
-from moodfuse import labelling
-from moodfuse.labelling import REFUSED, Wish, label_all
+from moodfuse.cache.errors import InputError
+from moodfuse.extract.failures import TooManyRefusedError
+from moodfuse.extract.media.limits import Limits, ReadingRules
 from moodfuse.model.model import Ask
 from moodfuse.model.predictions import Prediction, Refusal, Timeline
+from moodfuse.predict import batch as labelling
+from moodfuse.predict.batch import REFUSED, Wish, label_all
 
 Predict = Callable[..., int]
 FORMATS = ("jsonl", "csv", "parquet")
@@ -50,7 +50,9 @@ def test_every_format_says_the_same(trained: Any, model: Path, predict: Predict,
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
-def test_a_stopped_run_goes_on(ending: str, trained: Any, model: Path, predict: Predict, tmp_path: Path, capfd) -> None:
+def test_a_stopped_run_goes_on(
+    ending: str, trained: Any, model: Path, predict: Predict, tmp_path: Path, capfd
+) -> None:
     """What is there is kept, a half line is cut off, the rest is added, and a further run adds nothing."""
     whole, output = tmp_path / f"whole.{ending}", tmp_path / f"out.{ending}"
     files = [*trained.held, str(tmp_path / "none.mp4")]
@@ -74,7 +76,9 @@ def test_the_table_says_what_is_uncertain_and_why(trained: Any, model: Path, pre
     """Under a threshold of 1 all is uncertain, under 0 nothing; --why names every source."""
     assert predict("--model", model, "--threshold", 1, "--why", trained.held[0]) == 0
     said = capfd.readouterr().out
-    assert " uncertain " in said and "onedmcnn@brief: by itself" in said and "twodmcnn@brief: by itself" in said
+    assert (
+        " uncertain " in said and "onedmcnn@brief: by itself" in said and "twodmcnn@brief: by itself" in said
+    )
     assert predict("--model", model, "--threshold", 0, trained.held[0]) == 0
     assert "uncertain" not in capfd.readouterr().out
 
@@ -138,7 +142,9 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_what_was_refused_is_tried_again_only_when_asked_to(form: str, talker: Talker, tmp_path: Path) -> None:
+def test_what_was_refused_is_tried_again_only_when_asked_to(
+    form: str, talker: Talker, tmp_path: Path
+) -> None:
     """Its rows go, new ones come at the end, and every other row stays, that of a refused file not asked for too."""
     output, said = tmp_path / f"out.{form}", []
     talker.bad = {"b", "c", "d\udcff"}
@@ -176,7 +182,9 @@ def test_a_time_line_is_done_whole_or_anew(form: str, talker: Talker, tmp_path: 
     assert label("a", "b", **wish) == REFUSED and talker.asked == ["b"]
     talker.bad = set()
     assert label("b", "a", retry=True, **wish) == 0 and talker.asked == ["b", "b"]
-    assert [row["file"] for row in rows_of(output)] == [*"aaabbb"] and not any(row["error"] for row in rows_of(output))
+    assert [row["file"] for row in rows_of(output)] == [*"aaabbb"] and not any(
+        row["error"] for row in rows_of(output)
+    )
 
 
 def test_what_could_only_be_ignored_is_refused(talker: Talker, tmp_path: Path) -> None:
@@ -221,4 +229,6 @@ def test_files_without_a_stream_are_counted_with_the_remedy(talker: Talker, tmp_
         wish = Wish((str(tmp_path),), format="jsonl")
         assert label_all(Path("model"), wish, stream=io.StringIO(), say=said.append) == REFUSED
         assert len(said) == lines
-    assert said[1].startswith("1 of them have no audio or no video stream: to label such files, export the model again")
+    assert said[1].startswith(
+        "1 of them have no audio or no video stream: to label such files, export the model again"
+    )

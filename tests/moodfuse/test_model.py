@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-from cache.identity import digest, file_digest
-from cache.runs import Run
-from extract.media.container import MediaError
-from extract.media.decode import read_clip
-from extract.media.renditions import SHORT_SIDE_PX, media_of
+from moodfuse.cache.digests import digest, file_digest
+from moodfuse.cache.runs import Run
 from moodfuse.cli import main
 from moodfuse.export import find_result
+from moodfuse.extract.media.container import MediaError
+from moodfuse.extract.media.decode import read_clip
+from moodfuse.extract.media.renditions import SHORT_SIDE_PX, media_of
 from moodfuse.model.card import ModelError
 from moodfuse.model.model import Ask, Model
 from moodfuse.model.predictions import Prediction, Refusal
@@ -97,7 +97,9 @@ def test_a_moved_model_needs_no_cache_nor_what_fits(trained: Any, models: Models
     assert done.stdout.split() == [expected.tobytes().hex()]
 
 
-def test_a_file_without_a_view_is_refused_or_filled_in(trained: Any, models: Models, halves: tuple[Path, Path]) -> None:
+def test_a_file_without_a_view_is_refused_or_filled_in(
+    trained: Any, models: Models, halves: tuple[Path, Path]
+) -> None:
     """A model that reads audio only labels a file without video; one without audio is refused, unless it is imputed.
 
     An imputed file has the training mean alone in place of the audio, which all sources read.
@@ -139,14 +141,22 @@ def test_a_song_is_labelled_by_a_model_that_reads_audio_only(models: Models, tmp
     assert isinstance(song, Prediction) and isinstance(same, Prediction)
     assert np.allclose(song.probabilities, same.probabilities, atol=0.05)
     text = (folder / "MODEL.md").read_text(encoding="utf-8")
-    assert "the model reads audio only: files without video are labelled, files without audio are refused" in text
+    assert (
+        "the model reads audio only: files without video are labelled, files without audio are refused"
+        in text
+    )
 
 
 def test_bad_files_are_named_in_their_place(trained: Any, models: Models, tmp_path: Path) -> None:
     """Among good files an empty one, a text and a missing one give a refusal each, in the order asked."""
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "text.mp4").write_text("no film")
-    files = [str(tmp_path / "empty.mp4"), trained.held[0], str(tmp_path / "text.mp4"), str(tmp_path / "none.mp4")]
+    files = [
+        str(tmp_path / "empty.mp4"),
+        trained.held[0],
+        str(tmp_path / "text.mp4"),
+        str(tmp_path / "none.mp4"),
+    ]
     found = list(Model.load(models(QUICK)).label(map(Ask, files)))
     assert [item.file for item in found] == files
     assert [type(item) for item in found] == [Refusal, Prediction, Refusal, Refusal]
@@ -179,7 +189,11 @@ def made_on_a_gpu(folder: Path) -> Path:
 
 
 def test_a_model_of_a_gpu_labels_on_a_cpu_where_that_is_asked_for(
-    trained: Any, models: Models, model_copy: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    trained: Any,
+    models: Models,
+    model_copy: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Without a GPU it is refused with what to do; on the CPU it says what its networks say there, and warns."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
@@ -222,7 +236,7 @@ def test_a_model_in_bfloat16_computes_in_float32_where_there_is_none(
     reseal(model_copy, lambda card: [source["recipe"].update(precision="bf16") for source in card["sources"]])
     for here, precision in ((False, "fp32"), (True, "bf16")):
         caplog.clear()
-        monkeypatch.setattr("extract.shipped.has_bfloat16", lambda device, here=here: here)
+        monkeypatch.setattr("moodfuse.extract.inference.has_bfloat16", lambda device, here=here: here)
         model = Model.load(model_copy)
         assert {source.recipe.precision for source in model._sources} == {precision}
         assert ("computes in float32" in caplog.text) is not here
@@ -388,7 +402,10 @@ HARMS: dict[str, tuple[Callable[[Path], object], str]] = {
     "card at its limit": (put(commands=["moodfuse x"] * 250_000, temperature="hot"), "temperature is str"),
     "deep JSON": (bomb("[" * 1_000_000), "model.json"),
     "huge card": (bomb('{"format":"moodfuse-model","a":"' + "a" * (17 << 20) + '"}'), "at most"),
-    "numbers without end": (bomb('{"format":"moodfuse-model","schema":1,"a":' + "9" * 100_000 + "}"), "model.json"),
+    "numbers without end": (
+        bomb('{"format":"moodfuse-model","schema":1,"a":' + "9" * 100_000 + "}"),
+        "model.json",
+    ),
     "no JSON": (bomb("\x80\x04cos\nsystem\n"), "model.json"),
 }
 

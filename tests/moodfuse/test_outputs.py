@@ -9,10 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cache.errors import MoodfuseError, OutputError
+from moodfuse.cache.errors import MoodfuseError, OutputError
 from moodfuse.model.model import Ask
 from moodfuse.model.predictions import Prediction, Refusal, SourceSays
-from moodfuse.outputs import CsvRows, Lines, Table, Writer, as_text, csv_columns, flattened, key_of, put, row_of
+from moodfuse.predict.outputs import (
+    CsvRows,
+    Lines,
+    Table,
+    Writer,
+    as_text,
+    csv_columns,
+    flattened,
+    key_of,
+    put,
+    row_of,
+)
 
 CLASSES = ("calm", "sad")
 COLUMNS = csv_columns(CLASSES, ("one", "two"))
@@ -30,7 +41,9 @@ FOUND = Prediction(
 )
 
 
-def row(found: Prediction | Refusal = FOUND, ask: Ask | None = None, threshold: float = 0.5) -> dict[str, Any]:
+def row(
+    found: Prediction | Refusal = FOUND, ask: Ask | None = None, threshold: float = 0.5
+) -> dict[str, Any]:
     return row_of(found, ask or Ask(found.file), model="m", threshold=threshold)
 
 
@@ -79,13 +92,19 @@ def test_a_flat_row_has_the_columns_of_the_table() -> None:
 
 @pytest.mark.parametrize(
     "writer",
-    [Lines, lambda stream: CsvRows(stream, COLUMNS, header=False), lambda stream: Table(stream, width=9, why=True)],
+    [
+        Lines,
+        lambda stream: CsvRows(stream, COLUMNS, header=False),
+        lambda stream: Table(stream, width=9, why=True),
+    ],
     ids=["jsonl", "csv", "table"],
 )
 def test_a_full_disk_is_said(writer: type[Writer]) -> None:
     """Every writer names what it writes to, the reason, and what to do."""
     with open("/dev/full", "w", encoding="utf-8") as stream:
-        with pytest.raises(OutputError, match=r"/dev/full: cannot be written \(No space left on device\); make room"):
+        with pytest.raises(
+            OutputError, match=r"/dev/full: cannot be written \(No space left on device\); make room"
+        ):
             writer(stream).write(row())  # type: ignore[call-arg]
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
@@ -108,8 +127,13 @@ def test_control_characters_do_not_reach_a_terminal() -> None:
     refused = row(Refusal(name, "x", f"{name}: \x9b31m"))
     stream = io.StringIO()
     Table(stream, width=9, why=True).write(refused)
-    Table(stream, width=9, why=True).write({**row(), "label": "sad", "sources": {"\x1b]0;x": row()["sources"]["one"]}})
-    assert not {"\x1b", "\x9b", "\r"} & set(stream.getvalue()) and "a\\x1b[2J\\r.mp4: \\x9b31m\n" in stream.getvalue()
+    Table(stream, width=9, why=True).write(
+        {**row(), "label": "sad", "sources": {"\x1b]0;x": row()["sources"]["one"]}}
+    )
+    assert (
+        not {"\x1b", "\x9b", "\r"} & set(stream.getvalue())
+        and "a\\x1b[2J\\r.mp4: \\x9b31m\n" in stream.getvalue()
+    )
     for terminal in (False, True):
         stream = io.StringIO(newline="")
         stream.isatty = lambda terminal=terminal: terminal  # type: ignore[method-assign, misc]

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from moodfuse import labelling
+from moodfuse.predict import batch as labelling
 
 Predict = Callable[..., int]
 
 
-def test_wrong_usage_is_said_before_anything_is_loaded(model: Path, predict: Predict, tmp_path: Path, capfd) -> None:
+def test_wrong_usage_is_said_before_anything_is_loaded(
+    model: Path, predict: Predict, tmp_path: Path, capfd
+) -> None:
     """No model, two models, a format without a file, or several videos for one page: exit code 2 and the remedy."""
     for arguments, said in (
         (["x.mp4"], "give one of --model DIR and --cache DIR"),
@@ -46,7 +48,10 @@ def test_what_would_be_ignored_is_refused(options: list[str], said: str, predict
     ("options", "said"),
     [
         ([], "interrupted; nothing is kept; with --output FILE a stopped run can go on"),
-        (["--output", "x.jsonl"], "interrupted; the rows written so far are kept, run the command again to go on"),
+        (
+            ["--output", "x.jsonl"],
+            "interrupted; the rows written so far are kept, run the command again to go on",
+        ),
     ],
 )
 def test_an_interrupt_says_what_is_kept(

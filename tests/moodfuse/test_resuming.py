@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow.parquet
 import pytest
 
-from cache.errors import InputError
-from moodfuse.resuming import Target, open_output
+from moodfuse.cache.errors import InputError
+from moodfuse.predict.resuming import Target, open_output
 
 FORMATS = ("jsonl", "csv", "parquet")
 MODEL = "0" * 16
@@ -63,7 +63,10 @@ def test_rows_that_this_run_would_not_write_are_never_added_to(form: str, tmp_pa
             {"threshold": 0.8},
             r"judged by another --threshold than 0.8 \(one of confidence 0.750 is not uncertain\); give",
         ),
-        ({"threshold": 0.3}, r"than 0.3 \(one of confidence 0.400 is uncertain\); give the threshold of before"),
+        (
+            {"threshold": 0.3},
+            r"than 0.3 \(one of confidence 0.400 is uncertain\); give the threshold of before",
+        ),
         ({"hop_s": 2.0}, r"of another --hop \(5 s, not 2 s\); give the hop of before"),
     ):
         with pytest.raises(InputError, match=said):

@@ -19,9 +19,9 @@ from click.testing import CliRunner
 
 pytest.importorskip("uvicorn", reason="the extra is missing: pip install 'moodfuse[serve]'")
 
-from moodfuse.serving import server
-from moodfuse.serving.command import serve_command
-from moodfuse.serving.limits import MIB, Limits
+from moodfuse.serve import server
+from moodfuse.serve.command import serve_command
+from moodfuse.serve.limits import MIB, Limits
 
 ROOT = Path(__file__).resolve().parents[2]
 load_script = SimpleNamespace(**runpy.run_path(str(ROOT / "benchmarks" / "serve_load.py")))
@@ -44,7 +44,7 @@ def until(condition: Callable[[], bool], *, seconds: float = 5.0) -> None:
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the extra the command says how to install it."""
-    monkeypatch.setattr("moodfuse.serving.command.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("moodfuse.serve.command.importlib.util.find_spec", lambda name: None)
     done = CliRunner().invoke(serve_command, ["--model", "m"])
     assert "pip install 'moodfuse[serve]'" in str(done.exception)
 
@@ -98,10 +98,14 @@ def test_a_port_that_is_taken_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = CliRunner().invoke(serve_command, ["--model", "m", "--port", str(port)])
-    assert f"cannot listen on 127.0.0.1, port {port}" in str(done.exception) and "--port" in str(done.exception)
+    assert f"cannot listen on 127.0.0.1, port {port}" in str(done.exception) and "--port" in str(
+        done.exception
+    )
 
 
-@pytest.mark.parametrize("name", ["http://mood.example.org", "mood.example.org:443", "a@b", "a b", "*.example.org"])
+@pytest.mark.parametrize(
+    "name", ["http://mood.example.org", "mood.example.org:443", "a@b", "a b", "*.example.org"]
+)
 def test_a_name_that_no_request_can_have_is_refused(name: str) -> None:
     """`--allow-host` accepts a host name only, without port, scheme or path."""
     done = CliRunner().invoke(serve_command, ["--model", "m", "--allow-host", name])
@@ -111,13 +115,34 @@ def test_a_name_that_no_request_can_have_is_refused(name: str) -> None:
 def test_an_address_that_others_reach_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     """Off loopback there is a warning, and any name of the host is taken; limits come from the options."""
     made: list[Any] = []
-    monkeypatch.setitem(sys.modules, "moodfuse.model.model", SimpleNamespace(Model=SimpleNamespace(load=StandIn)))
+    monkeypatch.setitem(
+        sys.modules, "moodfuse.model.model", SimpleNamespace(Model=SimpleNamespace(load=StandIn))
+    )
     monkeypatch.setattr(server, "Server", lambda app: SimpleNamespace(run=lambda sockets: made.append(app)))
     decoding: list[Any] = []
-    monkeypatch.setattr(StandIn, "__init__", lambda self, folder, device, limits: decoding.append((device, limits)))
+    monkeypatch.setattr(
+        StandIn, "__init__", lambda self, folder, device, limits: decoding.append((device, limits))
+    )
     local = {"localhost", "127.0.0.1", "::1"}
-    for host, names, hosts in (("0.0.0.0", [], None), ("127.0.0.1", [], local), ("127.0.0.1", ["b.example"], local)):
-        call = ["--model", "m", "--port", "0", "--host", host, "--max-upload", "3", "--at-once", "4", "--timeout", "9"]
+    for host, names, hosts in (
+        ("0.0.0.0", [], None),
+        ("127.0.0.1", [], local),
+        ("127.0.0.1", ["b.example"], local),
+    ):
+        call = [
+            "--model",
+            "m",
+            "--port",
+            "0",
+            "--host",
+            host,
+            "--max-upload",
+            "3",
+            "--at-once",
+            "4",
+            "--timeout",
+            "9",
+        ]
         call += ["--memory", "512", "--deadline", "7", "--device", "cpu"]
         call += [word for name in names for word in ("--allow-host", name)]
         done = CliRunner().invoke(serve_command, call, catch_exceptions=False)

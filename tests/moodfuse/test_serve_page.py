@@ -11,8 +11,8 @@ import pytest
 
 pytest.importorskip("uvicorn", reason="the extra is missing: pip install 'moodfuse[serve]'")
 
-from moodfuse.serving.limits import MIB, Limits
-from moodfuse.serving.page import render_page
+from moodfuse.serve.limits import MIB, Limits
+from moodfuse.serve.page import render_page
 
 ROOT = Path(__file__).resolve().parents[2]
 load_script = SimpleNamespace(**runpy.run_path(str(ROOT / "benchmarks" / "serve_load.py")))
@@ -122,7 +122,9 @@ def test_a_dropped_video_without_a_time_line(tab: Any, video: Path) -> None:
         }"""
     )
     with tab.expect_request("**/predict") as sent:
-        tab.evaluate("document.dispatchEvent(new DragEvent('drop', {dataTransfer: window.held, cancelable: true}))")
+        tab.evaluate(
+            "document.dispatchEvent(new DragEvent('drop', {dataTransfer: window.held, cancelable: true}))"
+        )
     assert sent.value.url.endswith("/predict")
     tab.wait_for_selector("#problem:visible")
     assert "Not a video file that can be opened" in tab.locator("#problem").inner_text()
@@ -140,7 +142,9 @@ def test_limits_are_said_before_anything_is_sent(tab: Any, video: Path, tmp_path
     tab.on("request", lambda request: requests.append(request.method))
     tab.set_input_files("#file", files=[large])
     tab.wait_for_selector("#problem:visible")
-    assert "large.mp4 is too large: 2.0 MB, at most 2.0 MB" in tab.locator("#problem").inner_text().replace("\xa0", " ")
+    assert "large.mp4 is too large: 2.0 MB, at most 2.0 MB" in tab.locator("#problem").inner_text().replace(
+        "\xa0", " "
+    )
     assert "POST" not in requests
     slow = {"name": "slow.mp4", "mimeType": "video/mp4", "buffer": load_script.SLOW_MARK}
     tab.set_input_files("#file", files=[slow])
@@ -165,7 +169,11 @@ def test_axe_and_a_phone(tab: Any, video: Path) -> None:
     for scheme in ("light", "dark"):
         tab.emulate_media(color_scheme=scheme)
         found = Axe().run(tab, options={"resultTypes": ["violations"]}).response["violations"]
-        bad = [(item["id"], item["nodes"][0]["html"]) for item in found if item["impact"] in ("serious", "critical")]
+        bad = [
+            (item["id"], item["nodes"][0]["html"])
+            for item in found
+            if item["impact"] in ("serious", "critical")
+        ]
         assert bad == [], scheme
     tab.set_viewport_size({"width": 390, "height": 800})
     becomes(tab, "document.querySelector('#curves svg').viewBox.baseVal.width < 390")

@@ -24,13 +24,13 @@ pytest.importorskip("uvicorn", reason="the extra is missing: pip install 'moodfu
 
 from starlette.datastructures import Headers
 
-from extract.media.container import MediaError
+from moodfuse.extract.media.container import MediaError
 from moodfuse.model.predictions import Prediction, SourceSays
-from moodfuse.serving import answers, server
-from moodfuse.serving.guard import refusal
-from moodfuse.serving.limits import MIB, Limits
-from moodfuse.serving.problems import STATUSES
-from moodfuse.serving.uploads import clean_name, is_media
+from moodfuse.serve import answers, server
+from moodfuse.serve.guard import refusal
+from moodfuse.serve.limits import MIB, Limits
+from moodfuse.serve.problems import STATUSES
+from moodfuse.serve.uploads import clean_name, is_media
 
 ROOT = Path(__file__).resolve().parents[2]
 load_script = SimpleNamespace(**runpy.run_path(str(ROOT / "benchmarks" / "serve_load.py")))
@@ -110,7 +110,14 @@ def check_schema(value: Any, rule: dict[str, Any], root: dict[str, Any], where: 
     for choice in rule.pop("anyOf", [])[-1:]:
         assert choice == {"type": "null"}
         return check_schema(value, {}, root, where) if value is None else None
-    names = {"object": dict, "array": list, "string": str, "number": (int, float), "integer": int, "boolean": bool}
+    names = {
+        "object": dict,
+        "array": list,
+        "string": str,
+        "number": (int, float),
+        "integer": int,
+        "boolean": bool,
+    }
     names["null"] = type(None)
     wanted = rule.pop("type", None)
     kinds = [wanted] if isinstance(wanted, str) else wanted or []
@@ -142,7 +149,10 @@ def schema_of(running: Any) -> dict[str, Any]:
 def test_a_file_and_a_form_are_labelled(quiet: Any, clip: bytes) -> None:
     """The raw body and the form give the same answer, which keeps to the published schema and holds no path of ours."""
     schema = schema_of(quiet)
-    raw, sent = quiet.predict(clip), quiet.predict(form(clip, name='C:\\my\\dr"op.mp4'), "?threshold=0.9", FORM)
+    raw, sent = (
+        quiet.predict(clip),
+        quiet.predict(form(clip, name='C:\\my\\dr"op.mp4'), "?threshold=0.9", FORM),
+    )
     for answer in (raw, sent):
         assert answer.status == 200 and answer.headers["content-type"] == "application/json", answer
         check_schema(answer.json, schema, schema)
@@ -176,13 +186,17 @@ def test_a_time_line_comes_where_it_is_asked_for(quiet: Any) -> None:
         few = replace(LIMITS, timeline_windows=60) if "hop" in query else replace(LIMITS, timeline_s=59.0)
         with refusing(quiet, few):
             refused = quiet.predict(long, query)
-        assert (refused.status, refused.code) == (422, "timeline_too_long") and found in refused.json["error"]["detail"]
+        assert (refused.status, refused.code) == (422, "timeline_too_long") and found in refused.json[
+            "error"
+        ]["detail"]
 
 
 @contextmanager
 def refusing(running: Any, limits: Limits) -> Iterator[None]:
     """Other limits for the shared service, for a moment."""
-    endpoint = next(item.endpoint for item in running.running.server.config.app.routes if item.path == "/predict")
+    endpoint = next(
+        item.endpoint for item in running.running.server.config.app.routes if item.path == "/predict"
+    )
     kept, endpoint.__self__.limits = endpoint.__self__.limits, limits
     yield
     endpoint.__self__.limits = kept
@@ -194,7 +208,9 @@ def test_a_source_that_cannot_read_the_clip_is_null() -> None:
     prediction = Prediction("x", ("a", "b"), shares, 0.0, 30.0, "sound", (SourceSays("mel", None, shares),))
     answer = answers.prediction_json(prediction, threshold=0.8)
     assert answer["sources"] == {"mel": {"own": None, "without": {"a": 0.25, "b": 0.75}}}
-    assert answer["missing"] == "sound" and answer["uncertain"] is True and json.dumps(answer, allow_nan=False)
+    assert (
+        answer["missing"] == "sound" and answer["uncertain"] is True and json.dumps(answer, allow_nan=False)
+    )
 
 
 def test_health_page_and_headers(quiet: Any) -> None:
@@ -205,7 +221,13 @@ def test_health_page_and_headers(quiet: Any) -> None:
     check_schema(health.json, schema["$defs"]["health"], schema)
     page = quiet.ask("GET", "/")
     assert b"<title>moodfuse" in page.body and "'unsafe" not in page.headers["content-security-policy"]
-    for answer in (health, page, quiet.ask("GET", "/schema.json"), quiet.ask("GET", "/none"), quiet.predict(b"")):
+    for answer in (
+        health,
+        page,
+        quiet.ask("GET", "/schema.json"),
+        quiet.ask("GET", "/none"),
+        quiet.predict(b""),
+    ):
         assert answer.headers["content-security-policy"].startswith("default-src 'none'")
         assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
         assert answer.headers["x-content-type-options"] == "nosniff"
@@ -247,7 +269,9 @@ def test_health_page_and_headers(quiet: Any) -> None:
         ("", "video/mp4", b"no media at all", 422, "not_media"),
     ],
 )
-def test_what_cannot_be_taken_says_why(quiet: Any, query: str, kind: str, body: bytes, status: int, code: str) -> None:
+def test_what_cannot_be_taken_says_why(
+    quiet: Any, query: str, kind: str, body: bytes, status: int, code: str
+) -> None:
     """Each has its status, its code and a sentence, keeps to the schema, and the labeller sees none but the last."""
     answer = quiet.predict(body, query, kind)
     assert (answer.status, answer.code) == (status, code)
@@ -291,7 +315,11 @@ def test_a_large_upload_is_stopped_and_not_read(quiet: Any) -> None:
     """413 comes before the body where its length is said, and soon behind the limit where it is not or is a lie."""
     begin = time.monotonic()
     said = quiet.raw(f"{TO_HERE}Content-Length: {10**15}\r\nExpect: 100-continue\r\n\r\n".encode())
-    assert said.startswith(b"HTTP/1.1 413") and b"upload_too_large" in said and b"connection: close" in said.lower()
+    assert (
+        said.startswith(b"HTTP/1.1 413")
+        and b"upload_too_large" in said
+        and b"connection: close" in said.lower()
+    )
     assert time.monotonic() - begin < 0.5
     for head, piece in (
         (f"Content-Length: {LIMITS.upload_bytes + 1}\r\n\r\n", bytes(MIB)),
@@ -376,7 +404,9 @@ def test_uploads_that_trickle_keep_nobody_out(tmp_path: Path, clip: bytes) -> No
     ],
 )
 @pytest.mark.parametrize("first", ["POST /predict", "GET /health"])
-def test_a_request_with_two_ends_is_refused_and_the_connection_closed(quiet: Any, first: str, lines: str) -> None:
+def test_a_request_with_two_ends_is_refused_and_the_connection_closed(
+    quiet: Any, first: str, lines: str
+) -> None:
     """A request with Content-Length and Transfer-Encoding is refused, and bytes after it are not read as a request."""
     head = TO_HERE.replace("POST /predict", first)
     smuggled = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -422,10 +452,41 @@ def test_only_this_page_and_programs_may_post(quiet: Any, clip: bytes) -> None:
         answer = quiet.predict(clip, **headers)
         assert (answer.status, answer.code) == (403, "cross_origin"), headers
     for host in (
-        *("evil.example", f"evil.example:{quiet.port}", "127.0.0.1.evil.example", "[", "", "localhost.", "null"),
-        *("evil@127.0.0.1", "evil:x@localhost", "@localhost", "127.0.0.1#.evil", "127.0.0.1/.evil", "localhost?evil"),
-        *("localhost evil", "localhost,evil", "localhost\\evil", "http://localhost", "localhost%00", "%6cocalhost"),
-        *("localhost:65536", "localhost:x", "localhost:1:2", "localhost:-1", "[::1", "::1", "[::1]evil", "[localhost]"),
+        *(
+            "evil.example",
+            f"evil.example:{quiet.port}",
+            "127.0.0.1.evil.example",
+            "[",
+            "",
+            "localhost.",
+            "null",
+        ),
+        *(
+            "evil@127.0.0.1",
+            "evil:x@localhost",
+            "@localhost",
+            "127.0.0.1#.evil",
+            "127.0.0.1/.evil",
+            "localhost?evil",
+        ),
+        *(
+            "localhost evil",
+            "localhost,evil",
+            "localhost\\evil",
+            "http://localhost",
+            "localhost%00",
+            "%6cocalhost",
+        ),
+        *(
+            "localhost:65536",
+            "localhost:x",
+            "localhost:1:2",
+            "localhost:-1",
+            "[::1",
+            "::1",
+            "[::1]evil",
+            "[localhost]",
+        ),
     ):
         answer = quiet.ask("GET", "/health", headers={"Host": host})
         assert (answer.status, answer.code) == (421, "wrong_host"), host
@@ -435,7 +496,9 @@ def test_only_this_page_and_programs_may_post(quiet: Any, clip: bytes) -> None:
         assert quiet.ask("GET", "/health", headers={"Host": host}).status == 200, host
 
 
-@pytest.mark.parametrize("hosts", ["", "Host: localhost\r\nHost: localhost\r\n", "Host: localhost\r\nHost: evil\r\n"])
+@pytest.mark.parametrize(
+    "hosts", ["", "Host: localhost\r\nHost: localhost\r\n", "Host: localhost\r\nHost: evil\r\n"]
+)
 def test_a_request_needs_one_host(quiet: Any, hosts: str) -> None:
     """An HTTP/1.1 request without a `Host` header, or with two, is malformed."""
     answer = quiet.raw(f"GET /health HTTP/1.1\r\n{hosts}\r\n".encode())
@@ -444,7 +507,12 @@ def test_a_request_needs_one_host(quiet: Any, hosts: str) -> None:
 
 def test_where_any_name_is_taken_a_malformed_one_is_not() -> None:
     """Without `--allow-host`, outside loopback, any valid host name is accepted, and HTTP/1.0 needs none."""
-    for host, taken in (("mood.example.org", True), ("[2001:db8::1]:80", True), ("", True), ("evil@a", False)):
+    for host, taken in (
+        ("mood.example.org", True),
+        ("[2001:db8::1]:80", True),
+        ("", True),
+        ("evil@a", False),
+    ):
         found = refusal("GET", Headers({"host": host}), hosts=None)
         assert (found is None) == taken, host
 
@@ -534,7 +602,7 @@ def test_a_full_disk_is_said(quiet: Any, clip: bytes, monkeypatch: pytest.Monkey
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("moodfuse.serving.uploads.to_thread.run_sync", full)
+    monkeypatch.setattr("moodfuse.serve.uploads.to_thread.run_sync", full)
     answer = quiet.predict(clip)
     assert (answer.status, answer.code) == (507, "no_space")
 
@@ -578,7 +646,9 @@ def test_memory_does_not_grow_with_an_upload(tmp_path: Path) -> None:
             pieces = (bytes(MIB) for _ in range(count))
             size = len(first) + count * MIB + len(last)
             body = (piece for part in ([first], pieces, [last]) for piece in part)
-            answer = running.ask("POST", "/predict", body, {"Content-Type": kind, "Content-Length": str(size)})
+            answer = running.ask(
+                "POST", "/predict", body, {"Content-Type": kind, "Content-Length": str(size)}
+            )
             assert answer.code == "not_media"
             assert load_script.memory_bytes(process, "VmHWM") - before < 30 * MIB
 
@@ -600,5 +670,9 @@ def test_the_documentation_names_every_code_and_limit() -> None:
     """docs/serve.md has each code with its status, and the defaults of the limits."""
     text = (ROOT / "docs" / "serve.md").read_text("utf-8")
     assert [code for code, status in STATUSES.items() if f"| {status} | `{code}` |" not in text] == []
-    for limit in (f"{Limits().upload_bytes // MIB} MB", f"{Limits().request_s:g} s", f"{Limits().timeline_windows}"):
+    for limit in (
+        f"{Limits().upload_bytes // MIB} MB",
+        f"{Limits().request_s:g} s",
+        f"{Limits().timeline_windows}",
+    ):
         assert limit in text

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cache.errors import InputError
-from cache.identity import clip_digest
-from cache.records import Clip
+from moodfuse.cache.digests import clip_digest
+from moodfuse.cache.errors import InputError
+from moodfuse.cache.records import Clip
 from moodfuse.cli import main
 from moodfuse.export import ExportSettings, export_model
 from moodfuse.model.folder import ARRAYS, TRAINING, read_card
 from moodfuse.model.model import Model
 from moodfuse.model.training import TrainingClip
-from moodfuse.testing import _Known, held_out, run_test
+from moodfuse.test_set import _Known, held_out, run_test
 
 QUICK = "onedmcnn@brief+twodmcnn@brief softmax logits"
 TREES = "onedmcnn@brief+twodmcnn@brief lightgbm embedding"
@@ -53,14 +53,18 @@ def test_the_nearest_reason_is_given() -> None:
     nothing = np.zeros(0)
     sha = ["a" * 64, "b" * 64]
     training = [
-        TrainingClip(name, group, clip_digest(sha[file], 0.0, end_s), sha[file], nothing, nothing, nothing, nothing)
+        TrainingClip(
+            name, group, clip_digest(sha[file], 0.0, end_s), sha[file], nothing, nothing, nothing, nothing
+        )
         for name, group, file, end_s in (("one", "g", 0, 5.0), ("two", "g", 0, 9.0), ("three", "h", 1, None))
     ]
     known = _Known(training)
     fresh = clip_of("clip", "sad")
     assert known.why_seen(clip_of("clip", "sad", end_s=9.0), sha[0]).endswith("this very clip, two")
     assert known.why_seen(clip_of("clip", "sad", group="h"), sha[0]).endswith("a window of this file, one")
-    assert known.why_seen(clip_of("clip", "sad", group="g"), "c" * 64).endswith("on one, of the same group 'g'")
+    assert known.why_seen(clip_of("clip", "sad", group="g"), "c" * 64).endswith(
+        "on one, of the same group 'g'"
+    )
     assert not known.why_seen(fresh, "c" * 64) and not known.why_seen(fresh, "")
 
 

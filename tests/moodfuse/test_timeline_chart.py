@@ -7,10 +7,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from evaluate.rendering import base_style
+from moodfuse.evaluate.report.rendering import base_style
 from moodfuse.model.predictions import Timeline
-from moodfuse.timeline import words
-from moodfuse.timeline.chart import (
+from moodfuse.timeline import sentences as words
+from moodfuse.timeline.geometry import (
     NOT_READ,
     cells_s,
     prominent,
@@ -48,7 +48,9 @@ def linear(colours: tuple[str, ...]) -> np.ndarray:
     return np.where(coded <= 0.04045, coded / 12.92, ((coded + 0.055) / 1.055) ** 2.4)
 
 
-@pytest.mark.parametrize(("colours", "ground"), [(LIGHT, "#ffffff"), (DARK, DARK_GROUND)], ids=["light", "dark"])
+@pytest.mark.parametrize(
+    ("colours", "ground"), [(LIGHT, "#ffffff"), (DARK, DARK_GROUND)], ids=["light", "dark"]
+)
 def test_colours_can_be_told_apart(colours: tuple[str, ...], ground: str) -> None:
     """On its ground each colour has contrast, and any two differ, to those without cones of one kind too."""
     assert f"--paper: {ground}" in base_style()
@@ -82,7 +84,11 @@ def test_stretches_say_what_the_windows_say(timeline: Make) -> None:
             assert found.labels[row] == ("" if run.label == NOT_READ else found.classes[run.label])
             assert run.uncertain == (run.label != NOT_READ and values.max() < 0.5)
             assert run.start_s <= found.middles_s[row] <= run.end_s
-    assert [rows.tolist() for rows in segments(found)] == [list(range(4)), list(range(6, 20)), list(range(21, 43))]
+    assert [rows.tolist() for rows in segments(found)] == [
+        list(range(4)),
+        list(range(6, 20)),
+        list(range(21, 43)),
+    ]
 
 
 def test_windows_that_do_not_touch_leave_a_hole(timeline: Make) -> None:
@@ -100,7 +106,11 @@ def test_names_are_spread_in_order() -> None:
         moved = spread(places, 0.056)
         gap = min(0.056, 1 / max(1, count - 1))
         assert (np.argsort(moved) == np.argsort(places, kind="stable")).all()
-        assert np.diff(np.sort(moved)).min(initial=1) >= gap - 1e-9 and moved.min() >= 0 and moved.max() <= 1 + 1e-9
+        assert (
+            np.diff(np.sort(moved)).min(initial=1) >= gap - 1e-9
+            and moved.min() >= 0
+            and moved.max() <= 1 + 1e-9
+        )
     assert spread(np.array([0.9, 0.1, 0.5]), 0.1).tolist() == pytest.approx([0.9, 0.1, 0.5])
     assert len(spread(np.zeros(0), 0.1)) == 0
 
@@ -131,14 +141,18 @@ def test_words_name_windows_hop_and_doubt(timeline: Make) -> None:
     assert words.hop_words(found).startswith("A window begins every 5 s. Windows overlap")
     starts = np.array([0.0, 10.0, 20.0, 23.5])
     uneven = replace(found, starts_s=starts, ends_s=starts + 30, probabilities=found.probabilities[:4])
-    assert words.hop_words(uneven).startswith("A window begins every 10 s, the last one 3.5 s after the one before.")
+    assert words.hop_words(uneven).startswith(
+        "A window begins every 10 s, the last one 3.5 s after the one before."
+    )
     unsure = int((found.probabilities.max(axis=1) < 0.6).sum())
     assert words.doubt_words(found, 0.6).startswith(f"In {unsure} windows no emotion reaches 0.6")
     assert "never uncertain" in words.doubt_words(found, 0.0)
     one = timeline(windows=1, window_s=21.4)
     assert words.hop_words(one) == "" and "The file has one window, 0:00 to 0:21.4" in words.point_words(one)
     assert words.doubt_words(one, 1.0) == "That is under 1, so the model is uncertain."
-    assert words.missing_words(found) == "" and "has no sound" in words.missing_words(replace(found, missing="sound"))
+    assert words.missing_words(found) == "" and "has no sound" in words.missing_words(
+        replace(found, missing="sound")
+    )
     none = timeline(windows=2, lost=(0, 1))
     assert words.headline(none).startswith("None of the 2 windows") and not readable(none).any()
     assert "gap" not in " ".join(words.refusal_words(none))

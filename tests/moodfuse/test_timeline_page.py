@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cache.errors import InputError
-from moodfuse.corpus import ClipSettings, make_clip
+from moodfuse.cache.errors import InputError
 from moodfuse.model.predictions import Timeline
+from moodfuse.synthetic_corpus import ClipSettings, make_clip
 from moodfuse.timeline.page import relative_url, render_page, write_timeline_page
 from moodfuse.timeline.poster import LONG_SIDE_LIMIT, SHORT_SIDE_PX, poster_of
 from moodfuse.timeline.views import HEIGHT, WIDTH, page_of
@@ -126,7 +126,8 @@ def test_the_page_says_what_it_shows(timeline: Make) -> None:
     ):
         assert text in html
     assert (
-        "No window was refused" in html_of(timeline()) and "refused" not in html.split("<main")[1].split("<dl>")[0][:0]
+        "No window was refused" in html_of(timeline())
+        and "refused" not in html.split("<main")[1].split("<dl>")[0][:0]
     )
 
 
@@ -137,7 +138,10 @@ def test_the_page_asks_for_nothing_but_the_video(timeline: Make) -> None:
         for name in ("src", "href", "srcset", "action", "data", "poster"):
             assert (attributes.get(name) or "#").startswith(("#", "data:", "a%20b.webm"))
         assert not any(name.startswith("on") for name in attributes)
-    assert "default-src 'none'; img-src data:; media-src 'self' file:; style-src 'unsafe-inline'; script-src" in html
+    assert (
+        "default-src 'none'; img-src data:; media-src 'self' file:; style-src 'unsafe-inline'; script-src"
+        in html
+    )
     assert "@import" not in html and "url(" not in html and "http:" not in html and "https:" not in html
 
 
@@ -145,7 +149,9 @@ def test_hostile_text_stays_text(timeline: Make) -> None:
     """Labels, file, reasons and model with markup, quotes, line ends and stray bytes are shown, not obeyed."""
     found = timeline(HOSTILE, lost=(2,), file=HOSTILE[1])
     refusals = tuple((row, replace(refusal, detail=HOSTILE[0])) for row, refusal in found.refusals)
-    page = page_of(replace(found, refusals=refusals), name=HOSTILE[3], url="v", threshold=0.5, model=HOSTILE[5])
+    page = page_of(
+        replace(found, refusals=refusals), name=HOSTILE[3], url="v", threshold=0.5, model=HOSTILE[5]
+    )
     html = render_page(page)
     html.encode("utf-8")
     reader = Reader(html)
@@ -167,7 +173,10 @@ def test_curves_are_the_probabilities(timeline: Make) -> None:
         corners += [tuple(map(int, dot.split())) for dot in line.dots]
         assert [len(part.split()) for part in line.segments] == [10, 30] and len(line.dots) == 1
         rows = [*range(10), *range(13, 43), 11]
-        expected = [found.middles_s / found.duration_s * WIDTH, (1 - found.probabilities[:, line.label]) * HEIGHT]
+        expected = [
+            found.middles_s / found.duration_s * WIDTH,
+            (1 - found.probabilities[:, line.label]) * HEIGHT,
+        ]
         assert np.abs(np.array(corners) - np.column_stack(expected)[rows]).max() <= 0.5
     assert sum(run.share for run in page.band) == pytest.approx(100, abs=0.1)
     assert len(page.rows) == 43 and [row.values for row in page.rows].count(()) == 2
@@ -187,13 +196,18 @@ def test_a_page_is_written_whole_or_not_at_all(timeline: Make, tmp_path: Path, v
     page.write_text("old")
     own.write_bytes(video.read_bytes())
     settings: dict[str, Any] = {"threshold": 0.5, "model": "m"}
-    with pytest.raises(InputError, match=r"this is the video itself; give the page another name, such as own\.html"):
+    with pytest.raises(
+        InputError, match=r"this is the video itself; give the page another name, such as own\.html"
+    ):
         write_timeline_page(timeline(), own, video=own, poster=None, **settings)
     with pytest.raises(InputError, match="the poster is no JPEG"):
         write_timeline_page(timeline(), page, video=own, poster=b"GIF89a", **settings)
     assert own.read_bytes() == video.read_bytes() and page.read_text() == "old"
     assert write_timeline_page(timeline(), page, video=own, poster=None, **settings) == page
-    assert {item.name for item in tmp_path.iterdir()} == {"page.html", "own.webm"} and "<video" in page.read_text()
+    assert {item.name for item in tmp_path.iterdir()} == {
+        "page.html",
+        "own.webm",
+    } and "<video" in page.read_text()
 
 
 def test_a_poster_is_a_small_picture_of_the_video(video: Path, tmp_path: Path) -> None:
@@ -231,13 +245,16 @@ def open_page(browser: Any, video: Path, tmp_path: Path) -> Iterator[Callable[..
         poster = poster_of(video)
         path = tmp_path / "page.html"
         write_timeline_page(timeline, path, video=copy, threshold=0.5, model="m", poster=poster)
-        contexts.append(browser.new_context(viewport={"width": width, "height": 900}, java_script_enabled=script))
+        contexts.append(
+            browser.new_context(viewport={"width": width, "height": 900}, java_script_enabled=script)
+        )
         page = contexts[-1].new_page()
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         allowed = (path.as_uri(), f"{tmp_path.as_uri()}/{relative_url(copy, path)}")
         page.on(
-            "request", lambda asked: asked.url in allowed or asked.url[:5] == "data:" or complaints.append(asked.url)
+            "request",
+            lambda asked: asked.url in allowed or asked.url[:5] == "data:" or complaints.append(asked.url),
         )
         page.goto(path.as_uri())
         if script:
@@ -310,7 +327,9 @@ def test_a_click_seeks_and_keys_seek(open_page: Callable[..., Any], timeline: Ma
         page.keyboard.press(key)
         until(page, SETTLED)
         assert page.evaluate(NOW) == pytest.approx(expected, abs=0.001)
-        assert float(page.locator("#plot").get_attribute("aria-valuenow")) == pytest.approx(expected, abs=0.06)
+        assert float(page.locator("#plot").get_attribute("aria-valuenow")) == pytest.approx(
+            expected, abs=0.06
+        )
     press = "plot.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight'}))"
     page.evaluate(f"for (let times = 0; times < 20; times += 1) {press}")  # faster than the video seeks
     until(page, f"{SETTLED} && {NOW} > 11.9")
@@ -319,7 +338,9 @@ def test_a_click_seeks_and_keys_seek(open_page: Callable[..., Any], timeline: Ma
 
 
 @pytest.mark.slow
-def test_pointing_reads_a_moment_and_a_name_leaves_its_curve(open_page: Callable[..., Any], timeline: Make) -> None:
+def test_pointing_reads_a_moment_and_a_name_leaves_its_curve(
+    open_page: Callable[..., Any], timeline: Make
+) -> None:
     """The numbers under the mouse are those of the nearest window, a gap says so, and a pressed name fades the rest."""
     found = short(timeline, lost=(6,))
     page = open_page(found)
@@ -347,7 +368,10 @@ def test_without_javascript_all_is_there(open_page: Callable[..., Any], timeline
     """Curves, names, band, poster, means and table show where scripts are off, and nothing that needs one."""
     page = open_page(short(timeline, lost=(4,)), script=False)
     assert page.locator(".lines polyline").count() == 12 and page.locator("#labels li:visible").count() == 6
-    assert page.locator(".run:visible").count() > 2 and page.locator("#when").inner_text() == "Mean over the video"
+    assert (
+        page.locator(".run:visible").count() > 2
+        and page.locator("#when").inner_text() == "Mean over the video"
+    )
     assert page.locator("#video").get_attribute("poster").startswith("data:image/jpeg")
     assert "Where nothing plays" in page.locator(".source").inner_text()
     assert page.locator(".hint:visible, .playhead:visible, #broken:visible, [role=slider]").count() == 0
@@ -362,7 +386,9 @@ def test_a_video_that_cannot_be_played_is_said(browser: Any, timeline: Make, tmp
     page = browser.new_page()
     for name in ("gone.webm", "text.webm"):
         html = tmp_path / f"{name}.html"
-        write_timeline_page(short(timeline), html, video=tmp_path / name, threshold=0.5, model="m", poster=None)
+        write_timeline_page(
+            short(timeline), html, video=tmp_path / name, threshold=0.5, model="m", poster=None
+        )
         page.goto(html.as_uri())
         page.locator("#broken:visible").wait_for()
         assert "cannot be played here" in page.locator("#broken").inner_text()
@@ -406,9 +432,13 @@ OVERLAPS = """selector => {
 
 
 @pytest.mark.slow
-def test_nothing_overlaps_and_a_phone_does_not_scroll_sideways(open_page: Callable[..., Any], timeline: Make) -> None:
+def test_nothing_overlaps_and_a_phone_does_not_scroll_sideways(
+    open_page: Callable[..., Any], timeline: Make
+) -> None:
     """Six labels, one window, or 20 long labels and 1 000 windows: times and names stand apart at 390 and 1400 px."""
-    many = timeline([f"an emotion of a very long name, {place}" for place in range(20)], windows=1000, lost=(3,))
+    many = timeline(
+        [f"an emotion of a very long name, {place}" for place in range(20)], windows=1000, lost=(3,)
+    )
     for found in (timeline(), timeline(windows=1, window_s=21.4), many):
         page = open_page(found, width=390)
         for width in (390, 1400):

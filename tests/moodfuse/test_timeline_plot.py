@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.errors import InputError
-from evaluate.drawing import drawing_settings
+from moodfuse.cache.errors import InputError
+from moodfuse.evaluate.report.figure_style import drawing_settings
 from moodfuse.model.predictions import Timeline
 from moodfuse.timeline.plot import timeline_figure, write_timeline_plot
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.folds import GROUP_RULE, deal, units_of
-from cache.identity import clip_digest, digest
-from cache.manifest import table_name
-from cache.recipe import Recipe, Tuning
-from cache.records import Clip, ClipStatus, Outcome, Plan
-from cache.store import FeatureCache
+from moodfuse.cache.digests import clip_digest, digest
+from moodfuse.cache.folds import GROUP_RULE, deal, units_of
+from moodfuse.cache.manifest import table_name
+from moodfuse.cache.recipe import Recipe, Tuning
+from moodfuse.cache.records import Clip, ClipStatus, Outcome, Plan
+from moodfuse.cache.store import FeatureCache
 
 CLIPS = 12
 FROZEN = Recipe("still", "still", 1, "random", "{}", "frozen", None, embedding_tuned=False)
@@ -33,13 +33,17 @@ def make(folder: Path) -> FeatureCache:
     statuses = []
     for number in range(CLIPS):
         file = digest(f"file {number}")
-        clip = Clip(f"{'ab'[number % 2]}/é {number:02d}.mp4", f"/clips/{number}.mp4", "ab"[number % 2], end_s=20.5)
+        clip = Clip(
+            f"{'ab'[number % 2]}/é {number:02d}.mp4", f"/clips/{number}.mp4", "ab"[number % 2], end_s=20.5
+        )
         key = clip_digest(file, 0.0, 20.5)
         statuses.append(ClipStatus(clip, key, file, clip.id, ok=True, duration_s=20.5, decoder="archive"))
     cache = FeatureCache(folder, create=True)
     for repeat in range(2):
         assignment = deal(units_of(statuses), folds=3, seed=repeat, placed={})
-        cache.write_plan(Plan(3, repeat, GROUP_RULE, assignment, (table_name(statuses),), repeat=repeat), statuses)
+        cache.write_plan(
+            Plan(3, repeat, GROUP_RULE, assignment, (table_name(statuses),), repeat=repeat), statuses
+        )
     digests = [status.digest for status in cache.clips]
     cache.write_outcome(Outcome(digests[0], ok=True, duration_s=20.5, decoder="archive"))
     for recipe in (FROZEN, TUNED):
@@ -51,7 +55,9 @@ def make(folder: Path) -> FeatureCache:
         cache.write_roles(TUNED, roles)
         arrays = {"embedding": values_of(4, fold), "logits": values_of(2, fold)}
         for rows in (slice(0, 7), slice(7, None)):
-            cache.write_block_part(TUNED, roles, digests[rows], {name: array[rows] for name, array in arrays.items()})
+            cache.write_block_part(
+                TUNED, roles, digests[rows], {name: array[rows] for name, array in arrays.items()}
+            )
     cache.select([FROZEN, TUNED], command="moodfuse extract clips --cache work")
     return cache
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from cache.files import TEMPORARY_PREFIX
+from moodfuse.cache.storage.files import TEMPORARY_PREFIX
 
 SECTOR_BYTES = 512
 

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from extract import announce, embed, examine
-from extract.media.limits import Limits
-from extract.media.pool import DecodeRequest
 from faults.refusals import Work
 from moodfuse.cli import main
-from moodfuse.corpus import ClipSettings, make_clip
+from moodfuse.extract import embed
+from moodfuse.extract.dataset import ingest as examine
+from moodfuse.extract.media.limits import Limits
+from moodfuse.extract.media.pool import DecodeRequest
+from moodfuse.extract.training import announce
+from moodfuse.synthetic_corpus import ClipSettings, make_clip
 
 COMMAND = ("--source", "onedmcnn", "--folds", "2", "--jobs", "1", "--device", "cpu", "--no-crossfit")
 RECIPE = """
@@ -79,7 +81,19 @@ def extracting(clips: Path, *, depth: str = "frozen") -> Work:
         said = io.StringIO()
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             try:
-                main(["extract", str(clips), "--cache", str(root), "--recipe", str(recipe), "--tune", depth, *COMMAND])
+                main(
+                    [
+                        "extract",
+                        str(clips),
+                        "--cache",
+                        str(root),
+                        "--recipe",
+                        str(recipe),
+                        "--tune",
+                        depth,
+                        *COMMAND,
+                    ]
+                )
             except SystemExit as end:
                 return int(end.code or 0), said.getvalue()
         return -1, said.getvalue()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import h5py
 
-from cache.identity import canonical_json, digest16
-from cache.parts import HEADER_BYTES
+from moodfuse.cache.digests import canonical_json, digest16
+from moodfuse.cache.storage.parts import HEADER_BYTES
 
 
 def forge(part: Path, change: Callable[[h5py.File], None]) -> None:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
-from cache import files
 from faults.calls import CHANGES, Call, linked_copy, make_again, torn, tree, watched
 from faults.samples import Sample
+from moodfuse.cache.storage import files
 
 PIECE_BYTES = 8192
 """Files are written in pieces of so many bytes here, so that larger ones take several calls."""
@@ -52,7 +52,9 @@ def record(sample: Sample, folder: Path) -> tuple[list[Call], dict[str, bytes]]:
     return [call for call in calls if call.kind in CHANGES], tree(ran)
 
 
-def kill_points(sample: Sample, folder: Path, *, tears: int | None = None, resumes: int = 1) -> Iterator[Point]:
+def kill_points(
+    sample: Sample, folder: Path, *, tears: int | None = None, resumes: int = 1
+) -> Iterator[Point]:
     """Stop after every call, and within every write.
 
     Parameters
@@ -73,7 +75,12 @@ def kill_points(sample: Sample, folder: Path, *, tears: int | None = None, resum
         for piece in [*(pieces if tears is None else pieces[:: max(1, len(pieces) // tears)]), call]:
             make_again(state, piece)
             whole = piece is call
-            done += whole and call.kind == "rename" and call.target.startswith("features/") and ".h5" in call.target
+            done += (
+                whole
+                and call.kind == "rename"
+                and call.target.startswith("features/")
+                and ".h5" in call.target
+            )
             faults = _faults(sample, state, sample.parts + done)
             if not number % resumes:
                 faults += _faults_of_resuming(sample, state, final)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from cache.layout import entries
-from cache.repair import Repair, repair
-from cache.store import FeatureCache
-from cache.verify import Fault, Verification, _check, verify
+from moodfuse.cache.maintenance.repair import Repair, repair
+from moodfuse.cache.maintenance.verify import Fault, Verification, _check, verify
+from moodfuse.cache.storage.layout import entries
+from moodfuse.cache.store import FeatureCache
 
 
 def state(root: Path) -> dict[str, bytes]:

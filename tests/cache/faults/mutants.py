@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from cache.identity import canonical_json, digest16
-from cache.parts import HEADER_BYTES
-from cache.seals import METADATA_KEY
+from moodfuse.cache.digests import canonical_json, digest16
+from moodfuse.cache.storage.parts import HEADER_BYTES
+from moodfuse.cache.storage.weight_files import METADATA_KEY
 
 Mutation = Callable[[bytes, np.random.Generator], bytes]
 SECTORS = (512, 4096)
@@ -56,7 +56,11 @@ def swap(data: bytes, random: np.random.Generator) -> bytes:
     size = max(1, min(int(random.choice([8, 64, *SECTORS])), len(data) // 2))
     one, other = sorted(int(place) * size for place in random.integers(0, len(data) // size, 2))
     first, second = data[one : one + size], data[other : other + size]
-    return data[:one] + second + data[one + size : other] + first + data[other + size :] if one != other else data
+    return (
+        data[:one] + second + data[one + size : other] + first + data[other + size :]
+        if one != other
+        else data
+    )
 
 
 def _edited(values: dict[str, Any], random: np.random.Generator) -> dict[str, Any]:
@@ -88,7 +92,11 @@ def _edit_part(data: bytes, random: np.random.Generator) -> bytes:
     check = values.pop("check")
     edited = _edited(values, random)
     check = digest16(edited) if random.random() < 0.5 else check
-    return canonical_json({**edited, "check": check}).encode().ljust(HEADER_BYTES - 1) + b"\n" + data[HEADER_BYTES:]
+    return (
+        canonical_json({**edited, "check": check}).encode().ljust(HEADER_BYTES - 1)
+        + b"\n"
+        + data[HEADER_BYTES:]
+    )
 
 
 def _edit_network(data: bytes, random: np.random.Generator) -> bytes:

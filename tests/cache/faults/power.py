@@ -16,10 +16,10 @@ from unittest.mock import patch
 import h5py
 import numpy as np
 
-from cache import parts
 from faults.calls import Call
 from faults.disks import Disk, promises
 from faults.samples import WIDTHS, Sample, Verdict, right_rows
+from moodfuse.cache.storage import parts
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,9 @@ def loss(base: Path, calls: Sequence[Call], target: Path, seed: int) -> int:
     return stop
 
 
-def lose_power(sample: Sample, base: Path, calls: Sequence[Call], seeds: range, *, checked: bool = True) -> Losses:
+def lose_power(
+    sample: Sample, base: Path, calls: Sequence[Call], seeds: range, *, checked: bool = True
+) -> Losses:
     """Lose power once a seed while a sample is extended, and judge what is left.
 
     Parameters
@@ -85,7 +87,11 @@ def lose_power(sample: Sample, base: Path, calls: Sequence[Call], seeds: range, 
 def _broken(left: Path, promised: dict[str, bytes]) -> list[str]:
     """Files that were called done and are gone, or hold something else."""
     found = {name: (left / name).read_bytes() if (left / name).is_file() else None for name in promised}
-    return [f"{name} was called done and is not there as it was" for name in promised if found[name] != promised[name]]
+    return [
+        f"{name} was called done and is not there as it was"
+        for name in promised
+        if found[name] != promised[name]
+    ]
 
 
 def without_sync(calls: Sequence[Call]) -> list[Call]:

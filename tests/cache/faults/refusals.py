@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cache.errors import MoodfuseError
-from cache.files import _REMEDIES, BAD_SUFFIX, TEMPORARY_PREFIX
-from cache.manifest import MARKER
-from cache.parts import verify_part
-from cache.store import FeatureCache
 from faults.calls import Before, Call, tree, watched
 from faults.samples import forget
+from moodfuse.cache.errors import MoodfuseError
+from moodfuse.cache.manifest import MARKER
+from moodfuse.cache.storage.files import _REMEDIES, BAD_SUFFIX, TEMPORARY_PREFIX
+from moodfuse.cache.storage.parts import verify_part
+from moodfuse.cache.store import FeatureCache
 
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EACCES, errno.EROFS)
 LASTING = frozenset({errno.EROFS})
@@ -41,7 +41,9 @@ class Refusal:
         def before(call: Call) -> int | None:
             nonlocal count, cut
             count += 1
-            due = count == self.number or (self.error in LASTING and count > self.number and call.kind != "read back")
+            due = count == self.number or (
+                self.error in LASTING and count > self.number and call.kind != "read back"
+            )
             if count == self.number and self.short and len(call.data) > 1:
                 cut = True
                 return len(call.data) // 2
@@ -96,7 +98,9 @@ def refuse(work: Work, root: Path, refusal: Refusal, undisturbed: Undisturbed) -
     if code:
         faults.append(f"the second run ends with {code}: {said}")
     found = tree(root)
-    faults += [f"{name} differs from an undisturbed run's" for name in final if found.get(name) != final[name]]
+    faults += [
+        f"{name} differs from an undisturbed run's" for name in final if found.get(name) != final[name]
+    ]
     faults += [f"{name} is left over" for name in found if name not in final]
     shutil.rmtree(root)
     return Refused(refusal, call, tuple(faults))

@@ -9,17 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from cache import blocks, parts
-from cache.audits import Audit, Finding, read_audit, write_audit
-from cache.columns import Digests
-from cache.errors import CacheError, InputError, MissingBlockError, UnknownNameError
-from cache.files import BAD_SUFFIX, STALE_S, TEMPORARY_PREFIX, write_aside
-from cache.identity import clip_digest, digest
-from cache.parts import read_part
-from cache.planning import PlanChoice, next_plan
-from cache.recipe import Recipe, Tuning
-from cache.records import Clip, ClipStatus, Outcome
-from cache.store import FeatureCache
+from moodfuse.cache import blocks
+from moodfuse.cache.audits import Audit, Finding, read_audit, write_audit
+from moodfuse.cache.columns import Digests
+from moodfuse.cache.digests import clip_digest, digest
+from moodfuse.cache.errors import CacheError, InputError, MissingBlockError, UnknownNameError
+from moodfuse.cache.planning import PlanChoice, next_plan
+from moodfuse.cache.recipe import Recipe, Tuning
+from moodfuse.cache.records import Clip, ClipStatus, Outcome
+from moodfuse.cache.storage import parts
+from moodfuse.cache.storage.files import BAD_SUFFIX, STALE_S, TEMPORARY_PREFIX, write_aside
+from moodfuse.cache.storage.parts import read_part
+from moodfuse.cache.store import FeatureCache
 
 STILL = Recipe("still", "still", 1, "random", "{}", "frozen", None, embedding_tuned=False)
 TUNED = Recipe("net", "net", 1, "random", "{}", "full", Tuning("adam", 1e-3, 3), embedding_tuned=True)
@@ -35,7 +36,9 @@ def right_rows(digests: Iterable[str], source: str) -> dict[str, np.ndarray]:
 
 @cache
 def _right_row(digest: str, source: str) -> np.ndarray:
-    return np.random.default_rng([int(digest[:8], 16), len(source)]).standard_normal(sum(WIDTHS.values()), np.float32)
+    return np.random.default_rng([int(digest[:8], 16), len(source)]).standard_normal(
+        sum(WIDTHS.values()), np.float32
+    )
 
 
 def forget() -> None:
@@ -83,7 +86,9 @@ class Sample:
             label, file = ("excited", "sad")[number // 2 % 2], digest(f"file {number}")
             clip = Clip(id=f"{label}/{number:05d}.mp4", path=f"/data/{number:05d}.mp4", label=label)
             group = f"song {number // 2}"
-            statuses.append(ClipStatus(clip, clip_digest(file, 0.0, None), file, group, ok=True, duration_s=30.0))
+            statuses.append(
+                ClipStatus(clip, clip_digest(file, 0.0, None), file, group, ok=True, duration_s=30.0)
+            )
         object.__setattr__(self, "statuses", tuple(statuses))
 
     @property
@@ -198,6 +203,8 @@ def _wrong_rows(file: Path) -> list[str]:
     arrays, attributes = read_part(file)
     source, recipe, trained = file.parts[-4:-1]
     right = right_rows([clip.decode() for clip in arrays["clip"].tolist()], source)
-    same = set(arrays) == {*right, "clip"} and all(np.array_equal(arrays[name], right[name]) for name in right)
+    same = set(arrays) == {*right, "clip"} and all(
+        np.array_equal(arrays[name], right[name]) for name in right
+    )
     named = (attributes["source"], attributes["recipe"], attributes["trained"]) == (source, recipe, trained)
     return [] if same and named else [f"{file}: accepted with other content than was written"]

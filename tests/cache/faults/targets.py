@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load, save
 
-from cache.audits import read_audit, write_audit
-from cache.errors import CacheError, MissingBlockError, MoodfuseError
-from cache.files import BAD_SUFFIX, write_aside
-from cache.identity import canonical_json
-from cache.media import Media, MediaStore, Rendition
-from cache.parts import read_part, verify_part
-from cache.records import Outcome
-from cache.runs import Result, Run, read_run, write_run
-from cache.seals import METADATA_KEY, SEAL, check_sealed, seal_of
-from cache.store import FeatureCache, check_trained
 from faults.mutants import MUTATIONS
 from faults.samples import AUDIT, TUNED, Sample, forget, right_rows
+from moodfuse.cache.audits import read_audit, write_audit
+from moodfuse.cache.digests import canonical_json
+from moodfuse.cache.errors import CacheError, MissingBlockError, MoodfuseError
+from moodfuse.cache.media import Media, MediaStore, Rendition
+from moodfuse.cache.records import Outcome
+from moodfuse.cache.runs import Result, Run, read_run, write_run
+from moodfuse.cache.storage.files import BAD_SUFFIX, write_aside
+from moodfuse.cache.storage.parts import read_part, verify_part
+from moodfuse.cache.storage.weight_files import METADATA_KEY, SEAL, check_sealed, seal_of
+from moodfuse.cache.store import FeatureCache, check_trained
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,11 @@ def make_targets(root: Path) -> list[Target]:
         target("run record", "runs/*/run.json", lambda path: read_run(FeatureCache(root), "made-1")),
         target("recipe", "features/still/*/recipe.json", lambda path: FeatureCache(root).recipe("still")),
         target("roles", "features/net/*/*/trained.json", check_trained),
-        target("selection", "sources/*.json", lambda path: (FeatureCache(root).selection, FeatureCache(root).commands)),
+        target(
+            "selection",
+            "sources/*.json",
+            lambda path: (FeatureCache(root).selection, FeatureCache(root).commands),
+        ),
         target("outcome", "clips/*/*.json", lambda path: _there(FeatureCache(root).outcomes(clips[:1]))),
         target("audit", "audits/*.json", lambda path: _there(read_audit(FeatureCache(root)))),
         target("marker", "*.json", lambda path: FeatureCache(root).path),
@@ -99,7 +103,10 @@ def _read_network(path: Path) -> Any:
 
 def _write_network(path: Path) -> None:
     random = np.random.default_rng(1)
-    tensors = {"conv.weight": random.standard_normal((8, 3, 3, 3), np.float32), "conv.bias": np.zeros(8, np.float32)}
+    tensors = {
+        "conv.weight": random.standard_normal((8, 3, 3, 3), np.float32),
+        "conv.bias": np.zeros(8, np.float32),
+    }
     facts = {"classes": ["excited", "sad"], "epoch": 3, "early_stopping": False}
     seal = seal_of(save(tensors, metadata={METADATA_KEY: canonical_json(facts)}))
     write_aside(path, save(tensors, metadata={METADATA_KEY: canonical_json({**facts, SEAL: seal})}))
@@ -125,7 +132,9 @@ def _made_run(store: FeatureCache, name: str) -> Run:
         fold_count=store.plan.folds,
         seed=0,
         recipes=(("still", store.recipe("still").digest16),),
-        results=(Result(("still",), "softmax", "logits", chances, unscaled=chances, temperatures=(1.0, 1.5)),),
+        results=(
+            Result(("still",), "softmax", "logits", chances, unscaled=chances, temperatures=(1.0, 1.5)),
+        ),
         digests=tuple(status.digest for status in statuses),
     )
 

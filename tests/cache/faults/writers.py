@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.additions import disagreements
-from cache.blocks import Rows, part_files, read_rows
-from cache.errors import InputError
-from cache.files import BAD_SUFFIX, TEMPORARY_PREFIX
-from cache.parts import read_part
-from cache.planning import PlanChoice, next_plan
-from cache.store import FeatureCache
 from faults.samples import STILL, Sample, forget, right_rows
+from moodfuse.cache.additions import disagreements
+from moodfuse.cache.blocks import Rows, part_files, read_rows
+from moodfuse.cache.errors import InputError
+from moodfuse.cache.planning import PlanChoice, next_plan
+from moodfuse.cache.storage.files import BAD_SUFFIX, TEMPORARY_PREFIX
+from moodfuse.cache.storage.parts import read_part
+from moodfuse.cache.store import FeatureCache
 
 DRIFT = np.float32(1.0)
 """What a writer that differs adds to every value."""
@@ -164,9 +164,12 @@ def run_crowd(crowd: Crowd, root: Path) -> Outcome:
     context = multiprocessing.get_context("spawn")
     start, stop, results = context.Event(), context.Event(), context.Queue()
     writers = [
-        context.Process(target=write_all, args=(crowd, root, number, start, results)) for number in range(crowd.writers)
+        context.Process(target=write_all, args=(crowd, root, number, start, results))
+        for number in range(crowd.writers)
     ]
-    readers = [context.Process(target=read_on, args=(crowd, root, stop, results)) for _ in range(crowd.readers)]
+    readers = [
+        context.Process(target=read_on, args=(crowd, root, stop, results)) for _ in range(crowd.readers)
+    ]
     for process in (*writers, *readers):
         process.start()
     began = time.monotonic()
@@ -202,7 +205,9 @@ def _look(root: Path, seen: set[str]) -> set[str]:
 def _stray(root: Path) -> tuple[str, ...]:
     files = root.rglob("*")
     return tuple(
-        str(file) for file in files if file.name.startswith(TEMPORARY_PREFIX) or file.name.endswith(BAD_SUFFIX)
+        str(file)
+        for file in files
+        if file.name.startswith(TEMPORARY_PREFIX) or file.name.endswith(BAD_SUFFIX)
     )
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import av
 
-from extract.media.container import MediaError
-from extract.media.decode import DecodedClip
-from extract.media.pool import DecodeRequest, decode_many
+from moodfuse.extract.media.container import MediaError
+from moodfuse.extract.media.decode import DecodedClip
+from moodfuse.extract.media.pool import DecodeRequest, decode_many
 
 
 def mark(clip: DecodedClip) -> str:

@@ -51,7 +51,9 @@ def text(name: str, content: str) -> Canary:
 
     def make(place: Place, path: Path) -> None:
         known = {"{address}": place.address, "{folder}": str(place.folder), "{port}": str(place.port)}
-        path.write_text(re.sub("|".join(map(re.escape, known)), lambda match: known[match[0]], content) + "\n" * 64)
+        path.write_text(
+            re.sub("|".join(map(re.escape, known)), lambda match: known[match[0]], content) + "\n" * 64
+        )
 
     return Canary(name, TEXT, make)
 
@@ -64,16 +66,25 @@ def named(name: str) -> Canary:
 def alias(place: Place, path: Path) -> None:
     """A QuickTime file whose tracks lie in another file, by an alias record (`alis`) with its path."""
     secret = str(place.folder / "secret.mp4").encode()
-    records = struct.pack(">HH", 2, len(secret)) + secret + b"\0" * (len(secret) % 2) + struct.pack(">HH", 0xFFFF, 0)
+    records = (
+        struct.pack(">HH", 2, len(secret))
+        + secret
+        + b"\0" * (len(secret) % 2)
+        + struct.pack(">HH", 0xFFFF, 0)
+    )
     head = bytes(10) + b"\x01/" + bytes(26) + bytes(12) + b"\x0asecret.mp4".ljust(64, b"\0") + bytes(16)
     path.write_bytes(
-        _with_reference(place.clip("late.mp4"), b"alis", head + struct.pack(">HH", 1, 1) + bytes(16) + records)
+        _with_reference(
+            place.clip("late.mp4"), b"alis", head + struct.pack(">HH", 1, 1) + bytes(16) + records
+        )
     )
 
 
 def address(place: Place, path: Path) -> None:
     """A QuickTime file whose tracks lie in another file, by its address (`url `)."""
-    path.write_bytes(_with_reference(place.clip("late.mp4"), b"url ", f"file://{place.folder}/secret.mp4\0".encode()))
+    path.write_bytes(
+        _with_reference(place.clip("late.mp4"), b"url ", f"file://{place.folder}/secret.mp4\0".encode())
+    )
 
 
 def _with_reference(data: bytes, kind: bytes, record: bytes) -> bytes:
@@ -84,7 +95,9 @@ def _with_reference(data: bytes, kind: bytes, record: bytes) -> bytes:
     while (at := found.find(old)) >= 0:
         for box in (b"moov", b"trak", b"mdia", b"minf", b"dinf", b"dref"):
             size = found.rindex(box, 0, at) - 4
-            found[size : size + 4] = struct.pack(">I", struct.unpack_from(">I", found, size)[0] + len(entry) - len(old))
+            found[size : size + 4] = struct.pack(
+                ">I", struct.unpack_from(">I", found, size)[0] + len(entry) - len(old)
+            )
         found[at : at + len(old)] = entry
     return bytes(found)
 
@@ -106,10 +119,14 @@ def linked_segment(place: Place, path: Path) -> None:
     at = data.index(b"\x15\x49\xa9\x66") + 4
     width = 8 - data[at].bit_length() + 1
     size = int.from_bytes(data[at : at + width], "big") & ((1 << 7 * width) - 1)
-    more = b"\x3e\xb9\x23\x90" + bytes(range(16)) + b"\x3e\x83\xbb\x8asecret.mkv" + b"\x3c\x83\xab\x8asecret.mkv"
+    more = (
+        b"\x3e\xb9\x23\x90" + bytes(range(16)) + b"\x3e\x83\xbb\x8asecret.mkv" + b"\x3c\x83\xab\x8asecret.mkv"
+    )
     info = (1 << 56 | size + len(more)).to_bytes(8, "big") + more
     segment = data.index(b"\x18\x53\x80\x67") + 4
-    path.write_bytes(data[:segment] + b"\x01" + b"\xff" * 7 + data[segment + 8 : at] + info + data[at + width :])
+    path.write_bytes(
+        data[:segment] + b"\x01" + b"\xff" * 7 + data[segment + 8 : at] + info + data[at + width :]
+    )
 
 
 def _link(target: str) -> Callable[[Place, Path], None]:
@@ -136,7 +153,8 @@ CANARIES: dict[str, Canary] = {
     "hls to a host": text("host.m3u8", f"{_HLS}{{address}}/secret.ts{_END}"),
     "hls of lists": text("lists.m3u8", "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\nsecret.m3u8"),
     "hls with a key": text(
-        "key.m3u8", f'#EXTM3U\n#EXT-X-KEY:METHOD=AES-128,URI="secret.txt"\n#EXT-X-MAP:URI="secret.mp4"\n{_HLS}secret.ts'
+        "key.m3u8",
+        f'#EXTM3U\n#EXT-X-KEY:METHOD=AES-128,URI="secret.txt"\n#EXT-X-MAP:URI="secret.mp4"\n{_HLS}secret.ts',
     ),
     "dash": text("list.mpd", _DASH.format("secret.mp4")),
     "dash as mp4": text("dash.mp4", _DASH.format("secret.mp4")),
@@ -156,7 +174,8 @@ CANARIES: dict[str, Canary] = {
     ),
     "smil": text("show.smil", '<smil><body><video src="secret.mp4"/></body></smil>'),
     "imf": text(
-        "list.xml", '<?xml version="1.0"?><CompositionPlaylist><Asset>secret.mp4</Asset></CompositionPlaylist>'
+        "list.xml",
+        '<?xml version="1.0"?><CompositionPlaylist><Asset>secret.mp4</Asset></CompositionPlaylist>',
     ),
     "avisynth": text("script.avs", 'DirectShowSource("secret.mp4")'),
     "filters": text("graph.mp4", "movie=secret.mp4"),

@@ -99,7 +99,9 @@ def _raise(task: Task) -> None:
 
 def _bug(task: Task) -> None:
     """Fail as a wrong call does, or a missing package."""
-    raise {"type": TypeError, "attribute": AttributeError, "import": ImportError}[task.path.stem.split("-")[1]]("a bug")
+    raise {"type": TypeError, "attribute": AttributeError, "import": ImportError}[
+        task.path.stem.split("-")[1]
+    ]("a bug")
 
 
 def _limits(task: Task) -> dict[str, tuple[int, int]]:

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from extract.media.container import MediaError
-from extract.media.decode import DecodedClip, read_clip
-from extract.media.limits import Limits
-from extract.media.pool import work_apart
-from extract.media.reasons import REASONS
-from extract.media.renditions import SHORT_SIDE_PX
 from faults.mutants import cut, flip, smash, swap
 from hostile.seeds import SEEDS, make_seed
+from moodfuse.extract.media.container import MediaError
+from moodfuse.extract.media.decode import DecodedClip, read_clip
+from moodfuse.extract.media.limits import Limits
+from moodfuse.extract.media.pool import work_apart
+from moodfuse.extract.media.reasons import REASONS
+from moodfuse.extract.media.renditions import SHORT_SIDE_PX
 
 LIMITS = Limits(deadline_s=10.0, deadline_per_s=0.0, memory_mb=1024)
 SLACK_S = 2.0
@@ -73,7 +73,9 @@ def mutant(seeds: dict[str, bytes], number: int) -> tuple[str, str, bytes]:
     random = np.random.default_rng([number, 0x6D75])
     name = list(seeds)[number % len(seeds)]
     kind = KINDS[number // len(seeds) % len(KINDS)]
-    harmed = resize(seeds[name], random, SEEDS[name].sizes) if kind == "size" else HARMS[kind](seeds[name], random)
+    harmed = (
+        resize(seeds[name], random, SEEDS[name].sizes) if kind == "size" else HARMS[kind](seeds[name], random)
+    )
     return name, kind, harmed
 
 
@@ -115,7 +117,7 @@ _idle_kb = 0
 
 
 def measured(request: MutantRequest) -> Measured:
-    """Decode in a worker, as `extract.media.pool.decode_many` does."""
+    """Decode in a worker, as `moodfuse.extract.media.pool.decode_many` does."""
     global _idle_kb
     _idle_kb = _idle_kb or _memory_kb("VmSize")
     request.began.write_text(str(time.monotonic()))
@@ -187,7 +189,9 @@ def _borne(request: MutantRequest, found: Measured | MediaError, limits: Limits)
     began_s = float(request.began.read_text()) if request.began.exists() else time.monotonic()
     seconds = time.monotonic() - began_s
     outcome = found.outcome if isinstance(found, Measured) else found
-    resident_mb, beyond_mb = (found.resident_mb, found.beyond_idle_mb) if isinstance(found, Measured) else (0.0, 0.0)
+    resident_mb, beyond_mb = (
+        (found.resident_mb, found.beyond_idle_mb) if isinstance(found, Measured) else (0.0, 0.0)
+    )
     faults = [*_faults_of(outcome)]
     if seconds > limits.seconds_for(request.window_s) + SLACK_S:
         faults.append(f"took {seconds:.1f} s")

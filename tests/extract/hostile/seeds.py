@@ -10,7 +10,7 @@ import av
 import numpy as np
 from av.codec.context import Flags
 
-from moodfuse.corpus import MOODS, ClipSettings, render_frames, render_waveform
+from moodfuse.synthetic_corpus import MOODS, ClipSettings, render_frames, render_waveform
 
 SETTINGS = ClipSettings(duration_s=1.0, width=64, height=48, frames_per_s=25, sample_rate_hz=48_000)
 DETERMINISTIC = {"fflags": "+bitexact"}
@@ -40,7 +40,9 @@ class Seed:
     options: Mapping[str, str] = field(default_factory=dict)
 
 
-_BOXES = ((rb"ftyp|moo[vf]|trak|mdia|minf|st[bst][lsczod]|mdat|tra[fk]|trun|tfhd|udta|hdlr|edts|avcC|esds", -4, 4),)
+_BOXES = (
+    (rb"ftyp|moo[vf]|trak|mdia|minf|st[bst][lsczod]|mdat|tra[fk]|trun|tfhd|udta|hdlr|edts|avcC|esds", -4, 4),
+)
 _COUNTS = ((rb"st[tsc][sczo]|elst|trun", 8, 4),)
 _EBML = (
     (rb"\x18\x53\x80\x67|\x1f\x43\xb6\x75|\x16\x54\xae\x6b|\x15\x49\xa9\x66", 4, 2),
@@ -51,12 +53,16 @@ _START_CODES = ((rb"\x00\x00\x01[\xba-\xef]", 4, 2),)
 
 SEEDS: dict[str, Seed] = {
     "mp4": Seed("mp4", "mp4", "libx264", "aac", _BOXES + _COUNTS, {"movflags": "+faststart"}),
-    "fragments": Seed("mp4", "mp4", "libx264", "aac", _BOXES + _COUNTS, {"movflags": "+frag_keyframe+empty_moov"}),
+    "fragments": Seed(
+        "mp4", "mp4", "libx264", "aac", _BOXES + _COUNTS, {"movflags": "+frag_keyframe+empty_moov"}
+    ),
     "mkv": Seed("mkv", "matroska", "libx264", "flac", _EBML),
     "webm": Seed("webm", "webm", "libvpx", "libopus", _EBML),
     "avi": Seed("avi", "avi", "mpeg4", "libmp3lame", _CHUNKS),
     "ts": Seed("ts", "mpegts", "mpeg2video", "mp2", ((rb"\x47[\x40\x41]", 5, 2), *_START_CODES)),
-    "flv": Seed("flv", "flv", "libx264", "aac", ((rb"[\x08\x09\x12]\x00", 1, 3), (rb"duration|onMetaData", -2, 2))),
+    "flv": Seed(
+        "flv", "flv", "libx264", "aac", ((rb"[\x08\x09\x12]\x00", 1, 3), (rb"duration|onMetaData", -2, 2))
+    ),
     "mpeg": Seed("mpg", "vob", "mpeg2video", "ac3", _START_CODES),
 }
 """Name -> how it is written."""
@@ -97,10 +103,15 @@ def remux(
                     if not packet.size:
                         continue
                     late_s = (
-                        leap[1] if packet.stream.type == "video" and packet.pts * packet.time_base == leap[0] else 0.0
+                        leap[1]
+                        if packet.stream.type == "video" and packet.pts * packet.time_base == leap[0]
+                        else 0.0
                     )
                     shift = round(delay_s / packet.time_base)
-                    packet.pts, packet.dts = packet.pts + shift + round(late_s / packet.time_base), packet.dts + shift
+                    packet.pts, packet.dts = (
+                        packet.pts + shift + round(late_s / packet.time_base),
+                        packet.dts + shift,
+                    )
                     packet.stream = streams[packet.stream.type]
                     output.mux(packet)
                 delay_s += media.duration / av.time_base + pause_s
@@ -122,7 +133,9 @@ def _pictures(media: av.container.OutputContainer, encoder: str) -> list[av.Pack
 
 
 def _sound(media: av.container.OutputContainer, encoder: str) -> list[av.Packet]:
-    options = {"aac_coder": "fast"} if encoder == "aac" else {}  # the other coder's bytes differ from run to run
+    options = (
+        {"aac_coder": "fast"} if encoder == "aac" else {}
+    )  # the other coder's bytes differ from run to run
     stream = media.add_stream(encoder, rate=SETTINGS.sample_rate_hz, layout="mono", options=options)
     stream.codec_context.flags |= Flags.bitexact
     kept = stream.codec_context.format.name

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 CALLS = "trace=open,openat,openat2,socket,connect"
-_OPEN = re.compile(r'^\d+ +open(?:at|at2)?\((?:AT_FDCWD, |\d+, )?"((?:[^"\\]|\\.)*)", (?:\{flags=)?([A-Z_|]+)')
+_OPEN = re.compile(
+    r'^\d+ +open(?:at|at2)?\((?:AT_FDCWD, |\d+, )?"((?:[^"\\]|\\.)*)", (?:\{flags=)?([A-Z_|]+)'
+)
 _SOCKET = re.compile(r"^\d+ +(?:socket\(|connect\(\d+, \{sa_family=)(AF_\w+)")
 
 
@@ -41,7 +43,10 @@ def find_strace() -> str:
     reason = "no strace is installed (Debian: apt-get install strace)"
     if path is not None:
         tried = subprocess.run(
-            [path, "-f", "--seccomp-bpf", "-o", os.devnull, "true"], capture_output=True, text=True, check=False
+            [path, "-f", "--seccomp-bpf", "-o", os.devnull, "true"],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if not tried.returncode:
             return path
@@ -61,7 +66,19 @@ def traced(arguments: list[str], *, folder: Path, log: Path, timeout_s: float = 
     subprocess.TimeoutExpired
         If it waits for ever.
     """
-    command = [find_strace(), "-f", "--seccomp-bpf", "-s", "4096", "-e", CALLS, "-e", "signal=none", "-o", str(log)]
+    command = [
+        find_strace(),
+        "-f",
+        "--seccomp-bpf",
+        "-s",
+        "4096",
+        "-e",
+        CALLS,
+        "-e",
+        "signal=none",
+        "-o",
+        str(log),
+    ]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "COLUMNS": "1000"}
     reader, writer = os.pipe()
     try:

@@ -1,0 +1,1 @@
+"""List, verify, repair and prune; private to the cache."""

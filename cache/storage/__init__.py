@@ -1,0 +1,1 @@
+"""Files, HDF5 parts and JSON records; private to the cache."""

@@ -1,0 +1,1 @@
+"""Which files and clips there are, and which of them are copies."""

@@ -1,0 +1,1 @@
+"""Pretrained weights: known files, layouts and loading."""

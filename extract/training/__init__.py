@@ -1,0 +1,1 @@
+"""Fine-tuning of networks, and what it will cost."""

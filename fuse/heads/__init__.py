@@ -1,0 +1,1 @@
+"""Fusion heads: scikit-learn classifiers by name, and their exported form."""

@@ -1,0 +1,1 @@
+"""Labels for files with an exported model."""
