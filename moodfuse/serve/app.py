@@ -29,7 +29,7 @@ from moodfuse.serve.jobs import JobQueue
 from moodfuse.serve.messages import Limits, Query, RequestError, prediction_json, read_query, timeline_json
 from moodfuse.serve.page import render_page
 from moodfuse.serve.security import LOOPBACK_NAMES, SECURITY_HEADERS, SecurityMiddleware
-from moodfuse.serve.uploads import save_upload
+from moodfuse.serve.uploads import check_headers, save_upload
 
 ROUTES = "POST /predict, GET /, GET /health and GET /schema.json"
 
@@ -126,6 +126,7 @@ class _Service:
 
     async def predict(self, request: Request) -> Response:
         query = read_query(request.query_params.multi_items())
+        check_headers(request.headers, limits=self.limits)
         with self.jobs.admit() as job:
             name = await save_upload(request, job.path, limits=self.limits)
             call = partial(self._label, job.path, name, query)

@@ -9,7 +9,7 @@ from pathlib import Path
 import anyio
 from anyio import to_thread
 from python_multipart.multipart import parse_options_header
-from starlette.datastructures import UploadFile
+from starlette.datastructures import Headers, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Message
@@ -30,6 +30,26 @@ PLAYLISTS = re.compile(r"mpegurl|scpls|m3u|xspf|dash|smil|asx")
 """Video and audio types that only refer to other files."""
 
 
+def check_headers(headers: Headers, *, limits: Limits) -> None:
+    """Refuse an upload by its headers, before it is admitted.
+
+    Raises
+    ------
+    RequestError
+        If the type is not allowed, or the length is missing or above the limit.
+    """
+    media_type = _media_type(headers.get("content-type", ""))
+    if media_type != FORM:
+        _check_media_type(media_type)
+    if "transfer-encoding" in headers:
+        return
+    length = headers.get("content-length")
+    if length is None:
+        raise RequestError("no_length", "the request has no Content-Length; send the length of the file")
+    if int(length) > _max_bytes(media_type, limits):
+        raise _too_large(limits)
+
+
 async def save_upload(request: Request, path: Path, *, limits: Limits) -> str:
     """Write the file in the body of a request to a new file, and return the client's name of it, cleaned.
 
@@ -38,13 +58,10 @@ async def save_upload(request: Request, path: Path, *, limits: Limits) -> str:
     Raises
     ------
     RequestError
-        If the type is not allowed, or the upload is too large, too slow, empty or malformed, or the disk is full.
+        If the upload is too large, too slow, empty or malformed, or the disk is full.
     """
     media_type = _media_type(request.headers.get("content-type", ""))
-    if media_type != FORM:
-        _check_media_type(media_type)
-    max_bytes = limits.upload_bytes + (FORM_BYTES if media_type == FORM else 0)
-    _check_length(request, max_bytes, limits)
+    max_bytes = _max_bytes(media_type, limits)
     try:
         with anyio.fail_after(min(limits.grace_s, limits.upload_s)) as scope:
             start, received = anyio.current_time(), 0
@@ -134,14 +151,8 @@ def _check_media_type(media_type: str) -> None:
         )
 
 
-def _check_length(request: Request, max_bytes: int, limits: Limits) -> None:
-    if "transfer-encoding" in request.headers:
-        return
-    length = request.headers.get("content-length")
-    if length is None:
-        raise RequestError("no_length", "the request has no Content-Length; send the length of the file")
-    if int(length) > max_bytes:
-        raise _too_large(limits)
+def _max_bytes(media_type: str, limits: Limits) -> int:
+    return limits.upload_bytes + (FORM_BYTES if media_type == FORM else 0)
 
 
 def _too_large(limits: Limits) -> RequestError:
