@@ -26,7 +26,7 @@ import numpy as np
 
 from moodfuse.extract.media.container import open_media
 from moodfuse.model.predictions import Prediction, Refusal, SourceSays, Timeline
-from moodfuse.serve.limits import MIB, Limits
+from moodfuse.serve.messages import MIB, Limits
 
 REQUESTS, CLIENTS = 200, 16
 SLOW_MARK = b"SLOW"
@@ -104,11 +104,11 @@ class StandIn:
 def served(labeller: Any, *, limits: Limits, temporary: Path, port: int = 0) -> Iterator[Any]:
     """A running service on this machine, in a thread of this process."""
     from moodfuse.serve.app import make_app
-    from moodfuse.serve.server import Server, listen
+    from moodfuse.serve.command import make_server
 
     app = make_app(labeller, limits=limits, temporary=temporary)
-    server = Server(app)
-    listener = listen("127.0.0.1", port)
+    server = make_server(app)
+    listener = socket.create_server(("127.0.0.1", port))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:

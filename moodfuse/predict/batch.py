@@ -221,8 +221,7 @@ def timeline_rows(timeline: Timeline, *, model: str, threshold: float) -> Iterat
 
 def _draw(model: Model, timeline: Timeline, wish: Wish) -> None:
     if wish.html is not None:
-        from moodfuse.timeline.page import write_timeline_page
-        from moodfuse.timeline.poster import poster_of
+        from moodfuse.timeline.page import poster_of, write_timeline_page
 
         video = Path(timeline.file)
         write_timeline_page(

@@ -1,9 +1,9 @@
-"""The service as a Starlette application: what it answers at which address.
+"""The Starlette application of a service.
 
-POST /predict       a file: its label, probabilities, what each source says, and its time line where asked for
+POST /predict       a file: its label and probabilities, those by source, and its time line if asked for
 GET  /              the page
 GET  /schema.json   JSON Schema of every answer
-GET  /health        that it runs, and with which model
+GET  /health        whether it runs, and its model
 """
 
 import json
@@ -25,25 +25,25 @@ from starlette.routing import Route
 from moodfuse.cache.records import WINDOW_S
 from moodfuse.extract.media.container import MediaError
 from moodfuse.model.predictions import Prediction, Timeline
-from moodfuse.serve.answers import Question, prediction_json, read_question, timeline_json
-from moodfuse.serve.guard import LOOPBACK_NAMES, SECURITY_HEADERS, Guard
-from moodfuse.serve.jobs import Desk
-from moodfuse.serve.limits import Limits
+from moodfuse.serve.jobs import JobQueue
+from moodfuse.serve.messages import Limits, Query, RequestError, prediction_json, read_query, timeline_json
 from moodfuse.serve.page import render_page
-from moodfuse.serve.problems import Problem
-from moodfuse.serve.uploads import read_head, take_upload
+from moodfuse.serve.security import LOOPBACK_NAMES, SECURITY_HEADERS, SecurityMiddleware
+from moodfuse.serve.uploads import check_headers, save_upload
+
+ROUTES = "POST /predict, GET /, GET /health and GET /schema.json"
 
 
 class Labeller(Protocol):
-    """What the service needs of a model.
+    """The part of `moodfuse.Model` that a service uses.
 
-    `label_file` and `timeline` are called from several threads at once. They raise `MediaError` for a file that cannot
-    be labelled, and come to an end for every file: a thread cannot be stopped from outside.
+    `label_file` and `timeline` are called from several threads at once; they raise `MediaError` for a file that cannot
+    be labelled, and end for every file.
     """
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """Name of the model."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -63,25 +63,24 @@ def make_app(
     hosts: Collection[str] | None = LOOPBACK_NAMES,
     temporary: Path | None = None,
 ) -> Starlette:
-    """Make the service of a model.
+    """Make the application.
 
     Parameters
     ----------
     labeller : Labeller
         Thread-safe.
     limits : Limits
-        What is refused.
     hosts : collection of str or None
-        Names that the service answers to, against DNS rebinding; `None` for any.
+        Allowed names in the `Host` header; `None` allows any.
     temporary : Path or None
-        Where the private folder of uploads is made; by default where the system keeps temporary files.
+        Folder of the private folder for uploads; by default that of temporary files.
 
     Returns
     -------
     Starlette
-        Its `state.desk` is the `Desk`.
+        Its `state.jobs` is the `JobQueue`.
     """
-    service = _Service(labeller, limits, Desk(limits, parent=temporary))
+    service = _Service(labeller, limits, JobQueue(limits, parent=temporary))
     app = Starlette(
         routes=[
             Route("/", service.page, methods=["GET"]),
@@ -89,32 +88,29 @@ def make_app(
             Route("/health", service.health, methods=["GET"]),
             Route("/schema.json", service.schema, methods=["GET"]),
         ],
-        middleware=[Middleware(Guard, hosts=hosts)],
+        middleware=[Middleware(SecurityMiddleware, hosts=hosts)],
         exception_handlers={
-            Problem: _refuse,
-            HTTPException: _refuse_address,
-            ClientDisconnect: _say_nothing,
-            Exception: _fail,
+            RequestError: _request_error,
+            HTTPException: _http_error,
+            ClientDisconnect: _disconnected,
+            Exception: _internal_error,
         },
         lifespan=service.run,
     )
-    # A redirection would repeat an address that the client made up.
-    app.router.redirect_slashes = False
-    app.state.desk = service.desk
+    app.router.redirect_slashes = False  # a redirect would repeat the client's Host
+    app.state.jobs = service.jobs
     return app
 
 
 class _Service:
-    """The endpoints, and what they share."""
-
-    def __init__(self, labeller: Labeller, limits: Limits, desk: Desk) -> None:
-        self.labeller, self.limits, self.desk = labeller, limits, desk
+    def __init__(self, labeller: Labeller, limits: Limits, jobs: JobQueue) -> None:
+        self.labeller, self.limits, self.jobs = labeller, limits, jobs
         self._page = render_page(labeller.name, labeller.classes, limits=limits)
         self._schema = json.loads((files("moodfuse.serve") / "schema.json").read_text("utf-8"))
 
     @asynccontextmanager
     async def run(self, app: Starlette) -> AsyncIterator[None]:
-        async with self.desk.open():
+        async with self.jobs.run():
             yield
 
     async def page(self, request: Request) -> Response:
@@ -129,72 +125,65 @@ class _Service:
         )
 
     async def predict(self, request: Request) -> Response:
-        question = read_question(request.query_params.multi_items())
-        head = read_head(request.headers, limits=self.limits)
-        with self.desk.visit() as visit:
-            name = await take_upload(request.stream(), visit.path, head=head, limits=self.limits)
-            work = partial(self._label, visit.path, name, question)
-            answer = await self.desk.label(visit, work, receive=request.receive)
+        query = read_query(request.query_params.multi_items())
+        check_headers(request.headers, limits=self.limits)
+        with self.jobs.admit() as job:
+            name = await save_upload(request, job.path, limits=self.limits)
+            call = partial(self._label, job.path, name, query)
+            answer = await self.jobs.work(job, call, receive=request.receive)
         return JSONResponse(answer)
 
-    def _label(self, path: Path, name: str, question: Question) -> dict[str, Any]:
-        """Label an upload; runs in a thread, and stops between two steps where nobody waits for it any more."""
+    def _label(self, path: Path, name: str, query: Query) -> dict[str, Any]:
+        # Runs in a thread. Stops before the time line if the client has left.
         try:
-            found = self.labeller.label_file(path)
-            answer = prediction_json(found, threshold=question.threshold)
-            if question.timeline:
+            prediction = self.labeller.label_file(path)
+            answer = prediction_json(prediction, threshold=query.threshold)
+            if query.timeline:
                 from_thread.check_cancelled()
-                _check_length(found.duration_s, question.hop_s, limits=self.limits)
-                timeline = self.labeller.timeline(path, hop_s=question.hop_s)
-                answer["timeline"] = timeline_json(timeline, hop_s=question.hop_s)
+                _check_timeline(prediction.duration_s, query.hop_s, limits=self.limits)
+                timeline = self.labeller.timeline(path, hop_s=query.hop_s)
+                answer["timeline"] = timeline_json(timeline, hop_s=query.hop_s)
         except MediaError as error:
-            raise Problem(error.code, error.sentence.replace(str(path), name)) from error
+            raise RequestError(error.code, error.sentence.replace(str(path), name)) from error
         for refusal in answer.get("timeline", {}).get("refusals", ()):
             refusal["detail"] = refusal["detail"].replace(str(path), name)
         return {"file": name, "model": self.labeller.name, **answer}
 
 
-def _check_length(duration_s: float, hop_s: float, *, limits: Limits) -> None:
-    """Refuse a time line of too long a video, or of too many windows."""
+def _check_timeline(duration_s: float, hop_s: float, *, limits: Limits) -> None:
     if duration_s > limits.timeline_s:
-        raise Problem(
+        raise RequestError(
             "timeline_too_long",
-            f"the video lasts {duration_s:.0f} s, a time line at most {limits.timeline_s:g} s; "
-            "leave timeline=true out, or cut the video",
+            f"the video lasts {duration_s:.0f} s, a time line is limited to {limits.timeline_s:g} s; "
+            "remove timeline=true, or cut the video",
         )
     windows = 1 + int(max(0.0, duration_s - WINDOW_S) / hop_s)
     if windows > limits.timeline_windows:
-        raise Problem(
+        raise RequestError(
             "timeline_too_long",
-            f"a hop of {hop_s:g} s makes {windows} windows of this video, at most {limits.timeline_windows} are taken; "
-            "ask for a longer hop",
+            f"a hop of {hop_s:g} s makes {windows} windows of this video, a time line is limited to "
+            f"{limits.timeline_windows}; use a longer hop",
         )
 
 
-async def _refuse(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Problem)  # Starlette picks the handler by the class.
-    return error.answer
+async def _request_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestError)
+    return error.response
 
 
-async def _refuse_address(request: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    addresses = "POST /predict, GET /, /health and /schema.json"
     if error.status_code == 405:
-        detail = (
-            f"{request.method[:20]} is not answered at this address; there are {addresses}: use one of them"
-        )
-        return Problem("wrong_method", detail, headers=error.headers).answer
-    return Problem(
-        "not_found", f"there is nothing at this address; there are {addresses}: use one of them"
-    ).answer
+        detail = f"method {request.method[:20]} is not allowed at this address; use {ROUTES}"
+        return RequestError("wrong_method", detail, headers=error.headers).response
+    return RequestError("not_found", f"there is nothing at this address; use {ROUTES}").response
 
 
-async def _say_nothing(request: Request, error: Exception) -> Response:
-    """The client has left; nobody reads this."""
-    return Response(status_code=400)
+async def _disconnected(request: Request, error: Exception) -> Response:
+    return Response(status_code=400)  # nobody reads it
 
 
-async def _fail(request: Request, error: Exception) -> Response:
-    """An error of ours: its cause goes to the log, never to the client. The guard stands inside of this handler."""
-    detail = "the service failed on this request; try another file, or ask who runs it to look into its log"
-    return Problem("failed", detail, headers={**SECURITY_HEADERS, "connection": "close"}).answer
+async def _internal_error(request: Request, error: Exception) -> Response:
+    # The traceback is in the log. This handler stands outside of the middleware.
+    detail = "the service failed on this request; the log of the service has the cause"
+    return RequestError("failed", detail, headers={**SECURITY_HEADERS, "connection": "close"}).response

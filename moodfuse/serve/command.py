@@ -1,10 +1,16 @@
 """`moodfuse serve`: a model as a web service."""
 
 import importlib.util
+import ipaddress
 import logging
+import os
+import shutil
+import signal
+import socket
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,7 +19,13 @@ from moodfuse.cache.errors import InputError
 from moodfuse.extract.options import decoding_limits, limit_options
 from moodfuse.options import device_option
 
-NEEDED = ("starlette", "uvicorn", "python_multipart")
+if TYPE_CHECKING:
+    import uvicorn
+    from starlette.applications import Starlette
+
+REQUIRED = ("starlette", "uvicorn", "python_multipart")
+MAX_CONNECTIONS = 128
+SHUTDOWN_S = 5
 
 
 @click.command("serve")
@@ -24,13 +36,18 @@ NEEDED = ("starlette", "uvicorn", "python_multipart")
     "--host",
     default="127.0.0.1",
     show_default=True,
-    help="Address to listen on; the default is this machine.",
+    help="Address to listen on.",
 )
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one."
+    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port; 0 takes a free one."
 )
 @click.option(
-    "--max-upload", type=click.IntRange(1), default=512, show_default=True, metavar="MB", help="Largest file."
+    "--max-upload",
+    type=click.IntRange(1),
+    default=512,
+    show_default=True,
+    metavar="MB",
+    help="Largest upload.",
 )
 @click.option(
     "--timeout",
@@ -38,20 +55,24 @@ NEEDED = ("starlette", "uvicorn", "python_multipart")
     default=120.0,
     show_default=True,
     metavar="S",
-    help="Seconds from the end of an upload to its answer.",
+    help="Seconds from the end of an upload to the answer.",
 )
 @click.option(
-    "--at-once", type=click.IntRange(1), default=2, show_default=True, help="Files labelled at once."
+    "--at-once", type=click.IntRange(1), default=2, show_default=True, help="Files to label at once."
 )
 @click.option(
     "--allow-host",
     "allowed",
     multiple=True,
     metavar="NAME",
-    help="Name of this service that a proxy in front passes on; repeatable.",
+    help="Allow this host name, which a reverse proxy passes on; repeatable.",
 )
 @click.option(
-    "--waiting", type=click.IntRange(0), default=8, show_default=True, help="Further requests that may wait."
+    "--waiting",
+    type=click.IntRange(0),
+    default=8,
+    show_default=True,
+    help="Further requests that may upload or wait.",
 )
 @device_option
 @limit_options
@@ -73,46 +94,90 @@ def serve_command(
 
     Example: moodfuse serve --model model --port 8000
     """
-    _require_extra()
+    missing = [name for name in REQUIRED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(f"{', '.join(missing)} cannot be imported; run: pip install 'moodfuse[serve]'")
     from moodfuse.extract.media.pool import check_locks
     from moodfuse.model.model import Model
     from moodfuse.serve.app import make_app
-    from moodfuse.serve.guard import LOOPBACK_NAMES, host_name
-    from moodfuse.serve.limits import MIB, Limits
-    from moodfuse.serve.server import Server, address_of, is_loopback, listen
+    from moodfuse.serve.messages import MIB, Limits
+    from moodfuse.serve.security import LOOPBACK_NAMES, host_name
 
     limits = Limits(upload_bytes=max_upload * MIB, request_s=timeout, at_once=at_once, waiting=waiting)
-    local = is_loopback(host)
+    local = _is_loopback(host)
     for name in allowed:
         if host_name(f"[{name}]" if ":" in name else name) != name.lower():
             raise InputError(
                 f"--allow-host {name!r}: expected a host name such as mood.example.org, without http:// and port"
             )
     names = {name.lower() for name in (host, *allowed)}
-    # Uploads that are no forms are refused with a sentence; the parser's own complaints would only fill the log.
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     check_locks()
-    with listen(host, port) as listener:
+    with _listen(host, port) as listener:
         model = Model.load(folder, device=device, limits=decoding_limits(decoding))
         app = make_app(model, limits=limits, hosts=LOOPBACK_NAMES | names if local or allowed else None)
         if not local:
             click.echo(
-                f"Warning: {host} can be reached from other machines, and there is no login: whoever reaches it may "
-                "upload files. Leave --host out, or put a server with a login in front",
+                f"Warning: {host} can be reached from other machines, and there is no login: anyone who reaches it may "
+                "upload files. Remove --host, or use a reverse proxy with a login",
                 err=True,
             )
-        click.echo(f"{printable(model.name)}: {address_of(listener)} (Ctrl-C stops it)", err=True)
-        with suppress(
-            KeyboardInterrupt
-        ):  # which the server raises again once it has ended, or has not yet begun
-            Server(app).run(sockets=[listener])
+        click.echo(f"{printable(model.name)}: {_address(listener)} (Ctrl-C stops it)", err=True)
+        with suppress(KeyboardInterrupt):  # uvicorn raises it again after its shutdown
+            make_server(app).run(sockets=[listener])
         click.echo("stopped", err=True)
 
 
-def _require_extra() -> None:
-    """Refuse to start where the extra is not installed."""
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
+def make_server(app: "Starlette") -> "uvicorn.Server":
+    """Make the uvicorn server of an application of `make_app`, with an access log on `uvicorn.access`."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            app.state.jobs.stop()  # answers 503 to waiting requests
+            await super().shutdown(sockets)
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            if self.should_exit and sig == signal.SIGINT:  # second Ctrl-C: do not wait for running threads
+                if app.state.jobs.folder is not None:
+                    shutil.rmtree(app.state.jobs.folder, ignore_errors=True)
+                os._exit(130)
+            super().handle_exit(sig, frame)
+
+    logging.getLogger("uvicorn.access").setLevel(logging.INFO)
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # malformed forms are answered, not logged
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        proxy_headers=False,
+        server_header=False,
+        limit_concurrency=MAX_CONNECTIONS,
+        h11_max_incomplete_event_size=16 * 1024,
+        timeout_graceful_shutdown=SHUTDOWN_S,
+    )
+    return Server(config)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except (OSError, OverflowError) as error:
+        cause = getattr(error, "strerror", None) or str(error)
         raise InputError(
-            f"{', '.join(missing)} cannot be imported; install what serve needs: pip install 'moodfuse[serve]'"
-        )
+            f"cannot listen on {host}, port {port} ({cause}); give another --port or --host"
+        ) from error
+
+
+def _address(listener: socket.socket) -> str:
+    host, port, *_ = listener.getsockname()
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"

@@ -1,8 +1,7 @@
-"""The desk of a service: who is let in, who is labelled now, and that nobody leaves anything behind.
+"""The queue of a service: who may upload, who is labelled, and removal of every upload.
 
-A visit is one request, from its first byte to the end of its work. It owns one path in a private folder. Work runs in a
-thread, which nothing can stop: when a client leaves or its time runs out, the answer goes out at once, while the thread
-goes on to its end (the labeller's own deadlines bound it) and keeps its slot and its file until then.
+Work runs in a thread, which cannot be stopped: when a client leaves or its time runs out, the answer goes out at once,
+but the thread runs to its end (bounded by the decoder's deadline) and keeps its slot and its file until then.
 """
 
 import secrets
@@ -18,51 +17,49 @@ from anyio.abc import TaskGroup
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
-from moodfuse.serve.limits import Limits
-from moodfuse.serve.problems import RETRY_AFTER_S, Problem
+from moodfuse.serve.messages import Limits, RequestError
 
 PREFIX = "moodfuse-serve-"
+RETRY_AFTER_S = 5
 
 
-class Visit:
-    """One request: a path for its upload, the scope in which it is served, and what came of its work."""
+class Job:
+    """One request: the path of its upload, the scopes of its upload and its work, and its result."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.scope = anyio.CancelScope()
-        self.work_scope = anyio.CancelScope()
+        self.scope, self.work_scope = anyio.CancelScope(), anyio.CancelScope()
         self.done = anyio.Event()
         self.result: Any = None
         self.error: Exception | None = None
-        self.at_work = False
+        self.started = False
 
 
-class Desk:
-    """Lets few requests in, and works on fewer at once.
+class JobQueue:
+    """Admits a limited number of requests, and works on fewer at once.
 
     Parameters
     ----------
     limits : Limits
     parent : Path or None
-        Where the private folder is made; by default where the system keeps temporary files.
+        Folder of the private folder for uploads; by default that of temporary files.
     """
 
     def __init__(self, limits: Limits, *, parent: Path | None = None) -> None:
         self.limits = limits
         self.folder: Path | None = None
         self._parent = parent
-        self._visits: set[Visit] = set()
+        self._jobs: set[Job] = set()
         self._workers: TaskGroup | None = None
         self._stopping = False
 
-    @property
-    def visits(self) -> int:
-        """Requests that are let in and not done with, those whose client has left included."""
-        return len(self._visits)
+    def __len__(self) -> int:
+        """Admitted requests whose upload or work has not ended, those whose client has left included."""
+        return len(self._jobs)
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator[None]:
-        """Open the desk; at the end, wait for the threads at work and remove the folder."""
+    async def run(self) -> AsyncIterator[None]:
+        """Make the folder; at the end, wait for the running threads and remove it."""
         with TemporaryDirectory(prefix=PREFIX, dir=self._parent, ignore_cleanup_errors=True) as folder:
             self.folder, self._slots = Path(folder), anyio.CapacityLimiter(self.limits.at_once)
             async with anyio.create_task_group() as self._workers:
@@ -71,104 +68,102 @@ class Desk:
                 self._workers.cancel_scope.cancel()
 
     def stop(self) -> None:
-        """Refuse whoever comes or waits from now on."""
+        """Refuse new and waiting requests from now on."""
         self._stopping = True
-        for visit in self._visits:
-            visit.scope.cancel()
+        for job in self._jobs:
+            job.scope.cancel()
 
     @contextmanager
-    def visit(self) -> Iterator[Visit]:
-        """Let a request in, for the time of the block.
+    def admit(self) -> Iterator[Job]:
+        """Admit a request for the time of the block.
 
         Raises
         ------
-        Problem
-            Too many are in, or the service stops, now or while the block runs.
+        RequestError
+            If the queue is full, or the service stops, now or while the block runs.
         """
         if self._stopping or self.folder is None:
             raise _stopping()
-        if len(self._visits) >= self.limits.at_once + self.limits.waiting:
-            raise Problem(
+        if len(self) >= self.limits.at_once + self.limits.waiting:
+            raise RequestError(
                 "busy",
-                f"{len(self._visits)} requests are at work or waiting, as many as this service takes; "
-                f"try again in {RETRY_AFTER_S} s",
+                f"the queue is full ({len(self)} requests); try again in {RETRY_AFTER_S} s",
                 headers={"retry-after": str(RETRY_AFTER_S)},
             )
-        visit = Visit(self.folder / secrets.token_hex(16))
-        self._visits.add(visit)
+        job = Job(self.folder / secrets.token_hex(16))
+        self._jobs.add(job)
         try:
-            with visit.scope:
-                yield visit
+            with job.scope:
+                yield job
         finally:
-            if not visit.at_work:
-                self._close(visit)
-        if visit.scope.cancelled_caught:
+            if not job.started:
+                self._remove(job)
+        if job.scope.cancelled_caught:
             raise _stopping()
 
-    async def label(self, visit: Visit, work: Callable[[], Any], *, receive: Receive) -> Any:
-        """Do a visit's work in a thread as soon as a slot is free, and return its result, or raise its error.
+    async def work(self, job: Job, call: Callable[[], Any], *, receive: Receive) -> Any:
+        """Run a call in a thread as soon as a slot is free, and return its result or raise its error.
 
         Raises
         ------
-        Problem
-            The time ran out.
+        RequestError
+            If the time runs out.
         ClientDisconnect
-            The client left.
+            If the client leaves.
         """
         if self._workers is None:
             raise _stopping()
-        self._workers.start_soon(self._work, visit, work)
-        visit.at_work = True
+        self._workers.start_soon(self._run, job, call)
+        job.started = True
         try:
             with anyio.move_on_after(self.limits.request_s):
-                await _wait_or_leave(visit.done, receive)
+                await _wait_or_disconnect(job.done, receive)
         finally:
-            visit.work_scope.cancel()
-        if not visit.done.is_set():
-            raise Problem(
+            job.work_scope.cancel()
+        if not job.done.is_set():
+            raise RequestError(
                 "out_of_time",
-                f"there was no answer within {self.limits.request_s:g} s; try again when less is going on, "
-                "without a time line, or with a shorter video",
+                f"no answer within {self.limits.request_s:g} s; try again later, without a time line, or with a "
+                "shorter video",
             )
-        if visit.error is not None:
-            raise visit.error
-        return visit.result
+        if job.error is not None:
+            raise job.error
+        return job.result
 
-    async def _work(self, visit: Visit, work: Callable[[], Any]) -> None:
-        """Wait for a slot, work, clean up. Only the wait can be cancelled: a slot is free when its thread has ended."""
+    async def _run(self, job: Job, call: Callable[[], Any]) -> None:
+        # Only the wait for a slot can be cancelled: a slot is free when its thread has ended.
         try:
-            with visit.work_scope:
-                visit.result = await to_thread.run_sync(work, limiter=self._slots)
-        except Exception as error:  # noqa: BLE001 - the request that waits for it raises it
-            visit.error = error
+            with job.work_scope:
+                job.result = await to_thread.run_sync(call, limiter=self._slots)
+        except Exception as error:  # noqa: BLE001 - raised again by `work`
+            job.error = error
         finally:
-            self._close(visit)
-            visit.done.set()
+            self._remove(job)
+            job.done.set()
 
-    def _close(self, visit: Visit) -> None:
-        self._visits.discard(visit)
+    def _remove(self, job: Job) -> None:
+        self._jobs.discard(job)
         with suppress(OSError):
-            visit.path.unlink(missing_ok=True)
+            job.path.unlink(missing_ok=True)
 
 
-async def _wait_or_leave(done: anyio.Event, receive: Receive) -> None:
-    """Wait for work, or for the client to leave, whichever is first."""
-    left = False
-    async with anyio.create_task_group() as both:
+async def _wait_or_disconnect(done: anyio.Event, receive: Receive) -> None:
+    disconnected = False
+    async with anyio.create_task_group() as tasks:
 
         async def watch() -> None:
-            nonlocal left
+            nonlocal disconnected
             while (await receive())["type"] != "http.disconnect":
                 pass
-            left = True
-            both.cancel_scope.cancel()
+            disconnected = True
+            tasks.cancel_scope.cancel()
 
-        both.start_soon(watch)
+        tasks.start_soon(watch)
         await done.wait()
-        both.cancel_scope.cancel()
-    if left and not done.is_set():
+        tasks.cancel_scope.cancel()
+    if disconnected and not done.is_set():
         raise ClientDisconnect
 
 
-def _stopping() -> Problem:
-    return Problem("stopping", "the service is being stopped; send the request again when it is back")
+def _stopping() -> RequestError:
+    return RequestError("stopping", "the service is stopping; send the request again when it is back")

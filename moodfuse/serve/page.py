@@ -1,4 +1,4 @@
-"""The page of a service: one file, made once, that may load nothing and run nothing but its own script."""
+"""The page of a service: one HTML file that loads nothing else and runs only its own script."""
 
 from dataclasses import dataclass
 from importlib.resources import files
@@ -6,22 +6,21 @@ from importlib.resources import files
 from markupsafe import Markup
 
 from moodfuse.evaluate.report.rendering import base_style, script_data, script_digest
-from moodfuse.serve.answers import DEFAULT_HOP_S, LEAST_HOP_S
-from moodfuse.serve.limits import MIB, Limits
+from moodfuse.serve.messages import DEFAULT_HOP_S, MIB, MIN_HOP_S, Limits
 
 _TEMPLATES = files("moodfuse.serve") / "templates"
 
 
 @dataclass(frozen=True)
 class ServedPage:
-    """The page and the content security policy that it is sent with."""
+    """The page and its content security policy."""
 
     html: str
     policy: str
 
 
 def render_page(name: str, classes: tuple[str, ...], *, limits: Limits) -> ServedPage:
-    """Make the page of a model with some name and classes. Its looks begin with those of the report."""
+    """Render the page for a model with the style sheet of the report."""
     from jinja2 import Environment, StrictUndefined
 
     report = (files("moodfuse.evaluate.report") / "templates" / "report.css").read_text("utf-8")
@@ -40,7 +39,7 @@ def render_page(name: str, classes: tuple[str, ...], *, limits: Limits) -> Serve
         model=name,
         classes=classes,
         hop_s=DEFAULT_HOP_S,
-        least_hop_s=LEAST_HOP_S,
+        least_hop_s=MIN_HOP_S,
         upload_mb=limits.upload_bytes / MIB,
         timeline_minutes=limits.timeline_s / 60,
         style=Markup(style),

@@ -1,4 +1,9 @@
-"""Where the parts of a time line are drawn: stretches, curves, ticks and labels. Pure, for the page and the figure."""
+"""Geometry, colours and line styles of a time line, shared by the page and the figure.
+
+The colours of a label follow from its index among the sorted labels, so they are the same for every video of a model.
+The eight colours of each background have a contrast of at least 3 to it (WCAG 2.2, 1.4.11), and any two are at least
+0.095 apart in OKLab, also under each kind of colour blindness (Machado, Oliveira and Fernandes 2009, severity 1).
+"""
 
 import math
 from dataclasses import dataclass
@@ -7,28 +12,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moodfuse.model.predictions import Floats, Timeline
-from moodfuse.timeline.palette import PROMINENT_LIMIT
 
+LIGHT = ("#1567d9", "#e36808", "#08a472", "#a87cc5", "#32196e", "#9e3199", "#6f1e1a", "#53684c")
+DARK = ("#5897be", "#ec8433", "#46c2a3", "#ffa1fc", "#7a5ad0", "#e1dd49", "#b73e6b", "#b7ebc4")
+DARK_BACKGROUND = "#14171b"
+DASHES: tuple[tuple[float, ...], ...] = ((), (9, 3.5), (9, 3, 2, 3), (2.2, 2.6))
+"""Lengths of strokes and gaps in pixels: solid, dashed, dash-dotted, dotted."""
+PROMINENT_LIMIT = 8
+"""Number of labels to emphasise."""
 STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400)
 MAJOR_TICKS, MINOR_TICKS = 5, 12
 NOT_READ = -1
-"""Stands for the label of a window that could not be read."""
+"""Label of a window that could not be read."""
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """Neighbouring windows of which the same is said.
+    """Neighbouring windows with the same most probable label.
 
     Attributes
     ----------
     first, last : int
-        The windows, both within.
+        Indices of the first and the last window.
     start_s, end_s : float
-        Where it is drawn.
+        Where it is drawn, in seconds.
     label : int
-        Place among the labels; `NOT_READ` where the windows could not be read.
+        Index of the label, or `NOT_READ`.
     uncertain : bool
-        Whether every window's most probable label stays under the threshold.
+        Whether the probability of the label is below the threshold in every window.
     """
 
     first: int
@@ -41,37 +52,37 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Tick:
-    """A mark of the time axis; `major` ones fit on a phone."""
+    """Tick of the time axis; a phone shows `major` ones only."""
 
     at_s: float
     major: bool
 
 
 def axis_end_s(timeline: Timeline) -> float:
-    """Where the time axis ends, in seconds: the file's end, or its last window's where that is later."""
+    """Return the end of the time axis in seconds: that of the file or of the last window."""
     return max(timeline.duration_s, float(timeline.ends_s.max(initial=0.0)), 1e-3)
 
 
 def readable(timeline: Timeline) -> NDArray[np.bool_]:
-    """Which windows could be read, [N]."""
+    """Return which windows could be read, bool [N]."""
     return np.asarray(~np.isnan(timeline.probabilities).any(axis=1))
 
 
-def said(timeline: Timeline) -> NDArray[np.int64]:
-    """Place of the most probable label of each window, [N]; `NOT_READ` where it could not be read."""
+def top_labels(timeline: Timeline) -> NDArray[np.int64]:
+    """Return the index of the most probable label of each window, [N]; `NOT_READ` where there is none."""
     known = readable(timeline)
     found = np.full(len(known), NOT_READ, dtype=np.int64)
     found[known] = timeline.probabilities[known].argmax(axis=1)
     return found
 
 
-def uncertain(timeline: Timeline, threshold: float) -> NDArray[np.bool_]:
-    """Which windows were read and have no label of at least the threshold, [N]."""
+def is_uncertain(timeline: Timeline, threshold: float) -> NDArray[np.bool_]:
+    """Return which readable windows have no probability of at least the threshold, bool [N]."""
     return readable(timeline) & ~(timeline.probabilities.max(axis=1) >= threshold)
 
 
 def cells_s(timeline: Timeline) -> Floats:
-    """The moments that each window answers for, [N, 2]: those nearer to its middle than to another's, and within it."""
+    """Return the time range of each window, [N, 2]: the times within it that are nearest to its middle."""
     middles = timeline.middles_s
     borders = (middles[1:] + middles[:-1]) / 2
     starts = np.maximum(np.concatenate([[-math.inf], borders]), timeline.starts_s)
@@ -80,29 +91,26 @@ def cells_s(timeline: Timeline) -> Floats:
 
 
 def stretches(timeline: Timeline, threshold: float) -> tuple[Stretch, ...]:
-    """Neighbouring windows of one label and one certainty, in the order of time.
-
-    Windows that do not touch, as under a hop longer than a window, are parted.
-    """
-    labels, unsure, cells = said(timeline), uncertain(timeline, threshold), cells_s(timeline)
+    """Merge neighbouring windows with the same label and certainty; windows that do not touch stay separate."""
+    labels, uncertain, cells = top_labels(timeline), is_uncertain(timeline, threshold), cells_s(timeline)
     found: list[Stretch] = []
-    for row, (label, doubt, (start, end)) in enumerate(zip(labels, unsure, cells, strict=True)):
+    for row, (label, is_below, (start, end)) in enumerate(zip(labels, uncertain, cells, strict=True)):
         before = found[-1] if found else None
-        if before and (before.label, before.uncertain) == (label, doubt) and start <= before.end_s + 1e-6:
+        if before and (before.label, before.uncertain) == (label, is_below) and start <= before.end_s + 1e-6:
             found[-1] = Stretch(before.first, row, before.start_s, float(end), before.label, before.uncertain)
         else:
-            found.append(Stretch(row, row, float(start), float(end), int(label), bool(doubt)))
+            found.append(Stretch(row, row, float(start), float(end), int(label), bool(is_below)))
     return tuple(found)
 
 
 def segments(timeline: Timeline) -> tuple[NDArray[np.int64], ...]:
-    """Windows that a curve joins: those between two gaps, each a run of row numbers."""
+    """Return the runs of readable windows, as arrays of indices."""
     rows = np.flatnonzero(readable(timeline))
     return tuple(np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)) if len(rows) else ()
 
 
 def prominent(timeline: Timeline, limit: int = PROMINENT_LIMIT) -> frozenset[int]:
-    """The labels drawn strongly: all where there are few, else those that are the most probable somewhere."""
+    """Return the labels to emphasise: all if there are few, else those with the highest peaks."""
     count = len(timeline.classes)
     if count <= limit or not readable(timeline).any():
         return frozenset(range(count))
@@ -111,7 +119,7 @@ def prominent(timeline: Timeline, limit: int = PROMINENT_LIMIT) -> frozenset[int
 
 
 def ticks(end_s: float) -> tuple[Tick, ...]:
-    """Marks of a time axis from 0 to `end_s`, at whole steps."""
+    """Return the ticks of a time axis from 0 to `end_s`."""
     major = next((step for step in STEPS_S if end_s / step <= MAJOR_TICKS), STEPS_S[-1])
     minor = next(
         step for step in STEPS_S if major % step == 0 and (end_s / step <= MINOR_TICKS or step == major)
@@ -120,10 +128,7 @@ def ticks(end_s: float) -> tuple[Tick, ...]:
 
 
 def spread(places: Floats, gap: float) -> Floats:
-    """Places in [0, 1] moved as little as keeps them `gap` apart, in their order, [n].
-
-    Where they do not fit, they are spread evenly.
-    """
+    """Move positions in [0, 1] so that they are at least `gap` apart, as little as possible, in their order, [n]."""
     count = len(places)
     if not count:
         return np.zeros(0)
@@ -142,3 +147,34 @@ def spread(places: Floats, gap: float) -> Floats:
     found = np.empty(count)
     found[order] = np.clip(moved, 0.0, 1 - (count - 1) * gap) + np.arange(count) * gap
     return found
+
+
+@dataclass(frozen=True)
+class Look:
+    """Indices in `LIGHT` or `DARK`, and in `DASHES`."""
+
+    colour: int
+    dash: int
+
+
+def look_of(place: int) -> Look:
+    """Return colour and dash of the label with an index; the first 32 differ."""
+    colours, dashes = len(LIGHT), len(DASHES)
+    return Look(place % colours, (place % colours // 2 + place // colours) % dashes)
+
+
+def palette_style() -> str:
+    """Return the palette as CSS: variables `--e0`, ..., and classes `e0`, ... (colours) and `k0`, ... (dashes)."""
+    light, dark = (
+        "".join(f"--e{place}:{colour};" for place, colour in enumerate(colours)) for colours in (LIGHT, DARK)
+    )
+    colours = "".join(f".e{place}{{--series:var(--e{place})}}" for place in range(len(LIGHT)))
+    dashes = "".join(
+        f".k{place}{{stroke-dasharray:{' '.join(f'{length:g}' for length in dash)}}}"
+        for place, dash in enumerate(DASHES)
+        if dash
+    )
+    return (
+        f":root{{{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}@media print{{:root{{{light}}}}}"
+        f"{colours}{dashes}"
+    )

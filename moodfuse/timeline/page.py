@@ -1,7 +1,7 @@
-"""The page of a time line: the video beside it, the emotion curves under it, the numbers in a table.
+"""The page of a time line: the video, curves of the emotions, a table, and a poster image of the video.
 
-One HTML file that asks for nothing but the video, by its address relative to the page. It reads without the video and
-without JavaScript, which add the playhead, seeking, and the numbers of a moment.
+One HTML file that loads nothing but the video, by its relative address. It works without the video and without
+JavaScript, which adds the playhead, seeking, and the values at a time.
 """
 
 import base64
@@ -13,47 +13,60 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.storage.files import write_text
 from moodfuse.evaluate.report.rendering import base_style, page_environment, script_digest
+from moodfuse.extract.media.container import MediaError, open_media
+from moodfuse.extract.media.decode import read_clip
+from moodfuse.extract.media.limits import Limits
+from moodfuse.extract.media.pool import ProbeRequest, work_apart
 from moodfuse.model.predictions import Timeline
-from moodfuse.timeline.palette import palette_style
+from moodfuse.timeline.geometry import palette_style
 from moodfuse.timeline.views import Poster, TimelinePage, page_of
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 _TEMPLATES = files("moodfuse.timeline") / "templates"
+SHORT_SIDE_PX = 270
+LONG_SIDE_LIMIT = 640
+QUALITY = 72
+POSITIONS = (1 / 3, 1 / 2, 1 / 6)
+"""Positions in the file, relative to its duration; flat frames, such as those of a fade, are skipped."""
+WINDOW_S = 1.0
+FLAT = 12.0
+"""Standard deviation of the grey values below which a frame is flat."""
 
 
 def write_timeline_page(
     timeline: Timeline, path: Path, *, video: Path, threshold: float, model: str, poster: bytes | None
 ) -> Path:
-    """Write the page of a time line, whole or not at all; returns its path.
+    """Write the page of a time line atomically, and return its path.
 
     Parameters
     ----------
     timeline : Timeline
     path : Path
-        The page; its folder is made where it is missing.
+        The page; its folder is created if needed.
     video : Path
-        Stays where it is; the page refers to it by its address relative to the page.
+        The page refers to it by its relative address.
     threshold : float
-        A moment is uncertain where no label has this probability.
+        Least probability of a certain label.
     model : str
-        The model's name, as the page says it.
+        Name of the model.
     poster : bytes or None
-        A JPEG to show where the video does not play, as `moodfuse.timeline.poster.poster_of` gives it.
+        JPEG shown before the video plays, as `poster_of` makes it.
 
     Raises
     ------
     InputError
-        If the page would be written over the video, or the poster is no JPEG.
+        If the page would overwrite the video, or the poster is not a JPEG.
     CacheError
-        If the disk refuses.
+        If the page cannot be written.
     """
     if path.exists() and video.exists() and path.samefile(video):
         raise InputError(
@@ -65,17 +78,15 @@ def write_timeline_page(
         url=relative_url(video, path),
         threshold=threshold,
         model=model,
-        poster=None if poster is None else picture_of(poster),
+        poster=None if poster is None else embedded_poster(poster),
     )
     write_text(path, render_page(page))
     return path
 
 
 def relative_url(video: Path, page: Path) -> str:
-    """The address of a file as a page refers to it: relative, percent-encoded byte by byte.
-
-    A browser takes `..` away from the text of an address, so links are followed only where a path itself holds one.
-    """
+    """Return the relative, percent-encoded address of a file for a page."""
+    # Browsers resolve `..` textually, so symbolic links are resolved only where the path itself holds one.
     target, home = (
         item.parent.resolve() / item.name if ".." in item.parts else item.absolute() for item in (video, page)
     )
@@ -83,7 +94,7 @@ def relative_url(video: Path, page: Path) -> str:
 
 
 def render_page(page: TimelinePage) -> str:
-    """The page as HTML; only its own script may run, and only the video may be loaded."""
+    """Render the page; only its own script may run, and only the video may be loaded."""
     style = base_style() + palette_style() + (_TEMPLATES / "timeline.css").read_text("utf-8")
     script = (_TEMPLATES / "timeline.js").read_text("utf-8")
     template = _environment().get_template("timeline.html.j2")
@@ -97,17 +108,65 @@ def _environment() -> "Environment":
     return page_environment(_TEMPLATES)
 
 
-def picture_of(data: bytes) -> Poster:
-    """A JPEG as the page holds it.
-
-    Raises
-    ------
-    InputError
-        If it is none.
-    """
+def embedded_poster(data: bytes) -> Poster:
+    """Embed a JPEG as a data URI; raises `InputError` for other data."""
     try:
-        with Image.open(io.BytesIO(data), formats=("JPEG",)) as picture:
-            width, height = picture.size
+        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+            width, height = image.size
     except (OSError, ValueError) as error:
-        raise InputError(f"the poster is no JPEG ({error})") from error
+        raise InputError(f"the poster is not a JPEG ({error})") from error
     return Poster(f"data:image/jpeg;base64,{base64.b64encode(data).decode('ascii')}", width, height)
+
+
+def poster_of(path: Path) -> bytes | None:
+    """Return a frame from the first half of a video as JPEG, decoded in a worker process.
+
+    Parameters
+    ----------
+    path : Path
+        A media file.
+
+    Returns
+    -------
+    bytes or None
+        With a short side of at most 270 pixels; `None` if no frame can be read.
+    """
+    for _, found in work_apart(_best_frame, [ProbeRequest(path)], jobs=1, limits=Limits()):
+        if isinstance(found, np.ndarray):
+            return _jpeg(found)
+    return None
+
+
+def _best_frame(request: ProbeRequest) -> np.ndarray | None:
+    path = request.path
+    best: tuple[float, np.ndarray] | None = None
+    for position in POSITIONS:
+        frame = _frame_at(path, position)
+        if frame is None:
+            continue
+        found = (float(frame.mean(axis=2).std()), frame)
+        if best is None or found[0] > best[0]:
+            best = found
+        if best[0] >= FLAT:
+            break
+    return None if best is None else best[1]
+
+
+def _frame_at(path: Path, position: float) -> np.ndarray | None:
+    try:
+        opened = open_media(path, one_view=True)
+        opened.media.close()
+        start_s = position * opened.duration_s
+        end_s = min(start_s + WINDOW_S, opened.duration_s)
+        decoded = read_clip(path, start_s=start_s, end_s=end_s, short_side_px=SHORT_SIDE_PX, one_view=True)
+    except MediaError:
+        return None
+    return decoded.frames[0] if len(decoded.frames) else None
+
+
+def _jpeg(frame: np.ndarray) -> bytes:
+    image = Image.fromarray(np.ascontiguousarray(frame))
+    image.thumbnail((LONG_SIDE_LIMIT, LONG_SIDE_LIMIT), Image.Resampling.LANCZOS)
+    content = io.BytesIO()
+    image.save(content, format="JPEG", quality=QUALITY, optimize=True)
+    return content.getvalue()

@@ -1,7 +1,4 @@
-"""The figure of a time line: the curves, the band of the most probable label, gaps and the threshold.
-
-It looks as the page does on white; `moodfuse.evaluate.report.figure_style` says how figures are set and written.
-"""
+"""Figure of a time line: curves, the band of the most probable label, gaps and the threshold."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +9,16 @@ import numpy as np
 from moodfuse.cache.errors import InputError
 from moodfuse.evaluate.report.figure_style import drawing_settings, short, write_figure
 from moodfuse.model.predictions import Timeline
-from moodfuse.timeline import sentences as words
+from moodfuse.timeline import sentences
 from moodfuse.timeline.geometry import (
+    DASHES,
+    LIGHT,
     NOT_READ,
+    PROMINENT_LIMIT,
+    Look,
     Stretch,
     axis_end_s,
+    look_of,
     prominent,
     readable,
     segments,
@@ -24,25 +26,24 @@ from moodfuse.timeline.geometry import (
     stretches,
     ticks,
 )
-from moodfuse.timeline.palette import DASHES, LIGHT, PROMINENT_LIMIT, Look, look_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-ENDINGS = (".png", ".svg", ".pdf")
+SUFFIXES = (".png", ".svg", ".pdf")
 INK, SOFT, LINE, TINT = "#1b1f24", "#51585f", "#c9ced4", "#eef0f2"
 SIZE_IN = (10.0, 4.4)
 NAME_IN = 0.17
-"""Height that a name beside the curves takes, in inches; with many labels the figure grows."""
+"""Height of a name at the end of a curve, in inches."""
 CURVES_IN = 2.9
 CHARACTER_SHARE = 0.0095
-"""Width of a character in the band, as a share of the time axis."""
+"""Width of a character in the band, relative to the time axis."""
 
 
 def write_timeline_plot(timeline: Timeline, path: Path, *, threshold: float) -> Path:
-    """Write the figure of a time line, whole or not at all; returns its path.
+    """Write the figure of a time line atomically, and return its path.
 
     Parameters
     ----------
@@ -50,17 +51,17 @@ def write_timeline_plot(timeline: Timeline, path: Path, *, threshold: float) -> 
     path : Path
         ``.png``, ``.svg`` or ``.pdf``. The same time line and the same fonts give the same bytes.
     threshold : float
-        A moment is uncertain where no label has this probability.
+        Least probability of a certain label.
 
     Raises
     ------
     InputError
-        If the path ends otherwise.
+        If the path has another suffix.
     CacheError
         If the disk refuses.
     """
-    if path.suffix.lower() not in ENDINGS:
-        raise InputError(f"{path}: a figure ends in {', '.join(ENDINGS)}, not {path.suffix or 'nothing'}")
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{path}: suffix {path.suffix!r}, expected {', '.join(SUFFIXES)}")
     with drawing_settings((Path(timeline.file).name, *timeline.classes)):
         return write_figure(timeline_figure(timeline, threshold=threshold), path)
 
@@ -82,7 +83,7 @@ def timeline_figure(timeline: Timeline, *, threshold: float) -> "Figure":
     _band(band, timeline, runs)
     end_s = axis_end_s(timeline)
     marks = [tick.at_s for tick in ticks(end_s)]
-    band.set_xticks(marks, [words.clock(mark) for mark in marks])
+    band.set_xticks(marks, [sentences.clock(mark) for mark in marks])
     band.set_xlim(0, end_s)
     figure.suptitle(_title(timeline, threshold), fontsize=10, x=0.01, ha="left")
     return figure
@@ -90,13 +91,13 @@ def timeline_figure(timeline: Timeline, *, threshold: float) -> "Figure":
 
 def _title(timeline: Timeline, threshold: float) -> str:
     name = short(Path(timeline.file).name, 90)
-    length = words.seconds(words.window_s(timeline))
-    hop = words.hop_s(timeline)
-    every = f", one every {words.seconds(hop)}" if hop else ""
-    lost = int((~readable(timeline)).sum())
-    gaps = f"; {lost} of {len(timeline.starts_s)} windows could not be read" if lost else ""
-    said = f"Windows of {length}{every}, drawn at their middles; hatched and “?”: uncertain, under {threshold:g}{gaps}"
-    return f"{name}\n{said}"
+    length = sentences.seconds(sentences.window_s(timeline))
+    hop = sentences.hop_s(timeline)
+    every = f", one every {sentences.seconds(hop)}" if hop else ""
+    unreadable = int((~readable(timeline)).sum())
+    gaps = f"; {unreadable} of {len(timeline.starts_s)} windows could not be read" if unreadable else ""
+    note = f"Windows of {length}{every}, drawn at their middles; hatched and “?”: uncertain (below {threshold:g}){gaps}"
+    return f"{name}\n{note}"
 
 
 def _style(look: Look, *, strong: bool) -> dict[str, Any]:
@@ -121,7 +122,7 @@ def _curves(axes: "Axes", timeline: Timeline) -> None:
             axes.plot(
                 timeline.middles_s[rows], values[rows], "o", color=style["color"], markersize=4, zorder=3
             )
-            if len(values) == 1:  # one answer for all of the file
+            if len(values) == 1:  # a single window
                 axes.plot([timeline.starts_s[0], timeline.ends_s[0]], [values[0]] * 2, **style)
     axes.set(ylim=(-0.02, 1.02), ylabel="Probability", yticks=np.linspace(0, 1, 5))
     axes.grid(color="#DDDDDD", linewidth=0.7)
@@ -138,7 +139,6 @@ def _gaps(axes: "Axes", runs: Sequence[Stretch]) -> None:
 
 
 def _names(axes: "Axes", timeline: Timeline, *, gap: float) -> None:
-    """Names at the right in the order in which curves end, each with a piece of its line; few are led to the end."""
     rows = np.flatnonzero(readable(timeline))
     count = len(timeline.classes)
     ends = timeline.probabilities[rows[-1]] if len(rows) else np.linspace(1, 0, count)
@@ -158,19 +158,27 @@ def _names(axes: "Axes", timeline: Timeline, *, gap: float) -> None:
 
 
 def _band(axes: "Axes", timeline: Timeline, runs: Sequence[Stretch]) -> None:
-    """The most probable label of each moment; hatched where it is uncertain, named where there is room."""
     end_s = axis_end_s(timeline)
     for run in runs:
-        lost = run.label == NOT_READ
-        colour = LINE if lost else LIGHT[look_of(run.label).colour]
-        name = "not read" if lost else short(timeline.classes[run.label]) + (" ?" if run.uncertain else "")
+        unreadable = run.label == NOT_READ
+        colour = LINE if unreadable else LIGHT[look_of(run.label).colour]
+        name = (
+            "not read" if unreadable else short(timeline.classes[run.label]) + (" ?" if run.uncertain else "")
+        )
         width = run.end_s - run.start_s
-        plain = not (lost or run.uncertain)
-        axes.barh(0, width, 1, left=run.start_s, color=TINT if lost else colour, alpha=1.0 if lost else 0.3)
-        if plain:
+        certain = not (unreadable or run.uncertain)
+        axes.barh(
+            0,
+            width,
+            1,
+            left=run.start_s,
+            color=TINT if unreadable else colour,
+            alpha=1.0 if unreadable else 0.3,
+        )
+        if certain:
             axes.barh(0.43, width, 0.14, left=run.start_s, color=colour)
         else:
-            edge = LINE if lost else "white"
+            edge = LINE if unreadable else "white"
             axes.barh(0, width, 1, left=run.start_s, color="none", edgecolor=edge, hatch="////", linewidth=0)
         if width / end_s > CHARACTER_SHARE * (len(name) + 1):
             middle = (run.start_s + run.end_s) / 2

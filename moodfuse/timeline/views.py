@@ -1,6 +1,7 @@
-"""What stands on the page of a time line. Pure: `page_of` decides, `moodfuse.timeline.page` fills the template."""
+"""Contents of the page of a time line, as `moodfuse.timeline.page` renders them."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -8,40 +9,39 @@ from moodfuse.cache.console import printable
 from moodfuse.evaluate.records import UNKNOWN
 from moodfuse.evaluate.report.sentences import counted
 from moodfuse.model.predictions import Timeline
-from moodfuse.timeline import sentences as words
+from moodfuse.timeline import sentences
 from moodfuse.timeline.geometry import (
     NOT_READ,
+    Look,
     Stretch,
     axis_end_s,
+    is_uncertain,
+    look_of,
     prominent,
     readable,
-    said,
     segments,
     spread,
     stretches,
     ticks,
-    uncertain,
+    top_labels,
 )
-from moodfuse.timeline.palette import Look, look_of
 
 WIDTH, HEIGHT = 10_000, 1_000
-"""Units of the drawing, which is stretched to the page's width: a ten-thousandth of the time, a thousandth of 1."""
+"""Units of the SVG, which is stretched to the width of the page."""
 NAME_GAP = 0.056
-"""Distance of two names beside the curves, as a share of the drawing's height."""
+"""Least distance of two names at the ends of curves, relative to the height."""
 
 
-@dataclass(frozen=True)
-class Poster:
-    """A picture to show in place of the video: a data URI, and its size in pixels."""
+class Poster(NamedTuple):
+    """Image shown in place of the video: a data URI, and its size in pixels."""
 
     uri: str
     width: int
     height: int
 
 
-@dataclass(frozen=True)
-class TickView:
-    """A mark of the time axis; `x` is in the drawing, `left` in percent of its width."""
+class TickView(NamedTuple):
+    """Tick at `x` in drawing units and `left` percent."""
 
     x: int
     left: float
@@ -49,20 +49,18 @@ class TickView:
     major: bool
 
 
-@dataclass(frozen=True)
-class LineView:
-    """A curve: the corners between gaps as SVG has them, and the points that stand alone."""
+class LineView(NamedTuple):
+    """Curve of a label: corners between gaps as SVG points, and isolated points."""
 
     label: int
     look: Look
-    quiet: bool
+    faint: bool
     segments: tuple[str, ...]
     dots: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class EndView:
-    """A name beside the end of its curve; `top` in percent of the height."""
+class EndView(NamedTuple):
+    """Name at the end of a curve; `top` in percent of the height."""
 
     name: str
     look: Look
@@ -71,21 +69,19 @@ class EndView:
     top: float
 
 
-@dataclass(frozen=True)
-class RunView:
-    """A stretch of the band; `name` is empty and `look` `None` where it could not be read. In percent of the width."""
+class RunView(NamedTuple):
+    """Part of the band in percent of the width; `name` is empty and `look` `None` where it could not be read."""
 
     name: str
     look: Look | None
-    unsure: bool
+    uncertain: bool
     left: float
-    share: float
+    width: float
     title: str
 
 
-@dataclass(frozen=True)
-class LabelView:
-    """A row of the legend with the label's mean over the windows that could be read."""
+class LabelView(NamedTuple):
+    """Row of the legend: mean probability over the readable windows."""
 
     name: str
     look: Look
@@ -93,21 +89,20 @@ class LabelView:
     percent: float
 
 
-@dataclass(frozen=True)
-class RowView:
-    """A window in the table; without `values` where it could not be read, and `said` is the reason then."""
+class RowView(NamedTuple):
+    """Row of the table; without `values` where the window could not be read, and `text` is the reason then."""
 
     start: str
     end: str
-    said: str
+    text: str
     label: int
-    unsure: bool
+    uncertain: bool
     values: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class TimelinePage:
-    """All that stands on the page."""
+    """Contents of the page."""
 
     name: str
     file: str
@@ -115,8 +110,8 @@ class TimelinePage:
     video_url: str
     poster: Poster | None
     facts: str
-    headline: str
-    doubt: str
+    summary: str
+    uncertainty: str
     missing: str
     alternative: str
     threshold: str
@@ -126,13 +121,10 @@ class TimelinePage:
     ends: tuple[EndView, ...]
     band: tuple[RunView, ...]
     refusals: tuple[str, ...]
-    readout: str
-    readout_note: str
-    readout_said: str
+    readable: str
+    top: str
     labels: tuple[LabelView, ...]
-    point: str
-    hop: str
-    uncertain: str
+    windows: str
     step: str
     leap: str
     rows: tuple[RowView, ...]
@@ -144,22 +136,22 @@ class TimelinePage:
 def page_of(
     timeline: Timeline, *, name: str, url: str, threshold: float, model: str, poster: Poster | None = None
 ) -> TimelinePage:
-    """Decide what stands on the page of a time line.
+    """Compute the contents of the page.
 
     Parameters
     ----------
     timeline : Timeline
     name, url : str
-        What the page calls the video, and where it is.
+        Name and address of the video.
     threshold : float
-        A moment is uncertain where no label has this probability.
+        Least probability of a certain label.
     model : str
     poster : Poster, optional
     """
     band = stretches(timeline, threshold)
     drawn_s = axis_end_s(timeline)
-    step = words.hop_s(timeline) or 1.0
-    leap = max(words.window_s(timeline), step)
+    step = sentences.hop_s(timeline) or 1.0
+    leap = max(sentences.window_s(timeline), step)
     count, labels = int(readable(timeline).sum()), _labels(timeline)
     return TimelinePage(
         name=name,
@@ -168,31 +160,28 @@ def page_of(
         video_url=url,
         poster=poster,
         facts=_facts(timeline, model),
-        headline=words.headline(timeline),
-        doubt=words.doubt_words(timeline, threshold),
-        missing=words.missing_words(timeline),
-        alternative=words.chart_words(timeline, threshold),
+        summary=sentences.summary(timeline),
+        uncertainty=sentences.uncertainty(timeline, threshold),
+        missing=sentences.missing_note(timeline),
+        alternative=sentences.alternative_text(timeline, threshold),
         threshold=f"{threshold:g}",
         threshold_y=_y(threshold),
         ticks=tuple(
             TickView(
-                _x(tick.at_s, drawn_s), _percent(tick.at_s / drawn_s), words.clock(tick.at_s), tick.major
+                _x(tick.at_s, drawn_s), _percent(tick.at_s / drawn_s), sentences.clock(tick.at_s), tick.major
             )
             for tick in ticks(drawn_s)
         ),
         lines=_lines(timeline, drawn_s),
         ends=_ends(timeline),
         band=tuple(_run(timeline, run, drawn_s) for run in band),
-        refusals=words.refusal_words(timeline),
-        readout="Mean over the video",
-        readout_note=f"of {counted(count, 'window')}",
-        readout_said=_highest(labels),
+        refusals=sentences.refusal_notes(timeline),
+        readable=counted(count, "readable window" if count < len(timeline.starts_s) else "window"),
+        top=_highest(labels),
         labels=labels,
-        point=words.point_words(timeline),
-        hop=words.hop_words(timeline),
-        uncertain=words.uncertain_words(threshold),
-        step=words.seconds(step),
-        leap=words.seconds(leap),
+        windows=sentences.windows_note(timeline),
+        step=sentences.seconds(step),
+        leap=sentences.seconds(leap),
         rows=_rows(timeline, threshold),
         data=_data(timeline, threshold)
         | {"end": round(drawn_s, 3), "step": round(step, 3), "leap": round(leap, 3)},
@@ -200,10 +189,12 @@ def page_of(
 
 
 def _facts(timeline: Timeline, model: str) -> str:
-    hop = words.hop_s(timeline)
-    windows = f"{counted(len(timeline.starts_s), 'window')} of {words.seconds(words.window_s(timeline))}"
-    every = f", one every {words.seconds(hop)}" if hop else ""
-    return f"{words.clock(axis_end_s(timeline))} long, {windows}{every}; model {model}"
+    hop = sentences.hop_s(timeline)
+    windows = (
+        f"{counted(len(timeline.starts_s), 'window')} of {sentences.seconds(sentences.window_s(timeline))}"
+    )
+    every = f", one every {sentences.seconds(hop)}" if hop else ""
+    return f"{sentences.clock(axis_end_s(timeline))} long, {windows}{every}; model {model}"
 
 
 def _x(at_s: float, end_s: float) -> int:
@@ -214,18 +205,18 @@ def _y(probability: float) -> int:
     return round(HEIGHT * (1 - probability))
 
 
-def _percent(share: float) -> float:
-    return round(100 * share, 3)
+def _percent(fraction: float) -> float:
+    return round(100 * fraction, 3)
 
 
 def _lines(timeline: Timeline, end_s: float) -> tuple[LineView, ...]:
-    """Every curve; those of less probable labels first, so that the others lie over them."""
     strong = prominent(timeline)
+    # Emphasised curves are drawn last, over the others.
     order = sorted(range(len(timeline.classes)), key=lambda label: label in strong)
-    return tuple(_line(timeline, label, end_s, quiet=label not in strong) for label in order)
+    return tuple(_line(timeline, label, end_s, faint=label not in strong) for label in order)
 
 
-def _line(timeline: Timeline, label: int, end_s: float, *, quiet: bool) -> LineView:
+def _line(timeline: Timeline, label: int, end_s: float, *, faint: bool) -> LineView:
     xs = [_x(at, end_s) for at in timeline.middles_s]
     ys = [NOT_READ if np.isnan(value) else _y(value) for value in timeline.probabilities[:, label]]
     joined, alone = [], []
@@ -234,14 +225,13 @@ def _line(timeline: Timeline, label: int, end_s: float, *, quiet: bool) -> LineV
             joined.append(" ".join(f"{xs[row]},{ys[row]}" for row in rows))
         else:
             alone.append(f"{xs[rows[0]]} {ys[rows[0]]}")
-    if len(xs) == 1 and alone:  # one answer for all of the file
+    if len(xs) == 1 and alone:  # a single window
         ends = (_x(timeline.starts_s[0], end_s), _x(timeline.ends_s[0], end_s))
         joined.append(" ".join(f"{x},{ys[0]}" for x in ends))
-    return LineView(label, look_of(label), quiet, tuple(joined), tuple(alone))
+    return LineView(label, look_of(label), faint, tuple(joined), tuple(alone))
 
 
 def _ends(timeline: Timeline) -> tuple[EndView, ...]:
-    """Names beside the curves, of the labels drawn strongly, where the last window that was read has them."""
     rows = np.flatnonzero(readable(timeline))
     if not len(rows):
         return ()
@@ -267,10 +257,10 @@ def _run(timeline: Timeline, run: Stretch, end_s: float) -> RunView:
     return RunView(
         name=name,
         look=None if run.label == NOT_READ else look_of(run.label),
-        unsure=run.uncertain,
+        uncertain=run.uncertain,
         left=_percent(run.start_s / end_s),
-        share=_percent((run.end_s - run.start_s) / end_s),
-        title=f"{words.clock(run.start_s)} to {words.clock(run.end_s)}: {state}",
+        width=_percent((run.end_s - run.start_s) / end_s),
+        title=f"{sentences.clock(run.start_s)} to {sentences.clock(run.end_s)}: {state}",
     )
 
 
@@ -296,19 +286,19 @@ def _highest(labels: tuple[LabelView, ...]) -> str:
 
 
 def _rows(timeline: Timeline, threshold: float) -> tuple[RowView, ...]:
-    labels, unsure = said(timeline), uncertain(timeline, threshold)
+    labels, uncertain = top_labels(timeline), is_uncertain(timeline, threshold)
     reasons = dict(timeline.refusals)
     found = []
     for row, (label, values) in enumerate(zip(labels.tolist(), timeline.probabilities, strict=True)):
         lost = label == NOT_READ
-        why = words.reason(reasons.get(row))
+        why = sentences.reason(reasons.get(row))
         found.append(
             RowView(
-                start=words.clock(timeline.starts_s[row], tenths=True),
-                end=words.clock(timeline.ends_s[row], tenths=True),
-                said=why if lost else timeline.classes[label],
+                start=sentences.clock(timeline.starts_s[row], tenths=True),
+                end=sentences.clock(timeline.ends_s[row], tenths=True),
+                text=why if lost else timeline.classes[label],
                 label=label,
-                unsure=bool(unsure[row]),
+                uncertain=bool(uncertain[row]),
                 values=() if lost else tuple(f"{value:.3f}" for value in values),
             )
         )
@@ -316,7 +306,6 @@ def _rows(timeline: Timeline, threshold: float) -> tuple[RowView, ...]:
 
 
 def _data(timeline: Timeline, threshold: float) -> dict[str, object]:
-    """What the page's script needs; probabilities in thousandths."""
     known = readable(timeline)
     return {
         "classes": [printable(name) for name in timeline.classes],
@@ -326,6 +315,6 @@ def _data(timeline: Timeline, threshold: float) -> dict[str, object]:
             np.rint(1000 * values).astype(int).tolist() if there else None
             for there, values in zip(known.tolist(), timeline.probabilities, strict=True)
         ],
-        "said": said(timeline).tolist(),
-        "unsure": uncertain(timeline, threshold).astype(int).tolist(),
+        "top": top_labels(timeline).tolist(),
+        "uncertain": is_uncertain(timeline, threshold).astype(int).tolist(),
     }

@@ -1,9 +1,9 @@
-// Adds to a page that reads without it: the playhead, seeking on the curves, the numbers of a moment, one curve alone.
+// Adds the playhead, seeking on the curves, the values at a time, and highlighting of one curve.
 "use strict";
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
-  const [video, plot, playhead, pointer, tip, when, span, said, labels] = [
-    "video", "plot", "playhead", "pointer", "tip", "when", "span", "said", "labels",
+  const [video, plot, playhead, pointer, tip, when, span, topLabel, labels] = [
+    "video", "plot", "playhead", "pointer", "tip", "when", "span", "top-label", "labels",
   ].map((id) => document.getElementById(id));
   const area = plot.querySelector(".area");
   const items = [...labels.children];
@@ -23,7 +23,7 @@
   };
   const probability = (row, label) => (data.rows[row][label] / 1000).toFixed(2);
 
-  // The window that answers for a moment: the one whose middle is nearest, where it holds the moment.
+  // The window with the nearest middle that contains a time.
   const windowAt = (value) => {
     let low = 0, high = data.starts.length - 1;
     const middle = (row) => (data.starts[row] + data.ends[row]) / 2;
@@ -37,24 +37,24 @@
   const words = (row) => {
     if (row < 0) return "no window here";
     if (!data.rows[row]) return "could not be read";
-    const label = data.said[row];
-    return `${data.classes[label]} ${probability(row, label)}${data.unsure[row] ? ", uncertain" : ""}`;
+    const label = data.top[row];
+    return `${data.classes[label]} ${probability(row, label)}${data.uncertain[row] ? ", uncertain" : ""}`;
   };
   const windowWords = (row) => (row < 0 ? "\u00a0" : `window ${clock(data.starts[row], true)} to ${clock(data.ends[row], true)}`);
 
-  // The moment shown: the video's, or where it cannot be played, the one that was asked for.
+  // The time shown: that of the video, or the requested one if it cannot be played.
   let at = 0, shown = -2, wanted = null;
   const broken = () => video.error !== null;
   const read = (row) => {
     if (row === shown) return;
     shown = row;
     span.textContent = windowWords(row);
-    said.textContent = words(row);
+    topLabel.textContent = words(row);
     items.forEach((item, label) => {
       const known = row >= 0 && data.rows[row];
       item.querySelector(".value").textContent = known ? probability(row, label) : "–";
       item.querySelector(".meter span").style.width = known ? `${data.rows[row][label] / 10}%` : "0";
-      item.classList.toggle("first", Boolean(known) && label === data.said[row]);
+      item.classList.toggle("first", Boolean(known) && label === data.top[row]);
     });
   };
   const show = () => {
@@ -159,12 +159,12 @@
     tip.classList.toggle("before", share > 0.5);
     pointer.hidden = tip.hidden = false;
     const text = make("p", clock(value));
-    if (row >= 0 && data.rows[row] && data.unsure[row]) text.textContent += ", uncertain";
+    if (row >= 0 && data.rows[row] && data.uncertain[row]) text.textContent += ", uncertain";
     if (row < 0 || !data.rows[row]) text.textContent += `, ${words(row)}`;
     tip.replaceChildren(text, make("p", windowWords(row), "facts"));
     if (row < 0 || !data.rows[row]) return;
     const list = make("ul");
-    const order = data.rows[row].map((_, label) => label).sort((a, b) => (b === data.said[row]) - (a === data.said[row]) || data.rows[row][b] - data.rows[row][a]);
+    const order = data.rows[row].map((_, label) => label).sort((a, b) => (b === data.top[row]) - (a === data.top[row]) || data.rows[row][b] - data.rows[row][a]);
     for (const label of order.slice(0, limit)) {
       const item = make("li");
       item.append(items[label].querySelector(".swatch").cloneNode(true), make("span", data.classes[label], "name"), make("span", probability(row, label), "value"));

@@ -19,11 +19,11 @@ from click.testing import CliRunner
 
 pytest.importorskip("uvicorn", reason="the extra is missing: pip install 'moodfuse[serve]'")
 
-from moodfuse.serve import server
+from moodfuse.serve import command
 from moodfuse.serve.command import serve_command
-from moodfuse.serve.limits import MIB, Limits
+from moodfuse.serve.messages import MIB, Limits
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 load_script = SimpleNamespace(**runpy.run_path(str(ROOT / "benchmarks" / "serve_load.py")))
 StandIn, SLOW = load_script.StandIn, load_script.SLOW_MARK * 100
 
@@ -118,7 +118,9 @@ def test_an_address_that_others_reach_is_warned_of(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(
         sys.modules, "moodfuse.model.model", SimpleNamespace(Model=SimpleNamespace(load=StandIn))
     )
-    monkeypatch.setattr(server, "Server", lambda app: SimpleNamespace(run=lambda sockets: made.append(app)))
+    monkeypatch.setattr(
+        command, "make_server", lambda app: SimpleNamespace(run=lambda sockets: made.append(app))
+    )
     decoding: list[Any] = []
     monkeypatch.setattr(
         StandIn, "__init__", lambda self, folder, device, limits: decoding.append((device, limits))
@@ -149,6 +151,6 @@ def test_an_address_that_others_reach_is_warned_of(monkeypatch: pytest.MonkeyPat
         assert done.exit_code == 0 and ("there is no login" in done.output) == (hosts is None)
         hosts = hosts and hosts | set(names)
         assert made[-1].user_middleware[0].kwargs == {"hosts": hosts}
-        assert made[-1].state.desk.limits == Limits(upload_bytes=3 * MIB, at_once=4, request_s=9.0)
+        assert made[-1].state.jobs.limits == Limits(upload_bytes=3 * MIB, at_once=4, request_s=9.0)
         device, limits = decoding[-1]
         assert (device, limits.memory_mb, limits.deadline_s) == ("cpu", 512, 7.0)

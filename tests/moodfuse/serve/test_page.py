@@ -11,10 +11,10 @@ import pytest
 
 pytest.importorskip("uvicorn", reason="the extra is missing: pip install 'moodfuse[serve]'")
 
-from moodfuse.serve.limits import MIB, Limits
+from moodfuse.serve.messages import MIB, Limits
 from moodfuse.serve.page import render_page
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 load_script = SimpleNamespace(**runpy.run_path(str(ROOT / "benchmarks" / "serve_load.py")))
 LIMITS = Limits(upload_bytes=2 * MIB, timeline_s=70.0)
 SHORT = replace(LIMITS, timeline_s=50.0)

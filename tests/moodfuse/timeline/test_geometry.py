@@ -1,7 +1,6 @@
-"""Where the parts of a time line are drawn, and what it says in words."""
+"""Tests of moodfuse.timeline.geometry."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -9,18 +8,20 @@ import pytest
 
 from moodfuse.evaluate.report.rendering import base_style
 from moodfuse.model.predictions import Timeline
-from moodfuse.timeline import sentences as words
 from moodfuse.timeline.geometry import (
+    DARK,
+    DARK_BACKGROUND,
+    LIGHT,
     NOT_READ,
     cells_s,
+    look_of,
     prominent,
-    readable,
     segments,
     spread,
     stretches,
     ticks,
 )
-from moodfuse.timeline.palette import DARK, DARK_GROUND, LIGHT, look_of
+from moodfuse.timeline.sentences import clock
 
 Make = Callable[..., Timeline]
 CONES = (  # Machado, Oliveira and Fernandes (2009), severity 1: without red, green, blue cones
@@ -49,7 +50,7 @@ def linear(colours: tuple[str, ...]) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("colours", "ground"), [(LIGHT, "#ffffff"), (DARK, DARK_GROUND)], ids=["light", "dark"]
+    ("colours", "ground"), [(LIGHT, "#ffffff"), (DARK, DARK_BACKGROUND)], ids=["light", "dark"]
 )
 def test_colours_can_be_told_apart(colours: tuple[str, ...], ground: str) -> None:
     """On its ground each colour has contrast, and any two differ, to those without cones of one kind too."""
@@ -121,7 +122,7 @@ def test_ticks_fit(end_s: float) -> None:
     found = ticks(end_s)
     assert found[0].at_s == 0 and found[0].major and found[-1].at_s <= end_s
     assert sum(tick.major for tick in found) <= 6 and len(found) <= 13
-    assert len({words.clock(tick.at_s) for tick in found}) == len(found)
+    assert len({clock(tick.at_s) for tick in found}) == len(found)
 
 
 def test_of_many_labels_the_most_probable_are_strong(timeline: Make) -> None:
@@ -131,44 +132,3 @@ def test_of_many_labels_the_most_probable_are_strong(timeline: Make) -> None:
     strong = prominent(found)
     peaks = np.nanmax(found.probabilities, axis=0)
     assert len(strong) == 8 and min(peaks[list(strong)]) >= max(np.delete(peaks, list(strong)))
-
-
-def test_words_name_windows_hop_and_doubt(timeline: Make) -> None:
-    """Point, hop and certainty are said, with what differs: an odd last hop, one window, nothing read."""
-    found = timeline()
-    assert "a window of 30 s around that time" in words.point_words(found)
-    assert "begin at 0:15 and end at 3:45" in words.point_words(found)
-    assert words.hop_words(found).startswith("A window begins every 5 s. Windows overlap")
-    starts = np.array([0.0, 10.0, 20.0, 23.5])
-    uneven = replace(found, starts_s=starts, ends_s=starts + 30, probabilities=found.probabilities[:4])
-    assert words.hop_words(uneven).startswith(
-        "A window begins every 10 s, the last one 3.5 s after the one before."
-    )
-    unsure = int((found.probabilities.max(axis=1) < 0.6).sum())
-    assert words.doubt_words(found, 0.6).startswith(f"In {unsure} windows no emotion reaches 0.6")
-    assert "never uncertain" in words.doubt_words(found, 0.0)
-    one = timeline(windows=1, window_s=21.4)
-    assert words.hop_words(one) == "" and "The file has one window, 0:00 to 0:21.4" in words.point_words(one)
-    assert words.doubt_words(one, 1.0) == "That is under 1, so the model is uncertain."
-    assert words.missing_words(found) == "" and "has no sound" in words.missing_words(
-        replace(found, missing="sound")
-    )
-    none = timeline(windows=2, lost=(0, 1))
-    assert words.headline(none).startswith("None of the 2 windows") and not readable(none).any()
-    assert "gap" not in " ".join(words.refusal_words(none))
-
-
-def test_refused_windows_are_named(timeline: Make) -> None:
-    """Windows refused for one reason stand in one sentence, by number and time; a long list is cut."""
-    found = timeline(lost=(17, 18, 30))
-    same = tuple((row, replace(refusal, detail="It breaks off.")) for row, refusal in found.refusals)
-    (sentence,) = words.refusal_words(replace(found, refusals=same))
-    assert sentence == (
-        "3 of 43 windows could not be read, and the curves have a gap there: windows 18 to 19 (1:25 to 2:00) and "
-        "window 31 (2:30 to 3:00). It breaks off."
-    )
-    assert len(words.refusal_words(found)) == 3
-    assert "No reason was kept." in words.refusal_words(replace(found, refusals=()))[0]
-    often = timeline(lost=range(0, 43, 2))
-    (cut,) = words.refusal_words(replace(often, refusals=()))
-    assert cut.startswith("22 of 43") and "and 10 more (the table marks all)" in cut

@@ -1,0 +1,210 @@
+"""What a request may ask and cost, the JSON of answers, and the errors. `schema.json` describes the answers."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from starlette.responses import JSONResponse
+
+from moodfuse.cache.errors import MoodfuseError
+from moodfuse.model.predictions import DEFAULT_THRESHOLD, Floats, Prediction, SourceSays, Timeline
+
+MIB = 2**20
+DEFAULT_HOP_S = 5.0
+MIN_HOP_S, MAX_HOP_S = 0.5, 600.0
+BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+STATUSES: dict[str, int] = {
+    "malformed": 400,
+    "bad_query": 400,
+    "empty_upload": 400,
+    "cross_origin": 403,
+    "not_found": 404,
+    "wrong_method": 405,
+    "slow_upload": 408,
+    "no_length": 411,
+    "upload_too_large": 413,
+    "media_type": 415,
+    "wrong_host": 421,
+    "timeline_too_long": 422,
+    "busy": 429,
+    "failed": 500,
+    "stopping": 503,
+    "out_of_time": 504,
+    "no_space": 507,
+}
+"""HTTP status of each error code. A file that cannot be read has 422 and the code of its `MediaError`."""
+
+
+class RequestError(MoodfuseError):
+    """A request is refused.
+
+    Parameters
+    ----------
+    code : str
+        A key of `STATUSES`, or the code of a `MediaError`.
+    detail : str
+        A sentence for the client, without any path of the server.
+    headers : mapping, optional
+        Sent with the answer.
+    """
+
+    def __init__(self, code: str, detail: str, *, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.code, self.detail, self.headers = code, detail, dict(headers or {})
+
+    @property
+    def response(self) -> JSONResponse:
+        """The answer to the client."""
+        content = {"error": {"code": self.code, "detail": self.detail}}
+        return JSONResponse(content, STATUSES.get(self.code, 422), headers=self.headers)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of the service; at most `at_once + waiting` uploads are on disk.
+
+    Attributes
+    ----------
+    upload_bytes : int
+        Largest file.
+    upload_s : float
+        Seconds for an upload to arrive.
+    grace_s, upload_rate : float
+        After its first `grace_s` seconds an upload must arrive with `upload_rate` bytes per second on average.
+    request_s : float
+        Seconds from the end of the upload to the answer.
+    at_once : int
+        Files that are labelled at once.
+    waiting : int
+        Further requests that may upload or wait.
+    timeline_s : float
+        Longest video of a time line, in seconds.
+    timeline_windows : int
+        Most windows of a time line.
+    """
+
+    upload_bytes: int = 512 * MIB
+    upload_s: float = 120.0
+    grace_s: float = 10.0
+    upload_rate: float = 32.0 * 1024
+    request_s: float = 120.0
+    at_once: int = 2
+    waiting: int = 8
+    timeline_s: float = 600.0
+    timeline_windows: int = 120
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            minimum, value = (0 if field.name == "waiting" else 1), getattr(self, field.name)
+            if field.type is float and not 0 < value < float("inf"):
+                raise ValueError(f"{field.name} is {value}, expected a number above 0")
+            if field.type is int and value < minimum:
+                raise ValueError(f"{field.name} is {value}, expected {minimum} or more")
+
+
+@dataclass(frozen=True)
+class Query:
+    """Query parameters of POST /predict.
+
+    Attributes
+    ----------
+    timeline : bool
+        Whether to add a time line.
+    hop_s : float
+        Seconds between the starts of its windows.
+    threshold : float
+        A prediction with a lower confidence is uncertain.
+    """
+
+    timeline: bool = False
+    hop_s: float = DEFAULT_HOP_S
+    threshold: float = DEFAULT_THRESHOLD
+
+
+def read_query(pairs: Sequence[tuple[str, str]]) -> Query:
+    """Read the query parameters of a request.
+
+    Raises
+    ------
+    RequestError
+        For a parameter that is unknown, repeated or invalid.
+    """
+    given = dict(pairs)
+    for name in given:
+        if name not in ("timeline", "hop", "threshold"):
+            raise RequestError(
+                "bad_query",
+                f"unknown query parameter {name[:40]!r}, expected timeline, hop or threshold; send the file itself "
+                "as the body (the service opens no path or address)",
+            )
+    if len(given) < len(pairs):
+        raise RequestError("bad_query", "a query parameter is repeated; give each once")
+    timeline = given.get("timeline", "false")
+    if timeline not in BOOLEANS:
+        raise RequestError("bad_query", f"timeline is {timeline[:40]!r}, expected true or false")
+    if "hop" in given and not BOOLEANS[timeline]:
+        raise RequestError("bad_query", "hop needs a time line; add timeline=true, or remove hop")
+    return Query(
+        timeline=BOOLEANS[timeline],
+        hop_s=_number("hop", given.get("hop", DEFAULT_HOP_S), MIN_HOP_S, MAX_HOP_S),
+        threshold=_number("threshold", given.get("threshold", DEFAULT_THRESHOLD), 0.0, 1.0),
+    )
+
+
+def _number(name: str, given: str | float, minimum: float, maximum: float) -> float:
+    try:
+        value = float(given)
+    except ValueError:
+        value = math.nan
+    if not minimum <= value <= maximum:
+        found = str(given)[:40]
+        raise RequestError(
+            "bad_query", f"{name} is {found!r}, expected a number from {minimum:g} to {maximum:g}"
+        )
+    return value
+
+
+def prediction_json(prediction: Prediction, *, threshold: float) -> dict[str, Any]:
+    """Return a prediction as JSON, without the name of its file."""
+    classes = prediction.classes
+    return {
+        "label": prediction.label,
+        "confidence": prediction.confidence,
+        "uncertain": prediction.is_uncertain(threshold),
+        "probabilities": _by_label(classes, prediction.probabilities),
+        "missing": prediction.missing,
+        "window": {"start_s": float(prediction.start_s), "end_s": float(prediction.end_s)},
+        "sources": {source.source: _source_json(classes, source) for source in prediction.sources},
+    }
+
+
+def timeline_json(timeline: Timeline, *, hop_s: float) -> dict[str, Any]:
+    """Return a time line as JSON; windows that could not be read have `null` in place of numbers."""
+    columns = np.asarray(timeline.probabilities, dtype=np.float64).T
+    return {
+        "hop_s": hop_s,
+        "duration_s": float(timeline.duration_s),
+        "missing": timeline.missing,
+        "starts_s": [float(value) for value in timeline.starts_s],
+        "ends_s": [float(value) for value in timeline.ends_s],
+        "labels": [label or None for label in timeline.labels],
+        "probabilities": {
+            label: [None if math.isnan(value) else float(value) for value in column]
+            for label, column in zip(timeline.classes, columns, strict=True)
+        },
+        "refusals": [
+            {"window": int(window), "code": refusal.code, "detail": refusal.detail}
+            for window, refusal in timeline.refusals
+        ],
+    }
+
+
+def _source_json(classes: tuple[str, ...], source: SourceSays) -> dict[str, Any]:
+    own = None if source.own is None else _by_label(classes, source.own)
+    return {"own": own, "without": _by_label(classes, source.without)}
+
+
+def _by_label(classes: tuple[str, ...], values: Floats) -> dict[str, float]:
+    return {label: float(value) for label, value in zip(classes, values, strict=True)}
