@@ -1,8 +1,8 @@
 """`i3d`: Carreira and Zisserman, "Quo vadis, action recognition?" (CVPR 2017, arXiv 1705.07750).
 
 Inception-v1 with its kernels inflated to 3-D, on RGB frames in [-1, 1]. Layers carry the names of the published
-TensorFlow model and pad as TensorFlow's 'same' does: by an amount that depends on the input's size, and one more behind
-than before where the amount is odd.
+TensorFlow model and pad as TensorFlow's 'same' does: by an amount that depends on the input's size, with the extra
+element at the end where the amount is odd.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moodfuse.extract.networks.base import Network, Triple, check_video_batch, global_mean, max_pool
-from moodfuse.extract.networks.registry import NETWORKS
+from moodfuse.extract.networks.specs import NetworkSpec
 
 CONVOLUTIONS: dict[str, tuple[int, Triple, Triple]] = {  # output channels, kernel, stride
     "Conv3d_1a_7x7": (64, (7, 7, 7), (2, 2, 2)),
@@ -44,32 +44,20 @@ BODY = (
 MIN_FRAMES = 2
 
 
-def same_padding(size: int, *, kernel: int, stride: int) -> tuple[int, int]:
-    """Padding before and behind one axis, as TensorFlow's 'same' computes it.
-
-    Parameters
-    ----------
-    size : int
-        Length of the axis.
-    kernel, stride : int
-        Those of the convolution or pooling along it.
-    """
-    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-    return total // 2, total - total // 2
-
-
 def same_paddings(x: Tensor, kernel: Triple, stride: Triple) -> list[tuple[int, int]]:
-    """`same_padding` of time, height and width of ``[N, C, T, H, W]``."""
-    return [same_padding(n, kernel=k, stride=s) for n, k, s in zip(x.shape[2:], kernel, stride, strict=True)]
+    """TensorFlow's 'same' padding, before and after, of time, height and width of ``[N, C, T, H, W]``."""
+    paddings = []
+    for size, length, step in zip(x.shape[2:], kernel, stride, strict=True):
+        total = max((-(-size // step) - 1) * step + length - size, 0)
+        paddings.append((total // 2, total - total // 2))
+    return paddings
 
 
 def pad_same(x: Tensor, kernel: Triple, stride: Triple) -> tuple[Tensor, Triple]:
-    """Pad ``[N, C, T, H, W]`` for 'same', and say what symmetric padding is left for the layer itself to do.
-
-    Only an odd amount needs a padded copy. Zeros are right for the poolings too, as they follow a ReLU.
-    """
+    """Pad ``[N, C, T, H, W]`` for 'same', and return the symmetric padding that is left for the layer itself."""
+    # Only an odd amount needs a padded copy. Zeros are right for the poolings too, as they follow a ReLU.
     padding = same_paddings(x, kernel, stride)
-    if all(before == behind for before, behind in padding):
+    if all(before == after for before, after in padding):
         return x, (padding[0][0], padding[1][0], padding[2][0])
     return F.pad(x, [amount for pair in reversed(padding) for amount in pair]), (0, 0, 0)
 
@@ -108,7 +96,7 @@ class Unit3D(nn.Module):
 
 
 class SamePool3d(nn.Module):
-    """Max pooling with 'same' padding, of input that is nowhere negative.
+    """Max pooling with 'same' padding, of input without negative values.
 
     Parameters
     ----------
@@ -125,14 +113,14 @@ class SamePool3d(nn.Module):
         padding = same_paddings(x, self.kernel, self.stride)
         if all(
             before == 0 for before, _ in padding
-        ):  # what is missing behind is left out, which zeros would be too
+        ):  # windows cut at the end equal windows padded with zeros
             return max_pool(x, self.kernel, self.stride, ceil_mode=True)
         padded, symmetric = pad_same(x, self.kernel, self.stride)
         return max_pool(padded, self.kernel, self.stride, padding=symmetric)
 
 
 class Mixed(nn.Module):
-    """One inception module: four branches side by side, concatenated over channels.
+    """One inception module: four parallel branches, concatenated over channels.
 
     Parameters
     ----------
@@ -169,14 +157,16 @@ class I3D(Network):
 
     Parameters
     ----------
+    spec : NetworkSpec
+        The entry ``i3d`` of the table.
     num_classes : int
         Width of the classifier.
     bn_eps : float
         Added to BatchNorm's variance: 1e-3 in the published model; some ports use 1e-5.
     """
 
-    def __init__(self, num_classes: int, *, bn_eps: float = 1e-3) -> None:
-        super().__init__(NETWORKS["i3d"], num_classes, dropout=0.5)
+    def __init__(self, spec: NetworkSpec, num_classes: int, *, bn_eps: float = 1e-3) -> None:
+        super().__init__(spec, num_classes, dropout=0.5)
         channels = 3
         for name in BODY:
             if name in POOLS:
@@ -198,7 +188,7 @@ class I3D(Network):
         Raises
         ------
         InputError
-            If the batch has another shape.
+            If the shape of the batch differs.
         """
         check_video_batch(x, network=self.spec.name, min_frames=MIN_FRAMES)
         x = x.contiguous(memory_format=torch.channels_last_3d)  # twice as fast on CPU, in float32 too

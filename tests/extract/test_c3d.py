@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moodfuse.extract.networks import VideoPreprocessing, create_network
+from moodfuse.extract.networks import NETWORKS, VideoPreprocessing, create_network
 from moodfuse.extract.networks.c3d import C3D
 from moodfuse.extract.networks.weights.load import load_weights
 
@@ -141,7 +141,7 @@ def feature_map(convolutions: Arrays) -> Tensor:
 @pytest.fixture(scope="module")
 def network(convolutions: Arrays) -> C3D:
     """Our network with the random convolutions, put in by hand."""
-    network = C3D(6).eval()
+    network = C3D(NETWORKS["c3d"], 6).eval()
     network.load_state_dict({**network.state_dict(), **convolutions})
     return network
 

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from moodfuse.extract.networks.weights.fetch import fetch_weights, weights_folder
-from moodfuse.extract.networks.weights.known import KNOWN_WEIGHTS, FileCheck, KnownWeights
+from moodfuse.extract.networks.weights.published import KNOWN_WEIGHTS, FileCheck, KnownWeights
 from moodfuse.extract.networks.weights.load import WeightsError, resolve_weights
 
 CONTENT = b"PK\x03\x04" + bytes(range(256)) * 4096
@@ -86,7 +86,7 @@ def test_a_broken_download_goes_on_when_run_again(
     ):
         fetch_weights(known, folder=tmp_path)
     assert not (tmp_path / "net.pt").exists() and 0 < next(
-        tmp_path.glob("net.pt.*.part")
+        tmp_path.glob("net.pt.part")
     ).stat().st_size < len(CONTENT)
     assert fetch_weights(known, folder=tmp_path).read_bytes() == CONTENT
     assert server.asked[1].startswith("bytes=") and server.asked[1] != "bytes=0-"
@@ -167,7 +167,7 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: KnownW
     assert known.name in plain and plain.isascii() and "\\u" not in plain
     long = run.invoke(group, ["weights", "ls", "--long", "--network", "c3d"]).output
     assert (
-        "BGR x 1 - 90.25/97.66/101.4" in long and "none published" in long and "left behind: fc6, fc7" in long
+        "BGR x 1 - 90.25/97.66/101.4" in long and "none published" in long and "not loaded: fc6, fc7" in long
     )
     made = tmp_path / "out" / "net.safetensors"
     wrong = run.invoke(

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moodfuse.extract.networks import create_network
+from moodfuse.extract.networks import NETWORKS, create_network
 from moodfuse.extract.networks.i3d import I3D, Mixed, SamePool3d, Unit3D
 
 Arrays = dict[str, Tensor]
@@ -263,7 +263,7 @@ def test_inception_module(name: str, eps: float) -> None:
 @pytest.mark.parametrize("size", [(9, 33, 40), (16, 32, 32), (7, 45, 38)])
 def test_trunk(piergiaj: Arrays, size: Triple, eps: float) -> None:
     """The whole trunk, from frames to 1024 numbers, equals the reference where 'same' pads one side more."""
-    network = I3D(6, bn_eps=eps)
+    network = I3D(NETWORKS["i3d"], 6, bn_eps=eps)
     fill(
         network,
         {**network.state_dict(), **{k: v for k, v in piergiaj.items() if not k.startswith("logits.")}},
@@ -345,7 +345,7 @@ def test_names_of_the_ports(piergiaj: Arrays) -> None:
 
 def test_number_of_parameters() -> None:
     """The trunk has 12,287,264 weights, each stage as many as the layer table says: 12.29 million."""
-    network = I3D(6)
+    network = I3D(NETWORKS["i3d"], 6)
     ours = {
         name: sum(value.numel() for value in network.get_submodule(name).parameters()) for name in PARAMETERS
     }

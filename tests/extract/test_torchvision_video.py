@@ -18,7 +18,7 @@ from moodfuse.extract.media.preprocess import InputMaker, frame_indices, video_i
 from moodfuse.extract.networks import create_network, network_spec
 from moodfuse.extract.networks.registry import VideoPreprocessing
 from moodfuse.extract.networks.torchvision_video import torchvision_names
-from moodfuse.extract.networks.weights.known import known_weights
+from moodfuse.extract.networks.weights.published import known_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NAMES = torchvision_names()

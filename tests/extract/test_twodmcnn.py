@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from moodfuse.extract.networks import create_network
-from moodfuse.extract.networks.twodmcnn import TwoDMCNN
+from moodfuse.extract.networks.audio import TwoDMCNN
 
 FILE = "choi_msd_tagger_keras2.hdf5"
 CLIPS = 5

@@ -1,8 +1,8 @@
-"""Pretrained weights that have a name: where they are published, how a file of them is checked, what input they want.
+"""Published pretrained weights by name: where they are, how a file is checked, which input they want.
 
-The preprocessing stands beside the weights, since it belongs to them and not to the network: two ports of C3D want
-their frames in another order of channels, with another mean. Nothing here imports torch; torchvision's own weights
-are read from its registry by `moodfuse.extract.networks.torchvision_video`.
+The preprocessing belongs to the weights and not to the network: two ports of C3D want their frames in another order of
+channels, with another mean. Nothing here imports torch, but for torchvision's models, whose weights are read from
+torchvision's own registry.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from moodfuse.extract.networks.registry import (
-    SPORTS1M_MEAN_RGB,
+from moodfuse.cache.errors import UnknownNameError
+from moodfuse.extract.networks.registry import SPORTS1M_MEAN_RGB, network_spec
+from moodfuse.extract.networks.specs import (
     TORCHVISION,
     AudioPreprocessing,
     Preprocessing,
@@ -23,16 +24,15 @@ from moodfuse.extract.networks.registry import (
 CheckKind = Literal["sha256", "git-blob", "sha256-prefix", "none"]
 _STRENGTHS: dict[CheckKind, str] = {
     "sha256": "strong: SHA-256 of the whole file",
-    "git-blob": "good: SHA-1 of size and content, as git stores it; finds damage, not a well-funded forger",
-    "sha256-prefix": "weak: the first digits of SHA-256 that the publisher put into the file name; finds damage only",
-    "none": "none published: names, shapes and finite values of the arrays are all that is checked",
+    "git-blob": "good: SHA-1 of size and content, as git stores it; detects damage, not a well-funded forger",
+    "sha256-prefix": "weak: the first digits of SHA-256, from the published file name; detects damage only",
+    "none": "none published: only names, shapes and finite values of the arrays are checked",
 }
-_READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class FileCheck:
-    """How a file of weights is told from another.
+    """The published digest of a weights file.
 
     Attributes
     ----------
@@ -46,42 +46,37 @@ class FileCheck:
 
     @property
     def strength(self) -> str:
-        """How much the check is worth, as a phrase."""
+        """What the check can detect, as a phrase."""
         return _STRENGTHS[self.kind]
 
-    def found(self, path: Path) -> str:
-        """What the check gives for a file, to be compared with `value`."""
+    def compute(self, path: Path) -> str:
+        """The digest of a file, to be compared with `value`."""
         if self.kind == "none":
             return ""
-        if self.kind == "git-blob":
-            return _hash(path, hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False))
-        return _hash(path, hashlib.sha256())[: len(self.value)]
+        header = b"blob %d\0" % path.stat().st_size
+        with open(path, "rb") as stream:
+            if self.kind == "git-blob":
+                return hashlib.file_digest(stream, lambda: hashlib.sha1(header)).hexdigest()
+            return hashlib.file_digest(stream, "sha256").hexdigest()[: len(self.value)]
 
     def __str__(self) -> str:
         return self.kind if self.kind == "none" else f"{self.kind} {self.value}"
 
 
-def _hash(path: Path, digest: hashlib._Hash) -> str:
-    with open(path, "rb") as stream:
-        while piece := stream.read(_READ_BYTES):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
 @dataclass(frozen=True, kw_only=True)
 class KnownWeights:
-    """Pretrained weights with a name.
+    """Published pretrained weights.
 
     Attributes
     ----------
     name : str
-        What a user writes behind ``--weights SOURCE=``.
+        What a user writes in ``--weights SOURCE=NAME``.
     network : str
         The network that they fit.
     layout : str
-        How the arrays are named in the file: a key of `LAYOUTS`.
+        How the arrays in the file are named: a key of `LAYOUTS`.
     file : str
-        Name of the file once it is fetched.
+        Name of the file in the weights folder.
     url : str
         Where it is published.
     size_mb : float
@@ -93,9 +88,9 @@ class KnownWeights:
     preprocessing : VideoPreprocessing or AudioPreprocessing
         The input that the weights want.
     drops : tuple of str
-        Layers of the old task in the file, which are left behind.
+        Layers of the original task in the file, which are not loaded.
     bn_eps : float, optional
-        What the port's own code adds to BatchNorm's variance, where ports differ.
+        Epsilon of BatchNorm in the port's own code, where ports differ.
     """
 
     name: str
@@ -110,6 +105,11 @@ class KnownWeights:
     preprocessing: Preprocessing
     drops: tuple[str, ...]
     bn_eps: float | None = None
+
+    @property
+    def full_name(self) -> str:
+        """The name that `moodfuse weights fetch` takes."""
+        return f"{self.network}={self.name}" if self.network.startswith(TORCHVISION) else self.name
 
 
 _C3D_CAFFE = VideoPreprocessing(
@@ -201,35 +201,95 @@ _TABLE = (
         drops=("dense_1",),
     ),
 )
-
-KNOWN_WEIGHTS: dict[str, KnownWeights] = {}
-for _known in _TABLE:
-    if _known.name in KNOWN_WEIGHTS:
-        raise ValueError(f"weights {_known.name!r} are registered twice")
-    KNOWN_WEIGHTS[_known.name] = _known
+KNOWN_WEIGHTS: dict[str, KnownWeights] = {known.name: known for known in _TABLE}
 
 
 def known_weights(network: str) -> dict[str, KnownWeights]:
-    """The named weights of a network, by name; those of a torchvision model are torchvision's own.
+    """The published weights of a network by name.
 
-    Parameters
-    ----------
-    network : str
-        Name of the network, such as ``"c3d"`` or ``"torchvision:r3d_18"``.
+    Those of a torchvision model have torchvision's names, such as ``KINETICS400_V1``; ``DEFAULT`` is the one that
+    torchvision recommends.
     """
     if network.startswith(TORCHVISION):
-        from moodfuse.extract.networks.torchvision_video import torchvision_weights
-
-        return torchvision_weights(network)
+        return _torchvision_weights(network)
     return {name: known for name, known in KNOWN_WEIGHTS.items() if known.network == network}
 
 
-def recognise_file(path: Path, network: str) -> KnownWeights | None:
-    """The named weights whose published digest a file has; `None` where no digest tells.
+def _torchvision_weights(network: str) -> dict[str, KnownWeights]:
+    from moodfuse.extract.networks.torchvision_video import published_weights
 
-    A prefix in a file name says too little for this, so such files are recognised by their arrays.
+    published = published_weights(network)
+    known = {entry.name: _from_torchvision(network, entry) for entry in published}
+    return {**known, "DEFAULT": known[published.DEFAULT.name]}
+
+
+def _from_torchvision(network: str, entry: Any) -> KnownWeights:
+    from moodfuse.extract.networks.torchvision_video import last_layer, model_name, transforms_of
+
+    file = entry.url.rsplit("/", 1)[-1]
+    datasets = {"IMAGENET22K": "ImageNet-22K", "KINETICS400": "Kinetics-400"}
+    trained_on = [title for part, title in datasets.items() if part in entry.name]
+    return KnownWeights(
+        name=entry.name,
+        network=network,
+        layout="torchvision",
+        file=file,
+        url=entry.url,
+        size_mb=float(entry.meta["_file_size"]),
+        check=FileCheck("sha256-prefix", file.rsplit("-", 1)[-1].partition(".")[0]),
+        licence=entry.meta.get(
+            "license", "not stated beside the weights; torchvision itself is BSD-3-Clause"
+        ),
+        trained_on=", then ".join(trained_on) or entry.name,
+        preprocessing=transforms_of(entry),
+        drops=(last_layer(model_name(network))[0],),
+    )
+
+
+def all_weights(network: str | None = None) -> list[KnownWeights]:
+    """Every entry, of one network or of all, torchvision's last; each once.
+
+    Raises
+    ------
+    UnknownNameError
+        If no network has this name.
+    """
+    if network is not None:
+        network_spec(network)
+        return list({known.name: known for known in known_weights(network).values()}.values())
+    from moodfuse.extract.networks.torchvision_video import torchvision_names
+
+    models = [f"{TORCHVISION}{name}" for name in torchvision_names()]
+    return [*KNOWN_WEIGHTS.values(), *(known for model in models for known in all_weights(model))]
+
+
+def named_weights(name: str) -> KnownWeights:
+    """One entry by ``NAME`` or ``NETWORK=NAME``; for torchvision's models ``torchvision:MODEL[=NAME]``.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is no such entry; the message lists the known ones.
+    """
+    network, _, weights = name.partition("=")
+    if network.startswith(TORCHVISION):
+        known = known_weights(network)
+        if (weights or "DEFAULT") not in known:
+            raise UnknownNameError("weights", name, [f"{network}={entry}" for entry in known])
+        return known[weights or "DEFAULT"]
+    if weights in known_weights(network):
+        return KNOWN_WEIGHTS[weights]
+    if name not in KNOWN_WEIGHTS:
+        raise UnknownNameError("weights", name, [*KNOWN_WEIGHTS, f"{TORCHVISION}MODEL=NAME"])
+    return KNOWN_WEIGHTS[name]
+
+
+def recognise_file(path: Path, network: str) -> KnownWeights | None:
+    """The entry whose published digest a file has; `None` where there is none.
+
+    A prefix in a file name is too short for this, so such files are recognised by their arrays.
     """
     for known in known_weights(network).values():
-        if known.check.kind in ("sha256", "git-blob") and known.check.found(path) == known.check.value:
+        if known.check.kind in ("sha256", "git-blob") and known.check.compute(path) == known.check.value:
             return known
     return None
