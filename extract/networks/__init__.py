@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moodfuse.extract.networks.registry import NETWORKS, network_spec
+from moodfuse.extract.networks.registry import NETWORKS, build_network, network_spec
 from moodfuse.extract.networks.specs import (
     AudioPreprocessing,
     NetworkSpec,
@@ -79,7 +79,7 @@ def create_network(name: str, *, num_classes: int, weights: str | Path | None = 
     WeightsError
         If the weights are unknown, unreadable or those of another network.
     """
-    network = network_spec(name).build(num_classes)
+    network = build_network(name, num_classes)
     if weights is not None:
         load_weights(network, weights)
-    return network.eval()
+    return network

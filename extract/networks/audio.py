@@ -43,13 +43,6 @@ class OneDMCNN(Network):
     The outputs of the four convolutions (after their ELU) and of the four poolings are averaged over time: 32 x 8
     numbers, in the order conv1, pool1, ..., conv4, pool4, flattened filter by filter to 256. As everything is averaged
     over time, it takes any waveform of 2 s or more.
-
-    Parameters
-    ----------
-    spec : NetworkSpec
-        The entry ``onedmcnn`` of the table.
-    num_classes : int
-        Width of the classifier.
     """
 
     def __init__(self, spec: NetworkSpec, num_classes: int) -> None:
@@ -64,13 +57,7 @@ class OneDMCNN(Network):
         self.initialise()
 
     def trunk(self, x: Tensor) -> Tensor:
-        """Features ``[N, 256]``, float32, of waveforms ``[N, samples]`` in [-1, 1] at 16 kHz, of 2 s or more.
-
-        Raises
-        ------
-        InputError
-            If the shape of the batch differs, or the waveforms are too short.
-        """
+        """Features ``[N, 256]``, float32, of waveforms ``[N, samples]`` in [-1, 1] at 16 kHz, of 2 s or more."""
         check_audio_batch(x, self.spec)
         features = []
         signal = x.unsqueeze(1)
@@ -121,13 +108,6 @@ class TwoDMCNN(Network):
     The features are the global averages of the five ELU outputs, each before its max pooling: 160 numbers. The input is
     the raw waveform at 16 kHz; a whole clip of 30 s is cut to its first 29 s, as the published model takes, and a
     shorter crop passes at its own length.
-
-    Parameters
-    ----------
-    spec : NetworkSpec
-        The entry ``twodmcnn`` of the table.
-    num_classes : int
-        Width of the classifier.
     """
 
     window: Tensor
@@ -197,13 +177,7 @@ class TwoDMCNN(Network):
             return ((decibel - mean) / (std + MIN_STD)).unsqueeze(1)
 
     def trunk(self, x: Tensor) -> Tensor:
-        """Features ``[N, 160]``, float32, of waveforms ``[N, samples]`` in [-1, 1] at 16 kHz, of 7 s or more.
-
-        Raises
-        ------
-        InputError
-            If the shape of the batch differs, or the waveforms are too short.
-        """
+        """Features ``[N, 160]``, float32, of waveforms ``[N, samples]`` in [-1, 1] at 16 kHz, of 7 s or more."""
         check_audio_batch(x, self.spec)
         return self.mel_features(self.log_mel(self.resample(x)))
 

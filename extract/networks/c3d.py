@@ -43,13 +43,6 @@ class C3D(Network):
 
     The trunk ends in pool5 averaged over its time axis, so it takes any clip of 16 frames or more; for 16 frames
     it gives the flattened pool5 of the paper, 512 x 4 x 4 = 8192 numbers. The replaced layers have 1024 and 512 units.
-
-    Parameters
-    ----------
-    spec : NetworkSpec
-        The entry ``c3d`` of the table.
-    num_classes : int
-        Width of the classifier.
     """
 
     def __init__(self, spec: NetworkSpec, num_classes: int) -> None:
@@ -72,13 +65,7 @@ class C3D(Network):
             self.get_parameter("conv1.weight").div_(INPUT_STD)
 
     def trunk(self, x: Tensor) -> Tensor:
-        """Activations ``[N, 8192]``, float32, of frames ``[N, 3, T >= 16, 112, 112]``.
-
-        Raises
-        ------
-        InputError
-            If the shape of the batch differs.
-        """
+        """Activations ``[N, 8192]``, float32, of frames ``[N, 3, T >= 16, 112, 112]``."""
         check_video_batch(x, network=self.spec.name, min_frames=MIN_FRAMES, side_px=SIDE_PX)
         for name, _, _ in CONVOLUTIONS:
             x = self.get_submodule(name)(x)

@@ -63,11 +63,11 @@ def check_compiler(device: str, *, asked: str = "--compile", otherwise: str = "l
     InputError
         If the compiler or the headers are missing.
     """
-    if device == "cuda":
-        variable, default = "CC", ("clang", "gcc")
-    else:
-        variable, default = "CXX", ("clang++" if sys.platform == "darwin" else "g++",)
-    names = (os.environ[variable],) if os.environ.get(variable) else default
+    variable, names = ("CC", ["clang", "gcc"]) if device == "cuda" else ("CXX", ["g++"])
+    if sys.platform == "darwin" and device == "cpu":
+        names = ["clang++"]
+    if os.environ.get(variable):
+        names = [os.environ[variable]]
     if not any(shutil.which(name) for name in names):
         raise InputError(
             f"{asked}: torch compiles networks with a compiler, and {' or '.join(names)} is not found; install it "

@@ -25,7 +25,8 @@ POOLS: dict[str, tuple[Triple, Triple]] = {  # kernel, stride
     "MaxPool3d_4a_3x3": ((3, 3, 3), (2, 2, 2)),
     "MaxPool3d_5a_2x2": ((2, 2, 2), (2, 2, 2)),
 }
-MIXED: dict[str, tuple[int, int, int, int, int, int]] = {  # output channels of b0, b1a, b1b, b2a, b2b, b3b
+Widths = tuple[int, int, int, int, int, int]
+MIXED: dict[str, Widths] = {  # output channels of b0, b1a, b1b, b2a, b2b, b3b
     "Mixed_3b": (64, 96, 128, 16, 32, 32),
     "Mixed_3c": (128, 128, 192, 32, 96, 64),
     "Mixed_4b": (192, 96, 208, 16, 48, 64),
@@ -63,17 +64,7 @@ def pad_same(x: Tensor, kernel: Triple, stride: Triple) -> tuple[Tensor, Triple]
 
 
 class Unit3D(nn.Module):
-    """Convolution without bias, BatchNorm, ReLU, with 'same' padding.
-
-    Parameters
-    ----------
-    channels_in, channels_out : int
-        Channels.
-    kernel, stride : tuple of int
-        Over time, height and width.
-    bn_eps : float
-        Added to BatchNorm's variance.
-    """
+    """Convolution without bias, BatchNorm, ReLU, with 'same' padding."""
 
     def __init__(
         self,
@@ -96,13 +87,7 @@ class Unit3D(nn.Module):
 
 
 class SamePool3d(nn.Module):
-    """Max pooling with 'same' padding, of input without negative values.
-
-    Parameters
-    ----------
-    kernel, stride : tuple of int
-        Over time, height and width.
-    """
+    """Max pooling with 'same' padding, of input without negative values."""
 
     def __init__(self, *, kernel: Triple, stride: Triple) -> None:
         super().__init__()
@@ -111,9 +96,7 @@ class SamePool3d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[N, C, T, H, W]`` -> ``[N, C, T', H', W']``."""
         padding = same_paddings(x, self.kernel, self.stride)
-        if all(
-            before == 0 for before, _ in padding
-        ):  # windows cut at the end equal windows padded with zeros
+        if all(before == 0 for before, _ in padding):  # to cut windows at the end equals padding with zeros
             return max_pool(x, self.kernel, self.stride, ceil_mode=True)
         padded, symmetric = pad_same(x, self.kernel, self.stride)
         return max_pool(padded, self.kernel, self.stride, padding=symmetric)
@@ -122,19 +105,10 @@ class SamePool3d(nn.Module):
 class Mixed(nn.Module):
     """One inception module: four parallel branches, concatenated over channels.
 
-    Parameters
-    ----------
-    channels_in : int
-        Channels of the input.
-    widths : tuple of int
-        Output channels of b0, b1a, b1b, b2a, b2b and b3b.
-    bn_eps : float
-        Added to BatchNorm's variance.
+    `widths` are the output channels of b0, b1a, b1b, b2a, b2b and b3b.
     """
 
-    def __init__(
-        self, channels_in: int, widths: tuple[int, int, int, int, int, int], *, bn_eps: float
-    ) -> None:
+    def __init__(self, channels_in: int, widths: Widths, *, bn_eps: float) -> None:
         super().__init__()
         one, three = (1, 1, 1), (3, 3, 3)
         self.b0 = Unit3D(channels_in, widths[0], kernel=one, bn_eps=bn_eps)
@@ -157,10 +131,6 @@ class I3D(Network):
 
     Parameters
     ----------
-    spec : NetworkSpec
-        The entry ``i3d`` of the table.
-    num_classes : int
-        Width of the classifier.
     bn_eps : float
         Added to BatchNorm's variance: 1e-3 in the published model; some ports use 1e-5.
     """
@@ -183,13 +153,7 @@ class I3D(Network):
         self.initialise()
 
     def trunk(self, x: Tensor) -> Tensor:
-        """Features ``[N, 1024]``, float32, of frames ``[N, 3, T, H, W]`` in [-1, 1]; 32 x 224 x 224 by design.
-
-        Raises
-        ------
-        InputError
-            If the shape of the batch differs.
-        """
+        """Features ``[N, 1024]``, float32, of frames ``[N, 3, T, H, W]`` in [-1, 1]; 32 x 224 x 224 by design."""
         check_video_batch(x, network=self.spec.name, min_frames=MIN_FRAMES)
         x = x.contiguous(memory_format=torch.channels_last_3d)  # twice as fast on CPU, in float32 too
         for name in BODY:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
 
-from moodfuse.cache.errors import UnknownNameError
+from moodfuse.cache.errors import InputError, UnknownNameError
 from moodfuse.extract.networks.specs import TORCHVISION, AudioPreprocessing, NetworkSpec, VideoPreprocessing
+
+if TYPE_CHECKING:
+    from moodfuse.extract.networks.base import Network
 
 # Mean of the Sports-1M training frames (the average of the mean cube published with C3D), here in RGB order.
 SPORTS1M_MEAN_RGB = (101.41, 97.66, 90.25)
@@ -85,3 +90,21 @@ def network_spec(name: str) -> NetworkSpec:
         spec: NetworkSpec = added[name].load()
         return spec
     raise UnknownNameError("source", name, [*NETWORKS, *added.names, f"{TORCHVISION}<video model>"])
+
+
+def build_network(name: str, num_classes: int) -> Network:
+    """Create a network in eval mode, initialised from torch's global random state.
+
+    Raises
+    ------
+    UnknownNameError
+        If no network has this name.
+    InputError
+        If `num_classes` is not positive.
+    """
+    spec = network_spec(name)
+    if num_classes < 1:
+        raise InputError(f"{name}: num_classes must be at least 1, got {num_classes}")
+    module, _, attribute = spec.factory.partition(":")
+    network: Network = getattr(importlib.import_module(module), attribute)(spec, num_classes)
+    return network.eval()

@@ -5,16 +5,10 @@ Nothing here imports torch, so that the command line, recipes and decoding worke
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
-
-from moodfuse.cache.errors import InputError
-
-if TYPE_CHECKING:
-    from moodfuse.extract.networks.base import Network
+from typing import Any, Literal
 
 Depth = Literal["frozen", "head", "full"]
 Modality = Literal["video", "audio"]
@@ -211,17 +205,3 @@ class NetworkSpec:
         """Shortest waveform that an audio network takes, in samples."""
         assert self.min_crop_s is not None and isinstance(self.preprocessing, AudioPreprocessing)
         return int(self.min_crop_s * self.preprocessing.sample_rate_hz)
-
-    def build(self, num_classes: int) -> Network:
-        """Create the network, initialised from torch's global random state, in eval mode.
-
-        Raises
-        ------
-        InputError
-            If `num_classes` is not positive.
-        """
-        if num_classes < 1:
-            raise InputError(f"{self.name}: num_classes must be at least 1, got {num_classes}")
-        module, _, attribute = self.factory.partition(":")
-        network: Network = getattr(importlib.import_module(module), attribute)(self, num_classes)
-        return network.eval()

@@ -48,6 +48,7 @@ def model_name(network: str) -> str:
     return name
 
 
+@lru_cache(32)
 def torchvision_spec(network: str) -> NetworkSpec:
     """The spec of a video model, from torchvision's registry and the transforms of its default weights.
 
@@ -108,13 +109,6 @@ def last_layer(model: str) -> tuple[str, int]:
 class TorchvisionVideo(Network):
     """A video model of torchvision without its last linear layer.
 
-    Parameters
-    ----------
-    spec : NetworkSpec
-        From `torchvision_spec`.
-    num_classes : int
-        Width of the classifier.
-
     Attributes
     ----------
     body : torch.nn.Module
@@ -131,13 +125,7 @@ class TorchvisionVideo(Network):
         nn.init.normal_(self.classifier[1].weight, std=CLASSIFIER_STD)  # type: ignore[arg-type]
 
     def trunk(self, x: Tensor) -> Tensor:
-        """Features ``[N, activation_width]``, float32, of frames ``[N, 3, T, S, S]`` prepared as `spec` describes.
-
-        Raises
-        ------
-        InputError
-            If the shape of the batch differs.
-        """
+        """Features ``[N, activation_width]``, float32, of frames ``[N, 3, T, S, S]`` prepared as `spec` describes."""
         _, frames, side_px = input_size(self.spec.preprocessing)
         check_video_batch(x, network=self.spec.name, min_frames=frames, side_px=side_px)
         features: Tensor = self.body(x)

@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from moodfuse.extract.networks.weights.fetch import fetch_weights, weights_folder
-from moodfuse.extract.networks.weights.published import KNOWN_WEIGHTS, FileCheck, KnownWeights
 from moodfuse.extract.networks.weights.load import WeightsError, resolve_weights
+from moodfuse.extract.networks.weights.published import KNOWN_WEIGHTS, FileCheck, KnownWeights
 
 CONTENT = b"PK\x03\x04" + bytes(range(256)) * 4096
 
@@ -85,29 +85,21 @@ def test_a_broken_download_goes_on_when_run_again(
         WeightsError, match=r"cannot be fetched .*run again.* put the file by hand at .*net\.pt"
     ):
         fetch_weights(known, folder=tmp_path)
-    assert not (tmp_path / "net.pt").exists() and 0 < next(
-        tmp_path.glob("net.pt.part")
-    ).stat().st_size < len(CONTENT)
+    assert not (tmp_path / "net.pt").exists() and 0 < next(tmp_path.glob("net.pt.part")).stat().st_size < len(
+        CONTENT
+    )
     assert fetch_weights(known, folder=tmp_path).read_bytes() == CONTENT
     assert server.asked[1].startswith("bytes=") and server.asked[1] != "bytes=0-"
-
-
-def test_a_part_longer_than_the_file_starts_anew(server: Server, known: KnownWeights, tmp_path: Path) -> None:
-    """A part that cannot belong to the file is dropped; the run after that fetches all of it."""
-    server.breaks_after = 300_000
-    with pytest.raises(WeightsError):
-        fetch_weights(known, folder=tmp_path)
-    next(tmp_path.glob("*.part")).write_bytes(bytes(len(CONTENT) + 1))
-    with pytest.raises(WeightsError, match="run again"):
-        fetch_weights(known, folder=tmp_path)
-    assert fetch_weights(known, folder=tmp_path).read_bytes() == CONTENT
 
 
 def test_a_wrong_part_or_page_is_never_used(
     server: Server, known: KnownWeights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another part than was asked for is dropped; a web page in the place of weights without a digest is refused."""
+    """A part longer than the file, or not the requested one, is dropped; a web page in place of weights is refused."""
     unchecked = replace(known, check=FileCheck("none"))
+    (tmp_path / "net.pt.part").write_bytes(bytes(len(CONTENT) + 1))
+    with pytest.raises(WeightsError, match="run again"):
+        fetch_weights(unchecked, folder=tmp_path)
     server.breaks_after, server.wrong_range = 300_000, True
     for _ in range(2):
         with pytest.raises(WeightsError, match="cannot be fetched"):

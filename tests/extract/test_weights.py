@@ -1,18 +1,15 @@
-"""Tests of extract.networks.weights: recognising, checking and loading, and what goes with the weights."""
+"""Pretrained weights are recognised, checked and loaded, with their preprocessing and their provenance."""
 
 import functools
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from moodfuse.extract.networks import create_network
-from moodfuse.extract.networks import NETWORKS, network_spec, preprocessing_from_record
-from moodfuse.extract.networks.weights.published import KNOWN_WEIGHTS, FileCheck
+from moodfuse.extract.networks import NETWORKS, create_network, network_spec, preprocessing_from_record
 from moodfuse.extract.networks.weights.layouts import LAYOUTS, recognise
 from moodfuse.extract.networks.weights.load import (
     convert_weights,
@@ -21,6 +18,7 @@ from moodfuse.extract.networks.weights.load import (
     trunk_names,
     weights_facts,
 )
+from moodfuse.extract.networks.weights.published import KNOWN_WEIGHTS, FileCheck
 
 
 @functools.cache
@@ -55,18 +53,6 @@ def test_safetensors_round_trip(tmp_path: Path) -> None:
     assert other.get_parameter("classifier.1.weight").shape == (3, 160)
 
 
-def test_a_state_dict_is_recognised_by_content_under_any_suffix(tmp_path: Path) -> None:
-    """A file of torch.save that is named .safetensors is read as what it is, in both of its formats."""
-    state = create_network("twodmcnn", num_classes=6).state_dict()
-    for zipped in (True, False):
-        path = tmp_path / "net.safetensors"
-        torch.save(state, path, _use_new_zipfile_serialization=zipped)
-        loaded = create_network("twodmcnn", num_classes=6, weights=path).state_dict()
-        assert all(
-            torch.equal(loaded[name], array) for name, array in state.items() if "classifier" not in name
-        )
-
-
 def test_replaced_layers_come_whole_or_not_at_all(tmp_path: Path) -> None:
     """A file of the trunk leaves c3d's replaced layers new; with some of them, it has to have them all."""
     network = create_network("c3d", num_classes=6)
@@ -82,32 +68,6 @@ def test_replaced_layers_come_whole_or_not_at_all(tmp_path: Path) -> None:
     save_file({**trunk, "replaced.0.weight": arrays["replaced.0.weight"]}, path)
     with pytest.raises(ValueError, match="missing: replaced.0.bias"):
         load_weights(network, path)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda arrays: arrays.pop("convolutions.3.bias"), "missing: convolutions.3.bias; unexpected: none"),
-        (lambda arrays: arrays.update(other=torch.zeros(1)), "missing: none; unexpected: other"),
-        (
-            lambda arrays: arrays.update({"convolutions.3.bias": torch.zeros(2)}),
-            r"float32 \[2\], expected .* \[32\]",
-        ),
-        (lambda arrays: arrays.update({"convolutions.3.bias": torch.zeros(32).double()}), "float64"),
-        (lambda arrays: arrays["convolutions.3.bias"].fill_(torch.inf), "holds NaN or infinity"),
-    ],
-)
-def test_other_safetensors_are_refused(
-    tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], object], message: str
-) -> None:
-    """An array missing, too many, of another shape or type, or infinite, is an error that names it."""
-    path = tmp_path / "net.safetensors"
-    save_file(create_network("onedmcnn", num_classes=6).state_dict(), path)
-    arrays = load_file(path)
-    change(arrays)
-    save_file(arrays, path)
-    with pytest.raises(ValueError, match=message):
-        create_network("onedmcnn", num_classes=6, weights=path)
 
 
 def test_header_length_like_a_pickle_is_fine(tmp_path: Path) -> None:
@@ -244,7 +204,6 @@ def test_our_own_name_in_a_ports_file_is_unexpected(tmp_path: Path) -> None:
         {"known": ["x"]},
         {"schema": 2},
         {"preprocessing": {"kind": "audio", "sample_rate_hz": 16_000, "samples": 10**12}},
-        {"preprocessing": {"kind": "audio", "sample_rate_hz": "x", "samples": 480_000}},
         {
             "preprocessing": {
                 "kind": "video",

@@ -27,14 +27,7 @@ def weights_folder() -> Path:
 
 
 def fetch_weights(known: KnownWeights, *, folder: Path | None = None) -> Path:
-    """The checked file of published weights, fetched if it is missing.
-
-    Parameters
-    ----------
-    known : KnownWeights
-        An entry of the table.
-    folder : Path, optional
-        Where to keep it; by default `weights_folder()`.
+    """The checked file of published weights in a folder, by default `weights_folder()`; fetched if it is missing.
 
     Raises
     ------

@@ -22,29 +22,16 @@ _MIN_OVERLAP = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """The naming of one port.
-
-    Attributes
-    ----------
-    name : str
-    network : str
-        The network that it fits; ``torchvision:`` fits each of torchvision's models, and ``""`` any network.
-    rules : tuple of (str, str)
-        Regular expressions and replacements, applied in order to a name in our state dict, give the name in the file.
-    drops : tuple of str
-        Prefixes of the arrays in the file that are not loaded: layers of the original task.
-    prefix : str
-        Put before every name by some writers of such files, and then removed.
-    example : str
-        Name of an array that only files of this network have.
-    """
+    """How one port names the arrays of its files."""
 
     name: str
-    network: str
-    rules: tuple[tuple[str, str], ...] = ()
-    drops: tuple[str, ...]
-    prefix: str = ""
-    example: str = ""
+    network: str  # "torchvision:" fits each of torchvision's models, and "" any network
+    rules: tuple[
+        tuple[str, str], ...
+    ] = ()  # regular expressions and replacements, applied in order to our names
+    drops: tuple[str, ...]  # prefixes of the arrays that are not loaded: layers of the original task
+    prefix: str = ""  # put before every name by some writers of such files, and removed here
+    example: str = ""  # name of an array that only files of this network have
 
     def file_name(self, name: str) -> str:
         """The name in the file of an array of our state dict."""
@@ -128,16 +115,9 @@ LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in _TABLE}
 
 
 def recognise(names: Collection[str], network: str, trunk: Collection[str]) -> Layout | None:
-    """The layout of a file: the one that explains most of its arrays; `None` where none has half of those needed.
+    """The layout that explains most arrays of a file; `None` where none has half of those that the trunk needs.
 
-    Parameters
-    ----------
-    names : collection of str
-        Names of the arrays in the file.
-    network : str
-        The network that the weights are for.
-    trunk : collection of str
-        Names of the trunk's arrays in the network's state dict, without counters.
+    `names` are those in the file, `trunk` those of the trunk in the network's state dict, without counters.
     """
     scores: dict[str, tuple[float, int]] = {}
     for layout in LAYOUTS.values():

@@ -17,7 +17,7 @@ import numpy as np
 
 from moodfuse.cache.digests import file_digest
 from moodfuse.cache.storage.weight_files import METADATA_KEY
-from moodfuse.extract.networks.registry import network_spec
+from moodfuse.extract.networks.registry import build_network, network_spec
 from moodfuse.extract.networks.specs import (
     NetworkSpec,
     Preprocessing,
@@ -112,14 +112,7 @@ def _check_eps(eps: Any) -> float:
 
 
 def resolve_weights(weights: str | Path, network: str) -> tuple[Path, KnownWeights | None]:
-    """The file of a name or path, fetched if needed, and the entry of the table where a name was given.
-
-    Parameters
-    ----------
-    weights : str or Path
-        A name of `known_weights(network)`, or the path of a file.
-    network : str
-        The network that they are for.
+    """The file that a name or path stands for, fetched if needed, and the entry of the table for a name.
 
     Raises
     ------
@@ -155,8 +148,8 @@ def weights_facts(weights: str | Path, network: str) -> WeightsFacts:
 
 @lru_cache(64)
 def _facts(path: Path, network: str, known: KnownWeights | None, size: int, mtime_ns: int) -> WeightsFacts:
-    spec = network_spec(network)
-    return _declared_facts(path, spec, known) or load_weights(spec.build(num_classes=1), path)
+    declared = _declared_facts(path, network_spec(network), known)
+    return declared or load_weights(build_network(network, num_classes=1), path)
 
 
 def _declared_facts(path: Path, spec: NetworkSpec, known: KnownWeights | None) -> WeightsFacts | None:
@@ -296,19 +289,7 @@ def _check_front_end(path: Path, filters: Tensor, network: Network) -> None:
 def convert_weights(weights: str | Path, network: Network, target: Path) -> WeightsFacts:
     """Write a network's pretrained trunk as safetensors in our own layout, with its provenance in the metadata.
 
-    Parameters
-    ----------
-    weights : str or Path
-        As for `load_weights`.
-    network : Network
-        A new network, changed in place.
-    target : Path
-        File to write; an existing one is replaced.
-
-    Returns
-    -------
-    WeightsFacts
-        Of the file that was converted.
+    The weights are loaded into `network` first; returned are the facts of the file that was converted.
 
     Raises
     ------

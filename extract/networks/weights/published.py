@@ -32,14 +32,7 @@ _STRENGTHS: dict[CheckKind, str] = {
 
 @dataclass(frozen=True)
 class FileCheck:
-    """The published digest of a weights file.
-
-    Attributes
-    ----------
-    kind : {"sha256", "git-blob", "sha256-prefix", "none"}
-    value : str
-        Hex digits.
-    """
+    """The published digest of a weights file, in hex digits."""
 
     kind: CheckKind
     value: str = ""
@@ -65,46 +58,20 @@ class FileCheck:
 
 @dataclass(frozen=True, kw_only=True)
 class KnownWeights:
-    """Published pretrained weights.
+    """Published pretrained weights."""
 
-    Attributes
-    ----------
-    name : str
-        What a user writes in ``--weights SOURCE=NAME``.
-    network : str
-        The network that they fit.
-    layout : str
-        How the arrays in the file are named: a key of `LAYOUTS`.
-    file : str
-        Name of the file in the weights folder.
-    url : str
-        Where it is published.
-    size_mb : float
-        Size in megabytes (10**6 bytes), as published or counted from the arrays.
-    check : FileCheck
-    licence : str
-        As the publisher states it.
-    trained_on : str
-    preprocessing : VideoPreprocessing or AudioPreprocessing
-        The input that the weights want.
-    drops : tuple of str
-        Layers of the original task in the file, which are not loaded.
-    bn_eps : float, optional
-        Epsilon of BatchNorm in the port's own code, where ports differ.
-    """
-
-    name: str
-    network: str
-    layout: str
-    file: str
+    name: str  # what a user writes in --weights SOURCE=NAME
+    network: str  # the network that they fit
+    layout: str  # how the arrays in the file are named: a key of LAYOUTS
+    file: str  # name of the file in the weights folder
     url: str
-    size_mb: float
+    size_mb: float  # in 10**6 bytes, as published or counted from the arrays
     check: FileCheck
-    licence: str
+    licence: str  # as the publisher states it
     trained_on: str
-    preprocessing: Preprocessing
-    drops: tuple[str, ...]
-    bn_eps: float | None = None
+    preprocessing: Preprocessing  # the input that the weights want
+    drops: tuple[str, ...]  # layers of the original task in the file, which are not loaded
+    bn_eps: float | None = None  # epsilon of BatchNorm in the port's own code, where ports differ
 
     @property
     def full_name(self) -> str:
@@ -210,12 +177,8 @@ def known_weights(network: str) -> dict[str, KnownWeights]:
     Those of a torchvision model have torchvision's names, such as ``KINETICS400_V1``; ``DEFAULT`` is the one that
     torchvision recommends.
     """
-    if network.startswith(TORCHVISION):
-        return _torchvision_weights(network)
-    return {name: known for name, known in KNOWN_WEIGHTS.items() if known.network == network}
-
-
-def _torchvision_weights(network: str) -> dict[str, KnownWeights]:
+    if not network.startswith(TORCHVISION):
+        return {name: known for name, known in KNOWN_WEIGHTS.items() if known.network == network}
     from moodfuse.extract.networks.torchvision_video import published_weights
 
     published = published_weights(network)
@@ -229,6 +192,7 @@ def _from_torchvision(network: str, entry: Any) -> KnownWeights:
     file = entry.url.rsplit("/", 1)[-1]
     datasets = {"IMAGENET22K": "ImageNet-22K", "KINETICS400": "Kinetics-400"}
     trained_on = [title for part, title in datasets.items() if part in entry.name]
+    stated = entry.meta.get("license", "not stated beside the weights; torchvision itself is BSD-3-Clause")
     return KnownWeights(
         name=entry.name,
         network=network,
@@ -237,9 +201,7 @@ def _from_torchvision(network: str, entry: Any) -> KnownWeights:
         url=entry.url,
         size_mb=float(entry.meta["_file_size"]),
         check=FileCheck("sha256-prefix", file.rsplit("-", 1)[-1].partition(".")[0]),
-        licence=entry.meta.get(
-            "license", "not stated beside the weights; torchvision itself is BSD-3-Clause"
-        ),
+        licence=stated,
         trained_on=", then ".join(trained_on) or entry.name,
         preprocessing=transforms_of(entry),
         drops=(last_layer(model_name(network))[0],),
@@ -273,15 +235,12 @@ def named_weights(name: str) -> KnownWeights:
     """
     network, _, weights = name.partition("=")
     if network.startswith(TORCHVISION):
-        known = known_weights(network)
-        if (weights or "DEFAULT") not in known:
-            raise UnknownNameError("weights", name, [f"{network}={entry}" for entry in known])
-        return known[weights or "DEFAULT"]
-    if weights in known_weights(network):
-        return KNOWN_WEIGHTS[weights]
-    if name not in KNOWN_WEIGHTS:
-        raise UnknownNameError("weights", name, [*KNOWN_WEIGHTS, f"{TORCHVISION}MODEL=NAME"])
-    return KNOWN_WEIGHTS[name]
+        weights = weights or "DEFAULT"
+    table = known_weights(network) if weights else KNOWN_WEIGHTS
+    if (weights or name) not in table:
+        names = [f"{network}={entry}" for entry in table] if weights else KNOWN_WEIGHTS
+        raise UnknownNameError("weights", name, [*(names or KNOWN_WEIGHTS), f"{TORCHVISION}MODEL=NAME"])
+    return table[weights or name]
 
 
 def recognise_file(path: Path, network: str) -> KnownWeights | None:
