@@ -69,8 +69,8 @@ def create_network(name: str, *, num_classes: int, weights: str | Path | None = 
     Returns
     -------
     Network
-        A `torch.nn.Module`; called on a batch prepared as its `preprocessing` describes, ``[N, 3, 32, H, W]`` or
-        ``[N, 480000]`` float32, it returns ``(embedding [N, D], logits [N, num_classes])``, float32.
+        A `torch.nn.Module`; called on a batch prepared as its `preprocessing` describes, ``[N, 3, 32, H, W]``
+        or ``[N, 480000]`` float32, it returns ``(embedding [N, D], logits [N, num_classes])``, float32.
 
     Raises
     ------

@@ -1,9 +1,10 @@
 """The audio networks: `onedmcnn` on the raw waveform, `twodmcnn` on a mel spectrogram.
 
-`twodmcnn` is the music tagger of Choi et al., "Transfer learning for music classification and regression tasks" (ISMIR
-2017, arXiv 1703.09179). Its mel front end is part of the network and repeats that of the published Keras model: 12 kHz,
-at most 29 s, periodic Hann window of 512, hop 256, TensorFlow's 'same' padding, power spectrum, 96 Slaney mels with area
-normalisation from 0 to 6 kHz, decibels below the clip's maximum down to -80, standardised over the clip.
+`twodmcnn` is the music tagger of Choi et al., "Transfer learning for music classification and regression
+tasks" (ISMIR 2017, arXiv 1703.09179). Its mel front end is part of the network and repeats that of the
+published Keras model: 12 kHz, at most 29 s, periodic Hann window of 512, hop 256, TensorFlow's 'same'
+padding, power spectrum, 96 Slaney mels with area normalisation from 0 to 6 kHz, decibels below the clip's
+maximum down to -80, standardised over the clip.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ POOLS = ((2, 4), (3, 4), (2, 5), (2, 4))  # over mels and time, between the five
 class OneDMCNN(Network):
     """Four blocks of Conv1d (32 filters, width 3, stride 2), ELU, Dropout 0.1 and MaxPool 2.
 
-    The outputs of the four convolutions (after their ELU) and of the four poolings are averaged over time: 32 x 8
-    numbers, in the order conv1, pool1, ..., conv4, pool4, flattened filter by filter to 256. As everything is averaged
-    over time, it takes any waveform of 2 s or more.
+    The outputs of the four convolutions (after their ELU) and of the four poolings are averaged over time: 32
+    x 8 numbers, in the order conv1, pool1, ..., conv4, pool4, flattened filter by filter to 256. As
+    everything is averaged over time, it takes any waveform of 2 s or more.
     """
 
     def __init__(self, spec: NetworkSpec, num_classes: int) -> None:
@@ -57,7 +58,7 @@ class OneDMCNN(Network):
         self.initialise()
 
     def trunk(self, x: Tensor) -> Tensor:
-        """Features ``[N, 256]``, float32, of waveforms ``[N, samples]`` in [-1, 1] at 16 kHz, of 2 s or more."""
+        """Features ``[N, 256]``, float32, of waveforms ``[N, samples]`` in [-1, 1] at 16 kHz, from 2 s."""
         check_audio_batch(x, self.spec)
         features = []
         signal = x.unsqueeze(1)
@@ -70,7 +71,7 @@ class OneDMCNN(Network):
 
 
 def slaney_filters() -> np.ndarray:
-    """Mel filter bank of Slaney's Auditory Toolbox with area normalisation, float64 ``[257, 96]``, 0 to 6 kHz.
+    """Mel filters of Slaney's Auditory Toolbox with area normalisation, float64 ``[257, 96]``, 0 to 6 kHz.
 
     Linear up to 1 kHz, 15 mels, and logarithmic above.
     """
@@ -86,8 +87,8 @@ def slaney_filters() -> np.ndarray:
 def resampling_filters() -> Tensor:
     """Filters that resample from 16 to 12 kHz, float32 ``[3, 1, 22]``: one per output sample of a period.
 
-    Hann-windowed sinc interpolation over 6 zero crossings on either side, with the cutoff at 0.99 times the new Nyquist
-    frequency: the method and the defaults of `torchaudio.functional.resample`.
+    Hann-windowed sinc interpolation over 6 zero crossings on either side, with the cutoff at 0.99 times the
+    new Nyquist frequency: the method and the defaults of `torchaudio.functional.resample`.
     """
     # Equal to torchaudio's bit for bit on a CPU, so the order of the float32 operations matters.
     rate_in, rate_out = RATES
@@ -105,9 +106,9 @@ def resampling_filters() -> Tensor:
 class TwoDMCNN(Network):
     """Five blocks of Conv2d (3 x 3, 32 filters), BatchNorm, ELU and max pooling on a log-mel spectrogram.
 
-    The features are the global averages of the five ELU outputs, each before its max pooling: 160 numbers. The input is
-    the raw waveform at 16 kHz; a whole clip of 30 s is cut to its first 29 s, as the published model takes, and a
-    shorter crop passes at its own length.
+    The features are the global averages of the five ELU outputs, each before its max pooling: 160 numbers.
+    The input is the raw waveform at 16 kHz; a whole clip of 30 s is cut to its first 29 s, as the published
+    model takes, and a shorter crop passes at its own length.
     """
 
     window: Tensor
@@ -152,8 +153,8 @@ class TwoDMCNN(Network):
         Tensor
             ``[N, 96, ceil(samples / 256)]``, float32, from -80 to 0: mels from low to high, then time.
         """
-        # Without autocast, whose bfloat16 is off by tenths of a dB, and in float64, since in float32 quiet bands
-        # next to loud ones are off by thousandths.
+        # Without autocast, whose bfloat16 is off by tenths of a dB, and in float64, since in float32 quiet
+        # bands next to loud ones are off by thousandths.
         with torch.autocast(waveform_12k.device.type, enabled=False):
             waveform = waveform_12k.double()
             samples = waveform.shape[1]
@@ -166,7 +167,7 @@ class TwoDMCNN(Network):
             return (decibel - decibel.amax(dim=(1, 2), keepdim=True)).clamp(min=FLOOR_DB).float()
 
     def log_mel(self, waveform_12k: Tensor) -> Tensor:
-        """Standardised `decibels`, ``[N, 1, 96, frames]``: zero mean and unit standard deviation over each clip.
+        """Standardised `decibels`, ``[N, 1, 96, frames]``: mean 0 and standard deviation 1 over each clip.
 
         A silent clip is all zero.
         """
@@ -177,7 +178,7 @@ class TwoDMCNN(Network):
             return ((decibel - mean) / (std + MIN_STD)).unsqueeze(1)
 
     def trunk(self, x: Tensor) -> Tensor:
-        """Features ``[N, 160]``, float32, of waveforms ``[N, samples]`` in [-1, 1] at 16 kHz, of 7 s or more."""
+        """Features ``[N, 160]``, float32, of waveforms ``[N, samples]`` in [-1, 1] at 16 kHz, from 7 s."""
         check_audio_batch(x, self.spec)
         return self.mel_features(self.log_mel(self.resample(x)))
 

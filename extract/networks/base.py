@@ -38,7 +38,8 @@ class Network(nn.Module):
     preprocessing : VideoPreprocessing or AudioPreprocessing
         How its input is prepared: that of `spec`, unless loaded weights brought their own.
     pretrained : bool
-        Whether the trunk holds pretrained weights. If so, BatchNorm keeps its running statistics in training mode.
+        Whether the trunk holds pretrained weights. If so, BatchNorm keeps its running statistics in training
+        mode.
     replaced : torch.nn.Module
         The layers between trunk and classifier; the identity for most networks.
     classifier : torch.nn.Sequential
@@ -74,16 +75,16 @@ class Network(nn.Module):
         raise NotImplementedError
 
     def pool_frozen(self, activation: Tensor) -> Tensor:
-        """The embedding at depth ``frozen``, ``[N, frozen_width]``, from activations ``[N, activation_width]``."""
+        """The embedding ``[N, frozen_width]`` at depth ``frozen``, from the activations."""
         return activation
 
     def embed(self, activation: Tensor) -> Tensor:
-        """The embedding at other depths, ``[N, embedding_width]``, from activations ``[N, activation_width]``."""
+        """The embedding ``[N, embedding_width]`` at other depths, from the activations."""
         embedding: Tensor = self.replaced(activation).float()
         return embedding
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Embedding ``[N, embedding_width]`` and logits ``[N, num_classes]``, float32, of a prepared batch."""
+        """Embedding ``[N, embedding_width]`` and logits ``[N, num_classes]``, float32, of a batch."""
         embedding = self.embed(self.trunk(x))
         return embedding, self.classifier(embedding).float()
 
@@ -116,10 +117,10 @@ class Network(nn.Module):
         self.classifier[1] = linear
 
     def initialise(self) -> None:
-        """Draw new weights from torch's global generator, so that signals keep their variance through the trunk.
+        """Draw new weights from torch's global generator; signals keep their variance through the trunk.
 
-        Convolutions and the replaced layers follow He et al. (2015, arXiv 1502.01852), for rectified units, with zero
-        biases. The classifier starts near zero, so that the first predictions are near uniform.
+        Convolutions and the replaced layers follow He et al. (2015, arXiv 1502.01852), for rectified units,
+        with zero biases. The classifier starts near zero, so that the first predictions are near uniform.
         """
         for module in self.modules():
             if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)):
@@ -130,13 +131,7 @@ class Network(nn.Module):
 
 
 def check_video_batch(x: Tensor, *, network: str, min_frames: int, side_px: int | None = None) -> None:
-    """Refuse a batch that is not ``[N, 3, T, H, W]`` with enough frames and, if given, sides of `side_px` pixels.
-
-    Raises
-    ------
-    InputError
-        If the shape differs.
-    """
+    """Refuse a batch that is not ``[N, 3, T, H, W]`` with enough frames and sides of `side_px` pixels."""
     fits = x.ndim == 5 and x.shape[1] == 3 and x.shape[2] >= min_frames
     if not fits or (side_px is not None and tuple(x.shape[3:]) != (side_px, side_px)):
         side = "H, W" if side_px is None else f"{side_px}, {side_px}"
@@ -147,13 +142,7 @@ def check_video_batch(x: Tensor, *, network: str, min_frames: int, side_px: int 
 
 
 def check_audio_batch(x: Tensor, spec: NetworkSpec) -> None:
-    """Refuse a batch that is not ``[N, samples]`` with at least ``spec.min_samples`` samples.
-
-    Raises
-    ------
-    InputError
-        If the shape differs.
-    """
+    """Refuse a batch that is not ``[N, samples]`` with at least ``spec.min_samples`` samples."""
     if x.ndim != 2 or x.shape[1] < spec.min_samples:
         raise InputError(
             f"{spec.name}: got a batch of shape {list(x.shape)}, expected [N, samples >= {spec.min_samples}] "

@@ -23,7 +23,7 @@ CONVOLUTIONS = (
     ("conv5a", 512, 512),
     ("conv5b", 512, 512),
 )
-# layer -> (kernel, which is also the stride, and padding) of the max pooling after it, over time, height, width
+# layer -> (kernel and stride, padding) of the max pooling after it, over time, height, width
 POOLS = {
     "conv1": ((1, 2, 2), (0, 0, 0)),
     "conv2": ((2, 2, 2), (0, 0, 0)),
@@ -41,8 +41,9 @@ INPUT_STD = 64.0
 class C3D(Network):
     """Eight 3 x 3 x 3 convolutions with five max poolings; the last two fully connected layers are replaced.
 
-    The trunk ends in pool5 averaged over its time axis, so it takes any clip of 16 frames or more; for 16 frames
-    it gives the flattened pool5 of the paper, 512 x 4 x 4 = 8192 numbers. The replaced layers have 1024 and 512 units.
+    The trunk ends in pool5 averaged over its time axis, so it takes any clip of 16 frames or more; for 16
+    frames it gives the flattened pool5 of the paper, 512 x 4 x 4 = 8192 numbers. The replaced layers have
+    1024 and 512 units.
     """
 
     def __init__(self, spec: NetworkSpec, num_classes: int) -> None:

@@ -43,8 +43,8 @@ def check_precision(precision: str, device: str) -> None:
     """
     if precision == "bf16" and not has_bfloat16(device):
         raise InputError(
-            f"--precision bf16: the {device} here has no instructions for bfloat16 (AVX512-BF16 or AMX, on Arm BF16), "
-            "so it would be many times slower than float32; use --precision fp32"
+            f"--precision bf16: the {device} here has no instructions for bfloat16 (AVX512-BF16 or "
+            "AMX, on Arm BF16), so it would be many times slower than float32; use --precision fp32"
         )
 
 
@@ -54,7 +54,8 @@ def check_compiler(device: str, *, asked: str = "--compile", otherwise: str = "l
     Parameters
     ----------
     device : str
-        For ``"cpu"`` torch needs a C++ compiler; for ``"cuda"`` a C compiler, for the code that launches kernels.
+        For ``"cpu"`` torch needs a C++ compiler; for ``"cuda"`` a C compiler, for the code that launches
+        kernels.
     asked, otherwise : str
         For the message: what asks for compiling, and what to do instead.
 
@@ -70,12 +71,13 @@ def check_compiler(device: str, *, asked: str = "--compile", otherwise: str = "l
         names = [os.environ[variable]]
     if not any(shutil.which(name) for name in names):
         raise InputError(
-            f"{asked}: torch compiles networks with a compiler, and {' or '.join(names)} is not found; install it "
-            f"(Debian: apt install g++), name another in the environment variable {variable}, or {otherwise}"
+            f"{asked}: torch compiles networks with a compiler, and {' or '.join(names)} is not found; "
+            f"install it (Debian: apt install g++), name another in the environment variable "
+            f"{variable}, or {otherwise}"
         )
     headers = Path(sysconfig.get_path("include"))
     if not (headers / "Python.h").is_file():
         raise InputError(
-            f"{asked}: torch compiles against Python's headers, and {headers} holds no Python.h; install them "
-            f"(Debian: apt install python3-dev), or {otherwise}"
+            f"{asked}: torch compiles against Python's headers, and {headers} holds no Python.h; "
+            f"install them (Debian: apt install python3-dev), or {otherwise}"
         )

@@ -1,8 +1,8 @@
 """`i3d`: Carreira and Zisserman, "Quo vadis, action recognition?" (CVPR 2017, arXiv 1705.07750).
 
-Inception-v1 with its kernels inflated to 3-D, on RGB frames in [-1, 1]. Layers carry the names of the published
-TensorFlow model and pad as TensorFlow's 'same' does: by an amount that depends on the input's size, with the extra
-element at the end where the amount is odd.
+Inception-v1 with its kernels inflated to 3-D, on RGB frames in [-1, 1]. Layers carry the names of the
+published TensorFlow model and pad as TensorFlow's 'same' does: by an amount that depends on the input's size,
+with the extra element at the end where the amount is odd.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def same_paddings(x: Tensor, kernel: Triple, stride: Triple) -> list[tuple[int, 
 
 
 def pad_same(x: Tensor, kernel: Triple, stride: Triple) -> tuple[Tensor, Triple]:
-    """Pad ``[N, C, T, H, W]`` for 'same', and return the symmetric padding that is left for the layer itself."""
+    """Pad ``[N, C, T, H, W]`` for 'same', and return the padding that is left for the layer itself."""
     # Only an odd amount needs a padded copy. Zeros are right for the poolings too, as they follow a ReLU.
     padding = same_paddings(x, kernel, stride)
     if all(before == after for before, after in padding):
@@ -127,7 +127,7 @@ class Mixed(nn.Module):
 
 
 class I3D(Network):
-    """Inception-v1 inflated; the embedding is the global average of Mixed_5c over time, height and width: 1024 numbers.
+    """Inception-v1 inflated; the embedding is the global average of Mixed_5c: 1024 numbers.
 
     Parameters
     ----------
@@ -153,7 +153,7 @@ class I3D(Network):
         self.initialise()
 
     def trunk(self, x: Tensor) -> Tensor:
-        """Features ``[N, 1024]``, float32, of frames ``[N, 3, T, H, W]`` in [-1, 1]; 32 x 224 x 224 by design."""
+        """Features ``[N, 1024]``, float32, of frames ``[N, 3, T, H, W]`` in [-1, 1]."""
         check_video_batch(x, network=self.spec.name, min_frames=MIN_FRAMES)
         x = x.contiguous(memory_format=torch.channels_last_3d)  # twice as fast on CPU, in float32 too
         for name in BODY:

@@ -1,4 +1,7 @@
-"""The table of networks. A package can add one under the entry point group ``moodfuse.networks``, see `network_spec`."""
+"""The table of networks, and functions that find a network by name and create it.
+
+Another package adds a network by an entry point in the group ``moodfuse.networks``, see `network_spec`.
+"""
 
 from __future__ import annotations
 
@@ -70,8 +73,8 @@ def network_spec(name: str) -> NetworkSpec:
     Parameters
     ----------
     name : str
-        A name of `NETWORKS`, ``torchvision:`` and the name of a video model of torchvision, or the name of an entry
-        point in the group ``moodfuse.networks`` that refers to a `NetworkSpec`.
+        A name of `NETWORKS`, ``torchvision:`` and the name of a video model of torchvision, or the name of an
+        entry point in the group ``moodfuse.networks`` that refers to a `NetworkSpec`.
 
     Raises
     ------

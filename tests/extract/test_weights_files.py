@@ -1,4 +1,4 @@
-"""Weights files of every kind are read; damaged and hostile ones are refused quickly, with a reason, and run nothing."""
+"""Damaged and hostile weights files are refused quickly, with a reason, and run nothing."""
 
 import io
 import json
@@ -113,7 +113,7 @@ def zip_of_zeros(path: Path) -> None:
 
 
 def huge_legacy(path: Path) -> None:
-    """A stream whose pickle says that a storage has 2**40 numbers."""
+    """A stream whose pickle declares a storage of 2**40 numbers."""
     torch.save({"x": torch.zeros(77777)}, path, _use_new_zipfile_serialization=False)
     path.write_bytes(path.read_bytes().replace(pickle.dumps(77777, 2)[2:-1], pickle.dumps(1 << 40, 2)[2:-1]))
 
@@ -159,11 +159,15 @@ def chunk_bomb(file: h5py.File) -> None:
 
 
 def appended_zip(path: Path) -> None:
-    """A pickle of three million dictionaries with a small zip behind it."""
+    """A pickle of three million dictionaries, followed by a small zip."""
     with io.BytesIO() as buffer:
         with zipfile.ZipFile(buffer, "w") as archive:
             archive.writestr("net/data.pkl", b"")
         path.write_bytes(b"\x80\x02" + b"}" * 3_000_000 + b"." + buffer.getvalue())
+
+
+def soft_link(file: h5py.File) -> None:
+    file[BIAS] = h5py.SoftLink("/model_weights/conv2d_1/conv2d_1/bias:0")
 
 
 def shape_bomb(file: h5py.File) -> None:
@@ -217,23 +221,13 @@ HOSTILE: dict[str, tuple[Maker, str]] = {
     "short record": (short_record, "record size|read safely"),
     "huge storage": (huge_legacy, "read safely"),
     "long pickle": (long_pickle, "names take over 1048576 bytes"),
-    "zip behind a pickle": (appended_zip, "read safely.* damaged"),
-    "keras: soft link": (
-        without_bias(
-            lambda file: file.update({BIAS: h5py.SoftLink("/model_weights/conv2d_1/conv2d_1/bias:0")})
-        ),
-        "soft or external link",
-    ),
+    "zip after a pickle": (appended_zip, "read safely.* damaged"),
+    "keras: soft link": (without_bias(soft_link), "soft or external link"),
     "keras: shape bomb": (
         without_bias(shape_bomb),
         "17592186044416 bytes in chunks; expected 16777216 at most",
     ),
     "keras: chunk bomb": (without_bias(chunk_bomb), "larger than its shape"),
-    "keras: group": (without_bias(lambda file: file.create_group(BIAS)), "is a group"),
-    "keras: other shape": (
-        without_bias(lambda file: file.update({BIAS: np.zeros(31, "f4")})),
-        r"float32 \[31\], expected float32 \[32\]",
-    ),
     "keras: many arrays": (
         keras(lambda file: [file.create_dataset(f"model_weights/x/{n}", (1,), "f4") for n in range(200)]),
         "over 200 layers and arrays",
@@ -285,7 +279,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def outcomes(folder: Path) -> dict[str, tuple[float, float, str | None, bool]]:
-    """What loading gave for each file, in one fresh process: seconds, MiB of peak memory above idle, the reason."""
+    """For each file, loaded in one fresh process: seconds, MiB of peak memory above idle, the reason."""
     paths = {}
     for number, (name, (make, _)) in enumerate(HOSTILE.items()):
         paths[name] = str(folder / f"{number}.weights")
@@ -299,7 +293,7 @@ def outcomes(folder: Path) -> dict[str, tuple[float, float, str | None, bool]]:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_files_are_refused(name: str, outcomes: dict, folder: Path) -> None:
-    """Each is refused in under two seconds and 500 MiB, with its reason and its path, and the network stays new."""
+    """Each is refused in under two seconds and 500 MiB, with its reason and path; the network stays new."""
     seconds, mebibytes, reason, loaded = outcomes[name]
     assert reason is not None and not loaded
     assert str(folder) in reason and len(reason) < 600
@@ -318,7 +312,7 @@ def test_no_hostile_file_ran_code(outcomes: dict, folder: Path) -> None:
 
 
 def test_keras_arrays_arrive_in_our_axes(tmp_path: Path) -> None:
-    """Every array of the tagger is in its layer, kernels as output, input, frequency, time; the filters are ours."""
+    """Every array of the tagger is in its layer, kernels as output, input, frequency, time."""
     path = tmp_path / "tagger.hdf5"
     filters = slaney_filters().astype(np.float32)
     keras(lambda file: file.update({"model_weights/melgram/melgram/Variable:0": filters}))(path)
@@ -337,7 +331,7 @@ def test_keras_arrays_arrive_in_our_axes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("where", ["ConvBNEluDr", "model_weights", "model_weights/conv2d_2", KERNEL])
 @pytest.mark.parametrize("how", ["external link", "external storage", "virtual"])
 def test_another_file_is_never_opened(tmp_path: Path, where: str, how: str) -> None:
-    """A link, external storage or virtual dataset that refers to another file is refused without opening it."""
+    """A link, external storage or virtual dataset to another file is refused without opening that file."""
     path, pipe = tmp_path / "tagger.hdf5", tmp_path / "pipe"
     os.mkfifo(pipe)  # to open it would block
     keras(lambda file: None)(path)

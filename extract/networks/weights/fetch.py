@@ -1,6 +1,7 @@
 """Fetch published weights into the user's weights folder, and list what is there.
 
-The folder is pooch's cache folder for moodfuse, or `weights` in the folder that the variable MOODFUSE_HOME names.
+The folder is pooch's cache folder for moodfuse, or `weights` in the folder that the variable MOODFUSE_HOME
+names.
 """
 
 from __future__ import annotations
@@ -27,12 +28,13 @@ def weights_folder() -> Path:
 
 
 def fetch_weights(known: KnownWeights, *, folder: Path | None = None) -> Path:
-    """The checked file of published weights in a folder, by default `weights_folder()`; fetched if it is missing.
+    """The checked file of published weights in `folder` or `weights_folder()`, fetched if it is missing.
 
     Raises
     ------
     WeightsError
-        If the address cannot be reached, or if the file fails its check; a fetched file that fails is removed.
+        If the address cannot be reached, or if the file fails its check; a fetched file that fails is
+        removed.
     """
     import pooch
     import requests
@@ -90,7 +92,7 @@ def _download(url: str, part: Path) -> None:
     with requests.get(url, stream=True, timeout=_TIMEOUT_S, headers=headers) as response:
         resumed = response.headers.get("content-range", "").startswith(f"bytes {have}-")
         if have and not resumed and response.status_code in (206, 416):
-            part.unlink()  # the server sent another range than requested, or the file is shorter than the part
+            part.unlink()  # not the requested range, or the file is shorter than the part
             raise requests.exceptions.ConnectionError("the rest of the file is not available")
         response.raise_for_status()
         have = have if resumed else 0

@@ -1,7 +1,8 @@
 """Read and write weights files. Reading runs no code from the file and bounds its memory beforehand.
 
-Three kinds: safetensors, what `torch.save` writes (zip archives, and the older plain stream), and Keras 2 HDF5. torch
-files hold a pickle; torch reads it with `weights_only=True`, which builds tensors and containers and calls nothing else.
+Three kinds: safetensors, what `torch.save` writes (zip archives, and the older plain stream), and Keras 2
+HDF5. torch files hold a pickle; torch reads it with `weights_only=True`, which builds tensors and containers
+and calls nothing else.
 """
 
 from __future__ import annotations
@@ -78,8 +79,8 @@ def file_kind(path: Path) -> str:
     else:
         reason = f"it begins with {start[:8]!r}"
     raise WeightsError(
-        f"{path}: not a weights file: {reason}; expected safetensors, a PyTorch state dict, or the Keras 2 HDF5 file "
-        "of the music tagger; download it again"
+        f"{path}: not a weights file: {reason}; expected safetensors, a PyTorch state dict, or the Keras "
+        "2 HDF5 file of the music tagger; download it again"
     )
 
 
@@ -89,7 +90,8 @@ def read_arrays(path: Path) -> dict[str, Tensor]:
     Raises
     ------
     WeightsError
-        If the file is damaged, would run code or read other files, or holds anything but dense arrays by name.
+        If the file is damaged, would run code or read other files, or holds anything but dense arrays by
+        name.
     """
     readers = {"safetensors": _read_safetensors, "torch": _read_torch, "hdf5": _read_keras}
     return readers[file_kind(path)](path)
@@ -145,7 +147,7 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse a zip archive that expands: torch stores its members as they are, and their names in a small pickle."""
+    """Refuse a zip archive that expands: torch compresses no member, and its pickle is small."""
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
     if sum(member.file_size for member in members) > path.stat().st_size:
@@ -195,8 +197,8 @@ def _check_tensor(path: Path, name: object, value: Any) -> None:
 def _read_keras(path: Path) -> dict[str, Tensor]:
     """Arrays of a Keras 2 HDF5 file as ``layer/array``, convolution kernels in the axis order of PyTorch.
 
-    The older file for Theano (Keras 1) is refused: its BatchNorm normalises by the statistics of the batch that is
-    predicted (``mode=2``), so that features depend on the other clips of the batch.
+    The older file for Theano (Keras 1) is refused: its BatchNorm normalises by the statistics of the batch
+    that is predicted (``mode=2``), so that features depend on the other clips of the batch.
     """
     import torch
 
@@ -206,8 +208,8 @@ def _read_keras(path: Path) -> dict[str, Tensor]:
         with open_hdf5(path) as file:
             if any(name.startswith("convolution2d_") for name in file) or "ConvBNEluDr" in file:
                 raise ValueError(
-                    "the older Theano file of the tagger (Keras 1), whose BatchNorm depends on the batch; it is not "
-                    "read: use keras2_model/model_best.hdf5 of the same repository "
+                    "the older Theano file of the tagger (Keras 1), whose BatchNorm depends on the batch; it "
+                    "is not read: use keras2_model/model_best.hdf5 of the same repository "
                     "(moodfuse weights fetch twodmcnn-msd-choi)"
                 )
             arrays = dict(_keras_arrays(file))
@@ -227,7 +229,7 @@ def _read_keras(path: Path) -> dict[str, Tensor]:
 
 
 def _keras_arrays(file: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
-    """Arrays by ``layer/array``; no link is followed, no other file is opened, and their total size is bounded."""
+    """Arrays by ``layer/array``; no link is followed, no other file opened, and their total size bounded."""
     from moodfuse.cache.storage.hdf5 import check_array, get_member, read_array
 
     root = get_member(file, KERAS_ROOT) if KERAS_ROOT in file else None

@@ -49,7 +49,7 @@ class Layout:
 
     @property
     def published(self) -> KnownWeights | None:
-        """The first published weights of this layout, whose preprocessing and epsilon other files are given."""
+        """The first published weights of this layout, whose preprocessing holds for unknown files too."""
         return next((known for known in KNOWN_WEIGHTS.values() if known.layout == self.name), None)
 
 
@@ -115,7 +115,7 @@ LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in _TABLE}
 
 
 def recognise(names: Collection[str], network: str, trunk: Collection[str]) -> Layout | None:
-    """The layout that explains most arrays of a file; `None` where none has half of those that the trunk needs.
+    """The layout that explains most arrays of a file; `None` where none has half of those needed.
 
     `names` are those in the file, `trunk` those of the trunk in the network's state dict, without counters.
     """

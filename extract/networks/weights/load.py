@@ -1,7 +1,8 @@
 """Load pretrained weights into a network: resolve, recognise, check, and only then change the network.
 
-Loading is strict. Every array that the trunk needs must be in the file, in its shape, float32 and finite; every other
-array must be one that the layout is known to drop. Otherwise the file is refused and the network is not changed.
+Loading is strict. Every array that the trunk needs must be in the file, in its shape, float32 and finite;
+every other array must be one that the layout is known to drop. Otherwise the file is refused and the network
+is not changed.
 """
 
 from __future__ import annotations
@@ -56,36 +57,19 @@ _FILTER_TOLERANCE = 1e-6
 
 @dataclass(frozen=True)
 class WeightsFacts:
-    """What is known of a weights file.
-
-    Attributes
-    ----------
-    path : Path
-    sha256 : str
-        Of the file.
-    layout : str
-        How its arrays are named: a key of `LAYOUTS`.
-    preprocessing : VideoPreprocessing or AudioPreprocessing
-        The input that the weights want.
-    bn_eps : float, optional
-        Epsilon of BatchNorm that the weights need; `None` keeps the network's own.
-    known : str, optional
-        Name of the published weights in the file, where a name or a digest identifies them.
-    dropped : tuple of str
-        Layers of the original task that are not loaded.
-    """
+    """What is known of a weights file."""
 
     path: Path
-    sha256: str
-    layout: str
-    preprocessing: Preprocessing
-    bn_eps: float | None = None
-    known: str | None = None
-    dropped: tuple[str, ...] = ()
+    sha256: str  # of the whole file
+    layout: str  # how its arrays are named: a key of LAYOUTS
+    preprocessing: Preprocessing  # the input that the weights want
+    bn_eps: float | None = None  # epsilon of BatchNorm that they need; None keeps the network's own
+    known: str | None = None  # name of the published weights, where a name or a digest identifies them
+    dropped: tuple[str, ...] = ()  # layers of the original task, which are not loaded
 
     @property
     def identity(self) -> str:
-        """All of the weights, except their preprocessing, that decides features; it enters a recipe's digest."""
+        """What decides features, except the preprocessing; it enters a recipe's digest."""
         return self.sha256 if self.bn_eps is None else f"{self.sha256} bn_eps={self.bn_eps:g}"
 
     def __str__(self) -> str:
@@ -183,24 +167,24 @@ def _recognised_facts(path: Path, names: list[str], network: Network) -> Weights
 
 
 def trunk_names(network: Network) -> list[str]:
-    """Names of the arrays that pretrained weights bring: all but those of the replaced layers and the classifier."""
+    """Names of the trunk's arrays: all but those of the replaced layers and the classifier."""
     return [name for name in network.state_dict() if not name.startswith(("classifier.", "replaced."))]
 
 
 def load_weights(network: Network, weights: str | Path) -> WeightsFacts:
     """Load pretrained weights into a network, keep its classifier, and mark it as pretrained.
 
-    The file must hold the whole trunk. Replaced layers are loaded from a file in our own layout that has all of them; a
-    file with some of them is refused, and without any of them they keep their weights. Layers of the original task are
-    not loaded, and are named in the result.
+    The file must hold the whole trunk. Replaced layers are loaded from a file in our own layout that has all
+    of them; a file with some of them is refused, and without any of them they keep their weights. Layers of
+    the original task are not loaded, and are named in the result.
 
     Parameters
     ----------
     network : Network
         Changed in place, only once everything in the file has been checked.
     weights : str or Path
-        A name of `known_weights`, or a file: safetensors, PyTorch or Keras HDF5, in any layout of `LAYOUTS` for this
-        network.
+        A name of `known_weights`, or a file: safetensors, PyTorch or Keras HDF5, in any layout of `LAYOUTS`
+        for this network.
 
     Returns
     -------
@@ -227,7 +211,7 @@ def load_weights(network: Network, weights: str | Path) -> WeightsFacts:
     needed = [key for key in trunk if not key.endswith(COUNTER)]
     if any(key.startswith("replaced.") for key in loaded):
         needed += [key for key in own if key.startswith("replaced.")]
-    _check(path, loaded, own, needed, unexpected, network=network.spec.name)
+    _check(path, loaded, own, needed, unexpected, network.spec.name)
     if FILTERS in arrays:
         _check_front_end(path, arrays[FILTERS], network)
 
@@ -246,10 +230,9 @@ def _check(
     own: Mapping[str, Tensor],
     needed: list[str],
     unexpected: list[str],
-    *,
     network: str,
 ) -> None:
-    """Refuse arrays that are missing, unexpected, of another shape or dtype, or not finite; all of them are named."""
+    """Refuse arrays that are missing, unexpected, not finite, or of another shape or dtype."""
     missing = sorted(set(needed) - loaded.keys())
     misshapen = [
         f"{name} is {_shape(value)}, expected {_shape(own[name])}"
@@ -259,13 +242,14 @@ def _check(
     if missing or unexpected or misshapen:
         raise WeightsError(
             f"{path}: not the weights of {network}: found {len(loaded)} arrays, expected {len(needed)}; "
-            f"missing: {_some(missing)}; unexpected: {_some(sorted(unexpected))}; misshapen: {_some(misshapen)}"
+            f"missing: {_some(missing)}; unexpected: {_some(sorted(unexpected))}; "
+            f"misshapen: {_some(misshapen)}"
         )
-    for name in sorted(needed):
-        if not bool(loaded[name].isfinite().all()):
-            raise WeightsError(
-                f"{path}: {name} holds NaN or infinity; the file is damaged or the training diverged"
-            )
+    infinite = [name for name in needed if not bool(loaded[name].isfinite().all())]
+    if infinite:
+        raise WeightsError(
+            f"{path}: {infinite[0]} holds NaN or infinity; the file is damaged or the training diverged"
+        )
 
 
 def _shape(value: Tensor) -> str:
@@ -287,7 +271,7 @@ def _check_front_end(path: Path, filters: Tensor, network: Network) -> None:
 
 
 def convert_weights(weights: str | Path, network: Network, target: Path) -> WeightsFacts:
-    """Write a network's pretrained trunk as safetensors in our own layout, with its provenance in the metadata.
+    """Write a network's pretrained trunk as safetensors in our own layout, with its provenance.
 
     The weights are loaded into `network` first; returned are the facts of the file that was converted.
 

@@ -1,8 +1,8 @@
 """Published pretrained weights by name: where they are, how a file is checked, which input they want.
 
-The preprocessing belongs to the weights and not to the network: two ports of C3D want their frames in another order of
-channels, with another mean. Nothing here imports torch, but for torchvision's models, whose weights are read from
-torchvision's own registry.
+The preprocessing belongs to the weights and not to the network: two ports of C3D want their frames in another
+order of channels, with another mean. Nothing here imports torch, but for torchvision's models, whose weights
+are read from torchvision's own registry.
 """
 
 from __future__ import annotations
@@ -104,7 +104,8 @@ _TABLE = (
         network="c3d",
         layout="mmaction2",
         file="c3d_sports1m_pretrain_20201016-dcc47ddc.pth",
-        url="https://download.openmmlab.com/mmaction/recognition/c3d/c3d_sports1m_pretrain_20201016-dcc47ddc.pth",
+        url="https://download.openmmlab.com/mmaction/recognition/c3d/"
+        "c3d_sports1m_pretrain_20201016-dcc47ddc.pth",
         size_mb=312.0,
         check=FileCheck("sha256-prefix", "dcc47ddc"),
         licence="Apache-2.0 (repository); not stated for the file",
@@ -174,8 +175,8 @@ KNOWN_WEIGHTS: dict[str, KnownWeights] = {known.name: known for known in _TABLE}
 def known_weights(network: str) -> dict[str, KnownWeights]:
     """The published weights of a network by name.
 
-    Those of a torchvision model have torchvision's names, such as ``KINETICS400_V1``; ``DEFAULT`` is the one that
-    torchvision recommends.
+    Those of a torchvision model have torchvision's names, such as ``KINETICS400_V1``; ``DEFAULT`` is the one
+    that torchvision recommends.
     """
     if not network.startswith(TORCHVISION):
         return {name: known for name, known in KNOWN_WEIGHTS.items() if known.network == network}
@@ -192,7 +193,7 @@ def _from_torchvision(network: str, entry: Any) -> KnownWeights:
     file = entry.url.rsplit("/", 1)[-1]
     datasets = {"IMAGENET22K": "ImageNet-22K", "KINETICS400": "Kinetics-400"}
     trained_on = [title for part, title in datasets.items() if part in entry.name]
-    stated = entry.meta.get("license", "not stated beside the weights; torchvision itself is BSD-3-Clause")
+    stated = entry.meta.get("license", "not stated with the weights; torchvision itself is BSD-3-Clause")
     return KnownWeights(
         name=entry.name,
         network=network,
