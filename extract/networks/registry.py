@@ -6,7 +6,6 @@ Another package adds a network by an entry point in the group ``moodfuse.network
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from moodfuse.cache.errors import InputError, UnknownNameError
@@ -88,6 +87,8 @@ def network_spec(name: str) -> NetworkSpec:
         return torchvision_spec(name)
     if name in NETWORKS:
         return NETWORKS[name]
+    from importlib.metadata import entry_points
+
     added = entry_points(group=ENTRY_POINT_GROUP)
     if name in added.names:
         spec: NetworkSpec = added[name].load()

@@ -46,7 +46,11 @@ def fetch_weights(known: KnownWeights, *, folder: Path | None = None) -> Path:
     def download(url: str, output_file: str, _pooch: object) -> None:
         part = target.with_name(f"{target.name}.part")
         _download(url, part)
-        _check_file(known, part, remove=True)
+        try:
+            _check_file(known, part)
+        except WeightsError:
+            part.unlink()
+            raise
         os.replace(part, output_file)
 
     if not target.exists():
@@ -54,9 +58,7 @@ def fetch_weights(known: KnownWeights, *, folder: Path | None = None) -> Path:
             pooch.retrieve(known.url, None, fname=known.file, path=folder, downloader=download)
         except (requests.exceptions.RequestException, OSError) as error:
             response = getattr(error, "response", None)
-            reason = (
-                type(error).__name__ if response is None else f"the server answers {response.status_code}"
-            )
+            reason = type(error).__name__ if response is None else f"status {response.status_code}"
             raise WeightsError(
                 f"{known.name} of {known.network}: {known.url} cannot be fetched ({reason}); run again "
                 f"to resume the download, or put the file by hand at {target}"
@@ -65,20 +67,15 @@ def fetch_weights(known: KnownWeights, *, folder: Path | None = None) -> Path:
     return target
 
 
-def _check_file(known: KnownWeights, path: Path, *, remove: bool = False) -> None:
-    """Compare a file with its published digest; with `remove`, a file that fails is removed."""
-    try:
-        file_kind(path)
-        digest = known.check.compute(path)
-        if digest != known.check.value:
-            raise WeightsError(
-                f"{path}: not the published {known.name}: {known.check.kind} is {digest}, expected "
-                f"{known.check.value}; delete it and fetch it again from {known.url}"
-            )
-    except WeightsError:
-        if remove:
-            path.unlink(missing_ok=True)
-        raise
+def _check_file(known: KnownWeights, path: Path) -> None:
+    """Compare a file with its published digest."""
+    file_kind(path)
+    digest = known.check.compute(path)
+    if digest != known.check.value:
+        raise WeightsError(
+            f"{path}: not the published {known.name}: {known.check.kind} is {digest}, expected "
+            f"{known.check.value}; delete it and fetch it again from {known.url}"
+        )
 
 
 def _download(url: str, part: Path) -> None:
