@@ -18,7 +18,7 @@ from pathlib import Path
 
 from side_by_side import Row, clips_of, report
 
-from moodfuse.extract.networks.precision import has_bfloat16
+from moodfuse.extract.networks.hardware import has_bfloat16
 
 BAR = 0.10
 

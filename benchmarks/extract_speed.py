@@ -31,11 +31,11 @@ from moodfuse.extract.embed import SourceWorker, make_network
 from moodfuse.extract.media.decode import read_clip
 from moodfuse.extract.media.pool import AHEAD_PER_JOB
 from moodfuse.extract.media.renditions import SHORT_SIDE_PX, media_of
-from moodfuse.extract.networks import create_network
+from moodfuse.extract.networks import create_network, network_spec
 from moodfuse.extract.networks.base import global_mean
 from moodfuse.extract.networks.c3d import C3D, CONVOLUTIONS, POOLS
+from moodfuse.extract.networks.hardware import has_bfloat16
 from moodfuse.extract.networks.i3d import BODY, I3D
-from moodfuse.extract.networks.precision import has_bfloat16
 from moodfuse.extract.pending import Wanted
 from moodfuse.extract.pipeline import ExtractSettings, extract_features
 from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
@@ -112,7 +112,10 @@ def loop() -> Callable[[Sequence[Path]], float]:
     """The plain way: one clip after the other, float32; clips a second."""
     torch.set_num_threads(os.cpu_count() or 1)
     networks: dict[str, torch.nn.Module] = {name: create_network(name, num_classes=2) for name in SOURCES[:2]}
-    networks |= {"c3d": PlainC3D(2).eval(), "i3d": PlainI3D(2).eval()}
+    networks |= {
+        "c3d": PlainC3D(network_spec("c3d"), 2).eval(),
+        "i3d": PlainI3D(network_spec("i3d"), 2).eval(),
+    }
 
     @torch.inference_mode()
     def run(files: Sequence[Path]) -> float:

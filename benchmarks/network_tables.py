@@ -18,10 +18,9 @@ from torch.nn import functional
 
 from moodfuse.extract.networks import create_network, network_spec
 from moodfuse.extract.networks.base import Network
-from moodfuse.extract.networks.registry import TORCHVISION, AudioPreprocessing
+from moodfuse.extract.networks.specs import TORCHVISION, AudioPreprocessing
 from moodfuse.extract.networks.torchvision_video import torchvision_names
-from moodfuse.extract.networks.weights.known import KNOWN_WEIGHTS
-from moodfuse.extract.networks.weights.printing import describe
+from moodfuse.extract.networks.weights.published import KNOWN_WEIGHTS
 
 PAGE = Path(__file__).parents[1] / "docs" / "networks.md"
 NAMES = ("onedmcnn", "twodmcnn", "c3d", "i3d")
@@ -166,7 +165,7 @@ def torchvision_table() -> str:
             value.numel() for part, value in network.named_parameters() if not part.startswith("classifier.")
         )
         frames = getattr(spec.preprocessing, "frames", 0)
-        given = describe(spec.preprocessing).partition(" frames, ")[2]
+        given = str(spec.preprocessing).partition(" frames, ")[2]
         lines.append(f"| `{spec.name}` | {spec.embedding_width} | {frames} | {given} | {total:,} |")
     return "\n".join(lines)
 
@@ -178,7 +177,7 @@ def weights_table() -> str:
         "| --- " * 8 + "|",
     ]
     for item in KNOWN_WEIGHTS.values():
-        given = describe(item.preprocessing) + (
+        given = str(item.preprocessing) + (
             "" if item.bn_eps is None else f"; BatchNorm epsilon {item.bn_eps:g}"
         )
         lines.append(

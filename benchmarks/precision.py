@@ -32,8 +32,7 @@ from moodfuse.cache.records import ClipStatus
 from moodfuse.cache.store import FeatureCache
 from moodfuse.extract.embed import Rows, SourceWorker, make_network
 from moodfuse.extract.media_supply import source_media
-from moodfuse.extract.networks import c3d
-from moodfuse.extract.networks.weights.own_files import load_weights_file
+from moodfuse.extract.networks import c3d, load_weights_file
 
 SOURCES = ("onedmcnn", "twodmcnn", "c3d", "i3d")
 PIECES = {"c3d": (16, 32), "i3d": (16, 64)}

@@ -242,7 +242,7 @@ def weights_ls_command(network: str | None, wide: bool) -> None:
 
     Example: moodfuse weights ls --long
     """
-    from moodfuse.extract.networks.weights.printing import print_weights
+    from moodfuse.extract.networks import print_weights
 
     print_weights(network, wide=wide)
 
@@ -256,8 +256,7 @@ def weights_fetch_command(names: tuple[str, ...]) -> None:
 
     Example: moodfuse weights fetch i3d-kinetics-piergiaj torchvision:r3d_18=DEFAULT
     """
-    from moodfuse.extract.networks.weights.fetch import fetch_weights
-    from moodfuse.extract.networks.weights.printing import named_weights
+    from moodfuse.extract.networks import fetch_weights, named_weights
 
     for known in [named_weights(name) for name in names]:
         path = fetch_weights(known)
@@ -275,8 +274,7 @@ def weights_convert_command(weights: str, network: str, output: Path) -> None:
 
     Example: moodfuse weights convert model_rgb.pth --network i3d --output i3d.safetensors
     """
-    from moodfuse.extract.networks import create_network
-    from moodfuse.extract.networks.weights.load import convert_weights
+    from moodfuse.extract.networks import convert_weights, create_network
 
     facts = convert_weights(weights, create_network(network, num_classes=1), output)
     click.echo(f"{output}: {facts}")

@@ -14,10 +14,9 @@ from moodfuse.cache.digests import derived_seed
 from moodfuse.cache.media import Media
 from moodfuse.cache.recipe import Recipe
 from moodfuse.extract.media.preprocess import InputMaker
-from moodfuse.extract.networks import create_network, network_spec
+from moodfuse.extract.networks import AudioPreprocessing, create_network, network_spec
 from moodfuse.extract.networks.base import Network
-from moodfuse.extract.networks.compiling import check_compiler
-from moodfuse.extract.networks.registry import AudioPreprocessing
+from moodfuse.extract.networks.hardware import check_compiler
 from moodfuse.extract.runtime import keep_freed_memory
 from moodfuse.extract.training.fine_tune import TuningData
 

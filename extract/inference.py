@@ -15,9 +15,8 @@ from moodfuse.cache.media import Media
 from moodfuse.cache.recipe import Recipe
 from moodfuse.extract.embed import Rows, SourceWorker
 from moodfuse.extract.media.renditions import preprocessing_of
-from moodfuse.extract.networks.precision import has_bfloat16
-from moodfuse.extract.networks.registry import input_size, network_spec
-from moodfuse.extract.networks.weights.provenance import bn_eps_of
+from moodfuse.extract.networks import bn_eps_of, input_size, network_spec
+from moodfuse.extract.networks.hardware import has_bfloat16
 from moodfuse.extract.recipe_files import resolve_device
 from moodfuse.extract.training.trunk_weights import network_from_files, tuned_arrays
 

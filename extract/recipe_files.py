@@ -14,10 +14,8 @@ from moodfuse.cache.digests import canonical_json
 from moodfuse.cache.errors import InputError, UnknownNameError
 from moodfuse.cache.recipe import DEPTHS, Recipe, Tuning
 from moodfuse.cache.storage.files import read_regular
-from moodfuse.extract.networks.compiling import check_compiler
-from moodfuse.extract.networks.precision import check_precision
-from moodfuse.extract.networks.registry import NetworkSpec, network_spec
-from moodfuse.extract.networks.weights.load import WeightsFacts, weights_facts
+from moodfuse.extract.networks import NetworkSpec, WeightsFacts, network_spec, weights_facts
+from moodfuse.extract.networks.hardware import check_compiler, check_precision
 
 PRECISIONS = ("auto", "fp32", "bf16")
 DEVICES = ("auto", "cpu", "cuda")

@@ -25,7 +25,7 @@ from moodfuse.extract.dataset.ingest import Decoding, decode_again, examine
 from moodfuse.extract.media.decode import DecodedClip
 from moodfuse.extract.media.renditions import media_of, preprocessing_of, rendered, store_for
 from moodfuse.extract.media_supply import KeptMedia, MediaSupply
-from moodfuse.extract.networks.registry import AudioPreprocessing
+from moodfuse.extract.networks import AudioPreprocessing
 from moodfuse.extract.pending import Work, needing_media
 from moodfuse.extract.runtime import give_back_freed_memory
 from moodfuse.extract.training.estimate import Estimate, is_long, measure

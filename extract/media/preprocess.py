@@ -15,7 +15,7 @@ from torch import Tensor
 
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.media import Media
-from moodfuse.extract.networks.registry import AudioPreprocessing, Preprocessing, VideoPreprocessing
+from moodfuse.extract.networks import AudioPreprocessing, Preprocessing, VideoPreprocessing
 
 _RESIZES_BYTES = ("AVX2", "AVX512")
 """Where torch resizes bytes as they are, and torchvision has it do so; elsewhere torchvision knows the way."""

@@ -16,7 +16,7 @@ from moodfuse.cache.media import Media, MediaStore, Rendition
 from moodfuse.cache.pictures import CODING
 from moodfuse.cache.recipe import Recipe
 from moodfuse.extract.media.decode import DECODER, DecodedClip
-from moodfuse.extract.networks.registry import Preprocessing, VideoPreprocessing, preprocessing_from_record
+from moodfuse.extract.networks import Preprocessing, VideoPreprocessing, preprocessing_from_record
 
 SHORT_SIDE_PX = 256
 """Short side of the frames of every clip as decoded."""

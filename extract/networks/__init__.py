@@ -1,19 +1,30 @@
-"""The networks of stage one: the table of what there is, and one function that makes any of them."""
+"""The networks of stage one: their table, one function that creates any of them, and their weights."""
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moodfuse.extract.networks.registry import (
-    NETWORKS,
-    TORCHVISION,
+from moodfuse.extract.networks.registry import NETWORKS, build_network, network_spec
+from moodfuse.extract.networks.specs import (
     AudioPreprocessing,
     NetworkSpec,
+    Preprocessing,
     VideoPreprocessing,
-    network_spec,
+    input_size,
+    preprocessing_from_record,
 )
+from moodfuse.extract.networks.weights.fetch import fetch_weights, print_weights
+from moodfuse.extract.networks.weights.files import WeightsError, load_weights_file, save_weights
+from moodfuse.extract.networks.weights.load import (
+    WeightsFacts,
+    bn_eps_of,
+    convert_weights,
+    load_weights,
+    trunk_names,
+    weights_facts,
+)
+from moodfuse.extract.networks.weights.published import named_weights
 
 if TYPE_CHECKING:
     from moodfuse.extract.networks.base import Network
@@ -22,30 +33,44 @@ __all__ = [
     "NETWORKS",
     "AudioPreprocessing",
     "NetworkSpec",
+    "Preprocessing",
     "VideoPreprocessing",
+    "WeightsError",
+    "WeightsFacts",
+    "bn_eps_of",
+    "convert_weights",
     "create_network",
+    "fetch_weights",
+    "input_size",
+    "load_weights",
+    "load_weights_file",
+    "named_weights",
     "network_spec",
+    "preprocessing_from_record",
+    "print_weights",
+    "save_weights",
+    "trunk_names",
+    "weights_facts",
 ]
 
 
 def create_network(name: str, *, num_classes: int, weights: str | Path | None = None) -> Network:
-    """Make a network in eval mode; without `weights` it is initialised from torch's global random state.
+    """Create a network in eval mode; without `weights` it is initialised from torch's global random state.
 
     Parameters
     ----------
     name : str
-        A name of `NETWORKS`: ``onedmcnn``, ``twodmcnn``, ``c3d`` or ``i3d``; or ``torchvision:`` and the name of a
-        video model of torchvision.
+        As for `network_spec`, such as ``"c3d"`` or ``"torchvision:r3d_18"``.
     num_classes : int
         Width of the classifier, which is always new.
     weights : str or Path, optional
-        Known pretrained weights by name, or a file of weights.
+        Published pretrained weights by name, or a weights file.
 
     Returns
     -------
     Network
-        A `torch.nn.Module`; called on a batch prepared as its `preprocessing` says, ``[N, 3, 32, H, W]`` or
-        ``[N, 480000]`` float32, it returns ``(embedding [N, D], logits [N, num_classes])``, float32.
+        A `torch.nn.Module`; called on a batch prepared as its `preprocessing` describes, ``[N, 3, 32, H, W]``
+        or ``[N, 480000]`` float32, it returns ``(embedding [N, D], logits [N, num_classes])``, float32.
 
     Raises
     ------
@@ -54,12 +79,7 @@ def create_network(name: str, *, num_classes: int, weights: str | Path | None = 
     WeightsError
         If the weights are unknown, unreadable or those of another network.
     """
-    spec = network_spec(name)
-    module, _, attribute = spec.factory.partition(":")
-    make = getattr(importlib.import_module(module), attribute)
-    network: Network = make(spec, num_classes) if name.startswith(TORCHVISION) else make(num_classes)
+    network = build_network(name, num_classes)
     if weights is not None:
-        from moodfuse.extract.networks.weights.load import load_weights
-
         load_weights(network, weights)
-    return network.eval()
+    return network

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moodfuse.extract.networks.base import Network, check_video_batch, max_pool
-from moodfuse.extract.networks.registry import NETWORKS
+from moodfuse.extract.networks.specs import NetworkSpec
 
-# (layer, input channels, output channels); a name is followed by its pooling where one stands in POOLS.
+# (layer, input channels, output channels)
 CONVOLUTIONS = (
     ("conv1", 3, 64),
     ("conv2", 64, 128),
@@ -23,7 +23,7 @@ CONVOLUTIONS = (
     ("conv5a", 512, 512),
     ("conv5b", 512, 512),
 )
-# layer -> (kernel, also the stride, and padding) of the max pooling behind it, over time, height, width.
+# layer -> (kernel and stride, padding) of the max pooling after it, over time, height, width
 POOLS = {
     "conv1": ((1, 2, 2), (0, 0, 0)),
     "conv2": ((2, 2, 2), (0, 0, 0)),
@@ -41,17 +41,13 @@ INPUT_STD = 64.0
 class C3D(Network):
     """Eight 3 x 3 x 3 convolutions with five max poolings; the last two fully connected layers are replaced.
 
-    The trunk ends in pool5 averaged over its time axis, so that any clip of 16 frames or more will do; for 16 frames
-    it is the flattened pool5 of the paper, 512 x 4 x 4 = 8192 numbers. The replaced layers have 1024 and 512 units.
-
-    Parameters
-    ----------
-    num_classes : int
-        Width of the classifier.
+    The trunk ends in pool5 averaged over its time axis, so it takes any clip of 16 frames or more; for 16
+    frames it gives the flattened pool5 of the paper, 512 x 4 x 4 = 8192 numbers. The replaced layers have
+    1024 and 512 units.
     """
 
-    def __init__(self, num_classes: int) -> None:
-        super().__init__(NETWORKS["c3d"], num_classes, dropout=0.2)
+    def __init__(self, spec: NetworkSpec, num_classes: int) -> None:
+        super().__init__(spec, num_classes, dropout=0.2)
         for name, channels_in, channels_out in CONVOLUTIONS:
             self.add_module(name, nn.Conv3d(channels_in, channels_out, kernel_size=3, padding=1))
         self.replaced = nn.Sequential(
@@ -64,25 +60,17 @@ class C3D(Network):
         self.initialise()
 
     def initialise(self) -> None:
-        """Draw new weights; those of conv1 also bring the range of pixels down to about one."""
+        """Draw new weights; those of conv1 also scale the range of pixels down to about one."""
         super().initialise()
         with torch.no_grad():
             self.get_parameter("conv1.weight").div_(INPUT_STD)
 
     def trunk(self, x: Tensor) -> Tensor:
-        """Activations ``[N, 8192]``, float32, of frames ``[N, 3, T >= 16, 112, 112]``.
-
-        Raises
-        ------
-        InputError
-            If the batch has another shape.
-        """
+        """Activations ``[N, 8192]``, float32, of frames ``[N, 3, T >= 16, 112, 112]``."""
         check_video_batch(x, network=self.spec.name, min_frames=MIN_FRAMES, side_px=SIDE_PX)
         for name, _, _ in CONVOLUTIONS:
             x = self.get_submodule(name)(x)
-            if (
-                name in POOLS
-            ):  # before the ReLU, which then has fewer numbers to go through, and changes none of them
+            if name in POOLS:  # before the ReLU, which is then cheaper; the result is the same
                 kernel, padding = POOLS[name]
                 x = max_pool(x, kernel, kernel, padding=padding)
             x = F.relu_(x)

@@ -1,8 +1,8 @@
 """`i3d`: Carreira and Zisserman, "Quo vadis, action recognition?" (CVPR 2017, arXiv 1705.07750).
 
-Inception-v1 with its kernels inflated to 3-D, on RGB frames in [-1, 1]. Layers carry the names of the published
-TensorFlow model and pad as TensorFlow's 'same' does: by an amount that depends on the input's size, and one more behind
-than before where the amount is odd.
+Inception-v1 with its kernels inflated to 3-D, on RGB frames in [-1, 1]. Layers carry the names of the
+published TensorFlow model and pad as TensorFlow's 'same' does: by an amount that depends on the input's size,
+with the extra element at the end where the amount is odd.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moodfuse.extract.networks.base import Network, Triple, check_video_batch, global_mean, max_pool
-from moodfuse.extract.networks.registry import NETWORKS
+from moodfuse.extract.networks.specs import NetworkSpec
 
 CONVOLUTIONS: dict[str, tuple[int, Triple, Triple]] = {  # output channels, kernel, stride
     "Conv3d_1a_7x7": (64, (7, 7, 7), (2, 2, 2)),
@@ -25,7 +25,8 @@ POOLS: dict[str, tuple[Triple, Triple]] = {  # kernel, stride
     "MaxPool3d_4a_3x3": ((3, 3, 3), (2, 2, 2)),
     "MaxPool3d_5a_2x2": ((2, 2, 2), (2, 2, 2)),
 }
-MIXED: dict[str, tuple[int, int, int, int, int, int]] = {  # output channels of b0, b1a, b1b, b2a, b2b, b3b
+Widths = tuple[int, int, int, int, int, int]
+MIXED: dict[str, Widths] = {  # output channels of b0, b1a, b1b, b2a, b2b, b3b
     "Mixed_3b": (64, 96, 128, 16, 32, 32),
     "Mixed_3c": (128, 128, 192, 32, 96, 64),
     "Mixed_4b": (192, 96, 208, 16, 48, 64),
@@ -44,48 +45,26 @@ BODY = (
 MIN_FRAMES = 2
 
 
-def same_padding(size: int, *, kernel: int, stride: int) -> tuple[int, int]:
-    """Padding before and behind one axis, as TensorFlow's 'same' computes it.
-
-    Parameters
-    ----------
-    size : int
-        Length of the axis.
-    kernel, stride : int
-        Those of the convolution or pooling along it.
-    """
-    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-    return total // 2, total - total // 2
-
-
 def same_paddings(x: Tensor, kernel: Triple, stride: Triple) -> list[tuple[int, int]]:
-    """`same_padding` of time, height and width of ``[N, C, T, H, W]``."""
-    return [same_padding(n, kernel=k, stride=s) for n, k, s in zip(x.shape[2:], kernel, stride, strict=True)]
+    """TensorFlow's 'same' padding, before and after, of time, height and width of ``[N, C, T, H, W]``."""
+    paddings = []
+    for size, length, step in zip(x.shape[2:], kernel, stride, strict=True):
+        total = max((-(-size // step) - 1) * step + length - size, 0)
+        paddings.append((total // 2, total - total // 2))
+    return paddings
 
 
 def pad_same(x: Tensor, kernel: Triple, stride: Triple) -> tuple[Tensor, Triple]:
-    """Pad ``[N, C, T, H, W]`` for 'same', and say what symmetric padding is left for the layer itself to do.
-
-    Only an odd amount needs a padded copy. Zeros are right for the poolings too, as they follow a ReLU.
-    """
+    """Pad ``[N, C, T, H, W]`` for 'same', and return the padding that is left for the layer itself."""
+    # Only an odd amount needs a padded copy. Zeros are right for the poolings too, as they follow a ReLU.
     padding = same_paddings(x, kernel, stride)
-    if all(before == behind for before, behind in padding):
+    if all(before == after for before, after in padding):
         return x, (padding[0][0], padding[1][0], padding[2][0])
     return F.pad(x, [amount for pair in reversed(padding) for amount in pair]), (0, 0, 0)
 
 
 class Unit3D(nn.Module):
-    """Convolution without bias, BatchNorm, ReLU, with 'same' padding.
-
-    Parameters
-    ----------
-    channels_in, channels_out : int
-        Channels.
-    kernel, stride : tuple of int
-        Over time, height and width.
-    bn_eps : float
-        Added to BatchNorm's variance.
-    """
+    """Convolution without bias, BatchNorm, ReLU, with 'same' padding."""
 
     def __init__(
         self,
@@ -108,13 +87,7 @@ class Unit3D(nn.Module):
 
 
 class SamePool3d(nn.Module):
-    """Max pooling with 'same' padding, of input that is nowhere negative.
-
-    Parameters
-    ----------
-    kernel, stride : tuple of int
-        Over time, height and width.
-    """
+    """Max pooling with 'same' padding, of input without negative values."""
 
     def __init__(self, *, kernel: Triple, stride: Triple) -> None:
         super().__init__()
@@ -123,30 +96,19 @@ class SamePool3d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[N, C, T, H, W]`` -> ``[N, C, T', H', W']``."""
         padding = same_paddings(x, self.kernel, self.stride)
-        if all(
-            before == 0 for before, _ in padding
-        ):  # what is missing behind is left out, which zeros would be too
+        if all(before == 0 for before, _ in padding):  # to cut windows at the end equals padding with zeros
             return max_pool(x, self.kernel, self.stride, ceil_mode=True)
         padded, symmetric = pad_same(x, self.kernel, self.stride)
         return max_pool(padded, self.kernel, self.stride, padding=symmetric)
 
 
 class Mixed(nn.Module):
-    """One inception module: four branches side by side, concatenated over channels.
+    """One inception module: four parallel branches, concatenated over channels.
 
-    Parameters
-    ----------
-    channels_in : int
-        Channels of the input.
-    widths : tuple of int
-        Output channels of b0, b1a, b1b, b2a, b2b and b3b.
-    bn_eps : float
-        Added to BatchNorm's variance.
+    `widths` are the output channels of b0, b1a, b1b, b2a, b2b and b3b.
     """
 
-    def __init__(
-        self, channels_in: int, widths: tuple[int, int, int, int, int, int], *, bn_eps: float
-    ) -> None:
+    def __init__(self, channels_in: int, widths: Widths, *, bn_eps: float) -> None:
         super().__init__()
         one, three = (1, 1, 1), (3, 3, 3)
         self.b0 = Unit3D(channels_in, widths[0], kernel=one, bn_eps=bn_eps)
@@ -165,18 +127,16 @@ class Mixed(nn.Module):
 
 
 class I3D(Network):
-    """Inception-v1 inflated; the embedding is the global average of Mixed_5c over time, height and width: 1024 numbers.
+    """Inception-v1 inflated; the embedding is the global average of Mixed_5c: 1024 numbers.
 
     Parameters
     ----------
-    num_classes : int
-        Width of the classifier.
     bn_eps : float
         Added to BatchNorm's variance: 1e-3 in the published model; some ports use 1e-5.
     """
 
-    def __init__(self, num_classes: int, *, bn_eps: float = 1e-3) -> None:
-        super().__init__(NETWORKS["i3d"], num_classes, dropout=0.5)
+    def __init__(self, spec: NetworkSpec, num_classes: int, *, bn_eps: float = 1e-3) -> None:
+        super().__init__(spec, num_classes, dropout=0.5)
         channels = 3
         for name in BODY:
             if name in POOLS:
@@ -193,13 +153,7 @@ class I3D(Network):
         self.initialise()
 
     def trunk(self, x: Tensor) -> Tensor:
-        """Features ``[N, 1024]``, float32, of frames ``[N, 3, T, H, W]`` in [-1, 1]; 32 x 224 x 224 by design.
-
-        Raises
-        ------
-        InputError
-            If the batch has another shape.
-        """
+        """Features ``[N, 1024]``, float32, of frames ``[N, 3, T, H, W]`` in [-1, 1]."""
         check_video_batch(x, network=self.spec.name, min_frames=MIN_FRAMES)
         x = x.contiguous(memory_format=torch.channels_last_3d)  # twice as fast on CPU, in float32 too
         for name in BODY:

@@ -108,7 +108,7 @@ def _of_heads(item: "Work", network: "Network") -> Estimate:
 
 def _shape(network: "Network", *, crop_s: float = 0.0) -> tuple[int, ...]:
     """Shape of a network's input without the batch axis; of so many seconds of sound, all where that is 0."""
-    from moodfuse.extract.networks.registry import AudioPreprocessing
+    from moodfuse.extract.networks import AudioPreprocessing
 
     found = network.preprocessing
     if isinstance(found, AudioPreprocessing):

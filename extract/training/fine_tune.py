@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from moodfuse.cache.digests import derived_seed, trained_digest16
 from moodfuse.cache.recipe import Recipe, Tuning
-from moodfuse.extract.networks.weights.own_files import load_weights_file, save_weights
+from moodfuse.extract.networks import load_weights_file, save_weights
 
 log = logging.getLogger(__name__)
 

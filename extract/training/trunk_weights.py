@@ -14,12 +14,15 @@ from torch import Tensor
 from moodfuse.cache.recipe import Recipe, frozen_counterpart
 from moodfuse.extract.embed import placed
 from moodfuse.extract.media.renditions import preprocessing_of
-from moodfuse.extract.networks import create_network
+from moodfuse.extract.networks import (
+    WeightsError,
+    bn_eps_of,
+    create_network,
+    load_weights_file,
+    save_weights,
+    trunk_names,
+)
 from moodfuse.extract.networks.base import Network
-from moodfuse.extract.networks.weights.files import WeightsError
-from moodfuse.extract.networks.weights.load import trunk_names
-from moodfuse.extract.networks.weights.own_files import load_weights_file, save_weights
-from moodfuse.extract.networks.weights.provenance import bn_eps_of
 
 
 def keep_body(path: Path, recipe: Recipe, network: Network) -> None:

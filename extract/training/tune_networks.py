@@ -11,7 +11,7 @@ from moodfuse.cache.storage.files import discard, set_aside
 from moodfuse.cache.store import FeatureCache, Roles
 from moodfuse.extract.block_writer import Shelf, write_rows
 from moodfuse.extract.embed import SourceWorker
-from moodfuse.extract.networks.weights.own_files import load_weights_file, save_weights
+from moodfuse.extract.networks import load_weights_file, save_weights
 from moodfuse.extract.progress import track
 from moodfuse.extract.training.fine_tune import tune
 

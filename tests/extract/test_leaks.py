@@ -21,7 +21,7 @@ from moodfuse.cache.records import Holdout
 from moodfuse.cache.store import FeatureCache
 from moodfuse.extract.embed import SourceWorker, make_network
 from moodfuse.extract.media_supply import source_media
-from moodfuse.extract.networks.weights.own_files import load_weights_file
+from moodfuse.extract.networks import load_weights_file
 from moodfuse.extract.pending import Wanted
 from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
 from moodfuse.extract.training.tune_networks import activations_of, tune_one

@@ -11,7 +11,7 @@ from moodfuse.cache.errors import InputError
 from moodfuse.cache.media import Media
 from moodfuse.extract.embed import SourceWorker, make_network
 from moodfuse.extract.inference import ShippedSource, check_shipped_recipe
-from moodfuse.extract.networks.weights.own_files import save_weights
+from moodfuse.extract.networks import save_weights
 from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
 from moodfuse.extract.training.trunk_weights import keep_body
 

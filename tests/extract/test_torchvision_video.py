@@ -1,6 +1,5 @@
 """Tests of extract.networks.torchvision_video: torchvision's video models as sources."""
 
-import os
 import re
 import sys
 from pathlib import Path
@@ -12,13 +11,11 @@ import torchvision
 from torchvision.models import get_model, get_model_weights
 
 from moodfuse.cache.errors import MoodfuseError, UnknownNameError
-from moodfuse.cache.media import Media
-from moodfuse.extract.media.decode import read_clip
-from moodfuse.extract.media.preprocess import InputMaker, frame_indices, video_input
+from moodfuse.extract.media.preprocess import frame_indices, video_input
 from moodfuse.extract.networks import create_network, network_spec
 from moodfuse.extract.networks.registry import VideoPreprocessing
 from moodfuse.extract.networks.torchvision_video import torchvision_names
-from moodfuse.extract.networks.weights.known import known_weights
+from moodfuse.extract.networks.weights.published import known_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NAMES = torchvision_names()
@@ -40,7 +37,7 @@ def frames(height: int = 90, width: int = 161) -> np.ndarray:
 def test_a_torchvision_that_does_not_load_is_named_with_its_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The message names both versions and the command that repairs them; networks without torchvision are created."""
+    """The message names both versions and the command to run; other networks are created."""
     (tmp_path / "torchvision").mkdir()
     (tmp_path / "torchvision/__init__.py").write_text(
         "raise RuntimeError('operator torchvision::nms does not exist')"
@@ -73,7 +70,7 @@ def test_input_equals_the_transforms_of_the_weights(name: str) -> None:
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_embedding_is_what_enters_the_last_linear_layer(name: str, tmp_path: Path) -> None:
-    """With a model's weights loaded strictly, its own last layer on our embedding gives the model's own output."""
+    """With a model's weights loaded, its last layer on our embedding gives the model's output."""
     torch.manual_seed(0)
     model = get_model(name).eval()
     torch.save(model.state_dict(), tmp_path / "model.pth")
@@ -88,26 +85,6 @@ def test_embedding_is_what_enters_the_last_linear_layer(name: str, tmp_path: Pat
         expected = torch.nn.functional.linear(embedding, head.weight.flatten(1), head.bias)
         torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
     assert embedding.shape == (1, network.spec.embedding_width)
-
-
-@pytest.fixture(scope="module")
-def real_clip() -> Media:
-    """The first real clip, decoded as `extract` does, or a skip that says why."""
-    folder = os.environ.get("MOODFUSE_CLIPS")
-    if not folder:
-        pytest.skip("MOODFUSE_CLIPS is not set: no folder of real clips")
-    clip = read_clip(sorted(Path(folder).glob("*/*.mp4"))[0], short_side_px=256)
-    return Media(clip.frames, clip.frame_times_s, clip.waveform, clip.waveform_samples)
-
-
-def test_a_real_clip_is_embedded_offline(real_clip: Media) -> None:
-    """With random weights and no download a real clip gets finite, varied features of the model's width."""
-    torch.manual_seed(0)
-    network = create_network("torchvision:mc3_18", num_classes=6)
-    with torch.inference_mode():
-        embedding, _ = network(InputMaker(network.preprocessing)(real_clip)[None])
-    assert embedding.shape == (1, network.spec.embedding_width) and embedding.dtype == torch.float32
-    assert bool(embedding.isfinite().all()) and float(embedding.std()) > 0
 
 
 def test_mvit_gets_every_other_frame() -> None:
@@ -126,7 +103,7 @@ def test_unknown_models_list_the_known() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_weights_are_those_of_torchvision(name: str) -> None:
-    """The table has each of torchvision's weights with its address, the digest in its name and its transforms."""
+    """The table has each of torchvision's weights with its address and the digest in its name."""
     weights = get_model_weights(name)
     known = known_weights(f"torchvision:{name}")
     assert set(known) == {*(item.name for item in weights), "DEFAULT"}
@@ -136,7 +113,7 @@ def test_weights_are_those_of_torchvision(name: str) -> None:
 
 
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
-    """A file of one model given to another says what is missing."""
+    """A file of one model given to another is an error that names the arrays."""
     torch.save(get_model("mc3_18").state_dict(), tmp_path / "model.pth")
     with pytest.raises(ValueError, match="misshapen: body.layer"):
         create_network("torchvision:r3d_18", num_classes=6, weights=tmp_path / "model.pth")

@@ -1,1 +1,1 @@
-"""Pretrained weights: known files, layouts and loading."""
+"""Pretrained weights: published files, layouts, fetching and loading."""

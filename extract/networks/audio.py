@@ -1,9 +1,10 @@
-"""`twodmcnn`: the music tagger of Choi et al., "Transfer learning for music classification and regression tasks".
+"""The audio networks: `onedmcnn` on the raw waveform, `twodmcnn` on a mel spectrogram.
 
-ISMIR 2017, arXiv 1703.09179. The mel front end is part of the network and repeats that of the published Keras model:
-12 kHz, at most 29 s, periodic Hann window of 512, hop 256, TensorFlow's 'same' padding, power spectrum, 96 Slaney mels
-with area normalisation from 0 to 6 kHz, decibels below the clip's maximum down to -80, standardised over the clip.
-Powers and decibels are computed in float64, under autocast too: those of bfloat16 would be off by tenths.
+`twodmcnn` is the music tagger of Choi et al., "Transfer learning for music classification and regression
+tasks" (ISMIR 2017, arXiv 1703.09179). Its mel front end is part of the network and repeats that of the
+published Keras model: 12 kHz, at most 29 s, periodic Hann window of 512, hop 256, TensorFlow's 'same'
+padding, power spectrum, 96 Slaney mels with area normalisation from 0 to 6 kHz, decibels below the clip's
+maximum down to -80, standardised over the clip.
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moodfuse.extract.networks.base import Network, check_audio_batch, global_mean, min_samples
-from moodfuse.extract.networks.registry import NETWORKS
+from moodfuse.extract.networks.base import Network, check_audio_batch, global_mean
+from moodfuse.extract.networks.specs import NetworkSpec
+
+CHANNELS = 32
+
+ONEDMCNN_BLOCKS = 4
 
 SAMPLE_RATE_HZ = 12_000
-RATES = (4, 3)  # 16 kHz in, 12 kHz out, without their common divisor
+RATES = (4, 3)  # 16 kHz in, 12 kHz out, divided by their common divisor
 ZERO_CROSSINGS = 6
 ROLLOFF = 0.99
 MAX_SAMPLES = 29 * SAMPLE_RATE_HZ
@@ -30,21 +35,47 @@ FLOOR_DB = -80.0
 MIN_POWER = 1e-10
 MIN_STD = 1e-10
 BN_EPS = 1e-3
-CHANNELS = 32
-POOLS = (
-    (2, 4),
-    (3, 4),
-    (2, 5),
-    (2, 4),
-)  # over mels and time; the fifth, (4, 4), comes after the last feature
+POOLS = ((2, 4), (3, 4), (2, 5), (2, 4))  # over mels and time, between the five blocks
+
+
+class OneDMCNN(Network):
+    """Four blocks of Conv1d (32 filters, width 3, stride 2), ELU, Dropout 0.1 and MaxPool 2.
+
+    The outputs of the four convolutions (after their ELU) and of the four poolings are averaged over time: 32
+    x 8 numbers, in the order conv1, pool1, ..., conv4, pool4, flattened filter by filter to 256. As
+    everything is averaged over time, it takes any waveform of 2 s or more.
+    """
+
+    def __init__(self, spec: NetworkSpec, num_classes: int) -> None:
+        super().__init__(spec, num_classes, dropout=0.1)
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(1 if block == 0 else CHANNELS, CHANNELS, kernel_size=3, stride=2, padding=1)
+            for block in range(ONEDMCNN_BLOCKS)
+        )
+        self.elu = nn.ELU()
+        self.dropout = nn.Dropout(0.1)
+        self.pool = nn.MaxPool1d(2)
+        self.initialise()
+
+    def trunk(self, x: Tensor) -> Tensor:
+        """Features ``[N, 256]``, float32, of waveforms ``[N, samples]`` in [-1, 1] at 16 kHz, from 2 s."""
+        check_audio_batch(x, self.spec)
+        features = []
+        signal = x.unsqueeze(1)
+        for convolution in self.convolutions:
+            signal = self.elu(convolution(signal))
+            features.append(global_mean(signal))
+            signal = self.pool(self.dropout(signal))
+            features.append(global_mean(signal))
+        return torch.stack(features, dim=2).flatten(1)
 
 
 def slaney_filters() -> np.ndarray:
-    """Mel filter bank of Slaney's Auditory Toolbox with area normalisation, float64 ``[257, 96]``, 0 to 6 kHz.
+    """Mel filters of Slaney's Auditory Toolbox with area normalisation, float64 ``[257, 96]``, 0 to 6 kHz.
 
-    Linear up to 1 kHz, 15 mels, and logarithmic above. In float64, since a weight near the foot of a triangle loses its
-    digits in float32, and decibels show it.
+    Linear up to 1 kHz, 15 mels, and logarithmic above.
     """
+    # In float64: a weight near the foot of a triangle loses its digits in float32, and decibels show it.
     mels = np.linspace(0.0, 15.0 + 27.0 * np.log(SAMPLE_RATE_HZ / 2 / 1000.0) / np.log(6.4), N_MELS + 2)
     edges_hz = np.where(mels < 15.0, mels * 200.0 / 3.0, 1000.0 * 6.4 ** ((mels - 15.0) / 27.0))
     bins_hz = np.arange(N_FFT // 2 + 1)[:, None] * SAMPLE_RATE_HZ / N_FFT
@@ -56,10 +87,10 @@ def slaney_filters() -> np.ndarray:
 def resampling_filters() -> Tensor:
     """Filters that resample from 16 to 12 kHz, float32 ``[3, 1, 22]``: one per output sample of a period.
 
-    Hann-windowed sinc interpolation over 6 zero crossings on either side, with the cutoff at 0.99 times the new Nyquist
-    frequency. These are the method and the defaults of `torchaudio.functional.resample`; on a CPU the results are equal
-    bit for bit, so the order of the float32 operations matters.
+    Hann-windowed sinc interpolation over 6 zero crossings on either side, with the cutoff at 0.99 times the
+    new Nyquist frequency: the method and the defaults of `torchaudio.functional.resample`.
     """
+    # Equal to torchaudio's bit for bit on a CPU, so the order of the float32 operations matters.
     rate_in, rate_out = RATES
     cutoff = min(RATES) * ROLLOFF
     half_width = math.ceil(ZERO_CROSSINGS * rate_in / cutoff)
@@ -75,22 +106,17 @@ def resampling_filters() -> Tensor:
 class TwoDMCNN(Network):
     """Five blocks of Conv2d (3 x 3, 32 filters), BatchNorm, ELU and max pooling on a log-mel spectrogram.
 
-    The features are the global averages of the five ELU outputs, each before its max pooling: 160 numbers. The input is
-    the raw waveform at 16 kHz; a whole clip of 30 s is cut to its first 29 s, as the published model takes, and a
-    shorter crop passes at its own length.
-
-    Parameters
-    ----------
-    num_classes : int
-        Width of the classifier.
+    The features are the global averages of the five ELU outputs, each before its max pooling: 160 numbers.
+    The input is the raw waveform at 16 kHz; a whole clip of 30 s is cut to its first 29 s, as the published
+    model takes, and a shorter crop passes at its own length.
     """
 
     window: Tensor
     mel_filters: Tensor
     resampling_filters: Tensor
 
-    def __init__(self, num_classes: int) -> None:
-        super().__init__(NETWORKS["twodmcnn"], num_classes, dropout=0.2)
+    def __init__(self, spec: NetworkSpec, num_classes: int) -> None:
+        super().__init__(spec, num_classes, dropout=0.2)
         blocks = range(len(POOLS) + 1)
         self.convolutions = nn.ModuleList(
             nn.Conv2d(1 if block == 0 else CHANNELS, CHANNELS, kernel_size=3, padding=1) for block in blocks
@@ -127,10 +153,10 @@ class TwoDMCNN(Network):
         Tensor
             ``[N, 96, ceil(samples / 256)]``, float32, from -80 to 0: mels from low to high, then time.
         """
+        # Without autocast, whose bfloat16 is off by tenths of a dB, and in float64, since in float32 quiet
+        # bands next to loud ones are off by thousandths.
         with torch.autocast(waveform_12k.device.type, enabled=False):
-            waveform = (
-                waveform_12k.double()
-            )  # in float32 quiet bands beside loud ones are off by thousandths of a dB
+            waveform = waveform_12k.double()
             samples = waveform.shape[1]
             total = max((-(-samples // HOP) - 1) * HOP + N_FFT - samples, 0)
             padded = F.pad(waveform, (total // 2, total - total // 2))
@@ -141,9 +167,9 @@ class TwoDMCNN(Network):
             return (decibel - decibel.amax(dim=(1, 2), keepdim=True)).clamp(min=FLOOR_DB).float()
 
     def log_mel(self, waveform_12k: Tensor) -> Tensor:
-        """Standardised `decibels`, ``[N, 1, 96, frames]``: zero mean and unit standard deviation over each clip.
+        """Standardised `decibels`, ``[N, 1, 96, frames]``: mean 0 and standard deviation 1 over each clip.
 
-        A clip of silence is all zero.
+        A silent clip is all zero.
         """
         with torch.autocast(waveform_12k.device.type, enabled=False):
             decibel = self.decibels(waveform_12k)
@@ -152,14 +178,8 @@ class TwoDMCNN(Network):
             return ((decibel - mean) / (std + MIN_STD)).unsqueeze(1)
 
     def trunk(self, x: Tensor) -> Tensor:
-        """Features ``[N, 160]``, float32, of waveforms ``[N, samples]`` in [-1, 1] at 16 kHz, of 7 s or more.
-
-        Raises
-        ------
-        InputError
-            If the batch has another shape, or the waveforms are too short.
-        """
-        check_audio_batch(x, network=self.spec.name, min_samples=min_samples(self.spec))
+        """Features ``[N, 160]``, float32, of waveforms ``[N, samples]`` in [-1, 1] at 16 kHz, from 7 s."""
+        check_audio_batch(x, self.spec)
         return self.mel_features(self.log_mel(self.resample(x)))
 
     def mel_features(self, log_mel: Tensor) -> Tensor:
