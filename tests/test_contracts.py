@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 FLOW = "Data flows one way"
 TORCH = "Only extract imports torch"
-H5PY = "h5py stays in cache, but for the reader of Keras weight files"
+H5PY = "Only cache imports h5py"
 PICKLE = "No pickle anywhere"
 
 

@@ -121,6 +121,13 @@ def test_full_size(name: str, shared: dict[str, Network]) -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+def test_the_same_seed_gives_the_same_network(name: str, shared: dict[str, Network]) -> None:
+    """A network made twice after the same random seed has the same parameters."""
+    pairs = zip(make(name).parameters(), shared[name].parameters(), strict=True)
+    assert all(torch.equal(first, second) for first, second in pairs)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
 def test_features_of_new_weights(name: str, shared: dict[str, Network]) -> None:
     """A clip has the same features in a batch and alone; two clips differ; none vanish or explode."""
     network = shared[name]
