@@ -18,7 +18,7 @@ from PIL import Image
 
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.storage.files import write_text
-from moodfuse.evaluate.report.rendering import base_style, page_environment, script_digest
+from moodfuse.evaluate.markup import base_style, page_environment, script_digest
 from moodfuse.model.predictions import Timeline
 from moodfuse.timeline.palette import palette_style
 from moodfuse.timeline.views import Poster, TimelinePage, page_of

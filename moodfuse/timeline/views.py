@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from moodfuse.cache.console import printable
-from moodfuse.evaluate.records import UNKNOWN
-from moodfuse.evaluate.report.sentences import counted
+from moodfuse.evaluate.intervals import UNKNOWN
+from moodfuse.evaluate.markup import counted
 from moodfuse.model.predictions import Timeline
 from moodfuse.timeline import sentences as words
 from moodfuse.timeline.geometry import (
