@@ -10,7 +10,6 @@ import json
 import math
 import re
 from collections.abc import Callable
-from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -117,7 +116,6 @@ def _unbroken(text: str) -> Markup:
     return Markup(re.sub(r"(?<=\d) (?=%|s\b)", "\u00a0", str(escape(_printable(text)))))
 
 
-@cache
 def page_environment(
     templates: Traversable, escape_text: Callable[[str], str] | None = None
 ) -> "Environment":
@@ -128,8 +126,9 @@ def page_environment(
     from jinja2 import DictLoader, Environment, StrictUndefined
 
     def finalize(value: object) -> object:
-        is_text = isinstance(value, str) and not isinstance(value, Markup)
-        return (escape_text or _printable)(value) if is_text else value
+        if isinstance(value, Markup) or not isinstance(value, str):
+            return value
+        return (escape_text or _printable)(value)
 
     sources = {
         item.name: item.read_text("utf-8") for item in templates.iterdir() if item.name.endswith(".j2")

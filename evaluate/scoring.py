@@ -303,5 +303,5 @@ def _python_value(value: object) -> object:
     if isinstance(value, bool | np.bool_):
         return bool(value)
     if isinstance(value, Integral) or (isinstance(value, float | np.floating) and float(value).is_integer()):
-        return int(value)  # type: ignore[call-overload]
+        return int(value)
     return value

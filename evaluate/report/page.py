@@ -6,8 +6,8 @@ The page reads without JavaScript, which adds sorting, the filter, the selection
 import base64
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -18,7 +18,7 @@ from moodfuse.cache.runs import Run
 from moodfuse.cache.store import FeatureCache
 from moodfuse.evaluate.evaluation import Evaluation, Tick
 from moodfuse.evaluate.markup import page_assets, render, report_style
-from moodfuse.evaluate.metrics import Floats, macro_roc_curve, roc_curve
+from moodfuse.evaluate.metrics import Floats, Labels, macro_roc_curve, roc_curve
 from moodfuse.evaluate.published import OPTIMIZERS, Comparison
 from moodfuse.evaluate.report.text import TEMPLATES, design_of, repeat_commands, summarize
 from moodfuse.evaluate.results import ResultScore, run_labels
@@ -32,40 +32,13 @@ MODALITIES = {"sound": "audio", "picture": "video"}
 """How runs store the modalities that a clip does not have -> their names."""
 
 
-@dataclass(frozen=True)
-class Curve:
+class Curve(NamedTuple):
     """A ROC curve: `points` of an SVG polyline, in a square of side 100 with its origin at the top left."""
 
     label: str
     area: float
     points: str
     style: str
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One result in detail."""
-
-    id: str
-    title: str
-    item: ResultScore
-    curves: tuple[Curve, ...]
-
-
-@dataclass(frozen=True)
-class ClipLine:
-    """A clip with the prediction of the best result; `row` is its index in the run."""
-
-    row: int
-    id: str
-    label: str
-    predicted: str
-    confidence: float
-    label_probability: float
-    group: str
-    fold: int
-    missing: str
-    digest: str
 
 
 def render_page(
@@ -78,10 +51,19 @@ def render_page(
 
     `thumbnails` are data URIs by row of the run; if there are any, other clips get a placeholder.
     """
-    run, clips = evaluation.run, clip_lines(evaluation)
-    mistakes = confident_mistakes(clips)
-    results = detailed_results(evaluation)
-    pictures = dict(thumbnails or {})
+    run, best = evaluation.run, evaluation.best.result.probabilities
+    labels, images = run_labels(run), dict(thumbnails or {})
+    results, mistakes = detailed_results(evaluation), confident_mistakes(evaluation)
+    tables = [item.result.probabilities for item in results]
+    script_values = {
+        "classes": [printable(name) for name in run.classes],
+        "clips": [printable(name) for name in run.ids],
+        "true": labels.tolist(),
+        "predicted": [table.argmax(axis=1).tolist() for table in tables],
+        "confidence": [table.max(axis=1).round(3).tolist() for table in tables],
+        "pictures": bool(images),
+        "thumbnails": {str(row): uri for row, uri in sorted(images.items()) if row not in mistakes},
+    }
     return render(
         TEMPLATES,
         "report.html.j2",
@@ -91,33 +73,21 @@ def render_page(
         marker=evaluation.marker,
         design=design_of(run),
         summary=summarize(evaluation),
-        panels=[_panel(f"p{number}", item, evaluation) for number, item in enumerate(results)],
+        results=results,
+        curves=[_curves(item, labels) for item in results],
         has_repeats=any(item.repeated and item.repeated.repeats > 1 for item in evaluation.scored),
         has_missing=any(item.complete for item in evaluation.scored),
-        clips=clips,
+        predicted=[run.classes[index] for index in best.argmax(axis=1)],
+        confidence=best.max(axis=1).tolist(),
+        label_probability=best[np.arange(len(labels)), labels].tolist(),
+        missing=[", ".join(MODALITIES.get(name, name) for name in names) for names in run.missing],
         mistakes=mistakes,
-        thumbnails=pictures,
+        thumbnails=images,
         comparison=comparison,
         optimizers=OPTIMIZERS,
         commands=repeat_commands(evaluation),
-        data=_script_values(run, results, pictures, shown={mistake.row for mistake in mistakes}),
+        data=script_values,
     )
-
-
-def _script_values(
-    run: Run, results: Sequence[ResultScore], thumbnails: Mapping[int, str], *, shown: set[int]
-) -> dict[str, object]:
-    """Input of the page's script: clips, classes, predictions, and the thumbnails not `shown` elsewhere."""
-    tables = {f"p{number}": item.result.probabilities for number, item in enumerate(results)}
-    return {
-        "classes": [printable(name) for name in run.classes],
-        "clips": [printable(name) for name in run.ids],
-        "true": [run.classes.index(label) for label in run.labels],
-        "predicted": {key: table.argmax(axis=1).tolist() for key, table in tables.items()},
-        "confidence": {key: table.max(axis=1).round(3).tolist() for key, table in tables.items()},
-        "pictures": bool(thumbnails),
-        "thumbnails": {str(row): uri for row, uri in sorted(thumbnails.items()) if row not in shown},
-    }
 
 
 def detailed_results(evaluation: Evaluation) -> tuple[ResultScore, ...]:
@@ -130,44 +100,27 @@ def detailed_results(evaluation: Evaluation) -> tuple[ResultScore, ...]:
     return tuple({item.result.name: item for item in results}.values())[:PANEL_LIMIT]
 
 
-def clip_lines(evaluation: Evaluation) -> list[ClipLine]:
-    """Every clip with the best result's prediction, in the order of the run."""
-    run, table = evaluation.run, evaluation.best.result.probabilities
-    lines = []
-    for row, (label, predicted) in enumerate(zip(run_labels(run), table.argmax(axis=1), strict=True)):
-        missing = run.missing[row] if run.missing else ()
-        lines.append(
-            ClipLine(
-                row=row,
-                id=run.ids[row],
-                label=run.labels[row],
-                predicted=run.classes[predicted],
-                confidence=float(table[row, predicted]),
-                label_probability=float(table[row, label]),
-                group=run.groups[row],
-                fold=run.folds[row],
-                missing=", ".join(MODALITIES.get(name, name) for name in missing),
-                digest=run.digests[row] if run.digests else "",
-            )
-        )
-    return lines
+def _wrong_rows(evaluation: Evaluation) -> list[int]:
+    """Rows of the clips that the best result classifies wrongly, the most confident first."""
+    table = evaluation.best.result.probabilities
+    wrong = np.flatnonzero(table.argmax(axis=1) != run_labels(evaluation.run))
+    return [int(row) for row in wrong[np.argsort(-table.max(axis=1)[wrong], kind="stable")]]
 
 
-def confident_mistakes(clips: Sequence[ClipLine]) -> list[ClipLine]:
-    """The most confident wrong predictions, the most confident first."""
-    wrong = [clip for clip in clips if clip.predicted != clip.label]
-    return sorted(wrong, key=lambda clip: -clip.confidence)[:MISTAKE_LIMIT]
+def confident_mistakes(evaluation: Evaluation) -> list[int]:
+    """Rows of the most confident wrong predictions of the best result, the most confident first."""
+    return _wrong_rows(evaluation)[:MISTAKE_LIMIT]
 
 
 def pictured_clips(evaluation: Evaluation, *, limit: int = THUMBNAIL_LIMIT) -> tuple[int, ...]:
-    """Rows of the clips that get a thumbnail: the mistakes shown, then other wrong predictions, then the others."""
-    clips = clip_lines(evaluation)
-    wrong = [clip for clip in clips if clip.predicted != clip.label]
-    return tuple(dict.fromkeys(clip.row for clip in (*confident_mistakes(clips), *wrong, *clips)))[:limit]
+    """Rows of the clips that get a thumbnail: wrong predictions first."""
+    rows = (*_wrong_rows(evaluation), *range(len(evaluation.run.ids)))
+    return tuple(dict.fromkeys(rows))[:limit]
 
 
-def _panel(name: str, item: ResultScore, evaluation: Evaluation) -> Panel:
-    table, labels = item.result.probabilities, run_labels(evaluation.run)
+def _curves(item: ResultScore, labels: Labels) -> list[Curve]:
+    """ROC curve of each class that has one, and their mean."""
+    table = item.result.probabilities
     curves = [
         Curve(
             score.label,
@@ -182,8 +135,7 @@ def _panel(name: str, item: ResultScore, evaluation: Evaluation) -> Panel:
         curves.append(
             Curve("macro average", item.score.auc, _points(*macro_roc_curve(labels, table)), "macro")
         )
-    title = item.result.name + (" (best)" if item is evaluation.best else "")
-    return Panel(name, title, item, tuple(curves))
+    return curves
 
 
 def _points(across: Floats, up: Floats) -> str:

@@ -25,7 +25,6 @@ from moodfuse.evaluate.intervals import Interval
 from moodfuse.evaluate.paired import InflatedResult, Inflation
 from moodfuse.evaluate.published import compare_with, find_published
 from moodfuse.evaluate.report.page import (
-    clip_lines,
     confident_mistakes,
     data_uri,
     pictured_clips,
@@ -258,10 +257,12 @@ def test_matrices_and_mistakes_are_those_of_the_result(html: str) -> None:
         len(cells) == 5 * 36
         and [sum(cells[start : start + 36]) for start in range(0, 180, 36)] == [CLIPS] * 5
     )
-    mistakes = confident_mistakes(clip_lines(evaluate_run(make_run(), draws=20)))
-    found = [mistake.confidence for mistake in mistakes]
+    evaluation = evaluate_run(make_run(), draws=20)
+    run, table = evaluation.run, evaluation.best.result.probabilities
+    mistakes = confident_mistakes(evaluation)
+    found = [table[row].max() for row in mistakes]
     assert 0 < len(found) <= 12 and found == sorted(found, reverse=True)
-    assert all(mistake.label != mistake.predicted for mistake in mistakes)
+    assert all(run.labels[row] != run.classes[table[row].argmax()] for row in mistakes)
 
 
 def test_pictured_clips_are_limited_and_begin_with_the_mistakes() -> None:
@@ -269,7 +270,7 @@ def test_pictured_clips_are_limited_and_begin_with_the_mistakes() -> None:
     found = evaluate_run(make_run(), draws=20)
     chosen = pictured_clips(found, limit=15)
     assert len(set(chosen)) == 15
-    shown = [mistake.row for mistake in confident_mistakes(clip_lines(found))]
+    shown = confident_mistakes(found)
     assert shown and list(chosen[: len(shown)]) == shown
     assert set(pictured_clips(found)) == set(range(CLIPS))
 
