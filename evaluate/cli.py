@@ -50,7 +50,6 @@ def evaluate_command(
     from moodfuse.evaluate.evaluation import evaluate_run
     from moodfuse.evaluate.published import OLD_NAMES, compare_with, find_published
     from moodfuse.evaluate.report.page import pictured_clips, read_thumbnails
-    from moodfuse.evaluate.report.terminal import print_comparison, print_evaluation
 
     if compare in OLD_NAMES:
         click.echo(f"--compare {compare} is now called {OLD_NAMES[compare]}", err=True)
@@ -60,14 +59,10 @@ def evaluate_command(
     with progress("Scoring") as tick:
         scored = evaluate_run(chosen, draws=draws, seed=seed, tick=tick, leaky=leaky)
     evaluation = replace(scored, audit=read_audit(cache))
-    print_evaluation(evaluation)
-    comparison = compare_with(evaluation, published, cache=str(cache_path)) if published else None
-    if comparison is not None:
-        print_comparison(comparison)
-    write_all(
+    present(
         evaluation,
         output or run_folder(cache, chosen.name) / "report",
-        comparison=comparison,
+        comparison=compare_with(evaluation, published, cache=str(cache_path)) if published else None,
         thumbnails=None
         if no_thumbnails
         else lambda tick: read_thumbnails(cache, chosen, pictured_clips(evaluation), tick=tick),
@@ -110,16 +105,20 @@ def choose_runs(cache: "FeatureCache", name: str | None, *, inflation: bool) -> 
     return run, newest
 
 
-def write_all(
+def present(
     evaluation: "Evaluation",
     folder: Path,
     *,
     comparison: "Comparison | None" = None,
     thumbnails: "Thumbnails | None" = None,
 ) -> None:
-    """Write the report and print where it is."""
+    """Print an evaluation, write its report, and print where that is."""
     from moodfuse.evaluate.report import LATEX, MARKDOWN, PAGE, write_report
+    from moodfuse.evaluate.report.terminal import print_comparison, print_evaluation
 
+    print_evaluation(evaluation)
+    if comparison is not None:
+        print_comparison(comparison)
     with progress("Drawing") as tick:
         figures = write_report(evaluation, folder, comparison=comparison, thumbnails=thumbnails, tick=tick)
     if comparison is not None:

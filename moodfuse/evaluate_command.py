@@ -62,9 +62,8 @@ def _test_model(
     device: str | None,
     options: dict[str, Any],
 ) -> int:
-    from moodfuse.evaluate.cli import progress, write_all
+    from moodfuse.evaluate.cli import present, progress
     from moodfuse.evaluate.evaluation import evaluate_run
-    from moodfuse.evaluate.report.terminal import print_evaluation
     from moodfuse.model.model import Model
     from moodfuse.predict.batch import REFUSED
     from moodfuse.test_set import read_clips, run_test
@@ -76,8 +75,7 @@ def _test_model(
     test = run_test(Model.load(folder, device=device), clips, jobs=jobs, report=report)
     with progress("Scoring") as tick:
         evaluation = evaluate_run(test.run, draws=options["draws"], seed=options["seed"], tick=tick)
-    print_evaluation(evaluation)
-    write_all(evaluation, options["output"] or Path("test-report"))
+    present(evaluation, options["output"] or Path("test-report"))
     return REFUSED if test.refused else 0
 
 
