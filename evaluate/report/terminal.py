@@ -14,7 +14,7 @@ from rich.table import Table
 from moodfuse.cache.console import printable
 from moodfuse.cache.runs import DEFAULTS, LEAKY_MARK
 from moodfuse.evaluate.evaluation import Evaluation
-from moodfuse.evaluate.markup import gain_text, points
+from moodfuse.evaluate.markup import gain_text
 from moodfuse.evaluate.paired import Inflation
 from moodfuse.evaluate.published import (
     FUSION,
@@ -77,13 +77,9 @@ def print_evaluation(evaluation: Evaluation) -> None:
     inflation = evaluation.inflation
     if inflation is not None:
         console.print(_inflation_table(inflation))
-        click.echo(f"mean of the fusions: {_gain_in_points(inflation.mean_gain, inflation.mean_gain_ci95)}")
+        click.echo(f"mean of the fusions: {gain_text(inflation.mean_gain, inflation.mean_gain_ci95)} points")
     for note in evaluation.notes:
         click.echo(printable(f"note: {note}"))
-
-
-def _gain_in_points(value: float, interval: Any) -> str:
-    return f"{points(value)} points {interval.shown('+.1f', scale=100)}"
 
 
 def paired_sentences(evaluation: Evaluation) -> Iterator[str]:
