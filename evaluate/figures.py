@@ -300,15 +300,8 @@ def accuracy_figure(evaluation: Evaluation) -> "Figure":
         axes.plot(item.score.accuracy, position, mark, color=colour, markersize=5)
     label, baseline = evaluation.majority
     axes.axvline(baseline, color=GREY, linestyle="--", linewidth=1.0)
-    axes.text(
-        baseline,
-        1.0,
-        f" always “{short(label)}”: {baseline:.2f}",
-        transform=axes.get_xaxis_transform(),
-        va="bottom",
-        color=GREY,
-        fontsize=8,
-    )
+    text, transform = f" always “{short(label)}”: {baseline:.2f}", axes.get_xaxis_transform()
+    axes.text(baseline, 1.0, text, transform=transform, va="bottom", color=GREY, fontsize=8)
     _named_rows(axes, positions, names)
     axes.set(xlim=(0, 1), xlabel="Accuracy, with 95 % interval over groups")
     total = len(evaluation.scored)
@@ -324,19 +317,17 @@ def reliability_figure(evaluation: Evaluation) -> "Figure":
     figure = _new_figure(6.4, 4.7)
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=DOTTED, linewidth=1.0, label="perfect calibration")
-    if (found := item.calibration) is not None:
+    if (calibration := item.calibration) is not None:
         curves = (
-            (f"before scaling, ECE {found.ece_before:.3f}", found.bins_before, ORANGE, "--", "s"),
-            (f"after scaling, ECE {found.ece_after:.3f}", found.bins_after, BLUE, "-", "o"),
+            (f"before scaling, ECE {calibration.ece_before:.3f}", calibration.bins_before, ORANGE, "--", "s"),
+            (f"after scaling, ECE {calibration.ece_after:.3f}", calibration.bins_after, BLUE, "-", "o"),
         )
         for label, bins, colour, style, mark in curves:
             confidence, accuracy = [item.confidence for item in bins], [item.accuracy for item in bins]
             sizes = [14 + 5 * item.clips for item in bins]
             axes.plot(confidence, accuracy, linestyle=style, color=colour, linewidth=1.2, label=label)
             axes.scatter(confidence, accuracy, s=sizes, marker=mark, color=colour)
-        label = (
-            f"if perfectly calibrated, ECE {found.ece_if_perfect:.3f}, up to {found.ece_if_perfect_high:.3f}"
-        )
+        label = f"if perfectly calibrated, ECE {calibration.ece_if_perfect:.3f}, up to {calibration.ece_if_perfect_high:.3f}"
         axes.plot([], [], linestyle="none", label=label)
     axes.set(xlabel="Confidence: probability of the predicted emotion", ylabel="Accuracy", aspect="equal")
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))

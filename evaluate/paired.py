@@ -183,14 +183,14 @@ def measure_inflation(run: Run, leaky: Run, *, draws: int = DRAWS, seed: int = 0
     gains = inflated.astype(np.float64) - clean
     fused = [len(result.sources) > 1 for result in shared]
     mean = gains[:, fused if any(fused) else slice(None)].mean(axis=1, keepdims=True)
-    *found, (mean_gain, mean_ci95) = mean_intervals(
+    *intervals, (mean_gain, mean_ci95) = mean_intervals(
         np.hstack([gains, mean]), draw_groups(run.groups, draws=draws, seed=seed)
     )
     rows = [
         InflatedResult(
             result.name, float(clean[:, index].mean()), float(inflated[:, index].mean()), gain, ends
         )
-        for index, (result, (gain, ends)) in enumerate(zip(shared, found, strict=True))
+        for index, (result, (gain, ends)) in enumerate(zip(shared, intervals, strict=True))
     ]
     return Inflation(run.name, leaky.name, tuple(rows), mean_gain, mean_ci95)
 

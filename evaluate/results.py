@@ -189,12 +189,12 @@ def repeated_score(labels: Labels, probabilities: Floats, folds: NDArray[np.int6
     Bouckaert and Frank 2004, PAKDD). `probabilities` are [R, N, C] and `folds` [R, N] for R plans.
     """
     right = probabilities.argmax(axis=-1) == labels
-    found = [
+    fold_scores = [
         (rows[inside].mean(), inside.sum())
         for rows, plan in zip(right, folds, strict=True)
         for inside in (plan == fold for fold in np.unique(plan))
     ]
-    accuracies, sizes = np.array(found, dtype=np.float64).T
+    accuracies, sizes = np.array(fold_scores, dtype=np.float64).T
     repeats = right.mean(axis=1)
     return RepeatedScore(
         repeats=len(right),
