@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moodfuse.evaluate.intervals import METRICS, SIMULATED, bootstrap_intervals, interval
+from moodfuse.evaluate.intervals import SIMULATED, bootstrap_intervals, draw_groups, interval
+from moodfuse.evaluate.metrics import METRICS
 from moodfuse.evaluate.paired import paired_tests
-from moodfuse.evaluate.resampling import draw_groups
-from moodfuse.evaluate.selection import choose_and_test
+from moodfuse.evaluate.selection import select_and_test
 
 CLASSES = 6
 DATA_SETS = 2000
@@ -214,7 +214,7 @@ def selection_rows(
         right = many_results(layout, truths, random)
         loss = 1 - right + 0.01 * random.random(right.shape)
         best = min(range(len(truths)), key=lambda index: (-right[:, index].sum(), loss[:, index].sum()))
-        trial = choose_and_test(right, loss, drawn)
+        trial = select_and_test(right, loss, drawn)
         off.append(trial.corrected - truths[best])
         naive.append(right[:, best].mean() - truths[best])
         held += trial.interval.low <= truths[best] <= trial.interval.high

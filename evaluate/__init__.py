@@ -1,12 +1,12 @@
-"""Stage three: metrics, uncertainty, figures and the report of a run. Reads runs, never fits a model."""
+"""Stage three: metrics, confidence intervals, significance tests and reports. It reads runs and fits nothing."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from moodfuse.evaluate.scoring import Score, score
+    from moodfuse.evaluate.scoring import Difference, Score, compare, score
 
-__all__ = ["Score", "score"]
+__all__ = ["Difference", "Score", "compare", "score"]
 
 
 def __getattr__(name: str) -> Any:

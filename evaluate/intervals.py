@@ -1,40 +1,29 @@
-"""Intervals of the metrics: a t interval over groups, from a bootstrap of groups, on a scale without ends.
+"""95 % confidence intervals of metrics: t intervals over groups, from a bootstrap of groups (see docs/evaluation.md).
 
-Every metric is computed for many draws of `moodfuse.evaluate.resampling` at once. The predictions are held fixed: the interval says
-how far the score depends on which clips were tested, not on which ones the models were trained on
-(`moodfuse.evaluate.repeats`), nor on having chosen the best of many results (`moodfuse.evaluate.selection`).
-
-The draws give a standard error, widened by sqrt(G / (G - 1)) as a mean's is, where G is the effective number of groups
-(`moodfuse.evaluate.resampling`): their number where all are equal, fewer where not. The interval is the estimate plus and minus
-t(G - 1) standard errors, on the logit of a share, so that it ends within the scale, and on the logarithm of a loss, cut
-off at the most that a clip can cost (DiCiccio and Efron 1996, Statist. Sci. 11:189, on transformed t intervals).
-Percentiles of the same draws hold the truth too seldom: 91 to 94 % for an accuracy over 52 groups, 84 % over 12, where
-these do in 95 to 98 % (`benchmarks/coverage.py`). Where no draw differs from another, as at a score of 1, the draws
-know no error; there the interval is Clopper and Pearson's (1934, Biometrika 26:404) for G groups that all agree: a
-share of 1 - 0.025**(1 / G) of unseen groups may score anything.
-
-The interval of a calibration error says how it varies over sets of as many clips; few clips raise the error itself
-(`moodfuse.evaluate.calibration` gives what a perfect model would show).
+Groups, not clips, are drawn with replacement, because clips of one group resemble each other (Field and Welsh 2007,
+J. R. Stat. Soc. B 69:369); G groups of unequal size count as Kish's effective number (Kish 1965, Survey Sampling,
+sec. 8.2). The draws give a standard error, widened by sqrt(G / (G - 1)); the interval is the estimate plus and minus
+t(G - 1) standard errors on the logit of a proportion or the logarithm of a loss (DiCiccio and Efron 1996, Statist. Sci.
+11:189). Percentile intervals of the same draws undercover: 84 % for an accuracy over 12 groups, where these reach 95 to
+98 % (`benchmarks/coverage.py`). Where all draws are equal, as at an accuracy of 1, the interval is Clopper and
+Pearson's (1934, Biometrika 26:404) for G agreeing groups.
 """
 
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-from moodfuse.evaluate import metrics
-from moodfuse.evaluate.metrics import Floats, Labels
-from moodfuse.evaluate.records import Interval
-from moodfuse.evaluate.resampling import GroupDraws, counted_groups
+from moodfuse.evaluate.metrics import LOG_EPS, METRICS, Floats, Labels, all_metrics
 
+DRAWS = 2000
 COVERAGE = 0.95
-METRICS = {
-    "accuracy": metrics.accuracy,
-    "macro_f1": metrics.macro_f1,
-    "auc": metrics.auc,
-    "log_loss": metrics.log_loss,
-    "ece": metrics.expected_calibration_error,
-}
-UNDEFINED = Interval(float("nan"), float("nan"))
+UNKNOWN = "–"
+"""Shown for a number that is not defined."""
+WORST_LOSS = float(-np.log(LOG_EPS))
+"""The largest loss of a clip, in nats: about 36."""
 LEAST_GROUPS, FEW_GROUPS = 2, 30
 SIMULATED = {
     3: {"accuracy": 0.99, "macro_f1": 0.98, "auc": 0.99, "log_loss": 0.94},
@@ -42,170 +31,229 @@ SIMULATED = {
     12: {"accuracy": 0.97, "macro_f1": 0.95, "auc": 0.95, "log_loss": 0.90},
     20: {"accuracy": 0.96, "macro_f1": 0.96, "auc": 0.95, "log_loss": 0.93},
 }
-"""Equal groups -> how often a 95 % interval held the truth, at worst; `benchmarks/coverage.py` measures it again."""
+"""Equal groups -> least coverage of a 95 % interval in simulations; `benchmarks/coverage.py` measures it again."""
+_WEIGHTS_AT_ONCE = 2_000_000
 
 
 @dataclass(frozen=True)
-class Span:
-    """The ends of a scale.
+class Interval:
+    """A 95 % confidence interval; both ends are NaN where it is not defined."""
 
-    Attributes
-    ----------
-    low, high : float
-    logarithm : bool
-        For a loss: `low` and `high` are only the least and the most that these probabilities could cost; its interval
-        is taken on the logarithm, and ends within 0 and `WORST_LOSS`.
-    """
+    low: float
+    high: float
+
+    @property
+    def known(self) -> bool:
+        """Whether it is defined."""
+        return not (math.isnan(self.low) or math.isnan(self.high))
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Low and high."""
+        return self.low, self.high
+
+    def shown(self, form: str = ".2f", *, scale: float = 1.0) -> str:
+        """Format the ends in brackets, times `scale`; a dash where the interval is not defined.
+
+        Examples
+        --------
+        >>> Interval(0.414, 0.667).shown(), Interval(-0.014, 0.1).shown("+.1f", scale=100)
+        ('[0.41, 0.67]', '[-1.4, +10.0]')
+        """
+        if not self.known:
+            return f"[{UNKNOWN}]"
+        return f"[{format(scale * self.low, form)}, {format(scale * self.high, form)}]"
+
+
+UNDEFINED = Interval(float("nan"), float("nan"))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The range of a metric. The interval of a loss is computed on its logarithm, within 0 and `WORST_LOSS`."""
 
     low: float
     high: float
     logarithm: bool = False
 
 
-SHARE, DIFFERENCE = Span(0.0, 1.0), Span(-1.0, 1.0)
-WORST_LOSS = float(-np.log(metrics.LOG_EPS))
-"""What a clip can cost at most, in nats: about 36."""
+PROPORTION, DIFFERENCE = Scale(0.0, 1.0), Scale(-1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class GroupDraws:
+    """Bootstrap draws of groups. Results that share them have paired draws.
+
+    Attributes
+    ----------
+    member : ndarray of int64, shape (N,)
+        Index of each clip's group.
+    counts : ndarray of uint16, shape (B, G)
+        How often each group was drawn; rows sum to G.
+    """
+
+    member: Labels
+    counts: NDArray[np.uint16]
+
+    @property
+    def groups(self) -> int:
+        """Number of groups."""
+        return self.counts.shape[1]
+
+    @property
+    def effective(self) -> float:
+        """Effective number of groups, see `effective_groups`."""
+        return _effective(np.bincount(self.member))
+
+    def group_sums(self, values: ArrayLike) -> Floats:
+        """Sums [G, ...] over the clips of each group, of values [N, ...]."""
+        given = np.asarray(values, dtype=np.float64)
+        sums = np.zeros((self.groups, *given.shape[1:]))
+        np.add.at(sums, self.member, given)
+        return sums
+
+    def weights(self) -> Iterator[Floats]:
+        """How often each clip counts: float64 [b, N] integers, a bounded number of draws at a time."""
+        for counts in self.chunks(len(self.member)):
+            yield counts[:, self.member].astype(np.float64)
+
+    def chunks(self, width: int) -> Iterator[NDArray[np.uint16]]:
+        """Rows of `counts`, a number at a time that keeps [b, `width`] small."""
+        size = max(1, _WEIGHTS_AT_ONCE // max(width, 1))
+        for start in range(0, len(self.counts), size):
+            yield self.counts[start : start + size]
+
+    def means(self, values: ArrayLike) -> Floats:
+        """Mean over the drawn clips [B, k], of values [N, k]."""
+        sums, sizes = self.group_sums(values), self.group_sums(np.ones(len(self.member)))
+        chunks = (counts.astype(np.float64) for counts in self.chunks(self.groups))
+        return np.concatenate([(chunk @ sums) / (chunk @ sizes)[:, None] for chunk in chunks])
+
+
+def draw_groups(groups: Sequence[object], *, draws: int = DRAWS, seed: int = 0) -> GroupDraws:
+    """Draw groups with replacement.
+
+    Parameters
+    ----------
+    groups : sequence, length N
+        Group of each clip.
+    draws, seed : int
+    """
+    names, member = np.unique(np.asarray([str(group) for group in groups]), return_inverse=True)
+    count = len(names)
+    generator = np.random.default_rng(seed)
+    counts = np.empty((draws, count), dtype=np.uint16)
+    size = max(1, _WEIGHTS_AT_ONCE // count)
+    for start in range(0, draws, size):
+        rows = min(size, draws - start)
+        cells = generator.integers(count, size=(rows, count)) + count * np.arange(rows)[:, None]
+        counts[start : start + rows] = np.bincount(cells.ravel(), minlength=rows * count).reshape(rows, count)
+    return GroupDraws(member, counts)
+
+
+def effective_groups(groups: Sequence[object]) -> float:
+    """Kish's effective number of groups: how many equal groups carry as much information.
+
+    Examples
+    --------
+    >>> effective_groups("aabbcc"), effective_groups("aaaabc")
+    (3.0, 2.0)
+    """
+    return _effective(np.unique(np.asarray([str(group) for group in groups]), return_counts=True)[1])
+
+
+def _effective(sizes: Labels) -> float:
+    return int(sizes.sum()) ** 2 / int((sizes**2).sum())
+
+
+def counted_groups(groups: int, effective: float) -> str:
+    """``"52 groups"``, or ``"40 groups (effective number 14)"`` where their sizes differ."""
+    about = f"{effective:.0f}" if effective >= 2 else f"{effective:.1f}"
+    text = f"{groups} group" if groups == 1 else f"{groups} groups"
+    return text if groups < 2 or about == str(groups) else f"{text} (effective number {about})"
+
+
+def few_groups_warning(groups: int, effective: float) -> str | None:
+    """Warn where groups are too few for reliable intervals, with the coverage that simulations show; else `None`."""
+    if effective >= FEW_GROUPS:
+        return None
+    if groups < 2:
+        return "only one group: no interval can be computed"
+    counted = counted_groups(groups, effective)
+    if effective < LEAST_GROUPS:
+        return f"{counted}: no interval can be computed"
+    known = max((count for count in SIMULATED if count <= effective), default=min(SIMULATED))
+    covered = {name: f"{share:.0%}".replace("%", " %") for name, share in SIMULATED[known].items()}
+    return (
+        f"only {counted}: in simulations of {known} equal groups, the 95 % intervals covered the true value in "
+        f"{covered['log_loss']} (log loss, too narrow), {covered['macro_f1']} (macro F1), {covered['auc']} (AUC) and "
+        f"{covered['accuracy']} (accuracy); all are wide"
+    )
 
 
 def bootstrap_metrics(labels: Labels, probabilities: Floats, draws: GroupDraws) -> dict[str, Floats]:
-    """Every metric of every draw.
-
-    Parameters
-    ----------
-    labels : ndarray of int, shape (N,)
-    probabilities : ndarray of float64, shape (N, C)
-    draws : GroupDraws
-
-    Returns
-    -------
-    dict of str to ndarray of float64, shape (B,)
-        By the names of `METRICS`; `auc`, computed in float32, is NaN in a draw of one class only.
-    """
-    chunks = []
-    for weights in draws.weights():
-        small = weights.astype(np.float32)
-        chunks.append(
-            {
-                name: metric(labels, probabilities, small if name == "auc" else weights)  # type: ignore[arg-type]
-                for name, metric in METRICS.items()
-            }
-        )
+    """Every metric of every draw, [B], by name; `auc` is NaN in a draw of one class only."""
+    chunks = [all_metrics(labels, probabilities, weights) for weights in draws.weights()]
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in METRICS}
 
 
-def interval(estimate: float, values: Floats, groups: float, span: Span = SHARE) -> Interval:
-    """A 95 % interval of a figure, from its bootstrap draws over groups.
+def bootstrap_intervals(labels: Labels, probabilities: Floats, draws: GroupDraws) -> dict[str, Interval]:
+    """A 95 % interval of every metric; undefined for fewer than 2 effective groups."""
+    groups = draws.effective
+    if groups < LEAST_GROUPS:
+        return dict.fromkeys(METRICS, UNDEFINED)
+    values = bootstrap_metrics(labels, probabilities, draws)
+    best, worst = np.clip([probabilities.max(), probabilities.min()], LOG_EPS, 1.0)
+    loss = Scale(float(-np.log(best)), float(-np.log(worst)), logarithm=True)
+    return {
+        name: interval(float(estimate), values[name], groups, loss if name == "log_loss" else PROPORTION)
+        for name, estimate in all_metrics(labels, probabilities).items()
+    }
 
-    Parameters
-    ----------
-    estimate : float
-        The figure over all clips.
-    values : ndarray of float64, shape (B,)
-        The same in each draw; NaN where not defined.
-    groups : float
-        The effective number.
-    span : Span
 
-    Returns
-    -------
-    Interval
-        Around `estimate`, within its scale: `span`, or for a loss 0 to `WORST_LOSS`. Undefined for fewer than 2
-        effective groups or defined draws.
+def interval(estimate: float, values: Floats, groups: float, scale: Scale = PROPORTION) -> Interval:
+    """A 95 % interval of an estimate, from its values [B] in bootstrap draws of so many effective groups.
+
+    Undefined draws are NaN. The interval is undefined for fewer than 2 effective groups or 2 defined draws.
     """
     defined = values[~np.isnan(values)]
     if groups < LEAST_GROUPS or len(defined) < 2 or np.isnan(estimate):
         return UNDEFINED
-    return t_interval(estimate, float(defined.std(ddof=1)) * np.sqrt(groups / (groups - 1)), groups, span)
+    return t_interval(estimate, float(defined.std(ddof=1)) * np.sqrt(groups / (groups - 1)), groups, scale)
 
 
-def t_interval(estimate: float, error: float, groups: float, span: Span = SHARE) -> Interval:
-    """A 95 % t interval on the scale's logit (or logarithm), from a standard error over groups.
+def mean_intervals(
+    values: Floats, draws: GroupDraws, scale: Scale = DIFFERENCE
+) -> list[tuple[float, Interval]]:
+    """Mean over clips of each column of `values` [N, k], with its 95 % interval."""
+    means, drawn = values.mean(axis=0), draws.means(values)
+    return [
+        (float(mean), interval(float(mean), column, draws.effective, scale))
+        for mean, column in zip(means, drawn.T, strict=True)
+    ]
 
-    Parameters
-    ----------
-    estimate, error : float
-    groups : float
-        The effective number: the degrees of freedom and one.
-    span : Span
 
-    Returns
-    -------
-    Interval
-        Within its scale, as `interval` says; undefined for fewer than 2 effective groups. Where `error` is 0 all groups
-        agree, and a share 1 - 0.025**(1 / groups) of unseen ones may lie anywhere within `span`.
+def t_interval(estimate: float, error: float, groups: float, scale: Scale = PROPORTION) -> Interval:
+    """A 95 % t interval from a standard error over groups, with `groups` - 1 degrees of freedom.
+
+    Where `error` is 0 all groups agree, and a fraction 1 - 0.025**(1 / groups) of unseen groups may have any value
+    within `scale`.
     """
     from scipy.special import expit, logit, stdtrit
 
     if groups < LEAST_GROUPS:
         return UNDEFINED
-    width = span.high - span.low
+    width = scale.high - scale.low
     tail = (1 - COVERAGE) / 2
-    if error <= 1e-9 * width or not span.low < estimate < span.high:
+    if error <= 1e-9 * width or not scale.low < estimate < scale.high:
         unseen = 1 - tail ** (1 / groups)
-        low, high = (estimate + unseen * (end - estimate) for end in (span.low, span.high))
+        low, high = (estimate + unseen * (end - estimate) for end in (scale.low, scale.high))
         return Interval(float(min(low, estimate)), float(max(high, estimate)))
     reach = float(stdtrit(groups - 1, 1 - tail)) * error
-    if span.logarithm:
+    if scale.logarithm:
         low, high = -reach / estimate, min(reach / estimate, np.log(WORST_LOSS / estimate))
         return Interval(float(estimate * np.exp(low)), float(min(estimate * np.exp(high), WORST_LOSS)))
-    place = (estimate - span.low) / width
-    middle, step = logit(place), reach / width / (place * (1 - place))
-    low, high = (span.low + width * float(expit(end)) for end in (middle - step, middle + step))
+    fraction = (estimate - scale.low) / width
+    middle, step = logit(fraction), reach / width / (fraction * (1 - fraction))
+    low, high = (scale.low + width * float(expit(end)) for end in (middle - step, middle + step))
     return Interval(low, high)
-
-
-def bootstrap_intervals(labels: Labels, probabilities: Floats, draws: GroupDraws) -> dict[str, Interval]:
-    """A 95 % interval of every metric; undefined for fewer than 2 effective groups.
-
-    Parameters
-    ----------
-    labels : ndarray of int, shape (N,)
-    probabilities : ndarray of float64, shape (N, C)
-    draws : GroupDraws
-
-    Returns
-    -------
-    dict of str to Interval, by the names of `METRICS`
-    """
-    groups = draws.effective
-    values = bootstrap_metrics(labels, probabilities, draws) if groups >= LEAST_GROUPS else {}
-    loss = Span(*_loss_ends(probabilities), logarithm=True)
-    return {
-        name: interval(
-            float(metric(labels, probabilities)), values[name], groups, loss if name == "log_loss" else SHARE
-        )
-        if values
-        else UNDEFINED
-        for name, metric in METRICS.items()
-    }
-
-
-def _loss_ends(probabilities: Floats) -> tuple[float, float]:
-    """The least and the greatest log loss that a clip with such probabilities could have."""
-    best, worst = np.clip([probabilities.max(), probabilities.min()], metrics.LOG_EPS, 1.0)
-    return float(-np.log(best)), float(-np.log(worst))
-
-
-def few_groups_warning(groups: int, effective: float) -> str | None:
-    """What to tell a reader where groups are too few for the intervals to be taken at their word; else `None`.
-
-    Parameters
-    ----------
-    groups : int
-    effective : float
-        How many equal ones they count as. The shares are those of `SIMULATED` for that many or the next fewer.
-    """
-    if effective >= FEW_GROUPS:
-        return None
-    if groups < 2:
-        return "one group only: no interval can be given"
-    counted = counted_groups(groups, effective)
-    if effective < LEAST_GROUPS:
-        return f"{counted}: no interval can be given"
-    known = max((count for count in SIMULATED if count <= effective), default=min(SIMULATED))
-    held = {name: f"{share:.0%}".replace("%", " %") for name, share in SIMULATED[known].items()}
-    return (
-        f"only {counted}: the 95 % interval of the log loss is too narrow, in simulations of {known} equal groups it "
-        f"held the truth in {held['log_loss']}; that of macro F1 did in {held['macro_f1']}, of AUC in {held['auc']}, "
-        f"of accuracy in {held['accuracy']}; all are wide"
-    )

@@ -1,11 +1,13 @@
 """Metrics of class probabilities, vectorised over sample weights.
 
-Conventions: `labels` is an integer array [N] of class indices, `probabilities` float64 [N, C]. `weights` is [..., N],
-not negative, with a positive sum along the last axis; a metric of it has the leading shape, so that counts of
-bootstrap draws [B, N] give [B] values at once, and a count of 2 is the same as the clip standing there twice.
-Without weights each clip counts once. The predicted class is the most probable, the first of equals.
-Inputs are taken as checked: `moodfuse.evaluate.scoring` refuses what cannot be scored.
+`labels` is an int64 array [N] of class indices and `probabilities` a float64 array [N, C]. `weights` is [..., N], not
+negative, with a positive sum along the last axis; the metric then has the leading shape, so that the counts of B
+bootstrap draws [B, N] give B values at once. A weight of 2 equals repeating the clip, and without weights each clip
+counts once. The predicted class is the most probable one, the first of ties. Inputs are not checked here:
+`evaluate.scoring` does that.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +17,9 @@ Floats = NDArray[np.float64]
 
 LOG_EPS = float(np.finfo(np.float64).eps)
 ECE_BINS = 15
-_IN_CACHE = 2**17
-"""Weights sorted and summed at once for an area: half a megabyte to one, what a core's cache holds."""
+_WEIGHTS_IN_CACHE = 2**17
+"""Weights sorted and summed at a time for an area: at most one megabyte, so that they stay in a core's cache."""
+_SAMPLES_AT_ONCE = 2_000_000
 
 
 def _weights(labels: Labels, weights: Floats | None) -> Floats:
@@ -24,69 +27,40 @@ def _weights(labels: Labels, weights: Floats | None) -> Floats:
 
 
 def _one_hot(index: Labels, count: int) -> Floats:
-    """Float64 [N, count] with a 1 in column `index[i]` of row i."""
     return (index[:, None] == np.arange(count)).astype(np.float64)
 
 
+def is_correct(labels: Labels, probabilities: Floats) -> Floats:
+    """Return 1.0 for each clip whose most probable class is the true one, else 0.0."""
+    return (probabilities.argmax(axis=1) == labels).astype(np.float64)
+
+
 def accuracy(labels: Labels, probabilities: Floats, weights: Floats | None = None) -> Floats:
-    """Share of clips whose most probable class is the true one.
-
-    Parameters
-    ----------
-    labels : ndarray of int, shape (N,)
-    probabilities : ndarray of float64, shape (N, C)
-    weights : ndarray of float64, shape (..., N), optional
-
-    Returns
-    -------
-    ndarray of float64, shape (...), in [0, 1]
-    """
+    """Fraction of clips whose most probable class is the true one."""
     w = _weights(labels, weights)
-    return np.asarray(w @ (probabilities.argmax(axis=1) == labels).astype(np.float64) / w.sum(axis=-1))
+    return np.asarray(w @ is_correct(labels, probabilities) / w.sum(axis=-1))
 
 
 def macro_f1(labels: Labels, probabilities: Floats, weights: Floats | None = None) -> Floats:
-    """Mean over classes of F1 = 2 TP / (true + predicted), on the most probable class.
+    """Mean over classes of F1 = 2 TP / (true + predicted).
 
     A class that is neither true nor predicted for any clip of positive weight is left out of the mean, as in
     scikit-learn's ``f1_score(labels=<present in either>, average="macro", zero_division=0)``.
-
-    Parameters
-    ----------
-    labels : ndarray of int, shape (N,)
-    probabilities : ndarray of float64, shape (N, C)
-    weights : ndarray of float64, shape (..., N), optional
-
-    Returns
-    -------
-    ndarray of float64, shape (...), in [0, 1]
     """
     w = _weights(labels, weights)
     count = probabilities.shape[1]
-    truth, predicted = _one_hot(labels, count), _one_hot(probabilities.argmax(axis=1), count)
-    hits, size = w @ (truth * predicted), w @ (truth + predicted)
+    y_true, y_pred = _one_hot(labels, count), _one_hot(probabilities.argmax(axis=1), count)
+    hits, size = w @ (y_true * y_pred), w @ (y_true + y_pred)
     present = size > 0
     f1 = np.divide(2 * hits, size, out=np.zeros_like(hits), where=present)
     return np.asarray(f1.sum(axis=-1) / present.sum(axis=-1))
 
 
 def class_aucs(labels: Labels, probabilities: Floats, weights: Floats | None = None) -> Floats:
-    """Area under the ROC curve of each class against the rest; a tie counts one half.
+    """Area under the ROC curve of each class against the rest, [..., C]; ties count one half.
 
-    The area is the chance that a clip of the class scores higher than one of the rest (Hanley and McNeil 1982,
-    Radiology 143:29), from cumulative weights in the order of the scores: O(N log N + B N) a class.
-
-    Parameters
-    ----------
-    labels : ndarray of int, shape (N,)
-    probabilities : ndarray of float64, shape (N, C)
-    weights : ndarray of float64 or float32, shape (..., N), optional
-        float32 is summed in float32, which is 1.4 times faster and right to about 6 digits.
-
-    Returns
-    -------
-    ndarray of float64, shape (..., C)
-        NaN where a class is absent, or alone, among the clips of positive weight.
+    NaN where a class is absent, or alone, among the clips of positive weight. Weights of float32 are summed in
+    float32, which is 1.4 times faster and accurate to about 6 digits.
     """
     w = weights if weights is not None and weights.dtype == np.float32 else _weights(labels, weights)
     rows = w.reshape(-1, len(labels))
@@ -95,13 +69,13 @@ def class_aucs(labels: Labels, probabilities: Floats, weights: Floats | None = N
 
 
 def _auc(weights: Floats, positive: NDArray[np.bool_], scores: Floats) -> Floats:
-    """Area of each row of weights [B, N], so many rows at a time as a core's cache holds."""
+    """Area for each row of weights [B, N], in chunks of rows that fit a core's cache."""
     order = np.argsort(scores, kind="stable")
     hits, rest = order[positive[order]], order[~positive[order]]
     below = np.searchsorted(scores[rest], scores[hits], side="left")
     up_to = np.searchsorted(scores[rest], scores[hits], side="right")
     areas = np.empty(len(weights))
-    size = max(1, _IN_CACHE // len(scores))
+    size = max(1, _WEIGHTS_IN_CACHE // len(scores))
     for start in range(0, len(weights), size):
         w = weights[start : start + size]
         cumulative = np.zeros((len(w), len(rest) + 1), dtype=w.dtype)
@@ -114,19 +88,7 @@ def _auc(weights: Floats, positive: NDArray[np.bool_], scores: Floats) -> Floats
 
 
 def auc(labels: Labels, probabilities: Floats, weights: Floats | None = None) -> Floats:
-    """Macro one-vs-rest area under the ROC curve: the mean of `class_aucs` over the classes where it is defined.
-
-    Parameters
-    ----------
-    labels : ndarray of int, shape (N,)
-    probabilities : ndarray of float64, shape (N, C)
-    weights : ndarray of float64, shape (..., N), optional
-
-    Returns
-    -------
-    ndarray of float64, shape (...)
-        In [0, 1]; NaN where it is defined for no class, as with clips of one class only.
-    """
+    """Macro one-vs-rest area under the ROC curve: the mean of `class_aucs` where they are defined, else NaN."""
     areas = class_aucs(labels, probabilities, weights)
     defined = ~np.isnan(areas)
     count = defined.sum(axis=-1)
@@ -134,100 +96,114 @@ def auc(labels: Labels, probabilities: Floats, weights: Floats | None = None) ->
     return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
 
 
-def log_loss(
-    labels: Labels, probabilities: Floats, weights: Floats | None = None, *, eps: float = LOG_EPS
-) -> Floats:
-    """Mean negative natural logarithm of the true class's probability, which is raised to `eps` where it is lower.
+def clip_losses(labels: Labels, probabilities: Floats) -> Floats:
+    """Negative natural logarithm of each clip's true-class probability, [N].
 
-    Parameters
-    ----------
-    labels : ndarray of int, shape (N,)
-    probabilities : ndarray of float64, shape (N, C)
-    weights : ndarray of float64, shape (..., N), optional
-    eps : float
-        The default is float64's machine epsilon, as in scikit-learn; a clip costs 36 nats at most.
-
-    Returns
-    -------
-    ndarray of float64, shape (...), in nats, not negative
+    The probability is raised to float64's machine epsilon, as in scikit-learn, so a clip costs 36 nats at most.
     """
+    return np.asarray(-np.log(np.clip(probabilities[np.arange(len(labels)), labels], LOG_EPS, 1.0)))
+
+
+def log_loss(labels: Labels, probabilities: Floats, weights: Floats | None = None) -> Floats:
+    """Mean of `clip_losses`, in nats."""
     w = _weights(labels, weights)
-    of_truth = probabilities[np.arange(len(labels)), labels]
-    return np.asarray(w @ -np.log(np.clip(of_truth, eps, 1.0)) / w.sum(axis=-1))
+    return np.asarray(w @ clip_losses(labels, probabilities) / w.sum(axis=-1))
+
+
+def confidence_bins(probabilities: Floats) -> Labels:
+    """Bin of each clip's top probability: m for (m / ECE_BINS, (m + 1) / ECE_BINS]."""
+    bins = np.ceil(probabilities.max(axis=1) * ECE_BINS).astype(np.int64) - 1
+    return np.clip(bins, 0, ECE_BINS - 1)
 
 
 def expected_calibration_error(
-    labels: Labels, probabilities: Floats, weights: Floats | None = None, *, bins: int = ECE_BINS
+    labels: Labels, probabilities: Floats, weights: Floats | None = None
 ) -> Floats:
-    """Mean gap between confidence and accuracy over bins of the top probability.
+    """Mean gap between confidence and accuracy over 15 bins of the top probability (Guo et al. 2017, eq. 3).
 
-    ECE of Guo et al. 2017 (arXiv:1706.04599, eq. 3): `bins` bins of equal width, bin m holding top probabilities in
-    ((m - 1) / bins, m / bins]. The choice of 15 bins is that paper's; with few clips most bins hold few of them and
-    the error is biased upwards, so it compares results on the same clips and is no absolute measure.
-
-    Parameters
-    ----------
-    labels : ndarray of int, shape (N,)
-    probabilities : ndarray of float64, shape (N, C)
-    weights : ndarray of float64, shape (..., N), optional
-    bins : int
-
-    Returns
-    -------
-    ndarray of float64, shape (...), in [0, 1]
+    With few clips it is biased upwards, so it compares results on the same clips only.
     """
     w = _weights(labels, weights)
     gap = (probabilities.argmax(axis=1) == labels) - probabilities.max(axis=1)
-    cells = _one_hot(confidence_bins(probabilities, bins=bins), bins)
+    cells = _one_hot(confidence_bins(probabilities), ECE_BINS)
     return np.asarray(np.abs(w @ (cells * gap[:, None])).sum(axis=-1) / w.sum(axis=-1))
 
 
-def confidence_bins(probabilities: Floats, *, bins: int = ECE_BINS) -> Labels:
-    """The bin of each clip's top probability: m for (m / bins, (m + 1) / bins].
+METRICS = {
+    "accuracy": accuracy,
+    "macro_f1": macro_f1,
+    "auc": auc,
+    "log_loss": log_loss,
+    "ece": expected_calibration_error,
+}
+"""The metrics of a result, by the names that `metrics.json` uses."""
 
-    Parameters
-    ----------
-    probabilities : ndarray of float64, shape (N, C)
-    bins : int
 
-    Returns
-    -------
-    ndarray of int64, shape (N,), in 0 to bins - 1
+def all_metrics(labels: Labels, probabilities: Floats, weights: Floats | None = None) -> dict[str, Floats]:
+    """Every metric by name; with weights, `auc` is computed in float32."""
+    small = None if weights is None else weights.astype(np.float32)
+    return {
+        name: metric(labels, probabilities, small if name == "auc" else weights)  # type: ignore[arg-type]
+        for name, metric in METRICS.items()
+    }
+
+
+def ece_if_calibrated(probabilities: Floats, *, draws: int, seed: int = 0) -> Floats:
+    """Calibration errors [draws] that a perfectly calibrated model with these probabilities would show.
+
+    The error of few clips is far from 0 even then (Vaicenavicius et al. 2019, arXiv:1902.06977). It depends on a label
+    only by whether the top class is right, which it is with the top probability. Clips are taken as independent.
     """
-    return np.clip(np.ceil(probabilities.max(axis=1) * bins).astype(np.int64) - 1, 0, bins - 1)
+    top = probabilities.max(axis=1)
+    cells = _one_hot(confidence_bins(probabilities), ECE_BINS)
+    generator = np.random.default_rng(seed)
+    size = max(1, _SAMPLES_AT_ONCE // len(top))
+    errors = []
+    for start in range(0, draws, size):
+        right = generator.random((min(size, draws - start), len(top))) < top
+        errors.append(np.abs((right - top) @ cells).sum(axis=1) / len(top))
+    return np.concatenate(errors)
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """Clips whose top probability lies in (`low`, `high`], with its mean and their accuracy."""
+
+    low: float
+    high: float
+    clips: int
+    confidence: float
+    accuracy: float
+
+
+def reliability_bins(labels: Labels, probabilities: Floats) -> tuple[ReliabilityBin, ...]:
+    """Confidence and accuracy in the bins of the calibration error, from low to high, without empty bins."""
+    bins = confidence_bins(probabilities)
+    top, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    return tuple(
+        ReliabilityBin(
+            low=index / ECE_BINS,
+            high=(index + 1) / ECE_BINS,
+            clips=int((bins == index).sum()),
+            confidence=float(top[bins == index].mean()),
+            accuracy=float(right[bins == index].mean()),
+        )
+        for index in np.unique(bins).tolist()
+    )
 
 
 def confusion_matrix(labels: Labels, probabilities: Floats) -> NDArray[np.int64]:
-    """Clips by true class (rows) and most probable class (columns).
-
-    Parameters
-    ----------
-    labels : ndarray of int, shape (N,)
-    probabilities : ndarray of float64, shape (N, C)
-
-    Returns
-    -------
-    ndarray of int64, shape (C, C), summing to N
-    """
+    """Clips by true class (rows) and most probable class (columns)."""
     count = probabilities.shape[1]
     cells = labels * count + probabilities.argmax(axis=1)
     return np.bincount(cells, minlength=count * count).reshape(count, count).astype(np.int64)
 
 
 def roc_curve(labels: Labels, probabilities: Floats, index: int) -> tuple[Floats, Floats]:
-    """ROC curve of one class against the rest.
+    """False and true positive rates of one class against the rest, from (0, 0) to (1, 1).
 
-    Parameters
-    ----------
-    labels : ndarray of int, shape (N,)
-    probabilities : ndarray of float64, shape (N, C)
-    index : int
-        The class; it must be present, and not alone.
-
-    Returns
-    -------
-    false_positive_rate, true_positive_rate : ndarray of float64, shape (T,)
-        From (0, 0) to (1, 1), one point a distinct score; straight lines between them give ties one half.
+    One point per distinct score; straight lines between them give ties one half. The class must be present, and not
+    alone.
     """
     order = np.argsort(-probabilities[:, index], kind="stable")
     ranked, positive = probabilities[order, index], labels[order] == index
@@ -239,30 +215,23 @@ def roc_curve(labels: Labels, probabilities: Floats, index: int) -> tuple[Floats
 def macro_roc_curve(labels: Labels, probabilities: Floats) -> tuple[Floats, Floats]:
     """Mean of the classes' ROC curves at equal false positive rates; the area under it is `auc`.
 
-    Parameters
-    ----------
-    labels : ndarray of int, shape (N,)
-    probabilities : ndarray of float64, shape (N, C)
-
-    Returns
-    -------
-    false_positive_rate, true_positive_rate : ndarray of float64, shape (T,)
-        Empty where no class has a curve.
+    Empty where no class has a curve.
     """
     defined = np.flatnonzero(~np.isnan(class_aucs(labels, probabilities)))
     curves = [roc_curve(labels, probabilities, int(index)) for index in defined]
     if not curves:
         return np.zeros(0), np.zeros(0)
     grid = np.unique(np.concatenate([rate for rate, _ in curves]))
-    # A curve may rise at one false positive rate: both ends of the rise are kept.
+    # A curve may rise vertically at one false positive rate, so both ends of the rise are kept.
     foot, top = (
-        np.mean([_at(grid, *curve, side=side) for curve in curves], axis=0) for side in ("left", "right")
+        np.mean([_height_at(grid, *curve, side=side) for curve in curves], axis=0)
+        for side in ("left", "right")
     )
     return np.repeat(grid, 2), np.stack([foot, top], axis=1).ravel()
 
 
-def _at(grid: Floats, rate: Floats, height: Floats, *, side: str) -> Floats:
-    """Height of a curve at `grid`: its lowest there for side ``"left"``, its highest for ``"right"``."""
+def _height_at(grid: Floats, rate: Floats, height: Floats, *, side: str) -> Floats:
+    """Height of a curve at `grid`: its lowest point there for side ``"left"``, its highest for ``"right"``."""
     values = np.interp(grid, rate, height)
     low, high = np.searchsorted(rate, grid, side="left"), np.searchsorted(rate, grid, side="right") - 1
     exact = low <= high

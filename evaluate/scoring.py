@@ -1,37 +1,52 @@
-"""One call from labels and probabilities to every metric with its interval."""
+"""Score probabilities, and compare two classifiers, from labels and probabilities that a caller gives.
+
+Input is checked here: arrays, sequences, and the Series and DataFrame of pandas, which is not imported for it. Labels
+are matched with classes by value, as with scikit-learn's ``classes_``: 1, ``numpy.int64(1)``, 1.0 and ``True`` are one
+value, "1" is another.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from moodfuse.cache.errors import InputError
-from moodfuse.evaluate.intervals import METRICS, bootstrap_intervals, few_groups_warning
-from moodfuse.evaluate.metrics import Floats, Labels, class_aucs, confusion_matrix
-from moodfuse.evaluate.records import ClassScore, Interval
-from moodfuse.evaluate.resampling import DRAWS, GroupDraws, draw_groups
-from moodfuse.evaluate.validation import check_groups, check_labels, check_probabilities, in_class_order
+from moodfuse.evaluate.intervals import (
+    DRAWS,
+    GroupDraws,
+    Interval,
+    bootstrap_intervals,
+    draw_groups,
+    few_groups_warning,
+    mean_intervals,
+)
+from moodfuse.evaluate.metrics import Floats, Labels, all_metrics, confusion_matrix, is_correct
+from moodfuse.evaluate.paired import sign_flip_p
+
+_SUM_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
 class Score:
-    """What some probabilities are worth.
+    """Metrics of class probabilities with their 95 % intervals.
 
     Attributes
     ----------
     classes : tuple of str
         Names of the class axis.
     clips, groups : int
-        Number of clips, and of groups they came in.
+        Numbers of clips and of groups.
     accuracy, macro_f1, auc, log_loss, ece : float
-        As in `moodfuse.evaluate.metrics`; `auc` is NaN where all clips are of one class.
+        See `evaluate.metrics`; `auc` is NaN where all clips are of one class.
     accuracy_ci95, macro_f1_ci95, auc_ci95, log_loss_ci95, ece_ci95 : Interval
-        As in `moodfuse.evaluate.intervals`.
+        See `evaluate.intervals`.
     confusion_matrix : ndarray of int64, shape (C, C)
-        Rows are the truth.
+        Rows are true classes.
     notes : tuple of str
-        What a reader must know.
+        Warnings about the intervals.
     """
 
     classes: tuple[str, ...]
@@ -51,6 +66,15 @@ class Score:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Difference:
+    """Accuracy of one classifier minus that of another, with its 95 % interval and two-sided p-value."""
+
+    accuracy: float
+    accuracy_ci95: Interval
+    p_value: float
+
+
 def score(
     labels: ArrayLike,
     probabilities: ArrayLike,
@@ -65,11 +89,11 @@ def score(
     Parameters
     ----------
     labels : array-like, shape (N,)
-        Values of classes; whole numbers are indices 0 to C - 1 where no classes are given, or only their names.
+        Values of classes; without `classes`, integers are indices 0 to C - 1.
     probabilities : array-like of float, shape (N, C)
-        Rows sum to 1. A pandas DataFrame whose columns are called as the classes may have them in any order.
+        Rows sum to 1. A pandas DataFrame whose columns are named as the classes may have them in any order.
     groups : sequence, length N, optional
-        Group of each clip; without it each clip is its own.
+        Group of each clip; without it each clip is its own group.
     classes : array-like, length C, optional
         Values of the class axis, such as scikit-learn's ``classes_``: text, numbers or bools. Without it: the sorted
         label names, of which all C must occur, or False and True, or 0, 1, ...
@@ -83,8 +107,8 @@ def score(
     Raises
     ------
     InputError
-        If there is no clip, shapes differ, a label is unknown, a group is missing, or a row is no probability
-        distribution.
+        If there is no clip, shapes differ, a label is unknown, a group is missing, or a row of `probabilities` is not
+        a distribution.
 
     Examples
     --------
@@ -93,11 +117,55 @@ def score(
     """
     values = check_probabilities(probabilities)
     names, index = check_labels(labels, classes, values.shape)
-    values = in_class_order(values, probabilities, names)
-    members = check_groups(range(len(index)) if groups is None else groups, len(index))
-    if draws < 1:
-        raise InputError(f"draws is {draws}; expected 1 or more, such as {DRAWS}")
-    return score_draws(index, values, draw_groups(members, draws=draws, seed=seed), classes=names)
+    values = _in_class_order(values, probabilities, names)
+    return score_draws(index, values, _draws(groups, len(index), draws, seed), classes=names)
+
+
+def compare(
+    labels: ArrayLike,
+    first: ArrayLike,
+    second: ArrayLike,
+    groups: Sequence[object] | None = None,
+    *,
+    classes: ArrayLike | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Difference:
+    """Compare the accuracy of two classifiers on the same clips.
+
+    Parameters
+    ----------
+    labels, groups, classes, draws, seed
+        As for `score`.
+    first, second : array-like of float, shape (N, C)
+        Probabilities of the two classifiers.
+
+    Returns
+    -------
+    Difference
+        Accuracy of `first` minus that of `second`, its bootstrap interval over groups, and the p-value of a sign-flip
+        permutation test over groups (see `evaluate.paired`).
+
+    Raises
+    ------
+    InputError
+        As for `score`.
+    """
+    correct = []
+    for probabilities in (first, second):
+        values = check_probabilities(probabilities)
+        names, index = check_labels(labels, classes, values.shape)
+        correct.append(is_correct(index, _in_class_order(values, probabilities, names)))
+    gains = correct[0] - correct[1]
+    drawn = _draws(groups, len(gains), draws, seed)
+    ((difference, interval),) = mean_intervals(gains[:, None], drawn)
+    return Difference(difference, interval, sign_flip_p(drawn.group_sums(gains)))
+
+
+def _draws(groups: Sequence[object] | None, count: int, draws: int, seed: int) -> GroupDraws:
+    members = range(count) if groups is None else check_groups(groups, count)
+    check_draws(draws)
+    return draw_groups(members, draws=draws, seed=seed)
 
 
 def score_draws(
@@ -120,30 +188,120 @@ def score_draws(
         groups=draws.groups,
         confusion_matrix=confusion_matrix(labels, probabilities),
         notes=(warning,) if warning else (),
-        **{name: float(metric(labels, probabilities)) for name, metric in METRICS.items()},  # type: ignore[arg-type]
+        **{name: float(value) for name, value in all_metrics(labels, probabilities).items()},  # type: ignore[arg-type]
         **{f"{name}_ci95": interval for name, interval in intervals.items()},  # type: ignore[arg-type]
     )
 
 
-def class_scores(labels: Labels, probabilities: Floats, classes: Sequence[str]) -> tuple[ClassScore, ...]:
-    """Each class against the rest.
+def check_draws(draws: int) -> None:
+    """Raise `InputError` unless there is a bootstrap draw at least."""
+    if draws < 1:
+        raise InputError(f"draws is {draws}; expected 1 or more, such as {DRAWS}")
 
-    Parameters
-    ----------
-    labels : ndarray of int64, shape (N,)
-    probabilities : ndarray of float64, shape (N, C)
-    classes : sequence of str, length C
 
-    Returns
-    -------
-    tuple of ClassScore
-        Precision is NaN where the class is never predicted, recall where it is never true, F1 where it is neither.
+def check_probabilities(probabilities: ArrayLike) -> Floats:
+    """Convert probabilities to float64 [N, C]; raise `InputError` if they are not distributions over 2 classes."""
+    values = np.asarray(_unwrapped(probabilities), dtype=np.float64)
+    if values.ndim != 2 or not values.shape[0] or values.shape[1] < 2:
+        raise InputError(
+            f"probabilities have shape {values.shape}; expected (clips, classes) with a clip and 2 classes at least"
+        )
+    # NaN fails each comparison, so it is refused too.
+    good = (values >= 0).all(axis=1) & (np.abs(values.sum(axis=1) - 1) <= _SUM_TOLERANCE)
+    if not good.all():
+        row = int(np.argmin(good))
+        raise InputError(
+            f"probabilities of clip {row} are {values[row].tolist()}; expected values >= 0 that sum to 1"
+        )
+    return values
+
+
+def check_labels(
+    labels: ArrayLike, classes: ArrayLike | None, shape: tuple[int, ...]
+) -> tuple[tuple[str, ...], Labels]:
+    """Class names, and class indices [N] of labels, for probabilities of `shape` (N, C).
+
+    Raises `InputError` if a label is missing or unknown, or the number of labels or classes does not match `shape`.
     """
-    matrix = confusion_matrix(labels, probabilities).astype(np.float64)
-    hits, true, predicted = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
-    shares = (
-        np.divide(parts, wholes, out=np.full(len(hits), np.nan), where=wholes > 0)
-        for parts, wholes in ((hits, predicted), (hits, true), (2 * hits, true + predicted))
-    )
-    rows = zip(classes, true, *shares, class_aucs(labels, probabilities), strict=True)
-    return tuple(ClassScore(label, int(clips), *map(float, numbers)) for label, clips, *numbers in rows)
+    given = np.asarray(_unwrapped(labels), dtype=object)
+    if given.shape != shape[:1]:
+        raise InputError(
+            f"labels have shape {given.shape}, probabilities {shape}; expected one label per clip"
+        )
+    _refuse_missing("label", given.tolist())
+    values = [_python_value(label) for label in given.tolist()]
+    known: Sequence[object]
+    if classes is not None:
+        known = [_python_value(value) for value in np.asarray(_unwrapped(classes), dtype=object).tolist()]
+    elif all(isinstance(label, str) for label in values):
+        known = sorted({str(label) for label in values})
+    elif all(isinstance(label, bool) for label in values):
+        known = [False, True]
+    else:
+        known = range(shape[1])
+    names = tuple(map(str, known))
+    if len(names) != shape[1] or len(set(names)) != len(names):
+        raise InputError(
+            f"classes are {', '.join(names)}; expected {shape[1]} different ones, one per column (give classes=)"
+        )
+    indices: dict[object, int] = {value: index for index, value in enumerate(known)}
+    ambiguous = any(map(str.isdecimal, names)) and names != tuple(map(str, range(len(names))))
+    if all(isinstance(value, str) for value in known) and not ambiguous:
+        indices |= {index: index for index in range(len(names))}
+    for label in values:
+        if label not in indices:
+            raise InputError(
+                f"label {label!r} is none of the classes {', '.join(map(repr, known))}; correct it, or give the values "
+                "of the classes in the order of the columns as classes="
+            )
+    return names, np.array([indices[label] for label in values], dtype=np.int64)
+
+
+def _in_class_order(values: Floats, probabilities: ArrayLike, classes: tuple[str, ...]) -> Floats:
+    """Probabilities [N, C] in the order of the classes, where a DataFrame names all its columns like classes."""
+    columns = [str(_python_value(name)) for name in getattr(probabilities, "columns", ())]
+    if set(columns) == set(classes):
+        return values[:, [columns.index(name) for name in classes]]
+    if shared := sorted(set(columns) & set(classes)):
+        other = next(name for name in columns if name not in classes)
+        raise InputError(
+            f"column {shared[0]!r} is named like a class, column {other!r} is not; the classes are "
+            f"{', '.join(classes)}: name all columns like classes, or none"
+        )
+    return values
+
+
+def check_groups(groups: Sequence[object], count: int) -> list[str]:
+    """Name of each clip's group; raise `InputError` unless `count` clips have one each."""
+    values = list(_unwrapped(groups))
+    if len(values) != count:
+        raise InputError(f"{len(values)} groups for {count} clips; give one group per clip")
+    _refuse_missing("group", values)
+    return [str(group) for group in values]
+
+
+def _unwrapped(given: Any) -> Any:
+    """The array inside a pandas object; anything else unchanged."""
+    return given.to_numpy() if hasattr(given, "to_numpy") else given
+
+
+def _refuse_missing(what: str, values: Sequence[object]) -> None:
+    """Refuse None, NaN and NaT, which differ from themselves, and pandas' NA, which cannot be compared."""
+    for row, value in enumerate(values):
+        try:
+            missing = value is None or bool(value != value)
+        except TypeError:
+            missing = True
+        if missing:
+            raise InputError(f"{what} of clip {row} is {value}; give each clip one, or remove the clip")
+
+
+def _python_value(value: object) -> object:
+    """Convert to Python's text, bool, or int where a number is an integer; other values are unchanged."""
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    if isinstance(value, Integral) or (isinstance(value, float | np.floating) and float(value).is_integer()):
+        return int(value)
+    return value

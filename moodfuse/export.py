@@ -14,9 +14,9 @@ from moodfuse.cache.records import WINDOW_S
 from moodfuse.cache.runs import DEFAULTS, Result, Run, run_folder
 from moodfuse.cache.storage.weight_files import check_sealed
 from moodfuse.cache.store import FeatureCache
-from moodfuse.evaluate.choosing import not_worse
-from moodfuse.evaluate.resampling import draw_groups
+from moodfuse.evaluate.intervals import draw_groups
 from moodfuse.evaluate.results import run_labels
+from moodfuse.evaluate.selection import not_worse
 from moodfuse.fuse.ablation import AblationSettings, Row, planned_rows, sources_of
 from moodfuse.fuse.features import check_level
 from moodfuse.fuse.final_fit import Scored, Shipped, networks_needed, ship, why_not_shipped

@@ -1,303 +1,184 @@
-"""What stands on the report's page. Pure: `page_of` decides, `moodfuse.evaluate.report.rendering` fills the templates.
+"""The HTML page of a report: one self-contained file with its own charts, tables and thumbnails of clips.
 
-The page reads without JavaScript, which adds sorting, the filter, the choice of a result and the lists of clips.
-Nothing on it holds a time, so the same evaluation gives the same bytes.
+The page reads without JavaScript, which adds sorting, the filter, the selection of a result and lists of clips.
 """
 
+import base64
+import io
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from moodfuse.cache.console import printable
-from moodfuse.evaluate.compare import Comparison
-from moodfuse.evaluate.evaluation import Evaluation
-from moodfuse.evaluate.metrics import Floats, class_aucs, macro_roc_curve, roc_curve
-from moodfuse.evaluate.report.sentences import (
-    PairedGroup,
-    Words,
-    WorthGroup,
-    headline_words,
-    paired_groups,
-    repeat_commands,
-    worth_groups,
-)
-from moodfuse.evaluate.results import ResultScore
-from moodfuse.evaluate.validation import check_labels
+from moodfuse.cache.media import kept_frame
+from moodfuse.cache.runs import Run
+from moodfuse.cache.store import FeatureCache
+from moodfuse.evaluate.evaluation import Evaluation, Tick
+from moodfuse.evaluate.markup import page_assets, render, report_style
+from moodfuse.evaluate.metrics import Floats, Labels, macro_roc_curve, roc_curve
+from moodfuse.evaluate.published import OPTIMIZERS, Comparison
+from moodfuse.evaluate.report.text import TEMPLATES, design_of, repeat_commands, summarize
+from moodfuse.evaluate.results import ResultScore, run_labels
 
 PANEL_LIMIT = 12
 MISTAKE_LIMIT = 12
 THUMBNAIL_LIMIT = 200
-COLOURS, STYLES = 8, 4
+THUMBNAIL_WIDTH, THUMBNAIL_HEIGHT, JPEG_QUALITY = 160, 240, 60
+MIDDLE_FRAME = 16
+MODALITIES = {"sound": "audio", "picture": "video"}
+"""How runs store the modalities that a clip does not have -> their names."""
 
 
-@dataclass(frozen=True)
-class Curve:
-    """A ROC curve: `points` as SVG has them, in a square of side 100 with its origin at the top left."""
+class Curve(NamedTuple):
+    """A ROC curve: `points` of an SVG polyline, in a square of side 100 with its origin at the top left."""
 
     label: str
     area: float
     points: str
-    colour: int
-    style: int
+    style: str
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A cell of a confusion matrix; `share` is of the clips of its true class."""
-
-    truth: int
-    said: int
-    clips: int
-    share: float
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One result in detail.
-
-    Attributes
-    ----------
-    id, title : str
-    item : ResultScore
-    matrix : tuple of tuple of Cell
-        A row for each true class.
-    curves : tuple of Curve
-        Of each class that has one.
-    macro : Curve or None
-    """
-
-    id: str
-    title: str
-    item: ResultScore
-    matrix: tuple[tuple[Cell, ...], ...]
-    curves: tuple[Curve, ...]
-    macro: Curve | None
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """A clip whose most probable class is not the true one; `row` is its place in the run."""
-
-    row: int
-    clip: str
-    truth: str
-    said: str
-    confidence: float
-    of_truth: float
-
-
-@dataclass(frozen=True)
-class ClipLine:
-    """A clip and what the best result says of it; `digest` is empty where the run kept none."""
-
-    id: str
-    label: str
-    said: str
-    confidence: float
-    group: str
-    fold: int
-    missing: tuple[str, ...]
-    digest: str
-
-
-@dataclass(frozen=True)
-class Page:
-    """All that stands on the page.
-
-    Attributes
-    ----------
-    evaluation : Evaluation
-    comparison : Comparison or None
-    words : Words
-    rows : tuple of ResultScore
-        Better results first.
-    paired : tuple of PairedGroup
-    worth : tuple of WorthGroup
-    panels : tuple of Panel
-        The best result, each network, and the best of each head and level.
-    mistakes : tuple of Mistake
-        The best result's, the most confident first.
-    clips : tuple of ClipLine
-    thumbnails : mapping of int to str
-        Data URI by place of the clip in the run.
-    commands : tuple of str
-    """
-
-    evaluation: Evaluation
-    comparison: Comparison | None
-    words: Words
-    rows: tuple[ResultScore, ...]
-    paired: tuple[PairedGroup, ...]
-    worth: tuple[WorthGroup, ...]
-    panels: tuple[Panel, ...]
-    mistakes: tuple[Mistake, ...]
-    clips: tuple[ClipLine, ...]
-    thumbnails: Mapping[int, str]
-    commands: tuple[str, ...]
-
-    @property
-    def has_repeats(self) -> bool:
-        """Whether cross-validation was repeated."""
-        return any(item.repeated is not None and item.repeated.repeats > 1 for item in self.rows)
-
-    @property
-    def has_missing(self) -> bool:
-        """Whether some clips lack a view and some do not."""
-        return any(item.complete is not None for item in self.rows)
-
-    @property
-    def data(self) -> dict[str, object]:
-        """What the page's script needs: clips, classes, predictions, and the thumbnails not shown elsewhere."""
-        run = self.evaluation.run
-        shown = {mistake.row for mistake in self.mistakes}
-        return {
-            "classes": [printable(name) for name in run.classes],
-            "clips": [printable(name) for name in run.ids],
-            "truth": [run.classes.index(label) for label in run.labels],
-            "said": {panel.id: said_by(panel.item).tolist() for panel in self.panels},
-            "sure": {panel.id: confidence_of(panel.item).round(3).tolist() for panel in self.panels},
-            "pictures": bool(self.thumbnails),
-            "thumbnails": {str(row): uri for row, uri in sorted(self.thumbnails.items()) if row not in shown},
-        }
-
-
-def page_of(
+def render_page(
     evaluation: Evaluation,
     *,
     comparison: Comparison | None = None,
     thumbnails: Mapping[int, str] | None = None,
-) -> Page:
-    """Decide what stands on the page of an evaluation.
+) -> str:
+    """The page as HTML; only its own script may run, and nothing may be loaded.
 
-    Parameters
-    ----------
-    evaluation : Evaluation
-    comparison : Comparison, optional
-        Published figures to stand beside ours.
-    thumbnails : mapping of int to str, optional
-        Data URIs by place of the clip in the run; clips without one get a placeholder. None at all if left out.
+    `thumbnails` are data URIs by row of the run; if there are any, other clips get a placeholder.
     """
-    return Page(
+    run, best = evaluation.run, evaluation.best.result.probabilities
+    labels, images = run_labels(run), dict(thumbnails or {})
+    results, mistakes = detailed_results(evaluation), confident_mistakes(evaluation)
+    tables = [item.result.probabilities for item in results]
+    script_values = {
+        "classes": [printable(name) for name in run.classes],
+        "clips": [printable(name) for name in run.ids],
+        "true": labels.tolist(),
+        "predicted": [table.argmax(axis=1).tolist() for table in tables],
+        "confidence": [table.max(axis=1).round(3).tolist() for table in tables],
+        "pictures": bool(images),
+        "thumbnails": {str(row): uri for row, uri in sorted(images.items()) if row not in mistakes},
+    }
+    return render(
+        TEMPLATES,
+        "report.html.j2",
+        **page_assets(report_style(), (TEMPLATES / "report.js").read_text("utf-8")),
         evaluation=evaluation,
+        run=run,
+        marker=evaluation.marker,
+        design=design_of(run),
+        summary=summarize(evaluation),
+        results=results,
+        curves=[_curves(item, labels) for item in results],
+        has_repeats=any(item.repeated and item.repeated.repeats > 1 for item in evaluation.scored),
+        has_missing=any(item.complete for item in evaluation.scored),
+        predicted=[run.classes[index] for index in best.argmax(axis=1)],
+        confidence=best.max(axis=1).tolist(),
+        label_probability=best[np.arange(len(labels)), labels].tolist(),
+        missing=[", ".join(MODALITIES.get(name, name) for name in names) for names in run.missing],
+        mistakes=mistakes,
+        thumbnails=images,
         comparison=comparison,
-        words=headline_words(evaluation),
-        rows=tuple(sorted(evaluation.scored, key=lambda item: item.rank)),
-        paired=paired_groups(evaluation),
-        worth=worth_groups(evaluation),
-        panels=tuple(
-            _panel(f"p{number}", item, evaluation) for number, item in enumerate(detailed_results(evaluation))
-        ),
-        mistakes=confident_mistakes(evaluation),
-        clips=tuple(_clip_lines(evaluation)),
-        thumbnails=dict(thumbnails or {}),
+        optimizers=OPTIMIZERS,
         commands=repeat_commands(evaluation),
+        data=script_values,
     )
 
 
 def detailed_results(evaluation: Evaluation) -> tuple[ResultScore, ...]:
     """The best result, each network, and the best of each head and level: `PANEL_LIMIT` at most."""
-    ways: dict[tuple[str, str], ResultScore] = {}
-    for item in sorted((*evaluation.single_heads, *evaluation.fusions), key=lambda item: item.rank):
-        ways.setdefault((item.result.head, item.result.level), item)
-    chosen = {item.result.name: item for item in (evaluation.best, *evaluation.networks, *ways.values())}
-    return tuple(chosen.values())[:PANEL_LIMIT]
+    by_head: dict[tuple[str, str], ResultScore] = {}
+    for item in evaluation.ranked:
+        if not item.is_network:
+            by_head.setdefault((item.result.head, item.result.level), item)
+    results = (evaluation.best, *evaluation.networks, *by_head.values())
+    return tuple({item.result.name: item for item in results}.values())[:PANEL_LIMIT]
 
 
-def said_by(item: ResultScore) -> np.ndarray:
-    """Index of the most probable class of each clip, int [N]."""
-    return np.asarray(item.result.probabilities.argmax(axis=1))
+def _wrong_rows(evaluation: Evaluation) -> list[int]:
+    """Rows of the clips that the best result classifies wrongly, the most confident first."""
+    table = evaluation.best.result.probabilities
+    wrong = np.flatnonzero(table.argmax(axis=1) != run_labels(evaluation.run))
+    return [int(row) for row in wrong[np.argsort(-table.max(axis=1)[wrong], kind="stable")]]
 
 
-def confidence_of(item: ResultScore) -> np.ndarray:
-    """Probability of the most probable class of each clip, float64 [N]."""
-    return np.asarray(item.result.probabilities.max(axis=1))
-
-
-def confident_mistakes(evaluation: Evaluation, *, limit: int = MISTAKE_LIMIT) -> tuple[Mistake, ...]:
-    """The best result's most confident mistakes, equals in the order of the run."""
-    run, item = evaluation.run, evaluation.best
-    _, truth = check_labels(run.labels, run.classes, item.result.probabilities.shape)
-    said, sure = said_by(item), confidence_of(item)
-    wrong = np.flatnonzero(said != truth)
-    ordered = wrong[np.argsort(-sure[wrong], kind="stable")][:limit]
-    of_truth = item.result.probabilities[np.arange(len(truth)), truth]
-    return tuple(
-        Mistake(
-            int(row),
-            run.ids[row],
-            run.labels[row],
-            run.classes[said[row]],
-            float(sure[row]),
-            float(of_truth[row]),
-        )
-        for row in ordered
-    )
-
-
-def _clip_lines(evaluation: Evaluation) -> Iterator[ClipLine]:
-    run, item = evaluation.run, evaluation.best
-    said, sure = said_by(item), confidence_of(item)
-    for row, name in enumerate(run.ids):
-        yield ClipLine(
-            id=name,
-            label=run.labels[row],
-            said=run.classes[said[row]],
-            confidence=float(sure[row]),
-            group=run.groups[row],
-            fold=run.folds[row],
-            missing=run.missing[row] if run.missing else (),
-            digest=run.digests[row] if run.digests else "",
-        )
+def confident_mistakes(evaluation: Evaluation) -> list[int]:
+    """Rows of the most confident wrong predictions of the best result, the most confident first."""
+    return _wrong_rows(evaluation)[:MISTAKE_LIMIT]
 
 
 def pictured_clips(evaluation: Evaluation, *, limit: int = THUMBNAIL_LIMIT) -> tuple[int, ...]:
-    """Clips that get a thumbnail, as places in the run: the mistakes shown, then the wrong ones, then the others."""
-    run = evaluation.run
-    _, truth = check_labels(run.labels, run.classes, (len(run.ids), len(run.classes)))
-    wrong = np.flatnonzero(said_by(evaluation.best) != truth).tolist()
-    shown = [mistake.row for mistake in confident_mistakes(evaluation)]
-    return tuple(dict.fromkeys((*shown, *wrong, *range(len(run.ids)))))[:limit]
+    """Rows of the clips that get a thumbnail: wrong predictions first."""
+    rows = (*_wrong_rows(evaluation), *range(len(evaluation.run.ids)))
+    return tuple(dict.fromkeys(rows))[:limit]
 
 
-def _panel(name: str, item: ResultScore, evaluation: Evaluation) -> Panel:
-    run, result = evaluation.run, item.result
-    _, truth = check_labels(run.labels, run.classes, result.probabilities.shape)
-    counts = item.score.confusion_matrix
-    totals = np.maximum(counts.sum(axis=1), 1)
-    matrix = tuple(
-        tuple(Cell(row, column, int(count), float(count / totals[row])) for column, count in enumerate(line))
-        for row, line in enumerate(counts)
-    )
-    areas = class_aucs(truth, result.probabilities)
-    curves = tuple(
+def _curves(item: ResultScore, labels: Labels) -> list[Curve]:
+    """ROC curve of each class that has one, and their mean."""
+    table = item.result.probabilities
+    curves = [
         Curve(
-            label,
-            float(area),
-            _points(*roc_curve(truth, result.probabilities, index)),
-            index % COLOURS,
-            index // 2 % STYLES,
+            score.label,
+            score.auc,
+            _points(*roc_curve(labels, table, index)),
+            f"c{index % 8} d{index // 2 % 4}",
         )
-        for index, (label, area) in enumerate(zip(run.classes, areas, strict=True))
-        if not math.isnan(area)
-    )
-    macro = _points(*macro_roc_curve(truth, result.probabilities)) if curves else ""
-    title = result.name + (" (best)" if item is evaluation.best else "")
-    mean = Curve("mean of all", item.score.auc, macro, 0, 0) if curves else None
-    return Panel(name, title, item, matrix, curves, mean)
+        for index, score in enumerate(item.per_class)
+        if not math.isnan(score.auc)
+    ]
+    if curves:
+        curves.append(
+            Curve("macro average", item.score.auc, _points(*macro_roc_curve(labels, table)), "macro")
+        )
+    return curves
 
 
 def _points(across: Floats, up: Floats) -> str:
-    """Corners of a curve in the unit square, as SVG has them; points on a straight line are left out."""
+    """Corners of a curve in the unit square as SVG points; points inside a straight line are left out."""
     corners: list[tuple[float, float]] = []
     for point in zip((100 * across).round(1).tolist(), (100 - 100 * up).round(1).tolist(), strict=True):
-        while len(corners) >= 2 and _straight(corners[-2], corners[-1], point):
+        while len(corners) >= 2 and any(
+            corners[-2][axis] == corners[-1][axis] == point[axis] for axis in (0, 1)
+        ):
             corners.pop()
         if not corners or corners[-1] != point:
             corners.append(point)
     return " ".join(f"{x:g},{y:g}" for x, y in corners)
 
 
-def _straight(first: tuple[float, float], middle: tuple[float, float], last: tuple[float, float]) -> bool:
-    return any(first[axis] == middle[axis] == last[axis] for axis in (0, 1))
+def read_thumbnails(
+    cache: FeatureCache, run: Run, rows: Iterable[int], *, tick: Tick | None = None
+) -> dict[int, str]:
+    """Middle frames of clips as data URIs, by row of the run; `tick` is called with the id of each.
+
+    A clip without media or video in the cache, or whose file has changed since the run, has none.
+    """
+    statuses = {status.clip.id: status for status in (cache.clips if cache.plans else ())}
+    uris = {}
+    for row in rows:
+        status = statuses.get(run.ids[row])
+        if status is None or (run.digests and status.digest != run.digests[row]):
+            continue
+        kept = kept_frame(cache.path / "media", status.digest, MIDDLE_FRAME)
+        if kept is None:
+            continue
+        uris[row] = data_uri(*kept)
+        if tick is not None:
+            tick(status.clip.id)
+    return uris
+
+
+def data_uri(frame: np.ndarray, shape_hw: tuple[int, int] | None = None) -> str:
+    """A frame, uint8 [H, W, 3] in RGB, as a small JPEG in a data URI, in the aspect ratio of `shape_hw` if given."""
+    image = Image.fromarray(np.ascontiguousarray(frame))
+    if shape_hw is not None and shape_hw != frame.shape[:2]:
+        image = image.resize(shape_hw[::-1], Image.Resampling.LANCZOS)
+    image.thumbnail((THUMBNAIL_WIDTH, THUMBNAIL_HEIGHT), Image.Resampling.LANCZOS)
+    content = io.BytesIO()
+    image.save(content, format="JPEG", quality=JPEG_QUALITY, optimize=True)
+    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode('ascii')}"

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from moodfuse.evaluate.report.markdown_latex import markdown_text
+from moodfuse.evaluate.markup import markdown_text
 from moodfuse.model.card import ModelCard
 
 _NAMES = {

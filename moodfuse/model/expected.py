@@ -3,8 +3,8 @@
 import numpy as np
 
 from moodfuse.cache.runs import Result, Run
-from moodfuse.evaluate.intervals import METRICS
-from moodfuse.evaluate.resampling import draw_groups
+from moodfuse.evaluate.intervals import draw_groups
+from moodfuse.evaluate.metrics import METRICS
 from moodfuse.evaluate.results import run_labels
 from moodfuse.evaluate.scoring import score_draws
 from moodfuse.evaluate.selection import corrected_best

@@ -5,7 +5,7 @@ from importlib.resources import files
 
 from markupsafe import Markup
 
-from moodfuse.evaluate.report.rendering import base_style, script_data, script_digest
+from moodfuse.evaluate.markup import report_style, script_data, script_digest
 from moodfuse.serve.messages import DEFAULT_HOP_S, MIB, MIN_HOP_S, Limits
 
 _TEMPLATES = files("moodfuse.serve") / "templates"
@@ -23,8 +23,7 @@ def render_page(name: str, classes: tuple[str, ...], *, limits: Limits) -> Serve
     """Render the page for a model with the style sheet of the report."""
     from jinja2 import Environment, StrictUndefined
 
-    report = (files("moodfuse.evaluate.report") / "templates" / "report.css").read_text("utf-8")
-    style = base_style() + report + (_TEMPLATES / "serve.css").read_text("utf-8")
+    style = report_style() + (_TEMPLATES / "serve.css").read_text("utf-8")
     script = (_TEMPLATES / "timeline.js").read_text("utf-8") + (_TEMPLATES / "serve.js").read_text("utf-8")
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

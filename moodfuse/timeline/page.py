@@ -19,7 +19,7 @@ from PIL import Image
 
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.storage.files import write_text
-from moodfuse.evaluate.report.rendering import base_style, page_environment, script_digest
+from moodfuse.evaluate.markup import base_style, page_environment, script_digest
 from moodfuse.extract.media.container import MediaError, open_media
 from moodfuse.extract.media.decode import read_clip
 from moodfuse.extract.media.limits import Limits

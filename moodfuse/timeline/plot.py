@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moodfuse.cache.errors import InputError
-from moodfuse.evaluate.report.figure_style import drawing_settings, short, write_figure
+from moodfuse.evaluate.figures import drawing_settings, short, write_figure
 from moodfuse.model.predictions import Timeline
 from moodfuse.timeline import sentences
 from moodfuse.timeline.geometry import (
@@ -67,7 +67,7 @@ def write_timeline_plot(timeline: Timeline, path: Path, *, threshold: float) -> 
 
 
 def timeline_figure(timeline: Timeline, *, threshold: float) -> "Figure":
-    """Draw the figure of a time line; call it under `moodfuse.evaluate.report.figure_style.drawing_settings`."""
+    """Draw the figure of a time line; call it under `moodfuse.evaluate.figures.drawing_settings`."""
     from matplotlib.figure import Figure
 
     curves_in = max(CURVES_IN, NAME_IN * len(timeline.classes))

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from moodfuse.cache.console import printable
-from moodfuse.evaluate.records import UNKNOWN
-from moodfuse.evaluate.report.sentences import counted
+from moodfuse.evaluate.intervals import UNKNOWN
+from moodfuse.evaluate.markup import counted
 from moodfuse.model.predictions import Timeline
 from moodfuse.timeline import sentences
 from moodfuse.timeline.geometry import (

@@ -1,4 +1,4 @@
-"""The report's page: what stands on it, that no text gets out of its place, and that a browser can use it."""
+"""The page has every section, loads and runs nothing but its own, escapes every text, and works in a browser."""
 
 import json
 import re
@@ -11,25 +11,28 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from moodfuse.cache.audits import Audit, Finding
 from moodfuse.cache.console import printable
-from moodfuse.cache.errors import CacheError, InputError
 from moodfuse.cache.manifest import table_name
 from moodfuse.cache.media import Media, MediaStore, Rendition
 from moodfuse.cache.records import Clip, ClipStatus, Plan
 from moodfuse.cache.runs import Result, Run, write_run
-from moodfuse.cache.storage.parts import read_part
 from moodfuse.cache.store import FeatureCache
-from moodfuse.evaluate.cli import chosen_runs, evaluate_command
-from moodfuse.evaluate.compare import compare, find_published
 from moodfuse.evaluate.evaluation import Evaluation, evaluate_run
-from moodfuse.evaluate.records import Inflated, Inflation, Interval, RepeatedScore, SourceWorth
-from moodfuse.evaluate.report.page import Page, confident_mistakes, page_of, pictured_clips
-from moodfuse.evaluate.report.plots import figure_plan
-from moodfuse.evaluate.report.rendering import render_page, write_page
-from moodfuse.evaluate.report.thumbnails import data_uri, thumbnails
+from moodfuse.evaluate.figures import figure_plan
+from moodfuse.evaluate.intervals import Interval
+from moodfuse.evaluate.paired import InflatedResult, Inflation
+from moodfuse.evaluate.published import compare_with, find_published
+from moodfuse.evaluate.report.page import (
+    confident_mistakes,
+    data_uri,
+    pictured_clips,
+    read_thumbnails,
+    render_page,
+)
+from moodfuse.evaluate.results import RepeatedScore
+from moodfuse.evaluate.shapley import SourceImportance
 
 CLIPS, LIMIT = 52, 3_000_000
 CLASSES = ("Excited", "Fear", "Neutral", "Relaxation", "Sad", "Tension")
@@ -41,17 +44,16 @@ HOSTILE = (
     "悲しい é \udcff",
     "{{ 7 * 7 }}\u202egnp.4pm",
 )
-UNKNOWN = Interval(float("nan"), float("nan"))
 
 
 def make_run(*, protocol: str = "crossfit", classes: tuple[str, ...] = CLASSES, clips: int = CLIPS) -> Run:
-    """Five results over made-up clips, some without sound."""
+    """Five results over random clips, some without audio."""
     rng = np.random.default_rng(0)
-    truth = np.arange(clips) % len(classes)
+    y_true = np.arange(clips) % len(classes)
 
     def drawn(strength: float) -> np.ndarray:
         return (1 - strength) * rng.dirichlet(np.ones(len(classes)), clips) + strength * np.eye(len(classes))[
-            truth
+            y_true
         ]
 
     def result(sources: tuple[str, ...], head: str, strength: float, notes: tuple[str, ...] = ()) -> Result:
@@ -87,8 +89,8 @@ def full(run: Run) -> Evaluation:
     """An evaluation of a run in which no section is empty."""
     found = evaluate_run(run, draws=60)
     near = Interval(-0.02, 0.2)
-    worth = tuple(
-        SourceWorth(source, head, "logits", 0.4, 0.1, near, 0.05, near)
+    importance = tuple(
+        SourceImportance(source, head, "logits", 0.4, 0.1, near, 0.05, near)
         for head in ("mean", "softmax")
         for source in ("c3d", "twodmcnn")
     )
@@ -98,24 +100,27 @@ def full(run: Run) -> Evaluation:
             found.paired, ("better", "worse", "cannot tell") * len(found.paired), strict=False
         )
     )
-    leak = Inflation("run-1", "leaky-1", (Inflated("c3d network logits", 0.4, 0.9, 0.5, near),), 0.5, near)
+    leak = Inflation(
+        "run-1", "leaky-1", (InflatedResult("c3d network logits", 0.4, 0.9, 0.5, near),), 0.5, near
+    )
     audit = Audit("sound alike", (Finding("sound", run.ids[0], run.ids[1], 0.97, 1.5, 20.0, 6.0, False),))
     repeated = tuple(replace(item, repeated=RepeatedScore(3, 0.5, 0.02, near)) for item in found.scored)
-    return replace(found, worth=worth, paired=paired, inflation=leak, audit=audit, scored=repeated)
+    return replace(found, importance=importance, paired=paired, inflation=leak, audit=audit, scored=repeated)
 
 
 @cache
 def pictures(clips: int = CLIPS) -> dict[int, str]:
-    """Noisy thumbnails: the largest that there can be."""
+    """Thumbnails of noise: the largest possible."""
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (clips, 256, 455, 3), dtype=np.uint8)
     return {row: data_uri(frame) for row, frame in enumerate(frames)}
 
 
-def full_page(run: Run, thumbs: dict[int, str] | None = None) -> Page:
+def full_page(run: Run, thumbnails: dict[int, str] | None = None) -> str:
     """A page in which no section is empty."""
     found = full(run)
-    return page_of(found, comparison=compare(found, find_published("seed")), thumbnails=thumbs)
+    comparison = compare_with(found, find_published("zhou2022"))
+    return render_page(found, comparison=comparison, thumbnails=thumbnails)
 
 
 class Reader(HTMLParser):
@@ -139,17 +144,17 @@ class Reader(HTMLParser):
 
 @pytest.fixture(scope="module")
 def html() -> str:
-    return render_page(full_page(make_run(), pictures()))
+    return full_page(make_run(), pictures())
 
 
-def test_the_page_holds_every_section_in_order(html: str) -> None:
-    """Headline, results, differences, views, detail, folds, mistakes, published, leak, audit, repetition."""
-    wanted = "headline results paired worth detail folds mistakes published inflation audit repeat"
+def test_the_page_has_every_section_in_order(html: str) -> None:
+    """Each has its content."""
+    wanted = "headline results paired importance detail folds mistakes published inflation audit repeat"
     assert " ".join(re.findall(r'<section id="(\w+)"', html)) == wanted
     for text in (
-        "Taking the best of 5 results",
+        "corrected for selecting the best of 5 results",
         "better than",
-        "these clips cannot tell",
+        "no significant difference",
         "Shapley",
         "sound alike",
     ):
@@ -163,24 +168,24 @@ def test_the_page_holds_every_section_in_order(html: str) -> None:
         assert text in html
 
 
-def test_empty_sections_say_so() -> None:
-    """One result, no audit, no views to compare, no pictures: each is said, and nothing breaks."""
+def test_empty_sections_have_a_sentence() -> None:
+    """A run of one result has no comparison, no audit, no importance and no pictures."""
     run = make_run()
     one = replace(run, results=(replace(run.results[0], unscaled=None),), digests=(), commands=(), missing=())
-    html = render_page(page_of(evaluate_run(one, draws=30)))
+    html = render_page(evaluate_run(one, draws=30))
     for text in (
-        "No audit in this cache",
-        "Nothing was compared",
+        "This cache has no audit",
+        "No comparison",
         "--combine all",
         "older version",
-        "nothing to compare",
+        "no probabilities from before temperature scaling",
     ):
         assert text in html
     assert "<img" not in html and "placeholder&quot;" not in html and 'class="placeholder"' not in html
 
 
-def test_the_page_asks_for_nothing(html: str) -> None:
-    """Every address on the page is within it or holds its own data, and the policy allows no other."""
+def test_the_page_loads_nothing(html: str) -> None:
+    """Every address is within the page or holds its own data, and the policy allows no other."""
     reader = Reader(html)
     for _, attributes, _ in reader.found:
         for name in ("src", "href", "srcset", "action", "data"):
@@ -190,25 +195,24 @@ def test_the_page_asks_for_nothing(html: str) -> None:
 
 
 def test_the_page_is_small_and_the_same_every_time(html: str) -> None:
-    """52 clips with the largest thumbnails make less than 3 MB, and the same bytes again."""
+    """52 clips with the largest thumbnails take less than 3 MB, and give the same bytes again."""
     assert len(html.encode()) < LIMIT
-    assert render_page(full_page(make_run(), pictures())) == html
+    assert full_page(make_run(), pictures()) == html
 
 
 def test_it_reads_without_its_script(html: str) -> None:
-    """Rows come sorted, every result in detail is shown, and controls that need the script are hidden."""
-    page = full_page(make_run())
-    shares = [item.score.accuracy for item in page.rows]
-    assert shares == sorted(shares, reverse=True)
+    """Rows are sorted, every result in detail is shown, and controls that need the script are hidden."""
+    rows = re.findall(r'<td class="n wide" data-value="([\d.]+)"><span class="value">[\d.]+ <span', html)[:5]
+    assert rows == sorted(rows, key=float, reverse=True) and len(set(rows)) > 1
     reader = Reader(html)
     panels = [item for item in reader.all("section") if item.get("class") == "panel"]
-    assert len(panels) == len(page.panels) == 5 and not any("hidden" in item for item in panels)
+    assert len(panels) == 5 and not any("hidden" in item for item in panels)
     assert all("hidden" in item for item in reader.all("p") if item.get("class") in ("control", "hint"))
     assert not reader.all("button")
 
 
 def test_hostile_text_stays_text() -> None:
-    """Labels, clip names, sources and notes with markup, quotes, line ends and stray bytes are shown, not obeyed."""
+    """Labels, clip names, sources and notes with markup, quotes, line ends and stray bytes are only shown."""
     run = make_run(classes=HOSTILE)
     nasty = HOSTILE[1]
     results = tuple(
@@ -217,7 +221,7 @@ def test_hostile_text_stays_text() -> None:
     run = replace(
         run, results=results, notes=HOSTILE, groups=tuple(map(str.upper, run.ids)), commands=HOSTILE
     )
-    html = render_page(page_of(full(run)))
+    html = render_page(full(run))
     html.encode("utf-8")
     reader = Reader(html)
     assert len(reader.all("script")) == 2 and not reader.all("img")
@@ -232,38 +236,41 @@ def test_hostile_text_stays_text() -> None:
 
 
 def test_a_leaky_run_is_marked_everywhere() -> None:
-    """Title, banner, headline, every caption of ours and every figure, drawn or written, say LEAKY."""
-    page = full_page(make_run(protocol="leaky"))
-    html = render_page(page)
+    """Title, banner, summary, every caption of ours and every figure have the mark."""
+    run = make_run(protocol="leaky")
+    html = full_page(run)
     captions = re.findall(r"<(?:caption|figcaption)>(.*?)</", html, re.DOTALL)
     assert len(captions) > 10
     assert [text for text in captions if "LEAKY" not in text] == [
-        text for text in captions if ", seed, " in text
+        text for text in captions if ", zhou2022, " in text
     ]
     for pattern in ("<title>LEAKY", 'class="banner"', '<p class="claim">LEAKY', "@page { @top-center"):
         assert pattern in html
-    assert "right for" in page.words.claim and "new clips" not in page.words.claim
-    assert all(name.endswith("-LEAKY") for name, _ in figure_plan(page.evaluation))
+    assert all(name.endswith("-LEAKY") for name, _ in figure_plan(full(run)))
     assert "LEAKY" not in " ".join(name for name, _ in figure_plan(full(make_run())))
 
 
-def test_matrices_and_mistakes_are_those_of_the_result() -> None:
-    """Cells add up to the clips, shares of a row to 1; mistakes are wrong and fall in confidence."""
-    page = full_page(make_run())
-    for panel in page.panels:
-        assert sum(cell.clips for row in panel.matrix for cell in row) == CLIPS
-        assert all(sum(cell.share for cell in row) == pytest.approx(1) for row in panel.matrix)
-    found = [mistake.confidence for mistake in page.mistakes]
+def test_matrices_and_mistakes_are_those_of_the_result(html: str) -> None:
+    """Cells of each panel add up to the clips; mistakes are wrong, and fall in confidence."""
+    cells = [int(count) for count in re.findall(r'data-clips="(\d+)"', html)]
+    assert (
+        len(cells) == 5 * 36
+        and [sum(cells[start : start + 36]) for start in range(0, 180, 36)] == [CLIPS] * 5
+    )
+    evaluation = evaluate_run(make_run(), draws=20)
+    run, table = evaluation.run, evaluation.best.result.probabilities
+    mistakes = confident_mistakes(evaluation)
+    found = [table[row].max() for row in mistakes]
     assert 0 < len(found) <= 12 and found == sorted(found, reverse=True)
-    assert all(mistake.truth != mistake.said for mistake in page.mistakes)
+    assert all(run.labels[row] != run.classes[table[row].argmax()] for row in mistakes)
 
 
-def test_pictured_clips_are_capped_and_begin_with_the_mistakes() -> None:
-    """A big run shows the clips that matter most."""
+def test_pictured_clips_are_limited_and_begin_with_the_mistakes() -> None:
+    """A large run shows its most important clips."""
     found = evaluate_run(make_run(), draws=20)
     chosen = pictured_clips(found, limit=15)
     assert len(set(chosen)) == 15
-    shown = [mistake.row for mistake in confident_mistakes(found)]
+    shown = confident_mistakes(found)
     assert shown and list(chosen[: len(shown)]) == shown
     assert set(pictured_clips(found)) == set(range(CLIPS))
 
@@ -295,105 +302,46 @@ def make_cache(folder: Path, run: Run, *, kept: int) -> FeatureCache:
 
 
 def test_thumbnails_come_from_the_media_store(tmp_path: Path) -> None:
-    """A kept frame is a small JPEG; a clip whose media are gone, or whose file is another now, has a placeholder."""
+    """A stored frame becomes a small JPEG; a clip without media, or with another file, has a placeholder."""
     run = make_run(clips=12)
     work = make_cache(tmp_path / "work", run, kept=5)
-    found = thumbnails(work, run, range(12))
+    found = read_thumbnails(work, run, range(12))
     assert sorted(found) == [0, 1, 2, 3, 4]
     assert all(uri.startswith("data:image/jpeg;base64,") and len(uri) < 4000 for uri in found.values())
-    assert thumbnails(work, replace(run, digests=("f" * 64, *run.digests[1:])), [0, 1]).keys() == {1}
-    assert 'class="placeholder"' in render_page(
-        page_of(evaluate_run(make_run(), draws=20), thumbnails={99: "data:,"})
-    )
-    assert thumbnails(FeatureCache(tmp_path / "bare", create=True), run, range(12)) == {}
-
-
-def test_the_command_writes_page_and_papers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command says where the page is; `--no-thumbnails` leaves the pictures out and nothing else."""
-    monkeypatch.setattr("moodfuse.evaluate.report.plots.draw_figures", lambda *_: iter(()))
-    work = make_cache(tmp_path / "work", make_run(clips=24), kept=24)
-    pages = []
-    for options in ([], ["--no-thumbnails"]):
-        output = tmp_path / str(len(pages))
-        arguments = ["--cache", str(work.path), "--output", str(output), "--draws", "40", *options]
-        done = CliRunner().invoke(evaluate_command, arguments, catch_exceptions=False)
-        assert done.exit_code == 0 and done.output.splitlines()[-1] == f"page: {output / 'report.html'}"
-        assert {"report.html", "report.md", "table.tex"} <= {item.name for item in output.iterdir()}
-        pages.append((output / "report.html").read_text("utf-8"))
-    assert ["data:image/jpeg" in page for page in pages] == [True, False]
-
-
-def test_inflation_takes_the_newest_of_each_kind(tmp_path: Path) -> None:
-    """`--inflation` puts the newest leaky run beside the newest honest one, and says what to run where one lacks."""
-    work = FeatureCache(tmp_path / "work", create=True)
-    write_run(work, make_run())
-    with pytest.raises(InputError, match="extract DATA .* --leaky, then moodfuse fuse .* --protocol leaky"):
-        chosen_runs(work, None, inflation=True)
-    for name, protocol in (("old", "leaky"), ("second", "crossfit"), ("new", "leaky")):
-        write_run(work, replace(make_run(protocol=protocol), name=name))
-    honest, leaky = chosen_runs(work, None, inflation=True)
-    assert leaky is not None and (honest.name, leaky.name) == ("second", "new")
-    named, beside = chosen_runs(work, "run-1", inflation=True)
-    assert beside is not None and (named.name, beside.name) == ("run-1", "new")
-    with pytest.raises(InputError, match="'old' is leaky itself"):
-        chosen_runs(work, "old", inflation=True)
-    assert chosen_runs(work, None, inflation=False)[0].name == "new"
-
-
-def test_inflation_reads_no_run_that_it_does_not_need(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Two of six runs are read; damaged ones are passed over with a warning, and stop nothing but their own report."""
-    work = FeatureCache(tmp_path / "work", create=True)
-    for number, protocol in enumerate(("crossfit", "leaky", "crossfit", "leaky", "crossfit", "leaky")):
-        write_run(work, replace(make_run(protocol=protocol, clips=12), name=f"run-{number}"))
-    read: list[str] = []
-    monkeypatch.setattr(
-        "moodfuse.cache.runs.read_part", lambda path: read.append(path.parent.name) or read_part(path)
-    )
-    honest, leaky = chosen_runs(work, None, inflation=True)
-    assert (
-        leaky is not None
-        and (honest.name, leaky.name) == ("run-4", "run-5")
-        and sorted(read) == ["run-4", "run-5"]
-    )
-    (work.path / "runs" / "run-5" / "run.json").write_text("{")
-    next((work.path / "runs" / "run-4").glob("predictions-*.h5")).write_bytes(b"no part")
-    honest, leaky = chosen_runs(work, None, inflation=True)
-    assert leaky is not None and (honest.name, leaky.name) == ("run-2", "run-3")
-    assert all(
-        caplog.text.count(f"run run-{number} cannot be read and is passed over") == 1 for number in (4, 5)
-    )
-    with pytest.raises(CacheError, match="not JSON"):
-        chosen_runs(work, "run-5", inflation=False)
-    with pytest.raises(InputError, match="run 'run-5' exists"):
-        write_run(work, replace(make_run(clips=12), name="run-5"))
-    write_run(work, replace(make_run(clips=12), name="run-6"))
-    assert chosen_runs(work, None, inflation=False)[0].name == "run-6"
+    assert read_thumbnails(work, replace(run, digests=("f" * 64, *run.digests[1:])), [0, 1]).keys() == {1}
+    html = render_page(evaluate_run(make_run(), draws=20), thumbnails={99: "data:,"})
+    assert 'class="placeholder"' in html
+    assert read_thumbnails(FeatureCache(tmp_path / "bare", create=True), run, range(12)) == {}
 
 
 # In a browser
 
 
+def written(html: str, folder: Path) -> str:
+    """Address of a page in a file."""
+    (folder / "report.html").write_text(html, "utf-8")
+    return (folder / "report.html").as_uri()
+
+
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("page")
-    return write_page(full_page(make_run(), pictures()), folder).as_uri()
+    return written(full_page(make_run(), pictures()), folder)
 
 
 @pytest.fixture
 def tab(browser: Any, address: str) -> Iterator[Any]:
-    """The page in a tab that takes no complaint and no request but that for the page itself."""
+    """The page in a tab that fails on any console message and any request but that for the page."""
     context = browser.new_context(viewport={"width": 1200, "height": 900})
     page = context.new_page()
-    complaints: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda request: request.url.startswith("data:") or complaints.append(request.url))
+    messages: list[str] = []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.on("request", lambda request: request.url.startswith("data:") or messages.append(request.url))
     page.goto(address)
     yield page
     context.close()
-    assert complaints == [address]
+    assert messages == [address]
 
 
 OPEN_ALL = "for (const item of document.querySelectorAll('details')) item.open = true"
@@ -402,7 +350,7 @@ SHOW_ALL = f"{OPEN_ALL}; for (const item of document.querySelectorAll('.panel'))
 
 @pytest.mark.slow
 def test_sorting_by_mouse_and_keyboard(tab: Any) -> None:
-    """A heading sorts by click and by Enter, turns round when asked again, and says how it is sorted."""
+    """A heading sorts by click and by Enter, reverses on the next, and has its order for screen readers."""
     column = (
         "[...document.querySelectorAll('#ablation tbody tr')].map(row => Number(row.cells[6].dataset.value))"
     )
@@ -421,23 +369,21 @@ def test_sorting_by_mouse_and_keyboard(tab: Any) -> None:
 
 @pytest.mark.slow
 def test_a_long_table_begins_with_its_first_rows(browser: Any, tmp_path: Path) -> None:
-    """Of 45 results 20 show, the best in the order that is asked for; a button and paper show them all."""
+    """Of 45 results the first 20 in the current order are shown; a button and a printed page show all."""
     run = make_run()
     fused = [item for item in run.results if item.head != "network"]
     heads = tuple(replace(item, head=f"{item.head}{number}") for number in range(8) for item in fused)
     context = browser.new_context(viewport={"width": 1200, "height": 900})
     page = context.new_page()
     long = replace(run, results=run.results + heads + more_networks(run))
-    page.goto(write_page(page_of(evaluate_run(long, draws=20)), tmp_path).as_uri())
+    found = evaluate_run(long, draws=20)
+    page.goto(written(render_page(found), tmp_path))
     rows = page.locator("#ablation tbody tr:visible")
     assert rows.count() == 20 and page.locator("#more").inner_text() == "Show all 45 results"
     shown = "[...document.querySelectorAll('#ablation tbody tr:not(.tail)')]"
     column = f"{shown}.map(row => Number(row.cells[6].dataset.value))"
     page.locator("#ablation th", has_text="log loss").locator("button").click()
-    assert (
-        page.evaluate(column)
-        == sorted(item.score.log_loss for item in evaluate_run(long, draws=20).scored)[:20]
-    )
+    assert page.evaluate(column) == sorted(item.score.log_loss for item in found.scored)[:20]
     page.emulate_media(media="print")
     assert rows.count() == 45
     page.emulate_media(media="screen")
@@ -447,13 +393,13 @@ def test_a_long_table_begins_with_its_first_rows(browser: Any, tmp_path: Path) -
 
 
 def more_networks(run: Run) -> tuple[Result, ...]:
-    """As many networks under further recipes as fill 45 results up."""
+    """Networks under further recipes, for a total of 45 results."""
     return tuple(replace(run.results[0], sources=(f"c3d@{number}",)) for number in range(16))
 
 
 @pytest.mark.slow
-def test_a_cell_lists_its_clips_and_the_box_changes_the_result(tab: Any) -> None:
-    """Click and Enter on a cell list as many clips as it counts, with pictures; another result has its own cells."""
+def test_a_cell_lists_its_clips(tab: Any) -> None:
+    """Click and Enter on a cell list its clips with thumbnails; the selection changes the result."""
     for number, press in ((0, False), (2, True)):
         tab.locator("#chosen").select_option(index=number)
         assert tab.locator(".panel:visible").count() == 1
@@ -471,7 +417,7 @@ def test_a_cell_lists_its_clips_and_the_box_changes_the_result(tab: Any) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious(tab: Any, scheme: str) -> None:
-    """With all of it open, contrast, names, headings and landmarks keep no reader out."""
+    """With everything open, contrast, names, headings and landmarks are accessible."""
     from axe_playwright_python.sync_playwright import Axe
 
     tab.emulate_media(color_scheme=scheme)
@@ -485,7 +431,7 @@ def test_axe_finds_nothing_serious(tab: Any, scheme: str) -> None:
 
 @pytest.mark.slow
 def test_a_phone_does_not_scroll_sideways(tab: Any) -> None:
-    """At 390 pixels the page is as wide as the screen, with everything open."""
+    """At 390 pixels the page is not wider than the screen, with everything open."""
     tab.set_viewport_size({"width": 390, "height": 800})
     tab.evaluate(SHOW_ALL)
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
@@ -494,7 +440,7 @@ def test_a_phone_does_not_scroll_sideways(tab: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [(703, 1032), (1032, 703)], ids=["upright", "landscape"])
 def test_no_table_is_wider_than_the_paper(tab: Any, size: tuple[int, int]) -> None:
-    """On A4 less its margins, either way up, every table ends on the sheet."""
+    """On A4 without margins, upright and landscape, every table fits the sheet."""
     tab.emulate_media(media="print")
     tab.set_viewport_size({"width": size[0], "height": size[1]})
     tab.evaluate(SHOW_ALL)
@@ -504,8 +450,8 @@ def test_no_table_is_wider_than_the_paper(tab: Any, size: tuple[int, int]) -> No
 
 
 @pytest.mark.slow
-def test_without_javascript_all_is_there(browser: Any, address: str) -> None:
-    """Every row and every result in detail shows where scripts are off."""
+def test_without_javascript_everything_is_shown(browser: Any, address: str) -> None:
+    """Every row and every result in detail is visible."""
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(address)
@@ -516,14 +462,14 @@ def test_without_javascript_all_is_there(browser: Any, address: str) -> None:
 
 @pytest.mark.slow
 def test_hostile_names_run_nothing(browser: Any, tmp_path: Path) -> None:
-    """A page of hostile labels opens, lists a cell's clips by name, and runs nothing of them."""
-    html = write_page(page_of(full(make_run(classes=HOSTILE))), tmp_path)
+    """A page with hostile labels opens, lists the clips of a cell, and runs nothing of them."""
+    uri = written(render_page(full(make_run(classes=HOSTILE))), tmp_path)
     context = browser.new_context()
     page = context.new_page()
-    said: list[str] = []
-    page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.goto(html.as_uri())
+    errors: list[str] = []
+    page.on("dialog", lambda dialog: (errors.append(dialog.message), dialog.dismiss()))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(uri)
     page.locator(".confusion td button").first.click()
-    assert page.locator(".cell-clips .name").count() > 0 and said == []
+    assert page.locator(".cell-clips .name").count() > 0 and errors == []
     context.close()

@@ -1,27 +1,26 @@
-"""The best of many results loses its luck when the choice is put on trial."""
+"""The accuracy of the best of many results is corrected for the selection; results that are not worse are listed."""
 
-import runpy
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from moodfuse.evaluate.resampling import draw_groups
-from moodfuse.evaluate.selection import choose_and_test, corrected_best
+from moodfuse.evaluate.intervals import GroupDraws, draw_groups
+from moodfuse.evaluate.selection import corrected_best, not_worse, select_and_test
 
-BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "coverage.py"
+CLIPS = 60
+LABELS = np.random.default_rng(0).integers(0, 3, CLIPS)
 
 
-def test_equal_results_are_corrected_to_their_truth() -> None:
-    """Of 60 equally good results the best looks far too good; corrected, it is right on average."""
-    benchmark = runpy.run_path(str(BENCHMARK))
-    layout = benchmark["Layout"].equal(52, 1)
-    off, naive, held = benchmark["selection_rows"](layout, np.full(60, 0.6), "equal", sets=150, draws=150)
+def test_equal_results_are_corrected_to_their_accuracy(simulations: dict[str, Any]) -> None:
+    """Of 60 equally good results the best looks far too good; the corrected accuracy is unbiased."""
+    layout = simulations["Layout"].equal(52, 1)
+    off, naive, held = simulations["selection_rows"](layout, np.full(60, 0.6), "equal", sets=150, draws=150)
     assert abs(off.figure) < 0.02 and naive.figure > 0.08 and held.figure > 0.9
 
 
 def test_a_clear_winner_keeps_its_score() -> None:
-    """Where every draw picks one result, the corrected accuracy is its own, with the same interval's width."""
+    """If every draw selects one result, the corrected accuracy is its own, with an interval of the same width."""
     random = np.random.default_rng(0)
     labels = random.integers(0, 3, 200)
     best = np.where(random.random(200) < 0.9, labels, (labels + 1) % 3)
@@ -33,12 +32,12 @@ def test_a_clear_winner_keeps_its_score() -> None:
     assert found.corrected_ci95.high - found.corrected_ci95.low == pytest.approx(width, rel=0.1)
 
 
-def test_draws_are_chosen_on_and_scored_apart() -> None:
-    """By hand: each draw's best on its groups, by loss where equal, and its share among the others."""
+def test_each_draw_selects_on_its_groups_and_scores_on_the_others() -> None:
+    """The selection of each draw, with ties by loss, and its score are those computed by hand."""
     random = np.random.default_rng(1)
     right, loss = (random.random((12, 4)) < 0.5).astype(float), random.random((12, 4))
     drawn = draw_groups(np.arange(12) // 2, draws=40)
-    found = choose_and_test(right, loss, drawn)
+    found = select_and_test(right, loss, drawn)
     scores = []
     for counts, pick in zip(drawn.counts, found.picks, strict=True):
         weights = counts[drawn.member].astype(float)
@@ -49,9 +48,67 @@ def test_draws_are_chosen_on_and_scored_apart() -> None:
 
 
 def test_one_group_has_no_correction() -> None:
-    """Nothing is left to score on, and that is said as NaN."""
+    """No group is left to score on, so the corrected accuracy is NaN."""
     labels = np.array([0, 1])
     found = corrected_best(
         labels, {"a": np.eye(2), "b": np.eye(2)[::-1]}, draw_groups(["one", "one"], draws=5)
     )
     assert found.result == "a" and np.isnan(found.corrected) and np.isnan(found.corrected_ci95.low)
+
+
+def table_of(right: float, *, noise: float = 0.1, seed: int = 0) -> np.ndarray:
+    """Probabilities [60, 3] whose mean for the true class is about `right`."""
+    share = np.clip(right + noise * np.random.default_rng(seed).standard_normal(CLIPS), 0.01, 0.98)
+    table = np.repeat((1 - share[:, None]) / 2, 3, axis=1)
+    table[np.arange(CLIPS), LABELS] = share
+    return table
+
+
+def loss_of(table: np.ndarray) -> float:
+    return float(-np.log(table[np.arange(CLIPS), LABELS]).mean())
+
+
+@pytest.fixture(scope="module")
+def drawn() -> GroupDraws:
+    return draw_groups(range(CLIPS), draws=300)
+
+
+def test_the_best_and_its_clones_are_kept(drawn: GroupDraws) -> None:
+    """A clone has the same loss under any name."""
+    best = table_of(0.8)
+    kept = not_worse(LABELS, {"b": best, "a clone": best.copy(), "z clone": best.copy()}, drawn)
+    assert set(kept) == {"b", "a clone", "z clone"} and len(set(kept.values())) == 1
+    assert kept["b"] == pytest.approx(loss_of(best))
+
+
+def test_significantly_worse_results_are_dropped(drawn: GroupDraws) -> None:
+    """A clearly worse result is dropped, a slightly worse one is kept."""
+    table = {"best": table_of(0.8), "chance": table_of(0.33), "near": table_of(0.79, seed=1)}
+    assert list(not_worse(LABELS, table, drawn)) == ["best", "near"]
+
+
+def test_results_come_by_their_loss(drawn: GroupDraws) -> None:
+    """The least loss first, independent of the given order; ties by name."""
+    tables = {f"{seed}": table_of(0.6, noise=0.2, seed=seed) for seed in range(5)}
+    kept = not_worse(LABELS, dict(reversed(tables.items())), drawn)
+    assert list(kept) == sorted(kept, key=lambda name: loss_of(tables[name])) and kept == not_worse(
+        LABELS, tables, drawn
+    )
+    assert list(not_worse(LABELS, {"b": tables["0"], "a": tables["0"]}, drawn)) == ["a", "b"]
+
+
+def test_without_two_groups_nothing_is_dropped() -> None:
+    """With one group no result can be shown to be worse."""
+    table = {"best": table_of(0.9), "worst": table_of(0.1)}
+    assert list(not_worse(LABELS, table, draw_groups(["one"] * CLIPS, draws=50))) == ["best", "worst"]
+
+
+def test_groups_count_and_not_clips() -> None:
+    """A difference that is significant over clips need not be over three groups."""
+    groups = np.arange(CLIPS) % 3
+    shares = np.array([0.75, 0.75, 0.1])[groups]  # worse in one group of three alone
+    worse = np.repeat((1 - shares[:, None]) / 2, 3, axis=1)
+    worse[np.arange(CLIPS), LABELS] = shares
+    table = {"best": table_of(0.8, noise=0.0), "worse": worse}
+    assert "worse" not in not_worse(LABELS, table, draw_groups(range(CLIPS), draws=300))
+    assert "worse" in not_worse(LABELS, table, draw_groups(groups, draws=300))

@@ -1,4 +1,4 @@
-// Adds to a page that reads without it: sorting, a filter, the choice of a result, and the clips of a cell.
+// Adds sorting, a filter, the selection of a result, and the clips of a cell to a page that reads without it.
 "use strict";
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
@@ -10,7 +10,7 @@
   };
   for (const hidden of document.querySelectorAll(".control[hidden], .hint[hidden]")) hidden.hidden = false;
 
-  // A long table begins with its first rows, in the order and under the filter in force; paper shows them all.
+  // A long table shows its first rows, in the current order and under the current filter; a printed page shows all.
   const top = 20;
   const body = document.getElementById("ablation").tBodies[0];
   const more = make("button");
@@ -38,7 +38,7 @@
   });
   fold();
 
-  // Sorting: a button in each heading; what is not known comes last in either direction.
+  // Sorting: a button in each heading; unknown values come last in either direction.
   const language = new Intl.Collator(undefined, { numeric: true, sensitivity: "base" });
   const key = (row, column) => {
     const cell = row.cells[column];
@@ -73,7 +73,7 @@
     }
   }
 
-  // The filter: every word must stand in the row.
+  // The filter: a row must contain every word.
   const filter = document.getElementById("filter");
   const rows = [...body.rows];
   const texts = new Map(rows.map((row) => [row, row.textContent.toLowerCase()]));
@@ -106,27 +106,27 @@
       image.alt = "";
       return image;
     }
-    const there = document.querySelector(`#mistakes [data-clip="${row}"]`);
-    if (there) {
-      const copy = there.cloneNode(true);
+    const shown = document.querySelector(`#mistakes [data-clip="${row}"]`);
+    if (shown) {
+      const copy = shown.cloneNode(true);
       copy.removeAttribute("data-clip");
       return copy;
     }
-    return data.pictures ? make("span", "no picture kept", "placeholder") : "";
+    return data.pictures ? make("span", "no frame kept", "placeholder") : "";
   };
   const list = (table, cell, button) => {
     const panel = table.dataset.panel;
-    const [truth, said] = [Number(cell.dataset.truth), Number(cell.dataset.said)];
+    const [actual, predicted] = [Number(cell.dataset.true), Number(cell.dataset.predicted)];
     const place = table.closest(".panel").querySelector(".cell-clips");
     for (const other of table.querySelectorAll("button")) other.setAttribute("aria-pressed", String(other === button));
     const items = make("ul", undefined, "clips");
     data.clips.forEach((name, row) => {
-      if (data.truth[row] !== truth || data.said[panel][row] !== said) return;
+      if (data.true[row] !== actual || data.predicted[panel][row] !== predicted) return;
       const item = make("li");
-      item.append(picture(row), make("span", name, "name"), make("span", `${Math.round(100 * data.sure[panel][row])} % sure`));
+      item.append(picture(row), make("span", name, "name"), make("span", `confidence ${Math.round(100 * data.confidence[panel][row])} %`));
       items.append(item);
     });
-    const title = `${data.classes[truth]}, said ${data.classes[said]}: ${items.children.length} clip${items.children.length === 1 ? "" : "s"}`;
+    const title = `${data.classes[actual]}, predicted ${data.classes[predicted]}: ${items.children.length} clip${items.children.length === 1 ? "" : "s"}`;
     place.replaceChildren(make("h5", title), items);
   };
   for (const table of document.querySelectorAll("table.confusion[data-panel]")) {

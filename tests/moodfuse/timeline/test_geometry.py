@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from moodfuse.evaluate.report.rendering import base_style
+from moodfuse.evaluate.markup import base_style
 from moodfuse.model.predictions import Timeline
 from moodfuse.timeline.geometry import (
     DARK,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from moodfuse.cache.errors import InputError
-from moodfuse.evaluate.report.figure_style import drawing_settings
+from moodfuse.evaluate.figures import drawing_settings
 from moodfuse.model.predictions import Timeline
 from moodfuse.timeline.plot import timeline_figure, write_timeline_plot
 

@@ -1,4 +1,4 @@
-"""Labels, probabilities and groups are taken as they are meant, or refused with what to do."""
+"""Labels, probabilities and groups are matched by value, or refused with a remedy; classifiers are compared."""
 
 from typing import Any
 
@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from moodfuse.cache.errors import InputError
-from moodfuse.evaluate import score
+from moodfuse.evaluate import compare, score
+from moodfuse.evaluate.intervals import draw_groups
+from moodfuse.evaluate.paired import paired_tests
 
 RANDOM = np.random.default_rng(0)
 TRUTH = np.arange(24) % 3
@@ -15,7 +17,7 @@ WANTED = float((P.argmax(axis=1) == TRUTH).mean())
 
 
 class Series:
-    """As much of a pandas Series as is used."""
+    """The part of a pandas Series that is used."""
 
     def __init__(self, values: Any) -> None:
         self.values = np.asarray(values)
@@ -24,13 +26,13 @@ class Series:
         return self.values
 
     def __iter__(self) -> Any:
-        raise AssertionError("rows may be labelled in any order; take the array")
+        raise AssertionError("rows may be labelled in any order; use the array")
 
     __array__ = None
 
 
 class DataFrame(Series):
-    """As much of a pandas DataFrame as is used."""
+    """The part of a pandas DataFrame that is used."""
 
     def __init__(self, values: Any, columns: Any) -> None:
         super().__init__(values)
@@ -38,7 +40,7 @@ class DataFrame(Series):
 
 
 class NotAvailable:
-    """As pandas' NA: comparing it tells nothing, and asking whether it is true is an error."""
+    """Like pandas' NA: a comparison gives NA again, which has no truth value."""
 
     def __ne__(self, other: object) -> Any:
         return self
@@ -61,7 +63,7 @@ VALUES: dict[str, list[Any]] = {
 @pytest.mark.parametrize("values", VALUES.values(), ids=list(VALUES))
 @pytest.mark.parametrize("kind", ["list", "array", "object", "series"])
 def test_labels_match_classes_by_value(values: list[Any], kind: str) -> None:
-    """As scikit-learn's `classes_` means them, whatever holds them; index meaning would score otherwise."""
+    """As with scikit-learn's `classes_`, in any container; as indices they would score differently."""
     labels = [values[index] for index in TRUTH]
     made = {
         "list": list,
@@ -75,21 +77,19 @@ def test_labels_match_classes_by_value(values: list[Any], kind: str) -> None:
 
 
 def test_numbers_of_several_kinds_are_one_value() -> None:
-    """1, numpy's 1, 1.0 and True are equal; the text "1" is another class, and says so."""
+    """1, numpy's 1, 1.0 and True are equal; the text "1" is another class."""
     mixed = [1, np.int64(0), 1.0, np.float32(0), True, np.bool_(False)]
     p = np.eye(2)[[1, 0, 1, 0, 1, 0]]
     assert score(mixed, p, classes=np.array([0, 1], dtype=np.int16), draws=5).accuracy == 1
     assert score(mixed, p, classes=[False, True], draws=5).classes == ("False", "True")
     with pytest.raises(InputError, match="label '1' is none of the classes 0, 1"):
         score(["1", "0"], np.eye(2), classes=[0, 1])
-    with pytest.raises(
-        InputError, match=r"classes text \('1', '2'\), so 1 may be a class or a place .* both as text"
-    ):
+    with pytest.raises(InputError, match="label 1 is none of the classes '1', '2'"):
         score([1, 2], np.eye(2), classes=["1", "2"])
 
 
 def test_without_classes_whole_numbers_are_indices() -> None:
-    """0 to C - 1, of any type and in any order, also more than nine as objects, which sort otherwise as text."""
+    """0 to C - 1, of any type and in any order, also more than nine, which would sort differently as text."""
     for labels in (TRUTH, TRUTH.astype(np.uint8), TRUTH.astype(float), TRUTH.astype(object), TRUTH.tolist()):
         assert score(labels, P, draws=5).accuracy == WANTED
     many = np.arange(24) % 12
@@ -100,40 +100,36 @@ def test_without_classes_whole_numbers_are_indices() -> None:
 
 def test_bools_are_two_classes() -> None:
     """False is the first column, True the second; three columns are refused."""
-    said = TRUTH == 1
-    assert score(said, np.eye(2)[said.astype(int)], draws=5).accuracy == 1
-    assert score(said, np.eye(2)[said.astype(int)], classes=["no", "yes"], draws=5).accuracy == 1
+    labels = TRUTH == 1
+    assert score(labels, np.eye(2)[labels.astype(int)], draws=5).accuracy == 1
+    assert score(labels, np.eye(2)[labels.astype(int)], classes=["no", "yes"], draws=5).accuracy == 1
     with pytest.raises(InputError, match="classes are False, True; expected 3 different"):
-        score(said, P)
+        score(labels, P)
 
 
 @pytest.mark.parametrize(
     ("labels", "classes", "message"),
     [
-        (TRUTH + 1, None, r"labels go from 1 to 3; expected indices 0 to 2 .* such as classes=\[1, 2, 3\]"),
-        (TRUTH + 0.5, None, r"labels such as 0.5 are neither class names nor indices; give classes="),
-        (["a", 1] * 12, None, "labels such as 'a' are neither class names nor indices"),
+        (TRUTH + 1, None, r"label 3 is none of the classes 0, 1, 2; .* classes="),
+        (TRUTH + 0.5, None, r"label 0.5 is none of the classes 0, 1, 2; .* classes="),
+        (["a", 1] * 12, None, "label 'a' is none of the classes 0, 1, 2"),
         (TRUTH, ["a", "b"], "classes are a, b; expected 3 different ones"),
         (TRUTH, [1, 1, 2], "classes are 1, 1, 2; expected 3 different ones"),
         (TRUTH, [1, 2, 3], "label 0 is none of the classes 1, 2, 3"),
-        (
-            TRUTH + 1,
-            ["a", "b", "c"],
-            "label 3 is neither one of the classes a, b, c nor a place among them, 0 to 2",
-        ),
+        (TRUTH + 1, ["a", "b", "c"], "label 3 is none of the classes 'a', 'b', 'c'"),
         ([0, 1, np.nan] * 8, None, "label of clip 2 is nan; give each clip one"),
         (["a", None, "c"] * 8, None, "label of clip 1 is None"),
         (np.stack([TRUTH, TRUTH], axis=1), None, r"labels have shape \(24, 2\)"),
     ],
 )
-def test_labels_that_fit_no_class_are_refused(labels: Any, classes: Any, message: str) -> None:
-    """Each with what was found and what to give."""
+def test_labels_without_a_class_are_refused(labels: Any, classes: Any, message: str) -> None:
+    """Each message has the value, the classes and a remedy."""
     with pytest.raises(InputError, match=message):
         score(labels, P, classes=classes)
 
 
 def test_columns_follow_the_classes_by_name() -> None:
-    """A DataFrame may have its columns in any order; names that are no classes change nothing, half of them do."""
+    """Columns of a DataFrame may be in any order; a mix of class names and other names is refused."""
     turned = [2, 0, 1]
     for values in VALUES.values():
         frame = DataFrame(P[:, turned], [values[index] for index in turned])
@@ -146,13 +142,13 @@ def test_columns_follow_the_classes_by_name() -> None:
     assert score(labels, DataFrame(P[:, turned], ["c", "a", "b"]), draws=5).accuracy == WANTED
     assert score(TRUTH, DataFrame(P, range(3)), draws=5).accuracy == WANTED
     assert score(labels, DataFrame(P, ["p_a", "p_b", "p_c"]), draws=5).accuracy == WANTED
-    with pytest.raises(InputError, match="column 'a' is called like a class, column 'B' is not"):
+    with pytest.raises(InputError, match="column 'a' is named like a class, column 'B' is not"):
         score(labels, DataFrame(P, ["a", "B", "c"]))
 
 
 @pytest.mark.parametrize("missing", [None, float("nan"), np.datetime64("NaT"), NotAvailable()])
 def test_missing_groups_are_refused(missing: object) -> None:
-    """The first row without a group is named: taken for one group, such rows would be no group at all."""
+    """The message names the first row without a group."""
     groups = ["x"] * 4 + [missing] + ["y"] * 18 + [missing]
     with pytest.raises(InputError, match="group of clip 4 is .*; give each clip one"):
         score(TRUTH, P, groups)
@@ -165,3 +161,43 @@ def test_groups_of_any_value() -> None:
         assert score(TRUTH, P, groups, draws=5).groups == 12  # type: ignore[arg-type]
     with pytest.raises(InputError, match="3 groups for 24 clips"):
         score(TRUTH, P, "abc")
+
+
+def test_perfect_probabilities_score_one() -> None:
+    """The scores are 1, and the interval shows that 24 groups do not prove it."""
+    labels = np.arange(24) % 4
+    perfect = score(labels, np.eye(4)[labels], classes=("a", "b", "c", "d"))
+    assert perfect.accuracy == perfect.macro_f1 == perfect.auc == 1.0
+    assert (perfect.accuracy_ci95.low, perfect.accuracy_ci95.high) == (pytest.approx(0.025 ** (1 / 24)), 1.0)
+
+
+def test_clips_of_one_group_carry_less_information() -> None:
+    """An interval over groups of three equal clips is wider than one that takes each clip as a group."""
+    labels = np.repeat(np.arange(20) % 2, 3)
+    right = np.repeat(np.random.default_rng(0).random(20) < 0.7, 3)
+    p = np.where((labels == right)[:, None], [0.2, 0.8], [0.8, 0.2])
+    alone = score(labels, p, classes=("a", "b")).accuracy_ci95
+    grouped = score(labels, p, np.repeat(np.arange(20), 3).astype(str), classes=("a", "b")).accuracy_ci95
+    assert grouped.high - grouped.low > 1.3 * (alone.high - alone.low)
+
+
+def test_rows_that_do_not_sum_to_one_are_refused() -> None:
+    """They are not probabilities."""
+    with pytest.raises(InputError, match="expected values >= 0 that sum to 1"):
+        score(np.array([0, 1]), np.ones((2, 2)), classes=("a", "b"))
+
+
+def test_compare_gives_the_difference_of_accuracy_of_the_paired_test() -> None:
+    """Difference, interval and p-value are those of a report; they change sign with the order; columns are matched."""
+    names, groups = ["a", "b", "c"], np.arange(24) // 2
+    second = RANDOM.dirichlet(np.ones(3), 24)
+    table = {"first": P, "second": second}
+    (test,) = paired_tests(TRUTH, table, draw_groups(groups, draws=200), pairs=[("first", "second", "mean")])
+    found = compare(TRUTH, P, second, groups, draws=200)
+    assert (found.accuracy, found.p_value) == (test.difference, test.p_value)
+    assert found.accuracy_ci95.ends == pytest.approx(test.interval.ends)
+    assert compare(TRUTH, second, P, groups, draws=200).accuracy == -found.accuracy
+    labels, turned = [names[index] for index in TRUTH], DataFrame(P[:, [2, 0, 1]], ["c", "a", "b"])
+    assert compare(labels, turned, second, groups, draws=200) == found
+    with pytest.raises(InputError, match="labels have shape"):
+        compare(TRUTH, P, second[:3])

@@ -1,4 +1,4 @@
-"""Figures: fonts are chosen that have the characters of the names; where there is none, one line says so."""
+"""Figures use installed fonts that have the characters of the names, and warn where there is none."""
 
 import logging
 import warnings
@@ -11,12 +11,12 @@ from fontTools.ttLib.tables._g_l_y_f import Glyph
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 
-from moodfuse.evaluate.report.figure_style import FONT, drawing_settings, font_families, short, write_figure
+from moodfuse.evaluate.figures import FONT, drawing_settings, font_families, short, write_figure
 
 
 @pytest.fixture(autouse=True)
 def forget_fonts() -> Iterator[None]:
-    """Choose fonts again in each test, and take out those that a test has added."""
+    """Choose fonts again in each test, and remove those that a test has added."""
     font_families.cache_clear()
     kept = list(font_manager.fontManager.ttflist)
     yield
@@ -72,10 +72,10 @@ def test_an_installed_font_with_the_characters_is_chosen(
     assert not caplog.messages
 
 
-def test_without_such_a_font_one_line_names_the_labels_and_the_remedy(
+def test_a_missing_font_gives_one_warning_with_a_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Without a suitable font, one warning names the labels and the remedy, and figures are written in each format."""
+    """The warning names the labels, and figures are written in each format."""
     monkeypatch.setattr(font_manager, "findSystemFonts", list)
     names = ("happy", "\u5feb\u4e50", "\u0939\u0930\u094d\u0937", "\U0001f9e8")
     with caplog.at_level(logging.WARNING):
@@ -94,6 +94,6 @@ def test_names_that_the_default_font_has_need_no_other(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Latin, Cyrillic and Greek names, and control characters, need no search for other fonts."""
-    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: pytest.fail("looked through"))
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: pytest.fail("searched"))
     draw((name,), tmp_path / "figure.png")
     assert font_families((name,)) == (FONT,) and not caplog.messages and short(name).isprintable()

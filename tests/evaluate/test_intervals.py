@@ -1,7 +1,5 @@
-"""Intervals hold the truth as often as they say, end within their scale, and have a width where nothing varies."""
+"""Intervals have the stated coverage, stay within their scale, and have a width where nothing varies."""
 
-import runpy
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,60 +8,57 @@ import pytest
 from moodfuse.evaluate import score
 from moodfuse.evaluate.intervals import (
     DIFFERENCE,
-    METRICS,
     SIMULATED,
     WORST_LOSS,
-    Span,
+    GroupDraws,
+    Scale,
     bootstrap_intervals,
     bootstrap_metrics,
+    counted_groups,
+    draw_groups,
+    effective_groups,
     few_groups_warning,
     interval,
     t_interval,
 )
+from moodfuse.evaluate.metrics import METRICS
 from moodfuse.evaluate.paired import paired_tests
-from moodfuse.evaluate.resampling import GroupDraws, counted_groups, draw_groups, effective_groups
 from moodfuse.evaluate.selection import corrected_best
-from moodfuse.evaluate.shapley import source_worths
+from moodfuse.evaluate.shapley import source_importance
 
-Benchmark = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def benchmark() -> Benchmark:
-    """The full simulations, to run them short."""
-    return runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "coverage.py"))
+Simulations = dict[str, Any]
 
 
 @pytest.mark.parametrize(("groups", "clips"), [(52, 1), (36, 2), (131, 1)])
 @pytest.mark.parametrize("truth", [0.6, 0.86])
-def test_intervals_of_accuracy_cover(benchmark: Benchmark, groups: int, clips: int, truth: float) -> None:
-    """92 to 98 % of the intervals of accuracy hold the truth, but for the noise of 300 data sets."""
-    layout = benchmark["Layout"].equal(groups, clips)
-    accuracy, macro_f1 = benchmark["interval_rows"](layout, truth, sets=300, draws=500)
+def test_intervals_of_accuracy_cover(simulations: Simulations, groups: int, clips: int, truth: float) -> None:
+    """92 to 98 % of the intervals of accuracy cover the true value, within the noise of 300 data sets."""
+    layout = simulations["Layout"].equal(groups, clips)
+    accuracy, macro_f1 = simulations["interval_rows"](layout, truth, sets=300, draws=500)
     assert 0.90 <= accuracy.figure <= 0.995 and macro_f1.figure > 0.9
 
 
 @pytest.mark.parametrize("number", range(3))
 @pytest.mark.parametrize("truth", [0.6, 0.86])
-def test_intervals_over_unequal_groups_cover(benchmark: Benchmark, number: int, truth: float) -> None:
-    """90 % and more where one group holds a third of the clips, two a half, or sizes fall with the rank."""
-    layout = benchmark["Layout"](*list(benchmark["UNEQUAL"].items())[number])
-    (accuracy,) = benchmark["interval_rows"](layout, truth, sets=400, draws=500)
+def test_intervals_over_unequal_groups_cover(simulations: Simulations, number: int, truth: float) -> None:
+    """At least 90 % where one group holds a third of the clips, two a half, or sizes fall with the rank."""
+    layout = simulations["Layout"](*list(simulations["UNEQUAL"].items())[number])
+    (accuracy,) = simulations["interval_rows"](layout, truth, sets=400, draws=500)
     assert accuracy.figure >= 0.9
 
 
-def test_unequal_groups_count_as_fewer() -> None:
-    """Kish's number: all of them where they are equal, whatever their size, one where one holds everything."""
+def test_the_effective_number_of_groups_is_kishs() -> None:
+    """It is the number of groups where they are equal, and 1 where one holds everything."""
     assert effective_groups(np.arange(36) // 2) == 18 == draw_groups(np.arange(36) // 2, draws=1).effective
     unequal = np.repeat(np.arange(4), (6, 2, 1, 1))
     assert effective_groups(unequal) == draw_groups(unequal, draws=1).effective == pytest.approx(100 / 42)
     assert effective_groups(["x"] * 5) == 1
     assert counted_groups(18, 18.0) == "18 groups" and counted_groups(1, 1.0) == "1 group"
-    assert counted_groups(40, 6.05) == "40 groups, which count as about 6 equal ones"
+    assert counted_groups(40, 6.05) == "40 groups (effective number 6)"
 
 
 def test_unequal_groups_widen_every_interval() -> None:
-    """The metrics, a paired difference, the corrected best, a Shapley value: each is wider than over equal draws."""
+    """Metrics, a paired difference, the corrected best, a Shapley value: each is wider than with the plain number."""
     random = np.random.default_rng(0)
     labels, member = np.arange(60) % 2, np.repeat(np.arange(20), (20, 20, 2, 2, *[1] * 16))
     table = {name: np.eye(2)[np.where(random.random(60) < 0.7, labels, 1 - labels)] for name in "ab"}
@@ -72,11 +67,11 @@ def test_unequal_groups_widen_every_interval() -> None:
     def widths(draws: GroupDraws) -> list[float]:
         (test,) = paired_tests(labels, table, draws, pairs=[("a", "b", "mean")])
         ways = {(("a",), "network", "logits"): table["a"], (("b",), "network", "logits"): table["b"]}
-        worth = source_worths(labels, {**ways, (("a", "b"), "mean", "logits"): table["b"]}, draws)
+        importance = source_importance(labels, {**ways, (("a", "b"), "mean", "logits"): table["b"]}, draws)
         found = [
             *bootstrap_intervals(labels, table["a"], draws).values(),
             test.interval,
-            worth[0].shapley_ci95,
+            importance[0].shapley_ci95,
         ]
         found.append(corrected_best(labels, table, draws).corrected_ci95)
         return [ends.high - ends.low for ends in found]
@@ -86,7 +81,7 @@ def test_unequal_groups_widen_every_interval() -> None:
 
 
 class Equal(GroupDraws):
-    """Draws that take their groups for equal ones."""
+    """Draws that count their groups as equal."""
 
     @property
     def effective(self) -> float:
@@ -120,7 +115,7 @@ def test_draws_of_metrics_are_metrics_of_draws() -> None:
 
 
 def test_intervals_stay_on_their_scale() -> None:
-    """Around the estimate, within 0 and 1 or -1 and 1, a loss above 0."""
+    """Intervals contain the estimate and lie within 0 and 1 or -1 and 1, those of a loss above 0."""
     random = np.random.default_rng(1)
     for skill in (0.0, 0.5, 0.95):
         labels = random.integers(0, 3, 20)
@@ -132,20 +127,20 @@ def test_intervals_stay_on_their_scale() -> None:
     assert -1 < ends.low < -0.9 < ends.high < 1
 
 
-def test_a_loss_ends_at_what_a_clip_can_cost() -> None:
-    """Few groups of which one is surely wrong: the upper end is finite, at most 36 nats, and above the loss."""
+def test_the_interval_of_a_loss_is_limited_by_the_largest_loss() -> None:
+    """With few groups, one of them certainly wrong, the upper end is finite, at most 36 nats, and above the loss."""
     labels = np.array([0, 0, 1])
     p = np.array([[1 - 1e-9, 1e-9], [1 - 1e-9, 1e-9], [1.0, 0.0]])
     with np.errstate(over="raise", divide="raise", invalid="raise"):
         ends = bootstrap_intervals(labels, p, draw_groups(range(3), draws=200))["log_loss"]
-        tiny = t_interval(1e-9, 0.5, 3, Span(0.0, 30.0, logarithm=True))
+        tiny = t_interval(1e-9, 0.5, 3, Scale(0.0, 30.0, logarithm=True))
     loss = float(METRICS["log_loss"](labels, p))
     assert 0 <= ends.low < loss < ends.high == pytest.approx(-np.log(np.finfo(float).eps))
     assert 0 <= tiny.low <= 1e-9 < tiny.high <= WORST_LOSS
 
 
-def test_equal_draws_give_an_interval_all_the_same() -> None:
-    """All right, all wrong, or half right in every group: the width is that of so many groups that agree."""
+def test_equal_draws_give_the_interval_of_agreeing_groups() -> None:
+    """All correct, all wrong, or half correct in every group: the interval has the width of Clopper and Pearson."""
     unseen = 1 - 0.025 ** (1 / 10)
     for estimate, wanted in (
         (1.0, (1 - unseen, 1.0)),
@@ -156,8 +151,8 @@ def test_equal_draws_give_an_interval_all_the_same() -> None:
         assert (ends.low, ends.high) == pytest.approx(wanted)
 
 
-def test_constant_losses_are_known_where_no_label_could_change_them() -> None:
-    """Uniform probabilities lose the same on any clip; certain ones could lose 36 nats on an unseen one."""
+def test_constant_losses_have_a_width_only_where_labels_matter() -> None:
+    """Uniform probabilities lose the same on any clip; certain ones could lose 36 nats on an unseen clip."""
     labels, drawn = np.arange(12) % 3, draw_groups(range(12), draws=50)
     flat = bootstrap_intervals(labels, np.full((12, 3), 1 / 3), drawn)["log_loss"]
     assert (flat.low, flat.high) == pytest.approx((np.log(3), np.log(3)))
@@ -165,7 +160,7 @@ def test_constant_losses_are_known_where_no_label_could_change_them() -> None:
 
 
 def test_undefined_intervals() -> None:
-    """One group, or one draw, gives none."""
+    """One group, or one draw, gives no interval."""
     assert np.isnan(interval(0.5, np.array([0.4, 0.6]), 1).low)
     assert np.isnan(interval(0.5, np.array([0.4]), 9).low)
     labels = np.array([0, 1, 0])
@@ -173,31 +168,32 @@ def test_undefined_intervals() -> None:
     assert all(np.isnan(ends.high) for ends in found.values())
 
 
-def test_groups_that_count_as_fewer_than_two_have_no_interval() -> None:
-    """A hundred groups of which one holds nearly all clips: undefined, and said."""
+def test_fewer_than_two_effective_groups_have_no_interval() -> None:
+    """A hundred groups of which one holds nearly all clips: undefined, with a note."""
     member = np.repeat(np.arange(100), (901, *[1] * 99))
     labels = np.arange(1000) % 2
     found = score(
         labels, np.eye(2)[np.where(np.arange(1000) % 3, labels, 1 - labels)], member.tolist(), draws=20
     )
     assert np.isnan(found.accuracy_ci95.low) and np.isnan(found.log_loss_ci95.high)
-    assert found.notes == ("100 groups, which count as about 1.2 equal ones: no interval can be given",)
+    assert found.notes == ("100 groups (effective number 1.2): no interval can be computed",)
     assert np.isnan(t_interval(0.5, 0.1, 1.9).low) and not np.isnan(t_interval(0.5, 0.1, 2).low)
 
 
-def test_few_groups_are_said_with_their_shortfall() -> None:
-    """Below 30 groups the warning tells how often intervals held the truth; from 30 on there is none."""
+def test_few_groups_are_warned_about_with_their_coverage() -> None:
+    """Below 30 groups the warning gives the simulated coverage; from 30 on there is none."""
     assert few_groups_warning(30, 30.0) is None
     assert "no interval" in str(few_groups_warning(1, 1.0))
-    said = str(few_groups_warning(13, 13.0))
-    assert "only 13 groups:" in said and "too narrow" in said and "simulations of 12 equal groups" in said
-    assert f"{SIMULATED[12]['log_loss']:.0%}".replace("%", " %") in said
+    warning = str(few_groups_warning(13, 13.0))
+    assert "only 13 groups:" in warning and "too narrow" in warning
+    assert "simulations of 12 equal groups" in warning
+    assert f"{SIMULATED[12]['log_loss']:.0%}".replace("%", " %") in warning
     unequal = str(few_groups_warning(40, 6.05))
-    assert "only 40 groups, which count as about 6 equal ones:" in unequal and "of 6 equal groups" in unequal
+    assert "only 40 groups (effective number 6):" in unequal and "of 6 equal groups" in unequal
 
 
-def test_the_table_of_few_groups_is_measured(benchmark: Benchmark) -> None:
-    """Six groups again, short: within the noise of 200 data sets."""
-    found = benchmark["few_groups_coverage"](6, sets=200, draws=200)
+def test_the_table_of_few_groups_is_measured(simulations: Simulations) -> None:
+    """Six groups measured again, within the noise of 200 data sets."""
+    found = simulations["few_groups_coverage"](6, sets=200, draws=200)
     for name, share in SIMULATED[6].items():
         assert found[name] == pytest.approx(share, abs=0.06)
