@@ -1,4 +1,4 @@
-"""Media files in a folder: which files `check`, `extract` and `predict` take, and what they leave out and why."""
+"""Find the media files of a folder: which files `check`, `extract` and `predict` read, and which they ignore."""
 
 import os
 from collections import defaultdict
@@ -18,14 +18,13 @@ aac ac3 adts aif aifc aiff amr ape au awb caf eac3 ec3 flac m4a m4b m4r mka mp2 
 wav wave weba wma wv
 """
 AUDIO_SUFFIXES = frozenset(f".{name}" for name in _AUDIO.split())
+# Listed in docs/media.md too.
 MEDIA_SUFFIXES = AUDIO_SUFFIXES | frozenset(f".{name}" for name in _VIDEO.split())
-"""The suffixes of the files of a folder that are taken, in lower case; docs/media.md lists them too."""
-SYSTEM_FOLDERS = frozenset(
+# Trash and thumbnails of operating systems and network drives; names in lower case.
+_SYSTEM_FOLDERS = frozenset(
     {"$recycle.bin", "recycler", "system volume information", "lost+found", "__macosx"}
     | {"@eadir", "#recycle", "@recycle", "#snapshot"}
 )
-"""Folders of operating systems and network drives, for trash and thumbnails; names in lower case."""
-
 HIDDEN = "hidden or system files and folders"
 OTHER = "files without a media suffix"
 BROKEN = "broken links"
@@ -39,10 +38,10 @@ class FolderFiles:
     Attributes
     ----------
     media : tuple of Path
-        Media files at any depth: of each folder the files by name, then its subfolders by name; those behind links to
+        Media files at any depth: the files of a folder by name, then its subfolders by name; files behind links to
         folders come last.
     ignored : mapping of str to list of Path
-        What is left out, by reason.
+        By reason.
     """
 
     media: tuple[Path, ...]
@@ -52,8 +51,8 @@ class FolderFiles:
 def find_media(folder: Path) -> FolderFiles:
     """Find the media files of a folder at any depth.
 
-    Links to folders are followed, after all real folders were read. Each folder is read once, so a link to a folder
-    above it ends, and a folder keeps the name that it has without links.
+    Links to folders are followed after all real folders. Each folder is read once, so a link to a parent folder ends,
+    and a folder keeps the name that it has without links.
 
     Raises
     ------
@@ -64,7 +63,7 @@ def find_media(folder: Path) -> FolderFiles:
     ignored: dict[str, list[Path]] = defaultdict(list)
     waiting, links, visited = [folder], list[Path](), set[str]()
     while waiting or links:
-        if not waiting:  # the link nearest to the top comes first: its name may be a label
+        if not waiting:  # the link nearest to the top comes first, since its name may be a label
             links.sort(key=lambda path: (len(path.parts), path))
             waiting.append(links.pop(0))
         current = waiting.pop()
@@ -74,7 +73,7 @@ def find_media(folder: Path) -> FolderFiles:
         visited.add(real)
         subfolders: list[Path] = []
         for path in _entries(current):
-            if _is_hidden(path.name):
+            if path.name.startswith(".") or path.name.lower() in _SYSTEM_FOLDERS:
                 ignored[HIDDEN].append(path)
             elif os.path.isdir(path):
                 (links if path.is_symlink() else subfolders).append(path)
@@ -86,24 +85,18 @@ def find_media(folder: Path) -> FolderFiles:
     return FolderFiles(tuple(media), ignored)
 
 
-def _is_hidden(name: str) -> bool:
-    """Whether a name is one of a hidden file, or of a folder that a system keeps for itself."""
-    return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
-
-
 def _entries(folder: Path) -> list[Path]:
-    """What a folder holds, by name; one that cannot be listed is an error, for its files would be missing silently."""
     try:
         return sorted(folder / entry.name for entry in os.scandir(folder))
     except OSError as error:
         raise InputError(
-            f"{folder}: the folder cannot be read ({error.strerror or error}); correct its permissions, or name the "
-            "others instead of the one above it"
+            f"{folder}: the folder cannot be read ({error.strerror or error}); correct its permissions, or give its "
+            "other folders one by one"
         ) from error
 
 
 def ignored_lines(folder: Path, ignored: Mapping[str, Sequence[Path]]) -> list[str]:
-    """One line for each reason: how many were left out of a folder, and the first of them."""
+    """One line for each reason: how many files of a folder were ignored, and the first of them."""
     lines = []
     for reason, paths in ignored.items():
         names = sorted(path.relative_to(folder).as_posix() for path in paths)

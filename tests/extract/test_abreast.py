@@ -11,8 +11,8 @@ import pytest
 from moodfuse.cache.planning import PlanChoice
 from moodfuse.extract.pending import Work
 from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
-from moodfuse.extract.training import abreast
-from moodfuse.extract.training.abreast import processes_for
+from moodfuse.extract.training import tune_networks
+from moodfuse.extract.training.tune_networks import processes_for
 
 
 def work(source: str, *, to_tune: int) -> Work:
@@ -50,17 +50,19 @@ def test_the_bits_are_those_of_one_process(
 ) -> None:
     """Two processes, then two of which one dies at once, so that one does all: the networks and features of one."""
     runner.keep(4)
-    monkeypatch.setattr(abreast, "FEWEST_NETWORKS", 1)
+    monkeypatch.setattr(tune_networks, "FEWEST_NETWORKS", 1)
     caches = [runner.cache.with_name(name) for name in ("two", "died")]
     done = []
     for cache in caches:
         shutil.copytree(all_depths.runner.cache, cache, ignore=shutil.ignore_patterns("features", "networks"))
         if cache.name == "died":
-            monkeypatch.setattr(abreast, "_help", os._exit)  # called with other arguments, so it raises
+            monkeypatch.setattr(
+                tune_networks, "_tune_part", os._exit
+            )  # called with other arguments, so it raises
         with caplog.at_level(logging.WARNING):
             done.append(runner(cache=cache, sources=("onedmcnn",), jobs=4, plan=PlanChoice(folds=2)))
     assert [(item.tuned, item.embedded) for item in done] == [(2, 8)] * 2
     alone = features(all_depths.runner.cache)
     assert features(caches[0]) == features(caches[1]) == alone
     assert len(alone) == 4
-    assert [record for record in caplog.records if "a helping process ended with exit code" in record.message]
+    assert [record for record in caplog.records if "a tuning process ended with exit code" in record.message]

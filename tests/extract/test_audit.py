@@ -18,10 +18,10 @@ from moodfuse.extract.dataset.fingerprints import (
     NO_MARKS,
     Marks,
     Match,
-    find_frames,
-    find_sounds,
+    audio_marks,
     frame_marks,
-    sound_marks,
+    match_audio,
+    match_frames,
 )
 from moodfuse.extract.dataset.scan import scan
 from moodfuse.extract.media.decode import read_clip
@@ -70,7 +70,7 @@ def recoded(
 
 def clip(name: str, *, sound: np.ndarray | None = None, frames: Marks = NO_MARKS, sha: str = "") -> Audited:
     """A clip of its own group."""
-    return Audited(name, name, sha or name, NO_MARKS if sound is None else sound_marks(sound), frames)
+    return Audited(name, name, sha or name, NO_MARKS if sound is None else audio_marks(sound), frames)
 
 
 @functools.cache
@@ -110,7 +110,7 @@ def test_silence_noise_and_tones_match_nothing() -> None:
     ]
     clips = [clip(str(number), sound=sound) for number, sound in enumerate([*sounds, tone])]
     assert find_duplicates(clips) == ()
-    assert not len(sound_marks(np.zeros(100, np.float32)).hashes) and len(sound_marks(music(0, 1.0)).hashes)
+    assert not len(audio_marks(np.zeros(100, np.float32)).hashes) and len(audio_marks(music(0, 1.0)).hashes)
 
 
 def pictures(seed: int) -> np.ndarray:
@@ -172,7 +172,7 @@ def test_thousands_of_clips_are_compared_in_seconds() -> None:
         for _ in range(1000)
     ]
     marks.append(Marks(marks[3].hashes, marks[3].times_s - 5))
-    (found,) = find_sounds(marks, least=12)
+    (found,) = match_audio(marks, least=12)
     assert (found.first, found.second) == (3, 1000) and found.first_s - found.second_s == pytest.approx(5)
 
 
@@ -186,10 +186,10 @@ def test_check_lists_copies_and_how_to_group_them(tmp_path: Path) -> None:
     copy = tmp_path / "sad" / "copy-of-0.mp4"
     copy.write_bytes((tmp_path / "sad" / "0.mp4").read_bytes() + b"\0" * 8)
     text = "\n".join(check(CheckSettings(tmp_path, 2)).lines)
-    assert "sound alike: sad/0.mp4 and sad/copy-of-0.mp4, from " in text and "--group-pattern" in text
-    assert "sound alike" not in "\n".join(check(CheckSettings(tmp_path, 2, decode=False)).lines)
+    assert "similar audio: sad/0.mp4 and sad/copy-of-0.mp4, from " in text and "--group-pattern" in text
+    assert "similar audio" not in "\n".join(check(CheckSettings(tmp_path, 2, decode=False)).lines)
     grouped = "\n".join(check(CheckSettings(tmp_path, 2, group_pattern=r"sad/(?:copy-of-)?(0)")).lines)
-    assert "in one group already" in grouped and "1 groups hold more" in grouped
+    assert "are in one group already" in grouped and "1 groups hold more" in grouped
 
 
 def test_songs_of_the_demo_corpus_are_told_apart(tmp_path: Path) -> None:
@@ -218,9 +218,9 @@ def test_group_pattern(tmp_path: Path) -> None:
     assert groups(r"a\(") == ["a(", "a(", None]
     with pytest.raises(InputError, match="not a regular expression"):
         groups("(")
-    with pytest.raises(InputError, match=r"has 2 groups; name the one that counts"):
+    with pytest.raises(InputError, match=r"has 2 groups; name the one to use"):
         groups("(s)(a)")
-    with pytest.raises(InputError, match=r"matches no clip; a clip is called 'sad/a\(1\)\.mp4'"):
+    with pytest.raises(InputError, match=r"matches no clip; the first clip id is 'sad/a\(1\)\.mp4'"):
         groups("song")
     table = tmp_path / "clips.csv"
     table.write_text("path,label,group\nsad/a(1).mp4,sad,mine\nsad/b.mp4,sad,\n")
@@ -229,7 +229,7 @@ def test_group_pattern(tmp_path: Path) -> None:
 
 @real
 def test_real_clips_of_one_video_are_found_and_no_others() -> None:
-    """Of eight real clips the three of one music video sound alike; a recoded, shifted copy is found at its time."""
+    """Of eight real clips the three of one music video similar audio; a recoded, shifted copy is found at its time."""
     assert CLIPS
     files = sorted(Path(CLIPS).rglob("*.mp4"))
     chosen = [file for file in files if "FEARR" in file.name or "SADD" in file.name] + files[:2]
@@ -238,7 +238,7 @@ def test_real_clips_of_one_video_are_found_and_no_others() -> None:
         decoded = read_clip(file, short_side_px=64)
         sounds[file.stem] = decoded.waveform[: decoded.waveform_samples]
         frames = frame_marks(decoded.frames, decoded.frame_times_s)
-        clips.append(Audited(file.stem, file.stem, file.stem, sound_marks(sounds[file.stem]), frames))
+        clips.append(Audited(file.stem, file.stem, file.stem, audio_marks(sounds[file.stem]), frames))
     clips.append(clip("copy", sound=recoded(sounds[files[0].stem][10 * RATE_HZ :] * 0.5)))
     found = find_duplicates(clips)
     pairs = {(item.first, item.second) for item in found if item.kind == "sound"}
@@ -252,7 +252,7 @@ def test_real_clips_of_one_video_are_found_and_no_others() -> None:
     assert {item.kind for item in found} == {"sound", "name"}
     (copy,) = (item for item in found if item.second == "copy")
     assert copy.first_s - copy.second_s == pytest.approx(10, abs=0.5)
-    assert any("sound alike" in line for line in audit_lines_of(found))
+    assert any("similar audio" in line for line in audit_lines_of(found))
 
 
 def audit_lines_of(found) -> list[str]:
@@ -262,7 +262,7 @@ def audit_lines_of(found) -> list[str]:
     return list(audit_lines(Audit("rules", tuple(found))))
 
 
-@pytest.mark.parametrize("find", [find_sounds, find_frames])
+@pytest.mark.parametrize("find", [match_audio, match_frames])
 def test_pairs_are_the_same_however_many_are_held_at_once(
     find: Callable[..., list[Match]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,10 +11,11 @@ from moodfuse.cache.errors import DamagedPartError
 from moodfuse.cache.media import Media
 from moodfuse.cache.recipe import Recipe
 from moodfuse.extract.embed import SourceWorker, make_network
+from moodfuse.extract.inference import load_arrays, network_from_files
 from moodfuse.extract.networks.weights.files import WeightsError
 from moodfuse.extract.networks.weights.own_files import save_weights
 from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
-from moodfuse.extract.training.trunk_weights import keep_body, network_from_files, tuned_arrays
+from moodfuse.extract.training.tune_networks import save_body
 
 
 class Noise:
@@ -36,7 +37,7 @@ def test_a_kept_body_gives_the_same_bits(source: str, narrow: None, tmp_path: Pa
     """A network made from the file embeds a clip as the one that was kept did, though it drew other weights first."""
     recipe = recipe_of(source)
     network = make_network(recipe, None, 3)
-    keep_body(tmp_path / "body.safetensors", recipe, network)
+    save_body(tmp_path / "body.safetensors", recipe, network)
     torch.manual_seed(7)
     again = network_from_files(recipe, 3, tmp_path / "body.safetensors")
     kept, found = (SourceWorker(recipe, item, Noise()).frozen_rows("a") for item in (network, again))
@@ -76,7 +77,7 @@ def test_another_file_is_refused(harm: object, said: str, tmp_path: Path) -> Non
     harm(arrays)  # type: ignore[operator]
     save_weights(tmp_path / "head.safetensors", arrays, {})
     with pytest.raises(WeightsError, match=said):
-        tuned_arrays(
+        load_arrays(
             tmp_path / "head.safetensors",
             dict(SourceWorker(recipe_of("twodmcnn"), network, Noise()).tuned.state_dict()),
         )
@@ -85,7 +86,7 @@ def test_another_file_is_refused(harm: object, said: str, tmp_path: Path) -> Non
 def test_a_changed_byte_is_seen(tmp_path: Path) -> None:
     """A body with one flipped bit is refused."""
     recipe, path = recipe_of("twodmcnn"), tmp_path / "body.safetensors"
-    keep_body(path, recipe, make_network(recipe, None, 2))
+    save_body(path, recipe, make_network(recipe, None, 2))
     data = bytearray(path.read_bytes())
     data[-5] ^= 4
     path.write_bytes(data)

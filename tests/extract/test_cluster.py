@@ -19,8 +19,9 @@ from moodfuse.cache.folds import pair_holdouts, single_holdouts
 from moodfuse.cache.planning import PlanChoice
 from moodfuse.cache.store import FeatureCache
 from moodfuse.extract import cluster
-from moodfuse.extract.pipeline import ExtractSettings, extract_features
+from moodfuse.extract.pipeline import extract_features
 from moodfuse.extract.recipe_files import RecipeChoice
+from moodfuse.extract.settings import ExtractSettings
 from moodfuse.fuse.ablation import AblationSettings, run_ablation
 from moodfuse.synthetic_corpus import ClipSettings, CorpusSettings, make_corpus
 

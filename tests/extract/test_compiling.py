@@ -14,7 +14,6 @@ from moodfuse.cache.media import Media
 from moodfuse.extract.embed import SourceWorker, make_network
 from moodfuse.extract.networks.compiling import check_compiler
 from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
-from moodfuse.extract.streaming import InHand
 
 
 def test_a_compiler_is_looked_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -47,7 +46,7 @@ def test_a_worker_that_cannot_compile_says_so(monkeypatch: pytest.MonkeyPatch, t
     with pytest.raises(
         InputError, match=r"^onedmcnn: its recipe compiles: .* not found; .* use one that does not"
     ):
-        SourceWorker(recipe, make_network(recipe, None, 2), InHand())
+        SourceWorker(recipe, make_network(recipe, None, 2))
 
 
 def test_a_compiled_network_gives_the_same_features(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,10 +65,7 @@ def test_a_compiled_network_gives_the_same_features(monkeypatch: pytest.MonkeyPa
     assert compiled == replace(eager, compile=True) and compiled.digest16 != eager.digest16
     waveform = np.random.default_rng(0).normal(size=480_000).clip(-1, 1).astype(np.float32)
     clip = Media(np.zeros((0, 0, 0, 3), np.uint8), np.zeros(0), waveform, len(waveform))
-    workers = [
-        SourceWorker(recipe, make_network(recipe, None, 2), InHand())
-        for recipe in (eager, compiled, compiled)
-    ]
+    workers = [SourceWorker(recipe, make_network(recipe, None, 2)) for recipe in (eager, compiled, compiled)]
     first = [worker.full_rows_of(clip) for worker in workers]
     np.testing.assert_array_equal(first[1]["embedding"], first[2]["embedding"])
     tuned = {name: value * 1.5 for name, value in workers[0].tuned.state_dict().items()}

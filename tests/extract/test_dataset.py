@@ -8,8 +8,9 @@ import pytest
 from moodfuse.cache.errors import InputError, UnknownNameError
 from moodfuse.extract.dataset.check import CheckSettings, check
 from moodfuse.extract.dataset.scan import long_window_lines, scan, scan_data
-from moodfuse.extract.pipeline import ExtractSettings, extract_features
+from moodfuse.extract.pipeline import extract_features
 from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
+from moodfuse.extract.settings import ExtractSettings
 
 
 def write(folder: Path, text: str) -> Path:
@@ -74,7 +75,7 @@ def test_linked_folders_are_read_under_their_label(tmp_path: Path) -> None:
 def test_folders_of_splits_are_refused_as_labels(splits: tuple[str, ...], tmp_path: Path) -> None:
     """The error names the split folders, the labels below them, and the two remedies."""
     touch(tmp_path, *(f"{split}/{label}/1.mp4" for split in splits for label in ("happy", "sad")))
-    message = r"are named like splits, not labels \(below them: 'happy', 'sad'\); give one of them, .*path,label,split"
+    message = r"are named like splits, not labels \(inside them: 'happy', 'sad'\); give one of them, .*path,label,split"
     with pytest.raises(InputError, match=message):
         scan(tmp_path)
     assert [clip.label for clip in scan(tmp_path / splits[0])] == ["happy", "sad"]
@@ -84,7 +85,7 @@ def test_a_split_folder_next_to_label_folders_is_refused(tmp_path: Path) -> None
     """It is recognised by the names of the labels below it."""
     touch(tmp_path, "happy/1.mp4", "sad/2.mp4", "test/happy/3.mp4", "test/sad/4.mp4")
     with pytest.raises(
-        InputError, match=r"its folders 'test' are named like splits, not labels \(below them: 'happy', 'sad'"
+        InputError, match=r"its folders 'test' are named like splits, not labels \(inside them: 'happy', 'sad'"
     ):
         scan(tmp_path)
 
@@ -155,7 +156,7 @@ def test_a_csv_gives_groups_windows_folds_and_splits(tmp_path: Path) -> None:
         ("path,label,start_s\na.mp4,sad,soon\n", "start_s is 'soon'; expected a number"),
         ("path,label,start_s,end_s\na.mp4,sad,5,4\n", "is empty"),
         ("path,label,fold\na.mp4,sad,1.5\n", "expected a whole number"),
-        ("path,label\na.mp4,sad\na.mp4,sad\n", "line 3: a.mp4 stands in line 2 already"),
+        ("path,label\na.mp4,sad\na.mp4,sad\n", "line 3: a.mp4 is in line 2 already"),
         ("path,label,split\na.mp4,sad,dev\n", "expected 'train' or 'test'"),
         ("path,label,label\na.mp4,x,y\n", "line 1: column 'label' occurs twice"),
         ("path,label\na.mp4, live.mp4,sad\n", "line 2: 3 cells; expected 2, .* a comma in double quotes"),
@@ -247,11 +248,11 @@ def test_sources_carry_their_recipe(tmp_path: Path) -> None:
     """The default recipe adds nothing to a source's name; any other one, and a file's, is said behind an @."""
     assert (
         RecipeChoice().source("c3d") == "c3d"
-        and RecipeChoice(recipe="seed-sgd").source("c3d") == "c3d@seed-sgd"
+        and RecipeChoice(recipe="zhou2022-sgd").source("c3d") == "c3d@zhou2022-sgd"
     )
-    assert RecipeChoice(recipe="seed-sgd").source("c3d@default") == "c3d"
-    assert RecipeChoice().source("c3d@seed-adam") == "c3d@seed-adam"
-    adam, sgd = (build_recipe(f"c3d@seed-{name}", RecipeChoice()) for name in ("adam", "sgd"))
+    assert RecipeChoice(recipe="zhou2022-sgd").source("c3d@default") == "c3d"
+    assert RecipeChoice().source("c3d@zhou2022-adam") == "c3d@zhou2022-adam"
+    adam, sgd = (build_recipe(f"c3d@zhou2022-{name}", RecipeChoice()) for name in ("adam", "sgd"))
     assert adam.tuning is not None and sgd.tuning is not None
     assert (adam.tuning.optimizer, sgd.tuning.optimizer, sgd.tuning.momentum) == ("adam", "sgd", 0.0)
     assert adam.tuning.learning_rate == sgd.tuning.learning_rate == 1e-5 and adam.digest16 != sgd.digest16
@@ -263,7 +264,7 @@ def test_sources_carry_their_recipe(tmp_path: Path) -> None:
     assert build_recipe("c3d", choice) == build_recipe("c3d", RecipeChoice(depths={"c3d": "frozen"}))
     assert RecipeChoice(depths={"c3d@default": "full"}).depth_of("c3d") == "full"
     for name in ("c3d@", "c3d@../mine.toml"):
-        with pytest.raises(UnknownNameError, match="unknown recipe .*; known: default, demo, seed"):
+        with pytest.raises(UnknownNameError, match="unknown recipe .*; known: default, demo, zhou2022"):
             RecipeChoice().source(name)
     (tmp_path / "seed.toml").write_text("")
     with pytest.raises(InputError, match="'seed' is a recipe of moodfuse; give yours another name"):
@@ -286,13 +287,14 @@ def test_sources_carry_their_recipe(tmp_path: Path) -> None:
 
 def test_the_seeds_recipes_are_complete() -> None:
     """Each of the seed's recipes has settings for the four networks, whole and at the head."""
-    for name in ("seed", "seed-adam", "seed-sgd"):
+    for name in ("zhou2022", "zhou2022-adam", "zhou2022-sgd"):
         for network in ("onedmcnn", "twodmcnn", "c3d", "i3d"):
             whole = build_recipe(f"{network}@{name}", RecipeChoice())
             head = build_recipe(f"{network}@{name}", RecipeChoice(depth="head"))
             assert whole.depth == "full" and head.tuning is not None
     chosen = [
-        build_recipe(f"{name}@seed", RecipeChoice()).tuning for name in ("onedmcnn", "twodmcnn", "c3d", "i3d")
+        build_recipe(f"{name}@zhou2022", RecipeChoice()).tuning
+        for name in ("onedmcnn", "twodmcnn", "c3d", "i3d")
     ]
     assert [item.optimizer for item in chosen if item] == ["adam", "sgd", "sgd", "adam"]
 
@@ -303,7 +305,7 @@ def test_suspicious_labels_and_groups_are_said_by_extract_and_check(tmp_path: Pa
     table = write(tmp_path, "\n".join(["path,label,group", *rows]))
     said: list[str] = []
     with pytest.raises(InputError, match="none of the 4 clips could be read"):
-        extract_features(ExtractSettings(table, tmp_path / "work", ("onedmcnn",), jobs=1), say=said.append)
+        extract_features(ExtractSettings(table, tmp_path / "work", ("onedmcnn",), jobs=1), report=said.append)
     with pytest.raises(InputError, match="none of the 4 clips could be read") as refused:
         check(CheckSettings(table, decode=False))
     for lines in (said, [line.strip() for line in str(refused.value).splitlines()]):

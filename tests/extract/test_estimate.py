@@ -4,10 +4,10 @@ import pytest
 
 from moodfuse.extract.pending import Work
 from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
-from moodfuse.extract.training.estimate import WORTH_MEASURING, is_long, measure
+from moodfuse.extract.training.estimate import LEAST_CLIPS, is_long, measure
 
 FROZEN = build_recipe("onedmcnn", RecipeChoice(depth="frozen", device="cpu"))
-CLIPS = tuple(f"{number:064d}" for number in range(WORTH_MEASURING))
+CLIPS = tuple(f"{number:064d}" for number in range(LEAST_CLIPS))
 
 
 @pytest.mark.parametrize(

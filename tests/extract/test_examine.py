@@ -9,8 +9,7 @@ from moodfuse.cache.digests import clip_digest
 from moodfuse.cache.records import Clip, Outcome
 from moodfuse.cache.store import FeatureCache
 from moodfuse.extract.dataset import ingest as examining
-from moodfuse.extract.dataset.hashing import hash_files
-from moodfuse.extract.dataset.ingest import Decoding, examine
+from moodfuse.extract.dataset.ingest import Decoding, examine, hash_files
 from moodfuse.extract.media.renditions import MEDIA_RULES
 from moodfuse.synthetic_corpus import ClipSettings, make_clip
 
@@ -38,7 +37,7 @@ def test_nothing_is_kept_of_a_file_that_becomes_another(
     cache, clips = FeatureCache(tmp_path / "work", create=True), [Clip("a", str(path), "sad")]
     first = path.read_bytes()
     taken: list[str] = []
-    decoding = Decoding(1, take=lambda digest, clip, decoded: taken.append(digest))
+    decoding = Decoding(1, on_decoded=lambda digest, clip, decoded: taken.append(digest))
     for bytes_then in (b"half copied", other):
         with monkeypatch.context() as patch:
 

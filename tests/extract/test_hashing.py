@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from moodfuse.cache.records import Clip
-from moodfuse.extract.dataset import hashing
-from moodfuse.extract.dataset.hashing import hash_files
+from moodfuse.extract.dataset import ingest as hashing
+from moodfuse.extract.dataset.ingest import hash_files
 from moodfuse.extract.media.limits import MAX_FILE_BYTES
 
 HASH_OF_NOTHING = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
@@ -31,16 +31,3 @@ def test_no_more_is_hashed_than_a_file_has(tmp_path: Path, monkeypatch: pytest.M
     size_before = os.stat_result((0o100644, 1, 1, 1, 0, 0, 0, 0, 0, 0))
     monkeypatch.setattr(os, "fstat", lambda _: size_before)
     assert hashing._hash(path) == HASH_OF_NOTHING
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no pipes with names")
-def test_a_file_that_becomes_a_pipe_is_not_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Opening it would wait for a writer for ever."""
-    file, pipe = tmp_path / "file", tmp_path / "pipe.mp4"
-    file.write_bytes(b"film")
-    os.mkfifo(pipe)
-    before = os.stat(file)
-    monkeypatch.setattr(os, "stat", lambda *_, **__: before)
-    assert hashing._hash(pipe) == ""

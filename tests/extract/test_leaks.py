@@ -10,6 +10,7 @@ import sys
 import textwrap
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -22,9 +23,9 @@ from moodfuse.cache.store import FeatureCache
 from moodfuse.extract.embed import SourceWorker, make_network
 from moodfuse.extract.media_supply import source_media
 from moodfuse.extract.networks.weights.own_files import load_weights_file
-from moodfuse.extract.pending import Wanted
 from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
-from moodfuse.extract.training.tune_networks import activations_of, tune_one
+from moodfuse.extract.settings import NetworkChoice
+from moodfuse.extract.training import tune_networks
 from tests.extract.conftest import RECIPE, Runner
 
 FOLD = 0
@@ -54,12 +55,12 @@ def tuned(
             patch.setattr(MediaStore, "read", noisy_media(MediaStore.read, held))
             patch.setattr(FeatureCache, "rows", noisy_rows(FeatureCache.rows, held))
         worker = SourceWorker(recipe, make_network(recipe, None, len(cache.classes)), store)
-        activations = activations_of(cache, recipe) if recipe.depth == "head" else {}
+        activations = tune_networks.read_activations(cache, recipe) if recipe.depth == "head" else {}
         found: dict[str, object] = {}
         for holdout in HOLDOUTS:
             roles = cache.roles(recipe, holdout)
             assert roles is not None
-            tune_one(cache, worker, roles, activations)
+            tune_networks.tune_one(cache, worker, roles, activations)
             tensors, facts = load_weights_file(cache.network_path(recipe, roles))
             found[str(holdout)] = (
                 roles,
@@ -112,7 +113,7 @@ def home(media: Path, heads_cache: Path, tmp_path_factory: pytest.TempPathFactor
     shutil.copytree(heads_cache, folder / "work")
     (folder / "tiny.toml").write_text(RECIPE)
     runner = Runner(media, folder / "work", folder / "tiny.toml")
-    runner(plan=PlanChoice(folds=3), networks=Wanted(crossfit=False))
+    runner(plan=PlanChoice(folds=3), networks=NetworkChoice(crossfit=False))
     cache = runner.open()
     choice = RecipeChoice(recipe=str(runner.recipe))
     recipes = [build_recipe(source, choice) for source in ("onedmcnn", "twodmcnn")]
@@ -135,7 +136,7 @@ class Mutation:
     """A leak: some text of a method of the code, and what it becomes."""
 
     step: str
-    owner: type
+    owner: type | ModuleType
     name: str
     old: str
     new: str
@@ -156,10 +157,10 @@ MUTATIONS = (
     ),
     Mutation(
         "scaler of activations",
-        SourceWorker,
-        "head_data",
-        'np.stack([activations[digest] for digest, _, role in roles if role == "tune"])',
-        "np.stack(list(activations.values()))",
+        tune_networks,
+        "tune_one",
+        '[activations[digest] for digest, _, role in roles if role == "tune"]',
+        "list(activations.values())",
     ),
 )
 
@@ -171,7 +172,8 @@ def test_a_planted_leak_is_seen(
     """With a leak in tuning, networks depend on the fold that they hold out."""
     source = textwrap.dedent(inspect.getsource(getattr(mutation.owner, mutation.name)))
     assert mutation.old in source, f"{mutation.name} no longer holds {mutation.old!r}"
-    namespace = dict(vars(sys.modules[mutation.owner.__module__]))
+    module = getattr(mutation.owner, "__module__", mutation.owner.__name__)
+    namespace = dict(vars(sys.modules[module]))
     exec(compile(source.replace(mutation.old, mutation.new), mutation.step, "exec"), namespace)
     monkeypatch.setattr(mutation.owner, mutation.name, namespace[mutation.name])
     clean = tuned("twodmcnn", home, tmp_path / "clean", monkeypatch, noise=False)

@@ -29,7 +29,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def test_waiting_threads_sleep_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """It stands in the environment from which torch's threads take it."""
     monkeypatch.setattr(os, "environ", {})
-    runtime.settle()
+    runtime.limit_spinning()
     assert os.environ == {"GOMP_SPINCOUNT": runtime.SPINS}
 
 
@@ -37,7 +37,7 @@ def test_waiting_threads_sleep_soon(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_the_user_set_stays(chosen: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A user's own choice is not another's default."""
     monkeypatch.setattr(os, "environ", dict(chosen))
-    runtime.settle()
+    runtime.limit_spinning()
     assert os.environ == chosen
 
 
@@ -72,7 +72,7 @@ def test_who_set_how_to_allocate_is_left_alone(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(os, "environ", {})
     runtime.keep_freed_memory()
     assert asked == [(-3, 1 << 30), (-3, 32 << 20), (-1, 2**31 - 1)]
-    monkeypatch.setattr(runtime, "_MOST_MMAP", (1 << 30,))
+    monkeypatch.setattr(runtime, "_MAX_MMAP", (1 << 30,))
     asked.clear()
     runtime.keep_freed_memory()
     assert asked == [(-3, 1 << 30)]
@@ -82,11 +82,11 @@ def test_who_set_how_to_allocate_is_left_alone(monkeypatch: pytest.MonkeyPatch) 
 def test_kept_memory_is_given_back() -> None:
     """What was kept for the next arrays leaves the process when asked to, and only then."""
     code = FAULTS.format(keep=True) + (
-        "from moodfuse.extract.runtime import give_back_freed_memory\n"
+        "from moodfuse.extract.runtime import release_freed_memory\n"
         "def held():\n"
         "    return int(open('/proc/self/statm').read().split()[1]) * resource.getpagesize() >> 20\n"
         "before = held()\n"
-        "give_back_freed_memory()\n"
+        "release_freed_memory()\n"
         "print(before - held())\n"
     )
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
@@ -96,13 +96,13 @@ def test_kept_memory_is_given_back() -> None:
 def test_torch_is_imported_meanwhile() -> None:
     """It is there once the thread is through; a broken torch is left to whoever needs it."""
     code = (
-        "import sys, threading; from moodfuse.extract import runtime; runtime.load_torch_meanwhile(); "
+        "import sys, threading; from moodfuse.extract import runtime; runtime.import_torch_in_background(); "
         "[t.join() for t in threading.enumerate() if t.name == 'import torch']; print('torch' in sys.modules)"
     )
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert found.stdout.strip() == "True" and not found.stderr
     broken = code.replace(
-        "runtime.load_torch", "runtime.importlib.import_module = {}.__getitem__; runtime.load_torch"
+        "runtime.import_torch", "runtime.importlib.import_module = {}.__getitem__; runtime.import_torch"
     )
     found = subprocess.run([sys.executable, "-c", broken], check=True, capture_output=True, text=True)
     assert found.stdout.strip() == "False" and not found.stderr

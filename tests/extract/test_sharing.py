@@ -9,7 +9,7 @@ import numpy as np
 
 from moodfuse.cache.storage.files import temporaries
 from moodfuse.cache.store import FeatureCache
-from moodfuse.extract.sharing import shared_order
+from moodfuse.extract.block_writer import shared_order
 from tests.extract.conftest import moodfuse_command
 
 

@@ -1,4 +1,4 @@
-"""Sources from shipped files: what each tuned network says, and recipes that cannot be followed."""
+"""Sources from shipped files: what each tuned network says, and recipes that cannot be used."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from moodfuse.extract.embed import SourceWorker, make_network
 from moodfuse.extract.inference import ShippedSource, check_shipped_recipe
 from moodfuse.extract.networks.weights.own_files import save_weights
 from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
-from moodfuse.extract.training.trunk_weights import keep_body
+from moodfuse.extract.training.tune_networks import save_body
 
 
 class OneClip:
@@ -35,7 +35,7 @@ def test_each_network_says_what_it_said_when_it_was_tuned(depth: str, tmp_path: 
     worker = SourceWorker(recipe, make_network(recipe, None, 2), clip)
     body = None if depth == "full" else tmp_path / "body.safetensors"
     if body is not None:
-        keep_body(body, recipe, worker.network)
+        save_body(body, recipe, worker.network)
     for number in range(0 if depth == "frozen" else 2):
         torch.manual_seed(number)
         with torch.no_grad():
@@ -47,7 +47,7 @@ def test_each_network_says_what_it_said_when_it_was_tuned(depth: str, tmp_path: 
         expected.append(worker.full_rows("clip") if depth == "full" else worker.head_rows(rows["embedding"]))
     shipped = ShippedSource(recipe, 2, body, files)
     for _ in range(2):
-        found = shipped.says(clip.media)
+        found = shipped.embed(clip.media)
         if depth == "frozen":
             expected = [worker.frozen_rows("clip")]
         assert len(found) == len(expected)
@@ -62,7 +62,7 @@ def test_recipes_that_cannot_be_followed_are_refused() -> None:
     for change, said in (
         ({"network_version": 99}, "version 99"),
         ({"network": "nothing"}, "unknown source"),
-        ({"preprocessing": "{}"}, "cannot be followed"),
+        ({"preprocessing": "{}"}, "cannot be used"),
         ({"threads": 0}, "0 threads"),
         ({"weights": "0" * 64 + " bn_eps=7"}, "bn_eps"),
         ({"device": "tpu"}, "tpu"),

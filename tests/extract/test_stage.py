@@ -15,8 +15,8 @@ from moodfuse.cache.planning import PlanChoice, holdouts, next_plan
 from moodfuse.cache.records import Clip, ClipStatus
 from moodfuse.cache.store import FeatureCache
 from moodfuse.extract.networks import torchvision_video
-from moodfuse.extract.pending import Wanted
 from moodfuse.extract.pipeline import RefusedClipsError
+from moodfuse.extract.settings import NetworkChoice
 from moodfuse.synthetic_corpus import ClipSettings, make_clip
 from tests.extract.conftest import DEPTHS, FOLDS, SOURCES, STILL, moodfuse_command
 
@@ -169,10 +169,10 @@ def test_killed_in_mid_tuning_resumes_to_the_same_bytes(runner, all_depths, tmp_
 def test_recipes_live_side_by_side_and_share_the_trunk(extracted) -> None:
     """A network under a second recipe is a source of its own; clips pass the trunk that both leave alone only once."""
     runner = extracted
-    done = runner(plan=FOLDS, sources=("twodmcnn@seed-adam",), depths={"twodmcnn": "head"})
+    done = runner(plan=FOLDS, sources=("twodmcnn@zhou2022-adam",), depths={"twodmcnn": "head"})
     assert (done.tuned, done.embedded) == (2, 20)
     cache = runner.open()
-    assert cache.sources() == ("twodmcnn", "twodmcnn@seed-adam")
+    assert cache.sources() == ("twodmcnn", "twodmcnn@zhou2022-adam")
     first, second = (cache.block(source, {0}) for source in cache.sources())
     np.testing.assert_array_equal(first.embedding, second.embedding)
     assert np.abs(first.logits - second.logits).max() > 0
@@ -192,9 +192,9 @@ def test_torchvision_models_are_sources(runner, monkeypatch: pytest.MonkeyPatch)
 def test_cross_fitting_tunes_every_pair_of_folds(extracted) -> None:
     """K + K (K - 1) / 2 networks by default, K without, one more for leaky runs; what is there is not tuned again."""
     runner, three = extracted, PlanChoice(folds=3)
-    assert runner(plan=three, networks=Wanted(crossfit=False)).tuned == 3
+    assert runner(plan=three, networks=NetworkChoice(crossfit=False)).tuned == 3
     assert runner(plan=three).tuned == 3
-    assert runner(plan=three, networks=Wanted(leaky=True)).tuned == 1
+    assert runner(plan=three, networks=NetworkChoice(leaky=True)).tuned == 1
     cache = runner.open()
     for fold, other in ((0, 1), (0, 2), (1, 2)):
         block = cache.block("twodmcnn", {fold, other})
@@ -214,7 +214,7 @@ def test_repeats_tune_under_further_plans(extracted) -> None:
     runner = extracted
     runner(plan=FOLDS)
     plans = runner.open().plans
-    assert runner(plan=FOLDS, networks=Wanted(repeats=2)).tuned == 2
+    assert runner(plan=FOLDS, networks=NetworkChoice(repeats=2)).tuned == 2
     cache = runner.open()
     (further,) = cache.repeat_plans
     assert (further.seed, further.repeat, cache.plan.repeat) == (1, 1, 0) and cache.plans == plans
@@ -225,7 +225,7 @@ def test_repeats_tune_under_further_plans(extracted) -> None:
     for fold in range(2):
         block = cache.block("twodmcnn", fold, plan=further)
         assert not {digest for digest in block.seen if further.assignment[digest] == fold}
-    assert runner(plan=FOLDS, networks=Wanted(repeats=2)).tuned == 0
+    assert runner(plan=FOLDS, networks=NetworkChoice(repeats=2)).tuned == 0
     with pytest.raises(InputError, match=r"holdout \{5\}: fold 5 is outside"):
         cache.block("twodmcnn", 5, plan=further)
 

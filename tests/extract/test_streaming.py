@@ -12,7 +12,7 @@ from moodfuse.cache.audits import read_audit
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.planning import PlanChoice
 from moodfuse.cache.store import FeatureCache
-from moodfuse.extract import streaming
+from moodfuse.extract import media_supply
 from moodfuse.extract.dataset import ingest as examine
 from moodfuse.extract.pipeline import RefusedClipsError
 from moodfuse.synthetic_corpus import ClipSettings, make_clip
@@ -92,7 +92,7 @@ def test_c3d_does_not_depend_on_other_sources_nor_on_what_is_kept(narrow, tmp_pa
 
 def test_a_streamed_run_that_was_killed_decodes_only_the_rest(runner, all_depths, begun, monkeypatch) -> None:
     """Clips whose features are written are not decoded again; what comes out is what an unbroken run leaves."""
-    monkeypatch.setattr(streaming, "CLIPS_PER_PART", 2)
+    monkeypatch.setattr(media_supply, "CLIPS_PER_PART", 2)
     runner.keep(4)
     options = {"sources": ("twodmcnn", STILL), "depths": DEPTHS, "plan": FOLDS, "keep_media": False}
     write, written = FeatureCache.write_block_part, []
@@ -144,7 +144,7 @@ def test_media_that_went_are_decoded_again_and_marks_too(runner, all_depths, beg
     shutil.rmtree(runner.cache / "media")
     begun.clear()
     assert runner(plan=FOLDS).embedded == 0 and not begun
-    further = "onedmcnn@seed-sgd"
+    further = "onedmcnn@zhou2022-sgd"
     runner(plan=FOLDS, sources=("twodmcnn", further), depths={further: "frozen"})
     assert len(begun) == 4
     begun.clear()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from moodfuse.extract.training.fine_tune import ahead
+from moodfuse.extract.training.fine_tune import prefetch
 
 
 def numbered(count: int, made: list[int]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -20,7 +20,7 @@ def numbered(count: int, made: list[int]) -> Iterator[tuple[Tensor, Tensor]]:
 def test_batches_keep_their_order_and_one_is_made_ahead(count: int) -> None:
     """All come once, in turn; never is more than one made that nobody asked for."""
     made: list[int] = []
-    for place, (inputs, targets) in enumerate(ahead(numbered(count, made))):
+    for place, (inputs, targets) in enumerate(prefetch(numbered(count, made))):
         assert torch.equal(inputs, torch.full((2, 3), float(place))) and targets.tolist() == [place, place]
         assert len(made) <= place + 2
     assert made == list(range(count))
@@ -35,6 +35,6 @@ def test_a_batch_that_cannot_be_made_is_an_error_in_its_turn() -> None:
 
     seen = []
     with pytest.raises(ValueError, match="clip 3"):
-        for inputs, _ in ahead(broken()):
+        for inputs, _ in prefetch(broken()):
             seen.append(float(inputs[0, 0]))
     assert seen == [0.0, 1.0]

@@ -55,7 +55,7 @@ def test_a_training_clip_gets_the_features_that_the_cache_holds(trained: Any, mo
     media = media_of(read_clip(status.clip.path, short_side_px=SHORT_SIDE_PX))
     for shipped in model._sources:
         recipe = trained.cache.recipe(shipped.recipe.source)
-        for number, rows in enumerate(shipped.says(media)):
+        for number, rows in enumerate(shipped.embed(media)):
             block = trained.cache.block(recipe.source, {number} if recipe.sees_labels else "*")
             assert block.ids[0] == status.clip.id
             assert np.array_equal(rows["embedding"], block.embedding[0])
