@@ -34,13 +34,7 @@ class ClusterTask:
 
 
 def portable_settings(settings: ExtractSettings) -> ExtractSettings:
-    """Settings with absolute paths, for workers on other machines.
-
-    Raises
-    ------
-    InputError
-        If media are not kept, since workers read them from the cache.
-    """
+    """Settings with absolute paths, for workers on other machines, which read media from the cache."""
     if not settings.keep_media:
         raise InputError(
             "--scheduler needs decoded media in the cache, where all workers find it; drop --no-keep-media"
@@ -54,24 +48,15 @@ def portable_settings(settings: ExtractSettings) -> ExtractSettings:
 
 
 def decode_on_cluster(task: ClusterTask, clips: Sequence[Clip]) -> None:
-    """Decode clips; afterwards the cache holds the outcome of each.
-
-    Raises
-    ------
-    InputError, WorkersError
-        If the cluster cannot be used.
-    """
+    """Decode clips; afterwards the cache holds the outcome of each."""
     calls: list[Call] = [(decode_part, (task, part)) for part in _parts(clips, CLIPS_PER_TASK)]
     list(_run(task, calls, what="Decoding on the cluster"))
 
 
 def compute_on_cluster(task: ClusterTask, todo: Sequence[Work]) -> tuple[int, int]:
-    """Compute the missing parts of all sources: first every trunk, whose activations heads are tuned on.
+    """Compute the missing parts of all sources, and count as `compute_source`.
 
-    Returns
-    -------
-    int, int
-        Networks tuned; clips embedded, counted once per network.
+    All trunks come first, since heads are tuned on their activations.
     """
     trunks = [
         replace(work, trunk=part, networks=(), body=work.body and not number)

@@ -27,15 +27,7 @@ def refusal_lines(reasons: Sequence[str]) -> list[str]:
 
 
 class Tally:
-    """Counts the clips of a batch, and stops it at `rules.max_failures` refused clips.
-
-    Attributes
-    ----------
-    looked_at : int
-        Clips so far.
-    refused : list of (str, str)
-        Name of each refused clip, and the reason.
-    """
+    """Counts the clips of a batch, and stops it at `rules.max_failures` refused clips: names and reasons."""
 
     def __init__(self, rules: ReadingRules) -> None:
         self.most = rules.max_failures
@@ -43,13 +35,7 @@ class Tally:
         self.refused: list[tuple[str, str]] = []
 
     def count(self, name: str, reason: str = "") -> None:
-        """Count a clip; `reason` is why it was refused.
-
-        Raises
-        ------
-        TooManyRefusedError
-            If the batch ends with it.
-        """
+        """Count a clip; `reason` is why it was refused. Raises `TooManyRefusedError` if the batch ends with it."""
         self.looked_at += 1
         if reason:
             self.refused.append((name, reason))

@@ -33,12 +33,7 @@ MOST_THREADS = 1024
 
 
 def check_shipped_recipe(recipe: Recipe) -> None:
-    """Refuse a recipe from a model folder that this version cannot run.
-
-    Raises
-    ------
-    InputError
-    """
+    """Raise `InputError` for a recipe from a model folder that this version cannot run."""
     for name in ("network_version", "batch", "threads", "seed"):
         if type(getattr(recipe, name)) is not int:
             raise InputError(f"{recipe.source}: {name} is {getattr(recipe, name)!r}; expected a whole number")
@@ -67,19 +62,7 @@ def check_shipped_recipe(recipe: Recipe) -> None:
 
 
 def local_recipe(recipe: Recipe, device: str | None) -> Recipe:
-    """The recipe as it runs on this machine; a warning is logged if its numbers differ from those in training.
-
-    Parameters
-    ----------
-    recipe : Recipe
-    device : str or None
-        ``cpu``, ``cuda`` or ``auto``; `None` for the recipe's own.
-
-    Raises
-    ------
-    InputError
-        If the device is not available, or unknown.
-    """
+    """The recipe as it runs on this machine; a warning is logged if its numbers differ from those in training."""
     if device is None and recipe.device == "cuda" and not torch.cuda.is_available():
         raise InputError(
             f"{recipe.source}: made on a GPU, and torch finds none here; give --device cpu (Model.load(..., "
@@ -105,23 +88,7 @@ def local_recipe(recipe: Recipe, device: str | None) -> Recipe:
 
 
 def network_from_files(recipe: Recipe, num_classes: int, body: Path | None) -> Network:
-    """The network of a recipe with the body from a file; tuned arrays are still to be loaded.
-
-    Parameters
-    ----------
-    recipe : Recipe
-    num_classes : int
-        Width of the classifier.
-    body : Path or None
-        A file that `save_body` wrote; `None` if the whole network was tuned.
-
-    Raises
-    ------
-    WeightsError
-        If the file is not the body of this network.
-    DamagedPartError
-        If the file is damaged.
-    """
+    """The network of a recipe with the body from a file of `save_body`; tuned arrays are still to be loaded."""
     with torch.random.fork_rng(
         devices=[]
     ):  # the random weights are replaced; the caller's random state stays
@@ -139,15 +106,7 @@ def network_from_files(recipe: Recipe, num_classes: int, body: Path | None) -> N
 
 
 def load_arrays(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Arrays from a file, checked for the names, shapes and types of `expected`, and for NaN and infinity.
-
-    Raises
-    ------
-    WeightsError
-        If they are not the arrays of this network.
-    DamagedPartError
-        If the file is damaged.
-    """
+    """Arrays from a file, checked for the names, shapes and types of `expected`, and for NaN and infinity."""
     arrays = load_weights_file(path)[0]
     for name in sorted(arrays.keys() ^ expected.keys()):
         state = "is missing" if name in expected else "belongs to no layer"
@@ -172,16 +131,16 @@ class ShippedSource:
     recipe : Recipe
     num_classes : int
     body : Path or None
-        As for `network_from_files`.
+        The part of the network that is not tuned; `None` if the whole network was tuned.
     networks : sequence of Path
         Tuned heads, or whole networks at depth ``full``; empty for a frozen source.
     device : str or None
-        As for `local_recipe`.
+        ``cpu``, ``cuda`` or ``auto``; `None` for the recipe's own.
 
     Raises
     ------
-    InputError
-        If the files do not fit the recipe, or the device is not available.
+    InputError, WeightsError, DamagedPartError
+        If the files do not fit the recipe, or are damaged; if the device is not available.
     """
 
     def __init__(

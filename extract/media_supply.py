@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -42,34 +42,11 @@ if TYPE_CHECKING:  # importing torch takes seconds
 Report = Callable[[str], None]
 
 
-class MediaSupply(Protocol):
-    """Decodes the clips of a run."""
-
-    @property
-    def embedded(self) -> int:
-        """Clips that passed a trunk while they were decoded, counted once per network."""
-
-    def examine(self, clips: Sequence[Clip]) -> list[ClipStatus]:
-        """Status of every clip, as from `ingest.examine`."""
-
-    def supply(self, todo: Sequence[Work]) -> Sequence[Work]:
-        """Decode the media that `todo` needs and that are not stored; returns what is left to do."""
-
-    def store(self, recipe: Recipe) -> MediaStore:
-        """Where the clips of a source are read."""
-
-
 @contextmanager
 def media_supply(
     cache: FeatureCache, recipes: Sequence[Recipe], settings: ExtractSettings, report: Report
-) -> Iterator[MediaSupply]:
-    """Decode into the cache, or past it if `settings.keep_media` is false.
-
-    Raises
-    ------
-    InputError
-        If a video network is to be tuned whole without kept media.
-    """
+) -> Iterator["KeptMedia | StreamedMedia"]:
+    """Decode into the cache, or past it if `settings.keep_media` is false."""
     if settings.keep_media:
         yield KeptMedia(cache, recipes, Decoding(settings.jobs, impute=settings.impute, rules=settings.rules))
         return
@@ -98,6 +75,7 @@ class KeptMedia:
         kept = renditions_to_keep(preprocessing_of(recipe) for recipe in recipes)
         folder = cache.path / "media"
         self._kept = [(MediaStore(folder, rendition), wanted) for rendition, wanted in kept.items()]
+        self._stored: set[str] = set()  # clips of this run
 
     def examine(self, clips: Sequence[Clip]) -> list[ClipStatus]:
         """Status of every clip; clips that the cache does not know are decoded and stored."""
@@ -110,7 +88,7 @@ class KeptMedia:
         for work in todo:
             store = source_media(self.cache, work.recipe)
             for status in needing_media(self.cache, [work]):
-                if store.find(status.digest) is None:
+                if status.digest not in self._stored and store.find(status.digest) is None:
                     stores.setdefault(status.digest, []).append(store)
                     clips[status.digest] = status.clip
 
@@ -127,21 +105,13 @@ class KeptMedia:
     def _keep(self, digest: str, clip: Clip, decoded: DecodedClip) -> None:
         media = media_of(decoded)
         for store, preprocessing in self._kept:
-            if store.own.view != decoded.missing and store.find(digest) is None:
+            if store.own.view != decoded.missing:
                 store.write(digest, rendered(media, preprocessing))
+        self._stored.add(digest)
 
 
 class FrozenTrunk:
-    """The frozen trunk of a source, applied to clips in memory; rows are written when they fill a part.
-
-    Parameters
-    ----------
-    cache : FeatureCache
-    recipe : Recipe
-        Frozen.
-    weights : str or None
-        Name or file of pretrained weights.
-    """
+    """The frozen trunk of a source, applied to clips in memory; rows are written when they fill a part."""
 
     def __init__(self, cache: FeatureCache, recipe: Recipe, weights: str | None) -> None:
         self.cache, self.recipe, self.weights = cache, recipe, weights

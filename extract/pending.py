@@ -12,29 +12,14 @@ from moodfuse.extract.settings import NetworkChoice
 
 @dataclass(frozen=True)
 class Work:
-    """What the cache lacks of one source.
-
-    Attributes
-    ----------
-    recipe : Recipe
-    trunk : tuple of str
-        Digests of the clips that have to pass the frozen trunk.
-    networks : tuple of Roles
-        What each network is tuned on whose block is incomplete.
-    to_tune : int
-        Number of `networks` that have no weights yet.
-    clips : int
-        Clips that each network embeds.
-    body : bool
-        Whether the part of the network that tuning leaves unchanged has to be stored.
-    """
+    """What the cache does not hold of one source."""
 
     recipe: Recipe
-    trunk: tuple[str, ...]
-    networks: tuple[Roles, ...]
-    to_tune: int
-    clips: int
-    body: bool = False
+    trunk: tuple[str, ...]  # digests of the clips that have to pass the frozen trunk
+    networks: tuple[Roles, ...]  # what each network is tuned on whose block is incomplete
+    to_tune: int  # number of `networks` without weights
+    clips: int  # clips that each network embeds
+    body: bool = False  # whether the part of the network that tuning leaves unchanged has to be stored
 
     @property
     def is_empty(self) -> bool:
@@ -43,7 +28,7 @@ class Work:
 
 
 def remaining(cache: FeatureCache, recipe: Recipe, choice: NetworkChoice) -> Work:
-    """What the cache lacks of a source under the plans in force."""
+    """What the cache does not hold of a source under the plans in force."""
     digests = {status.digest for status in cache.clips_with(recipe)}
     networks = tuple(
         roles

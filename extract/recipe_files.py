@@ -36,20 +36,11 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 class RecipeChoice:
     """What the user asks of recipes.
 
-    Attributes
-    ----------
-    recipe : str
-        Name, or path of a TOML file.
-    depth : str or None
-        Tuning depth of all sources.
-    depths, weights : mapping of str to str
-        By source (``c3d@zhou2022-adam``) or by network (``c3d``, for each of its sources).
-    device, precision : str
-    compile : bool
+    `depths` and `weights` are by source (``c3d@zhou2022-adam``) or by network (``c3d``, for each of its sources).
     """
 
-    recipe: str = DEFAULT
-    depth: str | None = None
+    recipe: str = DEFAULT  # name, or path of a TOML file
+    depth: str | None = None  # of all sources
     depths: Mapping[str, str] = field(default_factory=dict)
     weights: Mapping[str, str] = field(default_factory=dict)
     device: str = "auto"
@@ -109,13 +100,7 @@ def _current_name(label: str) -> str:
 
 
 def recipe_label(recipe: str) -> str:
-    """The name of a recipe as sources carry it: the ``name`` in its file, or the file's own name.
-
-    Raises
-    ------
-    InputError
-        If that cannot be part of a source's name.
-    """
+    """The name of a recipe as sources carry it: the ``name`` in its file, or the file's own name."""
     recipe = _current_name(recipe)
     if recipe in recipe_names():
         return recipe
@@ -145,15 +130,7 @@ def recipe_names() -> tuple[str, ...]:
 
 
 def read_recipe_file(name: str) -> dict[str, Any]:
-    """The tables of a recipe, by name or path.
-
-    Raises
-    ------
-    UnknownNameError
-        If there is no recipe of this name and no such file.
-    InputError
-        If the file is not a valid recipe.
-    """
+    """The tables of a recipe, by name or path."""
     name = FORMER_NAMES.get(name, name)
     if name in recipe_names():
         text = (resources.files("moodfuse.extract.recipes") / f"{name}.toml").read_text(encoding="utf-8")
@@ -260,13 +237,7 @@ def _tuning(source: str, depth: str, table: Mapping[str, Any], recipe: str, spec
 
 
 def resolve_device(device: str) -> str:
-    """``cpu`` or ``cuda``; ``auto`` is CUDA if available. torch is imported only if there is an NVIDIA device.
-
-    Raises
-    ------
-    InputError
-        If CUDA is asked for and not available.
-    """
+    """``cpu`` or ``cuda``; ``auto`` is CUDA if available. torch is imported only if there is an NVIDIA device."""
     if device not in DEVICES:
         raise InputError(f"--device {device!r} is unknown; known: {', '.join(DEVICES)}")
     if device == "cpu" or (device == "auto" and not os.path.exists("/dev/nvidiactl")):

@@ -13,24 +13,12 @@ DEFAULT_SOURCES = ("onedmcnn", "twodmcnn", "c3d", "i3d")
 
 @dataclass(frozen=True)
 class NetworkChoice:
-    """Which networks to tune per source.
+    """Which networks to tune per source, besides one per fold."""
 
-    Attributes
-    ----------
-    crossfit : bool
-        Also a network for every pair of folds, if the modalities that all sources read allow it.
-    leaky : bool
-        Also a network that is tuned on all clips.
-    repeats : int
-        Number of fold plans.
-    views : tuple of str
-        Modalities that all sources of the command read.
-    """
-
-    crossfit: bool = True
-    leaky: bool = False
-    repeats: int = 1
-    views: tuple[str, ...] = VIEWS
+    crossfit: bool = True  # one for every pair of folds, if the modalities that all sources read allow it
+    leaky: bool = False  # one that is tuned on all clips
+    repeats: int = 1  # number of fold plans
+    views: tuple[str, ...] = VIEWS  # modalities that all sources of the command read
 
 
 @dataclass(frozen=True)

@@ -36,22 +36,7 @@ class Check:
 
 @dataclass(frozen=True)
 class CheckSettings:
-    """What to check.
-
-    Attributes
-    ----------
-    data : Path
-    folds : int
-    decode : bool
-        Whether to decode clips and compare their audio and frames; otherwise only headers are read.
-    group_pattern : str or None
-        As for `scan`.
-    impute : bool
-        Whether clips without an audio or video stream are accepted.
-    jobs : int
-        Worker processes.
-    rules : ReadingRules
-    """
+    """Settings of `check`, named as those of `ExtractSettings`; without `decode` only headers are read."""
 
     data: Path
     folds: int = 6
@@ -63,15 +48,7 @@ class CheckSettings:
 
 
 def check(settings: CheckSettings) -> Check:
-    """Read a data set as `extract` would, without storing anything.
-
-    Raises
-    ------
-    InputError
-        If the data set cannot be used, or no plan with `folds` folds is possible.
-    TooManyRefusedError
-        If more clips are refused than `rules` allow.
-    """
+    """Read a data set as `extract` would, without storing anything; raises `InputError` where that would."""
     scanned = scan_data(settings.data, group_pattern=settings.group_pattern, audio_files=settings.impute)
     clips = scanned.clips
     files = hash_files(clips)

@@ -50,18 +50,10 @@ NO_MARKS = Marks(np.zeros(0, np.uint64), np.zeros(0))
 
 @dataclass(frozen=True)
 class Match:
-    """Two clips whose hashes agree at one distance in time.
+    """Two clips, by index, of which `count` hashes agree at one distance in time.
 
-    Attributes
-    ----------
-    first, second : int
-        Indices of the clips, `first` below `second`.
-    count : int
-        Hashes that agree.
-    share : float
-        `count` over the hashes that the clip with fewer of them has in this stretch, in [0, 1].
-    first_s, second_s, length_s : float
-        Where the similar stretch begins in each clip, and its length.
+    The similar stretch begins at `first_s` and `second_s`; `share` is `count` over the hashes that the clip with fewer
+    of them has in it.
     """
 
     first: int

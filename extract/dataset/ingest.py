@@ -43,19 +43,10 @@ FileState = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Decoding:
-    """How clips are decoded.
+    """How clips are decoded, in `jobs` worker processes; `impute` accepts clips without an audio or video stream.
 
-    Attributes
-    ----------
-    jobs : int
-        Worker processes.
-    impute : bool
-        Whether clips without an audio or video stream are accepted.
-    rules : ReadingRules
-    on_decoded : callable, optional
-        Called as ``on_decoded(digest, clip, decoded)`` with every clip that was decoded.
-    piece : int
-        Clips that are decoded in sequence, sorted by digest; processes that share a cache take different pieces.
+    `on_decoded` is called with digest, clip and media of every decoded clip. Processes that share a cache take
+    different pieces of `piece` clips.
     """
 
     jobs: int
@@ -113,14 +104,8 @@ def examine(
 ) -> list[ClipStatus]:
     """Status of every clip, in the order of `clips`; clips that the cache does not know are decoded.
 
-    Parameters
-    ----------
-    cache : FeatureCache
-    clips : sequence of Clip
-    decoding : Decoding
-    before_decoding : callable, optional
-        Called before any clip is decoded, with the statuses as they are if every clip can be read, and the digests
-        of the clips to decode; it may raise.
+    `before_decoding` is called first, with the statuses as they are if every clip can be read, and the digests of the
+    clips to decode; it may raise.
     """
     states = {clip.path: _file_state(clip.path) for clip in clips}
     files = hash_files(clips)
@@ -188,20 +173,10 @@ def decode_clips(
     tally: Tally | None = None,
     states: Mapping[str, FileState | None] | None = None,
 ) -> dict[str, Outcome]:
-    """Decode clips and store their marks and outcomes; returns the outcomes. A bad clip does not stop the others.
+    """Decode clips, by digest, and store their marks and outcomes; returns the outcomes.
 
-    Parameters
-    ----------
-    cache : FeatureCache
-    wanted : mapping of str to Clip
-        By digest.
-    decoding : Decoding
-    is_needed : callable
-        Asked just before a clip is decoded, since another process may have been faster.
-    tally : Tally, optional
-        Counts the clips, in addition to those that it counted before.
-    states : mapping, optional
-        State of each file when it was hashed; a file that changed since is refused.
+    `is_needed` is asked just before a clip is decoded, since another process may have been faster. A file is refused
+    if its state is no longer that in `states`, when it was hashed.
     """
     tally, states = tally or Tally(decoding.rules), states or {}
     keys: dict[DecodeRequest, str] = {}
@@ -256,12 +231,13 @@ def outcome_of(digest: str, result: DecodedClip | MediaError) -> Outcome:
     """The record of a decoded clip or of its refusal."""
     if not isinstance(result, DecodedClip):
         return Outcome(digest, False, reason=result.code, detail=result.sentence, decoder=REFUSAL_RULES)
-    damaged = f"{result.damaged} packets or frames are damaged" if result.damaged else ""
+    partial, damaged = result.partial, result.damaged
+    details = (partial, f"{damaged} packets or frames are damaged" if damaged else "")
     return Outcome(
         digest,
         True,
-        reason=_PARTIAL if result.partial else "",
-        detail="; ".join(filter(None, (result.partial, damaged))),
+        reason=_PARTIAL if partial else "",
+        detail="; ".join(filter(None, details)),
         duration_s=result.end_s - result.start_s,
         decoder=MEDIA_RULES,
         missing=result.missing,
@@ -270,30 +246,15 @@ def outcome_of(digest: str, result: DecodedClip | MediaError) -> Outcome:
 
 def status_of(clip: Clip, outcome: Outcome, *, file_sha256: str, group: str) -> ClipStatus:
     """The status of a clip with this outcome; it has no digest if its file could not be hashed."""
-    return ClipStatus(
-        clip=clip,
-        digest=outcome.digest if file_sha256 else "",
-        file_sha256=file_sha256,
-        group=group,
-        ok=outcome.ok,
-        reason=outcome.reason,
-        detail=outcome.detail,
-        duration_s=outcome.duration_s,
-        decoder=MEDIA_RULES,
-        missing=outcome.missing,
-    )
+    values = {name: getattr(outcome, name) for name in ("ok", "reason", "detail", "duration_s", "missing")}
+    digest = outcome.digest if file_sha256 else ""
+    return ClipStatus(clip, digest, file_sha256, group, decoder=MEDIA_RULES, **values)
 
 
 def decode_again(
     cache: FeatureCache, wanted: Mapping[str, Clip], decoding: Decoding, *, is_needed: Callable[[str], bool]
 ) -> None:
-    """Decode clips that were usable before, whatever the rules they were accepted under.
-
-    Raises
-    ------
-    MediaError
-        If one cannot be read any more.
-    """
+    """Decode clips that were usable before, under whatever rules; raises `MediaError` if one cannot be read now."""
     rules = replace(decoding.rules, allow_partial=True, max_failures=None)
     decoding = replace(decoding, impute=True, rules=rules)
     for key, outcome in decode_clips(cache, wanted, decoding, is_needed=is_needed).items():

@@ -1,4 +1,4 @@
-"""Read a data set into clips: a folder per label, or a CSV. Nothing is decoded here.
+"""Find media files, and read a data set into clips: a folder per label, or a CSV. Nothing is decoded here.
 
 A folder is ``DATA/<label>/<file>``; a CSV has the columns ``path,label`` and optionally ``group``, ``fold``,
 ``start_s``, ``end_s`` and ``split``, with paths relative to the CSV.
@@ -16,7 +16,27 @@ from moodfuse.cache.csv_rows import check_columns, check_text, csv_rows
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.records import WINDOW_S, Clip, check_label
 from moodfuse.cache.transfer.features import first_few
-from moodfuse.extract.dataset.media_files import AUDIO_SUFFIXES, MEDIA_SUFFIXES, find_media, ignored_lines
+
+_VIDEO = """
+3g2 3gp 3gpp asf avi divx dv evo f4v flv gxf h264 hevc ivf m1v m2p m2t m2ts m2v m4v mj2 mk3d mkv mov mp4 mpe mpeg mpg
+mpv mts mxf nut ogm ogv qt rm rmvb ts vob webm wmv
+"""
+_AUDIO = """
+aac ac3 adts aif aifc aiff amr ape au awb caf eac3 ec3 flac m4a m4b m4r mka mp2 mp3 mpa mpc oga ogg opus ra snd spx w64
+wav wave weba wma wv
+"""
+AUDIO_SUFFIXES = frozenset(f".{name}" for name in _AUDIO.split())
+# Listed in docs/media.md too.
+MEDIA_SUFFIXES = AUDIO_SUFFIXES | frozenset(f".{name}" for name in _VIDEO.split())
+# Trash and thumbnails of operating systems and network drives; names in lower case.
+_SYSTEM_FOLDERS = frozenset(
+    {"$recycle.bin", "recycler", "system volume information", "lost+found", "__macosx"}
+    | {"@eadir", "#recycle", "@recycle", "#snapshot"}
+)
+HIDDEN = "hidden or system files and folders"
+OTHER = "files without a media suffix"
+BROKEN = "broken links"
+REPEATED = "links to folders that are read under another path"
 
 _REQUIRED = ("path", "label")
 _OPTIONAL = ("group", "fold", "start_s", "end_s", "split")
@@ -219,26 +239,14 @@ def _clip_of_row(file: Path, line: int, row: Mapping[str, str]) -> Clip:
 
 
 def listed_path(file: Path, text: str, where: str) -> str:
-    """A path from a table, relative to the table's folder; spaces around it are removed unless such a file exists.
-
-    Raises
-    ------
-    InputError
-        If it is blank.
-    """
+    """A path from a table, relative to the table's folder; spaces around it are removed unless such a file exists."""
     if not text.strip():
         raise InputError(f"{where}: the path is empty")
     return text if os.path.lexists(file.parent / text) else text.strip()
 
 
 def number_in_row(where: str, name: str, text: str) -> float | None:
-    """The number in a cell, `None` if it is blank; `where` names the line.
-
-    Raises
-    ------
-    InputError
-        If it is not a finite number.
-    """
+    """The number in a cell, `None` if it is blank; `where` names the line."""
     text = text.strip()
     if not text:
         return None
@@ -249,3 +257,62 @@ def number_in_row(where: str, name: str, text: str) -> float | None:
     if not math.isfinite(value):
         raise InputError(f"{where}: {name} is {text!r}; expected a finite number")
     return value
+
+
+@dataclass(frozen=True)
+class FolderFiles:
+    """Media files of a folder at any depth, in order of their names, and what is ignored, by reason."""
+
+    media: tuple[Path, ...]
+    ignored: Mapping[str, list[Path]]
+
+
+def find_media(folder: Path) -> FolderFiles:
+    """Find the media files of a folder at any depth.
+
+    Links to folders are followed after all real folders. Each folder is read once, so a link to a parent folder ends,
+    and a folder keeps the name that it has without links. A folder that cannot be read is an error.
+    """
+    media: list[Path] = []
+    ignored: dict[str, list[Path]] = defaultdict(list)
+    waiting, links, visited = [folder], list[Path](), set[str]()
+    while waiting or links:
+        if not waiting:  # the link nearest to the top comes first, since its name may be a label
+            links.sort(key=lambda path: (len(path.parts), path))
+            waiting.append(links.pop(0))
+        current = waiting.pop()
+        if (real := os.path.realpath(current)) in visited:
+            ignored[REPEATED].append(current)
+            continue
+        visited.add(real)
+        subfolders: list[Path] = []
+        for path in _entries(current):
+            if path.name.startswith(".") or path.name.lower() in _SYSTEM_FOLDERS:
+                ignored[HIDDEN].append(path)
+            elif os.path.isdir(path):
+                (links if path.is_symlink() else subfolders).append(path)
+            elif path.suffix.lower() in MEDIA_SUFFIXES:
+                media.append(path)  # a broken link too: it is refused later, by its name
+            else:
+                ignored[OTHER if os.path.exists(path) else BROKEN].append(path)
+        waiting += reversed(subfolders)
+    return FolderFiles(tuple(media), ignored)
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder / entry.name for entry in os.scandir(folder))
+    except OSError as error:
+        raise InputError(
+            f"{folder}: the folder cannot be read ({error.strerror or error}); correct its permissions, or give its "
+            "other folders one by one"
+        ) from error
+
+
+def ignored_lines(folder: Path, ignored: Mapping[str, Sequence[Path]]) -> list[str]:
+    """One line for each reason: how many files of a folder were ignored, and the first of them."""
+    lines = []
+    for reason, paths in ignored.items():
+        names = sorted(path.relative_to(folder).as_posix() for path in paths)
+        lines.append(f"ignored in {folder}: {len(names)} {reason}: {first_few(names)}")
+    return lines

@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from moodfuse.cache.recipe import Recipe
 from moodfuse.extract.pending import Work
 from moodfuse.extract.recipe_files import source_weights
 from moodfuse.extract.runtime import release_freed_memory
 from moodfuse.extract.settings import ExtractSettings
 
 if TYPE_CHECKING:  # importing torch takes seconds
-    from torch import nn
+    from torch import Tensor, nn
 
     from moodfuse.extract.networks.base import Network
 
@@ -85,54 +86,52 @@ def measure(work: Work, weights: str | None, *, classes: tuple[str, ...]) -> Est
     network = make_network(recipe, weights, len(classes))
     seconds, floats = 0.0, 0.0
     if work.trunk:
-        seconds += len(work.trunk) * _pass_seconds(work, network, trunk=True)
+        seconds += len(work.trunk) * _step_seconds(recipe, network, network.trunk)
         floats += len(work.trunk) * (network.spec.activation_width + network.spec.frozen_width)
     if work.body:
         floats += _size(network.parameters())
     if work.networks and tuning is not None:
         rows, clips = len(work.networks) * work.clips, max(map(len, work.networks))
         if recipe.depth == "full":
-            pass_s = _pass_seconds(work, network)
-            step_s = _step_seconds(work, network)
-            seconds += work.to_tune * tuning.epochs * clips * (0.8 * step_s + 0.2 * pass_s) + rows * pass_s
+
+            def train(batch: "Tensor") -> None:
+                network.train()(batch)[1].sum().backward()
+
+            pass_s = _step_seconds(recipe, network, network)
+            train_s = _step_seconds(recipe, network, train, crop_s=tuning.crop_s, inference=False)
+            seconds += work.to_tune * tuning.epochs * clips * (0.8 * train_s + 0.2 * pass_s) + rows * pass_s
             floats += work.to_tune * _size(network.parameters())
         else:
-            seconds += (
-                work.to_tune * tuning.epochs * -(-clips // tuning.batch) * _head_step_seconds(work, network)
-            )
+            steps = work.to_tune * tuning.epochs * -(-clips // tuning.batch)
+            seconds += steps * _head_seconds(network, tuning.batch, recipe.device)
             floats += work.to_tune * _size(network.head_parameters())
         floats += rows * (network.spec.embedding_width + len(classes))
     return Estimate(seconds, floats * _BYTES_PER_FLOAT / 1e6)
 
 
-def _pass_seconds(work: Work, network: "Network", *, trunk: bool = False) -> float:
+def _step_seconds(
+    recipe: Recipe,
+    network: "Network",
+    step: Callable[["Tensor"], object],
+    *,
+    crop_s: float = 0.0,
+    inference: bool = True,
+) -> float:
+    """Seconds of a step on one clip, or on `crop_s` seconds of its audio."""
     import torch
 
     from moodfuse.extract.embed import autocast, place_batch
 
-    batch = place_batch(work.recipe, torch.zeros(1, *_input_shape(network)))
-    with torch.inference_mode(), autocast(work.recipe):
-        return _timed(lambda: network.trunk(batch) if trunk else network(batch))
+    batch = place_batch(recipe, torch.zeros(1, *_input_shape(network, crop_s)))
+    with torch.inference_mode(inference), autocast(recipe):
+        return _timed(lambda: step(batch))
 
 
-def _step_seconds(work: Work, network: "Network") -> float:
+def _head_seconds(network: "Network", batch: int, device: str) -> float:
+    """Seconds of a training step of the head."""
     import torch
 
-    from moodfuse.extract.embed import autocast, place_batch
-
-    assert work.recipe.tuning is not None
-    shape = _input_shape(network, crop_s=work.recipe.tuning.crop_s)
-    batch = place_batch(work.recipe, torch.zeros(1, *shape))
-    with autocast(work.recipe):
-        return _timed(lambda: network.train()(batch)[1].sum().backward())
-
-
-def _head_step_seconds(work: Work, network: "Network") -> float:
-    import torch
-
-    assert work.recipe.tuning is not None
-    size = work.recipe.tuning.batch, network.spec.activation_width
-    activation = torch.zeros(*size, device=work.recipe.device)
+    activation = torch.zeros(batch, network.spec.activation_width, device=device)
     optimizer = torch.optim.Adam(network.head_parameters())
 
     def step() -> None:
@@ -142,8 +141,7 @@ def _head_step_seconds(work: Work, network: "Network") -> float:
     return _timed(step)
 
 
-def _input_shape(network: "Network", *, crop_s: float = 0.0) -> tuple[int, ...]:
-    """Shape of a network's input without the batch axis; `crop_s` seconds of audio, or all of it if that is 0."""
+def _input_shape(network: "Network", crop_s: float) -> tuple[int, ...]:
     from moodfuse.extract.networks.registry import AudioPreprocessing
 
     preprocessing = network.preprocessing

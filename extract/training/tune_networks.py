@@ -51,15 +51,7 @@ class TunedSource:
 
 
 def compute_source(cache: FeatureCache, work: Work, settings: ExtractSettings, store: MediaStore) -> Counts:
-    """Compute the missing parts of one source.
-
-    Parameters
-    ----------
-    cache : FeatureCache
-    work : Work
-    settings : ExtractSettings
-    store : MediaStore
-        Where its clips are read.
+    """Compute the missing parts of one source, whose clips are read from `store`.
 
     Returns
     -------

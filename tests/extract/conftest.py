@@ -72,8 +72,8 @@ class Runner:
     def __call__(
         self, *, cache: Path | None = None, sources: tuple[str, ...] = ("twodmcnn",), **options: object
     ) -> Extraction:
-        """Extract; `self.said` holds what was printed."""
-        self.said: list[str] = []
+        """Extract; `self.lines` holds what was printed."""
+        self.lines: list[str] = []
         settings = ExtractSettings(
             data=self.data,
             cache=cache or self.cache,
@@ -81,7 +81,7 @@ class Runner:
             recipes=RecipeChoice(recipe=str(self.recipe), depths=options.pop("depths", {})),  # type: ignore[arg-type]
             **options,  # type: ignore[arg-type]
         )
-        return extract_features(settings, report=self.said.append)
+        return extract_features(settings, report=self.lines.append)
 
     def keep(self, count: int) -> None:
         """Remove all clips but so many, half of each label."""
@@ -165,7 +165,7 @@ class Depths:
 
     runner: Runner
     done: Extraction
-    said: tuple[str, ...]
+    lines: tuple[str, ...]
 
 
 @pytest.fixture(scope="session")
@@ -175,7 +175,7 @@ def all_depths(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Depths:
     runner.keep(4)
     with not_timed():
         done = runner(sources=SOURCES, depths=DEPTHS, plan=FOLDS)
-    return Depths(runner, done, tuple(runner.said))
+    return Depths(runner, done, tuple(runner.lines))
 
 
 @pytest.fixture
