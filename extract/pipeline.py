@@ -1,4 +1,4 @@
-"""Stage one: examine clips, update the fold plan, and compute the features that the cache lacks."""
+"""Stage one: examine clips, update the fold plan, and compute the features that are missing from the cache."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -129,7 +129,7 @@ def _check_options_used(choice: RecipeChoice, sources: Sequence[str]) -> None:
 def _completed(settings: ExtractSettings, recipes: Sequence[Recipe]) -> ExtractSettings:
     """Settings with the modalities that all sources read, and for a cluster with absolute paths."""
     views = views_of(recipes)
-    plan, networks = replace(settings.plan, views=views), replace(settings.networks, views=views)
+    plan, networks = replace(settings.plan, views=views), replace(settings.networks, modalities=views)
     settings = replace(settings, plan=plan, networks=networks)
     return settings if settings.scheduler is None else portable_settings(settings)
 
@@ -165,7 +165,7 @@ def _plan_lines(
     if before and (moved or added):
         yield f"plan: {added} clip(s) added, {moved} moved to another fold"
     crossfit = settings.networks.crossfit and any(recipe.tuning for recipe in recipes)
-    if crossfit and not can_cross_fit(plan, clips, settings.networks.views):
+    if crossfit and not can_cross_fit(plan, clips, settings.networks.modalities):
         yield "some class has no clips left once two folds are held out, so cross-fitting is off"
 
 

@@ -18,7 +18,7 @@ class NetworkChoice:
     crossfit: bool = True  # one for every pair of folds, if the modalities that all sources read allow it
     leaky: bool = False  # one that is tuned on all clips
     repeats: int = 1  # number of fold plans
-    views: tuple[str, ...] = VIEWS  # modalities that all sources of the command read
+    modalities: tuple[str, ...] = VIEWS  # that the sources of the command read
 
 
 @dataclass(frozen=True)

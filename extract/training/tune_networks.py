@@ -1,4 +1,4 @@
-"""Compute what the cache lacks of one source: the frozen trunk's features, tuned networks and their features."""
+"""Compute what is missing of one source: features of the frozen trunk, tuned networks and their features."""
 
 import logging
 import multiprocessing

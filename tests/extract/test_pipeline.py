@@ -248,6 +248,7 @@ def test_cross_fitting_tunes_every_pair_of_folds(extracted) -> None:
 def test_repeats_tune_under_further_plans(extracted) -> None:
     """A second repeat is a plan of another seed over the same clips; the first stays in force and is reused."""
     runner, two = extracted, NetworkChoice(repeats=2)
+    runner(plan=FOLDS)  # the clips are in another folder than those of the copied cache
     plans = runner.open().plans
     assert runner(plan=FOLDS, networks=two).tuned == 2
     cache = runner.open()

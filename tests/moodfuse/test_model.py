@@ -385,7 +385,7 @@ HARMS: dict[str, tuple[Callable[[Path], object], str]] = {
     "unknown network": (of_recipe(network="os:system"), "unknown source"),
     "huge threads": (of_recipe(threads=10**9), "threads"),
     "other input": (of_recipe(preprocessing=PICTURES), "input"),
-    "huge frames": (of_recipe(preprocessing='{"kind":"video","crop_px":9000000}'), "cannot be followed"),
+    "huge frames": (of_recipe(preprocessing='{"kind":"video","crop_px":9000000}'), "cannot be used"),
     "NaN in the head": (arrays(first_of("head.weights", np.nan)), "NaN or infinity"),
     "wrong shape": (arrays(lambda found: found.update({"head.mean": np.zeros(3)})), "expected float64"),
     "column out of range": (arrays(first_of("head.classes", 9)), "rising places"),
