@@ -2,14 +2,14 @@
 
 import logging
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import TypeVar
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-def track(items: Iterable[T], *, total: int, what: str) -> Iterator[T]:
+def track(items: Iterable[T], *, total: int, what: str) -> Generator[T, None, None]:
     """Yield `items` under a progress bar titled `what`."""
     if not total:
         return

@@ -72,13 +72,23 @@ def find_duplicates(clips: Sequence[Audited]) -> tuple[Finding, ...]:
     return tuple(sorted(found, key=lambda f: (f.grouped, _KINDS.index(f.kind), -f.score, f.first, f.second)))
 
 
-def _finding(kind: str, one: Audited, other: Audited, score: float, *times_s: float) -> Finding:
-    return Finding(kind, one.id, other.id, score, *(times_s or (0.0,) * 3), grouped=one.group == other.group)
+def _finding(
+    kind: str,
+    one: Audited,
+    other: Audited,
+    score: float,
+    first_s: float = 0.0,
+    second_s: float = 0.0,
+    length_s: float = 0.0,
+) -> Finding:
+    grouped = one.group == other.group
+    return Finding(kind, one.id, other.id, score, first_s, second_s, length_s, grouped)
 
 
 def _similar(kind: str, clips: Sequence[Audited], match: Match) -> Finding:
-    times_s = (round(match.first_s, 3), round(match.second_s, 3), round(match.length_s, 3))
-    return _finding(kind, clips[match.first], clips[match.second], round(match.share, 6), *times_s)
+    first_s, second_s, length_s = (round(s, 3) for s in (match.first_s, match.second_s, match.length_s))
+    one, other = clips[match.first], clips[match.second]
+    return _finding(kind, one, other, round(match.share, 6), first_s, second_s, length_s)
 
 
 def _same_files(clips: Sequence[Audited]) -> Iterator[Finding]:
