@@ -18,8 +18,6 @@ SOURCE_HELP = (
     "Source to extract: a network (onedmcnn, twodmcnn, c3d, i3d, torchvision:NAME), or NETWORK@RECIPE; repeat for "
     "several.  [default: the first four]"
 )
-
-
 _DATA_OPTIONS = (
     click.option(
         "--missing",

@@ -40,7 +40,7 @@ SOURCES, DEPTHS = ("onedmcnn", "twodmcnn", STILL), {STILL: "frozen"}
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """One thread: beside other work several wait for each other many times longer than they compute."""
+    """One thread: next to other work, several threads wait for each other much longer than they compute."""
     import torch  # not for every test
 
     before = torch.get_num_threads()
