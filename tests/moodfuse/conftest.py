@@ -14,10 +14,9 @@ from moodfuse.cache.runs import Run, write_run
 from moodfuse.cache.store import FeatureCache
 from moodfuse.cli import main
 from moodfuse.export import ExportSettings, export_model
-from moodfuse.extract.settings import NetworkChoice
 from moodfuse.extract.pipeline import extract_features
-from moodfuse.extract.settings import ExtractSettings
 from moodfuse.extract.recipe_files import RecipeChoice
+from moodfuse.extract.settings import ExtractSettings, NetworkChoice
 from moodfuse.fuse.ablation import AblationSettings, run_ablation
 from moodfuse.model.predictions import Refusal, Timeline
 from moodfuse.synthetic_corpus import ClipSettings, CorpusSettings, make_corpus
