@@ -31,15 +31,15 @@ from moodfuse.extract.embed import SourceWorker, make_network
 from moodfuse.extract.media.decode import read_clip
 from moodfuse.extract.media.pool import AHEAD_PER_JOB
 from moodfuse.extract.media.renditions import SHORT_SIDE_PX, media_of
-from moodfuse.extract.networks import create_network, network_spec
+from moodfuse.extract.media_supply import FrozenTrunk
+from moodfuse.extract.networks import create_network
 from moodfuse.extract.networks.base import global_mean
 from moodfuse.extract.networks.c3d import C3D, CONVOLUTIONS, POOLS
 from moodfuse.extract.networks.hardware import has_bfloat16
 from moodfuse.extract.networks.i3d import BODY, I3D
-from moodfuse.extract.pending import Wanted
-from moodfuse.extract.pipeline import ExtractSettings, extract_features
+from moodfuse.extract.pipeline import extract_features
 from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
-from moodfuse.extract.streaming import InHand, Trunk
+from moodfuse.extract.settings import ExtractSettings, NetworkChoice
 
 SOURCES = ("onedmcnn", "twodmcnn", "c3d", "i3d")
 FLOPS = {"c3d": 154e9, "i3d": 111e9}
@@ -112,10 +112,7 @@ def loop() -> Callable[[Sequence[Path]], float]:
     """The plain way: one clip after the other, float32; clips a second."""
     torch.set_num_threads(os.cpu_count() or 1)
     networks: dict[str, torch.nn.Module] = {name: create_network(name, num_classes=2) for name in SOURCES[:2]}
-    networks |= {
-        "c3d": PlainC3D(network_spec("c3d"), 2).eval(),
-        "i3d": PlainI3D(network_spec("i3d"), 2).eval(),
-    }
+    networks |= {"c3d": PlainC3D(2).eval(), "i3d": PlainI3D(2).eval()}
 
     @torch.inference_mode()
     def run(files: Sequence[Path]) -> float:
@@ -146,9 +143,9 @@ def extract() -> Callable[[Sequence[Path], Path, str], tuple[float, float]]:
 def ours(files: Sequence[Path], folder: Path, precision: str) -> tuple[float, float]:
     """Clips a second of stage one while clips are decoded and pass the networks; seconds until the first has passed."""
     begin, passed = time.perf_counter(), []
-    add = Trunk.add
+    add = FrozenTrunk.add
 
-    def noted(trunk: Trunk, digest: str, media: Media) -> None:
+    def noted(trunk: FrozenTrunk, digest: str, media: Media) -> None:
         add(trunk, digest, media)
         passed.append(time.perf_counter())
 
@@ -164,12 +161,12 @@ def ours(files: Sequence[Path], folder: Path, precision: str) -> tuple[float, fl
         sources=SOURCES,
         plan=PlanChoice(folds=2),
         recipes=RecipeChoice(depth="frozen", device="cpu", precision=precision),
-        networks=Wanted(crossfit=False),
+        networks=NetworkChoice(crossfit=False),
         jobs=jobs,
         keep_media=False,
     )
-    with patch.object(Trunk, "add", noted):
-        extract_features(settings, say=lambda line: None)
+    with patch.object(FrozenTrunk, "add", noted):
+        extract_features(settings, report=lambda line: None)
     shutil.rmtree(folder)
     done = passed[len(SOURCES) - 1 :: len(SOURCES)]
     done = done[: -AHEAD_PER_JOB * jobs]  # behind these nothing was left to decode
@@ -182,7 +179,7 @@ def pass_s(files: Sequence[Path], precision: str) -> dict[str, float]:
     found = {}
     for name in SOURCES:
         recipe = build_recipe(name, RecipeChoice(depth="frozen", device="cpu", precision=precision))
-        worker = SourceWorker(recipe, make_network(recipe, None, num_classes=2), InHand())
+        worker = SourceWorker(recipe, make_network(recipe, None, num_classes=2))
         worker.frozen_rows_of(clips[0])
         start = time.perf_counter()
         for clip in clips:

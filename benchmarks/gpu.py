@@ -22,9 +22,8 @@ import numpy as np
 import torch
 
 from moodfuse.cache.store import FeatureCache
-from moodfuse.extract.embed import SourceWorker, laid_out, make_network
+from moodfuse.extract.embed import SourceWorker, autocast, make_network, place_batch
 from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
-from moodfuse.extract.streaming import InHand
 from moodfuse.synthetic_corpus import ClipSettings, CorpusSettings, make_corpus
 
 SOURCES = ("onedmcnn", "twodmcnn", "c3d", "i3d")
@@ -151,14 +150,14 @@ def worker_of(source: str, precision: str, device: str, *, compiled: bool = Fals
     """A network at work, untuned."""
     choice = RecipeChoice(depth="full", device=device, precision=precision, compile=compiled)
     recipe = build_recipe(source, choice)
-    return SourceWorker(recipe, make_network(recipe, None, 6), InHand())
+    return SourceWorker(recipe, make_network(recipe, None, 6))
 
 
 def embedded(worker: SourceWorker, one: torch.Tensor, device: str) -> tuple[np.ndarray, float]:
     """The embedding of one clip, and clips embedded a second."""
 
     def embed() -> torch.Tensor:
-        with torch.inference_mode(), worker.autocast():
+        with torch.inference_mode(), autocast(worker.recipe):
             return worker._whole(one)[0]
 
     return embed().float().cpu().numpy(), 1 / seconds_of(embed, device)
@@ -167,13 +166,13 @@ def embedded(worker: SourceWorker, one: torch.Tensor, device: str) -> tuple[np.n
 def tuned(worker: SourceWorker, one: torch.Tensor, device: str) -> float:
     """Clips a second of tuning steps of eight."""
     optimizer = torch.optim.Adam(worker.network.parameters(), lr=1e-4)
-    many = laid_out(worker.recipe, one.expand(8, *one.shape[1:]).contiguous())
+    many = place_batch(worker.recipe, one.expand(8, *one.shape[1:]).contiguous())
     targets = torch.arange(8, device=device) % 6
     worker.network.train()
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with worker.autocast():
+        with autocast(worker.recipe):
             logits = worker.network(many)[1].float()
         torch.nn.functional.cross_entropy(logits, targets).backward()
         optimizer.step()

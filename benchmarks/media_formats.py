@@ -29,7 +29,6 @@ from moodfuse.extract.embed import SourceWorker, make_network
 from moodfuse.extract.media.decode import read_clip
 from moodfuse.extract.media.renditions import SHORT_SIDE_PX, media_of, preprocessing_of, rendered
 from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
-from moodfuse.extract.streaming import InHand
 
 Arrays = dict[str, np.ndarray]
 CLIPS = 6
@@ -203,13 +202,11 @@ def embedder(source: str) -> Callable[[Media], np.ndarray]:
     )
     weights = {source: str(files[0])} if files else {}
     choice = RecipeChoice(depth="frozen", weights=weights, device="cpu")
-    in_hand = InHand()
     recipe = build_recipe(source, choice)
-    worker = SourceWorker(recipe, make_network(recipe, choice.weights_of(source), 2), in_hand)
+    worker = SourceWorker(recipe, make_network(recipe, choice.weights_of(source), 2))
 
     def embed(media: Media) -> np.ndarray:
-        in_hand.media = media
-        return worker.frozen_rows("")["embedding"].astype(np.float64)
+        return worker.frozen_rows_of(media)["embedding"].astype(np.float64)
 
     return embed
 

@@ -30,7 +30,7 @@ from torch.overrides import TorchFunctionMode
 
 from moodfuse.cache.records import ClipStatus
 from moodfuse.cache.store import FeatureCache
-from moodfuse.extract.embed import Rows, SourceWorker, make_network
+from moodfuse.extract.embed import Rows, SourceWorker, autocast, make_network
 from moodfuse.extract.media_supply import source_media
 from moodfuse.extract.networks import c3d, load_weights_file
 
@@ -96,7 +96,7 @@ def probe(worker: SourceWorker, digest: str, size: tuple[int, int] | None) -> Te
     if size is not None:
         frames, side = size
         x = x[:, :, :frames, :side, :side].contiguous(memory_format=torch.channels_last_3d)
-    with worker.autocast(), patch.object(c3d, "SIDE_PX", x.shape[-1]):  # c3d takes one size only
+    with autocast(worker.recipe), patch.object(c3d, "SIDE_PX", x.shape[-1]):  # c3d takes one size only
         return worker.network.trunk(x)
 
 

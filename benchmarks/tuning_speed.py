@@ -26,6 +26,7 @@ from moodfuse.extract.embed import SourceWorker, make_network
 from moodfuse.extract.networks.hardware import has_bfloat16
 from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
 from moodfuse.extract.training.fine_tune import optimizer_for, tune
+from moodfuse.extract.training.tune_networks import Standardisation, full_data, head_data
 
 BARS = {"c3d": 3.0, "i3d": 2.5}
 FLOPS = {"c3d": 3 * 154e9, "i3d": 3 * 111e9}
@@ -91,7 +92,7 @@ def ours() -> Callable[[str], float]:
         worker = workers[name]
         worker.reset()
         start = time.perf_counter()
-        tune(worker.tuned, worker.full_data(roles(CLIPS), CLASSES), recipe)
+        tune(worker.tuned, full_data(worker, roles(CLIPS), CLASSES), recipe)
         return CLIPS / (time.perf_counter() - start)
 
     return run
@@ -117,8 +118,9 @@ def heads_s(name: str) -> tuple[float, float]:
     start = time.perf_counter()
     for _ in range(FOLDS):
         worker.reset()
-        tune(worker.tuned, worker.head_data(clips, CLASSES, activations), recipe)
-        worker.fold_standardisation()
+        scaler = Standardisation.of([activations[digest] for digest, _, role in clips if role == "tune"])
+        tune(worker.tuned, head_data(worker, clips, CLASSES, activations, scaler), recipe)
+        scaler.fold_into(worker.head)
     return time.perf_counter() - start, pass_s
 
 

@@ -1,23 +1,23 @@
-"""Stage one: clips in, decision-level embeddings out. Names resolve lazily: importing the room loads no torch."""
+"""Stage one: from clips to decision-level embeddings. Names resolve lazily: importing this does not import torch."""
 
 from importlib import import_module
 from typing import Any
 
-from moodfuse.extract.runtime import settle
+from moodfuse.extract.runtime import limit_spinning
 
-_HOMES = {
+_MODULES = {
     "scan": "moodfuse.extract.dataset.scan",
     "read_clip": "moodfuse.extract.media.decode",
     "create_network": "moodfuse.extract.networks",
     "extract_features": "moodfuse.extract.pipeline",
 }
-settle()
+limit_spinning()
 __all__ = ["create_network", "extract_features", "read_clip", "scan"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

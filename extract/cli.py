@@ -1,4 +1,4 @@
-"""`moodfuse extract` and `moodfuse check`: parse, call the verb, print."""
+"""The commands `moodfuse extract`, `moodfuse check` and `moodfuse weights`."""
 
 import os
 import sys
@@ -9,38 +9,49 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from moodfuse.cache.commands import command_line
-from moodfuse.extract.options import reading_options, reading_rules
+from moodfuse.extract.options import add_options, reading_options, reading_rules
 
 if TYPE_CHECKING:
-    from moodfuse.extract.pipeline import ExtractSettings
+    from moodfuse.extract.settings import ExtractSettings
 
 SOURCE_HELP = (
     "Source to extract: a network (onedmcnn, twodmcnn, c3d, i3d, torchvision:NAME), or NETWORK@RECIPE; repeat for "
     "several.  [default: the first four]"
 )
+_DATA_OPTIONS = (
+    click.option(
+        "--missing",
+        type=click.Choice(["refuse", "impute"]),
+        default="refuse",
+        show_default=True,
+        help="How to handle clips without an audio or video stream.",
+    ),
+    click.option(
+        "--group-pattern",
+        metavar="REGEX",
+        help="Clips whose path below DATA gives the same match are a group.",
+    ),
+)
 
 
-def _pairs(option: str, values: tuple[str, ...], *, bare: bool) -> tuple[str | None, dict[str, str]]:
-    """``SOURCE=VALUE`` options as a dict, and the value without a source where that is allowed."""
-    general, named = None, {}
+def _pairs(option: str, values: tuple[str, ...]) -> dict[str, str]:
+    """``SOURCE=VALUE`` options as a dict; the key of a value without a source is empty."""
+    pairs = {}
     for value in values:
         source, equals, rest = value.partition("=")
-        if equals and rest:
-            named[source] = rest
-        elif bare and not equals:
-            general = value
-        else:
+        if (equals and not rest) or (not equals and option != "--tune"):
             raise click.BadParameter(
                 f"{value!r}; expected SOURCE=VALUE, such as {option} c3d=...", param_hint=option
             )
-    return general, named
+        pairs[source if equals else ""] = rest if equals else value
+    return pairs
 
 
 class RecipeCommand(click.Command):
-    """A command whose help ends in a list of the recipes."""
+    """A command whose help lists the recipes."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the recipes that come with the program."""
+        """Add the recipes that come with the program."""
         from moodfuse.extract.recipe_files import recipe_descriptions
 
         with formatter.section("Recipes"):
@@ -50,11 +61,15 @@ class RecipeCommand(click.Command):
 @click.command("extract", cls=RecipeCommand)
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option(
-    "--cache", "cache_path", required=True, type=click.Path(path_type=Path), help="Cache folder; made if new."
+    "--cache",
+    "cache_path",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Cache folder; created if new.",
 )
 @click.option("--source", "sources", multiple=True, help=SOURCE_HELP)
-@click.option("--folds", type=int, help="Number of folds.  [default: the cache's plan, else 6]")
-@click.option("--seed", type=int, help="Seed of the fold plan.  [default: the cache's plan, else 0]")
+@click.option("--folds", type=int, help="Number of folds.  [default: as in the cache, or 6]")
+@click.option("--seed", type=int, help="Random seed of the fold plan.  [default: as in the cache, or 0]")
 @click.option(
     "--recipe", default="default", show_default=True, help="Recipe by name (see below), or a TOML file."
 )
@@ -65,57 +80,51 @@ class RecipeCommand(click.Command):
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--precision", default="auto", show_default=True, help="auto (fp32), fp32 or bf16.")
 @click.option(
-    "--compile", "compiled", is_flag=True, help="Compile networks for embedding: minutes at the start."
+    "--compile", "compiled", is_flag=True, help="Compile networks for embedding; takes minutes at the start."
 )
 @click.option(
     "--jobs",
     type=click.IntRange(min=1),
     default=os.cpu_count() or 1,
     show_default="cores",
-    help="Decoders; and cores for small networks, which are tuned several at a time.",
+    help="Decoding processes, and cores for small networks, which are tuned several at a time.",
 )
 @click.option(
     "--crossfit/--no-crossfit",
     default=True,
     show_default=True,
-    help="Also tune a network for every pair of folds, so that heads train on honest features; 21 for 6 folds, not 6.",
+    help="Also tune a network for every pair of folds, so that heads train on out-of-sample features; 21 networks for "
+    "6 folds instead of 6.",
 )
 @click.option(
     "--leaky",
     "--for-export",
     "leaky",
     is_flag=True,
-    help="Also tune a network on ALL clips: fuse --protocol leaky measures it, models at the embedding level ship it.",
+    help="Also tune a network on ALL clips, which fuse --protocol leaky and models at the embedding level use.",
 )
 @click.option(
     "--repeats", type=click.IntRange(min=1), default=1, show_default=True, help="Fold plans to tune under."
 )
-@click.option(
-    "--missing",
-    type=click.Choice(["refuse", "impute"]),
-    default="refuse",
-    show_default=True,
-    help="What becomes of a clip without sound or picture.",
-)
-@click.option(
-    "--group-pattern", metavar="REGEX", help="Clips whose path below DATA gives the same match are a group."
-)
+@add_options(_DATA_OPTIONS)
 @click.option(
     "--keep-media/--no-keep-media",
     default=True,
     show_default=True,
-    help="Keep what was decoded in the cache (about 4 MB a clip), or pass each clip through all networks at once.",
+    help="Keep decoded media in the cache (about 4 MB per clip), or pass each clip through all networks at once.",
 )
 @click.option(
-    "--scheduler", metavar="dask://HOST:PORT", help="Do the work on a Dask cluster that shares the folders."
+    "--scheduler", metavar="dask://HOST:PORT", help="Run on a Dask cluster whose workers share the folders."
 )
-@click.option("--replan", is_flag=True, help="Deal all clips to folds anew.")
-@click.option("--dry-run", is_flag=True, help="Decode, plan, say what would be computed, and stop.")
+@click.option(
+    "--replan", is_flag=True, help="Discard the existing fold plan and assign all clips to folds again."
+)
+@click.option("--dry-run", is_flag=True, help="Decode and plan, print what would be computed, and stop.")
 @click.option("--strict", is_flag=True, help="Fail, and write no features, if any clip is refused.")
 @reading_options
 @click.pass_context
 def extract_command(ctx: click.Context, data: Path, cache_path: Path, **options: Any) -> None:
-    """Decode DATA, tune the networks, and leave their embeddings in a cache.
+    """Decode DATA, tune the networks, and store their embeddings in a cache.
 
     DATA is a folder DATA/<label>/*.mp4, or a CSV with path,label[,group][,fold][,start_s,end_s][,split].
 
@@ -125,7 +134,7 @@ def extract_command(ctx: click.Context, data: Path, cache_path: Path, **options:
     from moodfuse.extract.pipeline import extract_features
 
     settings = _settings(data, cache_path, options)
-    done = extract_features(settings, say=lambda line: click.echo(printable(line), err=True))
+    done = extract_features(settings, report=lambda line: click.echo(printable(line), err=True))
     click.echo(
         f"{len(done.clips)} clips read, {len(done.refused)} refused; {done.tuned} networks tuned, "
         f"{done.embedded} embeddings computed"
@@ -137,72 +146,56 @@ def extract_command(ctx: click.Context, data: Path, cache_path: Path, **options:
 
 
 def _settings(data: Path, cache_path: Path, options: Mapping[str, Any]) -> "ExtractSettings":
-    """The record of what the command line asks for."""
     from moodfuse.cache.planning import PlanChoice
-    from moodfuse.extract.pending import Wanted
-    from moodfuse.extract.pipeline import DEFAULT_SOURCES, ExtractSettings
     from moodfuse.extract.recipe_files import PRECISIONS, RecipeChoice
+    from moodfuse.extract.settings import DEFAULT_SOURCES, ExtractSettings, NetworkChoice
 
-    if options["precision"] not in PRECISIONS:
+    precision = options["precision"]
+    if precision not in PRECISIONS:
         expected = ", ".join(PRECISIONS)
-        raise click.BadParameter(
-            f"{options['precision']!r}; expected one of {expected}", param_hint="--precision"
-        )
-    depth, depths = _pairs("--tune", options["tune"], bare=True)
-    _, files = _pairs("--weights", options["weights"], bare=False)
+        raise click.BadParameter(f"{precision!r}; expected one of {expected}", param_hint="--precision")
+    depths = _pairs("--tune", options["tune"])
+    recipes = RecipeChoice(
+        recipe=options["recipe"],
+        depth=depths.pop("", None),
+        depths=depths,
+        weights=_pairs("--weights", options["weights"]),
+        device=options["device"],
+        precision=precision,
+        compile=options["compiled"],
+    )
     return ExtractSettings(
         data=data,
         cache=cache_path,
         sources=options["sources"] or DEFAULT_SOURCES,
         plan=PlanChoice(options["folds"], options["seed"], options["replan"]),
-        recipes=RecipeChoice(
-            options["recipe"],
-            depth,
-            depths,
-            files,
-            options["device"],
-            options["precision"],
-            options["compiled"],
-        ),
-        networks=Wanted(options["crossfit"], options["leaky"], options["repeats"]),
+        recipes=recipes,
+        networks=NetworkChoice(options["crossfit"], options["leaky"], options["repeats"]),
         impute=options["missing"] == "impute",
-        group_pattern=options["group_pattern"],
         command=command_line(click.get_current_context()),
-        jobs=options["jobs"],
         rules=reading_rules(options),
-        scheduler=options["scheduler"],
-        keep_media=options["keep_media"],
-        dry_run=options["dry_run"],
-        strict=options["strict"],
+        **{name: options[name] for name in ("group_pattern", "jobs", "scheduler", "keep_media")},
+        **{name: options[name] for name in ("dry_run", "strict")},
     )
 
 
 @click.command("check")
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("--folds", type=int, default=6, show_default=True, help="Number of folds to try.")
+@click.option("--folds", type=int, default=6, show_default=True, help="Number of folds of the plan to try.")
 @click.option(
     "--audit/--no-audit",
     default=True,
     show_default=True,
-    help="Decode, and compare sound and frames; otherwise headers alone are read.",
+    help="Decode clips and compare their audio and frames, or read only headers.",
 )
+@add_options(_DATA_OPTIONS)
 @click.option(
-    "--missing",
-    type=click.Choice(["refuse", "impute"]),
-    default="refuse",
-    show_default=True,
-    help="What becomes of a clip without sound or picture.",
-)
-@click.option(
-    "--group-pattern", metavar="REGEX", help="Clips whose path below DATA gives the same match are a group."
-)
-@click.option(
-    "--jobs", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default="cores", help="Decoders."
+    "--jobs", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default="cores", help="Processes."
 )
 @reading_options
 @click.pass_context
 def check_command(ctx: click.Context, data: Path, **options: Any) -> None:
-    """Say what would be read, refused and grouped in DATA, and which clips look or sound alike.
+    """Print which clips of DATA would be read, refused and grouped, and which are similar.
 
     Example: moodfuse check clips
     """
@@ -218,11 +211,11 @@ def check_command(ctx: click.Context, data: Path, **options: Any) -> None:
         jobs=options["jobs"],
         rules=reading_rules(options),
     )
-    found = check(settings)
-    for line in found.lines:
+    result = check(settings)
+    for line in result.lines:
         click.echo(printable(line))
     sys.stdout.flush()
-    if found.refused:
+    if result.refused:
         ctx.exit(3)
 
 
@@ -235,10 +228,12 @@ def weights_group() -> None:
 
 
 @weights_group.command("ls")
-@click.option("--network", help="Only those of one network, such as c3d or torchvision:r3d_18.")
-@click.option("--long", "-l", "wide", is_flag=True, help="Also address, digest, licence and preprocessing.")
+@click.option("--network", help="Only weights for one network, such as c3d or torchvision:r3d_18.")
+@click.option(
+    "--long", "-l", "wide", is_flag=True, help="Also list address, digest, licence and preprocessing."
+)
 def weights_ls_command(network: str | None, wide: bool) -> None:
-    """List the weights that are known by name, and which of them are here.
+    """List the weights that are known by name, and which of them are on this machine.
 
     Example: moodfuse weights ls --long
     """
@@ -250,9 +245,9 @@ def weights_ls_command(network: str | None, wide: bool) -> None:
 @weights_group.command("fetch")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 def weights_fetch_command(names: tuple[str, ...]) -> None:
-    """Fetch weights by name into the cache folder, and check them.
+    """Download weights by name and check them.
 
-    Weights of torchvision's models are written torchvision:MODEL=NAME. A broken download goes on when run again.
+    Weights of torchvision's models are written torchvision:MODEL=NAME. A broken download resumes when run again.
 
     Example: moodfuse weights fetch i3d-kinetics-piergiaj torchvision:r3d_18=DEFAULT
     """
@@ -265,7 +260,7 @@ def weights_fetch_command(names: tuple[str, ...]) -> None:
 
 @weights_group.command("convert")
 @click.argument("weights", metavar="NAME|FILE")
-@click.option("--network", required=True, help="The network that they are for, such as i3d.")
+@click.option("--network", required=True, help="The network of these weights, such as i3d.")
 @click.option(
     "--output", required=True, type=click.Path(path_type=Path), help="The safetensors file to write."
 )

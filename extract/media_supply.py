@@ -1,14 +1,26 @@
-"""Where sources get their clips from: here the store in the cache; `moodfuse.extract.streaming` does without it."""
+"""Decode the clips of a run: into the cache, or past it, through the networks while each clip is in memory.
 
-from collections.abc import Iterable, Sequence
+With kept media, clips are stored in the renditions that the chosen sources read. Without, each clip is decoded once
+and passes the frozen trunks of all sources. Only the audio for networks that are tuned whole, which read every clip in
+every epoch, is kept in a temporary folder until the run ends; video networks cannot be tuned whole in this way.
+"""
+
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-from moodfuse.cache.media import MediaStore
-from moodfuse.cache.recipe import Recipe
+import numpy as np
+
+from moodfuse.cache.errors import InputError
+from moodfuse.cache.media import Media, MediaStore
+from moodfuse.cache.planning import next_plan
+from moodfuse.cache.recipe import Recipe, frozen_counterpart
 from moodfuse.cache.records import Clip, ClipStatus
-from moodfuse.cache.store import FeatureCache
+from moodfuse.cache.store import CLIPS_PER_PART, FeatureCache
+from moodfuse.extract.block_writer import BlockWriter
 from moodfuse.extract.dataset.ingest import Decoding, decode_again, examine
 from moodfuse.extract.media.decode import DecodedClip
 from moodfuse.extract.media.renditions import (
@@ -18,84 +30,222 @@ from moodfuse.extract.media.renditions import (
     renditions_to_keep,
     store_for,
 )
+from moodfuse.extract.networks.registry import AudioPreprocessing
 from moodfuse.extract.pending import Work, needing_media
+from moodfuse.extract.runtime import release_freed_memory
+from moodfuse.extract.settings import ExtractSettings
+from moodfuse.extract.training.estimate import Estimate, is_long, measure
+
+if TYPE_CHECKING:  # importing torch takes seconds
+    from moodfuse.extract.embed import SourceWorker
+
+Report = Callable[[str], None]
 
 
-class MediaSupply(Protocol):
-    """What stage one asks of whoever decodes its clips."""
-
-    @property
-    def embedded(self) -> int:
-        """Clips that were passed through a trunk on the way, counted once a network."""
-
-    def examine(self, clips: Sequence[Clip]) -> list[ClipStatus]:
-        """Status of every clip; see `moodfuse.extract.dataset.ingest.examine`."""
-
-    def supply(self, todo: Sequence[Work]) -> Sequence[Work]:
-        """See to it that what is to be done finds its media; returns what is still to be done."""
-
-    def store(self, recipe: Recipe) -> MediaStore:
-        """Where a source's clips are read."""
+@contextmanager
+def media_supply(
+    cache: FeatureCache, recipes: Sequence[Recipe], settings: ExtractSettings, report: Report
+) -> Iterator["KeptMedia | StreamedMedia"]:
+    """Decode into the cache, or past it if `settings.keep_media` is false."""
+    if settings.keep_media:
+        yield KeptMedia(cache, recipes, Decoding(settings.jobs, impute=settings.impute, rules=settings.rules))
+        return
+    for recipe in recipes:
+        if recipe.depth == "full" and recipe.view == "picture":
+            raise InputError(
+                f"{recipe.source}: tuned whole, a video network reads every clip's frames in every epoch, which "
+                f"--no-keep-media does not keep; drop --no-keep-media, or use --tune {recipe.source}=head"
+            )
+    with tempfile.TemporaryDirectory(prefix="moodfuse-") as folder:
+        yield StreamedMedia(cache, recipes, settings, report, Path(folder))
 
 
 def source_media(cache: FeatureCache, recipe: Recipe) -> MediaStore:
-    """Where the cache keeps the clips of a source."""
-    return store_for(media_home(cache), preprocessing_of(recipe))
-
-
-def media_home(cache: FeatureCache) -> Path:
-    """The folder of all that is kept of clips."""
-    return cache.path / "media"
+    """Where the cache keeps the media that a source reads."""
+    return store_for(cache.path / "media", preprocessing_of(recipe))
 
 
 class KeptMedia:
-    """Clips are decoded into the cache, in the renditions that the chosen sources read.
-
-    Parameters
-    ----------
-    cache : FeatureCache
-    recipes : iterable of Recipe
-        Of the chosen sources.
-    decoding : Decoding
-        How clips are decoded; whom for is decided here.
-    """
+    """Decodes clips into the cache, in the renditions that the chosen sources read."""
 
     embedded = 0
-    """No clip passes a trunk while it is decoded."""
 
     def __init__(self, cache: FeatureCache, recipes: Iterable[Recipe], decoding: Decoding) -> None:
-        self.cache, self.decoding = cache, replace(decoding, take=self._keep)
-        self._kept = renditions_to_keep(preprocessing_of(recipe) for recipe in recipes)
+        self.cache, self.decoding = cache, replace(decoding, on_decoded=self._keep)
+        kept = renditions_to_keep(preprocessing_of(recipe) for recipe in recipes)
+        folder = cache.path / "media"
+        self._kept = [(MediaStore(folder, rendition), wanted) for rendition, wanted in kept.items()]
+        self._stored: set[str] = set()  # clips of this run
 
     def examine(self, clips: Sequence[Clip]) -> list[ClipStatus]:
-        """Status of every clip; what is not known yet is decoded and kept."""
+        """Status of every clip; clips that the cache does not know are decoded and stored."""
         return examine(self.cache, clips, self.decoding)
 
     def supply(self, todo: Sequence[Work]) -> Sequence[Work]:
-        """Decode again what features are wanted of and the store no longer holds, or not at this size."""
-        readers: dict[str, list[MediaStore]] = {}
+        """Decode again what the store no longer holds, or not at the size that a source reads."""
+        stores: dict[str, list[MediaStore]] = {}
         clips: dict[str, Clip] = {}
-        for item in todo:
-            store = source_media(self.cache, item.recipe)
-            for status in needing_media(self.cache, [item]):
-                if store.find(status.digest) is None:
-                    readers.setdefault(status.digest, []).append(store)
+        for work in todo:
+            store = source_media(self.cache, work.recipe)
+            for status in needing_media(self.cache, [work]):
+                if status.digest not in self._stored and store.find(status.digest) is None:
+                    stores.setdefault(status.digest, []).append(store)
                     clips[status.digest] = status.clip
 
-        def lacking(digest: str) -> bool:
-            return any(store.find(digest) is None for store in readers[digest])
+        def is_needed(digest: str) -> bool:
+            return any(store.find(digest) is None for store in stores[digest])
 
-        decode_again(self.cache, clips, self.decoding, lacking=lacking)
+        decode_again(self.cache, clips, self.decoding, is_needed=is_needed)
         return todo
 
     def store(self, recipe: Recipe) -> MediaStore:
-        """Where a source's clips are read."""
+        """Where the clips of a source are read."""
         return source_media(self.cache, recipe)
 
     def _keep(self, digest: str, clip: Clip, decoded: DecodedClip) -> None:
         media = media_of(decoded)
-        for rendition, preprocessing in self._kept.items():
-            if rendition.view != decoded.missing:
-                store = MediaStore(media_home(self.cache), rendition)
-                if store.find(digest) is None:
-                    store.write(digest, rendered(media, preprocessing))
+        for store, preprocessing in self._kept:
+            if store.own.view != decoded.missing:
+                store.write(digest, rendered(media, preprocessing))
+        self._stored.add(digest)
+
+
+class FrozenTrunk:
+    """The frozen trunk of a source, applied to clips in memory; rows are written when they fill a part."""
+
+    def __init__(self, cache: FeatureCache, recipe: Recipe, weights: str | None) -> None:
+        self.cache, self.recipe, self.weights = cache, recipe, weights
+        self.embedded = 0
+        self._writer = BlockWriter(cache, recipe, None)
+        self._worker: SourceWorker | None = None
+        self._rows: dict[str, dict[str, np.ndarray]] = {}
+        self._held = self._writer.held()
+
+    def needs(self, digest: str) -> bool:
+        """Whether there is no row of a clip."""
+        return digest not in self._held and digest not in self._rows
+
+    def add(self, digest: str, media: Media) -> None:
+        """Pass a clip through the trunk."""
+        if self._worker is None:
+            from moodfuse.extract.embed import SourceWorker, make_network
+
+            self._worker = SourceWorker(self.recipe, make_network(self.recipe, self.weights, num_classes=2))
+        self._rows[digest] = self._worker.frozen_rows_of(media)
+        self.embedded += 1
+        if len(self._rows) == CLIPS_PER_PART:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the rows in memory."""
+        if self._rows:
+            self.cache.write_recipe(self.recipe)
+            self._writer.write(self._rows)
+            self._rows = {}
+        self._held = self._writer.held()
+
+
+class StreamedMedia:
+    """Decodes clips past the cache, through the frozen trunks of all sources.
+
+    Under `strict` and `dry_run` no feature may be written before every clip was judged, so there the clips are decoded
+    twice: once to judge them, and once for the trunks.
+    """
+
+    def __init__(
+        self,
+        cache: FeatureCache,
+        recipes: Sequence[Recipe],
+        settings: ExtractSettings,
+        report: Report,
+        folder: Path,
+    ) -> None:
+        self.cache, self.settings, self.report, self.folder = cache, settings, report, folder
+        self._decoding = Decoding(
+            settings.jobs, settings.impute, settings.rules, on_decoded=self._on_decoded, piece=CLIPS_PER_PART
+        )
+        self._trunks: dict[tuple[str, str], FrozenTrunk] = {}
+        tuned_whole = any(recipe.depth == "full" for recipe in recipes)
+        self._keeps_audio: Callable[[str], bool] = lambda digest: tuned_whole
+        for recipe in recipes:
+            if recipe.depth != "full":
+                frozen = frozen_counterpart(recipe)
+                weights = settings.recipes.weights_of(recipe.source)
+                self._trunks.setdefault((frozen.source, frozen.digest16), FrozenTrunk(cache, frozen, weights))
+
+    @property
+    def embedded(self) -> int:
+        """Clips that passed a trunk, counted once per network."""
+        return sum(trunk.embedded for trunk in self._trunks.values())
+
+    def store(self, recipe: Recipe) -> MediaStore:
+        """Where a network that is tuned whole reads its clips."""
+        return store_for(self.folder, preprocessing_of(recipe))
+
+    def examine(self, clips: Sequence[Clip]) -> list[ClipStatus]:
+        """Status of every clip; clips that the cache does not know are decoded and pass the trunks."""
+        if self.settings.strict or self.settings.dry_run:
+            statuses = examine(self.cache, clips, replace(self._decoding, on_decoded=None))
+        else:
+            statuses = examine(self.cache, clips, self._decoding, before_decoding=self._announce)
+        self._flush()
+        return statuses
+
+    def _announce(self, statuses: list[ClipStatus], wanted: Collection[str]) -> None:
+        """Raise if no plan is possible, before hours of work, and report how much work it is."""
+        next_plan(self.cache.plans, statuses, self.settings.plan)
+        works = [
+            (Work(trunk.recipe, tuple(filter(trunk.needs, wanted)), (), 0, 0), trunk.weights)
+            for trunk in self._trunks.values()
+        ]
+        works = [(work, weights) for work, weights in works if work.trunk]
+        long = [(work, weights) for work, weights in works if is_long(work)]
+        cost = sum((measure(work, weights, classes=("", "")) for work, weights in long), Estimate())
+        release_freed_memory()
+        about = f": about {cost.seconds / 60:.1f} minutes, {cost.megabytes:.0f} MB" if long else ""
+        names = ", ".join(work.recipe.source for work, _ in works) or "no trunk"
+        self.report(f"{len(wanted)} clips to decode once, past {names}{about}; decoded media are not kept")
+        if any(map(self._keeps_audio, wanted)):
+            self.report(
+                f"their audio is in {self.folder} until the end, since an audio network is tuned whole"
+            )
+
+    def supply(self, todo: Sequence[Work]) -> Sequence[Work]:
+        """Decode clips that have to pass a trunk, or whose audio is needed; tuning is left to do."""
+        trunks: dict[str, list[FrozenTrunk]] = {}
+        audio: set[str] = set()
+        clips: dict[str, Clip] = {}
+        for work in todo:
+            frozen = frozen_counterpart(work.recipe)
+            for status in needing_media(self.cache, [work]):
+                if work.recipe.depth != "full":
+                    trunks.setdefault(status.digest, []).append(self._trunks[frozen.source, frozen.digest16])
+                elif self.store(work.recipe).find(status.digest) is None:
+                    audio.add(status.digest)
+                else:
+                    continue
+                clips[status.digest] = status.clip
+
+        def is_needed(digest: str) -> bool:
+            return digest in audio or any(trunk.needs(digest) for trunk in trunks.get(digest, ()))
+
+        self._keeps_audio = audio.__contains__
+        decode_again(self.cache, clips, self._decoding, is_needed=is_needed)
+        self._flush()
+        return [replace(work, trunk=()) for work in todo]
+
+    def _on_decoded(self, digest: str, clip: Clip, decoded: DecodedClip) -> None:
+        if clip.split != "train":
+            return
+        media = media_of(decoded)
+        for trunk in self._trunks.values():
+            if trunk.recipe.view != decoded.missing and trunk.needs(digest):
+                trunk.add(digest, media)
+        if self._keeps_audio(digest) and decoded.missing != "sound":
+            audio = AudioPreprocessing()
+            store_for(self.folder, audio).write(digest, rendered(media, audio))
+
+    def _flush(self) -> None:
+        for trunk in self._trunks.values():
+            trunk.flush()
+        release_freed_memory()

@@ -1,4 +1,4 @@
-"""The options of how files are read, which `check`, `extract` and `predict` share; `serve` has those of the limits."""
+"""Command line options for reading files, shared by `check`, `extract`, `predict` and `serve`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from moodfuse.extract.media.limits import Limits, ReadingRules
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Option = Callable[[Command], Command]
 _LIMITS = (
     click.option(
         "--deadline",
@@ -17,7 +18,7 @@ _LIMITS = (
         default=60.0,
         show_default=True,
         metavar="SECONDS",
-        help="What decoding a file may take, beside 2 s for each second that is read of it.",
+        help="Time limit for decoding a file, in addition to 2 s for each second that is read of it.",
     ),
     click.option(
         "--memory",
@@ -26,49 +27,48 @@ _LIMITS = (
         default=2048,
         show_default=True,
         metavar="MB",
-        help="What decoding a file may take of memory.",
+        help="Memory limit for decoding a file.",
     ),
 )
 _RULES = (
     click.option(
         "--allow-partial",
         is_flag=True,
-        help="Take files of which less than 95 % can be decoded, and mark them.",
+        help="Accept files of which less than 95 % can be decoded, and mark them.",
     ),
     click.option(
         "--max-failures",
         type=click.IntRange(min=1),
         metavar="N",
-        help="Stop once so many files were refused.  [default: never]",
+        help="Stop when this many files were refused.  [default: never]",
     ),
 )
 
 
-def limit_options(command: Command) -> Command:
-    """Add what decoding may cost to a command; `decoding_limits` makes the record."""
-    return _with(command, _LIMITS)
+def add_options(options: Sequence[Any]) -> Option[Any]:
+    """A decorator that adds options to a command, in this order."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
 
 
-def reading_options(command: Command) -> Command:
-    """Add what decoding may cost, and what is taken, to a command; `reading_rules` makes the record."""
-    return _with(command, (*_LIMITS, *_RULES))
-
-
-def _with(command: Command, options: Sequence[Callable[[Command], Command]]) -> Command:
-    for option in reversed(options):
-        command = option(command)
-    return command
+limit_options = add_options(_LIMITS)
+reading_options = add_options((*_LIMITS, *_RULES))
 
 
 def decoding_limits(options: Mapping[str, Any]) -> "Limits":
-    """The record of what a command line allows."""
+    """The record of `limit_options`."""
     from moodfuse.extract.media.limits import Limits
 
     return Limits(deadline_s=options["deadline_s"], memory_mb=options["memory_mb"])
 
 
 def reading_rules(options: Mapping[str, Any]) -> "ReadingRules":
-    """The record of what a command line asks for."""
+    """The record of `reading_options`."""
     from moodfuse.extract.media.limits import ReadingRules
 
     return ReadingRules(decoding_limits(options), options["allow_partial"], options["max_failures"])

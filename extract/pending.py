@@ -1,89 +1,62 @@
-"""What remains to be done for a source: networks to tune, clips to embed. Decided from the cache's listing."""
+"""What remains to be computed for a source, decided from what the cache holds."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from moodfuse.cache.errors import MoodfuseError
-from moodfuse.cache.folds import VIEWS
 from moodfuse.cache.planning import holdouts
 from moodfuse.cache.recipe import Recipe, frozen_counterpart
-from moodfuse.cache.records import ClipStatus, Holdout, Plan
+from moodfuse.cache.records import ClipStatus
 from moodfuse.cache.store import FeatureCache, Roles
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """Which networks a tuned source shall have: pair holdouts too, one that sees all clips, under how many plans.
-
-    Pair holdouts are made where the `views` that all sources of the command read allow it.
-    """
-
-    crossfit: bool = True
-    leaky: bool = False
-    repeats: int = 1
-    views: tuple[str, ...] = VIEWS
-
-    def networks(self, cache: FeatureCache) -> tuple[tuple[Plan, Holdout], ...]:
-        """Every holdout of every plan."""
-        plans = (cache.plan, *cache.repeat_plans)[: self.repeats]
-        return tuple(
-            (plan, holdout)
-            for plan in plans
-            for holdout in holdouts(
-                plan, cache.clips, crossfit=self.crossfit, leaky=self.leaky, views=self.views
-            )
-        )
+from moodfuse.extract.settings import NetworkChoice
 
 
 @dataclass(frozen=True)
 class Work:
-    """What the cache lacks of one source.
-
-    Attributes
-    ----------
-    recipe : Recipe
-    trunk : tuple of str
-        Digests of clips that have to pass the frozen trunk.
-    networks : tuple of Roles
-        What each network whose block is incomplete is tuned on.
-    to_tune : int
-        How many of them have no weights yet.
-    body : bool
-        Whether the part of the network that no tuning changes is not kept yet.
-    clips : int
-        Clips that each network embeds.
-    """
+    """What the cache does not hold of one source."""
 
     recipe: Recipe
-    trunk: tuple[str, ...]
-    networks: tuple[Roles, ...]
-    to_tune: int
-    clips: int
-    body: bool = False
+    trunk: tuple[str, ...]  # digests of the clips that have to pass the frozen trunk
+    networks: tuple[Roles, ...]  # what each network is tuned on whose block is incomplete
+    to_tune: int  # number of `networks` without weights
+    clips: int  # clips that each network embeds
+    body: bool = False  # whether the part of the network that tuning leaves unchanged has to be stored
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (self.trunk or self.networks or self.body)
 
 
-def remaining(cache: FeatureCache, recipe: Recipe, wanted: Wanted) -> Work:
-    """What the cache lacks of a source under the plans in force."""
+def remaining(cache: FeatureCache, recipe: Recipe, choice: NetworkChoice) -> Work:
+    """What the cache does not hold of a source under the plans in force."""
     digests = {status.digest for status in cache.clips_with(recipe)}
-    networks: dict[Roles, None] = {}
-    for plan, holdout in wanted.networks(cache) if recipe.tuning is not None else ():
-        roles = cache.roles(recipe, holdout, plan=plan)
-        if roles is None:
-            raise MoodfuseError(f"{recipe.source}: a tuned recipe without roles")
-        if roles not in networks and (
-            digests - cache.held(recipe, roles) or not cache.has_record(recipe, roles)
-        ):
-            networks[roles] = None
+    networks = tuple(
+        roles
+        for roles in dict.fromkeys(_wanted_networks(cache, recipe, choice))
+        if digests - cache.held(recipe, roles) or not cache.has_record(recipe, roles)
+    )
     trunk: set[str] = set()
     if recipe.depth == "frozen" or (recipe.depth == "head" and networks):
         trunk = digests - cache.held(frozen_counterpart(recipe), None)
     to_tune = sum(not cache.network_path(recipe, roles).is_file() for roles in networks)
     body = recipe.depth != "full" and not cache.network_path(recipe, None).is_file()
-    return Work(recipe, tuple(sorted(trunk)), tuple(networks), to_tune, len(digests), body)
+    return Work(recipe, tuple(sorted(trunk)), networks, to_tune, len(digests), body)
+
+
+def _wanted_networks(cache: FeatureCache, recipe: Recipe, choice: NetworkChoice) -> Iterator[Roles]:
+    """What each network of a tuned recipe is tuned on: every holdout of every plan."""
+    if recipe.tuning is None:
+        return
+    options = {"crossfit": choice.crossfit, "leaky": choice.leaky}
+    for plan in (cache.plan, *cache.repeat_plans)[: choice.repeats]:
+        for holdout in holdouts(plan, cache.clips, views=choice.modalities, **options):
+            roles = cache.roles(recipe, holdout, plan=plan)
+            assert roles is not None  # the recipe is tuned
+            yield roles
 
 
 def needing_media(cache: FeatureCache, work: Sequence[Work]) -> tuple[ClipStatus, ...]:
-    """Clips whose decoded media is needed: what passes a trunk, and all that a network tuned whole reads."""
+    """Clips to decode: those that have to pass a trunk, and all that a network reads that is tuned whole."""
     wanted = {digest for item in work for digest in item.trunk}
     for item in work:
         if item.networks and item.recipe.depth == "full":

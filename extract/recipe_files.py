@@ -1,10 +1,12 @@
-"""Recipe files: TOML read, checked, and turned into one `Recipe` per source. No torch."""
+"""Read recipe files (TOML) and make the `Recipe` of each source from them. Imports no torch."""
 
+import logging
 import os
 import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,79 +16,91 @@ from moodfuse.cache.digests import canonical_json
 from moodfuse.cache.errors import InputError, UnknownNameError
 from moodfuse.cache.recipe import DEPTHS, Recipe, Tuning
 from moodfuse.cache.storage.files import read_regular
-from moodfuse.extract.networks import NetworkSpec, WeightsFacts, network_spec, weights_facts
+from moodfuse.cache.store import FeatureCache
+from moodfuse.extract.networks import WeightsFacts, weights_facts
 from moodfuse.extract.networks.hardware import check_compiler, check_precision
+from moodfuse.extract.networks.registry import NetworkSpec, network_spec
 
+log = logging.getLogger(__name__)
 PRECISIONS = ("auto", "fp32", "bf16")
 DEVICES = ("auto", "cpu", "cuda")
 DEFAULT = "default"
+# Former names of recipes, which caches may hold: accepted with a notice.
+FORMER_NAMES = {"seed": "zhou2022", "seed-adam": "zhou2022-adam", "seed-sgd": "zhou2022-sgd"}
 _TOP_LEVEL = {"name", "description", "seed", "threads"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
 class RecipeChoice:
-    """What the command line says of recipes: file or name, depths and weights per source, and how to compute.
+    """What the user asks of recipes.
 
-    `depths` and `weights` are by source (``c3d@seed-adam``) or by network (``c3d``, for each of its sources).
+    `depths` and `weights` are by source (``c3d@zhou2022-adam``) or by network (``c3d``, for each of its sources).
     """
 
-    recipe: str = "default"
-    depth: str | None = None
+    recipe: str = DEFAULT  # name, or path of a TOML file
+    depth: str | None = None  # of all sources
     depths: Mapping[str, str] = field(default_factory=dict)
     weights: Mapping[str, str] = field(default_factory=dict)
     device: str = "auto"
     precision: str = "auto"
     compile: bool = False
 
+    @cached_property
+    def label(self) -> str:
+        """The recipe's name as sources carry it."""
+        return recipe_label(self.recipe)
+
     def source(self, name: str) -> str:
-        """The full name of a source: with its recipe's name, unless that is the default one."""
-        recipe = recipe_label(self.recipe)
-        if "@" in name:
-            label = name.partition("@")[2]
-            if label != recipe and label not in recipe_names():
-                raise UnknownNameError("recipe", label, sorted({*recipe_names(), recipe}))
-            return name.removesuffix(f"@{DEFAULT}")
-        return name if recipe == DEFAULT else f"{name}@{recipe}"
+        """The full name of a source: with the recipe's name, unless that is the default."""
+        network, at, label = name.partition("@")
+        label = _current_name(label) if at else self.label
+        if at and label != self.label and label not in recipe_names():
+            raise UnknownNameError("recipe", label, sorted({*recipe_names(), self.label}))
+        return network if label == DEFAULT else f"{network}@{label}"
 
     def weights_of(self, source: str) -> str | None:
         """Name or file of a source's pretrained weights."""
-        return _of(self.weights, source)
+        return _value_of(self.weights, source)
 
     def depth_of(self, source: str) -> str | None:
-        """Tuning depth that the user asked of a source."""
-        return _of(self.depths, source) or self.depth
+        """The tuning depth that the user asked for."""
+        return _value_of(self.depths, source) or self.depth
 
     def recipe_of(self, source: str) -> str:
         """Name or file of a source's recipe."""
         label = source.partition("@")[2] or DEFAULT
-        return self.recipe if recipe_label(self.recipe) == label else label
+        return self.recipe if self.label == label else label
 
 
-def _of(named: Mapping[str, str], source: str) -> str | None:
-    """What is named for a source, ``c3d@default`` for the default one, or else for its network."""
-    return next((named[key] for key in option_names(source) if key in named), None)
+def _value_of(values: Mapping[str, str], source: str) -> str | None:
+    return next((values[name] for name in option_names(source) if name in values), None)
 
 
 def option_names(source: str) -> tuple[str, ...]:
-    """The names by which an option may mean a source, the most exact first."""
-    exact = source if "@" in source else f"{source}@{DEFAULT}"
-    return exact, source, network_of(source)
+    """The names by which an option may address a source, the most specific first."""
+    network, _, label = source.partition("@")
+    same = [other for names in FORMER_NAMES.items() if label in names for other in names]
+    return (*(f"{network}@{name}" for name in dict.fromkeys([label or DEFAULT, *same])), network)
 
 
-def network_of(source: str) -> str:
-    """The network of a source: ``c3d`` of ``c3d@seed-adam``."""
-    return source.partition("@")[0]
+def name_in_cache(cache: FeatureCache, recipe: Recipe) -> str:
+    """The name of a source in a cache, which may hold it under the former name of its recipe."""
+    names = (recipe.source, *option_names(recipe.source)[:-1])
+    held = (name for name in names if cache.source_folder(name, recipe.digest16).is_dir())
+    return next(held, recipe.source)
+
+
+def _current_name(label: str) -> str:
+    if label not in FORMER_NAMES:
+        return label
+    log.warning("the recipe %r is now called %r; please use the new name", label, FORMER_NAMES[label])
+    return FORMER_NAMES[label]
 
 
 def recipe_label(recipe: str) -> str:
-    """The name of a recipe as sources carry it: what its file says under ``name``, or the file's own name.
-
-    Raises
-    ------
-    InputError
-        If that cannot be part of a source's name.
-    """
+    """The name of a recipe as sources carry it: the ``name`` in its file, or the file's own name."""
+    recipe = _current_name(recipe)
     if recipe in recipe_names():
         return recipe
     declared = read_recipe_file(recipe).get("name")
@@ -95,7 +109,7 @@ def recipe_label(recipe: str) -> str:
         raise InputError(
             f"recipe {recipe}: its name {label!r} has to be letters, digits, '.', '_' and '-'; rename it"
         )
-    if label in recipe_names() and declared != DEFAULT:
+    if label in (*recipe_names(), *FORMER_NAMES) and declared != DEFAULT:
         raise InputError(
             f'recipe {recipe}: {label!r} is a recipe of moodfuse; give yours another name = "..."'
         )
@@ -107,6 +121,7 @@ def recipe_descriptions() -> dict[str, str]:
     return {name: str(read_recipe_file(name).get("description", "")) for name in recipe_names()}
 
 
+@cache
 def recipe_names() -> tuple[str, ...]:
     """Names of the recipes that come with the program."""
     files = resources.files("moodfuse.extract.recipes").iterdir()
@@ -114,15 +129,8 @@ def recipe_names() -> tuple[str, ...]:
 
 
 def read_recipe_file(name: str) -> dict[str, Any]:
-    """The tables of a recipe, by name or path.
-
-    Raises
-    ------
-    UnknownNameError
-        If no recipe has this name and no file stands there.
-    InputError
-        If the file is not TOML of this kind.
-    """
+    """The tables of a recipe, by name or path."""
+    name = FORMER_NAMES.get(name, name)
     if name in recipe_names():
         text = (resources.files("moodfuse.extract.recipes") / f"{name}.toml").read_text(encoding="utf-8")
     elif Path(name).is_file():
@@ -135,9 +143,8 @@ def read_recipe_file(name: str) -> dict[str, Any]:
         raise InputError(f"recipe {name}: not TOML ({error})") from error
     for key, value in values.items():
         if key not in _TOP_LEVEL and not isinstance(value, dict):
-            raise InputError(
-                f"recipe {name}: unknown key {key!r}; known: {', '.join(sorted(_TOP_LEVEL))}, a table per network"
-            )
+            known = ", ".join(sorted(_TOP_LEVEL))
+            raise InputError(f"recipe {name}: unknown key {key!r}; known: {known}, a table per network")
     return values
 
 
@@ -151,7 +158,7 @@ def _read(path: Path) -> str:
 
 
 def build_recipe(source: str, choice: RecipeChoice) -> Recipe:
-    """The recipe of a source under what the user chose.
+    """The recipe of a source.
 
     Raises
     ------
@@ -160,11 +167,16 @@ def build_recipe(source: str, choice: RecipeChoice) -> Recipe:
     InputError
         If the recipe file has no settings for this network and depth, or a weights file is missing.
     """
-    network = network_of(source)
+    network = source.partition("@")[0]
     spec = network_spec(network)
     name = choice.recipe_of(source)
     tables = read_recipe_file(name)
-    table = _table(tables, network)
+    # Settings of all torchvision models are in one table.
+    table: Mapping[str, Any] = tables.get(network, tables.get(network.partition(":")[0], {}))
+    if unknown := sorted(set(table) - {"depth", *DEPTHS}):
+        raise InputError(
+            f"recipe, table [{network}]: unknown key {unknown[0]!r}; known: depth, {', '.join(DEPTHS)}"
+        )
     depth = choice.depth_of(source) or table.get("depth", spec.default_depth)
     if depth not in DEPTHS:
         raise InputError(f"--tune {source}={depth}: unknown depth; known: {', '.join(DEPTHS)}")
@@ -191,19 +203,9 @@ def build_recipe(source: str, choice: RecipeChoice) -> Recipe:
 
 
 def source_weights(source: str, choice: RecipeChoice) -> WeightsFacts | None:
-    """What is known of a source's pretrained weights; `None` where it has none."""
+    """What is known of a source's pretrained weights; `None` if it has none."""
     weights = choice.weights_of(source)
-    return None if weights is None else weights_facts(weights, network_of(source))
-
-
-def _table(tables: Mapping[str, Any], network: str) -> Mapping[str, Any]:
-    """The settings of a network; those of all torchvision models stand under ``torchvision``."""
-    table: Mapping[str, Any] = tables.get(network, tables.get(network.partition(":")[0], {}))
-    if unknown := sorted(set(table) - {"depth", *DEPTHS}):
-        raise InputError(
-            f"recipe, table [{network}]: unknown key {unknown[0]!r}; known: depth, {', '.join(DEPTHS)}"
-        )
-    return table
+    return None if weights is None else weights_facts(weights, source.partition("@")[0])
 
 
 def _whole(tables: Mapping[str, Any], key: str, default: int, recipe: str) -> int:
@@ -215,35 +217,26 @@ def _whole(tables: Mapping[str, Any], key: str, default: int, recipe: str) -> in
 
 def _tuning(source: str, depth: str, table: Mapping[str, Any], recipe: str, spec: NetworkSpec) -> Tuning:
     values = table.get(depth)
+    where = f"recipe {recipe}, {source}.{depth}"
     if not isinstance(values, dict):
-        title = f"{network_of(source).partition(':')[0]}.{depth}"
+        title = f"{source.partition('@')[0].partition(':')[0]}.{depth}"
         raise InputError(
             f"recipe {recipe}: no settings for {source} at depth {depth!r}; add a table [{title}]"
         )
     known = {item.name for item in fields(Tuning)}
     if unknown := sorted(set(values) - known):
-        raise InputError(
-            f"recipe {recipe}, {source}.{depth}: unknown key {unknown[0]!r}; known: {', '.join(sorted(known))}"
-        )
+        raise InputError(f"{where}: unknown key {unknown[0]!r}; known: {', '.join(sorted(known))}")
     try:
         tuning = Tuning(**values)
     except TypeError as error:
-        raise InputError(f"recipe {recipe}, {source}.{depth}: {error}") from error
+        raise InputError(f"{where}: {error}") from error
     if depth == "full" and spec.min_crop_s and 0 < tuning.crop_s < spec.min_crop_s:
-        raise InputError(
-            f"recipe {recipe}, {source}.{depth}: crop_s is {tuning.crop_s}; needs {spec.min_crop_s} or more"
-        )
+        raise InputError(f"{where}: crop_s is {tuning.crop_s}; needs {spec.min_crop_s} or more")
     return tuning
 
 
 def resolve_device(device: str) -> str:
-    """``cpu`` or ``cuda``; ``auto`` takes CUDA where there is one. torch is asked only where an NVIDIA device shows.
-
-    Raises
-    ------
-    InputError
-        If CUDA is asked for and not there.
-    """
+    """``cpu`` or ``cuda``; ``auto`` is CUDA if available. torch is imported only if there is an NVIDIA device."""
     if device not in DEVICES:
         raise InputError(f"--device {device!r} is unknown; known: {', '.join(DEVICES)}")
     if device == "cpu" or (device == "auto" and not os.path.exists("/dev/nvidiactl")):

@@ -1,6 +1,6 @@
-"""What the process is told before torch works in it: how threads wait beside decoders, and that freed memory stays.
+"""Process settings for torch: how long idle threads spin, and that freed memory is kept. Results stay the same.
 
-Nothing here changes a bit of any result. What the user's environment says already of either, stays.
+Settings of the user's environment have precedence.
 """
 
 import ctypes
@@ -9,53 +9,47 @@ import os
 import threading
 from contextlib import suppress
 
-WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-SPINS = "5000"
-"""Some microseconds; by itself GNU's OpenMP spins for milliseconds."""
-ALLOCATING = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
+_THREAD_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+SPINS = "5000"  # some microseconds; GNU's OpenMP spins for milliseconds by default
+_MEMORY_VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
-_MOST_TRIM = 2**31 - 1
-_MOST_MMAP = (1 << 30, 32 << 20)
-"""What to ask for; older versions of glibc take no more than the second."""
+_MAX_TRIM = 2**31 - 1
+_MAX_MMAP = (1 << 30, 32 << 20)  # older versions of glibc accept the second at most
 
 
-def settle() -> None:
-    """Let threads that wait for others soon sleep; read from the environment when torch is loaded.
+def limit_spinning() -> None:
+    """Let idle threads sleep soon; torch reads this from the environment when it is loaded.
 
-    While one thread of a layer is kept from its core by a decoder, the others would spin and keep the decoder from
-    theirs.
+    While a decoder occupies the core of one thread of a layer, the other threads would spin and slow the decoder down.
     """
-    if not any(name in os.environ for name in WAITING):
+    if not any(name in os.environ for name in _THREAD_VARIABLES):
         os.environ["GOMP_SPINCOUNT"] = SPINS
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep large arrays that were freed for the next ones, rather than give each back to the system.
+    """Have glibc reuse large arrays instead of returning each to the system, until `release_freed_memory`.
 
-    Each layer of a video network fills tens of megabytes; fresh from the system these are zeroed first, which costs up
-    to a third of a pass. It is held on to until `give_back_freed_memory`. Other C libraries are left alone.
+    Each layer of a video network fills tens of megabytes; memory from the system is zeroed first, which takes up to a
+    third of a pass. Other C libraries are left alone.
     """
-    if not any(name in os.environ for name in ALLOCATING):
+    if not any(name in os.environ for name in _MEMORY_VARIABLES):
         with suppress(AttributeError, OSError):
             mallopt = ctypes.CDLL(None).mallopt
-            if any(mallopt(_MMAP_THRESHOLD, most) for most in _MOST_MMAP):
-                mallopt(_TRIM_THRESHOLD, _MOST_TRIM)
+            if any(mallopt(_MMAP_THRESHOLD, most) for most in _MAX_MMAP):
+                mallopt(_TRIM_THRESHOLD, _MAX_TRIM)
 
 
-def give_back_freed_memory() -> None:
-    """Have glibc give back what `keep_freed_memory` has it keep: between networks, whose layers need other sizes."""
+def release_freed_memory() -> None:
+    """Return freed memory to the system, between networks, whose layers need other sizes."""
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def load_torch_meanwhile() -> None:
-    """Begin to import torch in a thread of its own, where this one is about to wait for other processes.
-
-    Torch alone: of the program's own modules none is imported in two threads at once.
-    """
-    threading.Thread(target=_load_torch, name="import torch").start()
+def import_torch_in_background() -> None:
+    """Begin to import torch in a thread, while this one waits for other processes."""
+    threading.Thread(target=_import_torch, name="import torch").start()
 
 
-def _load_torch() -> None:
-    with suppress(Exception):  # whoever needs it imports it again, and says what is wrong
+def _import_torch() -> None:
+    with suppress(Exception):  # the code that needs torch imports it again and raises the error
         importlib.import_module("torch")

@@ -89,7 +89,7 @@ def run_test(model: Model, clips: Sequence[Clip], *, jobs: int, report: Report) 
     InputError
         If a label is not one of the model's, or no clip is left to score.
     """
-    from moodfuse.extract.dataset.hashing import hash_files
+    from moodfuse.extract.dataset.ingest import hash_files
 
     if unknown := sorted({clip.label for clip in clips} - set(model.classes)):
         raise InputError(

@@ -1,6 +1,6 @@
-"""Data sets: a folder per label, or a CSV, read into clips. Nothing is decoded here.
+"""Find media files, and read a data set into clips: a folder per label, or a CSV. Nothing is decoded here.
 
-A folder is ``DATA/<label>/<file>``; a CSV has the columns ``path,label`` and may have ``group``, ``fold``,
+A folder is ``DATA/<label>/<file>``; a CSV has the columns ``path,label`` and optionally ``group``, ``fold``,
 ``start_s``, ``end_s`` and ``split``, with paths relative to the CSV.
 """
 
@@ -16,29 +16,42 @@ from moodfuse.cache.csv_rows import check_columns, check_text, csv_rows
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.records import WINDOW_S, Clip, check_label
 from moodfuse.cache.transfer.features import first_few
-from moodfuse.extract.dataset.media_files import AUDIO_SUFFIXES, MEDIA_SUFFIXES, find_media, ignored_lines
+
+_VIDEO = """
+3g2 3gp 3gpp asf avi divx dv evo f4v flv gxf h264 hevc ivf m1v m2p m2t m2ts m2v m4v mj2 mk3d mkv mov mp4 mpe mpeg mpg
+mpv mts mxf nut ogm ogv qt rm rmvb ts vob webm wmv
+"""
+_AUDIO = """
+aac ac3 adts aif aifc aiff amr ape au awb caf eac3 ec3 flac m4a m4b m4r mka mp2 mp3 mpa mpc oga ogg opus ra snd spx w64
+wav wave weba wma wv
+"""
+AUDIO_SUFFIXES = frozenset(f".{name}" for name in _AUDIO.split())
+# Listed in docs/media.md too.
+MEDIA_SUFFIXES = AUDIO_SUFFIXES | frozenset(f".{name}" for name in _VIDEO.split())
+# Trash and thumbnails of operating systems and network drives; names in lower case.
+_SYSTEM_FOLDERS = frozenset(
+    {"$recycle.bin", "recycler", "system volume information", "lost+found", "__macosx"}
+    | {"@eadir", "#recycle", "@recycle", "#snapshot"}
+)
+HIDDEN = "hidden or system files and folders"
+OTHER = "files without a media suffix"
+BROKEN = "broken links"
+REPEATED = "links to folders that are read under another path"
 
 _REQUIRED = ("path", "label")
 _OPTIONAL = ("group", "fold", "start_s", "end_s", "split")
+_EXPECTED = "expected a folder DATA/<label>/*.mp4 or a CSV with path,label"
+# Names of folders that hold a part of a data set, not a label.
 _SPLIT = re.compile(
     r"(train|training|test|testing|val|valid|validation|dev|eval|evaluation|holdout)([-_ ]?(set|split|data))?"
     r"|(fold|split)[-_ ]?[0-9]+",
     re.IGNORECASE,
 )
-"""Names of folders that hold a part of a data set, not a label."""
 
 
 @dataclass(frozen=True)
 class ScannedData:
-    """The clips of a data set.
-
-    Attributes
-    ----------
-    clips : list of Clip
-        Sorted by id.
-    messages : tuple of str
-        One line for each reason for which files were left out, and warnings.
-    """
+    """The clips of a data set, sorted by id, and `messages`: what was ignored, and warnings."""
 
     clips: list[Clip]
     messages: tuple[str, ...] = ()
@@ -52,8 +65,9 @@ def scan(data: str | Path, *, group_pattern: str | None = None) -> list[Clip]:
     data : path-like
         ``DATA/<label>/*.mp4``, or a CSV file.
     group_pattern : str, optional
-        Regular expression that is searched in each clip's id. What its group ``group`` matches, else its only group,
-        else the whole, names the clip's group; a declared group stands, and a clip without a match is its own.
+        Regular expression that is searched in each clip's id. The match of its group ``group``, or else of its only
+        group or of the whole pattern, is the clip's group. Groups of a CSV stay; a clip without a match has a group
+        of its own.
 
     Returns
     -------
@@ -62,40 +76,36 @@ def scan(data: str | Path, *, group_pattern: str | None = None) -> list[Clip]:
     Raises
     ------
     InputError
-        If `data` does not exist, holds no clip, or its CSV cannot be used; if `group_pattern` is no regular expression,
+        If `data` does not exist, holds no clip, or its CSV is invalid; if `group_pattern` is no regular expression,
         has several unnamed groups, or matches no clip.
     """
     return scan_data(data, group_pattern=group_pattern).clips
 
 
 def scan_data(data: str | Path, *, group_pattern: str | None = None, audio_files: bool = True) -> ScannedData:
-    """The clips of a data set as `scan` gives them, with what was left out and why.
+    """The clips of a data set as from `scan`, with messages about what was ignored.
 
-    Without `audio_files` the audio files of a folder are left out, such as the soundtracks next to the videos; a CSV
-    names its files, so all of them are clips.
+    Without `audio_files` the audio files of a folder are ignored, such as soundtracks next to the videos; a CSV names
+    its files, so all of them are clips.
     """
     data = Path(data)
     if not data.exists():
-        raise InputError(
-            f"{data} does not exist; expected a folder DATA/<label>/*.mp4 or a CSV with path,label"
-        )
+        raise InputError(f"{data} does not exist; {_EXPECTED}")
     if data.is_file() and data.suffix.lower() in MEDIA_SUFFIXES:
-        raise InputError(
-            f"{data} is a media file; expected a folder DATA/<label>/*.mp4 or a CSV with path,label"
-        )
-    found = _scan_folder(data, audio_files) if data.is_dir() else ScannedData(list(_scan_csv(data)))
-    if not found.clips:
+        raise InputError(f"{data} is a media file; {_EXPECTED}")
+    scanned = _scan_folder(data, audio_files) if data.is_dir() else ScannedData(list(_scan_csv(data)))
+    if not scanned.clips:
         expected = f"{data} holds no clip; expected media files in a folder per label, DATA/<label>/*.mp4"
-        raise InputError("\n".join([expected, *found.messages]))
-    clips = sorted(found.clips, key=lambda clip: clip.id)
-    clips = clips if group_pattern is None else _group_by_name(clips, group_pattern)
-    return ScannedData(
-        clips, (*found.messages, *long_window_lines((clip.start_s, clip.end_s) for clip in clips))
-    )
+        raise InputError("\n".join([expected, *scanned.messages]))
+    clips = sorted(scanned.clips, key=lambda clip: clip.id)
+    if group_pattern is not None:
+        clips = _group_by_name(clips, group_pattern)
+    warnings = long_window_lines((clip.start_s, clip.end_s) for clip in clips)
+    return ScannedData(clips, (*scanned.messages, *warnings))
 
 
 def long_window_lines(windows: Iterable[tuple[float, float | None]]) -> list[str]:
-    """A warning where windows, given by start and end in seconds, are longer than the audio that is read of each."""
+    """A warning if windows, given by start and end in seconds, are longer than the audio that is read of each."""
     lengths = [0.0 if end_s is None else end_s - start_s for start_s, end_s in windows]
     long = [length for length in lengths if length > WINDOW_S + 1e-3]
     if not long:
@@ -114,30 +124,27 @@ def _group_by_name(clips: Sequence[Clip], text: str) -> list[Clip]:
     except re.error as error:
         raise InputError(f"{where}: not a regular expression ({error})") from error
     if pattern.groups > 1 and "group" not in pattern.groupindex:
-        raise InputError(f"{where}: has {pattern.groups} groups; name the one that counts: (?P<group>...)")
+        raise InputError(f"{where}: has {pattern.groups} groups; name the one to use: (?P<group>...)")
     part: str | int = "group" if "group" in pattern.groupindex else min(pattern.groups, 1)
-    found = [pattern.search(clip.id) for clip in clips]
-    if not any(found):
-        raise InputError(f"{where}: matches no clip; a clip is called {clips[0].id!r}")
+    matches = [pattern.search(clip.id) for clip in clips]
+    if not any(matches):
+        raise InputError(f"{where}: matches no clip; the first clip id is {clips[0].id!r}")
     return [
         replace(clip, group=match[part]) if match and match[part] and clip.group is None else clip
-        for clip, match in zip(clips, found, strict=True)
+        for clip, match in zip(clips, matches, strict=True)
     ]
 
 
 def _scan_folder(data: Path, audio_files: bool) -> ScannedData:
-    """Clips of a folder per label."""
     files = find_media(data)
     audio = [] if audio_files else [file for file in files.media if file.suffix.lower() in AUDIO_SUFFIXES]
-    clips, beside, split_of_label = [], list[Path](), defaultdict[str, list[str]](list)
+    clips, outside = [], list[str]()
     for file in sorted({*files.media} - {*audio}):
         parts = file.relative_to(data).parts
         if len(parts) == 1:
-            beside.append(file)
-            continue
-        clips.append(Clip(id="/".join(parts), path=str(file.absolute()), label=parts[0]))
-        if len(parts) > 2 and _SPLIT.fullmatch(parts[1]):
-            split_of_label[f"{parts[0]}/{parts[1]}"].append(clips[-1].id)
+            outside.append(file.name)
+        else:
+            clips.append(Clip(id="/".join(parts), path=str(file.absolute()), label=parts[0]))
     _refuse_split_folders(data, clips)
     messages = ignored_lines(data, files.ignored)
     if audio:
@@ -145,36 +152,44 @@ def _scan_folder(data: Path, audio_files: bool) -> ScannedData:
         messages.append(
             f"ignored in {data}: {len(audio)} audio files: {names}; add --missing impute to use them as clips"
         )
-    if beside:
+    if outside:
         messages.append(
-            f"WARNING ignored in {data}: {len(beside)} media files outside a label folder: "
-            f"{first_few(sorted(file.name for file in beside))}; move each into a folder named after its label"
+            f"WARNING ignored in {data}: {len(outside)} media files outside a label folder: "
+            f"{first_few(sorted(outside))}; move each into a folder named after its label"
         )
+    return ScannedData(clips, (*messages, *_split_warnings(clips)))
+
+
+def _split_warnings(clips: Sequence[Clip]) -> Iterator[str]:
+    """Warn of label folders, and of folders in them, that are named like splits."""
     if splits := sorted({clip.label for clip in clips if _SPLIT.fullmatch(clip.label)}):
-        messages.append(
+        yield (
             f"WARNING label folders are named like splits: {first_few(splits)}; expected a folder per label, or a CSV "
             "with the columns path,label,split"
         )
-    if split_of_label:
-        count = sum(map(len, split_of_label.values()))
-        messages.append(
-            f"WARNING {count} clips are in folders named like splits ({first_few(sorted(split_of_label))}), but these "
-            "names decide nothing; to keep test clips out of training, give a CSV with the columns path,label,split"
+    inside: dict[str, int] = defaultdict(int)
+    for clip in clips:
+        parts = clip.id.split("/")
+        if len(parts) > 2 and _SPLIT.fullmatch(parts[1]):
+            inside[f"{parts[0]}/{parts[1]}"] += 1
+    if inside:
+        yield (
+            f"WARNING {sum(inside.values())} clips are in folders named like splits ({first_few(sorted(inside))}), but "
+            "these names have no effect; to keep test clips out of training, give a CSV with the columns "
+            "path,label,split"
         )
-    return ScannedData(clips, tuple(messages))
 
 
 def _refuse_split_folders(data: Path, clips: Sequence[Clip]) -> None:
     """Refuse ``DATA/train/<label>/...``, where the names of the splits would be taken for labels."""
     labels = {clip.label for clip in clips}
-    splits = sorted({clip.label for clip in clips if _SPLIT.fullmatch(clip.label) and clip.id.count("/") > 1})
-    below = sorted(
-        {clip.id.split("/")[1] for clip in clips if clip.label in splits and clip.id.count("/") > 1}
-    )
+    deep = [clip for clip in clips if _SPLIT.fullmatch(clip.label) and clip.id.count("/") > 1]
+    splits = sorted({clip.label for clip in deep})
+    below = sorted({clip.id.split("/")[1] for clip in deep})
     if splits and (len(splits) > 1 or len(splits) == len(labels) or labels.intersection(below)):
         first = next((split for split in splits if split.lower().startswith("train")), splits[0])
         raise InputError(
-            f"{data}: its folders {first_few(splits)} are named like splits, not labels (below them: "
+            f"{data}: its folders {first_few(splits)} are named like splits, not labels (inside them: "
             f"{first_few(below)}); give one of them, such as {data / first}, or a CSV with the columns "
             "path,label,split, where split is 'train' or 'test'"
         )
@@ -190,7 +205,7 @@ def _scan_csv(file: Path) -> Iterator[Clip]:
         clip = _clip_of_row(file, line, {name: cells[column] for name, column in columns.items()})
         if clip.id in seen:
             raise InputError(
-                f"{file}, line {line}: {clip.id} stands in line {seen[clip.id]} already; drop one of them"
+                f"{file}, line {line}: {clip.id} is in line {seen[clip.id]} already; remove one of them"
             )
         seen[clip.id] = line
         yield clip
@@ -201,7 +216,7 @@ def _clip_of_row(file: Path, line: int, row: Mapping[str, str]) -> Clip:
     values = {name: row.get(name, "").strip() for name in (*_REQUIRED, *_OPTIONAL)}
     path = listed_path(file, row["path"], where)
     if not os.path.lexists(file.parent / path):
-        check_text(path, f"{where}, path")  # else the file has these very bytes as its name
+        check_text(path, f"{where}, path")  # a file may have bytes in its name that are not UTF-8
     for name in ("label", "split"):
         check_text(values[name], f"{where}, {name}")
     check_label(values["label"], where)
@@ -224,26 +239,14 @@ def _clip_of_row(file: Path, line: int, row: Mapping[str, str]) -> Clip:
 
 
 def listed_path(file: Path, text: str, where: str) -> str:
-    """A path that a table or list names, relative to its folder: as it stands if there is such a file, else stripped.
-
-    Raises
-    ------
-    InputError
-        If it is blank.
-    """
+    """A path from a table, relative to the table's folder; spaces around it are removed unless such a file exists."""
     if not text.strip():
         raise InputError(f"{where}: the path is empty")
     return text if os.path.lexists(file.parent / text) else text.strip()
 
 
 def number_in_row(where: str, name: str, text: str) -> float | None:
-    """The number in a cell, `None` where it is blank.
-
-    Raises
-    ------
-    InputError
-        If it is not a finite number; it names the line.
-    """
+    """The number in a cell, `None` if it is blank; `where` names the line."""
     text = text.strip()
     if not text:
         return None
@@ -254,3 +257,62 @@ def number_in_row(where: str, name: str, text: str) -> float | None:
     if not math.isfinite(value):
         raise InputError(f"{where}: {name} is {text!r}; expected a finite number")
     return value
+
+
+@dataclass(frozen=True)
+class FolderFiles:
+    """Media files of a folder at any depth, in order of their names, and what is ignored, by reason."""
+
+    media: tuple[Path, ...]
+    ignored: Mapping[str, list[Path]]
+
+
+def find_media(folder: Path) -> FolderFiles:
+    """Find the media files of a folder at any depth.
+
+    Links to folders are followed after all real folders. Each folder is read once, so a link to a parent folder ends,
+    and a folder keeps the name that it has without links. A folder that cannot be read is an error.
+    """
+    media: list[Path] = []
+    ignored: dict[str, list[Path]] = defaultdict(list)
+    waiting, links, visited = [folder], list[Path](), set[str]()
+    while waiting or links:
+        if not waiting:  # the link nearest to the top comes first, since its name may be a label
+            links.sort(key=lambda path: (len(path.parts), path))
+            waiting.append(links.pop(0))
+        current = waiting.pop()
+        if (real := os.path.realpath(current)) in visited:
+            ignored[REPEATED].append(current)
+            continue
+        visited.add(real)
+        subfolders: list[Path] = []
+        for path in _entries(current):
+            if path.name.startswith(".") or path.name.lower() in _SYSTEM_FOLDERS:
+                ignored[HIDDEN].append(path)
+            elif os.path.isdir(path):
+                (links if path.is_symlink() else subfolders).append(path)
+            elif path.suffix.lower() in MEDIA_SUFFIXES:
+                media.append(path)  # a broken link too: it is refused later, by its name
+            else:
+                ignored[OTHER if os.path.exists(path) else BROKEN].append(path)
+        waiting += reversed(subfolders)
+    return FolderFiles(tuple(media), ignored)
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder / entry.name for entry in os.scandir(folder))
+    except OSError as error:
+        raise InputError(
+            f"{folder}: the folder cannot be read ({error.strerror or error}); correct its permissions, or give its "
+            "other folders one by one"
+        ) from error
+
+
+def ignored_lines(folder: Path, ignored: Mapping[str, Sequence[Path]]) -> list[str]:
+    """One line for each reason: how many files of a folder were ignored, and the first of them."""
+    lines = []
+    for reason, paths in ignored.items():
+        names = sorted(path.relative_to(folder).as_posix() for path in paths)
+        lines.append(f"ignored in {folder}: {len(names)} {reason}: {first_few(names)}")
+    return lines

@@ -1,120 +1,268 @@
-"""The tuned networks of a source: each taken from the cache or tuned, and its clips embedded."""
+"""Compute what is missing of one source: features of the frozen trunk, tuned networks and their features."""
 
 import logging
+import multiprocessing
+import signal
 from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
 
 from moodfuse.cache.errors import DamagedPartError, MissingBlockError
+from moodfuse.cache.media import MediaStore
 from moodfuse.cache.recipe import Recipe, frozen_counterpart
 from moodfuse.cache.storage.files import discard, set_aside
 from moodfuse.cache.store import FeatureCache, Roles
-from moodfuse.extract.block_writer import Shelf, write_rows
-from moodfuse.extract.embed import SourceWorker
-from moodfuse.extract.networks import load_weights_file, save_weights
+from moodfuse.extract.block_writer import BlockWriter, shared_order
+from moodfuse.extract.embed import Rows, SourceWorker, autocast, make_network
+from moodfuse.extract.media.pool import end_with_parent
+from moodfuse.extract.networks import load_weights_file, save_weights, trunk_names
+from moodfuse.extract.networks.base import Network
+from moodfuse.extract.pending import Work
 from moodfuse.extract.progress import track
-from moodfuse.extract.training.fine_tune import tune
+from moodfuse.extract.runtime import release_freed_memory
+from moodfuse.extract.settings import ExtractSettings
+from moodfuse.extract.training.fine_tune import TuningData, tune
 
 log = logging.getLogger(__name__)
+FEWEST_NETWORKS = 3  # per process; starting a process for fewer takes as long as tuning them
+Counts = tuple[int, int]
+Activations = dict[str, np.ndarray]
 
 
-def tune_networks(
-    cache: FeatureCache, worker: SourceWorker, networks: Sequence[Roles], *, told: bool = True
-) -> tuple[int, int]:
-    """Tune networks of a source one after the other, and embed all clips with each.
+@dataclass(frozen=True)
+class TunedSource:
+    """What a process needs to tune networks of a source: cache folder, recipe, weights, and where clips are read."""
 
-    Parameters
-    ----------
-    cache : FeatureCache
-    worker : SourceWorker
-    networks : sequence of Roles
-        What each is tuned on. One that another process has finished meanwhile is left out.
-    told : bool
-        Whether a bar shows how far it is.
+    cache: Path
+    recipe: Recipe
+    weights: str | None
+    store: MediaStore
+
+    def worker(self, num_classes: int) -> SourceWorker:
+        """The untuned network of the source."""
+        return SourceWorker(self.recipe, make_network(self.recipe, self.weights, num_classes), self.store)
+
+
+def compute_source(cache: FeatureCache, work: Work, settings: ExtractSettings, store: MediaStore) -> Counts:
+    """Compute the missing parts of one source, whose clips are read from `store`.
 
     Returns
     -------
     int, int
-        Networks tuned; clips embedded, counted once a network.
+        Networks tuned; clips embedded, counted once per network.
+    """
+    source = TunedSource(cache.path, work.recipe, settings.recipes.weights_of(work.recipe.source), store)
+    try:
+        worker = source.worker(len(cache.classes))
+        if work.body:
+            save_body(cache.network_path(work.recipe, None), work.recipe, worker.network)
+        embedded = _embed_frozen(cache, work, worker) if work.trunk else 0
+        if not work.networks:
+            return 0, embedded
+        networks, processes = shared_order(work.networks), processes_for(work, settings.jobs)
+        parts = [networks[number::processes] for number in range(processes)]
+        tuned, more = tune_in_processes(cache, worker, source, parts)
+        return tuned, embedded + more
+    finally:
+        release_freed_memory()
+
+
+def _embed_frozen(cache: FeatureCache, work: Work, worker: SourceWorker) -> int:
+    frozen = frozen_counterpart(work.recipe)
+    cache.write_recipe(frozen)
+    writer, title = BlockWriter(cache, frozen, None), f"{work.recipe.source} *: embedding"
+    return writer.compute(work.trunk, worker.frozen_rows, title=title)
+
+
+def save_body(path: Path, recipe: Recipe, network: Network) -> None:
+    """Store the part of an untuned network that tuning its head leaves unchanged."""
+    arrays = network.state_dict()
+    metadata = {"format": "moodfuse-body", "recipe": frozen_counterpart(recipe).digest16}
+    save_weights(path, {name: arrays[name] for name in trunk_names(network)}, metadata)
+
+
+def processes_for(work: Work, cores: int) -> int:
+    """Number of processes, this one included, that tune networks of a source at a time.
+
+    Only audio networks are small enough to run side by side; on a GPU one process is fastest.
+    """
+    if work.recipe.view != "sound" or work.recipe.device != "cpu" or multiprocessing.current_process().daemon:
+        return 1
+    return max(1, min(cores // work.recipe.threads, work.to_tune // FEWEST_NETWORKS))
+
+
+def tune_in_processes(
+    cache: FeatureCache, worker: SourceWorker, source: TunedSource, parts: Sequence[Sequence[Roles]]
+) -> Counts:
+    """Tune the first part of the networks here and each other part in a process of its own.
+
+    What a process that died left undone is done here. The results are those of one process, bit for bit.
+    """
+    context = multiprocessing.get_context("spawn")
+    pipes = [context.Pipe(duplex=False) for _ in parts[1:]]
+    helpers = [
+        context.Process(target=_tune_part, args=(source, part, sender), daemon=True)
+        for part, (_, sender) in zip(parts[1:], pipes, strict=True)
+    ]
+    for helper in helpers:
+        helper.start()
+    try:
+        counts = [tune_networks(cache, worker, parts[0])]
+        for helper in helpers:
+            helper.join()
+    finally:
+        for helper in helpers:
+            helper.terminate()
+    for helper, part, (receiver, _) in zip(helpers, parts[1:], pipes, strict=True):
+        if helper.exitcode == 0:
+            counts.append(receiver.recv())
+        else:
+            code = helper.exitcode
+            log.warning("%s: a tuning process ended with exit code %s", source.recipe.source, code)
+            counts.append(tune_networks(cache, worker, part))
+    return sum(tuned for tuned, _ in counts), sum(embedded for _, embedded in counts)
+
+
+def _tune_part(source: TunedSource, part: Sequence[Roles], sender: "Connection[Counts, Any]") -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles interrupts and ends this process
+    end_with_parent()
+    cache = FeatureCache(source.cache)
+    sender.send(tune_networks(cache, source.worker(len(cache.classes)), part, progress=False))
+
+
+def tune_networks(
+    cache: FeatureCache, worker: SourceWorker, networks: Sequence[Roles], *, progress: bool = True
+) -> Counts:
+    """Tune networks of a source one after the other and embed all clips with each.
+
+    A network that another process has finished meanwhile is left out.
     """
     recipe = worker.recipe
-    activations = activations_of(cache, recipe) if recipe.depth == "head" else {}
+    activations = read_activations(cache, recipe) if recipe.depth == "head" else {}
+    digests = sorted({status.digest for status in cache.clips_with(recipe)})
     tuned, embedded = 0, 0
+
+    def row(digest: str) -> Rows:
+        return worker.full_rows(digest) if recipe.depth == "full" else worker.head_rows(activations[digest])
+
     title = f"{recipe.source}: tuning ({recipe.depth})"
-    for roles in track(networks, total=len(networks), what=title) if told else networks:
-        cache.write_roles(recipe, roles)  # also where this record alone was lost
-        if not _lacking(cache, recipe, roles):
-            continue
-        tuned += tune_one(cache, worker, roles, activations)
-        embedded += _embed_tuned(cache, worker, roles, activations)
+    for roles in track(networks, total=len(networks), what=title) if progress else networks:
+        cache.write_roles(recipe, roles)  # also restores a lost record
+        writer = BlockWriter(cache, recipe, roles)
+        if not writer.held().issuperset(digests):
+            tuned += tune_one(cache, worker, roles, activations)
+            embedded += writer.compute(digests, row)
     return tuned, embedded
 
 
-def activations_of(cache: FeatureCache, recipe: Recipe) -> dict[str, np.ndarray]:
-    """The activations of every clip, [A] each by digest, on which heads are tuned."""
+def read_activations(cache: FeatureCache, recipe: Recipe) -> Activations:
+    """The activations on which heads are tuned, [A] by clip digest."""
     clips = cache.clips_with(recipe)
     rows = cache.rows(frozen_counterpart(recipe), None, clips, ("embedding", "activation"))
     if not rows.found.all():
-        raise MissingBlockError(
-            f"{recipe.source}: a part of its activations was damaged meanwhile; run extract again"
-        )
+        raise MissingBlockError(f"{recipe.source}: a part of its activations is damaged; run extract again")
     values = rows.arrays.get("activation", rows.arrays["embedding"])
-    return dict(zip(clips.texts["digest"], values, strict=True))
+    return dict(zip((status.digest for status in clips), values, strict=True))
 
 
-def tune_one(
-    cache: FeatureCache, worker: SourceWorker, roles: Roles, activations: dict[str, np.ndarray]
-) -> bool:
-    """Leave the worker with the network tuned on `roles`, from the cache or by tuning it; returns whether it tuned."""
-    path = cache.network_path(worker.recipe, roles)
+def tune_one(cache: FeatureCache, worker: SourceWorker, roles: Roles, activations: Activations) -> bool:
+    """Load the network tuned on `roles` into the worker, or tune and store it; returns whether it was tuned."""
+    recipe, path = worker.recipe, cache.network_path(worker.recipe, roles)
+    checkpoint = path.with_suffix(".checkpoint")
     worker.reset()
     if path.is_file():
         try:
             worker.tuned.load_state_dict(load_weights_file(path)[0])
-            discard(path.with_suffix(".checkpoint"))  # of a run that ended before it came to that
+            discard(checkpoint)  # left by a run that ended before it removed it
             return False
         except DamagedPartError as error:
             set_aside(path, str(error))
             worker.reset()
-    if worker.recipe.depth == "head":
-        data, checkpoint = worker.head_data(roles, cache.classes, activations), None
+    if recipe.depth == "head":
+        scaler = Standardisation.of([activations[digest] for digest, _, role in roles if role == "tune"])
+        epoch = tune(worker.tuned, head_data(worker, roles, cache.classes, activations, scaler), recipe)
+        scaler.fold_into(worker.head)
     else:
-        data, checkpoint = worker.full_data(roles, cache.classes), path.with_suffix(".checkpoint")
-    epoch = tune(worker.tuned, data, worker.recipe, checkpoint=checkpoint)
-    if worker.recipe.depth == "head":
-        worker.fold_standardisation()
+        epoch = tune(worker.tuned, full_data(worker, roles, cache.classes), recipe, checkpoint=checkpoint)
     early = any(role == "stop" for _, _, role in roles)
     if not early:
         log.warning(
             "%s: a class has fewer than 3 groups; tuned for the recipe's fixed %d epochs",
-            worker.recipe.source,
+            recipe.source,
             epoch,
         )
     metadata = {
         "classes": list(cache.classes),
         "epoch": epoch,
         "early_stopping": early,
-        "recipe": worker.recipe.digest16,
+        "recipe": recipe.digest16,
     }
     save_weights(path, worker.tuned.state_dict(), metadata)
-    if checkpoint is not None:
-        discard(checkpoint)
+    discard(checkpoint)
     return True
 
 
-def _embed_tuned(
-    cache: FeatureCache, worker: SourceWorker, roles: Roles, activations: dict[str, np.ndarray]
-) -> int:
-    def row(digest: str) -> dict[str, np.ndarray]:
-        return (
-            worker.full_rows(digest)
-            if worker.recipe.depth == "full"
-            else worker.head_rows(activations[digest])
-        )
+@dataclass(frozen=True)
+class Standardisation:
+    """Mean and scale of activations, float32 [A] each."""
 
-    return write_rows(Shelf(cache, worker.recipe, roles), _lacking(cache, worker.recipe, roles), row)
+    mean: np.ndarray
+    scale: np.ndarray
+
+    @classmethod
+    def of(cls, activations: Sequence[np.ndarray]) -> "Standardisation":
+        """Those of the clips that a head is tuned on."""
+        rows = np.stack(activations)
+        mean, scale = rows.mean(axis=0), rows.std(axis=0)
+        scale = np.maximum(scale, np.median(scale))  # a nearly constant column must not explode elsewhere
+        return cls(mean, np.where(scale > 1e-6, scale, np.inf).astype(np.float32))
+
+    @torch.no_grad()
+    def fold_into(self, head: nn.Module) -> None:
+        """Change the head's first linear layer so that raw activations give the same output."""
+        first = next(module for module in head.modules() if isinstance(module, nn.Linear))
+        device = first.weight.device
+        first.weight.div_(torch.from_numpy(self.scale).to(device))
+        first.bias.sub_(first.weight @ torch.from_numpy(self.mean).to(device))
 
 
-def _lacking(cache: FeatureCache, recipe: Recipe, roles: Roles | None) -> list[str]:
-    """Clips whose features of a network are not in the cache by now, sorted by digest."""
-    return sorted({status.digest for status in cache.clips_with(recipe)} - cache.held(recipe, roles))
+def head_data(
+    worker: SourceWorker,
+    roles: Roles,
+    classes: tuple[str, ...],
+    activations: Activations,
+    scaler: Standardisation,
+) -> TuningData:
+    """What tuning the head reads: standardised activations, without augmentation."""
+    network = worker.network
+    tensors = {
+        digest: torch.from_numpy((row - scaler.mean) / scaler.scale) for digest, row in activations.items()
+    }
+    return TuningData(
+        roles,
+        classes,
+        train_input=lambda digest, generator: tensors[digest],
+        whole_input=tensors.__getitem__,
+        score=lambda batch: network.classifier(network.embed(batch)),
+        parameters=list(network.head_parameters()),
+    )
+
+
+def full_data(worker: SourceWorker, roles: Roles, classes: tuple[str, ...]) -> TuningData:
+    """What tuning the whole network reads."""
+    network = worker.network
+
+    def score(batch: torch.Tensor) -> torch.Tensor:
+        with autocast(worker.recipe):
+            logits: torch.Tensor = network(batch)[1]
+            return logits.float()
+
+    return TuningData(
+        roles, classes, worker.train_input, worker.whole_input, score, list(network.parameters())
+    )

@@ -275,7 +275,7 @@ class Model:
                 if source.recipe.view == missing:
                     found.append(None)
                 else:
-                    rows = source.says(media)
+                    rows = source.embed(media)
                     found.append([NetworkSays(row["embedding"], row.get("logits")) for row in rows])
         return found
 

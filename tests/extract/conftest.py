@@ -11,11 +11,12 @@ import pytest
 
 from moodfuse.cache.planning import PlanChoice
 from moodfuse.cache.store import FeatureCache
-from moodfuse.extract import streaming
+from moodfuse.extract import media_supply
 from moodfuse.extract.networks import c3d, i3d
-from moodfuse.extract.pipeline import Extraction, ExtractSettings, extract_features
+from moodfuse.extract.pipeline import Extraction, extract_features
 from moodfuse.extract.recipe_files import RecipeChoice
-from moodfuse.extract.training import announce
+from moodfuse.extract.settings import ExtractSettings
+from moodfuse.extract.training import estimate
 from moodfuse.extract.training.estimate import Estimate
 from moodfuse.synthetic_corpus import ClipSettings, make_clip
 
@@ -33,13 +34,13 @@ head = { optimizer = "adamw", learning_rate = 1e-2, epochs = 5, batch = 4 }
 head = { optimizer = "adamw", learning_rate = 1e-4, epochs = 2, batch = 8 }
 """
 FOLDS = PlanChoice(folds=2)
-STILL = "onedmcnn@seed-adam"
+STILL = "onedmcnn@zhou2022-adam"
 SOURCES, DEPTHS = ("onedmcnn", "twodmcnn", STILL), {STILL: "frozen"}
 
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """One thread: beside other work several wait for each other many times longer than they compute."""
+    """One thread: next to other work, several threads wait for each other much longer than they compute."""
     import torch  # not for every test
 
     before = torch.get_num_threads()
@@ -71,8 +72,8 @@ class Runner:
     def __call__(
         self, *, cache: Path | None = None, sources: tuple[str, ...] = ("twodmcnn",), **options: object
     ) -> Extraction:
-        """Extract; `self.said` holds what was printed."""
-        self.said: list[str] = []
+        """Extract; `self.lines` holds what was printed."""
+        self.lines: list[str] = []
         settings = ExtractSettings(
             data=self.data,
             cache=cache or self.cache,
@@ -80,7 +81,7 @@ class Runner:
             recipes=RecipeChoice(recipe=str(self.recipe), depths=options.pop("depths", {})),  # type: ignore[arg-type]
             **options,  # type: ignore[arg-type]
         )
-        return extract_features(settings, say=self.said.append)
+        return extract_features(settings, report=self.lines.append)
 
     def keep(self, count: int) -> None:
         """Remove all clips but so many, half of each label."""
@@ -97,7 +98,7 @@ class Runner:
 def not_timed() -> Iterator[None]:
     """Networks are not timed before they run, which takes as long as several clips; test_estimate.py tests that."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (announce, streaming):
+        for module in (estimate, media_supply):
             patch.setattr(module, "measure", lambda *args, **options: Estimate(60.0, 1.0))
         yield
 
@@ -126,11 +127,11 @@ COMMAND = """
 if __name__ == "__main__":  # what stands before this is also done by every process that decodes
     import sys
 
-    from moodfuse.extract.training import announce
+    from moodfuse.extract.training import estimate
     from moodfuse.extract.training.estimate import Estimate
     from moodfuse.cli import main
 
-    announce.measure = lambda *args, **options: Estimate(60.0, 1.0)
+    estimate.measure = lambda *args, **options: Estimate(60.0, 1.0)
     main(sys.argv[1:])
 """
 
@@ -164,7 +165,7 @@ class Depths:
 
     runner: Runner
     done: Extraction
-    said: tuple[str, ...]
+    lines: tuple[str, ...]
 
 
 @pytest.fixture(scope="session")
@@ -174,7 +175,7 @@ def all_depths(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Depths:
     runner.keep(4)
     with not_timed():
         done = runner(sources=SOURCES, depths=DEPTHS, plan=FOLDS)
-    return Depths(runner, done, tuple(runner.said))
+    return Depths(runner, done, tuple(runner.lines))
 
 
 @pytest.fixture

@@ -1,13 +1,18 @@
-"""What `check` and `extract` say of a data set as a whole: what is left out, and what would be kept by an option."""
+"""`check` lists what is ignored, what an option would keep, duplicates, and what `extract` would refuse."""
 
 import shutil
 from pathlib import Path
 
 import av
 import numpy as np
+import pytest
 
+from moodfuse.cache.errors import InputError
 from moodfuse.extract.dataset.check import CheckSettings, check
 from moodfuse.extract.failures import refusal_lines
+from moodfuse.extract.pipeline import extract_features
+from moodfuse.extract.settings import ExtractSettings
+from moodfuse.synthetic_corpus import ClipSettings, make_clip
 
 
 def write_song(path: Path) -> None:
@@ -22,8 +27,8 @@ def write_song(path: Path) -> None:
         target.mux(stream.encode(None))
 
 
-def test_songs_are_clips_that_missing_impute_keeps(media: Path, tmp_path: Path) -> None:
-    """Without `--missing impute` audio files are ignored, and the message names them and the option."""
+def test_songs_are_clips_under_missing_impute(media: Path, tmp_path: Path) -> None:
+    """Without the option audio files are ignored, and the message names them and the option."""
     data = Path(shutil.copytree(media, tmp_path / "clips"))
     write_song(data / "sad" / "song.MP3")
     (data / "sad" / "cover.jpg").touch()
@@ -36,9 +41,56 @@ def test_songs_are_clips_that_missing_impute_keeps(media: Path, tmp_path: Path) 
     assert not kept.refused and "  sad: 6 clips, 6 groups" in kept.lines
 
 
-def test_refusals_of_another_kind_have_no_hint() -> None:
-    """`--missing impute` is suggested only for clips without audio or video, not for other refusals."""
-    assert refusal_lines(["truncated", "no_audio", "no_video"])[1].startswith(
-        "2 of them have no audio or no video"
-    )
+def test_missing_impute_is_suggested_only_for_missing_streams() -> None:
+    """Not for other refusals."""
+    hint = refusal_lines(["truncated", "no_audio", "no_video"])[1]
+    assert hint.startswith("2 of them have no audio or no video")
     assert refusal_lines(["truncated"]) == ["1 refused: 1 truncated"]
+
+
+def test_duplicates_are_listed_with_a_remedy(tmp_path: Path) -> None:
+    """Copies in other groups are listed; a pattern that groups them ends the warning."""
+    for number in range(3):
+        for label in ("sad", "excited"):
+            (tmp_path / label).mkdir(exist_ok=True)
+            make_clip(
+                tmp_path / label / f"{number}.mp4",
+                mood=label,
+                settings=ClipSettings(4.0, 64, 48, seed=number),
+            )
+    copy = tmp_path / "sad" / "copy-of-0.mp4"
+    copy.write_bytes((tmp_path / "sad" / "0.mp4").read_bytes() + b"\0" * 8)
+    text = "\n".join(check(CheckSettings(tmp_path, 2)).lines)
+    assert "similar audio: sad/0.mp4 and sad/copy-of-0.mp4, from " in text and "--group-pattern" in text
+    assert "similar audio" not in "\n".join(check(CheckSettings(tmp_path, 2, decode=False)).lines)
+    grouped = "\n".join(check(CheckSettings(tmp_path, 2, group_pattern=r"sad/(?:copy-of-)?(0)")).lines)
+    assert "are in one group already" in grouped and "1 groups hold more" in grouped
+
+
+def test_extract_and_check_warn_of_suspicious_labels_and_groups(tmp_path: Path) -> None:
+    """Both print the warnings of an import, even if no clip can be read."""
+    table = tmp_path / "clips.csv"
+    table.write_text("path,label,group\na.mp4,sad,nan\nb.mp4,Sad,nan\nc.mp4,fear,\nd.mp4,fear,x\n")
+    reported: list[str] = []
+    settings = ExtractSettings(table, tmp_path / "work", ("onedmcnn",), jobs=1)
+    with pytest.raises(InputError, match="none of the 4 clips could be read"):
+        extract_features(settings, report=reported.append)
+    with pytest.raises(InputError, match="none of the 4 clips could be read") as refused:
+        check(CheckSettings(table, decode=False))
+    for lines in (reported, [line.strip() for line in str(refused.value).splitlines()]):
+        alike, missing = [line for line in lines if line.startswith("WARNING ")]
+        assert "'Sad' (1 clip) and 'sad' (1 clip)" in alike and "'nan' (2 clips)" in missing
+
+
+def test_folds_from_one_are_refused_before_a_clip_is_read(tmp_path: Path) -> None:
+    """`extract` makes no cache if folds count from 1, and `check` lists its findings before the same error."""
+    rows = [f"{row}.mp4,{'sad' if row % 2 else 'fear'},{row // 2 % 3 + 1}" for row in range(12)]
+    table = tmp_path / "clips.csv"
+    table.write_text("\n".join(["path,label,fold", *rows]))
+    with pytest.raises(
+        InputError, match="counts from 1: found folds 1 to 3 in 12 clips; .* subtract 1 from each"
+    ):
+        extract_features(ExtractSettings(table, tmp_path / "work", ("onedmcnn",), jobs=1))
+    assert not (tmp_path / "work").exists()
+    with pytest.raises(InputError, match=r"(?s)12 clips in .*counts from 1: found folds 1 to 3"):
+        check(CheckSettings(table, decode=False))

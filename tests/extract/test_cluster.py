@@ -1,4 +1,4 @@
-"""Two stages on a Dask cluster: features and predictions of a local run, also where a worker dies on the way."""
+"""Two stages on a Dask cluster: features and predictions of a local run, also if a worker dies."""
 
 import json
 import os
@@ -19,8 +19,9 @@ from moodfuse.cache.folds import pair_holdouts, single_holdouts
 from moodfuse.cache.planning import PlanChoice
 from moodfuse.cache.store import FeatureCache
 from moodfuse.extract import cluster
-from moodfuse.extract.pipeline import ExtractSettings, extract_features
+from moodfuse.extract.pipeline import extract_features
 from moodfuse.extract.recipe_files import RecipeChoice
+from moodfuse.extract.settings import ExtractSettings
 from moodfuse.fuse.ablation import AblationSettings, run_ablation
 from moodfuse.synthetic_corpus import ClipSettings, CorpusSettings, make_corpus
 
@@ -41,25 +42,17 @@ class Cluster:
 
 
 @pytest.fixture
-def running(tmp_path: Path) -> Iterator[Callable[[int], Cluster]]:
-    """Start a cluster of so many workers on this machine."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-        "DASK_DISTRIBUTED__WORKER__DAEMON": "False",
-    }
-    file = tmp_path / "scheduler.json"
+def start_cluster(tmp_path: Path) -> Iterator[Callable[[int], Cluster]]:
+    """Starts a cluster with a number of workers on this machine."""
+    python_path = os.pathsep.join(filter(None, sys.path))
+    environment = {**os.environ, "PYTHONPATH": python_path, "DASK_DISTRIBUTED__WORKER__DAEMON": "False"}
+    file, null = tmp_path / "scheduler.json", subprocess.DEVNULL
     with ExitStack() as stack:
 
-        def start(*arguments: str) -> "subprocess.Popen[bytes]":
-            command = [sys.executable, "-m", "distributed.cli.dask_" + arguments[0], *arguments[1:]]
-            process = subprocess.Popen(
-                [*command, "--scheduler-file", str(file), "--no-dashboard"],
-                env=environment,
-                cwd=tmp_path,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
+        def start(kind: str, *options: str) -> "subprocess.Popen[bytes]":
+            command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", *options, "--no-dashboard"]
+            command += ["--scheduler-file", str(file)]
+            process = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=null, stderr=null)
             stack.callback(process.wait)
             stack.callback(process.kill)
             return process
@@ -82,18 +75,19 @@ def settings_for(folder: Path) -> ExtractSettings:
     table = make_corpus(folder / "corpus", settings=corpus)
     (folder / "brief.toml").write_text(RECIPE)
     recipes = RecipeChoice(recipe=str(folder / "brief.toml"), depths={"twodmcnn": "frozen"}, device="cpu")
+    sources = ("onedmcnn", "twodmcnn")
     return ExtractSettings(
-        table, folder / "local", ("onedmcnn", "twodmcnn"), plan=PlanChoice(folds=3), recipes=recipes, jobs=1
+        table, folder / "local", sources, plan=PlanChoice(folds=3), recipes=recipes, jobs=1
     )
 
 
-def test_a_worker_that_dies_costs_its_task_alone(
-    running: Callable[[int], Cluster], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_worker_that_dies_costs_only_its_task(
+    start_cluster: Callable[[int], Cluster], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two workers, one of them killed in mid-run: every block and every prediction has the local run's bits."""
+    """Two workers, one of them killed during the run: every block and every prediction has the local run's bits."""
     settings = settings_for(tmp_path)
     extract_features(settings)
-    started = running(2)
+    started = start_cluster(2)
     monkeypatch.setattr(cluster, "CLIPS_PER_TASK", 2)
     monkeypatch.setattr(cluster, "NETWORKS_PER_TASK", 1)
     done: list[int] = []
@@ -115,7 +109,7 @@ def test_a_worker_that_dies_costs_its_task_alone(
     for source, holdouts in (("onedmcnn@brief", tuned), ("twodmcnn@brief", ["*"])):
         for holdout in holdouts:
             one, other = local.block(source, holdout), spread.block(source, holdout)
-            assert one.digests == other.digests and np.array_equal(one.embedding, other.embedding)
+            assert list(one.digests) == list(other.digests) and np.array_equal(one.embedding, other.embedding)
             assert (one.logits is None) == (other.logits is None)
             assert one.logits is None or np.array_equal(one.logits, other.logits)
     here = run_ablation(local, AblationSettings(heads=("softmax",), jobs=1, keep=False))
@@ -127,27 +121,23 @@ def test_a_worker_that_dies_costs_its_task_alone(
 @pytest.mark.parametrize(
     "address", ["localhost:8786", "http://host:1", "dask://host", "dask://host:99999", "dask://a b:1"]
 )
-def test_an_address_that_is_none_is_refused(address: str) -> None:
-    """With the form that is expected."""
+def test_an_invalid_address_is_refused(address: str) -> None:
+    """With the expected form."""
     with pytest.raises(InputError, match="expected dask://HOST:PORT"):
         cluster_address(address)
 
 
-def test_addresses_are_told_to_dask() -> None:
-    """In its own form, with TLS where that is asked for."""
+def test_addresses_are_given_to_dask_in_its_own_form() -> None:
+    """With TLS if it is asked for."""
     assert cluster_address("dask://127.0.0.1:8786") == "tcp://127.0.0.1:8786"
     assert cluster_address("dask+tls://[::1]:8786/") == "tls://[::1]:8786"
 
 
-def test_where_nobody_answers_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Instead of waiting for ever."""
+def test_a_cluster_that_cannot_be_used_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No scheduler answers, or media are not kept, which is refused before anything is decoded."""
     monkeypatch.setattr("moodfuse.cache.cluster.WAIT_S", 0.5)
     with pytest.raises(WorkersError, match="no Dask scheduler answers"):
         list(run_on_cluster([(print, ())], scheduler="dask://127.0.0.1:1"))
-
-
-def test_media_that_are_not_kept_cannot_be_shared(tmp_path: Path) -> None:
-    """It is refused before anything is decoded."""
     settings = replace(settings_for(tmp_path), scheduler="dask://127.0.0.1:1", keep_media=False)
     with pytest.raises(InputError, match="drop --no-keep-media"):
         extract_features(settings)

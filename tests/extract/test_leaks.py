@@ -1,7 +1,7 @@
-"""A network that holds out fold k does not depend on fold k: not its weights, not its stopping epoch.
+"""A network that holds out fold k does not depend on fold k: neither its weights nor its stopping epoch.
 
-The labels of fold k's clips are turned, and their sound or activations replaced by noise, with the plan fixed; networks
-`{k}` and `{j,k}` must come out bit for bit the same. Then a leak is put into each step of tuning, and must be seen.
+The labels of fold k's clips are swapped, and their audio or activations replaced by noise, with the plan fixed; networks
+`{k}` and `{j,k}` must be equal bit for bit. Then a leak is planted in each step of tuning, and must be detected.
 """
 
 import inspect
@@ -10,21 +10,21 @@ import sys
 import textwrap
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
-from moodfuse.cache.clip_table import ClipTable
 from moodfuse.cache.media import Media, MediaStore
 from moodfuse.cache.planning import PlanChoice
 from moodfuse.cache.records import Holdout
 from moodfuse.cache.store import FeatureCache
 from moodfuse.extract.embed import SourceWorker, make_network
 from moodfuse.extract.media_supply import source_media
-from moodfuse.extract.networks import load_weights_file
-from moodfuse.extract.pending import Wanted
+from moodfuse.extract.networks.weights.files import load_weights_file
 from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
-from moodfuse.extract.training.tune_networks import activations_of, tune_one
+from moodfuse.extract.settings import NetworkChoice
+from moodfuse.extract.training import tune_networks
 from tests.extract.conftest import RECIPE, Runner
 
 FOLD = 0
@@ -33,86 +33,65 @@ HOLDOUTS = (Holdout.of(FOLD), Holdout.of({FOLD, 1}))
 
 def tuned(
     source: str, home: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, *, noise: bool
-) -> dict[str, object]:
-    """Weights, kept epoch and roles of the networks that hold fold 0 out, tuned in a copy of a cache."""
+) -> list[tuple[object, dict[str, bytes]]]:
+    """Roles, best epoch and weights of the networks that hold out fold 0, tuned in a copy of a cache."""
     shutil.copytree(home, folder, ignore=shutil.ignore_patterns("networks"))
     cache = FeatureCache(folder)
     recipe = cache.recipe(source)
-    held = {digest for digest, fold in cache.plan.assignment.items() if fold == FOLD}
-    store = source_media(cache, recipe)
+    held_out = {digest for digest, fold in cache.plan.assignment.items() if fold == FOLD}
+    found = []
     with monkeypatch.context() as patch:
         if noise:
-            first, second = cache.classes
-            turn = {first: second, second: first}
-            clips = tuple(
-                replace(item, clip=replace(item.clip, label=turn[item.clip.label]))
-                if item.digest in held
-                else item
-                for item in cache.clips
-            )
-            cache.__dict__["clips"] = ClipTable.of(clips)
-            patch.setattr(MediaStore, "read", noisy_media(MediaStore.read, held))
-            patch.setattr(FeatureCache, "rows", noisy_rows(FeatureCache.rows, held))
+            add_noise(patch, cache, held_out)
+        store = source_media(cache, recipe)
         worker = SourceWorker(recipe, make_network(recipe, None, len(cache.classes)), store)
-        activations = activations_of(cache, recipe) if recipe.depth == "head" else {}
-        found: dict[str, object] = {}
+        activations = tune_networks.read_activations(cache, recipe) if recipe.depth == "head" else {}
         for holdout in HOLDOUTS:
             roles = cache.roles(recipe, holdout)
             assert roles is not None
-            tune_one(cache, worker, roles, activations)
+            tune_networks.tune_one(cache, worker, roles, activations)
             tensors, facts = load_weights_file(cache.network_path(recipe, roles))
-            found[str(holdout)] = (
-                roles,
-                facts["epoch"],
-                {name: value.numpy() for name, value in tensors.items()},
-            )
+            weights = {name: value.numpy().tobytes() for name, value in tensors.items()}
+            found.append(((roles, facts["epoch"]), weights))
     return found
 
 
-def noisy_media(read, held: set[str]):
-    """Media whose sound is noise for some clips."""
+def add_noise(patch: pytest.MonkeyPatch, cache: FeatureCache, held_out: set[str]) -> None:
+    """Swap the labels of the held-out clips, and read noise in place of their audio and activations."""
+    swapped = dict(zip(cache.classes, reversed(cache.classes), strict=True))
+    clips = (
+        replace(status, clip=replace(status.clip, label=swapped[status.clip.label]))
+        if status.digest in held_out
+        else status
+        for status in cache.clips
+    )
+    cache.__dict__["clips"] = getattr(type(cache.clips), "of", tuple)(tuple(clips))
+    read_media, read_rows = MediaStore.read, FeatureCache.rows
 
-    def changed(self: MediaStore, digest: str) -> Media:
-        media = read(self, digest)
+    def noisy_media(self: MediaStore, digest: str) -> Media:
+        media = read_media(self, digest)
         noise = np.random.default_rng(1).uniform(-1, 1, media.waveform.shape).astype(np.float32)
-        return replace(media, waveform=noise) if digest in held else media
+        return replace(media, waveform=noise) if digest in held_out else media
 
-    return changed
-
-
-def noisy_rows(read, held: set[str]):
-    """Cached rows that are noise for some clips."""
-
-    def changed(self: FeatureCache, recipe, roles, clips, names):
-        rows = read(self, recipe, roles, clips, names)
-        rng = np.random.default_rng(2)
-        noisy = np.array([digest in held for digest in clips.texts["digest"]])
+    def noisy_rows(self: FeatureCache, recipe, roles, clips, names):
+        rows = read_rows(self, recipe, roles, clips, names)
+        noisy = np.array([status.digest in held_out for status in clips])
         for value in rows.arrays.values():
-            value[noisy] = rng.normal(size=value[noisy].shape)
+            value[noisy] = np.random.default_rng(2).normal(size=value[noisy].shape)
         return rows
 
-    return changed
-
-
-def equal(one: dict[str, object], other: dict[str, object]) -> bool:
-    """Whether two outcomes agree bit for bit."""
-    for name, (roles, epoch, tensors) in one.items():  # type: ignore[misc]
-        theirs_roles, theirs_epoch, theirs = other[name]  # type: ignore[misc]
-        if (roles, epoch, set(tensors)) != (theirs_roles, theirs_epoch, set(theirs)):
-            return False
-        if not all(np.array_equal(tensors[key], theirs[key]) for key in tensors):
-            return False
-    return True
+    patch.setattr(MediaStore, "read", noisy_media)
+    patch.setattr(FeatureCache, "rows", noisy_rows)
 
 
 @pytest.fixture(scope="module")
 def home(media: Path, heads_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache of three folds with the recipes of a network tuned whole and one at its head; none needs to be tuned."""
+    """A cache of three folds with the recipes of a network tuned whole and one tuned at the head."""
     folder = tmp_path_factory.mktemp("leaks")
     shutil.copytree(heads_cache, folder / "work")
     (folder / "tiny.toml").write_text(RECIPE)
     runner = Runner(media, folder / "work", folder / "tiny.toml")
-    runner(plan=PlanChoice(folds=3), networks=Wanted(crossfit=False))
+    runner(plan=PlanChoice(folds=3), networks=NetworkChoice(crossfit=False))
     cache = runner.open()
     choice = RecipeChoice(recipe=str(runner.recipe))
     recipes = [build_recipe(source, choice) for source in ("onedmcnn", "twodmcnn")]
@@ -127,15 +106,15 @@ def test_networks_do_not_depend_on_the_fold_they_hold_out(
 ) -> None:
     """Noise in fold 0 changes no bit of networks {0} and {0,1}, tuned whole or at the head."""
     clean = tuned(source, home, tmp_path / "clean", monkeypatch, noise=False)
-    assert equal(clean, tuned(source, home, tmp_path / "noise", monkeypatch, noise=True))
+    assert clean == tuned(source, home, tmp_path / "noise", monkeypatch, noise=True)
 
 
 @dataclass(frozen=True)
-class Mutation:
-    """A leak: some text of a method of the code, and what it becomes."""
+class Leak:
+    """A leak: a part of a function's code, and what it becomes."""
 
     step: str
-    owner: type
+    owner: type | ModuleType
     name: str
     old: str
     new: str
@@ -143,36 +122,26 @@ class Mutation:
 
 STOPS = """return tuple(sorted((*tuning_roles(side, recipe.tuning, seed=recipe.seed),
             *((d, l, "stop") for u in units if u not in side for d, l in zip(u.digests, u.labels)))))"""
-MUTATIONS = (
-    Mutation(
-        "network weights", FeatureCache, "roles", "if not wanted.covers(plan.assignment[unit.key])", "if True"
-    ),
-    Mutation(
-        "stopping epoch",
-        FeatureCache,
-        "roles",
-        "return tuning_roles(side, recipe.tuning, seed=recipe.seed)",
-        STOPS,
-    ),
-    Mutation(
-        "scaler of activations",
-        SourceWorker,
-        "head_data",
-        'np.stack([activations[digest] for digest, _, role in roles if role == "tune"])',
-        "np.stack(list(activations.values()))",
-    ),
+ROLES = "return tuning_roles(side, recipe.tuning, seed=recipe.seed)"
+COVERED = "if not wanted.covers(plan.assignment[unit.key])"
+SCALED = '[activations[digest] for digest, _, role in roles if role == "tune"]'
+LEAKS = (
+    Leak("network weights", FeatureCache, "roles", COVERED, "if True"),
+    Leak("stopping epoch", FeatureCache, "roles", ROLES, STOPS),
+    Leak("scaler of activations", tune_networks, "tune_one", SCALED, "list(activations.values())"),
 )
 
 
-@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.step)
-def test_a_planted_leak_is_seen(
-    home: Path, mutation: Mutation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("leak", LEAKS, ids=lambda leak: leak.step)
+def test_a_planted_leak_is_detected(
+    home: Path, leak: Leak, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a leak in tuning, networks depend on the fold that they hold out."""
-    source = textwrap.dedent(inspect.getsource(getattr(mutation.owner, mutation.name)))
-    assert mutation.old in source, f"{mutation.name} no longer holds {mutation.old!r}"
-    namespace = dict(vars(sys.modules[mutation.owner.__module__]))
-    exec(compile(source.replace(mutation.old, mutation.new), mutation.step, "exec"), namespace)
-    monkeypatch.setattr(mutation.owner, mutation.name, namespace[mutation.name])
+    source = textwrap.dedent(inspect.getsource(getattr(leak.owner, leak.name)))
+    assert leak.old in source, f"{leak.name} no longer holds {leak.old!r}"
+    module = leak.owner.__name__ if isinstance(leak.owner, ModuleType) else leak.owner.__module__
+    namespace = dict(vars(sys.modules[module]))
+    exec(compile(source.replace(leak.old, leak.new), leak.step, "exec"), namespace)
+    monkeypatch.setattr(leak.owner, leak.name, namespace[leak.name])
     clean = tuned("twodmcnn", home, tmp_path / "clean", monkeypatch, noise=False)
-    assert not equal(clean, tuned("twodmcnn", home, tmp_path / "noise", monkeypatch, noise=True))
+    assert clean != tuned("twodmcnn", home, tmp_path / "noise", monkeypatch, noise=True)

@@ -14,9 +14,9 @@ from moodfuse.cache.runs import Run, write_run
 from moodfuse.cache.store import FeatureCache
 from moodfuse.cli import main
 from moodfuse.export import ExportSettings, export_model
-from moodfuse.extract.pending import Wanted
-from moodfuse.extract.pipeline import ExtractSettings, extract_features
+from moodfuse.extract.pipeline import extract_features
 from moodfuse.extract.recipe_files import RecipeChoice
+from moodfuse.extract.settings import ExtractSettings, NetworkChoice
 from moodfuse.fuse.ablation import AblationSettings, run_ablation
 from moodfuse.model.predictions import Refusal, Timeline
 from moodfuse.synthetic_corpus import ClipSettings, CorpusSettings, make_corpus
@@ -64,7 +64,7 @@ def extracted(table: Path, folder: Path, recipe: Path) -> FeatureCache:
         sources=("onedmcnn", "twodmcnn"),
         plan=PlanChoice(),
         recipes=RecipeChoice(recipe=str(recipe), device="cpu"),
-        networks=Wanted(leaky=True),
+        networks=NetworkChoice(leaky=True),
         jobs=1,
     )
     extract_features(settings)

@@ -55,7 +55,7 @@ def test_a_training_clip_gets_the_features_that_the_cache_holds(trained: Any, mo
     media = media_of(read_clip(status.clip.path, short_side_px=SHORT_SIDE_PX))
     for shipped in model._sources:
         recipe = trained.cache.recipe(shipped.recipe.source)
-        for number, rows in enumerate(shipped.says(media)):
+        for number, rows in enumerate(shipped.embed(media)):
             block = trained.cache.block(recipe.source, {number} if recipe.sees_labels else "*")
             assert block.ids[0] == status.clip.id
             assert np.array_equal(rows["embedding"], block.embedding[0])
@@ -385,7 +385,7 @@ HARMS: dict[str, tuple[Callable[[Path], object], str]] = {
     "unknown network": (of_recipe(network="os:system"), "unknown source"),
     "huge threads": (of_recipe(threads=10**9), "threads"),
     "other input": (of_recipe(preprocessing=PICTURES), "input"),
-    "huge frames": (of_recipe(preprocessing='{"kind":"video","crop_px":9000000}'), "cannot be followed"),
+    "huge frames": (of_recipe(preprocessing='{"kind":"video","crop_px":9000000}'), "cannot be used"),
     "NaN in the head": (arrays(first_of("head.weights", np.nan)), "NaN or infinity"),
     "wrong shape": (arrays(lambda found: found.update({"head.mean": np.zeros(3)})), "expected float64"),
     "column out of range": (arrays(first_of("head.classes", 9)), "rising places"),

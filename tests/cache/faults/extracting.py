@@ -17,7 +17,7 @@ from moodfuse.extract import embed
 from moodfuse.extract.dataset import ingest as examine
 from moodfuse.extract.media.limits import Limits
 from moodfuse.extract.media.pool import DecodeRequest
-from moodfuse.extract.training import announce
+from moodfuse.extract.training import estimate
 from moodfuse.synthetic_corpus import ClipSettings, make_clip
 
 COMMAND = ("--source", "onedmcnn", "--folds", "2", "--jobs", "1", "--device", "cpu", "--no-crossfit")
@@ -43,7 +43,7 @@ def make_clips(folder: Path) -> Path:
 @contextlib.contextmanager
 def computing_once() -> Iterator[None]:
     """Remember what is decoded and computed."""
-    decode, rows, measure = examine.decode_many, embed.SourceWorker.frozen_rows, announce.measure
+    decode, rows, measure = examine.decode_many, embed.SourceWorker.frozen_rows, estimate.measure
     known: dict[Any, Any] = {}
 
     def decode_many(
@@ -67,7 +67,7 @@ def computing_once() -> Iterator[None]:
     with (
         patch.object(examine, "decode_many", decode_many),
         patch.object(embed.SourceWorker, "frozen_rows", frozen_rows),
-        patch.object(announce, "measure", measured),
+        patch.object(estimate, "measure", measured),
     ):
         yield
 

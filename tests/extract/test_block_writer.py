@@ -1,0 +1,36 @@
+"""Several `extract` processes share the work on one cache, without locks and without a coordinator."""
+
+import os
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from moodfuse.cache.storage.files import temporaries
+from moodfuse.cache.store import FeatureCache
+from moodfuse.extract.block_writer import shared_order
+from tests.extract.conftest import moodfuse_command
+
+
+def test_two_processes_write_what_one_writes(all_depths, tmp_path: Path) -> None:
+    """Features and clips.csv are those of a single process; no temporary and no bad file is left."""
+    runner, one, shared = all_depths.runner, all_depths.runner.cache, tmp_path / "shared"
+    words = [*moodfuse_command(tmp_path), "extract", str(runner.data), "--source", "twodmcnn", "--folds", "2"]
+    words += ["--recipe", str(runner.recipe), "--jobs", "1", "--cache", str(shared)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    processes = [subprocess.Popen(words, env=environment) for _ in range(2)]
+    assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    for fold in range(2):
+        alone, together = (FeatureCache(folder).block("twodmcnn", fold) for folder in (one, shared))
+        assert np.array_equal(alone.embedding, together.embedding)
+        assert np.array_equal(alone.logits, together.logits)
+    assert (one / "clips.csv").read_bytes() == (shared / "clips.csv").read_bytes()
+    assert not list(temporaries(shared)) and not list(shared.rglob("*.bad"))
+
+
+def test_processes_begin_with_different_work() -> None:
+    """Each process has an order of its own, which contains every item."""
+    items = list(range(20))
+    firsts = Counter(shared_order(items)[0] for _ in range(200))
+    assert len(firsts) > 10 and sorted(shared_order(items)) == items

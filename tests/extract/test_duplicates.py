@@ -1,0 +1,187 @@
+"""Planted copies are found with their times; silence, black frames and stills match nothing."""
+
+import functools
+import io
+import os
+from collections.abc import Callable
+from itertools import combinations
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from moodfuse.cache.audits import Audit
+from moodfuse.extract.dataset import fingerprints
+from moodfuse.extract.dataset.duplicates import Audited, audit_lines, find_duplicates
+from moodfuse.extract.dataset.fingerprints import (
+    NO_MARKS,
+    Marks,
+    Match,
+    audio_marks,
+    frame_marks,
+    match_audio,
+    match_frames,
+)
+from moodfuse.extract.media.decode import read_clip
+
+RATE_HZ = 16_000
+CLIPS = os.environ.get("MOODFUSE_CLIPS")
+real = pytest.mark.skipif(not CLIPS, reason="MOODFUSE_CLIPS names no folder of real clips")
+
+
+@functools.cache
+def music(seed: int, seconds: float = 30.0) -> np.ndarray:
+    """Notes of random pitch, time and length over noise, float32 at 16 kHz."""
+    rng = np.random.default_rng(seed)
+    time_s = np.arange(int(seconds * RATE_HZ)) / RATE_HZ
+    audio = rng.normal(size=len(time_s)) * 0.01
+    for start in np.cumsum(rng.uniform(0.05, 0.3, int(seconds * 5))):
+        note = (time_s >= start) & (time_s < start + rng.uniform(0.1, 0.8))
+        audio[note] += np.sin(2 * np.pi * rng.uniform(100, 4000) * time_s[note]) * rng.uniform(0.05, 0.2)
+    return (audio / np.abs(audio).max() * 0.8).astype(np.float32)
+
+
+def recoded(
+    audio: np.ndarray, codec: str = "aac", container: str = "adts", bit_rate: int = 64_000
+) -> np.ndarray:
+    """The audio after a lossy codec."""
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as output:
+        stream = output.add_stream(codec, rate=RATE_HZ)
+        stream.bit_rate = bit_rate
+        frame = av.AudioFrame.from_ndarray(audio[None], format="flt", layout="mono")
+        frame.sample_rate = RATE_HZ
+        size = stream.codec_context.frame_size or 1024
+        resampler = av.AudioResampler(format="fltp", layout="mono", rate=RATE_HZ, frame_size=size)
+        for part in [*resampler.resample(frame), *resampler.resample(None)]:
+            for packet in stream.encode(part):
+                output.mux(packet)
+        for packet in stream.encode(None):
+            output.mux(packet)
+    file.seek(0)
+    with av.open(file) as media:
+        resampler = av.AudioResampler(format="flt", layout="mono", rate=RATE_HZ)
+        parts = [out.to_ndarray()[0] for item in media.decode(audio=0) for out in resampler.resample(item)]
+    return np.concatenate(parts)
+
+
+def clip(name: str, *, audio: np.ndarray | None = None, frames: Marks = NO_MARKS, sha: str = "") -> Audited:
+    """A clip of its own group."""
+    return Audited(name, name, sha or name, NO_MARKS if audio is None else audio_marks(audio), frames)
+
+
+@functools.cache
+def songs() -> tuple[Audited, ...]:
+    """A song and four others."""
+    return (clip("song", audio=music(0)), *(clip(f"other{seed}", audio=music(seed)) for seed in range(1, 5)))
+
+
+CHANGES = {
+    "aac at 64 kbit/s, 6 dB quieter": (lambda audio: recoded(audio * 0.5), 0.0),
+    "mp3 at 64 kbit/s": (lambda audio: recoded(audio, "libmp3lame", "mp3"), 0.0),
+    "10 s later": (lambda audio: audio[10 * RATE_HZ + 77 :], 10.0),
+    "12 s in common, recoded": (lambda audio: recoded(audio[18 * RATE_HZ :]), 18.0),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_changed_copies_of_audio_are_found(change: str) -> None:
+    """A copy that was recoded, made quieter, shifted or cut is found among others, at the right times."""
+    make, shift_s = CHANGES[change]
+    clips = [*songs(), clip("copy", audio=make(music(0)))]
+    (found,) = find_duplicates(clips)
+    assert (found.kind, found.first, found.second, found.grouped) == ("sound", "song", "copy", False)
+    assert found.first_s - found.second_s == pytest.approx(shift_s, abs=0.5)
+    assert found.score > 0.02 and found.length_s > 0.8 * (30 - shift_s)
+
+
+def test_silence_noise_and_tones_match_nothing() -> None:
+    """Silent clips, different noise and one steady tone are not similar."""
+    rng = np.random.default_rng(0)
+    tone = np.sin(2 * np.pi * 440 * np.arange(30 * RATE_HZ) / RATE_HZ).astype(np.float32)
+    silence, noise = np.zeros(30 * RATE_HZ, np.float32), rng.normal(size=(3, 30 * RATE_HZ)).astype(np.float32)
+    waveforms = [silence, silence, *(noise * 0.1), np.zeros(0, np.float32), tone]
+    clips = [clip(str(number), audio=waveform) for number, waveform in enumerate(waveforms)]
+    assert find_duplicates(clips) == ()
+    assert not len(audio_marks(np.zeros(100, np.float32)).hashes) and len(audio_marks(music(0, 1.0)).hashes)
+
+
+def smooth_frames(seed: int) -> np.ndarray:
+    """32 smooth random frames."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 255, (32, 6, 8, 3), dtype=np.uint8)
+    return small.repeat(20, axis=1).repeat(20, axis=2)
+
+
+def test_copies_of_frames_are_found() -> None:
+    """Frames that were made darker, smaller and noisy are similar; black, plain and repeated ones match nothing."""
+    rng = np.random.default_rng(1)
+    times = np.arange(32) * 0.9375 + 0.47
+    frames = smooth_frames(0)
+    small = frames[10:, ::2, ::2] * 0.7
+    changed = np.clip(small + rng.normal(0, 4, small.shape), 0, 255).astype(np.uint8)
+    still = np.broadcast_to(smooth_frames(9)[:1], frames.shape)
+    videos = {"other": smooth_frames(1), "black": np.zeros_like(frames), "black too": np.zeros_like(frames)}
+    videos = {"video": frames, "copy": changed, **videos, "still": still, "still too": still}
+    marks = {name: frame_marks(video, times[: len(video)]) for name, video in videos.items()}
+    (found,) = find_duplicates([clip(name, frames=item) for name, item in marks.items()])
+    assert (found.kind, found.first, found.second) == ("frames", "video", "copy")
+    assert found.first_s - found.second_s == pytest.approx(10 * 0.9375, abs=0.5) and found.score > 0.4
+
+
+def test_numbered_names_are_suggested() -> None:
+    """Parts k of n of one name, and consecutive numbers in parentheses, are pairs; others are not."""
+    names = ["sad/song-1-of-3.mp4", "sad/song-2-of-3.mp4", "sad/song 3 of 3.mp4", "sad/other-1-of-2.mp4"]
+    names += [f"fear/{name}.mp4" for name in ("song-1-of-4", "a(4)", "a(5)", "a(9)", "68", "69")]
+    found = [
+        (item.first[-13:], item.second[-13:]) for item in find_duplicates([clip(name) for name in names])
+    ]
+    assert found == [
+        ("fear/a(4).mp4", "fear/a(5).mp4"),
+        ("ng-1-of-3.mp4", "ng-2-of-3.mp4"),
+        ("ng-2-of-3.mp4", "ng 3 of 3.mp4"),
+    ]
+    assert find_duplicates([clip(f"x/img({number}).mp4") for number in range(40)]) == ()
+
+
+@real
+def test_real_clips_of_one_video_are_found_and_no_others() -> None:
+    """Of eight real clips the three of one music video similar audio; a recoded, shifted copy is found at its time."""
+    assert CLIPS
+    files = sorted(Path(CLIPS).rglob("*.mp4"))
+    chosen = [file for file in files if "FEARR" in file.name or "SADD" in file.name] + files[:2]
+    clips, waveforms = [], {}
+    for file in chosen:
+        decoded = read_clip(file, short_side_px=64)
+        waveforms[file.stem] = decoded.waveform[: decoded.waveform_samples]
+        frames = frame_marks(decoded.frames, decoded.frame_times_s)
+        clips.append(Audited(file.stem, file.stem, file.stem, audio_marks(waveforms[file.stem]), frames))
+    clips.append(clip("copy", audio=recoded(waveforms[files[0].stem][10 * RATE_HZ :] * 0.5)))
+    found = find_duplicates(clips)
+    pairs = {(item.first, item.second) for item in found if item.kind == "sound"}
+    video = [f"DEAP_DB_FEARR({number})" for number in (4, 5, 6)]
+    assert pairs == {*combinations(video, 2), (files[0].stem, "copy")}
+    assert {item.kind for item in found} == {"sound", "name"}
+    (copy,) = (item for item in found if item.second == "copy")
+    assert copy.first_s - copy.second_s == pytest.approx(10, abs=0.5)
+    assert any("similar audio" in line for line in audit_lines(Audit("rules", found)))
+
+
+@pytest.mark.parametrize("find", [match_audio, match_frames])
+def test_pairs_are_the_same_however_many_are_held_at_once(
+    find: Callable[..., list[Match]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies of two recordings, some of them later, and others: taken clip by clip, or all at once."""
+    draw = np.random.default_rng(0)
+    first, second = (draw.integers(0, 1 << 63, 60).astype(np.uint64) for _ in range(2))
+    times_s = np.arange(60) * 0.5
+    marks = [Marks(hashes, times_s + late) for late in (0.0, 1.0, 2.0) for hashes in (first, second)]
+    marks += [Marks(draw.integers(0, 1 << 63, 60).astype(np.uint64), times_s), NO_MARKS]
+    whole = find(marks, least=12)
+    pairs = {(match.first, match.second) for match in whole}
+    assert pairs == {(0, 2), (0, 4), (2, 4), (1, 3), (1, 5), (3, 5)}
+    for held in (1, 100, 200):
+        monkeypatch.setattr(fingerprints, "PAIRS_AT_ONCE", held)
+        assert find(marks, least=12) == whole
+    assert find([], least=12) == []

@@ -1,0 +1,60 @@
+"""Audio networks tuned in several processes: the same files as from one process, also if one of them dies."""
+
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moodfuse.extract.pending import Work
+from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
+from moodfuse.extract.training import tune_networks
+from moodfuse.extract.training.tune_networks import processes_for
+from tests.extract.conftest import FOLDS
+
+
+@pytest.mark.parametrize(
+    ("source", "cores", "to_tune", "expected"),
+    [
+        ("onedmcnn", 2, 21, 1),
+        ("onedmcnn", 16, 21, 7),
+        ("twodmcnn", 6, 21, 3),
+        ("onedmcnn", 16, 5, 1),
+        ("i3d", 16, 21, 1),
+    ],
+)
+def test_audio_networks_share_the_cores(source: str, cores: int, to_tune: int, expected: int) -> None:
+    """As many processes as the recipe's two threads fit into the cores, with at least three networks each."""
+    recipe = build_recipe(source, RecipeChoice(device="cpu"))
+    assert processes_for(Work(recipe, (), ((),) * to_tune, to_tune, 52), cores) == expected
+
+
+def features(folder: Path) -> dict[str, bytes]:
+    """The bytes of every network of onedmcnn, and the names of its parts, which contain their digests."""
+    networks = folder.glob("networks/onedmcnn/**/*.safetensors")
+    contents = dict.fromkeys(folder.glob("features/onedmcnn/**/*.h5"), b"")
+    contents |= {path: path.read_bytes() for path in networks}
+    return {path.relative_to(folder).as_posix(): content for path, content in contents.items()}
+
+
+def test_several_processes_write_the_files_of_one(
+    runner: Any, all_depths: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two processes, then two of which one dies at once, so that the other one does everything."""
+    runner.keep(4)
+    monkeypatch.setattr(tune_networks, "FEWEST_NETWORKS", 1)
+    caches = [runner.cache.with_name(name) for name in ("two", "died")]
+    for cache in caches:
+        shutil.copytree(all_depths.runner.cache, cache, ignore=shutil.ignore_patterns("features", "networks"))
+        if cache.name == "died":
+            monkeypatch.setattr(
+                tune_networks, "_tune_part", os._exit
+            )  # called with other arguments, so it raises
+        with caplog.at_level(logging.WARNING):
+            done = runner(cache=cache, sources=("onedmcnn",), jobs=4, plan=FOLDS)
+        assert (done.tuned, done.embedded) == (2, 8)
+    alone = features(all_depths.runner.cache)
+    assert features(caches[0]) == features(caches[1]) == alone and len(alone) == 4
+    assert [record for record in caplog.records if "a tuning process ended with exit code" in record.message]
