@@ -115,7 +115,7 @@ def write_all(
     pictures: "Callable[[Callable[[str], None]], dict[int, str]] | None" = None,
 ) -> None:
     """Write numbers, figures, papers and the page, and say where; `pictures` makes those of clips, by place."""
-    from moodfuse.cache.storage.files import write_text
+    from moodfuse.cache.files import write_text
     from moodfuse.evaluate.compare import comparison_name, comparison_table
     from moodfuse.evaluate.report.markdown_latex import write_papers
     from moodfuse.evaluate.report.page import page_of

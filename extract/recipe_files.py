@@ -12,8 +12,8 @@ from typing import Any
 from moodfuse.cache.csv_rows import check_encoding
 from moodfuse.cache.digests import canonical_json
 from moodfuse.cache.errors import InputError, UnknownNameError
+from moodfuse.cache.files import read_regular
 from moodfuse.cache.recipe import DEPTHS, Recipe, Tuning
-from moodfuse.cache.storage.files import read_regular
 from moodfuse.extract.networks.compiling import check_compiler
 from moodfuse.extract.networks.precision import check_precision
 from moodfuse.extract.networks.registry import NetworkSpec, network_spec

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 
 from moodfuse.cache.console import printable
 from moodfuse.cache.digests import digest16
-from moodfuse.cache.storage.files import write_aside
+from moodfuse.cache.files import write_aside
 from moodfuse.evaluate.evaluation import Evaluation
 from moodfuse.evaluate.results import ResultScore
 

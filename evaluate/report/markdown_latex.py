@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from moodfuse.cache.console import printable
-from moodfuse.cache.storage.files import write_text
+from moodfuse.cache.files import write_text
 from moodfuse.evaluate.evaluation import Evaluation
 from moodfuse.evaluate.records import UNKNOWN, Interval
 from moodfuse.evaluate.report.sentences import (

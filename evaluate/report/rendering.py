@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup, escape
 
 from moodfuse.cache.console import printable
-from moodfuse.cache.storage.files import write_text
+from moodfuse.cache.files import write_text
 from moodfuse.evaluate.records import UNKNOWN
 from moodfuse.evaluate.report.page import Page
 from moodfuse.evaluate.report.sentences import counted, design_of, percent

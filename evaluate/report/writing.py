@@ -13,8 +13,8 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 
 from moodfuse.cache import FeatureCache
+from moodfuse.cache.files import write_text
 from moodfuse.cache.runs import LEAKY_MARK, Run, run_folder
-from moodfuse.cache.storage.files import write_text
 from moodfuse.evaluate.evaluation import Evaluation, Tick
 from moodfuse.evaluate.intervals import METRICS, UNDEFINED
 from moodfuse.evaluate.records import FoldScore, Interval

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from moodfuse.cache.errors import DamagedPartError, MissingBlockError
+from moodfuse.cache.files import discard, set_aside
 from moodfuse.cache.recipe import Recipe, frozen_counterpart
-from moodfuse.cache.storage.files import discard, set_aside
 from moodfuse.cache.store import FeatureCache, Roles
 from moodfuse.extract.block_writer import Shelf, write_rows
 from moodfuse.extract.embed import SourceWorker
@@ -59,7 +59,7 @@ def activations_of(cache: FeatureCache, recipe: Recipe) -> dict[str, np.ndarray]
             f"{recipe.source}: a part of its activations was damaged meanwhile; run extract again"
         )
     values = rows.arrays.get("activation", rows.arrays["embedding"])
-    return dict(zip(clips.texts["digest"], values, strict=True))
+    return dict(zip((status.digest for status in clips), values, strict=True))
 
 
 def tune_one(

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from moodfuse.cache.errors import InputError
-from moodfuse.cache.storage.files import write_text
+from moodfuse.cache.files import write_text
 from moodfuse.evaluate.report.rendering import base_style, page_environment, script_digest
 from moodfuse.model.predictions import Timeline
 from moodfuse.timeline.palette import palette_style

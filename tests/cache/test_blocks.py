@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from moodfuse.cache.blocks import held, open_features, part_files, read_rows
+from moodfuse.cache.digests import digest_array
 from moodfuse.cache.errors import DamagedPartError
 from moodfuse.cache.maintenance.verify import verify
 from moodfuse.cache.recipe import Recipe
@@ -25,7 +26,7 @@ STILL = Recipe("still", "still", 1, "random", "{}", "frozen", None, embedding_tu
 def test_a_part_of_another_place_is_set_aside(small_cache: MakeCache, other: dict[str, str]) -> None:
     """Whatever attribute says that it belongs elsewhere, its rows are not read, and verify says so."""
     cache = small_cache()
-    owner, clips = cache.owner(STILL, None), cache.clips.digests
+    owner, clips = cache.owner(STILL, None), digest_array(clip.digest for clip in cache.clips)
     cache.write_recipe(STILL)
     arrays = {"clip": clips, "embedding": np.ones((len(clips), 2), dtype=np.float32)}
     part = write_part(owner.folder, "a", arrays, {**owner.attributes, **other})
@@ -37,7 +38,7 @@ def test_a_part_of_another_place_is_set_aside(small_cache: MakeCache, other: dic
 def test_a_part_that_holds_a_clip_twice_is_damaged(small_cache: MakeCache) -> None:
     """Nobody could say which row is meant: it is not read, and verify says so."""
     cache = small_cache()
-    owner, clips = cache.owner(STILL, None), cache.clips.digests
+    owner, clips = cache.owner(STILL, None), digest_array(clip.digest for clip in cache.clips)
     twice = np.concatenate([clips, clips[4:5]])
     arrays = {"clip": twice, "embedding": np.arange(38, dtype=np.float32).reshape(19, 2)}
     write_part(owner.folder, "a", arrays, owner.attributes)
@@ -63,7 +64,7 @@ def test_a_part_has_an_embedding_and_the_logits_of_its_classes(
 ) -> None:
     """A source may have no logits, and a part may not name their classes; what is named has to be there."""
     cache = small_cache()
-    owner, clips = cache.owner(STILL, None), cache.clips.digests
+    owner, clips = cache.owner(STILL, None), digest_array(clip.digest for clip in cache.clips)
     cache.write_recipe(STILL)
     values = {name: np.ones((len(clips), width), np.float32) for name, width in arrays.items()}
     attributes = owner.attributes | ({"classes": classes} if classes else {})
@@ -99,7 +100,7 @@ def test_arrays_of_another_form_are_described(
 ) -> None:
     """The message has the type and the shape that were found and expected."""
     cache = small_cache()
-    owner, clips = cache.owner(STILL, None), cache.clips.digests
+    owner, clips = cache.owner(STILL, None), digest_array(clip.digest for clip in cache.clips)
     arrays = {"clip": clips, "embedding": np.ones((len(clips), 2), np.float32), **changed}
     with (
         pytest.raises(DamagedPartError, match=re.escape(message)),

@@ -17,10 +17,10 @@ from moodfuse.cache.storage.files import (
     facts_of,
     listing,
     open_regular,
-    read_json,
     read_regular,
     write_text,
 )
+from moodfuse.cache.storage.json_files import read_json
 from moodfuse.cache.storage.parts import read_part, write_part
 from moodfuse.cache.storage.weight_files import check_sealed
 from moodfuse.cache.store import FeatureCache

@@ -236,7 +236,7 @@ def test_an_empty_fold_and_an_unlearnable_class_are_refused() -> None:
     keys = [one.key for one in units]
     with pytest.raises(InputError, match="fold 2 is empty"):
         validate(units, dict(zip(keys, (0, 1, 0, 0, 1, 1), strict=True)), 3)
-    with pytest.raises(InputError, match="'a' stands in fold 0 alone"):
+    with pytest.raises(InputError, match="'a' is in fold 0 only"):
         validate(units, dict(zip(keys, (0, 0, 0, 0, 1, 1), strict=True)), 2)
 
 

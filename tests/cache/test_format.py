@@ -18,8 +18,7 @@ from moodfuse.cache.errors import SchemaError
 from moodfuse.cache.recipe import Recipe, Tuning
 from moodfuse.cache.records import Holdout, Outcome
 from moodfuse.cache.runs import read_run
-from moodfuse.cache.storage.headers import writer_version
-from moodfuse.cache.storage.parts import SCHEMA, read_header, read_part, write_part
+from moodfuse.cache.storage.parts import SCHEMA, read_header, read_part, write_part, writer_version
 from moodfuse.cache.store import FeatureCache
 
 ARCHIVES = sorted((Path(__file__).parent / "archives").glob("*.tar.xz"))
@@ -200,7 +199,7 @@ def test_a_part_of_version_1_is_refused_and_kept(tmp_path: Path) -> None:
     part = next(iter(old.block_folder(old.recipe("still"), None).glob("*.h5")))
     older = replace(read_header(part), schema=SCHEMA - 1).to_bytes()
     part.write_bytes(older + part.read_bytes()[len(older) :])
-    with pytest.raises(SchemaError, match="part of schema 1, which was never released and is read no more"):
+    with pytest.raises(SchemaError, match="part of schema 1, which was never released and cannot be read"):
         old.block("still", "*")
     assert part.exists() and not list(tmp_path.rglob("*.bad"))
 

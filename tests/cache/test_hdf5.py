@@ -19,16 +19,15 @@ from faults.forging import forge, replace
 from faults.looking import fault_of, file_of, place
 from moodfuse.cache.audits import MarkStore
 from moodfuse.cache.blocks import open_features
-from moodfuse.cache.clip_table import CODED, ClipTable
+from moodfuse.cache.clip_table import CODED, statuses_from
 from moodfuse.cache.digests import canonical_json, digest
 from moodfuse.cache.errors import CacheError, DamagedPartError, InputError, MissingBlockError
 from moodfuse.cache.fits import KeptFits
 from moodfuse.cache.maintenance.verify import DAMAGED, verify
-from moodfuse.cache.media import Media, MediaStore, Rendition, kept_frame
-from moodfuse.cache.pictures import decode_frame
+from moodfuse.cache.media import Media, MediaStore, Rendition, decode_frame, kept_frame
 from moodfuse.cache.runs import read_run
-from moodfuse.cache.storage.files import read_json
 from moodfuse.cache.storage.hdf5 import checked_arrays, get_member, open_hdf5, read_array
+from moodfuse.cache.storage.json_files import read_json
 from moodfuse.cache.storage.layout import KINDS, entries
 from moodfuse.cache.storage.parts import read_part, verify_part, write_part
 from moodfuse.cache.store import FeatureCache
@@ -407,7 +406,7 @@ def test_a_table_of_clips_of_another_form_is_damage(whole_cache: FeatureCache, h
         ):
             continue
         with pytest.raises(DamagedPartError, match=re.escape(str(file))):
-            ClipTable.from_arrays(file, changed)
+            statuses_from(file, changed)
 
 
 def test_predictions_in_another_folder_are_not_read(whole_cache: FeatureCache) -> None:

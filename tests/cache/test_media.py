@@ -10,8 +10,7 @@ import pytest
 
 from moodfuse.cache.audits import ClipMarks, MarkStore
 from moodfuse.cache.errors import DamagedPartError, MissingBlockError
-from moodfuse.cache.media import Media, MediaStore, Rendition, kept_frame
-from moodfuse.cache.pictures import decode_frames, encode_frames
+from moodfuse.cache.media import Media, MediaStore, Rendition, decode_frames, encode_frames, kept_frame
 from moodfuse.cache.storage.parts import read_part, write_part
 from moodfuse.cache.store import FeatureCache
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from moodfuse.cache.clip_table import table_name
 from moodfuse.cache.errors import CacheError, InputError, MissingBlockError, SchemaError, UnknownNameError
 from moodfuse.cache.folds import deal, units_of
-from moodfuse.cache.manifest import table_name
 from moodfuse.cache.recipe import Recipe, Tuning, recipe_from_mapping
 from moodfuse.cache.records import Holdout, Plan
 from moodfuse.cache.store import FeatureCache
@@ -180,11 +180,8 @@ def test_a_newer_schema_is_refused(small_cache: MakeCache) -> None:
 
 
 def test_foreign_folders_are_refused(tmp_path: Path) -> None:
-    """A Python package, a folder of other things and a missing folder are no cache."""
-    (tmp_path / "pkg").mkdir()
-    (tmp_path / "pkg" / "__init__.py").touch()
-    with pytest.raises(InputError, match="Python package"):
-        FeatureCache(tmp_path / "pkg", create=True)
+    """A folder of other things and a missing folder are no cache."""
+    (tmp_path / "file").touch()
     with pytest.raises(InputError, match="not empty"):
         FeatureCache(tmp_path, create=True)
     with pytest.raises(InputError, match="moodfuse extract"):
@@ -232,5 +229,5 @@ def test_logits_and_classes_must_fit(small_cache: MakeCache) -> None:
     rows = np.ones((18, 3), dtype=np.float32)
     with pytest.raises(CacheError, match="logits have 3 columns; expected 2: a, b"):
         cache.write_block_part(
-            FROZEN, None, list(cache.clips.texts["digest"]), {"embedding": rows, "logits": rows}
+            FROZEN, None, [clip.digest for clip in cache.clips], {"embedding": rows, "logits": rows}
         )

@@ -362,7 +362,7 @@ def test_a_run_name_that_exists_is_refused(tmp_path: Path) -> None:
     write_run(cache, make_run())
     with pytest.raises(InputError, match="run 'one' exists.*choose another"):
         write_run(cache, make_run())
-    with pytest.raises(InputError, match="holds no run 'two'; it holds: one"):
+    with pytest.raises(InputError, match="has no run 'two'; it has: one"):
         read_run(cache, "two")
 
 

@@ -14,9 +14,9 @@ import pytest
 from click.testing import CliRunner
 
 from moodfuse.cache.audits import Audit, Finding
+from moodfuse.cache.clip_table import table_name
 from moodfuse.cache.console import printable
 from moodfuse.cache.errors import CacheError, InputError
-from moodfuse.cache.manifest import table_name
 from moodfuse.cache.media import Media, MediaStore, Rendition
 from moodfuse.cache.records import Clip, ClipStatus, Plan
 from moodfuse.cache.runs import Result, Run, write_run

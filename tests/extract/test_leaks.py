@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moodfuse.cache.clip_table import ClipTable
 from moodfuse.cache.media import Media, MediaStore
 from moodfuse.cache.planning import PlanChoice
 from moodfuse.cache.records import Holdout
@@ -50,7 +49,7 @@ def tuned(
                 else item
                 for item in cache.clips
             )
-            cache.__dict__["clips"] = ClipTable.of(clips)
+            cache.__dict__["clips"] = tuple(clips)
             patch.setattr(MediaStore, "read", noisy_media(MediaStore.read, held))
             patch.setattr(FeatureCache, "rows", noisy_rows(FeatureCache.rows, held))
         worker = SourceWorker(recipe, make_network(recipe, None, len(cache.classes)), store)
@@ -86,7 +85,7 @@ def noisy_rows(read, held: set[str]):
     def changed(self: FeatureCache, recipe, roles, clips, names):
         rows = read(self, recipe, roles, clips, names)
         rng = np.random.default_rng(2)
-        noisy = np.array([digest in held for digest in clips.texts["digest"]])
+        noisy = np.array([status.digest in held for status in clips])
         for value in rows.arrays.values():
             value[noisy] = rng.normal(size=value[noisy].shape)
         return rows

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moodfuse.cache.storage.hdf5 import check_array, get_member, open_hdf5, read_array
+from moodfuse.cache.files import check_array, get_member, open_hdf5, read_array
 from moodfuse.extract.networks.weights.files import WeightsError
 from moodfuse.extract.networks.weights.layouts import COUNTER
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moodfuse.cache.digests import canonical_json
-from moodfuse.cache.storage.files import write_aside
-from moodfuse.cache.storage.weight_files import METADATA_KEY, SEAL, check_sealed, seal_of
+from moodfuse.cache.files import METADATA_KEY, SEAL, check_sealed, seal_of, write_aside
 
 if TYPE_CHECKING:
     from torch import Tensor

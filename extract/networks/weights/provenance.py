@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moodfuse.cache.storage.weight_files import METADATA_KEY
+from moodfuse.cache.files import METADATA_KEY
 from moodfuse.extract.networks.registry import (
     Preprocessing,
     input_size,
