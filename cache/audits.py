@@ -86,9 +86,8 @@ def read_audit(cache: FeatureCache) -> Audit | None:
     files = listing(cache.path / "audits", suffix=".json")
     ages = {file: facts.st_mtime_ns for file in files if (facts := facts_of(file))}
     newest_first = sorted(ages, key=lambda file: ages[file], reverse=True)
-    wanted = _clips_digest(cache)
     audits = each_valid(newest_first, audit_in, skip_newer=True)
-    return next((audit for _, (clips, audit) in audits if clips == wanted), None)
+    return next((audit for _, (clips, audit) in audits if clips == _clips_digest(cache)), None)
 
 
 def audit_in(file: Path) -> tuple[str, Audit]:
