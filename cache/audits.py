@@ -93,12 +93,8 @@ def read_audit(cache: FeatureCache) -> Audit | None:
 def audit_in(file: Path) -> tuple[str, Audit]:
     """The audit in a file, and the digest of the clips that it is of.
 
-    Raises
-    ------
-    DamagedPartError
-        If the content does not match the name.
-    SchemaError
-        If a newer version wrote it.
+    Raises `DamagedPartError` if the content does not match the name; `SchemaError` if a newer version wrote
+    it.
     """
     values = read_named(file)
     try:

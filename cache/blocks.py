@@ -59,15 +59,9 @@ class Owner:
 
 @dataclass(frozen=True)
 class Rows:
-    """Arrays of some clips, in the order of the request.
+    """Arrays [N, ...] of some clips, in the order of the request, with 0 in rows of clips that were not found.
 
-    Attributes
-    ----------
-    arrays : mapping of str to ndarray, shape (N, ...)
-        Rows of clips that were not found are 0.
-    found : ndarray of bool, shape (N,)
-    axes : tuple of tuple of str
-        The classes of the columns of ``logits`` as the parts name them; each different axis once.
+    `found` is bool [N]; `axes` are the classes of the columns of ``logits`` as the parts name them, each different axis once.
     """
 
     arrays: Arrays
@@ -87,11 +81,8 @@ def part_files(folder: Path) -> list[Path]:
 def open_features(file: Path) -> Iterator[tuple[Mapping[str, h5py.Dataset], Mapping[str, Any]]]:
     """The arrays of a part of features for reading, with its attributes; both are checked.
 
-    Raises
-    ------
-    DamagedPartError
-        If the content does not match the name or is not features: no clips, no embedding, arrays of another form, or
-        logits that do not fit the classes.
+    Raises `DamagedPartError` if the content does not match the name, or it has no clips, no embedding, arrays of another
+    form, or logits that do not fit the classes.
     """
     with open_part(file) as (part, attributes):
         if attributes.get("format") != FORMAT:
@@ -228,21 +219,10 @@ def _check_width(file: Path, data: h5py.Dataset, array: np.ndarray) -> None:
 
 
 def on_axis(rows: Rows, classes: Sequence[str], *, where: str, remedy: str) -> np.ndarray | None:
-    """Logits with their columns in the order of some classes; `None` where there are none.
+    """Logits with their columns in the order of some classes, float32 [N, C]; `None` where there are none.
 
-    Parameters
-    ----------
-    rows : Rows
-        With `axes`, the classes of the columns; of parts that name no classes only the width is checked.
-    classes : sequence of str
-        Sorted labels, length C.
-    where, remedy : str
-        Begin and end of the message.
-
-    Raises
-    ------
-    InputError
-        If the columns are of other classes.
+    If the parts name no classes, only the width is checked. `where` and `remedy` begin and end the message of the
+    `InputError` if the columns are of other classes.
     """
     logits = rows.arrays.get("logits")
     if logits is None:
@@ -278,7 +258,7 @@ def write_rows(
     ----------
     owner : Owner
     clips : sequence of str, or ndarray of S64, shape (n,)
-    arrays : mapping of str to ndarray, shape (n, ...)
+    arrays : mapping of str to ndarray of float32, shape (n, ...)
     stem : str
         First part of the file's name; by default from the clips.
     classes : sequence of str
@@ -288,11 +268,6 @@ def write_rows(
     -------
     int
         Number of rows that the folder has with other values: those stay, and a warning is logged.
-
-    Raises
-    ------
-    CacheError
-        If a value is not finite or not float32, a clip occurs twice, or logits and classes do not fit.
     """
     digests = np.asarray(clips, dtype="S64")
     if clip := repeated(digests):

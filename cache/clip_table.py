@@ -68,10 +68,7 @@ def table_name(statuses: Iterable[ClipStatus]) -> str:
 def statuses_from(file: Path, arrays: Mapping[str, np.ndarray]) -> tuple[ClipStatus, ...]:
     """The clips in a part's arrays, by id; `file` is named in errors.
 
-    Raises
-    ------
-    DamagedPartError
-        If an array is missing, has another dtype or length, or a row is no clip.
+    Raises `DamagedPartError` if an array is missing, has another dtype or length, or a row is no clip.
     """
     check_dtypes(file, arrays, _DTYPES)
     try:
@@ -102,13 +99,7 @@ def pack_texts(texts: Iterable[str]) -> tuple[NDArray[np.uint8], NDArray[np.int6
 
 
 def unpack_texts(data: NDArray[np.uint8], ends: NDArray[np.int64]) -> list[str]:
-    """The texts that `pack_texts` packed.
-
-    Raises
-    ------
-    ValueError
-        If `ends` do not fit `data`.
-    """
+    """The texts that `pack_texts` packed; `ValueError` if `ends` do not fit `data`."""
     edges = [0, *ends.tolist()]
     if edges != sorted(edges) or edges[-1] != len(data):
         raise ValueError("the ends of its texts do not fit their bytes")

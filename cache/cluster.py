@@ -21,12 +21,8 @@ def cluster_address(scheduler: str) -> str:
     Parameters
     ----------
     scheduler : str
-        ``dask://HOST:PORT``, or ``dask+tls://HOST:PORT`` with the certificates that Dask's own configuration names.
-
-    Raises
-    ------
-    InputError
-        If it is not such an address.
+        ``dask://HOST:PORT``, or ``dask+tls://HOST:PORT`` with the certificates that Dask's own configuration names;
+        anything else is an `InputError`.
     """
     found = _ADDRESS.fullmatch(scheduler)
     if found is None or not 0 < int(found[3]) < 1 << 16:

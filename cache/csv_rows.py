@@ -27,10 +27,8 @@ def csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
     The header decides the separator: a comma if it has any, else the more frequent of semicolon and tab; a line such as
     ``sep=;`` before it states the separator. Blank lines, and rows whose cells are all blank, are skipped.
 
-    Raises
-    ------
-    InputError
-        If the file cannot be read, is not CSV, or a row has more or fewer cells than the header; it names the line.
+    Raises `InputError` if the file cannot be read, is not CSV, or a row has more or fewer cells than the
+    header; it names the line.
     """
     line, names, separator, record = 1, list[str](), ",", list[str]()
     try:

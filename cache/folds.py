@@ -11,13 +11,14 @@ from itertools import combinations
 
 from moodfuse.cache.digests import derived_seed
 from moodfuse.cache.errors import InputError
-from moodfuse.cache.recipe import Tuning
+from moodfuse.cache.recipe import MODALITY_NAMES, Tuning
 from moodfuse.cache.records import Clip, ClipStatus, Holdout, Plan, Role
 
 GROUP_RULE = "declared group, else file; identical files joined"
 MIN_INNER_GROUPS = 3
-VIEWS: tuple[str, ...] = ("sound", "picture")
-"""Values of `ClipStatus.missing`: the modalities of a clip."""
+MODALITIES: tuple[str, ...] = tuple(MODALITY_NAMES)
+"""The modalities of a clip, as `ClipStatus.missing` has them."""
+VIEWS = MODALITIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,14 +272,14 @@ def imported_roles(units: Iterable[Unit], plan: Plan, holdout: Holdout) -> tuple
     return tuple(sorted((digest, label, "tune") for digest, label in clips))
 
 
-def can_cross_fit(plan: Plan, clips: Iterable[ClipStatus], views: Sequence[str] = VIEWS) -> bool:
+def can_cross_fit(plan: Plan, clips: Iterable[ClipStatus], modalities: Sequence[str] = MODALITIES) -> bool:
     """Whether every class remains, in each of some modalities, when any two folds are left out; needs K >= 3."""
     clips = tuple(clips)
-    folds = [folds for view in views for folds in _folds_by_label(plan, clips, view).values()]
+    folds = [folds for modality in modalities for folds in _folds_by_label(plan, clips, modality).values()]
     return plan.folds > 2 and all(len(some) > 2 for some in folds)
 
 
-def check_views(plan: Plan, clips: Iterable[ClipStatus], views: Sequence[str] = VIEWS) -> None:
+def check_views(plan: Plan, clips: Iterable[ClipStatus], modalities: Sequence[str] = MODALITIES) -> None:
     """Refuse a plan under which some class cannot be learned outside some fold from one of the modalities that are read.
 
     Raises
@@ -286,27 +287,28 @@ def check_views(plan: Plan, clips: Iterable[ClipStatus], views: Sequence[str] = 
     InputError
     """
     clips = tuple(clips)
-    for view in views:
+    for modality in modalities:
         few = [
             (min(folds, default=0), label)
-            for label, folds in _folds_by_label(plan, clips, view).items()
+            for label, folds in _folds_by_label(plan, clips, modality).items()
             if len(folds) < 2
         ]
         if few:
             fold, label = min(few)
+            name = MODALITY_NAMES.get(modality, modality)
             raise InputError(
-                f"label {label!r} has no clip with {view} outside fold {fold}, so nothing that reads {view} "
-                f"could learn it there; add clips that have it, leave out the sources that read {view}, or run "
+                f"label {label!r} has no clip with {name} outside fold {fold}, so nothing that reads {name} "
+                f"could learn it there; add clips that have it, leave out the sources that read {name}, or run "
                 "extract with --missing refuse"
             )
 
 
-def _folds_by_label(plan: Plan, clips: Iterable[ClipStatus], view: str) -> dict[str, set[int]]:
+def _folds_by_label(plan: Plan, clips: Iterable[ClipStatus], modality: str) -> dict[str, set[int]]:
     """For each label the folds with a clip that has a modality."""
     found: dict[str, set[int]] = {}
     for status in clips:
         folds = found.setdefault(status.clip.label, set())
-        if status.missing != view and status.digest in plan.assignment:
+        if status.missing != modality and status.digest in plan.assignment:
             folds.add(plan.assignment[status.digest])
     return found
 

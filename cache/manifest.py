@@ -66,13 +66,6 @@ class Manifest:
     create : bool
         Create it if it does not exist, remove temporaries of killed writers, and set damaged plans aside; otherwise a
         missing or foreign folder, or a damaged plan, is an error.
-
-    Raises
-    ------
-    InputError
-        If the folder is missing, foreign, or a Python package.
-    SchemaError
-        If another version of the format wrote it.
     """
 
     def __init__(self, path: str | Path, *, create: bool = False) -> None:
@@ -296,15 +289,7 @@ def _settings(plan: Plan) -> dict[str, object]:
 
 
 def read_outcome(file: Path) -> Outcome:
-    """A decoding outcome; its digest and its clip must be those in the file's name.
-
-    Raises
-    ------
-    DamagedPartError
-        If the content does not match the name.
-    SchemaError
-        If a newer version wrote it.
-    """
+    """A decoding outcome; its digest and its clip must be those in the file's name, else `DamagedPartError`."""
     outcome = record_of(Outcome, read_named(file), file)
     if (file.parent.name, file.name[:33]) != (str(outcome.digest)[:2], f"{str(outcome.digest)[:32]}-"):
         raise DamagedPartError(f"{file}: is of another clip than the one in its name")

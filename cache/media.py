@@ -25,7 +25,7 @@ from PIL import Image
 
 from moodfuse.cache.digests import digest16
 from moodfuse.cache.errors import CacheError, DamagedPartError, MissingBlockError
-from moodfuse.cache.recipe import View
+from moodfuse.cache.recipe import MODALITY_NAMES, Modality
 from moodfuse.cache.storage.files import each_valid, listing
 from moodfuse.cache.storage.parts import (
     SCHEMA,
@@ -86,7 +86,7 @@ class Rendition:
         Everything that decides its bytes: decoder, sizes, coding.
     """
 
-    view: View
+    view: Modality
     rules: str
 
     @property
@@ -138,7 +138,7 @@ class MediaStore:
             if media is not None:
                 return media
         raise MissingBlockError(
-            f"{self.home}: clip {digest[:16]} has no {self.own.view} here; run extract again"
+            f"{self.home}: clip {digest[:16]} has no {MODALITY_NAMES[self.own.view]} here; run extract again"
         )
 
 
@@ -228,17 +228,7 @@ def _checked(file: Path, arrays: Arrays, attributes: Mapping[str, Any]) -> tuple
 def encode_frames(frames: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Frames, uint8 [T, H, W, 3] in RGB, as one WebP file per frame.
 
-    Returns
-    -------
-    data : ndarray of uint8, shape (B,)
-        The files one after the other.
-    ends : ndarray of int64, shape (T,)
-        Where each ends in `data`.
-
-    Raises
-    ------
-    CacheError
-        If Pillow was built without WebP.
+    Returns the bytes of the files one after the other, uint8 [B], and where each ends, int64 [T].
     """
     files = list(_map_threads(_encode, frames))
     ends = np.cumsum([len(file) for file in files], dtype=np.int64)
@@ -248,13 +238,7 @@ def encode_frames(frames: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray
 def decode_frames(
     data: NDArray[np.uint8], ends: NDArray[np.int64], size_hw: tuple[int, int]
 ) -> NDArray[np.uint8]:
-    """The frames, uint8 [T, H, W, 3], that `encode_frames` coded; `size_hw` is their height and width in pixels.
-
-    Raises
-    ------
-    DamagedPartError
-        If they are not frames of this size.
-    """
+    """The frames, uint8 [T, H, W, 3], that `encode_frames` coded; `DamagedPartError` if they are not of this size."""
     edges = [0, *ends.tolist()]
     files = [data[start:end] for start, end in itertools.pairwise(edges)]
     frames = np.empty((len(files), *size_hw, 3), dtype=np.uint8)
@@ -303,16 +287,7 @@ def _map_threads(work: Callable[[T], R], values: Iterable[T]) -> Iterator[R]:
 
 
 def check_place(file: Path, attributes: Mapping[str, Any], *, form: str) -> None:
-    """Refuse a part of another format, clip or rules than its place stands for (`DamagedPartError`).
-
-    Parameters
-    ----------
-    file : Path
-    attributes : mapping
-        Its own.
-    form : str
-        The `format` of the parts there.
-    """
+    """Refuse a part of another format, clip or rules than those of its place (`DamagedPartError`)."""
     found, clip = attributes.get("format"), str(attributes.get("clip"))
     if found != form:
         raise DamagedPartError(f"{file}: is of format {found!r}, not {form!r}")
@@ -333,7 +308,7 @@ def _clip_files(folder: Path, digest: str) -> list[Path]:
 
 
 def find_clip(folder: Path, digest: str, *, form: str) -> Path | None:
-    """The first valid part of a clip, or `None`; damaged ones are set aside. `form` as for `check_place`."""
+    """The first valid part of a clip, of the format `form`, or `None`; damaged ones are set aside."""
 
     def check(file: Path) -> None:
         check_part(file)
@@ -345,9 +320,9 @@ def find_clip(folder: Path, digest: str, *, form: str) -> Path | None:
 def read_clip_part(
     folder: Path, digest: str, *, form: str, read: Callable[[Path, Arrays, Mapping[str, Any]], T]
 ) -> T | None:
-    """What `read` returns for the first valid part of a clip, or `None`; damaged ones are set aside.
+    """What `read` makes of file, arrays and attributes of the first valid part of a clip, or `None`.
 
-    `form` as for `check_place`; `read` takes file, arrays and attributes, and may raise `DamagedPartError`.
+    Damaged parts are set aside; `read` may raise `DamagedPartError`.
     """
 
     def read_file(file: Path) -> T:
@@ -367,6 +342,6 @@ def write_clip_part(
     form: str,
     packed: Collection[str] = (),
 ) -> Path:
-    """Write the part of a clip; `form` as for `check_place`, `packed` as for `write_part`."""
+    """Write the part of a clip; `packed` as for `write_part`."""
     values = {"format": form, "schema": SCHEMA, "clip": digest, **attributes}
     return write_part(folder / digest[:2], digest[:32], arrays, values, packed=packed)

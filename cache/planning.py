@@ -8,7 +8,7 @@ from moodfuse.cache.clip_table import table_name
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.folds import (
     GROUP_RULE,
-    VIEWS,
+    MODALITIES,
     can_cross_fit,
     check_fold_numbers,
     check_views,
@@ -32,7 +32,7 @@ class PlanChoice:
     folds: int | None = None
     seed: int | None = None
     replan: bool = False
-    views: tuple[str, ...] = VIEWS
+    views: tuple[str, ...] = MODALITIES
 
 
 def next_plan(plans: Sequence[Plan], statuses: Sequence[ClipStatus], choice: PlanChoice) -> Plan:
@@ -95,7 +95,7 @@ def repeat_plan(
     statuses: Sequence[ClipStatus],
     repeat: int,
     *,
-    views: tuple[str, ...] = VIEWS,
+    views: tuple[str, ...] = MODALITIES,
 ) -> Plan:
     """A further plan of the same clips for repeated cross-validation: its seed is that of `plan` plus `repeat`.
 
@@ -126,7 +126,12 @@ def repeat_plan(
 
 
 def holdouts(
-    plan: Plan, clips: Sequence[ClipStatus], *, crossfit: bool, leaky: bool, views: tuple[str, ...] = VIEWS
+    plan: Plan,
+    clips: Sequence[ClipStatus],
+    *,
+    crossfit: bool,
+    leaky: bool,
+    views: tuple[str, ...] = MODALITIES,
 ) -> tuple[Holdout, ...]:
     """The holdouts of one plan: ``{k}``; every pair if `crossfit` and the clips allow it; ``{}`` if `leaky`."""
     pairs = pair_holdouts(plan.folds) if crossfit and can_cross_fit(plan, clips, views) else ()

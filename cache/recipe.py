@@ -8,7 +8,10 @@ from typing import Any, Literal
 from moodfuse.cache.digests import canonical_json, digest16
 from moodfuse.cache.errors import InputError
 
-View = Literal["sound", "picture"]
+Modality = Literal["sound", "picture"]
+"""Names of the modalities in files, which are part of the format."""
+MODALITY_NAMES = {"sound": "audio", "picture": "video"}
+"""Name of a modality in files to its name in messages."""
 Depth = Literal["frozen", "head", "full", "imported"]
 DEPTHS: tuple[Depth, ...] = ("frozen", "head", "full", "imported")
 IMPORT = "import"
@@ -126,7 +129,7 @@ class Recipe:
         return self.depth != "frozen"
 
     @property
-    def view(self) -> View | None:
+    def view(self) -> Modality | None:
         """The modality of a clip that the network reads; `None` for imported features, which every clip has."""
         if self.network == IMPORT:
             return None

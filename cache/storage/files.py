@@ -43,18 +43,8 @@ _REMEDIES = {
 def write_aside(path: Path, data: bytes | memoryview, *, check: Callable[[Path], None] | None = None) -> None:
     """Write `data` to a temporary in the folder of `path`, sync it, read it back, and move it into place.
 
-    Parameters
-    ----------
-    path : Path
-        Its folder is created if it does not exist.
-    data : bytes
-    check : callable of Path, optional
-        Raises if the temporary does not hold what it should; by default its bytes are compared with `data`.
-
-    Raises
-    ------
-    CacheError
-        If the disk refuses (full, read-only, failing) or gives other bytes back; `path` has not changed then.
+    `check` raises if the temporary does not hold what it should; by default its bytes are compared with `data`. If the disk
+    refuses (full, read-only, failing) or gives other bytes back, `path` is unchanged, and the error is a `CacheError`.
     """
     temporary = path.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(6)}{path.suffix}"
     try:
@@ -193,10 +183,7 @@ def listing(folder: Path, *, prefix: str = "", suffix: str = "") -> list[Path]:
 
     Every reader of a cache lists with this: a snapshot or a file manager's hidden files are not part of the cache.
 
-    Raises
-    ------
-    CacheError
-        If the folder may not be listed.
+    Raises `CacheError` if the folder may not be listed.
     """
     return [
         folder / name
@@ -218,10 +205,7 @@ def names_in(folder: Path) -> list[str]:
 def facts_of(path: Path) -> os.stat_result | None:
     """The system's record of a file or folder; `None` if it does not exist.
 
-    Raises
-    ------
-    CacheError
-        If the system refuses: a file that may not be read is not a missing one.
+    Raises `CacheError` if the system refuses: a file that may not be read is not a missing one.
     """
     try:
         return os.stat(path)
@@ -253,12 +237,7 @@ class NotRegularFileError(OSError):
 def check_regular(path: Path) -> None:
     """Check that a path leads to a regular file, before a library opens it.
 
-    Raises
-    ------
-    NotRegularFileError
-        If it is anything else.
-    OSError
-        If it does not exist, or may not be read.
+    Raises `NotRegularFileError` if it is anything else; `OSError` if it does not exist, or may not be read.
     """
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):

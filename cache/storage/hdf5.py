@@ -33,10 +33,7 @@ _FILTERS: tuple[list[int], ...] = (
 def open_hdf5(path: Path) -> Iterator[h5py.File]:
     """Open a regular HDF5 file for reading, without a lock.
 
-    Raises
-    ------
-    OSError
-        If it is a pipe, a folder or a device, or not HDF5.
+    Raises `OSError` if it is a pipe, a folder or a device, or not HDF5.
     """
     check_regular(path)
     with h5py.File(path, "r", locking=False) as file:
@@ -54,17 +51,8 @@ def get_member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | h5py
 def check_array(array: object, name: str) -> int:
     """Check that a member is an array of plain values that are all in this file; returns its bytes.
 
-    Parameters
-    ----------
-    array : h5py object
-    name : str
-        For messages.
-
-    Raises
-    ------
-    ValueError
-        If it is a group, is stored in another file, has another dtype or filter than parts have, or declares more bytes
-        than are stored.
+    Raises `ValueError`, with `name`, if it is a group, is stored in another file, has another dtype or filter than parts
+    have, or declares more bytes than are stored.
     """
     if not isinstance(array, h5py.Dataset):
         raise ValueError(f"{name} is a group or a type; expected an array")
@@ -99,10 +87,8 @@ def check_array(array: object, name: str) -> int:
 def checked_arrays(file: h5py.File) -> dict[str, h5py.Dataset]:
     """The arrays of a file that has nothing but arrays in its root group, each checked by `check_array`.
 
-    Raises
-    ------
-    ValueError
-        If a member is something else, or the arrays together are larger than the file or than `MAX_COMPRESSED_BYTES`.
+    Raises `ValueError` if a member is something else, or the arrays together are larger than the file or than
+    `MAX_COMPRESSED_BYTES`.
     """
     if len(file) > MAX_ARRAYS:
         raise ValueError(f"it has {len(file)} arrays; expected {MAX_ARRAYS} at most")
@@ -129,10 +115,7 @@ def read_array(array: h5py.Dataset) -> np.ndarray:
     A compressed one is decompressed here, since HDF5 would decompress a chunk to the end of its stream, whatever size
     the chunk is declared to have.
 
-    Raises
-    ------
-    ValueError
-        If a compressed chunk is missing or not of the declared size.
+    Raises `ValueError` if a compressed chunk is missing or not of the declared size.
     """
     if array.compression is None:
         return np.asarray(array[()])

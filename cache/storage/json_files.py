@@ -17,12 +17,8 @@ R = TypeVar("R")
 def read_json(path: Path) -> Any:
     """A JSON file's value.
 
-    Raises
-    ------
-    CacheError
-        If the file cannot be read.
-    DamagedPartError
-        If it is not JSON, or not a regular file.
+    Raises `CacheError` if the file cannot be read; `DamagedPartError` if it is not JSON, or not a regular
+    file.
     """
     try:
         return json.loads(read_regular(path).decode("utf-8"), parse_float=_finite, parse_constant=_finite)
@@ -48,12 +44,8 @@ def read_named(file: Path) -> dict[str, Any]:
     The digest is checked before anything else: content that does not match the name is damage; content that does, and has
     unknown keys, is of a newer version.
 
-    Raises
-    ------
-    DamagedPartError
-        If the content is not an object, or does not match the name.
-    CacheError
-        If the file cannot be read.
+    Raises `DamagedPartError` if the content is not an object, or does not match the name; `CacheError` if the
+    file cannot be read.
     """
     values = read_json(file)
     if digest16(values) != file.stem.rsplit("-", 1)[-1]:
@@ -74,12 +66,7 @@ def check_keys(kind: type, values: Mapping[str, Any], file: Path) -> None:
 def record_of(kind: type[R], values: Mapping[str, Any], file: Path) -> R:
     """The dataclass `kind` made of a JSON object.
 
-    Raises
-    ------
-    SchemaError
-        If it has unknown keys.
-    DamagedPartError
-        If keys are missing.
+    Raises `SchemaError` if it has unknown keys; `DamagedPartError` if keys are missing.
     """
     check_keys(kind, values, file)
     try:

@@ -78,14 +78,8 @@ def _header_bytes(values: Mapping[str, Any]) -> bytes:
 def read_header(path: Path) -> Header:
     """Header of a part; what is behind it is not checked.
 
-    Raises
-    ------
-    DamagedPartError
-        If it is not a header, or the file has another size than the header states.
-    SchemaError
-        If another version wrote it.
-    CacheError
-        If the file cannot be read.
+    Raises `DamagedPartError` if it is not a header, or the file has another size than the header states;
+    `SchemaError` if another version wrote it; `CacheError` if the file cannot be read.
     """
     try:
         with open_regular(path) as stream:
@@ -160,12 +154,7 @@ def write_part(
 ) -> Path:
     """Write one part, ``<stem>-<digest16>.h5``, and return its path; an equal part that exists is left alone.
 
-    Arrays named in `packed` are compressed with HDF5's filters shuffle and deflate.
-
-    Raises
-    ------
-    CacheError
-        If the disk refuses, or gives other bytes back.
+    Arrays named in `packed` are compressed with HDF5's filters shuffle and deflate. `CacheError` if the disk refuses.
     """
     digest = content_digest(arrays, attributes)
     path = folder / f"{stem}-{digest[:16]}.h5"
@@ -229,12 +218,8 @@ def _is_intact(path: Path) -> bool:
 def check_bytes(path: Path) -> Header:
     """Check every byte of a part against its header.
 
-    Raises
-    ------
-    DamagedPartError
-        If a byte, or the length, differs from what was written.
-    CacheError
-        If the file cannot be read.
+    Raises `DamagedPartError` if a byte, or the length, differs from what was written; `CacheError` if the
+    file cannot be read.
     """
     state = hashlib.sha256()
     piece = bytearray(_PIECE_BYTES)
@@ -267,10 +252,7 @@ def check_part(path: Path) -> Header:
 def file_state(path: Path) -> FileState:
     """What changes when a file is replaced: its path, inode, time of change in nanoseconds, and size.
 
-    Raises
-    ------
-    DamagedPartError
-        If it does not exist, or is not a regular file.
+    Raises `DamagedPartError` if it does not exist, or is not a regular file.
     """
     try:
         check_regular(path)
@@ -284,12 +266,8 @@ def file_state(path: Path) -> FileState:
 def open_part(path: Path) -> Iterator[tuple[dict[str, h5py.Dataset], dict[str, Any]]]:
     """The arrays of a part for reading, and its attributes; its bytes and the form of its arrays are checked.
 
-    Raises
-    ------
-    DamagedPartError
-        If it does not match its name, or an array is not as `hdf5.check_array` demands.
-    CacheError
-        If it cannot be read.
+    Raises `DamagedPartError` if it does not match its name, or an array is not as `hdf5.check_array` demands;
+    `CacheError` if it cannot be read.
     """
     check_part(path)
     with _opened(path) as part:

@@ -44,12 +44,8 @@ def _split(data: memoryview) -> tuple[dict[str, Any], dict[str, Any], memoryview
 def check_sealed(path: Path) -> None:
     """Check a network file against its seal.
 
-    Raises
-    ------
-    DamagedPartError
-        If it has none, is not a regular file, or its content differs from what was sealed.
-    CacheError
-        If the file cannot be read.
+    Raises `DamagedPartError` if it has none, is not a regular file, or its content differs from what was
+    sealed; `CacheError` if the file cannot be read.
     """
     try:
         data = read_regular(path)

@@ -86,7 +86,7 @@ def test_what_is_kept_stays_and_what_is_damaged_is_set_aside(tmp_path: Path) -> 
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(data)
-    with pytest.raises(MissingBlockError, match="has no picture here; run extract again"):
+    with pytest.raises(MissingBlockError, match="has no video here; run extract again"):
         store.read(CLIP)
     assert file.with_name(file.name + ".bad").exists() and store.find(CLIP) is None
     assert store.write(CLIP, decoded(18, 32)) == file

@@ -242,7 +242,7 @@ def test_sound_that_nobody_reads_may_be_missing(extracted, monkeypatch: pytest.M
     assert len(holdouts(plan, statuses, crossfit=True, leaky=False, views=("picture",))) == 6
     assert len(holdouts(plan, statuses, crossfit=True, leaky=False)) == 3
     with pytest.raises(
-        InputError, match="'sad' has no clip with sound outside fold 0, so nothing that reads sound"
+        InputError, match="'sad' has no clip with audio outside fold 0, so nothing that reads audio"
     ):
         next_plan((), statuses, PlanChoice(folds=3))
     asked: list[tuple[str, ...]] = []

@@ -327,7 +327,7 @@ def test_a_class_that_is_never_seen_in_a_view_is_refused_or_scored_last(
     )
     assert not can_cross_fit(cache.plan, lacking) and can_cross_fit(cache.plan, cache.clips)
     with pytest.raises(
-        InputError, match="'fear' has no clip with picture outside fold 0, .* sources that read picture"
+        InputError, match="'fear' has no clip with video outside fold 0, .* sources that read video"
     ):
         check_views(cache.plan, lacking)
     check_views(cache.plan, cache.clips)

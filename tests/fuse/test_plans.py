@@ -90,7 +90,7 @@ def test_a_view_that_shows_a_class_in_one_fold_alone_is_refused(build: Builder, 
         replace(item, missing="picture") if item.clip.label == "fear" else item for item in cache.clips
     )
     cache.__dict__["clips"] = tuple(blind)
-    with pytest.raises(InputError, match="label 'fear' has no clip with picture outside fold 0"):
+    with pytest.raises(InputError, match="label 'fear' has no clip with video outside fold 0"):
         run_ablation(cache, AblationSettings(heads=("mean",), jobs=1))
 
 
