@@ -10,17 +10,16 @@ if TYPE_CHECKING:
     from moodfuse.cache.transfer.importing import Imported, ImportSettings
 
 
+PATH = click.Path(path_type=Path)
+_cache_option = click.option("--cache", "cache_path", required=True, type=PATH, help="Cache folder.")
+
+
 @click.group("cache")
 def cache_group() -> None:
     """List, verify and prune a cache, and import and export features.
 
     Example: moodfuse cache ls --cache work
     """
-
-
-_cache_option = click.option(
-    "--cache", "cache_path", required=True, type=click.Path(path_type=Path), help="Cache folder."
-)
 
 
 @cache_group.command("ls")
@@ -140,14 +139,8 @@ def cache_prune_command(ctx: click.Context, cache_path: Path, dry: bool, **optio
 
 
 @cache_group.command("import")
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "--cache",
-    "cache_path",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Cache folder; created if new.",
-)
+@click.argument("file", type=PATH)
+@click.option("--cache", "cache_path", required=True, type=PATH, help="Cache folder; created if new.")
 @click.option("--source", required=True, help="Name of the new source, such as clip-vit.")
 @click.option(
     "--holdout",
@@ -155,12 +148,8 @@ def cache_prune_command(ctx: click.Context, cache_path: Path, dry: bool, **optio
     help="'*' if no label of these clips was used to make the features; else the folds whose labels were not used: "
     "'{2}', '{1,4}', or '{}' if all were used.",
 )
-@click.option(
-    "--labels", type=click.Path(path_type=Path), help="CSV of id,label[,group][,fold] with all clips."
-)
-@click.option(
-    "--ids", type=click.Path(path_type=Path), help="Ids of the rows of a .npy: text, one per line, or .npy."
-)
+@click.option("--labels", type=PATH, help="CSV of id,label[,group][,fold] with all clips.")
+@click.option("--ids", type=PATH, help="Ids of the rows of a .npy: text, one per line, or .npy.")
 @click.option(
     "--columns",
     multiple=True,
@@ -210,9 +199,7 @@ def _print_import(settings: "ImportSettings", done: "Imported") -> None:
 @_cache_option
 @click.option("--source", required=True, help="Source to export (see moodfuse cache ls).")
 @click.option("--holdout", help="Folds that its network held out, such as '{2}'.  [default: '*']")
-@click.option(
-    "--output", required=True, type=click.Path(path_type=Path), help="File to write: .npz, .csv or .parquet."
-)
+@click.option("--output", required=True, type=PATH, help="File to write: .npz, .csv or .parquet.")
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
 def cache_export_command(
     cache_path: Path, source: str, holdout: str | None, output: Path, force: bool

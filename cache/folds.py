@@ -117,7 +117,7 @@ def deal(units: Iterable[Unit], *, folds: int, seed: int, placed: Mapping[str, i
     seed : int
         Decides the order of equals.
     placed : mapping of clip digest to fold
-        Clips that keep their fold. A group that lies in several (it was merged) moves to the one with most of its clips.
+        Clips that keep their fold. A group in several folds (it was merged) moves to the one with most of its clips.
 
     Returns
     -------
@@ -188,7 +188,7 @@ def declared_folds(statuses: Iterable[ClipStatus]) -> tuple[int, dict[str, int]]
     for status, fold in declared:
         if by_group.setdefault(status.group, fold) != fold:
             raise InputError(
-                f"{status.clip.id}: group {status.group!r} lies in folds {by_group[status.group]} and {fold}; "
+                f"{status.clip.id}: group {status.group!r} is in folds {by_group[status.group]} and {fold}; "
                 "clips of a group must share a fold"
             )
     return max(by_group.values()) + 1, {status.digest: by_group[status.group] for status, _ in declared}

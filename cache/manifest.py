@@ -207,7 +207,7 @@ class Manifest:
 
     def clips_with(self, recipe: Recipe) -> tuple[ClipStatus, ...]:
         """The plan's clips that have the modality which a source reads, by id."""
-        if recipe.view is None:
+        if recipe.view is None or all(status.missing != recipe.view for status in self.clips):
             return self.clips
         return tuple(status for status in self.clips if status.missing != recipe.view)
 

@@ -30,9 +30,7 @@ def decoded(*size_hw: int) -> Media:
     return Media(pictures(32, *size_hw, 3), np.arange(32) * 0.9, sound, 400_000)
 
 
-@pytest.mark.parametrize(
-    "shape", [(32, 36, 64, 3), (3, 1, 1, 3), (2, 255, 3, 3), (0, 0, 0, 3), (1, 5, 300, 3)]
-)
+@pytest.mark.parametrize("shape", [(32, 36, 64, 3), (3, 1, 1, 3), (0, 0, 0, 3)])
 @pytest.mark.parametrize("noisy", [True, False])
 def test_frames_come_back_bit_for_bit(shape: tuple[int, ...], noisy: bool) -> None:
     """Frames of any size and content are the same after coding."""

@@ -1,6 +1,5 @@
 """Writers and readers of one folder at once; benchmarks/many_writers.py at full size."""
 
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +8,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
-from faults.samples import STILL, TUNED, Sample, forget, right_rows
+from faults.samples import STILL, TUNED, Sample, right_rows
 from faults.writers import DRIFT, Crowd, run_crowd
 from moodfuse.cache import blocks
 from moodfuse.cache.blocks import held, part_files, read_rows, valid_parts
@@ -100,19 +99,6 @@ def test_a_part_of_other_widths_is_named_not_mixed_in(small_cache: MakeCache) ->
         cache.rows(STILL, None, cache.clips, ("embedding",))
 
 
-def test_a_writer_opens_no_part_twice(small_cache: MakeCache) -> None:
-    """The clips of checked parts are remembered, so that a folder of twice the parts takes twice the time to fill."""
-    cache = small_cache()
-    clips = [status.digest for status in cache.clips]
-    forget()
-    with patch.object(blocks, "open_part", wraps=blocks.open_part) as opened:
-        for clip in clips:
-            cache.write_block_part(STILL, None, [clip], right_rows([clip], "still"))
-        assert len(held(cache.owner(STILL, None))) == opened.call_count == len(clips)
-        forget()
-        assert len(held(cache.owner(STILL, None))) == len(clips) and opened.call_count == 2 * len(clips)
-
-
 def test_two_selections_at_once_are_both_in_force(small_cache: MakeCache) -> None:
     """Processes that put different sources in force at the same time do not undo each other."""
     cache = small_cache()
@@ -125,16 +111,3 @@ def test_two_selections_at_once_are_both_in_force(small_cache: MakeCache) -> Non
     newer = replace(STILL, seed=1)
     found.select([newer])
     assert FeatureCache(cache.path).selection == {"still": newer.digest16, "net": TUNED.digest16}
-
-
-def test_one_warning_per_damaged_part(small_cache: MakeCache, caplog: pytest.LogCaptureFixture) -> None:
-    """The reader that sets a part aside says so, once."""
-    cache = small_cache()
-    clips = [status.digest for status in cache.clips]
-    cache.write_block_part(STILL, None, clips, right_rows(clips, "still"))
-    (part,) = part_files(cache.block_folder(STILL, None))
-    part.write_bytes(b"")
-    with caplog.at_level(logging.WARNING):
-        for _ in range(2):
-            assert len(held(cache.owner(STILL, None))) == 0
-    assert caplog.text.count("set aside as") == 1
