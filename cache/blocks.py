@@ -275,13 +275,20 @@ def write_rows(
     _check_values(owner, digests, arrays, classes)
     parts = dict(valid_parts(owner))
     known = np.isin(digests, joined(parts.values()))
-    differing = _count_differing(owner, parts, digests[known], _take(arrays, known))
+    differing = _differing(owner, parts, digests[known], _take(arrays, known))
     if not known.all():
         content = {**_take(arrays, ~known), "clip": digests[~known]}
         stem = stem or digest16(digests[~known].astype("U64").tolist())[:8]
         attributes = owner.attributes | ({CLASSES: list(classes)} if "logits" in arrays and classes else {})
-        write_part(owner.folder, stem, content, attributes)
-    return differing
+        written = write_part(owner.folder, stem, content, attributes)
+        # Another process may have added the same clips since: the writer that looks last sees both parts.
+        others = [file for file, _ in valid_parts(owner) if file not in parts and file != written]
+        differing = np.concatenate(
+            [differing, *(_differing_between(owner, other, written) for other in others)]
+        )
+    if len(differing):
+        log.warning(_NONDETERMINISM, owner.folder, len(differing), len(digests), differing[0].decode())
+    return len(differing)
 
 
 def _take(arrays: Arrays, rows: NDArray[Any]) -> Arrays:
@@ -319,27 +326,20 @@ def _short(digest: bytes) -> str:
     return digest.decode()[:16]
 
 
-def _count_differing(owner: Owner, parts: Mapping[Path, Digests], digests: Digests, arrays: Arrays) -> int:
-    """How many stored rows differ from these in any bit."""
-    if not len(digests):
-        return 0
+def _differing(owner: Owner, parts: Mapping[Path, Digests], digests: Digests, arrays: Arrays) -> Digests:
+    """Clips whose stored rows differ from these in any bit."""
     stored = _read(owner, parts, digests, tuple(arrays))
     different = np.zeros(len(digests), dtype=bool)
     for name, values in arrays.items():
         different |= _rows_differ(values, stored.arrays[name]) if name in stored.arrays else True
-    different &= stored.found
-    if different.any():
-        log.warning(
-            _NONDETERMINISM, owner.folder, different.sum(), len(digests), digests[different][0].decode()
-        )
-    return int(different.sum())
+    return digests[different & stored.found]
 
 
 def _rows_differ(one: np.ndarray, other: np.ndarray) -> NDArray[np.bool_]:
     """Which rows differ in any bit, bool [n]."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return np.ones(len(one), dtype=bool)
-    bits = [np.ascontiguousarray(array).reshape(len(array), -1).view(np.uint8) for array in (one, other)]
+    bits = [np.ascontiguousarray(array).view(np.uint32) for array in (one, other)]
     return np.asarray((bits[0] != bits[1]).any(axis=1))
 
 
@@ -349,18 +349,19 @@ def disagreements(owner: Owner) -> list[str]:
     found = []
     for file, clips in valid_parts(owner):
         for earlier in sorted({known[clip] for clip in clips.tolist() if clip in known}):
-            if count := _count_differing_between(owner, earlier, file):
+            if count := len(_differing_between(owner, earlier, file)):
                 found.append(f"{file}: {count} rows differ from those of {earlier.name}, which are used")
         for clip in clips.tolist():
             known.setdefault(clip, file)
     return found
 
 
-def _count_differing_between(owner: Owner, one: Path, other: Path) -> int:
+def _differing_between(owner: Owner, one: Path, other: Path) -> Digests:
+    """Clips that two parts hold with values that differ in any bit."""
     common, here, there = np.intersect1d(clips_of(owner, one), clips_of(owner, other), return_indices=True)
     different = np.zeros(len(common), dtype=bool)
     with _open_own(owner, one) as (first, _), _open_own(owner, other) as (second, _):
         for name in (set(first) | set(second)) - {"clip"}:
             both = name in first and name in second
             different |= _rows_differ(first[name][()][here], second[name][()][there]) if both else True
-    return int(different.sum())
+    return common[different]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from moodfuse.cache.clip_table import ATTRIBUTES, statuses_from, table_arrays, table_name
 from moodfuse.cache.digests import canonical_json, digest16
-from moodfuse.cache.errors import CacheError, DamagedPartError, InputError, SchemaError
+from moodfuse.cache.errors import CacheError, DamagedPartError, InputError
 from moodfuse.cache.folds import Unit, units_of
 from moodfuse.cache.recipe import Recipe
 from moodfuse.cache.records import ClipStatus, Outcome, Plan
@@ -28,11 +28,10 @@ from moodfuse.cache.storage.files import (
 from moodfuse.cache.storage.json_files import read_json, read_named, record_of
 from moodfuse.cache.storage.layout import REPEAT
 from moodfuse.cache.storage.parts import (
-    NEVER_RELEASED,
     SCHEMA,
     check_dtypes,
     read_part,
-    wanted_version,
+    schema_error,
     write_part,
     writer_version,
 )
@@ -311,10 +310,5 @@ def check_schema(marker: Path) -> None:
             f"{marker}: schema is {schema!r}; expected a number; run: moodfuse cache verify --repair --cache "
             f"{marker.parent}"
         )
-    if schema > SCHEMA:
-        raise SchemaError(
-            f"{marker.parent}: cache schema {schema} is newer than the {SCHEMA} that this moodfuse reads; upgrade "
-            f"(pip install {wanted_version(found.get('written_by'))}), or name another --cache folder"
-        )
-    if schema < SCHEMA:
-        raise SchemaError(f"{marker.parent}: cache schema {schema} {NEVER_RELEASED}")
+    if schema != SCHEMA:
+        raise schema_error(marker.parent, schema, found.get("written_by"))

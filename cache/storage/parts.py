@@ -27,7 +27,6 @@ from moodfuse.cache.storage.hdf5 import checked_arrays, open_hdf5, read_array
 SCHEMA = 2
 HEADER_BYTES = 512
 KIND = "moodfuse-hdf5"
-NEVER_RELEASED = "was never released and cannot be read; run extract again into another --cache folder"
 _PIECE_BYTES = 1 << 20
 FileState = tuple[str, int, int, int]
 _verified: set[FileState] = set()
@@ -98,7 +97,7 @@ def _parse_header(path: Path, data: bytes, size: int) -> Header:
         if _header_bytes(values) != data or values["kind"] != KIND:
             raise ValueError("its own digest does not match")
         if values["schema"] != SCHEMA:
-            raise _other_schema(path, values)
+            raise schema_error(path, values["schema"], values.get("written_by"))
         known = {item.name for item in fields(Header)}
         header = Header(**{name: value for name, value in values.items() if name in known})
     except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -108,19 +107,16 @@ def _parse_header(path: Path, data: bytes, size: int) -> Header:
     return header
 
 
-def _other_schema(path: Path, values: Mapping[str, Any]) -> SchemaError:
-    schema = values["schema"]
+def schema_error(path: Path, schema: int, writer: object) -> SchemaError:
+    """The error to raise for a cache or a part of another schema, with the version that wrote it if it is known."""
     if schema < SCHEMA:
-        return SchemaError(f"{path}: part of schema {schema}, which {NEVER_RELEASED}")
+        return SchemaError(
+            f"{path}: schema {schema} was never released and cannot be read; run extract again into another --cache folder"
+        )
+    package = f"'moodfuse>={writer}'" if isinstance(writer, str) and writer else "--upgrade moodfuse"
     return SchemaError(
-        f"{path}: part of schema {schema}, newer than the {SCHEMA} that this moodfuse reads; upgrade "
-        f"(pip install {wanted_version(values.get('written_by'))})"
+        f"{path}: schema {schema} is newer than the {SCHEMA} that this moodfuse reads; upgrade (pip install {package})"
     )
-
-
-def wanted_version(writer: object) -> str:
-    """The requirement for pip to read what some version wrote."""
-    return f"'moodfuse>={writer}'" if isinstance(writer, str) and writer else "--upgrade moodfuse"
 
 
 @cache

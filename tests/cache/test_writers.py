@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from faults.samples import STILL, TUNED, Sample, right_rows
-from faults.writers import DRIFT, Crowd, run_crowd
+from faults.writers import DRIFT, Crowd, run_crowd, twice_differing
 from moodfuse.cache import blocks
 from moodfuse.cache.blocks import held, part_files, read_rows, valid_parts
 from moodfuse.cache.digests import digest_array
 from moodfuse.cache.errors import CacheError
 from moodfuse.cache.storage.files import set_aside
+from moodfuse.cache.storage.parts import write_part
 from moodfuse.cache.store import FeatureCache
 
 MakeCache = Callable[..., FeatureCache]
@@ -53,6 +54,26 @@ def test_rows_that_come_out_otherwise_are_reported_and_change_nothing(
     )
     assert "5 of 5 rows differ from the stored ones" in caplog.text
     assert [(file.name, file.read_bytes()) for file in part_files(cache.block_folder(STILL, None))] == before
+
+
+def test_two_writers_of_a_clip_at_once_are_told_of_each_other(
+    small_cache: MakeCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where another's part of the same clips arrives while one is made, the rows that differ are reported."""
+    cache = small_cache()
+    clips = [status.digest for status in cache.clips]
+    values = right_rows(clips, "still")
+    owner = cache.owner(STILL, None)
+
+    def slow(*given: object) -> Path:
+        other = {name: rows + DRIFT for name, rows in values.items()}
+        write_part(owner.folder, "other", {**other, "clip": np.array(clips, dtype="S64")}, owner.attributes)
+        return write_part(*given)  # type: ignore[arg-type]
+
+    with patch.object(blocks, "write_part", slow):
+        assert cache.write_block_part(STILL, None, clips, values) == len(clips)
+    assert "18 of 18 rows differ from the stored ones" in caplog.text
+    assert len(part_files(owner.folder)) == 2 and twice_differing(cache.path) == len(clips)
 
 
 def test_a_part_that_is_gone_is_no_damage(small_cache: MakeCache, caplog: pytest.LogCaptureFixture) -> None:
