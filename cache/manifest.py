@@ -206,9 +206,8 @@ class Manifest:
 
     def clips_with(self, recipe: Recipe) -> tuple[ClipStatus, ...]:
         """The plan's clips that have the modality which a source reads, by id."""
-        if recipe.view is None or all(status.missing != recipe.view for status in self.clips):
-            return self.clips
-        return tuple(status for status in self.clips if status.missing != recipe.view)
+        clips = tuple(status for status in self.clips if status.missing != recipe.view)
+        return self.clips if len(clips) == len(self.clips) else clips
 
     # Decoding outcomes: clips/<aa>/<clip32>-<digest16>.json
 

@@ -60,19 +60,18 @@ def next_plan(plans: Sequence[Plan], statuses: Sequence[ClipStatus], choice: Pla
             f"none of the {len(statuses)} clips could be read; see the reasons above, or run moodfuse check"
         )
     units = units_of(covered)
-    current = plans[-1] if plans else None
-    folds = choice.folds if choice.folds is not None else (current.folds if current else DEFAULT_FOLDS)
-    seed = choice.seed if choice.seed is not None else (current.seed if current else DEFAULT_SEED)
-    declared = declared_folds(covered)
-    if declared is not None:
+    folds, seed = (plans[-1].folds, plans[-1].seed) if plans else (DEFAULT_FOLDS, DEFAULT_SEED)
+    folds = folds if choice.folds is None else choice.folds
+    seed = seed if choice.seed is None else choice.seed
+    if (declared := declared_folds(covered)) is not None:
         folds, assignment = declared
         if choice.folds not in (None, folds):
             raise InputError(
                 f"--folds is {choice.folds}, but the column 'fold' has {folds}; drop one of the two"
             )
     else:
-        earlier = [plan for plan in plans if (plan.folds, plan.seed) == (folds, seed)]
-        placed = earlier[-1].assignment if earlier and not choice.replan else {}
+        earlier = [plan.assignment for plan in plans if (plan.folds, plan.seed) == (folds, seed)]
+        placed = {} if choice.replan or not earlier else earlier[-1]
         assignment = deal(units, folds=max(folds, 1), seed=seed, placed=placed)
     validate(units, assignment, folds)
     plan = Plan(folds, seed, GROUP_RULE, assignment, (table_name(statuses),))

@@ -274,7 +274,7 @@ class FeatureCache(Manifest):
             self._check_roles(recipe, roles, wanted)
         clips = self.clips
         rows = self.rows(recipe, roles, clips, ("embedding", "logits"))
-        absent = np.array([recipe.view is not None and clip.missing == recipe.view for clip in clips], bool)
+        absent = np.array([clip.missing == recipe.view for clip in clips], bool)
         missing = np.flatnonzero(~absent & ~rows.found)
         if len(missing) or "embedding" not in rows.arrays:
             first = clips[missing[0]].clip.id if len(missing) else "no clip has what it reads"
