@@ -1,7 +1,7 @@
 """Group audits: pairs of clips that may be the same, found by `extract` and reported by `evaluate`.
 
-The marks that an audit compares are stored when a clip is decoded, about ten thousand bytes each, so that clips can be
-compared whether or not their media are stored.
+The marks that an audit compares are stored when a clip is decoded, about ten thousand bytes each, so that
+clips can be compared whether or not their media are stored.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,9 @@
 """The features of one network: the parts in its folder, which clips they hold, reading and adding rows.
 
-A part is used if its bytes are those that were written and its attributes belong to the folder; any other is set aside,
-and its clips count as missing. Of several parts with the same clip the first by name counts. Rows that a folder has are
-never written again: where new values differ in a bit, a warning is logged and the old ones stay.
+A part is used if its bytes are those that were written and its attributes belong to the folder; any other is
+set aside, and its clips count as missing. Of several parts with the same clip the first by name counts. Rows
+that a folder has are never written again: where new values differ in a bit, a warning is logged and the old
+ones stay.
 """
 
 import logging
@@ -61,7 +62,8 @@ class Owner:
 class Rows:
     """Arrays [N, ...] of some clips, in the order of the request, with 0 in rows of clips that were not found.
 
-    `found` is bool [N]; `axes` are the classes of the columns of ``logits`` as the parts name them, each different axis once.
+    `found` is bool [N]; `axes` are the classes of the columns of ``logits`` as the parts name them, each
+    different axis once.
     """
 
     arrays: Arrays
@@ -81,8 +83,8 @@ def part_files(folder: Path) -> list[Path]:
 def open_features(file: Path) -> Iterator[tuple[Mapping[str, h5py.Dataset], Mapping[str, Any]]]:
     """The arrays of a part of features for reading, with its attributes; both are checked.
 
-    Raises `DamagedPartError` if the content does not match the name, or it has no clips, no embedding, arrays of another
-    form, or logits that do not fit the classes.
+    Raises `DamagedPartError` if the content does not match the name, or it has no clips, no embedding, arrays
+    of another form, or logits that do not fit the classes.
     """
     with open_part(file) as (part, attributes):
         if attributes.get("format") != FORMAT:
@@ -221,8 +223,8 @@ def _check_width(file: Path, data: h5py.Dataset, array: np.ndarray) -> None:
 def on_axis(rows: Rows, classes: Sequence[str], *, where: str, remedy: str) -> np.ndarray | None:
     """Logits with their columns in the order of some classes, float32 [N, C]; `None` where there are none.
 
-    If the parts name no classes, only the width is checked. `where` and `remedy` begin and end the message of the
-    `InputError` if the columns are of other classes.
+    If the parts name no classes, only the width is checked. `where` and `remedy` begin and end the message of
+    the `InputError` if the columns are of other classes.
     """
     logits = rows.arrays.get("logits")
     if logits is None:

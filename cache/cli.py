@@ -62,9 +62,9 @@ def cache_ls_command(cache_path: Path, wide: bool, form: str) -> None:
 def cache_verify_command(ctx: click.Context, cache_path: Path, mend: bool) -> None:
     """Check every byte of a cache against names, headers and seals, and list bad files.
 
-    Exits with 0 if no file is bad, with 1 if any is, repaired or not. Files set aside earlier, files of unknown kind, and
-    rows with different values in two valid parts are listed, but do not fail. --repair renames bad files to NAME.bad
-    and prints the command that makes them again.
+    Exits with 0 if no file is bad, with 1 if any is, repaired or not. Files set aside earlier, files of
+    unknown kind, and rows with different values in two valid parts are listed, but do not fail. --repair
+    renames bad files to NAME.bad and prints the command that makes them again.
 
     Example: moodfuse cache verify --cache work --repair
     """
@@ -112,9 +112,10 @@ def cache_verify_command(ctx: click.Context, cache_path: Path, mend: bool) -> No
 def cache_prune_command(ctx: click.Context, cache_path: Path, dry: bool, **options: Any) -> None:
     """Free space: remove what nothing in force reads, after a dry run that lists it.
 
-    Files that sources in force need are kept, with the activations that their heads are tuned on; so are, for a week, a
-    recipe that extract has not finished, and the fold plan before the one in force. A prune that is killed leaves a
-    valid cache. --source puts a source out of force first, so that other features can be imported under its name.
+    Files that sources in force need are kept, with the activations that their heads are tuned on; so are, for
+    a week, a recipe that extract has not finished, and the fold plan before the one in force. A prune that is
+    killed leaves a valid cache. --source puts a source out of force first, so that other features can be
+    imported under its name.
 
     Example: moodfuse cache prune --cache work --yes
     """
@@ -165,10 +166,11 @@ def cache_import_command(ctx: click.Context, file: Path, cache_path: Path, **opt
     """Import your own features: FILE becomes a source that can be fused like any other.
 
     FILE is .npz (id, embedding and, if any, logits and their classes), .npy with --ids, .csv
-    (id,e0,e1,...[,logit:LABEL...]) or .parquet (id, embedding). Its ids are those of the clips. With --labels no media
-    are needed.
+    (id,e0,e1,...[,logit:LABEL...]) or .parquet (id, embedding). Its ids are those of the clips. With --labels
+    no media are needed.
 
-    Example: moodfuse cache import --cache work --labels labels.csv --source clip-vit --holdout '*' clip-vit.npz
+    Example: moodfuse cache import --cache work --labels labels.csv --source clip-vit --holdout '*'
+    clip-vit.npz
     """
     from moodfuse.cache.console import command_line, printable
     from moodfuse.cache.planning import PlanChoice

@@ -68,7 +68,8 @@ def table_name(statuses: Iterable[ClipStatus]) -> str:
 def statuses_from(file: Path, arrays: Mapping[str, np.ndarray]) -> tuple[ClipStatus, ...]:
     """The clips in a part's arrays, by id; `file` is named in errors.
 
-    Raises `DamagedPartError` if an array is missing, has another dtype or length, or a row is not a valid clip.
+    Raises `DamagedPartError` if an array is missing, has another dtype or length, or a row is not a valid
+    clip.
     """
     check_dtypes(file, arrays, _DTYPES)
     try:

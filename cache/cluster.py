@@ -18,11 +18,8 @@ WAIT_S = 30.0
 def cluster_address(scheduler: str) -> str:
     """The address of a scheduler as Dask writes it.
 
-    Parameters
-    ----------
-    scheduler : str
-        ``dask://HOST:PORT``, or ``dask+tls://HOST:PORT`` with the certificates that Dask's own configuration names;
-        anything else is an `InputError`.
+    `scheduler` is ``dask://HOST:PORT``, or ``dask+tls://HOST:PORT`` with the certificates that Dask's own
+    configuration names; anything else is an `InputError`.
     """
     found = _ADDRESS.fullmatch(scheduler)
     if found is None or not 0 < int(found[3]) < 1 << 16:

@@ -1,8 +1,8 @@
 """The reader of every CSV file that a user gives: rows with their line numbers; a malformed file is refused.
 
-Cells are separated by commas, semicolons (as spreadsheets write them where the comma is the decimal point) or tabs. Text
-is UTF-8, with or without a byte order mark. Other bytes are read by Python's ``surrogateescape``, as a file name may be
-any bytes; columns where they can only be a mistake are checked by `check_text`.
+Cells are separated by commas, semicolons (as spreadsheets write them where the comma is the decimal point) or
+tabs. Text is UTF-8, with or without a byte order mark. Other bytes are read by Python's ``surrogateescape``,
+as a file name may be any bytes; columns where they can only be a mistake are checked by `check_text`.
 """
 
 import csv
@@ -24,8 +24,9 @@ _QUOTED = re.compile(r'"[^"]*(?:"|$)')
 def csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
     """Line number and cells of every row; the first is the header, its names without the spaces around them.
 
-    The header decides the separator: a comma if it has any, else the more frequent of semicolon and tab; a line such as
-    ``sep=;`` before it states the separator. Blank lines, and rows whose cells are all blank, are skipped.
+    The header decides the separator: a comma if it has any, else the more frequent of semicolon and tab; a
+    line such as ``sep=;`` before it states the separator. Blank lines, and rows whose cells are all blank,
+    are skipped.
 
     Raises `InputError` if the file cannot be read, is not CSV, or a row has more or fewer cells than the
     header; it names the line.

@@ -1,7 +1,7 @@
 """The errors that a user may meet, under one root.
 
-Every message names what was found, what was expected, which file or clip, and the next command or option. The command
-line prints it without a traceback and ends with its exit code.
+Every message names what was found, what was expected, which file or clip, and the next command or option. The
+command line prints it without a traceback and ends with its exit code.
 """
 
 from collections.abc import Iterable

@@ -1,8 +1,8 @@
 """Finished fits, stored so that an interrupted or repeated `moodfuse fuse` repeats none of them.
 
-A fit is found by its key, the digest of everything that decides it, and stored with others in immutable parts. Each
-folder is for one set of clips, labels and groups, so that its place shows when it is out of date. Damaged parts are set
-aside, and their fits are made again.
+A fit is found by its key, the digest of everything that decides it, and stored with others in immutable
+parts. Each folder is for one set of clips, labels and groups, so that its place shows when it is out of date.
+Damaged parts are set aside, and their fits are made again.
 """
 
 import time
@@ -42,8 +42,8 @@ class KeptFit:
     Attributes
     ----------
     values : ndarray of float64, shape (M, W)
-        Probabilities of the test rows before temperature scaling, or logits of all clips with a last column that is 1
-        where the fit saw the clip.
+        Probabilities of the test rows before temperature scaling, or logits of all clips with a last column
+        that is 1 where the fit saw the clip.
     temperature : float
     chosen : bool
         Whether settings could be chosen.

@@ -1,7 +1,7 @@
 """Folds: groups joined, groups assigned to folds, inner splits. Pure functions.
 
-A group's fold depends on the seed, the digests of its clips and the clips that have a fold already, never on a path or
-an order. A clip that has a fold keeps it.
+A group's fold depends on the seed, the digests of its clips and the clips that have a fold already, never on
+a path or an order. A clip that has a fold keeps it.
 """
 
 from collections import Counter, defaultdict
@@ -31,16 +31,10 @@ class Unit:
 
 
 def join_groups(clips: Sequence[Clip], file_digests: Mapping[str, str]) -> dict[str, str]:
-    """Group in force of every clip: clips of one declared group or of identical files are joined.
+    """Group in force of every clip id: clips of one declared group or of identical files are joined.
 
-    Parameters
-    ----------
-    clips : sequence of Clip
-    file_digests : mapping of clip id to the digest of its file's bytes; absent or empty where unreadable.
-
-    Returns
-    -------
-    dict of clip id to group name: the first declared name in it, else the first clip's id.
+    `file_digests` maps clip id to the digest of its file's bytes; absent or empty where unreadable. A group
+    is named by the first declared name in it, else by its first clip's id.
     """
     parent: dict[str, str] = {}
 
@@ -69,10 +63,7 @@ def join_groups(clips: Sequence[Clip], file_digests: Mapping[str, str]) -> dict[
 def units_of(statuses: Iterable[ClipStatus]) -> tuple[Unit, ...]:
     """Groups of readable clips; a group may have several labels, as an artist or a film does.
 
-    Raises
-    ------
-    InputError
-        If the same seconds of one file have two labels.
+    Raises `InputError` if the same seconds of one file have two labels.
     """
     members: dict[str, list[ClipStatus]] = defaultdict(list)
     for status in statuses:
@@ -107,7 +98,8 @@ def _check_labels(group: Sequence[ClipStatus]) -> None:
 def deal(units: Iterable[Unit], *, folds: int, seed: int, placed: Mapping[str, int]) -> dict[str, int]:
     """Assign groups to folds: each to the fold where its labels are rarest, then to the one with the fewest clips.
 
-    How full a fold is of a label counts once for each clip of the label in the group, so that a rare label decides.
+    How full a fold is of a label counts once for each clip of the label in the group, so that a rare label
+    decides.
 
     Parameters
     ----------
@@ -117,7 +109,8 @@ def deal(units: Iterable[Unit], *, folds: int, seed: int, placed: Mapping[str, i
     seed : int
         Decides the order of equals.
     placed : mapping of clip digest to fold
-        Clips that keep their fold. A group in several folds (it was merged) moves to the one with most of its clips.
+        Clips that keep their fold. A group in several folds (it was merged) moves to the one with most of its
+        clips.
 
     Returns
     -------
@@ -170,10 +163,7 @@ def check_fold_numbers(clips: Iterable[Clip]) -> None:
 def declared_folds(statuses: Iterable[ClipStatus]) -> tuple[int, dict[str, int]] | None:
     """K and the assignment from the data set's own `fold` column, or `None` where it has none.
 
-    Raises
-    ------
-    InputError
-        If only some clips have a fold, or a group is in two.
+    Raises `InputError` if only some clips have a fold, or a group is in two.
     """
     statuses = list(statuses)
     declared = [(status, status.clip.fold) for status in statuses if status.clip.fold is not None]
@@ -231,13 +221,9 @@ def _labels_outside(units: Iterable[Unit], assignment: Mapping[str, int], fold: 
 
 
 def inner_folds(units: Sequence[Unit], *, most: int, seed: int) -> dict[str, int] | None:
-    """Grouped, stratified inner folds of a training side, or `None` where a class has fewer than 3 groups.
+    """Inner fold of each clip digest of a training side, grouped and stratified; min(most, groups of the rarest class) folds.
 
-    Returns
-    -------
-    dict of clip digest to inner fold, or None
-        The number of folds is min(most, groups of the rarest class). Also `None` where groups of several labels left
-        a class in one fold only.
+    `None` where a class has fewer than 3 groups, or groups of several labels left a class in one fold only.
     """
     groups = groups_per_label(units)
     fewest = min(groups.values(), default=0)

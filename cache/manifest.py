@@ -63,8 +63,8 @@ class Manifest:
     path : path-like
         The folder.
     create : bool
-        Create it if it does not exist, remove temporaries of killed writers, and set damaged plans aside; otherwise a
-        missing or foreign folder, or a damaged plan, is an error.
+        Create it if it does not exist, remove temporaries of killed writers, and set damaged plans aside;
+        otherwise a missing or foreign folder, or a damaged plan, is an error.
     """
 
     def __init__(self, path: str | Path, *, create: bool = False) -> None:

@@ -1,11 +1,12 @@
 """The media store: clips decoded once, so that every source and fold finds their frames and audio.
 
-A rendition is what is stored of clips: their audio, their video as decoded, or their video made smaller for a network.
-Each rendition has a folder named after its rules, with one part per clip in it. Frames are lossless WebP: about a
-quarter of their bytes, and the same pixels back; `docs/media-store.md` gives the reasons.
+A rendition is what is stored of clips: their audio, their video as decoded, or their video made smaller for a
+network. Each rendition has a folder named after its rules, with one part per clip in it. Frames are lossless
+WebP: about a quarter of their bytes, and the same pixels back; `docs/media-store.md` gives the reasons.
 
-Parts of one clip each (media here, marks in `cache.audits`) are named ``<folder>/<xx>/<clip32>-<digest16>.h5``: `xx` and
-`clip32` are the first 2 and 32 digits of the clip's digest, so that no listing grows with the data set.
+Parts of one clip each (media here, marks in `cache.audits`) are named
+``<folder>/<xx>/<clip32>-<digest16>.h5``: `xx` and `clip32` are the first 2 and 32 digits of the clip's
+digest, so that no listing grows with the data set.
 """
 
 import io
@@ -78,12 +79,8 @@ class Media:
 class Rendition:
     """What is stored of clips, and how it is made.
 
-    Attributes
-    ----------
-    view : str
-        ``"sound"`` or ``"picture"``.
-    rules : str
-        Everything that decides its bytes: decoder, sizes, coding.
+    `view` is ``"sound"`` or ``"picture"``; `rules` is everything that decides the bytes: decoder, sizes,
+    coding.
     """
 
     view: Modality

@@ -98,22 +98,8 @@ def repeat_plan(
 ) -> Plan:
     """A further plan of the same clips for repeated cross-validation: its seed is that of `plan` plus `repeat`.
 
-    Parameters
-    ----------
-    plan : Plan
-        The plan of repeat 0.
-    earlier : sequence of Plan
-        Plans of this repeat, oldest first; clips keep their folds.
-    statuses : sequence of ClipStatus
-    repeat : int
-        From 1.
-    views : tuple of str
-        The modalities to be read.
-
-    Raises
-    ------
-    InputError
-        If the data set declares its folds, so that there is one plan only.
+    `plan` is that of repeat 0; `earlier` are the plans of this repeat (from 1), oldest first, whose clips
+    keep their folds. Raises `InputError` if the data set declares its folds, so that there is one plan only.
     """
     covered = [status for status in statuses if status.ok and status.clip.split == "train"]
     if declared_folds(covered) is not None:

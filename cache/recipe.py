@@ -81,7 +81,8 @@ class Recipe:
     preprocessing : str
         Canonical JSON.
     depth : str
-        One of `DEPTHS`; ``"imported"``: made elsewhere by networks that saw labels of the clips outside a holdout.
+        One of `DEPTHS`; ``"imported"``: made elsewhere by networks that saw labels of the clips outside a
+        holdout.
     tuning : Tuning or None
         `None` where `depth` is ``"frozen"`` or ``"imported"``.
     embedding_tuned : bool

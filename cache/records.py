@@ -103,7 +103,8 @@ class ClipStatus:
     decoder : str
         Version of the decoder and its rules.
     missing : str
-        The modality that the file does not have and that is imputed, ``"sound"`` or ``"picture"``; empty if it has both.
+        The modality that the file does not have and that is imputed, ``"sound"`` or ``"picture"``; empty if
+        it has both.
     """
 
     clip: Clip
@@ -240,7 +241,8 @@ class Block:
     embedding_tuned : bool
         Whether the embedding depends on labels; `False` where only the classifier was tuned.
     absent : frozenset of str
-        Digests of clips without the modality that the source reads; their rows are 0 and are imputed by the reader.
+        Digests of clips without the modality that the source reads; their rows are 0 and are imputed by the
+        reader.
     """
 
     source: str

@@ -60,8 +60,8 @@ class Result:
     level : str
         ``"logits"`` or ``"embedding"``.
     probabilities : ndarray of float64, shape (N, C)
-        Row i is the clip `Run.ids[i]`, predicted by a head that saw no clip of its fold, over networks that saw none
-        either, except under the leaky protocol, whose networks saw every clip; rows sum to 1.
+        Row i is the clip `Run.ids[i]`, predicted by a head that saw no clip of its fold, over networks that
+        saw none either, except under the leaky protocol, whose networks saw every clip; rows sum to 1.
     notes : tuple of str
         What a reader must know, such as ``"uncalibrated"``.
     unscaled : ndarray of float64, shape (N, C), or None
@@ -95,8 +95,8 @@ class Run:
     ----------
     name : str
     protocol : str
-        ``"crossfit"``: pair holdouts; ``"no-crossfit"``: one network ``{k}`` per fold; ``"leaky"``: networks that saw
-        every clip, and folds of clips, not groups, to measure how much leakage inflates the score.
+        ``"crossfit"``: pair holdouts; ``"no-crossfit"``: one network ``{k}`` per fold; ``"leaky"``: networks
+        that saw every clip, and folds of clips, not groups, to measure how much leakage inflates the score.
     classes : tuple of str
         Sorted labels; the class axis of every result.
     ids, labels, groups : tuple of str
@@ -111,7 +111,8 @@ class Run:
     digests : tuple of str
         Clip digests; empty in runs of older versions.
     missing : tuple of tuple of str
-        For each clip the modalities that were imputed, ``"sound"`` or ``"picture"``; empty where no clip needed it.
+        For each clip the modalities that were imputed, ``"sound"`` or ``"picture"``; empty where no clip
+        needed it.
     repeat_folds : tuple of tuple of int
         Fold of each clip under each further plan of repeated cross-validation.
     commands : tuple of str

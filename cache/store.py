@@ -1,7 +1,7 @@
 """The feature cache: sources, recipes, networks and blocks. `cache/FORMAT.md` is its published form.
 
-A `FeatureCache` is a thin reader and writer over a folder; the index is the directory listing. A holdout is a name that
-is looked up in the plan in force; what is stored is named by what a network was tuned on.
+A `FeatureCache` is a thin reader and writer over a folder; the index is the directory listing. A holdout is a
+name that is looked up in the plan in force; what is stored is named by what a network was tuned on.
 """
 
 import shlex
@@ -173,7 +173,8 @@ class FeatureCache(Manifest):
     def roles(self, recipe: Recipe, holdout: HoldoutLike, *, plan: Plan | None = None) -> Roles | None:
         """(clip digest, label, role) that a network of this recipe and holdout is tuned on; `None` if frozen.
 
-        `plan` is the one in force by default. Of an imported network all clips outside the holdout count as tuned on.
+        `plan` is the one in force by default. Of an imported network all clips outside the holdout count as
+        tuned on.
         """
         if not recipe.sees_labels:
             return None
@@ -210,21 +211,11 @@ class FeatureCache(Manifest):
         digests: Sequence[str] | Digests,
         arrays: Mapping[str, np.ndarray],
     ) -> int:
-        """Add the features of some clips to a network's.
+        """Add the features of some clips to a network's; see `blocks.write_rows`.
 
-        Parameters
-        ----------
-        recipe : Recipe
-        roles : tuple or None
-            What the network was tuned on; `None` for a frozen one.
-        digests : sequence of str, length n
-        arrays : mapping of str to ndarray of float32, shape (n, ...)
-            ``embedding``, ``logits``, ``activation``.
-
-        Returns
-        -------
-        int
-            Number of rows that are stored already with other values; those stay, and a warning is logged.
+        `roles` is what the network was tuned on, `None` for a frozen one; `arrays` may be ``embedding``,
+        ``logits`` and ``activation``, float32 [n, ...]. Returns the number of rows that are stored already
+        with other values, and stay.
         """
         classes = self.classes if "logits" in arrays else ()
         return write_rows(self.owner(recipe, roles), digests, arrays, classes=classes)
@@ -244,14 +235,15 @@ class FeatureCache(Manifest):
     def block(self, source: str, holdout: HoldoutLike, *, plan: Plan | None = None) -> Block:
         """Features of the plan's clips from a source under a holdout, rows in the order of `clips`.
 
-        A frozen source has one block, whatever the holdout. Of a tuned one, the network is looked up by the clips and
-        labels that the plan puts outside the holdout.
+        A frozen source has one block, whatever the holdout. Of a tuned one, the network is looked up by the
+        clips and labels that the plan puts outside the holdout.
 
         Parameters
         ----------
         source : str
         holdout : Holdout, int, str or iterable of int
-            Folds that the network must not have seen: ``2``, ``{1, 4}``, ``"{1,4}"``; ``"*"`` for a frozen source.
+            Folds that the network must not have seen: ``2``, ``{1, 4}``, ``"{1,4}"``; ``"*"`` for a frozen
+            source.
         plan : Plan, optional
             By default the one in force.
 

@@ -1,9 +1,10 @@
 """Immutable files: written under a temporary name, synced, read back, moved into place. Never appended to or edited.
 
-Every byte of a cache goes through `write_aside`, in five calls of the operating system: open (exclusively, a name that no
-listing matches), write, fsync, rename, fsync of the folder. So one order of events has to be proved: a process that
-stops after any of them, or a disk that loses what was not synced, leaves the old file or the new one, never a part of
-it. No file is locked, so that a shared file system works as well as a local one.
+Every byte of a cache goes through `write_aside`, in five calls of the operating system: open (exclusively, a
+name that no listing matches), write, fsync, rename, fsync of the folder. So one order of events has to be
+proved: a process that stops after any of them, or a disk that loses what was not synced, leaves the old file
+or the new one, never a part of it. No file is locked, so that a shared file system works as well as a local
+one.
 """
 
 import errno
@@ -43,8 +44,9 @@ _REMEDIES = {
 def write_aside(path: Path, data: bytes | memoryview, *, check: Callable[[Path], None] | None = None) -> None:
     """Write `data` to a temporary in the folder of `path`, sync it, read it back, and move it into place.
 
-    `check` raises if the temporary does not hold what it should; by default its bytes are compared with `data`. If the disk
-    refuses (full, read-only, failing) or gives other bytes back, `path` is unchanged, and the error is a `CacheError`.
+    `check` raises if the temporary does not hold what it should; by default its bytes are compared with
+    `data`. If the disk refuses (full, read-only, failing) or gives other bytes back, `path` is unchanged, and
+    the error is a `CacheError`.
     """
     temporary = path.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(6)}{path.suffix}"
     try:
@@ -181,7 +183,8 @@ def temporaries(root: Path) -> Iterator[Path]:
 def listing(folder: Path, *, prefix: str = "", suffix: str = "") -> list[Path]:
     """Paths in a folder by name, without names that start with a dot; empty if the folder does not exist.
 
-    Every reader of a cache lists with this: a snapshot or a file manager's hidden files are not part of the cache.
+    Every reader of a cache lists with this: a snapshot or a file manager's hidden files are not part of the
+    cache.
 
     Raises `CacheError` if the folder may not be listed.
     """

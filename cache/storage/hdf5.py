@@ -1,8 +1,8 @@
 """Open untrusted HDF5 files without reading any other file.
 
-An HDF5 file can link to other files, keep the values of an array in other files, and declare an array that is far
-larger than the file. A checksum does not protect against this: the author of a malicious file can write a matching one.
-So the links, the storage and the size of an array are checked before its first value is read.
+An HDF5 file can link to other files, keep the values of an array in other files, and declare an array that is
+far larger than the file. A checksum does not protect against this: the author of a malicious file can write a
+matching one. So the links, the storage and the size of an array are checked before its first value is read.
 """
 
 import math
@@ -51,8 +51,8 @@ def get_member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | h5py
 def check_array(array: object, name: str) -> int:
     """Check that a member is an array of plain values that are all in this file; returns its bytes.
 
-    Raises `ValueError`, with `name`, if it is a group, is stored in another file, has another dtype or filter than parts
-    have, or declares more bytes than are stored.
+    Raises `ValueError`, with `name`, if it is a group, is stored in another file, has another dtype or filter
+    than parts have, or declares more bytes than are stored.
     """
     if not isinstance(array, h5py.Dataset):
         raise ValueError(f"{name} is a group or a type; expected an array")
@@ -112,8 +112,8 @@ def checked_arrays(file: h5py.File) -> dict[str, h5py.Dataset]:
 def read_array(array: h5py.Dataset) -> np.ndarray:
     """The values of an array that `check_array` has passed.
 
-    A compressed one is decompressed here, since HDF5 would decompress a chunk to the end of its stream, whatever size
-    the chunk is declared to have.
+    A compressed one is decompressed here, since HDF5 would decompress a chunk to the end of its stream,
+    whatever size the chunk is declared to have.
 
     Raises `ValueError` if a compressed chunk is missing or not of the declared size.
     """

@@ -41,8 +41,8 @@ def _finite(text: str) -> float:
 def read_named(file: Path) -> dict[str, Any]:
     """The JSON object of a file ``<digest16>.json`` or ``<anything>-<digest16>.json``.
 
-    The digest is checked before anything else: content that does not match the name is damage; content that does, and has
-    unknown keys, is of a newer version.
+    The digest is checked before anything else: content that does not match the name is damage; content that
+    does, and has unknown keys, is of a newer version.
 
     Raises `DamagedPartError` if the content is not an object, or does not match the name; `CacheError` if the
     file cannot be read.

@@ -1,7 +1,7 @@
 """The kind of each file in a cache folder, given by its place, and a walk over all of them.
 
-Readers find a file by its place alone, so whatever is at such a place counts as that kind of file, valid or not; a file
-anywhere else is unknown, and left alone. `cache/FORMAT.md` has the same table in words.
+Readers find a file by its place alone, so whatever is at such a place counts as that kind of file, valid or
+not; a file anywhere else is unknown, and left alone. `cache/FORMAT.md` has the same table in words.
 """
 
 import os
@@ -73,7 +73,8 @@ class Entry:
     modified_s : float
         When it was last written, or renamed if it is temporary or set aside; in seconds since 1970.
     fault : str
-        Why it is not a regular file that can be read, such as a pipe or a folder in its place; empty if it is.
+        Why it is not a regular file that can be read, such as a pipe or a folder in its place; empty if it
+        is.
     denied : bool
         Whether the fault is that the system refuses access, which is not damage.
     """

@@ -1,8 +1,8 @@
 """Parts: immutable HDF5 files of arrays, each named by the digest of its content.
 
-A part begins with a header of 512 bytes, HDF5's user block, with the digest of every byte behind it. It is checked
-before HDF5 opens the file, on the first read in a process: damaged HDF5 can end a process or ask for any amount of memory.
-`cache/FORMAT.md` is the published form.
+A part begins with a header of 512 bytes, HDF5's user block, with the digest of every byte behind it. It is
+checked before HDF5 opens the file, on the first read in a process: damaged HDF5 can end a process or ask for
+any amount of memory. `cache/FORMAT.md` is the published form.
 """
 
 import hashlib
@@ -36,20 +36,10 @@ _verified: set[FileState] = set()
 class Header:
     """The first 512 bytes of a part.
 
-    Attributes
-    ----------
-    content : str
-        Digest of the arrays and attributes, 64 hexadecimal digits; the file's name has the first 16.
-    body : str
-        SHA-256 of every byte behind the header.
-    size : int
-        Bytes of the whole file.
-    rows : int
-        Length of the first axis of the array ``clip``, 0 where there is none: a listing need not open HDF5.
-    schema : int
-    kind : str
-    written_by : str
-        Version of moodfuse that wrote the part; empty where it is not known.
+    `content` is the digest of the arrays and attributes (the file's name has its first 16 digits), `body` the
+    SHA-256 of every byte after the header, `size` that of the whole file, and `rows` the length of the array
+    ``clip``, 0 without one, so that a listing need not open HDF5. `written_by` is the version of moodfuse
+    that wrote the part, empty if not known.
     """
 
     content: str
@@ -150,7 +140,8 @@ def write_part(
 ) -> Path:
     """Write one part, ``<stem>-<digest16>.h5``, and return its path; an equal part that exists is left alone.
 
-    Arrays named in `packed` are compressed with HDF5's filters shuffle and deflate. `CacheError` if the disk refuses.
+    Arrays named in `packed` are compressed with HDF5's filters shuffle and deflate. `CacheError` if the disk
+    refuses.
     """
     digest = content_digest(arrays, attributes)
     path = folder / f"{stem}-{digest[:16]}.h5"

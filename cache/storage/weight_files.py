@@ -1,7 +1,8 @@
 """Seals of network files: safetensors that carry the digest of their own content. No tensor library is needed.
 
-safetensors has no checksum: a flipped bit in a weight is a weight. So the metadata key of a file that moodfuse writes
-holds, with the facts about the network, a ``seal``: SHA-256 of the header without it and of the data.
+safetensors has no checksum: a flipped bit in a weight is a weight. So the metadata key of a file that
+moodfuse writes holds, with the facts about the network, a ``seal``: SHA-256 of the header without it and of
+the data.
 """
 
 import hashlib
