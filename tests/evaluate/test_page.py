@@ -362,7 +362,7 @@ def test_inflation_reads_no_run_that_it_does_not_need(
     honest, leaky = chosen_runs(work, None, inflation=True)
     assert leaky is not None and (honest.name, leaky.name) == ("run-2", "run-3")
     assert all(
-        caplog.text.count(f"run run-{number} cannot be read and is passed over") == 1 for number in (4, 5)
+        caplog.text.count(f"run run-{number} cannot be read and is skipped") == 1 for number in (4, 5)
     )
     with pytest.raises(CacheError, match="not JSON"):
         chosen_runs(work, "run-5", inflation=False)
