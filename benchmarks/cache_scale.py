@@ -33,28 +33,24 @@ def rows_of(start: int, stop: int) -> np.ndarray:
 
 def write(folder: Path, rows: int) -> dict[str, float]:
     """Declare the clips, then write the source's parts and the same array as one `.npy`."""
-    from moodfuse.cache.additions import write_rows
-    from moodfuse.cache.clip_table import ClipTable
-    from moodfuse.cache.columns import Assignment
-    from moodfuse.cache.digests import digest
-    from moodfuse.cache.manifest import table_name
+    from moodfuse.cache.blocks import write_rows
+    from moodfuse.cache.clip_table import table_name
+    from moodfuse.cache.digests import digest, digest_array
     from moodfuse.cache.recipe import import_recipe
     from moodfuse.cache.records import Clip, ClipStatus, Plan
     from moodfuse.cache.store import FeatureCache
 
     start = time.perf_counter()
     names = [f"clip-{row:07d}" for row in range(rows)]
-    table = ClipTable.of(
+    table = [
         ClipStatus(
             Clip(name, "", LABELS[row % 6], fold=row // 6 % FOLDS), digest({"id": name}), "", name, ok=True
         )
         for row, name in enumerate(names)
-    )
-    digests = table.digests
-    order = np.argsort(digests)
-    folds = (np.arange(rows) // 6 % FOLDS).astype(np.int16)
+    ]
+    digests = digest_array(status.digest for status in table)
     cache = FeatureCache(folder / "cache", create=True)
-    assignment = Assignment(digests[order], folds[order])
+    assignment = {status.digest: row // 6 % FOLDS for row, status in enumerate(table)}
     cache.write_plan(Plan(FOLDS, 0, "declared", assignment, (table_name(table),)), table)
     declared = time.perf_counter()
     recipe = import_recipe(SOURCE, sees_labels=False)

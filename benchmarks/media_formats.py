@@ -22,8 +22,7 @@ import torch
 from PIL import Image
 
 from moodfuse.cache.digests import content_digest
-from moodfuse.cache.media import Media
-from moodfuse.cache.pictures import decode_frames, encode_frames
+from moodfuse.cache.media import Media, decode_frames, encode_frames
 from moodfuse.cache.storage.parts import check_bytes, encode_part
 from moodfuse.extract.embed import SourceWorker, make_network
 from moodfuse.extract.media.decode import read_clip

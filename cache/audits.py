@@ -1,33 +1,36 @@
-"""Audits: pairs of clips that may be one, as stage one finds them and stage three reports them.
+"""Group audits: pairs of clips that may be the same, found by `extract` and reported by `evaluate`.
 
-What an audit compares of a clip, its marks, is kept when the clip is decoded: ten thousand bytes, so that clips can
-be compared whether or not their media are kept.
+The marks that an audit compares are stored when a clip is decoded, about ten thousand bytes each, so that
+clips can be compared whether or not their media are stored.
 """
 
-import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
-from moodfuse.cache.clip_parts import find_clip, read_clip_part, write_clip_part
 from moodfuse.cache.digests import canonical_json, digest16
 from moodfuse.cache.errors import DamagedPartError, InputError, SchemaError
-from moodfuse.cache.storage.files import facts_of, listing, set_aside, write_text
-from moodfuse.cache.storage.json_records import read_named, record_of
+from moodfuse.cache.media import find_clip, read_clip_part, write_clip_part
+from moodfuse.cache.storage.files import each_valid, facts_of, listing, write_text
+from moodfuse.cache.storage.json_files import read_named, record_of
 from moodfuse.cache.storage.parts import check_dtypes
 from moodfuse.cache.store import FeatureCache
 
-log = logging.getLogger(__name__)
-
 FORMAT_OF_MARKS = "moodfuse-marks"
 KINDS = ("file", "sound", "frames", "name")
+_MARKS = {
+    "peak_times": ("<u2", 1),
+    "peak_bins": ("<u2", 1),
+    "frame_hashes": ("<u8", 1),
+    "frame_times_s": ("<f8", 1),
+}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Two clips that may be one: what a group audit found. Times are within the clips, in seconds.
+    """Two clips that may be the same. Times are within the clips, in seconds.
 
     Attributes
     ----------
@@ -38,9 +41,9 @@ class Finding:
     score : float
         Similarity in [0, 1]; 1 for identical files.
     first_s, second_s, length_s : float
-        Where the likeness begins in each clip, and how long it lasts; 0 where that has no meaning.
+        Start of the similar part in each clip, and its length; 0 where that has no meaning.
     grouped : bool
-        Whether both are of one group already, so that no split can part them.
+        Whether both are in one group already, so that no split can separate them.
     """
 
     kind: str
@@ -66,7 +69,7 @@ class Audit:
 
 
 def write_audit(cache: FeatureCache, audit: Audit) -> None:
-    """Keep an audit of the clips that the plan in force covers."""
+    """Store an audit of the clips that the plan in force covers."""
     values = {
         "clips": _clips_digest(cache),
         "rules": audit.rules,
@@ -76,34 +79,22 @@ def write_audit(cache: FeatureCache, audit: Audit) -> None:
 
 
 def read_audit(cache: FeatureCache) -> Audit | None:
-    """The audit of the clips that the plan in force covers, or `None` if none was made; damaged ones are set aside.
+    """The newest audit of the clips that the plan in force covers, or `None`.
 
-    One of a newer version is passed over.
+    Damaged files are set aside; those of a newer version are skipped.
     """
     files = listing(cache.path / "audits", suffix=".json")
     ages = {file: facts.st_mtime_ns for file in files if (facts := facts_of(file))}
-    for file in sorted(ages, key=lambda file: ages[file], reverse=True):
-        try:
-            clips, audit = audit_in(file)
-        except SchemaError as error:
-            log.info("passed over: %s", error)
-        except DamagedPartError as error:
-            set_aside(file, str(error))
-        else:
-            if clips == _clips_digest(cache):
-                return audit
-    return None
+    newest_first = sorted(ages, key=lambda file: ages[file], reverse=True)
+    audits = each_valid(newest_first, audit_in, skip_newer=True)
+    return next((audit for _, (clips, audit) in audits if clips == _clips_digest(cache)), None)
 
 
 def audit_in(file: Path) -> tuple[str, Audit]:
-    """The clips that an audit is of, as a digest, and the audit.
+    """The audit in a file, and the digest of the clips that it is of.
 
-    Raises
-    ------
-    DamagedPartError
-        If the file is not what its name says.
-    SchemaError
-        If a newer version wrote it.
+    Raises `DamagedPartError` if the content does not match the name; `SchemaError` if a newer version wrote
+    it.
     """
     values = read_named(file)
     try:
@@ -114,11 +105,10 @@ def audit_in(file: Path) -> tuple[str, Audit]:
             f"{file}: {error}; a newer version wrote it: upgrade moodfuse to read it"
         ) from error
     except (KeyError, TypeError) as error:
-        raise DamagedPartError(f"{file}: is no audit ({error})") from error
+        raise DamagedPartError(f"{file}: is not an audit ({error})") from error
 
 
 def _clips_digest(cache: FeatureCache) -> str:
-    """What an audit depends on: clips by name and content, and their groups."""
     return digest16([[status.clip.id, status.digest, status.group] for status in cache.clips])
 
 
@@ -129,7 +119,7 @@ class ClipMarks:
     Attributes
     ----------
     peak_times, peak_bins : ndarray of uint16, shape (P,)
-        Peaks of the sound's spectrogram: number of the hop and of the frequency.
+        Peaks of the audio's spectrogram: index of the hop and of the frequency bin.
     frame_hashes : ndarray of uint64, shape (M,)
         Hashes of its frames.
     frame_times_s : ndarray of float64, shape (M,)
@@ -142,21 +132,8 @@ class ClipMarks:
     frame_times_s: np.ndarray
 
 
-_MARKS = {
-    "peak_times": ("<u2", 1),
-    "peak_bins": ("<u2", 1),
-    "frame_hashes": ("<u8", 1),
-    "frame_times_s": ("<f8", 1),
-}
-
-
 def check_marks(file: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, object]) -> None:
-    """Check that a part holds the marks of a clip; the attributes are not used.
-
-    Raises
-    ------
-    DamagedPartError
-    """
+    """Refuse a part that is not the marks of a clip (`DamagedPartError`); the attributes are not used."""
     check_dtypes(file, arrays, _MARKS)
     pairs = (("peak_times", "peak_bins"), ("frame_hashes", "frame_times_s"))
     if any(len(arrays[one]) != len(arrays[other]) for one, other in pairs):
@@ -164,22 +141,26 @@ def check_marks(file: Path, arrays: Mapping[str, np.ndarray], attributes: Mappin
 
 
 class MarkStore:
-    """Marks of clips under one set of rules, a part a clip, in ``<cache>/audits/<rules16>``."""
+    """Marks of clips under one set of rules, one part per clip, in ``<cache>/audits/<rules16>``."""
 
     def __init__(self, cache: FeatureCache, rules: str) -> None:
         self.folder = cache.path / "audits" / digest16(rules)
         self.rules = rules
 
     def holds(self, digest: str) -> bool:
-        """Whether the marks of a clip are there."""
+        """Whether the marks of a clip are stored."""
         return find_clip(self.folder, digest, form=FORMAT_OF_MARKS) is not None
 
     def write(self, digest: str, marks: ClipMarks) -> None:
-        """Keep the marks of a clip."""
+        """Store the marks of a clip."""
         arrays = {item.name: getattr(marks, item.name) for item in fields(marks)}
         write_clip_part(self.folder, digest, arrays, {"rules": self.rules}, form=FORMAT_OF_MARKS)
 
     def read(self, digest: str) -> ClipMarks | None:
         """The marks of a clip, or `None` where there are none."""
-        found = read_clip_part(self.folder, digest, form=FORMAT_OF_MARKS, check=check_marks)
-        return None if found is None else ClipMarks(**{name: found[0][name] for name in _MARKS})
+        return read_clip_part(self.folder, digest, form=FORMAT_OF_MARKS, read=_marks_of)
+
+
+def _marks_of(file: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, object]) -> ClipMarks:
+    check_marks(file, arrays, attributes)
+    return ClipMarks(**{name: arrays[name] for name in _MARKS})

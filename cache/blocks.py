@@ -1,12 +1,16 @@
-"""The parts of one network in its folder: which clips they hold, their rows put in order.
+"""The features of one network: the parts in its folder, which clips they hold, reading and adding rows.
 
-A part is taken when its bytes are what was written and it says that it belongs here; any other is set aside, and its
-clips count as missing. Of several parts that hold a clip the first by name stands.
+A part is used if its bytes are those that were written and its attributes belong to the folder; any other is
+set aside, and its clips count as missing. Of several parts with the same clip the first by name counts. Rows
+that a folder has are never written again: where new values differ in a bit, a warning is logged and the old
+ones stay.
 """
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,34 +18,28 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from moodfuse.cache.columns import Digests, lookup, repeated
-from moodfuse.cache.errors import CacheError, DamagedPartError
-from moodfuse.cache.storage.files import listing, set_aside
+from moodfuse.cache.digests import Digests, digest16, lookup, repeated
+from moodfuse.cache.errors import CacheError, DamagedPartError, InputError
+from moodfuse.cache.storage.files import each_valid, listing, set_aside
 from moodfuse.cache.storage.layout import folder_of
-from moodfuse.cache.storage.parts import SCHEMA, FileState, file_state, open_part
+from moodfuse.cache.storage.parts import SCHEMA, FileState, file_state, open_part, write_part
 
+log = logging.getLogger(__name__)
 FORMAT = "moodfuse-part"
 CLASSES = "classes"
-"""Attribute of a part with logits: the class of each column. Parts of before it was written lack it."""
+"""Attribute of a part with logits: the class of each column. Old parts may not have it."""
 PART_BYTES = 1 << 25
-"""A part of several clips holds so many bytes of arrays at most."""
+"""Maximum bytes of arrays in a part of several clips."""
 Arrays = Mapping[str, np.ndarray]
-_CLIP, _VALUE = np.dtype("S64"), np.dtype("<f4")
-_REMEMBERED_PARTS, _REMEMBERED_CLIPS = 1 << 14, 1 << 10
-"""The clips of so many checked parts are remembered, where a part holds no more than so many: 64 bytes each."""
-_clips: dict[tuple[FileState, str, str], Digests] = {}
+_NONDETERMINISM = (
+    "%s: %d of %d rows differ from the stored ones, which stay (first clip: %.16s): the same recipe gives different "
+    "numbers here; see `moodfuse cache verify`"
+)
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Whose rows a folder holds.
-
-    Attributes
-    ----------
-    folder : Path
-    source, recipe, trained : str
-        As the attributes of a part have them; a part of another recipe or training does not belong here.
-    """
+    """The network whose features a folder holds: the attributes that every part in the folder must have."""
 
     folder: Path
     source: str
@@ -62,15 +60,10 @@ class Owner:
 
 @dataclass(frozen=True)
 class Rows:
-    """Arrays of some clips, in the order they were asked for.
+    """Arrays [N, ...] of some clips, in the order of the request, with 0 in rows of clips that were not found.
 
-    Attributes
-    ----------
-    arrays : mapping of str to ndarray, shape (N, ...)
-        Rows of clips that were not found are 0.
-    found : ndarray of bool, shape (N,)
-    axes : tuple of tuple of str
-        The classes of the columns of ``logits``, as each part that says so has them; each such axis once.
+    `found` is bool [N]; `axes` are the classes of the columns of ``logits`` as the parts name them, each
+    different axis once.
     """
 
     arrays: Arrays
@@ -78,33 +71,20 @@ class Rows:
     axes: tuple[tuple[str, ...], ...] = ()
 
 
+# Parts
+
+
 def part_files(folder: Path) -> list[Path]:
-    """Parts in a folder by name; temporaries and what was set aside are none."""
+    """Parts in a folder by name, without temporaries and files that were set aside."""
     return listing(folder, suffix=".h5")
 
 
 @contextmanager
-def opened(owner: Owner, file: Path) -> Iterator[tuple[Mapping[str, h5py.Dataset], Mapping[str, Any]]]:
-    """The arrays of a checked part for reading, with its attributes, after checking that it belongs to `owner`.
-
-    Raises
-    ------
-    DamagedPartError
-    """
-    with open_features(file) as (part, attributes):
-        _check_belongs(owner, file, attributes)
-        yield part, attributes
-
-
-@contextmanager
 def open_features(file: Path) -> Iterator[tuple[Mapping[str, h5py.Dataset], Mapping[str, Any]]]:
-    """The arrays of a part of features of any source for reading, with its attributes; both are checked before.
+    """The arrays of a part of features for reading, with its attributes; both are checked.
 
-    Raises
-    ------
-    DamagedPartError
-        If it is not what its name says, or holds something else than features: it has no clips, no embedding, arrays of
-        another form, or logits that do not fit its classes.
+    Raises `DamagedPartError` if the content does not match the name, or it has no clips, no embedding, arrays
+    of another form, or logits that do not fit the classes.
     """
     with open_part(file) as (part, attributes):
         if attributes.get("format") != FORMAT:
@@ -126,178 +106,264 @@ def open_features(file: Path) -> Iterator[tuple[Mapping[str, h5py.Dataset], Mapp
 
 
 def _check_array(file: Path, name: str, data: h5py.Dataset, rows: tuple[int, ...]) -> None:
-    """Check that an array is what a part of features has: clips as 64 bytes each, or float32 with a row a clip."""
-    dtype, ndim = (_CLIP, 1) if name == "clip" else (_VALUE, 2)
+    """Check the form of an array: clips as 64 bytes each, anything else as float32 with a row per clip."""
+    dtype, ndim = (np.dtype("S64"), 1) if name == "clip" else (np.dtype("<f4"), 2)
     if data.dtype != dtype or len(data.shape) != ndim or data.shape[:1] != rows or data.chunks:
         found = f"bytes of length {data.dtype.itemsize}" if data.dtype.kind == "S" else data.dtype
-        wanted = (
+        expected = (
             "bytes of length 64 and shape (N,)"
             if name == "clip"
             else f"float32 of shape ({[*rows, 'N'][0]}, D)"
         )
         raise DamagedPartError(
             f"{file}: {name} is {found} of shape {data.shape}{', stored in chunks' if data.chunks else ''}; expected "
-            f"{wanted}, stored without chunks or compression"
+            f"{expected}, stored without chunks or compression"
         )
 
 
-def _check_belongs(owner: Owner, file: Path, attributes: Mapping[str, Any]) -> None:
-    """Hold a part to its folder. Of sources whose folders have one name the recipe decides."""
-    found = (folder_of(str(attributes.get("source"))), attributes.get("recipe"), attributes.get("trained"))
-    if found != (folder_of(owner.source), owner.recipe, owner.trained):
-        raise DamagedPartError(f"{file}: belongs to {'/'.join(map(str, found))}")
-
-
-def sound_parts(owner: Owner, *, but: Container[Path] = ()) -> Iterator[tuple[Path, Digests]]:
-    """Every sound part, but some, with its clips; a damaged one is set aside."""
-    for file in (file for file in part_files(owner.folder) if file not in but):
-        try:
-            yield file, clips_of(owner, file)
-        except DamagedPartError as error:
-            set_aside(file, str(error))
+@contextmanager
+def _open_own(owner: Owner, file: Path) -> Iterator[tuple[Mapping[str, h5py.Dataset], Mapping[str, Any]]]:
+    """`open_features` of a part that must belong to `owner`; of sources with one folder name the recipe decides."""
+    with open_features(file) as (part, attributes):
+        found = (
+            folder_of(str(attributes.get("source"))),
+            attributes.get("recipe"),
+            attributes.get("trained"),
+        )
+        if found != (folder_of(owner.source), owner.recipe, owner.trained):
+            raise DamagedPartError(f"{file}: belongs to {'/'.join(map(str, found))}")
+        yield part, attributes
 
 
 def clips_of(owner: Owner, file: Path) -> Digests:
-    """Clips of a part; of one that this process has checked and that was not replaced since, from memory.
+    """Clips of a part; remembered per process, as a writer lists every part of its folder for each that it writes."""
+    return _clips_of(owner, file_state(file))
 
-    A writer looks at every part of its folder for each that it writes: opening them all takes a minute at 500 parts.
-    """
-    key = (file_state(file), owner.recipe, owner.trained)
-    clips = _clips.get(key)
-    if clips is None:
-        with opened(owner, file) as (part, _):
-            clips = part["clip"][()]
-        check_each_once(file, clips)
-        if len(clips) <= _REMEMBERED_CLIPS:
-            if len(_clips) >= _REMEMBERED_PARTS:
-                _clips.clear()
-            _clips[key] = clips
+
+@lru_cache(maxsize=1 << 14)
+def _clips_of(owner: Owner, state: FileState) -> Digests:
+    file = Path(state[0])
+    with _open_own(owner, file) as (part, _):
+        clips: Digests = part["clip"][()]
+    check_each_once(file, clips)
     return clips
 
 
 def check_each_once(file: Path, clips: Digests) -> None:
-    """Refuse a part that holds a clip twice: which of the rows is meant, nobody could say.
-
-    Raises
-    ------
-    DamagedPartError
-    """
+    """Refuse a part that holds a clip twice (`DamagedPartError`), as its row would be ambiguous."""
     if clip := repeated(clips):
         raise DamagedPartError(f"{file}: holds clip {clip.decode()[:16]} twice")
 
 
-def held(owner: Owner) -> Digests:
-    """Digests of the clips that the folder's sound parts hold, sorted, each once."""
-    return np.unique(joined(clips for _, clips in sound_parts(owner)))
+def valid_parts(owner: Owner) -> Iterator[tuple[Path, Digests]]:
+    """Every valid part with its clips; damaged ones are set aside."""
+    return each_valid(part_files(owner.folder), lambda file: clips_of(owner, file))
 
 
 def joined(parts: Iterable[Digests]) -> Digests:
-    """The clips of some parts, one after the other."""
+    """The clips of some parts in one array."""
     return np.concatenate([np.zeros(0, dtype="S64"), *parts])
 
 
+# Reading
+
+
+def held(owner: Owner) -> Digests:
+    """Digests of the clips with a row in the folder, sorted, each once."""
+    return np.unique(joined(clips for _, clips in valid_parts(owner)))
+
+
 def read_rows(owner: Owner, wanted: Digests, names: Sequence[str]) -> Rows:
-    """Rows of the wanted clips; each array in one piece of memory, filled part by part.
+    """Rows of the wanted clips, S64 [N]; an array that some part does not have is left out."""
+    return _read(owner, dict(valid_parts(owner)), wanted, names)
+
+
+def _read(owner: Owner, parts: Mapping[Path, Digests], wanted: Digests, names: Sequence[str]) -> Rows:
+    # Two copies of a file have one digest: such a clip is read once, and copied to its other rows at the end.
+    unique, first, inverse = np.unique(wanted, return_index=True, return_inverse=True)
+    found = np.zeros(len(wanted), dtype=bool)
+    arrays: dict[str, np.ndarray] = {}
+    incomplete: set[str] = set()
+    axes: set[tuple[str, ...]] = set()
+    for file, clips in parts.items():
+        index = lookup(unique, clips)
+        rows = np.flatnonzero(index >= 0)
+        rows = rows[~found[first[index[rows]]]]
+        if not len(rows):
+            continue
+        target = first[index[rows]]
+        try:
+            with _open_own(owner, file) as (part, attributes):
+                axes |= {tuple(attributes[CLASSES])} if attributes.get(CLASSES) else set()
+                incomplete |= {name for name in names if name not in part}
+                for name, data in ((name, part[name]) for name in names if name in part):
+                    if name not in arrays:
+                        arrays[name] = np.zeros((len(wanted), data.shape[1]), data.dtype)
+                    _check_width(file, data, arrays[name])
+                    arrays[name][target] = data[()][rows]
+        except DamagedPartError as error:  # damaged after it was listed; its rows may be in a later part
+            set_aside(file, str(error))
+            continue
+        found[target] = True
+    arrays = {name: array for name, array in arrays.items() if name not in incomplete}
+    if len(unique) < len(wanted):
+        for array in (*arrays.values(), found):
+            array[:] = array[first[inverse]]
+    return Rows(arrays, found, tuple(sorted(axes)))
+
+
+def _check_width(file: Path, data: h5py.Dataset, array: np.ndarray) -> None:
+    if data.shape[1:] != array.shape[1:]:
+        raise CacheError(
+            f"{file}: rows of {data.name} are {data.dtype}{list(data.shape[1:])}, those of parts before it "
+            f"{array.dtype}{list(array.shape[1:])}; move the part away that does not belong here, then run extract again"
+        )
+
+
+def on_axis(rows: Rows, classes: Sequence[str], *, where: str, remedy: str) -> np.ndarray | None:
+    """Logits with their columns in the order of some classes, float32 [N, C]; `None` where there are none.
+
+    If the parts name no classes, only the width is checked. `where` and `remedy` begin and end the message of
+    the `InputError` if the columns are of other classes.
+    """
+    logits = rows.arrays.get("logits")
+    if logits is None:
+        return None
+    axes = rows.axes or ((*classes,),)
+    for axis in axes:
+        if len(axis) != logits.shape[1] or sorted(axis) != sorted(classes):
+            found = ", ".join(axis) if len(axis) == logits.shape[1] else f"{logits.shape[1]} classes"
+            raise InputError(
+                f"{where}: its logits are of {found}, but the labels are {', '.join(classes)}; {remedy}"
+            )
+    if len(axes) > 1:
+        raise InputError(f"{where}: its parts have the classes of their logits in different orders; {remedy}")
+    if axes[0] == tuple(classes):
+        return logits
+    return np.ascontiguousarray(logits[:, [axes[0].index(label) for label in classes]])
+
+
+# Writing
+
+
+def write_rows(
+    owner: Owner,
+    clips: Sequence[str] | Digests,
+    arrays: Arrays,
+    *,
+    stem: str = "",
+    classes: Sequence[str] = (),
+) -> int:
+    """Add rows in one part; rows that the folder has are compared, not written.
 
     Parameters
     ----------
     owner : Owner
-    wanted : ndarray of S64, shape (N,)
-    names : sequence of str
-        Arrays; one that some part lacks is left out.
+    clips : sequence of str, or ndarray of S64, shape (n,)
+    arrays : mapping of str to ndarray of float32, shape (n, ...)
+    stem : str
+        First part of the file's name; by default from the clips.
+    classes : sequence of str
+        Class of each column of ``logits``.
+
+    Returns
+    -------
+    int
+        Number of rows that the folder has with other values: those stay, and a warning is logged.
     """
-    return read_from(owner, dict(sound_parts(owner)), wanted, names)
+    digests = np.asarray(clips, dtype="S64")
+    if clip := repeated(digests):
+        raise CacheError(f"{owner.folder}: two rows for clip {_short(clip)}; expected one per clip")
+    _check_values(owner, digests, arrays, classes)
+    parts = dict(valid_parts(owner))
+    known = np.isin(digests, joined(parts.values()))
+    differing = _differing(owner, parts, digests[known], _take(arrays, known))
+    if not known.all():
+        content = {**_take(arrays, ~known), "clip": digests[~known]}
+        stem = stem or digest16(digests[~known].astype("U64").tolist())[:8]
+        attributes = owner.attributes | ({CLASSES: list(classes)} if "logits" in arrays and classes else {})
+        written = write_part(owner.folder, stem, content, attributes)
+        # Another process may have added the same clips since: the writer that looks last sees both parts.
+        others = [file for file, _ in valid_parts(owner) if file not in parts and file != written]
+        differing = np.concatenate(
+            [differing, *(_differing_between(owner, other, written) for other in others)]
+        )
+    if len(differing):
+        log.warning(_NONDETERMINISM, owner.folder, len(differing), len(digests), differing[0].decode())
+    return len(differing)
 
 
-def read_from(owner: Owner, parts: Mapping[Path, Digests], wanted: Digests, names: Sequence[str]) -> Rows:
-    """`read_rows` from parts that are listed already, each with its clips."""
-    places = _places(list(parts.values()), wanted)
-    found = np.zeros(len(wanted), dtype=bool)
-    arrays: dict[str, np.ndarray] = {}
-    lacking: set[str] = set()
-    axes: set[tuple[str, ...]] = set()
-    for file, rows in zip(parts, places, strict=True):
-        new = np.flatnonzero((rows >= 0) & ~found[rows])
-        if not len(new):
+def _take(arrays: Arrays, rows: NDArray[Any]) -> Arrays:
+    return {name: values[rows] for name, values in arrays.items()}
+
+
+def _check_values(owner: Owner, digests: Digests, arrays: Arrays, classes: Sequence[str]) -> None:
+    for name, values in arrays.items():
+        if len(values) != len(digests) or values.ndim < 2:
+            raise CacheError(
+                f"{owner.folder}: {name} is {list(values.shape)}; expected a row for each of {len(digests)} clips"
+            )
+        if not len(values):
             continue
-        try:
-            with opened(owner, file) as (part, attributes):
-                axes |= {tuple(attributes[CLASSES])} if attributes.get(CLASSES) else set()
-                for name in names:
-                    if name not in part:
-                        lacking.add(name)
-                        continue
-                    data = part[name]
-                    if name not in arrays:
-                        arrays[name] = np.zeros((len(wanted), *data.shape[1:]), dtype=data.dtype)
-                    _check_fits(file, data, len(rows), arrays[name])
-                    _fill(arrays[name], data, rows, new)
-        except DamagedPartError as error:  # since it was listed; its rows may stand in a later part
-            set_aside(file, str(error))
+        if values.dtype != np.float32:
+            raise CacheError(
+                f"{owner.folder}: {name} of clip {_short(digests[0])} is {values.dtype}; expected float32"
+            )
+        if np.isfinite(values).all():
             continue
-        found[rows[new]] = True
-    arrays = {name: array for name, array in arrays.items() if name not in lacking}
-    _fill_twins(wanted, arrays, found)
-    return Rows(arrays, found, tuple(sorted(axes)))
-
-
-def _fill_twins(wanted: Digests, arrays: Arrays, found: NDArray[np.bool_]) -> None:
-    """Give a clip that is wanted twice, as two copies of one file are, its rows in the other places as well."""
-    if found.all() or not found.any():
-        return
-    here, open_places = np.flatnonzero(found), np.flatnonzero(~found)
-    order = here[np.argsort(wanted[here])]
-    twins = lookup(wanted[order], wanted[open_places])
-    filled = open_places[twins >= 0]
-    for array in arrays.values():
-        array[filled] = array[order[twins[twins >= 0]]]
-    found[filled] = True
-
-
-def _check_fits(file: Path, data: h5py.Dataset, clips: int, out: np.ndarray) -> None:
-    """Refuse an array that has not a row a clip, and one whose rows are not like those of the parts before."""
-    if data.shape[:1] != (clips,):
-        raise DamagedPartError(f"{file}: {data.name} of shape {data.shape} for {clips} clips")
-    if data.shape[1:] != out.shape[1:]:
+        place = np.argwhere(~np.isfinite(values))[0].tolist()
         raise CacheError(
-            f"{file}: rows of {data.name} are {data.dtype}{list(data.shape[1:])}, those of parts before it "
-            f"{out.dtype}{list(out.shape[1:])}; move the part away that does not belong here, then run extract again"
+            f"{owner.source}: {name} of clip {_short(digests[place[0]])} is {values[tuple(place)]} in column "
+            f"{place[1]}; nothing was stored. A network whose tuning diverged gives such numbers (lower its "
+            "learning_rate), and so do damaged weights"
+        )
+    width = arrays["logits"].shape[1] if classes and "logits" in arrays else len(classes)
+    if width != len(classes):
+        raise CacheError(
+            f"{owner.folder}: logits have {width} columns; expected {len(classes)}: {', '.join(classes)}"
         )
 
 
-def _fill(out: np.ndarray, data: h5py.Dataset, rows: NDArray[np.int64], new: NDArray[np.int64]) -> None:
-    """Copy rows `new` of a dataset to their places; without a copy in between where they lie in one stretch."""
-    first = int(rows[0])
-    if len(new) == len(rows) and rows[-1] - first == len(rows) - 1 and (np.diff(rows) == 1).all():
-        data.read_direct(out, dest_sel=np.s_[first : first + len(rows)])
-    else:
-        out[rows[new]] = data[()][new]
+def _short(digest: bytes) -> str:
+    return digest.decode()[:16]
 
 
-def _places(parts: Sequence[Digests], wanted: Digests) -> list[NDArray[np.int64]]:
-    """Place of every clip of every part among the wanted ones; -1 for one that is not wanted.
-
-    Parts that hold a stretch of the wanted clips in their order, as imports do, are matched without sorting.
-    """
-    starts = {clips[0]: number for number, clips in enumerate(parts) if len(clips)}
-    found: dict[int, NDArray[np.int64]] = {}
-    cursor = 0
-    while cursor < len(wanted) and (number := starts.get(wanted[cursor])) is not None:
-        size = len(parts[number])
-        if number in found or not _same(parts[number], wanted[cursor : cursor + size]):
-            break
-        found[number] = np.arange(cursor, cursor + size)
-        cursor += size
-    if rest := [number for number in range(len(parts)) if number not in found]:
-        order = np.append(np.argsort(wanted, kind="stable"), -1)  # what is not wanted is found at place -1
-        places = order[lookup(wanted[order[:-1]], np.concatenate([parts[number] for number in rest]))]
-        found |= zip(
-            rest, np.split(places, np.cumsum([len(parts[number]) for number in rest[:-1]])), strict=True
-        )
-    return [found[number] for number in range(len(parts))]
+def _differing(owner: Owner, parts: Mapping[Path, Digests], digests: Digests, arrays: Arrays) -> Digests:
+    """Clips whose stored rows differ from these in any bit."""
+    stored = _read(owner, parts, digests, tuple(arrays))
+    different = np.zeros(len(digests), dtype=bool)
+    for name, values in arrays.items():
+        different |= _rows_differ(values, stored.arrays[name]) if name in stored.arrays else True
+    return digests[different & stored.found]
 
 
-def _same(one: Digests, other: Digests) -> bool:
-    """Whether two stretches hold the same clips: compared as numbers, which takes an eighth of the time of texts."""
-    numbers = [np.ascontiguousarray(clips).view(np.uint64) for clips in (one, other)]
-    return np.array_equal(numbers[0], numbers[1])
+def _rows_differ(one: np.ndarray, other: np.ndarray) -> NDArray[np.bool_]:
+    """Which rows differ in any bit, bool [n]."""
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return np.ones(len(one), dtype=bool)
+    bits = [np.ascontiguousarray(array).view(np.uint32) for array in (one, other)]
+    return np.asarray((bits[0] != bits[1]).any(axis=1))
+
+
+def disagreements(owner: Owner) -> list[str]:
+    """Sentences on clips that two parts of a folder hold with different values."""
+    known: dict[bytes, Path] = {}
+    found = []
+    for file, clips in valid_parts(owner):
+        for earlier in sorted({known[clip] for clip in clips.tolist() if clip in known}):
+            if count := len(_differing_between(owner, earlier, file)):
+                found.append(f"{file}: {count} rows differ from those of {earlier.name}, which are used")
+        for clip in clips.tolist():
+            known.setdefault(clip, file)
+    return found
+
+
+def _differing_between(owner: Owner, one: Path, other: Path) -> Digests:
+    """Clips that two parts hold with values that differ in any bit."""
+    common, here, there = np.intersect1d(clips_of(owner, one), clips_of(owner, other), return_indices=True)
+    different = np.zeros(len(common), dtype=bool)
+    with _open_own(owner, one) as (first, _), _open_own(owner, other) as (second, _):
+        for name in (set(first) | set(second)) - {"clip"}:
+            both = name in first and name in second
+            different |= _rows_differ(first[name][()][here], second[name][()][there]) if both else True
+    return common[different]

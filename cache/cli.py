@@ -1,4 +1,4 @@
-"""`moodfuse cache`: parse, call the verb, print."""
+"""`moodfuse cache`: parse the options, call the function, print."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,29 +10,33 @@ if TYPE_CHECKING:
     from moodfuse.cache.transfer.importing import Imported, ImportSettings
 
 
+PATH = click.Path(path_type=Path)
+_cache_option = click.option("--cache", "cache_path", required=True, type=PATH, help="Cache folder.")
+
+
 @click.group("cache")
 def cache_group() -> None:
-    """Look into a cache, check it, free space, and exchange features.
+    """List, verify and prune a cache, and import and export features.
 
     Example: moodfuse cache ls --cache work
     """
 
 
 @cache_group.command("ls")
-@click.option("--cache", "cache_path", required=True, type=click.Path(path_type=Path), help="Cache folder.")
-@click.option("--long", "-l", "wide", is_flag=True, help="Also every block: its rows, parts and sizes.")
+@_cache_option
+@click.option("--long", "-l", "wide", is_flag=True, help="List every block too: its rows, parts and sizes.")
 @click.option(
     "--format",
     "form",
     type=click.Choice(["table", "json"]),
     default="table",
     show_default=True,
-    help="How to print.",
+    help="Output format.",
 )
 def cache_ls_command(cache_path: Path, wide: bool, form: str) -> None:
-    """List what a cache holds: the plan, sources, recipes, blocks by holdout, runs, sizes, and what is stale.
+    """List the content of a cache: plan, sources, recipes, blocks by holdout, runs, sizes, and what is out of date.
 
-    In more than 268 MB of features rows are counted by headers of parts alone: one of a clip that has left counts too.
+    In more than 268 MB of features rows are counted from headers, so that rows of removed clips count too.
 
     Example: moodfuse cache ls --cache work
     """
@@ -50,17 +54,17 @@ def cache_ls_command(cache_path: Path, wide: bool, form: str) -> None:
 
 
 @cache_group.command("verify")
-@click.option("--cache", "cache_path", required=True, type=click.Path(path_type=Path), help="Cache folder.")
+@_cache_option
 @click.option(
-    "--repair", "mend", is_flag=True, help="Set bad files aside, and write anew what follows from others."
+    "--repair", "mend", is_flag=True, help="Set bad files aside, and rewrite those that follow from others."
 )
 @click.pass_context
 def cache_verify_command(ctx: click.Context, cache_path: Path, mend: bool) -> None:
-    """Check every byte of a cache against names, headers and seals, and list what is bad.
+    """Check every byte of a cache against names, headers and seals, and list bad files.
 
-    Exits with 0 only if nothing was bad, with 1 if anything was, repaired or not. What was set aside earlier, files of
-    unknown kind, and rows that came out differently in two sound parts are listed, but do not fail. --repair renames
-    bad files to NAME.bad and says which command makes them again.
+    Exits with 0 if no file is bad, with 1 if any is, repaired or not. Files set aside earlier, files of
+    unknown kind, and rows with different values in two valid parts are listed, but do not fail. --repair
+    renames bad files to NAME.bad and prints the command that makes them again.
 
     Example: moodfuse cache verify --cache work --repair
     """
@@ -78,40 +82,46 @@ def cache_verify_command(ctx: click.Context, cache_path: Path, mend: bool) -> No
 
 
 @cache_group.command("prune")
-@click.option("--cache", "cache_path", required=True, type=click.Path(path_type=Path), help="Cache folder.")
+@_cache_option
 @click.option(
     "--recipes/--no-recipes",
     default=True,
     show_default=True,
-    help="Recipes not in force, networks that no plan in force names, plans, tables and fits that nothing reads.",
+    help="Remove recipes not in force, networks that no plan in force uses, and plans, tables and fits that nothing reads.",
 )
 @click.option(
-    "--source", "sources", multiple=True, metavar="NAME", help="A source, taken out of force; repeatable."
+    "--source", "sources", multiple=True, metavar="NAME", help="Remove a source; repeat for several."
 )
 @click.option(
-    "--media", is_flag=True, help="All decoded clips; extract decodes them again where they are needed."
+    "--media", is_flag=True, help="Remove all decoded clips; extract decodes them again where needed."
 )
-@click.option("--fits", is_flag=True, help="All finished fits that are kept; fuse fits again what it needs.")
-@click.option("--runs", multiple=True, metavar="NAME", help="A run; repeat for several.")
+@click.option("--fits", is_flag=True, help="Remove all stored fits; fuse repeats those that it needs.")
+@click.option("--runs", multiple=True, metavar="NAME", help="Remove a run; repeat for several.")
 @click.option(
-    "--bad", is_flag=True, help="Files set aside and temporaries of any age, not only older than a day."
+    "--bad",
+    is_flag=True,
+    help="Remove files set aside and temporaries of any age, not only those older than a day.",
 )
 @click.option(
-    "--dry-run/--yes", "dry", default=True, help="Only say what would go, or remove it.  [default: dry-run]"
+    "--dry-run/--yes",
+    "dry",
+    default=True,
+    help="List what would be removed, or remove it.  [default: dry-run]",
 )
 @click.pass_context
 def cache_prune_command(ctx: click.Context, cache_path: Path, dry: bool, **options: Any) -> None:
-    """Free space: remove what nothing in force reads, after a dry run that says what would go.
+    """Free space: remove what nothing in force reads, after a dry run that lists it.
 
-    What sources in force need stays, with the activations that their heads are tuned on; so does, for a week, a recipe
-    that extract has not finished, and the fold plan before the one in force. A prune that is killed leaves a sound
-    cache. --source takes a source out of force first, so that other features can be imported under its name.
+    Files that sources in force need are kept, with the activations that their heads are tuned on; so are, for
+    a week, a recipe that extract has not finished, and the fold plan before the one in force. A prune that is
+    killed leaves a valid cache. --source puts a source out of force first, so that other features can be
+    imported under its name.
 
     Example: moodfuse cache prune --cache work --yes
     """
     import time
 
-    from moodfuse.cache.commands import command_line
+    from moodfuse.cache.console import command_line
     from moodfuse.cache.maintenance.inventory import take_stock
     from moodfuse.cache.maintenance.prune import PruneChoice, carry_out, decide
     from moodfuse.cache.maintenance.report import print_pruning
@@ -130,25 +140,17 @@ def cache_prune_command(ctx: click.Context, cache_path: Path, dry: bool, **optio
 
 
 @cache_group.command("import")
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "--cache", "cache_path", required=True, type=click.Path(path_type=Path), help="Cache folder; made if new."
-)
-@click.option(
-    "--source", required=True, help="Name of the source that the features become, such as clip-vit."
-)
+@click.argument("file", type=PATH)
+@click.option("--cache", "cache_path", required=True, type=PATH, help="Cache folder; created if new.")
+@click.option("--source", required=True, help="Name of the new source, such as clip-vit.")
 @click.option(
     "--holdout",
     required=True,
-    help="'*' if no label of these clips was used to make the features; else the folds whose labels were not: "
+    help="'*' if no label of these clips was used to make the features; else the folds whose labels were not used: "
     "'{2}', '{1,4}', or '{}' if all were used.",
 )
-@click.option(
-    "--labels", type=click.Path(path_type=Path), help="CSV of id,label[,group][,fold] that names the clips."
-)
-@click.option(
-    "--ids", type=click.Path(path_type=Path), help="Ids of the rows of a .npy: text, one a line, or .npy."
-)
+@click.option("--labels", type=PATH, help="CSV of id,label[,group][,fold] with all clips.")
+@click.option("--ids", type=PATH, help="Ids of the rows of a .npy: text, one per line, or .npy.")
 @click.option(
     "--columns",
     multiple=True,
@@ -158,19 +160,19 @@ def cache_prune_command(ctx: click.Context, cache_path: Path, dry: bool, **optio
 )
 @click.option("--folds", type=int, help="Number of folds.  [default: the cache's plan, else 6]")
 @click.option("--seed", type=int, help="Seed of the fold plan.  [default: the cache's plan, else 0]")
-@click.option("--replace", is_flag=True, help="Let --labels name none of the clips that the cache has.")
+@click.option("--replace", is_flag=True, help="Allow --labels without any of the clips of the cache.")
 @click.pass_context
 def cache_import_command(ctx: click.Context, file: Path, cache_path: Path, **options: Any) -> None:
-    """Bring your own features: FILE becomes a source that fuses like any other.
+    """Import your own features: FILE becomes a source that can be fused like any other.
 
     FILE is .npz (id, embedding and, if any, logits and their classes), .npy with --ids, .csv
-    (id,e0,e1,...[,logit:LABEL...]) or .parquet (id, embedding). Its ids are those of the clips. With --labels no media
-    are needed at all.
+    (id,e0,e1,...[,logit:LABEL...]) or .parquet (id, embedding). Its ids are those of the clips. With --labels
+    no media are needed.
 
-    Example: moodfuse cache import --cache work --labels labels.csv --source clip-vit --holdout '*' clip-vit.npz
+    Example: moodfuse cache import --cache work --labels labels.csv --source clip-vit --holdout '*'
+    clip-vit.npz
     """
-    from moodfuse.cache.commands import command_line
-    from moodfuse.cache.console import printable
+    from moodfuse.cache.console import command_line, printable
     from moodfuse.cache.planning import PlanChoice
     from moodfuse.cache.transfer.importing import ImportSettings, import_features
 
@@ -181,7 +183,7 @@ def cache_import_command(ctx: click.Context, file: Path, cache_path: Path, **opt
 
 
 def _print_import(settings: "ImportSettings", done: "Imported") -> None:
-    """Say what was imported, and what comes next."""
+    """Print what was imported, and the next command."""
     logits = f", logits {done.logits}" if done.logits else ""
     click.echo(
         f"{done.clips} clips, embedding {done.embedding}{logits}; {done.written} rows written to source "
@@ -196,12 +198,10 @@ def _print_import(settings: "ImportSettings", done: "Imported") -> None:
 
 
 @cache_group.command("export")
-@click.option("--cache", "cache_path", required=True, type=click.Path(path_type=Path), help="Cache folder.")
-@click.option("--source", required=True, help="Source to export (moodfuse cache ls).")
+@_cache_option
+@click.option("--source", required=True, help="Source to export (see moodfuse cache ls).")
 @click.option("--holdout", help="Folds that its network held out, such as '{2}'.  [default: '*']")
-@click.option(
-    "--output", required=True, type=click.Path(path_type=Path), help="File to write: .npz, .csv or .parquet."
-)
+@click.option("--output", required=True, type=PATH, help="File to write: .npz, .csv or .parquet.")
 @click.option("--force", is_flag=True, help="Replace the file if it exists.")
 def cache_export_command(
     cache_path: Path, source: str, holdout: str | None, output: Path, force: bool
@@ -216,7 +216,7 @@ def cache_export_command(
     wanted = None if holdout is None else _holdout(holdout)
     done = export_features(FeatureCache(cache_path), source, wanted, output, force=force)
     if done.left_out:
-        click.echo(f"{done.left_out} clips left out: they lack what {source} reads", err=True)
+        click.echo(f"{done.left_out} clips left out: they have nothing that {source} reads", err=True)
     widths = ", ".join(f"{name} {values.shape[1]}" for name, values in done.arrays.items())
     click.echo(f"{len(done.folds)} clips, {widths}: {click.format_filename(output)}")
 

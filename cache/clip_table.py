@@ -1,29 +1,24 @@
-"""The clips of a data set as one immutable table: a row a clip, columns of arrays, by id.
+"""The table of a data set's clips as the arrays of one part; `cache/FORMAT.md` names them."""
 
-A `ClipTable` reads as a sequence of `ClipStatus`; a record is made when it is asked for, so that a million rows stay
-columns. On disk it is one part; `cache/FORMAT.md` names its arrays.
-"""
-
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moodfuse.cache.columns import Digests, Texts
 from moodfuse.cache.digests import content_digest
-from moodfuse.cache.errors import DamagedPartError
+from moodfuse.cache.errors import DamagedPartError, InputError
 from moodfuse.cache.records import Clip, ClipStatus
 from moodfuse.cache.storage.parts import check_dtypes
 
-WHOLE = ("id", "path", "digest", "file_sha256", "group", "declared_group")
-"""Columns of text whose rows mostly differ: `<name>` holds the bytes, `<name>_ends` where each row ends."""
+ATTRIBUTES: dict[str, object] = {"format": "moodfuse-clips"}
+TEXTS = ("id", "path", "digest", "file_sha256", "group", "declared_group")
+"""Columns stored row by row: `<name>` holds the bytes of all rows, `<name>_ends` where each row ends."""
 CODED = ("label", "split", "reason", "detail", "decoder", "missing")
-"""Columns of few different texts: the same two arrays for these, and `<name>_row` for which of them each row has."""
-NUMBERS = {
+"""Columns with few different values: the same two arrays for the values, and `<name>_row` for the value of each row."""
+NUMBERS: dict[str, Any] = {
     "grouped": np.bool_,
     "start_s": np.float64,
     "end_s": np.float64,
@@ -31,191 +26,89 @@ NUMBERS = {
     "ok": np.bool_,
     "duration_s": np.float64,
 }
-"""Columns of numbers; `end_s` is NaN and `declared_fold` -1 where the data set names none."""
-ATTRIBUTES: dict[str, object] = {"format": "moodfuse-clips"}
-_KEPT = 10_000
-"""Records of a table of so many rows at most are made once and kept."""
+"""Columns of numbers; `end_s` is NaN and `declared_fold` -1 where the data set declares none."""
+_DTYPES = (
+    dict.fromkeys((*TEXTS, *CODED), ("|u1", 1))
+    | {f"{name}_ends": ("<i8", 1) for name in (*TEXTS, *CODED)}
+    | {f"{name}_row": ("<i4", 1) for name in CODED}
+    | {name: (np.dtype(dtype).str, 1) for name, dtype in NUMBERS.items()}
+)
+_STATUS_COLUMNS = (
+    "digest",
+    "file_sha256",
+    "group",
+    "ok",
+    "reason",
+    "detail",
+    "duration_s",
+    "decoder",
+    "missing",
+)
 
 
-@dataclass(frozen=True, eq=False)
-class ClipTable(Sequence[ClipStatus]):
-    """Statuses as columns.
+def table_arrays(statuses: Iterable[ClipStatus]) -> dict[str, np.ndarray]:
+    """The arrays of the part: a row per clip, sorted by id."""
+    rows = [_row(status) for status in sorted(statuses, key=lambda status: status.clip.id)]
+    arrays = {name: np.array([row[name] for row in rows], dtype) for name, dtype in NUMBERS.items()}
+    for name in TEXTS:
+        arrays[name], arrays[f"{name}_ends"] = pack_texts([row[name] for row in rows])
+    for name in CODED:
+        values = sorted({row[name] for row in rows})
+        index = {value: number for number, value in enumerate(values)}
+        arrays[name], arrays[f"{name}_ends"] = pack_texts(values)
+        arrays[f"{name}_row"] = np.array([index[row[name]] for row in rows], np.int32)
+    return arrays
 
-    Attributes
-    ----------
-    texts : mapping of str to Texts
-        `WHOLE` columns, and the different values of `CODED` ones.
-    rows : mapping of str to ndarray of int32, shape (N,)
-        Which value each row of a `CODED` column has.
-    numbers : mapping of str to ndarray, shape (N,)
+
+def table_name(statuses: Iterable[ClipStatus]) -> str:
+    """Name of the table of some clips, for `Plan.records`: the first 16 digits of its content digest."""
+    return content_digest(table_arrays(statuses), ATTRIBUTES)[:16]
+
+
+def statuses_from(file: Path, arrays: Mapping[str, np.ndarray]) -> tuple[ClipStatus, ...]:
+    """The clips in a part's arrays, by id; `file` is named in errors.
+
+    Raises `DamagedPartError` if an array is missing, has another dtype or length, or a row is not a valid
+    clip.
     """
-
-    texts: Mapping[str, Texts]
-    rows: Mapping[str, NDArray[np.int32]]
-    numbers: Mapping[str, NDArray[Any]]
-
-    @classmethod
-    def of(cls, statuses: Iterable[ClipStatus]) -> "ClipTable":
-        """The table of some statuses, sorted by id; of a table, itself."""
-        if isinstance(statuses, ClipTable):
-            return statuses
-        found = sorted(statuses, key=lambda status: status.clip.id)
-        values = list(map(_values, found))
-        texts = {name: Texts.of(str(value[name]) for value in values) for name in WHOLE}
-        rows = {}
+    check_dtypes(file, arrays, _DTYPES)
+    try:
+        columns: dict[str, Sequence[Any]] = {name: arrays[name].tolist() for name in NUMBERS}
+        for name in TEXTS:
+            columns[name] = unpack_texts(arrays[name], arrays[f"{name}_ends"])
         for name in CODED:
-            column = [str(value[name]) for value in values]
-            known = {text: place for place, text in enumerate(sorted(set(column)))}
-            texts[name] = Texts.of(known)
-            rows[name] = np.array([known[text] for text in column], dtype=np.int32)
-        numbers: dict[str, NDArray[Any]] = {
-            name: np.array([value[name] for value in values], dtype=kind) for name, kind in NUMBERS.items()
-        }
-        return cls(texts, rows, numbers)
-
-    def to_arrays(self) -> dict[str, np.ndarray]:
-        """The arrays of the part."""
-        arrays: dict[str, np.ndarray] = dict(self.numbers)
-        for name, text in self.texts.items():
-            arrays |= {name: text.data, f"{name}_ends": text.ends}
-        return arrays | {f"{name}_row": rows for name, rows in self.rows.items()}
-
-    @classmethod
-    def from_arrays(
-        cls,
-        file: Path,
-        arrays: Mapping[str, np.ndarray],
-        *,
-        names: Collection[str] = (*WHOLE, *CODED, *NUMBERS),
-    ) -> "ClipTable":
-        """The table of a part's arrays.
-
-        Parameters
-        ----------
-        file : Path
-            For messages.
-        arrays : mapping of str to ndarray
-        names : collection of str
-            The columns that are taken.
-
-        Raises
-        ------
-        DamagedPartError
-            If a column is missing, or of another dtype or length.
-        """
-        wanted = [name for name in (*WHOLE, *CODED) if name in names]
-        coded = [name for name in CODED if name in names]
-        check_dtypes(file, arrays, dict.fromkeys(wanted, ("|u1", 1)))
-        check_dtypes(file, arrays, {f"{name}_ends": ("<i8", 1) for name in wanted})
-        check_dtypes(file, arrays, {f"{name}_row": ("<i4", 1) for name in coded})
-        check_dtypes(
-            file, arrays, {name: (np.dtype(NUMBERS[name]).str, 1) for name in NUMBERS if name in names}
-        )
-        try:
-            texts = {name: Texts(arrays[name], arrays[f"{name}_ends"]) for name in wanted}
-        except ValueError as error:
-            raise DamagedPartError(f"{file}: {error}") from error
-        rows = {name: arrays[f"{name}_row"] for name in coded}
-        for name, row in rows.items():
-            if len(row) and not 0 <= row.min() <= row.max() < len(texts[name]):
-                raise DamagedPartError(f"{file}: {name}_row names texts that are not there")
-        numbers = {name: arrays[name] for name in NUMBERS if name in names}
-        whole = (len(texts[name]) for name in wanted if name in WHOLE)
-        lengths = {*map(len, numbers.values()), *map(len, rows.values()), *whole}
-        if len(lengths) != 1:
-            raise DamagedPartError(f"{file}: columns of {sorted(lengths)} rows")
-        return cls(texts, rows, numbers)
-
-    @cached_property
-    def digest(self) -> str:
-        """Digest of the content, as its part has it."""
-        return content_digest(self.to_arrays(), ATTRIBUTES)
-
-    @property
-    def ids(self) -> Texts:
-        """Clip ids."""
-        return self.texts["id"]
-
-    @property
-    def digests(self) -> Digests:
-        """Clip digests, S64 [N]; empty for a file that could not be read."""
-        return self._digests
-
-    @cached_property
-    def _digests(self) -> Digests:
-        return self.texts["digest"].digests()
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The labels that occur, sorted."""
-        values, rows = self.texts["label"], self.rows["label"]
-        return tuple(sorted(values[int(place)] for place in np.unique(rows)))
-
-    def where(self, name: str, value: str) -> NDArray[np.bool_]:
-        """Which rows of a `CODED` column hold a value, bool [N]."""
-        known = list(self.texts[name])
-        return self.rows[name] == (known.index(value) if value in known else -1)
-
-    def take(self, chosen: NDArray[np.bool_]) -> "ClipTable":
-        """The rows chosen by a mask [N], in their order."""
-        if chosen.all():
-            return self
-        places = np.flatnonzero(chosen)
-        return ClipTable(
-            {name: text if name in CODED else text.take(places) for name, text in self.texts.items()},
-            {name: rows[places] for name, rows in self.rows.items()},
-            {name: values[places] for name, values in self.numbers.items()},
-        )
-
-    def __len__(self) -> int:
-        return len(self.numbers["ok"])
-
-    @overload
-    def __getitem__(self, place: int) -> ClipStatus: ...
-    @overload
-    def __getitem__(self, place: slice) -> tuple[ClipStatus, ...]: ...
-    def __getitem__(self, place: int | slice) -> ClipStatus | tuple[ClipStatus, ...]:
-        if isinstance(place, slice):
-            return tuple(self[index] for index in range(len(self))[place])
-        if len(self) <= _KEPT:
-            return self._records[place]
-        index = range(len(self))[place]
-        values: dict[str, object] = {name: self.texts[name][index] for name in WHOLE}
-        values |= {name: self.texts[name][int(self.rows[name][index])] for name in CODED}
-        values |= {name: column[index].item() for name, column in self.numbers.items()}
-        return _status(values)
-
-    def __iter__(self) -> Iterator[ClipStatus]:
-        return iter(self._records) if len(self) <= _KEPT else self._made()
-
-    @cached_property
-    def _records(self) -> tuple[ClipStatus, ...]:
-        return tuple(self._made())
-
-    def _made(self) -> Iterator[ClipStatus]:
-        few = {name: tuple(self.texts[name]) for name in CODED}
-        whole = zip(*(self.texts[name] for name in WHOLE), strict=True)
-        for index, texts in enumerate(whole):
-            values: dict[str, object] = dict(zip(WHOLE, texts, strict=True))
-            values |= {name: few[name][self.rows[name][index]] for name in CODED}
-            values |= {name: column[index].item() for name, column in self.numbers.items()}
-            yield _status(values)
-
-    def __eq__(self, other: object) -> bool:
-        if isinstance(other, ClipTable):
-            return self.digest == other.digest
-        if isinstance(other, Sequence):
-            return len(self) == len(other) and all(one == two for one, two in zip(self, other, strict=True))
-        return NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(self.digest)
-
-    def __getstate__(self) -> dict[str, object]:
-        return {"texts": self.texts, "rows": self.rows, "numbers": self.numbers}
+            values, index = unpack_texts(arrays[name], arrays[f"{name}_ends"]), arrays[f"{name}_row"]
+            if len(index) and not 0 <= index.min() <= index.max() < len(values):
+                raise ValueError(f"{name}_row points outside the values of {name}")
+            columns[name] = [values[number] for number in index.tolist()]
+        if len(lengths := {len(column) for column in columns.values()}) != 1:
+            raise ValueError(f"columns of {sorted(lengths)} rows")
+        rows = (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
+        return tuple(map(_status, rows))
+    except (ValueError, InputError) as error:
+        raise DamagedPartError(f"{file}: {error}") from error
 
 
-def _values(status: ClipStatus) -> dict[str, object]:
+def pack_texts(texts: Iterable[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Texts as their UTF-8 bytes one after the other, and where each ends.
+
+    A file name may be any bytes: Python's ``surrogateescape`` keeps those that are not UTF-8.
+    """
+    encoded = [text.encode("utf-8", "surrogateescape") for text in texts]
+    ends = np.cumsum([len(text) for text in encoded], dtype=np.int64)
+    return np.frombuffer(b"".join(encoded), dtype=np.uint8), ends
+
+
+def unpack_texts(data: NDArray[np.uint8], ends: NDArray[np.int64]) -> list[str]:
+    """The texts that `pack_texts` packed; `ValueError` if `ends` do not fit `data`."""
+    edges = [0, *ends.tolist()]
+    if edges != sorted(edges) or edges[-1] != len(data):
+        raise ValueError("the ends of its texts do not fit their bytes")
+    whole = data.tobytes()
+    return [whole[start:end].decode("utf-8", "surrogateescape") for start, end in pairwise(edges)]
+
+
+def _row(status: ClipStatus) -> dict[str, Any]:
     clip = status.clip
     return {
         "id": clip.id,
@@ -227,25 +120,19 @@ def _values(status: ClipStatus) -> dict[str, object]:
         "end_s": np.nan if clip.end_s is None else clip.end_s,
         "declared_fold": -1 if clip.fold is None else clip.fold,
         "split": clip.split,
-        **{
-            name: getattr(status, name)
-            for name in ("digest", "file_sha256", "group", "ok", "reason", "detail")
-        },
-        **{name: getattr(status, name) for name in ("duration_s", "decoder", "missing")},
+        **{name: getattr(status, name) for name in _STATUS_COLUMNS},
     }
 
 
-def _status(values: dict[str, object]) -> ClipStatus:
-    end_s, fold = values["end_s"], values["declared_fold"]
+def _status(row: Mapping[str, Any]) -> ClipStatus:
     clip = Clip(
-        id=values["id"],  # type: ignore[arg-type]
-        path=values["path"],  # type: ignore[arg-type]
-        label=values["label"],  # type: ignore[arg-type]
-        group=values["declared_group"] if values["grouped"] else None,  # type: ignore[arg-type]
-        start_s=values["start_s"],  # type: ignore[arg-type]
-        end_s=None if end_s != end_s else end_s,  # type: ignore[arg-type]
-        fold=None if fold == -1 else fold,  # type: ignore[arg-type]
-        split=values["split"],  # type: ignore[arg-type]
+        id=row["id"],
+        path=row["path"],
+        label=row["label"],
+        group=row["declared_group"] if row["grouped"] else None,
+        start_s=row["start_s"],
+        end_s=None if np.isnan(row["end_s"]) else row["end_s"],
+        fold=None if row["declared_fold"] == -1 else row["declared_fold"],
+        split=row["split"],
     )
-    names = ("digest", "file_sha256", "group", "ok", "reason", "detail", "duration_s", "decoder", "missing")
-    return ClipStatus(clip, **{name: values[name] for name in names})  # type: ignore[arg-type]
+    return ClipStatus(clip, **{name: row[name] for name in _STATUS_COLUMNS})

@@ -1,6 +1,11 @@
-"""Names as people are shown them. A file may be called anything, line ends and stray bytes included."""
+"""Text for people: names as they are printed, and command lines as reports repeat them."""
 
+import shlex
 import unicodedata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from click import Context
 
 _VARIATION_SELECTORS = "".join(map(chr, range(0xFE00, 0xFE10)))
 
@@ -18,24 +23,6 @@ def printable(text: str) -> str:
     )
 
 
-def comparison_key(text: str) -> str:
-    """The same text for names that look alike: without case, Unicode form, invisible characters and extra spaces.
-
-    Examples
-    --------
-    >>> comparison_key("Happy\\u200b ") == comparison_key("happy")
-    True
-    """
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    visible = (
-        char
-        for char in folded
-        if char.isspace()
-        or (unicodedata.category(char) not in ("Cc", "Cf") and char not in _VARIATION_SELECTORS)
-    )
-    return " ".join("".join(visible).split())
-
-
 def printable_lines(text: str) -> str:
     """`printable` for text of several lines: its line ends stay.
 
@@ -45,3 +32,49 @@ def printable_lines(text: str) -> str:
     'a\\\\x1b[2J\\nb'
     """
     return "\n".join(map(printable, text.split("\n")))
+
+
+def comparison_key(text: str) -> str:
+    """Text without case, Unicode form, invisible characters and extra spaces: equal for names that look alike.
+
+    Examples
+    --------
+    >>> comparison_key("Happy\\u200b ") == comparison_key("happy")
+    True
+    """
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return " ".join("".join(char for char in folded if char.isspace() or _is_visible(char)).split())
+
+
+def _is_visible(char: str) -> bool:
+    return unicodedata.category(char) not in ("Cc", "Cf") and char not in _VARIATION_SELECTORS
+
+
+def command_line(context: "Context") -> str:
+    """The command of a click context as one would type it: arguments, then every option that was given.
+
+    Options that change no number (`--jobs`) and those left at their default are not repeated.
+    """
+    words, parent = [context.info_name or ""], context.parent
+    while parent is not None and parent.parent is not None:  # the group of a command such as `cache import`
+        words.insert(0, parent.info_name or "")
+        parent = parent.parent
+    options: list[str] = []
+    for parameter in context.command.get_params(context):
+        value = context.params.get(parameter.name or "")
+        given = context.get_parameter_source(parameter.name or "")
+        if value is None or given is None or given.name == "DEFAULT" or parameter.name == "jobs":
+            continue
+        if parameter.param_type_name == "argument":
+            words.append(str(value))
+        else:
+            options += _option(parameter, value)
+    return shlex.join(["moodfuse", *words, *options])
+
+
+def _option(parameter: Any, value: Any) -> list[str]:
+    name = max(parameter.opts, key=len)
+    if isinstance(value, bool):
+        return [name if value else next(iter(parameter.secondary_opts), name)]
+    values = value if isinstance(value, tuple) else (value,)
+    return [word for item in values for word in (name, str(item))]

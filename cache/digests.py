@@ -1,8 +1,7 @@
-"""Digests: what a thing is named after.
+"""Digests: SHA-256 over bytes that are the same on every machine.
 
-Every digest is SHA-256 over bytes that are the same on every machine: canonical JSON (sorted keys, no spaces,
-UTF-8) for records, and name, dtype, shape and little-endian C-order bytes for arrays. File names carry the first
-16 hexadecimal digits.
+A record is hashed as canonical JSON (sorted keys, no spaces, UTF-8), an array as its name, dtype, shape and
+little-endian C-order bytes. File names carry the first 16 hexadecimal digits.
 """
 
 import hashlib
@@ -13,18 +12,21 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
+Digests = NDArray[np.bytes_]
+"""Clip digests, S64 [N]."""
 _CHUNK_BYTES = 1 << 20
 
 
 def canonical_json(value: object) -> str:
-    """JSON text of `value`, equal for equal values and always UTF-8: bytes of names that are not are escaped."""
+    """JSON text of `value`: the same for equal values, always UTF-8 (stray bytes of file names are escaped)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def digest(value: object) -> str:
-    """SHA-256 (64 hex digits) of a JSON-able value."""
+    """SHA-256 (64 hex digits) of a JSON-serialisable value."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
@@ -40,7 +42,7 @@ def file_digest(path: Path) -> str:
 
 
 def stream_digest(stream: BinaryIO, *, at_most: int | None = None) -> str:
-    """SHA-256 (64 hex digits) of a stream's bytes from where it stands, and of no more than `at_most` of them."""
+    """SHA-256 (64 hex digits) of a stream's bytes from its current position, `at_most` of them if given."""
     state = hashlib.sha256()
     left = sys.maxsize if at_most is None else at_most
     while chunk := stream.read(min(_CHUNK_BYTES, left)):
@@ -50,14 +52,14 @@ def stream_digest(stream: BinaryIO, *, at_most: int | None = None) -> str:
 
 
 def clip_digest(file_sha256: str, start_s: float, end_s: float | None) -> str:
-    """Digest of a clip: its file's bytes and its window in seconds; neither name nor label."""
+    """Digest of a clip: the bytes of its file and its window in seconds; neither its name nor its label."""
     return digest(
         {"file": file_sha256, "start_s": float(start_s), "end_s": None if end_s is None else float(end_s)}
     )
 
 
 def content_digest(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, object]) -> str:
-    """SHA-256 of a part's whole content: names, dtypes, shapes, values and attributes."""
+    """SHA-256 of the whole content of a part: names, dtypes, shapes, values and attributes."""
     state = hashlib.sha256()
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
@@ -69,10 +71,31 @@ def content_digest(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, ob
 
 
 def trained_digest16(roles: Iterable[tuple[str, str, str]]) -> str:
-    """`trained16`: the digest of the sorted (clip digest, label, role) that a network was tuned on."""
+    """`trained16`: digest of the sorted (clip digest, label, role) that a network was tuned on."""
     return digest16(sorted(list(role) for role in roles))
 
 
 def derived_seed(*parts: object) -> int:
-    """A 63-bit seed that depends on all of `parts` (a recipe's seed, a `trained16`, an epoch, ...)."""
+    """A 63-bit random seed that depends on all of `parts` (a recipe's seed, a `trained16`, an epoch, ...)."""
     return int(digest([str(part) for part in parts])[:16], 16) >> 1
+
+
+def digest_array(digests: Iterable[str]) -> Digests:
+    """Digests as an array, S64 [N]."""
+    return np.array(list(digests), dtype="S64")
+
+
+def lookup(ranked: Digests, wanted: Digests) -> NDArray[np.int64]:
+    """Index of each wanted digest in a sorted array, int64 [N]; -1 where it is missing."""
+    if not len(ranked):
+        return np.full(len(wanted), -1, dtype=np.int64)
+    index = np.searchsorted(ranked, wanted)
+    index[index == len(ranked)] = 0
+    return np.where(ranked[index] == wanted, index, -1)
+
+
+def repeated(digests: Digests) -> bytes | None:
+    """A digest that occurs more than once, or `None`."""
+    ranked = np.sort(digests)
+    twice = ranked[1:][ranked[1:] == ranked[:-1]]
+    return bytes(twice[0]) if len(twice) else None

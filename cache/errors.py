@@ -1,8 +1,10 @@
 """The errors that a user may meet, under one root.
 
-Every message says what was found, what was expected, which file or clip, and the next command or flag.
-The front door turns each into one or two lines and the exit code it carries; no traceback.
+Every message names what was found, what was expected, which file or clip, and the next command or option. The
+command line prints it without a traceback and ends with its exit code.
 """
+
+from collections.abc import Iterable
 
 
 class MoodfuseError(Exception):
@@ -20,7 +22,7 @@ class InputError(MoodfuseError, ValueError):
 class UnknownNameError(InputError, LookupError):
     """A name is not in a registry; the message lists the known ones."""
 
-    def __init__(self, kind: str, name: str, known: "list[str] | tuple[str, ...]") -> None:
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         super().__init__(f"unknown {kind} {name!r}; known: {', '.join(sorted(known)) or 'none'}")
 
 
@@ -35,11 +37,11 @@ class SchemaError(CacheError):
 
 
 class DamagedPartError(CacheError):
-    """A file of the cache does not hold what its name says."""
+    """The content of a file in the cache does not match its name."""
 
 
 class MissingBlockError(CacheError, KeyError):
-    """The cache holds no features for this source, holdout or clip."""
+    """The cache has no features for this source, holdout or clip."""
 
     exit_code = 2
 
@@ -48,7 +50,7 @@ class MissingBlockError(CacheError, KeyError):
 
 
 class OutputError(MoodfuseError, OSError):
-    """Results cannot be written to where they were asked for, such as on a full disk."""
+    """Results cannot be written to the requested place, such as on a full disk."""
 
 
 class WorkersError(MoodfuseError, RuntimeError):

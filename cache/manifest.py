@@ -1,55 +1,57 @@
-"""The manifest of a cache: its folder, the clips, what became of each, and the fold plans."""
+"""What a cache folder records about its clips: the table of clips, decoding outcomes and fold plans."""
 
 import csv
 import io
-import logging
 import re
 import stat
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
-from moodfuse.cache.clip_table import ATTRIBUTES, ClipTable
-from moodfuse.cache.columns import Assignment
-from moodfuse.cache.digests import canonical_json
-from moodfuse.cache.errors import CacheError, DamagedPartError, InputError, SchemaError
+from moodfuse.cache.clip_table import ATTRIBUTES, statuses_from, table_arrays, table_name
+from moodfuse.cache.digests import canonical_json, digest16
+from moodfuse.cache.errors import CacheError, DamagedPartError, InputError
 from moodfuse.cache.folds import Unit, units_of
-from moodfuse.cache.outcomes import read_outcomes, write_outcome
 from moodfuse.cache.recipe import Recipe
 from moodfuse.cache.records import ClipStatus, Outcome, Plan
 from moodfuse.cache.storage.files import (
     TEMPORARY_PREFIX,
+    each_valid,
     facts_of,
     listing,
     names_in,
-    read_json,
     set_aside,
     sweep_temporaries,
     write_text,
 )
-from moodfuse.cache.storage.headers import NEVER_RELEASED, SCHEMA, wanted_version, writer_version
+from moodfuse.cache.storage.json_files import read_json, read_named, record_of
 from moodfuse.cache.storage.layout import REPEAT
-from moodfuse.cache.storage.parts import check_dtypes, read_part, write_part
+from moodfuse.cache.storage.parts import (
+    SCHEMA,
+    check_dtypes,
+    read_part,
+    schema_error,
+    write_part,
+    writer_version,
+)
 
-log = logging.getLogger(__name__)
 MARKER = "moodfuse-cache.json"
 VIEW = "clips.csv"
 FORMAT_OF_PLANS = "moodfuse-plan"
-VIEW_COLUMNS = (
-    *(
-        "id",
-        "path",
-        "start_s",
-        "end_s",
-        "label",
-        "group",
-        "fold",
-        "digest",
-        "duration_s",
-        "status",
-        "reason",
-        "detail",
-    ),
+_VIEW_COLUMNS = (
+    "id",
+    "path",
+    "start_s",
+    "end_s",
+    "label",
+    "group",
+    "fold",
+    "digest",
+    "duration_s",
+    "status",
+    "reason",
+    "detail",
 )
 
 
@@ -61,40 +63,36 @@ class Manifest:
     path : path-like
         The folder.
     create : bool
-        Make it where it does not exist, sweep what killed writers left, and set damaged plans aside; otherwise a
-        missing or foreign folder, or a damaged plan, is an error.
-
-    Raises
-    ------
-    InputError
-        If the folder is missing, foreign, or a Python package.
-    SchemaError
-        If it was written by another version of the format that cannot be read.
+        Create it if it does not exist, remove temporaries of killed writers, and set damaged plans aside;
+        otherwise a missing or foreign folder, or a damaged plan, is an error.
     """
 
     def __init__(self, path: str | Path, *, create: bool = False) -> None:
         self.path = Path(path)
-        self._mends = create
-        if facts_of(self.path / "__init__.py"):
-            raise InputError(
-                f"{self.path} is a Python package, not a cache folder; use another folder, such as --cache work"
-            )
+        self._repairs = create
         marker = self.path / MARKER
         if (facts := facts_of(marker)) and stat.S_ISREG(facts.st_mode):
             check_schema(marker)
         elif not create:
             raise InputError(
-                f"{self.path} is not a moodfuse cache; make one with: moodfuse extract DATA --cache {self.path}"
+                f"{self.path} is not a moodfuse cache; create one with: moodfuse extract DATA --cache {self.path}"
             )
         else:
-            folder = facts_of(self.path)
-            if folder and (not stat.S_ISDIR(folder.st_mode) or _foreign(self.path)):
-                raise InputError(
-                    f"{self.path} is not empty and not a moodfuse cache; name a new or empty folder"
-                )
+            self._check_new()
             write_text(marker, marker_text())
         if create:
             sweep_temporaries(self.path)
+
+    def _check_new(self) -> None:
+        """Refuse a folder with anything in it but the temporaries of a first writer that was killed."""
+        facts = facts_of(self.path)
+        if facts is None:
+            return
+        foreign = not stat.S_ISDIR(facts.st_mode) or any(
+            not name.startswith(TEMPORARY_PREFIX) for name in names_in(self.path)
+        )
+        if foreign:
+            raise InputError(f"{self.path} is not empty and not a moodfuse cache; name a new or empty folder")
 
     # Plans
 
@@ -107,17 +105,16 @@ class Manifest:
                 found.append((self.read_plan(file), file.name))
             except DamagedPartError as error:
                 if not file.exists():
-                    continue  # superseded, and pruned meanwhile
-                if not self._mends:
-                    mend = (
-                        "run moodfuse cache verify --repair, which may keep the folds; else run extract again"
-                    )
-                    raise DamagedPartError(f"{error}; {mend}, or the cache import that made it") from error
+                    continue  # superseded, and pruned by another process
+                if not self._repairs:
+                    raise DamagedPartError(
+                        f"{error}; run moodfuse cache verify --repair, which may keep the folds; else run "
+                        "extract again, or the cache import that made it"
+                    ) from error
                 set_aside(file, str(error))
         return tuple(plan for plan, _ in sorted(found, key=lambda item: (item[0].sequence, item[1])))
 
     def _plan_files(self) -> Iterator[Path]:
-        """Files of plans, those of further repeats included; no other folder is looked into."""
         home = self.path / "plans"
         repeats = (folder for folder in listing(home, prefix="repeat-") if re.fullmatch(REPEAT, folder.name))
         for folder in (home, *repeats):
@@ -125,7 +122,7 @@ class Manifest:
 
     @staticmethod
     def read_plan(file: Path) -> Plan:
-        """The plan that a part holds, or `DamagedPartError`; it is held to the folder that it stands in."""
+        """The plan in a part, or `DamagedPartError`; its repeat must be that of its folder."""
         arrays, values = read_part(file)
         check_dtypes(file, arrays, {"clip": ("S64", 1), "fold": ("<i2", 1)})
         try:
@@ -133,13 +130,16 @@ class Manifest:
             if values["format"] != FORMAT_OF_PLANS or file.parent.name != home:
                 raise ValueError(f"format {values['format']!r}, repeat {values['repeat']!r}")
             if not isinstance(values["records"], list):
-                raise TypeError("records is no list")
+                raise TypeError("records is not a list")
             (table,) = values["records"]
+            digests = arrays["clip"]
+            if (digests[1:] <= digests[:-1]).any():
+                raise ValueError("its clips are not sorted, or occur twice")
             settings = {name: values[name] for name in ("folds", "seed", "group_rule", "sequence", "repeat")}
-            assignment = Assignment(arrays["clip"], arrays["fold"])
-            return Plan(**settings, records=(str(table),), assignment=assignment)
+            folds = zip(digests.astype("U64").tolist(), arrays["fold"].tolist(), strict=True)
+            return Plan(**settings, records=(str(table),), assignment=dict(folds))
         except (KeyError, ValueError, TypeError) as error:
-            raise DamagedPartError(f"{file}: is no plan ({error})") from error
+            raise DamagedPartError(f"{file}: is not a plan ({error})") from error
 
     def plans_of(self, repeat: int) -> tuple[Plan, ...]:
         """Plans of one repeat, oldest first."""
@@ -152,177 +152,156 @@ class Manifest:
 
     @property
     def repeat_plans(self) -> tuple[Plan, ...]:
-        """Further plans over the very clips of the plan in force, for repeated cross-validation: repeat 1, 2, ..."""
+        """Further plans over the same clips as the plan in force, for repeated cross-validation: repeat 1, 2, ..."""
         found: list[Plan] = []
         while plans := self.plans_of(len(found) + 1):
-            wanted = (self.plan.folds, self.plan.seed + len(found) + 1, self.plan.records)
-            if (plans[-1].folds, plans[-1].seed, plans[-1].records) != wanted:
+            expected = (self.plan.folds, self.plan.seed + len(found) + 1, self.plan.records)
+            if (plans[-1].folds, plans[-1].seed, plans[-1].records) != expected:
                 break
             found.append(plans[-1])
         return tuple(found)
 
     @property
     def plan(self) -> Plan:
-        """The plan in force.
-
-        Raises
-        ------
-        InputError
-            If the cache holds none yet.
-        """
+        """The plan in force; `InputError` if the cache has none yet."""
         if not self.plans:
             raise InputError(
-                f"{self.path} holds no fold plan yet; run: moodfuse extract DATA --cache {self.path}"
+                f"{self.path} has no fold plan yet; run: moodfuse extract DATA --cache {self.path}"
             )
         return self.plans[-1]
 
     # Clips
 
     @cached_property
-    def statuses(self) -> ClipTable:
-        """Status of every clip of the data set in force, refused and test clips included, by id."""
+    def statuses(self) -> tuple[ClipStatus, ...]:
+        """Every clip of the data set in force, refused and test clips included, by id."""
         (name,) = self.plan.records
         file = self.path / "tables" / f"clips-{name}.h5"
         try:
             arrays, values = read_part(file)
             if values != ATTRIBUTES:
-                raise DamagedPartError(f"{file}: holds no table of clips")
-            return ClipTable.from_arrays(file, arrays)
+                raise DamagedPartError(f"{file}: is not a table of clips")
+            return statuses_from(file, arrays)
         except DamagedPartError as error:
             raise DamagedPartError(
                 f"{error}; run extract again, or the moodfuse cache import --labels that made it: both write the table "
-                "of clips anew"
+                "of clips again"
             ) from error
 
     @cached_property
-    def clips(self) -> ClipTable:
+    def clips(self) -> tuple[ClipStatus, ...]:
         """The clips that the plan covers, by id: the rows of every block."""
-        table = self.statuses
-        return table.take(
-            table.numbers["ok"] & (Assignment.of(self.plan.assignment).folds_of(table.digests) >= 0)
-        )
+        assignment = self.plan.assignment
+        return tuple(status for status in self.statuses if status.ok and status.digest in assignment)
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
         """Sorted labels; the order of every class axis."""
-        return self.clips.labels
+        return tuple(sorted({status.clip.label for status in self.clips}))
 
     @cached_property
     def units(self) -> tuple[Unit, ...]:
         """The plan's groups."""
         return units_of(self.clips)
 
-    def clips_with(self, recipe: Recipe) -> ClipTable:
-        """The plan's clips that have what a source reads, by id."""
-        return (
-            self.clips if recipe.view is None else self.clips.take(~self.clips.where("missing", recipe.view))
-        )
+    def clips_with(self, recipe: Recipe) -> tuple[ClipStatus, ...]:
+        """The plan's clips that have the modality which a source reads, by id."""
+        clips = tuple(status for status in self.clips if status.missing != recipe.view)
+        return self.clips if len(clips) == len(self.clips) else clips
 
-    # What became of clips
+    # Decoding outcomes: clips/<aa>/<clip32>-<digest16>.json
 
     def write_outcome(self, outcome: Outcome) -> None:
-        """Keep what became of a clip, as soon as it is known."""
-        write_outcome(self.path / "clips", outcome)
+        """Store the result of decoding a clip, as soon as it is known."""
+        values = asdict(outcome)
+        name = f"{outcome.digest[:32]}-{digest16(values)}.json"
+        write_text(self.path / "clips" / outcome.digest[:2] / name, canonical_json(values))
 
     def outcomes(self, digests: Iterable[str]) -> dict[str, list[Outcome]]:
-        """Every outcome on record of some clips, by clip digest; clips without one are left out."""
-        return read_outcomes(self.path / "clips", digests)
+        """Every stored outcome of some clips, by clip digest; clips without one are left out.
+
+        Damaged files are set aside; those of a newer version are skipped.
+        """
+        found: dict[str, list[Outcome]] = {}
+        folders: dict[str, list[Path]] = {}
+        for digest in digests:
+            if digest[:2] not in folders:
+                folders[digest[:2]] = listing(self.path / "clips" / digest[:2], suffix=".json")
+            files = [file for file in folders[digest[:2]] if file.name.startswith(digest[:32])]
+            if outcomes := [outcome for _, outcome in each_valid(files, read_outcome, skip_newer=True)]:
+                found[digest] = outcomes
+        return found
 
     # Writing
 
     def write_plan(self, plan: Plan, statuses: Sequence[ClipStatus]) -> bool:
         """Put a plan and its clips in force, unless they already are; returns whether anything changed."""
-        table = ClipTable.of(statuses)
-        if plan.records != (table_name(table),):
-            raise InputError(
-                f"plan of clips {plan.records} cannot be kept with the clips {table_name(table)}"
-            )
-        write_part(self.path / "tables", "clips", table.to_arrays(), ATTRIBUTES)
+        if plan.records != (table_name(statuses),):
+            raise InputError(f"the plan is of clips {plan.records}, not of the given {table_name(statuses)}")
+        write_part(self.path / "tables", "clips", table_arrays(statuses), ATTRIBUTES)
         current = next(iter(self.plans_of(plan.repeat)[-1:]), None)
-        changed = current is None or _plan_arrays(plan, 0) != _plan_arrays(current, 0)
+        changed = (
+            current is None or _settings(plan) != _settings(current) or plan.assignment != current.assignment
+        )
         if changed:
             folder = self.path / "plans" / (f"repeat-{plan.repeat}" if plan.repeat else "")
-            assignment = Assignment.of(plan.assignment)
-            arrays = {"clip": assignment.digests, "fold": assignment.folds}
-            write_part(
-                folder, "plan", arrays, _plan_arrays(plan, 1 + (current.sequence if current else 0))[0]
-            )
+            sequence = 1 + (current.sequence if current else 0)
+            write_part(folder, "plan", plan.to_arrays(), {**_settings(plan), "sequence": sequence})
             self.refresh()
         if not plan.repeat:
-            write_text(self.path / VIEW, self.view_text(table))
+            write_text(self.path / VIEW, self.view_text(statuses))
         return changed
 
     def refresh(self) -> None:
-        """Forget what was read, so that the next look sees the folder as it is."""
+        """Drop what was read, so that the folder is read again."""
         for name in ("all_plans", "statuses", "clips", "classes", "units"):
             self.__dict__.pop(name, None)
 
-    def view_text(self, table: ClipTable) -> str:
-        """What `VIEW` holds of a table under the plan in force."""
+    def view_text(self, statuses: Sequence[ClipStatus]) -> str:
+        """Content of `VIEW` for some clips under the plan in force."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(VIEW_COLUMNS)
-        folds = Assignment.of(self.plan.assignment).folds_of(table.digests).tolist()
-        for status, fold in zip(table, folds, strict=True):
+        writer.writerow(_VIEW_COLUMNS)
+        for status in sorted(statuses, key=lambda status: status.clip.id):
             clip = status.clip
-            place = fold if status.ok and clip.split == "train" and fold >= 0 else ""
+            covered = status.ok and clip.split == "train"
+            fold = self.plan.assignment.get(status.digest, "") if covered else ""
+            end_s = "" if clip.end_s is None else clip.end_s
+            declared = (clip.id, clip.path, clip.start_s, end_s, clip.label, status.group, fold)
             state = "ok" if status.ok else "refused"
-            row = (
-                clip.id,
-                clip.path,
-                clip.start_s,
-                "" if clip.end_s is None else clip.end_s,
-                clip.label,
-                status.group,
-            )
-            writer.writerow(
-                (*row, place, status.digest, round(status.duration_s, 3), state, status.reason, status.detail)
-            )
+            found = (status.digest, round(status.duration_s, 3), state, status.reason, status.detail)
+            writer.writerow((*declared, *found))
         return text.getvalue()
 
 
-def _foreign(folder: Path) -> list[str]:
-    """What stands in a folder beside the temporaries of a first writer that was killed."""
-    return [name for name in names_in(folder) if not name.startswith(TEMPORARY_PREFIX)]
-
-
-def _plan_arrays(plan: Plan, sequence: int) -> tuple[dict[str, object], bytes]:
-    """Attributes of a plan's part under a sequence, and its assignment in a form to compare."""
-    attributes: dict[str, object] = {
+def _settings(plan: Plan) -> dict[str, object]:
+    """Attributes of a plan's part, without its sequence."""
+    return {
         "format": FORMAT_OF_PLANS,
         "folds": plan.folds,
         "seed": plan.seed,
         "group_rule": plan.group_rule,
         "records": sorted(plan.records),
-        "sequence": sequence,
         "repeat": plan.repeat,
     }
-    assignment = Assignment.of(plan.assignment)
-    return attributes, assignment.digests.tobytes() + assignment.folds.astype("<i2").tobytes()
 
 
-def table_name(statuses: Sequence[ClipStatus]) -> str:
-    """Name of the table of some clips, for `Plan.records`: the digest of its content, 16 digits."""
-    return ClipTable.of(statuses).digest[:16]
+def read_outcome(file: Path) -> Outcome:
+    """A decoding outcome; its digest and its clip must be those in the file's name, else `DamagedPartError`."""
+    outcome = record_of(Outcome, read_named(file), file)
+    if (file.parent.name, file.name[:33]) != (str(outcome.digest)[:2], f"{str(outcome.digest)[:32]}-"):
+        raise DamagedPartError(f"{file}: is of another clip than the one in its name")
+    return outcome
 
 
 def marker_text() -> str:
-    """What the file that marks a cache holds."""
-    return (
-        canonical_json({"format": "moodfuse-cache", "schema": SCHEMA, "written_by": writer_version()}) + "\n"
-    )
+    """Content of the file that marks a cache."""
+    marker = {"format": "moodfuse-cache", "schema": SCHEMA, "written_by": writer_version()}
+    return canonical_json(marker) + "\n"
 
 
 def check_schema(marker: Path) -> None:
-    """Refuse a cache of another version of the format.
-
-    Raises
-    ------
-    SchemaError
-        If this version of moodfuse does not read it.
-    CacheError
-        If the file is damaged.
-    """
+    """Refuse a cache of another version of the format (`SchemaError`), or a damaged marker (`CacheError`)."""
     found = read_json(marker)
     schema = found.get("schema") if isinstance(found, dict) else None
     if not isinstance(schema, int) or schema < 1:
@@ -330,10 +309,5 @@ def check_schema(marker: Path) -> None:
             f"{marker}: schema is {schema!r}; expected a number; run: moodfuse cache verify --repair --cache "
             f"{marker.parent}"
         )
-    if schema > SCHEMA:
-        raise SchemaError(
-            f"{marker.parent}: cache schema {schema} is newer than the {SCHEMA} that this moodfuse reads; upgrade "
-            f"(pip install {wanted_version(found.get('written_by'))}), or name another --cache folder"
-        )
-    if schema < SCHEMA:
-        raise SchemaError(f"{marker.parent}: cache schema {schema} {NEVER_RELEASED}")
+    if schema != SCHEMA:
+        raise schema_error(marker.parent, schema, found.get("written_by"))

@@ -1,14 +1,14 @@
-"""The next fold plan of a data set, decided from the clips that could be read and the plans before it. Pure."""
+"""The next fold plan of a data set, from the clips that could be read and the plans before it. Pure functions."""
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from moodfuse.cache.clip_table import ClipTable
+from moodfuse.cache.clip_table import table_name
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.folds import (
     GROUP_RULE,
-    VIEWS,
+    MODALITIES,
     can_cross_fit,
     check_fold_numbers,
     check_views,
@@ -19,7 +19,6 @@ from moodfuse.cache.folds import (
     units_of,
     validate,
 )
-from moodfuse.cache.manifest import table_name
 from moodfuse.cache.records import ClipStatus, Holdout, Plan
 
 DEFAULT_FOLDS = 6
@@ -28,16 +27,16 @@ DEFAULT_SEED = 0
 
 @dataclass(frozen=True)
 class PlanChoice:
-    """What the user asks of a plan; `None` keeps what the plan in force has. `views` are those that will be read."""
+    """The user's settings of a plan; `None` keeps those of the plan in force. `views` are the modalities to be read."""
 
     folds: int | None = None
     seed: int | None = None
     replan: bool = False
-    views: tuple[str, ...] = VIEWS
+    views: tuple[str, ...] = MODALITIES
 
 
 def next_plan(plans: Sequence[Plan], statuses: Sequence[ClipStatus], choice: PlanChoice) -> Plan:
-    """The plan for these clips: clips keep their folds, new groups go where their label is scarcest.
+    """The plan for these clips: clips keep their folds, new groups go to the fold where their labels are rarest.
 
     Parameters
     ----------
@@ -50,45 +49,42 @@ def next_plan(plans: Sequence[Plan], statuses: Sequence[ClipStatus], choice: Pla
     Raises
     ------
     InputError
-        If no honest plan can be made; the message says what to change.
+        If no plan allows a fair test; the message names the remedy.
     """
     check_fold_numbers(status.clip for status in statuses)
     readable = [status for status in statuses if status.ok]
     covered = [status for status in readable if status.clip.split == "train"]
-    _refuse_shared_groups(readable)
+    _check_splits(readable)
     if not covered:
         raise InputError(
             f"none of the {len(statuses)} clips could be read; see the reasons above, or run moodfuse check"
         )
     units = units_of(covered)
-    current = plans[-1] if plans else None
-    folds = choice.folds if choice.folds is not None else (current.folds if current else DEFAULT_FOLDS)
-    seed = choice.seed if choice.seed is not None else (current.seed if current else DEFAULT_SEED)
-    declared = declared_folds(covered)
-    if declared is not None:
+    folds, seed = (plans[-1].folds, plans[-1].seed) if plans else (DEFAULT_FOLDS, DEFAULT_SEED)
+    folds = folds if choice.folds is None else choice.folds
+    seed = seed if choice.seed is None else choice.seed
+    if (declared := declared_folds(covered)) is not None:
         folds, assignment = declared
         if choice.folds not in (None, folds):
             raise InputError(
                 f"--folds is {choice.folds}, but the column 'fold' has {folds}; drop one of the two"
             )
-        validate(units, assignment, folds)
     else:
-        earlier = [plan for plan in plans if (plan.folds, plan.seed) == (folds, seed)]
-        placed = earlier[-1].assignment if earlier and not choice.replan else {}
+        earlier = [plan.assignment for plan in plans if (plan.folds, plan.seed) == (folds, seed)]
+        placed = {} if choice.replan or not earlier else earlier[-1]
         assignment = deal(units, folds=max(folds, 1), seed=seed, placed=placed)
-        validate(units, assignment, folds)
+    validate(units, assignment, folds)
     plan = Plan(folds, seed, GROUP_RULE, assignment, (table_name(statuses),))
     check_views(plan, covered, choice.views)
     return plan
 
 
-def plan_line(plan: Plan, clips: ClipTable) -> str:
-    """What a plan covers, in a sentence: clips, groups, folds, and the clips of each label."""
-    labels, counts = clips.texts["label"], Counter(clips.rows["label"].tolist())
-    named = sorted((labels[row], count) for row, count in counts.items())
-    return (
-        f"{len(clips)} clips in {clips.texts['group'].distinct()} groups, {plan.folds} folds, seed {plan.seed}: "
-        + ", ".join(f"{label} {count}" for label, count in named)
+def plan_line(plan: Plan, clips: Sequence[ClipStatus]) -> str:
+    """A summary of a plan in a sentence: clips, groups, folds, and the clips of each label."""
+    groups = len({status.group for status in clips})
+    counts = sorted(Counter(status.clip.label for status in clips).items())
+    return f"{len(clips)} clips in {groups} groups, {plan.folds} folds, seed {plan.seed}: " + ", ".join(
+        f"{label} {count}" for label, count in counts
     )
 
 
@@ -98,48 +94,39 @@ def repeat_plan(
     statuses: Sequence[ClipStatus],
     repeat: int,
     *,
-    views: tuple[str, ...] = VIEWS,
+    views: tuple[str, ...] = MODALITIES,
 ) -> Plan:
     """A further plan of the same clips for repeated cross-validation: its seed is that of `plan` plus `repeat`.
 
-    Parameters
-    ----------
-    plan : Plan
-        The plan of repeat 0, just made.
-    earlier : sequence of Plan
-        Plans of this repeat, oldest first; clips keep the folds that they had there.
-    statuses : sequence of ClipStatus
-    repeat : int
-        From 1.
-    views : tuple of str
-        Those that will be read.
-
-    Raises
-    ------
-    InputError
-        If the data set names its folds itself, so that there is one plan only.
+    `plan` is that of repeat 0; `earlier` are the plans of this repeat (from 1), oldest first, whose clips
+    keep their folds. Raises `InputError` if the data set declares its folds, so that there is one plan only.
     """
     covered = [status for status in statuses if status.ok and status.clip.split == "train"]
     if declared_folds(covered) is not None:
         raise InputError(
-            "--repeats deals clips to folds anew, but the column 'fold' fixes them; drop one of the two"
+            "--repeats assigns clips to folds again, but the column 'fold' fixes them; drop one of the two"
         )
     choice = PlanChoice(plan.folds, plan.seed + repeat, views=views)
     return replace(next_plan(earlier, statuses, choice), repeat=repeat)
 
 
 def holdouts(
-    plan: Plan, clips: Sequence[ClipStatus], *, crossfit: bool, leaky: bool, views: tuple[str, ...] = VIEWS
+    plan: Plan,
+    clips: Sequence[ClipStatus],
+    *,
+    crossfit: bool,
+    leaky: bool,
+    views: tuple[str, ...] = MODALITIES,
 ) -> tuple[Holdout, ...]:
-    """The holdouts of one plan: ``{k}``; every pair if `crossfit` and the `views` allow it; ``{}`` if `leaky`."""
+    """The holdouts of one plan: ``{k}``; every pair if `crossfit` and the clips allow it; ``{}`` if `leaky`."""
     pairs = pair_holdouts(plan.folds) if crossfit and can_cross_fit(plan, clips, views) else ()
     return (*single_holdouts(plan.folds), *pairs, *((Holdout.of(()),) if leaky else ()))
 
 
-def _refuse_shared_groups(statuses: Sequence[ClipStatus]) -> None:
-    splits: dict[str, ClipStatus] = {}
+def _check_splits(statuses: Sequence[ClipStatus]) -> None:
+    first: dict[str, ClipStatus] = {}
     for status in statuses:
-        other = splits.setdefault(status.group, status)
+        other = first.setdefault(status.group, status)
         if other.clip.split != status.clip.split:
             raise InputError(
                 f"{status.clip.id} is split {status.clip.split!r} and {other.clip.id} {other.clip.split!r}, but share "

@@ -8,7 +8,10 @@ from typing import Any, Literal
 from moodfuse.cache.digests import canonical_json, digest16
 from moodfuse.cache.errors import InputError
 
-View = Literal["sound", "picture"]
+Modality = Literal["sound", "picture"]
+"""Names of the modalities in files, which are part of the format."""
+MODALITY_NAMES = {"sound": "audio", "picture": "video"}
+"""Name of a modality in files to its name in messages."""
 Depth = Literal["frozen", "head", "full", "imported"]
 DEPTHS: tuple[Depth, ...] = ("frozen", "head", "full", "imported")
 IMPORT = "import"
@@ -27,17 +30,17 @@ class Tuning:
     learning_rate, weight_decay, momentum : float
         Its settings (momentum for SGD only).
     epochs : int
-        Passes over the tuning clips at most; exactly so many where nothing stops early.
+        Maximum number of passes over the tuning clips; the exact number where nothing stops early.
     patience : int
         Epochs without a lower stopping loss before tuning ends.
     batch : int
         Clips per step.
     crop_s : float
-        Seconds of sound per training crop; 0 trains on whole clips.
+        Seconds of audio per training crop; 0 trains on whole clips.
     gain_db : float
-        Training crops of sound are made louder or softer by up to so many decibels.
+        Training crops of audio are made louder or quieter by up to this many decibels.
     stop_folds : int
-        One of so many inner grouped folds decides when to stop.
+        Number of inner grouped folds, one of which decides when to stop.
     """
 
     optimizer: str
@@ -67,10 +70,25 @@ class Tuning:
 class Recipe:
     """Everything that decides a source's numbers.
 
-    `source` is only its name in the cache and does not enter the digest. `preprocessing` is canonical JSON. `weights`
-    is ``"random"``, or the SHA-256 of the pretrained weights' file and what else goes with them into the network.
-    `tuning` is `None` where `depth` is ``"frozen"``, and ``"imported"``: features made elsewhere by networks that saw
-    labels of the clips outside a holdout. `embedding_tuned` says whether the tuned layers lie before the embedding.
+    Attributes
+    ----------
+    source : str
+        Its name in the cache; not part of the digest.
+    network, network_version
+        Name and version of the network.
+    weights : str
+        ``"random"``, or SHA-256 of the pretrained weights' file and whatever else of it enters the network.
+    preprocessing : str
+        Canonical JSON.
+    depth : str
+        One of `DEPTHS`; ``"imported"``: made elsewhere by networks that saw labels of the clips outside a
+        holdout.
+    tuning : Tuning or None
+        `None` where `depth` is ``"frozen"`` or ``"imported"``.
+    embedding_tuned : bool
+        Whether the tuned layers lie before the embedding.
+    precision, device, batch, threads, compile, seed
+        How the network is run, and the random seed.
     """
 
     source: str
@@ -108,40 +126,37 @@ class Recipe:
 
     @property
     def sees_labels(self) -> bool:
-        """Whether its networks saw labels, so that there is one for every holdout, not one for all."""
+        """Whether its networks saw labels, so that there is one per holdout."""
         return self.depth != "frozen"
 
     @property
-    def view(self) -> View | None:
-        """What of a clip the network reads; `None` for imported features, which every clip has."""
+    def view(self) -> Modality | None:
+        """The modality of a clip that the network reads; `None` for imported features, which every clip has."""
         if self.network == IMPORT:
             return None
         kind = json.loads(self.preprocessing).get("kind")
         return "sound" if kind == "audio" else "picture"
 
     def to_json(self) -> str:
-        """The recipe as canonical JSON, `recipe_from_json` reads it back."""
+        """The recipe as canonical JSON; `recipe_from_mapping` reads its object back."""
         return canonical_json(asdict(self))
 
 
 def views_of(recipes: Iterable[Recipe]) -> tuple[str, ...]:
-    """The views that some recipes read, sorted, each once; for imports ``"features"``, which no clip lacks."""
+    """The modalities that some recipes read, sorted, each once; for imports ``"features"``, which every clip has."""
     return tuple(sorted({recipe.view or "features" for recipe in recipes}))
 
 
 def recipe_from_mapping(values: Mapping[str, Any]) -> Recipe:
     """Read a recipe back from its JSON object; unknown keys are an error."""
-    known = {item.name for item in fields(Recipe)}
-    if set(values) - known:
-        raise InputError(
-            f"recipe has unknown keys {sorted(set(values) - known)}; it was written by another version"
-        )
+    if unknown := set(values) - {item.name for item in fields(Recipe)}:
+        raise InputError(f"recipe has unknown keys {sorted(unknown)}; it was written by another version")
     tuning = values.get("tuning")
     return Recipe(**{**values, "tuning": None if tuning is None else Tuning(**tuning)})
 
 
 def import_recipe(source: str, *, sees_labels: bool) -> Recipe:
-    """Recipe of features that were made elsewhere: their source's name is all that is known of them."""
+    """Recipe of features that were made elsewhere, of which only the source's name is known."""
     return Recipe(
         source=source,
         network=IMPORT,
@@ -155,7 +170,7 @@ def import_recipe(source: str, *, sees_labels: bool) -> Recipe:
 
 
 def imported_as(source: str, digest: str) -> Recipe | None:
-    """The recipe of an import, which its name and its digest tell whole; `None` where the digest is of another kind."""
+    """The recipe of an import, from its name and digest alone; `None` where the digest is of another kind."""
     recipes = (import_recipe(source, sees_labels=sees_labels) for sees_labels in (False, True))
     return next((recipe for recipe in recipes if recipe.digest16 == digest), None)
 

@@ -1,24 +1,24 @@
-"""The records that cross between the stages. Each is frozen and validated once."""
+"""The records that cross between the packages: frozen, and validated once."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PurePath
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from moodfuse.cache.columns import Assignment
 from moodfuse.cache.console import comparison_key
+from moodfuse.cache.digests import Digests
 from moodfuse.cache.errors import InputError
 
 Role = Literal["tune", "stop"]
-_VALUES_AT_ONCE = 1 << 22
+WINDOW_S = 30.0
+"""Maximum length of a clip in seconds."""
 _FOLD = re.compile(r"-?[0-9]+")
 _HOLDOUT = re.compile(r"\{\s*\}|(\{)?\s*-?[0-9]+(?:\s*,\s*-?[0-9]+)*\s*(?(1)\})")
-WINDOW_S = 30.0
-"""Seconds of a clip at most."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Clip:
     label : str
         Emotion, spelled as in the data set.
     group : str or None
-        Declared group; `None` where the data set names none.
+        Declared group; `None` where the data set declares none.
     start_s, end_s : float, float or None
         Window in seconds; `end_s=None` is 30 s after the start or the end of the file.
     fold : int or None
@@ -63,7 +63,7 @@ class Clip:
 
     @property
     def window_s(self) -> tuple[float, float]:
-        """Start and end of what is read, in seconds; the file may end before."""
+        """Start and end of the window in seconds, at most 30 s; the file may end earlier."""
         longest = self.start_s + WINDOW_S
         return self.start_s, longest if self.end_s is None else min(self.end_s, longest)
 
@@ -76,17 +76,13 @@ def check_label(label: str, where: str) -> None:
 
 @lru_cache(maxsize=1024)
 def _is_plain(label: str) -> bool:
-    return (
-        bool(comparison_key(label))
-        and label not in (".", "..")
-        and len(PurePath(label).parts) == 1
-        and "\\" not in label
-    )
+    named = bool(comparison_key(label)) and label not in (".", "..")
+    return named and len(PurePath(label).parts) == 1 and "\\" not in label
 
 
 @dataclass(frozen=True)
 class ClipStatus:
-    """What became of a clip: its identity, and features or a reason.
+    """A clip with the result of decoding it.
 
     Attributes
     ----------
@@ -97,17 +93,18 @@ class ClipStatus:
     file_sha256 : str
         Digest of the file's bytes.
     group : str
-        The group in force: declared names and identical files joined.
+        The group in force: clips with the same declared group or with identical files are joined.
     ok : bool
         Whether the clip was decoded.
     reason, detail : str
         Code and sentence of a refusal; empty where `ok`.
     duration_s : float
-        Seconds of the window that were found.
+        Seconds of the window that were in the file.
     decoder : str
-        Version of the decoder and its rules that came to this.
+        Version of the decoder and its rules.
     missing : str
-        The view that the file lacks and that is imputed, ``"sound"`` or ``"picture"``; empty where it has both.
+        The modality that the file does not have and that is imputed, ``"sound"`` or ``"picture"``; empty if
+        it has both.
     """
 
     clip: Clip
@@ -124,15 +121,7 @@ class ClipStatus:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of decoding a clip once, under one version of the decoder; kept as soon as it is known.
-
-    Attributes
-    ----------
-    digest : str
-        Of the clip.
-    ok, reason, detail, duration_s, decoder, missing
-        As in `ClipStatus`.
-    """
+    """The result of decoding a clip once, under one version of the decoder; the attributes are those of `ClipStatus`."""
 
     digest: str
     ok: bool
@@ -171,7 +160,7 @@ class Holdout:
                 return cls(None)
             if not _HOLDOUT.fullmatch(text):
                 raise InputError(f"holdout {value!r} is not '*', a fold, or folds such as '{{1,4}}'")
-            return cls(frozenset(int(item) for item in _FOLD.findall(text)))
+            return cls(frozenset(map(int, _FOLD.findall(text))))
         return cls(frozenset([value] if isinstance(value, int) else value))
 
     def covers(self, fold: int) -> bool:
@@ -187,22 +176,22 @@ HoldoutLike = Holdout | int | str | Iterable[int]
 
 @dataclass(frozen=True)
 class Plan:
-    """Which clip is in which of K folds. Immutable; a change makes a new plan with a higher sequence.
+    """Assignment of clips to K folds. Immutable; a change makes a new plan with a higher sequence.
 
     Attributes
     ----------
     folds : int
         Number of folds K.
     seed : int
-        Seed of the assignment.
+        Random seed of the assignment.
     group_rule : str
         How groups were found.
     assignment : mapping of str to int
         Clip digest to fold, for every clip that could be read and is not `split = test`.
     records : tuple of str
-        Name of the table of the clips of the data set, refused and test clips included.
+        Name of the table of the data set's clips, refused and test clips included.
     sequence : int
-        The highest of its repeat is in force.
+        The plan with the highest sequence of its repeat is in force.
     repeat : int
         0 for the plan of all results; 1, 2, ... for further plans of repeated cross-validation.
     """
@@ -216,10 +205,19 @@ class Plan:
     repeat: int = 0
 
     def __post_init__(self) -> None:
-        folds = Assignment.of(self.assignment).folds
-        if len(folds) and not 0 <= folds.min() <= folds.max() < self.folds:
-            wrong = folds.min() if folds.min() < 0 else folds.max()
-            raise InputError(f"plan: fold {wrong} is outside 0..{self.folds - 1}")
+        if wrong := sorted({fold for fold in self.assignment.values() if not 0 <= fold < self.folds}):
+            raise InputError(f"plan: fold {wrong[0]} is outside 0..{self.folds - 1}")
+
+    def folds_of(self, digests: Sequence[str] | Digests) -> NDArray[np.int16]:
+        """Fold of each of some clip digests, int16 [N]; -1 for a clip that is in no fold."""
+        names = np.asarray(digests).astype("U64").tolist()
+        return np.array([self.assignment.get(name, -1) for name in names], dtype=np.int16)
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """The assignment as arrays: ``clip`` S64 [N], sorted, and ``fold`` int16 [N]."""
+        digests = sorted(self.assignment)
+        folds = [self.assignment[digest] for digest in digests]
+        return {"clip": np.array(digests, dtype="S64"), "fold": np.array(folds, dtype=np.int16)}
 
 
 @dataclass(frozen=True)
@@ -235,15 +233,16 @@ class Block:
     ids, digests : sequence of str, length N
         Clip of each row.
     embedding : ndarray of float32, shape (N, D)
-        What enters the last linear layer.
+        Input of the last linear layer.
     logits : ndarray of float32, shape (N, C), or None
-        What leaves it, classes in sorted label order.
-    seen : set of str
+        Output of the last linear layer, classes in sorted label order.
+    seen : frozenset of str
         Digests of the clips whose labels the network saw (tuned on or stopped by).
     embedding_tuned : bool
         Whether the embedding depends on labels; `False` where only the classifier was tuned.
     absent : frozenset of str
-        Digests of clips that lack what the source reads; their rows are 0 here, and filled in where they are used.
+        Digests of clips without the modality that the source reads; their rows are 0 and are imputed by the
+        reader.
     """
 
     source: str
@@ -252,9 +251,9 @@ class Block:
     digests: Sequence[str]
     embedding: np.ndarray
     logits: np.ndarray | None = None
-    seen: Set[str] = field(default_factory=frozenset)
+    seen: frozenset[str] = frozenset()
     embedding_tuned: bool = False
-    absent: frozenset[str] = field(default_factory=frozenset)
+    absent: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         rows = len(self.ids)
@@ -264,13 +263,7 @@ class Block:
             if array.ndim != 2 or array.shape[0] != rows or array.dtype != np.float32:
                 raise InputError(
                     f"{self.source} {self.holdout}: {name} is {array.dtype}{list(array.shape)}; "
-                    f"expected float32 [{rows}, D], one row a clip"
+                    f"expected float32 [{rows}, D], one row per clip"
                 )
-            if not all_finite(array):
+            if not np.isfinite(array).all():
                 raise InputError(f"{self.source} {self.holdout}: {name} has a value that is not finite")
-
-
-def all_finite(array: np.ndarray) -> bool:
-    """Whether every value is finite; a bounded number of rows is looked at at a time."""
-    rows = max(1, _VALUES_AT_ONCE // max(1, int(np.prod(array.shape[1:]))))
-    return all(np.isfinite(array[start : start + rows]).all() for start in range(0, len(array), rows))

@@ -1,42 +1,45 @@
-"""Runs: the out-of-fold probabilities of one ablation, as stage two leaves them and stage three reads them."""
+"""Runs: the out-of-fold probabilities of one ablation, as `fuse` writes and `evaluate` reads them."""
 
+import logging
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from moodfuse.cache.digests import canonical_json, digest16
 from moodfuse.cache.errors import CacheError, DamagedPartError, InputError
 from moodfuse.cache.folds import MIN_INNER_GROUPS
-from moodfuse.cache.run_folders import (
-    check_new_name,
-    run_folder,
-    run_names,
-    run_values,
-    say_unreadable,
-    sequence_of,
-)
-from moodfuse.cache.storage.files import write_text
+from moodfuse.cache.storage.files import listing, write_text
+from moodfuse.cache.storage.json_files import read_json
 from moodfuse.cache.storage.parts import SCHEMA, check_dtypes, read_part, write_part
 from moodfuse.cache.store import FeatureCache
 
+log = logging.getLogger(__name__)
 NETWORK = "network"
 """Head name of a source's own softmax."""
 LEAKY: Final = "leaky"
-"""The protocol that measures what a leak is worth."""
+"""The protocol that measures how much leakage inflates the score."""
 LEAKY_MARK = "LEAKY"
-"""What stands wherever a number of that protocol does."""
+"""Mark of every number of that protocol."""
 UNCALIBRATED = "uncalibrated"
 FEW_GROUPS = f"fewer than {MIN_INNER_GROUPS} groups per class: default settings"
 DEFAULTS = (UNCALIBRATED, FEW_GROUPS)
 """Notes of a result whose settings stayed at their defaults."""
-ARRAYS = ("probabilities", "unscaled", "repeats")
-"""Arrays of a result, as they stand in a run's predictions; the last two only where there are any."""
-_ADDED = ("digests", "missing", "repeat_folds", "commands", "versions")
 FORMAT = "moodfuse-predictions"
-_ATTRIBUTES = {"format": FORMAT, "schema": SCHEMA}
+_ARRAYS = ("probabilities", "unscaled", "repeats")
+"""Arrays of a result in a run's predictions; the last two are optional."""
+_LISTS = (
+    *("classes", "ids", "labels", "groups", "folds", "recipes", "notes"),
+    *("digests", "missing", "repeat_folds", "commands", "versions"),
+)
+"""Lists in `run.json`; runs of older versions may not have those of the second line."""
+_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_AGAIN = "run fuse again under another --run name"
+_logged: set[Path] = set()
 
 
 def result_name(sources: Sequence[str], head: str, level: str) -> str:
@@ -57,14 +60,14 @@ class Result:
     level : str
         ``"logits"`` or ``"embedding"``.
     probabilities : ndarray of float64, shape (N, C)
-        Row i is the clip `Run.ids[i]`, predicted by a head that saw no clip of its fold, over networks that saw none
-        either, but for the leaky protocol, whose networks saw every clip; rows sum to 1.
+        Row i is the clip `Run.ids[i]`, predicted by a head that saw no clip of its fold, over networks that
+        saw none either, except under the leaky protocol, whose networks saw every clip; rows sum to 1.
     notes : tuple of str
         What a reader must know, such as ``"uncalibrated"``.
     unscaled : ndarray of float64, shape (N, C), or None
         The same before temperature scaling; `None` where nothing was scaled.
     temperatures : tuple of float
-        One an outer fold; 1 where none could be learned. Empty where nothing was scaled.
+        One per outer fold; 1 where none could be learned. Empty where nothing was scaled.
     repeats : ndarray of float64, shape (R - 1, N, C), or None
         `probabilities` under the further fold plans `Run.repeat_folds`; `None` where there are none.
     """
@@ -92,12 +95,12 @@ class Run:
     ----------
     name : str
     protocol : str
-        ``"crossfit"``: pair holdouts; ``"no-crossfit"``: one network ``{k}`` a fold; ``"leaky"``: networks that saw
-        every clip, and folds of clips, not groups: it measures what a leak is worth.
+        ``"crossfit"``: pair holdouts; ``"no-crossfit"``: one network ``{k}`` per fold; ``"leaky"``: networks
+        that saw every clip, and folds of clips, not groups, to measure how much leakage inflates the score.
     classes : tuple of str
         Sorted labels; the class axis of every result.
     ids, labels, groups : tuple of str
-        One entry a clip.
+        One entry per clip.
     folds : tuple of int
         Fold of each clip.
     fold_count, seed : int
@@ -108,8 +111,8 @@ class Run:
     digests : tuple of str
         Clip digests; empty in runs of older versions.
     missing : tuple of tuple of str
-        For each clip the views that it lacks and that were imputed, ``"sound"`` or ``"picture"``; empty where no clip
-        lacks any.
+        For each clip the modalities that were imputed, ``"sound"`` or ``"picture"``; empty where no clip
+        needed it.
     repeat_folds : tuple of tuple of int
         Fold of each clip under each further plan of repeated cross-validation.
     commands : tuple of str
@@ -138,62 +141,104 @@ class Run:
 
     def __post_init__(self) -> None:
         shape = (len(self.ids), len(self.classes))
+        shapes = {"probabilities": shape, "unscaled": shape, "repeats": (len(self.repeat_folds), *shape)}
         for result in self.results:
-            wanted: dict[str, tuple[np.ndarray, tuple[int, ...]]] = {
-                "probabilities": (result.probabilities, shape)
-            }
-            if result.unscaled is not None:
-                wanted["unscaled"] = (result.unscaled, shape)
-            if result.repeats is not None:
-                wanted["repeats"] = (result.repeats, (len(self.repeat_folds), *shape))
-            for name, (array, expected) in wanted.items():
+            for name, expected in shapes.items():
+                array = getattr(result, name)
+                if array is None:
+                    continue
+                where = f"run {self.name}, {result.name}"
                 if array.shape != expected:
-                    raise InputError(
-                        f"run {self.name}, {result.name}: {name} {array.shape}; expected {expected}"
-                    )
+                    raise InputError(f"{where}: {name} {array.shape}; expected {expected}")
                 if not np.allclose(array.sum(axis=-1), 1.0, atol=1e-6):
-                    raise InputError(f"run {self.name}, {result.name}: rows of {name} do not sum to 1")
+                    raise InputError(f"{where}: rows of {name} do not sum to 1")
+
+
+def run_names(cache: FeatureCache) -> tuple[str, ...]:
+    """Names of the runs in a cache, oldest first, after those that cannot be read."""
+    names = [folder.name for folder in listing(cache.path / "runs") if os.path.lexists(folder / "run.json")]
+    return tuple(sorted(names, key=lambda name: (_sequence_of(cache, name), name)))
+
+
+def check_new_name(cache: FeatureCache, name: str | None, *, prefix: str = "run") -> str:
+    """A name for a new run: the given one, or the next ``<prefix>-N``; `InputError` if it is taken or not plain."""
+    taken = set(run_names(cache))
+    if name is None:
+        return next(f"{prefix}-{n}" for n in range(1, len(taken) + 2) if f"{prefix}-{n}" not in taken)
+    if not _RUN_NAME.fullmatch(name):
+        raise InputError(f"run name {name!r} is not plain; use letters, digits, '.', '_' and '-', at most 64")
+    if name in taken:
+        raise InputError(
+            f"run {name!r} exists in {cache.path}; choose another --run name (taken: {', '.join(sorted(taken))})"
+        )
+    return name
+
+
+def run_folder(cache: FeatureCache, name: str) -> Path:
+    """Folder of a run."""
+    return cache.path / "runs" / name
+
+
+def _sequence_of(cache: FeatureCache, name: str) -> int:
+    """Number of a run, 1 for the first; -1 where it cannot be read, which is logged."""
+    try:
+        return int(_run_values(cache, name).get("sequence", 0))
+    except CacheError as error:
+        _log_unreadable(cache, name, error)
+        return -1
+
+
+def _log_unreadable(cache: FeatureCache, name: str, error: Exception) -> None:
+    """Log, once per process, that a run is skipped."""
+    folder = run_folder(cache, name)
+    if folder not in _logged:
+        _logged.add(folder)
+        log.warning("run %s cannot be read and is skipped: %s", name, error)
+
+
+def _run_values(cache: FeatureCache, name: str) -> dict[str, Any]:
+    file = run_folder(cache, name) / "run.json"
+    values = read_json(file)
+    if not isinstance(values, dict) or "protocol" not in values:
+        raise DamagedPartError(f"{file}: is not a run; {_AGAIN}")
+    return values
 
 
 def write_run(cache: FeatureCache, run: Run) -> Path:
-    """Write a run; `run.json` last, so that a run is whole or absent. Returns its folder."""
+    """Write a run; `run.json` last, so that a run is complete or absent. Returns its folder."""
     check_new_name(cache, run.name)
     folder = run_folder(cache, run.name)
     arrays = {
         f"{name}_{number:04d}": getattr(result, name)
         for number, result in enumerate(run.results)
-        for name in ARRAYS
+        for name in _ARRAYS
         if getattr(result, name) is not None
     }
     values = {
         "schema": SCHEMA,
-        "sequence": 1 + max((sequence_of(cache, name) for name in run_names(cache)), default=0),
-        **{
-            name: list(getattr(run, name))
-            for name in ("classes", "ids", "labels", "groups", "folds", "recipes", "notes", *_ADDED)
-        },
+        "sequence": 1 + max((_sequence_of(cache, name) for name in run_names(cache)), default=0),
+        **{name: list(getattr(run, name)) for name in _LISTS},
         **{name: getattr(run, name) for name in ("name", "protocol", "fold_count", "seed")},
         "results": [
-            {name: getattr(item, name) for name in ("sources", "head", "level", "notes", "temperatures")}
-            for item in run.results
+            {name: getattr(result, name) for name in ("sources", "head", "level", "notes", "temperatures")}
+            for result in run.results
         ],
     }
-    part = write_part(
-        folder, "predictions", arrays, {**_ATTRIBUTES, "run": run.name, "record": digest16(values)}
-    )
+    attributes = {"format": FORMAT, "schema": SCHEMA, "run": run.name, "record": digest16(values)}
+    part = write_part(folder, "predictions", arrays, attributes)
     write_text(folder / "run.json", canonical_json({**values, "predictions": part.name}))
     return folder
 
 
 def runs_newest_first(cache: FeatureCache, *, leaky: bool) -> Iterator[Run]:
-    """Leaky runs, or all others, each read only when it is asked for; one that cannot be read is passed over."""
+    """Leaky runs, or all others, each read only when it is asked for; one that cannot be read is skipped."""
     for name in reversed(run_names(cache)):
         try:
-            if (run_values(cache, name)["protocol"] == LEAKY) != leaky:
+            if (_run_values(cache, name)["protocol"] == LEAKY) != leaky:
                 continue
             run = read_run(cache, name)
         except (CacheError, InputError) as error:
-            say_unreadable(cache, name, error)
+            _log_unreadable(cache, name, error)
         else:
             yield run
 
@@ -205,80 +250,67 @@ def read_run(cache: FeatureCache, name: str | None = None) -> Run:
     ------
     InputError
         If there is none, or none of this name.
-    DamagedPartError
-        If its files do not fit together.
+    CacheError
+        If its files are damaged or do not fit together.
     """
     names = run_names(cache)
     if not names:
-        raise InputError(f"{cache.path} holds no run yet; run: moodfuse fuse --cache {cache.path}")
+        raise InputError(f"{cache.path} has no run yet; run: moodfuse fuse --cache {cache.path}")
     if name is not None and name not in names:
-        raise InputError(f"{cache.path} holds no run {name!r}; it holds: {', '.join(names)}")
+        raise InputError(f"{cache.path} has no run {name!r}; it has: {', '.join(names)}")
     folder = run_folder(cache, name or names[-1])
-    values = run_values(cache, folder.name)
+    values = _run_values(cache, folder.name)
     try:
-        predictions = values.pop("predictions")
-        if Path(predictions).name != predictions:
-            raise DamagedPartError(f"{folder / 'run.json'}: names predictions in another folder")
-        arrays, attributes = read_part(folder / predictions)
-        check_predictions(folder / predictions, arrays, attributes)
-        if attributes["record"] != digest16(values):
-            raise DamagedPartError(
-                f"{folder / 'run.json'}: is not the record that was written with the predictions"
-            )
-        return Run(
-            name=values["name"],
-            protocol=values["protocol"],
-            classes=tuple(values["classes"]),
-            ids=tuple(values["ids"]),
-            labels=tuple(values["labels"]),
-            groups=tuple(values["groups"]),
-            folds=tuple(values["folds"]),
-            fold_count=values["fold_count"],
-            seed=values["seed"],
-            recipes=tuple((source, recipe) for source, recipe in values["recipes"]),
-            results=tuple(_results(values["results"], arrays)),
-            notes=tuple(values["notes"]),
-            digests=tuple(values.get("digests", ())),
-            missing=tuple(map(tuple, values.get("missing", ()))),
-            repeat_folds=tuple(map(tuple, values.get("repeat_folds", ()))),
-            commands=tuple(values.get("commands", ())),
-            versions=tuple((name, version) for name, version in values.get("versions", ())),
-        )
+        arrays = _read_predictions(folder, values)
+        lists: dict[str, Any] = {name: tuple(map(_frozen, values[name])) for name in _LISTS[:7]}
+        lists |= {name: tuple(map(_frozen, values.get(name, ()))) for name in _LISTS[7:]}
+        results = tuple(_result(row, number, arrays) for number, row in enumerate(values["results"]))
+        plain = {name: values[name] for name in ("name", "protocol", "fold_count", "seed")}
+        return Run(**plain, **lists, results=results)
     except KeyError as error:
-        raise DamagedPartError(
-            f"{folder}: {error} is missing; run fuse again under another --run name"
-        ) from error
+        raise DamagedPartError(f"{folder}: {error} is missing; {_AGAIN}") from error
     except TypeError as error:
-        raise DamagedPartError(
-            f"{folder}: is no run ({error}); run fuse again under another --run name"
-        ) from error
+        raise DamagedPartError(f"{folder}: is not a run ({error}); {_AGAIN}") from error
     except DamagedPartError as error:
-        raise CacheError(f"{error}; or run fuse again under another --run name") from error
+        raise CacheError(f"{error}; or {_AGAIN}") from error
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _read_predictions(folder: Path, values: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The arrays of a run's predictions, which name the record that they were written with."""
+    predictions = values.pop("predictions")
+    if Path(predictions).name != predictions:
+        raise DamagedPartError(f"{folder / 'run.json'}: names predictions in another folder")
+    arrays, attributes = read_part(folder / predictions)
+    check_predictions(folder / predictions, arrays, attributes)
+    if attributes["record"] != digest16(values):
+        raise DamagedPartError(
+            f"{folder / 'run.json'}: is not the record that was written with the predictions"
+        )
+    return arrays
+
+
+def _result(row: Mapping[str, Any], number: int, arrays: Mapping[str, np.ndarray]) -> Result:
+    return Result(
+        sources=tuple(row["sources"]),
+        head=row["head"],
+        level=row["level"],
+        notes=tuple(row["notes"]),
+        probabilities=arrays[f"probabilities_{number:04d}"],
+        unscaled=arrays.get(f"unscaled_{number:04d}"),
+        temperatures=tuple(row.get("temperatures", ())),
+        repeats=arrays.get(f"repeats_{number:04d}"),
+    )
 
 
 def check_predictions(file: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, object]) -> None:
-    """Check that a part holds predictions: arrays of float64 by clip and class, those of repeats by plan as well.
+    """Refuse a part that is not predictions (`DamagedPartError`): arrays of float64 by clip and class.
 
-    Raises
-    ------
-    DamagedPartError
+    Those of repeats have an axis for the plans as well.
     """
     if attributes.get("format") != FORMAT:
-        raise DamagedPartError(f"{file}: holds no predictions")
+        raise DamagedPartError(f"{file}: is not predictions")
     check_dtypes(file, arrays, {name: ("<f8", 3 if name.startswith("repeats_") else 2) for name in arrays})
-
-
-def _results(rows: Sequence[dict[str, object]], arrays: dict[str, np.ndarray]) -> list[Result]:
-    return [
-        Result(
-            sources=tuple(row["sources"]),  # type: ignore[arg-type]
-            head=str(row["head"]),
-            level=str(row["level"]),
-            notes=tuple(row["notes"]),  # type: ignore[arg-type]
-            probabilities=arrays[f"probabilities_{number:04d}"],
-            unscaled=arrays.get(f"unscaled_{number:04d}"),
-            temperatures=tuple(row.get("temperatures", ())),  # type: ignore[arg-type]
-            repeats=arrays.get(f"repeats_{number:04d}"),
-        )
-        for number, row in enumerate(rows)
-    ]

@@ -1,37 +1,41 @@
-"""The feature cache: sources, recipes, blocks, networks. `cache/FORMAT.md` is its published form.
+"""The feature cache: sources, recipes, networks and blocks. `cache/FORMAT.md` is its published form.
 
-A `FeatureCache` is a thin reader and writer over a folder; the index is the directory listing. Holdouts are names
-looked up in the plan in force; what is stored is named by what a network was tuned on.
+A `FeatureCache` is a thin reader and writer over a folder; the index is the directory listing. A holdout is a
+name that is looked up in the plan in force; what is stored is named by what a network was tuned on.
 """
 
-import logging
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from moodfuse.cache.additions import write_rows
-from moodfuse.cache.blocks import Owner, Rows, held, read_rows
-from moodfuse.cache.choices import MEND, Choices
-from moodfuse.cache.class_axis import on_axis
-from moodfuse.cache.clip_table import ClipTable
-from moodfuse.cache.columns import Digests
-from moodfuse.cache.digests import canonical_json, trained_digest16
-from moodfuse.cache.errors import CacheError, DamagedPartError, InputError, MissingBlockError
+from moodfuse.cache.blocks import Owner, Rows, held, on_axis, read_rows, write_rows
+from moodfuse.cache.digests import Digests, canonical_json, digest16, digest_array, trained_digest16
+from moodfuse.cache.errors import (
+    CacheError,
+    DamagedPartError,
+    InputError,
+    MissingBlockError,
+    UnknownNameError,
+)
 from moodfuse.cache.folds import imported_roles, tuning_roles, units_of
-from moodfuse.cache.recipe import IMPORT, Recipe, frozen_counterpart
-from moodfuse.cache.records import Block, Holdout, HoldoutLike, Plan
-from moodfuse.cache.storage.files import read_json, write_text
+from moodfuse.cache.manifest import Manifest
+from moodfuse.cache.recipe import IMPORT, Recipe, frozen_counterpart, recipe_from_mapping
+from moodfuse.cache.records import Block, ClipStatus, Holdout, HoldoutLike, Plan
+from moodfuse.cache.storage.files import listing, set_aside, write_text
+from moodfuse.cache.storage.json_files import read_json
 from moodfuse.cache.storage.layout import folder_of
 
-log = logging.getLogger(__name__)
 FROZEN = "frozen"
 CLIPS_PER_PART = 64
+MEND = "run extract again, or the moodfuse cache import that made it"
 Roles = tuple[tuple[str, str, str], ...]
 
 
-class FeatureCache(Choices):
+class FeatureCache(Manifest):
     """A cache folder: `clips`, `plan`, `classes`, `sources()`, `recipe(source)` and `block(source, holdout)`.
 
     Examples
@@ -41,31 +45,136 @@ class FeatureCache(Choices):
     (52, 512)
     """
 
-    # Networks and their rows
+    # Sources: each command that fills a cache writes sources/<digest16>.json; of each source the latest choice counts
+
+    @cached_property
+    def _selections(self) -> tuple[dict[str, Any], ...]:
+        """Content of every file in ``sources``, oldest first."""
+        found = []
+        for file in listing(self.path / "sources", suffix=".json"):
+            try:
+                values = read_json(file)
+                if digest16(values) != file.stem:
+                    raise DamagedPartError(f"{file}: content does not match its name")
+            except DamagedPartError as error:
+                if not self._repairs:
+                    raise DamagedPartError(f"{error}; {MEND}: both choose their sources again") from error
+                set_aside(file, str(error))
+                continue
+            found.append((values["sequence"], file.name, values))
+        return tuple(values for _, _, values in sorted(found, key=lambda item: item[:2]))
+
+    @property
+    def selection(self) -> dict[str, str]:
+        """Recipe in force of every source: name to recipe digest."""
+        latest = {
+            source: recipe for values in self._selections for source, recipe in values["sources"].items()
+        }
+        return {source: recipe for source, recipe in latest.items() if recipe is not None}
+
+    @property
+    def ever_selected(self) -> frozenset[tuple[str, str]]:
+        """Every recipe that is or was in force, as (source, recipe digest)."""
+        chosen = (item for values in self._selections for item in values["sources"].items())
+        return frozenset((source, recipe) for source, recipe in chosen if recipe is not None)
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """The commands that filled the cache, oldest first; those of older versions are not known."""
+        return tuple(dict.fromkeys(values["command"] for values in self._selections if values.get("command")))
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """Options of the latest `extract` that decide how files are read, without defaults; empty if not recorded."""
+        return next((values["reading"] for values in reversed(self._selections) if "reading" in values), {})
+
+    def sources(self) -> tuple[str, ...]:
+        """Names of the sources in force, sorted."""
+        return tuple(sorted(self.selection))
+
+    def check_source(self, source: str) -> None:
+        """Refuse a name that is not a source in force (`UnknownNameError`); the known ones are listed."""
+        if source not in self.selection:
+            raise UnknownNameError("source", source, self.sources())
+
+    def recipe(self, source: str) -> Recipe:
+        """Recipe in force of a source; `UnknownNameError` if the cache has no such source."""
+        self.check_source(source)
+        return read_recipe(self.source_folder(source, self.selection[source]) / "recipe.json")
+
+    def source_folder(self, source: str, recipe16: str) -> Path:
+        """Folder of the features of one recipe."""
+        return self.path / "features" / folder_of(source) / recipe16
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        """Store a recipe with its features."""
+        write_text(self.source_folder(recipe.source, recipe.digest16) / "recipe.json", recipe.to_json())
+
+    def select(
+        self, recipes: Iterable[Recipe], *, command: str = "", reading: Mapping[str, Any] | None = None
+    ) -> None:
+        """Put recipes in force for their sources; other sources keep theirs.
+
+        Parameters
+        ----------
+        recipes : iterable of Recipe
+        command : str
+            The command line.
+        reading : mapping, optional
+            Options that decide how files were read, where they differ from the defaults; see `reading`.
+        """
+        self.__dict__.pop("_selections", None)
+        chosen = {recipe.source: recipe.digest16 for recipe in recipes}
+        same_reading = reading is None or reading == self.reading
+        if chosen.items() <= self.selection.items() and command in ("", *self.commands) and same_reading:
+            return
+        self._write_selection(chosen, command, reading)
+
+    def take_out(self, sources: Iterable[str], *, command: str = "") -> None:
+        """Put sources out of force; their files stay until `moodfuse cache prune` removes them."""
+        self.__dict__.pop("_selections", None)
+        names = tuple(sources)
+        for source in names:
+            self.check_source(source)
+        if names:
+            self._write_selection(dict.fromkeys(names), command)
+
+    def _write_selection(
+        self, chosen: Mapping[str, str | None], command: str, reading: Mapping[str, Any] | None = None
+    ) -> None:
+        sequence = 1 + max((values["sequence"] for values in self._selections), default=0)
+        values: dict[str, Any] = {"sequence": sequence, "sources": chosen, "command": command}
+        if reading is not None:
+            values["reading"] = dict(reading)
+        write_text(self.path / "sources" / f"{digest16(values)}.json", canonical_json(values))
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Drop what was read, so that the folder is read again."""
+        super().refresh()
+        self.__dict__.pop("_selections", None)
+
+    # Networks and their features
 
     def block_folder(self, recipe: Recipe, roles: Roles | None) -> Path:
         """Folder of the parts of one network: `roles=None` for the frozen one."""
         return self.source_folder(recipe.source, recipe.digest16) / _trained(roles)
 
     def owner(self, recipe: Recipe, roles: Roles | None) -> Owner:
-        """Whose rows stand in that folder."""
+        """The network whose features are in that folder."""
         return Owner(self.block_folder(recipe, roles), recipe.source, recipe.digest16, _trained(roles))
 
     def network_path(self, recipe: Recipe, roles: Roles | None) -> Path:
-        """Where the weights of a tuned network stand; of `roles=None` those of its body, which no tuning changes."""
+        """File of the weights of a tuned network; with `roles=None` of its body, which tuning does not change."""
         owner = frozen_counterpart(recipe) if roles is None else recipe
-        return (
-            self.path
-            / "networks"
-            / folder_of(owner.source)
-            / owner.digest16
-            / f"{_trained(roles)}.safetensors"
-        )
+        folder = self.path / "networks" / folder_of(owner.source) / owner.digest16
+        return folder / f"{_trained(roles)}.safetensors"
 
     def roles(self, recipe: Recipe, holdout: HoldoutLike, *, plan: Plan | None = None) -> Roles | None:
-        """What a network of this recipe and holdout is tuned on under a plan (the one in force); `None` if frozen.
+        """(clip digest, label, role) that a network of this recipe and holdout is tuned on; `None` if frozen.
 
-        Of an imported network all clips outside the holdout count as tuned on.
+        `plan` is the one in force by default. Of an imported network all clips outside the holdout count as
+        tuned on.
         """
         if not recipe.sees_labels:
             return None
@@ -83,14 +192,12 @@ class FeatureCache(Choices):
         return tuning_roles(side, recipe.tuning, seed=recipe.seed)
 
     def write_roles(self, recipe: Recipe, roles: Roles) -> None:
-        """Store what a network was tuned on beside its features."""
-        write_text(
-            self.block_folder(recipe, roles) / "trained.json",
-            canonical_json([list(role) for role in sorted(roles)]),
-        )
+        """Store what a network was tuned on with its features."""
+        text = canonical_json([list(role) for role in sorted(roles)])
+        write_text(self.block_folder(recipe, roles) / "trained.json", text)
 
     def has_record(self, recipe: Recipe, roles: Roles) -> bool:
-        """Whether what a network was tuned on stands beside its features, undamaged."""
+        """Whether an undamaged record of what a network was tuned on is stored with its features."""
         try:
             check_trained(self.block_folder(recipe, roles) / "trained.json")
         except CacheError:
@@ -104,47 +211,41 @@ class FeatureCache(Choices):
         digests: Sequence[str] | Digests,
         arrays: Mapping[str, np.ndarray],
     ) -> int:
-        """Add the features of some clips to a network's.
+        """Add the features of some clips to a network's; see `blocks.write_rows`.
 
-        Parameters
-        ----------
-        recipe : Recipe
-        roles : tuple or None
-            What the network was tuned on; `None` for a frozen one.
-        digests : sequence of str, length n
-        arrays : mapping of str to ndarray of float32, shape (n, ...)
-            ``embedding``, ``logits``, ``activation``.
-
-        Returns
-        -------
-        int
-            Rows that were there already with other values; those stay, and a warning is logged.
+        `roles` is what the network was tuned on, `None` for a frozen one; `arrays` may be ``embedding``,
+        ``logits`` and ``activation``, float32 [n, ...]. Returns the number of rows that are stored already
+        with other values, and stay.
         """
         classes = self.classes if "logits" in arrays else ()
         return write_rows(self.owner(recipe, roles), digests, arrays, classes=classes)
 
     def held(self, recipe: Recipe, roles: Roles | None) -> set[str]:
-        """Digests of the clips that a network's sound parts hold; damaged parts are set aside."""
-        return {digest.decode() for digest in held(self.owner(recipe, roles)).tolist()}
+        """Digests of the clips in a network's valid parts; damaged parts are set aside."""
+        return set(held(self.owner(recipe, roles)).astype("U64").tolist())
 
-    def rows(self, recipe: Recipe, roles: Roles | None, clips: ClipTable, names: Sequence[str]) -> Rows:
+    def rows(
+        self, recipe: Recipe, roles: Roles | None, clips: Sequence[ClipStatus], names: Sequence[str]
+    ) -> Rows:
         """Arrays of some clips from a network's parts, in the order of the clips."""
-        return read_rows(self.owner(recipe, roles), clips.digests, names)
+        return read_rows(self.owner(recipe, roles), digest_array(clip.digest for clip in clips), names)
 
     # Blocks
 
     def block(self, source: str, holdout: HoldoutLike, *, plan: Plan | None = None) -> Block:
         """Features of the plan's clips from a source under a holdout, rows in the order of `clips`.
 
-        A frozen source gives its one block, whatever the holdout. Under a tuned one, the network is looked up by
-        the clips and labels that the plan (the one in force unless another is given) puts outside the holdout.
+        A frozen source has one block, whatever the holdout. Of a tuned one, the network is looked up by the
+        clips and labels that the plan puts outside the holdout.
 
         Parameters
         ----------
         source : str
         holdout : Holdout, int, str or iterable of int
-            Folds that the network must not have seen: ``2``, ``{1, 4}``, ``"{1,4}"``; ``"*"`` for a frozen source.
+            Folds that the network must not have seen: ``2``, ``{1, 4}``, ``"{1,4}"``; ``"*"`` for a frozen
+            source.
         plan : Plan, optional
+            By default the one in force.
 
         Returns
         -------
@@ -163,51 +264,49 @@ class FeatureCache(Choices):
         roles = self.roles(recipe, holdout, plan=plan)
         if roles is not None:
             self._check_roles(recipe, roles, wanted)
-        rows = self.rows(recipe, roles, self.clips, ("embedding", "logits"))
-        having = np.ones(len(self.clips), dtype=bool)
-        if recipe.view is not None:
-            having = ~self.clips.where("missing", recipe.view)
-        if (lacking := np.flatnonzero(having & ~rows.found)).size or "embedding" not in rows.arrays:
-            first = self.clips.ids[int(lacking[0])] if lacking.size else "all lack what it reads"
+        clips = self.clips
+        rows = self.rows(recipe, roles, clips, ("embedding", "logits"))
+        absent = np.array([clip.missing == recipe.view for clip in clips], bool)
+        missing = np.flatnonzero(~absent & ~rows.found)
+        if len(missing) or "embedding" not in rows.arrays:
+            first = clips[missing[0]].clip.id if len(missing) else "no clip has what it reads"
             raise MissingBlockError(
-                f"{source} {wanted}: no features of {len(lacking)} of {len(self.clips)} clips (first: {first}); "
-                f"run {self._again(recipe, wanted)}"
+                f"{source} {wanted}: no features of {len(missing)} of {len(clips)} clips (first: {first}); "
+                f"run {self._command(recipe, wanted)}"
             )
         return Block(
             source=source,
             holdout=wanted,
-            ids=self.clips.ids,
-            digests=self.clips.texts["digest"],
+            ids=tuple(clip.clip.id for clip in clips),
+            digests=tuple(clip.digest for clip in clips),
             embedding=rows.arrays["embedding"],
-            logits=on_axis(rows, self.classes, where=f"{source} {wanted}", remedy=self._otherwise(recipe)),
-            seen=frozenset() if roles is None else frozenset(digest for digest, _, _ in roles),
+            logits=on_axis(rows, self.classes, where=f"{source} {wanted}", remedy=self._remedy(recipe)),
+            seen=frozenset(digest for digest, _, _ in roles or ()),
             embedding_tuned=recipe.embedding_tuned and roles is not None,
-            absent=frozenset(digest.decode() for digest in self.clips.digests[~having].tolist()),
+            absent=frozenset(clip.digest for clip, gone in zip(clips, absent, strict=True) if gone),
         )
 
     def has_block(self, source: str, holdout: HoldoutLike, *, plan: Plan | None = None) -> bool:
-        """Whether a network of this holdout left its features, without reading them."""
+        """Whether a network of this holdout was stored, without reading its features."""
         roles = self.roles(self.recipe(source), holdout, plan=plan)
         return roles is None or (self.block_folder(self.recipe(source), roles) / "trained.json").is_file()
 
     def has_logits(self, source: str, holdout: HoldoutLike, *, plan: Plan | None = None) -> bool:
-        """Whether a source's features of this holdout come with logits; embeddings are not read."""
+        """Whether a source has logits under this holdout; embeddings are not read."""
         recipe = self.recipe(source)
-        return (
-            "logits"
-            in self.rows(recipe, self.roles(recipe, holdout, plan=plan), self.clips, ("logits",)).arrays
-        )
+        roles = self.roles(recipe, holdout, plan=plan)
+        return "logits" in self.rows(recipe, roles, self.clips, ("logits",)).arrays
 
     def _check_roles(self, recipe: Recipe, roles: Roles, wanted: Holdout) -> None:
         file = self.block_folder(recipe, roles) / "trained.json"
         if not file.is_file():
             raise MissingBlockError(
-                f"{recipe.source} {wanted}: no network was tuned on what the plan in force holds (its labels, groups "
-                f"or folds changed, or this holdout was never asked for); run {self._again(recipe, wanted)}"
+                f"{recipe.source} {wanted}: no network was tuned on the clips of the plan in force (its labels, groups "
+                f"or folds changed, or this holdout was never requested); run {self._command(recipe, wanted)}"
             )
         check_trained(file)
 
-    def _again(self, recipe: Recipe, holdout: Holdout) -> str:
+    def _command(self, recipe: Recipe, holdout: Holdout) -> str:
         """The command that makes a block."""
         if recipe.network == IMPORT:
             folder = shlex.quote(str(self.path))
@@ -218,7 +317,7 @@ class FeatureCache(Choices):
         option = "" if len(folds) == 1 or holdout.folds is None else " --crossfit" if folds else " --leaky"
         return f"extract again with --source {recipe.source}{option}"
 
-    def _otherwise(self, recipe: Recipe) -> str:
+    def _remedy(self, recipe: Recipe) -> str:
         """What to do about logits of other classes."""
         if recipe.network != IMPORT:
             return f"run extract again with --source {recipe.source}"
@@ -233,15 +332,21 @@ def _trained(roles: Roles | None) -> str:
 
 
 def check_trained(file: Path) -> None:
-    """Hold what a network was tuned on to the name of its folder.
-
-    Raises
-    ------
-    DamagedPartError
-    """
+    """Refuse a record of what a network was tuned on whose content does not match its folder (`DamagedPartError`)."""
     try:
         found = trained_digest16(tuple(role) for role in read_json(file))
     except TypeError as error:
-        raise DamagedPartError(f"{file}: is no list of roles; {MEND}") from error
+        raise DamagedPartError(f"{file}: is not a list of roles; {MEND}") from error
     if found != file.parent.name:
         raise DamagedPartError(f"{file}: content does not match its folder's name; {MEND}")
+
+
+def read_recipe(file: Path) -> Recipe:
+    """A recipe from its file; `DamagedPartError` if it does not match the name of its folder."""
+    try:
+        recipe = recipe_from_mapping(read_json(file))
+    except (TypeError, AttributeError, InputError) as error:
+        raise DamagedPartError(f"{file}: is not a recipe ({error}); {MEND}") from error
+    if (folder_of(recipe.source), recipe.digest16) != file.parts[-3:-1]:
+        raise DamagedPartError(f"{file}: content does not match its folder's name; {MEND}")
+    return recipe

@@ -21,7 +21,7 @@ import numpy as np
 
 from moodfuse.cache.console import printable
 from moodfuse.cache.digests import digest16
-from moodfuse.cache.storage.files import write_aside
+from moodfuse.cache.files import write_aside
 from moodfuse.evaluate.evaluation import Evaluation, ImportanceGroup
 from moodfuse.evaluate.metrics import class_aucs, macro_roc_curve, roc_curve
 from moodfuse.evaluate.results import ResultScore, run_labels

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moodfuse.cache.commands import command_line
+from moodfuse.cache.console import command_line
 from moodfuse.extract.options import add_options, reading_options, reading_rules
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from typing import Any
 from moodfuse.cache.csv_rows import check_encoding
 from moodfuse.cache.digests import canonical_json
 from moodfuse.cache.errors import InputError, UnknownNameError
+from moodfuse.cache.files import read_regular
 from moodfuse.cache.recipe import DEPTHS, Recipe, Tuning
-from moodfuse.cache.storage.files import read_regular
 from moodfuse.cache.store import FeatureCache
 from moodfuse.extract.networks import WeightsFacts, weights_facts
 from moodfuse.extract.networks.hardware import check_compiler, check_precision

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moodfuse.cache.columns import Assignment
 from moodfuse.cache.fits import KeptFit, KeptFits
 from moodfuse.cache.runs import LEAKY, NETWORK, Result, Run, check_new_name
 from moodfuse.cache.store import FeatureCache
@@ -91,15 +90,15 @@ def run_ablation(cache: FeatureCache, settings: AblationSettings) -> Run:
     ]
     derived = without_logits(cache, cache.plan, sources, protocol)
     clips = cache.clips
-    folds = [tuple(Assignment.of(plan.assignment).folds_of(clips.digests).tolist()) for plan in plans.plans]
-    labels = tuple(clips.texts["label"])
+    digests = tuple(status.digest for status in clips)
+    folds = [tuple(plan.folds_of(digests).tolist()) for plan in plans.plans]
     return Run(
         name=name,
         protocol=protocol,
         classes=cache.classes,
-        ids=tuple(clips.ids),
-        labels=tuple(labels[place] for place in clips.rows["label"].tolist()),
-        groups=tuple(clips.texts["group"]),
+        ids=tuple(status.clip.id for status in clips),
+        labels=tuple(status.clip.label for status in clips),
+        groups=tuple(status.group for status in clips),
         folds=folds[0],
         fold_count=cache.plan.folds,
         seed=cache.plan.seed,
@@ -109,7 +108,7 @@ def run_ablation(cache: FeatureCache, settings: AblationSettings) -> Run:
             for row, of_row in ((row, [plan[row] for plan in pooled]) for row in rows)
         ),
         notes=tuple(run_notes(cache, protocol, sources, derived, plans=plans)),
-        digests=tuple(clips.texts["digest"]),
+        digests=digests,
         missing=missing_views(cache),
         repeat_folds=tuple(folds[1:]),
         commands=tuple(item for item in (*cache.commands, settings.command) if item),
@@ -136,7 +135,7 @@ def _fit_plan(
                 fits.keep(keys[task], KeptFit(prediction.unscaled, *_chosen(prediction.choice)))
         finally:
             fits.flush()
-    folds = Assignment.of(plan.assignment).folds_of(cache.clips.digests)
+    folds = plan.folds_of([status.digest for status in cache.clips])
     return {row: _pool([found[row, fold] for fold in range(plan.folds)], folds) for row in rows}
 
 

@@ -66,7 +66,7 @@ def fuse_command(cache_path: Path, **options: Any) -> "Run":
 
 def ablation_settings(options: Mapping[str, Any]) -> "AblationSettings":
     """The record of what the command line asks for."""
-    from moodfuse.cache.commands import command_line
+    from moodfuse.cache.console import command_line
     from moodfuse.fuse.ablation import AblationSettings
 
     return AblationSettings(

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moodfuse.cache.columns import Assignment, Digests, Texts, joined, marks
+from moodfuse.cache.digests import Digests, digest_array
 from moodfuse.cache.errors import LeakError
 from moodfuse.cache.folds import pair_holdouts, single_holdouts
 from moodfuse.cache.records import Block, ClipStatus, Holdout, Plan
@@ -52,14 +52,14 @@ def logits_and_seen(
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """What of `fit_logits` is not known before: the logits [N, C], and of which clips [N] a label was seen."""
     fitted = fit_logits(block, holdout, plan, clips, random_state=random_state)
-    return values_of(fitted, "logits"), marks(fitted.seen, Texts.of(block.digests).digests())
+    return values_of(fitted, "logits"), np.isin(digest_array(block.digests), digest_array(fitted.seen))
 
 
 def with_logits(
     block: Block, holdout: Holdout, logits: NDArray[np.float32], saw: NDArray[np.bool_], *, digests: Digests
 ) -> Block:
     """A block with the logits of a fit, and what that saw by rows; `digests` are those of the rows, shared by all."""
-    return replace(block, holdout=holdout, logits=logits, seen=joined(block.seen, digests, saw))
+    return replace(block, holdout=holdout, logits=logits, seen=block.seen | names_of(digests[saw]))
 
 
 def head_and_logits(
@@ -93,11 +93,18 @@ def head_and_logits(
     if not folds:
         raise LeakError(f"{block.source}: a fit of holdout {holdout} leaves out no fold, so it can test none")
     design, *_ = [assemble(plan, clips, Ingredients([block], "embedding"), test_fold=fold) for fold in folds]
-    absent = marks(block.absent, design.digests)
-    kept = ~np.isin(Assignment.of(plan.assignment).folds_of(design.digests), folds) & ~absent
+    absent = np.isin(design.digests, digest_array(block.absent))
+    kept = ~np.isin(plan.folds_of(design.digests), folds) & ~absent
     head, logits = fitted_scores(design, kept, random_state=random_state)
     logits[absent] = 0  # filled in where they are used
-    return head, replace(block, holdout=holdout, logits=logits, seen=joined(block.seen, design.digests, kept))
+    return head, replace(
+        block, holdout=holdout, logits=logits, seen=block.seen | names_of(design.digests[kept])
+    )
+
+
+def names_of(digests: Digests) -> frozenset[str]:
+    """Digests as a set of strings."""
+    return frozenset(digests.astype("U64").tolist())
 
 
 def fitted_scores(
@@ -145,5 +152,5 @@ def logits_for_fold(networks: Mapping[Holdout, Block], plan: Plan, *, test_fold:
     places: dict[int, tuple[int, ...]] = {fold: (place,) for place, fold in enumerate(pairs)}
     places[test_fold] = tuple(range(len(pairs)))
     blocks = tuple(networks[pair] for pair in pairs.values())
-    folds = Assignment.of(plan.assignment).folds_of(Texts.of(blocks[0].digests).digests())
+    folds = plan.folds_of(blocks[0].digests)
     return CrossFitted(blocks, rows=tuple(places[fold] for fold in folds.tolist()))

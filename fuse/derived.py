@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from moodfuse.cache.digests import digest_array
 from moodfuse.cache.fits import KeptFit, KeptFits
 from moodfuse.cache.folds import can_cross_fit
 from moodfuse.cache.records import Block, Holdout, Plan
@@ -69,7 +70,9 @@ def derive_logits(
         if memory:
             memory.fits.keep(keys[missing[number]], _put_together(*fit))
     return {
-        (block.source, holdout): with_logits(block, holdout, *found[place], digests=cache.clips.digests)
+        (block.source, holdout): with_logits(
+            block, holdout, *found[place], digests=digest_array(status.digest for status in cache.clips)
+        )
         for place, (block, holdout) in enumerate(wanted)
     }
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moodfuse.cache.columns import Digests, marks
+from moodfuse.cache.digests import Digests, digest_array
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.records import Block, ClipStatus, Plan
 from moodfuse.fuse.features import Features, Level, check_level, networks_of, values_of
@@ -173,7 +173,7 @@ def _matrix(blocks: Sequence[Features], level: Level, rows: Rows, fit: NDArray[n
         values: Values = values_of(features, level)
         if features.absent:
             values = values.astype(np.float64)
-            absent = marks(features.absent, rows.digests)
+            absent = np.isin(rows.digests, digest_array(features.absent))
             known = fit & ~absent
             values[absent] = values[known].mean(axis=0) if known.any() else 0.0
         columns.append(values)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from moodfuse.cache.columns import joined, marks
+from moodfuse.cache.digests import digest_array
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.folds import can_cross_fit, single_holdouts
 from moodfuse.cache.recipe import IMPORT
@@ -21,7 +21,7 @@ from moodfuse.cache.records import Block, Holdout
 from moodfuse.cache.runs import LEAKY, NETWORK, result_name
 from moodfuse.cache.store import FeatureCache
 from moodfuse.fuse.ablation import fit_head
-from moodfuse.fuse.cross_fitting import fitted_scores, head_and_logits
+from moodfuse.fuse.cross_fitting import fitted_scores, head_and_logits, names_of
 from moodfuse.fuse.design import Ingredients, assemble_whole
 from moodfuse.fuse.features import CrossFitted, Features, Level, values_of
 from moodfuse.fuse.heads.arrays import head_arrays, linear_arrays, trees_text
@@ -180,9 +180,9 @@ def _derived(cache: FeatureCache, block: Block, scored: Scored) -> _Part:
             own.append(linear_arrays(head, classes=len(cache.classes)))
         return _Part(_each_held_out(cache, fits), (block.holdout,), tuple(own))
     design = assemble_whole(cache.plan, cache.clips, Ingredients([block], "embedding", {}, cache.plan.seed))
-    having = ~marks(block.absent, design.digests)
+    having = ~np.isin(design.digests, digest_array(block.absent))
     head, logits = fitted_scores(design, having, random_state=cache.plan.seed)
-    seen = joined(block.seen, design.digests, having)
+    seen = block.seen | names_of(design.digests[having])
     return _Part(
         replace(block, logits=logits, seen=seen),
         (block.holdout,),

@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import Any
 
 from moodfuse.cache.blocks import part_files
-from moodfuse.cache.columns import Assignment
 from moodfuse.cache.digests import content_digest, digest
 from moodfuse.cache.folds import can_cross_fit, pair_holdouts, single_holdouts
 from moodfuse.cache.records import Holdout, Plan
@@ -62,13 +61,12 @@ class Ledger:
 
     @cached_property
     def _common(self) -> dict[str, Any]:
-        assignment = Assignment.of(self.plan.assignment)
         views = views_read(self.cache, self.sources)
         return {
             "rules": RULES,
             "libraries": {name: version for name, version in versions() if name in _LIBRARIES},
             "folds": self.plan.folds,
-            "plan": content_digest({"clip": assignment.digests, "fold": assignment.folds}, {}),
+            "plan": content_digest(self.plan.to_arrays(), {}),
             "protocol": self.protocol,
             "crossfit": can_cross_fit(self.plan, self.cache.clips, views),
             "seed": self.cache.plan.seed,

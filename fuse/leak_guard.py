@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from moodfuse.cache.clip_table import ClipTable
-from moodfuse.cache.columns import Assignment, Digests, Texts, marks, strangers
+from moodfuse.cache.digests import Digests, digest_array
 from moodfuse.cache.errors import InputError, LeakError
 from moodfuse.cache.records import Block, ClipStatus, Plan
 from moodfuse.fuse.features import CrossFitted, Features, Level, networks_of
@@ -77,32 +76,29 @@ class Rows:
 
 def rows_of(plan: Plan, clips: Sequence[ClipStatus], test_fold: int) -> Rows:
     """The clips' columns."""
-    if isinstance(clips, ClipTable):
-        known, places = list(clips.texts["label"]), clips.rows["label"]
-        ids, files, groups = clips.ids, clips.texts["file_sha256"], clips.texts["group"]
-        digests = clips.digests
-    else:
-        known = sorted({status.clip.label for status in clips})
-        places = np.array([known.index(status.clip.label) for status in clips], dtype=np.int32)
-        ids = Texts.of(status.clip.id for status in clips)
-        files = Texts.of(status.file_sha256 for status in clips)
-        groups = Texts.of(status.group for status in clips)
-        digests = Texts.of(status.digest for status in clips).digests()
-    classes = sorted({known[place] for place in np.unique(places).tolist()})
-    numbers = np.array([classes.index(label) if label in classes else -1 for label in known], dtype=np.int64)
-    first = files.first_places()
-    nameless = np.diff(files.ends, prepend=0) == 0  # clips that a table of labels declares have no file
+    classes = sorted({status.clip.label for status in clips})
+    numbers = {label: number for number, label in enumerate(classes)}
+    digests = digest_array(status.digest for status in clips)
+    # Clips that a table of labels declares have no file: each counts as one of its own.
+    files = [status.file_sha256 or f"row {row}" for row, status in enumerate(clips)]
+    groups = tuple(status.group for status in clips)
     return Rows(
-        ids=ids,
+        ids=tuple(status.clip.id for status in clips),
         digests=digests,
-        labels=numbers[places],
+        labels=np.array([numbers[status.clip.label] for status in clips], dtype=np.int64),
         classes=tuple(classes),
-        folds=Assignment.of(plan.assignment).folds_of(digests),
+        folds=plan.folds_of(digests),
         names=groups,
-        groups=groups.first_places(),
-        files=np.where(nameless, np.arange(len(files)), first),
+        groups=_first_places(groups),
+        files=_first_places(files),
         test_fold=test_fold,
     )
+
+
+def _first_places(names: Sequence[str]) -> Places:
+    """Of each name the row where it stands first: equal names have equal numbers."""
+    known: dict[str, int] = {}
+    return np.array([known.setdefault(name, row) for row, name in enumerate(names)], dtype=np.int64)
 
 
 def planned_rows(plan: Plan, clips: Sequence[ClipStatus], test_fold: int) -> Rows:
@@ -146,8 +142,8 @@ def check_rows(block: Block, rows: Rows) -> None:
     ------
     InputError
     """
-    digests = Texts.of(block.digests).digests()
-    if np.array_equal(digests, rows.digests) and rows.ids == block.ids:
+    digests = digest_array(block.digests)
+    if np.array_equal(digests, rows.digests) and tuple(rows.ids) == tuple(block.ids):
         return
     common = min(len(digests), len(rows.digests))
     row = _first(digests[:common] != rows.digests[:common])
@@ -166,7 +162,7 @@ def check_leak(block: Block, rows: Rows, fold: int) -> None:
         raise LeakError(f"{where}: its network may have seen {clip}; use a holdout that contains {fold}")
     check_known(block, rows, where)
     held = rows.held_by(block)
-    spoilt = np.flatnonzero(marks(block.seen, rows.digests) & rows.beside(held))
+    spoilt = np.flatnonzero(np.isin(rows.digests, digest_array(block.seen)) & rows.beside(held))
     if len(spoilt):
         row = int(spoilt[np.argsort(rows.digests[spoilt], kind="stable")[0]])
         if held[row]:
@@ -180,7 +176,7 @@ def check_leak(block: Block, rows: Rows, fold: int) -> None:
 
 def check_known(block: Block, rows: Rows, where: str) -> None:
     """Refuse a network that saw a clip that is in no fold: what cannot be checked is not let through."""
-    if strange := strangers(block.seen, rows.digests):
+    if strange := sorted(block.seen - set(rows.digests.astype("U64").tolist())):
         raise LeakError(f"{where}: its network saw clip {strange[0][:16]}, which the plan does not know")
 
 
@@ -190,7 +186,7 @@ def is_honest(features: Features, rows: Rows, level: Level) -> bool:
     if level == "embedding" and not any(block.embedding_tuned for block in blocks):
         return True
     for number, block in enumerate(blocks):
-        spoilt = rows.beside(marks(block.seen, rows.digests)) & ~rows.test
+        spoilt = rows.beside(np.isin(rows.digests, digest_array(block.seen))) & ~rows.test
         if isinstance(features, CrossFitted):
             spoilt &= np.fromiter((number in chosen for chosen in features.rows), bool, len(spoilt))
         if spoilt.any():

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from moodfuse.cache.columns import Digests
+from moodfuse.cache.digests import Digests
 from moodfuse.fuse.features import Level
 
 HIDDEN = -1

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from moodfuse.cache.errors import InputError, UnknownNameError
+from moodfuse.cache.files import check_sealed
 from moodfuse.cache.folds import units_of
 from moodfuse.cache.records import WINDOW_S
 from moodfuse.cache.runs import DEFAULTS, Result, Run, run_folder
-from moodfuse.cache.storage.weight_files import check_sealed
 from moodfuse.cache.store import FeatureCache
 from moodfuse.evaluate.intervals import draw_groups
 from moodfuse.evaluate.results import run_labels

@@ -43,8 +43,7 @@ def _fuse(*, wanted: str | None, folder: Path | None, missing: str | None, **opt
         )
         stage_two.callback(**options)
         return
-    from moodfuse.cache.run_folders import check_new_name
-    from moodfuse.cache.runs import read_run, run_names
+    from moodfuse.cache.runs import check_new_name, read_run, run_names
     from moodfuse.cache.store import FeatureCache
     from moodfuse.export import ExportSettings, check_planned, export_model, model_folder
 

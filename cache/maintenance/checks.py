@@ -9,25 +9,21 @@ from typing import Any
 
 from moodfuse.cache.audits import FORMAT_OF_MARKS, audit_in, check_marks
 from moodfuse.cache.blocks import check_each_once, open_features
-from moodfuse.cache.choices import read_recipe
-from moodfuse.cache.clip_parts import check_place
-from moodfuse.cache.clip_table import ATTRIBUTES, ClipTable
-from moodfuse.cache.columns import Digests
-from moodfuse.cache.digests import canonical_json, digest16
+from moodfuse.cache.clip_table import ATTRIBUTES, statuses_from
+from moodfuse.cache.digests import Digests, canonical_json, digest16
 from moodfuse.cache.errors import DamagedPartError
 from moodfuse.cache.fits import check_fits
-from moodfuse.cache.manifest import Manifest
+from moodfuse.cache.manifest import Manifest, read_outcome
 from moodfuse.cache.media import FORMAT as FORMAT_OF_MEDIA
-from moodfuse.cache.media import check_media
-from moodfuse.cache.outcomes import read_outcome
+from moodfuse.cache.media import check_media, check_place
 from moodfuse.cache.recipe import Recipe
 from moodfuse.cache.runs import check_predictions
 from moodfuse.cache.storage.files import read_regular
-from moodfuse.cache.storage.json_records import check_keys, read_named
+from moodfuse.cache.storage.json_files import check_keys, read_named
 from moodfuse.cache.storage.layout import Entry, folder_of
 from moodfuse.cache.storage.parts import SCHEMA, open_part, verify_part
 from moodfuse.cache.storage.weight_files import check_sealed
-from moodfuse.cache.store import check_trained
+from moodfuse.cache.store import check_trained, read_recipe
 
 WAVEFORM_SAMPLES = 480_000
 """Length of every waveform: 30 seconds at 16 kHz."""
@@ -63,7 +59,7 @@ def _plan(entry: Entry) -> None:
 def _table(entry: Entry) -> None:
     arrays, attributes = verify_part(entry.path)
     _demand(attributes, ATTRIBUTES, "holds no table of clips")
-    ClipTable.from_arrays(entry.path, arrays)
+    statuses_from(entry.path, arrays)
 
 
 def _outcome(entry: Entry) -> None:

@@ -9,21 +9,16 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
-
-from moodfuse.cache.choices import MEND
-from moodfuse.cache.clip_table import ClipTable
-from moodfuse.cache.errors import CacheError, DamagedPartError
+from moodfuse.cache.errors import CacheError
 from moodfuse.cache.fits import clips_digest16
 from moodfuse.cache.folds import VIEWS
 from moodfuse.cache.maintenance.holdings import ClipCounts, HeldRun, Inventory, PlanFacts, PlanFile
 from moodfuse.cache.maintenance.recipe_listing import RecipeListing, Wanted
-from moodfuse.cache.storage.files import read_json
+from moodfuse.cache.records import ClipStatus
+from moodfuse.cache.storage.json_files import read_json
 from moodfuse.cache.storage.layout import Entry, entries, folder_of
 from moodfuse.cache.storage.parts import read_part
 from moodfuse.cache.store import FeatureCache
-
-_COLUMNS = ("split", "missing")
 
 
 def take_stock(cache: FeatureCache, *, without: Collection[str] = ()) -> Inventory:
@@ -46,7 +41,7 @@ def take_stock(cache: FeatureCache, *, without: Collection[str] = ()) -> Invento
         cache.check_source(source)
     selection = {source: digest for source, digest in cache.selection.items() if source not in without}
     found = tuple(entries(cache.path))
-    table = _columns(cache) if cache.plans else None
+    table = cache.statuses if cache.plans else None
     covered = None if table is None else _covered(table)
     wanted = None if covered is None else _wanted(cache, covered)
     listing = RecipeListing(cache, found, wanted, selection=selection)
@@ -68,40 +63,26 @@ def take_stock(cache: FeatureCache, *, without: Collection[str] = ()) -> Invento
 # Clips and plans
 
 
-def _columns(cache: FeatureCache) -> ClipTable:
-    """The columns of the table in force that are counted here; the others are not read."""
-    (name,) = cache.plan.records
-    file = cache.path / "tables" / f"clips-{name}.h5"
-    texts = {name: f"{name}_ends" for name in ("group", *_COLUMNS)}
-    arrays, _ = read_part(file, names=("ok", *texts, *texts.values(), *(f"{name}_row" for name in _COLUMNS)))
-    try:
-        return ClipTable.from_arrays(file, arrays, names=("ok", "group", *_COLUMNS))
-    except DamagedPartError as error:
-        raise DamagedPartError(f"{error}; {MEND}") from error
+def _clip_counts(statuses: Sequence[ClipStatus]) -> ClipCounts:
+    readable = [status for status in statuses if status.ok]
+    test = sum(status.clip.split == "test" for status in readable)
+    return ClipCounts(len(statuses), len(readable), len(statuses) - len(readable), test)
 
 
-def _clip_counts(table: ClipTable) -> ClipCounts:
-    ok, test = table.numbers["ok"], table.where("split", "test")
-    return ClipCounts(len(table), int(ok.sum()), int((~ok).sum()), int((ok & test).sum()))
-
-
-def _covered(table: ClipTable) -> ClipTable:
+def _covered(statuses: Sequence[ClipStatus]) -> list[ClipStatus]:
     """The clips that a plan covers."""
-    return table.take(table.numbers["ok"] & ~table.where("split", "test"))
+    return [status for status in statuses if status.ok and status.clip.split != "test"]
 
 
-def _wanted(cache: FeatureCache, covered: ClipTable) -> Wanted:
-    """How many different clips there are to have rows of; digests are read only where some clip lacks a view."""
-    lacking = dict.fromkeys(VIEWS, 0)
-    if any(covered.where("missing", view).any() for view in VIEWS):
-        clips = cache.clips
-        lacking = {view: len(np.unique(clips.digests[clips.where("missing", view)])) for view in VIEWS}
+def _wanted(cache: FeatureCache, covered: Sequence[ClipStatus]) -> Wanted:
+    """How many different clips there are to have rows of."""
+    lacking = {view: len({clip.digest for clip in covered if clip.missing == view}) for view in VIEWS}
     return Wanted(len(cache.plan.assignment), lacking)
 
 
-def _plan_facts(cache: FeatureCache, covered: ClipTable) -> PlanFacts:
+def _plan_facts(cache: FeatureCache, covered: Sequence[ClipStatus]) -> PlanFacts:
     plan = cache.plan
-    groups = covered.texts["group"].distinct()
+    groups = len({status.group for status in covered})
     return PlanFacts(
         plan.folds, plan.seed, plan.sequence, len(plan.assignment), groups, 1 + len(cache.repeat_plans)
     )

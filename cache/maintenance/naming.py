@@ -9,15 +9,12 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-import numpy as np
-
-from moodfuse.cache.columns import Assignment
 from moodfuse.cache.digests import trained_digest16
 from moodfuse.cache.errors import CacheError
 from moodfuse.cache.folds import pair_holdouts, single_holdouts
 from moodfuse.cache.recipe import IMPORT, Recipe
 from moodfuse.cache.records import Holdout, Plan
-from moodfuse.cache.storage.files import read_json
+from moodfuse.cache.storage.json_files import read_json
 from moodfuse.cache.store import FROZEN, FeatureCache
 
 
@@ -101,13 +98,11 @@ def _left_out(plan: Plan, record: Path, recipe: Recipe) -> tuple[Holdout, ...]:
     That is every pair, and of an import every set of folds, unless these are too many.
     """
     try:
-        seen = np.array([digest for digest, _, _ in read_json(record)], dtype="S64")
+        seen = [str(digest) for digest, _, _ in read_json(record)]
     except (CacheError, TypeError, ValueError):
         if recipe.network != IMPORT or plan.folds > _MOST_FOLDS:
             return pair_holdouts(plan.folds)
         sizes = range(2, plan.folds)
         return tuple(Holdout.of(some) for size in sizes for some in combinations(range(plan.folds), size))
-    folds = Assignment.of(plan.assignment).folds_of(seen)
-    if not len(folds) or (folds < 0).any():
-        return ()
-    return (Holdout(frozenset(range(plan.folds)) - set(np.unique(folds).tolist())),)
+    folds = {plan.assignment.get(digest, -1) for digest in seen}
+    return () if not folds or -1 in folds else (Holdout(frozenset(range(plan.folds)) - folds),)

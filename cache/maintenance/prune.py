@@ -12,11 +12,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from moodfuse.cache.choices import MEND
 from moodfuse.cache.errors import DamagedPartError, UnknownNameError
 from moodfuse.cache.maintenance.holdings import IN_FORCE, UNFINISHED, HeldRecipe, Inventory
 from moodfuse.cache.storage.files import STALE_S, TEMPORARY_PREFIX, sync_folder
 from moodfuse.cache.storage.layout import BAD, TEMPORARY, behind_link
+from moodfuse.cache.store import MEND
 
 PRUNED_PREFIX = f"{TEMPORARY_PREFIX}pruned-"
 """Begins the name of a folder that is being removed; whoever finds one may go on."""

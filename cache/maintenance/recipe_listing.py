@@ -8,15 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from moodfuse.cache.blocks import Owner, clips_of, joined
-from moodfuse.cache.choices import read_recipe
-from moodfuse.cache.columns import Assignment, Digests, lookup
+from moodfuse.cache.digests import Digests, lookup
 from moodfuse.cache.errors import CacheError, InputError
 from moodfuse.cache.maintenance.holdings import IN_FORCE, REPLACED, SERVES, UNFINISHED, HeldBlock, HeldRecipe
 from moodfuse.cache.maintenance.naming import Namer
 from moodfuse.cache.recipe import Recipe, frozen_counterpart
 from moodfuse.cache.storage.layout import Entry, folder_of
 from moodfuse.cache.storage.parts import read_header
-from moodfuse.cache.store import FROZEN, FeatureCache, check_trained
+from moodfuse.cache.store import FROZEN, FeatureCache, check_trained, read_recipe
 
 Key = tuple[str, str]
 """Folder of a source, and digest of a recipe."""
@@ -170,7 +169,7 @@ def _clips_in_force(cache: FeatureCache, found: Sequence[Entry]) -> Digests | No
     size = sum(entry.bytes for entry in found if entry.kind == "features")
     if cache.plan.sequence == 1 or size > _COUNTED_BYTES:
         return None
-    return Assignment.of(cache.plan.assignment).digests
+    return cache.plan.to_arrays()["clip"]
 
 
 def read_record(file: Path) -> Recipe | None:

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from moodfuse.cache.additions import disagreements
-from moodfuse.cache.blocks import Owner, part_files
-from moodfuse.cache.columns import Digests
+from moodfuse.cache.blocks import Owner, disagreements, part_files
+from moodfuse.cache.digests import Digests
 from moodfuse.cache.errors import CacheError, DamagedPartError, InputError, SchemaError
 from moodfuse.cache.maintenance.checks import CHECKS
 from moodfuse.cache.maintenance.recipe_listing import read_record

@@ -1,1 +1,1 @@
-"""Files, HDF5 parts and JSON records; private to the cache."""
+"""Files, HDF5 parts and JSON records of a cache: private to `moodfuse.cache`."""

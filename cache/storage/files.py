@@ -1,31 +1,31 @@
-"""Immutable files: written aside, synced, read back, moved into place. Never appended to, never edited.
+"""Immutable files: written under a temporary name, synced, read back, moved into place. Never appended to or edited.
 
-Every byte that a cache holds goes through `write_aside`, in five calls of the operating system: open (exclusively, a
-name that no listing matches), write, fsync, rename, fsync of the folder. So there is one order of events to prove:
-a process that stops after any of them, or a disk that loses what was not synced, leaves the old file or the new one,
-never a part of it. No file is locked, so that a shared file system serves as well as a local one.
+Every byte of a cache goes through `write_aside`, in five calls of the operating system: open (exclusively, a
+name that no listing matches), write, fsync, rename, fsync of the folder. So one order of events has to be
+proved: a process that stops after any of them, or a disk that loses what was not synced, leaves the old file
+or the new one, never a part of it. No file is locked, so that a shared file system works as well as a local
+one.
 """
 
 import errno
-import json
 import logging
-import math
 import os
 import secrets
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
-from moodfuse.cache.errors import CacheError, DamagedPartError
+from moodfuse.cache.errors import CacheError, DamagedPartError, SchemaError
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 TEMPORARY_PREFIX = ".tmp-"
 BAD_SUFFIX = ".bad"
 STALE_S = 24 * 3600.0
-"""A temporary that nobody has touched for so long has no writer any more."""
+"""A temporary that is older has no writer any more."""
 _PIECE_BYTES = 1 << 24
 _REMEDIES = {
     errno.ENOSPC: "the disk is full: free space (moodfuse cache prune --media frees the most)",
@@ -38,28 +38,27 @@ _REMEDIES = {
 }
 
 
+# Writing
+
+
 def write_aside(path: Path, data: bytes | memoryview, *, check: Callable[[Path], None] | None = None) -> None:
-    """Write `data` to a temporary beside `path`, sync it, read it back, and move it into place.
+    """Write `data` to a temporary in the folder of `path`, sync it, read it back, and move it into place.
 
-    Parameters
-    ----------
-    path : Path
-        Its folder is made where it is missing.
-    data : bytes
-    check : callable of Path, optional
-        Raises where the temporary does not hold what it should; by default its bytes are compared with `data`.
-
-    Raises
-    ------
-    CacheError
-        If the disk refuses (full, read-only, failing) or gives other bytes back; nothing at `path` has changed then.
+    `check` raises if the temporary does not hold what it should; by default its bytes are compared with
+    `data`. If the disk refuses (full, read-only, failing) or gives other bytes back, `path` is unchanged, and
+    the error is a `CacheError`.
     """
     temporary = path.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(6)}{path.suffix}"
     try:
         _make_folder(path.parent)
         try:
             _fill(temporary, memoryview(data))
-            (check or _same_bytes(path, data))(temporary)
+            if check is not None:
+                check(temporary)
+            elif temporary.read_bytes() != data:
+                raise DamagedPartError(
+                    f"{path}: what was read back differs from what was written; check the disk"
+                )
             os.replace(temporary, path)
         except BaseException:
             with suppress(OSError):
@@ -73,13 +72,13 @@ def write_aside(path: Path, data: bytes | memoryview, *, check: Callable[[Path],
 
 
 def _make_folder(folder: Path) -> None:
-    """Make a folder and those above it where they are missing, and make their names last as those of files do."""
+    """Create a folder and its parents where they are missing, and sync their names as those of files are."""
     if folder.is_dir():
         return
-    missing = [item for item in (folder, *folder.parents) if not item.is_dir()]
+    missing = [parent for parent in (folder, *folder.parents) if not parent.is_dir()]
     folder.mkdir(parents=True, exist_ok=True)
-    for item in missing:
-        sync_folder(item.parent)
+    for parent in missing:
+        sync_folder(parent.parent)
 
 
 def _fill(path: Path, data: memoryview) -> None:
@@ -92,19 +91,9 @@ def _fill(path: Path, data: memoryview) -> None:
         os.close(handle)
 
 
-def _same_bytes(path: Path, data: bytes | memoryview) -> Callable[[Path], None]:
-    def check(temporary: Path) -> None:
-        if temporary.read_bytes() != data:
-            raise DamagedPartError(
-                f"{path}: what was read back differs from what was written; check the disk"
-            )
-
-    return check
-
-
 def refused(path: Path, error: OSError) -> CacheError:
     """The error to raise where the operating system refused to write `path`: what, where, what to do."""
-    remedy = _REMEDIES.get(error.errno or 0, "see to the cause")
+    remedy = _REMEDIES.get(error.errno or 0, "remove the cause")
     cause = error.strerror or str(error)
     return CacheError(
         f"{path}: cannot be written ({cause}); {remedy}, then run the command again: nothing that was computed is lost"
@@ -112,13 +101,7 @@ def refused(path: Path, error: OSError) -> CacheError:
 
 
 def discard(path: Path) -> None:
-    """Remove a file that is needed no more, where it is there.
-
-    Raises
-    ------
-    CacheError
-        If the disk refuses.
-    """
+    """Remove a file if it exists; `CacheError` if the disk refuses."""
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
@@ -126,7 +109,7 @@ def discard(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder last; a file system that cannot sync folders is left to its own order."""
+    """Sync the names in a folder; a file system that cannot sync folders is left to its own order."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(handle)
@@ -138,7 +121,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> bool:
-    """Replace a small text file whole; returns whether anything changed. What is no UTF-8 is written escaped."""
+    """Replace a small text file; returns whether anything changed. What is not UTF-8 is written escaped."""
     data = text.encode("utf-8", "backslashreplace")
     with suppress(OSError):
         if read_regular(path) == data:
@@ -147,15 +130,63 @@ def write_text(path: Path, text: str) -> bool:
     return True
 
 
+def set_aside(path: Path, why: str = "") -> None:
+    """Rename a damaged file to ``<name>.bad`` and log it. A file that does not exist any more is skipped."""
+    try:
+        os.replace(path, path.with_name(path.name + BAD_SUFFIX))
+    except FileNotFoundError:  # another process has set it aside, or pruned it
+        return
+    except OSError as error:
+        raise CacheError(
+            f"{path}: damaged, and cannot be set aside ({error.strerror or error}); move it away, then run the "
+            "command again"
+        ) from error
+    log.warning("%s is damaged%s; set aside as %s%s", path, f" ({why})" if why else "", path.name, BAD_SUFFIX)
+
+
+def each_valid(
+    files: Iterable[Path], read: Callable[[Path], T], *, skip_newer: bool = False
+) -> Iterator[tuple[Path, T]]:
+    """Every file with what `read` returns for it; damaged ones are set aside, those of newer versions skipped or raised."""
+    for file in files:
+        try:
+            value = read(file)
+        except SchemaError as error:
+            if not skip_newer:
+                raise
+            log.info("skipped: %s", error)
+        except DamagedPartError as error:
+            set_aside(file, str(error))
+        else:
+            yield file, value
+
+
+def sweep_temporaries(root: Path) -> None:
+    """Remove temporaries older than `STALE_S`."""
+    for path in temporaries(root):
+        with suppress(OSError):  # its writer or another process was faster
+            if time.time() - path.stat().st_mtime > STALE_S:
+                path.unlink()
+
+
+def temporaries(root: Path) -> Iterator[Path]:
+    """Every temporary below a folder."""
+    for folder, _, names in os.walk(root):
+        for name in names:
+            if name.startswith(TEMPORARY_PREFIX):
+                yield Path(folder, name)
+
+
+# Listing and reading
+
+
 def listing(folder: Path, *, prefix: str = "", suffix: str = "") -> list[Path]:
-    """What stands in a folder, by name, but for names that start with a dot; a folder that is not there holds nothing.
+    """Paths in a folder by name, without names that start with a dot; empty if the folder does not exist.
 
-    Every reader of a cache lists by this: a snapshot or what a file manager leaves is none of a cache's files.
+    Every reader of a cache lists with this: a snapshot or a file manager's hidden files are not part of the
+    cache.
 
-    Raises
-    ------
-    CacheError
-        If the folder may not be listed.
+    Raises `CacheError` if the folder may not be listed.
     """
     return [
         folder / name
@@ -165,13 +196,7 @@ def listing(folder: Path, *, prefix: str = "", suffix: str = "") -> list[Path]:
 
 
 def names_in(folder: Path) -> list[str]:
-    """Every name in a folder, sorted; none where it is not there.
-
-    Raises
-    ------
-    CacheError
-        If the folder may not be listed.
-    """
+    """Every name in a folder, sorted; empty if it does not exist, `CacheError` if it may not be listed."""
     try:
         return sorted(os.listdir(folder))
     except (FileNotFoundError, NotADirectoryError):
@@ -181,12 +206,9 @@ def names_in(folder: Path) -> list[str]:
 
 
 def facts_of(path: Path) -> os.stat_result | None:
-    """What the system says of a file or folder; `None` where there is none.
+    """The system's record of a file or folder; `None` if it does not exist.
 
-    Raises
-    ------
-    CacheError
-        If the system does not say: a file that nobody may look at is not a missing one.
+    Raises `CacheError` if the system refuses: a file that may not be read is not a missing one.
     """
     try:
         return os.stat(path)
@@ -197,9 +219,9 @@ def facts_of(path: Path) -> os.stat_result | None:
 
 
 def withheld(path: Path, what: str, error: OSError) -> CacheError:
-    """Return `DamagedPartError` if `path` is not a regular file, else `CacheError`.
+    """The error to raise where `path` cannot be read: `DamagedPartError` if it is not a regular file, else `CacheError`.
 
-    A file that cannot be read is not damaged.
+    A file that may not be read is not damaged.
     """
     if isinstance(error, NotRegularFileError):
         return DamagedPartError(f"{path}: {error.strerror}")
@@ -218,12 +240,7 @@ class NotRegularFileError(OSError):
 def check_regular(path: Path) -> None:
     """Check that a path leads to a regular file, before a library opens it.
 
-    Raises
-    ------
-    NotRegularFileError
-        If it is anything else.
-    OSError
-        If there is no such file, or it cannot be looked at.
+    Raises `NotRegularFileError` if it is anything else; `OSError` if it does not exist, or may not be read.
     """
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode):
@@ -233,82 +250,13 @@ def check_regular(path: Path) -> None:
 
 
 def open_regular(path: Path, mode: str = "rb", **options: Any) -> IO[Any]:
-    """Open a regular file for reading; `mode` and `options` as for `Path.open`.
-
-    Raises
-    ------
-    NotRegularFileError
-        If it is anything else; a pipe is not waited for.
-    OSError
-        If it cannot be opened.
-    """
+    """Open a regular file for reading; arguments as for `Path.open`, errors as for `check_regular`."""
     check_regular(path)
     return path.open(mode, **options)
 
 
 def read_regular(path: Path) -> bytes:
-    """The bytes of a regular file; raises as `open_regular`."""
+    """The bytes of a regular file; errors as for `check_regular`."""
     with open_regular(path) as stream:
         data: bytes = stream.read()
     return data
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file's value.
-
-    Raises
-    ------
-    CacheError
-        If the file cannot be read.
-    DamagedPartError
-        If it is not JSON, or not a regular file.
-    """
-    try:
-        return json.loads(read_regular(path).decode("utf-8"), parse_float=_finite, parse_constant=_finite)
-    except OSError as error:
-        raise withheld(path, "read", error) from error
-    except (ValueError, RecursionError) as error:
-        raise DamagedPartError(
-            f"{path}: not JSON ({error}); run extract again, or moodfuse cache verify"
-        ) from error
-
-
-def _finite(text: str) -> float:
-    """Only finite numbers are written, and no digest can be made of others."""
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text} is no finite number")
-    return value
-
-
-def set_aside(path: Path, why: str = "") -> None:
-    """Rename a damaged file to ``<name>.bad`` and say so; nothing else is touched. One that is gone is passed over."""
-    try:
-        os.replace(path, path.with_name(path.name + BAD_SUFFIX))
-    except FileNotFoundError:  # another process has set it aside, or pruned it
-        return
-    except OSError as error:
-        raise CacheError(
-            f"{path}: damaged, and cannot be set aside ({error.strerror or error}); move it away, then run the "
-            "command again"
-        ) from error
-    log.warning("%s is damaged%s; set aside as %s%s", path, f" ({why})" if why else "", path.name, BAD_SUFFIX)
-
-
-def sweep_temporaries(root: Path, *, older_than_s: float = STALE_S) -> tuple[Path, ...]:
-    """Remove temporaries that no writer has touched for so long; returns what went."""
-    gone = []
-    for path in temporaries(root):
-        with suppress(OSError):  # its writer, or another sweeper, was quicker
-            if time.time() - path.stat().st_mtime > older_than_s:
-                path.unlink()
-                gone.append(path)
-    return tuple(gone)
-
-
-def temporaries(root: Path) -> Iterator[Path]:
-    """Every temporary below a folder; what vanishes meanwhile is passed over."""
-    for folder, _, names in os.walk(root):
-        for name in names:
-            if name.startswith(TEMPORARY_PREFIX):
-                yield Path(folder, name)

@@ -1,8 +1,8 @@
 """Open untrusted HDF5 files without reading any other file.
 
-An HDF5 file can link to other files, keep the values of an array in other files, and declare an array that is far
-larger than the file. A checksum does not protect against this: the author of a malicious file can write a matching one.
-So the links, the storage and the size of an array are checked before its first value is read.
+An HDF5 file can link to other files, keep the values of an array in other files, and declare an array that is
+far larger than the file. A checksum does not protect against this: the author of a malicious file can write a
+matching one. So the links, the storage and the size of an array are checked before its first value is read.
 """
 
 import math
@@ -18,7 +18,7 @@ import numpy as np
 from moodfuse.cache.storage.files import check_regular
 
 MAX_COMPRESSED_BYTES = 1 << 24
-"""Most bytes of the compressed arrays of a file once they are decompressed; the waveform of a clip has 1.9 million."""
+"""Maximum bytes of the compressed arrays of a file after decompression; the waveform of a clip has 1.9 million."""
 MAX_CHUNKS = 1 << 12
 MAX_ARRAYS = 100_000
 _DTYPE_KINDS = "biufS"
@@ -33,10 +33,7 @@ _FILTERS: tuple[list[int], ...] = (
 def open_hdf5(path: Path) -> Iterator[h5py.File]:
     """Open a regular HDF5 file for reading, without a lock.
 
-    Raises
-    ------
-    OSError
-        If it is a pipe, a folder or a device, or not HDF5.
+    Raises `OSError` if it is a pipe, a folder or a device, or not HDF5.
     """
     check_regular(path)
     with h5py.File(path, "r", locking=False) as file:
@@ -44,15 +41,7 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
 
 
 def get_member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | h5py.Datatype:
-    """The member of a group, if a hard link leads to it.
-
-    Raises
-    ------
-    KeyError
-        If there is none.
-    ValueError
-        If it is a soft, external or user-defined link.
-    """
+    """The member of a group; `KeyError` if there is none, `ValueError` if the link to it is not a hard link."""
     link = group.id.links.get_info(name.encode("utf-8", "surrogateescape"))
     if link.type != h5py.h5l.TYPE_HARD:
         raise ValueError(f"{name} is a soft or external link, which is not followed; expected an array")
@@ -62,17 +51,8 @@ def get_member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | h5py
 def check_array(array: object, name: str) -> int:
     """Check that a member is an array of plain values that are all in this file; returns its bytes.
 
-    Parameters
-    ----------
-    array : h5py object
-    name : str
-        For messages.
-
-    Raises
-    ------
-    ValueError
-        If it is a group, is stored in another file, has a dtype that is not plain or an unexpected filter, or declares
-        more bytes than are stored.
+    Raises `ValueError`, with `name`, if it is a group, is stored in another file, has another dtype or filter
+    than parts have, or declares more bytes than are stored.
     """
     if not isinstance(array, h5py.Dataset):
         raise ValueError(f"{name} is a group or a type; expected an array")
@@ -105,12 +85,10 @@ def check_array(array: object, name: str) -> int:
 
 
 def checked_arrays(file: h5py.File) -> dict[str, h5py.Dataset]:
-    """The arrays of a file that has nothing but arrays in its root group, each as `check_array` demands.
+    """The arrays of a file that has nothing but arrays in its root group, each checked by `check_array`.
 
-    Raises
-    ------
-    ValueError
-        If a member is something else, or the arrays together are larger than the file or than `MAX_COMPRESSED_BYTES`.
+    Raises `ValueError` if a member is something else, or the arrays together are larger than the file or than
+    `MAX_COMPRESSED_BYTES`.
     """
     if len(file) > MAX_ARRAYS:
         raise ValueError(f"it has {len(file)} arrays; expected {MAX_ARRAYS} at most")
@@ -134,37 +112,26 @@ def checked_arrays(file: h5py.File) -> dict[str, h5py.Dataset]:
 def read_array(array: h5py.Dataset) -> np.ndarray:
     """The values of an array that `check_array` has passed.
 
-    A compressed one is decompressed here, since HDF5 would decompress a chunk to the end of its stream, whatever size
-    the chunk is declared to have.
+    A compressed one is decompressed here, since HDF5 would decompress a chunk to the end of its stream,
+    whatever size the chunk is declared to have.
 
-    Raises
-    ------
-    ValueError
-        If a compressed chunk is missing or not of the declared size.
+    Raises `ValueError` if a compressed chunk is missing or not of the declared size.
     """
     if array.compression is None:
         return np.asarray(array[()])
     chunks: list[Any] = []
     array.id.chunk_iter(chunks.append)
-    if (
-        len(chunks) != _chunk_count(array)
-        or sum(chunk.size for chunk in chunks) > array.file.id.get_filesize()
-    ):
+    stored = sum(chunk.size for chunk in chunks)
+    if len(chunks) != _chunk_count(array) or stored > array.file.id.get_filesize():
         raise ValueError(
             f"{array.name} has {len(chunks)} chunks; expected {_chunk_count(array)}, all in the file"
         )
     values = np.empty(array.shape, array.dtype)
     for chunk in chunks:
         block = _decompress(array, *array.id.read_direct_chunk(chunk.chunk_offset))
-        whole = values[
-            tuple(
-                slice(start, start + size)
-                for start, size in zip(chunk.chunk_offset, block.shape, strict=True)
-            )
-        ]
-        whole[...] = block[
-            tuple(slice(size) for size in whole.shape)
-        ]  # the last chunks are longer than the array
+        edges = zip(chunk.chunk_offset, block.shape, strict=True)
+        target = values[tuple(slice(start, start + size) for start, size in edges)]
+        target[...] = block[tuple(map(slice, target.shape))]  # the last chunks extend beyond the array
     return values
 
 

@@ -1,7 +1,7 @@
-"""What each file in a cache folder is, told by its place; and a walk over all of them that no file can stop.
+"""The kind of each file in a cache folder, given by its place, and a walk over all of them.
 
-Readers find a file by its place alone, so whatever stands at such a place counts as that kind of file, sound or not;
-what stands anywhere else is unknown, and left alone. `cache/FORMAT.md` has the same table in words.
+Readers find a file by its place alone, so whatever is at such a place counts as that kind of file, valid or
+not; a file anywhere else is unknown, and left alone. `cache/FORMAT.md` has the same table in words.
 """
 
 import os
@@ -14,7 +14,7 @@ from pathlib import Path
 from moodfuse.cache.storage.files import BAD_SUFFIX, TEMPORARY_PREFIX
 
 _NAME = r"[^/.][^/]*"
-_SHELF = r"[^/.][^/]"
+_PREFIX = r"[^/.][^/]"
 """The first two digits of a clip's digest."""
 REPEAT = r"repeat-[1-9][0-9]*"
 """Folder of the plans of a further repeat."""
@@ -23,11 +23,11 @@ KINDS = {
     "view": r"clips\.csv",
     "plan": rf"plans/(?:{REPEAT}/)?plan-[^/]*\.h5",
     "table": r"tables/clips-[^/]*\.h5",
-    "outcome": rf"clips/{_SHELF}/{_NAME}\.json",
+    "outcome": rf"clips/{_PREFIX}/{_NAME}\.json",
     "choice": rf"sources/{_NAME}\.json",
     "audit": rf"audits/{_NAME}\.json",
-    "marks": rf"audits/{_NAME}/{_SHELF}/{_NAME}\.h5",
-    "media": rf"media/{_NAME}/{_SHELF}/{_NAME}\.h5",
+    "marks": rf"audits/{_NAME}/{_PREFIX}/{_NAME}\.h5",
+    "media": rf"media/{_NAME}/{_PREFIX}/{_NAME}\.h5",
     "recipe": rf"features/{_NAME}/{_NAME}/recipe\.json",
     "training": rf"features/{_NAME}/{_NAME}/{_NAME}/trained\.json",
     "features": rf"features/{_NAME}/{_NAME}/{_NAME}/{_NAME}\.h5",
@@ -38,16 +38,16 @@ KINDS = {
     "predictions": rf"runs/{_NAME}/predictions-[^/]*\.h5",
     "output": rf"runs/{_NAME}/(?:report|model)/.*",
 }
-"""Kind of file to the places where it stands, as patterns of the path below the cache folder."""
+"""Kind of file to the places where it is, as patterns of the path below the cache folder."""
 TEMPORARY, BAD, UNKNOWN, FOLDER = "temporary", "bad", "unknown", "folder"
-"""Kinds besides those of `KINDS`; a folder is listed only where it cannot be looked into."""
+"""Kinds in addition to `KINDS`; a folder is listed only if it cannot be read."""
 _FOLDERS = {
     "plans": rf"plans(?:/{REPEAT})?",
     "tables": "tables",
-    "clips": rf"clips(?:/{_SHELF})?",
+    "clips": rf"clips(?:/{_PREFIX})?",
     "sources": "sources",
-    "audits": rf"audits(?:/{_NAME}(?:/{_SHELF})?)?",
-    "media": rf"media(?:/{_NAME}(?:/{_SHELF})?)?",
+    "audits": rf"audits(?:/{_NAME}(?:/{_PREFIX})?)?",
+    "media": rf"media(?:/{_NAME}(?:/{_PREFIX})?)?",
     "features": rf"features(?:/{_NAME}){{0,3}}",
     "networks": rf"networks(?:/{_NAME}){{0,2}}",
     "fits": rf"fits(?:/{_NAME})?",
@@ -71,11 +71,12 @@ class Entry:
     bytes : int
         Of the file; of a temporary folder, all that is in it.
     modified_s : float
-        When it was last written, or got its name if it is temporary or set aside; in seconds since 1970.
+        When it was last written, or renamed if it is temporary or set aside; in seconds since 1970.
     fault : str
-        Why it is no plain file that can be read, such as a pipe or a folder in its place; empty for one.
+        Why it is not a regular file that can be read, such as a pipe or a folder in its place; empty if it
+        is.
     denied : bool
-        Whether the fault is that the system refuses to show it, which is no damage.
+        Whether the fault is that the system refuses access, which is not damage.
     """
 
     path: Path
@@ -104,14 +105,14 @@ def kind_of(place: str) -> str:
 
 
 def is_ours(place: str) -> bool:
-    """Whether a folder at this place is one that a cache has."""
+    """Whether a cache has a folder at this place."""
     return _FOLDER.fullmatch(place) is not None
 
 
 def entries(root: Path) -> Iterator[Entry]:
-    """Every file of a cache, in the order of their names; folders that are none of a cache's are one unknown entry.
+    """Every file of a cache by name; a folder that does not belong to a cache is one unknown entry.
 
-    Links are followed, as readers follow them. What vanishes meanwhile is passed over.
+    Links are followed, as readers follow them. Files that disappear meanwhile are skipped.
     """
     yield from _walk(root, "", frozenset())
 
@@ -128,7 +129,7 @@ def _walk(folder: Path, place: str, above: frozenset[tuple[int, int]]) -> Iterat
         return
     key = (here.st_dev, here.st_ino)
     if key in above:
-        yield Entry(folder, place, UNKNOWN, fault="is a link to a folder that it stands in")
+        yield Entry(folder, place, UNKNOWN, fault="is a link to a folder that contains it")
         return
     for item in found:
         yield from _entry(Path(item.path), f"{place}/{item.name}" if place else item.name, above | {key})

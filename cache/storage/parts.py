@@ -1,8 +1,8 @@
-"""Parts: immutable HDF5 files of arrays, each named by the digest of its whole content.
+"""Parts: immutable HDF5 files of arrays, each named by the digest of its content.
 
-A part begins with a header of 512 bytes, HDF5's user block, that holds the digest of every byte behind it. It is
-checked before HDF5 sees the file, on first read in a process: damaged HDF5 can end a process or ask for any amount of
-memory, and a checked file is what was written. `cache/FORMAT.md` is the published form.
+A part begins with a header of 512 bytes, HDF5's user block, with the digest of every byte behind it. It is
+checked before HDF5 opens the file, on the first read in a process: damaged HDF5 can end a process or ask for
+any amount of memory. `cache/FORMAT.md` is the published form.
 """
 
 import hashlib
@@ -11,29 +11,123 @@ import json
 import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from moodfuse.cache.digests import canonical_json, content_digest
-from moodfuse.cache.errors import CacheError, DamagedPartError, MoodfuseError
-from moodfuse.cache.storage.files import check_regular, open_regular, write_aside
+from moodfuse.cache.digests import canonical_json, content_digest, digest16
+from moodfuse.cache.errors import CacheError, DamagedPartError, MoodfuseError, SchemaError
+from moodfuse.cache.storage.files import check_regular, open_regular, withheld, write_aside
 from moodfuse.cache.storage.hdf5 import checked_arrays, open_hdf5, read_array
-from moodfuse.cache.storage.headers import (
-    HEADER_BYTES,
-    SCHEMA,
-    Header,
-    parse_header,
-    read_header,
-    unreadable,
-    writer_version,
-)
 
+SCHEMA = 2
+HEADER_BYTES = 512
+KIND = "moodfuse-hdf5"
 _PIECE_BYTES = 1 << 20
 FileState = tuple[str, int, int, int]
 _verified: set[FileState] = set()
+
+
+@dataclass(frozen=True)
+class Header:
+    """The first 512 bytes of a part.
+
+    `content` is the digest of the arrays and attributes (the file's name has its first 16 digits), `body` the
+    SHA-256 of every byte after the header, `size` that of the whole file, and `rows` the length of the array
+    ``clip``, 0 without one, so that a listing need not open HDF5. `written_by` is the version of moodfuse
+    that wrote the part, empty if not known.
+    """
+
+    content: str
+    body: str
+    size: int
+    rows: int
+    schema: int = SCHEMA
+    kind: str = KIND
+    written_by: str = ""
+
+    def __post_init__(self) -> None:
+        types = [type(getattr(self, item.name)) for item in fields(self)]
+        if types != [str, str, int, int, int, str, str] or self.rows < 0:
+            raise ValueError("its values are of other types")
+
+    def to_bytes(self) -> bytes:
+        """The header as it is in the file: canonical JSON with its own digest, spaces, a line feed."""
+        return _header_bytes(asdict(self))
+
+
+def _header_bytes(values: Mapping[str, Any]) -> bytes:
+    return canonical_json({**values, "check": digest16(values)}).encode().ljust(HEADER_BYTES - 1) + b"\n"
+
+
+def read_header(path: Path) -> Header:
+    """Header of a part; what is behind it is not checked.
+
+    Raises `DamagedPartError` if it is not a header, or the file has another size than the header states;
+    `SchemaError` if another version wrote it; `CacheError` if the file cannot be read.
+    """
+    try:
+        with open_regular(path) as stream:
+            return _parse_header(path, stream.read(HEADER_BYTES), os.fstat(stream.fileno()).st_size)
+    except CacheError:
+        raise
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _parse_header(path: Path, data: bytes, size: int) -> Header:
+    """The header in the first bytes of a file of `size` bytes; unknown keys are skipped."""
+    try:
+        values = json.loads(data)
+        del values["check"]
+        if _header_bytes(values) != data or values["kind"] != KIND:
+            raise ValueError("its own digest does not match")
+        if values["schema"] != SCHEMA:
+            raise schema_error(path, values["schema"], values.get("written_by"))
+        known = {item.name for item in fields(Header)}
+        header = Header(**{name: value for name, value in values.items() if name in known})
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise DamagedPartError(f"{path}: has no header of a part ({error})") from error
+    if size != header.size:
+        raise DamagedPartError(f"{path}: {size} bytes, not the {header.size} that were written")
+    return header
+
+
+def schema_error(path: Path, schema: int, writer: object) -> SchemaError:
+    """The error to raise for a cache or a part of another schema, with the version that wrote it if it is known."""
+    if schema < SCHEMA:
+        return SchemaError(
+            f"{path}: schema {schema} was never released and cannot be read; run extract again into another --cache folder"
+        )
+    package = f"'moodfuse>={writer}'" if isinstance(writer, str) and writer else "--upgrade moodfuse"
+    return SchemaError(
+        f"{path}: schema {schema} is newer than the {SCHEMA} that this moodfuse reads; upgrade (pip install {package})"
+    )
+
+
+@cache
+def writer_version() -> str:
+    """The version of this moodfuse; empty where it runs without being installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("moodfuse")
+    except PackageNotFoundError:
+        return ""
+
+
+def _unreadable(path: Path, error: OSError) -> CacheError:
+    """The error to raise where a part cannot be opened: one that is missing counts as damaged."""
+    if isinstance(error, FileNotFoundError):
+        return DamagedPartError(f"{path}: is gone")
+    return withheld(path, "read", error)
+
+
+# Writing
 
 
 def write_part(
@@ -46,18 +140,14 @@ def write_part(
 ) -> Path:
     """Write one part, ``<stem>-<digest16>.h5``, and return its path; an equal part that exists is left alone.
 
-    Arrays named in `packed` are stored by HDF5's filters shuffle and deflate; whoever reads them sees no difference.
-
-    Raises
-    ------
-    CacheError
-        If the disk refuses, or gives other bytes back.
+    Arrays named in `packed` are compressed with HDF5's filters shuffle and deflate. `CacheError` if the disk
+    refuses.
     """
     digest = content_digest(arrays, attributes)
     path = folder / f"{stem}-{digest[:16]}.h5"
-    if not is_intact(path):
+    if not _is_intact(path):
         data = encode_part(arrays, attributes, digest=digest, packed=packed)
-        write_aside(path, data, check=lambda file: _recheck(file, digest, path))
+        write_aside(path, data, check=lambda file: _check_written(file, digest, path))
     return path
 
 
@@ -88,7 +178,7 @@ def _row_count(arrays: Mapping[str, np.ndarray]) -> int:
     return len(arrays["clip"]) if "clip" in arrays else 0
 
 
-def _recheck(temporary: Path, digest: str, path: Path) -> None:
+def _check_written(temporary: Path, digest: str, path: Path) -> None:
     """Read back what was just written, down to the arrays."""
     try:
         check_bytes(temporary)
@@ -98,49 +188,50 @@ def _recheck(temporary: Path, digest: str, path: Path) -> None:
             f"{path}: what was read back differs from what was written; check the disk"
         ) from error
     if found != digest:
-        raise DamagedPartError(f"{path}: HDF5 gave other arrays back than were written; please report this")
+        raise DamagedPartError(f"{path}: HDF5 returned other arrays than were written; please report this")
+
+
+def _is_intact(path: Path) -> bool:
+    try:
+        check_part(path)
+    except DamagedPartError:
+        return False
+    return True
+
+
+# Checking and reading
 
 
 def check_bytes(path: Path) -> Header:
-    """Hold every byte of a part to its header.
+    """Check every byte of a part against its header.
 
-    Raises
-    ------
-    DamagedPartError
-        If a byte, or the length, is not what was written.
-    CacheError
-        If the file cannot be read.
+    Raises `DamagedPartError` if a byte, or the length, differs from what was written; `CacheError` if the
+    file cannot be read.
     """
     state = hashlib.sha256()
     piece = bytearray(_PIECE_BYTES)
     try:
         with open_regular(path, buffering=0) as stream:
-            header = parse_header(path, stream.read(HEADER_BYTES), os.fstat(stream.fileno()).st_size)
+            header = _parse_header(path, stream.read(HEADER_BYTES), os.fstat(stream.fileno()).st_size)
             while count := stream.readinto(piece):  # type: ignore[attr-defined]
                 state.update(memoryview(piece)[:count])
+    except CacheError:
+        raise
     except OSError as error:
-        if isinstance(error, CacheError):
-            raise
-        raise unreadable(path, error) from error
+        raise _unreadable(path, error) from error
     if state.hexdigest() != header.body:
-        raise DamagedPartError(f"{path}: its bytes are not the ones that were written")
+        raise DamagedPartError(f"{path}: its bytes differ from those that were written")
     return header
 
 
 def check_part(path: Path) -> Header:
-    """Check a part's bytes and its name, once a process as long as the file is not replaced.
-
-    Raises
-    ------
-    DamagedPartError
-        If it is not what its name says.
-    """
+    """Check a part's bytes and its name, once per process unless the file is replaced; `DamagedPartError` if wrong."""
     state = file_state(path)
     if state in _verified:
         return read_header(path)
     header = check_bytes(path)
     if header.content[:16] != path.stem.rsplit("-", 1)[-1]:
-        raise DamagedPartError(f"{path}: holds content {header.content[:16]}, not the one in its name")
+        raise DamagedPartError(f"{path}: has content {header.content[:16]}, not the one in its name")
     _verified.add(state)
     return header
 
@@ -148,31 +239,22 @@ def check_part(path: Path) -> Header:
 def file_state(path: Path) -> FileState:
     """What changes when a file is replaced: its path, inode, time of change in nanoseconds, and size.
 
-    Raises
-    ------
-    DamagedPartError
-        If it is gone, or not a regular file.
+    Raises `DamagedPartError` if it does not exist, or is not a regular file.
     """
     try:
         check_regular(path)
         facts = os.stat(path)
     except OSError as error:
-        raise unreadable(path, error) from error
+        raise _unreadable(path, error) from error
     return str(path), facts.st_ino, facts.st_mtime_ns, facts.st_size
 
 
 @contextmanager
 def open_part(path: Path) -> Iterator[tuple[dict[str, h5py.Dataset], dict[str, Any]]]:
-    """The arrays of a part for reading, and its attributes; its bytes and the form of its arrays are checked before.
+    """The arrays of a part for reading, and its attributes; its bytes and the form of its arrays are checked.
 
-    No lock is taken.
-
-    Raises
-    ------
-    DamagedPartError
-        If it is not what its name says, or an array is not as `moodfuse.cache.storage.hdf5.check_array` demands.
-    CacheError
-        If it cannot be read.
+    Raises `DamagedPartError` if it does not match its name, or an array is not as `hdf5.check_array` demands;
+    `CacheError` if it cannot be read.
     """
     check_part(path)
     with _opened(path) as part:
@@ -207,33 +289,19 @@ def _attributes(file: h5py.File) -> dict[str, Any]:
 def read_part(
     path: Path, *, names: tuple[str, ...] | None = None
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Arrays (all, or those of some names that it has) and attributes of a part, its bytes checked before.
-
-    Raises
-    ------
-    DamagedPartError
-        If the file is not what its name says.
-    CacheError
-        If it cannot be read.
-    """
+    """Arrays (all, or those of some names that it has) and attributes of a part; errors as for `open_part`."""
     check_part(path)
     return _load(path, names)
 
 
 def _load(path: Path, names: tuple[str, ...] | None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     with _opened(path) as (arrays, attributes):
-        return {
-            name: read_array(arrays[name]) for name in arrays if names is None or name in names
-        }, attributes
+        wanted = [name for name in arrays if names is None or name in names]
+        return {name: read_array(arrays[name]) for name in wanted}, attributes
 
 
 def verify_part(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Check a part down to its arrays, which are returned with its attributes: bytes, name, digest of the content.
-
-    Raises
-    ------
-    DamagedPartError
-    """
+    """Check a part down to its arrays, and return them with its attributes; `DamagedPartError` if anything is wrong."""
     _verified.discard(file_state(path))
     header = check_part(path)
     arrays, attributes = _load(path, None)
@@ -245,12 +313,7 @@ def verify_part(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 def check_dtypes(
     path: Path, arrays: Mapping[str, np.ndarray], expected: Mapping[str, tuple[str, int]]
 ) -> None:
-    """Check that a part has some arrays, each of a dtype and a number of axes; further arrays may be there.
-
-    Raises
-    ------
-    DamagedPartError
-    """
+    """Refuse a part without some arrays, each of a dtype and a number of axes (`DamagedPartError`)."""
     for name, (dtype, ndim) in expected.items():
         if name not in arrays:
             raise DamagedPartError(f"{path}: has no array {name!r}")
@@ -259,12 +322,3 @@ def check_dtypes(
                 f"{path}: {name} is {arrays[name].dtype}{list(arrays[name].shape)}; expected {np.dtype(dtype)} with "
                 f"{ndim} axes"
             )
-
-
-def is_intact(path: Path) -> bool:
-    """Whether a part is there and holds what its name says."""
-    try:
-        check_part(path)
-    except DamagedPartError:
-        return False
-    return True

@@ -5,17 +5,14 @@ made by imports has its clips from a table, and a changed table gives it a new p
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
-from moodfuse.cache.clip_table import ClipTable
-from moodfuse.cache.columns import Assignment
+from moodfuse.cache.clip_table import table_name
+from moodfuse.cache.digests import Digests, digest_array
 from moodfuse.cache.errors import InputError
-from moodfuse.cache.manifest import table_name
 from moodfuse.cache.planning import PlanChoice, next_plan
 from moodfuse.cache.recipe import IMPORT
 from moodfuse.cache.records import ClipStatus, Plan
@@ -30,7 +27,7 @@ class DataSet:
 
     Attributes
     ----------
-    statuses : ClipTable
+    statuses : tuple of ClipStatus, by id
         Every clip, refused and test clips too.
     plan : Plan
     declared : bool
@@ -41,17 +38,22 @@ class DataSet:
         Sentences on what the table changes of the clips and folds that were in force.
     """
 
-    statuses: ClipTable
+    statuses: tuple[ClipStatus, ...]
     plan: Plan
     declared: bool = False
     dealt: bool = False
     changes: tuple[str, ...] = ()
 
     @cached_property
-    def clips(self) -> ClipTable:
+    def clips(self) -> tuple[ClipStatus, ...]:
         """The clips that the plan covers, by id."""
-        folds = Assignment.of(self.plan.assignment).folds_of(self.statuses.digests)
-        return self.statuses.take(self.statuses.numbers["ok"] & (folds >= 0))
+        assignment = self.plan.assignment
+        return tuple(status for status in self.statuses if status.ok and status.digest in assignment)
+
+    @cached_property
+    def digests(self) -> Digests:
+        """Of these clips, S64 [N]."""
+        return digest_array(status.digest for status in self.clips)
 
 
 def choose_data_set(
@@ -93,7 +95,7 @@ def choose_data_set(
     statuses = read_labels(labels)
     for line in label_warnings(status.clip for status in statuses):
         say(f"WARNING {labels}: {line}")
-    given = ClipTable.of(statuses)
+    given = tuple(sorted(statuses, key=lambda status: status.clip.id))
     if cache is not None and current is not None and not _is_declared(cache, given):
         _check_choice(current, choice)
         _check_agreement(labels, given, cache)
@@ -104,18 +106,24 @@ def choose_data_set(
         changes = () if current is None else tuple(_fold_changes(current, plan))
         return dataclasses.replace(made, changes=changes)
     before = cache.statuses
-    if not replace and not set(before.ids) & set(given.ids):
+    if not replace and not set(_ids(before)) & set(_ids(given)):
         raise InputError(
-            f"{labels}: none of its {len(given)} ids ({first_few(given.ids)}) is one of the {len(before)} clips of "
-            f"{cache.path} ({first_few(before.ids)}); name another --cache folder, or add --replace: no source of now "
+            f"{labels}: none of its {len(given)} ids ({first_few(_ids(given))}) is one of the {len(before)} clips of "
+            f"{cache.path} ({first_few(_ids(before))}); name another --cache folder, or add --replace: no source of now "
             "has features of these clips"
         )
     return dataclasses.replace(made, changes=(*_clip_changes(before, given), *_fold_changes(current, plan)))
 
 
-def _is_declared(cache: FeatureCache, given: ClipTable) -> bool:
+def _ids(statuses: Sequence[ClipStatus]) -> list[str]:
+    return [status.clip.id for status in statuses]
+
+
+def _is_declared(cache: FeatureCache, given: Sequence[ClipStatus]) -> bool:
     """Whether the clips in force come from a table too; where it is this very one, theirs may be damaged."""
-    return cache.plan.records == (table_name(given),) or tuple(cache.statuses.texts["decoder"]) == (IMPORT,)
+    if cache.plan.records == (table_name(given),):
+        return True
+    return {status.decoder for status in cache.statuses} == {IMPORT}
 
 
 def _check_choice(plan: Plan, choice: PlanChoice) -> None:
@@ -124,23 +132,19 @@ def _check_choice(plan: Plan, choice: PlanChoice) -> None:
             raise InputError(f"{option} is {wanted}, but the plan in force has {found}; drop the option")
 
 
-def _deals(current: Plan | None, plan: Plan, given: ClipTable) -> bool:
+def _deals(current: Plan | None, plan: Plan, given: Sequence[ClipStatus]) -> bool:
     """Whether some clip's fold is news to whoever made the features."""
-    made = Assignment.of(plan.assignment)
-    covered = made.folds_of(given.digests) >= 0  # the fold of a test clip says nothing
-    if (given.numbers["declared_fold"][covered] >= 0).any():
-        return False
-    return current is None or not np.array_equal(
-        Assignment.of(current.assignment).folds_of(made.digests), made.folds
-    )
+    if any(status.clip.fold is not None for status in given if status.digest in plan.assignment):
+        return False  # the fold of a test clip says nothing
+    return current is None or not plan.assignment.items() <= current.assignment.items()
 
 
-def _clip_changes(before: ClipTable, given: ClipTable) -> Iterator[str]:
+def _clip_changes(before: Sequence[ClipStatus], given: Sequence[ClipStatus]) -> Iterator[str]:
     """What a table says otherwise than the one in force, in sentences."""
     known = {status.clip.id: status for status in before}
-    new = [name for name in given.ids if name not in known]
-    listed = set(given.ids)
-    gone = [name for name in before.ids if name not in listed]
+    new = [name for name in _ids(given) if name not in known]
+    listed = set(_ids(given))
+    gone = [name for name in _ids(before) if name not in listed]
     for what, names in (("added", new), ("gone", gone)):
         if names:
             yield f"{len(names)} clips {what} (first: {first_few(names)})"
@@ -161,19 +165,18 @@ def _is_changed(known: ClipStatus | None, given: ClipStatus, what: str) -> bool:
 
 def _fold_changes(before: Plan, plan: Plan) -> Iterator[str]:
     """How the folds differ from those in force, in a sentence."""
-    was, now = Assignment.of(before.assignment), Assignment.of(plan.assignment)
-    folds = was.folds_of(now.digests)
-    moved = int(((folds >= 0) & (folds != now.folds)).sum())
+    was, now = before.assignment, plan.assignment
+    moved = sum(was.get(digest, fold) != fold for digest, fold in now.items())
     if before.folds != plan.folds:
         yield f"{plan.folds} folds in place of {before.folds}"
     if moved:
         yield f"{moved} of {len(now)} clips are in another fold"
 
 
-def _check_agreement(labels: Path, given: ClipTable, cache: FeatureCache) -> None:
+def _check_agreement(labels: Path, given: Sequence[ClipStatus], cache: FeatureCache) -> None:
     """Hold a table of labels to clips that `extract` read."""
     known = {status.clip.id: status for status in cache.statuses}
-    if strange := [name for name in given.ids if name not in known]:
+    if strange := [name for name in _ids(given) if name not in known]:
         raise InputError(
             f"{labels}: {len(strange)} of {len(given)} ids are not clips of {cache.path} (first: "
             f"{first_few(strange)}), which extract made; its ids look like {first_few(known)}; drop --labels, or name "
@@ -185,8 +188,8 @@ def _check_agreement(labels: Path, given: ClipTable, cache: FeatureCache) -> Non
                 f"{labels}: {name} of clip {shown(status.clip.id)} is {found!r}, but {expected!r} in {cache.path}, "
                 "which extract made; correct the table, drop --labels, or name another --cache folder"
             )
-    listed = set(given.ids)
-    if absent := [name for name in cache.clips.ids if name not in listed]:
+    listed = set(_ids(given))
+    if absent := [name for name in _ids(cache.clips) if name not in listed]:
         raise InputError(
             f"{labels}: lacks {len(absent)} of {len(cache.clips)} clips of {cache.path} (first: {first_few(absent)}); "
             "add them, or drop --labels"

@@ -13,7 +13,6 @@ from typing import BinaryIO
 
 import numpy as np
 
-from moodfuse.cache.columns import Assignment
 from moodfuse.cache.errors import CacheError, InputError
 from moodfuse.cache.records import Holdout
 from moodfuse.cache.storage.files import TEMPORARY_PREFIX, refused, sync_folder
@@ -101,17 +100,17 @@ def _check_outside(root: Path, output: Path) -> None:
 def _collect(cache: FeatureCache, source: str, holdout: Holdout) -> Exported:
     block = cache.block(source, holdout)
     absent = np.array([digest in block.absent for digest in block.digests], dtype=bool)
-    clips = cache.clips.take(~absent)
-    labels = list(cache.clips.texts["label"])
+    clips = [status for status, gone in zip(cache.clips, absent, strict=True) if not gone]
+    digests = [status.digest for status in clips]
     arrays = {"embedding": block.embedding} | ({} if block.logits is None else {"logits": block.logits})
     return Exported(
         texts={
-            "id": list(clips.ids),
-            "label": [labels[row] for row in clips.rows["label"].tolist()],
-            "group": list(clips.texts["group"]),
-            "digest": list(clips.texts["digest"]),
+            "id": [status.clip.id for status in clips],
+            "label": [status.clip.label for status in clips],
+            "group": [status.group for status in clips],
+            "digest": digests,
         },
-        folds=Assignment.of(cache.plan.assignment).folds_of(clips.digests).astype(np.int64),
+        folds=cache.plan.folds_of(digests).astype(np.int64),
         arrays={name: values[~absent] if absent.any() else values for name, values in arrays.items()},
         classes=cache.classes,
         left_out=int(absent.sum()),

@@ -14,9 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from moodfuse.cache.additions import write_rows
-from moodfuse.cache.blocks import PART_BYTES, held
-from moodfuse.cache.columns import lookup
+from moodfuse.cache.blocks import PART_BYTES, held, write_rows
+from moodfuse.cache.digests import digest_array, lookup
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.folds import imported_roles, single_holdouts, units_of
 from moodfuse.cache.manifest import MARKER
@@ -176,13 +175,13 @@ def _decide(settings: ImportSettings, features: Features, say: Callable[[str], N
     if cache is not None:
         check_shape(cache, recipe, features)
         owner = cache.owner(recipe, roles)
-        have = lookup(held(owner), data.clips.digests) >= 0
+        have = lookup(held(owner), data.digests) >= 0
         check_equal(owner, data, features, np.where(have, places, -1))
     lacking = np.flatnonzero((places < 0) & ~have)
     if len(lacking):
         raise InputError(
             f"{settings.file}: has no features of {len(lacking)} of {len(places)} clips (first: "
-            f"{first_few(data.clips.ids[int(row)] for row in lacking[:4])}); a clip without features cannot be fused: "
+            f"{first_few(data.clips[int(row)].clip.id for row in lacking[:4])}); a clip without features cannot be fused: "
             "add them"
         )
     return _Ready(data, recipe, roles, features, places, ~have & first, int(have.sum()))
@@ -231,7 +230,8 @@ def _left_behind(cache: FeatureCache, source: str) -> Iterator[str]:
         named = ("*",) if not recipe.sees_labels else single_holdouts(cache.plan.folds)
         for holdout in named:
             roles = cache.roles(recipe, holdout)
-            lacking = int((lookup(held(cache.owner(recipe, roles)), cache.clips.digests) < 0).sum())
+            clips = digest_array(status.digest for status in cache.clips)
+            lacking = int((lookup(held(cache.owner(recipe, roles)), clips) < 0).sum())
             if lacking:
                 yield (
                     f"source {other} {holdout} lacks features of {lacking} of {len(cache.clips)} clips now; import "
@@ -247,7 +247,7 @@ def _act(settings: ImportSettings, ready: _Ready) -> FeatureCache:
     cache.write_recipe(ready.recipe)
     if ready.roles is not None:
         cache.write_roles(ready.recipe, ready.roles)
-    owner, digests = cache.owner(ready.recipe, ready.roles), ready.data.clips.digests
+    owner, digests = cache.owner(ready.recipe, ready.roles), ready.data.digests
     rows = np.flatnonzero(ready.new)
     columns = sum(values.shape[1] for values in ready.features.arrays.values())
     step = max(1, PART_BYTES // (4 * columns + _DIGEST_BYTES))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moodfuse.cache.blocks import CLASSES, Owner, open_features, part_files, read_rows
-from moodfuse.cache.columns import repeated
+from moodfuse.cache.digests import repeated
 from moodfuse.cache.errors import DamagedPartError, InputError
 from moodfuse.cache.recipe import Recipe
 from moodfuse.cache.store import FeatureCache
@@ -20,7 +20,7 @@ from moodfuse.cache.transfer.readers import FEWEST_ROWS, LOGIT
 
 def in_class_order(features: Features, data: DataSet, say: Callable[[str], None]) -> Features:
     """The features with logits in sorted label order; says in which order the columns of the file were taken."""
-    classes = data.clips.labels
+    classes = tuple(sorted({status.clip.label for status in data.clips}))
     if features.logits is None:
         return features
     width = features.logits.shape[1]
@@ -69,7 +69,7 @@ def refuse_label_columns(features: Features, data: DataSet, places: NDArray[np.i
     Such a column has few different values, and either each value has one label or each label has one value.
     """
     with_row = np.flatnonzero(places >= 0)
-    labels = np.unique(data.clips.rows["label"][with_row], return_inverse=True)[1]
+    labels = np.unique(np.array([clip.clip.label for clip in data.clips])[with_row], return_inverse=True)[1]
     count = int(labels.max(initial=-1)) + 1
     if len(with_row) < FEWEST_ROWS or count < 2:
         return
@@ -91,14 +91,14 @@ def refuse_label_columns(features: Features, data: DataSet, places: NDArray[np.i
 
 def places_of(features: Features, data: DataSet, say: Callable[[str], None]) -> NDArray[np.int64]:
     """Row of the file of each clip of the plan, -1 where it has none; ids that the cache does not know are refused."""
-    known = set(data.statuses.ids)
+    known = {status.clip.id for status in data.statuses}
     if strange := [name for name in features.ids if name not in known]:
         raise InputError(
             f"{features.file}: {len(strange)} of {len(features.ids)} ids are not clips of the cache (first: "
-            f"{first_few(strange)}); its ids look like {first_few(data.statuses.ids)}"
+            f"{first_few(strange)}); its ids look like {first_few(status.clip.id for status in data.statuses)}"
         )
     found = features.places
-    places = np.fromiter((found.get(name, -1) for name in data.clips.ids), np.int64, len(data.clips))
+    places = np.fromiter((found.get(status.clip.id, -1) for status in data.clips), np.int64, len(data.clips))
     if dropped := len(features.ids) - int((places >= 0).sum()):
         say(f"{dropped} rows dropped: their clips are refused, or held back for testing (split = test)")
     return places
@@ -111,7 +111,7 @@ def one_row_a_clip(
 
     Two ids may be two copies of one file: they are one clip with one row, so rows that differ are refused.
     """
-    digests = data.clips.digests
+    digests = data.digests
     if repeated(digests) is None:
         return places, np.ones(len(places), dtype=bool)
     _, first, clip = np.unique(digests, return_index=True, return_inverse=True)
@@ -167,12 +167,12 @@ def check_equal(owner: Owner, data: DataSet, features: Features, places: NDArray
     if not len(chosen):
         return
     given = features.rows(places[chosen])
-    kept = read_rows(owner, data.clips.digests[chosen], tuple(given)).arrays
+    kept = read_rows(owner, data.digests[chosen], tuple(given)).arrays
     different = np.zeros(len(chosen), dtype=bool)
     for name, values in given.items():
         different |= (np.ascontiguousarray(values).view(np.uint32) != kept[name].view(np.uint32)).any(axis=1)
     if different.any():
-        first = data.clips.ids[int(chosen[different][0])]
+        first = data.clips[int(chosen[different][0])].clip.id
         raise InputError(
             f"{features.file}: source {owner.source!r} holds other values of {int(different.sum())} clips (first: "
             f"{shown(first)}); nothing is overwritten: use another --source name, or remove the old one first: "

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
+from moodfuse.cache.files import write_text
 from moodfuse.cache.runs import LEAKY_MARK
-from moodfuse.cache.storage.files import write_text
 from moodfuse.evaluate.evaluation import Evaluation, Tick
 from moodfuse.evaluate.figures import draw_figures
 from moodfuse.evaluate.intervals import UNDEFINED, Interval

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from moodfuse.cache.media import Media, MediaStore, Rendition
-from moodfuse.cache.pictures import CODING
+from moodfuse.cache.media import CODING, Media, MediaStore, Rendition
 from moodfuse.cache.recipe import Recipe
 from moodfuse.extract.media.decode import DECODER, DecodedClip
 from moodfuse.extract.networks import Preprocessing, VideoPreprocessing, preprocessing_from_record

@@ -16,7 +16,6 @@ from torch import nn
 from moodfuse.cache.errors import DamagedPartError, MissingBlockError
 from moodfuse.cache.media import MediaStore
 from moodfuse.cache.recipe import Recipe, frozen_counterpart
-from moodfuse.cache.storage.files import discard, set_aside
 from moodfuse.cache.store import FeatureCache, Roles
 from moodfuse.extract.block_writer import BlockWriter, shared_order
 from moodfuse.extract.embed import Rows, SourceWorker, autocast, make_network

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from moodfuse.cache.columns import Texts
+from moodfuse.cache.clip_table import pack_texts, unpack_texts
 from moodfuse.cache.store import FeatureCache
 from moodfuse.model.card import ModelError
 
@@ -53,8 +53,7 @@ def training_file(cache: FeatureCache) -> bytes:
         sizes = [0 if item is None else len(getattr(item, names[0])) for item in marks]
         arrays[f"{what}_ends"] = np.cumsum(sizes, dtype=np.int64)
     for what, texts in (("id", [s.clip.id for s in clips]), ("group", [s.group for s in clips])):
-        column = Texts.of(texts)
-        arrays |= {f"{what}_bytes": np.asarray(column.data), f"{what}_ends": column.ends}
+        arrays[f"{what}_bytes"], arrays[f"{what}_ends"] = pack_texts(texts)
     for what, digests in (("digest", [s.digest for s in clips]), ("file", [s.file_sha256 for s in clips])):
         arrays[what] = np.frombuffer(bytes.fromhex("".join(digests)), np.uint8).reshape(len(clips), 32)
     return save(
@@ -104,7 +103,7 @@ def _clips(arrays: dict[str, np.ndarray]) -> "list[TrainingClip]":
 
 
 def _texts(arrays: dict[str, np.ndarray], what: str, count: int) -> Sequence[str]:
-    column = Texts(
+    column = unpack_texts(
         np.asarray(arrays[f"{what}_bytes"], np.uint8), np.asarray(arrays[f"{what}_ends"], np.int64)
     )
     if len(column) != count:

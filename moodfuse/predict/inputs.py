@@ -6,7 +6,7 @@ from pathlib import Path
 
 from moodfuse.cache.csv_rows import check_columns, check_encoding, csv_rows
 from moodfuse.cache.errors import InputError
-from moodfuse.cache.storage.files import read_regular
+from moodfuse.cache.files import read_regular
 from moodfuse.extract.dataset.scan import (
     MEDIA_SUFFIXES,
     find_media,

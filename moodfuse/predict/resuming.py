@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from moodfuse.cache.errors import InputError
-from moodfuse.cache.storage.files import read_regular, write_aside
+from moodfuse.cache.files import read_regular, write_aside
 from moodfuse.model.predictions import DEFAULT_THRESHOLD
 from moodfuse.predict.outputs import CsvRows, Key, Lines, Row, Writer, csv_columns, flattened, key_of
 

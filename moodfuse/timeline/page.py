@@ -18,7 +18,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from moodfuse.cache.errors import InputError
-from moodfuse.cache.storage.files import write_text
+from moodfuse.cache.files import write_text
 from moodfuse.evaluate.markup import base_style, page_environment, script_digest
 from moodfuse.extract.media.container import MediaError, open_media
 from moodfuse.extract.media.decode import read_clip

@@ -10,10 +10,10 @@ from safetensors.numpy import save
 
 from bringing import IDS, Given, bring, write, write_labels
 from moodfuse.cache.audits import Audit, ClipMarks, Finding, MarkStore, write_audit
+from moodfuse.cache.clip_table import table_name
 from moodfuse.cache.digests import canonical_json, clip_digest, digest, trained_digest16
 from moodfuse.cache.fits import KeptFit, KeptFits
 from moodfuse.cache.folds import deal, units_of
-from moodfuse.cache.manifest import table_name
 from moodfuse.cache.media import Media, MediaStore, Rendition
 from moodfuse.cache.recipe import Recipe, Tuning, frozen_counterpart
 from moodfuse.cache.records import Clip, ClipStatus, HoldoutLike, Outcome, Plan
@@ -153,7 +153,7 @@ def make_run(cache: FeatureCache, name: str) -> Run:
         name=name,
         protocol="crossfit",
         classes=cache.classes,
-        ids=tuple(clips.ids),
+        ids=tuple(status.clip.id for status in clips),
         labels=tuple(status.clip.label for status in clips),
         groups=tuple(status.group for status in clips),
         folds=tuple(cache.plan.assignment[status.digest] for status in clips),

@@ -12,7 +12,7 @@ from faults.targets import fingerprint, harm, make_targets
 from moodfuse.cache.digests import canonical_json, digest16
 from moodfuse.cache.errors import CacheError, DamagedPartError
 from moodfuse.cache.runs import read_run
-from moodfuse.cache.storage.files import read_json
+from moodfuse.cache.storage.json_files import read_json
 from moodfuse.cache.storage.parts import HEADER_BYTES, read_header, read_part, verify_part
 from moodfuse.cache.store import FeatureCache
 

@@ -9,7 +9,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
-from faults.calls import CHANGES, Call, make_again, torn, tree, watched
+from faults.calls import CHANGES, Call, tree, watched
 from faults.disks import Disk, promises
 from faults.kills import kill_points, record
 from faults.power import append_in_place, lose_power, lose_power_appending, without_sync
@@ -82,19 +82,6 @@ def test_new_folders_are_synced_in_their_parents(tmp_path: Path) -> None:
         write_aside(tmp_path / "a" / "b" / "other", b"data")
     changes = [call.kind for call in again if call.kind in CHANGES]
     assert changes == ["open", "write", "fsync", "rename", "sync"]
-
-
-def test_calls_made_again_give_the_same_tree(tmp_path: Path) -> None:
-    """A record holds all that changed a folder; a torn write is shorter than the whole."""
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-    with watched(tmp_path / "one") as calls:
-        write_aside(tmp_path / "one" / "folder" / "file", bytes(1300))
-    for call in calls:
-        make_again(tmp_path / "two", call)
-    assert tree(tmp_path / "one") == tree(tmp_path / "two") != {}
-    (write,) = [call for call in calls if call.kind == "write"]
-    assert [len(piece.data) for piece in torn(write)] == [0, 1, 512, 650, 1024, 1299]
 
 
 def test_a_disk_keeps_what_was_synced_and_may_lose_the_rest(tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from bringing import IDS, LABELS, Given, bring, listing, refuse, write, write_labels
-from moodfuse.cache.additions import write_rows
+from moodfuse.cache.blocks import write_rows
+from moodfuse.cache.clip_table import table_name
+from moodfuse.cache.digests import digest_array
 from moodfuse.cache.errors import CacheError, InputError
-from moodfuse.cache.manifest import table_name
 from moodfuse.cache.planning import PlanChoice
 from moodfuse.cache.recipe import Recipe, import_recipe
 from moodfuse.cache.records import Holdout
@@ -118,7 +119,9 @@ def test_logits_are_never_those_of_other_classes(
     cache = FeatureCache(known.path, create=True)
     owner = cache.owner(cache.recipe("zs"), None)
     arrays = {"embedding": embedding.astype(np.float32), "logits": logits.astype(np.float32)}
-    write_rows(owner, cache.clips.digests, arrays)  # as a writer that knows no classes would
+    write_rows(
+        owner, digest_array(clip.digest for clip in cache.clips), arrays
+    )  # as a writer that knows no classes would
     cause = rf"zs \*: its logits are of a, b, but the labels are {names}; import .*cache prune .* --source zs"
     with pytest.raises(InputError, match=cause):
         cache.block("zs", "*")
@@ -136,7 +139,11 @@ def test_logits_whose_classes_are_not_on_record_are_taken_by_width(
         recipe = import_recipe(source, sees_labels=False)
         cache.write_recipe(recipe)
         logits = np.arange(6 * width, dtype=np.float32).reshape(6, width)
-        write_rows(cache.owner(recipe, None), cache.clips.digests, {"embedding": logits, "logits": logits})
+        write_rows(
+            cache.owner(recipe, None),
+            digest_array(clip.digest for clip in cache.clips),
+            {"embedding": logits, "logits": logits},
+        )
         cache.select([recipe])
     found = cache.block("old", "*").logits
     assert found is not None and found.shape == (6, 2)
@@ -147,7 +154,7 @@ def test_logits_whose_classes_are_not_on_record_are_taken_by_width(
 def test_logits_in_another_order_are_put_in_order(known: FeatureCache) -> None:
     """Another writer may have the same classes in any order; two orders in one block are refused."""
     cache = FeatureCache(known.path, create=True)
-    clips, logits = cache.clips.digests, LOGITS.astype(np.float32)
+    clips, logits = digest_array(clip.digest for clip in cache.clips), LOGITS.astype(np.float32)
     cache.write_recipe(turned := import_recipe("turned", sees_labels=False))
     owner = cache.owner(turned, None)
     write_rows(owner, clips[:4], {"embedding": logits[:4], "logits": logits[:4]}, classes=("b", "a"))
@@ -201,7 +208,7 @@ def test_a_changed_table_says_what_it_changes(tmp_path: Path) -> None:
     import_features(
         replace(wanted, source="three", labels=strange, plan=PlanChoice(2), replace=True, **files)
     )
-    assert list(FeatureCache(wanted.cache).clips.ids) == list(others)
+    assert [status.clip.id for status in FeatureCache(wanted.cache).clips] == list(others)
 
 
 def test_a_fold_of_a_test_clip_declares_no_folds(tmp_path: Path) -> None:
@@ -304,7 +311,7 @@ def test_a_table_must_agree_with_what_extract_read(
 ) -> None:
     """Where clips come from media, --labels changes nothing: the first difference is named."""
     cache = small_cache()
-    ids, labels = list(cache.clips.ids), [status.clip.label for status in cache.clips]
+    ids, labels = [status.clip.id for status in cache.clips], [status.clip.label for status in cache.clips]
     folds = [cache.plan.assignment[status.digest] for status in cache.clips]
     files = write(tmp_path, Given(ids, np.ones((18, 2))), ".npz")
     good = write_labels(tmp_path / "good.csv", ids, labels, group=ids, fold=folds)

@@ -23,8 +23,8 @@ from bringing import (
     write,
     write_labels,
 )
+from moodfuse.cache.clip_table import table_name
 from moodfuse.cache.errors import InputError, MoodfuseError, UnknownNameError
-from moodfuse.cache.manifest import table_name
 from moodfuse.cache.recipe import Recipe
 from moodfuse.cache.store import FeatureCache
 from moodfuse.cache.transfer.exporting import export_features
@@ -108,9 +108,9 @@ def test_export_leaves_what_is_there(known: FeatureCache, tmp_path: Path) -> Non
     export_features(known, "other", None, out, force=True)
     found = np.load(out)
     assert sorted(found.files) == ["digest", "embedding", "fold", "group", "id", "label"]
-    assert found["label"].tolist() == list(LABELS) and found["digest"].tolist() == list(
-        known.clips.texts["digest"]
-    )
+    assert found["label"].tolist() == list(LABELS) and found["digest"].tolist() == [
+        clip.digest for clip in known.clips
+    ]
     with pytest.raises(InputError, match=r"suffix '.h5' is not known; expected one of .npz, .csv, .parquet"):
         export_features(known, "other", None, tmp_path / "out.h5")
     with pytest.raises(UnknownNameError, match="unknown source 'none'; known: other"):

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moodfuse.cache.clip_table import ClipTable
 from moodfuse.cache.digests import digest
 from moodfuse.cache.errors import DamagedPartError
 from moodfuse.cache.fits import KEPT_EVERY_S, KeptFit, KeptFits, check_fits, clips_digest16
@@ -121,14 +120,14 @@ def test_the_folder_follows_labels_and_groups_alone(small_cache: MakeCache) -> N
     first = statuses[0]
 
     def name(changed: object) -> str:
-        return clips_digest16(ClipTable.of([changed, *statuses[1:]]))  # type: ignore[list-item]
+        return clips_digest16([changed, *statuses[1:]])  # type: ignore[list-item]
 
     names = [
         clips_digest16(clips),
         name(replace(first, clip=replace(first.clip, label="b"))),
         name(replace(first, group="other")),
         name(replace(first, missing="sound")),
-        clips_digest16(ClipTable.of(statuses[1:])),
+        clips_digest16(statuses[1:]),
     ]
     assert len(set(names)) == len(names)
     assert name(replace(first, clip=replace(first.clip, path="/elsewhere"))) == names[0]

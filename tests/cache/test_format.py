@@ -6,8 +6,8 @@ import re
 import tarfile
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 
@@ -18,8 +18,7 @@ from moodfuse.cache.errors import SchemaError
 from moodfuse.cache.recipe import Recipe, Tuning
 from moodfuse.cache.records import Holdout, Outcome
 from moodfuse.cache.runs import read_run
-from moodfuse.cache.storage.headers import writer_version
-from moodfuse.cache.storage.parts import SCHEMA, read_header, read_part, write_part
+from moodfuse.cache.storage.parts import SCHEMA, read_header, read_part, write_part, writer_version
 from moodfuse.cache.store import FeatureCache
 
 ARCHIVES = sorted((Path(__file__).parent / "archives").glob("*.tar.xz"))
@@ -78,18 +77,6 @@ def test_the_example_of_the_format_reads_a_part(tmp_path: Path) -> None:
     assert found["clips"] == [status.digest for status in old.clips]
     assert np.array_equal(found["embedding"], values_of(12, 4))  # type: ignore[arg-type]
     assert found["attributes"]["source"] == "still"  # type: ignore[index]
-
-
-def test_every_array_of_a_table_is_in_the_format(tmp_path: Path) -> None:
-    """FORMAT.md names each array of a table of clips, and of a plan."""
-    old = unpack(ARCHIVES[-1], tmp_path)
-    text = FORMAT.read_text()
-    for file in (*old.path.glob("tables/*.h5"), *old.path.glob("plans/*.h5")):
-        with h5py.File(file) as part:
-            for name in part:
-                assert f"`{re.sub(r'_(ends|row)$', '', name)}`" in text, name
-            for name in json.loads(part.attrs["attributes"]):
-                assert f"`{name}`" in text, name
 
 
 def keys_in_format(title: str) -> set[str]:
@@ -154,12 +141,15 @@ def test_a_run_may_lack_what_the_format_marks(whole_cache: FeatureCache) -> None
     assert run.digests == run.commands == run.results[0].temperatures == ()
 
 
-def test_every_attribute_of_a_part_is_in_the_format(whole_cache: FeatureCache) -> None:
+def test_every_array_and_attribute_of_a_part_is_in_the_format(whole_cache: FeatureCache) -> None:
     """Their names, and what each kind of part is called."""
     text = FORMAT.read_text()
     for file in whole_cache.path.rglob("*.h5"):
-        values = read_part(file, names=())[1]
-        assert f"`{values['format']}`" in text and all(f"`{name}`" in text for name in values), file
+        arrays, values = read_part(file)
+        named = [*values, *(re.sub(r"_(ends|row)$", "", name) for name in arrays)]
+        named = [re.sub(r"_[0-9]{4}$", "_0000", name) for name in named]
+        assert f"`{values['format']}`" in text, file
+        assert [name for name in named if f"`{name}`" not in text] == [], file
 
 
 def test_the_text_of_json_is_what_the_format_says() -> None:
@@ -176,31 +166,31 @@ def test_seconds_in_a_clip_digest_are_floats() -> None:
     assert clip_digest("ab" * 32, 0, 20) == hashlib.sha256(text.encode()).hexdigest()
 
 
-@pytest.mark.parametrize("where", ["cache", "part"])
-def test_a_newer_schema_says_what_to_install(where: str, tmp_path: Path) -> None:
-    """A cache, or one part in it, of a later version is refused, never set aside."""
-    old = unpack(ARCHIVES[-1], tmp_path)
-    if where == "cache":
-        marker = {"format": "moodfuse-cache", "schema": SCHEMA + 1, "written_by": "7.1.0"}
-        (tmp_path / "moodfuse-cache.json").write_text(json.dumps(marker))
-        with pytest.raises(SchemaError, match=r"schema 3 is newer.*pip install 'moodfuse>=7.1.0'"):
-            FeatureCache(tmp_path)
-        return
-    part = next(iter(old.block_folder(old.recipe("still"), None).glob("*.h5")))
-    newer = replace(read_header(part), schema=SCHEMA + 1, written_by="7.1.0").to_bytes()
-    part.write_bytes(newer + part.read_bytes()[len(newer) :])
-    with pytest.raises(SchemaError, match=r"newer than the 2.*pip install 'moodfuse>=7.1.0'"):
-        old.block("still", "*")
-    assert part.exists()
+def test_a_newer_cache_names_the_version_to_install(tmp_path: Path) -> None:
+    """A cache of a later schema is refused."""
+    unpack(ARCHIVES[-1], tmp_path)
+    marker = {"format": "moodfuse-cache", "schema": SCHEMA + 1, "written_by": "7.1.0"}
+    (tmp_path / "moodfuse-cache.json").write_text(json.dumps(marker))
+    with pytest.raises(SchemaError, match=r"schema 3 is newer.*pip install 'moodfuse>=7.1.0'"):
+        FeatureCache(tmp_path)
 
 
-def test_a_part_of_version_1_is_refused_and_kept(tmp_path: Path) -> None:
-    """It was never released; it is neither read nor taken for damage."""
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema": SCHEMA + 1, "written_by": "7.1.0"}, r"newer than the 2.*pip install 'moodfuse>=7.1.0'"),
+        ({"schema": SCHEMA - 1}, "schema 1 was never released and cannot be read"),
+    ],
+)
+def test_a_part_of_another_schema_is_refused_and_kept(
+    change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    """It is not damage, so it is never set aside."""
     old = unpack(ARCHIVES[-1], tmp_path)
     part = next(iter(old.block_folder(old.recipe("still"), None).glob("*.h5")))
-    older = replace(read_header(part), schema=SCHEMA - 1).to_bytes()
-    part.write_bytes(older + part.read_bytes()[len(older) :])
-    with pytest.raises(SchemaError, match="part of schema 1, which was never released and is read no more"):
+    header = replace(read_header(part), **change).to_bytes()
+    part.write_bytes(header + part.read_bytes()[len(header) :])
+    with pytest.raises(SchemaError, match=message):
         old.block("still", "*")
     assert part.exists() and not list(tmp_path.rglob("*.bad"))
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moodfuse.cache.columns import Texts
+from moodfuse.cache.clip_table import table_name
 from moodfuse.cache.console import printable
 from moodfuse.cache.digests import digest
 from moodfuse.cache.errors import DamagedPartError
@@ -22,7 +22,6 @@ from moodfuse.cache.maintenance.inventory import take_stock
 from moodfuse.cache.maintenance.printing import _headlines, as_record, coverage
 from moodfuse.cache.maintenance.repair import repair
 from moodfuse.cache.maintenance.verify import MISSING, verify
-from moodfuse.cache.manifest import table_name
 from moodfuse.cache.recipe import Recipe, Tuning, frozen_counterpart, import_recipe
 from moodfuse.cache.records import Plan
 from moodfuse.cache.runs import run_folder
@@ -268,7 +267,6 @@ def test_no_part_of_features_is_opened_and_no_clip_is_made_a_record(
         return really(name, *arguments, **options)
 
     monkeypatch.setattr(h5py, "File", spy)
-    monkeypatch.setattr("moodfuse.cache.clip_table._status", None)
     stock = take_stock(FeatureCache(cache.path))
     assert of(stock, FROZEN).blocks[0].complete
     assert opened and not [name for name in opened if "/features/" in name]
@@ -322,12 +320,6 @@ def test_listing_imports_nothing_heavy(tuned_cache: FeatureCache) -> None:
         "matplotlib",
         "safetensors",
     }
-
-
-@given(st.lists(st.text(max_size=20)))
-def test_different_strings_are_counted_exactly(texts: list[str]) -> None:
-    """As a set counts them."""
-    assert Texts.of(texts).distinct() == len(set(texts))
 
 
 @given(st.text(), st.text())

@@ -83,7 +83,7 @@ def test_tables_of_every_origin_are_read(tmp_path: Path, text: str | bytes, ids:
         ('id,label\n"a,sad\nb,sad\n', "line 2: not CSV"),
         ('id,label\n"a"b,sad\n', "line 2: not CSV"),
         (b"id,label\na,tr\xe4urig\n", "line 2: 'tr.*urig' is not UTF-8; save the file as UTF-8"),
-        ("id,label\na\0,sad\n", "line 2: id holds a NUL"),
+        ("id,label\na\0,sad\n", "line 2: id has a NUL"),
         ("id,label\na,sad\n".encode("utf-16"), "is UTF-16, .*; save the file as UTF-8"),
         ("id,label,fold\na,sad,-1\n", "line 2: fold is '-1'; expected a whole number"),
         ("id,label,fold\na,sad,1.5\n", "line 2: fold is '1.5'; expected a whole number"),

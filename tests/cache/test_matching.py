@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bringing import IDS, Given, bring, write, write_labels
+from moodfuse.cache.digests import digest_array
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.maintenance.prune import PRUNED_PREFIX
 from moodfuse.cache.planning import PlanChoice
@@ -24,7 +25,10 @@ def test_what_is_being_removed_decides_no_width(known: FeatureCache, tmp_path: P
     """A folder that a killed prune left is none of the source's networks."""
     owner = known.owner(known.recipe("other"), None)
     aside = owner.folder.with_name(f"{PRUNED_PREFIX}123")
-    arrays = {"clip": known.clips.digests, "embedding": np.ones((6, 5), dtype=np.float32)}
+    arrays = {
+        "clip": digest_array(clip.digest for clip in known.clips),
+        "embedding": np.ones((6, 5), dtype=np.float32),
+    }
     write_part(aside, "a", arrays, owner.attributes)
     found = np.arange(12.0).reshape(6, 2)
     assert bring(known.path, source="other", **write(tmp_path, Given(IDS, found), ".npz")).written == 0

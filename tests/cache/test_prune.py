@@ -13,13 +13,13 @@ import pytest
 from click.testing import CliRunner
 
 from moodfuse.cache.cli import cache_group
+from moodfuse.cache.clip_table import table_name
 from moodfuse.cache.errors import DamagedPartError, MissingBlockError, UnknownNameError
 from moodfuse.cache.folds import deal, units_of
 from moodfuse.cache.maintenance.inventory import take_stock
 from moodfuse.cache.maintenance.prune import PRUNED_PREFIX, PruneChoice, Pruning, carry_out, decide
 from moodfuse.cache.maintenance.repair import repair
 from moodfuse.cache.maintenance.verify import verify
-from moodfuse.cache.manifest import table_name
 from moodfuse.cache.recipe import Recipe, Tuning, frozen_counterpart
 from moodfuse.cache.records import Holdout, Plan
 from moodfuse.cache.runs import run_names

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from faults.looking import denied, fault_of, file_of, mend, place, places, state
-from moodfuse.cache.digests import canonical_json, digest16
+from moodfuse.cache.digests import canonical_json, digest16, digest_array
 from moodfuse.cache.errors import CacheError, InputError, SchemaError
 from moodfuse.cache.maintenance.checks import CHECKS
 from moodfuse.cache.maintenance.repair import Repair, repair
@@ -173,7 +173,7 @@ def test_predictions_have_the_rows_of_their_run(
 def test_rows_that_came_out_twice_are_nondeterminism_and_no_damage(whole_cache: FeatureCache) -> None:
     """Both parts are sound; it is said how many rows differ, and which part stands."""
     owner = whole_cache.owner(STILL, None)
-    clips = whole_cache.clips.digests[:3]
+    clips = digest_array(clip.digest for clip in whole_cache.clips)[:3]
     rows = whole_cache.block("still", "*").embedding[:3].copy()
     rows[1] += 1
     write_part(
@@ -189,7 +189,7 @@ def test_equal_rows_in_two_parts_are_fine(whole_cache: FeatureCache) -> None:
     owner = whole_cache.owner(STILL, None)
     block = whole_cache.block("still", "*")
     arrays = {
-        "clip": whole_cache.clips.digests[:3],
+        "clip": digest_array(clip.digest for clip in whole_cache.clips)[:3],
         "embedding": block.embedding[:3],
         "logits": block.logits[:3],
     }

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from moodfuse.cache.audits import Audit, Finding
+from moodfuse.cache.clip_table import table_name
 from moodfuse.cache.console import printable
-from moodfuse.cache.manifest import table_name
 from moodfuse.cache.media import Media, MediaStore, Rendition
 from moodfuse.cache.records import Clip, ClipStatus, Plan
 from moodfuse.cache.runs import Result, Run, write_run

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from moodfuse.cache.storage.files import temporaries
+from moodfuse.cache.files import temporaries
 from moodfuse.cache.store import FeatureCache
 from moodfuse.extract.block_writer import shared_order
 from tests.extract.conftest import moodfuse_command

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from moodfuse.cache.clip_table import table_name
 from moodfuse.cache.folds import GROUP_RULE, deal, pair_holdouts, single_holdouts, units_of
-from moodfuse.cache.manifest import table_name
 from moodfuse.cache.recipe import Recipe, Tuning
 from moodfuse.cache.records import Clip, ClipStatus, Holdout, Plan
 from moodfuse.cache.store import FeatureCache

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from moodfuse.cache.clip_table import ClipTable
 from moodfuse.cache.errors import InputError, MissingBlockError, UnknownNameError
 from moodfuse.cache.folds import can_cross_fit
 from moodfuse.cache.runs import FEW_GROUPS, UNCALIBRATED, Run, read_run, write_run
@@ -304,14 +303,14 @@ def test_only_views_that_are_read_can_stop_a_run(build: Builder, build_corpus: t
         replace(item, missing="sound") if item.clip.label == "fear" else item for item in cache.clips
     )
     assert not can_cross_fit(cache.plan, mute) and can_cross_fit(cache.plan, mute, ("picture",))
-    cache.__dict__["clips"] = ClipTable.of(mute)
+    cache.__dict__["clips"] = tuple(mute)
     assert choose_protocol(cache, ("c3d", "i3d"), None) == "crossfit"
     found = run_ablation(cache, AblationSettings(heads=("mean",), repeats=1, jobs=1))
     assert found.protocol == "crossfit" and found.notes[0].endswith("cross-fitted")
     blind = tuple(
         replace(item, missing="picture") if item.clip.label == "fear" else item for item in cache.clips
     )
-    cache.__dict__["clips"] = ClipTable.of(blind)
+    cache.__dict__["clips"] = tuple(blind)
     assert choose_protocol(cache, ("c3d", "i3d"), "crossfit") == "no-crossfit"
 
 
@@ -328,7 +327,7 @@ def test_a_class_that_is_never_seen_in_a_view_is_refused_or_scored_last(
     )
     assert not can_cross_fit(cache.plan, lacking) and can_cross_fit(cache.plan, cache.clips)
     with pytest.raises(
-        InputError, match="'fear' has no clip with picture outside fold 0, .* sources that read picture"
+        InputError, match="'fear' has no clip with video outside fold 0, .* sources that read video"
     ):
         check_views(cache.plan, lacking)
     check_views(cache.plan, cache.clips)

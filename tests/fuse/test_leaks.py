@@ -14,7 +14,6 @@ from itertools import product
 import numpy as np
 import pytest
 
-from moodfuse.cache.clip_table import ClipTable
 from moodfuse.cache.errors import LeakError
 from moodfuse.cache.records import Block, Holdout, Plan
 from moodfuse.cache.store import FeatureCache
@@ -37,7 +36,7 @@ def perturbed(cache: FeatureCache, fold: int, plan: Plan | None = None) -> Featu
     other = FeatureCache(cache.path)
     held = {digest for digest, at in (plan or cache.plan).assignment.items() if at == fold}
     turn = dict(zip(cache.classes, cache.classes[1:] + cache.classes[:1], strict=True))
-    other.__dict__["clips"] = ClipTable.of(
+    other.__dict__["clips"] = tuple(
         replace(status, clip=replace(status.clip, label=turn[status.clip.label]))
         if status.digest in held
         else status

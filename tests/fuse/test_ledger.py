@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moodfuse.cache.clip_table import ClipTable
-from moodfuse.cache.manifest import table_name
+from moodfuse.cache.clip_table import table_name
 from moodfuse.cache.runs import Run
 from moodfuse.cache.store import FeatureCache
 from moodfuse.fuse.ablation import AblationSettings, run_ablation
@@ -170,7 +169,7 @@ def test_a_damaged_part_is_fitted_again(first: tuple[Path, Run], kept: FeatureCa
 def test_clips_in_memory_count(kept: FeatureCache, no_fits: None) -> None:
     """The key is made of the clips that are fitted on, not of what the plan says they are."""
     statuses = list(kept.clips)
-    kept.__dict__["clips"] = ClipTable.of([replace(statuses[0], missing="picture"), *statuses[1:]])
+    kept.__dict__["clips"] = (replace(statuses[0], missing="picture"), *statuses[1:])
     with pytest.raises(Refitted):
         run_ablation(kept, QUICK)
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 
-from moodfuse.cache.clip_table import ClipTable
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.folds import can_cross_fit, deal
 from moodfuse.cache.records import Plan
@@ -90,8 +89,8 @@ def test_a_view_that_shows_a_class_in_one_fold_alone_is_refused(build: Builder, 
     blind = tuple(
         replace(item, missing="picture") if item.clip.label == "fear" else item for item in cache.clips
     )
-    cache.__dict__["clips"] = ClipTable.of(blind)
-    with pytest.raises(InputError, match="label 'fear' has no clip with picture outside fold 0"):
+    cache.__dict__["clips"] = tuple(blind)
+    with pytest.raises(InputError, match="label 'fear' has no clip with video outside fold 0"):
         run_ablation(cache, AblationSettings(heads=("mean",), jobs=1))
 
 

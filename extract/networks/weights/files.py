@@ -20,8 +20,7 @@ import numpy as np
 
 from moodfuse.cache.digests import canonical_json
 from moodfuse.cache.errors import InputError
-from moodfuse.cache.storage.files import write_aside
-from moodfuse.cache.storage.weight_files import METADATA_KEY, SEAL, check_sealed, seal_of
+from moodfuse.cache.files import METADATA_KEY, SEAL, check_sealed, seal_of, write_aside
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -202,7 +201,7 @@ def _read_keras(path: Path) -> dict[str, Tensor]:
     """
     import torch
 
-    from moodfuse.cache.storage.hdf5 import open_hdf5
+    from moodfuse.cache.files import open_hdf5
 
     try:
         with open_hdf5(path) as file:
@@ -230,7 +229,7 @@ def _read_keras(path: Path) -> dict[str, Tensor]:
 
 def _keras_arrays(file: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
     """Arrays by ``layer/array``; no link is followed, no other file opened, and their total size bounded."""
-    from moodfuse.cache.storage.hdf5 import check_array, get_member, read_array
+    from moodfuse.cache.files import check_array, get_member, read_array
 
     root = get_member(file, KERAS_ROOT) if KERAS_ROOT in file else None
     if not isinstance(root, Mapping):  # an HDF5 group is a mapping

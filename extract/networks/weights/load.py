@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moodfuse.cache.digests import file_digest
-from moodfuse.cache.storage.weight_files import METADATA_KEY
+from moodfuse.cache.files import METADATA_KEY
 from moodfuse.extract.networks.registry import build_network, network_spec
 from moodfuse.extract.networks.specs import (
     NetworkSpec,

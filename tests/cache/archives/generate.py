@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from moodfuse.cache.clip_table import table_name
 from moodfuse.cache.digests import clip_digest, digest
 from moodfuse.cache.folds import GROUP_RULE, deal, units_of
-from moodfuse.cache.manifest import table_name
 from moodfuse.cache.recipe import Recipe, Tuning
 from moodfuse.cache.records import Clip, ClipStatus, Outcome, Plan
 from moodfuse.cache.store import FeatureCache

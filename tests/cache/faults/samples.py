@@ -11,8 +11,7 @@ import numpy as np
 
 from moodfuse.cache import blocks
 from moodfuse.cache.audits import Audit, Finding, read_audit, write_audit
-from moodfuse.cache.columns import Digests
-from moodfuse.cache.digests import clip_digest, digest
+from moodfuse.cache.digests import Digests, clip_digest, digest
 from moodfuse.cache.errors import CacheError, InputError, MissingBlockError, UnknownNameError
 from moodfuse.cache.planning import PlanChoice, next_plan
 from moodfuse.cache.recipe import Recipe, Tuning
@@ -44,7 +43,7 @@ def _right_row(digest: str, source: str) -> np.ndarray:
 def forget() -> None:
     """Forget which parts were checked, as a new process has."""
     parts._verified.clear()
-    blocks._clips.clear()
+    blocks._clips_of.cache_clear()
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from faults.samples import STILL, Sample, forget, right_rows
-from moodfuse.cache.additions import disagreements
-from moodfuse.cache.blocks import Rows, part_files, read_rows
+from moodfuse.cache.blocks import Rows, disagreements, part_files, read_rows
+from moodfuse.cache.digests import digest_array
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.planning import PlanChoice, next_plan
 from moodfuse.cache.storage.files import BAD_SUFFIX, TEMPORARY_PREFIX
@@ -137,11 +137,13 @@ def read_on(crowd: Crowd, root: Path, stop: Event, results: "Queue[Written | Rea
                 forget()
             try:
                 store = FeatureCache(root)
-                rows = read_rows(store.owner(STILL, None), store.clips.digests, tuple(right))
+                rows = read_rows(
+                    store.owner(STILL, None), digest_array(clip.digest for clip in store.clips), tuple(right)
+                )
             except InputError:  # no cache yet, or no plan
                 continue
             reads += 1
-            order = [places[digest] for digest in store.clips.digests.tolist()]
+            order = [places[digest] for digest in digest_array(clip.digest for clip in store.clips).tolist()]
             bad += not _are_right(rows, {name: values[order] for name, values in right.items()}, crowd)
     except Exception:  # noqa: BLE001 - told to the parent
         failure = traceback.format_exc()

@@ -11,7 +11,7 @@ from moodfuse.cache.digests import canonical_json, digest16
 from moodfuse.cache.errors import DamagedPartError, SchemaError
 from moodfuse.cache.maintenance.verify import UNREADABLE, verify
 from moodfuse.cache.records import Outcome
-from moodfuse.cache.storage.json_records import read_named, record_of
+from moodfuse.cache.storage.json_files import read_named, record_of
 from moodfuse.cache.storage.layout import entries
 from moodfuse.cache.store import FeatureCache
 
@@ -79,5 +79,5 @@ def test_the_digest_is_looked_at_before_the_keys(tmp_path: Path) -> None:
         read_named(file)
     with pytest.raises(SchemaError, match="'loudness', which a newer version wrote"):
         record_of(Outcome, json.loads(file.read_text()), file)
-    with pytest.raises(DamagedPartError, match=r"is no Outcome \(.*'ok'"):
+    with pytest.raises(DamagedPartError, match=r"is not a Outcome \(.*'ok'"):
         record_of(Outcome, {"digest": "0"}, file)
