@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from moodfuse.cache.errors import DamagedPartError, MissingBlockError
+from moodfuse.cache.files import discard, set_aside
 from moodfuse.cache.media import MediaStore
 from moodfuse.cache.recipe import Recipe, frozen_counterpart
 from moodfuse.cache.store import FeatureCache, Roles
