@@ -15,7 +15,7 @@ import av
 
 from moodfuse.extract.media.decode import read_clip
 from moodfuse.extract.media.renditions import SHORT_SIDE_PX
-from moodfuse.extract.media.windows import WindowsWish, plan_windows, read_windows
+from moodfuse.extract.media.windows import WindowRequest, plan_windows, read_windows
 from moodfuse.synthetic_corpus import ClipSettings, make_clip
 
 HOP_S = 5.0
@@ -33,12 +33,12 @@ def decode_plainly(path: Path) -> int:
 
 def read_in_one_pass(path: Path, hop_s: float) -> int:
     """Read all windows at once; return how many there are."""
-    return sum(1 for _ in read_windows(WindowsWish(path, hop_s=hop_s, short_side_px=SHORT_SIDE_PX)))
+    return sum(1 for _ in read_windows(WindowRequest(path, hop_s=hop_s, short_side_px=SHORT_SIDE_PX)))
 
 
 def read_one_by_one(path: Path, hop_s: float) -> int:
     """Read all windows, each by itself; return how many there are."""
-    windows = plan_windows(WindowsWish(path, hop_s))
+    windows = plan_windows(WindowRequest(path, hop_s))
     for window in windows:
         read_clip(path, start_s=window.start_s, end_s=window.end_s, short_side_px=SHORT_SIDE_PX)
     return len(windows)

@@ -300,15 +300,15 @@ class Model:
         """
         from moodfuse.extract.media.decode import DecodedClip
         from moodfuse.extract.media.renditions import SHORT_SIDE_PX
-        from moodfuse.extract.media.window_worker import read_windows_apart
-        from moodfuse.extract.media.windows import WindowsWish
+        from moodfuse.extract.media.pool import read_windows_apart
+        from moodfuse.extract.media.windows import WindowRequest
 
         file = fspath(path)
         times: list[tuple[float, float]] = []
         rows: list[Floats] = []
         refusals: list[tuple[int, Refusal]] = []
         duration_s, missing = 0.0, ""
-        wish = WindowsWish(Path(path), hop_s, SHORT_SIDE_PX, one_view=self._one_view)
+        wish = WindowRequest(Path(path), hop_s, SHORT_SIDE_PX, one_view=self._one_view)
         windows = read_windows_apart(wish, limits=limits or self.limits)
         for window, result in windows:
             times.append((window.start_s, window.end_s))

@@ -74,7 +74,6 @@ def serve_command(
     Example: moodfuse serve --model model --port 8000
     """
     _require_extra()
-    from moodfuse.extract.media.pool import check_locks
     from moodfuse.model.model import Model
     from moodfuse.serve.app import make_app
     from moodfuse.serve.guard import LOOPBACK_NAMES, host_name
@@ -91,7 +90,6 @@ def serve_command(
     names = {name.lower() for name in (host, *allowed)}
     # Uploads that are no forms are refused with a sentence; the parser's own complaints would only fill the log.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
-    check_locks()
     with listen(host, port) as listener:
         model = Model.load(folder, device=device, limits=decoding_limits(decoding))
         app = make_app(model, limits=limits, hosts=LOOPBACK_NAMES | names if local or allowed else None)

@@ -59,7 +59,7 @@ def _frame_at(path: Path, share: float) -> np.ndarray | None:
     """The picture at a share of the file's length, uint8 [H, W, 3]; `None` where it cannot be read."""
     try:
         opened = open_media(path, one_view=True)
-        opened.media.close()
+        opened.close()
         start_s = share * opened.duration_s
         end_s = min(start_s + WINDOW_S, opened.duration_s)
         decoded = read_clip(path, start_s=start_s, end_s=end_s, short_side_px=SHORT_SIDE_PX, one_view=True)

@@ -9,7 +9,7 @@ import pytest
 from hostile.mutants import HARMS, KINDS, LIMITS, SLACK_MB, SLACK_S, Borne, bear, make_seeds, mutant
 from hostile.seeds import SEEDS, make_seed
 from moodfuse.extract.media.decode import read_clip
-from moodfuse.extract.media.reasons import REASONS
+from moodfuse.extract.media.limits import REASONS
 
 COUNT = 224  # each seed harmed four times in each way; 10 000: benchmarks/mutants.py
 

@@ -16,9 +16,8 @@ from faults.mutants import cut, flip, smash, swap
 from hostile.seeds import SEEDS, make_seed
 from moodfuse.extract.media.container import MediaError
 from moodfuse.extract.media.decode import DecodedClip, read_clip
-from moodfuse.extract.media.limits import Limits
+from moodfuse.extract.media.limits import REASONS, Limits
 from moodfuse.extract.media.pool import work_apart
-from moodfuse.extract.media.reasons import REASONS
 from moodfuse.extract.media.renditions import SHORT_SIDE_PX
 
 LIMITS = Limits(deadline_s=10.0, deadline_per_s=0.0, memory_mb=1024)

@@ -1,4 +1,4 @@
-"""The clock of joined files, gaps in sound, and lengths that the packets tell better than the headers."""
+"""Clocks of joined files, gaps in audio, and lengths that the packets correct."""
 
 import struct
 from dataclasses import replace
@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from odd_media import Making, Picture, Sound, cut, damage_sound
 
-from moodfuse.extract.media.clock import PacketClock
 from moodfuse.extract.media.container import open_media
 from moodfuse.extract.media.decode import DecodedClip, MediaError, read_clip
-from moodfuse.extract.media.windows import Window, WindowsWish, read_planned
+from moodfuse.extract.media.timing import PacketClock, matroska_is_complete, mp3_was_longer, ogg_is_damaged
+from moodfuse.extract.media.windows import Window, WindowRequest, read_windows
 
 RATE_HZ = 16_000
 LOW = Sound(hz=440.0, rising=False)
@@ -38,11 +38,11 @@ def packet(
     )
 
 
-def placed(container: str, *packets: Any) -> tuple[list[float], bool]:
+def adjusted(container: str, *packets: Any) -> tuple[list[float], bool]:
     """Return the times of packets on the continued clock, and whether it has started over."""
     clock = PacketClock(container)
     for one in packets:
-        clock.place(one)
+        clock.adjust(one)
     return [one.pts / 1000 for one in packets], clock.restarted
 
 
@@ -76,45 +76,38 @@ def without_packets(source: Path, target: Path, from_s: float, to_s: float, form
     return target
 
 
-def test_times_of_one_part_stay() -> None:
-    """A file whose clock goes on, with pictures out of order and a gap, keeps its times."""
+def test_times_of_one_part_are_unchanged() -> None:
+    """A file with frames out of order, a pause in one stream and, outside broadcasts, a leap keeps its times."""
     times = [0.0, 0.2, 0.1, 0.3, 7.0]
-    found = placed("mpegts", *(packet(0, time_s, key=time_s != 0.1) for time_s in times))
-    assert found == (times, False)
+    packets = (packet(0, time_s, key=time_s != 0.1) for time_s in times)
+    assert adjusted("mpegts", *packets) == (times, False)
+    pause = [packet(0, 0.0), *(packet(1, float(one)) for one in range(20)), packet(0, 19.5)]
+    assert adjusted("mpegts", *pause)[0][-1] == 19.5
+    for times in ([0.0, 1000.0], [0.0, 2.0, 4.0, 9.0, 6.0]):
+        assert adjusted("matroska,webm", *(packet(0, one) for one in times)) == (times, False)
 
 
 @pytest.mark.parametrize("container", ["mpegts", "mpeg", "ogg", "flac", "matroska,webm", "flv"])
-def test_a_clock_that_starts_over_goes_on(container: str) -> None:
-    """In joined files the second part starts at the end of the longest stream of the first."""
+def test_a_second_part_begins_where_all_streams_of_the_first_have_ended(container: str) -> None:
     first = [packet(0, 0.0), packet(1, 0.0), packet(0, 2.0), packet(1, 2.4)]
     second = [packet(0, 0.0), packet(1, 0.1), packet(0, 1.0), packet(1, 1.1)]
-    times, restarted = placed(container, *first, *second)
+    times, restarted = adjusted(container, *first, *second)
     assert times[4:] == pytest.approx([2.5, 2.6, 3.5, 3.6]) and restarted
 
 
-def test_a_time_that_goes_back_a_little_is_no_new_part_of_other_formats() -> None:
-    """A packet that goes back in time starts a new part in joinable formats only."""
-    packets = [0.0, 2.0, 4.0, 9.0, 6.0]
-    assert placed("matroska,webm", *(packet(0, one) for one in packets)) == (packets, False)
-    assert placed("mpegts", *(packet(0, one) for one in packets))[1]
-
-
-def test_a_leap_of_all_streams_is_closed_in_broadcasts() -> None:
-    """In MPEG-TS and MPEG-PS a leap of all streams is closed; a pause in one of two streams stays."""
+def test_broadcasts_may_restart_anywhere_and_leap() -> None:
+    assert adjusted("mpegts", *(packet(0, one) for one in (0.0, 2.0, 4.0, 9.0, 6.0)))[1]
     leap = [packet(0, 0.0), packet(1, 0.0), packet(0, 1000.0), packet(1, 1000.2)]
-    assert placed("mpegts", *leap)[0] == pytest.approx([0.0, 0.0, 0.1, 0.3])
-    assert placed("matroska,webm", *(packet(0, one) for one in (0.0, 1000.0))) == ([0.0, 1000.0], False)
-    pause = [packet(0, 0.0), *(packet(1, float(one)) for one in range(20)), packet(0, 19.5)]
-    assert placed("mpegts", *pause)[0][-1] == 19.5
+    assert adjusted("mpegts", *leap)[0] == pytest.approx([0.0, 0.0, 0.1, 0.3])
 
 
 def test_a_gap_in_all_streams_is_a_loss() -> None:
-    """A gap in the audio alone is silence; a gap in the audio and the pictures counts as lost data."""
+    """A gap in the audio alone is silence; a gap in audio and video counts as lost data."""
     clock = PacketClock("mpegts")
-    assert not any(clock.place(packet(0, one)) or clock.place(packet(1, one)) for one in (0.0, 0.1, 0.2))
-    assert clock.place(packet(0, 3.0)) and clock.place(packet(0, 3.1, corrupt=True))
+    assert not any(clock.adjust(packet(0, one)) or clock.adjust(packet(1, one)) for one in (0.0, 0.1, 0.2))
+    assert clock.adjust(packet(0, 3.0)) and clock.adjust(packet(0, 3.1, corrupt=True))
     alone = PacketClock("mpegts")
-    assert not any(alone.place(packet(0, one)) for one in (0.0, 3.0))
+    assert not any(alone.adjust(packet(0, one)) for one in (0.0, 3.0))
 
 
 @pytest.mark.parametrize(
@@ -126,9 +119,7 @@ def test_joined_sounds_follow_each_other(codec: str, form: str, tmp_path: Path) 
     parts = [Making(None, (replace(tone, codec=codec, seconds=3.0),), form) for tone in (LOW, HIGH)]
     path = join_files(tmp_path / f"joined.{form}", *parts)
     clip = read_clip(path, one_view=True)
-    assert clip.end_s == pytest.approx(6.0, abs=0.1) and clip.waveform_samples == pytest.approx(
-        6 * RATE_HZ, abs=1600
-    )
+    assert clip.waveform_samples == pytest.approx(6 * RATE_HZ, abs=1600)
     assert [hz_at(clip, second) for second in (0.5, 2.0, 3.6, 5.0)] == [440, 440, 880, 880]
     assert hz_at(read_clip(path, start_s=4.0, end_s=5.5, one_view=True), 0.5) == 880
 
@@ -146,9 +137,8 @@ def test_joined_videos_follow_each_other(form: str, tmp_path: Path) -> None:
     steps_s = np.diff(clip.frame_times_s)[3:]
     assert steps_s.min() > 0.1 and steps_s.max() < 0.3
     assert [hz_at(clip, first_s + second) for second in (0.5, 2.2, 3.6, 5.0)] == [440, 440, 880, 880]
-    wish = WindowsWish(path, hop_s=1.0)
     windows = [Window(0, 1.0, 2.5), Window(1, 4.0, 5.5)]
-    for window, found in read_planned(wish, windows):
+    for window, found in read_windows(WindowRequest(path, hop_s=1.0), windows):
         expected = read_clip(path, start_s=window.start_s, end_s=window.end_s)
         assert isinstance(found, DecodedClip)
         np.testing.assert_array_equal(found.frames, expected.frames)
@@ -277,8 +267,8 @@ def test_a_recording_without_lengths_is_whole(form: str, tmp_path: Path) -> None
     Making(Picture(codecs[0], seconds=4.0), (Sound(codecs[1], seconds=2.0),), form, {"live": "1"})(
         tmp_path / "a"
     )
-    with open_media(tmp_path / "a").media as media:
-        assert media.duration is None
+    with open_media(tmp_path / "a") as media:
+        assert media.container.duration is None
     clip = read_clip(tmp_path / "a")
     assert clip.end_s == pytest.approx(4.0, abs=0.1) and not clip.partial
 
@@ -295,6 +285,51 @@ def test_a_cut_file_without_lengths_of_streams_is_truncated(form: str, tmp_path:
     path.write_bytes(path.read_bytes().replace(b"DURATION", b"XURATION"))
     with pytest.raises(MediaError, match="ends before it should"):
         read_clip(path)
+
+
+def test_an_ogg_is_damaged_by_a_missing_page_a_wrong_byte_or_other_bytes(tmp_path: Path) -> None:
+    """A whole Ogg is not damaged, nor are two that were joined, whose page numbers start again."""
+    path = tmp_path / "a.ogv"
+    Making(Picture("libvpx", seconds=4.0), (Sound("libopus", seconds=4.0),), "ogg")(path)
+    data = path.read_bytes()
+    pages = [at for at in range(len(data)) if data[at : at + 4] == b"OggS"]
+    changed = bytearray(data)
+    changed[pages[6] - 1] ^= 1
+    missing, inserted = data[: pages[5]] + data[pages[6] :], data[: pages[5]] + bytes(99) + data[pages[5] :]
+    for content, damaged in (
+        (data, False),
+        (2 * data, False),
+        (missing, True),
+        (changed, True),
+        (inserted, True),
+    ):
+        path.write_bytes(content)
+        assert ogg_is_damaged(path) == damaged
+
+
+def test_a_cut_mp3_has_fewer_bytes_than_its_header_declares(tmp_path: Path) -> None:
+    """A Xing or Info header reveals it, also after tags; without a header nothing does."""
+    path = tmp_path / "a.mp3"
+    for options, revealed in ({}, True), ({"write_xing": "0"}, False):
+        Making(None, (Sound("libmp3lame", seconds=4.0),), "mp3", options)(path)
+        assert path.read_bytes().startswith(b"ID3") and not mp3_was_longer(path)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        assert mp3_was_longer(path) == revealed
+    path.write_bytes(b"ID3")
+    assert not mp3_was_longer(path)
+
+
+def test_a_matroska_is_complete_with_all_bytes_of_its_segment(tmp_path: Path) -> None:
+    """A Matroska file that was cut, or whose segment has no size, is not complete."""
+    path = tmp_path / "a.mkv"
+    Making(form="matroska")(path)
+    assert matroska_is_complete(path)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert not matroska_is_complete(path)
+    Making(form="matroska", options={"live": "1"})(path)
+    assert not matroska_is_complete(path)
+    path.write_bytes(b"\x1a\x45\xdf\xa3\x18\x53\x80\x67")
+    assert not matroska_is_complete(path)
 
 
 def test_flac_of_unknown_length_is_read_whole_and_a_cut_one_is_truncated(tmp_path: Path) -> None:
@@ -320,7 +355,7 @@ def test_a_wav_from_a_pipe_is_read_whole(size: int, tmp_path: Path) -> None:
     assert read_clip(path, one_view=True).waveform_samples == 4 * RATE_HZ
 
 
-def test_a_header_that_says_too_little_does_not_cut_the_clip(tmp_path: Path) -> None:
+def test_a_header_that_declares_too_little_does_not_cut_the_clip(tmp_path: Path) -> None:
     """Two joined AVI files, whose header has the length of the first, are read to the end of the second."""
     making = Making(Picture("mpeg4", seconds=3.0), (replace(LOW, codec="libmp3lame", seconds=3.0),), "avi")
     clip = read_clip(join_files(tmp_path / "joined.avi", making, making))
@@ -341,7 +376,7 @@ def test_a_matroska_that_declares_too_much_is_whole_if_its_bytes_are(
     for allow_partial in (False, True):
         clip = read_clip(path, allow_partial=allow_partial)
         assert clip.end_s == pytest.approx(4.0, abs=0.1) and not clip.partial
-    ((_, found),) = read_planned(WindowsWish(path, hop_s=30.0), [Window(0, 0.0, 30.0)])
+    ((_, found),) = read_windows(WindowRequest(path, hop_s=30.0), [Window(0, 0.0, 30.0)])
     assert isinstance(found, MediaError) and found.code == "window_outside"
     path.write_bytes(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
     with pytest.raises(MediaError, match="ends before it should"):
