@@ -42,16 +42,14 @@ NOT_STARTED = (
 )
 
 
-class Request(Protocol):
-    """What a worker is asked to do with a file."""
+class _Request(Protocol):
+    """A file, and how many seconds of it are read."""
 
     @property
-    def path(self) -> Path:
-        """The media file."""
+    def path(self) -> Path: ...
 
     @property
-    def window_s(self) -> float:
-        """Seconds of the file that are read."""
+    def window_s(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ class ProbeRequest:
     window_s: float = 0.0
 
 
-AnyRequest = TypeVar("AnyRequest", bound=Request)
+AnyRequest = TypeVar("AnyRequest", bound=_Request)
 Result = TypeVar("Result")
 
 
@@ -74,13 +72,12 @@ def decode_many(
 ) -> Iterator[tuple[DecodeRequest, DecodedClip | MediaError]]:
     """Decode clips in worker processes and yield each with its result, in the order of the requests.
 
-    At most `2 * jobs` requests are taken ahead of the one that is yielded, so memory stays bounded. Closing the
-    iterator, an error or an interrupt stops every worker at once.
+    Closing the iterator, an error or an interrupt stops every worker at once.
 
     Parameters
     ----------
     requests : iterable of DecodeRequest
-        Taken lazily.
+        Taken lazily, at most `2 * jobs` ahead of the one that is yielded.
     jobs : int
         Worker processes.
     limits : Limits, optional
@@ -158,7 +155,7 @@ class _WorkerPool:
         self.idle: list[_Worker] = []
         self.closed = False
 
-    def submit(self, work: Callable[[Any], Any], request: Request) -> "Future[Any]":
+    def submit(self, work: Callable[[Any], Any], request: _Request) -> "Future[Any]":
         """Schedule a call; its result is what `work` returns, or the refusal of the file."""
         return self.threads.submit(self._call, work, request)
 
@@ -172,7 +169,7 @@ class _WorkerPool:
         for worker in self.workers:
             worker.stop()
 
-    def _call(self, work: Callable[[Any], Any], request: Request) -> Any:
+    def _call(self, work: Callable[[Any], Any], request: _Request) -> Any:
         worker = self._take_worker()
         seconds = self.limits.seconds_for(request.window_s)
         worker.begin(request.path, partial(_once, work), request, seconds)
@@ -284,18 +281,12 @@ def read_windows_apart(
     limits : Limits, optional
         What a worker may spend; the deadline applies to each window, and to opening the file.
 
-    Yields
-    ------
-    (Window, DecodedClip or MediaError)
-
     Raises
     ------
     MediaError
         If the file cannot be opened.
-    WorkersError
-        If no worker can be started.
-    TypeError, AttributeError, ...
-        A bug in the worker (see `PROGRAM_ERRORS`), with its traceback in the notes.
+    WorkersError, TypeError, ...
+        As `decode_many` does.
     """
     check_can_start()
     limits = limits or Limits()

@@ -1,4 +1,4 @@
-"""The table of odd files: how each is made, and what reading it is to give."""
+"""The table of unusual files: how each is made, and the expected result of reading it."""
 
 import os
 from collections.abc import Callable
@@ -34,32 +34,11 @@ NOISE = np.random.default_rng(1).bytes(100_000)
 
 @dataclass(frozen=True)
 class Odd:
-    """A file and what reading it is to give.
+    """A file, its maker, and the expected result: a refusal by `code`, or the size and length of its clip.
 
-    Attributes
-    ----------
-    name : str
-        Of the file.
-    make : callable
-        Writes it to a path.
-    code : str
-        With which it is refused; empty where it is read.
-    wh : (int, int)
-        Width and height of its pictures; (0, 0) where there are none.
-    seconds : float
-        Length of the window.
-    missing : str
-        The view that it lacks, in a run that takes such files.
-    one_view : bool
-        Whether it is read in such a run.
-    window_s : (float, float)
-        The window asked for, where that is not the whole file.
-    short_side_px : int
-        The size asked for, where one is.
-    sound : int
-        Which of its sound tracks is read.
-    sound_compared : bool
-        Whether the reference program averages its channels as is done here.
+    `missing` is the modality that it does not have, in a run with `one_view`. `window_s` and `short_side_px` are
+    requested, where given; `sound` is the audio track that is read. `sound_compared` is whether the reference program
+    averages its channels in the same way.
     """
 
     name: str
