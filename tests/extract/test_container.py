@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 from av.stream import Disposition
-from odd_media import Making, Picture, Sound, encode_picture, encode_sound, mux
+from odd_media import AudioTrack, Making, VideoTrack, encode_audio, encode_video, mux
 
 from moodfuse.extract.media import container, waveform
 from moodfuse.extract.media.container import MediaError, MediaFile, open_media
@@ -63,7 +63,7 @@ def test_tags_that_are_not_utf_8_do_not_matter(tmp_path: Path) -> None:
     path = tmp_path / "a.mkv"
     with av.open(str(path), "w") as media:
         media.metadata["title"] = "Caf? noir"
-        mux(media, encode_picture(media, Picture()), encode_sound(media, Sound()))
+        mux(media, encode_video(media, VideoTrack()), encode_audio(media, AudioTrack()))
     data = path.read_bytes()
     assert data.count(b"Caf? noir") == 1
     path.write_bytes(data.replace(b"Caf? noir", b"Caf\xe9 noir"))
@@ -85,13 +85,13 @@ def rename_codec(path: Path, old: bytes, new: bytes, which: int) -> None:
 def two_tracks(path: Path, kind: str) -> None:
     """Write an MP4 with two tracks of a kind, bright and dark pictures or a low and a high tone, and one other."""
     with av.open(str(path), "w") as media:
-        pictures = [Picture(), Picture(size_wh=(64, 48))] if kind == "video" else [Picture()]
+        pictures = [VideoTrack(), VideoTrack(size_wh=(64, 48))] if kind == "video" else [VideoTrack()]
         sounds = (
-            [Sound(hz=400.0, rising=False), Sound(hz=800.0, rising=False)] if kind == "audio" else [Sound()]
+            [AudioTrack(hz=400.0, rising=False), AudioTrack(hz=800.0, rising=False)]
+            if kind == "audio"
+            else [AudioTrack()]
         )
-        tracks = [encode_picture(media, one) for one in pictures] + [
-            encode_sound(media, one) for one in sounds
-        ]
+        tracks = [encode_video(media, one) for one in pictures] + [encode_audio(media, one) for one in sounds]
         tracks[0][0].stream.disposition = tracks[-len(sounds)][0].stream.disposition = Disposition.default
         mux(media, *tracks)
 
@@ -121,8 +121,12 @@ def test_a_video_track_with_an_unsupported_codec_is_skipped(codec: bytes, tmp_pa
 def test_a_video_track_that_is_too_large_is_skipped(tmp_path: Path) -> None:
     path = tmp_path / "a.mkv"
     with av.open(str(path), "w") as media:
-        large = Picture("mjpeg", (4096, 2176), "yuvj420p", 1, flat=True, seconds=1.0)
-        mux(media, *(encode_picture(media, one) for one in (large, Picture())), encode_sound(media, Sound()))
+        large = VideoTrack("mjpeg", (4096, 2176), "yuvj420p", 1, flat=True, seconds=1.0)
+        mux(
+            media,
+            *(encode_video(media, one) for one in (large, VideoTrack())),
+            encode_audio(media, AudioTrack()),
+        )
     assert read_clip(path).frames.shape == (32, 72, 96, 3)
 
 
@@ -152,7 +156,7 @@ def test_matroska_audio_that_starts_late_is_complete_without_counting(
 ) -> None:
     """Audio from 3 s to 33 s is read to its end in one pass; losing the last 1.5 % of the file does not change that."""
     path, cut = tmp_path / "late.mkv", tmp_path / "cut.mkv"
-    Making(Picture(frames_per_s=4, seconds=40.0), (Sound(from_s=3.0, seconds=30.0),))(path)
+    Making(VideoTrack(frames_per_s=4, seconds=40.0), (AudioTrack(from_s=3.0, seconds=30.0),))(path)
     data = path.read_bytes()
     cut.write_bytes(data[: int(0.985 * len(data))])
     monkeypatch.setattr(container, "_counted", lambda *_: pytest.fail("the packets were counted"))
@@ -166,9 +170,9 @@ def test_matroska_audio_that_starts_late_is_complete_without_counting(
 @pytest.mark.parametrize("form", ["matroska", "mp4", "mov", "flv", "nut", "asf"])
 def test_audio_that_starts_late_is_silence_before(form: str, tmp_path: Path) -> None:
     """Audio from 8 s to 12 s is complete, whatever start the headers give; a window before it has no audio."""
-    audio = Sound("wmav2" if form == "asf" else "aac", 44_100, from_s=8.0, seconds=4.0)
+    audio = AudioTrack("wmav2" if form == "asf" else "aac", 44_100, from_s=8.0, seconds=4.0)
     path = tmp_path / "late.video"
-    Making(Picture(frames_per_s=4, seconds=12.0), (audio,), form)(path)
+    Making(VideoTrack(frames_per_s=4, seconds=12.0), (audio,), form)(path)
     clip = read_clip(path)
     assert clip.extents[1].declared_s == pytest.approx(4.0, abs=0.15) and not clip.partial
     assert not clip.waveform[: int(7.9 * 16_000)].any()
@@ -181,7 +185,7 @@ def test_audio_that_starts_late_is_silence_before(form: str, tmp_path: Path) -> 
 def test_damage_at_the_start_of_late_audio_is_no_silence(tmp_path: Path) -> None:
     """Where the first packets of the audio cannot be decoded, the time before counts as lost."""
     path = tmp_path / "damaged.mkv"
-    Making(Picture(frames_per_s=4, seconds=12.0), (Sound(from_s=8.0, seconds=4.0),))(path)
+    Making(VideoTrack(frames_per_s=4, seconds=12.0), (AudioTrack(from_s=8.0, seconds=4.0),))(path)
     data, noise = path.read_bytes(), np.random.default_rng(0)
     with av.open(str(path)) as media:
         packets = [bytes(packet) for packet in media.demux(audio=0) if packet.size]

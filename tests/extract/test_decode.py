@@ -7,7 +7,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from odd_media import Making, Picture, Sound, mirror
+from odd_media import AudioTrack, Making, VideoTrack, mirror
 
 from moodfuse.extract.media.decode import DECODER, MediaError, probe, read_clip
 from moodfuse.extract.media.limits import REASONS
@@ -84,7 +84,7 @@ def test_frames_are_those_of_the_middles(clip: Path, window: tuple[float, float]
 
 def test_before_the_first_frame_the_first_frame_is_shown(tmp_path: Path) -> None:
     """It keeps its own time."""
-    Making(Picture(from_s=1.0, seconds=3.0), (Sound(seconds=4.0),))(tmp_path / "late.mkv")
+    Making(VideoTrack(from_s=1.0, seconds=3.0), (AudioTrack(seconds=4.0),))(tmp_path / "late.mkv")
     times_s = read_clip(tmp_path / "late.mkv", end_s=4.0).frame_times_s
     np.testing.assert_allclose(times_s[:9], 1.0, atol=2e-3)
     assert times_s[9] > 1.05

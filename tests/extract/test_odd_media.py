@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from odd_files import ODD_FILES, READ, REFUSED, Odd
-from odd_media import Making, Picture, Sound
+from odd_media import AudioTrack, Making, VideoTrack
 from scipy.interpolate import CubicSpline
 
 from moodfuse.cache.records import Clip
@@ -72,7 +72,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         odd.make(folder / odd.name)
     good = [folder / "good1.mp4", folder / "good2.mkv"]
     Making()(good[0])
-    Making(Picture("mpeg4", (64, 48)), (Sound(hz=500.0),))(good[1])
+    Making(VideoTrack("mpeg4", (64, 48)), (AudioTrack(hz=500.0),))(good[1])
     alone = {path.name: digest(read_clip(path)) for path in good}
     requests = [request_for(folder, odd) for odd in READ]
     for place, odd in enumerate(REFUSED):
@@ -277,12 +277,12 @@ def test_another_program_shows_the_same(run: Run, odd: Odd, references: dict[str
     clip, reference = run.found[odd.name], references[odd.name]
     assert isinstance(clip, DecodedClip)
     if odd.missing != "picture":
-        compare_pictures(clip, reference)
-    if odd.missing != "sound" and odd.sound_compared:
-        compare_sound(clip, reference)
+        compare_frames(clip, reference)
+    if odd.missing != "sound" and odd.audio_compared:
+        compare_audio(clip, reference)
 
 
-def compare_pictures(clip: DecodedClip, reference: Reference) -> None:
+def compare_frames(clip: DecodedClip, reference: Reference) -> None:
     """Each of the 32 is the picture on screen at its middle, at its time and of its colours."""
     times_s = reference.picture_times_s - reference.origin_s
     assert len(times_s) == len(reference.pictures)
@@ -293,7 +293,7 @@ def compare_pictures(clip: DecodedClip, reference: Reference) -> None:
     assert levels.mean() <= MEAN_LEVELS and levels.max() <= MAX_LEVELS, (levels.mean(), levels.max())
 
 
-def compare_sound(clip: DecodedClip, reference: Reference) -> None:
+def compare_audio(clip: DecodedClip, reference: Reference) -> None:
     """The tone, low enough that no resampler changes it, is the same at each sample.
 
     Left out is where sound begins or ends. Where the container rounds times to more than a tenth of a millisecond,

@@ -10,7 +10,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from odd_media import Making, Picture, Sound, cut, damage_sound
+from odd_media import AudioTrack, Making, VideoTrack, cut, damage_audio
 
 from moodfuse.extract.media.container import open_media
 from moodfuse.extract.media.decode import DecodedClip, MediaError, read_clip
@@ -18,8 +18,8 @@ from moodfuse.extract.media.timing import PacketClock, matroska_is_complete, mp3
 from moodfuse.extract.media.windows import Window, WindowRequest, read_windows
 
 RATE_HZ = 16_000
-LOW = Sound(hz=440.0, rising=False)
-HIGH = Sound(hz=880.0, rising=False)
+LOW = AudioTrack(hz=440.0, rising=False)
+HIGH = AudioTrack(hz=880.0, rising=False)
 
 
 def packet(
@@ -68,7 +68,7 @@ def join_files(path: Path, *makings: Making) -> Path:
 
 
 def without_packets(source: Path, target: Path, from_s: float, to_s: float, form: str | None = None) -> Path:
-    """Copy a file without the sound packets of some seconds."""
+    """Copy a file without the audio packets of some seconds."""
     with av.open(str(source)) as media, av.open(str(target), "w", format=form) as copy:
         streams = {stream.index: copy.add_stream_from_template(stream) for stream in media.streams}
         for one in media.demux():
@@ -133,7 +133,7 @@ def test_joined_sounds_follow_each_other(codec: str, form: str, tmp_path: Path) 
 def test_joined_videos_follow_each_other(form: str, tmp_path: Path) -> None:
     """Pictures and sound of the second part come after those of the first, and each window has its own."""
     codec, sound_codec = ("mpeg2video", "mp2") if form == "mpeg" else ("libx264", "aac")
-    picture = Picture(codec, frames_per_s=25, seconds=3.0, options={"g": "12"})
+    picture = VideoTrack(codec, frames_per_s=25, seconds=3.0, options={"g": "12"})
     parts = [Making(picture, (replace(tone, codec=sound_codec, seconds=3.0),), form) for tone in (LOW, HIGH)]
     path = join_files(tmp_path / "joined.video", *parts)
     clip = read_clip(path)
@@ -159,9 +159,9 @@ def test_parts_of_another_rate_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["gap.webm", "gap.mkv", "gap.mp4", "gap.ts", "gap.flv"])
 def test_silence_that_was_not_sent_is_silence(name: str, tmp_path: Path) -> None:
-    """A gap between sound packets is zeros at its place and no damage, also in a window inside of it."""
+    """A gap between audio packets is zeros at its place and no damage, also in a window inside of it."""
     webm = name == "gap.webm"
-    picture = Picture("libvpx" if webm else "libx264", seconds=6.0, options={"g": "12"})
+    picture = VideoTrack("libvpx" if webm else "libx264", seconds=6.0, options={"g": "12"})
     tone = replace(LOW, codec="libopus" if webm else "aac", seconds=6.0, rate_hz=48_000 if webm else 44_100)
     Making(picture, (tone,), "webm" if webm else "matroska")(tmp_path / "whole")
     path = without_packets(tmp_path / "whole", tmp_path / name, 1.5, 4.5)
@@ -176,12 +176,12 @@ def test_silence_that_was_not_sent_is_silence(name: str, tmp_path: Path) -> None
 def test_damaged_packets_are_no_silence(tmp_path: Path) -> None:
     """Audio packets that cannot be decoded, or that are missing from an Ogg, count as damage, not as silence."""
     path = tmp_path / "noise.webm"
-    Making(Picture("libvpx", seconds=6.0), (replace(LOW, codec="libopus", seconds=6.0),), "webm")(path)
-    damage_sound(path, 0.3, 0.7)
+    Making(VideoTrack("libvpx", seconds=6.0), (replace(LOW, codec="libopus", seconds=6.0),), "webm")(path)
+    damage_audio(path, 0.3, 0.7)
     with pytest.raises(MediaError, match="cannot be decoded"):
         read_clip(path)
     for name, picture, codec in (
-        ("a.ogv", Picture("libvpx", seconds=6.0), "libopus"),
+        ("a.ogv", VideoTrack("libvpx", seconds=6.0), "libopus"),
         ("a.opus", None, "libopus"),
     ):
         Making(picture, (replace(LOW, codec=codec, seconds=6.0),), "ogg")(tmp_path / name)
@@ -197,7 +197,7 @@ def test_damaged_packets_are_no_silence(tmp_path: Path) -> None:
 def test_an_estimated_length_gives_way_to_the_packets(
     codec: str, form: str, quiet_first: bool, tmp_path: Path
 ) -> None:
-    """Sound of a varying bit rate without a length in its header is neither cut nor called truncated."""
+    """AudioTrack of a varying bit rate without a length in its header is neither cut nor called truncated."""
     path = tmp_path / f"varying.{form}"
     rng = np.random.default_rng(0)
     parts = [np.full(4 * 44_100, 1e-4), rng.uniform(-0.5, 0.5, 2 * 44_100)]
@@ -252,9 +252,9 @@ def test_a_stream_that_ends_first_is_not_truncated(
 ) -> None:
     """A file in which one stream has no declared length and ends before the other is complete."""
     lengths_s = (4.0, 2.0) if sound_first else (2.0, 4.0)
-    tone = Sound(sound_codec, 48_000 if form != "asf" else 44_100, "stereo" if form == "asf" else "mono")
+    tone = AudioTrack(sound_codec, 48_000 if form != "asf" else 44_100, "stereo" if form == "asf" else "mono")
     path = tmp_path / "short.video"
-    Making(Picture(codec, seconds=lengths_s[0]), (replace(tone, seconds=lengths_s[1]),), form)(path)
+    Making(VideoTrack(codec, seconds=lengths_s[0]), (replace(tone, seconds=lengths_s[1]),), form)(path)
     path.write_bytes(path.read_bytes().replace(b"DURATION", b"XURATION"))
     clip = read_clip(path)
     assert clip.end_s == pytest.approx(4.0, abs=0.3) and not clip.partial
@@ -268,7 +268,7 @@ def test_a_stream_that_ends_first_is_not_truncated(
 def test_a_recording_without_lengths_is_whole(form: str, tmp_path: Path) -> None:
     """A browser recording has no declared length: it is taken from the packets, also if one stream ends first."""
     video, audio = ("libvpx", "libopus") if form == "webm" else ("libx264", "aac")
-    making = Making(Picture(video, seconds=4.0), (Sound(audio, seconds=2.0),), form, {"live": "1"})
+    making = Making(VideoTrack(video, seconds=4.0), (AudioTrack(audio, seconds=2.0),), form, {"live": "1"})
     making(tmp_path / "a")
     with open_media(tmp_path / "a") as media:
         assert media.container.duration is None
@@ -279,8 +279,8 @@ def test_a_recording_without_lengths_is_whole(form: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("form", ["matroska", "flv"])
 def test_a_cut_file_without_lengths_of_streams_is_truncated(form: str, tmp_path: Path) -> None:
     """A file without stream lengths is truncated if no stream reaches its declared end."""
-    path, picture = tmp_path / "cut", Picture("flv" if form == "flv" else "libx264", seconds=4.0)
-    Making(picture, (Sound(rate_hz=44_100, seconds=4.0),), form, patches=(cut(0.5),))(path)
+    path, picture = tmp_path / "cut", VideoTrack("flv" if form == "flv" else "libx264", seconds=4.0)
+    Making(picture, (AudioTrack(rate_hz=44_100, seconds=4.0),), form, patches=(cut(0.5),))(path)
     path.write_bytes(path.read_bytes().replace(b"DURATION", b"XURATION"))
     expect_truncated(path)
 
@@ -288,7 +288,7 @@ def test_a_cut_file_without_lengths_of_streams_is_truncated(form: str, tmp_path:
 def test_an_ogg_is_damaged_by_a_missing_page_a_wrong_byte_or_other_bytes(tmp_path: Path) -> None:
     """A whole Ogg is not damaged, nor are two that were joined, whose page numbers start again."""
     path = tmp_path / "a.ogv"
-    Making(Picture("libvpx", seconds=4.0), (Sound("libopus", seconds=4.0),), "ogg")(path)
+    Making(VideoTrack("libvpx", seconds=4.0), (AudioTrack("libopus", seconds=4.0),), "ogg")(path)
     data = path.read_bytes()
     pages = [at for at in range(len(data)) if data[at : at + 4] == b"OggS"]
     changed = bytearray(data)
@@ -303,7 +303,7 @@ def test_a_cut_mp3_has_fewer_bytes_than_its_header_declares(tmp_path: Path) -> N
     """A Xing or Info header reveals it, also after tags; without a header nothing does."""
     path = tmp_path / "a.mp3"
     for options, revealed in ({}, True), ({"write_xing": "0"}, False):
-        Making(None, (Sound("libmp3lame", seconds=4.0),), "mp3", options)(path)
+        Making(None, (AudioTrack("libmp3lame", seconds=4.0),), "mp3", options)(path)
         assert path.read_bytes().startswith(b"ID3") and not mp3_was_longer(path)
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         assert mp3_was_longer(path) == revealed
@@ -337,7 +337,7 @@ def test_flac_of_unknown_length_is_read_whole_and_a_cut_one_is_truncated(tmp_pat
 
 def test_a_header_that_declares_too_little_does_not_cut_the_clip(tmp_path: Path) -> None:
     """Two joined AVI files, whose header has the length of the first, are read to the end of the second."""
-    making = Making(Picture("mpeg4", seconds=3.0), (replace(LOW, codec="libmp3lame", seconds=3.0),), "avi")
+    making = Making(VideoTrack("mpeg4", seconds=3.0), (replace(LOW, codec="libmp3lame", seconds=3.0),), "avi")
     clip = read_clip(join_files(tmp_path / "joined.avi", making, making))
     assert clip.end_s == pytest.approx(6.0, abs=0.2) and hz_at(clip, 5.0) == 440
 
@@ -348,7 +348,7 @@ def test_a_matroska_that_declares_too_much_is_whole_if_its_bytes_are(
 ) -> None:
     """A wrong duration in the header of a complete file is overruled; a file whose end is blank is truncated."""
     path = tmp_path / "a.mkv"
-    Making(Picture(seconds=4.0), (replace(LOW, seconds=4.0),), "matroska")(path)
+    Making(VideoTrack(seconds=4.0), (replace(LOW, seconds=4.0),), "matroska")(path)
     data = path.read_bytes().replace(b"DURATION", b"XURATION")
     at = data.index(b"\x44\x89\x88") + 3
     data = data[:at] + struct.pack(">d", 1000 * declared_s) + data[at + 8 :]
