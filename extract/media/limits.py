@@ -24,7 +24,7 @@ MAX_DEADLINE_S = 366.0 * 86_400
 MAX_MEMORY_MB = 1 << 24
 
 # The codecs that cameras, recorders, phones, broadcasts and web sites have used, by the names of FFmpeg's decoders.
-# Left out are what no recording is kept in: formats of games, screen captures of one program, and single pictures.
+# Left out are what no recording is kept in: formats of games, screen captures of one program, and still images.
 _VIDEO_CODECS = """
 h264 hevc vvc av1 libdav1d vp8 libvpx vp9 libvpx-vp9 vp3 vp4 vp5 vp6 vp6a vp6f vp7 theora dirac cavs
 mpeg1video mpeg2video mpegvideo mpeg4 msmpeg4 msmpeg4v1 msmpeg4v2 h261 h263 h263i h263p flv

@@ -299,8 +299,8 @@ class Model:
             If the file cannot be opened at all.
         """
         from moodfuse.extract.media.decode import DecodedClip
-        from moodfuse.extract.media.renditions import SHORT_SIDE_PX
         from moodfuse.extract.media.pool import read_windows_apart
+        from moodfuse.extract.media.renditions import SHORT_SIDE_PX
         from moodfuse.extract.media.windows import WindowRequest
 
         file = fspath(path)

@@ -109,7 +109,7 @@ def audio_damaged(first: float, last: float, making: Making) -> Callable[[Path],
 
 
 def elsewhere(path: Path) -> None:
-    """An MP4 whose media are said to lie in another file, named by an absolute path."""
+    """An MP4 that refers to the media in another file, by an absolute path."""
     target = path.with_name("elsewhere_media.mp4")
     Making()(target)
     data = point_elsewhere(target.read_bytes(), target)

@@ -280,7 +280,7 @@ def damage_audio(path: Path, first: float, last: float) -> None:
 
 
 def point_elsewhere(data: bytes, target: Path) -> bytes:
-    """Return an MP4, its index last, whose tracks are said to lie in another file."""
+    """Return an MP4, its index last, whose tracks refer to another file."""
     name = str(target).encode()
     record = bytes(10) + bytes(28) + bytes(12) + bytes(64) + bytes(16) + struct.pack(">HH", 1, 1) + bytes(16)
     record += struct.pack(">HH", 2, len(name)) + name + bytes(len(name) % 2) + struct.pack(">HH", 0xFFFF, 0)

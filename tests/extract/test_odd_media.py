@@ -201,10 +201,10 @@ def ask_ffprobe(path: Path) -> dict[str, Any]:
     stream = "stream=index,codec_type,sample_rate,channels,time_base:stream_disposition=attached_pic"
     entries = f"format=start_time:{stream}:frame=stream_index,best_effort_timestamp_time"
     command = ["ffprobe", "-v", "error", "-show_entries", entries, "-of", "json", f"file:{path}"]
-    told: dict[str, Any] = json.loads(
+    report: dict[str, Any] = json.loads(
         subprocess.run(command, capture_output=True, check=True, timeout=30).stdout
     )
-    return told
+    return report
 
 
 def decode_with_ffmpeg(decoded: Mapping[Path, tuple[Path, Odd]]) -> None:
@@ -227,24 +227,26 @@ def decode_with_ffmpeg(decoded: Mapping[Path, tuple[Path, Odd]]) -> None:
 
 def read_reference(path: Path, target: Path, odd: Odd) -> Reference:
     """Take what ffmpeg decoded of a file, and the times from ffprobe."""
-    told = ask_ffprobe(path)
-    pictured = [one["index"] for one in told["streams"] if one["codec_type"] == "video"]
-    pictured = [one for one in pictured if not told["streams"][one]["disposition"]["attached_pic"]]
-    sounding = [one for one in told["streams"] if one["codec_type"] == "audio"]
-    times: dict[int, list[float]] = {one["index"]: [] for one in told["streams"]}
-    for frame in told["frames"]:
+    report = ask_ffprobe(path)
+    video_indices = [one["index"] for one in report["streams"] if one["codec_type"] == "video"]
+    video_indices = [
+        one for one in video_indices if not report["streams"][one]["disposition"]["attached_pic"]
+    ]
+    audio_indices = [one for one in report["streams"] if one["codec_type"] == "audio"]
+    times: dict[int, list[float]] = {one["index"]: [] for one in report["streams"]}
+    for frame in report["frames"]:
         times[frame["stream_index"]].append(float(frame.get("best_effort_timestamp_time", "nan")))
     pictures, sound = np.zeros((0, 0, 0, 3), np.uint8), np.zeros((1, 0), np.float32)
     rate_hz, from_s, tick_s = 1, 0.0, 0.0
     if odd.missing != "picture":
         pictures = np.fromfile(f"{target}.rgb", np.uint8).reshape(-1, *odd.wh[::-1], 3)
     if odd.missing != "sound":
-        track = sounding[odd.sound]
+        track = audio_indices[odd.sound]
         sound = np.fromfile(f"{target}.f32", np.float32).reshape(-1, track["channels"]).T
         rate_hz, from_s = int(track["sample_rate"]), times[track["index"]][0]
         tick_s = float(Fraction(track["time_base"]))
-    start_s = float(told["format"].get("start_time", 0.0))
-    shown_s = complete(np.array(times[pictured[0]] if pictured else []))
+    start_s = float(report["format"].get("start_time", 0.0))
+    shown_s = complete(np.array(times[video_indices[0]] if video_indices else []))
     return Reference(start_s, shown_s, pictures, from_s, rate_hz, sound, tick_s)
 
 

@@ -25,7 +25,7 @@ class Task:
 
 
 def work(task: Task) -> object:
-    """Do what the name of the file says."""
+    """Do what the name of the file asks for."""
     return DEEDS[task.path.stem.split("-")[0]](task)
 
 

@@ -86,7 +86,7 @@ def make_seeds(folder: Path) -> dict[str, bytes]:
 
 @dataclass(frozen=True)
 class MutantRequest:
-    """A mutant to decode; beside its file its worker leaves the second at which it began.
+    """A mutant to decode; its worker writes the second at which it began to another file.
 
     A lenient request takes partial clips, and those of one view.
     """

@@ -90,7 +90,7 @@ def traced(arguments: list[str], *, folder: Path, log: Path, timeout_s: float = 
 
 
 def read_log(text: str, folder: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
-    """What a log of strace says of a command in a folder: files that it opened, and families of its sockets."""
+    """Read from a log of strace the files that a command in a folder opened, and the families of its sockets."""
     opened, families = [], []
     for line in text.splitlines():
         if (match := _OPEN.match(line)) and not {"O_DIRECTORY", "O_WRONLY"} & set(match[2].split("|")):
