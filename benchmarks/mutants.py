@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "cache"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "extract"))
 
-from hostile.mutants import LIMITS, bear
+from hostile.mutants import LIMITS, run_mutants
 from hostile.seeds import SEEDS
 
 COUNT = 10_000
@@ -25,7 +25,7 @@ def main(count: int) -> int:
     slowest = resident_mb = beyond_mb = 0.0
     deaths = faults = 0
     with tempfile.TemporaryDirectory() as folder:
-        for one in bear(Path(folder), count):
+        for one in run_mutants(Path(folder), count):
             outcomes[one.outcome, one.request.seed] += 1
             slowest, deaths = max(slowest, one.seconds), deaths + one.died
             resident_mb, beyond_mb = max(resident_mb, one.resident_mb), max(beyond_mb, one.beyond_idle_mb)

@@ -90,7 +90,7 @@ class StandIn:
             if file.read(len(SLOW_MARK)) == SLOW_MARK:
                 self.gate.wait(self.delay_s)
         opened = open_media(path)
-        opened.media.close()
+        opened.close()
         return opened.duration_s
 
     @staticmethod

@@ -20,7 +20,7 @@ from moodfuse.model.predictions import Prediction, Refusal
 from moodfuse.model.training import TrainingClip, read_training
 
 if TYPE_CHECKING:
-    from moodfuse.extract.media.decode import DecodedClip
+    from moodfuse.extract.decoding import DecodedClip
 
 Report = Callable[[str], None]
 

@@ -1,1 +1,1 @@
-"""Reading clips: opening media files, decoding their pictures and sound, and shaping both for the networks."""
+"""Read clips: open media files, decode video and audio, and make the inputs of networks from them."""

@@ -1,7 +1,7 @@
-"""Decoding one clip: 32 pictures at even times and 30 s of mono sound, cut from the same window.
+"""Decode one clip: 32 frames at even times and 30 s of mono audio, cut from the same window.
 
-The window is split in 32 equal intervals; for the middle `t` of each, the picture is the one on screen at `t`: the
-last with presentation time <= `t`, or the first of the file where there is none yet. Sound is averaged over channels
+The window is split into 32 equal intervals; for the middle `t` of each, the frame is the one on screen at `t`: the
+last with presentation time <= `t`, or the first of the file where there is none yet. Audio is averaged over channels
 and resampled to 16 kHz; its sample 0 is the window's start. The same file, window, size and decoder give the same bits.
 """
 
@@ -11,24 +11,103 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import av
+import numpy as np
 
-from moodfuse.extract.media.collect import Collectors, DecodedClip, collect, decode_into, settle_window
-from moodfuse.extract.media.container import MediaError, MediaFacts, open_media, probe
-from moodfuse.extract.media.frames import Pictures
-from moodfuse.extract.media.reasons import REASONS
-from moodfuse.extract.media.stream_decoder import Taker, preroll_s
-from moodfuse.extract.media.waveform import Sound
+from moodfuse.cache.records import WINDOW_S
+from moodfuse.extract.media.container import COMPLETE, MediaFacts, MediaFile, open_media, probe
+from moodfuse.extract.media.frames import FrameDecoder
+from moodfuse.extract.media.limits import REASONS, MediaError
+from moodfuse.extract.media.stream_decoder import Extent, decode_streams, preroll_s
+from moodfuse.extract.media.waveform import SAMPLES, WaveformDecoder
 
-__all__ = ["DECODER", "REASONS", "DecodedClip", "MediaError", "MediaFacts", "probe", "read_clip"]
+__all__ = [
+    "DECODER",
+    "REASONS",
+    "DecodeRequest",
+    "DecodedClip",
+    "MediaError",
+    "MediaFacts",
+    "probe",
+    "read_clip",
+]
 
 DECODER = f"pyav {av.__version__}, rules 2"
-"""What decides the decoded bits; it enters the cache's identity. Raise the number whenever the rules here change.
+"""What decides the decoded bits; it is part of the cache's identity. Raise the number when the rules here change.
 
-Exceptions are rules for files that were refused before (see `REFUSAL_RULES` of `moodfuse.extract.dataset.ingest`), or shown wrongly:
-changing them must not invalidate existing caches. So mirrored clips keep their old frames in existing caches.
+Exceptions are rules for files that were refused before (see `REFUSAL_RULES` of `moodfuse.extract.dataset.ingest`), or
+that were shown wrongly: changing them must not invalidate existing caches. So mirrored clips keep their old frames in
+existing caches.
 """
 COUNTED_AGAIN = frozenset({"truncated", "window_outside"})
-"""Refusals that follow from the declared length of a file, which the packets may tell better."""
+"""Refusals that follow from the declared length of a file; counting its packets may give a better one."""
+
+
+@dataclass(frozen=True)
+class DecodedClip:
+    """The decoded frames and waveform of one window.
+
+    Attributes
+    ----------
+    frames : ndarray, uint8 [32, H, W, 3]
+        RGB.
+    frame_times_s : ndarray, float64 [32]
+        Their presentation times in the file (not in the window), seconds.
+    waveform : ndarray, float32 [480000]
+        Mono audio at 16 kHz in [-1, 1] from the window's start, zeros after its end.
+    waveform_samples : int
+        How many samples of `waveform` come from the file.
+    start_s, end_s : float
+        The window that was read, seconds.
+    facts : MediaFacts
+        What the file's headers declare.
+    missing : str
+        ``"sound"`` where the clip has no audio (`waveform` is zeros), ``"picture"`` where it has no video (`frames`
+        is [0, 0, 0, 3]), or empty. Only `one_view` accepts a clip without one of them.
+    extents : tuple of Extent
+        How much of its video and audio was decoded. Only `allow_partial` accepts less than 95 %.
+    """
+
+    frames: np.ndarray
+    frame_times_s: np.ndarray
+    waveform: np.ndarray
+    waveform_samples: int
+    start_s: float
+    end_s: float
+    facts: MediaFacts
+    missing: str = ""
+    extents: tuple[Extent, ...] = ()
+
+    @property
+    def partial(self) -> str:
+        """What of the window could not be decoded; empty where at least 95 % could."""
+        return "; ".join(str(extent) for extent in self.extents if not extent.complete)
+
+    @property
+    def damaged(self) -> int:
+        """Packets that could not be decoded, and frames that came out damaged."""
+        return sum(extent.damaged for extent in self.extents)
+
+
+@dataclass(frozen=True)
+class DecodeRequest:
+    """One clip to decode; the fields are the parameters of `read_clip`."""
+
+    path: Path
+    start_s: float = 0.0
+    end_s: float | None = None
+    short_side_px: int | None = None
+    one_view: bool = False
+    allow_partial: bool = False
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.short_side_px is not None and self.short_side_px < 2:
+            raise ValueError(f"short_side_px is {self.short_side_px}, expected 2 or more")
+
+    @property
+    def window_s(self) -> float:
+        """Seconds of the requested window."""
+        return WINDOW_S if self.end_s is None else max(0.0, self.end_s - self.start_s)
 
 
 def read_clip(
@@ -41,7 +120,7 @@ def read_clip(
     one_view: bool = False,
     allow_partial: bool = False,
 ) -> DecodedClip:
-    """Decode the pictures and sound of a window of a media file.
+    """Decode the frames and the waveform of a window of a media file.
 
     Parameters
     ----------
@@ -50,28 +129,40 @@ def read_clip(
     start_s, end_s : float
         The window in seconds; without `end_s`, 30 s or up to the end of the file.
     short_side_px : int, optional
-        Scale pictures down to this short side, keeping their shape (the long side is made even). Never scales up.
+        Scale frames down to this short side, keeping their shape (the long side is made even). Never scales up.
     threads : int
         Decoder threads; they do not change the result.
     one_view : bool
-        Read a clip without sound, or without picture, too.
+        Accept a clip without audio, or without video.
     allow_partial : bool
-        Take a window of which less than 95 % can be decoded; `partial` of the clip says so.
+        Accept a window of which less than 95 % can be decoded; `partial` of the clip describes it.
 
     Raises
     ------
     MediaError
-        The file or window is refused; `code` says why (see `REASONS`).
+        The file or window is refused; `code` is the reason (see `REASONS`).
     """
-    if short_side_px is not None and short_side_px < 2:
-        raise ValueError(f"short_side_px is {short_side_px}, expected 2 or more")
-    with coded_errors(path):
-        return _read(DecodeWish(Path(path), start_s, end_s, short_side_px, threads, one_view, allow_partial))
+    request = DecodeRequest(Path(path), start_s, end_s, short_side_px, one_view, allow_partial, threads)
+    return decode_request(request)
+
+
+def decode_request(request: DecodeRequest) -> DecodedClip:
+    """Decode a clip; if its headers suggest missing data, count the packets and decode it again."""
+    with ffmpeg_errors(request.path):
+        try:
+            clip = _decode(request, count=False)
+        except MediaError as error:
+            if error.code not in COUNTED_AGAIN:
+                raise
+        else:
+            if not clip.partial:
+                return clip
+        return _decode(request, count=True)
 
 
 @contextmanager
-def coded_errors(path: Path | str) -> Iterator[None]:
-    """Turn what FFmpeg raises about a file into its refusal."""
+def ffmpeg_errors(path: Path) -> Iterator[None]:
+    """Convert errors of FFmpeg and of memory into the refusal of a file."""
     try:
         yield
     except (MemoryError, av.error.MemoryError) as error:
@@ -80,46 +171,72 @@ def coded_errors(path: Path | str) -> Iterator[None]:
         raise MediaError("decode_failed", path, str(error)) from error
 
 
-@dataclass(frozen=True)
-class DecodeWish:
-    """What `read_clip` was asked for."""
+def _decode(request: DecodeRequest, *, count: bool) -> DecodedClip:
+    """Decode after a seek, or from the file's start where seeking lands too late."""
+    for from_start in (False, True):
+        with open_media(
+            request.path, threads=request.threads, one_view=request.one_view, count=count
+        ) as media:
+            window = settle_window(media, request.start_s, request.end_s)
+            video = FrameDecoder(media, window, request.short_side_px) if media.video is not None else None
+            audio = WaveformDecoder(media, window) if media.audio is not None else None
+            decoders = [decoder for decoder in (video, audio) if decoder is not None]
+            if decode_streams(decoders, media, 0.0 if from_start else preroll_s(window[0])):
+                return assemble_clip(request, media, window, video, audio)
+    raise MediaError("decode_failed", request.path, "the window cannot be reached")
 
-    path: Path
-    start_s: float
-    end_s: float | None
-    short_side_px: int | None
-    threads: int
-    one_view: bool
-    allow_partial: bool
+
+def settle_window(media: MediaFile, start_s: float, end_s: float | None) -> tuple[float, float]:
+    """Return the window in seconds, cut at the end of a file that holds at least 95 % of it.
+
+    Raises
+    ------
+    MediaError
+        If the file holds less of it.
+    """
+    if media.duration_s <= 0.0:
+        raise MediaError("truncated", media.path, "it is 0 s long")
+    requested = min(start_s + WINDOW_S, media.duration_s) if end_s is None else end_s
+    end = min(requested, media.duration_s)
+    if not (0.0 <= start_s < end and end - start_s >= COMPLETE * (requested - start_s) - 1e-9):
+        found = f"window {start_s:g} to {requested:g} s, file {media.duration_s:.3f} s"
+        raise MediaError("window_outside", media.path, found)
+    return float(start_s), float(end)
 
 
-def _read(wish: DecodeWish) -> DecodedClip:
-    """Decode a clip; if its headers suggest missing data, count the packets and decode it again."""
+def assemble_clip(
+    request: DecodeRequest,
+    media: MediaFile,
+    window: tuple[float, float],
+    video: FrameDecoder | None,
+    audio: WaveformDecoder | None,
+) -> DecodedClip:
+    """Return what both decoders hold; `None` stands for a stream that the file does not have.
+
+    Raises
+    ------
+    MediaError
+        If they hold less than `request` accepts.
+    """
+    frames, times_s = np.zeros((0, 0, 0, 3), np.uint8), np.zeros(0)
+    waveform, samples = np.zeros(SAMPLES, np.float32), 0
+    missing, extents = "", []
     try:
-        clip = _decoded(wish, count=False)
+        if video is None:
+            raise MediaError("no_video", media.path)
+        frames, times_s, extent = video.result(allow_partial=request.allow_partial)
+        extents.append(extent)
     except MediaError as error:
-        if error.code not in COUNTED_AGAIN:
+        if not (request.one_view and error.code == "no_video"):
             raise
-    else:
-        if not clip.partial:
-            return clip
-    return _decoded(wish, count=True)
-
-
-def _decoded(wish: DecodeWish, *, count: bool) -> DecodedClip:
-    """Decode with a seek, or from the file's start where seeking lands too late. Streams live only while it is open."""
-    for seeking in (True, False):
-        opened = open_media(wish.path, threads=wish.threads, one_view=wish.one_view, count=count)
-        with opened.media:
-            window = settle_window(opened, wish.start_s, wish.end_s)
-            pictures = Pictures(opened, window, wish.short_side_px) if opened.video is not None else None
-            sound = Sound(opened, window) if opened.audio is not None else None
-            takers: dict[int, Taker] = {}
-            if pictures is not None:
-                takers[opened.video.index] = pictures
-            if sound is not None:
-                takers[opened.audio.index] = sound
-            if decode_into(takers, opened, preroll_s(window[0]) if seeking else 0.0):
-                found = Collectors(opened, window, pictures, sound)
-                return collect(found, one_view=wish.one_view, allow_partial=wish.allow_partial)
-    raise MediaError("decode_failed", wish.path, "the window cannot be reached")
+        missing = "picture"
+    try:
+        if audio is None:
+            raise MediaError("no_audio", media.path)
+        waveform, samples, extent = audio.result(allow_partial=request.allow_partial)
+        extents.append(extent)
+    except MediaError as error:
+        if missing or not (request.one_view and error.code == "no_audio"):
+            raise
+        missing = "sound"
+    return DecodedClip(frames, times_s, waveform, samples, *window, media.facts(), missing, tuple(extents))

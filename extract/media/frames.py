@@ -1,6 +1,6 @@
-"""Collecting the pictures of a window: of 32 equal intervals, the one on screen at the middle of each.
+"""Select the 32 frames of a window: of equal intervals, the frame on screen at the middle of each.
 
-That is the last picture with presentation time <= the middle, or the first of the file where there is none yet.
+That is the last frame with presentation time <= the middle, or the first of the file where there is none yet.
 """
 
 import math
@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from av.video.reformatter import Interpolation
 
-from moodfuse.extract.media.clock import seconds
-from moodfuse.extract.media.container import COMPLETE, MediaError, Opened, check_size
-from moodfuse.extract.media.stream_decoder import Extent, Taker, check_complete
+from moodfuse.extract.media.container import COMPLETE, MediaFile, check_frame_size
+from moodfuse.extract.media.limits import MediaError
+from moodfuse.extract.media.stream_decoder import Extent, StreamDecoder
+from moodfuse.extract.media.timing import seconds
 
 FRAMES = 32
 
@@ -33,7 +34,7 @@ def scaled_size(width: int, height: int, short_side_px: int | None) -> tuple[int
 
 @dataclass(frozen=True)
 class Orientation:
-    """How a coded picture is turned and mirrored to be shown: rows and columns are exchanged first, then flipped."""
+    """How a coded frame is rotated and mirrored to be shown: rows and columns are exchanged first, then flipped."""
 
     transposed: bool = False
     flip_columns: bool = False
@@ -46,23 +47,23 @@ class Orientation:
         return pixels[:: -1 if self.flip_rows else 1, :: -1 if self.flip_columns else 1]
 
 
-def orientation(frame: Any) -> Orientation:
+def read_orientation(frame: Any) -> Orientation:
     """Return the orientation that the display matrix of a decoded frame asks for, to the nearest quarter turn.
 
     The matrix maps a pixel at column p and row q to column ``a p + c q`` and row ``b p + d q``. `frame.rotation` is
-    derived from the same matrix, but does not express mirroring.
+    derived from the same matrix, but cannot express mirroring.
     """
-    found = frame.side_data.get("DISPLAYMATRIX")
-    if found is None:
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
         return Orientation()
-    a, b, _, c, d = np.frombuffer(bytes(found), np.int32, count=5).tolist()
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32, count=5).tolist()
     if abs(b) * math.hypot(a, c) > abs(a) * math.hypot(b, d):
         return Orientation(True, flip_columns=c < 0, flip_rows=b < 0)
     return Orientation(False, flip_columns=a < 0, flip_rows=d < 0)
 
 
-class Picture:
-    """A decoded picture, converted to RGB once however many windows show it.
+class DecodedFrame:
+    """A decoded frame, converted to RGB once for all windows that show it.
 
     Attributes
     ----------
@@ -75,7 +76,7 @@ class Picture:
     def __init__(self, frame: Any, time_s: float, length_s: float, *, pixel_aspect: float = 1.0) -> None:
         self.time_s, self.end_s, self.is_corrupt = time_s, time_s + length_s, bool(frame.is_corrupt)
         self._width = max(1, round(frame.width * pixel_aspect))
-        self._frame, self._orientation = frame, orientation(frame)
+        self._frame, self._orientation = frame, read_orientation(frame)
         self._rgb: dict[tuple[int, int], np.ndarray] = {}
 
     def size_hw(self, short_side_px: int | None) -> tuple[int, int]:
@@ -84,12 +85,12 @@ class Picture:
         return (width, height) if self._orientation.transposed else (height, width)
 
     def rgb(self, size_hw: tuple[int, int]) -> np.ndarray:
-        """Return it as it is shown, in a size, uint8 [H, W, 3]; not to be written to."""
+        """Return the frame as it is shown, in a size, uint8 [H, W, 3]; shared, so not to be written to."""
         if size_hw not in self._rgb:
-            self._rgb[size_hw] = self._converted(*size_hw)
+            self._rgb[size_hw] = self._convert(*size_hw)
         return self._rgb[size_hw]
 
-    def _converted(self, height: int, width: int) -> np.ndarray:
+    def _convert(self, height: int, width: int) -> np.ndarray:
         if self._orientation.transposed:
             height, width = width, height
         scaled = (width, height) != (self._frame.width, self._frame.height)
@@ -98,101 +99,103 @@ class Picture:
         return self._orientation.apply(plain.to_ndarray())
 
 
-def picture_of(frame: Any, opened: Opened) -> Picture | None:
-    """Return a decoded frame with its time, or None where it has none.
+def decoded_frame(frame: Any, media: MediaFile) -> DecodedFrame | None:
+    """Return a frame with its time, or None where it has none.
 
     Raises
     ------
     MediaError
         If it is too large.
     """
-    check_size(opened.path, frame.width, frame.height)
-    check_size(opened.path, round(frame.width * opened.pixel_aspect), frame.height)
+    check_frame_size(media.path, frame.width, frame.height)
+    check_frame_size(media.path, round(frame.width * media.pixel_aspect), frame.height)
     ticks = frame.pts if frame.pts is not None else frame.dts
     if ticks is None:
         return None
-    base = frame.time_base or opened.video.time_base  # a drained decoder gives frames without one
-    rate = opened.video.average_rate
+    base = frame.time_base or media.video.time_base  # a flushed decoder gives frames without a time base
+    rate = media.video.average_rate
     length_s = seconds(frame.duration, base) if frame.duration else (1.0 / float(rate) if rate else 0.0)
-    return Picture(frame, seconds(ticks, base) - opened.origin_s, length_s, pixel_aspect=opened.pixel_aspect)
+    time_s = seconds(ticks, base) - media.origin_s
+    return DecodedFrame(frame, time_s, length_s, pixel_aspect=media.pixel_aspect)
 
 
-class Pictures(Taker):
-    """Keeps the pictures that are on screen at the 32 middles; only those are converted to RGB."""
+class FrameDecoder(StreamDecoder):
+    """Keeps the frames that are on screen at the 32 middles of a window; only those are converted to RGB."""
 
-    def __init__(self, opened: Opened, window: tuple[float, float], short_side_px: int | None) -> None:
-        super().__init__(opened.path)
-        self.opened, self.window, self.short_side_px = opened, window, short_side_px
+    def __init__(self, media: MediaFile, window: tuple[float, float], short_side_px: int | None) -> None:
+        super().__init__(media, media.video)
+        self.window, self.short_side_px = window, short_side_px
         self.targets_s = middles_s(*window)
         self.times_s = np.zeros(FRAMES)
-        self.shown: list[np.ndarray] = []
+        self.selected: list[np.ndarray] = []
         self.size_hw: tuple[int, int] | None = None
-        self.held: Picture | None = None
-        self.seen = 0
+        self.current: DecodedFrame | None = None
+        self.in_window = 0
 
     def add(self, frame: Any) -> None:
-        """Take the next decoded frame; one without a time is a failure."""
-        picture = picture_of(frame, self.opened)
-        if picture is None:
+        """Process the next frame; one without a time is a failure."""
+        decoded = decoded_frame(frame, self.media)
+        if decoded is None:
             self.failures += 1
         else:
-            self.show(picture)
+            self.show(decoded)
 
-    def show(self, picture: Picture) -> None:
-        """Take the next picture; the one before it stays on screen up to this one's time."""
-        if self.held is not None and picture.time_s <= self.held.time_s:
+    def show(self, frame: DecodedFrame) -> None:
+        """Put the next frame on screen; the frame before it stays there up to this one's time."""
+        if self.current is not None and frame.time_s <= self.current.time_s:
             return
-        self.late = self.held is None and picture.time_s > self.targets_s[0] + 1e-9
-        self._show_until(picture.time_s)
-        self.held = picture
-        self.seen += picture.time_s >= self.window[0]
-        self.failures += picture.is_corrupt and picture.time_s >= self.window[0]
-        self.done = len(self.shown) == FRAMES
+        self.late = self.current is None and frame.time_s > self.targets_s[0] + 1e-9
+        self._select_until(frame.time_s)
+        self.current = frame
+        self.in_window += frame.time_s >= self.window[0]
+        self.failures += frame.is_corrupt and frame.time_s >= self.window[0]
+        self.done = len(self.selected) == FRAMES
 
-    def _show_until(self, time_s: float) -> None:
-        """Store the held picture for every middle before `time_s`."""
+    def _select_until(self, time_s: float) -> None:
+        """Select the current frame for every middle before `time_s`."""
         count = int(np.searchsorted(self.targets_s, time_s - 1e-9, side="left"))
-        filled = len(self.shown)
-        if self.held is not None and count > filled:
-            self.size_hw = self.size_hw or self.held.size_hw(self.short_side_px)
-            self.times_s[filled:count] = self.held.time_s
-            self.shown += [self.held.rgb(self.size_hw)] * (count - filled)
+        start = len(self.selected)
+        if self.current is not None and count > start:
+            self.size_hw = self.size_hw or self.current.size_hw(self.short_side_px)
+            self.times_s[start:count] = self.current.time_s
+            self.selected += [self.current.rgb(self.size_hw)] * (count - start)
 
-    def extent(self) -> Extent:
-        """Return how much was decoded; all that is declared where nothing more was wanted."""
-        first_s, last_s = self.opened.span_s(self.opened.video)
+    def _extent(self, first_s: float, last_s: float) -> Extent:
         declared_s = min(last_s, self.window[1]) - max(first_s, self.window[0])
-        rate = self.opened.video.average_rate
+        rate = self.stream.average_rate
         declared = max(0, round(declared_s * float(rate))) if rate else 0
-        if self.done:
-            return Extent("picture", declared_s, declared_s, self.failures, declared, declared)
-        decoded_s = 0.0 if self.held is None else self.held.end_s - max(first_s, self.window[0])
-        return Extent("picture", decoded_s, declared_s, self.failures, self.seen, declared)
+        if self.done:  # decoding stopped early, and nothing is missing
+            return Extent("video", declared_s, declared_s, self.failures, declared, declared)
+        decoded_s = 0.0 if self.current is None else self.current.end_s - max(first_s, self.window[0])
+        return Extent("video", decoded_s, declared_s, self.failures, self.in_window, declared)
 
-    def result(self, *, allow_partial: bool = False) -> tuple[np.ndarray, np.ndarray, Extent]:
-        """Return frames, times and how much was decoded, or refuse what is too incomplete."""
-        first_s, last_s = self.opened.span_s(self.opened.video)
+    def result(self, *, allow_partial: bool) -> tuple[np.ndarray, np.ndarray, Extent]:
+        """Return frames, times and how much was decoded.
+
+        Raises
+        ------
+        MediaError
+            If the window has no video, or too much of it is damaged or lost.
+        """
+        path = self.media.path
+        first_s, last_s = self.media.span_s(self.stream)
         if last_s <= self.window[0] or first_s >= self.window[1]:
-            raise MediaError(
-                "no_video", self.opened.path, f"the picture lasts from {first_s:.2f} to {last_s:.2f} s"
-            )
-        if self.held is None:
-            raise MediaError(
-                "decode_failed" if self.failures else "truncated", self.opened.path, "no picture decoded"
-            )
-        extent = self.extent()
-        check_complete(self.opened.path, extent, allow_partial=allow_partial)
-        if self.failures > (1 - COMPLETE) * (self.seen + self.failures) + 1:
-            found = f"{self.failures} of {self.seen + self.failures} pictures are damaged"
-            raise MediaError("decode_failed", self.opened.path, found)
-        self._show_until(math.inf)
-        self.held = None
+            raise MediaError("no_video", path, f"the video lasts from {first_s:.2f} to {last_s:.2f} s")
+        if self.current is None:
+            raise MediaError("decode_failed" if self.failures else "truncated", path, "no frame decoded")
+        extent = self._extent(first_s, last_s)
+        self.check_complete(extent, allow_partial=allow_partial)
+        total = self.in_window + self.failures
+        if self.failures > (1 - COMPLETE) * total + 1:
+            raise MediaError("decode_failed", path, f"{self.failures} of {total} frames are damaged")
+        self._select_until(math.inf)
+        self.current = None
         return self._stacked(), self.times_s, extent
 
     def _stacked(self) -> np.ndarray:
-        """Return the pictures in one array; each is let go as it is copied, so that they are not held twice."""
+        """Return the frames in one array; each is released once copied, so that they are not in memory twice."""
         assert self.size_hw is not None
         frames = np.empty((FRAMES, *self.size_hw, 3), np.uint8)
-        for place in reversed(range(FRAMES)):
-            frames[place] = self.shown.pop()
+        for index in reversed(range(FRAMES)):
+            frames[index] = self.selected.pop()
         return frames

@@ -1,95 +1,60 @@
-"""Reading many files in worker processes that can be killed, so that one bad file costs one clip.
+"""Decode files in worker processes that can be killed, so that a bad file costs no more than its own clip.
 
-The pool is started by a main process (or another non-daemonic one): daemonic processes may have no children. Workers
-are spawned, so a script does this under `if __name__ == "__main__":`. A `WorkersError` says what to do otherwise.
+Workers are started by the main process (or another non-daemonic one): daemonic processes may have no children. They
+are spawned, so a script does its work under `if __name__ == "__main__":`. They do not import torch.
 """
 
-import errno
 import gc
 import multiprocessing
 import os
 import signal
 import threading
-import time
+import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError
-from concurrent.futures import TimeoutError as FutureTimeoutError
-from concurrent.futures import wait as wait_for
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from multiprocessing.connection import wait
+from functools import partial
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
-
-from pebble import ProcessExpired, ProcessFuture, ProcessPool
+from typing import Any, Protocol, TypeVar
 
 from moodfuse.cache.errors import WorkersError
 from moodfuse.cache.records import WINDOW_S
-from moodfuse.extract.media.collect import settle_window
-from moodfuse.extract.media.container import MediaError, MediaFacts, open_media, read_facts
-from moodfuse.extract.media.decode import DecodedClip, read_clip
-from moodfuse.extract.media.limits import Limits, allow_cpu, confine
+from moodfuse.extract.media.container import MediaFacts, open_media
+from moodfuse.extract.media.decode import DecodedClip, DecodeRequest, decode_request, settle_window
+from moodfuse.extract.media.limits import Limits, MediaError, allow_cpu, confine
+from moodfuse.extract.media.windows import Window, WindowRequest, plan_windows, read_windows
 
 AHEAD_PER_JOB = 2
-POOLS_PER_REQUEST = 3
-"""So often a request is asked anew where the pool breaks; then it is refused."""
-LOST_AFTER_S = 30.0
-"""No result so long after its deadline, which the pool keeps, is lost with the pool."""
+STARTS = 3
+MAX_POLL_S = 2_000_000.0  # poll(2) takes at most 24 days
 PROGRAM_ERRORS = (TypeError, AttributeError, NameError, ImportError, AssertionError, SyntaxError)
 """Errors of this program or of its installation, which no file causes: they end the run instead of refusing a file."""
-KILLED_FOR_MEMORY = (-signal.SIGKILL, 128 + signal.SIGKILL)
-KILLED_FOR_TIME = (-signal.SIGXCPU, 128 + signal.SIGXCPU)
+EXIT_CODES = {
+    **dict.fromkeys((-signal.SIGKILL, 128 + signal.SIGKILL), "memory"),  # the system kills for want of memory
+    **dict.fromkeys((-signal.SIGXCPU, 128 + signal.SIGXCPU), "timeout"),
+}
 NOT_STARTED = (
-    "the processes that decode files ended with none in hand; what they said stands above. They start by reading the "
-    'script again, so a script must be a file that does its work under `if __name__ == "__main__":`'
-)
-
-LOCKS_PER_POOL = 2
-NO_SHARED_MEMORY = (
-    errno.ENOENT,
-    errno.ENOSYS,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.ENOSPC,
-    errno.EDQUOT,
+    "a worker process that decodes files ended before it began; its own error is printed above. Workers start by "
+    'importing the script again, so a script must be a file that does its work under `if __name__ == "__main__":`'
 )
 
 
-class Request(Protocol):
-    """What a worker is asked: about a file, of which it reads so many seconds."""
+class _Request(Protocol):
+    """A file, and how many seconds of it are read."""
 
     @property
-    def path(self) -> Path:
-        """The media file."""
+    def path(self) -> Path: ...
 
     @property
-    def window_s(self) -> float:
-        """Seconds that are read of it."""
-
-
-@dataclass(frozen=True)
-class DecodeRequest:
-    """One clip to decode; the fields are those of `moodfuse.extract.media.decode.read_clip`."""
-
-    path: Path
-    start_s: float = 0.0
-    end_s: float | None = None
-    short_side_px: int | None = None
-    one_view: bool = False
-    allow_partial: bool = False
-
-    @property
-    def window_s(self) -> float:
-        """Seconds of the window, as asked for."""
-        return WINDOW_S if self.end_s is None else max(0.0, self.end_s - self.start_s)
+    def window_s(self) -> float: ...
 
 
 @dataclass(frozen=True)
 class ProbeRequest:
-    """One file whose headers are wanted, and whether a window lies inside it."""
+    """A file whose headers are read, and a window that must be inside it."""
 
     path: Path
     one_view: bool = False
@@ -98,8 +63,8 @@ class ProbeRequest:
     window_s: float = 0.0
 
 
-Asked = TypeVar("Asked", bound=Request)
-Found = TypeVar("Found")
+AnyRequest = TypeVar("AnyRequest", bound=_Request)
+Result = TypeVar("Result")
 
 
 def decode_many(
@@ -107,13 +72,12 @@ def decode_many(
 ) -> Iterator[tuple[DecodeRequest, DecodedClip | MediaError]]:
     """Decode clips in worker processes and yield each with its result, in the order of the requests.
 
-    At most `2 * jobs` requests are taken ahead of the one that is yielded, so memory stays bounded. Closing the
-    iterator, an error or an interrupt stops every worker at once.
+    Closing the iterator, an error or an interrupt stops every worker at once.
 
     Parameters
     ----------
     requests : iterable of DecodeRequest
-        Taken lazily.
+        Taken lazily, at most `2 * jobs` ahead of the one that is yielded.
     jobs : int
         Worker processes.
     limits : Limits, optional
@@ -122,16 +86,16 @@ def decode_many(
     Yields
     ------
     (DecodeRequest, DecodedClip or MediaError)
-        A refused clip gives its error: nothing is raised for it.
+        A refused clip yields its error: nothing is raised for it.
 
     Raises
     ------
     WorkersError
         If no worker can be started.
     TypeError, AttributeError, ...
-        A bug in a worker (see `PROGRAM_ERRORS`) is raised here, with the worker's traceback.
+        A bug in a worker (see `PROGRAM_ERRORS`), with the worker's traceback.
     """
-    yield from work_apart(_decode, requests, jobs=jobs, limits=limits or Limits())
+    yield from work_apart(decode_request, requests, jobs=jobs, limits=limits or Limits())
 
 
 def probe_many(
@@ -141,202 +105,282 @@ def probe_many(
     yield from work_apart(_probe, requests, jobs=jobs, limits=limits or Limits())
 
 
-def work_apart(
-    work: Callable[[Asked], Found], requests: Iterable[Asked], *, jobs: int, limits: Limits
-) -> Iterator[tuple[Asked, Found | MediaError]]:
-    """Do some work on files in worker processes, as `decode_many` decodes clips.
+def _probe(request: ProbeRequest) -> MediaFacts:
+    with open_media(request.path, one_view=request.one_view) as media:
+        settle_window(media, request.start_s, request.end_s)
+        return media.facts()
 
-    Parameters
-    ----------
-    work : callable
-        Of a module, so that a worker finds it.
-    requests, jobs, limits
-        As in `decode_many`.
-    """
+
+def work_apart(
+    work: Callable[[AnyRequest], Result], requests: Iterable[AnyRequest], *, jobs: int, limits: Limits
+) -> Iterator[tuple[AnyRequest, Result | MediaError]]:
+    """Call a function on requests in worker processes, as `decode_many` does; it must be importable by name."""
     if jobs < 1:
         raise ValueError(f"jobs is {jobs}, expected 1 or more")
     check_can_start()
-    with closing(_Crew(work, jobs, limits)) as crew:
+    waiting: deque[tuple[AnyRequest, Future[Result | MediaError]]] = deque()
+    with closing(_WorkerPool(jobs, limits)) as pool:
         for request in requests:
-            crew.ask(request)
-            if len(crew.waiting) >= AHEAD_PER_JOB * jobs:
-                yield crew.answer()
-        while crew.waiting:
-            yield crew.answer()
-
-
-class _Crew(Generic[Asked, Found]):
-    """Worker processes and the requests that they have in hand, in order.
-
-    A pool breaks where a worker ends that has nothing in hand, or just then; another takes its place and its requests.
-    """
-
-    def __init__(self, work: Callable[[Asked], Found], jobs: int, limits: Limits) -> None:
-        self.work, self.jobs, self.limits = work, jobs, limits
-        self.waiting: deque[tuple[Asked, ProcessFuture[Found]]] = deque()
-        self.pool = self._start()
-
-    def ask(self, request: Asked) -> None:
-        """Put a request behind the others."""
-        self.waiting.append((request, self._schedule(request)))
-
-    def answer(self) -> tuple[Asked, Found | MediaError]:
-        """Take the first request, and wait for its result."""
-        pools = 1
-        while not self._finished(*self.waiting[0]) and pools < POOLS_PER_REQUEST:
-            self._renew()
-            pools += 1
-        request, future = self.waiting.popleft()
-        return request, _result(request, future)
-
-    def close(self) -> None:
-        """Stop every worker at once."""
-        self.pool.stop()
-        self.pool.join()
-
-    def _start(self) -> ProcessPool:
-        check_locks()
-        context = multiprocessing.get_context("spawn")
-        return ProcessPool(
-            max_workers=self.jobs, context=context, initializer=prepare_worker, initargs=(self.limits,)
-        )
-
-    def _schedule(self, request: Asked) -> "ProcessFuture[Found]":
-        if not self.pool.active:
-            self._renew()
-        seconds = self.limits.seconds_for(request.window_s)
-        return self.pool.schedule(_timed, args=(self.work, request, seconds), timeout=seconds)
-
-    def _finished(self, request: Asked, future: "ProcessFuture[Found]") -> bool:
-        """Wait for a result; False where the pool broke, or gives none long after the deadline."""
-        deadline = time.monotonic() + self.limits.seconds_for(request.window_s) + LOST_AFTER_S
-        while not future.done():
-            if not self.pool.active or time.monotonic() > deadline:
-                future.cancel()
-                return False
-            wait_for([future], timeout=1.0)
-        return not future.cancelled() and not isinstance(future.exception(), BrokenProcessPool)
-
-    def _renew(self) -> None:
-        """Start another pool, and ask it for what the one before leaves."""
-        self.close()
-        self.pool = self._start()
-        for place, (request, future) in enumerate(self.waiting):
-            if not future.done() or future.cancelled() or isinstance(future.exception(), BrokenProcessPool):
-                self.waiting[place] = (request, self._schedule(request))
+            waiting.append((request, pool.submit(work, request)))
+            if len(waiting) >= AHEAD_PER_JOB * jobs:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        for request, future in waiting:
+            yield request, future.result()
 
 
 def check_can_start() -> None:
-    """Refuse to start worker processes where none can be.
-
-    Raises
-    ------
-    WorkersError
-        If this process is daemonic, or is itself a worker that is only reading the script it comes from.
-    """
+    """Raise a `WorkersError` in a daemonic process, or in a worker that is importing the script it was started by."""
     process = multiprocessing.current_process()
     if process.daemon:
         raise WorkersError(
             f"files are decoded in worker processes, and {process.name} is daemonic, so it may start none; read files "
             "in the main process, or in one started with daemon=False, as concurrent.futures.ProcessPoolExecutor does"
         )
-    if getattr(process, "_inheriting", False):  # as multiprocessing.spawn itself asks
+    if getattr(process, "_inheriting", False):  # multiprocessing.spawn checks the same attribute
         raise WorkersError(NOT_STARTED)
 
 
-def check_locks() -> None:
-    """Refuse to start worker processes where they can share no lock: on Linux, locks are files in /dev/shm.
+class _WorkerPool:
+    """Worker processes, each driven by a thread that waits for its results and replaces it where it is lost.
+
+    Each worker has a pipe of its own. So one that is killed can hold no lock that others need.
+    """
+
+    def __init__(self, jobs: int, limits: Limits) -> None:
+        self.limits = limits
+        self.threads = ThreadPoolExecutor(jobs)
+        self.lock = threading.Lock()
+        self.workers: set[_Worker] = set()
+        self.idle: list[_Worker] = []
+        self.closed = False
+
+    def submit(self, work: Callable[[Any], Any], request: _Request) -> "Future[Any]":
+        """Schedule a call; its result is what `work` returns, or the refusal of the file."""
+        return self.threads.submit(self._call, work, request)
+
+    def close(self) -> None:
+        """Stop every worker at once."""
+        with self.lock:
+            self.closed = True
+            for worker in self.workers:
+                worker.kill()
+        self.threads.shutdown(cancel_futures=True)
+        for worker in self.workers:
+            worker.stop()
+
+    def _call(self, work: Callable[[Any], Any], request: _Request) -> Any:
+        worker = self._take_worker()
+        seconds = self.limits.seconds_for(request.window_s)
+        worker.begin(request.path, partial(_once, work), request, seconds)
+        try:
+            return worker.receive(request.path, seconds)
+        except MediaError as error:
+            return error
+        finally:
+            with self.lock:
+                self.idle.append(worker)
+
+    def _take_worker(self) -> "_Worker":
+        """Return an idle worker, or a new one where that has died."""
+        with self.lock:
+            while self.idle:
+                worker = self.idle.pop()
+                if worker.process.is_alive():
+                    return worker
+                self.workers.remove(worker)
+                worker.stop()
+        return _start_worker(self._new_worker)
+
+    def _new_worker(self) -> "_Worker":
+        with self.lock:
+            if self.closed:
+                raise WorkersError("the worker processes have been stopped")
+            worker = _Worker(self.limits)
+            self.workers.add(worker)
+        return worker
+
+
+class _Worker:
+    """A process that runs generators, and sends what they yield; see `_serve`."""
+
+    def __init__(self, limits: Limits) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, connection = context.Pipe()
+        self.process = context.Process(target=_serve, args=(connection, limits), daemon=True)
+        self.process.start()
+        connection.close()
+
+    def is_ready(self) -> bool:
+        """Wait until the process has imported what it needs; return False if it ended before."""
+        try:
+            self.connection.recv()
+        except (EOFError, OSError):
+            return False
+        return True
+
+    def begin(
+        self, path: Path, work: Callable[[Any], Iterator[Any]], argument: object, seconds: float
+    ) -> None:
+        """Have the process run a generator that reads a file, with so many seconds for each result."""
+        with suppress(OSError):  # the process has just died: `receive` reports how
+            self.connection.send((path, work, argument, seconds))
+
+    def receive(self, path: Path, seconds: float) -> Any:
+        """Return the next result, or raise the error of the generator or of the process."""
+        if not self.connection.poll(min(seconds, MAX_POLL_S)):
+            self.kill()
+            raise MediaError("timeout", path)
+        try:
+            failed, content = self.connection.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            exit_code = self.process.exitcode
+            code = EXIT_CODES.get(exit_code or 0, "decode_failed")
+            raise MediaError(code, path, f"its worker ended with exit code {exit_code}") from None
+        if failed:
+            raise content
+        return content
+
+    def kill(self) -> None:
+        """Kill the process, and wait for its end."""
+        self.process.kill()
+        self.process.join()
+
+    def stop(self) -> None:
+        """Kill the process, and close the connection to it, which no other thread may be using."""
+        self.kill()
+        self.connection.close()
+
+
+def _start_worker(new_worker: Callable[[], _Worker]) -> _Worker:
+    """Return a worker that is ready; one that is killed before that is replaced."""
+    for _ in range(STARTS):
+        worker = new_worker()
+        try:
+            if worker.is_ready():
+                return worker
+        except BaseException:
+            worker.stop()
+            raise
+        worker.stop()
+    raise WorkersError(NOT_STARTED)
+
+
+def read_windows_apart(
+    request: WindowRequest, *, limits: Limits | None = None
+) -> Iterator[tuple[Window, DecodedClip | MediaError]]:
+    """Yield what `moodfuse.extract.media.windows.read_windows` does, from a worker process.
+
+    The worker decodes one window ahead. Closing the iterator, an error or an interrupt kills it at once. A worker
+    that is killed, crashes or exceeds the deadline costs its window, and another worker continues after it.
+
+    Parameters
+    ----------
+    request : WindowRequest
+    limits : Limits, optional
+        What a worker may spend; the deadline applies to each window, and to opening the file.
 
     Raises
     ------
-    WorkersError
-        If /dev/shm is missing, not writable or full.
+    MediaError
+        If the file cannot be opened.
+    WorkersError, TypeError, ...
+        As `decode_many` does.
     """
-    context = multiprocessing.get_context("spawn")
+    check_can_start()
+    limits = limits or Limits()
+    deadline_s = limits.seconds_for(WINDOW_S)
+    worker = _start_reading(request, None, limits)
+    number = losses = 0
     try:
-        _ = [context.RLock() for _ in range(LOCKS_PER_POOL)]
-    except OSError as error:
-        if error.errno not in NO_SHARED_MEMORY:
-            raise
-        raise WorkersError(
-            f"/dev/shm: {error.strerror}; the worker processes that decode files keep their locks there; mount it "
-            "writable (docker run --tmpfs /dev/shm), or enlarge it or free space in it (docker run --shm-size=64m)"
-        ) from error
+        windows: list[Window] = worker.receive(request.path, deadline_s)
+        while number < len(windows):
+            try:
+                clip = worker.receive(request.path, deadline_s)
+            except MediaError as error:
+                worker.stop()
+                losses += 1
+                first, number = number, resume_after_loss(windows, number, losses=losses)
+                for window in windows[first:number]:
+                    yield window, MediaError(error.code, error.path, error.detail)
+                if number < len(windows):
+                    worker = _start_reading(request, windows[number:], limits)
+            else:
+                yield windows[number], clip
+                number, losses = number + 1, 0
+    finally:
+        worker.stop()
 
 
-def _result(request: Asked, future: "ProcessFuture[Found]") -> Found | MediaError:
-    """Wait for one result; whatever ended its worker, other than a bug, becomes the refusal of this clip."""
-    try:
-        return future.result()
-    except MediaError as error:
-        return error
-    except BrokenProcessPool as error:
-        raise WorkersError(NOT_STARTED) from error
-    except (FutureTimeoutError, CancelledError) as error:
-        return _refusal("timeout", request, error, "")
-    except MemoryError as error:
-        return _refusal("memory", request, error, "")
-    except ProcessExpired as error:
-        refusal = refusal_for_exit(request.path, error.exitcode)
-        refusal.__cause__ = error
-        return refusal
-    except PROGRAM_ERRORS:
-        raise
-    except Exception as error:  # noqa: BLE001 - a batch records each refused clip and goes on
-        return _refusal("decode_failed", request, error, f"{type(error).__name__}: {error}")
+def resume_after_loss(windows: Sequence[Window], number: int, *, losses: int) -> int:
+    """Return the window to continue with after so many workers in a row were lost, the last one at window `number`.
+
+    After one loss that is the next window; after two the next without overlap, since those between contain the same
+    bad place; after three none (the number of windows).
+    """
+    if losses == 1:
+        return number + 1
+    if losses == 2:
+        end_s = windows[number].end_s
+        return next((window.number for window in windows if window.start_s >= end_s), len(windows))
+    return len(windows)
 
 
-def refusal_for_exit(path: Path, exit_code: int | None) -> MediaError:
-    """Return the refusal of what a worker had in hand when it ended; one that was killed had too little memory."""
-    codes = dict.fromkeys(KILLED_FOR_MEMORY, "memory") | dict.fromkeys(KILLED_FOR_TIME, "timeout")
-    code = codes.get(exit_code or 0, "decode_failed")
-    return MediaError(code, path, f"its worker ended with exit code {exit_code}")
+def _start_reading(request: WindowRequest, windows: Sequence[Window] | None, limits: Limits) -> _Worker:
+    """Start a worker that sends the clips of some windows; without them, it first sends all windows of the file."""
+    worker = _start_worker(partial(_Worker, limits))
+    worker.begin(request.path, _read_planned, (request, windows), limits.seconds_for(WINDOW_S))
+    return worker
 
 
-def _refusal(code: str, request: Request, cause: BaseException, detail: str) -> MediaError:
-    error = MediaError(code, request.path, detail)
-    error.__cause__ = cause
-    return error
+def _read_planned(task: tuple[WindowRequest, Sequence[Window] | None]) -> Iterator[object]:
+    request, windows = task
+    if windows is None:
+        windows = plan_windows(request)
+        yield windows
+    for _, clip in read_windows(request, windows):
+        yield clip
 
 
-def _timed(work: Callable[[Asked], Found], request: Asked, seconds: float) -> Found:
-    allow_cpu(seconds)
-    gc.collect()  # what is left of a large file counts against the memory of the next one
-    try:
-        return work(request)
-    except (MediaError, MemoryError):
-        raise
-    except PROGRAM_ERRORS as error:
-        error.add_note(f"In the process that reads {request.path}")
-        raise
-    except Exception as error:  # noqa: BLE001 - it costs this clip, and not every error survives the way to the parent
-        raise MediaError("decode_failed", request.path, f"{type(error).__name__}: {error}") from None
+def _once(work: Callable[[Any], Any], request: object) -> Iterator[Any]:
+    yield work(request)
 
 
-def _decode(request: DecodeRequest) -> DecodedClip:
-    return read_clip(
-        request.path,
-        start_s=request.start_s,
-        end_s=request.end_s,
-        short_side_px=request.short_side_px,
-        one_view=request.one_view,
-        allow_partial=request.allow_partial,
-    )
-
-
-def _probe(request: ProbeRequest) -> MediaFacts:
-    opened = open_media(request.path, one_view=request.one_view)
-    with opened.media:
-        settle_window(opened, request.start_s, request.end_s)
-        return read_facts(opened)
-
-
-def prepare_worker(limits: Limits) -> None:
-    """Hold a worker to its limits, leave interrupts to the main process, and end with it even if it is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # ends also a worker that does not come back from a decoder
+def _serve(connection: "Connection[Any, Any]", limits: Limits) -> None:
+    """Run generators in a worker: send (False, result) for what they yield, or (True, error) for what ends them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # interrupts are handled by the main process
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # ends also a worker whose decoder does not return
     end_with_parent()
     confine(limits)
+    connection.send(None)
+    while True:
+        try:
+            path, work, argument, seconds = connection.recv()
+        except EOFError:  # the parent has ended
+            return
+        gc.collect()  # what is left of a large file counts against the memory of the next one
+        allow_cpu(seconds)
+        try:
+            for result in work(argument):
+                connection.send((False, result))
+                allow_cpu(seconds)
+        except Exception as error:  # noqa: BLE001 - one file must not end the worker
+            connection.send((True, _sendable(error, path)))
+
+
+def _sendable(error: Exception, path: Path) -> Exception:
+    """Return an error as the parent is to raise it: the refusal of the file, or a bug with its traceback."""
+    if isinstance(error, MediaError):
+        return error
+    if isinstance(error, MemoryError):
+        return MediaError("memory", path)
+    if isinstance(error, PROGRAM_ERRORS):
+        error.add_note(f"In the process that reads {path}:\n{traceback.format_exc()}")
+        return error
+    return MediaError(
+        "decode_failed", path, f"{type(error).__name__}: {error}"
+    )  # some errors cannot be unpickled
 
 
 def end_with_parent() -> None:

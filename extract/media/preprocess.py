@@ -1,8 +1,8 @@
-"""From decoded frames and waveforms to the input of a network: one object for tuning, embedding and prediction.
+"""Make the input of a network from decoded frames and waveforms, for fine-tuning, embedding and prediction.
 
-Without a generator the result is the same for the same input: the middle frames, the centre crop, the whole waveform.
-With one it is augmented for tuning: frames a step earlier or later, a random crop, mirrored every other time; a random
-window of the sound, louder or softer. `docs/networks.md` has the rules.
+Without a generator the result is deterministic: the middle frames, the centre crop, the whole waveform. With one it is
+augmented for fine-tuning: frames a step earlier or later, a random crop, mirrored every other time; a random crop of
+the waveform, louder or softer. `docs/networks.md` has the rules.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from moodfuse.cache.errors import InputError
 from moodfuse.cache.media import Media
 from moodfuse.extract.networks import AudioPreprocessing, Preprocessing, VideoPreprocessing
 
-_RESIZES_BYTES = ("AVX2", "AVX512")
-"""Where torch resizes bytes as they are, and torchvision has it do so; elsewhere torchvision knows the way."""
+_RESIZES_BYTES = ("AVX2", "AVX512")  # where torch resizes uint8 itself, and torchvision only passes it on
 
 
 @dataclass(frozen=True)
@@ -28,9 +27,8 @@ class InputMaker:
     Attributes
     ----------
     preprocessing : VideoPreprocessing or AudioPreprocessing
-        What the network, or its weights, ask for.
     crop_s : float
-        Seconds of sound in an augmented input; 0 keeps all of it.
+        Seconds of audio in an augmented input; 0 keeps all of it.
     gain_db : float
         An augmented waveform is made louder or softer by up to so many decibels.
     """
@@ -40,14 +38,16 @@ class InputMaker:
     gain_db: float = 0.0
 
     def __call__(self, media: Media, *, generator: torch.Generator | None = None) -> Tensor:
-        """The input without the batch axis: as embedded, or augmented where a generator is given."""
+        """Return the input without the batch axis: as embedded, or augmented where a generator is given."""
         if isinstance(self.preprocessing, VideoPreprocessing):
             return video_input(media.frames, self.preprocessing, generator=generator)
-        crop_s = self.crop_s if generator is not None and self.crop_s else None
+        if generator is None:
+            return audio_input(media.waveform, self.preprocessing)
+        crop_s = self.crop_s or None
         waveform = audio_input(
-            media.waveform, self.preprocessing, crop_s=crop_s, generator=None if crop_s is None else generator
+            media.waveform, self.preprocessing, crop_s=crop_s, generator=generator if crop_s else None
         )
-        return waveform if generator is None else waveform * random_gain(self.gain_db, generator)
+        return waveform * random_gain(self.gain_db, generator)
 
 
 def video_input(
@@ -58,12 +58,11 @@ def video_input(
     Parameters
     ----------
     frames : ndarray
-        ``[T, H, W, 3]`` uint8, RGB, of even times; those that `frame_indices` chooses are used.
+        ``[T, H, W, 3]`` uint8, RGB, at even times; those of `frame_indices` are used.
     preprocessing : VideoPreprocessing
-        What the network asks for.
     generator : torch.Generator, optional
-        If given, frames come a step earlier or later, and the crop is at a random place and mirrored every other time,
-        the same for all frames of the clip; if not, it is the centre crop of the middle frames.
+        If given, frames come a step earlier or later, and the crop is at a random position and mirrored every other
+        time, the same for all frames of the clip; if not, it is the centre crop of the middle frames.
 
     Returns
     -------
@@ -84,7 +83,7 @@ def video_input(
     pixels = resized_frames(frames[chosen], preprocessing)
     height, width = pixels.shape[2:]
     side = preprocessing.crop_px
-    top, left, mirrored = _crop_place(height - side, width - side, generator, preprocessing.centre)
+    top, left, mirrored = _crop_position(height - side, width - side, generator, preprocessing.centre)
     pixels = pixels[:, :, top : top + side, left : left + side]
     if mirrored:
         pixels = pixels.flip(3)
@@ -97,7 +96,10 @@ def video_input(
 
 
 def resized_frames(frames: np.ndarray, preprocessing: VideoPreprocessing) -> Tensor:
-    """Frames, uint8 [T, H, W, 3], at the size that a network crops from, uint8 [T, 3, h, w]; resized ones stay."""
+    """Return frames, uint8 [T, H, W, 3], at the size that a network crops from, uint8 [T, 3, h, w].
+
+    Frames of that size are returned unchanged, so resizing twice gives the same bits.
+    """
     pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
     height, width = resized_hw(frames.shape[1], frames.shape[2], preprocessing)
     if (height, width) == tuple(pixels.shape[2:]):
@@ -106,7 +108,7 @@ def resized_frames(frames: np.ndarray, preprocessing: VideoPreprocessing) -> Ten
 
 
 def _resize(pixels: Tensor, height: int, width: int, *, antialias: bool) -> Tensor:
-    """Bilinear, uint8 in and out; without antialiasing in float32 and rounded, as torchvision's video transforms do."""
+    """Resize bilinearly, uint8 to uint8; without antialiasing in float32, as torchvision's video transforms do."""
     if antialias:
         if torch.backends.cpu.get_cpu_capability() in _RESIZES_BYTES:
             return torch.nn.functional.interpolate(
@@ -126,34 +128,21 @@ def _resize(pixels: Tensor, height: int, width: int, *, antialias: bool) -> Tens
 
 
 def frame_indices(decoded: int, wanted: int, generator: torch.Generator | None = None) -> list[int]:
-    """Which of the decoded frames to use: those at the middles of equal intervals.
+    """Return which of the decoded frames to use, ``wanted <= decoded``: those at the middles of equal intervals.
 
-    Parameters
-    ----------
-    decoded, wanted : int
-        How many frames there are and are asked for, ``wanted <= decoded``.
-    generator : torch.Generator, optional
-        If given, each frame moves by up to one interval, earlier or later; they stay in order.
+    With a generator, each frame moves by up to one interval, earlier or later; they stay in order.
     """
     step = decoded / wanted
     middles = [int((number + 0.5) * step) for number in range(wanted)]
     if generator is None:
         return middles
     reach = round(step)
-    moved = [middle + _random_below(2 * reach, generator) - reach for middle in middles]
+    moved = [middle + _random_up_to(2 * reach, generator) - reach for middle in middles]
     return sorted(min(max(index, 0), decoded - 1) for index in moved)
 
 
 def resized_hw(height: int, width: int, preprocessing: VideoPreprocessing) -> tuple[int, int]:
-    """Height and width in pixels of a frame after resizing, before the crop.
-
-    Parameters
-    ----------
-    height, width : int
-        Those of the decoded frame, in pixels.
-    preprocessing : VideoPreprocessing
-        What the network asks for.
-    """
+    """Return height and width in pixels of a decoded frame after resizing, before the crop."""
     if preprocessing.resize_hw is not None:
         return preprocessing.resize_hw
     short = preprocessing.resize_short_side_px or preprocessing.crop_px
@@ -169,18 +158,17 @@ def audio_input(
     crop_s: float | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """The waveform of one clip, whole or as a random crop.
+    """Return the waveform of one clip, whole or as a random crop.
 
     Parameters
     ----------
     waveform : ndarray
-        ``[samples]`` float32, mono in [-1, 1], of the length and rate that `preprocessing` says.
+        ``[samples]`` float32, mono in [-1, 1], of the length and rate of `preprocessing`.
     preprocessing : AudioPreprocessing
-        What the network asks for.
     crop_s : float, optional
         Length of the crop in seconds; needs `generator`.
     generator : torch.Generator, optional
-        Draws the place of the crop, from the part before the zeros that fill a short clip up.
+        Draws the position of the crop, in the part before the zeros that pad a short clip.
 
     Returns
     -------
@@ -198,7 +186,7 @@ def audio_input(
             f"[{preprocessing.samples}]: mono at {preprocessing.sample_rate_hz} Hz, zero-padded or cut"
         )
     if not np.isfinite(waveform).all():
-        raise InputError("the waveform holds NaN or infinity; decode the clip again, or leave it out")
+        raise InputError("the waveform contains NaN or infinity; decode the clip again, or leave it out")
     if (crop_s is None) != (generator is None):
         raise InputError("a random crop needs both crop_s and generator, a whole clip neither")
     samples = torch.from_numpy(waveform.copy())
@@ -207,23 +195,23 @@ def audio_input(
     length = round(crop_s * preprocessing.sample_rate_hz)
     if not 0 < length <= preprocessing.samples:
         raise InputError(f"a crop of {crop_s} s does not fit into {preprocessing.samples} samples")
-    start = _random_below(sounding_samples(waveform) - length, generator)
+    start = _random_up_to(sounding_samples(waveform) - length, generator)
     return samples[start : start + length].clone()
 
 
 def sounding_samples(waveform: np.ndarray) -> int:
-    """Number of samples of a waveform ``[samples]`` up to and with the last that is not zero."""
+    """Return the number of samples of a waveform ``[samples]`` up to the last that is not zero."""
     sounding = np.flatnonzero(waveform)
     return int(sounding[-1]) + 1 if sounding.size else 0
 
 
-def random_gain(most_db: float, generator: torch.Generator) -> float:
-    """A factor on a waveform, even in decibels between ``-most_db`` and ``most_db``."""
-    share = float(torch.rand((), generator=generator)) * 2 - 1
-    return float(10 ** (share * most_db / 20))
+def random_gain(max_db: float, generator: torch.Generator) -> float:
+    """Return a factor for a waveform, uniform in decibels between ``-max_db`` and ``max_db``."""
+    position = float(torch.rand((), generator=generator)) * 2 - 1
+    return float(10 ** (position * max_db / 20))
 
 
-def _crop_place(
+def _crop_position(
     spare_h: int, spare_w: int, generator: torch.Generator | None, centre: str
 ) -> tuple[int, int, bool]:
     if generator is None:
@@ -231,12 +219,12 @@ def _crop_place(
             return round(spare_h / 2), round(spare_w / 2), False
         return spare_h // 2, spare_w // 2, False
     return (
-        _random_below(spare_h, generator),
-        _random_below(spare_w, generator),
-        bool(_random_below(1, generator)),
+        _random_up_to(spare_h, generator),
+        _random_up_to(spare_w, generator),
+        bool(_random_up_to(1, generator)),
     )
 
 
-def _random_below(most: int, generator: torch.Generator | None) -> int:
-    """A whole number from 0 to `most`, both included; 0 where `most` is negative."""
-    return int(torch.randint(max(most, 0) + 1, (), generator=generator))
+def _random_up_to(largest: int, generator: torch.Generator | None) -> int:
+    """Return an integer from 0 to `largest`, both included; 0 where `largest` is negative."""
+    return int(torch.randint(max(largest, 0) + 1, (), generator=generator))

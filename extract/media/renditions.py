@@ -1,8 +1,8 @@
-"""Which renditions of a clip are kept: for each network, what its input is made from, and no more.
+"""Which renditions of a clip are kept: for each network, the smallest form from which its input can be made.
 
 Every clip is decoded at one size. A network that reads frames of that size needs them as decoded; for one that reads
-smaller ones its own resizing is carried out before they are kept. So its input is the same bits whichever other
-sources are chosen, and whether frames are kept as decoded, kept smaller or not kept at all.
+smaller frames, its own resizing is done before they are stored. So its input has the same bits whichever other sources
+are chosen, and whether frames are stored as decoded, stored smaller or not stored at all.
 """
 
 import json
@@ -20,78 +20,66 @@ from moodfuse.extract.networks import Preprocessing, VideoPreprocessing, preproc
 SHORT_SIDE_PX = 256
 """Short side of the frames of every clip as decoded."""
 MEDIA_RULES = f"{DECODER}, short side {SHORT_SIDE_PX} px"
-SOUND = Rendition("sound", f"{DECODER}, sound; float32")
-PICTURE = Rendition("picture", f"{MEDIA_RULES}, picture; {CODING}")
+# These names and rules are part of the cache's format.
+WAVEFORM = Rendition("sound", f"{DECODER}, sound; float32")
+DECODED_FRAMES = Rendition("picture", f"{MEDIA_RULES}, picture; {CODING}")
 
 
 def preprocessing_of(recipe: Recipe) -> Preprocessing:
-    """How the inputs of a recipe's network are made."""
+    """Return how the inputs of a recipe's network are made."""
     return preprocessing_from_record(json.loads(recipe.preprocessing))
 
 
 def rendition_for(preprocessing: Preprocessing) -> Rendition:
-    """The smallest rendition from which a network's input can be made."""
+    """Return the smallest rendition from which a network's input can be made."""
     if not isinstance(preprocessing, VideoPreprocessing):
-        return SOUND
-    if _short_side(preprocessing) >= SHORT_SIDE_PX:
-        return PICTURE
+        return WAVEFORM
+    short_side_px = preprocessing.resize_short_side_px or min(
+        preprocessing.resize_hw or (preprocessing.crop_px,)
+    )
+    if short_side_px >= SHORT_SIDE_PX:
+        return DECODED_FRAMES
     if preprocessing.resize_hw is not None:
         size = "{}x{} px".format(*preprocessing.resize_hw)
     else:
         size = f"short side {preprocessing.resize_short_side_px} px"
     how = "antialiased" if preprocessing.antialias else "not antialiased"
-    return Rendition(
-        "picture", f"{MEDIA_RULES}, picture; where that is smaller resized to {size}, {how}; {CODING}"
-    )
-
-
-def _short_side(preprocessing: VideoPreprocessing) -> int:
-    return preprocessing.resize_short_side_px or min(preprocessing.resize_hw or (preprocessing.crop_px,))
+    rules = f"{MEDIA_RULES}, picture; where that is smaller resized to {size}, {how}; {CODING}"
+    return Rendition("picture", rules)
 
 
 def renditions_to_keep(preprocessings: Iterable[Preprocessing]) -> dict[Rendition, Preprocessing]:
-    """What is kept for some networks, each with one for which it is made; frames as decoded serve all video networks.
+    """Return what to store for the networks of all sources, each with a network that it is made for.
 
-    Parameters
-    ----------
-    preprocessings : iterable of VideoPreprocessing or AudioPreprocessing
-        Those of all chosen sources.
+    Frames as decoded serve all video networks.
     """
-    found = {rendition_for(item): item for item in preprocessings}
-    if PICTURE not in found:
-        return found
-    return {rendition: item for rendition, item in found.items() if rendition in (PICTURE, SOUND)}
+    chosen = {rendition_for(preprocessing): preprocessing for preprocessing in preprocessings}
+    if DECODED_FRAMES not in chosen:
+        return chosen
+    return {rendition: chosen[rendition] for rendition in chosen if rendition in (DECODED_FRAMES, WAVEFORM)}
 
 
 def store_for(home: Path, preprocessing: Preprocessing) -> MediaStore:
-    """Where a network's clips are read: in the rendition for it, or as decoded.
-
-    Parameters
-    ----------
-    home : Path
-        ``<cache>/media``.
-    preprocessing : VideoPreprocessing or AudioPreprocessing
-    """
+    """Return the store of a network's clips in `home`, ``<cache>/media``: in its own rendition, or as decoded."""
     own = rendition_for(preprocessing)
-    return MediaStore(home, own) if own in (SOUND, PICTURE) else MediaStore(home, own, PICTURE)
+    if own in (WAVEFORM, DECODED_FRAMES):
+        return MediaStore(home, own)
+    return MediaStore(home, own, DECODED_FRAMES)
 
 
 def media_of(decoded: DecodedClip) -> Media:
-    """What was decoded of a clip, whole."""
+    """Return all that was decoded of a clip."""
     return Media(decoded.frames, decoded.frame_times_s, decoded.waveform, decoded.waveform_samples)
 
 
 def rendered(media: Media, preprocessing: Preprocessing) -> Media:
-    """A clip, as decoded, in the rendition for a network; frames are never made larger."""
+    """Return a decoded clip in the rendition for a network; frames are never enlarged."""
     if not isinstance(preprocessing, VideoPreprocessing):
         return replace(media, frames=media.frames[:0], frame_times_s=media.frame_times_s[:0])
     media = replace(media, waveform=media.waveform[:0], waveform_samples=0)
-    if rendition_for(preprocessing) == PICTURE or not len(media.frames):
+    if rendition_for(preprocessing) == DECODED_FRAMES or not len(media.frames):
         return media
-    from moodfuse.extract.media.preprocess import (  # imports torch, which not every store waits for
-        resized_frames,
-        resized_hw,
-    )
+    from moodfuse.extract.media.preprocess import resized_frames, resized_hw  # imports torch
 
     height, width = media.frames.shape[1:3]
     if np.prod(resized_hw(height, width, preprocessing)) >= height * width:

@@ -1,36 +1,36 @@
-"""What the collectors of pictures and of sound have in common: how they decode, and when a window is too incomplete."""
+"""Decode the streams of an open media file, packet by packet, and measure how much of a window was decoded."""
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import av
 
-from moodfuse.extract.media.clock import seconds
-from moodfuse.extract.media.container import COMPLETE, SLACK_S, MediaError
-from moodfuse.extract.media.limits import MAX_FRAMES
+from moodfuse.extract.media.container import COMPLETE, SLACK_S, MediaFile
+from moodfuse.extract.media.limits import MAX_FRAMES, MAX_PACKETS, MediaError
+from moodfuse.extract.media.timing import PacketClock, seconds, timed_streams
 
 PREROLL_S = 1.0
 
 
 @dataclass(frozen=True)
 class Extent:
-    """How much of a stream was decoded in a window, beside what its headers declare.
+    """How much of a stream was decoded in a window, compared with what its headers declare.
 
     Attributes
     ----------
-    what : str
-        ``"picture"`` or ``"sound"``.
+    modality : str
+        ``"video"`` or ``"audio"``.
     decoded_s, declared_s : float
         Seconds in the window.
     damaged : int
-        Packets that could not be decoded, and pictures that came out damaged.
+        Packets that could not be decoded, and frames that came out damaged.
     frames, declared_frames : int
-        Pictures; of sound, and where the headers give no rate, 0.
+        Video frames; 0 for audio, and where the headers give no rate.
     """
 
-    what: str
+    modality: str
     decoded_s: float
     declared_s: float
     damaged: int
@@ -39,80 +39,142 @@ class Extent:
 
     @property
     def complete(self) -> bool:
-        """Whether 95 % was decoded; a tenth of a second does not count, as headers are not exact."""
+        """Whether 95 % was decoded; a tenth of a second is tolerated, as headers are not exact."""
         return self.decoded_s >= COMPLETE * self.declared_s - min(SLACK_S, self.declared_s / 2)
 
     def __str__(self) -> str:
-        counted = f", {self.frames} of {self.declared_frames} pictures" if self.declared_frames else ""
-        return (
-            f"{self.what}: {max(self.decoded_s, 0.0):.2f} of {self.declared_s:.2f} s in the window{counted}"
-        )
+        frames = f", {self.frames} of {self.declared_frames} frames" if self.declared_frames else ""
+        decoded_s = max(self.decoded_s, 0.0)
+        return f"{self.modality}: {decoded_s:.2f} of {self.declared_s:.2f} s in the window{frames}"
 
 
-class Taker:
-    """Takes the packets of one stream and what is decoded from them.
+class StreamDecoder:
+    """Decodes the packets of one stream and passes the frames to `add`, which subclasses define.
 
     Parameters
     ----------
-    path : Path
-        The file.
+    media : MediaFile
+    stream : av.stream.Stream
+        One of its streams.
 
     Attributes
     ----------
     failures : int
-        Packets that could not be decoded, and what came out of others damaged.
+        Packets that could not be decoded, and frames that came out damaged.
     losses : int
-        Packets before which something of the file seems to be lost, set by `decode_into`.
+        Packets before which data of the file seem to be lost; set by `decode_streams`.
     packets_end_s : float
         The end of the furthest packet on the file's own clock.
     done : bool
-        It has all that it needs.
+        Nothing more is needed.
     late : bool
-        What came first is already too late for its window.
+        The first frame is already too late for the window.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, media: MediaFile, stream: Any) -> None:
+        self.media, self.stream = media, stream
         self.failures = self.losses = self.decoded = 0
         self.packets_end_s = -math.inf
         self.done = self.late = False
 
-    def take(self, stream: Any, packet: Any) -> None:
-        """Decode a packet, or with None what the decoder still holds, and add what comes out."""
+    def decode(self, packet: Any) -> None:
+        """Decode a packet, or with None what the decoder still holds, and add the frames."""
         if packet is not None and packet.pts is not None:
             end_s = seconds(packet.pts + (packet.duration or 0), packet.time_base)
             self.packets_end_s = max(self.packets_end_s, end_s)
         try:
-            frames = packet.decode() if packet is not None else stream.decode(None)
+            frames = packet.decode() if packet is not None else self.stream.decode(None)
         except (av.error.InvalidDataError, av.error.EOFError):
             self.failures += packet is not None
             return
         self.decoded += len(frames)
         if self.decoded > MAX_FRAMES:
-            raise MediaError("too_much", self.path, f"more than {MAX_FRAMES} pictures or stretches of sound")
+            raise MediaError("too_much", self.media.path, f"more than {MAX_FRAMES} video or audio frames")
         for frame in frames:
             self.add(frame)
 
     def add(self, frame: Any) -> None:
-        """Take the next of what was decoded."""
+        """Process the next decoded frame."""
         raise NotImplementedError
+
+    def check_complete(self, extent: Extent, *, damage: bool = False, allow_partial: bool) -> None:
+        """Refuse a window of which less than 95 % could be decoded, because of damage or of a truncated file."""
+        if not extent.complete and not allow_partial:
+            raise MediaError("decode_failed" if damage else "truncated", self.media.path, str(extent))
 
 
 def preroll_s(start_s: float) -> float:
-    """Return from where a window is decoded: the whole second that lies one to two seconds before it, or 0."""
+    """Return where decoding begins for a window: the whole second that lies one to two seconds before it, or 0."""
     return max(0.0, math.floor(start_s) - PREROLL_S)
 
 
-def check_complete(path: Path, extent: Extent, *, damage: bool = False, allow_partial: bool = False) -> None:
-    """Refuse a window of which less than 95 % could be decoded, unless that is allowed.
+def decode_streams(decoders: Iterable[StreamDecoder], media: MediaFile, from_s: float) -> bool:
+    """Decode from the last key frame at or before `from_s`; return False where seeking landed too late or in doubt.
 
-    Parameters
-    ----------
-    path : Path
-    extent : Extent
-    damage : bool
-        Whether damage is to blame, so that more of the file would not help.
-    allow_partial : bool
+    After seeking in an Ogg, FFmpeg may guess the times of the first audio packets; a step back to the true times
+    reveals it. With ``from_s=0`` the file is decoded from its start.
     """
-    if not extent.complete and not allow_partial:
-        raise MediaError("decode_failed" if damage else "truncated", path, str(extent))
+    if from_s > 0.0 and not seek(media, from_s):
+        return False
+    by_stream = {decoder.stream.index: decoder for decoder in decoders}
+    furthest = -math.inf
+    for stream, packet, lost in packets(media) if by_stream else ():
+        decoder = by_stream.get(stream.index)
+        if decoder is None or decoder.done:
+            continue
+        if from_s > 0.0 and stream is media.audio and packet is not None and packet.pts is not None:
+            if packet.pts < furthest:
+                return False
+            furthest = packet.pts
+        decoder.losses += lost
+        decoder.decode(packet)
+        if from_s > 0.0 and decoder.late:
+            return False
+        if all(decoder.done for decoder in by_stream.values()):
+            break
+    return True
+
+
+def seek(media: MediaFile, to_s: float) -> bool:
+    """Go to the last key frame at or before a time in seconds; return False where seeking by time is impossible."""
+    if media.restarted:
+        return False
+    try:
+        media.container.seek(int((to_s + media.origin_s) * av.time_base), backward=True)
+    except av.error.FFmpegError:
+        return False
+    return True
+
+
+def packets(media: MediaFile) -> Iterator[tuple[Any, Any, bool]]:
+    """Yield (stream, packet, lost) to the end, or to where the file breaks off, then (stream, None, False) for each.
+
+    `lost` is whether data before the packet seem to be lost (see `PacketClock.adjust`, which also continues the
+    clock). The last ones flush the decoders.
+
+    Raises
+    ------
+    MediaError
+        If there are more packets than any clip has.
+    """
+    streams = [stream for stream in (media.video, media.audio) if stream is not None]
+    container, counted = media.container, media.counted
+    clock = PacketClock(container.format.name, joined=counted is None or media.restarted)
+    lossy = counted is not None and counted.bad_pages
+    try:
+        for number, packet in enumerate(container.demux(*timed_streams(container))):
+            if number > MAX_PACKETS:
+                found = f"more than {MAX_PACKETS} packets before the window ends"
+                raise MediaError("too_much", media.path, found)
+            if packet.size:
+                lost = clock.adjust(packet) or lossy
+                if packet.stream in streams:
+                    yield packet.stream, packet, lost
+    except (
+        av.error.InvalidDataError,
+        av.error.EOFError,
+        IndexError,
+    ):  # IndexError: a track appeared on the way
+        pass
+    for stream in streams:
+        yield stream, None, False

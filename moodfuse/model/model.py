@@ -20,10 +20,8 @@ from moodfuse.model.refusing import NO_NUMBERS, answer_of, refusal_of
 
 if TYPE_CHECKING:
     from moodfuse.cache.media import Media
+    from moodfuse.extract.decoding import DecodedClip, Limits, MediaError, ReadingRules
     from moodfuse.extract.inference import ShippedSource
-    from moodfuse.extract.media.container import MediaError
-    from moodfuse.extract.media.decode import DecodedClip
-    from moodfuse.extract.media.limits import Limits, ReadingRules
 
 log = logging.getLogger(__name__)
 HOP_S = 5.0
@@ -99,8 +97,8 @@ class Model:
         card = read_card(path)
         check_files(path, card)
         fusion = read_fusion(path, card)
+        from moodfuse.extract.decoding import MEDIA_RULES
         from moodfuse.extract.inference import ShippedSource
-        from moodfuse.extract.media.renditions import MEDIA_RULES
 
         if card.decoder != MEDIA_RULES:
             log.warning(
@@ -187,10 +185,14 @@ class Model:
         rules : ReadingRules, optional
             What each file may cost, and which are taken.
         """
-        from moodfuse.extract.media.decode import DecodedClip
-        from moodfuse.extract.media.limits import Limits, ReadingRules
-        from moodfuse.extract.media.pool import DecodeRequest, decode_many
-        from moodfuse.extract.media.renditions import SHORT_SIDE_PX
+        from moodfuse.extract.decoding import (
+            SHORT_SIDE_PX,
+            DecodedClip,
+            DecodeRequest,
+            Limits,
+            ReadingRules,
+            decode_many,
+        )
 
         rules = rules or ReadingRules(self.limits or Limits())
         waiting: list[Ask] = []
@@ -223,7 +225,7 @@ class Model:
 
     def label_clip(self, file: str, clip: "DecodedClip", *, explain: bool = True) -> Prediction:
         """What the model says of a clip that was decoded as `moodfuse.extract.media.renditions.SHORT_SIDE_PX` says."""
-        from moodfuse.extract.media.renditions import media_of
+        from moodfuse.extract.decoding import media_of
 
         missing = clip.missing if clip.missing in self.card.views else ""
         says = self._says(media_of(clip), missing)
@@ -260,7 +262,7 @@ class Model:
 
     def _missing_error(self, file: str, clip: "DecodedClip") -> "MediaError | None":
         """The error for a clip without a stream that the model reads; `None` if it has all or the model imputes."""
-        from moodfuse.extract.media.container import MediaError
+        from moodfuse.extract.decoding import MediaError
 
         if self.card.impute or clip.missing not in self.card.views:
             return None
@@ -298,17 +300,14 @@ class Model:
         MediaError
             If the file cannot be opened at all.
         """
-        from moodfuse.extract.media.decode import DecodedClip
-        from moodfuse.extract.media.renditions import SHORT_SIDE_PX
-        from moodfuse.extract.media.window_worker import read_windows_apart
-        from moodfuse.extract.media.windows import WindowsWish
+        from moodfuse.extract.decoding import SHORT_SIDE_PX, DecodedClip, WindowRequest, read_windows_apart
 
         file = fspath(path)
         times: list[tuple[float, float]] = []
         rows: list[Floats] = []
         refusals: list[tuple[int, Refusal]] = []
         duration_s, missing = 0.0, ""
-        wish = WindowsWish(Path(path), hop_s, SHORT_SIDE_PX, one_view=self._one_view)
+        wish = WindowRequest(Path(path), hop_s, SHORT_SIDE_PX, one_view=self._one_view)
         windows = read_windows_apart(wish, limits=limits or self.limits)
         for window, result in windows:
             times.append((window.start_s, window.end_s))

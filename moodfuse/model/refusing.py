@@ -6,7 +6,7 @@ from moodfuse.cache.errors import InputError
 from moodfuse.model.predictions import Prediction, Refusal
 
 if TYPE_CHECKING:
-    from moodfuse.extract.media.container import MediaError
+    from moodfuse.extract.decoding import MediaError
 
 NO_NUMBERS = "no_numbers"
 """Code of a refusal where a network's or the head's numbers are not finite."""
@@ -14,7 +14,7 @@ NO_NUMBERS = "no_numbers"
 
 def answer_of(found: Prediction | Refusal) -> Prediction:
     """A prediction; of a refusal, its error."""
-    from moodfuse.extract.media.container import MediaError
+    from moodfuse.extract.decoding import MediaError
 
     if isinstance(found, Prediction):
         return found

@@ -8,8 +8,8 @@ from typing import TextIO
 import numpy as np
 
 from moodfuse.cache.errors import InputError
+from moodfuse.extract.decoding import ReadingRules
 from moodfuse.extract.failures import Tally, counted
-from moodfuse.extract.media.limits import ReadingRules
 from moodfuse.model.model import Ask, Model
 from moodfuse.model.predictions import Prediction, Refusal, Timeline
 from moodfuse.predict.inputs import expand
@@ -187,7 +187,7 @@ def _labels(model: Model, asks: list[Ask], wish: Wish) -> Iterator[Row]:
 
 def _timelines(model: Model, asks: list[Ask], wish: Wish) -> Iterator[Row]:
     """A row a window; a file that cannot be opened has one row, and counts as refused, as does one without a label."""
-    from moodfuse.extract.media.container import MediaError
+    from moodfuse.extract.decoding import MediaError
     from moodfuse.model.refusing import refusal_of
 
     tally = Tally(wish.rules)

@@ -23,7 +23,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from moodfuse.cache.records import WINDOW_S
-from moodfuse.extract.media.container import MediaError
+from moodfuse.extract.decoding import MediaError
 from moodfuse.model.predictions import Prediction, Timeline
 from moodfuse.serve.jobs import JobQueue
 from moodfuse.serve.messages import Limits, Query, RequestError, prediction_json, read_query, timeline_json

@@ -97,7 +97,6 @@ def serve_command(
     missing = [name for name in REQUIRED if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(f"{', '.join(missing)} cannot be imported; run: pip install 'moodfuse[serve]'")
-    from moodfuse.extract.media.pool import check_locks
     from moodfuse.model.model import Model
     from moodfuse.serve.app import make_app
     from moodfuse.serve.messages import MIB, Limits
@@ -111,7 +110,6 @@ def serve_command(
                 f"--allow-host {name!r}: expected a host name such as mood.example.org, without http:// and port"
             )
     names = {name.lower() for name in (host, *allowed)}
-    check_locks()
     with _listen(host, port) as listener:
         model = Model.load(folder, device=device, limits=decoding_limits(decoding))
         app = make_app(model, limits=limits, hosts=LOOPBACK_NAMES | names if local or allowed else None)

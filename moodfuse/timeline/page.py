@@ -20,10 +20,7 @@ from PIL import Image
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.files import write_text
 from moodfuse.evaluate.markup import base_style, page_environment, script_digest
-from moodfuse.extract.media.container import MediaError, open_media
-from moodfuse.extract.media.decode import read_clip
-from moodfuse.extract.media.limits import Limits
-from moodfuse.extract.media.pool import ProbeRequest, work_apart
+from moodfuse.extract.decoding import Limits, MediaError, ProbeRequest, open_media, read_clip, work_apart
 from moodfuse.model.predictions import Timeline
 from moodfuse.timeline.geometry import palette_style
 from moodfuse.timeline.views import Poster, TimelinePage, page_of
@@ -155,7 +152,7 @@ def _best_frame(request: ProbeRequest) -> np.ndarray | None:
 def _frame_at(path: Path, position: float) -> np.ndarray | None:
     try:
         opened = open_media(path, one_view=True)
-        opened.media.close()
+        opened.close()
         start_s = position * opened.duration_s
         end_s = min(start_s + WINDOW_S, opened.duration_s)
         decoded = read_clip(path, start_s=start_s, end_s=end_s, short_side_px=SHORT_SIDE_PX, one_view=True)

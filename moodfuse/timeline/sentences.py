@@ -6,7 +6,7 @@ import numpy as np
 
 from moodfuse.cache.console import printable
 from moodfuse.evaluate.markup import counted
-from moodfuse.extract.media.reasons import REASONS
+from moodfuse.extract.decoding import REASONS
 from moodfuse.model.predictions import Refusal, Timeline
 from moodfuse.timeline.geometry import NOT_READ, axis_end_s, is_uncertain, readable, stretches, top_labels
 

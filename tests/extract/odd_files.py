@@ -1,4 +1,4 @@
-"""The table of odd files: how each is made, and what reading it is to give."""
+"""The table of unusual files: how each is made, and the expected result of reading it."""
 
 import os
 from collections.abc import Callable
@@ -11,6 +11,7 @@ import numpy as np
 from odd_makers import (
     TS,
     attached,
+    audio_damaged,
     channels_change,
     elsewhere,
     gif,
@@ -22,44 +23,22 @@ from odd_makers import (
     longer,
     raw,
     resized,
-    sound_damaged,
     start_ts,
     void,
     zipped,
 )
-from odd_media import Making, Picture, Sound, change, cut, encoded_picture, fill_media, mirror, turn
+from odd_media import AudioTrack, Making, VideoTrack, change, cut, encoded_image, fill_media, mirror, turn
 
 NOISE = np.random.default_rng(1).bytes(100_000)
 
 
 @dataclass(frozen=True)
 class Odd:
-    """A file and what reading it is to give.
+    """A file, its maker, and the expected result: a refusal by `code`, or the size and length of its clip.
 
-    Attributes
-    ----------
-    name : str
-        Of the file.
-    make : callable
-        Writes it to a path.
-    code : str
-        With which it is refused; empty where it is read.
-    wh : (int, int)
-        Width and height of its pictures; (0, 0) where there are none.
-    seconds : float
-        Length of the window.
-    missing : str
-        The view that it lacks, in a run that takes such files.
-    one_view : bool
-        Whether it is read in such a run.
-    window_s : (float, float)
-        The window asked for, where that is not the whole file.
-    short_side_px : int
-        The size asked for, where one is.
-    sound : int
-        Which of its sound tracks is read.
-    sound_compared : bool
-        Whether the reference program averages its channels as is done here.
+    `missing` is the modality that it does not have, in a run with `one_view`. `window_s` and `short_side_px` are
+    requested, where given; `sound` is the audio track that is read. `audio_compared` is whether the reference program
+    averages its channels in the same way.
     """
 
     name: str
@@ -72,14 +51,14 @@ class Odd:
     window_s: tuple[float, float] | None = None
     short_side_px: int | None = None
     sound: int = 0
-    sound_compared: bool = True
+    audio_compared: bool = True
 
 
 FRONT, BACK = Making(options={"movflags": "+faststart"}), Making()
-AVI = Making(Picture("mpeg4"), (Sound("libmp3lame"),))
+AVI = Making(VideoTrack("mpeg4"), (AudioTrack("libmp3lame"),))
 MKV = Making(form="matroska")
-FLV = Making(sounds=(Sound(rate_hz=44_100),))
-WAV = Making(None, (Sound("pcm_s16le"),), "wav")
+FLV = Making(audio=(AudioTrack(rate_hz=44_100),))
+WAV = Making(None, (AudioTrack("pcm_s16le"),), "wav")
 CLOCK_END_S = 2**33 / 90_000
 X264_INTERLACED = {"flags": "+ildct+ilme", "x264-params": "tff=1:sar=1/1"}
 MPEG2_INTERLACED = {"flags": "+ildct+ilme"}
@@ -92,23 +71,23 @@ ENCRYPTION = {"encryption_scheme": "cenc-aes-ctr", "encryption_key": "0" * 32, "
 FULL_HD_4 = (3840, 2160)
 
 
-def video(**changes: object) -> Picture:
-    """The usual picture track, changed."""
-    return replace(Picture(), **changes)  # type: ignore[arg-type]
+def video(**changes: object) -> VideoTrack:
+    """The usual video track, changed."""
+    return replace(VideoTrack(), **changes)  # type: ignore[arg-type]
 
 
-def sound(**changes: object) -> tuple[Sound]:
-    """The usual sound track, changed, as the only one."""
-    return (replace(Sound(), **changes),)  # type: ignore[arg-type]
+def sound(**changes: object) -> tuple[AudioTrack]:
+    """The usual audio track, changed, as the only one."""
+    return (replace(AudioTrack(), **changes),)  # type: ignore[arg-type]
 
 
 FRAGMENTS = Making(options={"movflags": "+frag_keyframe+empty_moov+default_base_moof"})
 LIVE = Making(form="matroska", options={"live": "1"})
-WEBM = Making(Picture("libvpx-vp9"), sound(codec="libopus"))
-NO_TIMES = Making(Picture("mpeg4", options={"bf": "2"}), sound(codec="pcm_s16le"))
-PROGRAM = Making(Picture("mpeg2video", frames_per_s=25), sound(codec="mp2"), "mpeg")
-OGG = Making(Picture("libvpx"), sound(codec="vorbis", layout="stereo"), "ogg")
-WMV = Making(Picture("wmv2"), sound(codec="wmav2", rate_hz=44_100, layout="stereo"), "asf")
+WEBM = Making(VideoTrack("libvpx-vp9"), sound(codec="libopus"))
+NO_TIMES = Making(VideoTrack("mpeg4", options={"bf": "2"}), sound(codec="pcm_s16le"))
+PROGRAM = Making(VideoTrack("mpeg2video", frames_per_s=25), sound(codec="mp2"), "mpeg")
+OGG = Making(VideoTrack("libvpx"), sound(codec="vorbis", layout="stereo"), "ogg")
+WMV = Making(VideoTrack("wmv2"), sound(codec="wmav2", rate_hz=44_100, layout="stereo"), "asf")
 REORDERED = Making(video(options={"preset": "veryfast", "bf": "3"}))
 MP3, FLAC = Making(None, sound(codec="libmp3lame")), Making(None, sound(codec="flac"))
 SOUGHT = {
@@ -133,20 +112,20 @@ READ = (
     Odd("usual.mp4", FRONT),
     Odd("index_last.mp4", BACK),
     Odd("fragments.mp4", FRAGMENTS),
-    Odd("prores.mov", Making(Picture("prores_ks", pix_fmt="yuv422p10le"), sound(codec="pcm_s24be"))),
+    Odd("prores.mov", Making(VideoTrack("prores_ks", pix_fmt="yuv422p10le"), sound(codec="pcm_s24be"))),
     Odd("usual.mkv", MKV),
     Odd("no_duration.mkv", LIVE),
     Odd("usual.webm", WEBM),
-    Odd("av1.mp4", Making(Picture("libsvtav1"))),
+    Odd("av1.mp4", Making(VideoTrack("libsvtav1"))),
     Odd("usual.avi", AVI),
-    Odd("mjpeg.avi", Making(Picture("mjpeg", pix_fmt="yuvj420p"), sound(codec="pcm_u8", rate_hz=11_025))),
+    Odd("mjpeg.avi", Making(VideoTrack("mjpeg", pix_fmt="yuvj420p"), sound(codec="pcm_u8", rate_hz=11_025))),
     Odd("no_times.avi", NO_TIMES),
     Odd("usual.ts", TS),
     Odd("program.mpg", PROGRAM, seconds=2.5),
     Odd("usual.flv", FLV),
     Odd("vp8.ogv", OGG),
     Odd("usual.wmv", WMV),
-    Odd("ffv1.mkv", Making(Picture("ffv1"), sound(codec="flac"))),
+    Odd("ffv1.mkv", Making(VideoTrack("ffv1"), sound(codec="flac"))),
     Odd("song.wav", WAV, wh=(0, 0), missing="picture", one_view=True),
     Odd("song.mp3", MP3, wh=(0, 0), missing="picture", one_view=True),
     Odd("song.flac", FLAC, wh=(0, 0), missing="picture", one_view=True),
@@ -157,7 +136,7 @@ READ = (
         missing="picture",
         one_view=True,
     ),
-    Odd("silent_film.mp4", Making(sounds=()), missing="sound", one_view=True),
+    Odd("silent_film.mp4", Making(audio=()), missing="sound", one_view=True),
     Odd("cover.mp4", Making(cover=True)),
     Odd("attached.mkv", attached),
     Odd("uneven_rate.mkv", Making(video(times_s=VFR_S))),
@@ -180,21 +159,21 @@ READ = (
     ),
     Odd("full_range.mp4", Making(video(pix_fmt="yuvj420p", tags={"color_range": 2}))),
     Odd("odd_size.mkv", Making(video(pix_fmt="yuv444p", size_wh=(161, 119))), wh=(161, 119)),
-    Odd("fields.ts", replace(TS, picture=Picture("mpeg2video", frames_per_s=25, options=MPEG2_INTERLACED))),
+    Odd("fields.ts", replace(TS, video=VideoTrack("mpeg2video", frames_per_s=25, options=MPEG2_INTERLACED))),
     Odd("fields.mkv", Making(video(options=X264_INTERLACED))),
     Odd("wide_pixels.mp4", Making(video(options={"x264-params": "sar=2/1"})), wh=(192, 72)),
     Odd("tall_pixels.mp4", Making(video(options={"x264-params": "sar=8/15"})), wh=(51, 72)),
     Odd("resized.ts", resized),
     Odd("joined.ts", joined, seconds=4.0),
-    Odd("second_sound.mkv", Making(sounds=(Sound(default=False), Sound(hz=600.0))), sound=1),
-    Odd("stereo.mp4", Making(sounds=sound(layout="stereo"))),
-    Odd("surround.mp4", Making(sounds=sound(layout="5.1"))),
-    Odd("8_khz.avi", Making(Picture("mpeg4"), sound(codec="pcm_mulaw", rate_hz=8_000))),
-    Odd("96_khz.mkv", Making(sounds=sound(codec="flac", rate_hz=96_000, layout="stereo"))),
-    Odd("not_numbers.mkv", Making(sounds=sound(codec="pcm_f32le", broken=True))),
-    Odd("silence.mp4", Making(sounds=sound(loudness=0.0))),
+    Odd("second_sound.mkv", Making(audio=(AudioTrack(default=False), AudioTrack(hz=600.0))), sound=1),
+    Odd("stereo.mp4", Making(audio=sound(layout="stereo"))),
+    Odd("surround.mp4", Making(audio=sound(layout="5.1"))),
+    Odd("8_khz.avi", Making(VideoTrack("mpeg4"), sound(codec="pcm_mulaw", rate_hz=8_000))),
+    Odd("96_khz.mkv", Making(audio=sound(codec="flac", rate_hz=96_000, layout="stereo"))),
+    Odd("not_numbers.mkv", Making(audio=sound(codec="pcm_f32le", broken=True))),
+    Odd("silence.mp4", Making(audio=sound(loudness=0.0))),
     Odd("edited.mp4", Making(options={"movie_timescale": "1000"}, patches=EDITS), seconds=1.5),
-    Odd("long_sound.mkv", Making(sounds=sound(seconds=3.5)), seconds=3.5),
+    Odd("long_sound.mkv", Making(audio=sound(seconds=3.5)), seconds=3.5),
     Odd("long_picture.mkv", Making(video(seconds=3.5)), seconds=3.5),
     Odd("late_picture.mkv", Making(video(from_s=1.0, seconds=2.0), sound(seconds=3.0)), seconds=3.0),
     Odd("late_picture.mp4", Making(video(from_s=1.0, seconds=2.0), sound(seconds=3.0)), seconds=3.0),
@@ -210,7 +189,7 @@ READ = (
     *(Odd(f"late_{name}.ts", longer(TS, at), window_s=(2.3, 4.3)) for name, at in CLOCK_PARTS.items()),
     Odd("late_song.mp3", longer(MP3), wh=(0, 0), missing="picture", one_view=True, window_s=(2.3, 4.3)),
     Odd("late_song.flac", longer(FLAC), wh=(0, 0), missing="picture", one_view=True, window_s=(2.3, 4.3)),
-    Odd("channels_change.ts", channels_change, seconds=4.0, sound_compared=False),
+    Odd("channels_change.ts", channels_change, seconds=4.0, audio_compared=False),
     Odd(
         "huge_flat.mp4",
         Making(video(size_wh=FULL_HD_4, frames_per_s=4, flat=True)),
@@ -260,8 +239,8 @@ REFUSED = (
     Odd("locked.mp4", locked, "unreadable"),
     *(Odd(f"{name}.mp4", raw(text), "not_media") for name, text in PLAYLISTS.items()),
     Odd("gif.mp4", gif, "not_media"),
-    Odd("png.mp4", lambda path: raw(encoded_picture("png", "rgb24"))(path), "not_media"),
-    Odd("jpeg.mp4", lambda path: raw(encoded_picture("mjpeg", "yuvj420p"))(path), "not_media"),
+    Odd("png.mp4", lambda path: raw(encoded_image("png", "rgb24"))(path), "not_media"),
+    Odd("jpeg.mp4", lambda path: raw(encoded_image("mjpeg", "yuvj420p"))(path), "not_media"),
     Odd("zip.mp4", zipped, "not_media"),
     Odd("noise.mp4", raw(NOISE), "not_media"),
     Odd("zeros.mp4", raw(bytes(100_000)), "not_media"),
@@ -279,19 +258,19 @@ REFUSED = (
     ),
     Odd(
         "really_8192.avi",
-        Making(Picture("mjpeg", (8192, 8192), "yuvj420p", 1, flat=True, seconds=1.0)),
+        Making(VideoTrack("mjpeg", (8192, 8192), "yuvj420p", 1, flat=True, seconds=1.0)),
         "too_large",
     ),
     Odd("strip.mp4", Making(video(size_wh=(8000, 64), seconds=0.2), sound(seconds=0.2)), "too_large"),
     Odd("wide_pixels_strip.mp4", Making(video(options={"x264-params": "sar=16/1"})), "too_large"),
-    Odd("only_picture.mp4", Making(sounds=()), "no_audio"),
+    Odd("only_picture.mp4", Making(audio=()), "no_audio"),
     Odd("only_sound.mp4", Making(None), "no_video"),
     Odd("song_with_cover.mp3", Making(None, sound(codec="libmp3lame"), cover=True), "no_video"),
-    Odd("png.mov", Making(Picture("png", pix_fmt="rgb24")), "codec"),
-    Odd("png.avi", Making(Picture("png", pix_fmt="rgb24"), sound(codec="pcm_s16le")), "codec"),
-    Odd("gif.nut", Making(Picture("gif", pix_fmt="rgb8")), "codec"),
-    Odd("flash_screen.flv", Making(Picture("flashsv", pix_fmt="bgr24"), sound(rate_hz=44_100)), "codec"),
-    Odd("zmbv.avi", Making(Picture("zmbv", pix_fmt="bgr0"), sound(codec="pcm_s16le")), "codec"),
+    Odd("png.mov", Making(VideoTrack("png", pix_fmt="rgb24")), "codec"),
+    Odd("png.avi", Making(VideoTrack("png", pix_fmt="rgb24"), sound(codec="pcm_s16le")), "codec"),
+    Odd("gif.nut", Making(VideoTrack("gif", pix_fmt="rgb8")), "codec"),
+    Odd("flash_screen.flv", Making(VideoTrack("flashsv", pix_fmt="bgr24"), sound(rate_hz=44_100)), "codec"),
+    Odd("zmbv.avi", Making(VideoTrack("zmbv", pix_fmt="bgr0"), sound(codec="pcm_s16le")), "codec"),
     Odd("dfpwm.wav", Making(None, sound(codec="dfpwm")), "codec", one_view=True),
     Odd("rate.wav", replace(WAV, patches=(change(b"fmt ", 8, "<I", 1 << 31),)), "not_media", one_view=True),
     Odd(
@@ -309,8 +288,8 @@ REFUSED = (
     Odd(
         "100_channels.wav", replace(WAV, patches=(change(b"fmt ", 6, "<H", 100),)), "too_much", one_view=True
     ),
-    Odd("sound_damaged.mp4", sound_damaged(0.3, 0.7, BACK), "decode_failed"),
-    Odd("sound_damaged.avi", sound_damaged(0.3, 0.7, AVI), "decode_failed"),
+    Odd("sound_damaged.mp4", audio_damaged(0.3, 0.7, BACK), "decode_failed"),
+    Odd("sound_damaged.avi", audio_damaged(0.3, 0.7, AVI), "decode_failed"),
     Odd("media_zeros.mp4", replace(BACK, patches=(fill_media(None),)), "decode_failed"),
     Odd("media_noise.mp4", replace(BACK, patches=(fill_media(NOISE),)), "decode_failed"),
     Odd("elsewhere.mp4", elsewhere, "truncated"),
@@ -324,7 +303,7 @@ REFUSED = (
     Odd("long_box.mp4", replace(BACK, patches=(change(b"stts", 4, ">I", 0x7FFFFFFF),)), "memory"),
     Odd(
         "rate_changes.ts",
-        lambda path: join(path, Sound(), Sound(from_s=2.0, rate_hz=32_000)),
+        lambda path: join(path, AudioTrack(), AudioTrack(from_s=2.0, rate_hz=32_000)),
         "decode_failed",
     ),
     Odd("window_outside.mp4", BACK, "window_outside", window_s=(5.0, 7.0)),

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import av
 from odd_media import (
+    AudioTrack,
     Making,
-    Picture,
-    Sound,
-    damage_sound,
-    encode_picture,
-    encode_sound,
-    encoded_picture,
+    VideoTrack,
+    damage_audio,
+    encode_audio,
+    encode_video,
+    encoded_image,
     mux,
     point_elsewhere,
 )
@@ -35,26 +35,28 @@ def void(_: object) -> None:
 def resized(path: Path) -> None:
     """Pictures of another size from the second second on."""
     with av.open(str(path), "w") as media:
-        first = encode_picture(media, Picture(seconds=1.0))
-        second = Picture(size_wh=(128, 64), from_s=1.0, seconds=1.0)
-        mux(media, first, encode_picture(media, second, into=first[0].stream), encode_sound(media, Sound()))
+        first = encode_video(media, VideoTrack(seconds=1.0))
+        second = VideoTrack(size_wh=(128, 64), from_s=1.0, seconds=1.0)
+        mux(
+            media, first, encode_video(media, second, into=first[0].stream), encode_audio(media, AudioTrack())
+        )
 
 
 def joined(path: Path) -> None:
     """Two MPEG-TS one after the other, whose clock goes on but whose counters begin again."""
-    join(path, Sound(), Sound(from_s=2.0))
+    join(path, AudioTrack(), AudioTrack(from_s=2.0))
 
 
 def channels_change(path: Path) -> None:
     """From the third second on the sound has two channels, of 0.5 and 0.25 of full scale."""
-    join(path, Sound(), Sound(from_s=2.0, layout="stereo"))
+    join(path, AudioTrack(), AudioTrack(from_s=2.0, layout="stereo"))
 
 
-def join(path: Path, *sounds: Sound) -> None:
+def join(path: Path, *sounds: AudioTrack) -> None:
     """Write one MPEG-TS after the other, each with a sound and with pictures from where that begins."""
     data = b""
     for one in sounds:
-        replace(TS, picture=Picture(from_s=one.from_s), sounds=(one,))(path)
+        replace(TS, video=VideoTrack(from_s=one.from_s), audio=(one,))(path)
         data += path.read_bytes()
     path.write_bytes(data)
 
@@ -62,8 +64,8 @@ def join(path: Path, *sounds: Sound) -> None:
 def attached(path: Path) -> None:
     """A Matroska file with a picture attached to it."""
     with av.open(str(path), "w") as media:
-        tracks = encode_picture(media, Picture()), encode_sound(media, Sound())
-        media.add_attachment("cover.jpg", "image/jpeg", encoded_picture("mjpeg", "yuvj420p"))
+        tracks = encode_video(media, VideoTrack()), encode_audio(media, AudioTrack())
+        media.add_attachment("cover.jpg", "image/jpeg", encoded_image("mjpeg", "yuvj420p"))
         mux(media, *tracks)
 
 
@@ -96,18 +98,18 @@ def locked(path: Path) -> None:
     path.chmod(0)
 
 
-def sound_damaged(first: float, last: float, making: Making) -> Callable[[Path], None]:
+def audio_damaged(first: float, last: float, making: Making) -> Callable[[Path], None]:
     """Return what writes a file and damages a share of its sound."""
 
     def make(path: Path) -> None:
         making(path)
-        damage_sound(path, first, last)
+        damage_audio(path, first, last)
 
     return make
 
 
 def elsewhere(path: Path) -> None:
-    """An MP4 whose media are said to lie in another file, named by an absolute path."""
+    """An MP4 that refers to the media in another file, by an absolute path."""
     target = path.with_name("elsewhere_media.mp4")
     Making()(target)
     data = point_elsewhere(target.read_bytes(), target)
@@ -116,20 +118,20 @@ def elsewhere(path: Path) -> None:
 
 def gif(path: Path) -> None:
     """A moving GIF, whatever the name."""
-    Making(Picture("gif", pix_fmt="rgb8", seconds=1.0), (), "gif")(path)
+    Making(VideoTrack("gif", pix_fmt="rgb8", seconds=1.0), (), "gif")(path)
 
 
 def start_ts(at_s: float) -> Making:
     """An MPEG-TS of 4 s whose clock starts at a time."""
     at = round(at_s * 12) / 12
-    return replace(TS, picture=Picture(from_s=at, seconds=4.0), sounds=(Sound(from_s=at, seconds=4.0),))
+    return replace(TS, video=VideoTrack(from_s=at, seconds=4.0), audio=(AudioTrack(from_s=at, seconds=4.0),))
 
 
 def longer(making: Making, at_s: float = 0.0) -> Making:
     """The same of 5 s, with a key picture each second, so that a reader may seek."""
-    picture = making.picture
+    picture = making.video
     if picture is not None:
         options = {**picture.options, "g": str(picture.frames_per_s)}
         picture = replace(picture, seconds=5.0, from_s=at_s, options=options)
-    sounds = tuple(replace(one, seconds=5.0, from_s=at_s) for one in making.sounds)
-    return replace(making, picture=picture, sounds=sounds)
+    sounds = tuple(replace(one, seconds=5.0, from_s=at_s) for one in making.audio)
+    return replace(making, video=picture, audio=sounds)

@@ -25,7 +25,7 @@ FAST = {
 }
 FAST["libvpx-vp9"] = {"deadline": "realtime", "cpu-used": "8"}
 FAST["libsvtav1"] = {"preset": "12", "svtav1-params": "lp=1"}
-SOUND_OPTIONS = {
+AUDIO_OPTIONS = {
     "aac": {"b": "96000", "aac_coder": "fast"},
     "vorbis": {"strict": "-2"},
     "wmav2": {"b": "128000"},
@@ -33,8 +33,8 @@ SOUND_OPTIONS = {
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture track. Times are seconds on the file's clock; `times_s` overrules rate and length."""
+class VideoTrack:
+    """A video track. Times are seconds on the file's clock; `times_s` overrules rate and length."""
 
     codec: str = "libx264"
     size_wh: tuple[int, int] = (96, 72)
@@ -58,8 +58,8 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Sound:
-    """A sound track: a tone that rises from `hz` by 100 Hz a second, or stays, weaker in each further channel."""
+class AudioTrack:
+    """A audio track: a tone that rises from `hz` by 100 Hz a second, or stays, weaker in each further channel."""
 
     codec: str = "aac"
     rate_hz: int = 48_000
@@ -88,8 +88,8 @@ class Sound:
 class Making:
     """A file: its tracks, its container where the name does not tell it, and what is done to its bytes."""
 
-    picture: Picture | None = Picture()
-    sounds: tuple[Sound, ...] = (Sound(),)
+    video: VideoTrack | None = VideoTrack()
+    audio: tuple[AudioTrack, ...] = (AudioTrack(),)
     form: str | None = None
     options: Mapping[str, str] = field(default_factory=dict)
     cover: bool = False
@@ -100,8 +100,8 @@ class Making:
         options = {"fflags": "+bitexact", **self.options}
         with scheduled_as_before(), av.open(str(path), "w", format=self.form, options=options) as media:
             tracks = [encode_cover(media)] if self.cover else []
-            tracks += [encode_picture(media, self.picture)] if self.picture else []
-            tracks += [encode_sound(media, sound) for sound in self.sounds]
+            tracks += [encode_video(media, self.video)] if self.video else []
+            tracks += [encode_audio(media, sound) for sound in self.audio]
             mux(media, *tracks)
         for patch in self.patches:
             path.write_bytes(patch(path.read_bytes()))
@@ -142,8 +142,8 @@ def scene(size_wh: tuple[int, int], time_s: float) -> np.ndarray:
     return (light + 60 * waves).astype(np.uint8)
 
 
-def encode_picture(
-    media: av.container.OutputContainer, picture: Picture, *, into: Any = None
+def encode_video(
+    media: av.container.OutputContainer, picture: VideoTrack, *, into: Any = None
 ) -> list[av.Packet]:
     """Return the packets of a new track, or with `into` more packets of that one by an encoder of their own."""
     options = {"threads": "1", **FAST.get(picture.codec, {}), **picture.options}
@@ -168,20 +168,20 @@ def encode_picture(
     return packets
 
 
-def _frames(picture: Picture, ticks: list[int], unit: Fraction) -> Iterator[av.VideoFrame]:
+def _frames(picture: VideoTrack, ticks: list[int], unit: Fraction) -> Iterator[av.VideoFrame]:
     for tick in ticks:
         frame = flat_frame(picture) if picture.flat else scene_frame(picture, float((tick - ticks[0]) * unit))
         frame.pts, frame.time_base = tick, unit
         yield frame
 
 
-def scene_frame(picture: Picture, time_s: float) -> av.VideoFrame:
+def scene_frame(picture: VideoTrack, time_s: float) -> av.VideoFrame:
     """Return the scene in the coding's colours."""
     frame = av.VideoFrame.from_ndarray(scene(picture.size_wh, time_s), format="rgb24")
     return frame.reformat(format=picture.pix_fmt)
 
 
-def flat_frame(picture: Picture) -> av.VideoFrame:
+def flat_frame(picture: VideoTrack) -> av.VideoFrame:
     """Return one colour, planes filled directly: converting a huge picture costs more than all other files."""
     frame = av.VideoFrame(*picture.size_wh, picture.pix_fmt)
     for plane, level in zip(frame.planes, (107, 102, 118), strict=True):
@@ -191,14 +191,14 @@ def flat_frame(picture: Picture) -> av.VideoFrame:
 
 def encode_cover(media: av.container.OutputContainer) -> list[av.Packet]:
     """Return the one packet of a song's picture."""
-    packets = encode_picture(media, Picture("mjpeg", (64, 64), "yuvj420p", seconds=0))
+    packets = encode_video(media, VideoTrack("mjpeg", (64, 64), "yuvj420p", seconds=0))
     packets[0].stream.disposition = Disposition.attached_pic
     return packets
 
 
-def encode_sound(media: av.container.OutputContainer, sound: Sound) -> list[av.Packet]:
-    """Return the packets of a new sound track."""
-    options = SOUND_OPTIONS.get(sound.codec, {})
+def encode_audio(media: av.container.OutputContainer, sound: AudioTrack) -> list[av.Packet]:
+    """Return the packets of a new audio track."""
+    options = AUDIO_OPTIONS.get(sound.codec, {})
     stream: Any = media.add_stream(sound.codec, rate=sound.rate_hz, layout=sound.layout, options=options)
     stream.codec_context.flags |= Flags.bitexact
     if not sound.default:
@@ -213,7 +213,7 @@ def encode_sound(media: av.container.OutputContainer, sound: Sound) -> list[av.P
     return list(stream.encode(frame)) + list(stream.encode(None))
 
 
-def encoded_picture(codec: str, pix_fmt: str) -> bytes:
+def encoded_image(codec: str, pix_fmt: str) -> bytes:
     """Return one picture in a coding of single pictures."""
     context = av.CodecContext.create(codec, "w")
     context.width, context.height, context.pix_fmt, context.time_base = 96, 72, pix_fmt, Fraction(1, 25)
@@ -222,7 +222,7 @@ def encoded_picture(codec: str, pix_fmt: str) -> bytes:
 
 
 def change(box: bytes, offset: int, form: str, *values: int, which: int = 0) -> Patch:
-    """Return what overwrites values `offset` bytes after a box's name, the first (0) or a later one."""
+    """Return a patch that overwrites values `offset` bytes after a box's name, the first (0) or a later one."""
 
     def patch(data: bytes) -> bytes:
         at = data.index(box)
@@ -236,7 +236,7 @@ def change(box: bytes, offset: int, form: str, *values: int, which: int = 0) -> 
 
 
 def turn(degrees: int, height: int = 72, width: int = 96) -> Patch:
-    """Return what notes in an MP4 that its picture is to be turned clockwise."""
+    """Return a patch that declares in an MP4 that its video is rotated clockwise."""
     one = 1 << 16
     matrices = {
         90: (0, one, 0, -one, 0, 0, height * one, 0, 1 << 30),
@@ -247,18 +247,18 @@ def turn(degrees: int, height: int = 72, width: int = 96) -> Patch:
 
 
 def mirror(a: int, b: int, c: int, d: int) -> Patch:
-    """Return what notes in an MP4 that column p, row q of its picture are shown at column ap + cq, row bp + dq."""
+    """Return a patch that declares in an MP4 that column p, row q of its picture are shown at column ap + cq, row bp + dq."""
     one = 1 << 16
     return change(b"tkhd", 40, ">9i", a * one, b * one, 0, c * one, d * one, 0, 0, 0, 1 << 30)
 
 
 def cut(share: float) -> Patch:
-    """Return what keeps the first share of a file's bytes."""
+    """Return a patch that keeps the first share of a file's bytes."""
     return lambda data: data[: int(len(data) * share)]
 
 
 def fill_media(noise: bytes | None) -> Patch:
-    """Return what overwrites the media of an MP4 with noise, or with zeros."""
+    """Return a patch that overwrites the media of an MP4 with noise, or with zeros."""
 
     def patch(data: bytes) -> bytes:
         at = data.index(b"mdat")
@@ -269,8 +269,8 @@ def fill_media(noise: bytes | None) -> Patch:
     return patch
 
 
-def damage_sound(path: Path, first: float, last: float) -> None:
-    """Overwrite a share of the sound packets of a file with noise."""
+def damage_audio(path: Path, first: float, last: float) -> None:
+    """Overwrite a share of the audio packets of a file with noise."""
     with av.open(str(path)) as media:
         packets = [(packet.pos, packet.size) for packet in media.demux(audio=0) if packet.size]
     data, noise = bytearray(path.read_bytes()), np.random.default_rng(0)
@@ -280,7 +280,7 @@ def damage_sound(path: Path, first: float, last: float) -> None:
 
 
 def point_elsewhere(data: bytes, target: Path) -> bytes:
-    """Return an MP4, its index last, whose tracks are said to lie in another file."""
+    """Return an MP4, its index last, whose tracks refer to another file."""
     name = str(target).encode()
     record = bytes(10) + bytes(28) + bytes(12) + bytes(64) + bytes(16) + struct.pack(">HH", 1, 1) + bytes(16)
     record += struct.pack(">HH", 2, len(name)) + name + bytes(len(name) % 2) + struct.pack(">HH", 0xFFFF, 0)

@@ -1,4 +1,4 @@
-"""Files and names that point at others are read as files, or refused: nothing else is opened, and no host is asked."""
+"""Files and names that refer to others are read as files, or refused: no other file is opened, and no host contacted."""
 
 import csv
 import json
@@ -17,33 +17,33 @@ import pytest
 import hostile.asking
 from hostile.asking import mark
 from hostile.canaries import CANARIES, SECRETS, make_canaries
-from hostile.tracing import Trace, find_strace, read_log, traced
+from hostile.tracing import Trace, traced
 from moodfuse.extract.media.decode import read_clip
 from moodfuse.synthetic_corpus import ClipSettings, make_clip
 
 SCRIPT = str(Path(hostile.asking.__file__))
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAM = tuple(
-    map(
-        Path,
-        {
-            *(
-                os.path.realpath(path)
-                for path in (sys.prefix, sys.base_prefix, *sysconfig.get_paths().values())
-            ),
-            *(sys.prefix, sys.base_prefix, "/usr/lib", "/lib", "/lib64", "/usr/share", "/etc/ld.so.cache"),
-            *("/proc", "/sys", "/dev/null", "/dev/shm", "/dev/urandom", "/etc/localtime", "/usr/local/lib"),
-        },
-    )
-)
-"""Where what belongs to the program lies, Python and the system's libraries with it."""
-UNTOLD = ("no text", "holds a line break")
-"""Canaries whose names a table in UTF-8 cannot hold, or a line cannot show as they are."""
+PYTHON = (sys.prefix, sys.base_prefix, *sysconfig.get_paths().values())
+SYSTEM = [
+    "/usr/lib",
+    "/lib",
+    "/lib64",
+    "/usr/share",
+    "/usr/local/lib",
+    "/etc/ld.so.cache",
+    "/etc/localtime",
+    "/proc",
+    "/sys",
+]
+DEVICES = ["/dev/null", "/dev/shm", "/dev/urandom"]
+PROGRAM = tuple({Path(path) for path in (*PYTHON, *map(os.path.realpath, PYTHON), *SYSTEM, *DEVICES)})
+"""Where Python, the system's libraries and what else belongs to the program lie."""
+NOT_IN_TABLES = ("no text", "holds a line break")  # names that a table or a line of output cannot contain
 
 
 @pytest.fixture(scope="module")
-def asked_of_server() -> list[str]:
-    """What was asked of the server, which nobody should know of."""
+def server_requests() -> list[str]:
+    """The requests to a server that nobody should contact."""
     return []
 
 
@@ -53,12 +53,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def names(folder: Path, asked_of_server: list[str]) -> Iterator[dict[str, str]]:
-    """Every canary made, with a server on this machine that would give the secrets."""
+def names(folder: Path, server_requests: list[str]) -> Iterator[dict[str, str]]:
+    """All canaries, with a server on this machine that would serve the secrets."""
 
     class Handler(SimpleHTTPRequestHandler):
         def log_message(self, *values: object) -> None:
-            asked_of_server.append(str(values))
+            server_requests.append(str(values))
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -69,34 +69,27 @@ def names(folder: Path, asked_of_server: list[str]) -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def trace(names: dict[str, str], folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Trace:
-    """What decoding every canary opens."""
+    """The files that are opened when every canary is decoded."""
     log = tmp_path_factory.mktemp("trace") / "canaries.log"
     return traced([SCRIPT, "safe", json.dumps(list(names.values()))], folder=folder, log=log)
 
 
-def strange(trace: Trace, folder: Path, names: list[str]) -> list[str]:
-    """What was opened that is neither asked for nor the program's own."""
+def foreign(trace: Trace, folder: Path, names: list[str]) -> list[str]:
+    """Files that were opened, but neither requested nor part of the program."""
     own = (*PROGRAM, *(ROOT / room for room in ("cache", "extract", "fuse", "evaluate", "moodfuse", "tests")))
     allowed = {folder / name for name in names}
     found = {path for path in trace.opened if path.exists()}  # Python and the linker look in many places
     return sorted(str(path) for path in found - allowed if not any(map(path.is_relative_to, own)))
 
 
-def test_canaries_open_nothing_but_themselves(trace: Trace, folder: Path, names: dict[str, str]) -> None:
-    """Of files that are not the program's own only those asked for are opened, and no secret among them."""
+def test_canaries_open_only_themselves_and_reach_no_host(
+    trace: Trace, folder: Path, names: dict[str, str], server_requests: list[str]
+) -> None:
     assert len(CANARIES) >= 25 and not SECRETS & {*names.values()}
-    assert strange(trace, folder, list(names.values())) == []
-    assert {path.name for path in trace.opened if path.parent == folder} >= {
-        "list.ffconcat",
-        "link.mp4",
-        "-i.mp4",
-    }
-
-
-def test_canaries_reach_no_host(trace: Trace, asked_of_server: list[str]) -> None:
-    """No socket is made, of this machine or another, and nothing is asked of the server."""
-    assert trace.families == ()
-    assert asked_of_server == []
+    assert foreign(trace, folder, list(names.values())) == []
+    opened = {path.name for path in trace.opened if path.parent == folder}
+    assert opened >= {"list.ffconcat", "link.mp4", "-i.mp4"}
+    assert (trace.families, server_requests) == ((), [])
 
 
 def test_each_canary_is_refused_or_read_for_what_it_is(
@@ -104,12 +97,11 @@ def test_each_canary_is_refused_or_read_for_what_it_is(
 ) -> None:
     """A good clip under an odd name gives its own features, everything else its reason."""
     marks = {mark(read_clip(folder / "clips" / name)) for name in ("mp4.mp4", "mkv.mkv", "late.mp4")}
-    found = json.loads(trace.said)
-    outcomes = {name: found[str(Path(asked))] for name, asked in names.items()}
+    results = json.loads(trace.output)
+    outcomes = {name: results[str(Path(asked))] for name, asked in names.items()}
     outcomes = {name: "features" if outcome in marks else outcome for name, outcome in outcomes.items()}
-    assert {
-        name: outcome for name, outcome in outcomes.items() if outcome not in CANARIES[name].expected
-    } == {}
+    unexpected = {name: code for name, code in outcomes.items() if code not in CANARIES[name].expected}
+    assert unexpected == {}
 
 
 @pytest.mark.parametrize(
@@ -121,22 +113,22 @@ def test_each_canary_is_refused_or_read_for_what_it_is(
     ],
 )
 def test_the_trace_sees_what_is_followed(
-    followed: dict[str, str], folder: Path, names: dict[str, str], asked_of_server: list[str], tmp_path: Path
+    followed: dict[str, str], folder: Path, names: dict[str, str], server_requests: list[str], tmp_path: Path
 ) -> None:
-    """Opened without care, the same files and names lead each to a secret or a host, and the trace shows it."""
+    """Opened without our options, the same files and names lead to a secret or a host, and the trace shows it."""
     asked = [names[name] for name in followed]
     trace = traced([SCRIPT, "unsafe", json.dumps(asked)], folder=folder, log=tmp_path / "log")
-    found = {Path(path).name for path in strange(trace, folder, asked)} | {*trace.families}
-    asked_of_server.clear()
-    assert {*followed.values()} <= found, trace.said
+    found = {Path(path).name for path in foreign(trace, folder, asked)} | {*trace.families}
+    server_requests.clear()
+    assert {*followed.values()} <= found, trace.output
 
 
 @pytest.mark.parametrize("command", ["check", "extract"])
-def test_a_table_names_files_alone(
-    command: str, folder: Path, names: dict[str, str], asked_of_server: list[str], tmp_path: Path
+def test_a_table_names_only_files(
+    command: str, folder: Path, names: dict[str, str], server_requests: list[str], tmp_path: Path
 ) -> None:
-    """What a CSV says is a file's name, however it reads: it is refused by its reason, and nothing waits or follows."""
-    expected = {asked: CANARIES[name].expected for name, asked in names.items() if name not in UNTOLD}
+    """A cell of a CSV is the name of a file, whatever it looks like."""
+    expected = {asked: CANARIES[name].expected for name, asked in names.items() if name not in NOT_IN_TABLES}
     expected |= dict.fromkeys(("-", "/dev/no device"), frozenset({"missing"}))
     expected |= dict.fromkeys(("/dev/stdin", "/dev/zero", "clips", "."), frozenset({"not_a_file"}))
     good = [f"good-{number}.mp4" for number in range(4)]
@@ -152,39 +144,10 @@ def test_a_table_names_files_alone(
     if command == "extract":
         arguments += ["--cache", str(cache), "--source", "onedmcnn", "--dry-run"]
     trace = traced(arguments, folder=folder, log=tmp_path / "log")
-    refused = dict(re.findall(r"refused (.*): (\w+): ", trace.said + trace.warned))
+    refused = dict(re.findall(r"refused (.*): (\w+): ", trace.output + trace.errors))
     outcomes = {name: refused.get(name, "features") for name in (*expected, *good)}
-    assert {
-        name: code for name, code in outcomes.items() if code not in expected.get(name, {"features"})
-    } == {}
-    opened = strange(trace, folder, [*expected, *good, table.name])
+    unexpected = {name for name, code in outcomes.items() if code not in expected.get(name, {"features"})}
+    assert unexpected == set()
+    opened = foreign(trace, folder, [*expected, *good, table.name])
     assert [path for path in opened if not Path(path).is_relative_to(cache)] == []
-    assert (trace.families, asked_of_server) == ((), [])
-
-
-@pytest.mark.parametrize(
-    ("required", "what"), [("", pytest.skip.Exception), ("required", pytest.fail.Exception)]
-)
-def test_without_strace_it_is_said(
-    required: str, what: type[BaseException], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """These tests are skipped where it is not installed, and fail where it is required."""
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.setenv("MOODFUSE_STRACE", required)
-    with pytest.raises(what, match="apt-get install strace"):
-        find_strace()
-
-
-def test_a_log_is_read_line_by_line(tmp_path: Path) -> None:
-    """Paths in octal, calls that were interrupted, folders, and sockets of every family."""
-    log = (
-        '7 openat(AT_FDCWD, "a\\303\\244 \\"b\\"", O_RDONLY|O_CLOEXEC) = 3\n'
-        '8 open("/c", O_RDONLY <unfinished ...>\n'
-        '8 openat2(AT_FDCWD, "/d", {flags=O_RDONLY, resolve=0}, 24) = 4\n'
-        '8 openat(AT_FDCWD, "/e", O_RDONLY|O_DIRECTORY) = 4\n'
-        "8 socket(AF_INET6, SOCK_DGRAM, 0) = 5\n"
-        '8 connect(5, {sa_family=AF_UNIX, sun_path="/run/nscd"}, 110) = -1 ENOENT\n'
-    )
-    opened, families = read_log(log, tmp_path)
-    assert opened == (tmp_path / 'aä "b"', Path("/c"), Path("/d"))
-    assert families == ("AF_INET6", "AF_UNIX")
+    assert (trace.families, server_requests) == ((), [])

@@ -1,4 +1,4 @@
-"""What is refused as a file is opened, before a picture is made of it, and where its sound gets lost."""
+"""Opening files: what is refused, which track is read, and where a stream begins and ends."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -9,20 +9,18 @@ import av
 import numpy as np
 import pytest
 from av.stream import Disposition
-from odd_media import Making, Picture, Sound, encode_picture, encode_sound, mux
+from odd_media import AudioTrack, Making, VideoTrack, encode_audio, encode_video, mux
 
-from moodfuse.extract.media import container
-from moodfuse.extract.media import waveform as sound
-from moodfuse.extract.media.container import MediaError, Opened, open_media
+from moodfuse.extract.media import container, waveform
+from moodfuse.extract.media.container import MediaError, MediaFile, open_media
 from moodfuse.extract.media.decode import read_clip
-from moodfuse.extract.media.frames import picture_of
+from moodfuse.extract.media.frames import decoded_frame
 from moodfuse.synthetic_corpus import ClipSettings, make_clip
 
 
-def test_a_file_that_goes_before_it_is_opened_is_missing(
+def test_a_file_that_is_removed_while_it_is_opened_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the look at it and its opening it may vanish."""
     path = tmp_path / "gone.mp4"
     path.write_bytes(b"film")
     check = container._check_regular
@@ -36,49 +34,44 @@ def test_a_file_that_goes_before_it_is_opened_is_missing(
         open_media(path)
 
 
-def test_a_picture_that_grows_into_a_strip_is_refused() -> None:
-    """Pixels of another shape count for every picture, not for the first alone, before one is made of it."""
-    opened: Any = SimpleNamespace(path=Path("grows.mp4"), pixel_aspect=50.0)
+def test_the_size_of_every_frame_is_checked() -> None:
+    """A frame is measured in square pixels, before it is converted."""
+    media: Any = SimpleNamespace(path=Path("grows.mp4"), pixel_aspect=50.0)
     with pytest.raises(MediaError, match="192000 x 2160"):
-        picture_of(SimpleNamespace(width=3840, height=2160), opened)
+        decoded_frame(SimpleNamespace(width=3840, height=2160), media)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])
-def test_sound_that_the_resampler_loses_is_refused(
+def test_audio_that_the_resampler_loses_is_refused(
     share: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without memory it gives less, or nothing, and no error: never a clip with silence in place of sound."""
+    """Out of memory, the resampler returns less without an error: that must not become silence."""
     path = make_clip(tmp_path / "a.mp4", settings=ClipSettings(1.0, 64, 48))
-    whole = sound._resample
+    resample = waveform._resample
 
     def lost(samples: np.ndarray, rate_hz: int) -> np.ndarray:
-        found = whole(samples, rate_hz)
-        return found[: int(share * len(found))]
+        resampled = resample(samples, rate_hz)
+        return resampled[: int(share * len(resampled))]
 
-    monkeypatch.setattr(sound, "_resample", lost)
+    monkeypatch.setattr(waveform, "_resample", lost)
     with pytest.raises(MediaError, match="more memory than allowed"):
         read_clip(path)
 
 
-def test_tags_in_another_encoding_do_not_matter(tmp_path: Path) -> None:
-    """A file with a title in Latin-1, as old programs write it, is read."""
-    path = make_clip(tmp_path / "a.mp4", settings=ClipSettings(1.0, 64, 48))
-    with av.open(str(path)) as source, av.open(str(tmp_path / "b.mkv"), "w") as target:
-        target.metadata["title"] = "Caf? noir"
-        streams = {stream.index: target.add_stream_from_template(stream) for stream in source.streams}
-        for packet in source.demux():
-            if packet.dts is not None:
-                packet.stream = streams[packet.stream.index]
-                target.mux(packet)
-    data = (tmp_path / "b.mkv").read_bytes()
+def test_tags_that_are_not_utf_8_do_not_matter(tmp_path: Path) -> None:
+    """Old programs write titles in Latin-1."""
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as media:
+        media.metadata["title"] = "Caf? noir"
+        mux(media, encode_video(media, VideoTrack()), encode_audio(media, AudioTrack()))
+    data = path.read_bytes()
     assert data.count(b"Caf? noir") == 1
-    (tmp_path / "b.mkv").write_bytes(data.replace(b"Caf? noir", b"Caf\xe9 noir"))
-    clip = read_clip(tmp_path / "b.mkv")
-    assert clip.frames.shape == (32, 48, 64, 3) and clip.facts.audio_codec == "aac"
+    path.write_bytes(data.replace(b"Caf? noir", b"Caf\xe9 noir"))
+    assert read_clip(path).facts.audio_codec == "aac"
 
 
 def rename_codec(path: Path, old: bytes, new: bytes, which: int) -> None:
-    """Give one of an MP4's tracks a coding that no decoder reads."""
+    """Declare another codec for one of the tracks of an MP4."""
     data = path.read_bytes()
     at = data.index(b"stsd")
     for _ in range(which):
@@ -92,55 +85,49 @@ def rename_codec(path: Path, old: bytes, new: bytes, which: int) -> None:
 def two_tracks(path: Path, kind: str) -> None:
     """Write an MP4 with two tracks of a kind, bright and dark pictures or a low and a high tone, and one other."""
     with av.open(str(path), "w") as media:
-        pictures = [Picture(), Picture(size_wh=(64, 48))] if kind == "video" else [Picture()]
+        pictures = [VideoTrack(), VideoTrack(size_wh=(64, 48))] if kind == "video" else [VideoTrack()]
         sounds = (
-            [Sound(hz=400.0, rising=False), Sound(hz=800.0, rising=False)] if kind == "audio" else [Sound()]
+            [AudioTrack(hz=400.0, rising=False), AudioTrack(hz=800.0, rising=False)]
+            if kind == "audio"
+            else [AudioTrack()]
         )
-        tracks = [encode_picture(media, one) for one in pictures] + [
-            encode_sound(media, one) for one in sounds
-        ]
+        tracks = [encode_video(media, one) for one in pictures] + [encode_audio(media, one) for one in sounds]
         tracks[0][0].stream.disposition = tracks[-len(sounds)][0].stream.disposition = Disposition.default
         mux(media, *tracks)
 
 
-def test_sound_that_no_decoder_reads_leaves_the_track_beside_it(tmp_path: Path) -> None:
-    """Of two sound tracks the second is read where the first, which is the default, cannot be decoded."""
+def test_an_audio_track_without_a_decoder_is_skipped(tmp_path: Path) -> None:
+    """The default track is read, then the other one; if neither can be decoded, the first is the reason."""
     path = tmp_path / "a.mp4"
     two_tracks(path, "audio")
     assert np.abs(np.fft.rfft(read_clip(path).waveform[:16_000])).argmax() == 400
     rename_codec(path, b"mp4a", b"apac", 1)
-    clip = read_clip(path)
-    assert np.abs(np.fft.rfft(clip.waveform[:16_000])).argmax() == 800 and clip.facts.audio_codec == "aac"
-
-
-@pytest.mark.parametrize("coding", [b"zzzz", b"png "])
-def test_a_picture_that_is_not_read_leaves_the_track_beside_it(coding: bytes, tmp_path: Path) -> None:
-    """Of two picture tracks the second is read where the first has no decoder, or one that is not allowed."""
-    path = tmp_path / "a.mp4"
-    two_tracks(path, "video")
-    assert read_clip(path).frames.shape == (32, 72, 96, 3)
-    rename_codec(path, b"avc1", coding, 0)
-    assert read_clip(path).frames.shape == (32, 48, 64, 3)
-
-
-def test_a_picture_that_is_too_large_leaves_the_track_beside_it(tmp_path: Path) -> None:
-    """Of two video tracks the second is read if the first is too large."""
-    path = tmp_path / "a.mkv"
-    with av.open(str(path), "w") as media:
-        large = Picture("mjpeg", (4096, 2176), "yuvj420p", 1, flat=True, seconds=1.0)
-        mux(media, *(encode_picture(media, one) for one in (large, Picture())), encode_sound(media, Sound()))
-    assert read_clip(path).frames.shape == (32, 72, 96, 3)
-
-
-def test_a_file_without_a_track_that_can_be_decoded_says_what_is_wrong_with_the_best(tmp_path: Path) -> None:
-    """Two tracks, neither of which is read, are refused with the reason of the preferred one."""
-    path = tmp_path / "a.mp4"
-    two_tracks(path, "audio")
-    for which in (1, 2):
-        rename_codec(path, b"mp4a", b"apac", which)
+    assert np.abs(np.fft.rfft(read_clip(path).waveform[:16_000])).argmax() == 800
+    rename_codec(path, b"mp4a", b"apac", 2)
     with pytest.raises(MediaError, match="there is no decoder for it") as caught:
         read_clip(path)
     assert caught.value.code == "codec"
+
+
+@pytest.mark.parametrize("codec", [b"zzzz", b"png "])
+def test_a_video_track_with_an_unsupported_codec_is_skipped(codec: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    two_tracks(path, "video")
+    assert read_clip(path).frames.shape == (32, 72, 96, 3)
+    rename_codec(path, b"avc1", codec, 0)
+    assert read_clip(path).frames.shape == (32, 48, 64, 3)
+
+
+def test_a_video_track_that_is_too_large_is_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as media:
+        large = VideoTrack("mjpeg", (4096, 2176), "yuvj420p", 1, flat=True, seconds=1.0)
+        mux(
+            media,
+            *(encode_video(media, one) for one in (large, VideoTrack())),
+            encode_audio(media, AudioTrack()),
+        )
+    assert read_clip(path).frames.shape == (32, 72, 96, 3)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +147,7 @@ def test_the_duration_tag_of_ffmpeg_is_an_end_and_that_of_mkvmerge_a_length(
     stream = SimpleNamespace(
         start_time=3000, time_base=Fraction(1, 1000), duration=None, metadata=tags, index=1
     )
-    opened = Opened(Path("a.mkv"), media, None, stream, origin_s=0.0, duration_s=40.0)
+    opened = MediaFile(Path("a.mkv"), media, None, stream, origin_s=0.0, duration_s=40.0)
     assert opened.span_s(stream) == (3.0, pytest.approx(end_s))
 
 
@@ -169,13 +156,13 @@ def test_matroska_audio_that_starts_late_is_complete_without_counting(
 ) -> None:
     """Audio from 3 s to 33 s is read to its end in one pass; losing the last 1.5 % of the file does not change that."""
     path, cut = tmp_path / "late.mkv", tmp_path / "cut.mkv"
-    Making(Picture(frames_per_s=4, seconds=40.0), (Sound(from_s=3.0, seconds=30.0),))(path)
+    Making(VideoTrack(frames_per_s=4, seconds=40.0), (AudioTrack(from_s=3.0, seconds=30.0),))(path)
     data = path.read_bytes()
     cut.write_bytes(data[: int(0.985 * len(data))])
-    monkeypatch.setattr(container, "count_packets", lambda *_: pytest.fail("the packets were counted"))
+    monkeypatch.setattr(container, "_counted", lambda *_: pytest.fail("the packets were counted"))
     for one in (path, cut):
         clip = read_clip(one, start_s=10.0, end_s=40.0)
-        assert str(clip.extents[1]) == "sound: 23.02 of 23.02 s in the window"
+        assert str(clip.extents[1]) == "audio: 23.02 of 23.02 s in the window"
         assert clip.waveform_samples == 368_256 and not clip.partial
     assert clip.extents[0].decoded_s < 29.9
 
@@ -183,14 +170,14 @@ def test_matroska_audio_that_starts_late_is_complete_without_counting(
 @pytest.mark.parametrize("form", ["matroska", "mp4", "mov", "flv", "nut", "asf"])
 def test_audio_that_starts_late_is_silence_before(form: str, tmp_path: Path) -> None:
     """Audio from 8 s to 12 s is complete, whatever start the headers give; a window before it has no audio."""
-    audio = Sound("wmav2" if form == "asf" else "aac", 44_100, from_s=8.0, seconds=4.0)
+    audio = AudioTrack("wmav2" if form == "asf" else "aac", 44_100, from_s=8.0, seconds=4.0)
     path = tmp_path / "late.video"
-    Making(Picture(frames_per_s=4, seconds=12.0), (audio,), form)(path)
+    Making(VideoTrack(frames_per_s=4, seconds=12.0), (audio,), form)(path)
     clip = read_clip(path)
     assert clip.extents[1].declared_s == pytest.approx(4.0, abs=0.15) and not clip.partial
     assert not clip.waveform[: int(7.9 * 16_000)].any()
     assert np.abs(clip.waveform[int(8.1 * 16_000) : int(11.8 * 16_000)]).max() > 0.4
-    with pytest.raises(MediaError, match=r"the sound lasts from (8\.0|7\.9)") as caught:
+    with pytest.raises(MediaError, match=r"the audio lasts from (8\.0|7\.9)") as caught:
         read_clip(path, end_s=5.0)
     assert caught.value.code == "no_audio"
 
@@ -198,7 +185,7 @@ def test_audio_that_starts_late_is_silence_before(form: str, tmp_path: Path) -> 
 def test_damage_at_the_start_of_late_audio_is_no_silence(tmp_path: Path) -> None:
     """Where the first packets of the audio cannot be decoded, the time before counts as lost."""
     path = tmp_path / "damaged.mkv"
-    Making(Picture(frames_per_s=4, seconds=12.0), (Sound(from_s=8.0, seconds=4.0),))(path)
+    Making(VideoTrack(frames_per_s=4, seconds=12.0), (AudioTrack(from_s=8.0, seconds=4.0),))(path)
     data, noise = path.read_bytes(), np.random.default_rng(0)
     with av.open(str(path)) as media:
         packets = [bytes(packet) for packet in media.demux(audio=0) if packet.size]
@@ -206,6 +193,6 @@ def test_damage_at_the_start_of_late_audio_is_no_silence(tmp_path: Path) -> None
         assert data.count(packet) == 1
         data = data.replace(packet, noise.bytes(len(packet)))
     path.write_bytes(data)
-    with pytest.raises(MediaError, match="sound: .* of 12.0") as caught:
+    with pytest.raises(MediaError, match="audio: .* of 12.0") as caught:
         read_clip(path)
     assert caught.value.code == "decode_failed"

@@ -6,18 +6,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hostile.mutants import HARMS, KINDS, LIMITS, SLACK_MB, SLACK_S, Borne, bear, make_seeds, mutant
+from hostile.mutants import (
+    HARMS,
+    KINDS,
+    LIMITS,
+    SLACK_MB,
+    SLACK_S,
+    MutantResult,
+    make_seeds,
+    mutant,
+    run_mutants,
+)
 from hostile.seeds import SEEDS, make_seed
 from moodfuse.extract.media.decode import read_clip
-from moodfuse.extract.media.reasons import REASONS
+from moodfuse.extract.media.limits import REASONS
 
 COUNT = 224  # each seed harmed four times in each way; 10 000: benchmarks/mutants.py
 
 
 @pytest.fixture(scope="module")
-def borne(tmp_path_factory: pytest.TempPathFactory) -> list[Borne]:
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[MutantResult]:
     """What came of the first mutants."""
-    return list(bear(tmp_path_factory.mktemp("mutants"), COUNT))
+    return list(run_mutants(tmp_path_factory.mktemp("mutants"), COUNT))
 
 
 @pytest.mark.parametrize("name", list(SEEDS))
@@ -40,19 +50,19 @@ def test_a_mutant_follows_from_its_number(tmp_path: Path) -> None:
     assert np.mean([seeds[name] != data for name, _, data in made]) > 0.9
 
 
-def test_every_mutant_gives_features_or_a_reason(borne: list[Borne]) -> None:
+def test_every_mutant_gives_features_or_a_reason(results: list[MutantResult]) -> None:
     """None is lost, none gives what no clip may be, and some of them are read and some refused."""
-    assert [one.request.number for one in borne] == list(range(COUNT))
-    assert [(one.request.number, one.faults) for one in borne if one.faults] == []
-    found = Counter(one.outcome for one in borne)
+    assert [one.request.number for one in results] == list(range(COUNT))
+    assert [(one.request.number, one.faults) for one in results if one.faults] == []
+    found = Counter(one.outcome for one in results)
     assert found.keys() <= {"features", "partial", *REASONS}
     assert (
         found["features"] > COUNT / 5 and found["truncated"] and found["decode_failed"] and found["partial"]
     )
 
 
-def test_no_mutant_outlives_its_deadline_or_its_memory(borne: list[Borne]) -> None:
+def test_no_mutant_outlives_its_deadline_or_its_memory(results: list[MutantResult]) -> None:
     """The slowest ends in time, and no worker has had more memory than it may."""
-    assert max(one.seconds for one in borne) <= LIMITS.deadline_s + SLACK_S
-    assert 0 < max(one.beyond_idle_mb for one in borne) <= LIMITS.memory_mb + SLACK_MB
-    assert max(one.resident_mb for one in borne) <= LIMITS.memory_mb
+    assert max(one.seconds for one in results) <= LIMITS.deadline_s + SLACK_S
+    assert 0 < max(one.beyond_idle_mb for one in results) <= LIMITS.memory_mb + SLACK_MB
+    assert max(one.resident_mb for one in results) <= LIMITS.memory_mb

@@ -1,6 +1,6 @@
-"""Files of odd kinds: each gives what its record says and shows what another program shows.
+"""Unusual files: each gives what its record in `odd_files` expects and what another program decodes.
 
-And it costs its neighbours in the same run nothing.
+None costs its neighbours in the same run anything.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from odd_files import ODD_FILES, READ, REFUSED, Odd
-from odd_media import Making, Picture, Sound
+from odd_media import AudioTrack, Making, VideoTrack
 from scipy.interpolate import CubicSpline
 
 from moodfuse.cache.records import Clip
@@ -28,16 +28,14 @@ from moodfuse.extract.media import limits
 from moodfuse.extract.media.container import MAX_CLOCK_OFFSET_S, MAX_LEAD_IN_S, MediaError
 from moodfuse.extract.media.decode import DecodedClip, read_clip
 from moodfuse.extract.media.frames import FRAMES, middles_s
-from moodfuse.extract.media.limits import Limits, ReadingRules
+from moodfuse.extract.media.limits import REASONS, Limits, ReadingRules
 from moodfuse.extract.media.pool import DecodeRequest, decode_many
-from moodfuse.extract.media.reasons import REASONS
 
-MOST_S = 60.0
-"""What the run over all files may take, seconds; it takes some 3 on two cores."""
+MOST_S = 60.0  # for the run over all files; it takes some 3 s on two cores
 PROGRAMS = ("ffmpeg", "ffprobe")
 CLOCK_S = 1e-3
-MEAN_LEVELS, MOST_LEVELS = 0.5, 8
-MOST_SOUND = 0.02
+MEAN_LEVELS, MAX_LEVELS = 0.5, 8
+MAX_AUDIO_ERROR = 0.02
 EDGE_S = 0.05
 SHIFT_S = 1e-5
 
@@ -74,7 +72,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         odd.make(folder / odd.name)
     good = [folder / "good1.mp4", folder / "good2.mkv"]
     Making()(good[0])
-    Making(Picture("mpeg4", (64, 48)), (Sound(hz=500.0),))(good[1])
+    Making(VideoTrack("mpeg4", (64, 48)), (AudioTrack(hz=500.0),))(good[1])
     alone = {path.name: digest(read_clip(path)) for path in good}
     requests = [request_for(folder, odd) for odd in READ]
     for place, odd in enumerate(REFUSED):
@@ -93,23 +91,14 @@ def names(files: tuple[Odd, ...]) -> list[str]:
     return [odd.name.encode("ascii", "replace").decode() for odd in files]
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="this system has no scheduling policies")
-def test_making_files_leaves_this_process_as_it_was(tmp_path: Path) -> None:
-    """No encoder has given it a priority that what is started later would inherit: run by root, one does."""
-    before = os.sched_getscheduler(0)
-    Making(Picture("libsvtav1"))(tmp_path / "av1.mp4")
-    assert os.sched_getscheduler(0) == before == os.SCHED_OTHER
-
-
-def test_there_are_many_files_with_names_of_their_own() -> None:
-    """The table holds over a hundred files, and expects nothing that is not a reason."""
+def test_there_are_many_files_with_different_names() -> None:
     assert len(ODD_FILES) == len({odd.name for odd in ODD_FILES}) > 100
     assert {odd.code for odd in ODD_FILES} <= {"", *REASONS}
 
 
 @pytest.mark.parametrize("odd", ODD_FILES, ids=names(ODD_FILES))
-def test_each_gives_what_its_record_says(run: Run, odd: Odd) -> None:
-    """A file is refused with its code, or read with the size, length and views that its record says."""
+def test_each_gives_what_its_record_expects(run: Run, odd: Odd) -> None:
+    """A file is refused with its code, or read with its size, length and modalities."""
     clip = run.found[odd.name]
     if odd.code == "unreadable" and odd.name == "locked.mp4" and os.geteuid() == 0:
         pytest.skip("root may read every file")
@@ -125,66 +114,54 @@ def test_each_gives_what_its_record_says(run: Run, odd: Odd) -> None:
     assert (np.abs(clip.waveform).max() > 0.1) == sounds
 
 
-def test_each_stretch_of_sound_is_the_mean_of_its_own_channels(run: Run) -> None:
-    """Sound that goes on with more channels is averaged over those, and goes on at its place."""
+def test_audio_whose_channels_change_is_the_mean_of_the_current_channels(run: Run) -> None:
     clip = run.found["channels_change.ts"]
     assert isinstance(clip, DecodedClip)
-    loudest = [
-        np.abs(clip.waveform[first : first + 12_800]).max() for first in (1_600, 17_600, 33_600, 49_600)
-    ]
+    starts = (1_600, 17_600, 33_600, 49_600)
+    loudest = [np.abs(clip.waveform[first : first + 12_800]).max() for first in starts]
     np.testing.assert_allclose(loudest, [0.5, 0.5, 0.375, 0.375], atol=0.03)
 
 
 @pytest.mark.parametrize(
     "name", ["cut_index_first.mp4", "cut.mkv", "cut.avi", "cut.flv", "sound_damaged.avi"]
 )
-def test_incomplete_files_can_be_taken(run: Run, name: str) -> None:
-    """What is refused as incomplete is read where that is allowed, and says how much of it was."""
+def test_incomplete_files_are_read_on_request(run: Run, name: str) -> None:
     clip = read_clip(run.folder / name, allow_partial=True)
     assert " s in the window" in clip.partial
     assert len(clip.frames) == FRAMES and clip.waveform_samples > 8_000
 
 
-def test_incomplete_files_are_tried_again_once_allowed(run: Run, tmp_path: Path) -> None:
-    """A refusal on record does not stand where partial clips are taken, whether the end lacks or the middle."""
+def test_incomplete_files_are_read_again_once_allowed(run: Run, tmp_path: Path) -> None:
+    """A refusal on record does not hold where partial clips are accepted."""
     cache = FeatureCache(tmp_path / "work", create=True)
     clips = [Clip(name, str(run.folder / name), "sad") for name in ("cut.mkv", "sound_damaged.avi")]
     refused = examine(cache, clips, Decoding(1))
-    taken = examine(cache, clips, Decoding(1, rules=ReadingRules(allow_partial=True)))
+    accepted = examine(cache, clips, Decoding(1, rules=ReadingRules(allow_partial=True)))
     assert [status.reason for status in refused] == ["truncated", "decode_failed"]
-    assert [(status.ok, status.reason) for status in taken] == [(True, "partial")] * 2
+    assert [(status.ok, status.reason) for status in accepted] == [(True, "partial")] * 2
 
 
 def test_the_page_has_every_refusal() -> None:
-    """The table of codes in docs/media.md is that of the code, and so are its limits."""
+    """The table of codes in docs/media.md is that of the code, and so are the limits."""
     page = (Path(__file__).resolve().parents[2] / "docs" / "media.md").read_text(encoding="utf-8")
     rows = ["| `{}` | {} | {} |".format(code, *sentence.split("; ", 1)) for code, sentence in REASONS.items()]
     assert [row for row in rows if row not in page] == []
     assert page.count("\n| `") == len(rows)
-    figures = (
-        limits.MAX_CHANNELS,
-        limits.MAX_RATE_HZ,
-        limits.MAX_PACKETS,
-        limits.MAX_FRAMES,
-        limits.MAX_OPEN_FILES,
-    )
-    assert [figure for figure in figures if f"{figure:,} " not in page] == []
+    names = ("MAX_CHANNELS", "MAX_RATE_HZ", "MAX_PACKETS", "MAX_FRAMES", "MAX_OPEN_FILES")
+    assert [name for name in names if f"{getattr(limits, name):,} " not in page] == []
     usual = Limits()
-    said = (f"{usual.deadline_s:g} s and {usual.deadline_per_s:g} s", f"{usual.memory_mb} MB")
-    assert all(
-        words in page
-        for words in (*said, f"over {limits.MAX_ASPECT} to 1", f"{limits.MAX_FILE_BYTES >> 30} GiB")
-    )
+    deadline, memory = f"{usual.deadline_s:g} s and {usual.deadline_per_s:g} s", f"{usual.memory_mb} MB"
+    shape, size = f"over {limits.MAX_ASPECT} to 1", f"{limits.MAX_FILE_BYTES >> 30} GiB"
+    assert all(words in page for words in (deadline, memory, shape, size))
 
 
 def test_neighbours_are_unchanged(run: Run) -> None:
-    """The good clips between those refused are those of a run without any, bit for bit."""
+    """The good clips between refused ones have the bits of a run without any."""
     assert len(run.neighbours) == len(REFUSED) + 1
     assert [name for name, found in run.neighbours if found != run.alone[name]] == []
 
 
-def test_nothing_hangs(run: Run) -> None:
-    """No file takes up its deadline, and all together take less than one minute."""
+def test_no_file_reaches_its_deadline(run: Run) -> None:
     codes = [clip.code for clip in run.found.values() if isinstance(clip, MediaError)]
     assert "timeout" not in codes
     assert run.wall_s < MOST_S
@@ -224,10 +201,10 @@ def ask_ffprobe(path: Path) -> dict[str, Any]:
     stream = "stream=index,codec_type,sample_rate,channels,time_base:stream_disposition=attached_pic"
     entries = f"format=start_time:{stream}:frame=stream_index,best_effort_timestamp_time"
     command = ["ffprobe", "-v", "error", "-show_entries", entries, "-of", "json", f"file:{path}"]
-    told: dict[str, Any] = json.loads(
+    report: dict[str, Any] = json.loads(
         subprocess.run(command, capture_output=True, check=True, timeout=30).stdout
     )
-    return told
+    return report
 
 
 def decode_with_ffmpeg(decoded: Mapping[Path, tuple[Path, Odd]]) -> None:
@@ -240,51 +217,36 @@ def decode_with_ffmpeg(decoded: Mapping[Path, tuple[Path, Odd]]) -> None:
         command += ["-threads", "1", "-i", f"file:{path}"]
         if odd.missing != "picture":
             scale = "scale={}:{}:flags=bicubic:interl=-1".format(*odd.wh)
-            outputs += [
-                "-map",
-                f"{number}:V:0",
-                "-vf",
-                scale,
-                "-fps_mode",
-                "passthrough",
-                "-pix_fmt",
-                "rgb24",
-            ]
-            outputs += ["-f", "rawvideo", f"{target}.rgb"]
+            options = f"-map {number}:V:0 -vf {scale} -fps_mode passthrough -pix_fmt rgb24 -f rawvideo"
+            outputs += [*options.split(), f"{target}.rgb"]
         if odd.missing != "sound":
-            outputs += [
-                "-map",
-                f"{number}:a:{odd.sound}",
-                "-c:a",
-                "pcm_f32le",
-                "-f",
-                "f32le",
-                f"{target}.f32",
-            ]
+            outputs += [*f"-map {number}:a:{odd.sound} -c:a pcm_f32le -f f32le".split(), f"{target}.f32"]
     done = subprocess.run(command + outputs, timeout=MOST_S, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
 
 
 def read_reference(path: Path, target: Path, odd: Odd) -> Reference:
     """Take what ffmpeg decoded of a file, and the times from ffprobe."""
-    told = ask_ffprobe(path)
-    pictured = [one["index"] for one in told["streams"] if one["codec_type"] == "video"]
-    pictured = [one for one in pictured if not told["streams"][one]["disposition"]["attached_pic"]]
-    sounding = [one for one in told["streams"] if one["codec_type"] == "audio"]
-    times: dict[int, list[float]] = {one["index"]: [] for one in told["streams"]}
-    for frame in told["frames"]:
+    report = ask_ffprobe(path)
+    video_indices = [one["index"] for one in report["streams"] if one["codec_type"] == "video"]
+    video_indices = [
+        one for one in video_indices if not report["streams"][one]["disposition"]["attached_pic"]
+    ]
+    audio_indices = [one for one in report["streams"] if one["codec_type"] == "audio"]
+    times: dict[int, list[float]] = {one["index"]: [] for one in report["streams"]}
+    for frame in report["frames"]:
         times[frame["stream_index"]].append(float(frame.get("best_effort_timestamp_time", "nan")))
     pictures, sound = np.zeros((0, 0, 0, 3), np.uint8), np.zeros((1, 0), np.float32)
     rate_hz, from_s, tick_s = 1, 0.0, 0.0
     if odd.missing != "picture":
         pictures = np.fromfile(f"{target}.rgb", np.uint8).reshape(-1, *odd.wh[::-1], 3)
     if odd.missing != "sound":
-        track = sounding[odd.sound]
+        track = audio_indices[odd.sound]
         sound = np.fromfile(f"{target}.f32", np.float32).reshape(-1, track["channels"]).T
         rate_hz, from_s = int(track["sample_rate"]), times[track["index"]][0]
         tick_s = float(Fraction(track["time_base"]))
-    start_s = float(told["format"].get("start_time", 0.0))
-    shown_s = complete(np.array(times[pictured[0]] if pictured else []))
+    start_s = float(report["format"].get("start_time", 0.0))
+    shown_s = complete(np.array(times[video_indices[0]] if video_indices else []))
     return Reference(start_s, shown_s, pictures, from_s, rate_hz, sound, tick_s)
 
 
@@ -317,12 +279,12 @@ def test_another_program_shows_the_same(run: Run, odd: Odd, references: dict[str
     clip, reference = run.found[odd.name], references[odd.name]
     assert isinstance(clip, DecodedClip)
     if odd.missing != "picture":
-        compare_pictures(clip, reference)
-    if odd.missing != "sound" and odd.sound_compared:
-        compare_sound(clip, reference)
+        compare_frames(clip, reference)
+    if odd.missing != "sound" and odd.audio_compared:
+        compare_audio(clip, reference)
 
 
-def compare_pictures(clip: DecodedClip, reference: Reference) -> None:
+def compare_frames(clip: DecodedClip, reference: Reference) -> None:
     """Each of the 32 is the picture on screen at its middle, at its time and of its colours."""
     times_s = reference.picture_times_s - reference.origin_s
     assert len(times_s) == len(reference.pictures)
@@ -330,10 +292,10 @@ def compare_pictures(clip: DecodedClip, reference: Reference) -> None:
     on_screen = np.maximum(on_screen, 0)
     np.testing.assert_allclose(clip.frame_times_s, times_s[on_screen], atol=CLOCK_S)
     levels = np.abs(clip.frames.astype(np.int16) - reference.pictures[on_screen])
-    assert levels.mean() <= MEAN_LEVELS and levels.max() <= MOST_LEVELS, (levels.mean(), levels.max())
+    assert levels.mean() <= MEAN_LEVELS and levels.max() <= MAX_LEVELS, (levels.mean(), levels.max())
 
 
-def compare_sound(clip: DecodedClip, reference: Reference) -> None:
+def compare_audio(clip: DecodedClip, reference: Reference) -> None:
     """The tone, low enough that no resampler changes it, is the same at each sample.
 
     Left out is where sound begins or ends. Where the container rounds times to more than a tenth of a millisecond,
@@ -351,5 +313,5 @@ def compare_sound(clip: DecodedClip, reference: Reference) -> None:
     tick_s = reference.sound_tick_s if reference.sound_tick_s > 1e-4 else 0.0
     shifts_s = [0.0, *np.arange(-tick_s, tick_s, SHIFT_S)] if tick_s else [0.0]
     assert any(
-        np.abs(ours[inside] - tone(ours_s[inside] + shift_s)).max() <= MOST_SOUND for shift_s in shifts_s
+        np.abs(ours[inside] - tone(ours_s[inside] + shift_s)).max() <= MAX_AUDIO_ERROR for shift_s in shifts_s
     )

@@ -1,4 +1,4 @@
-"""Tests of extract.media.preprocess."""
+"""Inputs of networks, made from decoded frames and waveforms."""
 
 import json
 
@@ -11,7 +11,6 @@ from moodfuse.extract.media.preprocess import (
     InputMaker,
     audio_input,
     frame_indices,
-    resized_hw,
     sounding_samples,
     video_input,
 )
@@ -28,32 +27,18 @@ def noise(*shape: int) -> np.ndarray:
 
 @pytest.mark.parametrize("shape", [(3, 36, 64), (3, 64, 36), (2, 300, 301), (1, 256, 455)])
 @pytest.mark.parametrize(("preprocessing", "side"), [(C3D, 112), (I3D, 224)])
-def test_video_shape(shape: tuple[int, int, int], preprocessing: VideoPreprocessing, side: int) -> None:
-    """Frames of any size and orientation become a square of the network's size."""
+def test_frames_of_any_size_become_a_square_of_the_networks_size(
+    shape: tuple[int, int, int], preprocessing: VideoPreprocessing, side: int
+) -> None:
     result = video_input(noise(*shape, 3), preprocessing)
     assert result.shape == (3, shape[0], side, side)
     assert result.dtype == torch.float32 and result.is_contiguous()
 
 
 def test_centre_crop_is_exact_where_nothing_is_resized() -> None:
-    """Frames already of the right short side are only cropped, in the middle, with channels and time in order."""
     frames = noise(2, 8, 12, 3)
     expected = frames[:, 2:6, 4:8].transpose(3, 0, 1, 2).astype(np.float32)
     np.testing.assert_array_equal(video_input(frames, PLAIN).numpy(), expected)
-
-
-def test_resizing_before_changes_nothing() -> None:
-    """Preparing frames that were resized to the short side already gives what preparing the originals gives."""
-    frames = noise(1, 300, 500, 3)
-    height, width = resized_hw(300, 500, I3D)
-    whole = VideoPreprocessing(resize_hw=(height, width), crop_px=256)
-    left = video_input(frames, I3D)
-    small = torch.nn.functional.interpolate(
-        torch.from_numpy(frames).permute(0, 3, 1, 2), (height, width), mode="bilinear", antialias=True
-    )
-    right = video_input(small.permute(0, 2, 3, 1).contiguous().numpy(), I3D)
-    assert whole.crop_px == height
-    torch.testing.assert_close(left, right, rtol=0, atol=0)
 
 
 def test_normalisation() -> None:
@@ -69,7 +54,7 @@ def test_normalisation() -> None:
 
 
 def test_random_crops_repeat_with_their_seed_and_differ() -> None:
-    """The same generator state gives the same crop; many draws give many places, and mirrored ones."""
+    """Many draws give many positions, and mirrored crops."""
     frames = noise(1, 8, 12, 3)
     first, second = (
         [video_input(frames, PLAIN, generator=generator) for _ in range(40)]
@@ -87,18 +72,18 @@ def test_random_crops_repeat_with_their_seed_and_differ() -> None:
     assert len(places) > 20 and places <= allowed
 
 
-@pytest.mark.parametrize(
-    "frames",
-    [np.zeros((2, 8, 8, 3), np.float32), np.zeros((8, 8, 3), np.uint8), np.zeros((0, 8, 8, 3), np.uint8)],
-)
-def test_other_frames_are_refused(frames: np.ndarray) -> None:
-    """Frames of another type or shape are an error that names both."""
-    with pytest.raises(ValueError, match=r"frames are \w+ of shape .* expected uint8 \[T, H, W, 3\]"):
-        video_input(frames, PLAIN)
+def test_other_frames_are_refused() -> None:
+    other = (
+        np.zeros((2, 8, 8, 3), np.float32),
+        np.zeros((8, 8, 3), np.uint8),
+        np.zeros((0, 8, 8, 3), np.uint8),
+    )
+    for frames in other:
+        with pytest.raises(ValueError, match=r"frames are \w+ of shape .* expected uint8 \[T, H, W, 3\]"):
+            video_input(frames, PLAIN)
 
 
-def test_whole_waveform_is_copied() -> None:
-    """Without a generator the waveform passes unchanged, as a copy."""
+def test_a_whole_waveform_is_a_copy() -> None:
     waveform = np.linspace(-1, 1, 100, dtype=np.float32)
     result = audio_input(waveform, AudioPreprocessing(samples=100))
     np.testing.assert_array_equal(result.numpy(), waveform)
@@ -107,7 +92,7 @@ def test_whole_waveform_is_copied() -> None:
 
 
 def test_random_crops_stay_before_the_padding() -> None:
-    """Crops come from the sounding part, all of it, and start at 0 where it is shorter than the crop."""
+    """Crops come from anywhere in the part before it, and start at 0 where it is shorter than the crop."""
     settings = AudioPreprocessing(sample_rate_hz=10, samples=100)
     waveform = np.zeros(100, dtype=np.float32)
     waveform[:40] = np.arange(1, 41)
@@ -120,20 +105,17 @@ def test_random_crops_stay_before_the_padding() -> None:
     assert sounding_samples(waveform) == 40 and sounding_samples(waveform * 0) == 0
 
 
-def test_other_waveforms_are_refused() -> None:
-    """A waveform of another length or type, with NaN, or half a wish for a crop, is an error."""
-    settings = AudioPreprocessing(samples=100)
-    good = np.zeros(100, dtype=np.float32)
-    with pytest.raises(ValueError, match=r"float64 of shape \[100\], expected float32 \[100\]"):
-        audio_input(good.astype(np.float64), settings)
-    with pytest.raises(ValueError, match=r"shape \[99\]"):
-        audio_input(good[:99], settings)
-    with pytest.raises(ValueError, match="NaN"):
-        audio_input(good + np.float32("nan"), settings)
-    with pytest.raises(ValueError, match="both crop_s and generator"):
-        audio_input(good, settings, crop_s=1.0)
-    with pytest.raises(ValueError, match="does not fit into 100 samples"):
-        audio_input(good, settings, crop_s=1.0, generator=torch.Generator())
+def test_other_waveforms_and_impossible_crops_are_refused() -> None:
+    settings, good = AudioPreprocessing(samples=100), np.zeros(100, dtype=np.float32)
+    for waveform, crop, message in (
+        (good.astype(np.float64), {}, r"float64 of shape \[100\], expected float32 \[100\]"),
+        (good[:99], {}, r"shape \[99\]"),
+        (good + np.float32("nan"), {}, "NaN"),
+        (good, {"crop_s": 1.0}, "both crop_s and generator"),
+        (good, {"crop_s": 1.0, "generator": torch.Generator()}, "does not fit into 100 samples"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            audio_input(waveform, settings, **crop)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -159,14 +141,13 @@ def media(frames: int = 8) -> Media:
 
 
 def test_middle_frames_are_taken() -> None:
-    """Fewer frames than were decoded are those at the middles of equal intervals."""
     assert frame_indices(32, 32) == list(range(32)) and frame_indices(32, 8) == [2, 6, 10, 14, 18, 22, 26, 30]
     four = VideoPreprocessing(frames=4, resize_short_side_px=8, crop_px=4)
     assert video_input(media().frames, four)[0, :, 0, 0].tolist() == [1, 3, 5, 7]
 
 
 def test_time_jitter_moves_frames_by_one_interval_at_most() -> None:
-    """In tuning each frame comes from its own interval or a neighbour's; they stay in order, and every move happens."""
+    """The frames stay in order, and every move happens."""
     generator = torch.Generator().manual_seed(0)
     for decoded, wanted, reach in ((32, 32, 1), (32, 16, 2)):
         draws = torch.tensor([frame_indices(decoded, wanted, generator) for _ in range(300)])
@@ -176,7 +157,7 @@ def test_time_jitter_moves_frames_by_one_interval_at_most() -> None:
 
 
 def test_one_object_makes_every_input() -> None:
-    """Without a generator the input is that of embedding, always the same; with one it is augmented, and repeats."""
+    """Without a generator the input is always the same; with one it is augmented, and repeats with its seed."""
     clip = media()
     for preprocessing in (
         VideoPreprocessing(frames=8, resize_short_side_px=8, crop_px=4),
@@ -189,8 +170,7 @@ def test_one_object_makes_every_input() -> None:
     assert len(first) == 32_000 and len(make(clip)) == 160_000
 
 
-def test_gain_is_even_in_decibels_and_bounded() -> None:
-    """In tuning the sound is made louder or softer by up to the recipe's decibels, and nothing else of it changes."""
+def test_gain_is_uniform_in_decibels_and_bounded() -> None:
     clip, generator = media(), torch.Generator().manual_seed(0)
     make = InputMaker(AudioPreprocessing(samples=160_000), gain_db=6.0)
     whole = make(clip)
@@ -203,8 +183,7 @@ def test_gain_is_even_in_decibels_and_bounded() -> None:
     assert -6 <= min(gains_db) < -5.5 and 5.5 < max(gains_db) <= 6 and abs(np.mean(gains_db)) < 0.6
 
 
-def test_margins_that_cannot_be_halved_are_rounded_as_asked() -> None:
-    """A margin of 59 pixels starts at 29 under ``floor`` and at 30, the even number, under ``even``."""
+def test_odd_margins_start_at_the_floor_or_at_the_even_number() -> None:
     frames = np.zeros((1, 8, 171, 3), dtype=np.uint8)
     frames[:, :, 30] = 255
     for centre, column in (("floor", 1), ("even", 0)):

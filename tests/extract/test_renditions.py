@@ -1,4 +1,4 @@
-"""What is kept of a clip fits the chosen sources, and no network's input depends on what else was chosen."""
+"""What is stored of a clip fits the chosen sources, and no network's input depends on what else was chosen."""
 
 import functools
 from pathlib import Path
@@ -10,8 +10,8 @@ import torch
 from moodfuse.cache.media import Media, MediaStore
 from moodfuse.extract.media.preprocess import InputMaker
 from moodfuse.extract.media.renditions import (
-    PICTURE,
-    SOUND,
+    DECODED_FRAMES,
+    WAVEFORM,
     rendered,
     rendition_for,
     renditions_to_keep,
@@ -36,16 +36,16 @@ def decoded(height: int, width: int) -> Media:
     return Media(frames, np.arange(float(FRAMES)), np.zeros(480_000, np.float32), 480_000)
 
 
-def test_sound_alone_keeps_no_frames() -> None:
-    """Audio sources keep the sound; small video networks their own size; one that reads the decoded size, that."""
-    assert set(renditions_to_keep([AUDIO, AUDIO])) == {SOUND}
-    assert set(renditions_to_keep([AUDIO, C3D])) == {SOUND, rendition_for(C3D)}
+def test_each_network_has_the_smallest_rendition_that_serves_it() -> None:
+    """Frames as decoded, where one network needs them, serve all video networks."""
+    assert set(renditions_to_keep([AUDIO, AUDIO])) == {WAVEFORM}
+    assert set(renditions_to_keep([AUDIO, C3D])) == {WAVEFORM, rendition_for(C3D)}
     assert set(renditions_to_keep([C3D, PORT, VISION])) == {
         rendition_for(item) for item in (C3D, PORT, VISION)
     }
     assert len({rendition_for(item).name for item in (C3D, PORT, VISION, I3D, AUDIO)}) == 5
-    assert set(renditions_to_keep([C3D, I3D, AUDIO])) == {SOUND, PICTURE}
-    assert rendition_for(SQUARE) == PICTURE
+    assert set(renditions_to_keep([C3D, I3D, AUDIO])) == {WAVEFORM, DECODED_FRAMES}
+    assert rendition_for(SQUARE) == DECODED_FRAMES
 
 
 @pytest.mark.parametrize("size_hw", [(256, 344), (456, 256), (48, 64), (128, 176)])
@@ -53,11 +53,11 @@ def test_sound_alone_keeps_no_frames() -> None:
 def test_inputs_are_the_same_bits_whatever_is_kept(
     tmp_path: Path, size_hw: tuple[int, int], preprocessing: VideoPreprocessing
 ) -> None:
-    """From the network's own rendition, from frames as decoded, and past the store: one input, also in tuning."""
+    """From the network's own rendition, from frames as decoded, and without a store, also in fine-tuning."""
     media, make = decoded(*size_hw), InputMaker(preprocessing)
     own = MediaStore(tmp_path / "own", rendition_for(preprocessing))
     own.write(CLIP, rendered(media, preprocessing))
-    MediaStore(tmp_path / "whole", PICTURE).write(CLIP, rendered(media, I3D))
+    MediaStore(tmp_path / "whole", DECODED_FRAMES).write(CLIP, rendered(media, I3D))
     stores = [store_for(tmp_path / "own", preprocessing), store_for(tmp_path / "whole", preprocessing)]
     for store in stores:
         assert torch.equal(make(store.read(CLIP)), make(media))
@@ -67,7 +67,6 @@ def test_inputs_are_the_same_bits_whatever_is_kept(
     assert own.read(CLIP).frames.nbytes <= media.frames.nbytes
 
 
-def test_a_clip_without_picture_has_a_rendition() -> None:
-    """Frames that are not there stay so."""
+def test_a_clip_without_video_has_a_rendition() -> None:
     media = Media(np.zeros((0, 0, 0, 3), np.uint8), np.zeros(0), np.zeros(480_000, np.float32), 480_000)
     assert rendered(media, C3D).frames.shape == (0, 0, 0, 3)

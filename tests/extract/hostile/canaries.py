@@ -1,6 +1,6 @@
-"""Files and names that point at others, beside secrets that could be read.
+"""Files and names that refer to others, in a folder with secrets that could be read.
 
-A secret is a clip of real media, so that following what a canary says would succeed. A canary gives the features of
+A secret is a clip of real media, so that following a canary would succeed. A canary gives the features of
 what it holds itself, or is refused.
 """
 
@@ -114,7 +114,7 @@ def _box(kind: bytes, body: bytes) -> bytes:
 
 
 def linked_segment(place: Place, path: Path) -> None:
-    """A Matroska file that says in which file its next segment lies."""
+    """A Matroska file that names the file of its next segment."""
     data = place.clip("mkv.mkv")
     at = data.index(b"\x15\x49\xa9\x66") + 4
     width = 8 - data[at].bit_length() + 1
@@ -246,7 +246,7 @@ def make_clips(folder: Path) -> None:
 
 
 def make_secrets(place: Place) -> None:
-    """Put what no canary may read beside the canaries."""
+    """Write the secrets, which no canary may open, to the folder of the canaries."""
     for source, name in (("mp4.mp4", "secret.mp4"), ("mkv.mkv", "secret.mkv"), ("ts.ts", "secret.ts")):
         shutil.copy(place.clips / source, place.folder / name)
     (place.folder / "secret.txt").write_text("0123456789abcdef")

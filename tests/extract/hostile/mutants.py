@@ -1,4 +1,4 @@
-"""Mutants of small media files by number, decoded in workers, and whether each was borne.
+"""Mutants of small media files by number, decoded in workers, and whether each gave a valid result.
 
 The seed, the harm and its place follow from the number alone.
 """
@@ -16,17 +16,16 @@ from faults.mutants import cut, flip, smash, swap
 from hostile.seeds import SEEDS, make_seed
 from moodfuse.extract.media.container import MediaError
 from moodfuse.extract.media.decode import DecodedClip, read_clip
-from moodfuse.extract.media.limits import Limits
+from moodfuse.extract.media.limits import REASONS, Limits
 from moodfuse.extract.media.pool import work_apart
-from moodfuse.extract.media.reasons import REASONS
 from moodfuse.extract.media.renditions import SHORT_SIDE_PX
 
 LIMITS = Limits(deadline_s=10.0, deadline_per_s=0.0, memory_mb=1024)
 SLACK_S = 2.0
-"""So much later than its deadline a task may end."""
+"""A task may end this much after its deadline."""
 SLACK_MB = 64
-"""What an idle worker's own address space may differ by from one to the next."""
-STRANGE = (0, 1, 7, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
+"""The address space of idle workers differs by up to this much."""
+EXTREMES = (0, 1, 7, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 
 
 def flips(data: bytes, random: np.random.Generator) -> bytes:
@@ -51,8 +50,8 @@ def resize(data: bytes, random: np.random.Generator, sizes: tuple[tuple[bytes, i
             continue
         place = max(0, places[int(random.integers(len(places)))])
         value = int.from_bytes(data[place : place + width], "big")
-        strange = (*STRANGE, value + 1, value - 1, value * 2, value // 2, int(random.integers(1 << 32)))
-        edited = strange[random.integers(len(strange))] % (1 << 8 * width)
+        values = (*EXTREMES, value + 1, value - 1, value * 2, value // 2, int(random.integers(1 << 32)))
+        edited = values[random.integers(len(values))] % (1 << 8 * width)
         order = "little" if random.random() < 0.25 else "big"
         found[place : place + width] = edited.to_bytes(width, order)[: len(data) - place]
     return bytes(found)
@@ -87,7 +86,7 @@ def make_seeds(folder: Path) -> dict[str, bytes]:
 
 @dataclass(frozen=True)
 class MutantRequest:
-    """A mutant to decode; beside its file its worker leaves the second at which it began.
+    """A mutant to decode; its worker writes the second at which it began to another file.
 
     A lenient request takes partial clips, and those of one view.
     """
@@ -106,7 +105,7 @@ class MutantRequest:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a worker gives: the outcome, and the most memory that it has had so far, resident and in addresses."""
+    """The outcome in a worker, and the most memory that it has used so far, resident and in addresses."""
 
     outcome: DecodedClip | MediaError
     resident_mb: float
@@ -136,22 +135,11 @@ def _memory_kb(name: str) -> int:
 
 
 @dataclass(frozen=True)
-class Borne:
-    """What came of a mutant.
+class MutantResult:
+    """The result of a mutant.
 
-    Attributes
-    ----------
-    request : MutantRequest
-    outcome : str
-        ``"features"``, ``"partial"`` or the code of the refusal.
-    detail : str
-        Of the refusal.
-    seconds : float
-        From its begin in the worker to its result here; never less than it took.
-    resident_mb, beyond_idle_mb : float
-        The most memory of its worker; 0 where that was killed.
-    faults : tuple of str
-        What is wrong with how it was borne.
+    `outcome` is ``"features"``, ``"partial"`` or the code of the refusal, and `faults` what is wrong with it. The
+    seconds count from its start in the worker; the memory is the most that the worker used, 0 where it was killed.
     """
 
     request: MutantRequest
@@ -168,7 +156,9 @@ class Borne:
         return "its worker ended" in self.detail or self.outcome == "timeout"
 
 
-def bear(folder: Path, count: int, *, jobs: int = 2, limits: Limits = LIMITS) -> Iterator[Borne]:
+def run_mutants(
+    folder: Path, count: int, *, jobs: int = 2, limits: Limits = LIMITS
+) -> Iterator[MutantResult]:
     """Decode the mutants 0 to `count` in workers; their files are made as they are wanted, and removed."""
     seeds = make_seeds(folder / "seeds")
 
@@ -180,12 +170,12 @@ def bear(folder: Path, count: int, *, jobs: int = 2, limits: Limits = LIMITS) ->
             yield MutantRequest(path, number, name, kind, lenient=number % 3 > 0)
 
     for request, found in work_apart(measured, requests(), jobs=jobs, limits=limits):
-        yield _borne(request, found, limits)
+        yield _result_of(request, found, limits)
         request.path.unlink()
         request.began.unlink(missing_ok=True)
 
 
-def _borne(request: MutantRequest, found: Measured | MediaError, limits: Limits) -> Borne:
+def _result_of(request: MutantRequest, found: Measured | MediaError, limits: Limits) -> MutantResult:
     began_s = float(request.began.read_text()) if request.began.exists() else time.monotonic()
     seconds = time.monotonic() - began_s
     outcome = found.outcome if isinstance(found, Measured) else found
@@ -198,9 +188,11 @@ def _borne(request: MutantRequest, found: Measured | MediaError, limits: Limits)
     if beyond_mb > limits.memory_mb + SLACK_MB:
         faults.append(f"took {beyond_mb:.0f} MB")
     if isinstance(outcome, MediaError):
-        return Borne(request, outcome.code, outcome.detail, seconds, resident_mb, beyond_mb, tuple(faults))
+        return MutantResult(
+            request, outcome.code, outcome.detail, seconds, resident_mb, beyond_mb, tuple(faults)
+        )
     name = "partial" if outcome.partial else "features"
-    return Borne(request, name, outcome.partial, seconds, resident_mb, beyond_mb, tuple(faults))
+    return MutantResult(request, name, outcome.partial, seconds, resident_mb, beyond_mb, tuple(faults))
 
 
 def _faults_of(outcome: object) -> Iterator[str]:

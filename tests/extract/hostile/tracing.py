@@ -1,4 +1,4 @@
-"""What a command and its children open and connect to, seen by strace."""
+"""What a command and its children open and connect to, recorded by strace."""
 
 import os
 import re
@@ -23,7 +23,7 @@ class Trace:
 
     Attributes
     ----------
-    said, warned : str
+    output, errors : str
         What it printed, and what it wrote to standard error.
     opened : tuple of Path
         Files that it tried to open to read them, folders apart.
@@ -31,8 +31,8 @@ class Trace:
         Of the sockets that it made or connected, such as ``"AF_INET"``.
     """
 
-    said: str
-    warned: str
+    output: str
+    errors: str
     opened: tuple[Path, ...]
     families: tuple[str, ...]
 
@@ -66,19 +66,8 @@ def traced(arguments: list[str], *, folder: Path, log: Path, timeout_s: float = 
     subprocess.TimeoutExpired
         If it waits for ever.
     """
-    command = [
-        find_strace(),
-        "-f",
-        "--seccomp-bpf",
-        "-s",
-        "4096",
-        "-e",
-        CALLS,
-        "-e",
-        "signal=none",
-        "-o",
-        str(log),
-    ]
+    options = f"-f --seccomp-bpf -s 4096 -e {CALLS} -e signal=none -o".split()
+    command = [find_strace(), *options, str(log)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "COLUMNS": "1000"}
     reader, writer = os.pipe()
     try:
@@ -101,7 +90,7 @@ def traced(arguments: list[str], *, folder: Path, log: Path, timeout_s: float = 
 
 
 def read_log(text: str, folder: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
-    """What a log of strace says of a command in a folder: files that it opened, and families of its sockets."""
+    """Read from a log of strace the files that a command in a folder opened, and the families of its sockets."""
     opened, families = [], []
     for line in text.splitlines():
         if (match := _OPEN.match(line)) and not {"O_DIRECTORY", "O_WRONLY"} & set(match[2].split("|")):
