@@ -177,7 +177,9 @@ def cache_import_command(ctx: click.Context, file: Path, cache_path: Path, **opt
     plan = PlanChoice(options.pop("folds"), options.pop("seed"))
     options["holdout"] = _holdout(options["holdout"])
     settings = ImportSettings(cache=cache_path, file=file, plan=plan, command=command_line(ctx), **options)
-    _print_import(settings, import_features(settings, say=lambda line: click.echo(printable(line), err=True)))
+    _print_import(
+        settings, import_features(settings, report=lambda line: click.echo(printable(line), err=True))
+    )
 
 
 def _print_import(settings: "ImportSettings", done: "Imported") -> None:
@@ -187,9 +189,9 @@ def _print_import(settings: "ImportSettings", done: "Imported") -> None:
         f"{done.clips} clips, embedding {done.embedding}{logits}; {done.written} rows written to source "
         f"{settings.source}, holdout {settings.holdout}"
     )
-    if done.lacking:
+    if done.missing_holdouts:
         click.echo(
-            f"next: import {settings.source} under the holdouts {', '.join(map(str, done.lacking))} as well"
+            f"next: import {settings.source} under the holdouts {', '.join(map(str, done.missing_holdouts))} as well"
         )
     else:
         click.echo(f"next: moodfuse fuse --cache {click.format_filename(settings.cache)}")
@@ -217,8 +219,8 @@ def cache_export_command(
     done = export_features(FeatureCache(cache_path), source, wanted, output, force=force)
     if done.left_out:
         click.echo(f"{done.left_out} clips left out: they lack what {source} reads", err=True)
-    widths = ", ".join(f"{name} {values.shape[1]}" for name, values in done.arrays.items())
-    click.echo(f"{len(done.folds)} clips, {widths}: {click.format_filename(output)}")
+    widths = ", ".join(f"{name} {width}" for name, width in done.widths.items())
+    click.echo(f"{done.clips} clips, {widths}: {click.format_filename(output)}")
 
 
 def _holdout(text: str) -> "Holdout":

@@ -1,6 +1,8 @@
 """Names as people are shown them. A file may be called anything, line ends and stray bytes included."""
 
 import unicodedata
+from collections.abc import Iterable
+from itertools import islice
 
 _VARIATION_SELECTORS = "".join(map(chr, range(0xFE00, 0xFE10)))
 
@@ -45,3 +47,20 @@ def printable_lines(text: str) -> str:
     'a\\\\x1b[2J\\nb'
     """
     return "\n".join(map(printable, text.split("\n")))
+
+
+def short_repr(text: str, *, limit: int = 60) -> str:
+    """An id or name as messages show it: quoted, on one line, cut after 60 characters."""
+    return repr(text if len(text) <= limit else text[: limit - 3] + "...")
+
+
+def first_few(names: Iterable[str], *, count: int = 3) -> str:
+    """The first names, and dots where there are more.
+
+    Examples
+    --------
+    >>> first_few(["a", "b", "c", "d"])
+    "'a', 'b', 'c', ..."
+    """
+    few = [short_repr(name) for name in islice(names, count + 1)]
+    return ", ".join(few[:count]) + (", ..." if len(few) > count else "")

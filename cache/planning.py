@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from moodfuse.cache.clip_table import ClipTable
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.folds import (
     GROUP_RULE,
@@ -82,13 +81,12 @@ def next_plan(plans: Sequence[Plan], statuses: Sequence[ClipStatus], choice: Pla
     return plan
 
 
-def plan_line(plan: Plan, clips: ClipTable) -> str:
-    """What a plan covers, in a sentence: clips, groups, folds, and the clips of each label."""
-    labels, counts = clips.texts["label"], Counter(clips.rows["label"].tolist())
-    named = sorted((labels[row], count) for row, count in counts.items())
-    return (
-        f"{len(clips)} clips in {clips.texts['group'].distinct()} groups, {plan.folds} folds, seed {plan.seed}: "
-        + ", ".join(f"{label} {count}" for label, count in named)
+def plan_line(plan: Plan, clips: Sequence[ClipStatus]) -> str:
+    """A summary of a plan in a sentence: clips, groups, folds, and the clips of each label."""
+    groups = len({status.group for status in clips})
+    counts = sorted(Counter(status.clip.label for status in clips).items())
+    return f"{len(clips)} clips in {groups} groups, {plan.folds} folds, seed {plan.seed}: " + ", ".join(
+        f"{label} {count}" for label, count in counts
     )
 
 

@@ -12,7 +12,7 @@ from moodfuse.cache.planning import PlanChoice, next_plan, repeat_plan
 from moodfuse.cache.recipe import frozen_counterpart, views_of
 from moodfuse.cache.records import ClipStatus
 from moodfuse.cache.store import FeatureCache
-from moodfuse.cache.transfer.labels import label_warnings
+from moodfuse.cache.labels import label_warnings
 from moodfuse.extract.block_writer import Shelf, write_rows
 from moodfuse.extract.cluster import Task, spread_decoding, spread_settings, spread_work
 from moodfuse.extract.dataset.scan import scan_data

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.folds import join_groups
+from moodfuse.cache.labels import label_warnings
 from moodfuse.cache.planning import PlanChoice, next_plan
 from moodfuse.cache.records import Clip, ClipStatus
-from moodfuse.cache.transfer.labels import label_warnings
 from moodfuse.extract.dataset.duplicates import (
     FRAME_SIDE_PX,
     Audited,

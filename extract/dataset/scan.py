@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from moodfuse.cache.console import first_few
 from moodfuse.cache.csv_rows import check_columns, check_text, csv_rows
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.records import WINDOW_S, Clip, check_label
-from moodfuse.cache.transfer.features import first_few
 from moodfuse.extract.dataset.media_files import AUDIO_SUFFIXES, MEDIA_SUFFIXES, find_media, ignored_lines
 
 _REQUIRED = ("path", "label")
