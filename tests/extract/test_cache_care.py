@@ -3,9 +3,9 @@
 import pytest
 
 from moodfuse.cache.errors import CacheError
-from moodfuse.cache.maintenance.holdings import IN_FORCE, SERVES
-from moodfuse.cache.maintenance.inventory import take_stock
-from moodfuse.cache.maintenance.prune import PruneChoice, carry_out, decide
+from moodfuse.cache.maintenance.networks import IN_FORCE, SERVES
+from moodfuse.cache.maintenance.inventory import read_inventory
+from moodfuse.cache.maintenance.prune import PruneOptions, choose_removals, remove
 from moodfuse.cache.maintenance.verify import verify
 from moodfuse.cache.planning import PlanChoice
 
@@ -31,19 +31,19 @@ def test_extract_writes_a_lost_record_of_a_network_anew(extracted, harm: str) ->
 def test_what_extract_leaves_is_sound_and_in_use(extracted) -> None:
     """Every file is of a known kind, every block complete; media can be freed, and a new label's old networks."""
     runner = extracted
-    found, stock = verify(runner.cache), take_stock(runner.open())
+    found, stock = verify(runner.cache), read_inventory(runner.open())
     assert not found.faults and not found.stale_view and not any(found.others.values())
     assert {recipe.state for recipe in stock.recipes} == {IN_FORCE, SERVES}
     assert all(block.complete and block.names for recipe in stock.recipes for block in recipe.blocks)
-    media = decide(stock, PruneChoice(media=True), now_s=0.0)
+    media = choose_removals(stock, PruneOptions(media=True), now_s=0.0)
     assert media.removals and all(item.place.startswith("media/") for item in media.removals)
-    assert not carry_out(runner.cache, media.removals)
+    assert not remove(runner.cache, media.removals)
     block = runner.open().block("twodmcnn", 0).embedding
     moved = min((runner.data / "sad").iterdir())
     moved.rename(runner.data / "excited" / f"was-sad-{moved.name}")
     runner(plan=PlanChoice(folds=2))
-    old = decide(take_stock(runner.open()), PruneChoice(), now_s=0.0).removals
-    assert any("no plan in force names" in item.why for item in old) and not carry_out(runner.cache, old)
+    old = choose_removals(read_inventory(runner.open()), PruneOptions(), now_s=0.0).removals
+    assert any("no plan in force names" in item.why for item in old) and not remove(runner.cache, old)
     assert (
         not verify(runner.cache).faults and runner.open().block("twodmcnn", 1).embedding.shape == block.shape
     )
