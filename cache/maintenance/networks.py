@@ -50,19 +50,10 @@ class HoldoutName:
 
 @dataclass(frozen=True)
 class BlockInfo:
-    """The features of one network, and its weights.
+    """The features of one network, `trained16` or ``frozen``, and its weights.
 
-    Attributes
-    ----------
-    trained : str
-        `trained16`, or ``frozen``.
-    names : tuple of HoldoutName
-        Empty where it is no holdout of a plan in force.
-    rows, clips : int
-        Rows in its parts, and clips of the plan in force that it should hold.
-    parts, bytes, weights_bytes : int
-    recorded : bool
-        Whether it is known what it was tuned on.
+    `names` is empty where it is no holdout of a plan in force; `clips` are those of the plan that it should have `rows`
+    of. `recorded` is whether it is known what it was tuned on.
     """
 
     trained: str
@@ -82,24 +73,10 @@ class BlockInfo:
 
 @dataclass(frozen=True)
 class RecipeInfo:
-    """One recipe of a source.
+    """One recipe of a source, in the folder of this name below ``features`` and ``networks``.
 
-    Attributes
-    ----------
-    source : str
-    folder : str
-        Its folder below ``features`` and ``networks``.
-    digest16 : str
-    network, depth : str
-        Empty where its record cannot be read.
-    state : str
-        `IN_FORCE`, `SERVES`, `REPLACED` or `UNFINISHED`.
-    blocks : tuple of BlockInfo
-        Those on disk and, of a recipe in force, the missing ones of single folds.
-    bytes : int
-        Of its features, weights and records.
-    modified_s : float
-        When any of its files was last written.
+    `network` and `depth` are empty where its record cannot be read. `blocks` are those on disk and, of a recipe in
+    force, the missing ones of single folds. `modified_s` is when any of its files was last written.
     """
 
     source: str
@@ -129,17 +106,9 @@ def read_record(file: Path) -> Recipe | None:
 def list_recipes(
     cache: FeatureCache, found: Sequence[Entry], selection: Mapping[str, str], unreadable: list[str]
 ) -> Iterator[RecipeInfo]:
-    """Every recipe that is in force or has a file, by source.
+    """Every recipe that is in force (in `selection`: source to digest) or has a file, by source.
 
-    Parameters
-    ----------
-    cache : FeatureCache
-    found : sequence of Entry
-        Every file of it.
-    selection : mapping of str to str
-        Digest of the recipe of each source that counts as in force.
-    unreadable : list of str
-        Receives the places of parts without a sound header.
+    `found` has every file of the cache; `unreadable` receives the places of parts without a sound header.
     """
     files = _files_by_recipe(found)
     selected = {(folder_of(source), digest): source for source, digest in selection.items()}
@@ -196,14 +165,9 @@ def _frozen_counterparts(records: Mapping[Key, Recipe | None], keys: Iterable[Ke
 class _PlansInForce:
     """What blocks are compared with: names of holdouts, and clips of the plan.
 
-    Attributes
-    ----------
-    names : HoldoutNames
-    clips : mapping of str or None to int
-        Number of different clips that have a modality; two copies of one file are one clip.
-    counted : ndarray of S64, or None
-        Clips whose rows count; `None` where all rows count, because no clip has left the dataset yet (under the first
-        plan) or there are too many bytes to look.
+    `clips` is the number of different clips that have a modality; two copies of one file are one clip. `counted` are the
+    clips whose rows count; `None` where all rows count, because no clip has left the dataset yet (under the first plan)
+    or there are too many bytes to look.
     """
 
     def __init__(self, cache: FeatureCache, found: Sequence[Entry]) -> None:
@@ -311,15 +275,9 @@ class HoldoutNames:
         return self._singles[recipe]
 
     def of(self, recipe: Recipe, trained: str, record: Path) -> tuple[HoldoutName, ...]:
-        """The names of a network; empty where it is no holdout of a plan in force.
+        """The names of a network by its `trained16`, or ``frozen``; empty where it is no holdout of a plan in force.
 
-        Parameters
-        ----------
-        recipe : Recipe
-        trained : str
-            Its `trained16`, or ``frozen``.
-        record : Path
-            Its ``trained.json``; read only where it is not the network of a single fold.
+        Its `record`, ``trained.json``, is read only where it is not the network of a single fold.
         """
         if (trained == FROZEN) == recipe.sees_labels:
             return ()

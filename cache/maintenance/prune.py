@@ -26,22 +26,9 @@ UNFINISHED_S = 7 * STALE_S
 
 @dataclass(frozen=True)
 class PruneOptions:
-    """What may be removed.
+    """What may be removed, as the options of `cache prune` describe it.
 
-    Attributes
-    ----------
-    recipes : bool
-        Recipes not in force, networks that no plan in force names, plans, tables and fits that nothing reads.
-    sources : tuple of str
-        Sources to remove; the inventory has them as not in force.
-    media : bool
-        All decoded clips.
-    fits : bool
-        All kept fits, also those of the clips in force.
-    runs : tuple of str
-        Runs, by name.
-    bad : bool
-        Files set aside and temporaries of any age, not only those older than a day.
+    The inventory has `sources` as not in force.
     """
 
     recipes: bool = True
@@ -70,14 +57,7 @@ class Pruning:
 
 
 def choose_removals(inventory: Inventory, options: PruneOptions, *, now_s: float) -> Pruning:
-    """Decide what to remove. Nothing is changed.
-
-    Parameters
-    ----------
-    inventory : Inventory
-    options : PruneOptions
-    now_s : float
-        The time, in seconds since 1970.
+    """Decide what to remove at the time `now_s` (seconds since 1970). Nothing is changed.
 
     Raises
     ------

@@ -47,18 +47,9 @@ _IMPORT_PLAN_FROM_VIEW = f"{_IMPORT_LABELS.replace('LABELS.csv', '{cache}/clips.
 
 @dataclass(frozen=True)
 class Repair:
-    """What a repair did.
+    """What a repair did: places of files, sentences on what failed, and commands that restore what was lost.
 
-    Attributes
-    ----------
-    set_aside : tuple of str
-        Places of damaged files, whose names now end in ``.bad``.
-    rewritten : tuple of str
-        Places of files that were written again from others.
-    failed : tuple of str
-        What could not be done, in sentences.
-    remedies : tuple of str
-        Commands that restore what was lost.
+    The names of the files `set_aside` now end in ``.bad``; those `rewritten` follow from other files.
     """
 
     set_aside: tuple[str, ...]
@@ -68,14 +59,7 @@ class Repair:
 
 
 def repair(root: Path, found: Verification) -> Repair:
-    """Set damaged files aside, and rewrite the marker, recipes of imports, records of networks and ``clips.csv``.
-
-    Parameters
-    ----------
-    root : Path
-    found : Verification
-        What `verify` found there.
-    """
+    """Set damaged files aside, and rewrite the marker, recipes of imports, records of networks and ``clips.csv``."""
     lost = [fault for fault in found.faults if fault.state != UNREADABLE]
     recipes = {fault.place: _recipe_of(root, fault) for fault in lost}
     aside: list[str] = []

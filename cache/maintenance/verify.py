@@ -48,17 +48,10 @@ _RECORDS_IN_FORCE = ("marker", "plan", "table", "choice", "recipe", "training")
 
 @dataclass(frozen=True)
 class Fault:
-    """A bad file.
+    """A bad file, by its path below the cache folder.
 
-    Attributes
-    ----------
-    place : str
-        Path below the cache folder.
-    kind : str
-    reason : str
-    state : str
-        `DAMAGED`: it does not hold what was written, so it may be set aside. `MISSING`: what is in force needs it.
-        `UNREADABLE`: the system refuses to read it, or a newer version wrote it.
+    `DAMAGED`: it does not hold what was written, so it may be set aside. `MISSING`: what is in force needs it.
+    `UNREADABLE`: the system refuses to read it, or a newer version wrote it.
     """
 
     place: str
@@ -94,6 +87,14 @@ class Verification:
 
 # One check per kind of file
 
+Check = Callable[[Entry], np.ndarray | None]
+"""Takes a file; raises `DamagedPartError`, or the error of reading it. That of features returns their clips."""
+
+
+def _require(condition: bool, reason: str) -> None:
+    if not condition:
+        raise DamagedPartError(reason)
+
 
 def _json(entry: Entry, *, ending: bytes = b"") -> Any:
     """A record whose text is canonical JSON, as every record is written; it may have one ending."""
@@ -103,9 +104,23 @@ def _json(entry: Entry, *, ending: bytes = b"") -> Any:
     return values
 
 
-def _require(condition: bool, reason: str) -> None:
-    if not condition:
-        raise DamagedPartError(reason)
+def _record(check: Callable[[Path], object]) -> Check:
+    """Check of a JSON record by its own reader."""
+
+    def check_entry(entry: Entry) -> None:
+        _json(entry)
+        check(entry.path)
+
+    return check_entry
+
+
+def _part(check: Callable[[Path, dict[str, np.ndarray], dict[str, Any]], object]) -> Check:
+    """Check of an HDF5 part: bytes, name and content, and then its arrays and attributes."""
+
+    def check_entry(entry: Entry) -> None:
+        check(entry.path, *verify_part(entry.path))
+
+    return check_entry
 
 
 def _check_marker(entry: Entry) -> None:
@@ -114,50 +129,30 @@ def _check_marker(entry: Entry) -> None:
     _require(found == ("moodfuse-cache", SCHEMA, True), "does not mark a cache")
 
 
-def _check_plan(entry: Entry) -> None:
-    verify_part(entry.path)
-    Manifest.read_plan(entry.path)
-
-
-def _check_table(entry: Entry) -> None:
-    arrays, attributes = verify_part(entry.path)
+def _check_table(file: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> None:
     _require(attributes == ATTRIBUTES, "holds no table of clips")
-    ClipTable.from_arrays(entry.path, arrays)
+    ClipTable.from_arrays(file, arrays)
 
 
-def _check_outcome(entry: Entry) -> None:
-    _json(entry)
-    read_outcome(entry.path)
-
-
-def _check_choice(entry: Entry) -> None:
-    _json(entry)
-    values = read_named(entry.path)
+def _check_choice(file: Path) -> None:
+    values = read_named(file)
     kinds = (type(values["sequence"]), type(values["sources"]))
     _require(kinds == (int, dict), "is not a choice of sources")
 
 
-def _check_audit(entry: Entry) -> None:
-    _json(entry)
-    audit_in(entry.path)
-
-
-def _check_media(entry: Entry) -> None:
-    arrays, attributes = verify_part(entry.path)
-    check_place(entry.path, attributes, form=FORMAT_OF_MEDIA)
-    check_media(entry.path, arrays, attributes)
+def _check_media(file: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> None:
+    check_place(file, attributes, form=FORMAT_OF_MEDIA)
+    check_media(file, arrays, attributes)
     if attributes["view"] == "sound":
         length, samples = len(arrays["waveform"]), attributes["waveform_samples"]
-        _require(
-            length == WAVEFORM_SAMPLES, f"its waveform has {length} samples; expected {WAVEFORM_SAMPLES}"
-        )
+        expected = WAVEFORM_SAMPLES
+        _require(length == expected, f"its waveform has {length} samples; expected {expected}")
         _require(0 <= samples <= length, f"{samples} of its {length} samples are declared as from the file")
 
 
-def _check_marks(entry: Entry) -> None:
-    arrays, attributes = verify_part(entry.path)
-    check_place(entry.path, attributes, form=FORMAT_OF_MARKS)
-    check_marks(entry.path, arrays, attributes)
+def _check_marks(file: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> None:
+    check_place(file, attributes, form=FORMAT_OF_MARKS)
+    check_marks(file, arrays, attributes)
 
 
 def _check_recipe(entry: Entry) -> None:
@@ -168,30 +163,14 @@ def _check_recipe(entry: Entry) -> None:
     _require(folder_of(recipe.source) == entry.parents[1], "belongs to another source than its folder")
 
 
-def _check_training(entry: Entry) -> None:
-    _json(entry)
-    check_trained(entry.path)
-
-
 def _check_features(entry: Entry) -> np.ndarray:
     arrays, _ = verify_part(entry.path)
     with open_features(entry.path) as (_, attributes):
-        owner = (
-            folder_of(str(attributes.get("source"))),
-            attributes.get("recipe"),
-            attributes.get("trained"),
-        )
+        source = folder_of(str(attributes.get("source")))
+        owner = (source, attributes.get("recipe"), attributes.get("trained"))
     _require(owner == entry.parents[1:], f"belongs to {'/'.join(map(str, owner))}")
     check_each_once(entry.path, arrays["clip"])
     return arrays["clip"]
-
-
-def _check_network(entry: Entry) -> None:
-    check_sealed(entry.path)
-
-
-def _check_fits(entry: Entry) -> None:
-    check_fits(entry.path, *verify_part(entry.path))
 
 
 def _check_run(entry: Entry) -> None:
@@ -202,55 +181,41 @@ def _check_run(entry: Entry) -> None:
         is_same = attributes["record"] == digest16(values)
         _require(is_same, "is not the record that was written with the predictions")
         shapes = {name: array.shape for name, array in part.items()}
-    expected = (len(values["ids"]), len(values["classes"]))
     for number in range(len(values["results"])):
         name = f"probabilities_{number:04d}"
         _require(name in shapes, f"its predictions have no array {name!r}")
     for name, shape in shapes.items():
         repeats = (len(values.get("repeat_folds", ())),) if name.startswith("repeats_") else ()
-        _require(
-            shape == (*repeats, *expected),
-            f"its predictions have {name} of shape {shape}; expected {(*repeats, *expected)}",
-        )
+        expected = (*repeats, len(values["ids"]), len(values["classes"]))
+        _require(shape == expected, f"its predictions have {name} of shape {shape}; expected {expected}")
 
 
-def _check_predictions(entry: Entry) -> None:
-    check_predictions(entry.path, *verify_part(entry.path))
-
-
-CHECKS: dict[str, Callable[[Entry], np.ndarray | None]] = {
+CHECKS: dict[str, Check] = {
     "marker": _check_marker,
-    "plan": _check_plan,
-    "table": _check_table,
-    "outcome": _check_outcome,
-    "choice": _check_choice,
-    "audit": _check_audit,
-    "marks": _check_marks,
-    "media": _check_media,
+    "plan": _part(lambda file, arrays, attributes: Manifest.read_plan(file)),
+    "table": _part(_check_table),
+    "outcome": _record(read_outcome),
+    "choice": _record(_check_choice),
+    "audit": _record(audit_in),
+    "marks": _part(_check_marks),
+    "media": _part(_check_media),
     "recipe": _check_recipe,
-    "training": _check_training,
+    "training": _record(check_trained),
     "features": _check_features,
-    "network": _check_network,
-    "checkpoint": _check_network,
-    "fits": _check_fits,
+    "network": lambda entry: check_sealed(entry.path),
+    "checkpoint": lambda entry: check_sealed(entry.path),
+    "fits": _part(check_fits),
     "run": _check_run,
-    "predictions": _check_predictions,
+    "predictions": _part(check_predictions),
 }
-"""Check of each kind of file. It raises `DamagedPartError`, or the error of reading the file; that of features returns
-their clips. Other kinds (``clips.csv``, reports and models of runs) have no digest and are not checked."""
+"""Check of each kind of file. ``clips.csv`` and the reports and models of runs have no digest and are not checked."""
 
 
 # All files
 
 
 def verify(root: Path, *, on_progress: Callable[[int, int], object] | None = None) -> Verification:
-    """Check every byte of a cache.
-
-    Parameters
-    ----------
-    root : Path
-    on_progress : callable of (int, int), optional
-        Receives the bytes that have been checked, and all bytes to check.
+    """Check every byte of a cache; `on_progress` receives the bytes checked so far, and all bytes to check.
 
     Raises
     ------
@@ -273,12 +238,11 @@ def verify(root: Path, *, on_progress: Callable[[int, int], object] | None = Non
         if on_progress is not None:
             on_progress(done, total)
     damaged_folders = {(root / fault.place).parent for fault in faults}
-    differing = [
-        sentence
-        for folder, parts in clips.items()
-        if folder not in damaged_folders
-        for sentence in _disagreements(folder, parts)
-    ]
+    differing: list[str] = []
+    for folder, parts in clips.items():
+        together = np.concatenate(parts)
+        if folder not in damaged_folders and len(np.unique(together)) < len(together):
+            differing += disagreements(Owner(folder, *folder.parts[-3:]))
     missing, stale_view = _check_in_force(root, faults)
     others = {
         kind: tuple(entry.place for entry in found if entry.kind == kind)
@@ -325,14 +289,6 @@ def _reason(entry: Entry, error: Exception) -> str:
     if isinstance(error, OSError):
         return f"cannot be read ({error.strerror or error})"
     return f"is not what it should be ({type(error).__name__}: {error})"
-
-
-def _disagreements(folder: Path, parts: Sequence[np.ndarray]) -> list[str]:
-    """What two parts of a folder hold differently; parts are opened only where two hold the same clip."""
-    clips = np.concatenate(parts)
-    if len(np.unique(clips)) == len(clips):
-        return []
-    return disagreements(Owner(folder, *folder.parts[-3:]))
 
 
 # What is in force

@@ -37,7 +37,7 @@ class ExportSummary:
 def export_features(
     cache: FeatureCache, source: str, holdout: Holdout | None, output: Path, *, force: bool = False
 ) -> ExportSummary:
-    """Write the features of a source under one holdout.
+    """Write the features of a source under one holdout, in the format of the suffix of `output`.
 
     Parameters
     ----------
@@ -46,16 +46,8 @@ def export_features(
     holdout : Holdout or None
         `None` for ``*``, which only a source that saw no label has.
     output : Path
-        Its suffix is the format.
     force : bool
         Replace an existing file.
-
-    Raises
-    ------
-    InputError
-        If the suffix is unknown, the file exists or would be among the cache's own, or the source needs a holdout.
-    MissingBlockError
-        If the features are not in the cache.
     """
     suffix = output.suffix.lower()
     if suffix not in WRITERS:
@@ -127,22 +119,16 @@ def _write_parquet(stream: BinaryIO, columns: Exported, classes: Sequence[str]) 
             arrays[name] = arrow.FixedSizeListArray.from_arrays(flat, values.shape[1])
         elif isinstance(values, np.ndarray):
             arrays[name] = arrow.array(values)
-        else:  # as bytes where some id is not UTF-8
-            is_text = all(text.isascii() or _is_utf8(text) for text in values)
-            encoded = [text.encode("utf-8", "surrogateescape") for text in values]
-            arrays[name] = arrow.array(encoded, arrow.binary()).cast(
-                arrow.string() if is_text else arrow.binary()
+        else:
+            encoded = arrow.array(
+                [text.encode("utf-8", "surrogateescape") for text in values], arrow.binary()
             )
+            try:
+                arrays[name] = encoded.cast(arrow.string())
+            except arrow.ArrowInvalid:  # some id is not UTF-8
+                arrays[name] = encoded
     metadata = {CLASSES_KEY: json.dumps(list(classes)).encode()} if classes else None
     arrow.parquet.write_table(arrow.table(arrays).replace_schema_metadata(metadata), stream)
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 WRITERS: dict[str, Callable[[BinaryIO, Exported, Sequence[str]], None]] = {

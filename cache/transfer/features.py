@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from moodfuse.cache.console import short_repr
+from moodfuse.cache.console import first_few, short_repr
 from moodfuse.cache.csv_rows import check_columns
 from moodfuse.cache.errors import InputError
 
@@ -23,21 +23,16 @@ _NUMBERED = re.compile(r"e(0|[1-9][0-9]*)")
 _INDEX = re.compile(r"|unnamed: \d+(\.\d+|_level_\d+)*|index|level_\d+|__index_level_\d+__", re.IGNORECASE)
 """Names that pandas or R give to the index of a table."""
 _MAX_VALUE_BYTES = 8
-_MAX_LISTED = 20
+MAX_LISTED = 20
+"""Messages list no more columns than this."""
 
 
 @dataclass(frozen=True)
 class Columns:
     """Which columns of a table are read, and which are ignored.
 
-    Attributes
-    ----------
-    embedding, logits : tuple of str
-    index : tuple of str
-        Ignored because they number the rows.
-    ignored : tuple of str
-    guessed : frozenset of str
-        Columns of the embedding that the user did not name: they are used because they hold numbers.
+    `index` columns are ignored because they number the rows. `guessed` are the columns of the embedding that the user
+    did not name: they are used because they hold numbers.
     """
 
     embedding: tuple[str, ...] = ()
@@ -58,7 +53,7 @@ class Columns:
             "index columns ignored": self.index,
             "columns ignored": self.ignored,
         }
-        return [f"{use}: {list_columns(names)}" for use, names in uses.items() if names]
+        return [f"{use}: {first_few(names, count=MAX_LISTED)}" for use, names in uses.items() if names]
 
 
 @dataclass(frozen=True)
@@ -92,14 +87,7 @@ def checked_features(
     classes: tuple[str, ...] | None = None,
     columns: Columns | None = None,
 ) -> Features:
-    """Features with float32 arrays, or an error where a block cannot hold them.
-
-    Raises
-    ------
-    InputError
-        If an id occurs twice, or an array has another shape, another kind of values, or a value that is not finite
-        as float32; names the clip.
-    """
+    """Features with float32 arrays; what a block cannot hold, and an id that occurs twice, is refused."""
     for name, values in arrays.items():
         if values.dtype.kind not in "iuf" or values.dtype.itemsize > _MAX_VALUE_BYTES:
             raise InputError(
@@ -122,13 +110,7 @@ def checked_features(
 
 
 def to_float32(values: np.ndarray, ids: Sequence[str], where: str) -> np.ndarray:
-    """Values [N, D] as float32, each rounded to the nearest.
-
-    Raises
-    ------
-    InputError
-        If one is not finite, or too large; names its clip by `ids`.
-    """
+    """Values [N, D] as float32; one that is not finite, or too large, is refused with its clip from `ids`."""
     with np.errstate(over="ignore", invalid="ignore"):
         narrow = values.astype(np.float32)
     if not (finite := np.isfinite(narrow)).all():
@@ -139,13 +121,6 @@ def to_float32(values: np.ndarray, ids: Sequence[str], where: str) -> np.ndarray
             f"{where} of clip {short_repr(ids[row])} is {value} in column {column}, {cause}; correct it"
         )
     return narrow
-
-
-def list_columns(names: Sequence[str]) -> str:
-    """Names of columns in full; of more than 20 only how many, the first and the last."""
-    if len(names) > _MAX_LISTED:
-        return f"{len(names)}, from {short_repr(names[0])} to {short_repr(names[-1])}"
-    return ", ".join(map(short_repr, names))
 
 
 # Choice of columns
@@ -161,23 +136,9 @@ def choose_columns(
 ) -> Columns:
     """Choose the columns of the embedding and of the logits from all names in a table.
 
-    Without `patterns` these are ``e0``, ``e1``, ... or, where there is no ``e0``, all numeric columns that are neither
-    an index nor a column of an export.
-
-    Parameters
-    ----------
-    file : Path
-    names : sequence of str
-    patterns : sequence of str
-        The user's choice: names, patterns, or several of these separated by commas.
-    index, texts : collection of str
-        Columns known to be an index of the table, or to hold no numbers.
-
-    Raises
-    ------
-    InputError
-        If there is no ``id`` or no embedding, a number is missing among ``e0``, ``e1``, ..., or a pattern matches no
-        column.
+    The embedding is what `patterns` match: the user's names, patterns, or several of these separated by commas. Without
+    them it is ``e0``, ``e1``, ... or, where there is no ``e0``, all numeric columns that are neither an index nor a
+    column of an export. `index` and `texts` are columns known to be an index, or to hold no numbers.
     """
     check_columns(file, names, ("id",))
     candidates = [name for name in names if name != "id" and not name.startswith(LOGIT)]
@@ -233,19 +194,15 @@ def _match_patterns(
             if part in names:
                 in_full.add(part)
             elif not fnmatch.filter(numeric, part):
-                raise InputError(f"{file}: --columns: unknown column {part!r}; known: {list_columns(names)}")
+                raise InputError(
+                    f"{file}: --columns: unknown column {part!r}; known: {first_few(names, count=MAX_LISTED)}"
+                )
             matched |= dict.fromkeys([part] if part in names else fnmatch.filter(numeric, part))
     return tuple(matched), set(matched) - in_full
 
 
 def drop_row_numbers(file: Path, columns: Columns, embedding: np.ndarray) -> tuple[Columns, np.ndarray]:
-    """Move guessed columns of the embedding that number the rows, 0 to N-1 or 1 to N in any order, to the index.
-
-    Raises
-    ------
-    InputError
-        If no column is left.
-    """
+    """Move guessed columns of the embedding that number the rows, 0 to N-1 or 1 to N in any order, to the index."""
     keep = [
         name not in columns.guessed or not _numbers_rows(embedding[:, place])
         for place, name in enumerate(columns.embedding)
@@ -256,7 +213,7 @@ def drop_row_numbers(file: Path, columns: Columns, embedding: np.ndarray) -> tup
     numbering = tuple(name for name in columns.embedding if name not in kept)
     if not kept:
         raise InputError(
-            f"{file}: its only numeric columns number the rows ({list_columns(numbering)}); add the features, or name "
+            f"{file}: its only numeric columns number the rows ({first_few(numbering)}); add the features, or name "
             "these columns with --columns"
         )
     chosen = Columns(

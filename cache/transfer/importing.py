@@ -24,7 +24,7 @@ from moodfuse.cache.recipe import Recipe, import_recipe, imported_as
 from moodfuse.cache.records import Holdout
 from moodfuse.cache.store import FeatureCache, Roles
 from moodfuse.cache.transfer.datasets import Dataset, choose_dataset
-from moodfuse.cache.transfer.features import LOGIT, MIN_ROWS, Features, list_columns
+from moodfuse.cache.transfer.features import LOGIT, MAX_LISTED, MIN_ROWS, Features
 from moodfuse.cache.transfer.readers import read_features
 
 log = logging.getLogger(__name__)
@@ -33,26 +33,11 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 @dataclass(frozen=True)
 class ImportSettings:
-    """What `cache import` is asked to do.
+    """The options of `cache import`.
 
-    Attributes
-    ----------
-    cache, file : Path
-    source : str
-        Name of the source.
-    holdout : Holdout
-        Folds whose labels were not used to make the features; ``*`` if no labels were used.
-    labels : Path or None
-        CSV that declares the clips.
-    ids : Path or None
-        Ids of the rows of a ``.npy``.
-    columns : tuple of str
-        Embedding columns of a table: names, patterns, or several of these separated by commas.
-    plan : PlanChoice
-    replace : bool
-        Whether `labels` may have no clip in common with those in force.
-    command : str
-        The command line, kept in the cache for reports.
+    `holdout` are the folds whose labels were not used to make the features. `labels` is a CSV that declares the clips,
+    `ids` names the rows of a ``.npy``, and `columns` are the embedding columns of a table. With `replace`, `labels` may
+    have no clip in common with those in force. `command` is kept in the cache for reports.
     """
 
     cache: Path
@@ -75,18 +60,9 @@ class ImportSettings:
 
 @dataclass(frozen=True)
 class Imported:
-    """What `cache import` did.
+    """What `cache import` did: clips of the plan, rows written, columns of each array, and missing holdouts ``{k}``.
 
-    Attributes
-    ----------
-    clips : int
-        Clips of the plan; each has features now.
-    written : int
-        New rows.
-    embedding, logits : int
-        Columns; 0 where there are no logits.
-    missing_holdouts : tuple of Holdout
-        Holdouts ``{k}`` that the source still needs before it can be fused.
+    Without the holdouts the source cannot be fused.
     """
 
     clips: int
@@ -292,7 +268,7 @@ def _refuse_label_columns(features: Features, dataset: Dataset, rows: Mapping[st
     if encoding:
         raise InputError(
             f"{features.file}: {len(encoding)} column(s) encode the label in all {len(rows)} clips, or whether it is "
-            f"one of the labels, so heads would learn it from there: {list_columns(encoding)}; remove them, or name "
+            f"one of the labels, so heads would learn it from there: {first_few(encoding, count=MAX_LISTED)}; remove them, or name "
             "them in full with --columns if they are features"
         )
 

@@ -48,17 +48,11 @@ def read_features(file: Path, *, ids: Path | None = None, columns: Sequence[str]
     file : Path
         ``.npz``: arrays ``id`` [N], ``embedding`` [N, D] and, if any, ``logits`` [N, C] and ``classes`` [C].
         ``.csv``: a column ``id``, embedding columns (see `choose_columns`) and, if any, ``logit:<class>``.
-        ``.parquet``: the same, or ``embedding`` and ``logits`` as columns of lists.
-        ``.npy``: the embedding.
+        ``.parquet``: the same, or ``embedding`` and ``logits`` as columns of lists. ``.npy``: the embedding.
     ids : Path, optional
         For ``.npy`` only: one id per line, or a ``.npy`` of strings; in the order of the rows.
     columns : sequence of str
         For tables only: the columns of the embedding.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read or holds no features; the message describes what was expected.
     """
     suffix = file.suffix.lower()
     if suffix not in (".npy", ".npz", *_TABLES):
@@ -222,15 +216,14 @@ def _read_csv(file: Path, patterns: Sequence[str]) -> Features:
     values: list[np.ndarray] = []
     for line, cells in chain(first, rows):
         ids.append(cells[places["id"]])
-        try:
-            numbers = np.array([_number(cells[place]) for place in wanted])
-        except ValueError as error:
-            place = next(place for place in wanted if not _is_number(cells[place]))
+        numbers = [_number(cells[place]) for place in wanted]
+        if None in numbers:
+            place = wanted[numbers.index(None)]
             raise InputError(
                 f"{file}, line {line}: column {names[place]!r} is {cells[place][:60]!r}; expected a number (choose the "
                 "columns of the embedding with --columns, or name them e0, e1, ...)"
-            ) from error
-        values.append(to_float32(numbers[None], ids[-1:], f"{file}: row"))
+            )
+        values.append(to_float32(np.array([numbers], dtype=np.float64), ids[-1:], f"{file}: row"))
     table = np.concatenate([np.zeros((0, len(wanted)), np.float32), *values])
     width = len(columns.embedding)
     columns, embedding = drop_row_numbers(file, columns, table[:, :width])
@@ -238,36 +231,25 @@ def _read_csv(file: Path, patterns: Sequence[str]) -> Features:
     return checked_features(file, ids, arrays, columns.classes, columns)
 
 
-def _number(text: str) -> float:
+def _number(text: str) -> float | None:
     """A number as every program writes it; Python alone reads ``1_000``, or digits of other scripts, as one."""
     if "_" in text or not text.isascii():
-        raise ValueError(text)
-    return float(text)
-
-
-def _is_number(text: str) -> bool:
+        return None
     try:
-        _number(text)
+        return float(text)
     except ValueError:
-        return False
-    return True
+        return None
 
 
 def _is_text(text: str) -> bool:
-    return not _is_number(text) and any(char.isalpha() for char in text)
+    return _number(text) is None and any(char.isalpha() for char in text)
 
 
 # Parquet
 
 
 def import_pyarrow() -> ModuleType:
-    """pyarrow with its compute and Parquet modules, an optional dependency.
-
-    Raises
-    ------
-    InputError
-        If it is not installed.
-    """
+    """pyarrow with its compute and Parquet modules; an optional dependency."""
     try:
         import pyarrow
         import pyarrow.compute
@@ -318,11 +300,8 @@ def _read_flat(file: Path, source: Any, schema: Any, patterns: Sequence[str]) ->
 
 
 def _unpacked_bytes(metadata: Any) -> int:
-    """An upper estimate of the memory for all columns.
-
-    Lists have more values than rows, a text may have more bytes than a number, and a damaged file may declare fewer
-    values than rows.
-    """
+    """An upper estimate of the memory for all columns."""
+    # Lists have more values than rows, texts more bytes than numbers, and damaged files fewer values than rows.
     groups = [metadata.row_group(place) for place in range(metadata.num_row_groups)]
     columns = [group.column(place) for group in groups for place in range(group.num_columns)]
     values = sum(max(column.num_values * _VALUE_BYTES, column.total_uncompressed_size) for column in columns)
