@@ -57,14 +57,14 @@ def cache_ls_command(cache_path: Path, every_block: bool, form: str) -> None:
 @cache_group.command("verify")
 @_cache_option
 @click.option(
-    "--repair", "mend", is_flag=True, help="Set bad files aside, and rewrite what follows from others."
+    "--repair", "do_repair", is_flag=True, help="Set bad files aside, and rewrite what follows from others."
 )
 @click.pass_context
-def cache_verify_command(ctx: click.Context, cache_path: Path, mend: bool) -> None:
+def cache_verify_command(ctx: click.Context, cache_path: Path, do_repair: bool) -> None:
     """Check every byte of a cache against names, headers and seals, and list what is bad.
 
     Exits with 0 only if nothing was bad, with 1 if anything was, repaired or not. Files set aside earlier, files of
-    unknown kind, and rows with different values in two sound parts are listed, but do not fail. --repair renames bad
+    unknown kind, and rows with different values in two intact parts are listed, but do not fail. --repair renames bad
     files to NAME.bad and prints the commands that restore them.
 
     Example: moodfuse cache verify --cache work --repair
@@ -76,7 +76,7 @@ def cache_verify_command(ctx: click.Context, cache_path: Path, mend: bool) -> No
     with progress_bar("Checking") as on_progress:
         found = verify(cache_path, on_progress=on_progress)
     print_verification(cache_path, found)
-    if mend and (found.faults or found.stale_view):
+    if do_repair and (found.faults or found.stale_view):
         print_repair(cache_path, repair(cache_path, found))
     if found.faults:
         ctx.exit(1)

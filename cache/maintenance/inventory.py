@@ -45,7 +45,7 @@ class Inventory:
         Plans that no new plan starts from, tables of clips that neither the plan in force nor the one before it names,
         and kept fits of other clips, labels or groups.
     unreadable : tuple of str
-        Parts without a sound header.
+        Parts without a valid header.
     """
 
     path: Path
@@ -88,9 +88,7 @@ def read_inventory(cache: FeatureCache, *, without: Collection[str] = ()) -> Inv
     for source in without:
         cache.check_source(source)
     selection = {source: digest for source, digest in cache.selection.items() if source not in without}
-    found = tuple(
-        entries(cache.path)
-    )  # before the plans are read, so that the plan in force names the newest
+    found = tuple(entries(cache.path))  # before the plans, so that the plan in force names the newest files
     unreadable: list[str] = []
     recipes = tuple(list_recipes(cache, found, selection, unreadable))
     runs = tuple(_runs(selection, found))
@@ -99,17 +97,13 @@ def read_inventory(cache: FeatureCache, *, without: Collection[str] = ()) -> Inv
     statuses, plan = cache.statuses, cache.plan
     ok = [status for status in statuses if status.ok]
     covered = [status for status in ok if status.clip.split != "test"]
+    counts = (len(statuses), len(ok), len(statuses) - len(ok), len(ok) - len(covered))
     old_plans, old_tables = _old_plans_and_tables(found)
     fits = [entry for entry in found if entry.kind == "fits"]
     fits_folder = clips_digest16(cache.clips) if fits else ""
     return Inventory(
         path=cache.path,
-        clips={
-            "listed": len(statuses),
-            "ok": len(ok),
-            "refused": len(statuses) - len(ok),
-            "test": len(ok) - len(covered),
-        },
+        clips=dict(zip(("listed", "ok", "refused", "test"), counts, strict=True)),
         plan={
             "folds": plan.folds,
             "seed": plan.seed,

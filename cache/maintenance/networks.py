@@ -108,7 +108,7 @@ def list_recipes(
 ) -> Iterator[RecipeInfo]:
     """Every recipe that is in force (in `selection`: source to digest) or has a file, by source.
 
-    `found` has every file of the cache; `unreadable` receives the places of parts without a sound header.
+    `found` has every file of the cache; `unreadable` receives the places of parts without a valid header.
     """
     files = _files_by_recipe(found)
     selected = {(folder_of(source), digest): source for source, digest in selection.items()}
@@ -173,7 +173,7 @@ class _PlansInForce:
     def __init__(self, cache: FeatureCache, found: Sequence[Entry]) -> None:
         self.names = HoldoutNames(cache)
         missing = {status.digest: status.missing for status in cache.clips}
-        self.clips = {None: len(missing)}
+        self.clips: dict[str | None, int] = {None: len(missing)}
         for modality in VIEWS:
             self.clips[modality] = sum(value != modality for value in missing.values())
         size = sum(entry.bytes for entry in found if entry.kind == "features")

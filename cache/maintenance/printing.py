@@ -47,16 +47,16 @@ def _print_table(
     title: str, texts: Sequence[str], numbers: Sequence[str], rows: Iterable[Sequence[object]]
 ) -> None:
     """A table whose text columns fold, so that no column is dropped in a narrow terminal; nothing if it is empty."""
-    rows = [[cell if isinstance(cell, str) else str(cell) for cell in row] for row in rows]
-    if not rows:
+    lines = [[printable(str(cell)) for cell in row] for row in rows]
+    if not lines:
         return
     table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 2, 0, 0), pad_edge=False)
     for name in texts:
         table.add_column(name, overflow="fold")
     for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(*map(printable, row))
+    for line in lines:
+        table.add_row(*line)
     console = Console(width=max(Console().width, _WIDTH), highlight=False, markup=False, emoji=False)
     console.print(table)
 
@@ -166,7 +166,7 @@ def summary_lines(inventory: Inventory) -> Iterator[str]:
     if fits := inventory.of_kind("fits"):
         yield f"fits: {size(_total(fits))} kept for fuse"
     if inventory.unreadable:
-        yield f"{len(inventory.unreadable)} parts have no sound header; run: moodfuse cache verify --cache {path}"
+        yield f"{len(inventory.unreadable)} parts have no valid header; run: moodfuse cache verify --cache {path}"
 
 
 def _recipe_row(recipe: RecipeInfo, inventory: Inventory) -> tuple[object, ...]:

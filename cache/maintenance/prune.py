@@ -1,4 +1,4 @@
-"""What of a cache can be removed, decided from its inventory, and its removal in an order that keeps the cache sound.
+"""What of a cache can be removed, decided from its inventory, and its removal in an order that keeps the cache valid.
 
 A folder is first renamed to a temporary, in one step, and then emptied; a run loses its record first. So readers, and
 the next command after a kill, find a thing whole or not at all. Links are not followed.

@@ -70,7 +70,7 @@ class Verification:
         Number and bytes of the files that were checked.
     faults : tuple of Fault
     disagreements : tuple of str
-        Sentences on clips that two sound parts of a folder hold with different values.
+        Sentences on clips that two intact parts of a folder hold with different values.
     stale_view : bool
         Whether ``clips.csv`` differs from the plan in force: it was edited, or `extract` was stopped.
     others : mapping of str to tuple of str

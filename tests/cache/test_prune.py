@@ -33,8 +33,8 @@ DAY_S = 24 * 3600.0
 
 def decided(cache: FeatureCache, *, later_s: float = 0.0, **choice: object) -> Pruning:
     """What would go after a while."""
-    stock = read_inventory(FeatureCache(cache.path))
-    return choose_removals(stock, PruneOptions(**choice), now_s=time.time() + later_s)  # type: ignore[arg-type]
+    inventory = read_inventory(FeatureCache(cache.path))
+    return choose_removals(inventory, PruneOptions(**choice), now_s=time.time() + later_s)  # type: ignore[arg-type]
 
 
 def reasons(pruning: Pruning) -> set[str]:
@@ -317,7 +317,6 @@ def test_features_whose_record_is_lost_are_not_called_unused(tuned_cache: Featur
 def test_what_cannot_be_removed_is_printed_and_the_rest_is_removed(
     stale_cache: FeatureCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-
     def denied(*arguments: object, **options: object) -> None:
         raise PermissionError(13, "Permission denied")
 
