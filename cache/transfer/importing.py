@@ -96,11 +96,9 @@ def import_features(settings: ImportSettings, *, report: Callable[[str], None] =
     report(plan_line(dataset.plan, dataset.clips))
     _check_holdout(settings.holdout, dataset)
     recipe = _choose_recipe(cache, settings.source, settings.holdout)
-    roles = (
-        imported_roles(units_of(dataset.clips), dataset.plan, settings.holdout)
-        if recipe.sees_labels
-        else None
-    )
+    roles = None
+    if recipe.sees_labels:
+        roles = imported_roles(units_of(dataset.clips), dataset.plan, settings.holdout)
     features = _in_class_order(features, dataset.classes, report)
     rows = _rows_of_clips(features, dataset, report)
     _refuse_label_columns(features, dataset, rows)
@@ -239,7 +237,9 @@ def _rows_of_clips(features: Features, dataset: Dataset, report: Callable[[str],
     rows: dict[str, int] = {}
     for row, status in matched:
         first = rows.setdefault(status.digest, row)
-        if any(values[first].tobytes() != values[row].tobytes() for values in features.arrays.values()):
+        if first != row and any(
+            values[first].tobytes() != values[row].tobytes() for values in features.arrays.values()
+        ):
             raise InputError(
                 f"{features.file}: the rows of {short_repr(features.ids[first])} and {short_repr(features.ids[row])} "
                 "differ, but both are one clip: the same seconds of equal files; keep one of the rows"
@@ -268,8 +268,8 @@ def _refuse_label_columns(features: Features, dataset: Dataset, rows: Mapping[st
     if encoding:
         raise InputError(
             f"{features.file}: {len(encoding)} column(s) encode the label in all {len(rows)} clips, or whether it is "
-            f"one of the labels, so heads would learn it from there: {first_few(encoding, count=MAX_LISTED)}; remove them, or name "
-            "them in full with --columns if they are features"
+            f"one of the labels, so heads would learn it from there: {first_few(encoding, count=MAX_LISTED)}; remove "
+            "them, or name them in full with --columns if they are features"
         )
 
 
