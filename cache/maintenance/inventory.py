@@ -70,13 +70,7 @@ class Inventory:
 
 
 def read_inventory(cache: FeatureCache, *, without: Collection[str] = ()) -> Inventory:
-    """What a cache holds.
-
-    Parameters
-    ----------
-    cache : FeatureCache
-    without : collection of str
-        Sources to treat as not in force.
+    """What a cache holds, with the sources `without` treated as not in force.
 
     Raises
     ------

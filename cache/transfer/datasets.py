@@ -21,19 +21,11 @@ from moodfuse.cache.store import FeatureCache
 
 @dataclass(frozen=True)
 class Dataset:
-    """Clips and their plan.
+    """All clips, refused and test clips too, and their plan.
 
-    Attributes
-    ----------
-    statuses : sequence of ClipStatus
-        Every clip, refused and test clips too.
-    plan : Plan
-    is_new : bool
-        Whether a table of labels declares it, so it is to be written unless it is in force.
-    assigns_folds : bool
-        Whether this command assigns some clip to its fold, not an earlier plan or a column ``fold``.
-    changes : tuple of str
-        What the table changes of the clips and folds in force.
+    `is_new` is whether a table of labels declares them, so they are written unless they are in force. `assigns_folds` is
+    whether this command assigns some clip to its fold, not an earlier plan or a column ``fold``. `changes` is what the
+    table changes of the clips and folds in force.
     """
 
     statuses: Sequence[ClipStatus]
@@ -63,19 +55,9 @@ def choose_dataset(
     *,
     replace_clips: bool = False,
 ) -> Dataset:
-    """The clips in force, or those that a table declares.
+    """The clips in force, or those that a table of labels declares.
 
-    Parameters
-    ----------
-    cache : FeatureCache or None
-        `None` where there is none yet.
-    labels : Path or None
-        CSV of ``id,label[,group][,fold][,split]``.
-    choice : PlanChoice
-    report : callable
-        Receives each warning about the table.
-    replace_clips : bool
-        Whether a table may have no clip in common with those in force.
+    `report` receives warnings about the table. With `replace_clips` it may have no clip in common with those in force.
 
     Raises
     ------

@@ -120,7 +120,7 @@ def _read_ids(file: Path) -> list[str]:
 
 def _read_npz(file: Path) -> Features:
     try:
-        archive = zipfile.ZipFile(open_regular(file))
+        archive = zipfile.ZipFile(file)
     except zipfile.BadZipFile as error:
         raise InputError(
             f"{file}: is no archive as numpy.savez writes it ({error}); see --ids for a .npy"
