@@ -7,16 +7,15 @@ import click
 
 if TYPE_CHECKING:
     from moodfuse.cache.records import Holdout
-    from moodfuse.cache.transfer.importing import Imported, ImportSettings
 
-
-PATH = click.Path(path_type=Path)
-_cache_option = click.option("--cache", "cache_path", required=True, type=PATH, help="Cache folder.")
+_cache_option = click.option(
+    "--cache", "cache_path", required=True, type=click.Path(path_type=Path), help="Cache folder."
+)
 
 
 @click.group("cache")
 def cache_group() -> None:
-    """List, verify and prune a cache, and import and export features.
+    """List a cache, verify it, free space, and import and export features.
 
     Example: moodfuse cache ls --cache work
     """
@@ -24,58 +23,60 @@ def cache_group() -> None:
 
 @cache_group.command("ls")
 @_cache_option
-@click.option("--long", "-l", "wide", is_flag=True, help="List every block too: its rows, parts and sizes.")
+@click.option(
+    "--long", "-l", "every_block", is_flag=True, help="Also list every block: its rows, parts and sizes."
+)
 @click.option(
     "--format",
     "form",
     type=click.Choice(["table", "json"]),
     default="table",
     show_default=True,
-    help="Output format.",
+    help="How to print.",
 )
-def cache_ls_command(cache_path: Path, wide: bool, form: str) -> None:
-    """List the content of a cache: plan, sources, recipes, blocks by holdout, runs, sizes, and what is out of date.
+def cache_ls_command(cache_path: Path, every_block: bool, form: str) -> None:
+    """List what a cache holds: the plan, sources, recipes, blocks by holdout, runs, sizes, and what is stale.
 
-    In more than 268 MB of features rows are counted from headers, so that rows of removed clips count too.
+    Above 268 MB of features, rows are counted by the headers of parts, including rows of clips that have left.
 
     Example: moodfuse cache ls --cache work
     """
     import json
 
-    from moodfuse.cache.maintenance.inventory import take_stock
+    from moodfuse.cache.maintenance.inventory import read_inventory
     from moodfuse.cache.maintenance.printing import as_record, print_inventory
     from moodfuse.cache.store import FeatureCache
 
-    stock = take_stock(FeatureCache(cache_path))
+    inventory = read_inventory(FeatureCache(cache_path))
     if form == "json":
-        click.echo(json.dumps(as_record(stock), indent=2))
+        click.echo(json.dumps(as_record(inventory), indent=2))
     else:
-        print_inventory(stock, wide=wide)
+        print_inventory(inventory, every_block=every_block)
 
 
 @cache_group.command("verify")
 @_cache_option
 @click.option(
-    "--repair", "mend", is_flag=True, help="Set bad files aside, and rewrite those that follow from others."
+    "--repair", "do_repair", is_flag=True, help="Set bad files aside, and rewrite what follows from others."
 )
 @click.pass_context
-def cache_verify_command(ctx: click.Context, cache_path: Path, mend: bool) -> None:
-    """Check every byte of a cache against names, headers and seals, and list bad files.
+def cache_verify_command(ctx: click.Context, cache_path: Path, do_repair: bool) -> None:
+    """Check every byte of a cache against names, headers and seals, and list what is bad.
 
-    Exits with 0 if no file is bad, with 1 if any is, repaired or not. Files set aside earlier, files of
-    unknown kind, and rows with different values in two valid parts are listed, but do not fail. --repair
-    renames bad files to NAME.bad and prints the command that makes them again.
+    Exits with 0 only if nothing was bad, with 1 if anything was, repaired or not. Files set aside earlier, files of
+    unknown kind, and rows with different values in two intact parts are listed, but do not fail. --repair renames bad
+    files to NAME.bad and prints the commands that restore them.
 
     Example: moodfuse cache verify --cache work --repair
     """
+    from moodfuse.cache.maintenance.printing import print_repair, print_verification, progress_bar
     from moodfuse.cache.maintenance.repair import repair
-    from moodfuse.cache.maintenance.report import byte_progress, print_repair, print_verification
     from moodfuse.cache.maintenance.verify import verify
 
-    with byte_progress("Checking") as bar:
-        found = verify(cache_path, begin=bar.begin, tick=bar.tick)
+    with progress_bar("Checking") as on_progress:
+        found = verify(cache_path, on_progress=on_progress)
     print_verification(cache_path, found)
-    if mend and (found.faults or found.stale_view):
+    if do_repair and (found.faults or found.stale_view):
         print_repair(cache_path, repair(cache_path, found))
     if found.faults:
         ctx.exit(1)
@@ -87,122 +88,127 @@ def cache_verify_command(ctx: click.Context, cache_path: Path, mend: bool) -> No
     "--recipes/--no-recipes",
     default=True,
     show_default=True,
-    help="Remove recipes not in force, networks that no plan in force uses, and plans, tables and fits that nothing reads.",
+    help="Remove recipes not in force, networks that no plan in force names, and plans, tables and fits that nothing "
+    "reads.",
 )
+@click.option("--source", "sources", multiple=True, metavar="NAME", help="Remove a source; repeatable.")
 @click.option(
-    "--source", "sources", multiple=True, metavar="NAME", help="Remove a source; repeat for several."
+    "--media", is_flag=True, help="Remove all decoded clips; extract decodes them again when needed."
 )
-@click.option(
-    "--media", is_flag=True, help="Remove all decoded clips; extract decodes them again where needed."
-)
-@click.option("--fits", is_flag=True, help="Remove all stored fits; fuse repeats those that it needs.")
-@click.option("--runs", multiple=True, metavar="NAME", help="Remove a run; repeat for several.")
+@click.option("--fits", is_flag=True, help="Remove all kept fits; fuse fits again what it needs.")
+@click.option("--runs", multiple=True, metavar="NAME", help="Remove a run; repeatable.")
 @click.option(
     "--bad",
     is_flag=True,
-    help="Remove files set aside and temporaries of any age, not only those older than a day.",
+    help="Remove files set aside and temporaries of any age, not only older than a day.",
 )
 @click.option(
     "--dry-run/--yes",
-    "dry",
+    "dry_run",
     default=True,
-    help="List what would be removed, or remove it.  [default: dry-run]",
+    help="Only list what would be removed, or remove it.  [default: dry-run]",
 )
 @click.pass_context
-def cache_prune_command(ctx: click.Context, cache_path: Path, dry: bool, **options: Any) -> None:
+def cache_prune_command(ctx: click.Context, cache_path: Path, dry_run: bool, **options: Any) -> None:
     """Free space: remove what nothing in force reads, after a dry run that lists it.
 
-    Files that sources in force need are kept, with the activations that their heads are tuned on; so are, for
-    a week, a recipe that extract has not finished, and the fold plan before the one in force. A prune that is
-    killed leaves a valid cache. --source puts a source out of force first, so that other features can be
-    imported under its name.
+    What sources in force need stays, with the activations that their heads are tuned on; so does, for a week, a recipe
+    that extract has not finished, and the fold plan before the one in force. A prune that is killed leaves a sound
+    cache. --source first takes a source out of force, so that other features can be imported under its name.
 
     Example: moodfuse cache prune --cache work --yes
     """
     import time
 
     from moodfuse.cache.console import command_line
-    from moodfuse.cache.maintenance.inventory import take_stock
-    from moodfuse.cache.maintenance.prune import PruneChoice, carry_out, decide
-    from moodfuse.cache.maintenance.report import print_pruning
+    from moodfuse.cache.maintenance.inventory import read_inventory
+    from moodfuse.cache.maintenance.printing import print_pruning
+    from moodfuse.cache.maintenance.prune import PruneOptions, choose_removals, remove
     from moodfuse.cache.store import FeatureCache
 
-    choice = PruneChoice(**options)
+    choice = PruneOptions(**options)
     cache = FeatureCache(cache_path)
-    stock = take_stock(cache, without=choice.sources)
-    pruning = decide(stock, choice, now_s=time.time())
-    if not dry:
+    inventory = read_inventory(cache, without=choice.sources)
+    pruning = choose_removals(inventory, choice, now_s=time.time())
+    if not dry_run:
         cache.take_out(choice.sources, command=command_line(ctx))
-    failed = () if dry else carry_out(stock.path, pruning.removals)
-    print_pruning(stock.path, pruning, failed, dry=dry)
+    failed = () if dry_run else remove(cache_path, pruning.removals)
+    print_pruning(pruning, failed, dry_run=dry_run)
     if failed:
         ctx.exit(1)
 
 
 @cache_group.command("import")
-@click.argument("file", type=PATH)
-@click.option("--cache", "cache_path", required=True, type=PATH, help="Cache folder; created if new.")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--cache",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Cache folder; created if it does not exist.",
+)
 @click.option("--source", required=True, help="Name of the new source, such as clip-vit.")
 @click.option(
     "--holdout",
     required=True,
-    help="'*' if no label of these clips was used to make the features; else the folds whose labels were not used: "
-    "'{2}', '{1,4}', or '{}' if all were used.",
+    help="'*' if no label of these clips was used to make the features; otherwise the folds whose labels were not "
+    "used: '{2}', '{1,4}', or '{}' if all were used.",
 )
-@click.option("--labels", type=PATH, help="CSV of id,label[,group][,fold] with all clips.")
-@click.option("--ids", type=PATH, help="Ids of the rows of a .npy: text, one per line, or .npy.")
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path),
+    help="CSV of id,label[,group][,fold] that declares the clips.",
+)
+@click.option(
+    "--ids", type=click.Path(path_type=Path), help="Ids of the rows of a .npy: text, one per line, or .npy."
+)
 @click.option(
     "--columns",
     multiple=True,
     metavar="NAMES",
-    help="Columns of a .csv or .parquet that are the embedding: names or patterns such as 'feat_*', separated by "
-    "commas; repeat for more.  [default: e0, e1, ..., else all numbers but index columns]",
+    help="Embedding columns of a .csv or .parquet: names or patterns such as 'feat_*', separated by commas; "
+    "repeatable.  [default: e0, e1, ..., otherwise all numbers but index columns]",
 )
 @click.option("--folds", type=int, help="Number of folds.  [default: the cache's plan, else 6]")
-@click.option("--seed", type=int, help="Seed of the fold plan.  [default: the cache's plan, else 0]")
-@click.option("--replace", is_flag=True, help="Allow --labels without any of the clips of the cache.")
+@click.option("--seed", type=int, help="Random seed of the fold plan.  [default: the cache's plan, else 0]")
+@click.option("--replace", is_flag=True, help="Accept --labels without any clip that the cache has.")
 @click.pass_context
-def cache_import_command(ctx: click.Context, file: Path, cache_path: Path, **options: Any) -> None:
-    """Import your own features: FILE becomes a source that can be fused like any other.
+def cache_import_command(ctx: click.Context, **options: Any) -> None:
+    """Import features: FILE becomes a source that fuses like any other.
 
     FILE is .npz (id, embedding and, if any, logits and their classes), .npy with --ids, .csv
-    (id,e0,e1,...[,logit:LABEL...]) or .parquet (id, embedding). Its ids are those of the clips. With --labels
-    no media are needed.
+    (id,e0,e1,...[,logit:LABEL...]) or .parquet (id, embedding). Its ids are those of the clips. With --labels no media
+    are needed at all.
 
-    Example: moodfuse cache import --cache work --labels labels.csv --source clip-vit --holdout '*'
-    clip-vit.npz
+    Example: moodfuse cache import --cache work --labels labels.csv --source clip-vit --holdout '*' clip-vit.npz
     """
     from moodfuse.cache.console import command_line, printable
     from moodfuse.cache.planning import PlanChoice
     from moodfuse.cache.transfer.importing import ImportSettings, import_features
 
-    plan = PlanChoice(options.pop("folds"), options.pop("seed"))
     options["holdout"] = _holdout(options["holdout"])
-    settings = ImportSettings(cache=cache_path, file=file, plan=plan, command=command_line(ctx), **options)
-    _print_import(settings, import_features(settings, say=lambda line: click.echo(printable(line), err=True)))
-
-
-def _print_import(settings: "ImportSettings", done: "Imported") -> None:
-    """Print what was imported, and the next command."""
+    plan = PlanChoice(options.pop("folds"), options.pop("seed"))
+    settings = ImportSettings(**options, plan=plan, command=command_line(ctx))
+    done = import_features(settings, report=lambda line: click.echo(printable(line), err=True))
     logits = f", logits {done.logits}" if done.logits else ""
     click.echo(
         f"{done.clips} clips, embedding {done.embedding}{logits}; {done.written} rows written to source "
         f"{settings.source}, holdout {settings.holdout}"
     )
-    if done.lacking:
-        click.echo(
-            f"next: import {settings.source} under the holdouts {', '.join(map(str, done.lacking))} as well"
-        )
+    if done.missing_holdouts:
+        holdouts = ", ".join(map(str, done.missing_holdouts))
+        click.echo(f"next: import {settings.source} under the holdouts {holdouts} as well")
     else:
         click.echo(f"next: moodfuse fuse --cache {click.format_filename(settings.cache)}")
 
 
 @cache_group.command("export")
 @_cache_option
-@click.option("--source", required=True, help="Source to export (see moodfuse cache ls).")
+@click.option("--source", required=True, help="Source to export (moodfuse cache ls).")
 @click.option("--holdout", help="Folds that its network held out, such as '{2}'.  [default: '*']")
-@click.option("--output", required=True, type=PATH, help="File to write: .npz, .csv or .parquet.")
-@click.option("--force", is_flag=True, help="Replace the file if it exists.")
+@click.option(
+    "--output", required=True, type=click.Path(path_type=Path), help="File to write: .npz, .csv or .parquet."
+)
+@click.option("--force", is_flag=True, help="Replace an existing file.")
 def cache_export_command(
     cache_path: Path, source: str, holdout: str | None, output: Path, force: bool
 ) -> None:
@@ -213,12 +219,12 @@ def cache_export_command(
     from moodfuse.cache.store import FeatureCache
     from moodfuse.cache.transfer.exporting import export_features
 
-    wanted = None if holdout is None else _holdout(holdout)
-    done = export_features(FeatureCache(cache_path), source, wanted, output, force=force)
+    chosen = None if holdout is None else _holdout(holdout)
+    done = export_features(FeatureCache(cache_path), source, chosen, output, force=force)
     if done.left_out:
-        click.echo(f"{done.left_out} clips left out: they have nothing that {source} reads", err=True)
-    widths = ", ".join(f"{name} {values.shape[1]}" for name, values in done.arrays.items())
-    click.echo(f"{len(done.folds)} clips, {widths}: {click.format_filename(output)}")
+        click.echo(f"{done.left_out} clips left out: they do not have what {source} reads", err=True)
+    widths = ", ".join(f"{name} {width}" for name, width in done.widths.items())
+    click.echo(f"{done.clips} clips, {widths}: {click.format_filename(output)}")
 
 
 def _holdout(text: str) -> "Holdout":

@@ -2,6 +2,8 @@
 
 import shlex
 import unicodedata
+from collections.abc import Iterable
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -78,3 +80,20 @@ def _option(parameter: Any, value: Any) -> list[str]:
         return [name if value else next(iter(parameter.secondary_opts), name)]
     values = value if isinstance(value, tuple) else (value,)
     return [word for item in values for word in (name, str(item))]
+
+
+def short_repr(text: str, *, limit: int = 60) -> str:
+    """An id or name as messages show it: quoted, on one line, cut after 60 characters."""
+    return repr(text if len(text) <= limit else text[: limit - 3] + "...")
+
+
+def first_few(names: Iterable[str], *, count: int = 3) -> str:
+    """The first names, and dots where there are more.
+
+    Examples
+    --------
+    >>> first_few(["a", "b", "c", "d"])
+    "'a', 'b', 'c', ..."
+    """
+    few = [short_repr(name) for name in islice(names, count + 1)]
+    return ", ".join(few[:count]) + (", ..." if len(few) > count else "")

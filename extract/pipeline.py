@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 
 from moodfuse.cache.errors import InputError, MoodfuseError
 from moodfuse.cache.folds import can_cross_fit, check_fold_numbers
+from moodfuse.cache.labels import label_warnings
 from moodfuse.cache.media import MediaStore
 from moodfuse.cache.planning import next_plan, plan_line, repeat_plan
 from moodfuse.cache.recipe import Recipe, views_of
 from moodfuse.cache.records import ClipStatus
 from moodfuse.cache.store import FeatureCache
-from moodfuse.cache.transfer.labels import label_warnings
 from moodfuse.extract.cluster import ClusterTask, compute_on_cluster, decode_on_cluster, portable_settings
 from moodfuse.extract.dataset.duplicates import audit_cache, audit_lines
 from moodfuse.extract.dataset.scan import scan_data

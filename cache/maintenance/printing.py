@@ -1,240 +1,316 @@
-"""What a cache holds, printed: as tables for people, or as one JSON value for programs."""
+"""Output of `cache ls`, `cache verify` and `cache prune`: tables for people, or one JSON value for programs."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from math import comb
+from pathlib import Path
 from typing import Any
 
+import click
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.filesize import decimal as size
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from moodfuse.cache.console import printable
+from moodfuse.cache.errors import MoodfuseError
 from moodfuse.cache.folds import pair_holdouts
-from moodfuse.cache.maintenance.holdings import UNFINISHED, HeldBlock, HeldRecipe, Inventory, PlanFacts
-from moodfuse.cache.maintenance.naming import HoldoutName
-from moodfuse.cache.storage.layout import BAD, TEMPORARY, UNKNOWN
+from moodfuse.cache.maintenance.inventory import Inventory
+from moodfuse.cache.maintenance.networks import UNFINISHED, BlockInfo, HoldoutName, RecipeInfo
+from moodfuse.cache.maintenance.prune import Pruning
+from moodfuse.cache.maintenance.repair import Repair
+from moodfuse.cache.maintenance.verify import Verification
+from moodfuse.cache.storage.layout import BAD, TEMPORARY, UNKNOWN, Entry
+from moodfuse.cache.store import FeatureCache
 
 LISTING_SCHEMA = 1
-TABLE_WIDTH = 110
-INCOMPLETE_SHOWN = 20
-STRAYS = {BAD: "damaged files set aside", TEMPORARY: "temporaries", UNKNOWN: "files of unknown kind"}
+MAX_LINES = 20
+"""Of incomplete blocks, and of each kind of file that was not checked, no more lines are printed."""
+_WIDTH = 110
 _PAIRS = "{j,k}"
-_COMPACT: dict[str, Any] = {"title_justify": "left", "padding": (0, 2, 0, 0), "pad_edge": False}
+_KINDS = {BAD: "set_aside", TEMPORARY: "temporaries", UNKNOWN: "unknown"}
 
 
-def as_record(stock: Inventory) -> dict[str, Any]:
-    """An inventory as a JSON-able record: names and numbers, nothing that changes while the cache does not."""
-    return {
-        "schema": LISTING_SCHEMA,
-        "cache": str(stock.path),
-        "bytes": sum(entry.bytes for entry in stock.entries),
-        "clips": None if stock.clips is None else vars(stock.clips),
-        "plan": None if stock.plan is None else vars(stock.plan),
-        "recipes": [_recipe_record(recipe) for recipe in stock.recipes],
-        "media": {"clips": _media_clips(stock), "bytes": stock.bytes_of("media")},
-        "fits": {"files": len(stock.of_kind("fits")), "bytes": stock.bytes_of("fits")},
-        "runs": [{**vars(run), "gone": list(run.gone), "replaced": list(run.replaced)} for run in stock.runs],
-        "old_plans": [plan.place for plan in stock.plans if plan.superseded],
-        "old_tables": [entry.place for entry in stock.old_tables],
-        "old_fits": [entry.place for entry in stock.old_fits],
-        **{
-            name: [{"file": entry.place, "bytes": entry.bytes} for entry in stock.of_kind(kind)]
-            for name, kind in (("set_aside", BAD), ("temporaries", TEMPORARY), ("unknown", UNKNOWN))
-        },
-        "unreadable": list(stock.unreadable),
-    }
+@contextmanager
+def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar of bytes on stderr, for `verify`; none without a terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    hidden = not sys.stderr.isatty()
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=hidden) as progress:
+        task = progress.add_task(label, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
-def _recipe_record(recipe: HeldRecipe) -> dict[str, Any]:
-    values = {
-        name: getattr(recipe, name) for name in ("source", "digest16", "network", "depth", "state", "bytes")
-    }
-    return {**values, "blocks": [_block_record(block) for block in recipe.blocks]}
-
-
-def _block_record(block: HeldBlock) -> dict[str, Any]:
-    names = [{"holdout": str(name.holdout), "repeat": name.repeat} for name in block.names]
-    return {**vars(block), "names": names, "complete": block.complete}
-
-
-def print_inventory(stock: Inventory, *, wide: bool) -> None:
-    """Print the plan, the sources, the runs, and what is stale; with `wide` every block."""
-    console = Console(width=max(Console().width, TABLE_WIDTH), highlight=False, markup=False, emoji=False)
-    for line in _headlines(stock):
-        console.print(line)
-    if stock.recipes:
-        console.print(_recipe_table(stock))
-    incomplete = [
-        line for recipe in stock.recipes if recipe.needed for line in _incomplete(recipe, stock.plan)
-    ]
-    for line in incomplete[:INCOMPLETE_SHOWN]:
-        console.print(line)
-    if len(incomplete) > INCOMPLETE_SHOWN:
-        console.print(f"... and {len(incomplete) - INCOMPLETE_SHOWN} more; --long lists every block")
-    if wide:
-        console.print(_block_table(stock))
-    if stock.runs:
-        console.print(_run_table(stock))
-    if stale := tuple(item for item in _stale(stock) if item[1]):
-        console.print(_stale_table(stale))
-        console.print(f"to see what can go: moodfuse cache prune --cache {printable(str(stock.path))}")
-
-
-def _headlines(stock: Inventory) -> Iterator[str]:
-    total = size(sum(entry.bytes for entry in stock.entries))
-    yield f"{printable(str(stock.path))}: {total} in {len(stock.entries)} files"
-    if stock.plan is None or stock.clips is None:
-        yield "no fold plan yet"
-    else:
-        plan, counts = stock.plan, stock.clips
-        further = f", {plan.repeats} fold plans in force" if plan.repeats > 1 else ""
-        same = counts.ok - counts.test - plan.clips
-        copies = f" ({same} the same file and seconds as another)" if same > 0 else ""
-        covers = f"{plan.clips} clips{copies} in {plan.groups} groups"
-        yield f"plan {plan.sequence}: {plan.folds} folds, seed {plan.seed}, over {covers}{further}"
-        yield f"clips: {counts.listed} listed, {counts.ok} readable, {counts.refused} refused, {counts.test} for tests"
-    if clips := _media_clips(stock):
-        yield f"media: {clips} decoded clips, {size(stock.bytes_of('media'))}"
-    if kept := stock.bytes_of("fits"):
-        yield f"fits: {size(kept)} kept, so that fuse does none twice"
-    if stock.unreadable:
-        where = printable(str(stock.path))
-        yield f"{len(stock.unreadable)} parts have no sound header; run: moodfuse cache verify --cache {where}"
-
-
-def _media_clips(stock: Inventory) -> int:
-    """How many clips are kept in some rendition."""
-    return len({entry.path.name.partition("-")[0] for entry in stock.of_kind("media")})
-
-
-def _table(title: str, texts: tuple[str, ...], numbers: tuple[str, ...]) -> Table:
-    """A table whose columns of text fold, so that none is lost where the terminal is narrow."""
-    table = Table(title=title, box=SIMPLE, **_COMPACT)
+def _print_table(
+    title: str, texts: Sequence[str], numbers: Sequence[str], rows: Iterable[Sequence[object]]
+) -> None:
+    """A table whose text columns fold, so that no column is dropped in a narrow terminal; nothing if it is empty."""
+    lines = [[printable(str(cell)) for cell in row] for row in rows]
+    if not lines:
+        return
+    table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 2, 0, 0), pad_edge=False)
     for name in texts:
         table.add_column(name, overflow="fold")
     for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
-    return table
+    for line in lines:
+        table.add_row(*line)
+    console = Console(width=max(Console().width, _WIDTH), highlight=False, markup=False, emoji=False)
+    console.print(table)
 
 
-def _recipe_table(stock: Inventory) -> Table:
-    table = _table(
-        "sources", ("source", "recipe", "network", "depth", "state", "blocks complete"), ("parts", "size")
+def _total(items: Iterable[Any]) -> int:
+    return sum(item.bytes for item in items)
+
+
+# cache ls
+
+
+def as_record(inventory: Inventory) -> dict[str, Any]:
+    """An inventory as a JSON-able record, equal as long as the cache does not change."""
+    media, fits = inventory.of_kind("media"), inventory.of_kind("fits")
+    return {
+        "schema": LISTING_SCHEMA,
+        "cache": str(inventory.path),
+        "bytes": _total(inventory.entries),
+        "clips": inventory.clips,
+        "plan": inventory.plan,
+        "recipes": [_recipe_record(recipe) for recipe in inventory.recipes],
+        "media": {"clips": _count_clips(media), "bytes": _total(media)},
+        "fits": {"files": len(fits), "bytes": _total(fits)},
+        "runs": [
+            {**vars(run), "gone": list(run.gone), "replaced": list(run.replaced)} for run in inventory.runs
+        ],
+        "old_plans": [entry.place for entry in inventory.old_plans],
+        "old_tables": [entry.place for entry in inventory.old_tables],
+        "old_fits": [entry.place for entry in inventory.old_fits],
+        **{
+            name: [{"file": entry.place, "bytes": entry.bytes} for entry in inventory.of_kind(kind)]
+            for kind, name in _KINDS.items()
+        },
+        "unreadable": list(inventory.unreadable),
+    }
+
+
+def _recipe_record(recipe: RecipeInfo) -> dict[str, Any]:
+    names = ("source", "digest16", "network", "depth", "state", "bytes")
+    blocks = [_block_record(block) for block in recipe.blocks]
+    return {**{name: getattr(recipe, name) for name in names}, "blocks": blocks}
+
+
+def _block_record(block: BlockInfo) -> dict[str, Any]:
+    names = [{"holdout": str(name.holdout), "repeat": name.repeat} for name in block.names]
+    return {**vars(block), "names": names, "complete": block.complete}
+
+
+def _count_clips(media: Sequence[Entry]) -> int:
+    """Clips that are kept in some rendition."""
+    return len({entry.path.name.partition("-")[0] for entry in media})
+
+
+def print_inventory(inventory: Inventory, *, every_block: bool) -> None:
+    """Print the plan, the sources, the runs, and what is stale; with `every_block` each block too."""
+    for line in summary_lines(inventory):
+        click.echo(line)
+    _print_table(
+        "sources",
+        ("source", "recipe", "network", "depth", "state", "blocks complete"),
+        ("parts", "size"),
+        (_recipe_row(recipe, inventory) for recipe in inventory.recipes),
     )
-    for recipe in stock.recipes:
-        parts = sum(block.parts for block in recipe.blocks)
-        cells = (recipe.source, recipe.digest16, recipe.network or "?", recipe.depth or "?", recipe.state)
-        table.add_row(*map(printable, cells), coverage(recipe, stock.plan), str(parts), size(recipe.bytes))
-    return table
+    incomplete = [
+        line for recipe in inventory.recipes if recipe.needed for line in _incomplete(recipe, inventory)
+    ]
+    for line in incomplete[:MAX_LINES]:
+        click.echo(line)
+    if len(incomplete) > MAX_LINES:
+        click.echo(f"... and {len(incomplete) - MAX_LINES} more; --long lists every block")
+    if every_block:
+        _print_table(
+            "blocks",
+            ("source", "recipe", "tuned on", "holdout"),
+            ("rows", "clips", "parts", "size", "weights"),
+            (_block_row(recipe, block) for recipe in inventory.recipes for block in recipe.blocks),
+        )
+    _print_table("runs", ("run", "changes of its sources"), ("size",), _run_rows(inventory))
+    if stale := [(what, count, size(total)) for what, count, total in _stale(inventory) if count]:
+        _print_table("stale", ("what",), ("count", "size"), stale)
+        click.echo(
+            f"to list what can be removed: moodfuse cache prune --cache {printable(str(inventory.path))}"
+        )
 
 
-def coverage(recipe: HeldRecipe, plan: PlanFacts | None) -> str:
-    """How many blocks have a row for every clip, in the words of holdouts: ``{k} 6 of 6, {j,k} 15 of 15``."""
-    kinds: dict[str, list[bool]] = {}
+def summary_lines(inventory: Inventory) -> Iterator[str]:
+    """The size of a cache, its plan, its clips, decoded media and kept fits."""
+    path = printable(str(inventory.path))
+    yield f"{path}: {size(_total(inventory.entries))} in {len(inventory.entries)} files"
+    if inventory.plan is None or inventory.clips is None:
+        yield "no fold plan yet"
+    else:
+        plan, clips = inventory.plan, inventory.clips
+        duplicates = clips["ok"] - clips["test"] - plan["clips"]
+        copies = f" ({duplicates} the same file and seconds as another)" if duplicates > 0 else ""
+        plans = f", {plan['repeats']} fold plans in force" if plan["repeats"] > 1 else ""
+        yield (
+            f"plan {plan['sequence']}: {plan['folds']} folds, seed {plan['seed']}, over {plan['clips']} clips{copies} "
+            f"in {plan['groups']} groups{plans}"
+        )
+        yield (
+            f"clips: {clips['listed']} listed, {clips['ok']} readable, {clips['refused']} refused, {clips['test']} for "
+            "tests"
+        )
+    if media := inventory.of_kind("media"):
+        yield f"media: {_count_clips(media)} decoded clips, {size(_total(media))}"
+    if fits := inventory.of_kind("fits"):
+        yield f"fits: {size(_total(fits))} kept for fuse"
+    if inventory.unreadable:
+        yield f"{len(inventory.unreadable)} parts have no valid header; run: moodfuse cache verify --cache {path}"
+
+
+def _recipe_row(recipe: RecipeInfo, inventory: Inventory) -> tuple[object, ...]:
+    parts = sum(block.parts for block in recipe.blocks)
+    texts = (recipe.source, recipe.digest16, recipe.network or "?", recipe.depth or "?", recipe.state)
+    return (*texts, coverage(recipe, inventory), parts, size(recipe.bytes))
+
+
+def coverage(recipe: RecipeInfo, inventory: Inventory) -> str:
+    """How many blocks have a row for every clip, by holdouts: ``{k} 6 of 6, {j,k} 15 of 15``."""
+    complete: dict[str, list[bool]] = {}
     for block in recipe.blocks:
         for name in block.names:
-            kinds.setdefault(_kind(name.holdout.folds), []).append(block.complete)
-    wanted = {kind: len(done) for kind, done in kinds.items()}
-    if _PAIRS in wanted and plan is not None:
-        wanted[_PAIRS] = max(wanted[_PAIRS], comb(plan.folds, 2) * plan.repeats)
-    words = [f"{kind} {sum(done)} of {wanted[kind]}" for kind, done in kinds.items()]
-    unnamed = sum(not block.names for block in recipe.blocks)
-    return ", ".join([*words, *([f"{unnamed} of no plan in force"] if unnamed else [])]) or "none"
+            complete.setdefault(_form(name.holdout.folds), []).append(block.complete)
+    expected = {form: len(done) for form, done in complete.items()}
+    if _PAIRS in expected and (plan := inventory.plan):
+        expected[_PAIRS] = max(expected[_PAIRS], comb(plan["folds"], 2) * plan["repeats"])
+    texts = [f"{form} {sum(done)} of {expected[form]}" for form, done in complete.items()]
+    if unnamed := sum(not block.names for block in recipe.blocks):
+        texts.append(f"{unnamed} of no plan in force")
+    return ", ".join(texts) or "none"
 
 
-def _kind(folds: frozenset[int] | None) -> str:
-    """A holdout of this size in general: ``*``, ``{}``, ``{k}``, ``{j,k}``."""
+def _form(folds: frozenset[int] | None) -> str:
+    """The form of a holdout: ``*``, ``{}``, ``{k}``, ``{j,k}``."""
     if folds is None:
         return "*"
     return {0: "{}", 1: "{k}", 2: _PAIRS}.get(len(folds), f"{{{len(folds)} folds}}")
 
 
-def _incomplete(recipe: HeldRecipe, plan: PlanFacts | None) -> Iterator[str]:
-    """A line for each block that lacks rows; pairs count only where the recipe has any."""
+def _incomplete(recipe: RecipeInfo, inventory: Inventory) -> Iterator[str]:
+    """A line for each block without all rows; missing pairs count only where the recipe has any pair."""
     names = {(name.repeat, name.holdout) for block in recipe.blocks for name in block.names}
+    source = printable(recipe.source)
     for block in recipe.blocks:
         if block.names and not block.complete:
-            what = ", ".join(map(str, block.names))
-            yield f"incomplete: {printable(recipe.source)} {what}: {block.rows} of {block.clips} clips"
-    if plan is not None and any(_kind(holdout.folds) == _PAIRS for _, holdout in names):
-        for repeat in range(plan.repeats):
-            for holdout in pair_holdouts(plan.folds):
-                if (repeat, holdout) not in names:
-                    yield f"incomplete: {printable(recipe.source)} {HoldoutName(repeat, holdout)}: no network yet"
+            holdouts = ", ".join(map(str, block.names))
+            yield f"incomplete: {source} {holdouts}: {block.rows} of {block.clips} clips"
+    plan = inventory.plan
+    if plan is None or not any(_form(holdout.folds) == _PAIRS for _, holdout in names):
+        return
+    for repeat in range(plan["repeats"]):
+        for holdout in pair_holdouts(plan["folds"]):
+            if (repeat, holdout) not in names:
+                yield f"incomplete: {source} {HoldoutName(repeat, holdout)}: no network yet"
 
 
-def _block_table(stock: Inventory) -> Table:
-    table = _table(
-        "blocks", ("source", "recipe", "tuned on", "holdout"), ("rows", "clips", "parts", "size", "weights")
-    )
-    for recipe in stock.recipes:
-        for block in recipe.blocks:
-            names = ", ".join(map(str, block.names)) or "-"
-            numbers = (
-                str(block.rows),
-                str(block.clips),
-                str(block.parts),
-                size(block.bytes),
-                size(block.weights_bytes),
-            )
-            table.add_row(
-                printable(recipe.source), recipe.digest16, printable(block.trained), names, *numbers
-            )
-    return table
+def _block_row(recipe: RecipeInfo, block: BlockInfo) -> tuple[object, ...]:
+    holdouts = ", ".join(map(str, block.names)) or "-"
+    numbers = (block.rows, block.clips, block.parts, size(block.bytes), size(block.weights_bytes))
+    return (recipe.source, recipe.digest16, block.trained, holdouts, *numbers)
 
 
-def _run_table(stock: Inventory) -> Table:
-    table = _table("runs", ("run", "what its sources became"), ("size",))
-    for run in stock.runs:
+def _run_rows(inventory: Inventory) -> Iterator[tuple[object, ...]]:
+    for run in inventory.runs:
         notes = [f"{', '.join(run.gone)}: gone"] if run.gone else []
         notes += [f"{', '.join(run.replaced)}: another recipe is in force"] if run.replaced else []
         notes += [] if run.whole else ["unfinished or damaged"]
-        table.add_row(printable(run.name), printable("; ".join(notes)) or "as they were", size(run.bytes))
-    return table
+        yield run.name, "; ".join(notes) or "none", size(run.bytes)
 
 
-def _stale(stock: Inventory) -> Iterator[tuple[str, int, int]]:
-    """What is stale, how many of it, and how many bytes."""
-    dead = [recipe for recipe in stock.recipes if not recipe.needed]
-    for state in sorted({recipe.state for recipe in dead}):
-        these = [recipe for recipe in dead if recipe.state == state]
-        what = (
-            "recipes never in force: an extract runs, or was stopped"
-            if state == UNFINISHED
-            else "recipes replaced"
-        )
-        yield what, len(these), sum(recipe.bytes for recipe in these)
-    blocks = [
-        block for recipe in stock.recipes if recipe.needed for block in recipe.blocks if not block.names
+def _stale(inventory: Inventory) -> Iterator[tuple[str, int, int]]:
+    """What is stale, its count, and its bytes."""
+    unused = [recipe for recipe in inventory.recipes if not recipe.needed]
+    unfinished = [recipe for recipe in unused if recipe.state == UNFINISHED]
+    replaced = [recipe for recipe in unused if recipe.state != UNFINISHED]
+    unnamed = [
+        block for recipe in inventory.recipes if recipe.needed for block in recipe.blocks if not block.names
     ]
-    yield (
-        "networks that no plan in force names",
-        len(blocks),
-        sum(item.bytes + item.weights_bytes for item in blocks),
-    )
-    plans = [plan for plan in stock.plans if plan.superseded]
-    yield "fold plans that clips are dealt from no more", len(plans), sum(plan.bytes for plan in plans)
-    yield "fits of earlier clips or labels", len(stock.old_fits), sum(entry.bytes for entry in stock.old_fits)
-    yield (
-        "tables of clips of earlier plans",
-        len(stock.old_tables),
-        sum(entry.bytes for entry in stock.old_tables),
-    )
-    for what, kind in (
-        ("damaged files set aside", BAD),
-        ("temporaries", TEMPORARY),
-        ("files of unknown kind", UNKNOWN),
+    groups: dict[str, Sequence[Any]] = {
+        "recipes replaced": replaced,
+        "recipes never in force: extract is running, or was stopped": unfinished,
+        "networks that no plan in force names": unnamed,
+        "fold plans that no new plan starts from": inventory.old_plans,
+        "fits of earlier clips or labels": inventory.old_fits,
+        "tables of clips of earlier plans": inventory.old_tables,
+        "damaged files set aside": inventory.of_kind(BAD),
+        "temporaries": inventory.of_kind(TEMPORARY),
+        "files of unknown kind": inventory.of_kind(UNKNOWN),
+        "runs on other sources than those in force": [
+            run for run in inventory.runs if run.gone or run.replaced or not run.whole
+        ],
+    }
+    for what, items in groups.items():
+        yield what, len(items), _total(items) + sum(getattr(item, "weights_bytes", 0) for item in items)
+
+
+# cache verify and cache prune
+
+
+def print_verification(root: Path, found: Verification) -> None:
+    """Print a line for each bad file, notes on the others, and the counts."""
+    for fault in found.faults:
+        click.echo(f"bad: {printable(fault.place)}: {printable(fault.reason)}")
+    for sentence in found.disagreements:
+        click.echo(f"nondeterminism: {printable(sentence.removeprefix(f'{root}/'))}")
+    for kind, word in ((BAD, "set aside earlier"), (TEMPORARY, "temporary"), (UNKNOWN, "unknown")):
+        for place in found.others[kind][:MAX_LINES]:
+            click.echo(f"{word}: {printable(place)}")
+        if (more := len(found.others[kind]) - MAX_LINES) > 0:
+            click.echo(f"{word}: and {more} more")
+    if found.stale_view:
+        click.echo(
+            "note: clips.csv differs from the plan in force; nothing reads it, and extract rewrites it"
+        )
+    if outputs := len(found.others["output"]):
+        click.echo(f"not checked: {outputs} files of reports and models, which have no digest")
+    click.echo(f"{found.checked} files, {size(found.bytes)} checked: {len(found.faults) or 'none'} bad")
+
+
+def print_repair(root: Path, done: Repair) -> None:
+    """Print what was set aside and rewritten, what failed, and the commands that restore the rest."""
+    for place in done.set_aside:
+        click.echo(f"set aside: {printable(place)}.bad")
+    for place in done.rewritten:
+        click.echo(f"rewritten: {printable(place)}")
+    for sentence in done.failed:
+        click.echo(f"failed: {printable(sentence)}")
+    if not done.remedies:
+        return
+    try:
+        commands = FeatureCache(root).commands
+    except MoodfuseError:
+        commands = ()
+    for title, lines in (
+        ("to restore what was lost, run:", done.remedies),
+        ("the commands that filled this cache:", commands),
     ):
-        yield what, len(stock.of_kind(kind)), stock.bytes_of(kind)
-    runs = [run for run in stock.runs if run.gone or run.replaced or not run.whole]
-    yield "runs on other sources than those in force", len(runs), sum(run.bytes for run in runs)
+        for line in (title, *(f"  {printable(line)}" for line in lines)) if lines else ():
+            click.echo(line)
 
 
-def _stale_table(stale: tuple[tuple[str, int, int], ...]) -> Table:
-    table = _table("stale", ("what",), ("count", "size"))
-    for what, count, total in stale:
-        table.add_row(what, str(count), size(total))
-    return table
+def print_pruning(pruning: Pruning, failed: Sequence[str], *, dry_run: bool) -> None:
+    """Print what is to be removed, or was, with reasons; what stays; and the space that this frees."""
+    rows = [(removal.place, removal.why, size(removal.bytes)) for removal in pruning.removals]
+    _print_table("", ("file or folder", "why"), ("size",), rows)
+    for sentence in pruning.kept:
+        click.echo(f"kept: {printable(sentence)}")
+    for sentence in failed:
+        click.echo(f"failed: {printable(sentence)}")
+    total = size(_total(pruning.removals))
+    if not pruning.removals:
+        click.echo("nothing to prune")
+    elif dry_run:
+        click.echo(f"{total} would be freed; to remove it, run the same command with --yes")
+    else:
+        click.echo(f"of {total} not everything was freed" if failed else f"{total} freed")

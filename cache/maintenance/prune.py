@@ -1,8 +1,7 @@
-"""What of a cache can go: decided from its inventory, and then removed so that what stays is a sound cache throughout.
+"""What of a cache can be removed, decided from its inventory, and its removal in an order that keeps the cache valid.
 
-A folder is first renamed to a temporary, in one step, and then emptied; a run loses its record first. So a reader
-finds a thing whole or not at all, and so does the next command if this one is killed. Links are not followed: what
-stands behind one is left alone.
+A folder is first renamed to a temporary, in one step, and then emptied; a run loses its record first. So readers, and
+the next command after a kill, find a thing whole or not at all. Links are not followed.
 """
 
 import os
@@ -13,36 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from moodfuse.cache.errors import DamagedPartError, UnknownNameError
-from moodfuse.cache.maintenance.holdings import IN_FORCE, UNFINISHED, HeldRecipe, Inventory
+from moodfuse.cache.maintenance.inventory import Inventory
+from moodfuse.cache.maintenance.networks import IN_FORCE, UNFINISHED, RecipeInfo
 from moodfuse.cache.storage.files import STALE_S, TEMPORARY_PREFIX, sync_folder
-from moodfuse.cache.storage.layout import BAD, TEMPORARY, behind_link
+from moodfuse.cache.storage.layout import BAD, Entry, behind_link
 from moodfuse.cache.store import MEND
 
 PRUNED_PREFIX = f"{TEMPORARY_PREFIX}pruned-"
-"""Begins the name of a folder that is being removed; whoever finds one may go on."""
+"""Prefix of a folder that is being removed; any later prune may finish it."""
 UNFINISHED_S = 7 * STALE_S
-"""A recipe that was never put in force, because `extract` runs or was stopped, is kept for so long."""
-_STRAYS = {BAD: "set aside as damaged", TEMPORARY: "temporary"}
+"""A recipe that was never put in force, because `extract` is running or was stopped, is kept this long."""
 
 
 @dataclass(frozen=True)
-class PruneChoice:
-    """What may go.
+class PruneOptions:
+    """What may be removed, as the options of `cache prune` describe it.
 
-    Attributes
-    ----------
-    recipes : bool
-        Recipes not in force, networks that no plan in force names, plans and tables that nothing reads any more.
-    sources : tuple of str
-        Sources to take out of force, which the inventory has as if they were; their recipes go.
-    media : bool
-        All decoded clips.
-    fits : bool
-        All finished fits that are kept; otherwise those of other clips, labels or groups than those in force.
-    runs : tuple of str
-        Runs, by name.
-    bad : bool
-        Files set aside and temporaries whatever their age; otherwise those older than a day.
+    The inventory has `sources` as not in force.
     """
 
     recipes: bool = True
@@ -55,7 +41,7 @@ class PruneChoice:
 
 @dataclass(frozen=True)
 class Removal:
-    """A file or folder that goes: its path below the cache folder, why, and its bytes."""
+    """A file or folder to remove: its path below the cache folder, the reason, and its bytes."""
 
     place: str
     why: str
@@ -64,166 +50,147 @@ class Removal:
 
 @dataclass(frozen=True)
 class Pruning:
-    """What goes, in its order, and sentences on what stays although nothing in force reads it."""
+    """What to remove, in order, and sentences on what stays although nothing in force reads it."""
 
     removals: tuple[Removal, ...]
     kept: tuple[str, ...]
 
 
-def decide(stock: Inventory, choice: PruneChoice, *, now_s: float) -> Pruning:
-    """What goes and what stays. Nothing is changed.
-
-    Parameters
-    ----------
-    stock : Inventory
-    choice : PruneChoice
-    now_s : float
-        The time, in seconds since 1970.
+def choose_removals(inventory: Inventory, options: PruneOptions, *, now_s: float) -> Pruning:
+    """Decide what to remove at the time `now_s` (seconds since 1970). Nothing is changed.
 
     Raises
     ------
     UnknownNameError
         If there is no run of a name.
     DamagedPartError
-        If damage leaves open what is in force, and recipes may go.
+        If recipes may be removed, but because of damage it is not known what is in force.
     """
-    found: list[Removal] = []
+    removals: list[Removal] = []
     kept: list[str] = []
-    if choice.recipes:
-        _refuse_doubt(stock)
-        for recipe in stock.recipes:
-            if recipe.state == UNFINISHED and recipe.modified_s > now_s - UNFINISHED_S:
-                kept.append(
-                    f"{recipe.source} {recipe.digest16}: unfinished, and written to within the last week"
-                )
+    if options.recipes:
+        _check_known_use(inventory)
+        for recipe in inventory.recipes:
+            if recipe.needed:
+                removals += _unused_networks(inventory, recipe)
+            elif recipe.state == UNFINISHED and recipe.modified_s > now_s - UNFINISHED_S:
+                kept.append(f"{recipe.source} {recipe.digest16}: unfinished, and written in the last week")
             else:
-                found += _dead_blocks(stock, recipe) if recipe.needed else _dead_recipe(stock, recipe)
-        found += _unread_plans(stock, now_s - STALE_S)
-    for recipe in stock.recipes:
-        if recipe.source in choice.sources:
-            found += _dead_recipe(stock, recipe)
-    if choice.media:
+                removals += _recipe(inventory, recipe)
+        removals += _unread_records(inventory, now_s)
+    for recipe in inventory.recipes:
+        if recipe.source in options.sources:
+            removals += _recipe(inventory, recipe)
+    if options.media:
         why = "decoded clips; extract decodes them again where they are needed"
-        places = dict.fromkeys("/".join(entry.parents[:2]) for entry in stock.of_kind("media"))
-        found += [_folder(stock, place, why) for place in places]
-    found += _fits(stock, choice)
-    found += _runs(stock, choice.runs)
-    for entry in stock.strays:
-        if choice.bad or entry.modified_s < now_s - STALE_S or entry.path.name.startswith(PRUNED_PREFIX):
-            found.append(Removal(entry.place, _STRAYS[entry.kind], entry.bytes))
-    found = list({removal.place: removal for removal in found}.values())
-    whole = {removal.place for removal in found}
+        removals += _folders(inventory, inventory.of_kind("media"), why)
+    if options.fits:
+        removals += _folders(inventory, inventory.of_kind("fits"), "kept fits; fuse fits again what it needs")
+    names = [run.name for run in inventory.runs]
+    for name in options.runs:
+        if name not in names:
+            raise UnknownNameError("run", name, names)
+        removals.append(_folder(inventory, f"runs/{name}", "run"))
+    for entry in inventory.leftovers:
+        if options.bad or entry.modified_s < now_s - STALE_S or entry.path.name.startswith(PRUNED_PREFIX):
+            why = "set aside as damaged" if entry.kind == BAD else "temporary"
+            removals.append(Removal(entry.place, why, entry.bytes))
+    unique = {removal.place: removal for removal in removals}
     outer = [
-        item for item in found if not any(str(above) in whole for above in PurePosixPath(item.place).parents)
+        removal
+        for removal in unique.values()
+        if not any(str(folder) in unique for folder in PurePosixPath(removal.place).parents)
     ]
-    linked = [item for item in outer if _is_linked(stock.path, item.place)]
+    linked = [removal for removal in outer if _is_linked(inventory.path, removal.place)]
     kept += [
-        f"{item.place}: a link leads there, which is not followed; remove it yourself" for item in linked
+        f"{removal.place}: is behind a link, which is not followed; remove it yourself" for removal in linked
     ]
-    return Pruning(tuple(item for item in outer if item not in linked), tuple(kept))
+    return Pruning(tuple(removal for removal in outer if removal not in linked), tuple(kept))
 
 
-def _refuse_doubt(stock: Inventory) -> None:
-    """Refuse to call a recipe or network unused while a record that may have named it is damaged."""
-    for entry in stock.of_kind(BAD):
+def _check_known_use(inventory: Inventory) -> None:
+    """Refuse to call a recipe or network unused while a record that may name it is damaged."""
+    for entry in inventory.of_kind(BAD):
         if entry.parents[:1] in (("plans",), ("sources",)):
             raise DamagedPartError(
                 f"{entry.path}: was set aside as damaged, so what is in force now may be older than what was; {MEND}, "
-                f"then: moodfuse cache prune --no-recipes --bad --yes --cache {stock.path}"
+                f"then: moodfuse cache prune --no-recipes --bad --yes --cache {inventory.path}"
             )
-    for recipe in stock.recipes:
+    repair = f"run moodfuse cache verify --repair --cache {inventory.path}, then the command that it prints"
+    for recipe in inventory.recipes:
         if recipe.state == IN_FORCE and not recipe.network:
             raise DamagedPartError(
-                f"{stock.path}: the recipe in force of {recipe.source} cannot be read, so what it needs is not known; "
-                f"run moodfuse cache verify --repair --cache {stock.path}, then do what it says"
+                f"{inventory.path}: the recipe in force of {recipe.source} cannot be read, so what it needs is not "
+                f"known; {repair}"
             )
         for block in recipe.blocks if recipe.needed else ():
             if not block.recorded:
                 raise DamagedPartError(
-                    f"{stock.path}/features/{recipe.folder}/{recipe.digest16}/{block.trained}: holds features of "
-                    f"{recipe.source}, but no record of what they were tuned on, so nobody can say that they are "
-                    f"unused; run moodfuse cache verify --repair --cache {stock.path}, then do what it says, or remove "
-                    "the folder yourself"
+                    f"{inventory.path}/features/{recipe.folder}/{recipe.digest16}/{block.trained}: has features of "
+                    f"{recipe.source}, but no record of what they were tuned on, so they may be in use; {repair}, or "
+                    "remove the folder yourself"
                 )
 
 
-def _dead_recipe(stock: Inventory, recipe: HeldRecipe) -> Iterator[Removal]:
-    why = f"recipe of {recipe.source}: {recipe.state}"
-    for room in ("features", "networks"):
-        yield from _some(_folder(stock, f"{room}/{recipe.folder}/{recipe.digest16}", why))
+def _recipe(inventory: Inventory, recipe: RecipeInfo) -> Iterator[Removal]:
+    for kind in ("features", "networks"):
+        place = f"{kind}/{recipe.folder}/{recipe.digest16}"
+        removal = _folder(inventory, place, f"recipe of {recipe.source}: {recipe.state}")
+        if removal.bytes:
+            yield removal
 
 
-def _dead_blocks(stock: Inventory, recipe: HeldRecipe) -> Iterator[Removal]:
-    """Networks of a recipe in use that no plan in force names; nothing is said of them without plan or record."""
-    if stock.plan is None or not recipe.network:
+def _unused_networks(inventory: Inventory, recipe: RecipeInfo) -> Iterator[Removal]:
+    """Networks of a recipe in use that no plan in force names; none without plan or record."""
+    if inventory.plan is None or not recipe.network:
         return
     why = f"network of {recipe.source} that no plan in force names"
     place = f"{recipe.folder}/{recipe.digest16}"
     for block in recipe.blocks:
-        if not block.names:
-            yield from _some(_folder(stock, f"features/{place}/{block.trained}", why))
-            for entry in stock.of_kind("network", "checkpoint"):
-                if entry.parents == ("networks", *place.split("/")) and entry.path.stem == block.trained:
-                    yield Removal(entry.place, why, entry.bytes)
+        if block.names:
+            continue
+        removal = _folder(inventory, f"features/{place}/{block.trained}", why)
+        if removal.bytes:
+            yield removal
+        for entry in inventory.of_kind("network", "checkpoint"):
+            if entry.parents == ("networks", *place.split("/")) and entry.path.stem == block.trained:
+                yield Removal(entry.place, why, entry.bytes)
 
 
-def _unread_plans(stock: Inventory, before_s: float) -> Iterator[Removal]:
-    """Plans that clips are dealt from no more, and tables of no plan in force; a new table may await its plan."""
-    for plan in stock.plans:
-        if plan.superseded:
-            yield Removal(plan.place, "two later plans have its folds and seed", plan.bytes)
-    for entry in stock.old_tables:
-        if entry.modified_s < before_s:
+def _unread_records(inventory: Inventory, now_s: float) -> Iterator[Removal]:
+    for entry in inventory.old_plans:
+        yield Removal(entry.place, "two later plans have its folds and seed", entry.bytes)
+    for entry in inventory.old_tables:
+        if entry.modified_s < now_s - STALE_S:  # a new table may be waiting for its plan
             yield Removal(entry.place, "table of clips that no plan in force names", entry.bytes)
+    why = "kept fits of other clips, labels or groups than those in force"
+    yield from _folders(inventory, inventory.old_fits, why)
 
 
-def _fits(stock: Inventory, choice: PruneChoice) -> Iterator[Removal]:
-    """Folders of kept fits; without a plan nobody can say which are of use."""
-    old = stock.old_fits if choice.recipes and stock.plan is not None else ()
-    for why, entries in (
-        ("kept fits; fuse fits again what it needs", stock.of_kind("fits") if choice.fits else ()),
-        ("kept fits of other clips, labels or groups than those in force", old),
-    ):
-        for place in dict.fromkeys("/".join(entry.parents[:2]) for entry in entries):
-            yield _folder(stock, place, why)
+def _folders(inventory: Inventory, entries: Sequence[Entry], why: str) -> list[Removal]:
+    """The folders two levels below the cache in which some files are."""
+    places = dict.fromkeys("/".join(entry.parents[:2]) for entry in entries)
+    return [_folder(inventory, place, why) for place in places]
 
 
-def _runs(stock: Inventory, names: Sequence[str]) -> Iterator[Removal]:
-    known = [run.name for run in stock.runs]
-    for name in dict.fromkeys(names):
-        if name not in known:
-            raise UnknownNameError("run", name, known)
-        yield _folder(stock, f"runs/{name}", "run")
-
-
-def _folder(stock: Inventory, place: str, why: str) -> Removal:
-    """The removal of a folder, with the bytes of all that the inventory has in it."""
-    inside = (entry.bytes for entry in stock.entries if entry.place.startswith(f"{place}/"))
+def _folder(inventory: Inventory, place: str, why: str) -> Removal:
+    inside = (entry.bytes for entry in inventory.entries if entry.place.startswith(f"{place}/"))
     return Removal(place, why, sum(inside))
-
-
-def _some(removal: Removal) -> tuple[Removal, ...]:
-    """A removal, unless there is nothing to remove."""
-    return (removal,) if removal.bytes else ()
 
 
 def _is_linked(root: Path, place: str) -> bool:
     return behind_link(root, place) or ((root / place).is_symlink() and (root / place).is_dir())
 
 
-# Acting
-
-
-def carry_out(root: Path, removals: Sequence[Removal]) -> tuple[str, ...]:
-    """Remove what `decide` found, one after the other; returns sentences on what could not be removed."""
+def remove(root: Path, removals: Sequence[Removal]) -> tuple[str, ...]:
+    """Remove what `choose_removals` chose, in order; returns sentences on what could not be removed."""
     failed = []
     for removal in removals:
         try:
             _remove(root / removal.place)
         except OSError as error:
-            failed.append(
-                f"{removal.place}: cannot be removed ({error.strerror or error}); correct that, then run again"
-            )
+            cause = error.strerror or error
+            failed.append(f"{removal.place}: cannot be removed ({cause}); correct that, then run again")
     return tuple(failed)
 
 
@@ -234,24 +201,25 @@ def _remove(path: Path) -> None:
     if path.parent.name == "runs":
         (path / "run.json").unlink(missing_ok=True)
         sync_folder(path)
-    aside = path
+    temporary = path
     if not path.name.startswith(PRUNED_PREFIX):
-        aside = path.with_name(f"{PRUNED_PREFIX}{secrets.token_hex(6)}")
+        temporary = path.with_name(f"{PRUNED_PREFIX}{secrets.token_hex(6)}")
         try:
-            os.rename(path, aside)
+            os.rename(path, temporary)
         except FileNotFoundError:
-            return  # another prune was quicker
+            return  # another prune has removed it
         sync_folder(path.parent)
-    _empty(aside)
+    _empty(temporary)
 
 
 def _empty(folder: Path) -> None:
-    """Remove a folder and what is in it; of a link the link alone. What another prune removes meanwhile is gone too."""
+    """Remove a folder and everything in it, links themselves but not what they lead to.
+
+    Another prune may remove files of it meanwhile.
+    """
     for where, folders, names in os.walk(folder, topdown=False):
-        for name in names:
+        links = [name for name in folders if os.path.islink(os.path.join(where, name))]
+        for name in (*names, *links):
             Path(where, name).unlink(missing_ok=True)
-        for path in (Path(where, name) for name in folders):
-            if path.is_symlink():
-                path.unlink(missing_ok=True)
         with suppress(FileNotFoundError):
             os.rmdir(where)

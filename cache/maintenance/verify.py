@@ -1,45 +1,53 @@
-"""Every byte of a cache checked: each file against its name, its header or its seal, and what is in force against
-what it needs. Nothing is changed here, and no file, whatever it is, stops the others from being checked."""
+"""Check of every byte of a cache: each file against its name, header or seal, and what is in force for completeness.
 
+Nothing is changed, and no file, whatever it is, stops the others from being checked. `CHECKS` has the check of each
+kind of file.
+"""
+
+import json
 import os
 import stat
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from moodfuse.cache.blocks import Owner, disagreements, part_files
-from moodfuse.cache.digests import Digests
+from moodfuse.cache.audits import FORMAT_OF_MARKS, audit_in, check_marks
+from moodfuse.cache.blocks import Owner, check_each_once, disagreements, open_features, part_files
+from moodfuse.cache.clip_table import ATTRIBUTES, statuses_from
+from moodfuse.cache.digests import canonical_json, digest16
 from moodfuse.cache.errors import CacheError, DamagedPartError, InputError, SchemaError
-from moodfuse.cache.maintenance.checks import CHECKS
-from moodfuse.cache.maintenance.recipe_listing import read_record
-from moodfuse.cache.manifest import MARKER, VIEW, check_schema
+from moodfuse.cache.fits import check_fits
+from moodfuse.cache.maintenance.networks import read_record
+from moodfuse.cache.manifest import MARKER, VIEW, Manifest, check_schema, read_outcome
+from moodfuse.cache.media import FORMAT as FORMAT_OF_MEDIA
+from moodfuse.cache.media import check_media, check_place
 from moodfuse.cache.recipe import Recipe
+from moodfuse.cache.runs import check_predictions
 from moodfuse.cache.storage.files import facts_of, listing, read_regular
+from moodfuse.cache.storage.json_files import check_keys, read_named
 from moodfuse.cache.storage.layout import BAD, FOLDER, TEMPORARY, UNKNOWN, Entry, entries, folder_of
-from moodfuse.cache.store import FROZEN, FeatureCache
+from moodfuse.cache.storage.parts import SCHEMA, open_part, verify_part
+from moodfuse.cache.storage.weight_files import check_sealed
+from moodfuse.cache.store import FROZEN, FeatureCache, check_trained, read_recipe
 
 DAMAGED, MISSING, UNREADABLE = "damaged", "missing", "unreadable"
-_SIGNS = ("plans", "tables", "sources", "features")
-"""Folders by which a cache is known that has lost its marker; what stands in them says what is in force."""
-_RECORDS = ("marker", "plan", "table", "choice", "recipe", "training")
+WAVEFORM_SAMPLES = 480_000
+"""Length of every waveform: 30 seconds at 16 kHz."""
+_FOLDERS_IN_FORCE = ("plans", "tables", "sources", "features")
+"""Folders that show what is in force; a cache that has lost its marker is recognized by them."""
+_RECORDS_IN_FORCE = ("marker", "plan", "table", "choice", "recipe", "training")
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A bad file.
+    """A bad file, by its path below the cache folder.
 
-    Attributes
-    ----------
-    place : str
-        Path below the cache folder.
-    kind : str
-    reason : str
-    state : str
-        `DAMAGED`: it holds something else than was written, so it may be set aside. `MISSING`: what is in force needs
-        it. `UNREADABLE`: the system does not give it out, or a newer version wrote it.
+    `DAMAGED`: it does not hold what was written, so it may be set aside. `MISSING`: what is in force needs it.
+    `UNREADABLE`: the system refuses to read it, or a newer version wrote it.
     """
 
     place: str
@@ -54,15 +62,13 @@ class Verification:
 
     Attributes
     ----------
-    checked : int
-        Files that were checked.
-    bytes : int
-        Bytes of those.
+    checked, bytes : int
+        Number and bytes of the files that were checked.
     faults : tuple of Fault
     disagreements : tuple of str
-        Sentences on clips that two sound parts of a folder hold with different values.
+        Sentences on clips that two intact parts of a folder hold with different values.
     stale_view : bool
-        Whether ``clips.csv`` is not what the plan in force gives: it was edited, or `extract` was stopped.
+        Whether ``clips.csv`` differs from the plan in force: it was edited, or `extract` was stopped.
     others : mapping of str to tuple of str
         Places of what was not checked, by kind: ``bad`` (set aside earlier), ``temporary``, ``unknown``, ``output``.
     """
@@ -75,65 +81,176 @@ class Verification:
     others: Mapping[str, tuple[str, ...]]
 
 
-def _ignore(count: int) -> None:
-    """Take a number of bytes, and tell nobody."""
+# One check per kind of file
+
+Check = Callable[[Entry], np.ndarray | None]
+"""Takes a file; raises `DamagedPartError`, or the error of reading it. That of features returns their clips."""
 
 
-def verify(
-    root: Path, *, begin: Callable[[int], object] = _ignore, tick: Callable[[int], object] = _ignore
-) -> Verification:
-    """Check every byte of a cache.
+def _require(condition: bool, reason: str) -> None:
+    if not condition:
+        raise DamagedPartError(reason)
 
-    Parameters
-    ----------
-    root : Path
-    begin : callable of int
-        Is told how many bytes there are to check.
-    tick : callable of int
-        Is told of bytes that have been checked.
+
+def _json(entry: Entry, *, ending: bytes = b"") -> Any:
+    """A record whose text is canonical JSON, as every record is written; it may have one ending."""
+    data = read_regular(entry.path).removesuffix(ending)
+    values = json.loads(data.decode("utf-8"))
+    _require(data == canonical_json(values).encode(), "its text is not canonical, so it was changed")
+    return values
+
+
+def _record(check: Callable[[Path], object]) -> Check:
+    """Check of a JSON record by its own reader."""
+
+    def check_entry(entry: Entry) -> None:
+        _json(entry)
+        check(entry.path)
+
+    return check_entry
+
+
+def _part(check: Callable[[Path, dict[str, np.ndarray], dict[str, Any]], object]) -> Check:
+    """Check of an HDF5 part: bytes, name and content, and then its arrays and attributes."""
+
+    def check_entry(entry: Entry) -> None:
+        check(entry.path, *verify_part(entry.path))
+
+    return check_entry
+
+
+def _check_marker(entry: Entry) -> None:
+    values = _json(entry, ending=b"\n")
+    found = (values["format"], values["schema"], "written_by" in values)
+    _require(found == ("moodfuse-cache", SCHEMA, True), "does not mark a cache")
+
+
+def _check_table(file: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> None:
+    _require(attributes == ATTRIBUTES, "holds no table of clips")
+    statuses_from(file, arrays)
+
+
+def _check_choice(file: Path) -> None:
+    values = read_named(file)
+    kinds = (type(values["sequence"]), type(values["sources"]))
+    _require(kinds == (int, dict), "is not a choice of sources")
+
+
+def _check_media(file: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> None:
+    check_place(file, attributes, form=FORMAT_OF_MEDIA)
+    check_media(file, arrays, attributes)
+    if attributes["view"] == "sound":
+        length, samples = len(arrays["waveform"]), attributes["waveform_samples"]
+        expected = WAVEFORM_SAMPLES
+        _require(length == expected, f"its waveform has {length} samples; expected {expected}")
+        _require(0 <= samples <= length, f"{samples} of its {length} samples are declared as from the file")
+
+
+def _check_marks(file: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> None:
+    check_place(file, attributes, form=FORMAT_OF_MARKS)
+    check_marks(file, arrays, attributes)
+
+
+def _check_recipe(entry: Entry) -> None:
+    values = _json(entry)
+    if digest16({key: value for key, value in values.items() if key != "source"}) == entry.parents[2]:
+        check_keys(Recipe, values, entry.path)
+    recipe = read_recipe(entry.path)
+    _require(folder_of(recipe.source) == entry.parents[1], "belongs to another source than its folder")
+
+
+def _check_features(entry: Entry) -> np.ndarray:
+    arrays, _ = verify_part(entry.path)
+    with open_features(entry.path) as (_, attributes):
+        source = folder_of(str(attributes.get("source")))
+        owner = (source, attributes.get("recipe"), attributes.get("trained"))
+    _require(owner == entry.parents[1:], f"belongs to {'/'.join(map(str, owner))}")
+    check_each_once(entry.path, arrays["clip"])
+    return arrays["clip"]
+
+
+def _check_run(entry: Entry) -> None:
+    values = _json(entry)
+    predictions = values.pop("predictions")
+    _require(predictions.rpartition("/")[2] == predictions, "names predictions in another folder")
+    with open_part(entry.path.with_name(predictions)) as (part, attributes):
+        is_same = attributes["record"] == digest16(values)
+        _require(is_same, "is not the record that was written with the predictions")
+        shapes = {name: array.shape for name, array in part.items()}
+    for number in range(len(values["results"])):
+        name = f"probabilities_{number:04d}"
+        _require(name in shapes, f"its predictions have no array {name!r}")
+    for name, shape in shapes.items():
+        repeats = (len(values.get("repeat_folds", ())),) if name.startswith("repeats_") else ()
+        expected = (*repeats, len(values["ids"]), len(values["classes"]))
+        _require(shape == expected, f"its predictions have {name} of shape {shape}; expected {expected}")
+
+
+CHECKS: dict[str, Check] = {
+    "marker": _check_marker,
+    "plan": _part(lambda file, arrays, attributes: Manifest.read_plan(file)),
+    "table": _part(_check_table),
+    "outcome": _record(read_outcome),
+    "choice": _record(_check_choice),
+    "audit": _record(audit_in),
+    "marks": _part(_check_marks),
+    "media": _part(_check_media),
+    "recipe": _check_recipe,
+    "training": _record(check_trained),
+    "features": _check_features,
+    "network": lambda entry: check_sealed(entry.path),
+    "checkpoint": lambda entry: check_sealed(entry.path),
+    "fits": _part(check_fits),
+    "run": _check_run,
+    "predictions": _part(check_predictions),
+}
+"""Check of each kind of file. ``clips.csv`` and the reports and models of runs have no digest and are not checked."""
+
+
+# All files
+
+
+def verify(root: Path, *, on_progress: Callable[[int, int], object] | None = None) -> Verification:
+    """Check every byte of a cache; `on_progress` receives the bytes checked so far, and all bytes to check.
 
     Raises
     ------
     InputError
-        If the folder is no cache.
+        If the folder is not a cache.
     SchemaError
         If another version of the format wrote it.
     """
     faults = list(_marker_faults(root))
     found = tuple(entries(root))
-    wanted = [entry for entry in found if entry.kind in CHECKS]
-    begin(sum(entry.bytes for entry in wanted))
     faults += [Fault(entry.place, FOLDER, entry.fault, UNREADABLE) for entry in found if entry.kind == FOLDER]
-    clips: dict[Path, list[Digests]] = defaultdict(list)
-    for entry in wanted:
+    to_check = [entry for entry in found if entry.kind in CHECKS]
+    total = sum(entry.bytes for entry in to_check)
+    clips: dict[Path, list[np.ndarray]] = defaultdict(list)
+    done = 0
+    for entry in to_check:
         if fault := _check(entry, clips):
             faults.append(fault)
-        tick(entry.bytes)
-    broken = {(root / fault.place).parent for fault in faults}
-    differing = tuple(
-        sentence
-        for folder, held in clips.items()
-        if folder not in broken
-        for sentence in _disagreements(folder, held)
-    )
-    missing, stale_view = _in_force(root, faults)
-    return Verification(
-        checked=len(wanted),
-        bytes=sum(entry.bytes for entry in wanted),
-        faults=(*faults, *missing),
-        disagreements=differing,
-        stale_view=stale_view,
-        others={
-            kind: tuple(entry.place for entry in found if entry.kind == kind)
-            for kind in (BAD, TEMPORARY, UNKNOWN, "output")
-        },
-    )
+        done += entry.bytes
+        if on_progress is not None:
+            on_progress(done, total)
+    damaged_folders = {(root / fault.place).parent for fault in faults}
+    differing: list[str] = []
+    for folder, parts in clips.items():
+        together = np.concatenate(parts)
+        if folder not in damaged_folders and len(np.unique(together)) < len(together):
+            differing += disagreements(Owner(folder, *folder.parts[-3:]))
+    missing, stale_view = _check_in_force(root, faults)
+    others = {
+        kind: tuple(entry.place for entry in found if entry.kind == kind)
+        for kind in (BAD, TEMPORARY, UNKNOWN, "output")
+    }
+    return Verification(len(to_check), total, (*faults, *missing), tuple(differing), stale_view, others)
 
 
 def _marker_faults(root: Path) -> Iterator[Fault]:
-    """A missing marker of what is a cache all the same; what its content is, is checked with the other files."""
+    """A missing marker of what is evidently a cache; an existing one is checked with the other files."""
     if _is_gone(root / MARKER):
-        if not any(facts_of(root / name) for name in _SIGNS):
+        if not any(facts_of(root / name) for name in _FOLDERS_IN_FORCE):
             raise InputError(f"{root} is not a moodfuse cache: it has no {MARKER}; name the folder of one")
         yield Fault(MARKER, "marker", "is gone", MISSING)
     elif (facts := facts_of(root / MARKER)) and stat.S_ISREG(facts.st_mode):
@@ -145,77 +262,60 @@ def _marker_faults(root: Path) -> Iterator[Fault]:
             return
 
 
-def _check(entry: Entry, clips: dict[Path, list[Digests]]) -> Fault | None:
-    """What is wrong with a file; the clips that it holds features of are added to those of its folder."""
+def _check(entry: Entry, clips: dict[Path, list[np.ndarray]]) -> Fault | None:
+    """The fault of a file, if any; clips of features are added to those of their folder."""
     if entry.fault:
         return Fault(entry.place, entry.kind, entry.fault, UNREADABLE if entry.denied else DAMAGED)
     try:
         held = CHECKS[entry.kind](entry)
     except Exception as error:  # noqa: BLE001 - whatever a file holds, the others are still checked
         if not os.path.lexists(entry.path):
-            return None  # another process took it away meanwhile
-        return Fault(entry.place, entry.kind, _reason(entry, error), _state(error))
+            return None  # another process removed it meanwhile
+        is_damage = isinstance(error, DamagedPartError) or not isinstance(error, OSError | MemoryError)
+        state = DAMAGED if is_damage else UNREADABLE
+        return Fault(entry.place, entry.kind, _reason(entry, error), state)
     if held is not None:
         clips[entry.path.parent].append(held)
     return None
 
 
-def _state(error: Exception) -> str:
-    if isinstance(error, DamagedPartError):
-        return DAMAGED
-    return UNREADABLE if isinstance(error, OSError | MemoryError) else DAMAGED
-
-
 def _reason(entry: Entry, error: Exception) -> str:
-    if isinstance(error, OSError) and not isinstance(error, CacheError):
-        return f"cannot be read ({error.strerror or error})"
     if isinstance(error, CacheError | InputError):
         return str(error).removeprefix(f"{entry.path}: ")
+    if isinstance(error, OSError):
+        return f"cannot be read ({error.strerror or error})"
     return f"is not what it should be ({type(error).__name__}: {error})"
-
-
-def _disagreements(folder: Path, held: Sequence[Digests]) -> Iterator[str]:
-    """What two parts of a folder hold differently; parts are opened only where some clip stands in two of them."""
-    together = np.concatenate(held)
-    if len(np.unique(together)) < len(together):
-        *_, source, recipe, trained = folder.parts
-        yield from disagreements(Owner(folder, source, recipe, trained))
 
 
 # What is in force
 
 
-def _in_force(root: Path, faults: Sequence[Fault]) -> tuple[tuple[Fault, ...], bool]:
-    """Files that what is in force needs and that are not there, and whether the view of the clips is stale."""
+def _check_in_force(root: Path, faults: Sequence[Fault]) -> tuple[tuple[Fault, ...], bool]:
+    """Missing files that what is in force needs, and whether ``clips.csv`` is stale."""
     try:
         cache = FeatureCache(root)
-        missing = tuple(_missing(cache))
-        wanted = None if missing or not cache.plans else cache.view_text(cache.statuses)
+        missing = tuple(_missing_files(cache))
+        expected = None if missing or not cache.plans else cache.view_text(cache.statuses)
     except (OSError, LookupError, TypeError, ValueError):
-        if not any(map(_tells, faults)):
+        if not any(map(_hides_what_is_in_force, faults)):
             raise
-        return (), False  # what is in force cannot be told while a record of it is bad
+        return (), False
+    if expected is None or facts_of(root / VIEW) is None:
+        return missing, False
     try:
-        stale = wanted is not None and _is_view_stale(root / VIEW, wanted)
+        return missing, read_regular(root / VIEW) != expected.encode("utf-8", "backslashreplace")
     except OSError as error:
-        return (
-            *missing,
-            Fault(VIEW, "view", f"cannot be read ({error.strerror or error})", UNREADABLE),
-        ), False
-    return missing, stale
+        reason = f"cannot be read ({error.strerror or error})"
+        return (*missing, Fault(VIEW, "view", reason, UNREADABLE)), False
 
 
-def _is_view_stale(view: Path, wanted: str) -> bool:
-    return facts_of(view) is not None and read_regular(view) != wanted.encode("utf-8", "backslashreplace")
-
-
-def _tells(fault: Fault) -> bool:
-    """Whether a fault is of what says, or holds what says, what is in force."""
-    return fault.kind in _RECORDS or (fault.kind == FOLDER and fault.place.partition("/")[0] in _SIGNS)
+def _hides_what_is_in_force(fault: Fault) -> bool:
+    is_folder = fault.kind == FOLDER and fault.place.partition("/")[0] in _FOLDERS_IN_FORCE
+    return is_folder or fault.kind in _RECORDS_IN_FORCE
 
 
 def _is_gone(path: Path) -> bool:
-    """Whether there is no such name; what the system withholds is there, and a fault of its own."""
+    """Whether there is no such name; a file that the system refuses to show is there, and a fault of its own."""
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -225,7 +325,7 @@ def _is_gone(path: Path) -> bool:
     return False
 
 
-def _missing(cache: FeatureCache) -> Iterator[Fault]:
+def _missing_files(cache: FeatureCache) -> Iterator[Fault]:
     for name in cache.plan.records if cache.plans else ():
         place = f"tables/clips-{name}.h5"
         if _is_gone(cache.path / place):
@@ -236,15 +336,10 @@ def _missing(cache: FeatureCache) -> Iterator[Fault]:
         folder = cache.path / place
         if _is_gone(folder / "recipe.json"):
             yield Fault(f"{place}/recipe.json", "recipe", f"is gone, but {source} is in force", MISSING)
-        elif recipe := read_record(folder / "recipe.json"):
-            for trained in _unrecorded(folder, recipe):
-                reason = "is gone, so that no reader finds the features beside it"
-                yield Fault(f"{place}/{trained}/trained.json", "training", reason, MISSING)
-
-
-def _unrecorded(folder: Path, recipe: Recipe) -> Iterator[str]:
-    """Networks of a recipe whose record is not there, though features are: whatever they are, nothing else tells it."""
-    for block in listing(folder):
-        unrecorded = block.is_dir() and block.name != FROZEN and _is_gone(block / "trained.json")
-        if recipe.sees_labels and unrecorded and part_files(block):
-            yield block.name
+            continue
+        recipe = read_record(folder / "recipe.json")
+        for block in listing(folder) if recipe and recipe.sees_labels else ():
+            unrecorded = block.is_dir() and block.name != FROZEN and _is_gone(block / "trained.json")
+            if unrecorded and part_files(block):
+                reason = "is gone, so no reader finds the features in its folder"
+                yield Fault(f"{place}/{block.name}/trained.json", "training", reason, MISSING)

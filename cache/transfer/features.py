@@ -1,183 +1,228 @@
-"""Features as a file brings them, before they are a source: ids and arrays, held to what a block can be."""
+"""Features as a file holds them, before they become a source, and the choice of a table's embedding columns."""
 
-from collections.abc import Callable, Iterable, Sequence
+import fnmatch
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from moodfuse.cache.console import first_few, short_repr
+from moodfuse.cache.csv_rows import check_columns
 from moodfuse.cache.errors import InputError
 
-WIDEST_BYTES = 8
-_BYTES_AT_ONCE = 1 << 24
-_SHOWN, _NAMED = 60, 3
-_LISTED = 20
+LOGIT = "logit:"
+"""Prefix of a column of logits; the class follows."""
+NO_FEATURES = frozenset(("label", "group", "fold", "digest", "split", "path", "start_s", "end_s"))
+"""Columns of exports and datasets, which are never guessed to be features."""
+MIN_ROWS = 10
+"""In fewer rows the values of a feature may number the rows, or determine the labels, by chance."""
+_NUMBERED = re.compile(r"e(0|[1-9][0-9]*)")
+_INDEX = re.compile(r"|unnamed: \d+(\.\d+|_level_\d+)*|index|level_\d+|__index_level_\d+__", re.IGNORECASE)
+"""Names that pandas or R give to the index of a table."""
+_MAX_VALUE_BYTES = 8
+MAX_LISTED = 20
+"""Messages list no more columns than this."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a table are read, and which are ignored.
+
+    `index` columns are ignored because they number the rows. `guessed` are the columns of the embedding that the user
+    did not name: they are used because they hold numbers.
+    """
+
+    embedding: tuple[str, ...] = ()
+    logits: tuple[str, ...] = ()
+    index: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    guessed: frozenset[str] = frozenset()
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Class of each column of logits; `None` where there are none."""
+        return tuple(name.removeprefix(LOGIT) for name in self.logits) or None
+
+    def lines(self) -> list[str]:
+        """One line for each use of columns."""
+        uses = {
+            "columns of the embedding": self.embedding,
+            "index columns ignored": self.index,
+            "columns ignored": self.ignored,
+        }
+        return [f"{use}: {first_few(names, count=MAX_LISTED)}" for use, names in uses.items() if names]
 
 
 @dataclass(frozen=True)
 class Features:
-    """What a file of features holds.
+    """What a file of features holds, checked; see `checked_features`.
 
     Attributes
     ----------
     file : Path
     ids : sequence of str, length N
-        Each once; in the form that the manifest has them, see `plain_id`.
-    embedding : ndarray of float or int, shape (N, D)
-    logits : ndarray of float or int, shape (N, C), or None
+        Each once.
+    arrays : mapping of str to ndarray of float32
+        ``embedding`` [N, D] and, where there are any, ``logits`` [N, C]; all values are finite.
     classes : tuple of str or None
-        Class of each column of `logits` where the file names them; else they are in sorted label order.
-    passed_over : tuple of str
-        Columns of the file that were not read.
-    columns : tuple of str
-        Columns that the embedding is made of, where it is not one array in the file.
-    index_columns : tuple of str
-        Columns that were not read because they number the rows.
-    guessed : frozenset of str
-        Those of `columns` that the user did not name: they are taken because they hold numbers.
+        Class of each column of the logits where the file names them; otherwise they are in sorted label order.
+    columns : Columns
+        Empty where the file holds arrays, not columns.
     """
 
     file: Path
     ids: Sequence[str]
-    embedding: np.ndarray
-    logits: np.ndarray | None = None
+    arrays: Mapping[str, np.ndarray]
     classes: tuple[str, ...] | None = None
-    passed_over: tuple[str, ...] = ()
-    columns: tuple[str, ...] = ()
-    index_columns: tuple[str, ...] = ()
-    guessed: frozenset[str] = frozenset()
+    columns: Columns = Columns()
 
-    def __post_init__(self) -> None:
-        for name, values in self.arrays.items():
-            check_kind(values.dtype, f"{self.file}: {name}")
-            if values.ndim != 2 or len(values) != len(self.ids) or not values.shape[1]:
-                raise InputError(
-                    f"{self.file}: {name} is {list(values.shape)} beside {len(self.ids)} ids; expected "
-                    f"[{len(self.ids)}, D], one row a clip and one column or more"
-                )
-        if self.classes is not None and (self.logits is None or len(self.classes) != self.logits.shape[1]):
-            raise InputError(f"{self.file}: classes do not fit the columns of logits")
-        if len(self.places) < len(self.ids):
-            first = next(text for row, text in enumerate(self.ids) if self.places[text] != row)
+
+def checked_features(
+    file: Path,
+    ids: Sequence[str],
+    arrays: Mapping[str, np.ndarray],
+    classes: tuple[str, ...] | None = None,
+    columns: Columns | None = None,
+) -> Features:
+    """Features with float32 arrays; what a block cannot hold, and an id that occurs twice, is refused."""
+    for name, values in arrays.items():
+        if values.dtype.kind not in "iuf" or values.dtype.itemsize > _MAX_VALUE_BYTES:
             raise InputError(
-                f"{self.file}: {len(self.ids) - len(self.places)} id(s) stand there twice (first: {shown(first)}); "
-                "keep one row a clip"
+                f"{file}: {name} is {values.dtype}; expected float16, float32, float64 or whole numbers"
             )
-
-    @property
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays by name; no ``logits`` where there are none."""
-        return {"embedding": self.embedding} | ({} if self.logits is None else {"logits": self.logits})
-
-    @property
-    def column_lines(self) -> list[str]:
-        """Which columns of a table became the embedding and which did not, in words."""
-        named = (
-            ("columns of the embedding", self.columns),
-            ("index columns passed over", self.index_columns),
-            ("columns passed over", self.passed_over),
+        if values.ndim != 2 or len(values) != len(ids) or not values.shape[1]:
+            raise InputError(
+                f"{file}: {name} is {list(values.shape)}, with {len(ids)} ids; expected [{len(ids)}, D], one row per "
+                "clip and at least one column"
+            )
+    if classes is not None and ("logits" not in arrays or len(classes) != arrays["logits"].shape[1]):
+        raise InputError(f"{file}: classes do not match the columns of logits")
+    if len(set(ids)) < len(ids):
+        first = next(name for name, count in Counter(ids).items() if count > 1)
+        raise InputError(
+            f"{file}: {len(ids) - len(set(ids))} id(s) occur twice (first: {short_repr(first)}); keep one row per clip"
         )
-        return [f"{what}: {listed(columns)}" for what, columns in named if columns]
-
-    @cached_property
-    def places(self) -> dict[str, int]:
-        """Row of each id."""
-        return {text: row for row, text in enumerate(self.ids)}
-
-    def rows(self, places: NDArray[np.int64]) -> dict[str, np.ndarray]:
-        """Some rows of every array as float32.
-
-        Raises
-        ------
-        InputError
-            If a value is not finite, or too large for float32; it names the clip.
-        """
-
-        def name_of(row: int) -> str:
-            return self.ids[int(places[row])]
-
-        return {
-            name: narrowed(values[places], f"{self.file}: {name}", name_of)
-            for name, values in self.arrays.items()
-        }
-
-    def check_values(self) -> None:
-        """Look at every value.
-
-        Raises
-        ------
-        InputError
-            As `rows`.
-        """
-        size = max(
-            1, _BYTES_AT_ONCE // sum(WIDEST_BYTES * values.shape[1] for values in self.arrays.values())
-        )
-        for start in range(0, len(self.ids), size):
-            self.rows(np.arange(start, min(start + size, len(self.ids))))
+    narrow = {name: to_float32(values, ids, f"{file}: {name}") for name, values in arrays.items()}
+    return Features(file, ids, narrow, classes, columns or Columns())
 
 
-def check_kind(dtype: np.dtype, where: str) -> None:
-    """Refuse numbers that a feature is not made of: complex, bool, text, objects, more than 64 bits.
-
-    Raises
-    ------
-    InputError
-    """
-    if dtype.kind not in "iuf" or dtype.itemsize > WIDEST_BYTES:
-        raise InputError(f"{where} is {dtype}; expected float16, float32, float64 or whole numbers")
-
-
-def narrowed(values: np.ndarray, where: str, name_of: Callable[[int], str]) -> np.ndarray:
-    """Values [n, D] as float32, each rounded to the nearest; `name_of` gives the clip of a row for messages.
-
-    Raises
-    ------
-    InputError
-        If one is not finite, or too large; it names the clip.
-    """
+def to_float32(values: np.ndarray, ids: Sequence[str], where: str) -> np.ndarray:
+    """Values [N, D] as float32; one that is not finite, or too large, is refused with its clip from `ids`."""
     with np.errstate(over="ignore", invalid="ignore"):
-        found = values.astype(np.float32, copy=False)
-    if (finite := np.isfinite(found)).all():
-        return found
-    row, column = np.argwhere(~finite)[0].tolist()
-    value = values[row, column]
-    cause = "too large for float32" if np.isfinite(value) else "not finite"
-    raise InputError(
-        f"{where} of clip {shown(name_of(row))} is {value} in column {column}, {cause}; correct it"
+        narrow = values.astype(np.float32)
+    if not (finite := np.isfinite(narrow)).all():
+        row, column = np.argwhere(~finite)[0].tolist()
+        value = values[row, column]
+        cause = "too large for float32" if np.isfinite(value) else "not finite"
+        raise InputError(
+            f"{where} of clip {short_repr(ids[row])} is {value} in column {column}, {cause}; correct it"
+        )
+    return narrow
+
+
+# Choice of columns
+
+
+def choose_columns(
+    file: Path,
+    names: Sequence[str],
+    patterns: Sequence[str] = (),
+    *,
+    index: Collection[str] = (),
+    texts: Collection[str] = (),
+) -> Columns:
+    """Choose the columns of the embedding and of the logits from all names in a table.
+
+    The embedding is what `patterns` match: the user's names, patterns, or several of these separated by commas. Without
+    them it is ``e0``, ``e1``, ... or, where there is no ``e0``, all numeric columns that are neither an index nor a
+    column of an export. `index` and `texts` are columns known to be an index, or to hold no numbers.
+    """
+    check_columns(file, names, ("id",))
+    candidates = [name for name in names if name != "id" and not name.startswith(LOGIT)]
+    indexes = {name for name in candidates if name in index or _INDEX.fullmatch(name)}
+    numeric = [
+        name
+        for name in candidates
+        if name.lower() not in NO_FEATURES and name not in indexes and name not in texts
+    ]
+    guessed: Collection[str] = ()
+    if patterns:
+        embedding, guessed = _match_patterns(file, patterns, candidates, numeric)
+    elif "e0" in candidates:
+        embedding = _numbered_columns(file, candidates)
+    else:
+        embedding = guessed = tuple(numeric)
+    if not embedding:
+        raise InputError(f"{file}: has no embedding column; expected numbers in columns e0, e1, ...")
+    unused = [name for name in candidates if name not in set(embedding)]
+    return Columns(
+        embedding=embedding,
+        logits=tuple(name for name in names if name.startswith(LOGIT)),
+        index=tuple(name for name in unused if name in indexes),
+        ignored=tuple(name for name in unused if name not in indexes),
+        guessed=frozenset(guessed),
     )
 
 
-def plain_id(text: str, file: Path) -> str:
-    """An id in the form that the manifest has it: bytes that are no UTF-8 by ``surrogateescape``.
-
-    Raises
-    ------
-    InputError
-        If it is no text in any encoding.
-    """
-    try:
-        return text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
-    except UnicodeEncodeError as error:
+def _numbered_columns(file: Path, names: Sequence[str]) -> tuple[str, ...]:
+    numbered = {name for name in names if _NUMBERED.fullmatch(name)}
+    embedding = tuple(f"e{number}" for number in range(len(numbered)))
+    if missing := [name for name in embedding if name not in numbered]:
         raise InputError(
-            f"{file}: id {shown(text)} holds half of a surrogate pair, which is no text"
-        ) from error
+            f"{file}: column {missing[0]} is missing among e0 ... of {len(numbered)} embedding columns"
+        )
+    return embedding
 
 
-def shown(text: str) -> str:
-    """An id as messages show it, on one line and not too long."""
-    return repr(text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "...")
+def _match_patterns(
+    file: Path, patterns: Sequence[str], names: Sequence[str], numeric: Sequence[str]
+) -> tuple[tuple[str, ...], set[str]]:
+    """The columns that the user asks for, and those of them that only a pattern matched.
+
+    A pattern matches only columns that would be used without it; a full name can be any column.
+    """
+    matched: dict[str, None] = {}
+    in_full: set[str] = set()
+    for text in patterns:
+        parts = (
+            [text] if text in names else [part.strip() for part in text.split(",")]
+        )  # names may have commas
+        for part in filter(None, parts):
+            if part in names:
+                in_full.add(part)
+            elif not fnmatch.filter(numeric, part):
+                raise InputError(
+                    f"{file}: --columns: unknown column {part!r}; known: {first_few(names, count=MAX_LISTED)}"
+                )
+            matched |= dict.fromkeys([part] if part in names else fnmatch.filter(numeric, part))
+    return tuple(matched), set(matched) - in_full
 
 
-def first_few(texts: Iterable[str]) -> str:
-    """The first three of some ids."""
-    few = [shown(text) for text, _ in zip(texts, range(_NAMED + 1), strict=False)]
-    return ", ".join(few[:_NAMED]) + (", ..." if len(few) > _NAMED else "")
+def drop_row_numbers(file: Path, columns: Columns, embedding: np.ndarray) -> tuple[Columns, np.ndarray]:
+    """Move guessed columns of the embedding that number the rows, 0 to N-1 or 1 to N in any order, to the index."""
+    keep = [
+        name not in columns.guessed or not _numbers_rows(embedding[:, place])
+        for place, name in enumerate(columns.embedding)
+    ]
+    if all(keep):
+        return columns, embedding
+    kept = tuple(name for name, is_kept in zip(columns.embedding, keep, strict=True) if is_kept)
+    numbering = tuple(name for name in columns.embedding if name not in kept)
+    if not kept:
+        raise InputError(
+            f"{file}: its only numeric columns number the rows ({first_few(numbering)}); add the features, or name "
+            "these columns with --columns"
+        )
+    chosen = Columns(
+        kept, columns.logits, (*columns.index, *numbering), columns.ignored, columns.guessed - set(numbering)
+    )
+    return chosen, embedding[:, keep]
 
 
-def listed(names: Sequence[str]) -> str:
-    """Names of columns in full or, of more than 20, how many and the first and the last."""
-    if len(names) > _LISTED:
-        return f"{len(names)}, from {shown(names[0])} to {shown(names[-1])}"
-    return ", ".join(map(shown, names))
+def _numbers_rows(values: np.ndarray) -> bool:
+    if len(values) < MIN_ROWS or (first := values.min()) not in (0, 1):
+        return False
+    return np.array_equal(np.sort(values), np.arange(first, first + len(values)))

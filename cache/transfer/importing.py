@@ -1,67 +1,43 @@
 """Features that were made elsewhere become a source: `moodfuse cache import`.
 
-Everything is read, matched with the clips and checked before the first byte is written, so that what is refused leaves
-the cache as it was. The user states the holdout: ``*`` for features that used no label of these clips, else the folds
-of the plan whose labels were not used; every clip outside those counts as seen.
+Everything is read, matched with the clips and checked before anything is written, so a refused import leaves the cache
+unchanged. The user states the holdout: ``*`` for features that used no label of these clips, otherwise the folds of the
+plan whose labels were not used; every clip outside those counts as seen.
 """
 
 import logging
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from moodfuse.cache.blocks import PART_BYTES, held, write_rows
-from moodfuse.cache.digests import digest_array, lookup
-from moodfuse.cache.errors import InputError
+from moodfuse.cache.blocks import CLASSES, PART_BYTES, open_features, part_files, read_rows
+from moodfuse.cache.console import first_few, short_repr
+from moodfuse.cache.errors import DamagedPartError, InputError
 from moodfuse.cache.folds import imported_roles, single_holdouts, units_of
 from moodfuse.cache.manifest import MARKER
 from moodfuse.cache.planning import PlanChoice, plan_line
 from moodfuse.cache.recipe import Recipe, import_recipe, imported_as
 from moodfuse.cache.records import Holdout
 from moodfuse.cache.store import FeatureCache, Roles
-from moodfuse.cache.transfer.datasets import DataSet, choose_data_set
-from moodfuse.cache.transfer.features import Features, first_few
-from moodfuse.cache.transfer.matching import (
-    check_equal,
-    check_shape,
-    in_class_order,
-    one_row_a_clip,
-    places_of,
-    refuse_label_columns,
-)
+from moodfuse.cache.transfer.datasets import Dataset, choose_dataset
+from moodfuse.cache.transfer.features import LOGIT, MAX_LISTED, MIN_ROWS, Features
 from moodfuse.cache.transfer.readers import read_features
 
 log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_DIGEST_BYTES = 64
 
 
 @dataclass(frozen=True)
 class ImportSettings:
-    """What `cache import` is asked to do.
+    """The options of `cache import`.
 
-    Attributes
-    ----------
-    cache, file : Path
-    source : str
-        Name of the source.
-    holdout : Holdout
-        Folds whose labels were not used to make the features; ``*`` if none was.
-    labels : Path or None
-        CSV that declares the clips.
-    ids : Path or None
-        Ids of the rows of a ``.npy``.
-    columns : tuple of str
-        Columns of a table that are the embedding: names, patterns, or several separated by commas.
-    plan : PlanChoice
-    replace : bool
-        Whether `labels` may have no clip in common with those that are in force.
-    command : str
-        The command line, kept in the cache for reports.
+    `holdout` are the folds whose labels were not used to make the features. `labels` is a CSV that declares the clips,
+    `ids` names the rows of a ``.npy``, and `columns` are the embedding columns of a table. With `replace`, `labels` may
+    have no clip in common with those in force. `command` is kept in the cache for reports.
     """
 
     cache: Path
@@ -84,51 +60,26 @@ class ImportSettings:
 
 @dataclass(frozen=True)
 class Imported:
-    """What `cache import` did.
+    """What `cache import` did: clips of the plan, rows written, columns of each array, and missing holdouts ``{k}``.
 
-    Attributes
-    ----------
-    clips : int
-        Clips of the plan; each has features now.
-    written : int
-        Rows that were not there before.
-    embedding, logits : int
-        Columns; 0 where there are no logits.
-    lacking : tuple of Holdout
-        Holdouts ``{k}`` that the source still lacks, without which it cannot be fused.
+    Without the holdouts the source cannot be fused.
     """
 
     clips: int
     written: int
     embedding: int
     logits: int
-    lacking: tuple[Holdout, ...] = ()
+    missing_holdouts: tuple[Holdout, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Ready:
-    """What was decided: `places` [N] is the file's row of each clip, -1 where it has none; `new` [N] what to write.
-
-    `there` says how many clips have rows already.
-    """
-
-    data: DataSet
-    recipe: Recipe
-    roles: Roles | None
-    features: Features
-    places: NDArray[np.int64]
-    new: NDArray[np.bool_]
-    there: int
-
-
-def import_features(settings: ImportSettings, *, say: Callable[[str], None] = log.info) -> Imported:
-    """Put a file of features into a cache.
+def import_features(settings: ImportSettings, *, report: Callable[[str], None] = log.info) -> Imported:
+    """Write a file of features into a cache.
 
     Parameters
     ----------
     settings : ImportSettings
-    say : callable
-        Takes each line that the user should read.
+    report : callable
+        Receives each line that the user should read.
 
     Raises
     ------
@@ -136,126 +87,281 @@ def import_features(settings: ImportSettings, *, say: Callable[[str], None] = lo
         If the features, the labels, the holdout or the name cannot be used; nothing is written then.
     """
     features = read_features(settings.file, ids=settings.ids, columns=settings.columns)
-    for line in features.column_lines:
-        say(f"{settings.file}: {line}")
-    ready = _decide(settings, features, say)
-    if ready.there:
-        say(f"{ready.there} rows are there already, and equal where the file has them")
-    cache = _act(settings, ready)
-    if ready.data.changes:
-        say(f"{settings.labels} replaces the clips and folds in force: {'; '.join(ready.data.changes)}")
-        for line in _left_behind(cache, settings.source):
-            say(line)
-    widths = {name: values.shape[1] for name, values in features.arrays.items()}
-    holdouts = single_holdouts(cache.plan.folds)
-    return Imported(
-        clips=len(ready.places),
-        written=int(ready.new.sum()),
-        embedding=widths["embedding"],
-        logits=widths.get("logits", 0),
-        lacking=tuple(holdout for holdout in holdouts if not cache.has_block(settings.source, holdout)),
-    )
-
-
-def _decide(settings: ImportSettings, features: Features, say: Callable[[str], None]) -> _Ready:
-    """Match and check everything; reads, but writes nothing."""
+    for line in features.columns.lines():
+        report(f"{settings.file}: {line}")
     cache = None
     if (settings.cache / MARKER).is_file():
         cache = FeatureCache(settings.cache, create=settings.labels is not None)
-    data = choose_data_set(cache, settings.labels, settings.plan, say, replace=settings.replace)
-    say(plan_line(data.plan, data.clips))
-    _check_holdout(settings, data)
-    recipe = _recipe(cache, settings)
-    features = in_class_order(features, data, say)
-    features.check_values()
-    roles = imported_roles(units_of(data.clips), data.plan, settings.holdout) if recipe.sees_labels else None
-    places, first = one_row_a_clip(features, data, places_of(features, data, say))
-    refuse_label_columns(features, data, places)
-    have = np.zeros(len(places), dtype=bool)
+    dataset = choose_dataset(cache, settings.labels, settings.plan, report, replace_clips=settings.replace)
+    report(plan_line(dataset.plan, dataset.clips))
+    _check_holdout(settings.holdout, dataset)
+    recipe = _choose_recipe(cache, settings.source, settings.holdout)
+    roles = None
+    if recipe.sees_labels:
+        roles = imported_roles(units_of(dataset.clips), dataset.plan, settings.holdout)
+    features = _in_class_order(features, dataset.classes, report)
+    rows = _rows_of_clips(features, dataset, report)
+    _refuse_label_columns(features, dataset, rows)
+    stored: set[str] = set()
     if cache is not None:
-        check_shape(cache, recipe, features)
-        owner = cache.owner(recipe, roles)
-        have = lookup(held(owner), data.digests) >= 0
-        check_equal(owner, data, features, np.where(have, places, -1))
-    lacking = np.flatnonzero((places < 0) & ~have)
-    if len(lacking):
+        _check_widths(cache, recipe, features)
+        stored = cache.held(recipe, roles)
+        _check_equal(cache, recipe, roles, features, {name: rows[name] for name in rows if name in stored})
+    if missing := [clip.clip.id for clip in dataset.clips if clip.digest not in rows.keys() | stored]:
         raise InputError(
-            f"{settings.file}: has no features of {len(lacking)} of {len(places)} clips (first: "
-            f"{first_few(data.clips[int(row)].clip.id for row in lacking[:4])}); a clip without features cannot be fused: "
-            "add them"
+            f"{settings.file}: has no features of {len(missing)} of {len(dataset.clips)} clips (first: "
+            f"{first_few(missing)}); a clip without features cannot be fused: add them"
         )
-    return _Ready(data, recipe, roles, features, places, ~have & first, int(have.sum()))
+    if count := sum(status.digest in stored for status in dataset.clips):
+        report(f"{count} rows are already there, and equal where the file has them")
+    new = {digest: row for digest, row in rows.items() if digest not in stored}
+    cache = _write(settings, dataset, recipe, roles, features, new)
+    if dataset.changes:
+        report(f"{settings.labels} replaces the clips and folds in force: {'; '.join(dataset.changes)}")
+        for line in _incomplete_sources(cache, settings.source):
+            report(line)
+    widths = _widths(features)
+    return Imported(
+        clips=len(dataset.clips),
+        written=len(new),
+        embedding=widths["embedding"],
+        logits=widths.get("logits", 0),
+        missing_holdouts=tuple(
+            holdout
+            for holdout in single_holdouts(cache.plan.folds)
+            if not cache.has_block(settings.source, holdout)
+        ),
+    )
 
 
-def _check_holdout(settings: ImportSettings, data: DataSet) -> None:
-    folds = settings.holdout.folds
-    if not folds:
+def _check_holdout(holdout: Holdout, dataset: Dataset) -> None:
+    count = dataset.plan.folds
+    if not holdout.folds:
         return
-    where, count = f"--holdout {settings.holdout}", data.plan.folds
-    if beyond := sorted(fold for fold in folds if not 0 <= fold < count):
-        raise InputError(f"{where}: the plan has the folds 0..{count - 1}, not {beyond[0]}")
-    if len(folds) == count:
-        raise InputError(f"{where} names every fold: features that used no label have --holdout '*'")
-    if data.dealt:
+    if outside := sorted(fold for fold in holdout.folds if not 0 <= fold < count):
+        raise InputError(f"--holdout {holdout}: the plan has the folds 0..{count - 1}, not {outside[0]}")
+    if len(holdout.folds) == count:
         raise InputError(
-            f"{where}: this command deals clips to folds, so nothing can have held out a fold of them before; add a "
-            "column 'fold' to --labels, with the folds that the features were made under"
+            f"--holdout {holdout} names every fold: features that used no label have --holdout '*'"
+        )
+    if dataset.assigns_folds:
+        raise InputError(
+            f"--holdout {holdout}: this command assigns clips to folds, so no network can have held out a fold of them "
+            "before; add a column 'fold' to --labels, with the folds that the features were made under"
         )
 
 
-def _recipe(cache: FeatureCache | None, settings: ImportSettings) -> Recipe:
-    """The source's recipe; refuses a name that means something else in the cache."""
-    source = settings.source
-    recipe = import_recipe(source, sees_labels=settings.holdout.folds is not None)
+def _choose_recipe(cache: FeatureCache | None, source: str, holdout: Holdout) -> Recipe:
+    """The source's recipe; a name that means something else in the cache is refused."""
+    recipe = import_recipe(source, sees_labels=holdout.folds is not None)
     if cache is None or source not in cache.selection:
         return recipe
-    current = imported_as(source, cache.selection[source])  # its record may be damaged: it is written anew
+    current = imported_as(source, cache.selection[source])  # its file may be damaged; it is rewritten
     if current is None:
         raise InputError(f"source {source!r} was made by extract; use another --source name")
     if current.sees_labels != recipe.sees_labels:
-        kinds = ("*", "folds")
         raise InputError(
-            f"source {source!r} was imported with holdout {kinds[current.sees_labels]}, and this is "
-            f"{settings.holdout}; features that saw labels and those that did not are two sources: use another --source"
+            f"source {source!r} was imported with holdout {'folds' if current.sees_labels else '*'}, and this is "
+            f"{holdout}; features that saw labels and those that did not are two sources: use another --source"
         )
     return recipe
 
 
-def _left_behind(cache: FeatureCache, source: str) -> Iterator[str]:
-    """Sentences on the other sources that lack features of clips, or of folds, that are in force now."""
+def _widths(features: Features) -> dict[str, int]:
+    return {name: values.shape[1] for name, values in features.arrays.items()}
+
+
+# Matching of classes, rows and columns
+
+
+def _in_class_order(features: Features, classes: tuple[str, ...], report: Callable[[str], None]) -> Features:
+    """The features with logits in sorted label order; reports the order in which the file has them."""
+    logits, given = features.arrays.get("logits"), features.classes
+    if logits is None:
+        return features
+    if given is None:
+        _check_unnamed_classes(features.file, logits.shape[1], classes)
+    named = "not named, so in sorted order" if given is None else "as named in the file"
+    report(f"{features.file}: classes of the logits, {named}: {', '.join(given or classes)}")
+    if given is None:
+        return replace(features, classes=classes)
+    keys, wanted = list(given), list(classes)
+    if sorted(keys) != sorted(wanted):  # 1 and 1.0 are the same class
+        keys, wanted = [_without_zeros(name) for name in given], [_without_zeros(name) for name in classes]
+    if sorted(keys) != sorted(wanted):
+        raise InputError(f"{features.file}: logits are of {', '.join(given)}; expected {', '.join(classes)}")
+    ordered = logits[:, [keys.index(label) for label in wanted]]
+    return replace(features, arrays={**features.arrays, "logits": ordered}, classes=classes)
+
+
+def _without_zeros(name: str) -> str:
+    """A class such as ``1.0``, as whole numbers in a column of floats are written, without its fraction."""
+    return re.sub(r"\.0+$", "", name)
+
+
+def _check_unnamed_classes(file: Path, width: int, classes: tuple[str, ...]) -> None:
+    """Refuse logits without class names unless there is one obvious order of the labels."""
+    if width != len(classes):
+        raise InputError(
+            f"{file}: logits have {width} columns; expected {len(classes)}, one per label in sorted order: "
+            f"{', '.join(classes)}"
+        )
+    try:
+        by_number = tuple(sorted(classes, key=float))
+    except ValueError:
+        return
+    if by_number != classes:
+        raise InputError(
+            f"{file}: has no class names for its logits, and the labels sort differently as text "
+            f"({', '.join(classes)}) and as numbers ({', '.join(by_number)}); add an array 'classes' to the .npz "
+            f"(classes_ of a scikit-learn classifier), or columns {LOGIT}CLASS to a .csv or .parquet"
+        )
+
+
+def _rows_of_clips(features: Features, dataset: Dataset, report: Callable[[str], None]) -> dict[str, int]:
+    """Clip digest to row of the file, for every clip of the plan that has one.
+
+    Ids of unknown clips are refused. Two ids may be two copies of one file; they are one clip with one row, so rows
+    that differ are refused.
+    """
+    known = {status.clip.id for status in dataset.statuses}
+    if unknown := [name for name in features.ids if name not in known]:
+        raise InputError(
+            f"{features.file}: {len(unknown)} of {len(features.ids)} ids are not clips of the cache (first: "
+            f"{first_few(unknown)}); its ids look like {first_few(status.clip.id for status in dataset.statuses)}"
+        )
+    row_of_id = {name: row for row, name in enumerate(features.ids)}
+    matched = [(row_of_id[status.clip.id], status) for status in dataset.clips if status.clip.id in row_of_id]
+    if dropped := len(features.ids) - len(matched):
+        report(f"{dropped} rows dropped: their clips are refused, or held back for testing (split = test)")
+    rows: dict[str, int] = {}
+    for row, status in matched:
+        first = rows.setdefault(status.digest, row)
+        if first != row and any(
+            values[first].tobytes() != values[row].tobytes() for values in features.arrays.values()
+        ):
+            raise InputError(
+                f"{features.file}: the rows of {short_repr(features.ids[first])} and {short_repr(features.ids[row])} "
+                "differ, but both are one clip: the same seconds of equal files; keep one of the rows"
+            )
+    return rows
+
+
+def _refuse_label_columns(features: Features, dataset: Dataset, rows: Mapping[str, int]) -> None:
+    """Refuse guessed columns that encode the label: a code for each label, or 0 and 1 for one of the labels.
+
+    Such a column has few different values, and either each value has one label or each label has one value.
+    """
+    label_of = {status.digest: status.clip.label for status in dataset.clips}
+    labels, codes = np.unique([label_of[digest] for digest in rows], return_inverse=True)
+    if len(rows) < MIN_ROWS or len(labels) < 2:
+        return
+    chosen = features.arrays["embedding"][list(rows.values())]
+    encoding = []
+    for place, name in enumerate(features.columns.embedding):
+        if name not in features.columns.guessed:
+            continue
+        values, value_codes = np.unique(chosen[:, place], return_inverse=True)
+        pairs = len(np.unique(value_codes * len(labels) + codes))
+        if 2 <= len(values) <= len(rows) // 2 and pairs in (len(values), len(labels)):
+            encoding.append(name)
+    if encoding:
+        raise InputError(
+            f"{features.file}: {len(encoding)} column(s) encode the label in all {len(rows)} clips, or whether it is "
+            f"one of the labels, so heads would learn it from there: {first_few(encoding, count=MAX_LISTED)}; remove "
+            "them, or name them in full with --columns if they are features"
+        )
+
+
+# Comparison with what the source has
+
+
+def _check_widths(cache: FeatureCache, recipe: Recipe, features: Features) -> None:
+    """Refuse arrays of other widths or classes than the source's parts have, under any holdout."""
+    given = _widths(features)
+    folder = cache.block_folder(recipe, None).parent
+    for file in (part for network in sorted(folder.glob("[!.]*/")) for part in part_files(network)):
+        try:
+            with open_features(file) as (part, attributes):
+                stored = {name: part[name].shape[1] for name in part if name != "clip"}
+                classes = attributes.get(CLASSES)
+        except DamagedPartError:
+            continue  # set aside when its rows are read
+        if stored != given:
+            raise InputError(
+                f"{features.file}: has {_shapes(given)}, but source {recipe.source!r} has {_shapes(stored)}; use "
+                "another --source name"
+            )
+        if classes and features.classes and tuple(classes) != features.classes:
+            raise InputError(
+                f"{features.file}: its logits are of {', '.join(features.classes)}, but those of source "
+                f"{recipe.source!r} are of {', '.join(classes)}; use another --source name"
+            )
+        return
+
+
+def _shapes(widths: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} [N, {width}]" for name, width in sorted(widths.items()))
+
+
+def _check_equal(
+    cache: FeatureCache, recipe: Recipe, roles: Roles | None, features: Features, rows: Mapping[str, int]
+) -> None:
+    """Refuse rows that the source has with other values."""
+    if not rows:
+        return
+    digests = np.array(list(rows), dtype="S64")
+    stored = read_rows(cache.owner(recipe, roles), digests, tuple(features.arrays)).arrays
+    different = np.zeros(len(rows), dtype=bool)
+    for name in stored:
+        given = np.ascontiguousarray(features.arrays[name][list(rows.values())])
+        different |= (given.view(np.uint32) != stored[name].view(np.uint32)).any(axis=1)
+    if different.any():
+        first = features.ids[list(rows.values())[int(np.argmax(different))]]
+        raise InputError(
+            f"{features.file}: source {recipe.source!r} has other values of {int(different.sum())} clips (first: "
+            f"{short_repr(first)}); nothing is overwritten: use another --source name, or remove the old one first: "
+            f"moodfuse cache prune --cache {shlex.quote(str(cache.path))} --source {recipe.source} --yes"
+        )
+
+
+def _incomplete_sources(cache: FeatureCache, source: str) -> Iterator[str]:
+    """A line for each block of the other imports without features of some clip in force."""
     for other in cache.sources():
         recipe = imported_as(other, cache.selection[other])
         if other == source or recipe is None:
             continue
-        named = ("*",) if not recipe.sees_labels else single_holdouts(cache.plan.folds)
-        for holdout in named:
-            roles = cache.roles(recipe, holdout)
-            clips = digest_array(status.digest for status in cache.clips)
-            lacking = int((lookup(held(cache.owner(recipe, roles)), clips) < 0).sum())
-            if lacking:
+        for holdout in single_holdouts(cache.plan.folds) if recipe.sees_labels else (Holdout.frozen(),):
+            stored = cache.held(recipe, cache.roles(recipe, holdout))
+            if missing := sum(status.digest not in stored for status in cache.clips):
                 yield (
-                    f"source {other} {holdout} lacks features of {lacking} of {len(cache.clips)} clips now; import "
-                    f"them too, or take it out: moodfuse cache prune --source {other}"
+                    f"source {other} {holdout} has no features of {missing} of {len(cache.clips)} clips now; import "
+                    f"them too, or remove the source: moodfuse cache prune --source {other}"
                 )
 
 
-def _act(settings: ImportSettings, ready: _Ready) -> FeatureCache:
-    """Write what is not there yet: the plan, the recipe, what was seen, the rows; put the source in force last."""
+def _write(
+    settings: ImportSettings,
+    dataset: Dataset,
+    recipe: Recipe,
+    roles: Roles | None,
+    features: Features,
+    rows: Mapping[str, int],
+) -> FeatureCache:
+    """Write the plan, the recipe, what was seen and the rows; the source is put in force last."""
     cache = FeatureCache(settings.cache, create=True)
-    if ready.data.declared:
-        cache.write_plan(ready.data.plan, ready.data.statuses)
-    cache.write_recipe(ready.recipe)
-    if ready.roles is not None:
-        cache.write_roles(ready.recipe, ready.roles)
-    owner, digests = cache.owner(ready.recipe, ready.roles), ready.data.digests
-    rows = np.flatnonzero(ready.new)
-    columns = sum(values.shape[1] for values in ready.features.arrays.values())
-    step = max(1, PART_BYTES // (4 * columns + _DIGEST_BYTES))
-    for start in range(0, len(rows), step):
-        piece = rows[start : start + step]
-        values = ready.features.rows(ready.places[piece])
-        write_rows(
-            owner, digests[piece], values, stem=f"{piece[0]:08d}", classes=ready.features.classes or ()
+    if dataset.is_new:
+        cache.write_plan(dataset.plan, dataset.statuses)
+    cache.write_recipe(recipe)
+    if roles is not None:
+        cache.write_roles(recipe, roles)
+    digests = list(rows)
+    step = max(1, PART_BYTES // (4 * sum(_widths(features).values()) + 64))
+    for start in range(0, len(digests), step):
+        piece = digests[start : start + step]
+        places = [rows[digest] for digest in piece]
+        cache.write_block_part(
+            recipe, roles, piece, {name: values[places] for name, values in features.arrays.items()}
         )
-    cache.select([ready.recipe], command=settings.command if len(rows) else "")
+    cache.select([recipe], command=settings.command if rows else "")
     return cache

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.folds import join_groups
+from moodfuse.cache.labels import label_warnings
 from moodfuse.cache.planning import PlanChoice, next_plan
 from moodfuse.cache.records import Clip, ClipStatus
-from moodfuse.cache.transfer.labels import label_warnings
 from moodfuse.extract.dataset.duplicates import Audited, audit_lines, audit_of, audited, fan_out_for
 from moodfuse.extract.dataset.fingerprints import audio_marks, frame_marks
 from moodfuse.extract.dataset.ingest import hash_files, outcome_of, status_of

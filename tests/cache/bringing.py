@@ -39,15 +39,12 @@ ANY_ID = (
 
 
 def is_name(text: str) -> bool:
-    """Whether a clip can be called so: bytes without NUL, and not none."""
+    """Whether a clip can have this id: bytes without NUL, and at least one."""
     try:
-        return (
-            bool(text)
-            and "\0" not in text
-            and text == text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
-        )
+        same = text == text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         return False
+    return bool(text) and "\0" not in text and same
 
 
 @dataclass(frozen=True)
@@ -68,60 +65,58 @@ def write_labels(
     file: Path, ids: Sequence[str], labels: Sequence[str] = LABELS, **columns: Sequence[object]
 ) -> Path:
     """A table of labels, quoted as a spreadsheet would."""
+    rows = [("id", "label", *columns), *zip(ids, labels, *columns.values(), strict=True)]
+    return _write_rows(file, rows)
+
+
+def _write_rows(file: Path, rows: Sequence[Sequence[object]]) -> Path:
     text = io.StringIO(newline="")
-    writer = csv.writer(text, quoting=csv.QUOTE_ALL)
-    writer.writerow(("id", "label", *columns))
-    writer.writerows(zip(ids, labels, *columns.values(), strict=True))
+    csv.writer(text, quoting=csv.QUOTE_ALL).writerows(rows)
     file.write_bytes(text.getvalue().encode("utf-8", "surrogateescape"))
     return file
 
 
-def write_csv(file: Path, found: Given) -> None:
+def write_csv(file: Path, given: Given) -> None:
     """Numbers by `repr`, and logits by the name of their class, last class first."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, quoting=csv.QUOTE_ALL)
-    classes = sorted(set(LABELS))
-    order = list(range(len(classes)))[::-1]
-    logits = [f"logit:{classes[place]}" for place in order] if found.logits is not None else []
-    writer.writerow(("id", *(f"e{number}" for number in range(found.embedding.shape[1])), *logits))
-    for row, name in enumerate(found.ids):
-        numbers = [*found.embedding[row].tolist(), *(found.logits[row][order].tolist() if logits else [])]
-        writer.writerow((name, *map(repr, numbers)))
-    file.write_bytes(text.getvalue().encode("utf-8", "surrogateescape"))
+    logits = [] if given.logits is None else [f"logit:{label}" for label in sorted(set(LABELS))][::-1]
+    values = given.embedding.tolist()
+    if given.logits is not None:
+        values = [[*one, *other] for one, other in zip(values, given.logits[:, ::-1].tolist(), strict=True)]
+    header = ("id", *(f"e{number}" for number in range(given.embedding.shape[1])), *logits)
+    rows = [(name, *map(repr, numbers)) for name, numbers in zip(given.ids, values, strict=True)]
+    _write_rows(file, [header, *rows])
 
 
-def write_parquet(file: Path, found: Given, *, flat: bool) -> None:
+def write_parquet(file: Path, given: Given, *, flat: bool) -> None:
     """Ids as bytes; arrays as lists, or as columns."""
     columns: dict[str, Any] = {
-        "id": pyarrow.array([name.encode("utf-8", "surrogateescape") for name in found.ids])
+        "id": pyarrow.array([name.encode("utf-8", "surrogateescape") for name in given.ids])
     }
-    for name, values in found.arrays.items():
+    for name, values in given.arrays.items():
         values = values.astype(values.dtype.newbyteorder("="))
-        heads = [f"e{number}" for number in range(values.shape[1])]
-        if name == "logits":
-            heads = [f"logit:{label}" for label in sorted(set(LABELS))]
         if flat:
+            labels = sorted(set(LABELS))
+            heads = [f"e{n}" if name == "embedding" else f"logit:{labels[n]}" for n in range(values.shape[1])]
             columns |= {head: pyarrow.array(values[:, place]) for place, head in enumerate(heads)}
         else:
-            columns[name] = pyarrow.FixedSizeListArray.from_arrays(
-                pyarrow.array(values.reshape(-1)), values.shape[1]
-            )
+            flat_values = pyarrow.array(values.reshape(-1))
+            columns[name] = pyarrow.FixedSizeListArray.from_arrays(flat_values, values.shape[1])
     pyarrow.parquet.write_table(pyarrow.table(columns), file)
 
 
-def write(folder: Path, found: Given, form: str) -> dict[str, Path]:
+def write(folder: Path, given: Given, form: str) -> dict[str, Path]:
     """The file, and what else of `ImportSettings` goes with it."""
     file = folder / f"features{form.removeprefix('flat')}"
     if form == ".npz":
-        np.savez(file, id=np.array(found.ids), **found.arrays)
+        np.savez(file, id=np.array(given.ids), **given.arrays)
     elif form == ".npy":
-        np.save(file, found.embedding)
-        np.save(folder / "ids.npy", np.array([name.encode("utf-8", "surrogateescape") for name in found.ids]))
+        np.save(file, given.embedding)
+        np.save(folder / "ids.npy", np.array([name.encode("utf-8", "surrogateescape") for name in given.ids]))
         return {"file": file, "ids": folder / "ids.npy"}
     elif form == ".csv":
-        write_csv(file, found)
+        write_csv(file, given)
     else:
-        write_parquet(file, found, flat=form != ".parquet")
+        write_parquet(file, given, flat=form != ".parquet")
     return {"file": file}
 
 
@@ -137,7 +132,7 @@ def listing(folder: Path) -> dict[str, bytes]:
 
 
 def refuse(folder: Path, match: str, **options: Any) -> None:
-    """Hold an import to a clear refusal that leaves a cache, and the place of a new one, as they were."""
+    """Expect a clear refusal of an import that leaves a cache, and the path of a new one, unchanged."""
     before = listing(folder)
     with pytest.raises(InputError, match=match):
         bring(folder / "known", **options)

@@ -8,16 +8,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from faults.looking import state
 from moodfuse.cache.cli import cache_group
 from moodfuse.cache.clip_table import table_name
 from moodfuse.cache.errors import DamagedPartError, MissingBlockError, UnknownNameError
 from moodfuse.cache.folds import deal, units_of
-from moodfuse.cache.maintenance.inventory import take_stock
-from moodfuse.cache.maintenance.prune import PRUNED_PREFIX, PruneChoice, Pruning, carry_out, decide
+from moodfuse.cache.maintenance.inventory import read_inventory
+from moodfuse.cache.maintenance.prune import PRUNED_PREFIX, PruneOptions, Pruning, choose_removals, remove
 from moodfuse.cache.maintenance.repair import repair
 from moodfuse.cache.maintenance.verify import verify
 from moodfuse.cache.recipe import Recipe, Tuning, frozen_counterpart
@@ -31,15 +31,15 @@ STILL = Recipe("still", "still", 1, "random", "{}", "frozen", None, embedding_tu
 DAY_S = 24 * 3600.0
 
 
-def state(root: Path) -> dict[str, bytes]:
-    """Every file of a folder with its bytes."""
-    return {str(file.relative_to(root)): file.read_bytes() for file in root.rglob("*") if file.is_file()}
-
-
 def decided(cache: FeatureCache, *, later_s: float = 0.0, **choice: object) -> Pruning:
     """What would go after a while."""
-    stock = take_stock(FeatureCache(cache.path))
-    return decide(stock, PruneChoice(**choice), now_s=time.time() + later_s)  # type: ignore[arg-type]
+    inventory = read_inventory(FeatureCache(cache.path))
+    return choose_removals(inventory, PruneOptions(**choice), now_s=time.time() + later_s)  # type: ignore[arg-type]
+
+
+def reasons(pruning: Pruning) -> set[str]:
+    """Why something is removed."""
+    return {removal.why for removal in pruning.removals}
 
 
 def blocks(cache: FeatureCache) -> dict[str, bytes]:
@@ -99,49 +99,39 @@ def stale_template(tuned_template: Path, fill: Fill, tmp_path_factory: pytest.Te
 
 
 def test_a_sound_cache_in_use_has_nothing_to_prune(tuned_cache: FeatureCache) -> None:
-    """The networks of a repeat, the one that saw all, pairs, and the frozen network under heads all stay."""
     assert decided(tuned_cache, later_s=30 * DAY_S) == Pruning((), ())
 
 
-def test_what_is_in_force_stays_readable_bit_for_bit(stale_cache: FeatureCache) -> None:
-    """Everything else goes, the cache is sound, and a second prune finds nothing."""
+def test_what_is_in_force_stays_bit_for_bit_and_everything_else_goes(stale_cache: FeatureCache) -> None:
     before, held = blocks(stale_cache), state(stale_cache.path)
     assert len(before) > 6 and before["activations"]
     pruning = decided(stale_cache, later_s=30 * DAY_S)
-    whys = {removal.why for removal in pruning.removals}
-    assert whys == {
+    assert reasons(pruning) == {
         *("recipe of net: replaced", "recipe of old: replaced", "recipe of still: unfinished"),
         *("network of net@a that no plan in force names", "network of net that no plan in force names"),
         "two later plans have its folds and seed",
         *("table of clips that no plan in force names", "set aside as damaged", "temporary"),
         "kept fits of other clips, labels or groups than those in force",
     }
-    assert not carry_out(stale_cache.path, pruning.removals)
+    assert not remove(stale_cache.path, pruning.removals)
     assert blocks(stale_cache) == before and not verify(stale_cache.path).faults
     after = state(stale_cache.path)
     assert after.items() <= held.items()
-    assert sum(map(len, held.values())) - sum(map(len, after.values())) == sum(
-        item.bytes for item in pruning.removals
-    )
+    freed = sum(map(len, held.values())) - sum(map(len, after.values()))
+    assert freed == sum(removal.bytes for removal in pruning.removals)
     assert decided(stale_cache, later_s=30 * DAY_S) == Pruning((), ())
 
 
-def test_young_things_stay(stale_cache: FeatureCache) -> None:
-    """An unfinished recipe for a week; what was set aside, temporaries and tables that await a plan for a day."""
+def test_unfinished_recipes_stay_for_a_week_and_leftovers_for_a_day(stale_cache: FeatureCache) -> None:
     soon = decided(stale_cache)
     assert len(soon.kept) == 1 and "unfinished" in soon.kept[0]
-    ages = {removal.why for removal in decided(stale_cache, later_s=2 * DAY_S).removals} - {
-        removal.why for removal in soon.removals
-    }
-    assert ages == {"table of clips that no plan in force names", "set aside as damaged", "temporary"}
-    assert {"set aside as damaged", "temporary"} <= {
-        removal.why for removal in decided(stale_cache, bad=True).removals
-    }
+    later = reasons(decided(stale_cache, later_s=2 * DAY_S)) - reasons(soon)
+    assert later == {"table of clips that no plan in force names", "set aside as damaged", "temporary"}
+    assert {"set aside as damaged", "temporary"} <= reasons(decided(stale_cache, bad=True))
     assert not decided(stale_cache, recipes=False).removals
 
 
 def test_what_was_set_aside_just_now_is_young(tuned_cache: FeatureCache) -> None:
-    """However old the file was that was found damaged."""
     part = min(tuned_cache.block_folder(STILL, None).glob("*.h5"))
     os.utime(part, (0, 0))
     part.rename(part.with_name(part.name + ".bad"))
@@ -149,26 +139,19 @@ def test_what_was_set_aside_just_now_is_young(tuned_cache: FeatureCache) -> None
     assert len(decided(tuned_cache, later_s=2 * DAY_S).removals) == 1
 
 
-def test_media_go_when_asked(tuned_cache: FeatureCache) -> None:
-    """With what they take; extract decodes them again."""
-    (removal,) = decided(tuned_cache, media=True).removals
-    assert "extract decodes them again" in removal.why and removal.bytes > 0
-    assert not carry_out(tuned_cache.path, (removal,))
-    assert not list((tuned_cache.path / "media").iterdir()) and not verify(tuned_cache.path).faults
+@pytest.mark.parametrize(
+    ("option", "why"), [("media", "decoded clips; extract decodes"), ("fits", "kept fits; fuse fits again")]
+)
+def test_media_and_kept_fits_are_removed_when_asked(tuned_cache: FeatureCache, option: str, why: str) -> None:
+    (removal,) = decided(tuned_cache, **{option: True}).removals
+    assert removal.why.startswith(why) and removal.bytes > 0
+    assert not remove(tuned_cache.path, (removal,))
+    assert not list((tuned_cache.path / option).iterdir()) and not verify(tuned_cache.path).faults
 
 
-def test_kept_fits_go_when_asked(tuned_cache: FeatureCache) -> None:
-    """All of them, by their folder; those of the clips in force stay otherwise."""
-    (removal,) = decided(tuned_cache, fits=True).removals
-    assert removal.why.startswith("kept fits; fuse fits again") and removal.bytes > 0
-    assert not carry_out(tuned_cache.path, (removal,))
-    assert not list((tuned_cache.path / "fits").iterdir()) and not verify(tuned_cache.path).faults
-
-
-def test_runs_go_by_name(tuned_cache: FeatureCache) -> None:
-    """With their reports; an unknown name lists the known, and no name leads out of the cache."""
+def test_runs_are_removed_by_name_and_no_name_leads_out_of_the_cache(tuned_cache: FeatureCache) -> None:
     (removal,) = decided(tuned_cache, runs=("run-1",)).removals
-    assert not carry_out(tuned_cache.path, (removal,)) and not run_names(tuned_cache)
+    assert not remove(tuned_cache.path, (removal,)) and not run_names(tuned_cache)
     assert not (tuned_cache.path / "runs" / "run-1").exists()
     for name in ("run-1", "..", "../../x"):
         with pytest.raises(UnknownNameError, match="known: none"):
@@ -176,7 +159,6 @@ def test_runs_go_by_name(tuned_cache: FeatureCache) -> None:
 
 
 def test_a_dry_run_changes_nothing(stale_cache: FeatureCache) -> None:
-    """It prints what would go and how many bytes; `--yes` removes that."""
     before = state(stale_cache.path)
     words = ["prune", "--cache", str(stale_cache.path), "--media", "--bad", "--runs", "run-1"]
     dry = CliRunner().invoke(cache_group, words)
@@ -191,7 +173,6 @@ def test_a_dry_run_changes_nothing(stale_cache: FeatureCache) -> None:
 def test_a_prune_that_is_killed_leaves_a_sound_cache(
     stale_cache: FeatureCache, step: int, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At each kind of call: blocks in force read as before, nothing is bad, and the next prune ends the work."""
     before = blocks(stale_cache)
     pruning = decided(stale_cache, later_s=30 * DAY_S, media=True, runs=("run-1",))
     really, calls = getattr(os, name), 0
@@ -206,25 +187,22 @@ def test_a_prune_that_is_killed_leaves_a_sound_cache(
     with monkeypatch.context() as patch:
         patch.setattr(os, name, killed)
         with pytest.raises(KeyboardInterrupt):
-            carry_out(stale_cache.path, pruning.removals)
+            remove(stale_cache.path, pruning.removals)
     assert blocks(stale_cache) == before and not verify(stale_cache.path).faults
     again = decided(
         stale_cache, later_s=30 * DAY_S, media=True, runs=() if not run_names(stale_cache) else ("run-1",)
     )
-    assert not carry_out(stale_cache.path, again.removals)
+    assert not remove(stale_cache.path, again.removals)
     assert blocks(stale_cache) == before and not list(stale_cache.path.rglob(f"{PRUNED_PREFIX}*"))
 
 
 def test_two_prunes_at_once_do_no_harm(stale_cache: FeatureCache) -> None:
-    """What the other has removed is gone, and no failure."""
     pruning = decided(stale_cache, later_s=30 * DAY_S, media=True)
-    assert not carry_out(stale_cache.path, pruning.removals) and not carry_out(
-        stale_cache.path, pruning.removals
-    )
+    for _ in range(2):
+        assert not remove(stale_cache.path, pruning.removals)
 
 
 def test_links_are_not_followed(stale_cache: FeatureCache, tmp_path: Path) -> None:
-    """What stands behind one is left alone, and said; of a link in a folder that goes the link alone is removed."""
     outside = tmp_path / "outside"
     (stale_cache.path / "media").rename(outside)
     (stale_cache.path / "media").symlink_to(outside, target_is_directory=True)
@@ -234,14 +212,13 @@ def test_links_are_not_followed(stale_cache: FeatureCache, tmp_path: Path) -> No
     (stale_cache.path / old.place / "link").symlink_to(tmp_path / "mine", target_is_directory=True)
     kept = state(outside)
     pruning = decided(stale_cache, media=True)
-    assert any("a link leads there" in sentence for sentence in pruning.kept)
-    assert not carry_out(stale_cache.path, pruning.removals)
+    assert any("is behind a link" in sentence for sentence in pruning.kept)
+    assert not remove(stale_cache.path, pruning.removals)
     assert not (stale_cache.path / old.place).exists()
     assert state(outside) == kept and (tmp_path / "mine" / "file").read_text() == "keep"
 
 
 def test_a_recipe_cannot_name_a_folder_outside(tuned_cache: FeatureCache) -> None:
-    """The source in a record does not enter its digest; where its files stand is what counts."""
     folder = tuned_cache.path / "features" / "evil"
     recipe = replace(STILL, seed=5)
     (folder / recipe.digest16).mkdir(parents=True)
@@ -252,8 +229,9 @@ def test_a_recipe_cannot_name_a_folder_outside(tuned_cache: FeatureCache) -> Non
 
 
 @pytest.mark.parametrize("folder", ["plans", "sources"])
-def test_nothing_is_unused_while_what_is_in_force_is_in_doubt(tuned_cache: FeatureCache, folder: str) -> None:
-    """After a plan or a choice was set aside an older one is in force, which names other networks."""
+def test_nothing_is_called_unused_after_a_plan_or_a_choice_was_set_aside(
+    tuned_cache: FeatureCache, folder: str
+) -> None:
     file = max((tuned_cache.path / folder).glob("*.*"))
     file.rename(file.with_name(file.name + ".bad"))
     with pytest.raises(DamagedPartError, match="may be older than what was; run extract again"):
@@ -261,30 +239,22 @@ def test_nothing_is_unused_while_what_is_in_force_is_in_doubt(tuned_cache: Featu
     assert len(decided(tuned_cache, recipes=False, bad=True).removals) == 1
 
 
-def test_a_recipe_in_force_that_cannot_be_read_stops_a_prune(tuned_cache: FeatureCache) -> None:
-    """Nobody can say which networks it needs."""
+def test_a_record_that_is_lost_makes_nothing_unused(tuned_cache: FeatureCache) -> None:
+    (tuned_cache.block_folder(frozen_counterpart(NET), None).parent / "recipe.json").unlink()
+    assert not decided(tuned_cache, later_s=30 * DAY_S).removals  # the recipe of the heads needs it
     (tuned_cache.block_folder(STILL, None).parent / "recipe.json").write_text("{}")
     with pytest.raises(DamagedPartError, match="recipe in force of still cannot be read"):
         decided(tuned_cache)
 
 
-def test_activations_stay_though_their_record_is_lost(tuned_cache: FeatureCache) -> None:
-    """The recipe of the heads says that they are needed."""
-    (tuned_cache.block_folder(frozen_counterpart(NET), None).parent / "recipe.json").unlink()
-    assert not decided(tuned_cache, later_s=30 * DAY_S).removals
-
-
 def test_without_a_plan_no_network_is_called_unused(tuned_cache: FeatureCache) -> None:
-    """Only what is not in force may go then."""
     for file in (tuned_cache.path / "plans").rglob("*.h5"):
         file.unlink()
-    assert not [
-        item for item in decided(tuned_cache).removals if item.place.startswith(("features", "networks"))
-    ]
+    places = [removal.place for removal in decided(tuned_cache).removals]
+    assert not [place for place in places if place.startswith(("features", "networks"))]
 
 
 def test_an_older_plan_of_other_folds_stays(tuned_cache: FeatureCache) -> None:
-    """Clips are dealt from it again when its number of folds is asked for again."""
     statuses = list(tuned_cache.statuses)
     assignment = deal(units_of(statuses), folds=2, seed=0, placed={})
     tuned_cache.write_plan(Plan(2, 0, "test", assignment, tuned_cache.plan.records), statuses)
@@ -292,13 +262,12 @@ def test_an_older_plan_of_other_folds_stays(tuned_cache: FeatureCache) -> None:
 
 
 def test_the_plan_before_the_one_in_force_stays(tuned_cache: FeatureCache) -> None:
-    """With its table: where the one in force is lost, clips keep the folds that they had, and the cache can be read."""
     statuses = list(tuned_cache.statuses)
     for row in range(3):
         statuses[row] = replace(statuses[row], group=f"group {row}")
         tuned_cache.write_plan(replace(tuned_cache.plan, records=(table_name(statuses),)), statuses)
     pruning = decided(tuned_cache, later_s=30 * DAY_S)
-    assert not carry_out(tuned_cache.path, pruning.removals)
+    assert not remove(tuned_cache.path, pruning.removals)
     files = list((tuned_cache.path / "plans").glob("*.h5"))
     assert len(files) == len(list((tuned_cache.path / "tables").iterdir())) == 2
     last = next(file for file in files if tuned_cache.read_plan(file).sequence == 4)
@@ -308,8 +277,9 @@ def test_the_plan_before_the_one_in_force_stays(tuned_cache: FeatureCache) -> No
     assert len(again.clips) == 18
 
 
-def test_a_source_is_taken_out_by_name(tuned_cache: FeatureCache, fill: Fill) -> None:
-    """With all its recipes and what only its heads needed; other sources stay, and its name is free again."""
+def test_a_source_is_removed_by_name_and_its_name_is_free_again(
+    tuned_cache: FeatureCache, fill: Fill
+) -> None:
     before = blocks(tuned_cache)
     words = ["prune", "--cache", str(tuned_cache.path), "--source", "net@a"]
     dry = CliRunner().invoke(cache_group, words)
@@ -317,17 +287,16 @@ def test_a_source_is_taken_out_by_name(tuned_cache: FeatureCache, fill: Fill) ->
     assert CliRunner().invoke(cache_group, [*words, "--yes"]).exit_code == 0
     again = FeatureCache(tuned_cache.path)
     assert again.sources() == ("still",) and not verify(again.path).faults
-    assert not [entry.place for entry in take_stock(again).entries if "/net" in entry.place]
+    assert not [entry.place for entry in read_inventory(again).entries if "/net" in entry.place]
     assert again.block("still", "*").embedding.tobytes() == before["0 still *"]
     fill(again, replace(NET, seed=7), [0])
     again.select([replace(NET, seed=7)])
     assert FeatureCache(again.path).sources() == ("net@a", "still")
     with pytest.raises(UnknownNameError, match="unknown source 'none'; known: net@a, still"):
-        take_stock(again, without=("none",))
+        read_inventory(again, without=("none",))
 
 
 def test_features_whose_record_is_lost_are_not_called_unused(tuned_cache: FeatureCache) -> None:
-    """Nobody can say what they are: prune refuses, verify names the record, and what a plan names comes back."""
     for holdout in (0, ()):
         record = tuned_cache.block_folder(NET, tuned_cache.roles(NET, holdout)) / "trained.json"
         text = record.read_text()
@@ -341,14 +310,13 @@ def test_features_whose_record_is_lost_are_not_called_unused(tuned_cache: Featur
         harm()
         with pytest.raises(DamagedPartError, match="no record of what they were tuned on.*verify --repair"):
             decided(tuned_cache)
-    assert any(
-        fault.place.endswith(f"{other.name}/trained.json") for fault in verify(tuned_cache.path).faults
-    )
+    places = [fault.place for fault in verify(tuned_cache.path).faults]
+    assert any(place.endswith(f"{other.name}/trained.json") for place in places)
 
 
-def test_what_cannot_be_removed_is_said(stale_cache: FeatureCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rest goes all the same, and the command exits with 1."""
-
+def test_what_cannot_be_removed_is_printed_and_the_rest_is_removed(
+    stale_cache: FeatureCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def denied(*arguments: object, **options: object) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -358,19 +326,12 @@ def test_what_cannot_be_removed_is_said(stale_cache: FeatureCache, monkeypatch: 
     assert not verify(stale_cache.path).faults
 
 
-def test_foreign_folders_are_refused(tmp_path: Path) -> None:
-    """A folder of other things is never touched."""
-    (tmp_path / "x").write_text("mine")
-    done = CliRunner().invoke(cache_group, ["prune", "--cache", str(tmp_path), "--yes"])
-    assert "not a moodfuse cache" in str(done.exception) and (tmp_path / "x").exists()
-
-
 def test_readers_of_plans_pass_over_one_that_was_pruned(
     stale_cache: FeatureCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A plan that vanishes between listing and reading was superseded."""
     old = next(item for item in decided(stale_cache).removals if item.place.startswith("plans/plan-"))
-    listed = sorted((stale_cache.path / "plans").rglob("plan-*.h5"))
-    carry_out(stale_cache.path, (old,))
-    monkeypatch.setattr(Path, "rglob", lambda self, pattern: iter(listed))
-    assert FeatureCache(stale_cache.path).plan.sequence == 3 and np.all(listed)
+    plans, really = stale_cache.path / "plans", os.listdir
+    listed = really(plans)
+    remove(stale_cache.path, (old,))
+    monkeypatch.setattr(os, "listdir", lambda folder: listed if Path(folder) == plans else really(folder))
+    assert FeatureCache(stale_cache.path).plan.sequence == 3

@@ -1,53 +1,34 @@
-"""A cache that imports made is mended by imports, and its folds outlive its plan."""
+"""A cache that imports filled is repaired by imports, and its folds outlive its plan."""
 
-import csv
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import bringing
+from bringing import Given, write
 from moodfuse.cache.errors import DamagedPartError
 from moodfuse.cache.maintenance.repair import repair
 from moodfuse.cache.maintenance.verify import verify
-from moodfuse.cache.planning import PlanChoice
-from moodfuse.cache.records import Holdout
 from moodfuse.cache.store import FeatureCache
-from moodfuse.cache.transfer.importing import ImportSettings, import_features
 
 IDS = tuple(f"clip {number}" for number in range(12))
 
 
-def bring(
-    folder: Path, labels: Path | None = None, source: str = "mine", count: int = len(IDS)
-) -> FeatureCache:
+def bring(folder: Path, labels: Path | None = None, count: int = len(IDS)) -> FeatureCache:
     """Import features of some clips, under a table of labels."""
-    np.savez(
-        folder / "mine.npz", id=np.array(IDS[:count]), embedding=np.arange(2.0 * count).reshape(count, 2)
-    )
-    plan = PlanChoice(2) if labels else PlanChoice()
-    wanted = ImportSettings(folder / "work", folder / "mine.npz", source, Holdout.frozen(), labels, plan=plan)
-    import_features(wanted)
+    given = Given(IDS[:count], np.arange(2.0 * count).reshape(count, 2))
+    bringing.bring(folder / "work", labels=labels, **write(folder, given, ".npz"))
     return FeatureCache(folder / "work")
 
 
 def write_labels(folder: Path, count: int = len(IDS)) -> Path:
     """A table without folds."""
-    with (folder / "labels.csv").open("w", newline="") as stream:
-        rows = [(name, "ab"[number % 2]) for number, name in enumerate(IDS[:count])]
-        csv.writer(stream).writerows([("id", "label"), *rows])
-    return folder / "labels.csv"
+    return bringing.write_labels(folder / "labels.csv", IDS[:count], ("a", "b") * (count // 2))
 
 
-def harmed(cache: FeatureCache, pattern: str) -> Path:
-    """A file of the cache, its bytes lost."""
-    (file,) = cache.path.glob(pattern)
-    file.write_text("x")
-    return file
-
-
-def test_the_record_of_an_import_is_written_anew(tmp_path: Path) -> None:
-    """By a repair, damaged or gone; and by the import that made it, without one. Nothing else is needed."""
+def test_the_recipe_of_an_import_is_rewritten_by_a_repair_or_another_import(tmp_path: Path) -> None:
     cache = bring(tmp_path, write_labels(tmp_path))
     record = cache.source_folder("mine", cache.selection["mine"]) / "recipe.json"
     text = record.read_text()
@@ -80,10 +61,12 @@ def test_the_record_of_an_import_is_written_anew(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_remedies_are_those_of_imports(tmp_path: Path, pattern: str, remedy: str, said: str) -> None:
-    """Nothing asks for media that never were: the errors and the remedies name `moodfuse cache import`."""
+def test_the_remedies_of_a_cache_of_imports_are_imports(
+    tmp_path: Path, pattern: str, remedy: str, said: str
+) -> None:
     cache = bring(tmp_path, write_labels(tmp_path))
-    harmed(cache, pattern)
+    (file,) = cache.path.glob(pattern)
+    file.write_text("x")
     with pytest.raises(DamagedPartError, match=said):
         FeatureCache(cache.path).block("mine", "*")
     (found,) = repair(cache.path, verify(cache.path)).remedies
@@ -91,8 +74,7 @@ def test_remedies_are_those_of_imports(tmp_path: Path, pattern: str, remedy: str
     assert re.search(remedy, found)
 
 
-def test_folds_outlive_their_plan(tmp_path: Path) -> None:
-    """Where the only plan that knows the latest clips is lost, the list of the clips deals them as they were."""
+def test_folds_outlive_their_plan_in_clips_csv(tmp_path: Path) -> None:
     bring(tmp_path, write_labels(tmp_path, 8), count=8)
     cache = bring(tmp_path, write_labels(tmp_path))
     before, view = cache.plan.assignment, (cache.path / "clips.csv").read_text()

@@ -128,7 +128,7 @@ def test_nothing_behind_a_link_is_renamed(tuned_cache: FeatureCache, tmp_path: P
     file = next((tmp_path / "elsewhere").rglob("*.h5"))
     file.write_bytes(b"")
     done = mend(tuned_cache)
-    assert file.exists() and not done.set_aside and "stands behind a link" in done.failed[0]
+    assert file.exists() and not done.set_aside and "is behind a link" in done.failed[0]
 
 
 def test_a_second_piece_of_damage_of_one_name_can_be_set_aside(tuned_cache: FeatureCache, fill: Fill) -> None:
@@ -151,7 +151,7 @@ def test_damage_to_what_is_in_force_is_named_with_its_remedy(tuned_cache: Featur
     for kind, words in (
         ("choice", "--source SOURCE"),
         ("table", "table of clips"),
-        ("plan", "deals the clips"),
+        ("plan", "assigns the clips"),
     ):
         file_of(tuned_cache, kind).write_bytes(b"x")
         found = verify(tuned_cache.path)

@@ -130,8 +130,8 @@ def test_columns_of_a_table_from_pandas(work: Path) -> None:
     assert done.stdout.startswith("24 clips, embedding 2; 24 rows written to source mine, holdout *\n")
     assert done.stderr.splitlines() == [
         "table.csv: columns of the embedding: 'feat_0', 'feat_1'",
-        "table.csv: index columns passed over: ''",
-        "table.csv: columns passed over: 'target'",
+        "table.csv: index columns ignored: ''",
+        "table.csv: columns ignored: 'target'",
         "24 clips in 12 groups, 3 folds, seed 0: fear 8, joy 8, sad 8",
     ]
     assert run(*options, "--columns", "feat_*", "table.csv").startswith(
