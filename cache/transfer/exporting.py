@@ -101,7 +101,9 @@ def _write_csv(stream: BinaryIO, columns: Exported, classes: Sequence[str]) -> N
     arrays = [np.asarray(columns[name]) for name in columns if name not in names]
     numbered = [f"e{number}" for number in range(arrays[0].shape[1])]
     text = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
-    writer = csv.writer(text, lineterminator="\n")
+    # csv.writer does not quote a carriage return of its own accord.
+    returns = any("\r" in str(cell) for name in names for cell in columns[name])
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL)
     writer.writerow([*names, *numbered, *(f"{LOGIT}{label}" for label in classes)])
     for cells in zip(*(columns[name] for name in names), *arrays, strict=True):
         # Nine digits give every float32 back, also through the float64 that most programs read.

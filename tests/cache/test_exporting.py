@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bringing import (
@@ -56,6 +56,7 @@ def features(draw: Callable[..., Any]) -> Given:
 
 @settings(bounded, max_examples=25)
 @given(found=features(), form=st.sampled_from(FORMATS), to=st.sampled_from(list(WRITERS)))
+@example(Given([";", "\r", "a\r\nb", "0", "x", "y"], np.zeros((6, 1), np.float16)), ".npz", ".csv")
 def test_round_trips_through_any_formats_keep_ids_and_bits(
     found: Given, form: str, to: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
