@@ -137,9 +137,3 @@ def test_columns_of_a_table_from_pandas(work: Path) -> None:
     assert run(*options, "--columns", "feat_*", "table.csv").startswith(
         "24 clips, embedding 2; 0 rows written"
     )
-
-
-@pytest.mark.parametrize("name", ["import", "export"])
-def test_commands_show_an_example(name: str) -> None:
-    """Help has the line that one would type."""
-    assert f"Example: moodfuse cache {name} " in run("cache", name, "--help")

@@ -1,21 +1,18 @@
-"""Models: what is scored is what ships, in any order and anywhere; and what is no model is refused."""
+"""Models: they predict what their run scored, in any order and anywhere."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load, save
 
-from moodfuse.cache.digests import digest, file_digest
+from moodfuse.cache.digests import digest
 from moodfuse.cache.runs import Run
 from moodfuse.cli import main
 from moodfuse.export import find_result
@@ -23,14 +20,12 @@ from moodfuse.extract.media.container import MediaError
 from moodfuse.extract.media.decode import read_clip
 from moodfuse.extract.media.renditions import SHORT_SIDE_PX, media_of
 from moodfuse.model.card import ModelError
-from moodfuse.model.model import Ask, Model
-from moodfuse.model.predictions import Prediction, Refusal
+from moodfuse.model.model import Model
+from moodfuse.model.predictions import Ask, Prediction, Refusal
 
 BOTH = "onedmcnn@brief+twodmcnn@brief"
 QUICK, TREES = f"{BOTH} softmax logits", f"{BOTH} lightgbm embedding"
-ARRAYS = "arrays.safetensors"
 Models = Callable[..., Path]
-TRIES = 3
 
 
 def scored(run: Run, name: str, files: tuple[str, ...]) -> np.ndarray:
@@ -43,10 +38,10 @@ def scored(run: Run, name: str, files: tuple[str, ...]) -> np.ndarray:
     "name",
     [QUICK, TREES, "twodmcnn@brief network logits"],
 )
-def test_a_model_says_of_unseen_files_what_the_run_said(name: str, trained: Any, models: Models) -> None:
+def test_a_model_predicts_unseen_files_as_its_run_did(name: str, trained: Any, models: Models) -> None:
     """Exported without one fold's clips, it predicts their files as the run of all folds scored them."""
-    found = Model.load(models(name)).predict_proba(trained.held)
-    assert np.allclose(found, scored(trained.run, name, trained.held), rtol=0, atol=1e-5)
+    probabilities = Model.load(models(name)).predict_proba(trained.held)
+    assert np.allclose(probabilities, scored(trained.run, name, trained.held), rtol=0, atol=1e-5)
 
 
 def test_a_training_clip_gets_the_features_that_the_cache_holds(trained: Any, models: Models) -> None:
@@ -116,7 +111,7 @@ def test_a_file_without_a_view_is_refused_or_filled_in(
     assert np.array_equal(found.probabilities, model.fusion.probabilities([None, None]))
     model = Model.load(models(QUICK))
     for label in (model.label_file, model.timeline):
-        with pytest.raises(MediaError, match="the file has no sound track") as refused:
+        with pytest.raises(MediaError, match="the file has no audio track") as refused:
             label(mute)
         assert refused.value.code == "no_audio"
 
@@ -182,8 +177,16 @@ def halves(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 # Another device than it was made on
 
 
+def reseal(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the card and its digest."""
+    card = json.loads((folder / "model.json").read_text())
+    del card["check"]
+    change(card)
+    (folder / "model.json").write_text(json.dumps({**card, "check": digest(card)}))
+
+
 def made_on_a_gpu(folder: Path) -> Path:
-    """Let every source of a model say that it was made on a GPU."""
+    """Mark every source of a model as fine-tuned on a GPU."""
     reseal(folder, lambda card: [source["recipe"].update(device="cuda") for source in card["sources"]])
     return folder
 
@@ -240,193 +243,3 @@ def test_a_model_in_bfloat16_computes_in_float32_where_there_is_none(
         model = Model.load(model_copy)
         assert {source.recipe.precision for source in model._sources} == {precision}
         assert ("computes in float32" in caplog.text) is not here
-
-
-# Damaged and hostile folders
-
-
-def reseal(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change the card and make it consistent again, digests of the files included, as someone of ill will would."""
-    card = json.loads((folder / "model.json").read_text())
-    del card["check"]
-    change(card)
-    for place, facts in card.get("files", {}).items():
-        if isinstance(facts, dict) and (folder / place).is_file():
-            facts.update(sha256=file_digest(folder / place), bytes=(folder / place).stat().st_size)
-    (folder / "model.json").write_text(json.dumps({**card, "check": digest(card)}))
-
-
-def put(**values: Any) -> Callable[[Path], None]:
-    """Replace keys of the card."""
-    return lambda folder: reseal(folder, lambda card: card.update(values))
-
-
-def of_recipe(**values: Any) -> Callable[[Path], None]:
-    """Replace keys of the first source's recipe."""
-    return lambda folder: reseal(folder, lambda card: card["sources"][0]["recipe"].update(values))
-
-
-def arrays(
-    change: Callable[[dict[str, np.ndarray]], object], file: str = "arrays.safetensors"
-) -> Callable[[Path], None]:
-    """Change arrays of a file and make all digests consistent again."""
-
-    def harm(folder: Path) -> None:
-        found = {name: value.copy() for name, value in load((folder / file).read_bytes()).items()}
-        change(found)
-        (folder / file).write_bytes(save(found))
-        reseal(folder, lambda card: None)
-
-    return harm
-
-
-def flip(file: str) -> Callable[[Path], None]:
-    """One bit of a file."""
-
-    def harm(folder: Path) -> None:
-        data = bytearray((folder / file).read_bytes())
-        data[len(data) // 2] ^= 1
-        (folder / file).write_bytes(data)
-
-    return harm
-
-
-def link(target: str) -> Callable[[Path], None]:
-    """The arrays as a link out of the folder."""
-
-    def harm(folder: Path) -> None:
-        outside = folder.parent / "outside.safetensors"
-        shutil.move(folder / "arrays.safetensors", outside)
-        os.symlink(outside if target == "file" else target, folder / "arrays.safetensors")
-
-    return harm
-
-
-def linked_folder(folder: Path) -> None:
-    shutil.move(folder / "networks", folder.parent / "networks")
-    os.symlink(folder.parent / "networks", folder / "networks")
-
-
-def pipe(folder: Path) -> None:
-    (folder / "arrays.safetensors").unlink()
-    os.mkfifo(folder / "arrays.safetensors")
-
-
-def bomb(text: str) -> Callable[[Path], object]:
-    """A card of other text."""
-    return lambda folder: (folder / "model.json").write_text(text)
-
-
-def outside(place: str) -> Callable[[Path], None]:
-    """A network file beyond the folder."""
-
-    def change(card: dict[str, Any]) -> None:
-        card["files"][place] = card["files"].pop(card["sources"][0]["body"])
-        card["sources"][0]["body"] = place
-
-    return lambda folder: reseal(folder, change)
-
-
-def twice(folder: Path) -> None:
-    """One file as two networks."""
-    reseal(folder, lambda card: card["sources"][0]["networks"].append(card["sources"][0]["networks"][0]))
-
-
-def many_networks(folder: Path) -> None:
-    """One file as more networks than there may be."""
-    reseal(folder, lambda card: card["sources"][0].update(networks=card["sources"][0]["networks"] * 1000))
-
-
-def many_arrays() -> dict[str, np.ndarray]:
-    return {f"extra.{number}": np.zeros(1) for number in range(20_000)}
-
-
-def sparse(folder: Path) -> None:
-    """A network of holes that would take minutes to hash."""
-    os.truncate(folder / BODY, 64 << 30)
-    card = json.loads((folder / "model.json").read_text())
-    del card["check"]
-    card["files"][BODY]["bytes"] = 64 << 30
-    (folder / "model.json").write_text(json.dumps({**card, "check": digest(card)}))
-
-
-def first_of(name: str, value: float) -> Callable[[dict[str, np.ndarray]], None]:
-    def change(found: dict[str, np.ndarray]) -> None:
-        found[name].flat[0] = value
-
-    return change
-
-
-PICTURES = '{"kind":"video","interpolation":"bilinear uint8","crop_px":112,"resize_hw":[128,171]}'
-BODY = "networks/00-body.safetensors"
-HARMS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "bit of the card": (flip("model.json"), "model.json"),
-    "bit of the arrays": (flip("arrays.safetensors"), "not the ones that were written"),
-    "bit of a network": (flip(BODY), "not the ones that were written"),
-    "bit of the training list": (flip("training.safetensors"), "not the ones that were written"),
-    "no card": (lambda folder: (folder / "model.json").unlink(), "is no model folder"),
-    "no network": (lambda folder: (folder / BODY).unlink(), "is not there"),
-    "network cut short": (lambda folder: os.truncate(folder / BODY, 1000), "1000 bytes"),
-    "link out": (link("file"), "may not be links"),
-    "link to a device": (link("/dev/zero"), "may not be links"),
-    "linked folder": (linked_folder, "no plain folder"),
-    "pipe": (pipe, "no plain file"),
-    "path out": (outside("../outside.safetensors"), "no plain path"),
-    "absolute path": (outside("/etc/passwd"), "no plain path"),
-    "other labels": (put(classes=["excited", "happy", "sad"]), "do not make this model"),
-    "labels out of order": (put(classes=["sad", "excited"]), "in order"),
-    "label that is a path": (put(classes=["../x", "sad"]), "empty or a path"),
-    "unknown key": (put(hook="os.system"), "missing or unknown"),
-    "text for a number": (put(temperature="hot"), "temperature is str"),
-    "temperature out of range": (put(temperature=1e9), "temperature"),
-    "other level": (put(level="pixels"), "level"),
-    "other head": (put(head_kind="pickle"), "no head of kind"),
-    "newer schema": (put(schema=99), "schema 99"),
-    "unknown network": (of_recipe(network="os:system"), "unknown source"),
-    "huge threads": (of_recipe(threads=10**9), "threads"),
-    "other input": (of_recipe(preprocessing=PICTURES), "input"),
-    "huge frames": (of_recipe(preprocessing='{"kind":"video","crop_px":9000000}'), "cannot be followed"),
-    "NaN in the head": (arrays(first_of("head.weights", np.nan)), "NaN or infinity"),
-    "wrong shape": (arrays(lambda found: found.update({"head.mean": np.zeros(3)})), "expected float64"),
-    "column out of range": (arrays(first_of("head.classes", 9)), "rising places"),
-    "arrays too many": (arrays(lambda found: found.update(extra=np.zeros(3))), "unknown arrays"),
-    "fill missing": (arrays(lambda found: found.pop("source.1.fill")), "do not make this model"),
-    "network of other shape": (arrays(lambda found: found.clear(), BODY), "sealed"),
-    "no end of arrays": (
-        arrays(lambda found: found.update({f"a{n}": np.zeros(1) for n in range(20_000)})),
-        "10000 arrays",
-    ),
-    "one network twice": (twice, "another network already"),
-    "no end of networks": (many_networks, "more than 1000 networks"),
-    "network of holes": (sparse, "at most"),
-    "card at its limit": (put(commands=["moodfuse x"] * 250_000, temperature="hot"), "temperature is str"),
-    "deep JSON": (bomb("[" * 1_000_000), "model.json"),
-    "huge card": (bomb('{"format":"moodfuse-model","a":"' + "a" * (17 << 20) + '"}'), "at most"),
-    "numbers without end": (
-        bomb('{"format":"moodfuse-model","schema":1,"a":' + "9" * 100_000 + "}"),
-        "model.json",
-    ),
-    "no JSON": (bomb("\x80\x04cos\nsystem\n"), "model.json"),
-}
-
-
-@pytest.mark.parametrize("harm", HARMS, ids=str)
-def test_a_folder_that_is_no_model_is_refused_at_once(harm: str, model_copy: Path) -> None:
-    """Its reason is said, in under 2 s, and nothing in it runs."""
-    change, said = HARMS[harm]
-    change(model_copy)
-    took = []
-    for _ in range(TRIES):
-        start = time.perf_counter()
-        with pytest.raises(ModelError, match=said):
-            Model.load(model_copy)
-        took.append(time.perf_counter() - start)
-    assert min(took) < 2
-
-
-def test_a_tree_that_would_never_end_is_refused(models: Models, tmp_path: Path) -> None:
-    """A child that points back, in a folder whose digests are all right, is refused when the model is read."""
-    folder = Path(shutil.copytree(models(TREES), tmp_path / "model"))
-    arrays(first_of("head.left", 0))(folder)
-    with pytest.raises(ModelError, match="left child"):
-        Model.load(folder)
