@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any
@@ -183,8 +183,39 @@ def _card(values: dict[str, Any]) -> ModelCard:
     )
 
 
-# MODEL.md
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#!|~&$])")
+_SUMMARY = """\
+# {{ card.name | md }}
 
+A moodfuse model that classifies the emotion of music videos: {{ card.classes | map("md") | join(", ") }}.
+
+    moodfuse predict --model DIR FILE...
+
+- sources: {{ card.sources | map(attribute="recipe.source") | map("md") | join(", ") }}
+- head: {{ card.head | md }} on {{ card.level }}
+- trained on {{ card.training.clips }} clips in {{ card.training.groups }} groups:
+{%- for label, count in card.training.labels.items() %} {{ label | md }} {{ count }}{{ "," if not loop.last }}{% endfor %}
+- probabilities are {{ "calibrated" if card.chosen else "NOT calibrated, for lack of out-of-sample rows" }}
+- {{ missing }}
+
+## Expected performance
+
+Cross-validated ({{ card.protocol | md }}) on {{ expected.clips }} clips in {{ expected.groups }} groups, with 95 %
+confidence intervals over groups. It holds for clips like these.
+
+| metric | value | 95 % interval |
+| --- | --- | --- |
+{% for name, shown in metrics.items() -%}
+| {{ shown }} | {{ expected[name] | number }} | [{{ expected[name ~ "_ci95"] | map("number") | join(", ") }}] |
+{% endfor %}
+{%- if expected.best_corrected is defined %}
+{{ expected.results }} configurations were scored on the same clips, so the scores of one that was selected by them are
+too high. Estimated accuracy of the best of them on new clips, corrected for the selection:
+{{ expected.best_corrected | number }} [{{ expected.best_corrected_ci95 | map("number") | join(", ") }}].
+{% endif %}
+{%- for note in card.notes %}
+Note: {{ note | md }}.
+{% endfor %}"""
 _METRICS = {
     "accuracy": "accuracy",
     "macro_f1": "macro F1",
@@ -192,69 +223,23 @@ _METRICS = {
     "log_loss": "log loss",
     "ece": "calibration error (ECE)",
 }
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#!|~&@$])")
 
 
 def described(card: ModelCard) -> str:
-    """Return the summary of a model as Markdown."""
-    return "\n".join(_lines(card)) + "\n"
+    """Return the summary of a model as Markdown, in which names are shown as they are."""
+    import jinja2
 
-
-def _lines(card: ModelCard) -> Iterator[str]:
-    training, expected = card.training, card.expected
-    counts = ", ".join(f"{_escaped(label)} {count}" for label, count in training["labels"].items())
-    yield f"# {_escaped(card.name)}\n"
-    yield f"A moodfuse model that classifies the emotion of music videos: {_names(card.classes)}.\n"
-    yield "    moodfuse predict --model DIR FILE...\n"
-    yield f"- sources: {_names(source.recipe.source for source in card.sources)}"
-    yield f"- head: {_escaped(card.head)} on {card.level}"
-    yield f"- trained on {training['clips']} clips in {training['groups']} groups: {counts}"
-    if card.chosen:
-        yield "- probabilities are calibrated"
-    else:
-        yield "- probabilities are NOT calibrated: there were no out-of-sample rows to calibrate them on"
-    yield f"- {_missing_modalities(card)}\n"
-    yield "## Expected performance\n"
-    yield (
-        f"Cross-validated ({_escaped(card.protocol)}) on {expected['clips']} clips in {expected['groups']} groups, "
-        "with 95 % confidence intervals over groups. It holds for clips like these.\n"
-    )
-    yield "| metric | value | 95 % interval |\n| --- | --- | --- |"
-    for name, shown in _METRICS.items():
-        yield f"| {shown} | {_number(expected[name])} | {_interval(expected[f'{name}_ci95'])} |"
-    if "best_corrected" in expected:
-        yield (
-            f"\n{expected['results']} configurations were scored on the same clips, so the scores of one that was "
-            "selected by them are too high. Estimated accuracy of the best of them on new clips, corrected for the "
-            f"selection: {_number(expected['best_corrected'])} {_interval(expected['best_corrected_ci95'])}."
-        )
-    for note in card.notes:
-        yield f"\nNote: {_escaped(note)}."
-
-
-def _missing_modalities(card: ModelCard) -> str:
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    environment.filters["md"] = lambda text: _MARKDOWN.sub(r"\\\1", printable(text))
+    environment.filters["number"] = lambda value: "–" if value is None else f"{value:.3f}"
     if card.impute:
-        return "files without audio or without video are labelled; the missing features are training means"
-    if len(card.views) > 1:
-        return "files without audio or without video are refused"
-    read, other = ("audio", "video") if card.views <= {"sound", "audio"} else ("video", "audio")
-    return (
-        f"the model reads {read} only: files without {other} are labelled, files without {read} are refused"
-    )
-
-
-def _escaped(text: str) -> str:
-    """Return text that Markdown shows as it is."""
-    return _MARKDOWN.sub(r"\\\1", printable(text))
-
-
-def _names(names: Iterable[str]) -> str:
-    return ", ".join(map(_escaped, names))
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
-
-
-def _interval(ends: Iterable[float | None]) -> str:
-    return f"[{', '.join(map(_number, ends))}]"
+        missing = "files without audio or video are labelled; the missing features are training means"
+    elif len(card.views) > 1:
+        missing = "files without audio or without video are refused"
+    else:
+        read, other = ("audio", "video") if card.views == {"sound"} else ("video", "audio")
+        missing = (
+            f"the model reads {read} only: files without {other} are labelled, those without {read} refused"
+        )
+    summary = environment.from_string(_SUMMARY)
+    return summary.render(card=card, expected=card.expected, metrics=_METRICS, missing=missing)

@@ -11,6 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moodfuse.cache.errors import InputError, MoodfuseError
+from moodfuse.cache.media import Media
+from moodfuse.extract.media.container import MediaError
+from moodfuse.extract.media.decode import DecodedClip
+from moodfuse.extract.media.limits import Limits, ReadingRules
+from moodfuse.extract.media.pool import DecodeRequest, decode_many
+from moodfuse.extract.media.renditions import MEDIA_RULES, SHORT_SIDE_PX, media_of
+from moodfuse.extract.media.window_worker import read_windows_apart
+from moodfuse.extract.media.windows import WindowsWish
 from moodfuse.fuse.inference import Fusion, NetworkSays
 from moodfuse.model.card import ModelCard, ModelError
 from moodfuse.model.folder import check_files, read_card, read_fusion
@@ -25,11 +33,7 @@ from moodfuse.model.predictions import (
 )
 
 if TYPE_CHECKING:
-    from moodfuse.cache.media import Media
     from moodfuse.extract.inference import ShippedSource
-    from moodfuse.extract.media.container import MediaError
-    from moodfuse.extract.media.decode import DecodedClip
-    from moodfuse.extract.media.limits import Limits, ReadingRules
 
 log = logging.getLogger(__name__)
 HOP_S = 5.0
@@ -45,16 +49,6 @@ class Model:
     Thread-safe after loading. Files are decoded in spawned worker processes, so a script must use the model
     under ``if __name__ == "__main__":``.
 
-    Parameters
-    ----------
-    folder : Path
-    card : ModelCard
-    fusion : Fusion
-    sources : sequence of ShippedSource
-        In the order of the card.
-    limits : Limits, optional
-        Default limits for decoding a file.
-
     Examples
     --------
     >>> model = Model.load("model")                              # doctest: +SKIP
@@ -68,14 +62,14 @@ class Model:
         card: ModelCard,
         fusion: Fusion,
         sources: Sequence["ShippedSource"],
-        limits: "Limits | None" = None,
+        limits: Limits | None = None,
     ) -> None:
         self.folder, self.card, self.fusion, self.limits = folder, card, fusion, limits
         self._sources = tuple(sources)
 
     @classmethod
     def load(
-        cls, folder: str | PathLike[str], *, device: str | None = None, limits: "Limits | None" = None
+        cls, folder: str | PathLike[str], *, device: str | None = None, limits: Limits | None = None
     ) -> "Model":
         """Read a model folder after verifying all of its files.
 
@@ -83,8 +77,8 @@ class Model:
         ----------
         folder : str or path-like
         device : str, optional
-            ``cpu``, ``cuda`` or ``auto`` for the networks; by default the device each was fine-tuned on. On another
-            device probabilities differ in their last digits.
+            ``cpu``, ``cuda`` or ``auto``; by default each network runs where it was fine-tuned. On another device
+            probabilities differ in their last digits.
         limits : Limits, optional
             Default limits for decoding a file.
 
@@ -97,8 +91,7 @@ class Model:
         card = read_card(path)
         check_files(path, card)
         fusion = read_fusion(path, card)
-        from moodfuse.extract.inference import ShippedSource
-        from moodfuse.extract.media.renditions import MEDIA_RULES
+        from moodfuse.extract.inference import ShippedSource  # imports torch
 
         if card.decoder != MEDIA_RULES:
             log.warning(
@@ -141,7 +134,7 @@ class Model:
             For the first file that cannot be labelled.
         """
         rows = [item.probabilities for item in self._predictions(paths, jobs)]
-        return np.stack(rows) if rows else np.zeros((0, len(self.classes)))
+        return np.array(rows, dtype=np.float64).reshape(-1, len(self.classes))
 
     def _predictions(self, paths: Iterable[str | PathLike[str]], jobs: int) -> Iterator[Prediction]:
         for result in self.label((Ask(fspath(path)) for path in paths), jobs=jobs, explain=False):
@@ -162,18 +155,18 @@ class Model:
 
     def label(
         self,
-        asks: Iterable[Ask],
+        requests: Iterable[Ask],
         *,
         jobs: int = 1,
         explain: bool = True,
-        look: "Callable[[int, DecodedClip], object] | None" = None,
-        rules: "ReadingRules | None" = None,
+        look: Callable[[int, DecodedClip], object] | None = None,
+        rules: ReadingRules | None = None,
     ) -> Iterator[Prediction | Refusal]:
         """Label windows of files, in their order, while worker processes decode the next ones.
 
         Parameters
         ----------
-        asks : iterable of Ask
+        requests : iterable of Ask
             Consumed lazily.
         jobs : int
             Decoding processes; they do not change the results.
@@ -184,27 +177,22 @@ class Model:
         rules : ReadingRules, optional
             Limits for each file, and which files are accepted.
         """
-        from moodfuse.extract.media.container import MediaError
-        from moodfuse.extract.media.limits import Limits, ReadingRules
-        from moodfuse.extract.media.pool import DecodeRequest, decode_many
-        from moodfuse.extract.media.renditions import SHORT_SIDE_PX
-
         rules = rules or ReadingRules(self.limits or Limits())
         queue: list[Ask] = []
 
-        def requests() -> Iterator[DecodeRequest]:
-            for ask in asks:
-                queue.append(ask)
+        def decode_requests() -> Iterator[DecodeRequest]:
+            for request in requests:
+                queue.append(request)
                 yield DecodeRequest(
-                    Path(ask.file),
-                    ask.start_s,
-                    ask.end_s,
+                    Path(request.file),
+                    request.start_s,
+                    request.end_s,
                     SHORT_SIDE_PX,
                     one_view=self._takes_one_modality,
                     allow_partial=rules.allow_partial,
                 )
 
-        for number, (_, result) in enumerate(decode_many(requests(), jobs=jobs, limits=rules.limits)):
+        for number, (_, result) in enumerate(decode_many(decode_requests(), jobs=jobs, limits=rules.limits)):
             file = queue.pop(0).file
             result = self._checked(file, result)
             if isinstance(result, MediaError):
@@ -217,63 +205,54 @@ class Model:
             except InputError as invalid:  # the next clip's numbers may be finite
                 yield Refusal(file, NO_NUMBERS, str(invalid))
 
-    def label_clip(self, file: str, clip: "DecodedClip", *, explain: bool = True) -> Prediction:
+    def label_clip(self, file: str, clip: DecodedClip, *, explain: bool = True) -> Prediction:
         """Label a clip that was decoded with a short side of `extract.media.renditions.SHORT_SIDE_PX`."""
-        from moodfuse.extract.media.renditions import media_of
-
         missing = clip.missing if clip.missing in self.card.views else ""
         outputs = self._network_outputs(media_of(clip), missing)
+        fusion, sources = self.fusion, list[SourceSays]()
         columns = [
-            None if output is None else self.fusion.values(number, output)
-            for number, output in enumerate(outputs)
+            None if output is None else fusion.values(number, output) for number, output in enumerate(outputs)
         ]
-        sources = [
-            SourceSays(
-                self.fusion.sources[number].source,
-                None if output is None else self.fusion.own(number, output),
-                self.fusion.without(number, columns),
-            )
-            for number, output in enumerate(outputs if explain else [])
-        ]
+        for number, output in enumerate(outputs if explain else []):
+            name, own = fusion.sources[number].source, None if output is None else fusion.own(number, output)
+            sources.append(SourceSays(name, own, fusion.without(number, columns)))
         return Prediction(
             file,
             self.classes,
-            self.fusion.probabilities(columns),
+            fusion.probabilities(columns),
             clip.start_s,
             clip.end_s,
             missing,
             tuple(sources),
-            partial=clip.partial,
-            duration_s=clip.facts.duration_s,
+            clip.partial,
+            clip.facts.duration_s,
         )
 
-    def _network_outputs(self, media: "Media", missing: str) -> list[list[NetworkSays] | None]:
+    def _network_outputs(self, media: Media, missing: str) -> list[list[NetworkSays] | None]:
         """Outputs of each source's networks; `None` for a source that reads the missing modality."""
         outputs: list[list[NetworkSays] | None] = []
         with _NETWORK_LOCK:
             for source in self._sources:
                 if source.recipe.view == missing:
                     outputs.append(None)
-                else:
-                    rows = source.says(media)
-                    outputs.append([NetworkSays(row["embedding"], row.get("logits")) for row in rows])
+                    continue
+                rows = source.says(media)
+                outputs.append([NetworkSays(row["embedding"], row.get("logits")) for row in rows])
         return outputs
 
     @property
     def _takes_one_modality(self) -> bool:
         return self.card.impute or len(self.card.views) == 1
 
-    def _checked(self, file: str, result: "DecodedClip | MediaError") -> "DecodedClip | MediaError":
+    def _checked(self, file: str, result: DecodedClip | MediaError) -> DecodedClip | MediaError:
         """Return the error in place of a clip that does not have a modality that the model needs."""
-        from moodfuse.extract.media.container import MediaError
-
         if isinstance(result, MediaError) or self.card.impute or result.missing not in self.card.views:
             return result
         name = "audio" if result.missing == "sound" else "video"
         return MediaError(f"no_{name}", file, "" if _has_track(result) else f"the file has no {name} track")
 
     def timeline(
-        self, path: str | PathLike[str], *, hop_s: float = HOP_S, limits: "Limits | None" = None
+        self, path: str | PathLike[str], *, hop_s: float = HOP_S, limits: Limits | None = None
     ) -> Timeline:
         """Label a window of 30 s that moves over a file by `hop_s` seconds at a time.
 
@@ -291,40 +270,33 @@ class Model:
         MediaError
             If the file cannot be opened, or has no modality that the model reads.
         """
-        from moodfuse.extract.media.container import MediaError
-        from moodfuse.extract.media.decode import DecodedClip
-        from moodfuse.extract.media.renditions import SHORT_SIDE_PX
-        from moodfuse.extract.media.window_worker import read_windows_apart
-        from moodfuse.extract.media.windows import WindowsWish
-
-        file = fspath(path)
-        times: list[tuple[float, float]] = []
+        file, duration_s, missing = fspath(path), 0.0, ""
+        windows: list[tuple[float, float]] = []
         rows: list[Floats] = []
         refusals: list[tuple[int, Refusal]] = []
-        duration_s, missing = 0.0, ""
         wish = WindowsWish(Path(path), hop_s, SHORT_SIDE_PX, one_view=self._takes_one_modality)
         for window, result in read_windows_apart(wish, limits=limits or self.limits):
-            times.append((window.start_s, window.end_s))
+            windows.append((window.start_s, window.end_s))
             checked = self._checked(file, result)
             if isinstance(checked, MediaError):
                 if isinstance(result, DecodedClip) and not _has_track(result):
                     raise checked  # no window of the file has the modality
                 refusals.append((window.number, refusal_of(file, checked)))
                 rows.append(np.full(len(self.classes), np.nan))
-                continue
-            prediction = self.label_clip(file, checked, explain=False)
-            rows.append(prediction.probabilities)
-            duration_s, missing = prediction.duration_s, missing or prediction.missing
-        starts_s, ends_s = np.array(times, dtype=np.float64).reshape(-1, 2).T
+            else:
+                prediction = self.label_clip(file, checked, explain=False)
+                rows.append(prediction.probabilities)
+                duration_s, missing = prediction.duration_s, missing or prediction.missing
+        starts_s, ends_s = np.array(windows, dtype=np.float64).reshape(-1, 2).T
+        probabilities = np.array(rows).reshape(-1, len(self.classes))
         duration_s = duration_s or float(ends_s.max(initial=0.0))
-        table = np.stack(rows) if rows else np.zeros((0, len(self.classes)))
-        return Timeline(file, self.classes, starts_s, ends_s, table, tuple(refusals), duration_s, missing)
+        return Timeline(
+            file, self.classes, starts_s, ends_s, probabilities, tuple(refusals), duration_s, missing
+        )
 
 
 def _prediction(result: Prediction | Refusal) -> Prediction:
     """Return a prediction; raise the error of a refusal."""
-    from moodfuse.extract.media.container import MediaError
-
     if isinstance(result, Prediction):
         return result
     if result.code == NO_NUMBERS:
@@ -332,6 +304,6 @@ def _prediction(result: Prediction | Refusal) -> Prediction:
     raise MediaError(result.code, result.file, result.found)
 
 
-def _has_track(clip: "DecodedClip") -> bool:
+def _has_track(clip: DecodedClip) -> bool:
     """Whether the file has the missing modality elsewhere, outside of this window."""
     return bool(clip.facts.audio_codec if clip.missing == "sound" else clip.facts.video_codec)

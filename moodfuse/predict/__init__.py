@@ -1,6 +1,5 @@
 """`moodfuse predict`: label files with an exported model."""
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,10 +30,6 @@ class PredictSettings:
     device: str | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
-            raise InputError(f"--threshold is {self.threshold}; expected 0 to 1")
-        if not 0 < self.hop_s < math.inf:
-            raise InputError(f"--hop is {self.hop_s}; expected seconds above 0")
         if self.timeline and self.rules.allow_partial:
             raise InputError(
                 "--allow-partial cannot be used with --timeline, where unreadable parts are gaps"

@@ -11,6 +11,7 @@ from moodfuse.cache.errors import InputError
 from moodfuse.extract.dataset.media_files import MEDIA_SUFFIXES, find_media, ignored_lines
 from moodfuse.extract.dataset.scan import listed_path, long_window_lines, number_in_row
 from moodfuse.extract.failures import Tally, counted
+from moodfuse.extract.media.container import MediaError
 from moodfuse.model.model import Model
 from moodfuse.model.predictions import Ask, Prediction, Refusal, Timeline, refusal_of
 from moodfuse.predict import PredictSettings
@@ -53,21 +54,21 @@ def label_all(folder: Path, settings: PredictSettings, *, stream: TextIO, echo: 
     InputError
         If the model, a list of files or the output cannot be used.
     """
-    asks = expand(settings.inputs, echo=echo)
-    _check_asks(asks, settings)
+    requests = expand(settings.inputs, echo=echo)
+    _check_requests(requests, settings)
     model = Model.load(folder, device=settings.device)
     if not model.card.chosen:
         echo("WARNING the model is not calibrated, so confidences may be misleading")
-    output = _open(model, settings, asks, stream)
-    left = [ask for ask in asks if key_of(ask) not in output.done]
-    refused = sum(key_of(ask) in output.refused for ask in asks)
-    if len(left) < len(asks):
+    output = _open(model, settings, requests, stream)
+    left = [request for request in requests if key_of(request) not in output.done]
+    refused = sum(key_of(request) in output.refused for request in requests)
+    if len(left) < len(requests):
         again = f", {refused} of them refused (--retry tries those again)" if refused else ""
-        echo(f"{len(asks) - len(left)} of {len(asks)} files are in {settings.output} already{again}")
+        echo(f"{len(requests) - len(left)} of {len(requests)} files are in {settings.output} already{again}")
     if settings.draws and not left:
         output.close()
         raise InputError(
-            f"{asks[0].file}: already in {settings.output}, so nothing would be drawn; leave --output out"
+            f"{requests[0].file}: already in {settings.output}, so nothing would be drawn; leave --output out"
         )
     reasons: list[str] = []
     for row in _timelines(model, left, settings) if settings.timeline else _labels(model, left, settings):
@@ -88,54 +89,54 @@ def label_all(folder: Path, settings: PredictSettings, *, stream: TextIO, echo: 
     return REFUSED if refused or reasons else 0
 
 
-def _check_asks(asks: Sequence[Ask], settings: PredictSettings) -> None:
-    if settings.draws and len(asks) != 1:
-        raise InputError(f"--html and --plot show one video; {len(asks)} files were given")
-    if settings.timeline and (windowed := next((ask for ask in asks if is_window(ask)), None)):
+def _check_requests(requests: Sequence[Ask], settings: PredictSettings) -> None:
+    if settings.draws and len(requests) != 1:
+        raise InputError(f"--html and --plot show one video; {len(requests)} files were given")
+    if settings.timeline and (
+        windowed := next((request for request in requests if is_window(request)), None)
+    ):
         raise InputError(
             f"{windowed.file}: a list names a window of it, but a time line covers a whole file; leave start_s and "
             "end_s out of the list, or --timeline"
         )
 
 
-def _open(model: Model, settings: PredictSettings, asks: list[Ask], stream: TextIO) -> Output:
+def _open(model: Model, settings: PredictSettings, requests: list[Ask], stream: TextIO) -> Output:
     columns = csv_columns(model.classes, [source.source for source in model.fusion.sources])
     if settings.output is not None:
-        asked = frozenset(map(key_of, asks))
-        return open_output(settings, model=model.card.digest[:16], columns=columns, asked=asked)
+        requested = frozenset(map(key_of, requests))
+        return open_output(settings, model=model.card.digest[:16], columns=columns, requested=requested)
     if settings.format == "jsonl":
         return Output(stream, json_line)
     if settings.format == "csv":
         output = Output(stream, partial(csv_row, columns=columns, escape=stream.isatty()))
         output.put(csv_line(columns, escape=stream.isatty()))
         return output
-    width = min(60, max((len(ask.file) for ask in asks), default=0))
+    width = min(60, max((len(request.file) for request in requests), default=0))
     return Output(stream, partial(table_line, width=width, why=settings.why))
 
 
-def _labels(model: Model, asks: list[Ask], settings: PredictSettings) -> Iterator[Row]:
-    tally, jobs = Tally(settings.rules), max(1, min(settings.jobs, len(asks)))
-    for ask, result in zip(asks, model.label(asks, jobs=jobs, rules=settings.rules), strict=True):
-        yield row_of(result, ask, model=model.card.digest[:16], threshold=settings.threshold)
-        tally.count(ask.file, result.code if isinstance(result, Refusal) else "")
+def _labels(model: Model, requests: list[Ask], settings: PredictSettings) -> Iterator[Row]:
+    tally, jobs = Tally(settings.rules), max(1, min(settings.jobs, len(requests)))
+    for request, result in zip(requests, model.label(requests, jobs=jobs, rules=settings.rules), strict=True):
+        yield row_of(result, request, model=model.card.digest[:16], threshold=settings.threshold)
+        tally.count(request.file, result.code if isinstance(result, Refusal) else "")
 
 
-def _timelines(model: Model, asks: list[Ask], settings: PredictSettings) -> Iterator[Row]:
+def _timelines(model: Model, requests: list[Ask], settings: PredictSettings) -> Iterator[Row]:
     """Yield a row per window, or one row for a file that cannot be opened."""
-    from moodfuse.extract.media.container import MediaError
-
     tally, digest = Tally(settings.rules), model.card.digest[:16]
-    for ask in asks:
+    for request in requests:
         try:
-            timeline = model.timeline(ask.file, hop_s=settings.hop_s, limits=settings.rules.limits)
+            timeline = model.timeline(request.file, hop_s=settings.hop_s, limits=settings.rules.limits)
         except MediaError as error:
-            yield row_of(refusal_of(ask.file, error), ask, model=digest, threshold=settings.threshold)
-            tally.count(ask.file, error.code)
+            yield row_of(refusal_of(request.file, error), request, model=digest, threshold=settings.threshold)
+            tally.count(request.file, error.code)
             continue
         _draw(model, timeline, settings)
         yield from timeline_rows(timeline, model=digest, threshold=settings.threshold)
         all_refused = timeline.refusals and len(timeline.refusals) == len(timeline.starts_s)
-        tally.count(ask.file, timeline.refusals[0][1].code if all_refused else "")
+        tally.count(request.file, timeline.refusals[0][1].code if all_refused else "")
 
 
 def timeline_rows(timeline: Timeline, *, model: str, threshold: float) -> Iterator[Row]:
@@ -191,21 +192,21 @@ def expand(inputs: Sequence[str], *, echo: Echo = log.info) -> list[Ask]:
     InputError
         If a folder has no media file, a list is empty, or one of them cannot be read.
     """
-    asks: list[Ask] = []
+    requests: list[Ask] = []
     for name in inputs:
         path = Path(name)
         if path.is_dir():
-            asks += _folder(path, echo)
+            requests += _folder(path, echo)
         elif path.suffix.lower() in LISTS:
             listed = list(_lines(path) if path.suffix.lower() == ".txt" else _table(path))
             if not listed:
                 raise InputError(f"{path}: the list is empty; expected a path in each line")
-            asks += listed
+            requests += listed
         else:
-            asks.append(Ask(name))
-    for line in long_window_lines((ask.start_s, ask.end_s) for ask in asks):
+            requests.append(Ask(name))
+    for line in long_window_lines((request.start_s, request.end_s) for request in requests):
         echo(line)
-    return asks
+    return requests
 
 
 def _folder(folder: Path, echo: Echo) -> list[Ask]:

@@ -39,7 +39,12 @@ PATH = click.Path(path_type=Path)
 @click.option("--why", is_flag=True, help="Show the contribution of each source in the table.")
 @click.option("--timeline", is_flag=True, help="Label a window of 30 s that moves over each whole file.")
 @click.option(
-    "--hop", "hop_s", type=float, default=5.0, show_default=True, help="Seconds between two windows."
+    "--hop",
+    "hop_s",
+    type=click.FloatRange(0, 86_400, min_open=True),
+    default=5.0,
+    show_default=True,
+    help="Seconds between two windows.",
 )
 @click.option("--html", type=PATH, help="Write a page that shows one video with its time line.")
 @click.option("--plot", type=PATH, help="Draw one video's time line: PNG, SVG or PDF.")

@@ -16,9 +16,11 @@ Key = tuple[str, float, float | None]
 """File and window."""
 
 
-def row_of(result: Prediction | Refusal, ask: Ask, *, model: str, threshold: float) -> Row:
+def row_of(result: Prediction | Refusal, request: Ask, *, model: str, threshold: float) -> Row:
     """Return a prediction or a refusal as JSON types; `docs/predict.md` describes the keys."""
-    row: Row = {"file": ask.file} | ({"start_s": ask.start_s, "end_s": ask.end_s} if is_window(ask) else {})
+    row: Row = {"file": request.file} | (
+        {"start_s": request.start_s, "end_s": request.end_s} if is_window(request) else {}
+    )
     if isinstance(result, Refusal):
         return row | {"error": result.code, "detail": result.detail, "model": model}
     row |= {
@@ -45,9 +47,9 @@ def _by_label(classes: Sequence[str], probabilities: Iterable[float]) -> dict[st
     return dict(zip(classes, map(float, probabilities), strict=True))
 
 
-def is_window(ask: Ask) -> bool:
+def is_window(request: Ask) -> bool:
     """Whether a window is requested that is not the first 30 s."""
-    return bool(ask.start_s) or ask.end_s is not None
+    return bool(request.start_s) or request.end_s is not None
 
 
 def key_of(row: Mapping[str, Any] | Ask) -> Key:

@@ -30,7 +30,7 @@ from moodfuse.predict.outputs import (
 
 
 def open_output(
-    settings: PredictSettings, *, model: str, columns: Sequence[str], asked: frozenset[Key]
+    settings: PredictSettings, *, model: str, columns: Sequence[str], requested: frozenset[Key]
 ) -> Output:
     """Open the output file, new or to be resumed.
 
@@ -43,8 +43,8 @@ def open_output(
         Digest of the model, which all rows must have.
     columns : sequence of str
         Of CSV and Parquet.
-    asked : frozenset of keys
-        What this run is asked for.
+    requested : frozenset of keys
+        The files and windows of this run.
 
     Raises
     ------
@@ -59,7 +59,7 @@ def open_output(
         lines = _complete_lines(journal)
         rows = [_parsed(f"{journal}, line {number}", line) for number, line in enumerate(lines, start=1)]
         _check_rows(rows, settings, model)
-        keep, done, refused = _resume(rows, settings, asked)
+        keep, done, refused = _resume(rows, settings, requested)
         stream = _open_to_append(journal, "".join(compress(lines, keep)))
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
@@ -131,7 +131,7 @@ def _different(settings: PredictSettings, what: str) -> InputError:
 
 
 def _resume(
-    rows: Sequence[Row], settings: PredictSettings, asked: frozenset[Key]
+    rows: Sequence[Row], settings: PredictSettings, requested: frozenset[Key]
 ) -> tuple[list[bool], frozenset[Key], frozenset[Key]]:
     """Decide which rows to keep, which keys are complete, and which of them were refused."""
     # The windows of a time line have the key of their file: they are written together, and complete together.
@@ -143,7 +143,7 @@ def _resume(
     counts = Counter(key for key, _ in own)
     refused = {key for key, row in own if "error" in row}
     incomplete = {key for key, row in own if counts[key] < row.get("windows", 1)}
-    again = asked & (incomplete | refused if settings.retry else incomplete)
+    again = requested & (incomplete | refused if settings.retry else incomplete)
     keep = [not (same and key in again) for same, key in zip(same_kind, keys, strict=True)]
     return keep, frozenset(counts.keys() - incomplete - again), frozenset(refused - again)
 

@@ -14,7 +14,6 @@ from moodfuse.cache.runs import Result, Run, result_name
 from moodfuse.evaluate.resampling import draw_groups
 from moodfuse.export import BEST, DRAWS, ExportSettings, check_planned, export_model, find_result
 from moodfuse.fuse.ablation import AblationSettings
-from moodfuse.model import card
 from moodfuse.model.folder import ARRAYS
 
 QUICK = "onedmcnn@brief+twodmcnn@brief softmax logits"
@@ -53,7 +52,7 @@ def test_the_model_imputes_if_extract_did(
         "extract grouped the training clips with --group-pattern '([a-z]+) -'; pass the same to evaluate --model",
     ]
     text = (done.folder / "MODEL.md").read_text(encoding="utf-8")
-    assert all(f"Note: {card._escaped(line)}." in text for line in lines)
+    assert f"Note: {lines[0]}." in text and r"--group-pattern '\(\[a-z\]+\) -'; pass" in text
     monkeypatch.setattr(type(trained.cache), "reading", {})
     assert export.reading_notes(trained.cache) == ()
 

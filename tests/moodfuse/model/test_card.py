@@ -56,3 +56,4 @@ def test_a_label_is_shown_as_it_is(label: str, shown: str) -> None:
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len(rows) == 2 + len(METRICS) and {len(re.split(r"(?<!\\)\|", row)) for row in rows} == {5}
     assert r"- sources: onedmcnn\|x" in text
+    assert "reads audio only: files without video are labelled, those without audio refused" in text

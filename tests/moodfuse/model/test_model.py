@@ -21,7 +21,6 @@ from moodfuse.extract.media.decode import read_clip
 from moodfuse.extract.media.renditions import SHORT_SIDE_PX, media_of
 from moodfuse.model.card import ModelError
 from moodfuse.model.model import Model
-from moodfuse.model.predictions import Ask, Prediction, Refusal
 
 BOTH = "onedmcnn@brief+twodmcnn@brief"
 QUICK, TREES = f"{BOTH} softmax logits", f"{BOTH} lightgbm embedding"
@@ -44,8 +43,8 @@ def test_a_model_predicts_unseen_files_as_its_run_did(name: str, trained: Any, m
     assert np.allclose(probabilities, scored(trained.run, name, trained.held), rtol=0, atol=1e-5)
 
 
-def test_a_training_clip_gets_the_features_that_the_cache_holds(trained: Any, models: Models) -> None:
-    """Frozen and head depth: embedding and logits of a file are, bit for bit, the rows of the cache."""
+def test_a_training_clip_has_the_features_of_the_cache(trained: Any, models: Models) -> None:
+    """Embedding and logits are bit for bit those of the cache, for a frozen network and a fine-tuned head."""
     model, status = Model.load(models(QUICK)), trained.cache.clips[0]
     media = media_of(read_clip(status.clip.path, short_side_px=SHORT_SIDE_PX))
     for shipped in model._sources:
@@ -57,8 +56,8 @@ def test_a_training_clip_gets_the_features_that_the_cache_holds(trained: Any, mo
             assert block.logits is None or np.array_equal(rows["logits"], block.logits[0])
 
 
-def test_neither_order_nor_company_nor_jobs_change_a_bit(trained: Any, models: Models) -> None:
-    """Files together, backwards, alone, in two decoding processes and from three threads at once: the same bits."""
+def test_order_batch_and_jobs_do_not_change_a_bit(trained: Any, models: Models) -> None:
+    """Files together, in reverse, alone, in two decoding processes and from several threads give the same bits."""
     model, files = Model.load(models(TREES)), list(trained.held)
     together = model.predict_proba(files)
     assert np.array_equal(model.predict_proba(files[::-1], jobs=2)[::-1], together)
@@ -76,8 +75,10 @@ def test_neither_order_nor_company_nor_jobs_change_a_bit(trained: Any, models: M
     assert list(model.predict(files)) == [model.classes[place] for place in together.argmax(axis=1)]
 
 
-def test_a_moved_model_needs_no_cache_nor_what_fits(trained: Any, models: Models, tmp_path: Path) -> None:
-    """In a fresh process and another folder the answer is the same, and LightGBM and scikit-learn stay unloaded."""
+def test_a_moved_model_needs_neither_a_cache_nor_the_libraries_that_fit(
+    trained: Any, models: Models, tmp_path: Path
+) -> None:
+    """In a new process and another folder predictions are the same, without LightGBM and scikit-learn."""
     expected = Model.load(models(TREES)).predict_proba(trained.held[:1])
     moved = Path(shutil.copytree(models(TREES), tmp_path / "elsewhere" / "model"))
     script = (
@@ -92,13 +93,10 @@ def test_a_moved_model_needs_no_cache_nor_what_fits(trained: Any, models: Models
     assert done.stdout.split() == [expected.tobytes().hex()]
 
 
-def test_a_file_without_a_view_is_refused_or_filled_in(
+def test_a_file_without_a_modality_is_refused_or_imputed(
     trained: Any, models: Models, halves: tuple[Path, Path]
 ) -> None:
-    """A model that reads audio only labels a file without video; one without audio is refused, unless it is imputed.
-
-    An imputed file has the training mean alone in place of the audio, which all sources read.
-    """
+    """A model that reads audio only labels a file without video; a file without audio is refused or imputed."""
     mute, blind = halves
     for impute in (False, True):
         model = Model.load(models(QUICK, impute=impute))
@@ -116,50 +114,9 @@ def test_a_file_without_a_view_is_refused_or_filled_in(
         assert refused.value.code == "no_audio"
 
 
-def test_a_song_is_labelled_by_a_model_that_reads_audio_only(models: Models, tmp_path: Path) -> None:
-    """A model that reads audio only labels MP3 and FLAC files, and MODEL.md says so."""
-    import av
-
-    wave = (0.3 * np.sin(np.arange(32_000) * 0.09)).astype(np.float32)
-    for name, codec, form in (("song.mp3", "libmp3lame", "fltp"), ("song.flac", "flac", "s16")):
-        with av.open(tmp_path / name, "w") as target:
-            stream = target.add_stream(codec, rate=16_000, layout="mono")
-            for start in range(0, len(wave) - 1151, 1152):
-                samples = wave[None, start : start + 1152]
-                samples = samples if form == "fltp" else (samples * 32_767).astype(np.int16)
-                frame = av.AudioFrame.from_ndarray(samples, format=form, layout="mono")
-                frame.sample_rate, frame.pts = 16_000, start
-                target.mux(stream.encode(frame))
-            target.mux(stream.encode(None))
-    folder = models(QUICK)
-    song, same = Model.load(folder).label([Ask(str(tmp_path / name)) for name in ("song.mp3", "song.flac")])
-    assert isinstance(song, Prediction) and isinstance(same, Prediction)
-    assert np.allclose(song.probabilities, same.probabilities, atol=0.05)
-    text = (folder / "MODEL.md").read_text(encoding="utf-8")
-    assert (
-        "the model reads audio only: files without video are labelled, files without audio are refused"
-        in text
-    )
-
-
-def test_bad_files_are_named_in_their_place(trained: Any, models: Models, tmp_path: Path) -> None:
-    """Among good files an empty one, a text and a missing one give a refusal each, in the order asked."""
-    (tmp_path / "empty.mp4").touch()
-    (tmp_path / "text.mp4").write_text("no film")
-    files = [
-        str(tmp_path / "empty.mp4"),
-        trained.held[0],
-        str(tmp_path / "text.mp4"),
-        str(tmp_path / "none.mp4"),
-    ]
-    found = list(Model.load(models(QUICK)).label(map(Ask, files)))
-    assert [item.file for item in found] == files
-    assert [type(item) for item in found] == [Refusal, Prediction, Refusal, Refusal]
-
-
 @pytest.fixture(scope="module")
 def halves(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """One of the clips without its sound, and without its picture."""
+    """One of the clips without its audio, and without its video."""
     import av
 
     folder = tmp_path_factory.mktemp("halves")
@@ -174,7 +131,7 @@ def halves(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     return folder / "mute.mp4", folder / "blind.mp4"
 
 
-# Another device than it was made on
+# Another device than the one it was fine-tuned on
 
 
 def reseal(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -191,14 +148,14 @@ def made_on_a_gpu(folder: Path) -> Path:
     return folder
 
 
-def test_a_model_of_a_gpu_labels_on_a_cpu_where_that_is_asked_for(
+def test_a_model_of_a_gpu_labels_on_a_cpu_on_request(
     trained: Any,
     models: Models,
     model_copy: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Without a GPU it is refused with what to do; on the CPU it says what its networks say there, and warns."""
+    """Without a GPU the error names --device; with it the model predicts as on the CPU, and warns."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ModelError, match="made on a GPU, and torch finds none here; give --device cpu"):
         Model.load(made_on_a_gpu(model_copy))
@@ -211,15 +168,15 @@ def test_a_model_of_a_gpu_labels_on_a_cpu_where_that_is_asked_for(
         assert np.array_equal(found, Model.load(models(QUICK)).predict_proba(trained.held[:2]))
     caplog.clear()
     Model.load(models(QUICK), device="cpu")
-    assert not caplog.records, "it was made there"
+    assert not caplog.records, "it was fine-tuned there"
     reseal(model_copy, lambda card: [source["recipe"].update(compile=True) for source in card["sources"]])
     assert not any(source.recipe.compile for source in Model.load(model_copy, device="cpu")._sources)
 
 
-def test_commands_of_a_model_pass_the_device_on(
+def test_commands_pass_the_device_on(
     trained: Any, model_copy: Path, predict: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
-    """`predict` and `serve` refuse a GPU's model without a GPU; `--device cpu` takes it."""
+    """`predict` and `serve` refuse the model of a GPU without one; `--device cpu` accepts it."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     made_on_a_gpu(model_copy)
     assert predict("--model", model_copy, trained.held[0]) == 2
@@ -232,10 +189,10 @@ def test_commands_of_a_model_pass_the_device_on(
     assert stopped.value.code == 2 and "give --device cpu" in capfd.readouterr().err
 
 
-def test_a_model_in_bfloat16_computes_in_float32_where_there_is_none(
+def test_a_model_in_bfloat16_computes_in_float32_on_other_cpus(
     model_copy: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Which is said, and is many times faster than bfloat16 by other instructions."""
+    """With a warning: bfloat16 without its instructions is many times slower."""
     reseal(model_copy, lambda card: [source["recipe"].update(precision="bf16") for source in card["sources"]])
     for here, precision in ((False, "fp32"), (True, "bf16")):
         caplog.clear()

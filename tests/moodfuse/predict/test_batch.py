@@ -85,7 +85,7 @@ class FakeModel:
 
     def __init__(self) -> None:
         self.bad: set[str] = set()
-        self.asked: list[str] = []
+        self.labelled: list[str] = []
         self.lost: tuple[int, ...] = (1,)
         self.code = "truncated"
         self.jobs = 0
@@ -93,17 +93,19 @@ class FakeModel:
     def load(self, folder: Path, *, device: str | None = None) -> "FakeModel":
         return self
 
-    def label(self, asks: Sequence[Ask], *, jobs: int, rules: ReadingRules) -> Iterator[Prediction | Refusal]:
+    def label(
+        self, requests: Sequence[Ask], *, jobs: int, rules: ReadingRules
+    ) -> Iterator[Prediction | Refusal]:
         self.jobs = jobs
-        for ask in asks:
-            self.asked.append(ask.file)
-            if ask.file in self.bad:
-                yield Refusal(ask.file, self.code, "the file ends too early")
+        for request in requests:
+            self.labelled.append(request.file)
+            if request.file in self.bad:
+                yield Refusal(request.file, self.code, "the file ends too early")
             else:
-                yield Prediction(ask.file, self.classes, np.array([0.25, 0.75]), 0.0, 30.0)
+                yield Prediction(request.file, self.classes, np.array([0.25, 0.75]), 0.0, 30.0)
 
     def timeline(self, file: str, *, hop_s: float, limits: Limits) -> Timeline:
-        self.asked.append(file)
+        self.labelled.append(file)
         starts_s = hop_s * np.arange(3)
         rows = np.tile([0.25, 0.75], (3, 1))
         numbers = self.lost if file in self.bad else ()
@@ -134,12 +136,12 @@ def test_refused_files_are_tried_again_on_request(form: str, fake: FakeModel, tm
     fake.bad = {"b", "c", "d\udcff"}
     options: dict[str, Any] = {"format": form, "output": output}
     assert label("a", "b", "c", "d\udcff", "e", **options) == REFUSED
-    before, fake.asked = files_and_errors(output), []
-    assert label("a", "b", "e", echo=lines.append, **options) == REFUSED and not fake.asked
+    before, fake.labelled = files_and_errors(output), []
+    assert label("a", "b", "e", echo=lines.append, **options) == REFUSED and not fake.labelled
     assert "3 of 3 files are in" in lines[0] and "1 of them refused (--retry" in lines[0]
     assert files_and_errors(output) == before
     fake.bad = {"c"}
-    assert label("a", "d\udcff", "b", "e", retry=True, **options) == 0 and fake.asked == ["d\udcff", "b"]
+    assert label("a", "d\udcff", "b", "e", retry=True, **options) == 0 and fake.labelled == ["d\udcff", "b"]
     name = "d\udcff" if form == "jsonl" else "d\\udcff"
     expected = [("a", None), ("c", "truncated"), ("e", None), (name, None), ("b", None)]
     assert files_and_errors(output) == expected
@@ -154,12 +156,12 @@ def test_a_time_line_is_complete_or_computed_again(form: str, fake: FakeModel, t
     fake.bad = {"b"}
     assert label("a", "b", **options) == REFUSED
     journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:-1]))
-    fake.asked = []
+    fake.labelled = []
     for _ in range(2):
-        assert label("a", "b", **options) == REFUSED and fake.asked == ["b"]
+        assert label("a", "b", **options) == REFUSED and fake.labelled == ["b"]
         assert [name for name, _ in files_and_errors(output)] == [*"aaabbb"]
     fake.bad = set()
-    assert label("b", "a", retry=True, **options) == 0 and fake.asked == ["b", "b"]
+    assert label("b", "a", retry=True, **options) == 0 and fake.labelled == ["b", "b"]
     assert files_and_errors(output) == [(name, None) for name in "aaabbb"]
 
 
@@ -213,8 +215,8 @@ def test_inputs_are_files_folders_and_lists(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "two.csv").write_text("path;start_s;end_s\nend.mp4 ;0;60\n")
     monkeypatch.chdir(tmp_path)
     lines: list[str] = []
-    asks = expand(["x.mp4", "b", "some.txt", "some.csv", "two.csv"], echo=lines.append)
-    assert [Ask(str(Path(ask.file)), ask.start_s, ask.end_s) for ask in asks] == [
+    requests = expand(["x.mp4", "b", "some.txt", "some.csv", "two.csv"], echo=lines.append)
+    assert [Ask(str(Path(request.file)), request.start_s, request.end_s) for request in requests] == [
         *map(Ask, ("x.mp4", "b/1.MKV", "b/2.mp4", "b/c/0.wav", "b/2.mp4", "/abs.mp4", "end.mp4 ")),
         Ask("b/2.mp4", 3.0),
         Ask("b/1.MKV", 0.0, 9.5),

@@ -25,7 +25,7 @@ Predict = Callable[..., int]
         (["--model", "none", "--output", "x.doc"], "give --format"),
         (["--model", "none", "--html", "x.html", "y.mp4"], "show one video"),
         (["--model", "none"], "no such model"),
-        (["--model", "none", "--timeline", "--hop", "0"], "--hop is 0"),
+        (["--model", "none", "--timeline", "--hop", "0"], "0.0 is not in the range 0<x"),
         (["--model", "none", "--retry"], "--retry tries"),
         (["--model", "none", "--hop", "2"], "--hop belongs to --timeline, --html and --plot"),
         (["--model", "none", "--timeline", "--jobs", "2"], "--jobs has no effect on a time line"),

@@ -29,10 +29,10 @@ def refusal_of(file: str) -> dict[str, Any]:
     return {"file": file, "error": "truncated", "detail": "it ends", "model": MODEL}
 
 
-def opened(path: Path, *, model: str = MODEL, asked: Collection[str] = (), **options: Any) -> Output:
+def opened(path: Path, *, model: str = MODEL, requested: Collection[str] = (), **options: Any) -> Output:
     settings = PredictSettings((), format=path.suffix[1:], output=path, **options)
-    keys: frozenset[Key] = frozenset((name, 0.0, None) for name in asked)
-    return open_output(settings, model=model, columns=COLUMNS, asked=keys)
+    keys: frozenset[Key] = frozenset((name, 0.0, None) for name in requested)
+    return open_output(settings, model=model, columns=COLUMNS, requested=keys)
 
 
 def write(path: Path, *rows: dict[str, Any], **options: Any) -> None:
@@ -121,17 +121,17 @@ def test_a_file_of_another_program_is_left_as_it_is(form: str, text: str, tmp_pa
     assert path.read_text() == text
     device = PredictSettings((), format=form, output=Path("/dev/null"))
     with pytest.raises(InputError, match="not a regular file"):
-        open_output(device, model=MODEL, columns=COLUMNS, asked=frozenset())
+        open_output(device, model=MODEL, columns=COLUMNS, requested=frozenset())
 
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_refused_files_are_removed_to_try_them_again(form: str, tmp_path: Path) -> None:
     """Only refused rows of requested files go; all others stay the very bytes."""
     path, other = tmp_path / f"out.{form}", tmp_path / f"other.{form}"
-    kept = [row_of("a\nb"), refusal_of("not asked"), row_of("c\rd")]
+    kept = [row_of("a\nb"), refusal_of("not requested"), row_of("c\rd")]
     write(path, refusal_of("x"), *kept, refusal_of("y"))
-    output = opened(path, asked=("x", "y", "a\nb"), retry=True)
-    assert output.done == {("a\nb", 0.0, None), ("not asked", 0.0, None), ("c\rd", 0.0, None)}
+    output = opened(path, requested=("x", "y", "a\nb"), retry=True)
+    assert output.done == {("a\nb", 0.0, None), ("not requested", 0.0, None), ("c\rd", 0.0, None)}
     output.close()
     write(other, *kept)
     assert journal_of(path).read_bytes() == journal_of(other).read_bytes()
@@ -143,7 +143,7 @@ def test_an_incomplete_time_line_is_removed(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     windows = [row_of("a", start_s=5.0 * n, end_s=30 + 5.0 * n, windows=2) for n in range(2)]
     write(path, row_of("b"), *windows, {**windows[0], "file": "b"}, timeline=True)
-    output = opened(path, asked=("a", "b"), timeline=True)
+    output = opened(path, requested=("a", "b"), timeline=True)
     assert output.done == {("a", 0.0, None)} and names_in(path) == ["b", "a", "a"]
 
 
@@ -151,7 +151,7 @@ def test_two_runs_do_not_share_an_output(tmp_path: Path) -> None:
     """The second is refused while the first has the file open, even after the first has removed rows."""
     path = tmp_path / "out.jsonl"
     for _ in range(2):
-        first = opened(path, asked=("a",), retry=True)
+        first = opened(path, requested=("a",), retry=True)
         with pytest.raises(InputError, match="in use by another run"):
             opened(path)
         first.write(refusal_of("a"))
