@@ -138,8 +138,8 @@ class LogFormatter(logging.Formatter):
 def prepare_streams() -> None:
     """Let standard output and standard error accept any text.
 
-    Characters that a stream cannot encode, and bytes of file names that are not UTF-8, are escaped. A stream that is
-    closed is replaced by the null device.
+    Characters that a stream cannot encode, and bytes of file names that are not UTF-8, are escaped. A stream
+    that is closed is replaced by the null device.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)

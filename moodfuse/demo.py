@@ -23,7 +23,7 @@ from moodfuse.cache.csv_rows import csv_rows
 )
 @click.pass_context
 def demo_command(ctx: click.Context, output: Path, seed: int, shuffle_labels: int | None) -> None:
-    """Make a dataset of 48 synthetic music videos and run extract, fuse and evaluate on it with the recipe `demo`.
+    """Make 48 synthetic music videos and run extract, fuse and evaluate on them with the recipe `demo`.
 
     Example: moodfuse demo --output demo
     """

@@ -1,4 +1,4 @@
-"""Export a result of a run as a model: fit the head on all clips, and write it with its networks to a folder."""
+"""Export a result of a run as a model: fit its head on all clips and write it to a folder with its networks."""
 
 import logging
 import shlex
@@ -11,14 +11,13 @@ from typing import TypeVar
 import numpy as np
 
 from moodfuse.cache.errors import InputError, UnknownNameError
-from moodfuse.cache.folds import units_of
 from moodfuse.cache.records import WINDOW_S, Holdout
 from moodfuse.cache.runs import DEFAULTS, Result, Run
 from moodfuse.cache.storage.weight_files import check_sealed
 from moodfuse.cache.store import FeatureCache
 from moodfuse.evaluate.choosing import not_worse
 from moodfuse.evaluate.intervals import METRICS
-from moodfuse.evaluate.resampling import GroupDraws, draw_groups
+from moodfuse.evaluate.resampling import DRAWS, GroupDraws, draw_groups
 from moodfuse.evaluate.results import run_labels
 from moodfuse.evaluate.scoring import score_draws
 from moodfuse.evaluate.selection import corrected_best
@@ -49,7 +48,6 @@ __all__ = [
 ]
 log = logging.getLogger(__name__)
 BEST = "best"
-DRAWS = 2000
 _Named = TypeVar("_Named", Result, Row)
 
 
@@ -169,7 +167,7 @@ def export_model(
         impute=impute,
         training={
             "clips": len(cache.clips),
-            "groups": len(units_of(cache.clips)),
+            "groups": len({status.group for status in cache.clips}),
             "labels": dict(sorted(Counter(status.clip.label for status in cache.clips).items())),
         },
         expected=expected_scores(run, result, drawn, best=settings.best),
@@ -195,8 +193,8 @@ def reading_notes(cache: FeatureCache) -> tuple[str, ...]:
         notes.append(f"extract read the training clips with {options}; pass the same options to predict")
     if pattern is not None:
         notes.append(
-            f"extract grouped the training clips with --group-pattern {shlex.quote(str(pattern))}; pass the same to "
-            "evaluate --model"
+            f"extract grouped the training clips with --group-pattern {shlex.quote(str(pattern))}; pass the same "
+            "to evaluate --model"
         )
     clips = [status.clip for status in cache.clips]
     windows = [clip.end_s - clip.start_s for clip in clips if clip.end_s is not None]
@@ -204,8 +202,8 @@ def reading_notes(cache: FeatureCache) -> tuple[str, ...]:
     if lengths:
         span = f"{lengths[0]:g}" if lengths[0] == lengths[-1] else f"{lengths[0]:g} to {lengths[-1]:g}"
         notes.append(
-            f"{len(lengths)} of {len(clips)} training clips are windows of {span} s, but predict reads the first "
-            f"{WINDOW_S:g} s of a file; pass a CSV with path,start_s,end_s to label windows of such a length"
+            f"{len(lengths)} of {len(clips)} training clips are windows of {span} s, but predict reads the "
+            f"first {WINDOW_S:g} s of a file; pass a CSV with path,start_s,end_s to label windows of such a length"
         )
     return tuple(notes)
 
@@ -271,8 +269,8 @@ def _check_unchanged(cache: FeatureCache, run: Run) -> None:
     }
     if now != (run.digests, run.labels, run.groups, run.folds, run.missing) or recipes != dict(run.recipes):
         raise InputError(
-            f"run {run.name!r} has other clips, labels, groups, folds or recipes than {cache.path} has now; run fuse "
-            "again, then export from the new run"
+            f"run {run.name!r} has other clips, labels, groups, folds or recipes than {cache.path} has now; run "
+            "fuse again, then export from the new run"
         )
 
 
@@ -298,8 +296,8 @@ def _select_best(
     sizes = {name: _network_bytes(cache, scored_of(run, candidates[name])) for name in losses}
     name = min(losses, key=lambda name: (sizes[name], len(candidates[name].sources), losses[name], name))
     return candidates[name], (
-        f"selected as the smallest of {len(losses)} results (of {len(candidates)}) that are not significantly worse "
-        f"than the one with the lowest log loss, {lowest} ({loss:.3f}); its own log loss is {losses[name]:.3f}"
+        f"selected as the smallest of {len(losses)} results (of {len(candidates)}) that are not significantly "
+        f"worse than the one with the lowest log loss, {lowest} ({loss:.3f}); its own is {losses[name]:.3f}"
     )
 
 

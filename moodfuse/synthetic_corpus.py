@@ -1,8 +1,8 @@
 """A synthetic dataset of small music videos whose audio and video follow an emotion.
 
-Audio shows arousal (tempo, onsets, noise) better than valence (mode, register), video shows valence (colour, light)
-better than arousal (speed, texture), and songs vary around the values of their emotion. So each modality alone confuses
-some pairs of emotions, and both together confuse fewer. The same settings give the same bytes.
+Audio shows arousal (tempo, onsets, noise) better than valence (mode, register), video shows valence (colour,
+light) better than arousal (speed, texture), and songs vary around the values of their emotion. So each modality
+alone confuses some emotions, and both together confuse fewer. The same settings give the same bytes.
 """
 
 import csv
@@ -30,10 +30,10 @@ TAKE_SPREAD = 0.25
 class Mood:
     """Audio and video of an emotion.
 
-    `minor` above 0.5 selects minor chords on `register_hz`; `brightness` is the ratio of neighbouring harmonics;
-    `sustain` the decay time in beats; `noise` the proportion of drums; `tremolo` the depth at 8 Hz. Colours and `light`
-    are in 0..1; `texture` is the period of the pattern relative to the height, `contrast` its strength, and `speed`
-    the heights per second that the discs move.
+    `minor` above 0.5 selects minor chords on `register_hz`, `brightness` is the ratio of neighbouring harmonics,
+    `sustain` the decay time in beats, `noise` the proportion of drums, `tremolo` the depth at 8 Hz. Colours and
+    `light` are in 0..1, `texture` is the period of the pattern relative to the height, `contrast` its strength,
+    and `speed` the speed of the discs in heights per second.
     """
 
     tempo_bpm: float
@@ -132,13 +132,13 @@ def make_clip(
 
 
 def vary(mood: Mood, rng: np.random.Generator, spread: float) -> Mood:
-    """Return a mood with normal noise of `spread` times `SPREAD` added to every value, limited to its range."""
+    """Add normal noise of `spread` times `SPREAD` to every value of a mood, limited to its range."""
     noise = spread * np.array(astuple(SPREAD)) * rng.standard_normal(len(astuple(mood)))
     return Mood(*np.clip(np.array(astuple(mood)) + noise, astuple(LOWEST), astuple(HIGHEST)).tolist())
 
 
 def render_waveform(mood: Mood, settings: ClipSettings) -> np.ndarray:
-    """Return the audio of a mood, float32 [samples] in [-1, 1]: chords on a beat, noise drums and a tremolo."""
+    """Return the audio of a mood, float32 [samples] in [-1, 1]: chords on a beat, drums and a tremolo."""
     rng = np.random.default_rng([settings.seed, 1])
     seconds = np.arange(round(settings.duration_s * settings.sample_rate_hz)) / settings.sample_rate_hz
     beats = seconds * (mood.tempo_bpm / 60.0) + rng.uniform(0, BEATS_PER_CHORD)
@@ -156,7 +156,7 @@ def render_waveform(mood: Mood, settings: ClipSettings) -> np.ndarray:
 
 
 def _voice(turns: np.ndarray, brightness: float) -> np.ndarray:
-    """Return the sum of the harmonics of a phase in turns, each `brightness` times the one before, float32."""
+    """Return the sum of harmonics of a phase in turns, each `brightness` times the one before, float32."""
     phase = (2.0 * np.pi * (turns % 1.0)).astype(np.float32)
     return np.sum([brightness**number * np.sin((number + 1) * phase) for number in range(HARMONICS)], axis=0)
 
@@ -200,7 +200,7 @@ def write_clip(
     sample_rate_hz: int,
     faststart: bool = True,
 ) -> Path:
-    """Write yuv420p frames (uint8 [H * 3 / 2, W]) and float32 audio [samples] or [2, samples], or one of them, as MP4.
+    """Write yuv420p frames (uint8 [H * 3 / 2, W]), float32 audio [samples] or [2, samples], or both, as MP4.
 
     With `faststart` the index is before the media, without it after.
     """

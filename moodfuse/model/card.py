@@ -1,9 +1,9 @@
-"""The model card: `model.json`, which describes a model completely, and `MODEL.md`, its summary for readers."""
+"""The model card: `model.json`, which describes a model completely, and `MODEL.md`, its summary."""
 
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any
@@ -27,8 +27,9 @@ class ModelError(InputError):
 class ModelSource:
     """One source of a model.
 
-    `body` is the file with the layers that were not fine-tuned, if any; `networks` are the files of the fine-tuned
-    networks, whose logits are averaged; `own` is the number of classifiers that compute logits from the embedding.
+    `body` is the file with the layers that were not fine-tuned, if any, and `networks` are the files of the
+    fine-tuned networks, whose logits are averaged. `own` classifiers compute logits from the embedding if the
+    networks have none.
     """
 
     recipe: Recipe
@@ -116,8 +117,8 @@ class ModelCard:
         return digest(_values(self))
 
     @cached_property
-    def views(self) -> frozenset[str | None]:
-        """The modalities that the sources read."""
+    def modalities(self) -> frozenset[str | None]:
+        """The modalities that the sources read, as recipes name them."""
         return frozenset(source.recipe.view for source in self.sources)
 
     def to_json(self) -> str:
@@ -178,12 +179,12 @@ def _card(values: dict[str, Any]) -> ModelCard:
         for item in values["sources"]
     ]
     values["files"] = {name: ModelFile(**item) for name, item in values["files"].items()}
-    return ModelCard(
-        **{name: tuple(item) if isinstance(item, list) else item for name, item in values.items()}
-    )
+    arguments: dict[str, Any] = {
+        name: tuple(item) if isinstance(item, list) else item for name, item in values.items()
+    }
+    return ModelCard(**arguments)
 
 
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#!|~&$])")
 _SUMMARY = """\
 # {{ card.name | md }}
 
@@ -193,25 +194,24 @@ A moodfuse model that classifies the emotion of music videos: {{ card.classes | 
 
 - sources: {{ card.sources | map(attribute="recipe.source") | map("md") | join(", ") }}
 - head: {{ card.head | md }} on {{ card.level }}
-- trained on {{ card.training.clips }} clips in {{ card.training.groups }} groups:
-{%- for label, count in card.training.labels.items() %} {{ label | md }} {{ count }}{{ "," if not loop.last }}{% endfor %}
+- trained on {{ card.training.clips }} clips in {{ card.training.groups }} groups: {{ counts }}
 - probabilities are {{ "calibrated" if card.chosen else "NOT calibrated, for lack of out-of-sample rows" }}
 - {{ missing }}
 
 ## Expected performance
 
-Cross-validated ({{ card.protocol | md }}) on {{ expected.clips }} clips in {{ expected.groups }} groups, with 95 %
-confidence intervals over groups. It holds for clips like these.
+Cross-validated ({{ card.protocol | md }}) on {{ expected.clips }} clips in {{ expected.groups }} groups, with
+95 % confidence intervals over groups. It holds for clips like these.
 
 | metric | value | 95 % interval |
 | --- | --- | --- |
 {% for name, shown in metrics.items() -%}
-| {{ shown }} | {{ expected[name] | number }} | [{{ expected[name ~ "_ci95"] | map("number") | join(", ") }}] |
+| {{ shown }} | {{ expected[name] | number }} | {{ expected[name ~ "_ci95"] | interval }} |
 {% endfor %}
 {%- if expected.best_corrected is defined %}
-{{ expected.results }} configurations were scored on the same clips, so the scores of one that was selected by them are
-too high. Estimated accuracy of the best of them on new clips, corrected for the selection:
-{{ expected.best_corrected | number }} [{{ expected.best_corrected_ci95 | map("number") | join(", ") }}].
+{{ expected.results }} configurations were scored on the same clips, so the scores of one that was selected by
+them are too high. Estimated accuracy of the best of them on new clips, corrected for the selection:
+{{ expected.best_corrected | number }} {{ expected.best_corrected_ci95 | interval }}.
 {% endif %}
 {%- for note in card.notes %}
 Note: {{ note | md }}.
@@ -230,16 +230,29 @@ def described(card: ModelCard) -> str:
     import jinja2
 
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    environment.filters["md"] = lambda text: _MARKDOWN.sub(r"\\\1", printable(text))
-    environment.filters["number"] = lambda value: "–" if value is None else f"{value:.3f}"
+    environment.filters |= {"md": _markdown, "number": _number, "interval": _interval}
+    counts = ", ".join(f"{_markdown(label)} {count}" for label, count in card.training["labels"].items())
     if card.impute:
         missing = "files without audio or video are labelled; the missing features are training means"
-    elif len(card.views) > 1:
+    elif len(card.modalities) > 1:
         missing = "files without audio or without video are refused"
     else:
-        read, other = ("audio", "video") if card.views == {"sound"} else ("video", "audio")
+        read, other = ("audio", "video") if card.modalities == {"sound"} else ("video", "audio")
         missing = (
             f"the model reads {read} only: files without {other} are labelled, those without {read} refused"
         )
-    summary = environment.from_string(_SUMMARY)
-    return summary.render(card=card, expected=card.expected, metrics=_METRICS, missing=missing)
+    names = {"expected": card.expected, "metrics": _METRICS, "missing": missing, "counts": counts}
+    return environment.from_string(_SUMMARY).render(card=card, **names)
+
+
+def _markdown(text: str) -> str:
+    """Return text that Markdown shows as it is."""
+    return re.sub(r"([\\`*_{}\[\]()<>#!|~&$])", r"\\\1", printable(text))
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _interval(ends: Iterable[float | None]) -> str:
+    return f"[{', '.join(map(_number, ends))}]"

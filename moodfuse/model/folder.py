@@ -1,7 +1,7 @@
 """Model folders: written atomically, verified file by file, and read without running any code from them.
 
-`model.json` lists every other file with its length and SHA-256; a file is verified before it is used. Arrays are
-validated when the records are built from them.
+`model.json` lists every other file with its length and SHA-256, and a file is verified before it is used.
+Arrays are validated when the records are built from them.
 """
 
 import hashlib
@@ -91,7 +91,7 @@ def read_card(folder: Path) -> ModelCard:
     path = folder / CARD
     if not path.is_file():
         raise ModelError(
-            f"{folder}: no such model (it has no {CARD}); expected a folder written by `moodfuse fuse --export`"
+            f"{folder}: no such model (it has no {CARD}); expected a folder that moodfuse fuse --export wrote"
         )
     try:
         if path.stat().st_size > MOST_CARD_BYTES:
@@ -122,8 +122,8 @@ def check_files(folder: Path, card: ModelCard) -> None:
             size = path.stat().st_size
             if size != listed.bytes or file_digest(path) != listed.sha256:
                 raise ModelError(
-                    f"{path}: its content ({size} bytes) is not what was written ({listed.bytes} bytes); copy the "
-                    "model again"
+                    f"{path}: its content ({size} bytes) is not what was written ({listed.bytes} bytes); copy "
+                    "the model again"
                 )
         except OSError as error:
             raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from error
@@ -188,7 +188,7 @@ def _take(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class TrainingClip:
-    """A clip that a model was trained on, with its fingerprints as in `cache.audits.ClipMarks` (empty if unknown)."""
+    """A clip that a model was trained on; its fingerprints, as in `cache.audits.ClipMarks`, may be empty."""
 
     id: str
     group: str

@@ -23,6 +23,7 @@ from moodfuse.fuse.inference import Fusion, NetworkSays
 from moodfuse.model.card import ModelCard, ModelError
 from moodfuse.model.folder import check_files, read_card, read_fusion
 from moodfuse.model.predictions import (
+    MODALITY_NAMES,
     Ask,
     Floats,
     Prediction,
@@ -77,8 +78,8 @@ class Model:
         ----------
         folder : str or path-like
         device : str, optional
-            ``cpu``, ``cuda`` or ``auto``; by default each network runs where it was fine-tuned. On another device
-            probabilities differ in their last digits.
+            ``cpu``, ``cuda`` or ``auto``; by default each network runs where it was fine-tuned. On another
+            device probabilities differ in their last digits.
         limits : Limits, optional
             Default limits for decoding a file.
 
@@ -95,8 +96,8 @@ class Model:
 
         if card.decoder != MEDIA_RULES:
             log.warning(
-                "%s: its training clips were decoded by %s, files are decoded by %s here; numbers may differ in their "
-                "last digits",
+                "%s: its training clips were decoded by %s, files are decoded by %s here; numbers may differ in "
+                "their last digits",
                 path,
                 card.decoder,
                 MEDIA_RULES,
@@ -207,7 +208,7 @@ class Model:
 
     def label_clip(self, file: str, clip: DecodedClip, *, explain: bool = True) -> Prediction:
         """Label a clip that was decoded with a short side of `extract.media.renditions.SHORT_SIDE_PX`."""
-        missing = clip.missing if clip.missing in self.card.views else ""
+        missing = clip.missing if clip.missing in self.card.modalities else ""
         outputs = self._network_outputs(media_of(clip), missing)
         fusion, sources = self.fusion, list[SourceSays]()
         columns = [
@@ -242,13 +243,13 @@ class Model:
 
     @property
     def _takes_one_modality(self) -> bool:
-        return self.card.impute or len(self.card.views) == 1
+        return self.card.impute or len(self.card.modalities) == 1
 
     def _checked(self, file: str, result: DecodedClip | MediaError) -> DecodedClip | MediaError:
         """Return the error in place of a clip that does not have a modality that the model needs."""
-        if isinstance(result, MediaError) or self.card.impute or result.missing not in self.card.views:
+        if isinstance(result, MediaError) or self.card.impute or result.missing not in self.card.modalities:
             return result
-        name = "audio" if result.missing == "sound" else "video"
+        name = MODALITY_NAMES[result.missing]
         return MediaError(f"no_{name}", file, "" if _has_track(result) else f"the file has no {name} track")
 
     def timeline(

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from moodfuse.extract.media.container import MediaError
 
 Floats = NDArray[np.float64]
+MODALITY_NAMES = {"sound": "audio", "picture": "video"}
+"""The names of modalities in recipes and records, and in texts."""
 DEFAULT_THRESHOLD = 0.5
 """A prediction with a lower confidence is uncertain by default."""
 
@@ -28,8 +30,8 @@ class Ask:
 class SourceSays:
     """The contribution of one source to a prediction.
 
-    `own` is the softmax of its logits [C], not calibrated, or `None` if the file has no such modality; `without` are the
-    probabilities [C] of the model without the source.
+    `own` is the softmax of its logits [C], not calibrated, or `None` if the file does not have its modality;
+    `without` are the probabilities [C] of the model without the source.
     """
 
     source: str
@@ -86,8 +88,8 @@ class Prediction:
 class Refusal:
     """A file, or a window of a file, that cannot be labelled.
 
-    `code` is a key of `extract.media.reasons.REASONS`, or ``"no_numbers"``; `detail` is the reason as a sentence with
-    the remedy, and `found` what is specific to the file.
+    `code` is a key of `extract.media.reasons.REASONS`, or ``"no_numbers"``; `detail` is the reason as a
+    sentence with the remedy, and `found` what is specific to the file.
     """
 
     file: str

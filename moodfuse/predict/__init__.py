@@ -9,11 +9,7 @@ from moodfuse.extract.media.limits import ReadingRules
 
 @dataclass(frozen=True)
 class PredictSettings:
-    """The options of `moodfuse predict`.
-
-    `inputs` are files, folders and lists, `rules` the limits of decoding; `retry` tries files again that `output` has as
-    refused.
-    """
+    """The options of `moodfuse predict`; `rules` are the limits for decoding."""
 
     inputs: tuple[str, ...]
     format: str = "table"

@@ -1,4 +1,4 @@
-"""Label many files with a model: find them, skip those that the output has, write each row once it is computed."""
+"""Label many files with a model: find them, skip those that the output has, write the rows of the others."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -81,10 +81,10 @@ def label_all(folder: Path, settings: PredictSettings, *, stream: TextIO, echo: 
             f"{counted(reasons)}; each {'window' if settings.timeline else 'file'} is listed with its reason"
         )
     without = sum(reason in ("no_audio", "no_video") for reason in reasons)
-    if without and len(model.card.views) > 1:
+    if without and len(model.card.modalities) > 1:
         echo(
-            f"{without} of them have no audio or no video stream: to label such files, export the model again with "
-            "moodfuse fuse --export RESULT --missing impute"
+            f"{without} of them have no audio or no video stream: to label such files, export the model again "
+            "with moodfuse fuse --export RESULT --missing impute"
         )
     return REFUSED if refused or reasons else 0
 
@@ -96,8 +96,8 @@ def _check_requests(requests: Sequence[Ask], settings: PredictSettings) -> None:
         windowed := next((request for request in requests if is_window(request)), None)
     ):
         raise InputError(
-            f"{windowed.file}: a list names a window of it, but a time line covers a whole file; leave start_s and "
-            "end_s out of the list, or --timeline"
+            f"{windowed.file}: a list names a window of it, but a time line covers a whole file; leave start_s "
+            "and end_s out of the list, or --timeline"
         )
 
 
@@ -181,9 +181,9 @@ def expand(inputs: Sequence[str], *, echo: Echo = log.info) -> list[Ask]:
     Parameters
     ----------
     inputs : sequence of str
-        Files; folders, for their media files at any depth; ``.txt`` lists with one path per line; and ``.csv`` or
-        ``.tsv`` tables with a column ``path`` and optionally ``start_s`` and ``end_s``. Paths in a list are relative
-        to its folder.
+        Files; folders, for their media files at any depth; ``.txt`` lists with one path per line; ``.csv`` or
+        ``.tsv`` tables with a column ``path`` and optionally ``start_s`` and ``end_s``. Paths in a list are
+        relative to its folder.
     echo : callable
         Receives what is ignored in folders, and warnings.
 

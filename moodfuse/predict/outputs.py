@@ -9,7 +9,7 @@ from typing import IO, Any, TextIO
 
 from moodfuse.cache.console import printable
 from moodfuse.cache.errors import OutputError
-from moodfuse.model.predictions import Ask, Prediction, Refusal, SourceSays
+from moodfuse.model.predictions import MODALITY_NAMES, Ask, Prediction, Refusal, SourceSays
 
 Row = dict[str, Any]
 Key = tuple[str, float, float | None]
@@ -120,7 +120,7 @@ def table_line(row: Row, *, width: int, why: bool) -> str:
         ranked = sorted(row["probabilities"].items(), key=lambda item: -item[1])
         others = ", ".join(f"{label} {value:.2f}" for label, value in ranked[1:3])
         text = f"{row['label']} {row['confidence']:.2f}{' uncertain' * row['uncertain']}  ({others})"
-        text += f"  without {row['missing']}" if "missing" in row else ""
+        text += f"  without {MODALITY_NAMES[row['missing']]}" if "missing" in row else ""
         text += f"  partial: {row['partial']}" if "partial" in row else ""
     window = f"  {_clock(row['start_s'])}-{_clock(row['end_s'])}" if row.get("end_s") is not None else ""
     lines = [f"{name:<{width}}{window}  {printable(text)}\n"]
@@ -137,7 +137,8 @@ def _clock(seconds: float) -> str:
 def _contribution(source: str, item: Row, label: str) -> str:
     own, without = item["own"], item["without"]
     alone = "not in this file" if own is None else f"by itself {_with_value(own)}"
-    return f"{source}: {alone}; without it {_with_value(without)}, {label} {without[label]:.2f} ({item['adds']:+.2f})"
+    rest = f"without it {_with_value(without)}, {label} {without[label]:.2f} ({item['adds']:+.2f})"
+    return f"{source}: {alone}; {rest}"
 
 
 def _with_value(probabilities: dict[str, float]) -> str:
@@ -198,8 +199,8 @@ class Output:
 def not_written(name: object, error: OSError) -> OutputError:
     """Return the error for an output that cannot be written, such as on a full disk."""
     return OutputError(
-        f"{name}: cannot be written ({error.strerror or error}); make room, or choose another output, and run the "
-        "command again"
+        f"{name}: cannot be written ({error.strerror or error}); make room, or choose another output, and run "
+        "the command again"
     )
 
 

@@ -1,7 +1,7 @@
 """Output files of `predict` that a later run can resume.
 
-Rows are appended as JSON lines: to the output itself, or, for CSV and Parquet, to `FILE.journal`, from which the output
-is written at the end. The journal stays, so that a later run can add files or retry refused ones.
+Rows are appended as JSON lines: to the output itself, or, for CSV and Parquet, to `FILE.journal`, from which
+the output is written at the end. The journal stays, so that a later run can add files or retry refused ones.
 """
 
 import json
@@ -34,7 +34,7 @@ def open_output(
 ) -> Output:
     """Open the output file, new or to be resumed.
 
-    Rows that will be written again are removed: those of incomplete time lines and, to retry, of refused files.
+    Rows that will be written again are removed: incomplete time lines and, to retry them, refused files.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def _check_usable(path: Path, journal: Path, form: str) -> None:
         raise InputError(f"{path}: not a regular file; leave --output out to write to the terminal")
     if path.exists() and not journal.exists():
         raise InputError(
-            f"{path}: already exists, without the {journal.name} that is needed to resume it; choose another --output"
+            f"{path}: already exists, but not {journal.name}, which is needed to resume it; choose another --output"
         )
     if form == "parquet" and find_spec("pyarrow") is None:
         raise InputError("--format parquet needs pyarrow; install 'moodfuse[parquet]'")
@@ -116,8 +116,8 @@ def _check_rows(rows: Sequence[Row], settings: PredictSettings, model: str) -> N
             confidence, marked = row["confidence"], "uncertain" if row["uncertain"] else "not uncertain"
             raise _different(
                 settings,
-                f"with another --threshold than {settings.threshold:g} (at a confidence of {confidence:.3f} one is "
-                f"{marked})",
+                f"with another --threshold than {settings.threshold:g} (at a confidence of {confidence:.3f} one "
+                f"is {marked})",
             )
         # The second of three or more windows starts after one hop; the last window may start earlier.
         if settings.timeline and row.get("windows", 1) > 2 and row["start_s"] > 0:

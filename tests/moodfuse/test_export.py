@@ -11,8 +11,8 @@ import pytest
 from moodfuse import export
 from moodfuse.cache.errors import InputError, UnknownNameError
 from moodfuse.cache.runs import Result, Run, result_name
-from moodfuse.evaluate.resampling import draw_groups
-from moodfuse.export import BEST, DRAWS, ExportSettings, check_planned, export_model, find_result
+from moodfuse.evaluate.resampling import DRAWS, draw_groups
+from moodfuse.export import BEST, ExportSettings, check_planned, export_model, find_result
 from moodfuse.fuse.ablation import AblationSettings
 from moodfuse.model.folder import ARRAYS
 

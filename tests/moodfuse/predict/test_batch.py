@@ -80,7 +80,7 @@ class FakeModel:
     """Predicts the same for every file, and every window, except for the files that it cannot read."""
 
     classes, name = ("calm", "sad"), "fake"
-    card = SimpleNamespace(digest="0" * 64, chosen=True, views={"sound", "picture"})
+    card = SimpleNamespace(digest="0" * 64, chosen=True, modalities={"sound", "picture"})
     fusion = SimpleNamespace(sources=[SimpleNamespace(source="one")])
 
     def __init__(self) -> None:
@@ -125,44 +125,25 @@ def label(*files: str, echo: Callable[[str], object] = str, **options: Any) -> i
     return label_all(Path("model"), settings, stream=io.StringIO(), echo=echo)
 
 
-def files_and_errors(path: Path) -> list[tuple[str, str | None]]:
-    return [(row["file"], row.get("error") or None) for row in read_rows(path)]
-
-
-@pytest.mark.parametrize("form", FORMATS)
-def test_refused_files_are_tried_again_on_request(form: str, fake: FakeModel, tmp_path: Path) -> None:
-    """Their new rows come last, and all other rows stay, including those of refused files that are not requested."""
-    output, lines = tmp_path / f"out.{form}", []
-    fake.bad = {"b", "c", "d\udcff"}
-    options: dict[str, Any] = {"format": form, "output": output}
-    assert label("a", "b", "c", "d\udcff", "e", **options) == REFUSED
-    before, fake.labelled = files_and_errors(output), []
-    assert label("a", "b", "e", echo=lines.append, **options) == REFUSED and not fake.labelled
-    assert "3 of 3 files are in" in lines[0] and "1 of them refused (--retry" in lines[0]
-    assert files_and_errors(output) == before
-    fake.bad = {"c"}
-    assert label("a", "d\udcff", "b", "e", retry=True, **options) == 0 and fake.labelled == ["d\udcff", "b"]
-    name = "d\udcff" if form == "jsonl" else "d\\udcff"
-    expected = [("a", None), ("c", "truncated"), ("e", None), (name, None), ("b", None)]
-    assert files_and_errors(output) == expected
-
-
-@pytest.mark.parametrize("form", ["jsonl", "parquet"])
-def test_a_time_line_is_complete_or_computed_again(form: str, fake: FakeModel, tmp_path: Path) -> None:
-    """One without its last window is computed again; one with a refused window only with --retry."""
-    output = tmp_path / f"out.{form}"
-    journal = output if form == "jsonl" else tmp_path / f"out.{form}.journal"
-    options: dict[str, Any] = {"format": form, "output": output, "timeline": True}
-    fake.bad = {"b"}
-    assert label("a", "b", **options) == REFUSED
-    journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:-1]))
+def test_what_an_output_has_is_not_labelled_again(fake: FakeModel, tmp_path: Path) -> None:
+    """Refused files only with --retry, incomplete time lines always; `test_resuming` has what becomes of their rows."""
+    lines: list[str] = []
+    options: dict[str, Any] = {"format": "csv", "output": tmp_path / "out.csv", "echo": lines.append}
+    fake.bad = {"b", "c"}
+    assert label("a", "b", "c", **options) == REFUSED
     fake.labelled = []
-    for _ in range(2):
-        assert label("a", "b", **options) == REFUSED and fake.labelled == ["b"]
-        assert [name for name, _ in files_and_errors(output)] == [*"aaabbb"]
-    fake.bad = set()
-    assert label("b", "a", retry=True, **options) == 0 and fake.labelled == ["b", "b"]
-    assert files_and_errors(output) == [(name, None) for name in "aaabbb"]
+    assert label("a", "b", **options) == REFUSED and not fake.labelled
+    assert "2 of 2 files are in" in lines[-1] and "1 of them refused (--retry" in lines[-1]
+    fake.bad = {"c"}
+    assert label("a", "b", retry=True, **options) == 0 and fake.labelled == ["b"]
+    rows = read_rows(tmp_path / "out.csv")
+    assert [(row["file"], row["error"]) for row in rows] == [("a", ""), ("c", "truncated"), ("b", "")]
+    output, fake.labelled = tmp_path / "out.jsonl", []
+    options |= {"format": "jsonl", "output": output, "timeline": True}
+    assert label("a", "c", **options) == REFUSED
+    output.write_text("".join(output.read_text().splitlines(keepends=True)[:-1]))
+    assert label("a", "c", **options) == REFUSED and fake.labelled == ["a", "c", "c"]
+    assert [row["file"] for row in read_rows(output)] == [*"aaaccc"]
 
 
 def test_options_without_effect_are_refused(fake: FakeModel, tmp_path: Path) -> None:
