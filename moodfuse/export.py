@@ -1,4 +1,4 @@
-"""Export a result of a run as a model: fit its head on all clips and write it to a folder with its networks."""
+"""Export a result of a run as a model: fit its head on all clips and write it with its networks."""
 
 import logging
 import shlex
@@ -53,16 +53,10 @@ _Named = TypeVar("_Named", Result, Row)
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """Which result to export, and where to.
+    """Which result to export (a name, or ``"best"``), and to which new folder.
 
-    Attributes
-    ----------
-    result : str
-        Name of a result, or ``"best"``.
-    folder : Path
-        Must not exist.
-    impute : bool or None
-        Whether the model labels files without audio or video; `None` to do so if `extract` kept such clips.
+    `impute` decides whether the model labels files without audio or video; by default it does if `extract`
+    kept such clips.
     """
 
     result: str
@@ -85,13 +79,7 @@ class Exported:
 
 
 def check_planned(cache: FeatureCache, ablation: AblationSettings, settings: ExportSettings) -> None:
-    """Check, before anything is fitted, that an ablation will have a result that can be exported.
-
-    Raises
-    ------
-    InputError
-        If the folder exists, or the ablation has no such result, or the result cannot be exported.
-    """
+    """Raise InputError if a planned ablation will have no such result, or none that can be exported."""
     _check_folder(settings.folder)
     rows = planned_rows(cache, ablation)
     sources = sources_of(rows)
@@ -117,14 +105,7 @@ def export_model(
 ) -> Exported:
     """Fit the head of a result on all clips and write the model.
 
-    Parameters
-    ----------
-    cache : FeatureCache
-        Its plan, labels and recipes must be those of the run.
-    run : Run
-    settings : ExportSettings
-    echo : callable
-        Receives each line for the user.
+    `echo` receives each line for the user.
 
     Raises
     ------
@@ -193,8 +174,8 @@ def reading_notes(cache: FeatureCache) -> tuple[str, ...]:
         notes.append(f"extract read the training clips with {options}; pass the same options to predict")
     if pattern is not None:
         notes.append(
-            f"extract grouped the training clips with --group-pattern {shlex.quote(str(pattern))}; pass the same "
-            "to evaluate --model"
+            f"extract grouped the training clips with --group-pattern {shlex.quote(str(pattern))}; pass the "
+            "same to evaluate --model"
         )
     clips = [status.clip for status in cache.clips]
     windows = [clip.end_s - clip.start_s for clip in clips if clip.end_s is not None]
@@ -203,7 +184,7 @@ def reading_notes(cache: FeatureCache) -> tuple[str, ...]:
         span = f"{lengths[0]:g}" if lengths[0] == lengths[-1] else f"{lengths[0]:g} to {lengths[-1]:g}"
         notes.append(
             f"{len(lengths)} of {len(clips)} training clips are windows of {span} s, but predict reads the "
-            f"first {WINDOW_S:g} s of a file; pass a CSV with path,start_s,end_s to label windows of such a length"
+            f"first {WINDOW_S:g} s of a file; pass a CSV with path,start_s,end_s to label such windows"
         )
     return tuple(notes)
 
@@ -240,12 +221,7 @@ def scored_of(run: Run, result: Result) -> Scored:
 
 
 def find_result(results: Sequence[_Named], name: str) -> _Named:
-    """Find a result of a run, or of a planned run, by name; words are separated by spaces or slashes.
-
-    Raises
-    ------
-    UnknownNameError
-    """
+    """Find a result of a run, or of a planned run, by name; words are separated by spaces or slashes."""
     sources, *others = name.replace("/", " ").split() or [""]
     wanted = " ".join(["+".join(sorted(sources.split("+"))), *others])
     for result in results:
@@ -269,8 +245,8 @@ def _check_unchanged(cache: FeatureCache, run: Run) -> None:
     }
     if now != (run.digests, run.labels, run.groups, run.folds, run.missing) or recipes != dict(run.recipes):
         raise InputError(
-            f"run {run.name!r} has other clips, labels, groups, folds or recipes than {cache.path} has now; run "
-            "fuse again, then export from the new run"
+            f"run {run.name!r} has other clips, labels, groups, folds or recipes than {cache.path} has now; "
+            "run fuse again, then export from the new run"
         )
 
 
@@ -296,8 +272,8 @@ def _select_best(
     sizes = {name: _network_bytes(cache, scored_of(run, candidates[name])) for name in losses}
     name = min(losses, key=lambda name: (sizes[name], len(candidates[name].sources), losses[name], name))
     return candidates[name], (
-        f"selected as the smallest of {len(losses)} results (of {len(candidates)}) that are not significantly "
-        f"worse than the one with the lowest log loss, {lowest} ({loss:.3f}); its own is {losses[name]:.3f}"
+        f"selected as the smallest of {len(losses)} results (of {len(candidates)}) that are not "
+        f"significantly worse than the one with the lowest log loss, {lowest} ({loss:.3f}); its own is {losses[name]:.3f}"
     )
 
 
@@ -324,8 +300,11 @@ def _add_source(cache: FeatureCache, shipped: Shipped, number: int, files: dict[
     fused = shipped.fusion.sources[number]
     body, networks = _network_paths(cache, fused.source, shipped.networks[fused.source])
     names = [f"networks/{number:02d}-{index:03d}.safetensors" for index in range(len(networks))]
-    body_name = f"networks/{number:02d}-body.safetensors" if body else None
-    for name, path in [*([(body_name, body)] if body else []), *zip(names, networks, strict=True)]:
+    paths = dict(zip(names, networks, strict=True))
+    body_name = f"networks/{number:02d}-body.safetensors"
+    if body is not None:
+        paths[body_name] = body
+    for name, path in paths.items():
         if not path.is_file():
             raise InputError(
                 f"{fused.source}: its network {path} is not in the cache; run extract again with --source "
@@ -333,7 +312,8 @@ def _add_source(cache: FeatureCache, shipped: Shipped, number: int, files: dict[
             )
         check_sealed(path)
         files[name] = path
-    return ModelSource(cache.recipe(fused.source), body_name, tuple(names), len(fused.own))
+    recipe = cache.recipe(fused.source)
+    return ModelSource(recipe, None if body is None else body_name, tuple(names), len(fused.own))
 
 
 def _decoder(cache: FeatureCache) -> str:

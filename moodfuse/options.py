@@ -12,17 +12,7 @@ device_option = click.option(
 def refuse_given(ctx: click.Context, names: Collection[str], why: str) -> None:
     """Refuse options that were given, on the command line or in a file, although they would have no effect.
 
-    Parameters
-    ----------
-    ctx : click.Context
-    names : collection of str
-        Parameters of the command.
-    why : str
-        Continues the sentence after the option's name, with the remedy.
-
-    Raises
-    ------
-    click.UsageError
+    `why` continues the sentence after the option's name, with the remedy.
     """
     for parameter in ctx.command.params:
         source = ctx.get_parameter_source(parameter.name or "")

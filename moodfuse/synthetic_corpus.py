@@ -1,8 +1,8 @@
 """A synthetic dataset of small music videos whose audio and video follow an emotion.
 
 Audio shows arousal (tempo, onsets, noise) better than valence (mode, register), video shows valence (colour,
-light) better than arousal (speed, texture), and songs vary around the values of their emotion. So each modality
-alone confuses some emotions, and both together confuse fewer. The same settings give the same bytes.
+light) better than arousal (speed, texture), and songs vary around the values of their emotion. So each
+modality alone confuses some emotions, and both together confuse fewer. The same settings give the same bytes.
 """
 
 import csv
@@ -30,10 +30,10 @@ TAKE_SPREAD = 0.25
 class Mood:
     """Audio and video of an emotion.
 
-    `minor` above 0.5 selects minor chords on `register_hz`, `brightness` is the ratio of neighbouring harmonics,
-    `sustain` the decay time in beats, `noise` the proportion of drums, `tremolo` the depth at 8 Hz. Colours and
-    `light` are in 0..1, `texture` is the period of the pattern relative to the height, `contrast` its strength,
-    and `speed` the speed of the discs in heights per second.
+    `minor` above 0.5 selects minor chords on `register_hz`, `brightness` is the ratio of neighbouring
+    harmonics, `sustain` the decay time in beats, `noise` the proportion of drums, `tremolo` the depth at 8
+    Hz. Colours and `light` are in 0..1, `texture` is the period of the pattern relative to the height,
+    `contrast` its strength, and `speed` the speed of the discs in heights per second.
     """
 
     tempo_bpm: float
@@ -97,7 +97,7 @@ def make_corpus(folder: Path | str, *, settings: CorpusSettings = CorpusSettings
     Paths in the CSV are relative to its folder. Clips of one group are takes of one song and near duplicates.
     """
     folder, seed = Path(folder), settings.clip.seed
-    rows = []
+    rows: list[tuple[str, str, str]] = []
     for label in settings.labels:
         for song in range(settings.groups_per_label):
             identity = [seed, zlib.crc32(label.encode()), song]

@@ -131,13 +131,7 @@ def _values(card: ModelCard) -> dict[str, Any]:
 
 
 def card_from_json(text: str) -> ModelCard:
-    """Read a card.
-
-    Raises
-    ------
-    ModelError
-        If the text is not a card, is damaged, or has another schema.
-    """
+    """Read a card; raise ModelError if the text is not a card, is damaged, or has another schema."""
     try:
         values = json.loads(text)
         if not isinstance(values, dict) or values.get("format") != FORMAT:

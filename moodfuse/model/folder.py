@@ -42,18 +42,7 @@ def model_folder(cache: "FeatureCache", run: str) -> Path:
 def write_model(folder: Path, card: ModelCard, files: Mapping[str, Content]) -> ModelCard:
     """Write a model folder, all of it or nothing, and return the card with the digests of its files.
 
-    Parameters
-    ----------
-    folder : Path
-        Must not exist.
-    card : ModelCard
-    files : mapping of str to Path or bytes
-        Content by relative path; a path is the file to copy.
-
-    Raises
-    ------
-    InputError
-        If the folder exists or cannot be written.
+    `files` has content, or the path of a file to copy, by relative path.
     """
     if folder.exists():
         raise InputError(f"{folder}: already exists; remove it, or name another folder")
@@ -81,13 +70,7 @@ def _write_file(path: Path, content: Content) -> ModelFile:
 
 
 def read_card(folder: Path) -> ModelCard:
-    """Read the card of a model folder.
-
-    Raises
-    ------
-    ModelError
-        If there is no card, or it cannot be read.
-    """
+    """Read the card of a model folder, or raise ModelError."""
     path = folder / CARD
     if not path.is_file():
         raise ModelError(
@@ -104,13 +87,7 @@ def read_card(folder: Path) -> ModelCard:
 
 
 def check_files(folder: Path, card: ModelCard) -> None:
-    """Verify that every file of a model is in its folder with the length and content that the card lists.
-
-    Raises
-    ------
-    ModelError
-        Names the first file that is not.
-    """
+    """Verify that all files of a model are in its folder with the length and content that the card lists."""
     for name, listed in sorted(card.files.items()):
         path = folder / name
         parts = PurePosixPath(name).parts
@@ -122,8 +99,8 @@ def check_files(folder: Path, card: ModelCard) -> None:
             size = path.stat().st_size
             if size != listed.bytes or file_digest(path) != listed.sha256:
                 raise ModelError(
-                    f"{path}: its content ({size} bytes) is not what was written ({listed.bytes} bytes); copy "
-                    "the model again"
+                    f"{path}: its content ({size} bytes) is not what was written ({listed.bytes} bytes); "
+                    "copy the model again"
                 )
         except OSError as error:
             raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from error
@@ -145,13 +122,7 @@ def arrays_of(fusion: Fusion) -> bytes:
 
 
 def read_fusion(folder: Path, card: ModelCard) -> Fusion:
-    """Build the fusion of a model from its card and its arrays.
-
-    Raises
-    ------
-    ModelError
-        If they do not fit together.
-    """
+    """Build the fusion of a model from its card and its arrays."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -238,13 +209,7 @@ def training_file(cache: "FeatureCache") -> bytes:
 
 
 def read_training(path: Path) -> tuple[str, tuple[TrainingClip, ...]]:
-    """Read the version of the fingerprints, and the clips, from a model's training file.
-
-    Raises
-    ------
-    ModelError
-        If the file was not written by `training_file`.
-    """
+    """Read the version of the fingerprints, and the training clips, of a model."""
     from safetensors import SafetensorError, safe_open
 
     try:

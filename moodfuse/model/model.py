@@ -86,7 +86,7 @@ class Model:
         Raises
         ------
         ModelError
-            If the folder is damaged, incomplete or not a model, or the device is not available.
+            If the folder is damaged or not a model, or the device is not available.
         """
         path = Path(folder)
         card = read_card(path)
@@ -96,8 +96,8 @@ class Model:
 
         if card.decoder != MEDIA_RULES:
             log.warning(
-                "%s: its training clips were decoded by %s, files are decoded by %s here; numbers may differ in "
-                "their last digits",
+                "%s: its training clips were decoded by %s, files are decoded by %s here; numbers may differ "
+                "in their last digits",
                 path,
                 card.decoder,
                 MEDIA_RULES,
@@ -144,13 +144,7 @@ class Model:
     def label_file(
         self, path: str | PathLike[str], *, start_s: float = 0.0, end_s: float | None = None
     ) -> Prediction:
-        """Label one window of a file.
-
-        Raises
-        ------
-        MediaError
-            If it cannot be labelled.
-        """
+        """Label one window of a file, or raise MediaError."""
         (result,) = self.label([Ask(fspath(path), start_s, end_s)])
         return _prediction(result)
 
@@ -257,19 +251,8 @@ class Model:
     ) -> Timeline:
         """Label a window of 30 s that moves over a file by `hop_s` seconds at a time.
 
-        The file is decoded once. A window that cannot be read leaves a gap.
-
-        Parameters
-        ----------
-        path : str or path-like
-        hop_s : float
-        limits : Limits, optional
-            Limits for each window.
-
-        Raises
-        ------
-        MediaError
-            If the file cannot be opened, or has no modality that the model reads.
+        The file is decoded once; a window that cannot be read leaves a gap. Raises MediaError if the file
+        cannot be opened, or has no modality that the model reads.
         """
         file, duration_s, missing = fspath(path), 0.0, ""
         windows: list[tuple[float, float]] = []

@@ -39,20 +39,7 @@ Echo = Callable[[str], object]
 def label_all(folder: Path, settings: PredictSettings, *, stream: TextIO, echo: Echo) -> int:
     """Label all inputs and return the exit code.
 
-    Parameters
-    ----------
-    folder : Path
-        Of the model.
-    settings : PredictSettings
-    stream : text stream
-        Receives the rows if there is no output file.
-    echo : callable
-        Receives each line for the user.
-
-    Raises
-    ------
-    InputError
-        If the model, a list of files or the output cannot be used.
+    Rows go to `stream` if there is no output file; `echo` receives each line for the user.
     """
     requests = expand(settings.inputs, echo=echo)
     _check_requests(requests, settings)
@@ -83,8 +70,8 @@ def label_all(folder: Path, settings: PredictSettings, *, stream: TextIO, echo: 
     without = sum(reason in ("no_audio", "no_video") for reason in reasons)
     if without and len(model.card.modalities) > 1:
         echo(
-            f"{without} of them have no audio or no video stream: to label such files, export the model again "
-            "with moodfuse fuse --export RESULT --missing impute"
+            f"{without} of them have no audio or no video stream: to label such files, export the model "
+            "again with moodfuse fuse --export RESULT --missing impute"
         )
     return REFUSED if refused or reasons else 0
 
@@ -96,8 +83,8 @@ def _check_requests(requests: Sequence[Ask], settings: PredictSettings) -> None:
         windowed := next((request for request in requests if is_window(request)), None)
     ):
         raise InputError(
-            f"{windowed.file}: a list names a window of it, but a time line covers a whole file; leave start_s "
-            "and end_s out of the list, or --timeline"
+            f"{windowed.file}: a list names a window of it, but a time line covers a whole file; leave "
+            "start_s and end_s out of the list, or --timeline"
         )
 
 
@@ -178,19 +165,9 @@ def _draw(model: Model, timeline: Timeline, settings: PredictSettings) -> None:
 def expand(inputs: Sequence[str], *, echo: Echo = log.info) -> list[Ask]:
     """Return every file to label, in the order of the inputs.
 
-    Parameters
-    ----------
-    inputs : sequence of str
-        Files; folders, for their media files at any depth; ``.txt`` lists with one path per line; ``.csv`` or
-        ``.tsv`` tables with a column ``path`` and optionally ``start_s`` and ``end_s``. Paths in a list are
-        relative to its folder.
-    echo : callable
-        Receives what is ignored in folders, and warnings.
-
-    Raises
-    ------
-    InputError
-        If a folder has no media file, a list is empty, or one of them cannot be read.
+    Inputs are files; folders, for their media files at any depth; ``.txt`` lists with one path per line; and
+    ``.csv`` or ``.tsv`` tables with a column ``path`` and optionally ``start_s`` and ``end_s``. Paths in a
+    list are relative to its folder. `echo` receives warnings, and what is ignored in folders.
     """
     requests: list[Ask] = []
     for name in inputs:

@@ -74,7 +74,7 @@ def csv_columns(classes: Sequence[str], sources: Sequence[str]) -> list[str]:
 
 def flattened(row: Row) -> Row:
     """Return a row for CSV or Parquet: one value per column, text as valid Unicode."""
-    flat = {name: as_text(item) if isinstance(item, str) else item for name, item in row.items()}
+    flat: Row = {name: as_text(item) if isinstance(item, str) else item for name, item in row.items()}
     flat |= {f"probability:{label}": value for label, value in flat.pop("probabilities", {}).items()}
     for source, item in flat.pop("sources", {}).items():
         flat[f"own:{source}"] = None if item["own"] is None else _likeliest(item["own"])
@@ -151,17 +151,9 @@ def _with_value(probabilities: dict[str, float]) -> str:
 
 @dataclass(frozen=True)
 class Output:
-    """Where rows are written to, and what is there already.
+    """Where rows are written to: a stream, after `to_text`, and then `finish` is called.
 
-    Attributes
-    ----------
-    stream : text stream
-    to_text : callable
-        Returns a row as text.
-    done, refused : frozenset of keys
-        The keys that the output already has, and those of them that were refused.
-    finish : callable, optional
-        Called after the last row.
+    `done` are the keys that the output already has, and `refused` those of them that were refused.
     """
 
     stream: TextIO
@@ -175,13 +167,7 @@ class Output:
         self.put(self.to_text(row))
 
     def put(self, text: str) -> None:
-        """Write and flush text. A closed pipe is left to the command line.
-
-        Raises
-        ------
-        OutputError
-            If it cannot be written, such as on a full disk.
-        """
+        """Write and flush text. A closed pipe is left to the command line."""
         try:
             self.stream.write(text)
             self.stream.flush()
@@ -197,10 +183,10 @@ class Output:
 
 
 def not_written(name: object, error: OSError) -> OutputError:
-    """Return the error for an output that cannot be written, such as on a full disk."""
+    """Return the error for an output that cannot be written, as on a full disk."""
     return OutputError(
-        f"{name}: cannot be written ({error.strerror or error}); make room, or choose another output, and run "
-        "the command again"
+        f"{name}: cannot be written ({error.strerror or error}); make room, or choose another output, and "
+        "run the command again"
     )
 
 

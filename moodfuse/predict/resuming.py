@@ -32,24 +32,10 @@ from moodfuse.predict.outputs import (
 def open_output(
     settings: PredictSettings, *, model: str, columns: Sequence[str], requested: frozenset[Key]
 ) -> Output:
-    """Open the output file, new or to be resumed.
+    """Open the output file, new or to be resumed for the files and windows in `requested`.
 
     Rows that will be written again are removed: incomplete time lines and, to retry them, refused files.
-
-    Parameters
-    ----------
-    settings : PredictSettings
-    model : str
-        Digest of the model, which all rows must have.
-    columns : sequence of str
-        Of CSV and Parquet.
-    requested : frozenset of keys
-        The files and windows of this run.
-
-    Raises
-    ------
-    InputError
-        If the file was not written by `predict`, has rows of another model, threshold or hop, or is in use.
+    `model` is the digest that all rows must have, `columns` are those of CSV and Parquet.
     """
     path = settings.output or Path()
     journal = path if settings.format == "jsonl" else path.with_name(f"{path.name}.journal")
@@ -75,7 +61,8 @@ def _check_usable(path: Path, journal: Path, form: str) -> None:
         raise InputError(f"{path}: not a regular file; leave --output out to write to the terminal")
     if path.exists() and not journal.exists():
         raise InputError(
-            f"{path}: already exists, but not {journal.name}, which is needed to resume it; choose another --output"
+            f"{path}: already exists, but not {journal.name}, which is needed to resume it; choose another "
+            "--output"
         )
     if form == "parquet" and find_spec("pyarrow") is None:
         raise InputError("--format parquet needs pyarrow; install 'moodfuse[parquet]'")
@@ -116,8 +103,8 @@ def _check_rows(rows: Sequence[Row], settings: PredictSettings, model: str) -> N
             confidence, marked = row["confidence"], "uncertain" if row["uncertain"] else "not uncertain"
             raise _different(
                 settings,
-                f"with another --threshold than {settings.threshold:g} (at a confidence of {confidence:.3f} one "
-                f"is {marked})",
+                f"with another --threshold than {settings.threshold:g} (at a confidence of {confidence:.3f} "
+                f"one is {marked})",
             )
         # The second of three or more windows starts after one hop; the last window may start earlier.
         if settings.timeline and row.get("windows", 1) > 2 and row["start_s"] > 0:
