@@ -26,7 +26,7 @@ from moodfuse.fuse.features import check_level
 from moodfuse.fuse.final_fit import Scored, Shipped, networks_needed, ship, why_not_shipped
 from moodfuse.fuse.notes import missing_views, versions
 from moodfuse.fuse.protocols import choose_protocol
-from moodfuse.model.card import ModelCard, ModelFile, ModelSource, described
+from moodfuse.model.card import ModelCard, ModelFile, ModelSource, model_summary
 from moodfuse.model.folder import (
     ARRAYS,
     TRAINING,
@@ -157,7 +157,7 @@ def export_model(
         commands=run.commands,
         files=dict.fromkeys(files, ModelFile("", 0)),
     )
-    files["MODEL.md"] = described(card).encode()
+    files["MODEL.md"] = model_summary(card).encode()
     return Exported(settings.folder, write_model(settings.folder, card, files), why)
 
 

@@ -119,13 +119,13 @@ def make_clip(
     *,
     mood: Mood | str = "neutral",
     settings: ClipSettings = ClipSettings(duration_s=2.0, width=64, height=48),
-    picture: bool = True,
-    sound: bool = True,
+    video: bool = True,
+    audio: bool = True,
 ) -> Path:
     """Render a clip of an emotion (a key of `MOODS`, or a `Mood`), write it as MP4, and return its path."""
     mood = MOODS[mood] if isinstance(mood, str) else mood
-    frames = render_frames(mood, settings) if picture else None
-    waveform = render_waveform(mood, settings) if sound else None
+    frames = render_frames(mood, settings) if video else None
+    waveform = render_waveform(mood, settings) if audio else None
     return write_clip(
         path, frames, waveform, frames_per_s=settings.frames_per_s, sample_rate_hz=settings.sample_rate_hz
     )

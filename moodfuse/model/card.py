@@ -219,7 +219,7 @@ _METRICS = {
 }
 
 
-def described(card: ModelCard) -> str:
+def model_summary(card: ModelCard) -> str:
     """Return the summary of a model as Markdown, in which names are shown as they are."""
     import jinja2
 

@@ -307,8 +307,8 @@ def test_a_file_with_damaged_pictures_is_refused(clip: Path, tmp_path: Path) -> 
 
 def test_a_missing_track_is_refused(tmp_path: Path) -> None:
     """A clip needs picture and sound."""
-    assert code_of(make_clip(tmp_path / "silent.mp4", sound=False)) == "no_audio"
-    assert code_of(make_clip(tmp_path / "blind.mp4", picture=False)) == "no_video"
+    assert code_of(make_clip(tmp_path / "silent.mp4", audio=False)) == "no_audio"
+    assert code_of(make_clip(tmp_path / "blind.mp4", video=False)) == "no_video"
 
 
 def test_an_odd_name_is_no_protocol(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,7 +79,7 @@ def test_bad_files_are_named_and_cost_nothing_else(runner, all_depths) -> None:
     (runner.data / "sad" / "text.mp4").write_text("not a video\n")
     (runner.data / "sad" / "cut.mp4").write_bytes(good.read_bytes()[: int(good.stat().st_size * 0.6)])
     make_clip(
-        runner.data / "excited" / "mute.mp4", mood="excited", settings=ClipSettings(2.0, 64, 48), sound=False
+        runner.data / "excited" / "mute.mp4", mood="excited", settings=ClipSettings(2.0, 64, 48), audio=False
     )
     done = runner(plan=FOLDS)
     reasons = {Path(status.clip.id).stem: status.reason for status in done.refused}
@@ -262,7 +262,7 @@ def test_a_clip_without_sound_is_kept_where_that_was_asked(runner, narrow) -> No
     """--missing impute keeps a mute clip: its sound sources lack it, its picture sources do not; refuse refuses it."""
     runner.keep(4)
     make_clip(
-        runner.data / "sad" / "mute.mp4", mood="sad", settings=ClipSettings(2.0, 64, 48, seed=50), sound=False
+        runner.data / "sad" / "mute.mp4", mood="sad", settings=ClipSettings(2.0, 64, 48, seed=50), audio=False
     )
     sources, depths = ("twodmcnn", "c3d"), {"c3d": "frozen"}
     assert [item.reason for item in runner(plan=FOLDS).refused] == ["no_audio"]

@@ -179,7 +179,7 @@ def test_a_clip_without_sound_is_streamed_past_video_networks_alone(runner, narr
     """Under --missing impute a mute clip passes c3d and leaves no row of the tagger."""
     runner.keep(4)
     make_clip(
-        runner.data / "sad" / "mute.mp4", mood="sad", settings=ClipSettings(2.0, 64, 48, seed=50), sound=False
+        runner.data / "sad" / "mute.mp4", mood="sad", settings=ClipSettings(2.0, 64, 48, seed=50), audio=False
     )
     done = runner(
         sources=("twodmcnn", "c3d"),

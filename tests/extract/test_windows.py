@@ -333,7 +333,7 @@ def test_only_where_the_file_has_ended_is_nothing_more_tried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a picture no pass tells where a file ends, so a long bad place in its sound costs nothing behind it."""
-    path = make_clip(tmp_path / "song.mp4", settings=ClipSettings(duration_s=60.0), picture=False)
+    path = make_clip(tmp_path / "song.mp4", settings=ClipSettings(duration_s=60.0), video=False)
     clip, read_alone = sweep.Sweep._clip, sweep._read_alone
     bad_s = 1.0 + 2 * sweep.MOST_BEYOND * 0.5
     monkeypatch.setattr(

@@ -131,13 +131,11 @@ def test_what_cannot_be_exported_is_refused_before_the_fit(trained: Any, tmp_pat
         check_planned(trained.cache, ablation, replace(settings, result=wanted))
     with pytest.raises(InputError, match="already exists; remove it, or name another folder with --model"):
         check_planned(trained.cache, ablation, replace(settings, folder=tmp_path))
+    known = "known: onedmcnn@brief network logits, onedmcnn@brief softmax "
     for wanted in (QUICK, "onedmcnn@brief mean logits"):
-        with pytest.raises(
-            UnknownNameError, match="known: onedmcnn@brief network logits, onedmcnn@brief softmax "
-        ):
+        with pytest.raises(UnknownNameError, match=known):
             check_planned(trained.cache, ablation, replace(settings, result=wanted))
+    leaky = replace(ablation, protocol="leaky")
     for wanted in (settings.result, BEST):
         with pytest.raises(InputError, match="nothing was fused: a leaky run measures a leak"):
-            check_planned(
-                trained.cache, replace(ablation, protocol="leaky"), replace(settings, result=wanted)
-            )
+            check_planned(trained.cache, leaky, replace(settings, result=wanted))

@@ -1,24 +1,11 @@
 """The synthetic dataset: its format, and that the same seed gives the same bytes."""
 
 import csv
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from moodfuse.extract.media.decode import read_clip
-from moodfuse.synthetic_corpus import (
-    HIGHEST,
-    LOWEST,
-    MOODS,
-    ClipSettings,
-    CorpusSettings,
-    Mood,
-    make_clip,
-    make_corpus,
-    render_waveform,
-    vary,
-)
+from moodfuse.synthetic_corpus import ClipSettings, CorpusSettings, make_clip, make_corpus
 
 SMALL = CorpusSettings(
     labels=("fear", "Happy"), groups_per_label=2, clips_per_group=(2, 1), clip=ClipSettings(2.0, 64, 48)
@@ -46,29 +33,11 @@ def test_takes_differ_and_decode(tmp_path: Path) -> None:
     make_corpus(tmp_path, settings=replace(SMALL, labels=("fear",), groups_per_label=1))
     one, two = (read_clip(tmp_path / "fear" / f"song1-{take}.mp4") for take in (1, 2))
     assert one.waveform_samples == two.waveform_samples == 32_000
-    assert not np.array_equal(one.frames, two.frames)
-    assert abs(one.frames.mean() - two.frames.mean()) < 40
-
-
-def test_audio_follows_arousal() -> None:
-    """An excited song has more onsets and noise than a sad one."""
-    settings = ClipSettings(duration_s=4.0)
-    changes = [
-        float(np.abs(np.diff(render_waveform(MOODS[name], settings))).mean()) for name in ("excited", "sad")
-    ]
-    assert changes[0] > 2 * changes[1]
-
-
-def test_values_stay_in_range() -> None:
-    """Whatever the spread, a song's values stay between LOWEST and HIGHEST."""
-    for seed in range(20):
-        moved = vary(MOODS["excited"], np.random.default_rng(seed), 50.0)
-        for name in (item.name for item in fields(Mood)):
-            assert getattr(LOWEST, name) <= getattr(moved, name) <= getattr(HIGHEST, name)
+    assert 0 < abs(one.frames.mean() - two.frames.mean()) < 40
 
 
 def test_a_clip_may_have_one_modality(tmp_path: Path) -> None:
     """Audio or video can be left out, and the file is smaller without it."""
     whole = make_clip(tmp_path / "whole.mp4").stat().st_size
-    assert 0 < make_clip(tmp_path / "silent.mp4", sound=False).stat().st_size < whole
-    assert 0 < make_clip(tmp_path / "audio.mp4", picture=False).stat().st_size < whole
+    assert 0 < make_clip(tmp_path / "silent.mp4", audio=False).stat().st_size < whole
+    assert 0 < make_clip(tmp_path / "audio.mp4", video=False).stat().st_size < whole

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from moodfuse.model.card import ModelCard, ModelSource, described
+from moodfuse.model.card import ModelCard, ModelSource, model_summary
 
 RECIPE: Any = type("Recipe", (), {"source": "onedmcnn|x", "view": "sound"})()
 METRICS = ("accuracy", "macro_f1", "auc", "log_loss", "ece")
@@ -48,7 +48,7 @@ def card(label: str) -> ModelCard:
 )
 def test_a_label_is_shown_as_it_is(label: str, shown: str) -> None:
     """Heading, labels, counts and notes show it escaped, and the table of scores keeps its three columns."""
-    text = described(card(label))
+    text = model_summary(card(label))
     assert text.startswith(f"# {shown}\n")
     assert f"- trained on 8 clips in 8 groups: {shown} 4, sad 4\n" in text
     assert f"\nNote: about {shown}.\n" in text
