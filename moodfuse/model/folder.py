@@ -6,36 +6,36 @@ Arrays are validated when the records are built from them.
 
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save
 
 from moodfuse.cache.digests import file_digest
 from moodfuse.cache.errors import InputError
+from moodfuse.cache.runs import run_folder
+from moodfuse.cache.store import FeatureCache
 from moodfuse.fuse.features import check_level
 from moodfuse.fuse.heads.exported import LinearArrays, head_from_arrays
 from moodfuse.fuse.inference import FusedSource, Fusion
 from moodfuse.model.card import ModelCard, ModelError, ModelFile, card_from_json
-
-if TYPE_CHECKING:
-    from moodfuse.cache.store import FeatureCache
 
 CARD = "model.json"
 ARRAYS = "arrays.safetensors"
 TRAINING = "training.safetensors"
 MOST_CARD_BYTES = 4 << 20
 Content = Path | bytes
+_NAME = re.compile(r"([A-Za-z0-9][\w.@-]*/)?[A-Za-z0-9][\w.@-]*", re.ASCII)
 
 
-def model_folder(cache: "FeatureCache", run: str) -> Path:
+def model_folder(cache: FeatureCache, run: str) -> Path:
     """Return the default folder for the model of a run."""
-    from moodfuse.cache.runs import run_folder
-
     return run_folder(cache, run) / "model"
 
 
@@ -90,8 +90,7 @@ def check_files(folder: Path, card: ModelCard) -> None:
     """Verify that all files of a model are in its folder with the length and content that the card lists."""
     for name, listed in sorted(card.files.items()):
         path = folder / name
-        parts = PurePosixPath(name).parts
-        if ".." in parts or not path.resolve().is_relative_to(folder.resolve()):
+        if not _NAME.fullmatch(name) or Path(os.path.realpath(path)) != Path(os.path.realpath(folder), name):
             raise ModelError(f"{folder}: the file {name[:99]!r} is outside the folder; a model has no links")
         try:
             if not path.is_file():
@@ -111,8 +110,6 @@ def check_files(folder: Path, card: ModelCard) -> None:
 
 def arrays_of(fusion: Fusion) -> bytes:
     """Return the arrays of a fusion in safetensors format."""
-    from safetensors.numpy import save
-
     arrays = {f"head.{name}": array for name, array in fusion.head.arrays().items()}
     for number, source in enumerate(fusion.sources):
         arrays[f"source.{number}.fill"] = source.fill
@@ -123,9 +120,6 @@ def arrays_of(fusion: Fusion) -> bytes:
 
 def read_fusion(folder: Path, card: ModelCard) -> Fusion:
     """Build the fusion of a model from its card and its arrays."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     try:
         if ARRAYS not in card.files:
             raise InputError("not listed in the card")
@@ -180,10 +174,8 @@ _MARKS = {
 """Fingerprints: dtype, and the array with the end of each clip's values."""
 
 
-def training_file(cache: "FeatureCache") -> bytes:
+def training_file(cache: FeatureCache) -> bytes:
     """Return the clips of the fold plan in safetensors format."""
-    from safetensors.numpy import save
-
     from moodfuse.extract.dataset.ingest import MARK_RULES, mark_store
 
     store, clips = mark_store(cache), list(cache.clips)
@@ -210,8 +202,6 @@ def training_file(cache: "FeatureCache") -> bytes:
 
 def read_training(path: Path) -> tuple[str, tuple[TrainingClip, ...]]:
     """Read the version of the fingerprints, and the training clips, of a model."""
-    from safetensors import SafetensorError, safe_open
-
     try:
         with safe_open(path, framework="numpy") as file:
             rules = str((file.metadata() or {}).get("moodfuse", ""))

@@ -123,6 +123,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "pipe": (pipe, "not a regular file"),
     "relative path": (outside("../outside.safetensors"), "outside the folder"),
     "absolute path": (outside("/etc/passwd"), "outside the folder"),
+    "NUL in a path": (outside("networks/a\0b"), "outside the folder"),
     "other labels": (card_with(classes=["excited", "happy", "sad"]), "do not fit the card"),
     "labels out of order": (card_with(classes=["sad", "excited"]), "in order"),
     "label that is a path": (card_with(classes=["../x", "sad"]), "empty or a path"),
