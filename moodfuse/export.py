@@ -27,25 +27,9 @@ from moodfuse.fuse.final_fit import Scored, Shipped, networks_needed, ship, why_
 from moodfuse.fuse.notes import missing_views, versions
 from moodfuse.fuse.protocols import choose_protocol
 from moodfuse.model.card import ModelCard, ModelFile, ModelSource, model_summary
-from moodfuse.model.folder import (
-    ARRAYS,
-    TRAINING,
-    Content,
-    arrays_of,
-    model_folder,
-    training_file,
-    write_model,
-)
+from moodfuse.model.folder import ARRAYS, TRAINING, Content, arrays_of, training_file, write_model
+from moodfuse.model.folder import model_folder as model_folder
 
-__all__ = [
-    "BEST",
-    "ExportSettings",
-    "Exported",
-    "check_planned",
-    "export_model",
-    "find_result",
-    "model_folder",
-]
 log = logging.getLogger(__name__)
 BEST = "best"
 _Named = TypeVar("_Named", Result, Row)

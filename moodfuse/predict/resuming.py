@@ -8,7 +8,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib.util import find_spec
 from itertools import compress
@@ -42,11 +42,18 @@ def open_output(
     _check_usable(path, journal, settings.format)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines = _complete_lines(journal)
-        rows = [_parsed(f"{journal}, line {number}", line) for number, line in enumerate(lines, start=1)]
-        _check_rows(rows, settings, model)
-        keep, done, refused = _resume(rows, settings, requested)
-        stream = _open_to_append(journal, "".join(compress(lines, keep)))
+        with ExitStack() as on_error:
+            stream = on_error.enter_context(_locked(journal))
+            lines = _complete_lines(journal)
+            rows = [_parsed(f"{journal}, line {number}", line) for number, line in enumerate(lines, start=1)]
+            _check_rows(rows, settings, model)
+            keep, done, refused = _resume(rows, settings, requested)
+            kept = "".join(compress(lines, keep)).encode("utf-8", "surrogateescape")
+            if kept != journal.read_bytes():
+                with _replacing(journal.resolve()) as new:
+                    new.write(kept)
+                stream = on_error.enter_context(_locked(journal))
+            on_error.pop_all()
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
     finish = None
@@ -70,8 +77,6 @@ def _check_usable(path: Path, journal: Path, form: str) -> None:
 
 def _complete_lines(path: Path) -> list[str]:
     """Return the lines of a file without the last one if it was not written completely."""
-    if not path.exists():
-        return []
     *lines, rest = path.read_text("utf-8", "surrogateescape").split("\n")
     begin = '{"file": '
     if rest and not lines and not begin.startswith(rest[: len(begin)]):
@@ -84,7 +89,9 @@ def _parsed(where: str, line: str) -> Row:
         row = json.loads(line)
         if not isinstance(row, dict) or not isinstance(row["file"], str):
             raise ValueError("a row has a file")
-    except (ValueError, KeyError, RecursionError) as error:
+        for name in ("start_s", "end_s", "confidence", "windows"):
+            float(row.get(name) or 0)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise _not_a_row(where, str(error)[:99]) from error
     return row
 
@@ -99,8 +106,11 @@ def _check_rows(rows: Sequence[Row], settings: PredictSettings, model: str) -> N
     for row in rows:
         if row.get("model") != model:
             raise _different(settings, f"of another model ({row.get('model')}, not {model})")
-        if "uncertain" in row and row["uncertain"] != (row["confidence"] < settings.threshold):
-            confidence, marked = row["confidence"], "uncertain" if row["uncertain"] else "not uncertain"
+        if "uncertain" in row and row["uncertain"] != (row.get("confidence", 1.0) < settings.threshold):
+            confidence, marked = (
+                row.get("confidence", 1.0),
+                "uncertain" if row["uncertain"] else "not uncertain",
+            )
             raise _different(
                 settings,
                 f"with another --threshold than {settings.threshold:g} (at a confidence of {confidence:.3f} "
@@ -135,19 +145,8 @@ def _resume(
     return keep, frozenset(counts.keys() - incomplete - again), frozenset(refused - again)
 
 
-def _open_to_append(path: Path, kept: str) -> TextIO:
-    """Open a file for appending, after reducing it to the rows that are kept."""
-    data = kept.encode("utf-8", "surrogateescape")
-    stream = _locked(path)
-    if path.read_bytes() != data:
-        with _replacing(path.resolve()) as new:
-            new.write(data)
-        stream.close()
-        stream = _locked(path)
-    return stream
-
-
 def _locked(path: Path) -> TextIO:
+    """Open a file for appending, unless another run has it open."""
     stream = path.open("a", encoding="utf-8", newline="")
     try:
         import fcntl

@@ -110,7 +110,10 @@ def test_rows_of_other_settings_are_never_mixed(
     assert opened(path, threshold=0.75).done
 
 
-@pytest.mark.parametrize("text", ["my notes\n", '{"important": "my only copy"}', '{"file": 3}\n', "a,b,c"])
+@pytest.mark.parametrize(
+    "text",
+    ["my notes\n", '{"important": "my only copy"}', '{"file": 3}\n', '{"file": "a", "windows": "x"}\n'],
+)
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_file_of_another_program_is_left_as_it_is(form: str, text: str, tmp_path: Path) -> None:
     """A file that `predict` did not write is refused, and so is a device."""
