@@ -9,7 +9,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from importlib.util import find_spec
 from itertools import compress
 from pathlib import Path
@@ -56,10 +55,12 @@ def open_output(
             on_error.pop_all()
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finish = None
-    if journal != path:
-        write = write_csv if settings.format == "csv" else write_parquet
-        finish = partial(_write_table, path, journal, partial(write, columns=columns))
+
+    def finish() -> None:
+        if journal != path:
+            _write_table(path, journal, write_csv if settings.format == "csv" else write_parquet, columns)
+        stream.close()
+
     return Output(stream, json_line, done, refused, finish)
 
 
@@ -174,10 +175,15 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
         temporary.unlink(missing_ok=True)
 
 
-def _write_table(path: Path, journal: Path, write: Callable[[IO[bytes], Iterable[Row]], None]) -> None:
+def _write_table(
+    path: Path,
+    journal: Path,
+    write: Callable[[IO[bytes], Iterable[Row], Sequence[str]], None],
+    columns: Sequence[str],
+) -> None:
     """Write the CSV or Parquet file from its journal."""
     try:
         with journal.open(encoding="utf-8") as lines, _replacing(path.resolve()) as stream:
-            write(stream, map(json.loads, lines))
+            write(stream, map(json.loads, lines), columns)
     except OSError as error:
         raise not_written(path, error) from error
