@@ -158,7 +158,12 @@ def render_waveform(mood: Mood, settings: ClipSettings) -> np.ndarray:
 def _voice(turns: np.ndarray, brightness: float) -> np.ndarray:
     """Return the sum of harmonics of a phase in turns, each `brightness` times the one before, float32."""
     phase = (2.0 * np.pi * (turns % 1.0)).astype(np.float32)
-    return np.sum([brightness**number * np.sin((number + 1) * phase) for number in range(HARMONICS)], axis=0)
+    before, now, twice_cos = np.zeros_like(phase), np.sin(phase), 2.0 * np.cos(phase)
+    total = now.copy()
+    for number in range(1, HARMONICS):  # sin((h + 1) x) = 2 cos(x) sin(h x) - sin((h - 1) x)
+        before, now = now, twice_cos * now - before
+        total += np.float32(brightness**number) * now
+    return total
 
 
 def render_frames(mood: Mood, settings: ClipSettings) -> Iterator[np.ndarray]:
@@ -171,15 +176,14 @@ def render_frames(mood: Mood, settings: ClipSettings) -> Iterator[np.ndarray]:
     steps = mood.speed * np.stack([np.sin(angles), np.cos(angles)]) * rng.uniform(0.7, 1.3, DISCS)
     radii = height * rng.uniform(0.08, 0.16, DISCS)
     grain = rng.normal(0, 4, (height, width)).astype(np.float32)
-    rows, columns = np.arange(height, dtype=np.float32), np.arange(width, dtype=np.float32)
+    rows, columns = np.arange(height), np.arange(width)
     period = max(4.0, mood.texture * height)
     for number in range(max(1, round(settings.duration_s * settings.frames_per_s))):
         second = number / settings.frames_per_s
         drift = mood.speed * height * 0.3 * second
-        wave = np.outer(
-            np.sin(2 * np.pi * (rows + drift) / period), np.sin(2 * np.pi * (columns - drift) / period)
-        )
-        luma = background[0] + mood.contrast * 160 * wave + grain
+        wave_y = np.sin(2 * np.pi * (rows + drift) / period).astype(np.float32)
+        wave_x = np.sin(2 * np.pi * (columns - drift) / period).astype(np.float32)
+        luma = background[0] + np.outer(np.float32(mood.contrast * 160) * wave_y, wave_x) + grain
         chroma = np.broadcast_to(background[1:, None, None], (2, height // 2, width // 2)).copy()
         # Discs are reflected at the borders of a unit square.
         centres = np.abs((starts + steps * second + 1.0) % 2.0 - 1.0)
