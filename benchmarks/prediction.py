@@ -65,7 +65,7 @@ def timeline_figures(model: Model, film: Path) -> tuple[float, float]:
     media = media_of(read_clip(film, short_side_px=SHORT_SIDE_PX))
     start = time.perf_counter()
     for _ in range(SAMPLED):
-        model._says(media, "")
+        model._network_outputs(media, "")
     passes_s = (time.perf_counter() - start) / SAMPLED * windows
     places = [round(place * (windows - 1) / (SAMPLED - 1)) for place in range(SAMPLED)]
     apart = []

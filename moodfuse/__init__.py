@@ -1,21 +1,34 @@
-"""moodfuse: the emotion of music videos by late fusion. `Model` resolves lazily."""
+"""moodfuse: classify the emotion of music videos by late fusion.
 
+The names below are imported when they are first used.
+"""
+
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from moodfuse._version import __version__
 
 if TYPE_CHECKING:
+    from moodfuse.cache.store import FeatureCache
+    from moodfuse.evaluate.scoring import score
     from moodfuse.model.model import Model
+    from moodfuse.model.predictions import Prediction, Refusal
 
-__all__ = ["Model", "__version__"]
+__all__ = ["FeatureCache", "Model", "Prediction", "Refusal", "__version__", "score"]
+_MODULES = {
+    "FeatureCache": "moodfuse.cache.store",
+    "Model": "moodfuse.model.model",
+    "Prediction": "moodfuse.model.predictions",
+    "Refusal": "moodfuse.model.predictions",
+    "score": "moodfuse.evaluate.scoring",
+}
 
+if not TYPE_CHECKING:  # type checkers report unknown names
 
-def __getattr__(name: str) -> Any:
-    if name == "Model":
-        from moodfuse.model.model import Model
-
-        return Model
-    raise AttributeError(f"module 'moodfuse' has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

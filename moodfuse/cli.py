@@ -1,9 +1,8 @@
-"""The front door: a click group whose commands load when called, and one place where errors become exit codes.
+"""The command line: a group that imports each command when it is called, and errors as exit codes.
 
 Exit codes: 0 done; 1 failed; 2 wrong usage or input; 3 done, but some clips were refused; 130 interrupted.
 """
 
-import errno
 import importlib
 import io
 import logging
@@ -19,51 +18,42 @@ import click
 
 from moodfuse._version import __version__
 from moodfuse.cache.console import printable_lines
-from moodfuse.cache.csv_rows import check_encoding
 from moodfuse.cache.errors import MoodfuseError
 
+log = logging.getLogger(__name__)
 INTERRUPTED = 130
-_NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 COMMANDS: dict[str, tuple[str, str]] = {
     "check": (
         "moodfuse.extract.cli:check_command",
-        "Say what would be read, refused, grouped and duplicated.",
+        "Report what would be read, refused, grouped and duplicated.",
     ),
     "extract": (
         "moodfuse.extract.cli:extract_command",
-        "Decode clips, tune networks, cache their embeddings.",
+        "Decode clips, fine-tune networks, cache embeddings.",
     ),
-    "fuse": (
-        "moodfuse.fuse_command:fuse_command",
-        "Train fusion heads on the cached features; export a model.",
-    ),
+    "fuse": ("moodfuse.fuse_command:fuse_command", "Train fusion heads on cached features; export a model."),
     "evaluate": (
         "moodfuse.evaluate_command:evaluate_command",
-        "Report what the heads are worth, or test a model.",
+        "Report the scores of a run, or test a model.",
     ),
     "predict": ("moodfuse.predict.command:predict_command", "Label videos with an exported model."),
-    "cache": (
-        "moodfuse.cache.cli:cache_group",
-        "Look into a cache, check it, free space, and exchange features.",
-    ),
+    "cache": ("moodfuse.cache.cli:cache_group", "List, verify and prune a cache; exchange features."),
     "weights": ("moodfuse.extract.cli:weights_group", "List, fetch and convert pretrained weights."),
     "serve": ("moodfuse.serve.command:serve_command", "Label videos over HTTP and in a browser."),
-    "demo": ("moodfuse.demo:demo_command", "Make a synthetic corpus and run all three stages on it."),
+    "demo": ("moodfuse.demo:demo_command", "Run all three stages on a synthetic dataset."),
 }
-"""Command name -> where it lives, and its line in the help."""
-
-_OURS = "moodfuse"
+"""Name of a command -> where it is defined, and its line in the help."""
 
 
 class LazyGroup(click.Group):
-    """A group that imports a command only when it is called; help is printed from the table."""
+    """A group that imports a command only when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names, in the order of the pipeline."""
+        """Return the names in the order of the pipeline."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import one command and give it `--config`."""
+        """Import one command and add `--config` to it."""
         if cmd_name not in COMMANDS:
             return None
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
@@ -85,7 +75,7 @@ def _config_option() -> click.Option:
         is_eager=True,
         expose_value=False,
         callback=_read_config,
-        help="TOML file with options of this command; flags win over it.",
+        help="TOML file with options of this command; options on the command line override it.",
     )
 
 
@@ -93,41 +83,36 @@ def _read_config(ctx: click.Context, parameter: click.Parameter, value: Path | N
     if value is None:
         return
     try:
-        data = value.read_bytes()
-        check_encoding(data, value)
-        values = tomllib.loads(data.decode("utf-8-sig"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise click.BadParameter(f"{value}: not TOML ({error})") from error
+        values = tomllib.loads(value.read_text("utf-8-sig"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"{value}: not TOML in UTF-8 ({error})") from error
     except OSError as error:
         raise click.BadParameter(f"{value}: cannot be read ({error.strerror or error})") from error
-    section = values.get(
-        ctx.info_name or "", {key: item for key, item in values.items() if not isinstance(item, dict)}
-    )
+    top_level = {key: item for key, item in values.items() if not isinstance(item, dict)}
+    section = values.get(ctx.info_name or "", top_level)
     if not isinstance(section, dict):
         raise click.BadParameter(
             f"{value}: {ctx.info_name} is {section!r}; expected a table, [{ctx.info_name}]"
         )
-    names, repeated = {}, set()
-    for option in ctx.command.params:
-        for flag in option.opts:
-            names[flag.lstrip("-").replace("-", "_")] = option.name
-        if getattr(option, "multiple", False):
-            repeated.add(option.name)
-    unknown = sorted(key for key in section if key.replace("-", "_") not in names)
-    if unknown:
-        known = ", ".join(sorted(name.replace("_", "-") for name in names if name != "config"))
-        raise click.BadParameter(f"{value}: unknown option {unknown[0]!r}; known: {known}")
-    given = {names[key.replace("-", "_")]: item for key, item in section.items()}
-    ctx.default_map = {
-        name: [item] if name in repeated and isinstance(item, str) else item for name, item in given.items()
+    options = {
+        flag.lstrip("-").replace("-", "_"): option for option in ctx.command.params for flag in option.opts
     }
+    defaults = {}
+    for key, item in section.items():
+        option = options.get(key.replace("-", "_"))
+        if option is None:
+            known = ", ".join(sorted(name.replace("_", "-") for name in options if name != "config"))
+            raise click.BadParameter(f"{value}: unknown option {key!r}; known: {known}")
+        one_of_many = isinstance(item, str) and getattr(option, "multiple", False)
+        defaults[str(option.name)] = [item] if one_of_many else item
+    ctx.default_map = defaults
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="moodfuse")
-@click.option("--verbose", "-v", is_flag=True, help="Log what is done, and show tracebacks.")
+@click.option("--verbose", "-v", is_flag=True, help="Log progress, and show tracebacks.")
 def group(verbose: bool) -> None:
-    """Tell the emotion of music videos by late fusion.
+    """Classify the emotion of music videos by late fusion.
 
     \b
     Run the three stages in sequence:
@@ -138,12 +123,12 @@ def group(verbose: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LogFormatter("%(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
-    # Said once on importing joblib; `fuse` itself says what follows from it, and what to do.
+    # joblib warns when it is imported; `fuse` reports it with its remedy.
     warnings.filterwarnings("ignore", message=".*joblib will operate in serial mode")
 
 
 class LogFormatter(logging.Formatter):
-    """Log records as text that is safe on a terminal: control characters of file names and labels are escaped."""
+    """Escape control characters of file names and labels, which a terminal would interpret."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Format one record."""
@@ -151,10 +136,10 @@ class LogFormatter(logging.Formatter):
 
 
 def prepare_streams() -> None:
-    """Make standard output and standard error accept any text.
+    """Let standard output and standard error accept any text.
 
-    Characters that the encoding of a stream does not have, and bytes of file names that are not UTF-8, are written as
-    escapes such as ``\\u5feb``. A stream that was closed before the start is replaced by the null device.
+    Characters that a stream cannot encode, and bytes of file names that are not UTF-8, are escaped. A stream
+    that is closed is replaced by the null device.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -167,49 +152,41 @@ def prepare_streams() -> None:
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line and exit with its code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    verbose = any(argument in ("-v", "--verbose") for argument in arguments[:1])
+    verbose = arguments[:1] in (["-v"], ["--verbose"])
     prepare_streams()
     try:
         code = group.main(arguments, prog_name="moodfuse", standalone_mode=False)
         sys.stdout.flush()
     except (click.exceptions.Abort, KeyboardInterrupt) as error:
-        left = (
-            error.args[0]
-            if error.args
-            else "what was finished is in the cache, run the command again to go on"
-        )
-        _leave(INTERRUPTED, f"interrupted; {left}")
+        what = "what was finished is in the cache, run the command again to continue"
+        _exit(INTERRUPTED, f"interrupted; {error.args[0] if error.args else what}")
     except click.ClickException as error:
         shown = io.StringIO()
         error.show(shown)
-        _leave(error.exit_code, printable_lines(shown.getvalue().rstrip("\n")))
+        _exit(error.exit_code, printable_lines(shown.getvalue().rstrip("\n")))
     except BrokenPipeError:
-        _leave(1)
+        _exit(1)
     except MoodfuseError as error:
         if verbose:
-            logging.getLogger(__name__).exception("failed")
-        _leave(error.exit_code, f"Error: {printable_lines(str(error))}")
+            log.exception("failed")
+        _exit(error.exit_code, f"Error: {printable_lines(str(error))}")
     except OSError as error:
-        if error.filename is None and "No usable temporary directory" in str(error):
-            _leave(1, "Error: no folder for temporary files can be written; set TMPDIR to one that can")
-        if error.errno not in _NOT_WRITTEN:
-            raise
-        if error.filename is None:
-            _leave(
-                1, f"Error: the output cannot be written ({error.strerror}); make room, or write elsewhere"
-            )
-        _leave(1, f"Error: {error.filename}: {error.strerror}; make room, or check the disk")
-    _leave(code if isinstance(code, int) else 0)
+        if verbose:
+            log.exception("failed")
+        reason = printable_lines(f"{error.filename or 'the output'}: {error.strerror or error}")
+        _exit(
+            1, f"Error: cannot read or write {reason}; check the disk and its permissions (-v: a traceback)"
+        )
+    _exit(code if isinstance(code, int) else 0)
 
 
-def _leave(code: int, message: str = "") -> NoReturn:
-    """Print a message and exit; text that a stream cannot take is dropped, or the interpreter would try it again."""
+def _exit(code: int, message: str = "") -> NoReturn:
     with suppress(OSError):
         if message:
             click.echo(message, err=True)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except OSError:
+        except OSError:  # drop the rest, or the interpreter would fail on it when it exits
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""`moodfuse demo`: a synthetic corpus of real media files, and all three stages on it."""
+"""`moodfuse demo`: all three stages on a synthetic dataset."""
 
 import csv
 from pathlib import Path
@@ -15,15 +15,15 @@ from moodfuse.cache.csv_rows import csv_rows
     type=click.Path(path_type=Path),
     default=Path("demo"),
     show_default=True,
-    help="Where it goes.",
+    help="Output folder.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the corpus and the fold plan.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the dataset and the fold plan.")
 @click.option(
-    "--shuffle-labels", type=int, help="Permute labels between groups with this seed, to see chance."
+    "--shuffle-labels", type=int, help="Permute the labels of groups with this seed, to measure chance level."
 )
 @click.pass_context
 def demo_command(ctx: click.Context, output: Path, seed: int, shuffle_labels: int | None) -> None:
-    """Make a synthetic corpus of 48 music videos and run extract, fuse and evaluate on it, by the recipe `demo`.
+    """Make 48 synthetic music videos and run extract, fuse and evaluate on them with the recipe `demo`.
 
     Example: moodfuse demo --output demo
     """
@@ -32,22 +32,23 @@ def demo_command(ctx: click.Context, output: Path, seed: int, shuffle_labels: in
     from moodfuse.cli import group
     from moodfuse.synthetic_corpus import ClipSettings, CorpusSettings, make_corpus
 
-    click.echo(f"making a synthetic corpus in {output / 'corpus'}", err=True)
+    click.echo(f"making a synthetic dataset in {output / 'corpus'}", err=True)
     settings = CorpusSettings(clips_per_group=(2, 1, 1), clip=ClipSettings(seed=seed))
     table = make_corpus(output / "corpus", settings=settings)
     if shuffle_labels is not None:
         table = shuffle_table(table, seed=shuffle_labels)
     cache = output / "cache"
-    click.echo("recipe: demo (few epochs, video networks frozen); the default recipe tunes longer", err=True)
-    where = ["--cache", str(cache)]
-    heads = ["--head", "softmax", "--head", "mean"]
-    stages = (
-        ["extract", str(table), *where, "--seed", str(seed), "--recipe", "demo", "--leaky"],
-        ["fuse", *where, *heads],
-        ["fuse", *where, *heads, "--protocol", LEAKY],
-        ["evaluate", *where, "--inflation"],
+    click.echo(
+        "recipe: demo (few epochs, frozen video networks); the default recipe fine-tunes longer", err=True
     )
-    for arguments in stages:
+    common = ["--cache", str(cache)]
+    heads = ["--head", "softmax", "--head", "mean"]
+    for arguments in (
+        ["extract", str(table), *common, "--seed", str(seed), "--recipe", "demo", "--leaky"],
+        ["fuse", *common, *heads],
+        ["fuse", *common, *heads, "--protocol", LEAKY],
+        ["evaluate", *common, "--inflation"],
+    ):
         click.echo(f"\n$ moodfuse {' '.join(arguments)}", err=True)
         code = group.main(arguments, prog_name="moodfuse", standalone_mode=False)
         if isinstance(code, int) and code:
@@ -58,16 +59,17 @@ def demo_command(ctx: click.Context, output: Path, seed: int, shuffle_labels: in
 
 
 def shuffle_table(table: Path, *, seed: int) -> Path:
-    """Write a copy of a clip table whose labels are permuted between groups, and return its path."""
-    (_, names), *found = csv_rows(table)
-    rows = [dict(zip(names, cells, strict=True)) for _, cells in found]
+    """Write a copy of a table of clips with labels permuted between groups, and return its path."""
+    (_, names), *lines = csv_rows(table)
+    rows = [dict(zip(names, cells, strict=True)) for _, cells in lines]
     label_of = {row["group"]: row["label"] for row in rows}
-    groups, labels = sorted(label_of), [label_of[group] for group in sorted(label_of)]
+    groups = sorted(label_of)
+    labels = [label_of[group] for group in groups]
     Random(seed).shuffle(labels)
     permuted = dict(zip(groups, labels, strict=True))
     shuffled = table.with_name(f"{table.stem}-shuffled-{seed}.csv")
     with shuffled.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(stream, fieldnames=names, lineterminator="\n")
         writer.writeheader()
         writer.writerows({**row, "label": permuted[row["group"]]} for row in rows)
     return shuffled

@@ -1,53 +1,45 @@
-"""From a run's result to a model folder: networks from the cache, the fitted head, and what may be expected of it."""
+"""Export a result of a run as a model: fit its head on all clips and write it with its networks."""
 
 import logging
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+
 from moodfuse.cache.errors import InputError, UnknownNameError
 from moodfuse.cache.files import check_sealed
-from moodfuse.cache.folds import units_of
-from moodfuse.cache.records import WINDOW_S
-from moodfuse.cache.runs import DEFAULTS, Result, Run, run_folder
+from moodfuse.cache.records import WINDOW_S, Holdout
+from moodfuse.cache.runs import DEFAULTS, Result, Run
 from moodfuse.cache.store import FeatureCache
-from moodfuse.evaluate.intervals import draw_groups
+from moodfuse.evaluate.intervals import DRAWS, GroupDraws, draw_groups
+from moodfuse.evaluate.metrics import METRICS
 from moodfuse.evaluate.results import run_labels
-from moodfuse.evaluate.selection import not_worse
-from moodfuse.fuse.ablation import AblationSettings, Row, planned_rows, sources_of
-from moodfuse.fuse.features import check_level
+from moodfuse.evaluate.scoring import score_draws
+from moodfuse.evaluate.selection import corrected_best, not_worse
 from moodfuse.fuse.final_fit import Scored, Shipped, networks_needed, ship, why_not_shipped
-from moodfuse.fuse.notes import missing_views, versions
+from moodfuse.fuse.inference import check_level
 from moodfuse.fuse.protocols import choose_protocol
-from moodfuse.model.card import ModelCard, ModelFile, ModelSource
-from moodfuse.model.card_text import described
-from moodfuse.model.expected import DRAWS, expected_scores
-from moodfuse.model.folder import ARRAYS, TRAINING, arrays_of, write_model
-from moodfuse.model.training import training_file
+from moodfuse.fuse.run_record import library_versions, missing_modalities
+from moodfuse.fuse.settings import AblationSettings, PlannedResult, planned_results, sources_of
+from moodfuse.model.card import ModelCard, ModelFile, ModelSource, model_summary
+from moodfuse.model.folder import ARRAYS, TRAINING, Content, arrays_of, training_file, write_model
+from moodfuse.model.folder import model_folder as model_folder
 
 log = logging.getLogger(__name__)
 BEST = "best"
-_NOT_YET = ModelFile("", 0)
-_Named = TypeVar("_Named", Result, Row)
-Content = Path | bytes | str
-"""Of a file of the folder; of a path, that file's."""
+_Named = TypeVar("_Named", Result, PlannedResult)
 
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """What to make a model of, and where.
+    """Which result to export (a name, or ``"best"``), and to which new folder.
 
-    Attributes
-    ----------
-    result : str
-        Name of a result, or ``"best"``.
-    folder : Path
-        Must not be there yet.
-    impute : bool or None
-        Whether the model labels files without audio or video; `None` if `extract` took such clips.
+    `impute` decides whether the model labels files without audio or video; by default it does if `extract`
+    kept such clips.
     """
 
     result: str
@@ -56,46 +48,28 @@ class ExportSettings:
 
     @property
     def best(self) -> bool:
-        """Whether the result is still to be chosen."""
+        """Whether the result is to be selected."""
         return self.result == BEST
 
 
 @dataclass(frozen=True)
 class Exported:
-    """Where a model went, what it was made of, and what was said of the choice."""
+    """The folder and card of an exported model, and why its result was selected (empty if it was named)."""
 
     folder: Path
     card: ModelCard
     why: str
 
 
-def model_folder(cache: FeatureCache, run: str) -> Path:
-    """Where the model of a run stands unless told otherwise."""
-    return run_folder(cache, run) / "model"
-
-
 def check_planned(cache: FeatureCache, ablation: AblationSettings, settings: ExportSettings) -> None:
-    """Refuse, before anything is fitted, to export what no result of an ablation will be.
-
-    Parameters
-    ----------
-    cache : FeatureCache
-    ablation : AblationSettings
-        Of the run that is yet to be made.
-    settings : ExportSettings
-
-    Raises
-    ------
-    InputError
-        If the folder is there already, the ablation will have no such result, or it cannot ship; the message says why.
-    """
+    """Raise InputError if a planned ablation will have no such result, or none that can be exported."""
     _check_folder(settings.folder)
-    rows = planned_rows(cache, ablation)
+    rows = planned_results(cache, ablation)
     sources = sources_of(rows)
     protocol = choose_protocol(cache, sources, ablation.protocol)
     wanted = rows if settings.best else [find_result(rows, settings.result)]
     reasons = [
-        why_not_shipped(cache, Scored(row.sources, row.head, row.level, protocol, beside=sources))
+        why_not_shipped(cache, Scored(row.sources, row.head, row.level, protocol, run_sources=sources))
         for row in wanted
     ]
     if all(reasons):
@@ -106,105 +80,49 @@ def check_planned(cache: FeatureCache, ablation: AblationSettings, settings: Exp
 
 def _check_folder(folder: Path) -> None:
     if folder.exists():
-        raise InputError(f"{folder}: is there already; remove it, or name another folder with --model")
+        raise InputError(f"{folder}: already exists; remove it, or name another folder with --model")
 
 
 def export_model(
-    cache: FeatureCache, run: Run, settings: ExportSettings, *, say: Callable[[str], None] = log.info
+    cache: FeatureCache, run: Run, settings: ExportSettings, *, echo: Callable[[str], None] = log.info
 ) -> Exported:
-    """Fit what ships of a result and write it.
+    """Fit the head of a result on all clips and write the model.
 
-    Parameters
-    ----------
-    cache : FeatureCache
-        Whose plan, labels and recipes must be those of the run.
-    run : Run
-    settings : ExportSettings
-    say : callable
-        Takes each line that the user should read.
+    `echo` receives each line for the user.
 
     Raises
     ------
     InputError
-        If the run is of another state of the cache, or the result is unknown or cannot ship; the message says why.
+        If the cache has changed since the run, or the result is unknown or cannot be exported.
     """
     _check_folder(settings.folder)
-    _check_same(cache, run)
-    result, why = _best(cache, run, say) if settings.best else (find_result(run.results, settings.result), "")
+    _check_unchanged(cache, run)
+    drawn = draw_groups(run.groups, draws=DRAWS, seed=0)
+    if settings.best:
+        result, why = _select_best(cache, run, drawn, echo)
+    else:
+        result, why = find_result(run.results, settings.result), ""
     shipped = ship(cache, scored_of(run, result))
-    sources, networks = _sources(cache, shipped)
-    files: dict[str, Content] = {
-        **networks,
-        ARRAYS: arrays_of(shipped.fusion),
-        TRAINING: training_file(cache),
-    }
+    files: dict[str, Content] = {ARRAYS: arrays_of(shipped.fusion), TRAINING: training_file(cache)}
+    sources = tuple(
+        _add_source(cache, shipped, number, files) for number in range(len(shipped.fusion.sources))
+    )
     if shipped.trees:
-        files["trees.txt"] = shipped.trees
+        files["trees.txt"] = shipped.trees.encode()
     notes = reading_notes(cache)
     for note in notes:
-        say(note)
-    card = _card(cache, _Made(run, result, why, shipped, sources, tuple(files), notes), settings)
-    files["MODEL.md"] = described(card)
-    return Exported(settings.folder, write_model(settings.folder, card, files), why)
-
-
-@dataclass(frozen=True)
-class _Made:
-    """What a card tells of: a result, why it was chosen (empty where it was named), what ships of it, its files, and
-    how its training clips were read, where that is not the default.
-    """
-
-    run: Run
-    result: Result
-    why: str
-    shipped: Shipped
-    sources: tuple[ModelSource, ...]
-    files: tuple[str, ...]
-    notes: tuple[str, ...]
-
-
-def reading_notes(cache: FeatureCache) -> tuple[str, ...]:
-    """Options and windows of `extract` that the model does not apply itself, as sentences with what to pass."""
-    notes = []
-    options = {
-        name: value for name, value in cache.reading.items() if name not in ("missing", "group-pattern")
-    }
-    if options:
-        words = " ".join(
-            f"--{name}" if value is True else f"--{name} {value:g}" for name, value in options.items()
-        )
-        notes.append(f"extract read the training clips with {words}; pass the same options to predict")
-    if "group-pattern" in cache.reading:
-        pattern = shlex.quote(str(cache.reading["group-pattern"]))
-        notes.append(
-            f"extract grouped the training clips with --group-pattern {pattern}; pass the same to evaluate --model"
-        )
-    windows = [
-        status.clip.end_s - status.clip.start_s for status in cache.clips if status.clip.end_s is not None
-    ]
-    lengths = sorted(length for length in windows if abs(length - WINDOW_S) > 1e-3)
-    if lengths:
-        span = f"{lengths[0]:g}" if lengths[0] == lengths[-1] else f"{lengths[0]:g} to {lengths[-1]:g}"
-        notes.append(
-            f"{len(lengths)} of {len(cache.clips)} training clips are windows of {span} s, but predict reads the first "
-            f"{WINDOW_S:g} s of a file; pass a CSV with path,start_s,end_s to label windows of such a length"
-        )
-    return tuple(notes)
-
-
-def _card(cache: FeatureCache, made: _Made, settings: ExportSettings) -> ModelCard:
-    run, result, fusion = made.run, made.result, made.shipped.fusion
-    impute = settings.impute
+        echo(note)
+    fusion, impute = shipped.fusion, settings.impute
     if impute is None:
         impute = cache.reading.get("missing") == "impute" or any(status.missing for status in cache.clips)
-    return ModelCard(
+    card = ModelCard(
         name=f"{result.name} of {run.name}",
         run=run.name,
         protocol=run.protocol,
         head=result.head,
         level=result.level,
         classes=fusion.classes,
-        sources=made.sources,
+        sources=sources,
         head_kind=fusion.head.kind,
         head_facts=fusion.head.facts(),
         temperature=fusion.temperature,
@@ -213,31 +131,80 @@ def _card(cache: FeatureCache, made: _Made, settings: ExportSettings) -> ModelCa
         impute=impute,
         training={
             "clips": len(cache.clips),
-            "groups": len(units_of(cache.clips)),
+            "groups": len({status.group for status in cache.clips}),
             "labels": dict(sorted(Counter(status.clip.label for status in cache.clips).items())),
         },
-        expected=expected_scores(run, result, best=settings.best),
-        notes=tuple(dict.fromkeys((*result.notes, *([made.why] if made.why else []), *made.notes))),
-        versions=dict(versions()),
+        expected=expected_scores(run, result, drawn, best=settings.best),
+        notes=tuple(dict.fromkeys((*result.notes, *([why] if why else []), *notes))),
+        versions=dict(library_versions()),
         commands=run.commands,
-        files=dict.fromkeys(made.files, _NOT_YET),
+        files=dict.fromkeys(files, ModelFile("", 0)),
     )
+    files["MODEL.md"] = model_summary(card).encode()
+    return Exported(settings.folder, write_model(settings.folder, card, files), why)
+
+
+def reading_notes(cache: FeatureCache) -> tuple[str, ...]:
+    """Return a note for each option of `extract` that the user must also pass to `predict`."""
+    notes = []
+    reading = dict(cache.reading)
+    reading.pop("missing", None)  # the model's own `impute`
+    pattern = reading.pop("group-pattern", None)
+    if reading:
+        options = " ".join(
+            f"--{name}" if value is True else f"--{name} {value:g}" for name, value in reading.items()
+        )
+        notes.append(f"extract read the training clips with {options}; pass the same options to predict")
+    if pattern is not None:
+        notes.append(
+            f"extract grouped the training clips with --group-pattern {shlex.quote(str(pattern))}; pass the "
+            "same to evaluate --model"
+        )
+    clips = [status.clip for status in cache.clips]
+    windows = [clip.end_s - clip.start_s for clip in clips if clip.end_s is not None]
+    lengths = sorted(length for length in windows if abs(length - WINDOW_S) > 1e-3)
+    if lengths:
+        span = f"{lengths[0]:g}" if lengths[0] == lengths[-1] else f"{lengths[0]:g} to {lengths[-1]:g}"
+        notes.append(
+            f"{len(lengths)} of {len(clips)} training clips are windows of {span} s, but predict reads the "
+            f"first {WINDOW_S:g} s of a file; pass a CSV with path,start_s,end_s to label such windows"
+        )
+    return tuple(notes)
+
+
+def expected_scores(run: Run, result: Result, drawn: GroupDraws, *, best: bool) -> dict[str, object]:
+    """Return the cross-validated scores of a result with 95 % confidence intervals, as JSON types."""
+    labels = run_labels(run)
+    score = score_draws(labels, result.probabilities, drawn, classes=run.classes)
+    scores: dict[str, object] = {
+        "clips": score.clips,
+        "groups": score.groups,
+        "results": len(run.results),
+        "best": best,
+    }
+    for name in METRICS:
+        scores[name] = _json_number(getattr(score, name))
+        scores[f"{name}_ci95"] = [_json_number(end) for end in getattr(score, f"{name}_ci95").ends]
+    if len(run.results) > 1:
+        headline = corrected_best(labels, {item.name: item.probabilities for item in run.results}, drawn)
+        scores["best_corrected"] = _json_number(headline.corrected)
+        scores["best_corrected_ci95"] = [_json_number(end) for end in headline.corrected_ci95.ends]
+    return scores
+
+
+def _json_number(value: float) -> float | None:
+    return None if np.isnan(value) else round(float(value), 12)
 
 
 def scored_of(run: Run, result: Result) -> Scored:
-    """Which result ships, as stage two must know it."""
-    beside = tuple(source for source, _ in run.recipes)
+    """Describe a result of a run for the final fit."""
+    run_sources = tuple(source for source, _ in run.recipes)
     defaults = not set(DEFAULTS).isdisjoint(result.notes)
-    return Scored(result.sources, result.head, check_level(result.level), run.protocol, beside, defaults)
+    return Scored(result.sources, result.head, check_level(result.level), run.protocol, run_sources, defaults)
 
 
 def find_result(results: Sequence[_Named], name: str) -> _Named:
-    """A result of a run, or of one that is planned, by its name: words parted by spaces or slashes.
-
-    Raises
-    ------
-    UnknownNameError
-    """
+    """Find a result of a run, or of a planned run, by name; words are separated by spaces or slashes."""
     sources, *others = name.replace("/", " ").split() or [""]
     wanted = " ".join(["+".join(sorted(sources.split("+"))), *others])
     for result in results:
@@ -246,99 +213,96 @@ def find_result(results: Sequence[_Named], name: str) -> _Named:
     raise UnknownNameError("result", name, tuple(result.name for result in results))
 
 
-def _check_same(cache: FeatureCache, run: Run) -> None:
-    """Refuse a run of other clips, labels, folds or recipes than the cache has in force."""
+def _check_unchanged(cache: FeatureCache, run: Run) -> None:
+    """Check that the clips, labels, folds and recipes of the cache are still those of the run."""
     clips = cache.clips
-    folds = tuple(cache.plan.assignment[status.digest] for status in clips)
-    labels, groups = (tuple(status.clip.label for status in clips), tuple(status.group for status in clips))
-    now = (tuple(status.digest for status in clips), labels, groups, folds, missing_views(cache))
+    now = (
+        tuple(status.digest for status in clips),
+        tuple(status.clip.label for status in clips),
+        tuple(status.group for status in clips),
+        tuple(cache.plan.assignment[status.digest] for status in clips),
+        missing_modalities(cache.clips),
+    )
     recipes = {
         source: cache.recipe(source).digest16 for source, _ in run.recipes if source in cache.sources()
     }
     if now != (run.digests, run.labels, run.groups, run.folds, run.missing) or recipes != dict(run.recipes):
         raise InputError(
-            f"run {run.name!r} is of other clips, labels, groups, folds or recipes than {cache.path} has in force now; "
-            "run fuse again, then export from that run"
+            f"run {run.name!r} has other clips, labels, groups, folds or recipes than {cache.path} has now; "
+            "run fuse again, then export from the new run"
         )
 
 
-def _best(cache: FeatureCache, run: Run, say: Callable[[str], None]) -> tuple[Result, str]:
-    """The smallest of the results that can ship and are not significantly worse than the one of least log loss."""
-    found: dict[str, Result] = {}
+def _select_best(
+    cache: FeatureCache, run: Run, drawn: GroupDraws, echo: Callable[[str], None]
+) -> tuple[Result, str]:
+    """Select the smallest result that is not significantly worse than the one with the lowest log loss."""
+    candidates: dict[str, Result] = {}
     reasons: Counter[str] = Counter()
     for result in run.results:
-        why = why_not_shipped(cache, scored_of(run, result))
-        if why:
+        if why := why_not_shipped(cache, scored_of(run, result)):
             reasons[why] += 1
         else:
-            found[result.name] = result
+            candidates[result.name] = result
     for why, count in reasons.items():
-        say(f"{count} of {len(run.results)} results cannot be exported: {why}")
-    if not found:
-        raise InputError(
-            f"no result of run {run.name!r} can be exported: {next(iter(reasons), 'it holds none')}"
-        )
-    drawn = draw_groups(run.groups, draws=DRAWS, seed=0)
-    kept = not_worse(run_labels(run), {name: item.probabilities for name, item in found.items()}, drawn)
-    top, least = next(iter(kept.items()))
-    sizes = {name: _size(cache, scored_of(run, found[name])) for name in kept}
-    chosen = min(kept, key=lambda name: (sizes[name], len(found[name].sources), kept[name], name))
-    why = (
-        f"chosen as the smallest of {len(kept)} results of {len(found)} that are not significantly worse than the one "
-        f"of the least log loss, {top} ({least:.3f}); its own is {kept[chosen]:.3f}"
+        echo(f"{count} of {len(run.results)} results cannot be exported: {why}")
+    if not candidates:
+        why = next(iter(reasons), "it has none")
+        raise InputError(f"no result of run {run.name!r} can be exported: {why}")
+    table = {name: result.probabilities for name, result in candidates.items()}
+    losses = not_worse(run_labels(run), table, drawn)
+    lowest, loss = next(iter(losses.items()))
+    sizes = {name: _network_bytes(cache, scored_of(run, candidates[name])) for name in losses}
+    name = min(losses, key=lambda name: (sizes[name], len(candidates[name].sources), losses[name], name))
+    return candidates[name], (
+        f"selected as the smallest of {len(losses)} results (of {len(candidates)}) that are not "
+        f"significantly worse than the one with the lowest log loss, {lowest} ({loss:.3f}); its own is {losses[name]:.3f}"
     )
-    return found[chosen], why
 
 
-def _size(cache: FeatureCache, scored: Scored) -> int:
-    """Bytes of the networks that ship."""
-    return sum(path.stat().st_size for path in set(_network_files(cache, scored)) if path.is_file())
-
-
-def _network_files(cache: FeatureCache, scored: Scored) -> Iterator[Path]:
+def _network_bytes(cache: FeatureCache, scored: Scored) -> int:
+    paths: set[Path] = set()
     for source in scored.sources:
-        recipe = cache.recipe(source)
-        if recipe.depth != "full":
-            yield cache.network_path(recipe, None)
-        for holdout in networks_needed(cache, source, scored):
-            roles = cache.roles(recipe, holdout) if recipe.sees_labels else None
-            if roles is not None:
-                yield cache.network_path(recipe, roles)
+        body, networks = _network_paths(cache, source, networks_needed(cache, source, scored))
+        paths |= {*networks, *([body] if body else [])}
+    return sum(path.stat().st_size for path in paths if path.is_file())
 
 
-def _sources(cache: FeatureCache, shipped: Shipped) -> tuple[tuple[ModelSource, ...], dict[str, Path]]:
-    """The sources of the card, and the files of their networks by their place in the folder."""
-    sources: list[ModelSource] = []
-    files: dict[str, Path] = {}
-    for number, fused in enumerate(shipped.fusion.sources):
-        recipe, name = cache.recipe(fused.source), fused.source
-        body: str | None = None
-        networks: list[str] = []
-        if recipe.depth != "full":
-            body = f"networks/{number:02d}-body.safetensors"
-            files[body] = _network(cache.network_path(recipe, None), name)
-        for holdout in shipped.networks[name]:
-            roles = cache.roles(recipe, holdout) if recipe.sees_labels else None
-            if roles is not None:
-                networks.append(f"networks/{number:02d}-{len(networks):03d}.safetensors")
-                files[networks[-1]] = _network(cache.network_path(recipe, roles), name)
-        sources.append(ModelSource(recipe, body, tuple(networks), len(fused.own)))
-    return tuple(sources), files
+def _network_paths(
+    cache: FeatureCache, source: str, holdouts: Sequence[Holdout]
+) -> tuple[Path | None, list[Path]]:
+    """Return the file of the layers that are not fine-tuned, if any, and the fine-tuned networks."""
+    recipe = cache.recipe(source)
+    body = None if recipe.depth == "full" else cache.network_path(recipe, None)
+    roles = [cache.roles(recipe, holdout) for holdout in holdouts] if recipe.sees_labels else []
+    return body, [cache.network_path(recipe, item) for item in roles if item is not None]
 
 
-def _network(path: Path, source: str) -> Path:
-    if not path.is_file():
-        raise InputError(
-            f"{source}: its network {path} is not in the cache; run extract again with --source {source}"
-        )
-    check_sealed(path)
-    return path
+def _add_source(cache: FeatureCache, shipped: Shipped, number: int, files: dict[str, Content]) -> ModelSource:
+    """Add the networks of a source to the files of the model, and return its entry in the card."""
+    fused = shipped.fusion.sources[number]
+    body, networks = _network_paths(cache, fused.source, shipped.networks[fused.source])
+    names = [f"networks/{number:02d}-{index:03d}.safetensors" for index in range(len(networks))]
+    paths = dict(zip(names, networks, strict=True))
+    body_name = f"networks/{number:02d}-body.safetensors"
+    if body is not None:
+        paths[body_name] = body
+    for name, path in paths.items():
+        if not path.is_file():
+            raise InputError(
+                f"{fused.source}: its network {path} is not in the cache; run extract again with --source "
+                f"{fused.source}"
+            )
+        check_sealed(path)
+        files[name] = path
+    recipe = cache.recipe(fused.source)
+    return ModelSource(recipe, None if body is None else body_name, tuple(names), len(fused.own))
 
 
 def _decoder(cache: FeatureCache) -> str:
-    found = sorted({status.decoder for status in cache.clips})
-    if len(found) != 1:
+    decoders = sorted({status.decoder for status in cache.clips})
+    if len(decoders) != 1:
         raise InputError(
-            f"the clips were read by several decoders ({', '.join(found)}); run extract again, then fuse"
+            f"the clips were read by several decoders ({', '.join(decoders)}); run extract again, then fuse"
         )
-    return found[0]
+    return decoders[0]

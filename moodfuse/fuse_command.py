@@ -62,7 +62,7 @@ def _fuse(*, wanted: str | None, folder: Path | None, missing: str | None, **opt
         check_planned(cache, ablation_settings(options), settings(check_new_name(cache, name)))
         run = stage_two.callback(**options)
     done = export_model(
-        cache, run, settings(run.name), say=lambda line: click.echo(printable(line), err=True)
+        cache, run, settings(run.name), echo=lambda line: click.echo(printable(line), err=True)
     )
     if done.why:
         click.echo(printable(done.why), err=True)

@@ -14,10 +14,9 @@ from moodfuse.cache.folds import join_groups
 from moodfuse.cache.records import Clip
 from moodfuse.cache.runs import Result, Run
 from moodfuse.evaluate.evaluation import TEST
-from moodfuse.model.folder import TRAINING
-from moodfuse.model.model import Ask, Model
-from moodfuse.model.predictions import Prediction, Refusal
-from moodfuse.model.training import TrainingClip, read_training
+from moodfuse.model.folder import TRAINING, TrainingClip, read_training
+from moodfuse.model.model import Model
+from moodfuse.model.predictions import Ask, Prediction, Refusal
 
 if TYPE_CHECKING:
     from moodfuse.extract.decoding import DecodedClip

@@ -1,1 +1,1 @@
-"""Models: what a run leaves behind to label new videos. Names resolve lazily."""
+"""Exported models: their folder, and predictions with them."""

@@ -1,233 +1,223 @@
-"""A model's folder: written whole or not at all, and read as if anybody had written it.
+"""Model folders: written atomically, verified file by file, and read without running any code from them.
 
-Every file is named in the card with its length and SHA-256. Before a byte of one is used, it has been found to be a
-plain file inside the folder with that length and content; arrays are checked for names, shapes, ranges and finiteness
-when the records are made of them. Nothing in a model is code.
+`model.json` lists every other file with its length and SHA-256, and a file is verified before it is used.
+Arrays are validated when the records are built from them.
 """
 
 import hashlib
 import os
 import re
-import shutil
-import stat
 import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save
 
 from moodfuse.cache.digests import file_digest
 from moodfuse.cache.errors import InputError
-from moodfuse.cache.files import sync_folder, write_aside
-from moodfuse.fuse.features import check_level
-from moodfuse.fuse.heads.exported import LinearArrays, head_from_arrays
-from moodfuse.fuse.inference import FusedSource, Fusion
-from moodfuse.model.card import MOST_BYTES, ModelCard, ModelError, ModelFile, card_from_json
+from moodfuse.cache.runs import run_folder
+from moodfuse.cache.store import FeatureCache
+from moodfuse.fuse.heads.exported import head_from_arrays
+from moodfuse.fuse.inference import FusedSource, Fusion, LinearArrays, check_level
+from moodfuse.model.card import ModelCard, ModelError, ModelFile, card_from_json
 
 CARD = "model.json"
 ARRAYS = "arrays.safetensors"
 TRAINING = "training.safetensors"
-_PLAIN = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._@-]{0,199}/)?[A-Za-z0-9][A-Za-z0-9._@-]{0,199}")
-_PIECE = 1 << 20
-MOST_ARRAY_BYTES = 1 << 30
-"""A head of ten thousand classes over ten thousand columns has 0.8 GB."""
-MOST_FILE_BYTES = 4 << 30
-"""Twenty times the largest network here; a file of more is not hashed to the end first."""
-MOST_ARRAYS = 10_000
+MOST_CARD_BYTES = 4 << 20
+Content = Path | bytes
+_NAME = re.compile(r"([A-Za-z0-9][\w.@-]*/)?[A-Za-z0-9][\w.@-]*", re.ASCII)
 
 
-def write_model(folder: Path, card: ModelCard, files: Mapping[str, Path | bytes | str]) -> ModelCard:
-    """Write a model folder beside its place, and move it there; returns the card with its files.
+def model_folder(cache: FeatureCache, run: str) -> Path:
+    """Return the default folder for the model of a run."""
+    return run_folder(cache, run) / "model"
 
-    Parameters
-    ----------
-    folder : Path
-        Must not be there yet.
-    card : ModelCard
-        Without files.
-    files : mapping of str to Path, bytes or str
-        Content by place in the folder; of a path, its file's.
 
-    Raises
-    ------
-    InputError
-        If the folder is there.
+def write_model(folder: Path, card: ModelCard, files: Mapping[str, Content]) -> ModelCard:
+    """Write a model folder, all of it or nothing, and return the card with the digests of its files.
+
+    `files` has content, or the path of a file to copy, by relative path.
     """
     if folder.exists():
-        raise InputError(f"{folder}: is there already; remove it, or name another folder")
+        raise InputError(f"{folder}: already exists; remove it, or name another folder")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".tmp-{folder.name[:50]}-", dir=folder.parent))
+        with tempfile.TemporaryDirectory(prefix=".tmp-", dir=folder.parent) as temporary:
+            whole = Path(temporary) / "model"
+            listed = {name: _write_file(whole / name, content) for name, content in sorted(files.items())}
+            card = replace(card, files=listed)
+            _write_file(whole / CARD, card.to_json().encode())
+            os.rename(whole, folder)
     except OSError as error:
         raise InputError(f"{folder}: the model cannot be written ({error.strerror or error})") from error
-    try:
-        aside.chmod(0o755)
-        found = {place: _put(aside, place, content) for place, content in sorted(files.items())}
-        card = replace(card, files=found, sources=card.sources)
-        write_aside(aside / CARD, card.to_json().encode())
-        os.rename(aside, folder)
-    except OSError as error:
-        raise InputError(f"{folder}: the model cannot be written ({error.strerror or error})") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    sync_folder(folder.parent)
     return card
 
 
-def _put(folder: Path, place: str, content: Path | bytes | str) -> ModelFile:
-    path = folder / place
+def _write_file(path: Path, content: Content) -> ModelFile:
+    data = content.read_bytes() if isinstance(content, Path) else content
     path.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(content, Path):
-        shutil.copyfile(content, path)
-        with path.open("rb") as stream:
-            os.fsync(stream.fileno())
-    else:
-        write_aside(path, content.encode() if isinstance(content, str) else content)
-    return ModelFile(file_digest(path), path.stat().st_size)
+    with path.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return ModelFile(hashlib.sha256(data).hexdigest(), len(data))
 
 
 def read_card(folder: Path) -> ModelCard:
-    """The card of a model folder.
-
-    Raises
-    ------
-    ModelError
-        If the folder is none of a model, or its card cannot be read.
-    """
+    """Read the card of a model folder, or raise ModelError."""
     path = folder / CARD
+    if not path.is_file():
+        raise ModelError(
+            f"{folder}: no such model (it has no {CARD}); expected a folder that moodfuse fuse --export wrote"
+        )
     try:
-        if not folder.is_dir():
-            raise ModelError(f"{folder}: no such folder; expected one that `moodfuse fuse --export` wrote")
-        status = path.lstat()
-        if not stat.S_ISREG(status.st_mode):
-            raise ModelError(f"{path}: is no plain file")
-        if status.st_size > MOST_BYTES:
-            raise ModelError(f"{path}: {status.st_size} bytes; a card has {MOST_BYTES} at most")
-        text = path.read_bytes().decode()
-    except FileNotFoundError as error:
-        raise ModelError(f"{path}: is not there; {folder} is no model folder") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path}: cannot be read ({error})") from error
-    try:
-        return card_from_json(text)
+        if path.stat().st_size > MOST_CARD_BYTES:
+            raise ModelError(f"{path}: larger than {MOST_CARD_BYTES} bytes, which no card is")
+        return card_from_json(path.read_text("utf-8"))
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path}: cannot be read ({error})") from error
 
 
 def check_files(folder: Path, card: ModelCard) -> None:
-    """Hold every file of a model to its card.
-
-    Raises
-    ------
-    ModelError
-        Naming the first file that is missing, no plain file in the folder, or not what the card says.
-    """
-    for place, wanted in sorted(card.files.items()):
-        path = folder / place
-        if not _PLAIN.fullmatch(place):
-            raise ModelError(
-                f"{folder}: names the file {place[:99]!r}, which is no plain path inside the folder"
-            )
+    """Verify that all files of a model are in its folder with the length and content that the card lists."""
+    for name, listed in sorted(card.files.items()):
+        path = folder / name
+        if not _NAME.fullmatch(name) or Path(os.path.realpath(path)) != Path(os.path.realpath(folder), name):
+            raise ModelError(f"{folder}: the file {name[:99]!r} is outside the folder; a model has no links")
         try:
-            above = path.parent
-            if above != folder and not stat.S_ISDIR(above.lstat().st_mode):
-                raise ModelError(f"{above}: is no plain folder")
-            status = path.lstat()
-            if not stat.S_ISREG(status.st_mode):
-                raise ModelError(f"{path}: is no plain file; a model's files may not be links")
-            if wanted.bytes > MOST_FILE_BYTES:
+            if not path.is_file():
+                raise ModelError(f"{path}: missing, or not a regular file; copy the model again")
+            size = path.stat().st_size
+            if size != listed.bytes or file_digest(path) != listed.sha256:
                 raise ModelError(
-                    f"{path}: {wanted.bytes} bytes; a model's file has {MOST_FILE_BYTES} at most"
+                    f"{path}: its content ({size} bytes) is not what was written ({listed.bytes} bytes); "
+                    "copy the model again"
                 )
-            if status.st_size != wanted.bytes:
-                raise ModelError(f"{path}: {status.st_size} bytes, not the {wanted.bytes} that were written")
-            if _sha256(path) != wanted.sha256:
-                raise ModelError(
-                    f"{path}: its bytes are not the ones that were written; copy the model again"
-                )
-        except FileNotFoundError as error:
-            raise ModelError(f"{path}: is not there; copy the model again") from error
         except OSError as error:
             raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def _sha256(path: Path) -> str:
-    state = hashlib.sha256()
-    with path.open("rb") as stream:
-        while piece := stream.read(_PIECE):
-            state.update(piece)
-    return state.hexdigest()
+# The fusion
 
 
 def arrays_of(fusion: Fusion) -> bytes:
-    """The arrays of a fusion as safetensors."""
-    from safetensors.numpy import save
-
-    found = {f"head.{name}": array for name, array in fusion.head.arrays().items()}
+    """Return the arrays of a fusion in safetensors format."""
+    arrays = {f"head.{name}": array for name, array in fusion.head.arrays().items()}
     for number, source in enumerate(fusion.sources):
-        found[f"source.{number}.fill"] = source.fill
-        for place, fit in enumerate(source.own):
-            found |= {f"source.{number}.own.{place}.{name}": array for name, array in fit.arrays().items()}
-    return save({name: np.ascontiguousarray(array) for name, array in found.items()})
-
-
-def read_arrays(folder: Path, place: str) -> dict[str, np.ndarray]:
-    """Arrays of a safetensors file of the folder.
-
-    Raises
-    ------
-    ModelError
-    """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    try:
-        data = (folder / place).read_bytes()
-        header = data[8 : 8 + int.from_bytes(data[:8], "little")]
-        if header.count(b'"dtype"') > MOST_ARRAYS:
-            raise ModelError(f"{folder / place}: more than {MOST_ARRAYS} arrays")
-        return load(data)
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError, OverflowError) as error:
-        raise ModelError(f"{folder / place}: cannot be read as safetensors ({error})") from error
+        arrays[f"source.{number}.fill"] = source.fill
+        for index, fit in enumerate(source.own):
+            arrays |= {f"source.{number}.own.{index}.{name}": array for name, array in fit.arrays().items()}
+    return save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
 
 
 def read_fusion(folder: Path, card: ModelCard) -> Fusion:
-    """The fusion of a model, from its card and arrays.
-
-    Raises
-    ------
-    ModelError
-        If they do not make one.
-    """
-    if ARRAYS not in card.files or card.files[ARRAYS].bytes > MOST_ARRAY_BYTES:
-        raise ModelError(f"{folder / ARRAYS}: is not there, or over {MOST_ARRAY_BYTES >> 20} MiB")
-    arrays = read_arrays(folder, ARRAYS)
+    """Build the fusion of a model from its card and its arrays."""
     try:
-        head = head_from_arrays(card.head_kind, card.head_facts, _below(arrays, "head."))
-        sources = tuple(
-            FusedSource(source.recipe.source, _own(arrays, number, source.own, card), _fill(arrays, number))
-            for number, source in enumerate(card.sources)
-        )
+        if ARRAYS not in card.files:
+            raise InputError("not listed in the card")
+        arrays: dict[str, np.ndarray] = load_file(folder / ARRAYS)
+        head = head_from_arrays(card.head_kind, card.head_facts, _take(arrays, "head."))
+        sources = tuple(_fused_source(card, number, arrays) for number in range(len(card.sources)))
         if arrays:
             raise InputError(f"unknown arrays {sorted(arrays)[:3]}")
         return Fusion(card.classes, check_level(card.level), sources, head, card.temperature, card.chosen)
-    except (InputError, KeyError) as error:
-        raise ModelError(f"{folder / ARRAYS}: the arrays do not make this model ({error})") from error
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
+        raise ModelError(f"{folder / ARRAYS}: the arrays do not fit the card ({error})") from error
 
 
-def _below(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    """Take the arrays whose names begin so."""
+def _fused_source(card: ModelCard, number: int, arrays: dict[str, np.ndarray]) -> FusedSource:
+    facts = {"link": "softmax", "count": len(card.classes)}
+    fits = (
+        head_from_arrays("linear", facts, _take(arrays, f"source.{number}.own.{index}."))
+        for index in range(card.sources[number].own)
+    )
+    own = tuple(fit for fit in fits if isinstance(fit, LinearArrays))
+    return FusedSource(card.sources[number].recipe.source, own, arrays.pop(f"source.{number}.fill"))
+
+
+def _take(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """Remove the arrays whose names have a prefix, and return them without it."""
     return {name.removeprefix(prefix): arrays.pop(name) for name in list(arrays) if name.startswith(prefix)}
 
 
-def _fill(arrays: dict[str, np.ndarray], number: int) -> np.ndarray:
-    return arrays.pop(f"source.{number}.fill")
+# The training clips, so that `evaluate --model` recognises them
 
 
-def _own(arrays: dict[str, np.ndarray], number: int, count: int, card: ModelCard) -> tuple[LinearArrays, ...]:
-    found = (_below(arrays, f"source.{number}.own.{place}.") for place in range(count))
-    heads = [
-        head_from_arrays("linear", {"link": "softmax", "count": len(card.classes)}, item) for item in found
-    ]
-    return tuple(head for head in heads if isinstance(head, LinearArrays))
+@dataclass(frozen=True)
+class TrainingClip:
+    """A clip that a model was trained on; its fingerprints, as in `cache.audits.ClipMarks`, may be empty."""
+
+    id: str
+    group: str
+    digest: str
+    file_sha256: str
+    peak_times: np.ndarray
+    peak_bins: np.ndarray
+    frame_hashes: np.ndarray
+    frame_times_s: np.ndarray
+
+
+_MARKS = {
+    "peak_times": (np.uint16, "peaks_ends"),
+    "peak_bins": (np.uint16, "peaks_ends"),
+    "frame_hashes": (np.uint64, "frames_ends"),
+    "frame_times_s": (np.float64, "frames_ends"),
+}
+"""Fingerprints: dtype, and the array with the end of each clip's values."""
+
+
+def training_file(cache: FeatureCache) -> bytes:
+    """Return the clips of the fold plan in safetensors format."""
+    from moodfuse.extract.dataset.ingest import MARK_RULES, mark_store
+
+    store, clips = mark_store(cache), list(cache.clips)
+    marks = [store.read(status.digest) for status in clips]
+    arrays: dict[str, np.ndarray] = {}
+    for name, (dtype, ends) in _MARKS.items():
+        values = [np.zeros(0, dtype) if item is None else getattr(item, name) for item in marks]
+        arrays[name] = np.concatenate([np.zeros(0, dtype), *values])
+        arrays[ends] = np.cumsum([len(item) for item in values], dtype=np.int64)
+    texts = {"id": [status.clip.id for status in clips], "group": [status.group for status in clips]}
+    for name, column in texts.items():
+        encoded = [text.encode("utf-8", "surrogateescape") for text in column]
+        arrays[f"{name}_bytes"] = np.frombuffer(b"".join(encoded), np.uint8)
+        arrays[f"{name}_ends"] = np.cumsum([len(text) for text in encoded], dtype=np.int64)
+    digests = {
+        "digest": [status.digest for status in clips],
+        "file": [status.file_sha256 for status in clips],
+    }
+    for name, column in digests.items():
+        arrays[name] = np.frombuffer(bytes.fromhex("".join(column)), np.uint8).reshape(len(clips), 32)
+    contiguous = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+    return save(contiguous, metadata={"moodfuse": MARK_RULES})
+
+
+def read_training(path: Path) -> tuple[str, tuple[TrainingClip, ...]]:
+    """Read the version of the fingerprints, and the training clips, of a model."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            rules = str((file.metadata() or {}).get("moodfuse", ""))
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        columns = [
+            *(_texts(arrays, name) for name in ("id", "group")),
+            *([row.tobytes().hex() for row in arrays[name]] for name in ("digest", "file")),
+            *(
+                np.split(arrays[name].astype(dtype), arrays[ends][:-1])
+                for name, (dtype, ends) in _MARKS.items()
+            ),
+        ]
+        return rules, tuple(TrainingClip(*values) for values in zip(*columns, strict=True))
+    except (SafetensorError, OSError, ValueError, TypeError, LookupError) as error:
+        raise ModelError(f"{path}: not a list of training clips ({error})") from error
+
+
+def _texts(arrays: Mapping[str, np.ndarray], name: str) -> list[str]:
+    data, ends = arrays[f"{name}_bytes"].tobytes(), arrays[f"{name}_ends"].tolist()
+    return [data[start:end].decode("utf-8", "surrogateescape") for start, end in pairwise([0, *ends])]

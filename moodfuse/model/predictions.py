@@ -1,27 +1,37 @@
-"""What a model says: of one file, of a file over time, and of a file that it cannot label."""
+"""Records of labelling: a window to label, its prediction or refusal, and a time line."""
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from moodfuse.extract.decoding import MediaError
+
 Floats = NDArray[np.float64]
+MODALITY_NAMES = {"sound": "audio", "picture": "video"}
+"""The names of modalities in recipes and records, and in texts."""
 DEFAULT_THRESHOLD = 0.5
-"""A prediction of less confidence is uncertain, unless told otherwise."""
+"""A prediction with a lower confidence is uncertain by default."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A window of a file to label. Without `end_s` it is 30 s long, or ends with the file."""
+
+    file: str
+    start_s: float = 0.0
+    end_s: float | None = None
 
 
 @dataclass(frozen=True)
 class SourceSays:
-    """One source's part in a prediction.
+    """The contribution of one source to a prediction.
 
-    Attributes
-    ----------
-    source : str
-    own : ndarray of float64, shape (C,), or None
-        Probabilities by the source's own softmax; `None` where the clip lacks what it reads.
-    without : ndarray of float64, shape (C,)
-        Probabilities of the model with this source left out.
+    `own` is the softmax of its logits [C], not calibrated, or `None` if the file does not have its modality;
+    `without` are the probabilities [C] of the model without the source.
     """
 
     source: str
@@ -31,12 +41,10 @@ class SourceSays:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one window of a file.
+    """The prediction for one window of a file.
 
     Attributes
     ----------
-    file : str
-        As it was asked for.
     classes : tuple of str
         Sorted labels; the class axis.
     probabilities : ndarray of float64, shape (C,)
@@ -44,13 +52,11 @@ class Prediction:
     start_s, end_s : float
         The window that was read, in seconds of the file.
     missing : str
-        The view that the file lacks and that was filled in, ``"sound"`` or ``"picture"``; empty where it has both.
-    sources : tuple of SourceSays
-        In the order of the model's sources.
+        The modality that the file does not have and that was imputed; empty if it has both.
     partial : str
-        What of the window could not be decoded; empty where 95 % could.
+        Which part of the window could not be decoded; empty if at least 95 % could.
     duration_s : float
-        Length of the whole file, as its headers say.
+        Length of the whole file according to its headers.
     """
 
     file: str
@@ -70,27 +76,20 @@ class Prediction:
 
     @property
     def confidence(self) -> float:
-        """Its probability."""
+        """The probability of `label`."""
         return float(self.probabilities.max())
 
     def is_uncertain(self, threshold: float = DEFAULT_THRESHOLD) -> bool:
-        """Whether the confidence is under a threshold."""
+        """Whether the confidence is below a threshold."""
         return self.confidence < threshold
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A file, or a window of one, that cannot be labelled.
+    """A file, or a window of a file, that cannot be labelled.
 
-    Attributes
-    ----------
-    file : str
-    code : str
-        Of `moodfuse.extract.media.container.REASONS`, such as ``"no_audio"`` or ``"truncated"``.
-    detail : str
-        A sentence.
-    found : str
-        What of it is particular to this file.
+    `code` is a key of `extract.media.reasons.REASONS`, or ``"no_numbers"``; `detail` is the reason as a
+    sentence with the remedy, and `found` what is specific to the file.
     """
 
     file: str
@@ -99,24 +98,23 @@ class Refusal:
     found: str = ""
 
 
+def refusal_of(file: str, error: "MediaError") -> Refusal:
+    """Return the refusal that describes a decoder's error."""
+    return Refusal(file, error.code, error.sentence, error.detail)
+
+
 @dataclass(frozen=True)
 class Timeline:
-    """What a model says of a file over time.
+    """Predictions for a window that slides over a file.
 
     Attributes
     ----------
-    file : str
-    classes : tuple of str
     starts_s, ends_s : ndarray of float64, shape (N,)
-        Each window, in seconds from the start of the file's presentation, rising.
+        Windows in seconds of the file, in ascending order.
     probabilities : ndarray of float64, shape (N, C)
         NaN in the rows of windows that could not be read.
     refusals : tuple of (int, Refusal)
-        Those windows, by number.
-    duration_s : float
-        Of the file.
-    missing : str
-        As in `Prediction`.
+        The windows that could not be read, by number.
     """
 
     file: str
@@ -130,12 +128,12 @@ class Timeline:
 
     @cached_property
     def middles_s(self) -> Floats:
-        """Where a window's row is drawn: its middle, [N]."""
+        """The middle of each window, [N]."""
         return (self.starts_s + self.ends_s) / 2
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The most probable label of each window; empty where it could not be read."""
+        """The most probable label of each window; empty for windows that could not be read."""
         return tuple(
             "" if np.isnan(row).any() else self.classes[int(np.argmax(row))] for row in self.probabilities
         )

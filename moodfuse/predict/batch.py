@@ -1,238 +1,225 @@
-"""Labelling many files with a model: what is done is skipped, each row is written as it comes, bad files are named."""
+"""Label many files with a model: find them, skip those that the output has, write the rows of the others."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-import numpy as np
-
+from moodfuse.cache.csv_rows import check_columns, check_encoding, csv_rows
 from moodfuse.cache.errors import InputError
-from moodfuse.extract.decoding import ReadingRules
+from moodfuse.extract.dataset.scan import (
+    MEDIA_SUFFIXES,
+    find_media,
+    ignored_lines,
+    listed_path,
+    long_window_lines,
+    number_in_row,
+)
+from moodfuse.extract.decoding import MediaError
 from moodfuse.extract.failures import Tally, counted
-from moodfuse.model.model import Ask, Model
-from moodfuse.model.predictions import Prediction, Refusal, Timeline
-from moodfuse.predict.inputs import expand
+from moodfuse.model.model import Model
+from moodfuse.model.predictions import Ask, Prediction, Refusal, Timeline, refusal_of
+from moodfuse.predict import PredictSettings
 from moodfuse.predict.outputs import (
-    CsvRows,
-    Lines,
+    Output,
     Row,
-    Table,
-    Writer,
     csv_columns,
+    csv_line,
+    csv_row,
     is_window,
+    json_line,
     key_of,
     row_of,
+    table_line,
 )
-from moodfuse.predict.resuming import Output, Target, open_output
+from moodfuse.predict.resuming import open_output
 
+log = logging.getLogger(__name__)
 REFUSED = 3
-"""Exit code where some file could not be labelled."""
-Say = Callable[[str], None]
+"""Exit code if a file could not be labelled."""
+LISTS = frozenset({".csv", ".tsv", ".txt"})
+Echo = Callable[[str], object]
 
 
-@dataclass(frozen=True)
-class Wish:
-    """What `predict` is asked for.
+def label_all(folder: Path, settings: PredictSettings, *, stream: TextIO, echo: Echo) -> int:
+    """Label all inputs and return the exit code.
 
-    Attributes
-    ----------
-    inputs : tuple of str
-    format : str
-        One of `moodfuse.outputs.FORMATS`.
-    output : Path or None
-    threshold : float
-    why, timeline : bool
-    hop_s : float
-    html, plot : Path or None
-    jobs : int
-    rules : ReadingRules
-        What each file may cost, and which are taken.
-    retry : bool
-        Whether files that the output has as refused are tried again.
-    device : str or None
-        Where the model's networks work; `None` for where each was made.
+    Rows go to `stream` if there is no output file; `echo` receives each line for the user.
     """
-
-    inputs: tuple[str, ...]
-    format: str = "table"
-    output: Path | None = None
-    threshold: float = 0.5
-    why: bool = False
-    timeline: bool = False
-    hop_s: float = 5.0
-    html: Path | None = None
-    plot: Path | None = None
-    jobs: int = 1
-    rules: ReadingRules = field(default_factory=ReadingRules)
-    retry: bool = False
-    device: str | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
-            raise InputError(f"--threshold is {self.threshold}; expected 0 to 1")
-        if not (np.isfinite(self.hop_s) and self.hop_s > 0):
-            raise InputError(f"--hop is {self.hop_s}; expected seconds above 0")
-        if self.timeline and self.rules.allow_partial:
-            raise InputError(
-                "--allow-partial does not go with --timeline, where what cannot be decoded leaves a gap"
-            )
-        if self.output is None and self.format == "parquet":
-            raise InputError("--format parquet is no text; give --output FILE.parquet")
-        if self.output is not None and self.format == "table":
-            raise InputError("--format table is for reading; for --output take jsonl, csv or parquet")
-        if self.output is None and self.retry:
-            raise InputError("--retry tries again what an --output has as refused; give --output FILE")
-
-    @property
-    def draws(self) -> bool:
-        """Whether a page or a figure is asked for."""
-        return self.html is not None or self.plot is not None
-
-
-def label_all(folder: Path, wish: Wish, *, stream: TextIO, say: Say) -> int:
-    """Label every input; returns the exit code.
-
-    Parameters
-    ----------
-    folder : Path
-        Of the model.
-    wish : Wish
-    stream : text stream
-        Where rows go that go to no file.
-    say : callable
-        Takes lines for the user.
-
-    Raises
-    ------
-    InputError
-        If the model, an input list or the output cannot be used.
-    """
-    asks = expand(wish.inputs, say=say)
-    _check_asks(asks, wish)
-    model = Model.load(folder, device=wish.device)
+    requests = expand(settings.inputs, echo=echo)
+    _check_requests(requests, settings)
+    model = Model.load(folder, device=settings.device)
     if not model.card.chosen:
-        say(
-            "WARNING the model is not calibrated: nothing could be chosen out of sample, so confidences mislead"
-        )
-    output = _output(model, wish, asks, stream)
-    left = [ask for ask in asks if key_of(ask) not in output.done]
-    refused = sum(key_of(ask) in output.refused for ask in asks)
-    if len(left) < len(asks):
+        echo("WARNING the model is not calibrated, so confidences may be misleading")
+    output = _open(model, settings, requests, stream)
+    left = [request for request in requests if key_of(request) not in output.done]
+    refused = sum(key_of(request) in output.refused for request in requests)
+    if len(left) < len(requests):
         again = f", {refused} of them refused (--retry tries those again)" if refused else ""
-        say(f"{len(asks) - len(left)} of {len(asks)} files are in {wish.output} already{again}")
-    if wish.draws and not left:
-        output.writer.close()
+        echo(f"{len(requests) - len(left)} of {len(requests)} files are in {settings.output} already{again}")
+    if settings.draws and not left:
+        output.close()
         raise InputError(
-            f"{asks[0].file}: nothing is drawn of what {wish.output} has already; leave --output out"
+            f"{requests[0].file}: already in {settings.output}, so nothing would be drawn; leave --output out"
         )
     reasons: list[str] = []
-    for row in _timelines(model, left, wish) if wish.timeline else _labels(model, left, wish):
-        output.writer.write(row)
+    for row in _timelines(model, left, settings) if settings.timeline else _labels(model, left, settings):
+        output.write(row)
         if "error" in row:
             reasons.append(str(row["error"]))
-    output.writer.close()
+    output.close()
     if reasons:
-        say(f"{counted(reasons)}; each {'window' if wish.timeline else 'file'} is named with its reason")
-    lacking = sum(reason in ("no_audio", "no_video") for reason in reasons)
-    if lacking and len(model.card.views) > 1:
-        say(
-            f"{lacking} of them have no audio or no video stream: to label such files, export the model again with "
-            "moodfuse fuse --export RESULT --missing impute"
+        echo(
+            f"{counted(reasons)}; each {'window' if settings.timeline else 'file'} is listed with its reason"
+        )
+    without = sum(reason in ("no_audio", "no_video") for reason in reasons)
+    if without and len(model.card.modalities) > 1:
+        echo(
+            f"{without} of them have no audio or no video stream: to label such files, export the model "
+            "again with moodfuse fuse --export RESULT --missing impute"
         )
     return REFUSED if refused or reasons else 0
 
 
-def _check_asks(asks: Sequence[Ask], wish: Wish) -> None:
-    """Refuse what could only be ignored."""
-    if wish.draws and len(asks) != 1:
-        raise InputError(f"--html and --plot are of one video; {len(asks)} files were given")
-    if wish.timeline and (windowed := next((ask for ask in asks if is_window(ask)), None)):
+def _check_requests(requests: Sequence[Ask], settings: PredictSettings) -> None:
+    if settings.draws and len(requests) != 1:
+        raise InputError(f"--html and --plot show one video; {len(requests)} files were given")
+    if settings.timeline and (
+        windowed := next((request for request in requests if is_window(request)), None)
+    ):
         raise InputError(
-            f"{windowed.file}: a list names a window of it, and a time line is of a whole file; leave start_s and "
-            "end_s out of the list, or --timeline"
+            f"{windowed.file}: a list names a window of it, but a time line covers a whole file; leave "
+            "start_s and end_s out of the list, or --timeline"
         )
 
 
-def _output(model: Model, wish: Wish, asks: list[Ask], stream: TextIO) -> Output:
-    sources = [source.source for source in model.fusion.sources]
-    if wish.output is not None:
-        target = Target(
-            wish.output,
-            wish.format,
-            model.card.digest[:16],
-            model.classes,
-            sources,
-            threshold=wish.threshold,
-            hop_s=wish.hop_s if wish.timeline else None,
-            asked=frozenset(map(key_of, asks)),
-            retry=wish.retry,
-        )
-        return open_output(target)
-    width = min(60, max((len(ask.file) for ask in asks), default=0))
-    writers: dict[str, Callable[[], Writer]] = {
-        "table": lambda: Table(stream, width=width, why=wish.why),
-        "jsonl": lambda: Lines(stream),
-        "csv": lambda: CsvRows(stream, csv_columns(model.classes, sources), header=True),
-    }
-    return Output(writers[wish.format]())
+def _open(model: Model, settings: PredictSettings, requests: list[Ask], stream: TextIO) -> Output:
+    columns = csv_columns(model.classes, [source.source for source in model.fusion.sources])
+    if settings.output is not None:
+        requested = frozenset(map(key_of, requests))
+        return open_output(settings, model=model.card.digest[:16], columns=columns, requested=requested)
+    if settings.format == "jsonl":
+        return Output(stream, json_line)
+    if settings.format == "csv":
+        output = Output(stream, partial(csv_row, columns=columns, escape=stream.isatty()))
+        output.put(csv_line(columns, escape=stream.isatty()))
+        return output
+    width = min(60, max((len(request.file) for request in requests), default=0))
+    return Output(stream, partial(table_line, width=width, why=settings.why))
 
 
-def _labels(model: Model, asks: list[Ask], wish: Wish) -> Iterator[Row]:
-    tally, jobs = Tally(wish.rules), max(1, min(wish.jobs, len(asks)))
-    for ask, found in zip(asks, model.label(asks, jobs=jobs, rules=wish.rules), strict=True):
-        yield row_of(found, ask, model=model.card.digest[:16], threshold=wish.threshold)
-        tally.count(ask.file, found.code if isinstance(found, Refusal) else "")
+def _labels(model: Model, requests: list[Ask], settings: PredictSettings) -> Iterator[Row]:
+    tally, jobs = Tally(settings.rules), max(1, min(settings.jobs, len(requests)))
+    for request, result in zip(requests, model.label(requests, jobs=jobs, rules=settings.rules), strict=True):
+        yield row_of(result, request, model=model.card.digest[:16], threshold=settings.threshold)
+        tally.count(request.file, result.code if isinstance(result, Refusal) else "")
 
 
-def _timelines(model: Model, asks: list[Ask], wish: Wish) -> Iterator[Row]:
-    """A row a window; a file that cannot be opened has one row, and counts as refused, as does one without a label."""
-    from moodfuse.extract.decoding import MediaError
-    from moodfuse.model.refusing import refusal_of
-
-    tally = Tally(wish.rules)
-    for ask in asks:
+def _timelines(model: Model, requests: list[Ask], settings: PredictSettings) -> Iterator[Row]:
+    """Yield a row per window, or one row for a file that cannot be opened."""
+    tally, digest = Tally(settings.rules), model.card.digest[:16]
+    for request in requests:
         try:
-            timeline = model.timeline(ask.file, hop_s=wish.hop_s, limits=wish.rules.limits)
+            timeline = model.timeline(request.file, hop_s=settings.hop_s, limits=settings.rules.limits)
         except MediaError as error:
-            yield row_of(
-                refusal_of(ask.file, error), ask, model=model.card.digest[:16], threshold=wish.threshold
-            )
-            tally.count(ask.file, error.code)
+            yield row_of(refusal_of(request.file, error), request, model=digest, threshold=settings.threshold)
+            tally.count(request.file, error.code)
             continue
-        _draw(model, timeline, wish)
-        yield from timeline_rows(timeline, model=model.card.digest[:16], threshold=wish.threshold)
-        whole = timeline.refusals and len(timeline.refusals) == len(timeline.starts_s)
-        tally.count(ask.file, timeline.refusals[0][1].code if whole else "")
+        _draw(model, timeline, settings)
+        yield from timeline_rows(timeline, model=digest, threshold=settings.threshold)
+        all_refused = timeline.refusals and len(timeline.refusals) == len(timeline.starts_s)
+        tally.count(request.file, timeline.refusals[0][1].code if all_refused else "")
 
 
 def timeline_rows(timeline: Timeline, *, model: str, threshold: float) -> Iterator[Row]:
-    """A time line as rows, one a window."""
+    """Yield the windows of a time line as rows."""
     refused: dict[int, Refusal] = dict(timeline.refusals)
     times = zip(timeline.starts_s.tolist(), timeline.ends_s.tolist(), strict=True)
     for number, (start_s, end_s) in enumerate(times):
-        ask = Ask(timeline.file, start_s, end_s)
-        found: Prediction | Refusal = refused.get(number) or Prediction(
+        result: Prediction | Refusal = refused.get(number) or Prediction(
             timeline.file, timeline.classes, timeline.probabilities[number], start_s, end_s, timeline.missing
         )
-        place = {"start_s": start_s, "end_s": end_s, "windows": len(timeline.starts_s)}
-        yield row_of(found, ask, model=model, threshold=threshold) | place
+        row = row_of(result, Ask(timeline.file, start_s, end_s), model=model, threshold=threshold)
+        yield row | {"start_s": start_s, "end_s": end_s, "windows": len(timeline.starts_s)}
 
 
-def _draw(model: Model, timeline: Timeline, wish: Wish) -> None:
-    if wish.html is not None:
+def _draw(model: Model, timeline: Timeline, settings: PredictSettings) -> None:
+    threshold = settings.threshold
+    if settings.html is not None:
         from moodfuse.timeline.page import poster_of, write_timeline_page
 
         video = Path(timeline.file)
         write_timeline_page(
             timeline,
-            wish.html,
+            settings.html,
             video=video,
-            threshold=wish.threshold,
+            threshold=threshold,
             model=model.name,
             poster=poster_of(video),
         )
-    if wish.plot is not None:
+    if settings.plot is not None:
         from moodfuse.timeline.plot import write_timeline_plot
 
-        write_timeline_plot(timeline, wish.plot, threshold=wish.threshold)
+        write_timeline_plot(timeline, settings.plot, threshold=threshold)
+
+
+# Inputs
+
+
+def expand(inputs: Sequence[str], *, echo: Echo = log.info) -> list[Ask]:
+    """Return every file to label, in the order of the inputs.
+
+    Inputs are files; folders, for their media files at any depth; ``.txt`` lists with one path per line; and
+    ``.csv`` or ``.tsv`` tables with a column ``path`` and optionally ``start_s`` and ``end_s``. Paths in a
+    list are relative to its folder. `echo` receives warnings, and what is ignored in folders.
+    """
+    requests: list[Ask] = []
+    for name in inputs:
+        path = Path(name)
+        if path.is_dir():
+            requests += _folder(path, echo)
+        elif path.suffix.lower() in LISTS:
+            listed = list(_lines(path) if path.suffix.lower() == ".txt" else _table(path))
+            if not listed:
+                raise InputError(f"{path}: the list is empty; expected a path in each line")
+            requests += listed
+        else:
+            requests.append(Ask(name))
+    for line in long_window_lines((request.start_s, request.end_s) for request in requests):
+        echo(line)
+    return requests
+
+
+def _folder(folder: Path, echo: Echo) -> list[Ask]:
+    files = find_media(folder)
+    ignored = ignored_lines(folder, files.ignored)
+    if not files.media:
+        suffixes = ", ".join(sorted(MEDIA_SUFFIXES))
+        raise InputError(
+            "\n".join([f"{folder}: no media files; expected names that end in {suffixes}", *ignored])
+        )
+    for line in ignored:
+        echo(line)
+    return [Ask(str(file)) for file in files.media]
+
+
+def _lines(path: Path) -> Iterator[Ask]:
+    if not path.is_file():
+        raise InputError(f"{path}: the list cannot be read; expected a regular file")
+    data = path.read_bytes()
+    check_encoding(data, path)
+    text = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
+    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), start=1):
+        if line.strip():
+            yield Ask(str(path.parent / listed_path(path, line, f"{path}, line {number}")))
+
+
+def _table(path: Path) -> Iterator[Ask]:
+    rows = csv_rows(path)
+    _, names = next(rows)
+    check_columns(path, names, ["path"])
+    for line, cells in rows:
+        where, row = f"{path}, line {line}", dict(zip(names, cells, strict=True))
+        start_s, end_s = (number_in_row(where, name, row.get(name, "")) for name in ("start_s", "end_s"))
+        yield Ask(str(path.parent / listed_path(path, row["path"], where)), start_s or 0.0, end_s)

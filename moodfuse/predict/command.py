@@ -1,4 +1,4 @@
-"""`moodfuse predict`: parse, load the model, print."""
+"""The command `moodfuse predict`."""
 
 import os
 import sys
@@ -8,50 +8,46 @@ from typing import Any
 import click
 
 from moodfuse.cache.console import printable
+from moodfuse.cache.errors import InputError
 from moodfuse.extract.options import reading_options, reading_rules
 from moodfuse.options import device_option, refuse_given
+from moodfuse.predict import PredictSettings
+
+FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet"}
+PATH = click.Path(path_type=Path)
 
 
 @click.command("predict")
 @click.argument("inputs", nargs=-1, required=True, metavar="FILE|FOLDER|LIST...")
-@click.option(
-    "--model", type=click.Path(path_type=Path), help="Model folder that `moodfuse fuse --export` wrote."
-)
-@click.option(
-    "--cache", type=click.Path(path_type=Path), help="Cache folder: the model that its newest run exported."
-)
+@click.option("--model", type=PATH, help="Model folder, written by `moodfuse fuse --export`.")
+@click.option("--cache", type=PATH, help="Cache folder; use the model of its newest run that has one.")
 @click.option(
     "--format",
     "form",
     type=click.Choice(["table", "jsonl", "csv", "parquet"]),
     help="[default: by the name of --output, else table]",
 )
-@click.option(
-    "--output", type=click.Path(path_type=Path), help="File to write to; what is in it already is skipped."
-)
-@click.option(
-    "--retry", is_flag=True, help="Try again what --output has as refused; its new rows come at the end."
-)
+@click.option("--output", type=PATH, help="File to write to. Files that it already has are skipped.")
+@click.option("--retry", is_flag=True, help="Try the refused files of --output again.")
 @click.option(
     "--threshold",
     type=click.FloatRange(0, 1),
     default=0.5,
     show_default=True,
-    help="Predictions of less confidence are uncertain.",
+    help="Mark predictions with a lower confidence as uncertain.",
 )
+@click.option("--why", is_flag=True, help="Show the contribution of each source in the table.")
+@click.option("--timeline", is_flag=True, help="Label a window of 30 s that moves over each whole file.")
 @click.option(
-    "--why", is_flag=True, help="In the table: what each source says, and what the answer is without it."
+    "--hop",
+    "hop_s",
+    type=click.FloatRange(0, 86_400, min_open=True),
+    default=5.0,
+    show_default=True,
+    help="Seconds between two windows.",
 )
-@click.option(
-    "--timeline", is_flag=True, help="The emotion over time: a window of 30 s slides over each whole file."
-)
-@click.option(
-    "--hop", "hop_s", type=float, default=5.0, show_default=True, help="Seconds between two windows."
-)
-@click.option("--html", type=click.Path(path_type=Path), help="A page of one video with its time line.")
-@click.option(
-    "--plot", type=click.Path(path_type=Path), help="A figure of one video's time line: PNG, SVG or PDF."
-)
+@click.option("--html", type=PATH, help="Write a page that shows one video with its time line.")
+@click.option("--plot", type=PATH, help="Draw one video's time line: PNG, SVG or PDF.")
 @click.option(
     "--jobs", type=click.IntRange(min=1), default=min(2, os.cpu_count() or 1), help="Decoding processes."
 )
@@ -60,103 +56,89 @@ from moodfuse.options import device_option, refuse_given
 @click.pass_context
 def predict_command(
     ctx: click.Context,
-    inputs: tuple[str, ...],
     model: Path | None,
     cache: Path | None,
     form: str | None,
-    output: Path | None,
-    retry: bool,
-    threshold: float,
-    why: bool,
-    timeline: bool,
-    hop_s: float,
     html: Path | None,
     plot: Path | None,
-    jobs: int,
-    device: str | None,
-    **reading: Any,
+    timeline: bool,
+    **options: Any,
 ) -> int:
-    """Tell the emotion of videos with an exported model.
+    """Classify the emotion of videos with an exported model.
 
-    Files that cannot be labelled are named with the reason, and the exit code is 3 then.
+    Files that cannot be labelled are listed with the reason, and the exit code is 3.
 
     Example: moodfuse predict --model model song.mp4 --format jsonl
     """
-    from moodfuse.predict.batch import Wish, label_all
+    from moodfuse.predict.batch import label_all
 
-    form = form or _format_of(output)
+    form = form or _format_of(options["output"])
     timeline = timeline or html is not None or plot is not None
-    _refuse_ignored(ctx, form, timeline=timeline)
-    wish = Wish(
-        inputs=inputs,
+    _refuse_unused(ctx, form, timeline=timeline)
+    names = ("inputs", "output", "retry", "threshold", "why", "hop_s", "jobs", "device")
+    settings = PredictSettings(
         format=form,
-        output=output,
-        threshold=threshold,
-        why=why,
         timeline=timeline,
-        hop_s=hop_s,
         html=html,
         plot=plot,
-        jobs=jobs,
-        rules=reading_rules(reading),
-        retry=retry,
-        device=device,
+        rules=reading_rules(options),
+        **{name: options[name] for name in names},
     )
     folder = _model_folder(model, cache)
     try:
         return label_all(
-            folder, wish, stream=sys.stdout, say=lambda line: click.echo(printable(line), err=True)
+            folder, settings, stream=sys.stdout, echo=lambda line: click.echo(printable(line), err=True)
         )
     except KeyboardInterrupt as error:
-        kept = "the rows written so far are kept, run the command again to go on"
         raise click.Abort(
-            kept if output else "nothing is kept; with --output FILE a stopped run can go on"
+            "the rows written so far are kept, run the command again to continue"
+            if settings.output
+            else "nothing is kept; with --output FILE a stopped run can continue"
         ) from error
 
 
-def _refuse_ignored(ctx: click.Context, form: str, *, timeline: bool) -> None:
+def _refuse_unused(ctx: click.Context, form: str, *, timeline: bool) -> None:
     if timeline:
+        refuse_given(ctx, ["jobs"], "has no effect on a time line, which one process decodes; leave it out")
         refuse_given(
-            ctx, ("jobs",), "changes nothing of a time line, whose file one process decodes; leave it out"
-        )
-        refuse_given(
-            ctx, ("why",), "is of whole files, not of the windows of a time line; leave one of them out"
+            ctx, ["why"], "is for whole files, not for the windows of a time line; leave one of them out"
         )
     else:
         refuse_given(
-            ctx, ("hop_s",), "belongs to --timeline, --html and --plot; add one of them, or leave it out"
+            ctx, ["hop_s"], "belongs to --timeline, --html and --plot; add one of them, or leave it out"
         )
     if form != "table":
         refuse_given(
-            ctx, ("why",), f"is of --format table; {form} says it of every source anyway: leave it out"
+            ctx, ["why"], f"is for --format table; {form} always has the contributions: leave it out"
         )
 
 
 def _format_of(output: Path | None) -> str:
-    endings = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet"}
     if output is None:
         return "table"
-    if output.suffix.lower() not in endings:
+    form = FORMATS.get(output.suffix.lower())
+    if form is None:
         raise click.UsageError(
-            f"--output {output}: give --format, or a name that ends in {', '.join(endings)}"
+            f"--output {output}: give --format, or a name that ends in {', '.join(FORMATS)}"
         )
-    return endings[output.suffix.lower()]
+    return form
 
 
 def _model_folder(model: Path | None, cache: Path | None) -> Path:
-    if (model is None) == (cache is None):
-        raise click.UsageError("give one of --model DIR and --cache DIR")
-    if model is not None:
+    if model is not None and cache is None:
         return model
-    from moodfuse.cache.errors import InputError
+    if cache is not None and model is None:
+        return _newest_model(cache)
+    raise click.UsageError("give one of --model DIR and --cache DIR")
+
+
+def _newest_model(folder: Path) -> Path:
     from moodfuse.cache.runs import run_names
     from moodfuse.cache.store import FeatureCache
-    from moodfuse.export import model_folder
-    from moodfuse.model.folder import CARD
+    from moodfuse.model.folder import CARD, model_folder
 
-    assert cache is not None
-    found = FeatureCache(cache)
-    for name in reversed(run_names(found)):
-        if (model_folder(found, name) / CARD).is_file():
-            return model_folder(found, name)
-    raise InputError(f"{cache}: no run has a model; run: moodfuse fuse --cache {cache} --export best")
+    cache = FeatureCache(folder)
+    for run in reversed(run_names(cache)):
+        if (model_folder(cache, run) / CARD).is_file():
+            return model_folder(cache, run)
+    raise InputError(f"{folder}: no run has a model; run: moodfuse fuse --cache {folder} --export best")

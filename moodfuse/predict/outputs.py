@@ -1,212 +1,212 @@
-"""Predictions as they are written: one at a time, in their order, so that a run that was stopped can go on.
-
-JSON lines and CSV grow line by line; a last line that a stopped run left half written is cut off. Parquet cannot grow:
-its rows stand in a journal of JSON lines beside it until all are there. Each row names the model, so rows of two models
-are never mixed.
-"""
+"""Rows of predictions, and how they are written: JSON lines, CSV, Parquet, or a table for people."""
 
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TextIO
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO, Any, TextIO
 
 from moodfuse.cache.console import printable
 from moodfuse.cache.errors import OutputError
-from moodfuse.model.model import Ask
-from moodfuse.model.predictions import Prediction, Refusal
+from moodfuse.model.predictions import MODALITY_NAMES, Ask, Prediction, Refusal, SourceSays
 
-FORMATS = ("table", "jsonl", "csv", "parquet")
 Row = dict[str, Any]
 Key = tuple[str, float, float | None]
 """File and window."""
 
 
-def row_of(found: Prediction | Refusal, ask: Ask, *, model: str, threshold: float) -> Row:
-    """A prediction, or why there is none, as JSON types; see `docs/predict.md`."""
-    asked: Row = {"file": ask.file} | ({"start_s": ask.start_s, "end_s": ask.end_s} if is_window(ask) else {})
-    if isinstance(found, Refusal):
-        return {**asked, "error": found.code, "detail": found.detail, "model": model}
-    rounded = {label: float(share) for label, share in zip(found.classes, found.probabilities, strict=True)}
+def row_of(result: Prediction | Refusal, request: Ask, *, model: str, threshold: float) -> Row:
+    """Return a prediction or a refusal as JSON types; `docs/predict.md` describes the keys."""
+    row: Row = {"file": request.file} | (
+        {"start_s": request.start_s, "end_s": request.end_s} if is_window(request) else {}
+    )
+    if isinstance(result, Refusal):
+        return row | {"error": result.code, "detail": result.detail, "model": model}
+    row |= {
+        "label": result.label,
+        "confidence": result.confidence,
+        "uncertain": result.is_uncertain(threshold),
+        "probabilities": _by_label(result.classes, result.probabilities),
+    }
+    row |= {name: getattr(result, name) for name in ("missing", "partial") if getattr(result, name)}
+    sources = {item.source: _source(item, result) for item in result.sources}
+    return row | {"sources": sources, "model": model}
+
+
+def _source(item: SourceSays, result: Prediction) -> Row:
+    index = result.classes.index(result.label)
     return {
-        **asked,
-        "label": found.label,
-        "confidence": found.confidence,
-        "uncertain": found.is_uncertain(threshold),
-        "probabilities": rounded,
-        **({"missing": found.missing} if found.missing else {}),
-        **({"partial": found.partial} if found.partial else {}),
-        "sources": {item.source: _source(item.own, item.without, found) for item in found.sources},
-        "model": model,
+        "own": None if item.own is None else _by_label(result.classes, item.own),
+        "without": _by_label(result.classes, item.without),
+        "adds": float(result.probabilities[index] - item.without[index]),
     }
 
 
-def _source(own: Any, without: Any, found: Prediction) -> Row:
-    def by_label(shares: Any) -> dict[str, float] | None:
-        return None if shares is None else dict(zip(found.classes, map(float, shares), strict=True))
-
-    place = found.classes.index(found.label)
-    return {
-        "own": by_label(own),
-        "without": by_label(without),
-        "adds": float(found.probabilities[place] - without[place]),
-    }
+def _by_label(classes: Sequence[str], probabilities: Iterable[float]) -> dict[str, float]:
+    return dict(zip(classes, map(float, probabilities), strict=True))
 
 
-def is_window(ask: Ask) -> bool:
-    """Whether some other window is asked for than the first 30 s."""
-    return bool(ask.start_s) or ask.end_s is not None
+def is_window(request: Ask) -> bool:
+    """Whether a window is requested that is not the first 30 s."""
+    return bool(request.start_s) or request.end_s is not None
 
 
 def key_of(row: Mapping[str, Any] | Ask) -> Key:
-    """What a row is about: file and window."""
+    """Return the file and window of a row or of a request."""
     if isinstance(row, Ask):
         return as_text(row.file), row.start_s, row.end_s
     return as_text(row["file"]), row.get("start_s") or 0.0, row.get("end_s")
 
 
 def as_text(name: str) -> str:
-    """A file's name in Unicode; bytes that are none are written out, as in ``\\udcff``."""
+    """Return a file name as valid Unicode; other bytes are escaped, as in ``\\udcff``."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-class Writer(Protocol):
-    """Where rows go."""
-
-    def write(self, row: Row) -> None:
-        """Take one row."""
-
-    def close(self) -> None:
-        """There are no more."""
-
-
-def put(stream: TextIO, text: str) -> None:
-    """Write text and see it out. A pipe whose reader has gone is left to whoever ends the program.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be written, as on a full disk.
-    """
-    try:
-        stream.write(text)
-        stream.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise OutputError(
-            f"{stream.name}: cannot be written ({error.strerror or error}); make room, or write elsewhere, and run the "
-            "command again"
-        ) from error
-
-
-class Lines:
-    """JSON lines on a stream."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
-
-    def write(self, row: Row) -> None:
-        """Write one row and see it out."""
-        put(self.stream, json.dumps(row, ensure_ascii=True, allow_nan=False) + "\n")
-
-    def close(self) -> None:
-        """Nothing is left to do."""
-
-
-class Table:
-    """Lines for people, with the probabilities of the likeliest labels."""
-
-    def __init__(self, stream: TextIO, *, width: int, why: bool) -> None:
-        self.stream, self.width, self.why = stream, width, why
-
-    def write(self, row: Row) -> None:
-        """Write one line."""
-        name = printable(as_text(row["file"]))
-        if "error" in row:
-            text = f"REFUSED {row['error']}: {row['detail']}"
-        else:
-            ranked = sorted(row["probabilities"].items(), key=lambda item: -item[1])
-            others = ", ".join(f"{label} {share:.2f}" for label, share in ranked[1:3])
-            text = f"{row['label']} {row['confidence']:.2f}{' uncertain' if row['uncertain'] else ''}  ({others})"
-            if row.get("missing"):
-                text += f"  without {row['missing']}"
-            if row.get("partial"):
-                text += f"  partial: {row['partial']}"
-        place = f"  {_clock(row['start_s'])}-{_clock(row['end_s'])}" if row.get("end_s") is not None else ""
-        lines = [f"{name:<{self.width}}{place}  {printable(text)}\n"]
-        for source, says in row.get("sources", {}).items() if self.why else ():
-            reason = printable(f"{source}: {_reason(row['label'], says)}")
-            lines.append(f"{'':<{self.width}}    {reason}\n")
-        put(self.stream, "".join(lines))
-
-    def close(self) -> None:
-        """Nothing is left to do."""
-
-
-def _clock(seconds: float) -> str:
-    whole, rest = divmod(seconds, 60)
-    return f"{int(whole)}:{rest:04.1f}" if rest % 1 else f"{int(whole)}:{int(rest):02d}"
-
-
-def _reason(label: str, says: Row) -> str:
-    """What a source says by itself, and what the answer would be without it."""
-    own, without = says["own"], says["without"]
-    alone = "not in this file" if own is None else f"by itself {_likeliest(own)}"
-    return f"{alone}; without it {_likeliest(without)}, {label} {without[label]:.2f} ({says['adds']:+.2f})"
-
-
-def _likeliest(shares: dict[str, float]) -> str:
-    label = max(shares, key=lambda name: shares[name])
-    return f"{label} {shares[label]:.2f}"
-
-
-class CsvRows:
-    """A CSV table; its columns follow from the classes and sources of the model."""
-
-    def __init__(self, stream: TextIO, columns: Sequence[str], *, header: bool) -> None:
-        self.stream, self.columns = stream, columns
-        if header:
-            self._put(columns)
-
-    def write(self, row: Row) -> None:
-        """Write one row."""
-        flat = flattened(row)
-        self._put([flat.get(name, "") for name in self.columns])
-
-    def _put(self, cells: Sequence[Any]) -> None:
-        if self.stream.isatty():
-            cells = [printable(cell) if isinstance(cell, str) else cell for cell in cells]
-        text = io.StringIO()
-        returns = any(
-            "\r" in cell for cell in cells if isinstance(cell, str)
-        )  # which the writer would leave bare
-        csv.writer(
-            text, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
-        ).writerow(cells)
-        put(self.stream, text.getvalue())
-
-    def close(self) -> None:
-        """Nothing is left to do."""
-
-
 def csv_columns(classes: Sequence[str], sources: Sequence[str]) -> list[str]:
-    """Columns of the CSV and Parquet tables."""
-    head = ["file", "start_s", "end_s", "label", "confidence", "uncertain", "missing", "partial"]
-    shares = [f"probability:{label}" for label in classes]
-    reasons = [f"{what}:{source}" for source in sources for what in ("own", "adds")]
-    return [*head, *shares, *reasons, "error", "detail", "windows", "model"]
+    """Return the columns of CSV and Parquet outputs."""
+    first = ["file", "start_s", "end_s", "label", "confidence", "uncertain", "missing", "partial"]
+    probabilities = [f"probability:{label}" for label in classes]
+    contributions = [f"{what}:{source}" for source in sources for what in ("own", "adds")]
+    return [*first, *probabilities, *contributions, "error", "detail", "windows", "model"]
 
 
 def flattened(row: Row) -> Row:
-    """A row without nesting: a column a label; of each source its own likeliest label and what it adds.
-
-    Its text is Unicode, which CSV and Parquet demand and JSON does not: a file's name may be any bytes.
-    """
-    flat = {name: value for name, value in row.items() if name not in ("probabilities", "sources")}
-    flat = {name: as_text(value) if isinstance(value, str) else value for name, value in flat.items()}
-    flat |= {f"probability:{label}": share for label, share in row.get("probabilities", {}).items()}
-    for source, says in row.get("sources", {}).items():
-        flat[f"own:{source}"] = None if says["own"] is None else max(says["own"], key=says["own"].get)
-        flat[f"adds:{source}"] = says["adds"]
+    """Return a row for CSV or Parquet: one value per column, text as valid Unicode."""
+    flat: Row = {name: as_text(item) if isinstance(item, str) else item for name, item in row.items()}
+    flat |= {f"probability:{label}": value for label, value in flat.pop("probabilities", {}).items()}
+    for source, item in flat.pop("sources", {}).items():
+        flat[f"own:{source}"] = None if item["own"] is None else _likeliest(item["own"])
+        flat[f"adds:{source}"] = item["adds"]
     return flat
+
+
+def _likeliest(probabilities: Mapping[str, float]) -> str:
+    return max(probabilities, key=probabilities.__getitem__)
+
+
+# Text
+
+
+def json_line(row: Row) -> str:
+    """Return a row as a JSON line."""
+    return json.dumps(row, allow_nan=False) + "\n"
+
+
+def csv_line(cells: Iterable[Any], *, escape: bool = False) -> str:
+    """Return cells as a CSV line; `escape` control characters for a terminal."""
+    cells = [printable(cell) if escape and isinstance(cell, str) else cell for cell in cells]
+    # Before Python 3.13 the csv module does not quote a lone carriage return.
+    has_return = any(isinstance(cell, str) and "\r" in cell for cell in cells)
+    line = io.StringIO()
+    writer = csv.writer(line, lineterminator="\n", quoting=csv.QUOTE_ALL if has_return else csv.QUOTE_MINIMAL)
+    writer.writerow(cells)
+    return line.getvalue()
+
+
+def csv_row(row: Row, columns: Sequence[str], *, escape: bool = False) -> str:
+    """Return a row as a CSV line."""
+    flat = flattened(row)
+    return csv_line((flat.get(name, "") for name in columns), escape=escape)
+
+
+def table_line(row: Row, *, width: int, why: bool) -> str:
+    """Return a row as a line for people; with `why` followed by a line per source."""
+    name = printable(as_text(row["file"]))
+    if "error" in row:
+        text = f"REFUSED {row['error']}: {row['detail']}"
+    else:
+        ranked = sorted(row["probabilities"].items(), key=lambda item: -item[1])
+        others = ", ".join(f"{label} {value:.2f}" for label, value in ranked[1:3])
+        text = f"{row['label']} {row['confidence']:.2f}{' uncertain' * row['uncertain']}  ({others})"
+        text += f"  without {MODALITY_NAMES[row['missing']]}" if "missing" in row else ""
+        text += f"  partial: {row['partial']}" if "partial" in row else ""
+    window = f"  {_clock(row['start_s'])}-{_clock(row['end_s'])}" if row.get("end_s") is not None else ""
+    lines = [f"{name:<{width}}{window}  {printable(text)}\n"]
+    for source, item in row.get("sources", {}).items() if why else ():
+        lines.append(f"{'':<{width}}    {printable(_contribution(source, item, row['label']))}\n")
+    return "".join(lines)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(seconds, 60)
+    return f"{int(minutes)}:{rest:04.1f}" if rest % 1 else f"{int(minutes)}:{int(rest):02d}"
+
+
+def _contribution(source: str, item: Row, label: str) -> str:
+    own, without = item["own"], item["without"]
+    alone = "not in this file" if own is None else f"by itself {_with_value(own)}"
+    rest = f"without it {_with_value(without)}, {label} {without[label]:.2f} ({item['adds']:+.2f})"
+    return f"{source}: {alone}; {rest}"
+
+
+def _with_value(probabilities: dict[str, float]) -> str:
+    label = _likeliest(probabilities)
+    return f"{label} {probabilities[label]:.2f}"
+
+
+# Writing
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where rows are written to: a stream, after `to_text`, and then `finish` is called.
+
+    `done` are the keys that the output already has, and `refused` those of them that were refused.
+    """
+
+    stream: TextIO
+    to_text: Callable[[Row], str]
+    done: frozenset[Key] = frozenset()
+    refused: frozenset[Key] = frozenset()
+    finish: Callable[[], None] | None = None
+
+    def write(self, row: Row) -> None:
+        """Write and flush one row."""
+        self.put(self.to_text(row))
+
+    def put(self, text: str) -> None:
+        """Write and flush text. A closed pipe is left to the command line."""
+        try:
+            self.stream.write(text)
+            self.stream.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise not_written(self.stream.name, error) from error
+
+    def close(self) -> None:
+        """Finish after the last row."""
+        if self.finish is not None:
+            self.finish()
+
+
+def not_written(name: object, error: OSError) -> OutputError:
+    """Return the error for an output that cannot be written, as on a full disk."""
+    return OutputError(
+        f"{name}: cannot be written ({error.strerror or error}); make room, or choose another output, and "
+        "run the command again"
+    )
+
+
+def write_csv(stream: IO[bytes], rows: Iterable[Row], columns: Sequence[str]) -> None:
+    """Write a CSV file."""
+    stream.write(csv_line(columns).encode())
+    stream.writelines(csv_row(row, columns).encode() for row in rows)
+
+
+def write_parquet(stream: IO[bytes], rows: Iterable[Row], columns: Sequence[str]) -> None:
+    """Write a Parquet file."""
+    import pyarrow
+    import pyarrow.parquet
+
+    numbers = ("start_s", "end_s", "confidence")
+    types = {
+        name: pyarrow.float64()
+        if name in numbers or name.startswith(("probability:", "adds:"))
+        else pyarrow.string()
+        for name in columns
+    } | {"uncertain": pyarrow.bool_(), "windows": pyarrow.int64()}
+    table = pyarrow.Table.from_pylist(list(map(flattened, rows)), schema=pyarrow.schema(list(types.items())))
+    pyarrow.parquet.write_table(table, stream)

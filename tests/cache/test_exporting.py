@@ -56,7 +56,9 @@ def features(draw: Callable[..., Any]) -> Given:
 
 @settings(bounded, max_examples=25)
 @given(found=features(), form=st.sampled_from(FORMATS), to=st.sampled_from(list(WRITERS)))
-@example(Given([";", "\r", "a\r\nb", "0", "x", "y"], np.zeros((6, 1), np.float16)), ".npz", ".csv")
+@example(
+    found=Given([";", "\r", "a\r\nb", "0", "x", "y"], np.zeros((6, 1), np.float16)), form=".npz", to=".csv"
+)
 def test_round_trips_through_any_formats_keep_ids_and_bits(
     found: Given, form: str, to: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

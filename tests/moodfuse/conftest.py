@@ -1,4 +1,4 @@
-"""A small corpus of real files, a cache of it, and models exported from that, made once; and made-up time lines."""
+"""A small dataset of real files with its cache and models, made once per session; and synthetic time lines."""
 
 import csv
 import shutil
@@ -17,7 +17,8 @@ from moodfuse.export import ExportSettings, export_model
 from moodfuse.extract.pipeline import extract_features
 from moodfuse.extract.recipe_files import RecipeChoice
 from moodfuse.extract.settings import ExtractSettings, NetworkChoice
-from moodfuse.fuse.ablation import AblationSettings, run_ablation
+from moodfuse.fuse.ablation import run_ablation
+from moodfuse.fuse.settings import AblationSettings
 from moodfuse.model.predictions import Refusal, Timeline
 from moodfuse.synthetic_corpus import ClipSettings, CorpusSettings, make_corpus
 
@@ -35,18 +36,10 @@ depth = "frozen"
 
 @dataclass(frozen=True)
 class Trained:
-    """A corpus of 8 clips in 4 declared folds, and the run of all of them.
+    """A dataset of 8 clips in 4 declared folds.
 
-    Attributes
-    ----------
-    cache : FeatureCache
-        In force is the plan of the clips of all folds but the last.
-    table : Path
-        Clips of all folds.
-    run, fewer : Run
-        Of all clips, and of those of all folds but the last.
-    held : tuple of str
-        Files of the last fold.
+    `cache` has the plan of all folds but the last, whose files are `held`; `table` lists the clips of all folds;
+    `run` is of all clips, and `fewer` of those without the last fold.
     """
 
     cache: FeatureCache
@@ -88,29 +81,28 @@ def fused(cache: FeatureCache, name: str) -> Run:
 
 
 def without_notes(run: Run) -> Run:
-    """A run of too few clips as if it were of enough.
+    """Remove the notes that the folds of a run are too small to select settings in.
 
-    Its own outer folds are too small to choose settings in, which its notes say; those of the run of all clips, with
-    which models are compared, are not.
+    Models are compared with the run of all clips, whose folds are large enough.
     """
     return replace(run, results=tuple(replace(item, notes=()) for item in run.results))
 
 
 @pytest.fixture
 def train(trained: Trained, tmp_path: Path) -> Callable[[list[dict[str, str]]], tuple[FeatureCache, Run]]:
-    """Stages one and two, with nothing cached, on a table beside the corpus."""
+    """Stages one and two, with nothing cached, on a table in the dataset's folder."""
 
-    def anew(rows: list[dict[str, str]]) -> tuple[FeatureCache, Run]:
+    def run(rows: list[dict[str, str]]) -> tuple[FeatureCache, Run]:
         table = write_table(trained.table.with_name(f"{tmp_path.name}.csv"), rows)
         cache = extracted(table, tmp_path / "cache", trained.table.parents[1] / "brief.toml")
-        return cache, without_notes(fused(cache, "anew"))
+        return cache, without_notes(fused(cache, "other"))
 
-    return anew
+    return run
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """A trained corpus; not to be written to."""
+    """Train on the dataset; read-only."""
     folder = tmp_path_factory.mktemp("trained")
     clip = ClipSettings(duration_s=2.0, width=64, height=48)
     settings = CorpusSettings(
@@ -135,7 +127,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 @pytest.fixture(scope="session")
 def models(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The model of a result by name, exported from the clips of all folds but the last; not to be written to."""
+    """The model of a result by name, exported from the clips of all folds but the last; read-only."""
     folder = tmp_path_factory.mktemp("models")
 
     def make(name: str, *, impute: bool = False) -> Path:
@@ -149,19 +141,19 @@ def models(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Callab
 
 @pytest.fixture
 def model(models: Callable[[str], Path]) -> Path:
-    """The model that is fitted in no time; not to be written to."""
+    """The model that is fitted fastest; read-only."""
     return models(QUICK)
 
 
 @pytest.fixture
 def model_copy(model: Path, tmp_path: Path) -> Path:
-    """A model, to be written to."""
+    """A copy of the model that may be changed."""
     return Path(shutil.copytree(model, tmp_path / "model"))
 
 
 @pytest.fixture
 def predict() -> Callable[..., int]:
-    """Run `moodfuse predict`; gives its exit code."""
+    """Run `moodfuse predict` and return its exit code."""
 
     def run(*arguments: object) -> int:
         with pytest.raises(SystemExit) as stopped:

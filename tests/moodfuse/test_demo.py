@@ -1,4 +1,4 @@
-"""The demo: labels are permuted between groups, never within."""
+"""The demo: labels are permuted between groups, never within one."""
 
 import csv
 from pathlib import Path

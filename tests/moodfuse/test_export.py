@@ -1,4 +1,4 @@
-"""From a run to a model folder: which result is taken, and what is refused before anything is fitted."""
+"""Export of a model: which result is selected, and what is refused before anything is fitted."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +11,9 @@ import pytest
 from moodfuse import export
 from moodfuse.cache.errors import InputError, UnknownNameError
 from moodfuse.cache.runs import Result, Run, result_name
+from moodfuse.evaluate.intervals import DRAWS, draw_groups
 from moodfuse.export import BEST, ExportSettings, check_planned, export_model, find_result
-from moodfuse.fuse.ablation import AblationSettings
+from moodfuse.fuse.settings import AblationSettings
 from moodfuse.model.folder import ARRAYS
 
 QUICK = "onedmcnn@brief+twodmcnn@brief softmax logits"
@@ -27,48 +28,36 @@ def test_an_export_is_the_same_bytes_each_time(trained: Any, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("reading", "missing", "impute"),
-    [
-        ({"missing": "impute"}, None, True),
-        ({}, None, False),
-        ({"missing": "impute"}, False, False),
-        ({}, True, True),
-    ],
+    ("missing", "impute", "expected"), [("impute", None, True), ("", None, False), ("impute", False, False)]
 )
 def test_the_model_imputes_if_extract_did(
-    reading: dict[str, Any],
-    missing: bool | None,
-    impute: bool,
+    missing: str,
+    impute: bool | None,
+    expected: bool,
     trained: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The model imputes if `extract` did, even if no training clip needed it; `fuse --missing` overrides this."""
+    """Even if no training clip needed it, unless told otherwise; other options of `extract` are named in MODEL.md."""
+    reading = {"allow-partial": True, "deadline": 600.0, "group-pattern": "([a-z]+) -"}
+    if missing:
+        reading["missing"] = missing
     monkeypatch.setattr(type(trained.cache), "reading", reading)
-    done = export_model(trained.cache, trained.fewer, ExportSettings(QUICK, tmp_path / "model", missing))
-    assert done.card.impute is impute
-
-
-def test_options_of_extract_that_predict_needs_too_are_said(
-    trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The log and MODEL.md name the options to pass to `predict`; options at their default are not named."""
-    reading = {"missing": "impute", "allow-partial": True, "deadline": 600.0, "group-pattern": "([a-z]+) -"}
-    monkeypatch.setattr(type(trained.cache), "reading", reading)
-    said: list[str] = []
-    settings = ExportSettings(QUICK, tmp_path / "model")
-    done = export_model(trained.cache, trained.fewer, settings, say=said.append)
-    assert said == [
+    lines: list[str] = []
+    settings = ExportSettings(QUICK, tmp_path / "model", impute)
+    done = export_model(trained.cache, trained.fewer, settings, echo=lines.append)
+    assert done.card.impute is expected
+    assert lines == [
         "extract read the training clips with --allow-partial --deadline 600; pass the same options to predict",
         "extract grouped the training clips with --group-pattern '([a-z]+) -'; pass the same to evaluate --model",
     ]
     text = (done.folder / "MODEL.md").read_text(encoding="utf-8")
-    assert all(f"Note: {line}." in text for line in said)
+    assert f"Note: {lines[0]}." in text and r"--group-pattern '\(\[a-z\]+\) -'; pass" in text
     monkeypatch.setattr(type(trained.cache), "reading", {})
     assert export.reading_notes(trained.cache) == ()
 
 
-def test_windows_of_another_length_than_predict_reads_are_said() -> None:
+def test_windows_of_another_length_than_predict_reads_are_noted() -> None:
     """The note counts the clips whose window is not 30 s long, and gives the lengths."""
 
     def notes(*ends: float | None) -> tuple[str, ...]:
@@ -84,7 +73,7 @@ def test_windows_of_another_length_than_predict_reads_are_said() -> None:
 
 
 def result_of(name: str, right: float) -> Result:
-    """A result by its name, with this probability of the truth for every one of 30 clips, give or take a little."""
+    """A result with about this probability of the true label for each of 30 clips."""
     sources, head, level = name.split()
     share = right + 0.05 * np.sin(np.arange(30) + len(name))
     truth = np.arange(30) % 2
@@ -98,27 +87,31 @@ def run_of(*results: Result) -> Run:
     return Run("run-1", "crossfit", ("calm", "sad"), names, labels, names, (0,) * 30, 1, 0, (), results)
 
 
-def test_the_smallest_of_those_that_are_not_worse_is_best(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not the most accurate, nor one that is smaller still and clearly worse, nor one that cannot ship."""
+def test_the_smallest_result_that_is_not_worse_is_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the most accurate, nor a smaller one that is clearly worse, nor one that cannot be exported."""
     sizes = {"a+b softmax logits": 30, "a softmax logits": 10, "b softmax logits": 5, "c softmax logits": 1}
-    monkeypatch.setattr(export, "_size", lambda cache, scored: sizes[scored.name])
+    monkeypatch.setattr(export, "_network_bytes", lambda cache, scored: sizes[scored.name])
     monkeypatch.setattr(
         export, "why_not_shipped", lambda cache, scored: "it is not here" * (scored.sources == ("c",))
     )
     rights = dict(zip(sizes, (0.9, 0.895, 0.5, 0.9), strict=True))
-    run, said = run_of(*(result_of(name, right) for name, right in rights.items())), []
-    chosen, why = export._best(None, run, said.append)  # type: ignore[arg-type]
+    run, lines = run_of(*(result_of(name, right) for name, right in rights.items())), list[str]()
+    drawn = draw_groups(run.groups, draws=DRAWS, seed=0)
+    cache: Any = None
+    chosen, why = export._select_best(cache, run, drawn, lines.append)
     assert chosen.name == "a softmax logits"
-    assert "the smallest of 2 results of 3" in why and "a+b softmax logits" in why
-    assert said == ["1 of 4 results cannot be exported: it is not here"]
+    assert "the smallest of 2 results (of 3)" in why and "a+b softmax logits" in why
+    assert lines == ["1 of 4 results cannot be exported: it is not here"]
     sizes["a softmax logits"] = 30
-    assert export._best(None, run, said.append)[0].sources == ("a",), "of one size, the one of fewer sources"  # type: ignore[arg-type]
+    assert export._select_best(cache, run, drawn, lines.append)[0].sources == ("a",), (
+        "of two, the fewer sources"
+    )
     with pytest.raises(InputError, match="no result of run 'run-1' can be exported: it is not here"):
-        export._best(None, run_of(result_of("c softmax logits", 0.9)), said.append)  # type: ignore[arg-type]
+        export._select_best(cache, run_of(result_of("c softmax logits", 0.9)), drawn, lines.append)
 
 
 def test_a_result_is_found_by_its_name() -> None:
-    """Words may be parted by slashes, sources come in any order; one that is not there is named with those that are."""
+    """Words may be separated by slashes, sources are in any order; for an unknown name the known ones are listed."""
     results = [result_of(name, 0.7) for name in ("a+b softmax logits", "a mean logits")]
     assert find_result(results, "b+a/softmax/logits") is results[0]
     assert find_result(results, " a  mean logits ") is results[1]
@@ -130,21 +123,19 @@ def test_a_result_is_found_by_its_name() -> None:
     assert results[0].name == result_name(("a", "b"), "softmax", "logits")
 
 
-def test_what_no_fuse_can_give_is_refused_before_it(trained: Any, tmp_path: Path) -> None:
-    """A folder that is there, a result that is not planned, and one that cannot ship; what can be passes."""
+def test_what_cannot_be_exported_is_refused_before_the_fit(trained: Any, tmp_path: Path) -> None:
+    """A folder that exists, a result that is not planned, and a leaky one."""
     ablation = AblationSettings(combine=("onedmcnn@brief",), heads=("softmax",), jobs=1)
     settings = ExportSettings("onedmcnn@brief softmax logits", tmp_path / "model")
     for wanted in (settings.result, BEST):
         check_planned(trained.cache, ablation, replace(settings, result=wanted))
-    with pytest.raises(InputError, match="is there already; remove it, or name another folder with --model"):
+    with pytest.raises(InputError, match="already exists; remove it, or name another folder with --model"):
         check_planned(trained.cache, ablation, replace(settings, folder=tmp_path))
+    known = "known: onedmcnn@brief network logits, onedmcnn@brief softmax "
     for wanted in (QUICK, "onedmcnn@brief mean logits"):
-        with pytest.raises(
-            UnknownNameError, match="known: onedmcnn@brief network logits, onedmcnn@brief softmax "
-        ):
+        with pytest.raises(UnknownNameError, match=known):
             check_planned(trained.cache, ablation, replace(settings, result=wanted))
+    leaky = replace(ablation, protocol="leaky")
     for wanted in (settings.result, BEST):
         with pytest.raises(InputError, match="nothing was fused: a leaky run measures a leak"):
-            check_planned(
-                trained.cache, replace(ablation, protocol="leaky"), replace(settings, result=wanted)
-            )
+            check_planned(trained.cache, leaky, replace(settings, result=wanted))

@@ -14,7 +14,7 @@ QUICK = "onedmcnn@brief+twodmcnn@brief softmax logits"
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--export", BEST, "--model", "."], ".: is there already"),
+        (["--export", BEST, "--model", "."], ".: already exists"),
         (["--export", "c4d softmax logits"], "unknown result 'c4d softmax logits'; known: onedmcnn@brief"),
         (
             ["--export", QUICK, "--run", "fewer", "--head", "mean"],

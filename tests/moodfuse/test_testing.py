@@ -14,9 +14,8 @@ from moodfuse.cache.errors import InputError
 from moodfuse.cache.records import Clip
 from moodfuse.cli import main
 from moodfuse.export import ExportSettings, export_model
-from moodfuse.model.folder import ARRAYS, TRAINING, read_card
+from moodfuse.model.folder import ARRAYS, TRAINING, TrainingClip, read_card
 from moodfuse.model.model import Model
-from moodfuse.model.training import TrainingClip
 from moodfuse.test_set import SeenClips, held_out, run_test
 
 QUICK = "onedmcnn@brief+twodmcnn@brief softmax logits"

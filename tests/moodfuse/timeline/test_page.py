@@ -223,7 +223,7 @@ def test_a_poster_is_a_small_picture_of_the_video(video: Path, tmp_path: Path) -
             assert (picture.format, picture.size) == ("JPEG", size)
             assert min(size) <= SHORT_SIDE_PX and max(size) <= LONG_SIDE_LIMIT
     (tmp_path / "text.mp4").write_text("no media")
-    sound = make_clip(tmp_path / "sound.mp4", picture=False)
+    sound = make_clip(tmp_path / "sound.mp4", video=False)
     assert [poster_of(path) for path in (sound, tmp_path / "text.mp4", tmp_path / "none.mp4")] == [None] * 3
 
 

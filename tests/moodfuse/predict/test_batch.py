@@ -1,0 +1,240 @@
+"""Labelling many files: what is labelled, in which order, and what an output has already."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+
+from moodfuse.cache.errors import InputError
+from moodfuse.extract.failures import TooManyRefusedError
+from moodfuse.extract.media.limits import Limits, ReadingRules
+from moodfuse.model.predictions import Ask, Prediction, Refusal, Timeline
+from moodfuse.predict import PredictSettings, batch
+from moodfuse.predict.batch import REFUSED, expand, label_all
+
+Predict = Callable[..., int]
+FORMATS = ("jsonl", "csv", "parquet")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    if path.suffix == ".jsonl":
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    if path.suffix == ".csv":
+        with path.open(newline="", encoding="utf-8") as stream:
+            return list(csv.DictReader(stream))
+    return list(pyarrow.parquet.read_table(path).to_pylist())
+
+
+# With a model
+
+
+def test_all_formats_agree_and_a_stopped_run_continues(
+    trained: Any, model: Path, predict: Predict, tmp_path: Path, capfd
+) -> None:
+    """JSON lines, CSV and Parquet have the same rows in the requested order, whether written at once or in two runs."""
+    bad = tmp_path / "bad\n\udcff.mp4"
+    bad.write_text("not a video")
+    files = [trained.held[1], str(bad), trained.held[0]]
+    for form in FORMATS:
+        assert predict("--model", model, "--output", tmp_path / f"out.{form}", *files) == 3
+    rows, cells, records = (read_rows(tmp_path / f"out.{form}") for form in FORMATS)
+    assert [row["file"] for row in rows] == files and "error" in rows[1]
+    names = [files[0], files[1].replace("\udcff", "\\udcff"), files[2]]
+    assert [row["file"] for row in cells] == [row["file"] for row in records] == names
+    assert cells[1]["error"] == records[1]["error"] == rows[1]["error"]
+    for row, cell, record in zip(rows, cells, records, strict=True):
+        for label, value in row.get("probabilities", {}).items():
+            assert float(cell[f"probability:{label}"]) == value == record[f"probability:{label}"]
+    output = tmp_path / "two.csv"
+    assert predict("--model", model, "--output", output, files[0]) == 0
+    for _ in range(2):
+        assert predict("--model", model, "--output", output, *files) == 3
+        assert output.read_bytes() == (tmp_path / "out.csv").read_bytes()
+    assert "1 of 3 files are in" in capfd.readouterr().err
+
+
+def test_the_table_shows_uncertainty_and_contributions(
+    trained: Any, model: Path, predict: Predict, capfd
+) -> None:
+    """At a threshold of 1 everything is uncertain, at 0 nothing; --why names every source."""
+    assert predict("--model", model, "--threshold", 1, "--why", trained.held[0]) == 0
+    shown = capfd.readouterr().out
+    assert " uncertain " in shown
+    assert "onedmcnn@brief: by itself" in shown and "twodmcnn@brief: by itself" in shown
+    assert predict("--model", model, "--threshold", 0, trained.held[0]) == 0
+    assert "uncertain" not in capfd.readouterr().out
+
+
+# With a stand-in
+
+
+class FakeModel:
+    """Predicts the same for every file, and every window, except for the files that it cannot read."""
+
+    classes, name = ("calm", "sad"), "fake"
+    card = SimpleNamespace(digest="0" * 64, chosen=True, modalities={"sound", "picture"})
+    fusion = SimpleNamespace(sources=[SimpleNamespace(source="one")])
+
+    def __init__(self) -> None:
+        self.bad: set[str] = set()
+        self.labelled: list[str] = []
+        self.lost: tuple[int, ...] = (1,)
+        self.code = "truncated"
+        self.jobs = 0
+
+    def load(self, folder: Path, *, device: str | None = None) -> "FakeModel":
+        return self
+
+    def label(
+        self, requests: Sequence[Ask], *, jobs: int, rules: ReadingRules
+    ) -> Iterator[Prediction | Refusal]:
+        self.jobs = jobs
+        for request in requests:
+            self.labelled.append(request.file)
+            if request.file in self.bad:
+                yield Refusal(request.file, self.code, "the file ends too early")
+            else:
+                yield Prediction(request.file, self.classes, np.array([0.25, 0.75]), 0.0, 30.0)
+
+    def timeline(self, file: str, *, hop_s: float, limits: Limits) -> Timeline:
+        self.labelled.append(file)
+        starts_s = hop_s * np.arange(3)
+        rows = np.tile([0.25, 0.75], (3, 1))
+        numbers = self.lost if file in self.bad else ()
+        lost = tuple((number, Refusal(file, "truncated", "it ends")) for number in numbers)
+        return Timeline(file, self.classes, starts_s, starts_s + 30, rows, lost, 40.0)
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeModel:
+    found = FakeModel()
+    monkeypatch.setattr(batch, "Model", found)
+    return found
+
+
+def label(*files: str, echo: Callable[[str], object] = str, **options: Any) -> int:
+    settings = PredictSettings(files, **options)
+    return label_all(Path("model"), settings, stream=io.StringIO(), echo=echo)
+
+
+def test_what_an_output_has_is_not_labelled_again(fake: FakeModel, tmp_path: Path) -> None:
+    """Refused files only with --retry, incomplete time lines always; `test_resuming` has what becomes of their rows."""
+    lines: list[str] = []
+    options: dict[str, Any] = {"format": "csv", "output": tmp_path / "out.csv", "echo": lines.append}
+    fake.bad = {"b", "c"}
+    assert label("a", "b", "c", **options) == REFUSED
+    fake.labelled = []
+    assert label("a", "b", **options) == REFUSED and not fake.labelled
+    assert "2 of 2 files are in" in lines[-1] and "1 of them refused (--retry" in lines[-1]
+    fake.bad = {"c"}
+    assert label("a", "b", retry=True, **options) == 0 and fake.labelled == ["b"]
+    rows = read_rows(tmp_path / "out.csv")
+    assert [(row["file"], row["error"]) for row in rows] == [("a", ""), ("c", "truncated"), ("b", "")]
+    output, fake.labelled = tmp_path / "out.jsonl", []
+    options |= {"format": "jsonl", "output": output, "timeline": True}
+    assert label("a", "c", **options) == REFUSED
+    output.write_text("".join(output.read_text().splitlines(keepends=True)[:-1]))
+    assert label("a", "c", **options) == REFUSED and fake.labelled == ["a", "c", "c"]
+    assert [row["file"] for row in read_rows(output)] == [*"aaaccc"]
+
+
+def test_options_without_effect_are_refused(fake: FakeModel, tmp_path: Path) -> None:
+    """A window with --timeline, a page of a file that is done, several videos for one page, --retry without output."""
+    windows = tmp_path / "some.csv"
+    windows.write_text("path,start_s\na.mp4,3\n")
+    with pytest.raises(InputError, match="a time line covers a whole file"):
+        label(str(windows), timeline=True)
+    options: dict[str, Any] = {"format": "jsonl", "output": tmp_path / "out.jsonl", "timeline": True}
+    assert label("a", **options) == 0
+    with pytest.raises(InputError, match=r"a: already in .*out.jsonl, so nothing would be drawn"):
+        label("a", html=tmp_path / "a.html", **options)
+    with pytest.raises(InputError, match="--html and --plot show one video; 2 files"):
+        label("a", "b", plot=tmp_path / "a.png", timeline=True)
+    with pytest.raises(InputError, match=r"--retry .*give --output FILE"):
+        PredictSettings(("a",), retry=True)
+
+
+def test_a_time_line_counts_refused_files_not_windows(fake: FakeModel) -> None:
+    """A file with a gap is labelled; one without any window counts once for --max-failures."""
+    fake.bad = {"a", "b"}
+    assert label("a", "b", timeline=True, rules=ReadingRules(max_failures=1)) == REFUSED
+    fake.lost = (0, 1, 2)
+    assert label("a", "c", timeline=True, rules=ReadingRules(max_failures=2)) == REFUSED
+    with pytest.raises(TooManyRefusedError, match="2 refused: 2 truncated"):
+        label("a", "b", "c", timeline=True, rules=ReadingRules(max_failures=2))
+
+
+def test_jobs_are_limited_and_missing_streams_are_counted(fake: FakeModel) -> None:
+    """No more processes than files are started; the remedy for files without audio or video is named."""
+    assert label("a", "b", jobs=100) == 0 and fake.jobs == 2
+    fake.bad = {"b"}
+    for code, count in (("truncated", 1), ("no_video", 2)):
+        fake.code, lines = code, list[str]()
+        assert label("a", "b", format="jsonl", echo=lines.append) == REFUSED
+        assert len(lines) == count
+    assert "of them have no audio or no video stream: to label such files, export the model again" in lines[1]
+
+
+# Inputs
+
+
+def test_inputs_are_files_folders_and_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder gives its media files by name at any depth; lists give paths and windows, separated as data sets are."""
+    for name in ("b/2.mp4", "b/1.MKV", "b/notes.pdf", "b/.hidden.mp4", "b/c/0.wav", "end.mp4 "):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "some.txt").write_bytes(b"b/2.mp4\r\n\n/abs.mp4\nend.mp4 \n")
+    (tmp_path / "some.csv").write_text("path,start_s,end_s\nb/2.mp4,3,\nb/1.MKV,,9.5\n", encoding="utf-8-sig")
+    (tmp_path / "two.csv").write_text("path;start_s;end_s\nend.mp4 ;0;60\n")
+    monkeypatch.chdir(tmp_path)
+    lines: list[str] = []
+    requests = expand(["x.mp4", "b", "some.txt", "some.csv", "two.csv"], echo=lines.append)
+    assert [Ask(str(Path(request.file)), request.start_s, request.end_s) for request in requests] == [
+        *map(Ask, ("x.mp4", "b/1.MKV", "b/2.mp4", "b/c/0.wav", "b/2.mp4", "/abs.mp4", "end.mp4 ")),
+        Ask("b/2.mp4", 3.0),
+        Ask("b/1.MKV", 0.0, 9.5),
+        Ask("end.mp4 ", 0.0, 60.0),
+    ]
+    assert sorted(line.split(":")[0] for line in lines[:-1]) == ["ignored in b", "ignored in b"]
+    assert lines[-1].startswith("WARNING 1 of 10 windows are longer than 30 s (up to 60 s)")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("bad.csv", b"path,start_s\nb/2.mp4,soon\n", "line 2: start_s is 'soon'"),
+        ("blank.csv", b'path,start_s\n"b\n.mp4",1\n,3\n', "line 4: the path is empty"),
+        ("wide.csv", b"path\nb/2.mp4,3\n", "line 2: 2 cells; expected 1"),
+        ("utf16.txt", "b/2.mp4\n".encode("utf-16"), "is UTF-16, .*; save the file as UTF-8"),
+        ("empty.txt", b"\n \n", "the list is empty; expected a path in each line"),
+        ("head.csv", b"path,start_s\n", "the list is empty; expected a path in each line"),
+        ("none.txt", None, "cannot be read"),
+        ("none.csv", None, "cannot be"),
+    ],
+)
+def test_a_list_that_cannot_be_used_is_refused(
+    name: str, data: bytes | None, message: str, tmp_path: Path
+) -> None:
+    """The error names the list, the line and the reason."""
+    if data is not None:
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(InputError, match=message):
+        expand([str(tmp_path / name)])
+
+
+def test_a_pipe_or_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    """The command does not wait for the writer of a pipe, and names the suffixes that it looked for."""
+    for name in ("list.txt", "list.csv"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(InputError, match="expected a regular file"):
+            expand([str(tmp_path / name)])
+    with pytest.raises(InputError, match=r"no media files; expected names that end in .*\.mp4"):
+        expand([str(tmp_path)])

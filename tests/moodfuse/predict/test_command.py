@@ -1,0 +1,82 @@
+"""`moodfuse predict`: usage, options without effect, which model it uses, and how it ends."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moodfuse.predict import batch
+from moodfuse.predict.command import _newest_model
+
+ROOT = Path(__file__).parents[3]
+Predict = Callable[..., int]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "give one of --model DIR and --cache DIR"),
+        (["--model", "none", "--cache", "w"], "give one of --model DIR and --cache DIR"),
+        (["--model", "none", "--format", "parquet"], "give --output"),
+        (["--model", "none", "--output", "x.doc"], "give --format"),
+        (["--model", "none", "--html", "x.html", "y.mp4"], "show one video"),
+        (["--model", "none"], "no such model"),
+        (["--model", "none", "--timeline", "--hop", "0"], "0.0 is not in the range 0<x"),
+        (["--model", "none", "--retry"], "--retry tries"),
+        (["--model", "none", "--hop", "2"], "--hop belongs to --timeline, --html and --plot"),
+        (["--model", "none", "--timeline", "--jobs", "2"], "--jobs has no effect on a time line"),
+        (["--model", "none", "--plot", "x.png", "--why"], "--why is for whole files"),
+        (["--model", "none", "--format", "csv", "--why"], "--why is for --format table; csv always"),
+    ],
+)
+def test_wrong_usage_is_exit_code_two(options: list[str], message: str, predict: Predict, capfd) -> None:
+    """Wrong or useless options are named with the remedy."""
+    assert predict(*options, "x.mp4") == 2
+    assert message in " ".join(capfd.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "interrupted; nothing is kept; with --output FILE a stopped run can continue"),
+        (
+            ["--output", "x.jsonl"],
+            "interrupted; the rows written so far are kept, run the command again to continue",
+        ),
+    ],
+)
+def test_an_interrupt_reports_what_is_kept(
+    options: list[str], message: str, predict: Predict, monkeypatch: pytest.MonkeyPatch, capfd
+) -> None:
+    """With an output its rows are kept, without one nothing."""
+
+    def interrupted(*arguments: object, **settings: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(batch, "label_all", interrupted)
+    assert predict("--model", "none", *options, "x.mp4") == 130
+    assert capfd.readouterr().err.strip() == message
+
+
+def test_a_cache_gives_the_model_of_its_newest_run(trained: Any, tmp_path: Path) -> None:
+    """To find it, neither the ablation, nor the export, nor stage three is imported."""
+    cache = Path(shutil.copytree(trained.cache.path, tmp_path / "cache"))
+    code = (
+        "import sys; from moodfuse.cli import main\n"
+        "try: main(['predict', '--cache', sys.argv[1], 'x.mp4'])\n"
+        "except SystemExit as stopped: assert stopped.code == 2\n"
+        "unwanted = ('moodfuse.evaluate.', 'moodfuse.fuse.ablation', 'moodfuse.export', 'sklearn', 'lightgbm')\n"
+        "print(*(name for name in sys.modules if name.startswith(unwanted)))\n"
+    )
+    command = [sys.executable, "-c", code, str(cache)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert "no run has a model; run: moodfuse fuse --cache" in done.stderr
+    assert not done.stdout.split()
+    model = cache / "runs" / trained.fewer.name / "model"
+    model.mkdir()
+    (model / "model.json").touch()
+    assert _newest_model(cache) == model
