@@ -1,77 +1,142 @@
-"""Design matrices: the one place where cached blocks become the matrix of a fusion head, under the leak guard.
+"""Design matrices: the one place where cached blocks become the matrix of a fusion head, behind the leak guard.
 
-The rule is one line: a head that is tested on fold k may use, for any row, only blocks whose holdout contains k.
-`assemble` holds every block to it twice: by the holdout that the block declares, and by content, through the digests
-of the clips whose labels its network saw. Rows are the plan's clips in order; class indices follow the sorted labels.
-
-What a head chooses (C, rounds, temperature) it chooses on inner folds of the training rows. Where training rows are out
-of sample these are grouped splits of the rows themselves; where they are embeddings of a network that saw them, inner
-fold j is tested within the pair network `{j,k}`, which saw neither j nor k, and the guard holds that one to both.
+Rows are the plan's clips in order; class indices follow the sorted labels. What a head chooses (C, rounds,
+temperature) it chooses on inner folds of the training rows. Where training rows are out of sample, these are grouped
+splits of the rows themselves. Where they are embeddings of a network that saw them, inner fold j is tested within the
+pair network `{j,k}`, which saw neither j nor k, and the guard checks that network for both.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from moodfuse.cache.columns import Digests, marks
 from moodfuse.cache.errors import InputError
-from moodfuse.cache.records import Block, ClipStatus, Plan
-from moodfuse.fuse.features import Features, Level, check_level, networks_of, values_of
-from moodfuse.fuse.inner_folds import inner_split
+from moodfuse.cache.folds import Unit, inner_folds
+from moodfuse.cache.records import Block
+from moodfuse.fuse.heads import Level, check_level
 from moodfuse.fuse.leak_guard import (
-    Rows,
+    ClipRows,
+    Features,
+    Mask,
     check_files,
     check_known,
     check_leak,
     check_rows,
-    is_honest,
-    planned_rows,
-    tested_rows,
+    check_test_fold,
+    is_out_of_sample,
+    networks_of,
+    values_of,
 )
-from moodfuse.fuse.matrix import HIDDEN, NO_FOLD, DesignMatrix, InnerFold, Values
+
+INNER_FOLDS = 3
+HIDDEN = -1
+"""Class index of a test row: its label enters no design matrix."""
+NO_FOLD = -1
+"""The outer fold of a design matrix without a test fold: that of a model for export."""
+Values = NDArray[np.float32] | NDArray[np.float64]
+"""Features as they were computed, in float32, or in float64 where means fill in for what is absent."""
 
 
 @dataclass(frozen=True)
-class Ingredients:
-    """What a design matrix is made of.
+class DesignInputs:
+    """What a design matrix is made of; all that a worker process needs.
 
     Attributes
     ----------
+    rows : ClipRows
     blocks : sequence of Block or CrossFitted
-        One a source; the column order.
+        One per source, in the order of the columns.
     level : str
+    test_fold : int
+        The outer fold k, or `NO_FOLD`.
     pairs : mapping of int to sequence of Block
         For inner fold j the blocks of the same sources from networks that held out j and the test fold; empty where
         there are none, or none are needed.
     seed : int
-        Of the inner split.
+        Seed of the inner split.
     """
 
+    rows: ClipRows
     blocks: Sequence[Features]
     level: Level
+    test_fold: int = NO_FOLD
     pairs: Mapping[int, Sequence[Block]] = field(default_factory=dict)
     seed: int = 0
 
 
-def assemble(plan: Plan, clips: Sequence[ClipStatus], parts: Ingredients, *, test_fold: int) -> DesignMatrix:
-    """Put the blocks of several sources side by side, after holding each to the holdout rule.
+@dataclass(frozen=True)
+class InnerFold:
+    """One inner fold, on which settings are tried.
 
-    Parameters
+    Attributes
     ----------
-    plan : Plan
-        The plan whose fold is tested.
-    clips : sequence of ClipStatus
-        The clips that it covers, in row order (`FeatureCache.clips`).
-    parts : Ingredients
-    test_fold : int
-        The outer fold k.
+    x : ndarray of float32 or float64, shape (N, D)
+    fit, held_out : ndarray of bool, shape (N,)
+        Rows to fit on, and rows to score; neither holds a test row.
+    """
 
-    Returns
-    -------
-    DesignMatrix
+    x: Values
+    fit: Mask
+    held_out: Mask
+
+
+@dataclass(frozen=True)
+class DesignMatrix:
+    """The features of one outer fold, checked against leaks.
+
+    Attributes
+    ----------
+    x : ndarray of float32 or float64, shape (N, D)
+        The sources' columns side by side; rows are the plan's clips in order.
+    y : ndarray of int64, shape (N,)
+        Index into `classes`; `HIDDEN` for test rows.
+    groups : ndarray of S64, shape (N,)
+        Group of each row, named by the smallest clip digest in it.
+    test : ndarray of bool, shape (N,)
+        Which rows are tested; the others train.
+    classes : tuple of str
+        Sorted labels.
+    out_of_sample : bool
+        Whether no network behind a training row's features saw its label, or one of its group.
+    inner : tuple of InnerFold
+        Empty where nothing can be chosen: training rows in sample without pair networks, or too few groups.
+    """
+
+    x: Values
+    y: NDArray[np.int64]
+    groups: NDArray[np.bytes_]
+    test: Mask
+    classes: tuple[str, ...]
+    out_of_sample: bool
+    inner: tuple[InnerFold, ...] = ()
+
+    @property
+    def x_train(self) -> Values:
+        """Features of the training rows, [N_train, D]."""
+        return self.x[~self.test]
+
+    @property
+    def y_train(self) -> NDArray[np.int64]:
+        """Class indices of the training rows, [N_train]."""
+        return self.y[~self.test]
+
+    @property
+    def groups_train(self) -> NDArray[np.bytes_]:
+        """Groups of the training rows, [N_train]."""
+        return self.groups[~self.test]
+
+    @property
+    def x_test(self) -> Values:
+        """Features of the test rows, [N_test, D]."""
+        return self.x[self.test]
+
+
+def assemble(inputs: DesignInputs) -> DesignMatrix:
+    """Put the blocks of several sources side by side, after checking each against the holdout rule.
 
     Raises
     ------
@@ -82,98 +147,94 @@ def assemble(plan: Plan, clips: Sequence[ClipStatus], parts: Ingredients, *, tes
     MissingBlockError
         If a block has no logits at the logits level.
     """
-    check_level(parts.level)
-    rows = tested_rows(plan, clips, test_fold)
-    if not parts.blocks or len({block.source for block in parts.blocks}) != len(parts.blocks):
-        names = [block.source for block in parts.blocks]
-        raise InputError(f"fold {test_fold}: expected one block a source, got {names}")
-    for features in parts.blocks:
-        for block in networks_of(features):
-            check_rows(block, rows)
-            check_leak(block, rows, test_fold)
-    for inner, blocks in parts.pairs.items():
+    rows, test_fold = inputs.rows, inputs.test_fold
+    check_level(inputs.level)
+    check_test_fold(rows, test_fold)
+    names = [features.source for features in inputs.blocks]
+    if not names or len(set(names)) != len(names):
+        raise InputError(f"fold {test_fold}: expected one block per source, got {names}")
+    for block in _networks(inputs.blocks):
+        check_rows(block, rows)
+        check_leak(block, rows, test_fold)
+    for inner_fold, blocks in inputs.pairs.items():
         for block in blocks:
             check_rows(block, rows)
             check_leak(block, rows, test_fold)
-            check_leak(block, rows, inner)
-    honest = all(is_honest(features, rows, parts.level) for features in parts.blocks)
-    return build(rows, parts, honest=honest)
+            check_leak(block, rows, inner_fold)
+    return _build(inputs, out_of_sample=_are_out_of_sample(inputs))
 
 
-def assemble_whole(plan: Plan, clips: Sequence[ClipStatus], parts: Ingredients) -> DesignMatrix:
-    """The design matrix of a head that ships: every row trains, and no fold is tested.
+def assemble_whole(inputs: DesignInputs) -> DesignMatrix:
+    """The design matrix of a model for export: every row trains, and no fold is tested.
 
     Settings are chosen as under an outer fold: on splits of the rows where these are out of sample, else within the
-    networks of `parts.pairs`, here those that held one fold out, which the guard holds to it.
-
-    Parameters
-    ----------
-    plan, clips, parts
-        As for `assemble`; `parts.pairs` holds for each fold the blocks of networks that held it out.
+    networks of `inputs.pairs`, here those that held one fold out.
 
     Raises
     ------
     LeakError
-        If a network that shall choose on a fold may have seen, or did see, a clip of it or of its groups, any network
-        saw a clip that is in no fold, such as one that is kept for a test, or a file stands in two groups.
+        If a network that chooses settings on a fold may have seen, or did see, a clip of it or of its groups, any
+        network saw a clip that is in no fold, such as one that is kept for a test, or a file is in two groups.
     InputError, MissingBlockError
         As for `assemble`.
     """
-    check_level(parts.level)
-    rows = planned_rows(plan, clips, NO_FOLD)
+    rows = inputs.rows
+    check_level(inputs.level)
     check_files(rows)
-    for features in parts.blocks:
-        for block in networks_of(features):
-            check_rows(block, rows)
-            check_known(block, rows, f"{block.source}: the block of holdout {block.holdout} cannot ship")
-    for inner, blocks in parts.pairs.items():
+    for block in _networks(inputs.blocks):
+        check_rows(block, rows)
+        check_known(block, rows, f"{block.source}: the block of holdout {block.holdout} cannot be exported")
+    for inner_fold, blocks in inputs.pairs.items():
         for block in blocks:
             check_rows(block, rows)
-            check_leak(block, rows, inner)
-    return build(rows, parts, honest=all(is_honest(features, rows, parts.level) for features in parts.blocks))
+            check_leak(block, rows, inner_fold)
+    return _build(inputs, out_of_sample=_are_out_of_sample(inputs))
 
 
-def unguarded(plan: Plan, clips: Sequence[ClipStatus], parts: Ingredients, *, test_fold: int) -> DesignMatrix:
-    """A design matrix without the guard, rows taken as out of sample: only to measure what a leak is worth."""
-    rows = planned_rows(plan, clips, test_fold)
-    return build(replace(rows, groups=np.arange(len(rows.digests))), parts, honest=True)
+def assemble_leaky(inputs: DesignInputs) -> DesignMatrix:
+    """A design matrix without the guard, rows taken as out of sample: only to measure the effect of a leak."""
+    ungrouped = replace(inputs.rows, group_keys=np.array(inputs.rows.digests, dtype="S64"))
+    return _build(replace(inputs, rows=ungrouped), out_of_sample=True)
 
 
-def build(rows: Rows, parts: Ingredients, *, honest: bool) -> DesignMatrix:
-    """The matrix itself, from blocks that were checked."""
-    test = rows.test
-    widths = [values_of(features, parts.level).shape[1] for features in parts.blocks]
-    edges = np.cumsum([0, *widths]).tolist()
-    groups = rows.group_keys
-    x = _matrix(parts.blocks, parts.level, rows, ~test)
-    return DesignMatrix(
-        x=x,
-        y=np.where(test, HIDDEN, rows.labels),
-        groups=groups,
-        digests=rows.digests,
-        test=test,
-        test_fold=rows.test_fold,
-        classes=rows.classes,
-        columns=tuple(
-            (item.source, slice(*edges[place : place + 2])) for place, item in enumerate(parts.blocks)
-        ),
-        level=parts.level,
-        honest=honest,
-        inner=tuple(_inner_folds(rows, parts, groups, whole=x if honest else None)),
+def _networks(blocks: Sequence[Features]) -> Iterator[Block]:
+    for features in blocks:
+        yield from networks_of(features)
+
+
+def _are_out_of_sample(inputs: DesignInputs) -> bool:
+    return all(
+        is_out_of_sample(features, inputs.rows, inputs.level, inputs.test_fold) for features in inputs.blocks
     )
 
 
-def _matrix(blocks: Sequence[Features], level: Level, rows: Rows, fit: NDArray[np.bool_]) -> Values:
-    """Columns side by side, as they are; rows of clips that lack what a source reads get its mean over those of `fit`.
+def _build(inputs: DesignInputs, *, out_of_sample: bool) -> DesignMatrix:
+    """The matrix itself, from blocks that were checked."""
+    rows = inputs.rows
+    test = rows.folds == inputs.test_fold
+    x = _columns(inputs.blocks, inputs, ~test)
+    return DesignMatrix(
+        x=x,
+        y=np.where(test, HIDDEN, rows.labels),
+        groups=rows.group_keys,
+        test=test,
+        classes=rows.classes,
+        out_of_sample=out_of_sample,
+        inner=tuple(_inner_folds(inputs, ~test, x if out_of_sample else None)),
+    )
 
-    That mean is in float64, and so are then all columns. Of one source alone the array itself is given, no copy.
+
+def _columns(blocks: Sequence[Features], inputs: DesignInputs, fit: Mask) -> Values:
+    """Columns side by side; rows of clips without the modality of a source get its mean over the rows of `fit`.
+
+    That mean is in float64, and so are then all columns.
     """
     columns = []
     for features in blocks:
-        values: Values = values_of(features, level)
+        values: Values = values_of(features, inputs.level)
         if features.absent:
             values = values.astype(np.float64)
-            absent = marks(features.absent, rows.digests)
+            absent = inputs.rows.mask(features.absent)
             known = fit & ~absent
             values[absent] = values[known].mean(axis=0) if known.any() else 0.0
         columns.append(values)
@@ -183,26 +244,62 @@ def _matrix(blocks: Sequence[Features], level: Level, rows: Rows, fit: NDArray[n
     return joined
 
 
-def _inner_folds(
-    rows: Rows, parts: Ingredients, groups: Digests, *, whole: Values | None
-) -> Iterator[InnerFold]:
-    """Grouped splits of honest training rows, given as `whole`; else the pair networks, each tested on its own fold."""
-    train = ~rows.test
-    split = inner_split(rows.labels[train], groups[train], seed=parts.seed)
+def _inner_folds(inputs: DesignInputs, train: Mask, x: Values | None) -> Iterator[InnerFold]:
+    """Grouped splits of training rows `x` that are out of sample; else the pair networks, each on its own fold."""
+    rows = inputs.rows
+    split = inner_split(rows.labels[train], rows.group_keys[train], seed=inputs.seed)
     if split is None:
         return
-    if whole is not None:
+    if x is not None:
         inner = np.full(len(train), HIDDEN)
         inner[train] = split
-        filled = any(
-            features.absent for features in parts.blocks
-        )  # else no cell depends on what is fitted on
+        imputed = any(features.absent for features in inputs.blocks)
         for number in np.unique(split):
             fit = train & (inner != number)
-            x = _matrix(parts.blocks, parts.level, rows, fit) if filled else whole
-            yield InnerFold(x, fit, inner == number)
+            yield InnerFold(_columns(inputs.blocks, inputs, fit) if imputed else x, fit, inner == number)
         return
-    folds = rows.folds
-    for number, blocks in sorted(parts.pairs.items()):
-        fit = train & (folds != number)
-        yield InnerFold(_matrix(blocks, parts.level, rows, fit), fit, folds == number)
+    for number, blocks in sorted(inputs.pairs.items()):
+        fit = train & (rows.folds != number)
+        yield InnerFold(_columns(blocks, inputs, fit), fit, rows.folds == number)
+
+
+def inner_split(y: NDArray[np.int64], groups: ArrayLike | None, *, seed: int) -> NDArray[np.int64] | None:
+    """Inner fold of each row, grouped and stratified, or `None` where a class has fewer than 3 groups.
+
+    Parameters
+    ----------
+    y : ndarray of int, shape (N,)
+        Class indices.
+    groups : array-like, shape (N,), or None
+        Rows that stay together; without them every row is its own group.
+    seed : int
+
+    Raises
+    ------
+    InputError
+        If there is not one group per row.
+    """
+    given = np.arange(len(y)) if groups is None else np.asarray(groups)
+    if given.shape != y.shape:
+        found = f"{len(given)} groups" if given.ndim == 1 else f"groups of shape {given.shape}"
+        raise InputError(f"{found} for {len(y)} rows; give one group per row")
+    if given.dtype.kind == "S":
+        names = [name.decode("utf-8", "surrogateescape") for name in given.tolist()]
+    else:
+        names = [str(name) for name in given]
+    split = _split(tuple(y.tolist()), tuple(names), seed)
+    return None if split is None else np.array(split, dtype=np.int64)
+
+
+@lru_cache(maxsize=16)
+def _split(y: tuple[int, ...], names: tuple[str, ...], seed: int) -> tuple[int, ...] | None:
+    """The heads and combinations of one outer fold ask for the same split."""
+    members: dict[str, list[int]] = {}
+    for row, name in enumerate(names):
+        members.setdefault(name, []).append(row)
+    units = [
+        Unit(key=name, labels=tuple(str(y[row]) for row in rows), digests=tuple(map(str, rows)))
+        for name, rows in members.items()
+    ]
+    fold_of = inner_folds(units, most=INNER_FOLDS, seed=seed)
+    return None if fold_of is None else tuple(fold_of[str(row)] for row in range(len(y)))

@@ -17,11 +17,11 @@ from moodfuse.cache.store import FeatureCache
 from moodfuse.evaluate.choosing import not_worse
 from moodfuse.evaluate.resampling import draw_groups
 from moodfuse.evaluate.results import run_labels
-from moodfuse.fuse.ablation import AblationSettings, Row, planned_rows, sources_of
-from moodfuse.fuse.features import check_level
 from moodfuse.fuse.final_fit import Scored, Shipped, networks_needed, ship, why_not_shipped
-from moodfuse.fuse.notes import missing_views, versions
-from moodfuse.fuse.protocols import choose_protocol
+from moodfuse.fuse.inference import check_level
+from moodfuse.fuse.run_inputs import choose_protocol
+from moodfuse.fuse.run_record import library_versions, missing_modalities
+from moodfuse.fuse.settings import AblationSettings, PlannedResult, planned_results, sources_of
 from moodfuse.model.card import ModelCard, ModelFile, ModelSource
 from moodfuse.model.card_text import described
 from moodfuse.model.expected import DRAWS, expected_scores
@@ -31,7 +31,7 @@ from moodfuse.model.training import training_file
 log = logging.getLogger(__name__)
 BEST = "best"
 _NOT_YET = ModelFile("", 0)
-_Named = TypeVar("_Named", Result, Row)
+_Named = TypeVar("_Named", Result, PlannedResult)
 Content = Path | bytes | str
 """Of a file of the folder; of a path, that file's."""
 
@@ -90,12 +90,12 @@ def check_planned(cache: FeatureCache, ablation: AblationSettings, settings: Exp
         If the folder is there already, the ablation will have no such result, or it cannot ship; the message says why.
     """
     _check_folder(settings.folder)
-    rows = planned_rows(cache, ablation)
+    rows = planned_results(cache, ablation)
     sources = sources_of(rows)
     protocol = choose_protocol(cache, sources, ablation.protocol)
     wanted = rows if settings.best else [find_result(rows, settings.result)]
     reasons = [
-        why_not_shipped(cache, Scored(row.sources, row.head, row.level, protocol, beside=sources))
+        why_not_shipped(cache, Scored(row.sources, row.head, row.level, protocol, run_sources=sources))
         for row in wanted
     ]
     if all(reasons):
@@ -218,7 +218,7 @@ def _card(cache: FeatureCache, made: _Made, settings: ExportSettings) -> ModelCa
         },
         expected=expected_scores(run, result, best=settings.best),
         notes=tuple(dict.fromkeys((*result.notes, *([made.why] if made.why else []), *made.notes))),
-        versions=dict(versions()),
+        versions=dict(library_versions()),
         commands=run.commands,
         files=dict.fromkeys(made.files, _NOT_YET),
     )
@@ -251,7 +251,7 @@ def _check_same(cache: FeatureCache, run: Run) -> None:
     clips = cache.clips
     folds = tuple(cache.plan.assignment[status.digest] for status in clips)
     labels, groups = (tuple(status.clip.label for status in clips), tuple(status.group for status in clips))
-    now = (tuple(status.digest for status in clips), labels, groups, folds, missing_views(cache))
+    now = (tuple(status.digest for status in clips), labels, groups, folds, missing_modalities(cache.clips))
     recipes = {
         source: cache.recipe(source).digest16 for source, _ in run.recipes if source in cache.sources()
     }

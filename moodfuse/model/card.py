@@ -11,7 +11,7 @@ from moodfuse.cache.digests import canonical_json, digest
 from moodfuse.cache.errors import InputError, MoodfuseError
 from moodfuse.cache.recipe import Recipe, recipe_from_mapping
 from moodfuse.cache.records import check_label
-from moodfuse.fuse.features import check_level
+from moodfuse.fuse.inference import check_level
 
 FORMAT = "moodfuse-model"
 SCHEMA = 1

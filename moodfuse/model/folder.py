@@ -20,9 +20,7 @@ import numpy as np
 from moodfuse.cache.digests import file_digest
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.storage.files import sync_folder, write_aside
-from moodfuse.fuse.features import check_level
-from moodfuse.fuse.heads.exported import LinearArrays, head_from_arrays
-from moodfuse.fuse.inference import FusedSource, Fusion
+from moodfuse.fuse.inference import FusedSource, Fusion, LinearArrays, check_level, head_from_arrays
 from moodfuse.model.card import MOST_BYTES, ModelCard, ModelError, ModelFile, card_from_json
 
 CARD = "model.json"
