@@ -54,7 +54,8 @@ def fuse_command(cache_path: Path, **options: Any) -> "Run":
     from moodfuse.cache.console import printable
     from moodfuse.cache.runs import LEAKY, LEAKY_MARK, write_run
     from moodfuse.cache.store import FeatureCache
-    from moodfuse.fuse.ablation import accuracies, run_ablation
+    from moodfuse.fuse.ablation import run_ablation
+    from moodfuse.fuse.run_record import accuracies
 
     cache = FeatureCache(cache_path)
     run = run_ablation(cache, ablation_settings(options))

@@ -1,18 +1,23 @@
 """A synthetic cache with two sources, written through the real `FeatureCache`; no media, no network."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from moodfuse.cache.clip_table import ClipTable
 from moodfuse.cache.folds import GROUP_RULE, deal, pair_holdouts, single_holdouts, units_of
 from moodfuse.cache.manifest import table_name
 from moodfuse.cache.recipe import Recipe, Tuning
 from moodfuse.cache.records import Clip, ClipStatus, Holdout, Plan
 from moodfuse.cache.store import FeatureCache
+from moodfuse.fuse.ablation import fit_features
+from moodfuse.fuse.cross_fitting import PlanFeatures
+from moodfuse.fuse.leak_guard import clip_rows
+from moodfuse.fuse.run_inputs import read_blocks, read_inputs
 
 CLASSES = ("excited", "fear", "sad")
 
@@ -23,7 +28,7 @@ class Corpus:
 
     `signal` is the distance of class means in units of the noise; `memory` is how much further a tuned network
     pulls the clips that it saw; `permute` deals labels to groups at random, so that nothing can be learned; `pairs`
-    writes networks of pair holdouts and the one that saw all; the first `lacking` clips have no picture, which every
+    writes networks of pair holdouts and the one that saw all; the first `without_video` clips have no video, which every
     source reads; networks exist under `repeats` fold plans; groups of `mixed` corpora hold two labels each.
     """
 
@@ -37,7 +42,7 @@ class Corpus:
     memory: float = 3.0
     permute: bool = False
     pairs: bool = False
-    lacking: int = 0
+    without_video: int = 0
     repeats: int = 1
     mixed: bool = False
     seed: int = 0
@@ -62,7 +67,7 @@ def make_statuses(corpus: Corpus) -> tuple[ClipStatus, ...]:
             name = f"{corpus.seed}-{group:03d}-{window}.mp4"
             clip = Clip(id=name, path=f"/clips/{name}", label=str(label), group=song)
             sha = digest_of(name)
-            view = "picture" if len(statuses) < corpus.lacking else ""
+            view = "picture" if len(statuses) < corpus.without_video else ""
             digest = digest_of(f"{name}:0")
             statuses.append(
                 ClipStatus(clip, digest=digest, file_sha256=sha, group=song, ok=True, missing=view)
@@ -158,8 +163,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
 
 @pytest.fixture(scope="session")
 def crossfitted(tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
-    """The same with pair networks, one that saw all, and two clips that lack what the sources read. Read-only."""
-    return make_cache(tmp_path_factory.mktemp("synthetic") / "cache", Corpus(pairs=True, lacking=2))
+    """The same with pair networks, one that saw all, and two clips without video. Read-only."""
+    return make_cache(tmp_path_factory.mktemp("synthetic") / "cache", Corpus(pairs=True, without_video=2))
 
 
 @pytest.fixture(scope="session")
@@ -172,3 +177,26 @@ def build_cache() -> Callable[[Path, Corpus], FeatureCache]:
 def build_corpus() -> type[Corpus]:
     """The settings of a synthetic corpus."""
     return Corpus
+
+
+@pytest.fixture(scope="session")
+def load_features() -> Callable[..., PlanFeatures]:
+    """What some sources give to each outer fold under a protocol, and a plan if it is not the one in force."""
+
+    def load(
+        cache: FeatureCache, sources: Sequence[str], protocol: str, *, plan: Plan | None = None
+    ) -> PlanFeatures:
+        inputs, plan = read_inputs(cache, sources, protocol), plan or cache.plan
+        return fit_features(inputs, plan, clip_rows(plan, inputs.clips), read_blocks(cache, inputs, plan))
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def replace_clips() -> Callable[[FeatureCache, Iterable[ClipStatus]], None]:
+    """Puts other clips in the place of those that a cache read."""
+
+    def put(cache: FeatureCache, clips: Iterable[ClipStatus]) -> None:
+        cache.__dict__["clips"] = ClipTable.of(clips)
+
+    return put

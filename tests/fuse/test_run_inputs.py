@@ -1,21 +1,28 @@
-"""Plans of repeated cross-validation: each divides the clips otherwise and passes what the first one passed."""
+"""The fold plans and the protocol of a run: every further plan divides the clips in another way and passes all checks."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import pytest
 
-from moodfuse.cache.clip_table import ClipTable
 from moodfuse.cache.errors import InputError
-from moodfuse.cache.folds import can_cross_fit, deal
+from moodfuse.cache.folds import can_cross_fit, check_views, deal
 from moodfuse.cache.records import Plan
 from moodfuse.cache.runs import UNCALIBRATED
 from moodfuse.cache.store import FeatureCache
-from moodfuse.fuse.ablation import AblationSettings, run_ablation
-from moodfuse.fuse.notes import result_notes
-from moodfuse.fuse.repeats import FoldPlans, fold_plans
+from moodfuse.fuse.ablation import run_ablation
+from moodfuse.fuse.run_inputs import FoldPlans, choose_plans, choose_protocol, read_inputs
+from moodfuse.fuse.run_record import result_notes
+from moodfuse.fuse.settings import AblationSettings
 
 Builder = Callable[..., FeatureCache]
+
+
+def fold_plans(
+    cache: FeatureCache, sources: tuple[str, ...], protocol: str, repeats: int | None
+) -> FoldPlans:
+    """The plans of a run."""
+    return choose_plans(read_inputs(cache, sources, protocol), repeats)
 
 
 def divisions(plans: Iterable[Plan]) -> set[frozenset[frozenset[str]]]:
@@ -35,7 +42,7 @@ def renamed(plan: Plan, **changes: int) -> Plan:
     return replace(plan, assignment=turned, **changes)  # type: ignore[arg-type]
 
 
-def test_renamed_folds_are_no_other_plan(build: Builder, build_corpus: type) -> None:
+def test_renamed_folds_are_the_same_plan(build: Builder, build_corpus: type) -> None:
     """A kept repeat that divides the clips as the first plan does counts once, for frozen and for tuned sources."""
     cache = build(build_corpus(pairs=True))
     cache.write_plan(renamed(cache.plan, seed=1, repeat=1), cache.statuses)
@@ -78,37 +85,53 @@ def test_further_plans_pass_what_the_first_passed(
             else found
         )
 
-    monkeypatch.setattr("moodfuse.fuse.repeats.deal", dealt)
+    monkeypatch.setattr("moodfuse.fuse.run_inputs.deal", dealt)
     plans = fold_plans(cache, ("i3d",), "crossfit", 4).plans
     assert [plan.seed for plan in plans] == [0, 2, 5, 8]
     assert all(can_cross_fit(plan, cache.clips) for plan in plans)
 
 
-def test_a_view_that_shows_a_class_in_one_fold_alone_is_refused(build: Builder, build_corpus: type) -> None:
-    """Clips may have changed since a source was extracted: its view is looked at again before anything is fitted."""
-    cache = build(build_corpus(tuned={}))
-    blind = tuple(
-        replace(item, missing="picture") if item.clip.label == "fear" else item for item in cache.clips
-    )
-    cache.__dict__["clips"] = ClipTable.of(blind)
+def test_only_modalities_that_are_read_can_stop_a_run(
+    build: Builder, build_corpus: type, replace_clips: Callable[..., None]
+) -> None:
+    """Clips without audio do not affect sources that read video: cross-fitting stays on, for fitted logits too.
+
+    Where all clips of a class but those of one fold have no video, those sources are refused before a fit.
+    """
+    cache = build(build_corpus(tuned={}, frozen={"c3d": 6, "i3d": 6}))
+
+    def fear_without(modality: str) -> tuple[object, ...]:
+        return tuple(
+            replace(item, missing=modality) if item.clip.label == "fear" else item for item in cache.clips
+        )
+
+    mute, blind = fear_without("sound"), fear_without("picture")
+    assert can_cross_fit(cache.plan, cache.clips) and not can_cross_fit(cache.plan, blind)
+    assert can_cross_fit(cache.plan, mute, ("picture",))
+    replace_clips(cache, mute)
+    assert choose_protocol(cache, ("c3d", "i3d"), None) == "crossfit"
+    found = run_ablation(cache, AblationSettings(heads=("mean",), repeats=1, jobs=1))
+    assert found.protocol == "crossfit" and found.notes[0].endswith("cross-fitted")
+    replace_clips(cache, blind)
+    assert choose_protocol(cache, ("c3d", "i3d"), "crossfit") == "no-crossfit"
+    check_views(cache.plan, blind, ("sound",))
     with pytest.raises(InputError, match="label 'fear' has no clip with picture outside fold 0"):
         run_ablation(cache, AblationSettings(heads=("mean",), jobs=1))
 
 
-def test_notes_hold_for_every_plan(cache: FeatureCache) -> None:
-    """Settings that were chosen under some plans alone are said to be; the first plan's own state stands first."""
-    assert result_notes(cache, [True, True], leaky=False) == ()
-    assert result_notes(cache, [True, False, False], leaky=False) == (
-        "settings were chosen under 1 of 3 fold plans",
-    )
-    assert result_notes(cache, [False, False], leaky=True) == ("LEAKY", UNCALIBRATED)
-    assert result_notes(cache, [False, True], leaky=False) == (
-        UNCALIBRATED,
-        "settings were chosen under 1 of 2 fold plans",
-    )
+def test_notes_hold_for_every_plan() -> None:
+    """Settings that were chosen under some plans alone are noted; the first plan's own state comes first."""
+    some = "settings were chosen under 1 of {} fold plans"
+    for chosen, leaky, notes in (
+        ([True, True], False, ()),
+        ([True, False, False], False, (some.format(3),)),
+        ([False, False], True, ("LEAKY", UNCALIBRATED)),
+        ([False, True], False, (UNCALIBRATED, some.format(2))),
+    ):
+        assert result_notes(chosen, few_groups=False, leaky=leaky) == notes
 
 
-def test_a_repeat_is_no_plan_twice_and_an_unfinished_one_is_left_out(
+def test_a_repeat_counts_once_and_an_unfinished_one_is_left_out(
     build: Builder, build_corpus: type, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Plans of another seed's repeats are not in force; a repeat whose pair networks are not all there is skipped."""

@@ -1,4 +1,4 @@
-"""What ships: exactly the procedure that was scored, from networks that are there already."""
+"""The model of a result: exactly the procedure that was scored, from networks that are there already."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,19 +10,20 @@ import pytest
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.records import Holdout, Plan
 from moodfuse.cache.store import FeatureCache
-from moodfuse.fuse.ablation import predict_fold
+from moodfuse.fuse.cross_fitting import PlanFeatures
 from moodfuse.fuse.final_fit import Scored, Shipped, ship, why_not_shipped
-from moodfuse.fuse.heads.registry import HEADS
+from moodfuse.fuse.heads import HEADS
+from moodfuse.fuse.heads.exported import apply_temperature
 from moodfuse.fuse.inference import NetworkSays
-from moodfuse.fuse.protocols import CROSSFIT, NO_CROSSFIT, load_features
-from moodfuse.fuse.workers import Workers
+from moodfuse.fuse.settings import CROSSFIT, NO_CROSSFIT
+from moodfuse.fuse.tuning import predict_fold
 
 Builder = Callable[..., FeatureCache]
 SOURCES = ("c3d", "i3d")
-ROWS = [
-    row
-    for row in product((("i3d",), SOURCES), HEADS, ("logits", "embedding"))
-    if row[2] in HEADS[row[1]].levels and (row[1] != "lightgbm" or row[0] == SOURCES)
+RESULTS = [
+    result
+    for result in product((("i3d",), SOURCES), HEADS, ("logits", "embedding"))
+    if result[2] in HEADS[result[1]].levels and (result[1] != "lightgbm" or result[0] == SOURCES)
 ]
 
 
@@ -37,63 +38,60 @@ def without_fold(cache: FeatureCache, fold: int) -> FeatureCache:
     return other
 
 
-def says(
+def outputs_of(
     whole: FeatureCache, shipped: Shipped, smaller: FeatureCache, source: str, digest: str
 ) -> list[NetworkSays]:
-    """What the shipped networks say of a clip that only the whole cache has."""
-    found = []
+    """The outputs of the model's networks for a clip that only the whole cache has."""
+    outputs = []
     recipe = smaller.recipe(source)
     for holdout in shipped.networks[source]:
         roles = smaller.roles(recipe, holdout) if recipe.sees_labels else None
-        rows = whole.rows(recipe, roles, whole.clips, ("embedding", "logits")).arrays
-        place = [status.digest for status in whole.clips].index(digest)
-        found.append(
-            NetworkSays(rows["embedding"][place], rows["logits"][place] if "logits" in rows else None)
+        arrays = whole.rows(recipe, roles, whole.clips, ("embedding", "logits")).arrays
+        row = [status.digest for status in whole.clips].index(digest)
+        outputs.append(
+            NetworkSays(arrays["embedding"][row], arrays["logits"][row] if "logits" in arrays else None)
         )
-    return found
+    return outputs
 
 
 @pytest.mark.parametrize("protocol", [CROSSFIT, NO_CROSSFIT])
-def test_what_is_scored_is_what_ships(protocol: str, build: Builder, build_corpus: type) -> None:
-    """Without one fold's clips, what ships says of them what the run said of them, for every head and level."""
+def test_the_model_is_what_was_scored(
+    protocol: str, build: Builder, build_corpus: type, load_features: Callable[..., PlanFeatures]
+) -> None:
+    """Without one fold's clips, the model predicts for them what the run predicted, for every head and level."""
     cache = build(build_corpus(pairs=True))
     fold = cache.plan.folds - 1
-    smaller = without_fold(cache, fold)
-    features = load_features(cache, cache.plan, SOURCES, protocol, workers=Workers())  # type: ignore[arg-type]
-    held = [status.digest for status in cache.clips if cache.plan.assignment[status.digest] == fold]
-    for sources, head, level in ROWS:
-        expected = predict_fold(features.design(cache, sources, level, fold), head, cache.plan.seed).scaled
+    smaller, features = without_fold(cache, fold), load_features(cache, SOURCES, protocol)
+    held_out = [status.digest for status in cache.clips if cache.plan.assignment[status.digest] == fold]
+    for sources, head, level in RESULTS:
+        scored = predict_fold(features.design(sources, level, fold), head, cache.plan.seed)
+        expected = apply_temperature(scored.values, scored.temperature)
         shipped = ship(smaller, Scored(sources, head, level, protocol, SOURCES))
-        for row, digest in zip(expected, held, strict=True):
-            parts = [says(cache, shipped, smaller, source, digest) for source in sources]
-            values = [shipped.fusion.values(number, part) for number, part in enumerate(parts)]
-            assert np.allclose(shipped.fusion.probabilities(values), row, rtol=0, atol=1e-6), (
-                sources,
-                head,
-                level,
-            )
+        for row, digest in zip(expected, held_out, strict=True):
+            outputs = [outputs_of(cache, shipped, smaller, source, digest) for source in sources]
+            values = [shipped.fusion.values(number, output) for number, output in enumerate(outputs)]
+            found = shipped.fusion.probabilities(values)
+            assert np.allclose(found, row, rtol=0, atol=1e-6), (sources, head, level)
 
 
-def test_left_out_sources_move_the_answer_and_own_answers_are_theirs(
-    build: Builder, build_corpus: type
-) -> None:
-    """Without the only source that knows, the answer is nearer to even; of the mean head the other source remains."""
+def test_probabilities_without_a_source(build: Builder, build_corpus: type) -> None:
+    """They differ from those with it; of the mean head the other source alone remains. Its own are its softmax."""
     cache = build(build_corpus(pairs=True))
     for head in ("mean", "softmax"):
         shipped = ship(cache, Scored(SOURCES, head, "logits", CROSSFIT, SOURCES))
         digest = cache.clips[0].digest
-        parts = [says(cache, shipped, cache, source, digest) for source in SOURCES]
-        values = [shipped.fusion.values(number, part) for number, part in enumerate(parts)]
-        alone = shipped.fusion.without(1, values)
-        assert not np.allclose(alone, shipped.fusion.probabilities(values))
-        assert np.isclose(alone.sum(), 1) and np.isclose(shipped.fusion.own(0, parts[0]).sum(), 1)
+        outputs = [outputs_of(cache, shipped, cache, source, digest) for source in SOURCES]
+        values = [shipped.fusion.values(number, output) for number, output in enumerate(outputs)]
+        without = shipped.fusion.without(1, values)
+        assert not np.allclose(without, shipped.fusion.probabilities(values))
+        assert np.isclose(without.sum(), 1) and np.isclose(shipped.fusion.own(0, outputs[0]).sum(), 1)
         if head == "mean":
             only = ship(cache, Scored(("c3d",), "network", "logits", CROSSFIT, SOURCES)).fusion
             same = replace(only, temperature=shipped.fusion.temperature)
-            assert np.allclose(alone, same.probabilities(values[:1]))
+            assert np.allclose(without, same.probabilities(values[:1]))
 
 
-def test_what_cannot_ship_says_why(build: Builder, build_corpus: type) -> None:
+def test_what_cannot_be_exported_is_refused(build: Builder, build_corpus: type) -> None:
     """A leaky result, and one whose network is not there, are refused with the remedy."""
     cache = build(build_corpus())
     missing = Scored(("c3d",), "softmax", "embedding", NO_CROSSFIT, SOURCES)
@@ -106,15 +104,15 @@ def test_what_cannot_ship_says_why(build: Builder, build_corpus: type) -> None:
 
 
 def test_in_sample_logits_choose_nothing(build: Builder, build_corpus: type) -> None:
-    """With two folds a frozen source's logits are fitted in sample: what ships keeps the defaults, as it was scored."""
+    """With two folds a frozen source's logits are fitted in sample: the model keeps the defaults, as it was scored."""
     cache = build(build_corpus(folds=2, tuned={}, frozen={"i3d": 12, "s3d": 8}, permute=True))
     for sources, head in ((("i3d",), "network"), (("i3d", "s3d"), "mean"), (("i3d", "s3d"), "softmax")):
         fusion = ship(cache, Scored(sources, head, "logits", NO_CROSSFIT, ("i3d", "s3d"))).fusion
         assert not fusion.chosen and fusion.temperature == 1.0
 
 
-def test_what_was_scored_with_defaults_ships_with_them(build: Builder, build_corpus: type) -> None:
-    """All clips together would do to choose, but the scores are those of the defaults."""
+def test_what_was_scored_with_defaults_keeps_them(build: Builder, build_corpus: type) -> None:
+    """All clips together would be enough to choose others, but the scores are those of the defaults."""
     cache = build(build_corpus(pairs=True))
     scored = Scored(("i3d",), "softmax", "embedding", CROSSFIT, SOURCES)
     assert ship(cache, scored).fusion.chosen
