@@ -65,11 +65,11 @@ class FitKeys:
     common: str
     parts: Mapping[str, tuple[str, str]]
 
-    def of_result(self, result: PlannedResult, fold: int) -> str:
-        """Key of a head's predictions of one outer fold."""
-        return self._key(
-            result.sources, result.head, head_spec(fitted_head(result.head)).version, result.level, fold
-        )
+    def of_result(self, result: PlannedResult, fold_count: int) -> list[str]:
+        """Keys of a head's predictions, one per outer fold."""
+        version = head_spec(fitted_head(result.head)).version
+        facts = (result.head, version, result.level)
+        return [self._key(result.sources, *facts, fold) for fold in range(fold_count)]
 
     def of_logits(self, source: str, holdout: Holdout) -> str:
         """Key of the logits of a source without any, from the fit that leaves out a holdout."""
@@ -149,7 +149,11 @@ def _fit_plan(
         features = fit_features(inputs, plan, clips, blocks, keys, fits, workers)
         return _fit_results(features, tasks, workers)
 
-    tasks = {(result, fold): keys.of_result(result, fold) for result in results for fold in range(plan.folds)}
+    tasks = {
+        (result, fold): key
+        for result in results
+        for fold, key in enumerate(keys.of_result(result, plan.folds))
+    }
     return _complete("fits", tasks, fits, fit)
 
 
@@ -184,8 +188,8 @@ def fit_features(
     wanted = logits_to_fit(blocks, plan, cross_fit=inputs.cross_fit)
 
     def fit(names: list[tuple[str, Holdout]]) -> Iterator[tuple[tuple[str, Holdout], KeptFit]]:
-        calls = ((name, fit_to_keep, (wanted[name], name[1], clips, seed)) for name in names)
-        return run_parallel(calls, total=len(names), workers=workers, what="fitting logits")
+        calls = [(name, fit_to_keep, (wanted[name], name[1], clips, seed)) for name in names]
+        return run_parallel(calls, workers=workers, what="fitting logits")
 
     tasks = {name: keys.of_logits(*name) if keys else "" for name in wanted}
     done = _complete("fits of logits", tasks, fits, fit)
@@ -222,15 +226,11 @@ def _fit_results(
     features: PlanFeatures, tasks: Sequence[Task], workers: Workers
 ) -> Iterator[tuple[Task, KeptFit]]:
     make = assemble_leaky if features.protocol == LEAKY else assemble
-    calls = (
-        (
-            (result, fold),
-            predict,
-            (make, features.design_inputs(result.sources, result.level, fold), result.head, features.seed),
-        )
-        for result, fold in tasks
-    )
-    return run_parallel(calls, total=len(tasks), workers=workers, what="fitting heads")
+    calls = []
+    for result, fold in tasks:
+        inputs = features.design_inputs(result.sources, result.level, fold)
+        calls.append(((result, fold), predict, (make, inputs, result.head, features.seed)))
+    return run_parallel(calls, workers=workers, what="fitting heads")
 
 
 def _leaky_name(name: str | None) -> str | None:

@@ -29,6 +29,7 @@ from moodfuse.fuse.tuning import choose_on_rows
 from moodfuse.fuse.workers import one_thread
 
 SAW_ALL = Holdout.of(())
+FROZEN = Holdout.frozen()
 Blocks = Mapping[tuple[str, Holdout], Block]
 """Blocks by source and holdout."""
 
@@ -57,10 +58,10 @@ class PlanFeatures:
 
     def embedding(self, source: str, fold: int) -> Block:
         """The block whose embedding a head that is tested on `fold` reads."""
-        frozen = self.blocks.get((source, Holdout.frozen()))
+        frozen = self.blocks.get((source, FROZEN))
         if frozen is not None:
             return frozen
-        return self.blocks[source, SAW_ALL if self.protocol == LEAKY else Holdout.of(fold)]
+        return self.blocks[source, SAW_ALL if self.protocol == LEAKY else Holdout(frozenset({fold}))]
 
     def design_inputs(self, sources: tuple[str, ...], level: Level, fold: int) -> DesignInputs:
         """What the design matrix of a combination is made of."""
@@ -81,7 +82,7 @@ class PlanFeatures:
             return {}  # training rows are out of sample as they are
         pairs: dict[int, list[Block]] = {}
         for inner_fold in sorted(set(self.rows.folds.tolist()) - {fold}):
-            pair = Holdout.of({inner_fold, fold})
+            pair = Holdout(frozenset({inner_fold, fold}))
             blocks = [
                 block if block.holdout.folds is None else self.blocks.get((block.source, pair))
                 for block in embeddings
@@ -187,13 +188,13 @@ def logits_for_fold(networks: Mapping[Holdout, Block], rows: ClipRows, *, test_f
     test_fold : int
         The outer fold k.
     """
-    for shared in (Holdout.frozen(), SAW_ALL):  # one network for all folds
+    for shared in (FROZEN, SAW_ALL):  # one network for all folds
         if shared in networks:
             return networks[shared]
     folds = [fold for fold in np.unique(rows.folds).tolist() if fold != test_fold]
-    pairs = [Holdout.of({fold, test_fold}) for fold in folds]
+    pairs = [Holdout(frozenset({fold, test_fold})) for fold in folds]
     if not all(pair in networks for pair in pairs):
-        return networks[Holdout.of(test_fold)]
+        return networks[Holdout(frozenset({test_fold}))]
     networks_of = {fold: (number,) for number, fold in enumerate(folds)}
     networks_of[test_fold] = tuple(range(len(folds)))
     return CrossFitted(

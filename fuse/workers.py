@@ -3,7 +3,7 @@
 import logging
 import multiprocessing
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -34,26 +34,14 @@ class Workers:
     scheduler: str | None = None
 
 
-def run_parallel(
-    calls: Iterable[Call[_K]], *, total: int, workers: Workers, what: str
-) -> Iterator[tuple[_K, Any]]:
-    """The key and the result of each call as it is done, under a progress bar.
-
-    Parameters
-    ----------
-    calls : iterable of (key, function, arguments)
-        Read as workers become free, so that few are held at once.
-    total : int
-        Number of calls.
-    workers : Workers
-    what : str
-        Title of the progress bar.
-    """
-    if total:
-        yield from _track(_results(calls, min(workers.jobs, total), workers.scheduler), total, what)
+def run_parallel(calls: Sequence[Call[_K]], *, workers: Workers, what: str) -> Iterator[tuple[_K, Any]]:
+    """The key and the result of each call as it is done, under a progress bar with a title."""
+    if calls:
+        results = _results(calls, min(workers.jobs, len(calls)), workers.scheduler)
+        yield from _track(results, len(calls), what)
 
 
-def _results(calls: Iterable[Call[_K]], jobs: int, scheduler: str | None) -> Iterator[tuple[_K, Any]]:
+def _results(calls: Sequence[Call[_K]], jobs: int, scheduler: str | None) -> Iterator[tuple[_K, Any]]:
     if scheduler is not None:
         yield from run_on_cluster(((_run, call) for call in calls), scheduler=scheduler)
         return

@@ -208,8 +208,8 @@ MUTATIONS = (
     Mutation(
         "network of a fold",
         "moodfuse.fuse.cross_fitting.PlanFeatures.embedding",
-        "else Holdout.of(fold)",
-        "else Holdout.of((fold + 1) % 4)",
+        "else Holdout(frozenset({fold}))",
+        "else Holdout(frozenset({(fold + 1) % 4}))",
     ),
 )
 
