@@ -1,8 +1,8 @@
 """The ablation: combinations of sources x heads x levels x folds, with out-of-fold probabilities.
 
-Under the protocol ``crossfit`` every setting (C, rounds, temperature) is chosen on rows that are out of sample; where
-that is not possible, the result keeps its defaults and is marked ``uncalibrated``. `moodfuse.fuse.cross_fitting` documents which
-networks each protocol reads.
+Under the protocol ``crossfit`` every setting (C, rounds, temperature) is chosen on rows that are out of
+sample; where that is not possible, the result keeps its defaults and is marked ``uncalibrated``.
+`moodfuse.fuse.cross_fitting` documents which networks each protocol reads.
 """
 
 import hashlib
@@ -38,28 +38,22 @@ from moodfuse.fuse.run_inputs import (
 from moodfuse.fuse.run_record import library_versions, make_run
 from moodfuse.fuse.settings import AblationSettings, PlannedResult, Task, planned_results, sources_of
 from moodfuse.fuse.tuning import fitted_head, predict
-from moodfuse.fuse.workers import Workers, run_parallel
+from moodfuse.fuse.workers import IN_THIS_PROCESS, Workers, run_parallel
 
 log = logging.getLogger(__name__)
 
 RULES = 2
-"""Counts the changes of the code that change the outcome of every fit: designs, inner folds, the choice of settings."""
+"""Counts changes of the code that change the outcome of every fit: designs, inner folds, chosen settings."""
 _LIBRARIES = ("numpy", "scipy", "scikit-learn", "lightgbm")
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class FitKeys:
-    """Keys of the fits of one plan: digests of everything that decides their outcome, so that none is done twice.
+    """Keys of the fits of one plan: digests of everything that decides their outcome.
 
     Clips, labels and groups are not in them: they name the folder of the kept fits (`moodfuse.cache.fits`).
-
-    Attributes
-    ----------
-    common : str
-        Digest of what all fits of the plan depend on.
-    parts : mapping of str to tuple of str
-        As from `moodfuse.fuse.run_inputs.read_part_digests`.
+    `common` is the digest of what all fits of the plan depend on, `parts` as from `read_part_digests`.
     """
 
     common: str
@@ -95,7 +89,7 @@ def fit_keys(inputs: RunInputs, plan: Plan, parts: Mapping[str, tuple[str, str]]
 
 
 def run_ablation(cache: FeatureCache, settings: AblationSettings) -> Run:
-    """Fit every combination, head and level, fold by fold. Finished fits are kept in the cache; the run is not written.
+    """Fit every combination, head and level, fold by fold; finished fits are kept, the run is not written.
 
     Parameters
     ----------
@@ -164,18 +158,11 @@ def fit_features(
     blocks: Blocks,
     keys: FitKeys | None = None,
     fits: KeptFits | None = None,
-    workers: Workers = Workers(),
+    workers: Workers = IN_THIS_PROCESS,
 ) -> PlanFeatures:
     """What every source gives to each outer fold of a plan; sources without logits get theirs here.
 
-    Parameters
-    ----------
-    inputs : RunInputs
-    plan, clips, blocks
-        A plan, its clips as columns, and its blocks as from `moodfuse.fuse.run_inputs.read_blocks`.
-    keys, fits : FitKeys, KeptFits, optional
-        Where fits of logits are kept.
-    workers : Workers
+    Fits of logits are kept under `keys` in `fits`, where these are given.
     """
     seed = inputs.plan.seed
     if inputs.protocol == LEAKY:
@@ -203,7 +190,7 @@ def _complete(
     fits: KeptFits | None,
     fit: Callable[[list[_T]], Iterable[tuple[_T, KeptFit]]],
 ) -> dict[_T, KeptFit]:
-    """The fits of all tasks, given with their keys: those that are kept, and the others, kept as they are done."""
+    """The fits of all tasks, given with their keys: the kept ones, and the others, kept as they are done."""
     kept = fits.find(tasks.values()) if fits else {}
     done = {task: kept[key] for task, key in tasks.items() if key in kept}
     missing = [task for task in tasks if task not in done]

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 @click.option(
     "--combine",
     multiple=True,
-    help="Combine these sources: zhou2022 (the paper's), all (every subset), or names such as c3d+i3d; repeat for "
-    "several.  [default: all]",
+    help="Combine these sources: zhou2022 (the paper's), all (every subset), or names such as c3d+i3d; "
+    "repeat for several.  [default: all]",
 )
 @click.option("--head", "heads", multiple=True, help="Fusion head; repeat for several.  [default: all heads]")
 @click.option(
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--protocol",
-    help="crossfit, no-crossfit, or leaky: networks that saw every clip, to measure the effect of a data leak.  "
-    "[default: crossfit, if extract made the networks for it]",
+    help="crossfit, no-crossfit, or leaky: networks that saw every clip, to measure the effect of a data "
+    "leak.  [default: crossfit, if extract made the networks for it]",
 )
 @click.option(
     "--repeats",
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 def fuse_command(cache_path: Path, **options: Any) -> "Run":
     """Train fusion heads on the cached features of several sources, fold by fold.
 
-    Every result is out of fold: a clip is predicted by networks and heads that saw no clip of its fold. Each network's
-    own prediction is among the results, as head "network".
+    Every result is out of fold: a clip is predicted by networks and heads that saw no clip of its fold. Each
+    network's own prediction is among the results, as head "network".
 
     Example: moodfuse fuse --cache work --combine zhou2022 --head softmax
     """

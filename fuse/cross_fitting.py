@@ -1,12 +1,12 @@
 """What each source gives to each outer fold: its embedding, and logits from networks that saw neither fold.
 
-Under ``crossfit`` a training row of fold j, for outer fold k, has the logits of the network of `{j,k}`, and a test row
-the mean over all networks `{j,k}`. Under ``no-crossfit`` all rows come from the network `{k}`, in sample; under
-``leaky`` from the network that saw every clip.
+Under ``crossfit`` a training row of fold j, for outer fold k, has the logits of the network of `{j,k}`, and a
+test row the mean over all networks `{j,k}`. Under ``no-crossfit`` all rows come from the network `{k}`, in
+sample; under ``leaky`` from the network that saw every clip.
 
-Sources without logits (frozen or imported) get them here as a network would make them: a standardised multinomial
-logistic regression on the embedding, the head `softmax`, fitted once per holdout on the clips outside it. Each fit is a
-`Block` with the clips that it saw, and the leak guard checks it like any network.
+Sources without logits (frozen or imported) get them here as a network would make them: a standardised
+multinomial logistic regression on the embedding, the head `softmax`, fitted once per holdout on the clips
+outside it. Each fit is a `Block` with the clips that it saw, and the leak guard checks it like any network.
 """
 
 from collections.abc import Mapping
@@ -38,16 +38,8 @@ Blocks = Mapping[tuple[str, Holdout], Block]
 class PlanFeatures:
     """What every source gives to each outer fold of one plan.
 
-    Attributes
-    ----------
-    rows : ClipRows
-    protocol : str
-    blocks : mapping of (source, Holdout) to Block
-        As the cache has them.
-    logits : mapping of source to mapping of Holdout to Block
-        The blocks with logits, those that were fitted as well; without their embeddings.
-    seed : int
-        Seed of the inner splits.
+    `blocks` are as the cache has them; `logits` has by source and holdout the blocks with logits, those that
+    were fitted as well, without their embeddings. `seed` is that of the inner splits.
     """
 
     rows: ClipRows
@@ -77,7 +69,7 @@ class PlanFeatures:
         return make(self.design_inputs(sources, level, fold))
 
     def _pairs(self, embeddings: list[Block], fold: int) -> dict[int, list[Block]]:
-        """For each inner fold the sources' blocks that held it out too; none unless every tuned source has them."""
+        """For each inner fold the sources' blocks that held it out too; none unless all have them."""
         if not any(block.embedding_tuned for block in embeddings):
             return {}  # training rows are out of sample as they are
         pairs: dict[int, list[Block]] = {}
@@ -96,8 +88,8 @@ class PlanFeatures:
 def logits_to_fit(blocks: Blocks, plan: Plan, *, cross_fit: bool) -> dict[tuple[str, Holdout], Block]:
     """The fits that sources without logits need: source and holdout of each, and the block that it reads.
 
-    A block that saw labels is fitted on for its own holdout, a frozen one for every pair of folds or, where a class
-    would be gone without two folds, for every single one.
+    A block that saw labels is fitted on for its own holdout, a frozen one for every pair of folds or, where a
+    class would be gone without two folds, for every single one.
     """
     frozen = pair_holdouts(plan.folds) if cross_fit else single_holdouts(plan.folds)
     return {
@@ -108,23 +100,13 @@ def logits_to_fit(blocks: Blocks, plan: Plan, *, cross_fit: bool) -> dict[tuple[
     }
 
 
-def fit_logits(block: Block, holdout: Holdout, rows: ClipRows, *, seed: int) -> tuple[Any, Block]:
-    """Fit one holdout's logistic regression; the head, and the block with centred logits [N, C] of all clips.
+def fit_logits(
+    block: Block, holdout: Holdout, rows: ClipRows, *, seed: int
+) -> tuple[Any, NDArray[np.float32], Mask]:
+    """Fit one holdout's logistic regression on an embedding; `seed` is that of the inner split.
 
-    Parameters
-    ----------
-    block : Block
-        The source's embedding; its own holdout must contain `holdout`.
-    holdout : Holdout
-        Folds that the fit leaves out.
-    rows : ClipRows
-    seed : int
-        Seed of the inner split that chooses C.
-
-    Raises
-    ------
-    LeakError
-        If the embedding's network saw a clip of the holdout.
+    Returns the head, centred logits [N, C] of all clips, and whose labels [N] were seen. Raises `LeakError`
+    if the embedding's network saw a clip of the holdout.
     """
     folds = sorted(holdout.folds or ())
     if not folds:
@@ -134,11 +116,11 @@ def fit_logits(block: Block, holdout: Holdout, rows: ClipRows, *, seed: int) -> 
     kept = ~np.isin(rows.folds, folds) & ~absent
     head, logits = fit_on_rows(design, kept, seed=seed)
     logits[absent] = 0  # filled in where they are used
-    return head, replace(with_logits(block, logits, rows.mask(block.seen) | kept, rows), holdout=holdout)
+    return head, logits, rows.mask(block.seen) | kept
 
 
 def fit_on_rows(design: DesignMatrix, kept: Mask, *, seed: int) -> tuple[Any, NDArray[np.float32]]:
-    """A logistic regression on the kept rows, its C chosen where they are out of sample; and logits [N, C]."""
+    """A logistic regression on the kept rows, C chosen where they are out of sample; and logits [N, C]."""
     y, settings = design.y[kept], None
     with one_thread():
         if design.out_of_sample:
@@ -150,23 +132,23 @@ def fit_on_rows(design: DesignMatrix, kept: Mask, *, seed: int) -> tuple[Any, ND
         return head, centred_logits(head.decision_scores(design.x), head.classes_, len(design.classes))
 
 
-def with_logits(block: Block, logits: NDArray[np.float32], saw: Mask, rows: ClipRows) -> Block:
+def with_logits(
+    block: Block, holdout: Holdout, logits: NDArray[np.float32], seen: Mask, rows: ClipRows
+) -> Block:
     """A block with the logits of a fit on its embedding, and the clips whose labels the two saw."""
-    seen = frozenset(rows.digests[row] for row in np.flatnonzero(saw))
-    return replace(block, logits=logits, seen=seen)
+    digests = frozenset(rows.digests[row] for row in np.flatnonzero(seen))
+    return replace(block, holdout=holdout, logits=logits, seen=digests)
 
 
 def fit_to_keep(block: Block, holdout: Holdout, rows: ClipRows, seed: int) -> KeptFit:
     """`fit_logits` as it is kept: logits, and as last column whether a clip's label was seen."""
-    fitted = fit_logits(block, holdout, rows, seed=seed)[1]
-    assert fitted.logits is not None
-    return KeptFit(np.column_stack([fitted.logits, rows.mask(fitted.seen)]).astype(np.float64))
+    _, logits, seen = fit_logits(block, holdout, rows, seed=seed)
+    return KeptFit(np.column_stack([logits, seen]).astype(np.float64))
 
 
 def block_of_kept(block: Block, holdout: Holdout, fit: KeptFit, rows: ClipRows) -> Block:
-    """The block that `fit_to_keep` made."""
-    logits, saw = fit.values[:, :-1].astype(np.float32), fit.values[:, -1] > 0
-    return replace(with_logits(block, logits, saw, rows), holdout=holdout)
+    """The block with the logits of a kept fit."""
+    return with_logits(block, holdout, fit.values[:, :-1].astype(np.float32), fit.values[:, -1] > 0, rows)
 
 
 def fit_leaky_logits(block: Block, rows: ClipRows, *, seed: int) -> Block:
@@ -180,13 +162,8 @@ def fit_leaky_logits(block: Block, rows: ClipRows, *, seed: int) -> Block:
 def logits_for_fold(networks: Mapping[Holdout, Block], rows: ClipRows, *, test_fold: int) -> Features:
     """Logits that a head tested on `test_fold` may use, every row from the right networks.
 
-    Parameters
-    ----------
-    networks : mapping of Holdout to Block
-        Blocks of one source with logits. Without every pair, all rows come from the network of `{k}`, in sample.
-    rows : ClipRows
-    test_fold : int
-        The outer fold k.
+    `networks` are the blocks of one source. Without every pair, all rows come from the network of `{k}`, in
+    sample.
     """
     for shared in (FROZEN, SAW_ALL):  # one network for all folds
         if shared in networks:
@@ -205,7 +182,7 @@ def logits_for_fold(networks: Mapping[Holdout, Block], rows: ClipRows, *, test_f
 def plan_features(
     rows: ClipRows, protocol: str, blocks: Blocks, fitted: Blocks, *, seed: int
 ) -> PlanFeatures:
-    """What every source gives to each outer fold, from the cache's blocks and those whose logits were fitted."""
+    """What every source gives to each outer fold: the cache's blocks, and those with fitted logits."""
     logits: dict[str, dict[Holdout, Block]] = {}
     for (source, holdout), block in {**blocks, **fitted}.items():
         if block.logits is not None:

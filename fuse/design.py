@@ -1,9 +1,9 @@
-"""Design matrices: the one place where cached blocks become the matrix of a fusion head, behind the leak guard.
+"""Design matrices: the one place where blocks become the matrix of a head, behind the leak guard.
 
 Rows are the plan's clips in order; class indices follow the sorted labels. What a head chooses (C, rounds,
-temperature) it chooses on inner folds of the training rows. Where training rows are out of sample, these are grouped
-splits of the rows themselves. Where they are embeddings of a network that saw them, inner fold j is tested within the
-pair network `{j,k}`, which saw neither j nor k, and the guard checks that network for both.
+temperature) it chooses on inner folds of the training rows. Where training rows are out of sample, these are
+grouped splits of the rows themselves. Where they are embeddings of a network that saw them, inner fold j is
+tested within the pair network `{j,k}`, which saw neither j nor k, and the guard checks that network for both.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,10 +22,8 @@ from moodfuse.fuse.leak_guard import (
     ClipRows,
     Features,
     Mask,
+    check_block,
     check_files,
-    check_known,
-    check_leak,
-    check_rows,
     check_test_fold,
     is_out_of_sample,
     networks_of,
@@ -45,19 +43,9 @@ Values = NDArray[np.float32] | NDArray[np.float64]
 class DesignInputs:
     """What a design matrix is made of; all that a worker process needs.
 
-    Attributes
-    ----------
-    rows : ClipRows
-    blocks : sequence of Block or CrossFitted
-        One per source, in the order of the columns.
-    level : str
-    test_fold : int
-        The outer fold k, or `NO_FOLD`.
-    pairs : mapping of int to sequence of Block
-        For inner fold j the blocks of the same sources from networks that held out j and the test fold; empty where
-        there are none, or none are needed.
-    seed : int
-        Seed of the inner split.
+    `blocks` has one entry per source, in the order of the columns. `pairs` has for inner fold j the blocks of
+    the same sources from networks that held out j and the test fold; it is empty where there are none, or
+    none are needed. `seed` is that of the inner split.
     """
 
     rows: ClipRows
@@ -70,14 +58,7 @@ class DesignInputs:
 
 @dataclass(frozen=True)
 class InnerFold:
-    """One inner fold, on which settings are tried.
-
-    Attributes
-    ----------
-    x : ndarray of float32 or float64, shape (N, D)
-    fit, held_out : ndarray of bool, shape (N,)
-        Rows to fit on, and rows to score; neither holds a test row.
-    """
+    """One inner fold: features [N, D], rows to fit on [N], rows to score [N]; test rows are in neither."""
 
     x: Values
     fit: Mask
@@ -138,61 +119,31 @@ class DesignMatrix:
 def assemble(inputs: DesignInputs) -> DesignMatrix:
     """Put the blocks of several sources side by side, after checking each against the holdout rule.
 
-    Raises
-    ------
-    LeakError
-        If a network behind a block may have seen, or did see, a clip of the test fold or of its groups.
-    InputError
-        If rows are not the plan's clips in order, or an embedding comes from several networks.
-    MissingBlockError
-        If a block has no logits at the logits level.
+    Without a test fold every row trains: the matrix of a model for export. Its settings are chosen as under
+    an outer fold, here within networks that held one fold out. Raises `LeakError` if a network may have seen,
+    or did see, a clip of a fold that it is tested on or of its groups, or a clip that is in no fold.
     """
     rows, test_fold = inputs.rows, inputs.test_fold
     check_level(inputs.level)
-    check_test_fold(rows, test_fold)
+    check_files(rows)
+    if test_fold != NO_FOLD:
+        check_test_fold(rows, test_fold)
     names = [features.source for features in inputs.blocks]
     if not names or len(set(names)) != len(names):
         raise InputError(f"fold {test_fold}: expected one block per source, got {names}")
     for block in _networks(inputs.blocks):
-        check_rows(block, rows)
-        check_leak(block, rows, test_fold)
+        check_block(block, rows, {test_fold} - {NO_FOLD})
     for inner_fold, blocks in inputs.pairs.items():
         for block in blocks:
-            check_rows(block, rows)
-            check_leak(block, rows, test_fold)
-            check_leak(block, rows, inner_fold)
-    return _build(inputs, out_of_sample=_are_out_of_sample(inputs))
-
-
-def assemble_whole(inputs: DesignInputs) -> DesignMatrix:
-    """The design matrix of a model for export: every row trains, and no fold is tested.
-
-    Settings are chosen as under an outer fold: on splits of the rows where these are out of sample, else within the
-    networks of `inputs.pairs`, here those that held one fold out.
-
-    Raises
-    ------
-    LeakError
-        If a network that chooses settings on a fold may have seen, or did see, a clip of it or of its groups, any
-        network saw a clip that is in no fold, such as one that is kept for a test, or a file is in two groups.
-    InputError, MissingBlockError
-        As for `assemble`.
-    """
-    rows = inputs.rows
-    check_level(inputs.level)
-    check_files(rows)
-    for block in _networks(inputs.blocks):
-        check_rows(block, rows)
-        check_known(block, rows, f"{block.source}: the block of holdout {block.holdout} cannot be exported")
-    for inner_fold, blocks in inputs.pairs.items():
-        for block in blocks:
-            check_rows(block, rows)
-            check_leak(block, rows, inner_fold)
-    return _build(inputs, out_of_sample=_are_out_of_sample(inputs))
+            check_block(block, rows, {test_fold, inner_fold} - {NO_FOLD})
+    out_of_sample = all(
+        is_out_of_sample(features, rows, inputs.level, test_fold) for features in inputs.blocks
+    )
+    return _build(inputs, out_of_sample=out_of_sample)
 
 
 def assemble_leaky(inputs: DesignInputs) -> DesignMatrix:
-    """A design matrix without the guard, rows taken as out of sample: only to measure the effect of a leak."""
+    """A design matrix without the guard, rows taken as out of sample: to measure the effect of a leak."""
     ungrouped = replace(inputs.rows, group_keys=np.array(inputs.rows.digests, dtype="S64"))
     return _build(replace(inputs, rows=ungrouped), out_of_sample=True)
 
@@ -200,12 +151,6 @@ def assemble_leaky(inputs: DesignInputs) -> DesignMatrix:
 def _networks(blocks: Sequence[Features]) -> Iterator[Block]:
     for features in blocks:
         yield from networks_of(features)
-
-
-def _are_out_of_sample(inputs: DesignInputs) -> bool:
-    return all(
-        is_out_of_sample(features, inputs.rows, inputs.level, inputs.test_fold) for features in inputs.blocks
-    )
 
 
 def _build(inputs: DesignInputs, *, out_of_sample: bool) -> DesignMatrix:
@@ -225,7 +170,7 @@ def _build(inputs: DesignInputs, *, out_of_sample: bool) -> DesignMatrix:
 
 
 def _columns(blocks: Sequence[Features], inputs: DesignInputs, fit: Mask) -> Values:
-    """Columns side by side; rows of clips without the modality of a source get its mean over the rows of `fit`.
+    """Columns side by side; clips without the modality of a source get its mean over the rows of `fit`.
 
     That mean is in float64, and so are then all columns.
     """
@@ -245,7 +190,7 @@ def _columns(blocks: Sequence[Features], inputs: DesignInputs, fit: Mask) -> Val
 
 
 def _inner_folds(inputs: DesignInputs, train: Mask, x: Values | None) -> Iterator[InnerFold]:
-    """Grouped splits of training rows `x` that are out of sample; else the pair networks, each on its own fold."""
+    """Grouped splits of training rows `x` out of sample, else the pair networks, each on its fold."""
     rows = inputs.rows
     split = inner_split(rows.labels[train], rows.group_keys[train], seed=inputs.seed)
     if split is None:
@@ -266,28 +211,15 @@ def _inner_folds(inputs: DesignInputs, train: Mask, x: Values | None) -> Iterato
 def inner_split(y: NDArray[np.int64], groups: ArrayLike | None, *, seed: int) -> NDArray[np.int64] | None:
     """Inner fold of each row, grouped and stratified, or `None` where a class has fewer than 3 groups.
 
-    Parameters
-    ----------
-    y : ndarray of int, shape (N,)
-        Class indices.
-    groups : array-like, shape (N,), or None
-        Rows that stay together; without them every row is its own group.
-    seed : int
-
-    Raises
-    ------
-    InputError
-        If there is not one group per row.
+    `y` are class indices [N]; without `groups` [N] every row is its own group.
     """
     given = np.arange(len(y)) if groups is None else np.asarray(groups)
     if given.shape != y.shape:
         found = f"{len(given)} groups" if given.ndim == 1 else f"groups of shape {given.shape}"
         raise InputError(f"{found} for {len(y)} rows; give one group per row")
     if given.dtype.kind == "S":
-        names = [name.decode("utf-8", "surrogateescape") for name in given.tolist()]
-    else:
-        names = [str(name) for name in given]
-    split = _split(tuple(y.tolist()), tuple(names), seed)
+        given = np.char.decode(given, "utf-8", "surrogateescape")
+    split = _split(tuple(y.tolist()), tuple(str(name) for name in given), seed)
     return None if split is None else np.array(split, dtype=np.int64)
 
 

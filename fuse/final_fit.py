@@ -1,10 +1,10 @@
 """The model of a result for export: the procedure that was scored, run once more without an outer fold.
 
-At the logits level of ``crossfit`` that is the K networks `{k}`, their logits averaged, and a head fitted on each
-fold's rows of the network that held it out. At the embedding level it is the network `{}`, which saw every clip; its
-head's settings are chosen within the networks `{k}`, as each outer fold did within its pairs. Under ``no-crossfit`` the
-network `{}` is exported at both levels, and the head keeps its defaults, as it was scored. Sources without logits get
-them from as many fits as a tuned source would have networks.
+At the logits level of ``crossfit`` that is the K networks `{k}`, their logits averaged, and a head fitted on
+each fold's rows of the network that held it out. At the embedding level it is the network `{}`, which saw
+every clip; its head's settings are chosen within the networks `{k}`, as each outer fold did within its pairs.
+Under ``no-crossfit`` the network `{}` is exported at both levels, and the head keeps its defaults, as it was
+scored. Sources without logits get them from as many fits as a tuned source would have networks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from moodfuse.cache.records import Block, Holdout
 from moodfuse.cache.runs import LEAKY, result_name
 from moodfuse.cache.store import FeatureCache
 from moodfuse.fuse.cross_fitting import SAW_ALL, fit_logits, fit_on_rows, with_logits
-from moodfuse.fuse.design import DesignInputs, assemble_whole
+from moodfuse.fuse.design import DesignInputs, assemble
 from moodfuse.fuse.heads import Level
 from moodfuse.fuse.heads.exported import Floats, LinearArrays
 from moodfuse.fuse.inference import FusedSource, Fusion
@@ -34,15 +34,9 @@ from moodfuse.fuse.workers import one_thread
 class Scored:
     """The result to export, and how it was scored.
 
-    Attributes
-    ----------
-    sources : tuple of str
-    head, level, protocol : str
-    run_sources : tuple of str
-        All sources of its run: together they decided whether logits could be cross-fitted.
-    defaults : bool
-        Whether it was scored with default settings, so that it is exported with them although all clips together would
-        be enough to choose others.
+    `run_sources` are all sources of its run: together they decided whether logits could be cross-fitted. With
+    `defaults` it was scored with default settings, and is exported with them although all clips together
+    would be enough to choose others.
     """
 
     sources: tuple[str, ...]
@@ -62,13 +56,9 @@ class Scored:
 class Shipped:
     """The model of a result.
 
-    Attributes
-    ----------
-    fusion : Fusion
-    networks : mapping of str to tuple of Holdout
-        The networks of each source, in the order in which their logits are averaged; ``*`` for a frozen one.
-    trees : str
-        Of a head of boosted trees, LightGBM's own text, for other tools; empty for any other head.
+    `networks` are those of each source, in the order in which their logits are averaged; ``*`` for a frozen
+    one. `trees` is LightGBM's own text of a head of boosted trees, for other tools, and empty for any other
+    head.
     """
 
     fusion: Fusion
@@ -86,7 +76,8 @@ def why_not_shipped(cache: FeatureCache, scored: Scored) -> str:
         for holdout in networks_needed(cache, source, scored):
             if not cache.has_block(source, holdout):
                 option = " --for-export" if holdout == SAW_ALL else ""
-                return f"the network {holdout} of {source} is missing; run extract again{option} --source {source}"
+                command = f"extract again{option} --source {source}"
+                return f"the network {holdout} of {source} is missing; run {command}"
     return ""
 
 
@@ -97,27 +88,14 @@ def networks_needed(cache: FeatureCache, source: str, scored: Scored) -> tuple[H
         return (Holdout.frozen(),)
     singles = single_holdouts(cache.plan.folds)
     if scored.level == "embedding" and not recipe.embedding_tuned:
-        return singles  # their embeddings are one, which saw no label; their logits give the source's own prediction
+        return singles  # one embedding, which saw no label; their logits give the source's own prediction
     if scored.level == "logits" and scored.protocol == CROSSFIT:
         return singles
     return (SAW_ALL,)
 
 
 def ship(cache: FeatureCache, scored: Scored) -> Shipped:
-    """Fit the model of a result.
-
-    Parameters
-    ----------
-    cache : FeatureCache
-    scored : Scored
-
-    Raises
-    ------
-    InputError
-        If it cannot be exported; the message names the cause and what to do.
-    MissingBlockError
-        If features are not in the cache.
-    """
+    """Fit the model of a result; refuses one that cannot be exported, with the cause and what to do."""
     if why := why_not_shipped(cache, scored):
         raise InputError(f"{scored.name} cannot be exported: {why}")
     plan = cache.plan
@@ -140,36 +118,27 @@ def ship(cache: FeatureCache, scored: Scored) -> Shipped:
     return Shipped(fusion, networks, trees)
 
 
-@dataclass(frozen=True)
-class _SourcePart:
-    features: Features
-    fits: tuple[LinearArrays, ...] = ()
-
-
 def _source_part(
     rows: ClipRows, blocks: Mapping[Holdout, Block], level: Level, *, cross_fit: bool, seed: int
-) -> _SourcePart:
+) -> tuple[Features, tuple[LinearArrays, ...]]:
     """The features of one source for the head, with the fits that make its logits where it has none."""
     first = next(iter(blocks.values()))
     if first.logits is not None:
         held_out = level == "logits" and len(blocks) > 1
-        return _SourcePart(_each_held_out(rows, blocks) if held_out else first)
+        return (_each_held_out(rows, blocks) if held_out else first), ()
     columns, classes = first.embedding.shape[1], len(rows.classes)
     if level == "logits" and cross_fit:
-        fits = {
-            holdout: fit_logits(first, holdout, rows, seed=seed)
-            for holdout in single_holdouts(int(rows.folds.max()) + 1)
-        }
-        features = _each_held_out(rows, {holdout: block for holdout, (_, block) in fits.items()})
-        heads = [head for head, _ in fits.values()]
-        return _SourcePart(
-            features, tuple(head.to_arrays(columns=columns, classes=classes) for head in heads)
-        )
-    design = assemble_whole(DesignInputs(rows, [first], "embedding", seed=seed))
+        heads, fitted = [], {}
+        for holdout in single_holdouts(int(rows.folds.max()) + 1):
+            head, logits, seen = fit_logits(first, holdout, rows, seed=seed)
+            heads.append(head.to_arrays(columns=columns, classes=classes))
+            fitted[holdout] = with_logits(first, holdout, logits, seen, rows)
+        return _each_held_out(rows, fitted), tuple(heads)
+    design = assemble(DesignInputs(rows, [first], "embedding", seed=seed))
     present = ~rows.mask(first.absent)
     head, logits = fit_on_rows(design, present, seed=seed)
-    block = with_logits(first, logits, rows.mask(first.seen) | present, rows)
-    return _SourcePart(block, (head.to_arrays(columns=columns, classes=classes),))
+    block = with_logits(first, first.holdout, logits, rows.mask(first.seen) | present, rows)
+    return block, (head.to_arrays(columns=columns, classes=classes),)
 
 
 def _each_held_out(rows: ClipRows, blocks: Mapping[Holdout, Block]) -> CrossFitted:
@@ -181,14 +150,14 @@ def _each_held_out(rows: ClipRows, blocks: Mapping[Holdout, Block]) -> CrossFitt
 
 def _fit(
     rows: ClipRows,
-    parts: Sequence[_SourcePart],
+    parts: Sequence[tuple[Features, tuple[LinearArrays, ...]]],
     pairs: Mapping[int, Sequence[Block]],
     scored: Scored,
     seed: int,
 ) -> tuple[Fusion, str]:
     """The head on all rows, as a fusion, and the trees as LightGBM's text."""
-    features = [part.features for part in parts]
-    design = assemble_whole(DesignInputs(rows, features, scored.level, pairs=pairs, seed=seed))
+    features = [part[0] for part in parts]
+    design = assemble(DesignInputs(rows, features, scored.level, pairs=pairs, seed=seed))
     if scored.defaults:
         design = replace(design, inner=())
     with one_thread():
@@ -198,8 +167,7 @@ def _fit(
         classes=design.classes,
         level=scored.level,
         sources=tuple(
-            FusedSource(part.features.source, part.fits, _fill(part.features, scored.level, rows))
-            for part in parts
+            FusedSource(part.source, fits, _fill(part, scored.level, rows)) for part, fits in parts
         ),
         head=head,
         temperature=choice.temperature,

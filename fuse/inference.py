@@ -1,4 +1,4 @@
-"""A fusion model at work: from the networks' outputs for one clip to calibrated probabilities. NumPy, row by row."""
+"""A fusion model at work: from the networks' outputs for one clip to calibrated probabilities."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,18 +51,11 @@ class FusedSource:
 
     def __post_init__(self) -> None:
         if self.fill.ndim != 1 or self.fill.dtype != np.float64 or not np.isfinite(self.fill).all():
-            raise InputError(
-                f"{self.source}: fill is {self.fill.dtype} {list(self.fill.shape)}; expected finite float64 [D]"
-            )
+            found = f"{self.fill.dtype} {list(self.fill.shape)}"
+            raise InputError(f"{self.source}: fill is {found}; expected finite float64 [D]")
 
     def logits(self, outputs: Sequence[NetworkSays]) -> Row:
-        """Logits [C], averaged over the networks, or over the fits on the embedding.
-
-        Raises
-        ------
-        InputError
-            If a network has no logits and there is no fit to make them.
-        """
+        """Logits [C], averaged over the networks, or over the fits on the embedding."""
         if self.own:
             rows = [fit.centred_logits(outputs[0].embedding.astype(np.float64)) for fit in self.own]
         else:
@@ -88,11 +81,6 @@ class Fusion:
         Divides the logarithms of the head's probabilities.
     chosen : bool
         Whether settings and temperature were chosen on rows out of sample.
-
-    Raises
-    ------
-    InputError
-        If the parts do not fit together.
     """
 
     classes: tuple[str, ...]
@@ -120,13 +108,7 @@ class Fusion:
             raise InputError(f"fusion: temperature {self.temperature}; expected {least} to {most}")
 
     def values(self, number: int, outputs: Sequence[NetworkSays]) -> Floats:
-        """Columns [D] of one source, float64.
-
-        Raises
-        ------
-        InputError
-            If they are more or fewer than the head reads, or not finite.
-        """
+        """Columns [D] of one source, float64; refuses another number of them, and any that is not finite."""
         source = self.sources[number]
         row = (outputs[0].embedding if self.level == "embedding" else source.logits(outputs)).astype(
             np.float64
@@ -143,7 +125,7 @@ class Fusion:
         return self._calibrated(self.head, self.sources, values)
 
     def without(self, number: int, values: Sequence[Floats | None]) -> Floats:
-        """Probabilities [C] without one source: of the others alone under ``mean``, else with its mean in its place."""
+        """Probabilities [C] without one source: of the others alone under ``mean``, else with its mean."""
         if not isinstance(self.head, MeanArrays) or len(self.sources) == 1:
             return self.probabilities([None if place == number else row for place, row in enumerate(values)])
         sources = [source for place, source in enumerate(self.sources) if place != number]

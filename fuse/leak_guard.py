@@ -1,7 +1,8 @@
 """The leak guard: a plan's clips as arrays, and the checks that every block must pass before a head reads it.
 
-The rule is one line: a head that is tested on fold k may use, for any row, only blocks whose holdout contains k. Each
-block is checked twice: by the holdout that it declares, and by the clips whose labels its network saw.
+The rule is one line: a head that is tested on fold k may use, for any row, only blocks whose holdout contains
+k. Each block is checked twice: by the holdout that it declares, and by the clips whose labels its network
+saw.
 """
 
 from collections.abc import Iterable, Iterator, Sequence, Set
@@ -22,12 +23,8 @@ Mask = NDArray[np.bool_]
 class CrossFitted:
     """Logits of one source whose rows come from different networks.
 
-    Attributes
-    ----------
-    blocks : tuple of Block
-        The networks; all of one source, with logits of all clips.
-    rows : tuple of tuple of int
-        For each row, the indices of its networks in `blocks`; several are averaged.
+    `blocks` are the networks, each with logits of all clips; `rows` has for each row the indices of its
+    networks, whose logits are averaged.
     """
 
     blocks: tuple[Block, ...]
@@ -65,15 +62,7 @@ def networks_of(features: Features) -> Iterator[Block]:
 
 
 def values_of(features: Features, level: Level) -> NDArray[np.float32]:
-    """The array of a level; embeddings of different networks share no axes, so they must come from one network.
-
-    Raises
-    ------
-    InputError
-        If an embedding would come from several networks.
-    MissingBlockError
-        If a block has no logits at the logits level.
-    """
+    """The array of a level; embeddings must come from one network, since those of two share no axes."""
     if level == "embedding":
         if isinstance(features, CrossFitted):
             raise InputError(
@@ -129,13 +118,7 @@ class ClipRows:
 
 
 def clip_rows(plan: Plan, clips: Sequence[ClipStatus]) -> ClipRows:
-    """The clips of a plan as columns.
-
-    Raises
-    ------
-    InputError
-        If a clip is in no fold.
-    """
+    """The clips of a plan as columns; refuses a clip that is in no fold."""
     folds = dict(plan.assignment)
     digests = tuple(status.digest for status in clips)
     for status in clips:
@@ -167,12 +150,7 @@ def _first_rows(values: Iterable[object]) -> NDArray[np.int64]:
 
 
 def check_test_fold(rows: ClipRows, fold: int) -> None:
-    """Refuse an empty test fold, and groups and files on both sides of the split.
-
-    Raises
-    ------
-    InputError, LeakError
-    """
+    """Refuse an empty test fold, and groups and files on both sides of the split."""
     test = rows.folds == fold
     if not test.any():
         raise InputError(f"fold {fold} holds no clip; the plan has folds 0..{rows.folds.max()}")
@@ -181,36 +159,38 @@ def check_test_fold(rows: ClipRows, fold: int) -> None:
         row = int(np.argmax(split))
         other = int(np.argmax(test & (rows.groups == rows.groups[row])))
         raise LeakError(
-            f"plan: {rows.ids[row]} (fold {rows.folds[row]}) and {rows.ids[other]} (fold {fold}) are of one group, "
-            f"{rows.group_names[row]!r}; run extract with --replan"
+            f"plan: {rows.ids[row]} (fold {rows.folds[row]}) and {rows.ids[other]} (fold {fold}) are of one "
+            f"group, {rows.group_names[row]!r}; run extract with --replan"
         )
-    check_files(rows)
 
 
 def check_files(rows: ClipRows) -> None:
-    """Refuse a file in two groups: no split of groups could keep its clips together.
-
-    Raises
-    ------
-    LeakError
-    """
+    """Refuse a file in two groups: no split of groups could keep its clips together."""
     split = rows.groups != rows.groups[rows.files]
     if split.any():
         row = int(np.argmax(split))
         first = int(rows.files[row])
         raise LeakError(
-            f"plan: {rows.ids[row]} (fold {rows.folds[row]}) and {rows.ids[first]} (fold {rows.folds[first]}) are the "
-            "same file in two groups; give them one group and run extract with --replan"
+            f"plan: {rows.ids[row]} (fold {rows.folds[row]}) and {rows.ids[first]} "
+            f"(fold {rows.folds[first]}) are the same file in two groups; give them one group and run "
+            "extract with --replan"
         )
 
 
-def check_rows(block: Block, rows: ClipRows) -> None:
-    """Refuse a block whose rows are not the plan's clips in order.
+def check_block(block: Block, rows: ClipRows, folds: Set[int]) -> None:
+    """Refuse a network with other rows than the plan, that saw an unknown clip, or may not test `folds`."""
+    _check_rows(block, rows)
+    if unknown := frozenset(block.seen).difference(rows.digests):
+        raise LeakError(
+            f"{block.source}: the block of holdout {block.holdout} cannot be used: its network saw clip "
+            f"{min(unknown)[:16]}, which the plan does not know"
+        )
+    for fold in sorted(folds):
+        _check_leak(block, rows, fold)
 
-    Raises
-    ------
-    InputError
-    """
+
+def _check_rows(block: Block, rows: ClipRows) -> None:
+    """Refuse a block whose rows are not the plan's clips in order."""
     digests, ids = tuple(block.digests), tuple(block.ids)
     if digests == rows.digests and ids == rows.ids:
         return
@@ -218,23 +198,17 @@ def check_rows(block: Block, rows: ClipRows) -> None:
     row = next((number for number, (one, other) in pairs if one != other), None)
     where = "ids differ" if row is None else f"row {row} is {ids[row]}, not {rows.ids[row]}"
     raise InputError(
-        f"{block.source} {block.holdout}: {len(digests)} rows are not the plan's {len(rows.digests)} clips in order "
-        f"({where})"
+        f"{block.source} {block.holdout}: {len(digests)} rows are not the plan's {len(rows.digests)} clips "
+        f"in order ({where})"
     )
 
 
-def check_leak(block: Block, rows: ClipRows, fold: int) -> None:
-    """Refuse a network that may have seen, or did see, a clip of `fold` or of its groups.
-
-    Raises
-    ------
-    LeakError
-    """
+def _check_leak(block: Block, rows: ClipRows, fold: int) -> None:
+    """Refuse a network that may have seen, or did see, a clip of `fold` or of its groups."""
     where = f"{block.source}: the block of holdout {block.holdout} cannot be used to test fold {fold}"
     if not block.holdout.covers(fold):
         clip = rows.ids[int(np.argmax(rows.folds == fold))]
         raise LeakError(f"{where}: its network may have seen {clip}; use a holdout that contains {fold}")
-    check_known(block, rows, where)
     folds = block.holdout.folds
     held_out = np.ones(len(rows.ids), dtype=bool) if folds is None else np.isin(rows.folds, list(folds))
     leaking = np.flatnonzero(rows.mask(block.seen) & rows.same_group(held_out))
@@ -245,20 +219,9 @@ def check_leak(block: Block, rows: ClipRows, fold: int) -> None:
         raise LeakError(f"{where}: its network saw {rows.ids[row]} of fold {rows.folds[row]}")
     other = int(np.argmax(held_out & (rows.groups == rows.groups[row])))
     raise LeakError(
-        f"{where}: its network saw {rows.ids[row]}, of one group ({rows.group_names[row]!r}) with {rows.ids[other]} of "
-        f"fold {rows.folds[other]}; run extract with --replan"
+        f"{where}: its network saw {rows.ids[row]}, of one group ({rows.group_names[row]!r}) with "
+        f"{rows.ids[other]} of fold {rows.folds[other]}; run extract with --replan"
     )
-
-
-def check_known(block: Block, rows: ClipRows, where: str) -> None:
-    """Refuse a network that saw a clip that is in no fold, such as one that is kept for a test.
-
-    Raises
-    ------
-    LeakError
-    """
-    if unknown := frozenset(block.seen).difference(rows.digests):
-        raise LeakError(f"{where}: its network saw clip {min(unknown)[:16]}, which the plan does not know")
 
 
 def is_out_of_sample(features: Features, rows: ClipRows, level: Level, test_fold: int) -> bool:

@@ -1,4 +1,4 @@
-"""What an ablation reads from the cache, once, before anything is fitted: clips, recipes, protocol, fold plans, blocks.
+"""What an ablation reads from the cache, once: clips, recipes, protocol, fold plans, blocks.
 
 Nothing else in `fuse` reads a cache but `final_fit` and the kept fits of `ablation`.
 """
@@ -41,14 +41,11 @@ class RunInputs:
 
     Attributes
     ----------
-    clips : sequence of ClipStatus
-        The clips of the plan, in row order.
-    units : tuple of Unit
-        Their groups.
-    plan : Plan
-        The plan in force.
-    repeat_plans : tuple of Plan
-        Further plans of the cache; of tuned sources those for which it holds all networks.
+    clips, units
+        The clips of the plan, in row order, and their groups.
+    plan, repeat_plans
+        The plan in force, and further plans of the cache; of tuned sources those for which it holds all
+        networks.
     recipes : mapping of str to Recipe
         By source, sorted.
     protocol : str
@@ -79,15 +76,7 @@ class RunInputs:
 
 
 def read_inputs(cache: FeatureCache, sources: Sequence[str], protocol: str | None = None) -> RunInputs:
-    """Read what a run of some sources needs to know before its fold plans are chosen.
-
-    Parameters
-    ----------
-    cache : FeatureCache
-    sources : sequence of str
-    protocol : str or None
-        As for `choose_protocol`.
-    """
+    """Read what a run of some sources needs to know; the protocol is the one asked for, or `None`."""
     cross_fit = can_cross_fit_sources(cache, sources)
     chosen = _choose_protocol(cache, sources, protocol, cross_fit=cross_fit)
     recipes = {source: cache.recipe(source) for source in sorted(sources)}
@@ -160,13 +149,7 @@ def holdouts_read(recipe: Recipe, plan: Plan, protocol: Protocol) -> tuple[Holdo
 
 
 def read_blocks(cache: FeatureCache, inputs: RunInputs, plan: Plan) -> dict[tuple[str, Holdout], Block]:
-    """The blocks that the run reads under a plan, by source and holdout.
-
-    Raises
-    ------
-    MissingBlockError
-        If a network that the protocol needs is not in the cache.
-    """
+    """The blocks that the run reads under a plan, by source and holdout."""
     return {
         (source, holdout): cache.block(source, holdout, plan=plan)
         for source, recipe in inputs.recipes.items()
@@ -194,12 +177,8 @@ def read_part_digests(cache: FeatureCache, inputs: RunInputs, plan: Plan) -> dic
 class FoldPlans:
     """Plans to test under.
 
-    Attributes
-    ----------
-    plans : tuple of Plan
-        No two divide the clips alike.
-    asked : int
-        How many were asked for; by default, how many there would be.
+    No two of `plans` divide the clips alike; `asked` is how many were asked for or, by default, there would
+    be.
     """
 
     plans: tuple[Plan, ...]
@@ -221,20 +200,11 @@ class FoldPlans:
 def choose_plans(inputs: RunInputs, repeats: int | None) -> FoldPlans:
     """The plan in force, and the further ones of repeated cross-validation.
 
-    Tuned sources are tested under the plans that `extract` made all networks for; frozen ones under any, made here
-    where the cache has too few. The leaky protocol and folds that the data set declares have one plan.
-
-    Parameters
-    ----------
-    inputs : RunInputs
-    repeats : int or None
-        How many; `None` for all that there are, or `FROZEN_REPEATS` where no source is tuned.
-
-    Raises
-    ------
-    InputError
-        If more repeats are asked for than there are plans, or outside some fold of the plan in force some class can be
-        learned from none of the modalities that the sources read.
+    Tuned sources are tested under the plans that `extract` made all networks for; frozen ones under any, made
+    here where the cache has too few. The leaky protocol and folds that the data set declares have one plan.
+    Without `repeats` these are all that there are, or `FROZEN_REPEATS` where no source is tuned. Refuses more
+    repeats than there are plans, and a class that can be learned from none of the modalities that the sources
+    read.
     """
     if inputs.protocol == LEAKY:
         plans, why = [_clip_plan(inputs)], "the leaky protocol has one plan"
@@ -248,8 +218,8 @@ def choose_plans(inputs: RunInputs, repeats: int | None) -> FoldPlans:
                 return FoldPlans(tuple(islice(_distinct(candidates, inputs), asked)), asked)
             plans += inputs.repeat_plans
             why = (
-                f"{', '.join(inputs.tuned)} have networks under {len(plans)}; only extract makes more, with --repeats "
-                f"{repeats}"
+                f"{', '.join(inputs.tuned)} have networks under {len(plans)}; only extract makes more, with "
+                f"--repeats {repeats}"
             )
     if repeats is not None and repeats > len(plans):
         raise InputError(f"--repeats is {repeats}, but there are {len(plans)} fold plan(s): {why}")
@@ -275,7 +245,7 @@ def _new_plans(inputs: RunInputs, asked: int) -> Iterator[Plan]:
 
 
 def _distinct(plans: Iterable[Plan], inputs: RunInputs) -> Iterator[Plan]:
-    """The first plan, and those after it that pass its checks and divide the clips in another way than any before."""
+    """The first plan, and further ones that pass its checks and divide the clips in another way."""
     known: set[tuple[int, ...]] = set()
     for plan in plans:
         division = _division(plan)
@@ -285,7 +255,7 @@ def _distinct(plans: Iterable[Plan], inputs: RunInputs) -> Iterator[Plan]:
 
 
 def _passes(plan: Plan, inputs: RunInputs) -> bool:
-    """Whether a further plan passes the checks of the plan in force: classes to learn from, and cross-fitting."""
+    """Whether a further plan passes the checks of the first: classes to learn from, and cross-fitting."""
     try:
         validate(inputs.units, plan.assignment, plan.folds)
         check_views(plan, inputs.clips, inputs.modalities)
@@ -301,6 +271,6 @@ def _passes(plan: Plan, inputs: RunInputs) -> bool:
 
 
 def _division(plan: Plan) -> tuple[int, ...]:
-    """How a plan divides the clips, whatever its folds are called: folds numbered in the order of the digests."""
+    """How a plan divides the clips: folds numbered in the order of the digests, whatever they are called."""
     folds, numbers = dict(plan.assignment), dict[int, int]()
     return tuple(numbers.setdefault(folds[digest], len(numbers)) for digest in sorted(folds))

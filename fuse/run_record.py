@@ -1,4 +1,4 @@
-"""The record of a run: results put together from the fits of all folds, with the notes that a reader must know."""
+"""The record of a run: results put together from the fits of all folds, and notes for the reader."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
@@ -22,7 +22,7 @@ def make_run(
     inputs: RunInputs,
     plans: FoldPlans,
     clips: Sequence[ClipRows],
-    rows: Sequence[PlannedResult],
+    results: Sequence[PlannedResult],
     fits: Sequence[Mapping[Task, KeptFit]],
     *,
     commands: Sequence[str],
@@ -41,7 +41,8 @@ def make_run(
         seed=inputs.plan.seed,
         recipes=tuple((source, recipe.digest16) for source, recipe in inputs.recipes.items()),
         results=tuple(
-            _result(row, clips, fits, few_groups=few_groups, leaky=inputs.protocol == LEAKY) for row in rows
+            _result(result, clips, fits, few_groups=few_groups, leaky=inputs.protocol == LEAKY)
+            for result in results
         ),
         notes=tuple(run_notes(inputs, plans)),
         digests=first.digests,
@@ -53,7 +54,7 @@ def make_run(
 
 
 def _result(
-    row: PlannedResult,
+    result: PlannedResult,
     clips: Sequence[ClipRows],
     fits: Sequence[Mapping[Task, KeptFit]],
     *,
@@ -63,7 +64,7 @@ def _result(
     """One result: rows of all folds in the order of the clips, under each plan."""
     unscaled, scaled, temperatures, chosen = [], [], [], []
     for plan_clips, plan_fits in zip(clips, fits, strict=True):
-        folds = [plan_fits[row, fold] for fold in range(int(plan_clips.folds.max()) + 1)]
+        folds = [plan_fits[result, fold] for fold in range(int(plan_clips.folds.max()) + 1)]
         probabilities = np.empty((len(plan_clips.ids), folds[0].values.shape[1]))
         for fold, fit in enumerate(folds):
             probabilities[plan_clips.folds == fold] = fit.values
@@ -73,9 +74,9 @@ def _result(
         temperatures.append(tuple(per_fold.tolist()))
         chosen.append(all(fit.chosen for fit in folds))
     return Result(
-        sources=row.sources,
-        head=row.head,
-        level=row.level,
+        sources=result.sources,
+        head=result.head,
+        level=result.level,
         probabilities=scaled[0],
         notes=result_notes(chosen, few_groups=few_groups, leaky=leaky),
         unscaled=unscaled[0],
@@ -91,16 +92,7 @@ def accuracies(run: Run) -> list[float]:
 
 
 def result_notes(chosen: Sequence[bool], *, few_groups: bool, leaky: bool) -> tuple[str, ...]:
-    """Notes on a result.
-
-    Parameters
-    ----------
-    chosen : sequence of bool
-        For each fold plan whether settings were chosen in every fold.
-    few_groups : bool
-        As from `has_few_groups`.
-    leaky : bool
-    """
+    """Notes on a result; `chosen` is for each fold plan whether settings were chosen in every fold."""
     notes = [LEAKY_MARK] if leaky else []
     if not chosen[0]:
         notes.append(FEW_GROUPS if few_groups else UNCALIBRATED)
@@ -110,7 +102,7 @@ def result_notes(chosen: Sequence[bool], *, few_groups: bool, leaky: bool) -> tu
 
 
 def has_few_groups(inputs: RunInputs) -> bool:
-    """Whether some class has fewer than 3 groups on the training side of some fold, so that nothing can be chosen."""
+    """Whether some class has fewer than 3 groups on the training side of some fold: nothing can be chosen."""
     labels, folds = groups_per_label(inputs.units), dict(inputs.plan.assignment)
     for fold in range(inputs.plan.folds):
         outside = groups_per_label(unit for unit in inputs.units if folds[unit.key] != fold)
@@ -131,15 +123,15 @@ def run_notes(inputs: RunInputs, plans: FoldPlans) -> Iterator[str]:
     if inputs.protocol == NO_CROSSFIT and inputs.tuned:
         why = "no networks of pair holdouts" if inputs.cross_fit else "some class is gone without two folds"
         yield (
-            f"no-crossfit ({why}): a head over tuned features trains on rows that its networks saw, and keeps its "
-            "default settings"
+            f"no-crossfit ({why}): a head over tuned features trains on rows that its networks saw, and "
+            "keeps its default settings"
         )
     how_fitted = {source: _how_fitted(inputs, source) for source in inputs.fitted_logits}
     for how in dict.fromkeys(how_fitted.values()):
         names = ", ".join(source for source, other in how_fitted.items() if other == how)
         yield f"logits of {names}: logistic regression on the embedding, {how}"
     if count := sum(bool(status.missing) for status in inputs.clips):
-        yield f"{count} clips have no audio or no video; its features were filled in from training folds alone"
+        yield f"{count} clips have no audio or no video; their features were filled in from training folds"
     if plans.note:
         yield plans.note
 

@@ -33,7 +33,7 @@ PAPER = "zhou2022"
 """What `--combine` calls them; `OLD_PAPER` is accepted as well."""
 OLD_PAPER = "seed"
 MAX_COMBINATIONS = 256
-"""Most combinations that ``all`` stands for: those of eight sources, a quarter of an hour on two cores for 52 clips."""
+"""Most combinations of ``all``: those of eight sources, a quarter of an hour on two cores for 52 clips."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,9 @@ class AblationSettings:
     protocol : str or None
         One of `PROTOCOLS`; `None` for ``crossfit`` where the cache holds pair networks.
     repeats : int or None
-        Number of fold plans, as for `moodfuse.fuse.fold_plans.choose_plans`.
-    jobs : int
-        Worker processes; changes no result.
-    scheduler : str or None
-        Address of a Dask cluster that fits instead.
+        Number of fold plans; `None` for the default of `choose_plans`.
+    jobs, scheduler
+        As for `Workers`.
     command : str
         The command line, kept in the run.
     keep : bool
@@ -109,12 +107,7 @@ Task = tuple[PlannedResult, int]
 
 
 def check_protocol(name: str) -> Protocol:
-    """The protocol itself, if it is one.
-
-    Raises
-    ------
-    UnknownNameError
-    """
+    """The protocol itself; an unknown name lists the known ones."""
     if name not in PROTOCOLS:
         raise UnknownNameError("protocol", name, PROTOCOLS)
     return name
@@ -124,11 +117,6 @@ def planned_results(cache: FeatureCache, settings: AblationSettings) -> list[Pla
     """The results that an ablation will have: every source's network, then heads on the combinations.
 
     The mean of one source is its network's result.
-
-    Raises
-    ------
-    InputError, UnknownNameError
-        As for `parse_combinations`.
     """
     chosen = parse_combinations(settings.combine, cache.sources())
     sources = sorted({source for combination in chosen for source in combination})
@@ -150,21 +138,10 @@ def sources_of(rows: Sequence[PlannedResult]) -> Combination:
 def parse_combinations(values: Sequence[str], sources: Sequence[str]) -> tuple[Combination, ...]:
     """Combinations of sources by name, each sorted, none twice.
 
-    Parameters
-    ----------
-    values : sequence of str
-        ``"zhou2022"`` (`PAPER_COMBINATIONS`, for each recipe under which the cache holds all four networks; the members
-        of one combination share a recipe), ``"all"`` (every set of sources, of one as well, also of one network under
-        two recipes), or names joined by ``+``.
-    sources : sequence of str
-        The sources of the cache.
-
-    Raises
-    ------
-    InputError
-        If the cache holds no source, not all that ``"zhou2022"`` needs, or too many for ``"all"``.
-    UnknownNameError
-        If a named source is not in the cache.
+    Each value is ``"zhou2022"`` (`PAPER_COMBINATIONS`, for each recipe under which `sources` have all four
+    networks; the members of one combination share a recipe), ``"all"`` (every set of sources, of one as well,
+    also of one network under two recipes), or names joined by ``+``. Refuses unknown names, sources that
+    ``"zhou2022"`` has not all of, and too many for ``"all"``.
     """
     if not sources:
         raise InputError("the cache holds no features; run: moodfuse extract DATA --cache DIR")

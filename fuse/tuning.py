@@ -1,8 +1,8 @@
-"""One head on one design matrix: settings and temperature chosen on inner folds, fitted, the test rows predicted.
+"""One head on one design matrix: settings chosen on inner folds, fitted, the test rows predicted.
 
-A head with settings to choose offers `candidates()` and `try_candidates(x, y, held_out)`. The candidate of least inner
-log loss wins, classes weighted to count alike; of equals the first, which is the simplest. Nothing here sees a test
-row before it is predicted.
+A head with settings to choose offers `candidates()` and `try_candidates(x, y, held_out)`. The candidate of
+least inner log loss wins, classes weighted to count alike; of equals the first, which is the simplest.
+Nothing here sees a test row before it is predicted.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,7 +22,7 @@ from moodfuse.fuse.workers import one_thread
 InnerData = tuple[NDArray[Any], Ints, NDArray[Any], Ints]
 """Rows to fit on with their class indices, and rows to score with theirs."""
 PRIOR = 1.0
-"""Standard deviation of the normal prior of the logarithm of the temperature; its weight is that of one row."""
+"""Standard deviation of the normal prior of the temperature's logarithm, which weighs as much as a row."""
 _DECIMALS = 9
 """Decimals to which losses are compared."""
 
@@ -30,13 +30,7 @@ _DECIMALS = 9
 def choose_on_rows(
     model: Any, x: NDArray[Any], y: Ints, groups: ArrayLike | None, *, seed: int
 ) -> dict[str, Any] | None:
-    """Settings chosen on grouped inner splits of rows [N, D] with class indices and groups [N].
-
-    Returns
-    -------
-    dict or None
-        `None` where a class has fewer than 3 groups.
-    """
+    """Settings chosen on grouped inner splits of rows; `None` where a class has fewer than 3 groups."""
     folds = inner_split(y, groups, seed=seed)
     if folds is None:
         return None
@@ -57,20 +51,10 @@ def best_candidate(losses: Floats) -> int:
 
 
 def inner_scores(model: Any, data: Iterable[InnerData], *, classes: int) -> tuple[Floats, Floats, Ints]:
-    """Try every candidate on every inner fold.
+    """Try every candidate on every inner fold, whose scored rows are M in all.
 
-    Parameters
-    ----------
-    model : classifier
-    data : iterable of InnerData
-    classes : int
-
-    Returns
-    -------
-    losses : ndarray of float64, shape (candidates,)
-        Log loss over the rows of all inner folds, classes weighted to count alike.
-    probabilities : ndarray of float64, shape (candidates, M, classes)
-    y_true : ndarray of int64, shape (M,)
+    Returns losses [candidates], classes weighted to count alike, probabilities [candidates, M, classes], and
+    the class indices of the rows [M].
     """
     tried, labels = [], []
     for x, y, held_out, y_held_out in data:
@@ -89,8 +73,8 @@ def inner_scores(model: Any, data: Iterable[InnerData], *, classes: int) -> tupl
 def best_temperature(probabilities: Floats, y_true: NDArray[np.int64]) -> float:
     """Temperature of least log loss of probabilities [M, C] of rows with class indices [M] (Guo et al. 2017).
 
-    Every row counts once. A normal prior on the logarithm keeps a few rows that are all right from making every
-    probability a certainty.
+    Every row counts once. A normal prior on the logarithm keeps a few rows that are all right from making
+    every probability a certainty.
     """
     from scipy.optimize import minimize_scalar
 
@@ -108,16 +92,7 @@ def best_temperature(probabilities: Floats, y_true: NDArray[np.int64]) -> float:
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen for one outer fold.
-
-    Attributes
-    ----------
-    settings : mapping of str to value
-        Settings of the head; empty for its defaults.
-    temperature : float
-    chosen : bool
-        Whether anything could be chosen.
-    """
+    """The settings and the temperature that were chosen for one outer fold, if any could be."""
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     temperature: float = 1.0
@@ -151,27 +126,24 @@ def predict_fold(design: DesignMatrix, head: str, random_state: int) -> KeptFit:
 
 
 def fit_head(design: DesignMatrix, head: str, random_state: int) -> tuple[Any, Choice]:
-    """A head fitted on the training rows of a design matrix, and what was chosen for it on the inner folds."""
+    """A head fitted on the training rows of a design matrix, and what was chosen for it."""
     name = fitted_head(head)
-    spec = head_spec(name)
-    if not spec.fits:
+    if not head_spec(name).fits:
         model = make_head(name, classes=tuple(range(len(design.classes))))
         model.fit(design.x_train, design.y_train)
         return model, _choose_temperature(model, design)
-    untuned = {"tune": False} if spec.tunes else {}
-    choice = choose(make_head(name, random_state=random_state, **untuned), design, tunes=spec.tunes)
-    model = make_head(name, random_state=random_state, **untuned, **choice.settings)
+    choice = choose(make_head(name, random_state=random_state, tune=False), design)
+    model = make_head(name, random_state=random_state, tune=False, **choice.settings)
     return model.fit(design.x_train, design.y_train, groups=design.groups_train), choice
 
 
-def choose(model: Any, design: DesignMatrix, *, tunes: bool) -> Choice:
-    """Settings, where the head `tunes`, and the temperature of a head that is not fitted yet, on the inner folds."""
+def choose(model: Any, design: DesignMatrix) -> Choice:
+    """Settings and temperature of a head that is not fitted yet, chosen on the inner folds."""
     if not design.inner:
         return Choice()
     losses, probabilities, y_true = inner_scores(model, _inner_data(design), classes=len(design.classes))
-    best = best_candidate(losses) if tunes else 0
-    settings = model.candidates()[best] if tunes else {}
-    return Choice(settings, best_temperature(probabilities[best], y_true), chosen=True)
+    best = best_candidate(losses)
+    return Choice(model.candidates()[best], best_temperature(probabilities[best], y_true), chosen=True)
 
 
 def _inner_data(design: DesignMatrix) -> Iterator[InnerData]:

@@ -1,4 +1,4 @@
-"""Fits in worker processes on this machine (loky, one thread each, stopped at once by Ctrl-C), or on a Dask cluster."""
+"""Fits in worker processes (loky, one thread each, stopped at once by Ctrl-C), or on a Dask cluster."""
 
 import logging
 import multiprocessing
@@ -22,16 +22,15 @@ Call = tuple[_K, Callable[..., Any], tuple[Any, ...]]
 class Workers:
     """Where fits run; it changes no result.
 
-    Attributes
-    ----------
-    jobs : int
-        Worker processes of one thread each; one job runs in this process.
-    scheduler : str or None
-        Address of a Dask cluster to use instead, as for `moodfuse.cache.cluster.cluster_address`.
+    `jobs` processes of one thread each, one of which is this process alone, or the Dask cluster at
+    `scheduler`.
     """
 
     jobs: int = 1
     scheduler: str | None = None
+
+
+IN_THIS_PROCESS = Workers()
 
 
 def run_parallel(calls: Sequence[Call[_K]], *, workers: Workers, what: str) -> Iterator[tuple[_K, Any]]:
@@ -81,8 +80,9 @@ def _can_start_processes() -> bool:
             return True
         cause = "joblib found none"
     log.warning(
-        "heads are fitted in one process, because worker processes need locks (%s); on Linux these are in /dev/shm: "
-        "mount it writable (docker run --tmpfs /dev/shm), or enlarge it (docker run --shm-size=64m)",
+        "heads are fitted in one process, because worker processes need locks (%s); on Linux these are in "
+        "/dev/shm: mount it writable (docker run --tmpfs /dev/shm), or enlarge it "
+        "(docker run --shm-size=64m)",
         cause,
     )
     return False
@@ -101,7 +101,7 @@ def _track(results: Iterable[Any], total: int, what: str) -> Iterator[Any]:
 
 
 def one_thread() -> Any:
-    """A context in which BLAS uses one thread: matrices this small lose more to waking threads than they gain."""
+    """A context in which BLAS uses one thread: for small matrices waking threads costs more than it gains."""
     return _thread_pools().limit(limits=1)
 
 

@@ -1,4 +1,4 @@
-"""`moodfuse fuse` with `--export`: stage two, then the model of a result, which needs the other packages too."""
+"""`moodfuse fuse` with `--export`: stage two, then the model of a result."""
 
 import shlex
 from pathlib import Path
@@ -15,8 +15,9 @@ _EXPORT_OPTIONS = (
     click.Option(
         ["--export", "result"],
         metavar="best|RESULT",
-        help="Write the model of a result, such as 'c3d+i3d softmax logits', or of the best: the smallest that is not "
-        "significantly worse than the one of the least log loss. With the --run of one that exists, nothing is fused.",
+        help="Write the model of a result, such as 'c3d+i3d softmax logits', or of the best: the smallest "
+        "that is not significantly worse than the one of the least log loss. With the --run of one that "
+        "exists, nothing is fused.",
     ),
     click.Option(
         ["--model", "folder"],

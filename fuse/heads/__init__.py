@@ -1,4 +1,4 @@
-"""Fusion heads: scikit-learn classifiers by name. Importing the table loads no scikit-learn; making a head does."""
+"""Fusion heads: scikit-learn classifiers by name. Only making a head imports scikit-learn."""
 
 from dataclasses import dataclass
 from importlib import import_module
@@ -22,17 +22,16 @@ class HeadSpec:
     levels : tuple of str
         Where it can be used.
     fits : bool
-        Whether it learns anything from the training rows.
-    tunes : bool
-        Whether it chooses a setting on inner grouped folds; it then takes `tune` and `random_state`.
+        Whether it learns from the training rows, and chooses settings on inner grouped folds: it then has
+        `candidates()` and `try_candidates()`, and takes `tune` and `random_state`.
     version : int
-        Counts the changes of the code that change the outcome of a fit: kept fits of another version are not found.
+        Counts the changes of the code that change the outcome of a fit: kept fits of another version are not
+        found.
     """
 
     factory: str
     levels: tuple[Level, ...] = LEVELS
     fits: bool = True
-    tunes: bool = True
     version: int = 1
 
 
@@ -44,31 +43,20 @@ HEADS: dict[str, HeadSpec] = {
     # gradient-boosted trees of one split, each over a sample of the columns
     "lightgbm": HeadSpec("moodfuse.fuse.heads.boosted:LightGBMHead", version=2),
     # average of the networks' probabilities
-    "mean": HeadSpec("moodfuse.fuse.heads.linear:MeanHead", levels=("logits",), fits=False, tunes=False),
+    "mean": HeadSpec("moodfuse.fuse.heads.linear:MeanHead", levels=("logits",), fits=False),
 }
 """Heads by the name that `--head` takes."""
 
 
 def check_level(level: str) -> Level:
-    """The level itself, if it is one.
-
-    Raises
-    ------
-    UnknownNameError
-    """
+    """The level itself; an unknown name lists the known ones."""
     if level not in LEVELS:
         raise UnknownNameError("level", level, LEVELS)
     return level
 
 
 def head_spec(name: str) -> HeadSpec:
-    """Look a head up.
-
-    Raises
-    ------
-    UnknownNameError
-        Listing the known heads.
-    """
+    """Look a head up; an unknown name lists the known ones."""
     if name not in HEADS:
         raise UnknownNameError("head", name, tuple(HEADS))
     return HEADS[name]
@@ -85,7 +73,7 @@ def make_head(name: str, *, random_state: int = 0, **settings: Any) -> Any:
         Seed of everything random in it.
     **settings
         Settings of the head: `C`, `grid` and `tune` for softmax and logistic; `rounds`, `grid`, `tune`,
-        `learning_rate` and others for lightgbm; `classes` for mean.
+        `learning_rate` and `leaves` for lightgbm; `classes` for mean.
 
     Returns
     -------
@@ -102,6 +90,6 @@ def make_head(name: str, *, random_state: int = 0, **settings: Any) -> Any:
     """
     spec = head_spec(name)
     module, _, factory = spec.factory.partition(":")
-    if spec.tunes:
+    if spec.fits:
         settings["random_state"] = random_state
     return getattr(import_module(module), factory)(**settings)

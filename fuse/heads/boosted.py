@@ -1,9 +1,9 @@
 """The head `lightgbm`: gradient-boosted trees for hundreds of clips by thousands of columns.
 
-One split per tree, few bins, a sample of the columns per tree and a strong L2 penalty keep it from memorising the
-training rows; columns then add up without interactions. The number of rounds is chosen on inner grouped folds, from one
-fit per fold, since fewer rounds are the first trees of more. One thread, column-wise histograms and a seed give the
-same trees every time.
+One split per tree, few bins, a sample of the columns per tree and a strong L2 penalty keep it from memorising
+the training rows; columns then add up without interactions. The number of rounds is chosen on inner grouped
+folds, from one fit per fold, since fewer rounds are the first trees of more. One thread, column-wise
+histograms and a seed give the same trees every time.
 """
 
 from typing import Any, Self
@@ -20,6 +20,8 @@ from moodfuse.fuse.tuning import choose_on_rows
 
 GRID = (5, 10, 25, 50, 100)
 """Numbers of rounds that are tried; of equals the fewest win."""
+COLUMN_FRACTION, MIN_COLUMNS = 1 / 6, 64
+"""A tree chooses from a sample of the columns: the larger of the two, and all where there are fewer."""
 
 
 class LightGBMHead(FusionHead):
@@ -36,16 +38,6 @@ class LightGBMHead(FusionHead):
     learning_rate : float
     leaves : int
         Most leaves of a tree; from 3 on columns may interact, and the head cannot be exported.
-    min_rows : int
-        Fewest rows of a leaf.
-    column_fraction : float
-        Fraction of the columns that a tree may choose from, sampled for each tree.
-    min_columns : int
-        The same as a number: the larger of the two counts, and all columns where there are fewer.
-    bins : int
-        Most histogram bins of a column.
-    l2 : float
-        L2 penalty of leaf values.
     random_state : int
 
     Attributes
@@ -67,11 +59,6 @@ class LightGBMHead(FusionHead):
         tune: bool = True,
         learning_rate: float = 0.2,
         leaves: int = 2,
-        min_rows: int = 3,
-        column_fraction: float = 1 / 6,
-        min_columns: int = 64,
-        bins: int = 15,
-        l2: float = 1.0,
         random_state: int = 0,
     ) -> None:
         self.rounds = rounds
@@ -79,11 +66,6 @@ class LightGBMHead(FusionHead):
         self.tune = tune
         self.learning_rate = learning_rate
         self.leaves = leaves
-        self.min_rows = min_rows
-        self.column_fraction = column_fraction
-        self.min_columns = min_columns
-        self.bins = bins
-        self.l2 = l2
         self.random_state = random_state
 
     def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
@@ -107,11 +89,11 @@ class LightGBMHead(FusionHead):
             "n_estimators": rounds,
             "learning_rate": self.learning_rate,
             "num_leaves": self.leaves,
-            "min_child_samples": self.min_rows,
-            "colsample_bytree": min(1.0, max(self.column_fraction, self.min_columns / columns)),
-            "max_bin": self.bins,
+            "min_child_samples": 3,
+            "colsample_bytree": min(1.0, max(COLUMN_FRACTION, MIN_COLUMNS / columns)),
+            "max_bin": 15,
             "min_data_in_bin": 1,
-            "reg_lambda": self.l2,
+            "reg_lambda": 1.0,
             "class_weight": "balanced",
             "random_state": self.random_state,
             "n_jobs": 1,

@@ -1,7 +1,7 @@
-"""Fitted heads as plain arrays: what a model folder holds, and how NumPy scores it without the libraries that fit.
+"""Fitted heads as plain arrays, as a model folder holds them, scored by NumPy alone.
 
-Each record is checked when it is made, so that arrays of a damaged or foreign folder are refused. Rows are scored one
-by one: a matrix product of many rows may differ in its last bits from that of one.
+Each record is checked when it is made, so that arrays of a damaged or foreign folder are refused. Rows are
+scored one by one: a matrix product of many rows may differ in its last bits from that of one.
 """
 
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ def link_probabilities(scores: Floats, link: Link) -> Floats:
 
 
 def apply_temperature(probabilities: Floats, temperature: float | Floats) -> Floats:
-    """Probabilities [..., C] under a temperature, or under one per row: above 1 closer to uniform. Ranks stay."""
+    """Probabilities [..., C] under a temperature, or one per row: above 1 closer to uniform. Ranks stay."""
     divisor = np.asarray(temperature)[..., None]
     scaled = softmax(np.log(np.maximum(probabilities, TINY)) / divisor)
     return np.where(divisor == 1.0, probabilities, scaled)
@@ -126,7 +126,8 @@ class TreeArrays(_Arrays):
     value : ndarray of float64, shape (M,)
         What a leaf adds to its class; 0 for a node.
     roots : ndarray of int64, shape (T,)
-        First node of each tree, a leaf where nothing could be split; trees are ordered by round, one per score.
+        First node of each tree, a leaf where nothing could be split; trees are ordered by round, one per
+        score.
     classes : ndarray of int64, shape (S,)
         Index of each score on the class axis, rising. With two classes there is one score, of the latter.
     columns : int

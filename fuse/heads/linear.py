@@ -1,8 +1,9 @@
 """The heads `softmax`, `logistic` and `mean`.
 
-The first two are logistic regression on standardised columns, C chosen on inner grouped folds. Standardised columns are
-divided by the square root of their number, so that one C means the same for 12 columns as for 2 000. Classes are
-weighted to count alike, in fitting and in the inner log loss. `moodfuse.fuse.heads.logistic` fits them.
+The first two are logistic regression on standardised columns, C chosen on inner grouped folds. Standardised
+columns are divided by the square root of their number, so that one C means the same for 12 columns as for 2
+000. Classes are weighted to count alike, in fitting and in the inner log loss. `moodfuse.fuse.heads.logistic`
+fits them.
 """
 
 from collections.abc import Sequence
@@ -57,7 +58,7 @@ class FusionHead(ClassifierMixin, BaseEstimator):
         return labels
 
     def to_arrays(self, *, columns: int, classes: int) -> HeadArrays:
-        """The head, fitted on class indices, for export: over so many columns and a class axis of such a length."""
+        """The head, fitted on class indices, for export; `classes` is the length of the class axis."""
         raise NotImplementedError
 
 
@@ -164,8 +165,8 @@ class MeanHead(FusionHead):
     Parameters
     ----------
     classes : sequence or None
-        Classes of each source's columns, in their order; the number of columns must be a multiple of theirs. By
-        default the classes of `y`, and logits that are missing at the end count as 0.
+        Classes of each source's columns, in their order; the number of columns must be a multiple of theirs.
+        By default the classes of `y`, and logits that are missing at the end count as 0.
 
     Attributes
     ----------

@@ -1,10 +1,13 @@
-"""Logistic regression with an L2 penalty, for several C at once: the solution of scikit-learn's `LogisticRegression`
-with balanced class weights, in a fifth of its time.
+"""Logistic regression with an L2 penalty for several C: the solution of scikit-learn's `LogisticRegression`.
 
-Columns are standardised and divided by the root of their number. An L2 penalty does not depend on the axes, so the fit
-runs along the rows' principal axes: at most as many as there are rows, uncorrelated, so that the curvature of the loss
-along each is nearly known in advance. With every coordinate scaled by the root of its curvature, L-BFGS needs some
-twenty steps where it takes hundreds on raw columns.
+Classes are weighted to count alike. scikit-learn's own solver on the same axes takes 1.2 times as long for
+`softmax` at its default tolerance and 2 to 3 times for `logistic`, and twice and four times at the tolerance
+of this one.
+
+Columns are standardised and divided by the root of their number. An L2 penalty does not depend on the axes,
+so the fit runs along the rows' principal axes: at most as many as there are rows, uncorrelated, so that the
+curvature of the loss along each is nearly known in advance. With every coordinate scaled by the root of its
+curvature, L-BFGS needs some twenty steps where it takes hundreds on raw columns.
 """
 
 from collections.abc import Sequence
@@ -33,7 +36,7 @@ class Path:
 
 
 def fit_path(x: NDArray[Any], y: NDArray[np.int64], penalties: Sequence[float], link: Link) -> Path:
-    """Fit rows [N, D] with class indices [N], all classes present, for each C, each begun where the last one ended."""
+    """Fit rows [N, D] with class indices [N], all classes present, for each C, starting from the last fit."""
     mean, scale = _scaling(x)
     standard = (x - mean) / scale
     wide = x.shape[1] > x.shape[0]
@@ -56,7 +59,7 @@ def _scaling(x: NDArray[Any]) -> tuple[Floats, Floats]:
     x = x.astype(np.float64, copy=False)
     mean, deviation = x.mean(axis=0), x.std(axis=0)
     constant = deviation <= 10 * np.finfo(np.float64).eps * np.abs(x).max(axis=0)
-    mean = np.where(constant, x[0], mean)  # whose rounding error would be all that the column says
+    mean = np.where(constant, x[0], mean)  # else its rounding error would be the only variation
     return mean, np.where(constant, 1.0, deviation) * np.sqrt(x.shape[1])
 
 
@@ -80,7 +83,7 @@ def _solve(
 def _minimise(
     rows: Floats, targets: Floats, balance: Floats, link: Link, decay: float, roots: Floats, start: Floats
 ) -> Floats:
-    """Coefficients and, as last row, intercepts [R + 1, K] of least loss, searched in coordinates times `roots`."""
+    """Coefficients and, as last row, intercepts [R + 1, K] of least loss, in steps scaled by `roots`."""
     from scipy.optimize import minimize
 
     def objective(scaled: Floats) -> tuple[float, Floats]:

@@ -32,7 +32,7 @@ def run(cache: FeatureCache) -> Run:
 
 
 def test_results_in_order_with_what_a_reader_must_know(cache: FeatureCache, run: Run) -> None:
-    """Networks come first; `mean` is at the logits of two sources; in-sample fits are marked; all is known before."""
+    """Networks come first; `mean` is at logits of two sources; in-sample fits are marked; all was planned."""
     assert [item.name for item in planned_results(cache, AblationSettings())] == [
         item.name for item in run.results
     ]
@@ -56,20 +56,18 @@ def test_results_in_order_with_what_a_reader_must_know(cache: FeatureCache, run:
     )
 
 
-def test_informative_features_give_high_accuracy(run: Run) -> None:
-    """Every head finds well separated classes out of fold; trees over rows in sample less well."""
+def test_informative_features_give_high_accuracy(cache: FeatureCache, run: Run) -> None:
+    """Every head finds well separated classes out of fold; trees over rows in sample less well.
+
+    A network's rows of fold k are the softmax of the logits of network {k}.
+    """
     found = dict(zip((result.name for result in run.results), accuracies(run), strict=True))
     out_of_sample = {result.name for result in run.results if not result.notes}
     for name, accuracy in found.items():
         assert accuracy > (0.7 if "lightgbm" not in name else 0.5 if name in out_of_sample else 0.4), found
     assert found["c3d+i3d softmax logits"] > 0.85
-
-
-def test_network_row_is_the_networks_own_softmax(cache: FeatureCache, run: Run) -> None:
-    """Rows of fold k are the softmax of the logits of network {k}."""
     for fold in range(4):
-        rows = np.array(run.folds) == fold
-        logits = cache.block("c3d", {fold}).logits
+        rows, logits = np.array(run.folds) == fold, cache.block("c3d", {fold}).logits
         assert logits is not None
         expected = softmax(logits[rows].astype(float))
         np.testing.assert_allclose(run.results[0].probabilities[rows], expected, atol=1e-9)
@@ -83,19 +81,20 @@ def test_workers_change_no_bit(cache: FeatureCache, run: Run) -> None:
         assert np.array_equal(one.probabilities, two.probabilities), one.name
 
 
-def test_permuted_labels_give_chance(build: Builder, build_corpus: type) -> None:
+def test_permuted_labels_give_chance(build: Builder) -> None:
     """Where labels are dealt to groups at random, accuracy stays near chance, whatever networks know."""
     found = []
     for seed in range(3):
-        cache = build(build_corpus(seed=seed, permute=True, clips_per_group=2, groups_per_class=9, folds=3))
+        cache = build(seed=seed, permute=True, clips_per_group=2, groups_per_class=9, folds=3)
         found += accuracies(run_ablation(cache, AblationSettings(heads=CHEAP, jobs=1)))
     assert abs(np.mean(found) - 1 / 3) < 0.1, found
 
 
 def test_pair_networks_calibrate_every_result(crossfitted: FeatureCache) -> None:
-    """With pair networks the protocol is crossfit by default, and every result chose settings and temperature.
+    """With pair networks the protocol is crossfit, and every result chose settings and temperature.
 
-    A network's test rows are the softmax of the mean over j of the logits of networks {j,k}, never of one alone.
+    A network's test rows are the softmax of the mean over j of the logits of networks {j,k}, never of one
+    alone.
     """
     found = run_ablation(crossfitted, AblationSettings(jobs=1, keep=False))
     assert found.protocol == "crossfit" and found.missing.count(("picture",)) == 2
@@ -113,9 +112,9 @@ def test_pair_networks_calibrate_every_result(crossfitted: FeatureCache) -> None
         np.testing.assert_allclose(found.results[0].unscaled[rows], expected, atol=1e-6)
 
 
-def test_leaky_protocol_is_inflated_and_marked(build: Builder, build_corpus: type) -> None:
-    """On labels without any signal, networks that saw all and folds of clips score far above chance, marked LEAKY."""
-    cache = build(build_corpus(permute=True, pairs=True, clips_per_group=2, groups_per_class=9, folds=3))
+def test_leaky_protocol_is_inflated_and_marked(build: Builder) -> None:
+    """On labels without signal, networks that saw all and folds of clips score far above chance: LEAKY."""
+    cache = build(permute=True, pairs=True, clips_per_group=2, groups_per_class=9, folds=3)
     correct = run_ablation(cache, AblationSettings(heads=CHEAP, jobs=1))
     leaky = run_ablation(cache, AblationSettings(heads=CHEAP, jobs=1, protocol="leaky"))
     assert leaky.protocol == "leaky" and leaky.name == "leaky-1" and correct.protocol == "crossfit"
@@ -138,24 +137,18 @@ def test_protocols_without_their_networks_name_the_command(cache: FeatureCache) 
         AblationSettings(protocol="nested")
 
 
-def test_repeats(build: Builder, build_corpus: type, run: Run) -> None:
-    """Frozen sources are repeated by default; tuned ones under the plans that they have networks for."""
-    frozen = build(build_corpus(tuned={}, frozen={"i3d": 6}))
-    found = run_ablation(frozen, AblationSettings(heads=("softmax",), levels=("logits",), jobs=1))
+def test_frozen_sources_are_repeated(build: Builder, run: Run) -> None:
+    """Under five fold plans by default; the first is the run's own."""
+    settings = AblationSettings(heads=("softmax",), levels=("logits",), jobs=1)
+    found = run_ablation(build(tuned={}, frozen={"i3d": 6}), settings)
     assert len(found.repeat_folds) == 4 and found.results[0].repeats is not None
     assert found.results[0].repeats.shape == (4, 24, 3) and len({found.folds, *found.repeat_folds}) == 5
-    tuned = build(build_corpus(repeats=2))
-    assert len(run_ablation(tuned, AblationSettings(heads=("mean",), jobs=1)).repeat_folds) == 1
-    with pytest.raises(
-        InputError, match=r"--repeats is 3, but there are 2 fold plan\(s\): c3d have networks under 2"
-    ):
-        run_ablation(tuned, AblationSettings(heads=("mean",), repeats=3))
     assert not run.repeat_folds
 
 
-def test_few_groups_keep_defaults(build: Builder, build_corpus: type) -> None:
+def test_few_groups_keep_defaults(build: Builder) -> None:
     """Two folds with two groups per class: nothing is chosen, nothing cross-fitted, and both are noted."""
-    cache = build(build_corpus(groups_per_class=2, folds=2, tuned={}, frozen={"c3d": 6, "i3d": 6}))
+    cache = build(groups_per_class=2, folds=2, tuned={}, frozen={"c3d": 6, "i3d": 6})
     found = run_ablation(cache, AblationSettings(heads=CHEAP, jobs=1))
     notes = {result.name: result.notes for result in found.results}
     assert notes["c3d network logits"] == notes["c3d+i3d mean logits"] == (FEW_GROUPS,)
@@ -163,30 +156,20 @@ def test_few_groups_keep_defaults(build: Builder, build_corpus: type) -> None:
     assert "in sample" in found.notes[0]
 
 
-def test_groups_of_two_labels_are_cross_fitted(build: Builder, build_corpus: type) -> None:
-    """Artists with songs of two emotions: no artist spans folds, the guard lets all pass, everything is calibrated."""
-    cache = build(build_corpus(mixed=True, pairs=True, folds=3))
-    found = run_ablation(cache, AblationSettings(heads=CHEAP, jobs=1))
-    assert found.protocol == "crossfit" and not any(item.notes for item in found.results)
-    assert len(set(found.groups)) == 12 == len(set(zip(found.groups, found.folds, strict=True)))
-    assert len(set(zip(found.groups, found.labels, strict=True))) == 24
-    assert np.mean(accuracies(found)) > 0.6
-
-
 def test_taken_name_is_refused_before_any_fit(
-    build: Builder, build_corpus: type, monkeypatch: pytest.MonkeyPatch, run: Run
+    build: Builder, monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
     """A run's name is checked first."""
-    cache = build(build_corpus())
+    cache = build()
     write_run(cache, replace(run, name="mine"))
     monkeypatch.setattr("moodfuse.fuse.ablation.read_inputs", lambda *_, **__: pytest.fail("fitted"))
     with pytest.raises(InputError, match="run 'mine' exists"):
         run_ablation(cache, AblationSettings(run="mine"))
 
 
-def test_command_writes_a_run_and_names_the_next(build: Builder, build_corpus: type) -> None:
+def test_command_writes_a_run_and_names_the_next(build: Builder) -> None:
     """The command prints a line per result and the next command, and the run can be read back."""
-    cache = build(build_corpus())
+    cache = build()
     options = ["--head", "mean", "--combine", "c3d+i3d", "--jobs", "1", "--run", "mine"]
     call = ["--cache", str(cache.path), *options]
     result = CliRunner().invoke(fuse_command, call, catch_exceptions=False)

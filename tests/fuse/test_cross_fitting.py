@@ -8,13 +8,13 @@ import pytest
 
 from moodfuse.cache.errors import LeakError, MissingBlockError
 from moodfuse.cache.folds import pair_holdouts, single_holdouts
-from moodfuse.cache.records import Holdout
+from moodfuse.cache.records import Block, Holdout
 from moodfuse.cache.store import FeatureCache
 from moodfuse.cache.transfer.importing import ImportSettings, import_features
 from moodfuse.fuse.ablation import run_ablation
-from moodfuse.fuse.cross_fitting import fit_logits, logits_for_fold, logits_to_fit
+from moodfuse.fuse.cross_fitting import block_of_kept, fit_logits, fit_to_keep, logits_for_fold, logits_to_fit
 from moodfuse.fuse.design import DesignInputs, assemble
-from moodfuse.fuse.leak_guard import CrossFitted, clip_rows
+from moodfuse.fuse.leak_guard import ClipRows, CrossFitted, clip_rows
 from moodfuse.fuse.run_inputs import choose_plans, choose_protocol, has_networks, read_inputs
 from moodfuse.fuse.run_record import run_notes
 from moodfuse.fuse.settings import AblationSettings
@@ -27,12 +27,17 @@ FOLD_OF = tuple(number // 2 % FOLDS for number in range(24))
 QUICK = AblationSettings(heads=("softmax", "mean"), jobs=1)
 
 
+def fitted_block(block: Block, holdout: Holdout, rows: ClipRows) -> Block:
+    """A block with the logits of one fit, as it is kept and found again."""
+    return block_of_kept(block, holdout, fit_to_keep(block, holdout, rows, 0), rows)
+
+
 def test_fitted_logits_are_cross_fitted(cache: FeatureCache) -> None:
-    """A training row's logits come from a fit that left out its fold too, a test row's are the mean of all those."""
+    """A training row's logits are from a fit that left out its fold too, a test row's from all of those."""
     block, rows = cache.block("i3d", "*"), clip_rows(cache.plan, cache.clips)
     wanted = logits_to_fit({("i3d", block.holdout): block}, cache.plan, cross_fit=True)
     assert len(wanted) == 6
-    fits = {holdout: fit_logits(block, holdout, rows, seed=0)[1] for _, holdout in wanted}
+    fits = {holdout: fitted_block(block, holdout, rows) for _, holdout in wanted}
     for fold in range(4):
         features = logits_for_fold(fits, rows, test_fold=fold)
         assert isinstance(features, CrossFitted)
@@ -45,7 +50,7 @@ def test_fitted_logits_are_cross_fitted(cache: FeatureCache) -> None:
         for row, digest in enumerate(rows.digests):
             assert all(digest not in features.blocks[network].seen for network in features.rows[row])
             assert len(features.rows[row]) == (3 if design.test[row] else 1)
-    single = fit_logits(block, Holdout.of({0}), rows, seed=0)[1]
+    single = fitted_block(block, Holdout.of({0}), rows)
     held_out = {digest for digest, fold in cache.plan.assignment.items() if fold == 0}
     assert single.seen == set(rows.digests) - held_out
     assert not assemble(DesignInputs(rows, [single], "logits", 0)).out_of_sample

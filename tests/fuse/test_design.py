@@ -21,7 +21,8 @@ def test_rows_columns_and_labels(cache: FeatureCache) -> None:
     folds = np.array([cache.plan.assignment[digest] for digest in rows.digests])
     for fold, level in product(FOLDS, ("logits", "embedding")):
         block = cache.block("c3d", {fold})
-        design = assemble(DesignInputs(rows, [block, replace(block, source="other")], level, fold))  # type: ignore[arg-type]
+        blocks = [block, replace(block, source="other")]
+        design = assemble(DesignInputs(rows, blocks, level, fold))  # type: ignore[arg-type]
         values = getattr(block, level)
         assert np.array_equal(design.x, np.concatenate([values, values], axis=1))
         assert np.array_equal(design.test, folds == fold)
@@ -36,7 +37,7 @@ def test_rows_columns_and_labels(cache: FeatureCache) -> None:
 def test_inner_folds_of_tuned_embeddings_come_from_pair_networks(
     crossfitted: FeatureCache, fold: int
 ) -> None:
-    """Inner fold j is the embedding of network {j,k}, fitted on the folds that it saw; a false pair is refused."""
+    """Inner fold j is the embedding of network {j,k}, fitted on folds it saw; a false pair is refused."""
     cache, rows = crossfitted, clip_rows(crossfitted.plan, crossfitted.clips)
     pairs = {other: [cache.block("c3d", {fold, other})] for other in FOLDS if other != fold}
     inputs = DesignInputs(rows, [cache.block("c3d", {fold})], "embedding", fold, pairs)
@@ -54,7 +55,7 @@ def test_inner_folds_of_tuned_embeddings_come_from_pair_networks(
 
 
 def test_absent_rows_are_the_mean_of_training_rows(crossfitted: FeatureCache) -> None:
-    """A clip without the modality of a source gets the mean over the training rows that have it, in each matrix."""
+    """A clip without the modality of a source gets the mean over the training rows with it."""
     block, rows = crossfitted.block("i3d", "*"), clip_rows(crossfitted.plan, crossfitted.clips)
     absent = np.array([bool(status.missing) for status in crossfitted.clips])
     assert absent.sum() == 2 == len(block.absent) and not block.embedding[absent].any()

@@ -1,4 +1,4 @@
-"""Heads as arrays: the probabilities of the fitted heads, and a refusal for arrays that do not make a head."""
+"""Heads as arrays: the probabilities of the fitted heads; arrays that do not make a head are refused."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +20,7 @@ def data(classes: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("name", HEADS)
 @pytest.mark.parametrize("classes", [2, 3])
 def test_arrays_give_the_probabilities_of_the_head(name: str, classes: int) -> None:
-    """To 1e-12, also where a class of the axis had no training row, and as stored: by kind, facts and arrays."""
+    """To 1e-12, also where a class had no training row, and as stored: by kind, facts and arrays."""
     x, y = data(classes)
     settings = {"classes": tuple(range(classes))} if name == "mean" else {}
     model = make_head(name, **settings).fit(x, y)

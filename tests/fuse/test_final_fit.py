@@ -56,10 +56,10 @@ def outputs_of(
 
 @pytest.mark.parametrize("protocol", [CROSSFIT, NO_CROSSFIT])
 def test_the_model_is_what_was_scored(
-    protocol: str, build: Builder, build_corpus: type, load_features: Callable[..., PlanFeatures]
+    protocol: str, build: Builder, load_features: Callable[..., PlanFeatures]
 ) -> None:
-    """Without one fold's clips, the model predicts for them what the run predicted, for every head and level."""
-    cache = build(build_corpus(pairs=True))
+    """Without one fold's clips, the model predicts for them what the run did, for every head and level."""
+    cache = build(pairs=True)
     fold = cache.plan.folds - 1
     smaller, features = without_fold(cache, fold), load_features(cache, SOURCES, protocol)
     held_out = [status.digest for status in cache.clips if cache.plan.assignment[status.digest] == fold]
@@ -74,9 +74,9 @@ def test_the_model_is_what_was_scored(
             assert np.allclose(found, row, rtol=0, atol=1e-6), (sources, head, level)
 
 
-def test_probabilities_without_a_source(build: Builder, build_corpus: type) -> None:
-    """They differ from those with it; of the mean head the other source alone remains. Its own are its softmax."""
-    cache = build(build_corpus(pairs=True))
+def test_probabilities_without_a_source(build: Builder) -> None:
+    """They differ from those with it; of the mean head the other source alone remains."""
+    cache = build(pairs=True)
     for head in ("mean", "softmax"):
         shipped = ship(cache, Scored(SOURCES, head, "logits", CROSSFIT, SOURCES))
         digest = cache.clips[0].digest
@@ -91,9 +91,9 @@ def test_probabilities_without_a_source(build: Builder, build_corpus: type) -> N
             assert np.allclose(without, same.probabilities(values[:1]))
 
 
-def test_what_cannot_be_exported_is_refused(build: Builder, build_corpus: type) -> None:
+def test_what_cannot_be_exported_is_refused(build: Builder) -> None:
     """A leaky result, and one whose network is not there, are refused with the remedy."""
-    cache = build(build_corpus())
+    cache = build()
     missing = Scored(("c3d",), "softmax", "embedding", NO_CROSSFIT, SOURCES)
     assert "--for-export" in why_not_shipped(cache, missing)
     with pytest.raises(InputError, match="cannot be exported"):
@@ -103,17 +103,17 @@ def test_what_cannot_be_exported_is_refused(build: Builder, build_corpus: type) 
     assert cache.has_block("c3d", Holdout.of(0))
 
 
-def test_in_sample_logits_choose_nothing(build: Builder, build_corpus: type) -> None:
-    """With two folds a frozen source's logits are fitted in sample: the model keeps the defaults, as it was scored."""
-    cache = build(build_corpus(folds=2, tuned={}, frozen={"i3d": 12, "s3d": 8}, permute=True))
+def test_in_sample_logits_choose_nothing(build: Builder) -> None:
+    """With two folds a frozen source's logits are fitted in sample: the model keeps the defaults."""
+    cache = build(folds=2, tuned={}, frozen={"i3d": 12, "s3d": 8}, permute=True)
     for sources, head in ((("i3d",), "network"), (("i3d", "s3d"), "mean"), (("i3d", "s3d"), "softmax")):
         fusion = ship(cache, Scored(sources, head, "logits", NO_CROSSFIT, ("i3d", "s3d"))).fusion
         assert not fusion.chosen and fusion.temperature == 1.0
 
 
-def test_what_was_scored_with_defaults_keeps_them(build: Builder, build_corpus: type) -> None:
+def test_what_was_scored_with_defaults_keeps_them(build: Builder) -> None:
     """All clips together would be enough to choose others, but the scores are those of the defaults."""
-    cache = build(build_corpus(pairs=True))
+    cache = build(pairs=True)
     scored = Scored(("i3d",), "softmax", "embedding", CROSSFIT, SOURCES)
     assert ship(cache, scored).fusion.chosen
     kept = ship(cache, replace(scored, defaults=True)).fusion

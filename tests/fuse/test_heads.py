@@ -31,7 +31,7 @@ def blobs(
 
 @pytest.mark.parametrize("name", HEADS)
 def test_head_finds_separated_classes(name: str) -> None:
-    """New rows are told apart, probabilities sum to 1, two fits give the same bits, and classes are sorted labels."""
+    """New rows are told apart, probabilities sum to 1, two fits are bit-equal, classes are sorted labels."""
     x, y = blobs()
     fresh, y_true = blobs(seed=1)
     names = np.array(["calm", "fear", "sad"])
@@ -77,7 +77,7 @@ def test_unknown_head_lists_the_known() -> None:
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("penalty", [1.0, 1000.0])
 def test_linear_heads_are_those_of_scikit_learn(rows: int, classes: int, penalty: float) -> None:
-    """Wide or tall, one softmax or one class against the rest: scikit-learn's solution at a small tolerance."""
+    """Wide or tall, softmax or one class against the rest: scikit-learn's solution at a small tolerance."""
     x, y = blobs(rows=rows, columns=60, classes=classes)
     x = x + np.random.default_rng(2).normal(size=x.shape) * 4
     fresh, _ = blobs(rows=rows, columns=60, classes=classes, seed=1)
@@ -93,7 +93,7 @@ def test_linear_heads_are_those_of_scikit_learn(rows: int, classes: int, penalty
 @pytest.mark.parametrize("far", [1e9, 1e30])
 @pytest.mark.parametrize("rows", [5, 90])
 def test_columns_may_lie_far_from_zero(far: float, rows: int) -> None:
-    """A constant column of any size, such as a mark for what is absent, and one with a large mean cost no digits."""
+    """A constant column of any size, as a mark for absent values, and one of large mean cost no digits."""
     x, y = blobs(rows=rows, columns=6, classes=2)
     expected = make_head("softmax", tune=False).fit(x, y).predict_proba(x)
     marked = np.column_stack([x, np.full(rows, far)])

@@ -31,13 +31,10 @@ class Refitted(Exception):
 
 
 @pytest.fixture(scope="module")
-def first(
-    tmp_path_factory: pytest.TempPathFactory, build_cache: Builder, build_corpus: type
-) -> tuple[Path, Run]:
+def first(tmp_path_factory: pytest.TempPathFactory, build_in: Builder) -> tuple[Path, Run]:
     """A cache of two frozen sources whose fits of `QUICK` are all kept, and the run that made them."""
-    cache = build_cache(
-        tmp_path_factory.mktemp("kept") / "cache", build_corpus(tuned={}, frozen={"c3d": 6, "i3d": 8})
-    )
+    folder = tmp_path_factory.mktemp("kept") / "cache"
+    cache = build_in(folder, tuned={}, frozen={"c3d": 6, "i3d": 8})
     return cache.path, run_ablation(cache, QUICK)
 
 
@@ -136,7 +133,7 @@ def regrouped(cache: FeatureCache) -> None:
 
 
 @pytest.mark.parametrize("change", [relabelled, replanned, remade, regrouped])
-def test_what_decides_a_fit_changes_its_key(
+def test_a_change_of_the_data_is_fitted_again(
     kept: FeatureCache, no_fits: None, change: Callable[[FeatureCache], None]
 ) -> None:
     """Another label, plan, recipe or group finds nothing that is kept."""
@@ -146,19 +143,19 @@ def test_what_decides_a_fit_changes_its_key(
         run_ablation(FeatureCache(kept.path), QUICK)
 
 
-@pytest.mark.parametrize(
-    "target", ["moodfuse.fuse.ablation.RULES", "moodfuse.fuse.ablation.library_versions", "head"]
-)
-def test_other_code_finds_nothing(
-    kept: FeatureCache, no_fits: None, monkeypatch: pytest.MonkeyPatch, target: str
-) -> None:
-    """Nor do other rules, other libraries, or another version of the head."""
-    if target == "head":
-        monkeypatch.setitem(HEADS, "softmax", replace(HEADS["softmax"], version=99))
-    else:
-        monkeypatch.setattr(target, 99 if target.endswith("RULES") else lambda: (("numpy", "0"),))
-    with pytest.raises(Refitted):
-        run_ablation(kept, QUICK)
+def test_a_change_of_the_code_is_fitted_again(kept: FeatureCache, no_fits: None) -> None:
+    """So do other rules, other libraries, and another version of the head."""
+    changes: tuple[Callable[[pytest.MonkeyPatch], None], ...] = (
+        lambda patch: patch.setattr("moodfuse.fuse.ablation.RULES", 99),
+        lambda patch: patch.setattr("moodfuse.fuse.ablation.library_versions", lambda: (("numpy", "0"),)),
+        lambda patch: patch.setitem(HEADS, "softmax", replace(HEADS["softmax"], version=99)),
+    )
+    for change in changes:
+        with pytest.MonkeyPatch.context() as patch:
+            change(patch)
+            with pytest.raises(Refitted):
+                run_ablation(kept, QUICK)
+    run_ablation(kept, QUICK)
 
 
 def test_a_damaged_part_is_fitted_again(first: tuple[Path, Run], kept: FeatureCache) -> None:
@@ -182,7 +179,8 @@ def test_a_repeated_command_imports_no_library_of_fits(kept: FeatureCache) -> No
     """Neither scikit-learn nor LightGBM nor what runs workers."""
     code = (
         "import sys; from click.testing import CliRunner; from moodfuse.fuse.cli import fuse_command;"
-        "done = CliRunner().invoke(fuse_command, sys.argv[1:], catch_exceptions=False); assert not done.exit_code;"
+        "done = CliRunner().invoke(fuse_command, sys.argv[1:], catch_exceptions=False);"
+        "assert not done.exit_code;"
         "print(*sorted({'sklearn', 'lightgbm', 'scipy', 'joblib', 'torch'} & set(sys.modules)))"
     )
     options = ["--cache", str(kept.path), "--combine", "c3d+i3d", "--head", "softmax", "--head", "mean"]
@@ -193,9 +191,9 @@ def test_a_repeated_command_imports_no_library_of_fits(kept: FeatureCache) -> No
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_an_interrupted_run_keeps_what_was_finished(build: Builder, build_corpus: type) -> None:
+def test_an_interrupted_run_keeps_what_was_finished(build: Builder) -> None:
     """Ctrl-C stops it at once; what was finished is there, and the next run goes on from it."""
-    cache = build(build_corpus(tuned={}, frozen={"c3d": 40, "i3d": 40}))
+    cache = build(tuned={}, frozen={"c3d": 40, "i3d": 40})
     code = (
         "import json, signal, sys, time\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell may have it ignored
@@ -209,8 +207,9 @@ def test_an_interrupted_run_keeps_what_was_finished(build: Builder, build_corpus
         "    done.append(head)\n"
         "    return real(design, head, seed)\n"
         "tuning.predict_fold = slow\n"
-        "ablation.run_ablation(FeatureCache(sys.argv[1]), ablation.AblationSettings(heads=('softmax', 'mean'),"
-        " combine=('c3d+i3d',), repeats=1, jobs=1))\n"
+        "settings = ablation.AblationSettings(heads=('softmax', 'mean'), combine=('c3d+i3d',), repeats=1,"
+        " jobs=1)\n"
+        "ablation.run_ablation(FeatureCache(sys.argv[1]), settings)\n"
     )
     call = [sys.executable, "-c", code, str(cache.path)]
     with subprocess.Popen(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from moodfuse.cache.errors import InputError, LeakError, MissingBlockError, UnknownNameError
 from moodfuse.cache.records import Block, ClipStatus, Holdout
 from moodfuse.cache.store import FeatureCache
-from moodfuse.fuse.design import DesignInputs, DesignMatrix, assemble, assemble_whole
+from moodfuse.fuse.design import DesignInputs, DesignMatrix, assemble
 from moodfuse.fuse.leak_guard import CrossFitted, Features, clip_rows
 
 FOLDS = range(4)
@@ -30,7 +30,7 @@ def in_fold(cache: FeatureCache, fold: int) -> list[str]:
 
 
 def test_block_of_another_fold_is_refused(cache: FeatureCache) -> None:
-    """A network that held out one fold cannot be tested on another; the message names source, holdout and fold."""
+    """A network that held out one fold cannot be tested on another; the message names all three."""
     for held_out, tested, level in product(FOLDS, FOLDS, LEVELS):
         block = cache.block("c3d", {held_out})
         if held_out == tested:
@@ -52,7 +52,7 @@ def test_block_that_saw_all_is_refused(cache: FeatureCache) -> None:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_false_holdout_is_refused_by_content(cache: FeatureCache, data: st.DataObject) -> None:
-    """A block that saw a test clip is refused whatever it declares, alone or among correct ones, at both levels."""
+    """A block that saw a test clip is refused whatever it declares, alone or among others, at both levels."""
     fold = data.draw(st.sampled_from(FOLDS))
     clip = data.draw(st.sampled_from(in_fold(cache, fold)))
     block = cache.block("c3d", {fold})
@@ -96,13 +96,13 @@ def with_copy(cache: FeatureCache, row: int) -> tuple[tuple[ClipStatus, ...], Ca
 
 @pytest.mark.parametrize("fold", FOLDS)
 def test_copies_of_a_file_are_one_clip_to_the_guard(cache: FeatureCache, fold: int) -> None:
-    """Two rows of one digest: correct blocks pass, a leak and an unknown clip are found as without the copy."""
+    """Two rows of one digest: correct blocks pass, a leak and an unknown clip are found."""
     for row in (0, len(cache.clips) - 1):
         clips, widened = with_copy(cache, row)
         rows, block = clip_rows(cache.plan, clips), widened(cache.block("c3d", {fold}))
         design = assemble(DesignInputs(rows, [block], "embedding", fold))
         assert rows.digests[row] == rows.digests[-1] and design.groups[row] == design.groups[-1]
-        assert len(assemble_whole(DesignInputs(rows, [block], "embedding")).y) == len(clips)
+        assert len(assemble(DesignInputs(rows, [block], "embedding")).y) == len(clips)
         unknown, tested = "f" * 64, in_fold(cache, fold)[0]
         for digest, message in ((unknown, "saw clip ffff.* does not know"), (tested, "saw .*mp4")):
             leak = replace(block, seen=block.seen | {digest})
@@ -114,7 +114,7 @@ def test_a_model_for_export_is_checked_against_the_plan(cache: FeatureCache) -> 
     """No clip that is in no fold, by its row or by what a network saw, and no file in two groups."""
     plan, clips, block = cache.plan, tuple(cache.clips), cache.block("c3d", {1})
     rows = clip_rows(plan, clips)
-    assert len(assemble_whole(DesignInputs(rows, [block], "embedding")).y) == len(clips)
+    assert len(assemble(DesignInputs(rows, [block], "embedding")).y) == len(clips)
     assignment = dict(plan.assignment)
     del assignment[clips[3].digest]
     with pytest.raises(
@@ -122,12 +122,12 @@ def test_a_model_for_export_is_checked_against_the_plan(cache: FeatureCache) -> 
     ):
         clip_rows(replace(plan, assignment=assignment), clips)
     seen = replace(block, seen=block.seen | {"f" * 64})
-    with pytest.raises(LeakError, match=r"c3d: the block of holdout \{1\} cannot be exported: .* clip ffff"):
-        assemble_whole(DesignInputs(rows, [seen], "embedding"))
+    with pytest.raises(LeakError, match=r"c3d: the block of holdout \{1\} cannot be used: .* clip ffff"):
+        assemble(DesignInputs(rows, [seen], "embedding"))
     twins = (clips[0], replace(clips[1], file_sha256=clips[0].file_sha256), *clips[2:])
     message = f"{clips[1].clip.id} .* {clips[0].clip.id} .* are the same file in two groups"
     with pytest.raises(LeakError, match=message):
-        assemble_whole(DesignInputs(clip_rows(plan, twins), [block], "embedding"))
+        assemble(DesignInputs(clip_rows(plan, twins), [block], "embedding"))
 
 
 def test_leak_inside_cross_fitted_logits_is_refused(cache: FeatureCache) -> None:
@@ -166,7 +166,7 @@ def test_wrong_calls_are_refused(cache: FeatureCache) -> None:
 
 
 def test_rows_in_sample_are_recognised(cache: FeatureCache) -> None:
-    """Frozen features and label-free embeddings are out of sample; a tuned network's training rows are not."""
+    """Frozen features and label-free embeddings are out of sample; a tuned network's rows are not."""
     tuned, frozen = cache.block("c3d", {2}), cache.block("i3d", "*")
     assert build_design(cache, frozen, fold=2).out_of_sample
     assert not build_design(cache, tuned, fold=2).out_of_sample

@@ -1,7 +1,8 @@
 """Nothing fitted for fold k depends on fold k; and a leak put into any fitting step is seen.
 
-The first test replaces labels and features of fold k's rows by noise and compares, bit for bit, everything that is
-fitted for it. The others put one deliberate leak into the code, step by step, and ask the same question: it must be no.
+The first test replaces labels and features of fold k's rows by noise and compares, bit for bit, everything
+that is fitted for it. The others put one deliberate leak into the code, step by step, and ask the same
+question: it must be no.
 """
 
 import inspect
@@ -132,12 +133,11 @@ def test_test_rows_enter_no_fit(crossfitted: FeatureCache, differing: Callable[.
 @pytest.mark.parametrize("protocol", [CROSSFIT, NO_CROSSFIT])
 def test_test_rows_enter_no_fit_of_a_repeat_or_without_pairs(
     build: Callable[[object], FeatureCache],
-    build_corpus: type,
     differing: Callable[..., list[str]],
     protocol: Protocol,
 ) -> None:
-    """The same under a further fold plan, and for one network per fold, whatever it saw of the other folds."""
-    cache = build(build_corpus(pairs=True, repeats=2, without_video=2))
+    """The same under a further fold plan, and for one network per fold, whatever it saw of other folds."""
+    cache = build(pairs=True, repeats=2, without_video=2)
     (further,) = cache.repeat_plans
     assert further.assignment != cache.plan.assignment
     for plan in (further,) if protocol == CROSSFIT else (cache.plan, further):
@@ -314,7 +314,7 @@ def features(crossfitted: FeatureCache, load_features: Callable[..., PlanFeature
 
 @pytest.mark.parametrize("result", RESULTS, ids=lambda result: result.name)
 def test_a_prediction_depends_on_no_other_test_row(features: PlanFeatures, result: PlannedResult) -> None:
-    """Noise in all test rows but one leaves that one's probabilities as they were: nothing is learned from a test."""
+    """Noise in all test rows but one leaves that one's probabilities as they were."""
     design = features.design(result.sources, result.level, FOLD)
     others = np.flatnonzero(design.test)[1:]
     x = design.x.copy()

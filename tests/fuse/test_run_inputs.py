@@ -1,4 +1,4 @@
-"""The fold plans and the protocol of a run: every further plan divides the clips in another way and passes all checks."""
+"""The fold plans and the protocol of a run: further plans divide the clips in other ways."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -42,9 +42,9 @@ def renamed(plan: Plan, **changes: int) -> Plan:
     return replace(plan, assignment=turned, **changes)  # type: ignore[arg-type]
 
 
-def test_renamed_folds_are_the_same_plan(build: Builder, build_corpus: type) -> None:
-    """A kept repeat that divides the clips as the first plan does counts once, for frozen and for tuned sources."""
-    cache = build(build_corpus(pairs=True))
+def test_renamed_folds_are_the_same_plan(build: Builder) -> None:
+    """A kept repeat that divides the clips as the first plan does counts once, for all sources."""
+    cache = build(pairs=True)
     cache.write_plan(renamed(cache.plan, seed=1, repeat=1), cache.statuses)
     assert len(cache.repeat_plans) == 1
     frozen = fold_plans(cache, ("i3d",), "crossfit", None)
@@ -57,9 +57,9 @@ def test_renamed_folds_are_the_same_plan(build: Builder, build_corpus: type) -> 
     assert found.repeat_folds == () and found.results[0].repeats is None and found.notes[-1] == tuned.note
 
 
-def test_few_groups_can_be_divided_in_few_ways(build: Builder, build_corpus: type) -> None:
-    """Two groups of three classes in two folds: four ways at most, and the run says how many plans there are."""
-    cache = build(build_corpus(groups_per_class=2, folds=2, tuned={}))
+def test_few_groups_can_be_divided_in_few_ways(build: Builder) -> None:
+    """Two groups of three classes in two folds: four ways at most, and the note counts them."""
+    cache = build(groups_per_class=2, folds=2, tuned={})
     found = fold_plans(cache, ("i3d",), "no-crossfit", 9)
     count = len(found.plans)
     assert 1 < count == len(divisions(found.plans)) <= 4 and found.plans[0] == cache.plan
@@ -70,11 +70,9 @@ def test_few_groups_can_be_divided_in_few_ways(build: Builder, build_corpus: typ
     )
 
 
-def test_further_plans_pass_what_the_first_passed(
-    build: Builder, build_corpus: type, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_further_plans_pass_what_the_first_passed(build: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Plans that leave a class to one fold, or to two where the run is cross-fitted, are passed over."""
-    cache = build(build_corpus(tuned={}))
+    cache = build(tuned={})
     fear = [status.digest for status in cache.clips if status.clip.label == "fear"]
 
     def dealt(units: object, *, folds: int, seed: int, placed: object) -> dict[str, int]:
@@ -92,13 +90,13 @@ def test_further_plans_pass_what_the_first_passed(
 
 
 def test_only_modalities_that_are_read_can_stop_a_run(
-    build: Builder, build_corpus: type, replace_clips: Callable[..., None]
+    build: Builder, replace_clips: Callable[..., None]
 ) -> None:
-    """Clips without audio do not affect sources that read video: cross-fitting stays on, for fitted logits too.
+    """Clips without audio do not affect sources that read video: cross-fitting stays on.
 
     Where all clips of a class but those of one fold have no video, those sources are refused before a fit.
     """
-    cache = build(build_corpus(tuned={}, frozen={"c3d": 6, "i3d": 6}))
+    cache = build(tuned={}, frozen={"c3d": 6, "i3d": 6})
 
     def fear_without(modality: str) -> tuple[object, ...]:
         return tuple(
@@ -132,17 +130,20 @@ def test_notes_hold_for_every_plan() -> None:
 
 
 def test_a_repeat_counts_once_and_an_unfinished_one_is_left_out(
-    build: Builder, build_corpus: type, caplog: pytest.LogCaptureFixture
+    build: Builder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Plans of another seed's repeats are not in force; a repeat whose pair networks are not all there is skipped."""
-    cache = build(build_corpus(tuned={}, repeats=3))
+    """Plans of another seed's repeats are not in force; a repeat without all pair networks is skipped."""
+    cache = build(tuned={}, repeats=3)
     cache.write_plan(replace(cache.plan, seed=1, assignment=cache.repeat_plans[0].assignment), cache.statuses)
     assert cache.plan.seed == 1 and cache.repeat_plans == ()
     plans = fold_plans(cache, ("i3d",), "crossfit", None).plans
     assert [plan.seed for plan in plans] == [1, 2, 3, 4, 5]
     assert len({tuple(sorted(plan.assignment.items())) for plan in plans}) == 5
-    tuned = build(build_corpus(repeats=2, pairs=True))
+    tuned = build(repeats=2, pairs=True)
     assert len(fold_plans(tuned, ("c3d",), "crossfit", None).plans) == 2
+    message = r"--repeats is 3, but there are 2 fold plan\(s\): c3d have networks under 2"
+    with pytest.raises(InputError, match=message):
+        fold_plans(tuned, ("c3d",), "crossfit", 3)
     recipe, plan = tuned.recipe("c3d"), tuned.repeat_plans[0]
     (tuned.block_folder(recipe, tuned.roles(recipe, {0, 1}, plan=plan)) / "trained.json").unlink()
     assert len(fold_plans(tuned, ("c3d",), "crossfit", None).plans) == 1 and "is left out" in caplog.text

@@ -26,7 +26,7 @@ def test_combinations() -> None:
 
 
 def test_paper_combinations_of_each_complete_recipe() -> None:
-    """`zhou2022` gives five combinations for each recipe with all four networks; the members of each share that recipe."""
+    """`zhou2022` gives five combinations for each recipe with all four networks, which share that recipe."""
     adam, sgd = (tuple(f"{name}@{recipe}" for name in FOUR) for recipe in ("seed-adam", "seed-sgd"))
     assert parse_combinations(["zhou2022"], adam)[2] == ("c3d@seed-adam", "twodmcnn@seed-adam")
     both = parse_combinations(["zhou2022"], (*adam, *FOUR))
@@ -51,7 +51,7 @@ def test_the_error_names_the_networks_that_are_missing() -> None:
 
 
 def test_all_is_bounded() -> None:
-    """`all` mixes recipes and takes eight sources; of nine it says how many combinations there are, and what to do."""
+    """`all` mixes recipes and takes eight sources; for nine the error counts the combinations."""
     assert ("c3d", "c3d@seed-adam") in parse_combinations(["all"], ("c3d", "c3d@seed-adam", "i3d"))
     names = [f"s{number}" for number in range(9)]
     assert len(parse_combinations(["all"], names[:8])) == 255

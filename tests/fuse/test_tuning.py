@@ -20,7 +20,7 @@ def test_temperature_is_recovered(factor: float) -> None:
 
 
 def test_a_temperature_keeps_the_order_and_the_sum() -> None:
-    """It moves no class past another, zeros stay harmless, 1 changes no bit, and each row may have its own."""
+    """It moves no class past another, zeros are harmless, 1 changes no bit, and each row may have its own."""
     probabilities = np.array([[0.0, 0.3, 0.7], [1.0, 0.0, 0.0]])
     for temperature in (0.05, 2.0, 20.0):
         scaled = apply_temperature(probabilities, temperature)
