@@ -388,7 +388,7 @@ HARMS: dict[str, tuple[Callable[[Path], object], str]] = {
     "huge frames": (of_recipe(preprocessing='{"kind":"video","crop_px":9000000}'), "cannot be followed"),
     "NaN in the head": (arrays(first_of("head.weights", np.nan)), "NaN or infinity"),
     "wrong shape": (arrays(lambda found: found.update({"head.mean": np.zeros(3)})), "expected float64"),
-    "column out of range": (arrays(first_of("head.classes", 9)), "rising places"),
+    "column out of range": (arrays(first_of("head.classes", 9)), "rising indices"),
     "arrays too many": (arrays(lambda found: found.update(extra=np.zeros(3))), "unknown arrays"),
     "fill missing": (arrays(lambda found: found.pop("source.1.fill")), "do not make this model"),
     "network of other shape": (arrays(lambda found: found.clear(), BODY), "sealed"),
