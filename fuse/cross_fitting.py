@@ -24,8 +24,8 @@ from moodfuse.cache.runs import LEAKY
 from moodfuse.fuse.design import DesignInputs, DesignMatrix, assemble, assemble_leaky
 from moodfuse.fuse.heads import Level, make_head
 from moodfuse.fuse.heads.exported import centred_logits
+from moodfuse.fuse.heads.inner_folds import choose_on_rows
 from moodfuse.fuse.leak_guard import ClipRows, CrossFitted, Features, Mask
-from moodfuse.fuse.tuning import choose_on_rows
 from moodfuse.fuse.workers import one_thread
 
 SAW_ALL = Holdout.of(())
@@ -172,7 +172,7 @@ def logits_for_fold(networks: Mapping[Holdout, Block], rows: ClipRows, *, test_f
     pairs = [Holdout(frozenset({fold, test_fold})) for fold in folds]
     if not all(pair in networks for pair in pairs):
         return networks[Holdout(frozenset({test_fold}))]
-    networks_of = {fold: (number,) for number, fold in enumerate(folds)}
+    networks_of: dict[int, tuple[int, ...]] = {fold: (number,) for number, fold in enumerate(folds)}
     networks_of[test_fold] = tuple(range(len(folds)))
     return CrossFitted(
         tuple(networks[pair] for pair in pairs), tuple(networks_of[fold] for fold in rows.folds.tolist())

@@ -8,16 +8,15 @@ tested within the pair network `{j,k}`, which saw neither j nor k, and the guard
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from moodfuse.cache.errors import InputError
-from moodfuse.cache.folds import Unit, inner_folds
 from moodfuse.cache.records import Block
 from moodfuse.fuse.heads import Level, check_level
+from moodfuse.fuse.heads.inner_folds import inner_split
 from moodfuse.fuse.leak_guard import (
     ClipRows,
     Features,
@@ -30,7 +29,6 @@ from moodfuse.fuse.leak_guard import (
     values_of,
 )
 
-INNER_FOLDS = 3
 HIDDEN = -1
 """Class index of a test row: its label enters no design matrix."""
 NO_FOLD = -1
@@ -206,32 +204,3 @@ def _inner_folds(inputs: DesignInputs, train: Mask, x: Values | None) -> Iterato
     for number, blocks in sorted(inputs.pairs.items()):
         fit = train & (rows.folds != number)
         yield InnerFold(_columns(blocks, inputs, fit), fit, rows.folds == number)
-
-
-def inner_split(y: NDArray[np.int64], groups: ArrayLike | None, *, seed: int) -> NDArray[np.int64] | None:
-    """Inner fold of each row, grouped and stratified, or `None` where a class has fewer than 3 groups.
-
-    `y` are class indices [N]; without `groups` [N] every row is its own group.
-    """
-    given = np.arange(len(y)) if groups is None else np.asarray(groups)
-    if given.shape != y.shape:
-        found = f"{len(given)} groups" if given.ndim == 1 else f"groups of shape {given.shape}"
-        raise InputError(f"{found} for {len(y)} rows; give one group per row")
-    if given.dtype.kind == "S":
-        given = np.char.decode(given, "utf-8", "surrogateescape")
-    split = _split(tuple(y.tolist()), tuple(str(name) for name in given), seed)
-    return None if split is None else np.array(split, dtype=np.int64)
-
-
-@lru_cache(maxsize=16)
-def _split(y: tuple[int, ...], names: tuple[str, ...], seed: int) -> tuple[int, ...] | None:
-    """The heads and combinations of one outer fold ask for the same split."""
-    members: dict[str, list[int]] = {}
-    for row, name in enumerate(names):
-        members.setdefault(name, []).append(row)
-    units = [
-        Unit(key=name, labels=tuple(str(y[row]) for row in rows), digests=tuple(map(str, rows)))
-        for name, rows in members.items()
-    ]
-    fold_of = inner_folds(units, most=INNER_FOLDS, seed=seed)
-    return None if fold_of is None else tuple(fold_of[str(row)] for row in range(len(y)))

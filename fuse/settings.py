@@ -172,9 +172,9 @@ def _paper_combinations(sources: Sequence[str]) -> Iterator[Combination]:
     }
     if all(missing.values()):
         recipe, fewest = min(missing.items(), key=lambda item: len(item[1]))
-        names = ", ".join(_with_recipe(name, recipe) for name in fewest)
+        needed = ", ".join(_with_recipe(name, recipe) for name in fewest)
         option = f" with --recipe {recipe}" if recipe else ""
-        raise InputError(f"--combine {PAPER} needs {names} as well; run extract for them{option}")
+        raise InputError(f"--combine {PAPER} needs {needed} as well; run extract for them{option}")
     for recipe, names in missing.items():
         if names:
             log.info("--combine %s skips recipe %s: no %s", PAPER, recipe or "default", ", ".join(names))

@@ -1,73 +1,25 @@
 """One head on one design matrix: settings chosen on inner folds, fitted, the test rows predicted.
 
-A head with settings to choose offers `candidates()` and `try_candidates(x, y, held_out)`. The candidate of
-least inner log loss wins, classes weighted to count alike; of equals the first, which is the simplest.
 Nothing here sees a test row before it is predicted.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from moodfuse.cache.fits import KeptFit
 from moodfuse.cache.runs import NETWORK
-from moodfuse.fuse.design import DesignInputs, DesignMatrix, inner_split
+from moodfuse.fuse.design import DesignInputs, DesignMatrix
 from moodfuse.fuse.heads import head_spec, make_head
-from moodfuse.fuse.heads.exported import TEMPERATURES, TINY, Floats, Ints
+from moodfuse.fuse.heads.exported import TEMPERATURES, TINY, Floats
+from moodfuse.fuse.heads.inner_folds import InnerData, best_candidate, inner_scores
 from moodfuse.fuse.workers import one_thread
 
-InnerData = tuple[NDArray[Any], Ints, NDArray[Any], Ints]
-"""Rows to fit on with their class indices, and rows to score with theirs."""
 PRIOR = 1.0
 """Standard deviation of the normal prior of the temperature's logarithm, which weighs as much as a row."""
-_DECIMALS = 9
-"""Decimals to which losses are compared."""
-
-
-def choose_on_rows(
-    model: Any, x: NDArray[Any], y: Ints, groups: ArrayLike | None, *, seed: int
-) -> dict[str, Any] | None:
-    """Settings chosen on grouped inner splits of rows; `None` where a class has fewer than 3 groups."""
-    folds = inner_split(y, groups, seed=seed)
-    if folds is None:
-        return None
-
-    def data() -> Iterator[InnerData]:
-        for fold in np.unique(folds):
-            fit, held_out = folds != fold, folds == fold
-            yield x[fit], y[fit], x[held_out], y[held_out]
-
-    losses, _, _ = inner_scores(model, data(), classes=int(y.max()) + 1)
-    settings: dict[str, Any] = model.candidates()[best_candidate(losses)]
-    return settings
-
-
-def best_candidate(losses: Floats) -> int:
-    """Index of the least loss; of equals the first."""
-    return int(np.argmin(np.round(losses, _DECIMALS)))
-
-
-def inner_scores(model: Any, data: Iterable[InnerData], *, classes: int) -> tuple[Floats, Floats, Ints]:
-    """Try every candidate on every inner fold, whose scored rows are M in all.
-
-    Returns losses [candidates], classes weighted to count alike, probabilities [candidates, M, classes], and
-    the class indices of the rows [M].
-    """
-    tried, labels = [], []
-    for x, y, held_out, y_held_out in data:
-        found = model.try_candidates(x, y, held_out)
-        every_class = np.zeros((*found.shape[:2], classes))
-        every_class[:, :, np.unique(y)] = found
-        tried.append(every_class)
-        labels.append(y_held_out)
-    probabilities, y_true = np.concatenate(tried, axis=1), np.concatenate(labels)
-    counts = np.bincount(y_true, minlength=classes)
-    weights = len(y_true) / (np.count_nonzero(counts) * counts[y_true])
-    of_true_class = probabilities[:, np.arange(len(y_true)), y_true]
-    return -np.log(np.maximum(of_true_class, TINY)) @ weights, probabilities, y_true
 
 
 def best_temperature(probabilities: Floats, y_true: NDArray[np.int64]) -> float:

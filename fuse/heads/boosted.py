@@ -15,8 +15,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from moodfuse.cache.errors import InputError
 from moodfuse.fuse.heads.exported import Floats, TreeArrays
+from moodfuse.fuse.heads.inner_folds import choose_on_rows
 from moodfuse.fuse.heads.linear import FusionHead
-from moodfuse.fuse.tuning import choose_on_rows
 
 GRID = (5, 10, 25, 50, 100)
 """Numbers of rounds that are tried; of equals the fewest win."""

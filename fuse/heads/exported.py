@@ -4,7 +4,7 @@ Each record is checked when it is made, so that arrays of a damaged or foreign f
 scored one by one: a matrix product of many rows may differ in its last bits from that of one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -222,7 +222,9 @@ def head_from_arrays(kind: str, facts: Mapping[str, Any], arrays: Mapping[str, n
     InputError
         If they do not make a head.
     """
-    kinds: dict[str, type[HeadArrays]] = {item.kind: item for item in (LinearArrays, TreeArrays, MeanArrays)}
+    kinds: dict[str, Callable[..., HeadArrays]] = {
+        item.kind: item for item in (LinearArrays, TreeArrays, MeanArrays)
+    }
     try:
         return kinds[kind](**facts, **arrays)
     except InputError:

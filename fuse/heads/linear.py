@@ -1,9 +1,8 @@
 """The heads `softmax`, `logistic` and `mean`.
 
 The first two are logistic regression on standardised columns, C chosen on inner grouped folds. Standardised
-columns are divided by the square root of their number, so that one C means the same for 12 columns as for 2
-000. Classes are weighted to count alike, in fitting and in the inner log loss. `moodfuse.fuse.heads.logistic`
-fits them.
+columns are divided by the square root of their number, so that one C means the same for 12 columns as for
+2000. Classes are weighted to count alike, in fitting and in the inner log loss. `heads/logistic.py` fits them.
 """
 
 from collections.abc import Sequence
@@ -25,8 +24,8 @@ from moodfuse.fuse.heads.exported import (
     link_probabilities,
     softmax,
 )
+from moodfuse.fuse.heads.inner_folds import choose_on_rows
 from moodfuse.fuse.heads.logistic import fit_path
-from moodfuse.fuse.tuning import choose_on_rows
 from moodfuse.fuse.workers import one_thread
 
 DEFAULT_C = 10.0

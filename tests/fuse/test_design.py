@@ -8,7 +8,8 @@ import pytest
 
 from moodfuse.cache.errors import InputError, LeakError
 from moodfuse.cache.store import FeatureCache
-from moodfuse.fuse.design import HIDDEN, DesignInputs, assemble, inner_split
+from moodfuse.fuse.design import HIDDEN, DesignInputs, assemble
+from moodfuse.fuse.heads.inner_folds import inner_split
 from moodfuse.fuse.leak_guard import CrossFitted, clip_rows
 
 FOLDS = range(4)

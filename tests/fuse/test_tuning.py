@@ -5,7 +5,8 @@ import pytest
 
 from moodfuse.fuse import make_head
 from moodfuse.fuse.heads.exported import apply_temperature
-from moodfuse.fuse.tuning import best_temperature, choose_on_rows, inner_scores
+from moodfuse.fuse.heads.inner_folds import choose_on_rows, inner_scores
+from moodfuse.fuse.tuning import best_temperature
 
 
 @pytest.mark.parametrize("factor", [0.5, 1.0, 3.0])
