@@ -40,10 +40,11 @@ from moodfuse.cache.records import Holdout
 from moodfuse.cache.runs import Run, read_run
 from moodfuse.cache.store import FeatureCache
 from moodfuse.cache.transfer.importing import ImportSettings, import_features
+from moodfuse.fuse.design import DesignInputs, assemble
 from moodfuse.fuse.heads.boosted import GRID as ROUNDS
 from moodfuse.fuse.heads.boosted import LightGBMHead
 from moodfuse.fuse.heads.linear import GRID
-from moodfuse.fuse.protocols import PlanFeatures
+from moodfuse.fuse.leak_guard import clip_rows
 
 CLIPS, CLASSES, FOLDS = 503, 6, 6
 WIDTHS = {"c3d": 512, "i3d": 1024, "onedmcnn": 256, "twodmcnn": 160}
@@ -192,19 +193,14 @@ class Fold:
 
 def fold_of(cache: FeatureCache, sources: tuple[str, ...], fold: int) -> Fold:
     """The same rows, outer fold and inner grouped folds as ours."""
-    design = load_plain(cache).design(cache, sources, "embedding", fold)
+    blocks = [cache.block(source, "*") for source in sources]
+    rows = clip_rows(cache.plan, cache.clips)
+    design = assemble(DesignInputs(rows, blocks, "embedding", fold, seed=cache.plan.seed))
     inner = np.full(len(design.y), -1)
     for number, item in enumerate(design.inner):
-        inner[item.held] = number
+        inner[item.held_out] = number
     y = np.array([cache.classes.index(status.clip.label) for status in cache.clips])
     return Fold(design.x, y, design.test, inner[~design.test])
-
-
-def load_plain(cache: FeatureCache) -> PlanFeatures:
-    """Embeddings of every source for every fold, nothing fitted."""
-    blocks = {source: cache.block(source, "*") for source in cache.sources()}
-    table = {(source, fold): block for source, block in blocks.items() for fold in range(cache.plan.folds)}
-    return PlanFeatures(cache.plan, "crossfit", table, {}, {}, ())
 
 
 def balanced_loss(chances: Floats, truth: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""`moodfuse fuse`: parse, call the verb, print."""
+"""`moodfuse fuse`: parse, call the function, print."""
 
 import os
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ import click
 
 if TYPE_CHECKING:
     from moodfuse.cache.runs import Run
-    from moodfuse.fuse.ablation import AblationSettings
+    from moodfuse.fuse.settings import AblationSettings
 
 
 @click.command("fuse")
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 @click.option(
     "--combine",
     multiple=True,
-    help="seed, all (every subset of the sources), or c3d+i3d; repeat.  [default: all]",
+    help="Combine these sources: zhou2022 (the paper's), all (every subset), or names such as c3d+i3d; "
+    "repeat for several.  [default: all]",
 )
 @click.option("--head", "heads", multiple=True, help="Fusion head; repeat for several.  [default: all heads]")
 @click.option(
@@ -26,48 +27,53 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--protocol",
-    help="crossfit, no-crossfit, or leaky: networks that saw every clip, to measure what a leak is worth.  "
-    "[default: crossfit, if extract made the networks for it]",
+    help="crossfit, no-crossfit, or leaky: networks that saw every clip, to measure the effect of a data "
+    "leak.  [default: crossfit, if extract made the networks for it]",
 )
 @click.option(
     "--repeats",
     type=click.IntRange(min=1),
-    help="Fold plans to test under.  [default: all that extract made; 5 where no source is tuned]",
+    help="Number of fold plans to test under.  [default: all that extract made; 5 where no source is tuned]",
 )
 @click.option(
-    "--jobs", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default="cores", help="Workers."
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=os.cpu_count() or 1,
+    show_default="cores",
+    help="Worker processes.",
 )
 @click.option("--scheduler", metavar="dask://HOST:PORT", help="Fit on a Dask cluster instead.")
 def fuse_command(cache_path: Path, **options: Any) -> "Run":
     """Train fusion heads on the cached features of several sources, fold by fold.
 
-    Every result is out of fold: a clip is predicted by networks and heads that saw no clip of its fold. Each network's
-    own prediction stands beside them, as head "network".
+    Every result is out of fold: a clip is predicted by networks and heads that saw no clip of its fold. Each
+    network's own prediction is among the results, as head "network".
 
-    Example: moodfuse fuse --cache work --combine seed --head softmax
+    Example: moodfuse fuse --cache work --combine zhou2022 --head softmax
     """
     from moodfuse.cache.console import printable
     from moodfuse.cache.runs import LEAKY, LEAKY_MARK, write_run
     from moodfuse.cache.store import FeatureCache
-    from moodfuse.fuse.ablation import accuracies, run_ablation
+    from moodfuse.fuse.ablation import run_ablation
+    from moodfuse.fuse.run_record import accuracies
 
     cache = FeatureCache(cache_path)
     run = run_ablation(cache, ablation_settings(options))
     write_run(cache, run)
     width = max(len(result.name) for result in run.results)
     for result, accuracy in zip(run.results, accuracies(run), strict=True):
-        remark = f"  ({'; '.join(result.notes)})" if result.notes else ""
-        click.echo(printable(f"{result.name:<{width}}  {accuracy:.3f}{remark}"))
-    what = f"{LEAKY_MARK} accuracy" if run.protocol == LEAKY else "out-of-fold accuracy"
-    click.echo(f"{what} of {len(run.ids)} clips, protocol {run.protocol}")
+        notes = f"  ({'; '.join(result.notes)})" if result.notes else ""
+        click.echo(printable(f"{result.name:<{width}}  {accuracy:.3f}{notes}"))
+    measure = f"{LEAKY_MARK} accuracy" if run.protocol == LEAKY else "out-of-fold accuracy"
+    click.echo(f"{measure} of {len(run.ids)} clips, protocol {run.protocol}")
     click.echo(f"next: moodfuse evaluate --cache {cache_path} --run {run.name}")
     return run
 
 
 def ablation_settings(options: Mapping[str, Any]) -> "AblationSettings":
-    """The record of what the command line asks for."""
+    """The settings that the command line asks for."""
     from moodfuse.cache.console import command_line
-    from moodfuse.fuse.ablation import AblationSettings
+    from moodfuse.fuse.settings import AblationSettings
 
     return AblationSettings(
         run=options["run_name"],

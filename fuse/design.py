@@ -1,12 +1,9 @@
-"""Design matrices: the one place where cached blocks become the matrix of a fusion head, under the leak guard.
+"""Design matrices: the one place where blocks become the matrix of a head, behind the leak guard.
 
-The rule is one line: a head that is tested on fold k may use, for any row, only blocks whose holdout contains k.
-`assemble` holds every block to it twice: by the holdout that the block declares, and by content, through the digests
-of the clips whose labels its network saw. Rows are the plan's clips in order; class indices follow the sorted labels.
-
-What a head chooses (C, rounds, temperature) it chooses on inner folds of the training rows. Where training rows are out
-of sample these are grouped splits of the rows themselves; where they are embeddings of a network that saw them, inner
-fold j is tested within the pair network `{j,k}`, which saw neither j nor k, and the guard holds that one to both.
+Rows are the plan's clips in order; class indices follow the sorted labels. What a head chooses (C, rounds,
+temperature) it chooses on inner folds of the training rows. Where training rows are out of sample, these are
+grouped splits of the rows themselves. Where they are embeddings of a network that saw them, inner fold j is
+tested within the pair network `{j,k}`, which saw neither j nor k, and the guard checks that network for both.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,164 +13,171 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moodfuse.cache.digests import Digests, digest_array
 from moodfuse.cache.errors import InputError
-from moodfuse.cache.records import Block, ClipStatus, Plan
-from moodfuse.fuse.features import Features, Level, check_level, networks_of, values_of
-from moodfuse.fuse.inner_folds import inner_split
+from moodfuse.cache.records import Block
+from moodfuse.fuse.heads import Level, check_level
+from moodfuse.fuse.heads.inner_folds import inner_split
 from moodfuse.fuse.leak_guard import (
-    Rows,
+    ClipRows,
+    Features,
+    Mask,
+    check_block,
     check_files,
-    check_known,
-    check_leak,
-    check_rows,
-    is_honest,
-    planned_rows,
-    tested_rows,
+    check_test_fold,
+    is_out_of_sample,
+    networks_of,
+    values_of,
 )
-from moodfuse.fuse.matrix import HIDDEN, NO_FOLD, DesignMatrix, InnerFold, Values
+
+HIDDEN = -1
+"""Class index of a test row: its label enters no design matrix."""
+NO_FOLD = -1
+"""The outer fold of a design matrix without a test fold: that of a model for export."""
+Values = NDArray[np.float32] | NDArray[np.float64]
+"""Features as they were computed, in float32, or in float64 where means fill in for what is absent."""
 
 
 @dataclass(frozen=True)
-class Ingredients:
-    """What a design matrix is made of.
+class DesignInputs:
+    """What a design matrix is made of; all that a worker process needs.
 
-    Attributes
-    ----------
-    blocks : sequence of Block or CrossFitted
-        One a source; the column order.
-    level : str
-    pairs : mapping of int to sequence of Block
-        For inner fold j the blocks of the same sources from networks that held out j and the test fold; empty where
-        there are none, or none are needed.
-    seed : int
-        Of the inner split.
+    `blocks` has one entry per source, in the order of the columns. `pairs` has for inner fold j the blocks of
+    the same sources from networks that held out j and the test fold; it is empty where there are none, or
+    none are needed. `seed` is that of the inner split.
     """
 
+    rows: ClipRows
     blocks: Sequence[Features]
     level: Level
+    test_fold: int = NO_FOLD
     pairs: Mapping[int, Sequence[Block]] = field(default_factory=dict)
     seed: int = 0
 
 
-def assemble(plan: Plan, clips: Sequence[ClipStatus], parts: Ingredients, *, test_fold: int) -> DesignMatrix:
-    """Put the blocks of several sources side by side, after holding each to the holdout rule.
+@dataclass(frozen=True)
+class InnerFold:
+    """One inner fold: features [N, D], rows to fit on [N], rows to score [N]; test rows are in neither."""
 
-    Parameters
+    x: Values
+    fit: Mask
+    held_out: Mask
+
+
+@dataclass(frozen=True)
+class DesignMatrix:
+    """The features of one outer fold, checked against leaks.
+
+    Attributes
     ----------
-    plan : Plan
-        The plan whose fold is tested.
-    clips : sequence of ClipStatus
-        The clips that it covers, in row order (`FeatureCache.clips`).
-    parts : Ingredients
-    test_fold : int
-        The outer fold k.
-
-    Returns
-    -------
-    DesignMatrix
-
-    Raises
-    ------
-    LeakError
-        If a network behind a block may have seen, or did see, a clip of the test fold or of its groups.
-    InputError
-        If rows are not the plan's clips in order, or an embedding comes from several networks.
-    MissingBlockError
-        If a block has no logits at the logits level.
+    x : ndarray of float32 or float64, shape (N, D)
+        The sources' columns side by side; rows are the plan's clips in order.
+    y : ndarray of int64, shape (N,)
+        Index into `classes`; `HIDDEN` for test rows.
+    groups : ndarray of S64, shape (N,)
+        Group of each row, named by the smallest clip digest in it.
+    test : ndarray of bool, shape (N,)
+        Which rows are tested; the others train.
+    classes : tuple of str
+        Sorted labels.
+    out_of_sample : bool
+        Whether no network behind a training row's features saw its label, or one of its group.
+    inner : tuple of InnerFold
+        Empty where nothing can be chosen: training rows in sample without pair networks, or too few groups.
     """
-    check_level(parts.level)
-    rows = tested_rows(plan, clips, test_fold)
-    if not parts.blocks or len({block.source for block in parts.blocks}) != len(parts.blocks):
-        names = [block.source for block in parts.blocks]
-        raise InputError(f"fold {test_fold}: expected one block a source, got {names}")
-    for features in parts.blocks:
-        for block in networks_of(features):
-            check_rows(block, rows)
-            check_leak(block, rows, test_fold)
-    for inner, blocks in parts.pairs.items():
-        for block in blocks:
-            check_rows(block, rows)
-            check_leak(block, rows, test_fold)
-            check_leak(block, rows, inner)
-    honest = all(is_honest(features, rows, parts.level) for features in parts.blocks)
-    return build(rows, parts, honest=honest)
+
+    x: Values
+    y: NDArray[np.int64]
+    groups: NDArray[np.bytes_]
+    test: Mask
+    classes: tuple[str, ...]
+    out_of_sample: bool
+    inner: tuple[InnerFold, ...] = ()
+
+    @property
+    def x_train(self) -> Values:
+        """Features of the training rows, [N_train, D]."""
+        return self.x[~self.test]
+
+    @property
+    def y_train(self) -> NDArray[np.int64]:
+        """Class indices of the training rows, [N_train]."""
+        return self.y[~self.test]
+
+    @property
+    def groups_train(self) -> NDArray[np.bytes_]:
+        """Groups of the training rows, [N_train]."""
+        return self.groups[~self.test]
+
+    @property
+    def x_test(self) -> Values:
+        """Features of the test rows, [N_test, D]."""
+        return self.x[self.test]
 
 
-def assemble_whole(plan: Plan, clips: Sequence[ClipStatus], parts: Ingredients) -> DesignMatrix:
-    """The design matrix of a head that ships: every row trains, and no fold is tested.
+def assemble(inputs: DesignInputs) -> DesignMatrix:
+    """Put the blocks of several sources side by side, after checking each against the holdout rule.
 
-    Settings are chosen as under an outer fold: on splits of the rows where these are out of sample, else within the
-    networks of `parts.pairs`, here those that held one fold out, which the guard holds to it.
-
-    Parameters
-    ----------
-    plan, clips, parts
-        As for `assemble`; `parts.pairs` holds for each fold the blocks of networks that held it out.
-
-    Raises
-    ------
-    LeakError
-        If a network that shall choose on a fold may have seen, or did see, a clip of it or of its groups, any network
-        saw a clip that is in no fold, such as one that is kept for a test, or a file stands in two groups.
-    InputError, MissingBlockError
-        As for `assemble`.
+    Without a test fold every row trains: the matrix of a model for export. Its settings are chosen as under
+    an outer fold, here within networks that held one fold out. Raises `LeakError` if a network may have seen,
+    or did see, a clip of a fold that it is tested on or of its groups, or a clip that is in no fold.
     """
-    check_level(parts.level)
-    rows = planned_rows(plan, clips, NO_FOLD)
+    rows, test_fold = inputs.rows, inputs.test_fold
+    check_level(inputs.level)
     check_files(rows)
-    for features in parts.blocks:
-        for block in networks_of(features):
-            check_rows(block, rows)
-            check_known(block, rows, f"{block.source}: the block of holdout {block.holdout} cannot ship")
-    for inner, blocks in parts.pairs.items():
+    if test_fold != NO_FOLD:
+        check_test_fold(rows, test_fold)
+    names = [features.source for features in inputs.blocks]
+    if not names or len(set(names)) != len(names):
+        raise InputError(f"fold {test_fold}: expected one block per source, got {names}")
+    for block in _networks(inputs.blocks):
+        check_block(block, rows, {test_fold} - {NO_FOLD})
+    for inner_fold, blocks in inputs.pairs.items():
         for block in blocks:
-            check_rows(block, rows)
-            check_leak(block, rows, inner)
-    return build(rows, parts, honest=all(is_honest(features, rows, parts.level) for features in parts.blocks))
+            check_block(block, rows, {test_fold, inner_fold} - {NO_FOLD})
+    out_of_sample = all(
+        is_out_of_sample(features, rows, inputs.level, test_fold) for features in inputs.blocks
+    )
+    return _build(inputs, out_of_sample=out_of_sample)
 
 
-def unguarded(plan: Plan, clips: Sequence[ClipStatus], parts: Ingredients, *, test_fold: int) -> DesignMatrix:
-    """A design matrix without the guard, rows taken as out of sample: only to measure what a leak is worth."""
-    rows = planned_rows(plan, clips, test_fold)
-    return build(replace(rows, groups=np.arange(len(rows.digests))), parts, honest=True)
+def assemble_leaky(inputs: DesignInputs) -> DesignMatrix:
+    """A design matrix without the guard, rows taken as out of sample: to measure the effect of a leak."""
+    ungrouped = replace(inputs.rows, group_keys=np.array(inputs.rows.digests, dtype="S64"))
+    return _build(replace(inputs, rows=ungrouped), out_of_sample=True)
 
 
-def build(rows: Rows, parts: Ingredients, *, honest: bool) -> DesignMatrix:
+def _networks(blocks: Sequence[Features]) -> Iterator[Block]:
+    for features in blocks:
+        yield from networks_of(features)
+
+
+def _build(inputs: DesignInputs, *, out_of_sample: bool) -> DesignMatrix:
     """The matrix itself, from blocks that were checked."""
-    test = rows.test
-    widths = [values_of(features, parts.level).shape[1] for features in parts.blocks]
-    edges = np.cumsum([0, *widths]).tolist()
-    groups = rows.group_keys
-    x = _matrix(parts.blocks, parts.level, rows, ~test)
+    rows = inputs.rows
+    test = rows.folds == inputs.test_fold
+    x = _columns(inputs.blocks, inputs, ~test)
     return DesignMatrix(
         x=x,
         y=np.where(test, HIDDEN, rows.labels),
-        groups=groups,
-        digests=rows.digests,
+        groups=rows.group_keys,
         test=test,
-        test_fold=rows.test_fold,
         classes=rows.classes,
-        columns=tuple(
-            (item.source, slice(*edges[place : place + 2])) for place, item in enumerate(parts.blocks)
-        ),
-        level=parts.level,
-        honest=honest,
-        inner=tuple(_inner_folds(rows, parts, groups, whole=x if honest else None)),
+        out_of_sample=out_of_sample,
+        inner=tuple(_inner_folds(inputs, ~test, x if out_of_sample else None)),
     )
 
 
-def _matrix(blocks: Sequence[Features], level: Level, rows: Rows, fit: NDArray[np.bool_]) -> Values:
-    """Columns side by side, as they are; rows of clips that lack what a source reads get its mean over those of `fit`.
+def _columns(blocks: Sequence[Features], inputs: DesignInputs, fit: Mask) -> Values:
+    """Columns side by side; clips without the modality of a source get its mean over the rows of `fit`.
 
-    That mean is in float64, and so are then all columns. Of one source alone the array itself is given, no copy.
+    That mean is in float64, and so are then all columns.
     """
     columns = []
     for features in blocks:
-        values: Values = values_of(features, level)
+        values: Values = values_of(features, inputs.level)
         if features.absent:
             values = values.astype(np.float64)
-            absent = np.isin(rows.digests, digest_array(features.absent))
+            absent = inputs.rows.mask(features.absent)
             known = fit & ~absent
             values[absent] = values[known].mean(axis=0) if known.any() else 0.0
         columns.append(values)
@@ -183,26 +187,20 @@ def _matrix(blocks: Sequence[Features], level: Level, rows: Rows, fit: NDArray[n
     return joined
 
 
-def _inner_folds(
-    rows: Rows, parts: Ingredients, groups: Digests, *, whole: Values | None
-) -> Iterator[InnerFold]:
-    """Grouped splits of honest training rows, given as `whole`; else the pair networks, each tested on its own fold."""
-    train = ~rows.test
-    split = inner_split(rows.labels[train], groups[train], seed=parts.seed)
+def _inner_folds(inputs: DesignInputs, train: Mask, x: Values | None) -> Iterator[InnerFold]:
+    """Grouped splits of training rows `x` out of sample, else the pair networks, each on its fold."""
+    rows = inputs.rows
+    split = inner_split(rows.labels[train], rows.group_keys[train], seed=inputs.seed)
     if split is None:
         return
-    if whole is not None:
+    if x is not None:
         inner = np.full(len(train), HIDDEN)
         inner[train] = split
-        filled = any(
-            features.absent for features in parts.blocks
-        )  # else no cell depends on what is fitted on
+        imputed = any(features.absent for features in inputs.blocks)
         for number in np.unique(split):
             fit = train & (inner != number)
-            x = _matrix(parts.blocks, parts.level, rows, fit) if filled else whole
-            yield InnerFold(x, fit, inner == number)
+            yield InnerFold(_columns(inputs.blocks, inputs, fit) if imputed else x, fit, inner == number)
         return
-    folds = rows.folds
-    for number, blocks in sorted(parts.pairs.items()):
-        fit = train & (folds != number)
-        yield InnerFold(_matrix(blocks, parts.level, rows, fit), fit, folds == number)
+    for number, blocks in sorted(inputs.pairs.items()):
+        fit = train & (rows.folds != number)
+        yield InnerFold(_columns(blocks, inputs, fit), fit, rows.folds == number)

@@ -1,59 +1,49 @@
-"""What ships of a result: the procedure that was scored, run once more without an outer fold.
+"""The model of a result for export: the procedure that was scored, run once more without an outer fold.
 
-At the logits level of ``crossfit`` that is the K networks `{k}`, their logits averaged, and a head that was fitted on
-each fold's rows of the network that held it out. At the embedding level it is the network `{}`, which saw every clip;
-what its head chooses it chooses within the networks `{k}`, as each outer fold did within its pairs. Under
-``no-crossfit`` the network `{}` ships at both levels, and the head keeps its defaults, as it was scored. Sources
-without logits get them from as many fits as a tuned source would ship networks.
+At the logits level of ``crossfit`` that is the K networks `{k}`, their logits averaged, and a head fitted on
+each fold's rows of the network that held it out. At the embedding level it is the network `{}`, which saw
+every clip; its head's settings are chosen within the networks `{k}`, as each outer fold did within its pairs.
+Under ``no-crossfit`` the network `{}` is exported at both levels, and the head keeps its defaults, as it was
+scored. Sources without logits get them from as many fits as a tuned source would have networks.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from moodfuse.cache.digests import digest_array
 from moodfuse.cache.errors import InputError
-from moodfuse.cache.folds import can_cross_fit, single_holdouts
+from moodfuse.cache.folds import single_holdouts
 from moodfuse.cache.recipe import IMPORT
 from moodfuse.cache.records import Block, Holdout
-from moodfuse.cache.runs import LEAKY, NETWORK, result_name
+from moodfuse.cache.runs import LEAKY, result_name
 from moodfuse.cache.store import FeatureCache
-from moodfuse.fuse.ablation import fit_head
-from moodfuse.fuse.cross_fitting import fitted_scores, head_and_logits, names_of
-from moodfuse.fuse.design import Ingredients, assemble_whole
-from moodfuse.fuse.features import CrossFitted, Features, Level, values_of
-from moodfuse.fuse.heads.arrays import head_arrays, linear_arrays, trees_text
-from moodfuse.fuse.heads.exported import LinearArrays
+from moodfuse.fuse.cross_fitting import SAW_ALL, fit_logits, fit_on_rows, with_logits
+from moodfuse.fuse.design import DesignInputs, assemble
+from moodfuse.fuse.heads import Level
+from moodfuse.fuse.heads.exported import Floats, LinearArrays
 from moodfuse.fuse.inference import FusedSource, Fusion
-from moodfuse.fuse.protocols import CROSSFIT, views_read
+from moodfuse.fuse.leak_guard import ClipRows, CrossFitted, Features, clip_rows, values_of
+from moodfuse.fuse.run_inputs import can_cross_fit_sources
+from moodfuse.fuse.settings import CROSSFIT
+from moodfuse.fuse.tuning import fit_head
 from moodfuse.fuse.workers import one_thread
-
-SAW_ALL = Holdout.of(())
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Which result ships, and how it was scored.
+    """The result to export, and how it was scored.
 
-    Attributes
-    ----------
-    sources : tuple of str
-    head, level : str
-    protocol : str
-    beside : tuple of str
-        All sources of its run: together they decided whether logits could be cross-fitted.
-    defaults : bool
-        Whether it was scored with default settings, so that it ships with them although all clips together would do to
-        choose others.
+    `run_sources` are all sources of its run: together they decided whether logits could be cross-fitted. With
+    `defaults` it was scored with default settings, and is exported with them although all clips together
+    would be enough to choose others.
     """
 
     sources: tuple[str, ...]
     head: str
     level: Level
     protocol: str
-    beside: tuple[str, ...]
+    run_sources: tuple[str, ...]
     defaults: bool = False
 
     @property
@@ -64,15 +54,11 @@ class Scored:
 
 @dataclass(frozen=True)
 class Shipped:
-    """What ships of a result.
+    """The model of a result.
 
-    Attributes
-    ----------
-    fusion : Fusion
-    networks : mapping of str to tuple of Holdout
-        The networks of each source, in the order in which their logits are averaged; ``*`` for a frozen one.
-    trees : str
-        Of a head of boosted trees, LightGBM's own text, for other tools; empty for any other head.
+    `networks` are those of each source, in the order in which their logits are averaged; ``*`` for a frozen
+    one. `trees` is LightGBM's own text of a head of boosted trees, for other tools, and empty for any other
+    head.
     """
 
     fusion: Fusion
@@ -81,137 +67,117 @@ class Shipped:
 
 
 def why_not_shipped(cache: FeatureCache, scored: Scored) -> str:
-    """Why a result cannot ship; empty where it can.
-
-    Parameters
-    ----------
-    cache : FeatureCache
-    scored : Scored
-    """
+    """Why a result cannot be exported; empty where it can."""
     if scored.protocol == LEAKY:
-        return "a leaky run measures a leak; its networks saw what they were tested on"
+        return "a leaky run measures a leak; its networks saw the clips that they were tested on"
     for source in scored.sources:
         if cache.recipe(source).network == IMPORT:
             return f"{source} was imported, so nothing here can compute it for a new file"
         for holdout in networks_needed(cache, source, scored):
             if not cache.has_block(source, holdout):
                 option = " --for-export" if holdout == SAW_ALL else ""
-                return f"the network {holdout} of {source} is missing; run extract again{option} --source {source}"
+                command = f"extract again{option} --source {source}"
+                return f"the network {holdout} of {source} is missing; run {command}"
     return ""
 
 
-def ship(cache: FeatureCache, scored: Scored) -> Shipped:
-    """Fit what ships of a result.
-
-    Parameters
-    ----------
-    cache : FeatureCache
-    scored : Scored
-
-    Raises
-    ------
-    InputError
-        If it cannot ship; the message says why and what to do.
-    MissingBlockError
-        If features are not in the cache.
-    """
-    if why := why_not_shipped(cache, scored):
-        raise InputError(f"{scored.name} cannot be exported: {why}")
-    parts = [_part(cache, source, scored) for source in scored.sources]
-    pairs = _inner_blocks(cache, scored) if scored.level == "embedding" else {}
-    made = Ingredients([part.features for part in parts], scored.level, pairs, cache.plan.seed)
-    design = assemble_whole(cache.plan, cache.clips, made)
-    if scored.defaults:
-        design = replace(design, inner=())
-    head = "mean" if scored.head == NETWORK else scored.head
-    with one_thread():
-        model, choice = fit_head(design, head, cache.plan.seed)
-    fusion = Fusion(
-        classes=design.classes,
-        level=scored.level,
-        sources=tuple(
-            FusedSource(part.features.source, part.own, _fill(part.features, scored.level)) for part in parts
-        ),
-        head=head_arrays(head, model, columns=design.x.shape[1], classes=len(design.classes)),
-        temperature=choice.temperature,
-        chosen=choice.chosen,
-    )
-    networks = {part.features.source: part.holdouts for part in parts}
-    return Shipped(fusion, networks, trees_text(model) if fusion.head.kind == "trees" else "")
-
-
-@dataclass(frozen=True)
-class _Part:
-    features: Features
-    holdouts: tuple[Holdout, ...]
-    own: tuple[LinearArrays, ...] = ()
-
-
 def networks_needed(cache: FeatureCache, source: str, scored: Scored) -> tuple[Holdout, ...]:
-    """Holdouts of the networks of a source that ship, in the order in which their logits are averaged."""
-    kept = cache.recipe(source)
-    if not kept.sees_labels:
+    """Holdouts of a source's networks in the model, in the order in which their logits are averaged."""
+    recipe = cache.recipe(source)
+    if not recipe.sees_labels:
         return (Holdout.frozen(),)
     singles = single_holdouts(cache.plan.folds)
-    if scored.level == "embedding" and not kept.embedding_tuned:
-        return singles  # the embedding saw no label and is one; the logits of all say what the source itself says
+    if scored.level == "embedding" and not recipe.embedding_tuned:
+        return singles  # one embedding, which saw no label; their logits give the source's own prediction
     if scored.level == "logits" and scored.protocol == CROSSFIT:
         return singles
     return (SAW_ALL,)
 
 
-def _part(cache: FeatureCache, source: str, scored: Scored) -> _Part:
-    needed = networks_needed(cache, source, scored)
-    blocks = {holdout: cache.block(source, holdout) for holdout in needed}
-    first = blocks[needed[0]]
-    if first.logits is None:
-        return _derived(cache, first, scored)
-    if scored.level == "embedding" or len(needed) == 1:
-        return _Part(first, needed)
-    return _Part(_each_held_out(cache, blocks), needed)
-
-
-def _derived(cache: FeatureCache, block: Block, scored: Scored) -> _Part:
-    """A source without logits: fitted for each fold where every class remains, and else, in sample, on all clips."""
-    if scored.level == "logits" and can_cross_fit(cache.plan, cache.clips, views_read(cache, scored.beside)):
-        plan, fits, own = cache.plan, {}, []
-        for holdout in single_holdouts(cache.plan.folds):
-            head, fits[holdout] = head_and_logits(block, holdout, plan, cache.clips, random_state=plan.seed)
-            own.append(linear_arrays(head, classes=len(cache.classes)))
-        return _Part(_each_held_out(cache, fits), (block.holdout,), tuple(own))
-    design = assemble_whole(cache.plan, cache.clips, Ingredients([block], "embedding", {}, cache.plan.seed))
-    having = ~np.isin(design.digests, digest_array(block.absent))
-    head, logits = fitted_scores(design, having, random_state=cache.plan.seed)
-    seen = block.seen | names_of(design.digests[having])
-    return _Part(
-        replace(block, logits=logits, seen=seen),
-        (block.holdout,),
-        (linear_arrays(head, classes=len(design.classes)),),
-    )
-
-
-def _each_held_out(cache: FeatureCache, blocks: Mapping[Holdout, Block]) -> CrossFitted:
-    """Logits of one source, each row from the network that held its fold out."""
-    places = {holdout: number for number, holdout in enumerate(blocks)}
-    folds = cache.plan.assignment
-    rows = tuple((places[Holdout.of(folds[status.digest])],) for status in cache.clips)
-    return CrossFitted(tuple(blocks.values()), rows)
-
-
-def _inner_blocks(cache: FeatureCache, scored: Scored) -> dict[int, Sequence[Block]]:
-    """For each fold the sources' blocks that held it out, to choose settings within; none where all rows are honest."""
-    if scored.protocol != CROSSFIT or not any(
-        cache.recipe(source).embedding_tuned for source in scored.sources
-    ):
-        return {}
-    return {
-        fold: [cache.block(source, {fold}) for source in scored.sources] for fold in range(cache.plan.folds)
+def ship(cache: FeatureCache, scored: Scored) -> Shipped:
+    """Fit the model of a result; refuses one that cannot be exported, with the cause and what to do."""
+    if why := why_not_shipped(cache, scored):
+        raise InputError(f"{scored.name} cannot be exported: {why}")
+    plan = cache.plan
+    networks = {source: networks_needed(cache, source, scored) for source in scored.sources}
+    blocks = {
+        source: {holdout: cache.block(source, holdout) for holdout in needed}
+        for source, needed in networks.items()
     }
+    pairs: dict[int, Sequence[Block]] = {}
+    tuned = any(cache.recipe(source).embedding_tuned for source in scored.sources)
+    if scored.level == "embedding" and scored.protocol == CROSSFIT and tuned:
+        pairs = {fold: [cache.block(source, fold) for source in scored.sources] for fold in range(plan.folds)}
+    cross_fit = can_cross_fit_sources(cache, scored.run_sources)
+    rows = clip_rows(plan, cache.clips)
+    parts = [
+        _source_part(rows, blocks[source], scored.level, cross_fit=cross_fit, seed=plan.seed)
+        for source in scored.sources
+    ]
+    fusion, trees = _fit(rows, parts, pairs, scored, plan.seed)
+    return Shipped(fusion, networks, trees)
 
 
-def _fill(features: Features, level: Level) -> NDArray[np.float64]:
-    """Mean of the rows of clips that have what the source reads."""
+def _source_part(
+    rows: ClipRows, blocks: Mapping[Holdout, Block], level: Level, *, cross_fit: bool, seed: int
+) -> tuple[Features, tuple[LinearArrays, ...]]:
+    """The features of one source for the head, with the fits that make its logits where it has none."""
+    first = next(iter(blocks.values()))
+    if first.logits is not None:
+        held_out = level == "logits" and len(blocks) > 1
+        return (_each_held_out(rows, blocks) if held_out else first), ()
+    columns, classes = first.embedding.shape[1], len(rows.classes)
+    if level == "logits" and cross_fit:
+        heads, fitted = [], {}
+        for holdout in single_holdouts(int(rows.folds.max()) + 1):
+            head, logits, seen = fit_logits(first, holdout, rows, seed=seed)
+            heads.append(head.to_arrays(columns=columns, classes=classes))
+            fitted[holdout] = with_logits(first, holdout, logits, seen, rows)
+        return _each_held_out(rows, fitted), tuple(heads)
+    design = assemble(DesignInputs(rows, [first], "embedding", seed=seed))
+    present = ~rows.mask(first.absent)
+    head, logits = fit_on_rows(design, present, seed=seed)
+    block = with_logits(first, first.holdout, logits, rows.mask(first.seen) | present, rows)
+    return block, (head.to_arrays(columns=columns, classes=classes),)
+
+
+def _each_held_out(rows: ClipRows, blocks: Mapping[Holdout, Block]) -> CrossFitted:
+    """Logits of one source, each row from the network that held its fold out."""
+    numbers = {holdout: number for number, holdout in enumerate(blocks)}
+    networks = tuple((numbers[Holdout.of(fold)],) for fold in rows.folds.tolist())
+    return CrossFitted(tuple(blocks.values()), networks)
+
+
+def _fit(
+    rows: ClipRows,
+    parts: Sequence[tuple[Features, tuple[LinearArrays, ...]]],
+    pairs: Mapping[int, Sequence[Block]],
+    scored: Scored,
+    seed: int,
+) -> tuple[Fusion, str]:
+    """The head on all rows, as a fusion, and the trees as LightGBM's text."""
+    features = [part[0] for part in parts]
+    design = assemble(DesignInputs(rows, features, scored.level, pairs=pairs, seed=seed))
+    if scored.defaults:
+        design = replace(design, inner=())
+    with one_thread():
+        model, choice = fit_head(design, scored.head, seed)
+    head = model.to_arrays(columns=design.x.shape[1], classes=len(design.classes))
+    fusion = Fusion(
+        classes=design.classes,
+        level=scored.level,
+        sources=tuple(
+            FusedSource(part.source, fits, _fill(part, scored.level, rows)) for part, fits in parts
+        ),
+        head=head,
+        temperature=choice.temperature,
+        chosen=choice.chosen,
+    )
+    return fusion, model.to_text() if head.kind == "trees" else ""
+
+
+def _fill(features: Features, level: Level, rows: ClipRows) -> Floats:
+    """Mean of the rows of clips with the modality that the source reads."""
     values = values_of(features, level).astype(np.float64)
-    digests = features.blocks[0].digests if isinstance(features, CrossFitted) else features.digests
-    having = np.array([digest not in features.absent for digest in digests])
-    return np.asarray(values[having].mean(axis=0) if having.any() else np.zeros(values.shape[1]))
+    present = ~rows.mask(features.absent)
+    return np.asarray(values[present].mean(axis=0) if present.any() else np.zeros(values.shape[1]))

@@ -1,199 +1,238 @@
-"""What the leak guard knows of a plan's clips, and what it holds every block to.
+"""The leak guard: a plan's clips as arrays, and the checks that every block must pass before a head reads it.
 
-Clips are read by columns, so that many thousands cost little beside a fit. `moodfuse.fuse.design` asks for every check.
+The rule is one line: a head that is tested on fold k may use, for any row, only blocks whose holdout contains
+k. Each block is checked twice: by the holdout that it declares, and by the clips whose labels its network
+saw.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moodfuse.cache.digests import Digests, digest_array
-from moodfuse.cache.errors import InputError, LeakError
+from moodfuse.cache.errors import InputError, LeakError, MissingBlockError
 from moodfuse.cache.records import Block, ClipStatus, Plan
-from moodfuse.fuse.features import CrossFitted, Features, Level, networks_of
+from moodfuse.fuse.heads import Level
 
 Mask = NDArray[np.bool_]
-Places = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Rows:
-    """The plan's clips as the guard sees them, a row each.
+class CrossFitted:
+    """Logits of one source whose rows come from different networks.
+
+    `blocks` are the networks, each with logits of all clips; `rows` has for each row the indices of its
+    networks, whose logits are averaged.
+    """
+
+    blocks: tuple[Block, ...]
+    rows: tuple[tuple[int, ...], ...]
+
+    @property
+    def source(self) -> str:
+        """Name of the source."""
+        return self.blocks[0].source
+
+    @cached_property
+    def logits(self) -> NDArray[np.float32]:
+        """Logits [N, C], each row from its own networks."""
+        stacked = np.stack([values_of(block, "logits") for block in self.blocks])
+        logits = np.empty(stacked.shape[1:], dtype=stacked.dtype)
+        rows_of: dict[tuple[int, ...], list[int]] = {}
+        for row, networks in enumerate(self.rows):
+            rows_of.setdefault(networks, []).append(row)
+        for networks, rows in rows_of.items():
+            logits[rows] = stacked[np.ix_(networks, rows)].mean(axis=0)
+        return logits
+
+    @property
+    def absent(self) -> frozenset[str]:
+        """Digests of clips without the modality that the source reads."""
+        return self.blocks[0].absent
+
+
+Features = Block | CrossFitted
+
+
+def networks_of(features: Features) -> Iterator[Block]:
+    """Every network behind some features."""
+    yield from features.blocks if isinstance(features, CrossFitted) else (features,)
+
+
+def values_of(features: Features, level: Level) -> NDArray[np.float32]:
+    """The array of a level; embeddings must come from one network, since those of two share no axes."""
+    if level == "embedding":
+        if isinstance(features, CrossFitted):
+            raise InputError(
+                f"{features.source}: rows of several networks cannot form one embedding; use level logits"
+            )
+        return features.embedding
+    if features.logits is None:
+        raise MissingBlockError(
+            f"{features.source} {features.holdout}: the block has no logits; use level embedding"
+        )
+    return features.logits
+
+
+@dataclass(frozen=True)
+class ClipRows:
+    """The clips of a plan as columns; every array of features has its rows in this order.
 
     Attributes
     ----------
-    ids : sequence of str, length N
-    digests : ndarray of S64, shape (N,)
+    ids, digests : tuple of str, length N
     labels : ndarray of int64, shape (N,)
         Index into `classes`.
     classes : tuple of str
         Sorted labels.
-    folds : ndarray of int16, shape (N,)
-        -1 for a clip that is in no fold.
-    names : sequence of str, length N
-        The group of each row ...
+    folds : ndarray of int64, shape (N,)
+    group_names : tuple of str, length N
     groups, files : ndarray of int64, shape (N,)
-        ... and the first row of the same group, and of the same file: equal numbers are one group, one file.
-    test_fold : int
+        The first row of the same group, and of the same file.
+    group_keys : ndarray of S64, shape (N,)
+        The smallest clip digest of the row's group: what is fitted does not depend on how groups are named.
     """
 
-    ids: Sequence[str]
-    digests: Digests
+    ids: tuple[str, ...]
+    digests: tuple[str, ...]
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
-    folds: NDArray[np.int16]
-    names: Sequence[str]
-    groups: Places
-    files: Places
-    test_fold: int
+    folds: NDArray[np.int64]
+    group_names: tuple[str, ...]
+    groups: NDArray[np.int64]
+    files: NDArray[np.int64]
+    group_keys: NDArray[np.bytes_]
 
-    @property
-    def test(self) -> Mask:
-        """Which rows are under test, [N]."""
-        return self.folds == self.test_fold
+    def mask(self, digests: Set[str]) -> Mask:
+        """Which rows are clips of a set of digests, [N]."""
+        chosen = frozenset(digests)
+        return np.array([digest in chosen for digest in self.digests], dtype=bool)
 
-    @property
-    def group_keys(self) -> Digests:
-        """The smallest clip digest of each row's group, S64 [N]: nothing fitted depends on how a group is called."""
-        falling = np.argsort(self.digests)[::-1]
-        smallest = np.empty(len(falling), dtype=np.int64)
-        smallest[self.groups[falling]] = falling  # of a group the last one written stays
-        return self.digests[smallest[self.groups]]
-
-    def beside(self, chosen: Mask) -> Mask:
-        """Which rows are of a group that has one of the chosen rows, [N]."""
-        having = np.zeros(len(chosen), dtype=bool)
-        having[self.groups[chosen]] = True
-        return having[self.groups]
-
-    def held_by(self, block: Block) -> Mask:
-        """Which rows are of folds that a block's holdout covers, [N]."""
-        covered = [fold for fold in np.unique(self.folds).tolist() if block.holdout.covers(fold)]
-        return np.isin(self.folds, covered)
+    def same_group(self, chosen: Mask) -> Mask:
+        """Which rows are in the group of a chosen row, [N]."""
+        has_chosen = np.zeros(len(chosen), dtype=bool)
+        has_chosen[self.groups[chosen]] = True
+        return has_chosen[self.groups]
 
 
-def rows_of(plan: Plan, clips: Sequence[ClipStatus], test_fold: int) -> Rows:
-    """The clips' columns."""
+def clip_rows(plan: Plan, clips: Sequence[ClipStatus]) -> ClipRows:
+    """The clips of a plan as columns; refuses a clip that is in no fold."""
+    folds = dict(plan.assignment)
+    digests = tuple(status.digest for status in clips)
+    for status in clips:
+        if status.digest not in folds:
+            raise InputError(f"{status.clip.id} is in no fold of the plan in force; run extract again")
     classes = sorted({status.clip.label for status in clips})
-    numbers = {label: number for number, label in enumerate(classes)}
-    digests = digest_array(status.digest for status in clips)
-    # Clips that a table of labels declares have no file: each counts as one of its own.
-    files = [status.file_sha256 or f"row {row}" for row, status in enumerate(clips)]
-    groups = tuple(status.group for status in clips)
-    return Rows(
+    group_names = tuple(status.group for status in clips)
+    keys: dict[str, str] = {}
+    for name, digest in zip(group_names, digests, strict=True):
+        keys[name] = min(digest, keys.get(name, digest))
+    return ClipRows(
         ids=tuple(status.clip.id for status in clips),
         digests=digests,
-        labels=np.array([numbers[status.clip.label] for status in clips], dtype=np.int64),
+        labels=np.array([classes.index(status.clip.label) for status in clips], dtype=np.int64),
         classes=tuple(classes),
-        folds=plan.folds_of(digests),
-        names=groups,
-        groups=_first_places(groups),
-        files=_first_places(files),
-        test_fold=test_fold,
+        folds=np.array([folds[digest] for digest in digests], dtype=np.int64),
+        group_names=group_names,
+        groups=_first_rows(group_names),
+        # Clips that a table of labels declares have no file.
+        files=_first_rows(status.file_sha256 or row for row, status in enumerate(clips)),
+        group_keys=np.array([keys[name] for name in group_names], dtype="S64"),
     )
 
 
-def _first_places(names: Sequence[str]) -> Places:
-    """Of each name the row where it stands first: equal names have equal numbers."""
-    known: dict[str, int] = {}
-    return np.array([known.setdefault(name, row) for row, name in enumerate(names)], dtype=np.int64)
+def _first_rows(values: Iterable[object]) -> NDArray[np.int64]:
+    """For each value the first row that has it."""
+    known: dict[object, int] = {}
+    return np.array([known.setdefault(value, row) for row, value in enumerate(values)], dtype=np.int64)
 
 
-def planned_rows(plan: Plan, clips: Sequence[ClipStatus], test_fold: int) -> Rows:
-    """The plan's clips; refuses clips outside the plan."""
-    rows = rows_of(plan, clips, test_fold)
-    if (row := _first(rows.folds < 0)) is not None:
-        raise InputError(f"{rows.ids[row]} is in no fold of the plan in force; run extract again")
-    return rows
-
-
-def tested_rows(plan: Plan, clips: Sequence[ClipStatus], test_fold: int) -> Rows:
-    """The plan's clips; refuses an empty test fold, and groups and files that lie on both sides."""
-    rows = planned_rows(plan, clips, test_fold)
-    if not rows.test.any():
-        raise InputError(f"fold {test_fold} holds no clip; the plan has folds 0..{plan.folds - 1}")
-    if (row := _first(rows.beside(rows.test) & ~rows.test)) is not None:
-        other = int(np.argmax(rows.test & (rows.groups == rows.groups[row])))
+def check_test_fold(rows: ClipRows, fold: int) -> None:
+    """Refuse an empty test fold, and groups and files on both sides of the split."""
+    test = rows.folds == fold
+    if not test.any():
+        raise InputError(f"fold {fold} holds no clip; the plan has folds 0..{rows.folds.max()}")
+    split = rows.same_group(test) & ~test
+    if split.any():
+        row = int(np.argmax(split))
+        other = int(np.argmax(test & (rows.groups == rows.groups[row])))
         raise LeakError(
-            f"plan: {rows.ids[row]} (fold {rows.folds[row]}) and {rows.ids[other]} (fold "
-            f"{test_fold}) are of one group, {rows.names[row]!r}; run extract with --replan"
+            f"plan: {rows.ids[row]} (fold {rows.folds[row]}) and {rows.ids[other]} (fold {fold}) are of one "
+            f"group, {rows.group_names[row]!r}; run extract with --replan"
         )
-    check_files(rows)
-    return rows
 
 
-def check_files(rows: Rows) -> None:
-    """Refuse a file that stands in two groups: no split of groups could keep its clips together."""
-    if (row := _first(rows.groups != rows.groups[rows.files])) is not None:
-        both = " and ".join(
-            f"{rows.ids[place]} (fold {rows.folds[place]})" for place in (row, int(rows.files[row]))
-        )
+def check_files(rows: ClipRows) -> None:
+    """Refuse a file in two groups: no split of groups could keep its clips together."""
+    split = rows.groups != rows.groups[rows.files]
+    if split.any():
+        row = int(np.argmax(split))
+        first = int(rows.files[row])
         raise LeakError(
-            f"plan: {both} are the same file in two groups; give them one group and run extract with --replan"
+            f"plan: {rows.ids[row]} (fold {rows.folds[row]}) and {rows.ids[first]} "
+            f"(fold {rows.folds[first]}) are the same file in two groups; give them one group and run "
+            "extract with --replan"
         )
 
 
-def check_rows(block: Block, rows: Rows) -> None:
-    """Refuse a block whose rows are not the plan's clips in order.
+def check_block(block: Block, rows: ClipRows, folds: Set[int]) -> None:
+    """Refuse a network with other rows than the plan, that saw an unknown clip, or may not test `folds`."""
+    _check_rows(block, rows)
+    if unknown := frozenset(block.seen).difference(rows.digests):
+        raise LeakError(
+            f"{block.source}: the block of holdout {block.holdout} cannot be used: its network saw clip "
+            f"{min(unknown)[:16]}, which the plan does not know"
+        )
+    for fold in sorted(folds):
+        _check_leak(block, rows, fold)
 
-    Raises
-    ------
-    InputError
-    """
-    digests = digest_array(block.digests)
-    if np.array_equal(digests, rows.digests) and tuple(rows.ids) == tuple(block.ids):
+
+def _check_rows(block: Block, rows: ClipRows) -> None:
+    """Refuse a block whose rows are not the plan's clips in order."""
+    digests, ids = tuple(block.digests), tuple(block.ids)
+    if digests == rows.digests and ids == rows.ids:
         return
-    common = min(len(digests), len(rows.digests))
-    row = _first(digests[:common] != rows.digests[:common])
-    where = "ids differ" if row is None else f"row {row} is {block.ids[row]}, not {rows.ids[row]}"
+    pairs = enumerate(zip(digests, rows.digests, strict=False))
+    row = next((number for number, (one, other) in pairs if one != other), None)
+    where = "ids differ" if row is None else f"row {row} is {ids[row]}, not {rows.ids[row]}"
     raise InputError(
         f"{block.source} {block.holdout}: {len(digests)} rows are not the plan's {len(rows.digests)} clips "
         f"in order ({where})"
     )
 
 
-def check_leak(block: Block, rows: Rows, fold: int) -> None:
-    """Hold one network that tests `fold` to the rule, by its declared holdout and by what it saw."""
+def _check_leak(block: Block, rows: ClipRows, fold: int) -> None:
+    """Refuse a network that may have seen, or did see, a clip of `fold` or of its groups."""
     where = f"{block.source}: the block of holdout {block.holdout} cannot be used to test fold {fold}"
     if not block.holdout.covers(fold):
         clip = rows.ids[int(np.argmax(rows.folds == fold))]
         raise LeakError(f"{where}: its network may have seen {clip}; use a holdout that contains {fold}")
-    check_known(block, rows, where)
-    held = rows.held_by(block)
-    spoilt = np.flatnonzero(np.isin(rows.digests, digest_array(block.seen)) & rows.beside(held))
-    if len(spoilt):
-        row = int(spoilt[np.argsort(rows.digests[spoilt], kind="stable")[0]])
-        if held[row]:
-            raise LeakError(f"{where}: its network saw {rows.ids[row]} of fold {rows.folds[row]}")
-        other = int(np.argmax(held & (rows.groups == rows.groups[row])))
-        raise LeakError(
-            f"{where}: its network saw {rows.ids[row]}, of one group ({rows.names[row]!r}) with {rows.ids[other]} "
-            f"of fold {rows.folds[other]}; run extract with --replan"
-        )
+    folds = block.holdout.folds
+    held_out = np.ones(len(rows.ids), dtype=bool) if folds is None else np.isin(rows.folds, list(folds))
+    leaking = np.flatnonzero(rows.mask(block.seen) & rows.same_group(held_out))
+    if not len(leaking):
+        return
+    row = int(min(leaking, key=lambda number: rows.digests[number]))
+    if held_out[row]:
+        raise LeakError(f"{where}: its network saw {rows.ids[row]} of fold {rows.folds[row]}")
+    other = int(np.argmax(held_out & (rows.groups == rows.groups[row])))
+    raise LeakError(
+        f"{where}: its network saw {rows.ids[row]}, of one group ({rows.group_names[row]!r}) with "
+        f"{rows.ids[other]} of fold {rows.folds[other]}; run extract with --replan"
+    )
 
 
-def check_known(block: Block, rows: Rows, where: str) -> None:
-    """Refuse a network that saw a clip that is in no fold: what cannot be checked is not let through."""
-    if strange := sorted(block.seen - set(rows.digests.astype("U64").tolist())):
-        raise LeakError(f"{where}: its network saw clip {strange[0][:16]}, which the plan does not know")
-
-
-def is_honest(features: Features, rows: Rows, level: Level) -> bool:
-    """Whether no training row's features depend on its label, or on one of its group."""
+def is_out_of_sample(features: Features, rows: ClipRows, level: Level, test_fold: int) -> bool:
+    """Whether no training row's features depend on its own label, or on one of its group."""
     blocks = tuple(networks_of(features))
     if level == "embedding" and not any(block.embedding_tuned for block in blocks):
         return True
     for number, block in enumerate(blocks):
-        spoilt = rows.beside(np.isin(rows.digests, digest_array(block.seen))) & ~rows.test
+        in_sample = rows.same_group(rows.mask(block.seen)) & (rows.folds != test_fold)
         if isinstance(features, CrossFitted):
-            spoilt &= np.fromiter((number in chosen for chosen in features.rows), bool, len(spoilt))
-        if spoilt.any():
+            in_sample &= np.array([number in networks for networks in features.rows])
+        if in_sample.any():
             return False
     return True
-
-
-def _first(chosen: Mask) -> int | None:
-    """The first chosen row, if there is one."""
-    return int(np.argmax(chosen)) if chosen.any() else None

@@ -1,19 +1,39 @@
-"""What an ablation is asked for, and the results that it will have: known by name before anything is fitted."""
+"""The settings of an ablation, and the results that it will have: known by name before anything is fitted."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import combinations, product
 from os import cpu_count
+from typing import Literal
 
 from moodfuse.cache.cluster import cluster_address
-from moodfuse.cache.errors import InputError
+from moodfuse.cache.errors import InputError, UnknownNameError
 from moodfuse.cache.runs import LEAKY, NETWORK, result_name
 from moodfuse.cache.store import FeatureCache
-from moodfuse.fuse.combinations import Combination, parse_combinations
-from moodfuse.fuse.features import LEVELS, Level, check_level
-from moodfuse.fuse.heads.registry import HEADS, head_spec
-from moodfuse.fuse.protocols import check_protocol
+from moodfuse.fuse.heads import HEADS, LEVELS, Level, check_level, head_spec
 from moodfuse.fuse.workers import Workers
+
+log = logging.getLogger(__name__)
+
+Combination = tuple[str, ...]
+Protocol = Literal["crossfit", "no-crossfit", "leaky"]
+CROSSFIT: Protocol = "crossfit"
+NO_CROSSFIT: Protocol = "no-crossfit"
+PROTOCOLS: tuple[Protocol, ...] = (CROSSFIT, NO_CROSSFIT, LEAKY)
+PAPER_COMBINATIONS: tuple[Combination, ...] = (
+    ("c3d", "onedmcnn"),
+    ("i3d", "onedmcnn"),
+    ("c3d", "twodmcnn"),
+    ("i3d", "twodmcnn"),
+    ("c3d", "i3d", "onedmcnn", "twodmcnn"),
+)
+"""The audio-video pairs of the paper, and its integrated network of all four."""
+PAPER = "zhou2022"
+"""What `--combine` calls them; `OLD_PAPER` is accepted as well."""
+OLD_PAPER = "seed"
+MAX_COMBINATIONS = 256
+"""Most combinations of ``all``: those of eight sources, a quarter of an hour on two cores for 52 clips."""
 
 
 @dataclass(frozen=True)
@@ -28,17 +48,15 @@ class AblationSettings:
         As for `parse_combinations`.
     heads, levels : tuple of str
     protocol : str or None
-        One of `moodfuse.fuse.protocols.PROTOCOLS`; `None` for ``crossfit`` where the cache holds pair networks.
+        One of `PROTOCOLS`; `None` for ``crossfit`` where the cache holds pair networks.
     repeats : int or None
-        Fold plans, as for `moodfuse.fuse.repeats.fold_plans`.
-    jobs : int
-        Worker processes; changes no result.
-    scheduler : str or None
-        Address of a Dask cluster that fits instead.
+        Number of fold plans; `None` for the default of `choose_plans`.
+    jobs, scheduler
+        As for `Workers`.
     command : str
         The command line, kept in the run.
     keep : bool
-        Whether finished fits are kept in the cache, and those that are there are taken.
+        Whether finished fits are kept in the cache, and those that are there are used.
     """
 
     run: str | None = None
@@ -66,13 +84,13 @@ class AblationSettings:
 
     @property
     def workers(self) -> Workers:
-        """Who fits."""
+        """The processes that fit."""
         return Workers(self.jobs, self.scheduler)
 
 
 @dataclass(frozen=True)
-class Row:
-    """One result of the ablation's table."""
+class PlannedResult:
+    """A result that an ablation will have."""
 
     sources: Combination
     head: str
@@ -83,42 +101,101 @@ class Row:
         """As `moodfuse.cache.runs.Result.name`."""
         return result_name(self.sources, self.head, self.level)
 
-    @property
-    def parts(self) -> tuple[Combination, str, Level]:
-        """Sources, head and level."""
-        return self.sources, self.head, self.level
 
-
-Task = tuple[Row, int]
+Task = tuple[PlannedResult, int]
 """A result, and the outer fold that it is tested on."""
 
 
-def leaky_name(name: str | None) -> str | None:
-    """Name of a leaky run: it says so wherever it stands."""
-    return name if name is None or name.startswith(LEAKY) else f"{LEAKY}-{name}"
+def check_protocol(name: str) -> Protocol:
+    """The protocol itself; an unknown name lists the known ones."""
+    if name not in PROTOCOLS:
+        raise UnknownNameError("protocol", name, PROTOCOLS)
+    return name
 
 
-def planned_rows(cache: FeatureCache, settings: AblationSettings) -> list[Row]:
+def planned_results(cache: FeatureCache, settings: AblationSettings) -> list[PlannedResult]:
     """The results that an ablation will have: every source's network, then heads on the combinations.
 
-    The mean of one source is its network's row.
-
-    Raises
-    ------
-    InputError, UnknownNameError
-        As for `parse_combinations`.
+    The mean of one source is its network's result.
     """
     chosen = parse_combinations(settings.combine, cache.sources())
-    sources = sorted({source for item in chosen for source in item})
-    networks = [Row((source,), NETWORK, "logits") for source in sources]
+    sources = sorted({source for combination in chosen for source in combination})
+    networks = [PlannedResult((source,), NETWORK, "logits") for source in sources]
+    heads = {name: head_spec(name) for name in settings.heads}
     rows = dict.fromkeys(
-        Row(item, head, check_level(level))
-        for item, head, level in product(chosen, settings.heads, settings.levels)
-        if level in head_spec(head).levels and (len(item) > 1 or head_spec(head).fits)
+        PlannedResult(combination, head, check_level(level))
+        for combination, head, level in product(chosen, settings.heads, settings.levels)
+        if level in heads[head].levels and (len(combination) > 1 or heads[head].fits)
     )
     return [*networks, *rows]
 
 
-def sources_of(rows: Sequence[Row]) -> Combination:
+def sources_of(rows: Sequence[PlannedResult]) -> Combination:
     """All sources of some results, sorted."""
     return tuple(sorted({source for row in rows for source in row.sources}))
+
+
+def parse_combinations(values: Sequence[str], sources: Sequence[str]) -> tuple[Combination, ...]:
+    """Combinations of sources by name, each sorted, none twice.
+
+    Each value is ``"zhou2022"`` (`PAPER_COMBINATIONS`, for each recipe under which `sources` have all four
+    networks; the members of one combination share a recipe), ``"all"`` (every set of sources, of one as well,
+    also of one network under two recipes), or names joined by ``+``. Refuses unknown names, sources that
+    ``"zhou2022"`` has not all of, and too many for ``"all"``.
+    """
+    if not sources:
+        raise InputError("the cache holds no features; run: moodfuse extract DATA --cache DIR")
+    chosen: dict[Combination, None] = {}
+    for value in values:
+        if value in (PAPER, OLD_PAPER):
+            if value == OLD_PAPER:
+                log.warning("--combine %s is now called %s", OLD_PAPER, PAPER)
+            chosen.update(dict.fromkeys(_paper_combinations(sources)))
+        elif value == "all":
+            chosen.update(dict.fromkeys(_all_combinations(sources)))
+        else:
+            names = [name.strip() for name in value.split("+")]
+            for name in names:
+                if name not in sources:
+                    raise UnknownNameError("source", name, tuple(sources))
+            chosen[tuple(sorted(set(names)))] = None
+    return tuple(chosen)
+
+
+def _paper_combinations(sources: Sequence[str]) -> Iterator[Combination]:
+    """The paper's combinations for each recipe with all four networks, the default recipe first."""
+    networks = sorted({name for combination in PAPER_COMBINATIONS for name in combination})
+    recipes = sorted({source.partition("@")[2] for source in sources if source.partition("@")[0] in networks})
+    missing = {
+        recipe: [name for name in networks if _with_recipe(name, recipe) not in sources]
+        for recipe in recipes or [""]
+    }
+    if all(missing.values()):
+        recipe, fewest = min(missing.items(), key=lambda item: len(item[1]))
+        needed = ", ".join(_with_recipe(name, recipe) for name in fewest)
+        option = f" with --recipe {recipe}" if recipe else ""
+        raise InputError(f"--combine {PAPER} needs {needed} as well; run extract for them{option}")
+    for recipe, names in missing.items():
+        if names:
+            log.info("--combine %s skips recipe %s: no %s", PAPER, recipe or "default", ", ".join(names))
+            continue
+        for combination in PAPER_COMBINATIONS:
+            yield tuple(_with_recipe(name, recipe) for name in combination)
+
+
+def _with_recipe(network: str, recipe: str) -> str:
+    return f"{network}@{recipe}" if recipe else network
+
+
+def _all_combinations(sources: Sequence[str]) -> Iterator[Combination]:
+    count = 2 ** len(sources) - 1
+    if count > MAX_COMBINATIONS:
+        first, recipe = sources[0], sources[0].partition("@")[2]
+        second = next((name for name in sources[1:] if name.partition("@")[2] == recipe), sources[1])
+        raise InputError(
+            f"--combine all, the default: {len(sources)} sources have {count} combinations, more than "
+            f"{MAX_COMBINATIONS}; name those that you want instead, such as --combine {PAPER} or --combine "
+            f"{first}+{second}"
+        )
+    for size in range(1, len(sources) + 1):
+        yield from combinations(sorted(sources), size)

@@ -22,7 +22,7 @@ from moodfuse.evaluate.scoring import score_draws
 from moodfuse.evaluate.selection import corrected_best, not_worse
 from moodfuse.fuse.final_fit import Scored, Shipped, networks_needed, ship, why_not_shipped
 from moodfuse.fuse.inference import check_level
-from moodfuse.fuse.protocols import choose_protocol
+from moodfuse.fuse.run_inputs import choose_protocol
 from moodfuse.fuse.run_record import library_versions, missing_modalities
 from moodfuse.fuse.settings import AblationSettings, PlannedResult, planned_results, sources_of
 from moodfuse.model.card import ModelCard, ModelFile, ModelSource, model_summary

@@ -1,4 +1,4 @@
-"""`moodfuse fuse` as the front door offers it: stage two, and the export of a model, which needs other rooms too."""
+"""`moodfuse fuse` with `--export`: stage two, then the model of a result."""
 
 import shlex
 from pathlib import Path
@@ -11,12 +11,13 @@ from moodfuse.fuse.cli import ablation_settings
 from moodfuse.fuse.cli import fuse_command as stage_two
 from moodfuse.options import refuse_given
 
-_EXPORT = (
+_EXPORT_OPTIONS = (
     click.Option(
-        ["--export", "wanted"],
+        ["--export", "result"],
         metavar="best|RESULT",
-        help="Write the model of a result, such as 'c3d+i3d softmax logits', or of the best: the smallest that is not "
-        "significantly worse than the one of the least log loss. With the --run of one that exists, nothing is fused.",
+        help="Write the model of a result, such as 'c3d+i3d softmax logits', or of the best: the smallest "
+        "that is not significantly worse than the one of the least log loss. With the --run of one that "
+        "exists, nothing is fused.",
     ),
     click.Option(
         ["--model", "folder"],
@@ -26,18 +27,16 @@ _EXPORT = (
     click.Option(
         ["--missing"],
         type=click.Choice(["impute", "refuse"]),
-        help="Whether the model labels files without sound or picture.  [default: impute, if extract did]",
+        help="Whether the model labels files without audio or video.  [default: impute, if extract did]",
     ),
 )
+_FIT_OPTIONS = ("combine", "heads", "levels", "protocol", "repeats", "jobs", "scheduler")
 
 
-_OF_A_FIT = ("combine", "heads", "levels", "protocol", "repeats", "jobs", "scheduler")
-
-
-def _fuse(*, wanted: str | None, folder: Path | None, missing: str | None, **options: Any) -> None:
+def _fuse(*, result: str | None, folder: Path | None, missing: str | None, **options: Any) -> None:
     ctx = click.get_current_context()
     assert stage_two.callback is not None
-    if wanted is None:
+    if result is None:
         refuse_given(
             ctx, ("folder", "missing"), "belongs to --export; add --export best, or the name of a result"
         )
@@ -51,31 +50,30 @@ def _fuse(*, wanted: str | None, folder: Path | None, missing: str | None, **opt
     impute = None if missing is None else missing == "impute"
 
     def settings(run: str) -> ExportSettings:
-        return ExportSettings(wanted, folder or model_folder(cache, run), impute)
+        return ExportSettings(result, folder or model_folder(cache, run), impute)
 
     if name in run_names(cache):
-        refuse_given(
-            ctx, _OF_A_FIT, f"changes nothing of {name}, which is there already; leave it, or --run, out"
-        )
+        refuse_given(ctx, _FIT_OPTIONS, f"has no effect on {name}, which exists; remove it, or --run")
         run = read_run(cache, name)
     else:
         check_planned(cache, ablation_settings(options), settings(check_new_name(cache, name)))
         run = stage_two.callback(**options)
-    done = export_model(
+    exported = export_model(
         cache, run, settings(run.name), echo=lambda line: click.echo(printable(line), err=True)
     )
-    if done.why:
-        click.echo(printable(done.why), err=True)
-    expected = done.card.expected
+    if exported.why:
+        click.echo(printable(exported.why), err=True)
+    card = exported.card
     click.echo(
-        f"model: {done.folder} ({printable(done.card.name)}; cross-validated accuracy {expected['accuracy']:.3f})"
+        f"model: {exported.folder} ({printable(card.name)}; cross-validated accuracy "
+        f"{card.expected['accuracy']:.3f})"
     )
-    click.echo(f"next: moodfuse predict --model {shlex.quote(str(done.folder))} FILE...")
+    click.echo(f"next: moodfuse predict --model {shlex.quote(str(exported.folder))} FILE...")
 
 
 fuse_command = click.Command(
     "fuse",
     callback=_fuse,
-    params=[*stage_two.params, *_EXPORT],
+    params=[*stage_two.params, *_EXPORT_OPTIONS],
     help=(stage_two.help or "") + "\n\nThen: moodfuse fuse --cache work --run run-1 --export best",
 )

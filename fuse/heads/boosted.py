@@ -1,9 +1,9 @@
 """The head `lightgbm`: gradient-boosted trees for hundreds of clips by thousands of columns.
 
-One split a tree, few bins, a share of the columns a tree and a strong L2 penalty keep it from learning the training
-rows by heart; columns add up then, and do not act on one another. The number of rounds is chosen on inner grouped
-folds, from one fit a fold, since fewer rounds are the first trees of more. One thread, column-wise histograms and a
-seed give the same trees every time.
+One split per tree, few bins, a sample of the columns per tree and a strong L2 penalty keep it from memorising
+the training rows; columns then add up without interactions. The number of rounds is chosen on inner grouped
+folds, from one fit per fold, since fewer rounds are the first trees of more. One thread, column-wise
+histograms and a seed give the same trees every time.
 """
 
 from typing import Any, Self
@@ -11,41 +11,33 @@ from typing import Any, Self
 import numpy as np
 from lightgbm import LGBMClassifier
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from moodfuse.fuse.matrix import Values
-from moodfuse.fuse.tuning import choose_on_rows
+from moodfuse.cache.errors import InputError
+from moodfuse.fuse.heads.exported import Floats, TreeArrays
+from moodfuse.fuse.heads.inner_folds import choose_on_rows
+from moodfuse.fuse.heads.linear import FusionHead
 
 GRID = (5, 10, 25, 50, 100)
 """Numbers of rounds that are tried; of equals the fewest win."""
+COLUMN_FRACTION, MIN_COLUMNS = 1 / 6, 64
+"""A tree chooses from a sample of the columns: the larger of the two, and all where there are fewer."""
 
 
-class LightGBMHead(ClassifierMixin, BaseEstimator):
+class LightGBMHead(FusionHead):
     """Gradient-boosted trees with balanced class weights.
 
     Parameters
     ----------
     rounds : int
-        Boosting rounds where none can be chosen; each grows one tree a class.
+        Boosting rounds where none can be chosen; each grows one tree per class.
     grid : tuple of int
         Numbers of rounds to choose from.
     tune : bool
         Whether to choose; set it to `False` where training rows are in sample.
     learning_rate : float
     leaves : int
-        Leaves of a tree at most; from 3 on columns may act on one another.
-    min_rows : int
-        Rows of a leaf at least.
-    share : float
-        Share of the columns that a tree may choose from, drawn anew for each.
-    columns : int
-        The same as a number: the larger of the two counts, and all columns where there are fewer.
-    bins : int
-        Histogram bins of a column at most.
-    l2 : float
-        L2 penalty of leaf values.
+        Most leaves of a tree; from 3 on columns may interact, and the head cannot be exported.
     random_state : int
 
     Attributes
@@ -54,7 +46,7 @@ class LightGBMHead(ClassifierMixin, BaseEstimator):
     model_ : lightgbm.LGBMClassifier
         The fitted trees, over class indices.
     rounds_ : int
-        The number of rounds in force.
+        The number of rounds in use.
     tuned_ : bool
         Whether it was chosen: `False` where a class has fewer than 3 groups, or `tune` is off.
     """
@@ -67,11 +59,6 @@ class LightGBMHead(ClassifierMixin, BaseEstimator):
         tune: bool = True,
         learning_rate: float = 0.2,
         leaves: int = 2,
-        min_rows: int = 3,
-        share: float = 1 / 6,
-        columns: int = 64,
-        bins: int = 15,
-        l2: float = 1.0,
         random_state: int = 0,
     ) -> None:
         self.rounds = rounds
@@ -79,11 +66,6 @@ class LightGBMHead(ClassifierMixin, BaseEstimator):
         self.tune = tune
         self.learning_rate = learning_rate
         self.leaves = leaves
-        self.min_rows = min_rows
-        self.share = share
-        self.columns = columns
-        self.bins = bins
-        self.l2 = l2
         self.random_state = random_state
 
     def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
@@ -92,13 +74,9 @@ class LightGBMHead(ClassifierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If the data are not finite, hold one class only, or there is not one group a row.
+            If the data are not finite, hold one class only, or there is not one group per row.
         """
-        x, labels = validate_data(self, X, y, dtype=[np.float64, np.float32])
-        check_classification_targets(labels)
-        self.classes_, index = np.unique(labels, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ValueError("LightGBMHead needs rows of at least 2 classes; got one class")
+        x, index = self._validated(X, y)
         chosen = choose_on_rows(self, x, index, groups, seed=self.random_state) if self.tune else None
         self.tuned_ = chosen is not None
         self.rounds_ = self.rounds if chosen is None else int(chosen["rounds"])
@@ -106,16 +84,16 @@ class LightGBMHead(ClassifierMixin, BaseEstimator):
         return self
 
     def settings(self, columns: int, rounds: int) -> dict[str, Any]:
-        """What LightGBM is asked for, over so many columns."""
+        """Parameters of LightGBM for a number of columns."""
         return {
             "n_estimators": rounds,
             "learning_rate": self.learning_rate,
             "num_leaves": self.leaves,
-            "min_child_samples": self.min_rows,
-            "colsample_bytree": min(1.0, max(self.share, self.columns / columns)),
-            "max_bin": self.bins,
+            "min_child_samples": 3,
+            "colsample_bytree": min(1.0, max(COLUMN_FRACTION, MIN_COLUMNS / columns)),
+            "max_bin": 15,
             "min_data_in_bin": 1,
-            "reg_lambda": self.l2,
+            "reg_lambda": 1.0,
             "class_weight": "balanced",
             "random_state": self.random_state,
             "n_jobs": 1,
@@ -126,36 +104,64 @@ class LightGBMHead(ClassifierMixin, BaseEstimator):
             "verbosity": -1,
         }
 
-    def _grow(self, x: Values, y: NDArray[np.int64], rounds: int) -> LGBMClassifier:
+    def _grow(self, x: NDArray[Any], y: NDArray[np.int64], rounds: int) -> LGBMClassifier:
         return LGBMClassifier(**self.settings(x.shape[1], rounds)).fit(x, y)
 
     def candidates(self) -> list[dict[str, Any]]:
         """Settings to choose from, the simplest first."""
         return [{"rounds": value} for value in sorted(self.grid)]
 
-    def try_candidates(self, x: Values, y: NDArray[np.int64], held: Values) -> NDArray[np.float64]:
-        """Probabilities [candidates, N_held, C] of rows `held` by trees grown on `x` and class indices `y`.
+    def try_candidates(self, x: NDArray[Any], y: NDArray[np.int64], held_out: NDArray[Any]) -> Floats:
+        """Probabilities [candidates, N_held_out, C] by trees grown on `x` and class indices `y`.
 
-        Classes are those of `y` in rising order. The head is left as it was.
+        Classes are those of `y` in rising order. The head is not changed.
         """
-        _, index = np.unique(y, return_inverse=True)
+        index = np.unique(y, return_inverse=True)[1]
         booster = self._grow(x, index, max(self.grid)).booster_
-        return np.stack([_chances(booster, held, rounds) for rounds in sorted(self.grid)])
+        return np.stack([_probabilities(booster, held_out, rounds) for rounds in sorted(self.grid)])
 
-    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+    def predict_proba(self, X: ArrayLike) -> Floats:
         """Class probabilities [N, C], in the order of `classes_`."""
         check_is_fitted(self)
         x = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
-        return _chances(self.model_.booster_, x, self.rounds_)
+        return _probabilities(self.model_.booster_, x, self.rounds_)
 
-    def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """Most probable class of each row."""
-        chosen = np.argmax(self.predict_proba(X), axis=1)
-        labels: NDArray[Any] = self.classes_[chosen]
-        return labels
+    def to_arrays(self, *, columns: int, classes: int) -> TreeArrays:
+        """The fitted head for export; see `FusionHead.to_arrays`.
+
+        Raises
+        ------
+        InputError
+            If a tree has more than one split, or one that is not a threshold.
+        """
+        nodes: list[tuple[int, float, int, int, float]] = []
+        roots = []
+        for tree in self.model_.booster_.dump_model(num_iteration=self.rounds_)["tree_info"]:
+            root, number = tree["tree_structure"], len(nodes)
+            roots.append(number)
+            if "leaf_value" in root:
+                nodes.append((-1, 0.0, -1, -1, root["leaf_value"]))
+                continue
+            leaves = [root["left_child"], root["right_child"]]
+            rule = root["decision_type"], root["missing_type"]
+            if rule != ("<=", "None") or not all("leaf_value" in leaf for leaf in leaves):
+                raise InputError(
+                    f"lightgbm: only trees of one split by a threshold can be exported; found {rule}"
+                )
+            nodes.append((root["split_feature"], root["threshold"], number + 1, number + 2, 0.0))
+            nodes.extend((-1, 0.0, -1, -1, leaf["leaf_value"]) for leaf in leaves)
+        feature, threshold, left, right, value = (np.array(column) for column in zip(*nodes, strict=True))
+        index = np.asarray(self.classes_, np.int64)
+        return TreeArrays(
+            feature, threshold, left, right, value, np.array(roots), index, columns=columns, count=classes
+        )
+
+    def to_text(self) -> str:
+        """The trees in LightGBM's own format."""
+        return str(self.model_.booster_.model_to_string(num_iteration=self.rounds_))
 
 
-def _chances(booster: Any, x: Values, rounds: int) -> NDArray[np.float64]:
+def _probabilities(booster: Any, x: NDArray[Any], rounds: int) -> Floats:
     """Probabilities [N, C] by the first `rounds` rounds."""
     raw = np.asarray(booster.predict(x, num_iteration=rounds, num_threads=1), dtype=np.float64)
     return raw if raw.ndim == 2 else np.stack([1.0 - raw, raw], axis=1)

@@ -1,8 +1,9 @@
 """A synthetic cache with two sources, written through the real `FeatureCache`; no media, no network."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +14,22 @@ from moodfuse.cache.folds import GROUP_RULE, deal, pair_holdouts, single_holdout
 from moodfuse.cache.recipe import Recipe, Tuning
 from moodfuse.cache.records import Clip, ClipStatus, Holdout, Plan
 from moodfuse.cache.store import FeatureCache
+from moodfuse.fuse.ablation import fit_features
+from moodfuse.fuse.cross_fitting import PlanFeatures
+from moodfuse.fuse.leak_guard import clip_rows
+from moodfuse.fuse.run_inputs import read_blocks, read_inputs
 
 CLASSES = ("excited", "fear", "sad")
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """What the synthetic clips are like.
+    """Settings of a synthetic corpus.
 
-    `signal` is the distance of class means in units of the noise; `memory` is how much further a tuned network
-    pulls the clips that it saw; `permute` deals labels to groups at random, so that nothing can be learned; `pairs`
-    writes networks of pair holdouts and the one that saw all; the first `lacking` clips have no picture, which every
-    source reads; networks exist under `repeats` fold plans; groups of `mixed` corpora hold two labels each.
+    `signal` is the distance of class means in units of the noise, `memory` how much further a tuned network
+    moves the clips that it saw; `permute` assigns labels at random; `pairs` adds networks of pair holdouts
+    and the one that saw all; the first `without_video` clips have no video, which every source reads;
+    networks exist under `repeats` fold plans.
     """
 
     groups_per_class: int = 8
@@ -37,9 +42,8 @@ class Corpus:
     memory: float = 3.0
     permute: bool = False
     pairs: bool = False
-    lacking: int = 0
+    without_video: int = 0
     repeats: int = 1
-    mixed: bool = False
     seed: int = 0
 
 
@@ -51,21 +55,20 @@ def digest_of(text: str) -> str:
 def make_statuses(corpus: Corpus) -> tuple[ClipStatus, ...]:
     """Readable clips in groups; ids do not sort by label."""
     rng = np.random.default_rng(corpus.seed)
-    count = corpus.groups_per_class * len(corpus.classes)
-    labels = [corpus.classes[number % len(corpus.classes)] for number in range(count)]
+    labels = list(corpus.classes) * corpus.groups_per_class
     if corpus.permute:
         labels = list(rng.permutation(labels))
     statuses = []
     for group, label in enumerate(labels):
-        song = f"song{group // 2 if corpus.mixed else group:03d}"
+        song = f"song{group:03d}"
         for window in range(corpus.clips_per_group):
             name = f"{corpus.seed}-{group:03d}-{window}.mp4"
             clip = Clip(id=name, path=f"/clips/{name}", label=str(label), group=song)
             sha = digest_of(name)
-            view = "picture" if len(statuses) < corpus.lacking else ""
+            missing = "picture" if len(statuses) < corpus.without_video else ""
             digest = digest_of(f"{name}:0")
             statuses.append(
-                ClipStatus(clip, digest=digest, file_sha256=sha, group=song, ok=True, missing=view)
+                ClipStatus(clip, digest=digest, file_sha256=sha, group=song, ok=True, missing=missing)
             )
     return tuple(statuses)
 
@@ -76,11 +79,11 @@ def make_plan(statuses: tuple[ClipStatus, ...], folds: int, seed: int = 0) -> Pl
     return Plan(folds, seed, GROUP_RULE, assignment, (table_name(statuses),))
 
 
-def make_recipe(source: str, *, tuned: bool, embedding_tuned: bool = True) -> Recipe:
+def make_recipe(source: str, *, tuned: bool) -> Recipe:
     """A recipe without pretrained weights."""
     tuning = Tuning(optimizer="adam", learning_rate=1e-3, epochs=2) if tuned else None
     depth = "full" if tuned else "frozen"
-    return Recipe(source, source, 1, "random", "{}", depth, tuning, embedding_tuned=tuned and embedding_tuned)  # type: ignore[arg-type]
+    return Recipe(source, source, 1, "random", "{}", depth, tuning, tuned)  # type: ignore[arg-type]
 
 
 def write_source(cache: FeatureCache, corpus: Corpus, source: str, width: int, *, tuned: bool) -> None:
@@ -91,11 +94,11 @@ def write_source(cache: FeatureCache, corpus: Corpus, source: str, width: int, *
     clips = cache.clips_with(recipe)
     digests = [status.digest for status in clips]
     labels = np.array([cache.classes.index(status.clip.label) for status in clips])
-    truth = (
+    y_true = (
         np.arange(len(labels)) % len(cache.classes) if corpus.permute else labels
     )  # unlike the clips' labels
     if not tuned:
-        means, embedding = draw_embedding(corpus, width, (0,), truth)
+        means, embedding = draw_embedding(corpus, width, (0,), y_true)
         cache.write_block_part(recipe, None, digests, {"embedding": embedding.astype(np.float32)})
         return
     for plan in (cache.plan, *cache.repeat_plans):
@@ -106,7 +109,7 @@ def write_source(cache: FeatureCache, corpus: Corpus, source: str, width: int, *
             if cache.block_folder(recipe, roles).exists():
                 continue
             cache.write_roles(recipe, roles)
-            means, embedding = draw_embedding(corpus, width, tuple(sorted(holdout.folds or ())), truth)
+            means, embedding = draw_embedding(corpus, width, tuple(sorted(holdout.folds or ())), y_true)
             seen = np.isin(digests, [digest for digest, _, _ in roles])
             embedding += corpus.memory * seen[:, None] * means[labels]
             arrays = {"embedding": embedding, "logits": embedding @ means.T - (means**2).sum(axis=1) / 2}
@@ -115,12 +118,12 @@ def write_source(cache: FeatureCache, corpus: Corpus, source: str, width: int, *
 
 
 def draw_embedding(
-    corpus: Corpus, width: int, key: tuple[int, ...], truth: np.ndarray
+    corpus: Corpus, width: int, key: tuple[int, ...], y_true: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Class means and rows of one network; its own axes depend on its holdout."""
     rng = np.random.default_rng([corpus.seed, width, *key, len(key)])
     means = rng.normal(size=(len(corpus.classes), width)) * corpus.signal / np.sqrt(width)
-    return means, means[truth] + rng.normal(size=(len(truth), width))
+    return means, means[y_true] + rng.normal(size=(len(y_true), width))
 
 
 def make_cache(folder: Path, corpus: Corpus | None = None) -> FeatureCache:
@@ -139,15 +142,10 @@ def make_cache(folder: Path, corpus: Corpus | None = None) -> FeatureCache:
 
 
 @pytest.fixture
-def build(tmp_path: Path) -> Callable[[Corpus], FeatureCache]:
-    """Builds caches in folders of their own."""
-    made: list[FeatureCache] = []
-
-    def make(corpus: Corpus) -> FeatureCache:
-        made.append(make_cache(tmp_path / f"cache{len(made)}", corpus))
-        return made[-1]
-
-    return make
+def build(tmp_path: Path) -> Callable[..., FeatureCache]:
+    """Builds caches of synthetic corpora, given their settings, in folders of their own."""
+    numbers = count()
+    return lambda **settings: make_cache(tmp_path / f"cache{next(numbers)}", Corpus(**settings))
 
 
 @pytest.fixture(scope="session")
@@ -158,17 +156,34 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
 
 @pytest.fixture(scope="session")
 def crossfitted(tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
-    """The same with pair networks, one that saw all, and two clips that lack what the sources read. Read-only."""
-    return make_cache(tmp_path_factory.mktemp("synthetic") / "cache", Corpus(pairs=True, lacking=2))
+    """The same with pair networks, one that saw all, and two clips without video. Read-only."""
+    return make_cache(tmp_path_factory.mktemp("synthetic") / "cache", Corpus(pairs=True, without_video=2))
 
 
 @pytest.fixture(scope="session")
-def build_cache() -> Callable[[Path, Corpus], FeatureCache]:
-    """`make_cache`, for fixtures that outlive a test."""
-    return make_cache
+def build_in() -> Callable[..., FeatureCache]:
+    """Builds a cache of a synthetic corpus, given its settings, in a folder."""
+    return lambda folder, **settings: make_cache(folder, Corpus(**settings))
 
 
 @pytest.fixture(scope="session")
-def build_corpus() -> type[Corpus]:
-    """The settings of a synthetic corpus."""
-    return Corpus
+def load_features() -> Callable[..., PlanFeatures]:
+    """What some sources give to each outer fold under a protocol, and under another plan if one is given."""
+
+    def load(
+        cache: FeatureCache, sources: Sequence[str], protocol: str, *, plan: Plan | None = None
+    ) -> PlanFeatures:
+        inputs, plan = read_inputs(cache, sources, protocol), plan or cache.plan
+        return fit_features(inputs, plan, clip_rows(plan, inputs.clips), read_blocks(cache, inputs, plan))
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def replace_clips() -> Callable[[FeatureCache, Iterable[ClipStatus]], None]:
+    """Puts other clips in the place of those that a cache read."""
+
+    def put(cache: FeatureCache, clips: Iterable[ClipStatus]) -> None:
+        cache.__dict__["clips"] = tuple(clips)
+
+    return put

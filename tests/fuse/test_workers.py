@@ -1,4 +1,4 @@
-"""Calls come back with their place, whatever the number of workers; BLAS is held to one thread."""
+"""Calls come back with their key, whatever the number of workers; BLAS is held to one thread."""
 
 import errno
 import logging
@@ -12,13 +12,13 @@ from moodfuse.fuse import workers
 from moodfuse.fuse.workers import Workers, one_thread, run_parallel
 
 
-def test_results_carry_their_place() -> None:
-    """One worker or two, every call is answered once, and none is asked for where there is none."""
+def test_results_carry_their_key() -> None:
+    """One worker or two, every call is made once, and none where there is none."""
     for jobs in (1, 2):
-        calls = ((pow, (number, 2), {}) for number in range(9))
-        found = dict(run_parallel(calls, total=9, workers=Workers(jobs), what="squares"))
-        assert found == {number: number**2 for number in range(9)}
-    assert not list(run_parallel((), total=0, workers=Workers(2), what="nothing"))
+        calls = [(f"call {number}", pow, (number, 2)) for number in range(9)]
+        found = dict(run_parallel(calls, workers=Workers(jobs), what="squares"))
+        assert found == {f"call {number}": number**2 for number in range(9)}
+    assert not list(run_parallel((), workers=Workers(2), what="nothing"))
 
 
 @pytest.mark.parametrize("since_import", [True, False])
@@ -37,8 +37,8 @@ def test_without_dev_shm_the_heads_are_fitted_in_one_process(
     workers._can_start_processes.cache_clear()
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            calls = ((os.getpid, (), {}) for _ in range(3))
-            found = dict(run_parallel(calls, total=3, workers=Workers(2), what="processes"))
+            calls = [(number, os.getpid, ()) for number in range(3)]
+            found = dict(run_parallel(calls, workers=Workers(2), what="processes"))
             assert found == dict.fromkeys(range(3), os.getpid())
     workers._can_start_processes.cache_clear()
     assert len(caplog.messages) == 1 and "/dev/shm" in caplog.text and "--shm-size" in caplog.text

@@ -1,4 +1,4 @@
-"""Plans of repeated cross-validation: each divides the clips otherwise and passes what the first one passed."""
+"""The fold plans and the protocol of a run: further plans divide the clips in other ways."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -6,15 +6,23 @@ from dataclasses import replace
 import pytest
 
 from moodfuse.cache.errors import InputError
-from moodfuse.cache.folds import can_cross_fit, deal
+from moodfuse.cache.folds import can_cross_fit, check_views, deal
 from moodfuse.cache.records import Plan
 from moodfuse.cache.runs import UNCALIBRATED
 from moodfuse.cache.store import FeatureCache
-from moodfuse.fuse.ablation import AblationSettings, run_ablation
-from moodfuse.fuse.notes import result_notes
-from moodfuse.fuse.repeats import FoldPlans, fold_plans
+from moodfuse.fuse.ablation import run_ablation
+from moodfuse.fuse.run_inputs import FoldPlans, choose_plans, choose_protocol, read_inputs
+from moodfuse.fuse.run_record import result_notes
+from moodfuse.fuse.settings import AblationSettings
 
 Builder = Callable[..., FeatureCache]
+
+
+def fold_plans(
+    cache: FeatureCache, sources: tuple[str, ...], protocol: str, repeats: int | None
+) -> FoldPlans:
+    """The plans of a run."""
+    return choose_plans(read_inputs(cache, sources, protocol), repeats)
 
 
 def divisions(plans: Iterable[Plan]) -> set[frozenset[frozenset[str]]]:
@@ -34,9 +42,9 @@ def renamed(plan: Plan, **changes: int) -> Plan:
     return replace(plan, assignment=turned, **changes)  # type: ignore[arg-type]
 
 
-def test_renamed_folds_are_no_other_plan(build: Builder, build_corpus: type) -> None:
-    """A kept repeat that divides the clips as the first plan does counts once, for frozen and for tuned sources."""
-    cache = build(build_corpus(pairs=True))
+def test_renamed_folds_are_the_same_plan(build: Builder) -> None:
+    """A kept repeat that divides the clips as the first plan does counts once, for all sources."""
+    cache = build(pairs=True)
     cache.write_plan(renamed(cache.plan, seed=1, repeat=1), cache.statuses)
     assert len(cache.repeat_plans) == 1
     frozen = fold_plans(cache, ("i3d",), "crossfit", None)
@@ -49,9 +57,9 @@ def test_renamed_folds_are_no_other_plan(build: Builder, build_corpus: type) -> 
     assert found.repeat_folds == () and found.results[0].repeats is None and found.notes[-1] == tuned.note
 
 
-def test_few_groups_can_be_divided_in_few_ways(build: Builder, build_corpus: type) -> None:
-    """Two groups of three classes in two folds: four ways at most, and the run says how many plans there are."""
-    cache = build(build_corpus(groups_per_class=2, folds=2, tuned={}))
+def test_few_groups_can_be_divided_in_few_ways(build: Builder) -> None:
+    """Two groups of three classes in two folds: four ways at most, and the note counts them."""
+    cache = build(groups_per_class=2, folds=2, tuned={})
     found = fold_plans(cache, ("i3d",), "no-crossfit", 9)
     count = len(found.plans)
     assert 1 < count == len(divisions(found.plans)) <= 4 and found.plans[0] == cache.plan
@@ -62,11 +70,9 @@ def test_few_groups_can_be_divided_in_few_ways(build: Builder, build_corpus: typ
     )
 
 
-def test_further_plans_pass_what_the_first_passed(
-    build: Builder, build_corpus: type, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_further_plans_pass_what_the_first_passed(build: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Plans that leave a class to one fold, or to two where the run is cross-fitted, are passed over."""
-    cache = build(build_corpus(tuned={}))
+    cache = build(tuned={})
     fear = [status.digest for status in cache.clips if status.clip.label == "fear"]
 
     def dealt(units: object, *, folds: int, seed: int, placed: object) -> dict[str, int]:
@@ -77,48 +83,67 @@ def test_further_plans_pass_what_the_first_passed(
             else found
         )
 
-    monkeypatch.setattr("moodfuse.fuse.repeats.deal", dealt)
+    monkeypatch.setattr("moodfuse.fuse.run_inputs.deal", dealt)
     plans = fold_plans(cache, ("i3d",), "crossfit", 4).plans
     assert [plan.seed for plan in plans] == [0, 2, 5, 8]
     assert all(can_cross_fit(plan, cache.clips) for plan in plans)
 
 
-def test_a_view_that_shows_a_class_in_one_fold_alone_is_refused(build: Builder, build_corpus: type) -> None:
-    """Clips may have changed since a source was extracted: its view is looked at again before anything is fitted."""
-    cache = build(build_corpus(tuned={}))
-    blind = tuple(
-        replace(item, missing="picture") if item.clip.label == "fear" else item for item in cache.clips
-    )
-    cache.__dict__["clips"] = tuple(blind)
+def test_only_modalities_that_are_read_can_stop_a_run(
+    build: Builder, replace_clips: Callable[..., None]
+) -> None:
+    """Clips without audio do not affect sources that read video: cross-fitting stays on.
+
+    Where all clips of a class but those of one fold have no video, those sources are refused before a fit.
+    """
+    cache = build(tuned={}, frozen={"c3d": 6, "i3d": 6})
+
+    def fear_without(modality: str) -> tuple[object, ...]:
+        return tuple(
+            replace(item, missing=modality) if item.clip.label == "fear" else item for item in cache.clips
+        )
+
+    mute, blind = fear_without("sound"), fear_without("picture")
+    assert can_cross_fit(cache.plan, cache.clips) and not can_cross_fit(cache.plan, blind)
+    assert can_cross_fit(cache.plan, mute, ("picture",))
+    replace_clips(cache, mute)
+    assert choose_protocol(cache, ("c3d", "i3d"), None) == "crossfit"
+    found = run_ablation(cache, AblationSettings(heads=("mean",), repeats=1, jobs=1))
+    assert found.protocol == "crossfit" and found.notes[0].endswith("cross-fitted")
+    replace_clips(cache, blind)
+    assert choose_protocol(cache, ("c3d", "i3d"), "crossfit") == "no-crossfit"
+    check_views(cache.plan, blind, ("sound",))
     with pytest.raises(InputError, match="label 'fear' has no clip with video outside fold 0"):
         run_ablation(cache, AblationSettings(heads=("mean",), jobs=1))
 
 
-def test_notes_hold_for_every_plan(cache: FeatureCache) -> None:
-    """Settings that were chosen under some plans alone are said to be; the first plan's own state stands first."""
-    assert result_notes(cache, [True, True], leaky=False) == ()
-    assert result_notes(cache, [True, False, False], leaky=False) == (
-        "settings were chosen under 1 of 3 fold plans",
-    )
-    assert result_notes(cache, [False, False], leaky=True) == ("LEAKY", UNCALIBRATED)
-    assert result_notes(cache, [False, True], leaky=False) == (
-        UNCALIBRATED,
-        "settings were chosen under 1 of 2 fold plans",
-    )
+def test_notes_hold_for_every_plan() -> None:
+    """Settings that were chosen under some plans alone are noted; the first plan's own state comes first."""
+    some = "settings were chosen under 1 of {} fold plans"
+    for chosen, leaky, notes in (
+        ([True, True], False, ()),
+        ([True, False, False], False, (some.format(3),)),
+        ([False, False], True, ("LEAKY", UNCALIBRATED)),
+        ([False, True], False, (UNCALIBRATED, some.format(2))),
+    ):
+        assert result_notes(chosen, few_groups=False, leaky=leaky) == notes
 
 
-def test_a_repeat_is_no_plan_twice_and_an_unfinished_one_is_left_out(
-    build: Builder, build_corpus: type, caplog: pytest.LogCaptureFixture
+def test_a_repeat_counts_once_and_an_unfinished_one_is_left_out(
+    build: Builder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Plans of another seed's repeats are not in force; a repeat whose pair networks are not all there is skipped."""
-    cache = build(build_corpus(tuned={}, repeats=3))
+    """Plans of another seed's repeats are not in force; a repeat without all pair networks is skipped."""
+    cache = build(tuned={}, repeats=3)
     cache.write_plan(replace(cache.plan, seed=1, assignment=cache.repeat_plans[0].assignment), cache.statuses)
     assert cache.plan.seed == 1 and cache.repeat_plans == ()
     plans = fold_plans(cache, ("i3d",), "crossfit", None).plans
     assert [plan.seed for plan in plans] == [1, 2, 3, 4, 5]
     assert len({tuple(sorted(plan.assignment.items())) for plan in plans}) == 5
-    tuned = build(build_corpus(repeats=2, pairs=True))
+    tuned = build(repeats=2, pairs=True)
     assert len(fold_plans(tuned, ("c3d",), "crossfit", None).plans) == 2
+    message = r"--repeats is 3, but there are 2 fold plan\(s\): c3d have networks under 2"
+    with pytest.raises(InputError, match=message):
+        fold_plans(tuned, ("c3d",), "crossfit", 3)
     recipe, plan = tuned.recipe("c3d"), tuned.repeat_plans[0]
     (tuned.block_folder(recipe, tuned.roles(recipe, {0, 1}, plan=plan)) / "trained.json").unlink()
     assert len(fold_plans(tuned, ("c3d",), "crossfit", None).plans) == 1 and "is left out" in caplog.text

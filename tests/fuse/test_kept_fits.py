@@ -1,4 +1,4 @@
-"""Finished fits are found again as long as nothing that decides them changed, and never after."""
+"""Finished fits are found again as long as nothing changed that they depend on, and never after."""
 
 import os
 import shutil
@@ -16,8 +16,10 @@ import pytest
 from moodfuse.cache.clip_table import table_name
 from moodfuse.cache.runs import Run
 from moodfuse.cache.store import FeatureCache
-from moodfuse.fuse.ablation import AblationSettings, run_ablation
-from moodfuse.fuse.heads.registry import HEADS
+from moodfuse.fuse.ablation import run_ablation
+from moodfuse.fuse.heads import HEADS
+from moodfuse.fuse.settings import AblationSettings
+from moodfuse.fuse.tuning import predict_fold
 
 ROOT = Path(__file__).resolve().parents[2]
 Builder = Callable[..., FeatureCache]
@@ -29,13 +31,10 @@ class Refitted(Exception):
 
 
 @pytest.fixture(scope="module")
-def first(
-    tmp_path_factory: pytest.TempPathFactory, build_cache: Builder, build_corpus: type
-) -> tuple[Path, Run]:
+def first(tmp_path_factory: pytest.TempPathFactory, build_in: Builder) -> tuple[Path, Run]:
     """A cache of two frozen sources whose fits of `QUICK` are all kept, and the run that made them."""
-    cache = build_cache(
-        tmp_path_factory.mktemp("kept") / "cache", build_corpus(tuned={}, frozen={"c3d": 6, "i3d": 8})
-    )
+    folder = tmp_path_factory.mktemp("kept") / "cache"
+    cache = build_in(folder, tuned={}, frozen={"c3d": 6, "i3d": 8})
     return cache.path, run_ablation(cache, QUICK)
 
 
@@ -47,12 +46,12 @@ def kept(first: tuple[Path, Run], tmp_path: Path) -> FeatureCache:
 
 @pytest.fixture
 def no_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever fits a head, or reads features to do so, is seen."""
+    """Reading features, which a fit begins with, raises `Refitted`."""
 
     def refuse(*_: object, **__: object) -> None:
         raise Refitted
 
-    monkeypatch.setattr("moodfuse.fuse.ablation.load_features", refuse)
+    monkeypatch.setattr("moodfuse.fuse.ablation.read_blocks", refuse)
 
 
 def equal(one: Run, other: Run) -> bool:
@@ -67,28 +66,30 @@ def equal(one: Run, other: Run) -> bool:
     )
 
 
-def test_a_repeated_run_fits_nothing_and_says_the_same(
-    first: tuple[Path, Run], kept: FeatureCache, no_fits: None
-) -> None:
-    """Bit for bit what the run without any kept fit says, notes included."""
+def test_a_repeated_run_fits_nothing(first: tuple[Path, Run], kept: FeatureCache, no_fits: None) -> None:
+    """Bit for bit the run without any kept fit, notes included."""
     again, fresh = run_ablation(kept, QUICK), first[1]
     with pytest.raises(Refitted):
         run_ablation(kept, replace(QUICK, keep=False))
     assert equal(again, fresh) and again.notes == fresh.notes
 
 
-def test_a_further_head_fits_only_its_own(kept: FeatureCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows and logits that are kept are not fitted again."""
-    fitted = []
-    from moodfuse.fuse.ablation import predict_fold
-
+def watch_fits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The heads that are fitted from now on; logits may not be fitted again."""
+    fitted: list[str] = []
     monkeypatch.setattr(
-        "moodfuse.fuse.derived.logits_and_seen", lambda *_, **__: pytest.fail("logits were fitted again")
+        "moodfuse.fuse.ablation.fit_to_keep", lambda *_: pytest.fail("logits were fitted again")
     )
     monkeypatch.setattr(
-        "moodfuse.fuse.ablation.predict_fold",
+        "moodfuse.fuse.tuning.predict_fold",
         lambda design, head, seed: fitted.append(head) or predict_fold(design, head, seed),
     )
+    return fitted
+
+
+def test_a_further_head_fits_only_its_own(kept: FeatureCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows and logits that are kept are not fitted again."""
+    fitted = watch_fits(monkeypatch)
     run_ablation(kept, replace(QUICK, heads=("softmax", "logistic", "mean")))
     assert set(fitted) == {"logistic"} and len(fitted) == 8
 
@@ -132,7 +133,7 @@ def regrouped(cache: FeatureCache) -> None:
 
 
 @pytest.mark.parametrize("change", [relabelled, replanned, remade, regrouped])
-def test_what_decides_a_fit_changes_its_key(
+def test_a_change_of_the_data_is_fitted_again(
     kept: FeatureCache, no_fits: None, change: Callable[[FeatureCache], None]
 ) -> None:
     """Another label, plan, recipe or group finds nothing that is kept."""
@@ -142,23 +143,23 @@ def test_what_decides_a_fit_changes_its_key(
         run_ablation(FeatureCache(kept.path), QUICK)
 
 
-@pytest.mark.parametrize(
-    "target", ["moodfuse.fuse.fit_keys.RULES", "moodfuse.fuse.fit_keys.versions", "head"]
-)
-def test_other_code_finds_nothing(
-    kept: FeatureCache, no_fits: None, monkeypatch: pytest.MonkeyPatch, target: str
-) -> None:
-    """Nor do other rules, other libraries, or another version of the head."""
-    if target == "head":
-        monkeypatch.setitem(HEADS, "softmax", replace(HEADS["softmax"], version=99))
-    else:
-        monkeypatch.setattr(target, 99 if target.endswith("RULES") else lambda: (("numpy", "0"),))
-    with pytest.raises(Refitted):
-        run_ablation(kept, QUICK)
+def test_a_change_of_the_code_is_fitted_again(kept: FeatureCache, no_fits: None) -> None:
+    """So do other rules, other libraries, and another version of the head."""
+    changes: tuple[Callable[[pytest.MonkeyPatch], None], ...] = (
+        lambda patch: patch.setattr("moodfuse.fuse.ablation.RULES", 99),
+        lambda patch: patch.setattr("moodfuse.fuse.ablation.library_versions", lambda: (("numpy", "0"),)),
+        lambda patch: patch.setitem(HEADS, "softmax", replace(HEADS["softmax"], version=99)),
+    )
+    for change in changes:
+        with pytest.MonkeyPatch.context() as patch:
+            change(patch)
+            with pytest.raises(Refitted):
+                run_ablation(kept, QUICK)
+    run_ablation(kept, QUICK)
 
 
 def test_a_damaged_part_is_fitted_again(first: tuple[Path, Run], kept: FeatureCache) -> None:
-    """It is set aside, and the run says what it would have said."""
+    """It is set aside, and the run is the same."""
     for file in (kept.path / "fits").rglob("*.h5"):
         file.write_bytes(file.read_bytes()[:-1])
     again = run_ablation(kept, QUICK)
@@ -166,10 +167,10 @@ def test_a_damaged_part_is_fitted_again(first: tuple[Path, Run], kept: FeatureCa
     assert list((kept.path / "fits").rglob("*.h5"))
 
 
-def test_clips_in_memory_count(kept: FeatureCache, no_fits: None) -> None:
-    """The key is made of the clips that are fitted on, not of what the plan says they are."""
+def test_clips_in_memory_count(kept: FeatureCache, no_fits: None, replace_clips: Callable[..., None]) -> None:
+    """The key depends on the clips that are fitted on, not on what the plan's records hold."""
     statuses = list(kept.clips)
-    kept.__dict__["clips"] = (replace(statuses[0], missing="picture"), *statuses[1:])
+    replace_clips(kept, [replace(statuses[0], missing="picture"), *statuses[1:]])
     with pytest.raises(Refitted):
         run_ablation(kept, QUICK)
 
@@ -178,7 +179,8 @@ def test_a_repeated_command_imports_no_library_of_fits(kept: FeatureCache) -> No
     """Neither scikit-learn nor LightGBM nor what runs workers."""
     code = (
         "import sys; from click.testing import CliRunner; from moodfuse.fuse.cli import fuse_command;"
-        "done = CliRunner().invoke(fuse_command, sys.argv[1:], catch_exceptions=False); assert not done.exit_code;"
+        "done = CliRunner().invoke(fuse_command, sys.argv[1:], catch_exceptions=False);"
+        "assert not done.exit_code;"
         "print(*sorted({'sklearn', 'lightgbm', 'scipy', 'joblib', 'torch'} & set(sys.modules)))"
     )
     options = ["--cache", str(kept.path), "--combine", "c3d+i3d", "--head", "softmax", "--head", "mean"]
@@ -189,24 +191,25 @@ def test_a_repeated_command_imports_no_library_of_fits(kept: FeatureCache) -> No
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_an_interrupted_run_keeps_what_was_finished(build: Builder, build_corpus: type) -> None:
+def test_an_interrupted_run_keeps_what_was_finished(build: Builder) -> None:
     """Ctrl-C stops it at once; what was finished is there, and the next run goes on from it."""
-    cache = build(build_corpus(tuned={}, frozen={"c3d": 40, "i3d": 40}))
+    cache = build(tuned={}, frozen={"c3d": 40, "i3d": 40})
     code = (
         "import json, signal, sys, time\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell may have it ignored
-        "import moodfuse.fuse.ablation as ablation\n"
+        "import moodfuse.fuse.ablation as ablation, moodfuse.fuse.tuning as tuning\n"
         "from moodfuse.cache.store import FeatureCache\n"
-        "real, done = ablation.predict_fold, []\n"
+        "real, done = tuning.predict_fold, []\n"
         "def slow(design, head, seed):\n"
         "    if len(done) == 5:\n"
         "        print('ready', flush=True)\n"
         "        time.sleep(60)\n"
         "    done.append(head)\n"
         "    return real(design, head, seed)\n"
-        "ablation.predict_fold = slow\n"
-        "ablation.run_ablation(FeatureCache(sys.argv[1]), ablation.AblationSettings(heads=('softmax', 'mean'),"
-        " combine=('c3d+i3d',), repeats=1, jobs=1))\n"
+        "tuning.predict_fold = slow\n"
+        "settings = ablation.AblationSettings(heads=('softmax', 'mean'), combine=('c3d+i3d',), repeats=1,"
+        " jobs=1)\n"
+        "ablation.run_ablation(FeatureCache(sys.argv[1]), settings)\n"
     )
     call = [sys.executable, "-c", code, str(cache.path)]
     with subprocess.Popen(
@@ -218,17 +221,8 @@ def test_an_interrupted_run_keeps_what_was_finished(build: Builder, build_corpus
         assert process.wait(timeout=10) != 0
         assert time.monotonic() - start < 5
     assert list((cache.path / "fits").rglob("*.h5"))
-    fitted: list[str] = []
-    from moodfuse.fuse.ablation import predict_fold
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "moodfuse.fuse.ablation.predict_fold",
-            lambda design, head, seed: fitted.append(head) or predict_fold(design, head, seed),
-        )
-        patch.setattr(
-            "moodfuse.fuse.derived.logits_and_seen", lambda *_, **__: pytest.fail("logits were fitted again")
-        )
-        run_ablation(FeatureCache(cache.path), replace(QUICK, combine=("c3d+i3d",)))
+        fitted = watch_fits(patch)
+        run_ablation(FeatureCache(cache.path), QUICK)
     everything = 4 * (2 + 2 + 1)
     assert 0 < len(fitted) < everything

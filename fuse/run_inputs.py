@@ -1,0 +1,276 @@
+"""What an ablation reads from the cache, once: clips, recipes, protocol, fold plans, blocks.
+
+Nothing else in `fuse` reads a cache but `final_fit` and the kept fits of `ablation`.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+
+from moodfuse.cache.blocks import part_files
+from moodfuse.cache.digests import digest
+from moodfuse.cache.errors import InputError
+from moodfuse.cache.folds import (
+    Unit,
+    can_cross_fit,
+    check_views,
+    deal,
+    pair_holdouts,
+    single_holdouts,
+    units_of,
+    validate,
+)
+from moodfuse.cache.recipe import Recipe, views_of
+from moodfuse.cache.records import Block, ClipStatus, Holdout, Plan
+from moodfuse.cache.runs import LEAKY
+from moodfuse.cache.store import FeatureCache
+from moodfuse.fuse.settings import CROSSFIT, NO_CROSSFIT, Protocol, check_protocol
+
+log = logging.getLogger(__name__)
+
+FROZEN_REPEATS = 5
+"""Fold plans by default where no source is tuned, so that repeats cost no network."""
+_SEEDS_PER_PLAN = 10
+"""Seeds that are tried for each plan asked for: few groups can be divided in few ways."""
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """What a run needs to know before its fold plans are chosen.
+
+    Attributes
+    ----------
+    clips, units
+        The clips of the plan, in row order, and their groups.
+    plan, repeat_plans
+        The plan in force, and further plans of the cache; of tuned sources those for which it holds all
+        networks.
+    recipes : mapping of str to Recipe
+        By source, sorted.
+    protocol : str
+    cross_fit : bool
+        Whether every class remains in each modality that is read when any two folds are left out.
+    fitted_logits : tuple of str
+        Sources without logits, for which these are fitted.
+    """
+
+    clips: Sequence[ClipStatus]
+    units: tuple[Unit, ...]
+    plan: Plan
+    repeat_plans: tuple[Plan, ...]
+    recipes: Mapping[str, Recipe]
+    protocol: Protocol
+    cross_fit: bool
+    fitted_logits: tuple[str, ...]
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The modalities that the sources read, sorted."""
+        return views_of(self.recipes.values())
+
+    @property
+    def tuned(self) -> tuple[str, ...]:
+        """Sources whose networks saw labels."""
+        return tuple(source for source, recipe in self.recipes.items() if recipe.sees_labels)
+
+
+def read_inputs(cache: FeatureCache, sources: Sequence[str], protocol: str | None = None) -> RunInputs:
+    """Read what a run of some sources needs to know; the protocol is the one asked for, or `None`."""
+    cross_fit = can_cross_fit_sources(cache, sources)
+    chosen = _choose_protocol(cache, sources, protocol, cross_fit=cross_fit)
+    recipes = {source: cache.recipe(source) for source in sorted(sources)}
+    tuned = [source for source, recipe in recipes.items() if recipe.sees_labels]
+    holdout = Holdout.of(() if chosen == LEAKY else 0)
+    return RunInputs(
+        clips=cache.clips,
+        units=units_of(cache.clips),
+        plan=cache.plan,
+        repeat_plans=() if chosen == LEAKY else _complete_plans(cache, tuned, pairs=chosen == CROSSFIT),
+        recipes=recipes,
+        protocol=chosen,
+        cross_fit=cross_fit,
+        fitted_logits=tuple(source for source in recipes if not cache.has_logits(source, holdout)),
+    )
+
+
+def can_cross_fit_sources(cache: FeatureCache, sources: Sequence[str]) -> bool:
+    """Whether every class remains in each modality that some sources read when any two folds are left out."""
+    return can_cross_fit(cache.plan, cache.clips, views_of(map(cache.recipe, sources)))
+
+
+def choose_protocol(cache: FeatureCache, sources: Sequence[str], wanted: str | None) -> Protocol:
+    """The protocol that was asked for; without one, ``crossfit`` where the cache holds every pair network.
+
+    Where some class is gone once two folds are left out, as with two folds, cross-fitting is off in any case.
+    """
+    return _choose_protocol(cache, sources, wanted, cross_fit=can_cross_fit_sources(cache, sources))
+
+
+def _choose_protocol(
+    cache: FeatureCache, sources: Sequence[str], wanted: str | None, *, cross_fit: bool
+) -> Protocol:
+    protocol = CROSSFIT if wanted is None else check_protocol(wanted)
+    if protocol != CROSSFIT:
+        return protocol
+    if not cross_fit:
+        return NO_CROSSFIT
+    complete = wanted is not None or all(
+        has_networks(cache, source, cache.plan, pairs=True) for source in sources
+    )
+    return CROSSFIT if complete else NO_CROSSFIT
+
+
+def has_networks(cache: FeatureCache, source: str, plan: Plan, *, pairs: bool) -> bool:
+    """Whether the cache holds a source's networks of every fold, and of every pair of folds, of a plan."""
+    wanted = (*single_holdouts(plan.folds), *(pair_holdouts(plan.folds) if pairs else ()))
+    return all(cache.has_block(source, holdout, plan=plan) for holdout in wanted)
+
+
+def _complete_plans(cache: FeatureCache, tuned: Sequence[str], *, pairs: bool) -> tuple[Plan, ...]:
+    """Further plans, up to the first one for which some tuned source has not all of its networks."""
+    complete: list[Plan] = []
+    for plan in cache.repeat_plans:
+        if not all(has_networks(cache, source, plan, pairs=pairs) for source in tuned):
+            log.warning("fold plan %d is left out: not all of its networks are tuned", plan.repeat)
+            break
+        complete.append(plan)
+    return tuple(complete)
+
+
+def holdouts_read(recipe: Recipe, plan: Plan, protocol: Protocol) -> tuple[Holdout, ...]:
+    """Holdouts of the blocks of a source that a protocol reads."""
+    if not recipe.sees_labels:
+        return (Holdout.frozen(),)
+    if protocol == LEAKY:
+        return (Holdout.of(()),)
+    pairs = pair_holdouts(plan.folds) if protocol == CROSSFIT else ()
+    return (*single_holdouts(plan.folds), *pairs)
+
+
+def read_blocks(cache: FeatureCache, inputs: RunInputs, plan: Plan) -> dict[tuple[str, Holdout], Block]:
+    """The blocks that the run reads under a plan, by source and holdout."""
+    return {
+        (source, holdout): cache.block(source, holdout, plan=plan)
+        for source, recipe in inputs.recipes.items()
+        for holdout in holdouts_read(recipe, plan, inputs.protocol)
+    }
+
+
+def read_part_digests(cache: FeatureCache, inputs: RunInputs, plan: Plan) -> dict[str, tuple[str, str]]:
+    """For each source its recipe, and the digest of the names of all parts that its blocks are read from.
+
+    A part has the digest of its content in its name, so equal names are equal features.
+    """
+    digests = {}
+    for source, recipe in inputs.recipes.items():
+        names = []
+        for holdout in holdouts_read(recipe, plan, inputs.protocol):
+            roles = cache.roles(recipe, holdout, plan=plan) if recipe.sees_labels else None
+            folder = cache.block_folder(recipe, roles)
+            names.append([str(holdout), folder.name, [file.name for file in part_files(folder)]])
+        digests[source] = (recipe.digest16, digest(names))
+    return digests
+
+
+@dataclass(frozen=True)
+class FoldPlans:
+    """Plans to test under.
+
+    No two of `plans` divide the clips alike; `asked` is how many were asked for or, by default, there would
+    be.
+    """
+
+    plans: tuple[Plan, ...]
+    asked: int
+
+    @property
+    def note(self) -> str:
+        """What a reader must know about repeats; empty where there are none."""
+        count, notes = len(self.plans), []
+        if count > 1:
+            notes.append(f"cross-validation was repeated over {count} distinct fold plans")
+            notes.append("the table shows the first, all enter `repeated`")
+        if count < self.asked:
+            why = "they divide the clips as another does, or hold a class in too few folds"
+            notes.append(f"{self.asked - count} of {self.asked} fold plans were left out: {why}")
+        return "; ".join(notes)
+
+
+def choose_plans(inputs: RunInputs, repeats: int | None) -> FoldPlans:
+    """The plan in force, and the further ones of repeated cross-validation.
+
+    Tuned sources are tested under the plans that `extract` made all networks for; frozen ones under any, made
+    here where the cache has too few. The leaky protocol and folds that the data set declares have one plan.
+    Without `repeats` these are all that there are, or `FROZEN_REPEATS` where no source is tuned. Refuses more
+    repeats than there are plans, and a class that can be learned from none of the modalities that the sources
+    read.
+    """
+    if inputs.protocol == LEAKY:
+        plans, why = [_clip_plan(inputs)], "the leaky protocol has one plan"
+    else:
+        check_views(inputs.plan, inputs.clips, inputs.modalities)
+        plans, why = [inputs.plan], "the data set declares its folds in the column 'fold'"
+        if all(status.clip.fold is None for status in inputs.clips):
+            if not inputs.tuned:
+                asked = repeats or FROZEN_REPEATS
+                candidates = chain(plans, inputs.repeat_plans, _new_plans(inputs, asked))
+                return FoldPlans(tuple(islice(_distinct(candidates, inputs), asked)), asked)
+            plans += inputs.repeat_plans
+            why = (
+                f"{', '.join(inputs.tuned)} have networks under {len(plans)}; only extract makes more, with "
+                f"--repeats {repeats}"
+            )
+    if repeats is not None and repeats > len(plans):
+        raise InputError(f"--repeats is {repeats}, but there are {len(plans)} fold plan(s): {why}")
+    chosen = plans[:repeats]
+    return FoldPlans(tuple(_distinct(chosen, inputs)), len(chosen))
+
+
+def _clip_plan(inputs: RunInputs) -> Plan:
+    """Folds of clips without regard to their groups: how a leak is made."""
+    units = [Unit(status.digest, (status.clip.label,), (status.digest,)) for status in inputs.clips]
+    assignment = deal(units, folds=inputs.plan.folds, seed=inputs.plan.seed, placed={})
+    validate(units, assignment, inputs.plan.folds)
+    return replace(inputs.plan, assignment=assignment)
+
+
+def _new_plans(inputs: RunInputs, asked: int) -> Iterator[Plan]:
+    """New plans from the seeds that follow those of the cache's plans."""
+    plan = inputs.plan
+    for repeat in range(1 + len(inputs.repeat_plans), _SEEDS_PER_PLAN * asked):
+        seed = plan.seed + repeat
+        assignment = deal(inputs.units, folds=plan.folds, seed=seed, placed={})
+        yield replace(plan, seed=seed, assignment=assignment, sequence=0, repeat=repeat)
+
+
+def _distinct(plans: Iterable[Plan], inputs: RunInputs) -> Iterator[Plan]:
+    """The first plan, and further ones that pass its checks and divide the clips in another way."""
+    known: set[tuple[int, ...]] = set()
+    for plan in plans:
+        division = _division(plan)
+        if division not in known and (not known or _passes(plan, inputs)):
+            known.add(division)
+            yield plan
+
+
+def _passes(plan: Plan, inputs: RunInputs) -> bool:
+    """Whether a further plan passes the checks of the first: classes to learn from, and cross-fitting."""
+    try:
+        validate(inputs.units, plan.assignment, plan.folds)
+        check_views(plan, inputs.clips, inputs.modalities)
+    except InputError as error:
+        log.info("fold plan %d is left out: %s", plan.repeat, error)
+        return False
+    needs_cross_fitting = inputs.protocol == CROSSFIT or any(
+        recipe.tuning is None for recipe in inputs.recipes.values()
+    )
+    if not needs_cross_fitting:
+        return True
+    return can_cross_fit(plan, inputs.clips, inputs.modalities) == inputs.cross_fit
+
+
+def _division(plan: Plan) -> tuple[int, ...]:
+    """How a plan divides the clips: folds numbered in the order of the digests, whatever they are called."""
+    folds, numbers = dict(plan.assignment), dict[int, int]()
+    return tuple(numbers.setdefault(folds[digest], len(numbers)) for digest in sorted(folds))

@@ -1,0 +1,156 @@
+"""The record of a run: results put together from the fits of all folds, and notes for the reader."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
+
+import numpy as np
+
+from moodfuse.cache.fits import KeptFit
+from moodfuse.cache.folds import MIN_INNER_GROUPS, groups_per_label
+from moodfuse.cache.records import ClipStatus
+from moodfuse.cache.runs import FEW_GROUPS, LEAKY, LEAKY_MARK, UNCALIBRATED, Result, Run
+from moodfuse.fuse.heads.exported import apply_temperature
+from moodfuse.fuse.leak_guard import ClipRows
+from moodfuse.fuse.run_inputs import FoldPlans, RunInputs
+from moodfuse.fuse.settings import NO_CROSSFIT, PlannedResult, Task
+
+LIBRARIES = ("moodfuse", "numpy", "scipy", "scikit-learn", "lightgbm", "torch", "torchvision", "av")
+
+
+def make_run(
+    name: str,
+    inputs: RunInputs,
+    plans: FoldPlans,
+    clips: Sequence[ClipRows],
+    results: Sequence[PlannedResult],
+    fits: Sequence[Mapping[Task, KeptFit]],
+    *,
+    commands: Sequence[str],
+) -> Run:
+    """The run of some results, from the clips and the fits of each fold plan."""
+    first, few_groups = clips[0], has_few_groups(inputs)
+    return Run(
+        name=name,
+        protocol=inputs.protocol,
+        classes=first.classes,
+        ids=first.ids,
+        labels=tuple(status.clip.label for status in inputs.clips),
+        groups=first.group_names,
+        folds=tuple(first.folds.tolist()),
+        fold_count=inputs.plan.folds,
+        seed=inputs.plan.seed,
+        recipes=tuple((source, recipe.digest16) for source, recipe in inputs.recipes.items()),
+        results=tuple(
+            _result(result, clips, fits, few_groups=few_groups, leaky=inputs.protocol == LEAKY)
+            for result in results
+        ),
+        notes=tuple(run_notes(inputs, plans)),
+        digests=first.digests,
+        missing=missing_modalities(inputs.clips),
+        repeat_folds=tuple(tuple(further.folds.tolist()) for further in clips[1:]),
+        commands=tuple(command for command in commands if command),
+        versions=library_versions(),
+    )
+
+
+def _result(
+    result: PlannedResult,
+    clips: Sequence[ClipRows],
+    fits: Sequence[Mapping[Task, KeptFit]],
+    *,
+    few_groups: bool,
+    leaky: bool,
+) -> Result:
+    """One result: rows of all folds in the order of the clips, under each plan."""
+    unscaled, scaled, temperatures, chosen = [], [], [], []
+    for plan_clips, plan_fits in zip(clips, fits, strict=True):
+        folds = [plan_fits[result, fold] for fold in range(int(plan_clips.folds.max()) + 1)]
+        probabilities = np.empty((len(plan_clips.ids), folds[0].values.shape[1]))
+        for fold, fit in enumerate(folds):
+            probabilities[plan_clips.folds == fold] = fit.values
+        per_fold = np.array([fit.temperature for fit in folds])
+        unscaled.append(probabilities)
+        scaled.append(apply_temperature(probabilities, per_fold[plan_clips.folds]))
+        temperatures.append(tuple(per_fold.tolist()))
+        chosen.append(all(fit.chosen for fit in folds))
+    return Result(
+        sources=result.sources,
+        head=result.head,
+        level=result.level,
+        probabilities=scaled[0],
+        notes=result_notes(chosen, few_groups=few_groups, leaky=leaky),
+        unscaled=unscaled[0],
+        temperatures=temperatures[0],
+        repeats=np.stack(scaled[1:]) if len(scaled) > 1 else None,
+    )
+
+
+def accuracies(run: Run) -> list[float]:
+    """Out-of-fold accuracy of every result of a run."""
+    y_true = np.array([run.classes.index(label) for label in run.labels])
+    return [float(np.mean(np.argmax(result.probabilities, axis=1) == y_true)) for result in run.results]
+
+
+def result_notes(chosen: Sequence[bool], *, few_groups: bool, leaky: bool) -> tuple[str, ...]:
+    """Notes on a result; `chosen` is for each fold plan whether settings were chosen in every fold."""
+    notes = [LEAKY_MARK] if leaky else []
+    if not chosen[0]:
+        notes.append(FEW_GROUPS if few_groups else UNCALIBRATED)
+    if 0 < sum(chosen) < len(chosen):
+        notes.append(f"settings were chosen under {sum(chosen)} of {len(chosen)} fold plans")
+    return tuple(notes)
+
+
+def has_few_groups(inputs: RunInputs) -> bool:
+    """Whether some class has fewer than 3 groups on the training side of some fold: nothing can be chosen."""
+    labels, folds = groups_per_label(inputs.units), dict(inputs.plan.assignment)
+    for fold in range(inputs.plan.folds):
+        outside = groups_per_label(unit for unit in inputs.units if folds[unit.key] != fold)
+        if min(outside[label] for label in labels) < MIN_INNER_GROUPS:
+            return True
+    return False
+
+
+def missing_modalities(clips: Sequence[ClipStatus]) -> tuple[tuple[str, ...], ...]:
+    """The modality that each clip does not have; nothing where every clip has both."""
+    if not any(status.missing for status in clips):
+        return ()
+    return tuple((status.missing,) if status.missing else () for status in clips)
+
+
+def run_notes(inputs: RunInputs, plans: FoldPlans) -> Iterator[str]:
+    """Notes on a whole run."""
+    if inputs.protocol == NO_CROSSFIT and inputs.tuned:
+        why = "no networks of pair holdouts" if inputs.cross_fit else "some class is gone without two folds"
+        yield (
+            f"no-crossfit ({why}): a head over tuned features trains on rows that its networks saw, and "
+            "keeps its default settings"
+        )
+    how_fitted = {source: _how_fitted(inputs, source) for source in inputs.fitted_logits}
+    for how in dict.fromkeys(how_fitted.values()):
+        names = ", ".join(source for source, other in how_fitted.items() if other == how)
+        yield f"logits of {names}: logistic regression on the embedding, {how}"
+    if count := sum(bool(status.missing) for status in inputs.clips):
+        yield f"{count} clips have no audio or no video; their features were filled in from training folds"
+    if plans.note:
+        yield plans.note
+
+
+def _how_fitted(inputs: RunInputs, source: str) -> str:
+    """Whether the fitted logits of a source are out of sample."""
+    if inputs.protocol == LEAKY:
+        return "in sample: LEAKY"
+    if inputs.protocol == NO_CROSSFIT and source in inputs.tuned:
+        return "in sample, because its embedding is"
+    return "cross-fitted" if inputs.cross_fit else "in sample, because too few folds hold every class"
+
+
+def library_versions() -> tuple[tuple[str, str], ...]:
+    """Installed versions of the libraries that decide a run's numbers; nothing is imported for it."""
+    versions: dict[str, str] = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return tuple(versions.items())

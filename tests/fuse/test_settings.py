@@ -1,0 +1,78 @@
+"""Settings of an ablation: combinations of sources by name, and what is refused before anything is read."""
+
+import logging
+
+import pytest
+
+from moodfuse.cache.errors import InputError, UnknownNameError
+from moodfuse.fuse.settings import PAPER_COMBINATIONS, AblationSettings, parse_combinations
+
+FOUR = ("c3d", "i3d", "onedmcnn", "twodmcnn")
+
+
+def test_combinations() -> None:
+    """`zhou2022`, `all` and names are told apart; each combination is sorted and stands once."""
+    assert parse_combinations(["zhou2022"], FOUR) == PAPER_COMBINATIONS
+    assert len(parse_combinations(["all"], FOUR)) == 15
+    pair = (("c3d", "i3d"), ("c3d",), ("i3d",))
+    assert parse_combinations(["i3d+c3d", "c3d+i3d", "all"], FOUR[:2]) == pair
+    assert parse_combinations(["all"], ("c3d",)) == (("c3d",),)
+    with pytest.raises(InputError, match="--combine zhou2022 needs onedmcnn, twodmcnn as well; run extract"):
+        parse_combinations(["zhou2022"], FOUR[:2])
+    with pytest.raises(UnknownNameError, match="unknown source 'c4d'; known: c3d, i3d"):
+        parse_combinations(["c3d+c4d"], FOUR[:2])
+    with pytest.raises(InputError, match="the cache holds no features"):
+        parse_combinations(["all"], ())
+
+
+def test_paper_combinations_of_each_complete_recipe() -> None:
+    """`zhou2022` gives five combinations for each recipe with all four networks, which share that recipe."""
+    adam, sgd = (tuple(f"{name}@{recipe}" for name in FOUR) for recipe in ("seed-adam", "seed-sgd"))
+    assert parse_combinations(["zhou2022"], adam)[2] == ("c3d@seed-adam", "twodmcnn@seed-adam")
+    both = parse_combinations(["zhou2022"], (*adam, *FOUR))
+    assert both[:5] == PAPER_COMBINATIONS and len(both) == 10
+    assert all(len({name.partition("@")[2] for name in item}) == 1 for item in both)
+    assert (
+        parse_combinations(["zhou2022"], (*FOUR, *adam[:3], "clip-vit", "other@mine")) == PAPER_COMBINATIONS
+    )
+    assert len(parse_combinations(["zhou2022"], (*adam, *sgd, FOUR[0]))) == 10
+
+
+def test_the_error_names_the_networks_that_are_missing() -> None:
+    """Where no recipe is complete, those of the recipe with the most networks."""
+    with pytest.raises(
+        InputError, match="needs twodmcnn@seed-adam as well; run extract .* --recipe seed-adam$"
+    ):
+        parse_combinations(["zhou2022"], ("c3d", "c3d@seed-adam", "i3d@seed-adam", "onedmcnn@seed-adam"))
+    with pytest.raises(InputError, match="needs i3d, onedmcnn, twodmcnn as well; run extract for them$"):
+        parse_combinations(["zhou2022"], ("c3d", "c3d@seed-adam"))
+    with pytest.raises(InputError, match="needs c3d, i3d, onedmcnn, twodmcnn as well"):
+        parse_combinations(["zhou2022"], ("clip-vit", "other@mine"))
+
+
+def test_all_is_bounded() -> None:
+    """`all` mixes recipes and takes eight sources; for nine the error counts the combinations."""
+    assert ("c3d", "c3d@seed-adam") in parse_combinations(["all"], ("c3d", "c3d@seed-adam", "i3d"))
+    names = [f"s{number}" for number in range(9)]
+    assert len(parse_combinations(["all"], names[:8])) == 255
+    with pytest.raises(
+        InputError, match=r"9 sources have 511 combinations, more than 256; .* --combine s0\+s1"
+    ):
+        parse_combinations(["all"], names)
+
+
+def test_wrong_settings_are_refused() -> None:
+    """Unknown heads and levels list the known."""
+    with pytest.raises(UnknownNameError, match="unknown head 'svm'; known: lightgbm"):
+        AblationSettings(heads=("svm",))
+    with pytest.raises(UnknownNameError, match="unknown level 'pixels'"):
+        AblationSettings(levels=("pixels",))
+    with pytest.raises(InputError, match="--jobs is 0 "):
+        AblationSettings(jobs=0)
+
+
+def test_the_old_name_of_the_papers_combinations_is_accepted(caplog: pytest.LogCaptureFixture) -> None:
+    """With a notice."""
+    with caplog.at_level(logging.WARNING):
+        assert parse_combinations(["seed"], FOUR) == PAPER_COMBINATIONS
+    assert "--combine seed is now called zhou2022" in caplog.text
