@@ -43,7 +43,7 @@ def test_an_existing_or_unknown_run_is_refused(make_run: MakeRun, tmp_path: Path
     write_run(work, make_run())
     with pytest.raises(InputError, match="run 'one' exists.*choose another"):
         write_run(work, make_run())
-    with pytest.raises(InputError, match="holds no run 'two'; it holds: one"):
+    with pytest.raises(InputError, match="has no run 'two'; it has: one"):
         choose_runs(work, "two", inflation=False)
 
 
@@ -82,7 +82,7 @@ def test_inflation_reads_only_the_runs_it_needs(
     run, leaky = choose_runs(work, None, inflation=True)
     assert leaky is not None and (run.name, leaky.name) == ("run-2", "run-3")
     for number in (4, 5):
-        assert caplog.text.count(f"run run-{number} cannot be read and is passed over") == 1
+        assert caplog.text.count(f"run run-{number} cannot be read and is skipped") == 1
     with pytest.raises(CacheError, match="not JSON"):
         choose_runs(work, "run-5", inflation=False)
     with pytest.raises(InputError, match="run 'run-5' exists"):

@@ -171,7 +171,7 @@ def test_a_clip_without_audio_is_streamed_past_video_networks_only(runner, narro
     """Under --missing impute a mute clip passes c3d and has no row of the tagger."""
     runner.keep(4)
     settings = ClipSettings(2.0, 64, 48, seed=50)
-    make_clip(runner.data / "sad" / "mute.mp4", mood="sad", settings=settings, sound=False)
+    make_clip(runner.data / "sad" / "mute.mp4", mood="sad", settings=settings, audio=False)
     sources, plan = (
         ("twodmcnn", "c3d"),
         PlanChoice(folds=2, seed=3),

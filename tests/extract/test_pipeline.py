@@ -51,7 +51,7 @@ def command(*words: str) -> int:
 def add_mute_clip(runner) -> None:
     """Add a sad clip without audio."""
     settings = ClipSettings(2.0, 64, 48, seed=50)
-    make_clip(runner.data / "sad" / "mute.mp4", mood="sad", settings=settings, sound=False)
+    make_clip(runner.data / "sad" / "mute.mp4", mood="sad", settings=settings, audio=False)
 
 
 def test_all_depths_give_blocks_and_a_rerun_changes_nothing(all_depths) -> None:
@@ -321,8 +321,9 @@ def test_odd_names_go_through_all_stages(runner, tmp_path: Path) -> None:
     run = run_ablation(cache, AblationSettings(heads=("softmax",), levels=("embedding",), jobs=1))
     write_run(cache, run)
     assert list(read_run(cache).ids) == expected
-    files = write_report(evaluate_run(read_run(cache), draws=20), tmp_path / "report", figures=False)
-    json.loads(files.metrics_json.read_text(encoding="utf-8"))
+    (tmp_path / "report").mkdir()
+    write_report(evaluate_run(read_run(cache), draws=20), tmp_path / "report")
+    json.loads((tmp_path / "report" / "metrics.json").read_text(encoding="utf-8"))
     assert runner(**frozen).embedded == 0
 
 

@@ -154,7 +154,7 @@ def test_a_file_shorter_than_a_window_has_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("tracks", "missing", "code"),
-    [({"sound": False}, "sound", "no_audio"), ({"picture": False}, "picture", "no_video")],
+    [({"audio": False}, "sound", "no_audio"), ({"video": False}, "picture", "no_video")],
 )
 def test_a_missing_track_is_accepted_on_request(
     tmp_path: Path, tracks: dict[str, bool], missing: str, code: str
@@ -273,7 +273,7 @@ def test_after_the_end_of_the_video_only_some_windows_are_tried(
 
 def test_damage_without_video_does_not_end_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without video the pass does not know where a file ends, so all windows are tried."""
-    path = make_clip(tmp_path / "song.mp4", settings=ClipSettings(duration_s=60.0), picture=False)
+    path = make_clip(tmp_path / "song.mp4", settings=ClipSettings(duration_s=60.0), video=False)
     clip_from_pass, read_alone = module.SinglePassReader._clip_from_pass, module._read_alone
     bad_s = 1.0 + 2 * module.MAX_TRIES_AFTER_END * 0.5
 
