@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from moodfuse.extract.media.container import open_media
-from moodfuse.model.predictions import Prediction, Refusal, SourceSays, Timeline
+from moodfuse.model.predictions import Prediction, Refusal, SourceContribution, Timeline
 from moodfuse.serve.messages import MIB, Limits
 
 REQUESTS, CLIENTS = 200, 16
@@ -63,8 +63,8 @@ class StandIn:
         duration_s = self._open(path)
         shares = self._shares(0.0, 1)[0]
         sources = (
-            SourceSays("twodmcnn", shares[::-1].copy(), shares),
-            SourceSays("c3d", shares, shares[::-1].copy()),
+            SourceContribution("twodmcnn", shares[::-1].copy(), shares),
+            SourceContribution("c3d", shares, shares[::-1].copy()),
         )
         return Prediction(
             str(path), CLASSES, shares, start_s, min(duration_s, 30.0), sources=sources, duration_s=duration_s

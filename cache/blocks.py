@@ -220,7 +220,7 @@ def _check_width(file: Path, data: h5py.Dataset, array: np.ndarray) -> None:
         )
 
 
-def on_axis(rows: Rows, classes: Sequence[str], *, where: str, remedy: str) -> np.ndarray | None:
+def align_logits(rows: Rows, classes: Sequence[str], *, where: str, remedy: str) -> np.ndarray | None:
     """Logits with their columns in the order of some classes, float32 [N, C]; `None` where there are none.
 
     If the parts name no classes, only the width is checked. `where` and `remedy` begin and end the message of

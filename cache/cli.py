@@ -76,7 +76,7 @@ def cache_verify_command(ctx: click.Context, cache_path: Path, do_repair: bool) 
     with progress_bar("Checking") as on_progress:
         found = verify(cache_path, on_progress=on_progress)
     print_verification(cache_path, found)
-    if do_repair and (found.faults or found.stale_view):
+    if do_repair and (found.faults or found.stale_clips_csv):
         print_repair(cache_path, repair(cache_path, found))
     if found.faults:
         ctx.exit(1)

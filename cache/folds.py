@@ -18,7 +18,6 @@ GROUP_RULE = "declared group, else file; identical files joined"
 MIN_INNER_GROUPS = 3
 MODALITIES: tuple[str, ...] = tuple(MODALITY_NAMES)
 """The modalities of a clip, as `ClipStatus.missing` has them."""
-VIEWS = MODALITIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ def join_groups(clips: Sequence[Clip], file_digests: Mapping[str, str]) -> dict[
     return names
 
 
-def units_of(statuses: Iterable[ClipStatus]) -> tuple[Unit, ...]:
+def clip_groups(statuses: Iterable[ClipStatus]) -> tuple[Unit, ...]:
     """Groups of readable clips; a group may have several labels, as an artist or a film does.
 
     Raises `InputError` if the same seconds of one file have two labels.
@@ -95,7 +94,9 @@ def _check_labels(group: Sequence[ClipStatus]) -> None:
             )
 
 
-def deal(units: Iterable[Unit], *, folds: int, seed: int, placed: Mapping[str, int]) -> dict[str, int]:
+def assign_folds(
+    units: Iterable[Unit], *, folds: int, seed: int, placed: Mapping[str, int]
+) -> dict[str, int]:
     """Assign groups to folds: each to the fold where its labels are rarest, then to the one with the fewest clips.
 
     How full a fold is of a label counts once for each clip of the label in the group, so that a rare label
@@ -230,7 +231,7 @@ def inner_folds(units: Sequence[Unit], *, most: int, seed: int) -> dict[str, int
     if fewest < MIN_INNER_GROUPS:
         return None
     folds = min(most, fewest)
-    assignment = deal(units, folds=folds, seed=seed, placed={})
+    assignment = assign_folds(units, folds=folds, seed=seed, placed={})
     every_class = all(_labels_outside(units, assignment, fold) == set(groups) for fold in range(folds))
     return assignment if every_class else None
 
@@ -265,7 +266,7 @@ def can_cross_fit(plan: Plan, clips: Iterable[ClipStatus], modalities: Sequence[
     return plan.folds > 2 and all(len(some) > 2 for some in folds)
 
 
-def check_views(plan: Plan, clips: Iterable[ClipStatus], modalities: Sequence[str] = MODALITIES) -> None:
+def check_modalities(plan: Plan, clips: Iterable[ClipStatus], modalities: Sequence[str] = MODALITIES) -> None:
     """Refuse a plan under which some class cannot be learned outside some fold from one of the modalities that are read.
 
     Raises

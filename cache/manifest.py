@@ -12,7 +12,7 @@ from pathlib import Path
 from moodfuse.cache.clip_table import ATTRIBUTES, statuses_from, table_arrays, table_name
 from moodfuse.cache.digests import canonical_json, digest16
 from moodfuse.cache.errors import CacheError, DamagedPartError, InputError
-from moodfuse.cache.folds import Unit, units_of
+from moodfuse.cache.folds import Unit, clip_groups
 from moodfuse.cache.recipe import Recipe
 from moodfuse.cache.records import ClipStatus, Outcome, Plan
 from moodfuse.cache.storage.files import (
@@ -21,8 +21,8 @@ from moodfuse.cache.storage.files import (
     facts_of,
     listing,
     names_in,
+    remove_temporaries,
     set_aside,
-    sweep_temporaries,
     write_text,
 )
 from moodfuse.cache.storage.json_files import read_json, read_named, record_of
@@ -81,7 +81,7 @@ class Manifest:
             self._check_new()
             write_text(marker, marker_text())
         if create:
-            sweep_temporaries(self.path)
+            remove_temporaries(self.path)
 
     def _check_new(self) -> None:
         """Refuse a folder with anything in it but the temporaries of a first writer that was killed."""
@@ -202,11 +202,11 @@ class Manifest:
     @cached_property
     def units(self) -> tuple[Unit, ...]:
         """The plan's groups."""
-        return units_of(self.clips)
+        return clip_groups(self.clips)
 
     def clips_with(self, recipe: Recipe) -> tuple[ClipStatus, ...]:
         """The plan's clips that have the modality which a source reads, by id."""
-        clips = tuple(status for status in self.clips if status.missing != recipe.view)
+        clips = tuple(status for status in self.clips if status.missing != recipe.modality)
         return self.clips if len(clips) == len(self.clips) else clips
 
     # Decoding outcomes: clips/<aa>/<clip32>-<digest16>.json

@@ -79,11 +79,11 @@ class Media:
 class Rendition:
     """What is stored of clips, and how it is made.
 
-    `view` is ``"sound"`` or ``"picture"``; `rules` is everything that decides the bytes: decoder, sizes,
+    `modality` is ``"sound"`` or ``"picture"``; `rules` is everything that decides the bytes: decoder, sizes,
     coding.
     """
 
-    view: Modality
+    modality: Modality
     rules: str
 
     @property
@@ -117,8 +117,8 @@ class MediaStore:
         folder = self.home / self.own.name
         if (stored := find_clip(folder, digest, form=FORMAT)) is not None:
             return stored
-        attributes: dict[str, object] = {"view": self.own.view, "rules": self.own.rules}
-        if self.own.view == "sound":
+        attributes: dict[str, object] = {"view": self.own.modality, "rules": self.own.rules}
+        if self.own.modality == "sound":
             arrays = {"waveform": media.waveform}
             attributes["waveform_samples"] = media.waveform_samples
             return write_clip_part(folder, digest, arrays, attributes, form=FORMAT, packed=("waveform",))
@@ -135,7 +135,7 @@ class MediaStore:
             if media is not None:
                 return media
         raise MissingBlockError(
-            f"{self.home}: clip {digest[:16]} has no {MODALITY_NAMES[self.own.view]} here; run extract again"
+            f"{self.home}: clip {digest[:16]} has no {MODALITY_NAMES[self.own.modality]} here; run extract again"
         )
 
 

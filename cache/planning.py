@@ -9,14 +9,14 @@ from moodfuse.cache.errors import InputError
 from moodfuse.cache.folds import (
     GROUP_RULE,
     MODALITIES,
+    assign_folds,
     can_cross_fit,
     check_fold_numbers,
-    check_views,
-    deal,
+    check_modalities,
+    clip_groups,
     declared_folds,
     pair_holdouts,
     single_holdouts,
-    units_of,
     validate,
 )
 from moodfuse.cache.records import ClipStatus, Holdout, Plan
@@ -27,12 +27,12 @@ DEFAULT_SEED = 0
 
 @dataclass(frozen=True)
 class PlanChoice:
-    """The user's settings of a plan; `None` keeps those of the plan in force. `views` are the modalities to be read."""
+    """The user's settings of a plan; `None` keeps those of the plan in force. `modalities` are those to be read."""
 
     folds: int | None = None
     seed: int | None = None
     replan: bool = False
-    views: tuple[str, ...] = MODALITIES
+    modalities: tuple[str, ...] = MODALITIES
 
 
 def next_plan(plans: Sequence[Plan], statuses: Sequence[ClipStatus], choice: PlanChoice) -> Plan:
@@ -59,7 +59,7 @@ def next_plan(plans: Sequence[Plan], statuses: Sequence[ClipStatus], choice: Pla
         raise InputError(
             f"none of the {len(statuses)} clips could be read; see the reasons above, or run moodfuse check"
         )
-    units = units_of(covered)
+    units = clip_groups(covered)
     folds, seed = (plans[-1].folds, plans[-1].seed) if plans else (DEFAULT_FOLDS, DEFAULT_SEED)
     folds = folds if choice.folds is None else choice.folds
     seed = seed if choice.seed is None else choice.seed
@@ -72,10 +72,10 @@ def next_plan(plans: Sequence[Plan], statuses: Sequence[ClipStatus], choice: Pla
     else:
         earlier = [plan.assignment for plan in plans if (plan.folds, plan.seed) == (folds, seed)]
         placed = {} if choice.replan or not earlier else earlier[-1]
-        assignment = deal(units, folds=max(folds, 1), seed=seed, placed=placed)
+        assignment = assign_folds(units, folds=max(folds, 1), seed=seed, placed=placed)
     validate(units, assignment, folds)
     plan = Plan(folds, seed, GROUP_RULE, assignment, (table_name(statuses),))
-    check_views(plan, covered, choice.views)
+    check_modalities(plan, covered, choice.modalities)
     return plan
 
 
@@ -94,7 +94,7 @@ def repeat_plan(
     statuses: Sequence[ClipStatus],
     repeat: int,
     *,
-    views: tuple[str, ...] = MODALITIES,
+    modalities: tuple[str, ...] = MODALITIES,
 ) -> Plan:
     """A further plan of the same clips for repeated cross-validation: its seed is that of `plan` plus `repeat`.
 
@@ -106,7 +106,7 @@ def repeat_plan(
         raise InputError(
             "--repeats assigns clips to folds again, but the column 'fold' fixes them; drop one of the two"
         )
-    choice = PlanChoice(plan.folds, plan.seed + repeat, views=views)
+    choice = PlanChoice(plan.folds, plan.seed + repeat, modalities=modalities)
     return replace(next_plan(earlier, statuses, choice), repeat=repeat)
 
 
@@ -116,10 +116,10 @@ def holdouts(
     *,
     crossfit: bool,
     leaky: bool,
-    views: tuple[str, ...] = MODALITIES,
+    modalities: tuple[str, ...] = MODALITIES,
 ) -> tuple[Holdout, ...]:
     """The holdouts of one plan: ``{k}``; every pair if `crossfit` and the clips allow it; ``{}`` if `leaky`."""
-    pairs = pair_holdouts(plan.folds) if crossfit and can_cross_fit(plan, clips, views) else ()
+    pairs = pair_holdouts(plan.folds) if crossfit and can_cross_fit(plan, clips, modalities) else ()
     return (*single_holdouts(plan.folds), *pairs, *((Holdout.of(()),) if leaky else ()))
 
 

@@ -130,7 +130,7 @@ class Recipe:
         return self.depth != "frozen"
 
     @property
-    def view(self) -> Modality | None:
+    def modality(self) -> Modality | None:
         """The modality of a clip that the network reads; `None` for imported features, which every clip has."""
         if self.network == IMPORT:
             return None
@@ -142,9 +142,9 @@ class Recipe:
         return canonical_json(asdict(self))
 
 
-def views_of(recipes: Iterable[Recipe]) -> tuple[str, ...]:
+def modalities_of(recipes: Iterable[Recipe]) -> tuple[str, ...]:
     """The modalities that some recipes read, sorted, each once; for imports ``"features"``, which every clip has."""
-    return tuple(sorted({recipe.view or "features" for recipe in recipes}))
+    return tuple(sorted({recipe.modality or "features" for recipe in recipes}))
 
 
 def recipe_from_mapping(values: Mapping[str, Any]) -> Recipe:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from moodfuse.cache.blocks import Owner, Rows, held, on_axis, read_rows, write_rows
+from moodfuse.cache.blocks import Owner, Rows, align_logits, held, read_rows, write_rows
 from moodfuse.cache.digests import Digests, canonical_json, digest16, digest_array, trained_digest16
 from moodfuse.cache.errors import (
     CacheError,
@@ -21,7 +21,7 @@ from moodfuse.cache.errors import (
     MissingBlockError,
     UnknownNameError,
 )
-from moodfuse.cache.folds import imported_roles, tuning_roles, units_of
+from moodfuse.cache.folds import clip_groups, imported_roles, tuning_roles
 from moodfuse.cache.manifest import Manifest
 from moodfuse.cache.recipe import IMPORT, Recipe, frozen_counterpart, recipe_from_mapping
 from moodfuse.cache.records import Block, ClipStatus, Holdout, HoldoutLike, Plan
@@ -185,7 +185,7 @@ class FeatureCache(Manifest):
         if beyond := sorted(fold for fold in wanted.folds if not 0 <= fold < plan.folds):
             raise InputError(f"holdout {wanted}: fold {beyond[0]} is outside 0..{plan.folds - 1}")
         clips = self.clips_with(recipe)
-        units = self.units if clips is self.clips else units_of(clips)
+        units = self.units if clips is self.clips else clip_groups(clips)
         if recipe.tuning is None:
             return imported_roles(units, plan, wanted)
         side = [unit for unit in units if not wanted.covers(plan.assignment[unit.key])]
@@ -266,7 +266,7 @@ class FeatureCache(Manifest):
             self._check_roles(recipe, roles, wanted)
         clips = self.clips
         rows = self.rows(recipe, roles, clips, ("embedding", "logits"))
-        absent = np.array([clip.missing == recipe.view for clip in clips], bool)
+        absent = np.array([clip.missing == recipe.modality for clip in clips], bool)
         missing = np.flatnonzero(~absent & ~rows.found)
         if len(missing) or "embedding" not in rows.arrays:
             first = clips[missing[0]].clip.id if len(missing) else "no clip has what it reads"
@@ -280,7 +280,7 @@ class FeatureCache(Manifest):
             ids=tuple(clip.clip.id for clip in clips),
             digests=tuple(clip.digest for clip in clips),
             embedding=rows.arrays["embedding"],
-            logits=on_axis(rows, self.classes, where=f"{source} {wanted}", remedy=self._remedy(recipe)),
+            logits=align_logits(rows, self.classes, where=f"{source} {wanted}", remedy=self._remedy(recipe)),
             seen=frozenset(digest for digest, _, _ in roles or ()),
             embedding_tuned=recipe.embedding_tuned and roles is not None,
             absent=frozenset(clip.digest for clip, gone in zip(clips, absent, strict=True) if gone),

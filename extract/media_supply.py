@@ -51,7 +51,7 @@ def media_supply(
         yield KeptMedia(cache, recipes, Decoding(settings.jobs, impute=settings.impute, rules=settings.rules))
         return
     for recipe in recipes:
-        if recipe.depth == "full" and recipe.view == "picture":
+        if recipe.depth == "full" and recipe.modality == "picture":
             raise InputError(
                 f"{recipe.source}: tuned whole, a video network reads every clip's frames in every epoch, which "
                 f"--no-keep-media does not keep; drop --no-keep-media, or use --tune {recipe.source}=head"
@@ -105,7 +105,7 @@ class KeptMedia:
     def _keep(self, digest: str, clip: Clip, decoded: DecodedClip) -> None:
         media = media_of(decoded)
         for store, preprocessing in self._kept:
-            if store.own.view != decoded.missing:
+            if store.own.modality != decoded.missing:
                 store.write(digest, rendered(media, preprocessing))
         self._stored.add(digest)
 
@@ -239,7 +239,7 @@ class StreamedMedia:
             return
         media = media_of(decoded)
         for trunk in self._trunks.values():
-            if trunk.recipe.view != decoded.missing and trunk.needs(digest):
+            if trunk.recipe.modality != decoded.missing and trunk.needs(digest):
                 trunk.add(digest, media)
         if self._keeps_audio(digest) and decoded.missing != "sound":
             audio = AudioPreprocessing()

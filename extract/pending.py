@@ -49,7 +49,7 @@ def _wanted_networks(cache: FeatureCache, recipe: Recipe, choice: NetworkChoice)
         return
     options = {"crossfit": choice.crossfit, "leaky": choice.leaky}
     for plan in (cache.plan, *cache.repeat_plans)[: choice.repeats]:
-        for holdout in holdouts(plan, cache.clips, views=choice.modalities, **options):
+        for holdout in holdouts(plan, cache.clips, modalities=choice.modalities, **options):
             roles = cache.roles(recipe, holdout, plan=plan)
             assert roles is not None  # the recipe is tuned
             yield roles

@@ -9,7 +9,7 @@ from moodfuse.cache.folds import can_cross_fit, check_fold_numbers
 from moodfuse.cache.labels import label_warnings
 from moodfuse.cache.media import MediaStore
 from moodfuse.cache.planning import next_plan, plan_line, repeat_plan
-from moodfuse.cache.recipe import Recipe, views_of
+from moodfuse.cache.recipe import Recipe, modalities_of
 from moodfuse.cache.records import ClipStatus
 from moodfuse.cache.store import FeatureCache
 from moodfuse.extract.cluster import ClusterTask, compute_on_cluster, decode_on_cluster, portable_settings
@@ -128,8 +128,11 @@ def _check_options_used(choice: RecipeChoice, sources: Sequence[str]) -> None:
 
 def _completed(settings: ExtractSettings, recipes: Sequence[Recipe]) -> ExtractSettings:
     """Settings with the modalities that all sources read, and for a cluster with absolute paths."""
-    views = views_of(recipes)
-    plan, networks = replace(settings.plan, views=views), replace(settings.networks, modalities=views)
+    modalities = modalities_of(recipes)
+    plan, networks = (
+        replace(settings.plan, modalities=modalities),
+        replace(settings.networks, modalities=modalities),
+    )
     settings = replace(settings, plan=plan, networks=networks)
     return settings if settings.scheduler is None else portable_settings(settings)
 
@@ -146,9 +149,12 @@ def _status_lines(statuses: Sequence[ClipStatus]) -> Iterator[str]:
 
 def _write_plans(cache: FeatureCache, statuses: Sequence[ClipStatus], settings: ExtractSettings) -> None:
     """Put the plan and those of further repeats in force; all are decided before any is written."""
-    plan, views = next_plan(cache.plans, statuses, settings.plan), settings.plan.views
+    plan, modalities = next_plan(cache.plans, statuses, settings.plan), settings.plan.modalities
     repeats = range(1, settings.networks.repeats)
-    further = [repeat_plan(plan, cache.plans_of(repeat), statuses, repeat, views=views) for repeat in repeats]
+    further = [
+        repeat_plan(plan, cache.plans_of(repeat), statuses, repeat, modalities=modalities)
+        for repeat in repeats
+    ]
     for decided in (plan, *further):
         cache.write_plan(decided, statuses)
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from moodfuse.cache.folds import VIEWS
+from moodfuse.cache.folds import MODALITIES
 from moodfuse.cache.planning import PlanChoice
 from moodfuse.extract.media.limits import ReadingRules
 from moodfuse.extract.recipe_files import RecipeChoice
@@ -18,7 +18,7 @@ class NetworkChoice:
     crossfit: bool = True  # one for every pair of folds, if the modalities that all sources read allow it
     leaky: bool = False  # one that is tuned on all clips
     repeats: int = 1  # number of fold plans
-    modalities: tuple[str, ...] = VIEWS  # that the sources of the command read
+    modalities: tuple[str, ...] = MODALITIES  # that the sources of the command read
 
 
 @dataclass(frozen=True)

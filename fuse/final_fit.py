@@ -31,7 +31,7 @@ from moodfuse.fuse.workers import one_thread
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredResult:
     """The result to export, and how it was scored.
 
     `run_sources` are all sources of its run: together they decided whether logits could be cross-fitted. With
@@ -53,7 +53,7 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class Shipped:
+class FinalModel:
     """The model of a result.
 
     `networks` are those of each source, in the order in which their logits are averaged; ``*`` for a frozen
@@ -66,7 +66,7 @@ class Shipped:
     trees: str = ""
 
 
-def why_not_shipped(cache: FeatureCache, scored: Scored) -> str:
+def why_not_exportable(cache: FeatureCache, scored: ScoredResult) -> str:
     """Why a result cannot be exported; empty where it can."""
     if scored.protocol == LEAKY:
         return "a leaky run measures a leak; its networks saw the clips that they were tested on"
@@ -81,7 +81,7 @@ def why_not_shipped(cache: FeatureCache, scored: Scored) -> str:
     return ""
 
 
-def networks_needed(cache: FeatureCache, source: str, scored: Scored) -> tuple[Holdout, ...]:
+def networks_needed(cache: FeatureCache, source: str, scored: ScoredResult) -> tuple[Holdout, ...]:
     """Holdouts of a source's networks in the model, in the order in which their logits are averaged."""
     recipe = cache.recipe(source)
     if not recipe.sees_labels:
@@ -94,9 +94,9 @@ def networks_needed(cache: FeatureCache, source: str, scored: Scored) -> tuple[H
     return (SAW_ALL,)
 
 
-def ship(cache: FeatureCache, scored: Scored) -> Shipped:
+def ship(cache: FeatureCache, scored: ScoredResult) -> FinalModel:
     """Fit the model of a result; refuses one that cannot be exported, with the cause and what to do."""
-    if why := why_not_shipped(cache, scored):
+    if why := why_not_exportable(cache, scored):
         raise InputError(f"{scored.name} cannot be exported: {why}")
     plan = cache.plan
     networks = {source: networks_needed(cache, source, scored) for source in scored.sources}
@@ -115,7 +115,7 @@ def ship(cache: FeatureCache, scored: Scored) -> Shipped:
         for source in scored.sources
     ]
     fusion, trees = _fit(rows, parts, pairs, scored, plan.seed)
-    return Shipped(fusion, networks, trees)
+    return FinalModel(fusion, networks, trees)
 
 
 def _source_part(
@@ -152,7 +152,7 @@ def _fit(
     rows: ClipRows,
     parts: Sequence[tuple[Features, tuple[LinearArrays, ...]]],
     pairs: Mapping[int, Sequence[Block]],
-    scored: Scored,
+    scored: ScoredResult,
     seed: int,
 ) -> tuple[Fusion, str]:
     """The head on all rows, as a fusion, and the trees as LightGBM's text."""

@@ -19,13 +19,13 @@ from moodfuse.fuse.heads.exported import (
     softmax,
 )
 
-__all__ = ["FusedSource", "Fusion", "LinearArrays", "NetworkSays", "check_level", "head_from_arrays"]
+__all__ = ["FusedSource", "Fusion", "LinearArrays", "NetworkOutput", "check_level", "head_from_arrays"]
 
 Row = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class NetworkSays:
+class NetworkOutput:
     """The output of one network for a clip: `embedding` [D], and `logits` [C] where it has them; float32."""
 
     embedding: Row
@@ -54,7 +54,7 @@ class FusedSource:
             found = f"{self.fill.dtype} {list(self.fill.shape)}"
             raise InputError(f"{self.source}: fill is {found}; expected finite float64 [D]")
 
-    def logits(self, outputs: Sequence[NetworkSays]) -> Row:
+    def logits(self, outputs: Sequence[NetworkOutput]) -> Row:
         """Logits [C], averaged over the networks, or over the fits on the embedding."""
         if self.own:
             rows = [fit.centred_logits(outputs[0].embedding.astype(np.float64)) for fit in self.own]
@@ -107,7 +107,7 @@ class Fusion:
         if not least <= self.temperature <= most:
             raise InputError(f"fusion: temperature {self.temperature}; expected {least} to {most}")
 
-    def values(self, number: int, outputs: Sequence[NetworkSays]) -> Floats:
+    def values(self, number: int, outputs: Sequence[NetworkOutput]) -> Floats:
         """Columns [D] of one source, float64; refuses another number of them, and any that is not finite."""
         source = self.sources[number]
         row = (outputs[0].embedding if self.level == "embedding" else source.logits(outputs)).astype(
@@ -133,7 +133,7 @@ class Fusion:
         head = MeanArrays(sum(len(source.fill) for source in sources), self.head.count)
         return self._calibrated(head, sources, rows)
 
-    def own(self, number: int, outputs: Sequence[NetworkSays]) -> Floats:
+    def own(self, number: int, outputs: Sequence[NetworkOutput]) -> Floats:
         """Probabilities [C] by a source's own softmax, as its networks were tuned: not calibrated."""
         return softmax(self.sources[number].logits(outputs).astype(np.float64))
 

@@ -13,15 +13,15 @@ from moodfuse.cache.digests import digest
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.folds import (
     Unit,
+    assign_folds,
     can_cross_fit,
-    check_views,
-    deal,
+    check_modalities,
+    clip_groups,
     pair_holdouts,
     single_holdouts,
-    units_of,
     validate,
 )
-from moodfuse.cache.recipe import Recipe, views_of
+from moodfuse.cache.recipe import Recipe, modalities_of
 from moodfuse.cache.records import Block, ClipStatus, Holdout, Plan
 from moodfuse.cache.runs import LEAKY
 from moodfuse.cache.store import FeatureCache
@@ -67,7 +67,7 @@ class RunInputs:
     @property
     def modalities(self) -> tuple[str, ...]:
         """The modalities that the sources read, sorted."""
-        return views_of(self.recipes.values())
+        return modalities_of(self.recipes.values())
 
     @property
     def tuned(self) -> tuple[str, ...]:
@@ -84,7 +84,7 @@ def read_inputs(cache: FeatureCache, sources: Sequence[str], protocol: str | Non
     holdout = Holdout.of(() if chosen == LEAKY else 0)
     return RunInputs(
         clips=cache.clips,
-        units=units_of(cache.clips),
+        units=clip_groups(cache.clips),
         plan=cache.plan,
         repeat_plans=() if chosen == LEAKY else _complete_plans(cache, tuned, pairs=chosen == CROSSFIT),
         recipes=recipes,
@@ -96,7 +96,7 @@ def read_inputs(cache: FeatureCache, sources: Sequence[str], protocol: str | Non
 
 def can_cross_fit_sources(cache: FeatureCache, sources: Sequence[str]) -> bool:
     """Whether every class remains in each modality that some sources read when any two folds are left out."""
-    return can_cross_fit(cache.plan, cache.clips, views_of(map(cache.recipe, sources)))
+    return can_cross_fit(cache.plan, cache.clips, modalities_of(map(cache.recipe, sources)))
 
 
 def choose_protocol(cache: FeatureCache, sources: Sequence[str], wanted: str | None) -> Protocol:
@@ -209,7 +209,7 @@ def choose_plans(inputs: RunInputs, repeats: int | None) -> FoldPlans:
     if inputs.protocol == LEAKY:
         plans, why = [_clip_plan(inputs)], "the leaky protocol has one plan"
     else:
-        check_views(inputs.plan, inputs.clips, inputs.modalities)
+        check_modalities(inputs.plan, inputs.clips, inputs.modalities)
         plans, why = [inputs.plan], "the data set declares its folds in the column 'fold'"
         if all(status.clip.fold is None for status in inputs.clips):
             if not inputs.tuned:
@@ -230,7 +230,7 @@ def choose_plans(inputs: RunInputs, repeats: int | None) -> FoldPlans:
 def _clip_plan(inputs: RunInputs) -> Plan:
     """Folds of clips without regard to their groups: how a leak is made."""
     units = [Unit(status.digest, (status.clip.label,), (status.digest,)) for status in inputs.clips]
-    assignment = deal(units, folds=inputs.plan.folds, seed=inputs.plan.seed, placed={})
+    assignment = assign_folds(units, folds=inputs.plan.folds, seed=inputs.plan.seed, placed={})
     validate(units, assignment, inputs.plan.folds)
     return replace(inputs.plan, assignment=assignment)
 
@@ -240,7 +240,7 @@ def _new_plans(inputs: RunInputs, asked: int) -> Iterator[Plan]:
     plan = inputs.plan
     for repeat in range(1 + len(inputs.repeat_plans), _SEEDS_PER_PLAN * asked):
         seed = plan.seed + repeat
-        assignment = deal(inputs.units, folds=plan.folds, seed=seed, placed={})
+        assignment = assign_folds(inputs.units, folds=plan.folds, seed=seed, placed={})
         yield replace(plan, seed=seed, assignment=assignment, sequence=0, repeat=repeat)
 
 
@@ -258,7 +258,7 @@ def _passes(plan: Plan, inputs: RunInputs) -> bool:
     """Whether a further plan passes the checks of the first: classes to learn from, and cross-fitting."""
     try:
         validate(inputs.units, plan.assignment, plan.folds)
-        check_views(plan, inputs.clips, inputs.modalities)
+        check_modalities(plan, inputs.clips, inputs.modalities)
     except InputError as error:
         log.info("fold plan %d is left out: %s", plan.repeat, error)
         return False

@@ -20,7 +20,7 @@ from moodfuse.evaluate.metrics import METRICS
 from moodfuse.evaluate.results import run_labels
 from moodfuse.evaluate.scoring import score_draws
 from moodfuse.evaluate.selection import corrected_best, not_worse
-from moodfuse.fuse.final_fit import Scored, Shipped, networks_needed, ship, why_not_shipped
+from moodfuse.fuse.final_fit import FinalModel, ScoredResult, networks_needed, ship, why_not_exportable
 from moodfuse.fuse.inference import check_level
 from moodfuse.fuse.run_inputs import choose_protocol
 from moodfuse.fuse.run_record import library_versions, missing_modalities
@@ -69,7 +69,9 @@ def check_planned(cache: FeatureCache, ablation: AblationSettings, settings: Exp
     protocol = choose_protocol(cache, sources, ablation.protocol)
     wanted = rows if settings.best else [find_result(rows, settings.result)]
     reasons = [
-        why_not_shipped(cache, Scored(row.sources, row.head, row.level, protocol, run_sources=sources))
+        why_not_exportable(
+            cache, ScoredResult(row.sources, row.head, row.level, protocol, run_sources=sources)
+        )
         for row in wanted
     ]
     if all(reasons):
@@ -196,11 +198,13 @@ def _json_number(value: float) -> float | None:
     return None if np.isnan(value) else round(float(value), 12)
 
 
-def scored_of(run: Run, result: Result) -> Scored:
+def scored_of(run: Run, result: Result) -> ScoredResult:
     """Describe a result of a run for the final fit."""
     run_sources = tuple(source for source, _ in run.recipes)
     defaults = not set(DEFAULTS).isdisjoint(result.notes)
-    return Scored(result.sources, result.head, check_level(result.level), run.protocol, run_sources, defaults)
+    return ScoredResult(
+        result.sources, result.head, check_level(result.level), run.protocol, run_sources, defaults
+    )
 
 
 def find_result(results: Sequence[_Named], name: str) -> _Named:
@@ -240,7 +244,7 @@ def _select_best(
     candidates: dict[str, Result] = {}
     reasons: Counter[str] = Counter()
     for result in run.results:
-        if why := why_not_shipped(cache, scored_of(run, result)):
+        if why := why_not_exportable(cache, scored_of(run, result)):
             reasons[why] += 1
         else:
             candidates[result.name] = result
@@ -260,7 +264,7 @@ def _select_best(
     )
 
 
-def _network_bytes(cache: FeatureCache, scored: Scored) -> int:
+def _network_bytes(cache: FeatureCache, scored: ScoredResult) -> int:
     paths: set[Path] = set()
     for source in scored.sources:
         body, networks = _network_paths(cache, source, networks_needed(cache, source, scored))
@@ -278,7 +282,9 @@ def _network_paths(
     return body, [cache.network_path(recipe, item) for item in roles if item is not None]
 
 
-def _add_source(cache: FeatureCache, shipped: Shipped, number: int, files: dict[str, Content]) -> ModelSource:
+def _add_source(
+    cache: FeatureCache, shipped: FinalModel, number: int, files: dict[str, Content]
+) -> ModelSource:
     """Add the networks of a source to the files of the model, and return its entry in the card."""
     fused = shipped.fusion.sources[number]
     body, networks = _network_paths(cache, fused.source, shipped.networks[fused.source])

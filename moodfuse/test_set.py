@@ -16,7 +16,7 @@ from moodfuse.cache.runs import Result, Run
 from moodfuse.evaluate.evaluation import TEST
 from moodfuse.model.folder import TRAINING, TrainingClip, read_training
 from moodfuse.model.model import Model
-from moodfuse.model.predictions import Ask, Prediction, Refusal
+from moodfuse.model.predictions import LabelRequest, Prediction, Refusal
 
 if TYPE_CHECKING:
     from moodfuse.extract.decoding import DecodedClip
@@ -35,7 +35,7 @@ class TestedModel:
     refused : tuple of str
         Clips that were not scored, each with its reason.
     similar : tuple of Finding
-        Scored clips with the audio or frames of a training clip.
+        ScoredResult clips with the audio or frames of a training clip.
     """
 
     __test__ = False  # not a test class of pytest
@@ -156,7 +156,7 @@ def _predict(
         if mark_rules == MARK_RULES:
             marks[clips[number].id] = marks_of(decoded)
 
-    asks = [Ask(clip.path, clip.start_s, clip.end_s) for clip in clips]
+    asks = [LabelRequest(clip.path, clip.start_s, clip.end_s) for clip in clips]
     return list(model.label(asks, jobs=jobs, explain=False, look=keep_marks)), marks
 
 
@@ -164,14 +164,14 @@ def _similar_clips(
     scored: Sequence[_ScoredClip], marks: dict[str, ClipMarks], training: Sequence[TrainingClip]
 ) -> tuple[Finding, ...]:
     """Pairs of a test clip and a training clip with the same audio or frames."""
-    from moodfuse.extract.dataset.duplicates import Audited, fan_out_for, find_duplicates
+    from moodfuse.extract.dataset.duplicates import AuditedClip, fan_out_for, find_duplicates
     from moodfuse.extract.dataset.fingerprints import Marks, marks_of_peaks
 
     fan_out = fan_out_for(len(scored) + len(training))
 
-    def audited(name: str, clip: ClipMarks | TrainingClip) -> Audited:
+    def audited(name: str, clip: ClipMarks | TrainingClip) -> AuditedClip:
         peaks = marks_of_peaks(clip.peak_times, clip.peak_bins, fan_out=fan_out)
-        return Audited(name, name, "", peaks, Marks(clip.frame_hashes, clip.frame_times_s))
+        return AuditedClip(name, name, "", peaks, Marks(clip.frame_hashes, clip.frame_times_s))
 
     names = [item.clip.id for item in scored if item.clip.id in marks]
     tested = [audited(f"test {name}", marks[name]) for name in names]

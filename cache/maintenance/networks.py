@@ -16,7 +16,7 @@ import numpy as np
 from moodfuse.cache.blocks import Owner, clips_of
 from moodfuse.cache.digests import trained_digest16
 from moodfuse.cache.errors import CacheError, InputError
-from moodfuse.cache.folds import VIEWS, pair_holdouts, single_holdouts
+from moodfuse.cache.folds import MODALITIES, pair_holdouts, single_holdouts
 from moodfuse.cache.recipe import IMPORT, Recipe, frozen_counterpart
 from moodfuse.cache.records import Holdout, Plan
 from moodfuse.cache.storage.json_files import read_json
@@ -173,7 +173,7 @@ class _PlansInForce:
         self.names = HoldoutNames(cache)
         missing = {status.digest: status.missing for status in cache.clips}
         self.clips: dict[str | None, int] = {None: len(missing)}
-        for modality in VIEWS:
+        for modality in MODALITIES:
             self.clips[modality] = sum(value != modality for value in missing.values())
         size = sum(entry.bytes for entry in found if entry.kind == "features")
         self.counted = None
@@ -194,7 +194,7 @@ def _block(
     names = plans.names.of(recipe, trained, record) if plans and recipe else ()
     parts = [entry for entry in files if entry.kind == "features"]
     counted = plans.counted if plans else None
-    modality = recipe.view if recipe else None
+    modality = recipe.modality if recipe else None
     return BlockInfo(
         trained=trained,
         names=names,

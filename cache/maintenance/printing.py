@@ -268,7 +268,7 @@ def print_verification(root: Path, found: Verification) -> None:
             click.echo(f"{word}: {printable(place)}")
         if (more := len(found.others[kind]) - MAX_LINES) > 0:
             click.echo(f"{word}: and {more} more")
-    if found.stale_view:
+    if found.stale_clips_csv:
         click.echo(
             "note: clips.csv differs from the plan in force; nothing reads it, and extract rewrites it"
         )

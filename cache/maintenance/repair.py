@@ -76,7 +76,7 @@ def repair(root: Path, found: Verification) -> Repair:
         rewritten += _rewrite_records(root, lost, recipes)
         if (cache := _open(root)) is not None:
             rewritten += _rewrite_from_plans(cache, lost, recipes)
-            if found.stale_view:
+            if found.stale_clips_csv:
                 write_text(root / VIEW, cache.view_text(cache.statuses))
                 rewritten.append(VIEW)
     except CacheError as error:

@@ -67,7 +67,7 @@ class Verification:
     faults : tuple of Fault
     disagreements : tuple of str
         Sentences on clips that two intact parts of a folder hold with different values.
-    stale_view : bool
+    stale_clips_csv : bool
         Whether ``clips.csv`` differs from the plan in force: it was edited, or `extract` was stopped.
     others : mapping of str to tuple of str
         Places of what was not checked, by kind: ``bad`` (set aside earlier), ``temporary``, ``unknown``, ``output``.
@@ -77,7 +77,7 @@ class Verification:
     bytes: int
     faults: tuple[Fault, ...]
     disagreements: tuple[str, ...]
-    stale_view: bool
+    stale_clips_csv: bool
     others: Mapping[str, tuple[str, ...]]
 
 
@@ -239,12 +239,12 @@ def verify(root: Path, *, on_progress: Callable[[int, int], object] | None = Non
         together = np.concatenate(parts)
         if folder not in damaged_folders and len(np.unique(together)) < len(together):
             differing += disagreements(Owner(folder, *folder.parts[-3:]))
-    missing, stale_view = _check_in_force(root, faults)
+    missing, stale_clips_csv = _check_in_force(root, faults)
     others = {
         kind: tuple(entry.place for entry in found if entry.kind == kind)
         for kind in (BAD, TEMPORARY, UNKNOWN, "output")
     }
-    return Verification(len(to_check), total, (*faults, *missing), tuple(differing), stale_view, others)
+    return Verification(len(to_check), total, (*faults, *missing), tuple(differing), stale_clips_csv, others)
 
 
 def _marker_faults(root: Path) -> Iterator[Fault]:

@@ -161,7 +161,7 @@ def each_valid(
             yield file, value
 
 
-def sweep_temporaries(root: Path) -> None:
+def remove_temporaries(root: Path) -> None:
     """Remove temporaries older than `STALE_S`."""
     for path in temporaries(root):
         with suppress(OSError):  # its writer or another process was faster

@@ -17,7 +17,7 @@ import numpy as np
 from moodfuse.cache.blocks import CLASSES, PART_BYTES, open_features, part_files, read_rows
 from moodfuse.cache.console import first_few, short_repr
 from moodfuse.cache.errors import DamagedPartError, InputError
-from moodfuse.cache.folds import imported_roles, single_holdouts, units_of
+from moodfuse.cache.folds import clip_groups, imported_roles, single_holdouts
 from moodfuse.cache.manifest import MARKER
 from moodfuse.cache.planning import PlanChoice, plan_line
 from moodfuse.cache.recipe import Recipe, import_recipe, imported_as
@@ -98,7 +98,7 @@ def import_features(settings: ImportSettings, *, report: Callable[[str], None] =
     recipe = _choose_recipe(cache, settings.source, settings.holdout)
     roles = None
     if recipe.sees_labels:
-        roles = imported_roles(units_of(dataset.clips), dataset.plan, settings.holdout)
+        roles = imported_roles(clip_groups(dataset.clips), dataset.plan, settings.holdout)
     features = _in_class_order(features, dataset.classes, report)
     rows = _rows_of_clips(features, dataset, report)
     _refuse_label_columns(features, dataset, rows)

@@ -10,7 +10,7 @@ from moodfuse.cache.folds import join_groups
 from moodfuse.cache.labels import label_warnings
 from moodfuse.cache.planning import PlanChoice, next_plan
 from moodfuse.cache.records import Clip, ClipStatus
-from moodfuse.extract.dataset.duplicates import Audited, audit_lines, audit_of, audited, fan_out_for
+from moodfuse.extract.dataset.duplicates import AuditedClip, audit_lines, audit_of, audited, fan_out_for
 from moodfuse.extract.dataset.fingerprints import audio_marks, frame_marks
 from moodfuse.extract.dataset.ingest import hash_files, outcome_of, status_of
 from moodfuse.extract.dataset.scan import scan_data
@@ -54,7 +54,7 @@ def check(settings: CheckSettings) -> Check:
     files = hash_files(clips)
     groups = join_groups(clips, files)
     statuses: list[ClipStatus] = []
-    compared: list[Audited] = []
+    compared: list[AuditedClip] = []
     fan_out, tally = fan_out_for(len(clips)), Tally(settings.rules)
     for clip, result in zip(clips, _results(clips, settings), strict=True):
         status = _status(clip, files[clip.id], groups[clip.id], result)

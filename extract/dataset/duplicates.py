@@ -47,7 +47,7 @@ _NUMBERED = re.compile(r"^(?P<stem>.*[A-Za-z].*?)\s*\((?P<k>\d+)\)$")
 
 
 @dataclass(frozen=True)
-class Audited:
+class AuditedClip:
     """What is compared of a clip: id, group, file digest, and the fingerprints of its audio and frames."""
 
     id: str
@@ -57,7 +57,7 @@ class Audited:
     frames: Marks = NO_MARKS
 
 
-def find_duplicates(clips: Sequence[Audited]) -> tuple[Finding, ...]:
+def find_duplicates(clips: Sequence[AuditedClip]) -> tuple[Finding, ...]:
     """Pairs of clips that may be duplicates: those across groups first, then by kind, the most similar first."""
     files = list(_same_files(clips))
     same = {(finding.first, finding.second) for finding in files}
@@ -74,8 +74,8 @@ def find_duplicates(clips: Sequence[Audited]) -> tuple[Finding, ...]:
 
 def _finding(
     kind: str,
-    one: Audited,
-    other: Audited,
+    one: AuditedClip,
+    other: AuditedClip,
     score: float,
     first_s: float = 0.0,
     second_s: float = 0.0,
@@ -85,15 +85,15 @@ def _finding(
     return Finding(kind, one.id, other.id, score, first_s, second_s, length_s, grouped)
 
 
-def _similar(kind: str, clips: Sequence[Audited], match: Match) -> Finding:
+def _similar(kind: str, clips: Sequence[AuditedClip], match: Match) -> Finding:
     first_s, second_s, length_s = (round(s, 3) for s in (match.first_s, match.second_s, match.length_s))
     one, other = clips[match.first], clips[match.second]
     return _finding(kind, one, other, round(match.share, 6), first_s, second_s, length_s)
 
 
-def _same_files(clips: Sequence[Audited]) -> Iterator[Finding]:
+def _same_files(clips: Sequence[AuditedClip]) -> Iterator[Finding]:
     """Consecutive clips with equal content under different paths."""
-    same: dict[str, list[Audited]] = defaultdict(list)
+    same: dict[str, list[AuditedClip]] = defaultdict(list)
     for clip in clips:
         if clip.file_sha256:
             same[clip.file_sha256].append(clip)
@@ -103,14 +103,14 @@ def _same_files(clips: Sequence[Audited]) -> Iterator[Finding]:
                 yield _finding("file", one, other, 1.0)
 
 
-def _path_of(clip: Audited) -> str:
+def _path_of(clip: AuditedClip) -> str:
     return _WINDOW.sub("", clip.id)
 
 
-def _numbered_names(clips: Sequence[Audited]) -> Iterator[Finding]:
+def _numbered_names(clips: Sequence[AuditedClip]) -> Iterator[Finding]:
     """Consecutive parts such as ``song-1-of-3`` and ``song-2-of-3``, or ``video(4)`` and ``video(5)``."""
-    parts: dict[tuple[str, str, int], list[tuple[int, str, Audited]]] = defaultdict(list)
-    numbered: dict[tuple[str, str], list[tuple[int, str, Audited]]] = defaultdict(list)
+    parts: dict[tuple[str, str, int], list[tuple[int, str, AuditedClip]]] = defaultdict(list)
+    numbered: dict[tuple[str, str], list[tuple[int, str, AuditedClip]]] = defaultdict(list)
     for clip in clips:
         path = PurePath(_path_of(clip))
         if match := _K_OF_N.match(path.stem):
@@ -128,7 +128,7 @@ def _numbered_names(clips: Sequence[Audited]) -> Iterator[Finding]:
             yield from (_finding("name", one, other, 0.5) for one, other in pairs)
 
 
-def audit_of(clips: Sequence[Audited]) -> Audit:
+def audit_of(clips: Sequence[AuditedClip]) -> Audit:
     """The audit of clips."""
     return Audit(RULES, find_duplicates(clips))
 
@@ -158,9 +158,9 @@ def audit_cache(cache: FeatureCache) -> Audit | None:
     return audit
 
 
-def audited(status: ClipStatus, audio: Marks, frames: Marks) -> Audited:
+def audited(status: ClipStatus, audio: Marks, frames: Marks) -> AuditedClip:
     """What is compared of a clip."""
-    return Audited(status.clip.id, status.group, status.file_sha256, audio, frames)
+    return AuditedClip(status.clip.id, status.group, status.file_sha256, audio, frames)
 
 
 def audit_lines(audit: Audit) -> Iterator[str]:

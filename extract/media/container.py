@@ -192,7 +192,7 @@ def _reconciled_end_s(declared_s: float, packets_s: float, *, estimated: bool) -
     return packets_s if too_short or too_long else declared_s
 
 
-def probe(path: Path | str, *, one_view: bool = False) -> MediaFacts:
+def probe(path: Path | str, *, allow_missing: bool = False) -> MediaFacts:
     """Return what the headers of a media file declare, without decoding it.
 
     Where the declared duration is missing or may be wrong, the packets are counted (also without decoding).
@@ -200,7 +200,7 @@ def probe(path: Path | str, *, one_view: bool = False) -> MediaFacts:
     Parameters
     ----------
     path : Path or str
-    one_view : bool
+    allow_missing : bool
         Accept a file without an audio or without a video stream.
 
     Raises
@@ -208,12 +208,12 @@ def probe(path: Path | str, *, one_view: bool = False) -> MediaFacts:
     MediaError
         The file is missing, empty or not media, or has no video or no audio.
     """
-    with open_media(path, one_view=one_view) as media:
+    with open_media(path, allow_missing=allow_missing) as media:
         return media.facts()
 
 
 def open_media(
-    path: Path | str, *, threads: int = 1, one_view: bool = False, count: bool = False
+    path: Path | str, *, threads: int = 1, allow_missing: bool = False, count: bool = False
 ) -> MediaFile:
     """Open a regular file, with the allowed formats and codecs only.
 
@@ -222,7 +222,7 @@ def open_media(
     path : Path or str
     threads : int
         Decoder threads.
-    one_view : bool
+    allow_missing : bool
         Accept a file without an audio or without a video stream.
     count : bool
         Count the packets also where the declared lengths are usually right.
@@ -230,13 +230,13 @@ def open_media(
     Raises
     ------
     MediaError
-        The file is missing, empty or not media, or has no video or no audio; with `one_view`, neither.
+        The file is missing, empty or not media, or has no video or no audio; with `allow_missing`, neither.
     """
     path = Path(path)
     _check_regular(path)
     container = _open_container(path)
     try:
-        video, audio = _pick_streams(path, container, threads=threads, one_view=one_view)
+        video, audio = _pick_streams(path, container, threads=threads, allow_missing=allow_missing)
         name, status = container.format.name, path.stat()
         start_s = (container.start_time or 0) / av.time_base
         origin_s = 0.0 if -MAX_LEAD_IN_S <= start_s < MAX_CLOCK_OFFSET_S else start_s
@@ -316,16 +316,18 @@ def _starts_as_mp4(path: Path) -> bool:
         return file.read(8)[4:] == b"ftyp"
 
 
-def _pick_streams(path: Path, container: InputContainer, *, threads: int, one_view: bool) -> tuple[Any, Any]:
+def _pick_streams(
+    path: Path, container: InputContainer, *, threads: int, allow_missing: bool
+) -> tuple[Any, Any]:
     """Return the best video and audio stream that can be decoded, `None` where there is no stream of the kind."""
     cover = Disposition.attached_pic
     videos = [stream for stream in _by_preference(container, "video") if not cover & stream.disposition]
     audios = _by_preference(container, "audio")
     if not videos and not audios:
         raise MediaError("not_media", path, "it has neither a video nor an audio stream")
-    if not videos and not one_view:
+    if not videos and not allow_missing:
         raise MediaError("no_video", path, "the file has no video track")
-    if not audios and not one_view:
+    if not audios and not allow_missing:
         raise MediaError("no_audio", path, "the file has no audio track")
     return _first_decodable(path, videos, threads), _first_decodable(path, audios, threads)
 

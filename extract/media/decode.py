@@ -62,7 +62,7 @@ class DecodedClip:
         What the file's headers declare.
     missing : str
         ``"sound"`` where the clip has no audio (`waveform` is zeros), ``"picture"`` where it has no video (`frames`
-        is [0, 0, 0, 3]), or empty. Only `one_view` accepts a clip without one of them.
+        is [0, 0, 0, 3]), or empty. Only `allow_missing` accepts a clip without one of them.
     extents : tuple of Extent
         How much of its video and audio was decoded. Only `allow_partial` accepts less than 95 %.
     """
@@ -96,7 +96,7 @@ class DecodeRequest:
     start_s: float = 0.0
     end_s: float | None = None
     short_side_px: int | None = None
-    one_view: bool = False
+    allow_missing: bool = False
     allow_partial: bool = False
     threads: int = 1
 
@@ -117,7 +117,7 @@ def read_clip(
     end_s: float | None = None,
     short_side_px: int | None = None,
     threads: int = 1,
-    one_view: bool = False,
+    allow_missing: bool = False,
     allow_partial: bool = False,
 ) -> DecodedClip:
     """Decode the frames and the waveform of a window of a media file.
@@ -132,7 +132,7 @@ def read_clip(
         Scale frames down to this short side, keeping their shape (the long side is made even). Never scales up.
     threads : int
         Decoder threads; they do not change the result.
-    one_view : bool
+    allow_missing : bool
         Accept a clip without audio, or without video.
     allow_partial : bool
         Accept a window of which less than 95 % can be decoded; `partial` of the clip describes it.
@@ -142,7 +142,7 @@ def read_clip(
     MediaError
         The file or window is refused; `code` is the reason (see `REASONS`).
     """
-    request = DecodeRequest(Path(path), start_s, end_s, short_side_px, one_view, allow_partial, threads)
+    request = DecodeRequest(Path(path), start_s, end_s, short_side_px, allow_missing, allow_partial, threads)
     return decode_request(request)
 
 
@@ -175,7 +175,7 @@ def _decode(request: DecodeRequest, *, count: bool) -> DecodedClip:
     """Decode after a seek, or from the file's start where seeking lands too late."""
     for from_start in (False, True):
         with open_media(
-            request.path, threads=request.threads, one_view=request.one_view, count=count
+            request.path, threads=request.threads, allow_missing=request.allow_missing, count=count
         ) as media:
             window = settle_window(media, request.start_s, request.end_s)
             video = FrameDecoder(media, window, request.short_side_px) if media.video is not None else None
@@ -227,7 +227,7 @@ def assemble_clip(
         frames, times_s, extent = video.result(allow_partial=request.allow_partial)
         extents.append(extent)
     except MediaError as error:
-        if not (request.one_view and error.code == "no_video"):
+        if not (request.allow_missing and error.code == "no_video"):
             raise
         missing = "picture"
     try:
@@ -236,7 +236,7 @@ def assemble_clip(
         waveform, samples, extent = audio.result(allow_partial=request.allow_partial)
         extents.append(extent)
     except MediaError as error:
-        if missing or not (request.one_view and error.code == "no_audio"):
+        if missing or not (request.allow_missing and error.code == "no_audio"):
             raise
         missing = "sound"
     return DecodedClip(frames, times_s, waveform, samples, *window, media.facts(), missing, tuple(extents))

@@ -57,7 +57,7 @@ class ProbeRequest:
     """A file whose headers are read, and a window that must be inside it."""
 
     path: Path
-    one_view: bool = False
+    allow_missing: bool = False
     start_s: float = 0.0
     end_s: float | None = None
     window_s: float = 0.0
@@ -95,23 +95,23 @@ def decode_many(
     TypeError, AttributeError, ...
         A bug in a worker (see `PROGRAM_ERRORS`), with the worker's traceback.
     """
-    yield from work_apart(decode_request, requests, jobs=jobs, limits=limits or Limits())
+    yield from run_in_workers(decode_request, requests, jobs=jobs, limits=limits or Limits())
 
 
 def probe_many(
     requests: Iterable[ProbeRequest], *, jobs: int, limits: Limits | None = None
 ) -> Iterator[tuple[ProbeRequest, MediaFacts | MediaError]]:
     """Read the headers of files in worker processes, as `decode_many` decodes clips."""
-    yield from work_apart(_probe, requests, jobs=jobs, limits=limits or Limits())
+    yield from run_in_workers(_probe, requests, jobs=jobs, limits=limits or Limits())
 
 
 def _probe(request: ProbeRequest) -> MediaFacts:
-    with open_media(request.path, one_view=request.one_view) as media:
+    with open_media(request.path, allow_missing=request.allow_missing) as media:
         settle_window(media, request.start_s, request.end_s)
         return media.facts()
 
 
-def work_apart(
+def run_in_workers(
     work: Callable[[AnyRequest], Result], requests: Iterable[AnyRequest], *, jobs: int, limits: Limits
 ) -> Iterator[tuple[AnyRequest, Result | MediaError]]:
     """Call a function on requests in worker processes, as `decode_many` does; it must be importable by name."""
@@ -267,7 +267,7 @@ def _start_worker(new_worker: Callable[[], _Worker]) -> _Worker:
     raise WorkersError(NOT_STARTED)
 
 
-def read_windows_apart(
+def read_windows_in_worker(
     request: WindowRequest, *, limits: Limits | None = None
 ) -> Iterator[tuple[Window, DecodedClip | MediaError]]:
     """Yield what `moodfuse.extract.media.windows.read_windows` does, from a worker process.

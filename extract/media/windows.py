@@ -63,7 +63,7 @@ class WindowRequest:
         A regular file.
     hop_s : float
         From one window's start to the next, seconds; see `window_starts`.
-    short_side_px, threads, one_view, allow_partial
+    short_side_px, threads, allow_missing, allow_partial
         As in `moodfuse.extract.media.decode.read_clip`.
 
     Raises
@@ -76,7 +76,7 @@ class WindowRequest:
     hop_s: float
     short_side_px: int | None = None
     threads: int = 1
-    one_view: bool = False
+    allow_missing: bool = False
     allow_partial: bool = False
 
     def __post_init__(self) -> None:
@@ -89,7 +89,7 @@ class WindowRequest:
             window.start_s,
             window.end_s,
             self.short_side_px,
-            self.one_view,
+            self.allow_missing,
             self.allow_partial,
             self.threads,
         )
@@ -137,7 +137,7 @@ def plan_windows(request: WindowRequest) -> list[Window]:
     MediaError
         The file cannot be opened, or declares a length of more than 100 000 windows.
     """
-    with ffmpeg_errors(request.path), open_media(request.path, one_view=request.one_view) as media:
+    with ffmpeg_errors(request.path), open_media(request.path, allow_missing=request.allow_missing) as media:
         duration_s = max(0.0, media.duration_s)
     try:
         starts_s = window_starts(duration_s, hop_s=request.hop_s).tolist()
@@ -174,7 +174,7 @@ def read_windows(
     if not windows:
         return
     with ffmpeg_errors(request.path):
-        media = open_media(request.path, threads=request.threads, one_view=request.one_view)
+        media = open_media(request.path, threads=request.threads, allow_missing=request.allow_missing)
     with media, closing(SinglePassReader(media, request, windows).results()) as clips:
         yield from zip(windows, clips, strict=True)
 
@@ -324,7 +324,7 @@ class SinglePassReader(StreamDecoder):
         As there, the file is decoded from its start where seeking lands too late for the first frame or audio.
         """
         for from_s in (preroll_s(request.start_s), 0.0):
-            with open_media(request.path, one_view=request.one_view) as media:
+            with open_media(request.path, allow_missing=request.allow_missing) as media:
                 window = settle_window(media, request.start_s, request.end_s)
                 first = _FirstFrameDecoder(media, window)
                 audio = WaveformDecoder(media, window) if media.audio is not None else None

@@ -92,7 +92,11 @@ def processes_for(work: Work, cores: int) -> int:
 
     Only audio networks are small enough to run side by side; on a GPU one process is fastest.
     """
-    if work.recipe.view != "sound" or work.recipe.device != "cpu" or multiprocessing.current_process().daemon:
+    if (
+        work.recipe.modality != "sound"
+        or work.recipe.device != "cpu"
+        or multiprocessing.current_process().daemon
+    ):
         return 1
     return max(1, min(cores // work.recipe.threads, work.to_tune // FEWEST_NETWORKS))
 

@@ -119,7 +119,7 @@ class ModelCard:
     @cached_property
     def modalities(self) -> frozenset[str | None]:
         """The modalities that the sources read, as recipes name them."""
-        return frozenset(source.recipe.view for source in self.sources)
+        return frozenset(source.recipe.modality for source in self.sources)
 
     def to_json(self) -> str:
         """Return the card as canonical JSON that contains its own digest."""

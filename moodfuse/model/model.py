@@ -23,18 +23,18 @@ from moodfuse.extract.decoding import (
     WindowRequest,
     decode_many,
     media_of,
-    read_windows_apart,
+    read_windows_in_worker,
 )
-from moodfuse.fuse.inference import Fusion, NetworkSays
+from moodfuse.fuse.inference import Fusion, NetworkOutput
 from moodfuse.model.card import ModelCard, ModelError
 from moodfuse.model.folder import check_files, read_card, read_fusion
 from moodfuse.model.predictions import (
     MODALITY_NAMES,
-    Ask,
     Floats,
+    LabelRequest,
     Prediction,
     Refusal,
-    SourceSays,
+    SourceContribution,
     Timeline,
     refusal_of,
 )
@@ -144,19 +144,19 @@ class Model:
         return np.array(rows, dtype=np.float64).reshape(-1, len(self.classes))
 
     def _predictions(self, paths: Iterable[str | PathLike[str]], jobs: int) -> Iterator[Prediction]:
-        for result in self.label((Ask(fspath(path)) for path in paths), jobs=jobs, explain=False):
+        for result in self.label((LabelRequest(fspath(path)) for path in paths), jobs=jobs, explain=False):
             yield _prediction(result)
 
     def label_file(
         self, path: str | PathLike[str], *, start_s: float = 0.0, end_s: float | None = None
     ) -> Prediction:
         """Label one window of a file, or raise MediaError."""
-        (result,) = self.label([Ask(fspath(path), start_s, end_s)])
+        (result,) = self.label([LabelRequest(fspath(path), start_s, end_s)])
         return _prediction(result)
 
     def label(
         self,
-        requests: Iterable[Ask],
+        requests: Iterable[LabelRequest],
         *,
         jobs: int = 1,
         explain: bool = True,
@@ -167,7 +167,7 @@ class Model:
 
         Parameters
         ----------
-        requests : iterable of Ask
+        requests : iterable of LabelRequest
             Consumed lazily.
         jobs : int
             Decoding processes; they do not change the results.
@@ -179,7 +179,7 @@ class Model:
             Limits for each file, and which files are accepted.
         """
         rules = rules or ReadingRules(self.limits or Limits())
-        queue: list[Ask] = []
+        queue: list[LabelRequest] = []
 
         def decode_requests() -> Iterator[DecodeRequest]:
             for request in requests:
@@ -189,7 +189,7 @@ class Model:
                     request.start_s,
                     request.end_s,
                     SHORT_SIDE_PX,
-                    one_view=self._takes_one_modality,
+                    allow_missing=self._takes_one_modality,
                     allow_partial=rules.allow_partial,
                 )
 
@@ -210,13 +210,13 @@ class Model:
         """Label a clip that was decoded with a short side of `extract.media.renditions.SHORT_SIDE_PX`."""
         missing = clip.missing if clip.missing in self.card.modalities else ""
         outputs = self._network_outputs(media_of(clip), missing)
-        fusion, sources = self.fusion, list[SourceSays]()
+        fusion, sources = self.fusion, list[SourceContribution]()
         columns = [
             None if output is None else fusion.values(number, output) for number, output in enumerate(outputs)
         ]
         for number, output in enumerate(outputs if explain else []):
             name, own = fusion.sources[number].source, None if output is None else fusion.own(number, output)
-            sources.append(SourceSays(name, own, fusion.without(number, columns)))
+            sources.append(SourceContribution(name, own, fusion.without(number, columns)))
         return Prediction(
             file,
             self.classes,
@@ -229,16 +229,16 @@ class Model:
             clip.facts.duration_s,
         )
 
-    def _network_outputs(self, media: Media, missing: str) -> list[list[NetworkSays] | None]:
+    def _network_outputs(self, media: Media, missing: str) -> list[list[NetworkOutput] | None]:
         """Outputs of each source's networks; `None` for a source that reads the missing modality."""
-        outputs: list[list[NetworkSays] | None] = []
+        outputs: list[list[NetworkOutput] | None] = []
         with _NETWORK_LOCK:
             for source in self._sources:
-                if source.recipe.view == missing:
+                if source.recipe.modality == missing:
                     outputs.append(None)
                     continue
                 rows = source.embed(media)
-                outputs.append([NetworkSays(row["embedding"], row.get("logits")) for row in rows])
+                outputs.append([NetworkOutput(row["embedding"], row.get("logits")) for row in rows])
         return outputs
 
     @property
@@ -264,8 +264,8 @@ class Model:
         windows: list[tuple[float, float]] = []
         rows: list[Floats] = []
         refusals: list[tuple[int, Refusal]] = []
-        wish = WindowRequest(Path(path), hop_s, SHORT_SIDE_PX, one_view=self._takes_one_modality)
-        for window, result in read_windows_apart(wish, limits=limits or self.limits):
+        wish = WindowRequest(Path(path), hop_s, SHORT_SIDE_PX, allow_missing=self._takes_one_modality)
+        for window, result in read_windows_in_worker(wish, limits=limits or self.limits):
             windows.append((window.start_s, window.end_s))
             checked = self._checked(file, result)
             if isinstance(checked, MediaError):

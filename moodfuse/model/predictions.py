@@ -18,7 +18,7 @@ DEFAULT_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
-class Ask:
+class LabelRequest:
     """A window of a file to label. Without `end_s` it is 30 s long, or ends with the file."""
 
     file: str
@@ -27,7 +27,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class SourceSays:
+class SourceContribution:
     """The contribution of one source to a prediction.
 
     `own` is the softmax of its logits [C], not calibrated, or `None` if the file does not have its modality;
@@ -65,7 +65,7 @@ class Prediction:
     start_s: float
     end_s: float
     missing: str = ""
-    sources: tuple[SourceSays, ...] = ()
+    sources: tuple[SourceContribution, ...] = ()
     partial: str = ""
     duration_s: float = 0.0
 

@@ -19,7 +19,7 @@ from moodfuse.extract.dataset.scan import (
 from moodfuse.extract.decoding import MediaError
 from moodfuse.extract.failures import Tally, counted
 from moodfuse.model.model import Model
-from moodfuse.model.predictions import Ask, Prediction, Refusal, Timeline, refusal_of
+from moodfuse.model.predictions import LabelRequest, Prediction, Refusal, Timeline, refusal_of
 from moodfuse.predict import PredictSettings
 from moodfuse.predict.outputs import (
     Output,
@@ -82,7 +82,7 @@ def label_all(folder: Path, settings: PredictSettings, *, stream: TextIO, echo: 
     return REFUSED if refused or reasons else 0
 
 
-def _check_requests(requests: Sequence[Ask], settings: PredictSettings) -> None:
+def _check_requests(requests: Sequence[LabelRequest], settings: PredictSettings) -> None:
     if settings.draws and len(requests) != 1:
         raise InputError(f"--html and --plot show one video; {len(requests)} files were given")
     if settings.timeline and (
@@ -94,7 +94,7 @@ def _check_requests(requests: Sequence[Ask], settings: PredictSettings) -> None:
         )
 
 
-def _open(model: Model, settings: PredictSettings, requests: list[Ask], stream: TextIO) -> Output:
+def _open(model: Model, settings: PredictSettings, requests: list[LabelRequest], stream: TextIO) -> Output:
     columns = csv_columns(model.classes, [source.source for source in model.fusion.sources])
     if settings.output is not None:
         requested = frozenset(map(key_of, requests))
@@ -109,14 +109,14 @@ def _open(model: Model, settings: PredictSettings, requests: list[Ask], stream: 
     return Output(stream, partial(table_line, width=width, why=settings.why))
 
 
-def _labels(model: Model, requests: list[Ask], settings: PredictSettings) -> Iterator[Row]:
+def _labels(model: Model, requests: list[LabelRequest], settings: PredictSettings) -> Iterator[Row]:
     tally, jobs = Tally(settings.rules), max(1, min(settings.jobs, len(requests)))
     for request, result in zip(requests, model.label(requests, jobs=jobs, rules=settings.rules), strict=True):
         yield row_of(result, request, model=model.card.digest[:16], threshold=settings.threshold)
         tally.count(request.file, result.code if isinstance(result, Refusal) else "")
 
 
-def _timelines(model: Model, requests: list[Ask], settings: PredictSettings) -> Iterator[Row]:
+def _timelines(model: Model, requests: list[LabelRequest], settings: PredictSettings) -> Iterator[Row]:
     """Yield a row per window, or one row for a file that cannot be opened."""
     tally, digest = Tally(settings.rules), model.card.digest[:16]
     for request in requests:
@@ -140,7 +140,7 @@ def timeline_rows(timeline: Timeline, *, model: str, threshold: float) -> Iterat
         result: Prediction | Refusal = refused.get(number) or Prediction(
             timeline.file, timeline.classes, timeline.probabilities[number], start_s, end_s, timeline.missing
         )
-        row = row_of(result, Ask(timeline.file, start_s, end_s), model=model, threshold=threshold)
+        row = row_of(result, LabelRequest(timeline.file, start_s, end_s), model=model, threshold=threshold)
         yield row | {"start_s": start_s, "end_s": end_s, "windows": len(timeline.starts_s)}
 
 
@@ -167,14 +167,14 @@ def _draw(model: Model, timeline: Timeline, settings: PredictSettings) -> None:
 # Inputs
 
 
-def expand(inputs: Sequence[str], *, echo: Echo = log.info) -> list[Ask]:
+def expand(inputs: Sequence[str], *, echo: Echo = log.info) -> list[LabelRequest]:
     """Return every file to label, in the order of the inputs.
 
     Inputs are files; folders, for their media files at any depth; ``.txt`` lists with one path per line; and
     ``.csv`` or ``.tsv`` tables with a column ``path`` and optionally ``start_s`` and ``end_s``. Paths in a
     list are relative to its folder. `echo` receives warnings, and what is ignored in folders.
     """
-    requests: list[Ask] = []
+    requests: list[LabelRequest] = []
     for name in inputs:
         path = Path(name)
         if path.is_dir():
@@ -185,13 +185,13 @@ def expand(inputs: Sequence[str], *, echo: Echo = log.info) -> list[Ask]:
                 raise InputError(f"{path}: the list is empty; expected a path in each line")
             requests += listed
         else:
-            requests.append(Ask(name))
+            requests.append(LabelRequest(name))
     for line in long_window_lines((request.start_s, request.end_s) for request in requests):
         echo(line)
     return requests
 
 
-def _folder(folder: Path, echo: Echo) -> list[Ask]:
+def _folder(folder: Path, echo: Echo) -> list[LabelRequest]:
     files = find_media(folder)
     ignored = ignored_lines(folder, files.ignored)
     if not files.media:
@@ -201,10 +201,10 @@ def _folder(folder: Path, echo: Echo) -> list[Ask]:
         )
     for line in ignored:
         echo(line)
-    return [Ask(str(file)) for file in files.media]
+    return [LabelRequest(str(file)) for file in files.media]
 
 
-def _lines(path: Path) -> Iterator[Ask]:
+def _lines(path: Path) -> Iterator[LabelRequest]:
     if not path.is_file():
         raise InputError(f"{path}: the list cannot be read; expected a regular file")
     data = path.read_bytes()
@@ -212,14 +212,14 @@ def _lines(path: Path) -> Iterator[Ask]:
     text = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
     for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), start=1):
         if line.strip():
-            yield Ask(str(path.parent / listed_path(path, line, f"{path}, line {number}")))
+            yield LabelRequest(str(path.parent / listed_path(path, line, f"{path}, line {number}")))
 
 
-def _table(path: Path) -> Iterator[Ask]:
+def _table(path: Path) -> Iterator[LabelRequest]:
     rows = csv_rows(path)
     _, names = next(rows)
     check_columns(path, names, ["path"])
     for line, cells in rows:
         where, row = f"{path}, line {line}", dict(zip(names, cells, strict=True))
         start_s, end_s = (number_in_row(where, name, row.get(name, "")) for name in ("start_s", "end_s"))
-        yield Ask(str(path.parent / listed_path(path, row["path"], where)), start_s or 0.0, end_s)
+        yield LabelRequest(str(path.parent / listed_path(path, row["path"], where)), start_s or 0.0, end_s)

@@ -9,14 +9,14 @@ from typing import IO, Any, TextIO
 
 from moodfuse.cache.console import printable
 from moodfuse.cache.errors import OutputError
-from moodfuse.model.predictions import MODALITY_NAMES, Ask, Prediction, Refusal, SourceSays
+from moodfuse.model.predictions import MODALITY_NAMES, LabelRequest, Prediction, Refusal, SourceContribution
 
 Row = dict[str, Any]
 Key = tuple[str, float, float | None]
 """File and window."""
 
 
-def row_of(result: Prediction | Refusal, request: Ask, *, model: str, threshold: float) -> Row:
+def row_of(result: Prediction | Refusal, request: LabelRequest, *, model: str, threshold: float) -> Row:
     """Return a prediction or a refusal as JSON types; `docs/predict.md` describes the keys."""
     row: Row = {"file": request.file} | (
         {"start_s": request.start_s, "end_s": request.end_s} if is_window(request) else {}
@@ -34,7 +34,7 @@ def row_of(result: Prediction | Refusal, request: Ask, *, model: str, threshold:
     return row | {"sources": sources, "model": model}
 
 
-def _source(item: SourceSays, result: Prediction) -> Row:
+def _source(item: SourceContribution, result: Prediction) -> Row:
     index = result.classes.index(result.label)
     return {
         "own": None if item.own is None else _by_label(result.classes, item.own),
@@ -47,14 +47,14 @@ def _by_label(classes: Sequence[str], probabilities: Iterable[float]) -> dict[st
     return dict(zip(classes, map(float, probabilities), strict=True))
 
 
-def is_window(request: Ask) -> bool:
+def is_window(request: LabelRequest) -> bool:
     """Whether a window is requested that is not the first 30 s."""
     return bool(request.start_s) or request.end_s is not None
 
 
-def key_of(row: Mapping[str, Any] | Ask) -> Key:
+def key_of(row: Mapping[str, Any] | LabelRequest) -> Key:
     """Return the file and window of a row or of a request."""
-    if isinstance(row, Ask):
+    if isinstance(row, LabelRequest):
         return as_text(row.file), row.start_s, row.end_s
     return as_text(row["file"]), row.get("start_s") or 0.0, row.get("end_s")
 

@@ -9,7 +9,7 @@ import numpy as np
 from starlette.responses import JSONResponse
 
 from moodfuse.cache.errors import MoodfuseError
-from moodfuse.model.predictions import DEFAULT_THRESHOLD, Floats, Prediction, SourceSays, Timeline
+from moodfuse.model.predictions import DEFAULT_THRESHOLD, Floats, Prediction, SourceContribution, Timeline
 
 MIB = 2**20
 DEFAULT_HOP_S = 5.0
@@ -201,7 +201,7 @@ def timeline_json(timeline: Timeline, *, hop_s: float) -> dict[str, Any]:
     }
 
 
-def _source_json(classes: tuple[str, ...], source: SourceSays) -> dict[str, Any]:
+def _source_json(classes: tuple[str, ...], source: SourceContribution) -> dict[str, Any]:
     own = None if source.own is None else _by_label(classes, source.own)
     return {"own": own, "without": _by_label(classes, source.without)}
 

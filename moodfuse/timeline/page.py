@@ -20,7 +20,7 @@ from PIL import Image
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.files import write_text
 from moodfuse.evaluate.markup import base_style, page_environment, script_digest
-from moodfuse.extract.decoding import Limits, MediaError, ProbeRequest, open_media, read_clip, work_apart
+from moodfuse.extract.decoding import Limits, MediaError, ProbeRequest, open_media, read_clip, run_in_workers
 from moodfuse.model.predictions import Timeline
 from moodfuse.timeline.geometry import palette_style
 from moodfuse.timeline.views import Poster, TimelinePage, page_of
@@ -128,7 +128,7 @@ def poster_of(path: Path) -> bytes | None:
     bytes or None
         With a short side of at most 270 pixels; `None` if no frame can be read.
     """
-    for _, found in work_apart(_best_frame, [ProbeRequest(path)], jobs=1, limits=Limits()):
+    for _, found in run_in_workers(_best_frame, [ProbeRequest(path)], jobs=1, limits=Limits()):
         if isinstance(found, np.ndarray):
             return _jpeg(found)
     return None
@@ -151,11 +151,13 @@ def _best_frame(request: ProbeRequest) -> np.ndarray | None:
 
 def _frame_at(path: Path, position: float) -> np.ndarray | None:
     try:
-        opened = open_media(path, one_view=True)
+        opened = open_media(path, allow_missing=True)
         opened.close()
         start_s = position * opened.duration_s
         end_s = min(start_s + WINDOW_S, opened.duration_s)
-        decoded = read_clip(path, start_s=start_s, end_s=end_s, short_side_px=SHORT_SIDE_PX, one_view=True)
+        decoded = read_clip(
+            path, start_s=start_s, end_s=end_s, short_side_px=SHORT_SIDE_PX, allow_missing=True
+        )
     except MediaError:
         return None
     return decoded.frames[0] if len(decoded.frames) else None

@@ -13,7 +13,7 @@ from moodfuse.cache.audits import Audit, ClipMarks, Finding, MarkStore, write_au
 from moodfuse.cache.clip_table import table_name
 from moodfuse.cache.digests import canonical_json, clip_digest, digest, trained_digest16
 from moodfuse.cache.fits import KeptFit, KeptFits
-from moodfuse.cache.folds import deal, units_of
+from moodfuse.cache.folds import assign_folds, clip_groups
 from moodfuse.cache.media import Media, MediaStore, Rendition
 from moodfuse.cache.recipe import Recipe, Tuning, frozen_counterpart
 from moodfuse.cache.records import Clip, ClipStatus, HoldoutLike, Outcome, Plan
@@ -36,7 +36,7 @@ def make_statuses(labels: Sequence[str], groups: Sequence[str] | None = None) ->
 
 def make_plan(statuses: Sequence[ClipStatus], *, folds: int = 3, seed: int = 0) -> Plan:
     """A dealt plan over all statuses."""
-    assignment = deal(units_of(statuses), folds=folds, seed=seed, placed={})
+    assignment = assign_folds(clip_groups(statuses), folds=folds, seed=seed, placed={})
     return Plan(folds, seed, "test", assignment, (table_name(statuses),))
 
 
@@ -113,7 +113,7 @@ def tuned_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole cache with the networks of a pair, of all clips, of a second plan, and the frozen one under heads."""
     cache = make_whole(tmp_path_factory.mktemp("tuned") / "work")
     statuses = list(cache.statuses)
-    again = deal(units_of(statuses), folds=3, seed=1, placed={})
+    again = assign_folds(clip_groups(statuses), folds=3, seed=1, placed={})
     cache.write_plan(Plan(3, 1, "test", again, cache.plan.records, repeat=1), statuses)
     fill_blocks(cache, frozen_counterpart(NET), ["*"])
     fill_blocks(cache, NET, [{0, 1}, ()])

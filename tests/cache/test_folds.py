@@ -11,13 +11,13 @@ from moodfuse.cache.digests import clip_digest, digest, digest16, trained_digest
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.folds import (
     Unit,
+    assign_folds,
     check_fold_numbers,
-    deal,
+    clip_groups,
     declared_folds,
     inner_folds,
     join_groups,
     tuning_roles,
-    units_of,
     validate,
 )
 from moodfuse.cache.planning import PlanChoice, next_plan
@@ -49,8 +49,8 @@ mixed_strategy = st.lists(st.text("abcd", min_size=1, max_size=6), min_size=1, m
 def test_groups_of_several_labels_span_no_folds(units: list[Unit], folds: int, seed: int) -> None:
     """In plans, inner folds and roles each group is whole, each clip has its own label, and no class is lost."""
     tuning = Tuning("adam", 1e-3, 3)
-    plan = deal(units, folds=folds, seed=seed, placed={})
-    assert deal(units[::-1], folds=folds, seed=seed, placed={}) == plan
+    plan = assign_folds(units, folds=folds, seed=seed, placed={})
+    assert assign_folds(units[::-1], folds=folds, seed=seed, placed={}) == plan
     inner, roles = inner_folds(units, most=5, seed=seed), tuning_roles(units, tuning, seed=seed)
     of_clip = {item: (label, role) for item, label, role in roles}
     for one in units:
@@ -68,17 +68,17 @@ def test_groups_of_several_labels_span_no_folds(units: list[Unit], folds: int, s
 @given(mixed_strategy, st.integers(2, 5))
 def test_added_groups_of_several_labels_move_nobody(units: list[Unit], folds: int) -> None:
     """Clips that have a fold keep it, whatever labels come after."""
-    before = deal(units[::2], folds=folds, seed=0, placed={})
-    after = deal(units, folds=folds, seed=0, placed=before)
+    before = assign_folds(units[::2], folds=folds, seed=0, placed={})
+    after = assign_folds(units, folds=folds, seed=0, placed=before)
     assert {item: after[item] for item in before} == before
 
 
 def test_groups_of_one_label_are_dealt_as_ever() -> None:
     """Plans and roles of groups with one label have the digests that they had before groups could hold several."""
     units = [unit(number, "abc"[number % 3], 1 + number % 4) for number in range(40)]
-    plan = deal(units, folds=5, seed=1, placed={})
+    plan = assign_folds(units, folds=5, seed=1, placed={})
     added = [unit(100 + number, "abcd"[number % 4], 1 + number % 2) for number in range(20)]
-    later = deal([*units, *added], folds=5, seed=1, placed=plan)
+    later = assign_folds([*units, *added], folds=5, seed=1, placed=plan)
     roles = tuning_roles(units, Tuning("adam", 1e-3, 3), seed=2)
     assert digest16(sorted(plan.items())) == "a94483f55b22a102"
     assert digest16(sorted(later.items())) == "508baa08cd133b87"
@@ -90,7 +90,7 @@ def test_a_rare_label_decides_where_a_mixed_group_goes() -> None:
     units = [mixed_unit(number, "aaaab") for number in range(3)] + [
         unit(10 + number, "a") for number in range(9)
     ]
-    assignment = deal(units, folds=3, seed=0, placed={})
+    assignment = assign_folds(units, folds=3, seed=0, placed={})
     assert {assignment[one.key] for one in units[:3]} == {0, 1, 2}
     validate(units, assignment, 3)
 
@@ -99,7 +99,7 @@ def test_a_rare_label_decides_where_a_mixed_group_goes() -> None:
 @given(units_strategy, st.integers(2, 6), st.integers(0, 3))
 def test_no_group_spans_folds_and_labels_are_level(units: list[Unit], folds: int, seed: int) -> None:
     """Every group lies in one fold, and groups of one clip are dealt evenly label by label."""
-    assignment = deal(units, folds=folds, seed=seed, placed={})
+    assignment = assign_folds(units, folds=folds, seed=seed, placed={})
     for one in units:
         assert len({assignment[item] for item in one.digests}) == 1
     singles = [one for one in units if len(one.digests) == 1]
@@ -114,14 +114,14 @@ def test_a_new_group_goes_where_its_label_is_scarcest() -> None:
     old = [unit(0, "a"), unit(1, "a"), unit(2, "b")]
     placed = {old[0].key: 0, old[1].key: 1, old[2].key: 0}
     new = unit(3, "b")
-    assert deal([*old, new], folds=2, seed=0, placed=placed)[new.key] == 1
+    assert assign_folds([*old, new], folds=2, seed=0, placed=placed)[new.key] == 1
 
 
 def test_a_merged_group_moves_to_the_fold_that_holds_most() -> None:
     """Merging groups that lay in two folds leaves one fold."""
     merged = unit(0, "a", 3)
     placed = dict(zip(merged.digests, (1, 1, 0), strict=True))
-    assert set(deal([merged], folds=2, seed=0, placed=placed).values()) == {1}
+    assert set(assign_folds([merged], folds=2, seed=0, placed=placed).values()) == {1}
 
 
 def test_groups_join_by_name_and_by_equal_files() -> None:
@@ -154,13 +154,13 @@ def window(start_s: float, end_s: float | None, label: str) -> ClipStatus:
 
 def test_windows_of_a_film_may_differ_where_they_do_not_overlap() -> None:
     """One after the other is fine; the same seconds under two labels are refused, also where an end is not said."""
-    assert len(units_of([window(0, 20, "a"), window(20, None, "b"), window(60, 70, "c")])[0].labels) == 3
-    units_of([window(0, 100, "a"), window(30, 40, "b")])  # a clip ends after 30 s
+    assert len(clip_groups([window(0, 20, "a"), window(20, None, "b"), window(60, 70, "c")])[0].labels) == 3
+    clip_groups([window(0, 100, "a"), window(30, 40, "b")])  # a clip ends after 30 s
     for other in (window(29, None, "b"), window(10, 11, "b")):
         with pytest.raises(
             InputError, match=r"film@0 is labelled 'a' and film@\d+ 'b', .* windows of one file"
         ):
-            units_of([window(0, None, "a"), other])
+            clip_groups([window(0, None, "a"), other])
 
 
 def test_the_same_file_under_two_labels_is_refused_as_such() -> None:
@@ -170,7 +170,7 @@ def test_the_same_file_under_two_labels_is_refused_as_such() -> None:
     with pytest.raises(
         InputError, match="0 is labelled 'a' and 1 'b', .* same file twice; .* drop one of them$"
     ):
-        units_of([first, other])
+        clip_groups([first, other])
 
 
 def test_declared_folds_are_taken_and_checked() -> None:
@@ -195,7 +195,7 @@ def test_declared_folds_are_taken_and_checked() -> None:
 def test_plans_that_cannot_be_tested_are_refused(labels: str, folds: int, message: str) -> None:
     """One label, or a label with fewer groups than folds, is refused with the remedy."""
     units = [unit(number, label) for number, label in enumerate(labels)]
-    assignment = deal(units, folds=folds, seed=0, placed={})
+    assignment = assign_folds(units, folds=folds, seed=0, placed={})
     with pytest.raises(InputError, match=message):
         validate(units, assignment, folds)
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from moodfuse.cache.clip_table import table_name
 from moodfuse.cache.console import printable
 from moodfuse.cache.errors import DamagedPartError
-from moodfuse.cache.folds import deal, units_of
+from moodfuse.cache.folds import assign_folds, clip_groups
 from moodfuse.cache.maintenance.inventory import read_inventory
 from moodfuse.cache.maintenance.printing import as_record
 from moodfuse.cache.recipe import Recipe
@@ -46,7 +46,7 @@ def test_clips_are_counted_by_what_became_of_them(small_cache: MakeCache) -> Non
     statuses[0] = replace(statuses[0], ok=False, reason="no_audio")
     statuses[1] = replace(statuses[1], clip=replace(statuses[1].clip, split="test"))
     statuses[4] = replace(statuses[4], group=statuses[2].group)
-    assignment = deal(units_of(statuses[2:]), folds=3, seed=0, placed={})
+    assignment = assign_folds(clip_groups(statuses[2:]), folds=3, seed=0, placed={})
     cache.write_plan(Plan(3, 0, "test", assignment, (table_name(statuses),)), statuses)
     inventory = read_inventory(FeatureCache(cache.path))
     assert inventory.clips == {"listed": 18, "ok": 17, "refused": 1, "test": 1}

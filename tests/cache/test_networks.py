@@ -8,7 +8,7 @@ import pytest
 
 from moodfuse.cache.clip_table import table_name
 from moodfuse.cache.digests import digest
-from moodfuse.cache.folds import deal, units_of
+from moodfuse.cache.folds import assign_folds, clip_groups
 from moodfuse.cache.maintenance.inventory import Inventory, read_inventory
 from moodfuse.cache.maintenance.networks import IN_FORCE, REPLACED, SERVES, UNFINISHED, RecipeInfo
 from moodfuse.cache.maintenance.printing import coverage, summary_lines
@@ -150,7 +150,7 @@ def test_rows_of_clips_that_left_do_not_count_where_parts_are_small(
     cache.select([FROZEN])
     statuses = [replace(status, digest=digest(status.clip.id)) for status in cache.statuses[:16]]
     statuses.append(cache.statuses[17])
-    assignment = deal(units_of(statuses), folds=3, seed=0, placed={})
+    assignment = assign_folds(clip_groups(statuses), folds=3, seed=0, placed={})
     cache.write_plan(Plan(3, 0, "test", assignment, (table_name(statuses),)), statuses)
     (block,) = of(read(cache), FROZEN).blocks
     assert (block.rows, block.clips, block.complete) == (1, 17, False)

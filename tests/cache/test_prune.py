@@ -15,7 +15,7 @@ from faults.looking import state
 from moodfuse.cache.cli import cache_group
 from moodfuse.cache.clip_table import table_name
 from moodfuse.cache.errors import DamagedPartError, MissingBlockError, UnknownNameError
-from moodfuse.cache.folds import deal, units_of
+from moodfuse.cache.folds import assign_folds, clip_groups
 from moodfuse.cache.maintenance.inventory import read_inventory
 from moodfuse.cache.maintenance.prune import PRUNED_PREFIX, PruneOptions, Pruning, choose_removals, remove
 from moodfuse.cache.maintenance.repair import repair
@@ -89,7 +89,7 @@ def stale_template(tuned_template: Path, fill: Fill, tmp_path_factory: pytest.Te
         statuses[row] = replace(statuses[row], clip=replace(statuses[row].clip, label=label))
         records = (table_name(statuses),)
         cache.write_plan(replace(cache.plan, records=records), statuses)
-        again = deal(units_of(statuses), folds=3, seed=1, placed={})
+        again = assign_folds(clip_groups(statuses), folds=3, seed=1, placed={})
         cache.write_plan(Plan(3, 1, "test", again, records, repeat=1), statuses)
     fill(cache, NET, [0, {1, 2}])
     fill(cache, NET, [1], cache.repeat_plans[0])
@@ -256,7 +256,7 @@ def test_without_a_plan_no_network_is_called_unused(tuned_cache: FeatureCache) -
 
 def test_an_older_plan_of_other_folds_stays(tuned_cache: FeatureCache) -> None:
     statuses = list(tuned_cache.statuses)
-    assignment = deal(units_of(statuses), folds=2, seed=0, placed={})
+    assignment = assign_folds(clip_groups(statuses), folds=2, seed=0, placed={})
     tuned_cache.write_plan(Plan(2, 0, "test", assignment, tuned_cache.plan.records), statuses)
     assert not [item for item in decided(tuned_cache).removals if item.place.startswith("plans/plan-")]
 

@@ -84,7 +84,7 @@ def test_a_stale_view_is_a_note_and_is_written_anew(tuned_cache: FeatureCache) -
     sound = view.read_bytes()
     view.write_bytes(sound.replace(b",a,", b",b,"))
     found = verify(tuned_cache.path)
-    assert found.stale_view and not found.faults
+    assert found.stale_clips_csv and not found.faults
     assert repair(tuned_cache.path, found).rewritten == ("clips.csv",) and view.read_bytes() == sound
 
 

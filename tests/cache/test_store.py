@@ -10,7 +10,7 @@ import pytest
 
 from moodfuse.cache.clip_table import table_name
 from moodfuse.cache.errors import CacheError, InputError, MissingBlockError, UnknownNameError
-from moodfuse.cache.folds import deal, units_of
+from moodfuse.cache.folds import assign_folds, clip_groups
 from moodfuse.cache.recipe import Recipe, Tuning, recipe_from_mapping
 from moodfuse.cache.records import Holdout, Plan
 from moodfuse.cache.store import FeatureCache
@@ -90,7 +90,7 @@ def test_merged_groups_reuse_only_networks_tuned_on_the_same_roles(small_cache: 
     before = {fold: cache.roles(TUNED, fold) for fold in range(3)}
     statuses = list(cache.statuses)
     statuses[2] = replace(statuses[2], group=statuses[0].group)
-    assignment = deal(units_of(statuses), folds=3, seed=0, placed=cache.plan.assignment)
+    assignment = assign_folds(clip_groups(statuses), folds=3, seed=0, placed=cache.plan.assignment)
     cache.write_plan(Plan(3, 0, "test", assignment, (table_name(statuses),)), statuses)
     for fold in range(3):
         if cache.roles(TUNED, fold) == before[fold]:

@@ -35,7 +35,7 @@ def test_a_sound_cache_passes_and_is_left_alone(whole_cache: FeatureCache) -> No
     before = state(whole_cache.path)
     progress: list[tuple[int, int]] = []
     found = verify(whole_cache.path, on_progress=lambda done, total: progress.append((done, total)))
-    assert not found.faults and not found.disagreements and not found.stale_view
+    assert not found.faults and not found.disagreements and not found.stale_clips_csv
     assert progress[-1] == (found.bytes, found.bytes) and len(progress) == found.checked
     assert found.others["output"] == ("runs/run-1/report/report.html",)
     unchecked = {"clips.csv", "runs/run-1/report/report.html"}
@@ -231,7 +231,7 @@ def test_a_view_or_a_cache_that_may_not_be_read_is_reported(whole_cache: Feature
     with denied(whole_cache.path / "clips.csv"):
         found = verify(whole_cache.path)
     assert found.faults == (Fault("clips.csv", "view", "cannot be read (Permission denied)", UNREADABLE),)
-    assert not found.stale_view
+    assert not found.stale_clips_csv
     for reader in (verify, FeatureCache):
         with (
             denied(whole_cache.path),

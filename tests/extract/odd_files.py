@@ -36,7 +36,7 @@ NOISE = np.random.default_rng(1).bytes(100_000)
 class Odd:
     """A file, its maker, and the expected result: a refusal by `code`, or the size and length of its clip.
 
-    `missing` is the modality that it does not have, in a run with `one_view`. `window_s` and `short_side_px` are
+    `missing` is the modality that it does not have, in a run with `allow_missing`. `window_s` and `short_side_px` are
     requested, where given; `sound` is the audio track that is read. `audio_compared` is whether the reference program
     averages its channels in the same way.
     """
@@ -47,7 +47,7 @@ class Odd:
     wh: tuple[int, int] = (96, 72)
     seconds: float = 2.0
     missing: str = ""
-    one_view: bool = False
+    allow_missing: bool = False
     window_s: tuple[float, float] | None = None
     short_side_px: int | None = None
     sound: int = 0
@@ -126,17 +126,17 @@ READ = (
     Odd("vp8.ogv", OGG),
     Odd("usual.wmv", WMV),
     Odd("ffv1.mkv", Making(VideoTrack("ffv1"), sound(codec="flac"))),
-    Odd("song.wav", WAV, wh=(0, 0), missing="picture", one_view=True),
-    Odd("song.mp3", MP3, wh=(0, 0), missing="picture", one_view=True),
-    Odd("song.flac", FLAC, wh=(0, 0), missing="picture", one_view=True),
+    Odd("song.wav", WAV, wh=(0, 0), missing="picture", allow_missing=True),
+    Odd("song.mp3", MP3, wh=(0, 0), missing="picture", allow_missing=True),
+    Odd("song.flac", FLAC, wh=(0, 0), missing="picture", allow_missing=True),
     Odd(
         "cover.mp3",
         Making(None, sound(codec="libmp3lame"), cover=True),
         wh=(0, 0),
         missing="picture",
-        one_view=True,
+        allow_missing=True,
     ),
-    Odd("silent_film.mp4", Making(audio=()), missing="sound", one_view=True),
+    Odd("silent_film.mp4", Making(audio=()), missing="sound", allow_missing=True),
     Odd("cover.mp4", Making(cover=True)),
     Odd("attached.mkv", attached),
     Odd("uneven_rate.mkv", Making(video(times_s=VFR_S))),
@@ -187,8 +187,10 @@ READ = (
     Odd("window.mp4", BACK, window_s=(0.5, 1.75), seconds=1.25),
     *(Odd(f"late_{name}", longer(one), window_s=(2.3, 4.3)) for name, one in SOUGHT.items()),
     *(Odd(f"late_{name}.ts", longer(TS, at), window_s=(2.3, 4.3)) for name, at in CLOCK_PARTS.items()),
-    Odd("late_song.mp3", longer(MP3), wh=(0, 0), missing="picture", one_view=True, window_s=(2.3, 4.3)),
-    Odd("late_song.flac", longer(FLAC), wh=(0, 0), missing="picture", one_view=True, window_s=(2.3, 4.3)),
+    Odd("late_song.mp3", longer(MP3), wh=(0, 0), missing="picture", allow_missing=True, window_s=(2.3, 4.3)),
+    Odd(
+        "late_song.flac", longer(FLAC), wh=(0, 0), missing="picture", allow_missing=True, window_s=(2.3, 4.3)
+    ),
     Odd("channels_change.ts", channels_change, seconds=4.0, audio_compared=False),
     Odd(
         "huge_flat.mp4",
@@ -271,22 +273,30 @@ REFUSED = (
     Odd("gif.nut", Making(VideoTrack("gif", pix_fmt="rgb8")), "codec"),
     Odd("flash_screen.flv", Making(VideoTrack("flashsv", pix_fmt="bgr24"), sound(rate_hz=44_100)), "codec"),
     Odd("zmbv.avi", Making(VideoTrack("zmbv", pix_fmt="bgr0"), sound(codec="pcm_s16le")), "codec"),
-    Odd("dfpwm.wav", Making(None, sound(codec="dfpwm")), "codec", one_view=True),
-    Odd("rate.wav", replace(WAV, patches=(change(b"fmt ", 8, "<I", 1 << 31),)), "not_media", one_view=True),
+    Odd("dfpwm.wav", Making(None, sound(codec="dfpwm")), "codec", allow_missing=True),
+    Odd(
+        "rate.wav",
+        replace(WAV, patches=(change(b"fmt ", 8, "<I", 1 << 31),)),
+        "not_media",
+        allow_missing=True,
+    ),
     Odd(
         "rate_2_million.wav",
         replace(WAV, patches=(change(b"fmt ", 8, "<I", 2_000_000),)),
         "too_much",
-        one_view=True,
+        allow_missing=True,
     ),
     Odd(
         "channels.wav",
         replace(WAV, patches=(change(b"fmt ", 6, "<H", 1000),)),
         OF_1000_CHANNELS,
-        one_view=True,
+        allow_missing=True,
     ),
     Odd(
-        "100_channels.wav", replace(WAV, patches=(change(b"fmt ", 6, "<H", 100),)), "too_much", one_view=True
+        "100_channels.wav",
+        replace(WAV, patches=(change(b"fmt ", 6, "<H", 100),)),
+        "too_much",
+        allow_missing=True,
     ),
     Odd("sound_damaged.mp4", audio_damaged(0.3, 0.7, BACK), "decode_failed"),
     Odd("sound_damaged.avi", audio_damaged(0.3, 0.7, AVI), "decode_failed"),

@@ -13,7 +13,7 @@ import pytest
 
 from moodfuse.cache.audits import Audit
 from moodfuse.extract.dataset import fingerprints
-from moodfuse.extract.dataset.duplicates import Audited, audit_lines, find_duplicates
+from moodfuse.extract.dataset.duplicates import AuditedClip, audit_lines, find_duplicates
 from moodfuse.extract.dataset.fingerprints import (
     NO_MARKS,
     Marks,
@@ -66,13 +66,15 @@ def recoded(
     return np.concatenate(parts)
 
 
-def clip(name: str, *, audio: np.ndarray | None = None, frames: Marks = NO_MARKS, sha: str = "") -> Audited:
+def clip(
+    name: str, *, audio: np.ndarray | None = None, frames: Marks = NO_MARKS, sha: str = ""
+) -> AuditedClip:
     """A clip of its own group."""
-    return Audited(name, name, sha or name, NO_MARKS if audio is None else audio_marks(audio), frames)
+    return AuditedClip(name, name, sha or name, NO_MARKS if audio is None else audio_marks(audio), frames)
 
 
 @functools.cache
-def songs() -> tuple[Audited, ...]:
+def songs() -> tuple[AuditedClip, ...]:
     """A song and four others."""
     return (clip("song", audio=music(0)), *(clip(f"other{seed}", audio=music(seed)) for seed in range(1, 5)))
 
@@ -81,7 +83,8 @@ CHANGES = {
     "aac at 64 kbit/s, 6 dB quieter": (lambda audio: recoded(audio * 0.5), 0.0),
     "mp3 at 64 kbit/s": (lambda audio: recoded(audio, "libmp3lame", "mp3"), 0.0),
     "10 s later": (lambda audio: audio[10 * RATE_HZ + 77 :], 10.0),
-    "12 s in common, recoded": (lambda audio: recoded(audio[18 * RATE_HZ :]), 18.0),
+    # At 64 kbit/s the score of 12 s depends on the version of FFmpeg's encoder: 0.027 or 0.018.
+    "12 s in common, aac at 96 kbit/s": (lambda audio: recoded(audio[18 * RATE_HZ :], bit_rate=96_000), 18.0),
 }
 
 
@@ -156,7 +159,7 @@ def test_real_clips_of_one_video_are_found_and_no_others() -> None:
         decoded = read_clip(file, short_side_px=64)
         waveforms[file.stem] = decoded.waveform[: decoded.waveform_samples]
         frames = frame_marks(decoded.frames, decoded.frame_times_s)
-        clips.append(Audited(file.stem, file.stem, file.stem, audio_marks(waveforms[file.stem]), frames))
+        clips.append(AuditedClip(file.stem, file.stem, file.stem, audio_marks(waveforms[file.stem]), frames))
     clips.append(clip("copy", audio=recoded(waveforms[files[0].stem][10 * RATE_HZ :] * 0.5)))
     found = find_duplicates(clips)
     pairs = {(item.first, item.second) for item in found if item.kind == "sound"}

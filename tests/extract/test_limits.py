@@ -161,13 +161,13 @@ def test_the_command_line_refuses_impossible_limits(options: tuple[str, str], ru
 
 def test_memory_and_deadline_reach_the_workers(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Limits] = []
-    whole = pool.work_apart
+    whole = pool.run_in_workers
 
     def noted(*arguments: Any, limits: Limits, **named: Any) -> Any:
         given.append(limits)
         return whole(*arguments, limits=limits, **named)
 
-    monkeypatch.setattr(pool, "work_apart", noted)
+    monkeypatch.setattr(pool, "run_in_workers", noted)
     assert run("check", "--deadline", "30", "--memory", "300")[0] == 3
     assert run("extract", "--deadline", "31", "--memory", "301")[0] == 3
     assert [(one.deadline_s, one.memory_mb) for one in given] == [(30.0, 300), (31.0, 301)]

@@ -61,7 +61,7 @@ def digest(clip: DecodedClip | MediaError) -> bytes:
 def request_for(folder: Path, odd: Odd) -> DecodeRequest:
     """Return what is asked about a file."""
     start_s, end_s = odd.window_s or (0.0, None)
-    return DecodeRequest(folder / odd.name, start_s, end_s, odd.short_side_px, odd.one_view)
+    return DecodeRequest(folder / odd.name, start_s, end_s, odd.short_side_px, odd.allow_missing)
 
 
 @pytest.fixture(scope="module")

@@ -268,15 +268,15 @@ def test_audio_that_no_source_reads_may_be_missing(extracted, monkeypatch: pytes
         ClipStatus(Clip(name, name, label), name, name, name, True, missing="sound" * (label == "sad"))
         for name, label in zip("abcdefgh", ("sad", "excited") * 4, strict=True)
     ]
-    plan = next_plan((), statuses, PlanChoice(folds=3, views=("picture",)))
-    assert len(holdouts(plan, statuses, crossfit=True, leaky=False, views=("picture",))) == 6
+    plan = next_plan((), statuses, PlanChoice(folds=3, modalities=("picture",)))
+    assert len(holdouts(plan, statuses, crossfit=True, leaky=False, modalities=("picture",))) == 6
     assert len(holdouts(plan, statuses, crossfit=True, leaky=False)) == 3
     with pytest.raises(InputError, match="'sad' has no clip with .* outside fold 0"):
         next_plan((), statuses, PlanChoice(folds=3))
     asked: list[tuple[str, ...]] = []
 
     def stop(plans: object, found: object, choice: PlanChoice) -> None:
-        asked.append(choice.views)
+        asked.append(choice.modalities)
         raise InputError("stopped")
 
     monkeypatch.setattr("moodfuse.extract.pipeline.next_plan", stop)

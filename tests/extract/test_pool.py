@@ -25,9 +25,9 @@ from moodfuse.extract.media.limits import MAX_OPEN_FILES, Limits, address_space_
 from moodfuse.extract.media.pool import (
     DecodeRequest,
     decode_many,
-    read_windows_apart,
+    read_windows_in_worker,
     resume_after_loss,
-    work_apart,
+    run_in_workers,
 )
 from moodfuse.extract.media.windows import Window, WindowRequest, read_windows
 from moodfuse.synthetic_corpus import ClipSettings, make_clip
@@ -87,7 +87,7 @@ def code_of(result: Any) -> Any:
 def done(*names: str, folder: Path = Path(), jobs: int = 1, limits: Limits = QUICK) -> list[Any]:
     """The results of some misdeeds, one after the other."""
     tasks = [Task(folder / f"{name}-{number}") for number, name in enumerate(names)]
-    return [code_of(result) for _, result in work_apart(misdeeds.work, tasks, jobs=jobs, limits=limits)]
+    return [code_of(result) for _, result in run_in_workers(misdeeds.work, tasks, jobs=jobs, limits=limits)]
 
 
 def test_results_come_in_order_with_refusals_among_them(clips: list[Path], tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_the_deadline_is_kept() -> None:
     deeds = ("sleep", "spin", "stuck", "threads")
     tasks = [Task(Path("fine")), *(Task(Path(deed)) for deed in deeds), Task(Path("fine"))]
     found, ended_s = [], []
-    for _, result in work_apart(misdeeds.work, tasks, jobs=1, limits=QUICK):
+    for _, result in run_in_workers(misdeeds.work, tasks, jobs=1, limits=QUICK):
         found.append(code_of(result))
         ended_s.append(time.monotonic())
     assert found == ["fine", *["timeout"] * len(deeds), "fine"]
@@ -171,7 +171,7 @@ def test_the_system_holds_a_worker_to_its_limits() -> None:
 
 
 def test_an_error_that_cannot_be_sent_costs_one_clip() -> None:
-    ((_, found),) = work_apart(misdeeds.work, [Task(Path("raise"))], jobs=1, limits=QUICK)
+    ((_, found),) = run_in_workers(misdeeds.work, [Task(Path("raise"))], jobs=1, limits=QUICK)
     assert isinstance(found, MediaError) and (found.code, found.detail) == ("decode_failed", "_ShyError: shy")
 
 
@@ -194,7 +194,9 @@ def test_workers_that_are_killed_idle_cost_nothing() -> None:
                 time.sleep(0.5)
             yield Task(Path(f"fine-{number}"))
 
-    assert [found for _, found in work_apart(misdeeds.work, tasks(), jobs=2, limits=QUICK)] == ["fine"] * 6
+    assert [found for _, found in run_in_workers(misdeeds.work, tasks(), jobs=2, limits=QUICK)] == [
+        "fine"
+    ] * 6
 
 
 def test_a_worker_killed_while_it_answers_costs_one_clip() -> None:
@@ -213,7 +215,7 @@ def test_no_jobs_are_refused() -> None:
 
 def test_the_windows_of_a_worker_are_the_same_and_it_is_gone_when_closed(video: Path) -> None:
     request = WindowRequest(video, hop_s=5.0)
-    results = read_windows_apart(request)
+    results = read_windows_in_worker(request)
     for (window, clip), (other, expected) in zip(results, read_windows(request), strict=False):
         assert window == other
         for field in fields(DecodedClip):
@@ -227,7 +229,7 @@ def test_the_windows_of_a_worker_are_the_same_and_it_is_gone_when_closed(video: 
 
 def test_a_killed_worker_costs_one_window(video: Path) -> None:
     codes = []
-    for window, clip in read_windows_apart(WindowRequest(video, hop_s=5.0)):
+    for window, clip in read_windows_in_worker(WindowRequest(video, hop_s=5.0)):
         codes.append(code_of(clip))
         if window.number == 0:
             (worker,) = workers()
@@ -246,19 +248,19 @@ def test_losses_in_a_row_cost_more_windows() -> None:
 def test_errors_of_opening_and_bugs_are_raised_at_once(video: Path, tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("just some words\n" * 99)
     with pytest.raises(MediaError, match="not a video file"):
-        next(read_windows_apart(WindowRequest(tmp_path / "text.mp4", hop_s=5.0)))
+        next(read_windows_in_worker(WindowRequest(tmp_path / "text.mp4", hop_s=5.0)))
     with pytest.raises(MediaError, match="took longer than its deadline"):
-        next(read_windows_apart(WindowRequest(video, hop_s=5.0), limits=Limits(0.001, 0.0)))
+        next(read_windows_in_worker(WindowRequest(video, hop_s=5.0), limits=Limits(0.001, 0.0)))
     request = WindowRequest(video, hop_s=5.0, threads="two")  # type: ignore[arg-type]
     with pytest.raises(TypeError) as caught:
-        next(read_windows_apart(request))
+        next(read_windows_in_worker(request))
     assert "in open_media" in caught.value.__notes__[0] and str(video) in caught.value.__notes__[0]
 
 
 Read = Callable[[Path], Iterable[Any]]
 READERS: dict[str, Read] = {
     "clips": lambda path: decode_many([DecodeRequest(path)] * 3, jobs=2),
-    "windows": lambda path: read_windows_apart(WindowRequest(path, hop_s=5.0)),
+    "windows": lambda path: read_windows_in_worker(WindowRequest(path, hop_s=5.0)),
 }
 
 
@@ -284,7 +286,7 @@ def test_a_daemonic_process_is_told_what_to_do(read: Read, monkeypatch: pytest.M
     "call",
     [
         "decode_many([DecodeRequest(Path('a.mp4'))], jobs=1)",
-        "read_windows_apart(WindowRequest(Path('a.mp4'), 5.0))",
+        "read_windows_in_worker(WindowRequest(Path('a.mp4'), 5.0))",
     ],
 )
 def test_a_script_without_a_guard_is_told_what_to_do(call: str, tmp_path: Path) -> None:

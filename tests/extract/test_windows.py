@@ -16,7 +16,7 @@ from moodfuse.cache.errors import InputError
 from moodfuse.extract.media import windows as module
 from moodfuse.extract.media.decode import DecodedClip, DecodeRequest, MediaError, read_clip
 from moodfuse.extract.media.frames import DecodedFrame, FrameDecoder, decoded_frame
-from moodfuse.extract.media.pool import read_windows_apart
+from moodfuse.extract.media.pool import read_windows_in_worker
 from moodfuse.extract.media.windows import Window, WindowRequest, plan_windows, read_windows, window_starts
 from moodfuse.synthetic_corpus import ClipSettings, make_clip
 
@@ -110,7 +110,7 @@ def declare_length(path: Path, milliseconds: float) -> Path:
 
 def test_a_file_that_declares_too_many_windows_is_refused(tmp_path: Path) -> None:
     path = declare_length(make_seed(tmp_path, "mkv"), 3e9)
-    for read in (read_windows, read_windows_apart):
+    for read in (read_windows, read_windows_in_worker):
         with pytest.raises(MediaError, match="windows, expected at most 100000") as caught:
             next(read(WindowRequest(path, hop_s=0.1)))
         assert caught.value.code == "too_much"
@@ -164,7 +164,9 @@ def test_a_missing_track_is_accepted_on_request(
     with pytest.raises(MediaError) as caught:
         next(read_windows(WindowRequest(path, hop_s=2.0)))
     assert caught.value.code == code
-    clips = expect_clips(read_windows(WindowRequest(path, hop_s=2.0, one_view=True)), path, one_view=True)
+    clips = expect_clips(
+        read_windows(WindowRequest(path, hop_s=2.0, allow_missing=True)), path, allow_missing=True
+    )
     assert [clip.missing for clip in clips if isinstance(clip, DecodedClip)] == [missing] * 3
 
 
@@ -285,5 +287,5 @@ def test_damage_without_video_does_not_end_the_file(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(module.SinglePassReader, "_clip_from_pass", from_pass)
     monkeypatch.setattr(module, "_read_alone", alone)
-    found = codes(clip for _, clip in read_windows(WindowRequest(path, hop_s=0.5, one_view=True)))
+    found = codes(clip for _, clip in read_windows(WindowRequest(path, hop_s=0.5, allow_missing=True)))
     assert found.count("decode_failed") == 2 * module.MAX_TRIES_AFTER_END + 2 and found[-1] == ""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from moodfuse.cache.clip_table import table_name
-from moodfuse.cache.folds import GROUP_RULE, deal, pair_holdouts, single_holdouts, units_of
+from moodfuse.cache.folds import GROUP_RULE, assign_folds, clip_groups, pair_holdouts, single_holdouts
 from moodfuse.cache.recipe import Recipe, Tuning
 from moodfuse.cache.records import Clip, ClipStatus, Holdout, Plan
 from moodfuse.cache.store import FeatureCache
@@ -75,7 +75,7 @@ def make_statuses(corpus: Corpus) -> tuple[ClipStatus, ...]:
 
 def make_plan(statuses: tuple[ClipStatus, ...], folds: int, seed: int = 0) -> Plan:
     """The plan that extract would make."""
-    assignment = deal(units_of(statuses), folds=folds, seed=seed, placed={})
+    assignment = assign_folds(clip_groups(statuses), folds=folds, seed=seed, placed={})
     return Plan(folds, seed, GROUP_RULE, assignment, (table_name(statuses),))
 
 

@@ -11,10 +11,10 @@ from moodfuse.cache.errors import InputError
 from moodfuse.cache.records import Holdout, Plan
 from moodfuse.cache.store import FeatureCache
 from moodfuse.fuse.cross_fitting import PlanFeatures
-from moodfuse.fuse.final_fit import Scored, Shipped, ship, why_not_shipped
+from moodfuse.fuse.final_fit import FinalModel, ScoredResult, ship, why_not_exportable
 from moodfuse.fuse.heads import HEADS
 from moodfuse.fuse.heads.exported import apply_temperature
-from moodfuse.fuse.inference import NetworkSays
+from moodfuse.fuse.inference import NetworkOutput
 from moodfuse.fuse.settings import CROSSFIT, NO_CROSSFIT
 from moodfuse.fuse.tuning import predict_fold
 
@@ -39,8 +39,8 @@ def without_fold(cache: FeatureCache, fold: int) -> FeatureCache:
 
 
 def outputs_of(
-    whole: FeatureCache, shipped: Shipped, smaller: FeatureCache, source: str, digest: str
-) -> list[NetworkSays]:
+    whole: FeatureCache, shipped: FinalModel, smaller: FeatureCache, source: str, digest: str
+) -> list[NetworkOutput]:
     """The outputs of the model's networks for a clip that only the whole cache has."""
     outputs = []
     recipe = smaller.recipe(source)
@@ -49,7 +49,7 @@ def outputs_of(
         arrays = whole.rows(recipe, roles, whole.clips, ("embedding", "logits")).arrays
         row = [status.digest for status in whole.clips].index(digest)
         outputs.append(
-            NetworkSays(arrays["embedding"][row], arrays["logits"][row] if "logits" in arrays else None)
+            NetworkOutput(arrays["embedding"][row], arrays["logits"][row] if "logits" in arrays else None)
         )
     return outputs
 
@@ -66,7 +66,7 @@ def test_the_model_is_what_was_scored(
     for sources, head, level in RESULTS:
         scored = predict_fold(features.design(sources, level, fold), head, cache.plan.seed)
         expected = apply_temperature(scored.values, scored.temperature)
-        shipped = ship(smaller, Scored(sources, head, level, protocol, SOURCES))
+        shipped = ship(smaller, ScoredResult(sources, head, level, protocol, SOURCES))
         for row, digest in zip(expected, held_out, strict=True):
             outputs = [outputs_of(cache, shipped, smaller, source, digest) for source in sources]
             values = [shipped.fusion.values(number, output) for number, output in enumerate(outputs)]
@@ -78,7 +78,7 @@ def test_probabilities_without_a_source(build: Builder) -> None:
     """They differ from those with it; of the mean head the other source alone remains."""
     cache = build(pairs=True)
     for head in ("mean", "softmax"):
-        shipped = ship(cache, Scored(SOURCES, head, "logits", CROSSFIT, SOURCES))
+        shipped = ship(cache, ScoredResult(SOURCES, head, "logits", CROSSFIT, SOURCES))
         digest = cache.clips[0].digest
         outputs = [outputs_of(cache, shipped, cache, source, digest) for source in SOURCES]
         values = [shipped.fusion.values(number, output) for number, output in enumerate(outputs)]
@@ -86,7 +86,7 @@ def test_probabilities_without_a_source(build: Builder) -> None:
         assert not np.allclose(without, shipped.fusion.probabilities(values))
         assert np.isclose(without.sum(), 1) and np.isclose(shipped.fusion.own(0, outputs[0]).sum(), 1)
         if head == "mean":
-            only = ship(cache, Scored(("c3d",), "network", "logits", CROSSFIT, SOURCES)).fusion
+            only = ship(cache, ScoredResult(("c3d",), "network", "logits", CROSSFIT, SOURCES)).fusion
             same = replace(only, temperature=shipped.fusion.temperature)
             assert np.allclose(without, same.probabilities(values[:1]))
 
@@ -94,12 +94,12 @@ def test_probabilities_without_a_source(build: Builder) -> None:
 def test_what_cannot_be_exported_is_refused(build: Builder) -> None:
     """A leaky result, and one whose network is not there, are refused with the remedy."""
     cache = build()
-    missing = Scored(("c3d",), "softmax", "embedding", NO_CROSSFIT, SOURCES)
-    assert "--for-export" in why_not_shipped(cache, missing)
+    missing = ScoredResult(("c3d",), "softmax", "embedding", NO_CROSSFIT, SOURCES)
+    assert "--for-export" in why_not_exportable(cache, missing)
     with pytest.raises(InputError, match="cannot be exported"):
         ship(cache, missing)
-    assert "leak" in why_not_shipped(cache, replace(missing, protocol="leaky"))
-    assert why_not_shipped(cache, Scored(("i3d",), "softmax", "embedding", CROSSFIT, SOURCES)) == ""
+    assert "leak" in why_not_exportable(cache, replace(missing, protocol="leaky"))
+    assert why_not_exportable(cache, ScoredResult(("i3d",), "softmax", "embedding", CROSSFIT, SOURCES)) == ""
     assert cache.has_block("c3d", Holdout.of(0))
 
 
@@ -107,14 +107,14 @@ def test_in_sample_logits_choose_nothing(build: Builder) -> None:
     """With two folds a frozen source's logits are fitted in sample: the model keeps the defaults."""
     cache = build(folds=2, tuned={}, frozen={"i3d": 12, "s3d": 8}, permute=True)
     for sources, head in ((("i3d",), "network"), (("i3d", "s3d"), "mean"), (("i3d", "s3d"), "softmax")):
-        fusion = ship(cache, Scored(sources, head, "logits", NO_CROSSFIT, ("i3d", "s3d"))).fusion
+        fusion = ship(cache, ScoredResult(sources, head, "logits", NO_CROSSFIT, ("i3d", "s3d"))).fusion
         assert not fusion.chosen and fusion.temperature == 1.0
 
 
 def test_what_was_scored_with_defaults_keeps_them(build: Builder) -> None:
     """All clips together would be enough to choose others, but the scores are those of the defaults."""
     cache = build(pairs=True)
-    scored = Scored(("i3d",), "softmax", "embedding", CROSSFIT, SOURCES)
+    scored = ScoredResult(("i3d",), "softmax", "embedding", CROSSFIT, SOURCES)
     assert ship(cache, scored).fusion.chosen
     kept = ship(cache, replace(scored, defaults=True)).fusion
     assert not kept.chosen and kept.temperature == 1.0

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from moodfuse.cache.errors import InputError
-from moodfuse.cache.folds import can_cross_fit, check_views, deal
+from moodfuse.cache.folds import assign_folds, can_cross_fit, check_modalities
 from moodfuse.cache.records import Plan
 from moodfuse.cache.runs import UNCALIBRATED
 from moodfuse.cache.store import FeatureCache
@@ -76,14 +76,14 @@ def test_further_plans_pass_what_the_first_passed(build: Builder, monkeypatch: p
     fear = [status.digest for status in cache.clips if status.clip.label == "fear"]
 
     def dealt(units: object, *, folds: int, seed: int, placed: object) -> dict[str, int]:
-        found = deal(units, folds=folds, seed=seed, placed={})  # type: ignore[arg-type]
+        found = assign_folds(units, folds=folds, seed=seed, placed={})  # type: ignore[arg-type]
         return (
             found | {digest: row % (seed % 3 + 1) for row, digest in enumerate(fear)}
             if seed % 3 < 2
             else found
         )
 
-    monkeypatch.setattr("moodfuse.fuse.run_inputs.deal", dealt)
+    monkeypatch.setattr("moodfuse.fuse.run_inputs.assign_folds", dealt)
     plans = fold_plans(cache, ("i3d",), "crossfit", 4).plans
     assert [plan.seed for plan in plans] == [0, 2, 5, 8]
     assert all(can_cross_fit(plan, cache.clips) for plan in plans)
@@ -112,7 +112,7 @@ def test_only_modalities_that_are_read_can_stop_a_run(
     assert found.protocol == "crossfit" and found.notes[0].endswith("cross-fitted")
     replace_clips(cache, blind)
     assert choose_protocol(cache, ("c3d", "i3d"), "crossfit") == "no-crossfit"
-    check_views(cache.plan, blind, ("sound",))
+    check_modalities(cache.plan, blind, ("sound",))
     with pytest.raises(InputError, match="label 'fear' has no clip with video outside fold 0"):
         run_ablation(cache, AblationSettings(heads=("mean",), jobs=1))
 

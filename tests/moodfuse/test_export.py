@@ -92,7 +92,7 @@ def test_the_smallest_result_that_is_not_worse_is_the_best(monkeypatch: pytest.M
     sizes = {"a+b softmax logits": 30, "a softmax logits": 10, "b softmax logits": 5, "c softmax logits": 1}
     monkeypatch.setattr(export, "_network_bytes", lambda cache, scored: sizes[scored.name])
     monkeypatch.setattr(
-        export, "why_not_shipped", lambda cache, scored: "it is not here" * (scored.sources == ("c",))
+        export, "why_not_exportable", lambda cache, scored: "it is not here" * (scored.sources == ("c",))
     )
     rights = dict(zip(sizes, (0.9, 0.895, 0.5, 0.9), strict=True))
     run, lines = run_of(*(result_of(name, right) for name, right in rights.items())), list[str]()

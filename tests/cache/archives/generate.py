@@ -13,7 +13,7 @@ import numpy as np
 
 from moodfuse.cache.clip_table import table_name
 from moodfuse.cache.digests import clip_digest, digest
-from moodfuse.cache.folds import GROUP_RULE, deal, units_of
+from moodfuse.cache.folds import GROUP_RULE, assign_folds, clip_groups
 from moodfuse.cache.recipe import Recipe, Tuning
 from moodfuse.cache.records import Clip, ClipStatus, Outcome, Plan
 from moodfuse.cache.store import FeatureCache
@@ -40,7 +40,7 @@ def make(folder: Path) -> FeatureCache:
         statuses.append(ClipStatus(clip, key, file, clip.id, ok=True, duration_s=20.5, decoder="archive"))
     cache = FeatureCache(folder, create=True)
     for repeat in range(2):
-        assignment = deal(units_of(statuses), folds=3, seed=repeat, placed={})
+        assignment = assign_folds(clip_groups(statuses), folds=3, seed=repeat, placed={})
         cache.write_plan(
             Plan(3, repeat, GROUP_RULE, assignment, (table_name(statuses),), repeat=repeat), statuses
         )

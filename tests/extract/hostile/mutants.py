@@ -17,7 +17,7 @@ from hostile.seeds import SEEDS, make_seed
 from moodfuse.extract.media.container import MediaError
 from moodfuse.extract.media.decode import DecodedClip, read_clip
 from moodfuse.extract.media.limits import REASONS, Limits
-from moodfuse.extract.media.pool import work_apart
+from moodfuse.extract.media.pool import run_in_workers
 from moodfuse.extract.media.renditions import SHORT_SIDE_PX
 
 LIMITS = Limits(deadline_s=10.0, deadline_per_s=0.0, memory_mb=1024)
@@ -122,7 +122,10 @@ def measured(request: MutantRequest) -> Measured:
     request.began.write_text(str(time.monotonic()))
     try:
         outcome: DecodedClip | MediaError = read_clip(
-            request.path, short_side_px=SHORT_SIDE_PX, one_view=request.lenient, allow_partial=request.lenient
+            request.path,
+            short_side_px=SHORT_SIDE_PX,
+            allow_missing=request.lenient,
+            allow_partial=request.lenient,
         )
     except MediaError as error:
         outcome = error
@@ -169,7 +172,7 @@ def run_mutants(
             path.write_bytes(data)
             yield MutantRequest(path, number, name, kind, lenient=number % 3 > 0)
 
-    for request, found in work_apart(measured, requests(), jobs=jobs, limits=limits):
+    for request, found in run_in_workers(measured, requests(), jobs=jobs, limits=limits):
         yield _result_of(request, found, limits)
         request.path.unlink()
         request.began.unlink(missing_ok=True)

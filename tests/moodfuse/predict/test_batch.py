@@ -16,7 +16,7 @@ import pytest
 from moodfuse.cache.errors import InputError
 from moodfuse.extract.failures import TooManyRefusedError
 from moodfuse.extract.media.limits import Limits, ReadingRules
-from moodfuse.model.predictions import Ask, Prediction, Refusal, Timeline
+from moodfuse.model.predictions import LabelRequest, Prediction, Refusal, Timeline
 from moodfuse.predict import PredictSettings, batch
 from moodfuse.predict.batch import REFUSED, expand, label_all
 
@@ -94,7 +94,7 @@ class FakeModel:
         return self
 
     def label(
-        self, requests: Sequence[Ask], *, jobs: int, rules: ReadingRules
+        self, requests: Sequence[LabelRequest], *, jobs: int, rules: ReadingRules
     ) -> Iterator[Prediction | Refusal]:
         self.jobs = jobs
         for request in requests:
@@ -197,11 +197,13 @@ def test_inputs_are_files_folders_and_lists(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     lines: list[str] = []
     requests = expand(["x.mp4", "b", "some.txt", "some.csv", "two.csv"], echo=lines.append)
-    assert [Ask(str(Path(request.file)), request.start_s, request.end_s) for request in requests] == [
-        *map(Ask, ("x.mp4", "b/1.MKV", "b/2.mp4", "b/c/0.wav", "b/2.mp4", "/abs.mp4", "end.mp4 ")),
-        Ask("b/2.mp4", 3.0),
-        Ask("b/1.MKV", 0.0, 9.5),
-        Ask("end.mp4 ", 0.0, 60.0),
+    assert [
+        LabelRequest(str(Path(request.file)), request.start_s, request.end_s) for request in requests
+    ] == [
+        *map(LabelRequest, ("x.mp4", "b/1.MKV", "b/2.mp4", "b/c/0.wav", "b/2.mp4", "/abs.mp4", "end.mp4 ")),
+        LabelRequest("b/2.mp4", 3.0),
+        LabelRequest("b/1.MKV", 0.0, 9.5),
+        LabelRequest("end.mp4 ", 0.0, 60.0),
     ]
     assert sorted(line.split(":")[0] for line in lines[:-1]) == ["ignored in b", "ignored in b"]
     assert lines[-1].startswith("WARNING 1 of 10 windows are longer than 30 s (up to 60 s)")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from moodfuse.cache.errors import MoodfuseError, OutputError
-from moodfuse.model.predictions import Ask, Prediction, Refusal, SourceSays
+from moodfuse.model.predictions import LabelRequest, Prediction, Refusal, SourceContribution
 from moodfuse.predict.outputs import (
     Output,
     as_text,
@@ -27,16 +27,16 @@ from moodfuse.predict.outputs import (
 CLASSES = ("calm", "sad")
 COLUMNS = csv_columns(CLASSES, ("one", "two"))
 SOURCES = (
-    SourceSays("one", np.array([0.5, 0.5]), np.array([0.75, 0.25])),
-    SourceSays("two", None, np.array([0.25, 0.75])),
+    SourceContribution("one", np.array([0.5, 0.5]), np.array([0.75, 0.25])),
+    SourceContribution("two", None, np.array([0.25, 0.75])),
 )
 PREDICTION = Prediction("a.mp4", CLASSES, np.array([0.25, 0.75]), 0.0, 30.0, "sound", SOURCES)
 
 
 def row(
-    result: Prediction | Refusal = PREDICTION, request: Ask | None = None, threshold: float = 0.5
+    result: Prediction | Refusal = PREDICTION, request: LabelRequest | None = None, threshold: float = 0.5
 ) -> dict[str, Any]:
-    return row_of(result, request or Ask(result.file), model="m", threshold=threshold)
+    return row_of(result, request or LabelRequest(result.file), model="m", threshold=threshold)
 
 
 def test_a_row_has_the_prediction_or_the_reason() -> None:
@@ -45,16 +45,29 @@ def test_a_row_has_the_prediction_or_the_reason() -> None:
     assert (found["label"], found["confidence"], found["uncertain"]) == ("sad", 0.75, False)
     assert found["sources"]["one"]["adds"] == 0.5 and found["sources"]["two"]["own"] is None
     assert row(threshold=0.76)["uncertain"] and "start_s" not in found
-    assert row(request=Ask("a.mp4", 3.0))["start_s"] == 3.0
+    assert row(request=LabelRequest("a.mp4", 3.0))["start_s"] == 3.0
     expected = {"file": "b", "error": "truncated", "detail": "it ends", "model": "m"}
     assert row(Refusal("b", "truncated", "it ends")) == expected
 
 
 def test_a_row_has_the_key_of_its_request() -> None:
     """For whole files and windows of any name; different windows have different keys."""
-    for request in (Ask("a"), Ask("a", 3.0), Ask("a", 0.0, 9.5), Ask("b\udcff")):
+    for request in (
+        LabelRequest("a"),
+        LabelRequest("a", 3.0),
+        LabelRequest("a", 0.0, 9.5),
+        LabelRequest("b\udcff"),
+    ):
         assert key_of(row(Refusal(request.file, "x", "y"), request)) == key_of(request)
-    assert len({key_of(request) for request in (Ask("a"), Ask("a", 3.0), Ask("a", 0.0, 9.5))}) == 3
+    assert (
+        len(
+            {
+                key_of(request)
+                for request in (LabelRequest("a"), LabelRequest("a", 3.0), LabelRequest("a", 0.0, 9.5))
+            }
+        )
+        == 3
+    )
 
 
 def test_file_names_of_any_bytes() -> None:

@@ -25,7 +25,7 @@ pytest.importorskip("uvicorn", reason="the extra is missing: pip install 'moodfu
 from starlette.datastructures import Headers
 
 from moodfuse.extract.media.container import MediaError
-from moodfuse.model.predictions import Prediction, SourceSays
+from moodfuse.model.predictions import Prediction, SourceContribution
 from moodfuse.serve.messages import MIB, STATUSES, Limits, prediction_json
 from moodfuse.serve.security import check_request
 from moodfuse.serve.uploads import clean_name, is_media
@@ -208,7 +208,9 @@ def refusing(running: Any, limits: Limits) -> Iterator[None]:
 def test_a_source_that_cannot_read_the_clip_is_null() -> None:
     """`own` is null and `missing` says why; numbers are plain JSON."""
     shares = np.array([0.25, 0.75])
-    prediction = Prediction("x", ("a", "b"), shares, 0.0, 30.0, "sound", (SourceSays("mel", None, shares),))
+    prediction = Prediction(
+        "x", ("a", "b"), shares, 0.0, 30.0, "sound", (SourceContribution("mel", None, shares),)
+    )
     answer = prediction_json(prediction, threshold=0.8)
     assert answer["sources"] == {"mel": {"own": None, "without": {"a": 0.25, "b": 0.75}}}
     assert (
