@@ -10,8 +10,7 @@ VERSION = re.search(
     r'^__version__ = "([^"]+)"$', (ROOT / "moodfuse/_version.py").read_text("utf-8"), re.MULTILINE
 )[1]
 README = ROOT / "README.md"
-# moodfuse/serve/server.py builds on uvicorn's way with h11, which uvicorn brings along.
-SERVE = ["anyio>=4.4", "h11>=0.16", "python-multipart>=0.0.34", "starlette>=1.0.1", "uvicorn>=0.30"]
+SERVE = ["anyio>=4.4", "python-multipart>=0.0.34", "starlette>=1.0.1", "uvicorn>=0.30"]
 
 setup(
     name="moodfuse",
@@ -55,7 +54,6 @@ setup(
         "joblib>=1.4",
         "click>=8.2",
         "rich>=12.6",
-        "pebble>=5.2",
         "safetensors>=0.4",
         "matplotlib>=3.10.8",
         "threadpoolctl>=3.5",

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from moodfuse.cache.console import first_few
 from moodfuse.cache.csv_rows import check_columns, check_text, csv_rows
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.records import WINDOW_S, Clip, check_label
-from moodfuse.cache.transfer.features import first_few
 
 _VIDEO = """
 3g2 3gp 3gpp asf avi divx dv evo f4v flv gxf h264 hevc ivf m1v m2p m2t m2ts m2v m4v mj2 mk3d mkv mov mp4 mpe mpeg mpg

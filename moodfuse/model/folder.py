@@ -21,8 +21,7 @@ from moodfuse.cache.digests import file_digest
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.runs import run_folder
 from moodfuse.cache.store import FeatureCache
-from moodfuse.fuse.heads.exported import head_from_arrays
-from moodfuse.fuse.inference import FusedSource, Fusion, LinearArrays, check_level
+from moodfuse.fuse.inference import FusedSource, Fusion, LinearArrays, check_level, head_from_arrays
 from moodfuse.model.card import ModelCard, ModelError, ModelFile, card_from_json
 
 CARD = "model.json"

@@ -188,7 +188,7 @@ def test_workers_that_are_killed_idle_cost_nothing() -> None:
     def tasks() -> Iterator[Task]:
         for number in range(6):
             if number == 3:
-                time.sleep(0.5)
+                time.sleep(3)  # until both workers have started and are idle
                 for child in workers():
                     child.kill()
                 time.sleep(0.5)

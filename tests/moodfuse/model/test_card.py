@@ -7,7 +7,7 @@ import pytest
 
 from moodfuse.model.card import ModelCard, ModelSource, model_summary
 
-RECIPE: Any = type("Recipe", (), {"source": "onedmcnn|x", "view": "sound"})()
+RECIPE: Any = type("Recipe", (), {"source": "onedmcnn|x", "modality": "sound"})()
 METRICS = ("accuracy", "macro_f1", "auc", "log_loss", "ece")
 
 
