@@ -10,16 +10,17 @@ from moodfuse._version import __version__
 
 if TYPE_CHECKING:
     from moodfuse.cache.store import FeatureCache
-    from moodfuse.evaluate.scoring import score
+    from moodfuse.evaluate.scoring import compare, score
     from moodfuse.model.model import Model
     from moodfuse.model.predictions import Prediction, Refusal
 
-__all__ = ["FeatureCache", "Model", "Prediction", "Refusal", "__version__", "score"]
+__all__ = ["FeatureCache", "Model", "Prediction", "Refusal", "__version__", "compare", "score"]
 _MODULES = {
     "FeatureCache": "moodfuse.cache.store",
     "Model": "moodfuse.model.model",
     "Prediction": "moodfuse.model.predictions",
     "Refusal": "moodfuse.model.predictions",
+    "compare": "moodfuse.evaluate.scoring",
     "score": "moodfuse.evaluate.scoring",
 }
 

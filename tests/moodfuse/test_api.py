@@ -10,7 +10,7 @@ import moodfuse
 
 def test_names_are_imported_when_they_are_used() -> None:
     """Each name of `__all__` exists; an unknown one is an AttributeError."""
-    assert set(moodfuse.__all__) >= {"FeatureCache", "Model", "Prediction", "Refusal", "score"}
+    assert set(moodfuse.__all__) >= {"FeatureCache", "Model", "Prediction", "Refusal", "compare", "score"}
     assert all(hasattr(moodfuse, name) for name in moodfuse.__all__)
     assert set(moodfuse.__all__) <= set(dir(moodfuse))
     with pytest.raises(AttributeError, match="'moodfuse' has no attribute 'Modell'"):
