@@ -80,7 +80,7 @@ setup(
             "pyarrow>=21",
             "pytest>=8.3",
             "pytest-timeout>=2.3",
-            "pytest-xdist>=3.7",
+            "pytest-xdist>=3.8",
             "ruff>=0.17",
             # The packaging test builds a wheel without fetching anything, so the build backend is installed too.
             "setuptools>=77",
