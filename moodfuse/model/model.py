@@ -264,8 +264,8 @@ class Model:
         windows: list[tuple[float, float]] = []
         rows: list[Floats] = []
         refusals: list[tuple[int, Refusal]] = []
-        wish = WindowRequest(Path(path), hop_s, SHORT_SIDE_PX, allow_missing=self._takes_one_modality)
-        for window, result in read_windows_in_worker(wish, limits=limits or self.limits):
+        request = WindowRequest(Path(path), hop_s, SHORT_SIDE_PX, allow_missing=self._takes_one_modality)
+        for window, result in read_windows_in_worker(request, limits=limits or self.limits):
             windows.append((window.start_s, window.end_s))
             checked = self._checked(file, result)
             if isinstance(checked, MediaError):

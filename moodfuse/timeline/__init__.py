@@ -1,1 +1,1 @@
-"""What a person sees of a `moodfuse.model.predictions.Timeline`: a page beside the video, a figure, and a poster."""
+"""Output of a `moodfuse.model.predictions.Timeline`: an HTML page with the video, and a figure."""
