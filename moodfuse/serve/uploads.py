@@ -8,6 +8,7 @@ from pathlib import Path
 
 import anyio
 from anyio import to_thread
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers, UploadFile
 from starlette.exceptions import HTTPException
@@ -107,8 +108,8 @@ async def _save_body(request: Request, path: Path) -> str:
 async def _save_form(request: Request, path: Path) -> str:
     try:
         form = await request.form(max_files=1, max_fields=0)
-    except HTTPException as error:
-        raise _malformed_form(error.detail) from error
+    except (HTTPException, FormParserError) as error:  # Starlette 1.0 passes the parser's own error on
+        raise _malformed_form(getattr(error, "detail", str(error))) from error
     upload = form.get("file")
     try:
         if not isinstance(upload, UploadFile):
