@@ -77,9 +77,7 @@ def uncertainty(timeline: Timeline, threshold: float) -> str:
     known, count = int(readable(timeline).sum()), int(is_uncertain(timeline, threshold).sum())
     if not known:
         return ""
-    return (
-        f"{count} of {counted(known, 'window')} are uncertain (no emotion reaches probability {threshold:g})."
-    )
+    return f"Uncertain windows (no emotion reaches probability {threshold:g}): {count} of {known}."
 
 
 def windows_note(timeline: Timeline) -> str:

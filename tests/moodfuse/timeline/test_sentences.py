@@ -37,7 +37,7 @@ def test_uncertain_windows_are_counted(timeline: Make) -> None:
     """Windows below the threshold are counted; an imputed modality is named."""
     full = timeline()
     below = int((full.probabilities.max(axis=1) < 0.6).sum())
-    assert sentences.uncertainty(full, 0.6).startswith(f"{below} of 43 windows are uncertain")
+    assert sentences.uncertainty(full, 0.6).endswith(f"reaches probability 0.6): {below} of 43.")
     assert sentences.missing_note(full) == ""
     assert "has no sound" in sentences.missing_note(replace(full, missing="sound"))
 
