@@ -173,7 +173,7 @@ def torchvision_table() -> str:
 def weights_table() -> str:
     """A Markdown table of the weights that are known by name."""
     lines = [
-        "| name | network | layout of | trained on | MB | check | left behind | input |",
+        "| name | network | layout of | trained on | MB | check | dropped | input |",
         "| --- " * 8 + "|",
     ]
     for item in KNOWN_WEIGHTS.values():

@@ -57,7 +57,7 @@ class Row:
         return [self.what, self.ours, self.baseline, ratio, f"{self.limit:.2f}" if self.limit else "", bar]
 
 
-HEADER = ("what", "ours", "beside it", "ratio (least to most)", "times the limit", "bar")
+HEADER = ("measurement", "moodfuse", "baseline", "ratio (least to most)", "times the limit", "bar")
 
 
 def report(rows: Sequence[Row]) -> int:
