@@ -17,8 +17,6 @@ Floats = NDArray[np.float64]
 
 LOG_EPS = float(np.finfo(np.float64).eps)
 ECE_BINS = 15
-_WEIGHTS_IN_CACHE = 2**17
-"""Weights sorted and summed at a time for an area: at most one megabyte, so that they stay in a core's cache."""
 _SAMPLES_AT_ONCE = 2_000_000
 
 
@@ -69,22 +67,17 @@ def class_aucs(labels: Labels, probabilities: Floats, weights: Floats | None = N
 
 
 def _auc(weights: Floats, positive: NDArray[np.bool_], scores: Floats) -> Floats:
-    """Area for each row of weights [B, N], in chunks of rows that fit a core's cache."""
+    """Area for each row of weights [B, N]."""
     order = np.argsort(scores, kind="stable")
     hits, rest = order[positive[order]], order[~positive[order]]
     below = np.searchsorted(scores[rest], scores[hits], side="left")
     up_to = np.searchsorted(scores[rest], scores[hits], side="right")
-    areas = np.empty(len(weights))
-    size = max(1, _WEIGHTS_IN_CACHE // len(scores))
-    for start in range(0, len(weights), size):
-        w = weights[start : start + size]
-        cumulative = np.zeros((len(w), len(rest) + 1), dtype=w.dtype)
-        np.cumsum(w[:, rest], axis=1, out=cumulative[:, 1:])
-        of_hits = w[:, hits]
-        wins = (of_hits * (cumulative[:, below] + cumulative[:, up_to])).sum(axis=1).astype(np.float64) / 2
-        pairs = of_hits.sum(axis=1).astype(np.float64) * cumulative[:, -1]
-        areas[start : start + size] = np.divide(wins, pairs, out=np.full(len(w), np.nan), where=pairs > 0)
-    return areas
+    cumulative = np.zeros((len(weights), len(rest) + 1), dtype=weights.dtype)
+    np.cumsum(weights[:, rest], axis=1, out=cumulative[:, 1:])
+    of_hits = weights[:, hits]
+    wins = (of_hits * (cumulative[:, below] + cumulative[:, up_to])).sum(axis=1).astype(np.float64) / 2
+    pairs = of_hits.sum(axis=1).astype(np.float64) * cumulative[:, -1]
+    return np.divide(wins, pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
 
 
 def auc(labels: Labels, probabilities: Floats, weights: Floats | None = None) -> Floats:

@@ -27,6 +27,8 @@ from moodfuse.evaluate.metrics import Floats, Labels, all_metrics, confusion_mat
 from moodfuse.evaluate.paired import sign_flip_p
 
 _SUM_TOLERANCE = 1e-6
+_MISSING = ("None", "nan", "NaT", "<NA>")
+"""Missing values of Python, NumPy and pandas, as text."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +117,7 @@ def score(
     >>> score(["sad", "fear"], [[0.2, 0.8], [0.9, 0.1]], classes=["fear", "sad"]).accuracy
     1.0
     """
-    values = check_probabilities(probabilities)
-    names, index = check_labels(labels, classes, values.shape)
-    values = _in_class_order(values, probabilities, names)
+    names, index, values = _checked(labels, probabilities, classes)
     return score_draws(index, values, _draws(groups, len(index), draws, seed), classes=names)
 
 
@@ -151,35 +151,37 @@ def compare(
     InputError
         As for `score`.
     """
-    correct = []
-    for probabilities in (first, second):
-        values = check_probabilities(probabilities)
-        names, index = check_labels(labels, classes, values.shape)
-        correct.append(is_correct(index, _in_class_order(values, probabilities, names)))
-    gains = correct[0] - correct[1]
+    gains = is_correct(*_checked(labels, first, classes)[1:]) - is_correct(
+        *_checked(labels, second, classes)[1:]
+    )
     drawn = _draws(groups, len(gains), draws, seed)
     ((difference, interval),) = mean_intervals(gains[:, None], drawn)
     return Difference(difference, interval, sign_flip_p(drawn.group_sums(gains)))
 
 
+def _checked(
+    labels: ArrayLike, probabilities: ArrayLike, classes: ArrayLike | None
+) -> tuple[tuple[str, ...], Labels, Floats]:
+    """Class names, class indices [N] and probabilities [N, C] with columns in the order of the names."""
+    values = check_probabilities(probabilities)
+    names, index = check_labels(labels, classes, values.shape)
+    return names, index, _in_class_order(values, probabilities, names)
+
+
 def _draws(groups: Sequence[object] | None, count: int, draws: int, seed: int) -> GroupDraws:
-    members = range(count) if groups is None else check_groups(groups, count)
-    check_draws(draws)
+    if draws < 1:
+        raise InputError(f"draws is {draws}; expected 1 or more, such as {DRAWS}")
+    members = list(range(count) if groups is None else _as_array(groups))
+    if len(members) != count:
+        raise InputError(f"{len(members)} groups for {count} clips; give one group per clip")
+    _check_none_missing("group", members)
     return draw_groups(members, draws=draws, seed=seed)
 
 
 def score_draws(
     labels: Labels, probabilities: Floats, draws: GroupDraws, *, classes: tuple[str, ...]
 ) -> Score:
-    """`score` of checked input, with draws that several results share.
-
-    Parameters
-    ----------
-    labels : ndarray of int64, shape (N,)
-    probabilities : ndarray of float64, shape (N, C)
-    draws : GroupDraws
-    classes : tuple of str, length C
-    """
+    """`score` of checked class indices [N] and probabilities [N, C], with draws that several results share."""
     intervals = bootstrap_intervals(labels, probabilities, draws)
     warning = few_groups_warning(draws.groups, draws.effective)
     return Score(
@@ -193,20 +195,14 @@ def score_draws(
     )
 
 
-def check_draws(draws: int) -> None:
-    """Raise `InputError` unless there is a bootstrap draw at least."""
-    if draws < 1:
-        raise InputError(f"draws is {draws}; expected 1 or more, such as {DRAWS}")
-
-
 def check_probabilities(probabilities: ArrayLike) -> Floats:
     """Convert probabilities to float64 [N, C]; raise `InputError` if they are not distributions over 2 classes."""
-    values = np.asarray(_unwrapped(probabilities), dtype=np.float64)
+    values = np.asarray(_as_array(probabilities), dtype=np.float64)
     if values.ndim != 2 or not values.shape[0] or values.shape[1] < 2:
         raise InputError(
             f"probabilities have shape {values.shape}; expected (clips, classes) with a clip and 2 classes at least"
         )
-    # NaN fails each comparison, so it is refused too.
+    # NaN fails each comparison.
     good = (values >= 0).all(axis=1) & (np.abs(values.sum(axis=1) - 1) <= _SUM_TOLERANCE)
     if not good.all():
         row = int(np.argmin(good))
@@ -223,16 +219,16 @@ def check_labels(
 
     Raises `InputError` if a label is missing or unknown, or the number of labels or classes does not match `shape`.
     """
-    given = np.asarray(_unwrapped(labels), dtype=object)
+    given = np.asarray(_as_array(labels), dtype=object)
     if given.shape != shape[:1]:
         raise InputError(
             f"labels have shape {given.shape}, probabilities {shape}; expected one label per clip"
         )
-    _refuse_missing("label", given.tolist())
+    _check_none_missing("label", given.tolist())
     values = [_python_value(label) for label in given.tolist()]
     known: Sequence[object]
     if classes is not None:
-        known = [_python_value(value) for value in np.asarray(_unwrapped(classes), dtype=object).tolist()]
+        known = [_python_value(value) for value in np.asarray(_as_array(classes), dtype=object).tolist()]
     elif all(isinstance(label, str) for label in values):
         known = sorted({str(label) for label in values})
     elif all(isinstance(label, bool) for label in values):
@@ -262,38 +258,23 @@ def _in_class_order(values: Floats, probabilities: ArrayLike, classes: tuple[str
     columns = [str(_python_value(name)) for name in getattr(probabilities, "columns", ())]
     if set(columns) == set(classes):
         return values[:, [columns.index(name) for name in classes]]
-    if shared := sorted(set(columns) & set(classes)):
-        other = next(name for name in columns if name not in classes)
+    if set(columns) & set(classes):
         raise InputError(
-            f"column {shared[0]!r} is named like a class, column {other!r} is not; the classes are "
-            f"{', '.join(classes)}: name all columns like classes, or none"
+            f"columns {', '.join(columns)} are only partly named like the classes {', '.join(classes)}; name all "
+            "columns like classes, or none"
         )
     return values
 
 
-def check_groups(groups: Sequence[object], count: int) -> list[str]:
-    """Name of each clip's group; raise `InputError` unless `count` clips have one each."""
-    values = list(_unwrapped(groups))
-    if len(values) != count:
-        raise InputError(f"{len(values)} groups for {count} clips; give one group per clip")
-    _refuse_missing("group", values)
-    return [str(group) for group in values]
-
-
-def _unwrapped(given: Any) -> Any:
+def _as_array(given: Any) -> Any:
     """The array inside a pandas object; anything else unchanged."""
     return given.to_numpy() if hasattr(given, "to_numpy") else given
 
 
-def _refuse_missing(what: str, values: Sequence[object]) -> None:
-    """Refuse None, NaN and NaT, which differ from themselves, and pandas' NA, which cannot be compared."""
+def _check_none_missing(noun: str, values: Sequence[object]) -> None:
     for row, value in enumerate(values):
-        try:
-            missing = value is None or bool(value != value)
-        except TypeError:
-            missing = True
-        if missing:
-            raise InputError(f"{what} of clip {row} is {value}; give each clip one, or remove the clip")
+        if not isinstance(value, str) and str(value) in _MISSING:
+            raise InputError(f"{noun} of clip {row} is {value}; give each clip one, or remove the clip")
 
 
 def _python_value(value: object) -> object:
