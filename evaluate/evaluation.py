@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -40,7 +40,6 @@ from moodfuse.evaluate.selection import Headline, corrected_best
 
 TEST = "test"
 """Protocol of a run whose clips are a test set that one model predicted."""
-Tick = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -224,9 +223,7 @@ class Evaluation:
         )
 
 
-def evaluate_run(
-    run: Run, *, draws: int = DRAWS, seed: int = 0, tick: Tick | None = None, leaky: Run | None = None
-) -> Evaluation:
+def evaluate_run(run: Run, *, draws: int = DRAWS, seed: int = 0, leaky: Run | None = None) -> Evaluation:
     """Score every result of a run, and compare them.
 
     Parameters
@@ -234,8 +231,6 @@ def evaluate_run(
     run : Run
     draws, seed : int
         Of the bootstrap; all results share the draws.
-    tick : callable of str, optional
-        Called with the name of each finished step.
     leaky : Run, optional
         The same under the leaky protocol, to measure its inflation.
 
@@ -246,23 +241,16 @@ def evaluate_run(
     """
     if not run.results:
         raise InputError(f"run {run.name} holds no result; run fuse again under another --run name")
-    report = tick or (lambda name: None)
     inflation = measure_inflation(run, leaky, draws=draws, seed=seed) if leaky is not None else None
     drawn = draw_groups(run.groups, draws=draws, seed=seed)
-    scored = []
-    for result_score in score_results(run, drawn, seed=seed):
-        scored.append(result_score)
-        report(result_score.result.name)
+    scored = tuple(score_results(run, drawn, seed=seed))
     labels = run_labels(run)
     table = {result.name: result.probabilities for result in run.results}
     headline = corrected_best(labels, table, drawn) if len(table) > 1 else None
-    report("selection of the best")
     paired = paired_tests(labels, table, drawn, pairs=baseline_pairs(scored))
-    report("paired tests")
     by_key = {(result.sources, result.head, result.level): result.probabilities for result in run.results}
     importance = source_importance(labels, by_key, drawn)
-    report("importance of the sources")
-    return Evaluation(run, tuple(scored), draws, seed, headline, paired, importance, inflation)
+    return Evaluation(run, scored, draws, seed, headline, paired, importance, inflation)
 
 
 def run_labels(run: Run) -> Labels:

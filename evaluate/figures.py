@@ -142,8 +142,8 @@ def slug(name: str) -> str:
     return safe if safe == text else f"{safe}-{digest16(name)[:8]}"
 
 
-def figure_plan(evaluation: Evaluation) -> list[tuple[str, Callable[[], "Figure"]]]:
-    """Name of each figure of a report, marked for a leaky run, and the function that draws it.
+def plan_figures(evaluation: Evaluation) -> dict[str, Callable[[], "Figure"]]:
+    """Name of each figure of a report, marked for a leaky run -> the function that draws it.
 
     Of more than `CONFUSION_LIMIT` results, confusion matrices are drawn of the best and of each network only.
     """
@@ -152,33 +152,32 @@ def figure_plan(evaluation: Evaluation) -> list[tuple[str, Callable[[], "Figure"
     if len(chosen) > CONFUSION_LIMIT:
         chosen = [scored for scored in chosen if scored.is_network or scored is best]
     plan: dict[str, Callable[[], Figure]] = {
-        "accuracy": lambda: accuracy_figure(evaluation),
-        f"roc-{slug(best.result.name)}": lambda: roc_figure(evaluation, best),
+        "accuracy": partial(accuracy_figure, evaluation),
+        f"roc-{slug(best.result.name)}": partial(roc_figure, evaluation, best),
     }
     if best.calibration is not None:
-        plan[f"reliability-{slug(best.result.name)}"] = lambda: reliability_figure(evaluation)
+        plan[f"reliability-{slug(best.result.name)}"] = partial(reliability_figure, evaluation)
     for rows in evaluation.importance_by_head[:1]:
         name = slug(f"{rows[0].head} {rows[0].level}")
         plan[f"shapley-{name}"] = partial(importance_figure, evaluation, rows)
     if evaluation.run.fold_count > 1:
-        plan["folds"] = lambda: folds_figure(evaluation, chosen)
+        plan["folds"] = partial(folds_figure, evaluation, chosen)
     for scored in chosen:
         plan[f"confusion-{slug(scored.result.name)}"] = partial(confusion_figure, evaluation, scored)
     mark = f"-{evaluation.marker}" if evaluation.marker else ""
-    return [(f"{name}{mark}", draw) for name, draw in plan.items()]
+    return {f"{name}{mark}": draw for name, draw in plan.items()}
 
 
-def draw_figures(evaluation: Evaluation, folder: Path) -> Iterator[str]:
-    """Draw a report's figures and write each as PNG and SVG, yielding its name."""
-    run = evaluation.run
+def draw_figures(evaluation: Evaluation, folder: Path) -> list[str]:
+    """Draw a report's figures, write each as PNG and SVG, and return their names."""
+    run, plan = evaluation.run, plan_figures(evaluation)
     sources = (source for result in run.results for source in result.sources)
-    names = tuple(dict.fromkeys((run.name, *run.classes, *sources)))
-    with drawing_settings(names):
-        for name, draw in figure_plan(evaluation):
+    with drawing_settings(dict.fromkeys((run.name, *run.classes, *sources))):
+        for name, draw in plan.items():
             figure = draw()
             for suffix in (".png", ".svg"):
                 write_figure(figure, folder / f"{name}{suffix}")
-            yield name
+    return list(plan)
 
 
 def _new_axes(width: float, height: float, *, columns: int = 1) -> tuple["Figure", Any]:

@@ -1,8 +1,5 @@
 """`moodfuse evaluate`: the report of a run, or of a model on a test set."""
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +10,8 @@ from moodfuse.cache.console import printable
 from moodfuse.options import refuse_given
 
 if TYPE_CHECKING:
+    from rich.status import Status
+
     from moodfuse.cache.runs import Run
     from moodfuse.cache.store import FeatureCache
     from moodfuse.evaluate.evaluation import Evaluation
@@ -86,8 +85,8 @@ def _report_run(
     published = find_published(compare) if compare else None
     cache = FeatureCache(cache_path)
     chosen, leaky = choose_runs(cache, run, inflation=inflation)
-    with progress("Scoring") as tick:
-        scored = evaluate_run(chosen, draws=draws, seed=seed, tick=tick, leaky=leaky)
+    with _spinner("Scoring"):
+        scored = evaluate_run(chosen, draws=draws, seed=seed, leaky=leaky)
     evaluation = replace(scored, audit=read_audit(cache))
     comparison = compare_with(evaluation, published, cache=str(cache_path)) if published else None
     folder = output or run_folder(cache, chosen.name) / "report"
@@ -115,8 +114,8 @@ def _report_test(
 
     clips = read_clips(data, group_pattern, report=report)
     test = run_test(Model.load(folder, device=device), clips, jobs=jobs, report=report)
-    with progress("Scoring") as tick:
-        evaluation = evaluate_run(test.run, draws=draws, seed=seed, tick=tick)
+    with _spinner("Scoring"):
+        evaluation = evaluate_run(test.run, draws=draws, seed=seed)
     present(evaluation, output or Path("test-report"))
     return REFUSED if test.refused else 0
 
@@ -162,10 +161,8 @@ def present(
     print_evaluation(evaluation)
     if comparison is not None:
         print_comparison(comparison)
-    with progress("Drawing") as tick:
-        figures = write_report(
-            evaluation, folder, comparison=comparison, thumbnails_from=thumbnails_from, tick=tick
-        )
+    with _spinner("Drawing"):
+        figures = write_report(evaluation, folder, comparison=comparison, thumbnails_from=thumbnails_from)
     if comparison is not None:
         click.echo(f"comparison: {folder / comparison.file_name}")
     click.echo(
@@ -174,13 +171,8 @@ def present(
     click.echo(f"page: {folder / PAGE}")
 
 
-@contextmanager
-def progress(title: str) -> Iterator[Callable[[str], None]]:
-    """A spinner on stderr with the name of the last finished step; silent without a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda name: None
-        return
+def _spinner(title: str) -> "Status":
+    """A spinner on stderr; silent without a terminal."""
     from rich.console import Console
 
-    with Console(stderr=True).status(title) as status:
-        yield lambda name: status.update(f"{title}: {name}")
+    return Console(stderr=True).status(title)

@@ -8,17 +8,18 @@ import io
 import json
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 from moodfuse.cache.files import write_text
 from moodfuse.cache.runs import LEAKY_MARK
 from moodfuse.cache.store import FeatureCache
-from moodfuse.evaluate.evaluation import Evaluation, ResultScore, Tick
+from moodfuse.evaluate.evaluation import Evaluation, ResultScore
 from moodfuse.evaluate.figures import draw_figures
 from moodfuse.evaluate.intervals import UNDEFINED, Interval
 from moodfuse.evaluate.metrics import METRICS
-from moodfuse.evaluate.paired import Inflation
 from moodfuse.evaluate.published import Comparison, comparison_csv
 from moodfuse.evaluate.report.page import read_thumbnails, render_page
 from moodfuse.evaluate.report.text import (
@@ -32,6 +33,17 @@ from moodfuse.evaluate.scoring import Score
 __all__ = ["PAGE", "metrics_csv", "metrics_values", "print_comparison", "print_evaluation", "write_report"]
 SCHEMA = 1
 PAGE = "report.html"
+_FIELD_NAMES: dict[str, str] = {}
+_INFLATION_KEYS = {
+    "run": "honest_run",
+    "accuracy": "honest",
+    "leaky_accuracy": "leaky",
+    "gain": "points",
+    "gain_ci95": "points_ci95",
+    "mean_gain": "mean_points",
+    "mean_gain_ci95": "mean_points_ci95",
+}
+"""Fields of the inflation -> their keys in `metrics.json`."""
 
 
 def write_report(
@@ -40,7 +52,6 @@ def write_report(
     *,
     comparison: Comparison | None = None,
     thumbnails_from: FeatureCache | None = None,
-    tick: Tick | None = None,
 ) -> list[str]:
     """Write a report, each file whole or not at all, and return the names of its figures.
 
@@ -51,15 +62,9 @@ def write_report(
     comparison : Comparison, optional
     thumbnails_from : FeatureCache, optional
         Holds the media of the clips; without it the page has no thumbnails.
-    tick : callable of str, optional
-        Called with the name of each finished figure and the id of each clip with a thumbnail.
     """
-    figures = []
-    for name in draw_figures(evaluation, folder):
-        figures.append(name)
-        if tick is not None:
-            tick(name)
-    thumbnails = read_thumbnails(thumbnails_from, evaluation, tick=tick) if thumbnails_from else None
+    figures = draw_figures(evaluation, folder)
+    thumbnails = read_thumbnails(thumbnails_from, evaluation) if thumbnails_from else None
     page = render_page(evaluation, comparison=comparison, thumbnails=thumbnails)
     if comparison is not None:
         write_text(folder / comparison.file_name, comparison_csv(comparison))
@@ -95,7 +100,7 @@ def metrics_values(evaluation: Evaluation) -> dict[str, object]:
     if evaluation.headline is not None:
         values["headline"] = _json_value(evaluation.headline)
     if evaluation.inflation is not None:
-        values["inflation"] = _inflation_values(evaluation.inflation)
+        values["inflation"] = _json_fields(evaluation.inflation, _INFLATION_KEYS)
     if evaluation.audit is not None:
         values["audit"] = _json_value(evaluation.audit)
     return {
@@ -111,38 +116,21 @@ def _rounded(value: float) -> float | None:
     return None if math.isnan(value) else round(float(value), 12)
 
 
-def _json_value(record: object) -> object:
+def _json_value(record: object, keys: Mapping[str, str] = _FIELD_NAMES) -> object:
     """Convert a record to JSON types: an interval to its two ends, other dataclasses to their fields, NaN to null."""
     if isinstance(record, Interval):
         return [_rounded(record.low), _rounded(record.high)]
     if is_dataclass(record):
-        return _json_fields(record)
+        return _json_fields(record, keys)
     if isinstance(record, tuple | list):
-        return [_json_value(value) for value in record]
+        return [_json_value(value, keys) for value in record]
     return _rounded(record) if isinstance(record, float) else record
 
 
-def _json_fields(record: object) -> dict[str, object]:
-    return {field.name: _json_value(getattr(record, field.name)) for field in fields(record)}  # type: ignore[arg-type]
-
-
-def _inflation_values(inflation: Inflation) -> dict[str, object]:
-    return {
-        "honest_run": inflation.run,
-        "leaky_run": inflation.leaky_run,
-        "rows": [
-            {
-                "result": row.result,
-                "honest": _rounded(row.accuracy),
-                "leaky": _rounded(row.leaky_accuracy),
-                "points": _rounded(row.gain),
-                "points_ci95": _json_value(row.gain_ci95),
-            }
-            for row in inflation.rows
-        ],
-        "mean_points": _rounded(inflation.mean_gain),
-        "mean_points_ci95": _json_value(inflation.mean_gain_ci95),
-    }
+def _json_fields(record: Any, keys: Mapping[str, str] = _FIELD_NAMES) -> dict[str, object]:
+    """The fields of a dataclass, under their names or those that `keys` has for them."""
+    names = [field.name for field in fields(record)]
+    return {keys.get(name, name): _json_value(getattr(record, name), keys) for name in names}
 
 
 def _result_values(scored: ResultScore, *, leaky: bool) -> dict[str, object]:

@@ -15,7 +15,7 @@ from PIL import Image
 from moodfuse.cache.console import printable
 from moodfuse.cache.media import kept_frame
 from moodfuse.cache.store import FeatureCache
-from moodfuse.evaluate.evaluation import Evaluation, ResultScore, Tick, run_labels
+from moodfuse.evaluate.evaluation import Evaluation, ResultScore, run_labels
 from moodfuse.evaluate.markup import page_assets, report_style
 from moodfuse.evaluate.metrics import Floats, Labels, macro_roc_curve, roc_curve
 from moodfuse.evaluate.paired import SourceImportance
@@ -129,12 +129,11 @@ def _svg_points(across: Floats, up: Floats) -> str:
 
 
 def read_thumbnails(
-    cache: FeatureCache, evaluation: Evaluation, *, limit: int = THUMBNAIL_LIMIT, tick: Tick | None = None
+    cache: FeatureCache, evaluation: Evaluation, *, limit: int = THUMBNAIL_LIMIT
 ) -> dict[int, str]:
     """Middle frames of clips as data URIs by row of the run, at most `limit`, wrong predictions first.
 
-    A clip without media or video in the cache, or whose file has changed since the run, has none. `tick` is called with
-    the id of each.
+    A clip without media or video in the cache, or whose file has changed since the run, has none.
     """
     run = evaluation.run
     statuses = {status.clip.id: status for status in (cache.clips if cache.plans else ())}
@@ -145,11 +144,8 @@ def read_thumbnails(
         if status is None or (run.digests and status.digest != run.digests[row]):
             continue
         kept = kept_frame(cache.path / "media", status.digest, MIDDLE_FRAME)
-        if kept is None:
-            continue
-        uris[row] = data_uri(*kept)
-        if tick is not None:
-            tick(status.clip.id)
+        if kept is not None:
+            uris[row] = data_uri(*kept)
     return uris
 
 

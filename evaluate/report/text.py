@@ -5,11 +5,9 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
 
 import click
-from rich.box import SIMPLE, SIMPLE_HEAD
-from rich.columns import Columns
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -21,23 +19,17 @@ from moodfuse.evaluate.markup import counted, gain_text, number, percent, render
 from moodfuse.evaluate.paired import PairedTest
 from moodfuse.evaluate.published import (
     FUSION,
-    NETWORKS,
     OPTIMIZERS,
-    OURS,
-    ClassCounts,
     ComparedRow,
     Comparison,
     recipe_of,
 )
 
 TEMPLATES = files("moodfuse.evaluate.report") / "templates"
-TABLE_WIDTH, COMPARISON_WIDTH = 132, 100
+TABLE_WIDTH = 132
 """On a narrower terminal lines wrap, so that no number is lost."""
 _CLEAR_PICK = 0.5
 """Below this fraction of the draws no result is selected by a majority."""
-_STYLE: dict[str, Any] = {"title_justify": "left", "padding": (0, 1, 0, 0), "pad_edge": False}
-_PLAIN: dict[str, Any] = {"markup": False, "emoji": False}
-"""Square brackets in names of classes and sources are printed as they are."""
 
 
 @dataclass(frozen=True)
@@ -217,7 +209,7 @@ def latex_table(evaluation: Evaluation) -> str:
 
 def print_evaluation(evaluation: Evaluation) -> None:
     """Print the main finding, every result by section, comparisons and notes."""
-    console = Console(width=max(Console().width, TABLE_WIDTH), **_PLAIN)
+    console = _console()
     click.echo(printable(summarize(evaluation).claim))
     console.print(_results_table(evaluation))
     _print_lines(_remarks(evaluation))
@@ -236,6 +228,11 @@ def print_evaluation(evaluation: Evaluation) -> None:
         console.print(table)
         click.echo(f"mean of the fusions: {gain_text(inflation.mean_gain, inflation.mean_gain_ci95)} points")
     _print_lines(f"note: {note}" for note in evaluation.notes)
+
+
+def _console() -> Console:
+    """A console as wide as the tables; square brackets in names are printed as they are."""
+    return Console(width=max(Console().width, TABLE_WIDTH), highlight=False, markup=False, emoji=False)
 
 
 def _print_lines(lines: Iterable[str]) -> None:
@@ -268,9 +265,9 @@ def _remarks(evaluation: Evaluation) -> Iterator[str]:
         yield f"{mark}paired tests against {against}: no significant difference in {others}"
 
 
-def _new_table(title: str, names: Sequence[str], numbers: Sequence[str], **style: Any) -> Table:
+def _new_table(title: str, names: Sequence[str], numbers: Sequence[str]) -> Table:
     """A table with columns of text that may fold and columns of numbers."""
-    table = Table(title=title, **{"box": SIMPLE, **_STYLE, **style})
+    table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     for name in names:
         table.add_column(name, overflow="fold")
     for name in numbers:
@@ -321,74 +318,47 @@ def _importance_table(evaluation: Evaluation) -> Table:
 
 
 def print_comparison(comparison: Comparison) -> None:
-    """Print published tables with our results, confusion matrices, notes, and commands for missing rows."""
+    """Print published scores with ours, notes, and commands for missing rows."""
     published, evaluation = comparison.published, comparison.evaluation
-    console = Console(width=max(Console().width, COMPARISON_WIDTH), highlight=False, **_PLAIN)
     run = f"{evaluation.marker} run {evaluation.run.name}".strip()
-    console.print(f"\n{published.citation}\ncompared with {run}, ours\n")
-    clips = f"{published.name} on {published.clips} clips, ours on {len(evaluation.run.ids)}"
-    titles = {NETWORKS: "Single networks, each by its own softmax", FUSION: "Fusions"}
-    for name, title in titles.items():
-        console.print(_comparison_table(comparison, name, f"{title}: {clips}"))
-        console.print()
-    console.print(
-        f"Confusion of {published.matrix_of}, in clips: true classes in rows, predicted in columns",
-        style="italic",
+    table = _new_table(
+        f"{published.citation}\ncompared with {run}, ours: {published.name} on {published.clips} clips, ours on "
+        f"{len(evaluation.run.ids)}",
+        ("networks", "optimizer or head"),
+        (f"{published.name}: accuracy", "F1", "AUC", "ours: accuracy [95 %]", "F1", "AUC"),
     )
-    tables = [_matrix_table(matrix, published.classes) for matrix in comparison.matrices]
-    console.print(Columns(tables, padding=(1, 4)))
-    console.print()
+    table.add_column("recipe", overflow="fold")
+    table.add_column("", no_wrap=True)
+    previous = None
+    for row in comparison.rows:
+        key = (row.table, row.networks, row.optimizer)
+        if previous is not None and previous[0] != row.table:
+            table.add_section()
+        table.add_row(*_published_cells(row, repeated=key == previous), *_our_cells(row))
+        previous = key
+    _console().print(table)
     _print_lines(f"note: {note}" for note in comparison.notes)
     if comparison.commands:
         click.echo("commands that make the missing rows of ours (-), before running evaluate again:")
         _print_lines(f"  {command}" for command in comparison.commands)
 
 
-def _comparison_table(comparison: Comparison, name: str, title: str) -> Table:
-    """One of the two tables of scores; long names of recipes fold on a narrow terminal."""
-    theirs = comparison.published.name
-    table = _new_table(title, (), (), box=SIMPLE_HEAD, show_edge=False)
-    for heading in ("\nnetworks", "\noptimizer" if name == NETWORKS else "\nhead/level"):
-        table.add_column(heading, no_wrap=True)
-    for heading in (f"{theirs}\nacc.", "\nF1", "\nAUC", f"{OURS}\naccuracy [95 %]", "\nF1", "\nAUC"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("\nrecipe", overflow="fold")
-    table.add_column("", no_wrap=True)
-    previous = None
-    for row in comparison.rows:
-        if row.table == name:
-            table.add_row(*_comparison_cells(row, repeated=(row.networks, row.optimizer) == previous))
-            previous = (row.networks, row.optimizer)
-    return table
-
-
-def _comparison_cells(row: ComparedRow, *, repeated: bool) -> list[str]:
-    """The cells of a row; names and published scores are empty where they equal those of the line above."""
-    networks = row.networks.replace("+onedmcnn+", "+\nonedmcnn+")
-    optimizer = OPTIMIZERS.get(row.optimizer, row.optimizer)
-    published = [f"{score:.2f}" for score in row.published.values()] if row.published else ["-", "-", "-"]
+def _published_cells(row: ComparedRow, *, repeated: bool) -> list[str]:
+    """Names and published scores; names and scores are empty where they equal those of the line above."""
+    result = row.ours.result if row.ours else None
+    method = OPTIMIZERS.get(row.optimizer, row.optimizer)
+    if row.table == FUSION:
+        method = f"{result.head}/{result.level}" if result else "-"
     if repeated:
-        networks, optimizer, published = "", "", ["", "", ""]
+        return ["", method if row.table == FUSION else "", "", "", ""]
+    scores = [f"{score:.2f}" for score in row.published.values()] if row.published else ["-", "-", "-"]
+    return [row.networks, method, *scores]
+
+
+def _our_cells(row: ComparedRow) -> list[str]:
     if row.ours is None:
-        return [networks, optimizer if row.table == NETWORKS else "", *published, "-", "-", "-"]
-    total, result = row.ours.score, row.ours.result
-    return [
-        networks,
-        optimizer if row.table == NETWORKS else f"{result.head}/{result.level}",
-        *published,
-        f"{total.accuracy:.2f} {total.accuracy_ci95.shown()}",
-        f"{total.macro_f1:.2f}",
-        f"{total.auc:.2f}",
-        recipe_of(result.sources) or "",
-        _default_marks(row.ours),
-    ]
-
-
-def _matrix_table(matrix: ClassCounts, classes: Sequence[str]) -> Table:
-    title = f"{matrix.who}, {matrix.how}: {matrix.clips} clips, accuracy {matrix.accuracy:.3f}"
-    table = _new_table(title, (), (), box=SIMPLE_HEAD, show_edge=False)
-    for label in ("", *classes):
-        table.add_column(printable(label), justify="right" if label else "left", no_wrap=True)
-    for label, counts in zip(classes, matrix.counts, strict=True):
-        table.add_row(printable(label), *map(str, counts))
-    return table
+        return ["-", "-", "-"]
+    total = row.ours.score
+    accuracy = f"{total.accuracy:.2f} {total.accuracy_ci95.shown()}"
+    recipe = recipe_of(row.ours.result.sources) or ""
+    return [accuracy, f"{total.macro_f1:.2f}", f"{total.auc:.2f}", recipe, _default_marks(row.ours)]
