@@ -45,7 +45,7 @@ class Interval:
     @property
     def known(self) -> bool:
         """Whether it is defined."""
-        return not (math.isnan(self.low) or math.isnan(self.high))
+        return not math.isnan(self.low)
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -131,14 +131,7 @@ class GroupDraws:
 
 
 def draw_groups(groups: Sequence[object], *, draws: int = DRAWS, seed: int = 0) -> GroupDraws:
-    """Draw groups with replacement.
-
-    Parameters
-    ----------
-    groups : sequence, length N
-        Group of each clip.
-    draws, seed : int
-    """
+    """Draw groups with replacement; `groups` has the group of each of N clips."""
     names, member = np.unique(np.asarray([str(group) for group in groups]), return_inverse=True)
     count = len(names)
     generator = np.random.default_rng(seed)
@@ -159,7 +152,7 @@ def effective_groups(groups: Sequence[object]) -> float:
     >>> effective_groups("aabbcc"), effective_groups("aaaabc")
     (3.0, 2.0)
     """
-    return _effective(np.unique(np.asarray([str(group) for group in groups]), return_counts=True)[1])
+    return _effective(np.unique(np.asarray(groups, dtype=str), return_counts=True)[1])
 
 
 def _effective(sizes: Labels) -> float:
@@ -191,24 +184,18 @@ def few_groups_warning(groups: int, effective: float) -> str | None:
     )
 
 
-def bootstrap_metrics(labels: Labels, probabilities: Floats, draws: GroupDraws) -> dict[str, Floats]:
-    """Every metric of every draw, [B], by name; `auc` is NaN in a draw of one class only."""
-    chunks = [all_metrics(labels, probabilities, weights) for weights in draws.weights()]
-    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in METRICS}
-
-
 def bootstrap_intervals(labels: Labels, probabilities: Floats, draws: GroupDraws) -> dict[str, Interval]:
     """A 95 % interval of every metric; undefined for fewer than 2 effective groups."""
-    groups = draws.effective
-    if groups < LEAST_GROUPS:
+    if draws.effective < LEAST_GROUPS:
         return dict.fromkeys(METRICS, UNDEFINED)
-    values = bootstrap_metrics(labels, probabilities, draws)
+    chunks = [all_metrics(labels, probabilities, weights) for weights in draws.weights()]
     best, worst = np.clip([probabilities.max(), probabilities.min()], LOG_EPS, 1.0)
-    loss = Scale(float(-np.log(best)), float(-np.log(worst)), logarithm=True)
-    return {
-        name: interval(float(estimate), values[name], groups, loss if name == "log_loss" else PROPORTION)
-        for name, estimate in all_metrics(labels, probabilities).items()
-    }
+    scales = {"log_loss": Scale(float(-np.log(best)), float(-np.log(worst)), logarithm=True)}
+    intervals = {}
+    for name, estimate in all_metrics(labels, probabilities).items():
+        values = np.concatenate([chunk[name] for chunk in chunks])
+        intervals[name] = interval(float(estimate), values, draws.effective, scales.get(name, PROPORTION))
+    return intervals
 
 
 def interval(estimate: float, values: Floats, groups: float, scale: Scale = PROPORTION) -> Interval:

@@ -67,7 +67,7 @@ def gain_text(value: float, interval: Interval) -> str:
 
 def markdown_text(text: str) -> str:
     """Escape text for Markdown: no markup, no HTML, no link, no mention."""
-    return _MARKDOWN.sub(r"\\\1", printable(text)).replace("@", "&#64;")
+    return _MARKDOWN.sub(r"\\\1", _printable(text)).replace("@", "&#64;")
 
 
 def latex_text(text: str) -> str:
@@ -78,7 +78,7 @@ def latex_text(text: str) -> str:
     >>> latex_text("50 % of a_b")
     '50 \\\\% of a\\\\_b'
     """
-    return "".join(_LATEX.get(char, char) for char in printable(text))
+    return "".join(_LATEX.get(char, char) for char in _printable(text))
 
 
 def script_data(values: object) -> Markup:
@@ -107,9 +107,13 @@ def page_assets(style: str, script: str) -> dict[str, str]:
     return {"style": Markup(style), "script": Markup(script), "script_digest": script_digest(script)}
 
 
+def _printable(text: str) -> str:
+    return text if text.isprintable() else printable(text)
+
+
 def _unbroken(text: str) -> Markup:
     """HTML with no line break between a number and its percent sign or seconds."""
-    return Markup(re.sub(r"(?<=\d) (?=%|s\b)", "\u00a0", str(escape(printable(text)))))
+    return Markup(re.sub(r"(?<=\d) (?=%|s\b)", "\u00a0", str(escape(_printable(text)))))
 
 
 def page_environment(
@@ -119,15 +123,18 @@ def page_environment(
 
     Every text that an expression gives is escaped by `escape_text`, without it for HTML.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from jinja2 import DictLoader, Environment, StrictUndefined
 
     def finalize(value: object) -> object:
         if isinstance(value, Markup) or not isinstance(value, str):
             return value
-        return (escape_text or printable)(value)
+        return (escape_text or _printable)(value)
 
+    sources = {
+        file.name: file.read_text("utf-8") for file in templates.iterdir() if file.name.endswith(".j2")
+    }
     environment = Environment(
-        loader=FileSystemLoader(str(templates)),
+        loader=DictLoader(sources),
         autoescape=escape_text is None,
         finalize=finalize,
         undefined=StrictUndefined,
@@ -141,7 +148,7 @@ def page_environment(
         "gain": gain_text,
         "counted": counted,
         "script_data": script_data,
-        "verbatim": lambda text: Markup(printable(text)),
+        "verbatim": lambda text: Markup(_printable(text)),
         "unbroken": _unbroken,
         "isnan": math.isnan,
     }

@@ -143,12 +143,12 @@ def _network_names(sources: tuple[str, ...]) -> str:
 
 
 def _network_rows(evaluation: Evaluation, published: Published) -> Iterator[ComparedRow]:
-    ours = {scored.result.sources[0]: scored for scored in evaluation.scored if scored.is_network}
-    others = dict(sorted(ours.items()))
+    own = {scored.result.sources[0]: scored for scored in evaluation.scored if scored.is_network}
+    others = dict(sorted(own.items()))
     for optimizer, networks in published.networks.items():
         for network, row in networks.items():
             sources = [f"{network}@{recipe}" for recipe in published.repeating_recipes(network, optimizer)]
-            matches = [others.pop(source) for source in sources if source in ours]
+            matches: list[ResultScore | None] = [others.pop(source) for source in sources if source in own]
             for scored in matches or [None]:
                 yield ComparedRow(NETWORKS, network, optimizer, row, scored)
     for network in published.networks["adam"]:
@@ -228,42 +228,31 @@ def comparison_csv(comparison: Comparison) -> str:
     columns = ["table", "optimizer", "sources", "who", "protocol", "recipe", "head", "level", "clips"]
     columns += ["accuracy", "low", "high", "macro_f1", "auc"]
     published, evaluation = comparison.published, comparison.evaluation
+    methods = {
+        NETWORKS: {"head": NETWORK},
+        FUSION: {"head": published.head, "level": published.level},
+    }
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n", restval="")
     writer.writeheader()
     written: dict[str, object] = {}
     for row in comparison.rows:
-        common = {"table": row.table, "optimizer": row.optimizer, "sources": row.networks}
-        if row.published is not None and written != common:
-            written = common
-            method = (
-                {"head": NETWORK}
-                if row.table == NETWORKS
-                else {"head": published.head, "level": published.level}
-            )
-            writer.writerow(
-                {**common, **method, "who": published.name, "clips": published.clips, **row.published}
-            )
+        names: dict[str, object] = {"table": row.table, "optimizer": row.optimizer, "sources": row.networks}
+        if row.published is not None and written != names:
+            written = names
+            theirs = {"who": published.name, "clips": published.clips, **row.published}
+            writer.writerow({**names, **methods[row.table], **theirs})
         if row.ours is not None:
-            protocol = evaluation.marker or evaluation.run.protocol
-            writer.writerow({**common, "protocol": protocol, **_our_values(row.ours)})
+            result, total = row.ours.result, row.ours.score
+            ours = {
+                "who": OURS,
+                "protocol": evaluation.marker or evaluation.run.protocol,
+                "clips": total.clips,
+            }
+            ours |= {"recipe": recipe_of(result.sources), "head": result.head, "level": result.level}
+            low, high = total.accuracy_ci95.ends
+            numbers = {"accuracy": total.accuracy, "low": low, "high": high}
+            numbers |= {"macro_f1": total.macro_f1, "auc": total.auc}
+            ours |= {name: "" if math.isnan(value) else round(value, 6) for name, value in numbers.items()}
+            writer.writerow({**names, **ours})
     return text.getvalue()
-
-
-def _our_values(scored: ResultScore) -> dict[str, object]:
-    total, result = scored.score, scored.result
-    numbers = {
-        "accuracy": total.accuracy,
-        "low": total.accuracy_ci95.low,
-        "high": total.accuracy_ci95.high,
-        "macro_f1": total.macro_f1,
-        "auc": total.auc,
-    }
-    return {
-        "who": OURS,
-        "recipe": recipe_of(result.sources),
-        "head": result.head,
-        "level": result.level,
-        "clips": total.clips,
-        **{name: "" if math.isnan(value) else round(value, 6) for name, value in numbers.items()},
-    }

@@ -325,8 +325,9 @@ def print_comparison(comparison: Comparison) -> None:
         f"{published.citation}\ncompared with {run}, ours: {published.name} on {published.clips} clips, ours on "
         f"{len(evaluation.run.ids)}",
         ("networks", "optimizer or head"),
-        (f"{published.name}: accuracy", "F1", "AUC", "ours: accuracy [95 %]", "F1", "AUC"),
+        (f"{published.name} acc.", "F1", "AUC", "our accuracy [95 %]", "F1", "AUC"),
     )
+    table.columns[0].no_wrap = True
     table.add_column("recipe", overflow="fold")
     table.add_column("", no_wrap=True)
     previous = None

@@ -40,15 +40,13 @@ class DataFrame(Series):
 
 
 class NotAvailable:
-    """Like pandas' NA: a comparison gives NA again, which has no truth value."""
+    """Like pandas' NA, which has no truth value."""
 
-    def __ne__(self, other: object) -> Any:
-        return self
+    def __repr__(self) -> str:
+        return "<NA>"
 
     def __bool__(self) -> bool:
         raise TypeError("boolean value of NA is ambiguous")
-
-    __hash__ = object.__hash__
 
 
 VALUES: dict[str, list[Any]] = {
@@ -61,19 +59,13 @@ VALUES: dict[str, list[Any]] = {
 
 
 @pytest.mark.parametrize("values", VALUES.values(), ids=list(VALUES))
-@pytest.mark.parametrize("kind", ["list", "array", "object", "series"])
-def test_labels_match_classes_by_value(values: list[Any], kind: str) -> None:
+def test_labels_match_classes_by_value(values: list[Any]) -> None:
     """As with scikit-learn's `classes_`, in any container; as indices they would score differently."""
     labels = [values[index] for index in TRUTH]
-    made = {
-        "list": list,
-        "array": np.array,
-        "object": lambda item: np.array(item, dtype=object),
-        "series": Series,
-    }
-    found = score(made[kind](labels), P, classes=made[kind](values), draws=5)
-    assert found.accuracy == WANTED and len(set(found.classes)) == 3
-    np.testing.assert_array_equal(found.confusion_matrix.sum(axis=1), [8, 8, 8])
+    for convert in (list, np.array, Series, lambda given: np.array(given, dtype=object)):
+        total = score(convert(labels), P, classes=convert(values), draws=5)
+        assert total.accuracy == WANTED and len(set(total.classes)) == 3
+        np.testing.assert_array_equal(total.confusion_matrix.sum(axis=1), [8, 8, 8])
 
 
 def test_numbers_of_several_kinds_are_one_value() -> None:
@@ -93,8 +85,8 @@ def test_without_classes_whole_numbers_are_indices() -> None:
     for labels in (TRUTH, TRUTH.astype(np.uint8), TRUTH.astype(float), TRUTH.astype(object), TRUTH.tolist()):
         assert score(labels, P, draws=5).accuracy == WANTED
     many = np.arange(24) % 12
-    found = score(many.astype(object), np.eye(12)[many], draws=5)
-    assert found.accuracy == 1 and found.classes == tuple(map(str, range(12)))
+    total = score(many.astype(object), np.eye(12)[many], draws=5)
+    assert total.accuracy == 1 and total.classes == tuple(map(str, range(12)))
     assert score(TRUTH, P, classes=["a", "b", "c"], draws=5).classes == ("a", "b", "c")
 
 
@@ -122,7 +114,7 @@ def test_bools_are_two_classes() -> None:
         (np.stack([TRUTH, TRUTH], axis=1), None, r"labels have shape \(24, 2\)"),
     ],
 )
-def test_labels_without_a_class_are_refused(labels: Any, classes: Any, message: str) -> None:
+def test_labels_without_a_class_are_errors(labels: Any, classes: Any, message: str) -> None:
     """Each message has the value, the classes and a remedy."""
     with pytest.raises(InputError, match=message):
         score(labels, P, classes=classes)
@@ -142,12 +134,12 @@ def test_columns_follow_the_classes_by_name() -> None:
     assert score(labels, DataFrame(P[:, turned], ["c", "a", "b"]), draws=5).accuracy == WANTED
     assert score(TRUTH, DataFrame(P, range(3)), draws=5).accuracy == WANTED
     assert score(labels, DataFrame(P, ["p_a", "p_b", "p_c"]), draws=5).accuracy == WANTED
-    with pytest.raises(InputError, match="column 'a' is named like a class, column 'B' is not"):
+    with pytest.raises(InputError, match="columns a, B, c are only partly named like the classes a, b, c"):
         score(labels, DataFrame(P, ["a", "B", "c"]))
 
 
 @pytest.mark.parametrize("missing", [None, float("nan"), np.datetime64("NaT"), NotAvailable()])
-def test_missing_groups_are_refused(missing: object) -> None:
+def test_missing_groups_are_errors(missing: object) -> None:
     """The message names the first row without a group."""
     groups = ["x"] * 4 + [missing] + ["y"] * 18 + [missing]
     with pytest.raises(InputError, match="group of clip 4 is .*; give each clip one"):
@@ -163,14 +155,6 @@ def test_groups_of_any_value() -> None:
         score(TRUTH, P, "abc")
 
 
-def test_perfect_probabilities_score_one() -> None:
-    """The scores are 1, and the interval shows that 24 groups do not prove it."""
-    labels = np.arange(24) % 4
-    perfect = score(labels, np.eye(4)[labels], classes=("a", "b", "c", "d"))
-    assert perfect.accuracy == perfect.macro_f1 == perfect.auc == 1.0
-    assert (perfect.accuracy_ci95.low, perfect.accuracy_ci95.high) == (pytest.approx(0.025 ** (1 / 24)), 1.0)
-
-
 def test_clips_of_one_group_carry_less_information() -> None:
     """An interval over groups of three equal clips is wider than one that takes each clip as a group."""
     labels = np.repeat(np.arange(20) % 2, 3)
@@ -181,7 +165,7 @@ def test_clips_of_one_group_carry_less_information() -> None:
     assert grouped.high - grouped.low > 1.3 * (alone.high - alone.low)
 
 
-def test_rows_that_do_not_sum_to_one_are_refused() -> None:
+def test_rows_that_do_not_sum_to_one_are_errors() -> None:
     """They are not probabilities."""
     with pytest.raises(InputError, match="expected values >= 0 that sum to 1"):
         score(np.array([0, 1]), np.ones((2, 2)), classes=("a", "b"))
@@ -193,11 +177,11 @@ def test_compare_gives_the_difference_of_accuracy_of_the_paired_test() -> None:
     second = RANDOM.dirichlet(np.ones(3), 24)
     table = {"first": P, "second": second}
     (test,) = paired_tests(TRUTH, table, draw_groups(groups, draws=200), pairs=[("first", "second", "mean")])
-    found = compare(TRUTH, P, second, groups, draws=200)
-    assert (found.accuracy, found.p_value) == (test.difference, test.p_value)
-    assert found.accuracy_ci95.ends == pytest.approx(test.interval.ends)
-    assert compare(TRUTH, second, P, groups, draws=200).accuracy == -found.accuracy
+    difference = compare(TRUTH, P, second, groups, draws=200)
+    assert (difference.accuracy, difference.p_value) == (test.difference, test.p_value)
+    assert difference.accuracy_ci95.ends == pytest.approx(test.interval.ends)
+    assert compare(TRUTH, second, P, groups, draws=200).accuracy == -difference.accuracy
     labels, turned = [names[index] for index in TRUTH], DataFrame(P[:, [2, 0, 1]], ["c", "a", "b"])
-    assert compare(labels, turned, second, groups, draws=200) == found
+    assert compare(labels, turned, second, groups, draws=200) == difference
     with pytest.raises(InputError, match="labels have shape"):
         compare(TRUTH, P, second[:3])
