@@ -69,8 +69,8 @@ class ClassScore:
 class Calibration:
     """Calibration of a result's probabilities before and after temperature scaling.
 
-    `ece_if_perfect` and `ece_if_perfect_high` are the mean and 95th percentile of the calibration error that a
-    perfectly calibrated model with the same (scaled) probabilities would show on as many clips.
+    `ece_if_perfect` and `ece_if_perfect_high` are the mean and 95th percentile of the calibration error that
+    a perfectly calibrated model with the same (scaled) probabilities would show on as many clips.
     """
 
     temperatures: tuple[float, ...]
@@ -86,7 +86,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class RepeatedScore:
-    """Mean accuracy over all folds of several plans, with the standard deviation of the plans (NaN for one)."""
+    """Mean accuracy over all folds of several plans, with the standard deviation of the plans."""
 
     repeats: int
     accuracy: float
@@ -98,8 +98,9 @@ class RepeatedScore:
 class ResultScore:
     """A result with its scores over all clips, by fold and by class.
 
-    `calibration` is `None` where the run kept no unscaled probabilities, `repeated` where cross-validation was not
-    repeated. `complete` is the score over the clips with all modalities; `None` where every clip has them.
+    `calibration` is `None` where the run kept no unscaled probabilities, `repeated` where cross-validation
+    was not repeated. `complete` is the score over the clips with all modalities; `None` where every clip has
+    them.
     """
 
     result: Result
@@ -130,8 +131,8 @@ class ResultScore:
 class Evaluation:
     """A scored run; `scored` is in the order of `run.results`, `draws` and `seed` are of the bootstrap.
 
-    `headline` is `None` for a run of one result, `inflation` unless a leaky run was given; `audit` is set by the
-    caller.
+    `headline` is `None` for a run of one result, `inflation` unless a leaky run was given; `audit` is set by
+    the caller.
     """
 
     run: Run
@@ -180,7 +181,7 @@ class Evaluation:
 
     @property
     def importance_by_head(self) -> list[list[SourceImportance]]:
-        """Importance of the sources by head and level: first the best result's, then the mean head's, then others."""
+        """Importance of the sources by head and level: the best result's, the mean head's, then others."""
         groups: dict[tuple[str, str], list[SourceImportance]] = {}
         for row in self.importance:
             groups.setdefault((row.head, row.level), []).append(row)
@@ -203,22 +204,25 @@ class Evaluation:
             if uncalibrated
             else None,
             self.selection_note,
-            "the best single source was selected on these same clips, which makes the tests against it conservative"
+            "the best single source was selected on these same clips, which makes the tests against it "
+            "conservative"
             if any(test.baseline == "best single source" for test in self.paired)
             else None,
-            f"95 % t intervals over {counted_groups(self.group_count, effective)} from {self.draws} bootstrap draws "
+            f"95 % t intervals over {counted_groups(self.group_count, effective)} from {self.draws} "
+            "bootstrap draws "
             f"(seed {self.seed}); they cover the choice of clips, not another training",
         ]
         return list(dict.fromkeys(note for note in notes if note))
 
     @property
     def selection_note(self) -> str | None:
-        """The accuracy of the best result and that corrected for the selection; the summary has both already."""
+        """The accuracy of the best result before and after the correction; the summary has both already."""
         headline = self.headline
         if headline is None or math.isnan(headline.corrected):
             return None
         return (
-            f"the best of {headline.candidates} results has an accuracy of {headline.accuracy:.3f}; corrected for the "
+            f"the best of {headline.candidates} results has an accuracy of {headline.accuracy:.3f}; "
+            "corrected for the "
             f"selection it is {headline.corrected:.3f} {headline.corrected_ci95.shown()}"
         )
 
@@ -259,7 +263,7 @@ def run_labels(run: Run) -> Labels:
 
 
 def score_results(run: Run, drawn: GroupDraws, *, seed: int) -> Iterator[ResultScore]:
-    """Score each result of a run, all with the same draws of its groups; `seed` is of the other random draws."""
+    """Score each result of a run, all with the same draws of its groups; `seed` is of other random draws."""
     labels, folds = run_labels(run), np.asarray(run.folds)
     plans = np.array([run.folds, *run.repeat_folds])
     draws = len(drawn.counts)
@@ -297,7 +301,8 @@ def _fold_score(fold: int, labels: Labels, probabilities: Floats) -> FoldScore:
 def class_scores(labels: Labels, probabilities: Floats, classes: tuple[str, ...]) -> tuple[ClassScore, ...]:
     """Score each class against the rest.
 
-    Precision is NaN where the class is never predicted, recall where it is never true, F1 where it is neither.
+    Precision is NaN where the class is never predicted, recall where it is never true, F1 where it is
+    neither.
     """
     matrix = metrics.confusion_matrix(labels, probabilities).astype(np.float64)
     hits, true, predicted = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
@@ -333,9 +338,9 @@ def calibration(labels: Labels, result: Result, *, draws: int = DRAWS, seed: int
 def repeated_score(labels: Labels, probabilities: Floats, folds: NDArray[np.int64]) -> RepeatedScore:
     """Accuracy over the folds of several plans, with an interval that allows for overlapping training sets.
 
-    The corrected resampled t interval widens the variance s**2 / J of J fold accuracies to
-    (1 / J + n_test / n_train) s**2 (Nadeau and Bengio 2003, Machine Learning 52:239; for repeated cross-validation
-    Bouckaert and Frank 2004, PAKDD). `probabilities` are [R, N, C] and `folds` [R, N] for R plans.
+    The corrected resampled t interval widens the variance s**2 / J of J fold accuracies to (1 / J + n_test /
+    n_train) s**2 (Nadeau and Bengio 2003, Machine Learning 52:239; for repeated cross-validation Bouckaert
+    and Frank 2004, PAKDD). `probabilities` are [R, N, C] and `folds` [R, N] for R plans.
     """
     from scipy.special import stdtrit
 
@@ -362,9 +367,10 @@ def repeated_score(labels: Labels, probabilities: Floats, folds: NDArray[np.int6
 
 
 def baseline_pairs(scored: Sequence[ResultScore]) -> list[Pair]:
-    """Pairs to test: each fusion against the best result on one source, each head against the mean of its sources.
+    """Pairs to test: fusions against the best result on one source, heads against the mean of their sources.
 
-    The best result on one source may be a network's or a head's. The mean of one source is its network's own result.
+    The best result on one source may be a network's or a head's. The mean of one source is its network's own
+    result.
     """
     single = [one for one in scored if not one.is_fusion]
     pairs: list[Pair] = []

@@ -1,9 +1,9 @@
-"""Figures of a report as PNG (150 dpi) and SVG files, drawn with Matplotlib; their style is shared with other figures.
+"""Figures of a report as PNG (150 dpi) and SVG files, drawn with Matplotlib, and their common style.
 
-Figures are drawn on figure objects with Agg: no window, no global state. Colours are those of Okabe and Ito (2008,
-Color Universal Design), with line styles as a second cue. The same evaluation and fonts give the same bytes: SVG ids
-are salted with a constant, and no file holds a date. The page has small charts of its own instead of these figures,
-which take a quarter of a second and 40 kB each.
+Figures are drawn on figure objects with Agg: no window, no global state. Colours are those of Okabe and Ito
+(2008, Color Universal Design), with line styles as a second cue. The same evaluation and fonts give the same
+bytes: SVG ids are salted with a constant, and no file holds a date. The page has small charts of its own
+instead of these figures, which take a quarter of a second and 40 kB each.
 """
 
 import io
@@ -80,7 +80,7 @@ def drawing_settings(names: Iterable[str] = ()) -> Iterator[None]:
 
 @lru_cache(maxsize=8)
 def font_families(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Choose `FONT` and installed fonts for the characters of `names`; warn where no installed font has them."""
+    """Choose `FONT` and installed fonts for the characters of `names`; warn where none has them."""
     from matplotlib import font_manager
     from matplotlib.ft2font import FT2Font
 
@@ -101,8 +101,9 @@ def font_families(names: tuple[str, ...]) -> tuple[str, ...]:
     affected = [printable(name) for name in names if missing.intersection(printable(name))]
     if affected:
         log.warning(
-            "no installed font has %d characters of %s, so figures show boxes instead; install a font for this "
-            "script, such as Noto (Debian: apt-get install fonts-noto-core fonts-noto-cjk), and run this again",
+            "no installed font has %d characters of %s, so figures show boxes instead; install a font for "
+            "this script, such as Noto (Debian: apt-get install fonts-noto-core fonts-noto-cjk), and run "
+            "this again",
             len(missing),
             ", ".join(map(repr, affected)),
         )
@@ -110,7 +111,7 @@ def font_families(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def write_figure(figure: "Figure", path: Path) -> Path:
-    """Write a figure in the format of its path's suffix (png, svg, pdf), unless the file has these bytes already."""
+    """Write a figure in the format of its suffix (png, svg, pdf), unless the file has these bytes already."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
@@ -261,7 +262,7 @@ def roc_figure(evaluation: Evaluation, scored: ResultScore) -> "Figure":
 
 
 def accuracy_figure(evaluation: Evaluation) -> "Figure":
-    """Accuracy of every result with its 95 % interval: networks, heads on one source, fusions, the best first.
+    """Accuracy of every result with its 95 % interval: networks, heads on one source, fusions.
 
     Of more than `ACCURACY_LIMIT` results, the networks and the best others are shown, as the title says.
     """

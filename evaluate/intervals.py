@@ -1,12 +1,13 @@
-"""95 % confidence intervals of metrics: t intervals over groups, from a bootstrap of groups (see docs/evaluation.md).
+"""95 % confidence intervals of metrics: t intervals over groups, from a bootstrap of groups.
 
-Groups, not clips, are drawn with replacement, because clips of one group resemble each other (Field and Welsh 2007,
-J. R. Stat. Soc. B 69:369); G groups of unequal size count as Kish's effective number (Kish 1965, Survey Sampling,
-sec. 8.2). The draws give a standard error, widened by sqrt(G / (G - 1)); the interval is the estimate plus and minus
-t(G - 1) standard errors on the logit of a proportion or the logarithm of a loss (DiCiccio and Efron 1996, Statist. Sci.
-11:189). Percentile intervals of the same draws undercover: 84 % for an accuracy over 12 groups, where these reach 95 to
-98 % (`benchmarks/coverage.py`). Where all draws are equal, as at an accuracy of 1, the interval is Clopper and
-Pearson's (1934, Biometrika 26:404) for G agreeing groups.
+Groups, not clips, are drawn with replacement, because clips of one group resemble each other (Field and Welsh
+2007, J. R. Stat. Soc. B 69:369); G groups of unequal size count as Kish's effective number (Kish 1965, Survey
+Sampling, sec. 8.2). The draws give a standard error, widened by sqrt(G / (G - 1)); the interval is the
+estimate plus and minus t(G - 1) standard errors on the logit of a proportion or the logarithm of a loss
+(DiCiccio and Efron 1996, Statist. Sci. 11:189). Percentile intervals of the same draws undercover: 84 % for
+an accuracy over 12 groups, where these reach 95 to 98 % (`benchmarks/coverage.py`). Where all draws are
+equal, as at an accuracy of 1, the interval is Clopper and Pearson's (1934, Biometrika 26:404) for G agreeing
+groups.
 """
 
 import math
@@ -31,7 +32,7 @@ SIMULATED = {
     12: {"accuracy": 0.97, "macro_f1": 0.95, "auc": 0.95, "log_loss": 0.90},
     20: {"accuracy": 0.96, "macro_f1": 0.96, "auc": 0.95, "log_loss": 0.93},
 }
-"""Equal groups -> least coverage of a 95 % interval in simulations; `benchmarks/coverage.py` measures it again."""
+"""Equal groups -> least coverage in simulations; `benchmarks/coverage.py` measures it again."""
 _WEIGHTS_AT_ONCE = 2_000_000
 
 
@@ -70,7 +71,7 @@ UNDEFINED = Interval(float("nan"), float("nan"))
 
 @dataclass(frozen=True)
 class Scale:
-    """The range of a metric. The interval of a loss is computed on its logarithm, within 0 and `WORST_LOSS`."""
+    """The range of a metric; with `logarithm` that of a loss, between 0 and `WORST_LOSS`."""
 
     low: float
     high: float
@@ -167,7 +168,7 @@ def counted_groups(groups: int, effective: float) -> str:
 
 
 def few_groups_warning(groups: int, effective: float) -> str | None:
-    """Warn where groups are too few for reliable intervals, with the coverage that simulations show; else `None`."""
+    """Warn, with the coverage that simulations show, where groups are too few for reliable intervals."""
     if effective >= FEW_GROUPS:
         return None
     if groups < 2:
@@ -178,8 +179,9 @@ def few_groups_warning(groups: int, effective: float) -> str | None:
     known = max((count for count in SIMULATED if count <= effective), default=min(SIMULATED))
     covered = {name: f"{share:.0%}".replace("%", " %") for name, share in SIMULATED[known].items()}
     return (
-        f"only {counted}: in simulations of {known} equal groups, the 95 % intervals covered the true value in "
-        f"{covered['log_loss']} (log loss, too narrow), {covered['macro_f1']} (macro F1), {covered['auc']} (AUC) and "
+        f"only {counted}: in simulations of {known} equal groups, the 95 % intervals covered the true value "
+        f"in {covered['log_loss']} (log loss, too narrow), {covered['macro_f1']} (macro F1), "
+        f"{covered['auc']} (AUC) and "
         f"{covered['accuracy']} (accuracy); all are wide"
     )
 
@@ -223,8 +225,8 @@ def mean_intervals(
 def t_interval(estimate: float, error: float, groups: float, scale: Scale = PROPORTION) -> Interval:
     """A 95 % t interval from a standard error over groups, with `groups` - 1 degrees of freedom.
 
-    Where `error` is 0 all groups agree, and a fraction 1 - 0.025**(1 / groups) of unseen groups may have any value
-    within `scale`.
+    Where `error` is 0 all groups agree, and a fraction 1 - 0.025**(1 / groups) of unseen groups may have any
+    value within `scale`.
     """
     from scipy.special import expit, logit, stdtrit
 

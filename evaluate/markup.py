@@ -1,7 +1,8 @@
 """Text for people: numbers in words, escaping for Markdown and LaTeX, and HTML pages from Jinja templates.
 
-All text of a page is escaped, unprintable characters are shown as escape sequences, and only the page's own script may
-run. The report, the time line and the HTTP service share this module and the style sheet `base.css`.
+All text of a page is escaped, unprintable characters are shown as escape sequences, and only the page's own
+script may run. The report, the time line and the HTTP service share this module and the style sheet
+`base.css`.
 """
 
 import base64
@@ -156,7 +157,7 @@ def page_environment(
 
 
 def render(templates: Traversable, name: str, **values: object) -> str:
-    """Fill a template; text is escaped for Markdown in ``*.md.j2``, for LaTeX in ``*.tex.j2``, else for HTML."""
+    """Fill a template; text is escaped by its suffix: ``*.md.j2``, ``*.tex.j2``, else for HTML."""
     escapes = {".md": markdown_text, ".tex": latex_text}
     environment = page_environment(templates, escapes.get(Path(name).with_suffix("").suffix))
     return environment.get_template(name).render(**values)

@@ -1,17 +1,18 @@
-"""Differences of accuracy on the same clips: significance tests, contributions of sources, inflation of a leaky run.
+"""Differences of accuracy on the same clips: tests, contributions of sources, inflation of a leaky run.
 
-The test is a sign-flip permutation test with groups as units: if two results are equally good, the surplus of correct
-answers in a group is as likely on the one side as on the other (Good 2005, Permutation, Parametric and Bootstrap Tests
-of Hypotheses, ch. 3; with groups of one clip it is McNemar's exact test). The surpluses are integers, so the
-distribution over all 2**G flips is computed exactly, by Fourier transform, and no p-value depends on a seed. Ties count
-against a difference. Several tests are corrected together (Holm 1979, Scand. J. Statist. 6:65). A baseline that is the
-best of several results was chosen on these same clips, which makes the test conservative.
+The test is a sign-flip permutation test with groups as units: if two results are equally good, the surplus of
+correct answers in a group is as likely on the one side as on the other (Good 2005, Permutation, Parametric
+and Bootstrap Tests of Hypotheses, ch. 3; with groups of one clip it is McNemar's exact test). The surpluses
+are integers, so the distribution over all 2**G flips is computed exactly, by Fourier transform, and no
+p-value depends on a seed. Ties count against a difference. Several tests are corrected together (Holm 1979,
+Scand. J. Statist. 6:65). A baseline that is the best of several results was chosen on these same clips, which
+makes the test conservative.
 
-The contribution of a source is its Shapley value (Shapley 1953, Contributions to the Theory of Games 2:307): the mean,
-over all orders of adding the sources, of the accuracy that it adds. The value of a set of sources is the accuracy of
-one head, at one level, on these sources; for the mean of one source it is the network's own accuracy, and for no source
-that of predicting the most common label. Each Shapley value is a mean over clips of fixed weights of correct answers,
-so a bootstrap of groups gives its interval.
+The contribution of a source is its Shapley value (Shapley 1953, Contributions to the Theory of Games 2:307):
+the mean, over all orders of adding the sources, of the accuracy that it adds. The value of a set of sources
+is the accuracy of one head, at one level, on these sources; for the mean of one source it is the network's
+own accuracy, and for no source that of predicting the most common label. Each Shapley value is a mean over
+clips of fixed weights of correct answers, so a bootstrap of groups gives its interval.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,10 +47,10 @@ Subset = frozenset[str]
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Accuracy of one result minus that of a baseline on the same clips; `p_holm` is corrected for all tests of a run.
+    """Accuracy of one result minus that of a baseline on the same clips.
 
-    The baseline is the best result that reads one source, or the mean head on the same sources, which for one source is
-    the network's own result.
+    The baseline is the best result that reads one source, or the mean head on the same sources, which for one
+    source is the network's own result.
     """
 
     result: str
@@ -88,7 +89,8 @@ def paired_tests(
 ) -> tuple[PairedTest, ...]:
     """Test the difference of accuracy of each pair; all tests share the draws and one correction.
 
-    `table` holds probabilities [N, C] by the names of results. The groups of `drawn` are the units of the tests.
+    `table` holds probabilities [N, C] by the names of results. The groups of `drawn` are the units of the
+    tests.
     """
     if not pairs:
         return ()
@@ -105,16 +107,15 @@ def paired_tests(
 def sign_flip_p(surplus: Floats) -> float:
     """Two-sided p-value of a sum of integers [G] against all sign flips of its parts.
 
-    It is the fraction of the 2**G flips whose sum is at least as far from 0; 1 where all parts are 0, and not below
-    1e-12.
+    It is the fraction of the 2**G flips whose sum is at least as far from 0; 1 where all parts are 0, and not
+    below 1e-12.
     """
     parts = np.rint(surplus).astype(np.int64)
     sizes, repeats = np.unique(np.abs(parts[parts != 0]), return_counts=True)
     if not len(sizes):
         return 1.0
     reach, observed = int(sizes @ repeats), abs(int(parts.sum()))
-    # The characteristic function of the sum is a product of cosines; its transform is the distribution at -reach ...
-    # reach.
+    # The characteristic function of the sum is a product of cosines; its transform is the distribution.
     angles = 2 * np.pi * np.arange(2 * reach + 1) / (2 * reach + 1)
     wave = np.ones(len(angles))
     for size, times in zip(sizes, repeats, strict=True):
@@ -172,11 +173,11 @@ class SourceImportance:
 def source_importance(
     labels: Labels, table: Mapping[Key, Floats], drawn: GroupDraws
 ) -> tuple[SourceImportance, ...]:
-    """Shapley values and leave-one-out drops for every head and level that `table` has on every subset of its sources.
+    """Shapley values and drops for every head and level that `table` has on every subset of its sources.
 
-    `table` holds probabilities [N, C] by (sources, head, level). Sources that are never fused with each other, such as
-    one network under two recipes, are taken separately; sets of more than `MOST_SOURCES` are left out. The rows are in
-    the order of `table`, then by falling Shapley value.
+    `table` holds probabilities [N, C] by (sources, head, level). Sources that are never fused with each
+    other, such as one network under two recipes, are taken separately; sets of more than `MOST_SOURCES` are
+    left out. The rows are in the order of `table`, then by falling Shapley value.
     """
     correct = {key: is_correct(labels, values) for key, values in table.items()}
     networks = {frozenset(sources): right for (sources, head, _), right in correct.items() if head == NETWORK}
@@ -266,7 +267,8 @@ def measure_inflation(run: Run, leaky: Run, *, draws: int = DRAWS, seed: int = 0
     shared = [result for result in run.results if result.name in others]
     if not shared:
         raise InputError(
-            f"runs {run.name} and {leaky.name} share no result; run fuse --protocol leaky with the same --combine, "
+            f"runs {run.name} and {leaky.name} share no result; run fuse --protocol leaky with the same "
+            "--combine, "
             "--head and --level"
         )
     labels = np.array([run.classes.index(label) for label in run.labels])
@@ -316,7 +318,8 @@ def _matching_rows(run: Run, leaky: Run) -> list[int]:
     for source in recipes.keys() & leaky_recipes.keys():
         if recipes[source] != leaky_recipes[source]:
             raise InputError(
-                f"the recipe of {source} differs between runs {run.name} and {leaky.name}, so a difference would have "
+                f"the recipe of {source} differs between runs {run.name} and {leaky.name}, so a difference "
+                "would have "
                 f"other causes than the leak; {again}"
             )
     rows = {clip: row for row, clip in enumerate(leaky.ids)}

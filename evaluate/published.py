@@ -1,11 +1,13 @@
 """Published results, and a run compared with them row by row.
 
-A published network is compared with the network's own softmax under the recipes that repeat its optimizer; the network
-under any other recipe has a row of its own. A published fusion is compared with the published head and level under
-each recipe, or with all heads of a recipe without these. Rows have a fixed order; none is selected by its score.
+A published network is compared with the network's own softmax under the recipes that repeat its optimizer;
+the network under any other recipe has a row of its own. A published fusion is compared with the published
+head and level under each recipe, or with all heads of a recipe without these. Rows have a fixed order; none
+is selected by its score.
 
-The published numbers are in `zhou2022.json`. Its `recipes` are our recipes and the optimizer that each network has
-under them, `seed...` in runs of older versions; `head` and `level` are our names of the published fusion method.
+The published numbers are in `zhou2022.json`. Its `recipes` are our recipes and the optimizer that each
+network has under them, `seed...` in runs of older versions; `head` and `level` are our names of the published
+fusion method.
 """
 
 import csv
@@ -75,7 +77,7 @@ class ClassCounts(NamedTuple):
 
 
 class ComparedRow(NamedTuple):
-    """A published row, one of ours, or both; `table` is `NETWORKS` or `FUSION`, `networks` are without recipes.
+    """A published row, one of ours, or both; `networks` are without recipes.
 
     `optimizer` is empty where it is not published.
     """
@@ -133,7 +135,7 @@ def compare_with(evaluation: Evaluation, published: Published, *, cache: str = "
 
 
 def recipe_of(sources: tuple[str, ...]) -> str | None:
-    """The recipe that all sources share, ``"default"`` where their names have none; `None` where they differ."""
+    """The recipe of all sources, ``"default"`` where names have none; `None` where they differ."""
     recipes = {source.partition("@")[2] or "default" for source in sources}
     return recipes.pop() if len(recipes) == 1 else None
 
@@ -191,7 +193,8 @@ def _our_matrices(rows: list[ComparedRow], published: Published) -> list[ClassCo
 
 def _notes(evaluation: Evaluation, published: Published) -> Iterator[str]:
     yield (
-        f"the {published.clips} clips of {published.name} and our {len(evaluation.run.ids)} are different datasets: "
+        f"the {published.clips} clips of {published.name} and our {len(evaluation.run.ids)} are different "
+        "datasets: "
         "differences are not tested, and the rows do not rank the methods"
     )
     yield from published.caveats
@@ -222,8 +225,8 @@ def _missing_commands(rows: list[ComparedRow], published: Published, cache: str)
 def comparison_csv(comparison: Comparison) -> str:
     """The rows as CSV, one line per published row and one per result of ours.
 
-    `sources` is without recipes; `low` and `high` are the 95 % interval of the accuracy; `protocol` is that of our
-    rows, ``LEAKY`` for a leaky run. Unknown values are empty.
+    `sources` is without recipes; `low` and `high` are the 95 % interval of the accuracy; `protocol` is that
+    of our rows, ``LEAKY`` for a leaky run. Unknown values are empty.
     """
     columns = ["table", "optimizer", "sources", "who", "protocol", "recipe", "head", "level", "clips"]
     columns += ["accuracy", "low", "high", "macro_f1", "auc"]

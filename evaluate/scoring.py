@@ -1,8 +1,8 @@
 """Score probabilities, and compare two classifiers, from labels and probabilities that a caller gives.
 
-Input is checked here: arrays, sequences, and the Series and DataFrame of pandas, which is not imported for it. Labels
-are matched with classes by value, as with scikit-learn's ``classes_``: 1, ``numpy.int64(1)``, 1.0 and ``True`` are one
-value, "1" is another.
+Input is checked here: arrays, sequences, and the Series and DataFrame of pandas, which is not imported for
+it. Labels are matched with classes by value, as with scikit-learn's ``classes_``: 1, ``numpy.int64(1)``, 1.0
+and ``True`` are one value, "1" is another.
 """
 
 from collections.abc import Sequence
@@ -97,8 +97,8 @@ def score(
     groups : sequence, length N, optional
         Group of each clip; without it each clip is its own group.
     classes : array-like, length C, optional
-        Values of the class axis, such as scikit-learn's ``classes_``: text, numbers or bools. Without it: the sorted
-        label names, of which all C must occur, or False and True, or 0, 1, ...
+        Values of the class axis, such as scikit-learn's ``classes_``: text, numbers or bools. Without it: the
+        sorted label names, of which all C must occur, or False and True, or 0, 1, ...
     draws, seed : int
         Of the bootstrap.
 
@@ -109,8 +109,8 @@ def score(
     Raises
     ------
     InputError
-        If there is no clip, shapes differ, a label is unknown, a group is missing, or a row of `probabilities` is not
-        a distribution.
+        If there is no clip, shapes differ, a label is unknown, a group is missing, or a row of
+        `probabilities` is not a distribution.
 
     Examples
     --------
@@ -143,8 +143,8 @@ def compare(
     Returns
     -------
     Difference
-        Accuracy of `first` minus that of `second`, its bootstrap interval over groups, and the p-value of a sign-flip
-        permutation test over groups (see `evaluate.paired`).
+        Accuracy of `first` minus that of `second`, its bootstrap interval over groups, and the p-value of a
+        sign-flip permutation test over groups (see `evaluate.paired`).
 
     Raises
     ------
@@ -181,7 +181,7 @@ def _draws(groups: Sequence[object] | None, count: int, draws: int, seed: int) -
 def score_draws(
     labels: Labels, probabilities: Floats, draws: GroupDraws, *, classes: tuple[str, ...]
 ) -> Score:
-    """`score` of checked class indices [N] and probabilities [N, C], with draws that several results share."""
+    """`score` of class indices [N] and probabilities [N, C], with draws that several results share."""
     intervals = bootstrap_intervals(labels, probabilities, draws)
     warning = few_groups_warning(draws.groups, draws.effective)
     return Score(
@@ -196,11 +196,12 @@ def score_draws(
 
 
 def check_probabilities(probabilities: ArrayLike) -> Floats:
-    """Convert probabilities to float64 [N, C]; raise `InputError` if they are not distributions over 2 classes."""
+    """Probabilities as float64 [N, C]; raise `InputError` if they are not distributions over 2 classes."""
     values = np.asarray(_as_array(probabilities), dtype=np.float64)
     if values.ndim != 2 or not values.shape[0] or values.shape[1] < 2:
         raise InputError(
-            f"probabilities have shape {values.shape}; expected (clips, classes) with a clip and 2 classes at least"
+            f"probabilities have shape {values.shape}; expected (clips, classes) with a clip and 2 classes "
+            "at least"
         )
     # NaN fails each comparison.
     good = (values >= 0).all(axis=1) & (np.abs(values.sum(axis=1) - 1) <= _SUM_TOLERANCE)
@@ -217,7 +218,8 @@ def check_labels(
 ) -> tuple[tuple[str, ...], Labels]:
     """Class names, and class indices [N] of labels, for probabilities of `shape` (N, C).
 
-    Raises `InputError` if a label is missing or unknown, or the number of labels or classes does not match `shape`.
+    Raises `InputError` if a label is missing or unknown, or the number of labels or classes does not match
+    `shape`.
     """
     given = np.asarray(_as_array(labels), dtype=object)
     if given.shape != shape[:1]:
@@ -238,7 +240,8 @@ def check_labels(
     names = tuple(map(str, known))
     if len(names) != shape[1] or len(set(names)) != len(names):
         raise InputError(
-            f"classes are {', '.join(names)}; expected {shape[1]} different ones, one per column (give classes=)"
+            f"classes are {', '.join(names)}; expected {shape[1]} different ones, one per column (give "
+            "classes=)"
         )
     indices: dict[object, int] = {value: index for index, value in enumerate(known)}
     ambiguous = any(map(str.isdecimal, names)) and names != tuple(map(str, range(len(names))))
@@ -247,20 +250,22 @@ def check_labels(
     for label in values:
         if label not in indices:
             raise InputError(
-                f"label {label!r} is none of the classes {', '.join(map(repr, known))}; correct it, or give the values "
+                f"label {label!r} is none of the classes {', '.join(map(repr, known))}; correct it, or give "
+                "the values "
                 "of the classes in the order of the columns as classes="
             )
     return names, np.array([indices[label] for label in values], dtype=np.int64)
 
 
 def _in_class_order(values: Floats, probabilities: ArrayLike, classes: tuple[str, ...]) -> Floats:
-    """Probabilities [N, C] in the order of the classes, where a DataFrame names all its columns like classes."""
+    """Probabilities in the order of the classes, where a DataFrame names all its columns like classes."""
     columns = [str(_python_value(name)) for name in getattr(probabilities, "columns", ())]
     if set(columns) == set(classes):
         return values[:, [columns.index(name) for name in classes]]
     if set(columns) & set(classes):
         raise InputError(
-            f"columns {', '.join(columns)} are only partly named like the classes {', '.join(classes)}; name all "
+            f"columns {', '.join(columns)} are only partly named like the classes {', '.join(classes)}; "
+            "name all "
             "columns like classes, or none"
         )
     return values

@@ -1,15 +1,17 @@
 """The best of many results: its accuracy corrected for the selection, and the results that are not worse.
 
-The best of many results on some clips is partly the luckiest. Bootstrap bias-corrected cross-validation (Tsamardinos,
-Greasidou and Borboudakis 2018, Machine Learning 107:1895, algorithm 5) repeats the selection: in each bootstrap draw
-the best result is selected on the drawn groups and scored on the others. A draw selects on 63 % of the groups, so where
-results differ the estimate is slightly pessimistic.
+The best of many results on some clips is partly the luckiest. Bootstrap bias-corrected cross-validation
+(Tsamardinos, Greasidou and Borboudakis 2018, Machine Learning 107:1895, algorithm 5) repeats the selection:
+in each bootstrap draw the best result is selected on the drawn groups and scored on the others. A draw
+selects on 63 % of the groups, so where results differ the estimate is slightly pessimistic.
 
-Its interval uses the squared standard errors of the selected results, averaged over draws. It covered the true value in
-93 to 99 % of simulations, for 60 results of equal or evenly spread accuracy; where one result is far better than all
-others and many draws miss it, estimate and interval are too low, never too high (`benchmarks/coverage.py`).
+Its interval uses the squared standard errors of the selected results, averaged over draws. It covered the
+true value in 93 to 99 % of simulations, for 60 results of equal or evenly spread accuracy; where one result
+is far better than all others and many draws miss it, estimate and interval are too low, never too high
+(`benchmarks/coverage.py`).
 
-The functions take class indices `labels` [N] and a `table` of one or more results: name -> probabilities [N, C].
+The functions take class indices `labels` [N] and a `table` of one or more results: name -> probabilities [N,
+C].
 """
 
 from collections import Counter
@@ -52,7 +54,7 @@ class Headline:
 
 
 class Selection(NamedTuple):
-    """Mean accuracy on undrawn groups of the results selected in B draws (NaN without such groups), and their indices."""
+    """Mean accuracy on undrawn groups of the results selected in B draws, and their indices."""
 
     corrected: float
     interval: Interval
@@ -60,7 +62,7 @@ class Selection(NamedTuple):
 
 
 def corrected_best(labels: Labels, table: Mapping[str, Floats], drawn: GroupDraws) -> Headline:
-    """The best of several results by accuracy, ties by log loss, then by name; corrected for the selection."""
+    """The best result by accuracy, ties by log loss, then by name; corrected for the selection."""
     names = sorted(table)
     correct = np.stack([is_correct(labels, table[name]) for name in names], axis=1)
     loss = np.stack([clip_losses(labels, table[name]) for name in names], axis=1)
@@ -112,10 +114,10 @@ def _best_columns(hits: Floats, losses: Floats) -> Labels:
 
 
 def not_worse(labels: Labels, table: Mapping[str, Floats], drawn: GroupDraws) -> dict[str, float]:
-    """Results that are not significantly worse than the one of least log loss, with their loss, the least first.
+    """Results that are not significantly worse than that of least log loss, with their loss, sorted by it.
 
-    A result is worse where the 95 % interval of its difference of log loss lies above 0. There is no correction for
-    the number of results: one that is kept has not been shown to be worse, no more.
+    A result is worse where the 95 % interval of its difference of log loss lies above 0. There is no
+    correction for the number of results: one that is kept has not been shown to be worse, no more.
     """
     names = sorted(table)
     losses = np.stack([clip_losses(labels, table[name]) for name in names], axis=1)

@@ -45,7 +45,7 @@ _MODEL_ONLY = ("group_pattern", "jobs", "device")
 def evaluate_command(
     ctx: click.Context, cache_path: Path | None, data: Path | None, model: Path | None, **options: Any
 ) -> int:
-    """Report the results of a run: metrics with confidence intervals, significance tests, figures, and a page.
+    """Report the results of a run: metrics, confidence intervals, significance tests, figures, and a page.
 
     Example: moodfuse evaluate --cache work
 
@@ -54,56 +54,39 @@ def evaluate_command(
     if model is not None and data is not None and cache_path is None:
         reason = "belongs to --cache; the report of a test set has one model and no thumbnails"
         refuse_given(ctx, _RUN_ONLY, reason)
-        return _report_test(model, data, **options)
+        return _report_test(model, data, options)
     if cache_path is not None and model is None and data is None:
         reason = "belongs to --model; a run has its groups and predictions already"
         refuse_given(ctx, _MODEL_ONLY, reason)
-        _report_run(cache_path, **options)
+        _report_run(cache_path, options)
         return 0
     raise click.UsageError(
         "give --cache DIR for the report of a run, or --model DIR and DATA to test a model"
     )
 
 
-def _report_run(
-    cache_path: Path,
-    run: str | None,
-    output: Path | None,
-    compare: str | None,
-    inflation: bool,
-    no_thumbnails: bool,
-    draws: int,
-    seed: int,
-    **_model_options: Any,
-) -> None:
+def _report_run(cache_path: Path, options: dict[str, Any]) -> None:
     from moodfuse.cache.audits import read_audit
     from moodfuse.cache.runs import run_folder
     from moodfuse.cache.store import FeatureCache
     from moodfuse.evaluate.evaluation import evaluate_run
     from moodfuse.evaluate.published import compare_with, find_published
 
-    published = find_published(compare) if compare else None
+    published = find_published(options["compare"]) if options["compare"] else None
     cache = FeatureCache(cache_path)
-    chosen, leaky = choose_runs(cache, run, inflation=inflation)
+    run, leaky = choose_runs(cache, options["run"], inflation=options["inflation"])
     with _spinner("Scoring"):
-        scored = evaluate_run(chosen, draws=draws, seed=seed, leaky=leaky)
+        scored = evaluate_run(run, draws=options["draws"], seed=options["seed"], leaky=leaky)
     evaluation = replace(scored, audit=read_audit(cache))
-    comparison = compare_with(evaluation, published, cache=str(cache_path)) if published else None
-    folder = output or run_folder(cache, chosen.name) / "report"
-    present(evaluation, folder, comparison=comparison, thumbnails_from=None if no_thumbnails else cache)
+    _present(
+        evaluation,
+        options["output"] or run_folder(cache, run.name) / "report",
+        comparison=compare_with(evaluation, published, cache=str(cache_path)) if published else None,
+        thumbnails_from=None if options["no_thumbnails"] else cache,
+    )
 
 
-def _report_test(
-    folder: Path,
-    data: Path,
-    output: Path | None,
-    draws: int,
-    seed: int,
-    group_pattern: str | None,
-    jobs: int,
-    device: str | None,
-    **_run_options: Any,
-) -> int:
+def _report_test(folder: Path, data: Path, options: dict[str, Any]) -> int:
     from moodfuse.evaluate.evaluation import evaluate_run
     from moodfuse.model.model import Model
     from moodfuse.predict.batch import REFUSED
@@ -112,11 +95,12 @@ def _report_test(
     def report(line: str) -> None:
         click.echo(printable(line), err=True)
 
-    clips = read_clips(data, group_pattern, report=report)
-    test = run_test(Model.load(folder, device=device), clips, jobs=jobs, report=report)
+    clips = read_clips(data, options["group_pattern"], report=report)
+    model = Model.load(folder, device=options["device"])
+    test = run_test(model, clips, jobs=options["jobs"], report=report)
     with _spinner("Scoring"):
-        evaluation = evaluate_run(test.run, draws=draws, seed=seed)
-    present(evaluation, output or Path("test-report"))
+        evaluation = evaluate_run(test.run, draws=options["draws"], seed=options["seed"])
+    _present(evaluation, options["output"] or Path("test-report"))
     return REFUSED if test.refused else 0
 
 
@@ -148,7 +132,7 @@ def choose_runs(cache: "FeatureCache", name: str | None, *, inflation: bool) -> 
     return run, leaky
 
 
-def present(
+def _present(
     evaluation: "Evaluation",
     folder: Path,
     *,

@@ -117,7 +117,7 @@ def _rounded(value: float) -> float | None:
 
 
 def _json_value(record: object, keys: Mapping[str, str] = _FIELD_NAMES) -> object:
-    """Convert a record to JSON types: an interval to its two ends, other dataclasses to their fields, NaN to null."""
+    """Convert a record to JSON types: an interval to its ends, dataclasses to their fields, NaN to null."""
     if isinstance(record, Interval):
         return [_rounded(record.low), _rounded(record.high)]
     if is_dataclass(record):
@@ -162,7 +162,8 @@ def _marked_notes(scored: ResultScore, *, leaky: bool) -> list[str]:
 def metrics_csv(evaluation: Evaluation) -> str:
     """Content of `metrics.csv`: one row per result, in the order of the run; empty where not defined.
 
-    `corrected` and its interval are set in the row of the best result only. `protocol` is ``LEAKY`` for a leaky run.
+    `corrected` and its interval are set in the row of the best result only. `protocol` is ``LEAKY`` for a
+    leaky run.
     """
     text = io.StringIO()
     rows = [_csv_row(evaluation, scored) for scored in evaluation.scored]

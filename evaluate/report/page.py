@@ -1,6 +1,7 @@
 """The HTML page of a report: one self-contained file with its own charts, tables and thumbnails of clips.
 
-The page reads without JavaScript, which adds sorting, the filter, the selection of a result and lists of clips.
+The page reads without JavaScript, which adds sorting, the filter, the selection of a result and lists of
+clips.
 """
 
 import base64
@@ -150,7 +151,7 @@ def read_thumbnails(
 
 
 def data_uri(frame: np.ndarray, shape_hw: tuple[int, int] | None = None) -> str:
-    """A frame, uint8 [H, W, 3] in RGB, as a small JPEG in a data URI, in the aspect ratio of `shape_hw` if given."""
+    """A frame, uint8 [H, W, 3] in RGB, as a JPEG data URI, in the aspect ratio of `shape_hw` if given."""
     image = Image.fromarray(np.ascontiguousarray(frame))
     if shape_hw is not None and shape_hw != frame.shape[:2]:
         image = image.resize(shape_hw[::-1], Image.Resampling.LANCZOS)

@@ -57,7 +57,8 @@ class TestGroup:
         better = sum(test.verdict == "better" for test in self.significant)
         return (
             f"{counted(len(self.significant) + len(self.others), 'result')} against {self.against}: {better} "
-            f"significantly better, {len(self.significant) - better} worse, {len(self.others)} without a significant "
+            f"significantly better, {len(self.significant) - better} worse, {len(self.others)} without a "
+            "significant "
             "difference."
         )
 
@@ -84,7 +85,8 @@ def summarize(evaluation: Evaluation) -> Summary:
     if headline is not None and not math.isnan(headline.corrected):
         value, ends = headline.corrected, headline.corrected_ci95
         claim = (
-            f"Estimated accuracy of the selected model: {percent(value)} ({interval_text(ends)}), corrected for "
+            f"Estimated accuracy of the selected model: {percent(value)} ({interval_text(ends)}), corrected "
+            "for "
             f"selecting the best of {headline.candidates} results."
         )
     if evaluation.marker:
@@ -105,11 +107,13 @@ def _context(evaluation: Evaluation, ends: Interval) -> Iterator[str]:
     else:
         verdict = "The interval contains the better baseline: no significant difference."
     yield (
-        f"Baselines: always predicting “{label}” is {percent(majority)} accurate, guessing {percent(chance)}. {verdict}"
+        f"Baselines: always predicting “{label}” is {percent(majority)} accurate, guessing {percent(chance)}. "
+        f"{verdict}"
     )
     if evaluation.marker:
         yield (
-            "The models were trained on the test clips, on purpose: these numbers measure the inflation of a data leak "
+            "The models were trained on the test clips, on purpose: these numbers measure the inflation of "
+            "a data leak "
             "and do not predict the accuracy on new clips."
         )
     headline = evaluation.headline
@@ -120,8 +124,10 @@ def _context(evaluation: Evaluation, ends: Interval) -> Iterator[str]:
             else "the corrected estimate selects on each bootstrap draw and scores on the other clips"
         )
         yield (
-            f"The best result on these clips is {headline.result} with an accuracy of {percent(headline.accuracy)} "
-            f"({interval_text(headline.accuracy_ci95)}). It was selected on the same clips, so this is optimistic; "
+            f"The best result on these clips is {headline.result} with an accuracy of "
+            f"{percent(headline.accuracy)} "
+            f"({interval_text(headline.accuracy_ci95)}). It was selected on the same clips, so this is "
+            "optimistic; "
             f"{correction}."
         )
 
@@ -216,7 +222,8 @@ def print_evaluation(evaluation: Evaluation) -> None:
     if evaluation.importance:
         console.print(_importance_table(evaluation))
         click.echo(
-            "Shapley value: mean gain over all orders of adding the sources; loss: all sources minus all others"
+            "Shapley value: mean gain over all orders of adding the sources; loss: all sources minus all "
+            "others"
         )
     inflation = evaluation.inflation
     if inflation is not None:
@@ -307,7 +314,8 @@ def _default_marks(scored: ResultScore) -> str:
 
 def _importance_table(evaluation: Evaluation) -> Table:
     rows = evaluation.importance_by_head[0]
-    title = f"{evaluation.marker} contribution of each source under {rows[0].head} {rows[0].level}, in points of accuracy"
+    head = f"{rows[0].head} {rows[0].level}"
+    title = f"{evaluation.marker} contribution of each source under {head}, in points of accuracy"
     table = _new_table(
         title.strip(), ("source",), ("alone", "Shapley value [95 %]", "loss without it [95 %]")
     )
@@ -322,7 +330,8 @@ def print_comparison(comparison: Comparison) -> None:
     published, evaluation = comparison.published, comparison.evaluation
     run = f"{evaluation.marker} run {evaluation.run.name}".strip()
     table = _new_table(
-        f"{published.citation}\ncompared with {run}, ours: {published.name} on {published.clips} clips, ours on "
+        f"{published.citation}\ncompared with {run}, ours: {published.name} on {published.clips} clips, ours "
+        "on "
         f"{len(evaluation.run.ids)}",
         ("networks", "optimizer or head"),
         (f"{published.name} acc.", "F1", "AUC", "our accuracy [95 %]", "F1", "AUC"),

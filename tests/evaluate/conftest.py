@@ -19,7 +19,7 @@ def build_run(
     classes: tuple[str, ...] = ("a", "b", "c"),
     name: str = "one",
 ) -> Run:
-    """Two networks, their mean and a softmax over 36 clips in 18 groups; one clip without audio, repeated folds."""
+    """Two networks, their mean and a softmax over 36 clips in 18 groups; one clip without audio."""
     rng = np.random.default_rng(seed)
     labels = np.arange(36) // 2 % len(classes)
     noise = rng.dirichlet(np.ones(len(classes)), (6, 36))

@@ -1,4 +1,4 @@
-"""Figures show the results, use installed fonts that have the characters of the names, and warn where there is none."""
+"""Figures show the results, and use installed fonts that have the characters of the names."""
 
 import logging
 import warnings
@@ -69,7 +69,7 @@ def draw(names: tuple[str, ...], path: Path) -> None:
 def test_an_installed_font_with_the_characters_is_chosen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Fonts with the missing characters are chosen, without bold fonts, damaged fonts and fonts that add nothing."""
+    """Fonts with the missing characters, without bold fonts, damaged fonts and fonts that add nothing."""
     (tmp_path / "a.ttf").write_bytes(b"no font")
     fonts = [
         str(tmp_path / "a.ttf"),

@@ -55,7 +55,7 @@ def test_the_effective_number_of_groups_is_kishs() -> None:
 
 
 def test_unequal_groups_widen_every_interval() -> None:
-    """Metrics, a paired difference, the corrected best, a Shapley value: each is wider than with the plain number."""
+    """Metrics, a paired difference, the corrected best, a Shapley value."""
     random = np.random.default_rng(0)
     labels, member = np.arange(60) % 2, np.repeat(np.arange(20), (20, 20, 2, 2, *[1] * 16))
     table = {name: np.eye(2)[np.where(random.random(60) < 0.7, labels, 1 - labels)] for name in "ab"}
@@ -86,7 +86,7 @@ class Equal(GroupDraws):
 
 
 def test_draws_count_whole_groups() -> None:
-    """Each draw holds as many groups as there are, clips of one group equally often, and a seed repeats it."""
+    """Each draw holds as many groups as there are, and a seed repeats it."""
     groups = ["b", "a", "b", "c"]
     drawn = draw_groups(groups, draws=50, seed=3)
     weights = np.concatenate(list(drawn.weights()))
@@ -124,7 +124,7 @@ def test_intervals_stay_on_their_scale() -> None:
 
 
 def test_the_interval_of_a_loss_is_limited_by_the_largest_loss() -> None:
-    """With few groups, one of them certainly wrong, the upper end is finite, at most 36 nats, and above the loss."""
+    """With few groups, one of them certainly wrong, the upper end is at most 36 nats."""
     labels = np.array([0, 0, 1])
     p = np.array([[1 - 1e-9, 1e-9], [1 - 1e-9, 1e-9], [1.0, 0.0]])
     with np.errstate(over="raise", divide="raise", invalid="raise"):
@@ -136,7 +136,7 @@ def test_the_interval_of_a_loss_is_limited_by_the_largest_loss() -> None:
 
 
 def test_equal_draws_give_the_interval_of_agreeing_groups() -> None:
-    """All correct, all wrong, or half correct in every group: the interval has the width of Clopper and Pearson."""
+    """All correct, all wrong, or half correct in every group: the width is Clopper and Pearson's."""
     unseen = 1 - 0.025 ** (1 / 10)
     for estimate, wanted in (
         (1.0, (1 - unseen, 1.0)),

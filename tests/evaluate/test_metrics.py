@@ -58,7 +58,7 @@ def test_a_weight_of_two_equals_repeating_the_clip() -> None:
 
 
 def test_reliability_bins_add_up_to_the_calibration_error() -> None:
-    """The gaps of the bins, weighted by their clips, are the ECE; every clip is in the bin of its confidence."""
+    """The gaps of the bins, weighted by their clips, are the ECE; a bin contains its confidence."""
     random = np.random.default_rng(0)
     p = random.dirichlet(np.ones(4) / 2, 300)
     labels = draw_labels(p, random)

@@ -1,4 +1,4 @@
-"""Paired tests are exact, Shapley values add up, and the inflation of a leaky run is measured on the same clips."""
+"""Paired tests are exact, Shapley values add up, and inflation is measured on the same clips."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -152,7 +152,7 @@ def test_the_mean_of_one_source_is_its_network() -> None:
 
 
 def test_inflation_is_leaky_minus_clean_accuracy(make_run: MakeRun) -> None:
-    """Rows are in the order of the first run, the mean is over fusions, and the order of clips does not matter."""
+    """The mean is over fusions, and the order of clips does not matter."""
     run, leaky = make_run(name="clean"), make_run(1, skill=0.9, protocol="leaky", name="leak")
     inflation = measure_inflation(run, leaky, draws=200)
     assert (inflation.run, inflation.leaky_run) == ("clean", "leak")

@@ -1,4 +1,4 @@
-"""Labels, probabilities and groups are matched by value, or refused with a remedy; classifiers are compared."""
+"""Labels, probabilities and groups are matched by value; classifiers are compared."""
 
 from typing import Any
 
@@ -172,7 +172,7 @@ def test_rows_that_do_not_sum_to_one_are_errors() -> None:
 
 
 def test_compare_gives_the_difference_of_accuracy_of_the_paired_test() -> None:
-    """Difference, interval and p-value are those of a report; they change sign with the order; columns are matched."""
+    """They change sign with the order, and columns are matched."""
     names, groups = ["a", "b", "c"], np.arange(24) // 2
     second = RANDOM.dirichlet(np.ones(3), 24)
     table = {"first": P, "second": second}

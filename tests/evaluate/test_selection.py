@@ -1,4 +1,4 @@
-"""The accuracy of the best of many results is corrected for the selection; results that are not worse are listed."""
+"""The accuracy of the best result is corrected for the selection; results not worse are listed."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def test_equal_results_are_corrected_to_their_accuracy(simulations: dict[str, An
 
 
 def test_a_clear_winner_keeps_its_score() -> None:
-    """If every draw selects one result, the corrected accuracy is its own, with an interval of the same width."""
+    """If every draw selects one result, the corrected accuracy is its own, with as wide an interval."""
     random = np.random.default_rng(0)
     labels = random.integers(0, 3, 200)
     best = np.where(random.random(200) < 0.9, labels, (labels + 1) % 3)
@@ -48,7 +48,7 @@ def test_each_draw_selects_on_its_groups_and_scores_on_the_others() -> None:
 
 
 def test_one_group_has_no_correction() -> None:
-    """No group is left to score on, so the corrected accuracy is NaN, and no result can be shown to be worse."""
+    """No group is left to score on, and no result can be shown to be worse."""
     labels, table = np.array([0, 1]), {"a": np.eye(2), "b": np.eye(2)[::-1]}
     drawn = draw_groups(["one", "one"], draws=5)
     headline = corrected_best(labels, table, drawn)
@@ -74,7 +74,7 @@ def drawn() -> GroupDraws:
 
 
 def test_significantly_worse_results_are_dropped(drawn: GroupDraws) -> None:
-    """A clearly worse result is dropped; a slightly worse one and a copy of the best are kept with their loss."""
+    """A clearly worse result is dropped; a slightly worse one and a copy of the best are kept."""
     best = table_of(0.8)
     table = {"best": best, "chance": table_of(0.33), "a copy": best.copy(), "near": table_of(0.79, seed=1)}
     kept = not_worse(LABELS, table, drawn)

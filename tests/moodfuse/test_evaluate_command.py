@@ -51,7 +51,7 @@ def test_an_option_in_a_file_is_given_as_well(tmp_path: Path, capfd: pytest.Capt
 
 
 def test_the_report_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It prints the page's path; `--no-thumbnails` reads no thumbnails; `--compare` adds a file, and changes no other."""
+    """It prints the page's path; `--compare` adds a file, and changes no other."""
     monkeypatch.setattr("moodfuse.evaluate.report.draw_figures", lambda *_: [])
     monkeypatch.setattr("moodfuse.evaluate.report.read_thumbnails", lambda *_: {0: "data:image/jpeg;base64,"})
     work = FeatureCache(tmp_path / "work", create=True)

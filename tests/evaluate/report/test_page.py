@@ -1,4 +1,4 @@
-"""The page has every section, loads and runs nothing but its own, escapes every text, and works in a browser."""
+"""The page has every section, loads nothing, escapes every text, and works in a browser."""
 
 import json
 import re
@@ -143,7 +143,7 @@ def test_empty_sections_have_a_sentence() -> None:
 
 
 def test_the_page_loads_nothing(html: str) -> None:
-    """Every address is within the page or holds its own data, and the policy allows no other; it is below 2 MB."""
+    """Every address is within the page, and the policy allows no other; the page is below 2 MB."""
     for _, attributes, _ in Reader(html).elements:
         for name in ("src", "href", "srcset", "action", "data"):
             assert (attributes.get(name) or "#").startswith(("#", "data:"))
@@ -211,7 +211,7 @@ def test_matrices_and_mistakes_are_those_of_the_result(html: str) -> None:
 
 
 def test_thumbnails_come_from_the_media_store(tmp_path: Path) -> None:
-    """A stored frame becomes a small JPEG, wrong predictions first; a clip without media has a placeholder."""
+    """A frame becomes a small JPEG, wrong predictions first; a clip without media has a placeholder."""
     evaluation = evaluate_run(build_run(), draws=20)
     run, order = evaluation.run, wrong_rows(evaluation)
     cache = FeatureCache(tmp_path / "work", create=True)

@@ -1,4 +1,4 @@
-"""Text on the terminal, in Markdown and in LaTeX: the claim, every result, escaped names, and LEAKY for a leaky run."""
+"""Terminal, Markdown and LaTeX: the claim, every result, escaped names, and LEAKY for a leaky run."""
 
 import re
 from collections.abc import Callable
@@ -66,7 +66,7 @@ def test_names_on_the_terminal_are_neither_markup_nor_control_sequences(
 
 
 def test_markdown_has_claim_tables_and_commands(make_run: MakeRun) -> None:
-    """Every result has a row, the claim is at the top, the correction is stated once, and the commands are at the end."""
+    """The claim is at the top, every result has a row, and the commands are at the end."""
     evaluation = with_importance(make_run())
     text = markdown_report(evaluation)
     assert markdown_text(summarize(evaluation).claim) in text
