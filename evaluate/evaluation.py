@@ -246,14 +246,14 @@ def evaluate_run(run: Run, *, draws: int = DRAWS, seed: int = 0, leaky: Run | No
     if not run.results:
         raise InputError(f"run {run.name} holds no result; run fuse again under another --run name")
     inflation = measure_inflation(run, leaky, draws=draws, seed=seed) if leaky is not None else None
-    drawn = draw_groups(run.groups, draws=draws, seed=seed)
-    scored = tuple(score_results(run, drawn, seed=seed))
+    resamples = draw_groups(run.groups, draws=draws, seed=seed)
+    scored = tuple(score_results(run, resamples, seed=seed))
     labels = run_labels(run)
     table = {result.name: result.probabilities for result in run.results}
-    headline = corrected_best(labels, table, drawn) if len(table) > 1 else None
-    paired = paired_tests(labels, table, drawn, pairs=baseline_pairs(scored))
+    headline = corrected_best(labels, table, resamples) if len(table) > 1 else None
+    paired = paired_tests(labels, table, resamples, pairs=baseline_pairs(scored))
     by_key = {(result.sources, result.head, result.level): result.probabilities for result in run.results}
-    importance = source_importance(labels, by_key, drawn)
+    importance = source_importance(labels, by_key, resamples)
     return Evaluation(run, scored, draws, seed, headline, paired, importance, inflation)
 
 
@@ -262,25 +262,27 @@ def run_labels(run: Run) -> Labels:
     return np.array([run.classes.index(label) for label in run.labels], dtype=np.int64)
 
 
-def score_results(run: Run, drawn: GroupDraws, *, seed: int) -> Iterator[ResultScore]:
+def score_results(run: Run, resamples: GroupDraws, *, seed: int) -> Iterator[ResultScore]:
     """Score each result of a run, all with the same draws of its groups; `seed` is of other random draws."""
     labels, folds = run_labels(run), np.asarray(run.folds)
     plans = np.array([run.folds, *run.repeat_folds])
-    draws = len(drawn.counts)
-    whole = np.array([not missing for missing in run.missing] or [True] * len(labels))
-    drawn_whole = None
-    if whole.any() and not whole.all():
-        drawn_whole = draw_groups(np.array(run.groups)[whole], draws=draws, seed=seed)
+    draws = len(resamples.counts)
+    complete_clips = np.array([not missing for missing in run.missing] or [True] * len(labels))
+    complete_resamples = None
+    if complete_clips.any() and not complete_clips.all():
+        complete_resamples = draw_groups(np.array(run.groups)[complete_clips], draws=draws, seed=seed)
     for result in run.results:
         values = result.probabilities
         repeated = complete = None
         if result.repeats is not None:
             repeated = repeated_score(labels, np.concatenate([values[None], result.repeats]), plans)
-        if drawn_whole is not None:
-            complete = score_draws(labels[whole], values[whole], drawn_whole, classes=run.classes)
+        if complete_resamples is not None:
+            complete = score_draws(
+                labels[complete_clips], values[complete_clips], complete_resamples, classes=run.classes
+            )
         yield ResultScore(
             result=result,
-            score=score_draws(labels, values, drawn, classes=run.classes),
+            score=score_draws(labels, values, resamples, classes=run.classes),
             per_fold=tuple(
                 _fold_score(int(fold), labels[folds == fold], values[folds == fold])
                 for fold in np.unique(folds)

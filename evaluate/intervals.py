@@ -186,17 +186,17 @@ def few_groups_warning(groups: int, effective: float) -> str | None:
     )
 
 
-def bootstrap_intervals(labels: Labels, probabilities: Floats, draws: GroupDraws) -> dict[str, Interval]:
+def bootstrap_intervals(labels: Labels, probabilities: Floats, resamples: GroupDraws) -> dict[str, Interval]:
     """A 95 % interval of every metric; undefined for fewer than 2 effective groups."""
-    if draws.effective < LEAST_GROUPS:
+    if resamples.effective < LEAST_GROUPS:
         return dict.fromkeys(METRICS, UNDEFINED)
-    chunks = [all_metrics(labels, probabilities, weights) for weights in draws.weights()]
+    chunks = [all_metrics(labels, probabilities, weights) for weights in resamples.weights()]
     best, worst = np.clip([probabilities.max(), probabilities.min()], LOG_EPS, 1.0)
     scales = {"log_loss": Scale(float(-np.log(best)), float(-np.log(worst)), logarithm=True)}
     intervals = {}
     for name, estimate in all_metrics(labels, probabilities).items():
         values = np.concatenate([chunk[name] for chunk in chunks])
-        intervals[name] = interval(float(estimate), values, draws.effective, scales.get(name, PROPORTION))
+        intervals[name] = interval(float(estimate), values, resamples.effective, scales.get(name, PROPORTION))
     return intervals
 
 
@@ -212,13 +212,13 @@ def interval(estimate: float, values: Floats, groups: float, scale: Scale = PROP
 
 
 def mean_intervals(
-    values: Floats, draws: GroupDraws, scale: Scale = DIFFERENCE
+    values: Floats, resamples: GroupDraws, scale: Scale = DIFFERENCE
 ) -> list[tuple[float, Interval]]:
     """Mean over clips of each column of `values` [N, k], with its 95 % interval."""
-    means, drawn = values.mean(axis=0), draws.means(values)
+    means, resampled = values.mean(axis=0), resamples.means(values)
     return [
-        (float(mean), interval(float(mean), column, draws.effective, scale))
-        for mean, column in zip(means, drawn.T, strict=True)
+        (float(mean), interval(float(mean), column, resamples.effective, scale))
+        for mean, column in zip(means, resampled.T, strict=True)
     ]
 
 

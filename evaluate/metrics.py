@@ -219,16 +219,7 @@ def macro_roc_curve(labels: Labels, probabilities: Floats) -> tuple[Floats, Floa
     grid = np.unique(np.concatenate([rate for rate, _ in curves]))
     # A curve may rise vertically at one false positive rate, so both ends of the rise are kept.
     foot, top = (
-        np.mean([_height_at(grid, *curve, side=side) for curve in curves], axis=0)
-        for side in ("left", "right")
+        np.mean([np.interp(grid + side, rate, height) for rate, height in curves], axis=0)
+        for side in (-1e-15, 1e-15)
     )
     return np.repeat(grid, 2), np.stack([foot, top], axis=1).ravel()
-
-
-def _height_at(grid: Floats, rate: Floats, height: Floats, *, side: str) -> Floats:
-    """Height of a curve at `grid`: its lowest point there for side ``"left"``, else its highest."""
-    values = np.interp(grid, rate, height)
-    low, high = np.searchsorted(rate, grid, side="left"), np.searchsorted(rate, grid, side="right") - 1
-    exact = low <= high
-    values[exact] = height[(low if side == "left" else high)[exact]]
-    return np.asarray(values)

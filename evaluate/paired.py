@@ -85,19 +85,19 @@ class PairedTest:
 
 
 def paired_tests(
-    labels: Labels, table: Mapping[str, Floats], drawn: GroupDraws, *, pairs: Sequence[Pair]
+    labels: Labels, table: Mapping[str, Floats], resamples: GroupDraws, *, pairs: Sequence[Pair]
 ) -> tuple[PairedTest, ...]:
     """Test the difference of accuracy of each pair; all tests share the draws and one correction.
 
-    `table` holds probabilities [N, C] by the names of results. The groups of `drawn` are the units of the
+    `table` holds probabilities [N, C] by the names of results. The groups of `resamples` are the units of the
     tests.
     """
     if not pairs:
         return ()
     correct = {name: is_correct(labels, values) for name, values in table.items()}
     gains = np.stack([correct[result] - correct[against] for result, against, _ in pairs], axis=1)
-    p_values = np.array([sign_flip_p(column) for column in drawn.group_sums(gains).T])
-    rows = zip(pairs, mean_intervals(gains, drawn), p_values, holm(p_values), strict=True)
+    p_values = np.array([sign_flip_p(column) for column in resamples.group_sums(gains).T])
+    rows = zip(pairs, mean_intervals(gains, resamples), p_values, holm(p_values), strict=True)
     return tuple(
         PairedTest(*pair, difference, interval, float(p), float(p_holm), _verdict(difference, p_holm))
         for pair, (difference, interval), p, p_holm in rows
@@ -171,7 +171,7 @@ class SourceImportance:
 
 
 def source_importance(
-    labels: Labels, table: Mapping[Key, Floats], drawn: GroupDraws
+    labels: Labels, table: Mapping[Key, Floats], resamples: GroupDraws
 ) -> tuple[SourceImportance, ...]:
     """Shapley values and drops for every head and level that `table` has on every subset of its sources.
 
@@ -196,7 +196,7 @@ def source_importance(
             subsets = [frozenset(names) for size in sizes for names in combinations(sources, size)]
             if known.keys() >= set(subsets):
                 right = {names: known[names] for names in subsets} | {frozenset(): majority}
-                rows += _importance(right, drawn, head, level)
+                rows += _importance(right, resamples, head, level)
     return tuple(rows)
 
 
@@ -217,16 +217,16 @@ def _shapley_weight(names: Subset, source: str, count: int) -> float:
 
 
 def _importance(
-    right: Mapping[Subset, Floats], draws: GroupDraws, head: str, level: str
+    right: Mapping[Subset, Floats], resamples: GroupDraws, head: str, level: str
 ) -> Iterator[SourceImportance]:
     """Importance of each source, from whether each subset is correct on each clip [N]."""
     everything = max(right, key=len)
     sources, subsets = sorted(everything), list(right)
     hits = np.stack([right[names] for names in subsets], axis=1)
     weights = [[_shapley_weight(names, source, len(sources)) for source in sources] for names in subsets]
-    values = mean_intervals(hits @ np.array(weights), draws)
+    values = mean_intervals(hits @ np.array(weights), resamples)
     without = [subsets.index(everything - {source}) for source in sources]
-    drops = mean_intervals(hits[:, [subsets.index(everything)]] - hits[:, without], draws)
+    drops = mean_intervals(hits[:, [subsets.index(everything)]] - hits[:, without], resamples)
     for index in np.argsort([-value for value, _ in values], kind="stable").tolist():
         alone = float(right[frozenset([sources[index]])].mean())
         yield SourceImportance(sources[index], head, level, alone, *values[index], *drops[index])

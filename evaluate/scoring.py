@@ -118,7 +118,7 @@ def score(
     1.0
     """
     names, index, values = _checked(labels, probabilities, classes)
-    return score_draws(index, values, _draws(groups, len(index), draws, seed), classes=names)
+    return score_draws(index, values, _resample(groups, len(index), draws, seed), classes=names)
 
 
 def compare(
@@ -154,9 +154,9 @@ def compare(
     gains = is_correct(*_checked(labels, first, classes)[1:]) - is_correct(
         *_checked(labels, second, classes)[1:]
     )
-    drawn = _draws(groups, len(gains), draws, seed)
-    ((difference, interval),) = mean_intervals(gains[:, None], drawn)
-    return Difference(difference, interval, sign_flip_p(drawn.group_sums(gains)))
+    resamples = _resample(groups, len(gains), draws, seed)
+    ((difference, interval),) = mean_intervals(gains[:, None], resamples)
+    return Difference(difference, interval, sign_flip_p(resamples.group_sums(gains)))
 
 
 def _checked(
@@ -168,7 +168,7 @@ def _checked(
     return names, index, _in_class_order(values, probabilities, names)
 
 
-def _draws(groups: Sequence[object] | None, count: int, draws: int, seed: int) -> GroupDraws:
+def _resample(groups: Sequence[object] | None, count: int, draws: int, seed: int) -> GroupDraws:
     if draws < 1:
         raise InputError(f"draws is {draws}; expected 1 or more, such as {DRAWS}")
     members = list(range(count) if groups is None else _as_array(groups))
@@ -179,15 +179,15 @@ def _draws(groups: Sequence[object] | None, count: int, draws: int, seed: int) -
 
 
 def score_draws(
-    labels: Labels, probabilities: Floats, draws: GroupDraws, *, classes: tuple[str, ...]
+    labels: Labels, probabilities: Floats, resamples: GroupDraws, *, classes: tuple[str, ...]
 ) -> Score:
-    """`score` of class indices [N] and probabilities [N, C], with draws that several results share."""
-    intervals = bootstrap_intervals(labels, probabilities, draws)
-    warning = few_groups_warning(draws.groups, draws.effective)
+    """`score` of class indices [N] and probabilities [N, C], with resamples that several results share."""
+    intervals = bootstrap_intervals(labels, probabilities, resamples)
+    warning = few_groups_warning(resamples.groups, resamples.effective)
     return Score(
         classes=classes,
         clips=len(labels),
-        groups=draws.groups,
+        groups=resamples.groups,
         confusion_matrix=confusion_matrix(labels, probabilities),
         notes=(warning,) if warning else (),
         **{name: float(value) for name, value in all_metrics(labels, probabilities).items()},  # type: ignore[arg-type]

@@ -61,14 +61,14 @@ class Selection(NamedTuple):
     picks: Labels
 
 
-def corrected_best(labels: Labels, table: Mapping[str, Floats], drawn: GroupDraws) -> Headline:
+def corrected_best(labels: Labels, table: Mapping[str, Floats], resamples: GroupDraws) -> Headline:
     """The best result by accuracy, ties by log loss, then by name; corrected for the selection."""
     names = sorted(table)
     correct = np.stack([is_correct(labels, table[name]) for name in names], axis=1)
     loss = np.stack([clip_losses(labels, table[name]) for name in names], axis=1)
     best = int(_best_columns(correct.sum(axis=0)[None], loss.sum(axis=0)[None])[0])
-    ((accuracy, interval),) = mean_intervals(correct[:, [best]], drawn, PROPORTION)
-    selection = select_and_test(correct, loss, drawn)
+    ((accuracy, interval),) = mean_intervals(correct[:, [best]], resamples, PROPORTION)
+    selection = select_and_test(correct, loss, resamples)
     picks = Counter(selection.picks.tolist()).most_common(PICKS_SHOWN)
     return Headline(
         result=names[best],
@@ -77,19 +77,19 @@ def corrected_best(labels: Labels, table: Mapping[str, Floats], drawn: GroupDraw
         corrected=selection.corrected,
         corrected_ci95=selection.interval,
         candidates=len(names),
-        picks=tuple((names[index], count / len(drawn.counts)) for index, count in picks),
+        picks=tuple((names[index], count / len(resamples.counts)) for index, count in picks),
     )
 
 
-def select_and_test(correct: Floats, loss: Floats, draws: GroupDraws) -> Selection:
+def select_and_test(correct: Floats, loss: Floats, resamples: GroupDraws) -> Selection:
     """Select the best result on each draw's groups, and score it on the others.
 
     `correct` [N, R] is 1 where a result is correct on a clip, else 0; `loss` [N, R] is its log loss.
     """
-    hits, losses = draws.group_sums(correct), draws.group_sums(loss)
-    sizes = draws.group_sums(np.ones(len(correct)))
+    hits, losses = resamples.group_sums(correct), resamples.group_sums(loss)
+    sizes = resamples.group_sums(np.ones(len(correct)))
     picks, scores = [], []
-    for counts in draws.chunks(draws.groups):
+    for counts in resamples.chunks(resamples.groups):
         drawn, undrawn = counts.astype(np.float64), (counts == 0).astype(np.float64)
         best = _best_columns(drawn @ hits, drawn @ losses)
         clips = undrawn @ sizes
@@ -97,10 +97,10 @@ def select_and_test(correct: Floats, loss: Floats, draws: GroupDraws) -> Selecti
         scores.append(hits_of_best[clips > 0] / clips[clips > 0])
         picks.append(best)
     selected, values = np.concatenate(picks), np.concatenate(scores)
-    if draws.groups < 2 or not len(values):
+    if resamples.groups < 2 or not len(values):
         return Selection(float("nan"), UNDEFINED, selected)
     corrected = float(values.mean())
-    effective, residual = draws.effective, hits - sizes[:, None] * hits.sum(axis=0) / sizes.sum()
+    effective, residual = resamples.effective, hits - sizes[:, None] * hits.sum(axis=0) / sizes.sum()
     squared_errors = (residual**2).sum(axis=0) * effective / (effective - 1) / sizes.sum() ** 2
     error = float(np.sqrt(squared_errors[selected].mean()))
     return Selection(corrected, t_interval(corrected, error, effective), selected)
@@ -113,7 +113,7 @@ def _best_columns(hits: Floats, losses: Floats) -> Labels:
     return np.asarray(ranked.argmin(axis=1))
 
 
-def not_worse(labels: Labels, table: Mapping[str, Floats], drawn: GroupDraws) -> dict[str, float]:
+def not_worse(labels: Labels, table: Mapping[str, Floats], resamples: GroupDraws) -> dict[str, float]:
     """Results that are not significantly worse than that of least log loss, with their loss, sorted by it.
 
     A result is worse where the 95 % interval of its difference of log loss lies above 0. There is no
@@ -123,7 +123,7 @@ def not_worse(labels: Labels, table: Mapping[str, Floats], drawn: GroupDraws) ->
     losses = np.stack([clip_losses(labels, table[name]) for name in names], axis=1)
     means = losses.mean(axis=0)
     best = int(np.argmin(means))
-    differences = mean_intervals(losses - losses[:, [best]], drawn, _LOSS_DIFFERENCE)
+    differences = mean_intervals(losses - losses[:, [best]], resamples, _LOSS_DIFFERENCE)
     return {
         names[index]: float(means[index])
         for index in np.argsort(means, kind="stable").tolist()

@@ -19,6 +19,7 @@ from moodfuse.evaluate.markup import counted, gain_text, number, percent, render
 from moodfuse.evaluate.paired import PairedTest
 from moodfuse.evaluate.published import (
     FUSION,
+    NETWORKS,
     OPTIMIZERS,
     ComparedRow,
     Comparison,
@@ -107,8 +108,8 @@ def _context(evaluation: Evaluation, ends: Interval) -> Iterator[str]:
     else:
         verdict = "The interval contains the better baseline: no significant difference."
     yield (
-        f"Baselines: always predicting “{label}” is {percent(majority)} accurate, guessing {percent(chance)}. "
-        f"{verdict}"
+        f"Baselines: always predicting “{label}” is {percent(majority)} accurate, guessing "
+        f"{percent(chance)}. {verdict}"
     )
     if evaluation.marker:
         yield (
@@ -215,12 +216,30 @@ def latex_table(evaluation: Evaluation) -> str:
 
 def print_evaluation(evaluation: Evaluation) -> None:
     """Print the main finding, every result by section, comparisons and notes."""
-    console = _console()
+    run, marker = evaluation.run, evaluation.marker
     click.echo(printable(summarize(evaluation).claim))
-    console.print(_results_table(evaluation))
+    size = f"{len(run.ids)} clips, {evaluation.group_count} groups, {design_of(run)}"
+    _print_table(
+        f"{marker} run {run.name}: {size}".strip(),
+        ("sources", "head", "level"),
+        ("accuracy [95 %]", "macro F1 [95 %]", "AUC [95 %]", "log loss", "ECE", ""),
+        [[_terminal_cells(scored, marker) for scored in section] for section in evaluation.sections],
+    )
     _print_lines(_remarks(evaluation))
     if evaluation.importance:
-        console.print(_importance_table(evaluation))
+        rows = evaluation.importance_by_head[0]
+        head = f"{marker} contribution of each source under {rows[0].head} {rows[0].level}".strip()
+        cells = [
+            (
+                row.source,
+                f"{row.alone:.3f}",
+                gain_text(row.shapley, row.shapley_ci95),
+                gain_text(row.drop, row.drop_ci95),
+            )
+            for row in rows
+        ]
+        numbers = ("alone", "Shapley value [95 %]", "loss without it [95 %]")
+        _print_table(f"{head}, in points of accuracy", ("source",), numbers, [cells])
         click.echo(
             "Shapley value: mean gain over all orders of adding the sources; loss: all sources minus all "
             "others"
@@ -228,18 +247,35 @@ def print_evaluation(evaluation: Evaluation) -> None:
     inflation = evaluation.inflation
     if inflation is not None:
         title = f"inflation by a data leak: run {inflation.run} and LEAKY run {inflation.leaky_run}, accuracy"
-        table = _new_table(title, ("result",), ("no leak", LEAKY_MARK, "points [95 %]"))
-        for row in inflation.rows:
-            gain = gain_text(row.gain, row.gain_ci95)
-            table.add_row(printable(row.result), f"{row.accuracy:.3f}", f"{row.leaky_accuracy:.3f}", gain)
-        console.print(table)
+        cells = [
+            (
+                row.result,
+                f"{row.accuracy:.3f}",
+                f"{row.leaky_accuracy:.3f}",
+                gain_text(row.gain, row.gain_ci95),
+            )
+            for row in inflation.rows
+        ]
+        _print_table(title, ("result",), ("no leak", LEAKY_MARK, "points [95 %]"), [cells])
         click.echo(f"mean of the fusions: {gain_text(inflation.mean_gain, inflation.mean_gain_ci95)} points")
     _print_lines(f"note: {note}" for note in evaluation.notes)
 
 
-def _console() -> Console:
-    """A console as wide as the tables; square brackets in names are printed as they are."""
-    return Console(width=max(Console().width, TABLE_WIDTH), highlight=False, markup=False, emoji=False)
+def _print_table(
+    title: str, names: Sequence[str], numbers: Sequence[str], sections: Iterable[Iterable[Sequence[str]]]
+) -> None:
+    """Print a table with columns of text that may fold and columns of numbers, wide enough for all numbers."""
+    table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in names:
+        table.add_column(name, overflow="fold")
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    for section in sections:
+        for cells in section:
+            table.add_row(*map(printable, cells))
+        table.add_section()
+    width = max(Console().width, TABLE_WIDTH)
+    Console(width=width, highlight=False, markup=False, emoji=False).print(table)
 
 
 def _print_lines(lines: Iterable[str]) -> None:
@@ -272,39 +308,19 @@ def _remarks(evaluation: Evaluation) -> Iterator[str]:
         yield f"{mark}paired tests against {against}: no significant difference in {others}"
 
 
-def _new_table(title: str, names: Sequence[str], numbers: Sequence[str]) -> Table:
-    """A table with columns of text that may fold and columns of numbers."""
-    table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
-    for name in names:
-        table.add_column(name, overflow="fold")
-    for name in numbers:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
-
-
-def _results_table(evaluation: Evaluation) -> Table:
-    run = evaluation.run
-    size = f"{len(run.ids)} clips, {evaluation.group_count} groups, {design_of(run)}"
-    title = f"{evaluation.marker} run {run.name}: {size}"
-    numbers = ("accuracy [95 %]", "macro F1 [95 %]", "AUC [95 %]", "log loss", "ECE")
-    table = _new_table(title.strip(), ("sources", "head", "level"), numbers)
-    table.add_column("", no_wrap=True)
-    for section in evaluation.sections:
-        for scored in section:
-            total = scored.score
-            table.add_row(
-                printable("+".join(scored.result.sources)),
-                scored.result.head,
-                scored.result.level,
-                f"{total.accuracy:.3f} {total.accuracy_ci95.shown()}",
-                f"{total.macro_f1:.3f} {total.macro_f1_ci95.shown()}",
-                f"{total.auc:.3f} {total.auc_ci95.shown()}",
-                f"{total.log_loss:.3f}",
-                f"{total.ece:.3f}",
-                f"{evaluation.marker} {_default_marks(scored)}".strip(),
-            )
-        table.add_section()
-    return table
+def _terminal_cells(scored: ResultScore, marker: str) -> tuple[str, ...]:
+    total, result = scored.score, scored.result
+    return (
+        "+".join(result.sources),
+        result.head,
+        result.level,
+        f"{total.accuracy:.3f} {total.accuracy_ci95.shown()}",
+        f"{total.macro_f1:.3f} {total.macro_f1_ci95.shown()}",
+        f"{total.auc:.3f} {total.auc_ci95.shown()}",
+        f"{total.log_loss:.3f}",
+        f"{total.ece:.3f}",
+        f"{marker} {_default_marks(scored)}".strip(),
+    )
 
 
 def _default_marks(scored: ResultScore) -> str:
@@ -312,63 +328,38 @@ def _default_marks(scored: ResultScore) -> str:
     return "".join(sorted({note[0] for note in scored.result.notes if note in DEFAULTS}))
 
 
-def _importance_table(evaluation: Evaluation) -> Table:
-    rows = evaluation.importance_by_head[0]
-    head = f"{rows[0].head} {rows[0].level}"
-    title = f"{evaluation.marker} contribution of each source under {head}, in points of accuracy"
-    table = _new_table(
-        title.strip(), ("source",), ("alone", "Shapley value [95 %]", "loss without it [95 %]")
-    )
-    for row in rows:
-        shapley, drop = gain_text(row.shapley, row.shapley_ci95), gain_text(row.drop, row.drop_ci95)
-        table.add_row(printable(row.source), f"{row.alone:.3f}", shapley, drop)
-    return table
-
-
 def print_comparison(comparison: Comparison) -> None:
     """Print published scores with ours, notes, and commands for missing rows."""
     published, evaluation = comparison.published, comparison.evaluation
     run = f"{evaluation.marker} run {evaluation.run.name}".strip()
-    table = _new_table(
-        f"{published.citation}\ncompared with {run}, ours: {published.name} on {published.clips} clips, ours "
-        "on "
-        f"{len(evaluation.run.ids)}",
-        ("networks", "optimizer or head"),
-        (f"{published.name} acc.", "F1", "AUC", "our accuracy [95 %]", "F1", "AUC"),
-    )
-    table.columns[0].no_wrap = True
-    table.add_column("recipe", overflow="fold")
-    table.add_column("", no_wrap=True)
-    previous = None
-    for row in comparison.rows:
-        key = (row.table, row.networks, row.optimizer)
-        if previous is not None and previous[0] != row.table:
-            table.add_section()
-        table.add_row(*_published_cells(row, repeated=key == previous), *_our_cells(row))
-        previous = key
-    _console().print(table)
+    clips = f"{published.name} on {published.clips} clips, ours on {len(evaluation.run.ids)}"
+    click.echo(f"\n{published.citation}\ncompared with {run}, ours: {clips}")
+    for name, column in ((NETWORKS, "optimizer"), (FUSION, "head/level")):
+        _print_table(
+            "",
+            ("networks", column, "recipe"),
+            (f"{published.name} acc.", "F1", "AUC", "our accuracy [95 %]", "F1", "AUC", ""),
+            [[_comparison_cells(row) for row in comparison.rows if row.table == name]],
+        )
     _print_lines(f"note: {note}" for note in comparison.notes)
     if comparison.commands:
         click.echo("commands that make the missing rows of ours (-), before running evaluate again:")
         _print_lines(f"  {command}" for command in comparison.commands)
 
 
-def _published_cells(row: ComparedRow, *, repeated: bool) -> list[str]:
-    """Names and published scores; names and scores are empty where they equal those of the line above."""
-    result = row.ours.result if row.ours else None
-    method = OPTIMIZERS.get(row.optimizer, row.optimizer)
-    if row.table == FUSION:
-        method = f"{result.head}/{result.level}" if result else "-"
-    if repeated:
-        return ["", method if row.table == FUSION else "", "", "", ""]
-    scores = [f"{score:.2f}" for score in row.published.values()] if row.published else ["-", "-", "-"]
-    return [row.networks, method, *scores]
-
-
-def _our_cells(row: ComparedRow) -> list[str]:
+def _comparison_cells(row: ComparedRow) -> list[str]:
+    optimizer = OPTIMIZERS.get(row.optimizer, row.optimizer)
+    published = [f"{score:.2f}" for score in row.published.values()] if row.published else ["-", "-", "-"]
     if row.ours is None:
-        return ["-", "-", "-"]
-    total = row.ours.score
-    accuracy = f"{total.accuracy:.2f} {total.accuracy_ci95.shown()}"
-    recipe = recipe_of(row.ours.result.sources) or ""
-    return [accuracy, f"{total.macro_f1:.2f}", f"{total.auc:.2f}", recipe, _default_marks(row.ours)]
+        return [row.networks, optimizer if row.table == NETWORKS else "-", "-", *published, "-", "-", "-", ""]
+    total, result = row.ours.score, row.ours.result
+    return [
+        row.networks,
+        optimizer if row.table == NETWORKS else f"{result.head}/{result.level}",
+        recipe_of(result.sources) or "",
+        *published,
+        f"{total.accuracy:.2f} {total.accuracy_ci95.shown()}",
+        f"{total.macro_f1:.2f}",
+        f"{total.auc:.2f}",
+        _default_marks(row.ours),
+    ]
