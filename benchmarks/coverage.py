@@ -121,8 +121,8 @@ def interval_rows(layout: Layout, truth: float, sets: int, draws: int = 2000) ->
         p = answers(labels, right_answers(layout, truth, random), random)
         for name in names:
             metric = METRICS[name]
-            found = interval(float(metric(labels, p)), metric(labels, p, weights), drawn.effective)  # type: ignore[operator]
-            held[name] += found.low <= truth <= found.high
+            ends = interval(float(metric(labels, p)), metric(labels, p, weights), drawn.effective)  # type: ignore[operator]
+            held[name] += ends.low <= truth <= ends.high
     bar = ("0.92 to 0.98", 0.92, 0.98) if equal else ("0.90 or more", 0.90)
     yield Row(f"accuracy {truth}, {layout}: coverage", held["accuracy"] / sets, *bar)
     if equal:
@@ -155,9 +155,9 @@ def few_groups_coverage(groups: int, sets: int, draws: int = 500) -> dict[str, f
             for _ in range(sets):
                 noise = random.standard_normal((groups, CLASSES)) * (not layout.single)
                 p = soft_answers(labels, strength, noise[layout.member], random)
-                found = bootstrap_intervals(labels, p, drawn)
+                intervals = bootstrap_intervals(labels, p, drawn)
                 for name in lowest:
-                    held[name] += found[name].low <= truth[name] <= found[name].high
+                    held[name] += intervals[name].low <= truth[name] <= intervals[name].high
             lowest = {name: min(lowest[name], held[name] / sets) for name in lowest}
     return lowest
 
@@ -252,7 +252,7 @@ def main(sets: int) -> int:
         mark = "" if not row.bar else "ok" if row.passed else "MISSED"
         failed += not row.passed
         print(f"{row.what:<90} {row.figure:7.3f}  {row.bar} {mark}".rstrip(), flush=True)
-    print(f"{sets} data sets a setting, {time.monotonic() - start:.0f} s; bars missed: {failed}")
+    print(f"{sets} datasets a setting, {time.monotonic() - start:.0f} s; bars missed: {failed}")
     return int(failed > 0)
 
 

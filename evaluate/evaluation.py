@@ -194,23 +194,20 @@ class Evaluation:
         """Limitations of the numbers, the most serious first."""
         effective = effective_groups(self.run.groups)
         uncalibrated = sum(not set(DEFAULTS).isdisjoint(scored.result.notes) for scored in self.scored)
+        leaky = "LEAKY: the models were trained on the test clips; these scores are inflated on purpose"
+        defaults = f"{uncalibrated} of {len(self.scored)} results are uncalibrated: they use default settings"
         notes = [
-            "LEAKY: the models were trained on the test clips; these scores are inflated on purpose"
-            if self.marker
-            else None,
+            leaky if self.marker else None,
             *self.run.notes,
             few_groups_warning(self.group_count, effective),
-            f"{uncalibrated} of {len(self.scored)} results are uncalibrated: they use default settings"
-            if uncalibrated
-            else None,
+            defaults if uncalibrated else None,
             self.selection_note,
             "the best single source was selected on these same clips, which makes the tests against it "
             "conservative"
             if any(test.baseline == "best single source" for test in self.paired)
             else None,
             f"95 % t intervals over {counted_groups(self.group_count, effective)} from {self.draws} "
-            "bootstrap draws "
-            f"(seed {self.seed}); they cover the choice of clips, not another training",
+            f"bootstrap draws (seed {self.seed}); they cover the choice of clips, not another training",
         ]
         return list(dict.fromkeys(note for note in notes if note))
 
@@ -221,27 +218,16 @@ class Evaluation:
         if headline is None or math.isnan(headline.corrected):
             return None
         return (
-            f"the best of {headline.candidates} results has an accuracy of {headline.accuracy:.3f}; "
-            "corrected for the "
-            f"selection it is {headline.corrected:.3f} {headline.corrected_ci95.shown()}"
+            f"the best of {headline.candidates} results has an accuracy of {headline.accuracy:.3f}; corrected "
+            f"for the selection it is {headline.corrected:.3f} {headline.corrected_ci95.shown()}"
         )
 
 
 def evaluate_run(run: Run, *, draws: int = DRAWS, seed: int = 0, leaky: Run | None = None) -> Evaluation:
-    """Score every result of a run, and compare them.
+    """Score every result of a run, and compare them; all results share the resamples.
 
-    Parameters
-    ----------
-    run : Run
-    draws, seed : int
-        Of the bootstrap; all results share the draws.
-    leaky : Run, optional
-        The same under the leaky protocol, to measure its inflation.
-
-    Raises
-    ------
-    InputError
-        If the run has no result, or `leaky` is of other clips.
+    `leaky` is the same run under the leaky protocol, to measure its inflation. Raises `InputError` if the run
+    has no result, or `leaky` is of other clips.
     """
     if not run.results:
         raise InputError(f"run {run.name} holds no result; run fuse again under another --run name")

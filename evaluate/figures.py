@@ -48,10 +48,7 @@ log = logging.getLogger(__name__)
 def drawing_settings(names: Iterable[str] = ()) -> Iterator[None]:
     """Set Matplotlib's defaults and ours, independent of the user's settings file; undone on exit.
 
-    Parameters
-    ----------
-    names : iterable of str
-        Texts in the figures, such as labels; fonts are chosen that have their characters.
+    Fonts are chosen that have the characters of `names`, the texts in the figures.
     """
     import matplotlib
 
@@ -111,16 +108,14 @@ def font_families(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def write_figure(figure: "Figure", path: Path) -> Path:
-    """Write a figure in the format of its suffix (png, svg, pdf), unless the file has these bytes already."""
+    """Write a figure in the format of its path's suffix: png, svg or pdf."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
     content = io.BytesIO()
     suffix = path.suffix.lower()
     figure.savefig(content, format=suffix[1:], dpi=DPI, metadata=_NO_DATE.get(suffix))
-    data = content.getvalue()
-    if not (path.is_file() and path.read_bytes() == data):
-        write_aside(path, data)
+    write_aside(path, content.getvalue())
     return path
 
 
@@ -161,8 +156,6 @@ def plan_figures(evaluation: Evaluation) -> dict[str, Callable[[], "Figure"]]:
     for rows in evaluation.importance_by_head[:1]:
         name = slug(f"{rows[0].head} {rows[0].level}")
         plan[f"shapley-{name}"] = partial(importance_figure, evaluation, rows)
-    if evaluation.run.fold_count > 1:
-        plan["folds"] = partial(folds_figure, evaluation, chosen)
     for scored in chosen:
         plan[f"confusion-{slug(scored.result.name)}"] = partial(confusion_figure, evaluation, scored)
     mark = f"-{evaluation.marker}" if evaluation.marker else ""
@@ -333,21 +326,4 @@ def importance_figure(evaluation: Evaluation, rows: Sequence[SourceImportance]) 
     axes.set_xlabel("Points of accuracy, with 95 % interval")
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.suptitle(_title(evaluation, f"Contribution of each source: {rows[0].head}, {rows[0].level} level"))
-    return figure
-
-
-def folds_figure(evaluation: Evaluation, chosen: Sequence[ResultScore]) -> "Figure":
-    """Accuracy of each fold as a dot, with a line at the accuracy over all clips."""
-    positions = 1.3 * np.arange(len(chosen), dtype=np.float64)
-    figure, axes = _new_axes(7.6, 1.5 + 0.4 * len(chosen))
-    for position, scored in zip(positions, chosen, strict=True):
-        folds = scored.per_fold
-        shift = np.linspace(-0.25, 0.25, len(folds)) if len(folds) > 1 else np.zeros(1)
-        axes.scatter([fold.accuracy for fold in folds], position + shift, s=22, color=BLUE, alpha=0.8)
-        axes.plot(
-            [scored.score.accuracy] * 2, [position - 0.45, position + 0.45], color=ORANGE, linewidth=1.6
-        )
-    _named_rows(axes, positions, [_row_name(scored) for scored in chosen])
-    axes.set(xlim=(-0.03, 1.03), xlabel="Accuracy of each fold (dot) and of all clips (line)")
-    figure.suptitle(_title(evaluation, "Accuracy by fold"))
     return figure

@@ -54,13 +54,7 @@ class Interval:
         return self.low, self.high
 
     def shown(self, form: str = ".2f", *, scale: float = 1.0) -> str:
-        """Format the ends in brackets, times `scale`; a dash where the interval is not defined.
-
-        Examples
-        --------
-        >>> Interval(0.414, 0.667).shown(), Interval(-0.014, 0.1).shown("+.1f", scale=100)
-        ('[0.41, 0.67]', '[-1.4, +10.0]')
-        """
+        """The ends in brackets, times `scale`, such as ``"[0.41, 0.67]"``; a dash where not defined."""
         if not self.known:
             return f"[{UNKNOWN}]"
         return f"[{format(scale * self.low, form)}, {format(scale * self.high, form)}]"
@@ -83,14 +77,10 @@ PROPORTION, DIFFERENCE = Scale(0.0, 1.0), Scale(-1.0, 1.0)
 
 @dataclass(frozen=True)
 class GroupDraws:
-    """Bootstrap draws of groups. Results that share them have paired draws.
+    """Bootstrap resamples of groups, which several results share.
 
-    Attributes
-    ----------
-    member : ndarray of int64, shape (N,)
-        Index of each clip's group.
-    counts : ndarray of uint16, shape (B, G)
-        How often each group was drawn; rows sum to G.
+    `member` [N] is the index of each clip's group, and `counts` [B, G] how often each of B resamples has each
+    of G groups; its rows sum to G.
     """
 
     member: Labels
@@ -146,13 +136,7 @@ def draw_groups(groups: Sequence[object], *, draws: int = DRAWS, seed: int = 0) 
 
 
 def effective_groups(groups: Sequence[object]) -> float:
-    """Kish's effective number of groups: how many equal groups carry as much information.
-
-    Examples
-    --------
-    >>> effective_groups("aabbcc"), effective_groups("aaaabc")
-    (3.0, 2.0)
-    """
+    """Kish's effective number of groups: how many equal groups carry as much information."""
     return _effective(np.unique(np.asarray(groups, dtype=str), return_counts=True)[1])
 
 
@@ -181,8 +165,7 @@ def few_groups_warning(groups: int, effective: float) -> str | None:
     return (
         f"only {counted}: in simulations of {known} equal groups, the 95 % intervals covered the true value "
         f"in {covered['log_loss']} (log loss, too narrow), {covered['macro_f1']} (macro F1), "
-        f"{covered['auc']} (AUC) and "
-        f"{covered['accuracy']} (accuracy); all are wide"
+        f"{covered['auc']} (AUC) and {covered['accuracy']} (accuracy); all are wide"
     )
 
 

@@ -72,13 +72,7 @@ def markdown_text(text: str) -> str:
 
 
 def latex_text(text: str) -> str:
-    """Escape text for LaTeX.
-
-    Examples
-    --------
-    >>> latex_text("50 % of a_b")
-    '50 \\\\% of a\\\\_b'
-    """
+    """Escape text for LaTeX."""
     return "".join(_LATEX.get(char, char) for char in _printable(text))
 
 

@@ -98,10 +98,13 @@ def paired_tests(
     gains = np.stack([correct[result] - correct[against] for result, against, _ in pairs], axis=1)
     p_values = np.array([sign_flip_p(column) for column in resamples.group_sums(gains).T])
     rows = zip(pairs, mean_intervals(gains, resamples), p_values, holm(p_values), strict=True)
-    return tuple(
-        PairedTest(*pair, difference, interval, float(p), float(p_holm), _verdict(difference, p_holm))
-        for pair, (difference, interval), p, p_holm in rows
-    )
+    tests = []
+    for pair, (difference, interval), p, p_holm in rows:
+        verdict: Verdict = "better" if difference > 0 else "worse"
+        if p_holm >= LEVEL:
+            verdict = "cannot tell"
+        tests.append(PairedTest(*pair, difference, interval, float(p), float(p_holm), verdict))
+    return tuple(tests)
 
 
 def sign_flip_p(surplus: Floats) -> float:
@@ -134,20 +137,8 @@ def holm(p_values: Floats) -> Floats:
     return corrected
 
 
-def _verdict(difference: float, p_value: float) -> Verdict:
-    if p_value >= LEVEL:
-        return "cannot tell"
-    return "better" if difference > 0 else "worse"
-
-
 def format_p(value: float) -> str:
-    """A p-value with two significant digits, never 0.
-
-    Examples
-    --------
-    >>> format_p(0.62), format_p(0.048), format_p(0.0004)
-    ('p = 0.62', 'p = 0.048', 'p < 0.001')
-    """
+    """A p-value with two significant digits, such as ``"p = 0.048"``, never 0."""
     if value < LEAST_P:
         return f"p < {LEAST_P}"
     return f"p = {value:.3f}" if value < 0.1 else f"p = {value:.2f}"
@@ -268,8 +259,7 @@ def measure_inflation(run: Run, leaky: Run, *, draws: int = DRAWS, seed: int = 0
     if not shared:
         raise InputError(
             f"runs {run.name} and {leaky.name} share no result; run fuse --protocol leaky with the same "
-            "--combine, "
-            "--head and --level"
+            "--combine, --head and --level"
         )
     labels = np.array([run.classes.index(label) for label in run.labels])
     clean = np.stack([is_correct(labels, result.probabilities) for result in shared], axis=1)
@@ -319,8 +309,7 @@ def _matching_rows(run: Run, leaky: Run) -> list[int]:
         if recipes[source] != leaky_recipes[source]:
             raise InputError(
                 f"the recipe of {source} differs between runs {run.name} and {leaky.name}, so a difference "
-                "would have "
-                f"other causes than the leak; {again}"
+                f"would have other causes than the leak; {again}"
             )
     rows = {clip: row for row, clip in enumerate(leaky.ids)}
     return [rows[clip] for clip in run.ids]

@@ -5,9 +5,9 @@ the network under any other recipe has a row of its own. A published fusion is c
 head and level under each recipe, or with all heads of a recipe without these. Rows have a fixed order; none
 is selected by its score.
 
-The published numbers are in `zhou2022.json`. Its `recipes` are our recipes and the optimizer that each
-network has under them, `seed...` in runs of older versions; `head` and `level` are our names of the published
-fusion method.
+The published numbers are in `zhou2022.json`. The `recipes` of a network are ours that repeat its row, the one to
+run first, and `seed...` in runs of older versions; `head` and `level` are our names of the published fusion
+method, which `fuse_options` repeat.
 """
 
 import csv
@@ -18,7 +18,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -43,8 +43,7 @@ class Published:
     citation: str
     clips: int
     classes: list[str]
-    networks: Mapping[str, Mapping[str, Mapping[str, float]]]
-    recipes: Mapping[str, Mapping[str, str]]
+    networks: list[dict[str, Any]]
     fusions: Mapping[str, Mapping[str, float]]
     head: str
     level: str
@@ -52,10 +51,6 @@ class Published:
     matrix_of: str
     matrix: list[list[int]]
     caveats: list[str]
-
-    def repeating_recipes(self, network: str, optimizer: str) -> list[str]:
-        """Recipes that repeat a published network row."""
-        return [name for name, optimizers in self.recipes.items() if optimizers.get(network) == optimizer]
 
 
 class ClassCounts(NamedTuple):
@@ -147,13 +142,13 @@ def _network_names(sources: tuple[str, ...]) -> str:
 def _network_rows(evaluation: Evaluation, published: Published) -> Iterator[ComparedRow]:
     own = {scored.result.sources[0]: scored for scored in evaluation.scored if scored.is_network}
     others = dict(sorted(own.items()))
-    for optimizer, networks in published.networks.items():
-        for network, row in networks.items():
-            sources = [f"{network}@{recipe}" for recipe in published.repeating_recipes(network, optimizer)]
-            matches: list[ResultScore | None] = [others.pop(source) for source in sources if source in own]
-            for scored in matches or [None]:
-                yield ComparedRow(NETWORKS, network, optimizer, row, scored)
-    for network in published.networks["adam"]:
+    for row in published.networks:
+        network, optimizer = row["network"], row["optimizer"]
+        sources = [f"{network}@{recipe}" for recipe in row["recipes"]]
+        matches: list[ResultScore | None] = [others.pop(source) for source in sources if source in own]
+        for match in matches or [None]:
+            yield ComparedRow(NETWORKS, network, optimizer, row["scores"], match)
+    for network in dict.fromkeys(row["network"] for row in published.networks):
         for source, scored in others.items():
             if source.partition("@")[0] == network:
                 yield ComparedRow(NETWORKS, network, "", None, scored)
@@ -194,29 +189,18 @@ def _our_matrices(rows: list[ComparedRow], published: Published) -> list[ClassCo
 def _notes(evaluation: Evaluation, published: Published) -> Iterator[str]:
     yield (
         f"the {published.clips} clips of {published.name} and our {len(evaluation.run.ids)} are different "
-        "datasets: "
-        "differences are not tested, and the rows do not rank the methods"
+        "datasets: differences are not tested, and the rows do not rank the methods"
     )
     yield from published.caveats
     if sorted(label.casefold() for label in evaluation.run.classes) != published.classes:
         yield f"this run has other classes than {published.name}, which has {', '.join(published.classes)}"
-    mixed = [
-        scored.result.sources
-        for scored in evaluation.scored
-        if recipe_of(scored.result.sources) is None
-        and _network_names(scored.result.sources) in published.fusions
-    ]
-    if mixed:
-        yield f"results that mix recipes are left out: {len(mixed)}, such as {'+'.join(mixed[0])}"
 
 
 def _missing_commands(rows: list[ComparedRow], published: Published, cache: str) -> list[str]:
     """`extract` for each recipe that misses networks, then `fuse` if anything is missing."""
-    missing = [row for row in rows if row.ours is None]
+    missing = {(row.networks, row.optimizer) for row in rows if row.ours is None}
     recipes = dict.fromkeys(
-        published.repeating_recipes(row.networks, row.optimizer)[0]
-        for row in missing
-        if row.table == NETWORKS
+        row["recipes"][0] for row in published.networks if (row["network"], row["optimizer"]) in missing
     )
     commands = [f"moodfuse extract DATA --cache {cache} --recipe {recipe}" for recipe in recipes]
     return commands + [f"moodfuse fuse --cache {cache} {published.fuse_options}"] * bool(missing)

@@ -251,8 +251,7 @@ def check_labels(
         if label not in indices:
             raise InputError(
                 f"label {label!r} is none of the classes {', '.join(map(repr, known))}; correct it, or give "
-                "the values "
-                "of the classes in the order of the columns as classes="
+                "the values of the classes in the order of the columns as classes="
             )
     return names, np.array([indices[label] for label in values], dtype=np.int64)
 
@@ -265,8 +264,7 @@ def _in_class_order(values: Floats, probabilities: ArrayLike, classes: tuple[str
     if set(columns) & set(classes):
         raise InputError(
             f"columns {', '.join(columns)} are only partly named like the classes {', '.join(classes)}; "
-            "name all "
-            "columns like classes, or none"
+            "name all columns like classes, or none"
         )
     return values
 

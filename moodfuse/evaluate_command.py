@@ -105,13 +105,7 @@ def _report_test(folder: Path, data: Path, options: dict[str, Any]) -> int:
 
 
 def choose_runs(cache: "FeatureCache", name: str | None, *, inflation: bool) -> tuple["Run", "Run | None"]:
-    """The run to report and, to measure inflation, the newest leaky run.
-
-    Raises
-    ------
-    InputError
-        If a run is missing, or the named run is itself leaky.
-    """
+    """The run to report and, to measure inflation, the newest leaky run."""
     from moodfuse.cache.errors import InputError
     from moodfuse.cache.runs import LEAKY, read_run, runs_newest_first
 

@@ -55,13 +55,7 @@ def write_report(
 ) -> list[str]:
     """Write a report, each file whole or not at all, and return the names of its figures.
 
-    Parameters
-    ----------
-    evaluation : Evaluation
-    folder : Path
-    comparison : Comparison, optional
-    thumbnails_from : FeatureCache, optional
-        Holds the media of the clips; without it the page has no thumbnails.
+    `thumbnails_from` holds the media of the clips; without it the page has no thumbnails.
     """
     figures = draw_figures(evaluation, folder)
     thumbnails = read_thumbnails(thumbnails_from, evaluation) if thumbnails_from else None

@@ -43,10 +43,8 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class TestGroup:
+class BaselineTests:
     """The paired tests against one kind of baseline, the largest differences first."""
-
-    __test__ = False  # not a test class of pytest
 
     against: str
     significant: tuple[PairedTest, ...]
@@ -59,8 +57,7 @@ class TestGroup:
         return (
             f"{counted(len(self.significant) + len(self.others), 'result')} against {self.against}: {better} "
             f"significantly better, {len(self.significant) - better} worse, {len(self.others)} without a "
-            "significant "
-            "difference."
+            "significant difference."
         )
 
 
@@ -87,8 +84,7 @@ def summarize(evaluation: Evaluation) -> Summary:
         value, ends = headline.corrected, headline.corrected_ci95
         claim = (
             f"Estimated accuracy of the selected model: {percent(value)} ({interval_text(ends)}), corrected "
-            "for "
-            f"selecting the best of {headline.candidates} results."
+            f"for selecting the best of {headline.candidates} results."
         )
     if evaluation.marker:
         claim = f"{evaluation.marker}: {claim}"
@@ -114,8 +110,7 @@ def _context(evaluation: Evaluation, ends: Interval) -> Iterator[str]:
     if evaluation.marker:
         yield (
             "The models were trained on the test clips, on purpose: these numbers measure the inflation of "
-            "a data leak "
-            "and do not predict the accuracy on new clips."
+            "a data leak and do not predict the accuracy on new clips."
         )
     headline = evaluation.headline
     if headline is not None:
@@ -128,8 +123,7 @@ def _context(evaluation: Evaluation, ends: Interval) -> Iterator[str]:
             f"The best result on these clips is {headline.result} with an accuracy of "
             f"{percent(headline.accuracy)} "
             f"({interval_text(headline.accuracy_ci95)}). It was selected on the same clips, so this is "
-            "optimistic; "
-            f"{correction}."
+            f"optimistic; {correction}."
         )
 
 
@@ -145,7 +139,7 @@ def _limits(evaluation: Evaluation) -> Iterator[str]:
         yield "The intervals cover the choice of clips, not other kinds of music or another training."
 
 
-def group_tests(evaluation: Evaluation) -> list[TestGroup]:
+def group_tests(evaluation: Evaluation) -> list[BaselineTests]:
     """Paired tests by baseline; of the significant ones those of better results come first."""
     groups = []
     for baseline in dict.fromkeys(test.baseline for test in evaluation.paired):
@@ -157,8 +151,9 @@ def group_tests(evaluation: Evaluation) -> list[TestGroup]:
             if len(names) == 1
             else f"the {baseline} head on the same sources (for one source, its network)"
         )
+        significant = tuple(test for test in tests if test.verdict != "cannot tell")
         others = tuple(test for test in tests if test.verdict == "cannot tell")
-        groups.append(TestGroup(against, tuple(test for test in tests if test not in others), others))
+        groups.append(BaselineTests(against, significant, others))
     return groups
 
 
@@ -272,7 +267,7 @@ def _print_table(
         table.add_column(name, justify="right", no_wrap=True)
     for section in sections:
         for cells in section:
-            table.add_row(*map(printable, cells))
+            table.add_row(*(cell if cell.isprintable() else printable(cell) for cell in cells))
         table.add_section()
     width = max(Console().width, TABLE_WIDTH)
     Console(width=width, highlight=False, markup=False, emoji=False).print(table)

@@ -114,7 +114,7 @@ def test_the_figures_of_a_run(make_run: Callable[..., Run], tmp_path: Path, monk
     evaluation = evaluate_run(make_run(), draws=20)
     best = slug(evaluation.best.result.name)
     names = draw_figures(evaluation, tmp_path)
-    assert set(names) == {"accuracy", "folds", "shapley-mean-logits"} | {f"roc-{best}"} | {
+    assert set(names) == {"accuracy", "shapley-mean-logits"} | {f"roc-{best}"} | {
         f"confusion-{slug(scored.result.name)}" for scored in evaluation.scored
     } | ({f"reliability-{best}"} if evaluation.best.calibration else set())
     texts = [text.get_text() for text in confusion_figure(evaluation, evaluation.best).axes[0].texts]

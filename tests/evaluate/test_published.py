@@ -102,15 +102,6 @@ def test_fusions_are_not_selected_by_score() -> None:
     ]
 
 
-def test_mixed_recipes_are_left_out_with_a_note() -> None:
-    """Networks under different recipes are compared with no published fusion."""
-    mixed = compared(
-        [(("c3d", "twodmcnn@zhou2022"), *PAPER_HEAD), (("c3d", "clip-vit@zhou2022"), *PAPER_HEAD)]
-    )
-    assert not ours(mixed, FUSION)
-    assert any("mix recipes are left out: 1, such as c3d+twodmcnn@zhou2022" in note for note in mixed.notes)
-
-
 def test_missing_rows_name_their_commands() -> None:
     """`extract` for the recipes with missing networks; without missing rows there is no command."""
     fuse = "moodfuse fuse --cache work --combine zhou2022 --head softmax --level embedding"

@@ -11,9 +11,9 @@ from moodfuse.evaluate.intervals import draw_groups
 from moodfuse.evaluate.paired import paired_tests
 
 RANDOM = np.random.default_rng(0)
-TRUTH = np.arange(24) % 3
+LABELS = np.arange(24) % 3
 P = RANDOM.dirichlet(np.ones(3), 24)
-WANTED = float((P.argmax(axis=1) == TRUTH).mean())
+WANTED = float((P.argmax(axis=1) == LABELS).mean())
 
 
 class Series:
@@ -61,7 +61,7 @@ VALUES: dict[str, list[Any]] = {
 @pytest.mark.parametrize("values", VALUES.values(), ids=list(VALUES))
 def test_labels_match_classes_by_value(values: list[Any]) -> None:
     """As with scikit-learn's `classes_`, in any container; as indices they would score differently."""
-    labels = [values[index] for index in TRUTH]
+    labels = [values[index] for index in LABELS]
     for convert in (list, np.array, Series, lambda given: np.array(given, dtype=object)):
         total = score(convert(labels), P, classes=convert(values), draws=5)
         assert total.accuracy == WANTED and len(set(total.classes)) == 3
@@ -79,29 +79,29 @@ def test_numbers_of_several_kinds_are_one_value() -> None:
 
 def test_without_classes_whole_numbers_are_indices() -> None:
     """0 to C - 1, of any type and in any order, also more than nine, which would sort differently as text."""
-    for labels in (TRUTH, TRUTH.astype(float), TRUTH.astype(object), TRUTH.tolist()):
+    for labels in (LABELS, LABELS.astype(float), LABELS.astype(object), LABELS.tolist()):
         assert score(labels, P, draws=5).accuracy == WANTED
     many = np.arange(24) % 12
     total = score(many.astype(object), np.eye(12)[many], draws=5)
     assert total.accuracy == 1 and total.classes == tuple(map(str, range(12)))
-    assert score(TRUTH, P, classes=["a", "b", "c"], draws=5).classes == ("a", "b", "c")
+    assert score(LABELS, P, classes=["a", "b", "c"], draws=5).classes == ("a", "b", "c")
 
 
 @pytest.mark.parametrize(
     ("labels", "classes", "message"),
     [
-        (TRUTH + 1, None, r"label 3 is none of the classes 0, 1, 2; .* classes="),
-        (TRUTH + 0.5, None, r"label 0.5 is none of the classes 0, 1, 2; .* classes="),
+        (LABELS + 1, None, r"label 3 is none of the classes 0, 1, 2; .* classes="),
+        (LABELS + 0.5, None, r"label 0.5 is none of the classes 0, 1, 2; .* classes="),
         (["a", 1] * 12, None, "label 'a' is none of the classes 0, 1, 2"),
-        (TRUTH, ["a", "b"], "classes are a, b; expected 3 different ones"),
-        (TRUTH, [1, 1, 2], "classes are 1, 1, 2; expected 3 different ones"),
-        (TRUTH == 1, None, "classes are False, True; expected 3 different"),
+        (LABELS, ["a", "b"], "classes are a, b; expected 3 different ones"),
+        (LABELS, [1, 1, 2], "classes are 1, 1, 2; expected 3 different ones"),
+        (LABELS == 1, None, "classes are False, True; expected 3 different"),
         (["1", "2", "3"] * 8, [1, 2, 3], "label '1' is none of the classes 1, 2, 3"),
-        (TRUTH + 1, ["1", "2", "3"], "label 1 is none of the classes '1', '2', '3'"),
-        (TRUTH + 1, ["a", "b", "c"], "label 3 is none of the classes 'a', 'b', 'c'"),
+        (LABELS + 1, ["1", "2", "3"], "label 1 is none of the classes '1', '2', '3'"),
+        (LABELS + 1, ["a", "b", "c"], "label 3 is none of the classes 'a', 'b', 'c'"),
         ([0, 1, np.nan] * 8, None, "label of clip 2 is nan; give each clip one"),
         (["a", None, "c"] * 8, None, "label of clip 1 is None"),
-        (np.stack([TRUTH, TRUTH], axis=1), None, r"labels have shape \(24, 2\)"),
+        (np.stack([LABELS, LABELS], axis=1), None, r"labels have shape \(24, 2\)"),
     ],
 )
 def test_labels_without_a_class_are_errors(labels: Any, classes: Any, message: str) -> None:
@@ -112,9 +112,9 @@ def test_labels_without_a_class_are_errors(labels: Any, classes: Any, message: s
 
 def test_columns_follow_the_classes_by_name() -> None:
     """Columns of a DataFrame may be in any order; a mix of class names and other names is an error."""
-    labels, turned = [["a", "b", "c"][index] for index in TRUTH], P[:, [2, 0, 1]]
+    labels, turned = [["a", "b", "c"][index] for index in LABELS], P[:, [2, 0, 1]]
     assert score(labels, DataFrame(turned, ["c", "a", "b"]), draws=5).accuracy == WANTED
-    assert score(TRUTH, DataFrame(turned, [2, 0, 1]), draws=5).accuracy == WANTED
+    assert score(LABELS, DataFrame(turned, [2, 0, 1]), draws=5).accuracy == WANTED
     assert score(labels, DataFrame(P, ["p_a", "p_b", "p_c"]), draws=5).accuracy == WANTED
     with pytest.raises(InputError, match="columns a, B, c are only partly named like the classes a, b, c"):
         score(labels, DataFrame(P, ["a", "B", "c"]))
@@ -124,12 +124,12 @@ def test_groups_of_any_value() -> None:
     """Numbers, pairs and a Series are groups; each clip must have one."""
     pairs = [("artist", index // 2) for index in range(24)]
     for groups in (pairs, np.arange(24) // 2, Series(np.arange(24) // 2)):
-        assert score(TRUTH, P, groups, draws=5).groups == 12  # type: ignore[arg-type]
+        assert score(LABELS, P, groups, draws=5).groups == 12  # type: ignore[arg-type]
     with pytest.raises(InputError, match="3 groups for 24 clips"):
-        score(TRUTH, P, "abc")
+        score(LABELS, P, "abc")
     for missing in (None, float("nan"), np.datetime64("NaT"), NotAvailable()):
         with pytest.raises(InputError, match="group of clip 4 is .*; give each clip one"):
-            score(TRUTH, P, ["x"] * 4 + [missing] + ["y"] * 19)
+            score(LABELS, P, ["x"] * 4 + [missing] + ["y"] * 19)
 
 
 def test_clips_of_one_group_carry_less_information() -> None:
@@ -155,12 +155,12 @@ def test_compare_gives_the_difference_of_accuracy_of_the_paired_test() -> None:
     names, groups = ["a", "b", "c"], np.arange(24) // 2
     second = RANDOM.dirichlet(np.ones(3), 24)
     table = {"first": P, "second": second}
-    (test,) = paired_tests(TRUTH, table, draw_groups(groups, draws=200), pairs=[("first", "second", "mean")])
-    difference = compare(TRUTH, P, second, groups, draws=200)
+    (test,) = paired_tests(LABELS, table, draw_groups(groups, draws=200), pairs=[("first", "second", "mean")])
+    difference = compare(LABELS, P, second, groups, draws=200)
     assert (difference.accuracy, difference.p_value) == (test.difference, test.p_value)
     assert difference.accuracy_ci95.ends == pytest.approx(test.interval.ends)
-    assert compare(TRUTH, second, P, groups, draws=200).accuracy == -difference.accuracy
-    labels, turned = [names[index] for index in TRUTH], DataFrame(P[:, [2, 0, 1]], ["c", "a", "b"])
+    assert compare(LABELS, second, P, groups, draws=200).accuracy == -difference.accuracy
+    labels, turned = [names[index] for index in LABELS], DataFrame(P[:, [2, 0, 1]], ["c", "a", "b"])
     assert compare(labels, turned, second, groups, draws=200) == difference
     with pytest.raises(InputError, match="labels have shape"):
-        compare(TRUTH, P, second[:3])
+        compare(LABELS, P, second[:3])
