@@ -218,8 +218,8 @@ class Evaluation:
         if headline is None or math.isnan(headline.corrected):
             return None
         return (
-            f"the best of {headline.candidates} results has an accuracy of {headline.accuracy:.3f}; corrected "
-            f"for the selection it is {headline.corrected:.3f} {headline.corrected_ci95.shown()}"
+            f"the best of {headline.candidates} results has an accuracy of {headline.accuracy:.3f}; "
+            f"corrected for the selection it is {headline.corrected:.3f} {headline.corrected_ci95.shown()}"
         )
 
 

@@ -5,9 +5,9 @@ the network under any other recipe has a row of its own. A published fusion is c
 head and level under each recipe, or with all heads of a recipe without these. Rows have a fixed order; none
 is selected by its score.
 
-The published numbers are in `zhou2022.json`. The `recipes` of a network are ours that repeat its row, the one to
-run first, and `seed...` in runs of older versions; `head` and `level` are our names of the published fusion
-method, which `fuse_options` repeat.
+The published numbers are in `zhou2022.json`. The `recipes` of a network are ours that repeat its row, the one
+to run first, and `seed...` in runs of older versions; `head` and `level` are our names of the published
+fusion method, which `fuse_options` repeat.
 """
 
 import csv

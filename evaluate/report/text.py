@@ -259,7 +259,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
 def _print_table(
     title: str, names: Sequence[str], numbers: Sequence[str], sections: Iterable[Iterable[Sequence[str]]]
 ) -> None:
-    """Print a table with columns of text that may fold and columns of numbers, wide enough for all numbers."""
+    """Print a table with columns of text, which may fold, and columns of numbers, which do not."""
     table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     for name in names:
         table.add_column(name, overflow="fold")
