@@ -33,22 +33,10 @@ _MISSING = ("None", "nan", "NaT", "<NA>")
 
 @dataclass(frozen=True)
 class Score:
-    """Metrics of class probabilities with their 95 % intervals.
+    """Metrics of class probabilities with their 95 % intervals (see `evaluate.metrics`, `evaluate.intervals`).
 
-    Attributes
-    ----------
-    classes : tuple of str
-        Names of the class axis.
-    clips, groups : int
-        Numbers of clips and of groups.
-    accuracy, macro_f1, auc, log_loss, ece : float
-        See `evaluate.metrics`; `auc` is NaN where all clips are of one class.
-    accuracy_ci95, macro_f1_ci95, auc_ci95, log_loss_ci95, ece_ci95 : Interval
-        See `evaluate.intervals`.
-    confusion_matrix : ndarray of int64, shape (C, C)
-        Rows are true classes.
-    notes : tuple of str
-        Warnings about the intervals.
+    `auc` is NaN where all clips are of one class, rows of `confusion_matrix` [C, C] are true classes, and `notes`
+    are warnings about the intervals.
     """
 
     classes: tuple[str, ...]
@@ -102,10 +90,6 @@ def score(
     draws, seed : int
         Of the bootstrap.
 
-    Returns
-    -------
-    Score
-
     Raises
     ------
     InputError
@@ -117,7 +101,7 @@ def score(
     >>> score(["sad", "fear"], [[0.2, 0.8], [0.9, 0.1]], classes=["fear", "sad"]).accuracy
     1.0
     """
-    names, index, values = _checked(labels, probabilities, classes)
+    names, index, values = _check_input(labels, probabilities, classes)
     return score_draws(index, values, _resample(groups, len(index), draws, seed), classes=names)
 
 
@@ -131,40 +115,27 @@ def compare(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Difference:
-    """Compare the accuracy of two classifiers on the same clips.
+    """Compare the accuracy of two classifiers on the same clips, from their probabilities [N, C].
 
-    Parameters
-    ----------
-    labels, groups, classes, draws, seed
-        As for `score`.
-    first, second : array-like of float, shape (N, C)
-        Probabilities of the two classifiers.
-
-    Returns
-    -------
-    Difference
-        Accuracy of `first` minus that of `second`, its bootstrap interval over groups, and the p-value of a
-        sign-flip permutation test over groups (see `evaluate.paired`).
-
-    Raises
-    ------
-    InputError
-        As for `score`.
+    The other parameters and the errors are those of `score`. The p-value is that of a sign-flip permutation test
+    over groups (see `evaluate.paired`).
     """
-    gains = is_correct(*_checked(labels, first, classes)[1:]) - is_correct(
-        *_checked(labels, second, classes)[1:]
-    )
+    correct = []
+    for probabilities in (first, second):
+        _, index, values = _check_input(labels, probabilities, classes)
+        correct.append(is_correct(index, values))
+    gains = correct[0] - correct[1]
     resamples = _resample(groups, len(gains), draws, seed)
     ((difference, interval),) = mean_intervals(gains[:, None], resamples)
     return Difference(difference, interval, sign_flip_p(resamples.group_sums(gains)))
 
 
-def _checked(
+def _check_input(
     labels: ArrayLike, probabilities: ArrayLike, classes: ArrayLike | None
 ) -> tuple[tuple[str, ...], Labels, Floats]:
     """Class names, class indices [N] and probabilities [N, C] with columns in the order of the names."""
-    values = check_probabilities(probabilities)
-    names, index = check_labels(labels, classes, values.shape)
+    values = _check_probabilities(probabilities)
+    names, index = _class_indices(labels, classes, values.shape)
     return names, index, _in_class_order(values, probabilities, names)
 
 
@@ -195,7 +166,7 @@ def score_draws(
     )
 
 
-def check_probabilities(probabilities: ArrayLike) -> Floats:
+def _check_probabilities(probabilities: ArrayLike) -> Floats:
     """Probabilities as float64 [N, C]; raise `InputError` if they are not distributions over 2 classes."""
     values = np.asarray(_as_array(probabilities), dtype=np.float64)
     if values.ndim != 2 or not values.shape[0] or values.shape[1] < 2:
@@ -213,14 +184,10 @@ def check_probabilities(probabilities: ArrayLike) -> Floats:
     return values
 
 
-def check_labels(
+def _class_indices(
     labels: ArrayLike, classes: ArrayLike | None, shape: tuple[int, ...]
 ) -> tuple[tuple[str, ...], Labels]:
-    """Class names, and class indices [N] of labels, for probabilities of `shape` (N, C).
-
-    Raises `InputError` if a label is missing or unknown, or the number of labels or classes does not match
-    `shape`.
-    """
+    """Class names, and class indices [N] of labels, for probabilities of `shape` (N, C)."""
     given = np.asarray(_as_array(labels), dtype=object)
     if given.shape != shape[:1]:
         raise InputError(
