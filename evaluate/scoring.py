@@ -33,10 +33,10 @@ _MISSING = ("None", "nan", "NaT", "<NA>")
 
 @dataclass(frozen=True)
 class Score:
-    """Metrics of class probabilities with their 95 % intervals (see `evaluate.metrics`, `evaluate.intervals`).
+    """Metrics of class probabilities (see `evaluate.metrics`) with 95 % intervals (`evaluate.intervals`).
 
-    `auc` is NaN where all clips are of one class, rows of `confusion_matrix` [C, C] are true classes, and `notes`
-    are warnings about the intervals.
+    `auc` is NaN where all clips are of one class, rows of `confusion_matrix` [C, C] are true classes, and
+    `notes` are warnings about the intervals.
     """
 
     classes: tuple[str, ...]
@@ -117,8 +117,8 @@ def compare(
 ) -> Difference:
     """Compare the accuracy of two classifiers on the same clips, from their probabilities [N, C].
 
-    The other parameters and the errors are those of `score`. The p-value is that of a sign-flip permutation test
-    over groups (see `evaluate.paired`).
+    The other parameters and the errors are those of `score`. The p-value is that of a sign-flip permutation
+    test over groups (see `evaluate.paired`).
     """
     correct = []
     for probabilities in (first, second):
