@@ -35,6 +35,7 @@ setup(
         "moodfuse": ["py.typed"],
         "moodfuse.cache": ["FORMAT.md"],
         "moodfuse.extract.recipes": ["*.toml"],
+        "moodfuse.evaluate": ["*.json"],
         "moodfuse.evaluate.report": ["templates/*"],
         "moodfuse.serve": ["schema.json", "templates/*"],
         "moodfuse.timeline": ["templates/*"],

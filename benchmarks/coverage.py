@@ -1,11 +1,11 @@
-"""Do the intervals, the paired test and the corrected best of many keep their promises? Simulations with a known truth.
+"""Coverage of intervals, error rate of the paired test, and bias of the corrected best, by simulation.
 
 Usage: coverage.py [DATA_SETS]; default: 2000 a setting. Prints one table; exits 1 if a bar is missed.
 
-Accuracy and macro F1: six classes, a label right with the chance stated, else any other; two clips of a group are
-equally right or wrong with a correlation of 0.5. Unequal groups: the same, accuracy alone, as macro F1 has no known
-truth where one group fills a class. Few groups: logits with normal noise, half of it the group's where a group has two
-clips. Selection: 60 results whose errors are correlated by 0.6.
+Accuracy and macro F1: six classes, a label right with the chance stated, else any other; two clips of a group
+are equally right or wrong with a correlation of 0.5. Unequal groups: the same, accuracy alone, as macro F1
+has no known truth where one group fills a class. Few groups: logits with normal noise, half of it the group's
+where a group has two clips. Selection: 60 results whose errors are correlated by 0.6.
 """
 
 import sys
@@ -38,7 +38,7 @@ TABLE_TOLERANCE = 0.03
 
 @dataclass(frozen=True)
 class Row:
-    """A figure, the bar it must reach, and whether it does; `bar` is empty where the figure is for information."""
+    """A measured figure and the limits that it must keep; `bar` is empty where it is for information."""
 
     what: str
     figure: float
@@ -109,7 +109,7 @@ def answers(labels: np.ndarray, right: np.ndarray, random: np.random.Generator) 
 
 
 def interval_rows(layout: Layout, truth: float, sets: int, draws: int = 2000) -> Iterator[Row]:
-    """Coverage of accuracy and, of equal groups, macro F1, which has the same truth as all classes are alike."""
+    """Coverage of accuracy and, for equal groups, of macro F1, whose true value is the same there."""
     random = np.random.default_rng(0)
     drawn = draw_groups(layout.member, draws=draws)
     weights = np.concatenate(list(drawn.weights()))
@@ -121,8 +121,8 @@ def interval_rows(layout: Layout, truth: float, sets: int, draws: int = 2000) ->
         p = answers(labels, right_answers(layout, truth, random), random)
         for name in names:
             metric = METRICS[name]
-            found = interval(float(metric(labels, p)), metric(labels, p, weights), drawn.effective)  # type: ignore[operator]
-            held[name] += found.low <= truth <= found.high
+            ends = interval(float(metric(labels, p)), metric(labels, p, weights), drawn.effective)  # type: ignore[operator]
+            held[name] += ends.low <= truth <= ends.high
     bar = ("0.92 to 0.98", 0.92, 0.98) if equal else ("0.90 or more", 0.90)
     yield Row(f"accuracy {truth}, {layout}: coverage", held["accuracy"] / sets, *bar)
     if equal:
@@ -155,9 +155,9 @@ def few_groups_coverage(groups: int, sets: int, draws: int = 500) -> dict[str, f
             for _ in range(sets):
                 noise = random.standard_normal((groups, CLASSES)) * (not layout.single)
                 p = soft_answers(labels, strength, noise[layout.member], random)
-                found = bootstrap_intervals(labels, p, drawn)
+                intervals = bootstrap_intervals(labels, p, drawn)
                 for name in lowest:
-                    held[name] += found[name].low <= truth[name] <= found[name].high
+                    held[name] += intervals[name].low <= truth[name] <= intervals[name].high
             lowest = {name: min(lowest[name], held[name] / sets) for name in lowest}
     return lowest
 
@@ -173,7 +173,7 @@ def few_groups_rows(sets: int) -> Iterator[Row]:
 
 
 def paired_rows(layout: Layout, truth: float, sets: int, draws: int = 500) -> Iterator[Row]:
-    """False positives of one uncorrected test, and coverage of the difference, of two equally good results."""
+    """False positives of one uncorrected test, and coverage, for two equally good results."""
     random = np.random.default_rng(2)
     labels, drawn = layout.labels, draw_groups(layout.member, draws=draws)
     wrong = held = 0
@@ -189,7 +189,7 @@ def paired_rows(layout: Layout, truth: float, sets: int, draws: int = 500) -> It
 
 
 def many_results(layout: Layout, truths: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Whether each of R results is right, float64 [N, R]: correlated by 0.6, and clips of a group by a half."""
+    """Whether each of R results is right, float64 [N, R]: correlated by 0.6, and by 0.5 in a group."""
     from scipy.special import ndtri
 
     def noise(*shape: int) -> np.ndarray:
@@ -206,7 +206,7 @@ def many_results(layout: Layout, truths: np.ndarray, random: np.random.Generator
 def selection_rows(
     layout: Layout, truths: np.ndarray, name: str, sets: int, draws: int = 300
 ) -> Iterator[Row]:
-    """Mean of the corrected best less the truth of what is best on all clips; the same uncorrected; coverage."""
+    """Mean error of the corrected accuracy of the best, the same uncorrected, and its coverage."""
     random = np.random.default_rng(3)
     drawn = draw_groups(layout.member, draws=draws)
     off, naive, held = [], [], 0
@@ -252,7 +252,7 @@ def main(sets: int) -> int:
         mark = "" if not row.bar else "ok" if row.passed else "MISSED"
         failed += not row.passed
         print(f"{row.what:<90} {row.figure:7.3f}  {row.bar} {mark}".rstrip(), flush=True)
-    print(f"{sets} data sets a setting, {time.monotonic() - start:.0f} s; bars missed: {failed}")
+    print(f"{sets} datasets a setting, {time.monotonic() - start:.0f} s; bars missed: {failed}")
     return int(failed > 0)
 
 

@@ -2,73 +2,137 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+from numpy.typing import NDArray
+
 from moodfuse.cache.audits import Audit
 from moodfuse.cache.errors import InputError
-from moodfuse.cache.runs import DEFAULTS, LEAKY, LEAKY_MARK, Run
+from moodfuse.cache.runs import DEFAULTS, LEAKY, LEAKY_MARK, NETWORK, Result, Run
+from moodfuse.evaluate import metrics
 from moodfuse.evaluate.intervals import (
+    COVERAGE,
     DRAWS,
+    UNDEFINED,
+    GroupDraws,
+    Interval,
     counted_groups,
     draw_groups,
     effective_groups,
     few_groups_warning,
 )
-from moodfuse.evaluate.paired import Inflation, Pair, PairedTest, measure_inflation, paired_tests
-from moodfuse.evaluate.results import ResultScore, run_labels, score_results
-from moodfuse.evaluate.scoring import check_draws
+from moodfuse.evaluate.metrics import Floats, Labels, ReliabilityBin
+from moodfuse.evaluate.paired import (
+    MEAN_HEAD,
+    Inflation,
+    Pair,
+    PairedTest,
+    SourceImportance,
+    measure_inflation,
+    paired_tests,
+    source_importance,
+)
+from moodfuse.evaluate.scoring import Score, score_draws
 from moodfuse.evaluate.selection import Headline, corrected_best
-from moodfuse.evaluate.shapley import MEAN_HEAD, SourceImportance, source_importance
 
 TEST = "test"
 """Protocol of a run whose clips are a test set that one model predicted."""
-Tick = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class PairedGroup:
-    """Paired tests against one kind of baseline by verdict, the largest difference first."""
+class FoldScore:
+    """Metrics of one result on the clips of one fold; `auc` is NaN where it is not defined."""
 
-    against: str
-    better: tuple[PairedTest, ...]
-    worse: tuple[PairedTest, ...]
-    undecided: tuple[PairedTest, ...]
+    fold: int
+    clips: int
+    accuracy: float
+    macro_f1: float
+    auc: float
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """Metrics of one class against the rest; a metric is NaN where it is not defined."""
+
+    label: str
+    clips: int
+    precision: float
+    recall: float
+    f1: float
+    auc: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Calibration of a result's probabilities before and after temperature scaling.
+
+    `ece_if_perfect` and `ece_if_perfect_high` are the mean and 95th percentile of the calibration error that
+    a perfectly calibrated model with the same (scaled) probabilities would show on as many clips.
+    """
+
+    temperatures: tuple[float, ...]
+    log_loss_before: float
+    log_loss_after: float
+    ece_before: float
+    ece_after: float
+    ece_if_perfect: float
+    ece_if_perfect_high: float
+    bins_before: tuple[ReliabilityBin, ...]
+    bins_after: tuple[ReliabilityBin, ...]
+
+
+@dataclass(frozen=True)
+class RepeatedScore:
+    """Mean accuracy over all folds of several plans, with the standard deviation of the plans."""
+
+    repeats: int
+    accuracy: float
+    spread: float
+    ci95: Interval
+
+
+@dataclass(frozen=True)
+class ResultScore:
+    """A result with its scores over all clips, by fold and by class.
+
+    `calibration` is `None` where the run kept no unscaled probabilities, `repeated` where cross-validation
+    was not repeated. `complete` is the score over the clips with all modalities; `None` where every clip has
+    them.
+    """
+
+    result: Result
+    score: Score
+    per_fold: tuple[FoldScore, ...]
+    per_class: tuple[ClassScore, ...]
+    calibration: Calibration | None = None
+    repeated: RepeatedScore | None = None
+    complete: Score | None = None
 
     @property
-    def summary(self) -> str:
-        """Number of results of each verdict."""
-        total = len(self.better) + len(self.worse) + len(self.undecided)
-        return (
-            f"{total} {'result' if total == 1 else 'results'} against {self.against}: {len(self.better)} significantly "
-            f"better, {len(self.worse)} worse, {len(self.undecided)} without a significant difference."
-        )
+    def is_network(self) -> bool:
+        """Whether this is one network's own softmax."""
+        return self.result.head == NETWORK
 
+    @property
+    def is_fusion(self) -> bool:
+        """Whether a head reads several sources."""
+        return len(self.result.sources) > 1
 
-@dataclass(frozen=True)
-class ImportanceGroup:
-    """Importance of the sources under one head and level, the largest Shapley value first."""
-
-    head: str
-    level: str
-    rows: tuple[SourceImportance, ...]
-
-    @cached_property
-    def reach(self) -> float:
-        """Largest distance from zero of any value or interval, at least 0.1: the scale of a chart."""
-        values = [(row.shapley, row.drop) for row in self.rows]
-        ends = [end for row in self.rows for end in (row.shapley_ci95, row.drop_ci95)]
-        values += [(end.low, end.high) for end in ends]
-        return max([0.1, *(abs(value) for pair in values for value in pair if not math.isnan(value))])
+    @property
+    def rank(self) -> tuple[float, float, str]:
+        """Sort key: higher accuracy first, ties by log loss, then by name."""
+        return -self.score.accuracy, self.score.log_loss, self.result.name
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """A scored run; `scored` is in the order of `run.results`, `draws` and `seed` are of the bootstrap.
 
-    `headline` is `None` for a run of one result, `inflation` unless a leaky run was given; `audit` is set by the
-    caller.
+    `headline` is `None` for a run of one result, `inflation` unless a leaky run was given; `audit` is set by
+    the caller.
     """
 
     run: Run
@@ -84,7 +148,7 @@ class Evaluation:
     @cached_property
     def ranked(self) -> tuple[ResultScore, ...]:
         """All results, the best first: by accuracy, ties by log loss, then by name."""
-        return tuple(sorted(self.scored, key=lambda item: item.rank))
+        return tuple(sorted(self.scored, key=lambda scored: scored.rank))
 
     @property
     def best(self) -> ResultScore:
@@ -92,32 +156,20 @@ class Evaluation:
         return self.ranked[0]
 
     @cached_property
-    def networks(self) -> tuple[ResultScore, ...]:
-        """Networks' own results, the best first."""
-        return tuple(item for item in self.ranked if item.is_network)
-
-    @cached_property
-    def fusions(self) -> tuple[ResultScore, ...]:
-        """Heads on several sources, the best first."""
-        return tuple(item for item in self.ranked if item.is_fusion)
-
-    @cached_property
-    def single_heads(self) -> tuple[ResultScore, ...]:
-        """Heads on one source, the best first."""
-        return tuple(item for item in self.ranked if not (item.is_network or item.is_fusion))
-
-    @property
     def sections(self) -> tuple[tuple[ResultScore, ...], ...]:
-        """The sections of a table: networks, heads on one source, fusions; none is empty."""
-        return tuple(part for part in (self.networks, self.single_heads, self.fusions) if part)
+        """The sections of a table, each ranked: networks, heads on one source, fusions; none is empty."""
+        networks = tuple(scored for scored in self.ranked if scored.is_network)
+        fusions = tuple(scored for scored in self.ranked if scored.is_fusion)
+        heads = tuple(scored for scored in self.ranked if not (scored.is_network or scored.is_fusion))
+        return tuple(section for section in (networks, heads, fusions) if section)
 
     @cached_property
     def majority(self) -> tuple[str, float]:
         """The most common label, and the accuracy of always predicting it."""
-        label, count = min(Counter(self.run.labels).items(), key=lambda item: (-item[1], item[0]))
+        label, count = min(Counter(self.run.labels).items(), key=lambda pair: (-pair[1], pair[0]))
         return label, count / len(self.run.labels)
 
-    @cached_property
+    @property
     def group_count(self) -> int:
         """Number of groups."""
         return len(set(self.run.groups))
@@ -127,137 +179,199 @@ class Evaluation:
         """`LEAKY_MARK` for a leaky run, shown with all of its numbers; else empty."""
         return LEAKY_MARK if self.run.protocol == LEAKY else ""
 
-    @cached_property
-    def paired_groups(self) -> tuple[PairedGroup, ...]:
-        """Paired tests by baseline, in the order in which the baselines first occur."""
-        groups = []
-        for baseline in dict.fromkeys(test.baseline for test in self.paired):
-            tests = [test for test in self.paired if test.baseline == baseline]
-            tests.sort(key=lambda test: (-abs(test.difference), test.result))
-            names = {test.against for test in tests}
-            against = (
-                f"the {baseline} ({names.pop()})"
-                if len(names) == 1
-                else f"the {baseline} head on the same sources (for one source, its network)"
-            )
-            better, worse, undecided = (
-                tuple(test for test in tests if test.verdict == verdict)
-                for verdict in ("better", "worse", "cannot tell")
-            )
-            groups.append(PairedGroup(against, better, worse, undecided))
-        return tuple(groups)
-
-    @cached_property
-    def importance_groups(self) -> tuple[ImportanceGroup, ...]:
-        """Importance of the sources by head and level: first the best result's, then the mean head's, then others."""
-        keys = list(dict.fromkeys((row.head, row.level) for row in self.importance))
+    @property
+    def importance_by_head(self) -> list[list[SourceImportance]]:
+        """Importance of the sources by head and level: the best result's, the mean head's, then others."""
+        groups: dict[tuple[str, str], list[SourceImportance]] = {}
+        for row in self.importance:
+            groups.setdefault((row.head, row.level), []).append(row)
         first = [(self.best.result.head, self.best.result.level), MEAN_HEAD]
-        ordered = sorted(keys, key=lambda key: first.index(key) if key in first else len(first))
-        return tuple(
-            ImportanceGroup(
-                *key,
-                tuple(
-                    sorted(
-                        (row for row in self.importance if (row.head, row.level) == key),
-                        key=lambda row: (-row.shapley, row.source),
-                    )
-                ),
-            )
-            for key in ordered
-        )
+        ordered = sorted(groups, key=lambda key: first.index(key) if key in first else len(first))
+        return [sorted(groups[key], key=lambda row: (-row.shapley, row.source)) for key in ordered]
 
-    @cached_property
-    def notes(self) -> tuple[str, ...]:
+    @property
+    def notes(self) -> list[str]:
         """Limitations of the numbers, the most serious first."""
         effective = effective_groups(self.run.groups)
-        uncalibrated = sum(not set(DEFAULTS).isdisjoint(item.result.notes) for item in self.scored)
+        uncalibrated = sum(not set(DEFAULTS).isdisjoint(scored.result.notes) for scored in self.scored)
+        leaky = "LEAKY: the models were trained on the test clips; these scores are inflated on purpose"
+        defaults = f"{uncalibrated} of {len(self.scored)} results are uncalibrated: they use default settings"
         notes = [
-            "LEAKY: the models were trained on the test clips; these scores are inflated on purpose"
-            if self.marker
-            else None,
+            leaky if self.marker else None,
             *self.run.notes,
             few_groups_warning(self.group_count, effective),
-            f"{uncalibrated} of {len(self.scored)} results are uncalibrated: they use default settings"
-            if uncalibrated
-            else None,
-            self._selection_note(),
-            "the best single source was selected on these same clips, which makes the tests against it conservative"
+            defaults if uncalibrated else None,
+            self.selection_note,
+            "the best single source was selected on these same clips, which makes the tests against it "
+            "conservative"
             if any(test.baseline == "best single source" for test in self.paired)
             else None,
-            f"95 % t intervals over {counted_groups(self.group_count, effective)} from {self.draws} bootstrap draws "
-            f"(seed {self.seed}); they cover the choice of clips, not another training",
+            f"95 % t intervals over {counted_groups(self.group_count, effective)} from {self.draws} "
+            f"bootstrap draws (seed {self.seed}); they cover the choice of clips, not another training",
         ]
-        return tuple(dict.fromkeys(note for note in notes if note))
+        return list(dict.fromkeys(note for note in notes if note))
 
-    def _selection_note(self) -> str | None:
+    @property
+    def selection_note(self) -> str | None:
+        """The accuracy of the best result before and after the correction; the summary has both already."""
         headline = self.headline
         if headline is None or math.isnan(headline.corrected):
             return None
         return (
-            f"the best of {headline.candidates} results has an accuracy of {headline.accuracy:.3f}; corrected for the "
-            f"selection it is {headline.corrected:.3f} {headline.corrected_ci95.shown()}"
+            f"the best of {headline.candidates} results has an accuracy of {headline.accuracy:.3f}; "
+            f"corrected for the selection it is {headline.corrected:.3f} {headline.corrected_ci95.shown()}"
         )
 
 
-def evaluate_run(
-    run: Run, *, draws: int = DRAWS, seed: int = 0, tick: Tick | None = None, leaky: Run | None = None
-) -> Evaluation:
-    """Score every result of a run, and compare them.
+def evaluate_run(run: Run, *, draws: int = DRAWS, seed: int = 0, leaky: Run | None = None) -> Evaluation:
+    """Score every result of a run, and compare them; all results share the resamples.
 
-    Parameters
-    ----------
-    run : Run
-    draws, seed : int
-        Of the bootstrap; all results share the draws.
-    tick : callable of str, optional
-        Called with the name of each finished step.
-    leaky : Run, optional
-        The same under the leaky protocol, to measure its inflation.
-
-    Raises
-    ------
-    InputError
-        If the run has no result, a result cannot be scored, or `leaky` is of other clips.
+    `leaky` is the same run under the leaky protocol, to measure its inflation. Raises `InputError` if the run
+    has no result, or `leaky` is of other clips.
     """
     if not run.results:
         raise InputError(f"run {run.name} holds no result; run fuse again under another --run name")
-    check_draws(draws)
-    report = tick or (lambda name: None)
     inflation = measure_inflation(run, leaky, draws=draws, seed=seed) if leaky is not None else None
-    drawn = draw_groups(run.groups, draws=draws, seed=seed)
-    scored = []
-    for item in score_results(run, drawn, seed=seed):
-        scored.append(item)
-        report(item.result.name)
+    resamples = draw_groups(run.groups, draws=draws, seed=seed)
+    scored = tuple(score_results(run, resamples, seed=seed))
     labels = run_labels(run)
     table = {result.name: result.probabilities for result in run.results}
-    headline = corrected_best(labels, table, drawn) if len(table) > 1 else None
-    report("selection of the best")
-    paired = paired_tests(labels, table, drawn, pairs=baseline_pairs(scored))
-    report("paired tests")
+    headline = corrected_best(labels, table, resamples) if len(table) > 1 else None
+    paired = paired_tests(labels, table, resamples, pairs=baseline_pairs(scored))
     by_key = {(result.sources, result.head, result.level): result.probabilities for result in run.results}
-    importance = source_importance(labels, by_key, drawn)
-    report("importance of the sources")
-    return Evaluation(run, tuple(scored), draws, seed, headline, paired, importance, inflation)
+    importance = source_importance(labels, by_key, resamples)
+    return Evaluation(run, scored, draws, seed, headline, paired, importance, inflation)
+
+
+def run_labels(run: Run) -> Labels:
+    """Class index of each clip of a run, int64 [N]."""
+    return np.array([run.classes.index(label) for label in run.labels], dtype=np.int64)
+
+
+def score_results(run: Run, resamples: GroupDraws, *, seed: int) -> Iterator[ResultScore]:
+    """Score each result of a run, all with the same draws of its groups; `seed` is of other random draws."""
+    labels, folds = run_labels(run), np.asarray(run.folds)
+    plans = np.array([run.folds, *run.repeat_folds])
+    draws = len(resamples.counts)
+    complete_clips = np.array([not missing for missing in run.missing] or [True] * len(labels))
+    complete_resamples = None
+    if complete_clips.any() and not complete_clips.all():
+        complete_resamples = draw_groups(np.array(run.groups)[complete_clips], draws=draws, seed=seed)
+    for result in run.results:
+        values = result.probabilities
+        repeated = complete = None
+        if result.repeats is not None:
+            repeated = repeated_score(labels, np.concatenate([values[None], result.repeats]), plans)
+        if complete_resamples is not None:
+            complete = score_draws(
+                labels[complete_clips], values[complete_clips], complete_resamples, classes=run.classes
+            )
+        yield ResultScore(
+            result=result,
+            score=score_draws(labels, values, resamples, classes=run.classes),
+            per_fold=tuple(
+                _fold_score(int(fold), labels[folds == fold], values[folds == fold])
+                for fold in np.unique(folds)
+            ),
+            per_class=class_scores(labels, values, run.classes),
+            calibration=calibration(labels, result, draws=draws, seed=seed),
+            repeated=repeated,
+            complete=complete,
+        )
+
+
+def _fold_score(fold: int, labels: Labels, probabilities: Floats) -> FoldScore:
+    values = metrics.all_metrics(labels, probabilities)
+    accuracy, macro_f1, auc = (float(values[name]) for name in ("accuracy", "macro_f1", "auc"))
+    return FoldScore(fold, len(labels), accuracy, macro_f1, auc)
+
+
+def class_scores(labels: Labels, probabilities: Floats, classes: tuple[str, ...]) -> tuple[ClassScore, ...]:
+    """Score each class against the rest.
+
+    Precision is NaN where the class is never predicted, recall where it is never true, F1 where it is
+    neither.
+    """
+    matrix = metrics.confusion_matrix(labels, probabilities).astype(np.float64)
+    hits, true, predicted = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        columns = (hits / predicted, hits / true, 2 * hits / (true + predicted))
+    rows = zip(classes, true, *columns, metrics.class_aucs(labels, probabilities), strict=True)
+    return tuple(ClassScore(label, int(clips), *map(float, numbers)) for label, clips, *numbers in rows)
+
+
+def calibration(labels: Labels, result: Result, *, draws: int = DRAWS, seed: int = 0) -> Calibration | None:
+    """Calibration of a result; `draws` and `seed` are of the simulated labels.
+
+    `None` where the run kept no probabilities from before temperature scaling.
+    """
+    before, after = result.unscaled, result.probabilities
+    if before is None:
+        return None
+    perfect = metrics.ece_if_calibrated(after, draws=draws, seed=seed)
+    scores_before, scores_after = metrics.all_metrics(labels, before), metrics.all_metrics(labels, after)
+    return Calibration(
+        temperatures=tuple(float(value) for value in result.temperatures),
+        log_loss_before=float(scores_before["log_loss"]),
+        log_loss_after=float(scores_after["log_loss"]),
+        ece_before=float(scores_before["ece"]),
+        ece_after=float(scores_after["ece"]),
+        ece_if_perfect=float(perfect.mean()),
+        ece_if_perfect_high=float(np.quantile(perfect, 0.95)),
+        bins_before=metrics.reliability_bins(labels, before),
+        bins_after=metrics.reliability_bins(labels, after),
+    )
+
+
+def repeated_score(labels: Labels, probabilities: Floats, folds: NDArray[np.int64]) -> RepeatedScore:
+    """Accuracy over the folds of several plans, with an interval that allows for overlapping training sets.
+
+    The corrected resampled t interval widens the variance s**2 / J of J fold accuracies to (1 / J + n_test /
+    n_train) s**2 (Nadeau and Bengio 2003, Machine Learning 52:239; for repeated cross-validation Bouckaert
+    and Frank 2004, PAKDD). `probabilities` are [R, N, C] and `folds` [R, N] for R plans.
+    """
+    from scipy.special import stdtrit
+
+    right = probabilities.argmax(axis=-1) == labels
+    fold_scores = [
+        (rows[inside].mean(), inside.sum())
+        for rows, plan in zip(right, folds, strict=True)
+        for inside in (plan == fold for fold in np.unique(plan))
+    ]
+    accuracies, sizes = np.array(fold_scores, dtype=np.float64).T
+    count, mean, repeats = len(accuracies), accuracies.mean(), right.mean(axis=1)
+    ci95 = UNDEFINED
+    if np.ptp(accuracies) > 1e-12:  # equal folds do not show how much others would differ
+        test_to_train = float(np.mean(sizes / np.maximum(right.shape[1] - sizes, 1)))
+        error = np.sqrt((1 / count + test_to_train) * accuracies.var(ddof=1))
+        reach = float(stdtrit(count - 1, (1 + COVERAGE) / 2)) * error
+        ci95 = Interval(*np.clip([mean - reach, mean + reach], 0.0, 1.0).tolist())
+    return RepeatedScore(
+        repeats=len(right),
+        accuracy=float(mean),
+        spread=float(repeats.std(ddof=1)) if len(repeats) > 1 else float("nan"),
+        ci95=ci95,
+    )
 
 
 def baseline_pairs(scored: Sequence[ResultScore]) -> list[Pair]:
-    """Pairs to test: each fusion against the best result on one source, each head against the mean of its sources.
+    """Pairs to test: fusions against the best result on one source, heads against the mean of their sources.
 
-    The best result on one source may be a network's or a head's. The mean of one source is its network's own result.
+    The best result on one source may be a network's or a head's. The mean of one source is its network's own
+    result.
     """
-    single = [item for item in scored if not item.is_fusion]
+    single = [one for one in scored if not one.is_fusion]
     pairs: list[Pair] = []
     if single:
-        best = min(single, key=lambda item: item.rank).result.name
-        pairs += [(item.result.name, best, "best single source") for item in scored if item.is_fusion]
+        best = min(single, key=lambda one: one.rank).result.name
+        pairs += [(one.result.name, best, "best single source") for one in scored if one.is_fusion]
     means = {
-        item.result.sources: item.result.name
-        for item in scored
-        if item.is_network or (item.is_fusion and (item.result.head, item.result.level) == MEAN_HEAD)
+        one.result.sources: one.result.name
+        for one in scored
+        if one.is_network or (one.is_fusion and (one.result.head, one.result.level) == MEAN_HEAD)
     }
-    for item in scored:
-        mean = means.get(item.result.sources, item.result.name)
-        if mean != item.result.name:
-            pairs.append((item.result.name, mean, "mean"))
+    for one in scored:
+        mean = means.get(one.result.sources, one.result.name)
+        if mean != one.result.name:
+            pairs.append((one.result.name, mean, "mean"))
     return pairs

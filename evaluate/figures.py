@@ -1,9 +1,9 @@
-"""Figures of a report as PNG (150 dpi) and SVG files, drawn with Matplotlib; their style is shared with other figures.
+"""Figures of a report as PNG (150 dpi) and SVG files, drawn with Matplotlib, and their common style.
 
-Figures are drawn on figure objects with Agg: no window, no global state. Colours are those of Okabe and Ito (2008,
-Color Universal Design), with line styles as a second cue. The same evaluation and fonts give the same bytes: SVG ids
-are salted with a constant, and no file holds a date. The page has small charts of its own instead of these figures,
-which take a quarter of a second and 40 kB each.
+Figures are drawn on figure objects with Agg: no window, no global state. Colours are those of Okabe and Ito
+(2008, Color Universal Design), with line styles as a second cue. The same evaluation and fonts give the same
+bytes: SVG ids are salted with a constant, and no file holds a date. The page has small charts of its own
+instead of these figures, which take a quarter of a second and 40 kB each.
 """
 
 import io
@@ -15,16 +15,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from moodfuse.cache.console import printable
 from moodfuse.cache.digests import digest16
 from moodfuse.cache.files import write_aside
-from moodfuse.evaluate.evaluation import Evaluation, ImportanceGroup
+from moodfuse.evaluate.evaluation import Evaluation, ResultScore, run_labels
 from moodfuse.evaluate.metrics import class_aucs, macro_roc_curve, roc_curve
-from moodfuse.evaluate.results import ResultScore, run_labels
+from moodfuse.evaluate.paired import SourceImportance
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +41,6 @@ CONFUSION_LIMIT = 12
 ACCURACY_LIMIT = 60
 ANNOTATED_CLASSES = 16
 _NO_DATE: dict[str, dict[str, None]] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-_NAMES_SHOWN = 5
 log = logging.getLogger(__name__)
 
 
@@ -49,10 +48,7 @@ log = logging.getLogger(__name__)
 def drawing_settings(names: Iterable[str] = ()) -> Iterator[None]:
     """Set Matplotlib's defaults and ours, independent of the user's settings file; undone on exit.
 
-    Parameters
-    ----------
-    names : iterable of str
-        Texts in the figures, such as labels; fonts are chosen that have their characters.
+    Fonts are chosen that have the characters of `names`, the texts in the figures.
     """
     import matplotlib
 
@@ -81,57 +77,45 @@ def drawing_settings(names: Iterable[str] = ()) -> Iterator[None]:
 
 @lru_cache(maxsize=8)
 def font_families(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Choose `FONT` and installed fonts for the characters of `names`; warn where no installed font has them."""
+    """Choose `FONT` and installed fonts for the characters of `names`; warn where none has them."""
     from matplotlib import font_manager
     from matplotlib.ft2font import FT2Font
 
-    def without_glyph(font: FT2Font, characters: set[str]) -> set[str]:
-        return {char for char in characters if not font.get_char_index(ord(char))}
-
     families = [FONT]
-    characters = {char for name in names for char in printable(name)}
-    missing = without_glyph(FT2Font(font_manager.findfont(FONT)), characters)
-    known = set(font_manager.get_font_names())
+    default = FT2Font(font_manager.findfont(FONT))
+    missing = {char for name in names for char in printable(name) if not default.get_char_index(ord(char))}
     for path in sorted(font_manager.findSystemFonts()) if missing else ():
-        if "lastresort" in path.lower():  # has a box for every character
-            continue
         try:
             font = FT2Font(path)
-        except (OSError, RuntimeError):  # skip damaged fonts
+        except (OSError, RuntimeError):  # a damaged font
             continue
-        left = without_glyph(font, missing)
-        # Skip bold and italic fonts, and bitmap fonts of emoji.
-        if len(left) == len(missing) or font.style_flags or not font.scalable:
-            continue
-        if font.family_name not in known:  # installed after Matplotlib listed the fonts
+        covered = {char for char in missing if font.get_char_index(ord(char))}
+        # Not bold or italic fonts, bitmap fonts of emoji, or the font that has a box for every character.
+        if covered and not font.style_flags and font.scalable and "lastresort" not in path.lower():
             font_manager.fontManager.addfont(path)
-        families.append(font.family_name)
-        missing = left
-        if not missing:
-            break
-    if missing:
-        affected = [printable(name) for name in names if missing.intersection(printable(name))]
+            families.append(font.family_name)
+            missing -= covered
+    affected = [printable(name) for name in names if missing.intersection(printable(name))]
+    if affected:
         log.warning(
-            "no installed font has %d characters of %s%s, so figures show boxes instead; install a font for this "
-            "script, such as Noto (Debian: apt-get install fonts-noto-core fonts-noto-cjk), and run this again",
+            "no installed font has %d characters of %s, so figures show boxes instead; install a font for "
+            "this script, such as Noto (Debian: apt-get install fonts-noto-core fonts-noto-cjk), and run "
+            "this again",
             len(missing),
-            ", ".join(map(repr, affected[:_NAMES_SHOWN])),
-            " and others" if len(affected) > _NAMES_SHOWN else "",
+            ", ".join(map(repr, affected)),
         )
     return tuple(families)
 
 
 def write_figure(figure: "Figure", path: Path) -> Path:
-    """Write a figure in the format of its path's suffix (png, svg, pdf), unless the file has these bytes already."""
+    """Write a figure in the format of its path's suffix: png, svg or pdf."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
     content = io.BytesIO()
     suffix = path.suffix.lower()
     figure.savefig(content, format=suffix[1:], dpi=DPI, metadata=_NO_DATE.get(suffix))
-    data = content.getvalue()
-    if not (path.is_file() and path.read_bytes() == data):
-        write_aside(path, data)
+    write_aside(path, content.getvalue())
     return path
 
 
@@ -154,62 +138,62 @@ def slug(name: str) -> str:
     return safe if safe == text else f"{safe}-{digest16(name)[:8]}"
 
 
-def figure_plan(evaluation: Evaluation) -> list[tuple[str, Callable[[], "Figure"]]]:
-    """Name of each figure of a report, marked for a leaky run, and the function that draws it.
+def plan_figures(evaluation: Evaluation) -> dict[str, Callable[[], "Figure"]]:
+    """Name of each figure of a report, marked for a leaky run -> the function that draws it.
 
     Of more than `CONFUSION_LIMIT` results, confusion matrices are drawn of the best and of each network only.
     """
     best = evaluation.best
     chosen: Sequence[ResultScore] = evaluation.scored
     if len(chosen) > CONFUSION_LIMIT:
-        chosen = [item for item in chosen if item.is_network or item is best]
+        chosen = [scored for scored in chosen if scored.is_network or scored is best]
     plan: dict[str, Callable[[], Figure]] = {
-        "accuracy": lambda: accuracy_figure(evaluation),
-        f"roc-{slug(best.result.name)}": lambda: roc_figure(evaluation, best),
+        "accuracy": partial(accuracy_figure, evaluation),
+        f"roc-{slug(best.result.name)}": partial(roc_figure, evaluation, best),
     }
     if best.calibration is not None:
-        plan[f"reliability-{slug(best.result.name)}"] = lambda: reliability_figure(evaluation)
-    for group in evaluation.importance_groups[:1]:
-        plan[f"shapley-{slug(f'{group.head} {group.level}')}"] = partial(importance_figure, evaluation, group)
-    if evaluation.run.fold_count > 1:
-        plan["folds"] = lambda: folds_figure(evaluation, chosen)
-    for item in chosen:
-        plan[f"confusion-{slug(item.result.name)}"] = partial(confusion_figure, evaluation, item)
+        plan[f"reliability-{slug(best.result.name)}"] = partial(reliability_figure, evaluation)
+    for rows in evaluation.importance_by_head[:1]:
+        name = slug(f"{rows[0].head} {rows[0].level}")
+        plan[f"shapley-{name}"] = partial(importance_figure, evaluation, rows)
+    for scored in chosen:
+        plan[f"confusion-{slug(scored.result.name)}"] = partial(confusion_figure, evaluation, scored)
     mark = f"-{evaluation.marker}" if evaluation.marker else ""
-    return [(f"{name}{mark}", draw) for name, draw in plan.items()]
+    return {f"{name}{mark}": draw for name, draw in plan.items()}
 
 
-def draw_figures(evaluation: Evaluation, folder: Path) -> Iterator[str]:
-    """Draw a report's figures and write each as PNG and SVG, yielding its name."""
-    run = evaluation.run
+def draw_figures(evaluation: Evaluation, folder: Path) -> list[str]:
+    """Draw a report's figures, write each as PNG and SVG, and return their names."""
+    run, plan = evaluation.run, plan_figures(evaluation)
     sources = (source for result in run.results for source in result.sources)
-    names = tuple(dict.fromkeys((run.name, *run.classes, *sources)))
-    for name, draw in figure_plan(evaluation):
-        with drawing_settings(names):
+    with drawing_settings(dict.fromkeys((run.name, *run.classes, *sources))):
+        for name, draw in plan.items():
             figure = draw()
             for suffix in (".png", ".svg"):
                 write_figure(figure, folder / f"{name}{suffix}")
-        yield name
+    return list(plan)
 
 
-def _new_figure(width: float, height: float) -> "Figure":
+def _new_axes(width: float, height: float, *, columns: int = 1) -> tuple["Figure", Any]:
+    """A figure with one axes, or an array of several side by side; sizes in inches."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height))
+    figure = Figure(figsize=(width, height))
+    return figure, figure.subplots(1, columns)
 
 
-def _title(evaluation: Evaluation, text: str, item: ResultScore | None = None, *, width: int = 80) -> str:
+def _title(evaluation: Evaluation, text: str, scored: ResultScore | None = None, *, width: int = 80) -> str:
     """A heading in wrapped lines: the subject, the result, and a mark for a leaky run."""
     parts = [f"{evaluation.marker}: {text}" if evaluation.marker else text]
-    if item is not None:
-        result = item.result
+    if scored is not None:
+        result = scored.result
         parts.append(f"{' + '.join(result.sources)}, {result.head}, {result.level} level")
     return "\n".join(line for part in parts for line in textwrap.wrap(part, width))
 
 
-def _row_name(item: ResultScore) -> str:
-    result = item.result
-    name = f"{' + '.join(result.sources)}, {result.head}" + ("" if item.is_network else f", {result.level}")
+def _row_name(scored: ResultScore) -> str:
+    result = scored.result
+    name = f"{' + '.join(result.sources)}, {result.head}" + ("" if scored.is_network else f", {result.level}")
     return "\n".join(textwrap.wrap(name, 46, break_on_hyphens=False))
 
 
@@ -221,44 +205,33 @@ def _named_rows(axes: "Axes", positions: np.ndarray, names: list[str]) -> None:
     axes.set_axisbelow(True)
 
 
-def confusion_figure(evaluation: Evaluation, item: ResultScore) -> "Figure":
-    """Confusion matrix of a result: clips on the left, fractions of each true class on the right."""
-    counts = item.score.confusion_matrix
-    totals = counts.sum(axis=1, keepdims=True)
-    fractions = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
-    names = [short(name, 20) for name in item.score.classes]
-    side = 1.6 + 0.47 * min(len(names), 40) + 0.07 * max(map(len, names))
-    figure = _new_figure(2 * side + 0.6, side + 0.2)
-    left, right = figure.subplots(1, 2)
-    _matrix(left, counts.astype(np.float64), names, top=max(1, int(counts.max())), form="{:.0f}")
-    _matrix(right, fractions, names, top=1.0, form="{:.2f}")
-    left.set_title(f"Clips ({item.score.clips})")
-    right.set_title("Fraction of each true class")
-    figure.suptitle(_title(evaluation, "Confusion matrix", item, width=int(22 * side)))
-    return figure
-
-
-def _matrix(axes: "Axes", values: np.ndarray, names: list[str], *, top: float, form: str) -> None:
-    axes.imshow(values, cmap="Blues", vmin=0, vmax=top)
-    ticks = range(len(names))
-    axes.set_xticks(ticks, names, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(ticks, names)
+def confusion_figure(evaluation: Evaluation, scored: ResultScore) -> "Figure":
+    """Confusion matrix of a result: clips, coloured and with the percentage of each true class."""
+    counts = scored.score.confusion_matrix
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    names = [short(name, 20) for name in scored.score.classes]
+    side = 1.6 + 0.5 * min(len(names), 40) + 0.07 * max(map(len, names))
+    figure, axes = _new_axes(side + 0.6, side + 0.6)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="Predicted emotion", ylabel="True emotion")
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    if len(names) > ANNOTATED_CLASSES:
-        return
-    for (row, column), value in np.ndenumerate(values):
-        if not np.isnan(value):
-            colour = "white" if value > 0.55 * top else "black"
-            axes.text(column, row, form.format(value), ha="center", va="center", color=colour, fontsize=8)
+    if len(names) <= ANNOTATED_CLASSES:
+        for (row, column), count in np.ndenumerate(counts):
+            share = shares[row, column]
+            text, colour = f"{count}\n{100 * share:.0f} %", "white" if share > 0.55 else "black"
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
+    title = f"Confusion matrix of {scored.score.clips} clips, with percentages of each true emotion"
+    figure.suptitle(_title(evaluation, title, scored, width=int(13 * side)))
+    return figure
 
 
-def roc_figure(evaluation: Evaluation, item: ResultScore) -> "Figure":
+def roc_figure(evaluation: Evaluation, scored: ResultScore) -> "Figure":
     """ROC curve of each class against the rest, and their mean."""
-    values, labels = item.result.probabilities, run_labels(evaluation.run)
-    figure = _new_figure(7.2, 4.9)
-    axes = figure.subplots()
+    values, labels = scored.result.probabilities, run_labels(evaluation.run)
+    figure, axes = _new_axes(7.2, 4.9)
     areas = class_aucs(labels, values)
     for index, (name, area) in enumerate(zip(evaluation.run.classes, areas, strict=True)):
         if not np.isnan(area):
@@ -269,35 +242,35 @@ def roc_figure(evaluation: Evaluation, item: ResultScore) -> "Figure":
                 color=COLOURS[index % len(COLOURS)],
                 linestyle=STYLES[index // 2 % len(STYLES)],
             )
-    label = f"macro average  {item.score.auc:.2f}"
+    label = f"macro average  {scored.score.auc:.2f}"
     axes.plot(*macro_roc_curve(labels, values), color="black", linewidth=2.6, label=label)
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=DOTTED, linewidth=1.0, label="chance  0.50")
     axes.set(xlabel="False positive rate", ylabel="True positive rate", aspect="equal")
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.set_title(
-        _title(evaluation, "ROC curve of each emotion against the rest", item, width=70), loc="left"
+        _title(evaluation, "ROC curve of each emotion against the rest", scored, width=70), loc="left"
     )
     axes.legend(title="Area under the curve", loc="center left", bbox_to_anchor=(1.0, 0.5), alignment="left")
     return figure
 
 
 def accuracy_figure(evaluation: Evaluation) -> "Figure":
-    """Accuracy of every result with its 95 % interval: networks, heads on one source, fusions, the best first.
+    """Accuracy of every result with its 95 % interval: networks, heads on one source, fusions.
 
     Of more than `ACCURACY_LIMIT` results, the networks and the best others are shown, as the title says.
     """
-    networks = evaluation.networks[:ACCURACY_LIMIT]
-    others = [item for item in evaluation.ranked if not item.is_network][: ACCURACY_LIMIT - len(networks)]
-    rows = [*networks, *sorted(others, key=lambda item: item.is_fusion)]
-    names = [_row_name(item) for item in rows]
+    shown = sorted(evaluation.ranked, key=lambda scored: not scored.is_network)[:ACCURACY_LIMIT]
+    rows = sorted(shown, key=lambda scored: (not scored.is_network, scored.is_fusion))
+    names = [_row_name(scored) for scored in rows]
     heights = np.array([0.35 + 0.65 * (name.count("\n") + 1) for name in names])
     positions = np.cumsum(heights) - heights / 2  # the middle of each row
-    figure = _new_figure(8.0, 1.5 + 0.26 * float(positions[-1]))
-    axes = figure.subplots()
-    for position, item in zip(positions, rows, strict=True):
-        colour, mark = (ORANGE, "s") if item.is_network else (BLUE, "o") if item.is_fusion else (GREEN, "D")
-        axes.plot(item.score.accuracy_ci95.ends, [position] * 2, color=colour, linewidth=1.6, alpha=0.7)
-        axes.plot(item.score.accuracy, position, mark, color=colour, markersize=5)
+    figure, axes = _new_axes(8.0, 1.5 + 0.26 * float(positions[-1]))
+    for position, scored in zip(positions, rows, strict=True):
+        colour, mark = (
+            (ORANGE, "s") if scored.is_network else (BLUE, "o") if scored.is_fusion else (GREEN, "D")
+        )
+        axes.plot(scored.score.accuracy_ci95.ends, [position] * 2, color=colour, linewidth=1.6, alpha=0.7)
+        axes.plot(scored.score.accuracy, position, mark, color=colour, markersize=5)
     label, baseline = evaluation.majority
     axes.axvline(baseline, color=GREY, linestyle="--", linewidth=1.0)
     text, transform = f" always “{short(label)}”: {baseline:.2f}", axes.get_xaxis_transform()
@@ -305,69 +278,52 @@ def accuracy_figure(evaluation: Evaluation) -> "Figure":
     _named_rows(axes, positions, names)
     axes.set(xlim=(0, 1), xlabel="Accuracy, with 95 % interval over groups")
     total = len(evaluation.scored)
-    shown = f"best {len(rows)} of {total} results" if len(rows) < total else "all results"
+    subject = f"best {len(rows)} of {total} results" if len(rows) < total else "all results"
     marks = "squares: one network; diamonds: a head on one source; dots: fusion"
-    figure.suptitle(_title(evaluation, f"Accuracy of {shown} ({marks})"))
+    figure.suptitle(_title(evaluation, f"Accuracy of {subject} ({marks})"))
     return figure
 
 
 def reliability_figure(evaluation: Evaluation) -> "Figure":
     """Accuracy of the best result by its confidence, before and after temperature scaling."""
-    item = evaluation.best
-    figure = _new_figure(6.4, 4.7)
-    axes = figure.subplots()
+    scored = evaluation.best
+    figure, axes = _new_axes(6.4, 4.7)
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=DOTTED, linewidth=1.0, label="perfect calibration")
-    if (calibration := item.calibration) is not None:
+    if (calibration := scored.calibration) is not None:
         curves = (
             (f"before scaling, ECE {calibration.ece_before:.3f}", calibration.bins_before, ORANGE, "--", "s"),
             (f"after scaling, ECE {calibration.ece_after:.3f}", calibration.bins_after, BLUE, "-", "o"),
         )
         for label, bins, colour, style, mark in curves:
-            confidence, accuracy = [item.confidence for item in bins], [item.accuracy for item in bins]
-            sizes = [14 + 5 * item.clips for item in bins]
+            confidence, accuracy = [one.confidence for one in bins], [one.accuracy for one in bins]
+            sizes = [14 + 5 * one.clips for one in bins]
             axes.plot(confidence, accuracy, linestyle=style, color=colour, linewidth=1.2, label=label)
             axes.scatter(confidence, accuracy, s=sizes, marker=mark, color=colour)
-        label = f"if perfectly calibrated, ECE {calibration.ece_if_perfect:.3f}, up to {calibration.ece_if_perfect_high:.3f}"
+        perfect, high = calibration.ece_if_perfect, calibration.ece_if_perfect_high
+        label = f"if perfectly calibrated, ECE {perfect:.3f}, up to {high:.3f}"
         axes.plot([], [], linestyle="none", label=label)
     axes.set(xlabel="Confidence: probability of the predicted emotion", ylabel="Accuracy", aspect="equal")
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-    axes.set_title(_title(evaluation, "Reliability (size: clips in the bin)", item, width=64), loc="left")
+    axes.set_title(_title(evaluation, "Reliability (size: clips in the bin)", scored, width=64), loc="left")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), fontsize=8)
     return figure
 
 
-def importance_figure(evaluation: Evaluation, group: ImportanceGroup) -> "Figure":
+def importance_figure(evaluation: Evaluation, rows: Sequence[SourceImportance]) -> "Figure":
     """Shapley value of each source, and the loss of accuracy without it, in points with 95 % intervals."""
-    figure = _new_figure(7.6, 1.7 + 0.42 * len(group.rows))
-    axes = figure.subplots()
-    positions = np.arange(len(group.rows), dtype=np.float64)
+    figure, axes = _new_axes(7.6, 1.7 + 0.42 * len(rows))
+    positions = np.arange(len(rows), dtype=np.float64)
     bars = (
-        ("Shapley value", -0.18, BLUE, [(row.shapley, row.shapley_ci95) for row in group.rows]),
-        ("loss without it", 0.18, ORANGE, [(row.drop, row.drop_ci95) for row in group.rows]),
+        ("Shapley value", -0.18, BLUE, [(row.shapley, row.shapley_ci95) for row in rows]),
+        ("loss without it", 0.18, ORANGE, [(row.drop, row.drop_ci95) for row in rows]),
     )
     for label, offset, colour, values in bars:
         axes.barh(positions + offset, [100 * value for value, _ in values], 0.32, color=colour, label=label)
         for position, (_, ends) in zip(positions + offset, values, strict=True):
             axes.plot([100 * end for end in ends.ends], [position] * 2, color="black", linewidth=1.0)
     axes.axvline(0, color=GREY, linewidth=0.8)
-    _named_rows(axes, positions, [short(row.source, 40) for row in group.rows])
+    _named_rows(axes, positions, [short(row.source, 40) for row in rows])
     axes.set_xlabel("Points of accuracy, with 95 % interval")
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.suptitle(_title(evaluation, f"Contribution of each source: {group.head}, {group.level} level"))
-    return figure
-
-
-def folds_figure(evaluation: Evaluation, items: Sequence[ResultScore]) -> "Figure":
-    """Accuracy of each fold as a dot, with a line at the accuracy over all clips."""
-    positions = 1.3 * np.arange(len(items), dtype=np.float64)
-    figure = _new_figure(7.6, 1.5 + 0.4 * len(items))
-    axes = figure.subplots()
-    for position, item in zip(positions, items, strict=True):
-        folds = item.per_fold
-        shift = np.linspace(-0.25, 0.25, len(folds)) if len(folds) > 1 else np.zeros(1)
-        axes.scatter([fold.accuracy for fold in folds], position + shift, s=22, color=BLUE, alpha=0.8)
-        axes.plot([item.score.accuracy] * 2, [position - 0.45, position + 0.45], color=ORANGE, linewidth=1.6)
-    _named_rows(axes, positions, [_row_name(item) for item in items])
-    axes.set(xlim=(-0.03, 1.03), xlabel="Accuracy of each fold (dot) and of all clips (line)")
-    figure.suptitle(_title(evaluation, "Accuracy by fold"))
+    figure.suptitle(_title(evaluation, f"Contribution of each source: {rows[0].head}, {rows[0].level} level"))
     return figure

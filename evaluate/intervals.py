@@ -1,12 +1,13 @@
-"""95 % confidence intervals of metrics: t intervals over groups, from a bootstrap of groups (see docs/evaluation.md).
+"""95 % confidence intervals of metrics: t intervals over groups, from a bootstrap of groups.
 
-Groups, not clips, are drawn with replacement, because clips of one group resemble each other (Field and Welsh 2007,
-J. R. Stat. Soc. B 69:369); G groups of unequal size count as Kish's effective number (Kish 1965, Survey Sampling,
-sec. 8.2). The draws give a standard error, widened by sqrt(G / (G - 1)); the interval is the estimate plus and minus
-t(G - 1) standard errors on the logit of a proportion or the logarithm of a loss (DiCiccio and Efron 1996, Statist. Sci.
-11:189). Percentile intervals of the same draws undercover: 84 % for an accuracy over 12 groups, where these reach 95 to
-98 % (`benchmarks/coverage.py`). Where all draws are equal, as at an accuracy of 1, the interval is Clopper and
-Pearson's (1934, Biometrika 26:404) for G agreeing groups.
+Groups, not clips, are drawn with replacement, because clips of one group resemble each other (Field and Welsh
+2007, J. R. Stat. Soc. B 69:369); G groups of unequal size count as Kish's effective number (Kish 1965, Survey
+Sampling, sec. 8.2). The draws give a standard error, widened by sqrt(G / (G - 1)); the interval is the
+estimate plus and minus t(G - 1) standard errors on the logit of a proportion or the logarithm of a loss
+(DiCiccio and Efron 1996, Statist. Sci. 11:189). Percentile intervals of the same draws undercover: 84 % for
+an accuracy over 12 groups, where these reach 95 to 98 % (`benchmarks/coverage.py`). Where all draws are
+equal, as at an accuracy of 1, the interval is Clopper and Pearson's (1934, Biometrika 26:404) for G agreeing
+groups.
 """
 
 import math
@@ -31,7 +32,7 @@ SIMULATED = {
     12: {"accuracy": 0.97, "macro_f1": 0.95, "auc": 0.95, "log_loss": 0.90},
     20: {"accuracy": 0.96, "macro_f1": 0.96, "auc": 0.95, "log_loss": 0.93},
 }
-"""Equal groups -> least coverage of a 95 % interval in simulations; `benchmarks/coverage.py` measures it again."""
+"""Equal groups -> least coverage in simulations; `benchmarks/coverage.py` measures it again."""
 _WEIGHTS_AT_ONCE = 2_000_000
 
 
@@ -45,7 +46,7 @@ class Interval:
     @property
     def known(self) -> bool:
         """Whether it is defined."""
-        return not (math.isnan(self.low) or math.isnan(self.high))
+        return not math.isnan(self.low)
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -53,13 +54,7 @@ class Interval:
         return self.low, self.high
 
     def shown(self, form: str = ".2f", *, scale: float = 1.0) -> str:
-        """Format the ends in brackets, times `scale`; a dash where the interval is not defined.
-
-        Examples
-        --------
-        >>> Interval(0.414, 0.667).shown(), Interval(-0.014, 0.1).shown("+.1f", scale=100)
-        ('[0.41, 0.67]', '[-1.4, +10.0]')
-        """
+        """The ends in brackets, times `scale`, such as ``"[0.41, 0.67]"``; a dash where not defined."""
         if not self.known:
             return f"[{UNKNOWN}]"
         return f"[{format(scale * self.low, form)}, {format(scale * self.high, form)}]"
@@ -70,7 +65,7 @@ UNDEFINED = Interval(float("nan"), float("nan"))
 
 @dataclass(frozen=True)
 class Scale:
-    """The range of a metric. The interval of a loss is computed on its logarithm, within 0 and `WORST_LOSS`."""
+    """The range of a metric; with `logarithm` that of a loss, between 0 and `WORST_LOSS`."""
 
     low: float
     high: float
@@ -82,14 +77,10 @@ PROPORTION, DIFFERENCE = Scale(0.0, 1.0), Scale(-1.0, 1.0)
 
 @dataclass(frozen=True)
 class GroupDraws:
-    """Bootstrap draws of groups. Results that share them have paired draws.
+    """Bootstrap resamples of groups, which several results share.
 
-    Attributes
-    ----------
-    member : ndarray of int64, shape (N,)
-        Index of each clip's group.
-    counts : ndarray of uint16, shape (B, G)
-        How often each group was drawn; rows sum to G.
+    `member` [N] is the index of each clip's group, and `counts` [B, G] how often each of B resamples has each
+    of G groups; its rows sum to G.
     """
 
     member: Labels
@@ -131,14 +122,7 @@ class GroupDraws:
 
 
 def draw_groups(groups: Sequence[object], *, draws: int = DRAWS, seed: int = 0) -> GroupDraws:
-    """Draw groups with replacement.
-
-    Parameters
-    ----------
-    groups : sequence, length N
-        Group of each clip.
-    draws, seed : int
-    """
+    """Draw groups with replacement; `groups` has the group of each of N clips."""
     names, member = np.unique(np.asarray([str(group) for group in groups]), return_inverse=True)
     count = len(names)
     generator = np.random.default_rng(seed)
@@ -152,14 +136,8 @@ def draw_groups(groups: Sequence[object], *, draws: int = DRAWS, seed: int = 0) 
 
 
 def effective_groups(groups: Sequence[object]) -> float:
-    """Kish's effective number of groups: how many equal groups carry as much information.
-
-    Examples
-    --------
-    >>> effective_groups("aabbcc"), effective_groups("aaaabc")
-    (3.0, 2.0)
-    """
-    return _effective(np.unique(np.asarray([str(group) for group in groups]), return_counts=True)[1])
+    """Kish's effective number of groups: how many equal groups carry as much information."""
+    return _effective(np.unique(np.asarray(groups, dtype=str), return_counts=True)[1])
 
 
 def _effective(sizes: Labels) -> float:
@@ -174,7 +152,7 @@ def counted_groups(groups: int, effective: float) -> str:
 
 
 def few_groups_warning(groups: int, effective: float) -> str | None:
-    """Warn where groups are too few for reliable intervals, with the coverage that simulations show; else `None`."""
+    """Warn, with the coverage that simulations show, where groups are too few for reliable intervals."""
     if effective >= FEW_GROUPS:
         return None
     if groups < 2:
@@ -185,30 +163,24 @@ def few_groups_warning(groups: int, effective: float) -> str | None:
     known = max((count for count in SIMULATED if count <= effective), default=min(SIMULATED))
     covered = {name: f"{share:.0%}".replace("%", " %") for name, share in SIMULATED[known].items()}
     return (
-        f"only {counted}: in simulations of {known} equal groups, the 95 % intervals covered the true value in "
-        f"{covered['log_loss']} (log loss, too narrow), {covered['macro_f1']} (macro F1), {covered['auc']} (AUC) and "
-        f"{covered['accuracy']} (accuracy); all are wide"
+        f"only {counted}: in simulations of {known} equal groups, the 95 % intervals covered the true value "
+        f"in {covered['log_loss']} (log loss, too narrow), {covered['macro_f1']} (macro F1), "
+        f"{covered['auc']} (AUC) and {covered['accuracy']} (accuracy); all are wide"
     )
 
 
-def bootstrap_metrics(labels: Labels, probabilities: Floats, draws: GroupDraws) -> dict[str, Floats]:
-    """Every metric of every draw, [B], by name; `auc` is NaN in a draw of one class only."""
-    chunks = [all_metrics(labels, probabilities, weights) for weights in draws.weights()]
-    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in METRICS}
-
-
-def bootstrap_intervals(labels: Labels, probabilities: Floats, draws: GroupDraws) -> dict[str, Interval]:
+def bootstrap_intervals(labels: Labels, probabilities: Floats, resamples: GroupDraws) -> dict[str, Interval]:
     """A 95 % interval of every metric; undefined for fewer than 2 effective groups."""
-    groups = draws.effective
-    if groups < LEAST_GROUPS:
+    if resamples.effective < LEAST_GROUPS:
         return dict.fromkeys(METRICS, UNDEFINED)
-    values = bootstrap_metrics(labels, probabilities, draws)
+    chunks = [all_metrics(labels, probabilities, weights) for weights in resamples.weights()]
     best, worst = np.clip([probabilities.max(), probabilities.min()], LOG_EPS, 1.0)
-    loss = Scale(float(-np.log(best)), float(-np.log(worst)), logarithm=True)
-    return {
-        name: interval(float(estimate), values[name], groups, loss if name == "log_loss" else PROPORTION)
-        for name, estimate in all_metrics(labels, probabilities).items()
-    }
+    scales = {"log_loss": Scale(float(-np.log(best)), float(-np.log(worst)), logarithm=True)}
+    intervals = {}
+    for name, estimate in all_metrics(labels, probabilities).items():
+        values = np.concatenate([chunk[name] for chunk in chunks])
+        intervals[name] = interval(float(estimate), values, resamples.effective, scales.get(name, PROPORTION))
+    return intervals
 
 
 def interval(estimate: float, values: Floats, groups: float, scale: Scale = PROPORTION) -> Interval:
@@ -223,21 +195,21 @@ def interval(estimate: float, values: Floats, groups: float, scale: Scale = PROP
 
 
 def mean_intervals(
-    values: Floats, draws: GroupDraws, scale: Scale = DIFFERENCE
+    values: Floats, resamples: GroupDraws, scale: Scale = DIFFERENCE
 ) -> list[tuple[float, Interval]]:
     """Mean over clips of each column of `values` [N, k], with its 95 % interval."""
-    means, drawn = values.mean(axis=0), draws.means(values)
+    means, resampled = values.mean(axis=0), resamples.means(values)
     return [
-        (float(mean), interval(float(mean), column, draws.effective, scale))
-        for mean, column in zip(means, drawn.T, strict=True)
+        (float(mean), interval(float(mean), column, resamples.effective, scale))
+        for mean, column in zip(means, resampled.T, strict=True)
     ]
 
 
 def t_interval(estimate: float, error: float, groups: float, scale: Scale = PROPORTION) -> Interval:
     """A 95 % t interval from a standard error over groups, with `groups` - 1 degrees of freedom.
 
-    Where `error` is 0 all groups agree, and a fraction 1 - 0.025**(1 / groups) of unseen groups may have any value
-    within `scale`.
+    Where `error` is 0 all groups agree, and a fraction 1 - 0.025**(1 / groups) of unseen groups may have any
+    value within `scale`.
     """
     from scipy.special import expit, logit, stdtrit
 

@@ -1,7 +1,8 @@
 """Text for people: numbers in words, escaping for Markdown and LaTeX, and HTML pages from Jinja templates.
 
-All text of a page is escaped, unprintable characters are shown as escape sequences, and only the page's own script may
-run. The report, the time line and the HTTP service share this module and the style sheet `base.css`.
+All text of a page is escaped, unprintable characters are shown as escape sequences, and only the page's own
+script may run. The report, the time line and the HTTP service share this module and the style sheet
+`base.css`.
 """
 
 import base64
@@ -71,13 +72,7 @@ def markdown_text(text: str) -> str:
 
 
 def latex_text(text: str) -> str:
-    """Escape text for LaTeX.
-
-    Examples
-    --------
-    >>> latex_text("50 % of a_b")
-    '50 \\\\% of a\\\\_b'
-    """
+    """Escape text for LaTeX."""
     return "".join(_LATEX.get(char, char) for char in _printable(text))
 
 
@@ -131,7 +126,7 @@ def page_environment(
         return (escape_text or _printable)(value)
 
     sources = {
-        item.name: item.read_text("utf-8") for item in templates.iterdir() if item.name.endswith(".j2")
+        file.name: file.read_text("utf-8") for file in templates.iterdir() if file.name.endswith(".j2")
     }
     environment = Environment(
         loader=DictLoader(sources),
@@ -156,7 +151,7 @@ def page_environment(
 
 
 def render(templates: Traversable, name: str, **values: object) -> str:
-    """Fill a template; text is escaped for Markdown in ``*.md.j2``, for LaTeX in ``*.tex.j2``, else for HTML."""
+    """Fill a template; text is escaped by its suffix: ``*.md.j2``, ``*.tex.j2``, else for HTML."""
     escapes = {".md": markdown_text, ".tex": latex_text}
     environment = page_environment(templates, escapes.get(Path(name).with_suffix("").suffix))
     return environment.get_template(name).render(**values)

@@ -1,10 +1,10 @@
 """Metrics of class probabilities, vectorised over sample weights.
 
-`labels` is an int64 array [N] of class indices and `probabilities` a float64 array [N, C]. `weights` is [..., N], not
-negative, with a positive sum along the last axis; the metric then has the leading shape, so that the counts of B
-bootstrap draws [B, N] give B values at once. A weight of 2 equals repeating the clip, and without weights each clip
-counts once. The predicted class is the most probable one, the first of ties. Inputs are not checked here:
-`evaluate.scoring` does that.
+`labels` is an int64 array [N] of class indices and `probabilities` a float64 array [N, C]. `weights` is [...,
+N], not negative, with a positive sum along the last axis; the metric then has the leading shape, so that the
+counts of B bootstrap draws [B, N] give B values at once. A weight of 2 equals repeating the clip, and without
+weights each clip counts once. The predicted class is the most probable one, the first of ties. Inputs are not
+checked here: `evaluate.scoring` does that.
 """
 
 from dataclasses import dataclass
@@ -17,8 +17,6 @@ Floats = NDArray[np.float64]
 
 LOG_EPS = float(np.finfo(np.float64).eps)
 ECE_BINS = 15
-_WEIGHTS_IN_CACHE = 2**17
-"""Weights sorted and summed at a time for an area: at most one megabyte, so that they stay in a core's cache."""
 _SAMPLES_AT_ONCE = 2_000_000
 
 
@@ -59,8 +57,8 @@ def macro_f1(labels: Labels, probabilities: Floats, weights: Floats | None = Non
 def class_aucs(labels: Labels, probabilities: Floats, weights: Floats | None = None) -> Floats:
     """Area under the ROC curve of each class against the rest, [..., C]; ties count one half.
 
-    NaN where a class is absent, or alone, among the clips of positive weight. Weights of float32 are summed in
-    float32, which is 1.4 times faster and accurate to about 6 digits.
+    NaN where a class is absent, or alone, among the clips of positive weight. Weights of float32 are summed
+    in float32, which is 1.4 times faster and accurate to about 6 digits.
     """
     w = weights if weights is not None and weights.dtype == np.float32 else _weights(labels, weights)
     rows = w.reshape(-1, len(labels))
@@ -69,26 +67,21 @@ def class_aucs(labels: Labels, probabilities: Floats, weights: Floats | None = N
 
 
 def _auc(weights: Floats, positive: NDArray[np.bool_], scores: Floats) -> Floats:
-    """Area for each row of weights [B, N], in chunks of rows that fit a core's cache."""
+    """Area for each row of weights [B, N]."""
     order = np.argsort(scores, kind="stable")
     hits, rest = order[positive[order]], order[~positive[order]]
     below = np.searchsorted(scores[rest], scores[hits], side="left")
     up_to = np.searchsorted(scores[rest], scores[hits], side="right")
-    areas = np.empty(len(weights))
-    size = max(1, _WEIGHTS_IN_CACHE // len(scores))
-    for start in range(0, len(weights), size):
-        w = weights[start : start + size]
-        cumulative = np.zeros((len(w), len(rest) + 1), dtype=w.dtype)
-        np.cumsum(w[:, rest], axis=1, out=cumulative[:, 1:])
-        of_hits = w[:, hits]
-        wins = (of_hits * (cumulative[:, below] + cumulative[:, up_to])).sum(axis=1).astype(np.float64) / 2
-        pairs = of_hits.sum(axis=1).astype(np.float64) * cumulative[:, -1]
-        areas[start : start + size] = np.divide(wins, pairs, out=np.full(len(w), np.nan), where=pairs > 0)
-    return areas
+    cumulative = np.zeros((len(weights), len(rest) + 1), dtype=weights.dtype)
+    np.cumsum(weights[:, rest], axis=1, out=cumulative[:, 1:])
+    of_hits = weights[:, hits]
+    wins = (of_hits * (cumulative[:, below] + cumulative[:, up_to])).sum(axis=1).astype(np.float64) / 2
+    pairs = of_hits.sum(axis=1).astype(np.float64) * cumulative[:, -1]
+    return np.divide(wins, pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
 
 
 def auc(labels: Labels, probabilities: Floats, weights: Floats | None = None) -> Floats:
-    """Macro one-vs-rest area under the ROC curve: the mean of `class_aucs` where they are defined, else NaN."""
+    """Macro one-vs-rest area under the ROC curve: the mean of the defined `class_aucs`, else NaN."""
     areas = class_aucs(labels, probabilities, weights)
     defined = ~np.isnan(areas)
     count = defined.sum(axis=-1)
@@ -99,7 +92,8 @@ def auc(labels: Labels, probabilities: Floats, weights: Floats | None = None) ->
 def clip_losses(labels: Labels, probabilities: Floats) -> Floats:
     """Negative natural logarithm of each clip's true-class probability, [N].
 
-    The probability is raised to float64's machine epsilon, as in scikit-learn, so a clip costs 36 nats at most.
+    The probability is raised to float64's machine epsilon, as in scikit-learn, so a clip costs 36 nats at
+    most.
     """
     return np.asarray(-np.log(np.clip(probabilities[np.arange(len(labels)), labels], LOG_EPS, 1.0)))
 
@@ -151,8 +145,9 @@ def all_metrics(labels: Labels, probabilities: Floats, weights: Floats | None = 
 def ece_if_calibrated(probabilities: Floats, *, draws: int, seed: int = 0) -> Floats:
     """Calibration errors [draws] that a perfectly calibrated model with these probabilities would show.
 
-    The error of few clips is far from 0 even then (Vaicenavicius et al. 2019, arXiv:1902.06977). It depends on a label
-    only by whether the top class is right, which it is with the top probability. Clips are taken as independent.
+    The error of few clips is far from 0 even then (Vaicenavicius et al. 2019, arXiv:1902.06977). It depends
+    on a label only by whether the top class is right, which it is with the top probability. Clips are taken
+    as independent.
     """
     top = probabilities.max(axis=1)
     cells = _one_hot(confidence_bins(probabilities), ECE_BINS)
@@ -202,8 +197,8 @@ def confusion_matrix(labels: Labels, probabilities: Floats) -> NDArray[np.int64]
 def roc_curve(labels: Labels, probabilities: Floats, index: int) -> tuple[Floats, Floats]:
     """False and true positive rates of one class against the rest, from (0, 0) to (1, 1).
 
-    One point per distinct score; straight lines between them give ties one half. The class must be present, and not
-    alone.
+    One point per distinct score; straight lines between them give ties one half. The class must be present,
+    and not alone.
     """
     order = np.argsort(-probabilities[:, index], kind="stable")
     ranked, positive = probabilities[order, index], labels[order] == index
@@ -224,16 +219,7 @@ def macro_roc_curve(labels: Labels, probabilities: Floats) -> tuple[Floats, Floa
     grid = np.unique(np.concatenate([rate for rate, _ in curves]))
     # A curve may rise vertically at one false positive rate, so both ends of the rise are kept.
     foot, top = (
-        np.mean([_height_at(grid, *curve, side=side) for curve in curves], axis=0)
-        for side in ("left", "right")
+        np.mean([np.interp(grid + side, rate, height) for rate, height in curves], axis=0)
+        for side in (-1e-15, 1e-15)
     )
     return np.repeat(grid, 2), np.stack([foot, top], axis=1).ravel()
-
-
-def _height_at(grid: Floats, rate: Floats, height: Floats, *, side: str) -> Floats:
-    """Height of a curve at `grid`: its lowest point there for side ``"left"``, its highest for ``"right"``."""
-    values = np.interp(grid, rate, height)
-    low, high = np.searchsorted(rate, grid, side="left"), np.searchsorted(rate, grid, side="right") - 1
-    exact = low <= high
-    values[exact] = height[(low if side == "left" else high)[exact]]
-    return np.asarray(values)

@@ -1,22 +1,30 @@
-"""Differences of accuracy on the same clips: significance tests between results, and the inflation of a leaky run.
+"""Differences of accuracy on the same clips: tests, contributions of sources, inflation of a leaky run.
 
-The test is a sign-flip permutation test with groups as units: if two results are equally good, the surplus of correct
-answers in a group is as likely on the one side as on the other (Good 2005, Permutation, Parametric and Bootstrap Tests
-of Hypotheses, ch. 3; with groups of one clip it is McNemar's exact test). The surpluses are integers, so the
-distribution over all 2**G flips is computed exactly, by Fourier transform, and no p-value depends on a seed. Ties count
-against a difference. Several tests are corrected together (Holm 1979, Scand. J. Statist. 6:65).
+The test is a sign-flip permutation test with groups as units: if two results are equally good, the surplus of
+correct answers in a group is as likely on the one side as on the other (Good 2005, Permutation, Parametric
+and Bootstrap Tests of Hypotheses, ch. 3; with groups of one clip it is McNemar's exact test). The surpluses
+are integers, so the distribution over all 2**G flips is computed exactly, by Fourier transform, and no
+p-value depends on a seed. Ties count against a difference. Several tests are corrected together (Holm 1979,
+Scand. J. Statist. 6:65). A baseline that is the best of several results was chosen on these same clips, which
+makes the test conservative.
 
-A baseline that is the best of several results was chosen on these same clips, which makes the test conservative.
+The contribution of a source is its Shapley value (Shapley 1953, Contributions to the Theory of Games 2:307):
+the mean, over all orders of adding the sources, of the accuracy that it adds. The value of a set of sources
+is the accuracy of one head, at one level, on these sources; for the mean of one source it is the network's
+own accuracy, and for no source that of predicting the most common label. Each Shapley value is a mean over
+clips of fixed weights of correct answers, so a bootstrap of groups gives its interval.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
+from math import factorial
 from typing import Literal
 
 import numpy as np
 
 from moodfuse.cache.errors import InputError
-from moodfuse.cache.runs import Run
+from moodfuse.cache.runs import NETWORK, Run
 from moodfuse.evaluate.intervals import DRAWS, GroupDraws, Interval, draw_groups, mean_intervals
 from moodfuse.evaluate.metrics import Floats, Labels, is_correct
 
@@ -25,18 +33,24 @@ LEVEL = 0.05
 LEAST_P = 0.001
 """Smaller p-values are not written out."""
 _RESOLUTION = 1e-12
+MOST_SOURCES = 8
+"""Larger sets of sources have no Shapley values."""
+MEAN_HEAD = ("mean", "logits")
+"""Head and level whose result on one source is the network's own."""
 Verdict = Literal["better", "worse", "cannot tell"]
 """``cannot tell``: no significant difference. The values are part of the schema of `metrics.json`."""
 Baseline = Literal["best single source", "mean"]
 Pair = tuple[str, str, Baseline]
+Key = tuple[tuple[str, ...], str, str]
+Subset = frozenset[str]
 
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Accuracy of one result minus that of a baseline on the same clips; `p_holm` is corrected for all tests of a run.
+    """Accuracy of one result minus that of a baseline on the same clips.
 
-    The baseline is the best result that reads one source, or the mean head on the same sources, which for one source is
-    the network's own result.
+    The baseline is the best result that reads one source, or the mean head on the same sources, which for one
+    source is the network's own result.
     """
 
     result: str
@@ -71,37 +85,40 @@ class PairedTest:
 
 
 def paired_tests(
-    labels: Labels, table: Mapping[str, Floats], drawn: GroupDraws, *, pairs: Sequence[Pair]
+    labels: Labels, table: Mapping[str, Floats], resamples: GroupDraws, *, pairs: Sequence[Pair]
 ) -> tuple[PairedTest, ...]:
     """Test the difference of accuracy of each pair; all tests share the draws and one correction.
 
-    `table` holds probabilities [N, C] by the names of results. The groups of `drawn` are the units of the tests.
+    `table` holds probabilities [N, C] by the names of results. The groups of `resamples` are the units of the
+    tests.
     """
     if not pairs:
         return ()
     correct = {name: is_correct(labels, values) for name, values in table.items()}
     gains = np.stack([correct[result] - correct[against] for result, against, _ in pairs], axis=1)
-    p_values = np.array([sign_flip_p(column) for column in drawn.group_sums(gains).T])
-    rows = zip(pairs, mean_intervals(gains, drawn), p_values, holm(p_values), strict=True)
-    return tuple(
-        PairedTest(*pair, difference, interval, float(p), float(p_holm), _verdict(difference, p_holm))
-        for pair, (difference, interval), p, p_holm in rows
-    )
+    p_values = np.array([sign_flip_p(column) for column in resamples.group_sums(gains).T])
+    rows = zip(pairs, mean_intervals(gains, resamples), p_values, holm(p_values), strict=True)
+    tests = []
+    for pair, (difference, interval), p, p_holm in rows:
+        verdict: Verdict = "better" if difference > 0 else "worse"
+        if p_holm >= LEVEL:
+            verdict = "cannot tell"
+        tests.append(PairedTest(*pair, difference, interval, float(p), float(p_holm), verdict))
+    return tuple(tests)
 
 
 def sign_flip_p(surplus: Floats) -> float:
     """Two-sided p-value of a sum of integers [G] against all sign flips of its parts.
 
-    It is the fraction of the 2**G flips whose sum is at least as far from 0; 1 where all parts are 0, and not below
-    1e-12.
+    It is the fraction of the 2**G flips whose sum is at least as far from 0; 1 where all parts are 0, and not
+    below 1e-12.
     """
     parts = np.rint(surplus).astype(np.int64)
     sizes, repeats = np.unique(np.abs(parts[parts != 0]), return_counts=True)
     if not len(sizes):
         return 1.0
     reach, observed = int(sizes @ repeats), abs(int(parts.sum()))
-    # The characteristic function of the sum is a product of cosines; its transform is the distribution at -reach ...
-    # reach.
+    # The characteristic function of the sum is a product of cosines; its transform is the distribution.
     angles = 2 * np.pi * np.arange(2 * reach + 1) / (2 * reach + 1)
     wave = np.ones(len(angles))
     for size, times in zip(sizes, repeats, strict=True):
@@ -120,23 +137,90 @@ def holm(p_values: Floats) -> Floats:
     return corrected
 
 
-def _verdict(difference: float, p_value: float) -> Verdict:
-    if p_value >= LEVEL:
-        return "cannot tell"
-    return "better" if difference > 0 else "worse"
-
-
 def format_p(value: float) -> str:
-    """A p-value with two significant digits, never 0.
-
-    Examples
-    --------
-    >>> format_p(0.62), format_p(0.048), format_p(0.0004)
-    ('p = 0.62', 'p = 0.048', 'p < 0.001')
-    """
+    """A p-value with two significant digits, such as ``"p = 0.048"``, never 0."""
     if value < LEAST_P:
         return f"p < {LEAST_P}"
     return f"p = {value:.3f}" if value < 0.1 else f"p = {value:.2f}"
+
+
+@dataclass(frozen=True)
+class SourceImportance:
+    """How much a source contributes to the accuracy of one head at one level.
+
+    `alone` is the accuracy on the source alone, `drop` that of all sources minus that of all others.
+    """
+
+    source: str
+    head: str
+    level: str
+    alone: float
+    shapley: float
+    shapley_ci95: Interval
+    drop: float
+    drop_ci95: Interval
+
+
+def source_importance(
+    labels: Labels, table: Mapping[Key, Floats], resamples: GroupDraws
+) -> tuple[SourceImportance, ...]:
+    """Shapley values and drops for every head and level that `table` has on every subset of its sources.
+
+    `table` holds probabilities [N, C] by (sources, head, level). Sources that are never fused with each
+    other, such as one network under two recipes, are taken separately; sets of more than `MOST_SOURCES` are
+    left out. The rows are in the order of `table`, then by falling Shapley value.
+    """
+    correct = {key: is_correct(labels, values) for key, values in table.items()}
+    networks = {frozenset(sources): right for (sources, head, _), right in correct.items() if head == NETWORK}
+    heads = dict.fromkeys(
+        (head, level) for sources, head, level in correct if head != NETWORK and len(sources) > 1
+    )
+    majority = (labels == np.bincount(labels).argmax()).astype(np.float64)
+    rows: list[SourceImportance] = []
+    for head, level in heads:
+        fused = {frozenset(key[0]): right for key, right in correct.items() if key[1:] == (head, level)}
+        known = {**networks, **fused} if (head, level) == MEAN_HEAD else fused
+        for sources in _connected(fused):
+            if not 2 <= len(sources) <= MOST_SOURCES:
+                continue
+            sizes = range(1, len(sources) + 1)
+            subsets = [frozenset(names) for size in sizes for names in combinations(sources, size)]
+            if known.keys() >= set(subsets):
+                right = {names: known[names] for names in subsets} | {frozenset(): majority}
+                rows += _importance(right, resamples, head, level)
+    return tuple(rows)
+
+
+def _connected(fused: Mapping[Subset, Floats]) -> list[tuple[str, ...]]:
+    """Sets of sources that are fused with each other, directly or through others, sorted."""
+    sets: list[set[str]] = []
+    for names in fused:
+        joined = [known for known in sets if known & names]
+        sets = [known for known in sets if not known & names] + [set(names).union(*joined)]
+    return sorted(tuple(sorted(known)) for known in sets)
+
+
+def _shapley_weight(names: Subset, source: str, count: int) -> float:
+    """Weight of a subset's accuracy in the Shapley value of one of `count` sources."""
+    before = len(names - {source})
+    weight = factorial(before) * factorial(count - before - 1) / factorial(count)
+    return weight if source in names else -weight
+
+
+def _importance(
+    right: Mapping[Subset, Floats], resamples: GroupDraws, head: str, level: str
+) -> Iterator[SourceImportance]:
+    """Importance of each source, from whether each subset is correct on each clip [N]."""
+    everything = max(right, key=len)
+    sources, subsets = sorted(everything), list(right)
+    hits = np.stack([right[names] for names in subsets], axis=1)
+    weights = [[_shapley_weight(names, source, len(sources)) for source in sources] for names in subsets]
+    values = mean_intervals(hits @ np.array(weights), resamples)
+    without = [subsets.index(everything - {source}) for source in sources]
+    drops = mean_intervals(hits[:, [subsets.index(everything)]] - hits[:, without], resamples)
+    for index in np.argsort([-value for value, _ in values], kind="stable").tolist():
+        alone = float(right[frozenset([sources[index]])].mean())
+        yield SourceImportance(sources[index], head, level, alone, *values[index], *drops[index])
 
 
 @dataclass(frozen=True)
@@ -169,18 +253,18 @@ def measure_inflation(run: Run, leaky: Run, *, draws: int = DRAWS, seed: int = 0
 
     Raises `InputError` if the clips, their labels or the classes differ, or the runs share no result.
     """
-    order = match_clips(run, leaky)
+    order = _matching_rows(run, leaky)
     others = {result.name: result.probabilities[order] for result in leaky.results}
     shared = [result for result in run.results if result.name in others]
     if not shared:
         raise InputError(
-            f"runs {run.name} and {leaky.name} share no result; run fuse --protocol leaky with the same --combine, "
-            "--head and --level"
+            f"runs {run.name} and {leaky.name} share no result; run fuse --protocol leaky with the same "
+            "--combine, --head and --level"
         )
     labels = np.array([run.classes.index(label) for label in run.labels])
-    clean = np.stack([result.probabilities.argmax(axis=1) == labels for result in shared], axis=1)
-    inflated = np.stack([others[result.name].argmax(axis=1) == labels for result in shared], axis=1)
-    gains = inflated.astype(np.float64) - clean
+    clean = np.stack([is_correct(labels, result.probabilities) for result in shared], axis=1)
+    inflated = np.stack([is_correct(labels, others[result.name]) for result in shared], axis=1)
+    gains = inflated - clean
     fused = [len(result.sources) > 1 for result in shared]
     mean = gains[:, fused if any(fused) else slice(None)].mean(axis=1, keepdims=True)
     *intervals, (mean_gain, mean_ci95) = mean_intervals(
@@ -195,7 +279,7 @@ def measure_inflation(run: Run, leaky: Run, *, draws: int = DRAWS, seed: int = 0
     return Inflation(run.name, leaky.name, tuple(rows), mean_gain, mean_ci95)
 
 
-def match_clips(run: Run, leaky: Run) -> list[int]:
+def _matching_rows(run: Run, leaky: Run) -> list[int]:
     """Row of each clip of `run` in `leaky`; raise `InputError` if more than the protocol differs."""
     again = f"run fuse --protocol leaky on the cache as it was for {run.name}"
     if run.classes != leaky.classes:
@@ -203,24 +287,29 @@ def match_clips(run: Run, leaky: Run) -> list[int]:
             f"run {run.name} has the classes {', '.join(run.classes)}, run {leaky.name} "
             f"{', '.join(leaky.classes)}; {again}"
         )
-    if differing := sorted(set(run.ids) ^ set(leaky.ids)):
-        raise InputError(
-            f"runs {run.name} and {leaky.name} differ in {len(differing)} clips, such as {differing[0]!r}; {again}"
+    with_digests = bool(run.digests and leaky.digests)
+    clips, leaky_clips = (
+        dict(
+            zip(
+                one.ids,
+                zip(one.labels, one.digests if with_digests else one.labels, strict=True),
+                strict=True,
+            )
         )
+        for one in (run, leaky)
+    )
+    differing = sorted(set(clips.items()) ^ set(leaky_clips.items()))
+    if differing:
+        raise InputError(
+            f"runs {run.name} and {leaky.name} differ in clips, their labels or files, such as "
+            f"{differing[0][0]!r}; {again}"
+        )
+    recipes, leaky_recipes = dict(run.recipes), dict(leaky.recipes)
+    for source in recipes.keys() & leaky_recipes.keys():
+        if recipes[source] != leaky_recipes[source]:
+            raise InputError(
+                f"the recipe of {source} differs between runs {run.name} and {leaky.name}, so a difference "
+                f"would have other causes than the leak; {again}"
+            )
     rows = {clip: row for row, clip in enumerate(leaky.ids)}
-    order = [rows[clip] for clip in run.ids]
-    for row, (clip, label, other) in enumerate(zip(run.ids, run.labels, order, strict=True)):
-        if leaky.labels[other] != label:
-            raise InputError(
-                f"clip {clip!r} is {label!r} in run {run.name}, {leaky.labels[other]!r} in {leaky.name}; {again}"
-            )
-        if run.digests and leaky.digests and run.digests[row] != leaky.digests[other]:
-            raise InputError(f"clip {clip!r} is another file in run {run.name} than in {leaky.name}; {again}")
-    recipes = dict(leaky.recipes)
-    for source, recipe in run.recipes:
-        if recipes.get(source, recipe) != recipe:
-            raise InputError(
-                f"the recipe of {source} differs between runs {run.name} and {leaky.name}, so a difference would have "
-                f"other causes than the leak; {again}"
-            )
-    return order
+    return [rows[clip] for clip in run.ids]

@@ -1,8 +1,8 @@
 """Score probabilities, and compare two classifiers, from labels and probabilities that a caller gives.
 
-Input is checked here: arrays, sequences, and the Series and DataFrame of pandas, which is not imported for it. Labels
-are matched with classes by value, as with scikit-learn's ``classes_``: 1, ``numpy.int64(1)``, 1.0 and ``True`` are one
-value, "1" is another.
+Input is checked here: arrays, sequences, and the Series and DataFrame of pandas, which is not imported for
+it. Labels are matched with classes by value, as with scikit-learn's ``classes_``: 1, ``numpy.int64(1)``, 1.0
+and ``True`` are one value, "1" is another.
 """
 
 from collections.abc import Sequence
@@ -27,26 +27,16 @@ from moodfuse.evaluate.metrics import Floats, Labels, all_metrics, confusion_mat
 from moodfuse.evaluate.paired import sign_flip_p
 
 _SUM_TOLERANCE = 1e-6
+_MISSING = ("None", "nan", "NaT", "<NA>")
+"""Missing values of Python, NumPy and pandas, as text."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """Metrics of class probabilities with their 95 % intervals.
+    """Metrics of class probabilities (see `evaluate.metrics`) with 95 % intervals (`evaluate.intervals`).
 
-    Attributes
-    ----------
-    classes : tuple of str
-        Names of the class axis.
-    clips, groups : int
-        Numbers of clips and of groups.
-    accuracy, macro_f1, auc, log_loss, ece : float
-        See `evaluate.metrics`; `auc` is NaN where all clips are of one class.
-    accuracy_ci95, macro_f1_ci95, auc_ci95, log_loss_ci95, ece_ci95 : Interval
-        See `evaluate.intervals`.
-    confusion_matrix : ndarray of int64, shape (C, C)
-        Rows are true classes.
-    notes : tuple of str
-        Warnings about the intervals.
+    `auc` is NaN where all clips are of one class, rows of `confusion_matrix` [C, C] are true classes, and
+    `notes` are warnings about the intervals.
     """
 
     classes: tuple[str, ...]
@@ -95,30 +85,24 @@ def score(
     groups : sequence, length N, optional
         Group of each clip; without it each clip is its own group.
     classes : array-like, length C, optional
-        Values of the class axis, such as scikit-learn's ``classes_``: text, numbers or bools. Without it: the sorted
-        label names, of which all C must occur, or False and True, or 0, 1, ...
+        Values of the class axis, such as scikit-learn's ``classes_``: text, numbers or bools. Without it: the
+        sorted label names, of which all C must occur, or False and True, or 0, 1, ...
     draws, seed : int
         Of the bootstrap.
-
-    Returns
-    -------
-    Score
 
     Raises
     ------
     InputError
-        If there is no clip, shapes differ, a label is unknown, a group is missing, or a row of `probabilities` is not
-        a distribution.
+        If there is no clip, shapes differ, a label is unknown, a group is missing, or a row of
+        `probabilities` is not a distribution.
 
     Examples
     --------
     >>> score(["sad", "fear"], [[0.2, 0.8], [0.9, 0.1]], classes=["fear", "sad"]).accuracy
     1.0
     """
-    values = check_probabilities(probabilities)
-    names, index = check_labels(labels, classes, values.shape)
-    values = _in_class_order(values, probabilities, names)
-    return score_draws(index, values, _draws(groups, len(index), draws, seed), classes=names)
+    names, index, values = _check_input(labels, probabilities, classes)
+    return score_draws(index, values, _resample(groups, len(index), draws, seed), classes=names)
 
 
 def compare(
@@ -131,61 +115,50 @@ def compare(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Difference:
-    """Compare the accuracy of two classifiers on the same clips.
+    """Compare the accuracy of two classifiers on the same clips, from their probabilities [N, C].
 
-    Parameters
-    ----------
-    labels, groups, classes, draws, seed
-        As for `score`.
-    first, second : array-like of float, shape (N, C)
-        Probabilities of the two classifiers.
-
-    Returns
-    -------
-    Difference
-        Accuracy of `first` minus that of `second`, its bootstrap interval over groups, and the p-value of a sign-flip
-        permutation test over groups (see `evaluate.paired`).
-
-    Raises
-    ------
-    InputError
-        As for `score`.
+    The other parameters and the errors are those of `score`. The p-value is that of a sign-flip permutation
+    test over groups (see `evaluate.paired`).
     """
     correct = []
     for probabilities in (first, second):
-        values = check_probabilities(probabilities)
-        names, index = check_labels(labels, classes, values.shape)
-        correct.append(is_correct(index, _in_class_order(values, probabilities, names)))
+        _, index, values = _check_input(labels, probabilities, classes)
+        correct.append(is_correct(index, values))
     gains = correct[0] - correct[1]
-    drawn = _draws(groups, len(gains), draws, seed)
-    ((difference, interval),) = mean_intervals(gains[:, None], drawn)
-    return Difference(difference, interval, sign_flip_p(drawn.group_sums(gains)))
+    resamples = _resample(groups, len(gains), draws, seed)
+    ((difference, interval),) = mean_intervals(gains[:, None], resamples)
+    return Difference(difference, interval, sign_flip_p(resamples.group_sums(gains)))
 
 
-def _draws(groups: Sequence[object] | None, count: int, draws: int, seed: int) -> GroupDraws:
-    members = range(count) if groups is None else check_groups(groups, count)
-    check_draws(draws)
+def _check_input(
+    labels: ArrayLike, probabilities: ArrayLike, classes: ArrayLike | None
+) -> tuple[tuple[str, ...], Labels, Floats]:
+    """Class names, class indices [N] and probabilities [N, C] with columns in the order of the names."""
+    values = _check_probabilities(probabilities)
+    names, index = _class_indices(labels, classes, values.shape)
+    return names, index, _in_class_order(values, probabilities, names)
+
+
+def _resample(groups: Sequence[object] | None, count: int, draws: int, seed: int) -> GroupDraws:
+    if draws < 1:
+        raise InputError(f"draws is {draws}; expected 1 or more, such as {DRAWS}")
+    members = list(range(count) if groups is None else _as_array(groups))
+    if len(members) != count:
+        raise InputError(f"{len(members)} groups for {count} clips; give one group per clip")
+    _check_none_missing("group", members)
     return draw_groups(members, draws=draws, seed=seed)
 
 
 def score_draws(
-    labels: Labels, probabilities: Floats, draws: GroupDraws, *, classes: tuple[str, ...]
+    labels: Labels, probabilities: Floats, resamples: GroupDraws, *, classes: tuple[str, ...]
 ) -> Score:
-    """`score` of checked input, with draws that several results share.
-
-    Parameters
-    ----------
-    labels : ndarray of int64, shape (N,)
-    probabilities : ndarray of float64, shape (N, C)
-    draws : GroupDraws
-    classes : tuple of str, length C
-    """
-    intervals = bootstrap_intervals(labels, probabilities, draws)
-    warning = few_groups_warning(draws.groups, draws.effective)
+    """`score` of class indices [N] and probabilities [N, C], with resamples that several results share."""
+    intervals = bootstrap_intervals(labels, probabilities, resamples)
+    warning = few_groups_warning(resamples.groups, resamples.effective)
     return Score(
         classes=classes,
         clips=len(labels),
-        groups=draws.groups,
+        groups=resamples.groups,
         confusion_matrix=confusion_matrix(labels, probabilities),
         notes=(warning,) if warning else (),
         **{name: float(value) for name, value in all_metrics(labels, probabilities).items()},  # type: ignore[arg-type]
@@ -193,20 +166,15 @@ def score_draws(
     )
 
 
-def check_draws(draws: int) -> None:
-    """Raise `InputError` unless there is a bootstrap draw at least."""
-    if draws < 1:
-        raise InputError(f"draws is {draws}; expected 1 or more, such as {DRAWS}")
-
-
-def check_probabilities(probabilities: ArrayLike) -> Floats:
-    """Convert probabilities to float64 [N, C]; raise `InputError` if they are not distributions over 2 classes."""
-    values = np.asarray(_unwrapped(probabilities), dtype=np.float64)
+def _check_probabilities(probabilities: ArrayLike) -> Floats:
+    """Probabilities as float64 [N, C]; raise `InputError` if they are not distributions over 2 classes."""
+    values = np.asarray(_as_array(probabilities), dtype=np.float64)
     if values.ndim != 2 or not values.shape[0] or values.shape[1] < 2:
         raise InputError(
-            f"probabilities have shape {values.shape}; expected (clips, classes) with a clip and 2 classes at least"
+            f"probabilities have shape {values.shape}; expected (clips, classes) with a clip and 2 classes "
+            "at least"
         )
-    # NaN fails each comparison, so it is refused too.
+    # NaN fails each comparison.
     good = (values >= 0).all(axis=1) & (np.abs(values.sum(axis=1) - 1) <= _SUM_TOLERANCE)
     if not good.all():
         row = int(np.argmin(good))
@@ -216,23 +184,20 @@ def check_probabilities(probabilities: ArrayLike) -> Floats:
     return values
 
 
-def check_labels(
+def _class_indices(
     labels: ArrayLike, classes: ArrayLike | None, shape: tuple[int, ...]
 ) -> tuple[tuple[str, ...], Labels]:
-    """Class names, and class indices [N] of labels, for probabilities of `shape` (N, C).
-
-    Raises `InputError` if a label is missing or unknown, or the number of labels or classes does not match `shape`.
-    """
-    given = np.asarray(_unwrapped(labels), dtype=object)
+    """Class names, and class indices [N] of labels, for probabilities of `shape` (N, C)."""
+    given = np.asarray(_as_array(labels), dtype=object)
     if given.shape != shape[:1]:
         raise InputError(
             f"labels have shape {given.shape}, probabilities {shape}; expected one label per clip"
         )
-    _refuse_missing("label", given.tolist())
+    _check_none_missing("label", given.tolist())
     values = [_python_value(label) for label in given.tolist()]
     known: Sequence[object]
     if classes is not None:
-        known = [_python_value(value) for value in np.asarray(_unwrapped(classes), dtype=object).tolist()]
+        known = [_python_value(value) for value in np.asarray(_as_array(classes), dtype=object).tolist()]
     elif all(isinstance(label, str) for label in values):
         known = sorted({str(label) for label in values})
     elif all(isinstance(label, bool) for label in values):
@@ -242,7 +207,8 @@ def check_labels(
     names = tuple(map(str, known))
     if len(names) != shape[1] or len(set(names)) != len(names):
         raise InputError(
-            f"classes are {', '.join(names)}; expected {shape[1]} different ones, one per column (give classes=)"
+            f"classes are {', '.join(names)}; expected {shape[1]} different ones, one per column (give "
+            "classes=)"
         )
     indices: dict[object, int] = {value: index for index, value in enumerate(known)}
     ambiguous = any(map(str.isdecimal, names)) and names != tuple(map(str, range(len(names))))
@@ -251,49 +217,34 @@ def check_labels(
     for label in values:
         if label not in indices:
             raise InputError(
-                f"label {label!r} is none of the classes {', '.join(map(repr, known))}; correct it, or give the values "
-                "of the classes in the order of the columns as classes="
+                f"label {label!r} is none of the classes {', '.join(map(repr, known))}; correct it, or give "
+                "the values of the classes in the order of the columns as classes="
             )
     return names, np.array([indices[label] for label in values], dtype=np.int64)
 
 
 def _in_class_order(values: Floats, probabilities: ArrayLike, classes: tuple[str, ...]) -> Floats:
-    """Probabilities [N, C] in the order of the classes, where a DataFrame names all its columns like classes."""
+    """Probabilities in the order of the classes, where a DataFrame names all its columns like classes."""
     columns = [str(_python_value(name)) for name in getattr(probabilities, "columns", ())]
     if set(columns) == set(classes):
         return values[:, [columns.index(name) for name in classes]]
-    if shared := sorted(set(columns) & set(classes)):
-        other = next(name for name in columns if name not in classes)
+    if set(columns) & set(classes):
         raise InputError(
-            f"column {shared[0]!r} is named like a class, column {other!r} is not; the classes are "
-            f"{', '.join(classes)}: name all columns like classes, or none"
+            f"columns {', '.join(columns)} are only partly named like the classes {', '.join(classes)}; "
+            "name all columns like classes, or none"
         )
     return values
 
 
-def check_groups(groups: Sequence[object], count: int) -> list[str]:
-    """Name of each clip's group; raise `InputError` unless `count` clips have one each."""
-    values = list(_unwrapped(groups))
-    if len(values) != count:
-        raise InputError(f"{len(values)} groups for {count} clips; give one group per clip")
-    _refuse_missing("group", values)
-    return [str(group) for group in values]
-
-
-def _unwrapped(given: Any) -> Any:
+def _as_array(given: Any) -> Any:
     """The array inside a pandas object; anything else unchanged."""
     return given.to_numpy() if hasattr(given, "to_numpy") else given
 
 
-def _refuse_missing(what: str, values: Sequence[object]) -> None:
-    """Refuse None, NaN and NaT, which differ from themselves, and pandas' NA, which cannot be compared."""
+def _check_none_missing(noun: str, values: Sequence[object]) -> None:
     for row, value in enumerate(values):
-        try:
-            missing = value is None or bool(value != value)
-        except TypeError:
-            missing = True
-        if missing:
-            raise InputError(f"{what} of clip {row} is {value}; give each clip one, or remove the clip")
+        if not isinstance(value, str) and str(value) in _MISSING:
+            raise InputError(f"{noun} of clip {row} is {value}; give each clip one, or remove the clip")
 
 
 def _python_value(value: object) -> object:

@@ -1,18 +1,23 @@
 """The best of many results: its accuracy corrected for the selection, and the results that are not worse.
 
-The best of many results on some clips is partly the luckiest. Bootstrap bias-corrected cross-validation (Tsamardinos,
-Greasidou and Borboudakis 2018, Machine Learning 107:1895, algorithm 5) repeats the selection: in each bootstrap draw
-the best result is selected on the drawn groups and scored on the others. A draw selects on 63 % of the groups, so where
-results differ the estimate is slightly pessimistic.
+The best of many results on some clips is partly the luckiest. Bootstrap bias-corrected cross-validation
+(Tsamardinos, Greasidou and Borboudakis 2018, Machine Learning 107:1895, algorithm 5) repeats the selection:
+in each bootstrap draw the best result is selected on the drawn groups and scored on the others. A draw
+selects on 63 % of the groups, so where results differ the estimate is slightly pessimistic.
 
-Its interval uses the squared standard errors of the selected results, averaged over draws. It covered the true value in
-93 to 99 % of simulations, for 60 results of equal or evenly spread accuracy; where one result is far better than all
-others and many draws miss it, estimate and interval are too low, never too high (`benchmarks/coverage.py`).
+Its interval uses the squared standard errors of the selected results, averaged over draws. It covered the
+true value in 93 to 99 % of simulations, for 60 results of equal or evenly spread accuracy; where one result
+is far better than all others and many draws miss it, estimate and interval are too low, never too high
+(`benchmarks/coverage.py`).
+
+The functions take class indices `labels` [N] and a `table` of one or more results: name -> probabilities [N,
+C].
 """
 
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -48,35 +53,22 @@ class Headline:
     picks: tuple[tuple[str, float], ...]
 
 
-@dataclass(frozen=True)
-class Selection:
-    """Mean accuracy on undrawn groups of the results selected in B draws (NaN without such groups), and their indices."""
+class Selection(NamedTuple):
+    """Mean accuracy on undrawn groups of the results selected in B draws, and their indices."""
 
     corrected: float
     interval: Interval
     picks: Labels
 
 
-def corrected_best(labels: Labels, table: Mapping[str, Floats], drawn: GroupDraws) -> Headline:
-    """The best of several results by accuracy, ties by log loss, then by name; corrected for the selection.
-
-    Parameters
-    ----------
-    labels : ndarray of int64, shape (N,)
-    table : mapping of str to ndarray of float64, shape (N, C)
-        Probabilities by the names of the results; one or more.
-    drawn : GroupDraws
-
-    Returns
-    -------
-    Headline
-    """
+def corrected_best(labels: Labels, table: Mapping[str, Floats], resamples: GroupDraws) -> Headline:
+    """The best result by accuracy, ties by log loss, then by name; corrected for the selection."""
     names = sorted(table)
     correct = np.stack([is_correct(labels, table[name]) for name in names], axis=1)
     loss = np.stack([clip_losses(labels, table[name]) for name in names], axis=1)
     best = int(_best_columns(correct.sum(axis=0)[None], loss.sum(axis=0)[None])[0])
-    ((accuracy, interval),) = mean_intervals(correct[:, [best]], drawn, PROPORTION)
-    selection = select_and_test(correct, loss, drawn)
+    ((accuracy, interval),) = mean_intervals(correct[:, [best]], resamples, PROPORTION)
+    selection = select_and_test(correct, loss, resamples)
     picks = Counter(selection.picks.tolist()).most_common(PICKS_SHOWN)
     return Headline(
         result=names[best],
@@ -85,31 +77,33 @@ def corrected_best(labels: Labels, table: Mapping[str, Floats], drawn: GroupDraw
         corrected=selection.corrected,
         corrected_ci95=selection.interval,
         candidates=len(names),
-        picks=tuple((names[index], count / len(drawn.counts)) for index, count in picks),
+        picks=tuple((names[index], count / len(resamples.counts)) for index, count in picks),
     )
 
 
-def select_and_test(correct: Floats, loss: Floats, draws: GroupDraws) -> Selection:
+def select_and_test(correct: Floats, loss: Floats, resamples: GroupDraws) -> Selection:
     """Select the best result on each draw's groups, and score it on the others.
 
     `correct` [N, R] is 1 where a result is correct on a clip, else 0; `loss` [N, R] is its log loss.
     """
-    hits, losses = draws.group_sums(correct), draws.group_sums(loss)
-    sizes = draws.group_sums(np.ones(len(correct)))
+    hits, losses = resamples.group_sums(correct), resamples.group_sums(loss)
+    sizes = resamples.group_sums(np.ones(len(correct)))
     picks, scores = [], []
-    for chunk in draws.chunks(draws.groups):
-        drawn, undrawn = chunk.astype(np.float64), (chunk == 0).astype(np.float64)
+    for counts in resamples.chunks(resamples.groups):
+        drawn, undrawn = counts.astype(np.float64), (counts == 0).astype(np.float64)
         best = _best_columns(drawn @ hits, drawn @ losses)
         clips = undrawn @ sizes
         hits_of_best = np.take_along_axis(undrawn @ hits, best[:, None], axis=1)[:, 0]
         scores.append(hits_of_best[clips > 0] / clips[clips > 0])
         picks.append(best)
     selected, values = np.concatenate(picks), np.concatenate(scores)
-    if draws.groups < 2 or not len(values):
+    if resamples.groups < 2 or not len(values):
         return Selection(float("nan"), UNDEFINED, selected)
     corrected = float(values.mean())
-    error = float(np.sqrt(_squared_errors(hits, sizes, draws.effective)[selected].mean()))
-    return Selection(corrected, t_interval(corrected, error, draws.effective), selected)
+    effective, residual = resamples.effective, hits - sizes[:, None] * hits.sum(axis=0) / sizes.sum()
+    squared_errors = (residual**2).sum(axis=0) * effective / (effective - 1) / sizes.sum() ** 2
+    error = float(np.sqrt(squared_errors[selected].mean()))
+    return Selection(corrected, t_interval(corrected, error, effective), selected)
 
 
 def _best_columns(hits: Floats, losses: Floats) -> Labels:
@@ -119,34 +113,17 @@ def _best_columns(hits: Floats, losses: Floats) -> Labels:
     return np.asarray(ranked.argmin(axis=1))
 
 
-def _squared_errors(hits: Floats, sizes: Floats, effective: float) -> Floats:
-    """Squared standard errors [R] of accuracies over groups, from hits [G, R] among sizes [G]."""
-    residual = hits - sizes[:, None] * hits.sum(axis=0) / sizes.sum()
-    return np.asarray((residual**2).sum(axis=0) * effective / (effective - 1) / sizes.sum() ** 2)
+def not_worse(labels: Labels, table: Mapping[str, Floats], resamples: GroupDraws) -> dict[str, float]:
+    """Results that are not significantly worse than that of least log loss, with their loss, sorted by it.
 
-
-def not_worse(labels: Labels, table: Mapping[str, Floats], drawn: GroupDraws) -> dict[str, float]:
-    """Results that are not significantly worse than the one of least log loss, with their loss, the least first.
-
-    A result is worse where the 95 % interval of its difference of log loss lies above 0. There is no correction for
-    the number of results: one that is kept has not been shown to be worse, no more.
-
-    Parameters
-    ----------
-    labels : ndarray of int64, shape (N,)
-    table : mapping of str to ndarray of float64, shape (N, C)
-        Probabilities by the names of the results; one or more.
-    drawn : GroupDraws
-
-    Returns
-    -------
-    dict of str to float
+    A result is worse where the 95 % interval of its difference of log loss lies above 0. There is no
+    correction for the number of results: one that is kept has not been shown to be worse, no more.
     """
     names = sorted(table)
     losses = np.stack([clip_losses(labels, table[name]) for name in names], axis=1)
     means = losses.mean(axis=0)
     best = int(np.argmin(means))
-    differences = mean_intervals(losses - losses[:, [best]], drawn, _LOSS_DIFFERENCE)
+    differences = mean_intervals(losses - losses[:, [best]], resamples, _LOSS_DIFFERENCE)
     return {
         names[index]: float(means[index])
         for index in np.argsort(means, kind="stable").tolist()

@@ -1,68 +1,92 @@
 """`moodfuse evaluate`: the report of a run, or of a model on a test set."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from moodfuse.cache.console import printable
-from moodfuse.evaluate.cli import evaluate_command as run_command
 from moodfuse.options import refuse_given
 
-_CACHE = click.Option(["--cache", "cache_path"], type=click.Path(path_type=Path), help="Cache folder.")
-_MODEL_PARAMETERS = (
-    click.Argument(["data"], required=False, type=click.Path(path_type=Path)),
-    click.Option(
-        ["--model"],
-        type=click.Path(path_type=Path),
-        help="Score this model on DATA, which it was not trained on.",
-    ),
-    click.Option(["--group-pattern"], help="With --model: as for extract."),
-    click.Option(["--jobs"], type=click.IntRange(min=1), default=2, help="With --model: decoding processes."),
-    click.Option(["--device"], help="With --model: as for predict."),
-)
+if TYPE_CHECKING:
+    from rich.status import Status
+
+    from moodfuse.cache.runs import Run
+    from moodfuse.cache.store import FeatureCache
+    from moodfuse.evaluate.evaluation import Evaluation
+    from moodfuse.evaluate.published import Comparison
+
 _RUN_ONLY = ("run", "compare", "inflation", "no_thumbnails")
+_MODEL_ONLY = ("group_pattern", "jobs", "device")
 
 
-def _evaluate(
-    *,
-    data: Path | None,
-    model: Path | None,
-    group_pattern: str | None,
-    jobs: int,
-    device: str | None,
-    cache_path: Path | None,
-    **options: Any,
-) -> int | None:
-    if (model is None) != (data is None) or (model is None) == (cache_path is None):
-        raise click.UsageError(
-            "give --cache DIR for the report of a run, or --model DIR and DATA to test a model"
-        )
-    ctx = click.get_current_context()
-    if model is None or data is None:
-        refuse_given(
-            ctx,
-            ("group_pattern", "jobs", "device"),
-            "belongs to --model; a run has its groups and predictions already",
-        )
-        assert run_command.callback is not None
-        run_command.callback(cache_path=cache_path, **options)
-        return None
-    refuse_given(
-        ctx, _RUN_ONLY, "belongs to --cache; the report of a test set has one model and no thumbnails"
-    )
-    return _test_model(model, data, group_pattern, jobs, device, options)
-
-
-def _test_model(
-    folder: Path,
-    data: Path,
-    group_pattern: str | None,
-    jobs: int,
-    device: str | None,
-    options: dict[str, Any],
+@click.command("evaluate")
+@click.option("--cache", "cache_path", type=click.Path(path_type=Path), help="Cache folder.")
+@click.option("--run", help="Name of the run.  [default: the newest]")
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="Report folder.  [default: <cache>/runs/<run>/report]"
+)
+@click.option("--compare", help="Compare with published results: zhou2022.")
+@click.option(
+    "--inflation", is_flag=True, help="Measure the inflation by a data leak with the newest leaky run."
+)
+@click.option("--no-thumbnails", is_flag=True, help="Leave thumbnails of clips out of the page.")
+@click.option("--draws", type=click.IntRange(min=1), default=2000, show_default=True, help="Bootstrap draws.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the draws.")
+@click.argument("data", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--model", type=click.Path(path_type=Path), help="Score this model on DATA, which it was not trained on."
+)
+@click.option("--group-pattern", help="With --model: as for extract.")
+@click.option("--jobs", type=click.IntRange(min=1), default=2, help="With --model: decoding processes.")
+@click.option("--device", help="With --model: as for predict.")
+@click.pass_context
+def evaluate_command(
+    ctx: click.Context, cache_path: Path | None, data: Path | None, model: Path | None, **options: Any
 ) -> int:
-    from moodfuse.evaluate.cli import present, progress
+    """Report the results of a run: metrics, confidence intervals, significance tests, figures, and a page.
+
+    Example: moodfuse evaluate --cache work
+
+    Or, for a model: moodfuse evaluate --model model test.csv --output test-report
+    """
+    if model is not None and data is not None and cache_path is None:
+        reason = "belongs to --cache; the report of a test set has one model and no thumbnails"
+        refuse_given(ctx, _RUN_ONLY, reason)
+        return _report_test(model, data, options)
+    if cache_path is not None and model is None and data is None:
+        reason = "belongs to --model; a run has its groups and predictions already"
+        refuse_given(ctx, _MODEL_ONLY, reason)
+        _report_run(cache_path, options)
+        return 0
+    raise click.UsageError(
+        "give --cache DIR for the report of a run, or --model DIR and DATA to test a model"
+    )
+
+
+def _report_run(cache_path: Path, options: dict[str, Any]) -> None:
+    from moodfuse.cache.audits import read_audit
+    from moodfuse.cache.runs import run_folder
+    from moodfuse.cache.store import FeatureCache
+    from moodfuse.evaluate.evaluation import evaluate_run
+    from moodfuse.evaluate.published import compare_with, find_published
+
+    published = find_published(options["compare"]) if options["compare"] else None
+    cache = FeatureCache(cache_path)
+    run, leaky = choose_runs(cache, options["run"], inflation=options["inflation"])
+    with _spinner("Scoring"):
+        scored = evaluate_run(run, draws=options["draws"], seed=options["seed"], leaky=leaky)
+    evaluation = replace(scored, audit=read_audit(cache))
+    _present(
+        evaluation,
+        options["output"] or run_folder(cache, run.name) / "report",
+        comparison=compare_with(evaluation, published, cache=str(cache_path)) if published else None,
+        thumbnails_from=None if options["no_thumbnails"] else cache,
+    )
+
+
+def _report_test(folder: Path, data: Path, options: dict[str, Any]) -> int:
     from moodfuse.evaluate.evaluation import evaluate_run
     from moodfuse.model.model import Model
     from moodfuse.predict.batch import REFUSED
@@ -71,17 +95,62 @@ def _test_model(
     def report(line: str) -> None:
         click.echo(printable(line), err=True)
 
-    clips = read_clips(data, group_pattern, report=report)
-    test = run_test(Model.load(folder, device=device), clips, jobs=jobs, report=report)
-    with progress("Scoring") as tick:
-        evaluation = evaluate_run(test.run, draws=options["draws"], seed=options["seed"], tick=tick)
-    present(evaluation, options["output"] or Path("test-report"))
+    clips = read_clips(data, options["group_pattern"], report=report)
+    model = Model.load(folder, device=options["device"])
+    test = run_test(model, clips, jobs=options["jobs"], report=report)
+    with _spinner("Scoring"):
+        evaluation = evaluate_run(test.run, draws=options["draws"], seed=options["seed"])
+    _present(evaluation, options["output"] or Path("test-report"))
     return REFUSED if test.refused else 0
 
 
-evaluate_command = click.Command(
-    "evaluate",
-    callback=_evaluate,
-    params=[_CACHE, *(item for item in run_command.params if item.name != "cache_path"), *_MODEL_PARAMETERS],
-    help=f"{run_command.help}\n\nOr, for a model: moodfuse evaluate --model model test.csv --output test-report",
-)
+def choose_runs(cache: "FeatureCache", name: str | None, *, inflation: bool) -> tuple["Run", "Run | None"]:
+    """The run to report and, to measure inflation, the newest leaky run."""
+    from moodfuse.cache.errors import InputError
+    from moodfuse.cache.runs import LEAKY, read_run, runs_newest_first
+
+    if not inflation:
+        return read_run(cache, name), None
+    run = read_run(cache, name) if name else next(runs_newest_first(cache, leaky=False), None)
+    if run is None:
+        raise InputError(f"{cache.path} holds only leaky runs; run: moodfuse fuse --cache {cache.path}")
+    if run.protocol == LEAKY:
+        raise InputError(f"run {run.name!r} is leaky itself; with --inflation name another --run, or none")
+    leaky = next(runs_newest_first(cache, leaky=True), None)
+    if leaky is None:
+        raise InputError(
+            f"{cache.path} holds no leaky run to measure the inflation with; run: "
+            f"moodfuse extract DATA --cache {cache.path} --leaky, then moodfuse fuse --cache {cache.path} "
+            "--protocol leaky"
+        )
+    return run, leaky
+
+
+def _present(
+    evaluation: "Evaluation",
+    folder: Path,
+    *,
+    comparison: "Comparison | None" = None,
+    thumbnails_from: "FeatureCache | None" = None,
+) -> None:
+    """Print an evaluation, write its report, and print where that is."""
+    from moodfuse.evaluate.report import PAGE, print_comparison, print_evaluation, write_report
+
+    print_evaluation(evaluation)
+    if comparison is not None:
+        print_comparison(comparison)
+    with _spinner("Drawing"):
+        figures = write_report(evaluation, folder, comparison=comparison, thumbnails_from=thumbnails_from)
+    if comparison is not None:
+        click.echo(f"comparison: {folder / comparison.file_name}")
+    click.echo(
+        f"report: {folder} (metrics.json, metrics.csv, report.md, table.tex, {2 * len(figures)} figures)"
+    )
+    click.echo(f"page: {folder / PAGE}")
+
+
+def _spinner(title: str) -> "Status":
+    """A spinner on stderr; silent without a terminal."""
+    from rich.console import Console
+
+    return Console(stderr=True).status(title)

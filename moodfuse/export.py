@@ -15,9 +15,9 @@ from moodfuse.cache.files import check_sealed
 from moodfuse.cache.records import WINDOW_S, Holdout
 from moodfuse.cache.runs import DEFAULTS, Result, Run
 from moodfuse.cache.store import FeatureCache
+from moodfuse.evaluate.evaluation import run_labels
 from moodfuse.evaluate.intervals import DRAWS, GroupDraws, draw_groups
 from moodfuse.evaluate.metrics import METRICS
-from moodfuse.evaluate.results import run_labels
 from moodfuse.evaluate.scoring import score_draws
 from moodfuse.evaluate.selection import corrected_best, not_worse
 from moodfuse.fuse.final_fit import FinalModel, ScoredResult, networks_needed, ship, why_not_exportable

@@ -1,6 +1,7 @@
 """The HTML page of a report: one self-contained file with its own charts, tables and thumbnails of clips.
 
-The page reads without JavaScript, which adds sorting, the filter, the selection of a result and lists of clips.
+The page reads without JavaScript, which adds sorting, the filter, the selection of a result and lists of
+clips.
 """
 
 import base64
@@ -14,14 +15,13 @@ from PIL import Image
 
 from moodfuse.cache.console import printable
 from moodfuse.cache.media import kept_frame
-from moodfuse.cache.runs import Run
 from moodfuse.cache.store import FeatureCache
-from moodfuse.evaluate.evaluation import Evaluation, Tick
-from moodfuse.evaluate.markup import page_assets, render, report_style
+from moodfuse.evaluate.evaluation import Evaluation, ResultScore, run_labels
+from moodfuse.evaluate.markup import page_assets, report_style
 from moodfuse.evaluate.metrics import Floats, Labels, macro_roc_curve, roc_curve
+from moodfuse.evaluate.paired import SourceImportance
 from moodfuse.evaluate.published import OPTIMIZERS, Comparison
-from moodfuse.evaluate.report.text import TEMPLATES, design_of, repeat_commands, summarize
-from moodfuse.evaluate.results import ResultScore, run_labels
+from moodfuse.evaluate.report.text import TEMPLATES, render_report
 
 PANEL_LIMIT = 12
 MISTAKE_LIMIT = 12
@@ -53,8 +53,8 @@ def render_page(
     """
     run, best = evaluation.run, evaluation.best.result.probabilities
     labels, images = run_labels(run), dict(thumbnails or {})
-    results, mistakes = detailed_results(evaluation), confident_mistakes(evaluation)
-    tables = [item.result.probabilities for item in results]
+    results, mistakes = detailed_results(evaluation), wrong_rows(evaluation)[:MISTAKE_LIMIT]
+    tables = [scored.result.probabilities for scored in results]
     script_values = {
         "classes": [printable(name) for name in run.classes],
         "clips": [printable(name) for name in run.ids],
@@ -64,19 +64,15 @@ def render_page(
         "pictures": bool(images),
         "thumbnails": {str(row): uri for row, uri in sorted(images.items()) if row not in mistakes},
     }
-    return render(
-        TEMPLATES,
+    return render_report(
         "report.html.j2",
+        evaluation,
         **page_assets(report_style(), (TEMPLATES / "report.js").read_text("utf-8")),
-        evaluation=evaluation,
-        run=run,
-        marker=evaluation.marker,
-        design=design_of(run),
-        summary=summarize(evaluation),
         results=results,
-        curves=[_curves(item, labels) for item in results],
-        has_repeats=any(item.repeated and item.repeated.repeats > 1 for item in evaluation.scored),
-        has_missing=any(item.complete for item in evaluation.scored),
+        curves=[_curves(scored, labels) for scored in results],
+        reach=_chart_reach(evaluation.importance),
+        has_repeats=any(scored.repeated and scored.repeated.repeats > 1 for scored in evaluation.scored),
+        has_missing=any(scored.complete for scored in evaluation.scored),
         predicted=[run.classes[index] for index in best.argmax(axis=1)],
         confidence=best.max(axis=1).tolist(),
         label_probability=best[np.arange(len(labels)), labels].tolist(),
@@ -85,96 +81,77 @@ def render_page(
         thumbnails=images,
         comparison=comparison,
         optimizers=OPTIMIZERS,
-        commands=repeat_commands(evaluation),
         data=script_values,
     )
 
 
 def detailed_results(evaluation: Evaluation) -> tuple[ResultScore, ...]:
     """The best result, each network, and the best of each head and level: `PANEL_LIMIT` at most."""
+    networks = [scored for scored in evaluation.ranked if scored.is_network]
     by_head: dict[tuple[str, str], ResultScore] = {}
-    for item in evaluation.ranked:
-        if not item.is_network:
-            by_head.setdefault((item.result.head, item.result.level), item)
-    results = (evaluation.best, *evaluation.networks, *by_head.values())
-    return tuple({item.result.name: item for item in results}.values())[:PANEL_LIMIT]
+    for scored in evaluation.ranked:
+        if not scored.is_network:
+            by_head.setdefault((scored.result.head, scored.result.level), scored)
+    results = (evaluation.best, *networks, *by_head.values())
+    return tuple({scored.result.name: scored for scored in results}.values())[:PANEL_LIMIT]
 
 
-def _wrong_rows(evaluation: Evaluation) -> list[int]:
+def wrong_rows(evaluation: Evaluation) -> list[int]:
     """Rows of the clips that the best result classifies wrongly, the most confident first."""
     table = evaluation.best.result.probabilities
     wrong = np.flatnonzero(table.argmax(axis=1) != run_labels(evaluation.run))
     return [int(row) for row in wrong[np.argsort(-table.max(axis=1)[wrong], kind="stable")]]
 
 
-def confident_mistakes(evaluation: Evaluation) -> list[int]:
-    """Rows of the most confident wrong predictions of the best result, the most confident first."""
-    return _wrong_rows(evaluation)[:MISTAKE_LIMIT]
+def _chart_reach(importance: Iterable[SourceImportance]) -> float:
+    """Largest distance from zero of any value or interval of the sources' importance, at least 0.1."""
+    numbers = [(row.shapley, *row.shapley_ci95.ends, row.drop, *row.drop_ci95.ends) for row in importance]
+    return max(0.1, float(np.nanmax(np.abs(numbers), initial=0.0)))
 
 
-def pictured_clips(evaluation: Evaluation, *, limit: int = THUMBNAIL_LIMIT) -> tuple[int, ...]:
-    """Rows of the clips that get a thumbnail: wrong predictions first."""
-    rows = (*_wrong_rows(evaluation), *range(len(evaluation.run.ids)))
-    return tuple(dict.fromkeys(rows))[:limit]
-
-
-def _curves(item: ResultScore, labels: Labels) -> list[Curve]:
+def _curves(scored: ResultScore, labels: Labels) -> list[Curve]:
     """ROC curve of each class that has one, and their mean."""
-    table = item.result.probabilities
-    curves = [
-        Curve(
-            score.label,
-            score.auc,
-            _points(*roc_curve(labels, table, index)),
-            f"c{index % 8} d{index // 2 % 4}",
-        )
-        for index, score in enumerate(item.per_class)
-        if not math.isnan(score.auc)
-    ]
+    table = scored.result.probabilities
+    curves = []
+    for index, one in enumerate(scored.per_class):
+        if not math.isnan(one.auc):
+            points = _svg_points(*roc_curve(labels, table, index))
+            curves.append(Curve(one.label, one.auc, points, f"c{index % 8} d{index // 2 % 4}"))
     if curves:
-        curves.append(
-            Curve("macro average", item.score.auc, _points(*macro_roc_curve(labels, table)), "macro")
-        )
+        points = _svg_points(*macro_roc_curve(labels, table))
+        curves.append(Curve("macro average", scored.score.auc, points, "macro"))
     return curves
 
 
-def _points(across: Floats, up: Floats) -> str:
-    """Corners of a curve in the unit square as SVG points; points inside a straight line are left out."""
-    corners: list[tuple[float, float]] = []
-    for point in zip((100 * across).round(1).tolist(), (100 - 100 * up).round(1).tolist(), strict=True):
-        while len(corners) >= 2 and any(
-            corners[-2][axis] == corners[-1][axis] == point[axis] for axis in (0, 1)
-        ):
-            corners.pop()
-        if not corners or corners[-1] != point:
-            corners.append(point)
-    return " ".join(f"{x:g},{y:g}" for x, y in corners)
+def _svg_points(across: Floats, up: Floats) -> str:
+    """Points of a curve in the unit square; equal neighbours are left out."""
+    points = [f"{x:g},{y:g}" for x, y in zip((100 * across).round(1), (100 - 100 * up).round(1), strict=True)]
+    return " ".join(dict.fromkeys(points))
 
 
 def read_thumbnails(
-    cache: FeatureCache, run: Run, rows: Iterable[int], *, tick: Tick | None = None
+    cache: FeatureCache, evaluation: Evaluation, *, limit: int = THUMBNAIL_LIMIT
 ) -> dict[int, str]:
-    """Middle frames of clips as data URIs, by row of the run; `tick` is called with the id of each.
+    """Middle frames of clips as data URIs by row of the run, at most `limit`, wrong predictions first.
 
     A clip without media or video in the cache, or whose file has changed since the run, has none.
     """
+    run = evaluation.run
     statuses = {status.clip.id: status for status in (cache.clips if cache.plans else ())}
+    rows = list(dict.fromkeys((*wrong_rows(evaluation), *range(len(run.ids)))))[:limit]
     uris = {}
     for row in rows:
         status = statuses.get(run.ids[row])
         if status is None or (run.digests and status.digest != run.digests[row]):
             continue
         kept = kept_frame(cache.path / "media", status.digest, MIDDLE_FRAME)
-        if kept is None:
-            continue
-        uris[row] = data_uri(*kept)
-        if tick is not None:
-            tick(status.clip.id)
+        if kept is not None:
+            uris[row] = data_uri(*kept)
     return uris
 
 
 def data_uri(frame: np.ndarray, shape_hw: tuple[int, int] | None = None) -> str:
-    """A frame, uint8 [H, W, 3] in RGB, as a small JPEG in a data URI, in the aspect ratio of `shape_hw` if given."""
+    """A frame, uint8 [H, W, 3] in RGB, as a JPEG data URI, in the aspect ratio of `shape_hw` if given."""
     image = Image.fromarray(np.ascontiguousarray(frame))
     if shape_hw is not None and shape_hw != frame.shape[:2]:
         image = image.resize(shape_hw[::-1], Image.Resampling.LANCZOS)

@@ -1,4 +1,4 @@
-"""An evaluation has every record that its run allows, compares the right results, and loads nothing that fits."""
+"""An evaluation has every record that its run allows, and loads nothing that fits."""
 
 import os
 import subprocess
@@ -8,37 +8,35 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
+from scipy.stats import t
+from sklearn import metrics as sk
 
 from moodfuse.cache.runs import Result, Run, write_run
 from moodfuse.cache.store import FeatureCache
-from moodfuse.evaluate import metrics
-from moodfuse.evaluate.evaluation import evaluate_run
-from moodfuse.evaluate.figures import accuracy_figure
-from moodfuse.evaluate.report.page import detailed_results
-from moodfuse.evaluate.report.text import latex_table
+from moodfuse.evaluate.evaluation import calibration, class_scores, evaluate_run, repeated_score
 
 ROOT = Path(__file__).parents[2]
 MakeRun = Callable[..., Run]
 
 
 def test_an_evaluation_has_every_record(make_run: MakeRun) -> None:
-    """Classes, calibration, repeats, complete clips, headline, tests and importance, where the run allows them."""
-    found = evaluate_run(make_run(), draws=200)
-    *others, softmax = found.scored
-    assert all(len(item.per_class) == 3 and item.complete is not None for item in found.scored)
-    assert all(item.calibration is None and item.repeated is None for item in others)
+    """Classes, calibration, repeats, complete clips, headline, tests and importance."""
+    evaluation = evaluate_run(make_run(), draws=200)
+    *others, softmax = evaluation.scored
+    assert all(len(scored.per_class) == 3 and scored.complete is not None for scored in evaluation.scored)
+    assert all(scored.calibration is None and scored.repeated is None for scored in others)
     assert softmax.calibration is not None and softmax.calibration.temperatures == (2.0, 2.0, 2.0)
     assert softmax.repeated is not None and softmax.repeated.repeats == 2
-    assert found.headline is not None and found.headline.candidates == 4
-    assert found.headline.result == found.best.result.name
-    best = found.networks[0].result.name
-    assert [(test.result, test.against, test.baseline) for test in found.paired] == [
+    assert evaluation.headline is not None and evaluation.headline.candidates == 4
+    assert evaluation.headline.result == evaluation.best.result.name
+    best = evaluation.sections[0][0].result.name
+    assert [(test.result, test.against, test.baseline) for test in evaluation.paired] == [
         ("c3d+i3d mean logits", best, "best single source"),
         ("c3d+i3d softmax logits", best, "best single source"),
         ("c3d+i3d softmax logits", "c3d+i3d mean logits", "mean"),
     ]
-    assert {(row.source, row.head) for row in found.importance} == {("c3d", "mean"), ("i3d", "mean")}
-    assert any("corrected for the selection it is" in note for note in found.notes)
+    assert {(row.source, row.head) for row in evaluation.importance} == {("c3d", "mean"), ("i3d", "mean")}
     plain = evaluate_run(replace(make_run(), missing=(), results=make_run().results[:1]), draws=50)
     assert plain.headline is None and plain.paired == plain.importance == ()
     assert plain.scored[0].complete is None
@@ -48,47 +46,27 @@ def test_heads_on_one_source_are_not_fusions(make_run: MakeRun) -> None:
     """They have their own section, may be the best single source, and are compared with their network."""
     run, random = make_run(), np.random.default_rng(3)
     y_true = np.eye(3)[[run.classes.index(label) for label in run.labels]]
-    added = [
-        Result(
-            (source,), "softmax", "logits", (1 - skill) * random.dirichlet(np.ones(3), 36) + skill * y_true
-        )
-        for source, skill in (("c3d", 0.1), ("i3d", 0.8))
-    ]
-    found = evaluate_run(replace(run, results=(*run.results, *added)), draws=100)
-    names = [[item.result.name for item in section] for section in found.sections]
+    added = []
+    for source, skill in (("c3d", 0.1), ("i3d", 0.8)):
+        probabilities = (1 - skill) * random.dirichlet(np.ones(3), 36) + skill * y_true
+        added.append(Result((source,), "softmax", "logits", probabilities))
+    evaluation = evaluate_run(replace(run, results=(*run.results, *added)), draws=100)
+    names = [[scored.result.name for scored in section] for section in evaluation.sections]
     assert [len(section) for section in names] == [2, 2, 2] and names[1][0] == "i3d softmax logits"
-    assert all(item.is_fusion for item in found.fusions)
-    assert not any(item.is_fusion for item in found.single_heads)
-    assert {(test.result, test.against, test.baseline) for test in found.paired} == {
+    assert {(test.result, test.against, test.baseline) for test in evaluation.paired} == {
         ("c3d+i3d mean logits", "i3d softmax logits", "best single source"),
         ("c3d+i3d softmax logits", "i3d softmax logits", "best single source"),
         ("c3d+i3d softmax logits", "c3d+i3d mean logits", "mean"),
         ("c3d softmax logits", "c3d network logits", "mean"),
         ("i3d softmax logits", "i3d network logits", "mean"),
     }
-    scores = {item.result.name: item.score.accuracy for item in found.scored}
-    assert {(item.head, item.source): item.alone for item in found.importance} == {
-        (head, source): scores[f"{source} {row} logits"]
-        for head, row in (("mean", "network"), ("softmax", "softmax"))
-        for source in ("c3d", "i3d")
-    }
-    assert latex_table(found).count(r"\midrule") == 3
-    detailed = {item.result.name for item in detailed_results(found)}
-    assert detailed >= {"i3d softmax logits", "c3d+i3d mean logits"}
-    marks = [line.get_marker() for line in accuracy_figure(found).axes[0].lines if line.get_marker() in "sDo"]
-    assert marks == list("ssDDoo")
+    assert [rows[0].head for rows in evaluation.importance_by_head] == ["softmax", "mean"]
 
 
-def test_ties_of_the_best_single_source_go_by_loss_then_by_name(make_run: MakeRun) -> None:
+def test_a_tie_of_the_best_single_source_goes_by_name(make_run: MakeRun) -> None:
     """It may be a network's result or a head's."""
     run = make_run()
-    network = run.results[0]
-    sharper = network.probabilities**1.01 / (network.probabilities**1.01).sum(axis=1, keepdims=True)
-    loss = [float(metrics.log_loss(np.arange(36) // 2 % 3, p)) for p in (network.probabilities, sharper)]
-    rows = (network, replace(network, head="softmax", probabilities=sharper), run.results[2])
-    (test, *_) = evaluate_run(replace(run, results=rows), draws=20).paired
-    assert test.against == ("c3d softmax logits" if loss[1] < loss[0] else "c3d network logits")
-    rows = (network, replace(network, head="a head"), run.results[2])
+    rows = (run.results[0], replace(run.results[0], head="a head"), run.results[2])
     assert evaluate_run(replace(run, results=rows), draws=20).paired[0].against == "c3d a head logits"
 
 
@@ -117,3 +95,55 @@ def test_evaluating_fits_nothing(make_run: MakeRun, tmp_path: Path) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
     )
     assert "LOADED []" in done.stdout and "c3d+i3d" in done.stdout
+
+
+def test_class_scores_equal_scikit_learn() -> None:
+    """Precision, recall and F1 of each class; NaN where a class is never predicted, or never true."""
+    labels, p = np.array([0, 0, 1, 1, 3]), np.eye(4)[[0, 1, 1, 1, 0]]
+    wanted = sk.precision_recall_fscore_support(
+        labels, p.argmax(axis=1), labels=range(4), zero_division=np.nan
+    )
+    for index, one in enumerate(class_scores(labels, p, tuple("abcd"))):
+        numbers = (one.precision, one.recall, one.f1, one.clips)
+        np.testing.assert_allclose(numbers, [column[index] for column in wanted], atol=1e-12)
+
+
+def test_calibration_shows_the_effect_of_scaling() -> None:
+    """From overconfident to calibrated probabilities loss and error fall, to the error of a perfect model."""
+    random = np.random.default_rng(0)
+    p = random.dirichlet(np.ones(4) / 2, 2000)
+    labels = (random.random((2000, 1)) > p.cumsum(axis=1)[:, :-1]).sum(axis=1)
+    sharp = p**3 / (p**3).sum(axis=1, keepdims=True)
+    result = Result(("c3d",), "softmax", "logits", p, unscaled=sharp, temperatures=(3, 3.0))
+    scaling = calibration(labels, result, draws=300)
+    assert scaling is not None and scaling.temperatures == (3.0, 3.0)
+    assert scaling.log_loss_after < scaling.log_loss_before and scaling.ece_after < scaling.ece_before / 2
+    assert scaling.ece_after < 1.2 * scaling.ece_if_perfect_high
+    assert scaling.ece_if_perfect < scaling.ece_if_perfect_high
+    assert scaling == calibration(labels, result, draws=300)
+
+
+def predict_class_0(right: np.ndarray) -> np.ndarray:
+    """Probabilities [..., 2] of label 0, correct where `right`."""
+    return np.stack([right, ~right], axis=-1).astype(float)
+
+
+def test_the_interval_of_repeats_is_nadeau_and_bengios() -> None:
+    """Three plans of four folds of five: variance (1/12 + 5/15) s^2, 11 degrees of freedom."""
+    random = np.random.default_rng(0)
+    right = random.random((3, 20)) < 0.6
+    folds = np.stack([random.permutation(20) % 4 for _ in range(3)])
+    repeated = repeated_score(np.zeros(20, dtype=int), predict_class_0(right), folds)
+    means = np.array([right[plan][folds[plan] == fold].mean() for plan in range(3) for fold in range(4)])
+    reach = t.ppf(0.975, 11) * np.sqrt((1 / 12 + 1 / 3) * means.var(ddof=1))
+    assert (repeated.repeats, repeated.accuracy) == (3, pytest.approx(means.mean()))
+    assert repeated.spread == pytest.approx(right.mean(axis=1).std(ddof=1))
+    assert repeated.ci95.ends == pytest.approx((means.mean() - reach, means.mean() + reach))
+
+
+def test_one_plan_has_no_spread_and_an_interval_within_the_scale() -> None:
+    """A single plan of two folds has a wide interval, limited to 0 and 1; equal folds have none."""
+    labels, folds = np.zeros(4, dtype=int), np.array([[0, 0, 1, 1]])
+    repeated = repeated_score(labels, predict_class_0(np.array([[True, False, True, True]])), folds)
+    assert repeated.repeats == 1 and np.isnan(repeated.spread) and repeated.ci95.ends == (0.0, 1.0)
+    assert not repeated_score(labels, predict_class_0(np.array([[True] * 4])), folds).ci95.known

@@ -13,7 +13,6 @@ from moodfuse.evaluate.intervals import (
     GroupDraws,
     Scale,
     bootstrap_intervals,
-    bootstrap_metrics,
     counted_groups,
     draw_groups,
     effective_groups,
@@ -24,27 +23,25 @@ from moodfuse.evaluate.intervals import (
 from moodfuse.evaluate.metrics import METRICS
 from moodfuse.evaluate.paired import paired_tests
 from moodfuse.evaluate.selection import corrected_best
-from moodfuse.evaluate.shapley import source_importance
 
 Simulations = dict[str, Any]
 
 
-@pytest.mark.parametrize(("groups", "clips"), [(52, 1), (36, 2), (131, 1)])
-@pytest.mark.parametrize("truth", [0.6, 0.86])
+@pytest.mark.parametrize(("groups", "clips", "truth"), [(52, 1, 0.86), (36, 2, 0.6)])
 def test_intervals_of_accuracy_cover(simulations: Simulations, groups: int, clips: int, truth: float) -> None:
-    """92 to 98 % of the intervals of accuracy cover the true value, within the noise of 300 data sets."""
+    """92 to 98 % of the intervals of accuracy cover the true value, within the noise of 300 datasets."""
     layout = simulations["Layout"].equal(groups, clips)
     accuracy, macro_f1 = simulations["interval_rows"](layout, truth, sets=300, draws=500)
     assert 0.90 <= accuracy.figure <= 0.995 and macro_f1.figure > 0.9
 
 
-@pytest.mark.parametrize("number", range(3))
-@pytest.mark.parametrize("truth", [0.6, 0.86])
-def test_intervals_over_unequal_groups_cover(simulations: Simulations, number: int, truth: float) -> None:
+def test_intervals_over_unequal_groups_cover(simulations: Simulations) -> None:
     """At least 90 % where one group holds a third of the clips, two a half, or sizes fall with the rank."""
-    layout = simulations["Layout"](*list(simulations["UNEQUAL"].items())[number])
-    (accuracy,) = simulations["interval_rows"](layout, truth, sets=400, draws=500)
-    assert accuracy.figure >= 0.9
+    for name, sizes in simulations["UNEQUAL"].items():
+        (accuracy,) = simulations["interval_rows"](
+            simulations["Layout"](name, sizes), 0.6, sets=400, draws=300
+        )
+        assert accuracy.figure >= 0.9, name
 
 
 def test_the_effective_number_of_groups_is_kishs() -> None:
@@ -58,7 +55,7 @@ def test_the_effective_number_of_groups_is_kishs() -> None:
 
 
 def test_unequal_groups_widen_every_interval() -> None:
-    """Metrics, a paired difference, the corrected best, a Shapley value: each is wider than with the plain number."""
+    """Metrics, a paired difference, the corrected best."""
     random = np.random.default_rng(0)
     labels, member = np.arange(60) % 2, np.repeat(np.arange(20), (20, 20, 2, 2, *[1] * 16))
     table = {name: np.eye(2)[np.where(random.random(60) < 0.7, labels, 1 - labels)] for name in "ab"}
@@ -66,15 +63,9 @@ def test_unequal_groups_widen_every_interval() -> None:
 
     def widths(draws: GroupDraws) -> list[float]:
         (test,) = paired_tests(labels, table, draws, pairs=[("a", "b", "mean")])
-        ways = {(("a",), "network", "logits"): table["a"], (("b",), "network", "logits"): table["b"]}
-        importance = source_importance(labels, {**ways, (("a", "b"), "mean", "logits"): table["b"]}, draws)
-        found = [
-            *bootstrap_intervals(labels, table["a"], draws).values(),
-            test.interval,
-            importance[0].shapley_ci95,
-        ]
-        found.append(corrected_best(labels, table, draws).corrected_ci95)
-        return [ends.high - ends.low for ends in found]
+        ends = [*bootstrap_intervals(labels, table["a"], draws).values(), test.interval]
+        ends.append(corrected_best(labels, table, draws).corrected_ci95)
+        return [one.high - one.low for one in ends]
 
     narrow = widths(Equal(drawn.member, drawn.counts))
     assert all(wide > 1.02 * other for wide, other in zip(widths(drawn), narrow, strict=True))
@@ -89,7 +80,7 @@ class Equal(GroupDraws):
 
 
 def test_draws_count_whole_groups() -> None:
-    """Each draw holds as many groups as there are, clips of one group equally often, and a seed repeats it."""
+    """Each draw holds as many groups as there are, and a seed repeats it."""
     groups = ["b", "a", "b", "c"]
     drawn = draw_groups(groups, draws=50, seed=3)
     weights = np.concatenate(list(drawn.weights()))
@@ -99,19 +90,18 @@ def test_draws_count_whole_groups() -> None:
     np.testing.assert_allclose(drawn.means(values), weights @ values / weights.sum(axis=1, keepdims=True))
 
 
-def test_draws_of_metrics_are_metrics_of_draws() -> None:
+def test_an_interval_is_that_of_the_metrics_of_the_draws() -> None:
     """A draw's metrics are those of its clips, each as often as its group was drawn."""
     random = np.random.default_rng(0)
     labels, groups = random.integers(0, 3, 30), np.arange(30) // 2
     p = random.dirichlet(np.ones(3), 30)
-    drawn = draw_groups(groups.tolist(), draws=5)
-    found = bootstrap_metrics(labels, p, drawn)
-    for row in range(5):
-        rows = np.repeat(np.arange(30), drawn.counts[row, drawn.member])
-        for name, metric in METRICS.items():
-            exact = 1e-6 if name == "auc" else 1e-12  # areas of draws are summed in float32
-            truth = float(metric(labels[rows], p[rows]))  # type: ignore[operator]
-            assert found[name][row] == pytest.approx(truth, abs=exact)
+    drawn = draw_groups(groups.tolist(), draws=20)
+    ends = bootstrap_intervals(labels, p, drawn)
+    rows = [np.repeat(np.arange(30), counts[drawn.member]) for counts in drawn.counts]
+    for name in ("accuracy", "macro_f1", "auc"):
+        values = np.array([float(METRICS[name](labels[row], p[row])) for row in rows])  # type: ignore[operator]
+        wanted = interval(float(METRICS[name](labels, p)), values, 15)  # type: ignore[operator]
+        assert ends[name].ends == pytest.approx(wanted.ends, abs=1e-6)  # areas are summed in float32
 
 
 def test_intervals_stay_on_their_scale() -> None:
@@ -128,7 +118,7 @@ def test_intervals_stay_on_their_scale() -> None:
 
 
 def test_the_interval_of_a_loss_is_limited_by_the_largest_loss() -> None:
-    """With few groups, one of them certainly wrong, the upper end is finite, at most 36 nats, and above the loss."""
+    """With few groups, one of them certainly wrong, the upper end is at most 36 nats."""
     labels = np.array([0, 0, 1])
     p = np.array([[1 - 1e-9, 1e-9], [1 - 1e-9, 1e-9], [1.0, 0.0]])
     with np.errstate(over="raise", divide="raise", invalid="raise"):
@@ -140,7 +130,7 @@ def test_the_interval_of_a_loss_is_limited_by_the_largest_loss() -> None:
 
 
 def test_equal_draws_give_the_interval_of_agreeing_groups() -> None:
-    """All correct, all wrong, or half correct in every group: the interval has the width of Clopper and Pearson."""
+    """All correct, all wrong, or half correct in every group: the width is Clopper and Pearson's."""
     unseen = 1 - 0.025 ** (1 / 10)
     for estimate, wanted in (
         (1.0, (1 - unseen, 1.0)),
@@ -151,25 +141,8 @@ def test_equal_draws_give_the_interval_of_agreeing_groups() -> None:
         assert (ends.low, ends.high) == pytest.approx(wanted)
 
 
-def test_constant_losses_have_a_width_only_where_labels_matter() -> None:
-    """Uniform probabilities lose the same on any clip; certain ones could lose 36 nats on an unseen clip."""
-    labels, drawn = np.arange(12) % 3, draw_groups(range(12), draws=50)
-    flat = bootstrap_intervals(labels, np.full((12, 3), 1 / 3), drawn)["log_loss"]
-    assert (flat.low, flat.high) == pytest.approx((np.log(3), np.log(3)))
-    assert bootstrap_intervals(labels, np.eye(3)[labels], drawn)["log_loss"].high > 5
-
-
-def test_undefined_intervals() -> None:
-    """One group, or one draw, gives no interval."""
-    assert np.isnan(interval(0.5, np.array([0.4, 0.6]), 1).low)
-    assert np.isnan(interval(0.5, np.array([0.4]), 9).low)
-    labels = np.array([0, 1, 0])
-    found = bootstrap_intervals(labels, np.eye(2)[labels], draw_groups(["x"] * 3, draws=9))
-    assert all(np.isnan(ends.high) for ends in found.values())
-
-
 def test_fewer_than_two_effective_groups_have_no_interval() -> None:
-    """A hundred groups of which one holds nearly all clips: undefined, with a note."""
+    """With one group that holds nearly all clips, or a single draw, it is undefined, with a note."""
     member = np.repeat(np.arange(100), (901, *[1] * 99))
     labels = np.arange(1000) % 2
     found = score(
@@ -177,7 +150,8 @@ def test_fewer_than_two_effective_groups_have_no_interval() -> None:
     )
     assert np.isnan(found.accuracy_ci95.low) and np.isnan(found.log_loss_ci95.high)
     assert found.notes == ("100 groups (effective number 1.2): no interval can be computed",)
-    assert np.isnan(t_interval(0.5, 0.1, 1.9).low) and not np.isnan(t_interval(0.5, 0.1, 2).low)
+    assert not t_interval(0.5, 0.1, 1.9).known and t_interval(0.5, 0.1, 2).known
+    assert not interval(0.5, np.array([0.4]), 9).known
 
 
 def test_few_groups_are_warned_about_with_their_coverage() -> None:
@@ -190,10 +164,3 @@ def test_few_groups_are_warned_about_with_their_coverage() -> None:
     assert f"{SIMULATED[12]['log_loss']:.0%}".replace("%", " %") in warning
     unequal = str(few_groups_warning(40, 6.05))
     assert "only 40 groups (effective number 6):" in unequal and "of 6 equal groups" in unequal
-
-
-def test_the_table_of_few_groups_is_measured(simulations: Simulations) -> None:
-    """Six groups measured again, within the noise of 200 data sets."""
-    found = simulations["few_groups_coverage"](6, sets=200, draws=200)
-    for name, share in SIMULATED[6].items():
-        assert found[name] == pytest.approx(share, abs=0.06)

@@ -3,17 +3,13 @@
 import csv
 import io
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from moodfuse.cache.errors import UnknownNameError
-from moodfuse.cache.runs import Result, Run, write_run
-from moodfuse.cache.store import FeatureCache
+from moodfuse.cache.runs import Result, Run
 from moodfuse.evaluate import score
-from moodfuse.evaluate.cli import evaluate_command
 from moodfuse.evaluate.evaluation import evaluate_run
 from moodfuse.evaluate.published import (
     FUSION,
@@ -24,7 +20,8 @@ from moodfuse.evaluate.published import (
     comparison_csv,
     find_published,
 )
-from moodfuse.evaluate.report.terminal import print_comparison
+from moodfuse.evaluate.report.text import print_comparison
+from tests.evaluate.conftest import build_run
 
 CLASSES = ("Excited", "Fear", "Neutral", "Relaxation", "Sad", "Tension")
 FOUR = ("c3d", "i3d", "onedmcnn", "twodmcnn")
@@ -43,29 +40,17 @@ def own(*sources: str) -> list[Key]:
     return [((source,), "network", "logits") for source in sources]
 
 
-def make_run(results: list[Key], classes: tuple[str, ...] = CLASSES, clips: int = 30) -> Run:
-    """Clips in turn of each class, and random probabilities for each result."""
+def make_run(keys: list[Key], classes: tuple[str, ...] = CLASSES) -> Run:
+    """Random probabilities for each result."""
     rng = np.random.default_rng(0)
-    return Run(
-        name="run-1",
-        protocol="no-crossfit",
-        classes=classes,
-        ids=tuple(f"clip-{number}" for number in range(clips)),
-        labels=tuple(classes[number % len(classes)] for number in range(clips)),
-        groups=tuple(f"group-{number}" for number in range(clips)),
-        folds=tuple(number % 3 for number in range(clips)),
-        fold_count=3,
-        seed=0,
-        recipes=(),
-        results=tuple(Result(*key, rng.dirichlet(np.ones(len(classes)), clips)) for key in results),
-    )
+    results = tuple(Result(*key, rng.dirichlet(np.ones(len(classes)), 36)) for key in keys)
+    return replace(build_run(classes=classes), results=results, missing=(), repeat_folds=())
 
 
-def compared(results: list[Key], classes: tuple[str, ...] = CLASSES) -> Comparison:
+def compared(keys: list[Key], classes: tuple[str, ...] = CLASSES) -> Comparison:
     """A run of these results compared with the paper."""
-    return compare_with(
-        evaluate_run(make_run(results, classes), draws=50), find_published("zhou2022"), cache="work"
-    )
+    evaluation = evaluate_run(make_run(keys, classes), draws=50)
+    return compare_with(evaluation, find_published("zhou2022"), cache="work")
 
 
 def ours(comparison: Comparison, table: str) -> list[tuple[ComparedRow, Result]]:
@@ -74,106 +59,85 @@ def ours(comparison: Comparison, table: str) -> list[tuple[ComparedRow, Result]]
 
 
 def test_the_published_matrix_contradicts_its_table() -> None:
-    """Its 503 clips have 419 on the diagonal: 0.833 and macro F1 0.835, not the stated 0.86 and 0.88; a note has it."""
-    found = compared(own("c3d"))
-    theirs = found.matrices[0]
-    assert (theirs.who, theirs.clips, theirs.accuracy) == ("zhou2022", found.published.clips, 419 / 503)
-    cells = np.array(found.published.matrix)
-    y_true, y_pred = (
-        np.repeat(np.repeat(np.arange(6), 6), cells.ravel()),
-        np.repeat(np.tile(np.arange(6), 6), cells.ravel()),
-    )
-    computed = score(y_true, np.eye(6)[y_pred], classes=found.published.classes)
+    """Its 503 clips have 419 on the diagonal: 0.833 and macro F1 0.835, as a note says."""
+    comparison = compared(own("c3d"))
+    published, theirs = comparison.published, comparison.matrices[0]
+    assert (theirs.who, theirs.clips, theirs.accuracy) == ("zhou2022", published.clips, 419 / 503)
+    cells = np.repeat(np.arange(36), np.ravel(published.matrix))
+    computed = score(cells // 6, np.eye(6)[cells % 6], classes=published.classes, draws=5)
     assert (round(computed.accuracy, 3), round(computed.macro_f1, 3)) == (0.833, 0.835)
-    text = "503 clips with 419 on the diagonal, gives accuracy 0.833, not the stated 0.86, and macro F1 0.835, not the"
-    assert any(text in note for note in found.notes)
+    assert published.fusions[published.matrix_of] == {"accuracy": 0.86, "macro_f1": 0.88, "auc": 0.99}
+    text = "503 clips with 419 on the diagonal, gives accuracy 0.833, not the stated 0.86"
+    assert any(text in note for note in comparison.notes)
 
 
 def test_networks_are_compared_with_their_optimizer() -> None:
     """A recipe that repeats an optimizer fills its row, old names too; other recipes have their own rows."""
-    found = compared(
-        own("c3d@zhou2022-adam", "twodmcnn@zhou2022", "twodmcnn@seed-sgd", "c3d", "i3d@mine", "clip-vit")
-    )
-    assert [(row.networks[0], row.optimizer, result.sources[0]) for row, result in ours(found, NETWORKS)] == [
+    sources = ("c3d@zhou2022-adam", "twodmcnn@zhou2022", "twodmcnn@seed-sgd", "c3d", "i3d@mine", "clip-vit")
+    comparison = compared(own(*sources))
+    assert [
+        (row.networks, row.optimizer, result.sources[0]) for row, result in ours(comparison, NETWORKS)
+    ] == [
         ("c3d", "adam", "c3d@zhou2022-adam"),
         ("twodmcnn", "sgd", "twodmcnn@zhou2022"),
         ("twodmcnn", "sgd", "twodmcnn@seed-sgd"),
         ("c3d", "", "c3d"),
         ("i3d", "", "i3d@mine"),
     ]
-    rows = [row for row in found.rows if row.table == NETWORKS and row.published]
-    assert len({(row.networks, row.optimizer) for row in rows}) == 8
-    assert all(
-        (row.published is None) == (row.optimizer == "") for row in found.rows if row.table == NETWORKS
-    )
+    rows = [row for row in comparison.rows if row.table == NETWORKS]
+    assert len({(row.networks, row.optimizer) for row in rows if row.published}) == 8
+    assert all((row.published is None) == (row.optimizer == "") for row in rows)
 
 
 def test_fusions_are_not_selected_by_score() -> None:
-    """A recipe with softmax on embeddings shows only that, even if others score more; another shows all it has."""
-    heads = [("mean", "logits"), PAPER_HEAD, ("softmax", "logits")]
-    pairs = {recipe: under(recipe, PAIR) if recipe else PAIR for recipe in ("", "zhou2022", "zhou2022-sgd")}
-    found = compared([(pairs[recipe], *head) for recipe in reversed(pairs) for head in heads[recipe != "" :]])
-    assert [(item.sources, item.head, item.level) for _, item in ours(found, FUSION)] == [
-        (sources, *PAPER_HEAD) for sources in pairs.values()
+    """A recipe with softmax on embeddings shows only that; another shows all it has."""
+    adam, sgd = under("zhou2022-adam", PAIR), under("zhou2022-sgd", PAIR)
+    keys = [(sgd, "softmax", "logits"), (sgd, "mean", "logits")]
+    keys += [(sources, *head) for sources in (adam, PAIR) for head in (PAPER_HEAD, ("softmax", "logits"))]
+    assert [(r.sources, r.head, r.level) for _, r in ours(compared(keys), FUSION)] == [
+        (PAIR, *PAPER_HEAD),
+        (adam, *PAPER_HEAD),
+        (sgd, "softmax", "logits"),
+        (sgd, "mean", "logits"),
     ]
-    found = compared(
-        [(pairs["zhou2022-sgd"], *heads[2]), (pairs["zhou2022-sgd"], *heads[0]), (PAIR, *PAPER_HEAD)]
-    )
-    assert [(item.sources, item.head) for _, item in ours(found, FUSION)] == [
-        (PAIR, "softmax"),
-        (pairs["zhou2022-sgd"], "softmax"),
-        (pairs["zhou2022-sgd"], "mean"),
-    ]
-
-
-def test_mixed_recipes_are_left_out_with_a_note() -> None:
-    """Networks under different recipes are compared with no published fusion."""
-    found = compared(
-        [(("c3d", "twodmcnn@zhou2022"), *PAPER_HEAD), (("c3d", "clip-vit@zhou2022"), *PAPER_HEAD)]
-    )
-    assert not ours(found, FUSION)
-    assert any("mix recipes are left out: 1, such as c3d+twodmcnn@zhou2022" in note for note in found.notes)
 
 
 def test_missing_rows_name_their_commands() -> None:
-    """A recipe without any network is extracted whole, else by source; without missing rows there is no command."""
+    """`extract` for the recipes with missing networks; without missing rows there is no command."""
     fuse = "moodfuse fuse --cache work --combine zhou2022 --head softmax --level embedding"
-    assert compared(own(*under("zhou2022-adam", FOUR[:3]), "c3d")).commands == (
-        "moodfuse extract DATA --cache work --source twodmcnn@zhou2022-adam",
+    assert compared(own(*under("zhou2022-adam"), "c3d")).commands == [
         "moodfuse extract DATA --cache work --recipe zhou2022-sgd",
         fuse,
-    )
+    ]
     networks = own(*under("zhou2022-adam"), *under("zhou2022-sgd"))
-    assert compared(networks).commands == (fuse,)
-    fusions = [(under("zhou2022-adam", item), *PAPER_HEAD) for item in find_published("zhou2022").fusions]
-    full = compared(networks + fusions)
-    assert full.commands == () and all(row.ours for row in full.rows) and len(full.rows) == 13
+    assert compared(networks).commands == [fuse]
+    fusions = find_published("zhou2022").fusions
+    full = compared(
+        networks + [(under("zhou2022-adam", tuple(names.split("+"))), *PAPER_HEAD) for names in fusions]
+    )
+    assert full.commands == [] and all(row.ours for row in full.rows) and len(full.rows) == 13
 
 
 def test_our_matrices_have_the_published_class_axis() -> None:
     """There is one for each recipe, ignoring case; a run of other classes has a note instead."""
-    head = [
+    keys: list[Key] = [
         (FOUR, *PAPER_HEAD),
         (under("zhou2022"), "mean", "logits"),
         (under("zhou2022"), "softmax", "logits"),
     ]
-    turned = ("Tension", "excited", "fear", "neutral", "relaxation", "sad")
-    same, moved = compared(head), compared(head, turned)
-    assert [matrix.how for matrix in same.matrices[1:]] == [
-        "softmax/embedding, default",
-        "mean/logits, zhou2022",
-    ]
-    counts = evaluate_run(make_run(head, turned), draws=1).scored[0].score.confusion_matrix
-    assert moved.matrices[1].counts == tuple(map(tuple, np.roll(counts, (-1, -1), axis=(0, 1)).tolist()))
-    assert moved.matrices[1].clips == 30
-    other = compared(head, ("a", "b", "c", "d", "e", "f"))
+    matrices = compared(keys).matrices
+    assert [matrix.how for matrix in matrices[1:]] == ["softmax/embedding, default", "mean/logits, zhou2022"]
+    moved = compared(keys, ("Tension", "excited", "fear", "neutral", "relaxation", "sad"))
+    counts = moved.evaluation.scored[0].score.confusion_matrix
+    assert moved.matrices[1].counts == np.roll(counts, (-1, -1), axis=(0, 1)).tolist()
+    other = compared(keys, ("a", "b", "c", "d", "e", "f"))
     assert len(other.matrices) == 1 and any("other classes than zhou2022" in note for note in other.notes)
 
 
 def test_the_csv_has_each_row_once() -> None:
-    """It has every published row and every one of ours, with their numbers of clips."""
-    head = [(FOUR, "softmax", "logits"), (FOUR, "mean", "logits"), *own("c3d", "i3d@zhou2022-sgd")]
-    text = comparison_csv(compared(head))
+    """Every published row and every one of ours; unknown numbers are empty."""
+    keys = [(FOUR, "softmax", "logits"), (FOUR, "mean", "logits"), *own("c3d", "i3d@zhou2022-sgd")]
+    text = comparison_csv(compared(keys))
     assert text.splitlines()[0] == (
         "table,optimizer,sources,who,protocol,recipe,head,level,clips,accuracy,low,high,macro_f1,auc"
     )
@@ -181,77 +145,40 @@ def test_the_csv_has_each_row_once() -> None:
     theirs = [row for row in rows if row["who"] == "zhou2022"]
     assert len(theirs) == 13 and {row["clips"] for row in theirs} == {"503"}
     mine = [row for row in rows if row["who"] == "ours"]
-    assert {row["clips"] for row in mine} == {"30"} and all(row["low"] <= row["accuracy"] for row in mine)
+    assert {row["clips"] for row in mine} == {"36"} and all(row["low"] <= row["accuracy"] for row in mine)
     assert [(row["table"], row["optimizer"], row["recipe"], row["head"]) for row in mine] == [
         ("networks", "sgd", "zhou2022-sgd", "network"),
         ("networks", "", "default", "network"),
         ("fusion", "", "default", "softmax"),
         ("fusion", "", "default", "mean"),
     ]
+    alone = evaluate_run(replace(make_run(own("c3d")), groups=("one",) * 36), draws=5)
+    text = comparison_csv(compare_with(alone, find_published("zhou2022")))
+    (row,) = [row for row in csv.DictReader(io.StringIO(text)) if row["who"] == "ours"]
+    assert row["low"] == row["high"] == "" and row["accuracy"]
 
-    run = make_run(own("c3d"))
-    lone = compare_with(evaluate_run(replace(run, groups=("one",) * 30), draws=5), find_published("zhou2022"))
-    (mine,) = [row for row in csv.DictReader(io.StringIO(comparison_csv(lone))) if row["who"] == "ours"]
-    assert mine["low"] == mine["high"] == "" and mine["accuracy"]
 
-
-@pytest.mark.parametrize("width", [80, 100, 160])
-def test_tables_lose_no_number(
-    width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_the_terminal_shows_every_number(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No line is longer than 100 columns, or the terminal if that is wider, and every interval is complete."""
-    monkeypatch.setenv("COLUMNS", str(width))
-    recipes = ("zhou2022-adam", "a-recipe-with-a-long-name")
-    found = compared(
-        [(under(recipe), "lightgbm", "embedding") for recipe in recipes] + own(*FOUR, *under("zhou2022-adam"))
-    )
-    print_comparison(found)
+    """On a narrow terminal, too, and with the names of the recipes."""
+    monkeypatch.setenv("COLUMNS", "80")
+    recipes = ("zhou2022-adam", "another-recipe")
+    keys = [(under(recipe), "lightgbm", "embedding") for recipe in recipes]
+    comparison = compared(keys + own(*FOUR, *under("zhou2022-adam")))
+    print_comparison(comparison)
     shown = capsys.readouterr().out
-    assert max(map(len, shown.partition("note: ")[0].splitlines())) <= max(100, width) and "…" not in shown
-    assert shown.count("lightgbm/embedding") == 4
-    for row in found.rows:
+    assert "zhou2022 on 503 clips, ours on 36" in shown and "…" not in shown
+    assert shown.count("lightgbm/embedding") == 2 and all(recipe in shown for recipe in recipes)
+    assert "c3d+i3d+onedmcnn+twodmcnn " in shown
+    for row in comparison.rows:
         if row.ours is not None:
-            interval = row.ours.score.accuracy_ci95
-            assert f"{row.ours.score.accuracy:.2f} [{interval.low:.2f}, {interval.high:.2f}]" in shown
+            total = row.ours.score
+            assert f"{total.accuracy:.2f} {total.accuracy_ci95.shown()}" in shown
 
 
-def test_every_file_of_a_leaky_report_is_marked(tmp_path: Path) -> None:
-    """Tables, page and figures, the comparison too, have LEAKY in their text or name."""
-    cache = FeatureCache(tmp_path / "cache", create=True)
-    run = replace(make_run([(FOUR, "softmax", "logits")]), name="leaky-1", protocol="leaky")
-    write_run(cache, run)
-    call = ["--cache", str(cache.path), "--compare", "zhou2022", "--draws", "20"]
-    call += ["--output", str(tmp_path / "out")]
-    done = CliRunner().invoke(evaluate_command, call, catch_exceptions=False)
-    assert done.exit_code == 0 and "compared with LEAKY run leaky-1" in done.output
-    files = sorted((tmp_path / "out").iterdir())
-    assert len(files) > 8 and (tmp_path / "out" / "comparison-zhou2022-LEAKY.csv") in files
-    assert all("LEAKY" in file.name or "LEAKY" in file.read_text(encoding="utf-8") for file in files)
-
-
-def test_the_command_prints_and_writes_the_comparison(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`--compare zhou2022` adds a CSV file and leaves metrics.json alone; `seed` is accepted with a notice."""
-    monkeypatch.setattr("moodfuse.evaluate.report.draw_figures", lambda *_: iter(()))
-    cache = FeatureCache(tmp_path / "work", create=True)
-    write_run(cache, make_run([(FOUR, *PAPER_HEAD), *own("c3d@zhou2022-sgd")]))
-    plain, report = tmp_path / "plain", cache.path / "runs" / "run-1" / "report"
-    common = ["--cache", str(cache.path), "--draws", "50"]
-    for options in (["--output", str(plain)], ["--compare", "zhou2022"], ["--compare", "seed"]):
-        done = CliRunner().invoke(evaluate_command, [*common, *options], catch_exceptions=False)
-        assert done.exit_code == 0
-        assert ("--compare seed is now called zhou2022" in done.stderr) == ("seed" in options)
-    texts = ("zhou2022 on 503 clips, ours on 30", "zhou2022-sgd", "0.833", f"fuse --cache {cache.path}")
-    assert all(text in done.output for text in (*texts, "comparison-zhou2022.csv"))
-    assert (plain / "metrics.json").read_bytes() == (report / "metrics.json").read_bytes()
-    added = {item.name for item in report.iterdir()} - {item.name for item in plain.iterdir()}
-    assert added == {"comparison-zhou2022.csv"}
-
-
-def test_an_unknown_comparison_lists_the_known() -> None:
-    """It is refused before the cache is read."""
+def test_an_unknown_comparison_lists_the_known(caplog: pytest.LogCaptureFixture) -> None:
+    """The old name of a comparison gives a warning."""
     with pytest.raises(UnknownNameError, match="unknown comparison 'other'; known: zhou2022"):
-        CliRunner().invoke(
-            evaluate_command, ["--cache", "nowhere", "--compare", "other"], catch_exceptions=False
-        )
+        find_published("other")
+    assert find_published("seed").name == "zhou2022" and "--compare seed is now called" in caplog.text

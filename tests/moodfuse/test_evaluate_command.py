@@ -1,11 +1,20 @@
-"""`moodfuse evaluate` reports a run or tests a model, and refuses options of the other mode."""
+"""`moodfuse evaluate` reports a run or tests a model, and accepts only the options of that mode."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from moodfuse.cache.errors import InputError
+from moodfuse.cache.runs import Run, write_run
+from moodfuse.cache.store import FeatureCache
 from moodfuse.cli import main
+from moodfuse.evaluate_command import choose_runs, evaluate_command
+from tests.evaluate.conftest import build_run
 
+MakeRun = Callable[..., Run]
 OF_A_RUN, OF_A_MODEL = ["--cache", "none"], ["--model", "none", "test.csv"]
 
 
@@ -20,21 +29,67 @@ def evaluate(*arguments: str) -> int:
     [
         ([*OF_A_RUN, "--group-pattern", "x"], "--group-pattern belongs to --model"),
         ([*OF_A_RUN, "--jobs", "2"], "--jobs belongs to --model"),
-        ([*OF_A_RUN, "--device", "cpu"], "--device belongs to --model"),
         ([*OF_A_MODEL, "--run", "run-1"], "--run belongs to --cache"),
-        ([*OF_A_MODEL, "--compare", "zhou2022"], "--compare belongs to --cache"),
         ([*OF_A_MODEL, "--inflation"], "--inflation belongs to --cache"),
-        ([*OF_A_MODEL, "--no-thumbnails"], "--no-thumbnails belongs to --cache"),
+        ([*OF_A_RUN, *OF_A_MODEL], "give --cache DIR for the report of a run, or --model DIR and DATA"),
+        (OF_A_MODEL[:2], "give --cache DIR for the report of a run, or --model DIR and DATA"),
     ],
 )
-def test_options_of_the_other_mode_are_refused(arguments: list[str], message: str, capfd) -> None:
+def test_options_of_the_other_mode_are_errors(
+    arguments: list[str], message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     """The message names the option and its mode, also where it has its default value."""
     assert evaluate(*arguments) == 2
     assert message in " ".join(capfd.readouterr().err.split())
 
 
-def test_an_option_in_a_file_is_given_as_well(tmp_path: Path, capfd) -> None:
+def test_an_option_in_a_file_is_given_as_well(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """An option set in a --config file counts like a flag."""
     (tmp_path / "evaluate.toml").write_text("jobs = 4\n")
     assert evaluate("--config", str(tmp_path / "evaluate.toml"), *OF_A_RUN) == 2
     assert "--jobs belongs to --model" in capfd.readouterr().err
+
+
+def test_the_report_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It prints the page's path; `--compare` adds a file, and changes no other."""
+    monkeypatch.setattr("moodfuse.evaluate.report.draw_figures", lambda *_: [])
+    monkeypatch.setattr("moodfuse.evaluate.report.read_thumbnails", lambda *_: {0: "data:image/jpeg;base64,"})
+    work = FeatureCache(tmp_path / "work", create=True)
+    write_run(work, build_run())
+    outputs = []
+    for options in ([], ["--no-thumbnails", "--compare", "zhou2022"]):
+        output = work.path / "runs" / "one" / "report" if not options else tmp_path / "output"
+        arguments = ["--cache", str(work.path), "--draws", "40", *options]
+        arguments += ["--output", str(output)] if options else []
+        done = CliRunner().invoke(evaluate_command, arguments, catch_exceptions=False)
+        assert done.exit_code == 0 and done.output.splitlines()[-1] == f"page: {output / 'report.html'}"
+        outputs.append({file.name: file.read_text("utf-8") for file in output.iterdir()})
+    assert outputs[1].keys() - outputs[0].keys() == {"comparison-zhou2022.csv"}
+    assert ["data:image/jpeg" in files["report.html"] for files in outputs] == [True, False]
+    assert outputs[0]["metrics.json"] == outputs[1]["metrics.json"]
+    assert f"moodfuse fuse --cache {work.path}" in done.output
+
+
+def test_an_unknown_run_lists_the_known(tmp_path: Path) -> None:
+    """The message has their names."""
+    work = FeatureCache(tmp_path / "work", create=True)
+    write_run(work, build_run())
+    with pytest.raises(InputError, match="has no run 'two'; it has: one"):
+        choose_runs(work, "two", inflation=False)
+
+
+def test_inflation_uses_the_newest_run_of_each_kind(tmp_path: Path) -> None:
+    """Runs that cannot be read are skipped; the message has the commands for a missing leaky run."""
+    work = FeatureCache(tmp_path / "work", create=True)
+    write_run(work, replace(build_run(), name="run-1"))
+    with pytest.raises(InputError, match="extract DATA .* --leaky, then moodfuse fuse .* --protocol leaky"):
+        choose_runs(work, None, inflation=True)
+    for name, protocol in (("old", "leaky"), ("second", "crossfit"), ("new", "leaky"), ("damaged", "leaky")):
+        write_run(work, replace(build_run(protocol=protocol), name=name))
+    (work.path / "runs" / "damaged" / "run.json").write_text("{")
+    for name, wanted in ((None, "second"), ("run-1", "run-1")):
+        run, leaky = choose_runs(work, name, inflation=True)
+        assert leaky is not None and (run.name, leaky.name) == (wanted, "new")
+    with pytest.raises(InputError, match="'old' is leaky itself"):
+        choose_runs(work, "old", inflation=True)
+    assert choose_runs(work, None, inflation=False)[0].name == "new"

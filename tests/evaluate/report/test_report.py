@@ -1,0 +1,95 @@
+"""The files of a report: the published form, equal bytes, and LEAKY with every number of a leaky run."""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from moodfuse.cache.runs import Run, read_run, write_run
+from moodfuse.cache.store import FeatureCache
+from moodfuse.evaluate.evaluation import evaluate_run
+from moodfuse.evaluate.published import compare_with, find_published
+from moodfuse.evaluate.report import metrics_csv, metrics_values, write_report
+
+MakeRun = Callable[..., Run]
+METRICS = ("accuracy", "macro_f1", "auc", "log_loss", "ece")
+RESULT_KEYS = {"sources", "head", "level", "per_fold", "per_class", "calibration", "repeated", "complete"}
+RESULT_KEYS |= {"confusion_matrix", "notes"} | {f"{name}{end}" for name in METRICS for end in ("", "_ci95")}
+
+
+def test_a_run_gives_the_same_files_twice(make_run: MakeRun, tmp_path: Path) -> None:
+    """Read from a cache, a leaky run gives every file of a report with the same bytes, and each is marked."""
+    cache = FeatureCache(tmp_path / "work", create=True)
+    run = make_run(protocol="leaky", name="leaky-1")
+    write_run(cache, replace(run, results=run.results[3:]))
+    contents = []
+    for name in ("first", "second"):
+        evaluation = evaluate_run(read_run(cache), draws=50)
+        comparison = compare_with(evaluation, find_published("zhou2022"))
+        write_report(evaluation, tmp_path / name, comparison=comparison)
+        contents.append({file.name: file.read_bytes() for file in (tmp_path / name).iterdir()})
+    assert contents[0] == contents[1]
+    names = {"metrics.json", "metrics.csv", "report.md", "table.tex", "report.html"}
+    names |= {"comparison-zhou2022-LEAKY.csv", "accuracy-LEAKY.svg", "accuracy-LEAKY.png"}
+    assert names < set(contents[0])
+    assert all("LEAKY" in name or b"LEAKY" in content for name, content in contents[0].items())
+
+
+def test_metrics_json_has_the_published_form(make_run: MakeRun) -> None:
+    """It has every key of the schema, and matrices that sum to the clips."""
+    values = json.loads(json.dumps(metrics_values(evaluate_run(make_run(), draws=200)), allow_nan=False))
+    keys = {
+        "schema",
+        "run",
+        "classes",
+        "clips",
+        "groups",
+        "folds",
+        "protocol",
+        "results",
+        "headline",
+        "paired",
+    }
+    keys |= {"shapley", "missing", "commands", "versions", "recipes", "seed", "draws", "notes"}
+    assert set(values) == keys
+    assert (values["schema"], values["clips"], values["groups"], values["folds"]) == (1, 36, 18, 3)
+    assert values["missing"] == {"sound": 1} and values["versions"] == {"numpy": "2.4.6"}
+    assert any("corrected for the selection it is" in note for note in values["notes"])
+    assert {test["verdict"] for test in values["paired"]} <= {"better", "worse", "cannot tell"}
+    for result in values["results"]:
+        assert set(result) == RESULT_KEYS and result["complete"]["clips"] == 35
+        assert sum(map(sum, result["confusion_matrix"])) == 36
+        assert sum(fold["clips"] for fold in result["per_fold"]) == 36
+
+
+def test_inflation_keeps_its_keys_in_metrics_json(make_run: MakeRun) -> None:
+    """They are those of schema 1."""
+    evaluation = evaluate_run(
+        make_run(), draws=50, leaky=make_run(1, protocol="leaky", skill=0.9, name="leak")
+    )
+    values: dict = metrics_values(evaluation)["inflation"]  # type: ignore[assignment]
+    assert list(values) == ["honest_run", "leaky_run", "rows", "mean_points", "mean_points_ci95"]
+    assert (values["honest_run"], values["leaky_run"]) == ("one", "leak")
+    assert {tuple(row) for row in values["rows"]} == {("result", "honest", "leaky", "points", "points_ci95")}
+
+
+def test_only_the_best_result_is_corrected(make_run: MakeRun) -> None:
+    """metrics.csv has the corrected accuracy in one row, and repeats where there are any."""
+    evaluation = evaluate_run(make_run(), draws=200)
+    rows = list(csv.DictReader(io.StringIO(metrics_csv(evaluation))))
+    corrected = [f"{row['sources']} {row['head']} {row['level']}" for row in rows if row["corrected"]]
+    assert evaluation.headline is not None and corrected == [evaluation.headline.result]
+    assert [row["repeats"] for row in rows] == ["", "", "", "2"]
+    assert all(row["ece_ci95_low"] <= row["ece"] <= row["ece_ci95_high"] for row in rows)
+
+
+def test_a_leaky_run_is_marked_in_every_row(make_run: MakeRun) -> None:
+    """The mark is with every result in JSON and CSV."""
+    evaluation = evaluate_run(make_run(protocol="leaky"), draws=20)
+    values = metrics_values(evaluation)
+    assert values["leaky"] is True and str(values["notes"][0]).startswith("LEAKY")  # type: ignore[index]
+    assert all(result["notes"][0] == "LEAKY" for result in values["results"])  # type: ignore[attr-defined]
+    rows = list(csv.DictReader(io.StringIO(metrics_csv(evaluation))))
+    assert len(rows) == 4 and all(row["protocol"] == "LEAKY" and "LEAKY" in row["notes"] for row in rows)
