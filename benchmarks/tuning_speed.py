@@ -22,7 +22,7 @@ from side_by_side import PLAIN, Row, Side, matrix_rate, report
 
 from moodfuse.cache.media import Media
 from moodfuse.cache.recipe import Recipe
-from moodfuse.extract.embed import SourceWorker, make_network
+from moodfuse.extract.inference import SourceWorker, make_network
 from moodfuse.extract.networks.hardware import has_bfloat16
 from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
 from moodfuse.extract.training.fine_tune import optimizer_for, tune

@@ -78,7 +78,13 @@ class RecipeCommand(click.Command):
     "--weights", multiple=True, help="SOURCE=NAME|FILE of pretrained weights (moodfuse weights ls); repeat."
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-@click.option("--precision", default="auto", show_default=True, help="auto (fp32), fp32 or bf16.")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    default="auto",
+    show_default=True,
+    help="Number format of the networks; auto is fp32.",
+)
 @click.option(
     "--compile", "compiled", is_flag=True, help="Compile networks for embedding; takes minutes at the start."
 )
@@ -147,13 +153,9 @@ def extract_command(ctx: click.Context, data: Path, cache_path: Path, **options:
 
 def _settings(data: Path, cache_path: Path, options: Mapping[str, Any]) -> "ExtractSettings":
     from moodfuse.cache.planning import PlanChoice
-    from moodfuse.extract.recipe_files import PRECISIONS, RecipeChoice
+    from moodfuse.extract.recipe_files import RecipeChoice
     from moodfuse.extract.settings import DEFAULT_SOURCES, ExtractSettings, NetworkChoice
 
-    precision = options["precision"]
-    if precision not in PRECISIONS:
-        expected = ", ".join(PRECISIONS)
-        raise click.BadParameter(f"{precision!r}; expected one of {expected}", param_hint="--precision")
     depths = _pairs("--tune", options["tune"])
     recipes = RecipeChoice(
         recipe=options["recipe"],
@@ -161,7 +163,7 @@ def _settings(data: Path, cache_path: Path, options: Mapping[str, Any]) -> "Extr
         depths=depths,
         weights=_pairs("--weights", options["weights"]),
         device=options["device"],
-        precision=precision,
+        precision=options["precision"],
         compile=options["compiled"],
     )
     return ExtractSettings(

@@ -1,26 +1,26 @@
-"""`moodfuse check`: what a data set holds, which clips would be refused and why, and which are similar."""
+"""`moodfuse check`: what a dataset holds, which clips would be refused and why, and which are similar."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from moodfuse.cache.audits import Audit
+from moodfuse.cache.csv_rows import label_warnings
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.folds import join_groups
-from moodfuse.cache.labels import label_warnings
 from moodfuse.cache.planning import PlanChoice, next_plan
 from moodfuse.cache.records import Clip, ClipStatus
-from moodfuse.extract.dataset.duplicates import AuditedClip, audit_lines, audit_of, audited, fan_out_for
+from moodfuse.extract.dataset.duplicates import RULES, AuditedClip, audit_lines, fan_out_for, find_duplicates
 from moodfuse.extract.dataset.fingerprints import audio_marks, frame_marks
 from moodfuse.extract.dataset.ingest import hash_files, outcome_of, status_of
 from moodfuse.extract.dataset.scan import scan_data
-from moodfuse.extract.failures import Tally, refusal_lines
 from moodfuse.extract.media.container import MediaError, MediaFacts
 from moodfuse.extract.media.decode import DecodedClip
 from moodfuse.extract.media.limits import ReadingRules
 from moodfuse.extract.media.pool import DecodeRequest, ProbeRequest, decode_many, probe_many
 from moodfuse.extract.media.renditions import MEDIA_RULES
-from moodfuse.extract.progress import track
+from moodfuse.extract.progress import Tally, refusal_lines, track
 
 _FRAME_SIDE_PX = 64
 Result = DecodedClip | MediaFacts | MediaError
@@ -48,7 +48,7 @@ class CheckSettings:
 
 
 def check(settings: CheckSettings) -> Check:
-    """Read a data set as `extract` would, without storing anything; raises `InputError` where that would."""
+    """Read a dataset as `extract` would, without storing anything; raises `InputError` where that would."""
     scanned = scan_data(settings.data, group_pattern=settings.group_pattern, audio_files=settings.impute)
     clips = scanned.clips
     files = hash_files(clips)
@@ -63,12 +63,12 @@ def check(settings: CheckSettings) -> Check:
         if isinstance(result, DecodedClip):
             audio = audio_marks(result.waveform[: result.waveform_samples], fan_out=fan_out)
             frames = frame_marks(result.frames, result.frame_times_s - result.start_s)
-            compared.append(audited(status, audio, frames))
+            compared.append(AuditedClip(clip.id, status.group, status.file_sha256, audio, frames))
     refused = [status for status in statuses if not status.ok]
     lines = [*_clip_lines(statuses, settings), *(f"  WARNING {line}" for line in label_warnings(clips))]
     lines += _group_lines(statuses)
     if settings.decode:
-        lines += audit_lines(audit_of(compared))
+        lines += audit_lines(Audit(RULES, find_duplicates(compared)))
     lines += scanned.messages
     try:
         plan = next_plan((), statuses, PlanChoice(folds=settings.folds))
@@ -85,16 +85,14 @@ def _results(clips: Sequence[Clip], settings: CheckSettings) -> Iterator[Result]
     """Each clip decoded, or its headers, from worker processes."""
     jobs, limits = max(1, min(settings.jobs, len(clips))), settings.rules.limits
     partial, impute = settings.rules.allow_partial, settings.impute
+    windows = [(Path(clip.path), clip.start_s, clip.end_s) for clip in clips]
     results: Iterator[tuple[object, Result]]
     if settings.decode:
-        requests = (
-            DecodeRequest(Path(clip.path), clip.start_s, clip.end_s, _FRAME_SIDE_PX, impute, partial)
-            for clip in clips
-        )
-        results = iter(decode_many(requests, jobs=jobs, limits=limits))
+        requests = [DecodeRequest(*window, _FRAME_SIDE_PX, impute, partial) for window in windows]
+        results = decode_many(requests, jobs=jobs, limits=limits)
     else:
-        headers = (ProbeRequest(Path(clip.path), impute, clip.start_s, clip.end_s) for clip in clips)
-        results = iter(probe_many(headers, jobs=jobs, limits=limits))
+        headers = [ProbeRequest(path, impute, start_s, end_s) for path, start_s, end_s in windows]
+        results = probe_many(headers, jobs=jobs, limits=limits)
     for _, result in track(results, total=len(clips), what="Decoding" if settings.decode else "Headers"):
         yield result
 

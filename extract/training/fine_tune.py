@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from moodfuse.cache.digests import derived_seed, trained_digest16
+from moodfuse.cache.errors import CacheError
 from moodfuse.cache.recipe import Recipe, Tuning
 from moodfuse.extract.networks import load_weights_file, save_weights
 
@@ -28,7 +29,7 @@ class TuningData:
     Attributes
     ----------
     roles : tuple of (clip digest, label, role)
-        The role is ``"tune"`` or ``"stop"``.
+        The training clips; the role is ``"tune"`` or ``"stop"``.
     classes : tuple of str
         Sorted labels.
     train_input : callable
@@ -47,6 +48,11 @@ class TuningData:
     whole_input: Callable[[str], Tensor]
     score: Callable[[Tensor], Tensor]
     parameters: list[nn.Parameter]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.parameters[0].device
 
     def clips(self, role: str) -> list[tuple[str, int]]:
         """(digest, class index) of the clips with a role."""
@@ -67,8 +73,8 @@ def optimizer_for(tuning: Tuning, parameters: list[nn.Parameter]) -> torch.optim
     rate, decay = tuning.learning_rate, tuning.weight_decay
     if tuning.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=rate, momentum=tuning.momentum, weight_decay=decay)
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[tuning.optimizer]
-    return kind(parameters, lr=rate, weight_decay=decay)
+    optimizers = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    return optimizers[tuning.optimizer](parameters, lr=rate, weight_decay=decay)
 
 
 def class_weights(targets: Sequence[int], classes: int) -> Tensor:
@@ -100,7 +106,7 @@ def tune(network: nn.Module, data: TuningData, recipe: Recipe, *, checkpoint: Pa
     optimizer = optimizer_for(tuning, data.parameters)
     stop = data.clips("stop")
     weight = class_weights([target for _, target in data.clips("tune")], len(data.classes))
-    loss = nn.CrossEntropyLoss(weight=weight.to(data.parameters[0].device))
+    loss = nn.CrossEntropyLoss(weight=weight.to(data.device))
     progress, best = _resume(checkpoint, network, optimizer)
     while progress.epoch < tuning.epochs:
         if stop and progress.epoch - progress.best_epoch >= tuning.patience:
@@ -133,7 +139,6 @@ def _train_epoch(
     network.train()
     clips = data.clips("tune")
     order = torch.randperm(len(clips), generator=generator).tolist()
-    device = data.parameters[0].device
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         for start in range(0, len(order), batch_size):
@@ -141,34 +146,33 @@ def _train_epoch(
             inputs = torch.stack([data.train_input(digest, generator) for digest, _ in chosen])
             yield inputs, torch.tensor([target for _, target in chosen])
 
-    for batch, targets in prefetch(batches()) if device.type == "cuda" else batches():
+    for batch, targets in prefetch(batches()) if data.device.type == "cuda" else batches():
         optimizer.zero_grad(set_to_none=True)
-        value = loss(data.score(batch.to(device, non_blocking=True)), targets.to(device, non_blocking=True))
-        value.backward()
+        logits = data.score(batch.to(data.device, non_blocking=True))
+        loss(logits, targets.to(data.device, non_blocking=True)).backward()
         optimizer.step()
 
 
 def prefetch(batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches in order, the next one prepared in a thread meanwhile, in pinned memory if there is a GPU."""
+    """Batches in order, in pinned memory if there is a GPU; the next one is prepared in a thread meanwhile."""
     pins = torch.cuda.is_available()
 
-    def following() -> tuple[Tensor, Tensor] | None:
+    def next_batch() -> tuple[Tensor, Tensor] | None:
         batch = next(batches, None)
         return batch if batch is None or not pins else (batch[0].pin_memory(), batch[1].pin_memory())
 
     with ThreadPoolExecutor(1) as thread:
-        waiting = thread.submit(following)
+        waiting = thread.submit(next_batch)
         while (batch := waiting.result()) is not None:
-            waiting = thread.submit(following)
+            waiting = thread.submit(next_batch)
             yield batch
 
 
 @torch.inference_mode()
 def _stop_loss(network: nn.Module, data: TuningData, loss: nn.Module, stop: list[tuple[str, int]]) -> float:
     network.eval()
-    device = data.parameters[0].device
-    logits = torch.cat([data.score(data.whole_input(digest)[None].to(device)) for digest, _ in stop])
-    return float(loss(logits, torch.tensor([target for _, target in stop], device=device)))
+    logits = [data.score(data.whole_input(digest)[None].to(data.device)) for digest, _ in stop]
+    return float(loss(torch.cat(logits), torch.tensor([target for _, target in stop], device=data.device)))
 
 
 def _save_checkpoint(
@@ -187,26 +191,24 @@ def _save_checkpoint(
 def _resume(
     path: Path | None, network: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[_Progress, State | None]:
-    """Load a checkpoint into network and optimizer; a damaged one costs the epochs in it and nothing else."""
+    """Load a checkpoint into network and optimizer; if it is damaged, tuning restarts from the first epoch."""
     if path is None or not path.is_file():
         return _Progress(), None
-    from safetensors import SafetensorError
-
     try:
         tensors, values = load_weights_file(path)
-        groups: dict[str, State] = {"network": {}, "best": {}}
-        moments: dict[int, State] = {}
-        for name, value in tensors.items():
-            kind, rest = name.split(".", 1)
-            if kind == "optimizer":
-                number, key = rest.split(".", 1)
-                moments.setdefault(int(number), {})[key] = value
-            else:
-                groups[kind][rest] = value
-        network.load_state_dict(groups["network"])
-    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+    except CacheError as error:
         log.warning("%s: checkpoint cannot be read (%s); tuning restarts from the first epoch", path, error)
         return _Progress(), None
+    groups: dict[str, State] = {"network": {}, "best": {}}
+    moments: dict[int, State] = {}
+    for name, value in tensors.items():
+        kind, rest = name.split(".", 1)
+        if kind == "optimizer":
+            number, key = rest.split(".", 1)
+            moments.setdefault(int(number), {})[key] = value
+        else:
+            groups[kind][rest] = value
+    network.load_state_dict(groups["network"])
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     best_loss = float("inf") if values["best_loss"] is None else values["best_loss"]
     log.info("%s: tuning resumes after epoch %d", path.name, values["epoch"])

@@ -9,8 +9,8 @@ import pytest
 
 from moodfuse.cache.errors import InputError
 from moodfuse.extract.dataset.check import CheckSettings, check
-from moodfuse.extract.failures import refusal_lines
 from moodfuse.extract.pipeline import extract_features
+from moodfuse.extract.progress import refusal_lines
 from moodfuse.extract.settings import ExtractSettings
 from moodfuse.synthetic_corpus import ClipSettings, make_clip
 

@@ -11,7 +11,7 @@ import torch._inductor.config
 
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.media import Media
-from moodfuse.extract.embed import SourceWorker, make_network
+from moodfuse.extract.inference import SourceWorker, make_network
 from moodfuse.extract.networks.hardware import check_compiler
 from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
 

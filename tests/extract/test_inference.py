@@ -11,8 +11,14 @@ import torch
 from moodfuse.cache.errors import DamagedPartError, InputError
 from moodfuse.cache.media import Media
 from moodfuse.cache.recipe import Recipe
-from moodfuse.extract.embed import SourceWorker, make_network
-from moodfuse.extract.inference import ShippedSource, check_shipped_recipe, load_arrays, network_from_files
+from moodfuse.extract.inference import (
+    ShippedSource,
+    SourceWorker,
+    check_shipped_recipe,
+    load_arrays,
+    make_network,
+    network_from_files,
+)
 from moodfuse.extract.networks.weights.files import WeightsError, save_weights
 from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
 from moodfuse.extract.training.tune_networks import save_body
