@@ -75,15 +75,7 @@ def autocast(recipe: Recipe) -> AbstractContextManager[object]:
 
 
 class SourceWorker:
-    """The network of a source, applied to clips.
-
-    Parameters
-    ----------
-    recipe : Recipe
-    network : Network
-        From `make_network`, or with stored weights.
-    media : MediaStore, optional
-        Not needed for clips in memory.
+    """The network of a source, applied to clips; `media` is not needed for clips in memory.
 
     Attributes
     ----------
@@ -209,18 +201,15 @@ def local_recipe(recipe: Recipe, device: str | None) -> Recipe:
     chosen = recipe.device if device is None else resolve_device(device)
     if chosen != recipe.device:
         digits = "from the third digit on" if recipe.precision == "bf16" else "in their last digits"
-        log.warning(
-            "%s: made on %s, used on %s; numbers may differ %s", recipe.source, recipe.device, chosen, digits
-        )
+        text = "%s: made on %s, used on %s; numbers may differ %s"
+        log.warning(text, recipe.source, recipe.device, chosen, digits)
         # Compiling for another device may take longer, or that device may have no compiler.
         recipe = replace(recipe, device=chosen, compile=False)
     if recipe.precision == "bf16" and not has_bfloat16(chosen):
-        log.warning(
-            "%s: made in bfloat16, which the %s here lacks; it computes in float32, and numbers differ from the "
-            "third digit on",
-            recipe.source,
-            chosen,
+        text = (
+            "%s: made in bfloat16, which the %s here lacks; in float32 numbers differ from the third digit on"
         )
+        log.warning(text, recipe.source, chosen)
         recipe = replace(recipe, precision="fp32")
     return recipe
 
@@ -273,10 +262,8 @@ class ShippedSource:
     device : str or None
         ``cpu``, ``cuda`` or ``auto``; `None` for the recipe's own.
 
-    Raises
-    ------
-    InputError, WeightsError, DamagedPartError
-        If the files do not fit the recipe, or are damaged; if the device is not available.
+    Raises `InputError`, `WeightsError` or `DamagedPartError` if the files do not fit the recipe, or are damaged;
+    if the device is not available.
     """
 
     def __init__(

@@ -6,7 +6,7 @@ and leaves out what is already done.
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -123,21 +123,19 @@ class BlockWriter:
         self, digests: Sequence[str], embed: Callable[[str], dict[str, np.ndarray]], *, title: str = ""
     ) -> int:
         """Compute and write the rows of clips that the cache does not hold; returns the number of rows."""
-        rows = self._compute(digests, embed)
-        return sum(1 for _ in (track(rows, total=len(digests), what=title) if title else rows))
 
-    def _compute(
-        self, digests: Sequence[str], embed: Callable[[str], dict[str, np.ndarray]]
-    ) -> Iterator[str]:
-        for chunk in shared_chunks(digests, CLIPS_PER_PART):
-            held = self.held()
-            rows: dict[str, dict[str, np.ndarray]] = {}
-            for digest in chunk:
-                if digest not in held:
-                    rows[digest] = embed(digest)
-                    yield digest
-            if rows:
-                self.write(rows)
+        def computed() -> Iterator[str]:
+            for chunk in shared_chunks(digests, CLIPS_PER_PART):
+                held = self.held()
+                rows: dict[str, dict[str, np.ndarray]] = {}
+                for digest in chunk:
+                    if digest not in held:
+                        rows[digest] = embed(digest)
+                        yield digest
+                if rows:
+                    self.write(rows)
+
+        return sum(1 for _ in (track(computed(), total=len(digests), what=title) if title else computed()))
 
 
 # Its cost
@@ -159,29 +157,24 @@ def work_lines(todo: Sequence[Work], settings: ExtractSettings, classes: tuple[s
     busy = [work for work in todo if not work.is_empty]
     if not busy:
         yield "nothing to decode, tune or embed: the cache holds every block"
-        return
     total = Estimate()
     for work in busy:
-        source = work.recipe.source
+        source, cost = work.recipe.source, ""
         if settings.keep_media:
             yield weights_line(source, settings)
-        blocks = f"{len(work.networks)} blocks" if work.recipe.tuning else "one frozen block"
-        cost = ""
         if work.is_long or settings.dry_run:
             estimate = measure(work, settings.recipes.weights_of(source), classes=classes)
             release_freed_memory()
             total += estimate
             cost = f": about {estimate.seconds:.0f} s, {estimate.megabytes:.0f} MB"
-        yield (
-            f"{source} ({work.recipe.depth}): {len(work.trunk)} clips to embed, {work.to_tune} networks to tune for "
-            f"{blocks}{cost}"
-        )
+        blocks = f"{len(work.networks)} blocks" if work.recipe.tuning else "one frozen block"
+        tasks = f"{len(work.trunk)} clips to embed, {work.to_tune} networks to tune for {blocks}"
+        yield f"{source} ({work.recipe.depth}): {tasks}{cost}"
     if total != Estimate():
         repeats = settings.networks.repeats
         under = f" under {repeats} fold plans" if repeats > 1 else ""
-        tuned = sum(work.to_tune for work in busy)
         cost = f"about {total.seconds / 60:.1f} minutes, {total.megabytes:.0f} MB of disk"
-        yield f"in all {tuned} networks to tune{under}: {cost}"
+        yield f"in all {sum(work.to_tune for work in busy)} networks to tune{under}: {cost}"
 
 
 def weights_line(source: str, settings: ExtractSettings) -> str:
@@ -197,82 +190,61 @@ def measure(work: Work, weights: str | None, *, classes: tuple[str, ...]) -> Est
     """Estimate the work of one source from one timed pass and one timed training step on a silent, grey clip."""
     import torch
 
-    from moodfuse.extract.inference import make_network
+    from moodfuse.extract.inference import autocast, make_network, place_batch
 
     recipe, tuning = work.recipe, work.recipe.tuning
     torch.set_num_threads(recipe.threads)
     network = make_network(recipe, weights, len(classes))
-    seconds = 0.0
+    optimizer = torch.optim.Adam(network.head_parameters())
+    clip = place_batch(recipe, torch.zeros(1, *_input_shape(network, 0.0)))
+
+    def seconds_of(step: Callable[["Tensor"], object], batch: "Tensor") -> float:
+        step(batch)  # sets up memory and kernels
+        start = time.perf_counter()
+        step(batch)
+        return time.perf_counter() - start
+
+    def train(batch: "Tensor") -> None:
+        with autocast(recipe):
+            network.train()(batch)[1].sum().backward()
+
+    def train_head(activations: "Tensor") -> None:
+        network.classifier(network.embed(activations)).sum().backward()
+        optimizer.step()
+
+    def pass_seconds(step: Callable[["Tensor"], object]) -> float:
+        with torch.inference_mode(), autocast(recipe):
+            return seconds_of(step, clip)
+
+    seconds = len(work.trunk) * pass_seconds(network.trunk) if work.trunk else 0.0
     floats = len(work.trunk) * (network.spec.activation_width + network.spec.frozen_width)
-    if work.trunk:
-        seconds += len(work.trunk) * _step_seconds(recipe, network, network.trunk)
     if work.body:
-        floats += _count_values(network)
+        floats += _count_values(network.parameters())
     if work.networks and tuning is not None:
         rows, clips = len(work.networks) * work.clips, max(map(len, work.networks))
         floats += rows * (network.spec.embedding_width + len(classes))
         if recipe.depth == "full":
-
-            def train(batch: "Tensor") -> None:
-                network.train()(batch)[1].sum().backward()
-
-            pass_s = _step_seconds(recipe, network, network)
-            train_s = _step_seconds(recipe, network, train, crop_s=tuning.crop_s, inference=False)
+            crop = place_batch(recipe, torch.zeros(1, *_input_shape(network, tuning.crop_s)))
+            pass_s, train_s = pass_seconds(network), seconds_of(train, crop)
             seconds += work.to_tune * tuning.epochs * clips * (0.8 * train_s + 0.2 * pass_s) + rows * pass_s
-            floats += work.to_tune * _count_values(network)
+            floats += work.to_tune * _count_values(network.parameters())
         else:
+            activations = torch.zeros(tuning.batch, network.spec.activation_width, device=recipe.device)
             steps = work.to_tune * tuning.epochs * -(-clips // tuning.batch)
-            seconds += steps * _head_seconds(network, tuning.batch, recipe.device)
-            floats += work.to_tune * _count_values(network.replaced, network.classifier)
+            seconds += steps * seconds_of(train_head, activations)
+            floats += work.to_tune * _count_values(network.head_parameters())
     return Estimate(seconds, 4 * floats / 1e6)
 
 
-def _step_seconds(
-    recipe: Recipe,
-    network: "Network",
-    step: Callable[["Tensor"], object],
-    *,
-    crop_s: float = 0.0,
-    inference: bool = True,
-) -> float:
-    """Seconds of a step on one clip, or on `crop_s` seconds of its audio."""
-    import torch
-
-    from moodfuse.extract.inference import autocast, place_batch
+def _input_shape(network: "Network", crop_s: float) -> tuple[int, ...]:
+    """Shape of an input of a whole clip, or of `crop_s` seconds of its audio, without the batch axis."""
     from moodfuse.extract.networks.registry import AudioPreprocessing
 
     preprocessing = network.preprocessing
-    shape: tuple[int, ...]
     if isinstance(preprocessing, AudioPreprocessing):
-        shape = (1, round(crop_s * preprocessing.sample_rate_hz) or preprocessing.samples)
-    else:
-        shape = (1, 3, preprocessing.frames, preprocessing.crop_px, preprocessing.crop_px)
-    batch = place_batch(recipe, torch.zeros(shape))
-    with torch.inference_mode(inference), autocast(recipe):
-        return _time_step(lambda: step(batch))
+        return (round(crop_s * preprocessing.sample_rate_hz) or preprocessing.samples,)
+    return 3, preprocessing.frames, preprocessing.crop_px, preprocessing.crop_px
 
 
-def _head_seconds(network: "Network", batch: int, device: str) -> float:
-    """Seconds of a training step of the head."""
-    import torch
-
-    activation = torch.zeros(batch, network.spec.activation_width, device=device)
-    optimizer = torch.optim.Adam(network.head_parameters())
-
-    def step() -> None:
-        network.classifier(network.embed(activation)).sum().backward()
-        optimizer.step()
-
-    return _time_step(step)
-
-
-def _count_values(*modules: "nn.Module") -> int:
-    return sum(value.numel() for module in modules for value in module.parameters())
-
-
-def _time_step(step: Callable[[], object]) -> float:
-    """Seconds of a step, after one that sets up memory and kernels."""
-    step()
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
+def _count_values(parameters: Iterable["nn.Parameter"]) -> int:
+    return sum(value.numel() for value in parameters)

@@ -1,13 +1,13 @@
-"""Fine-tune one network on the clips it may see, with checkpoints from which an interrupted run continues.
+"""Fine-tune one network on its training clips, with checkpoints from which an interrupted run continues.
 
-The randomness of an epoch derives from the recipe's seed, `trained16` and the epoch, so that a resumed run takes the
-same steps as an uninterrupted one.
+The randomness of an epoch derives from the recipe's seed, the training clips and the epoch, so that a resumed run takes
+the same steps as an uninterrupted one.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -24,30 +24,14 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class TuningData:
-    """What a tuning run reads.
+    """What a tuning run reads; inputs are without the batch axis."""
 
-    Attributes
-    ----------
-    roles : tuple of (clip digest, label, role)
-        The training clips; the role is ``"tune"`` or ``"stop"``.
-    classes : tuple of str
-        Sorted labels.
-    train_input : callable
-        ``(digest, generator) -> Tensor``: one augmented input without the batch axis.
-    whole_input : callable
-        ``digest -> Tensor``: the input from which a clip is embedded.
-    score : callable
-        ``batch -> logits [N, C]``.
-    parameters : list of Parameter
-        To be tuned.
-    """
-
-    roles: tuple[tuple[str, str, str], ...]
-    classes: tuple[str, ...]
-    train_input: Callable[[str, torch.Generator], Tensor]
-    whole_input: Callable[[str], Tensor]
-    score: Callable[[Tensor], Tensor]
-    parameters: list[nn.Parameter]
+    roles: tuple[tuple[str, str, str], ...]  # digest and label of the training clips, and "tune" or "stop"
+    classes: tuple[str, ...]  # sorted labels
+    train_input: Callable[[str, torch.Generator], Tensor]  # an augmented input of a clip
+    whole_input: Callable[[str], Tensor]  # the input from which a clip is embedded
+    score: Callable[[Tensor], Tensor]  # logits [N, C] of a batch
+    parameters: list[nn.Parameter]  # to be tuned
 
     @property
     def device(self) -> torch.device:
@@ -61,11 +45,11 @@ class TuningData:
 
 @dataclass
 class _Progress:
-    """The scalars of a checkpoint."""
+    """The scalars of a checkpoint; the best loss is `None` before the first one."""
 
     epoch: int = 0
     best_epoch: int = 0
-    best_loss: float = float("inf")
+    best_loss: float | None = None
 
 
 def optimizer_for(tuning: Tuning, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -115,9 +99,11 @@ def tune(network: nn.Module, data: TuningData, recipe: Recipe, *, checkpoint: Pa
         progress.epoch += 1
         if not stop:
             progress.best_epoch = progress.epoch
-        elif (stop_loss := _stop_loss(network, data, loss, stop)) < progress.best_loss:
-            progress.best_loss, progress.best_epoch = stop_loss, progress.epoch
-            best = {name: value.detach().clone() for name, value in network.state_dict().items()}
+        else:
+            stop_loss = _stop_loss(network, data, loss, stop)
+            if stop_loss < (math.inf if progress.best_loss is None else progress.best_loss):
+                progress.best_loss, progress.best_epoch = stop_loss, progress.epoch
+                best = {name: value.detach().clone() for name, value in network.state_dict().items()}
         if checkpoint is not None:
             _save_checkpoint(checkpoint, network, best, optimizer, progress)
     if best is not None:
@@ -138,34 +124,14 @@ def _train_epoch(
     torch.manual_seed(derived_seed(seed, "dropout"))
     network.train()
     clips = data.clips("tune")
-    order = torch.randperm(len(clips), generator=generator).tolist()
-
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for start in range(0, len(order), batch_size):
-            chosen = [clips[index] for index in order[start : start + batch_size]]
-            inputs = torch.stack([data.train_input(digest, generator) for digest, _ in chosen])
-            yield inputs, torch.tensor([target for _, target in chosen])
-
-    for batch, targets in prefetch(batches()) if data.device.type == "cuda" else batches():
+    order = torch.randperm(len(clips), generator=generator)
+    for batch in order.split(batch_size):
+        chosen = [clips[index] for index in batch.tolist()]
+        inputs = torch.stack([data.train_input(digest, generator) for digest, _ in chosen])
+        targets = torch.tensor([target for _, target in chosen])
         optimizer.zero_grad(set_to_none=True)
-        logits = data.score(batch.to(data.device, non_blocking=True))
-        loss(logits, targets.to(data.device, non_blocking=True)).backward()
+        loss(data.score(inputs.to(data.device)), targets.to(data.device)).backward()
         optimizer.step()
-
-
-def prefetch(batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches in order, in pinned memory if there is a GPU; the next one is prepared in a thread meanwhile."""
-    pins = torch.cuda.is_available()
-
-    def next_batch() -> tuple[Tensor, Tensor] | None:
-        batch = next(batches, None)
-        return batch if batch is None or not pins else (batch[0].pin_memory(), batch[1].pin_memory())
-
-    with ThreadPoolExecutor(1) as thread:
-        waiting = thread.submit(next_batch)
-        while (batch := waiting.result()) is not None:
-            waiting = thread.submit(next_batch)
-            yield batch
 
 
 @torch.inference_mode()
@@ -183,9 +149,7 @@ def _save_checkpoint(
     for number, values in optimizer.state_dict()["state"].items():
         moments = {key: value for key, value in values.items() if isinstance(value, Tensor)}
         tensors |= {f"optimizer.{number}.{key}": value for key, value in moments.items()}
-    finite = None if progress.best_loss == float("inf") else progress.best_loss
-    values = {"epoch": progress.epoch, "best_epoch": progress.best_epoch, "best_loss": finite}
-    save_weights(path, tensors, values)
+    save_weights(path, tensors, asdict(progress))
 
 
 def _resume(
@@ -199,7 +163,7 @@ def _resume(
     except CacheError as error:
         log.warning("%s: checkpoint cannot be read (%s); tuning restarts from the first epoch", path, error)
         return _Progress(), None
-    groups: dict[str, State] = {"network": {}, "best": {}}
+    states: dict[str, State] = {"network": {}, "best": {}}
     moments: dict[int, State] = {}
     for name, value in tensors.items():
         kind, rest = name.split(".", 1)
@@ -207,9 +171,8 @@ def _resume(
             number, key = rest.split(".", 1)
             moments.setdefault(int(number), {})[key] = value
         else:
-            groups[kind][rest] = value
-    network.load_state_dict(groups["network"])
+            states[kind][rest] = value
+    network.load_state_dict(states["network"])
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    best_loss = float("inf") if values["best_loss"] is None else values["best_loss"]
     log.info("%s: tuning resumes after epoch %d", path.name, values["epoch"])
-    return _Progress(values["epoch"], values["best_epoch"], best_loss), groups["best"] or None
+    return _Progress(**{name: values[name] for name in asdict(_Progress())}), states["best"] or None

@@ -50,18 +50,6 @@ def test_a_folder_per_label_is_read(tmp_path: Path) -> None:
     }
 
 
-def test_linked_folders_are_read_under_their_label(tmp_path: Path) -> None:
-    """A link may be a label folder or be inside one; a link from one label to another does not move its clips."""
-    touch(tmp_path, "nas/a/1.mp4", "nas/b/2.mp4", "data/happy/live/3.mp4", "data/sad/4.mp4")
-    (tmp_path / "data/fear").symlink_to(tmp_path / "nas/a")
-    (tmp_path / "data/happy/more").symlink_to(tmp_path / "nas/b")
-    (tmp_path / "data/happy/other").symlink_to(tmp_path / "data/sad")
-    clips = scan(tmp_path / "data")
-    assert [clip.id for clip in clips] == ["fear/1.mp4", "happy/live/3.mp4", "happy/more/2.mp4", "sad/4.mp4"]
-    assert [clip.label for clip in clips] == ["fear", "happy", "happy", "sad"]
-    assert clips[2].path == str(tmp_path / "data/happy/more/2.mp4")
-
-
 @pytest.mark.parametrize(
     "splits",
     [("test", "train"), ("Train",), ("train_set", "val"), ("fold1", "fold2")],
@@ -77,13 +65,6 @@ def test_folders_of_splits_are_refused_as_labels(splits: tuple[str, ...], tmp_pa
     with pytest.raises(InputError, match=message):
         scan(tmp_path)
     assert [clip.label for clip in scan(tmp_path / splits[0])] == ["happy", "sad"]
-
-
-def test_a_split_folder_next_to_label_folders_is_refused(tmp_path: Path) -> None:
-    """It is recognised by the names of the labels inside it."""
-    touch(tmp_path, "happy/1.mp4", "sad/2.mp4", "test/happy/3.mp4", "test/sad/4.mp4")
-    with pytest.raises(InputError, match=r"its folders 'test' are named like splits, not labels"):
-        scan(tmp_path)
 
 
 @pytest.mark.parametrize(
