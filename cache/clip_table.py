@@ -18,7 +18,7 @@ ATTRIBUTES: dict[str, object] = {"format": "moodfuse-clips"}
 TEXTS = ("id", "path", "digest", "file_sha256", "group", "declared_group")
 """Columns stored row by row: `<name>` holds the bytes of all rows, `<name>_ends` where each row ends."""
 CODED = ("label", "split", "reason", "detail", "decoder", "missing")
-"""Columns with few different values: the same two arrays for the values, and `<name>_row` for the value of each row."""
+"""Columns with few different values: the same two arrays, and in `<name>_row` the value of each row."""
 NUMBERS: dict[str, Any] = {
     "grouped": np.bool_,
     "start_s": np.float64,

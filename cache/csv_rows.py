@@ -1,4 +1,4 @@
-"""CSV files that a user gives: rows with their line numbers, a dataset as ``id,label``, and warnings on its labels.
+"""CSV files that a user gives: rows with line numbers, datasets as ``id,label``, warnings on labels.
 
 Cells are separated by commas, semicolons (as spreadsheets write them where the comma is the decimal point) or
 tabs. Text is UTF-8, with or without a byte order mark. Other bytes are read by Python's ``surrogateescape``,
@@ -35,8 +35,8 @@ _EXAMPLES = 3
 def csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
     """Line number and cells of every row; the first is the header, its names without the spaces around them.
 
-    The header decides the separator: a comma if it has any, else the more frequent of semicolon and tab. Blank
-    lines, and rows whose cells are all blank, are skipped.
+    The header decides the separator: a comma if it has any, else the more frequent of semicolon and tab.
+    Blank lines, and rows whose cells are all blank, are skipped.
 
     Raises `InputError` if the file cannot be read, is not CSV, or a row has more or fewer cells than the
     header; it names the line.
@@ -57,8 +57,8 @@ def csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
                 line = reader.line_num + 1
     except csv.Error as error:
         raise InputError(
-            f"{file}, line {line}: not CSV ({error}); expected cells separated by {_SEPARATORS[separator]}s, quotes "
-            "in a cell doubled"
+            f"{file}, line {line}: not CSV ({error}); expected cells separated by {_SEPARATORS[separator]}s, "
+            "quotes in a cell doubled"
         ) from error
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror or error})") from error
@@ -84,8 +84,8 @@ def _header(where: str, cells: Sequence[str], separator: str) -> list[str]:
 def _check_cells(where: str, names: Sequence[str], cells: Sequence[str], separator: str) -> None:
     if len(cells) != len(names):
         raise InputError(
-            f"{where}: {len(cells)} cells; expected {len(names)}, as in the header; put a cell that contains a "
-            f"{_SEPARATORS[separator]} in double quotes"
+            f"{where}: {len(cells)} cells; expected {len(names)}, as in the header; put a cell that contains "
+            f"a {_SEPARATORS[separator]} in double quotes"
         )
     for name, cell in zip(names, cells, strict=True):
         if "\0" in cell:
@@ -114,8 +114,8 @@ def check_columns(file: Path, names: Sequence[str], wanted: Sequence[str]) -> No
     if missing := [name for name in wanted if name not in names]:
         found = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
         raise InputError(
-            f"{file}: column(s) {', '.join(missing)} missing, found {found!r}; expected names separated by commas, "
-            "semicolons or tabs in the first line"
+            f"{file}: column(s) {', '.join(missing)} missing, found {found!r}; expected names separated by "
+            "commas, semicolons or tabs in the first line"
         )
 
 
@@ -159,7 +159,7 @@ def number_in_row(where: str, name: str, text: str) -> float | None:
 
 
 def fold_in_row(where: str, text: str) -> int | None:
-    """The fold in a cell, `None` if it is blank; programs write 2 as ``2.0`` where a column has empty cells."""
+    """The fold in a cell, `None` if blank; programs write 2 as ``2.0`` where a column has empty cells."""
     fold = number_in_row(where, "fold", text)
     if fold is None:
         return None
@@ -172,19 +172,12 @@ def fold_in_row(where: str, text: str) -> int | None:
 
 
 def read_labels(file: Path) -> list[ClipStatus]:
-    """The clips that a CSV ``id,label[,group][,fold][,split]`` declares, in its order; their decoder is ``"import"``.
+    """The clips that a CSV ``id,label[,group][,fold][,split]`` declares, in its order; their decoder is
+    ``"import"``.
 
-    Parameters
-    ----------
-    file : Path
-        Other columns are ignored, so an exported file declares its clips too. Ids are taken as they are, with spaces
-        and line feeds; other cells are stripped. A clip without a group is its own group; ``split`` is ``train``
-        where the column is absent or empty.
-
-    Raises
-    ------
-    InputError
-        If a column, an id or a label is missing, an id occurs twice, or a cell cannot be used; names the line.
+    Ids are taken as they are, with spaces and line feeds; other cells are stripped, and other columns
+    ignored, so an exported file declares its clips too. Raises `InputError` with the line of an id that is
+    missing or repeated, or of a cell that cannot be used.
     """
     lines: dict[str, int] = {}
     statuses = []
@@ -219,13 +212,7 @@ def _read_status(cells: Mapping[str, str], where: str) -> ClipStatus:
 
 
 def label_warnings(clips: Iterable[Clip]) -> list[str]:
-    """A line for each kind of label or group that is probably a mistake, with counts and what to do.
-
-    Parameters
-    ----------
-    clips : iterable of Clip
-        Every clip that the dataset declares.
-    """
+    """A line for each kind of label or group that is probably a mistake, with counts and what to do."""
     clips = list(clips)
     labels = Counter(clip.label for clip in clips)
     groups = Counter(clip.group for clip in clips if clip.group is not None)
@@ -249,8 +236,8 @@ def _similar_names(what: str, counted_as: str, clips: Mapping[str, int]) -> list
     examples = "; ".join(" and ".join(_counts(names, clips)) for names in similar[:_EXAMPLES])
     more = "; ..." if len(similar) > _EXAMPLES else ""
     return [
-        f"{sum(map(len, similar))} {what} differ only in case, Unicode form, spaces or invisible characters, and "
-        f"count as different {counted_as}: {examples}{more}; if they mean the same, use one spelling"
+        f"{sum(map(len, similar))} {what} differ only in case, Unicode form, spaces or invisible characters, "
+        f"and count as different {counted_as}: {examples}{more}; if they mean the same, use one spelling"
     ]
 
 

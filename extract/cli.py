@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from moodfuse.extract.settings import ExtractSettings
 
 SOURCE_HELP = (
-    "Source to extract: a network (onedmcnn, twodmcnn, c3d, i3d, torchvision:NAME), or NETWORK@RECIPE; repeat for "
-    "several.  [default: the first four]"
+    "Source to extract: a network (onedmcnn, twodmcnn, c3d, i3d, torchvision:NAME), or NETWORK@RECIPE; "
+    "repeat for several.  [default: the first four]"
 )
 _DATA_OPTIONS = (
     click.option(
@@ -99,15 +99,15 @@ class RecipeCommand(click.Command):
     "--crossfit/--no-crossfit",
     default=True,
     show_default=True,
-    help="Also tune a network for every pair of folds, so that heads train on out-of-sample features; 21 networks for "
-    "6 folds instead of 6.",
+    help="Also tune a network for every pair of folds, so that heads train on out-of-sample features; 21 "
+    "networks for 6 folds instead of 6.",
 )
 @click.option(
     "--leaky",
     "--for-export",
     "leaky",
     is_flag=True,
-    help="Also tune a network on ALL clips, which fuse --protocol leaky and models at the embedding level use.",
+    help="Also tune a network on ALL clips, for fuse --protocol leaky and models at the embedding level.",
 )
 @click.option(
     "--repeats", type=click.IntRange(min=1), default=1, show_default=True, help="Fold plans to tune under."
@@ -117,7 +117,7 @@ class RecipeCommand(click.Command):
     "--keep-media/--no-keep-media",
     default=True,
     show_default=True,
-    help="Keep decoded media in the cache (about 4 MB per clip), or pass each clip through all networks at once.",
+    help="Keep decoded media in the cache (about 4 MB per clip), or pass a clip through all networks.",
 )
 @click.option(
     "--scheduler", metavar="dask://HOST:PORT", help="Run on a Dask cluster whose workers share the folders."
@@ -249,7 +249,8 @@ def weights_ls_command(network: str | None, wide: bool) -> None:
 def weights_fetch_command(names: tuple[str, ...]) -> None:
     """Download weights by name and check them.
 
-    Weights of torchvision's models are written torchvision:MODEL=NAME. A broken download resumes when run again.
+    Weights of torchvision's models are written torchvision:MODEL=NAME. A broken download resumes when run
+    again.
 
     Example: moodfuse weights fetch i3d-kinetics-piergiaj torchvision:r3d_18=DEFAULT
     """

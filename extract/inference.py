@@ -1,7 +1,9 @@
-"""Networks applied to clips: of `extract`, from recipes, and of exported models, from the files in their folder.
+"""Networks applied to clips: of `extract`, from recipes, and of exported models, from the files in their
+folder.
 
-An exported model runs the code, precision and thread count of training, so a clip gets the features that the cache
-holds; on another device they differ in the last digits. Clips pass a network alone, on the recipe's threads.
+An exported model runs the code, precision and thread count of training, so a clip gets the features that the
+cache holds; on another device they differ in the last digits. Clips pass a network alone, on the recipe's
+threads.
 """
 
 import logging
@@ -98,7 +100,7 @@ class SourceWorker:
                 asked=f"{recipe.source}: its recipe compiles",
                 otherwise="use one that does not",
             )
-            # With fullgraph, torch raises an error where it cannot compile, instead of running that part eagerly.
+            # With fullgraph, torch raises an error where it cannot compile, instead of running it eagerly.
             self._trunk = torch.compile(network.trunk, dynamic=False, fullgraph=True)
             self._whole = torch.compile(network, dynamic=False, fullgraph=True)
         kept = _WAVEFORMS_KEPT if network.spec.modality == "audio" else _FRAMES_KEPT
@@ -124,7 +126,7 @@ class SourceWorker:
         return self.make_input(self._read_cached(digest), generator=generator)
 
     def frozen_rows(self, digest: str) -> Rows:
-        """Embedding at depth ``frozen`` and, if it is another array, the activation that heads are tuned on."""
+        """Embedding at depth ``frozen`` and, if that is another array, the activation that heads read."""
         return self.frozen_rows_of(self._read(digest))
 
     @torch.inference_mode()
@@ -172,27 +174,30 @@ def check_shipped_recipe(recipe: Recipe) -> None:
     """Raise `InputError` for a recipe from a model folder that this version cannot run."""
     try:
         spec = network_spec(recipe.network)
-        expected, given = input_size(spec.preprocessing), input_size(preprocessing_of(recipe))
+        sizes = input_size(spec.preprocessing), input_size(preprocessing_of(recipe))
         bn_eps_of(recipe.weights)
-        can_run = 1 <= recipe.threads <= _MAX_THREADS and (recipe.batch, type(recipe.compile)) == (1, bool)
+        has_settings = 1 <= recipe.threads <= _MAX_THREADS and (recipe.batch, type(recipe.compile)) == (
+            1,
+            bool,
+        )
     except (UnknownNameError, ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise InputError(f"{recipe.source}: its recipe cannot be used ({error})") from error
     if recipe.network_version != spec.version:
         raise InputError(
-            f"{recipe.source}: made with version {recipe.network_version} of {spec.name}, but this is version "
-            f"{spec.version}; export the model again, or install the moodfuse that its model.json names"
+            f"{recipe.source}: made with version {recipe.network_version} of {spec.name}, but this is "
+            f"version {spec.version}; export the model again, or install the moodfuse that its model.json "
+            "names"
         )
-    if expected != given:
-        raise InputError(f"{recipe.source}: input {given} for a network that reads {expected}")
-    if not can_run or recipe.precision not in ("fp32", "bf16") or recipe.device not in ("cpu", "cuda"):
+    runs_here = recipe.precision in ("fp32", "bf16") and recipe.device in ("cpu", "cuda")
+    if not has_settings or not runs_here or sizes[0] != sizes[1]:
         raise InputError(
             f"{recipe.source}: cannot run on {recipe.threads!r} threads of {recipe.device!r} in precision "
-            f"{recipe.precision!r}, batch {recipe.batch!r}, compile {recipe.compile!r}"
+            f"{recipe.precision!r}, batch {recipe.batch!r}, compile {recipe.compile!r}, with input {sizes[1]}"
         )
 
 
 def local_recipe(recipe: Recipe, device: str | None) -> Recipe:
-    """The recipe as it runs on this machine; a warning is logged if its numbers differ from those in training."""
+    """The recipe as it runs on this machine; logs a warning if its numbers differ from those in training."""
     if device is None and recipe.device == "cuda" and not torch.cuda.is_available():
         raise InputError(
             f"{recipe.source}: made on a GPU, and torch finds none here; give --device cpu (Model.load(..., "
@@ -215,7 +220,7 @@ def local_recipe(recipe: Recipe, device: str | None) -> Recipe:
 
 
 def network_from_files(recipe: Recipe, num_classes: int, body: Path | None) -> Network:
-    """The network of a recipe with the body from a file of `save_body`; tuned arrays are still to be loaded."""
+    """The network of a recipe with the body from a file of `save_body`, without tuned arrays."""
     with torch.random.fork_rng(devices=[]):  # random weights are replaced; the caller's random state stays
         network = create_network(recipe.network, num_classes=num_classes)
     network.preprocessing = preprocessing_of(recipe)
@@ -240,8 +245,8 @@ def load_arrays(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]
         own = expected[name]
         if (array.shape, array.dtype) != (own.shape, own.dtype):
             raise WeightsError(
-                f"{path}: {name} is {array.dtype} {list(array.shape)}, expected {own.dtype} {list(own.shape)}; export "
-                "the model again"
+                f"{path}: {name} is {array.dtype} {list(array.shape)}, expected {own.dtype} "
+                f"{list(own.shape)}; export the model again"
             )
         if array.is_floating_point() and not torch.isfinite(array).all():
             raise WeightsError(f"{path}: {name} holds NaN or infinity; export the model again")
@@ -262,8 +267,8 @@ class ShippedSource:
     device : str or None
         ``cpu``, ``cuda`` or ``auto``; `None` for the recipe's own.
 
-    Raises `InputError`, `WeightsError` or `DamagedPartError` if the files do not fit the recipe, or are damaged;
-    if the device is not available.
+    Raises `InputError`, `WeightsError` or `DamagedPartError` if the files do not fit the recipe, or are
+    damaged; if the device is not available.
     """
 
     def __init__(
@@ -284,7 +289,7 @@ class ShippedSource:
         self._networks = [load_arrays(path, own) for path in networks]
 
     def embed(self, media: Media) -> list[Rows]:
-        """Embedding and logits of a clip from each network, in their order; one embedding from a frozen source."""
+        """Embedding and logits of a clip from each network in order; one embedding from a frozen source."""
         threads = torch.get_num_threads()
         try:
             return list(self._rows(media))

@@ -1,7 +1,7 @@
 """What remains to be computed for a source, decided from what the cache holds, with its estimated cost.
 
-Several `extract` processes may share a cache without a coordinator: each takes chunks of work in an order of its own,
-and leaves out what is already done.
+Several `extract` processes may share a cache without a coordinator: each takes chunks of work in an order of
+its own, and leaves out what is already done.
 """
 
 import random
@@ -52,7 +52,7 @@ class Work:
         return bool(self.networks) or self.body or len(self.trunk) >= LEAST_CLIPS
 
 
-def remaining(cache: FeatureCache, recipe: Recipe, choice: NetworkChoice) -> Work:
+def find_work(cache: FeatureCache, recipe: Recipe, choice: NetworkChoice) -> Work:
     """What the cache does not hold of a source under the current plans."""
     digests = {status.digest for status in cache.clips_with(recipe)}
     networks = tuple(
@@ -123,19 +123,18 @@ class BlockWriter:
         self, digests: Sequence[str], embed: Callable[[str], dict[str, np.ndarray]], *, title: str = ""
     ) -> int:
         """Compute and write the rows of clips that the cache does not hold; returns the number of rows."""
-
-        def computed() -> Iterator[str]:
-            for chunk in shared_chunks(digests, CLIPS_PER_PART):
+        order = [digest for chunk in shared_chunks(digests, CLIPS_PER_PART) for digest in chunk]
+        computed, held, rows = 0, set[str](), dict[str, dict[str, np.ndarray]]()
+        for number, digest in enumerate(track(order, total=len(order), what=title)):
+            if number % CLIPS_PER_PART == 0:
                 held = self.held()
-                rows: dict[str, dict[str, np.ndarray]] = {}
-                for digest in chunk:
-                    if digest not in held:
-                        rows[digest] = embed(digest)
-                        yield digest
-                if rows:
-                    self.write(rows)
-
-        return sum(1 for _ in (track(computed(), total=len(digests), what=title) if title else computed()))
+            if digest not in held:
+                rows[digest] = embed(digest)
+                computed += 1
+            if rows and (len(rows) == CLIPS_PER_PART or number + 1 == len(order)):
+                self.write(rows)
+                rows = {}
+        return computed
 
 
 # Its cost
@@ -152,7 +151,7 @@ class Estimate:
         return Estimate(self.seconds + other.seconds, self.megabytes + other.megabytes)
 
 
-def work_lines(todo: Sequence[Work], settings: ExtractSettings, classes: tuple[str, ...]) -> Iterator[str]:
+def describe_work(todo: Sequence[Work], settings: ExtractSettings, classes: tuple[str, ...]) -> Iterator[str]:
     """What is left to do for each source and in all, with estimates of time and disk space."""
     busy = [work for work in todo if not work.is_empty]
     if not busy:
@@ -161,7 +160,7 @@ def work_lines(todo: Sequence[Work], settings: ExtractSettings, classes: tuple[s
     for work in busy:
         source, cost = work.recipe.source, ""
         if settings.keep_media:
-            yield weights_line(source, settings)
+            yield describe_weights(source, settings)
         if work.is_long or settings.dry_run:
             estimate = measure(work, settings.recipes.weights_of(source), classes=classes)
             release_freed_memory()
@@ -177,7 +176,7 @@ def work_lines(todo: Sequence[Work], settings: ExtractSettings, classes: tuple[s
         yield f"in all {sum(work.to_tune for work in busy)} networks to tune{under}: {cost}"
 
 
-def weights_line(source: str, settings: ExtractSettings) -> str:
+def describe_weights(source: str, settings: ExtractSettings) -> str:
     """Which weights a source starts from."""
     if facts := source_weights(source, settings.recipes):
         return f"{source}: weights {facts}"
@@ -187,7 +186,7 @@ def weights_line(source: str, settings: ExtractSettings) -> str:
 
 
 def measure(work: Work, weights: str | None, *, classes: tuple[str, ...]) -> Estimate:
-    """Estimate the work of one source from one timed pass and one timed training step on a silent, grey clip."""
+    """Estimate the work of a source from one timed pass and one timed training step on a blank clip."""
     import torch
 
     from moodfuse.extract.inference import autocast, make_network, place_batch

@@ -1,8 +1,8 @@
 """Stage one: examine clips, update the fold plan, and compute the features that are missing from the cache.
 
-Its parts can be tasks of a Dask cluster, whose workers share the cache folder: a task writes its results into the cache
-and returns counts. The task of a worker that died is run by another one; a task that ran twice writes the same rows
-twice.
+Its parts can be tasks of a Dask cluster, whose workers share the cache folder: a task writes its results into
+the cache and returns counts. The task of a worker that died is run by another one; a task that ran twice
+writes the same rows twice.
 """
 
 import logging
@@ -20,13 +20,13 @@ from moodfuse.cache.planning import next_plan, plan_line, repeat_plan
 from moodfuse.cache.recipe import Recipe, modalities_of
 from moodfuse.cache.records import Clip, ClipStatus
 from moodfuse.cache.store import FeatureCache
-from moodfuse.extract.dataset.duplicates import audit_cache, audit_lines
+from moodfuse.extract.dataset.duplicates import audit_cache, describe_audit, describe_copies
 from moodfuse.extract.dataset.ingest import Decoding
 from moodfuse.extract.dataset.scan import scan_data
 from moodfuse.extract.media.limits import Limits
 from moodfuse.extract.media_supply import KeptMedia, media_supply, source_media
-from moodfuse.extract.pending import Work, remaining, weights_line, work_lines
-from moodfuse.extract.progress import refusal_lines, track
+from moodfuse.extract.pending import Work, describe_weights, describe_work, find_work
+from moodfuse.extract.progress import describe_statuses, track
 from moodfuse.extract.recipe_files import RecipeChoice, build_recipe, name_in_cache, option_names
 from moodfuse.extract.settings import ExtractSettings
 
@@ -93,10 +93,10 @@ def extract_features(settings: ExtractSettings, *, report: Callable[[str], None]
             decode_on_cluster(settings, recipes, data.clips)
         if not settings.keep_media:
             for recipe in recipes:
-                report(weights_line(recipe.source, settings))
+                report(describe_weights(recipe.source, settings))
         statuses = media.examine(data.clips)
         refused = tuple(status for status in statuses if not status.ok)
-        for line in _status_lines(statuses):
+        for line in describe_statuses(statuses):
             report(line)
         if refused and settings.strict:
             raise RefusedClipsError(
@@ -106,8 +106,8 @@ def extract_features(settings: ExtractSettings, *, report: Callable[[str], None]
         _write_plans(cache, statuses, settings)
         for line in (*_plan_lines(cache, before, settings, recipes), *_duplicate_lines(cache)):
             report(line)
-        todo = [remaining(cache, recipe, settings.networks) for recipe in recipes]
-        for line in work_lines(todo, settings, cache.classes):
+        todo = [find_work(cache, recipe, settings.networks) for recipe in recipes]
+        for line in describe_work(todo, settings, cache.classes):
             report(line)
         if settings.dry_run:
             return Extraction(cache.clips, refused, 0, 0, dry_run=True)
@@ -117,7 +117,7 @@ def extract_features(settings: ExtractSettings, *, report: Callable[[str], None]
         if settings.scheduler is not None:
             tuned, embedded = compute_on_cluster(settings, media.supply(todo))
             cache = FeatureCache(settings.cache)
-            todo = [remaining(cache, recipe, settings.networks) for recipe in recipes]  # if parts are damaged
+            todo = [find_work(cache, recipe, settings.networks) for recipe in recipes]  # if parts are damaged
         for work in media.supply(todo):
             counts = _compute(cache, work, settings, media.store(work.recipe))
             tuned, embedded = tuned + counts[0], embedded + counts[1]
@@ -136,7 +136,7 @@ def _check_options_used(choice: RecipeChoice, sources: Sequence[str]) -> None:
 
 
 def _completed(settings: ExtractSettings, recipes: Sequence[Recipe]) -> ExtractSettings:
-    """Settings with the modalities that all sources read; for a cluster with paths that are valid for all workers."""
+    """Settings with the modalities that all sources read; for a cluster also with absolute paths."""
     modalities = modalities_of(recipes)
     plan = replace(settings.plan, modalities=modalities)
     settings = replace(settings, plan=plan, networks=replace(settings.networks, modalities=modalities))
@@ -152,16 +152,6 @@ def _completed(settings: ExtractSettings, recipes: Sequence[Recipe]) -> ExtractS
     return replace(
         settings, data=settings.data.absolute(), cache=settings.cache.absolute(), recipes=recipe_choice
     )
-
-
-def _status_lines(statuses: Sequence[ClipStatus]) -> Iterator[str]:
-    """The refused clips with their reasons, and warnings about the others."""
-    refused = [status for status in statuses if not status.ok]
-    yield from (f"refused {status.clip.id}: {status.reason}: {status.detail}" for status in refused)
-    if refused:
-        yield from refusal_lines([status.reason for status in refused])
-    usable = (status for status in statuses if status.ok and status.detail)
-    yield from (f"WARNING {status.clip.id}: {status.detail}" for status in usable)
 
 
 def _write_plans(cache: FeatureCache, statuses: Sequence[ClipStatus], settings: ExtractSettings) -> None:
@@ -193,15 +183,10 @@ def _plan_lines(
 
 def _duplicate_lines(cache: FeatureCache) -> Iterator[str]:
     """Clips with identical files, and clips of different groups that may be duplicates."""
-    copies: dict[str, dict[str, str]] = {}
-    for status in cache.clips:
-        copies.setdefault(status.file_sha256, {}).setdefault(status.clip.path, status.clip.id)
-    for ids in copies.values():
-        if len(ids) > 1:
-            yield f"the same file {len(ids)} times, so one group: {', '.join(sorted(ids.values()))}"
+    yield from describe_copies(cache.clips)
     audit = audit_cache(cache)
     if audit is not None and any(not finding.grouped for finding in audit.findings):
-        yield from (line if line.startswith(" ") else f"WARNING {line}" for line in audit_lines(audit))
+        yield from (line if line.startswith(" ") else f"WARNING {line}" for line in describe_audit(audit))
 
 
 def _compute(
@@ -232,8 +217,8 @@ def _reading_options(settings: ExtractSettings) -> dict[str, str | int | float |
 
 def decode_on_cluster(settings: ExtractSettings, recipes: Sequence[Recipe], clips: Sequence[Clip]) -> None:
     """Decode clips; afterwards the cache holds the outcome of each."""
-    calls: list[Call] = [(decode_task, (settings, recipes, part)) for part in _parts(clips, CLIPS_PER_TASK)]
-    _run(settings, calls, what="Decoding on the cluster")
+    calls: list[Call] = [(decode_task, (settings, recipes, part)) for part in _split(clips, CLIPS_PER_TASK)]
+    _run_tasks(settings, calls, what="Decoding on the cluster")
 
 
 def compute_on_cluster(settings: ExtractSettings, todo: Sequence[Work]) -> tuple[int, int]:
@@ -244,16 +229,16 @@ def compute_on_cluster(settings: ExtractSettings, todo: Sequence[Work]) -> tuple
     trunks = [
         replace(work, trunk=part, networks=(), body=work.body and not number)
         for work in todo
-        for number, part in enumerate(_parts(work.trunk, CLIPS_PER_TASK) or ([()] if work.body else []))
+        for number, part in enumerate(_split(work.trunk, CLIPS_PER_TASK) or [()] * work.body)
     ]
     networks = [
         replace(work, trunk=(), networks=part, body=False)
         for work in todo
-        for part in _parts(work.networks, NETWORKS_PER_TASK)
+        for part in _split(work.networks, NETWORKS_PER_TASK)
     ]
     counts: list[tuple[int, int]] = []
     for works, what in ((trunks, "Embedding on the cluster"), (networks, "Tuning on the cluster")):
-        counts += _run(settings, [(compute_task, (settings, work)) for work in works], what=what)
+        counts += _run_tasks(settings, [(compute_task, (settings, work)) for work in works], what=what)
     return sum(tuned for tuned, _ in counts), sum(embedded for _, embedded in counts)
 
 
@@ -269,11 +254,11 @@ def compute_task(settings: ExtractSettings, work: Work) -> tuple[int, int]:
     return _compute(cache, work, settings, source_media(cache, work.recipe))
 
 
-def _run(settings: ExtractSettings, calls: Sequence[Call], *, what: str) -> list[tuple[int, int]]:
+def _run_tasks(settings: ExtractSettings, calls: Sequence[Call], *, what: str) -> list[tuple[int, int]]:
     assert settings.scheduler is not None
     results = run_on_cluster(calls, scheduler=settings.scheduler)
     return list(track(results, total=len(calls), what=what))
 
 
-def _parts(items: Sequence[T], size: int) -> list[tuple[T, ...]]:
+def _split(items: Sequence[T], size: int) -> list[tuple[T, ...]]:
     return [tuple(items[start : start + size]) for start in range(0, len(items), size)]

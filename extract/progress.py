@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterable, Sequence
 from typing import TypeVar
 
 from moodfuse.cache.errors import MoodfuseError
+from moodfuse.cache.records import ClipStatus
 from moodfuse.extract.media.limits import ReadingRules
 
 log = logging.getLogger(__name__)
@@ -15,12 +16,16 @@ NAMED = 10  # refused clips that the error names
 
 
 def track(items: Iterable[T], *, total: int, what: str) -> Generator[T, None, None]:
-    """Yield `items` under a progress bar titled `what`; without a terminal, log a line at the end."""
+    """Yield `items` under a progress bar titled `what`; without a terminal, log a line at the end.
+
+    Without a title nothing is shown.
+    """
     if not total:
         return
-    if sys.stderr is None or not sys.stderr.isatty():  # it is None if it was closed before the start
+    if not what or sys.stderr is None or not sys.stderr.isatty():  # None if it was closed before the start
         yield from items
-        log.info("%s: %d done", what, total)
+        if what:
+            log.info("%s: %d done", what, total)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
@@ -36,11 +41,17 @@ def counted(reasons: Sequence[str]) -> str:
     return f"{len(reasons)} refused: " + ", ".join(f"{count} {reason}" for reason, count in counts)
 
 
-def refusal_lines(reasons: Sequence[str]) -> list[str]:
-    """Counts by reason, and what to do about files without an audio or video stream."""
-    incomplete = sum(reason in ("no_audio", "no_video") for reason in reasons)
-    hint = f"{incomplete} of them have no audio or no video stream: add --missing impute to keep them"
-    return [counted(reasons), *([hint] if incomplete else [])]
+def describe_statuses(statuses: Sequence[ClipStatus]) -> list[str]:
+    """The refused clips, counts by reason, what to do about missing streams; warnings about other clips."""
+    refused = [status for status in statuses if not status.ok]
+    lines = [f"refused {status.clip.id}: {status.reason}: {status.detail}" for status in refused]
+    if refused:
+        lines.append(counted([status.reason for status in refused]))
+    if incomplete := sum(status.reason in ("no_audio", "no_video") for status in refused):
+        hint = "add --missing impute to keep them"
+        lines.append(f"{incomplete} of them have no audio or no video stream: {hint}")
+    usable = [status for status in statuses if status.ok and status.detail]
+    return lines + [f"WARNING {status.clip.id}: {status.detail}" for status in usable]
 
 
 class TooManyRefusedError(MoodfuseError):
@@ -67,7 +78,7 @@ class Tally:
         named = ", ".join(f"{name} ({reason})" for name, reason in self.refused[:NAMED])
         more = f" and {len(self.refused) - NAMED} more" if len(self.refused) > NAMED else ""
         return (
-            f"stopped after {self.clips} clips, {counted([reason for _, reason in self.refused])}; --max-failures "
-            f"is {self.max_failures}. They are {named}{more}. Correct them, or allow more failures, and run the "
-            "same command again; finished results are kept"
+            f"stopped after {self.clips} clips, {counted([reason for _, reason in self.refused])}; "
+            f"--max-failures is {self.max_failures}. They are {named}{more}. Correct them, or allow more "
+            "failures, and run the same command again; finished results are kept"
         )

@@ -1,10 +1,13 @@
-"""Process settings for torch: how long idle threads spin, and that freed memory is kept. Results stay the same.
+"""Process settings for torch: how long idle threads spin, and that freed memory is kept. Results stay the
+same.
 
 Settings of the user's environment have precedence.
 """
 
 import ctypes
+import importlib
 import os
+import threading
 from contextlib import suppress
 
 _THREAD_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
@@ -18,7 +21,8 @@ _MAX_MMAP = (1 << 30, 32 << 20)  # older versions of glibc accept the second at 
 def limit_spinning() -> None:
     """Let idle threads sleep soon; torch reads this from the environment when it is loaded.
 
-    While a decoder occupies the core of one thread of a layer, the other threads would spin and slow the decoder down.
+    While a decoder occupies the core of one thread of a layer, the other threads would spin and slow the
+    decoder down.
     """
     if not any(name in os.environ for name in _THREAD_VARIABLES):
         os.environ["GOMP_SPINCOUNT"] = SPINS
@@ -27,8 +31,8 @@ def limit_spinning() -> None:
 def keep_freed_memory() -> None:
     """Have glibc reuse large arrays instead of returning each to the system, until `release_freed_memory`.
 
-    Each layer of a video network fills tens of megabytes; memory from the system is zeroed first, which takes up to a
-    third of a pass. Other C libraries are left alone.
+    Each layer of a video network fills tens of megabytes; memory from the system is zeroed first, which takes
+    up to a third of a pass. Other C libraries are left alone.
     """
     if not any(name in os.environ for name in _MEMORY_VARIABLES):
         with suppress(AttributeError, OSError):
@@ -41,3 +45,13 @@ def release_freed_memory() -> None:
     """Return freed memory to the system, between networks, whose layers need other sizes."""
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def import_torch_in_background() -> None:
+    """Begin to import torch in a thread, while this one waits for other processes."""
+
+    def load() -> None:
+        with suppress(Exception):  # the code that needs torch imports it again and raises the error
+            importlib.import_module("torch")
+
+    threading.Thread(target=load, name="import torch").start()

@@ -1,7 +1,7 @@
 """The duplicate audit: pairs of clips of different groups that may be the same song or video.
 
-The audit looks for four signs: identical files, similar audio, similar frames, and file names that number the parts of a
-whole. `docs/audit.md` reports how the thresholds were measured.
+The audit looks for four signs: identical files, similar audio, similar frames, and file names that number the
+parts of a whole. `docs/audit.md` reports how the thresholds were measured.
 """
 
 import logging
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import PurePath
 
-from moodfuse.cache.audits import KINDS, Audit, Finding, read_audit, write_audit
+from moodfuse.cache.audits import KINDS, Audit, Finding, MarkStore, read_audit, write_audit
+from moodfuse.cache.records import ClipStatus
 from moodfuse.cache.store import FeatureCache
 from moodfuse.extract.dataset.fingerprints import (
     FAN_OUT,
@@ -33,8 +34,8 @@ MANY_CLIPS, FAN_OUT_OF_MANY = 1000, 6  # bounds the memory
 LONGEST_NUMBERING = 12  # a longer row of consecutive numbers, such as camera files, is no sign
 # Stored with each audit; another text makes the audit of every cache again.
 RULES = (
-    f"version 1: {LEAST_AUDIO} landmarks of the sound or {LEAST_FRAMES} frames alike at one distance in time; "
-    "identical files; names that count"
+    f"version 1: {LEAST_AUDIO} landmarks of the sound or {LEAST_FRAMES} frames alike at one distance in "
+    "time; identical files; names that count"
 )
 REMEDY = (
     "if they belong together, give them one group: a CSV with the column 'group', or --group-pattern REGEX"
@@ -56,7 +57,7 @@ class AuditedClip:
 
 
 def find_duplicates(clips: Sequence[AuditedClip]) -> tuple[Finding, ...]:
-    """Pairs of clips that may be duplicates: those across groups first, then by kind, the most similar first."""
+    """Pairs of clips that may be duplicates: across groups first, then by kind, the most similar first."""
     files = list(_same_files(clips))
     same = {(finding.first, finding.second) for finding in files}
     audio = match_audio([clip.audio for clip in clips], least=LEAST_AUDIO)
@@ -94,6 +95,17 @@ def _same_files(clips: Sequence[AuditedClip]) -> Iterator[Finding]:
                 yield _finding("file", one, other, 1.0)
 
 
+def describe_copies(statuses: Sequence[ClipStatus]) -> Iterator[str]:
+    """A line for each file that clips have under several paths."""
+    copies: dict[str, dict[str, str]] = defaultdict(dict)
+    for status in statuses:
+        if status.file_sha256 and status.ok:
+            copies[status.file_sha256].setdefault(status.clip.path, status.clip.id)
+    for ids in copies.values():
+        if len(ids) > 1:
+            yield f"the same file {len(ids)} times, so one group: {', '.join(sorted(ids.values()))}"
+
+
 def _path_of(clip: AuditedClip) -> str:
     return _WINDOW.sub("", clip.id)
 
@@ -124,13 +136,10 @@ def fan_out_for(clips: int) -> int:
     return FAN_OUT if clips < MANY_CLIPS else FAN_OUT_OF_MANY
 
 
-def audit_cache(cache: FeatureCache) -> Audit | None:
-    """The audit of the current clips, as stored or made now; `None` if the marks of a clip are missing."""
-    known = read_audit(cache)
-    if known is not None and known.rules == RULES:
-        return known
-    store, clips, fan_out = mark_store(cache), [], fan_out_for(len(cache.clips))
-    for status in track(cache.clips, total=len(cache.clips), what="Comparing clips"):
+def audit_clips(statuses: Sequence[ClipStatus], store: MarkStore) -> Audit | None:
+    """The audit of clips; `None` if the marks of a clip are missing."""
+    clips, fan_out = [], fan_out_for(len(statuses))
+    for status in track(statuses, total=len(statuses), what="Comparing clips"):
         marks = store.read(status.digest)
         if marks is None:
             log.warning(
@@ -140,18 +149,28 @@ def audit_cache(cache: FeatureCache) -> Audit | None:
         audio = marks_of_peaks(marks.peak_times, marks.peak_bins, fan_out=fan_out)
         frames = Marks(marks.frame_hashes, marks.frame_times_s)
         clips.append(AuditedClip(status.clip.id, status.group, status.file_sha256, audio, frames))
-    audit = Audit(RULES, find_duplicates(clips))
-    write_audit(cache, audit)
+    return Audit(RULES, find_duplicates(clips))
+
+
+def audit_cache(cache: FeatureCache) -> Audit | None:
+    """The audit of the current clips, as stored or made now; `None` if the marks of a clip are missing."""
+    known = read_audit(cache)
+    if known is not None and known.rules == RULES:
+        return known
+    audit = audit_clips(cache.clips, mark_store(cache))
+    if audit is not None:
+        write_audit(cache, audit)
     return audit
 
 
-def audit_lines(audit: Audit) -> Iterator[str]:
-    """The findings as lines for the user: pairs of different groups, what to do, and how many are in one group."""
+def describe_audit(audit: Audit) -> Iterator[str]:
+    """The pairs of different groups as lines for the user, what to do, and how many are in one group."""
     across = [finding for finding in audit.findings if not finding.grouped]
     by_name = sum(finding.kind == "name" for finding in across)
     if across:
         yield (
-            f"{len(across) - by_name} pairs of clips of different groups may be duplicates, {by_name} more by name:"
+            f"{len(across) - by_name} pairs of clips of different groups may be duplicates, {by_name} more "
+            "by name:"
         )
         yield from (f"  {_describe(finding)}" for finding in across)
         yield f"  {REMEDY}"

@@ -1,12 +1,12 @@
 """Fingerprints of audio and frames, and a search for pairs of clips that share them.
 
-Audio: peaks of the spectrogram are joined in pairs; a pair's two frequencies and their distance in time are its hash,
-as in Wang 2003 (An industrial-strength audio search algorithm, ISMIR). Frames: the signs of the lowest frequencies of
-a discrete cosine transform of the luma (Zauner 2010, Implementation and benchmarking of perceptual image hash
-functions).
+Audio: peaks of the spectrogram are joined in pairs; a pair's two frequencies and their distance in time are
+its hash, as in Wang 2003 (An industrial-strength audio search algorithm, ISMIR). Frames: the signs of the
+lowest frequencies of a discrete cosine transform of the luma (Zauner 2010, Implementation and benchmarking of
+perceptual image hash functions).
 
-Two clips are similar if many of their hashes agree at one distance in time. Hashes that are equal by chance agree at
-all distances, so the largest number of hashes at one distance is what counts.
+Two clips are similar if many of their hashes agree at one distance in time. Hashes that are equal by chance
+agree at all distances, so the largest number of hashes at one distance is what counts.
 """
 
 from collections.abc import Sequence
@@ -51,8 +51,8 @@ NO_MARKS = Marks(np.zeros(0, np.uint64), np.zeros(0))
 class Match:
     """Two clips, by index, of which `count` hashes agree at one distance in time.
 
-    The similar stretch begins at `first_s` and `second_s`; `share` is `count` over the hashes that the clip with fewer
-    of them has in it.
+    The similar stretch begins at `first_s` and `second_s`; `share` is `count` over the hashes that the clip
+    with fewer of them has in it.
     """
 
     first: int
@@ -64,13 +64,8 @@ class Match:
     length_s: float
 
 
-def audio_marks(waveform: NDArray[np.float32], *, fan_out: int = FAN_OUT) -> Marks:
-    """Fingerprint of mono audio at 16 kHz, float32 [samples]; empty if it is silent."""
-    return marks_of_peaks(*audio_peaks(waveform), fan_out=fan_out)
-
-
-def audio_peaks(waveform: NDArray[np.float32]) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
-    """Spectrogram peaks of mono audio at 16 kHz, in order of time: hop and frequency bin of each, uint16 [P]."""
+def find_audio_peaks(waveform: NDArray[np.float32]) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+    """Spectrogram peaks of mono audio at 16 kHz, in order of time: hops and frequency bins, uint16 [P]."""
     from scipy.ndimage import maximum_filter
 
     if not len(waveform) or np.abs(waveform).max() < SILENCE:
@@ -88,7 +83,7 @@ def audio_peaks(waveform: NDArray[np.float32]) -> tuple[NDArray[np.uint16], NDAr
 
 
 def marks_of_peaks(times: NDArray[np.uint16], bins: NDArray[np.uint16], *, fan_out: int = FAN_OUT) -> Marks:
-    """Fingerprint from the peaks of `audio_peaks`: each is joined with up to `fan_out` of those that follow it."""
+    """Fingerprint from the peaks of `find_audio_peaks`, each joined with up to `fan_out` that follow it."""
     if not len(times):
         return NO_MARKS
     hops, rows = times.astype(np.int64), bins.astype(np.int64)
@@ -102,7 +97,7 @@ def marks_of_peaks(times: NDArray[np.uint16], bins: NDArray[np.uint16], *, fan_o
     return Marks(np.concatenate(hashes).astype(np.uint64), times_s)
 
 
-def frame_marks(frames: NDArray[np.uint8], times_s: NDArray[np.float64]) -> Marks:
+def hash_frames(frames: NDArray[np.uint8], times_s: NDArray[np.float64]) -> Marks:
     """Fingerprint of frames, uint8 [T, H, W, 3], at `times_s` from the clip's start.
 
     Plain frames are left out, and frames similar to the one before, so that a still counts once.
@@ -154,9 +149,8 @@ def _equal_pairs(keys: NDArray[np.uint64], rows: Rows) -> tuple[Rows, Rows]:
     starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1])[: len(keys)])
     sizes = np.diff(np.append(starts, len(keys)))
     used = np.repeat(np.where(sizes > MOST_PER_HASH, 1, sizes), sizes)
-    followers = (
-        used - 1 - (np.arange(len(keys)) - np.repeat(starts, sizes))
-    )  # rows with this key after each row
+    # How many rows with the same key come after each row.
+    followers = used - 1 - (np.arange(len(keys)) - np.repeat(starts, sizes))
     positions = np.flatnonzero(followers > 0)
     ones, others = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for lag in range(1, MOST_PER_HASH):

@@ -1,7 +1,7 @@
 """Decode each clip of a dataset once, and record whether it can be used.
 
-A clip is stored only after it has been validated: first its marks for the duplicate audit, then its outcome, then
-what the caller keeps of the decoded media.
+A clip is stored only after it has been validated: first its marks for the duplicate audit, then its outcome,
+then what the caller keeps of the decoded media.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from moodfuse.cache.digests import clip_digest
 from moodfuse.cache.folds import join_groups
 from moodfuse.cache.records import Clip, ClipStatus, Outcome
 from moodfuse.cache.store import FeatureCache
-from moodfuse.extract.dataset.fingerprints import audio_peaks, frame_marks
+from moodfuse.extract.dataset.fingerprints import find_audio_peaks, hash_frames
 from moodfuse.extract.media.container import MediaError
 from moodfuse.extract.media.decode import DecodedClip
 from moodfuse.extract.media.limits import MAX_FILE_BYTES, ReadingRules
@@ -24,6 +24,7 @@ from moodfuse.extract.media.pool import DecodeRequest, decode_many
 from moodfuse.extract.media.renditions import MEDIA_RULES, SHORT_SIDE_PX
 from moodfuse.extract.pending import shared_chunks
 from moodfuse.extract.progress import Tally, track
+from moodfuse.extract.runtime import import_torch_in_background
 
 # Raise the number whenever fingerprints change.
 MARK_RULES = f"{MEDIA_RULES}, marks 1"
@@ -39,10 +40,11 @@ _UNREAD = "unread"  # begins the key of a clip whose file could not be hashed
 
 @dataclass(frozen=True)
 class Decoding:
-    """How clips are decoded, in `jobs` worker processes; `impute` accepts clips without an audio or video stream.
+    """How clips are decoded, in `jobs` worker processes; `impute` accepts clips without an audio or video
+    stream.
 
-    `on_decoded` is called with digest, clip and media of every decoded clip. Processes that share a cache take
-    different chunks of `chunk` clips.
+    `on_decoded` is called with digest, clip and media of every decoded clip. Processes that share a cache
+    take different chunks of `chunk` clips.
     """
 
     jobs: int
@@ -59,8 +61,8 @@ def mark_store(cache: FeatureCache) -> MarkStore:
 
 def marks_of(decoded: DecodedClip) -> ClipMarks:
     """The marks of a decoded clip, which the duplicate audit compares."""
-    peaks = audio_peaks(decoded.waveform[: decoded.waveform_samples])
-    frames = frame_marks(decoded.frames, decoded.frame_times_s - decoded.start_s)
+    peaks = find_audio_peaks(decoded.waveform[: decoded.waveform_samples])
+    frames = hash_frames(decoded.frames, decoded.frame_times_s - decoded.start_s)
     return ClipMarks(*peaks, frames.hashes, frames.times_s)
 
 
@@ -91,8 +93,8 @@ def examine(
 ) -> list[ClipStatus]:
     """Status of every clip, in the order of `clips`; clips that the cache does not know are decoded.
 
-    `before_decoding` is called first, with the statuses as they are if every clip can be read, and the digests of the
-    clips to decode; it may raise.
+    `before_decoding` is called first, with the statuses as they are if every clip can be read, and the
+    digests of the clips to decode; it may raise.
     """
     files = hash_files(clips)
     groups = join_groups(clips, files)
@@ -100,7 +102,7 @@ def examine(
 
     def statuses(outcomes: Mapping[str, Outcome]) -> list[ClipStatus]:
         return [
-            status_of(clip, outcomes[keys[clip.id]], file_sha256=files[clip.id], group=groups[clip.id])
+            make_status(clip, outcomes[keys[clip.id]], file_sha256=files[clip.id], group=groups[clip.id])
             for clip in clips
         ]
 
@@ -134,7 +136,7 @@ def _settled(cache: FeatureCache, keys: Iterable[str], decoding: Decoding) -> di
 def _known_outcomes(cache: FeatureCache, keys: Iterable[str], decoding: Decoding) -> dict[str, Outcome]:
     """Recorded outcomes under the present decoder and rules; a usable one is preferred."""
     known = {}
-    for digest, outcomes in cache.outcomes(key for key in keys if not key.startswith(_UNREAD)).items():
+    for digest, outcomes in cache.outcomes([key for key in keys if not key.startswith(_UNREAD)]).items():
         if valid := [outcome for outcome in outcomes if _is_valid(outcome, decoding)]:
             known[digest] = max(valid, key=lambda outcome: outcome.ok)
     return known
@@ -159,8 +161,8 @@ def decode_clips(
 ) -> dict[str, Outcome]:
     """Decode clips, by digest, and store their marks and outcomes; returns the outcomes.
 
-    `needed` is called with each chunk of digests just before it is decoded, since another process may have been
-    faster.
+    `needed` is called with each chunk of digests just before it is decoded, since another process may have
+    been faster.
     """
     if not wanted:
         return {}
@@ -182,6 +184,8 @@ def decode_clips(
                 keys[request] = key
                 yield request
 
+    if decoding.on_decoded is not None:
+        import_torch_in_background()
     marks, outcomes = mark_store(cache), dict[str, Outcome]()
     results = decode_many(requests(), jobs=min(decoding.jobs, len(wanted)), limits=decoding.rules.limits)
     with closing(track(results, total=len(wanted), what="Decoding")) as tracked:
@@ -190,7 +194,7 @@ def decode_clips(
             is_hashed = not key.startswith(_UNREAD)
             if isinstance(result, DecodedClip) and not is_hashed:
                 result = MediaError("missing", request.path, "it could not be read at first")
-            outcomes[key] = outcome = outcome_of(key, result)
+            outcomes[key] = outcome = make_outcome(key, result)
             if isinstance(result, DecodedClip):
                 marks.write(key, marks_of(result))
             if is_hashed:
@@ -201,7 +205,7 @@ def decode_clips(
     return outcomes | _known_outcomes(cache, wanted.keys() - outcomes.keys(), decoding)
 
 
-def outcome_of(digest: str, result: DecodedClip | MediaError) -> Outcome:
+def make_outcome(digest: str, result: DecodedClip | MediaError) -> Outcome:
     """The record of a decoded clip or of its refusal."""
     if not isinstance(result, DecodedClip):
         return Outcome(digest, False, reason=result.code, detail=result.sentence, decoder=REFUSAL_RULES)
@@ -217,7 +221,7 @@ def outcome_of(digest: str, result: DecodedClip | MediaError) -> Outcome:
     )
 
 
-def status_of(clip: Clip, outcome: Outcome, *, file_sha256: str, group: str) -> ClipStatus:
+def make_status(clip: Clip, outcome: Outcome, *, file_sha256: str, group: str) -> ClipStatus:
     """The status of a clip with this outcome; it has no digest if its file could not be hashed."""
     values = {name: getattr(outcome, name) for name in ("ok", "reason", "detail", "duration_s", "missing")}
     digest = outcome.digest if file_sha256 else ""

@@ -6,7 +6,7 @@ A folder is ``DATA/<label>/<file>``; a CSV has the columns ``path,label`` and op
 
 import os
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,12 +17,12 @@ from moodfuse.cache.errors import InputError
 from moodfuse.cache.records import WINDOW_S, Clip, check_label
 
 _VIDEO = """
-3g2 3gp 3gpp asf avi divx dv evo f4v flv gxf h264 hevc ivf m1v m2p m2t m2ts m2v m4v mj2 mk3d mkv mov mp4 mpe mpeg mpg
-mpv mts mxf nut ogm ogv qt rm rmvb ts vob webm wmv
+3g2 3gp 3gpp asf avi divx dv evo f4v flv gxf h264 hevc ivf m1v m2p m2t m2ts m2v m4v mj2 mk3d mkv mov mp4 mpe
+mpeg mpg mpv mts mxf nut ogm ogv qt rm rmvb ts vob webm wmv
 """
 _AUDIO = """
-aac ac3 adts aif aifc aiff amr ape au awb caf eac3 ec3 flac m4a m4b m4r mka mp2 mp3 mpa mpc oga ogg opus ra snd spx w64
-wav wave weba wma wv
+aac ac3 adts aif aifc aiff amr ape au awb caf eac3 ec3 flac m4a m4b m4r mka mp2 mp3 mpa mpc oga ogg opus ra
+snd spx w64 wav wave weba wma wv
 """
 AUDIO_SUFFIXES = frozenset(f".{name}" for name in _AUDIO.split())
 # Listed in docs/media.md too.
@@ -64,19 +64,14 @@ def scan(data: str | Path, *, group_pattern: str | None = None) -> list[Clip]:
     data : path-like
         ``DATA/<label>/*.mp4``, or a CSV file.
     group_pattern : str, optional
-        Regular expression that is searched in each clip's id. The match of its group ``group``, or else of its only
-        group or of the whole pattern, is the clip's group. Groups of a CSV stay; a clip without a match has a group
-        of its own.
-
-    Returns
-    -------
-    list of Clip
+        Regular expression that is searched in each clip's id. The match of its group ``group``, or else of
+        its only group or of the whole pattern, is the clip's group. Groups of a CSV stay; a clip without a
+        match has a group of its own.
 
     Raises
     ------
     InputError
-        If `data` does not exist, holds no clip, or its CSV is invalid; if `group_pattern` is no regular expression,
-        has several unnamed groups, or matches no clip.
+        If `data` holds no clip or its CSV is invalid; if `group_pattern` is invalid or matches no clip.
     """
     return scan_data(data, group_pattern=group_pattern).clips
 
@@ -84,14 +79,13 @@ def scan(data: str | Path, *, group_pattern: str | None = None) -> list[Clip]:
 def scan_data(data: str | Path, *, group_pattern: str | None = None, audio_files: bool = True) -> ScannedData:
     """The clips of a dataset as from `scan`, with messages about what was ignored.
 
-    Without `audio_files` the audio files of a folder are ignored, such as soundtracks next to the videos; a CSV names
-    its files, so all of them are clips.
+    Without `audio_files` the audio files of a folder are ignored, such as soundtracks next to the videos; a
+    CSV names its files, so all of them are clips.
     """
     data = Path(data)
-    if not data.exists():
-        raise InputError(f"{data} does not exist; {_EXPECTED}")
-    if data.is_file() and data.suffix.lower() in MEDIA_SUFFIXES:
-        raise InputError(f"{data} is a media file; {_EXPECTED}")
+    if not data.exists() or (data.is_file() and data.suffix.lower() in MEDIA_SUFFIXES):
+        problem = "is a media file" if data.exists() else "does not exist"
+        raise InputError(f"{data} {problem}; {_EXPECTED}")
     clips, messages = _scan_folder(data, audio_files) if data.is_dir() else (list(_scan_csv(data)), [])
     if not clips:
         expected = f"{data} holds no clip; expected media files in a folder per label, DATA/<label>/*.mp4"
@@ -104,15 +98,15 @@ def scan_data(data: str | Path, *, group_pattern: str | None = None, audio_files
 
 
 def long_window_lines(windows: Iterable[tuple[float, float | None]]) -> list[str]:
-    """A warning if windows, given by start and end in seconds, are longer than the audio that is read of each."""
+    """A warning if windows (start and end in seconds) are longer than the audio that is read of each."""
     lengths = [0.0 if end_s is None else end_s - start_s for start_s, end_s in windows]
     long = [length for length in lengths if length > WINDOW_S + 1e-3]
     if not long:
         return []
     return [
-        f"WARNING {len(long)} of {len(lengths)} windows are longer than {WINDOW_S:g} s (up to {max(long):g} s): their "
-        f"frames come from the whole window, their audio only from its first {WINDOW_S:g} s; split them into windows "
-        f"of {WINDOW_S:g} s or less to use all of the audio"
+        f"WARNING {len(long)} of {len(lengths)} windows are longer than {WINDOW_S:g} s (up to {max(long):g} "
+        f"s): their frames come from the whole window, their audio only from its first {WINDOW_S:g} s; split "
+        f"them into windows of {WINDOW_S:g} s or less to use all of the audio"
     ]
 
 
@@ -148,8 +142,8 @@ def _scan_folder(data: Path, audio_files: bool) -> tuple[list[Clip], list[str]]:
     messages = ignored_lines(data, files.ignored)
     if audio:
         messages.append(
-            f"ignored in {data}: {len(audio)} audio files: {first_few(sorted(audio))}; add --missing impute to use "
-            "them as clips"
+            f"ignored in {data}: {len(audio)} audio files: {first_few(sorted(audio))}; add --missing impute "
+            "to use them as clips"
         )
     if outside:
         messages.append(
@@ -160,33 +154,26 @@ def _scan_folder(data: Path, audio_files: bool) -> tuple[list[Clip], list[str]]:
 
 
 def _split_warnings(data: Path, clips: Sequence[Clip]) -> Iterator[str]:
-    """Warn of folders that are named like splits; raise `InputError` if they stand in the place of the labels."""
-    flat, outer, inner = set[str](), defaultdict[str, set[str]](set), Counter[str]()
+    """Warn of folders that are named like splits; raise `InputError` if they take the level of the labels."""
+    outer, inner = defaultdict[str, set[str]](set), set[str]()
     for clip in clips:
         label, *folders, _ = clip.id.split("/")
         if _SPLIT.fullmatch(label):
-            flat.add(label)
             outer[label].update(folders[:1])
         elif folders and _SPLIT.fullmatch(folders[0]):
-            inner[f"{label}/{folders[0]}"] += 1
-    labels = sorted(set().union(*outer.values()))
-    if labels:
+            inner.add(f"{label}/{folders[0]}")
+    if labels := sorted(set().union(*outer.values())):
         first = next((split for split in sorted(outer) if split.lower().startswith("train")), min(outer))
         raise InputError(
             f"{data}: its folders {first_few(sorted(outer))} are named like splits, not labels (inside them: "
             f"{first_few(labels)}); give one of them, such as {data / first}, or a CSV with the columns "
             "path,label,split, where split is 'train' or 'test'"
         )
-    if flat:
+    if outer or inner:
         yield (
-            f"WARNING label folders are named like splits: {first_few(sorted(flat))}; expected a folder per label, "
-            "or a CSV with the columns path,label,split"
-        )
-    if inner:
-        yield (
-            f"WARNING {inner.total()} clips are in folders named like splits ({first_few(sorted(inner))}), but "
-            "these names have no effect; to keep test clips out of training, give a CSV with the columns "
-            "path,label,split"
+            f"WARNING folders are named like splits, which has no effect: "
+            f"{first_few(sorted([*outer, *inner]))}; expected a folder per label; to keep test clips out of "
+            "training, give a CSV with the columns path,label,split"
         )
 
 
@@ -233,8 +220,9 @@ class FolderFiles:
 def find_media(folder: Path) -> FolderFiles:
     """Find the media files of a folder at any depth.
 
-    Links to folders are followed after all real folders. Each folder is read once, so a link to a parent folder ends,
-    and a folder keeps the name that it has without links. A folder that cannot be read is an `InputError`.
+    Links to folders are followed after all real folders. Each folder is read once, so a link to a parent
+    folder ends, and a folder keeps the name that it has without links. A folder that cannot be read is an
+    `InputError`.
     """
     media: list[Path] = []
     ignored: dict[str, list[Path]] = defaultdict(list)

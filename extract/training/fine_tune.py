@@ -1,7 +1,7 @@
 """Fine-tune one network on its training clips, with checkpoints from which an interrupted run continues.
 
-The randomness of an epoch derives from the recipe's seed, the training clips and the epoch, so that a resumed run takes
-the same steps as an uninterrupted one.
+The randomness of an epoch derives from the recipe's seed, the training clips and the epoch, so that a resumed
+run takes the same steps as an uninterrupted one.
 """
 
 import logging
@@ -52,7 +52,7 @@ class _Progress:
     best_loss: float | None = None
 
 
-def optimizer_for(tuning: Tuning, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+def make_optimizer(tuning: Tuning, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     """The optimizer of a recipe."""
     rate, decay = tuning.learning_rate, tuning.weight_decay
     if tuning.optimizer == "sgd":
@@ -61,35 +61,24 @@ def optimizer_for(tuning: Tuning, parameters: list[nn.Parameter]) -> torch.optim
     return optimizers[tuning.optimizer](parameters, lr=rate, weight_decay=decay)
 
 
-def class_weights(targets: Sequence[int], classes: int) -> Tensor:
+def compute_class_weights(targets: Sequence[int], classes: int) -> Tensor:
     """Balanced class weights N / (C * count), float32 [C]; 0 for a class without clips."""
     counts = torch.bincount(torch.tensor(targets), minlength=classes).float()
     return torch.where(counts > 0, len(targets) / (classes * counts.clamp(min=1)), torch.zeros(classes))
 
 
 def tune(network: nn.Module, data: TuningData, recipe: Recipe, *, checkpoint: Path | None = None) -> int:
-    """Tune `network` in place; it is left in eval mode with the weights of the best epoch.
+    """Tune `network` in place and return the number of its best epoch, from 1.
 
-    Parameters
-    ----------
-    network : Module
-    data : TuningData
-    recipe : Recipe
-        Its `tuning` and `seed` are used.
-    checkpoint : Path, optional
-        Written after every epoch and read at the start; the caller removes it.
-
-    Returns
-    -------
-    int
-        Number of the best epoch, from 1.
+    The network is left in eval mode with the weights of that epoch. The checkpoint is written after every
+    epoch and read at the start; the caller removes it.
     """
     tuning = recipe.tuning
     assert tuning is not None
     seed = derived_seed(recipe.seed, trained_digest16(data.roles))
-    optimizer = optimizer_for(tuning, data.parameters)
+    optimizer = make_optimizer(tuning, data.parameters)
     stop = data.clips("stop")
-    weight = class_weights([target for _, target in data.clips("tune")], len(data.classes))
+    weight = compute_class_weights([target for _, target in data.clips("tune")], len(data.classes))
     loss = nn.CrossEntropyLoss(weight=weight.to(data.device))
     progress, best = _resume(checkpoint, network, optimizer)
     while progress.epoch < tuning.epochs:
@@ -155,7 +144,7 @@ def _save_checkpoint(
 def _resume(
     path: Path | None, network: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[_Progress, State | None]:
-    """Load a checkpoint into network and optimizer; if it is damaged, tuning restarts from the first epoch."""
+    """Load a checkpoint into network and optimizer; without an undamaged one, tuning starts from epoch 0."""
     if path is None or not path.is_file():
         return _Progress(), None
     try:

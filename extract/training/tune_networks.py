@@ -35,10 +35,7 @@ Activations = dict[str, np.ndarray]
 def compute_source(cache: FeatureCache, work: Work, settings: ExtractSettings, store: MediaStore) -> Counts:
     """Compute the missing parts of one source, whose clips are read from `store`.
 
-    Returns
-    -------
-    int, int
-        Networks tuned; clips embedded, counted once per network.
+    Returns the numbers of networks tuned and of clips embedded, counted once per network.
     """
     weights = settings.recipes.weights_of(work.recipe.source)
     try:
@@ -48,10 +45,10 @@ def compute_source(cache: FeatureCache, work: Work, settings: ExtractSettings, s
         embedded = _embed_frozen(cache, work, worker) if work.trunk else 0
         if not work.networks:
             return 0, embedded
-        networks, processes = shared_order(work.networks), processes_for(work, settings.jobs)
+        networks, processes = shared_order(work.networks), count_processes(work, settings.jobs)
         parts = [networks[number::processes] for number in range(processes)]
-        tuned, more = tune_in_processes(cache, worker, weights, parts)
-        return tuned, embedded + more
+        tuned, embedded_too = tune_in_processes(cache, worker, weights, parts)
+        return tuned, embedded + embedded_too
     finally:
         release_freed_memory()
 
@@ -70,7 +67,7 @@ def save_body(path: Path, recipe: Recipe, network: Network) -> None:
     save_weights(path, {name: arrays[name] for name in trunk_names(network)}, metadata)
 
 
-def processes_for(work: Work, cores: int) -> int:
+def count_processes(work: Work, cores: int) -> int:
     """Number of processes, this one included, that tune networks of a source at a time.
 
     Only audio networks are small enough to run side by side; on a GPU one process is fastest.
@@ -133,8 +130,8 @@ def tune_networks(
     def row(digest: str) -> Rows:
         return worker.full_rows(digest) if recipe.depth == "full" else worker.head_rows(activations[digest])
 
-    title = f"{recipe.source}: tuning ({recipe.depth})"
-    for roles in track(networks, total=len(networks), what=title) if progress else networks:
+    title = f"{recipe.source}: tuning ({recipe.depth})" if progress else ""
+    for roles in track(networks, total=len(networks), what=title):
         cache.write_roles(recipe, roles)  # also restores a lost record
         writer = BlockWriter(cache, recipe, roles)
         if not writer.held().issuperset(digests):
@@ -154,7 +151,7 @@ def read_activations(cache: FeatureCache, recipe: Recipe) -> Activations:
 
 
 def tune_one(cache: FeatureCache, worker: SourceWorker, roles: Roles, activations: Activations) -> bool:
-    """Load the network of these training clips into the worker, or tune and store it; returns whether it was tuned."""
+    """Load the network of these training clips, or tune and store it; returns whether it was tuned."""
     recipe, path = worker.recipe, cache.network_path(worker.recipe, roles)
     checkpoint = path.with_suffix(".checkpoint")
     worker.reset()
@@ -174,11 +171,8 @@ def tune_one(cache: FeatureCache, worker: SourceWorker, roles: Roles, activation
         epoch = tune(worker.tuned, full_data(worker, roles, cache.classes), recipe, checkpoint=checkpoint)
     early = any(role == "stop" for _, _, role in roles)
     if not early:
-        log.warning(
-            "%s: a class has fewer than 3 groups; tuned for the recipe's fixed %d epochs",
-            recipe.source,
-            epoch,
-        )
+        text = "%s: a class has fewer than 3 groups; tuned for the recipe's fixed %d epochs"
+        log.warning(text, recipe.source, epoch)
     metadata = {
         "classes": list(cache.classes),
         "epoch": epoch,

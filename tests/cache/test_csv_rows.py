@@ -1,4 +1,4 @@
-"""CSV files that users give: separators, line numbers and malformed rows; tables of labels, and warnings on them."""
+"""CSV files that users give: separators, line numbers, malformed rows; tables of labels, warnings on them."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def table(folder: Path, text: str | bytes) -> Path:
     ],
 )
 def test_the_header_decides_the_separator(text: str | bytes, expected: list, tmp_path: Path) -> None:
-    """A comma outside quotes wins; cells keep their spaces; each row has the number of the line that it begins in."""
+    """A comma outside quotes wins; cells keep their spaces; a row has the number of its first line."""
     assert list(csv_rows(table(tmp_path, text))) == expected
 
 

@@ -95,7 +95,7 @@ class Runner:
 
 @contextmanager
 def not_timed() -> Iterator[None]:
-    """Networks are not timed before they run, which takes as long as several clips; test_pending.py tests that."""
+    """Networks are not timed before they run, which takes as long as several clips."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (pending, media_supply):
             patch.setattr(module, "measure", lambda *args, **options: Estimate(60.0, 1.0))
@@ -136,7 +136,7 @@ if __name__ == "__main__":  # what stands before this is also done by every proc
 
 
 def moodfuse_command(folder: Path) -> list[str]:
-    """How a process of its own runs `moodfuse` without timing networks; its script is written into a folder."""
+    """A command that runs `moodfuse` without timing networks; its script is written into a folder."""
     script = folder / "moodfuse_command.py"
     script.write_text(COMMAND)
     return [sys.executable, str(script)]
@@ -144,7 +144,7 @@ def moodfuse_command(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="session")
 def heads_cache(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache of the whole corpus with two folds, the source twodmcnn tuned at its head; not to be changed."""
+    """A cache of the whole corpus with two folds and tuned heads of twodmcnn; not to be changed."""
     runner = new_runner(media, tmp_path_factory.mktemp("heads"))
     with not_timed():
         runner(plan=FOLDS)

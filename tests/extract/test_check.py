@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from moodfuse.cache.errors import InputError
+from moodfuse.cache.records import Clip, ClipStatus
 from moodfuse.extract.dataset.check import CheckSettings, check
 from moodfuse.extract.pipeline import extract_features
-from moodfuse.extract.progress import refusal_lines
+from moodfuse.extract.progress import describe_statuses
 from moodfuse.extract.settings import ExtractSettings
 from moodfuse.synthetic_corpus import ClipSettings, make_clip
 
@@ -29,9 +30,15 @@ def test_audio_files_are_clips_under_missing_impute(media: Path, tmp_path: Path)
 
 def test_missing_impute_is_suggested_only_for_missing_streams() -> None:
     """Not for other refusals."""
-    hint = refusal_lines(["truncated", "no_audio", "no_video"])[1]
-    assert hint.startswith("2 of them have no audio or no video")
-    assert refusal_lines(["truncated"]) == ["1 refused: 1 truncated"]
+
+    def lines(*reasons: str) -> list[str]:
+        clips = [Clip(str(number), "", "sad") for number in range(len(reasons))]
+        return describe_statuses(
+            [ClipStatus(clip, "", "", "", False, why, "x") for clip, why in zip(clips, reasons, strict=True)]
+        )
+
+    assert lines("truncated", "no_audio", "no_video")[-1].startswith("2 of them have no audio or no video")
+    assert lines("truncated") == ["refused 0: truncated: x", "1 refused: 1 truncated"]
 
 
 def test_duplicates_are_listed_with_a_remedy(tmp_path: Path) -> None:
@@ -66,7 +73,7 @@ def test_extract_and_check_warn_of_suspicious_labels_and_groups(tmp_path: Path) 
 
 
 def test_folds_from_one_are_refused_before_a_clip_is_read(tmp_path: Path) -> None:
-    """`extract` makes no cache if folds count from 1, and `check` lists its findings before the same error."""
+    """If folds count from 1, `extract` makes no cache, and `check` lists its findings before the error."""
     rows = [f"{row}.mp4,{'sad' if row % 2 else 'fear'},{row // 2 % 3 + 1}" for row in range(12)]
     table = tmp_path / "clips.csv"
     table.write_text("\n".join(["path,label,fold", *rows]))

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 from moodfuse.cache.audits import Audit
-from moodfuse.extract.dataset.duplicates import AuditedClip, audit_lines, find_duplicates
+from moodfuse.extract.dataset.duplicates import AuditedClip, describe_audit, find_duplicates
 from moodfuse.extract.dataset.fingerprints import (
     NO_MARKS,
     Marks,
     Match,
-    audio_marks,
-    frame_marks,
+    find_audio_peaks,
+    hash_frames,
+    marks_of_peaks,
     match_audio,
     match_frames,
 )
@@ -27,6 +28,11 @@ from moodfuse.extract.media.decode import read_clip
 RATE_HZ = 16_000
 CLIPS = os.environ.get("MOODFUSE_CLIPS")
 real = pytest.mark.skipif(not CLIPS, reason="MOODFUSE_CLIPS names no folder of real clips")
+
+
+def audio_marks(audio: np.ndarray) -> Marks:
+    """The fingerprint of audio."""
+    return marks_of_peaks(*find_audio_peaks(audio))
 
 
 @functools.cache
@@ -109,7 +115,7 @@ def smooth_frames(seed: int) -> np.ndarray:
 
 
 def test_copies_of_frames_are_found() -> None:
-    """Frames that were made darker, smaller and noisy are similar; black, plain and repeated ones match nothing."""
+    """Frames made darker, smaller and noisy are similar; black, plain and repeated ones match nothing."""
     rng = np.random.default_rng(1)
     times = np.arange(32) * 0.9375 + 0.47
     frames = smooth_frames(0)
@@ -118,7 +124,7 @@ def test_copies_of_frames_are_found() -> None:
     still = np.broadcast_to(smooth_frames(9)[:1], frames.shape)
     videos = {"other": smooth_frames(1), "black": np.zeros_like(frames), "black too": np.zeros_like(frames)}
     videos = {"video": frames, "copy": changed, **videos, "still": still, "still too": still}
-    marks = {name: frame_marks(video, times[: len(video)]) for name, video in videos.items()}
+    marks = {name: hash_frames(video, times[: len(video)]) for name, video in videos.items()}
     (found,) = find_duplicates([clip(name, frames=frames) for name, frames in marks.items()])
     assert (found.kind, found.first, found.second) == ("frames", "video", "copy")
     assert found.first_s - found.second_s == pytest.approx(10 * 0.9375, abs=0.5) and found.score > 0.4
@@ -141,7 +147,7 @@ def test_numbered_names_are_suggested() -> None:
 
 @real
 def test_real_clips_of_one_video_are_found_and_no_others() -> None:
-    """Of real clips the three of one music video have similar audio; a recoded, shifted copy is found at its time."""
+    """The three real clips of one video have similar audio; a recoded, shifted copy is found at its time."""
     assert CLIPS
     files = sorted(Path(CLIPS).rglob("*.mp4"))
     chosen = [file for file in files if "FEARR" in file.name] + files[:1]
@@ -149,7 +155,7 @@ def test_real_clips_of_one_video_are_found_and_no_others() -> None:
     for file in chosen:
         decoded = read_clip(file, short_side_px=64)
         waveforms[file.stem] = decoded.waveform[: decoded.waveform_samples]
-        frames = frame_marks(decoded.frames, decoded.frame_times_s)
+        frames = hash_frames(decoded.frames, decoded.frame_times_s)
         clips.append(AuditedClip(file.stem, file.stem, file.stem, audio_marks(waveforms[file.stem]), frames))
     clips.append(clip("copy", audio=recoded(waveforms[files[0].stem][10 * RATE_HZ :] * 0.5)))
     found = find_duplicates(clips)
@@ -159,7 +165,7 @@ def test_real_clips_of_one_video_are_found_and_no_others() -> None:
     assert {item.kind for item in found} == {"sound", "name"}
     (copy,) = (item for item in found if item.second == "copy")
     assert copy.first_s - copy.second_s == pytest.approx(10, abs=0.5)
-    assert any("similar audio" in line for line in audit_lines(Audit("rules", found)))
+    assert any("similar audio" in line for line in describe_audit(Audit("rules", found)))
 
 
 @pytest.mark.parametrize("find", [match_audio, match_frames])

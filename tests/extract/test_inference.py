@@ -1,4 +1,4 @@
-"""Networks applied to clips: stored ones give the bits of training, compiled ones those of eager ones but for rounding."""
+"""Networks applied to clips: stored ones give the bits of training, compiled ones those but for rounding."""
 
 import os
 import sysconfig

@@ -1,7 +1,8 @@
 """A network that holds out fold k does not depend on fold k: neither its weights nor its stopping epoch.
 
-The labels of fold k's clips are swapped, and their audio or activations replaced by noise, with the plan fixed; networks
-`{k}` and `{j,k}` must be equal bit for bit. Then a leak is planted in each step of tuning, and must be detected.
+The labels of fold k's clips are swapped, and their audio or activations replaced by noise, with the plan
+fixed; networks `{k}` and `{j,k}` must be equal bit for bit. Then a leak is planted in each step of tuning,
+and must be detected.
 """
 
 import shutil
@@ -103,7 +104,7 @@ def home(media: Path, heads_cache: Path, tmp_path_factory: pytest.TempPathFactor
 def test_networks_do_not_depend_on_the_fold_they_hold_out(
     home: Path, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Noise in fold 0 changes no bit of network {0,1}, tuned whole, and of networks {0} and {0,1} of heads."""
+    """Noise in fold 0 changes no bit of network {0,1}, tuned whole, and of heads {0} and {0,1}."""
     clean = tuned(source, home, tmp_path / "clean", monkeypatch, noise=False)
     assert clean == tuned(source, home, tmp_path / "noise", monkeypatch, noise=True)
 

@@ -1,4 +1,4 @@
-"""Work that several `extract` processes share on one cache without a coordinator, and estimates of its cost."""
+"""Work that several `extract` processes share on one cache, and estimates of its cost."""
 
 import os
 import subprocess

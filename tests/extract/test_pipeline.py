@@ -130,7 +130,7 @@ def test_bad_files_are_named_and_do_not_change_the_others(runner, all_depths) ->
 
 
 def test_strict_and_dry_runs_stop_before_tuning(runner) -> None:
-    """Under strict, one bad clip fails the run; a dry run reports how many networks, how long and how much disk."""
+    """Under strict, one bad clip fails the run; a dry run reports networks to tune, time and disk space."""
     runner.keep(4)
     (runner.data / "sad" / "zero.mp4").write_bytes(b"")
     with pytest.raises(RefusedClipsError, match="1 of 5 clips refused"):
@@ -162,7 +162,7 @@ def test_another_seed_reuses_the_frozen_trunk(extracted) -> None:
 
 
 def test_unused_options_and_unknown_sources_are_refused(runner, heads_cache: Path) -> None:
-    """--tune for a source that is not run is an error; a block that was never extracted names the known sources."""
+    """--tune needs a source of the run; the error of a block that was never extracted names the sources."""
     with pytest.raises(InputError, match="--tune names 'i3d'"):
         runner(depths={"i3d": "full"})
     with pytest.raises((MissingBlockError, InputError), match="known: twodmcnn"):
@@ -170,7 +170,7 @@ def test_unused_options_and_unknown_sources_are_refused(runner, heads_cache: Pat
 
 
 def test_killed_while_tuning_resumes_to_the_same_bytes(runner, all_depths, tmp_path: Path) -> None:
-    """SIGKILL after the first checkpoint, then a second start: networks and features equal an uninterrupted run's."""
+    """SIGKILL after the first checkpoint, then a second start: the same files as without."""
     runner.keep(4)
     words = [*moodfuse_command(tmp_path), "extract", str(runner.data), "--cache", str(runner.cache)]
     words += ["--source", "onedmcnn", "--tune", "full", "--folds", "2", "--recipe", str(runner.recipe)]
@@ -192,7 +192,7 @@ def test_killed_while_tuning_resumes_to_the_same_bytes(runner, all_depths, tmp_p
 
 
 def test_recipes_are_separate_sources_that_share_the_trunk(extracted, caplog) -> None:
-    """Clips pass a trunk that both recipes leave unchanged once; a recipe's former name finds what the cache holds."""
+    """Clips pass the trunk of both recipes once; a recipe's former name finds what the cache holds."""
     runner = extracted
     new, former = "twodmcnn@zhou2022-adam", "twodmcnn@seed-adam"
     done = runner(plan=FOLDS, sources=(new,), depths={"twodmcnn": "head"})
@@ -216,7 +216,7 @@ def test_a_former_recipe_name_in_a_cache_is_found(tmp_path: Path) -> None:
 
 
 def test_cross_fitting_tunes_every_pair_of_folds(extracted) -> None:
-    """K + K (K - 1) / 2 networks by default, K without, one more for leaky runs; existing ones are not tuned again."""
+    """K + K (K - 1) / 2 networks by default, K without, one more for leaky runs; none is tuned twice."""
     runner, three = extracted, PlanChoice(folds=3)
     assert runner(plan=three, networks=NetworkChoice(crossfit=False)).tuned == 3
     assert runner(plan=three).tuned == 3
@@ -229,7 +229,7 @@ def test_cross_fitting_tunes_every_pair_of_folds(extracted) -> None:
 
 
 def test_repeats_tune_under_further_plans(extracted) -> None:
-    """A second repeat is a plan of another seed over the same clips; the first stays in force and is reused."""
+    """A second repeat is a plan of another seed over the same clips; the first plan is reused."""
     runner, two = extracted, NetworkChoice(repeats=2)
     runner(plan=FOLDS)  # the clips are in another folder than those of the copied cache
     plans = runner.open().plans
@@ -246,7 +246,7 @@ def test_repeats_tune_under_further_plans(extracted) -> None:
 
 
 def test_only_what_the_sources_read_has_to_be_there(extracted, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plan is made for the modalities of all sources, so that labels whose clips are mute suit video sources."""
+    """The plan is made for the modalities of all sources, so labels of mute clips suit video sources."""
     asked: list[tuple[str, ...]] = []
 
     def stop(plans: object, statuses: object, choice: PlanChoice) -> None:
@@ -295,7 +295,7 @@ def test_odd_names_come_back_as_they_are_on_disk(runner) -> None:
 
 
 def test_identical_files_are_one_group_or_an_error(extracted) -> None:
-    """Under one label both names have the one clip's features and group; under two labels the error names both."""
+    """Under one label both names have the same features and group; under two labels the error names both."""
     runner, frozen = extracted, {"plan": FOLDS, "depths": {"twodmcnn": "frozen"}}
     shutil.copy(runner.data / "sad" / "0.mp4", runner.data / "sad" / "copy.mp4")
     runner(**frozen)
