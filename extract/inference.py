@@ -211,9 +211,7 @@ def local_recipe(recipe: Recipe, device: str | None) -> Recipe:
         # Compiling for another device may take longer, or that device may have no compiler.
         recipe = replace(recipe, device=chosen, compile=False)
     if recipe.precision == "bf16" and not has_bfloat16(chosen):
-        text = (
-            "%s: made in bfloat16, which the %s here lacks; in float32 numbers differ from the third digit on"
-        )
+        text = "%s: made in bfloat16; the %s here computes in float32, so numbers differ from the third digit"
         log.warning(text, recipe.source, chosen)
         recipe = replace(recipe, precision="fp32")
     return recipe
