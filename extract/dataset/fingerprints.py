@@ -93,7 +93,7 @@ def marks_of_peaks(times: NDArray[np.uint16], bins: NDArray[np.uint16], *, fan_o
         good = (distance >= SPAN_FRAMES[0]) & (distance <= SPAN_FRAMES[1])
         hashes.append((rows[:-step][good] << 16) | (rows[step:][good] << 6) | (distance[good] - 1))
         starts.append(hops[:-step][good])
-    times_s = np.concatenate(starts) * (HOP / SAMPLE_RATE_HZ)
+    times_s = np.concatenate(starts).astype(np.float64) * (HOP / SAMPLE_RATE_HZ)
     return Marks(np.concatenate(hashes).astype(np.uint64), times_s)
 
 

@@ -209,12 +209,13 @@ def make_outcome(digest: str, result: DecodedClip | MediaError) -> Outcome:
     """The record of a decoded clip or of its refusal."""
     if not isinstance(result, DecodedClip):
         return Outcome(digest, False, reason=result.code, detail=result.sentence, decoder=REFUSAL_RULES)
-    damaged = f"{result.damaged} packets or frames are damaged" if result.damaged else ""
+    partial, damaged = result.partial, result.damaged
+    details = (partial, f"{damaged} packets or frames are damaged" if damaged else "")
     return Outcome(
         digest,
         True,
-        reason=_PARTIAL if result.partial else "",
-        detail="; ".join(filter(None, (result.partial, damaged))),
+        reason=_PARTIAL if partial else "",
+        detail="; ".join(filter(None, details)),
         duration_s=result.end_s - result.start_s,
         decoder=MEDIA_RULES,
         missing=result.missing,
