@@ -261,10 +261,11 @@ def test_only_what_the_sources_read_has_to_be_there(extracted, monkeypatch: pyte
 
 
 def test_a_clip_without_audio_is_kept_under_missing_impute(runner, narrow) -> None:
-    """Audio sources have no row of a mute clip, video sources have one."""
+    """Audio sources have no row of a mute clip, video sources have one; without the option it is refused."""
     runner.keep(4)
     add_mute_clip(runner)
     sources, depths = ("twodmcnn", "c3d"), {"c3d": "frozen"}
+    assert [status.reason for status in runner(plan=FOLDS).refused] == ["no_audio"]
     done = runner(plan=FOLDS, sources=sources, depths=depths, impute=True)
     assert not done.refused and len(done.clips) == 5
     cache = runner.open()
