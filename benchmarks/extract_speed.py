@@ -27,7 +27,7 @@ from side_by_side import PLAIN, Row, Side, clips_of, decode_s, matrix_rate, repo
 
 from moodfuse.cache.media import Media
 from moodfuse.cache.planning import PlanChoice
-from moodfuse.extract.embed import SourceWorker, make_network
+from moodfuse.extract.inference import SourceWorker, make_network
 from moodfuse.extract.media.decode import read_clip
 from moodfuse.extract.media.pool import AHEAD_PER_JOB
 from moodfuse.extract.media.renditions import SHORT_SIDE_PX, media_of

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from moodfuse.cache.store import FeatureCache
-from moodfuse.extract.embed import SourceWorker, autocast, make_network, place_batch
+from moodfuse.extract.inference import SourceWorker, autocast, make_network, place_batch
 from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
 from moodfuse.synthetic_corpus import ClipSettings, CorpusSettings, make_corpus
 

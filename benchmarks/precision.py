@@ -30,7 +30,7 @@ from torch.overrides import TorchFunctionMode
 
 from moodfuse.cache.records import ClipStatus
 from moodfuse.cache.store import FeatureCache
-from moodfuse.extract.embed import Rows, SourceWorker, autocast, make_network
+from moodfuse.extract.inference import Rows, SourceWorker, autocast, make_network
 from moodfuse.extract.media_supply import source_media
 from moodfuse.extract.networks import c3d, load_weights_file
 

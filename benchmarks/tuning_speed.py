@@ -22,10 +22,10 @@ from side_by_side import PLAIN, Row, Side, matrix_rate, report
 
 from moodfuse.cache.media import Media
 from moodfuse.cache.recipe import Recipe
-from moodfuse.extract.embed import SourceWorker, make_network
+from moodfuse.extract.inference import SourceWorker, make_network
 from moodfuse.extract.networks.hardware import has_bfloat16
 from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
-from moodfuse.extract.training.fine_tune import optimizer_for, tune
+from moodfuse.extract.training.fine_tune import make_optimizer, tune
 from moodfuse.extract.training.tune_networks import Standardisation, full_data, head_data
 
 BARS = {"c3d": 3.0, "i3d": 2.5}
@@ -67,7 +67,7 @@ def loop() -> Callable[[str, int], float]:
         network = networks[name].train()
         tuning = recipe_of(name, "full").tuning
         assert tuning is not None
-        optimizer = optimizer_for(tuning, list(network.parameters()))
+        optimizer = make_optimizer(tuning, list(network.parameters()))
         inputs, targets = torch.randn(batch, *INPUTS[name]), torch.arange(batch) % 3
         start = time.perf_counter()
         for _ in range(CLIPS // batch):

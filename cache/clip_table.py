@@ -1,6 +1,7 @@
-"""The table of a data set's clips as the arrays of one part; `cache/FORMAT.md` names them."""
+"""The table of a dataset's clips as the arrays of one part; `cache/FORMAT.md` names them."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ ATTRIBUTES: dict[str, object] = {"format": "moodfuse-clips"}
 TEXTS = ("id", "path", "digest", "file_sha256", "group", "declared_group")
 """Columns stored row by row: `<name>` holds the bytes of all rows, `<name>_ends` where each row ends."""
 CODED = ("label", "split", "reason", "detail", "decoder", "missing")
-"""Columns with few different values: the same two arrays for the values, and `<name>_row` for the value of each row."""
+"""Columns with few different values: the same two arrays, and in `<name>_row` the value of each row."""
 NUMBERS: dict[str, Any] = {
     "grouped": np.bool_,
     "start_s": np.float64,
@@ -26,24 +27,14 @@ NUMBERS: dict[str, Any] = {
     "ok": np.bool_,
     "duration_s": np.float64,
 }
-"""Columns of numbers; `end_s` is NaN and `declared_fold` -1 where the data set declares none."""
+"""Columns of numbers; `end_s` is NaN and `declared_fold` -1 where the dataset declares none."""
 _DTYPES = (
     dict.fromkeys((*TEXTS, *CODED), ("|u1", 1))
     | {f"{name}_ends": ("<i8", 1) for name in (*TEXTS, *CODED)}
     | {f"{name}_row": ("<i4", 1) for name in CODED}
     | {name: (np.dtype(dtype).str, 1) for name, dtype in NUMBERS.items()}
 )
-_STATUS_COLUMNS = (
-    "digest",
-    "file_sha256",
-    "group",
-    "ok",
-    "reason",
-    "detail",
-    "duration_s",
-    "decoder",
-    "missing",
-)
+_STATUS_COLUMNS = tuple(field.name for field in fields(ClipStatus) if field.name != "clip")
 
 
 def table_arrays(statuses: Iterable[ClipStatus]) -> dict[str, np.ndarray]:
@@ -61,7 +52,7 @@ def table_arrays(statuses: Iterable[ClipStatus]) -> dict[str, np.ndarray]:
 
 
 def table_name(statuses: Iterable[ClipStatus]) -> str:
-    """Name of the table of some clips, for `Plan.records`: the first 16 digits of its content digest."""
+    """Name of the table of clips, for `Plan.records`: the first 16 digits of its content digest."""
     return content_digest(table_arrays(statuses), ATTRIBUTES)[:16]
 
 

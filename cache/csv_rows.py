@@ -1,4 +1,4 @@
-"""The reader of every CSV file that a user gives: rows with their line numbers; a malformed file is refused.
+"""CSV files that a user gives: rows with line numbers, datasets as ``id,label``, warnings on labels.
 
 Cells are separated by commas, semicolons (as spreadsheets write them where the comma is the decimal point) or
 tabs. Text is UTF-8, with or without a byte order mark. Other bytes are read by Python's ``surrogateescape``,
@@ -6,53 +6,59 @@ as a file name may be any bytes; columns where they can only be a mistake are ch
 """
 
 import csv
+import math
+import os
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
+import numpy as np
+
+from moodfuse.cache.console import comparison_key
+from moodfuse.cache.digests import digest
 from moodfuse.cache.errors import InputError
+from moodfuse.cache.recipe import IMPORT
+from moodfuse.cache.records import Clip, ClipStatus, check_label
 from moodfuse.cache.storage.files import open_regular
 
 _SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
-_STATED = re.compile(r"sep=([,;\t])\s*")
-"""A line that spreadsheets write before the header."""
-_QUOTED = re.compile(r'"[^"]*(?:"|$)')
+_MAX_FOLDS = int(np.iinfo(np.int16).max)
+_MISSING = frozenset(
+    ["nan", "-nan", "none", "null", "nil", "na", "n/a", "<na>", "#n/a", "#na", "nat", "-", "?", "unknown"]
+)
+"""What programs write for a missing value, in lower case."""
+_EXAMPLES = 3
 
 
 def csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
     """Line number and cells of every row; the first is the header, its names without the spaces around them.
 
-    The header decides the separator: a comma if it has any, else the more frequent of semicolon and tab; a
-    line such as ``sep=;`` before it states the separator. Blank lines, and rows whose cells are all blank,
-    are skipped.
+    The header decides the separator: a comma if it has any, else the more frequent of semicolon and tab.
+    Blank lines, and rows whose cells are all blank, are skipped.
 
     Raises `InputError` if the file cannot be read, is not CSV, or a row has more or fewer cells than the
     header; it names the line.
     """
-    line, names, separator, record = 1, list[str](), ",", list[str]()
+    line, names, separator = 1, list[str](), ","
     try:
-        with open_regular(file) as start:
-            check_encoding(start.read(2), file)
         with open_regular(file, "r", newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
-            first, separator = _find_separator(stream)
-            reader = csv.reader(_recorded(chain(first, stream), record), delimiter=separator, strict=True)
+            separator = _find_separator(stream)
+            reader = csv.reader(stream, delimiter=separator, strict=True)
             for cells in reader:
-                text = "".join(record)
-                record.clear()
                 if any(cell.strip() for cell in cells):
                     where = f"{file}, line {line}"
                     if names:
-                        _check_row(where, names, cells, separator, text)
+                        _check_cells(where, names, cells, separator)
                     else:
-                        cells = names = _header(where, cells, separator, text)
+                        cells = names = _header(where, cells, separator)
                     yield line, cells
                 line = reader.line_num + 1
     except csv.Error as error:
         raise InputError(
-            f"{file}, line {line}: not CSV ({error}); expected cells separated by {_SEPARATORS[separator]}s, quotes "
-            "in a cell doubled"
+            f"{file}, line {line}: not CSV ({error}); expected cells separated by {_SEPARATORS[separator]}s, "
+            "quotes in a cell doubled"
         ) from error
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror or error})") from error
@@ -60,67 +66,61 @@ def csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
         raise InputError(f"{file}: is empty; expected a first line of column names")
 
 
-def _recorded(lines: Iterable[str], record: list[str]) -> Iterator[str]:
-    """The same lines, each also appended to a list."""
-    for line in lines:
-        record.append(line)
-        yield line
+def _find_separator(stream: IO[str]) -> str:
+    header = next((line for line in stream if line.strip(",; \t\r\n")), "")
+    stream.seek(0)
+    unquoted = re.sub(r'"[^"]*(?:"|$)', "", header)
+    return "," if "," in unquoted else max(",;\t", key=unquoted.count)
 
 
-def _find_separator(stream: Iterable[str]) -> tuple[list[str], str]:
-    """The lines read until the header, a line that states the separator as a blank one, and the separator."""
-    first: list[str] = []
-    for text in stream:
-        if stated := _STATED.fullmatch(text):
-            return [*first, "\n"], stated[1]
-        first.append(text)
-        if text.strip(",; \t\r\n"):
-            unquoted = _QUOTED.sub("", text)
-            return first, "," if "," in unquoted else max(",;\t", key=unquoted.count)
-    return first, ","
-
-
-def _header(where: str, cells: Sequence[str], separator: str, text: str) -> list[str]:
+def _header(where: str, cells: Sequence[str], separator: str) -> list[str]:
     names = [cell.strip() for cell in cells]
-    if doubled := sorted(name for name, count in Counter(names).items() if name and count > 1):
-        raise InputError(f"{where}: column {doubled[0]!r} occurs twice; remove one")
-    if any("\0" in name for name in names):
-        raise InputError(f"{where}: has NUL characters; is the file UTF-16? Save it as UTF-8")
-    _check_cells(where, names, cells, separator, text)
+    if repeated := sorted(name for name, count in Counter(names).items() if name and count > 1):
+        raise InputError(f"{where}: column {repeated[0]!r} occurs twice; remove one")
+    _check_cells(where, names, cells, separator)
     return names
 
 
-def _check_row(where: str, names: Sequence[str], cells: Sequence[str], separator: str, text: str) -> None:
+def _check_cells(where: str, names: Sequence[str], cells: Sequence[str], separator: str) -> None:
     if len(cells) != len(names):
         raise InputError(
-            f"{where}: {len(cells)} cells; expected {len(names)}, as in the header; put a cell that contains a "
-            f"{_SEPARATORS[separator]} in double quotes"
+            f"{where}: {len(cells)} cells; expected {len(names)}, as in the header; put a cell that contains "
+            f"a {_SEPARATORS[separator]} in double quotes"
         )
-    _check_cells(where, names, cells, separator, text)
-
-
-def _check_cells(where: str, names: Sequence[str], cells: Sequence[str], separator: str, text: str) -> None:
-    """Refuse NUL characters, and a space before a quote, which would be part of the value; `text` is the whole row."""
     for name, cell in zip(names, cells, strict=True):
         if "\0" in cell:
-            raise InputError(f"{where}: {name} has a NUL character; is the file UTF-16?")
-        space_then_quote = cell[:1].isspace() and cell.lstrip()[:1] == '"'
-        if space_then_quote and (separator + cell in text or text.startswith(cell)):  # not in a quoted cell
+            raise InputError(f"{where}: has NUL characters; is the file UTF-16? Save it as UTF-8")
+        if cell[:1].isspace() and cell.lstrip().startswith('"'):  # the quotes would be part of the value
             raise InputError(f"{where}: {name} has a space before its quote; remove the space")
 
 
+def csv_records(
+    file: Path, required: Sequence[str], optional: Sequence[str]
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Line number and cells of every row by column name; the cell of an absent optional column is empty.
+
+    Raises `InputError` as `csv_rows` does, or if a required column is missing.
+    """
+    rows = csv_rows(file)
+    _, names = next(rows)
+    check_columns(file, names, required)
+    columns = {name: names.index(name) for name in (*required, *optional) if name in names}
+    for line, cells in rows:
+        yield line, dict.fromkeys(optional, "") | {name: cells[column] for name, column in columns.items()}
+
+
 def check_columns(file: Path, names: Sequence[str], wanted: Sequence[str]) -> None:
-    """Refuse a header in which a column is missing (`InputError`)."""
+    """Raise `InputError` if a column is missing from a header."""
     if missing := [name for name in wanted if name not in names]:
         found = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
         raise InputError(
-            f"{file}: column(s) {', '.join(missing)} missing, found {found!r}; expected names separated by commas, "
-            "semicolons or tabs in the first line"
+            f"{file}: column(s) {', '.join(missing)} missing, found {found!r}; expected names separated by "
+            "commas, semicolons or tabs in the first line"
         )
 
 
 def check_encoding(start: bytes, file: Path) -> None:
-    """Refuse a file that begins as UTF-16 does (`InputError`)."""
+    """Raise `InputError` if a file begins as UTF-16 does."""
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise InputError(
             f"{file}: is UTF-16, as some editors and spreadsheets save text; save the file as UTF-8"
@@ -128,8 +128,125 @@ def check_encoding(start: bytes, file: Path) -> None:
 
 
 def check_text(text: str, where: str) -> None:
-    """Refuse text that is not UTF-8, as of a file that was saved in another encoding (`InputError`)."""
+    """Raise `InputError` if text is not UTF-8, as of a file that was saved in another encoding."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise InputError(f"{where}: {text!r} is not UTF-8; save the file as UTF-8") from error
+
+
+# Cells
+
+
+def listed_path(file: Path, text: str, where: str) -> str:
+    """A path from a table, relative to its folder; spaces around it are removed unless such a file exists."""
+    if not text.strip():
+        raise InputError(f"{where}: the path is empty")
+    return text if os.path.lexists(file.parent / text) else text.strip()
+
+
+def number_in_row(where: str, name: str, text: str) -> float | None:
+    """The number in a cell, `None` if it is blank; `where` names the line in an `InputError`."""
+    if not text.strip():
+        return None
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise InputError(f"{where}: {name} is {text!r}; expected a number such as 2.5") from error
+    if not math.isfinite(value):
+        raise InputError(f"{where}: {name} is {text!r}; expected a finite number")
+    return value
+
+
+def fold_in_row(where: str, text: str) -> int | None:
+    """The fold in a cell, `None` if blank; programs write 2 as ``2.0`` where a column has empty cells."""
+    fold = number_in_row(where, "fold", text)
+    if fold is None:
+        return None
+    if fold not in range(_MAX_FOLDS):
+        raise InputError(f"{where}: fold is {text!r}; expected a whole number from 0 to {_MAX_FOLDS - 1}")
+    return int(fold)
+
+
+# Datasets
+
+
+def read_labels(file: Path) -> list[ClipStatus]:
+    """The clips that a CSV ``id,label[,group][,fold][,split]`` declares, in its order; their decoder is
+    ``"import"``.
+
+    Ids are taken as they are, with spaces and line feeds; other cells are stripped, and other columns
+    ignored, so an exported file declares its clips too. Raises `InputError` with the line of an id that is
+    missing or repeated, or of a cell that cannot be used.
+    """
+    lines: dict[str, int] = {}
+    statuses = []
+    for line, cells in csv_records(file, ("id", "label"), ("group", "fold", "split")):
+        where = f"{file}, line {line}"
+        status = _read_status(cells, where)
+        first = lines.setdefault(status.clip.id, line)
+        if first != line:
+            raise InputError(
+                f"{where}: {status.clip.id!r} is already in line {first}; remove one of the rows"
+            )
+        statuses.append(status)
+    if not statuses:
+        raise InputError(f"{file}: has no clips; expected a row of id,label for each")
+    return statuses
+
+
+def _read_status(cells: Mapping[str, str], where: str) -> ClipStatus:
+    clip_id = cells["id"]
+    if not clip_id:
+        raise InputError(f"{where}: the id is empty")
+    label, group, fold, split = (cells[name].strip() for name in ("label", "group", "fold", "split"))
+    check_label(label, where)
+    check_text(label, where)
+    split = split.lower() or "train"
+    if split not in ("train", "test"):
+        raise InputError(f"{where}: split is {split!r}; expected 'train' or 'test'")
+    clip = Clip(
+        id=clip_id, path="", label=label, group=group or None, fold=fold_in_row(where, fold), split=split
+    )
+    return ClipStatus(clip, digest({"id": clip_id}), "", group or clip_id, ok=True, decoder=IMPORT)
+
+
+def label_warnings(clips: Iterable[Clip]) -> list[str]:
+    """A line for each kind of label or group that is probably a mistake, with counts and what to do."""
+    clips = list(clips)
+    labels = Counter(clip.label for clip in clips)
+    groups = Counter(clip.group for clip in clips if clip.group is not None)
+    return [
+        *_similar_names("labels", "classes", labels),
+        *_missing_values("labels", labels, "used as a class; fill in the labels, or remove these clips"),
+        *_similar_names("groups", "groups", groups),
+        *_missing_values(
+            "groups", groups, "all kept in one fold; leave the cell empty where a clip has no group"
+        ),
+    ]
+
+
+def _similar_names(what: str, counted_as: str, clips: Mapping[str, int]) -> list[str]:
+    by_key: dict[str, list[str]] = defaultdict(list)
+    for name in clips:
+        by_key[comparison_key(name)].append(name)
+    similar = [sorted(names) for _, names in sorted(by_key.items()) if len(names) > 1]
+    if not similar:
+        return []
+    examples = "; ".join(" and ".join(_counts(names, clips)) for names in similar[:_EXAMPLES])
+    more = "; ..." if len(similar) > _EXAMPLES else ""
+    return [
+        f"{sum(map(len, similar))} {what} differ only in case, Unicode form, spaces or invisible characters, "
+        f"and count as different {counted_as}: {examples}{more}; if they mean the same, use one spelling"
+    ]
+
+
+def _missing_values(what: str, clips: Mapping[str, int], consequence: str) -> list[str]:
+    names = sorted(name for name in clips if comparison_key(name) in _MISSING)
+    if not names:
+        return []
+    return [f"{what} that look like a missing value: {', '.join(_counts(names, clips))}, {consequence}"]
+
+
+def _counts(names: Sequence[str], clips: Mapping[str, int]) -> list[str]:
+    return [f"{name!r} ({clips[name]} clip{'' if clips[name] == 1 else 's'})" for name in names]

@@ -1,4 +1,4 @@
-"""Stage one: from clips to decision-level embeddings. Names resolve lazily: importing this does not import torch."""
+"""Stage one: from clips to embeddings. Names are imported when they are used, and torch with them."""
 
 from importlib import import_module
 from typing import Any

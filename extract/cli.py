@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from moodfuse.extract.settings import ExtractSettings
 
 SOURCE_HELP = (
-    "Source to extract: a network (onedmcnn, twodmcnn, c3d, i3d, torchvision:NAME), or NETWORK@RECIPE; repeat for "
-    "several.  [default: the first four]"
+    "Source to extract: a network (onedmcnn, twodmcnn, c3d, i3d, torchvision:NAME), or NETWORK@RECIPE; "
+    "repeat for several.  [default: the first four]"
 )
 _DATA_OPTIONS = (
     click.option(
@@ -78,7 +78,13 @@ class RecipeCommand(click.Command):
     "--weights", multiple=True, help="SOURCE=NAME|FILE of pretrained weights (moodfuse weights ls); repeat."
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-@click.option("--precision", default="auto", show_default=True, help="auto (fp32), fp32 or bf16.")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    default="auto",
+    show_default=True,
+    help="Number format of the networks; auto is fp32.",
+)
 @click.option(
     "--compile", "compiled", is_flag=True, help="Compile networks for embedding; takes minutes at the start."
 )
@@ -93,15 +99,15 @@ class RecipeCommand(click.Command):
     "--crossfit/--no-crossfit",
     default=True,
     show_default=True,
-    help="Also tune a network for every pair of folds, so that heads train on out-of-sample features; 21 networks for "
-    "6 folds instead of 6.",
+    help="Also tune a network for every pair of folds, so that heads train on out-of-sample features; 21 "
+    "networks for 6 folds instead of 6.",
 )
 @click.option(
     "--leaky",
     "--for-export",
     "leaky",
     is_flag=True,
-    help="Also tune a network on ALL clips, which fuse --protocol leaky and models at the embedding level use.",
+    help="Also tune a network on ALL clips, for fuse --protocol leaky and models at the embedding level.",
 )
 @click.option(
     "--repeats", type=click.IntRange(min=1), default=1, show_default=True, help="Fold plans to tune under."
@@ -111,7 +117,7 @@ class RecipeCommand(click.Command):
     "--keep-media/--no-keep-media",
     default=True,
     show_default=True,
-    help="Keep decoded media in the cache (about 4 MB per clip), or pass each clip through all networks at once.",
+    help="Keep decoded media in the cache (about 4 MB per clip), or pass a clip through all networks.",
 )
 @click.option(
     "--scheduler", metavar="dask://HOST:PORT", help="Run on a Dask cluster whose workers share the folders."
@@ -147,13 +153,9 @@ def extract_command(ctx: click.Context, data: Path, cache_path: Path, **options:
 
 def _settings(data: Path, cache_path: Path, options: Mapping[str, Any]) -> "ExtractSettings":
     from moodfuse.cache.planning import PlanChoice
-    from moodfuse.extract.recipe_files import PRECISIONS, RecipeChoice
+    from moodfuse.extract.recipe_files import RecipeChoice
     from moodfuse.extract.settings import DEFAULT_SOURCES, ExtractSettings, NetworkChoice
 
-    precision = options["precision"]
-    if precision not in PRECISIONS:
-        expected = ", ".join(PRECISIONS)
-        raise click.BadParameter(f"{precision!r}; expected one of {expected}", param_hint="--precision")
     depths = _pairs("--tune", options["tune"])
     recipes = RecipeChoice(
         recipe=options["recipe"],
@@ -161,7 +163,7 @@ def _settings(data: Path, cache_path: Path, options: Mapping[str, Any]) -> "Extr
         depths=depths,
         weights=_pairs("--weights", options["weights"]),
         device=options["device"],
-        precision=precision,
+        precision=options["precision"],
         compile=options["compiled"],
     )
     return ExtractSettings(
@@ -247,7 +249,8 @@ def weights_ls_command(network: str | None, wide: bool) -> None:
 def weights_fetch_command(names: tuple[str, ...]) -> None:
     """Download weights by name and check them.
 
-    Weights of torchvision's models are written torchvision:MODEL=NAME. A broken download resumes when run again.
+    Weights of torchvision's models are written torchvision:MODEL=NAME. A broken download resumes when run
+    again.
 
     Example: moodfuse weights fetch i3d-kinetics-piergiaj torchvision:r3d_18=DEFAULT
     """

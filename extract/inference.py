@@ -1,65 +1,203 @@
-"""A source of an exported model: its network made from the model's files and applied to clips.
+"""Networks applied to clips: of `extract`, from recipes, and of exported models, from the files in their
+folder.
 
-It runs the code, precision and thread count of training, so a clip gets the features that the cache holds; on another
-device they differ in the last digits. Neither the file of pretrained weights nor random values are needed again: every
-array comes from the files.
+An exported model runs the code, precision and thread count of training, so a clip gets the features that the
+cache holds; on another device they differ in the last digits. Clips pass a network alone, on the recipe's
+threads.
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from moodfuse.cache.digests import derived_seed
 from moodfuse.cache.errors import InputError, UnknownNameError
-from moodfuse.cache.media import Media
+from moodfuse.cache.media import Media, MediaStore
 from moodfuse.cache.recipe import Recipe
-from moodfuse.extract.embed import Rows, SourceWorker, place_network
+from moodfuse.extract.media.preprocess import InputMaker
 from moodfuse.extract.media.renditions import preprocessing_of
 from moodfuse.extract.networks import WeightsError, bn_eps_of, create_network, load_weights_file, trunk_names
 from moodfuse.extract.networks.base import Network
-from moodfuse.extract.networks.hardware import has_bfloat16
+from moodfuse.extract.networks.hardware import check_compiler, has_bfloat16
 from moodfuse.extract.networks.registry import network_spec
 from moodfuse.extract.networks.specs import input_size
 from moodfuse.extract.recipe_files import resolve_device
+from moodfuse.extract.runtime import keep_freed_memory
 
 log = logging.getLogger(__name__)
-MOST_THREADS = 1024
+_WAVEFORMS_KEPT = 256
+_FRAMES_KEPT = 16
+_MAX_THREADS = 1024
+Rows = dict[str, np.ndarray]
+"""Arrays of one clip: ``embedding``, ``logits``, ``activation``."""
+
+
+def make_network(recipe: Recipe, weights: str | None, num_classes: int) -> Network:
+    """The untuned network of a recipe, in eval mode; its trunk does not depend on the number of classes."""
+    devices = [torch.cuda.current_device()] if recipe.device == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(derived_seed(recipe.seed, recipe.network, "trunk"))
+        network = create_network(recipe.network, num_classes=2, weights=weights)
+        torch.manual_seed(derived_seed(recipe.seed, recipe.network, "classifier"))
+        network.reset_classifier(num_classes)
+    return place_network(recipe, network)
+
+
+def place_network(recipe: Recipe, network: Network) -> Network:
+    """The network in eval mode, on the recipe's device and in its memory layout."""
+    keep_freed_memory()
+    if recipe.device == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # or float32 would be rounded to 10 bits in every convolution
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
+    if recipe.precision == "bf16" and network.spec.modality == "video":
+        network = network.to(memory_format=torch.channels_last_3d)
+    return network.to(recipe.device).eval()
+
+
+def place_batch(recipe: Recipe, batch: Tensor) -> Tensor:
+    """A batch on the recipe's device and in its memory layout."""
+    batch = batch.to(recipe.device)
+    if recipe.precision == "bf16" and batch.ndim == 5:
+        return batch.contiguous(memory_format=torch.channels_last_3d)
+    return batch
+
+
+def autocast(recipe: Recipe) -> AbstractContextManager[object]:
+    """A context that computes in the recipe's precision."""
+    return (
+        torch.autocast(recipe.device, dtype=torch.bfloat16) if recipe.precision == "bf16" else nullcontext()
+    )
+
+
+class SourceWorker:
+    """The network of a source, applied to clips; `media` is not needed for clips in memory.
+
+    Attributes
+    ----------
+    tuned : torch.nn.Module
+        The part that is tuned at the recipe's depth: the head, or the whole network.
+    """
+
+    def __init__(self, recipe: Recipe, network: Network, media: MediaStore | None = None) -> None:
+        torch.set_num_threads(recipe.threads)
+        self.recipe, self.network, self.media = recipe, network, media
+        self.head = nn.ModuleDict({"replaced": network.replaced, "classifier": network.classifier})
+        self.tuned: nn.Module = self.head if recipe.depth == "head" else network
+        initial = {} if recipe.depth == "frozen" else self.tuned.state_dict()
+        self._initial = {name: value.clone() for name, value in initial.items()}
+        self._trunk: Callable[[Tensor], Tensor] = network.trunk
+        self._whole: Callable[[Tensor], tuple[Tensor, Tensor]] = network
+        if recipe.compile:
+            check_compiler(
+                recipe.device,
+                asked=f"{recipe.source}: its recipe compiles",
+                otherwise="use one that does not",
+            )
+            # With fullgraph, torch raises an error where it cannot compile, instead of running it eagerly.
+            self._trunk = torch.compile(network.trunk, dynamic=False, fullgraph=True)
+            self._whole = torch.compile(network, dynamic=False, fullgraph=True)
+        kept = _WAVEFORMS_KEPT if network.spec.modality == "audio" else _FRAMES_KEPT
+        self._read_cached = lru_cache(kept)(self._read)
+        crop_s, gain_db = (recipe.tuning.crop_s, recipe.tuning.gain_db) if recipe.tuning else (0.0, 0.0)
+        self.make_input = InputMaker(network.preprocessing, crop_s=crop_s, gain_db=gain_db)
+
+    def _read(self, digest: str) -> Media:
+        assert self.media is not None
+        return self.media.read(digest)
+
+    def reset(self) -> None:
+        """Set the tuned part back to its initial weights."""
+        self.tuned.load_state_dict(self._initial)
+        self.tuned.eval()
+
+    def whole_input(self, digest: str) -> Tensor:
+        """The input from which a clip is embedded, without the batch axis."""
+        return self.make_input(self._read_cached(digest))
+
+    def train_input(self, digest: str, generator: torch.Generator) -> Tensor:
+        """An augmented input, without the batch axis."""
+        return self.make_input(self._read_cached(digest), generator=generator)
+
+    def frozen_rows(self, digest: str) -> Rows:
+        """Embedding at depth ``frozen`` and, if that is another array, the activation that heads read."""
+        return self.frozen_rows_of(self._read(digest))
+
+    @torch.inference_mode()
+    def frozen_rows_of(self, media: Media) -> Rows:
+        """`frozen_rows` of a clip in memory."""
+        batch = self._batch(media)
+        with autocast(self.recipe):
+            activation = self._trunk(batch).float()
+            embedding = self.network.pool_frozen(activation).float()
+        rows = {"embedding": embedding[0].cpu().numpy()}
+        if self.network.spec.has_replaced_layers:
+            rows["activation"] = activation[0].cpu().numpy()
+        return rows
+
+    def full_rows(self, digest: str) -> Rows:
+        """Embedding and logits of the tuned network."""
+        return self.full_rows_of(self._read_cached(digest))
+
+    @torch.inference_mode()
+    def full_rows_of(self, media: Media) -> Rows:
+        """`full_rows` of a clip in memory."""
+        batch = self._batch(media)
+        with autocast(self.recipe):
+            return _as_rows(*self._whole(batch))
+
+    @torch.inference_mode()
+    def head_rows(self, activation: np.ndarray) -> Rows:
+        """Embedding and logits of the tuned head, from an activation [A]."""
+        embedding = self.network.embed(torch.from_numpy(activation)[None].to(self.recipe.device))
+        return _as_rows(embedding, self.network.classifier(embedding))
+
+    def _batch(self, media: Media) -> Tensor:
+        torch.set_num_threads(self.recipe.threads)  # networks of other sources may run between clips
+        return place_batch(self.recipe, self.make_input(media)[None])
+
+
+def _as_rows(embedding: Tensor, logits: Tensor) -> Rows:
+    return {"embedding": embedding[0].float().cpu().numpy(), "logits": logits[0].float().cpu().numpy()}
+
+
+# Sources of exported models
 
 
 def check_shipped_recipe(recipe: Recipe) -> None:
     """Raise `InputError` for a recipe from a model folder that this version cannot run."""
-    for name in ("network_version", "batch", "threads", "seed"):
-        if type(getattr(recipe, name)) is not int:
-            raise InputError(f"{recipe.source}: {name} is {getattr(recipe, name)!r}; expected a whole number")
-    for name in ("source", "network", "weights", "preprocessing", "precision", "device"):
-        if not isinstance(getattr(recipe, name), str):
-            raise InputError(f"recipe: {name} is {getattr(recipe, name)!r}; expected text")
     try:
         spec = network_spec(recipe.network)
-        expected, given = input_size(spec.preprocessing), input_size(preprocessing_of(recipe))
+        sizes = input_size(spec.preprocessing), input_size(preprocessing_of(recipe))
         bn_eps_of(recipe.weights)
+        has_settings = 1 <= recipe.threads <= _MAX_THREADS and (recipe.batch, type(recipe.compile)) == (
+            1,
+            bool,
+        )
     except (UnknownNameError, ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise InputError(f"{recipe.source}: its recipe cannot be used ({error})") from error
     if recipe.network_version != spec.version:
         raise InputError(
-            f"{recipe.source}: made with version {recipe.network_version} of {spec.name}, but this is version "
-            f"{spec.version}; export the model again, or install the moodfuse that its model.json names"
+            f"{recipe.source}: made with version {recipe.network_version} of {spec.name}, but this is "
+            f"version {spec.version}; export the model again, or install the moodfuse that its model.json "
+            "names"
         )
-    if expected != given:
-        raise InputError(f"{recipe.source}: input {given} for a network that reads {expected}")
-    if not 1 <= recipe.threads <= MOST_THREADS or recipe.batch != 1 or type(recipe.compile) is not bool:
+    runs_here = recipe.precision in ("fp32", "bf16") and recipe.device in ("cpu", "cuda")
+    if not has_settings or not runs_here or sizes[0] != sizes[1]:
         raise InputError(
-            f"{recipe.source}: {recipe.threads} threads, batch {recipe.batch}, compile {recipe.compile}"
+            f"{recipe.source}: cannot run on {recipe.threads!r} threads of {recipe.device!r} in precision "
+            f"{recipe.precision!r}, batch {recipe.batch!r}, compile {recipe.compile!r}, with input {sizes[1]}"
         )
-    if recipe.precision not in ("fp32", "bf16") or recipe.device not in ("cpu", "cuda"):
-        raise InputError(f"{recipe.source}: precision {recipe.precision!r} on {recipe.device!r}")
 
 
 def local_recipe(recipe: Recipe, device: str | None) -> Recipe:
-    """The recipe as it runs on this machine; a warning is logged if its numbers differ from those in training."""
+    """The recipe as it runs on this machine; logs a warning if its numbers differ from those in training."""
     if device is None and recipe.device == "cuda" and not torch.cuda.is_available():
         raise InputError(
             f"{recipe.source}: made on a GPU, and torch finds none here; give --device cpu (Model.load(..., "
@@ -68,27 +206,20 @@ def local_recipe(recipe: Recipe, device: str | None) -> Recipe:
     chosen = recipe.device if device is None else resolve_device(device)
     if chosen != recipe.device:
         digits = "from the third digit on" if recipe.precision == "bf16" else "in their last digits"
-        log.warning(
-            "%s: made on %s, used on %s; numbers may differ %s", recipe.source, recipe.device, chosen, digits
-        )
+        text = "%s: made on %s, used on %s; numbers may differ %s"
+        log.warning(text, recipe.source, recipe.device, chosen, digits)
         # Compiling for another device may take longer, or that device may have no compiler.
         recipe = replace(recipe, device=chosen, compile=False)
     if recipe.precision == "bf16" and not has_bfloat16(chosen):
-        log.warning(
-            "%s: made in bfloat16, for which the %s here has no instructions; it computes in float32, and numbers "
-            "differ from the third digit on",
-            recipe.source,
-            chosen,
-        )
+        text = "%s: made in bfloat16; the %s here computes in float32, so numbers differ from the third digit"
+        log.warning(text, recipe.source, chosen)
         recipe = replace(recipe, precision="fp32")
     return recipe
 
 
 def network_from_files(recipe: Recipe, num_classes: int, body: Path | None) -> Network:
-    """The network of a recipe with the body from a file of `save_body`; tuned arrays are still to be loaded."""
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # the random weights are replaced; the caller's random state stays
+    """The network of a recipe with the body from a file of `save_body`, without tuned arrays."""
+    with torch.random.fork_rng(devices=[]):  # random weights are replaced; the caller's random state stays
         network = create_network(recipe.network, num_classes=num_classes)
     network.preprocessing = preprocessing_of(recipe)
     eps = bn_eps_of(recipe.weights)
@@ -112,8 +243,8 @@ def load_arrays(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]
         own = expected[name]
         if (array.shape, array.dtype) != (own.shape, own.dtype):
             raise WeightsError(
-                f"{path}: {name} is {array.dtype} {list(array.shape)}, expected {own.dtype} {list(own.shape)}; export "
-                "the model again"
+                f"{path}: {name} is {array.dtype} {list(array.shape)}, expected {own.dtype} "
+                f"{list(own.shape)}; export the model again"
             )
         if array.is_floating_point() and not torch.isfinite(array).all():
             raise WeightsError(f"{path}: {name} holds NaN or infinity; export the model again")
@@ -121,7 +252,7 @@ def load_arrays(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]
 
 
 class ShippedSource:
-    """One source of an exported model.
+    """A source of an exported model.
 
     Parameters
     ----------
@@ -134,10 +265,8 @@ class ShippedSource:
     device : str or None
         ``cpu``, ``cuda`` or ``auto``; `None` for the recipe's own.
 
-    Raises
-    ------
-    InputError, WeightsError, DamagedPartError
-        If the files do not fit the recipe, or are damaged; if the device is not available.
+    Raises `InputError`, `WeightsError` or `DamagedPartError` if the files do not fit the recipe, or are
+    damaged; if the device is not available.
     """
 
     def __init__(
@@ -158,7 +287,7 @@ class ShippedSource:
         self._networks = [load_arrays(path, own) for path in networks]
 
     def embed(self, media: Media) -> list[Rows]:
-        """Embedding and logits of a clip from each network, in their order; one embedding from a frozen source."""
+        """Embedding and logits of a clip from each network in order; one embedding from a frozen source."""
         threads = torch.get_num_threads()
         try:
             return list(self._rows(media))

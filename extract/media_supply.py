@@ -20,7 +20,6 @@ from moodfuse.cache.planning import next_plan
 from moodfuse.cache.recipe import Recipe, frozen_counterpart
 from moodfuse.cache.records import Clip, ClipStatus
 from moodfuse.cache.store import CLIPS_PER_PART, FeatureCache
-from moodfuse.extract.block_writer import BlockWriter
 from moodfuse.extract.dataset.ingest import Decoding, decode_again, examine
 from moodfuse.extract.media.decode import DecodedClip
 from moodfuse.extract.media.renditions import (
@@ -31,13 +30,12 @@ from moodfuse.extract.media.renditions import (
     store_for,
 )
 from moodfuse.extract.networks.registry import AudioPreprocessing
-from moodfuse.extract.pending import Work, needing_media
+from moodfuse.extract.pending import BlockWriter, Estimate, Work, measure, needing_media
 from moodfuse.extract.runtime import release_freed_memory
 from moodfuse.extract.settings import ExtractSettings
-from moodfuse.extract.training.estimate import Estimate, is_long, measure
 
 if TYPE_CHECKING:  # importing torch takes seconds
-    from moodfuse.extract.embed import SourceWorker
+    from moodfuse.extract.inference import SourceWorker
 
 Report = Callable[[str], None]
 
@@ -92,10 +90,12 @@ class KeptMedia:
                     stores.setdefault(status.digest, []).append(store)
                     clips[status.digest] = status.clip
 
-        def is_needed(digest: str) -> bool:
-            return any(store.find(digest) is None for store in stores[digest])
+        def needed(digests: Sequence[str]) -> Iterator[str]:
+            for digest in digests:
+                if any(store.find(digest) is None for store in stores[digest]):
+                    yield digest
 
-        decode_again(self.cache, clips, self.decoding, is_needed=is_needed)
+        decode_again(self.cache, clips, self.decoding, needed=needed)
         return todo
 
     def store(self, recipe: Recipe) -> MediaStore:
@@ -128,7 +128,7 @@ class FrozenTrunk:
     def add(self, digest: str, media: Media) -> None:
         """Pass a clip through the trunk."""
         if self._worker is None:
-            from moodfuse.extract.embed import SourceWorker, make_network
+            from moodfuse.extract.inference import SourceWorker, make_network
 
             self._worker = SourceWorker(self.recipe, make_network(self.recipe, self.weights, num_classes=2))
         self._rows[digest] = self._worker.frozen_rows_of(media)
@@ -162,7 +162,7 @@ class StreamedMedia:
     ) -> None:
         self.cache, self.settings, self.report, self.folder = cache, settings, report, folder
         self._decoding = Decoding(
-            settings.jobs, settings.impute, settings.rules, on_decoded=self._on_decoded, piece=CLIPS_PER_PART
+            settings.jobs, settings.impute, settings.rules, on_decoded=self._on_decoded, chunk=CLIPS_PER_PART
         )
         self._trunks: dict[tuple[str, str], FrozenTrunk] = {}
         tuned_whole = any(recipe.depth == "full" for recipe in recipes)
@@ -199,7 +199,7 @@ class StreamedMedia:
             for trunk in self._trunks.values()
         ]
         works = [(work, weights) for work, weights in works if work.trunk]
-        long = [(work, weights) for work, weights in works if is_long(work)]
+        long = [(work, weights) for work, weights in works if work.is_long]
         cost = sum((measure(work, weights, classes=("", "")) for work, weights in long), Estimate())
         release_freed_memory()
         about = f": about {cost.seconds / 60:.1f} minutes, {cost.megabytes:.0f} MB" if long else ""
@@ -226,11 +226,13 @@ class StreamedMedia:
                     continue
                 clips[status.digest] = status.clip
 
-        def is_needed(digest: str) -> bool:
-            return digest in audio or any(trunk.needs(digest) for trunk in trunks.get(digest, ()))
+        def needed(digests: Sequence[str]) -> Iterator[str]:
+            for digest in digests:
+                if digest in audio or any(trunk.needs(digest) for trunk in trunks.get(digest, ())):
+                    yield digest
 
         self._keeps_audio = audio.__contains__
-        decode_again(self.cache, clips, self._decoding, is_needed=is_needed)
+        decode_again(self.cache, clips, self._decoding, needed=needed)
         self._flush()
         return [replace(work, trunk=()) for work in todo]
 

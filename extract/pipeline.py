@@ -1,29 +1,39 @@
-"""Stage one: examine clips, update the fold plan, and compute the features that are missing from the cache."""
+"""Stage one: examine clips, update the fold plan, and compute the features that are missing from the cache.
+
+Its parts can be tasks of a Dask cluster, whose workers share the cache folder: a task writes its results into
+the cache and returns counts. The task of a worker that died is run by another one; a task that ran twice
+writes the same rows twice.
+"""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
 
+from moodfuse.cache.cluster import Call, run_on_cluster
+from moodfuse.cache.csv_rows import label_warnings
 from moodfuse.cache.errors import InputError, MoodfuseError
 from moodfuse.cache.folds import can_cross_fit, check_fold_numbers
-from moodfuse.cache.labels import label_warnings
 from moodfuse.cache.media import MediaStore
 from moodfuse.cache.planning import next_plan, plan_line, repeat_plan
 from moodfuse.cache.recipe import Recipe, modalities_of
-from moodfuse.cache.records import ClipStatus
+from moodfuse.cache.records import Clip, ClipStatus
 from moodfuse.cache.store import FeatureCache
-from moodfuse.extract.cluster import ClusterTask, compute_on_cluster, decode_on_cluster, portable_settings
-from moodfuse.extract.dataset.duplicates import audit_cache, audit_lines
+from moodfuse.extract.dataset.duplicates import audit_cache, describe_audit, describe_copies
+from moodfuse.extract.dataset.ingest import Decoding
 from moodfuse.extract.dataset.scan import scan_data
-from moodfuse.extract.failures import refusal_lines
 from moodfuse.extract.media.limits import Limits
-from moodfuse.extract.media_supply import media_supply
-from moodfuse.extract.pending import Work, remaining
+from moodfuse.extract.media_supply import KeptMedia, media_supply, source_media
+from moodfuse.extract.pending import Work, describe_weights, describe_work, find_work
+from moodfuse.extract.progress import describe_statuses, track
 from moodfuse.extract.recipe_files import RecipeChoice, build_recipe, name_in_cache, option_names
 from moodfuse.extract.settings import ExtractSettings
-from moodfuse.extract.training.estimate import weights_line, work_lines
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
+CLIPS_PER_TASK = 32
+NETWORKS_PER_TASK = 4
 
 
 @dataclass(frozen=True)
@@ -79,36 +89,35 @@ def extract_features(settings: ExtractSettings, *, report: Callable[[str], None]
     cache = FeatureCache(settings.cache, create=True)
     recipes = [replace(recipe, source=name_in_cache(cache, recipe)) for recipe in recipes]
     with media_supply(cache, recipes, settings, report) as media:
-        task = ClusterTask(settings, tuple(recipes)) if settings.scheduler is not None else None
-        if task is not None:
-            decode_on_cluster(task, data.clips)
+        if settings.scheduler is not None:
+            decode_on_cluster(settings, recipes, data.clips)
         if not settings.keep_media:
             for recipe in recipes:
-                report(weights_line(recipe.source, settings))
+                report(describe_weights(recipe.source, settings))
         statuses = media.examine(data.clips)
         refused = tuple(status for status in statuses if not status.ok)
-        for line in _status_lines(statuses):
+        for line in describe_statuses(statuses):
             report(line)
         if refused and settings.strict:
             raise RefusedClipsError(
-                f"{len(refused)} of {len(statuses)} clips refused, and --strict is set; no features were written"
+                f"{len(refused)} of {len(statuses)} clips refused; no features written (--strict)"
             )
         before = dict(cache.plans[-1].assignment) if cache.plans else {}
         _write_plans(cache, statuses, settings)
         for line in (*_plan_lines(cache, before, settings, recipes), *_duplicate_lines(cache)):
             report(line)
-        todo = [remaining(cache, recipe, settings.networks) for recipe in recipes]
-        for line in work_lines(todo, settings, cache.classes):
+        todo = [find_work(cache, recipe, settings.networks) for recipe in recipes]
+        for line in describe_work(todo, settings, cache.classes):
             report(line)
         if settings.dry_run:
             return Extraction(cache.clips, refused, 0, 0, dry_run=True)
+        for recipe in recipes:
+            cache.write_recipe(recipe)
         tuned, embedded = 0, 0
-        if task is not None:
-            tuned, embedded = compute_on_cluster(task, media.supply(todo))
+        if settings.scheduler is not None:
+            tuned, embedded = compute_on_cluster(settings, media.supply(todo))
             cache = FeatureCache(settings.cache)
-            todo = [
-                remaining(cache, recipe, settings.networks) for recipe in recipes
-            ]  # damaged parts, if any
+            todo = [find_work(cache, recipe, settings.networks) for recipe in recipes]  # if parts are damaged
         for work in media.supply(todo):
             counts = _compute(cache, work, settings, media.store(work.recipe))
             tuned, embedded = tuned + counts[0], embedded + counts[1]
@@ -127,33 +136,30 @@ def _check_options_used(choice: RecipeChoice, sources: Sequence[str]) -> None:
 
 
 def _completed(settings: ExtractSettings, recipes: Sequence[Recipe]) -> ExtractSettings:
-    """Settings with the modalities that all sources read, and for a cluster with absolute paths."""
+    """Settings with the modalities that all sources read; for a cluster also with absolute paths."""
     modalities = modalities_of(recipes)
-    plan, networks = (
-        replace(settings.plan, modalities=modalities),
-        replace(settings.networks, modalities=modalities),
+    plan = replace(settings.plan, modalities=modalities)
+    settings = replace(settings, plan=plan, networks=replace(settings.networks, modalities=modalities))
+    if settings.scheduler is None:
+        return settings
+    if not settings.keep_media:
+        raise InputError(
+            "--scheduler needs decoded media in the cache, where all workers find it; drop --no-keep-media"
+        )
+    weights = settings.recipes.weights.items()
+    files = {name: str(Path(file).absolute()) if Path(file).is_file() else file for name, file in weights}
+    recipe_choice = replace(settings.recipes, weights=files)
+    return replace(
+        settings, data=settings.data.absolute(), cache=settings.cache.absolute(), recipes=recipe_choice
     )
-    settings = replace(settings, plan=plan, networks=networks)
-    return settings if settings.scheduler is None else portable_settings(settings)
-
-
-def _status_lines(statuses: Sequence[ClipStatus]) -> Iterator[str]:
-    """The refused clips with their reasons, and warnings about the others."""
-    refused = [status for status in statuses if not status.ok]
-    yield from (f"refused {status.clip.id}: {status.reason}: {status.detail}" for status in refused)
-    if refused:
-        yield from refusal_lines([status.reason for status in refused])
-    usable = (status for status in statuses if status.ok and status.detail)
-    yield from (f"WARNING {status.clip.id}: {status.detail}" for status in usable)
 
 
 def _write_plans(cache: FeatureCache, statuses: Sequence[ClipStatus], settings: ExtractSettings) -> None:
-    """Put the plan and those of further repeats in force; all are decided before any is written."""
+    """Write the plan and those of further repeats; all are decided before any is written."""
     plan, modalities = next_plan(cache.plans, statuses, settings.plan), settings.plan.modalities
-    repeats = range(1, settings.networks.repeats)
     further = [
         repeat_plan(plan, cache.plans_of(repeat), statuses, repeat, modalities=modalities)
-        for repeat in repeats
+        for repeat in range(1, settings.networks.repeats)
     ]
     for decided in (plan, *further):
         cache.write_plan(decided, statuses)
@@ -162,7 +168,7 @@ def _write_plans(cache: FeatureCache, statuses: Sequence[ClipStatus], settings: 
 def _plan_lines(
     cache: FeatureCache, before: Mapping[str, int], settings: ExtractSettings, recipes: Sequence[Recipe]
 ) -> Iterator[str]:
-    """The plan in force, what changed since the plan `before`, and whether cross-fitting is off."""
+    """The current plan, what changed since the plan `before`, and whether cross-fitting is off."""
     plan, clips = cache.plan, cache.clips
     yield plan_line(plan, clips)
     assignment = dict(plan.assignment)
@@ -177,21 +183,15 @@ def _plan_lines(
 
 def _duplicate_lines(cache: FeatureCache) -> Iterator[str]:
     """Clips with identical files, and clips of different groups that may be duplicates."""
-    copies: dict[str, dict[str, str]] = {}
-    for status in cache.clips:
-        copies.setdefault(status.file_sha256, {}).setdefault(status.clip.path, status.clip.id)
-    for ids in copies.values():
-        if len(ids) > 1:
-            yield f"the same file {len(ids)} times, so one group: {', '.join(sorted(ids.values()))}"
+    yield from describe_copies(cache.clips)
     audit = audit_cache(cache)
     if audit is not None and any(not finding.grouped for finding in audit.findings):
-        yield from (line if line.startswith(" ") else f"WARNING {line}" for line in audit_lines(audit))
+        yield from (line if line.startswith(" ") else f"WARNING {line}" for line in describe_audit(audit))
 
 
 def _compute(
     cache: FeatureCache, work: Work, settings: ExtractSettings, store: MediaStore
 ) -> tuple[int, int]:
-    cache.write_recipe(work.recipe)
     if work.is_empty:
         return 0, 0
     from moodfuse.extract.training.tune_networks import compute_source  # importing torch takes seconds
@@ -209,4 +209,56 @@ def _reading_options(settings: ExtractSettings) -> dict[str, str | int | float |
         "memory": (limits.memory_mb, limits.memory_mb != defaults.memory_mb),
         "group-pattern": (settings.group_pattern or "", settings.group_pattern is not None),
     }
-    return {name: value for name, (value, given) in options.items() if given}
+    return {name: value for name, (value, is_given) in options.items() if is_given}
+
+
+# On a cluster
+
+
+def decode_on_cluster(settings: ExtractSettings, recipes: Sequence[Recipe], clips: Sequence[Clip]) -> None:
+    """Decode clips; afterwards the cache holds the outcome of each."""
+    calls: list[Call] = [(decode_task, (settings, recipes, part)) for part in _split(clips, CLIPS_PER_TASK)]
+    _run_tasks(settings, calls, what="Decoding on the cluster")
+
+
+def compute_on_cluster(settings: ExtractSettings, todo: Sequence[Work]) -> tuple[int, int]:
+    """Compute the missing parts of all sources, and count as `compute_source`.
+
+    All trunks come first, since heads are tuned on their activations.
+    """
+    trunks = [
+        replace(work, trunk=part, networks=(), body=work.body and not number)
+        for work in todo
+        for number, part in enumerate(_split(work.trunk, CLIPS_PER_TASK) or [()] * work.body)
+    ]
+    networks = [
+        replace(work, trunk=(), networks=part, body=False)
+        for work in todo
+        for part in _split(work.networks, NETWORKS_PER_TASK)
+    ]
+    counts: list[tuple[int, int]] = []
+    for works, what in ((trunks, "Embedding on the cluster"), (networks, "Tuning on the cluster")):
+        counts += _run_tasks(settings, [(compute_task, (settings, work)) for work in works], what=what)
+    return sum(tuned for tuned, _ in counts), sum(embedded for _, embedded in counts)
+
+
+def decode_task(settings: ExtractSettings, recipes: Sequence[Recipe], clips: Sequence[Clip]) -> None:
+    """Decode clips into the cache, on a worker; one file at a time, since a machine runs several workers."""
+    decoding = Decoding(1, settings.impute, replace(settings.rules, max_failures=None))
+    KeptMedia(FeatureCache(settings.cache), recipes, decoding).examine(clips)
+
+
+def compute_task(settings: ExtractSettings, work: Work) -> tuple[int, int]:
+    """Do a part of the work on a source, on a worker."""
+    cache = FeatureCache(settings.cache)
+    return _compute(cache, work, settings, source_media(cache, work.recipe))
+
+
+def _run_tasks(settings: ExtractSettings, calls: Sequence[Call], *, what: str) -> list[tuple[int, int]]:
+    assert settings.scheduler is not None
+    results = run_on_cluster(calls, scheduler=settings.scheduler)
+    return list(track(results, total=len(calls), what=what))
+
+
+def _split(items: Sequence[T], size: int) -> list[tuple[T, ...]]:
+    return [tuple(items[start : start + size]) for start in range(0, len(items), size)]

@@ -1,21 +1,31 @@
-"""Progress bars on stderr; without a terminal, a log line per finished step."""
+"""The progress of a batch of clips: bars on stderr, and counts of refused clips with their reasons."""
 
 import logging
 import sys
-from collections.abc import Generator, Iterable
+from collections import Counter
+from collections.abc import Generator, Iterable, Sequence
 from typing import TypeVar
+
+from moodfuse.cache.errors import MoodfuseError
+from moodfuse.cache.records import ClipStatus
+from moodfuse.extract.media.limits import ReadingRules
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+NAMED = 10  # refused clips that the error names
 
 
 def track(items: Iterable[T], *, total: int, what: str) -> Generator[T, None, None]:
-    """Yield `items` under a progress bar titled `what`."""
+    """Yield `items` under a progress bar titled `what`; without a terminal, log a line at the end.
+
+    Without a title nothing is shown.
+    """
     if not total:
         return
-    if sys.stderr is None or not sys.stderr.isatty():  # it is None if it was closed before the start
+    if not what or sys.stderr is None or not sys.stderr.isatty():  # None if it was closed before the start
         yield from items
-        log.info("%s: %d done", what, total)
+        if what:
+            log.info("%s: %d done", what, total)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
@@ -23,3 +33,52 @@ def track(items: Iterable[T], *, total: int, what: str) -> Generator[T, None, No
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress("{task.description}", *columns, console=Console(stderr=True)) as bar:
         yield from bar.track(items, total=total, description=what)
+
+
+def counted(reasons: Sequence[str]) -> str:
+    """Counts by reason, the most frequent first: ``3 refused: 2 truncated, 1 not_media``."""
+    counts = Counter(reasons).most_common()
+    return f"{len(reasons)} refused: " + ", ".join(f"{count} {reason}" for reason, count in counts)
+
+
+def describe_statuses(statuses: Sequence[ClipStatus]) -> list[str]:
+    """The refused clips, counts by reason, what to do about missing streams; warnings about other clips."""
+    refused = [status for status in statuses if not status.ok]
+    lines = [f"refused {status.clip.id}: {status.reason}: {status.detail}" for status in refused]
+    if refused:
+        lines.append(counted([status.reason for status in refused]))
+    if incomplete := sum(status.reason in ("no_audio", "no_video") for status in refused):
+        hint = "add --missing impute to keep them"
+        lines.append(f"{incomplete} of them have no audio or no video stream: {hint}")
+    usable = [status for status in statuses if status.ok and status.detail]
+    return lines + [f"WARNING {status.clip.id}: {status.detail}" for status in usable]
+
+
+class TooManyRefusedError(MoodfuseError):
+    """The batch was stopped because too many clips were refused."""
+
+
+class Tally:
+    """Counts the clips of a batch, and stops it at `rules.max_failures` refused clips."""
+
+    def __init__(self, rules: ReadingRules) -> None:
+        self.max_failures = rules.max_failures
+        self.clips = 0
+        self.refused: list[tuple[str, str]] = []
+
+    def count(self, name: str, reason: str = "") -> None:
+        """Count a clip; `reason` is why it was refused. Raises `TooManyRefusedError` at the limit."""
+        self.clips += 1
+        if reason:
+            self.refused.append((name, reason))
+            if self.max_failures is not None and len(self.refused) >= self.max_failures:
+                raise TooManyRefusedError(self._message())
+
+    def _message(self) -> str:
+        named = ", ".join(f"{name} ({reason})" for name, reason in self.refused[:NAMED])
+        more = f" and {len(self.refused) - NAMED} more" if len(self.refused) > NAMED else ""
+        return (
+            f"stopped after {self.clips} clips, {counted([reason for _, reason in self.refused])}; "
+            f"--max-failures is {self.max_failures}. They are {named}{more}. Correct them, or allow more "
+            "failures, and run the same command again; finished results are kept"
+        )

@@ -22,7 +22,6 @@ from moodfuse.extract.networks.hardware import check_compiler, check_precision
 from moodfuse.extract.networks.registry import NetworkSpec, network_spec
 
 log = logging.getLogger(__name__)
-PRECISIONS = ("auto", "fp32", "bf16")
 DEVICES = ("auto", "cpu", "cuda")
 DEFAULT = "default"
 # Former names of recipes, which caches may hold: accepted with a notice.

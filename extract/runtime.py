@@ -1,4 +1,5 @@
-"""Process settings for torch: how long idle threads spin, and that freed memory is kept. Results stay the same.
+"""Process settings for torch: how long idle threads spin, and that freed memory is kept. Results stay the
+same.
 
 Settings of the user's environment have precedence.
 """
@@ -20,7 +21,8 @@ _MAX_MMAP = (1 << 30, 32 << 20)  # older versions of glibc accept the second at 
 def limit_spinning() -> None:
     """Let idle threads sleep soon; torch reads this from the environment when it is loaded.
 
-    While a decoder occupies the core of one thread of a layer, the other threads would spin and slow the decoder down.
+    While a decoder occupies the core of one thread of a layer, the other threads would spin and slow the
+    decoder down.
     """
     if not any(name in os.environ for name in _THREAD_VARIABLES):
         os.environ["GOMP_SPINCOUNT"] = SPINS
@@ -29,8 +31,8 @@ def limit_spinning() -> None:
 def keep_freed_memory() -> None:
     """Have glibc reuse large arrays instead of returning each to the system, until `release_freed_memory`.
 
-    Each layer of a video network fills tens of megabytes; memory from the system is zeroed first, which takes up to a
-    third of a pass. Other C libraries are left alone.
+    Each layer of a video network fills tens of megabytes; memory from the system is zeroed first, which takes
+    up to a third of a pass. Other C libraries are left alone.
     """
     if not any(name in os.environ for name in _MEMORY_VARIABLES):
         with suppress(AttributeError, OSError):
@@ -47,9 +49,9 @@ def release_freed_memory() -> None:
 
 def import_torch_in_background() -> None:
     """Begin to import torch in a thread, while this one waits for other processes."""
-    threading.Thread(target=_import_torch, name="import torch").start()
 
+    def load() -> None:
+        with suppress(Exception):  # the code that needs torch imports it again and raises the error
+            importlib.import_module("torch")
 
-def _import_torch() -> None:
-    with suppress(Exception):  # the code that needs torch imports it again and raises the error
-        importlib.import_module("torch")
+    threading.Thread(target=load, name="import torch").start()

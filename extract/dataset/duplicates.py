@@ -1,7 +1,7 @@
 """The duplicate audit: pairs of clips of different groups that may be the same song or video.
 
-Four signs are looked for: identical files, similar audio, similar frames, and file names that number the parts of a
-whole. `docs/audit.md` reports how the thresholds were measured.
+The audit looks for four signs: identical files, similar audio, similar frames, and file names that number the
+parts of a whole. `docs/audit.md` reports how the thresholds were measured.
 """
 
 import logging
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import PurePath
 
-from moodfuse.cache.audits import Audit, Finding, read_audit, write_audit
+from moodfuse.cache.audits import KINDS, Audit, Finding, MarkStore, read_audit, write_audit
 from moodfuse.cache.records import ClipStatus
 from moodfuse.cache.store import FeatureCache
 from moodfuse.extract.dataset.fingerprints import (
@@ -34,13 +34,12 @@ MANY_CLIPS, FAN_OUT_OF_MANY = 1000, 6  # bounds the memory
 LONGEST_NUMBERING = 12  # a longer row of consecutive numbers, such as camera files, is no sign
 # Stored with each audit; another text makes the audit of every cache again.
 RULES = (
-    f"version 1: {LEAST_AUDIO} landmarks of the sound or {LEAST_FRAMES} frames alike at one distance in time; "
-    "identical files; names that count"
+    f"version 1: {LEAST_AUDIO} landmarks of the sound or {LEAST_FRAMES} frames alike at one distance in "
+    "time; identical files; names that count"
 )
 REMEDY = (
     "if they belong together, give them one group: a CSV with the column 'group', or --group-pattern REGEX"
 )
-_KINDS = ("file", "sound", "frames", "name")  # as stored
 _WINDOW = re.compile(r"@[\d.]+-[\d.]*$")
 _K_OF_N = re.compile(r"^(?P<stem>.*?)[\s_.([-]*(?P<k>\d+)[\s_-]*of[\s_-]*(?P<n>\d+)[)\]]*$", re.IGNORECASE)
 _NUMBERED = re.compile(r"^(?P<stem>.*[A-Za-z].*?)\s*\((?P<k>\d+)\)$")
@@ -58,7 +57,7 @@ class AuditedClip:
 
 
 def find_duplicates(clips: Sequence[AuditedClip]) -> tuple[Finding, ...]:
-    """Pairs of clips that may be duplicates: those across groups first, then by kind, the most similar first."""
+    """Pairs of clips that may be duplicates: across groups first, then by kind, the most similar first."""
     files = list(_same_files(clips))
     same = {(finding.first, finding.second) for finding in files}
     audio = match_audio([clip.audio for clip in clips], least=LEAST_AUDIO)
@@ -68,27 +67,20 @@ def find_duplicates(clips: Sequence[AuditedClip]) -> tuple[Finding, ...]:
         *(_similar("frames", clips, match) for match in frames),
         *_numbered_names(clips),
     ]
-    found = [*files, *(finding for finding in others if (finding.first, finding.second) not in same)]
-    return tuple(sorted(found, key=lambda f: (f.grouped, _KINDS.index(f.kind), -f.score, f.first, f.second)))
+    findings = [*files, *(finding for finding in others if (finding.first, finding.second) not in same)]
+    return tuple(
+        sorted(findings, key=lambda f: (f.grouped, KINDS.index(f.kind), -f.score, f.first, f.second))
+    )
 
 
-def _finding(
-    kind: str,
-    one: AuditedClip,
-    other: AuditedClip,
-    score: float,
-    first_s: float = 0.0,
-    second_s: float = 0.0,
-    length_s: float = 0.0,
-) -> Finding:
-    grouped = one.group == other.group
-    return Finding(kind, one.id, other.id, score, first_s, second_s, length_s, grouped)
+def _finding(kind: str, one: AuditedClip, other: AuditedClip, score: float, *times_s: float) -> Finding:
+    first_s, second_s, length_s = times_s or (0.0, 0.0, 0.0)
+    return Finding(kind, one.id, other.id, score, first_s, second_s, length_s, one.group == other.group)
 
 
 def _similar(kind: str, clips: Sequence[AuditedClip], match: Match) -> Finding:
-    first_s, second_s, length_s = (round(s, 3) for s in (match.first_s, match.second_s, match.length_s))
-    one, other = clips[match.first], clips[match.second]
-    return _finding(kind, one, other, round(match.share, 6), first_s, second_s, length_s)
+    times_s = (round(time_s, 3) for time_s in (match.first_s, match.second_s, match.length_s))
+    return _finding(kind, clips[match.first], clips[match.second], round(match.share, 6), *times_s)
 
 
 def _same_files(clips: Sequence[AuditedClip]) -> Iterator[Finding]:
@@ -103,34 +95,40 @@ def _same_files(clips: Sequence[AuditedClip]) -> Iterator[Finding]:
                 yield _finding("file", one, other, 1.0)
 
 
+def describe_copies(statuses: Sequence[ClipStatus]) -> Iterator[str]:
+    """A line for each file that clips have under several paths."""
+    copies: dict[str, dict[str, str]] = defaultdict(dict)
+    for status in statuses:
+        if status.file_sha256 and status.ok:
+            copies[status.file_sha256].setdefault(status.clip.path, status.clip.id)
+    for ids in copies.values():
+        if len(ids) > 1:
+            yield f"the same file {len(ids)} times, so one group: {', '.join(sorted(ids.values()))}"
+
+
 def _path_of(clip: AuditedClip) -> str:
     return _WINDOW.sub("", clip.id)
 
 
 def _numbered_names(clips: Sequence[AuditedClip]) -> Iterator[Finding]:
     """Consecutive parts such as ``song-1-of-3`` and ``song-2-of-3``, or ``video(4)`` and ``video(5)``."""
-    parts: dict[tuple[str, str, int], list[tuple[int, str, AuditedClip]]] = defaultdict(list)
-    numbered: dict[tuple[str, str], list[tuple[int, str, AuditedClip]]] = defaultdict(list)
+    series: dict[tuple[str, str, int], list[tuple[int, str, AuditedClip]]] = defaultdict(list)
     for clip in clips:
         path = PurePath(_path_of(clip))
         if match := _K_OF_N.match(path.stem):
             key = str(path.parent), match["stem"].casefold(), int(match["n"])
-            parts[key].append((int(match["k"]), clip.id, clip))
         elif match := _NUMBERED.match(path.stem):
-            numbered[str(path.parent), match["stem"]].append((int(match["k"]), clip.id, clip))
-    for members in parts.values():
-        for (_, _, one), (_, _, other) in pairwise(sorted(members, key=lambda member: member[:2])):
-            yield _finding("name", one, other, 0.5)
-    for members in numbered.values():
+            key = str(path.parent), match["stem"], 0
+        else:
+            continue
+        series[key].append((int(match["k"]), clip.id, clip))
+    for (_, _, parts), members in series.items():
         ranked = sorted(members, key=lambda member: member[:2])
-        pairs = [(one, other) for (k, _, one), (after, _, other) in pairwise(ranked) if after == k + 1]
-        if len(pairs) < LONGEST_NUMBERING:
+        pairs = [
+            (one, other) for (k, _, one), (after, _, other) in pairwise(ranked) if parts or after == k + 1
+        ]
+        if parts or len(pairs) < LONGEST_NUMBERING:
             yield from (_finding("name", one, other, 0.5) for one, other in pairs)
-
-
-def audit_of(clips: Sequence[AuditedClip]) -> Audit:
-    """The audit of clips."""
-    return Audit(RULES, find_duplicates(clips))
 
 
 def fan_out_for(clips: int) -> int:
@@ -138,13 +136,10 @@ def fan_out_for(clips: int) -> int:
     return FAN_OUT if clips < MANY_CLIPS else FAN_OUT_OF_MANY
 
 
-def audit_cache(cache: FeatureCache) -> Audit | None:
-    """The audit of the clips in force, as stored or made now; `None` if the marks of some clip are missing."""
-    known = read_audit(cache)
-    if known is not None and known.rules == RULES:
-        return known
-    store, clips, fan_out = mark_store(cache), [], fan_out_for(len(cache.clips))
-    for status in track(cache.clips, total=len(cache.clips), what="Comparing clips"):
+def audit_clips(statuses: Sequence[ClipStatus], store: MarkStore) -> Audit | None:
+    """The audit of clips; `None` if the marks of a clip are missing."""
+    clips, fan_out = [], fan_out_for(len(statuses))
+    for status in track(statuses, total=len(statuses), what="Comparing clips"):
         marks = store.read(status.digest)
         if marks is None:
             log.warning(
@@ -152,26 +147,32 @@ def audit_cache(cache: FeatureCache) -> Audit | None:
             )
             return None
         audio = marks_of_peaks(marks.peak_times, marks.peak_bins, fan_out=fan_out)
-        clips.append(audited(status, audio, Marks(marks.frame_hashes, marks.frame_times_s)))
-    audit = audit_of(clips)
-    write_audit(cache, audit)
+        frames = Marks(marks.frame_hashes, marks.frame_times_s)
+        clips.append(AuditedClip(status.clip.id, status.group, status.file_sha256, audio, frames))
+    return Audit(RULES, find_duplicates(clips))
+
+
+def audit_cache(cache: FeatureCache) -> Audit | None:
+    """The audit of the current clips, as stored or made now; `None` if the marks of a clip are missing."""
+    known = read_audit(cache)
+    if known is not None and known.rules == RULES:
+        return known
+    audit = audit_clips(cache.clips, mark_store(cache))
+    if audit is not None:
+        write_audit(cache, audit)
     return audit
 
 
-def audited(status: ClipStatus, audio: Marks, frames: Marks) -> AuditedClip:
-    """What is compared of a clip."""
-    return AuditedClip(status.clip.id, status.group, status.file_sha256, audio, frames)
-
-
-def audit_lines(audit: Audit) -> Iterator[str]:
-    """The findings as lines for the user: pairs of different groups, what to do, and how many are in one group."""
+def describe_audit(audit: Audit) -> Iterator[str]:
+    """The pairs of different groups as lines for the user, what to do, and how many are in one group."""
     across = [finding for finding in audit.findings if not finding.grouped]
     by_name = sum(finding.kind == "name" for finding in across)
     if across:
         yield (
-            f"{len(across) - by_name} pairs of clips of different groups may be duplicates, {by_name} more by name:"
+            f"{len(across) - by_name} pairs of clips of different groups may be duplicates, {by_name} more "
+            "by name:"
         )
-        yield from (f"  {sentence(finding)}" for finding in across)
+        yield from (f"  {_describe(finding)}" for finding in across)
         yield f"  {REMEDY}"
     else:
         yield "no clips of different groups have similar audio, frames or names"
@@ -179,8 +180,7 @@ def audit_lines(audit: Audit) -> Iterator[str]:
         yield f"{together} similar pairs are in one group already"
 
 
-def sentence(finding: Finding) -> str:
-    """One finding, with times and score."""
+def _describe(finding: Finding) -> str:
     pair = f"{finding.first} and {finding.second}"
     if finding.kind == "file":
         return f"same file: {pair}"

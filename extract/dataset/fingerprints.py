@@ -1,15 +1,15 @@
 """Fingerprints of audio and frames, and a search for pairs of clips that share them.
 
-Audio: peaks of the spectrogram are joined in pairs; a pair's two frequencies and their distance in time are its hash,
-as in Wang 2003 (An industrial-strength audio search algorithm, ISMIR). Frames: the signs of the lowest frequencies of
-a discrete cosine transform of the luma (Zauner 2010, Implementation and benchmarking of perceptual image hash
-functions).
+Audio: peaks of the spectrogram are joined in pairs; a pair's two frequencies and their distance in time are
+its hash, as in Wang 2003 (An industrial-strength audio search algorithm, ISMIR). Frames: the signs of the
+lowest frequencies of a discrete cosine transform of the luma (Zauner 2010, Implementation and benchmarking of
+perceptual image hash functions).
 
-Two clips are similar if many of their hashes agree at one distance in time. Hashes that are equal by chance agree at
-all distances, so the largest number of hashes at one distance is what counts.
+Two clips are similar if many of their hashes agree at one distance in time. Hashes that are equal by chance
+agree at all distances, so the largest number of hashes at one distance is what counts.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +30,6 @@ NEAR_BITS = 6  # frames are similar if their hashes differ in at most this many 
 BAND_BITS = 16  # frames are compared if one of the four bands of their hashes is equal
 
 MOST_PER_HASH = 40  # a hash that occurs more often, such as that of a steady tone, joins no pair
-PAIRS_AT_ONCE = 1 << 20  # bounds the memory: pairs of equal hashes that are compared at a time
 AUDIO_TOLERANCE_S, FRAME_TOLERANCE_S = 0.064, 1.0  # frames are about a second apart
 _OFFSETS = 1 << 20  # more than the number of distances in time that two clips can have
 
@@ -52,8 +51,8 @@ NO_MARKS = Marks(np.zeros(0, np.uint64), np.zeros(0))
 class Match:
     """Two clips, by index, of which `count` hashes agree at one distance in time.
 
-    The similar stretch begins at `first_s` and `second_s`; `share` is `count` over the hashes that the clip with fewer
-    of them has in it.
+    The similar stretch begins at `first_s` and `second_s`; `share` is `count` over the hashes that the clip
+    with fewer of them has in it.
     """
 
     first: int
@@ -65,13 +64,8 @@ class Match:
     length_s: float
 
 
-def audio_marks(waveform: NDArray[np.float32], *, fan_out: int = FAN_OUT) -> Marks:
-    """Fingerprint of mono audio at 16 kHz, float32 [samples]; empty if it is silent."""
-    return marks_of_peaks(*audio_peaks(waveform), fan_out=fan_out)
-
-
-def audio_peaks(waveform: NDArray[np.float32]) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
-    """Spectrogram peaks of mono audio at 16 kHz, in order of time: hop and frequency bin of each, uint16 [P]."""
+def find_audio_peaks(waveform: NDArray[np.float32]) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+    """Spectrogram peaks of mono audio at 16 kHz, in order of time: hops and frequency bins, uint16 [P]."""
     from scipy.ndimage import maximum_filter
 
     if not len(waveform) or np.abs(waveform).max() < SILENCE:
@@ -89,25 +83,21 @@ def audio_peaks(waveform: NDArray[np.float32]) -> tuple[NDArray[np.uint16], NDAr
 
 
 def marks_of_peaks(times: NDArray[np.uint16], bins: NDArray[np.uint16], *, fan_out: int = FAN_OUT) -> Marks:
-    """Fingerprint from the peaks of `audio_peaks`: each is joined with up to `fan_out` of those that follow it."""
+    """Fingerprint from the peaks of `find_audio_peaks`, each joined with up to `fan_out` that follow it."""
     if not len(times):
         return NO_MARKS
     hops, rows = times.astype(np.int64), bins.astype(np.int64)
-    hashes, starts, ranks = [], [], []
+    hashes, starts = [], []
     for step in range(1, fan_out + 1):
         distance = hops[step:] - hops[:-step]
         good = (distance >= SPAN_FRAMES[0]) & (distance <= SPAN_FRAMES[1])
-        parts = (rows[:-step][good], rows[step:][good], distance[good] - 1)
-        low, high, apart = (part.astype(np.uint64) for part in parts)
-        hashes.append((low << np.uint64(16)) | (high << np.uint64(6)) | apart)
+        hashes.append((rows[:-step][good] << 16) | (rows[step:][good] << 6) | (distance[good] - 1))
         starts.append(hops[:-step][good])
-        ranks.append(np.full(good.sum(), step))
-    every, at = np.concatenate(hashes), np.concatenate(starts)
-    order = np.lexsort((np.concatenate(ranks), at))
-    return Marks(every[order], at[order].astype(np.float64) * (HOP / SAMPLE_RATE_HZ))
+    times_s = np.concatenate(starts).astype(np.float64) * (HOP / SAMPLE_RATE_HZ)
+    return Marks(np.concatenate(hashes).astype(np.uint64), times_s)
 
 
-def frame_marks(frames: NDArray[np.uint8], times_s: NDArray[np.float64]) -> Marks:
+def hash_frames(frames: NDArray[np.uint8], times_s: NDArray[np.float64]) -> Marks:
     """Fingerprint of frames, uint8 [T, H, W, 3], at `times_s` from the clip's start.
 
     Plain frames are left out, and frames similar to the one before, so that a still counts once.
@@ -134,10 +124,8 @@ def frame_marks(frames: NDArray[np.uint8], times_s: NDArray[np.float64]) -> Mark
 def match_audio(marks: Sequence[Marks], *, least: int) -> list[Match]:
     """Pairs of clips with `least` or more audio hashes that agree at one distance in time."""
     index = _Index(marks)
-    found: list[Match] = []
-    for one, other in index.equal_pairs(index.hashes, np.arange(len(index.hashes))):
-        found += index.matches(one, other, tolerance_s=AUDIO_TOLERANCE_S, least=least)
-    return found
+    one, other = _equal_pairs(index.hashes, np.arange(len(index.hashes)))
+    return index.matches(one, other, tolerance_s=AUDIO_TOLERANCE_S, least=least)
 
 
 def match_frames(marks: Sequence[Marks], *, least: int) -> list[Match]:
@@ -148,45 +136,38 @@ def match_frames(marks: Sequence[Marks], *, least: int) -> list[Match]:
         ((index.hashes >> np.uint64(shift)) & mask) | np.uint64(shift << BAND_BITS)
         for shift in range(0, 64, BAND_BITS)
     ]
-    rows = np.tile(np.arange(len(index.hashes)), len(bands))
-    found: list[Match] = []
-    for one, other in index.equal_pairs(np.concatenate(bands), rows):
-        near = np.bitwise_count(index.hashes[one] ^ index.hashes[other]) <= NEAR_BITS
-        one, other = np.unique(np.stack([one[near], other[near]]), axis=1)
-        found += index.matches(one, other, tolerance_s=FRAME_TOLERANCE_S, least=least)
-    return found
+    one, other = _equal_pairs(np.concatenate(bands), np.tile(np.arange(len(index.hashes)), len(bands)))
+    near = np.bitwise_count(index.hashes[one] ^ index.hashes[other]) <= NEAR_BITS
+    one, other = np.unique(np.stack([one[near], other[near]]), axis=1)
+    return index.matches(one, other, tolerance_s=FRAME_TOLERANCE_S, least=least)
+
+
+def _equal_pairs(keys: NDArray[np.uint64], rows: Rows) -> tuple[Rows, Rows]:
+    """All pairs of rows with equal keys."""
+    order = np.argsort(keys, kind="stable")
+    keys, rows = keys[order], rows[order]
+    starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1])[: len(keys)])
+    sizes = np.diff(np.append(starts, len(keys)))
+    used = np.repeat(np.where(sizes > MOST_PER_HASH, 1, sizes), sizes)
+    # How many rows with the same key come after each row.
+    followers = used - 1 - (np.arange(len(keys)) - np.repeat(starts, sizes))
+    positions = np.flatnonzero(followers > 0)
+    ones, others = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for lag in range(1, MOST_PER_HASH):
+        positions = positions[followers[positions] >= lag]
+        ones.append(rows[positions])
+        others.append(rows[positions + lag])
+    return np.concatenate(ones), np.concatenate(others)
 
 
 class _Index:
     """The hashes of all clips in one array, with time and clip of each."""
 
     def __init__(self, marks: Sequence[Marks]) -> None:
-        self.hashes = np.concatenate([NO_MARKS.hashes, *(item.hashes for item in marks)])
-        self.times_s = np.concatenate([NO_MARKS.times_s, *(item.times_s for item in marks)])
-        self.clips = np.repeat(np.arange(len(marks)), [len(item.hashes) for item in marks])
+        self.hashes = np.concatenate([NO_MARKS.hashes, *(clip.hashes for clip in marks)])
+        self.times_s = np.concatenate([NO_MARKS.times_s, *(clip.times_s for clip in marks)])
+        self.clips = np.repeat(np.arange(len(marks)), [len(clip.hashes) for clip in marks])
         self.marks = marks
-
-    def equal_pairs(self, keys: NDArray[np.uint64], rows: Rows) -> Iterator[tuple[Rows, Rows]]:
-        """Yield pairs of rows with equal keys, those of some clips at a time: about `PAIRS_AT_ONCE`."""
-        order = np.argsort(keys, kind="stable")
-        keys, rows = keys[order], rows[order]
-        clips = self.clips[rows]
-        starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1])[: len(keys)])
-        sizes = np.diff(np.append(starts, len(keys)))
-        used = np.repeat(np.where(sizes > MOST_PER_HASH, 1, sizes), sizes)
-        followers = np.maximum(used - 1 - (np.arange(len(keys)) - np.repeat(starts, sizes)), 0)
-        pairs = np.cumsum(np.bincount(clips, weights=followers, minlength=len(self.marks)))
-        first, done = 0, 0.0
-        while first < len(self.marks):
-            end = max(first + 1, int(np.searchsorted(pairs, done + PAIRS_AT_ONCE, side="right")))
-            positions = np.flatnonzero((clips >= first) & (clips < end) & (followers > 0))
-            first, done = end, float(pairs[end - 1])
-            ones, others = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-            for lag in range(1, MOST_PER_HASH):
-                positions = positions[followers[positions] >= lag]
-                ones.append(rows[positions])
-                others.append(rows[positions + lag])
-            yield np.concatenate(ones), np.concatenate(others)
 
     def matches(self, one: Rows, other: Rows, *, tolerance_s: float, least: int) -> list[Match]:
         """Pairs of clips among agreeing hashes, each at the distance in time where most agree."""
@@ -194,7 +175,7 @@ class _Index:
         one, other = one[apart], other[apart]
         steps = np.round((self.times_s[other] - self.times_s[one]) / tolerance_s).astype(np.int64)
         pair = self.clips[one] * len(self.marks) + self.clips[other]
-        keys, place, counts = np.unique(
+        keys, bins, counts = np.unique(
             pair * _OFFSETS + steps + _OFFSETS // 2, return_inverse=True, return_counts=True
         )
         follows = np.append(keys[1:] == keys[:-1] + 1, False)
@@ -205,18 +186,17 @@ class _Index:
             owner = int(keys[number] // _OFFSETS)
             if owner not in best or both[number] > both[best[owner]]:
                 best[owner] = int(number)
-        chosen = ((place == at) | ((place == at + 1) & follows[at]) for at in best.values())
+        chosen = ((bins == at) | ((bins == at + 1) & follows[at]) for at in best.values())
         return [self._match(one[rows], other[rows]) for rows in chosen]
 
     def _match(self, one: Rows, other: Rows) -> Match:
         first, second = int(self.clips[one[0]]), int(self.clips[other[0]])
-        here, there = self.times_s[one], self.times_s[other]
-        size = min(_count_between(self.marks[first], here), _count_between(self.marks[second], there))
+        first_s, second_s = self.times_s[one], self.times_s[other]
+        size = min(_count_between(self.marks[first], first_s), _count_between(self.marks[second], second_s))
         count = min(len(np.unique(one)), len(np.unique(other)))
-        length_s = float(max(np.ptp(here), np.ptp(there)))
-        return Match(
-            first, second, count, min(1.0, count / size), float(here.min()), float(there.min()), length_s
-        )
+        length_s = float(max(np.ptp(first_s), np.ptp(second_s)))
+        share = min(1.0, count / size)
+        return Match(first, second, count, share, float(first_s.min()), float(second_s.min()), length_s)
 
 
 def _count_between(marks: Marks, times_s: NDArray[np.float64]) -> int:

@@ -1,9 +1,10 @@
-"""Decode each clip of a data set once, and record whether it can be used.
+"""Decode each clip of a dataset once, and record whether it can be used.
 
-A clip is stored only after it has been validated: first its marks for the duplicate audit, then its outcome, then
-what the caller keeps of the decoded media.
+A clip is stored only after it has been validated: first its marks for the duplicate audit, then its outcome,
+then what the caller keeps of the decoded media.
 """
 
+import hashlib
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -11,49 +12,46 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from moodfuse.cache.audits import ClipMarks, MarkStore
-from moodfuse.cache.digests import clip_digest, stream_digest
+from moodfuse.cache.digests import clip_digest
 from moodfuse.cache.folds import join_groups
 from moodfuse.cache.records import Clip, ClipStatus, Outcome
 from moodfuse.cache.store import FeatureCache
-from moodfuse.extract.block_writer import shared_pieces
-from moodfuse.extract.dataset.fingerprints import audio_peaks, frame_marks
-from moodfuse.extract.failures import Tally
+from moodfuse.extract.dataset.fingerprints import find_audio_peaks, hash_frames
 from moodfuse.extract.media.container import MediaError
 from moodfuse.extract.media.decode import DecodedClip
 from moodfuse.extract.media.limits import MAX_FILE_BYTES, ReadingRules
 from moodfuse.extract.media.pool import DecodeRequest, decode_many
 from moodfuse.extract.media.renditions import MEDIA_RULES, SHORT_SIDE_PX
-from moodfuse.extract.progress import track
+from moodfuse.extract.pending import shared_chunks
+from moodfuse.extract.progress import Tally, track
 from moodfuse.extract.runtime import import_torch_in_background
 
 # Raise the number whenever fingerprints change.
 MARK_RULES = f"{MEDIA_RULES}, marks 1"
 # Raise the number when files are read that were refused before, so that they are tried again.
 REFUSAL_RULES = f"{MEDIA_RULES}, refusals 2"
-# These depend on where a file is, not on the content that its digest names.
-_OF_THE_PATH = frozenset({"missing", "not_a_file", "unreadable", "empty", "changed"})
-_RETRIED = frozenset({"timeout", "memory"}) | _OF_THE_PATH
+# These depend on where a file is or on this machine, not on the content that its digest names.
+_RETRIED = frozenset({"missing", "not_a_file", "unreadable", "empty", "changed", "timeout", "memory"})
 _WITHOUT_STREAM = frozenset({"no_audio", "no_video"})
 _INCOMPLETE = frozenset({"truncated", "decode_failed"})
 _PARTIAL = "partial"
 _UNREAD = "unread"  # begins the key of a clip whose file could not be hashed
 
-FileState = tuple[int, int, int, int]
-
 
 @dataclass(frozen=True)
 class Decoding:
-    """How clips are decoded, in `jobs` worker processes; `impute` accepts clips without an audio or video stream.
+    """How clips are decoded, in `jobs` worker processes; `impute` accepts clips without an audio or video
+    stream.
 
-    `on_decoded` is called with digest, clip and media of every decoded clip. Processes that share a cache take
-    different pieces of `piece` clips.
+    `on_decoded` is called with digest, clip and media of every decoded clip. Processes that share a cache
+    take different chunks of `chunk` clips.
     """
 
     jobs: int
     impute: bool = False
     rules: ReadingRules = field(default_factory=ReadingRules)
     on_decoded: Callable[[str, Clip, DecodedClip], None] | None = None
-    piece: int = 1
+    chunk: int = 8
 
 
 def mark_store(cache: FeatureCache) -> MarkStore:
@@ -63,36 +61,27 @@ def mark_store(cache: FeatureCache) -> MarkStore:
 
 def marks_of(decoded: DecodedClip) -> ClipMarks:
     """The marks of a decoded clip, which the duplicate audit compares."""
-    peaks = audio_peaks(decoded.waveform[: decoded.waveform_samples])
-    frames = frame_marks(decoded.frames, decoded.frame_times_s - decoded.start_s)
+    peaks = find_audio_peaks(decoded.waveform[: decoded.waveform_samples])
+    frames = hash_frames(decoded.frames, decoded.frame_times_s - decoded.start_s)
     return ClipMarks(*peaks, frames.hashes, frames.times_s)
 
 
 def hash_files(clips: Iterable[Clip]) -> dict[str, str]:
     """SHA-256 of each clip's file by clip id; empty if it is no regular file, too large or unreadable."""
     paths = sorted({clip.path for clip in clips})
-    found = {path: _hash(Path(path)) for path in track(paths, total=len(paths), what="Reading files")}
-    return {clip.id: found[clip.path] for clip in clips}
+    digests = {path: _hash(path) for path in track(paths, total=len(paths), what="Reading files")}
+    return {clip.id: digests[clip.path] for clip in clips}
 
 
-def _hash(path: Path) -> str:
+def _hash(path: str) -> str:
     try:
-        if not path.is_file():  # opening a pipe would wait for its writer
+        # Opening a pipe would wait for its writer.
+        if not os.path.isfile(path) or os.path.getsize(path) > MAX_FILE_BYTES:
             return ""
         with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            return stream_digest(file, at_most=size) if size <= MAX_FILE_BYTES else ""
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, ValueError):
         return ""
-
-
-def _file_state(path: str) -> FileState | None:
-    """Changes when the file is written to or replaced; `None` if there is no file."""
-    try:
-        facts = os.stat(path)
-    except (OSError, ValueError):
-        return None
-    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
 def examine(
@@ -104,54 +93,52 @@ def examine(
 ) -> list[ClipStatus]:
     """Status of every clip, in the order of `clips`; clips that the cache does not know are decoded.
 
-    `before_decoding` is called first, with the statuses as they are if every clip can be read, and the digests of the
-    clips to decode; it may raise.
+    `before_decoding` is called first, with the statuses as they are if every clip can be read, and the
+    digests of the clips to decode; it may raise.
     """
-    states = {clip.path: _file_state(clip.path) for clip in clips}
     files = hash_files(clips)
     groups = join_groups(clips, files)
     keys = {clip.id: _key(clip, files[clip.id]) for clip in clips}
 
     def statuses(outcomes: Mapping[str, Outcome]) -> list[ClipStatus]:
         return [
-            status_of(clip, outcomes[keys[clip.id]], file_sha256=files[clip.id], group=groups[clip.id])
+            make_status(clip, outcomes[keys[clip.id]], file_sha256=files[clip.id], group=groups[clip.id])
             for clip in clips
         ]
 
-    known = _settled(cache, {key for key in keys.values() if not key.startswith(_UNREAD)}, decoding)
-    tally = Tally(decoding.rules)
-    for key, name in {key: name for name, key in keys.items()}.items():
-        if key in known:
-            tally.count(name, "" if known[key].ok else known[key].reason)
+    known = _settled(cache, set(keys.values()), decoding)
     wanted = {keys[clip.id]: clip for clip in clips if keys[clip.id] not in known}
+    tally = Tally(decoding.rules)
+    for key, name in {key: name for name, key in keys.items() if key in known}.items():
+        tally.count(name, known[key].reason if not known[key].ok else "")
     if wanted and before_decoding is not None:
         assumed = {key: Outcome(key, not key.startswith(_UNREAD)) for key in wanted}
         before_decoding(statuses(assumed | known), wanted)
 
-    def is_needed(key: str) -> bool:
-        return not _settled(cache, [key], decoding)
+    def needed(digests: Sequence[str]) -> Iterable[str]:
+        done = _settled(cache, digests, decoding)
+        return [digest for digest in digests if digest not in done]
 
-    decoded = decode_clips(cache, wanted, decoding, is_needed=is_needed, tally=tally, states=states)
-    return statuses(known | decoded)
+    return statuses(known | decode_clips(cache, wanted, decoding, needed=needed, tally=tally))
 
 
 def _key(clip: Clip, file_sha256: str) -> str:
     return clip_digest(file_sha256, clip.start_s, clip.end_s) if file_sha256 else f"{_UNREAD} {clip.id}"
 
 
-def _settled(cache: FeatureCache, digests: Iterable[str], decoding: Decoding) -> dict[str, Outcome]:
+def _settled(cache: FeatureCache, keys: Iterable[str], decoding: Decoding) -> dict[str, Outcome]:
     """Recorded outcomes of clips; those of usable clips count only if their marks are stored too."""
     marks = mark_store(cache)
-    known = _known_outcomes(cache, digests, decoding)
+    known = _known_outcomes(cache, keys, decoding)
     return {digest: outcome for digest, outcome in known.items() if not outcome.ok or marks.holds(digest)}
 
 
-def _known_outcomes(cache: FeatureCache, digests: Iterable[str], decoding: Decoding) -> dict[str, Outcome]:
+def _known_outcomes(cache: FeatureCache, keys: Iterable[str], decoding: Decoding) -> dict[str, Outcome]:
     """Recorded outcomes under the present decoder and rules; a usable one is preferred."""
     known = {}
-    for digest, outcomes in cache.outcomes(digests).items():
-        if fitting := [outcome for outcome in outcomes if _is_valid(outcome, decoding)]:
-            known[digest] = max(fitting, key=lambda outcome: outcome.ok)
+    for digest, outcomes in cache.outcomes([key for key in keys if not key.startswith(_UNREAD)]).items():
+        if valid := [outcome for outcome in outcomes if _is_valid(outcome, decoding)]:
+            known[digest] = max(valid, key=lambda outcome: outcome.ok)
     return known
 
 
@@ -169,38 +156,48 @@ def decode_clips(
     wanted: Mapping[str, Clip],
     decoding: Decoding,
     *,
-    is_needed: Callable[[str], bool],
+    needed: Callable[[Sequence[str]], Iterable[str]],
     tally: Tally | None = None,
-    states: Mapping[str, FileState | None] | None = None,
 ) -> dict[str, Outcome]:
     """Decode clips, by digest, and store their marks and outcomes; returns the outcomes.
 
-    `is_needed` is asked just before a clip is decoded, since another process may have been faster. A file is refused
-    if its state is no longer that in `states`, when it was hashed.
+    `needed` is called with each chunk of digests just before it is decoded, since another process may have
+    been faster.
     """
-    tally, states = tally or Tally(decoding.rules), states or {}
+    if not wanted:
+        return {}
+    tally = tally or Tally(decoding.rules)
     keys: dict[DecodeRequest, str] = {}
 
     def requests() -> Iterator[DecodeRequest]:
-        for piece in shared_pieces(sorted(wanted), decoding.piece):
-            for key in filter(is_needed, piece):
-                request = _request(wanted[key], decoding)
+        for chunk in shared_chunks(sorted(wanted), decoding.chunk):
+            for key in needed(chunk):
+                clip = wanted[key]
+                request = DecodeRequest(
+                    Path(clip.path),
+                    clip.start_s,
+                    clip.end_s,
+                    SHORT_SIDE_PX,
+                    decoding.impute,
+                    allow_partial=decoding.rules.allow_partial,
+                )
                 keys[request] = key
                 yield request
 
-    if wanted and decoding.on_decoded is not None:
+    if decoding.on_decoded is not None:
         import_torch_in_background()
     marks, outcomes = mark_store(cache), dict[str, Outcome]()
-    jobs = max(1, min(decoding.jobs, len(wanted)))
-    results = decode_many(requests(), jobs=jobs, limits=decoding.rules.limits) if wanted else ()
+    results = decode_many(requests(), jobs=min(decoding.jobs, len(wanted)), limits=decoding.rules.limits)
     with closing(track(results, total=len(wanted), what="Decoding")) as tracked:
-        for request, answer in tracked:
+        for request, result in tracked:
             key = keys[request]
-            result = _checked(key, request.path, answer, states)
-            outcomes[key] = outcome = outcome_of(key, result)
-            if isinstance(result, DecodedClip) and not marks.holds(key):
+            is_hashed = not key.startswith(_UNREAD)
+            if isinstance(result, DecodedClip) and not is_hashed:
+                result = MediaError("missing", request.path, "it could not be read at first")
+            outcomes[key] = outcome = make_outcome(key, result)
+            if isinstance(result, DecodedClip):
                 marks.write(key, marks_of(result))
-            if not key.startswith(_UNREAD):
+            if is_hashed:
                 cache.write_outcome(outcome)
             if isinstance(result, DecodedClip) and decoding.on_decoded is not None:
                 decoding.on_decoded(key, wanted[key], result)
@@ -208,26 +205,7 @@ def decode_clips(
     return outcomes | _known_outcomes(cache, wanted.keys() - outcomes.keys(), decoding)
 
 
-def _request(clip: Clip, decoding: Decoding) -> DecodeRequest:
-    partial = decoding.rules.allow_partial
-    return DecodeRequest(
-        Path(clip.path), clip.start_s, clip.end_s, SHORT_SIDE_PX, decoding.impute, allow_partial=partial
-    )
-
-
-def _checked(
-    key: str, path: Path, result: DecodedClip | MediaError, states: Mapping[str, FileState | None]
-) -> DecodedClip | MediaError:
-    """The result, or a refusal if it is not of the content that was hashed."""
-    if isinstance(result, MediaError) and result.code in _OF_THE_PATH:
-        return result
-    if isinstance(result, DecodedClip) and key.startswith(_UNREAD):
-        return MediaError("missing", path, "it could not be read at first")
-    name = str(path)
-    return MediaError("changed", path) if name in states and states[name] != _file_state(name) else result
-
-
-def outcome_of(digest: str, result: DecodedClip | MediaError) -> Outcome:
+def make_outcome(digest: str, result: DecodedClip | MediaError) -> Outcome:
     """The record of a decoded clip or of its refusal."""
     if not isinstance(result, DecodedClip):
         return Outcome(digest, False, reason=result.code, detail=result.sentence, decoder=REFUSAL_RULES)
@@ -244,7 +222,7 @@ def outcome_of(digest: str, result: DecodedClip | MediaError) -> Outcome:
     )
 
 
-def status_of(clip: Clip, outcome: Outcome, *, file_sha256: str, group: str) -> ClipStatus:
+def make_status(clip: Clip, outcome: Outcome, *, file_sha256: str, group: str) -> ClipStatus:
     """The status of a clip with this outcome; it has no digest if its file could not be hashed."""
     values = {name: getattr(outcome, name) for name in ("ok", "reason", "detail", "duration_s", "missing")}
     digest = outcome.digest if file_sha256 else ""
@@ -252,12 +230,16 @@ def status_of(clip: Clip, outcome: Outcome, *, file_sha256: str, group: str) -> 
 
 
 def decode_again(
-    cache: FeatureCache, wanted: Mapping[str, Clip], decoding: Decoding, *, is_needed: Callable[[str], bool]
+    cache: FeatureCache,
+    wanted: Mapping[str, Clip],
+    decoding: Decoding,
+    *,
+    needed: Callable[[Sequence[str]], Iterable[str]],
 ) -> None:
-    """Decode clips that were usable before, under whatever rules; raises `MediaError` if one cannot be read now."""
+    """Decode clips that were usable before; raises `MediaError` if one cannot be read now."""
     rules = replace(decoding.rules, allow_partial=True, max_failures=None)
     decoding = replace(decoding, impute=True, rules=rules)
-    for key, outcome in decode_clips(cache, wanted, decoding, is_needed=is_needed).items():
+    for key, outcome in decode_clips(cache, wanted, decoding, needed=needed).items():
         if not outcome.ok:
             path = wanted[key].path
             raise MediaError(outcome.reason, path, "it could be read before; the file was changed or removed")

@@ -1,10 +1,9 @@
-"""Find media files, and read a data set into clips: a folder per label, or a CSV. Nothing is decoded here.
+"""Find media files, and read a dataset into clips: a folder per label, or a CSV. Nothing is decoded here.
 
 A folder is ``DATA/<label>/<file>``; a CSV has the columns ``path,label`` and optionally ``group``, ``fold``,
 ``start_s``, ``end_s`` and ``split``, with paths relative to the CSV.
 """
 
-import math
 import os
 import re
 from collections import defaultdict
@@ -13,17 +12,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from moodfuse.cache.console import first_few
-from moodfuse.cache.csv_rows import check_columns, check_text, csv_rows
+from moodfuse.cache.csv_rows import check_text, csv_records, fold_in_row, listed_path, number_in_row
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.records import WINDOW_S, Clip, check_label
 
 _VIDEO = """
-3g2 3gp 3gpp asf avi divx dv evo f4v flv gxf h264 hevc ivf m1v m2p m2t m2ts m2v m4v mj2 mk3d mkv mov mp4 mpe mpeg mpg
-mpv mts mxf nut ogm ogv qt rm rmvb ts vob webm wmv
+3g2 3gp 3gpp asf avi divx dv evo f4v flv gxf h264 hevc ivf m1v m2p m2t m2ts m2v m4v mj2 mk3d mkv mov mp4 mpe
+mpeg mpg mpv mts mxf nut ogm ogv qt rm rmvb ts vob webm wmv
 """
 _AUDIO = """
-aac ac3 adts aif aifc aiff amr ape au awb caf eac3 ec3 flac m4a m4b m4r mka mp2 mp3 mpa mpc oga ogg opus ra snd spx w64
-wav wave weba wma wv
+aac ac3 adts aif aifc aiff amr ape au awb caf eac3 ec3 flac m4a m4b m4r mka mp2 mp3 mpa mpc oga ogg opus ra
+snd spx w64 wav wave weba wma wv
 """
 AUDIO_SUFFIXES = frozenset(f".{name}" for name in _AUDIO.split())
 # Listed in docs/media.md too.
@@ -41,7 +40,7 @@ REPEATED = "links to folders that are read under another path"
 _REQUIRED = ("path", "label")
 _OPTIONAL = ("group", "fold", "start_s", "end_s", "split")
 _EXPECTED = "expected a folder DATA/<label>/*.mp4 or a CSV with path,label"
-# Names of folders that hold a part of a data set, not a label.
+# Names of folders that hold a part of a dataset, not a label.
 _SPLIT = re.compile(
     r"(train|training|test|testing|val|valid|validation|dev|eval|evaluation|holdout)([-_ ]?(set|split|data))?"
     r"|(fold|split)[-_ ]?[0-9]+",
@@ -51,69 +50,63 @@ _SPLIT = re.compile(
 
 @dataclass(frozen=True)
 class ScannedData:
-    """The clips of a data set, sorted by id, and `messages`: what was ignored, and warnings."""
+    """The clips of a dataset, sorted by id, and `messages`: what was ignored, and warnings."""
 
     clips: list[Clip]
     messages: tuple[str, ...] = ()
 
 
 def scan(data: str | Path, *, group_pattern: str | None = None) -> list[Clip]:
-    """Clips of a data set, sorted by id.
+    """Clips of a dataset, sorted by id.
 
     Parameters
     ----------
     data : path-like
         ``DATA/<label>/*.mp4``, or a CSV file.
     group_pattern : str, optional
-        Regular expression that is searched in each clip's id. The match of its group ``group``, or else of its only
-        group or of the whole pattern, is the clip's group. Groups of a CSV stay; a clip without a match has a group
-        of its own.
-
-    Returns
-    -------
-    list of Clip
+        Regular expression that is searched in each clip's id. The match of its group ``group``, or else of
+        its only group or of the whole pattern, is the clip's group. Groups of a CSV stay; a clip without a
+        match has a group of its own.
 
     Raises
     ------
     InputError
-        If `data` does not exist, holds no clip, or its CSV is invalid; if `group_pattern` is no regular expression,
-        has several unnamed groups, or matches no clip.
+        If `data` holds no clip or its CSV is invalid; if `group_pattern` is invalid or matches no clip.
     """
     return scan_data(data, group_pattern=group_pattern).clips
 
 
 def scan_data(data: str | Path, *, group_pattern: str | None = None, audio_files: bool = True) -> ScannedData:
-    """The clips of a data set as from `scan`, with messages about what was ignored.
+    """The clips of a dataset as from `scan`, with messages about what was ignored.
 
-    Without `audio_files` the audio files of a folder are ignored, such as soundtracks next to the videos; a CSV names
-    its files, so all of them are clips.
+    Without `audio_files` the audio files of a folder are ignored, such as soundtracks next to the videos; a
+    CSV names its files, so all of them are clips.
     """
     data = Path(data)
-    if not data.exists():
-        raise InputError(f"{data} does not exist; {_EXPECTED}")
-    if data.is_file() and data.suffix.lower() in MEDIA_SUFFIXES:
-        raise InputError(f"{data} is a media file; {_EXPECTED}")
-    scanned = _scan_folder(data, audio_files) if data.is_dir() else ScannedData(list(_scan_csv(data)))
-    if not scanned.clips:
+    if not data.exists() or (data.is_file() and data.suffix.lower() in MEDIA_SUFFIXES):
+        problem = "is a media file" if data.exists() else "does not exist"
+        raise InputError(f"{data} {problem}; {_EXPECTED}")
+    clips, messages = _scan_folder(data, audio_files) if data.is_dir() else (list(_scan_csv(data)), [])
+    if not clips:
         expected = f"{data} holds no clip; expected media files in a folder per label, DATA/<label>/*.mp4"
-        raise InputError("\n".join([expected, *scanned.messages]))
-    clips = sorted(scanned.clips, key=lambda clip: clip.id)
+        raise InputError("\n".join([expected, *messages]))
+    clips.sort(key=lambda clip: clip.id)
     if group_pattern is not None:
         clips = _group_by_name(clips, group_pattern)
-    warnings = long_window_lines((clip.start_s, clip.end_s) for clip in clips)
-    return ScannedData(clips, (*scanned.messages, *warnings))
+    messages += long_window_lines((clip.start_s, clip.end_s) for clip in clips)
+    return ScannedData(clips, tuple(messages))
 
 
 def long_window_lines(windows: Iterable[tuple[float, float | None]]) -> list[str]:
-    """A warning if windows, given by start and end in seconds, are longer than the audio that is read of each."""
+    """A warning if windows (start and end in seconds) are longer than the audio that is read of each."""
     lengths = [0.0 if end_s is None else end_s - start_s for start_s, end_s in windows]
     long = [length for length in lengths if length > WINDOW_S + 1e-3]
     if not long:
         return []
     return [
-        f"WARNING {len(long)} of {len(lengths)} windows are longer than {WINDOW_S:g} s (up to {max(long):g} s): their "
-        f"frames come from the whole window, their audio only from its first {WINDOW_S:g} s; split them into windows "
-        f"of {WINDOW_S:g} s or less to use all of the audio"
+        f"WARNING {len(long)} of {len(lengths)} windows are longer than {WINDOW_S:g} s (up to {max(long):g} "
+        f"s): their frames come from the whole window, their audio only from its first {WINDOW_S:g} s; split "
+        f"them into windows of {WINDOW_S:g} s or less to use all of the audio"
     ]
 
 
@@ -135,96 +128,74 @@ def _group_by_name(clips: Sequence[Clip], text: str) -> list[Clip]:
     ]
 
 
-def _scan_folder(data: Path, audio_files: bool) -> ScannedData:
+def _scan_folder(data: Path, audio_files: bool) -> tuple[list[Clip], list[str]]:
     files = find_media(data)
-    audio = [] if audio_files else [file for file in files.media if file.suffix.lower() in AUDIO_SUFFIXES]
-    clips, outside = [], list[str]()
-    for file in sorted({*files.media} - {*audio}):
-        parts = file.relative_to(data).parts
-        if len(parts) == 1:
-            outside.append(file.name)
+    clips, audio, outside = list[Clip](), list[str](), list[str]()
+    for file in files.media:
+        name = file.relative_to(data).as_posix()
+        if not audio_files and file.suffix.lower() in AUDIO_SUFFIXES:
+            audio.append(name)
+        elif "/" not in name:
+            outside.append(name)
         else:
-            clips.append(Clip(id="/".join(parts), path=str(file.absolute()), label=parts[0]))
-    _refuse_split_folders(data, clips)
+            clips.append(Clip(id=name, path=str(file.absolute()), label=name.partition("/")[0]))
     messages = ignored_lines(data, files.ignored)
     if audio:
-        names = first_few(sorted(file.relative_to(data).as_posix() for file in audio))
         messages.append(
-            f"ignored in {data}: {len(audio)} audio files: {names}; add --missing impute to use them as clips"
+            f"ignored in {data}: {len(audio)} audio files: {first_few(sorted(audio))}; add --missing impute "
+            "to use them as clips"
         )
     if outside:
         messages.append(
             f"WARNING ignored in {data}: {len(outside)} media files outside a label folder: "
             f"{first_few(sorted(outside))}; move each into a folder named after its label"
         )
-    return ScannedData(clips, (*messages, *_split_warnings(clips)))
+    return clips, [*messages, *_split_warnings(data, clips)]
 
 
-def _split_warnings(clips: Sequence[Clip]) -> Iterator[str]:
-    """Warn of label folders, and of folders in them, that are named like splits."""
-    if splits := sorted({clip.label for clip in clips if _SPLIT.fullmatch(clip.label)}):
-        yield (
-            f"WARNING label folders are named like splits: {first_few(splits)}; expected a folder per label, or a CSV "
-            "with the columns path,label,split"
-        )
-    inside: dict[str, int] = defaultdict(int)
+def _split_warnings(data: Path, clips: Sequence[Clip]) -> Iterator[str]:
+    """Warn of folders that are named like splits; raise `InputError` if they take the level of the labels."""
+    outer, inner = defaultdict[str, set[str]](set), set[str]()
     for clip in clips:
-        parts = clip.id.split("/")
-        if len(parts) > 2 and _SPLIT.fullmatch(parts[1]):
-            inside[f"{parts[0]}/{parts[1]}"] += 1
-    if inside:
-        yield (
-            f"WARNING {sum(inside.values())} clips are in folders named like splits ({first_few(sorted(inside))}), but "
-            "these names have no effect; to keep test clips out of training, give a CSV with the columns "
-            "path,label,split"
-        )
-
-
-def _refuse_split_folders(data: Path, clips: Sequence[Clip]) -> None:
-    """Refuse ``DATA/train/<label>/...``, where the names of the splits would be taken for labels."""
-    labels = {clip.label for clip in clips}
-    deep = [clip for clip in clips if _SPLIT.fullmatch(clip.label) and clip.id.count("/") > 1]
-    splits = sorted({clip.label for clip in deep})
-    below = sorted({clip.id.split("/")[1] for clip in deep})
-    if splits and (len(splits) > 1 or len(splits) == len(labels) or labels.intersection(below)):
-        first = next((split for split in splits if split.lower().startswith("train")), splits[0])
+        label, *folders, _ = clip.id.split("/")
+        if _SPLIT.fullmatch(label):
+            outer[label].update(folders[:1])
+        elif folders and _SPLIT.fullmatch(folders[0]):
+            inner.add(f"{label}/{folders[0]}")
+    if labels := sorted(set().union(*outer.values())):
+        first = next((split for split in sorted(outer) if split.lower().startswith("train")), min(outer))
         raise InputError(
-            f"{data}: its folders {first_few(splits)} are named like splits, not labels (inside them: "
-            f"{first_few(below)}); give one of them, such as {data / first}, or a CSV with the columns "
+            f"{data}: its folders {first_few(sorted(outer))} are named like splits, not labels (inside them: "
+            f"{first_few(labels)}); give one of them, such as {data / first}, or a CSV with the columns "
             "path,label,split, where split is 'train' or 'test'"
+        )
+    if outer or inner:
+        yield (
+            f"WARNING folders are named like splits, which has no effect: "
+            f"{first_few(sorted([*outer, *inner]))}; expected a folder per label; to keep test clips out of "
+            "training, give a CSV with the columns path,label,split"
         )
 
 
 def _scan_csv(file: Path) -> Iterator[Clip]:
-    rows = csv_rows(file)
-    _, names = next(rows)
-    check_columns(file, names, _REQUIRED)
-    columns = {name: names.index(name) for name in (*_REQUIRED, *_OPTIONAL) if name in names}
-    seen: dict[str, int] = {}
-    for line, cells in rows:
-        clip = _clip_of_row(file, line, {name: cells[column] for name, column in columns.items()})
-        if clip.id in seen:
-            raise InputError(
-                f"{file}, line {line}: {clip.id} is in line {seen[clip.id]} already; remove one of them"
-            )
-        seen[clip.id] = line
+    lines: dict[str, int] = {}
+    for line, cells in csv_records(file, _REQUIRED, _OPTIONAL):
+        clip = _clip_of_row(file, f"{file}, line {line}", cells)
+        first = lines.setdefault(clip.id, line)
+        if first != line:
+            raise InputError(f"{file}, line {line}: {clip.id} is in line {first} already; remove one of them")
         yield clip
 
 
-def _clip_of_row(file: Path, line: int, row: Mapping[str, str]) -> Clip:
-    where = f"{file}, line {line}"
-    values = {name: row.get(name, "").strip() for name in (*_REQUIRED, *_OPTIONAL)}
-    path = listed_path(file, row["path"], where)
+def _clip_of_row(file: Path, where: str, cells: Mapping[str, str]) -> Clip:
+    values = {name: cell.strip() for name, cell in cells.items()}
+    path = listed_path(file, cells["path"], where)
     if not os.path.lexists(file.parent / path):
         check_text(path, f"{where}, path")  # a file may have bytes in its name that are not UTF-8
-    for name in ("label", "split"):
-        check_text(values[name], f"{where}, {name}")
+    check_text(values["label"], f"{where}, label")
     check_label(values["label"], where)
     start_s = number_in_row(where, "start_s", values["start_s"]) or 0.0
     end_s = number_in_row(where, "end_s", values["end_s"])
-    fold = number_in_row(where, "fold", values["fold"])
-    if fold is not None and (fold != int(fold) or fold < 0):
-        raise InputError(f"{where}: fold is {values['fold']!r}; expected a whole number from 0")
     window = "" if end_s is None and not start_s else f"@{start_s:g}-{'' if end_s is None else f'{end_s:g}'}"
     return Clip(
         id=path + window,
@@ -233,35 +204,14 @@ def _clip_of_row(file: Path, line: int, row: Mapping[str, str]) -> Clip:
         group=values["group"] or None,
         start_s=start_s,
         end_s=end_s,
-        fold=None if fold is None else int(fold),
+        fold=fold_in_row(where, values["fold"]),
         split=values["split"].lower() or "train",
     )
 
 
-def listed_path(file: Path, text: str, where: str) -> str:
-    """A path from a table, relative to the table's folder; spaces around it are removed unless such a file exists."""
-    if not text.strip():
-        raise InputError(f"{where}: the path is empty")
-    return text if os.path.lexists(file.parent / text) else text.strip()
-
-
-def number_in_row(where: str, name: str, text: str) -> float | None:
-    """The number in a cell, `None` if it is blank; `where` names the line."""
-    text = text.strip()
-    if not text:
-        return None
-    try:
-        value = float(text)
-    except ValueError as error:
-        raise InputError(f"{where}: {name} is {text!r}; expected a number such as 2.5") from error
-    if not math.isfinite(value):
-        raise InputError(f"{where}: {name} is {text!r}; expected a finite number")
-    return value
-
-
 @dataclass(frozen=True)
 class FolderFiles:
-    """Media files of a folder at any depth, in order of their names, and what is ignored, by reason."""
+    """Media files of a folder at any depth, sorted by path, and what is ignored, by reason."""
 
     media: tuple[Path, ...]
     ignored: Mapping[str, list[Path]]
@@ -270,43 +220,38 @@ class FolderFiles:
 def find_media(folder: Path) -> FolderFiles:
     """Find the media files of a folder at any depth.
 
-    Links to folders are followed after all real folders. Each folder is read once, so a link to a parent folder ends,
-    and a folder keeps the name that it has without links. A folder that cannot be read is an error.
+    Links to folders are followed after all real folders. Each folder is read once, so a link to a parent
+    folder ends, and a folder keeps the name that it has without links. A folder that cannot be read is an
+    `InputError`.
     """
     media: list[Path] = []
     ignored: dict[str, list[Path]] = defaultdict(list)
-    waiting, links, visited = [folder], list[Path](), set[str]()
-    while waiting or links:
-        if not waiting:  # the link nearest to the top comes first, since its name may be a label
+    folders, links, visited = [folder], list[Path](), set[str]()
+    while folders or links:
+        if not folders:  # the link nearest to the top comes first, since its name may be a label
             links.sort(key=lambda path: (len(path.parts), path))
-            waiting.append(links.pop(0))
-        current = waiting.pop()
+            folders.append(links.pop(0))
+        current = folders.pop()
         if (real := os.path.realpath(current)) in visited:
             ignored[REPEATED].append(current)
             continue
         visited.add(real)
-        subfolders: list[Path] = []
-        for path in _entries(current):
+        try:
+            entries = sorted(current.iterdir(), reverse=True)
+        except OSError as error:
+            raise InputError(
+                f"{current}: the folder cannot be read ({error.strerror or error}); correct its permissions"
+            ) from error
+        for path in entries:
             if path.name.startswith(".") or path.name.lower() in _SYSTEM_FOLDERS:
                 ignored[HIDDEN].append(path)
             elif os.path.isdir(path):
-                (links if path.is_symlink() else subfolders).append(path)
+                (links if path.is_symlink() else folders).append(path)
             elif path.suffix.lower() in MEDIA_SUFFIXES:
                 media.append(path)  # a broken link too: it is refused later, by its name
             else:
                 ignored[OTHER if os.path.exists(path) else BROKEN].append(path)
-        waiting += reversed(subfolders)
-    return FolderFiles(tuple(media), ignored)
-
-
-def _entries(folder: Path) -> list[Path]:
-    try:
-        return sorted(folder / entry.name for entry in os.scandir(folder))
-    except OSError as error:
-        raise InputError(
-            f"{folder}: the folder cannot be read ({error.strerror or error}); correct its permissions, or give its "
-            "other folders one by one"
-        ) from error
+    return FolderFiles(tuple(sorted(media)), ignored)
 
 
 def ignored_lines(folder: Path, ignored: Mapping[str, Sequence[Path]]) -> list[str]:

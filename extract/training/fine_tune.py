@@ -1,19 +1,20 @@
-"""Fine-tune one network on the clips it may see, with checkpoints from which an interrupted run continues.
+"""Fine-tune one network on its training clips, with checkpoints from which an interrupted run continues.
 
-The randomness of an epoch derives from the recipe's seed, `trained16` and the epoch, so that a resumed run takes the
-same steps as an uninterrupted one.
+The randomness of an epoch derives from the recipe's seed, the training clips and the epoch, so that a resumed
+run takes the same steps as an uninterrupted one.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from moodfuse.cache.digests import derived_seed, trained_digest16
+from moodfuse.cache.errors import CacheError
 from moodfuse.cache.recipe import Recipe, Tuning
 from moodfuse.extract.networks import load_weights_file, save_weights
 
@@ -23,30 +24,19 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class TuningData:
-    """What a tuning run reads.
+    """What a tuning run reads; inputs are without the batch axis."""
 
-    Attributes
-    ----------
-    roles : tuple of (clip digest, label, role)
-        The role is ``"tune"`` or ``"stop"``.
-    classes : tuple of str
-        Sorted labels.
-    train_input : callable
-        ``(digest, generator) -> Tensor``: one augmented input without the batch axis.
-    whole_input : callable
-        ``digest -> Tensor``: the input from which a clip is embedded.
-    score : callable
-        ``batch -> logits [N, C]``.
-    parameters : list of Parameter
-        To be tuned.
-    """
+    roles: tuple[tuple[str, str, str], ...]  # digest and label of the training clips, and "tune" or "stop"
+    classes: tuple[str, ...]  # sorted labels
+    train_input: Callable[[str, torch.Generator], Tensor]  # an augmented input of a clip
+    whole_input: Callable[[str], Tensor]  # the input from which a clip is embedded
+    score: Callable[[Tensor], Tensor]  # logits [N, C] of a batch
+    parameters: list[nn.Parameter]  # to be tuned
 
-    roles: tuple[tuple[str, str, str], ...]
-    classes: tuple[str, ...]
-    train_input: Callable[[str, torch.Generator], Tensor]
-    whole_input: Callable[[str], Tensor]
-    score: Callable[[Tensor], Tensor]
-    parameters: list[nn.Parameter]
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.parameters[0].device
 
     def clips(self, role: str) -> list[tuple[str, int]]:
         """(digest, class index) of the clips with a role."""
@@ -55,52 +45,41 @@ class TuningData:
 
 @dataclass
 class _Progress:
-    """The scalars of a checkpoint."""
+    """The scalars of a checkpoint; the best loss is `None` before the first one."""
 
     epoch: int = 0
     best_epoch: int = 0
-    best_loss: float = float("inf")
+    best_loss: float | None = None
 
 
-def optimizer_for(tuning: Tuning, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+def make_optimizer(tuning: Tuning, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     """The optimizer of a recipe."""
     rate, decay = tuning.learning_rate, tuning.weight_decay
     if tuning.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=rate, momentum=tuning.momentum, weight_decay=decay)
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[tuning.optimizer]
-    return kind(parameters, lr=rate, weight_decay=decay)
+    optimizers = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    return optimizers[tuning.optimizer](parameters, lr=rate, weight_decay=decay)
 
 
-def class_weights(targets: Sequence[int], classes: int) -> Tensor:
+def compute_class_weights(targets: Sequence[int], classes: int) -> Tensor:
     """Balanced class weights N / (C * count), float32 [C]; 0 for a class without clips."""
     counts = torch.bincount(torch.tensor(targets), minlength=classes).float()
     return torch.where(counts > 0, len(targets) / (classes * counts.clamp(min=1)), torch.zeros(classes))
 
 
 def tune(network: nn.Module, data: TuningData, recipe: Recipe, *, checkpoint: Path | None = None) -> int:
-    """Tune `network` in place; it is left in eval mode with the weights of the best epoch.
+    """Tune `network` in place and return the number of its best epoch, from 1.
 
-    Parameters
-    ----------
-    network : Module
-    data : TuningData
-    recipe : Recipe
-        Its `tuning` and `seed` are used.
-    checkpoint : Path, optional
-        Written after every epoch and read at the start; the caller removes it.
-
-    Returns
-    -------
-    int
-        Number of the best epoch, from 1.
+    The network is left in eval mode with the weights of that epoch. The checkpoint is written after every
+    epoch and read at the start; the caller removes it.
     """
     tuning = recipe.tuning
     assert tuning is not None
     seed = derived_seed(recipe.seed, trained_digest16(data.roles))
-    optimizer = optimizer_for(tuning, data.parameters)
+    optimizer = make_optimizer(tuning, data.parameters)
     stop = data.clips("stop")
-    weight = class_weights([target for _, target in data.clips("tune")], len(data.classes))
-    loss = nn.CrossEntropyLoss(weight=weight.to(data.parameters[0].device))
+    weight = compute_class_weights([target for _, target in data.clips("tune")], len(data.classes))
+    loss = nn.CrossEntropyLoss(weight=weight.to(data.device))
     progress, best = _resume(checkpoint, network, optimizer)
     while progress.epoch < tuning.epochs:
         if stop and progress.epoch - progress.best_epoch >= tuning.patience:
@@ -109,9 +88,11 @@ def tune(network: nn.Module, data: TuningData, recipe: Recipe, *, checkpoint: Pa
         progress.epoch += 1
         if not stop:
             progress.best_epoch = progress.epoch
-        elif (stop_loss := _stop_loss(network, data, loss, stop)) < progress.best_loss:
-            progress.best_loss, progress.best_epoch = stop_loss, progress.epoch
-            best = {name: value.detach().clone() for name, value in network.state_dict().items()}
+        else:
+            stop_loss = _stop_loss(network, data, loss, stop)
+            if stop_loss < (math.inf if progress.best_loss is None else progress.best_loss):
+                progress.best_loss, progress.best_epoch = stop_loss, progress.epoch
+                best = {name: value.detach().clone() for name, value in network.state_dict().items()}
         if checkpoint is not None:
             _save_checkpoint(checkpoint, network, best, optimizer, progress)
     if best is not None:
@@ -132,43 +113,21 @@ def _train_epoch(
     torch.manual_seed(derived_seed(seed, "dropout"))
     network.train()
     clips = data.clips("tune")
-    order = torch.randperm(len(clips), generator=generator).tolist()
-    device = data.parameters[0].device
-
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for start in range(0, len(order), batch_size):
-            chosen = [clips[index] for index in order[start : start + batch_size]]
-            inputs = torch.stack([data.train_input(digest, generator) for digest, _ in chosen])
-            yield inputs, torch.tensor([target for _, target in chosen])
-
-    for batch, targets in prefetch(batches()) if device.type == "cuda" else batches():
+    order = torch.randperm(len(clips), generator=generator)
+    for batch in order.split(batch_size):
+        chosen = [clips[index] for index in batch.tolist()]
+        inputs = torch.stack([data.train_input(digest, generator) for digest, _ in chosen])
+        targets = torch.tensor([target for _, target in chosen])
         optimizer.zero_grad(set_to_none=True)
-        value = loss(data.score(batch.to(device, non_blocking=True)), targets.to(device, non_blocking=True))
-        value.backward()
+        loss(data.score(inputs.to(data.device)), targets.to(data.device)).backward()
         optimizer.step()
-
-
-def prefetch(batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches in order, the next one prepared in a thread meanwhile, in pinned memory if there is a GPU."""
-    pins = torch.cuda.is_available()
-
-    def following() -> tuple[Tensor, Tensor] | None:
-        batch = next(batches, None)
-        return batch if batch is None or not pins else (batch[0].pin_memory(), batch[1].pin_memory())
-
-    with ThreadPoolExecutor(1) as thread:
-        waiting = thread.submit(following)
-        while (batch := waiting.result()) is not None:
-            waiting = thread.submit(following)
-            yield batch
 
 
 @torch.inference_mode()
 def _stop_loss(network: nn.Module, data: TuningData, loss: nn.Module, stop: list[tuple[str, int]]) -> float:
     network.eval()
-    device = data.parameters[0].device
-    logits = torch.cat([data.score(data.whole_input(digest)[None].to(device)) for digest, _ in stop])
-    return float(loss(logits, torch.tensor([target for _, target in stop], device=device)))
+    logits = [data.score(data.whole_input(digest)[None].to(data.device)) for digest, _ in stop]
+    return float(loss(torch.cat(logits), torch.tensor([target for _, target in stop], device=data.device)))
 
 
 def _save_checkpoint(
@@ -179,35 +138,30 @@ def _save_checkpoint(
     for number, values in optimizer.state_dict()["state"].items():
         moments = {key: value for key, value in values.items() if isinstance(value, Tensor)}
         tensors |= {f"optimizer.{number}.{key}": value for key, value in moments.items()}
-    finite = None if progress.best_loss == float("inf") else progress.best_loss
-    values = {"epoch": progress.epoch, "best_epoch": progress.best_epoch, "best_loss": finite}
-    save_weights(path, tensors, values)
+    save_weights(path, tensors, asdict(progress))
 
 
 def _resume(
     path: Path | None, network: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[_Progress, State | None]:
-    """Load a checkpoint into network and optimizer; a damaged one costs the epochs in it and nothing else."""
+    """Load a checkpoint into network and optimizer; without an undamaged one, tuning starts from epoch 0."""
     if path is None or not path.is_file():
         return _Progress(), None
-    from safetensors import SafetensorError
-
     try:
         tensors, values = load_weights_file(path)
-        groups: dict[str, State] = {"network": {}, "best": {}}
-        moments: dict[int, State] = {}
-        for name, value in tensors.items():
-            kind, rest = name.split(".", 1)
-            if kind == "optimizer":
-                number, key = rest.split(".", 1)
-                moments.setdefault(int(number), {})[key] = value
-            else:
-                groups[kind][rest] = value
-        network.load_state_dict(groups["network"])
-    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+    except CacheError as error:
         log.warning("%s: checkpoint cannot be read (%s); tuning restarts from the first epoch", path, error)
         return _Progress(), None
+    states: dict[str, State] = {"network": {}, "best": {}}
+    moments: dict[int, State] = {}
+    for name, value in tensors.items():
+        kind, rest = name.split(".", 1)
+        if kind == "optimizer":
+            number, key = rest.split(".", 1)
+            moments.setdefault(int(number), {})[key] = value
+        else:
+            states[kind][rest] = value
+    network.load_state_dict(states["network"])
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    best_loss = float("inf") if values["best_loss"] is None else values["best_loss"]
     log.info("%s: tuning resumes after epoch %d", path.name, values["epoch"])
-    return _Progress(values["epoch"], values["best_epoch"], best_loss), groups["best"] or None
+    return _Progress(**{name: values[name] for name in asdict(_Progress())}), states["best"] or None

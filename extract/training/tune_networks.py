@@ -2,12 +2,10 @@
 
 import logging
 import multiprocessing
-import signal
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,12 +16,11 @@ from moodfuse.cache.files import discard, set_aside
 from moodfuse.cache.media import MediaStore
 from moodfuse.cache.recipe import Recipe, frozen_counterpart
 from moodfuse.cache.store import FeatureCache, Roles
-from moodfuse.extract.block_writer import BlockWriter, shared_order
-from moodfuse.extract.embed import Rows, SourceWorker, autocast, make_network
+from moodfuse.extract.inference import Rows, SourceWorker, autocast, make_network
 from moodfuse.extract.media.pool import end_with_parent
 from moodfuse.extract.networks import load_weights_file, save_weights, trunk_names
 from moodfuse.extract.networks.base import Network
-from moodfuse.extract.pending import Work
+from moodfuse.extract.pending import BlockWriter, Work, shared_order
 from moodfuse.extract.progress import track
 from moodfuse.extract.runtime import release_freed_memory
 from moodfuse.extract.settings import ExtractSettings
@@ -35,40 +32,23 @@ Counts = tuple[int, int]
 Activations = dict[str, np.ndarray]
 
 
-@dataclass(frozen=True)
-class TunedSource:
-    """What a process needs to tune networks of a source: cache folder, recipe, weights, and where clips are read."""
-
-    cache: Path
-    recipe: Recipe
-    weights: str | None
-    store: MediaStore
-
-    def worker(self, num_classes: int) -> SourceWorker:
-        """The untuned network of the source."""
-        return SourceWorker(self.recipe, make_network(self.recipe, self.weights, num_classes), self.store)
-
-
 def compute_source(cache: FeatureCache, work: Work, settings: ExtractSettings, store: MediaStore) -> Counts:
     """Compute the missing parts of one source, whose clips are read from `store`.
 
-    Returns
-    -------
-    int, int
-        Networks tuned; clips embedded, counted once per network.
+    Returns the numbers of networks tuned and of clips embedded, counted once per network.
     """
-    source = TunedSource(cache.path, work.recipe, settings.recipes.weights_of(work.recipe.source), store)
+    weights = settings.recipes.weights_of(work.recipe.source)
     try:
-        worker = source.worker(len(cache.classes))
+        worker = SourceWorker(work.recipe, make_network(work.recipe, weights, len(cache.classes)), store)
         if work.body:
             save_body(cache.network_path(work.recipe, None), work.recipe, worker.network)
         embedded = _embed_frozen(cache, work, worker) if work.trunk else 0
         if not work.networks:
             return 0, embedded
-        networks, processes = shared_order(work.networks), processes_for(work, settings.jobs)
+        networks, processes = shared_order(work.networks), count_processes(work, settings.jobs)
         parts = [networks[number::processes] for number in range(processes)]
-        tuned, more = tune_in_processes(cache, worker, source, parts)
-        return tuned, embedded + more
+        tuned, embedded_too = tune_in_processes(cache, worker, weights, parts)
+        return tuned, embedded + embedded_too
     finally:
         release_freed_memory()
 
@@ -87,57 +67,52 @@ def save_body(path: Path, recipe: Recipe, network: Network) -> None:
     save_weights(path, {name: arrays[name] for name in trunk_names(network)}, metadata)
 
 
-def processes_for(work: Work, cores: int) -> int:
+def count_processes(work: Work, cores: int) -> int:
     """Number of processes, this one included, that tune networks of a source at a time.
 
     Only audio networks are small enough to run side by side; on a GPU one process is fastest.
     """
-    if (
-        work.recipe.modality != "sound"
-        or work.recipe.device != "cpu"
-        or multiprocessing.current_process().daemon
-    ):
+    runs_alone = work.recipe.modality != "sound" or work.recipe.device != "cpu"
+    if runs_alone or multiprocessing.current_process().daemon:  # a daemon must not start processes
         return 1
     return max(1, min(cores // work.recipe.threads, work.to_tune // FEWEST_NETWORKS))
 
 
 def tune_in_processes(
-    cache: FeatureCache, worker: SourceWorker, source: TunedSource, parts: Sequence[Sequence[Roles]]
+    cache: FeatureCache, worker: SourceWorker, weights: str | None, parts: Sequence[Sequence[Roles]]
 ) -> Counts:
     """Tune the first part of the networks here and each other part in a process of its own.
 
-    What a process that died left undone is done here. The results are those of one process, bit for bit.
+    The part of a process that failed is tuned here. The results are those of one process, bit for bit.
     """
-    context = multiprocessing.get_context("spawn")
-    pipes = [context.Pipe(duplex=False) for _ in parts[1:]]
-    helpers = [
-        context.Process(target=_tune_part, args=(source, part, sender), daemon=True)
-        for part, (_, sender) in zip(parts[1:], pipes, strict=True)
-    ]
-    for helper in helpers:
-        helper.start()
-    try:
-        counts = [tune_networks(cache, worker, parts[0])]
-        for helper in helpers:
-            helper.join()
-    finally:
-        for helper in helpers:
-            helper.terminate()
-    for helper, part, (receiver, _) in zip(helpers, parts[1:], pipes, strict=True):
-        if helper.exitcode == 0:
-            counts.append(receiver.recv())
-        else:
-            code = helper.exitcode
-            log.warning("%s: a tuning process ended with exit code %s", source.recipe.source, code)
-            counts.append(tune_networks(cache, worker, part))
+    if len(parts) == 1:
+        return tune_networks(cache, worker, parts[0])
+    recipe, context = worker.recipe, multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(len(parts) - 1, context, initializer=end_with_parent) as pool:
+        try:
+            futures = [
+                pool.submit(_tune_part, cache.path, recipe, weights, worker.media, part) for part in parts[1:]
+            ]
+            counts = [tune_networks(cache, worker, parts[0])]
+            for future, part in zip(futures, parts[1:], strict=True):
+                if error := future.exception():
+                    log.warning("%s: a tuning process failed (%s)", recipe.source, error)
+                    counts.append(tune_networks(cache, worker, part))
+                else:
+                    counts.append(future.result())
+        except BaseException:  # an interrupt, too: the pool would wait until all networks are tuned
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
     return sum(tuned for tuned, _ in counts), sum(embedded for _, embedded in counts)
 
 
-def _tune_part(source: TunedSource, part: Sequence[Roles], sender: "Connection[Counts, Any]") -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles interrupts and ends this process
-    end_with_parent()
-    cache = FeatureCache(source.cache)
-    sender.send(tune_networks(cache, source.worker(len(cache.classes)), part, progress=False))
+def _tune_part(
+    path: Path, recipe: Recipe, weights: str | None, store: MediaStore | None, part: Sequence[Roles]
+) -> Counts:
+    cache = FeatureCache(path)
+    worker = SourceWorker(recipe, make_network(recipe, weights, len(cache.classes)), store)
+    return tune_networks(cache, worker, part, progress=False)
 
 
 def tune_networks(
@@ -155,8 +130,8 @@ def tune_networks(
     def row(digest: str) -> Rows:
         return worker.full_rows(digest) if recipe.depth == "full" else worker.head_rows(activations[digest])
 
-    title = f"{recipe.source}: tuning ({recipe.depth})"
-    for roles in track(networks, total=len(networks), what=title) if progress else networks:
+    title = f"{recipe.source}: tuning ({recipe.depth})" if progress else ""
+    for roles in track(networks, total=len(networks), what=title):
         cache.write_roles(recipe, roles)  # also restores a lost record
         writer = BlockWriter(cache, recipe, roles)
         if not writer.held().issuperset(digests):
@@ -176,7 +151,7 @@ def read_activations(cache: FeatureCache, recipe: Recipe) -> Activations:
 
 
 def tune_one(cache: FeatureCache, worker: SourceWorker, roles: Roles, activations: Activations) -> bool:
-    """Load the network tuned on `roles` into the worker, or tune and store it; returns whether it was tuned."""
+    """Load the network of these training clips, or tune and store it; returns whether it was tuned."""
     recipe, path = worker.recipe, cache.network_path(worker.recipe, roles)
     checkpoint = path.with_suffix(".checkpoint")
     worker.reset()
@@ -196,11 +171,8 @@ def tune_one(cache: FeatureCache, worker: SourceWorker, roles: Roles, activation
         epoch = tune(worker.tuned, full_data(worker, roles, cache.classes), recipe, checkpoint=checkpoint)
     early = any(role == "stop" for _, _, role in roles)
     if not early:
-        log.warning(
-            "%s: a class has fewer than 3 groups; tuned for the recipe's fixed %d epochs",
-            recipe.source,
-            epoch,
-        )
+        text = "%s: a class has fewer than 3 groups; tuned for the recipe's fixed %d epochs"
+        log.warning(text, recipe.source, epoch)
     metadata = {
         "classes": list(cache.classes),
         "epoch": epoch,

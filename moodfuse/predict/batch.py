@@ -6,18 +6,22 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-from moodfuse.cache.csv_rows import check_columns, check_encoding, csv_rows
+from moodfuse.cache.csv_rows import (
+    check_columns,
+    check_encoding,
+    csv_rows,
+    listed_path,
+    number_in_row,
+)
 from moodfuse.cache.errors import InputError
 from moodfuse.extract.dataset.scan import (
     MEDIA_SUFFIXES,
     find_media,
     ignored_lines,
-    listed_path,
     long_window_lines,
-    number_in_row,
 )
 from moodfuse.extract.decoding import MediaError
-from moodfuse.extract.failures import Tally, counted
+from moodfuse.extract.progress import Tally, counted
 from moodfuse.model.model import Model
 from moodfuse.model.predictions import LabelRequest, Prediction, Refusal, Timeline, refusal_of
 from moodfuse.predict import PredictSettings

@@ -32,8 +32,8 @@ from bringing import (
     write,
     write_labels,
 )
+from moodfuse.cache.csv_rows import read_labels
 from moodfuse.cache.errors import InputError
-from moodfuse.cache.labels import read_labels
 from moodfuse.cache.records import Holdout
 from moodfuse.cache.store import FeatureCache
 from moodfuse.cache.transfer.exporting import export_features

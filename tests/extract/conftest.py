@@ -11,13 +11,12 @@ import pytest
 
 from moodfuse.cache.planning import PlanChoice
 from moodfuse.cache.store import FeatureCache
-from moodfuse.extract import media_supply
+from moodfuse.extract import media_supply, pending
 from moodfuse.extract.networks import c3d, i3d
+from moodfuse.extract.pending import Estimate
 from moodfuse.extract.pipeline import Extraction, extract_features
 from moodfuse.extract.recipe_files import RecipeChoice
 from moodfuse.extract.settings import ExtractSettings
-from moodfuse.extract.training import estimate
-from moodfuse.extract.training.estimate import Estimate
 from moodfuse.synthetic_corpus import ClipSettings, make_clip
 
 RECIPE = """
@@ -26,7 +25,7 @@ seed = 0
 threads = 2
 [onedmcnn]
 depth = "full"
-full = { optimizer = "adam", learning_rate = 1e-3, epochs = 3, patience = 3, batch = 4, crop_s = 2.0 }
+full = { optimizer = "adam", learning_rate = 1e-3, epochs = 2, patience = 2, batch = 4, crop_s = 2.0 }
 [twodmcnn]
 depth = "head"
 head = { optimizer = "adamw", learning_rate = 1e-2, epochs = 5, batch = 4 }
@@ -96,9 +95,9 @@ class Runner:
 
 @contextmanager
 def not_timed() -> Iterator[None]:
-    """Networks are not timed before they run, which takes as long as several clips; test_estimate.py tests that."""
+    """Networks are not timed before they run, which takes as long as several clips."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (estimate, media_supply):
+        for module in (pending, media_supply):
             patch.setattr(module, "measure", lambda *args, **options: Estimate(60.0, 1.0))
         yield
 
@@ -127,17 +126,17 @@ COMMAND = """
 if __name__ == "__main__":  # what stands before this is also done by every process that decodes
     import sys
 
-    from moodfuse.extract.training import estimate
-    from moodfuse.extract.training.estimate import Estimate
     from moodfuse.cli import main
+    from moodfuse.extract import pending
+    from moodfuse.extract.pending import Estimate
 
-    estimate.measure = lambda *args, **options: Estimate(60.0, 1.0)
+    pending.measure = lambda *args, **options: Estimate(60.0, 1.0)
     main(sys.argv[1:])
 """
 
 
 def moodfuse_command(folder: Path) -> list[str]:
-    """How a process of its own runs `moodfuse` without timing networks; its script is written into a folder."""
+    """A command that runs `moodfuse` without timing networks; its script is written into a folder."""
     script = folder / "moodfuse_command.py"
     script.write_text(COMMAND)
     return [sys.executable, str(script)]
@@ -145,7 +144,7 @@ def moodfuse_command(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="session")
 def heads_cache(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache of the whole corpus with two folds, the source twodmcnn tuned at its head; not to be changed."""
+    """A cache of the whole corpus with two folds and tuned heads of twodmcnn; not to be changed."""
     runner = new_runner(media, tmp_path_factory.mktemp("heads"))
     with not_timed():
         runner(plan=FOLDS)

@@ -3,61 +3,51 @@
 import shutil
 from pathlib import Path
 
-import av
-import numpy as np
 import pytest
 
 from moodfuse.cache.errors import InputError
+from moodfuse.cache.records import Clip, ClipStatus
 from moodfuse.extract.dataset.check import CheckSettings, check
-from moodfuse.extract.failures import refusal_lines
 from moodfuse.extract.pipeline import extract_features
+from moodfuse.extract.progress import describe_statuses
 from moodfuse.extract.settings import ExtractSettings
 from moodfuse.synthetic_corpus import ClipSettings, make_clip
 
 
-def write_song(path: Path) -> None:
-    """Two seconds of a tone as MP3."""
-    with av.open(path, "w") as target:
-        stream = target.add_stream("libmp3lame", rate=16_000, layout="mono")
-        wave = (0.3 * np.sin(np.arange(32_256) * 0.09)).astype(np.float32).reshape(-1, 1, 1152)
-        for number, samples in enumerate(wave):
-            frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
-            frame.sample_rate, frame.pts = 16_000, 1152 * number
-            target.mux(stream.encode(frame))
-        target.mux(stream.encode(None))
-
-
-def test_songs_are_clips_under_missing_impute(media: Path, tmp_path: Path) -> None:
+def test_audio_files_are_clips_under_missing_impute(media: Path, tmp_path: Path) -> None:
     """Without the option audio files are ignored, and the message names them and the option."""
     data = Path(shutil.copytree(media, tmp_path / "clips"))
-    write_song(data / "sad" / "song.MP3")
+    make_clip(data / "sad" / "song.mp4", settings=ClipSettings(2.0, 64, 48)).rename(data / "sad" / "song.M4A")
     (data / "sad" / "cover.jpg").touch()
-    found = check(CheckSettings(data=data, folds=2, decode=False))
-    assert not found.refused and found.lines[0].startswith("10 clips")
-    hint = "1 audio files: 'sad/song.MP3'; add --missing impute to use them as clips"
-    assert f"ignored in {data}: {hint}" in found.lines
-    assert f"ignored in {data}: 1 files without a media suffix: 'sad/cover.jpg'" in found.lines
+    result = check(CheckSettings(data=data, folds=2, decode=False))
+    assert not result.refused and result.lines[0].startswith("10 clips")
+    hint = "1 audio files: 'sad/song.M4A'; add --missing impute to use them as clips"
+    assert f"ignored in {data}: {hint}" in result.lines
+    assert f"ignored in {data}: 1 files without a media suffix: 'sad/cover.jpg'" in result.lines
     kept = check(CheckSettings(data=data, folds=2, decode=False, impute=True))
     assert not kept.refused and "  sad: 6 clips, 6 groups" in kept.lines
 
 
 def test_missing_impute_is_suggested_only_for_missing_streams() -> None:
     """Not for other refusals."""
-    hint = refusal_lines(["truncated", "no_audio", "no_video"])[1]
-    assert hint.startswith("2 of them have no audio or no video")
-    assert refusal_lines(["truncated"]) == ["1 refused: 1 truncated"]
+
+    def lines(*reasons: str) -> list[str]:
+        clips = [Clip(str(number), "", "sad") for number in range(len(reasons))]
+        return describe_statuses(
+            [ClipStatus(clip, "", "", "", False, why, "x") for clip, why in zip(clips, reasons, strict=True)]
+        )
+
+    assert lines("truncated", "no_audio", "no_video")[-1].startswith("2 of them have no audio or no video")
+    assert lines("truncated") == ["refused 0: truncated: x", "1 refused: 1 truncated"]
 
 
 def test_duplicates_are_listed_with_a_remedy(tmp_path: Path) -> None:
     """Copies in other groups are listed; a pattern that groups them ends the warning."""
-    for number in range(3):
+    for number in range(2):
         for label in ("sad", "excited"):
             (tmp_path / label).mkdir(exist_ok=True)
-            make_clip(
-                tmp_path / label / f"{number}.mp4",
-                mood=label,
-                settings=ClipSettings(4.0, 64, 48, seed=number),
-            )
+            settings = ClipSettings(4.0, 64, 48, seed=number)
+            make_clip(tmp_path / label / f"{number}.mp4", mood=label, settings=settings)
     copy = tmp_path / "sad" / "copy-of-0.mp4"
     copy.write_bytes((tmp_path / "sad" / "0.mp4").read_bytes() + b"\0" * 8)
     text = "\n".join(check(CheckSettings(tmp_path, 2)).lines)
@@ -83,7 +73,7 @@ def test_extract_and_check_warn_of_suspicious_labels_and_groups(tmp_path: Path) 
 
 
 def test_folds_from_one_are_refused_before_a_clip_is_read(tmp_path: Path) -> None:
-    """`extract` makes no cache if folds count from 1, and `check` lists its findings before the same error."""
+    """If folds count from 1, `extract` makes no cache, and `check` lists its findings before the error."""
     rows = [f"{row}.mp4,{'sad' if row % 2 else 'fear'},{row // 2 % 3 + 1}" for row in range(12)]
     table = tmp_path / "clips.csv"
     table.write_text("\n".join(["path,label,fold", *rows]))

@@ -1,4 +1,4 @@
-"""Two stages on a Dask cluster: features and predictions of a local run, also if a worker dies."""
+"""Stage one on a Dask cluster: the features of a local run, also if a worker dies."""
 
 import json
 import os
@@ -15,14 +15,12 @@ import pytest
 
 from moodfuse.cache.cluster import cluster_address, run_on_cluster
 from moodfuse.cache.errors import InputError, WorkersError
-from moodfuse.cache.folds import pair_holdouts, single_holdouts
 from moodfuse.cache.planning import PlanChoice
 from moodfuse.cache.store import FeatureCache
-from moodfuse.extract import cluster
+from moodfuse.extract import pipeline
 from moodfuse.extract.pipeline import extract_features
 from moodfuse.extract.recipe_files import RecipeChoice
-from moodfuse.extract.settings import ExtractSettings
-from moodfuse.fuse.ablation import AblationSettings, run_ablation
+from moodfuse.extract.settings import ExtractSettings, NetworkChoice
 from moodfuse.synthetic_corpus import ClipSettings, CorpusSettings, make_corpus
 
 RECIPE = """
@@ -69,68 +67,55 @@ def start_cluster(tmp_path: Path) -> Iterator[Callable[[int], Cluster]]:
 
 
 def settings_for(folder: Path) -> ExtractSettings:
-    """One network's heads tuned, another's features frozen, on a small corpus."""
+    """One network's heads tuned under two folds of a small corpus."""
     clip = ClipSettings(duration_s=1.0, width=64, height=48)
     corpus = CorpusSettings(labels=("sad", "excited"), groups_per_label=3, clips_per_group=(1,), clip=clip)
     table = make_corpus(folder / "corpus", settings=corpus)
     (folder / "brief.toml").write_text(RECIPE)
-    recipes = RecipeChoice(recipe=str(folder / "brief.toml"), depths={"twodmcnn": "frozen"}, device="cpu")
-    sources = ("onedmcnn", "twodmcnn")
+    recipes = RecipeChoice(recipe=str(folder / "brief.toml"), device="cpu")
+    networks = NetworkChoice(crossfit=False)
     return ExtractSettings(
-        table, folder / "local", sources, plan=PlanChoice(folds=3), recipes=recipes, jobs=1
+        table, folder / "local", ("onedmcnn",), PlanChoice(folds=2), recipes, networks, jobs=1
     )
 
 
 def test_a_worker_that_dies_costs_only_its_task(
     start_cluster: Callable[[int], Cluster], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two workers, one of them killed during the run: every block and every prediction has the local run's bits."""
+    """Two workers, one of them killed during the run: every block has the local run's bits."""
     settings = settings_for(tmp_path)
     extract_features(settings)
     started = start_cluster(2)
-    monkeypatch.setattr(cluster, "CLIPS_PER_TASK", 2)
-    monkeypatch.setattr(cluster, "NETWORKS_PER_TASK", 1)
+    monkeypatch.setattr(pipeline, "CLIPS_PER_TASK", 2)
+    monkeypatch.setattr(pipeline, "NETWORKS_PER_TASK", 1)
     done: list[int] = []
-    run = cluster.run_on_cluster
+    run = pipeline.run_on_cluster
 
     def killing(calls: list[object], *, scheduler: str) -> Iterator[object]:
         for number, result in enumerate(run(calls, scheduler=scheduler)):  # type: ignore[arg-type]
             done.append(number)
-            if len(done) == 5:  # decoding is over, and embedding has begun
+            if len(done) == 4:  # decoding is over, and embedding has begun
                 started.workers[0].kill()
             yield result
 
-    monkeypatch.setattr(cluster, "run_on_cluster", killing)
+    monkeypatch.setattr(pipeline, "run_on_cluster", killing)
     found = extract_features(replace(settings, cache=tmp_path / "spread", scheduler=started.address))
-    assert started.workers[0].wait() != 0 and len(done) > 12
+    assert started.workers[0].wait() != 0 and len(done) == 8 and found.tuned == 2
     local, spread = FeatureCache(settings.cache), FeatureCache(tmp_path / "spread")
-    assert local.plan == spread.plan and found.tuned == 6
-    tuned = [*single_holdouts(3), *pair_holdouts(3)]
-    for source, holdouts in (("onedmcnn@brief", tuned), ("twodmcnn@brief", ["*"])):
-        for holdout in holdouts:
-            one, other = local.block(source, holdout), spread.block(source, holdout)
-            assert list(one.digests) == list(other.digests) and np.array_equal(one.embedding, other.embedding)
-            assert (one.logits is None) == (other.logits is None)
-            assert one.logits is None or np.array_equal(one.logits, other.logits)
-    here = run_ablation(local, AblationSettings(heads=("softmax",), jobs=1, keep=False))
-    there = run_ablation(spread, AblationSettings(heads=("softmax",), scheduler=started.address, keep=False))
-    for mine, theirs in zip(here.results, there.results, strict=True):
-        assert mine.name == theirs.name and np.array_equal(mine.probabilities, theirs.probabilities)
-
-
-@pytest.mark.parametrize(
-    "address", ["localhost:8786", "http://host:1", "dask://host", "dask://host:99999", "dask://a b:1"]
-)
-def test_an_invalid_address_is_refused(address: str) -> None:
-    """With the expected form."""
-    with pytest.raises(InputError, match="expected dask://HOST:PORT"):
-        cluster_address(address)
+    assert local.plan == spread.plan
+    for fold in range(2):
+        one, other = (cache.block("onedmcnn@brief", fold) for cache in (local, spread))
+        assert list(one.digests) == list(other.digests)
+        assert np.array_equal(one.embedding, other.embedding) and np.array_equal(one.logits, other.logits)
 
 
 def test_addresses_are_given_to_dask_in_its_own_form() -> None:
-    """With TLS if it is asked for."""
+    """With TLS if the address asks for it; the error of an invalid address has the expected form."""
     assert cluster_address("dask://127.0.0.1:8786") == "tcp://127.0.0.1:8786"
     assert cluster_address("dask+tls://[::1]:8786/") == "tls://[::1]:8786"
+    for address in ("localhost:8786", "http://host:1", "dask://host", "dask://host:99999", "dask://a b:1"):
+        with pytest.raises(InputError, match="expected dask://HOST:PORT"):
+            cluster_address(address)
 
 
 def test_a_cluster_that_cannot_be_used_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

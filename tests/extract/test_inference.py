@@ -1,5 +1,7 @@
-"""Sources of exported models: stored bodies and tuned networks give the bits of training, and bad files are refused."""
+"""Networks applied to clips: stored ones give the bits of training, compiled ones those but for rounding."""
 
+import os
+import sysconfig
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -7,12 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch._inductor.config
 
 from moodfuse.cache.errors import DamagedPartError, InputError
 from moodfuse.cache.media import Media
 from moodfuse.cache.recipe import Recipe
-from moodfuse.extract.embed import SourceWorker, make_network
-from moodfuse.extract.inference import ShippedSource, check_shipped_recipe, load_arrays, network_from_files
+from moodfuse.extract.inference import (
+    ShippedSource,
+    SourceWorker,
+    check_shipped_recipe,
+    load_arrays,
+    make_network,
+    network_from_files,
+)
+from moodfuse.extract.networks.hardware import check_compiler
 from moodfuse.extract.networks.weights.files import WeightsError, save_weights
 from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
 from moodfuse.extract.training.tune_networks import save_body
@@ -22,8 +32,8 @@ AUDIO = RNG.normal(0, 0.1, 480_000).astype(np.float32)
 NOISE = Media(RNG.integers(0, 255, (32, 128, 171, 3), dtype=np.uint8), np.arange(32.0), AUDIO, len(AUDIO))
 
 
-def recipe_of(source: str, depth: str | None = None) -> Recipe:
-    return build_recipe(source, RecipeChoice(device="cpu", depth=depth))
+def recipe_of(source: str, depth: str | None = None, *, compile: bool = False) -> Recipe:
+    return build_recipe(source, RecipeChoice(device="cpu", depth=depth, compile=compile))
 
 
 def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
@@ -34,15 +44,20 @@ def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
 @pytest.mark.parametrize("source", ["twodmcnn", "c3d"])
 def test_a_stored_body_gives_the_same_bits(source: str, narrow: None, tmp_path: Path) -> None:
     """A network made from the file embeds a clip as the stored one did, whatever the random state."""
-    recipe = recipe_of(source)
+    recipe, path = recipe_of(source), tmp_path / "body.safetensors"
     network = make_network(recipe, None, 3)
-    save_body(tmp_path / "body.safetensors", recipe, network)
+    save_body(path, recipe, network)
     torch.manual_seed(7)
-    again = network_from_files(recipe, 3, tmp_path / "body.safetensors")
-    assert same(*(SourceWorker(recipe, item).frozen_rows_of(NOISE) for item in (network, again)))
+    again = network_from_files(recipe, 3, path)
+    assert same(*(SourceWorker(recipe, made).frozen_rows_of(NOISE) for made in (network, again)))
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(DamagedPartError, match="sealed"):
+        network_from_files(recipe, 3, path)
 
 
-def test_settings_of_weights_come_from_the_recipe() -> None:
+def test_settings_of_weights_come_from_the_recipe(narrow: None) -> None:
     """BatchNorm's epsilon and the preprocessing are those of the recipe, not the network's own."""
     other = recipe_of("c3d").preprocessing
     recipe = replace(recipe_of("i3d"), weights="0" * 64 + " bn_eps=0.0625", preprocessing=other)
@@ -64,7 +79,7 @@ def test_settings_of_weights_come_from_the_recipe() -> None:
 def test_arrays_of_another_network_are_refused(
     harm: Callable[[dict[str, torch.Tensor]], object], message: str, tmp_path: Path
 ) -> None:
-    """An undamaged file whose arrays do not fit the network is refused with the first difference."""
+    """The error names the first difference."""
     recipe = recipe_of("twodmcnn")
     expected = SourceWorker(recipe, make_network(recipe, None, 2)).tuned.state_dict()
     arrays = {name: value.clone() for name, value in expected.items()}
@@ -72,17 +87,6 @@ def test_arrays_of_another_network_are_refused(
     save_weights(tmp_path / "head.safetensors", arrays, {})
     with pytest.raises(WeightsError, match=message):
         load_arrays(tmp_path / "head.safetensors", expected)
-
-
-def test_a_changed_bit_is_detected(tmp_path: Path) -> None:
-    """A body with one flipped bit is refused."""
-    recipe, path = recipe_of("twodmcnn"), tmp_path / "body.safetensors"
-    save_body(path, recipe, make_network(recipe, None, 2))
-    data = bytearray(path.read_bytes())
-    data[-5] ^= 4
-    path.write_bytes(data)
-    with pytest.raises(DamagedPartError, match="sealed"):
-        network_from_files(recipe, 2, path)
 
 
 @pytest.mark.parametrize("depth", ["full", "head", "frozen"])
@@ -124,3 +128,44 @@ def test_invalid_recipes_are_refused() -> None:
             check_shipped_recipe(replace(recipe, **change))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="do not fit its depth"):  # a head needs a body
         ShippedSource(recipe, 2, None, [Path("head.safetensors")])
+
+
+def test_compiling_needs_a_compiler_and_headers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The error names what is missing and what to do; a compiler named in the environment is used."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(InputError, match=r"--compile: .* not found; install it .* CXX, or leave --compile"):
+        check_compiler("cpu")
+    monkeypatch.setenv("CXX", "own++")
+    with pytest.raises(InputError, match="own\\+\\+ is not found"):
+        recipe_of("onedmcnn", compile=True)
+    (tmp_path / "own++").write_text("#!/bin/sh\n")
+    (tmp_path / "own++").chmod(0o755)
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    with pytest.raises(InputError, match=r"holds no Python.h; install them"):
+        check_compiler("cpu")
+    (tmp_path / "Python.h").touch()
+    assert recipe_of("onedmcnn", compile=True).compile
+
+
+def test_a_compiled_network_gives_the_same_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Embeddings differ by rounding and follow changed weights; its recipe is another one."""
+    try:
+        check_compiler("cpu")
+    except InputError as error:
+        if os.environ.get("MOODFUSE_COMPILER") == "required":
+            raise
+        pytest.skip(str(error))
+    monkeypatch.setattr(torch._inductor.config, "compile_threads", 1)  # others import torch in a process
+    eager, compiled = (recipe_of("onedmcnn", "full", compile=compile) for compile in (False, True))
+    assert compiled == replace(eager, compile=True) and compiled.digest16 != eager.digest16
+    workers = [SourceWorker(recipe, make_network(recipe, None, 2)) for recipe in (eager, compiled)]
+    first = [worker.full_rows_of(NOISE) for worker in workers]
+    changed = {name: value * 1.5 for name, value in workers[0].tuned.state_dict().items()}
+    for worker in workers:
+        worker.tuned.load_state_dict(changed)
+    then = [worker.full_rows_of(NOISE) for worker in workers]
+    for rows in (first, then):
+        for name in ("embedding", "logits"):
+            np.testing.assert_allclose(rows[1][name], rows[0][name], rtol=1e-4, atol=1e-5)
+    assert not np.allclose(first[1]["embedding"], then[1]["embedding"], rtol=1e-2)

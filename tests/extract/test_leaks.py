@@ -1,34 +1,34 @@
 """A network that holds out fold k does not depend on fold k: neither its weights nor its stopping epoch.
 
-The labels of fold k's clips are swapped, and their audio or activations replaced by noise, with the plan fixed; networks
-`{k}` and `{j,k}` must be equal bit for bit. Then a leak is planted in each step of tuning, and must be detected.
+The labels of fold k's clips are swapped, and their audio or activations replaced by noise, with the plan
+fixed; networks `{k}` and `{j,k}` must be equal bit for bit. Then a leak is planted in each step of tuning,
+and must be detected.
 """
 
-import inspect
 import shutil
-import sys
-import textwrap
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 
 from moodfuse.cache.media import Media, MediaStore
 from moodfuse.cache.planning import PlanChoice
+from moodfuse.cache.recipe import Recipe
 from moodfuse.cache.records import Holdout
-from moodfuse.cache.store import FeatureCache
-from moodfuse.extract.embed import SourceWorker, make_network
+from moodfuse.cache.store import FeatureCache, Roles
+from moodfuse.extract.inference import SourceWorker, make_network
 from moodfuse.extract.media_supply import source_media
 from moodfuse.extract.networks.weights.files import load_weights_file
 from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
 from moodfuse.extract.settings import NetworkChoice
 from moodfuse.extract.training import tune_networks
+from moodfuse.extract.training.tune_networks import Activations
 from tests.extract.conftest import RECIPE, Runner
 
 FOLD = 0
-HOLDOUTS = (Holdout.of(FOLD), Holdout.of({FOLD, 1}))
+HOLDOUTS = {"onedmcnn": (Holdout.of({FOLD, 1}),), "twodmcnn": (Holdout.of(FOLD), Holdout.of({FOLD, 1}))}
 
 
 def tuned(
@@ -46,7 +46,7 @@ def tuned(
         store = source_media(cache, recipe)
         worker = SourceWorker(recipe, make_network(recipe, None, len(cache.classes)), store)
         activations = tune_networks.read_activations(cache, recipe) if recipe.depth == "head" else {}
-        for holdout in HOLDOUTS:
+        for holdout in HOLDOUTS[source]:
             roles = cache.roles(recipe, holdout)
             assert roles is not None
             tune_networks.tune_one(cache, worker, roles, activations)
@@ -104,44 +104,47 @@ def home(media: Path, heads_cache: Path, tmp_path_factory: pytest.TempPathFactor
 def test_networks_do_not_depend_on_the_fold_they_hold_out(
     home: Path, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Noise in fold 0 changes no bit of networks {0} and {0,1}, tuned whole or at the head."""
+    """Noise in fold 0 changes no bit of network {0,1}, tuned whole, and of heads {0} and {0,1}."""
     clean = tuned(source, home, tmp_path / "clean", monkeypatch, noise=False)
     assert clean == tuned(source, home, tmp_path / "noise", monkeypatch, noise=True)
 
 
-@dataclass(frozen=True)
-class Leak:
-    """A leak: a part of a function's code, and what it becomes."""
-
-    step: str
-    owner: type | ModuleType
-    name: str
-    old: str
-    new: str
+def train_on_all(patch: pytest.MonkeyPatch) -> None:
+    """Leak: a network is tuned on the clips that it should hold out, too."""
+    roles = FeatureCache.roles
+    patch.setattr(FeatureCache, "roles", lambda cache, recipe, holdout: roles(cache, recipe, ()))
 
 
-STOPS = """return tuple(sorted((*tuning_roles(side, recipe.tuning, seed=recipe.seed),
-            *((d, l, "stop") for u in units if u not in side for d, l in zip(u.digests, u.labels)))))"""
-ROLES = "return tuning_roles(side, recipe.tuning, seed=recipe.seed)"
-COVERED = "if not wanted.covers(plan.assignment[unit.key])"
-SCALED = '[activations[digest] for digest, _, role in roles if role == "tune"]'
-LEAKS = (
-    Leak("network weights", FeatureCache, "roles", COVERED, "if True"),
-    Leak("stopping epoch", FeatureCache, "roles", ROLES, STOPS),
-    Leak("scaler of activations", tune_networks, "tune_one", SCALED, "list(activations.values())"),
-)
+def stop_by_held_out_clips(patch: pytest.MonkeyPatch) -> None:
+    """Leak: the stopping epoch is chosen on the held-out clips, too."""
+    roles = FeatureCache.roles
+
+    def leaking(cache: FeatureCache, recipe: Recipe, holdout: Holdout) -> Roles:
+        allowed = roles(cache, recipe, holdout)
+        digests = {digest for digest, _, _ in allowed}
+        others = [status for status in cache.clips if status.digest not in digests]
+        return (*allowed, *((status.digest, status.clip.label, "stop") for status in others))
+
+    patch.setattr(FeatureCache, "roles", leaking)
 
 
-@pytest.mark.parametrize("leak", LEAKS, ids=lambda leak: leak.step)
+def scale_by_all_clips(patch: pytest.MonkeyPatch) -> None:
+    """Leak: mean and scale of the activations are those of all clips."""
+    tune_one, standardise = tune_networks.tune_one, tune_networks.Standardisation.of
+
+    def leaking(cache: FeatureCache, worker: SourceWorker, roles: Roles, activations: Activations) -> bool:
+        every = list(activations.values())
+        patch.setattr(tune_networks.Standardisation, "of", staticmethod(lambda rows: standardise(every)))
+        return tune_one(cache, worker, roles, activations)
+
+    patch.setattr(tune_networks, "tune_one", leaking)
+
+
+@pytest.mark.parametrize("leak", [train_on_all, stop_by_held_out_clips, scale_by_all_clips])
 def test_a_planted_leak_is_detected(
-    home: Path, leak: Leak, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, leak: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a leak in tuning, networks depend on the fold that they hold out."""
-    source = textwrap.dedent(inspect.getsource(getattr(leak.owner, leak.name)))
-    assert leak.old in source, f"{leak.name} no longer holds {leak.old!r}"
-    module = leak.owner.__name__ if isinstance(leak.owner, ModuleType) else leak.owner.__module__
-    namespace = dict(vars(sys.modules[module]))
-    exec(compile(source.replace(leak.old, leak.new), leak.step, "exec"), namespace)
-    monkeypatch.setattr(leak.owner, leak.name, namespace[leak.name])
+    leak(monkeypatch)
     clean = tuned("twodmcnn", home, tmp_path / "clean", monkeypatch, noise=False)
     assert clean != tuned("twodmcnn", home, tmp_path / "noise", monkeypatch, noise=True)

@@ -14,10 +14,10 @@ import pytest
 
 from moodfuse.cache.errors import InputError
 from moodfuse.cli import main
-from moodfuse.extract.failures import NAMED, Tally, TooManyRefusedError, counted
 from moodfuse.extract.media import pool
 from moodfuse.extract.media.limits import MAX_DEADLINE_S, Limits, MediaError, ReadingRules
 from moodfuse.extract.media.pool import DecodeRequest
+from moodfuse.extract.progress import NAMED, Tally, TooManyRefusedError, counted
 from moodfuse.synthetic_corpus import ClipSettings, make_clip
 
 

@@ -1,28 +1,23 @@
 """Stage one end to end on tiny real media."""
 
-import json
 import os
 import shutil
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from moodfuse.cache.errors import CacheError, InputError, MissingBlockError
-from moodfuse.cache.planning import PlanChoice, holdouts, next_plan
-from moodfuse.cache.records import Clip, ClipStatus
-from moodfuse.cache.runs import read_run, write_run
+from moodfuse.cache.planning import PlanChoice
 from moodfuse.cache.store import FeatureCache
 from moodfuse.cli import main
-from moodfuse.evaluate.evaluation import evaluate_run
-from moodfuse.evaluate.report import write_report
-from moodfuse.extract.networks import torchvision_video
 from moodfuse.extract.pipeline import RefusedClipsError
+from moodfuse.extract.recipe_files import RecipeChoice, build_recipe, name_in_cache
 from moodfuse.extract.settings import NetworkChoice
-from moodfuse.fuse.ablation import AblationSettings, run_ablation
 from moodfuse.synthetic_corpus import ClipSettings, make_clip
 from tests.extract.conftest import DEPTHS, FOLDS, SOURCES, STILL, moodfuse_command
 
@@ -135,7 +130,7 @@ def test_bad_files_are_named_and_do_not_change_the_others(runner, all_depths) ->
 
 
 def test_strict_and_dry_runs_stop_before_tuning(runner) -> None:
-    """Under strict, one bad clip fails the run; a dry run reports how many networks, how long and how much disk."""
+    """Under strict, one bad clip fails the run; a dry run reports networks to tune, time and disk space."""
     runner.keep(4)
     (runner.data / "sad" / "zero.mp4").write_bytes(b"")
     with pytest.raises(RefusedClipsError, match="1 of 5 clips refused"):
@@ -167,7 +162,7 @@ def test_another_seed_reuses_the_frozen_trunk(extracted) -> None:
 
 
 def test_unused_options_and_unknown_sources_are_refused(runner, heads_cache: Path) -> None:
-    """--tune for a source that is not run is an error; a block that was never extracted names the known sources."""
+    """--tune needs a source of the run; the error of a block that was never extracted names the sources."""
     with pytest.raises(InputError, match="--tune names 'i3d'"):
         runner(depths={"i3d": "full"})
     with pytest.raises((MissingBlockError, InputError), match="known: twodmcnn"):
@@ -175,7 +170,7 @@ def test_unused_options_and_unknown_sources_are_refused(runner, heads_cache: Pat
 
 
 def test_killed_while_tuning_resumes_to_the_same_bytes(runner, all_depths, tmp_path: Path) -> None:
-    """SIGKILL after the first checkpoint, then a second start: networks and features equal an uninterrupted run's."""
+    """SIGKILL after the first checkpoint, then a second start: the same files as without."""
     runner.keep(4)
     words = [*moodfuse_command(tmp_path), "extract", str(runner.data), "--cache", str(runner.cache)]
     words += ["--source", "onedmcnn", "--tune", "full", "--folds", "2", "--recipe", str(runner.recipe)]
@@ -197,7 +192,7 @@ def test_killed_while_tuning_resumes_to_the_same_bytes(runner, all_depths, tmp_p
 
 
 def test_recipes_are_separate_sources_that_share_the_trunk(extracted, caplog) -> None:
-    """Clips pass a trunk that both recipes leave unchanged once; a recipe's former name finds what the cache holds."""
+    """Clips pass the trunk of both recipes once; a recipe's former name finds what the cache holds."""
     runner = extracted
     new, former = "twodmcnn@zhou2022-adam", "twodmcnn@seed-adam"
     done = runner(plan=FOLDS, sources=(new,), depths={"twodmcnn": "head"})
@@ -211,29 +206,17 @@ def test_recipes_are_separate_sources_that_share_the_trunk(extracted, caplog) ->
     assert "'seed-adam' is now called 'zhou2022-adam'" in caplog.text and runner.open().sources()[1] == new
 
 
-def test_a_cache_with_a_former_recipe_name_is_reused(extracted, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A source that a cache holds as NETWORK@seed-adam is found under the new name, and keeps its old one."""
-    former = "twodmcnn@seed-adam"
-    with monkeypatch.context() as patch:
-        patch.setattr("moodfuse.extract.pipeline.name_in_cache", lambda cache, recipe: former)
-        extracted(plan=FOLDS, sources=(former,), depths={"twodmcnn": "head"})
-    done = extracted(plan=FOLDS, sources=("twodmcnn@zhou2022-adam",), depths={"twodmcnn": "head"})
-    assert (done.tuned, done.embedded) == (0, 0) and extracted.open().sources() == ("twodmcnn", former)
-
-
-def test_torchvision_models_are_sources(runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A video model of torchvision, here with few frames, gives frozen blocks, and a warning that it has no weights."""
-    monkeypatch.setattr(torchvision_video, "FRAMES", 4)
-    monkeypatch.setattr(torchvision_video, "torchvision_spec", torchvision_video.torchvision_spec.__wrapped__)
-    name = "torchvision:mc3_18"
-    runner.keep(4)
-    runner(plan=FOLDS, sources=(name,), depths={name: "frozen"})
-    assert runner.open().block(name, "*").embedding.shape == (4, 512)
-    assert any(name in line and "RANDOM" in line for line in runner.lines)
+def test_a_former_recipe_name_in_a_cache_is_found(tmp_path: Path) -> None:
+    """A source that a cache holds as NETWORK@seed-adam keeps that name."""
+    cache = FeatureCache(tmp_path, create=True)
+    recipe = build_recipe("twodmcnn@zhou2022-adam", RecipeChoice(depth="head", device="cpu"))
+    assert name_in_cache(cache, recipe) == "twodmcnn@zhou2022-adam"
+    cache.write_recipe(replace(recipe, source="twodmcnn@seed-adam"))
+    assert name_in_cache(cache, recipe) == "twodmcnn@seed-adam"
 
 
 def test_cross_fitting_tunes_every_pair_of_folds(extracted) -> None:
-    """K + K (K - 1) / 2 networks by default, K without, one more for leaky runs; existing ones are not tuned again."""
+    """K + K (K - 1) / 2 networks by default, K without, one more for leaky runs; none is tuned twice."""
     runner, three = extracted, PlanChoice(folds=3)
     assert runner(plan=three, networks=NetworkChoice(crossfit=False)).tuned == 3
     assert runner(plan=three).tuned == 3
@@ -246,7 +229,7 @@ def test_cross_fitting_tunes_every_pair_of_folds(extracted) -> None:
 
 
 def test_repeats_tune_under_further_plans(extracted) -> None:
-    """A second repeat is a plan of another seed over the same clips; the first stays in force and is reused."""
+    """A second repeat is a plan of another seed over the same clips; the first plan is reused."""
     runner, two = extracted, NetworkChoice(repeats=2)
     runner(plan=FOLDS)  # the clips are in another folder than those of the copied cache
     plans = runner.open().plans
@@ -262,20 +245,11 @@ def test_repeats_tune_under_further_plans(extracted) -> None:
     assert runner(plan=FOLDS, networks=two).tuned == 0
 
 
-def test_audio_that_no_source_reads_may_be_missing(extracted, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A label whose clips are all mute: accepted for video sources, cross-fitting too; refused for an audio source."""
-    statuses = [
-        ClipStatus(Clip(name, name, label), name, name, name, True, missing="sound" * (label == "sad"))
-        for name, label in zip("abcdefgh", ("sad", "excited") * 4, strict=True)
-    ]
-    plan = next_plan((), statuses, PlanChoice(folds=3, modalities=("picture",)))
-    assert len(holdouts(plan, statuses, crossfit=True, leaky=False, modalities=("picture",))) == 6
-    assert len(holdouts(plan, statuses, crossfit=True, leaky=False)) == 3
-    with pytest.raises(InputError, match="'sad' has no clip with .* outside fold 0"):
-        next_plan((), statuses, PlanChoice(folds=3))
+def test_only_what_the_sources_read_has_to_be_there(extracted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan is made for the modalities of all sources, so labels of mute clips suit video sources."""
     asked: list[tuple[str, ...]] = []
 
-    def stop(plans: object, found: object, choice: PlanChoice) -> None:
+    def stop(plans: object, statuses: object, choice: PlanChoice) -> None:
         asked.append(choice.modalities)
         raise InputError("stopped")
 
@@ -308,27 +282,20 @@ def test_a_clip_without_audio_is_kept_under_missing_impute(runner, narrow) -> No
     assert (again.tuned, again.embedded) == (0, 0)
 
 
-def test_odd_names_go_through_all_stages(runner, tmp_path: Path) -> None:
-    """Spaces, quotes, a line end, stray bytes, 255 bytes, equal stems: each name comes back as it is on disk."""
+def test_odd_names_come_back_as_they_are_on_disk(runner) -> None:
+    """Spaces, quotes, a line end, stray bytes, 255 bytes, equal stems."""
     for label in ("excited", "sad"):
         for file, name in zip(sorted((runner.data / label).iterdir()), ODD_NAMES, strict=True):
             file.rename(runner.data / label / name)
     frozen = {"plan": FOLDS, "depths": {"twodmcnn": "frozen"}}
     assert not runner(**frozen).refused
     expected = sorted(f"{label}/{name}" for label in ("excited", "sad") for name in ODD_NAMES)
-    cache = runner.open()
-    assert list(cache.block("twodmcnn", "*").ids) == expected
-    run = run_ablation(cache, AblationSettings(heads=("softmax",), levels=("embedding",), jobs=1))
-    write_run(cache, run)
-    assert list(read_run(cache).ids) == expected
-    (tmp_path / "report").mkdir()
-    write_report(evaluate_run(read_run(cache), draws=20), tmp_path / "report")
-    json.loads((tmp_path / "report" / "metrics.json").read_text(encoding="utf-8"))
+    assert list(runner.open().block("twodmcnn", "*").ids) == expected
     assert runner(**frozen).embedded == 0
 
 
 def test_identical_files_are_one_group_or_an_error(extracted) -> None:
-    """Under one label both names have the one clip's features and group; under two labels the error names both."""
+    """Under one label both names have the same features and group; under two labels the error names both."""
     runner, frozen = extracted, {"plan": FOLDS, "depths": {"twodmcnn": "frozen"}}
     shutil.copy(runner.data / "sad" / "0.mp4", runner.data / "sad" / "copy.mp4")
     runner(**frozen)

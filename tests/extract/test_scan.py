@@ -1,7 +1,6 @@
 """Folders and CSVs become clips, or a message with what to change."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -39,42 +38,21 @@ def touch(folder: Path, *names: str) -> None:
 
 
 def test_a_folder_per_label_is_read(tmp_path: Path) -> None:
-    """Labels keep their spelling; ignored files are named by reason, media files outside labels with a warning."""
+    """Labels keep their spelling; ignored files are named by reason, files outside labels with a warning."""
     touch(tmp_path, "Sad/b.mp4", "Sad/a.MKV", "Très gai/c.mp4", "Sad/.hidden.mp4", "Sad/notes.txt", "x.MP4")
     clips = [(clip.id, clip.label) for clip in scan(tmp_path)]
     assert clips == [("Sad/a.MKV", "Sad"), ("Sad/b.mp4", "Sad"), ("Très gai/c.mp4", "Très gai")]
     assert set(scan_data(tmp_path).messages) == {
         f"ignored in {tmp_path}: 1 hidden or system files and folders: 'Sad/.hidden.mp4'",
         f"ignored in {tmp_path}: 1 files without a media suffix: 'Sad/notes.txt'",
-        f"WARNING ignored in {tmp_path}: 1 media files outside a label folder: 'x.MP4'; move each into a folder named "
-        "after its label",
+        f"WARNING ignored in {tmp_path}: 1 media files outside a label folder: 'x.MP4'; move each into a "
+        "folder named after its label",
     }
 
 
-def test_linked_folders_are_read_under_their_label(tmp_path: Path) -> None:
-    """A link may be a label folder or be inside one; a link from one label to another does not move its clips."""
-    touch(tmp_path, "nas/a/1.mp4", "nas/b/2.mp4", "data/happy/live/3.mp4", "data/sad/4.mp4")
-    (tmp_path / "data/fear").symlink_to(tmp_path / "nas/a")
-    (tmp_path / "data/happy/more").symlink_to(tmp_path / "nas/b")
-    (tmp_path / "data/happy/other").symlink_to(tmp_path / "data/sad")
-    clips = scan(tmp_path / "data")
-    assert [clip.id for clip in clips] == ["fear/1.mp4", "happy/live/3.mp4", "happy/more/2.mp4", "sad/4.mp4"]
-    assert [clip.label for clip in clips] == ["fear", "happy", "happy", "sad"]
-    assert clips[2].path == str(tmp_path / "data/happy/more/2.mp4")
-
-
-@pytest.mark.parametrize(
-    "splits",
-    [
-        ("test", "train"),
-        ("Train",),
-        ("training", "validation", "extra"),
-        ("train_set", "val"),
-        ("fold1", "fold2"),
-    ],
-)
+@pytest.mark.parametrize("splits", [("test", "train"), ("Train",), ("train_set", "val"), ("fold1", "fold2")])
 def test_folders_of_splits_are_refused_as_labels(splits: tuple[str, ...], tmp_path: Path) -> None:
-    """The error names the split folders, the labels inside them, and two remedies, with `train` as the example."""
+    """The error names the split folders, the labels in them, and two remedies, with `train` as example."""
     touch(tmp_path, *(f"{split}/{label}/1.mp4" for split in splits for label in ("happy", "sad")))
     first = next((split for split in splits if split.lower().startswith("train")), splits[0])
     message = (
@@ -86,37 +64,27 @@ def test_folders_of_splits_are_refused_as_labels(splits: tuple[str, ...], tmp_pa
     assert [clip.label for clip in scan(tmp_path / splits[0])] == ["happy", "sad"]
 
 
-def test_a_split_folder_next_to_label_folders_is_refused(tmp_path: Path) -> None:
-    """It is recognised by the names of the labels inside it."""
-    touch(tmp_path, "happy/1.mp4", "sad/2.mp4", "test/happy/3.mp4", "test/sad/4.mp4")
-    with pytest.raises(InputError, match=r"its folders 'test' are named like splits, not labels"):
-        scan(tmp_path)
-
-
 @pytest.mark.parametrize(
-    ("names", "warning"),
+    ("names", "folders"),
     [
-        (("train/1.mp4", "test/2.mp4"), "WARNING label folders are named like splits: 'test', 'train'"),
-        (
-            ("sad/train/1.mp4", "sad/test/2.mp4", "fear/3.mp4"),
-            "WARNING 2 clips are in folders named like splits",
-        ),
-        (("test/1.mp4", "sad/2.mp4", "fear/3.mp4"), "WARNING label folders are named like splits: 'test'"),
+        (("train/1.mp4", "test/2.mp4"), "'test', 'train'"),
+        (("sad/train/1.mp4", "sad/test/2.mp4", "fear/3.mp4"), "'sad/test', 'sad/train'"),
         (("tension/live/1.mp4", "relaxation/2.mp4"), ""),
     ],
 )
 def test_names_of_splits_elsewhere_are_a_warning(
-    names: tuple[str, ...], warning: str, tmp_path: Path
+    names: tuple[str, ...], folders: str, tmp_path: Path
 ) -> None:
     """Folders that may be labels are read, with a warning."""
     touch(tmp_path, *names)
     scanned = scan_data(tmp_path)
-    assert len(scanned.clips) == len(names)
-    assert [line[: len(warning)] for line in scanned.messages] == ([warning] if warning else [])
+    start = f"WARNING folders are named like splits, which has no effect: {folders}; expected a folder per"
+    assert len(scanned.clips) == len(names) and len(scanned.messages) == bool(folders)
+    assert all(line.startswith(start) for line in scanned.messages)
 
 
 def test_windows_longer_than_the_audio_that_is_read_are_counted(tmp_path: Path) -> None:
-    """The warning has both counts, the longest window and a remedy; windows of 30 s, rounded, are not counted."""
+    """The warning has both counts, the longest window and a remedy; windows of 30 s are not counted."""
     assert not long_window_lines([(0.0, None), (30.1, 60.1), (0.0, 30.0)])
     file = write(tmp_path, "path,label,start_s,end_s\na.mp4,sad,0,60\nb.mp4,sad,5,45.5\nc.mp4,sad,0,30\n")
     (line,) = scan_data(file).messages
@@ -137,21 +105,14 @@ def test_a_csv_gives_groups_windows_folds_and_splits(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("file,label\na.mp4,sad\n", r"column\(s\) path missing, found 'file, label'"),
-        ("", "is empty; expected a first line of column names"),
         ("path,label\n", "holds no clip"),
         ("path,label\na.mp4,../etc\n", r"line 2: label '../etc' is empty or a path"),
-        ("path,label\na.mp4,\n", "label '' is empty or a path"),
         ("path,label\n,sad\n", "line 2: the path is empty"),
         ("path,label,start_s\na.mp4,sad,soon\n", "start_s is 'soon'; expected a number"),
         ("path,label,start_s,end_s\na.mp4,sad,5,4\n", "is empty"),
         ("path,label,fold\na.mp4,sad,1.5\n", "expected a whole number"),
         ("path,label\na.mp4,sad\na.mp4,sad\n", "line 3: a.mp4 is in line 2 already"),
         ("path,label,split\na.mp4,sad,dev\n", "expected 'train' or 'test'"),
-        ("path,label,label\na.mp4,x,y\n", "line 1: column 'label' occurs twice"),
-        ("path,label\na.mp4, live.mp4,sad\n", "line 2: 3 cells; expected 2, .* a comma in double quotes"),
-        ("path,label,group\na.mp4,sad\n", "line 2: 2 cells; expected 3"),
-        ("path;label;start_s\na.mp4;sad;2,5\n", "line 2: start_s is '2,5'; expected a number such as 2.5"),
-        ('path,label,group\n"a\nb.mp4",sad,"x\ny"\n\n,sad,\n', "line 6: the path is empty"),
     ],
 )
 def test_bad_tables_are_named_with_line_and_cause(tmp_path: Path, text: str, message: str) -> None:
@@ -161,18 +122,15 @@ def test_bad_tables_are_named_with_line_and_cause(tmp_path: Path, text: str, mes
 
 
 def test_tables_of_spreadsheets_are_read(tmp_path: Path) -> None:
-    """Semicolons or tabs, a byte order mark and empty rows change nothing; spaces around cells are removed."""
-    header = ("path", " label", "group", "start_s")
-    rows = [header, ("a, b.mp4", " sad ", " g ", " 2.5"), (" c.mp4", "fear", "", ""), ("", "", "", "")]
-    for separator in (";", "\t"):
-        text = "\ufeff" + "".join(separator.join(row) + "\r\n" for row in rows)
-        first, second = scan(write(tmp_path, text))
-        assert (first.id, first.label, first.group, first.start_s) == ("a, b.mp4@2.5-", "sad", "g", 2.5)
-        assert (second.id, second.label, second.group) == ("c.mp4", "fear", None)
+    """Spaces around cells are removed."""
+    text = "\ufeffpath; label;group;start_s\r\na, b.mp4; sad ; g ; 2.5\r\n c.mp4;fear;;\r\n;;;\r\n"
+    first, second = scan(write(tmp_path, text))
+    assert (first.id, first.label, first.group, first.start_s) == ("a, b.mp4@2.5-", "sad", "g", 2.5)
+    assert (second.id, second.label, second.group) == ("c.mp4", "fear", None)
 
 
 def test_a_path_is_read_as_it_is_if_there_is_such_a_file(tmp_path: Path) -> None:
-    """Spaces at its end and bytes that are not UTF-8 are parts of a name; a label in such bytes is an error."""
+    """Spaces at its end and bytes that are not UTF-8 are parts of a name; such a label is an error."""
     touch(tmp_path, "end.mp4 ", "both.mp4", "both.mp4 ", "c.mp4", os.fsdecode(b"caf\xe9.mp4"))
     file = tmp_path / "clips.csv"
     file.write_bytes(b"path,label\nend.mp4 ,sad\nboth.mp4 ,sad\nc.mp4 ,sad\ncaf\xe9.mp4,sad\n")
@@ -216,13 +174,13 @@ def test_group_pattern(tmp_path: Path) -> None:
     assert [clip.group for clip in scan(table, group_pattern="sad/(.)")] == ["mine", "b"]
 
 
-def media_of(folder: Path) -> tuple[list[str], dict[str, list[str]]]:
-    """What is found and what is ignored, relative to the folder."""
-    found = find_media(folder)
-    names = {
-        why: sorted(str(path.relative_to(folder)) for path in paths) for why, paths in found.ignored.items()
+def list_media(folder: Path) -> tuple[list[str], dict[str, list[str]]]:
+    """The media files and the ignored files of a folder, by their names in it."""
+    files = find_media(folder)
+    ignored = {
+        why: sorted(str(path.relative_to(folder)) for path in paths) for why, paths in files.ignored.items()
     }
-    return [str(path.relative_to(folder)) for path in found.media], names
+    return [str(path.relative_to(folder)) for path in files.media], ignored
 
 
 def test_hidden_system_and_other_files_are_ignored_by_reason(tmp_path: Path) -> None:
@@ -230,7 +188,7 @@ def test_hidden_system_and_other_files_are_ignored_by_reason(tmp_path: Path) -> 
     touch(tmp_path, "b.MP4", "a.flac", "live/c.webm", "notes.txt", "clip", "x.mp4/y.mp4")
     hidden = [".Trash-1000", ".AppleDouble", "@eaDir", "$RECYCLE.BIN", "__MACOSX", "#recycle"]
     touch(tmp_path, "._b.mp4", *(f"{name}/z.mp4" for name in hidden))
-    media, ignored = media_of(tmp_path)
+    media, ignored = list_media(tmp_path)
     assert media == ["a.flac", "b.MP4", "live/c.webm", "x.mp4/y.mp4"]
     assert ignored == {HIDDEN: sorted(["._b.mp4", *hidden]), OTHER: ["clip", "notes.txt"]}
     lines = ignored_lines(tmp_path, find_media(tmp_path).ignored)
@@ -240,7 +198,7 @@ def test_hidden_system_and_other_files_are_ignored_by_reason(tmp_path: Path) -> 
 
 
 def test_links_are_followed_and_each_folder_is_read_once(tmp_path: Path) -> None:
-    """Links that form a loop end; a folder in the tree keeps its name; of two links to a folder the upper is read."""
+    """Loops of links end; a folder in the tree keeps its name; of two links to a folder the upper is read."""
     data, disk = tmp_path / "data", tmp_path / "disk"
     touch(data, "happy/1.mp4", "sad/2.mp4")
     touch(disk, "fear/3.mp4", "more/deep/4.mp4")
@@ -254,8 +212,8 @@ def test_links_are_followed_and_each_folder_is_read_once(tmp_path: Path) -> None
     links |= {"sad/unmounted": tmp_path / "unmounted", "sad/gone.mp4": tmp_path / "gone.mp4"}
     for name, target in links.items():
         os.symlink(target, data / name)
-    media, ignored = media_of(data)
-    assert media == ["happy/1.mp4", "sad/2.mp4", "sad/gone.mp4", "fear/3.mp4", "sad/more/deep/4.mp4"]
+    media, ignored = list_media(data)
+    assert media == ["fear/3.mp4", "happy/1.mp4", "sad/2.mp4", "sad/gone.mp4", "sad/more/deep/4.mp4"]
     assert ignored == {
         REPEATED: ["happy/fear", "happy/loop", "happy/peer", "sad/more/deep/again"],
         BROKEN: ["sad/self", "sad/unmounted"],
@@ -263,23 +221,14 @@ def test_links_are_followed_and_each_folder_is_read_once(tmp_path: Path) -> None
 
 
 def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hidden folder is not opened."""
-    touch(tmp_path, "a.mp4", "shut/b.mp4", "lost+found/c.mp4")
-    listed: Callable[..., object] = os.scandir
+    """The error names the folder and the cause."""
 
-    def scandir(path: str) -> object:
-        if str(path).endswith(("shut", "lost+found")):
-            raise PermissionError(13, "Permission denied", path)
-        return listed(path)
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(
-        InputError, match=r"shut: the folder cannot be read \(Permission denied\); correct its perm"
-    ):
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(InputError, match=r"cannot be read \(Permission denied\); correct its permissions"):
         find_media(tmp_path)
-    (tmp_path / "shut/b.mp4").unlink()
-    (tmp_path / "shut").rmdir()
-    assert media_of(tmp_path) == (["a.mp4"], {HIDDEN: ["lost+found"]})
 
 
 def test_the_documented_suffixes_are_those_that_are_read() -> None:

@@ -13,11 +13,10 @@ from unittest.mock import patch
 
 from faults.refusals import Work
 from moodfuse.cli import main
-from moodfuse.extract import embed
+from moodfuse.extract import inference, pending
 from moodfuse.extract.dataset import ingest as examine
 from moodfuse.extract.media.limits import Limits
 from moodfuse.extract.media.pool import DecodeRequest
-from moodfuse.extract.training import estimate
 from moodfuse.synthetic_corpus import ClipSettings, make_clip
 
 COMMAND = ("--source", "onedmcnn", "--folds", "2", "--jobs", "1", "--device", "cpu", "--no-crossfit")
@@ -43,7 +42,7 @@ def make_clips(folder: Path) -> Path:
 @contextlib.contextmanager
 def computing_once() -> Iterator[None]:
     """Remember what is decoded and computed."""
-    decode, rows, measure = examine.decode_many, embed.SourceWorker.frozen_rows, estimate.measure
+    decode, rows, measure = examine.decode_many, inference.SourceWorker.frozen_rows, pending.measure
     known: dict[Any, Any] = {}
 
     def decode_many(
@@ -54,7 +53,7 @@ def computing_once() -> Iterator[None]:
             known.update(decode(new, jobs=jobs))
         return iter([(request, known[request]) for request in requests])
 
-    def frozen_rows(worker: embed.SourceWorker, digest: str) -> Any:
+    def frozen_rows(worker: inference.SourceWorker, digest: str) -> Any:
         if digest not in known:
             known[digest] = rows(worker, digest)
         return known[digest]
@@ -66,8 +65,8 @@ def computing_once() -> Iterator[None]:
 
     with (
         patch.object(examine, "decode_many", decode_many),
-        patch.object(embed.SourceWorker, "frozen_rows", frozen_rows),
-        patch.object(estimate, "measure", measured),
+        patch.object(inference.SourceWorker, "frozen_rows", frozen_rows),
+        patch.object(pending, "measure", measured),
     ):
         yield
 

@@ -14,8 +14,8 @@ import pyarrow.parquet
 import pytest
 
 from moodfuse.cache.errors import InputError
-from moodfuse.extract.failures import TooManyRefusedError
 from moodfuse.extract.media.limits import Limits, ReadingRules
+from moodfuse.extract.progress import TooManyRefusedError
 from moodfuse.model.predictions import LabelRequest, Prediction, Refusal, Timeline
 from moodfuse.predict import PredictSettings, batch
 from moodfuse.predict.batch import REFUSED, expand, label_all
