@@ -84,6 +84,15 @@ def _hash(path: str) -> str:
         return ""
 
 
+def _file_state(path: str) -> tuple[int, int] | None:
+    """Size and time of the last change of a file; `None` if it cannot be read."""
+    try:
+        state = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return state.st_size, state.st_mtime_ns
+
+
 def examine(
     cache: FeatureCache,
     clips: Sequence[Clip],
@@ -96,6 +105,7 @@ def examine(
     `before_decoding` is called first, with the statuses as they are if every clip can be read, and the
     digests of the clips to decode; it may raise.
     """
+    states = {clip.path: _file_state(clip.path) for clip in clips}
     files = hash_files(clips)
     groups = join_groups(clips, files)
     keys = {clip.id: _key(clip, files[clip.id]) for clip in clips}
@@ -119,7 +129,7 @@ def examine(
         done = _settled(cache, digests, decoding)
         return [digest for digest in digests if digest not in done]
 
-    return statuses(known | decode_clips(cache, wanted, decoding, needed=needed, tally=tally))
+    return statuses(known | decode_clips(cache, wanted, decoding, needed=needed, tally=tally, states=states))
 
 
 def _key(clip: Clip, file_sha256: str) -> str:
@@ -158,11 +168,12 @@ def decode_clips(
     *,
     needed: Callable[[Sequence[str]], Iterable[str]],
     tally: Tally | None = None,
+    states: Mapping[str, tuple[int, int] | None] | None = None,
 ) -> dict[str, Outcome]:
     """Decode clips, by digest, and store their marks and outcomes; returns the outcomes.
 
     `needed` is called with each chunk of digests just before it is decoded, since another process may have
-    been faster.
+    been faster. A file that is no longer in its state of `states`, when it was hashed, is refused.
     """
     if not wanted:
         return {}
@@ -194,6 +205,9 @@ def decode_clips(
             is_hashed = not key.startswith(_UNREAD)
             if isinstance(result, DecodedClip) and not is_hashed:
                 result = MediaError("missing", request.path, "it could not be read at first")
+            state = _file_state(str(request.path))
+            if state is not None and states and state != states[wanted[key].path]:
+                result = MediaError("changed", request.path)
             outcomes[key] = outcome = make_outcome(key, result)
             if isinstance(result, DecodedClip):
                 marks.write(key, marks_of(result))

@@ -53,6 +53,7 @@ REASONS: dict[str, str] = {
     "not_a_file": "not a regular file; give a media file, not a folder, pipe or device",
     "unreadable": "the file cannot be read; check its permissions",
     "empty": "the file is empty; copy or download it again",
+    "changed": "the file changed while it was read; run the command again once it is complete",
     "not_media": "not a video file that can be opened; convert it to MP4 (H.264 and AAC)",
     "no_video": "there is no video in the window; give a file with video, or a window that has some",
     "no_audio": "there is no audio in the window; give a file with audio, or a window that has some",

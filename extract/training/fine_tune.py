@@ -6,7 +6,8 @@ run takes the same steps as an uninterrupted one.
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -114,13 +115,26 @@ def _train_epoch(
     network.train()
     clips = data.clips("tune")
     order = torch.randperm(len(clips), generator=generator)
-    for batch in order.split(batch_size):
-        chosen = [clips[index] for index in batch.tolist()]
-        inputs = torch.stack([data.train_input(digest, generator) for digest, _ in chosen])
-        targets = torch.tensor([target for _, target in chosen])
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in order.split(batch_size):
+            chosen = [clips[index] for index in batch.tolist()]
+            inputs = torch.stack([data.train_input(digest, generator) for digest, _ in chosen])
+            yield inputs, torch.tensor([target for _, target in chosen])
+
+    for inputs, targets in prefetch(batches()) if data.device.type == "cuda" else batches():
         optimizer.zero_grad(set_to_none=True)
         loss(data.score(inputs.to(data.device)), targets.to(data.device)).backward()
         optimizer.step()
+
+
+def prefetch(batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches in order; the next one is prepared in a thread while a batch is in use."""
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(next, batches, None)
+        while (batch := waiting.result()) is not None:
+            waiting = thread.submit(next, batches, None)
+            yield batch
 
 
 @torch.inference_mode()

@@ -40,6 +40,25 @@ def test_a_file_that_was_away_is_read_when_it_is_back(
     assert [status.ok for status in examine(cache, [clip], Decoding(1))] == [True]
 
 
+def test_a_file_that_changes_after_hashing_is_refused(
+    clip: Clip, cache: FeatureCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is stored of a file whose content is not what its digest names; the next run reads it."""
+    decoded: list[str] = []
+    decoding = Decoding(1, on_decoded=lambda digest, clip, media: decoded.append(digest))
+
+    def hash_and_change(clips: list[Clip]) -> dict[str, str]:
+        digests = hash_files(clips)
+        make_clip(Path(clip.path), settings=ClipSettings(1.5, 64, 48, seed=1))
+        return digests
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ingest, "hash_files", hash_and_change)
+        assert [status.reason for status in examine(cache, [clip], decoding)] == ["changed"]
+    assert not decoded
+    assert [status.ok for status in examine(cache, [clip], decoding)] == [True] and len(decoded) == 1
+
+
 def test_a_refusal_of_older_rules_is_tried_again(clip: Clip, cache: FeatureCache, tmp_path: Path) -> None:
     """Clips that earlier decoder rules refused are read again; clips refused by the current rules are not."""
     digest = clip_digest(hash_files([clip])["a"], 0.0, None)
