@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from moodfuse.cache.planning import holdouts
+from moodfuse.cache.folds import holdouts
 from moodfuse.cache.recipe import Recipe, frozen_counterpart
 from moodfuse.cache.records import ClipStatus
 from moodfuse.cache.store import FeatureCache, Roles

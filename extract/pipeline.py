@@ -5,10 +5,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from moodfuse.cache.errors import InputError, MoodfuseError
-from moodfuse.cache.folds import can_cross_fit, check_fold_numbers
+from moodfuse.cache.folds import can_cross_fit, check_fold_numbers, next_plan, plan_line, repeat_plan
 from moodfuse.cache.labels import label_warnings
 from moodfuse.cache.media import MediaStore
-from moodfuse.cache.planning import next_plan, plan_line, repeat_plan
 from moodfuse.cache.recipe import Recipe, modalities_of
 from moodfuse.cache.records import ClipStatus
 from moodfuse.cache.store import FeatureCache

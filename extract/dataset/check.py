@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from moodfuse.cache.errors import InputError
-from moodfuse.cache.folds import join_groups
+from moodfuse.cache.folds import PlanChoice, join_groups, next_plan
 from moodfuse.cache.labels import label_warnings
-from moodfuse.cache.planning import PlanChoice, next_plan
 from moodfuse.cache.records import Clip, ClipStatus
 from moodfuse.extract.dataset.duplicates import AuditedClip, audit_lines, audit_of, audited, fan_out_for
 from moodfuse.extract.dataset.fingerprints import audio_marks, frame_marks

@@ -15,8 +15,7 @@ import pytest
 
 from moodfuse.cache.cluster import cluster_address, run_on_cluster
 from moodfuse.cache.errors import InputError, WorkersError
-from moodfuse.cache.folds import pair_holdouts, single_holdouts
-from moodfuse.cache.planning import PlanChoice
+from moodfuse.cache.folds import PlanChoice, pair_holdouts, single_holdouts
 from moodfuse.cache.store import FeatureCache
 from moodfuse.extract import cluster
 from moodfuse.extract.pipeline import extract_features

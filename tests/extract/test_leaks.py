@@ -15,8 +15,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from moodfuse.cache.folds import PlanChoice
 from moodfuse.cache.media import Media, MediaStore
-from moodfuse.cache.planning import PlanChoice
 from moodfuse.cache.records import Holdout
 from moodfuse.cache.store import FeatureCache
 from moodfuse.extract.embed import SourceWorker, make_network

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from moodfuse.cache.errors import CacheError, InputError, MissingBlockError
-from moodfuse.cache.planning import PlanChoice, holdouts, next_plan
+from moodfuse.cache.folds import PlanChoice, holdouts, next_plan
 from moodfuse.cache.records import Clip, ClipStatus
 from moodfuse.cache.runs import read_run, write_run
 from moodfuse.cache.store import FeatureCache
