@@ -34,7 +34,7 @@ class Finding:
     Attributes
     ----------
     kind : str
-        ``"file"``, ``"sound"``, ``"frames"`` or ``"name"``.
+        One of `KINDS`.
     first, second : str
         Clip ids.
     score : float

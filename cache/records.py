@@ -33,12 +33,10 @@ class Clip:
         Absolute path of the media file.
     label : str
         Emotion, spelled as in the dataset.
-    group : str or None
-        Declared group; `None` where the dataset declares none.
+    group, fold : str, int or None
+        `None` where the dataset declares none.
     start_s, end_s : float, float or None
         Window in seconds; `end_s=None` is 30 s after the start or the end of the file.
-    fold : int or None
-        Declared fold.
     split : str
         ``"train"``, or ``"test"`` for a clip that belongs to no plan.
     """
@@ -225,7 +223,7 @@ class Block:
     holdout : Holdout
         Folds that the network never saw.
     ids, digests : sequence of str, length N
-        Clip of each row.
+        The clip of each row.
     embedding : ndarray of float32, shape (N, D)
         Input of the last linear layer.
     logits : ndarray of float32, shape (N, C), or None

@@ -51,11 +51,9 @@ class Result:
     Attributes
     ----------
     sources : tuple of str
-        Source names, sorted.
-    head : str
-        A fusion head's name, or `NETWORK`.
-    level : str
-        ``"logits"`` or ``"embedding"``.
+        Sorted.
+    head, level : str
+        A fusion head's name, or `NETWORK`; ``"logits"`` or ``"embedding"``.
     probabilities : ndarray of float64, shape (N, C)
         Row i is the clip `Run.ids[i]`, predicted by a head that saw no clip of its fold, over networks that
         saw none either, except under the leaky protocol, whose networks saw every clip; rows sum to 1.
@@ -90,23 +88,16 @@ class Run:
 
     Attributes
     ----------
-    name : str
     protocol : str
         ``"crossfit"``: pair holdouts; ``"no-crossfit"``: one network ``{k}`` per fold; ``"leaky"``: networks
         that saw every clip, and folds of clips, not groups, to measure how much leakage inflates the score.
     classes : tuple of str
         Sorted labels; the class axis of every result.
-    ids, labels, groups : tuple of str
-        One entry per clip.
-    folds : tuple of int
-        Fold of each clip.
+    ids, labels, groups, folds, digests : tuple
+        One entry per clip; digests are empty in runs of older versions.
     fold_count, seed : int
         K and the plan's seed.
     recipes : tuple of (source, recipe digest)
-    results : tuple of Result
-    notes : tuple of str
-    digests : tuple of str
-        Clip digests; empty in runs of older versions.
     missing : tuple of tuple of str
         For each clip the modalities that were imputed, ``"sound"`` or ``"picture"``; empty where no clip
         needed it.

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from unittest.mock import patch
 
 import numpy as np
@@ -182,6 +183,24 @@ def test_a_part_of_another_width_is_an_error(cache: FeatureCache, clips: Digests
     cache.write_block_part(STILL, None, clips[9:], {"embedding": values_of(9, 1)})
     with pytest.raises(CacheError, match=r"\.h5: rows of /embedding have \d values.*move the part away"):
         cache.rows(STILL, None, cache.clips, ("embedding",))
+
+
+def test_writers_of_the_same_clips_at_once_leave_one_value_per_clip(
+    cache: FeatureCache, owner: Owner, clips: Digests
+) -> None:
+    values = values_of(18)
+
+    def write(seed: int) -> None:
+        for row in np.random.default_rng(seed).permutation(18).reshape(6, 3):
+            assert (
+                FeatureCache(cache.path).write_block_part(STILL, None, clips[row], {"embedding": values[row]})
+                == 0
+            )
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+    assert np.array_equal(read_rows(owner, clips, ("embedding",)).arrays["embedding"], values)
+    assert not verify(cache.path).faults and not list(cache.path.rglob(".tmp-*"))
 
 
 def test_selections_of_two_processes_are_both_current(cache: FeatureCache) -> None:
