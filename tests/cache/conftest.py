@@ -70,9 +70,9 @@ def fill_blocks(
             write_network(cache.network_path(recipe, roles))
         base = 1000 * recipe.seed + (int(trained_digest16(roles)[:4], 16) if roles else 0)
         rows = (np.arange(len(digests))[:, None] + np.arange(4) / 8 + base).astype(np.float32)
-        for some in (slice(None),) if roles else (slice(0, 7), slice(7, None)):
-            logits = rows[some, : len(cache.classes)]
-            cache.write_block_part(recipe, roles, digests[some], {"embedding": rows[some], "logits": logits})
+        for part in (slice(None),) if roles else (slice(0, 7), slice(7, None)):
+            arrays = {"embedding": rows[part], "logits": rows[part, : len(cache.classes)]}
+            cache.write_block_part(recipe, roles, digests[part], arrays)
 
 
 def write_network(path: Path) -> None:
@@ -176,6 +176,6 @@ def unsynced() -> Iterator[None]:
 def known(tmp_path: Path) -> FeatureCache:
     """A cache of six clips with an imported source `other`."""
     labels = write_labels(tmp_path / "labels.csv", IDS)
-    found = Given(IDS, np.arange(12.0).reshape(6, 2))
-    bring(tmp_path / "known", source="other", labels=labels, **write(tmp_path, found, ".npz"))
+    features = Given(IDS, np.arange(12.0).reshape(6, 2))
+    bring(tmp_path / "known", source="other", labels=labels, **write(tmp_path, features, ".npz"))
     return FeatureCache(tmp_path / "known")

@@ -48,13 +48,13 @@ def test_activations_are_computed_again_by_the_source_whose_heads_read_them(
     assert mend(tuned_cache).remedies == (f"moodfuse extract DATA --cache {tuned_cache.path} --source net@a",)
 
 
-@pytest.mark.parametrize(("harm", "holdout"), [("damaged", 0), ("gone", {0, 1})])
+@pytest.mark.parametrize(("harm", "holdout"), [("damaged", 0), ("missing", {0, 1})])
 def test_the_record_of_a_network_is_written_again(
     tuned_cache: FeatureCache, harm: str, holdout: object
 ) -> None:
     record = tuned_cache.block_folder(NET, tuned_cache.roles(NET, holdout)) / "trained.json"
     valid = record.read_bytes()
-    record.unlink() if harm == "gone" else record.write_bytes(b"[]")
+    record.unlink() if harm == "missing" else record.write_bytes(b"[]")
     done = mend(tuned_cache)
     assert done.rewritten == (place(tuned_cache, record),) and not done.remedies
     assert record.read_bytes() == valid and not verify(tuned_cache.path).faults
@@ -74,19 +74,19 @@ def test_a_stale_clips_csv_is_not_a_fault_and_is_written_again(tuned_cache: Feat
     view = tuned_cache.path / "clips.csv"
     valid = view.read_bytes()
     view.write_bytes(valid.replace(b",a,", b",b,"))
-    found = verify(tuned_cache.path)
-    assert found.stale_clips_csv and not found.faults
-    assert repair(tuned_cache.path, found).rewritten == ("clips.csv",) and view.read_bytes() == valid
+    checked = verify(tuned_cache.path)
+    assert checked.stale_clips_csv and not checked.faults
+    assert repair(tuned_cache.path, checked).rewritten == ("clips.csv",) and view.read_bytes() == valid
 
 
 @pytest.mark.parametrize("kind", ["table", "recipe"])
 def test_what_the_current_plan_and_sources_need_must_exist(tuned_cache: FeatureCache, kind: str) -> None:
-    gone = tuned_cache.path / f"tables/clips-{tuned_cache.plan.records[0]}.h5"
+    missing = tuned_cache.path / f"tables/clips-{tuned_cache.plan.records[0]}.h5"
     if kind == "recipe":
-        gone = tuned_cache.block_folder(STILL, None).parent / "recipe.json"
-    gone.unlink()
+        missing = tuned_cache.block_folder(STILL, None).parent / "recipe.json"
+    missing.unlink()
     (fault,) = verify(tuned_cache.path).faults
-    assert (fault.place, fault.state) == (place(tuned_cache, gone), MISSING)
+    assert (fault.place, fault.state) == (place(tuned_cache, missing), MISSING)
     assert "moodfuse extract DATA" in mend(tuned_cache).remedies[0]
 
 
@@ -140,6 +140,6 @@ def test_damage_to_current_records_is_named_with_its_remedy(tuned_cache: Feature
         ("plan", "assigns the clips"),
     ):
         file_of(tuned_cache, kind).write_bytes(b"x")
-        found = verify(tuned_cache.path)
-        assert [fault.state for fault in found.faults] == [DAMAGED]
-        assert words in repair(tuned_cache.path, found).remedies[0]
+        checked = verify(tuned_cache.path)
+        assert [fault.state for fault in checked.faults] == [DAMAGED]
+        assert words in repair(tuned_cache.path, checked).remedies[0]
