@@ -58,7 +58,7 @@ def write(folder: Path, rows: int) -> dict[str, float]:
     owner = cache.owner(recipe, None)
     for at in range(0, rows, PIECE):
         stop = min(at + PIECE, rows)
-        write_rows(owner, digests[at:stop], {"embedding": rows_of(at, stop)}, stem=f"{at:08d}")
+        write_rows(owner, digests[at:stop], {"embedding": rows_of(at, stop)})
     cache.select([recipe])
     done = time.perf_counter()
     plain = np.lib.format.open_memmap(

@@ -25,8 +25,8 @@ import numpy as np
 import torch
 from side_by_side import PLAIN, Row, Side, clips_of, decode_s, matrix_rate, report
 
+from moodfuse.cache.folds import PlanChoice
 from moodfuse.cache.media import Media
-from moodfuse.cache.planning import PlanChoice
 from moodfuse.extract.inference import SourceWorker, make_network
 from moodfuse.extract.media.decode import read_clip
 from moodfuse.extract.media.pool import AHEAD_PER_JOB

@@ -1,4 +1,4 @@
-"""The records that cross between the stages, fold plans, and their published HDF5 format. Names resolve lazily."""
+"""The records that cross between the stages, fold plans, and their published HDF5 format."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -5,7 +5,7 @@ clips can be compared whether or not their media are stored.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,7 @@ import numpy as np
 from moodfuse.cache.digests import canonical_json, digest16
 from moodfuse.cache.errors import DamagedPartError, InputError, SchemaError
 from moodfuse.cache.media import find_clip, read_clip_part, write_clip_part
-from moodfuse.cache.storage.files import each_valid, facts_of, listing, write_text
-from moodfuse.cache.storage.json_files import read_named, record_of
+from moodfuse.cache.storage.files import listing, make_record, read_named, read_valid, write_text
 from moodfuse.cache.storage.parts import check_dtypes
 from moodfuse.cache.store import FeatureCache
 
@@ -35,7 +34,7 @@ class Finding:
     Attributes
     ----------
     kind : str
-        ``"file"``, ``"sound"``, ``"frames"`` or ``"name"``.
+        One of `KINDS`.
     first, second : str
         Clip ids.
     score : float
@@ -69,36 +68,32 @@ class Audit:
 
 
 def write_audit(cache: FeatureCache, audit: Audit) -> None:
-    """Store an audit of the clips that the plan in force covers."""
-    values = {
-        "clips": _clips_digest(cache),
-        "rules": audit.rules,
-        "findings": [asdict(finding) for finding in audit.findings],
-    }
+    """Store an audit of the clips that the current plan covers."""
+    findings = [asdict(finding) for finding in audit.findings]
+    values = {"clips": _clips_digest(cache), "rules": audit.rules, "findings": findings}
     write_text(cache.path / "audits" / f"{digest16(values)}.json", canonical_json(values))
 
 
 def read_audit(cache: FeatureCache) -> Audit | None:
-    """The newest audit of the clips that the plan in force covers, or `None`.
+    """The newest audit of the clips that the current plan covers, or `None`.
 
-    Damaged files are set aside; those of a newer version are skipped.
+    Damaged files are quarantined; those of a newer version are skipped.
     """
     files = listing(cache.path / "audits", suffix=".json")
-    ages = {file: facts.st_mtime_ns for file in files if (facts := facts_of(file))}
-    newest_first = sorted(ages, key=lambda file: ages[file], reverse=True)
-    audits = each_valid(newest_first, audit_in, skip_newer=True)
+    newest_first = sorted(files, key=lambda file: file.stat().st_mtime_ns, reverse=True)
+    audits = read_valid(newest_first, audit_in, skip_newer=True)
     return next((audit for _, (clips, audit) in audits if clips == _clips_digest(cache)), None)
 
 
 def audit_in(file: Path) -> tuple[str, Audit]:
-    """The audit in a file, and the digest of the clips that it is of.
+    """The audit in a file, and the digest of the clips that it compared.
 
     Raises `DamagedPartError` if the content does not match the name; `SchemaError` if a newer version wrote
     it.
     """
     values = read_named(file)
     try:
-        findings = tuple(record_of(Finding, finding, file) for finding in values["findings"])
+        findings = tuple(make_record(Finding, finding, file) for finding in values["findings"])
         return str(values["clips"]), Audit(str(values["rules"]), findings)
     except InputError as error:
         raise SchemaError(
@@ -132,12 +127,13 @@ class ClipMarks:
     frame_times_s: np.ndarray
 
 
-def check_marks(file: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, object]) -> None:
-    """Refuse a part that is not the marks of a clip (`DamagedPartError`); the attributes are not used."""
+def check_marks(file: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, object]) -> ClipMarks:
+    """The marks in a part; `DamagedPartError` if it is not the marks of a clip."""
     check_dtypes(file, arrays, _MARKS)
-    pairs = (("peak_times", "peak_bins"), ("frame_hashes", "frame_times_s"))
-    if any(len(arrays[one]) != len(arrays[other]) for one, other in pairs):
+    marks = ClipMarks(**{name: arrays[name] for name in _MARKS})
+    if len(marks.peak_times) != len(marks.peak_bins) or len(marks.frame_hashes) != len(marks.frame_times_s):
         raise DamagedPartError(f"{file}: its marks are of different lengths")
+    return marks
 
 
 class MarkStore:
@@ -153,14 +149,9 @@ class MarkStore:
 
     def write(self, digest: str, marks: ClipMarks) -> None:
         """Store the marks of a clip."""
-        arrays = {item.name: getattr(marks, item.name) for item in fields(marks)}
+        arrays = {name: getattr(marks, name) for name in _MARKS}
         write_clip_part(self.folder, digest, arrays, {"rules": self.rules}, form=FORMAT_OF_MARKS)
 
     def read(self, digest: str) -> ClipMarks | None:
         """The marks of a clip, or `None` where there are none."""
-        return read_clip_part(self.folder, digest, form=FORMAT_OF_MARKS, read=_marks_of)
-
-
-def _marks_of(file: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, object]) -> ClipMarks:
-    check_marks(file, arrays, attributes)
-    return ClipMarks(**{name: arrays[name] for name in _MARKS})
+        return read_clip_part(self.folder, digest, form=FORMAT_OF_MARKS, read=check_marks)

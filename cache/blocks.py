@@ -1,12 +1,13 @@
 """The features of one network: the parts in its folder, which clips they hold, reading and adding rows.
 
 A part is used if its bytes are those that were written and its attributes belong to the folder; any other is
-set aside, and its clips count as missing. Of several parts with the same clip the first by name counts. Rows
-that a folder has are never written again: where new values differ in a bit, a warning is logged and the old
-ones stay.
+quarantined, and its clips count as missing. Of several parts with the same clip the first by name counts.
+Stored rows are never written again: where new values differ in a bit, a warning is logged and the old ones
+stay.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from moodfuse.cache.digests import Digests, digest16, lookup, repeated
 from moodfuse.cache.errors import CacheError, DamagedPartError, InputError
-from moodfuse.cache.storage.files import each_valid, listing, set_aside
+from moodfuse.cache.storage.files import listing, read_valid, set_aside
 from moodfuse.cache.storage.layout import folder_of
 from moodfuse.cache.storage.parts import SCHEMA, FileState, file_state, open_part, write_part
 
@@ -31,10 +32,8 @@ CLASSES = "classes"
 PART_BYTES = 1 << 25
 """Maximum bytes of arrays in a part of several clips."""
 Arrays = Mapping[str, np.ndarray]
-_NONDETERMINISM = (
-    "%s: %d of %d rows differ from the stored ones, which stay (first clip: %.16s): the same recipe gives different "
-    "numbers here; see `moodfuse cache verify`"
-)
+Part = tuple[Mapping[str, h5py.Dataset], Mapping[str, Any]]
+"""Arrays of a part that is open, and its attributes."""
 
 
 @dataclass(frozen=True)
@@ -49,18 +48,13 @@ class Owner:
     @property
     def attributes(self) -> dict[str, object]:
         """Attributes of every part in the folder."""
-        return {
-            "format": FORMAT,
-            "schema": SCHEMA,
-            "source": self.source,
-            "recipe": self.recipe,
-            "trained": self.trained,
-        }
+        network = {"source": self.source, "recipe": self.recipe, "trained": self.trained}
+        return {"format": FORMAT, "schema": SCHEMA, **network}
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Arrays [N, ...] of some clips, in the order of the request, with 0 in rows of clips that were not found.
+    """Arrays [N, ...] of the requested clips, in order, with 0 in rows of clips that were not found.
 
     `found` is bool [N]; `axes` are the classes of the columns of ``logits`` as the parts name them, each
     different axis once.
@@ -75,12 +69,12 @@ class Rows:
 
 
 def part_files(folder: Path) -> list[Path]:
-    """Parts in a folder by name, without temporaries and files that were set aside."""
+    """Parts in a folder by name, without temporaries and quarantined files."""
     return listing(folder, suffix=".h5")
 
 
 @contextmanager
-def open_features(file: Path) -> Iterator[tuple[Mapping[str, h5py.Dataset], Mapping[str, Any]]]:
+def open_features(file: Path) -> Iterator[Part]:
     """The arrays of a part of features for reading, with its attributes; both are checked.
 
     Raises `DamagedPartError` if the content does not match the name, or it has no clips, no embedding, arrays
@@ -109,34 +103,27 @@ def _check_array(file: Path, name: str, data: h5py.Dataset, rows: tuple[int, ...
     """Check the form of an array: clips as 64 bytes each, anything else as float32 with a row per clip."""
     dtype, ndim = (np.dtype("S64"), 1) if name == "clip" else (np.dtype("<f4"), 2)
     if data.dtype != dtype or len(data.shape) != ndim or data.shape[:1] != rows or data.chunks:
-        found = f"bytes of length {data.dtype.itemsize}" if data.dtype.kind == "S" else data.dtype
-        expected = (
-            "bytes of length 64 and shape (N,)"
-            if name == "clip"
-            else f"float32 of shape ({[*rows, 'N'][0]}, D)"
-        )
+        chunks = ", stored in chunks" if data.chunks else ""
+        shape = "(N,)" if name == "clip" else f"({[*rows, 'N'][0]}, D)"
         raise DamagedPartError(
-            f"{file}: {name} is {found} of shape {data.shape}{', stored in chunks' if data.chunks else ''}; expected "
-            f"{expected}, stored without chunks or compression"
+            f"{file}: {name} is {data.dtype} of shape {data.shape}{chunks}; expected {dtype} of shape "
+            f"{shape}, stored without chunks or compression"
         )
 
 
 @contextmanager
-def _open_own(owner: Owner, file: Path) -> Iterator[tuple[Mapping[str, h5py.Dataset], Mapping[str, Any]]]:
-    """`open_features` of a part that must belong to `owner`; of sources with one folder name the recipe decides."""
+def _open_own(owner: Owner, file: Path) -> Iterator[Part]:
+    """`open_features` of a part that must belong to `owner`."""
     with open_features(file) as (part, attributes):
-        found = (
-            folder_of(str(attributes.get("source"))),
-            attributes.get("recipe"),
-            attributes.get("trained"),
-        )
-        if found != (folder_of(owner.source), owner.recipe, owner.trained):
-            raise DamagedPartError(f"{file}: belongs to {'/'.join(map(str, found))}")
+        source = folder_of(str(attributes.get("source")))
+        network = (source, attributes.get("recipe"), attributes.get("trained"))
+        if network != (folder_of(owner.source), owner.recipe, owner.trained):
+            raise DamagedPartError(f"{file}: belongs to {'/'.join(map(str, network))}")
         yield part, attributes
 
 
 def clips_of(owner: Owner, file: Path) -> Digests:
-    """Clips of a part; remembered per process, as a writer lists every part of its folder for each that it writes."""
+    """Clips of a part, remembered per process: a writer lists every part of its folder for each new one."""
     return _clips_of(owner, file_state(file))
 
 
@@ -150,18 +137,17 @@ def _clips_of(owner: Owner, state: FileState) -> Digests:
 
 
 def check_each_once(file: Path, clips: Digests) -> None:
-    """Refuse a part that holds a clip twice (`DamagedPartError`), as its row would be ambiguous."""
+    """Check that a part holds no clip twice; `DamagedPartError` if it does."""
     if clip := repeated(clips):
         raise DamagedPartError(f"{file}: holds clip {clip.decode()[:16]} twice")
 
 
 def valid_parts(owner: Owner) -> Iterator[tuple[Path, Digests]]:
-    """Every valid part with its clips; damaged ones are set aside."""
-    return each_valid(part_files(owner.folder), lambda file: clips_of(owner, file))
+    """Every valid part with its clips; damaged ones are quarantined."""
+    return read_valid(part_files(owner.folder), lambda file: clips_of(owner, file))
 
 
-def joined(parts: Iterable[Digests]) -> Digests:
-    """The clips of some parts in one array."""
+def _joined(parts: Iterable[Digests]) -> Digests:
     return np.concatenate([np.zeros(0, dtype="S64"), *parts])
 
 
@@ -170,22 +156,18 @@ def joined(parts: Iterable[Digests]) -> Digests:
 
 def held(owner: Owner) -> Digests:
     """Digests of the clips with a row in the folder, sorted, each once."""
-    return np.unique(joined(clips for _, clips in valid_parts(owner)))
+    return np.unique(_joined(clips for _, clips in valid_parts(owner)))
 
 
 def read_rows(owner: Owner, wanted: Digests, names: Sequence[str]) -> Rows:
-    """Rows of the wanted clips, S64 [N]; an array that some part does not have is left out."""
-    return _read(owner, dict(valid_parts(owner)), wanted, names)
-
-
-def _read(owner: Owner, parts: Mapping[Path, Digests], wanted: Digests, names: Sequence[str]) -> Rows:
+    """Rows of the wanted clips, S64 [N]; an array that not every part has is left out."""
     # Two copies of a file have one digest: such a clip is read once, and copied to its other rows at the end.
     unique, first, inverse = np.unique(wanted, return_index=True, return_inverse=True)
     found = np.zeros(len(wanted), dtype=bool)
     arrays: dict[str, np.ndarray] = {}
     incomplete: set[str] = set()
     axes: set[tuple[str, ...]] = set()
-    for file, clips in parts.items():
+    for file, clips in valid_parts(owner):
         index = lookup(unique, clips)
         rows = np.flatnonzero(index >= 0)
         rows = rows[~found[first[index[rows]]]]
@@ -196,11 +178,11 @@ def _read(owner: Owner, parts: Mapping[Path, Digests], wanted: Digests, names: S
             with _open_own(owner, file) as (part, attributes):
                 axes |= {tuple(attributes[CLASSES])} if attributes.get(CLASSES) else set()
                 incomplete |= {name for name in names if name not in part}
-                for name, data in ((name, part[name]) for name in names if name in part):
-                    if name not in arrays:
-                        arrays[name] = np.zeros((len(wanted), data.shape[1]), data.dtype)
-                    _check_width(file, data, arrays[name])
-                    arrays[name][target] = data[()][rows]
+                for name in set(names) & set(part):
+                    data = part[name]
+                    array = arrays.setdefault(name, np.zeros((len(wanted), data.shape[1]), data.dtype))
+                    _check_width(file, data, array)
+                    array[target] = data[()][rows]
         except DamagedPartError as error:  # damaged after it was listed; its rows may be in a later part
             set_aside(file, str(error))
             continue
@@ -213,15 +195,15 @@ def _read(owner: Owner, parts: Mapping[Path, Digests], wanted: Digests, names: S
 
 
 def _check_width(file: Path, data: h5py.Dataset, array: np.ndarray) -> None:
-    if data.shape[1:] != array.shape[1:]:
+    if data.shape[1] != array.shape[1]:
         raise CacheError(
-            f"{file}: rows of {data.name} are {data.dtype}{list(data.shape[1:])}, those of parts before it "
-            f"{array.dtype}{list(array.shape[1:])}; move the part away that does not belong here, then run extract again"
+            f"{file}: rows of {data.name} have {data.shape[1]} values, those of parts before it "
+            f"{array.shape[1]}; move the part away that does not belong here, then run extract again"
         )
 
 
 def align_logits(rows: Rows, classes: Sequence[str], *, where: str, remedy: str) -> np.ndarray | None:
-    """Logits with their columns in the order of some classes, float32 [N, C]; `None` where there are none.
+    """Logits with their columns in the order of `classes`, float32 [N, C]; `None` where there are none.
 
     If the parts name no classes, only the width is checked. `where` and `remedy` begin and end the message of
     the `InputError` if the columns are of other classes.
@@ -229,12 +211,12 @@ def align_logits(rows: Rows, classes: Sequence[str], *, where: str, remedy: str)
     logits = rows.arrays.get("logits")
     if logits is None:
         return None
-    axes = rows.axes or ((*classes,),)
+    axes, width = rows.axes or (tuple(classes),), logits.shape[1]
     for axis in axes:
-        if len(axis) != logits.shape[1] or sorted(axis) != sorted(classes):
-            found = ", ".join(axis) if len(axis) == logits.shape[1] else f"{logits.shape[1]} classes"
+        if len(axis) != width or sorted(axis) != sorted(classes):
+            columns = ", ".join(axis) if len(axis) == width else f"{width} classes"
             raise InputError(
-                f"{where}: its logits are of {found}, but the labels are {', '.join(classes)}; {remedy}"
+                f"{where}: its logits are of {columns}, but the labels are {', '.join(classes)}; {remedy}"
             )
     if len(axes) > 1:
         raise InputError(f"{where}: its parts have the classes of their logits in different orders; {remedy}")
@@ -251,45 +233,30 @@ def write_rows(
     clips: Sequence[str] | Digests,
     arrays: Arrays,
     *,
-    stem: str = "",
     classes: Sequence[str] = (),
 ) -> int:
-    """Add rows in one part; rows that the folder has are compared, not written.
+    """Add rows, float32 [n, ...], in one part; rows that are stored are compared, not written.
 
-    Parameters
-    ----------
-    owner : Owner
-    clips : sequence of str, or ndarray of S64, shape (n,)
-    arrays : mapping of str to ndarray of float32, shape (n, ...)
-    stem : str
-        First part of the file's name; by default from the clips.
-    classes : sequence of str
-        Class of each column of ``logits``.
-
-    Returns
-    -------
-    int
-        Number of rows that the folder has with other values: those stay, and a warning is logged.
+    `classes` are those of the columns of ``logits``. Returns the number of rows that are stored with other
+    values: those stay, and a warning is logged.
     """
     digests = np.asarray(clips, dtype="S64")
     if clip := repeated(digests):
         raise CacheError(f"{owner.folder}: two rows for clip {_short(clip)}; expected one per clip")
     _check_values(owner, digests, arrays, classes)
-    parts = dict(valid_parts(owner))
-    known = np.isin(digests, joined(parts.values()))
-    differing = _differing(owner, parts, digests[known], _take(arrays, known))
+    known = np.isin(digests, held(owner))
     if not known.all():
         content = {**_take(arrays, ~known), "clip": digests[~known]}
-        stem = stem or digest16(digests[~known].astype("U64").tolist())[:8]
+        stem = digest16(digests[~known].astype("U64").tolist())[:8]
         attributes = owner.attributes | ({CLASSES: list(classes)} if "logits" in arrays and classes else {})
-        written = write_part(owner.folder, stem, content, attributes)
-        # Another process may have added the same clips since: the writer that looks last sees both parts.
-        others = [file for file, _ in valid_parts(owner) if file not in parts and file != written]
-        differing = np.concatenate(
-            [differing, *(_differing_between(owner, other, written) for other in others)]
-        )
+        write_part(owner.folder, stem, content, attributes)
+    differing = _differing(owner, digests[known], _take(arrays, known))
     if len(differing):
-        log.warning(_NONDETERMINISM, owner.folder, len(differing), len(digests), differing[0].decode())
+        log.warning(
+            f"{owner.folder}: {len(differing)} of {len(digests)} rows differ from the stored ones, which "
+            f"stay (first clip: {_short(differing[0])}): the same recipe gives different numbers here; see "
+            "`moodfuse cache verify`"
+        )
     return len(differing)
 
 
@@ -300,21 +267,18 @@ def _take(arrays: Arrays, rows: NDArray[Any]) -> Arrays:
 def _check_values(owner: Owner, digests: Digests, arrays: Arrays, classes: Sequence[str]) -> None:
     for name, values in arrays.items():
         if len(values) != len(digests) or values.ndim < 2:
+            shape = list(values.shape)
             raise CacheError(
-                f"{owner.folder}: {name} is {list(values.shape)}; expected a row for each of {len(digests)} clips"
+                f"{owner.folder}: {name} is {shape}; expected a row for each of {len(digests)} clips"
             )
-        if not len(values):
-            continue
         if values.dtype != np.float32:
-            raise CacheError(
-                f"{owner.folder}: {name} of clip {_short(digests[0])} is {values.dtype}; expected float32"
-            )
+            raise CacheError(f"{owner.folder}: {name} is {values.dtype}; expected float32")
         if np.isfinite(values).all():
             continue
-        place = np.argwhere(~np.isfinite(values))[0].tolist()
+        row, column, *_ = np.argwhere(~np.isfinite(values))[0].tolist()
         raise CacheError(
-            f"{owner.source}: {name} of clip {_short(digests[place[0]])} is {values[tuple(place)]} in column "
-            f"{place[1]}; nothing was stored. A network whose tuning diverged gives such numbers (lower its "
+            f"{owner.source}: {name} of clip {_short(digests[row])} is {values[row, column]} in column "
+            f"{column}; nothing was stored. A network whose tuning diverged gives such numbers (lower its "
             "learning_rate), and so do damaged weights"
         )
     width = arrays["logits"].shape[1] if classes and "logits" in arrays else len(classes)
@@ -328,9 +292,11 @@ def _short(digest: bytes) -> str:
     return digest.decode()[:16]
 
 
-def _differing(owner: Owner, parts: Mapping[Path, Digests], digests: Digests, arrays: Arrays) -> Digests:
+def _differing(owner: Owner, digests: Digests, arrays: Arrays) -> Digests:
     """Clips whose stored rows differ from these in any bit."""
-    stored = _read(owner, parts, digests, tuple(arrays))
+    if not len(digests):
+        return digests
+    stored = read_rows(owner, digests, tuple(arrays))
     different = np.zeros(len(digests), dtype=bool)
     for name, values in arrays.items():
         different |= _rows_differ(values, stored.arrays[name]) if name in stored.arrays else True
@@ -339,31 +305,30 @@ def _differing(owner: Owner, parts: Mapping[Path, Digests], digests: Digests, ar
 
 def _rows_differ(one: np.ndarray, other: np.ndarray) -> NDArray[np.bool_]:
     """Which rows differ in any bit, bool [n]."""
-    if one.shape != other.shape or one.dtype != other.dtype:
+    if one.shape != other.shape:
         return np.ones(len(one), dtype=bool)
     bits = [np.ascontiguousarray(array).view(np.uint32) for array in (one, other)]
     return np.asarray((bits[0] != bits[1]).any(axis=1))
 
 
 def disagreements(owner: Owner) -> list[str]:
-    """Sentences on clips that two parts of a folder hold with different values."""
-    known: dict[bytes, Path] = {}
-    found = []
-    for file, clips in valid_parts(owner):
-        for earlier in sorted({known[clip] for clip in clips.tolist() if clip in known}):
-            if count := len(_differing_between(owner, earlier, file)):
-                found.append(f"{file}: {count} rows differ from those of {earlier.name}, which are used")
-        for clip in clips.tolist():
-            known.setdefault(clip, file)
-    return found
-
-
-def _differing_between(owner: Owner, one: Path, other: Path) -> Digests:
-    """Clips that two parts hold with values that differ in any bit."""
-    common, here, there = np.intersect1d(clips_of(owner, one), clips_of(owner, other), return_indices=True)
-    different = np.zeros(len(common), dtype=bool)
-    with _open_own(owner, one) as (first, _), _open_own(owner, other) as (second, _):
-        for name in (set(first) | set(second)) - {"clip"}:
-            both = name in first and name in second
-            different |= _rows_differ(first[name][()][here], second[name][()][there]) if both else True
-    return common[different]
+    """Sentences on parts of a folder that hold clips with other values than earlier parts."""
+    parts = list(valid_parts(owner))
+    clips, counts = np.unique(_joined(clips for _, clips in parts), return_counts=True)
+    stored: dict[bytes, tuple[Path, dict[str, bytes]]] = {}
+    sentences = []
+    for file, digests in parts:
+        rows = np.flatnonzero(np.isin(digests, clips[counts > 1]))
+        with _open_own(owner, file) as (part, _):
+            arrays = {name: part[name][()][rows] for name in sorted(part)}
+        differing: Counter[Path] = Counter()
+        for number, clip in enumerate(arrays["clip"].tolist()):
+            values = {name: array[number].tobytes() for name, array in arrays.items()}
+            first, first_values = stored.setdefault(clip, (file, values))
+            differing[first] += values != first_values
+        sentences += [
+            f"{file}: {count} rows differ from those of {first.name}, which are used"
+            for first, count in sorted(differing.items())
+            if count
+        ]
+    return sentences

@@ -182,7 +182,7 @@ def cache_import_command(ctx: click.Context, **options: Any) -> None:
     Example: moodfuse cache import --cache work --labels labels.csv --source clip-vit --holdout '*' clip-vit.npz
     """
     from moodfuse.cache.console import command_line, printable
-    from moodfuse.cache.planning import PlanChoice
+    from moodfuse.cache.folds import PlanChoice
     from moodfuse.cache.transfer.importing import ImportSettings, import_features
 
     options["holdout"] = _holdout(options["holdout"])

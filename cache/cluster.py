@@ -1,6 +1,6 @@
 """Work on other machines: `joblib.Parallel` on a Dask cluster whose workers see the same cache folder.
 
-Dask runs whatever its peers send, so a cluster belongs in a private network, or behind TLS.
+Dask runs any code that its peers send, so a cluster belongs in a private network, or behind TLS.
 """
 
 import re
@@ -21,14 +21,14 @@ def cluster_address(scheduler: str) -> str:
     `scheduler` is ``dask://HOST:PORT``, or ``dask+tls://HOST:PORT`` with the certificates that Dask's own
     configuration names; anything else is an `InputError`.
     """
-    found = _ADDRESS.fullmatch(scheduler)
-    if found is None or not 0 < int(found[3]) < 1 << 16:
+    match = _ADDRESS.fullmatch(scheduler)
+    if match is None or not 0 < int(match[3]) < 1 << 16:
         raise InputError(f"--scheduler {scheduler!r}: expected dask://HOST:PORT, or dask+tls://HOST:PORT")
-    return f"{'tls' if found[1] else 'tcp'}://{found[2]}:{found[3]}"
+    return f"{'tls' if match[1] else 'tcp'}://{match[2]}:{match[3]}"
 
 
 def run_on_cluster(calls: Iterable[Call], *, scheduler: str) -> Iterator[Any]:
-    """The results of some calls, as they arrive; a worker that dies costs only its current task.
+    """The results of calls, as they arrive; a worker that dies costs only its current task.
 
     Parameters
     ----------
@@ -73,6 +73,6 @@ def _connect(scheduler: str, address: str) -> Any:
         return Client(address, timeout=WAIT_S, set_as_default=False)
     except (OSError, TimeoutError) as error:
         raise WorkersError(
-            f"{scheduler}: no Dask scheduler answers ({error}); start one with `dask scheduler`, and workers with "
-            f"`dask worker {address}`"
+            f"{scheduler}: no Dask scheduler answers ({error}); start one with `dask scheduler`, and workers "
+            f"with `dask worker {address}`"
         ) from error

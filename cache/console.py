@@ -1,4 +1,4 @@
-"""Text for people: names as they are printed, and command lines as reports repeat them."""
+"""Names and command lines as messages and reports print them."""
 
 import shlex
 import unicodedata
@@ -37,7 +37,7 @@ def printable_lines(text: str) -> str:
 
 
 def comparison_key(text: str) -> str:
-    """Text without case, Unicode form, invisible characters and extra spaces: equal for names that look alike.
+    """Text without case, Unicode form, invisible characters and extra spaces: the same for similar names.
 
     Examples
     --------
@@ -79,7 +79,7 @@ def _option(parameter: Any, value: Any) -> list[str]:
     if isinstance(value, bool):
         return [name if value else next(iter(parameter.secondary_opts), name)]
     values = value if isinstance(value, tuple) else (value,)
-    return [word for item in values for word in (name, str(item))]
+    return [word for value in values for word in (name, str(value))]
 
 
 def short_repr(text: str, *, limit: int = 60) -> str:

@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ _CHUNK_BYTES = 1 << 20
 
 
 def canonical_json(value: object) -> str:
-    """JSON text of `value`: the same for equal values, always UTF-8 (stray bytes of file names are escaped)."""
+    """JSON text of `value`, the same for equal values, always UTF-8 (stray bytes of names are escaped)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode("utf-8", "backslashreplace").decode()
 
@@ -41,13 +41,13 @@ def file_digest(path: Path) -> str:
         return stream_digest(stream)
 
 
-def stream_digest(stream: BinaryIO, *, at_most: int | None = None) -> str:
+def stream_digest(stream: IO[bytes], *, at_most: int | None = None) -> str:
     """SHA-256 (64 hex digits) of a stream's bytes from its current position, `at_most` of them if given."""
     state = hashlib.sha256()
-    left = sys.maxsize if at_most is None else at_most
-    while chunk := stream.read(min(_CHUNK_BYTES, left)):
+    remaining = sys.maxsize if at_most is None else at_most
+    while chunk := stream.read(min(_CHUNK_BYTES, remaining)):
         state.update(chunk)
-        left -= len(chunk)
+        remaining -= len(chunk)
     return state.hexdigest()
 
 
@@ -85,17 +85,16 @@ def digest_array(digests: Iterable[str]) -> Digests:
     return np.array(list(digests), dtype="S64")
 
 
-def lookup(ranked: Digests, wanted: Digests) -> NDArray[np.int64]:
+def lookup(ordered: Digests, wanted: Digests) -> NDArray[np.int64]:
     """Index of each wanted digest in a sorted array, int64 [N]; -1 where it is missing."""
-    if not len(ranked):
+    if not len(ordered):
         return np.full(len(wanted), -1, dtype=np.int64)
-    index = np.searchsorted(ranked, wanted)
-    index[index == len(ranked)] = 0
-    return np.where(ranked[index] == wanted, index, -1)
+    index = np.searchsorted(ordered, wanted)
+    index[index == len(ordered)] = 0
+    return np.where(ordered[index] == wanted, index, -1)
 
 
 def repeated(digests: Digests) -> bytes | None:
     """A digest that occurs more than once, or `None`."""
-    ranked = np.sort(digests)
-    twice = ranked[1:][ranked[1:] == ranked[:-1]]
-    return bytes(twice[0]) if len(twice) else None
+    values, counts = np.unique(digests, return_counts=True)
+    return bytes(values[counts > 1][0]) if (counts > 1).any() else None

@@ -1,8 +1,8 @@
 """Finished fits, stored so that an interrupted or repeated `moodfuse fuse` repeats none of them.
 
-A fit is found by its key, the digest of everything that decides it, and stored with others in immutable
-parts. Each folder is for one set of clips, labels and groups, so that its place shows when it is out of date.
-Damaged parts are set aside, and their fits are made again.
+A fit is stored with others in immutable parts, and found by the digest of everything that decides it. Each
+folder is for one set of clips, labels and groups, so that its name shows when it is out of date. Damaged
+parts are quarantined, and their fits are made again.
 """
 
 import time
@@ -18,7 +18,7 @@ from moodfuse.cache.clip_table import table_arrays
 from moodfuse.cache.digests import content_digest, digest_array
 from moodfuse.cache.errors import DamagedPartError
 from moodfuse.cache.records import ClipStatus
-from moodfuse.cache.storage.files import each_valid, listing
+from moodfuse.cache.storage.files import listing, read_valid
 from moodfuse.cache.storage.parts import SCHEMA, check_dtypes, read_part, write_part
 
 FORMAT = "moodfuse-fits"
@@ -33,6 +33,7 @@ _DTYPES = {
     "chosen": ("?", 1),
 }
 _DECIDING = ("id", "digest", "file_sha256", "group", "label", "missing")
+"""Columns of the table of clips that decide fits."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +59,14 @@ class KeptFit:
 
 
 def clips_digest16(clips: Iterable[ClipStatus]) -> str:
-    """Name of the folder of fits on some clips: digest of their ids, files, groups, labels and missing modalities."""
+    """Name of the folder of fits on clips: digest of ids, files, groups, labels and missing modalities."""
     arrays = table_arrays(clips)
     names = [name for name in arrays if name.removesuffix("_ends").removesuffix("_row") in _DECIDING]
     return content_digest({name: arrays[name] for name in names}, {"format": FORMAT})[:16]
 
 
 class KeptFits:
-    """The stored fits of one set of clips, for reading and adding.
+    """The cached fits of one set of clips, found by the digest of everything that decides a fit.
 
     Parameters
     ----------
@@ -73,29 +74,24 @@ class KeptFits:
         The cache folder.
     clips : sequence of ClipStatus
         The clips that the plan covers.
-    writes : bool
-        Whether fits are added; if not, `keep` does nothing.
     """
 
-    def __init__(self, root: Path, clips: Sequence[ClipStatus], *, writes: bool = True) -> None:
-        self._writes = writes
+    def __init__(self, root: Path, clips: Sequence[ClipStatus]) -> None:
         self.folder = root / "fits" / clips_digest16(clips)
         self._waiting: dict[str, KeptFit] = {}
         self._since = 0.0
 
     def find(self, keys: Iterable[str]) -> dict[str, KeptFit]:
-        """The stored fits with these keys; a damaged part is set aside."""
+        """The stored fits with these keys; a damaged part is quarantined."""
         wanted = {key.encode(): key for key in keys}
-        found: dict[str, KeptFit] = {}
+        stored: dict[str, KeptFit] = {}
         files = listing(self.folder, suffix=".h5") if wanted else []
-        for _, fits in each_valid(files, lambda file: _read_fits(file, wanted)):
-            found = {**fits, **found}
-        return found
+        for _, fits in read_valid(files, lambda file: _read_fits(file, wanted)):
+            stored = {**fits, **stored}
+        return stored
 
     def keep(self, key: str, fit: KeptFit) -> None:
         """Add a fit; it is written with others, after `KEPT_EVERY_S` at most or by `flush`."""
-        if not self._writes:
-            return
         if not self._waiting:
             self._since = time.monotonic()
         self._waiting[key] = fit
@@ -104,7 +100,7 @@ class KeptFits:
             self.flush()
 
     def flush(self) -> None:
-        """Write what was added; `CacheError` if the disk refuses."""
+        """Write what was added; `CacheError` if the write fails."""
         if not self._waiting:
             return
         keys, fits = zip(*sorted(self._waiting.items()), strict=True)
@@ -115,12 +111,8 @@ class KeptFits:
             "temperature": np.array([fit.temperature for fit in fits]),
             "chosen": np.array([fit.chosen for fit in fits]),
         }
-        attributes = {
-            "format": FORMAT,
-            "schema": SCHEMA,
-            "clips": self.folder.name,
-            "settings": [dict(fit.settings) for fit in fits],
-        }
+        settings = [dict(fit.settings) for fit in fits]
+        attributes = {"format": FORMAT, "schema": SCHEMA, "clips": self.folder.name, "settings": settings}
         write_part(self.folder, "fits", arrays, attributes)
         self._waiting.clear()
 
@@ -132,19 +124,21 @@ def _read_fits(file: Path, wanted: Mapping[bytes, str]) -> dict[str, KeptFit]:
         return {}
     arrays, attributes = read_part(file)
     check_fits(file, arrays, attributes)
-    ends = np.cumsum(arrays["shape"].prod(axis=1)).tolist()
-    found = {}
+    values = np.split(arrays["values"], np.cumsum(arrays["shape"].prod(axis=1))[:-1])
+    fits = {}
     for number, key in enumerate(arrays["key"].tolist()):
         if key in wanted:
-            shape = arrays["shape"][number]
-            values = arrays["values"][ends[number] - shape.prod() : ends[number]].reshape(shape).copy()
-            temperature, chosen = float(arrays["temperature"][number]), bool(arrays["chosen"][number])
-            found[wanted[key]] = KeptFit(values, temperature, chosen, attributes["settings"][number])
-    return found
+            fits[wanted[key]] = KeptFit(
+                values[number].reshape(arrays["shape"][number]).copy(),
+                float(arrays["temperature"][number]),
+                bool(arrays["chosen"][number]),
+                attributes["settings"][number],
+            )
+    return fits
 
 
 def check_fits(file: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> None:
-    """Refuse a part that is not stored fits, or not of its folder's clips (`DamagedPartError`)."""
+    """Check that a part is fits of its folder's clips, else `DamagedPartError`."""
     if (attributes.get("format"), attributes.get("clips")) != (FORMAT, file.parent.name):
         raise DamagedPartError(f"{file}: has no fits of its folder's clips")
     check_dtypes(file, arrays, _DTYPES)

@@ -1,4 +1,4 @@
-"""Folds: groups joined, groups assigned to folds, inner splits. Pure functions.
+"""Fold plans: groups joined, groups assigned to folds, plans checked, inner splits. Pure functions.
 
 A group's fold depends on the seed, the digests of its clips and the clips that have a fold already, never on
 a path or an order. A clip that has a fold keeps it.
@@ -6,9 +6,10 @@ a path or an order. A clip that has a fold keeps it.
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
+from moodfuse.cache.clip_table import table_name
 from moodfuse.cache.digests import derived_seed
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.recipe import MODALITY_NAMES, Tuning
@@ -18,6 +19,8 @@ GROUP_RULE = "declared group, else file; identical files joined"
 MIN_INNER_GROUPS = 3
 MODALITIES: tuple[str, ...] = tuple(MODALITY_NAMES)
 """The modalities of a clip, as `ClipStatus.missing` has them."""
+DEFAULT_FOLDS = 6
+DEFAULT_SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +32,21 @@ class Unit:
     digests: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class PlanChoice:
+    """The user's settings of a plan; `None` keeps those of the current plan. `modalities` will be read."""
+
+    folds: int | None = None
+    seed: int | None = None
+    replan: bool = False
+    modalities: tuple[str, ...] = MODALITIES
+
+
+# Groups
+
+
 def join_groups(clips: Sequence[Clip], file_digests: Mapping[str, str]) -> dict[str, str]:
-    """Group in force of every clip id: clips of one declared group or of identical files are joined.
+    """Current group of every clip id: clips of one declared group or of identical files are joined.
 
     `file_digests` maps clip id to the digest of its file's bytes; absent or empty where unreadable. A group
     is named by the first declared name in it, else by its first clip's id.
@@ -67,17 +83,17 @@ def clip_groups(statuses: Iterable[ClipStatus]) -> tuple[Unit, ...]:
     members: dict[str, list[ClipStatus]] = defaultdict(list)
     for status in statuses:
         members[status.group].append(status)
-    units = []
+    groups = []
     for _, group in sorted(members.items()):
         _check_labels(group)
         labels = dict(sorted((status.digest, status.clip.label) for status in group))
         digests = tuple(labels)
-        units.append(Unit(key=digests[0], labels=tuple(labels.values()), digests=digests))
-    return tuple(units)
+        groups.append(Unit(key=digests[0], labels=tuple(labels.values()), digests=digests))
+    return tuple(groups)
 
 
 def _check_labels(group: Sequence[ClipStatus]) -> None:
-    """Refuse clips of one file that overlap and have different labels; the same file twice is such a pair."""
+    """Check that clips of one file that overlap have one label; the same file twice is such a pair."""
     if len({status.clip.label for status in group}) < 2:
         return
     ordered = sorted(group, key=lambda status: (status.clip.label, status.clip.id))
@@ -89,33 +105,100 @@ def _check_labels(group: Sequence[ClipStatus]) -> None:
         if max(start, other_start) < min(end, other_end):
             cause = "the same file twice" if start == other_start else "windows of one file that overlap"
             raise InputError(
-                f"{one.clip.id} is labelled {one.clip.label!r} and {other.clip.id} {other.clip.label!r}, but they are "
-                f"{cause}; correct a label, or drop one of them"
+                f"{one.clip.id} is labelled {one.clip.label!r} and {other.clip.id} {other.clip.label!r}, but "
+                f"they are {cause}; correct a label, or drop one of them"
             )
+
+
+def groups_per_label(units: Iterable[Unit]) -> Counter[str]:
+    """Number of groups that have each label."""
+    return Counter(label for unit in units for label in set(unit.labels))
+
+
+# Plans
+
+
+def next_plan(plans: Sequence[Plan], statuses: Sequence[ClipStatus], choice: PlanChoice) -> Plan:
+    """The plan for these clips: clips keep their folds, new groups go where their labels are rarest.
+
+    `plans` are all earlier ones, oldest first; `statuses` are all clips of the dataset, refused ones too.
+    Raises `InputError` if no plan allows a fair test.
+    """
+    check_fold_numbers(status.clip for status in statuses)
+    readable = [status for status in statuses if status.ok]
+    covered = [status for status in readable if status.clip.split == "train"]
+    _check_splits(readable)
+    if not covered:
+        raise InputError(
+            f"none of the {len(statuses)} clips could be read; see the reasons above, or run moodfuse check"
+        )
+    groups = clip_groups(covered)
+    folds, seed = (plans[-1].folds, plans[-1].seed) if plans else (DEFAULT_FOLDS, DEFAULT_SEED)
+    folds = folds if choice.folds is None else choice.folds
+    seed = seed if choice.seed is None else choice.seed
+    if (declared := declared_folds(covered)) is not None:
+        folds, assignment = declared
+        if choice.folds not in (None, folds):
+            raise InputError(f"--folds is {choice.folds}, but column 'fold' has {folds}; drop one of the two")
+    else:
+        earlier = [plan.assignment for plan in plans if (plan.folds, plan.seed) == (folds, seed)]
+        placed = {} if choice.replan or not earlier else earlier[-1]
+        assignment = assign_folds(groups, folds=max(folds, 1), seed=seed, placed=placed)
+    validate(groups, assignment, folds)
+    plan = Plan(folds, seed, GROUP_RULE, assignment, (table_name(statuses),))
+    check_modalities(plan, covered, choice.modalities)
+    return plan
+
+
+def _check_splits(statuses: Sequence[ClipStatus]) -> None:
+    first: dict[str, ClipStatus] = {}
+    for status in statuses:
+        one, other = status.clip, first.setdefault(status.group, status).clip
+        if one.split != other.split:
+            raise InputError(
+                f"{one.id} is split {one.split!r} and {other.id} {other.split!r}, but share group "
+                f"{status.group!r}; clips of a group must share a split"
+            )
+
+
+def repeat_plan(
+    plan: Plan,
+    earlier: Sequence[Plan],
+    statuses: Sequence[ClipStatus],
+    repeat: int,
+    *,
+    modalities: tuple[str, ...] = MODALITIES,
+) -> Plan:
+    """A further plan of the clips of `plan`, that of repeat 0, with its seed plus `repeat`.
+
+    `earlier` are the plans of this repeat (from 1), oldest first, whose clips keep their folds. Raises
+    `InputError` if the dataset declares its folds, so that there is one plan only.
+    """
+    covered = [status for status in statuses if status.ok and status.clip.split == "train"]
+    if declared_folds(covered) is not None:
+        raise InputError(
+            "--repeats assigns clips to folds again, but the column 'fold' fixes them; drop one of the two"
+        )
+    choice = PlanChoice(plan.folds, plan.seed + repeat, modalities=modalities)
+    return replace(next_plan(earlier, statuses, choice), repeat=repeat)
+
+
+def plan_line(plan: Plan, clips: Sequence[ClipStatus]) -> str:
+    """A summary of a plan in a sentence: clips, groups, folds, and the clips of each label."""
+    groups = len({status.group for status in clips})
+    counts = Counter(status.clip.label for status in clips)
+    labels = ", ".join(f"{label} {count}" for label, count in sorted(counts.items()))
+    return f"{len(clips)} clips in {groups} groups, {plan.folds} folds, seed {plan.seed}: {labels}"
 
 
 def assign_folds(
     units: Iterable[Unit], *, folds: int, seed: int, placed: Mapping[str, int]
 ) -> dict[str, int]:
-    """Assign groups to folds: each to the fold where its labels are rarest, then to the one with the fewest clips.
+    """Fold of each clip digest: a group goes to the fold where its labels are rarest, then to the smallest.
 
     How full a fold is of a label counts once for each clip of the label in the group, so that a rare label
-    decides.
-
-    Parameters
-    ----------
-    units : iterable of Unit
-    folds : int
-        Number of folds K.
-    seed : int
-        Decides the order of equals.
-    placed : mapping of clip digest to fold
-        Clips that keep their fold. A group in several folds (it was merged) moves to the one with most of its
-        clips.
-
-    Returns
-    -------
-    dict of clip digest to fold
+    decides; `seed` decides between equals. Clips in `placed` keep their fold; a group in several folds (it
+    was merged) moves to the one with most of its clips.
     """
     units = list(units)
     assignment: dict[str, int] = {}
@@ -128,12 +211,9 @@ def assign_folds(
         label_counts.update((fold, label) for label in unit.labels)
         totals[fold] += len(unit.digests)
 
-    def fullness(unit: Unit) -> list[tuple[float, int]]:
+    def fullness(unit: Unit, fold: int) -> tuple[float, int]:
         counts = sorted(Counter(unit.labels).items())
-        of_labels = [
-            sum(n * label_counts[fold, label] / sizes[label] for label, n in counts) for fold in range(folds)
-        ]
-        return [(of_labels[fold], totals[fold]) for fold in range(folds)]
+        return sum(n * label_counts[fold, label] / sizes[label] for label, n in counts), totals[fold]
 
     new = []
     for unit in units:
@@ -143,7 +223,7 @@ def assign_folds(
         else:
             new.append(unit)
     for unit in sorted(new, key=lambda unit: (-len(unit.digests), derived_seed(seed, unit.key))):
-        full = fullness(unit)
+        full = [fullness(unit, fold) for fold in range(folds)]
         equal = [fold for fold in range(folds) if full[fold] == min(full)]
         if len(equal) > 1:
             equal.sort(key=lambda fold: derived_seed(seed, unit.key, fold))
@@ -152,19 +232,20 @@ def assign_folds(
 
 
 def check_fold_numbers(clips: Iterable[Clip]) -> None:
-    """Refuse a column `fold` that does not count from 0 (`InputError`)."""
+    """Check that the column `fold` counts from 0; `InputError` if not."""
     folds = Counter(clip.fold for clip in clips if clip.fold is not None and clip.split == "train")
     if folds and (first := min(folds)) > 0:
         raise InputError(
-            f"the column 'fold' counts from {first}: found folds {first} to {max(folds)} in {folds.total()} clips; "
-            f"folds are counted from 0: subtract {first} from each, and from the folds of --holdout if you import"
+            f"the column 'fold' counts from {first}: found folds {first} to {max(folds)} in {folds.total()} "
+            f"clips; folds are counted from 0: subtract {first} from each, and from the folds of --holdout "
+            "if you import"
         )
 
 
 def declared_folds(statuses: Iterable[ClipStatus]) -> tuple[int, dict[str, int]] | None:
-    """K and the assignment from the data set's own `fold` column, or `None` where it has none.
+    """K and the assignment from the dataset's own `fold` column, or `None` where it has none.
 
-    Raises `InputError` if only some clips have a fold, or a group is in two.
+    Raises `InputError` if not every clip has a fold, or a group is in two.
     """
     statuses = list(statuses)
     declared = [(status, status.clip.fold) for status in statuses if status.clip.fold is not None]
@@ -186,7 +267,7 @@ def declared_folds(statuses: Iterable[ClipStatus]) -> tuple[int, dict[str, int]]
 
 
 def validate(units: Sequence[Unit], assignment: Mapping[str, int], folds: int) -> None:
-    """Refuse a plan that allows no fair test (`InputError`): too few labels or groups, an empty fold, an unseen class."""
+    """Check that a plan allows a fair test; `InputError` on few groups, an empty fold or an unseen class."""
     groups = groups_per_label(units)
     if len(groups) < 2:
         raise InputError(
@@ -194,13 +275,10 @@ def validate(units: Sequence[Unit], assignment: Mapping[str, int], folds: int) -
         )
     if folds < 2:
         raise InputError(f"--folds is {folds}; expected 2 or more")
-    label, fewest = min(groups.items(), key=lambda item: (item[1], item[0]))
+    fewest, label = min((count, label) for label, count in groups.items())
     if fewest < folds:
-        remedy = (
-            f"use --folds {fewest}, or add clips of {label!r}"
-            if fewest > 1
-            else f"add clips of {label!r}, or drop it"
-        )
+        other = f"add clips of {label!r}"
+        remedy = f"use --folds {fewest}, or {other}" if fewest > 1 else f"{other}, or drop it"
         raise InputError(f"label {label!r} has {fewest} group(s), fewer than the {folds} folds; {remedy}")
     for fold in range(folds):
         if fold not in assignment.values():
@@ -212,17 +290,71 @@ def validate(units: Sequence[Unit], assignment: Mapping[str, int], folds: int) -
             )
 
 
-def groups_per_label(units: Iterable[Unit]) -> Counter[str]:
-    """Number of groups that have each label."""
-    return Counter(label for unit in units for label in set(unit.labels))
-
-
 def _labels_outside(units: Iterable[Unit], assignment: Mapping[str, int], fold: int) -> set[str]:
     return {label for unit in units if assignment[unit.digests[0]] != fold for label in unit.labels}
 
 
+def can_cross_fit(plan: Plan, clips: Iterable[ClipStatus], modalities: Sequence[str] = MODALITIES) -> bool:
+    """Whether every class remains in each of the modalities when any two folds are left out."""
+    clips = tuple(clips)
+    labels = [folds for modality in modalities for folds in _folds_by_label(plan, clips, modality).values()]
+    return plan.folds > 2 and all(len(folds) > 2 for folds in labels)
+
+
+def check_modalities(plan: Plan, clips: Iterable[ClipStatus], modalities: Sequence[str] = MODALITIES) -> None:
+    """Check that each class can be learned outside each fold from each modality; `InputError` if not."""
+    clips = tuple(clips)
+    for modality in modalities:
+        folds_by_label = _folds_by_label(plan, clips, modality)
+        few = [(min(folds, default=0), label) for label, folds in folds_by_label.items() if len(folds) < 2]
+        if few:
+            fold, label = min(few)
+            name = MODALITY_NAMES.get(modality, modality)
+            raise InputError(
+                f"label {label!r} has no clip with {name} outside fold {fold}, so nothing that reads {name} "
+                f"could learn it there; add clips that have it, leave out the sources that read {name}, or "
+                "run extract with --missing refuse"
+            )
+
+
+def _folds_by_label(plan: Plan, clips: Iterable[ClipStatus], modality: str) -> dict[str, set[int]]:
+    """For each label the folds with a clip that has a modality."""
+    by_label: dict[str, set[int]] = {}
+    for status in clips:
+        folds = by_label.setdefault(status.clip.label, set())
+        if status.missing != modality and status.digest in plan.assignment:
+            folds.add(plan.assignment[status.digest])
+    return by_label
+
+
+# Holdouts and training clips
+
+
+def holdouts(
+    plan: Plan,
+    clips: Sequence[ClipStatus],
+    *,
+    crossfit: bool,
+    leaky: bool,
+    modalities: tuple[str, ...] = MODALITIES,
+) -> tuple[Holdout, ...]:
+    """The holdouts of a plan: ``{k}``; all pairs if `crossfit` and the clips allow it; ``{}`` if `leaky`."""
+    pairs = pair_holdouts(plan.folds) if crossfit and can_cross_fit(plan, clips, modalities) else ()
+    return (*single_holdouts(plan.folds), *pairs, *((Holdout.of(()),) if leaky else ()))
+
+
+def single_holdouts(folds: int) -> tuple[Holdout, ...]:
+    """``{k}`` for each of K folds."""
+    return tuple(Holdout.of(fold) for fold in range(folds))
+
+
+def pair_holdouts(folds: int) -> tuple[Holdout, ...]:
+    """``{j,k}`` for each pair of K folds: K (K - 1) / 2 of them."""
+    return tuple(Holdout.of(pair) for pair in combinations(range(folds), 2))
+
+
 def inner_folds(units: Sequence[Unit], *, most: int, seed: int) -> dict[str, int] | None:
-    """Inner fold of each clip digest of a training side, grouped and stratified; min(most, groups of the rarest class) folds.
+    """Inner fold of each training clip by digest, grouped and stratified.
 
     `None` where a class has fewer than 3 groups, or groups of several labels left a class in one fold only.
     """
@@ -241,11 +373,10 @@ def tuning_roles(units: Sequence[Unit], tuning: Tuning, *, seed: int) -> tuple[t
 
     Where a class has fewer than 3 groups nothing stops early: every clip has the role ``"tune"``.
     """
-    inner = inner_folds(units, most=tuning.stop_folds, seed=seed)
-    stops = {digest for digest, fold in (inner or {}).items() if fold == 0}
+    inner = inner_folds(units, most=tuning.stop_folds, seed=seed) or {}
     return tuple(
         sorted(
-            (digest, label, "stop" if digest in stops else "tune")
+            (digest, label, "stop" if inner.get(digest) == 0 else "tune")
             for unit in units
             for digest, label in zip(unit.digests, unit.labels, strict=True)
         )
@@ -254,57 +385,6 @@ def tuning_roles(units: Sequence[Unit], tuning: Tuning, *, seed: int) -> tuple[t
 
 def imported_roles(units: Iterable[Unit], plan: Plan, holdout: Holdout) -> tuple[tuple[str, str, Role], ...]:
     """(clip digest, label, role) of imported features: every clip outside the holdout counts as tuned on."""
-    side = [unit for unit in units if not holdout.covers(plan.assignment[unit.key])]
-    clips = [clip for unit in side for clip in zip(unit.digests, unit.labels, strict=True)]
+    outside = [unit for unit in units if not holdout.covers(plan.assignment[unit.key])]
+    clips = [clip for unit in outside for clip in zip(unit.digests, unit.labels, strict=True)]
     return tuple(sorted((digest, label, "tune") for digest, label in clips))
-
-
-def can_cross_fit(plan: Plan, clips: Iterable[ClipStatus], modalities: Sequence[str] = MODALITIES) -> bool:
-    """Whether every class remains, in each of some modalities, when any two folds are left out; needs K >= 3."""
-    clips = tuple(clips)
-    folds = [folds for modality in modalities for folds in _folds_by_label(plan, clips, modality).values()]
-    return plan.folds > 2 and all(len(some) > 2 for some in folds)
-
-
-def check_modalities(plan: Plan, clips: Iterable[ClipStatus], modalities: Sequence[str] = MODALITIES) -> None:
-    """Refuse a plan under which some class cannot be learned outside some fold from one of the modalities that are read.
-
-    Raises
-    ------
-    InputError
-    """
-    clips = tuple(clips)
-    for modality in modalities:
-        few = [
-            (min(folds, default=0), label)
-            for label, folds in _folds_by_label(plan, clips, modality).items()
-            if len(folds) < 2
-        ]
-        if few:
-            fold, label = min(few)
-            name = MODALITY_NAMES.get(modality, modality)
-            raise InputError(
-                f"label {label!r} has no clip with {name} outside fold {fold}, so nothing that reads {name} "
-                f"could learn it there; add clips that have it, leave out the sources that read {name}, or run "
-                "extract with --missing refuse"
-            )
-
-
-def _folds_by_label(plan: Plan, clips: Iterable[ClipStatus], modality: str) -> dict[str, set[int]]:
-    """For each label the folds with a clip that has a modality."""
-    found: dict[str, set[int]] = {}
-    for status in clips:
-        folds = found.setdefault(status.clip.label, set())
-        if status.missing != modality and status.digest in plan.assignment:
-            folds.add(plan.assignment[status.digest])
-    return found
-
-
-def single_holdouts(folds: int) -> tuple[Holdout, ...]:
-    """``{k}`` for each of K folds."""
-    return tuple(Holdout.of(fold) for fold in range(folds))
-
-
-def pair_holdouts(folds: int) -> tuple[Holdout, ...]:
-    """``{j,k}`` for each pair of K folds: K (K - 1) / 2 of them."""
-    return tuple(Holdout.of(pair) for pair in combinations(range(folds), 2))

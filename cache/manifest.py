@@ -9,6 +9,7 @@ from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
+from moodfuse._version import __version__
 from moodfuse.cache.clip_table import ATTRIBUTES, statuses_from, table_arrays, table_name
 from moodfuse.cache.digests import canonical_json, digest16
 from moodfuse.cache.errors import CacheError, DamagedPartError, InputError
@@ -16,42 +17,26 @@ from moodfuse.cache.folds import Unit, clip_groups
 from moodfuse.cache.recipe import Recipe
 from moodfuse.cache.records import ClipStatus, Outcome, Plan
 from moodfuse.cache.storage.files import (
-    TEMPORARY_PREFIX,
-    each_valid,
     facts_of,
     listing,
-    names_in,
+    make_record,
+    read_json,
+    read_named,
+    read_valid,
     remove_temporaries,
     set_aside,
     write_text,
 )
-from moodfuse.cache.storage.json_files import read_json, read_named, record_of
 from moodfuse.cache.storage.layout import REPEAT
-from moodfuse.cache.storage.parts import (
-    SCHEMA,
-    check_dtypes,
-    read_part,
-    schema_error,
-    write_part,
-    writer_version,
-)
+from moodfuse.cache.storage.parts import SCHEMA, check_dtypes, read_part, schema_error, write_part
 
 MARKER = "moodfuse-cache.json"
 VIEW = "clips.csv"
 FORMAT_OF_PLANS = "moodfuse-plan"
+_SETTINGS = ("folds", "seed", "group_rule", "repeat")
 _VIEW_COLUMNS = (
-    "id",
-    "path",
-    "start_s",
-    "end_s",
-    "label",
-    "group",
-    "fold",
-    "digest",
-    "duration_s",
-    "status",
-    "reason",
-    "detail",
+    *("id", "path", "start_s", "end_s", "label", "group", "fold"),
+    *("digest", "duration_s", "status", "reason", "detail"),
 )
 
 
@@ -63,7 +48,7 @@ class Manifest:
     path : path-like
         The folder.
     create : bool
-        Create it if it does not exist, remove temporaries of killed writers, and set damaged plans aside;
+        Create it if it does not exist, remove temporaries of killed writers, and quarantine damaged plans;
         otherwise a missing or foreign folder, or a damaged plan, is an error.
     """
 
@@ -74,49 +59,38 @@ class Manifest:
         if (facts := facts_of(marker)) and stat.S_ISREG(facts.st_mode):
             check_schema(marker)
         elif not create:
-            raise InputError(
-                f"{self.path} is not a moodfuse cache; create one with: moodfuse extract DATA --cache {self.path}"
-            )
+            command = f"moodfuse extract DATA --cache {self.path}"
+            raise InputError(f"{self.path} is not a moodfuse cache; create one with: {command}")
+        elif self.path.exists() and (not self.path.is_dir() or listing(self.path)):
+            raise InputError(f"{self.path} is not empty and not a moodfuse cache; name a new or empty folder")
         else:
-            self._check_new()
             write_text(marker, marker_text())
         if create:
             remove_temporaries(self.path)
-
-    def _check_new(self) -> None:
-        """Refuse a folder with anything in it but the temporaries of a first writer that was killed."""
-        facts = facts_of(self.path)
-        if facts is None:
-            return
-        foreign = not stat.S_ISDIR(facts.st_mode) or any(
-            not name.startswith(TEMPORARY_PREFIX) for name in names_in(self.path)
-        )
-        if foreign:
-            raise InputError(f"{self.path} is not empty and not a moodfuse cache; name a new or empty folder")
 
     # Plans
 
     @cached_property
     def all_plans(self) -> tuple[Plan, ...]:
         """Plans of every repeat, oldest first."""
-        found = []
+        plans = []
         for file in self._plan_files():
             try:
-                found.append((self.read_plan(file), file.name))
+                plans.append((self.read_plan(file), file.name))
             except DamagedPartError as error:
                 if not file.exists():
-                    continue  # superseded, and pruned by another process
+                    continue  # pruned by another process
                 if not self._repairs:
                     raise DamagedPartError(
                         f"{error}; run moodfuse cache verify --repair, which may keep the folds; else run "
                         "extract again, or the cache import that made it"
                     ) from error
                 set_aside(file, str(error))
-        return tuple(plan for plan, _ in sorted(found, key=lambda item: (item[0].sequence, item[1])))
+        return tuple(plan for plan, _ in sorted(plans, key=lambda pair: (pair[0].sequence, pair[1])))
 
     def _plan_files(self) -> Iterator[Path]:
         home = self.path / "plans"
-        repeats = (folder for folder in listing(home, prefix="repeat-") if re.fullmatch(REPEAT, folder.name))
+        repeats = (folder for folder in listing(home) if re.fullmatch(REPEAT, folder.name))
         for folder in (home, *repeats):
             yield from listing(folder, prefix="plan-", suffix=".h5")
 
@@ -135,7 +109,7 @@ class Manifest:
             digests = arrays["clip"]
             if (digests[1:] <= digests[:-1]).any():
                 raise ValueError("its clips are not sorted, or occur twice")
-            settings = {name: values[name] for name in ("folds", "seed", "group_rule", "sequence", "repeat")}
+            settings = {name: values[name] for name in (*_SETTINGS, "sequence")}
             folds = zip(digests.astype("U64").tolist(), arrays["fold"].tolist(), strict=True)
             return Plan(**settings, records=(str(table),), assignment=dict(folds))
         except (KeyError, ValueError, TypeError) as error:
@@ -152,29 +126,28 @@ class Manifest:
 
     @property
     def repeat_plans(self) -> tuple[Plan, ...]:
-        """Further plans over the same clips as the plan in force, for repeated cross-validation: repeat 1, 2, ..."""
-        found: list[Plan] = []
-        while plans := self.plans_of(len(found) + 1):
-            expected = (self.plan.folds, self.plan.seed + len(found) + 1, self.plan.records)
+        """Further plans of the current plan's clips, for repeated cross-validation: repeat 1, 2, ..."""
+        current: list[Plan] = []
+        while plans := self.plans_of(len(current) + 1):
+            expected = (self.plan.folds, self.plan.seed + len(current) + 1, self.plan.records)
             if (plans[-1].folds, plans[-1].seed, plans[-1].records) != expected:
                 break
-            found.append(plans[-1])
-        return tuple(found)
+            current.append(plans[-1])
+        return tuple(current)
 
     @property
     def plan(self) -> Plan:
-        """The plan in force; `InputError` if the cache has none yet."""
+        """The current plan; `InputError` if the cache has none yet."""
         if not self.plans:
-            raise InputError(
-                f"{self.path} has no fold plan yet; run: moodfuse extract DATA --cache {self.path}"
-            )
+            command = f"moodfuse extract DATA --cache {self.path}"
+            raise InputError(f"{self.path} has no fold plan yet; run: {command}")
         return self.plans[-1]
 
     # Clips
 
     @cached_property
     def statuses(self) -> tuple[ClipStatus, ...]:
-        """Every clip of the data set in force, refused and test clips included, by id."""
+        """Every clip of the current dataset, refused and test clips included, by id."""
         (name,) = self.plan.records
         file = self.path / "tables" / f"clips-{name}.h5"
         try:
@@ -184,8 +157,8 @@ class Manifest:
             return statuses_from(file, arrays)
         except DamagedPartError as error:
             raise DamagedPartError(
-                f"{error}; run extract again, or the moodfuse cache import --labels that made it: both write the table "
-                "of clips again"
+                f"{error}; run extract again, or the moodfuse cache import --labels that made it: both write "
+                "the table of clips again"
             ) from error
 
     @cached_property
@@ -206,8 +179,7 @@ class Manifest:
 
     def clips_with(self, recipe: Recipe) -> tuple[ClipStatus, ...]:
         """The plan's clips that have the modality which a source reads, by id."""
-        clips = tuple(status for status in self.clips if status.missing != recipe.modality)
-        return self.clips if len(clips) == len(self.clips) else clips
+        return tuple(status for status in self.clips if status.missing != recipe.modality)
 
     # Decoding outcomes: clips/<aa>/<clip32>-<digest16>.json
 
@@ -218,24 +190,24 @@ class Manifest:
         write_text(self.path / "clips" / outcome.digest[:2] / name, canonical_json(values))
 
     def outcomes(self, digests: Iterable[str]) -> dict[str, list[Outcome]]:
-        """Every stored outcome of some clips, by clip digest; clips without one are left out.
+        """Every stored outcome of clips, by clip digest; clips without one are left out.
 
-        Damaged files are set aside; those of a newer version are skipped.
+        Damaged files are quarantined; those of a newer version are skipped.
         """
-        found: dict[str, list[Outcome]] = {}
+        stored: dict[str, list[Outcome]] = {}
         folders: dict[str, list[Path]] = {}
         for digest in digests:
             if digest[:2] not in folders:
                 folders[digest[:2]] = listing(self.path / "clips" / digest[:2], suffix=".json")
             files = [file for file in folders[digest[:2]] if file.name.startswith(digest[:32])]
-            if outcomes := [outcome for _, outcome in each_valid(files, read_outcome, skip_newer=True)]:
-                found[digest] = outcomes
-        return found
+            if outcomes := [outcome for _, outcome in read_valid(files, read_outcome, skip_newer=True)]:
+                stored[digest] = outcomes
+        return stored
 
     # Writing
 
     def write_plan(self, plan: Plan, statuses: Sequence[ClipStatus]) -> bool:
-        """Put a plan and its clips in force, unless they already are; returns whether anything changed."""
+        """Make a plan and its clips the current ones; returns whether anything changed."""
         if plan.records != (table_name(statuses),):
             raise InputError(f"the plan is of clips {plan.records}, not of the given {table_name(statuses)}")
         write_part(self.path / "tables", "clips", table_arrays(statuses), ATTRIBUTES)
@@ -254,11 +226,13 @@ class Manifest:
 
     def refresh(self) -> None:
         """Drop what was read, so that the folder is read again."""
-        for name in ("all_plans", "statuses", "clips", "classes", "units"):
-            self.__dict__.pop(name, None)
+        for name in [
+            name for name in self.__dict__ if isinstance(getattr(type(self), name, None), cached_property)
+        ]:
+            del self.__dict__[name]
 
     def view_text(self, statuses: Sequence[ClipStatus]) -> str:
-        """Content of `VIEW` for some clips under the plan in force."""
+        """Content of ``clips.csv`` under the current plan."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(_VIEW_COLUMNS)
@@ -269,26 +243,20 @@ class Manifest:
             end_s = "" if clip.end_s is None else clip.end_s
             declared = (clip.id, clip.path, clip.start_s, end_s, clip.label, status.group, fold)
             state = "ok" if status.ok else "refused"
-            found = (status.digest, round(status.duration_s, 3), state, status.reason, status.detail)
-            writer.writerow((*declared, *found))
+            decoded = (status.digest, round(status.duration_s, 3), state, status.reason, status.detail)
+            writer.writerow((*declared, *decoded))
         return text.getvalue()
 
 
 def _settings(plan: Plan) -> dict[str, object]:
     """Attributes of a plan's part, without its sequence."""
-    return {
-        "format": FORMAT_OF_PLANS,
-        "folds": plan.folds,
-        "seed": plan.seed,
-        "group_rule": plan.group_rule,
-        "records": sorted(plan.records),
-        "repeat": plan.repeat,
-    }
+    settings = {name: getattr(plan, name) for name in _SETTINGS}
+    return {"format": FORMAT_OF_PLANS, **settings, "records": sorted(plan.records)}
 
 
 def read_outcome(file: Path) -> Outcome:
-    """A decoding outcome; its digest and its clip must be those in the file's name, else `DamagedPartError`."""
-    outcome = record_of(Outcome, read_named(file), file)
+    """A decoding outcome; `DamagedPartError` if its digest or clip is not that in the file's name."""
+    outcome = make_record(Outcome, read_named(file), file)
     if (file.parent.name, file.name[:33]) != (str(outcome.digest)[:2], f"{str(outcome.digest)[:32]}-"):
         raise DamagedPartError(f"{file}: is of another clip than the one in its name")
     return outcome
@@ -296,18 +264,17 @@ def read_outcome(file: Path) -> Outcome:
 
 def marker_text() -> str:
     """Content of the file that marks a cache."""
-    marker = {"format": "moodfuse-cache", "schema": SCHEMA, "written_by": writer_version()}
-    return canonical_json(marker) + "\n"
+    return canonical_json({"format": "moodfuse-cache", "schema": SCHEMA, "written_by": __version__}) + "\n"
 
 
 def check_schema(marker: Path) -> None:
-    """Refuse a cache of another version of the format (`SchemaError`), or a damaged marker (`CacheError`)."""
-    found = read_json(marker)
-    schema = found.get("schema") if isinstance(found, dict) else None
+    """Check the marker: `SchemaError` if another version wrote the cache, `CacheError` if it is damaged."""
+    values = read_json(marker)
+    schema = values.get("schema") if isinstance(values, dict) else None
     if not isinstance(schema, int) or schema < 1:
         raise CacheError(
             f"{marker}: schema is {schema!r}; expected a number; run: moodfuse cache verify --repair --cache "
             f"{marker.parent}"
         )
     if schema != SCHEMA:
-        raise schema_error(marker.parent, schema, found.get("written_by"))
+        raise schema_error(marker.parent, schema, values.get("written_by"))

@@ -6,17 +6,15 @@ WebP: about a quarter of their bytes, and the same pixels back; `docs/media-stor
 
 Parts of one clip each (media here, marks in `cache.audits`) are named
 ``<folder>/<xx>/<clip32>-<digest16>.h5``: `xx` and `clip32` are the first 2 and 32 digits of the clip's
-digest, so that no listing grows with the data set.
+digest, so that no listing grows with the dataset.
 """
 
 import io
 import itertools
-import logging
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,27 +25,18 @@ from PIL import Image
 from moodfuse.cache.digests import digest16
 from moodfuse.cache.errors import CacheError, DamagedPartError, MissingBlockError
 from moodfuse.cache.recipe import MODALITY_NAMES, Modality
-from moodfuse.cache.storage.files import each_valid, listing
-from moodfuse.cache.storage.parts import (
-    SCHEMA,
-    FileState,
-    check_dtypes,
-    check_part,
-    file_state,
-    read_part,
-    write_part,
-)
+from moodfuse.cache.storage.files import listing, read_valid
+from moodfuse.cache.storage.parts import SCHEMA, check_dtypes, read_part, write_part
 
-log = logging.getLogger(__name__)
 FORMAT = "moodfuse-media"
 CODING = "lossless WebP"
 MAX_FRAMES = 32
 MAX_FRAME_PIXELS = 4096 * 2304
 """Maximum size of a frame; a few bytes of WebP can hold 268 million pixels of one colour."""
 _THREADS = min(4, os.cpu_count() or 1)
-Arrays = dict[str, np.ndarray]
+Arrays = Mapping[str, np.ndarray]
+Attributes = Mapping[str, Any]
 T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -93,7 +82,7 @@ class Rendition:
 
 
 class MediaStore:
-    """Clips in a rendition; where a clip is missing in it, other renditions that serve as well are read.
+    """Clips in a rendition; a clip that is missing in it is read from the other renditions.
 
     Parameters
     ----------
@@ -108,9 +97,9 @@ class MediaStore:
         self.renditions = (own, *others)
 
     def find(self, digest: str) -> Path | None:
-        """The file of a clip, its bytes checked, or `None`; damaged ones are set aside."""
-        found = (find_clip(self.home / rendition.name, digest, form=FORMAT) for rendition in self.renditions)
-        return next((file for file in found if file is not None), None)
+        """The file of a clip, its bytes checked, or `None`; damaged ones are quarantined."""
+        files = (find_clip(self.home / rendition.name, digest, form=FORMAT) for rendition in self.renditions)
+        return next((file for file in files if file is not None), None)
 
     def write(self, digest: str, media: Media) -> Path:
         """Store a clip; one that is stored already stays."""
@@ -129,19 +118,19 @@ class MediaStore:
         return write_clip_part(folder, digest, arrays, attributes, form=FORMAT)
 
     def read(self, digest: str) -> Media:
-        """The frames or the audio of a clip; `MissingBlockError` if it is not stored, or damaged and now set aside."""
+        """The frames or the audio of a clip; `MissingBlockError` if they are not stored, or damaged."""
         for rendition in self.renditions:
             media = read_clip_part(self.home / rendition.name, digest, form=FORMAT, read=_media_of)
             if media is not None:
                 return media
-        raise MissingBlockError(
-            f"{self.home}: clip {digest[:16]} has no {MODALITY_NAMES[self.own.modality]} here; run extract again"
-        )
+        name = MODALITY_NAMES[self.own.modality]
+        raise MissingBlockError(f"{self.home}: clip {digest[:16]} has no {name} here; run extract again")
 
 
-def check_media(file: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> None:
-    """Refuse a part without the audio or the frames of a clip (`DamagedPartError`); frames are not decoded."""
-    if attributes.get("view") == "sound":
+def check_media(file: Path, arrays: Arrays, attributes: Attributes) -> None:
+    """Check that a part has the audio or the (coded) frames of a clip; `DamagedPartError` if not."""
+    view = attributes.get("view")
+    if view == "sound":
         check_dtypes(file, arrays, {"waveform": ("<f4", 1)})
         valid = {"waveform_samples": isinstance(attributes.get("waveform_samples"), int)}
     else:
@@ -155,7 +144,7 @@ def check_media(file: Path, arrays: Mapping[str, np.ndarray], attributes: Mappin
         if (np.diff(ends, prepend=0) < 0).any() or (len(ends) and ends[-1] != len(arrays["frames_webp"])):
             raise DamagedPartError(f"{file}: the ends of its frames do not fit their bytes")
         valid = {name: _is_frame_size(attributes.get(name)) for name in ("frame_hw", "shape_hw")}
-        valid["view"] = attributes.get("view") == "picture"
+        valid["view"] = view == "picture"
     for name, is_valid in valid.items():
         if not is_valid:
             raise DamagedPartError(f"{file}: its attribute {name} is {attributes.get(name)!r:.99}")
@@ -168,7 +157,7 @@ def _is_frame_size(value: object) -> bool:
     return integers and int(value[0] * value[1]) <= MAX_FRAME_PIXELS
 
 
-def _media_of(file: Path, arrays: Arrays, attributes: Mapping[str, Any]) -> Media:
+def _media_of(file: Path, arrays: Arrays, attributes: Attributes) -> Media:
     check_media(file, arrays, attributes)
     if attributes["view"] == "sound":
         no_frames = np.zeros((0, 0, 0, 3), np.uint8)
@@ -179,47 +168,21 @@ def _media_of(file: Path, arrays: Arrays, attributes: Mapping[str, Any]) -> Medi
 
 
 def kept_frame(home: Path, digest: str, number: int) -> tuple[np.ndarray, tuple[int, int]] | None:
-    """One frame of a clip from its largest stored video, in any rendition; `None` where there is none.
+    """Frame `number` of a clip, or its last one, uint8 [H, W, 3], from its largest rendition; `None` if none.
 
-    Parameters
-    ----------
-    home : Path
-        ``<cache>/media``.
-    digest : str
-    number : int
-        Of the frame; beyond the last one, the last one.
-
-    Returns
-    -------
-    frame : ndarray of uint8, shape (H, W, 3)
-    shape_hw : tuple of int
-        Height and width in pixels that it was decoded at; a rendition may have another aspect ratio.
+    The height and width at which it was decoded are returned too, since a rendition may have another aspect
+    ratio. `home` is ``<cache>/media``.
     """
-    found: list[tuple[int, Arrays, Mapping[str, Any]]] = []
-    for folder in listing(home):
-        part = read_clip_part(folder, digest, form=FORMAT, read=_checked)
-        if part is not None and part[1]["view"] == "picture" and len(part[0]["frames_webp_ends"]):
-            found.append((int(np.prod(part[1]["frame_hw"])), *part))
-    if not found:
+    renditions = (read_clip_part(folder, digest, form=FORMAT, read=_media_of) for folder in listing(home))
+    videos = [media for media in renditions if media is not None and len(media.frames)]
+    if not videos:
         return None
-    _, arrays, attributes = max(found, key=lambda item: item[0])
-    edges = [0, *arrays["frames_webp_ends"].tolist()]
-    number = min(number, len(edges) - 2)
-    try:
-        frame = decode_frame(arrays["frames_webp"][edges[number] : edges[number + 1]])
-    except DamagedPartError as error:
-        log.warning("%s: frame %d of clip %.16s cannot be shown: %s", home, number, digest, error)
-        return None
-    height, width = attributes["shape_hw"]
-    return frame, (height, width)
+    largest = max(videos, key=lambda media: media.frames[0].size)
+    height, width = largest.shape_hw or largest.frames.shape[1:3]
+    return largest.frames[min(number, len(largest.frames) - 1)], (height, width)
 
 
-def _checked(file: Path, arrays: Arrays, attributes: Mapping[str, Any]) -> tuple[Arrays, Mapping[str, Any]]:
-    check_media(file, arrays, attributes)
-    return arrays, attributes
-
-
-# Frames as WebP
+# Frames as WebP; Pillow releases the interpreter lock while it codes
 
 
 def encode_frames(frames: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -227,7 +190,8 @@ def encode_frames(frames: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray
 
     Returns the bytes of the files one after the other, uint8 [B], and where each ends, int64 [T].
     """
-    files = list(_map_threads(_encode, frames))
+    with ThreadPoolExecutor(_THREADS) as pool:
+        files = list(pool.map(_encode, frames))
     ends = np.cumsum([len(file) for file in files], dtype=np.int64)
     return np.frombuffer(b"".join(files), dtype=np.uint8), ends
 
@@ -235,16 +199,16 @@ def encode_frames(frames: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray
 def decode_frames(
     data: NDArray[np.uint8], ends: NDArray[np.int64], size_hw: tuple[int, int]
 ) -> NDArray[np.uint8]:
-    """The frames, uint8 [T, H, W, 3], that `encode_frames` coded; `DamagedPartError` if they are not of this size."""
-    edges = [0, *ends.tolist()]
-    files = [data[start:end] for start, end in itertools.pairwise(edges)]
+    """The frames, uint8 [T, H, W, 3], that `encode_frames` coded; `DamagedPartError` for another size."""
+    files = [data[start:end] for start, end in itertools.pairwise([0, *ends.tolist()])]
     frames = np.empty((len(files), *size_hw, 3), dtype=np.uint8)
-    for number, frame in enumerate(_map_threads(decode_frame, files)):
-        if frame.shape != frames.shape[1:]:
-            raise DamagedPartError(
-                f"frame {number} has shape {list(frame.shape)}, not {list(frames.shape[1:])}"
-            )
-        frames[number] = frame
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for number, frame in enumerate(pool.map(decode_frame, files)):
+            if frame.shape != frames.shape[1:]:
+                raise DamagedPartError(
+                    f"frame {number} has shape {list(frame.shape)}, not {list(frames.shape[1:])}"
+                )
+            frames[number] = frame
     return frames
 
 
@@ -255,14 +219,14 @@ def _encode(frame: NDArray[np.uint8]) -> bytes:
         image.save(file, format="WEBP", lossless=True, quality=0, method=0)
     except KeyError as error:
         raise CacheError(
-            "this Pillow was built without WebP, in which frames are stored; install its wheel (pip install --force-"
-            "reinstall pillow), or run extract with --no-keep-media"
+            "this Pillow was built without WebP, in which frames are stored; install its wheel (pip install "
+            "--force-reinstall pillow), or run extract with --no-keep-media"
         ) from error
     return file.getvalue()
 
 
 def decode_frame(file: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """One frame, uint8 [H, W, 3], from the bytes of its WebP file, uint8 [b]; `DamagedPartError` if it is none."""
+    """One frame, uint8 [H, W, 3], from the bytes of a WebP file, uint8 [b]; `DamagedPartError` for others."""
     try:
         with Image.open(io.BytesIO(file.tobytes()), formats=("WEBP",)) as image:
             if image.width * image.height > MAX_FRAME_PIXELS:
@@ -274,30 +238,18 @@ def decode_frame(file: NDArray[np.uint8]) -> NDArray[np.uint8]:
         raise DamagedPartError(f"not a WebP file ({error})") from error
 
 
-def _map_threads(work: Callable[[T], R], values: Iterable[T]) -> Iterator[R]:
-    """`map` over a few threads; Pillow releases the interpreter lock while it codes."""
-    with ThreadPoolExecutor(_THREADS) as pool:
-        yield from pool.map(work, values)
-
-
 # Parts of one clip
 
 
-def check_place(file: Path, attributes: Mapping[str, Any], *, form: str) -> None:
-    """Refuse a part of another format, clip or rules than those of its place (`DamagedPartError`)."""
-    found, clip = attributes.get("format"), str(attributes.get("clip"))
-    if found != form:
-        raise DamagedPartError(f"{file}: is of format {found!r}, not {form!r}")
+def check_place(file: Path, attributes: Attributes, *, form: str) -> None:
+    """Check that a part has the format, clip and rules of its path; `DamagedPartError` if not."""
+    clip = str(attributes.get("clip"))
+    if attributes.get("format") != form:
+        raise DamagedPartError(f"{file}: is of format {attributes.get('format')!r}, not {form!r}")
     if (file.parent.name, file.name.rpartition("-")[0]) != (clip[:2], clip[:32]):
         raise DamagedPartError(f"{file}: is of another clip than the one in its name")
     if digest16(attributes.get("rules")) != file.parent.parent.name:
         raise DamagedPartError(f"{file}: was made by other rules than those of its folder")
-
-
-@lru_cache(maxsize=1 << 16)
-def _check_place_once(state: FileState, form: str) -> None:
-    """`check_place`, once per process and file: opening HDF5 for each look takes longer than everything else."""
-    check_place(Path(state[0]), read_part(Path(state[0]), names=())[1], form=form)
 
 
 def _clip_files(folder: Path, digest: str) -> list[Path]:
@@ -305,21 +257,20 @@ def _clip_files(folder: Path, digest: str) -> list[Path]:
 
 
 def find_clip(folder: Path, digest: str, *, form: str) -> Path | None:
-    """The first valid part of a clip, of the format `form`, or `None`; damaged ones are set aside."""
+    """The first valid part of a clip, of the format `form`, or `None`; damaged ones are quarantined."""
 
     def check(file: Path) -> None:
-        check_part(file)
-        _check_place_once(file_state(file), form)
+        check_place(file, read_part(file, names=())[1], form=form)
 
-    return next((file for file, _ in each_valid(_clip_files(folder, digest), check)), None)
+    return next((file for file, _ in read_valid(_clip_files(folder, digest), check)), None)
 
 
 def read_clip_part(
-    folder: Path, digest: str, *, form: str, read: Callable[[Path, Arrays, Mapping[str, Any]], T]
+    folder: Path, digest: str, *, form: str, read: Callable[[Path, Arrays, Attributes], T]
 ) -> T | None:
     """What `read` makes of file, arrays and attributes of the first valid part of a clip, or `None`.
 
-    Damaged parts are set aside; `read` may raise `DamagedPartError`.
+    Damaged parts are quarantined; `read` may raise `DamagedPartError`.
     """
 
     def read_file(file: Path) -> T:
@@ -327,13 +278,13 @@ def read_clip_part(
         check_place(file, attributes, form=form)
         return read(file, arrays, attributes)
 
-    return next((value for _, value in each_valid(_clip_files(folder, digest), read_file)), None)
+    return next((value for _, value in read_valid(_clip_files(folder, digest), read_file)), None)
 
 
 def write_clip_part(
     folder: Path,
     digest: str,
-    arrays: Mapping[str, np.ndarray],
+    arrays: Arrays,
     attributes: Mapping[str, object],
     *,
     form: str,

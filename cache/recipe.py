@@ -25,14 +25,10 @@ class Tuning:
 
     Attributes
     ----------
-    optimizer : str
-        One of `OPTIMIZERS`.
-    learning_rate, weight_decay, momentum : float
-        Its settings (momentum for SGD only).
-    epochs : int
-        Maximum number of passes over the tuning clips; the exact number where nothing stops early.
-    patience : int
-        Epochs without a lower stopping loss before tuning ends.
+    optimizer, learning_rate, weight_decay, momentum
+        One of `OPTIMIZERS` and its settings (momentum for SGD only).
+    epochs, patience : int
+        Maximum number of passes over the clips, and of passes without a lower stopping loss.
     batch : int
         Clips per step.
     crop_s : float
@@ -68,16 +64,14 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides a source's numbers.
+    """Everything that decides a source's numbers: the network, its weights, preprocessing and tuning.
 
     Attributes
     ----------
     source : str
         Its name in the cache; not part of the digest.
-    network, network_version
-        Name and version of the network.
     weights : str
-        ``"random"``, or SHA-256 of the pretrained weights' file and whatever else of it enters the network.
+        ``"random"``, or SHA-256 of the pretrained weights' file and of the choices made from it.
     preprocessing : str
         Canonical JSON.
     depth : str
@@ -87,8 +81,6 @@ class Recipe:
         `None` where `depth` is ``"frozen"`` or ``"imported"``.
     embedding_tuned : bool
         Whether the tuned layers lie before the embedding.
-    precision, device, batch, threads, compile, seed
-        How the network is run, and the random seed.
     """
 
     source: str
@@ -108,9 +100,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.depth not in DEPTHS:
-            raise InputError(
-                f"{self.source}: tuning depth {self.depth!r} is unknown; known: {', '.join(DEPTHS)}"
-            )
+            known = ", ".join(DEPTHS)
+            raise InputError(f"{self.source}: tuning depth {self.depth!r} is unknown; known: {known}")
         if (self.tuning is None) != (self.depth in ("frozen", "imported")):
             raise InputError(f"{self.source}: depth {self.depth!r} and tuning settings do not agree")
 
@@ -131,7 +122,7 @@ class Recipe:
 
     @property
     def modality(self) -> Modality | None:
-        """The modality of a clip that the network reads; `None` for imported features, which every clip has."""
+        """The modality that the network reads; `None` for imported features, which every clip has."""
         if self.network == IMPORT:
             return None
         kind = json.loads(self.preprocessing).get("kind")
@@ -143,20 +134,20 @@ class Recipe:
 
 
 def modalities_of(recipes: Iterable[Recipe]) -> tuple[str, ...]:
-    """The modalities that some recipes read, sorted, each once; for imports ``"features"``, which every clip has."""
+    """The modalities that recipes read, sorted; for imports ``"features"``, which every clip has."""
     return tuple(sorted({recipe.modality or "features" for recipe in recipes}))
 
 
 def recipe_from_mapping(values: Mapping[str, Any]) -> Recipe:
     """Read a recipe back from its JSON object; unknown keys are an error."""
-    if unknown := set(values) - {item.name for item in fields(Recipe)}:
+    if unknown := set(values) - {field.name for field in fields(Recipe)}:
         raise InputError(f"recipe has unknown keys {sorted(unknown)}; it was written by another version")
     tuning = values.get("tuning")
     return Recipe(**{**values, "tuning": None if tuning is None else Tuning(**tuning)})
 
 
 def import_recipe(source: str, *, sees_labels: bool) -> Recipe:
-    """Recipe of features that were made elsewhere, of which only the source's name is known."""
+    """Recipe of features that were made elsewhere; only the source's name is known."""
     return Recipe(
         source=source,
         network=IMPORT,
@@ -170,13 +161,13 @@ def import_recipe(source: str, *, sees_labels: bool) -> Recipe:
 
 
 def imported_as(source: str, digest: str) -> Recipe | None:
-    """The recipe of an import, from its name and digest alone; `None` where the digest is of another kind."""
+    """The recipe of an import, from its name and digest alone; `None` where no import has this digest."""
     recipes = (import_recipe(source, sees_labels=sees_labels) for sees_labels in (False, True))
     return next((recipe for recipe in recipes if recipe.digest16 == digest), None)
 
 
 def frozen_counterpart(recipe: Recipe) -> Recipe:
-    """The recipe of the same network with nothing tuned: its activations serve every head, whatever the recipe."""
+    """The recipe of the same network with nothing tuned: its activations serve the heads of every recipe."""
     if recipe.depth == "frozen":
         return recipe
     return replace(recipe, source=recipe.network, depth="frozen", tuning=None, embedding_tuned=False)

@@ -23,22 +23,20 @@ _HOLDOUT = re.compile(r"\{\s*\}|(\{)?\s*-?[0-9]+(?:\s*,\s*-?[0-9]+)*\s*(?(1)\})"
 
 @dataclass(frozen=True)
 class Clip:
-    """A labelled window of a media file, as the data set declares it.
+    """A labelled window of a media file, as the dataset declares it.
 
     Attributes
     ----------
     id : str
-        Name of the clip, unique in the data set: path below the data folder, with the window if one is given.
+        Name of the clip, unique in the dataset: path below the data folder, with the window if one is given.
     path : str
         Absolute path of the media file.
     label : str
-        Emotion, spelled as in the data set.
-    group : str or None
-        Declared group; `None` where the data set declares none.
+        Emotion, spelled as in the dataset.
+    group, fold : str, int or None
+        `None` where the dataset declares none.
     start_s, end_s : float, float or None
         Window in seconds; `end_s=None` is 30 s after the start or the end of the file.
-    fold : int or None
-        Declared fold.
     split : str
         ``"train"``, or ``"test"`` for a clip that belongs to no plan.
     """
@@ -69,7 +67,7 @@ class Clip:
 
 
 def check_label(label: str, where: str) -> None:
-    """Refuse a label that is empty or a path."""
+    """Check that a label is a plain name; `InputError` if it is empty or a path."""
     if not _is_plain(label):
         raise InputError(f"{where}: label {label!r} is empty or a path; expected a plain name such as 'sad'")
 
@@ -88,16 +86,12 @@ class ClipStatus:
     ----------
     clip : Clip
         The clip as declared.
-    digest : str
-        Digest of the file's bytes and the window; empty where the file could not be read at all.
-    file_sha256 : str
-        Digest of the file's bytes.
+    digest, file_sha256 : str
+        Digests of the file's bytes and the window, and of the bytes; empty where the file cannot be read.
     group : str
-        The group in force: clips with the same declared group or with identical files are joined.
+        The current group: clips with the same declared group or with identical files are joined.
     ok : bool
-        Whether the clip was decoded.
-    reason, detail : str
-        Code and sentence of a refusal; empty where `ok`.
+        Whether the clip was decoded; otherwise `reason` and `detail` are code and sentence of the refusal.
     duration_s : float
         Seconds of the window that were in the file.
     decoder : str
@@ -121,7 +115,7 @@ class ClipStatus:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of decoding a clip once, under one version of the decoder; the attributes are those of `ClipStatus`."""
+    """The result of decoding a clip, by one version of the decoder; attributes as in `ClipStatus`."""
 
     digest: str
     ok: bool
@@ -138,8 +132,8 @@ class Holdout:
 
     Examples
     --------
-    >>> str(Holdout.of({1, 4})), Holdout.of(2).covers(2), Holdout.of("*").covers(5), Holdout.of("{}").covers(0)
-    ('{1,4}', True, True, False)
+    >>> str(Holdout.of({1, 4})), Holdout.of(2).covers(2), Holdout.of("*").covers(5)
+    ('{1,4}', True, True)
     """
 
     folds: frozenset[int] | None
@@ -180,18 +174,16 @@ class Plan:
 
     Attributes
     ----------
-    folds : int
-        Number of folds K.
-    seed : int
-        Random seed of the assignment.
+    folds, seed : int
+        Number of folds K, and random seed of the assignment.
     group_rule : str
         How groups were found.
     assignment : mapping of str to int
         Clip digest to fold, for every clip that could be read and is not `split = test`.
     records : tuple of str
-        Name of the table of the data set's clips, refused and test clips included.
+        Name of the table of the dataset's clips, refused and test clips included.
     sequence : int
-        The plan with the highest sequence of its repeat is in force.
+        The plan with the highest sequence of its repeat is the current one.
     repeat : int
         0 for the plan of all results; 1, 2, ... for further plans of repeated cross-validation.
     """
@@ -205,11 +197,11 @@ class Plan:
     repeat: int = 0
 
     def __post_init__(self) -> None:
-        if wrong := sorted({fold for fold in self.assignment.values() if not 0 <= fold < self.folds}):
-            raise InputError(f"plan: fold {wrong[0]} is outside 0..{self.folds - 1}")
+        if outside := set(self.assignment.values()) - set(range(self.folds)):
+            raise InputError(f"plan: fold {min(outside)} is outside 0..{self.folds - 1}")
 
     def folds_of(self, digests: Sequence[str] | Digests) -> NDArray[np.int16]:
-        """Fold of each of some clip digests, int16 [N]; -1 for a clip that is in no fold."""
+        """Fold of each clip digest, int16 [N]; -1 for a clip that is in no fold."""
         names = np.asarray(digests).astype("U64").tolist()
         return np.array([self.assignment.get(name, -1) for name in names], dtype=np.int16)
 
@@ -231,7 +223,7 @@ class Block:
     holdout : Holdout
         Folds that the network never saw.
     ids, digests : sequence of str, length N
-        Clip of each row.
+        The clip of each row.
     embedding : ndarray of float32, shape (N, D)
         Input of the last linear layer.
     logits : ndarray of float32, shape (N, C), or None

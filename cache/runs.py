@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache as call_once
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,8 +14,7 @@ import numpy as np
 from moodfuse.cache.digests import canonical_json, digest16
 from moodfuse.cache.errors import CacheError, DamagedPartError, InputError
 from moodfuse.cache.folds import MIN_INNER_GROUPS
-from moodfuse.cache.storage.files import listing, write_text
-from moodfuse.cache.storage.json_files import read_json
+from moodfuse.cache.storage.files import listing, read_json, write_text
 from moodfuse.cache.storage.parts import SCHEMA, check_dtypes, read_part, write_part
 from moodfuse.cache.store import FeatureCache
 
@@ -29,17 +29,14 @@ UNCALIBRATED = "uncalibrated"
 FEW_GROUPS = f"fewer than {MIN_INNER_GROUPS} groups per class: default settings"
 DEFAULTS = (UNCALIBRATED, FEW_GROUPS)
 """Notes of a result whose settings stayed at their defaults."""
-FORMAT = "moodfuse-predictions"
 _ARRAYS = ("probabilities", "unscaled", "repeats")
 """Arrays of a result in a run's predictions; the last two are optional."""
-_LISTS = (
-    *("classes", "ids", "labels", "groups", "folds", "recipes", "notes"),
-    *("digests", "missing", "repeat_folds", "commands", "versions"),
-)
-"""Lists in `run.json`; runs of older versions may not have those of the second line."""
+_LISTS = ("classes", "ids", "labels", "groups", "folds", "recipes", "notes")
+_NEWER_LISTS = ("digests", "missing", "repeat_folds", "commands", "versions")
+"""Lists in `run.json` that runs of older versions may not have."""
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _AGAIN = "run fuse again under another --run name"
-_logged: set[Path] = set()
+FORMAT = "moodfuse-predictions"
 
 
 def result_name(sources: Sequence[str], head: str, level: str) -> str:
@@ -54,11 +51,9 @@ class Result:
     Attributes
     ----------
     sources : tuple of str
-        Source names, sorted.
-    head : str
-        A fusion head's name, or `NETWORK`.
-    level : str
-        ``"logits"`` or ``"embedding"``.
+        Sorted.
+    head, level : str
+        A fusion head's name, or `NETWORK`; ``"logits"`` or ``"embedding"``.
     probabilities : ndarray of float64, shape (N, C)
         Row i is the clip `Run.ids[i]`, predicted by a head that saw no clip of its fold, over networks that
         saw none either, except under the leaky protocol, whose networks saw every clip; rows sum to 1.
@@ -93,23 +88,16 @@ class Run:
 
     Attributes
     ----------
-    name : str
     protocol : str
         ``"crossfit"``: pair holdouts; ``"no-crossfit"``: one network ``{k}`` per fold; ``"leaky"``: networks
         that saw every clip, and folds of clips, not groups, to measure how much leakage inflates the score.
     classes : tuple of str
         Sorted labels; the class axis of every result.
-    ids, labels, groups : tuple of str
-        One entry per clip.
-    folds : tuple of int
-        Fold of each clip.
+    ids, labels, groups, folds, digests : tuple
+        One entry per clip; digests are empty in runs of older versions.
     fold_count, seed : int
         K and the plan's seed.
     recipes : tuple of (source, recipe digest)
-    results : tuple of Result
-    notes : tuple of str
-    digests : tuple of str
-        Clip digests; empty in runs of older versions.
     missing : tuple of tuple of str
         For each clip the modalities that were imputed, ``"sound"`` or ``"picture"``; empty where no clip
         needed it.
@@ -161,16 +149,15 @@ def run_names(cache: FeatureCache) -> tuple[str, ...]:
 
 
 def check_new_name(cache: FeatureCache, name: str | None, *, prefix: str = "run") -> str:
-    """A name for a new run: the given one, or the next ``<prefix>-N``; `InputError` if it is taken or not plain."""
+    """The given name of a new run, or the next ``<prefix>-N``; `InputError` if it is taken or not plain."""
     taken = set(run_names(cache))
     if name is None:
         return next(f"{prefix}-{n}" for n in range(1, len(taken) + 2) if f"{prefix}-{n}" not in taken)
     if not _RUN_NAME.fullmatch(name):
         raise InputError(f"run name {name!r} is not plain; use letters, digits, '.', '_' and '-', at most 64")
     if name in taken:
-        raise InputError(
-            f"run {name!r} exists in {cache.path}; choose another --run name (taken: {', '.join(sorted(taken))})"
-        )
+        names = ", ".join(sorted(taken))
+        raise InputError(f"run {name!r} exists in {cache.path}; choose another --run name (taken: {names})")
     return name
 
 
@@ -184,16 +171,13 @@ def _sequence_of(cache: FeatureCache, name: str) -> int:
     try:
         return int(_run_values(cache, name).get("sequence", 0))
     except CacheError as error:
-        _log_unreadable(cache, name, error)
+        _log_skipped(name, str(error))
         return -1
 
 
-def _log_unreadable(cache: FeatureCache, name: str, error: Exception) -> None:
-    """Log, once per process, that a run is skipped."""
-    folder = run_folder(cache, name)
-    if folder not in _logged:
-        _logged.add(folder)
-        log.warning("run %s cannot be read and is skipped: %s", name, error)
+@call_once
+def _log_skipped(name: str, reason: str) -> None:
+    log.warning("run %s cannot be read and is skipped: %s", name, reason)
 
 
 def _run_values(cache: FeatureCache, name: str) -> dict[str, Any]:
@@ -217,7 +201,7 @@ def write_run(cache: FeatureCache, run: Run) -> Path:
     values = {
         "schema": SCHEMA,
         "sequence": 1 + max((_sequence_of(cache, name) for name in run_names(cache)), default=0),
-        **{name: list(getattr(run, name)) for name in _LISTS},
+        **{name: list(getattr(run, name)) for name in (*_LISTS, *_NEWER_LISTS)},
         **{name: getattr(run, name) for name in ("name", "protocol", "fold_count", "seed")},
         "results": [
             {name: getattr(result, name) for name in ("sources", "head", "level", "notes", "temperatures")}
@@ -238,7 +222,7 @@ def runs_newest_first(cache: FeatureCache, *, leaky: bool) -> Iterator[Run]:
                 continue
             run = read_run(cache, name)
         except (CacheError, InputError) as error:
-            _log_unreadable(cache, name, error)
+            _log_skipped(name, str(error))
         else:
             yield run
 
@@ -262,8 +246,8 @@ def read_run(cache: FeatureCache, name: str | None = None) -> Run:
     values = _run_values(cache, folder.name)
     try:
         arrays = _read_predictions(folder, values)
-        lists: dict[str, Any] = {name: tuple(map(_frozen, values[name])) for name in _LISTS[:7]}
-        lists |= {name: tuple(map(_frozen, values.get(name, ()))) for name in _LISTS[7:]}
+        lists: dict[str, Any] = {name: tuple(map(_frozen, values[name])) for name in _LISTS}
+        lists |= {name: tuple(map(_frozen, values.get(name, ()))) for name in _NEWER_LISTS}
         results = tuple(_result(row, number, arrays) for number, row in enumerate(values["results"]))
         plain = {name: values[name] for name in ("name", "protocol", "fold_count", "seed")}
         return Run(**plain, **lists, results=results)
@@ -307,10 +291,7 @@ def _result(row: Mapping[str, Any], number: int, arrays: Mapping[str, np.ndarray
 
 
 def check_predictions(file: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, object]) -> None:
-    """Refuse a part that is not predictions (`DamagedPartError`): arrays of float64 by clip and class.
-
-    Those of repeats have an axis for the plans as well.
-    """
+    """Check that a part has predictions: arrays of float64 by clip and class, of repeats also by plan."""
     if attributes.get("format") != FORMAT:
         raise DamagedPartError(f"{file}: is not predictions")
     check_dtypes(file, arrays, {name: ("<f8", 3 if name.startswith("repeats_") else 2) for name in arrays})

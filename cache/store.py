@@ -1,7 +1,7 @@
 """The feature cache: sources, recipes, networks and blocks. `cache/FORMAT.md` is its published form.
 
 A `FeatureCache` is a thin reader and writer over a folder; the index is the directory listing. A holdout is a
-name that is looked up in the plan in force; what is stored is named by what a network was tuned on.
+name that is looked up in the current plan; features are stored by what their network was tuned on.
 """
 
 import shlex
@@ -25,11 +25,12 @@ from moodfuse.cache.folds import clip_groups, imported_roles, tuning_roles
 from moodfuse.cache.manifest import Manifest
 from moodfuse.cache.recipe import IMPORT, Recipe, frozen_counterpart, recipe_from_mapping
 from moodfuse.cache.records import Block, ClipStatus, Holdout, HoldoutLike, Plan
-from moodfuse.cache.storage.files import listing, set_aside, write_text
-from moodfuse.cache.storage.json_files import read_json
+from moodfuse.cache.storage.files import listing, read_json, read_named, set_aside, write_text
 from moodfuse.cache.storage.layout import folder_of
 
 FROZEN = "frozen"
+RECORD = "trained.json"
+"""File of the clips, labels and roles that a network was tuned on."""
 CLIPS_PER_PART = 64
 MEND = "run extract again, or the moodfuse cache import that made it"
 Roles = tuple[tuple[str, str, str], ...]
@@ -45,28 +46,25 @@ class FeatureCache(Manifest):
     (52, 512)
     """
 
-    # Sources: each command that fills a cache writes sources/<digest16>.json; of each source the latest choice counts
+    # Sources: each command writes sources/<digest16>.json; of each source the latest choice counts
 
     @cached_property
     def _selections(self) -> tuple[dict[str, Any], ...]:
         """Content of every file in ``sources``, oldest first."""
-        found = []
+        selections = []
         for file in listing(self.path / "sources", suffix=".json"):
             try:
-                values = read_json(file)
-                if digest16(values) != file.stem:
-                    raise DamagedPartError(f"{file}: content does not match its name")
+                selections.append((file.name, read_named(file)))
             except DamagedPartError as error:
                 if not self._repairs:
                     raise DamagedPartError(f"{error}; {MEND}: both choose their sources again") from error
                 set_aside(file, str(error))
-                continue
-            found.append((values["sequence"], file.name, values))
-        return tuple(values for _, _, values in sorted(found, key=lambda item: item[:2]))
+        selections.sort(key=lambda pair: (pair[1]["sequence"], pair[0]))
+        return tuple(values for _, values in selections)
 
     @property
     def selection(self) -> dict[str, str]:
-        """Recipe in force of every source: name to recipe digest."""
+        """Current recipe of every source: name to recipe digest."""
         latest = {
             source: recipe for values in self._selections for source, recipe in values["sources"].items()
         }
@@ -74,8 +72,8 @@ class FeatureCache(Manifest):
 
     @property
     def ever_selected(self) -> frozenset[tuple[str, str]]:
-        """Every recipe that is or was in force, as (source, recipe digest)."""
-        chosen = (item for values in self._selections for item in values["sources"].items())
+        """Every current and earlier recipe, as (source, recipe digest)."""
+        chosen = (pair for values in self._selections for pair in values["sources"].items())
         return frozenset((source, recipe) for source, recipe in chosen if recipe is not None)
 
     @property
@@ -85,20 +83,20 @@ class FeatureCache(Manifest):
 
     @property
     def reading(self) -> dict[str, Any]:
-        """Options of the latest `extract` that decide how files are read, without defaults; empty if not recorded."""
+        """Options of the latest `extract` that decide how files are read, without defaults."""
         return next((values["reading"] for values in reversed(self._selections) if "reading" in values), {})
 
     def sources(self) -> tuple[str, ...]:
-        """Names of the sources in force, sorted."""
+        """Names of the current sources, sorted."""
         return tuple(sorted(self.selection))
 
     def check_source(self, source: str) -> None:
-        """Refuse a name that is not a source in force (`UnknownNameError`); the known ones are listed."""
+        """Check that a name is a current source; `UnknownNameError` if not."""
         if source not in self.selection:
             raise UnknownNameError("source", source, self.sources())
 
     def recipe(self, source: str) -> Recipe:
-        """Recipe in force of a source; `UnknownNameError` if the cache has no such source."""
+        """Current recipe of a source; `UnknownNameError` if the cache has no such source."""
         self.check_source(source)
         return read_recipe(self.source_folder(source, self.selection[source]) / "recipe.json")
 
@@ -113,15 +111,9 @@ class FeatureCache(Manifest):
     def select(
         self, recipes: Iterable[Recipe], *, command: str = "", reading: Mapping[str, Any] | None = None
     ) -> None:
-        """Put recipes in force for their sources; other sources keep theirs.
+        """Make recipes the current ones of their sources; other sources keep theirs.
 
-        Parameters
-        ----------
-        recipes : iterable of Recipe
-        command : str
-            The command line.
-        reading : mapping, optional
-            Options that decide how files were read, where they differ from the defaults; see `reading`.
+        `command` is the command line, `reading` as the property.
         """
         self.__dict__.pop("_selections", None)
         chosen = {recipe.source: recipe.digest16 for recipe in recipes}
@@ -131,7 +123,7 @@ class FeatureCache(Manifest):
         self._write_selection(chosen, command, reading)
 
     def take_out(self, sources: Iterable[str], *, command: str = "") -> None:
-        """Put sources out of force; their files stay until `moodfuse cache prune` removes them."""
+        """Remove sources from the current ones; their files stay until `moodfuse cache prune`."""
         self.__dict__.pop("_selections", None)
         names = tuple(sources)
         for source in names:
@@ -149,57 +141,64 @@ class FeatureCache(Manifest):
         write_text(self.path / "sources" / f"{digest16(values)}.json", canonical_json(values))
         self.refresh()
 
-    def refresh(self) -> None:
-        """Drop what was read, so that the folder is read again."""
-        super().refresh()
-        self.__dict__.pop("_selections", None)
-
     # Networks and their features
+
+    def owner(self, recipe: Recipe, roles: Roles | None) -> Owner:
+        """The network whose features are in a block's folder: `roles=None` for the frozen one."""
+        trained = FROZEN if roles is None else trained_digest16(roles)
+        folder = self.source_folder(recipe.source, recipe.digest16) / trained
+        return Owner(folder, recipe.source, recipe.digest16, trained)
 
     def block_folder(self, recipe: Recipe, roles: Roles | None) -> Path:
         """Folder of the parts of one network: `roles=None` for the frozen one."""
-        return self.source_folder(recipe.source, recipe.digest16) / _trained(roles)
-
-    def owner(self, recipe: Recipe, roles: Roles | None) -> Owner:
-        """The network whose features are in that folder."""
-        return Owner(self.block_folder(recipe, roles), recipe.source, recipe.digest16, _trained(roles))
+        return self.owner(recipe, roles).folder
 
     def network_path(self, recipe: Recipe, roles: Roles | None) -> Path:
-        """File of the weights of a tuned network; with `roles=None` of its body, which tuning does not change."""
-        owner = frozen_counterpart(recipe) if roles is None else recipe
-        folder = self.path / "networks" / folder_of(owner.source) / owner.digest16
-        return folder / f"{_trained(roles)}.safetensors"
+        """File of the weights of a tuned network; with `roles=None` of its body, which is never tuned."""
+        owner = self.owner(frozen_counterpart(recipe) if roles is None else recipe, roles)
+        folder = self.path / "networks" / folder_of(owner.source) / owner.recipe
+        return folder / f"{owner.trained}.safetensors"
+
+    @cached_property
+    def _known_roles(self) -> dict[tuple[Recipe, Holdout, int], tuple[Plan, Roles]]:
+        """What `roles` has computed, by recipe, holdout and identity of the plan."""
+        return {}
 
     def roles(self, recipe: Recipe, holdout: HoldoutLike, *, plan: Plan | None = None) -> Roles | None:
         """(clip digest, label, role) that a network of this recipe and holdout is tuned on; `None` if frozen.
 
-        `plan` is the one in force by default. Of an imported network all clips outside the holdout count as
+        `plan` is the current one by default. Of an imported network all clips outside the holdout count as
         tuned on.
         """
         if not recipe.sees_labels:
             return None
         plan = plan or self.plan
-        wanted = Holdout.of(holdout)
-        if wanted.folds is None:
+        holdout = Holdout.of(holdout)
+        key = recipe, holdout, id(plan)
+        if key not in self._known_roles:
+            self._known_roles[key] = plan, self._compute_roles(recipe, holdout, plan)
+        return self._known_roles[key][1]
+
+    def _compute_roles(self, recipe: Recipe, holdout: Holdout, plan: Plan) -> Roles:
+        if holdout.folds is None:
             raise InputError(f"{recipe.source} is tuned ({recipe.depth}), so it has no block of holdout *")
-        if beyond := sorted(fold for fold in wanted.folds if not 0 <= fold < plan.folds):
-            raise InputError(f"holdout {wanted}: fold {beyond[0]} is outside 0..{plan.folds - 1}")
-        clips = self.clips_with(recipe)
-        units = self.units if clips is self.clips else clip_groups(clips)
+        if beyond := sorted(fold for fold in holdout.folds if not 0 <= fold < plan.folds):
+            raise InputError(f"holdout {holdout}: fold {beyond[0]} is outside 0..{plan.folds - 1}")
+        groups = clip_groups(self.clips_with(recipe))
         if recipe.tuning is None:
-            return imported_roles(units, plan, wanted)
-        side = [unit for unit in units if not wanted.covers(plan.assignment[unit.key])]
-        return tuning_roles(side, recipe.tuning, seed=recipe.seed)
+            return imported_roles(groups, plan, holdout)
+        training = [group for group in groups if not holdout.covers(plan.assignment[group.key])]
+        return tuning_roles(training, recipe.tuning, seed=recipe.seed)
 
     def write_roles(self, recipe: Recipe, roles: Roles) -> None:
         """Store what a network was tuned on with its features."""
         text = canonical_json([list(role) for role in sorted(roles)])
-        write_text(self.block_folder(recipe, roles) / "trained.json", text)
+        write_text(self.block_folder(recipe, roles) / RECORD, text)
 
     def has_record(self, recipe: Recipe, roles: Roles) -> bool:
         """Whether an undamaged record of what a network was tuned on is stored with its features."""
         try:
-            check_trained(self.block_folder(recipe, roles) / "trained.json")
+            check_trained(self.block_folder(recipe, roles) / RECORD)
         except CacheError:
             return False
         return True
@@ -211,23 +210,21 @@ class FeatureCache(Manifest):
         digests: Sequence[str] | Digests,
         arrays: Mapping[str, np.ndarray],
     ) -> int:
-        """Add the features of some clips to a network's; see `blocks.write_rows`.
+        """Add ``embedding``, ``logits`` or ``activation`` of clips, float32 [n, D], to those of a network.
 
-        `roles` is what the network was tuned on, `None` for a frozen one; `arrays` may be ``embedding``,
-        ``logits`` and ``activation``, float32 [n, ...]. Returns the number of rows that are stored already
-        with other values, and stay.
+        `roles` is what it was tuned on. Returns the number of rows that are stored with other values.
         """
         classes = self.classes if "logits" in arrays else ()
         return write_rows(self.owner(recipe, roles), digests, arrays, classes=classes)
 
     def held(self, recipe: Recipe, roles: Roles | None) -> set[str]:
-        """Digests of the clips in a network's valid parts; damaged parts are set aside."""
+        """Digests of the clips in a network's valid parts; damaged parts are quarantined."""
         return set(held(self.owner(recipe, roles)).astype("U64").tolist())
 
     def rows(
         self, recipe: Recipe, roles: Roles | None, clips: Sequence[ClipStatus], names: Sequence[str]
     ) -> Rows:
-        """Arrays of some clips from a network's parts, in the order of the clips."""
+        """Arrays of clips from a network's parts, in the order of the clips."""
         return read_rows(self.owner(recipe, roles), digest_array(clip.digest for clip in clips), names)
 
     # Blocks
@@ -235,8 +232,8 @@ class FeatureCache(Manifest):
     def block(self, source: str, holdout: HoldoutLike, *, plan: Plan | None = None) -> Block:
         """Features of the plan's clips from a source under a holdout, rows in the order of `clips`.
 
-        A frozen source has one block, whatever the holdout. Of a tuned one, the network is looked up by the
-        clips and labels that the plan puts outside the holdout.
+        A frozen source has one block for all holdouts. The network of a tuned one is looked up by the clips
+        and labels that the plan puts outside the holdout.
 
         Parameters
         ----------
@@ -245,7 +242,7 @@ class FeatureCache(Manifest):
             Folds that the network must not have seen: ``2``, ``{1, 4}``, ``"{1,4}"``; ``"*"`` for a frozen
             source.
         plan : Plan, optional
-            By default the one in force.
+            By default the current one.
 
         Returns
         -------
@@ -255,15 +252,15 @@ class FeatureCache(Manifest):
         Raises
         ------
         MissingBlockError
-            If features of some clip are not in the cache.
+            If features of a clip are not in the cache.
         InputError
-            If the logits are of other classes than the labels in force.
+            If the logits are of other classes than the current labels.
         """
         recipe = self.recipe(source)
         wanted = Holdout.of(holdout) if recipe.sees_labels else Holdout.frozen()
         roles = self.roles(recipe, holdout, plan=plan)
         if roles is not None:
-            self._check_roles(recipe, roles, wanted)
+            self._check_network(recipe, roles, wanted)
         clips = self.clips
         rows = self.rows(recipe, roles, clips, ("embedding", "logits"))
         absent = np.array([clip.missing == recipe.modality for clip in clips], bool)
@@ -277,19 +274,20 @@ class FeatureCache(Manifest):
         return Block(
             source=source,
             holdout=wanted,
-            ids=tuple(clip.clip.id for clip in clips),
-            digests=tuple(clip.digest for clip in clips),
+            ids=tuple(status.clip.id for status in clips),
+            digests=tuple(status.digest for status in clips),
             embedding=rows.arrays["embedding"],
             logits=align_logits(rows, self.classes, where=f"{source} {wanted}", remedy=self._remedy(recipe)),
             seen=frozenset(digest for digest, _, _ in roles or ()),
             embedding_tuned=recipe.embedding_tuned and roles is not None,
-            absent=frozenset(clip.digest for clip, gone in zip(clips, absent, strict=True) if gone),
+            absent=frozenset(status.digest for status in clips if status.missing == recipe.modality),
         )
 
     def has_block(self, source: str, holdout: HoldoutLike, *, plan: Plan | None = None) -> bool:
         """Whether a network of this holdout was stored, without reading its features."""
-        roles = self.roles(self.recipe(source), holdout, plan=plan)
-        return roles is None or (self.block_folder(self.recipe(source), roles) / "trained.json").is_file()
+        recipe = self.recipe(source)
+        roles = self.roles(recipe, holdout, plan=plan)
+        return roles is None or (self.block_folder(recipe, roles) / RECORD).is_file()
 
     def has_logits(self, source: str, holdout: HoldoutLike, *, plan: Plan | None = None) -> bool:
         """Whether a source has logits under this holdout; embeddings are not read."""
@@ -297,14 +295,15 @@ class FeatureCache(Manifest):
         roles = self.roles(recipe, holdout, plan=plan)
         return "logits" in self.rows(recipe, roles, self.clips, ("logits",)).arrays
 
-    def _check_roles(self, recipe: Recipe, roles: Roles, wanted: Holdout) -> None:
-        file = self.block_folder(recipe, roles) / "trained.json"
-        if not file.is_file():
+    def _check_network(self, recipe: Recipe, roles: Roles, wanted: Holdout) -> None:
+        record = self.block_folder(recipe, roles) / RECORD
+        if not record.is_file():
             raise MissingBlockError(
-                f"{recipe.source} {wanted}: no network was tuned on the clips of the plan in force (its labels, groups "
-                f"or folds changed, or this holdout was never requested); run {self._command(recipe, wanted)}"
+                f"{recipe.source} {wanted}: no network was tuned on the clips of the current plan (its "
+                "labels, groups or folds changed, or this holdout was never requested); "
+                f"run {self._command(recipe, wanted)}"
             )
-        check_trained(file)
+        check_trained(record)
 
     def _command(self, recipe: Recipe, holdout: Holdout) -> str:
         """The command that makes a block."""
@@ -322,22 +321,18 @@ class FeatureCache(Manifest):
         if recipe.network != IMPORT:
             return f"run extract again with --source {recipe.source}"
         return (
-            "import logits of these labels under another --source name, or take this source out: moodfuse cache prune "
-            f"--cache {shlex.quote(str(self.path))} --source {recipe.source}"
+            "import logits of these labels under another --source name, or remove this source: moodfuse "
+            f"cache prune --cache {shlex.quote(str(self.path))} --source {recipe.source}"
         )
 
 
-def _trained(roles: Roles | None) -> str:
-    return FROZEN if roles is None else trained_digest16(roles)
-
-
 def check_trained(file: Path) -> None:
-    """Refuse a record of what a network was tuned on whose content does not match its folder (`DamagedPartError`)."""
+    """Check a record of training clips against its folder's name; `DamagedPartError` if it differs."""
     try:
-        found = trained_digest16(tuple(role) for role in read_json(file))
+        trained = trained_digest16(tuple(role) for role in read_json(file))
     except TypeError as error:
         raise DamagedPartError(f"{file}: is not a list of roles; {MEND}") from error
-    if found != file.parent.name:
+    if trained != file.parent.name:
         raise DamagedPartError(f"{file}: content does not match its folder's name; {MEND}")
 
 

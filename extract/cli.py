@@ -152,7 +152,7 @@ def extract_command(ctx: click.Context, data: Path, cache_path: Path, **options:
 
 
 def _settings(data: Path, cache_path: Path, options: Mapping[str, Any]) -> "ExtractSettings":
-    from moodfuse.cache.planning import PlanChoice
+    from moodfuse.cache.folds import PlanChoice
     from moodfuse.extract.recipe_files import RecipeChoice
     from moodfuse.extract.settings import DEFAULT_SOURCES, ExtractSettings, NetworkChoice
 

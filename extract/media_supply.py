@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moodfuse.cache.errors import InputError
+from moodfuse.cache.folds import next_plan
 from moodfuse.cache.media import Media, MediaStore
-from moodfuse.cache.planning import next_plan
 from moodfuse.cache.recipe import Recipe, frozen_counterpart
 from moodfuse.cache.records import Clip, ClipStatus
 from moodfuse.cache.store import CLIPS_PER_PART, FeatureCache

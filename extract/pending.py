@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from moodfuse.cache.planning import holdouts
+from moodfuse.cache.folds import holdouts
 from moodfuse.cache.recipe import Recipe, frozen_counterpart
 from moodfuse.cache.records import ClipStatus
 from moodfuse.cache.store import CLIPS_PER_PART, FeatureCache, Roles

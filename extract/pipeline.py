@@ -14,9 +14,8 @@ from typing import TypeVar
 from moodfuse.cache.cluster import Call, run_on_cluster
 from moodfuse.cache.csv_rows import label_warnings
 from moodfuse.cache.errors import InputError, MoodfuseError
-from moodfuse.cache.folds import can_cross_fit, check_fold_numbers
+from moodfuse.cache.folds import can_cross_fit, check_fold_numbers, next_plan, plan_line, repeat_plan
 from moodfuse.cache.media import MediaStore
-from moodfuse.cache.planning import next_plan, plan_line, repeat_plan
 from moodfuse.cache.recipe import Recipe, modalities_of
 from moodfuse.cache.records import Clip, ClipStatus
 from moodfuse.cache.store import FeatureCache

@@ -3,8 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from moodfuse.cache.folds import MODALITIES
-from moodfuse.cache.planning import PlanChoice
+from moodfuse.cache.folds import MODALITIES, PlanChoice
 from moodfuse.extract.media.limits import ReadingRules
 from moodfuse.extract.recipe_files import RecipeChoice
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from moodfuse.cache.errors import CacheError
 from moodfuse.cache.fits import clips_digest16
 from moodfuse.cache.maintenance.networks import RecipeInfo, list_recipes
-from moodfuse.cache.storage.json_files import read_json
+from moodfuse.cache.storage.files import read_json
 from moodfuse.cache.storage.layout import BAD, TEMPORARY, Entry, entries, folder_of
 from moodfuse.cache.storage.parts import read_part
 from moodfuse.cache.store import FeatureCache

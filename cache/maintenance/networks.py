@@ -19,7 +19,7 @@ from moodfuse.cache.errors import CacheError, InputError
 from moodfuse.cache.folds import MODALITIES, pair_holdouts, single_holdouts
 from moodfuse.cache.recipe import IMPORT, Recipe, frozen_counterpart
 from moodfuse.cache.records import Holdout, Plan
-from moodfuse.cache.storage.json_files import read_json
+from moodfuse.cache.storage.files import read_json
 from moodfuse.cache.storage.layout import Entry, folder_of
 from moodfuse.cache.storage.parts import read_header
 from moodfuse.cache.store import FROZEN, FeatureCache, check_trained, read_recipe

@@ -20,6 +20,7 @@ from moodfuse.cache.blocks import Owner, check_each_once, disagreements, open_fe
 from moodfuse.cache.clip_table import ATTRIBUTES, statuses_from
 from moodfuse.cache.digests import canonical_json, digest16
 from moodfuse.cache.errors import CacheError, DamagedPartError, InputError, SchemaError
+from moodfuse.cache.files import check_sealed
 from moodfuse.cache.fits import check_fits
 from moodfuse.cache.maintenance.networks import read_record
 from moodfuse.cache.manifest import MARKER, VIEW, Manifest, check_schema, read_outcome
@@ -27,11 +28,9 @@ from moodfuse.cache.media import FORMAT as FORMAT_OF_MEDIA
 from moodfuse.cache.media import check_media, check_place
 from moodfuse.cache.recipe import Recipe
 from moodfuse.cache.runs import check_predictions
-from moodfuse.cache.storage.files import facts_of, listing, read_regular
-from moodfuse.cache.storage.json_files import check_keys, read_named
+from moodfuse.cache.storage.files import check_keys, facts_of, listing, read_named, read_regular
 from moodfuse.cache.storage.layout import BAD, FOLDER, TEMPORARY, UNKNOWN, Entry, entries, folder_of
 from moodfuse.cache.storage.parts import SCHEMA, open_part, verify_part
-from moodfuse.cache.storage.weight_files import check_sealed
 from moodfuse.cache.store import FROZEN, FeatureCache, check_trained, read_recipe
 
 DAMAGED, MISSING, UNREADABLE = "damaged", "missing", "unreadable"

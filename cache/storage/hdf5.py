@@ -18,7 +18,7 @@ import numpy as np
 from moodfuse.cache.storage.files import check_regular
 
 MAX_COMPRESSED_BYTES = 1 << 24
-"""Maximum bytes of the compressed arrays of a file after decompression; the waveform of a clip has 1.9 million."""
+"""Maximum bytes of the compressed arrays of a file after decompression; a clip's waveform has 1.9 million."""
 MAX_CHUNKS = 1 << 12
 MAX_ARRAYS = 100_000
 _DTYPE_KINDS = "biufS"
@@ -31,17 +31,14 @@ _FILTERS: tuple[list[int], ...] = (
 
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[h5py.File]:
-    """Open a regular HDF5 file for reading, without a lock.
-
-    Raises `OSError` if it is a pipe, a folder or a device, or not HDF5.
-    """
+    """Open a regular HDF5 file for reading, without a lock; `OSError` if it is anything else."""
     check_regular(path)
     with h5py.File(path, "r", locking=False) as file:
         yield file
 
 
 def get_member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | h5py.Datatype:
-    """The member of a group; `KeyError` if there is none, `ValueError` if the link to it is not a hard link."""
+    """The member of a group; `KeyError` if there is none, `ValueError` if it is not a hard link."""
     link = group.id.links.get_info(name.encode("utf-8", "surrogateescape"))
     if link.type != h5py.h5l.TYPE_HARD:
         raise ValueError(f"{name} is a soft or external link, which is not followed; expected an array")
@@ -65,12 +62,12 @@ def check_array(array: object, name: str) -> int:
     if dtype.kind not in _DTYPE_KINDS or not dtype.itemsize or shape is None:
         raise ValueError(f"{name} is {dtype} of shape {shape}; expected an array of numbers or bytes")
     size = math.prod(shape) * dtype.itemsize
-    if properties.get_layout() != h5py.h5d.CHUNKED:
+    if array.chunks is None:
         stored = array.id.get_storage_size()
         if stored != size:
             raise ValueError(f"{name} of shape {shape} needs {size} bytes, but {stored} are stored")
         return size
-    filters = [properties.get_filter(place)[0] for place in range(properties.get_nfilters())]
+    filters = [properties.get_filter(number)[0] for number in range(properties.get_nfilters())]
     if filters not in _FILTERS:
         raise ValueError(
             f"{name} uses the HDF5 filters {filters}; expected none, or deflate with or without shuffle"
@@ -92,16 +89,12 @@ def checked_arrays(file: h5py.File) -> dict[str, h5py.Dataset]:
     """
     if len(file) > MAX_ARRAYS:
         raise ValueError(f"it has {len(file)} arrays; expected {MAX_ARRAYS} at most")
-    arrays, stored, compressed = {}, 0, 0
-    for name in file:
-        arrays[name] = get_member(file, name)
-        size = check_array(arrays[name], name)
-        if arrays[name].chunks is None:
-            stored += size
-        else:
-            compressed += size
+    arrays = {name: get_member(file, name) for name in file}
+    sizes = {name: check_array(array, name) for name, array in arrays.items()}
+    stored = sum(size for name, size in sizes.items() if arrays[name].chunks is None)
     if stored > file.id.get_filesize():
         raise ValueError(f"its arrays have {stored} bytes, but the file {file.id.get_filesize()}")
+    compressed = sum(sizes.values()) - stored
     if compressed > MAX_COMPRESSED_BYTES:
         raise ValueError(
             f"its compressed arrays have {compressed} bytes; expected {MAX_COMPRESSED_BYTES} at most"
@@ -113,19 +106,14 @@ def read_array(array: h5py.Dataset) -> np.ndarray:
     """The values of an array that `check_array` has passed.
 
     A compressed one is decompressed here, since HDF5 would decompress a chunk to the end of its stream,
-    whatever size the chunk is declared to have.
-
-    Raises `ValueError` if a compressed chunk is missing or not of the declared size.
+    however long. Raises `ValueError` if a compressed chunk is missing or not of the declared size.
     """
     if array.compression is None:
         return np.asarray(array[()])
     chunks: list[Any] = []
     array.id.chunk_iter(chunks.append)
-    stored = sum(chunk.size for chunk in chunks)
-    if len(chunks) != _chunk_count(array) or stored > array.file.id.get_filesize():
-        raise ValueError(
-            f"{array.name} has {len(chunks)} chunks; expected {_chunk_count(array)}, all in the file"
-        )
+    if len(chunks) != _chunk_count(array):
+        raise ValueError(f"{array.name} has {len(chunks)} chunks; expected {_chunk_count(array)}")
     values = np.empty(array.shape, array.dtype)
     for chunk in chunks:
         block = _decompress(array, *array.id.read_direct_chunk(chunk.chunk_offset))
@@ -136,7 +124,7 @@ def read_array(array: h5py.Dataset) -> np.ndarray:
 
 
 def _decompress(array: h5py.Dataset, skipped_filters: int, data: bytes) -> np.ndarray:
-    """The values of one chunk: deflate undone, and HDF5's shuffle, which stores the first bytes of all values first."""
+    """The values of one chunk: deflate undone, and HDF5's shuffle (the first bytes of all values first)."""
     size = math.prod(array.chunks) * array.dtype.itemsize
     try:
         raw = zlib.decompressobj().decompress(data, size + 1)

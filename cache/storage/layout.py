@@ -1,7 +1,7 @@
-"""The kind of each file in a cache folder, given by its place, and a walk over all of them.
+"""The kind of each file in a cache folder, given by its path, and a walk over all of them.
 
-Readers find a file by its place alone, so whatever is at such a place counts as that kind of file, valid or
-not; a file anywhere else is unknown, and left alone. `cache/FORMAT.md` has the same table in words.
+Readers find a file by its path alone, so a file at such a path counts as that kind, valid or not; a file
+anywhere else is unknown, and left alone. `cache/FORMAT.md` has the same table in words.
 """
 
 import os
@@ -38,7 +38,7 @@ KINDS = {
     "predictions": rf"runs/{_NAME}/predictions-[^/]*\.h5",
     "output": rf"runs/{_NAME}/(?:report|model)/.*",
 }
-"""Kind of file to the places where it is, as patterns of the path below the cache folder."""
+"""Kind of file to its path below the cache folder, as a pattern."""
 TEMPORARY, BAD, UNKNOWN, FOLDER = "temporary", "bad", "unknown", "folder"
 """Kinds in addition to `KINDS`; a folder is listed only if it cannot be read."""
 _FOLDERS = {
@@ -67,14 +67,13 @@ class Entry:
     place : str
         Path below the cache folder, parts joined by ``/``.
     kind : str
-        A key of `KINDS`, or ``temporary``, ``bad`` (set aside earlier), ``unknown`` or ``folder``.
+        A key of `KINDS`, or ``temporary``, ``bad`` (a quarantined file), ``unknown`` or ``folder``.
     bytes : int
         Of the file; of a temporary folder, all that is in it.
     modified_s : float
-        When it was last written, or renamed if it is temporary or set aside; in seconds since 1970.
+        When it was last written, or renamed if it is temporary or quarantined; in seconds since 1970.
     fault : str
-        Why it is not a regular file that can be read, such as a pipe or a folder in its place; empty if it
-        is.
+        Why it is not a regular file that can be read; empty if it is.
     denied : bool
         Whether the fault is that the system refuses access, which is not damage.
     """
@@ -94,18 +93,18 @@ class Entry:
 
 
 def kind_of(place: str) -> str:
-    """The kind of the file at a place."""
+    """The kind of the file at a path below the cache folder."""
     name = place.rpartition("/")[2]
     if name.startswith(TEMPORARY_PREFIX):
         return TEMPORARY
     if name.endswith(BAD_SUFFIX):
         return BAD
-    found = _KIND.fullmatch(place)
-    return UNKNOWN if found is None else str(found.lastgroup)
+    match = _KIND.fullmatch(place)
+    return UNKNOWN if match is None else str(match.lastgroup)
 
 
 def is_ours(place: str) -> bool:
-    """Whether a cache has a folder at this place."""
+    """Whether a cache has a folder at this path."""
     return _FOLDER.fullmatch(place) is not None
 
 
@@ -114,28 +113,22 @@ def entries(root: Path) -> Iterator[Entry]:
 
     Links are followed, as readers follow them. Files that disappear meanwhile are skipped.
     """
-    yield from _walk(root, "", frozenset())
+    yield from _walk(root, "")
 
 
-def _walk(folder: Path, place: str, above: frozenset[tuple[int, int]]) -> Iterator[Entry]:
+def _walk(folder: Path, place: str) -> Iterator[Entry]:
     try:
-        here = os.stat(folder)
-        with os.scandir(folder) as listing:
-            found = sorted(listing, key=lambda item: item.name)
+        names = sorted(os.listdir(folder))
     except FileNotFoundError:
         return
     except OSError as error:
         yield Entry(folder, place, FOLDER, fault=f"cannot be listed ({error.strerror or error})", denied=True)
         return
-    key = (here.st_dev, here.st_ino)
-    if key in above:
-        yield Entry(folder, place, UNKNOWN, fault="is a link to a folder that contains it")
-        return
-    for item in found:
-        yield from _entry(Path(item.path), f"{place}/{item.name}" if place else item.name, above | {key})
+    for name in names:
+        yield from _entry(folder / name, f"{place}/{name}" if place else name)
 
 
-def _entry(path: Path, place: str, above: frozenset[tuple[int, int]]) -> Iterator[Entry]:
+def _entry(path: Path, place: str) -> Iterator[Entry]:
     kind = kind_of(place)
     try:
         facts = path.stat()
@@ -143,37 +136,33 @@ def _entry(path: Path, place: str, above: frozenset[tuple[int, int]]) -> Iterato
         if path.is_symlink():
             yield Entry(path, place, kind, fault="is a link that leads nowhere")
         elif not isinstance(error, FileNotFoundError):
-            yield Entry(
-                path, place, kind, fault=f"cannot be looked at ({error.strerror or error})", denied=True
-            )
+            fault = f"cannot be read ({error.strerror or error})"
+            yield Entry(path, place, kind, fault=fault, denied=True)
         return
     modified_s = max(facts.st_mtime, facts.st_ctime) if kind in (TEMPORARY, BAD) else facts.st_mtime
     if not stat.S_ISDIR(facts.st_mode):
         fault = "" if stat.S_ISREG(facts.st_mode) else "is no plain file, but a pipe, a socket or a device"
         yield Entry(path, place, kind, facts.st_size, modified_s, fault)
-    elif kind not in (TEMPORARY, BAD) and is_ours(place):
-        yield from _walk(path, place, above)
+    elif kind not in (TEMPORARY, BAD) and is_ours(place) and not _links_to_parent(path):
+        yield from _walk(path, place)
     else:
         size = 0 if kind == UNKNOWN else tree_bytes(path)
         yield Entry(path, place, kind, size, modified_s, "is a folder")
 
 
+def _links_to_parent(path: Path) -> bool:
+    return path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve())
+
+
 def behind_link(root: Path, place: str) -> bool:
-    """Whether a folder between the cache and a place in it is a link, so that the place may lie elsewhere."""
-    parents = place.split("/")[:-1]
-    return any(os.path.islink(os.path.join(root, *parents[: count + 1])) for count in range(len(parents)))
+    """Whether a folder between the cache and a path in it is a link, so that the file may be elsewhere."""
+    folders = [root.joinpath(*place.split("/")[:count]) for count in range(1, place.count("/") + 1)]
+    return any(folder.is_symlink() for folder in folders)
 
 
 def tree_bytes(folder: Path) -> int:
     """Bytes of all files below a folder; links are not followed."""
-    total = 0
-    for where, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(where, name)).st_size
-            except OSError:
-                continue
-    return total
+    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
 
 
 def folder_of(source: str) -> str:

@@ -12,22 +12,21 @@ import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from moodfuse.cache.digests import canonical_json, content_digest, digest16
+from moodfuse._version import __version__
+from moodfuse.cache.digests import canonical_json, content_digest, digest16, stream_digest
 from moodfuse.cache.errors import CacheError, DamagedPartError, MoodfuseError, SchemaError
-from moodfuse.cache.storage.files import check_regular, open_regular, withheld, write_aside
+from moodfuse.cache.storage.files import check_regular, open_regular, read_error, write_aside
 from moodfuse.cache.storage.hdf5 import checked_arrays, open_hdf5, read_array
 
 SCHEMA = 2
 HEADER_BYTES = 512
 KIND = "moodfuse-hdf5"
-_PIECE_BYTES = 1 << 20
 FileState = tuple[str, int, int, int]
 _verified: set[FileState] = set()
 
@@ -38,8 +37,7 @@ class Header:
 
     `content` is the digest of the arrays and attributes (the file's name has its first 16 digits), `body` the
     SHA-256 of every byte after the header, `size` that of the whole file, and `rows` the length of the array
-    ``clip``, 0 without one, so that a listing need not open HDF5. `written_by` is the version of moodfuse
-    that wrote the part, empty if not known.
+    ``clip``, 0 without one, so that a listing need not open HDF5. `written_by` is a version of moodfuse.
     """
 
     content: str
@@ -51,7 +49,7 @@ class Header:
     written_by: str = ""
 
     def __post_init__(self) -> None:
-        types = [type(getattr(self, item.name)) for item in fields(self)]
+        types = [type(getattr(self, field.name)) for field in fields(self)]
         if types != [str, str, int, int, int, str, str] or self.rows < 0:
             raise ValueError("its values are of other types")
 
@@ -65,18 +63,13 @@ def _header_bytes(values: Mapping[str, Any]) -> bytes:
 
 
 def read_header(path: Path) -> Header:
-    """Header of a part; what is behind it is not checked.
+    """Header of a part; the bytes behind it are not checked.
 
     Raises `DamagedPartError` if it is not a header, or the file has another size than the header states;
     `SchemaError` if another version wrote it; `CacheError` if the file cannot be read.
     """
-    try:
-        with open_regular(path) as stream:
-            return _parse_header(path, stream.read(HEADER_BYTES), os.fstat(stream.fileno()).st_size)
-    except CacheError:
-        raise
-    except OSError as error:
-        raise _unreadable(path, error) from error
+    with _read_errors(path), open_regular(path) as stream:
+        return _parse_header(path, stream.read(HEADER_BYTES), os.fstat(stream.fileno()).st_size)
 
 
 def _parse_header(path: Path, data: bytes, size: int) -> Header:
@@ -88,7 +81,7 @@ def _parse_header(path: Path, data: bytes, size: int) -> Header:
             raise ValueError("its own digest does not match")
         if values["schema"] != SCHEMA:
             raise schema_error(path, values["schema"], values.get("written_by"))
-        known = {item.name for item in fields(Header)}
+        known = {field.name for field in fields(Header)}
         header = Header(**{name: value for name, value in values.items() if name in known})
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise DamagedPartError(f"{path}: has no header of a part ({error})") from error
@@ -98,33 +91,30 @@ def _parse_header(path: Path, data: bytes, size: int) -> Header:
 
 
 def schema_error(path: Path, schema: int, writer: object) -> SchemaError:
-    """The error to raise for a cache or a part of another schema, with the version that wrote it if it is known."""
+    """The error of a cache or a part of another schema, with the version that wrote it if known."""
     if schema < SCHEMA:
         return SchemaError(
-            f"{path}: schema {schema} was never released and cannot be read; run extract again into another --cache folder"
+            f"{path}: schema {schema} was never released and cannot be read; run extract again into another "
+            "--cache folder"
         )
     package = f"'moodfuse>={writer}'" if isinstance(writer, str) and writer else "--upgrade moodfuse"
     return SchemaError(
-        f"{path}: schema {schema} is newer than the {SCHEMA} that this moodfuse reads; upgrade (pip install {package})"
+        f"{path}: schema {schema} is newer than the {SCHEMA} that this moodfuse reads; upgrade "
+        f"(pip install {package})"
     )
 
 
-@cache
-def writer_version() -> str:
-    """The version of this moodfuse; empty where it runs without being installed."""
-    from importlib.metadata import PackageNotFoundError, version
-
+@contextmanager
+def _read_errors(path: Path) -> Iterator[None]:
+    """Raise `CacheError` for an error of the operating system; a missing file counts as damaged."""
     try:
-        return version("moodfuse")
-    except PackageNotFoundError:
-        return ""
-
-
-def _unreadable(path: Path, error: OSError) -> CacheError:
-    """The error to raise where a part cannot be opened: one that is missing counts as damaged."""
-    if isinstance(error, FileNotFoundError):
-        return DamagedPartError(f"{path}: is gone")
-    return withheld(path, "read", error)
+        yield
+    except CacheError:
+        raise
+    except FileNotFoundError as error:
+        raise DamagedPartError(f"{path}: is missing") from error
+    except OSError as error:
+        raise read_error(path, "read", error) from error
 
 
 # Writing
@@ -138,16 +128,17 @@ def write_part(
     *,
     packed: Collection[str] = (),
 ) -> Path:
-    """Write one part, ``<stem>-<digest16>.h5``, and return its path; an equal part that exists is left alone.
+    """Write one part, ``<stem>-<digest16>.h5``, and return its path; an equal part that exists stays.
 
-    Arrays named in `packed` are compressed with HDF5's filters shuffle and deflate. `CacheError` if the disk
-    refuses.
+    Arrays named in `packed` are compressed with HDF5's filters shuffle and deflate. `CacheError` if the write
+    fails.
     """
     digest = content_digest(arrays, attributes)
     path = folder / f"{stem}-{digest[:16]}.h5"
-    if not _is_intact(path):
-        data = encode_part(arrays, attributes, digest=digest, packed=packed)
-        write_aside(path, data, check=lambda file: _check_written(file, digest, path))
+    try:
+        check_part(path)
+    except DamagedPartError:
+        write_aside(path, encode_part(arrays, attributes, digest=digest, packed=packed))
     return path
 
 
@@ -169,34 +160,13 @@ def encode_part(
             file.create_dataset(name, data=np.ascontiguousarray(arrays[name]), track_times=False, **filters)
     data = image.getbuffer()
     body = hashlib.sha256(data[HEADER_BYTES:]).hexdigest()
-    header = Header(digest, body, len(data), _row_count(arrays), SCHEMA, written_by=writer_version())
+    header = Header(digest, body, len(data), _row_count(arrays), written_by=__version__)
     data[:HEADER_BYTES] = header.to_bytes()
     return data
 
 
 def _row_count(arrays: Mapping[str, np.ndarray]) -> int:
     return len(arrays["clip"]) if "clip" in arrays else 0
-
-
-def _check_written(temporary: Path, digest: str, path: Path) -> None:
-    """Read back what was just written, down to the arrays."""
-    try:
-        check_bytes(temporary)
-        found = content_digest(*_load(temporary, None))
-    except (DamagedPartError, OSError, ValueError, KeyError) as error:
-        raise DamagedPartError(
-            f"{path}: what was read back differs from what was written; check the disk"
-        ) from error
-    if found != digest:
-        raise DamagedPartError(f"{path}: HDF5 returned other arrays than were written; please report this")
-
-
-def _is_intact(path: Path) -> bool:
-    try:
-        check_part(path)
-    except DamagedPartError:
-        return False
-    return True
 
 
 # Checking and reading
@@ -208,24 +178,16 @@ def check_bytes(path: Path) -> Header:
     Raises `DamagedPartError` if a byte, or the length, differs from what was written; `CacheError` if the
     file cannot be read.
     """
-    state = hashlib.sha256()
-    piece = bytearray(_PIECE_BYTES)
-    try:
-        with open_regular(path, buffering=0) as stream:
-            header = _parse_header(path, stream.read(HEADER_BYTES), os.fstat(stream.fileno()).st_size)
-            while count := stream.readinto(piece):  # type: ignore[attr-defined]
-                state.update(memoryview(piece)[:count])
-    except CacheError:
-        raise
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    if state.hexdigest() != header.body:
+    with _read_errors(path), open_regular(path) as stream:
+        header = _parse_header(path, stream.read(HEADER_BYTES), os.fstat(stream.fileno()).st_size)
+        body = stream_digest(stream)
+    if body != header.body:
         raise DamagedPartError(f"{path}: its bytes differ from those that were written")
     return header
 
 
 def check_part(path: Path) -> Header:
-    """Check a part's bytes and its name, once per process unless the file is replaced; `DamagedPartError` if wrong."""
+    """Check a part's bytes and its name, once per process and file; `DamagedPartError` if wrong."""
     state = file_state(path)
     if state in _verified:
         return read_header(path)
@@ -241,11 +203,9 @@ def file_state(path: Path) -> FileState:
 
     Raises `DamagedPartError` if it does not exist, or is not a regular file.
     """
-    try:
+    with _read_errors(path):
         check_regular(path)
         facts = os.stat(path)
-    except OSError as error:
-        raise _unreadable(path, error) from error
     return str(path), facts.st_ino, facts.st_mtime_ns, facts.st_size
 
 
@@ -257,17 +217,9 @@ def open_part(path: Path) -> Iterator[tuple[dict[str, h5py.Dataset], dict[str, A
     `CacheError` if it cannot be read.
     """
     check_part(path)
-    with _opened(path) as part:
-        yield part
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[dict[str, h5py.Dataset], dict[str, Any]]]:
     try:
         with open_hdf5(path) as file:
             yield checked_arrays(file), _attributes(file)
-    except FileNotFoundError as error:
-        raise DamagedPartError(f"{path}: is gone") from error
     except MoodfuseError:
         raise
     except ValueError as error:
@@ -289,22 +241,17 @@ def _attributes(file: h5py.File) -> dict[str, Any]:
 def read_part(
     path: Path, *, names: tuple[str, ...] | None = None
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Arrays (all, or those of some names that it has) and attributes of a part; errors as for `open_part`."""
-    check_part(path)
-    return _load(path, names)
-
-
-def _load(path: Path, names: tuple[str, ...] | None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    with _opened(path) as (arrays, attributes):
+    """Arrays (all, or those of `names` that it has) and attributes of a part; errors as for `open_part`."""
+    with open_part(path) as (arrays, attributes):
         wanted = [name for name in arrays if names is None or name in names]
         return {name: read_array(arrays[name]) for name in wanted}, attributes
 
 
 def verify_part(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Check a part down to its arrays, and return them with its attributes; `DamagedPartError` if anything is wrong."""
+    """Check a part down to its arrays, and return them with its attributes; `DamagedPartError` if wrong."""
     _verified.discard(file_state(path))
     header = check_part(path)
-    arrays, attributes = _load(path, None)
+    arrays, attributes = read_part(path)
     if content_digest(arrays, attributes) != header.content or header.rows != _row_count(arrays):
         raise DamagedPartError(f"{path}: its arrays are not those of its header")
     return arrays, attributes
@@ -313,12 +260,10 @@ def verify_part(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 def check_dtypes(
     path: Path, arrays: Mapping[str, np.ndarray], expected: Mapping[str, tuple[str, int]]
 ) -> None:
-    """Refuse a part without some arrays, each of a dtype and a number of axes (`DamagedPartError`)."""
+    """Check that a part has arrays of a dtype and a number of axes each; `DamagedPartError` if not."""
     for name, (dtype, ndim) in expected.items():
         if name not in arrays:
             raise DamagedPartError(f"{path}: has no array {name!r}")
         if arrays[name].dtype != dtype or arrays[name].ndim != ndim:
-            raise DamagedPartError(
-                f"{path}: {name} is {arrays[name].dtype}{list(arrays[name].shape)}; expected {np.dtype(dtype)} with "
-                f"{ndim} axes"
-            )
+            form = f"{arrays[name].dtype}{list(arrays[name].shape)}"
+            raise DamagedPartError(f"{path}: {name} is {form}; expected {np.dtype(dtype)} with {ndim} axes")

@@ -13,7 +13,7 @@ from moodfuse.cache.clip_table import table_name
 from moodfuse.cache.console import first_few, short_repr
 from moodfuse.cache.csv_rows import label_warnings, read_labels
 from moodfuse.cache.errors import InputError
-from moodfuse.cache.planning import PlanChoice, next_plan
+from moodfuse.cache.folds import PlanChoice, next_plan
 from moodfuse.cache.recipe import IMPORT
 from moodfuse.cache.records import ClipStatus, Plan
 from moodfuse.cache.store import FeatureCache

@@ -17,9 +17,8 @@ import numpy as np
 from moodfuse.cache.blocks import CLASSES, PART_BYTES, open_features, part_files, read_rows
 from moodfuse.cache.console import first_few, short_repr
 from moodfuse.cache.errors import DamagedPartError, InputError
-from moodfuse.cache.folds import clip_groups, imported_roles, single_holdouts
+from moodfuse.cache.folds import PlanChoice, clip_groups, imported_roles, plan_line, single_holdouts
 from moodfuse.cache.manifest import MARKER
-from moodfuse.cache.planning import PlanChoice, plan_line
 from moodfuse.cache.recipe import Recipe, import_recipe, imported_as
 from moodfuse.cache.records import Holdout
 from moodfuse.cache.store import FeatureCache, Roles

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from moodfuse.cache.csv_rows import label_warnings
 from moodfuse.cache.errors import InputError
-from moodfuse.cache.folds import join_groups
-from moodfuse.cache.planning import PlanChoice, next_plan
+from moodfuse.cache.folds import PlanChoice, join_groups, next_plan
 from moodfuse.cache.records import Clip, ClipStatus, Outcome
 from moodfuse.cache.store import FeatureCache
 from moodfuse.extract.dataset.duplicates import audit_clips, describe_audit, describe_copies

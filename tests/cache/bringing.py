@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from moodfuse.cache.errors import InputError
-from moodfuse.cache.planning import PlanChoice
+from moodfuse.cache.folds import PlanChoice
 from moodfuse.cache.records import Holdout
 from moodfuse.cache.transfer.importing import Imported, ImportSettings, import_features
 

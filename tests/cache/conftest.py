@@ -12,6 +12,7 @@ from bringing import IDS, Given, bring, write, write_labels
 from moodfuse.cache.audits import Audit, ClipMarks, Finding, MarkStore, write_audit
 from moodfuse.cache.clip_table import table_name
 from moodfuse.cache.digests import canonical_json, clip_digest, digest, trained_digest16
+from moodfuse.cache.files import METADATA_KEY, SEAL, seal_of
 from moodfuse.cache.fits import KeptFit, KeptFits
 from moodfuse.cache.folds import assign_folds, clip_groups
 from moodfuse.cache.media import Media, MediaStore, Rendition
@@ -19,7 +20,6 @@ from moodfuse.cache.recipe import Recipe, Tuning, frozen_counterpart
 from moodfuse.cache.records import Clip, ClipStatus, HoldoutLike, Outcome, Plan
 from moodfuse.cache.runs import Result, Run, write_run
 from moodfuse.cache.storage.files import write_aside
-from moodfuse.cache.storage.weight_files import METADATA_KEY, SEAL, seal_of
 from moodfuse.cache.store import FeatureCache
 
 
@@ -35,7 +35,7 @@ def make_statuses(labels: Sequence[str], groups: Sequence[str] | None = None) ->
 
 
 def make_plan(statuses: Sequence[ClipStatus], *, folds: int = 3, seed: int = 0) -> Plan:
-    """A dealt plan over all statuses."""
+    """A plan of all statuses."""
     assignment = assign_folds(clip_groups(statuses), folds=folds, seed=seed, placed={})
     return Plan(folds, seed, "test", assignment, (table_name(statuses),))
 
@@ -60,7 +60,7 @@ STILL = Recipe("still", "still", 1, "random", "{}", "frozen", None, embedding_tu
 def fill_blocks(
     cache: FeatureCache, recipe: Recipe, holdouts: Iterable[HoldoutLike], plan: Plan | None = None
 ) -> None:
-    """Write blocks of a recipe, two parts for a frozen network; values tell the recipe's seed and the network."""
+    """Write blocks of a recipe, two parts for a frozen network; values depend on the seed and the network."""
     cache.write_recipe(recipe)
     digests = [status.digest for status in cache.clips]
     for holdout in holdouts:
@@ -70,13 +70,13 @@ def fill_blocks(
             write_network(cache.network_path(recipe, roles))
         base = 1000 * recipe.seed + (int(trained_digest16(roles)[:4], 16) if roles else 0)
         rows = (np.arange(len(digests))[:, None] + np.arange(4) / 8 + base).astype(np.float32)
-        for some in (slice(None),) if roles else (slice(0, 7), slice(7, None)):
-            logits = rows[some, : len(cache.classes)]
-            cache.write_block_part(recipe, roles, digests[some], {"embedding": rows[some], "logits": logits})
+        for part in (slice(None),) if roles else (slice(0, 7), slice(7, None)):
+            arrays = {"embedding": rows[part], "logits": rows[part, : len(cache.classes)]}
+            cache.write_block_part(recipe, roles, digests[part], arrays)
 
 
 def write_network(path: Path) -> None:
-    """A sealed file of weights."""
+    """A file of weights with its checksum."""
     weights = {"weight": np.arange(6, dtype=np.float32)}
     seal = seal_of(save(weights, metadata={METADATA_KEY: canonical_json({"epoch": 3})}))
     write_aside(path, save(weights, metadata={METADATA_KEY: canonical_json({"epoch": 3, SEAL: seal})}))
@@ -110,7 +110,7 @@ def tuned_cache(tuned_template: Path, tmp_path: Path) -> FeatureCache:
 
 @pytest.fixture(scope="session")
 def tuned_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole cache with the networks of a pair, of all clips, of a second plan, and the frozen one under heads."""
+    """A whole cache with networks of a pair, of all clips and of a second plan, and the frozen one."""
     cache = make_whole(tmp_path_factory.mktemp("tuned") / "work")
     statuses = list(cache.statuses)
     again = assign_folds(clip_groups(statuses), folds=3, seed=1, placed={})
@@ -147,7 +147,7 @@ def make_whole(folder: Path) -> FeatureCache:
 
 
 def make_run(cache: FeatureCache, name: str) -> Run:
-    """A run of the sources in force, whose probabilities are all alike."""
+    """A run of the current sources, whose probabilities are all equal."""
     clips = cache.clips
     return Run(
         name=name,
@@ -166,7 +166,7 @@ def make_run(cache: FeatureCache, name: str) -> Run:
 
 @pytest.fixture(scope="module")
 def unsynced() -> Iterator[None]:
-    """No waiting for the disk: hundreds of small caches are made here, and none outlives a power loss."""
+    """No waiting for the disk, where many small caches are written."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda handle: None)
         yield
@@ -176,6 +176,6 @@ def unsynced() -> Iterator[None]:
 def known(tmp_path: Path) -> FeatureCache:
     """A cache of six clips with an imported source `other`."""
     labels = write_labels(tmp_path / "labels.csv", IDS)
-    found = Given(IDS, np.arange(12.0).reshape(6, 2))
-    bring(tmp_path / "known", source="other", labels=labels, **write(tmp_path, found, ".npz"))
+    features = Given(IDS, np.arange(12.0).reshape(6, 2))
+    bring(tmp_path / "known", source="other", labels=labels, **write(tmp_path, features, ".npz"))
     return FeatureCache(tmp_path / "known")

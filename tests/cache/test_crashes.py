@@ -1,110 +1,178 @@
-"""Kills and power losses at any call that writes a cache; at full size benchmarks/crash_points.py and power_loss.py."""
+"""A kill or a failed write at any call loses nothing that was complete; the next run completes the work."""
 
+import errno
 import logging
-from collections import Counter
-from collections.abc import Iterator
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 import pytest
 
-from faults.calls import CHANGES, Call, tree, watched
-from faults.disks import Disk, promises
-from faults.kills import kill_points, record
-from faults.power import append_in_place, lose_power, lose_power_appending, without_sync
-from faults.samples import STILL, Sample, right_rows
-from moodfuse.cache.blocks import part_files
-from moodfuse.cache.storage import parts
-from moodfuse.cache.storage.files import write_aside
+from faults.interrupts import Killed, interrupted
+from faults.looking import state
+from moodfuse.cache.audits import Audit, Finding, write_audit
+from moodfuse.cache.digests import digest
+from moodfuse.cache.errors import CacheError
+from moodfuse.cache.folds import PlanChoice, next_plan
+from moodfuse.cache.maintenance.verify import verify
+from moodfuse.cache.recipe import Recipe, Tuning
+from moodfuse.cache.records import Outcome
+from moodfuse.cache.storage.files import discard, write_aside
+from moodfuse.cache.storage.parts import write_part
 from moodfuse.cache.store import FeatureCache
 
-SMALL = Sample(parts=2, clips_per_part=4)
+MakeCache = Callable[..., FeatureCache]
+Fill = Callable[..., None]
+NET = Recipe("net", "net", 1, "random", "{}", "full", Tuning("adam", 1e-3, 3), embedding_tuned=True)
+STILL = Recipe("still", "still", 1, "random", "{}", "frozen", None, embedding_tuned=False)
+EARLIER = 18
+"""Clips with features before the work."""
 
 
 @pytest.fixture
-def quiet() -> Iterator[None]:
-    """Without the warnings on what the straw men damage."""
-    logging.disable(logging.WARNING)
-    yield
-    logging.disable(logging.NOTSET)
+def base(small_cache: MakeCache, fill: Fill) -> FeatureCache:
+    """A cache with a source."""
+    cache = small_cache()
+    fill(cache, STILL, ["*"])
+    cache.select([STILL])
+    return cache
 
 
-@pytest.mark.parametrize(("parts", "clips"), [(2, 4), (0, 4)])
-def test_a_kill_after_any_call_loses_nothing(tmp_path: Path, parts: int, clips: int) -> None:
-    """After every call and within writes, what is accepted is right, the earlier intact, a resume makes it whole."""
-    points = list(
-        kill_points(Sample(parts=parts, clips_per_part=clips, added=2), tmp_path, tears=1, resumes=40)
-    )
-    assert [point for point in points if point.faults] == []
-    assert {point.call.kind for point in points if point.whole} >= CHANGES - {"truncate", "unlink"}
-    assert sum(not point.whole for point in points) > 15
+@pytest.fixture
+def work(fill: Fill) -> Callable[[Path], None]:
+    """What an extract of two new clips and a new source writes."""
+
+    def run(folder: Path) -> None:
+        cache = FeatureCache(folder, create=True)
+        statuses = list(cache.statuses[:EARLIER])
+        for number in range(2):
+            clip = replace(statuses[number].clip, id=f"new {number}")
+            new = replace(statuses[number], clip=clip, digest=digest(f"new {number}"), group=clip.id)
+            cache.write_outcome(Outcome(new.digest, ok=True, duration_s=30.0, decoder="test"))
+            statuses.append(new)
+        cache.write_plan(next_plan(cache.plans, statuses, PlanChoice()), statuses)
+        fill(cache, STILL, ["*"])
+        fill(cache, NET, [0])
+        cache.select([STILL, NET], command="extract")
+        write_audit(
+            cache, Audit("rules", (Finding("name", "000", "001", 1.0, 0.0, 0.0, 0.0, grouped=False),))
+        )
+
+    return run
 
 
-def test_a_power_loss_gives_no_wrong_row_and_takes_nothing_that_was_done(tmp_path: Path) -> None:
-    """Whatever subset of unsynced pages and names is lost, what was called done is there and all else is missing."""
-    calls, _ = record(SMALL, tmp_path)
-    losses = lose_power(SMALL, tmp_path / "base", calls, range(30))
-    assert (losses.wrong, losses.lost) == (0, 0), losses.first
+def complete_files(folder: Path) -> dict[str, bytes]:
+    """Every file but temporaries."""
+    return {name: data for name, data in state(folder).items() if "/.tmp-" not in f"/{name}"}
 
 
-def test_the_model_of_a_power_loss_has_teeth(tmp_path: Path, quiet: None) -> None:
-    """Without syncs finished work is lost, nothing wrong is read; a file that grows in place gives wrong rows."""
-    calls, _ = record(SMALL, tmp_path)
-    unsynced = lose_power(SMALL, tmp_path / "base", without_sync(calls), range(15))
-    assert unsynced.lost > 5 and unsynced.wrong == 0
-    (tmp_path / "grown").mkdir()
-    base = tmp_path / "grown" / "base"
-    assert lose_power_appending(SMALL, base, append_in_place(SMALL, base), range(100)).wrong > 0
+def check_intact(folder: Path) -> None:
+    """Nothing is damaged, and the features of the earlier clips are as they were written."""
+    cache = FeatureCache(folder)
+    assert not verify(folder).faults
+    rows = cache.rows(STILL, None, cache.clips[:EARLIER], ("embedding",))
+    assert rows.found.all() and np.array_equal(rows.arrays["embedding"][:, 0], np.arange(EARLIER))
 
 
-def test_without_its_digest_a_part_that_lost_a_page_would_be_read(tmp_path: Path) -> None:
-    """HDF5 itself does not notice a page of zeros among the rows; the digest does, and the judge would."""
-    folder = FeatureCache(SMALL.fill(tmp_path / "cache")).block_folder(STILL, None)
-    row = right_rows(SMALL.clips_of(0), "still")["embedding"][0].tobytes()
-    part = next(file for file in part_files(folder) if row in file.read_bytes())
-    data = part.read_bytes()
-    start = data.index(row)
-    part.write_bytes(data[:start] + bytes(len(row)) + data[start + len(row) :])
-    assert not SMALL.judge(tmp_path / "cache").wrong
-    part.with_name(f"{part.name}.bad").replace(part)
-    with patch.object(parts, "check_part", lambda path: None):
-        assert SMALL.judge(tmp_path / "cache").wrong
+def test_a_kill_at_any_call_loses_nothing(
+    base: FeatureCache, work: Callable[[Path], None], tmp_path: Path
+) -> None:
+    whole = shutil.copytree(base.path, tmp_path / "whole")
+    with interrupted() as calls:
+        work(whole)
+    assert set(calls) == {"open", "fsync", "sync", "mkdir", "replace"}
+    # The folder is the same before a file is opened as before the sync that precedes it.
+    for number, call in enumerate(calls):
+        if call in ("open", "mkdir"):
+            continue
+        folder = shutil.copytree(base.path, tmp_path / f"killed-{number}")
+        with pytest.raises(Killed), interrupted(number):
+            work(folder)
+        check_intact(folder)
+        if number % 5 == 0:
+            with interrupted():
+                work(folder)
+            assert complete_files(folder) == complete_files(whole)
 
 
-def test_new_folders_are_synced_in_their_parents(tmp_path: Path) -> None:
-    """A file is not done before the names of all folders that were made for it last."""
-    with watched(tmp_path) as calls:
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (errno.ENOSPC, "the disk is full: free space"),
+        (errno.EIO, "check it before you trust it"),
+        (errno.EACCES, "correct its permissions"),
+    ],
+)
+def test_a_failed_write_is_named_and_leaves_the_cache_intact(
+    base: FeatureCache, work: Callable[[Path], None], tmp_path: Path, error: int, remedy: str
+) -> None:
+    whole = shutil.copytree(base.path, tmp_path / "whole")
+    with interrupted() as calls:
+        work(whole)
+    for number in range(error % 5, len(calls), 5):
+        folder = shutil.copytree(base.path, tmp_path / f"failed-{number}")
+        failure = OSError(error, os.strerror(error))
+        with pytest.raises(CacheError, match=remedy) as raised, interrupted(number, failure):
+            work(folder)
+        assert str(folder) in str(raised.value) and raised.value.exit_code == 1
+        check_intact(folder)
+        assert not list(folder.rglob(".tmp-*"))
+        with interrupted():
+            work(folder)
+        assert complete_files(folder) == complete_files(whole)
+        shutil.rmtree(folder)
+
+
+def test_a_file_is_synced_before_it_gets_its_name_and_folders_after(tmp_path: Path) -> None:
+    with interrupted() as calls:
         write_aside(tmp_path / "a" / "b" / "file", b"data")
-    kinds = Counter(call.kind for call in calls)
-    assert kinds["mkdir"] == 2 and [call.path for call in calls if call.kind == "sync"] == ["a", ".", "a/b"]
-    with watched(tmp_path) as again:
-        write_aside(tmp_path / "a" / "b" / "other", b"data")
-    changes = [call.kind for call in again if call.kind in CHANGES]
-    assert changes == ["open", "write", "fsync", "rename", "sync"]
+        calls.append("next")
+        write_aside(tmp_path / "a" / "b" / "file", b"other")
+    write = ["open", "fsync", "replace", "sync"]
+    made = [call for call in calls[: calls.index("next")] if call != "mkdir"]
+    assert made == ["sync", "sync", *write] and calls[calls.index("next") + 1 :] == write
 
 
-def test_a_disk_keeps_what_was_synced_and_may_lose_the_rest(tmp_path: Path) -> None:
-    """A file is safe once it and its folder are synced; before, some losses take it, its data, or its name."""
-    (tmp_path / "base").mkdir()
-    calls = [
-        Call("open", ".tmp-1"),
-        Call("write", ".tmp-1", b"new" * 2000),
-        Call("fsync", ".tmp-1"),
-        Call("rename", ".tmp-1", target="file"),
-        Call("sync", "."),
-    ]
-    found = {}
-    for stop in (2, 4, 5):
-        disk = Disk(tmp_path / "base")
-        for call in calls[:stop]:
-            disk.make(call)
-        for seed in range(30):
-            disk.lose_power(tmp_path / f"{stop}-{seed}", np.random.default_rng(seed))
-        found[stop] = [tree(tmp_path / f"{stop}-{seed}").get("file") for seed in range(30)]
-    assert (
-        set(found[2]) == {None}
-        and set(found[4]) == {None, b"new" * 2000}
-        and set(found[5]) == {b"new" * 2000}
-    )
-    assert promises(calls) == {"file": b"new" * 2000} and promises(calls[:4]) == {}
+def test_the_old_file_stays_where_a_new_one_cannot_be_written(tmp_path: Path) -> None:
+    write_aside(tmp_path / "clips.csv", b"old")
+    failure = OSError(errno.EROFS, os.strerror(errno.EROFS))
+    with (
+        pytest.raises(CacheError, match=r"clips\.csv: cannot be written .*read-only"),
+        interrupted(2, failure),
+    ):
+        write_aside(tmp_path / "clips.csv", b"new and longer")
+    assert (tmp_path / "clips.csv").read_bytes() == b"old" and os.listdir(tmp_path) == ["clips.csv"]
+
+
+def test_a_file_that_cannot_be_removed_is_named(tmp_path: Path) -> None:
+    discard(tmp_path / "none")
+    failure = OSError(errno.EROFS, os.strerror(errno.EROFS))
+    with pytest.raises(CacheError, match=r"kept\.checkpoint.*read-only"), interrupted(0, failure):
+        discard(tmp_path / "kept.checkpoint")
+
+
+def test_other_bytes_read_back_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_bytes", lambda path: b"other")
+    with pytest.raises(CacheError, match="read back differs from what was written; check the disk"):
+        write_part(tmp_path, "part", {"a": np.zeros(3)}, {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_old_temporaries_are_removed_when_a_cache_is_opened_for_writing(base: FeatureCache) -> None:
+    old, new = base.path / "plans" / ".tmp-1-a.h5", base.path / "plans" / ".tmp-2-b.h5"
+    for file in (old, new):
+        file.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    FeatureCache(base.path, create=True)
+    assert new.exists() and not old.exists()
+
+
+def test_damage_is_logged_with_its_cause(base: FeatureCache, caplog: pytest.LogCaptureFixture) -> None:
+    part = min(base.block_folder(STILL, None).glob("*.h5"))
+    part.write_bytes(part.read_bytes()[:-1])
+    with caplog.at_level(logging.WARNING):
+        assert len(FeatureCache(base.path).held(STILL, None)) < EARLIER
+    assert f"{part} is damaged" in caplog.text and f"renamed to {part.name}.bad" in caplog.text

@@ -9,7 +9,7 @@ import pytest
 
 from bringing import IDS, LABELS, Given, bring, listing, write, write_labels
 from moodfuse.cache.errors import InputError
-from moodfuse.cache.planning import PlanChoice
+from moodfuse.cache.folds import PlanChoice
 from moodfuse.cache.records import Holdout
 from moodfuse.cache.store import FeatureCache
 from moodfuse.cache.transfer.importing import ImportSettings, import_features

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 import moodfuse.cache.store
+from moodfuse._version import __version__
 from moodfuse.cache.audits import Finding
 from moodfuse.cache.digests import canonical_json, clip_digest, digest16
 from moodfuse.cache.errors import SchemaError
 from moodfuse.cache.recipe import Recipe, Tuning
 from moodfuse.cache.records import Holdout, Outcome
 from moodfuse.cache.runs import read_run
-from moodfuse.cache.storage.parts import SCHEMA, read_header, read_part, write_part, writer_version
+from moodfuse.cache.storage.parts import SCHEMA, read_header, read_part, write_part
 from moodfuse.cache.store import FeatureCache
 
 ARCHIVES = sorted((Path(__file__).parent / "archives").glob("*.tar.xz"))
@@ -26,7 +27,6 @@ FORMAT = Path(moodfuse.cache.store.__file__).parent / "FORMAT.md"
 
 
 def values_of(rows: int, width: int, fold: int = 0) -> np.ndarray:
-    """What the generator wrote."""
     return (np.arange(rows)[:, None] + np.arange(width) / 64 + 100 * fold).astype(np.float32)
 
 
@@ -61,7 +61,6 @@ def test_archived_caches_read_as_they_were_written(archive: Path, tmp_path: Path
 
 
 def test_the_present_version_is_archived() -> None:
-    """A change of the format's version needs an archive of it."""
     assert f"format-{SCHEMA}.tar.xz" in [archive.name for archive in ARCHIVES]
     assert f"format version {SCHEMA}" in FORMAT.read_text().splitlines()[0]
 
@@ -127,8 +126,7 @@ def test_the_format_has_the_keys_of_each_file(whole_cache: FeatureCache) -> None
     }
 
 
-def test_a_run_may_lack_what_the_format_marks(whole_cache: FeatureCache) -> None:
-    """Keys with a star are taken for empty where they are absent."""
+def test_optional_keys_of_a_run_may_be_missing(whole_cache: FeatureCache) -> None:
     file = whole_cache.path / "runs" / "run-1" / "run.json"
     values = json.loads(file.read_text())
     arrays, attributes = read_part(file.with_name(values.pop("predictions")))
@@ -142,7 +140,6 @@ def test_a_run_may_lack_what_the_format_marks(whole_cache: FeatureCache) -> None
 
 
 def test_every_array_and_attribute_of_a_part_is_in_the_format(whole_cache: FeatureCache) -> None:
-    """Their names, and what each kind of part is called."""
     text = FORMAT.read_text()
     for file in whole_cache.path.rglob("*.h5"):
         arrays, values = read_part(file)
@@ -161,7 +158,6 @@ def test_the_text_of_json_is_what_the_format_says() -> None:
 
 
 def test_seconds_in_a_clip_digest_are_floats() -> None:
-    """Whole seconds have their point, however they were given."""
     text = f'{{"end_s":20.0,"file":"{"ab" * 32}","start_s":0.0}}'
     assert clip_digest("ab" * 32, 0, 20) == hashlib.sha256(text.encode()).hexdigest()
 
@@ -182,10 +178,9 @@ def test_a_newer_cache_names_the_version_to_install(tmp_path: Path) -> None:
         ({"schema": SCHEMA - 1}, "schema 1 was never released and cannot be read"),
     ],
 )
-def test_a_part_of_another_schema_is_refused_and_kept(
+def test_a_part_of_another_schema_is_an_error_and_stays(
     change: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
-    """It is not damage, so it is never set aside."""
     old = unpack(ARCHIVES[-1], tmp_path)
     part = next(iter(old.block_folder(old.recipe("still"), None).glob("*.h5")))
     header = replace(read_header(part), **change).to_bytes()
@@ -195,11 +190,10 @@ def test_a_part_of_another_schema_is_refused_and_kept(
     assert part.exists() and not list(tmp_path.rglob("*.bad"))
 
 
-def test_a_header_says_who_wrote_it_and_may_say_more(tmp_path: Path) -> None:
-    """A part names the version that wrote it; a key that this version does not know does no harm."""
+def test_a_header_names_the_version_and_may_have_further_keys(tmp_path: Path) -> None:
     part = write_part(tmp_path, "part", {"clip": np.zeros(2, "S64")}, {})
     header = read_header(part)
-    assert header.written_by == writer_version() and header.rows == 2
+    assert header.written_by == __version__ and header.rows == 2
     values = {**json.loads(part.read_bytes()[:512]), "origin": "elsewhere"}
     del values["check"]
     data = canonical_json({**values, "check": digest16(values)}).encode().ljust(511) + b"\n"

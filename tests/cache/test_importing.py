@@ -15,8 +15,8 @@ from bringing import IDS, LABELS, Given, bring, listing, refuse, write, write_la
 from moodfuse.cache.blocks import write_rows
 from moodfuse.cache.clip_table import table_name
 from moodfuse.cache.errors import CacheError, InputError
+from moodfuse.cache.folds import PlanChoice
 from moodfuse.cache.maintenance.prune import PRUNED_PREFIX
-from moodfuse.cache.planning import PlanChoice
 from moodfuse.cache.recipe import Recipe, import_recipe
 from moodfuse.cache.records import Holdout
 from moodfuse.cache.storage.parts import write_part

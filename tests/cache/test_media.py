@@ -1,4 +1,4 @@
-"""The media store gives back what was decoded, bit for bit, in every rendition; what is damaged is set aside."""
+"""The media store returns what was decoded, bit for bit; damaged parts are quarantined."""
 
 import json
 import shutil
@@ -18,30 +18,26 @@ CLIP = "ab" * 32
 SOUND, PICTURE, SMALL = Rendition("sound", "s"), Rendition("picture", "p"), Rendition("picture", "small")
 
 
-def pictures(*shape: int, noisy: bool = True) -> np.ndarray:
-    """Frames of noise, or of one colour."""
-    rng = np.random.default_rng(sum(shape))
-    return rng.integers(0, 256, shape, np.uint8) if noisy else np.full(shape, 77, np.uint8)
+def pictures(*shape: int) -> np.ndarray:
+    """Frames of noise."""
+    return np.random.default_rng(sum(shape)).integers(0, 256, shape, np.uint8)
 
 
 def decoded(*size_hw: int) -> Media:
-    """A clip with noise for picture and sound."""
+    """A clip of noise."""
     sound = np.random.default_rng(0).normal(size=480_000).astype(np.float32)
     return Media(pictures(32, *size_hw, 3), np.arange(32) * 0.9, sound, 400_000)
 
 
-@pytest.mark.parametrize("shape", [(32, 36, 64, 3), (3, 1, 1, 3), (0, 0, 0, 3)])
-@pytest.mark.parametrize("noisy", [True, False])
-def test_frames_come_back_bit_for_bit(shape: tuple[int, ...], noisy: bool) -> None:
-    """Frames of any size and content are the same after coding."""
-    frames = pictures(*shape, noisy=noisy)
+@pytest.mark.parametrize("shape", [(4, 36, 64, 3), (3, 1, 1, 3), (0, 0, 0, 3)])
+def test_frames_come_back_bit_for_bit(shape: tuple[int, ...]) -> None:
+    frames = pictures(*shape)
     back = decode_frames(*encode_frames(frames), shape[1:3])
     assert back.dtype == np.uint8 and back.shape == shape
     np.testing.assert_array_equal(back, frames)
 
 
-def test_frames_of_another_size_are_refused() -> None:
-    """A file that is no frame, or one of another size, is damage."""
+def test_frames_of_another_size_are_damaged() -> None:
     data, ends = encode_frames(pictures(2, 8, 9, 3))
     with pytest.raises(DamagedPartError, match=r"frame 0 has shape \[8, 9, 3\], not \[9, 8, 3\]"):
         decode_frames(data, ends, (9, 8))
@@ -49,8 +45,7 @@ def test_frames_of_another_size_are_refused() -> None:
         decode_frames(data[5:], ends - 5, (8, 9))
 
 
-def test_sound_and_picture_come_back_each_alone(tmp_path: Path) -> None:
-    """Each rendition holds its own view, exactly; plain h5py reads the sound."""
+def test_audio_and_video_are_stored_separately(tmp_path: Path) -> None:
     media = decoded(18, 32)
     sound = MediaStore(tmp_path, SOUND)
     file = sound.write(CLIP, media)
@@ -65,8 +60,7 @@ def test_sound_and_picture_come_back_each_alone(tmp_path: Path) -> None:
         assert json.loads(part.attrs["attributes"])["clip"] == CLIP
 
 
-def test_a_further_rendition_is_read_where_the_own_one_lacks(tmp_path: Path) -> None:
-    """A store reads its own rendition first, then the one that will do as well; it writes only its own."""
+def test_another_rendition_is_read_where_a_clip_is_missing_in_the_own_one(tmp_path: Path) -> None:
     store = MediaStore(tmp_path, SMALL, PICTURE)
     assert store.find(CLIP) is None
     MediaStore(tmp_path, PICTURE).write(CLIP, decoded(18, 32))
@@ -76,8 +70,7 @@ def test_a_further_rendition_is_read_where_the_own_one_lacks(tmp_path: Path) -> 
     assert MediaStore(tmp_path, PICTURE).read(CLIP).frames.shape == (32, 18, 32, 3)
 
 
-def test_what_is_kept_stays_and_what_is_damaged_is_set_aside(tmp_path: Path) -> None:
-    """A second write changes nothing; a damaged file is set aside, and the clip is missing until it is written anew."""
+def test_a_stored_clip_stays_and_a_damaged_one_is_quarantined(tmp_path: Path) -> None:
     store = MediaStore(tmp_path, PICTURE)
     file = store.write(CLIP, decoded(18, 32))
     assert store.write(CLIP, decoded(9, 16)) == file
@@ -91,8 +84,7 @@ def test_what_is_kept_stays_and_what_is_damaged_is_set_aside(tmp_path: Path) -> 
     np.testing.assert_array_equal(store.read(CLIP).frames, decoded(18, 32).frames)
 
 
-def test_one_frame_of_the_largest_picture(tmp_path: Path) -> None:
-    """A frame comes from the largest rendition, with the size that it was decoded at; sound alone gives none."""
+def test_one_frame_is_read_from_the_largest_rendition(tmp_path: Path) -> None:
     MediaStore(tmp_path, SOUND).write(CLIP, decoded(18, 32))
     assert kept_frame(tmp_path, CLIP, 16) is None
     small = decoded(9, 12)
@@ -109,7 +101,6 @@ def test_one_frame_of_the_largest_picture(tmp_path: Path) -> None:
 
 
 def test_marks_come_back(tmp_path: Path) -> None:
-    """The marks of a clip come back with their types; under other rules there are none."""
     cache = FeatureCache(tmp_path / "work", create=True)
     marks = ClipMarks(
         np.arange(3, dtype=np.uint16), np.ones(3, np.uint16), np.array([1 << 63], np.uint64), np.ones(1)
@@ -122,8 +113,7 @@ def test_marks_come_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", ["another clip", "other rules", "another format"])
-def test_a_sound_part_in_a_place_of_another_is_never_read(tmp_path: Path, harm: str) -> None:
-    """Its bytes are right, but its attributes name another clip, rules or format: it is set aside, and missing."""
+def test_an_intact_part_at_the_path_of_another_is_never_read(tmp_path: Path, harm: str) -> None:
     store, other = MediaStore(tmp_path, PICTURE), "cd" * 32
     file = store.write(other, decoded(18, 32))
     if harm == "another clip":

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from moodfuse.cache.planning import PlanChoice
+from moodfuse.cache.folds import PlanChoice
 from moodfuse.cache.store import FeatureCache
 from moodfuse.extract import media_supply, pending
 from moodfuse.extract.networks import c3d, i3d

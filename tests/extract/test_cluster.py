@@ -15,7 +15,7 @@ import pytest
 
 from moodfuse.cache.cluster import cluster_address, run_on_cluster
 from moodfuse.cache.errors import InputError, WorkersError
-from moodfuse.cache.planning import PlanChoice
+from moodfuse.cache.folds import PlanChoice
 from moodfuse.cache.store import FeatureCache
 from moodfuse.extract import pipeline
 from moodfuse.extract.pipeline import extract_features

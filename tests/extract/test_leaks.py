@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from moodfuse.cache.folds import PlanChoice
 from moodfuse.cache.media import Media, MediaStore
-from moodfuse.cache.planning import PlanChoice
 from moodfuse.cache.recipe import Recipe
 from moodfuse.cache.records import Holdout
 from moodfuse.cache.store import FeatureCache, Roles

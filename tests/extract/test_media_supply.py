@@ -10,8 +10,8 @@ import pytest
 
 from moodfuse.cache.audits import read_audit
 from moodfuse.cache.errors import InputError
+from moodfuse.cache.folds import PlanChoice
 from moodfuse.cache.media import MediaStore
-from moodfuse.cache.planning import PlanChoice
 from moodfuse.cache.store import FeatureCache
 from moodfuse.extract import media_supply
 from moodfuse.extract.dataset import ingest

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from moodfuse.cache.errors import CacheError, InputError, MissingBlockError
-from moodfuse.cache.planning import PlanChoice
+from moodfuse.cache.folds import PlanChoice
 from moodfuse.cache.store import FeatureCache
 from moodfuse.cli import main
 from moodfuse.extract.pipeline import RefusedClipsError

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moodfuse.cache.planning import PlanChoice
+from moodfuse.cache.folds import PlanChoice
 from moodfuse.cache.runs import Run, write_run
 from moodfuse.cache.store import FeatureCache
 from moodfuse.cli import main

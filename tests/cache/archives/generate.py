@@ -1,7 +1,7 @@
-"""Make the archived cache of the present format version: `generate.py ARCHIVE.tar`. Never run again for a released one.
+"""Make the archived cache of the current format version: `generate.py ARCHIVE.tar`.
 
-A small cache with every kind of file but media and runs: a table of clips, a plan and a repeat plan, a frozen and a
-tuned source, a network file, an outcome.
+A small cache: a table of clips, a plan and a repeat plan, a frozen and a tuned source, a network file, an
+outcome.
 """
 
 import sys

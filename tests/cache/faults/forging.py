@@ -1,4 +1,4 @@
-"""Parts that somebody changed and gave a header that fits again: digest of the bytes, size, and the header's own."""
+"""Parts that were changed and given a header that fits: digest of the bytes, size, and its own digest."""
 
 import hashlib
 import json
