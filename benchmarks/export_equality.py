@@ -19,8 +19,7 @@ import numpy as np
 from moodfuse.cache.digests import file_digest
 from moodfuse.cache.runs import Run, read_run
 from moodfuse.cache.store import FeatureCache
-from moodfuse.model.card import ModelCard
-from moodfuse.model.folder import read_card
+from moodfuse.model.folder import ModelCard, read_card
 from moodfuse.model.model import Model
 
 SOURCES = ("onedmcnn", "twodmcnn", "c3d", "i3d")
