@@ -119,6 +119,9 @@ def export_model(
     sources = tuple(_add_source(cache, final, number, files) for number in range(len(fusion.sources)))
     if final.trees:
         files["trees.txt"] = final.trees.encode()
+    decoder, *others = {status.decoder for status in cache.clips}
+    if others:
+        raise InputError("the clips were read by several decoders; run extract again, then fuse")
     notes = _reading_notes(cache)
     for note in notes:
         echo(note)
@@ -137,7 +140,7 @@ def export_model(
         head_facts=fusion.head.facts(),
         temperature=fusion.temperature,
         chosen=fusion.chosen,
-        decoder=_decoder(cache),
+        decoder=decoder,
         impute=impute,
         training={
             "clips": len(cache.clips),
@@ -244,27 +247,16 @@ def _add_source(
     body, networks = _network_paths(cache, fused.source, final.networks[fused.source])
     names = [f"networks/{number:02d}-{index:03d}.safetensors" for index in range(len(networks))]
     paths = dict(zip(names, networks, strict=True))
-    body_name = None if body is None else f"networks/{number:02d}-body.safetensors"
-    if body is not None and body_name is not None:
+    body_name = f"networks/{number:02d}-body.safetensors"
+    if body is not None:
         paths[body_name] = body
     for path in paths.values():
         if not path.is_file():
-            raise InputError(
-                f"{fused.source}: its network {path} is not in the cache; run extract again with --source "
-                f"{fused.source}"
-            )
+            raise InputError(f"{path} is missing; run extract again with --source {fused.source}")
         check_sealed(path)
     files |= paths
-    return ModelSource(cache.recipe(fused.source), body_name, tuple(names), len(fused.own))
-
-
-def _decoder(cache: FeatureCache) -> str:
-    decoders = sorted({status.decoder for status in cache.clips})
-    if len(decoders) != 1:
-        raise InputError(
-            f"the clips were read by several decoders ({', '.join(decoders)}); run extract again, then fuse"
-        )
-    return decoders[0]
+    recipe = cache.recipe(fused.source)
+    return ModelSource(recipe, body_name if body is not None else None, tuple(names), len(fused.own))
 
 
 # Texts and scores of the card
