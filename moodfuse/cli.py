@@ -50,24 +50,21 @@ class LazyGroup(click.Group):
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(import_module(f"moodfuse.{module}"), attribute)
         if not any(parameter.name == "config" for parameter in command.params):
-            command.params.append(_config_option())
+            option = click.Option(
+                ["--config"],
+                type=click.Path(path_type=Path, exists=True, dir_okay=False),
+                is_eager=True,
+                expose_value=False,
+                callback=_read_config,
+                help="TOML file with options of this command; options on the command line override it.",
+            )
+            command.params.append(option)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing any."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
-
-
-def _config_option() -> click.Option:
-    return click.Option(
-        ["--config"],
-        type=click.Path(path_type=Path, exists=True, dir_okay=False),
-        is_eager=True,
-        expose_value=False,
-        callback=_read_config,
-        help="TOML file with options of this command; options on the command line override it.",
-    )
 
 
 def _read_config(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> None:

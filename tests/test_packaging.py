@@ -66,7 +66,7 @@ def requirements(setup_arguments: dict[str, object], *extras: str) -> dict[str, 
 
 
 def test_lock_file_agrees_with_setup(setup_arguments: dict[str, object]) -> None:
-    """requirements.lock pins each requirement of setup.py in its range, with hashes, for any package index."""
+    """requirements.lock pins each requirement of setup.py in its range, with hashes, for any index."""
     lock = (ROOT / "requirements.lock").read_text("utf-8").rstrip()
     assert "://" not in lock
     expected, pins = requirements(setup_arguments, "dev"), {}

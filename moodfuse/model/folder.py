@@ -166,19 +166,16 @@ def _card_from_json(text: str) -> ModelCard:
     if values.pop("format") != FORMAT:
         raise ModelError("not the card of a moodfuse model")
     if values["schema"] != SCHEMA:
-        version = values.get("versions", {}).get("moodfuse", "another version")
+        writer = values.get("versions", {}).get("moodfuse", "another version")
         raise ModelError(
-            f"schema {values['schema']}, expected {SCHEMA}; use moodfuse {version}, which wrote it"
+            f"schema {values['schema']}, expected {SCHEMA}; use moodfuse {writer}, which wrote it"
         )
     if values.pop("check") != digest({"format": FORMAT, **values}):
         raise ModelError("the content does not match its digest; copy the model again, or export it again")
     del values["schema"]
-    values["sources"] = [
-        ModelSource(
-            recipe_from_mapping(source["recipe"]), source["body"], tuple(source["networks"]), source["own"]
-        )
-        for source in values["sources"]
-    ]
+    for source in values["sources"]:
+        source |= {"recipe": recipe_from_mapping(source["recipe"]), "networks": tuple(source["networks"])}
+    values["sources"] = [ModelSource(**source) for source in values["sources"]]
     values["files"] = {name: ModelFile(**facts) for name, facts in values["files"].items()}
     arguments: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in values.items()

@@ -252,11 +252,11 @@ def _check_rows(rows: Sequence[Row], settings: PredictSettings, model: str) -> N
             different = f"of another model ({row.get('model')}, not {model})"
         elif "uncertain" in row and row["uncertain"] != (row["confidence"] < settings.threshold):
             different = f"with another --threshold than {settings.threshold:g}"
-        elif row.get("windows", 1) > 2:
+        elif row.get("windows", 1) > 2 and row["start_s"] > 0:
             starts_s.setdefault(row["file"], []).append(row["start_s"])
     # The second of three or more windows starts after one hop; the last window may start earlier.
-    hops_s = {sorted(starts)[1] for starts in starts_s.values() if len(starts) > 1}
-    for hop_s in hops_s - {settings.hop_s} if settings.timeline else ():
+    hops_s = set(map(min, starts_s.values())) if settings.timeline else set()
+    for hop_s in hops_s - {settings.hop_s}:
         different = f"with another --hop ({hop_s:g} s, not {settings.hop_s:g} s)"
     if different:
         raise InputError(

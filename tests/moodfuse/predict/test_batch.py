@@ -58,16 +58,6 @@ def test_all_formats_agree_and_an_output_takes_more_files(
     assert "1 of 3 files are in" in capfd.readouterr().err
 
 
-def test_the_table_shows_uncertainty_and_contributions(
-    trained: Any, model: Path, predict: Predict, capfd
-) -> None:
-    """At a threshold of 1 everything is uncertain; --why names every source."""
-    assert predict("--model", model, "--threshold", 1, "--why", trained.held[0]) == 0
-    shown = capfd.readouterr().out
-    assert " uncertain " in shown
-    assert "onedmcnn@brief: by itself" in shown and "twodmcnn@brief: by itself" in shown
-
-
 # With a stand-in
 
 
@@ -141,9 +131,9 @@ def test_what_an_output_has_is_not_labelled_again(fake: FakeModel, tmp_path: Pat
     assert [row["file"] for row in read_rows(output)] == [*"aaaccc"]
 
 
-def test_options_without_effect_are_refused(fake: FakeModel, tmp_path: Path) -> None:
-    """A window with --timeline, a page of a file that is done, several videos for one page."""
-    windows = tmp_path / "some.csv"
+def test_a_request_without_effect_is_an_error(fake: FakeModel, tmp_path: Path) -> None:
+    """A window with --timeline, and a page of a file that is done."""
+    windows = tmp_path / "windows.csv"
     windows.write_text("path,start_s\na.mp4,3\n")
     with pytest.raises(InputError, match="a time line covers a whole file"):
         label(str(windows), timeline=True)
@@ -151,8 +141,6 @@ def test_options_without_effect_are_refused(fake: FakeModel, tmp_path: Path) -> 
     assert label("a", **options) == 0
     with pytest.raises(InputError, match=r"a: already in .*out.jsonl, so nothing would be drawn"):
         label("a", html=tmp_path / "a.html", **options)
-    with pytest.raises(InputError, match="--html and --plot show one video; 2 files"):
-        label("a", "b", plot=tmp_path / "a.png", timeline=True)
 
 
 def test_a_time_line_counts_refused_files_not_windows(fake: FakeModel) -> None:
@@ -184,12 +172,14 @@ def test_inputs_are_files_folders_and_lists(tmp_path: Path, monkeypatch: pytest.
     for name in ("b/2.mp4", "b/1.MKV", "b/notes.pdf", "b/.hidden.mp4", "b/c/0.wav", "end.mp4 "):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    (tmp_path / "some.txt").write_bytes(b"b/2.mp4\r\n\n/abs.mp4\nend.mp4 \n")
-    (tmp_path / "some.csv").write_text("path,start_s,end_s\nb/2.mp4,3,\nb/1.MKV,,9.5\n", encoding="utf-8-sig")
+    (tmp_path / "list.txt").write_bytes(b"b/2.mp4\r\n\n/abs.mp4\nend.mp4 \n")
+    (tmp_path / "windows.csv").write_text(
+        "path,start_s,end_s\nb/2.mp4,3,\nb/1.MKV,,9.5\n", encoding="utf-8-sig"
+    )
     (tmp_path / "two.csv").write_text("path;start_s;end_s\nend.mp4 ;0;60\n")
     monkeypatch.chdir(tmp_path)
     lines: list[str] = []
-    requests = expand(["x.mp4", "b", "some.txt", "some.csv", "two.csv"], echo=lines.append)
+    requests = expand(["x.mp4", "b", "list.txt", "windows.csv", "two.csv"], echo=lines.append)
     assert [
         LabelRequest(str(Path(request.file)), request.start_s, request.end_s) for request in requests
     ] == [

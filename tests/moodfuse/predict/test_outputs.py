@@ -93,6 +93,19 @@ def test_file_names_of_any_bytes() -> None:
     assert os.fsencode(json.loads(json_line(refused(name)))["file"]) == b"caf\xe9\xff.mp4"
 
 
+def test_the_table_shows_uncertainty_and_contributions() -> None:
+    """With `why` a line for each source."""
+    assert table_line(predicted("a.mp4") | {"uncertain": True}, width=6, why=True) == (
+        "a.mp4   sad 0.75 uncertain  (calm 0.25)  without audio\n"
+        "          one: by itself calm 0.50; without it calm 0.75, sad 0.25 (+0.50)\n"
+        "          two: not in this file; without it sad 0.75, sad 0.75 (+0.00)\n"
+    )
+    row = predicted("a.mp4", start_s=65.5) | {"end_s": 95.5}
+    assert (
+        table_line(row, width=6, why=False) == "a.mp4   1:05.5-1:35.5  sad 0.75  (calm 0.25)  without audio\n"
+    )
+
+
 def test_control_characters_do_not_reach_a_terminal() -> None:
     """The table escapes control characters of file names and sources."""
     text = table_line(refused("a\x1b[2J\r.mp4"), width=9, why=True)
