@@ -20,6 +20,7 @@ from moodfuse.extract.media.decode import read_clip
 from moodfuse.extract.media.renditions import SHORT_SIDE_PX, media_of
 from moodfuse.model.folder import ModelError
 from moodfuse.model.model import Model
+from moodfuse.model.predictions import LabelRequest
 
 BOTH = "onedmcnn@brief+twodmcnn@brief"
 QUICK, TREES = f"{BOTH} softmax logits", f"{BOTH} lightgbm embedding"
@@ -53,10 +54,9 @@ def test_a_training_clip_has_the_features_of_the_cache(trained: Any, models: Mod
 
 
 def test_order_jobs_and_threads_do_not_change_a_bit(trained: Any, models: Models) -> None:
-    """Files in reverse, in two decoding processes and from several threads give the same bits."""
+    """Files alone in several threads, and together in two decoding processes, give the same bits."""
     model, files = Model.load(models(TREES)), list(trained.held)
-    together = model.predict_proba(files)
-    assert np.array_equal(model.predict_proba(files[::-1], jobs=2)[::-1], together)
+    together = model.predict_proba(files[::-1], jobs=2)[::-1]
     with ThreadPoolExecutor() as pool:
         alone = list(pool.map(lambda file: model.label_file(file), files))
     assert np.array_equal([prediction.probabilities for prediction in alone], together)
@@ -86,18 +86,18 @@ def test_a_file_without_a_modality_is_refused_or_imputed(
 ) -> None:
     """A file without the modality of a source is refused or imputed; other modalities may be missing."""
     silent, no_video = halves
-    imputing, strict = Model.load(models(QUICK, impute=True)), Model.load(models(QUICK))
-    expected = strict.label_file(trained.held[0]).probabilities
-    heard = strict.label_file(no_video)
-    assert heard.missing == "" and np.allclose(heard.probabilities, expected, atol=1e-4)
-    assert np.allclose(strict.timeline(no_video).probabilities[0], expected, atol=1e-4)
-    imputed = imputing.label_file(silent)
+    model = Model.load(models(QUICK))
+    whole, heard, refused = model.label(
+        LabelRequest(str(file)) for file in (trained.held[0], no_video, silent)
+    )
+    assert heard.missing == "" and np.allclose(heard.probabilities, whole.probabilities, atol=1e-4)
+    assert refused.code == "no_audio" and refused.cause == "the file has no audio track"
+    with pytest.raises(MediaError, match="the file has no audio track"):
+        model.timeline(silent)
+    model = Model.load(models(QUICK, impute=True))
+    imputed = model.label_file(silent)
     assert imputed.missing == "sound" and [source.own for source in imputed.sources] == [None, None]
-    assert np.array_equal(imputed.probabilities, imputing.fusion.probabilities([None, None]))
-    for label in (strict.label_file, strict.timeline):
-        with pytest.raises(MediaError, match="the file has no audio track") as refused:
-            label(silent)
-        assert refused.value.code == "no_audio"
+    assert np.array_equal(imputed.probabilities, model.fusion.probabilities([None, None]))
 
 
 @pytest.fixture(scope="module")

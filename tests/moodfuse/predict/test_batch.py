@@ -45,17 +45,17 @@ def test_all_formats_agree_and_an_output_takes_more_files(
     rows = read_rows(tmp_path / "out.jsonl")
     assert [row["file"] for row in rows] == files and "error" in rows[1]
     names = [files[0], files[1].replace("\udcff", "\\udcff"), files[2]]
-    for form in ("csv", "parquet"):
+    lines = (tmp_path / "out.jsonl").read_text().splitlines(keepends=True)
+    for form, journal in (("csv", lines[:1]), ("parquet", lines)):
         output = tmp_path / f"out.{form}"
-        first = (tmp_path / "out.jsonl").read_text().splitlines(keepends=True)[0]
-        output.with_name(f"{output.name}.journal").write_text(first)
+        output.with_name(f"{output.name}.journal").write_text("".join(journal))
         assert predict("--model", model, "--output", output, *files) == 3
+        assert f"{len(journal)} of 3 files are in" in capfd.readouterr().err
         cells = read_rows(output)
         assert [row["file"] for row in cells] == names and cells[1]["error"] == rows[1]["error"]
         for row, cell in zip(rows, cells, strict=True):
             for label, value in row.get("probabilities", {}).items():
                 assert float(cell[f"probability:{label}"]) == value
-    assert "1 of 3 files are in" in capfd.readouterr().err
 
 
 # With a stand-in
