@@ -1,10 +1,11 @@
-"""What labelling costs beside what it is made of: `predict` beside `extract`, a time line beside its parts.
+"""The cost of labelling: `predict` against `extract`, and a time line against its parts.
 
-Usage: prediction.py [CLIPS [N]]; of a folder of clips, by default that of MOODFUSE_CLIPS, the first N of each label
-(default 20). Four networks, their heads tuned, so that the bodies are shared. Prints the ratio of `predict` to
-`extract --tune frozen` on the same files, the first answer for one file from a cold start, and of a 4-minute video the
-ratio of its time line to decoding it and passing its windows, and of one `predict` per window to its time line. Exits 1
-if a bar is missed.
+Usage: prediction.py [CLIPS [N]]; the first N clips of each label (default 20) of a folder, by default
+that of MOODFUSE_CLIPS. Four networks with fine-tuned heads are used, so that their bodies are shared.
+Prints the ratio of `predict` to `extract --tune frozen` on the same files, and the seconds until the
+first answer for one file from a cold start. For a video of 4 minutes it prints the ratio of the time
+line to decoding plus the passes of its windows, and of one `predict` per window to the time line. Exits
+1 if a limit is exceeded.
 """
 
 import os
@@ -24,7 +25,7 @@ from moodfuse.model.model import Model
 from moodfuse.synthetic_corpus import ClipSettings, CorpusSettings, make_corpus
 
 SOURCES = ("onedmcnn", "twodmcnn", "c3d", "i3d")
-RATIO_BAR, FIRST_BAR_S, TIMELINE_BAR, APART_BAR = 1.3, 8.0, 3.0, 4.0
+MAX_RATIO, MAX_FIRST_S, MAX_TIMELINE, MIN_COMMANDS = 1.3, 8.0, 3.0, 4.0
 HOP_S, SAMPLED = 5.0, 3
 
 
@@ -47,8 +48,8 @@ def choose(clips: Path, folder: Path, count: int) -> Path:
     return folder
 
 
-def decoding_s(path: Path) -> float:
-    """Seconds to decode every picture and all sound of a file, and nothing else."""
+def decode(path: Path) -> float:
+    """Seconds to decode all frames and all audio of a file."""
     start = time.perf_counter()
     with av.open(str(path)) as media:
         for packet in media.demux(video=0, audio=0):
@@ -56,43 +57,42 @@ def decoding_s(path: Path) -> float:
     return time.perf_counter() - start
 
 
-def timeline_figures(model: Model, film: Path) -> tuple[float, float]:
-    """A time line beside decoding and its windows' passes, and one prediction per window beside it."""
+def timeline_ratios(model: Model, film: Path) -> tuple[float, float]:
+    """Return time line / (decoding + passes), and one command per window / time line."""
     start = time.perf_counter()
     timeline = model.timeline(film, hop_s=HOP_S)
-    took_s = time.perf_counter() - start
+    timeline_s = time.perf_counter() - start
     windows = len(timeline.starts_s)
     media = media_of(read_clip(film, short_side_px=SHORT_SIDE_PX))
     start = time.perf_counter()
     for _ in range(SAMPLED):
         model._network_outputs(media, "")
     passes_s = (time.perf_counter() - start) / SAMPLED * windows
-    places = [round(place * (windows - 1) / (SAMPLED - 1)) for place in range(SAMPLED)]
-    apart = []
-    for place in places:
-        window = f"{film},{timeline.starts_s[place]},{timeline.ends_s[place]}"
-        (film.parent / "one.csv").write_text(f"path,start_s,end_s\n{window}\n")
-        apart.append(moodfuse("predict", "--model", model.folder, film.parent / "one.csv"))
-    apart_s = sum(apart) / SAMPLED * windows
-    plain_s = decoding_s(film)
+    seconds, table = [], film.parent / "one.csv"
+    for number in (round(index * (windows - 1) / (SAMPLED - 1)) for index in range(SAMPLED)):
+        window = f"{film},{timeline.starts_s[number]},{timeline.ends_s[number]}"
+        table.write_text(f"path,start_s,end_s\n{window}\n")
+        seconds.append(moodfuse("predict", "--model", model.folder, table))
+    commands_s = sum(seconds) / SAMPLED * windows
+    decoding_s = decode(film)
     print(
-        f"time line of {windows} windows: {took_s:.1f} s; decoding {plain_s:.1f} s, passes {passes_s:.1f} s; "
-        f"a command each {apart_s:.1f} s"
+        f"time line of {windows} windows: {timeline_s:.1f} s; decoding {decoding_s:.1f} s, "
+        f"passes {passes_s:.1f} s; a command each {commands_s:.1f} s"
     )
-    return took_s / (plain_s + passes_s), apart_s / took_s
+    return timeline_s / (decoding_s + passes_s), commands_s / timeline_s
 
 
-def verdict(what: str, figure: float, *, most: float | None = None, least: float | None = None) -> int:
-    """Print a figure beside its bar; 1 if it is missed."""
-    missed = (most is not None and figure > most) or (least is not None and figure < least)
-    bar = f"at most {most}" if most is not None else f"at least {least}"
-    print(f"{what}: {figure:.2f}, bar {bar}{' MISSED' if missed else ''}", flush=True)
-    return int(missed)
+def check(title: str, value: float, *, most: float | None = None, least: float | None = None) -> int:
+    """Print a value with its limit; 1 if the limit is exceeded."""
+    exceeded = (most is not None and value > most) or (least is not None and value < least)
+    limit = f"at most {most}" if most is not None else f"at least {least}"
+    print(f"{title}: {value:.2f}, limit {limit}{' EXCEEDED' if exceeded else ''}", flush=True)
+    return int(exceeded)
 
 
 def main(clips: Path, count: int) -> int:
-    """Print every figure; 1 if a bar is missed."""
-    missed = 0
+    """Print every value; 1 if a limit is exceeded."""
+    exceeded = 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data = choose(clips, folder / "clips", count)
@@ -109,17 +109,17 @@ def main(clips: Path, count: int) -> int:
         moodfuse("fuse", "--cache", folder / "work", "--run", "run-1", "--export", result, "--model", model)
         predict_s = moodfuse("predict", "--model", model, data, "--output", folder / "out.jsonl")
         print(f"{len(list(data.rglob('*.mp4')))} files: extract {extract_s:.1f} s, predict {predict_s:.1f} s")
-        missed += verdict("predict / extract --tune frozen", predict_s / extract_s, most=RATIO_BAR)
+        exceeded += check("predict / extract --tune frozen", predict_s / extract_s, most=MAX_RATIO)
         one = next(data.rglob("*.mp4"))
-        missed += verdict(
-            "first answer from a cold start, s", moodfuse("predict", "--model", model, one), most=FIRST_BAR_S
+        exceeded += check(
+            "first answer from a cold start, s", moodfuse("predict", "--model", model, one), most=MAX_FIRST_S
         )
         clip = ClipSettings(duration_s=240.0, width=640, height=360, frames_per_s=25)
         film = make_corpus(folder / "film", settings=CorpusSettings(("sad",), 1, (1,), clip)).parent
-        ratios = timeline_figures(Model.load(model), next(film.rglob("*.mp4")))
-        missed += verdict("time line / (decoding + passes)", ratios[0], most=TIMELINE_BAR)
-        missed += verdict("one predict a window / time line", ratios[1], least=APART_BAR)
-    return int(missed > 0)
+        ratios = timeline_ratios(Model.load(model), next(film.rglob("*.mp4")))
+        exceeded += check("time line / (decoding + passes)", ratios[0], most=MAX_TIMELINE)
+        exceeded += check("one predict a window / time line", ratios[1], least=MIN_COMMANDS)
+    return int(exceeded > 0)
 
 
 if __name__ == "__main__":

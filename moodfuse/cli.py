@@ -3,7 +3,6 @@
 Exit codes: 0 done; 1 failed; 2 wrong usage or input; 3 done, but some clips were refused; 130 interrupted.
 """
 
-import importlib
 import io
 import logging
 import os
@@ -11,6 +10,7 @@ import sys
 import tomllib
 import warnings
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,27 +22,18 @@ from moodfuse.cache.errors import MoodfuseError
 
 log = logging.getLogger(__name__)
 INTERRUPTED = 130
-COMMANDS: dict[str, tuple[str, str]] = {
-    "check": (
-        "moodfuse.extract.cli:check_command",
-        "Report what would be read, refused, grouped and duplicated.",
-    ),
-    "extract": (
-        "moodfuse.extract.cli:extract_command",
-        "Decode clips, fine-tune networks, cache embeddings.",
-    ),
-    "fuse": ("moodfuse.fuse_command:fuse_command", "Train fusion heads on cached features; export a model."),
-    "evaluate": (
-        "moodfuse.evaluate_command:evaluate_command",
-        "Report the scores of a run, or test a model.",
-    ),
-    "predict": ("moodfuse.predict.command:predict_command", "Label videos with an exported model."),
-    "cache": ("moodfuse.cache.cli:cache_group", "List, verify and prune a cache; exchange features."),
-    "weights": ("moodfuse.extract.cli:weights_group", "List, fetch and convert pretrained weights."),
-    "serve": ("moodfuse.serve.command:serve_command", "Label videos over HTTP and in a browser."),
-    "demo": ("moodfuse.demo:demo_command", "Run all three stages on a synthetic dataset."),
+COMMANDS = {
+    "check": ("extract.cli:check_command", "Report what would be read, refused, grouped and duplicated."),
+    "extract": ("extract.cli:extract_command", "Decode clips, fine-tune networks, cache embeddings."),
+    "fuse": ("fuse_command:fuse_command", "Train fusion heads on cached features; export a model."),
+    "evaluate": ("evaluate_command:evaluate_command", "Report the scores of a run, or test a model."),
+    "predict": ("predict.command:predict_command", "Label videos with an exported model."),
+    "cache": ("cache.cli:cache_group", "List, verify and prune a cache; exchange features."),
+    "weights": ("extract.cli:weights_group", "List, fetch and convert pretrained weights."),
+    "serve": ("serve.command:serve_command", "Label videos over HTTP and in a browser."),
+    "demo": ("demo:demo_command", "Run all three stages on a synthetic dataset."),
 }
-"""Name of a command -> where it is defined, and its line in the help."""
+"""Name of a command -> where it is defined in `moodfuse`, and its line in the help."""
 
 
 class LazyGroup(click.Group):
@@ -57,9 +48,17 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
+        command: click.Command = getattr(import_module(f"moodfuse.{module}"), attribute)
         if not any(parameter.name == "config" for parameter in command.params):
-            command.params.append(_config_option())
+            option = click.Option(
+                ["--config"],
+                type=click.Path(path_type=Path, exists=True, dir_okay=False),
+                is_eager=True,
+                expose_value=False,
+                callback=_read_config,
+                help="TOML file with options of this command; options on the command line override it.",
+            )
+            command.params.append(option)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -68,43 +67,27 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
 
-def _config_option() -> click.Option:
-    return click.Option(
-        ["--config"],
-        type=click.Path(path_type=Path, exists=True, dir_okay=False),
-        is_eager=True,
-        expose_value=False,
-        callback=_read_config,
-        help="TOML file with options of this command; options on the command line override it.",
-    )
-
-
-def _read_config(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> None:
-    if value is None:
+def _read_config(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> None:
+    if path is None:
         return
     try:
-        values = tomllib.loads(value.read_text("utf-8-sig"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise click.BadParameter(f"{value}: not TOML in UTF-8 ({error})") from error
-    except OSError as error:
-        raise click.BadParameter(f"{value}: cannot be read ({error.strerror or error})") from error
-    top_level = {key: item for key, item in values.items() if not isinstance(item, dict)}
-    section = values.get(ctx.info_name or "", top_level)
+        values = tomllib.loads(path.read_text("utf-8-sig"))
+    except ValueError as error:
+        raise click.BadParameter(f"{path}: not TOML in UTF-8 ({error})") from error
+    section = values.get(ctx.info_name or "")
     if not isinstance(section, dict):
-        raise click.BadParameter(
-            f"{value}: {ctx.info_name} is {section!r}; expected a table, [{ctx.info_name}]"
-        )
+        section = {key: value for key, value in values.items() if not isinstance(value, dict)}
     options = {
         flag.lstrip("-").replace("-", "_"): option for option in ctx.command.params for flag in option.opts
     }
     defaults = {}
-    for key, item in section.items():
+    for key, value in section.items():
         option = options.get(key.replace("-", "_"))
         if option is None:
             known = ", ".join(sorted(name.replace("_", "-") for name in options if name != "config"))
-            raise click.BadParameter(f"{value}: unknown option {key!r}; known: {known}")
-        one_of_many = isinstance(item, str) and getattr(option, "multiple", False)
-        defaults[str(option.name)] = [item] if one_of_many else item
+            raise click.BadParameter(f"{path}: unknown option {key!r}; known: {known}")
+        is_one_of_many = isinstance(value, str) and getattr(option, "multiple", False)
+        defaults[str(option.name)] = [value] if is_one_of_many else value
     ctx.default_map = defaults
 
 
@@ -152,28 +135,25 @@ def prepare_streams() -> None:
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line and exit with its code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    verbose = arguments[:1] in (["-v"], ["--verbose"])
     prepare_streams()
     try:
         code = group.main(arguments, prog_name="moodfuse", standalone_mode=False)
         sys.stdout.flush()
     except (click.exceptions.Abort, KeyboardInterrupt) as error:
-        what = "what was finished is in the cache, run the command again to continue"
-        _exit(INTERRUPTED, f"interrupted; {error.args[0] if error.args else what}")
+        hint = "what was finished is in the cache, run the command again to continue"
+        _exit(INTERRUPTED, f"interrupted; {error.args[0] if error.args else hint}")
     except click.ClickException as error:
         shown = io.StringIO()
         error.show(shown)
-        _exit(error.exit_code, printable_lines(shown.getvalue().rstrip("\n")))
+        _exit(error.exit_code, shown.getvalue().rstrip("\n"))
     except BrokenPipeError:
         _exit(1)
-    except MoodfuseError as error:
-        if verbose:
+    except (MoodfuseError, OSError) as error:
+        if arguments[:1] in (["-v"], ["--verbose"]):
             log.exception("failed")
-        _exit(error.exit_code, f"Error: {printable_lines(str(error))}")
-    except OSError as error:
-        if verbose:
-            log.exception("failed")
-        reason = printable_lines(f"{error.filename or 'the output'}: {error.strerror or error}")
+        if isinstance(error, MoodfuseError):
+            _exit(error.exit_code, f"Error: {error}")
+        reason = f"{error.filename or 'the output'}: {error.strerror or error}"
         _exit(
             1, f"Error: cannot read or write {reason}; check the disk and its permissions (-v: a traceback)"
         )
@@ -183,7 +163,7 @@ def main(arguments: list[str] | None = None) -> Any:
 def _exit(code: int, message: str = "") -> NoReturn:
     with suppress(OSError):
         if message:
-            click.echo(message, err=True)
+            click.echo(printable_lines(message), err=True)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

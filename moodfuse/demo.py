@@ -6,16 +6,10 @@ from random import Random
 
 import click
 
-from moodfuse.cache.csv_rows import csv_rows
-
 
 @click.command("demo")
 @click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    default=Path("demo"),
-    show_default=True,
-    help="Output folder.",
+    "--output", type=click.Path(path_type=Path), default="demo", show_default=True, help="Output folder."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the dataset and the fold plan.")
 @click.option(
@@ -60,16 +54,15 @@ def demo_command(ctx: click.Context, output: Path, seed: int, shuffle_labels: in
 
 def shuffle_table(table: Path, *, seed: int) -> Path:
     """Write a copy of a table of clips with labels permuted between groups, and return its path."""
-    (_, names), *lines = csv_rows(table)
-    rows = [dict(zip(names, cells, strict=True)) for _, cells in lines]
-    label_of = {row["group"]: row["label"] for row in rows}
-    groups = sorted(label_of)
-    labels = [label_of[group] for group in groups]
-    Random(seed).shuffle(labels)
-    permuted = dict(zip(groups, labels, strict=True))
+    with table.open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    labels = {row["group"]: row["label"] for row in sorted(rows, key=lambda row: row["group"])}
+    permuted = list(labels.values())
+    Random(seed).shuffle(permuted)
+    new_labels = dict(zip(labels, permuted, strict=True))
     shuffled = table.with_name(f"{table.stem}-shuffled-{seed}.csv")
     with shuffled.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, fieldnames=names, lineterminator="\n")
+        writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows({**row, "label": permuted[row["group"]]} for row in rows)
+        writer.writerows({**row, "label": new_labels[row["group"]]} for row in rows)
     return shuffled

@@ -8,13 +8,14 @@ modality alone confuses some emotions, and both together confuse fewer. The same
 import csv
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
 from av.codec.context import Flags
+from av.container import OutputContainer
 
 SIX_LABELS = ("excited", "fear", "neutral", "relaxation", "sad", "tension")
 MAJOR = ((0, 4, 7), (-3, 0, 4), (5, 9, 12), (7, 11, 14))
@@ -26,8 +27,7 @@ SONG_SPREAD = 1.0
 TAKE_SPREAD = 0.25
 
 
-@dataclass(frozen=True)
-class Mood:
+class Mood(NamedTuple):
     """Audio and video of an emotion.
 
     `minor` above 0.5 selects minor chords on `register_hz`, `brightness` is the ratio of neighbouring
@@ -133,8 +133,8 @@ def make_clip(
 
 def vary(mood: Mood, rng: np.random.Generator, spread: float) -> Mood:
     """Add normal noise of `spread` times `SPREAD` to every value of a mood, limited to its range."""
-    noise = spread * np.array(astuple(SPREAD)) * rng.standard_normal(len(astuple(mood)))
-    return Mood(*np.clip(np.array(astuple(mood)) + noise, astuple(LOWEST), astuple(HIGHEST)).tolist())
+    noise = spread * np.array(SPREAD) * rng.standard_normal(len(mood))
+    return Mood(*np.clip(np.array(mood) + noise, LOWEST, HIGHEST).tolist())
 
 
 def render_waveform(mood: Mood, settings: ClipSettings) -> np.ndarray:
@@ -158,11 +158,11 @@ def render_waveform(mood: Mood, settings: ClipSettings) -> np.ndarray:
 def _voice(turns: np.ndarray, brightness: float) -> np.ndarray:
     """Return the sum of harmonics of a phase in turns, each `brightness` times the one before, float32."""
     phase = (2.0 * np.pi * (turns % 1.0)).astype(np.float32)
-    before, now, twice_cos = np.zeros_like(phase), np.sin(phase), 2.0 * np.cos(phase)
-    total = now.copy()
+    previous, current, twice_cos = np.zeros_like(phase), np.sin(phase), 2.0 * np.cos(phase)
+    total = current.copy()
     for number in range(1, HARMONICS):  # sin((h + 1) x) = 2 cos(x) sin(h x) - sin((h - 1) x)
-        before, now = now, twice_cos * now - before
-        total += np.float32(brightness**number) * now
+        previous, current = current, twice_cos * current - previous
+        total += np.float32(brightness**number) * current
     return total
 
 
@@ -217,9 +217,7 @@ def write_clip(
     return Path(path)
 
 
-def _encode_video(
-    media: av.container.OutputContainer, frames: Iterable[np.ndarray], frames_per_s: int
-) -> list[av.Packet]:
+def _encode_video(media: OutputContainer, frames: Iterable[np.ndarray], frames_per_s: int) -> list[av.Packet]:
     """Return H.264 packets; the number of threads would change the bytes, so there is one."""
     options = {"preset": "superfast", "crf": "27", "threads": "1", "g": str(frames_per_s * 5)}
     stream: Any = media.add_stream("libx264", rate=frames_per_s, options=options)
@@ -235,9 +233,7 @@ def _encode_video(
     return packets + stream.encode(None)
 
 
-def _encode_audio(
-    media: av.container.OutputContainer, waveform: np.ndarray, sample_rate_hz: int
-) -> list[av.Packet]:
+def _encode_audio(media: OutputContainer, waveform: np.ndarray, sample_rate_hz: int) -> list[av.Packet]:
     """Return AAC packets of audio [channels, samples]."""
     layout = "mono" if len(waveform) == 1 else "stereo"
     options = {"b": "64000", "aac_coder": "fast"}

@@ -1,4 +1,4 @@
-"""What the tests of several rooms share: the system's browser."""
+"""The system's browser, for tests of several packages."""
 
 import os
 import shutil
@@ -10,20 +10,15 @@ import pytest
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
-def find_browser() -> str:
-    """Path of the system's chromium; where there is none the test is skipped, or fails if one is required."""
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A running browser; without one the test is skipped, or fails if MOODFUSE_BROWSER is `required`."""
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
         reason = f"no browser: none of {', '.join(BROWSERS)} is installed (Debian: apt-get install chromium)"
         if os.environ.get("MOODFUSE_BROWSER") == "required":
             pytest.fail(reason)
         pytest.skip(reason)
-    return path
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    path = find_browser()
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

@@ -1,4 +1,4 @@
-"""The wheel that users install holds every module and data file, and nothing else."""
+"""The wheel has every module and data file; requirements are declared and locked."""
 
 import ast
 import re
@@ -17,95 +17,67 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("cache", "extract", "fuse", "evaluate")
-NOT_SOURCE = shutil.ignore_patterns("__pycache__", ".*")
 
 
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Copy what a wheel is built from, so that building leaves nothing in the repository."""
-    copy = tmp_path_factory.mktemp("checkout")
+def test_the_wheel_has_every_file_and_the_command(tmp_path: Path) -> None:
+    """Each module, recipe, template and format page is under moodfuse/, and no other file."""
+    checkout = tmp_path / "checkout"
+    ignored = shutil.ignore_patterns("__pycache__", ".*")
     for folder in (*STAGES, "moodfuse"):
-        shutil.copytree(ROOT / folder, copy / folder, symlinks=True, ignore=NOT_SOURCE)
+        shutil.copytree(ROOT / folder, checkout / folder, symlinks=True, ignore=ignored)
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, copy / name)
-    return copy
-
-
-@pytest.fixture(scope="module")
-def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> zipfile.Path:
-    """Build a wheel through the backend's own hook, as an installer does, with nothing fetched."""
-    folder = tmp_path_factory.mktemp("wheel")
-    hook = f"from setuptools import build_meta; build_meta.build_wheel({str(folder)!r})"
+        shutil.copy(ROOT / name, checkout / name)
+    in_stages = [file for stage in STAGES for file in (checkout / stage).rglob("*") if file.is_file()]
+    expected = {f"moodfuse/{file.relative_to(checkout).as_posix()}" for file in in_stages}
+    own = [file for file in (checkout / "moodfuse").rglob("*") if file.is_file()]
+    expected |= {file.relative_to(checkout).as_posix() for file in own}
+    hook = f"from setuptools import build_meta; build_meta.build_wheel({str(tmp_path)!r})"
     built = subprocess.run(
         [sys.executable, "-c", hook], cwd=checkout, capture_output=True, text=True, timeout=120
     )
     assert built.returncode == 0, built.stderr
-    (path,) = folder.glob("*.whl")
-    return zipfile.Path(path)
+    (path,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(path) as wheel:
+        files = {name: wheel.read(name).decode() for name in wheel.namelist() if ".dist-info/" in name}
+        packed = {name for name in wheel.namelist() if not name.endswith("/")}
+    assert packed - files.keys() == expected
+    metadata = {name.partition(".dist-info/")[2]: text for name, text in files.items()}
+    version = runpy.run_path(str(ROOT / "moodfuse" / "_version.py"))["__version__"]
+    assert f"\nVersion: {version}\n" in metadata["METADATA"]
+    assert "Apache License" in metadata["licenses/LICENSE"]
+    assert "moodfuse = moodfuse.cli:main" in metadata["entry_points.txt"]
 
 
 @pytest.fixture
-def described(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
-    """Give what setup.py hands to setuptools."""
-    settings: dict[str, object] = {}
-    monkeypatch.setattr(setuptools, "setup", lambda **given: settings.update(given))
+def setup_arguments(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """The arguments that setup.py passes to setuptools."""
+    arguments: dict[str, object] = {}
+    monkeypatch.setattr(setuptools, "setup", lambda **values: arguments.update(values))
     runpy.run_path(str(ROOT / "setup.py"))
-    return settings
+    return arguments
 
 
-def metadata(wheel: zipfile.Path, name: str) -> str:
-    """Read one file of the wheel's metadata folder."""
-    (folder,) = (entry for entry in wheel.iterdir() if entry.name.endswith(".dist-info"))
-    return (folder / name).read_text("utf-8")
+def requirements(setup_arguments: dict[str, object], *extras: str) -> dict[str, Requirement]:
+    """Requirements of setup.py by name: those of every installation, and those of the extras."""
+    required, optional = setup_arguments["install_requires"], setup_arguments["extras_require"]
+    assert isinstance(required, list) and isinstance(optional, dict)
+    texts = [*required, *(text for extra in extras for text in optional[extra])]
+    return {canonicalize_name(Requirement(text).name): Requirement(text) for text in texts}
 
 
-def test_wheel_holds_every_file(wheel: zipfile.Path, checkout: Path) -> None:
-    """Each module, recipe, template and format page is in the wheel under moodfuse/, and no other file is."""
-    in_stages = [path for stage in STAGES for path in files(checkout / stage)]
-    stages = {f"moodfuse/{path.relative_to(checkout).as_posix()}" for path in in_stages}
-    own = {path.relative_to(checkout).as_posix() for path in files(checkout / "moodfuse")}
-    packed = {name for name in wheel.root.namelist() if not name.endswith("/")}
-    assert {name for name in packed if ".dist-info/" not in name} == stages | own
-    assert {"moodfuse/py.typed", "moodfuse/cache/FORMAT.md"} <= packed
-
-
-def test_wheel_has_version_licence_and_command(wheel: zipfile.Path) -> None:
-    """The wheel's metadata carries the version of moodfuse/_version.py, the licence and the `moodfuse` command."""
-    version = runpy.run_path(str(ROOT / "moodfuse" / "_version.py"))["__version__"]
-    assert f"\nVersion: {version}\n" in metadata(wheel, "METADATA")
-    assert "Apache License" in metadata(wheel, "licenses/LICENSE")
-    assert "moodfuse = moodfuse.cli:main" in metadata(wheel, "entry_points.txt")
-
-
-def requirements(described: dict[str, object], *extras: str) -> dict[str, Requirement]:
-    """Requirements of setup.py by name: those of every installation, and those of some extras."""
-    required, optional = described["install_requires"], described["extras_require"]
-    assert isinstance(required, list)
-    assert isinstance(optional, dict)
-    parsed = [
-        Requirement(text) for text in [*required, *(text for extra in extras for text in optional[extra])]
-    ]
-    return {canonicalize_name(requirement.name): requirement for requirement in parsed}
-
-
-def test_lock_file_agrees_with_setup(described: dict[str, object]) -> None:
-    """requirements.lock pins each requirement of setup.py to a version in its range, with hashes, and no other one."""
-    entries = re.split(r"\n(?=\S)", (ROOT / "requirements.lock").read_text("utf-8").rstrip())
-    pins = [re.match(r"(\S+?)==(\S+)", entry) for entry in entries]
-    assert all(pins)
-    assert all("--hash=sha256:" in entry for entry in entries)
-    direct = {
-        pin[1] for pin, entry in zip(pins, entries, strict=True) if pin and "moodfuse (setup.py)" in entry
-    }
-    wanted = requirements(described, "dev")
-    assert direct == set(wanted), "run: make lock"
-    outside = [pin[0] for pin in pins if pin and pin[1] in wanted and pin[2] not in wanted[pin[1]].specifier]
+def test_lock_file_agrees_with_setup(setup_arguments: dict[str, object]) -> None:
+    """requirements.lock pins each requirement of setup.py in its range, with hashes, for any index."""
+    lock = (ROOT / "requirements.lock").read_text("utf-8").rstrip()
+    assert "://" not in lock
+    expected, pins = requirements(setup_arguments, "dev"), {}
+    for entry in re.split(r"\n(?=\S)", lock):
+        name, version = re.findall(r"^(\S+?)==(\S+)", entry)[0]
+        assert "--hash=sha256:" in entry
+        if "moodfuse (setup.py)" in entry:
+            pins[name] = version
+    assert pins.keys() == expected.keys(), "run: make lock"
+    outside = [name for name, version in pins.items() if version not in expected[name].specifier]
     assert not outside, "run: make lock"
-
-
-def test_lock_file_names_no_index() -> None:
-    """requirements.lock can be used with any package index."""
-    assert "://" not in (ROOT / "requirements.lock").read_text("utf-8")
 
 
 @pytest.mark.parametrize(
@@ -113,24 +85,21 @@ def test_lock_file_names_no_index() -> None:
     [((*STAGES, "moodfuse"), ("parquet", "serve", "distributed")), (("tests", "benchmarks"), ("dev",))],
 )
 def test_every_import_is_declared(
-    described: dict[str, object], folders: tuple[str, ...], extras: tuple[str, ...]
+    setup_arguments: dict[str, object], folders: tuple[str, ...], extras: tuple[str, ...]
 ) -> None:
-    """Each distribution that a module imports is a requirement in setup.py: of its users, or for tests, of `dev`."""
-    modules = [file for folder in folders for file in sorted((ROOT / folder).rglob("*.py"))]
+    """Each imported distribution is a requirement in setup.py: of its users, or for tests, of `dev`."""
     scripts = (path.stem for folder in ("tests", "benchmarks") for path in (ROOT / folder).rglob("*"))
-    own = {"moodfuse", "tests", *scripts}
-    names = {name for module in modules for name in imported(module)} - own - sys.stdlib_module_names
-    known = packages_distributions()
-    declared = requirements(described, *extras)
-    missing = {
-        name
-        for name in names
-        if not {canonicalize_name(found) for found in known.get(name, ())} & set(declared)
+    own = {"moodfuse", "tests", *scripts, *sys.stdlib_module_names}
+    files = [file for folder in folders for file in (ROOT / folder).rglob("*.py")]
+    names = {name for file in files for name in imported_modules(file)} - own
+    declared, distributions = requirements(setup_arguments, *extras).keys(), packages_distributions()
+    undeclared = {
+        name for name in names if declared.isdisjoint(map(canonicalize_name, distributions.get(name, ())))
     }
-    assert not missing
+    assert not undeclared
 
 
-def imported(file: Path) -> set[str]:
+def imported_modules(file: Path) -> set[str]:
     """Names of the top-level modules that a file imports absolutely."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(file.read_bytes())):
@@ -139,8 +108,3 @@ def imported(file: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names.add(node.module.partition(".")[0])
     return names
-
-
-def files(folder: Path) -> list[Path]:
-    """List the files under a folder, without links to other folders and what importing or building left there."""
-    return [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]

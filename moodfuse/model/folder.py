@@ -1,70 +1,151 @@
-"""Model folders: written atomically, verified file by file, and read without running any code from them.
+"""Model folders: the card `model.json`, and the files that it lists with their lengths and SHA-256.
 
-`model.json` lists every other file with its length and SHA-256, and a file is verified before it is used.
-Arrays are validated when the records are built from them.
+A folder is written atomically. Files are verified before they are used, and no code in them is run.
 """
 
 import hashlib
+import json
+import math
 import os
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
 
-from moodfuse.cache.digests import file_digest
+from moodfuse.cache.audits import ClipMarks
+from moodfuse.cache.digests import canonical_json, digest, file_digest
 from moodfuse.cache.errors import InputError
+from moodfuse.cache.recipe import Recipe, recipe_from_mapping
+from moodfuse.cache.records import check_label
 from moodfuse.cache.runs import run_folder
 from moodfuse.cache.store import FeatureCache
 from moodfuse.fuse.inference import FusedSource, Fusion, LinearArrays, check_level, head_from_arrays
-from moodfuse.model.card import ModelCard, ModelError, ModelFile, card_from_json
 
+FORMAT = "moodfuse-model"
+SCHEMA = 1
 CARD = "model.json"
 ARRAYS = "arrays.safetensors"
 TRAINING = "training.safetensors"
-MOST_CARD_BYTES = 4 << 20
-Content = Path | bytes
-_NAME = re.compile(r"([A-Za-z0-9][\w.@-]*/)?[A-Za-z0-9][\w.@-]*", re.ASCII)
+_FILE_NAME = re.compile(r"([A-Za-z0-9][\w.@-]*/)?[A-Za-z0-9][\w.@-]*", re.ASCII)
 
 
-def model_folder(cache: FeatureCache, run: str) -> Path:
-    """Return the default folder for the model of a run."""
-    return run_folder(cache, run) / "model"
+class ModelError(InputError):
+    """A model folder that cannot be used."""
 
 
-def write_model(folder: Path, card: ModelCard, files: Mapping[str, Content]) -> ModelCard:
-    """Write a model folder, all of it or nothing, and return the card with the digests of its files.
+# The card
 
-    `files` has content, or the path of a file to copy, by relative path.
+
+@dataclass(frozen=True)
+class ModelSource:
+    """One source of a model.
+
+    `body` is the file with the layers that were not fine-tuned, if any, and `networks` are the files of the
+    fine-tuned networks, whose logits are averaged. `own` is the number of classifiers that compute logits
+    from the embedding if the networks have none.
     """
-    if folder.exists():
-        raise InputError(f"{folder}: already exists; remove it, or name another folder")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".tmp-", dir=folder.parent) as temporary:
-            whole = Path(temporary) / "model"
-            listed = {name: _write_file(whole / name, content) for name, content in sorted(files.items())}
-            card = replace(card, files=listed)
-            _write_file(whole / CARD, card.to_json().encode())
-            os.rename(whole, folder)
-    except OSError as error:
-        raise InputError(f"{folder}: the model cannot be written ({error.strerror or error})") from error
-    return card
+
+    recipe: Recipe
+    body: str | None
+    networks: tuple[str, ...]
+    own: int
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All files of the source."""
+        return self.networks if self.body is None else (self.body, *self.networks)
 
 
-def _write_file(path: Path, content: Content) -> ModelFile:
-    data = content.read_bytes() if isinstance(content, Path) else content
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    return ModelFile(hashlib.sha256(data).hexdigest(), len(data))
+@dataclass(frozen=True)
+class ModelFile:
+    """SHA-256 and length of a file of the model."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """Everything that describes a model.
+
+    Attributes
+    ----------
+    run, protocol, head, level : str
+        The run and the result that the model was exported from.
+    classes : tuple of str
+        Sorted labels.
+    sources : tuple of ModelSource
+        In the order of the head's columns.
+    head_kind, head_facts : str, mapping
+        Kind of the head, and its settings that are not arrays.
+    chosen : bool
+        Whether hyperparameters and temperature were selected on out-of-sample rows.
+    decoder : str
+        Version of the decoder that read the training clips.
+    impute : bool
+        Whether files without audio or without video are labelled.
+    training, expected : mapping
+        Numbers of training clips and groups; cross-validated scores with confidence intervals.
+    files : mapping of str to ModelFile
+        All other files of the folder by relative path.
+    """
+
+    name: str
+    run: str
+    protocol: str
+    head: str
+    level: str
+    classes: tuple[str, ...]
+    sources: tuple[ModelSource, ...]
+    head_kind: str
+    head_facts: Mapping[str, Any]
+    temperature: float
+    chosen: bool
+    decoder: str
+    impute: bool
+    training: Mapping[str, Any]
+    expected: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    commands: tuple[str, ...] = ()
+    files: Mapping[str, ModelFile] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_level(self.level)
+        if len(self.classes) < 2 or tuple(sorted(set(self.classes))) != self.classes:
+            raise ModelError(f"classes: {self.classes[:9]}; expected two or more different labels in order")
+        for label in self.classes:
+            check_label(label, "classes")
+        if not self.sources or not math.isfinite(self.temperature):
+            raise ModelError("expected one or more sources and a finite temperature")
+        used = [file for source in self.sources for file in source.files]
+        if unlisted := set(used) - set(self.files):
+            raise ModelError(f"sources: the file {min(unlisted)!r} is not listed under files")
+
+    @cached_property
+    def digest(self) -> str:
+        """Identity of the model; changes with any of its files."""
+        return digest(self._values())
+
+    @cached_property
+    def modalities(self) -> frozenset[str | None]:
+        """The modalities that the sources read, as recipes name them."""
+        return frozenset(source.recipe.modality for source in self.sources)
+
+    def to_json(self) -> str:
+        """Return the card as canonical JSON that contains its own digest."""
+        return canonical_json({**self._values(), "check": self.digest})
+
+    def _values(self) -> dict[str, Any]:
+        return {"format": FORMAT, "schema": SCHEMA, **asdict(self)}
 
 
 def read_card(folder: Path) -> ModelCard:
@@ -75,32 +156,79 @@ def read_card(folder: Path) -> ModelCard:
             f"{folder}: no such model (it has no {CARD}); expected a folder that moodfuse fuse --export wrote"
         )
     try:
-        if path.stat().st_size > MOST_CARD_BYTES:
-            raise ModelError(f"{path}: larger than {MOST_CARD_BYTES} bytes, which no card is")
-        return card_from_json(path.read_text("utf-8"))
-    except ModelError as error:
-        raise ModelError(f"{path}: {error}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path}: cannot be read ({error})") from error
+        return _card_from_json(path.read_text("utf-8"))
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise ModelError(f"{path}: cannot be read as the card of a model: {str(error)[:200]}") from error
+
+
+def _card_from_json(text: str) -> ModelCard:
+    values = json.loads(text)
+    if values.pop("format") != FORMAT:
+        raise ModelError("not the card of a moodfuse model")
+    if values["schema"] != SCHEMA:
+        writer = values.get("versions", {}).get("moodfuse", "another version")
+        raise ModelError(
+            f"schema {values['schema']}, expected {SCHEMA}; use moodfuse {writer}, which wrote it"
+        )
+    if values.pop("check") != digest({"format": FORMAT, **values}):
+        raise ModelError("the content does not match its digest; copy the model again, or export it again")
+    del values["schema"]
+    for source in values["sources"]:
+        source |= {"recipe": recipe_from_mapping(source["recipe"]), "networks": tuple(source["networks"])}
+    values["sources"] = [ModelSource(**source) for source in values["sources"]]
+    values["files"] = {name: ModelFile(**facts) for name, facts in values["files"].items()}
+    arguments: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+    }
+    return ModelCard(**arguments)
+
+
+# Files
+
+
+def model_folder(cache: FeatureCache, run: str) -> Path:
+    """Return the default folder for the model of a run."""
+    return run_folder(cache, run) / "model"
+
+
+def write_model(folder: Path, card: ModelCard, files: Mapping[str, Path | bytes]) -> ModelCard:
+    """Write a model folder, all of it or nothing, and return the card with the digests of its files.
+
+    `files` has content, or the path of a file to copy, by relative path.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".tmp-", dir=folder.parent) as temporary:
+            complete = Path(temporary) / "model"
+            listed = {name: _write_file(complete / name, content) for name, content in sorted(files.items())}
+            card = replace(card, files=listed)
+            _write_file(complete / CARD, card.to_json().encode())
+            os.rename(complete, folder)
+    except OSError as error:
+        raise InputError(f"{folder}: the model cannot be written ({error.strerror or error})") from error
+    return card
+
+
+def _write_file(path: Path, content: Path | bytes) -> ModelFile:
+    data = content.read_bytes() if isinstance(content, Path) else content
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return ModelFile(hashlib.sha256(data).hexdigest(), len(data))
 
 
 def check_files(folder: Path, card: ModelCard) -> None:
-    """Verify that all files of a model are in its folder with the length and content that the card lists."""
+    """Raise ModelError unless all files of a model have the length and content that the card lists."""
     for name, listed in sorted(card.files.items()):
         path = folder / name
-        if not _NAME.fullmatch(name) or Path(os.path.realpath(path)) != Path(os.path.realpath(folder), name):
-            raise ModelError(f"{folder}: the file {name[:99]!r} is outside the folder; a model has no links")
-        try:
-            if not path.is_file():
-                raise ModelError(f"{path}: missing, or not a regular file; copy the model again")
-            size = path.stat().st_size
-            if size != listed.bytes or file_digest(path) != listed.sha256:
-                raise ModelError(
-                    f"{path}: its content ({size} bytes) is not what was written ({listed.bytes} bytes); "
-                    "copy the model again"
-                )
-        except OSError as error:
-            raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from error
+        if not _FILE_NAME.fullmatch(name):
+            raise ModelError(f"{folder}: the file {name[:99]!r} is outside the folder")
+        if not path.is_file():
+            raise ModelError(f"{path}: missing, or not a regular file; copy the model again")
+        if path.stat().st_size != listed.bytes or file_digest(path) != listed.sha256:
+            raise ModelError(f"{path}: its content is not what was written; copy the model again")
 
 
 # The fusion
@@ -119,8 +247,6 @@ def arrays_of(fusion: Fusion) -> bytes:
 def read_fusion(folder: Path, card: ModelCard) -> Fusion:
     """Build the fusion of a model from its card and its arrays."""
     try:
-        if ARRAYS not in card.files:
-            raise InputError("not listed in the card")
         arrays: dict[str, np.ndarray] = load_file(folder / ARRAYS)
         head = head_from_arrays(card.head_kind, card.head_facts, _take(arrays, "head."))
         sources = tuple(_fused_source(card, number, arrays) for number in range(len(card.sources)))
@@ -146,7 +272,7 @@ def _take(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     return {name.removeprefix(prefix): arrays.pop(name) for name in list(arrays) if name.startswith(prefix)}
 
 
-# The training clips, so that `evaluate --model` recognises them
+# The training clips, which `evaluate --model` must not score
 
 
 @dataclass(frozen=True)
@@ -163,13 +289,14 @@ class TrainingClip:
     frame_times_s: np.ndarray
 
 
-_MARKS = {
-    "peak_times": (np.uint16, "peaks_ends"),
-    "peak_bins": (np.uint16, "peaks_ends"),
-    "frame_hashes": (np.uint64, "frames_ends"),
-    "frame_times_s": (np.float64, "frames_ends"),
+_ENDS = {
+    "peak_times": "peaks_ends",
+    "peak_bins": "peaks_ends",
+    "frame_hashes": "frames_ends",
+    "frame_times_s": "frames_ends",
 }
-"""Fingerprints: dtype, and the array with the end of each clip's values."""
+"""The array with the end of each clip's values, for each array of fingerprints."""
+_NO_MARKS = ClipMarks(np.zeros(0, "u2"), np.zeros(0, "u2"), np.zeros(0, "u8"), np.zeros(0))
 
 
 def training_file(cache: FeatureCache) -> bytes:
@@ -177,12 +304,12 @@ def training_file(cache: FeatureCache) -> bytes:
     from moodfuse.extract.dataset.ingest import MARK_RULES, mark_store
 
     store, clips = mark_store(cache), list(cache.clips)
-    marks = [store.read(status.digest) for status in clips]
+    marks = [store.read(status.digest) or _NO_MARKS for status in clips]
     arrays: dict[str, np.ndarray] = {}
-    for name, (dtype, ends) in _MARKS.items():
-        values = [np.zeros(0, dtype) if item is None else getattr(item, name) for item in marks]
-        arrays[name] = np.concatenate([np.zeros(0, dtype), *values])
-        arrays[ends] = np.cumsum([len(item) for item in values], dtype=np.int64)
+    for name, ends in _ENDS.items():
+        values = [getattr(clip_marks, name) for clip_marks in marks]
+        arrays[name] = np.concatenate(values)
+        arrays[ends] = np.cumsum([len(value) for value in values], dtype=np.int64)
     texts = {"id": [status.clip.id for status in clips], "group": [status.group for status in clips]}
     for name, column in texts.items():
         encoded = [text.encode("utf-8", "surrogateescape") for text in column]
@@ -207,10 +334,7 @@ def read_training(path: Path) -> tuple[str, tuple[TrainingClip, ...]]:
         columns = [
             *(_texts(arrays, name) for name in ("id", "group")),
             *([row.tobytes().hex() for row in arrays[name]] for name in ("digest", "file")),
-            *(
-                np.split(arrays[name].astype(dtype), arrays[ends][:-1])
-                for name, (dtype, ends) in _MARKS.items()
-            ),
+            *(np.split(arrays[name], arrays[ends][:-1]) for name, ends in _ENDS.items()),
         ]
         return rules, tuple(TrainingClip(*values) for values in zip(*columns, strict=True))
     except (SafetensorError, OSError, ValueError, TypeError, LookupError) as error:

@@ -26,8 +26,7 @@ from moodfuse.extract.decoding import (
     read_windows_in_worker,
 )
 from moodfuse.fuse.inference import Fusion, NetworkOutput
-from moodfuse.model.card import ModelCard, ModelError
-from moodfuse.model.folder import check_files, read_card, read_fusion
+from moodfuse.model.folder import ModelCard, ModelError, check_files, read_card, read_fusion
 from moodfuse.model.predictions import (
     MODALITY_NAMES,
     Floats,
@@ -43,7 +42,6 @@ if TYPE_CHECKING:
     from moodfuse.extract.inference import ShippedSource
 
 log = logging.getLogger(__name__)
-HOP_S = 5.0
 NO_NUMBERS = "no_numbers"
 """Code of a refusal because the numbers of a network or of the head are not finite."""
 _NETWORK_LOCK = threading.Lock()
@@ -73,6 +71,7 @@ class Model:
     ) -> None:
         self.folder, self.card, self.fusion, self.limits = folder, card, fusion, limits
         self._sources = tuple(sources)
+        self._accepts_missing = card.impute or len(card.modalities) == 1
 
     @classmethod
     def load(
@@ -109,11 +108,11 @@ class Model:
                 MEDIA_RULES,
             )
         sources = []
-        for item in card.sources:
-            body = None if item.body is None else path / item.body
-            networks = [path / name for name in item.networks]
+        for source in card.sources:
+            body = None if source.body is None else path / source.body
+            networks = [path / name for name in source.networks]
             try:
-                sources.append(ShippedSource(item.recipe, len(card.classes), body, networks, device=device))
+                sources.append(ShippedSource(source.recipe, len(card.classes), body, networks, device=device))
             except MoodfuseError as error:
                 raise ModelError(f"{path}: {error}") from error
         return cls(path, card, fusion, sources, limits)
@@ -130,7 +129,7 @@ class Model:
 
     def predict(self, paths: Iterable[str | PathLike[str]], *, jobs: int = 1) -> NDArray[np.str_]:
         """Return the most probable label of each file, [N]; raises as `predict_proba` does."""
-        return np.array([item.label for item in self._predictions(paths, jobs)])
+        return np.array(self.classes)[self.predict_proba(paths, jobs=jobs).argmax(axis=1)]
 
     def predict_proba(self, paths: Iterable[str | PathLike[str]], *, jobs: int = 1) -> Floats:
         """Return calibrated probabilities of files, [N, C], with classes in the order of `classes`.
@@ -140,19 +139,16 @@ class Model:
         MediaError
             For the first file that cannot be labelled.
         """
-        rows = [item.probabilities for item in self._predictions(paths, jobs)]
+        results = self.label((LabelRequest(fspath(path)) for path in paths), jobs=jobs, explain=False)
+        rows = [_checked_prediction(result).probabilities for result in results]
         return np.array(rows, dtype=np.float64).reshape(-1, len(self.classes))
-
-    def _predictions(self, paths: Iterable[str | PathLike[str]], jobs: int) -> Iterator[Prediction]:
-        for result in self.label((LabelRequest(fspath(path)) for path in paths), jobs=jobs, explain=False):
-            yield _prediction(result)
 
     def label_file(
         self, path: str | PathLike[str], *, start_s: float = 0.0, end_s: float | None = None
     ) -> Prediction:
         """Label one window of a file, or raise MediaError."""
         (result,) = self.label([LabelRequest(fspath(path), start_s, end_s)])
-        return _prediction(result)
+        return _checked_prediction(result)
 
     def label(
         self,
@@ -160,7 +156,7 @@ class Model:
         *,
         jobs: int = 1,
         explain: bool = True,
-        look: Callable[[int, DecodedClip], object] | None = None,
+        on_decoded: Callable[[int, DecodedClip], object] | None = None,
         rules: ReadingRules | None = None,
     ) -> Iterator[Prediction | Refusal]:
         """Label windows of files, in their order, while worker processes decode the next ones.
@@ -173,50 +169,55 @@ class Model:
             Decoding processes; they do not change the results.
         explain : bool
             Whether to compute `Prediction.sources`.
-        look : callable, optional
+        on_decoded : callable, optional
             Called with the number and the decoded clip of each file that could be decoded.
         rules : ReadingRules, optional
             Limits for each file, and which files are accepted.
         """
         rules = rules or ReadingRules(self.limits or Limits())
-        queue: list[LabelRequest] = []
+        files: list[str] = []
 
         def decode_requests() -> Iterator[DecodeRequest]:
             for request in requests:
-                queue.append(request)
+                files.append(request.file)
                 yield DecodeRequest(
                     Path(request.file),
                     request.start_s,
                     request.end_s,
                     SHORT_SIDE_PX,
-                    allow_missing=self._takes_one_modality,
+                    allow_missing=self._accepts_missing,
                     allow_partial=rules.allow_partial,
                 )
 
-        for number, (_, result) in enumerate(decode_many(decode_requests(), jobs=jobs, limits=rules.limits)):
-            file = queue.pop(0).file
-            result = self._checked(file, result)
-            if isinstance(result, MediaError):
-                yield refusal_of(file, result)
+        for number, (_, clip) in enumerate(decode_many(decode_requests(), jobs=jobs, limits=rules.limits)):
+            file = files[number]
+            clip = self._check_modality(file, clip)
+            if isinstance(clip, MediaError):
+                yield refusal_of(file, clip)
                 continue
-            if look is not None:
-                look(number, result)
+            if on_decoded is not None:
+                on_decoded(number, clip)
             try:
-                yield self.label_clip(file, result, explain=explain)
-            except InputError as invalid:  # the next clip's numbers may be finite
-                yield Refusal(file, NO_NUMBERS, str(invalid))
+                yield self.label_clip(file, clip, explain=explain)
+            except InputError as error:  # the next clip's numbers may be finite
+                yield Refusal(file, NO_NUMBERS, str(error))
 
     def label_clip(self, file: str, clip: DecodedClip, *, explain: bool = True) -> Prediction:
         """Label a clip that was decoded with a short side of `extract.media.renditions.SHORT_SIDE_PX`."""
         missing = clip.missing if clip.missing in self.card.modalities else ""
         outputs = self._network_outputs(media_of(clip), missing)
-        fusion, sources = self.fusion, list[SourceContribution]()
+        fusion = self.fusion
         columns = [
             None if output is None else fusion.values(number, output) for number, output in enumerate(outputs)
         ]
-        for number, output in enumerate(outputs if explain else []):
-            name, own = fusion.sources[number].source, None if output is None else fusion.own(number, output)
-            sources.append(SourceContribution(name, own, fusion.without(number, columns)))
+        contributions = [
+            SourceContribution(
+                fusion.sources[number].source,
+                None if output is None else fusion.own(number, output),
+                fusion.without(number, columns),
+            )
+            for number, output in enumerate(outputs if explain else [])
+        ]
         return Prediction(
             file,
             self.classes,
@@ -224,36 +225,30 @@ class Model:
             clip.start_s,
             clip.end_s,
             missing,
-            tuple(sources),
+            tuple(contributions),
             clip.partial,
             clip.facts.duration_s,
         )
 
     def _network_outputs(self, media: Media, missing: str) -> list[list[NetworkOutput] | None]:
         """Outputs of each source's networks; `None` for a source that reads the missing modality."""
-        outputs: list[list[NetworkOutput] | None] = []
         with _NETWORK_LOCK:
-            for source in self._sources:
-                if source.recipe.modality == missing:
-                    outputs.append(None)
-                    continue
-                rows = source.embed(media)
-                outputs.append([NetworkOutput(row["embedding"], row.get("logits")) for row in rows])
-        return outputs
+            return [
+                None
+                if source.recipe.modality == missing
+                else [NetworkOutput(row["embedding"], row.get("logits")) for row in source.embed(media)]
+                for source in self._sources
+            ]
 
-    @property
-    def _takes_one_modality(self) -> bool:
-        return self.card.impute or len(self.card.modalities) == 1
-
-    def _checked(self, file: str, result: DecodedClip | MediaError) -> DecodedClip | MediaError:
-        """Return the error in place of a clip that does not have a modality that the model needs."""
-        if isinstance(result, MediaError) or self.card.impute or result.missing not in self.card.modalities:
-            return result
-        name = MODALITY_NAMES[result.missing]
-        return MediaError(f"no_{name}", file, "" if _has_track(result) else f"the file has no {name} track")
+    def _check_modality(self, file: str, clip: DecodedClip | MediaError) -> DecodedClip | MediaError:
+        """Return an error instead of a clip without a modality that the model needs."""
+        if isinstance(clip, MediaError) or self.card.impute or clip.missing not in self.card.modalities:
+            return clip
+        name = MODALITY_NAMES[clip.missing]
+        return MediaError(f"no_{name}", file, "" if _has_track(clip) else f"the file has no {name} track")
 
     def timeline(
-        self, path: str | PathLike[str], *, hop_s: float = HOP_S, limits: Limits | None = None
+        self, path: str | PathLike[str], *, hop_s: float = 5.0, limits: Limits | None = None
     ) -> Timeline:
         """Label a window of 30 s that moves over a file by `hop_s` seconds at a time.
 
@@ -264,17 +259,17 @@ class Model:
         windows: list[tuple[float, float]] = []
         rows: list[Floats] = []
         refusals: list[tuple[int, Refusal]] = []
-        request = WindowRequest(Path(path), hop_s, SHORT_SIDE_PX, allow_missing=self._takes_one_modality)
+        request = WindowRequest(Path(path), hop_s, SHORT_SIDE_PX, allow_missing=self._accepts_missing)
         for window, result in read_windows_in_worker(request, limits=limits or self.limits):
             windows.append((window.start_s, window.end_s))
-            checked = self._checked(file, result)
-            if isinstance(checked, MediaError):
+            clip = self._check_modality(file, result)
+            if isinstance(clip, MediaError):
                 if isinstance(result, DecodedClip) and not _has_track(result):
-                    raise checked  # no window of the file has the modality
-                refusals.append((window.number, refusal_of(file, checked)))
+                    raise clip  # no window of the file has the modality
+                refusals.append((window.number, refusal_of(file, clip)))
                 rows.append(np.full(len(self.classes), np.nan))
             else:
-                prediction = self.label_clip(file, checked, explain=False)
+                prediction = self.label_clip(file, clip, explain=False)
                 rows.append(prediction.probabilities)
                 duration_s, missing = prediction.duration_s, missing or prediction.missing
         starts_s, ends_s = np.array(windows, dtype=np.float64).reshape(-1, 2).T
@@ -285,15 +280,14 @@ class Model:
         )
 
 
-def _prediction(result: Prediction | Refusal) -> Prediction:
-    """Return a prediction; raise the error of a refusal."""
+def _checked_prediction(result: Prediction | Refusal) -> Prediction:
     if isinstance(result, Prediction):
         return result
     if result.code == NO_NUMBERS:
         raise InputError(f"{result.file}: {result.detail}")
-    raise MediaError(result.code, result.file, result.found)
+    raise MediaError(result.code, result.file, result.cause)
 
 
 def _has_track(clip: DecodedClip) -> bool:
-    """Whether the file has the missing modality elsewhere, outside of this window."""
+    """Whether the file has the missing modality, if not in this window."""
     return bool(clip.facts.audio_codec if clip.missing == "sound" else clip.facts.video_codec)

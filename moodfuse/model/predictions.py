@@ -1,7 +1,6 @@
 """Records of labelling: a window to label, its prediction or refusal, and a time line."""
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -89,13 +88,13 @@ class Refusal:
     """A file, or a window of a file, that cannot be labelled.
 
     `code` is a key of `extract.media.reasons.REASONS`, or ``"no_numbers"``; `detail` is the reason as a
-    sentence with the remedy, and `found` what is specific to the file.
+    sentence with the remedy, and `cause` what is specific to the file.
     """
 
     file: str
     code: str
     detail: str
-    found: str = ""
+    cause: str = ""
 
 
 def refusal_of(file: str, error: "MediaError") -> Refusal:
@@ -126,7 +125,7 @@ class Timeline:
     duration_s: float = 0.0
     missing: str = ""
 
-    @cached_property
+    @property
     def middles_s(self) -> Floats:
         """The middle of each window, [N]."""
         return (self.starts_s + self.ends_s) / 2

@@ -36,8 +36,3 @@ class PredictSettings:
             raise InputError("--format table is for reading; use jsonl, csv or parquet with --output")
         if self.output is None and self.retry:
             raise InputError("--retry tries the refused files of an --output again; give --output FILE")
-
-    @property
-    def draws(self) -> bool:
-        """Whether a page or a figure is requested."""
-        return self.html is not None or self.plot is not None

@@ -1,18 +1,11 @@
 """Label many files with a model: find them, skip those that the output has, write the rows of the others."""
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-from moodfuse.cache.csv_rows import (
-    check_columns,
-    check_encoding,
-    csv_rows,
-    listed_path,
-    number_in_row,
-)
+from moodfuse.cache.console import printable_lines
+from moodfuse.cache.csv_rows import check_columns, check_encoding, csv_rows, listed_path, number_in_row
 from moodfuse.cache.errors import InputError
 from moodfuse.extract.dataset.scan import (
     MEDIA_SUFFIXES,
@@ -33,13 +26,11 @@ from moodfuse.predict.outputs import (
     csv_row,
     is_window,
     json_line,
-    key_of,
+    open_output,
     row_of,
     table_line,
 )
-from moodfuse.predict.resuming import open_output
 
-log = logging.getLogger(__name__)
 REFUSED = 3
 """Exit code if a file could not be labelled."""
 LISTS = frozenset({".csv", ".tsv", ".txt"})
@@ -57,13 +48,12 @@ def label_all(folder: Path, settings: PredictSettings, *, stream: TextIO, echo: 
     if not model.card.chosen:
         echo("WARNING the model is not calibrated, so confidences may be misleading")
     output = _open(model, settings, requests, stream)
-    left = [request for request in requests if key_of(request) not in output.done]
-    refused = sum(key_of(request) in output.refused for request in requests)
+    left = [request for request in requests if request not in output.done]
+    refused = sum(request in output.refused for request in requests)
     if len(left) < len(requests):
         again = f", {refused} of them refused (--retry tries those again)" if refused else ""
         echo(f"{len(requests) - len(left)} of {len(requests)} files are in {settings.output} already{again}")
-    if settings.draws and not left:
-        output.close()
+    if (settings.html or settings.plot) and not left:
         raise InputError(
             f"{requests[0].file}: already in {settings.output}, so nothing would be drawn; leave --output out"
         )
@@ -87,13 +77,12 @@ def label_all(folder: Path, settings: PredictSettings, *, stream: TextIO, echo: 
 
 
 def _check_requests(requests: Sequence[LabelRequest], settings: PredictSettings) -> None:
-    if settings.draws and len(requests) != 1:
+    if (settings.html or settings.plot) and len(requests) != 1:
         raise InputError(f"--html and --plot show one video; {len(requests)} files were given")
-    if settings.timeline and (
-        windowed := next((request for request in requests if is_window(request)), None)
-    ):
+    windows = [request.file for request in requests if is_window(request)]
+    if settings.timeline and windows:
         raise InputError(
-            f"{windowed.file}: a list names a window of it, but a time line covers a whole file; leave "
+            f"{windows[0]}: a list names a window of it, but a time line covers a whole file; leave "
             "start_s and end_s out of the list, or --timeline"
         )
 
@@ -101,16 +90,16 @@ def _check_requests(requests: Sequence[LabelRequest], settings: PredictSettings)
 def _open(model: Model, settings: PredictSettings, requests: list[LabelRequest], stream: TextIO) -> Output:
     columns = csv_columns(model.classes, [source.source for source in model.fusion.sources])
     if settings.output is not None:
-        requested = frozenset(map(key_of, requests))
-        return open_output(settings, model=model.card.digest[:16], columns=columns, requested=requested)
+        digest = model.card.digest[:16]
+        return open_output(settings, model=digest, columns=columns, requested=frozenset(requests))
     if settings.format == "jsonl":
         return Output(stream, json_line)
     if settings.format == "csv":
-        output = Output(stream, partial(csv_row, columns=columns, escape=stream.isatty()))
-        output.put(csv_line(columns, escape=stream.isatty()))
-        return output
-    width = min(60, max((len(request.file) for request in requests), default=0))
-    return Output(stream, partial(table_line, width=width, why=settings.why))
+        escape = printable_lines if stream.isatty() else str
+        stream.write(escape(csv_line(columns)))
+        return Output(stream, lambda row: escape(csv_row(row, columns)))
+    width = min(60, max(len(request.file) for request in requests))
+    return Output(stream, lambda row: table_line(row, width=width, why=settings.why))
 
 
 def _labels(model: Model, requests: list[LabelRequest], settings: PredictSettings) -> Iterator[Row]:
@@ -131,13 +120,12 @@ def _timelines(model: Model, requests: list[LabelRequest], settings: PredictSett
             tally.count(request.file, error.code)
             continue
         _draw(model, timeline, settings)
-        yield from timeline_rows(timeline, model=digest, threshold=settings.threshold)
+        yield from _timeline_rows(timeline, model=digest, threshold=settings.threshold)
         all_refused = timeline.refusals and len(timeline.refusals) == len(timeline.starts_s)
         tally.count(request.file, timeline.refusals[0][1].code if all_refused else "")
 
 
-def timeline_rows(timeline: Timeline, *, model: str, threshold: float) -> Iterator[Row]:
-    """Yield the windows of a time line as rows."""
+def _timeline_rows(timeline: Timeline, *, model: str, threshold: float) -> Iterator[Row]:
     refused: dict[int, Refusal] = dict(timeline.refusals)
     times = zip(timeline.starts_s.tolist(), timeline.ends_s.tolist(), strict=True)
     for number, (start_s, end_s) in enumerate(times):
@@ -149,18 +137,13 @@ def timeline_rows(timeline: Timeline, *, model: str, threshold: float) -> Iterat
 
 
 def _draw(model: Model, timeline: Timeline, settings: PredictSettings) -> None:
-    threshold = settings.threshold
+    threshold, video = settings.threshold, Path(timeline.file)
     if settings.html is not None:
         from moodfuse.timeline.page import poster_of, write_timeline_page
 
-        video = Path(timeline.file)
+        poster = poster_of(video)
         write_timeline_page(
-            timeline,
-            settings.html,
-            video=video,
-            threshold=threshold,
-            model=model.name,
-            poster=poster_of(video),
+            timeline, settings.html, video=video, threshold=threshold, model=model.name, poster=poster
         )
     if settings.plot is not None:
         from moodfuse.timeline.plot import write_timeline_plot
@@ -171,7 +154,7 @@ def _draw(model: Model, timeline: Timeline, settings: PredictSettings) -> None:
 # Inputs
 
 
-def expand(inputs: Sequence[str], *, echo: Echo = log.info) -> list[LabelRequest]:
+def expand(inputs: Sequence[str], *, echo: Echo) -> list[LabelRequest]:
     """Return every file to label, in the order of the inputs.
 
     Inputs are files; folders, for their media files at any depth; ``.txt`` lists with one path per line; and
@@ -199,10 +182,8 @@ def _folder(folder: Path, echo: Echo) -> list[LabelRequest]:
     files = find_media(folder)
     ignored = ignored_lines(folder, files.ignored)
     if not files.media:
-        suffixes = ", ".join(sorted(MEDIA_SUFFIXES))
-        raise InputError(
-            "\n".join([f"{folder}: no media files; expected names that end in {suffixes}", *ignored])
-        )
+        message = f"{folder}: no media files; expected names that end in {', '.join(sorted(MEDIA_SUFFIXES))}"
+        raise InputError("\n".join([message, *ignored]))
     for line in ignored:
         echo(line)
     return [LabelRequest(str(file)) for file in files.media]
@@ -211,10 +192,9 @@ def _folder(folder: Path, echo: Echo) -> list[LabelRequest]:
 def _lines(path: Path) -> Iterator[LabelRequest]:
     if not path.is_file():
         raise InputError(f"{path}: the list cannot be read; expected a regular file")
-    data = path.read_bytes()
-    check_encoding(data, path)
-    text = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
-    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), start=1):
+    check_encoding(path.read_bytes(), path)
+    text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield LabelRequest(str(path.parent / listed_path(path, line, f"{path}, line {number}")))
 

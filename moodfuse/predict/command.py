@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ PATH = click.Path(path_type=Path)
 @click.option("--cache", type=PATH, help="Cache folder; use the model of its newest run that has one.")
 @click.option(
     "--format",
-    "form",
     type=click.Choice(["table", "jsonl", "csv", "parquet"]),
     help="[default: by the name of --output, else table]",
 )
@@ -54,16 +54,7 @@ PATH = click.Path(path_type=Path)
 @device_option
 @reading_options
 @click.pass_context
-def predict_command(
-    ctx: click.Context,
-    model: Path | None,
-    cache: Path | None,
-    form: str | None,
-    html: Path | None,
-    plot: Path | None,
-    timeline: bool,
-    **options: Any,
-) -> int:
+def predict_command(ctx: click.Context, model: Path | None, cache: Path | None, **options: Any) -> int:
     """Classify the emotion of videos with an exported model.
 
     Files that cannot be labelled are listed with the reason, and the exit code is 3.
@@ -72,18 +63,17 @@ def predict_command(
     """
     from moodfuse.predict.batch import label_all
 
-    form = form or _format_of(options["output"])
-    timeline = timeline or html is not None or plot is not None
-    _refuse_unused(ctx, form, timeline=timeline)
-    names = ("inputs", "output", "retry", "threshold", "why", "hop_s", "jobs", "device")
-    settings = PredictSettings(
-        format=form,
-        timeline=timeline,
-        html=html,
-        plot=plot,
-        rules=reading_rules(options),
-        **{name: options[name] for name in names},
-    )
+    form = options["format"] = options["format"] or _format_of(options["output"])
+    options["timeline"] |= options["html"] is not None or options["plot"] is not None
+    if options["timeline"]:
+        refuse_given(ctx, ["jobs"], "has no effect on a time line, which one process decodes; leave it out")
+        refuse_given(ctx, ["why"], "is for whole files, not for a time line; leave one of them out")
+    else:
+        refuse_given(ctx, ["hop_s"], "belongs to --timeline, --html and --plot; add one, or leave it out")
+    if form != "table":
+        refuse_given(ctx, ["why"], f"is for --format table; {form} always has it: leave it out")
+    names = {field.name for field in fields(PredictSettings)} - {"rules"}
+    settings = PredictSettings(rules=reading_rules(options), **{name: options[name] for name in names})
     folder = _model_folder(model, cache)
     try:
         return label_all(
@@ -95,22 +85,6 @@ def predict_command(
             if settings.output
             else "nothing is kept; with --output FILE a stopped run can continue"
         ) from error
-
-
-def _refuse_unused(ctx: click.Context, form: str, *, timeline: bool) -> None:
-    if timeline:
-        refuse_given(ctx, ["jobs"], "has no effect on a time line, which one process decodes; leave it out")
-        refuse_given(
-            ctx, ["why"], "is for whole files, not for the windows of a time line; leave one of them out"
-        )
-    else:
-        refuse_given(
-            ctx, ["hop_s"], "belongs to --timeline, --html and --plot; add one of them, or leave it out"
-        )
-    if form != "table":
-        refuse_given(
-            ctx, ["why"], f"is for --format table; {form} always has the contributions: leave it out"
-        )
 
 
 def _format_of(output: Path | None) -> str:

@@ -1,26 +1,33 @@
-"""Rows of predictions, and how they are written: JSON lines, CSV, Parquet, or a table for people."""
+"""Rows of predictions, their text in each format, and output files that a later run can resume.
+
+Rows are appended as JSON lines: to the output itself, or, for CSV and Parquet, to `FILE.journal`, from which
+the output is written at the end. The journal stays, so that a later run can add files or retry refused ones.
+"""
 
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Any, TextIO
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TextIO
 
 from moodfuse.cache.console import printable
-from moodfuse.cache.errors import OutputError
+from moodfuse.cache.errors import InputError
+from moodfuse.cache.files import write_aside
 from moodfuse.model.predictions import MODALITY_NAMES, LabelRequest, Prediction, Refusal, SourceContribution
+from moodfuse.predict import PredictSettings
 
 Row = dict[str, Any]
-Key = tuple[str, float, float | None]
-"""File and window."""
 
 
 def row_of(result: Prediction | Refusal, request: LabelRequest, *, model: str, threshold: float) -> Row:
     """Return a prediction or a refusal as JSON types; `docs/predict.md` describes the keys."""
-    row: Row = {"file": request.file} | (
-        {"start_s": request.start_s, "end_s": request.end_s} if is_window(request) else {}
-    )
+    row: Row = {"file": request.file}
+    if is_window(request):
+        row |= {"start_s": request.start_s, "end_s": request.end_s}
     if isinstance(result, Refusal):
         return row | {"error": result.code, "detail": result.detail, "model": model}
     row |= {
@@ -30,16 +37,16 @@ def row_of(result: Prediction | Refusal, request: LabelRequest, *, model: str, t
         "probabilities": _by_label(result.classes, result.probabilities),
     }
     row |= {name: getattr(result, name) for name in ("missing", "partial") if getattr(result, name)}
-    sources = {item.source: _source(item, result) for item in result.sources}
+    sources = {source.source: _contribution(source, result) for source in result.sources}
     return row | {"sources": sources, "model": model}
 
 
-def _source(item: SourceContribution, result: Prediction) -> Row:
+def _contribution(source: SourceContribution, result: Prediction) -> Row:
     index = result.classes.index(result.label)
     return {
-        "own": None if item.own is None else _by_label(result.classes, item.own),
-        "without": _by_label(result.classes, item.without),
-        "adds": float(result.probabilities[index] - item.without[index]),
+        "own": None if source.own is None else _by_label(result.classes, source.own),
+        "without": _by_label(result.classes, source.without),
+        "adds": float(result.probabilities[index] - source.without[index]),
     }
 
 
@@ -52,40 +59,6 @@ def is_window(request: LabelRequest) -> bool:
     return bool(request.start_s) or request.end_s is not None
 
 
-def key_of(row: Mapping[str, Any] | LabelRequest) -> Key:
-    """Return the file and window of a row or of a request."""
-    if isinstance(row, LabelRequest):
-        return as_text(row.file), row.start_s, row.end_s
-    return as_text(row["file"]), row.get("start_s") or 0.0, row.get("end_s")
-
-
-def as_text(name: str) -> str:
-    """Return a file name as valid Unicode; other bytes are escaped, as in ``\\udcff``."""
-    return name.encode("utf-8", "backslashreplace").decode()
-
-
-def csv_columns(classes: Sequence[str], sources: Sequence[str]) -> list[str]:
-    """Return the columns of CSV and Parquet outputs."""
-    first = ["file", "start_s", "end_s", "label", "confidence", "uncertain", "missing", "partial"]
-    probabilities = [f"probability:{label}" for label in classes]
-    contributions = [f"{what}:{source}" for source in sources for what in ("own", "adds")]
-    return [*first, *probabilities, *contributions, "error", "detail", "windows", "model"]
-
-
-def flattened(row: Row) -> Row:
-    """Return a row for CSV or Parquet: one value per column, text as valid Unicode."""
-    flat: Row = {name: as_text(item) if isinstance(item, str) else item for name, item in row.items()}
-    flat |= {f"probability:{label}": value for label, value in flat.pop("probabilities", {}).items()}
-    for source, item in flat.pop("sources", {}).items():
-        flat[f"own:{source}"] = None if item["own"] is None else _likeliest(item["own"])
-        flat[f"adds:{source}"] = item["adds"]
-    return flat
-
-
-def _likeliest(probabilities: Mapping[str, float]) -> str:
-    return max(probabilities, key=probabilities.__getitem__)
-
-
 # Text
 
 
@@ -94,38 +67,58 @@ def json_line(row: Row) -> str:
     return json.dumps(row, allow_nan=False) + "\n"
 
 
-def csv_line(cells: Iterable[Any], *, escape: bool = False) -> str:
-    """Return cells as a CSV line; `escape` control characters for a terminal."""
-    cells = [printable(cell) if escape and isinstance(cell, str) else cell for cell in cells]
-    # Before Python 3.13 the csv module does not quote a lone carriage return.
-    has_return = any(isinstance(cell, str) and "\r" in cell for cell in cells)
+def csv_columns(classes: Sequence[str], sources: Sequence[str]) -> list[str]:
+    """Return the columns of CSV and Parquet outputs."""
+    first = ["file", "start_s", "end_s", "label", "confidence", "uncertain", "missing", "partial"]
+    probabilities = [f"probability:{label}" for label in classes]
+    contributions = [f"{column}:{source}" for source in sources for column in ("own", "adds")]
+    return [*first, *probabilities, *contributions, "error", "detail", "windows", "model"]
+
+
+def flatten(row: Row) -> Row:
+    """Return a row for CSV or Parquet: one value per column, text as valid Unicode."""
+    flat: Row = {name: _as_unicode(value) if isinstance(value, str) else value for name, value in row.items()}
+    flat |= {f"probability:{label}": value for label, value in flat.pop("probabilities", {}).items()}
+    for source, contribution in flat.pop("sources", {}).items():
+        own = contribution["own"]
+        flat |= {f"own:{source}": own and max(own, key=own.get), f"adds:{source}": contribution["adds"]}
+    return flat
+
+
+def _as_unicode(name: str) -> str:
+    """Escape bytes of a file name that are not UTF-8, as in ``\\udcff``."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def csv_line(cells: Iterable[Any]) -> str:
+    """Return cells as a CSV line."""
     line = io.StringIO()
-    writer = csv.writer(line, lineterminator="\n", quoting=csv.QUOTE_ALL if has_return else csv.QUOTE_MINIMAL)
-    writer.writerow(cells)
+    csv.writer(line, lineterminator="\n").writerow(cells)
     return line.getvalue()
 
 
-def csv_row(row: Row, columns: Sequence[str], *, escape: bool = False) -> str:
+def csv_row(row: Row, columns: Sequence[str]) -> str:
     """Return a row as a CSV line."""
-    flat = flattened(row)
-    return csv_line((flat.get(name, "") for name in columns), escape=escape)
+    flat = flatten(row)
+    return csv_line(flat.get(name, "") for name in columns)
 
 
 def table_line(row: Row, *, width: int, why: bool) -> str:
     """Return a row as a line for people; with `why` followed by a line per source."""
-    name = printable(as_text(row["file"]))
+    name = printable(_as_unicode(row["file"]))
     if "error" in row:
         text = f"REFUSED {row['error']}: {row['detail']}"
     else:
-        ranked = sorted(row["probabilities"].items(), key=lambda item: -item[1])
+        ranked = sorted(row["probabilities"].items(), key=lambda pair: -pair[1])
         others = ", ".join(f"{label} {value:.2f}" for label, value in ranked[1:3])
         text = f"{row['label']} {row['confidence']:.2f}{' uncertain' * row['uncertain']}  ({others})"
         text += f"  without {MODALITY_NAMES[row['missing']]}" if "missing" in row else ""
         text += f"  partial: {row['partial']}" if "partial" in row else ""
     window = f"  {_clock(row['start_s'])}-{_clock(row['end_s'])}" if row.get("end_s") is not None else ""
     lines = [f"{name:<{width}}{window}  {printable(text)}\n"]
-    for source, item in row.get("sources", {}).items() if why else ():
-        lines.append(f"{'':<{width}}    {printable(_contribution(source, item, row['label']))}\n")
+    for source, contribution in row.get("sources", {}).items() if why else ():
+        explanation = _explanation(source, contribution, row["label"])
+        lines.append(f"{'':<{width}}    {printable(explanation)}\n")
     return "".join(lines)
 
 
@@ -134,47 +127,62 @@ def _clock(seconds: float) -> str:
     return f"{int(minutes)}:{rest:04.1f}" if rest % 1 else f"{int(minutes)}:{int(rest):02d}"
 
 
-def _contribution(source: str, item: Row, label: str) -> str:
-    own, without = item["own"], item["without"]
-    alone = "not in this file" if own is None else f"by itself {_with_value(own)}"
-    rest = f"without it {_with_value(without)}, {label} {without[label]:.2f} ({item['adds']:+.2f})"
-    return f"{source}: {alone}; {rest}"
+def _explanation(source: str, contribution: Row, label: str) -> str:
+    own, without = contribution["own"], contribution["without"]
+    alone = "not in this file" if own is None else f"by itself {_top_label(own)}"
+    adds = f"{label} {without[label]:.2f} ({contribution['adds']:+.2f})"
+    return f"{source}: {alone}; without it {_top_label(without)}, {adds}"
 
 
-def _with_value(probabilities: dict[str, float]) -> str:
-    label = _likeliest(probabilities)
+def _top_label(probabilities: Mapping[str, float]) -> str:
+    label = max(probabilities, key=probabilities.__getitem__)
     return f"{label} {probabilities[label]:.2f}"
 
 
-# Writing
+# Tables
+
+
+def csv_table(rows: Iterable[Row], columns: Sequence[str]) -> bytes:
+    """Return rows as a CSV file."""
+    return "".join([csv_line(columns), *(csv_row(row, columns) for row in rows)]).encode()
+
+
+def parquet_table(rows: Iterable[Row], columns: Sequence[str]) -> bytes:
+    """Return rows as a Parquet file."""
+    import pyarrow
+    import pyarrow.parquet
+
+    types = dict.fromkeys(columns, pyarrow.string())
+    for name in columns:
+        if name in ("start_s", "end_s", "confidence") or name.startswith(("probability:", "adds:")):
+            types[name] = pyarrow.float64()
+    types |= {"uncertain": pyarrow.bool_(), "windows": pyarrow.int64()}
+    table = pyarrow.Table.from_pylist(list(map(flatten, rows)), schema=pyarrow.schema(list(types.items())))
+    stream = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(table, stream)
+    return stream.getvalue().to_pybytes()
+
+
+# Outputs
 
 
 @dataclass(frozen=True)
 class Output:
     """Where rows are written to: a stream, after `to_text`, and then `finish` is called.
 
-    `done` are the keys that the output already has, and `refused` those of them that were refused.
+    `done` are the requests that the output already has, and `refused` those of them that were refused.
     """
 
     stream: TextIO
     to_text: Callable[[Row], str]
-    done: frozenset[Key] = frozenset()
-    refused: frozenset[Key] = frozenset()
+    done: frozenset[LabelRequest] = frozenset()
+    refused: frozenset[LabelRequest] = frozenset()
     finish: Callable[[], None] | None = None
 
     def write(self, row: Row) -> None:
         """Write and flush one row."""
-        self.put(self.to_text(row))
-
-    def put(self, text: str) -> None:
-        """Write and flush text. A closed pipe is left to the command line."""
-        try:
-            self.stream.write(text)
-            self.stream.flush()
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise not_written(self.stream.name, error) from error
+        self.stream.write(self.to_text(row))
+        self.stream.flush()
 
     def close(self) -> None:
         """Finish after the last row."""
@@ -182,31 +190,99 @@ class Output:
             self.finish()
 
 
-def not_written(name: object, error: OSError) -> OutputError:
-    """Return the error for an output that cannot be written, as on a full disk."""
-    return OutputError(
-        f"{name}: cannot be written ({error.strerror or error}); make room, or choose another output, and "
-        "run the command again"
-    )
+def open_output(
+    settings: PredictSettings, *, model: str, columns: Sequence[str], requested: frozenset[LabelRequest]
+) -> Output:
+    """Open the output file, new or to be resumed for the requests of this run.
+
+    Rows that will be written again are removed: incomplete time lines and, to retry them, refused files.
+    `model` is the digest that all rows must have, `columns` are those of CSV and Parquet.
+    """
+    path = settings.output or Path()
+    journal = path if settings.format == "jsonl" else path.with_name(f"{path.name}.journal")
+    _check_usable(path, journal, settings.format)
+    rows = _read_rows(journal) if journal.exists() else []
+    _check_rows(rows, settings, model)
+    rows, done, refused = _resume(rows, settings, requested)
+    text = "".join(map(json_line, rows)).encode()
+    if not journal.exists() or text != journal.read_bytes():
+        write_aside(journal.resolve(), text)
+    stream = journal.open("a", encoding="utf-8")
+
+    def finish() -> None:
+        stream.close()
+        if journal != path:
+            to_table = csv_table if settings.format == "csv" else parquet_table
+            write_aside(path.resolve(), to_table(_read_rows(journal), columns))
+
+    return Output(stream, json_line, done, refused, finish)
 
 
-def write_csv(stream: IO[bytes], rows: Iterable[Row], columns: Sequence[str]) -> None:
-    """Write a CSV file."""
-    stream.write(csv_line(columns).encode())
-    stream.writelines(csv_row(row, columns).encode() for row in rows)
+def _check_usable(path: Path, journal: Path, form: str) -> None:
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: not a regular file; leave --output out to write to the terminal")
+    if path.exists() and not journal.exists():
+        raise InputError(
+            f"{path}: already exists, but not {journal.name}, which is needed to resume it; choose another "
+            "--output"
+        )
+    if form == "parquet" and find_spec("pyarrow") is None:
+        raise InputError("--format parquet needs pyarrow; install 'moodfuse[parquet]'")
 
 
-def write_parquet(stream: IO[bytes], rows: Iterable[Row], columns: Sequence[str]) -> None:
-    """Write a Parquet file."""
-    import pyarrow
-    import pyarrow.parquet
+def _read_rows(path: Path) -> list[Row]:
+    """Return the rows of a file without the last one if it was not written completely."""
+    *lines, incomplete = path.read_text("utf-8", "surrogateescape").split("\n")
+    start = '{"file": '
+    try:
+        rows = [json.loads(line) for line in lines]
+        if all(isinstance(row["file"], str) for row in rows) and start.startswith(incomplete[: len(start)]):
+            return rows
+    except (ValueError, TypeError, LookupError):
+        pass
+    raise InputError(f"{path}: has lines that predict did not write; choose another --output")
 
-    numbers = ("start_s", "end_s", "confidence")
-    types = {
-        name: pyarrow.float64()
-        if name in numbers or name.startswith(("probability:", "adds:"))
-        else pyarrow.string()
-        for name in columns
-    } | {"uncertain": pyarrow.bool_(), "windows": pyarrow.int64()}
-    table = pyarrow.Table.from_pylist(list(map(flattened, rows)), schema=pyarrow.schema(list(types.items())))
-    pyarrow.parquet.write_table(table, stream)
+
+def _check_rows(rows: Sequence[Row], settings: PredictSettings, model: str) -> None:
+    """Check that this run would have written the same rows; raise InputError if not."""
+    different = ""
+    starts_s: dict[str, list[float]] = {}
+    for row in rows:
+        if row.get("model") != model:
+            different = f"of another model ({row.get('model')}, not {model})"
+        elif "uncertain" in row and row["uncertain"] != (row["confidence"] < settings.threshold):
+            different = f"with another --threshold than {settings.threshold:g}"
+        elif row.get("windows", 1) > 2 and row["start_s"] > 0:
+            starts_s.setdefault(row["file"], []).append(row["start_s"])
+    # The second of three or more windows starts after one hop; the last window may start earlier.
+    hops_s = set(map(min, starts_s.values())) if settings.timeline else set()
+    for hop_s in hops_s - {settings.hop_s}:
+        different = f"with another --hop ({hop_s:g} s, not {settings.hop_s:g} s)"
+    if different:
+        raise InputError(
+            f"{settings.output}: has predictions {different}; repeat that, or choose another --output"
+        )
+
+
+def _resume(
+    rows: Sequence[Row], settings: PredictSettings, requested: frozenset[LabelRequest]
+) -> tuple[list[Row], frozenset[LabelRequest], frozenset[LabelRequest]]:
+    """Return the rows to keep, the requests that are complete, and which of them were refused."""
+
+    def is_same_kind(row: Row) -> bool:
+        return ("windows" in row or "error" in row) if settings.timeline else "windows" not in row
+
+    own = [(_request_of(row), row) for row in rows if is_same_kind(row)]
+    counts = Counter(request for request, _ in own)
+    refused = {request for request, row in own if "error" in row}
+    incomplete = {request for request, row in own if counts[request] < row.get("windows", 1)}
+    again = requested & (incomplete | refused if settings.retry else incomplete)
+    kept = [row for row in rows if not (is_same_kind(row) and _request_of(row) in again)]
+    return kept, frozenset(counts.keys() - incomplete - again), frozenset(refused - again)
+
+
+def _request_of(row: Row) -> LabelRequest:
+    """Return the request of a row; the windows of a time line have that of their file."""
+    if "windows" in row:
+        return LabelRequest(row["file"])
+    return LabelRequest(row["file"], row.get("start_s") or 0.0, row.get("end_s"))

@@ -1,4 +1,4 @@
-"""A small dataset of real files with its cache and models, made once per session; and synthetic time lines."""
+"""A small dataset of real files with its cache and models, made once per session; synthetic time lines."""
 
 import csv
 import shutil
@@ -28,7 +28,7 @@ RECIPE = """
 name = "brief"
 [onedmcnn]
 depth = "head"
-head = { optimizer = "adamw", learning_rate = 5e-3, epochs = 6, patience = 6, batch = 8 }
+head = { optimizer = "adamw", learning_rate = 5e-3, epochs = 3, patience = 3, batch = 8 }
 [twodmcnn]
 depth = "frozen"
 """
@@ -38,18 +38,19 @@ depth = "frozen"
 class Trained:
     """A dataset of 8 clips in 4 declared folds.
 
-    `cache` has the plan of all folds but the last, whose files are `held`; `table` lists the clips of all folds;
-    `run` is of all clips, and `fewer` of those without the last fold.
+    `cache` has the plan of all folds but the last, whose files are `held`. `table` lists the clips of all
+    folds, `recipe` is that of the networks, `run` is of all clips and `fewer` of those without the last fold.
     """
 
     cache: FeatureCache
     table: Path
+    recipe: Path
     run: Run
     fewer: Run
     held: tuple[str, ...]
 
 
-def extracted(table: Path, folder: Path, recipe: Path) -> FeatureCache:
+def extract(table: Path, folder: Path, recipe: Path) -> FeatureCache:
     """Stage one on a table of clips."""
     settings = ExtractSettings(
         data=table,
@@ -73,29 +74,27 @@ def write_table(path: Path, rows: list[dict[str, str]]) -> Path:
     return path
 
 
-def fused(cache: FeatureCache, name: str) -> Run:
-    """Stage two on a cache."""
-    return run_ablation(
-        cache, AblationSettings(run=name, combine=("all",), heads=("softmax", "lightgbm"), jobs=1)
-    )
+def fuse(cache: FeatureCache, name: str) -> Run:
+    """Stage two on a cache.
 
-
-def without_notes(run: Run) -> Run:
-    """Remove the notes that the folds of a run are too small to select settings in.
-
-    Models are compared with the run of all clips, whose folds are large enough.
+    The notes that folds are too small to select settings in are removed, because models are compared with the
+    run of all clips, whose folds are large enough.
     """
-    return replace(run, results=tuple(replace(item, notes=()) for item in run.results))
+    settings = AblationSettings(run=name, combine=("all",), heads=("softmax", "lightgbm"), jobs=1)
+    run = run_ablation(cache, settings)
+    run = replace(run, results=tuple(replace(result, notes=()) for result in run.results))
+    write_run(cache, run)
+    return run
 
 
 @pytest.fixture
-def train(trained: Trained, tmp_path: Path) -> Callable[[list[dict[str, str]]], tuple[FeatureCache, Run]]:
-    """Stages one and two, with nothing cached, on a table in the dataset's folder."""
+def extract_again(trained: Trained, tmp_path: Path) -> Callable[[list[dict[str, str]]], FeatureCache]:
+    """Stage one on another table of the same files, in a copy of the cache."""
 
-    def run(rows: list[dict[str, str]]) -> tuple[FeatureCache, Run]:
+    def run(rows: list[dict[str, str]]) -> FeatureCache:
         table = write_table(trained.table.with_name(f"{tmp_path.name}.csv"), rows)
-        cache = extracted(table, tmp_path / "cache", trained.table.parents[1] / "brief.toml")
-        return cache, without_notes(fused(cache, "other"))
+        folder = Path(shutil.copytree(trained.cache.path, tmp_path / "cache"))
+        return extract(table, folder, trained.recipe)
 
     return run
 
@@ -114,15 +113,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     recipe = folder / "brief.toml"
     recipe.write_text(RECIPE)
     table = write_table(made.with_name("all.csv"), rows)
-    cache = extracted(table, folder / "cache", recipe)
-    run = fused(cache, "all")
-    write_run(cache, run)
+    cache = extract(table, folder / "cache", recipe)
+    run = fuse(cache, "all")
     fewer = [row for row in rows if int(row["fold"]) < FOLDS - 1]
-    cache = extracted(write_table(made.with_name("fewer.csv"), fewer), folder / "cache", recipe)
-    short = without_notes(fused(cache, "fewer"))
-    write_run(cache, short)
+    cache = extract(write_table(made.with_name("fewer.csv"), fewer), folder / "cache", recipe)
     held = tuple(str(made.parent / row["path"]) for row in rows if int(row["fold"]) == FOLDS - 1)
-    return Trained(cache, table, run, short, held)
+    return Trained(cache, table, recipe, run, fuse(cache, "fewer"), held)
 
 
 @pytest.fixture(scope="session")
@@ -181,13 +177,12 @@ def make_timeline(
     rng = np.random.default_rng(1)
     steps = rng.standard_normal((windows, len(classes))).cumsum(axis=0)
     powers = np.exp(steps - steps.mean(axis=0))
-    found = powers / powers.sum(axis=1, keepdims=True)
-    found[list(lost)] = np.nan
+    probabilities = powers / powers.sum(axis=1, keepdims=True)
+    probabilities[list(lost)] = np.nan
     starts = hop_s * np.arange(windows)
     refusals = tuple((row, Refusal(file, "no_audio", f"there is no sound in {row}")) for row in lost)
-    return Timeline(
-        file, tuple(classes), starts, starts + window_s, found, refusals, float(starts[-1] + window_s)
-    )
+    end_s = float(starts[-1] + window_s)
+    return Timeline(file, tuple(classes), starts, starts + window_s, probabilities, refusals, end_s)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +20,6 @@ from moodfuse.predict import PredictSettings, batch
 from moodfuse.predict.batch import REFUSED, expand, label_all
 
 Predict = Callable[..., int]
-FORMATS = ("jsonl", "csv", "parquet")
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -36,41 +34,28 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 # With a model
 
 
-def test_all_formats_agree_and_a_stopped_run_continues(
+def test_all_formats_agree_and_an_output_takes_more_files(
     trained: Any, model: Path, predict: Predict, tmp_path: Path, capfd
 ) -> None:
-    """JSON lines, CSV and Parquet have the same rows in the requested order, whether written at once or in two runs."""
+    """JSON lines, CSV and Parquet have the same rows in the requested order, written in one run or two."""
     bad = tmp_path / "bad\n\udcff.mp4"
     bad.write_text("not a video")
     files = [trained.held[1], str(bad), trained.held[0]]
-    for form in FORMATS:
-        assert predict("--model", model, "--output", tmp_path / f"out.{form}", *files) == 3
-    rows, cells, records = (read_rows(tmp_path / f"out.{form}") for form in FORMATS)
+    assert predict("--model", model, "--output", tmp_path / "out.jsonl", *files) == 3
+    rows = read_rows(tmp_path / "out.jsonl")
     assert [row["file"] for row in rows] == files and "error" in rows[1]
     names = [files[0], files[1].replace("\udcff", "\\udcff"), files[2]]
-    assert [row["file"] for row in cells] == [row["file"] for row in records] == names
-    assert cells[1]["error"] == records[1]["error"] == rows[1]["error"]
-    for row, cell, record in zip(rows, cells, records, strict=True):
-        for label, value in row.get("probabilities", {}).items():
-            assert float(cell[f"probability:{label}"]) == value == record[f"probability:{label}"]
-    output = tmp_path / "two.csv"
-    assert predict("--model", model, "--output", output, files[0]) == 0
-    for _ in range(2):
+    lines = (tmp_path / "out.jsonl").read_text().splitlines(keepends=True)
+    for form, journal in (("csv", lines[:1]), ("parquet", lines)):
+        output = tmp_path / f"out.{form}"
+        output.with_name(f"{output.name}.journal").write_text("".join(journal))
         assert predict("--model", model, "--output", output, *files) == 3
-        assert output.read_bytes() == (tmp_path / "out.csv").read_bytes()
-    assert "1 of 3 files are in" in capfd.readouterr().err
-
-
-def test_the_table_shows_uncertainty_and_contributions(
-    trained: Any, model: Path, predict: Predict, capfd
-) -> None:
-    """At a threshold of 1 everything is uncertain, at 0 nothing; --why names every source."""
-    assert predict("--model", model, "--threshold", 1, "--why", trained.held[0]) == 0
-    shown = capfd.readouterr().out
-    assert " uncertain " in shown
-    assert "onedmcnn@brief: by itself" in shown and "twodmcnn@brief: by itself" in shown
-    assert predict("--model", model, "--threshold", 0, trained.held[0]) == 0
-    assert "uncertain" not in capfd.readouterr().out
+        assert f"{len(journal)} of 3 files are in" in capfd.readouterr().err
+        cells = read_rows(output)
+        assert [row["file"] for row in cells] == names and cells[1]["error"] == rows[1]["error"]
+        for row, cell in zip(rows, cells, strict=True):
+            for label, value in row.get("probabilities", {}).items():
+                assert float(cell[f"probability:{label}"]) == value
 
 
 # With a stand-in
@@ -115,9 +100,9 @@ class FakeModel:
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeModel:
-    found = FakeModel()
-    monkeypatch.setattr(batch, "Model", found)
-    return found
+    model = FakeModel()
+    monkeypatch.setattr(batch, "Model", model)
+    return model
 
 
 def label(*files: str, echo: Callable[[str], object] = str, **options: Any) -> int:
@@ -126,7 +111,7 @@ def label(*files: str, echo: Callable[[str], object] = str, **options: Any) -> i
 
 
 def test_what_an_output_has_is_not_labelled_again(fake: FakeModel, tmp_path: Path) -> None:
-    """Refused files only with --retry, incomplete time lines always; `test_resuming` has what becomes of their rows."""
+    """Refused files only with --retry, incomplete time lines always."""
     lines: list[str] = []
     options: dict[str, Any] = {"format": "csv", "output": tmp_path / "out.csv", "echo": lines.append}
     fake.bad = {"b", "c"}
@@ -146,9 +131,9 @@ def test_what_an_output_has_is_not_labelled_again(fake: FakeModel, tmp_path: Pat
     assert [row["file"] for row in read_rows(output)] == [*"aaaccc"]
 
 
-def test_options_without_effect_are_refused(fake: FakeModel, tmp_path: Path) -> None:
-    """A window with --timeline, a page of a file that is done, several videos for one page, --retry without output."""
-    windows = tmp_path / "some.csv"
+def test_a_request_without_effect_is_an_error(fake: FakeModel, tmp_path: Path) -> None:
+    """A window with --timeline, and a page of a file that is done."""
+    windows = tmp_path / "windows.csv"
     windows.write_text("path,start_s\na.mp4,3\n")
     with pytest.raises(InputError, match="a time line covers a whole file"):
         label(str(windows), timeline=True)
@@ -156,10 +141,6 @@ def test_options_without_effect_are_refused(fake: FakeModel, tmp_path: Path) -> 
     assert label("a", **options) == 0
     with pytest.raises(InputError, match=r"a: already in .*out.jsonl, so nothing would be drawn"):
         label("a", html=tmp_path / "a.html", **options)
-    with pytest.raises(InputError, match="--html and --plot show one video; 2 files"):
-        label("a", "b", plot=tmp_path / "a.png", timeline=True)
-    with pytest.raises(InputError, match=r"--retry .*give --output FILE"):
-        PredictSettings(("a",), retry=True)
 
 
 def test_a_time_line_counts_refused_files_not_windows(fake: FakeModel) -> None:
@@ -187,16 +168,18 @@ def test_jobs_are_limited_and_missing_streams_are_counted(fake: FakeModel) -> No
 
 
 def test_inputs_are_files_folders_and_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder gives its media files by name at any depth; lists give paths and windows, separated as data sets are."""
+    """A folder gives its media files by name at any depth; lists give paths and windows."""
     for name in ("b/2.mp4", "b/1.MKV", "b/notes.pdf", "b/.hidden.mp4", "b/c/0.wav", "end.mp4 "):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    (tmp_path / "some.txt").write_bytes(b"b/2.mp4\r\n\n/abs.mp4\nend.mp4 \n")
-    (tmp_path / "some.csv").write_text("path,start_s,end_s\nb/2.mp4,3,\nb/1.MKV,,9.5\n", encoding="utf-8-sig")
+    (tmp_path / "list.txt").write_bytes(b"b/2.mp4\r\n\n/abs.mp4\nend.mp4 \n")
+    (tmp_path / "windows.csv").write_text(
+        "path,start_s,end_s\nb/2.mp4,3,\nb/1.MKV,,9.5\n", encoding="utf-8-sig"
+    )
     (tmp_path / "two.csv").write_text("path;start_s;end_s\nend.mp4 ;0;60\n")
     monkeypatch.chdir(tmp_path)
     lines: list[str] = []
-    requests = expand(["x.mp4", "b", "some.txt", "some.csv", "two.csv"], echo=lines.append)
+    requests = expand(["x.mp4", "b", "list.txt", "windows.csv", "two.csv"], echo=lines.append)
     assert [
         LabelRequest(str(Path(request.file)), request.start_s, request.end_s) for request in requests
     ] == [
@@ -213,13 +196,9 @@ def test_inputs_are_files_folders_and_lists(tmp_path: Path, monkeypatch: pytest.
     ("name", "data", "message"),
     [
         ("bad.csv", b"path,start_s\nb/2.mp4,soon\n", "line 2: start_s is 'soon'"),
-        ("blank.csv", b'path,start_s\n"b\n.mp4",1\n,3\n', "line 4: the path is empty"),
-        ("wide.csv", b"path\nb/2.mp4,3\n", "line 2: 2 cells; expected 1"),
         ("utf16.txt", "b/2.mp4\n".encode("utf-16"), "is UTF-16, .*; save the file as UTF-8"),
         ("empty.txt", b"\n \n", "the list is empty; expected a path in each line"),
-        ("head.csv", b"path,start_s\n", "the list is empty; expected a path in each line"),
-        ("none.txt", None, "cannot be read"),
-        ("none.csv", None, "cannot be"),
+        ("none.txt", None, "expected a regular file"),
     ],
 )
 def test_a_list_that_cannot_be_used_is_refused(
@@ -229,14 +208,9 @@ def test_a_list_that_cannot_be_used_is_refused(
     if data is not None:
         (tmp_path / name).write_bytes(data)
     with pytest.raises(InputError, match=message):
-        expand([str(tmp_path / name)])
+        expand([str(tmp_path / name)], echo=str)
 
 
-def test_a_pipe_or_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    """The command does not wait for the writer of a pipe, and names the suffixes that it looked for."""
-    for name in ("list.txt", "list.csv"):
-        os.mkfifo(tmp_path / name)
-        with pytest.raises(InputError, match="expected a regular file"):
-            expand([str(tmp_path / name)])
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no media files; expected names that end in .*\.mp4"):
-        expand([str(tmp_path)])
+        expand([str(tmp_path)], echo=str)

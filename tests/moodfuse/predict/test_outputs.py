@@ -1,117 +1,189 @@
-"""Rows of predictions and their text in each format."""
+"""Rows of predictions in each format, and output files that a later run resumes."""
 
 import csv
 import io
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 
-from moodfuse.cache.errors import MoodfuseError, OutputError
+from moodfuse.cache.errors import InputError
 from moodfuse.model.predictions import LabelRequest, Prediction, Refusal, SourceContribution
+from moodfuse.predict import PredictSettings
 from moodfuse.predict.outputs import (
     Output,
-    as_text,
     csv_columns,
     csv_line,
     csv_row,
-    flattened,
+    flatten,
     json_line,
-    key_of,
+    open_output,
     row_of,
     table_line,
 )
 
+FORMATS = ("jsonl", "csv", "parquet")
+MODEL = "0" * 16
 CLASSES = ("calm", "sad")
 COLUMNS = csv_columns(CLASSES, ("one", "two"))
 SOURCES = (
     SourceContribution("one", np.array([0.5, 0.5]), np.array([0.75, 0.25])),
     SourceContribution("two", None, np.array([0.25, 0.75])),
 )
-PREDICTION = Prediction("a.mp4", CLASSES, np.array([0.25, 0.75]), 0.0, 30.0, "sound", SOURCES)
 
 
-def row(
-    result: Prediction | Refusal = PREDICTION, request: LabelRequest | None = None, threshold: float = 0.5
-) -> dict[str, Any]:
-    return row_of(result, request or LabelRequest(result.file), model="m", threshold=threshold)
+def predicted(file: str, start_s: float = 0.0) -> dict[str, Any]:
+    """A row with a prediction."""
+    prediction = Prediction(file, CLASSES, np.array([0.25, 0.75]), start_s, start_s + 30, "sound", SOURCES)
+    return row_of(prediction, LabelRequest(file, start_s), model=MODEL, threshold=0.5)
+
+
+def refused(file: str) -> dict[str, Any]:
+    """A row of a file that cannot be labelled."""
+    return row_of(Refusal(file, "truncated", f"{file} ends"), LabelRequest(file), model=MODEL, threshold=0.5)
+
+
+def open_with(path: Path, *, model: str = MODEL, requested: tuple[str, ...] = (), **options: Any) -> Output:
+    settings = PredictSettings((), format=path.suffix[1:], output=path, **options)
+    requests = frozenset(map(LabelRequest, requested))
+    return open_output(settings, model=model, columns=COLUMNS, requested=requests)
+
+
+def write(path: Path, *rows: dict[str, Any], **options: Any) -> None:
+    output = open_with(path, **options)
+    for row in rows:
+        output.write(row)
+    output.close()
+
+
+def names_in(path: Path) -> list[str]:
+    if path.suffix == ".jsonl":
+        return [json.loads(line)["file"] for line in path.read_text().splitlines()]
+    if path.suffix == ".csv":
+        with path.open(newline="", encoding="utf-8") as stream:
+            return [row["file"] for row in csv.DictReader(stream)]
+    return list(pyarrow.parquet.read_table(path)["file"].to_pylist())
 
 
 def test_a_row_has_the_prediction_or_the_reason() -> None:
     """Label, confidence and contributions, with the window if one was requested; or the error."""
-    found = row()
-    assert (found["label"], found["confidence"], found["uncertain"]) == ("sad", 0.75, False)
-    assert found["sources"]["one"]["adds"] == 0.5 and found["sources"]["two"]["own"] is None
-    assert row(threshold=0.76)["uncertain"] and "start_s" not in found
-    assert row(request=LabelRequest("a.mp4", 3.0))["start_s"] == 3.0
-    expected = {"file": "b", "error": "truncated", "detail": "it ends", "model": "m"}
-    assert row(Refusal("b", "truncated", "it ends")) == expected
+    row = predicted("a.mp4")
+    assert (row["label"], row["confidence"], row["uncertain"]) == ("sad", 0.75, False)
+    assert row["sources"]["one"]["adds"] == 0.5 and row["sources"]["two"]["own"] is None
+    assert "start_s" not in row and predicted("a.mp4", start_s=3.0)["start_s"] == 3.0
+    assert refused("b") == {"file": "b", "error": "truncated", "detail": "b ends", "model": MODEL}
 
 
-def test_a_row_has_the_key_of_its_request() -> None:
-    """For whole files and windows of any name; different windows have different keys."""
-    for request in (
-        LabelRequest("a"),
-        LabelRequest("a", 3.0),
-        LabelRequest("a", 0.0, 9.5),
-        LabelRequest("b\udcff"),
-    ):
-        assert key_of(row(Refusal(request.file, "x", "y"), request)) == key_of(request)
-    assert (
-        len(
-            {
-                key_of(request)
-                for request in (LabelRequest("a"), LabelRequest("a", 3.0), LabelRequest("a", 0.0, 9.5))
-            }
-        )
-        == 3
-    )
+def test_a_flat_row_has_the_columns_of_the_table() -> None:
+    """One column per label and two per source."""
+    flat = flatten(predicted("a.mp4"))
+    assert set(flat) <= set(COLUMNS)
+    assert flat["probability:sad"] == 0.75 and flat["own:one"] == "calm" and flat["own:two"] is None
 
 
 def test_file_names_of_any_bytes() -> None:
     """CSV escapes bytes that are not UTF-8; JSON lines give the very bytes back."""
     name = os.fsdecode(b"caf\xe9\xff.mp4")
-    found = row(Refusal(name, "x", f"{name} ends"))
-    assert flattened(found)["file"] == as_text(name) == "caf\\udce9\\udcff.mp4" == as_text(as_text(name))
-    text = csv_line(COLUMNS) + csv_row(found, COLUMNS)
-    assert text.encode() and next(csv.DictReader(io.StringIO(text)))["file"] == as_text(name)
-    assert os.fsencode(json.loads(json_line(found))["file"]) == b"caf\xe9\xff.mp4"
+    text = csv_line(COLUMNS) + csv_row(refused(name), COLUMNS)
+    assert next(csv.DictReader(io.StringIO(text)))["file"] == "caf\\udce9\\udcff.mp4"
+    assert os.fsencode(json.loads(json_line(refused(name)))["file"]) == b"caf\xe9\xff.mp4"
 
 
-def test_a_flat_row_has_the_columns_of_the_table() -> None:
-    """One column per label and two per source."""
-    flat = flattened(row())
-    assert set(flat) <= set(COLUMNS)
-    assert flat["probability:sad"] == 0.75 and flat["own:one"] == "calm" and flat["own:two"] is None
-
-
-def test_a_full_disk_is_an_error_and_a_closed_pipe_is_not() -> None:
-    """The error names the output and the reason; a closed pipe is left to the command line."""
-    with open("/dev/full", "w", encoding="utf-8") as stream:
-        with pytest.raises(OutputError, match=r"/dev/full: cannot be written \(No space left on device\)"):
-            Output(stream, json_line).write(row())
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    read, written = os.pipe()
-    os.close(read)
-    stream = open(written, "w", encoding="utf-8")  # noqa: SIM115 - closing it fails as well
-    with pytest.raises(BrokenPipeError) as gone:
-        Output(stream, json_line).put("a row")
-    assert not isinstance(gone.value, MoodfuseError)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    stream.close()
+def test_the_table_shows_uncertainty_and_contributions() -> None:
+    """With `why` a line for each source."""
+    assert table_line(predicted("a.mp4") | {"uncertain": True}, width=6, why=True) == (
+        "a.mp4   sad 0.75 uncertain  (calm 0.25)  without audio\n"
+        "          one: by itself calm 0.50; without it calm 0.75, sad 0.25 (+0.50)\n"
+        "          two: not in this file; without it sad 0.75, sad 0.75 (+0.00)\n"
+    )
+    row = predicted("a.mp4", start_s=65.5) | {"end_s": 95.5}
+    assert (
+        table_line(row, width=6, why=False) == "a.mp4   1:05.5-1:35.5  sad 0.75  (calm 0.25)  without audio\n"
+    )
 
 
 def test_control_characters_do_not_reach_a_terminal() -> None:
-    """The table escapes control characters; CSV does so only for a terminal, and quotes a carriage return."""
-    name = "a\x1b[2J\r.mp4"
-    refused = row(Refusal(name, "x", f"{name}: \x9b31m"))
-    source = row()["sources"]["one"]
-    shown = table_line(refused, width=9, why=True)
-    shown += table_line({**row(), "sources": {"\x1b]0;x": source}}, width=9, why=True)
-    assert not {"\x1b", "\x9b", "\r"} & set(shown) and "a\\x1b[2J\\r.mp4: \\x9b31m\n" in shown
-    for escape in (False, True):
-        text = csv_line(COLUMNS) + csv_row(refused, COLUMNS, escape=escape)
-        (found,) = csv.DictReader(io.StringIO(text, newline=""))
-        assert found["file"] == ("a\\x1b[2J\\r.mp4" if escape else name)
+    """The table escapes control characters of file names and sources."""
+    text = table_line(refused("a\x1b[2J\r.mp4"), width=9, why=True)
+    source = predicted("a")["sources"]["one"]
+    text += table_line(predicted("a") | {"sources": {"\x1b]0;x": source}}, width=9, why=True)
+    assert not {"\x1b", "\r"} & set(text) and "a\\x1b[2J\\r.mp4 ends\n" in text
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_stopped_run_continues(form: str, tmp_path: Path) -> None:
+    """After the last complete row; files and windows are told apart, and refused files are known."""
+    path = tmp_path / f"out.{form}"
+    write(path, predicted("a\nb"), predicted("a\nb", start_s=3.0))
+    stopped = open_with(path)
+    stopped.write(refused("b"))
+    stopped.stream.write('{"file": "c"')
+    stopped.stream.close()
+    output = open_with(path)
+    assert output.done == {LabelRequest("a\nb"), LabelRequest("a\nb", 3.0), LabelRequest("b")}
+    assert output.refused == {LabelRequest("b")}
+    output.write(predicted("c"))
+    output.close()
+    assert names_in(path) == ["a\nb", "a\nb", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "1" * 16}, "of another model .*, or choose another --output"),
+        ({"threshold": 0.8}, "another --threshold than 0.8; repeat that"),
+        ({"timeline": True, "hop_s": 2.0}, r"with another --hop \(5 s, not 2 s\); repeat that, or choose"),
+    ],
+)
+def test_rows_of_other_settings_are_never_mixed(
+    options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    """Another model, threshold or hop is an error, and the output stays as it is."""
+    path = tmp_path / "out.jsonl"
+    windows = [predicted("c") | {"start_s": start_s, "windows": 3} for start_s in (0.0, 5.0, 8.0)]
+    write(path, predicted("a"), refused("d"), *windows, timeline=True)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=message):
+        open_with(path, **options)
+    assert path.read_bytes() == before
+    assert open_with(path, threshold=0.75).done
+
+
+@pytest.mark.parametrize("text", ["my notes\n", '{"important": "my only copy"}', '{"file": 3}\n'])
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_a_file_of_another_program_is_left_as_it_is(form: str, text: str, tmp_path: Path) -> None:
+    path = tmp_path / f"notes.{form}"
+    path.write_text(text)
+    with pytest.raises(InputError, match="choose another"):
+        open_with(path)
+    assert path.read_text() == text
+
+
+def test_a_device_is_no_output(tmp_path: Path) -> None:
+    (tmp_path / "out.jsonl").symlink_to("/dev/null")
+    with pytest.raises(InputError, match="not a regular file"):
+        open_with(tmp_path / "out.jsonl")
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_refused_files_are_removed_to_try_them_again(form: str, tmp_path: Path) -> None:
+    """Only refused rows of requested files are removed."""
+    path = tmp_path / f"out.{form}"
+    write(path, refused("x"), predicted("a"), refused("not requested"), refused("y"))
+    output = open_with(path, requested=("x", "y", "a"), retry=True)
+    assert output.done == {LabelRequest("a"), LabelRequest("not requested")}
+    output.close()
+    assert names_in(path) == ["a", "not requested"]
+
+
+def test_an_incomplete_time_line_is_removed(tmp_path: Path) -> None:
+    """One that has all of its windows stays, and so do rows of whole files."""
+    path = tmp_path / "out.jsonl"
+    windows = [predicted("a") | {"start_s": start_s, "windows": 2} for start_s in (0.0, 5.0)]
+    write(path, predicted("b"), *windows, {**windows[0], "file": "b"}, timeline=True)
+    output = open_with(path, requested=("a", "b"), timeline=True)
+    assert output.done == {LabelRequest("a")} and names_in(path) == ["b", "a", "a"]
