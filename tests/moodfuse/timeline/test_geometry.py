@@ -73,7 +73,9 @@ def test_looks_are_one_for_each_label() -> None:
 
 
 def test_stretches_say_what_the_windows_say(timeline: Make) -> None:
-    """Stretches follow each other over all windows; each window's label, certainty and gap are its stretch's."""
+    """Stretches follow each other over all windows; each window's label, certainty and gap are its
+    stretch's.
+    """
     found = timeline(lost=(4, 5, 20))
     runs = stretches(found, 0.5)
     assert [row for run in runs for row in range(run.first, run.last + 1)] == list(range(43))
