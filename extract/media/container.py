@@ -52,7 +52,7 @@ ESTIMATED = frozenset(
 INDEXED = "mov,mp4,m4a,3gp,3g2,mj2"
 """The format whose index lists every packet, so that its declared length cannot be too short."""
 SHARED_LENGTH = frozenset({"asf", "gxf"})
-"""Formats of which FFmpeg reports the length of the file for every stream."""
+"""Formats in which FFmpeg reports the length of the file for every stream."""
 
 
 @dataclass(frozen=True)
@@ -79,19 +79,9 @@ class MediaFacts:
 class MediaFile:
     """An open media file, to be closed by the caller or used in a `with` statement.
 
-    Attributes
-    ----------
-    path : Path
-    container : av.container.InputContainer
-    video, audio : av.stream.Stream or None
-        The streams to decode; `None` where the file has none.
-    origin_s : float
-        Zero of the clip clock on the file's own clock.
-    duration_s : float
-    counted : PacketClock or None
-        The clock after all packets; `None` where the declared lengths were accepted without counting them.
-    estimated : bool
-        Whether the declared lengths are only FFmpeg's estimate.
+    `video` and `audio` are the streams to decode, `None` where the file has none; `origin_s` is zero of the
+    clip clock on the file's own clock. `counted` is the clock after all packets, `None` where the declared
+    lengths were accepted without counting them; they are `estimated` if FFmpeg could only guess.
     """
 
     path: Path
@@ -216,20 +206,8 @@ def open_media(
 ) -> MediaFile:
     """Open a regular file, with the allowed formats and codecs only.
 
-    Parameters
-    ----------
-    path : Path or str
-    threads : int
-        Decoder threads.
-    allow_missing : bool
-        Accept a file without an audio or without a video stream.
-    count : bool
-        Count the packets also where the declared lengths are usually right.
-
-    Raises
-    ------
-    MediaError
-        The file is missing, empty or not media, or has no video or no audio; with `allow_missing`, neither.
+    With `allow_missing`, a file may lack an audio or a video stream. With `count`, packets are counted also
+    where the declared lengths are usually right. Raises `MediaError`.
     """
     path = Path(path)
     _check_regular(path)

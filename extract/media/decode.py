@@ -137,7 +137,7 @@ def read_clip(
     allow_missing : bool
         Accept a clip without audio, or without video.
     allow_partial : bool
-        Accept a window of which less than 95 % can be decoded; `partial` of the clip describes it.
+        Accept a window if less than 95 % of it can be decoded; `partial` of the clip describes it.
 
     Raises
     ------
@@ -191,10 +191,7 @@ def _decode(request: DecodeRequest, *, count: bool) -> DecodedClip:
 def settle_window(media: MediaFile, start_s: float, end_s: float | None) -> tuple[float, float]:
     """Return the window in seconds, cut at the end of a file that holds at least 95 % of it.
 
-    Raises
-    ------
-    MediaError
-        If the file holds less of it.
+    Raises `MediaError` if the file holds less of it.
     """
     if media.duration_s <= 0.0:
         raise MediaError("truncated", media.path, "it is 0 s long")
@@ -213,13 +210,7 @@ def assemble_clip(
     video: FrameDecoder | None,
     audio: WaveformDecoder | None,
 ) -> DecodedClip:
-    """Return what both decoders hold; `None` stands for a stream that the file does not have.
-
-    Raises
-    ------
-    MediaError
-        If they hold less than `request` accepts.
-    """
+    """Return what both decoders hold; `None` stands for a stream that the file does not have."""
     frames, times_s = np.zeros((0, 0, 0, 3), np.uint8), np.zeros(0)
     waveform, samples = np.zeros(SAMPLES, np.float32), 0
     missing, extents = "", []

@@ -49,12 +49,7 @@ def read_orientation(frame: Any) -> tuple[bool, int, int]:
 class DecodedFrame:
     """A decoded frame, converted to RGB once for all windows that show it.
 
-    Attributes
-    ----------
-    time_s, end_s : float
-        From when to when the file shows it, seconds on the clip clock.
-    is_corrupt : bool
-        The decoder marked it as damaged.
+    The file shows it from `time_s` to `end_s` on the clip clock.
     """
 
     def __init__(self, frame: Any, time_s: float, length_s: float, *, pixel_aspect: float = 1.0) -> None:
@@ -88,13 +83,7 @@ class DecodedFrame:
 
 
 def decoded_frame(frame: Any, media: MediaFile) -> DecodedFrame | None:
-    """Return a frame with its time, or None where it has none.
-
-    Raises
-    ------
-    MediaError
-        If it is too large.
-    """
+    """Return a frame with its time, or None where it has none."""
     check_frame_size(media.path, frame.width, frame.height)
     check_frame_size(media.path, round(frame.width * media.pixel_aspect), frame.height)
     ticks = frame.pts if frame.pts is not None else frame.dts
@@ -158,13 +147,7 @@ class FrameDecoder(StreamDecoder):
         return Extent("video", decoded_s, declared_s, self.failures, self.in_window, declared)
 
     def result(self, *, allow_partial: bool) -> tuple[np.ndarray, np.ndarray, Extent]:
-        """Return frames, times and how much was decoded.
-
-        Raises
-        ------
-        MediaError
-            If the window has no video, or too much of it is damaged or lost.
-        """
+        """Return frames, times and how much was decoded."""
         path = self.media.path
         first_s, last_s = self.media.span_s(self.stream)
         if last_s <= self.window[0] or first_s >= self.window[1]:

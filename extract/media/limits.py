@@ -127,7 +127,7 @@ class Limits:
     def __post_init__(self) -> None:
         if not 0 < self.deadline_s <= MAX_DEADLINE_S:
             raise InputError(
-                f"the deadline is {self.deadline_s} s; expected more than 0, at most {MAX_DEADLINE_S:g} s"
+                f"the deadline is {self.deadline_s} s; expected more than 0, at most {MAX_DEADLINE_S:.0f} s"
             )
         if not (math.isfinite(self.deadline_per_s) and self.deadline_per_s >= 0):
             raise InputError(
@@ -145,14 +145,8 @@ class Limits:
 class ReadingRules:
     """How a batch of clips is read.
 
-    Attributes
-    ----------
-    limits : Limits
-        What each clip may cost.
-    allow_partial : bool
-        Accept a clip of which less than 95 % can be decoded, and mark it.
-    max_failures : int or None
-        End the batch at this number of refused clips.
+    With `allow_partial`, clips of which less than 95 % can be decoded are accepted and marked. `max_failures`
+    refused clips end the batch.
     """
 
     limits: Limits = field(default_factory=Limits)

@@ -36,18 +36,8 @@ class PacketClock:
     The first part of a joined file keeps its times. A later part begins where all streams of the previous one
     have ended.
 
-    Parameters
-    ----------
-    container : str
-        FFmpeg's name of the container format.
-    joined : bool
-        Whether the file may have several parts. After seeking in an Ogg the first packets have guessed times,
-        so a file that is known to have one part must not be searched for more.
-
-    Attributes
-    ----------
-    ends_s : dict from int to float
-        The end of each stream so far, by its index, seconds.
+    `ends_s` is the end of each stream so far, by its index. After seeking in an Ogg the first packets have
+    guessed times, so a file that is known to have one part is not `joined`.
     """
 
     def __init__(self, container: str, *, joined: bool = True) -> None:
@@ -127,16 +117,8 @@ def count_packets(path: Path, container: InputContainer) -> PacketClock:
 class Extent:
     """How much of a stream was decoded in a window, compared with what its headers declare.
 
-    Attributes
-    ----------
-    modality : str
-        ``"video"`` or ``"audio"``.
-    decoded_s, declared_s : float
-        Seconds in the window.
-    damaged : int
-        Packets that could not be decoded, and frames that came out damaged.
-    frames, declared_frames : int
-        Video frames; 0 for audio, and where the headers give no rate.
+    Times are seconds in the window; `damaged` counts packets that could not be decoded, and frames that came
+    out damaged. Frames are counted for video only, and where the headers give a rate.
     """
 
     modality: str
@@ -160,24 +142,10 @@ class Extent:
 class StreamDecoder:
     """Decodes the packets of one stream and passes the frames to `add`, which subclasses define.
 
-    Parameters
-    ----------
-    media : MediaFile
-    stream : av.stream.Stream
-        One of its streams.
-
-    Attributes
-    ----------
-    failures : int
-        Packets that could not be decoded, and frames that came out damaged.
-    losses : int
-        Packets before which data of the file seem to be lost; set by `decode_streams`.
-    packets_end_s : float
-        The end of the furthest packet on the file's own clock.
-    done : bool
-        Nothing more is needed.
-    late : bool
-        The first frame is already too late for the window.
+    `failures` counts packets that could not be decoded and frames that came out damaged, `losses` the packets
+    before which data of the file seem to be lost. `packets_end_s` is the end of the furthest packet on the
+    file's own clock. A decoder is `done` if nothing more is needed, and `late` if its first frame is too late
+    for the window.
     """
 
     def __init__(self, media: "MediaFile", stream: Any) -> None:
@@ -259,11 +227,6 @@ def packets(media: "MediaFile") -> Iterator[tuple[Any, Any, bool]]:
     """Yield (stream, packet, lost) to the end of the file, then (stream, None, False) for each stream.
 
     `lost` is that of `PacketClock.adjust`. The last ones flush the decoders.
-
-    Raises
-    ------
-    MediaError
-        If there are more packets than any clip has.
     """
     streams = [stream for stream in (media.video, media.audio) if stream is not None]
     clock = PacketClock(media.container.format.name, joined=media.counted is None or media.restarted)

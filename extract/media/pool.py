@@ -236,18 +236,8 @@ def read_windows_in_worker(
     worker that is killed, crashes or exceeds the deadline costs its window, and another worker continues
     after it.
 
-    Parameters
-    ----------
-    request : WindowRequest
-    limits : Limits, optional
-        What a worker may spend; the deadline applies to each window, and to opening the file.
-
-    Raises
-    ------
-    MediaError
-        If the file cannot be opened.
-    WorkersError, TypeError, ...
-        As `decode_many` does.
+    The deadline of `limits` applies to each window, and to opening the file. Raises what `decode_many` does,
+    and a `MediaError` if the file cannot be opened.
     """
     limits = limits or Limits()
     deadline_s = limits.seconds_for(WINDOW_S)

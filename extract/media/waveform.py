@@ -85,13 +85,7 @@ class WaveformDecoder(StreamDecoder):
             self._cover(self.cursor, until)
 
     def result(self, *, allow_partial: bool) -> tuple[np.ndarray, int, Extent]:
-        """Return float32 [480000], how many samples come from the file, and how much was decoded.
-
-        Raises
-        ------
-        MediaError
-            If the window has no audio, or too much of it is damaged or lost.
-        """
+        """Return float32 [480000], how many samples come from the file, and how much was decoded."""
         path = self.media.path
         first_s, last_s = self.media.span_s(self.stream)
         if self.begins_s > first_s + JUMP_S:  # FFmpeg reports the file's start where it found no other

@@ -61,19 +61,7 @@ class Window:
 class WindowRequest:
     """Which windows of which file to read, and how.
 
-    Attributes
-    ----------
-    path : Path
-        A regular file.
-    hop_s : float
-        From one window's start to the next, seconds; see `window_starts`.
-    short_side_px, threads, allow_missing, allow_partial
-        As in `moodfuse.extract.media.decode.read_clip`.
-
-    Raises
-    ------
-    InputError
-        If `hop_s` is not positive and finite.
+    `hop_s` is the distance of two window starts in seconds; the other settings are those of `read_clip`.
     """
 
     path: Path
@@ -128,13 +116,7 @@ def window_starts(duration_s: float, *, hop_s: float) -> np.ndarray:
 
 
 def plan_windows(request: WindowRequest) -> list[Window]:
-    """Open a file and return its windows.
-
-    Raises
-    ------
-    MediaError
-        The file cannot be opened, or declares a length of more than 100 000 windows.
-    """
+    """Open a file and return its windows."""
     with ffmpeg_errors(request.path), open_media(request.path, allow_missing=request.allow_missing) as media:
         duration_s = max(0.0, media.duration_s)
     try:
@@ -152,21 +134,9 @@ def read_windows(
 ) -> Iterator[tuple[Window, DecodedClip | MediaError]]:
     """Decode a media file once and yield the clip of each window, in order, as soon as it is complete.
 
-    Parameters
-    ----------
-    request : WindowRequest
-    windows : sequence of Window, optional
-        Some of the file's windows, in order; all of them by default.
-
-    Yields
-    ------
-    (Window, DecodedClip or MediaError)
-        What `read_clip` returns or raises for the window: one that is refused costs no other.
-
-    Raises
-    ------
-    MediaError
-        At once, if the file cannot be opened.
+    `windows` are the windows to read, in order; all of the file by default. Each comes with what `read_clip`
+    returns or raises for it, so a refused window costs no other. A `MediaError` is raised at once if the file
+    cannot be opened.
     """
     windows = plan_windows(request) if windows is None else windows
     if not windows:
@@ -191,16 +161,7 @@ class _ActiveWindow:
 
 
 class SinglePassReader(StreamDecoder):
-    """One pass through the video of a file, which shows each frame to all windows that need it.
-
-    Parameters
-    ----------
-    media : MediaFile
-        Nothing of it read yet.
-    request : WindowRequest
-    windows : sequence of Window
-        At least one, in order; the pass begins at the first.
-    """
+    """One pass through the video of a file, which shows each frame to all windows that need it."""
 
     def __init__(self, media: MediaFile, request: WindowRequest, windows: Sequence[Window]) -> None:
         super().__init__(media, media.video)

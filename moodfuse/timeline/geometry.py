@@ -32,16 +32,8 @@ NOT_READ = -1
 class Stretch:
     """Neighbouring windows with the same most probable label.
 
-    Attributes
-    ----------
-    first, last : int
-        Indices of the first and the last window.
-    start_s, end_s : float
-        Where it is drawn, in seconds.
-    label : int
-        Index of the label, or `NOT_READ`.
-    uncertain : bool
-        Whether the probability of the label is below the threshold in every window.
+    `first` and `last` are the indices of its windows, `label` the index of its label or `NOT_READ`. It is
+    uncertain if the label has less than the threshold in every window.
     """
 
     first: int
@@ -60,19 +52,19 @@ class Tick:
     major: bool
 
 
-def axis_end_s(timeline: Timeline) -> float:
+def compute_axis_end_s(timeline: Timeline) -> float:
     """Return the end of the time axis in seconds: that of the file or of the last window."""
     return max(timeline.duration_s, float(timeline.ends_s.max(initial=0.0)), 1e-3)
 
 
-def readable(timeline: Timeline) -> NDArray[np.bool_]:
+def find_readable(timeline: Timeline) -> NDArray[np.bool_]:
     """Return which windows could be read, bool [N]."""
     return np.asarray(~np.isnan(timeline.probabilities).any(axis=1))
 
 
-def top_labels(timeline: Timeline) -> NDArray[np.int64]:
+def find_top_labels(timeline: Timeline) -> NDArray[np.int64]:
     """Return the index of the most probable label of each window, [N]; `NOT_READ` where there is none."""
-    known = readable(timeline)
+    known = find_readable(timeline)
     labels = np.full(len(known), NOT_READ, dtype=np.int64)
     labels[known] = timeline.probabilities[known].argmax(axis=1)
     return labels
@@ -80,10 +72,10 @@ def top_labels(timeline: Timeline) -> NDArray[np.int64]:
 
 def is_uncertain(timeline: Timeline, threshold: float) -> NDArray[np.bool_]:
     """Return which readable windows have no probability of at least the threshold, bool [N]."""
-    return readable(timeline) & ~(timeline.probabilities.max(axis=1) >= threshold)
+    return find_readable(timeline) & ~(timeline.probabilities.max(axis=1) >= threshold)
 
 
-def cells_s(timeline: Timeline) -> Floats:
+def compute_cells_s(timeline: Timeline) -> Floats:
     """Return the time range of each window, [N, 2]: the times within it that are nearest to its middle."""
     middles = timeline.middles_s
     borders = (middles[1:] + middles[:-1]) / 2
@@ -92,9 +84,13 @@ def cells_s(timeline: Timeline) -> Floats:
     return np.stack([starts, ends], axis=1)
 
 
-def stretches(timeline: Timeline, threshold: float) -> tuple[Stretch, ...]:
+def find_stretches(timeline: Timeline, threshold: float) -> tuple[Stretch, ...]:
     """Merge windows that touch and have the same label and certainty."""
-    labels, uncertain, cells = top_labels(timeline), is_uncertain(timeline, threshold), cells_s(timeline)
+    labels, uncertain, cells = (
+        find_top_labels(timeline),
+        is_uncertain(timeline, threshold),
+        compute_cells_s(timeline),
+    )
     merged: list[Stretch] = []
     for row, (label, is_below, (start, end)) in enumerate(zip(labels, uncertain, cells, strict=True)):
         before = merged[-1] if merged else None
@@ -107,22 +103,22 @@ def stretches(timeline: Timeline, threshold: float) -> tuple[Stretch, ...]:
     return tuple(merged)
 
 
-def segments(timeline: Timeline) -> tuple[NDArray[np.int64], ...]:
+def find_segments(timeline: Timeline) -> tuple[NDArray[np.int64], ...]:
     """Return the runs of readable windows, as arrays of indices."""
-    rows = np.flatnonzero(readable(timeline))
+    rows = np.flatnonzero(find_readable(timeline))
     return tuple(np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)) if len(rows) else ()
 
 
-def prominent(timeline: Timeline, limit: int = PROMINENT_LIMIT) -> frozenset[int]:
+def find_prominent(timeline: Timeline, limit: int = PROMINENT_LIMIT) -> frozenset[int]:
     """Return the labels to emphasise: all if there are few, else those with the highest peaks."""
     count = len(timeline.classes)
-    if count <= limit or not readable(timeline).any():
+    if count <= limit or not find_readable(timeline).any():
         return frozenset(range(count))
     peaks = np.nanmax(timeline.probabilities, axis=0)
     return frozenset(np.argsort(-peaks, kind="stable")[:limit].tolist())
 
 
-def ticks(end_s: float) -> tuple[Tick, ...]:
+def choose_ticks(end_s: float) -> tuple[Tick, ...]:
     """Return the ticks of a time axis from 0 to `end_s`."""
     major = next((step for step in STEPS_S if end_s / step <= MAJOR_TICKS), STEPS_S[-1])
     minor = next(
@@ -154,7 +150,7 @@ class Look(NamedTuple):
     dash: int
 
 
-def look_of(label: int) -> Look:
+def choose_look(label: int) -> Look:
     """Return colour and dash of the label with an index; the first 32 differ."""
     colours, dashes = len(LIGHT), len(DASHES)
     return Look(label % colours, (label % colours // 2 + label // colours) % dashes)

@@ -25,17 +25,17 @@ from moodfuse.model.predictions import Timeline
 from moodfuse.timeline import sentences
 from moodfuse.timeline.geometry import (
     NOT_READ,
-    axis_end_s,
+    choose_look,
+    choose_ticks,
+    compute_axis_end_s,
+    find_prominent,
+    find_readable,
+    find_segments,
+    find_stretches,
+    find_top_labels,
     is_uncertain,
-    look_of,
     palette_style,
-    prominent,
-    readable,
-    segments,
     spread,
-    stretches,
-    ticks,
-    top_labels,
 )
 
 if TYPE_CHECKING:
@@ -61,26 +61,9 @@ def write_timeline_page(
 ) -> Path:
     """Write the page of a time line atomically, and return its path.
 
-    Parameters
-    ----------
-    timeline : Timeline
-    path : Path
-        The page; its folder is created if needed.
-    video : Path
-        The page refers to it by its relative address.
-    threshold : float
-        Least probability of a certain label.
-    model : str
-        Name of the model.
-    poster : bytes or None
-        JPEG shown before the video plays, as `poster_of` makes it.
-
-    Raises
-    ------
-    InputError
-        If the page would overwrite the video, or the poster is not a JPEG.
-    CacheError
-        If the page cannot be written.
+    The page refers to the video by its relative address. `threshold` is the least probability of a certain
+    label, `poster` the JPEG of `poster_of`. Raises `InputError` if the page would overwrite the video, or the
+    poster is not a JPEG.
     """
     if path.exists() and video.exists() and path.samefile(video):
         raise InputError(
@@ -130,10 +113,10 @@ def page_contents(
     poster: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Compute the values of the page's template; `name` and `url` are those of the video."""
-    end_s = axis_end_s(timeline)
+    end_s = compute_axis_end_s(timeline)
     step_s = sentences.hop_s(timeline) or 1.0
     leap_s = max(sentences.window_s(timeline), step_s)
-    known = readable(timeline)
+    known = find_readable(timeline)
     means = (
         timeline.probabilities[known].mean(axis=0) if known.any() else np.full(len(timeline.classes), np.nan)
     )
@@ -154,7 +137,7 @@ def page_contents(
         "ticks": [
             {"left": _percent(tick.at_s / end_s), "text": sentences.clock(tick.at_s), "major": tick.major}
             | {"x": _x(tick.at_s, end_s)}
-            for tick in ticks(end_s)
+            for tick in choose_ticks(end_s)
         ],
         "lines": _lines(timeline, end_s),
         "ends": _ends(timeline),
@@ -163,7 +146,7 @@ def page_contents(
         "readable": counted(int(known.sum()), "window" if known.all() else "readable window"),
         "top": f"{printable(timeline.classes[highest])} {means[highest]:.2f}" if known.any() else "",
         "labels": [
-            {"name": label, "look": look_of(index), "text": number(mean)}
+            {"name": label, "look": choose_look(index), "text": number(mean)}
             | {"percent": round(100 * float(np.nan_to_num(mean)), 1)}
             for index, (label, mean) in enumerate(zip(timeline.classes, means, strict=True))
         ],
@@ -192,12 +175,12 @@ def _percent(fraction: float) -> float:
 
 def _lines(timeline: Timeline, end_s: float) -> list[dict[str, Any]]:
     """Return the curves, emphasised ones last: SVG points of the lines between gaps, and isolated points."""
-    strong = prominent(timeline)
+    strong = find_prominent(timeline)
     xs = [_x(at, end_s) for at in timeline.middles_s]
     lines = []
     for label in sorted(range(len(timeline.classes)), key=lambda label: label in strong):
         joined, dots = [], []
-        for rows in segments(timeline):
+        for rows in find_segments(timeline):
             ys = [_y(value) for value in timeline.probabilities[rows, label]]
             if len(rows) > 1:
                 joined.append(" ".join(f"{xs[row]},{y}" for row, y in zip(rows, ys, strict=True)))
@@ -209,7 +192,7 @@ def _lines(timeline: Timeline, end_s: float) -> list[dict[str, Any]]:
         lines.append(
             {
                 "label": label,
-                "look": look_of(label),
+                "look": choose_look(label),
                 "faint": label not in strong,
                 "segments": joined,
                 "dots": dots,
@@ -220,13 +203,13 @@ def _lines(timeline: Timeline, end_s: float) -> list[dict[str, Any]]:
 
 def _ends(timeline: Timeline) -> list[dict[str, Any]]:
     """Return the names at the ends of the curves."""
-    rows = np.flatnonzero(readable(timeline))
+    rows = np.flatnonzero(find_readable(timeline))
     if not len(rows):
         return []
-    strong = sorted(prominent(timeline))
+    strong = sorted(find_prominent(timeline))
     positions = 1 - timeline.probabilities[rows[-1], strong]
     return [
-        {"name": timeline.classes[label], "look": look_of(label), "top": _percent(moved)}
+        {"name": timeline.classes[label], "look": choose_look(label), "top": _percent(moved)}
         | {"from_y": round(HEIGHT * position), "to_y": round(HEIGHT * moved)}
         for label, position, moved in zip(strong, positions, spread(positions, NAME_GAP), strict=True)
     ]
@@ -235,13 +218,13 @@ def _ends(timeline: Timeline) -> list[dict[str, Any]]:
 def _band(timeline: Timeline, threshold: float, end_s: float) -> list[dict[str, Any]]:
     """Return the parts of the band; `name` is empty where the windows could not be read."""
     band = []
-    for run in stretches(timeline, threshold):
+    for run in find_stretches(timeline, threshold):
         name = "" if run.label == NOT_READ else timeline.classes[run.label]
         state = f"{name}{', uncertain' if run.uncertain else ''}" if name else "could not be read"
         band.append(
             {
                 "name": name,
-                "look": look_of(run.label),
+                "look": choose_look(run.label),
                 "uncertain": run.uncertain,
                 "left": _percent(run.start_s / end_s),
                 "width": _percent((run.end_s - run.start_s) / end_s),
@@ -253,7 +236,7 @@ def _band(timeline: Timeline, threshold: float, end_s: float) -> list[dict[str, 
 
 def _rows(timeline: Timeline, threshold: float) -> list[dict[str, Any]]:
     """Return the rows of the table; of a window that could not be read, `text` is the reason."""
-    labels, uncertain = top_labels(timeline).tolist(), is_uncertain(timeline, threshold).tolist()
+    labels, uncertain = find_top_labels(timeline).tolist(), is_uncertain(timeline, threshold).tolist()
     refusals = dict(timeline.refusals)
     rows = []
     for row, label in enumerate(labels):
@@ -279,9 +262,9 @@ def _script_values(timeline: Timeline, threshold: float) -> dict[str, object]:
         "ends": timeline.ends_s.round(3).tolist(),
         "rows": [
             np.rint(1000 * values).astype(int).tolist() if known else None
-            for known, values in zip(readable(timeline), timeline.probabilities, strict=True)
+            for known, values in zip(find_readable(timeline), timeline.probabilities, strict=True)
         ],
-        "top": top_labels(timeline).tolist(),
+        "top": find_top_labels(timeline).tolist(),
         "uncertain": is_uncertain(timeline, threshold).astype(int).tolist(),
     }
 
@@ -300,15 +283,7 @@ def _embedded_poster(data: bytes) -> dict[str, Any]:
 def poster_of(path: Path) -> bytes | None:
     """Return a frame from the first half of a video as JPEG, decoded in a worker process.
 
-    Parameters
-    ----------
-    path : Path
-        A media file.
-
-    Returns
-    -------
-    bytes or None
-        With a short side of at most 270 pixels; `None` if no frame can be read.
+    Its short side has at most 270 pixels; `None` if no frame can be read.
     """
     ((_, frame),) = run_in_workers(_best_frame, [ProbeRequest(path)], jobs=1, limits=Limits())
     if not isinstance(frame, np.ndarray):

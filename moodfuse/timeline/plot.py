@@ -16,14 +16,14 @@ from moodfuse.timeline.geometry import (
     NOT_READ,
     PROMINENT_LIMIT,
     Stretch,
-    axis_end_s,
-    look_of,
-    prominent,
-    readable,
-    segments,
+    choose_look,
+    choose_ticks,
+    compute_axis_end_s,
+    find_prominent,
+    find_readable,
+    find_segments,
+    find_stretches,
     spread,
-    stretches,
-    ticks,
 )
 
 if TYPE_CHECKING:
@@ -44,20 +44,8 @@ UNREAD: dict[str, Any] = {"facecolor": TINT, "edgecolor": LINE, "hatch": "////",
 def write_timeline_plot(timeline: Timeline, path: Path, *, threshold: float) -> Path:
     """Write the figure of a time line atomically, and return its path.
 
-    Parameters
-    ----------
-    timeline : Timeline
-    path : Path
-        ``.png``, ``.svg`` or ``.pdf``. The same time line and the same fonts give the same bytes.
-    threshold : float
-        Least probability of a certain label.
-
-    Raises
-    ------
-    InputError
-        If the path has another suffix.
-    CacheError
-        If the file cannot be written.
+    The path ends in ``.png``, ``.svg`` or ``.pdf``; `threshold` is the least probability of a certain label.
+    The same time line and fonts give the same bytes. Raises `InputError` for another suffix.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"{path}: suffix {path.suffix!r}, expected {', '.join(SUFFIXES)}")
@@ -74,7 +62,7 @@ def timeline_figure(timeline: Timeline, *, threshold: float) -> "Figure":
     axes, band = figure.subplots(
         2, 1, sharex=True, gridspec_kw={"height_ratios": [curves_in, 0.32], "hspace": 0.0}
     )
-    runs = stretches(timeline, threshold)
+    runs = find_stretches(timeline, threshold)
     _draw_curves(axes, timeline)
     for run in runs:
         if run.label == NOT_READ:
@@ -82,8 +70,8 @@ def timeline_figure(timeline: Timeline, *, threshold: float) -> "Figure":
     axes.axhline(threshold, color=SOFT, linewidth=1.0, linestyle=(0, (2, 3)), zorder=1.5)
     _draw_names(axes, timeline, gap=NAME_IN / curves_in)
     _draw_band(band, timeline, runs)
-    end_s = axis_end_s(timeline)
-    marks = [tick.at_s for tick in ticks(end_s)]
+    end_s = compute_axis_end_s(timeline)
+    marks = [tick.at_s for tick in choose_ticks(end_s)]
     band.set_xticks(marks, [sentences.clock(mark) for mark in marks])
     band.set_xlim(0, end_s)
     figure.suptitle(_title(timeline, threshold), fontsize=10, x=0.01, ha="left")
@@ -92,14 +80,14 @@ def timeline_figure(timeline: Timeline, *, threshold: float) -> "Figure":
 
 def _title(timeline: Timeline, threshold: float) -> str:
     name = short(Path(timeline.file).name, 90)
-    unread = int((~readable(timeline)).sum())
+    unread = int((~find_readable(timeline)).sum())
     gaps = f"; {unread} of {len(timeline.starts_s)} windows could not be read" if unread else ""
     note = f"{sentences.windows_fact(timeline)}, each drawn at its middle; hatched and “?”: uncertain"
     return f"{name}\n{note} (below {threshold:g}){gaps}"
 
 
 def _style(label: int, *, strong: bool) -> dict[str, Any]:
-    look = look_of(label)
+    look = choose_look(label)
     dash = DASHES[look.dash]
     return {
         "color": LIGHT[look.colour],
@@ -110,11 +98,11 @@ def _style(label: int, *, strong: bool) -> dict[str, Any]:
 
 
 def _draw_curves(axes: "Axes", timeline: Timeline) -> None:
-    strong = prominent(timeline)
+    strong = find_prominent(timeline)
     for label in range(len(timeline.classes)):
         style = _style(label, strong=label in strong)
         values = timeline.probabilities[:, label]
-        for rows in segments(timeline):
+        for rows in find_segments(timeline):
             middles_s = timeline.middles_s[rows]
             if len(rows) > 1:
                 axes.plot(middles_s, values[rows], **style)
@@ -130,10 +118,10 @@ def _draw_curves(axes: "Axes", timeline: Timeline) -> None:
 
 def _draw_names(axes: "Axes", timeline: Timeline, *, gap: float) -> None:
     """Write the names beside the ends of their curves, with a leader from each end if they are few."""
-    rows = np.flatnonzero(readable(timeline))
+    rows = np.flatnonzero(find_readable(timeline))
     count = len(timeline.classes)
     ends = timeline.probabilities[rows[-1]] if len(rows) else np.linspace(1, 0, count)
-    strong = prominent(timeline)
+    strong = find_prominent(timeline)
     settings: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "clip_on": False}
     for label, (end, moved) in enumerate(zip(ends, 1 - spread(1 - ends, gap), strict=True)):
         if len(rows) and count <= PROMINENT_LIMIT:
@@ -146,7 +134,7 @@ def _draw_names(axes: "Axes", timeline: Timeline, *, gap: float) -> None:
 
 def _draw_band(axes: "Axes", timeline: Timeline, runs: Sequence[Stretch]) -> None:
     """Draw the most probable labels; certain ones have a strong edge, others are hatched."""
-    end_s = axis_end_s(timeline)
+    end_s = compute_axis_end_s(timeline)
     for run in runs:
         borders = (run.start_s, run.end_s)
         if run.label == NOT_READ:
@@ -154,7 +142,7 @@ def _draw_band(axes: "Axes", timeline: Timeline, runs: Sequence[Stretch]) -> Non
             axes.axvspan(*borders, **UNREAD)
         else:
             name = short(timeline.classes[run.label]) + (" ?" if run.uncertain else "")
-            colour = LIGHT[look_of(run.label).colour]
+            colour = LIGHT[choose_look(run.label).colour]
             axes.axvspan(*borders, color=colour, alpha=0.3, linewidth=0)
             if run.uncertain:
                 axes.axvspan(*borders, facecolor="none", edgecolor="white", hatch="////", linewidth=0)

@@ -8,7 +8,7 @@ from moodfuse.cache.console import printable
 from moodfuse.evaluate.markup import counted
 from moodfuse.extract.decoding import REASONS
 from moodfuse.model.predictions import Refusal, Timeline
-from moodfuse.timeline.geometry import axis_end_s, is_uncertain, readable
+from moodfuse.timeline.geometry import compute_axis_end_s, find_readable, is_uncertain
 
 _TOLERANCE_S = 1e-3
 _MAX_LISTED = 12
@@ -63,7 +63,7 @@ def windows_fact(timeline: Timeline) -> str:
 
 def summary(timeline: Timeline) -> str:
     """Summarise a time line in one sentence."""
-    total, known = len(timeline.starts_s), int(readable(timeline).sum())
+    total, known = len(timeline.starts_s), int(find_readable(timeline).sum())
     if not known:
         return f"None of the {counted(total, 'window')} could be read."
     counts = Counter(filter(None, timeline.labels)).most_common()
@@ -80,7 +80,7 @@ def summary(timeline: Timeline) -> str:
 
 def uncertainty(timeline: Timeline, threshold: float) -> str:
     """Return in how many windows the model is uncertain."""
-    known, count = int(readable(timeline).sum()), int(is_uncertain(timeline, threshold).sum())
+    known, count = int(find_readable(timeline).sum()), int(is_uncertain(timeline, threshold).sum())
     if not known:
         return ""
     return f"Uncertain windows (no emotion reaches probability {threshold:g}): {count} of {known}."
@@ -114,7 +114,7 @@ def refusal_notes(timeline: Timeline) -> tuple[str, ...]:
     """Name the windows that could not be read, one sentence for each reason."""
     refusals = dict(timeline.refusals)
     numbers: dict[str, list[int]] = {}
-    for row in np.flatnonzero(~readable(timeline)).tolist():
+    for row in np.flatnonzero(~find_readable(timeline)).tolist():
         numbers.setdefault(reason(refusals.get(row)), []).append(row)
     return tuple(_refusal_note(timeline, text, rows) for text, rows in numbers.items())
 
@@ -140,7 +140,7 @@ def reason(refusal: Refusal | None) -> str:
 
 def alternative_text(timeline: Timeline, threshold: float) -> str:
     """Describe the chart for screen readers."""
-    emotions, end = counted(len(timeline.classes), "emotion"), clock(axis_end_s(timeline))
+    emotions, end = counted(len(timeline.classes), "emotion"), clock(compute_axis_end_s(timeline))
     return (
         f"Probability of {emotions} from 0:00 to {end}. {summary(timeline)} "
         f"{uncertainty(timeline, threshold)} The numbers are in the table below."
