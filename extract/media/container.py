@@ -30,7 +30,7 @@ from moodfuse.extract.media.limits import (
     VIDEO_CODECS,
     MediaError,
 )
-from moodfuse.extract.media.packets import PacketClock, count_packets
+from moodfuse.extract.media.packet_clock import PacketClock, count_packets
 
 MAX_CLOCK_OFFSET_S = 1.0
 MAX_LEAD_IN_S = 0.2  # inaudible samples that an encoder puts before time 0

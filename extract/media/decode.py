@@ -18,7 +18,7 @@ from moodfuse.cache.records import WINDOW_S
 from moodfuse.extract.media.container import MediaFacts, MediaFile, open_media, probe
 from moodfuse.extract.media.frames import FrameDecoder
 from moodfuse.extract.media.limits import COMPLETE, REASONS, MediaError
-from moodfuse.extract.media.packets import Extent, decode_streams, preroll_s
+from moodfuse.extract.media.stream_decoder import Extent, decode_streams, preroll_s
 from moodfuse.extract.media.waveform import SAMPLES, WaveformDecoder
 
 __all__ = [

@@ -11,7 +11,8 @@ from av.video.reformatter import Interpolation
 
 from moodfuse.extract.media.container import MediaFile, check_frame_size
 from moodfuse.extract.media.limits import COMPLETE, MediaError
-from moodfuse.extract.media.packets import Extent, StreamDecoder, seconds
+from moodfuse.extract.media.packet_clock import seconds
+from moodfuse.extract.media.stream_decoder import Extent, StreamDecoder
 
 FRAMES = 32
 

@@ -11,7 +11,8 @@ from av.audio.plane import AudioPlane
 from moodfuse.cache.records import WINDOW_S
 from moodfuse.extract.media.container import MediaFile, check_audio_format
 from moodfuse.extract.media.limits import SLACK_S, MediaError
-from moodfuse.extract.media.packets import Extent, StreamDecoder, preroll_s, seconds
+from moodfuse.extract.media.packet_clock import seconds
+from moodfuse.extract.media.stream_decoder import Extent, StreamDecoder, preroll_s
 
 SAMPLE_RATE_HZ = 16_000
 SAMPLES = int(SAMPLE_RATE_HZ * WINDOW_S)

@@ -34,7 +34,7 @@ from moodfuse.extract.media.decode import (
 )
 from moodfuse.extract.media.frames import DecodedFrame, FrameDecoder, decoded_frame, middles_s
 from moodfuse.extract.media.limits import MediaError
-from moodfuse.extract.media.packets import (
+from moodfuse.extract.media.stream_decoder import (
     StreamDecoder,
     decode_streams,
     packets,

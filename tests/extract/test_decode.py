@@ -9,7 +9,7 @@ import pytest
 
 from moodfuse.extract.media.decode import DECODER, MediaError, probe, read_clip
 from moodfuse.extract.media.limits import REASONS
-from moodfuse.synthetic_corpus import MOODS, ClipSettings, render_frames, render_waveform, write_clip
+from moodfuse.synthetic_corpus import write_clip
 from odd_media import AudioTrack, Making, VideoTrack, mirror
 
 RATE_HZ = 22_050
@@ -182,15 +182,3 @@ def test_rotation_and_mirroring_are_applied(
 )
 def test_a_window_outside_the_file_is_refused(clip: Path, window: tuple[float, float]) -> None:
     assert code_of(clip, start_s=window[0], end_s=window[1]) == "window_outside"
-
-
-@pytest.mark.parametrize("faststart", [True, False])
-def test_a_file_cut_to_60_percent_is_truncated(tmp_path: Path, faststart: bool) -> None:
-    """What is left before the cut can be read where the index comes first."""
-    settings, mood = ClipSettings(duration_s=6.0, width=64, height=48), MOODS["excited"]
-    frames, waveform = list(render_frames(mood, settings)), render_waveform(mood, settings)
-    path = write(tmp_path / "cut.mp4", frames, waveform, faststart=faststart)
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.6)])
-    assert code_of(path) == "truncated"
-    if faststart:
-        assert read_clip(path, end_s=2.0).waveform_samples == 32_000

@@ -1,7 +1,4 @@
-"""Unusual files: each gives what its record in `odd_files` expects and what another program decodes.
-
-None costs its neighbours in the same run anything.
-"""
+"""Unusual files: each gives what its record in `odd_files` expects, and what another program decodes."""
 
 import hashlib
 import json
@@ -19,17 +16,13 @@ import numpy as np
 import pytest
 from scipy.interpolate import CubicSpline
 
-from moodfuse.cache.records import Clip
-from moodfuse.cache.store import FeatureCache
-from moodfuse.extract.dataset.ingest import Decoding, examine
 from moodfuse.extract.media import limits
 from moodfuse.extract.media.container import MAX_CLOCK_OFFSET_S, MAX_LEAD_IN_S, MediaError
 from moodfuse.extract.media.decode import DecodedClip, read_clip
 from moodfuse.extract.media.frames import FRAMES, middles_s
-from moodfuse.extract.media.limits import REASONS, Limits, ReadingRules
+from moodfuse.extract.media.limits import REASONS, Limits
 from moodfuse.extract.media.pool import DecodeRequest, decode_many
-from odd_files import ODD_FILES, READ, REFUSED, Odd
-from odd_media import AudioTrack, Making, VideoTrack
+from odd_files import ODD_FILES, READ, Odd
 
 MOST_S = 60.0  # for the run over all files; it takes some 3 s on two cores
 PROGRAMS = ("ffmpeg", "ffprobe")
@@ -46,16 +39,7 @@ class Run:
 
     folder: Path
     found: dict[str, DecodedClip | MediaError]
-    neighbours: list[tuple[str, bytes]]
-    alone: dict[str, bytes]
     wall_s: float
-
-
-def digest(clip: DecodedClip | MediaError) -> bytes:
-    """Return the bytes of a clip; of a refusal none."""
-    if isinstance(clip, MediaError):
-        return b""
-    return clip.frames.tobytes() + clip.frame_times_s.tobytes() + clip.waveform.tobytes()
 
 
 def request_for(folder: Path, odd: Odd) -> DecodeRequest:
@@ -66,24 +50,16 @@ def request_for(folder: Path, odd: Odd) -> DecodeRequest:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """All files in one run of two workers, with good clips among those that are refused."""
+    """All files in one run of two workers."""
     folder = tmp_path_factory.mktemp("odd")
     for odd in ODD_FILES:
         odd.make(folder / odd.name)
-    good = [folder / "good1.mp4", folder / "good2.mkv"]
-    Making()(good[0])
-    Making(VideoTrack("mpeg4", (64, 48)), (AudioTrack(hz=500.0),))(good[1])
-    alone = {path.name: digest(read_clip(path)) for path in good}
-    requests = [request_for(folder, odd) for odd in READ]
-    for number, odd in enumerate(REFUSED):
-        requests += [DecodeRequest(good[number // 4 % 2])] * (number % 4 == 0) + [request_for(folder, odd)]
-    requests.append(DecodeRequest(good[1]))
+    requests = [request_for(folder, odd) for odd in ODD_FILES]
     began = time.monotonic()
     results = list(decode_many(requests, jobs=2, limits=Limits(20.0, 0.0)))
     wall_s = time.monotonic() - began
-    found = {request.path.name: clip for request, clip in results if request.path not in good}
-    neighbours = [(request.path.name, digest(clip)) for request, clip in results if request.path in good]
-    return Run(folder, found, neighbours, alone, wall_s)
+    found = {request.path.name: clip for request, clip in results}
+    return Run(folder, found, wall_s)
 
 
 def names(files: tuple[Odd, ...]) -> list[str]:
@@ -127,16 +103,6 @@ def test_incomplete_files_are_read_on_request(run: Run, name: str) -> None:
     assert len(clip.frames) == FRAMES and clip.waveform_samples > 8_000
 
 
-def test_incomplete_files_are_read_again_once_allowed(run: Run, tmp_path: Path) -> None:
-    """A refusal on record does not hold where partial clips are accepted."""
-    cache = FeatureCache(tmp_path / "work", create=True)
-    clips = [Clip(name, str(run.folder / name), "sad") for name in ("cut.mkv", "sound_damaged.avi")]
-    refused = examine(cache, clips, Decoding(1))
-    accepted = examine(cache, clips, Decoding(1, rules=ReadingRules(allow_partial=True)))
-    assert [status.reason for status in refused] == ["truncated", "decode_failed"]
-    assert [(status.ok, status.reason) for status in accepted] == [(True, "partial")] * 2
-
-
 def test_the_page_has_every_refusal() -> None:
     """The table of codes in docs/media.md is that of the code, and so are the limits."""
     page = (Path(__file__).resolve().parents[2] / "docs" / "media.md").read_text(encoding="utf-8")
@@ -149,12 +115,6 @@ def test_the_page_has_every_refusal() -> None:
     deadline, memory = f"{usual.deadline_s:g} s and {usual.deadline_per_s:g} s", f"{usual.memory_mb} MB"
     shape, size = f"over {limits.MAX_ASPECT} to 1", f"{limits.MAX_FILE_BYTES >> 30} GiB"
     assert all(words in page for words in (deadline, memory, shape, size))
-
-
-def test_neighbours_are_unchanged(run: Run) -> None:
-    """The good clips between refused ones have the bits of a run without any."""
-    assert len(run.neighbours) > 5
-    assert [name for name, found in run.neighbours if found != run.alone[name]] == []
 
 
 def test_no_file_reaches_its_deadline(run: Run) -> None:
