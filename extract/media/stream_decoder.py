@@ -1,4 +1,4 @@
-"""Decode the streams of an open media file, packet by packet, and measure how much of a window was decoded."""
+"""Decode the streams of an open media file by packets, and measure how much of a window was decoded."""
 
 import math
 from collections.abc import Iterable, Iterator
