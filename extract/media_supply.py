@@ -1,8 +1,9 @@
 """Decode the clips of a run: into the cache, or past it, through the networks while each clip is in memory.
 
-With kept media, clips are stored in the renditions that the chosen sources read. Without, each clip is decoded once
-and passes the frozen trunks of all sources. Only the audio for networks that are tuned whole, which read every clip in
-every epoch, is kept in a temporary folder until the run ends; video networks cannot be tuned whole in this way.
+With kept media, clips are stored in the renditions that the chosen sources read. Without, each clip is
+decoded once and passes the frozen trunks of all sources. Only the audio for networks that are tuned whole,
+which read every clip in every epoch, is kept in a temporary folder until the run ends; video networks cannot
+be tuned whole in this way.
 """
 
 import tempfile
@@ -51,8 +52,9 @@ def media_supply(
     for recipe in recipes:
         if recipe.depth == "full" and recipe.modality == "picture":
             raise InputError(
-                f"{recipe.source}: tuned whole, a video network reads every clip's frames in every epoch, which "
-                f"--no-keep-media does not keep; drop --no-keep-media, or use --tune {recipe.source}=head"
+                f"{recipe.source}: tuned whole, a video network reads every clip's frames in every "
+                f"epoch, which --no-keep-media does not keep; drop --no-keep-media, "
+                f"or use --tune {recipe.source}=head"
             )
     with tempfile.TemporaryDirectory(prefix="moodfuse-") as folder:
         yield StreamedMedia(cache, recipes, settings, report, Path(folder))
@@ -148,8 +150,8 @@ class FrozenTrunk:
 class StreamedMedia:
     """Decodes clips past the cache, through the frozen trunks of all sources.
 
-    Under `strict` and `dry_run` no feature may be written before every clip was judged, so there the clips are decoded
-    twice: once to judge them, and once for the trunks.
+    Under `strict` and `dry_run` no feature may be written before every clip was validated, so there the clips
+    are decoded twice: once to validate them, and once for the trunks.
     """
 
     def __init__(

@@ -1,14 +1,13 @@
 """Open media files safely, and read what their headers declare.
 
-Times are seconds on the clip clock. The clip clock is the file's own presentation clock, except where a file starts a
-second or more late (MPEG-TS, a cut live stream), or before zero by more than the lead-in of an audio encoder (MPEG-TS
-whose clock wraps): there it starts at the file's earliest packet.
+Times are seconds on the clip clock. The clip clock is the file's own presentation clock, except where a file
+starts a second or more late (MPEG-TS, a cut live stream), or before zero by more than the lead-in of an audio
+encoder (MPEG-TS whose clock wraps): there it starts at the file's earliest packet.
 """
 
 import errno
 import os
 import stat
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -27,24 +26,14 @@ from moodfuse.extract.media.limits import (
     MAX_FILE_BYTES,
     MAX_PIXELS,
     MAX_RATE_HZ,
+    SLACK_S,
     VIDEO_CODECS,
     MediaError,
 )
-from moodfuse.extract.media.timing import (
-    JOINABLE,
-    PacketCount,
-    count_packets,
-    cut_wav_s,
-    matroska_is_complete,
-    mp3_was_longer,
-    tagged_duration_s,
-)
+from moodfuse.extract.media.packet_clock import PacketClock, count_packets
 
 MAX_CLOCK_OFFSET_S = 1.0
 MAX_LEAD_IN_S = 0.2  # inaudible samples that an encoder puts before time 0
-COMPLETE = 0.95
-"""A window is accepted if at least this share of its video and of its audio could be decoded."""
-SLACK_S = 0.1  # tolerance of lengths in headers
 WHOLE_S = 0.5  # a file with a stream that ends this near to the declared end was not cut
 MAX_COUNTED_BYTES = 1 << 30  # counting the packets of a larger file takes too long
 TAG_ERRORS: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
@@ -55,20 +44,23 @@ FORMATS = (
     "mp3,wav,w64,flac,aac,ac3,eac3,amr,aiff,caf,au,mpc,wv,ape"
 )
 """The demuxers that may open a file: none of them follows a reference to another file or host."""
-ESTIMATED = JOINABLE - {"flac"} | {"mp3", "aac", "ac3", "eac3", "amr", "h264", "hevc", "m4v", "mpegvideo"}
-"""Formats without a declared length: FFmpeg estimates it from the bit rate or from the last time in the file."""
+ESTIMATED = frozenset(
+    ("mpegts", "mpeg", "ogg", "mp3", "aac", "ac3", "eac3", "amr", "h264", "hevc", "m4v", "mpegvideo")
+)
+"""Formats without a declared length: FFmpeg estimates it from the bit rate or from the last time in the file.
+"""
 INDEXED = "mov,mp4,m4a,3gp,3g2,mj2"
 """The format whose index lists every packet, so that its declared length cannot be too short."""
-MATROSKA = "matroska,webm"
 SHARED_LENGTH = frozenset({"asf", "gxf"})
-"""Formats of which FFmpeg reports the length of the file for every stream."""
+"""Formats in which FFmpeg reports the length of the file for every stream."""
 
 
 @dataclass(frozen=True)
 class MediaFacts:
     """What the headers of a media file declare; zeros and empty names for a stream that it does not have.
 
-    `width` and `height` are those of the coded frame in pixels (a phone video may be shown rotated by 90 degrees).
+    `width` and `height` are those of the coded frame in pixels (a phone video may be shown rotated by 90
+    degrees).
     """
 
     duration_s: float
@@ -87,19 +79,9 @@ class MediaFacts:
 class MediaFile:
     """An open media file, to be closed by the caller or used in a `with` statement.
 
-    Attributes
-    ----------
-    path : Path
-    container : av.container.InputContainer
-    video, audio : av.stream.Stream or None
-        The streams to decode; `None` where the file has none.
-    origin_s : float
-        Zero of the clip clock on the file's own clock.
-    duration_s : float
-    counted : PacketCount or None
-        `None` where the declared lengths were accepted without counting the packets.
-    estimated : bool
-        Whether the declared lengths are only FFmpeg's estimate.
+    `video` and `audio` are the streams to decode, `None` where the file has none; `origin_s` is zero of the
+    clip clock on the file's own clock. `counted` is the clock after all packets, `None` where the declared
+    lengths were accepted without counting them; they are `estimated` if FFmpeg could only guess.
     """
 
     path: Path
@@ -108,7 +90,7 @@ class MediaFile:
     audio: Any
     origin_s: float
     duration_s: float
-    counted: PacketCount | None = None
+    counted: PacketClock | None = None
     estimated: bool = False
 
     def __enter__(self) -> "MediaFile":
@@ -151,9 +133,9 @@ class MediaFile:
     def span_s(self, stream: Any) -> tuple[float, float]:
         """Return the first and last second of a stream on the clip clock.
 
-        The last is what the headers declare for the stream, unless the packets go on after that or the declared
-        length is an estimate. Without a declaration for the stream itself it is the end of its packets in a whole
-        file, and the end of the file in one that was cut.
+        The last is what the headers declare for the stream, unless the packets go on after that or the
+        declared length is an estimate. Without a declaration for the stream itself it is the end of its
+        packets in a whole file, and the end of the file in one that was cut.
         """
         start = stream.start_time
         first_s = 0.0 if start is None else float(start * stream.time_base) - self.origin_s
@@ -170,23 +152,30 @@ class MediaFile:
     def _declared_end_s(self, stream: Any, first_s: float) -> float:
         """Return the end that the headers declare for a stream itself; 0 if they declare none.
 
-        The `DURATION` tag of Matroska is the end of the track if FFmpeg wrote it, and its length if mkvmerge did.
-        mkvmerge also writes statistics tags, which FFmpeg keeps in a copy of the file: there the tag is a length only
-        if the track then ends with the file or before.
+        The `DURATION` tag of Matroska is the end of the track if FFmpeg wrote it, and its length if mkvmerge
+        did. mkvmerge also writes statistics tags, which FFmpeg keeps in a copy of the file: there the tag is
+        a length only if the track then ends with the file or before.
         """
-        if self.container.format.name == "wav":  # the header may declare more than FFmpeg reports
-            return self.duration_s
         if stream.duration and self.container.format.name not in SHARED_LENGTH:
             return first_s + float(stream.duration * stream.time_base)
-        tagged_s = tagged_duration_s(stream.metadata.get("DURATION", ""))
+        tagged_s = _tagged_duration_s(stream.metadata.get("DURATION", ""))
         by_mkvmerge = "_STATISTICS_TAGS" in stream.metadata
         if tagged_s and by_mkvmerge and first_s + tagged_s <= self.duration_s + SLACK_S:
             return first_s + tagged_s
         return tagged_s
 
 
+def _tagged_duration_s(tag: str) -> float:
+    """Return the seconds of a Matroska `DURATION` tag such as `00:00:29.970000000`; 0 where it is not one."""
+    try:
+        hours, minutes, seconds = tag.split(":")
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    except ValueError:
+        return 0.0
+
+
 def _reconciled_end_s(declared_s: float, packets_s: float, *, estimated: bool) -> float:
-    """Return the end of the packets where it refutes the declared end; a file whose packets end early was cut."""
+    """Return the declared end, or that of the packets if it must be wrong; a cut file ends early."""
     too_short = packets_s > declared_s + SLACK_S
     too_long = estimated and packets_s < declared_s - SLACK_S
     return packets_s if too_short or too_long else declared_s
@@ -217,20 +206,8 @@ def open_media(
 ) -> MediaFile:
     """Open a regular file, with the allowed formats and codecs only.
 
-    Parameters
-    ----------
-    path : Path or str
-    threads : int
-        Decoder threads.
-    allow_missing : bool
-        Accept a file without an audio or without a video stream.
-    count : bool
-        Count the packets also where the declared lengths are usually right.
-
-    Raises
-    ------
-    MediaError
-        The file is missing, empty or not media, or has no video or no audio; with `allow_missing`, neither.
+    With `allow_missing`, a file may lack an audio or a video stream. With `count`, packets are counted also
+    where the declared lengths are usually right. Raises `MediaError`.
     """
     path = Path(path)
     _check_regular(path)
@@ -241,21 +218,14 @@ def open_media(
         start_s = (container.start_time or 0) / av.time_base
         origin_s = 0.0 if -MAX_LEAD_IN_S <= start_s < MAX_CLOCK_OFFSET_S else start_s
         declared_s = (container.duration or 0) / av.time_base
-        if name == "wav":
-            declared_s = max(declared_s, cut_wav_s(path))
         estimated = not declared_s or name in ESTIMATED
-        if name == "mp3" and mp3_was_longer(path):
-            estimated = False
         end_s, counted = start_s + declared_s, None
         if _must_count(name, declared_s, status.st_size, count=count):
-            counted = _counted(path, status.st_mtime_ns)
-            if name == MATROSKA and counted.bytes >= COMPLETE * status.st_size:
-                estimated = estimated or matroska_is_complete(path)
-            ends_s = [
-                counted.ends_s.get(stream.index, 0.0) for stream in (video, audio) if stream is not None
-            ]
-            if any(ends_s):
-                end_s = _reconciled_end_s(end_s, max(ends_s), estimated=estimated)
+            counted = _count(path, status.st_mtime_ns)
+            streams = [stream for stream in (video, audio) if stream is not None]
+            packets_end_s = max(counted.ends_s.get(stream.index, 0.0) for stream in streams)
+            if packets_end_s:
+                end_s = _reconciled_end_s(end_s, packets_end_s, estimated=estimated)
     except BaseException:
         container.close()
         raise
@@ -268,19 +238,19 @@ def _must_count(name: str, declared_s: float, file_bytes: int, *, count: bool) -
         return True
     if name == INDEXED:
         return False
-    guessed = name in ESTIMATED | JOINABLE and file_bytes <= MAX_COUNTED_BYTES
+    guessed = name in ESTIMATED | {"flac"} and file_bytes <= MAX_COUNTED_BYTES
     return count or guessed or declared_s < WINDOW_S
 
 
 @lru_cache(maxsize=4)  # a time line opens its file once for every window
-def _counted(path: Path, changed_ns: int) -> PacketCount:
-    """Return the packet count of a file; `changed_ns` is its time of change."""
+def _count(path: Path, changed_ns: int) -> PacketClock:
+    """Count the packets of a file; `changed_ns` is its time of change."""
     with _open_container(path) as container:
         return count_packets(path, container)
 
 
 def _check_regular(path: Path) -> None:
-    """Refuse all but a regular file with content, without opening it: opening a FIFO would wait for a writer."""
+    """Check for a regular file with content, without opening it: opening a FIFO would wait for a writer."""
     try:
         status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -305,21 +275,16 @@ def _open_container(path: Path) -> InputContainer:
     except (av.error.FFmpegError, OSError, ValueError) as error:
         if getattr(error, "errno", 0) == errno.EACCES:  # EPERM is what demuxers return for damage
             raise MediaError("unreadable", path) from error
-        _check_regular(path)  # the file may have been removed or replaced since the first check
-        if _starts_as_mp4(path):
-            raise MediaError("truncated", path, "the index of the MP4 is missing or cut") from error
+        with path.open("rb") as file:
+            if file.read(8)[4:] == b"ftyp":
+                raise MediaError("truncated", path, "the index of the MP4 is missing or cut") from error
         raise MediaError("not_media", path) from error
-
-
-def _starts_as_mp4(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(8)[4:] == b"ftyp"
 
 
 def _pick_streams(
     path: Path, container: InputContainer, *, threads: int, allow_missing: bool
 ) -> tuple[Any, Any]:
-    """Return the best video and audio stream that can be decoded, `None` where there is no stream of the kind."""
+    """Return the best video and audio stream that can be decoded, `None` without a stream of the kind."""
     cover = Disposition.attached_pic
     videos = [stream for stream in _by_preference(container, "video") if not cover & stream.disposition]
     audios = _by_preference(container, "audio")
@@ -333,7 +298,7 @@ def _pick_streams(
 
 
 def _by_preference(container: InputContainer, kind: Literal["video", "audio"]) -> list[Any]:
-    """Return the streams of a kind: FFmpeg's choice, then those marked as default, then those with more data."""
+    """Return the streams of a kind: FFmpeg's choice, then the default ones, then those with more data."""
     best = container.streams.best(kind)
     if best is None:  # the streams have no frame size, or no sampling rate
         return []
@@ -345,7 +310,7 @@ def _by_preference(container: InputContainer, kind: Literal["video", "audio"]) -
     return sorted(getattr(container.streams, kind), key=rank)
 
 
-def _first_decodable(path: Path, streams: Sequence[Any], threads: int) -> Any:
+def _first_decodable(path: Path, streams: list[Any], threads: int) -> Any:
     """Return the first stream whose decoder opens; if none does, raise the error of the first stream."""
     errors = []
     for stream in streams:
@@ -360,7 +325,7 @@ def _first_decodable(path: Path, streams: Sequence[Any], threads: int) -> Any:
 
 
 def _open_decoder(path: Path, stream: Any, threads: int) -> None:
-    """Refuse a stream with an unsupported codec or of an excessive size; then open its decoder."""
+    """Check the codec and the size of a stream, and open its decoder."""
     context = stream.codec_context
     if context is None:
         raise MediaError("codec", path, "there is no decoder for it")
@@ -382,12 +347,12 @@ def _open_decoder(path: Path, stream: Any, threads: int) -> None:
 
 
 def check_frame_size(path: Path, width: int, height: int) -> None:
-    """Refuse a frame that is too large or too narrow, before anything is allocated for it."""
+    """Raise `MediaError` if a frame is too large or too narrow, before anything is allocated for it."""
     if width * height > MAX_PIXELS or max(width, height) > MAX_ASPECT * max(1, min(width, height)):
         raise MediaError("too_large", path, f"{width} x {height}")
 
 
 def check_audio_format(path: Path, rate_hz: int, channels: int) -> None:
-    """Refuse audio of an excessive rate or number of channels, before anything is allocated for it."""
+    """Raise `MediaError` if the rate or the channels are too many, before anything is allocated for them."""
     if rate_hz > MAX_RATE_HZ or channels > MAX_CHANNELS:
         raise MediaError("too_much", path, f"{channels} channels of audio at {rate_hz} Hz")

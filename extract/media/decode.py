@@ -1,8 +1,9 @@
 """Decode one clip: 32 frames at even times and 30 s of mono audio, cut from the same window.
 
-The window is split into 32 equal intervals; for the middle `t` of each, the frame is the one on screen at `t`: the
-last with presentation time <= `t`, or the first of the file where there is none yet. Audio is averaged over channels
-and resampled to 16 kHz; its sample 0 is the window's start. The same file, window, size and decoder give the same bits.
+The window is split into 32 equal intervals; for the middle `t` of each, the frame is the one on screen at
+`t`: the last with presentation time <= `t`, or the first of the file where there is none yet. Audio is
+averaged over channels and resampled to 16 kHz; its sample 0 is the window's start. The same file, window,
+size and decoder give the same bits.
 """
 
 from collections.abc import Iterator
@@ -14,9 +15,9 @@ import av
 import numpy as np
 
 from moodfuse.cache.records import WINDOW_S
-from moodfuse.extract.media.container import COMPLETE, MediaFacts, MediaFile, open_media, probe
+from moodfuse.extract.media.container import MediaFacts, MediaFile, open_media, probe
 from moodfuse.extract.media.frames import FrameDecoder
-from moodfuse.extract.media.limits import REASONS, MediaError
+from moodfuse.extract.media.limits import COMPLETE, REASONS, MediaError
 from moodfuse.extract.media.stream_decoder import Extent, decode_streams, preroll_s
 from moodfuse.extract.media.waveform import SAMPLES, WaveformDecoder
 
@@ -32,11 +33,11 @@ __all__ = [
 ]
 
 DECODER = f"pyav {av.__version__}, rules 2"
-"""What decides the decoded bits; it is part of the cache's identity. Raise the number when the rules here change.
+"""What decides the decoded bits; part of the cache's identity. Raise the number when these rules change.
 
-Exceptions are rules for files that were refused before (see `REFUSAL_RULES` of `moodfuse.extract.dataset.ingest`), or
-that were shown wrongly: changing them must not invalidate existing caches. So mirrored clips keep their old frames in
-existing caches.
+Exceptions are rules for files that were refused before (`REFUSAL_RULES` of
+`moodfuse.extract.dataset.ingest`), or that were shown wrongly: changing them must not invalidate existing
+caches. So mirrored clips keep their old frames in existing caches.
 """
 COUNTED_AGAIN = frozenset({"truncated", "window_outside"})
 """Refusals that follow from the declared length of a file; counting its packets may give a better one."""
@@ -61,8 +62,8 @@ class DecodedClip:
     facts : MediaFacts
         What the file's headers declare.
     missing : str
-        ``"sound"`` where the clip has no audio (`waveform` is zeros), ``"picture"`` where it has no video (`frames`
-        is [0, 0, 0, 3]), or empty. Only `allow_missing` accepts a clip without one of them.
+        ``"sound"`` where the clip has no audio (`waveform` is zeros), ``"picture"`` where it has no video
+        (`frames` is [0, 0, 0, 3]), or empty. Only `allow_missing` accepts a clip without one of them.
     extents : tuple of Extent
         How much of its video and audio was decoded. Only `allow_partial` accepts less than 95 %.
     """
@@ -129,13 +130,14 @@ def read_clip(
     start_s, end_s : float
         The window in seconds; without `end_s`, 30 s or up to the end of the file.
     short_side_px : int, optional
-        Scale frames down to this short side, keeping their shape (the long side is made even). Never scales up.
+        Scale frames down to this short side, keeping their shape (the long side is made even). Never scales
+        up.
     threads : int
         Decoder threads; they do not change the result.
     allow_missing : bool
         Accept a clip without audio, or without video.
     allow_partial : bool
-        Accept a window of which less than 95 % can be decoded; `partial` of the clip describes it.
+        Accept a window if less than 95 % of it can be decoded; `partial` of the clip describes it.
 
     Raises
     ------
@@ -189,18 +191,15 @@ def _decode(request: DecodeRequest, *, count: bool) -> DecodedClip:
 def settle_window(media: MediaFile, start_s: float, end_s: float | None) -> tuple[float, float]:
     """Return the window in seconds, cut at the end of a file that holds at least 95 % of it.
 
-    Raises
-    ------
-    MediaError
-        If the file holds less of it.
+    Raises `MediaError` if the file holds less of it.
     """
     if media.duration_s <= 0.0:
         raise MediaError("truncated", media.path, "it is 0 s long")
     requested = min(start_s + WINDOW_S, media.duration_s) if end_s is None else end_s
     end = min(requested, media.duration_s)
     if not (0.0 <= start_s < end and end - start_s >= COMPLETE * (requested - start_s) - 1e-9):
-        found = f"window {start_s:g} to {requested:g} s, file {media.duration_s:.3f} s"
-        raise MediaError("window_outside", media.path, found)
+        detail = f"window {start_s:g} to {requested:g} s, file {media.duration_s:.3f} s"
+        raise MediaError("window_outside", media.path, detail)
     return float(start_s), float(end)
 
 
@@ -211,13 +210,7 @@ def assemble_clip(
     video: FrameDecoder | None,
     audio: WaveformDecoder | None,
 ) -> DecodedClip:
-    """Return what both decoders hold; `None` stands for a stream that the file does not have.
-
-    Raises
-    ------
-    MediaError
-        If they hold less than `request` accepts.
-    """
+    """Return what both decoders hold; `None` stands for a stream that the file does not have."""
     frames, times_s = np.zeros((0, 0, 0, 3), np.uint8), np.zeros(0)
     waveform, samples = np.zeros(SAMPLES, np.float32), 0
     missing, extents = "", []

@@ -4,16 +4,15 @@ That is the last frame with presentation time <= the middle, or the first of the
 """
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from av.video.reformatter import Interpolation
 
-from moodfuse.extract.media.container import COMPLETE, MediaFile, check_frame_size
-from moodfuse.extract.media.limits import MediaError
+from moodfuse.extract.media.container import MediaFile, check_frame_size
+from moodfuse.extract.media.limits import COMPLETE, MediaError
+from moodfuse.extract.media.packet_clock import seconds
 from moodfuse.extract.media.stream_decoder import Extent, StreamDecoder
-from moodfuse.extract.media.timing import seconds
 
 FRAMES = 32
 
@@ -24,7 +23,7 @@ def middles_s(start_s: float, end_s: float) -> np.ndarray:
 
 
 def scaled_size(width: int, height: int, short_side_px: int | None) -> tuple[int, int]:
-    """Return the width and height in pixels after scaling down to a short side; the long side becomes even."""
+    """Return width and height in pixels after scaling down to a short side; the long side becomes even."""
     short, long = min(width, height), max(width, height)
     if short_side_px is None or short <= short_side_px:
         return width, height
@@ -32,57 +31,39 @@ def scaled_size(width: int, height: int, short_side_px: int | None) -> tuple[int
     return (long, short_side_px) if width >= height else (short_side_px, long)
 
 
-@dataclass(frozen=True)
-class Orientation:
-    """How a coded frame is rotated and mirrored to be shown: rows and columns are exchanged first, then flipped."""
+def read_orientation(frame: Any) -> tuple[bool, int, int]:
+    """Return how the display matrix has a frame shown: whether transposed, then steps along rows and columns.
 
-    transposed: bool = False
-    flip_columns: bool = False
-    flip_rows: bool = False
-
-    def apply(self, pixels: np.ndarray) -> np.ndarray:
-        """Return a view of an array [H, W, 3] in this orientation."""
-        if self.transposed:
-            pixels = pixels.transpose(1, 0, 2)
-        return pixels[:: -1 if self.flip_rows else 1, :: -1 if self.flip_columns else 1]
-
-
-def read_orientation(frame: Any) -> Orientation:
-    """Return the orientation that the display matrix of a decoded frame asks for, to the nearest quarter turn.
-
-    The matrix maps a pixel at column p and row q to column ``a p + c q`` and row ``b p + d q``. `frame.rotation` is
-    derived from the same matrix, but cannot express mirroring.
+    The matrix maps a pixel at column p and row q to column ``a p + c q`` and row ``b p + d q``; it is rounded
+    to the nearest quarter turn. `frame.rotation` is derived from the same matrix, but cannot express
+    mirroring.
     """
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
-        return Orientation()
+        return False, 1, 1
     a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32, count=5).tolist()
-    if abs(b) * math.hypot(a, c) > abs(a) * math.hypot(b, d):
-        return Orientation(True, flip_columns=c < 0, flip_rows=b < 0)
-    return Orientation(False, flip_columns=a < 0, flip_rows=d < 0)
+    transposed = abs(b) * math.hypot(a, c) > abs(a) * math.hypot(b, d)
+    row, column = (b, c) if transposed else (d, a)
+    return transposed, -1 if row < 0 else 1, -1 if column < 0 else 1
 
 
 class DecodedFrame:
     """A decoded frame, converted to RGB once for all windows that show it.
 
-    Attributes
-    ----------
-    time_s, end_s : float
-        From when to when the file shows it, seconds on the clip clock.
-    is_corrupt : bool
-        The decoder marked it as damaged.
+    The file shows it from `time_s` to `end_s` on the clip clock.
     """
 
     def __init__(self, frame: Any, time_s: float, length_s: float, *, pixel_aspect: float = 1.0) -> None:
         self.time_s, self.end_s, self.is_corrupt = time_s, time_s + length_s, bool(frame.is_corrupt)
         self._width = max(1, round(frame.width * pixel_aspect))
-        self._frame, self._orientation = frame, read_orientation(frame)
+        self._frame = frame
+        self._transposed, self._row_step, self._column_step = read_orientation(frame)
         self._rgb: dict[tuple[int, int], np.ndarray] = {}
 
     def size_hw(self, short_side_px: int | None) -> tuple[int, int]:
         """Return height and width in square pixels, as shown, after scaling down to a short side."""
         width, height = scaled_size(self._width, self._frame.height, short_side_px)
-        return (width, height) if self._orientation.transposed else (height, width)
+        return (width, height) if self._transposed else (height, width)
 
     def rgb(self, size_hw: tuple[int, int]) -> np.ndarray:
         """Return the frame as it is shown, in a size, uint8 [H, W, 3]; shared, so not to be written to."""
@@ -91,22 +72,19 @@ class DecodedFrame:
         return self._rgb[size_hw]
 
     def _convert(self, height: int, width: int) -> np.ndarray:
-        if self._orientation.transposed:
+        if self._transposed:
             height, width = width, height
         scaled = (width, height) != (self._frame.width, self._frame.height)
         how = Interpolation.BICUBIC if scaled else Interpolation.BILINEAR
         plain = self._frame.reformat(width=width, height=height, format="rgb24", interpolation=how, threads=1)
-        return self._orientation.apply(plain.to_ndarray())
+        pixels = plain.to_ndarray()
+        if self._transposed:
+            pixels = pixels.transpose(1, 0, 2)
+        return pixels[:: self._row_step, :: self._column_step]
 
 
 def decoded_frame(frame: Any, media: MediaFile) -> DecodedFrame | None:
-    """Return a frame with its time, or None where it has none.
-
-    Raises
-    ------
-    MediaError
-        If it is too large.
-    """
+    """Return a frame with its time, or None where it has none."""
     check_frame_size(media.path, frame.width, frame.height)
     check_frame_size(media.path, round(frame.width * media.pixel_aspect), frame.height)
     ticks = frame.pts if frame.pts is not None else frame.dts
@@ -170,13 +148,7 @@ class FrameDecoder(StreamDecoder):
         return Extent("video", decoded_s, declared_s, self.failures, self.in_window, declared)
 
     def result(self, *, allow_partial: bool) -> tuple[np.ndarray, np.ndarray, Extent]:
-        """Return frames, times and how much was decoded.
-
-        Raises
-        ------
-        MediaError
-            If the window has no video, or too much of it is damaged or lost.
-        """
+        """Return frames, times and how much was decoded."""
         path = self.media.path
         first_s, last_s = self.media.span_s(self.stream)
         if last_s <= self.window[0] or first_s >= self.window[1]:
@@ -189,13 +161,4 @@ class FrameDecoder(StreamDecoder):
         if self.failures > (1 - COMPLETE) * total + 1:
             raise MediaError("decode_failed", path, f"{self.failures} of {total} frames are damaged")
         self._select_until(math.inf)
-        self.current = None
-        return self._stacked(), self.times_s, extent
-
-    def _stacked(self) -> np.ndarray:
-        """Return the frames in one array; each is released once copied, so that they are not in memory twice."""
-        assert self.size_hw is not None
-        frames = np.empty((FRAMES, *self.size_hw, 3), np.uint8)
-        for index in reversed(range(FRAMES)):
-            frames[index] = self.selected.pop()
-        return frames
+        return np.stack(self.selected), self.times_s, extent

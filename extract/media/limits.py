@@ -1,7 +1,7 @@
 """What reading one clip may cost, which clips are accepted, and why a clip is refused.
 
-The limits keep a bad file from exhausting the machine. They are not a sandbox: a service that accepts files from
-the public should run in a container.
+The limits keep a bad file from exhausting the machine. They are not a sandbox: a service that accepts files
+from the public should run in a container.
 """
 
 import math
@@ -11,6 +11,9 @@ from pathlib import Path
 
 from moodfuse.cache.errors import InputError
 
+COMPLETE = 0.95
+"""A window is accepted if at least this share of its video and of its audio could be decoded."""
+SLACK_S = 0.1  # tolerance of lengths in headers
 MAX_PIXELS = 3840 * 2160
 MAX_ASPECT = 20  # longer side of a frame over the shorter one
 MAX_CODED_PIXELS = 4096 * 2304  # decoders round frame sides up to whole blocks
@@ -20,11 +23,11 @@ MAX_FILE_BYTES = 256 << 30
 MAX_PACKETS = 4_000_000  # up to the end of a window; several times the packets of ten hours
 MAX_FRAMES = 2_000_000  # video frames or audio frames, likewise
 MAX_OPEN_FILES = 64
-MAX_DEADLINE_S = 366.0 * 86_400
+MAX_DEADLINE_S = 1e6
 MAX_MEMORY_MB = 1 << 24
 
-# The codecs that cameras, recorders, phones, broadcasts and web sites have used, by the names of FFmpeg's decoders.
-# Left out are what no recording is kept in: formats of games, screen captures of one program, and still images.
+# The codecs of cameras, recorders, phones, broadcasts and web sites, by the names of FFmpeg's decoders.
+# Formats of games, screen captures of one program, and still images are left out.
 _VIDEO_CODECS = """
 h264 hevc vvc av1 libdav1d vp8 libvpx vp9 libvpx-vp9 vp3 vp4 vp5 vp6 vp6a vp6f vp7 theora dirac cavs
 mpeg1video mpeg2video mpegvideo mpeg4 msmpeg4 msmpeg4v1 msmpeg4v2 h261 h263 h263i h263p flv
@@ -39,7 +42,8 @@ ac3 ac3_fixed eac3 dca truehd mlp vorbis libvorbis opus libopus speex libspeex f
 wmav1 wmav2 wmapro wmalossless wmavoice cook sipr real_144 real_288 ralf atrac1 atrac3 atrac3al atrac3plus
 atrac3plusal atrac9 amrnb amrwb libopencore_amrnb libopencore_amrwb gsm gsm_ms ilbc qcelp evrc
 wavpack ape tta tak als shorten mpc7 mpc8 qdm2 qdmc imc on2avc nellymoser metasound twinvq mace3 mace6
-g722 g723_1 g726 g726le g729 adpcm_ms adpcm_ima_wav adpcm_ima_qt adpcm_swf adpcm_yamaha adpcm_adx dvaudio s302m
+g722 g723_1 g726 g726le g729 adpcm_ms adpcm_ima_wav adpcm_ima_qt adpcm_swf adpcm_yamaha adpcm_adx dvaudio
+s302m
 pcm_alaw pcm_mulaw pcm_bluray pcm_dvd pcm_lxf pcm_s8 pcm_s8_planar pcm_u8
 pcm_s16be pcm_s16be_planar pcm_s16le pcm_s16le_planar pcm_u16be pcm_u16le
 pcm_s24be pcm_s24daud pcm_s24le pcm_s24le_planar pcm_u24be pcm_u24le
@@ -57,17 +61,23 @@ REASONS: dict[str, str] = {
     "not_media": "not a video file that can be opened; convert it to MP4 (H.264 and AAC)",
     "no_video": "there is no video in the window; give a file with video, or a window that has some",
     "no_audio": "there is no audio in the window; give a file with audio, or a window that has some",
-    "too_large": f"the frames have over 3840 x 2160 pixels, or sides of over {MAX_ASPECT} to 1; scale the video down",
-    "too_much": "the file, or its part up to the end of the window, exceeds the limits; cut the clip out first",
+    "too_large": f"the frames have over 3840 x 2160 pixels, or sides of over {MAX_ASPECT} to 1; "
+    "scale the video down",
+    "too_much": "the file, or its part up to the end of the window, exceeds the limits; "
+    "cut the clip out first",
     "codec": "the video or audio codec is not supported; convert the file to MP4 (H.264 and AAC)",
-    "truncated": "the file ends before it should; copy or download it again, or give a window inside what is left",
+    "truncated": "the file ends before it should; "
+    "copy or download it again, or give a window inside what is left",
     "decode_failed": "the video or audio cannot be decoded; convert the file again from its source",
     "window_outside": "the window is not inside the file; correct start_s and end_s",
-    "timeout": "decoding took longer than its deadline; cut the clip out of the file first, or allow more time",
-    "memory": "decoding took more memory than allowed; allow more, or use fewer jobs; a damaged file may ask for "
-    "any amount",
+    "timeout": "decoding took longer than its deadline; "
+    "cut the clip out of the file first, or allow more time",
+    "memory": "decoding took more memory than allowed; "
+    "allow more, or use fewer jobs; a damaged file may ask for any amount",
 }
-"""Why a clip is refused, the same in every command: code -> the reason and what to do, separated by a semicolon."""
+"""Why a clip is refused, the same in every command: code -> the reason and what to do, separated by a
+semicolon.
+"""
 
 
 class MediaError(InputError):
@@ -80,7 +90,7 @@ class MediaError(InputError):
     path : Path or str
         The media file.
     detail : str
-        What was found, where it helps: one clause without a full stop.
+        More on the file, as a clause without a full stop.
     """
 
     def __init__(self, code: str, path: Path | str, detail: str = "") -> None:
@@ -89,7 +99,7 @@ class MediaError(InputError):
 
     @property
     def sentence(self) -> str:
-        """The reason, what to do, and what was found."""
+        """The reason, what to do, and the detail."""
         return REASONS[self.code] + (f" ({self.detail})" if self.detail else "")
 
     def __reduce__(self) -> tuple[type["MediaError"], tuple[str, Path, str]]:
@@ -116,7 +126,9 @@ class Limits:
 
     def __post_init__(self) -> None:
         if not 0 < self.deadline_s <= MAX_DEADLINE_S:
-            raise InputError(f"the deadline is {self.deadline_s} s; expected more than 0, and at most a year")
+            raise InputError(
+                f"the deadline is {self.deadline_s} s; expected more than 0, at most {MAX_DEADLINE_S:.0f} s"
+            )
         if not (math.isfinite(self.deadline_per_s) and self.deadline_per_s >= 0):
             raise InputError(
                 f"the deadline is {self.deadline_per_s} s per second of a clip; expected 0 or more"
@@ -125,7 +137,7 @@ class Limits:
             raise InputError(f"{self.memory_mb} MB of memory for a clip; expected 64 to {MAX_MEMORY_MB}")
 
     def seconds_for(self, window_s: float) -> float:
-        """Return the deadline of a window of so many seconds; at most a year."""
+        """Return the deadline of a window of `window_s` seconds."""
         return min(MAX_DEADLINE_S, self.deadline_s + self.deadline_per_s * max(0.0, window_s))
 
 
@@ -133,14 +145,8 @@ class Limits:
 class ReadingRules:
     """How a batch of clips is read.
 
-    Attributes
-    ----------
-    limits : Limits
-        What each clip may cost.
-    allow_partial : bool
-        Accept a clip of which less than 95 % can be decoded, and mark it.
-    max_failures : int or None
-        End the batch at this number of refused clips.
+    With `allow_partial`, clips of which less than 95 % can be decoded are accepted and marked. `max_failures`
+    refused clips end the batch.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -149,25 +155,18 @@ class ReadingRules:
 
 
 def confine(limits: Limits) -> None:
-    """Limit the address space and open files of this process, and disable core dumps, where the system can."""
+    """Limit the address space and open files of this process, and disable core dumps, if the system can."""
     try:
         import resource
-    except ImportError:  # Windows: the parent's deadline is the only limit
+    except ImportError:  # Windows: the deadline that the parent enforces is the only limit
         return
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _lower(resource.RLIMIT_NOFILE, MAX_OPEN_FILES)
+    values = {resource.RLIMIT_CORE: 0, resource.RLIMIT_NOFILE: MAX_OPEN_FILES}
     if used := address_space_bytes():
-        _lower(resource.RLIMIT_AS, used + (limits.memory_mb << 20))
-
-
-def allow_cpu(seconds: float) -> None:
-    """Let the system end this process after so many more seconds of CPU time."""
-    try:
-        import resource
-    except ImportError:
-        return
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    _lower(resource.RLIMIT_CPU, math.ceil(usage.ru_utime + usage.ru_stime + seconds) + 1, keep_hard=True)
+        values[resource.RLIMIT_AS] = used + (limits.memory_mb << 20)
+    for name, value in values.items():
+        hard = resource.getrlimit(name)[1]
+        lowered = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(name, (lowered, lowered))
 
 
 def address_space_bytes() -> int:
@@ -177,12 +176,3 @@ def address_space_bytes() -> int:
             return int(stream.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, AttributeError):
         return 0
-
-
-def _lower(what: int, value: int, *, keep_hard: bool = False) -> None:
-    """Set a limit of the system, never above the one in force."""
-    import resource
-
-    hard = resource.getrlimit(what)[1]
-    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    resource.setrlimit(what, (value, hard if keep_hard else value))

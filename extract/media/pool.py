@@ -1,7 +1,7 @@
 """Decode files in worker processes that can be killed, so that a bad file costs no more than its own clip.
 
-Workers are started by the main process (or another non-daemonic one): daemonic processes may have no children. They
-are spawned, so a script does its work under `if __name__ == "__main__":`. They do not import torch.
+Workers are spawned, so a script does its work under `if __name__ == "__main__":`. They do not import torch. A
+daemonic process cannot start them.
 """
 
 import gc
@@ -12,7 +12,7 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -24,21 +24,16 @@ from moodfuse.cache.errors import WorkersError
 from moodfuse.cache.records import WINDOW_S
 from moodfuse.extract.media.container import MediaFacts, open_media
 from moodfuse.extract.media.decode import DecodedClip, DecodeRequest, decode_request, settle_window
-from moodfuse.extract.media.limits import Limits, MediaError, allow_cpu, confine
+from moodfuse.extract.media.limits import Limits, MediaError, confine
 from moodfuse.extract.media.windows import Window, WindowRequest, plan_windows, read_windows
 
 AHEAD_PER_JOB = 2
-STARTS = 3
-MAX_POLL_S = 2_000_000.0  # poll(2) takes at most 24 days
 PROGRAM_ERRORS = (TypeError, AttributeError, NameError, ImportError, AssertionError, SyntaxError)
-"""Errors of this program or of its installation, which no file causes: they end the run instead of refusing a file."""
-EXIT_CODES = {
-    **dict.fromkeys((-signal.SIGKILL, 128 + signal.SIGKILL), "memory"),  # the system kills for want of memory
-    **dict.fromkeys((-signal.SIGXCPU, 128 + signal.SIGXCPU), "timeout"),
-}
+"""Bugs of this program or of its installation: they end the run instead of refusing a file."""
 NOT_STARTED = (
-    "a worker process that decodes files ended before it began; its own error is printed above. Workers start by "
-    'importing the script again, so a script must be a file that does its work under `if __name__ == "__main__":`'
+    "a worker process that decodes files ended before it began; its own error is printed above. Workers "
+    "start by importing the script again, so a script must be a file that does its work under "
+    '`if __name__ == "__main__":`'
 )
 
 
@@ -86,7 +81,7 @@ def decode_many(
     Yields
     ------
     (DecodeRequest, DecodedClip or MediaError)
-        A refused clip yields its error: nothing is raised for it.
+        The error of a refused clip is yielded, not raised.
 
     Raises
     ------
@@ -114,14 +109,13 @@ def _probe(request: ProbeRequest) -> MediaFacts:
 def run_in_workers(
     work: Callable[[AnyRequest], Result], requests: Iterable[AnyRequest], *, jobs: int, limits: Limits
 ) -> Iterator[tuple[AnyRequest, Result | MediaError]]:
-    """Call a function on requests in worker processes, as `decode_many` does; it must be importable by name."""
+    """Call an importable function on requests in worker processes, as `decode_many` does."""
     if jobs < 1:
         raise ValueError(f"jobs is {jobs}, expected 1 or more")
-    check_can_start()
-    waiting: deque[tuple[AnyRequest, Future[Result | MediaError]]] = deque()
+    waiting: deque[tuple[AnyRequest, Any]] = deque()
     with closing(_WorkerPool(jobs, limits)) as pool:
         for request in requests:
-            waiting.append((request, pool.submit(work, request)))
+            waiting.append((request, pool.threads.submit(pool.call, work, request)))
             if len(waiting) >= AHEAD_PER_JOB * jobs:
                 first, future = waiting.popleft()
                 yield first, future.result()
@@ -129,106 +123,85 @@ def run_in_workers(
             yield request, future.result()
 
 
-def check_can_start() -> None:
-    """Raise a `WorkersError` in a daemonic process, or in a worker that is importing the script it was started by."""
-    process = multiprocessing.current_process()
-    if process.daemon:
-        raise WorkersError(
-            f"files are decoded in worker processes, and {process.name} is daemonic, so it may start none; read files "
-            "in the main process, or in one started with daemon=False, as concurrent.futures.ProcessPoolExecutor does"
-        )
-    if getattr(process, "_inheriting", False):  # multiprocessing.spawn checks the same attribute
-        raise WorkersError(NOT_STARTED)
-
-
 class _WorkerPool:
-    """Worker processes, each driven by a thread that waits for its results and replaces it where it is lost.
+    """Threads with one worker process each; a thread replaces its worker where that is lost.
 
-    Each worker has a pipe of its own. So one that is killed can hold no lock that others need.
+    Each worker has its own pipe, so one that is killed holds no lock that others need.
     """
 
     def __init__(self, jobs: int, limits: Limits) -> None:
         self.limits = limits
         self.threads = ThreadPoolExecutor(jobs)
-        self.lock = threading.Lock()
-        self.workers: set[_Worker] = set()
-        self.idle: list[_Worker] = []
+        self.of_thread = threading.local()
+        self.workers: list[_Worker] = []
         self.closed = False
 
-    def submit(self, work: Callable[[Any], Any], request: _Request) -> "Future[Any]":
-        """Schedule a call; its result is what `work` returns, or the refusal of the file."""
-        return self.threads.submit(self._call, work, request)
-
-    def close(self) -> None:
-        """Stop every worker at once."""
-        with self.lock:
-            self.closed = True
-            for worker in self.workers:
-                worker.kill()
-        self.threads.shutdown(cancel_futures=True)
-        for worker in self.workers:
-            worker.stop()
-
-    def _call(self, work: Callable[[Any], Any], request: _Request) -> Any:
-        worker = self._take_worker()
+    def call(self, work: Callable[[Any], Any], request: _Request) -> Any:
+        """Return the result of `work` in this thread's worker, or the refusal of the file."""
+        worker = getattr(self.of_thread, "worker", None)
+        if worker is None or not worker.process.is_alive():
+            worker = self.of_thread.worker = self._replace(worker)
         seconds = self.limits.seconds_for(request.window_s)
-        worker.begin(request.path, partial(_once, work), request, seconds)
+        worker.begin(request.path, partial(_once, work), request)
         try:
             return worker.receive(request.path, seconds)
         except MediaError as error:
             return error
-        finally:
-            with self.lock:
-                self.idle.append(worker)
 
-    def _take_worker(self) -> "_Worker":
-        """Return an idle worker, or a new one where that has died."""
-        with self.lock:
-            while self.idle:
-                worker = self.idle.pop()
-                if worker.process.is_alive():
-                    return worker
-                self.workers.remove(worker)
-                worker.stop()
-        return _start_worker(self._new_worker)
-
-    def _new_worker(self) -> "_Worker":
-        with self.lock:
-            if self.closed:
-                raise WorkersError("the worker processes have been stopped")
-            worker = _Worker(self.limits)
-            self.workers.add(worker)
+    def _replace(self, lost: "_Worker | None") -> "_Worker":
+        if lost is not None:
+            self.workers.remove(lost)
+            lost.stop()
+        worker = _Worker(self.limits)
+        self.workers.append(worker)
+        if self.closed:  # after `close` has killed all others
+            worker.kill()
+        worker.wait_until_ready()
         return worker
+
+    def close(self) -> None:
+        """Stop every worker at once."""
+        self.closed = True
+        for worker in [*self.workers]:
+            worker.kill()
+        self.threads.shutdown(cancel_futures=True)
+        for worker in self.workers:
+            worker.stop()
 
 
 class _Worker:
     """A process that runs generators, and sends what they yield; see `_serve`."""
 
     def __init__(self, limits: Limits) -> None:
+        if multiprocessing.current_process().daemon:
+            raise WorkersError(
+                "files are decoded in worker processes, which a daemonic process cannot start; read files in "
+                "the main process, or in one started with daemon=False, as ProcessPoolExecutor does"
+            )
         context = multiprocessing.get_context("spawn")
         self.connection, connection = context.Pipe()
         self.process = context.Process(target=_serve, args=(connection, limits), daemon=True)
         self.process.start()
         connection.close()
 
-    def is_ready(self) -> bool:
-        """Wait until the process has imported what it needs; return False if it ended before."""
+    def wait_until_ready(self) -> None:
+        """Wait until the process has imported what it needs."""
         try:
             self.connection.recv()
-        except (EOFError, OSError):
-            return False
-        return True
+        except BaseException as error:
+            self.kill()
+            if isinstance(error, EOFError | OSError):
+                raise WorkersError(NOT_STARTED) from None
+            raise
 
-    def begin(
-        self, path: Path, work: Callable[[Any], Iterator[Any]], argument: object, seconds: float
-    ) -> None:
-        """Have the process run a generator that reads a file, with so many seconds for each result."""
+    def begin(self, path: Path, work: Callable[[Any], Iterator[Any]], argument: object) -> None:
+        """Have the process run a generator that reads a file."""
         with suppress(OSError):  # the process has just died: `receive` reports how
-            self.connection.send((path, work, argument, seconds))
+            self.connection.send((path, work, argument))
 
     def receive(self, path: Path, seconds: float) -> Any:
-        """Return the next result, or raise the error of the generator or of the process."""
-        if not self.connection.poll(min(seconds, MAX_POLL_S)):
+        """Return the next result within a deadline, or raise the error of the generator or of the process."""
+        if not self.connection.poll(seconds):
             self.kill()
             raise MediaError("timeout", path)
         try:
@@ -236,7 +209,8 @@ class _Worker:
         except (EOFError, OSError):
             self.process.join()
             exit_code = self.process.exitcode
-            code = EXIT_CODES.get(exit_code or 0, "decode_failed")
+            # The system kills a process if memory is short.
+            code = "memory" if exit_code == -signal.SIGKILL else "decode_failed"
             raise MediaError(code, path, f"its worker ended with exit code {exit_code}") from None
         if failed:
             raise content
@@ -253,42 +227,18 @@ class _Worker:
         self.connection.close()
 
 
-def _start_worker(new_worker: Callable[[], _Worker]) -> _Worker:
-    """Return a worker that is ready; one that is killed before that is replaced."""
-    for _ in range(STARTS):
-        worker = new_worker()
-        try:
-            if worker.is_ready():
-                return worker
-        except BaseException:
-            worker.stop()
-            raise
-        worker.stop()
-    raise WorkersError(NOT_STARTED)
-
-
 def read_windows_in_worker(
     request: WindowRequest, *, limits: Limits | None = None
 ) -> Iterator[tuple[Window, DecodedClip | MediaError]]:
     """Yield what `moodfuse.extract.media.windows.read_windows` does, from a worker process.
 
-    The worker decodes one window ahead. Closing the iterator, an error or an interrupt kills it at once. A worker
-    that is killed, crashes or exceeds the deadline costs its window, and another worker continues after it.
+    The worker decodes one window ahead. Closing the iterator, an error or an interrupt kills it at once. A
+    worker that is killed, crashes or exceeds the deadline costs its window, and another worker continues
+    after it.
 
-    Parameters
-    ----------
-    request : WindowRequest
-    limits : Limits, optional
-        What a worker may spend; the deadline applies to each window, and to opening the file.
-
-    Raises
-    ------
-    MediaError
-        If the file cannot be opened.
-    WorkersError, TypeError, ...
-        As `decode_many` does.
+    The deadline of `limits` applies to each window, and to opening the file. Raises what `decode_many` does,
+    and a `MediaError` if the file cannot be opened.
     """
-    check_can_start()
     limits = limits or Limits()
     deadline_s = limits.seconds_for(WINDOW_S)
     worker = _start_reading(request, None, limits)
@@ -314,10 +264,10 @@ def read_windows_in_worker(
 
 
 def resume_after_loss(windows: Sequence[Window], number: int, *, losses: int) -> int:
-    """Return the window to continue with after so many workers in a row were lost, the last one at window `number`.
+    """Return the window to continue with after workers in a row were lost, the last at window `number`.
 
-    After one loss that is the next window; after two the next without overlap, since those between contain the same
-    bad place; after three none (the number of windows).
+    After one loss that is the next window; after two the next without overlap, since those between contain
+    the same bad place; after three none (the number of windows).
     """
     if losses == 1:
         return number + 1
@@ -328,9 +278,10 @@ def resume_after_loss(windows: Sequence[Window], number: int, *, losses: int) ->
 
 
 def _start_reading(request: WindowRequest, windows: Sequence[Window] | None, limits: Limits) -> _Worker:
-    """Start a worker that sends the clips of some windows; without them, it first sends all windows of the file."""
-    worker = _start_worker(partial(_Worker, limits))
-    worker.begin(request.path, _read_planned, (request, windows), limits.seconds_for(WINDOW_S))
+    """Start a worker that sends the clips of `windows`, or all windows of the file and their clips."""
+    worker = _Worker(limits)
+    worker.wait_until_ready()
+    worker.begin(request.path, _read_planned, (request, windows))
     return worker
 
 
@@ -348,23 +299,20 @@ def _once(work: Callable[[Any], Any], request: object) -> Iterator[Any]:
 
 
 def _serve(connection: "Connection[Any, Any]", limits: Limits) -> None:
-    """Run generators in a worker: send (False, result) for what they yield, or (True, error) for what ends them."""
+    """Run generators in a worker; send (False, result) for what they yield, or (True, error)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # interrupts are handled by the main process
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # ends also a worker whose decoder does not return
     end_with_parent()
     confine(limits)
     connection.send(None)
     while True:
         try:
-            path, work, argument, seconds = connection.recv()
+            path, work, argument = connection.recv()
         except EOFError:  # the parent has ended
             return
         gc.collect()  # what is left of a large file counts against the memory of the next one
-        allow_cpu(seconds)
         try:
             for result in work(argument):
                 connection.send((False, result))
-                allow_cpu(seconds)
         except Exception as error:  # noqa: BLE001 - one file must not end the worker
             connection.send((True, _sendable(error, path)))
 
@@ -378,9 +326,7 @@ def _sendable(error: Exception, path: Path) -> Exception:
     if isinstance(error, PROGRAM_ERRORS):
         error.add_note(f"In the process that reads {path}:\n{traceback.format_exc()}")
         return error
-    return MediaError(
-        "decode_failed", path, f"{type(error).__name__}: {error}"
-    )  # some errors cannot be unpickled
+    return MediaError("decode_failed", path, f"{type(error).__name__}: {error}")
 
 
 def end_with_parent() -> None:

@@ -1,8 +1,8 @@
 """Make the input of a network from decoded frames and waveforms, for fine-tuning, embedding and prediction.
 
-Without a generator the result is deterministic: the middle frames, the centre crop, the whole waveform. With one it is
-augmented for fine-tuning: frames a step earlier or later, a random crop, mirrored every other time; a random crop of
-the waveform, louder or softer. `docs/networks.md` has the rules.
+Without a generator the result is deterministic: the middle frames, the centre crop, the whole waveform. With
+one it is augmented for fine-tuning: frames a step earlier or later, a random crop, mirrored every other time;
+a random crop of the waveform, louder or softer. `docs/networks.md` has the rules.
 """
 
 from __future__ import annotations
@@ -43,9 +43,8 @@ class InputMaker:
             return video_input(media.frames, self.preprocessing, generator=generator)
         if generator is None:
             return audio_input(media.waveform, self.preprocessing)
-        crop_s = self.crop_s or None
         waveform = audio_input(
-            media.waveform, self.preprocessing, crop_s=crop_s, generator=generator if crop_s else None
+            media.waveform, self.preprocessing, crop_s=self.crop_s or None, generator=generator
         )
         return waveform * random_gain(self.gain_db, generator)
 
@@ -61,8 +60,7 @@ def video_input(
         ``[T, H, W, 3]`` uint8, RGB, at even times; those of `frame_indices` are used.
     preprocessing : VideoPreprocessing
     generator : torch.Generator, optional
-        If given, frames come a step earlier or later, and the crop is at a random position and mirrored every other
-        time, the same for all frames of the clip; if not, it is the centre crop of the middle frames.
+        If given, the input is augmented; see the module.
 
     Returns
     -------
@@ -108,7 +106,7 @@ def resized_frames(frames: np.ndarray, preprocessing: VideoPreprocessing) -> Ten
 
 
 def _resize(pixels: Tensor, height: int, width: int, *, antialias: bool) -> Tensor:
-    """Resize bilinearly, uint8 to uint8; without antialiasing in float32, as torchvision's video transforms do."""
+    """Resize uint8 bilinearly; without antialiasing in float32, as torchvision's video transforms do."""
     if antialias:
         if torch.backends.cpu.get_cpu_capability() in _RESIZES_BYTES:
             return torch.nn.functional.interpolate(
@@ -128,7 +126,7 @@ def _resize(pixels: Tensor, height: int, width: int, *, antialias: bool) -> Tens
 
 
 def frame_indices(decoded: int, wanted: int, generator: torch.Generator | None = None) -> list[int]:
-    """Return which of the decoded frames to use, ``wanted <= decoded``: those at the middles of equal intervals.
+    """Return which of the decoded frames to use, ``wanted <= decoded``: the middles of equal intervals.
 
     With a generator, each frame moves by up to one interval, earlier or later; they stay in order.
     """
@@ -158,27 +156,15 @@ def audio_input(
     crop_s: float | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Return the waveform of one clip, whole or as a random crop.
+    """Return a copy of a waveform, float32 [samples]: whole, or a random crop of `crop_s` seconds.
 
-    Parameters
-    ----------
-    waveform : ndarray
-        ``[samples]`` float32, mono in [-1, 1], of the length and rate of `preprocessing`.
-    preprocessing : AudioPreprocessing
-    crop_s : float, optional
-        Length of the crop in seconds; needs `generator`.
-    generator : torch.Generator, optional
-        Draws the position of the crop, in the part before the zeros that pad a short clip.
-
-    Returns
-    -------
-    Tensor
-        ``[samples]`` float32, a copy; ``[round(crop_s * sample_rate_hz)]`` for a crop.
+    The waveform is mono in [-1, 1], of the length and rate of `preprocessing`. A crop lies in the part before
+    the zeros that pad a short clip, as far as it fits there.
 
     Raises
     ------
     InputError
-        If the waveform has another shape or type, is not finite, or only one of `crop_s` and `generator` is given.
+        If the waveform has another shape or type or is not finite, or the crop does not fit into it.
     """
     if waveform.shape != (preprocessing.samples,) or waveform.dtype != np.float32:
         raise InputError(
@@ -187,8 +173,6 @@ def audio_input(
         )
     if not np.isfinite(waveform).all():
         raise InputError("the waveform contains NaN or infinity; decode the clip again, or leave it out")
-    if (crop_s is None) != (generator is None):
-        raise InputError("a random crop needs both crop_s and generator, a whole clip neither")
     samples = torch.from_numpy(waveform.copy())
     if crop_s is None:
         return samples
@@ -214,15 +198,12 @@ def random_gain(max_db: float, generator: torch.Generator) -> float:
 def _crop_position(
     spare_h: int, spare_w: int, generator: torch.Generator | None, centre: str
 ) -> tuple[int, int, bool]:
-    if generator is None:
-        if centre == "even":
-            return round(spare_h / 2), round(spare_w / 2), False
-        return spare_h // 2, spare_w // 2, False
-    return (
-        _random_up_to(spare_h, generator),
-        _random_up_to(spare_w, generator),
-        bool(_random_up_to(1, generator)),
-    )
+    if generator is not None:
+        top, left, mirrored = (_random_up_to(largest, generator) for largest in (spare_h, spare_w, 1))
+        return top, left, bool(mirrored)
+    if centre == "even":
+        return round(spare_h / 2), round(spare_w / 2), False
+    return spare_h // 2, spare_w // 2, False
 
 
 def _random_up_to(largest: int, generator: torch.Generator | None) -> int:

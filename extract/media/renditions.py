@@ -1,8 +1,9 @@
 """Which renditions of a clip are kept: for each network, the smallest form from which its input can be made.
 
-Every clip is decoded at one size. A network that reads frames of that size needs them as decoded; for one that reads
-smaller frames, its own resizing is done before they are stored. So its input has the same bits whichever other sources
-are chosen, and whether frames are stored as decoded, stored smaller or not stored at all.
+Every clip is decoded at one size. A network that reads frames of that size needs them as decoded; for one
+that reads smaller frames, its own resizing is done before they are stored. So its input has the same bits
+whichever other sources are chosen, and whether frames are stored as decoded, stored smaller or not stored at
+all.
 """
 
 import json
@@ -60,7 +61,7 @@ def renditions_to_keep(preprocessings: Iterable[Preprocessing]) -> dict[Renditio
 
 
 def store_for(home: Path, preprocessing: Preprocessing) -> MediaStore:
-    """Return the store of a network's clips in `home`, ``<cache>/media``: in its own rendition, or as decoded."""
+    """Return the store of a network's clips in ``<cache>/media``: in its own rendition, or as decoded."""
     own = rendition_for(preprocessing)
     if own in (WAVEFORM, DECODED_FRAMES):
         return MediaStore(home, own)

@@ -1,4 +1,4 @@
-"""Decode the streams of an open media file, packet by packet, and measure how much of a window was decoded."""
+"""Decode the streams of an open media file by packets, and measure how much of a window was decoded."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -7,9 +7,9 @@ from typing import Any
 
 import av
 
-from moodfuse.extract.media.container import COMPLETE, SLACK_S, MediaFile
-from moodfuse.extract.media.limits import MAX_FRAMES, MAX_PACKETS, MediaError
-from moodfuse.extract.media.timing import PacketClock, seconds, timed_streams
+from moodfuse.extract.media.container import MediaFile
+from moodfuse.extract.media.limits import COMPLETE, MAX_FRAMES, MAX_PACKETS, SLACK_S, MediaError
+from moodfuse.extract.media.packet_clock import PacketClock, seconds, timed_streams
 
 PREROLL_S = 1.0
 
@@ -18,16 +18,8 @@ PREROLL_S = 1.0
 class Extent:
     """How much of a stream was decoded in a window, compared with what its headers declare.
 
-    Attributes
-    ----------
-    modality : str
-        ``"video"`` or ``"audio"``.
-    decoded_s, declared_s : float
-        Seconds in the window.
-    damaged : int
-        Packets that could not be decoded, and frames that came out damaged.
-    frames, declared_frames : int
-        Video frames; 0 for audio, and where the headers give no rate.
+    Times are seconds in the window; `damaged` counts packets that could not be decoded, and frames that came
+    out damaged. Frames are counted for video only, and where the headers give a rate.
     """
 
     modality: str
@@ -51,24 +43,10 @@ class Extent:
 class StreamDecoder:
     """Decodes the packets of one stream and passes the frames to `add`, which subclasses define.
 
-    Parameters
-    ----------
-    media : MediaFile
-    stream : av.stream.Stream
-        One of its streams.
-
-    Attributes
-    ----------
-    failures : int
-        Packets that could not be decoded, and frames that came out damaged.
-    losses : int
-        Packets before which data of the file seem to be lost; set by `decode_streams`.
-    packets_end_s : float
-        The end of the furthest packet on the file's own clock.
-    done : bool
-        Nothing more is needed.
-    late : bool
-        The first frame is already too late for the window.
+    `failures` counts packets that could not be decoded and frames that came out damaged, `losses` the packets
+    before which data of the file seem to be lost. `packets_end_s` is the end of the furthest packet on the
+    file's own clock. A decoder is `done` if nothing more is needed, and `late` if its first frame is too late
+    for the window.
     """
 
     def __init__(self, media: MediaFile, stream: Any) -> None:
@@ -98,21 +76,21 @@ class StreamDecoder:
         raise NotImplementedError
 
     def check_complete(self, extent: Extent, *, damage: bool = False, allow_partial: bool) -> None:
-        """Refuse a window of which less than 95 % could be decoded, because of damage or of a truncated file."""
+        """Raise `MediaError` if less than 95 % was decoded, because of damage or of a truncated file."""
         if not extent.complete and not allow_partial:
             raise MediaError("decode_failed" if damage else "truncated", self.media.path, str(extent))
 
 
 def preroll_s(start_s: float) -> float:
-    """Return where decoding begins for a window: the whole second that lies one to two seconds before it, or 0."""
+    """Return where decoding begins for a window: the whole second one to two seconds before it, or 0."""
     return max(0.0, math.floor(start_s) - PREROLL_S)
 
 
 def decode_streams(decoders: Iterable[StreamDecoder], media: MediaFile, from_s: float) -> bool:
-    """Decode from the last key frame at or before `from_s`; return False where seeking landed too late or in doubt.
+    """Decode from the last key frame at or before `from_s`; return False if seeking landed too late.
 
-    After seeking in an Ogg, FFmpeg may guess the times of the first audio packets; a step back to the true times
-    reveals it. With ``from_s=0`` the file is decoded from its start.
+    After seeking in an Ogg, FFmpeg may guess the times of the first audio packets; a step back to the true
+    times reveals it. With ``from_s=0`` the file is decoded from its start.
     """
     if from_s > 0.0 and not seek(media, from_s):
         return False
@@ -136,7 +114,7 @@ def decode_streams(decoders: Iterable[StreamDecoder], media: MediaFile, from_s: 
 
 
 def seek(media: MediaFile, to_s: float) -> bool:
-    """Go to the last key frame at or before a time in seconds; return False where seeking by time is impossible."""
+    """Go to the last key frame at or before a time in seconds; return False if that is impossible."""
     if media.restarted:
         return False
     try:
@@ -147,27 +125,19 @@ def seek(media: MediaFile, to_s: float) -> bool:
 
 
 def packets(media: MediaFile) -> Iterator[tuple[Any, Any, bool]]:
-    """Yield (stream, packet, lost) to the end, or to where the file breaks off, then (stream, None, False) for each.
+    """Yield (stream, packet, lost) to the end of the file, then (stream, None, False) for each stream.
 
-    `lost` is whether data before the packet seem to be lost (see `PacketClock.adjust`, which also continues the
-    clock). The last ones flush the decoders.
-
-    Raises
-    ------
-    MediaError
-        If there are more packets than any clip has.
+    `lost` is that of `PacketClock.adjust`. The last ones flush the decoders.
     """
     streams = [stream for stream in (media.video, media.audio) if stream is not None]
-    container, counted = media.container, media.counted
-    clock = PacketClock(container.format.name, joined=counted is None or media.restarted)
-    lossy = counted is not None and counted.bad_pages
+    clock = PacketClock(media.container.format.name, joined=media.counted is None or media.restarted)
     try:
-        for number, packet in enumerate(container.demux(*timed_streams(container))):
+        for number, packet in enumerate(media.container.demux(*timed_streams(media.container))):
             if number > MAX_PACKETS:
-                found = f"more than {MAX_PACKETS} packets before the window ends"
-                raise MediaError("too_much", media.path, found)
+                detail = f"more than {MAX_PACKETS} packets before the window ends"
+                raise MediaError("too_much", media.path, detail)
             if packet.size:
-                lost = clock.adjust(packet) or lossy
+                lost = clock.adjust(packet)
                 if packet.stream in streams:
                     yield packet.stream, packet, lost
     except (

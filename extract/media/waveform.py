@@ -9,25 +9,24 @@ from av.audio.frame import format_dtypes
 from av.audio.plane import AudioPlane
 
 from moodfuse.cache.records import WINDOW_S
-from moodfuse.extract.media.container import SLACK_S, MediaFile, check_audio_format
-from moodfuse.extract.media.limits import MediaError
+from moodfuse.extract.media.container import MediaFile, check_audio_format
+from moodfuse.extract.media.limits import SLACK_S, MediaError
+from moodfuse.extract.media.packet_clock import seconds
 from moodfuse.extract.media.stream_decoder import Extent, StreamDecoder, preroll_s
-from moodfuse.extract.media.timing import seconds
 
 SAMPLE_RATE_HZ = 16_000
 SAMPLES = int(SAMPLE_RATE_HZ * WINDOW_S)
 TAIL_S = 0.1
 JUMP_S = 0.05
-SLOW_HZ = 1_000  # at lower rates, a short window may have too few samples for the resampler
 
 
 class WaveformDecoder(StreamDecoder):
-    """Places decoded audio, averaged over channels, on a sample grid that starts at a whole second before the window.
+    """Places decoded mono audio on a sample grid that starts at a whole second before the window.
 
-    A grid from a whole second has whole sample numbers at both rates, so the samples of a window do not depend on
-    where decoding began. Where no packets were sent (silence suppression, DTX) there is silence, which counts as
-    decoded; where packets are damaged or lost it does not. Before the file's first audio there is silence too, which
-    does not count as part of the stream.
+    A grid from a whole second has whole sample numbers at both rates, so the samples of a window do not
+    depend on where decoding began. Where no packets were sent (silence suppression, DTX) there is silence,
+    which counts as decoded; where packets are damaged or lost it does not. Before the file's first audio
+    there is silence too, which does not count as part of the stream.
     """
 
     def __init__(self, media: MediaFile, window: tuple[float, float]) -> None:
@@ -82,23 +81,15 @@ class WaveformDecoder(StreamDecoder):
         self.covered += max(0, min(high, self.edges[1]) - max(low, self.edges[0]))
 
     def _cover_gap(self, until: int) -> None:
-        """Count the silence up to a sample as decoded, unless packets were damaged or lost since the last frame."""
+        """Count silence up to a sample as decoded if no packets were damaged or lost in between."""
         if (self.failures, self.losses) == self.damage_before:
             self._cover(self.cursor, until)
 
     def result(self, *, allow_partial: bool) -> tuple[np.ndarray, int, Extent]:
-        """Return float32 [480000], how many samples come from the file, and how much was decoded.
-
-        Raises
-        ------
-        MediaError
-            If the window has no audio, or too much of it is damaged or lost.
-        """
+        """Return float32 [480000], how many samples come from the file, and how much was decoded."""
         path = self.media.path
         first_s, last_s = self.media.span_s(self.stream)
-        if (
-            self.begins_s > first_s + JUMP_S
-        ):  # FFmpeg reports the file's start for a stream whose own it did not find
+        if self.begins_s > first_s + JUMP_S:  # FFmpeg reports the file's start where it found no other
             first_s = self.begins_s
         declared_s = min(last_s, self.end_s) - max(first_s, self.start_s)
         if declared_s <= 0:
@@ -113,22 +104,17 @@ class WaveformDecoder(StreamDecoder):
         decoded_end_s = self.grid_start_s + self.cursor / self.rate_hz
         reached_end = decoded_end_s >= min(last_s, self.end_s) - SLACK_S  # what is missing is a gap
         self.check_complete(extent, damage=self.failures > 1 or reached_end, allow_partial=allow_partial)
-        resampled = self._resampled()
+        resampled = _resample(self.samples, self.rate_hz)
+        if (
+            len(resampled) < len(self.samples) * SAMPLE_RATE_HZ // self.rate_hz - 1
+        ):  # the resampler ran out of memory
+            raise MediaError("memory", path, f"audio at {self.rate_hz} Hz could not be resampled")
         offset = round((self.start_s - self.grid_start_s) * SAMPLE_RATE_HZ)
         length_s = min(self.end_s, decoded_end_s) - self.start_s
         real = max(0, min(SAMPLES, round(length_s * SAMPLE_RATE_HZ), len(resampled) - offset))
         waveform = np.zeros(SAMPLES, np.float32)
         waveform[:real] = np.clip(resampled[offset : offset + real], -1.0, 1.0)
         return waveform, real, extent
-
-    def _resampled(self) -> np.ndarray:
-        """Return the grid at 16 kHz; a resampler that runs out of memory returns less, without an error."""
-        resampled = _resample(self.samples, self.rate_hz)
-        if len(resampled) < len(self.samples) * SAMPLE_RATE_HZ // self.rate_hz - 1:
-            if self.rate_hz >= SLOW_HZ:
-                raise MediaError("memory", self.media.path, "the audio could not be resampled")
-            raise MediaError("decode_failed", self.media.path, f"{self.rate_hz} audio samples per second")
-        return resampled
 
 
 def _mono(frame: Any) -> np.ndarray:
@@ -147,7 +133,8 @@ def _mono(frame: Any) -> np.ndarray:
 def _channels(frame: Any) -> np.ndarray:
     """Return the decoded samples, [channels, samples], or [1, samples * channels] where they are interleaved.
 
-    With eight planes or more, PyAV's `frame.planes` counts too many (18) or fails (19), so they are read one by one.
+    With eight planes or more, PyAV's `frame.planes` counts too many (18) or fails (19), so they are read one
+    by one.
     """
     channels = frame.layout.nb_channels
     if not frame.format.is_planar or channels < 8:
@@ -166,5 +153,5 @@ def _resample(samples: np.ndarray, rate_hz: int) -> np.ndarray:
     frame = av.AudioFrame.from_ndarray(samples[None], format="flt", layout="mono")
     frame.sample_rate = rate_hz
     resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE_HZ)
-    pieces = [*resampler.resample(frame), *resampler.resample(None)]
-    return np.concatenate([np.zeros(0, np.float32), *(piece.to_ndarray()[0] for piece in pieces)])
+    chunks = [*resampler.resample(frame), *resampler.resample(None)]
+    return np.concatenate([np.zeros(0, np.float32), *(chunk.to_ndarray()[0] for chunk in chunks)])

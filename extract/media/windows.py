@@ -1,17 +1,16 @@
-"""The sliding windows of a media file, all decoded in one pass, each with the bits that `read_clip` gives for it.
+"""The sliding windows of a media file, decoded in one pass, each with the bits that `read_clip` gives for it.
 
-The frames of all windows are decoded once, and only those of unfinished windows are kept. The audio of a window is
-decoded when its frames are complete, by a separate decoder that begins where `read_clip` would: the decoders of AAC,
-AC-3 and MP2 carry a noise generator or a dither through the whole file, so their output depends on where they began.
-Audio costs a few hundredths of what video does.
+The frames of all windows are decoded once, and only those of unfinished windows are kept. The audio of a
+window is decoded when its frames are complete, by a separate decoder that begins where `read_clip` would: the
+decoders of AAC, AC-3 and MP2 carry a noise generator or a dither through the whole file, so their output
+depends on where they began. Audio costs a few hundredths of what video does.
 
-`read_clip` itself reads what the pass could not decode, and every window with damage, because concealed damage depends
-on where a decoder began as well. So every refusal is that of `read_clip`, and damage in one place costs no window
-elsewhere. One thing is assumed: undamaged packets give the same frames after a seek as in one pass.
+Damage depends on where a decoder began as well, so `read_clip` itself reads the windows around damage, and
+those that the pass could not decode. So every refusal is that of `read_clip`, and damage in one place costs
+no window elsewhere. One thing is assumed: undamaged packets give the same frames after a seek as in one pass.
 """
 
 import math
-from array import array
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, suppress
@@ -35,13 +34,18 @@ from moodfuse.extract.media.decode import (
 )
 from moodfuse.extract.media.frames import DecodedFrame, FrameDecoder, decoded_frame, middles_s
 from moodfuse.extract.media.limits import MediaError
-from moodfuse.extract.media.stream_decoder import StreamDecoder, decode_streams, packets, preroll_s, seek
+from moodfuse.extract.media.stream_decoder import (
+    StreamDecoder,
+    decode_streams,
+    packets,
+    preroll_s,
+    seek,
+)
 from moodfuse.extract.media.waveform import WaveformDecoder
 
 MAX_WINDOWS = 100_000
 CLOCK_S = 1e-6  # the resolution of a container's clock: windows that differ by less are one
 MIN_NEW_S = 1.0  # a last window is added only if it has this much that no other window has
-MAX_TRIES_AFTER_END = 16  # windows after the last frame that are tried one by one; a file may declare weeks
 
 
 @dataclass(frozen=True)
@@ -57,19 +61,7 @@ class Window:
 class WindowRequest:
     """Which windows of which file to read, and how.
 
-    Attributes
-    ----------
-    path : Path
-        A regular file.
-    hop_s : float
-        From one window's start to the next, seconds; see `window_starts`.
-    short_side_px, threads, allow_missing, allow_partial
-        As in `moodfuse.extract.media.decode.read_clip`.
-
-    Raises
-    ------
-    InputError
-        If `hop_s` cannot be used.
+    `hop_s` is the distance of two window starts in seconds; the other settings are those of `read_clip`.
     """
 
     path: Path
@@ -80,7 +72,8 @@ class WindowRequest:
     allow_partial: bool = False
 
     def __post_init__(self) -> None:
-        _check_hop(self.hop_s)
+        if not (math.isfinite(self.hop_s) and self.hop_s > 0):
+            raise InputError(f"hop_s is {self.hop_s}, expected more than 0 seconds")
 
     def for_window(self, window: Window) -> DecodeRequest:
         """Return the request for the clip of one window."""
@@ -95,32 +88,25 @@ class WindowRequest:
         )
 
 
-def _check_hop(hop_s: float) -> None:
-    if not (math.isfinite(hop_s) and hop_s > 0):
-        raise InputError(f"hop_s is {hop_s}, expected more than 0 seconds")
-
-
-def window_starts(duration_s: float, *, hop_s: float, length_s: float = WINDOW_S) -> np.ndarray:
+def window_starts(duration_s: float, *, hop_s: float) -> np.ndarray:
     """Return where the windows of a file start.
 
-    They start at every multiple of `hop_s` from which a window fits into the file; where the last of these ends a
-    second or more before the file does, one more ends with it. A file that is shorter than a window has one, from 0
-    to its end. All values are seconds; float64 [windows], increasing.
+    They start at every multiple of `hop_s` from which a window of 30 s fits into the file; where the last of
+    these ends a second or more before the file does, one more ends with it. A file that is shorter than a
+    window has one, from 0 to its end. All values are seconds; float64 [windows], increasing.
 
     Raises
     ------
     InputError
         If there would be more than 100 000 windows.
     """
-    _check_hop(hop_s)
-    if duration_s <= length_s:
+    last_s = duration_s - WINDOW_S
+    if last_s <= 0:
         return np.zeros(1)
-    last_s = duration_s - length_s
     if (last_s + CLOCK_S) / hop_s > MAX_WINDOWS - 2:
-        min_hop_s = last_s / (MAX_WINDOWS - 2)
         raise InputError(
             f"a hop of {hop_s:g} s gives about {last_s / hop_s:.0f} windows, expected at most {MAX_WINDOWS}; "
-            f"use a hop of {min_hop_s:.2g} s or more"
+            f"use a hop of {last_s / (MAX_WINDOWS - 2):.2g} s or more"
         )
     starts_s: np.ndarray = np.arange(int((last_s + CLOCK_S) / hop_s) + 1) * float(hop_s)
     if last_s - starts_s[-1] >= MIN_NEW_S:
@@ -130,13 +116,7 @@ def window_starts(duration_s: float, *, hop_s: float, length_s: float = WINDOW_S
 
 
 def plan_windows(request: WindowRequest) -> list[Window]:
-    """Open a file and return its windows.
-
-    Raises
-    ------
-    MediaError
-        The file cannot be opened, or declares a length of more than 100 000 windows.
-    """
+    """Open a file and return its windows."""
     with ffmpeg_errors(request.path), open_media(request.path, allow_missing=request.allow_missing) as media:
         duration_s = max(0.0, media.duration_s)
     try:
@@ -154,21 +134,9 @@ def read_windows(
 ) -> Iterator[tuple[Window, DecodedClip | MediaError]]:
     """Decode a media file once and yield the clip of each window, in order, as soon as it is complete.
 
-    Parameters
-    ----------
-    request : WindowRequest
-    windows : sequence of Window, optional
-        Some of the file's windows, in order; all of them by default.
-
-    Yields
-    ------
-    (Window, DecodedClip or MediaError)
-        What `read_clip` returns or raises for the window: one that is refused costs no other.
-
-    Raises
-    ------
-    MediaError
-        At once, if the file cannot be opened.
+    `windows` are the windows to read, in order; all of the file by default. Each comes with what `read_clip`
+    returns or raises for it, so a refused window costs no other. A `MediaError` is raised at once if the file
+    cannot be opened.
     """
     windows = plan_windows(request) if windows is None else windows
     if not windows:
@@ -193,53 +161,38 @@ class _ActiveWindow:
 
 
 class SinglePassReader(StreamDecoder):
-    """One pass through the video of a file, which shows each frame to all windows that need it.
-
-    Parameters
-    ----------
-    media : MediaFile
-        Nothing of it read yet.
-    request : WindowRequest
-    windows : sequence of Window
-        At least one, in order; the pass begins at the first.
-    """
+    """One pass through the video of a file, which shows each frame to all windows that need it."""
 
     def __init__(self, media: MediaFile, request: WindowRequest, windows: Sequence[Window]) -> None:
         super().__init__(media, media.video)
         self.request = request
         self.waiting = deque(windows)
         self.active: deque[_ActiveWindow] = deque()
-        self.receiving: list[_ActiveWindow] = []
         self.last: DecodedFrame | None = None
-        self.packet_ids = array("q")
-        self.damaged_at = 0  # how many packets had been decoded at the last damage
-        self.from_start = True
+        self.undamaged_s: set[float] = set()  # times of the frames since the last damage
         self.ended = False
 
     def results(self) -> Generator[DecodedClip | MediaError, None, None]:
         """Yield the clip or the refusal of each window, in order."""
         if self.stream is not None:
             yield from self._results_of_pass()
-        tries = 0
         while self.active or self.waiting:
             if not self.active:
                 self._begin_window()
-            item = self.active.popleft()
-            result = self._finish(item)
+            active = self.active.popleft()
+            result = self._finish(active)
             yield result
-            last_s = -math.inf if self.last is None else self.last.time_s
-            after_end = self.ended and item.window.start_s > last_s
-            tries = tries + 1 if isinstance(result, MediaError) and after_end else 0
-            if isinstance(result, MediaError) and tries >= MAX_TRIES_AFTER_END:
-                rest = len(self.active) + len(self.waiting)
-                for _ in range(rest):
-                    yield MediaError(result.code, result.path, "the file has ended before")
+            after_end = self.ended and self.last is not None and active.window.start_s > self.last.time_s
+            if after_end and isinstance(result, MediaError):  # the file may declare weeks
+                for _ in range(len(self.active) + len(self.waiting)):
+                    yield MediaError(result.code, result.path, result.detail)
                 return
 
     def _results_of_pass(self) -> Iterator[DecodedClip | MediaError]:
         """Decode, and yield the result of each window whose frames are complete."""
         from_s = preroll_s(self.waiting[0].start_s)
-        self.from_start = not (from_s > 0.0 and seek(self.media, from_s))
+        if from_s > 0.0:
+            seek(self.media, from_s)
         try:
             for stream, packet, _ in packets(self.media):
                 if stream.index == self.stream.index:
@@ -248,23 +201,17 @@ class SinglePassReader(StreamDecoder):
                     yield self._finish(self.active.popleft())
             self.ended = True
         except (MemoryError, av.error.FFmpegError):  # each remaining window is read alone
-            self._fail_active()
-            self.active += [_ActiveWindow(window, failed=True) for window in self.waiting]
-            self.waiting.clear()
+            self._forget_past()
 
     def decode(self, packet: Any) -> None:
-        """Decode a packet, and show its frames to the windows that were incomplete before it."""
-        self.receiving = [item for item in self.active if not item.done]
-        failures = self.failures
-        if packet is not None:
-            self.packet_ids.append(_packet_id(packet))
+        """Decode a packet, and show its frames to the active windows."""
+        failures_before = self.failures
         try:
             super().decode(packet)
         except (MemoryError, av.error.FFmpegError):
-            self.failures += 1
-            self._fail_active()
-        if self.failures > failures:
-            self.damaged_at = len(self.packet_ids)
+            self._forget_past()
+        if self.failures > failures_before:
+            self.undamaged_s.clear()
 
     def add(self, frame: Any) -> None:
         """Show a frame to the active windows, including those that start before it."""
@@ -273,109 +220,78 @@ class SinglePassReader(StreamDecoder):
         if decoded is None:
             return
         if self.last is not None and decoded.time_s < self.last.time_s:
-            self._restart()
+            self._forget_past()
+        self.undamaged_s.add(decoded.time_s)
         while self.waiting and self.waiting[0].start_s <= decoded.time_s:
             self._begin_window()
         if self.last is None or decoded.time_s > self.last.time_s:
             self.last = decoded
-        for item in self.receiving:
-            if item.video is not None:
-                item.video.show(decoded)
+        for active in self.active:
+            if active.video is not None and not active.done:
+                active.video.show(decoded)
 
     def _begin_window(self) -> None:
         """Activate the next window, with the frame that is on screen as it starts."""
-        item = _ActiveWindow(self.waiting.popleft())
+        active = _ActiveWindow(self.waiting.popleft())
         try:
-            window = settle_window(self.media, item.window.start_s, item.window.end_s)
+            window = settle_window(self.media, active.window.start_s, active.window.end_s)
             if self.stream is not None:
-                item.video = FrameDecoder(self.media, window, self.request.short_side_px)
+                active.video = FrameDecoder(self.media, window, self.request.short_side_px)
                 if self.last is not None:
-                    item.video.show(self.last)
+                    active.video.show(self.last)
         except MediaError:
-            item.failed = True
-        self.active.append(item)
-        self.receiving.append(item)
+            active.failed = True
+        self.active.append(active)
 
-    def _restart(self) -> None:
-        """Forget the past where times go back, as in a damaged file: `read_clip` may not reach any of it."""
-        self._fail_active()
-        self.receiving.clear()
-        self.last, self.from_start = None, False
-        self.damaged_at = 0
-        del self.packet_ids[:]
+    def _forget_past(self) -> None:
+        """Give up the incomplete windows after an error, or where times go back, as in a damaged file."""
+        for active in self.active:
+            if not active.done:
+                active.failed, active.video = True, None
+        self.last = None
+        self.undamaged_s.clear()
 
-    def _fail_active(self) -> None:
-        """Give up the active windows whose frames are not complete."""
-        for item in self.active:
-            if not item.done:
-                item.failed, item.video = True, None
-
-    def _finish(self, item: _ActiveWindow) -> DecodedClip | MediaError:
-        """Return a window's clip, from the pass where that has it whole, otherwise from `read_clip`."""
-        request = self.request.for_window(item.window)
+    def _finish(self, active: _ActiveWindow) -> DecodedClip | MediaError:
+        """Return a window's clip, from the pass if it is complete there, otherwise from `read_clip`."""
+        request = self.request.for_window(active.window)
         clip = None
         with suppress(MediaError, MemoryError, av.error.FFmpegError):
-            clip = None if item.failed else self._clip_from_pass(item.video, request)
+            clip = None if active.failed else self._clip_from_pass(active.video, request)
         return clip if clip is not None and not clip.partial else _read_alone(request)
 
     def _clip_from_pass(self, video: FrameDecoder | None, request: DecodeRequest) -> DecodedClip | None:
-        """Return a clip with the audio that `read_clip` would decode, or None where the pass missed something.
+        """Return a clip with the audio that `read_clip` would decode, or None if the pass missed something.
 
-        As there, the file is decoded from its start where seeking lands too late for the first frame or audio.
+        As there, the file is decoded from its start where seeking lands too late for the first frame or
+        audio.
         """
         for from_s in (preroll_s(request.start_s), 0.0):
             with open_media(request.path, allow_missing=request.allow_missing) as media:
                 window = settle_window(media, request.start_s, request.end_s)
-                first = _FirstFrameDecoder(media, window)
                 audio = WaveformDecoder(media, window) if media.audio is not None else None
-                decoders: list[StreamDecoder] = [] if audio is None else [audio]
-                if media.video is not None and from_s > 0.0:
-                    decoders.append(first)
+                first = _FirstFrameDecoder(media, window) if video is not None else None
+                decoders = [decoder for decoder in (audio, first) if decoder is not None]
                 if not decode_streams(decoders, media, from_s):
                     continue
-                if video is not None and not self._has_decoded(first, from_s):
+                if first is not None and first.time_s not in self.undamaged_s:
                     return None
                 return assemble_clip(request, media, window, video, audio)
         return None
 
-    def _has_decoded(self, first: "_FirstFrameDecoder", from_s: float) -> bool:
-        """Return whether the pass decoded the packet that `read_clip` begins with, and since then nothing damaged."""
-        if from_s <= 0.0:
-            return self.from_start and not self.damaged_at
-        if not first.done or first.last_id is None or first.last_id not in self.packet_ids:
-            return False
-        return self.damaged_at <= self.packet_ids.index(first.last_id) + 1 - first.packets
-
 
 class _FirstFrameDecoder(StreamDecoder):
-    """Decodes up to the first frame after a seek, with which `read_clip` would begin.
-
-    It counts the packets up to that frame and keeps the id of the last one: the first may be the rest of a packet
-    that the seek cut in two.
-    """
+    """Decodes up to the first frame after a seek, with which `read_clip` would begin."""
 
     def __init__(self, media: MediaFile, window: tuple[float, float]) -> None:
         super().__init__(media, media.video)
         self.window = window
-        self.last_id: int | None = None
-        self.packets = 0
-
-    def decode(self, packet: Any) -> None:
-        if packet is not None:
-            self.last_id = _packet_id(packet)
-            self.packets += 1
-        super().decode(packet)
+        self.time_s = math.nan
 
     def add(self, frame: Any) -> None:
         decoded = decoded_frame(frame, self.media)
-        if decoded is not None:
-            self.late = not self.done and decoded.time_s > middles_s(*self.window)[0] + 1e-9
-            self.done = True
-
-
-def _packet_id(packet: Any) -> int:
-    """Return a number that distinguishes a packet from the others of its file."""
-    return hash((packet.pts, packet.pos, packet.size))
+        if decoded is not None and not self.done:
+            self.time_s, self.done = decoded.time_s, True
+            self.late = decoded.time_s > middles_s(*self.window)[0] + 1e-9
 
 
 def _read_alone(request: DecodeRequest) -> DecodedClip | MediaError:

@@ -1,12 +1,14 @@
 """Geometry, colours and line styles of a time line, shared by the page and the figure.
 
-The colours of a label follow from its index among the sorted labels, so they are the same for every video of a model.
-The eight colours of each background have a contrast of at least 3 to it (WCAG 2.2, 1.4.11), and any two are at least
-0.095 apart in OKLab, also under each kind of colour blindness (Machado, Oliveira and Fernandes 2009, severity 1).
+The colours of a label follow from its index among the sorted labels, so they are the same for every video of
+a model. The eight colours of each background have a contrast of at least 3 to it (WCAG 2.2, 1.4.11), and any
+two are at least 0.095 apart in OKLab, also under each kind of colour blindness (Machado, Oliveira and
+Fernandes 2009, severity 1).
 """
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,16 +32,8 @@ NOT_READ = -1
 class Stretch:
     """Neighbouring windows with the same most probable label.
 
-    Attributes
-    ----------
-    first, last : int
-        Indices of the first and the last window.
-    start_s, end_s : float
-        Where it is drawn, in seconds.
-    label : int
-        Index of the label, or `NOT_READ`.
-    uncertain : bool
-        Whether the probability of the label is below the threshold in every window.
+    `first` and `last` are the indices of its windows, `label` the index of its label or `NOT_READ`. It is
+    uncertain if the label has less than the threshold in every window.
     """
 
     first: int
@@ -58,30 +52,30 @@ class Tick:
     major: bool
 
 
-def axis_end_s(timeline: Timeline) -> float:
+def compute_axis_end_s(timeline: Timeline) -> float:
     """Return the end of the time axis in seconds: that of the file or of the last window."""
     return max(timeline.duration_s, float(timeline.ends_s.max(initial=0.0)), 1e-3)
 
 
-def readable(timeline: Timeline) -> NDArray[np.bool_]:
+def find_readable(timeline: Timeline) -> NDArray[np.bool_]:
     """Return which windows could be read, bool [N]."""
     return np.asarray(~np.isnan(timeline.probabilities).any(axis=1))
 
 
-def top_labels(timeline: Timeline) -> NDArray[np.int64]:
+def find_top_labels(timeline: Timeline) -> NDArray[np.int64]:
     """Return the index of the most probable label of each window, [N]; `NOT_READ` where there is none."""
-    known = readable(timeline)
-    found = np.full(len(known), NOT_READ, dtype=np.int64)
-    found[known] = timeline.probabilities[known].argmax(axis=1)
-    return found
+    known = find_readable(timeline)
+    labels = np.full(len(known), NOT_READ, dtype=np.int64)
+    labels[known] = timeline.probabilities[known].argmax(axis=1)
+    return labels
 
 
 def is_uncertain(timeline: Timeline, threshold: float) -> NDArray[np.bool_]:
     """Return which readable windows have no probability of at least the threshold, bool [N]."""
-    return readable(timeline) & ~(timeline.probabilities.max(axis=1) >= threshold)
+    return find_readable(timeline) & ~(timeline.probabilities.max(axis=1) >= threshold)
 
 
-def cells_s(timeline: Timeline) -> Floats:
+def compute_cells_s(timeline: Timeline) -> Floats:
     """Return the time range of each window, [N, 2]: the times within it that are nearest to its middle."""
     middles = timeline.middles_s
     borders = (middles[1:] + middles[:-1]) / 2
@@ -90,35 +84,41 @@ def cells_s(timeline: Timeline) -> Floats:
     return np.stack([starts, ends], axis=1)
 
 
-def stretches(timeline: Timeline, threshold: float) -> tuple[Stretch, ...]:
-    """Merge neighbouring windows with the same label and certainty; windows that do not touch stay separate."""
-    labels, uncertain, cells = top_labels(timeline), is_uncertain(timeline, threshold), cells_s(timeline)
-    found: list[Stretch] = []
+def find_stretches(timeline: Timeline, threshold: float) -> tuple[Stretch, ...]:
+    """Merge windows that touch and have the same label and certainty."""
+    labels, uncertain, cells = (
+        find_top_labels(timeline),
+        is_uncertain(timeline, threshold),
+        compute_cells_s(timeline),
+    )
+    merged: list[Stretch] = []
     for row, (label, is_below, (start, end)) in enumerate(zip(labels, uncertain, cells, strict=True)):
-        before = found[-1] if found else None
+        before = merged[-1] if merged else None
         if before and (before.label, before.uncertain) == (label, is_below) and start <= before.end_s + 1e-6:
-            found[-1] = Stretch(before.first, row, before.start_s, float(end), before.label, before.uncertain)
+            merged[-1] = Stretch(
+                before.first, row, before.start_s, float(end), before.label, before.uncertain
+            )
         else:
-            found.append(Stretch(row, row, float(start), float(end), int(label), bool(is_below)))
-    return tuple(found)
+            merged.append(Stretch(row, row, float(start), float(end), int(label), bool(is_below)))
+    return tuple(merged)
 
 
-def segments(timeline: Timeline) -> tuple[NDArray[np.int64], ...]:
+def find_segments(timeline: Timeline) -> tuple[NDArray[np.int64], ...]:
     """Return the runs of readable windows, as arrays of indices."""
-    rows = np.flatnonzero(readable(timeline))
+    rows = np.flatnonzero(find_readable(timeline))
     return tuple(np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)) if len(rows) else ()
 
 
-def prominent(timeline: Timeline, limit: int = PROMINENT_LIMIT) -> frozenset[int]:
+def find_prominent(timeline: Timeline, limit: int = PROMINENT_LIMIT) -> frozenset[int]:
     """Return the labels to emphasise: all if there are few, else those with the highest peaks."""
     count = len(timeline.classes)
-    if count <= limit or not readable(timeline).any():
+    if count <= limit or not find_readable(timeline).any():
         return frozenset(range(count))
     peaks = np.nanmax(timeline.probabilities, axis=0)
     return frozenset(np.argsort(-peaks, kind="stable")[:limit].tolist())
 
 
-def ticks(end_s: float) -> tuple[Tick, ...]:
+def choose_ticks(end_s: float) -> tuple[Tick, ...]:
     """Return the ticks of a time axis from 0 to `end_s`."""
     major = next((step for step in STEPS_S if end_s / step <= MAJOR_TICKS), STEPS_S[-1])
     minor = next(
@@ -127,54 +127,45 @@ def ticks(end_s: float) -> tuple[Tick, ...]:
     return tuple(Tick(at, at % major == 0) for at in range(0, math.floor(end_s + 1e-6) + 1, minor))
 
 
-def spread(places: Floats, gap: float) -> Floats:
-    """Move positions in [0, 1] so that they are at least `gap` apart, as little as possible, in their order, [n]."""
-    count = len(places)
+def spread(positions: Floats, gap: float) -> Floats:
+    """Move positions in [0, 1] as little as possible so that they are `gap` apart, in their order, [n]."""
+    from scipy.optimize import isotonic_regression  # takes long to import
+
+    count = len(positions)
     if not count:
         return np.zeros(0)
     gap = min(gap, 1 / max(1, count - 1))
-    order = np.argsort(places, kind="stable")
-    blocks: list[
-        tuple[float, int]
-    ] = []  # mean and size, after each place is moved back by the gaps before it
-    for row, place in enumerate(places[order]):
-        mean, size = float(place) - row * gap, 1
-        while blocks and blocks[-1][0] > mean:
-            other, count_before = blocks.pop()
-            mean, size = (mean * size + other * count_before) / (size + count_before), size + count_before
-        blocks.append((mean, size))
-    moved = np.repeat([mean for mean, _ in blocks], [size for _, size in blocks])
-    found = np.empty(count)
-    found[order] = np.clip(moved, 0.0, 1 - (count - 1) * gap) + np.arange(count) * gap
-    return found
+    gaps_before = np.arange(count) * gap
+    order = np.argsort(positions, kind="stable")
+    moved = np.empty(count)
+    nearest = isotonic_regression(positions[order] - gaps_before).x
+    moved[order] = np.clip(nearest, 0.0, 1 - (count - 1) * gap) + gaps_before
+    return moved
 
 
-@dataclass(frozen=True)
-class Look:
+class Look(NamedTuple):
     """Indices in `LIGHT` or `DARK`, and in `DASHES`."""
 
     colour: int
     dash: int
 
 
-def look_of(place: int) -> Look:
+def choose_look(label: int) -> Look:
     """Return colour and dash of the label with an index; the first 32 differ."""
     colours, dashes = len(LIGHT), len(DASHES)
-    return Look(place % colours, (place % colours // 2 + place // colours) % dashes)
+    return Look(label % colours, (label % colours // 2 + label // colours) % dashes)
 
 
 def palette_style() -> str:
-    """Return the palette as CSS: variables `--e0`, ..., and classes `e0`, ... (colours) and `k0`, ... (dashes)."""
+    """Return the palette as CSS: variables `--e0`, ..., classes `e0`, ... (colours), `k0`, ... (dashes)."""
     light, dark = (
-        "".join(f"--e{place}:{colour};" for place, colour in enumerate(colours)) for colours in (LIGHT, DARK)
+        "".join(f"--e{index}:{colour};" for index, colour in enumerate(colours)) for colours in (LIGHT, DARK)
     )
-    colours = "".join(f".e{place}{{--series:var(--e{place})}}" for place in range(len(LIGHT)))
+    colours = "".join(f".e{index}{{--series:var(--e{index})}}" for index in range(len(LIGHT)))
     dashes = "".join(
-        f".k{place}{{stroke-dasharray:{' '.join(f'{length:g}' for length in dash)}}}"
-        for place, dash in enumerate(DASHES)
+        f".k{index}{{stroke-dasharray:{' '.join(f'{length:g}' for length in dash)}}}"
+        for index, dash in enumerate(DASHES)
         if dash
     )
-    return (
-        f":root{{{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}@media print{{:root{{{light}}}}}"
-        f"{colours}{dashes}"
-    )
+    dark_scheme = f"@media (prefers-color-scheme:dark){{:root{{{dark}}}}}"
+    return f":root{{{light}}}{dark_scheme}@media print{{:root{{{light}}}}}{colours}{dashes}"

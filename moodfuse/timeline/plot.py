@@ -15,22 +15,20 @@ from moodfuse.timeline.geometry import (
     LIGHT,
     NOT_READ,
     PROMINENT_LIMIT,
-    Look,
     Stretch,
-    axis_end_s,
-    look_of,
-    prominent,
-    readable,
-    segments,
+    choose_look,
+    choose_ticks,
+    compute_axis_end_s,
+    find_prominent,
+    find_readable,
+    find_segments,
+    find_stretches,
     spread,
-    stretches,
-    ticks,
 )
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
 
 SUFFIXES = (".png", ".svg", ".pdf")
 INK, SOFT, LINE, TINT = "#1b1f24", "#51585f", "#c9ced4", "#eef0f2"
@@ -40,25 +38,14 @@ NAME_IN = 0.17
 CURVES_IN = 2.9
 CHARACTER_SHARE = 0.0095
 """Width of a character in the band, relative to the time axis."""
+UNREAD: dict[str, Any] = {"facecolor": TINT, "edgecolor": LINE, "hatch": "////", "linewidth": 0}
 
 
 def write_timeline_plot(timeline: Timeline, path: Path, *, threshold: float) -> Path:
     """Write the figure of a time line atomically, and return its path.
 
-    Parameters
-    ----------
-    timeline : Timeline
-    path : Path
-        ``.png``, ``.svg`` or ``.pdf``. The same time line and the same fonts give the same bytes.
-    threshold : float
-        Least probability of a certain label.
-
-    Raises
-    ------
-    InputError
-        If the path has another suffix.
-    CacheError
-        If the disk refuses.
+    The path ends in ``.png``, ``.svg`` or ``.pdf``; `threshold` is the least probability of a certain label.
+    The same time line and fonts give the same bytes. Raises `InputError` for another suffix.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"{path}: suffix {path.suffix!r}, expected {', '.join(SUFFIXES)}")
@@ -75,14 +62,16 @@ def timeline_figure(timeline: Timeline, *, threshold: float) -> "Figure":
     axes, band = figure.subplots(
         2, 1, sharex=True, gridspec_kw={"height_ratios": [curves_in, 0.32], "hspace": 0.0}
     )
-    runs = stretches(timeline, threshold)
-    _curves(axes, timeline)
-    _gaps(axes, runs)
+    runs = find_stretches(timeline, threshold)
+    _draw_curves(axes, timeline)
+    for run in runs:
+        if run.label == NOT_READ:
+            axes.axvspan(run.start_s, run.end_s, **UNREAD, zorder=1)
     axes.axhline(threshold, color=SOFT, linewidth=1.0, linestyle=(0, (2, 3)), zorder=1.5)
-    _names(axes, timeline, gap=NAME_IN / curves_in)
-    _band(band, timeline, runs)
-    end_s = axis_end_s(timeline)
-    marks = [tick.at_s for tick in ticks(end_s)]
+    _draw_names(axes, timeline, gap=NAME_IN / curves_in)
+    _draw_band(band, timeline, runs)
+    end_s = compute_axis_end_s(timeline)
+    marks = [tick.at_s for tick in choose_ticks(end_s)]
     band.set_xticks(marks, [sentences.clock(mark) for mark in marks])
     band.set_xlim(0, end_s)
     figure.suptitle(_title(timeline, threshold), fontsize=10, x=0.01, ha="left")
@@ -91,16 +80,14 @@ def timeline_figure(timeline: Timeline, *, threshold: float) -> "Figure":
 
 def _title(timeline: Timeline, threshold: float) -> str:
     name = short(Path(timeline.file).name, 90)
-    length = sentences.seconds(sentences.window_s(timeline))
-    hop = sentences.hop_s(timeline)
-    every = f", one every {sentences.seconds(hop)}" if hop else ""
-    unreadable = int((~readable(timeline)).sum())
-    gaps = f"; {unreadable} of {len(timeline.starts_s)} windows could not be read" if unreadable else ""
-    note = f"Windows of {length}{every}, drawn at their middles; hatched and “?”: uncertain (below {threshold:g}){gaps}"
-    return f"{name}\n{note}"
+    unread = int((~find_readable(timeline)).sum())
+    gaps = f"; {unread} of {len(timeline.starts_s)} windows could not be read" if unread else ""
+    note = f"{sentences.windows_fact(timeline)}, each drawn at its middle; hatched and “?”: uncertain"
+    return f"{name}\n{note} (below {threshold:g}){gaps}"
 
 
-def _style(look: Look, *, strong: bool) -> dict[str, Any]:
+def _style(label: int, *, strong: bool) -> dict[str, Any]:
+    look = choose_look(label)
     dash = DASHES[look.dash]
     return {
         "color": LIGHT[look.colour],
@@ -110,18 +97,17 @@ def _style(look: Look, *, strong: bool) -> dict[str, Any]:
     }
 
 
-def _curves(axes: "Axes", timeline: Timeline) -> None:
-    strong = prominent(timeline)
+def _draw_curves(axes: "Axes", timeline: Timeline) -> None:
+    strong = find_prominent(timeline)
     for label in range(len(timeline.classes)):
-        style = _style(look_of(label), strong=label in strong)
+        style = _style(label, strong=label in strong)
         values = timeline.probabilities[:, label]
-        for rows in segments(timeline):
+        for rows in find_segments(timeline):
+            middles_s = timeline.middles_s[rows]
             if len(rows) > 1:
-                axes.plot(timeline.middles_s[rows], values[rows], **style)
-                continue
-            axes.plot(
-                timeline.middles_s[rows], values[rows], "o", color=style["color"], markersize=4, zorder=3
-            )
+                axes.plot(middles_s, values[rows], **style)
+            else:
+                axes.plot(middles_s, values[rows], "o", color=style["color"], markersize=4, zorder=3)
             if len(values) == 1:  # a single window
                 axes.plot([timeline.starts_s[0], timeline.ends_s[0]], [values[0]] * 2, **style)
     axes.set(ylim=(-0.02, 1.02), ylabel="Probability", yticks=np.linspace(0, 1, 5))
@@ -130,59 +116,42 @@ def _curves(axes: "Axes", timeline: Timeline) -> None:
     axes.tick_params(axis="x", length=0, labelbottom=False)
 
 
-def _gaps(axes: "Axes", runs: Sequence[Stretch]) -> None:
-    for run in runs:
-        if run.label == NOT_READ:
-            axes.axvspan(
-                run.start_s, run.end_s, facecolor=TINT, edgecolor=LINE, hatch="////", linewidth=0, zorder=1
-            )
-
-
-def _names(axes: "Axes", timeline: Timeline, *, gap: float) -> None:
-    rows = np.flatnonzero(readable(timeline))
+def _draw_names(axes: "Axes", timeline: Timeline, *, gap: float) -> None:
+    """Write the names beside the ends of their curves, with a leader from each end if they are few."""
+    rows = np.flatnonzero(find_readable(timeline))
     count = len(timeline.classes)
     ends = timeline.probabilities[rows[-1]] if len(rows) else np.linspace(1, 0, count)
-    strong = prominent(timeline)
-    for label, (end, place) in enumerate(zip(ends, 1 - spread(1 - ends, gap), strict=True)):
-        pieces: list[Line2D] = []
+    strong = find_prominent(timeline)
+    settings: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "clip_on": False}
+    for label, (end, moved) in enumerate(zip(ends, 1 - spread(1 - ends, gap), strict=True)):
         if len(rows) and count <= PROMINENT_LIMIT:
-            pieces += axes.plot([1.002, 1.025], [end, place], color=LINE, linewidth=0.8)
-        pieces += axes.plot([1.028, 1.062], [place, place], **_style(look_of(label), strong=label in strong))
-        for piece in pieces:
-            piece.set_transform(axes.get_yaxis_transform())
-            piece.set_clip_on(False)
-        name = short(timeline.classes[label])
+            axes.plot([1.002, 1.025], [end, moved], color=LINE, linewidth=0.8, **settings)
+        axes.plot([1.028, 1.062], [moved] * 2, **_style(label, strong=label in strong), **settings)
         axes.text(
-            1.069, place, name, transform=axes.get_yaxis_transform(), va="center", fontsize=8, color=INK
+            1.069, moved, short(timeline.classes[label]), va="center", fontsize=8, color=INK, **settings
         )
 
 
-def _band(axes: "Axes", timeline: Timeline, runs: Sequence[Stretch]) -> None:
-    end_s = axis_end_s(timeline)
+def _draw_band(axes: "Axes", timeline: Timeline, runs: Sequence[Stretch]) -> None:
+    """Draw the most probable labels; certain ones have a strong edge, others are hatched."""
+    end_s = compute_axis_end_s(timeline)
     for run in runs:
-        unreadable = run.label == NOT_READ
-        colour = LINE if unreadable else LIGHT[look_of(run.label).colour]
-        name = (
-            "not read" if unreadable else short(timeline.classes[run.label]) + (" ?" if run.uncertain else "")
-        )
-        width = run.end_s - run.start_s
-        certain = not (unreadable or run.uncertain)
-        axes.barh(
-            0,
-            width,
-            1,
-            left=run.start_s,
-            color=TINT if unreadable else colour,
-            alpha=1.0 if unreadable else 0.3,
-        )
-        if certain:
-            axes.barh(0.43, width, 0.14, left=run.start_s, color=colour)
+        borders = (run.start_s, run.end_s)
+        if run.label == NOT_READ:
+            name = "not read"
+            axes.axvspan(*borders, **UNREAD)
         else:
-            edge = LINE if unreadable else "white"
-            axes.barh(0, width, 1, left=run.start_s, color="none", edgecolor=edge, hatch="////", linewidth=0)
-        if width / end_s > CHARACTER_SHARE * (len(name) + 1):
-            middle = (run.start_s + run.end_s) / 2
-            axes.text(middle, -0.05, name, ha="center", va="center", fontsize=8, color=INK, clip_on=True)
+            name = short(timeline.classes[run.label]) + (" ?" if run.uncertain else "")
+            colour = LIGHT[choose_look(run.label).colour]
+            axes.axvspan(*borders, color=colour, alpha=0.3, linewidth=0)
+            if run.uncertain:
+                axes.axvspan(*borders, facecolor="none", edgecolor="white", hatch="////", linewidth=0)
+            else:
+                axes.axvspan(*borders, 0.86, 1, color=colour, linewidth=0)
+        if (run.end_s - run.start_s) / end_s > CHARACTER_SHARE * (len(name) + 1):
+            axes.text(
+                sum(borders) / 2, -0.05, name, ha="center", va="center", fontsize=8, color=INK, clip_on=True
+            )
     axes.set(ylim=(-0.5, 0.5), yticks=[], xlabel="Time in the video, m:ss", ylabel="")
     axes.text(
         -0.008,

@@ -8,7 +8,7 @@ from moodfuse.cache.console import printable
 from moodfuse.evaluate.markup import counted
 from moodfuse.extract.decoding import REASONS
 from moodfuse.model.predictions import Refusal, Timeline
-from moodfuse.timeline.geometry import NOT_READ, axis_end_s, is_uncertain, readable, stretches, top_labels
+from moodfuse.timeline.geometry import compute_axis_end_s, find_readable, is_uncertain
 
 _TOLERANCE_S = 1e-3
 _MAX_LISTED = 12
@@ -54,27 +54,33 @@ def hop_s(timeline: Timeline) -> float:
     return float(np.median(np.diff(timeline.starts_s))) if len(timeline.starts_s) > 1 else 0.0
 
 
+def windows_fact(timeline: Timeline) -> str:
+    """Return number, length and distance of the windows, as in ``"43 windows of 30 s, one every 5 s"``."""
+    hop = hop_s(timeline)
+    every = f", one every {seconds(hop)}" if hop else ""
+    return f"{counted(len(timeline.starts_s), 'window')} of {seconds(window_s(timeline))}{every}"
+
+
 def summary(timeline: Timeline) -> str:
     """Summarise a time line in one sentence."""
-    total, known = len(timeline.starts_s), int(readable(timeline).sum())
+    total, known = len(timeline.starts_s), int(find_readable(timeline).sum())
     if not known:
         return f"None of the {counted(total, 'window')} could be read."
-    counts = Counter(label for label in top_labels(timeline).tolist() if label != NOT_READ).most_common()
+    counts = Counter(filter(None, timeline.labels)).most_common()
     label, most = counts[0]
-    name = quoted(timeline.classes[label])
+    name = quoted(label)
     if total == 1:
-        return (
-            f"{name} is the most probable emotion, with probability {timeline.probabilities[0, label]:.2f}."
-        )
+        probability = timeline.probabilities[0].max()
+        return f"{name} is the most probable emotion, with probability {probability:.2f}."
     windows = f"{most} of {counted(known, 'readable window' if known < total else 'window')}"
-    others = [f"{quoted(timeline.classes[other])} ({count})" for other, count in counts[1:4]]
+    others = [f"{quoted(other)} ({count})" for other, count in counts[1:4]]
     followed = f", followed by {', '.join(others)}" if others else ""
     return f"{name} is the most probable emotion in {windows}{followed}."
 
 
 def uncertainty(timeline: Timeline, threshold: float) -> str:
     """Return in how many windows the model is uncertain."""
-    known, count = int(readable(timeline).sum()), int(is_uncertain(timeline, threshold).sum())
+    known, count = int(find_readable(timeline).sum()), int(is_uncertain(timeline, threshold).sum())
     if not known:
         return ""
     return f"Uncertain windows (no emotion reaches probability {threshold:g}): {count} of {known}."
@@ -107,34 +113,22 @@ def missing_note(timeline: Timeline) -> str:
 def refusal_notes(timeline: Timeline) -> tuple[str, ...]:
     """Name the windows that could not be read, one sentence for each reason."""
     refusals = dict(timeline.refusals)
-    ranges: dict[str, list[str]] = {}
-    counts: Counter[str] = Counter()
-    for gap in stretches(timeline, 0.0):
-        if gap.label != NOT_READ:
-            continue
-        rows = range(gap.first, gap.last + 1)
-        reasons = [reason(refusals.get(row)) for row in rows]
-        for text in dict.fromkeys(reasons):
-            chosen = [row for row, other in zip(rows, reasons, strict=True) if other == text]
-            counts[text] += len(chosen)
-            ranges.setdefault(text, []).append(_window_range(timeline, chosen[0], chosen[-1]))
+    numbers: dict[str, list[int]] = {}
+    for row in np.flatnonzero(~find_readable(timeline)).tolist():
+        numbers.setdefault(reason(refusals.get(row)), []).append(row)
+    return tuple(_refusal_note(timeline, text, rows) for text, rows in numbers.items())
+
+
+def _refusal_note(timeline: Timeline, text: str, rows: list[int]) -> str:
+    ranges = []
+    for run in np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1):
+        times = span(timeline.starts_s[run[0]], timeline.ends_s[run[-1]])
+        numbers = f"window {run[0] + 1}" if len(run) == 1 else f"windows {run[0] + 1} to {run[-1] + 1}"
+        ranges.append(f"{numbers} ({times})")
+    more = f" and {len(ranges) - _MAX_LISTED} more (see the table)" if len(ranges) > _MAX_LISTED else ""
+    listed = ", ".join(ranges[:_MAX_LISTED]) + more
     total = counted(len(timeline.starts_s), "window")
-    return tuple(
-        f"{counts[text]} of {total} could not be read: {_listed(items)}. {text[:1].upper()}{text[1:]}."
-        for text, items in ranges.items()
-    )
-
-
-def _window_range(timeline: Timeline, first: int, last: int) -> str:
-    times = span(timeline.starts_s[first], timeline.ends_s[last])
-    return (
-        f"window {first + 1} ({times})" if first == last else f"windows {first + 1} to {last + 1} ({times})"
-    )
-
-
-def _listed(items: list[str]) -> str:
-    more = f" and {len(items) - _MAX_LISTED} more (see the table)" if len(items) > _MAX_LISTED else ""
-    return ", ".join(items[:_MAX_LISTED]) + more
+    return f"{len(rows)} of {total} could not be read: {listed}. {text[:1].upper()}{text[1:]}."
 
 
 def reason(refusal: Refusal | None) -> str:
@@ -146,7 +140,8 @@ def reason(refusal: Refusal | None) -> str:
 
 def alternative_text(timeline: Timeline, threshold: float) -> str:
     """Describe the chart for screen readers."""
+    emotions, end = counted(len(timeline.classes), "emotion"), clock(compute_axis_end_s(timeline))
     return (
-        f"Probability of {counted(len(timeline.classes), 'emotion')} from 0:00 to {clock(axis_end_s(timeline))}. "
-        f"{summary(timeline)} {uncertainty(timeline, threshold)} The numbers are in the table below."
+        f"Probability of {emotions} from 0:00 to {end}. {summary(timeline)} "
+        f"{uncertainty(timeline, threshold)} The numbers are in the table below."
     )

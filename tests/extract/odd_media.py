@@ -1,7 +1,8 @@
-"""Making small media files of odd kinds: smooth moving pictures and a rising tone, in any container and coding.
+"""Making small media files of odd kinds: smooth moving pictures and a rising tone, in any container and
+coding.
 
-Everything is made by PyAV and by changing bytes; no other program is needed. `odd_makers` has what takes more,
-`odd_files` the table of files.
+Everything is made by PyAV and by changing bytes; no other program is needed. `odd_files` has the table
+of files.
 """
 
 import os
@@ -59,7 +60,9 @@ class VideoTrack:
 
 @dataclass(frozen=True)
 class AudioTrack:
-    """A audio track: a tone that rises from `hz` by 100 Hz a second, or stays, weaker in each further channel."""
+    """A audio track: a tone that rises from `hz` by 100 Hz a second, or stays, weaker in each further
+    channel.
+    """
 
     codec: str = "aac"
     rate_hz: int = 48_000
@@ -111,8 +114,8 @@ class Making:
 def scheduled_as_before() -> Iterator[None]:
     """Undo what the encoder SVT-AV1 does to the thread that calls it.
 
-    Run by root, it gives that thread real-time priority for good. Threads and processes that it starts inherit that:
-    more of them than cores, waiting for each other, then hold every core for minutes.
+    Run by root, it gives that thread real-time priority for good. Threads and processes that it starts
+    inherit that: more of them than cores, waiting for each other, then hold every core for minutes.
     """
     if not hasattr(os, "sched_getscheduler"):
         yield
@@ -145,7 +148,9 @@ def scene(size_wh: tuple[int, int], time_s: float) -> np.ndarray:
 def encode_video(
     media: av.container.OutputContainer, picture: VideoTrack, *, into: Any = None
 ) -> list[av.Packet]:
-    """Return the packets of a new track, or with `into` more packets of that one by an encoder of their own."""
+    """Return the packets of a new track, or with `into` more packets of that one by an encoder of their
+    own.
+    """
     options = {"threads": "1", **FAST.get(picture.codec, {}), **picture.options}
     ticks, unit = picture.ticks()
     if into is None:
@@ -182,7 +187,9 @@ def scene_frame(picture: VideoTrack, time_s: float) -> av.VideoFrame:
 
 
 def flat_frame(picture: VideoTrack) -> av.VideoFrame:
-    """Return one colour, planes filled directly: converting a huge picture costs more than all other files."""
+    """Return one colour, planes filled directly: converting a huge picture costs more than all other
+    files.
+    """
     frame = av.VideoFrame(*picture.size_wh, picture.pix_fmt)
     for plane, level in zip(frame.planes, (107, 102, 118), strict=True):
         plane.update(bytes([level]) * plane.buffer_size)
@@ -222,7 +229,9 @@ def encoded_image(codec: str, pix_fmt: str) -> bytes:
 
 
 def change(box: bytes, offset: int, form: str, *values: int, which: int = 0) -> Patch:
-    """Return a patch that overwrites values `offset` bytes after a box's name, the first (0) or a later one."""
+    """Return a patch that overwrites values `offset` bytes after a box's name, the first (0) or a later
+    one.
+    """
 
     def patch(data: bytes) -> bytes:
         at = data.index(box)
@@ -247,7 +256,9 @@ def turn(degrees: int, height: int = 72, width: int = 96) -> Patch:
 
 
 def mirror(a: int, b: int, c: int, d: int) -> Patch:
-    """Return a patch that declares in an MP4 that column p, row q of its picture are shown at column ap + cq, row bp + dq."""
+    """Return a patch that declares in an MP4 that column p, row q of its picture are shown at column ap + cq,
+    row bp + dq.
+    """
     one = 1 << 16
     return change(b"tkhd", 40, ">9i", a * one, b * one, 0, c * one, d * one, 0, 0, 0, 1 << 30)
 
@@ -267,6 +278,36 @@ def fill_media(noise: bytes | None) -> Patch:
         return data[: at + 4] + fill + data[at + 4 + size :]
 
     return patch
+
+
+def remux(
+    source: Path,
+    target: Path,
+    *,
+    delay_s: float = 0.0,
+    times: int = 1,
+    leap: tuple[float, float] = (0.0, 0.0),
+) -> Path:
+    """Write the packets of a file to another, later, several times over, and one picture at a second so much
+    later.
+    """
+    with av.open(str(target), "w") as output:
+        streams: dict[str, Any] = {}
+        for _ in range(times):
+            with av.open(str(source)) as media:
+                tracks = [media.streams.video[0], media.streams.audio[0]]
+                streams = streams or {track.type: output.add_stream_from_template(track) for track in tracks}
+                for packet in media.demux(tracks):
+                    if not packet.size:
+                        continue
+                    leaps = packet.stream.type == "video" and packet.pts * packet.time_base == leap[0]
+                    shift = round(delay_s / packet.time_base)
+                    packet.pts += shift + (round(leap[1] / packet.time_base) if leaps else 0)
+                    packet.dts += shift
+                    packet.stream = streams[packet.stream.type]
+                    output.mux(packet)
+                delay_s += media.duration / av.time_base
+    return target
 
 
 def damage_audio(path: Path, first: float, last: float) -> None:

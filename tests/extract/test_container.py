@@ -9,29 +9,13 @@ import av
 import numpy as np
 import pytest
 from av.stream import Disposition
-from odd_media import AudioTrack, Making, VideoTrack, encode_audio, encode_video, mux
 
-from moodfuse.extract.media import container, waveform
-from moodfuse.extract.media.container import MediaError, MediaFile, open_media
+from moodfuse.extract.media import waveform
+from moodfuse.extract.media.container import MediaError, MediaFile
 from moodfuse.extract.media.decode import read_clip
 from moodfuse.extract.media.frames import decoded_frame
 from moodfuse.synthetic_corpus import ClipSettings, make_clip
-
-
-def test_a_file_that_is_removed_while_it_is_opened_is_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "gone.mp4"
-    path.write_bytes(b"film")
-    check = container._check_regular
-
-    def vanish(found: Path) -> None:
-        check(found)
-        found.unlink()
-
-    monkeypatch.setattr(container, "_check_regular", vanish)
-    with pytest.raises(MediaError, match="no such file"):
-        open_media(path)
+from odd_media import AudioTrack, Making, VideoTrack, encode_audio, encode_video, mux
 
 
 def test_the_size_of_every_frame_is_checked() -> None:
@@ -41,20 +25,17 @@ def test_the_size_of_every_frame_is_checked() -> None:
         decoded_frame(SimpleNamespace(width=3840, height=2160), media)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5])
-def test_audio_that_the_resampler_loses_is_refused(
-    share: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_audio_that_the_resampler_loses_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Out of memory, the resampler returns less without an error: that must not become silence."""
     path = make_clip(tmp_path / "a.mp4", settings=ClipSettings(1.0, 64, 48))
     resample = waveform._resample
 
     def lost(samples: np.ndarray, rate_hz: int) -> np.ndarray:
         resampled = resample(samples, rate_hz)
-        return resampled[: int(share * len(resampled))]
+        return resampled[: len(resampled) // 2]
 
     monkeypatch.setattr(waveform, "_resample", lost)
-    with pytest.raises(MediaError, match="more memory than allowed"):
+    with pytest.raises(MediaError, match="could not be resampled"):
         read_clip(path)
 
 
@@ -83,7 +64,9 @@ def rename_codec(path: Path, old: bytes, new: bytes, which: int) -> None:
 
 
 def two_tracks(path: Path, kind: str) -> None:
-    """Write an MP4 with two tracks of a kind, bright and dark pictures or a low and a high tone, and one other."""
+    """Write an MP4 with two tracks of a kind, bright and dark pictures or a low and a high tone, and one
+    other.
+    """
     with av.open(str(path), "w") as media:
         pictures = [VideoTrack(), VideoTrack(size_wh=(64, 48))] if kind == "video" else [VideoTrack()]
         sounds = (
@@ -109,12 +92,11 @@ def test_an_audio_track_without_a_decoder_is_skipped(tmp_path: Path) -> None:
     assert caught.value.code == "codec"
 
 
-@pytest.mark.parametrize("codec", [b"zzzz", b"png "])
-def test_a_video_track_with_an_unsupported_codec_is_skipped(codec: bytes, tmp_path: Path) -> None:
+def test_a_video_track_with_an_unsupported_codec_is_skipped(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     two_tracks(path, "video")
     assert read_clip(path).frames.shape == (32, 72, 96, 3)
-    rename_codec(path, b"avc1", codec, 0)
+    rename_codec(path, b"avc1", b"png ", 0)
     assert read_clip(path).frames.shape == (32, 48, 64, 3)
 
 
@@ -142,7 +124,9 @@ def test_a_video_track_that_is_too_large_is_skipped(tmp_path: Path) -> None:
 def test_the_duration_tag_of_ffmpeg_is_an_end_and_that_of_mkvmerge_a_length(
     tags: dict[str, str], end_s: float
 ) -> None:
-    """Audio starts at 3 s of 40 s; a length that would pass the end of the file is an end in an FFmpeg copy."""
+    """Audio starts at 3 s of 40 s; a length that would pass the end of the file is an end in an FFmpeg
+    copy.
+    """
     media: Any = SimpleNamespace(format=SimpleNamespace(name="matroska,webm"))
     stream = SimpleNamespace(
         start_time=3000, time_base=Fraction(1, 1000), duration=None, metadata=tags, index=1
@@ -151,25 +135,11 @@ def test_the_duration_tag_of_ffmpeg_is_an_end_and_that_of_mkvmerge_a_length(
     assert opened.span_s(stream) == (3.0, pytest.approx(end_s))
 
 
-def test_matroska_audio_that_starts_late_is_complete_without_counting(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Audio from 3 s to 33 s is read to its end in one pass; losing the last 1.5 % of the file does not change that."""
-    path, cut = tmp_path / "late.mkv", tmp_path / "cut.mkv"
-    Making(VideoTrack(frames_per_s=4, seconds=40.0), (AudioTrack(from_s=3.0, seconds=30.0),))(path)
-    data = path.read_bytes()
-    cut.write_bytes(data[: int(0.985 * len(data))])
-    monkeypatch.setattr(container, "_counted", lambda *_: pytest.fail("the packets were counted"))
-    for one in (path, cut):
-        clip = read_clip(one, start_s=10.0, end_s=40.0)
-        assert str(clip.extents[1]) == "audio: 23.02 of 23.02 s in the window"
-        assert clip.waveform_samples == 368_256 and not clip.partial
-    assert clip.extents[0].decoded_s < 29.9
-
-
-@pytest.mark.parametrize("form", ["matroska", "mp4", "mov", "flv", "nut", "asf"])
+@pytest.mark.parametrize("form", ["matroska", "mp4", "flv", "asf"])
 def test_audio_that_starts_late_is_silence_before(form: str, tmp_path: Path) -> None:
-    """Audio from 8 s to 12 s is complete, whatever start the headers give; a window before it has no audio."""
+    """Audio from 8 s to 12 s is complete, whatever start the headers give; a window before it has no
+    audio.
+    """
     audio = AudioTrack("wmav2" if form == "asf" else "aac", 44_100, from_s=8.0, seconds=4.0)
     path = tmp_path / "late.video"
     Making(VideoTrack(frames_per_s=4, seconds=12.0), (audio,), form)(path)
@@ -180,19 +150,3 @@ def test_audio_that_starts_late_is_silence_before(form: str, tmp_path: Path) -> 
     with pytest.raises(MediaError, match=r"the audio lasts from (8\.0|7\.9)") as caught:
         read_clip(path, end_s=5.0)
     assert caught.value.code == "no_audio"
-
-
-def test_damage_at_the_start_of_late_audio_is_no_silence(tmp_path: Path) -> None:
-    """Where the first packets of the audio cannot be decoded, the time before counts as lost."""
-    path = tmp_path / "damaged.mkv"
-    Making(VideoTrack(frames_per_s=4, seconds=12.0), (AudioTrack(from_s=8.0, seconds=4.0),))(path)
-    data, noise = path.read_bytes(), np.random.default_rng(0)
-    with av.open(str(path)) as media:
-        packets = [bytes(packet) for packet in media.demux(audio=0) if packet.size]
-    for packet in packets[:40]:
-        assert data.count(packet) == 1
-        data = data.replace(packet, noise.bytes(len(packet)))
-    path.write_bytes(data)
-    with pytest.raises(MediaError, match="audio: .* of 12.0") as caught:
-        read_clip(path)
-    assert caught.value.code == "decode_failed"

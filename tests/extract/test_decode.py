@@ -1,17 +1,16 @@
 """Decoding one clip: which frames and samples it gives, and what it refuses."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import pytest
-from odd_media import AudioTrack, Making, VideoTrack, mirror
 
 from moodfuse.extract.media.decode import DECODER, MediaError, probe, read_clip
 from moodfuse.extract.media.limits import REASONS
-from moodfuse.synthetic_corpus import MOODS, ClipSettings, render_frames, render_waveform, write_clip
+from moodfuse.synthetic_corpus import write_clip
+from odd_media import AudioTrack, Making, VideoTrack, mirror
 
 RATE_HZ = 22_050
 FRAMES_PER_S = 12
@@ -111,9 +110,7 @@ def test_a_long_window_has_its_first_30_s_of_audio(tmp_path: Path) -> None:
     np.testing.assert_array_equal(usual.waveform, longer.waveform)
 
 
-@pytest.mark.parametrize(
-    ("layout", "channels"), [("stereo", 2), ("5.1", 6), ("7.1", 8), ("hexadecagonal", 16)]
-)
+@pytest.mark.parametrize(("layout", "channels"), [("stereo", 2), ("5.1", 6), ("7.1", 8)])
 def test_channels_are_averaged(tmp_path: Path, layout: str, channels: int) -> None:
     """A tone in one of the channels comes out at its share of the amplitude."""
     path = tmp_path / "many.mkv"
@@ -168,7 +165,9 @@ def test_short_side_scales_down_only(clip: Path, short_side_px: int, shape: tupl
 def test_rotation_and_mirroring_are_applied(
     matrix: tuple[int, ...], axes: tuple[int, ...], transposed: bool, tmp_path: Path
 ) -> None:
-    """All eight orientations that a display matrix can ask for are applied; a matrix of zeros asks for none."""
+    """All eight orientations that a display matrix can ask for are applied; a matrix of zeros asks for
+    none.
+    """
     Making()(tmp_path / "plain.mp4")
     Making(patches=(mirror(*matrix),))(tmp_path / "shown.mp4")
     plain, shown = (read_clip(tmp_path / name).frames for name in ("plain.mp4", "shown.mp4"))
@@ -183,27 +182,3 @@ def test_rotation_and_mirroring_are_applied(
 )
 def test_a_window_outside_the_file_is_refused(clip: Path, window: tuple[float, float]) -> None:
     assert code_of(clip, start_s=window[0], end_s=window[1]) == "window_outside"
-
-
-@pytest.mark.parametrize("faststart", [True, False])
-def test_a_file_cut_to_60_percent_is_truncated(tmp_path: Path, faststart: bool) -> None:
-    """What is left before the cut can be read where the index comes first."""
-    settings, mood = ClipSettings(duration_s=6.0, width=64, height=48), MOODS["excited"]
-    frames, waveform = list(render_frames(mood, settings)), render_waveform(mood, settings)
-    path = write(tmp_path / "cut.mp4", frames, waveform, faststart=faststart)
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.6)])
-    assert code_of(path) == "truncated"
-    if faststart:
-        assert read_clip(path, end_s=2.0).waveform_samples == 32_000
-
-
-def test_real_clips_decode() -> None:
-    folder = os.environ.get("MOODFUSE_CLIPS")
-    if not folder:
-        pytest.skip("MOODFUSE_CLIPS names no folder of real clips")
-    for path in sorted(Path(folder).rglob("*.mp4"))[::20]:
-        decoded = read_clip(path, short_side_px=128)
-        assert min(decoded.frames.shape[1:3]) == 128
-        assert decoded.waveform_samples >= 0.95 * 480_000
-        assert (np.diff(decoded.frame_times_s) >= 0).all()
-        assert decoded.waveform.std() > 0.001

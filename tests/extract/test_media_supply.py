@@ -1,4 +1,6 @@
-"""With and without kept media: the same features; each clip is decoded once, and an interrupted run continues."""
+"""With and without kept media: the same features; each clip is decoded once, and an interrupted run
+continues.
+"""
 
 import shutil
 import tempfile
@@ -17,7 +19,7 @@ from moodfuse.extract import media_supply
 from moodfuse.extract.dataset import ingest
 from moodfuse.extract.pipeline import RefusedClipsError
 from moodfuse.synthetic_corpus import ClipSettings, make_clip
-from tests.extract.conftest import DEPTHS, FOLDS, RECIPE, SOURCES, STILL, Runner
+from tests.extract.conftest import DEPTHS, FOLDS, SOURCES, STILL, Runner
 
 
 class Interrupted(Exception):
@@ -64,7 +66,9 @@ def files(folder: Path, *parts: str) -> dict[str, bytes]:
 def test_streamed_features_are_those_of_kept_media(
     runner, all_depths, begun, tmp_path: Path, monkeypatch
 ) -> None:
-    """Frozen, head and full tuning write the same files; clips are decoded once, and no media stay anywhere."""
+    """Frozen, head and full tuning write the same files; clips are decoded once, and no media stay
+    anywhere.
+    """
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     runner = Runner(
@@ -81,25 +85,6 @@ def test_streamed_features_are_those_of_kept_media(
     assert any("RANDOM" in line and STILL in line for line in runner.lines)
     again = runner(**options)
     assert (len(begun), again.tuned, again.embedded) == (4, 0, 0) and "nothing to decode" in runner.lines[-1]
-
-
-def test_c3d_does_not_depend_on_other_sources_nor_on_kept_media(narrow, tmp_path: Path) -> None:
-    """Embeddings from media kept for c3d alone, and from media streamed past i3d too, are equal."""
-    for number in range(4):
-        label = "excited" if number % 2 else "sad"
-        (tmp_path / "clips" / label).mkdir(parents=True, exist_ok=True)
-        settings = ClipSettings(duration_s=2.0, width=320, height=240, seed=number)
-        make_clip(tmp_path / "clips" / label / f"{number}.mp4", mood=label, settings=settings)
-    (tmp_path / "tiny.toml").write_text(RECIPE)
-    blocks, sizes = {}, {}
-    for name, sources, keep in (("kept", ("c3d",), True), ("streamed", ("c3d", "i3d"), False)):
-        runner = Runner(tmp_path / "clips", tmp_path / name, tmp_path / "tiny.toml")
-        runner(sources=sources, depths=dict.fromkeys(sources, "frozen"), plan=FOLDS, keep_media=keep)
-        blocks[name] = runner.open().block("c3d", "*")
-        sizes[name] = sum(file.stat().st_size for file in (tmp_path / name / "media").rglob("*.h5"))
-    assert list(blocks["streamed"].digests) == list(blocks["kept"].digests)
-    assert blocks["streamed"].embedding.tobytes() == blocks["kept"].embedding.tobytes()
-    assert 0 == sizes["streamed"] < sizes["kept"]
 
 
 def test_an_interrupted_streamed_run_decodes_only_the_rest(runner, all_depths, begun, monkeypatch) -> None:
@@ -154,7 +139,9 @@ def test_a_video_network_is_not_tuned_whole_without_kept_media(runner) -> None:
 
 
 def test_streaming_computes_no_features_too_early(runner, begun) -> None:
-    """Impossible folds are refused before decoding; strict and dry runs judge every clip before any feature."""
+    """Impossible folds are refused before decoding; strict and dry runs judge every clip before any
+    feature.
+    """
     runner.keep(4)
     with pytest.raises(InputError, match="use --folds 2"):
         runner(plan=PlanChoice(folds=6), keep_media=False)

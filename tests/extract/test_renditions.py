@@ -1,4 +1,6 @@
-"""What is stored of a clip fits the chosen sources, and no network's input depends on what else was chosen."""
+"""What is stored of a clip fits the chosen sources, and no network's input depends on what else was
+chosen.
+"""
 
 import functools
 from pathlib import Path

@@ -1,8 +1,6 @@
 """The windows of a video, read in one pass: each is what `read_clip` gives."""
 
-import os
 import struct
-import weakref
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
@@ -11,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hostile.seeds import make_seed, remux
 from moodfuse.cache.errors import InputError
 from moodfuse.extract.media import windows as module
 from moodfuse.extract.media.decode import DecodedClip, DecodeRequest, MediaError, read_clip
-from moodfuse.extract.media.frames import DecodedFrame, FrameDecoder, decoded_frame
+from moodfuse.extract.media.frames import DecodedFrame, decoded_frame
 from moodfuse.extract.media.pool import read_windows_in_worker
 from moodfuse.extract.media.windows import Window, WindowRequest, plan_windows, read_windows, window_starts
 from moodfuse.synthetic_corpus import ClipSettings, make_clip
+from odd_media import Making, remux
 
 Results = Iterable[tuple[Window, DecodedClip | MediaError]]
 
@@ -26,14 +24,14 @@ Results = Iterable[tuple[Window, DecodedClip | MediaError]]
 @pytest.fixture(scope="module")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of 47.3 s whose AAC has noise made up by the decoder."""
-    settings = ClipSettings(duration_s=47.3, width=64, height=48, frames_per_s=8)
+    settings = ClipSettings(duration_s=47.3, width=32, height=24, frames_per_s=8)
     return make_clip(tmp_path_factory.mktemp("video") / "video.mp4", mood="excited", settings=settings)
 
 
 @pytest.fixture(scope="module")
 def long_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of 100 s with its index before the media."""
-    settings = ClipSettings(duration_s=100.0, width=64, height=48, frames_per_s=4)
+    settings = ClipSettings(duration_s=100.0, width=32, height=24, frames_per_s=4)
     return make_clip(tmp_path_factory.mktemp("long") / "long.mp4", mood="fear", settings=settings)
 
 
@@ -92,9 +90,9 @@ def test_windows_start_every_hop_and_the_last_ends_with_the_file(
 
 
 def test_a_useless_hop_and_too_many_windows_are_refused() -> None:
-    for hop_s in (0.0, -1.0, float("nan"), float("inf")):
+    for hop_s in (0.0, float("nan"), float("inf")):
         with pytest.raises(InputError, match=f"hop_s is {hop_s}, expected more than 0"):
-            window_starts(60.0, hop_s=hop_s)
+            WindowRequest(Path("a.mp4"), hop_s=hop_s)
     with pytest.raises(InputError, match="expected at most 100000; use a hop of 0.036 s or more"):
         window_starts(3630.0, hop_s=1e-3)
     assert len(window_starts(3630.0, hop_s=0.037)) <= 100_000
@@ -109,20 +107,16 @@ def declare_length(path: Path, milliseconds: float) -> Path:
 
 
 def test_a_file_that_declares_too_many_windows_is_refused(tmp_path: Path) -> None:
-    path = declare_length(make_seed(tmp_path, "mkv"), 3e9)
+    Making(form="matroska")(tmp_path / "long.mkv")
+    path = declare_length(tmp_path / "long.mkv", 3e9)
     for read in (read_windows, read_windows_in_worker):
         with pytest.raises(MediaError, match="windows, expected at most 100000") as caught:
             next(read(WindowRequest(path, hop_s=0.1)))
         assert caught.value.code == "too_much"
 
 
-def test_a_missing_file_is_refused_at_once(tmp_path: Path) -> None:
-    with pytest.raises(MediaError, match="no such file"):
-        next(read_windows(WindowRequest(tmp_path / "none.mp4", hop_s=5.0)))
-
-
 @pytest.mark.usefixtures("one_pass")
-@pytest.mark.parametrize(("hop_s", "short_side_px"), [(3.7, 24), (40.0, None)])
+@pytest.mark.parametrize(("hop_s", "short_side_px"), [(3.7, 16), (40.0, None)])
 def test_every_window_is_what_read_clip_gives(video: Path, hop_s: float, short_side_px: int | None) -> None:
     results = list(read_windows(WindowRequest(video, hop_s=hop_s, short_side_px=short_side_px)))
     assert [window.start_s for window, _ in results] == window_starts(47.3, hop_s=hop_s).tolist()
@@ -184,15 +178,15 @@ def test_damage_costs_only_the_windows_that_contain_it(long_video: Path, tmp_pat
 def test_a_truncated_file_gives_the_windows_that_are_left(long_video: Path, tmp_path: Path) -> None:
     path = tmp_path / "cut.mp4"
     path.write_bytes(long_video.read_bytes()[: long_video.stat().st_size * 60 // 100])
-    clips = expect_clips(read_windows(WindowRequest(path, hop_s=20.0)), path)
-    assert codes(clips) == ["", "", *["truncated"] * 3]
+    results = list(read_windows(WindowRequest(path, hop_s=20.0)))
+    expect_clips(results[:4], path)
+    assert codes(clip for _, clip in results) == ["", "", *["truncated"] * 3]
 
 
-@pytest.mark.parametrize("seed", [9, 16])
-def test_concealed_damage_is_concealed_as_by_read_clip(long_video: Path, tmp_path: Path, seed: int) -> None:
+def test_concealed_damage_is_concealed_as_by_read_clip(long_video: Path, tmp_path: Path) -> None:
     """What a decoder shows after a few wrong bytes may depend on where it began."""
     data = bytearray(long_video.read_bytes())
-    for place in np.random.default_rng(seed).integers(len(data) // 4, len(data) * 3 // 4, 12):
+    for place in np.random.default_rng(9).integers(len(data) // 4, len(data) * 3 // 4, 12):
         data[place] ^= 0x55
     (tmp_path / "scratched.mp4").write_bytes(data)
     request = WindowRequest(tmp_path / "scratched.mp4", hop_s=14.0)
@@ -207,46 +201,9 @@ def test_a_wrong_time_costs_no_window_after_it(long_video: Path, tmp_path: Path,
 
 
 @pytest.mark.usefixtures("one_pass")
-def test_a_frame_may_last_longer_than_the_hop(tmp_path: Path) -> None:
-    settings = ClipSettings(duration_s=36.0, width=32, height=16, frames_per_s=1)
-    path = make_clip(tmp_path / "slow.mp4", settings=settings)
-    expect_clips(read_windows(WindowRequest(path, hop_s=1.3)), path)
-
-
-@pytest.mark.usefixtures("one_pass")
 def test_a_pass_that_begins_in_the_middle_gives_the_same_bits(video: Path) -> None:
     request = WindowRequest(video, 4.0)
     expect_clips(read_windows(request, plan_windows(request)[3:]), video)
-
-
-@pytest.mark.usefixtures("one_pass")
-def test_windows_of_a_real_video(tmp_path: Path) -> None:
-    folder = os.environ.get("MOODFUSE_CLIPS")
-    if not folder:
-        pytest.skip("MOODFUSE_CLIPS names no folder of real clips")
-    smallest = min(Path(folder).rglob("*.mp4"), key=lambda path: path.stat().st_size)
-    path = remux(smallest, tmp_path / "twice.mp4", times=2)
-    results = list(read_windows(WindowRequest(path, hop_s=7.1, short_side_px=128)))
-    assert len(results) == 6
-    expect_clips(results[2:3], path, short_side_px=128)
-
-
-def test_no_more_windows_are_in_memory_than_overlap(
-    long_video: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    alive: weakref.WeakSet[FrameDecoder] = weakref.WeakSet()
-    most = 0
-
-    class Counted(FrameDecoder):
-        def __init__(self, *arguments: Any) -> None:
-            nonlocal most
-            super().__init__(*arguments)
-            alive.add(self)
-            most = max(most, len(alive))
-
-    monkeypatch.setattr(module, "FrameDecoder", Counted)
-    assert sum(1 for _ in read_windows(WindowRequest(long_video, hop_s=4.0))) == 19
-    assert most == 8
 
 
 def test_frames_are_decoded_and_converted_once(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,22 +227,4 @@ def test_after_the_end_of_the_video_only_some_windows_are_tried(
     monkeypatch.setattr(module, "_read_alone", lambda one: (tried.append(one), read_alone(one))[1])
     found = codes(clip for _, clip in read_windows(WindowRequest(path, hop_s=5.0)))
     assert len(found) > 700 and found[0] == ""
-    assert {*found[50:]} <= {"truncated", "no_video"} and len(tried) < 2 * module.MAX_TRIES_AFTER_END
-
-
-def test_damage_without_video_does_not_end_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without video the pass does not know where a file ends, so all windows are tried."""
-    path = make_clip(tmp_path / "song.mp4", settings=ClipSettings(duration_s=60.0), video=False)
-    clip_from_pass, read_alone = module.SinglePassReader._clip_from_pass, module._read_alone
-    bad_s = 1.0 + 2 * module.MAX_TRIES_AFTER_END * 0.5
-
-    def from_pass(self: Any, video: Any, request: DecodeRequest) -> DecodedClip | None:
-        return None if request.start_s < bad_s else clip_from_pass(self, video, request)
-
-    def alone(request: DecodeRequest) -> DecodedClip | MediaError:
-        return MediaError("decode_failed", path) if request.start_s < bad_s else read_alone(request)
-
-    monkeypatch.setattr(module.SinglePassReader, "_clip_from_pass", from_pass)
-    monkeypatch.setattr(module, "_read_alone", alone)
-    found = codes(clip for _, clip in read_windows(WindowRequest(path, hop_s=0.5, allow_missing=True)))
-    assert found.count("decode_failed") == 2 * module.MAX_TRIES_AFTER_END + 2 and found[-1] == ""
+    assert {*found[50:]} <= {"truncated", "no_video"} and len(tried) < 16

@@ -13,13 +13,13 @@ from moodfuse.timeline.geometry import (
     DARK_BACKGROUND,
     LIGHT,
     NOT_READ,
-    cells_s,
-    look_of,
-    prominent,
-    segments,
+    choose_look,
+    choose_ticks,
+    compute_cells_s,
+    find_prominent,
+    find_segments,
+    find_stretches,
     spread,
-    stretches,
-    ticks,
 )
 from moodfuse.timeline.sentences import clock
 
@@ -67,15 +67,17 @@ def test_colours_can_be_told_apart(colours: tuple[str, ...], ground: str) -> Non
 
 def test_looks_are_one_for_each_label() -> None:
     """32 labels have different looks, and neighbours have different colours."""
-    looks = [look_of(place) for place in range(33)]
+    looks = [choose_look(place) for place in range(33)]
     assert len(set(looks[:32])) == 32
     assert all(first.colour != second.colour for first, second in pairwise(looks))
 
 
 def test_stretches_say_what_the_windows_say(timeline: Make) -> None:
-    """Stretches follow each other over all windows; each window's label, certainty and gap are its stretch's."""
+    """Stretches follow each other over all windows; each window's label, certainty and gap are its
+    stretch's.
+    """
     found = timeline(lost=(4, 5, 20))
-    runs = stretches(found, 0.5)
+    runs = find_stretches(found, 0.5)
     assert [row for run in runs for row in range(run.first, run.last + 1)] == list(range(43))
     assert runs[0].start_s == 0 and runs[-1].end_s == found.duration_s
     assert all(first.end_s == second.start_s for first, second in pairwise(runs))
@@ -85,7 +87,7 @@ def test_stretches_say_what_the_windows_say(timeline: Make) -> None:
             assert found.labels[row] == ("" if run.label == NOT_READ else found.classes[run.label])
             assert run.uncertain == (run.label != NOT_READ and values.max() < 0.5)
             assert run.start_s <= found.middles_s[row] <= run.end_s
-    assert [rows.tolist() for rows in segments(found)] == [
+    assert [rows.tolist() for rows in find_segments(found)] == [
         list(range(4)),
         list(range(6, 20)),
         list(range(21, 43)),
@@ -95,8 +97,8 @@ def test_stretches_say_what_the_windows_say(timeline: Make) -> None:
 def test_windows_that_do_not_touch_leave_a_hole(timeline: Make) -> None:
     """Under a hop longer than a window, no window answers for what none of them holds."""
     found = timeline(("a",), windows=3, hop_s=50.0)
-    assert cells_s(found).tolist() == [[0, 30], [50, 80], [100, 130]]
-    assert len(stretches(found, 0.0)) == 3
+    assert compute_cells_s(found).tolist() == [[0, 30], [50, 80], [100, 130]]
+    assert len(find_stretches(found, 0.0)) == 3
 
 
 def test_names_are_spread_in_order() -> None:
@@ -119,7 +121,7 @@ def test_names_are_spread_in_order() -> None:
 @pytest.mark.parametrize("end_s", [0.4, 2.0, 21.4, 240.0, 3599.0, 5025.0, 40_000.0])
 def test_ticks_fit(end_s: float) -> None:
     """Any length has a tick at 0, few that fit on a phone, all within the axis, each with its own text."""
-    found = ticks(end_s)
+    found = choose_ticks(end_s)
     assert found[0].at_s == 0 and found[0].major and found[-1].at_s <= end_s
     assert sum(tick.major for tick in found) <= 6 and len(found) <= 13
     assert len({clock(tick.at_s) for tick in found}) == len(found)
@@ -127,8 +129,8 @@ def test_ticks_fit(end_s: float) -> None:
 
 def test_of_many_labels_the_most_probable_are_strong(timeline: Make) -> None:
     """All of eight labels are drawn strongly; of twenty, the eight with the highest peaks."""
-    assert len(prominent(timeline([f"e{place}" for place in range(8)]))) == 8
+    assert len(find_prominent(timeline([f"e{place}" for place in range(8)]))) == 8
     found = timeline([f"e{place:02d}" for place in range(20)], lost=(3,))
-    strong = prominent(found)
+    strong = find_prominent(found)
     peaks = np.nanmax(found.probabilities, axis=0)
     assert len(strong) == 8 and min(peaks[list(strong)]) >= max(np.delete(peaks, list(strong)))

@@ -45,7 +45,9 @@ def test_curves_are_the_probabilities(timeline: Make) -> None:
 
 
 def test_any_name_and_any_number_is_drawn(timeline: Make, tmp_path: Path) -> None:
-    """Labels that mean something to a plotting library, one window, twenty labels and nothing read are all drawn."""
+    """Labels that mean something to a plotting library, one window, twenty labels and nothing read are all
+    drawn.
+    """
     odd = ("_hidden", "$x$", "<script>", "line\nend", "\udcff", "{}")
     with drawing_settings():
         texts = [text.get_text() for text in timeline_figure(timeline(odd), threshold=0.5).axes[0].texts]

@@ -48,7 +48,8 @@ def test_refused_windows_are_named(timeline: Make) -> None:
     same = tuple((row, replace(refusal, detail="It breaks off.")) for row, refusal in some.refusals)
     (sentence,) = sentences.refusal_notes(replace(some, refusals=same))
     assert sentence == (
-        "3 of 43 windows could not be read: windows 18 to 19 (1:25 to 2:00), window 31 (2:30 to 3:00). It breaks off."
+        "3 of 43 windows could not be read: windows 18 to 19 (1:25 to 2:00), window 31 (2:30 to 3:00). "
+        "It breaks off."
     )
     assert len(sentences.refusal_notes(some)) == 3
     assert "Unknown reason." in sentences.refusal_notes(replace(some, refusals=()))[0]

@@ -1,6 +1,5 @@
 """Clocks of joined files, gaps in audio, and lengths that the packets correct."""
 
-import struct
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -10,30 +9,28 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from odd_media import AudioTrack, Making, VideoTrack, cut, damage_audio
 
 from moodfuse.extract.media.container import open_media
 from moodfuse.extract.media.decode import DecodedClip, MediaError, read_clip
-from moodfuse.extract.media.timing import PacketClock, matroska_is_complete, mp3_was_longer, ogg_is_damaged
+from moodfuse.extract.media.packet_clock import PacketClock
 from moodfuse.extract.media.windows import Window, WindowRequest, read_windows
+from odd_media import AudioTrack, Making, VideoTrack, cut, damage_audio
 
 RATE_HZ = 16_000
 LOW = AudioTrack(hz=440.0, rising=False)
 HIGH = AudioTrack(hz=880.0, rising=False)
 
 
-def packet(
-    stream: int, time_s: float, *, key: bool = True, corrupt: bool = False, length_s: float = 0.1
-) -> Any:
-    """Return what a clock reads of a packet, in milliseconds."""
-    ticks, length = round(1000 * time_s), round(1000 * length_s)
+def packet(stream: int, time_s: float, *, key: bool = True) -> Any:
+    """Return what a clock reads of a packet of 0.1 s, in milliseconds."""
+    ticks = round(1000 * time_s)
     return SimpleNamespace(
         pts=ticks,
         dts=ticks,
-        duration=length,
+        duration=100,
         time_base=Fraction(1, 1000),
         is_keyframe=key,
-        is_corrupt=corrupt,
+        is_corrupt=False,
         stream=SimpleNamespace(index=stream),
     )
 
@@ -82,45 +79,39 @@ def without_packets(source: Path, target: Path, from_s: float, to_s: float, form
 
 
 def test_times_of_one_part_are_unchanged() -> None:
-    """A file with frames out of order, a pause in one stream and, outside broadcasts, a leap keeps its times."""
+    """A file with frames out of order and a pause in one stream keeps its times."""
     times = [0.0, 0.2, 0.1, 0.3, 7.0]
     packets = (packet(0, time_s, key=time_s != 0.1) for time_s in times)
     assert adjusted("mpegts", *packets) == (times, False)
     pause = [packet(0, 0.0), *(packet(1, float(one)) for one in range(20)), packet(0, 19.5)]
     assert adjusted("mpegts", *pause)[0][-1] == 19.5
-    for times in ([0.0, 1000.0], [0.0, 2.0, 4.0, 9.0, 6.0]):
-        assert adjusted("matroska,webm", *(packet(0, one) for one in times)) == (times, False)
+    assert adjusted("matroska,webm", packet(0, 9.0), packet(0, 6.0)) == ([9.0, 6.0], False)
 
 
-@pytest.mark.parametrize("container", ["mpegts", "mpeg", "ogg", "flac", "matroska,webm", "flv"])
-def test_a_second_part_begins_where_all_streams_of_the_first_have_ended(container: str) -> None:
+def test_a_second_part_begins_where_all_streams_of_the_first_have_ended() -> None:
     first = [packet(0, 0.0), packet(1, 0.0), packet(0, 2.0), packet(1, 2.4)]
     second = [packet(0, 0.0), packet(1, 0.1), packet(0, 1.0), packet(1, 1.1)]
-    times, restarted = adjusted(container, *first, *second)
+    times, restarted = adjusted("mpegts", *first, *second)
     assert times[4:] == pytest.approx([2.5, 2.6, 3.5, 3.6]) and restarted
-
-
-def test_broadcasts_may_restart_anywhere_and_leap() -> None:
-    assert adjusted("mpegts", *(packet(0, one) for one in (0.0, 2.0, 4.0, 9.0, 6.0)))[1]
-    leap = [packet(0, 0.0), packet(1, 0.0), packet(0, 1000.0), packet(1, 1000.2)]
-    assert adjusted("mpegts", *leap)[0] == pytest.approx([0.0, 0.0, 0.1, 0.3])
 
 
 def test_a_gap_in_all_streams_is_a_loss() -> None:
     """A gap in the audio alone is silence; a gap in audio and video counts as lost data."""
     clock = PacketClock("mpegts")
     assert not any(clock.adjust(packet(0, one)) or clock.adjust(packet(1, one)) for one in (0.0, 0.1, 0.2))
-    assert clock.adjust(packet(0, 3.0)) and clock.adjust(packet(0, 3.1, corrupt=True))
+    assert clock.adjust(packet(0, 3.0))
     alone = PacketClock("mpegts")
     assert not any(alone.adjust(packet(0, one)) for one in (0.0, 3.0))
 
 
 @pytest.mark.parametrize(
     ("codec", "form"),
-    [("libopus", "ogg"), ("flac", "ogg"), ("aac", "adts"), ("ac3", "ac3"), ("aac", "mpegts")],
+    [("libopus", "ogg"), ("flac", "ogg"), ("aac", "mpegts")],
 )
 def test_joined_sounds_follow_each_other(codec: str, form: str, tmp_path: Path) -> None:
-    """The audio of joined files is decoded one part after the other, also in a window inside the second part."""
+    """The audio of joined files is decoded one part after the other, also in a window inside the second
+    part.
+    """
     parts = [Making(None, (replace(tone, codec=codec, seconds=3.0),), form) for tone in (LOW, HIGH)]
     path = join_files(tmp_path / f"joined.{form}", *parts)
     clip = read_clip(path, allow_missing=True)
@@ -129,7 +120,7 @@ def test_joined_sounds_follow_each_other(codec: str, form: str, tmp_path: Path) 
     assert hz_at(read_clip(path, start_s=4.0, end_s=5.5, allow_missing=True), 0.5) == 880
 
 
-@pytest.mark.parametrize("form", ["mpegts", "mpeg", "matroska"])
+@pytest.mark.parametrize("form", ["mpegts", "mpeg"])
 def test_joined_videos_follow_each_other(form: str, tmp_path: Path) -> None:
     """Pictures and sound of the second part come after those of the first, and each window has its own."""
     codec, sound_codec = ("mpeg2video", "mp2") if form == "mpeg" else ("libx264", "aac")
@@ -142,22 +133,14 @@ def test_joined_videos_follow_each_other(form: str, tmp_path: Path) -> None:
     steps_s = np.diff(clip.frame_times_s)[3:]
     assert steps_s.min() > 0.1 and steps_s.max() < 0.3
     assert [hz_at(clip, first_s + second) for second in (0.5, 2.2, 3.6, 5.0)] == [440, 440, 880, 880]
-    windows = [Window(0, 1.0, 2.5), Window(1, 4.0, 5.5)]
-    for window, found in read_windows(WindowRequest(path, hop_s=1.0), windows):
-        expected = read_clip(path, start_s=window.start_s, end_s=window.end_s)
-        assert isinstance(found, DecodedClip)
-        np.testing.assert_array_equal(found.frames, expected.frames)
-        np.testing.assert_array_equal(found.waveform, expected.waveform)
+    ((_, result),) = read_windows(WindowRequest(path, hop_s=1.0), [Window(0, 4.0, 5.5)])
+    expected = read_clip(path, start_s=4.0, end_s=5.5)
+    assert isinstance(result, DecodedClip)
+    np.testing.assert_array_equal(result.frames, expected.frames)
+    np.testing.assert_array_equal(result.waveform, expected.waveform)
 
 
-def test_parts_of_another_rate_are_refused(tmp_path: Path) -> None:
-    """A joined file whose second part has another sampling rate is refused, not read as its first part alone."""
-    parts = [Making(None, (replace(LOW, codec="flac", rate_hz=rate),), "ogg") for rate in (48_000, 32_000)]
-    with pytest.raises(MediaError, match="its sampling rate changes"):
-        read_clip(join_files(tmp_path / "joined.oga", *parts), allow_missing=True)
-
-
-@pytest.mark.parametrize("name", ["gap.webm", "gap.mkv", "gap.mp4", "gap.ts", "gap.flv"])
+@pytest.mark.parametrize("name", ["gap.webm", "gap.mp4", "gap.ts"])
 def test_silence_that_was_not_sent_is_silence(name: str, tmp_path: Path) -> None:
     """A gap between audio packets is zeros at its place and no damage, also in a window inside of it."""
     webm = name == "gap.webm"
@@ -174,74 +157,41 @@ def test_silence_that_was_not_sent_is_silence(name: str, tmp_path: Path) -> None
 
 
 def test_damaged_packets_are_no_silence(tmp_path: Path) -> None:
-    """Audio packets that cannot be decoded, or that are missing from an Ogg, count as damage, not as silence."""
+    """Audio packets that cannot be decoded count as damage, not as silence."""
     path = tmp_path / "noise.webm"
     Making(VideoTrack("libvpx", seconds=6.0), (replace(LOW, codec="libopus", seconds=6.0),), "webm")(path)
     damage_audio(path, 0.3, 0.7)
     with pytest.raises(MediaError, match="cannot be decoded"):
         read_clip(path)
-    for name, picture, codec in (
-        ("a.ogv", VideoTrack("libvpx", seconds=6.0), "libopus"),
-        ("a.opus", None, "libopus"),
-    ):
-        Making(picture, (replace(LOW, codec=codec, seconds=6.0),), "ogg")(tmp_path / name)
-        data = (tmp_path / name).read_bytes()
-        first, last = (data.index(b"OggS", int(share * len(data))) for share in (0.4, 0.7))
-        (tmp_path / name).write_bytes(data[:first] + data[last:])
-        with pytest.raises(MediaError, match="cannot be decoded"):
-            read_clip(tmp_path / name, allow_missing=True)
 
 
-@pytest.mark.parametrize("quiet_first", [True, False])
 @pytest.mark.parametrize(("codec", "form"), [("libmp3lame", "mp3"), ("aac", "adts")])
-def test_an_estimated_length_gives_way_to_the_packets(
-    codec: str, form: str, quiet_first: bool, tmp_path: Path
-) -> None:
-    """AudioTrack of a varying bit rate without a length in its header is neither cut nor called truncated."""
+def test_an_estimated_length_gives_way_to_the_packets(codec: str, form: str, tmp_path: Path) -> None:
+    """Audio of a varying bit rate without a length in its header is neither cut nor called truncated."""
     path = tmp_path / f"varying.{form}"
-    rng = np.random.default_rng(0)
-    parts = [np.full(4 * 44_100, 1e-4), rng.uniform(-0.5, 0.5, 2 * 44_100)]
-    write_sound(path, np.concatenate(parts if quiet_first else parts[::-1]), codec, form, header=False)
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 2 * 44_100)
+    waveform = np.concatenate([np.full(4 * 44_100, 1e-4), noise]).astype(np.float32)
+    options = {"flags": "+qscale", "global_quality": "472"} if codec == "libmp3lame" else {"b": "128000"}
+    form_options = {"write_xing": "0"} if form == "mp3" else {}
+    with av.open(str(path), "w", format=form, options=form_options) as media:
+        stream: Any = media.add_stream(codec, rate=44_100, layout="mono", options=options)
+        frame = av.AudioFrame.from_ndarray(waveform[None], format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = 44_100, 0
+        media.mux(stream.encode(frame))
+        media.mux(stream.encode(None))
     clip = read_clip(path, allow_missing=True)
     assert clip.facts.duration_s == pytest.approx(6.0, abs=0.1)
     assert clip.waveform_samples == pytest.approx(6 * RATE_HZ, abs=1600)
     loud = np.abs(clip.waveform.reshape(-1, RATE_HZ)[:6, 4000:12_000]).max(axis=1) > 0.1
-    assert loud.tolist() == ([False] * 4 + [True] * 2 if quiet_first else [True] * 2 + [False] * 4)
-
-
-def write_sound(path: Path, waveform: np.ndarray, codec: str, form: str, *, header: bool) -> None:
-    """Write mono sound of 44.1 kHz, MP3 with a varying bit rate, and with or without a length in its header."""
-    options = {"flags": "+qscale", "global_quality": "472"} if codec == "libmp3lame" else {"b": "128000"}
-    form_options = {} if header or form != "mp3" else {"write_xing": "0"}
-    with av.open(str(path), "w", format=form, options=form_options) as media:
-        stream: Any = media.add_stream(codec, rate=44_100, layout="mono", options=options)
-        frame = av.AudioFrame.from_ndarray(waveform[None].astype(np.float32), format="fltp", layout="mono")
-        frame.sample_rate, frame.pts = 44_100, 0
-        media.mux(stream.encode(frame))
-        media.mux(stream.encode(None))
-
-
-def test_a_wrong_length_in_an_mp3_gives_way_and_a_cut_one_is_truncated(tmp_path: Path) -> None:
-    """A Xing header that counts too few or too many frames is overruled; one that names lost bytes is right."""
-    path = tmp_path / "a.mp3"
-    write_sound(path, 0.3 * np.sin(np.arange(5 * 44_100) / 20), "libmp3lame", "mp3", header=True)
-    data = path.read_bytes()
-    at = data.index(b"Xing") + 8
-    for frames in (50, 1000):
-        path.write_bytes(data[:at] + frames.to_bytes(4, "big") + data[at + 4 :])
-        assert read_clip(path, allow_missing=True).waveform_samples == pytest.approx(5 * RATE_HZ, abs=1600)
-    path.write_bytes(data[: len(data) // 2])
-    expect_truncated(path)
+    assert loud.tolist() == [False] * 4 + [True] * 2
 
 
 @pytest.mark.parametrize(
     ("form", "codec", "sound_codec"),
     [
         ("matroska", "libx264", "aac"),
-        ("webm", "libvpx", "libopus"),
         ("flv", "flv", "aac"),
         ("asf", "wmv2", "wmav2"),
-        ("nut", "mpeg4", "aac"),
         ("ogg", "libvpx", "libopus"),
         ("mpegts", "libx264", "aac"),
     ],
@@ -266,7 +216,9 @@ def test_a_stream_that_ends_first_is_not_truncated(
 
 @pytest.mark.parametrize("form", ["webm", "matroska"])
 def test_a_recording_without_lengths_is_whole(form: str, tmp_path: Path) -> None:
-    """A browser recording has no declared length: it is taken from the packets, also if one stream ends first."""
+    """A browser recording has no declared length: it is taken from the packets, also if one stream ends
+    first.
+    """
     video, audio = ("libvpx", "libopus") if form == "webm" else ("libx264", "aac")
     making = Making(VideoTrack(video, seconds=4.0), (AudioTrack(audio, seconds=2.0),), form, {"live": "1"})
     making(tmp_path / "a")
@@ -283,45 +235,6 @@ def test_a_cut_file_without_lengths_of_streams_is_truncated(form: str, tmp_path:
     Making(picture, (AudioTrack(rate_hz=44_100, seconds=4.0),), form, patches=(cut(0.5),))(path)
     path.write_bytes(path.read_bytes().replace(b"DURATION", b"XURATION"))
     expect_truncated(path)
-
-
-def test_an_ogg_is_damaged_by_a_missing_page_a_wrong_byte_or_other_bytes(tmp_path: Path) -> None:
-    """A whole Ogg is not damaged, nor are two that were joined, whose page numbers start again."""
-    path = tmp_path / "a.ogv"
-    Making(VideoTrack("libvpx", seconds=4.0), (AudioTrack("libopus", seconds=4.0),), "ogg")(path)
-    data = path.read_bytes()
-    pages = [at for at in range(len(data)) if data[at : at + 4] == b"OggS"]
-    changed = bytearray(data)
-    changed[pages[6] - 1] ^= 1
-    missing, inserted = data[: pages[5]] + data[pages[6] :], data[: pages[5]] + bytes(99) + data[pages[5] :]
-    for content in (data, 2 * data, missing, changed, inserted):
-        path.write_bytes(content)
-        assert ogg_is_damaged(path) == (content not in (data, 2 * data))
-
-
-def test_a_cut_mp3_has_fewer_bytes_than_its_header_declares(tmp_path: Path) -> None:
-    """A Xing or Info header reveals it, also after tags; without a header nothing does."""
-    path = tmp_path / "a.mp3"
-    for options, revealed in ({}, True), ({"write_xing": "0"}, False):
-        Making(None, (AudioTrack("libmp3lame", seconds=4.0),), "mp3", options)(path)
-        assert path.read_bytes().startswith(b"ID3") and not mp3_was_longer(path)
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        assert mp3_was_longer(path) == revealed
-    path.write_bytes(b"ID3")
-    assert not mp3_was_longer(path)
-
-
-def test_a_matroska_is_complete_with_all_bytes_of_its_segment(tmp_path: Path) -> None:
-    """A Matroska file that was cut, or whose segment has no size, is not complete."""
-    path = tmp_path / "a.mkv"
-    Making(form="matroska")(path)
-    assert matroska_is_complete(path)
-    path.write_bytes(path.read_bytes()[:-1])
-    assert not matroska_is_complete(path)
-    Making(form="matroska", options={"live": "1"})(path)
-    assert not matroska_is_complete(path)
-    path.write_bytes(b"\x1a\x45\xdf\xa3\x18\x53\x80\x67")
-    assert not matroska_is_complete(path)
 
 
 def test_flac_of_unknown_length_is_read_whole_and_a_cut_one_is_truncated(tmp_path: Path) -> None:
@@ -342,28 +255,10 @@ def test_a_header_that_declares_too_little_does_not_cut_the_clip(tmp_path: Path)
     assert clip.end_s == pytest.approx(6.0, abs=0.2) and hz_at(clip, 5.0) == 440
 
 
-@pytest.mark.parametrize("declared_s", [12.0, 90.0])
-def test_a_matroska_that_declares_too_much_is_whole_if_its_bytes_are(
-    declared_s: float, tmp_path: Path
-) -> None:
-    """A wrong duration in the header of a complete file is overruled; a file whose end is blank is truncated."""
-    path = tmp_path / "a.mkv"
-    Making(VideoTrack(seconds=4.0), (replace(LOW, seconds=4.0),), "matroska")(path)
-    data = path.read_bytes().replace(b"DURATION", b"XURATION")
-    at = data.index(b"\x44\x89\x88") + 3
-    data = data[:at] + struct.pack(">d", 1000 * declared_s) + data[at + 8 :]
-    path.write_bytes(data)
-    for allow_partial in (False, True):
-        clip = read_clip(path, allow_partial=allow_partial)
-        assert clip.end_s == pytest.approx(4.0, abs=0.1) and not clip.partial
-    ((_, found),) = read_windows(WindowRequest(path, hop_s=30.0), [Window(0, 0.0, 30.0)])
-    assert isinstance(found, MediaError) and found.code == "window_outside"
-    path.write_bytes(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
-    expect_truncated(path)
-
-
 def test_seeking_in_one_part_finds_no_other(tmp_path: Path) -> None:
-    """In FLAC in Ogg the first packets after a seek have guessed times: the step to true ones is no other part."""
+    """In FLAC in Ogg the first packets after a seek have guessed times: the step to true ones is no other
+    part.
+    """
     rate, noise, file = 48_000, np.random.default_rng(0), tmp_path / "tones.ogg"
     with av.open(file, "w") as target:
         stream = target.add_stream("flac", rate=rate, layout="mono")
@@ -380,19 +275,12 @@ def test_seeking_in_one_part_finds_no_other(tmp_path: Path) -> None:
         assert abs(int(np.argmax(np.abs(np.fft.rfft(waveform)))) - (500 + 50 * second)) <= 2
 
 
-def test_a_wav_is_held_to_its_header_except_for_a_placeholder(tmp_path: Path) -> None:
-    """A cut WAV is truncated, unless it lost 3 %; one from a pipe, with a placeholder size, is read to its end."""
+@pytest.mark.parametrize("size", [0xFFFF_FFFF, 0])
+def test_a_wav_from_a_pipe_is_read_to_its_end(size: int, tmp_path: Path) -> None:
+    """Its header has a placeholder for the size."""
     path = tmp_path / "a.wav"
     Making(None, (replace(LOW, codec="pcm_s16le", seconds=10.0),), "wav")(path)
     data = path.read_bytes()
-    path.write_bytes(data[: len(data) // 2])
-    expect_truncated(path)
-    assert read_clip(path, allow_missing=True, start_s=0, end_s=4).waveform_samples == 4 * RATE_HZ
-    path.write_bytes(data[: round(0.97 * len(data))])
-    assert read_clip(path, allow_missing=True).waveform_samples == pytest.approx(
-        9.7 * RATE_HZ, abs=0.01 * RATE_HZ
-    )
     at = data.index(b"data") + 4
-    for size in (0xFFFF_FFFF, 0x7FFF_F000, 0):
-        path.write_bytes(data[:at] + size.to_bytes(4, "little") + data[at + 4 :])
-        assert read_clip(path, allow_missing=True).waveform_samples == 10 * RATE_HZ
+    path.write_bytes(data[:at] + size.to_bytes(4, "little") + data[at + 4 :])
+    assert read_clip(path, allow_missing=True).waveform_samples == 10 * RATE_HZ
