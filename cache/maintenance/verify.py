@@ -1,13 +1,13 @@
-"""Check of every byte of a cache: each file against its name, header or seal, and what is in force for completeness.
+"""Check of every byte of a cache, and the repair of what it finds.
 
-Nothing is changed, and no file, whatever it is, stops the others from being checked. `CHECKS` has the check of each
-kind of file.
+`CHECKS` has the check of each kind of file. No file stops the others from being checked, and a check changes
+nothing.
 """
 
+import csv
 import json
 import os
-import stat
-from collections import defaultdict
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,17 +19,26 @@ from moodfuse.cache.audits import FORMAT_OF_MARKS, audit_in, check_marks
 from moodfuse.cache.blocks import Owner, check_each_once, disagreements, open_features, part_files
 from moodfuse.cache.clip_table import ATTRIBUTES, statuses_from
 from moodfuse.cache.digests import canonical_json, digest16
-from moodfuse.cache.errors import CacheError, DamagedPartError, InputError, SchemaError
+from moodfuse.cache.errors import CacheError, DamagedPartError, InputError, MoodfuseError, SchemaError
 from moodfuse.cache.fits import check_fits
-from moodfuse.cache.maintenance.networks import read_record
-from moodfuse.cache.manifest import MARKER, VIEW, Manifest, check_schema, read_outcome
+from moodfuse.cache.maintenance.holdouts import HoldoutNames, read_record
+from moodfuse.cache.manifest import MARKER, VIEW, Manifest, check_schema, marker_text, read_outcome
 from moodfuse.cache.media import FORMAT as FORMAT_OF_MEDIA
 from moodfuse.cache.media import check_media, check_place
-from moodfuse.cache.recipe import Recipe
+from moodfuse.cache.recipe import IMPORT, Recipe, frozen_counterpart, imported_as
 from moodfuse.cache.runs import check_predictions
-from moodfuse.cache.storage.files import facts_of, listing, read_regular
+from moodfuse.cache.storage.files import facts_of, listing, read_regular, set_aside, write_text
 from moodfuse.cache.storage.json_files import check_keys, read_named
-from moodfuse.cache.storage.layout import BAD, FOLDER, TEMPORARY, UNKNOWN, Entry, entries, folder_of
+from moodfuse.cache.storage.layout import (
+    BAD,
+    FOLDER,
+    TEMPORARY,
+    UNKNOWN,
+    Entry,
+    behind_link,
+    entries,
+    folder_of,
+)
 from moodfuse.cache.storage.parts import SCHEMA, open_part, verify_part
 from moodfuse.cache.storage.weight_files import check_sealed
 from moodfuse.cache.store import FROZEN, FeatureCache, check_trained, read_recipe
@@ -37,17 +46,16 @@ from moodfuse.cache.store import FROZEN, FeatureCache, check_trained, read_recip
 DAMAGED, MISSING, UNREADABLE = "damaged", "missing", "unreadable"
 WAVEFORM_SAMPLES = 480_000
 """Length of every waveform: 30 seconds at 16 kHz."""
-_FOLDERS_IN_FORCE = ("plans", "tables", "sources", "features")
-"""Folders that show what is in force; a cache that has lost its marker is recognized by them."""
-_RECORDS_IN_FORCE = ("marker", "plan", "table", "choice", "recipe", "training")
+_FOLDERS = ("plans", "tables", "sources", "features")
+"""Folders by which a cache without its marker is recognized."""
 
 
 @dataclass(frozen=True)
 class Fault:
     """A bad file, by its path below the cache folder.
 
-    `DAMAGED`: it does not hold what was written, so it may be set aside. `MISSING`: what is in force needs it.
-    `UNREADABLE`: the system refuses to read it, or a newer version wrote it.
+    `DAMAGED`: its content is not what was written. `MISSING`: the current plan or sources need it.
+    `UNREADABLE`: the system denies access, or a newer version wrote it.
     """
 
     place: str
@@ -60,17 +68,9 @@ class Fault:
 class Verification:
     """What a check of a cache found.
 
-    Attributes
-    ----------
-    checked, bytes : int
-        Number and bytes of the files that were checked.
-    faults : tuple of Fault
-    disagreements : tuple of str
-        Sentences on clips that two intact parts of a folder hold with different values.
-    stale_clips_csv : bool
-        Whether ``clips.csv`` differs from the plan in force: it was edited, or `extract` was stopped.
-    others : mapping of str to tuple of str
-        Places of what was not checked, by kind: ``bad`` (set aside earlier), ``temporary``, ``unknown``, ``output``.
+    `disagreements` are sentences on clips that two intact parts of a folder hold with different values;
+    `others` are the paths of files that were not checked, by kind: ``bad``, ``temporary``, ``unknown`` and
+    ``output``.
     """
 
     checked: int
@@ -83,8 +83,8 @@ class Verification:
 
 # One check per kind of file
 
-Check = Callable[[Entry], np.ndarray | None]
-"""Takes a file; raises `DamagedPartError`, or the error of reading it. That of features returns their clips."""
+Check = Callable[[Entry], object]
+"""Raises `DamagedPartError`, or the error of reading the file."""
 
 
 def _require(condition: bool, reason: str) -> None:
@@ -92,26 +92,25 @@ def _require(condition: bool, reason: str) -> None:
         raise DamagedPartError(reason)
 
 
-def _json(entry: Entry, *, ending: bytes = b"") -> Any:
-    """A record whose text is canonical JSON, as every record is written; it may have one ending."""
-    data = read_regular(entry.path).removesuffix(ending)
+def _read_canonical_json(file: Path, *, end: bytes = b"") -> Any:
+    data = read_regular(file).removesuffix(end)
     values = json.loads(data.decode("utf-8"))
     _require(data == canonical_json(values).encode(), "its text is not canonical, so it was changed")
     return values
 
 
 def _record(check: Callable[[Path], object]) -> Check:
-    """Check of a JSON record by its own reader."""
+    """Check a JSON record with its own reader."""
 
     def check_entry(entry: Entry) -> None:
-        _json(entry)
+        _read_canonical_json(entry.path)
         check(entry.path)
 
     return check_entry
 
 
 def _part(check: Callable[[Path, dict[str, np.ndarray], dict[str, Any]], object]) -> Check:
-    """Check of an HDF5 part: bytes, name and content, and then its arrays and attributes."""
+    """Check an HDF5 part: bytes, name and content, then its arrays and attributes."""
 
     def check_entry(entry: Entry) -> None:
         check(entry.path, *verify_part(entry.path))
@@ -120,9 +119,9 @@ def _part(check: Callable[[Path, dict[str, np.ndarray], dict[str, Any]], object]
 
 
 def _check_marker(entry: Entry) -> None:
-    values = _json(entry, ending=b"\n")
-    found = (values["format"], values["schema"], "written_by" in values)
-    _require(found == ("moodfuse-cache", SCHEMA, True), "does not mark a cache")
+    values = _read_canonical_json(entry.path, end=b"\n")
+    header = (values["format"], values["schema"], "written_by" in values)
+    _require(header == ("moodfuse-cache", SCHEMA, True), "does not mark a cache")
 
 
 def _check_table(file: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> None:
@@ -132,8 +131,8 @@ def _check_table(file: Path, arrays: Mapping[str, np.ndarray], attributes: Mappi
 
 def _check_choice(file: Path) -> None:
     values = read_named(file)
-    kinds = (type(values["sequence"]), type(values["sources"]))
-    _require(kinds == (int, dict), "is not a choice of sources")
+    types = (type(values["sequence"]), type(values["sources"]))
+    _require(types == (int, dict), "is not a choice of sources")
 
 
 def _check_media(file: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> None:
@@ -141,8 +140,9 @@ def _check_media(file: Path, arrays: Mapping[str, np.ndarray], attributes: Mappi
     check_media(file, arrays, attributes)
     if attributes["view"] == "sound":
         length, samples = len(arrays["waveform"]), attributes["waveform_samples"]
-        expected = WAVEFORM_SAMPLES
-        _require(length == expected, f"its waveform has {length} samples; expected {expected}")
+        _require(
+            length == WAVEFORM_SAMPLES, f"its waveform has {length} samples; expected {WAVEFORM_SAMPLES}"
+        )
         _require(0 <= samples <= length, f"{samples} of its {length} samples are declared as from the file")
 
 
@@ -152,38 +152,35 @@ def _check_marks(file: Path, arrays: Mapping[str, np.ndarray], attributes: Mappi
 
 
 def _check_recipe(entry: Entry) -> None:
-    values = _json(entry)
+    values = _read_canonical_json(entry.path)
     if digest16({key: value for key, value in values.items() if key != "source"}) == entry.parents[2]:
         check_keys(Recipe, values, entry.path)
-    recipe = read_recipe(entry.path)
-    _require(folder_of(recipe.source) == entry.parents[1], "belongs to another source than its folder")
+    read_recipe(entry.path)
 
 
-def _check_features(entry: Entry) -> np.ndarray:
+def _check_features(entry: Entry) -> None:
     arrays, _ = verify_part(entry.path)
     with open_features(entry.path) as (_, attributes):
         source = folder_of(str(attributes.get("source")))
         owner = (source, attributes.get("recipe"), attributes.get("trained"))
     _require(owner == entry.parents[1:], f"belongs to {'/'.join(map(str, owner))}")
     check_each_once(entry.path, arrays["clip"])
-    return arrays["clip"]
 
 
 def _check_run(entry: Entry) -> None:
-    values = _json(entry)
-    predictions = values.pop("predictions")
-    _require(predictions.rpartition("/")[2] == predictions, "names predictions in another folder")
-    with open_part(entry.path.with_name(predictions)) as (part, attributes):
+    values = _read_canonical_json(entry.path)
+    predictions = Path(values.pop("predictions")).name
+    with open_part(entry.path.with_name(predictions)) as (arrays, attributes):
         is_same = attributes["record"] == digest16(values)
         _require(is_same, "is not the record that was written with the predictions")
-        shapes = {name: array.shape for name, array in part.items()}
+        shapes = {name: array.shape for name, array in arrays.items()}
     for number in range(len(values["results"])):
         name = f"probabilities_{number:04d}"
         _require(name in shapes, f"its predictions have no array {name!r}")
+    expected = (len(values["ids"]), len(values["classes"]))
     for name, shape in shapes.items():
         repeats = (len(values.get("repeat_folds", ())),) if name.startswith("repeats_") else ()
-        expected = (*repeats, len(values["ids"]), len(values["classes"]))
-        _require(shape == expected, f"its predictions have {name} of shape {shape}; expected {expected}")
+        _require(shape == (*repeats, *expected), f"its predictions have {name} of shape {shape}")
 
 
 CHECKS: dict[str, Check] = {
@@ -220,126 +217,240 @@ def verify(root: Path, *, on_progress: Callable[[int, int], object] | None = Non
     SchemaError
         If another version of the format wrote it.
     """
-    faults = list(_marker_faults(root))
-    found = tuple(entries(root))
-    faults += [Fault(entry.place, FOLDER, entry.fault, UNREADABLE) for entry in found if entry.kind == FOLDER]
-    to_check = [entry for entry in found if entry.kind in CHECKS]
+    faults = _check_is_cache(root)
+    files = tuple(entries(root))
+    faults += [Fault(entry.place, FOLDER, entry.fault, UNREADABLE) for entry in files if entry.kind == FOLDER]
+    to_check = [entry for entry in files if entry.kind in CHECKS]
     total = sum(entry.bytes for entry in to_check)
-    clips: dict[Path, list[np.ndarray]] = defaultdict(list)
     done = 0
     for entry in to_check:
-        if fault := _check(entry, clips):
+        if fault := _check(entry):
             faults.append(fault)
         done += entry.bytes
         if on_progress is not None:
             on_progress(done, total)
     damaged_folders = {(root / fault.place).parent for fault in faults}
-    differing: list[str] = []
-    for folder, parts in clips.items():
-        together = np.concatenate(parts)
-        if folder not in damaged_folders and len(np.unique(together)) < len(together):
-            differing += disagreements(Owner(folder, *folder.parts[-3:]))
-    missing, stale_clips_csv = _check_in_force(root, faults)
+    folders = dict.fromkeys(entry.path.parent for entry in to_check if entry.kind == "features")
+    differing = [
+        sentence
+        for folder in folders
+        if folder not in damaged_folders
+        for sentence in disagreements(Owner(folder, *folder.parts[-3:]))
+    ]
+    missing, stale_clips_csv = _check_current(root, faults)
     others = {
-        kind: tuple(entry.place for entry in found if entry.kind == kind)
+        kind: tuple(entry.place for entry in files if entry.kind == kind)
         for kind in (BAD, TEMPORARY, UNKNOWN, "output")
     }
     return Verification(len(to_check), total, (*faults, *missing), tuple(differing), stale_clips_csv, others)
 
 
-def _marker_faults(root: Path) -> Iterator[Fault]:
-    """A missing marker of what is evidently a cache; an existing one is checked with the other files."""
-    if _is_gone(root / MARKER):
-        if not any(facts_of(root / name) for name in _FOLDERS_IN_FORCE):
+def _check_is_cache(root: Path) -> list[Fault]:
+    marker = root / MARKER
+    if facts_of(marker) is None:
+        if not any(facts_of(root / name) for name in _FOLDERS):
             raise InputError(f"{root} is not a moodfuse cache: it has no {MARKER}; name the folder of one")
-        yield Fault(MARKER, "marker", "is gone", MISSING)
-    elif (facts := facts_of(root / MARKER)) and stat.S_ISREG(facts.st_mode):
-        try:
-            check_schema(root / MARKER)
-        except SchemaError:
-            raise
-        except CacheError:
-            return
+        return [Fault(MARKER, "marker", "is missing", MISSING)]
+    try:
+        check_schema(marker)
+    except SchemaError:
+        raise
+    except CacheError:
+        pass  # found again when all files are checked
+    return []
 
 
-def _check(entry: Entry, clips: dict[Path, list[np.ndarray]]) -> Fault | None:
-    """The fault of a file, if any; clips of features are added to those of their folder."""
+def _check(entry: Entry) -> Fault | None:
+    """The fault of a file, if any."""
     if entry.fault:
         return Fault(entry.place, entry.kind, entry.fault, UNREADABLE if entry.denied else DAMAGED)
     try:
-        held = CHECKS[entry.kind](entry)
-    except Exception as error:  # noqa: BLE001 - whatever a file holds, the others are still checked
+        CHECKS[entry.kind](entry)
+    except Exception as error:  # noqa: BLE001 - the other files are still checked
         if not os.path.lexists(entry.path):
             return None  # another process removed it meanwhile
         is_damage = isinstance(error, DamagedPartError) or not isinstance(error, OSError | MemoryError)
-        state = DAMAGED if is_damage else UNREADABLE
-        return Fault(entry.place, entry.kind, _reason(entry, error), state)
-    if held is not None:
-        clips[entry.path.parent].append(held)
+        return Fault(entry.place, entry.kind, _reason(entry, error), DAMAGED if is_damage else UNREADABLE)
     return None
 
 
 def _reason(entry: Entry, error: Exception) -> str:
-    if isinstance(error, CacheError | InputError):
+    if isinstance(error, MoodfuseError):
         return str(error).removeprefix(f"{entry.path}: ")
     if isinstance(error, OSError):
         return f"cannot be read ({error.strerror or error})"
-    return f"is not what it should be ({type(error).__name__}: {error})"
+    return f"has unexpected content ({type(error).__name__}: {error})"
 
 
-# What is in force
-
-
-def _check_in_force(root: Path, faults: Sequence[Fault]) -> tuple[tuple[Fault, ...], bool]:
-    """Missing files that what is in force needs, and whether ``clips.csv`` is stale."""
+def _check_current(root: Path, faults: Sequence[Fault]) -> tuple[tuple[Fault, ...], bool]:
+    """Missing files that the current plan and sources need, and whether ``clips.csv`` is stale."""
+    if any(fault.kind == FOLDER for fault in faults):
+        return (), False
     try:
         cache = FeatureCache(root)
-        missing = tuple(_missing_files(cache))
-        expected = None if missing or not cache.plans else cache.view_text(cache.statuses)
+        missing = tuple(_find_missing_files(cache))
+        if missing or not cache.plans or facts_of(root / VIEW) is None:
+            return missing, False
+        view = cache.view_text(cache.statuses).encode("utf-8", "backslashreplace")
     except (OSError, LookupError, TypeError, ValueError):
-        if not any(map(_hides_what_is_in_force, faults)):
+        if not faults:
             raise
         return (), False
-    if expected is None or facts_of(root / VIEW) is None:
-        return missing, False
     try:
-        return missing, read_regular(root / VIEW) != expected.encode("utf-8", "backslashreplace")
+        return (), read_regular(root / VIEW) != view
     except OSError as error:
-        reason = f"cannot be read ({error.strerror or error})"
-        return (*missing, Fault(VIEW, "view", reason, UNREADABLE)), False
+        return (Fault(VIEW, "view", f"cannot be read ({error.strerror or error})", UNREADABLE),), False
 
 
-def _hides_what_is_in_force(fault: Fault) -> bool:
-    is_folder = fault.kind == FOLDER and fault.place.partition("/")[0] in _FOLDERS_IN_FORCE
-    return is_folder or fault.kind in _RECORDS_IN_FORCE
-
-
-def _is_gone(path: Path) -> bool:
-    """Whether there is no such name; a file that the system refuses to show is there, and a fault of its own."""
-    try:
-        os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        return False
-    return False
-
-
-def _missing_files(cache: FeatureCache) -> Iterator[Fault]:
+def _find_missing_files(cache: FeatureCache) -> Iterator[Fault]:
     for name in cache.plan.records if cache.plans else ():
-        place = f"tables/clips-{name}.h5"
-        if _is_gone(cache.path / place):
-            yield Fault(place, "table", "is gone, but the plan in force is of its clips", MISSING)
+        table = f"tables/clips-{name}.h5"
+        if not (cache.path / table).exists():
+            yield Fault(table, "table", "is missing, but the current plan is of its clips", MISSING)
             return
     for source, digest in sorted(cache.selection.items()):
-        place = f"features/{folder_of(source)}/{digest}"
-        folder = cache.path / place
-        if _is_gone(folder / "recipe.json"):
-            yield Fault(f"{place}/recipe.json", "recipe", f"is gone, but {source} is in force", MISSING)
+        folder = cache.source_folder(source, digest)
+        relative_path = folder.relative_to(cache.path).as_posix()
+        if not (folder / "recipe.json").exists():
+            reason = f"is missing, but {source} is a current source"
+            yield Fault(f"{relative_path}/recipe.json", "recipe", reason, MISSING)
             continue
         recipe = read_record(folder / "recipe.json")
         for block in listing(folder) if recipe and recipe.sees_labels else ():
-            unrecorded = block.is_dir() and block.name != FROZEN and _is_gone(block / "trained.json")
-            if unrecorded and part_files(block):
-                reason = "is gone, so no reader finds the features in its folder"
-                yield Fault(f"{place}/{block.name}/trained.json", "training", reason, MISSING)
+            record = block / "trained.json"
+            if block.is_dir() and block.name != FROZEN and not record.exists() and part_files(block):
+                reason = "is missing, so no reader finds the features in its folder"
+                yield Fault(f"{relative_path}/{block.name}/trained.json", "training", reason, MISSING)
+
+
+# Repair
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What a repair did: paths of files, sentences on what failed, and commands that restore what was lost.
+
+    The names of the files `set_aside` now end in ``.bad``; those `rewritten` follow from other files.
+    """
+
+    set_aside: tuple[str, ...]
+    rewritten: tuple[str, ...]
+    failed: tuple[str, ...]
+    remedies: tuple[str, ...]
+
+
+def repair(root: Path, verification: Verification) -> Repair:
+    """Quarantine damaged files, and rewrite the marker, records that follow from others and ``clips.csv``."""
+    lost = [fault for fault in verification.faults if fault.state != UNREADABLE]
+    recipes = {fault.place: _find_recipe(root, fault) for fault in lost}
+    quarantined: list[str] = []
+    rewritten: list[str] = []
+    failed: list[str] = []
+    for fault in lost:
+        try:
+            if fault.state == DAMAGED and behind_link(root, fault.place):
+                raise CacheError(
+                    f"{root / fault.place}: is behind a link, which is not followed; move it yourself"
+                )
+            if fault.state == DAMAGED:
+                set_aside(root / fault.place, fault.reason)
+                quarantined.append(fault.place)
+            if _rewrite(root, fault, recipes[fault.place]):
+                rewritten.append(fault.place)
+        except CacheError as error:
+            failed.append(str(error))
+    if verification.stale_clips_csv and (cache := _open(root)):
+        write_text(root / VIEW, cache.view_text(cache.statuses))
+        rewritten.append(VIEW)
+    remedies = (
+        _find_remedy(root, fault, recipes[fault.place]) for fault in lost if fault.place not in rewritten
+    )
+    return Repair(
+        tuple(quarantined), tuple(rewritten), tuple(failed), tuple(dict.fromkeys(filter(None, remedies)))
+    )
+
+
+def _find_recipe(root: Path, fault: Fault) -> Recipe | None:
+    """The recipe that a file belongs to, if any; that of an import is known even if its record is lost."""
+    if fault.kind not in ("recipe", "training", "features"):
+        return None
+    source, digest = fault.place.split("/")[1:3]
+    return read_record(root / "features" / source / digest / "recipe.json") or imported_as(source, digest)
+
+
+def _open(root: Path) -> FeatureCache | None:
+    """The cache; `None` while its plan, clips or choices of sources are missing or damaged."""
+    try:
+        cache = FeatureCache(root)
+        return cache if cache.clips and cache.selection is not None else None
+    except MoodfuseError:
+        return None
+
+
+def _rewrite(root: Path, fault: Fault, recipe: Recipe | None) -> bool:
+    """Rewrite a file whose content follows from others; returns whether it does."""
+    if fault.kind == "marker":
+        return write_text(root / MARKER, marker_text())
+    if fault.kind == "recipe" and recipe is not None:
+        return write_text(root / fault.place, recipe.to_json())
+    if fault.kind == "training" and recipe is not None and (cache := _open(root)):
+        names = HoldoutNames(cache)
+        for name in names.find(recipe, fault.place.split("/")[3], root / fault.place)[:1]:
+            training_clips = cache.roles(recipe, name.holdout, plan=names.plans[name.repeat])
+            cache.write_roles(recipe, training_clips or ())
+            return True
+    return False
+
+
+def _find_remedy(root: Path, fault: Fault, recipe: Recipe | None) -> str:
+    """The command that restores a lost file; empty where none is needed."""
+    cache, folders = shlex.quote(str(root)), fault.place.split("/")
+    if fault.kind in ("run", "predictions"):
+        return f"moodfuse fuse --cache {cache} --run {shlex.quote(folders[1])}"
+    if fault.kind in ("marker", "network", "checkpoint", "fits"):
+        return ""
+    source = _find_source(root, *folders[1:3], recipe) if folders[0] == "features" else "SOURCE"
+    has_folds = fault.kind == "plan" and len(folders) == 2 and _view_has_folds(root)
+    if recipe.network == IMPORT if recipe else _is_filled_by_imports(root):
+        labels = f" --labels {cache}/{VIEW}" if has_folds else " --labels LABELS.csv"
+        labels = labels if fault.kind in ("plan", "table") else ""
+        command = f"cache import --cache {cache}{labels} --source {source} --holdout HOLDOUT FILE"
+    else:
+        option = f" --source {source}" if folders[0] == "features" or fault.kind == "choice" else ""
+        command = f"extract {f'{cache}/{VIEW}' if has_folds else 'DATA'} --cache {cache}{option}"
+    return f"moodfuse {command}{_EFFECTS.get(fault.kind, '')}"
+
+
+_EFFECTS = {
+    "plan": "  # assigns the clips to folds again, as clips.csv has them if it is named here",
+    "table": "  # rewrites the table of clips",
+    "choice": "  # makes the source current again; once for each source",
+}
+
+
+def _find_source(root: Path, folder: str, digest: str, recipe: Recipe | None) -> str:
+    """The current source that reads the features of a recipe, or whose heads are tuned on them."""
+    cache = _open(root)
+    for source, chosen in sorted(cache.selection.items()) if cache else ():
+        reader = read_record(cache.source_folder(source, chosen) / "recipe.json") if cache else None
+        frozen = frozen_counterpart(reader) if reader and reader.depth == "head" else None
+        keys = [(folder_of(source), chosen)] + (
+            [(folder_of(frozen.source), frozen.digest16)] if frozen else []
+        )
+        if (folder, digest) in keys:
+            return source
+    return recipe.source if recipe else folder
+
+
+def _is_filled_by_imports(root: Path) -> bool:
+    recipes = [folder.parts[-2:] for folder in (root / "features").glob("[!.]*/[!.]*/")]
+    return bool(recipes) and all(imported_as(*recipe) for recipe in recipes)
+
+
+def _view_has_folds(root: Path) -> bool:
+    """Whether ``clips.csv`` has the fold of every readable clip; test clips have none."""
+    try:
+        with (root / VIEW).open(newline="", encoding="utf-8") as stream:
+            return all(row["fold"] or row["status"] != "ok" for row in csv.DictReader(stream))
+    except (OSError, KeyError, ValueError, csv.Error):
+        return False

@@ -1,15 +1,13 @@
 """What tests of verify and repair look at: a file of each kind, where it stands, what was found, what is withheld."""
 
 import os
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from moodfuse.cache.maintenance.repair import Repair, repair
-from moodfuse.cache.maintenance.verify import Fault, Verification, _check, verify
+from moodfuse.cache.maintenance.verify import Fault, Repair, Verification, _check, repair, verify
 from moodfuse.cache.storage.layout import entries
 from moodfuse.cache.store import FeatureCache
 
@@ -31,7 +29,7 @@ def place(cache: FeatureCache, file: Path) -> str:
 
 def fault_of(cache: FeatureCache, file: Path) -> Fault | None:
     """What `verify` finds wrong with one file, without the check of the others."""
-    return _check(next(entry for entry in entries(cache.path) if entry.path == file), defaultdict(list))
+    return _check(next(entry for entry in entries(cache.path) if entry.path == file))
 
 
 def places(found: Verification) -> set[str]:
