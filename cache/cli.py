@@ -71,7 +71,8 @@ def cache_verify_command(ctx: click.Context, cache_path: Path, do_repair: bool) 
     Example: moodfuse cache verify --cache work --repair
     """
     from moodfuse.cache.maintenance.printing import print_repair, print_verification, progress_bar
-    from moodfuse.cache.maintenance.verify import repair, verify
+    from moodfuse.cache.maintenance.repair import repair
+    from moodfuse.cache.maintenance.verify import verify
 
     with progress_bar("Checking") as on_progress:
         verification = verify(cache_path, on_progress=on_progress)
@@ -88,8 +89,8 @@ def cache_verify_command(ctx: click.Context, cache_path: Path, do_repair: bool) 
     "--recipes/--no-recipes",
     default=True,
     show_default=True,
-    help="Remove recipes that are not current, networks that no current plan names, and plans, tables and fits that "
-    "nothing reads.",
+    help="Remove recipes that are not current, networks that no current plan names, and plans, tables and "
+    "fits that nothing reads.",
 )
 @click.option("--source", "sources", multiple=True, metavar="NAME", help="Remove a source; repeatable.")
 @click.option("--media", is_flag=True, help="Remove all decoded clips; extract decodes them when needed.")
@@ -144,8 +145,8 @@ def cache_prune_command(
 @click.option(
     "--holdout",
     required=True,
-    help="'*' if no label of these clips was used to make the features; otherwise the folds whose labels were not "
-    "used: '{2}', '{1,4}', or '{}' if all were used.",
+    help="'*' if no label of these clips was used to make the features; otherwise the folds whose labels "
+    "were not used: '{2}', '{1,4}', or '{}' if all were used.",
 )
 @click.option("--labels", type=_PATH, help="CSV of id,label[,group][,fold] that declares the clips.")
 @click.option("--ids", type=_PATH, help="Ids of the rows of a .npy: text, one per line, or .npy.")

@@ -1,4 +1,4 @@
-"""What a cache holds: its clips and plan, the blocks of each recipe, its runs, and files that nothing reads."""
+"""What a cache holds: clips and plan, the blocks of each recipe, runs, and files that nothing reads."""
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -228,8 +228,8 @@ def _read_run_recipes(entry: Entry) -> list[tuple[str, str]] | None:
 def _list_recipes(
     cache: FeatureCache, files: Sequence[Entry], selection: Mapping[str, str], unreadable: list[str]
 ) -> Iterator[RecipeInfo]:
-    """Every recipe that is current or has a file; parts without a valid header are appended to `unreadable`."""
-    by_recipe = _files_by_recipe(files)
+    """Every recipe that is current or has a file; parts without a header are appended to `unreadable`."""
+    by_recipe = _group_by_recipe(files)
     current = {(folder_of(source), digest): source for source, digest in selection.items()}
     earlier = {(folder_of(source), digest) for source, digest in cache.ever_selected}
     records = {
@@ -265,7 +265,7 @@ def _list_recipes(
         )
 
 
-def _files_by_recipe(files: Iterable[Entry]) -> Mapping[RecipeKey, Mapping[str, Sequence[Entry]]]:
+def _group_by_recipe(files: Iterable[Entry]) -> Mapping[RecipeKey, Mapping[str, Sequence[Entry]]]:
     """Files of each recipe by network; those of the recipe itself under an empty name."""
     by_recipe: dict[RecipeKey, dict[str, list[Entry]]] = defaultdict(lambda: defaultdict(list))
     for entry in files:

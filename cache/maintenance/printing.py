@@ -1,4 +1,4 @@
-"""Output of `cache ls`, `cache verify` and `cache prune`: tables for people, or one JSON value for programs."""
+"""Output of `cache ls`, `cache verify` and `cache prune`: tables, or one JSON value for programs."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,7 +18,8 @@ from moodfuse.cache.console import printable
 from moodfuse.cache.errors import MoodfuseError
 from moodfuse.cache.maintenance.listing import CURRENT, UNFINISHED, BlockInfo, Inventory, RecipeInfo, RunInfo
 from moodfuse.cache.maintenance.prune import Pruning
-from moodfuse.cache.maintenance.verify import Repair, Verification
+from moodfuse.cache.maintenance.repair import Repair
+from moodfuse.cache.maintenance.verify import Verification
 from moodfuse.cache.storage.layout import BAD, TEMPORARY, UNKNOWN
 from moodfuse.cache.store import FeatureCache
 
@@ -64,7 +65,7 @@ def _print_lines(lines: Iterable[str], more: str = "") -> None:
         click.echo(f"... and {len(lines) - MAX_LINES} more{more}")
 
 
-def _total(records: Iterable[Any]) -> int:
+def _sum_bytes(records: Iterable[Any]) -> int:
     return sum(record.bytes for record in records)
 
 
@@ -78,12 +79,12 @@ def as_record(inventory: Inventory) -> dict[str, Any]:
     return {
         "schema": LISTING_SCHEMA,
         "cache": str(inventory.path),
-        "bytes": _total(inventory.entries),
+        "bytes": _sum_bytes(inventory.entries),
         "clips": inventory.clips,
         "plan": inventory.plan,
-        "recipes": [_recipe_record(recipe) for recipe in inventory.recipes],
+        "recipes": [_make_recipe_record(recipe) for recipe in inventory.recipes],
         "media": {"clips": media_clips, "bytes": media_bytes},
-        "fits": {"files": len(fits), "bytes": _total(fits)},
+        "fits": {"files": len(fits), "bytes": _sum_bytes(fits)},
         "runs": [vars(run) for run in inventory.runs],
         **{
             name: [entry.place for entry in getattr(inventory, name)]
@@ -97,7 +98,7 @@ def as_record(inventory: Inventory) -> dict[str, Any]:
     }
 
 
-def _recipe_record(recipe: RecipeInfo) -> dict[str, Any]:
+def _make_recipe_record(recipe: RecipeInfo) -> dict[str, Any]:
     names = ("source", "digest16", "network", "depth", "state", "bytes")
     return {
         **{name: getattr(recipe, name) for name in names},
@@ -115,7 +116,7 @@ def _recipe_record(recipe: RecipeInfo) -> dict[str, Any]:
 def _count_media(inventory: Inventory) -> tuple[int, int]:
     """Number of decoded clips, and their bytes."""
     media = inventory.of_kind("media")
-    return len({entry.path.name.partition("-")[0] for entry in media}), _total(media)
+    return len({entry.path.name.partition("-")[0] for entry in media}), _sum_bytes(media)
 
 
 def print_inventory(inventory: Inventory, *, every_block: bool) -> None:
@@ -126,10 +127,10 @@ def print_inventory(inventory: Inventory, *, every_block: bool) -> None:
         "sources",
         ("source", "recipe", "network", "depth", "state", "blocks complete"),
         ("parts", "size"),
-        (_recipe_row(recipe, inventory) for recipe in inventory.recipes),
+        (_make_recipe_row(recipe, inventory) for recipe in inventory.recipes),
     )
     incomplete = [
-        f"incomplete: {recipe.source} {_holdouts(block)}: {block.rows} of {block.clips} clips"
+        f"incomplete: {recipe.source} {_join_holdouts(block)}: {block.rows} of {block.clips} clips"
         for recipe in inventory.recipes
         for block in recipe.blocks
         if recipe.needed and block.names and not block.complete
@@ -140,12 +141,12 @@ def print_inventory(inventory: Inventory, *, every_block: bool) -> None:
             "blocks",
             ("source", "recipe", "tuned on", "holdout"),
             ("rows", "clips", "parts", "size", "weights"),
-            (_block_row(recipe, block) for recipe in inventory.recipes for block in recipe.blocks),
+            (_make_block_row(recipe, block) for recipe in inventory.recipes for block in recipe.blocks),
         )
-    runs = ((run.name, _run_changes(run) or "none", size(run.bytes)) for run in inventory.runs)
+    runs = ((run.name, _describe_changes(run) or "none", size(run.bytes)) for run in inventory.runs)
     _print_table("runs", ("run", "changes of its sources"), ("size",), runs)
     stale = [
-        (what, len(records), size(_total(records) + sum(getattr(r, "weights_bytes", 0) for r in records)))
+        (what, len(records), size(_sum_bytes(records) + sum(getattr(r, "weights_bytes", 0) for r in records)))
         for what, records in _find_stale(inventory).items()
         if records
     ]
@@ -157,7 +158,7 @@ def print_inventory(inventory: Inventory, *, every_block: bool) -> None:
 
 def summary_lines(inventory: Inventory) -> Iterator[str]:
     """The size of a cache, its plan, its clips, decoded media and cached fits."""
-    yield f"{inventory.path}: {size(_total(inventory.entries))} in {len(inventory.entries)} files"
+    yield f"{inventory.path}: {size(_sum_bytes(inventory.entries))} in {len(inventory.entries)} files"
     if inventory.plan is None or inventory.clips is None:
         yield "no fold plan yet"
     else:
@@ -177,17 +178,17 @@ def summary_lines(inventory: Inventory) -> Iterator[str]:
     if media_clips:
         yield f"media: {media_clips} decoded clips, {size(media_bytes)}"
     if fits := inventory.of_kind("fits"):
-        yield f"fits: {size(_total(fits))} cached for fuse"
+        yield f"fits: {size(_sum_bytes(fits))} cached for fuse"
     if inventory.unreadable:
         count = len(inventory.unreadable)
         yield f"{count} parts have no valid header; run: moodfuse cache verify --cache {inventory.path}"
 
 
-def _holdouts(block: BlockInfo) -> str:
+def _join_holdouts(block: BlockInfo) -> str:
     return ", ".join(map(str, block.names)) or "-"
 
 
-def _recipe_row(recipe: RecipeInfo, inventory: Inventory) -> tuple[object, ...]:
+def _make_recipe_row(recipe: RecipeInfo, inventory: Inventory) -> tuple[object, ...]:
     parts = sum(block.parts for block in recipe.blocks)
     state = "current" if recipe.state == CURRENT else recipe.state
     texts = (recipe.source, recipe.digest16, recipe.network or "?", recipe.depth or "?", state)
@@ -199,7 +200,7 @@ def coverage(recipe: RecipeInfo, inventory: Inventory) -> str:
     complete: dict[str, list[bool]] = {}
     for block in recipe.blocks:
         for name in block.names:
-            complete.setdefault(_form(name.holdout.folds), []).append(block.complete)
+            complete.setdefault(_get_form(name.holdout.folds), []).append(block.complete)
     expected = {form: len(done) for form, done in complete.items()}
     if "{j,k}" in expected and (plan := inventory.plan):
         expected["{j,k}"] = max(expected["{j,k}"], comb(plan["folds"], 2) * plan["repeats"])
@@ -209,18 +210,18 @@ def coverage(recipe: RecipeInfo, inventory: Inventory) -> str:
     return ", ".join(texts) or "none"
 
 
-def _form(folds: frozenset[int] | None) -> str:
+def _get_form(folds: frozenset[int] | None) -> str:
     if folds is None:
         return "*"
     return {0: "{}", 1: "{k}", 2: "{j,k}"}.get(len(folds), f"{{{len(folds)} folds}}")
 
 
-def _block_row(recipe: RecipeInfo, block: BlockInfo) -> tuple[object, ...]:
+def _make_block_row(recipe: RecipeInfo, block: BlockInfo) -> tuple[object, ...]:
     numbers = (block.rows, block.clips, block.parts, size(block.bytes), size(block.weights_bytes))
-    return (recipe.source, recipe.digest16, block.trained, _holdouts(block), *numbers)
+    return (recipe.source, recipe.digest16, block.trained, _join_holdouts(block), *numbers)
 
 
-def _run_changes(run: RunInfo) -> str:
+def _describe_changes(run: RunInfo) -> str:
     changes = [f"{', '.join(run.gone)}: missing"] if run.gone else []
     changes += [f"{', '.join(run.replaced)}: another recipe is current"] if run.replaced else []
     return "; ".join([*changes, *([] if run.whole else ["unfinished or damaged"])])
@@ -243,7 +244,7 @@ def _find_stale(inventory: Inventory) -> dict[str, Sequence[Any]]:
         "quarantined damaged files": inventory.of_kind(BAD),
         "temporaries": inventory.of_kind(TEMPORARY),
         "files of unknown kind": inventory.of_kind(UNKNOWN),
-        "runs whose sources changed": [run for run in inventory.runs if _run_changes(run)],
+        "runs whose sources changed": [run for run in inventory.runs if _describe_changes(run)],
     }
 
 
@@ -292,7 +293,7 @@ def print_pruning(pruning: Pruning, failed: Sequence[str], *, dry_run: bool) -> 
     for word, sentences in (("kept", pruning.kept), ("failed", failed)):
         for sentence in sentences:
             click.echo(printable(f"{word}: {sentence}"))
-    total = size(_total(pruning.removals))
+    total = size(_sum_bytes(pruning.removals))
     if not pruning.removals:
         click.echo("nothing to prune")
     elif dry_run:

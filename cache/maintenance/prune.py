@@ -77,23 +77,21 @@ def choose_removals(
             if is_young and recipe.source not in sources:
                 kept.append(f"{recipe.source} {recipe.digest16}: unfinished, and written in the last week")
             else:
-                removals += _recipe_removals(inventory, recipe)
+                removals += _choose_recipe(inventory, recipe)
         elif recipes:
-            removals += _network_removals(inventory, recipe)
+            removals += _choose_networks(inventory, recipe)
     if recipes:
-        removals += _unread_removals(inventory, now_s)
+        removals += _choose_unread(inventory, now_s)
     if media:
         reason = "decoded clips; extract decodes them again when needed"
-        removals += _folder_removals(inventory, inventory.of_kind("media"), reason)
+        removals += _choose_folders(inventory, inventory.of_kind("media"), reason)
     if fits:
-        removals += _folder_removals(
-            inventory, inventory.of_kind("fits"), "cached fits; fuse fits them again"
-        )
+        removals += _choose_folders(inventory, inventory.of_kind("fits"), "cached fits; fuse fits them again")
     names = [run.name for run in inventory.runs]
     for name in runs:
         if name not in names:
             raise UnknownNameError("run", name, names)
-        removals.append(_folder_removal(inventory, f"runs/{name}", "run"))
+        removals.append(_choose_folder(inventory, f"runs/{name}", "run"))
     for entry in inventory.of_kind(BAD, TEMPORARY):
         if bad or entry.modified_s < now_s - STALE_S or entry.path.name.startswith(PRUNED_PREFIX):
             reason = "quarantined as damaged" if entry.kind == BAD else "temporary"
@@ -115,33 +113,34 @@ def _check_use_is_known(inventory: Inventory) -> None:
     for entry in inventory.of_kind(BAD):
         if entry.parents[:1] in (("plans",), ("sources",)):
             raise DamagedPartError(
-                f"{entry.path}: was quarantined as damaged, so an older plan or choice of sources may be current now; "
-                f"{MEND}, then: moodfuse cache prune --no-recipes --bad --yes --cache {inventory.path}"
+                f"{entry.path}: was quarantined as damaged, so an older plan or choice of sources may be "
+                f"current now; {MEND}, then: moodfuse cache prune --no-recipes --bad --yes --cache "
+                f"{inventory.path}"
             )
     for recipe in inventory.recipes:
         lost = [block.trained for block in recipe.blocks if not block.recorded]
         if (recipe.state == CURRENT and not recipe.network) or (recipe.needed and lost):
-            folder = "/".join([_recipe_folder("features", recipe), *lost[:1]])
+            folder = "/".join([_join_folder("features", recipe), *lost[:1]])
             raise DamagedPartError(
                 f"{inventory.path}/{folder}: its record cannot be read, so it is not known whether its "
-                f"features are used; run moodfuse cache verify --repair --cache {inventory.path}, then the command "
-                "that it prints, or remove the folder yourself"
+                f"features are used; run moodfuse cache verify --repair --cache {inventory.path}, then the "
+                "command that it prints, or remove the folder yourself"
             )
 
 
-def _recipe_folder(kind: str, recipe: RecipeInfo) -> str:
+def _join_folder(kind: str, recipe: RecipeInfo) -> str:
     return f"{kind}/{folder_of(recipe.source)}/{recipe.digest16}"
 
 
-def _recipe_removals(inventory: Inventory, recipe: RecipeInfo) -> Iterator[Removal]:
+def _choose_recipe(inventory: Inventory, recipe: RecipeInfo) -> Iterator[Removal]:
     for kind in ("features", "networks"):
-        folder = _recipe_folder(kind, recipe)
-        removal = _folder_removal(inventory, folder, f"recipe of {recipe.source}: {recipe.state}")
+        folder = _join_folder(kind, recipe)
+        removal = _choose_folder(inventory, folder, f"recipe of {recipe.source}: {recipe.state}")
         if removal.bytes:
             yield removal
 
 
-def _network_removals(inventory: Inventory, recipe: RecipeInfo) -> Iterator[Removal]:
+def _choose_networks(inventory: Inventory, recipe: RecipeInfo) -> Iterator[Removal]:
     """Networks of a needed recipe that no current plan names; none without plan or record."""
     if inventory.plan is None or not recipe.network:
         return
@@ -149,30 +148,30 @@ def _network_removals(inventory: Inventory, recipe: RecipeInfo) -> Iterator[Remo
     for block in recipe.blocks:
         if block.names:
             continue
-        removal = _folder_removal(inventory, f"{_recipe_folder('features', recipe)}/{block.trained}", reason)
+        removal = _choose_folder(inventory, f"{_join_folder('features', recipe)}/{block.trained}", reason)
         if removal.bytes:
             yield removal
         for entry in inventory.of_kind("network", "checkpoint"):
-            if entry.place.startswith(f"{_recipe_folder('networks', recipe)}/{block.trained}."):
+            if entry.place.startswith(f"{_join_folder('networks', recipe)}/{block.trained}."):
                 yield Removal(entry.place, reason, entry.bytes)
 
 
-def _unread_removals(inventory: Inventory, now_s: float) -> Iterator[Removal]:
+def _choose_unread(inventory: Inventory, now_s: float) -> Iterator[Removal]:
     for entry in inventory.old_plans:
         yield Removal(entry.place, "two later plans have its folds and seed", entry.bytes)
     for entry in inventory.old_tables:
         if entry.modified_s < now_s - STALE_S:  # a new table may be waiting for its plan
             yield Removal(entry.place, "table of clips that no current plan names", entry.bytes)
-    yield from _folder_removals(inventory, inventory.old_fits, "cached fits of other clips, labels or groups")
+    yield from _choose_folders(inventory, inventory.old_fits, "cached fits of other clips, labels or groups")
 
 
-def _folder_removals(inventory: Inventory, files: Sequence[Entry], reason: str) -> list[Removal]:
+def _choose_folders(inventory: Inventory, files: Sequence[Entry], reason: str) -> list[Removal]:
     """The folders two levels below the cache that have these files."""
     folders = dict.fromkeys("/".join(entry.parents[:2]) for entry in files)
-    return [_folder_removal(inventory, folder, reason) for folder in folders]
+    return [_choose_folder(inventory, folder, reason) for folder in folders]
 
 
-def _folder_removal(inventory: Inventory, folder: str, reason: str) -> Removal:
+def _choose_folder(inventory: Inventory, folder: str, reason: str) -> Removal:
     size = sum(entry.bytes for entry in inventory.entries if entry.place.startswith(f"{folder}/"))
     return Removal(folder, reason, size)
 

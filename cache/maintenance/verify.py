@@ -1,13 +1,11 @@
-"""Check of every byte of a cache, and the repair of what it finds.
+"""Check of every byte of a cache.
 
 `CHECKS` has the check of each kind of file. No file stops the others from being checked, and a check changes
 nothing.
 """
 
-import csv
 import json
 import os
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +19,13 @@ from moodfuse.cache.clip_table import ATTRIBUTES, statuses_from
 from moodfuse.cache.digests import canonical_json, digest16
 from moodfuse.cache.errors import CacheError, DamagedPartError, InputError, MoodfuseError, SchemaError
 from moodfuse.cache.fits import check_fits
-from moodfuse.cache.maintenance.holdouts import HoldoutNames, read_record
-from moodfuse.cache.manifest import MARKER, VIEW, Manifest, check_schema, marker_text, read_outcome
+from moodfuse.cache.maintenance.holdouts import read_record
+from moodfuse.cache.manifest import MARKER, VIEW, Manifest, check_schema, read_outcome
 from moodfuse.cache.media import FORMAT as FORMAT_OF_MEDIA
 from moodfuse.cache.media import check_media, check_place
-from moodfuse.cache.recipe import IMPORT, Recipe, frozen_counterpart, imported_as
+from moodfuse.cache.recipe import Recipe
 from moodfuse.cache.runs import check_predictions
-from moodfuse.cache.storage.files import facts_of, listing, read_regular, set_aside, write_text
+from moodfuse.cache.storage.files import facts_of, listing, read_regular
 from moodfuse.cache.storage.json_files import check_keys, read_named
 from moodfuse.cache.storage.layout import (
     BAD,
@@ -35,7 +33,6 @@ from moodfuse.cache.storage.layout import (
     TEMPORARY,
     UNKNOWN,
     Entry,
-    behind_link,
     entries,
     folder_of,
 )
@@ -201,7 +198,7 @@ CHECKS: dict[str, Check] = {
     "run": _check_run,
     "predictions": _part(check_predictions),
 }
-"""Check of each kind of file. ``clips.csv`` and the reports and models of runs have no digest and are not checked."""
+"""Check of each kind of file; ``clips.csv``, reports and models have no digest and are not checked."""
 
 
 # All files
@@ -270,11 +267,13 @@ def _check(entry: Entry) -> Fault | None:
         if not os.path.lexists(entry.path):
             return None  # another process removed it meanwhile
         is_damage = isinstance(error, DamagedPartError) or not isinstance(error, OSError | MemoryError)
-        return Fault(entry.place, entry.kind, _reason(entry, error), DAMAGED if is_damage else UNREADABLE)
+        return Fault(
+            entry.place, entry.kind, _describe_error(entry, error), DAMAGED if is_damage else UNREADABLE
+        )
     return None
 
 
-def _reason(entry: Entry, error: Exception) -> str:
+def _describe_error(entry: Entry, error: Exception) -> str:
     if isinstance(error, MoodfuseError):
         return str(error).removeprefix(f"{entry.path}: ")
     if isinstance(error, OSError):
@@ -321,136 +320,3 @@ def _find_missing_files(cache: FeatureCache) -> Iterator[Fault]:
             if block.is_dir() and block.name != FROZEN and not record.exists() and part_files(block):
                 reason = "is missing, so no reader finds the features in its folder"
                 yield Fault(f"{relative_path}/{block.name}/trained.json", "training", reason, MISSING)
-
-
-# Repair
-
-
-@dataclass(frozen=True)
-class Repair:
-    """What a repair did: paths of files, sentences on what failed, and commands that restore what was lost.
-
-    The names of the files `set_aside` now end in ``.bad``; those `rewritten` follow from other files.
-    """
-
-    set_aside: tuple[str, ...]
-    rewritten: tuple[str, ...]
-    failed: tuple[str, ...]
-    remedies: tuple[str, ...]
-
-
-def repair(root: Path, verification: Verification) -> Repair:
-    """Quarantine damaged files, and rewrite the marker, records that follow from others and ``clips.csv``."""
-    lost = [fault for fault in verification.faults if fault.state != UNREADABLE]
-    recipes = {fault.place: _find_recipe(root, fault) for fault in lost}
-    quarantined: list[str] = []
-    rewritten: list[str] = []
-    failed: list[str] = []
-    for fault in lost:
-        try:
-            if fault.state == DAMAGED and behind_link(root, fault.place):
-                raise CacheError(
-                    f"{root / fault.place}: is behind a link, which is not followed; move it yourself"
-                )
-            if fault.state == DAMAGED:
-                set_aside(root / fault.place, fault.reason)
-                quarantined.append(fault.place)
-            if _rewrite(root, fault, recipes[fault.place]):
-                rewritten.append(fault.place)
-        except CacheError as error:
-            failed.append(str(error))
-    if verification.stale_clips_csv and (cache := _open(root)):
-        write_text(root / VIEW, cache.view_text(cache.statuses))
-        rewritten.append(VIEW)
-    remedies = (
-        _find_remedy(root, fault, recipes[fault.place]) for fault in lost if fault.place not in rewritten
-    )
-    return Repair(
-        tuple(quarantined), tuple(rewritten), tuple(failed), tuple(dict.fromkeys(filter(None, remedies)))
-    )
-
-
-def _find_recipe(root: Path, fault: Fault) -> Recipe | None:
-    """The recipe that a file belongs to, if any; that of an import is known even if its record is lost."""
-    if fault.kind not in ("recipe", "training", "features"):
-        return None
-    source, digest = fault.place.split("/")[1:3]
-    return read_record(root / "features" / source / digest / "recipe.json") or imported_as(source, digest)
-
-
-def _open(root: Path) -> FeatureCache | None:
-    """The cache; `None` while its plan, clips or choices of sources are missing or damaged."""
-    try:
-        cache = FeatureCache(root)
-        return cache if cache.clips and cache.selection is not None else None
-    except MoodfuseError:
-        return None
-
-
-def _rewrite(root: Path, fault: Fault, recipe: Recipe | None) -> bool:
-    """Rewrite a file whose content follows from others; returns whether it does."""
-    if fault.kind == "marker":
-        return write_text(root / MARKER, marker_text())
-    if fault.kind == "recipe" and recipe is not None:
-        return write_text(root / fault.place, recipe.to_json())
-    if fault.kind == "training" and recipe is not None and (cache := _open(root)):
-        names = HoldoutNames(cache)
-        for name in names.find(recipe, fault.place.split("/")[3], root / fault.place)[:1]:
-            training_clips = cache.roles(recipe, name.holdout, plan=names.plans[name.repeat])
-            cache.write_roles(recipe, training_clips or ())
-            return True
-    return False
-
-
-def _find_remedy(root: Path, fault: Fault, recipe: Recipe | None) -> str:
-    """The command that restores a lost file; empty where none is needed."""
-    cache, folders = shlex.quote(str(root)), fault.place.split("/")
-    if fault.kind in ("run", "predictions"):
-        return f"moodfuse fuse --cache {cache} --run {shlex.quote(folders[1])}"
-    if fault.kind in ("marker", "network", "checkpoint", "fits"):
-        return ""
-    source = _find_source(root, *folders[1:3], recipe) if folders[0] == "features" else "SOURCE"
-    has_folds = fault.kind == "plan" and len(folders) == 2 and _view_has_folds(root)
-    if recipe.network == IMPORT if recipe else _is_filled_by_imports(root):
-        labels = f" --labels {cache}/{VIEW}" if has_folds else " --labels LABELS.csv"
-        labels = labels if fault.kind in ("plan", "table") else ""
-        command = f"cache import --cache {cache}{labels} --source {source} --holdout HOLDOUT FILE"
-    else:
-        option = f" --source {source}" if folders[0] == "features" or fault.kind == "choice" else ""
-        command = f"extract {f'{cache}/{VIEW}' if has_folds else 'DATA'} --cache {cache}{option}"
-    return f"moodfuse {command}{_EFFECTS.get(fault.kind, '')}"
-
-
-_EFFECTS = {
-    "plan": "  # assigns the clips to folds again, as clips.csv has them if it is named here",
-    "table": "  # rewrites the table of clips",
-    "choice": "  # makes the source current again; once for each source",
-}
-
-
-def _find_source(root: Path, folder: str, digest: str, recipe: Recipe | None) -> str:
-    """The current source that reads the features of a recipe, or whose heads are tuned on them."""
-    cache = _open(root)
-    for source, chosen in sorted(cache.selection.items()) if cache else ():
-        reader = read_record(cache.source_folder(source, chosen) / "recipe.json") if cache else None
-        frozen = frozen_counterpart(reader) if reader and reader.depth == "head" else None
-        keys = [(folder_of(source), chosen)] + (
-            [(folder_of(frozen.source), frozen.digest16)] if frozen else []
-        )
-        if (folder, digest) in keys:
-            return source
-    return recipe.source if recipe else folder
-
-
-def _is_filled_by_imports(root: Path) -> bool:
-    recipes = [folder.parts[-2:] for folder in (root / "features").glob("[!.]*/[!.]*/")]
-    return bool(recipes) and all(imported_as(*recipe) for recipe in recipes)
-
-
-def _view_has_folds(root: Path) -> bool:
-    """Whether ``clips.csv`` has the fold of every readable clip; test clips have none."""
-    try:
-        with (root / VIEW).open(newline="", encoding="utf-8") as stream:
-            return all(row["fold"] or row["status"] != "ok" for row in csv.DictReader(stream))
-    except (OSError, KeyError, ValueError, csv.Error):
-        return False

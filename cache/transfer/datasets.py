@@ -1,4 +1,4 @@
-"""The clips and the plan that imported features are matched with: those of the cache, or of a table of labels."""
+"""The clips and the plan of imported features: those of the cache, or of a table of labels."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -64,15 +64,15 @@ def choose_dataset(
     if labels is None:
         if cache is None or current is None:
             raise InputError(
-                "the cache has no clips yet; add --labels FILE.csv with id,label[,group][,fold], or run: moodfuse "
-                "extract DATA --cache DIR"
+                "the cache has no clips yet; add --labels FILE.csv with id,label[,group][,fold], or run: "
+                "moodfuse extract DATA --cache DIR"
             )
         _check_choice(current, choice)
         return Dataset(cache.statuses, current)
     declared = sorted(read_labels(labels), key=lambda status: status.clip.id)
     for line in label_warnings(status.clip for status in declared):
         report(f"WARNING {labels}: {line}")
-    # The current table may be damaged and is rewritten if it is this one, so its name is compared before it is read.
+    # The current table may be damaged, and is rewritten if it is this one: its name is compared first.
     is_same_table = current is not None and current.records == (table_name(declared),)
     statuses = cache.statuses if cache is not None and current is not None and not is_same_table else ()
     if cache is not None and current is not None and any(s.decoder != IMPORT for s in statuses):
@@ -88,11 +88,12 @@ def choose_dataset(
         and not any(status.clip.id in before for status in declared)
     ):
         raise InputError(
-            f"{labels}: none of its {len(declared)} ids ({first_few(status.clip.id for status in declared)}) is one of "
-            f"the {len(before)} clips of {cache.path} ({first_few(before)}); name another --cache folder, or add "
-            "--replace: then no present source has features of these clips"
+            f"{labels}: none of its {len(declared)} ids "
+            f"({first_few(status.clip.id for status in declared)}) is one of the {len(before)} clips of "
+            f"{cache.path} ({first_few(before)}); name another --cache folder, or add --replace: then no "
+            "present source has features of these clips"
         )
-    changes = (*_clip_changes(before, declared), *_fold_changes(current, plan)) if current else ()
+    changes = (*_list_clip_changes(before, declared), *_list_fold_changes(current, plan)) if current else ()
     folds = current.assignment if current else {}
     declares_folds = any(s.clip.fold is not None for s in declared if s.digest in plan.assignment)
     assigns_folds = not declares_folds and any(folds.get(k) != fold for k, fold in plan.assignment.items())
@@ -108,7 +109,7 @@ def _check_choice(plan: Plan, choice: PlanChoice) -> None:
             raise InputError(f"{option} is {wanted}, but the current plan has {current}; drop the option")
 
 
-def _clip_changes(before: Mapping[str, ClipStatus], declared: Sequence[ClipStatus]) -> Iterator[str]:
+def _list_clip_changes(before: Mapping[str, ClipStatus], declared: Sequence[ClipStatus]) -> Iterator[str]:
     now = {status.clip.id: status for status in declared}
     if not before:
         return
@@ -125,7 +126,7 @@ def _clip_changes(before: Mapping[str, ClipStatus], declared: Sequence[ClipStatu
             yield f"{len(names)} {change} (first: {first_few(names)})"
 
 
-def _fold_changes(before: Plan, plan: Plan) -> Iterator[str]:
+def _list_fold_changes(before: Plan, plan: Plan) -> Iterator[str]:
     if before.folds != plan.folds:
         yield f"{plan.folds} folds instead of {before.folds}"
     if moved := sum(before.assignment.get(k, fold) != fold for k, fold in plan.assignment.items()):
@@ -152,8 +153,8 @@ def _check_agreement(labels: Path, declared: Sequence[ClipStatus], cache: Featur
         ):
             if given not in expected:
                 raise InputError(
-                    f"{labels}: {name} of clip {short_repr(clip.id)} is {given!r}, but {expected[0]!r} in {cache.path}, "
-                    f"which extract made; {remedy}"
+                    f"{labels}: {name} of clip {short_repr(clip.id)} is {given!r}, but {expected[0]!r} in "
+                    f"{cache.path}, which extract made; {remedy}"
                 )
     names = {status.clip.id for status in declared}
     if missing := [status.clip.id for status in cache.clips if status.clip.id not in names]:

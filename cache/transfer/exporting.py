@@ -59,7 +59,7 @@ def export_features(
     block = cache.block(source, holdout or Holdout.frozen())
     rows = [row for row, digest in enumerate(block.digests) if digest not in block.absent]
     clips = [cache.clips[row] for row in rows]
-    texts = {
+    texts: Texts = {
         "id": [status.clip.id for status in clips],
         "label": [status.clip.label for status in clips],
         "group": [status.group for status in clips],

@@ -59,7 +59,7 @@ class ImportSettings:
 
 @dataclass(frozen=True)
 class Imported:
-    """Clips of the plan, rows written, columns of each array, and the holdouts ``{k}`` that `fuse` still needs."""
+    """Clips of the plan, rows written, columns of each array, and the holdouts that `fuse` still needs."""
 
     clips: int
     written: int
@@ -96,8 +96,8 @@ def import_features(settings: ImportSettings, *, report: Callable[[str], None] =
     roles = None
     if recipe.sees_labels:
         roles = imported_roles(clip_groups(dataset.clips), dataset.plan, settings.holdout)
-    features = _in_class_order(features, dataset.classes, report)
-    rows = _rows_of_clips(features, dataset, report)
+    features = _order_classes(features, dataset.classes, report)
+    rows = _match_rows(features, dataset, report)
     _check_label_columns(features, dataset, rows)
     stored: set[str] = set()
     if cache is not None:
@@ -113,7 +113,7 @@ def import_features(settings: ImportSettings, *, report: Callable[[str], None] =
     cache = _write(settings, dataset, recipe, roles, features, new)
     if dataset.changes:
         report(f"{settings.labels} replaces the current clips and folds: {'; '.join(dataset.changes)}")
-    widths = _widths(features)
+    widths = _get_widths(features)
     holdouts = single_holdouts(cache.plan.folds)
     return Imported(
         clips=len(dataset.clips),
@@ -136,8 +136,9 @@ def _check_holdout(holdout: Holdout, dataset: Dataset) -> None:
         )
     if dataset.assigns_folds:
         raise InputError(
-            f"--holdout {holdout}: this command assigns clips to folds, so no network can have held out a fold of them "
-            "before; add a column 'fold' to --labels, with the folds that the features were made under"
+            f"--holdout {holdout}: this command assigns clips to folds, so no network can have held out a "
+            "fold of them before; add a column 'fold' to --labels, with the folds that the features were "
+            "made under"
         )
 
 
@@ -151,28 +152,30 @@ def _check_source(cache: FeatureCache | None, recipe: Recipe, holdout: Holdout) 
         raise InputError(f"source {source!r} was made by extract; use another --source name")
     if current.sees_labels != recipe.sees_labels:
         raise InputError(
-            f"source {source!r} was imported with holdout {'folds' if current.sees_labels else '*'}, and this is "
-            f"{holdout}; features that saw labels and those that did not are two sources: use another --source"
+            f"source {source!r} was imported with holdout {'folds' if current.sees_labels else '*'}, and "
+            f"this is {holdout}; features that saw labels and those that did not are two sources: use "
+            "another --source"
         )
 
 
 # Classes, rows and columns
 
 
-def _widths(features: Features) -> dict[str, int]:
+def _get_widths(features: Features) -> dict[str, int]:
     return {name: values.shape[1] for name, values in features.arrays.items()}
 
 
-def _in_class_order(features: Features, classes: tuple[str, ...], report: Callable[[str], None]) -> Features:
+def _order_classes(features: Features, classes: tuple[str, ...], report: Callable[[str], None]) -> Features:
     """The features with logits in sorted label order; reports the order of the file."""
     logits, given = features.arrays.get("logits"), features.classes
     if logits is None:
         return features
     if given is None and (logits.shape[1] != len(classes) or _sort_as_numbers(classes) != classes):
         raise InputError(
-            f"{features.file}: has no class names for its {logits.shape[1]} logits; expected {len(classes)}, in the "
-            f"order {', '.join(classes)}; name them in an array 'classes' of the .npz (classes_ of a scikit-learn "
-            f"classifier), or in columns {LOGIT}CLASS of a .csv or .parquet"
+            f"{features.file}: has no class names for its {logits.shape[1]} logits; expected "
+            f"{len(classes)}, in the order {', '.join(classes)}; name them in an array 'classes' of the "
+            f".npz (classes_ of a scikit-learn classifier), or in columns {LOGIT}CLASS of a .csv or "
+            ".parquet"
         )
     named = "not named, so in sorted order" if given is None else "as named in the file"
     given = given or classes
@@ -191,13 +194,13 @@ def _sort_as_numbers(classes: tuple[str, ...]) -> tuple[str, ...]:
         return classes
 
 
-def _rows_of_clips(features: Features, dataset: Dataset, report: Callable[[str], None]) -> dict[str, int]:
+def _match_rows(features: Features, dataset: Dataset, report: Callable[[str], None]) -> dict[str, int]:
     """Clip digest to row of the file, for every clip of the plan that has a row; two ids may be one clip."""
-    known = {status.clip.id for status in dataset.statuses}
+    known = dict.fromkeys(status.clip.id for status in dataset.statuses)
     if unknown := [name for name in features.ids if name not in known]:
         raise InputError(
             f"{features.file}: {len(unknown)} of {len(features.ids)} ids are not clips of the cache (first: "
-            f"{first_few(unknown)}); its ids look like {first_few(status.clip.id for status in dataset.statuses)}"
+            f"{first_few(unknown)}); its ids look like {first_few(known)}"
         )
     row_of_id = {name: row for row, name in enumerate(features.ids)}
     matched = [(row_of_id[status.clip.id], status) for status in dataset.clips if status.clip.id in row_of_id]
@@ -208,8 +211,9 @@ def _rows_of_clips(features: Features, dataset: Dataset, report: Callable[[str],
         first = rows.setdefault(status.digest, row)
         if first != row and any((values[first] != values[row]).any() for values in features.arrays.values()):
             raise InputError(
-                f"{features.file}: the rows of {short_repr(features.ids[first])} and {short_repr(features.ids[row])} "
-                "differ, but both are one clip: the same seconds of equal files; keep one of the rows"
+                f"{features.file}: the rows of {short_repr(features.ids[first])} and "
+                f"{short_repr(features.ids[row])} differ, but both are one clip: the same seconds of equal "
+                "files; keep one of the rows"
             )
     return rows
 
@@ -233,9 +237,10 @@ def _check_label_columns(features: Features, dataset: Dataset, rows: Mapping[str
         encoding += [name] if is_code and name in features.columns.guessed else []
     if encoding:
         raise InputError(
-            f"{features.file}: {len(encoding)} column(s) encode the label in all {len(rows)} clips, or whether it is "
-            f"one of the labels, so heads would learn it from there: {first_few(encoding, count=MAX_LISTED)}; remove "
-            "them, or name them in full with --columns if they are features"
+            f"{features.file}: {len(encoding)} column(s) encode the label in all {len(rows)} clips, or "
+            "whether it is one of the labels, so heads would learn it from there: "
+            f"{first_few(encoding, count=MAX_LISTED)}; remove them, or name them in full with --columns if "
+            "they are features"
         )
 
 
@@ -244,7 +249,7 @@ def _check_label_columns(features: Features, dataset: Dataset, rows: Mapping[str
 
 def _check_widths(cache: FeatureCache, recipe: Recipe, features: Features) -> None:
     """Check that arrays have the widths and classes of the source's parts under any holdout."""
-    given = _widths(features)
+    given = _get_widths(features)
     folder = cache.block_folder(recipe, None).parent
     for file in (part for network in sorted(folder.glob("[!.]*/")) for part in part_files(network)):
         try:
@@ -255,8 +260,8 @@ def _check_widths(cache: FeatureCache, recipe: Recipe, features: Features) -> No
             continue  # quarantined when its rows are read
         if stored != given or (classes and features.classes and tuple(classes) != features.classes):
             raise InputError(
-                f"{features.file}: has {_describe(given, features.classes)}, but source {recipe.source!r} has "
-                f"{_describe(stored, classes)}; use another --source name"
+                f"{features.file}: has {_describe(given, features.classes)}, but source {recipe.source!r} "
+                f"has {_describe(stored, classes)}; use another --source name"
             )
         return
 
@@ -280,9 +285,10 @@ def _check_equal(
     if different.any():
         first = features.ids[list(rows.values())[int(np.argmax(different))]]
         raise InputError(
-            f"{features.file}: source {recipe.source!r} has other values of {int(different.sum())} clips (first: "
-            f"{short_repr(first)}); nothing is overwritten: use another --source name, or remove the old one first: "
-            f"moodfuse cache prune --cache {shlex.quote(str(cache.path))} --source {recipe.source} --yes"
+            f"{features.file}: source {recipe.source!r} has other values of {int(different.sum())} clips "
+            f"(first: {short_repr(first)}); nothing is overwritten: use another --source name, or remove "
+            f"the old one first: moodfuse cache prune --cache {shlex.quote(str(cache.path))} --source "
+            f"{recipe.source} --yes"
         )
 
 
@@ -302,7 +308,7 @@ def _write(
     if roles is not None:
         cache.write_roles(recipe, roles)
     digests = list(rows)
-    step = max(1, PART_BYTES // (4 * sum(_widths(features).values()) + 64))
+    step = max(1, PART_BYTES // (4 * sum(_get_widths(features).values()) + 64))
     for start in range(0, len(digests), step):
         chunk = digests[start : start + step]
         places = [rows[digest] for digest in chunk]

@@ -1,4 +1,4 @@
-"""Features that were made elsewhere: ``.npz``, ``.npy`` with ids, ``.csv`` or ``.parquet``. Never a pickle."""
+"""Files of features: ``.npz``, ``.npy`` with ids, ``.csv`` or ``.parquet``. Never a pickle."""
 
 import fnmatch
 import json
@@ -88,19 +88,13 @@ def read_features(file: Path, *, ids: Path | None = None, columns: Sequence[str]
     Parameters
     ----------
     file : Path
-        ``.npz``: arrays ``id`` [N], ``embedding`` [N, D] and, if any, ``logits`` [N, C] and ``classes`` [C].
-        ``.csv``: a column ``id``, embedding columns (see `choose_columns`) and, if any, ``logit:<class>``.
-        ``.parquet``: the same, or ``embedding`` and ``logits`` as columns of lists. ``.npy``: the embedding.
+        ``.npz``: arrays ``id``, ``embedding`` and, if any, ``logits`` and ``classes``. ``.csv`` and
+        ``.parquet``: a column ``id``, embedding columns (see `choose_columns`) and, if any,
+        ``logit:<class>``; ``.parquet`` also lists in ``embedding`` and ``logits``. ``.npy``: the embedding.
     ids : Path, optional
         For ``.npy`` only: one id per line, or a ``.npy`` of strings; in the order of the rows.
     columns : sequence of str
         For tables only: the columns of the embedding.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read, a value is not finite, an id occurs twice, or arrays do not fit each
-        other.
     """
     suffix = file.suffix.lower()
     if suffix not in _EXPECTED:
@@ -124,13 +118,12 @@ def read_features(file: Path, *, ids: Path | None = None, columns: Sequence[str]
         raise
     except Exception as error:
         cause = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputError(
-            f"{file}: cannot be read as {suffix} ({cause}); expected {_EXPECTED[suffix]}"
-        ) from error
+        message = f"{file}: cannot be read as {suffix} ({cause}); expected {_EXPECTED[suffix]}"
+        raise InputError(message) from error
 
 
-def _checked(features: Features) -> Features:
-    """The features with float32 arrays; shapes, types and values are checked, and that each id occurs once."""
+def _check_features(features: Features) -> Features:
+    """The features as float32, after a check of shapes, types, values and ids."""
     file, ids = features.file, features.ids
     for name, values in features.arrays.items():
         if values.dtype.kind not in "iuf":
@@ -139,18 +132,17 @@ def _checked(features: Features) -> Features:
             )
         if values.ndim != 2 or len(values) != len(ids) or not values.shape[1]:
             raise InputError(
-                f"{file}: {name} is {list(values.shape)}, with {len(ids)} ids; expected [{len(ids)}, D], one row per "
-                "clip and at least one column"
+                f"{file}: {name} is {list(values.shape)}, with {len(ids)} ids; expected [{len(ids)}, D], "
+                "one row per clip and at least one column"
             )
     if features.classes is not None:
         logits = features.arrays.get("logits")
         if logits is None or len(features.classes) != logits.shape[1]:
             raise InputError(f"{file}: classes do not match the columns of logits")
     if len(set(ids)) < len(ids):
-        first = next(name for name, count in Counter(ids).items() if count > 1)
-        raise InputError(
-            f"{file}: {len(ids) - len(set(ids))} id(s) occur twice (first: {short_repr(first)}); keep one row per clip"
-        )
+        first = short_repr(next(name for name, count in Counter(ids).items() if count > 1))
+        count = len(ids) - len(set(ids))
+        raise InputError(f"{file}: {count} id(s) occur twice (first: {first}); keep one row per clip")
     arrays = {}
     for name, values in features.arrays.items():
         with np.errstate(over="ignore", invalid="ignore"):
@@ -158,8 +150,8 @@ def _checked(features: Features) -> Features:
         if not (finite := np.isfinite(arrays[name])).all():
             row, column = np.argwhere(~finite)[0].tolist()
             raise InputError(
-                f"{file}: {name} of clip {short_repr(ids[row])} is {values[row, column]} in column {column}; expected a "
-                "finite float32: correct it"
+                f"{file}: {name} of clip {short_repr(ids[row])} is {values[row, column]} in column {column}; "
+                "expected a finite float32: correct it"
             )
     return replace(features, arrays=arrays)
 
@@ -173,13 +165,13 @@ def _read_npy(file: Path, ids: Path) -> Features:
         raise InputError(f"{file}: holds several arrays; expected {_EXPECTED['.npy']}")
     check_regular(ids)
     if ids.suffix.lower() == ".npy":
-        return _checked(
-            Features(file, _texts(np.load(ids, allow_pickle=False), ids), {"embedding": embedding})
+        return _check_features(
+            Features(file, _read_texts(np.load(ids, allow_pickle=False), ids), {"embedding": embedding})
         )
     data = read_regular(ids)
     check_encoding(data, ids)
     lines = data.decode("utf-8-sig", "surrogateescape").replace("\r\n", "\n").removesuffix("\n")
-    return _checked(Features(file, lines.split("\n"), {"embedding": embedding}))
+    return _check_features(Features(file, lines.split("\n"), {"embedding": embedding}))
 
 
 def _read_npz(file: Path) -> Features:
@@ -188,22 +180,23 @@ def _read_npz(file: Path) -> Features:
     with np.load(file, allow_pickle=False) as archive:
         if missing := [name for name in ("id", "embedding") if name not in archive]:
             raise InputError(
-                f"{file}: has no array {' and '.join(missing)}, only {', '.join(archive) or 'nothing'}; expected "
-                f"{_EXPECTED['.npz']}"
+                f"{file}: has no array {' and '.join(missing)}, only {', '.join(archive) or 'nothing'}; "
+                f"expected {_EXPECTED['.npz']}"
             )
         names = ("id", "embedding", "logits", "classes")
         arrays = {name: archive[name] for name in names if name in archive}
-    ids = _texts(arrays.pop("id"), file)
+    ids = _read_texts(arrays.pop("id"), file)
     classes = arrays.pop("classes", None)
     if classes is None or "logits" not in arrays:
-        return _checked(Features(file, ids, arrays))
-    return _checked(Features(file, ids, arrays, tuple(classes.astype(str).tolist())))
+        return _check_features(Features(file, ids, arrays))
+    return _check_features(Features(file, ids, arrays, tuple(classes.astype(str).tolist())))
 
 
-def _texts(values: np.ndarray, file: Path) -> list[str]:
+def _read_texts(values: np.ndarray, file: Path) -> list[str]:
     if values.dtype.kind not in "US" or values.ndim != 1:
         raise InputError(
-            f"{file}: the ids are {values.dtype}{list(values.shape)}; expected strings, [N], as .astype(str) gives them"
+            f"{file}: the ids are {values.dtype}{list(values.shape)}; expected strings, [N], as .astype(str) "
+            "gives them"
         )
     return _decode(values.tolist())
 
@@ -279,28 +272,26 @@ def _match_patterns(
     return tuple(matched), set(matched) - in_full
 
 
-def _table_features(file: Path, ids: Sequence[str], columns: Columns, values: np.ndarray) -> Features:
+def _make_features(file: Path, ids: Sequence[str], columns: Columns, values: np.ndarray) -> Features:
     """Features from the values [N, D + C] of the columns of the embedding and of the logits.
 
     Guessed columns that number the rows, 0 to N-1 or 1 to N in any order, move to the index.
     """
     width = len(columns.embedding)
     names = np.array(columns.embedding, dtype=object)
-    is_index = np.array(
-        [name in columns.guessed and _numbers_rows(values[:, place]) for place, name in enumerate(names)],
-        bool,
-    )
+    is_guessed = np.array([name in columns.guessed for name in names])
+    is_index = is_guessed & np.array([_numbers_rows(column) for column in values[:, :width].T])
     if is_index.all():
         raise InputError(
-            f"{file}: its only numeric columns number the rows ({first_few(names)}); add the features, or name these "
-            "columns with --columns"
+            f"{file}: its only numeric columns number the rows ({first_few(names)}); add the features, or "
+            "name these columns with --columns"
         )
     kept, index = tuple(names[~is_index]), (*columns.index, *names[is_index])
     columns = replace(columns, embedding=kept, index=index, guessed=columns.guessed - set(index))
     arrays = {"embedding": values[:, :width][:, ~is_index]}
     if columns.logits:
         arrays["logits"] = values[:, width:]
-    return _checked(Features(file, ids, arrays, columns.classes, columns))
+    return _check_features(Features(file, ids, arrays, columns.classes, columns))
 
 
 def _numbers_rows(values: np.ndarray) -> bool:
@@ -313,23 +304,22 @@ def _read_csv(file: Path, patterns: Sequence[str]) -> Features:
     rows = csv_rows(file)
     _, names = next(rows)
     lines = list(rows)
-    texts = {
-        name for _, cells in lines[:1] for name, cell in zip(names, cells, strict=True) if _is_text(cell)
-    }
+    first = lines[0][1] if lines else []
+    texts = {names[index] for index, cell in enumerate(first) if _is_text(cell)}
     columns = choose_columns(file, names, patterns, index=(), texts=texts)
-    places = [names.index(name) for name in (*columns.embedding, *columns.logits)]
-    values = np.zeros((len(lines), len(places)))
+    indices = [names.index(name) for name in (*columns.embedding, *columns.logits)]
+    values = np.zeros((len(lines), len(indices)))
     for row, (line, cells) in enumerate(lines):
         try:
-            values[row] = [float(cells[place]) for place in places]
+            values[row] = [float(cells[index]) for index in indices]
         except ValueError:
-            place = next(place for place in places if _is_text(cells[place]))
+            index = next(index for index in indices if _is_text(cells[index]))
             raise InputError(
-                f"{file}, line {line}: column {names[place]!r} is {cells[place][:60]!r}; expected a number (choose the "
-                "columns of the embedding with --columns, or name them e0, e1, ...)"
+                f"{file}, line {line}: column {names[index]!r} is {cells[index][:60]!r}; expected a number "
+                "(choose the columns of the embedding with --columns, or name them e0, e1, ...)"
             ) from None
-    place = names.index("id")
-    return _table_features(file, [cells[place] for _, cells in lines], columns, values)
+    ids = [cells[names.index("id")] for _, cells in lines]
+    return _make_features(file, ids, columns, values)
 
 
 def _is_text(cell: str) -> bool:
@@ -377,14 +367,14 @@ def _read_parquet(file: Path, patterns: Sequence[str]) -> Features:
         )
     if not has_lists:
         values = _stack_columns(table, (*columns.embedding, *columns.logits), file)
-        return _table_features(file, _decode(ids), columns, values)
+        return _make_features(file, _decode(ids), columns, values)
     arrays = {name: _flatten_lists(table[name], f"{file}: {name}") for name in lists}
     if columns.logits:
         arrays["logits"] = _stack_columns(table, columns.logits, file)
     classes = columns.classes
     if "logits" in lists and CLASSES_KEY in (schema.metadata or {}):
         classes = tuple(json.loads(schema.metadata[CLASSES_KEY]))
-    return _checked(Features(file, _decode(ids), arrays, classes, columns))
+    return _check_features(Features(file, _decode(ids), arrays, classes, columns))
 
 
 def _is_numeric(kind: Any) -> bool:

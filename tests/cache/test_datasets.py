@@ -39,9 +39,9 @@ def test_a_changed_table_is_reported(tmp_path: Path) -> None:
     import_features(replace(settings, labels=changed, **rows), report=lines.append)
     assert lines[2:4] == [
         "7 clips in 7 groups, 3 folds, seed 0: a 3, b 4",
-        f"{changed} replaces the current clips and folds: 2 clips added (first: 'new', 'newer'); 1 clips removed "
-        "(first: 'clip 5'); 1 labels changed (first: 'clip 0'); 1 groups changed (first: 'clip 0'); 3 folds instead "
-        "of 2; 1 of 7 clips are in another fold",
+        f"{changed} replaces the current clips and folds: 2 clips added (first: 'new', 'newer'); 1 clips "
+        "removed (first: 'clip 5'); 1 labels changed (first: 'clip 0'); 1 groups changed (first: 'clip "
+        "0'); 3 folds instead of 2; 1 of 7 clips are in another fold",
     ]
 
 

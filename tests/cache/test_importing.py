@@ -1,4 +1,4 @@
-"""Import: each clip gets its own row, with logits of its own classes; otherwise an error, and nothing is written."""
+"""Import: each clip gets its own row, with logits of its classes; after an error nothing is written."""
 
 import errno
 import os

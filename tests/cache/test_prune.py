@@ -72,8 +72,8 @@ def stale_cache(stale_template: Path, tmp_path: Path) -> FeatureCache:
 def stale_template(tuned_template: Path, fill: Fill, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache with every kind of removal.
 
-    Labels were changed twice, so a plan, a table and networks are unused; a replaced recipe; an unfinished one; heads
-    whose frozen network nothing else reads; a quarantined file, a temporary.
+    Labels were changed twice, so a plan, a table and networks are unused; a replaced recipe; an unfinished
+    one; heads whose frozen network nothing else reads; a quarantined file, a temporary.
     """
     cache = FeatureCache(shutil.copytree(tuned_template, tmp_path_factory.mktemp("stale") / "work"))
     other = replace(NET, source="net", network="old", weights="old")
@@ -222,7 +222,7 @@ def test_nothing_is_unused_after_a_plan_or_a_choice_was_quarantined(
 ) -> None:
     file = max((tuned_cache.path / folder).glob("*.*"))
     file.rename(file.with_name(file.name + ".bad"))
-    with pytest.raises(DamagedPartError, match="may be current now; run extract again"):
+    with pytest.raises(DamagedPartError, match="may be current now; run extract"):
         choose(tuned_cache)
     assert len(choose(tuned_cache, recipes=False, bad=True).removals) == 1
 

@@ -1,4 +1,4 @@
-"""Files of features of every format are read as intended, or refused with a reason, and nothing is written."""
+"""Files of features of every format are read, or refused with a reason."""
 
 import os
 import sys

@@ -10,7 +10,8 @@ import pytest
 
 from faults.looking import file_of, mend, place, state
 from moodfuse.cache.errors import MissingBlockError
-from moodfuse.cache.maintenance.verify import DAMAGED, MISSING, UNREADABLE, repair, verify
+from moodfuse.cache.maintenance.repair import repair
+from moodfuse.cache.maintenance.verify import DAMAGED, MISSING, UNREADABLE, verify
 from moodfuse.cache.recipe import Recipe, Tuning, frozen_counterpart
 from moodfuse.cache.storage.parts import SCHEMA, read_header
 from moodfuse.cache.store import FeatureCache

@@ -43,7 +43,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_from_features_to_a_report(work: Path) -> None:
-    """Two imported sources are fused at both levels and reported, without thumbnails, with the commands used."""
+    """Two imported sources are fused at both levels and reported, with the commands used."""
     output = import_features("clip-vit", *PLAN, "clip-vit.npz")
     written = "24 rows written to source clip-vit, holdout *\nnext: moodfuse fuse --cache work\n"
     assert output == f"24 clips, embedding 6; {written}"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from moodfuse.cache.maintenance.verify import Fault, Repair, Verification, _check, repair, verify
+from moodfuse.cache.maintenance.repair import Repair, repair
+from moodfuse.cache.maintenance.verify import Fault, Verification, _check, verify
 from moodfuse.cache.storage.layout import entries
 from moodfuse.cache.store import FeatureCache
 
