@@ -92,20 +92,19 @@ def choose_removals(
         if name not in names:
             raise UnknownNameError("run", name, names)
         removals.append(_choose_folder(inventory, f"runs/{name}", "run"))
-    for entry in inventory.of_kind(BAD, TEMPORARY):
-        if bad or entry.modified_s < now_s - STALE_S or entry.path.name.startswith(PRUNED_PREFIX):
-            reason = "quarantined as damaged" if entry.kind == BAD else "temporary"
-            removals.append(Removal(entry.place, reason, entry.bytes))
-    chosen = []
+    removals += _choose_leftovers(inventory, now_s, of_any_age=bad)
     unique = {removal.relative_path: removal for removal in removals}
-    for path, removal in unique.items():
-        if any(str(folder) in unique for folder in PurePosixPath(path).parents):
-            continue
-        if behind_link(inventory.path, path):
-            kept.append(f"{path}: is behind a link, which is not followed; remove it yourself")
-        else:
-            chosen.append(removal)
-    return Pruning(tuple(chosen), tuple(kept))
+    outer = [
+        removal
+        for path, removal in unique.items()
+        if not any(str(folder) in unique for folder in PurePosixPath(path).parents)
+    ]
+    linked = [removal for removal in outer if behind_link(inventory.path, removal.relative_path)]
+    kept += [
+        f"{removal.relative_path}: is behind a link, which is not followed; remove it yourself"
+        for removal in linked
+    ]
+    return Pruning(tuple(removal for removal in outer if removal not in linked), tuple(kept))
 
 
 def _check_use_is_known(inventory: Inventory) -> None:
@@ -163,6 +162,15 @@ def _choose_unread(inventory: Inventory, now_s: float) -> Iterator[Removal]:
         if entry.modified_s < now_s - STALE_S:  # a new table may be waiting for its plan
             yield Removal(entry.place, "table of clips that no current plan names", entry.bytes)
     yield from _choose_folders(inventory, inventory.old_fits, "cached fits of other clips, labels or groups")
+
+
+def _choose_leftovers(inventory: Inventory, now_s: float, *, of_any_age: bool) -> Iterator[Removal]:
+    """Quarantined files and temporaries."""
+    for entry in inventory.of_kind(BAD, TEMPORARY):
+        is_old = entry.modified_s < now_s - STALE_S or entry.path.name.startswith(PRUNED_PREFIX)
+        if of_any_age or is_old:
+            reason = "quarantined as damaged" if entry.kind == BAD else "temporary"
+            yield Removal(entry.place, reason, entry.bytes)
 
 
 def _choose_folders(inventory: Inventory, files: Sequence[Entry], reason: str) -> list[Removal]:

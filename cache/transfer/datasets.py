@@ -1,6 +1,6 @@
 """The clips and the plan of imported features: those of the cache, or of a table of labels."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -60,7 +60,8 @@ def choose_dataset(
     InputError
         If there are no clips, the table cannot be used, or it contradicts clips that `extract` read.
     """
-    current = cache.plans[-1] if cache is not None and cache.plans else None
+    plans = cache.plans if cache is not None else ()
+    current = plans[-1] if plans else None
     if labels is None:
         if cache is None or current is None:
             raise InputError(
@@ -72,27 +73,17 @@ def choose_dataset(
     declared = sorted(read_labels(labels), key=lambda status: status.clip.id)
     for line in label_warnings(status.clip for status in declared):
         report(f"WARNING {labels}: {line}")
-    # The current table may be damaged, and is rewritten if it is this one: its name is compared first.
-    is_same_table = current is not None and current.records == (table_name(declared),)
-    statuses = cache.statuses if cache is not None and current is not None and not is_same_table else ()
-    if cache is not None and current is not None and any(s.decoder != IMPORT for s in statuses):
-        _check_choice(current, choice)
-        _check_agreement(labels, declared, cache)
-        return Dataset(statuses, current)
-    plan = next_plan(cache.plans if cache is not None else (), declared, choice)
-    before = {status.clip.id: status for status in statuses}
-    if (
-        cache is not None
-        and before
-        and not replace
-        and not any(status.clip.id in before for status in declared)
-    ):
-        raise InputError(
-            f"{labels}: none of its {len(declared)} ids "
-            f"({first_few(status.clip.id for status in declared)}) is one of the {len(before)} clips of "
-            f"{cache.path} ({first_few(before)}); name another --cache folder, or add --replace: then no "
-            "present source has features of these clips"
-        )
+    before: dict[str, ClipStatus] = {}
+    # A current table of these very clips may be damaged: it is not read, but written again.
+    if cache is not None and current is not None and current.records != (table_name(declared),):
+        before = {status.clip.id: status for status in cache.statuses}
+        if any(status.decoder != IMPORT for status in cache.statuses):
+            _check_choice(current, choice)
+            _check_agreement(labels, declared, cache)
+            return Dataset(cache.statuses, current)
+        if not replace:
+            _check_overlap(labels, [status.clip.id for status in declared], cache)
+    plan = next_plan(plans, declared, choice)
     changes = (*_list_clip_changes(before, declared), *_list_fold_changes(current, plan)) if current else ()
     folds = current.assignment if current else {}
     declares_folds = any(s.clip.fold is not None for s in declared if s.digest in plan.assignment)
@@ -109,20 +100,30 @@ def _check_choice(plan: Plan, choice: PlanChoice) -> None:
             raise InputError(f"{option} is {wanted}, but the current plan has {current}; drop the option")
 
 
+def _check_overlap(labels: Path, names: Sequence[str], cache: FeatureCache) -> None:
+    known = [status.clip.id for status in cache.statuses]
+    if set(names).isdisjoint(known):
+        raise InputError(
+            f"{labels}: none of its {len(names)} ids ({first_few(names)}) is one of the {len(known)} clips "
+            f"of {cache.path} ({first_few(known)}); name another --cache folder, or add --replace: then no "
+            "present source has features of these clips"
+        )
+
+
 def _list_clip_changes(before: Mapping[str, ClipStatus], declared: Sequence[ClipStatus]) -> Iterator[str]:
     now = {status.clip.id: status for status in declared}
     if not before:
         return
-    both = [(name, before[name], status) for name, status in now.items() if name in before]
-    changes: dict[str, Iterable[str]] = {
-        "clips added": (name for name in now if name not in before),
-        "clips removed": (name for name in before if name not in now),
-        "labels changed": (name for name, old, new in both if old.clip.label != new.clip.label),
-        "groups changed": (name for name, old, new in both if old.group != new.group),
-        "splits changed": (name for name, old, new in both if old.clip.split != new.clip.split),
+    both = [(name, before[name], now[name]) for name in now if name in before]
+    changes = {
+        "clips added": [name for name in now if name not in before],
+        "clips removed": [name for name in before if name not in now],
+        "labels changed": [name for name, old, new in both if old.clip.label != new.clip.label],
+        "groups changed": [name for name, old, new in both if old.group != new.group],
+        "splits changed": [name for name, old, new in both if old.clip.split != new.clip.split],
     }
     for change, names in changes.items():
-        if names := list(names):
+        if names:
             yield f"{len(names)} {change} (first: {first_few(names)})"
 
 
