@@ -8,9 +8,8 @@ import click
 if TYPE_CHECKING:
     from moodfuse.cache.records import Holdout
 
-_cache_option = click.option(
-    "--cache", "cache_path", required=True, type=click.Path(path_type=Path), help="Cache folder."
-)
+_PATH = click.Path(path_type=Path)
+_cache_option = click.option("--cache", "cache_path", required=True, type=_PATH, help="Cache folder.")
 
 
 @click.group("cache")
@@ -23,9 +22,7 @@ def cache_group() -> None:
 
 @cache_group.command("ls")
 @_cache_option
-@click.option(
-    "--long", "-l", "every_block", is_flag=True, help="Also list every block: its rows, parts and sizes."
-)
+@click.option("--long", "-l", is_flag=True, help="Also list every block: its rows, parts and sizes.")
 @click.option(
     "--format",
     "form",
@@ -34,16 +31,17 @@ def cache_group() -> None:
     show_default=True,
     help="How to print.",
 )
-def cache_ls_command(cache_path: Path, every_block: bool, form: str) -> None:
+def cache_ls_command(cache_path: Path, long: bool, form: str) -> None:
     """List what a cache holds: the plan, sources, recipes, blocks by holdout, runs, sizes, and what is stale.
 
-    Above 268 MB of features, rows are counted by the headers of parts, including rows of clips that have left.
+    Above 268 MB of features, rows are counted by the headers of parts, including rows of clips that have
+    left.
 
     Example: moodfuse cache ls --cache work
     """
     import json
 
-    from moodfuse.cache.maintenance.inventory import read_inventory
+    from moodfuse.cache.maintenance.listing import read_inventory
     from moodfuse.cache.maintenance.printing import as_record, print_inventory
     from moodfuse.cache.store import FeatureCache
 
@@ -51,21 +49,24 @@ def cache_ls_command(cache_path: Path, every_block: bool, form: str) -> None:
     if form == "json":
         click.echo(json.dumps(as_record(inventory), indent=2))
     else:
-        print_inventory(inventory, every_block=every_block)
+        print_inventory(inventory, every_block=long)
 
 
 @cache_group.command("verify")
 @_cache_option
 @click.option(
-    "--repair", "do_repair", is_flag=True, help="Set bad files aside, and rewrite what follows from others."
+    "--repair",
+    "do_repair",
+    is_flag=True,
+    help="Quarantine bad files, and rewrite files that follow from others.",
 )
 @click.pass_context
 def cache_verify_command(ctx: click.Context, cache_path: Path, do_repair: bool) -> None:
-    """Check every byte of a cache against names, headers and seals, and list what is bad.
+    """Check every byte of a cache against names, headers and checksums, and list bad files.
 
-    Exits with 0 only if nothing was bad, with 1 if anything was, repaired or not. Files set aside earlier, files of
-    unknown kind, and rows with different values in two intact parts are listed, but do not fail. --repair renames bad
-    files to NAME.bad and prints the commands that restore them.
+    Exits with 0 only if nothing was bad, with 1 if anything was, repaired or not. Files quarantined earlier,
+    files of unknown kind, and rows with different values in two intact parts are listed, but do not fail.
+    --repair renames bad files to NAME.bad and prints the commands that restore them.
 
     Example: moodfuse cache verify --cache work --repair
     """
@@ -74,11 +75,11 @@ def cache_verify_command(ctx: click.Context, cache_path: Path, do_repair: bool) 
     from moodfuse.cache.maintenance.verify import verify
 
     with progress_bar("Checking") as on_progress:
-        found = verify(cache_path, on_progress=on_progress)
-    print_verification(cache_path, found)
-    if do_repair and (found.faults or found.stale_clips_csv):
-        print_repair(cache_path, repair(cache_path, found))
-    if found.faults:
+        verification = verify(cache_path, on_progress=on_progress)
+    print_verification(cache_path, verification)
+    if do_repair and (verification.faults or verification.stale_clips_csv):
+        print_repair(cache_path, repair(cache_path, verification))
+    if verification.faults:
         ctx.exit(1)
 
 
@@ -88,19 +89,17 @@ def cache_verify_command(ctx: click.Context, cache_path: Path, do_repair: bool) 
     "--recipes/--no-recipes",
     default=True,
     show_default=True,
-    help="Remove recipes not in force, networks that no plan in force names, and plans, tables and fits that nothing "
-    "reads.",
+    help="Remove recipes that are not current, networks that no current plan names, and plans, tables and "
+    "fits that nothing reads.",
 )
 @click.option("--source", "sources", multiple=True, metavar="NAME", help="Remove a source; repeatable.")
-@click.option(
-    "--media", is_flag=True, help="Remove all decoded clips; extract decodes them again when needed."
-)
-@click.option("--fits", is_flag=True, help="Remove all kept fits; fuse fits again what it needs.")
+@click.option("--media", is_flag=True, help="Remove all decoded clips; extract decodes them when needed.")
+@click.option("--fits", is_flag=True, help="Remove all cached fits; fuse fits again what it needs.")
 @click.option("--runs", multiple=True, metavar="NAME", help="Remove a run; repeatable.")
 @click.option(
     "--bad",
     is_flag=True,
-    help="Remove files set aside and temporaries of any age, not only older than a day.",
+    help="Remove quarantined files and temporaries of any age, not only older than a day.",
 )
 @click.option(
     "--dry-run/--yes",
@@ -109,29 +108,30 @@ def cache_verify_command(ctx: click.Context, cache_path: Path, do_repair: bool) 
     help="Only list what would be removed, or remove it.  [default: dry-run]",
 )
 @click.pass_context
-def cache_prune_command(ctx: click.Context, cache_path: Path, dry_run: bool, **options: Any) -> None:
-    """Free space: remove what nothing in force reads, after a dry run that lists it.
+def cache_prune_command(
+    ctx: click.Context, cache_path: Path, dry_run: bool, sources: tuple[str, ...], **options: Any
+) -> None:
+    """Free space: remove what nothing reads, after a dry run that lists it.
 
-    What sources in force need stays, with the activations that their heads are tuned on; so does, for a week, a recipe
-    that extract has not finished, and the fold plan before the one in force. A prune that is killed leaves a sound
-    cache. --source first takes a source out of force, so that other features can be imported under its name.
+    Everything that current sources need stays, with the activations that their heads are tuned on. A recipe
+    that extract has not finished stays for a week, and the fold plan before the current one stays too. A
+    killed prune leaves a valid cache. --source also allows importing other features under that name.
 
     Example: moodfuse cache prune --cache work --yes
     """
     import time
 
     from moodfuse.cache.console import command_line
-    from moodfuse.cache.maintenance.inventory import read_inventory
+    from moodfuse.cache.maintenance.listing import read_inventory
     from moodfuse.cache.maintenance.printing import print_pruning
-    from moodfuse.cache.maintenance.prune import PruneOptions, choose_removals, remove
+    from moodfuse.cache.maintenance.prune import choose_removals, remove
     from moodfuse.cache.store import FeatureCache
 
-    choice = PruneOptions(**options)
     cache = FeatureCache(cache_path)
-    inventory = read_inventory(cache, without=choice.sources)
-    pruning = choose_removals(inventory, choice, now_s=time.time())
+    inventory = read_inventory(cache, without=sources)
+    pruning = choose_removals(inventory, now_s=time.time(), sources=sources, **options)
     if not dry_run:
-        cache.take_out(choice.sources, command=command_line(ctx))
+        cache.take_out(sources, command=command_line(ctx))
     failed = () if dry_run else remove(cache_path, pruning.removals)
     print_pruning(pruning, failed, dry_run=dry_run)
     if failed:
@@ -139,28 +139,17 @@ def cache_prune_command(ctx: click.Context, cache_path: Path, dry_run: bool, **o
 
 
 @cache_group.command("import")
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "--cache",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Cache folder; created if it does not exist.",
-)
+@click.argument("file", type=_PATH)
+@click.option("--cache", required=True, type=_PATH, help="Cache folder; created if it does not exist.")
 @click.option("--source", required=True, help="Name of the new source, such as clip-vit.")
 @click.option(
     "--holdout",
     required=True,
-    help="'*' if no label of these clips was used to make the features; otherwise the folds whose labels were not "
-    "used: '{2}', '{1,4}', or '{}' if all were used.",
+    help="'*' if no label of these clips was used to make the features; otherwise the folds whose labels "
+    "were not used: '{2}', '{1,4}', or '{}' if all were used.",
 )
-@click.option(
-    "--labels",
-    type=click.Path(path_type=Path),
-    help="CSV of id,label[,group][,fold] that declares the clips.",
-)
-@click.option(
-    "--ids", type=click.Path(path_type=Path), help="Ids of the rows of a .npy: text, one per line, or .npy."
-)
+@click.option("--labels", type=_PATH, help="CSV of id,label[,group][,fold] that declares the clips.")
+@click.option("--ids", type=_PATH, help="Ids of the rows of a .npy: text, one per line, or .npy.")
 @click.option(
     "--columns",
     multiple=True,
@@ -176,16 +165,17 @@ def cache_import_command(ctx: click.Context, **options: Any) -> None:
     """Import features: FILE becomes a source that fuses like any other.
 
     FILE is .npz (id, embedding and, if any, logits and their classes), .npy with --ids, .csv
-    (id,e0,e1,...[,logit:LABEL...]) or .parquet (id, embedding). Its ids are those of the clips. With --labels no media
-    are needed at all.
+    (id,e0,e1,...[,logit:LABEL...]) or .parquet (id, embedding). Its ids are those of the clips. With --labels
+    no media are needed at all.
 
-    Example: moodfuse cache import --cache work --labels labels.csv --source clip-vit --holdout '*' clip-vit.npz
+    Example: moodfuse cache import --cache work --labels labels.csv --source clip-vit --holdout '*'
+    clip-vit.npz
     """
     from moodfuse.cache.console import command_line, printable
     from moodfuse.cache.folds import PlanChoice
     from moodfuse.cache.transfer.importing import ImportSettings, import_features
 
-    options["holdout"] = _holdout(options["holdout"])
+    options["holdout"] = _parse_holdout(options["holdout"])
     plan = PlanChoice(options.pop("folds"), options.pop("seed"))
     settings = ImportSettings(**options, plan=plan, command=command_line(ctx))
     done = import_features(settings, report=lambda line: click.echo(printable(line), err=True))
@@ -205,9 +195,7 @@ def cache_import_command(ctx: click.Context, **options: Any) -> None:
 @_cache_option
 @click.option("--source", required=True, help="Source to export (moodfuse cache ls).")
 @click.option("--holdout", help="Folds that its network held out, such as '{2}'.  [default: '*']")
-@click.option(
-    "--output", required=True, type=click.Path(path_type=Path), help="File to write: .npz, .csv or .parquet."
-)
+@click.option("--output", required=True, type=_PATH, help="File to write: .npz, .csv or .parquet.")
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 def cache_export_command(
     cache_path: Path, source: str, holdout: str | None, output: Path, force: bool
@@ -219,7 +207,7 @@ def cache_export_command(
     from moodfuse.cache.store import FeatureCache
     from moodfuse.cache.transfer.exporting import export_features
 
-    chosen = None if holdout is None else _holdout(holdout)
+    chosen = None if holdout is None else _parse_holdout(holdout)
     done = export_features(FeatureCache(cache_path), source, chosen, output, force=force)
     if done.left_out:
         click.echo(f"{done.left_out} clips left out: they do not have what {source} reads", err=True)
@@ -227,7 +215,7 @@ def cache_export_command(
     click.echo(f"{done.clips} clips, {widths}: {click.format_filename(output)}")
 
 
-def _holdout(text: str) -> "Holdout":
+def _parse_holdout(text: str) -> "Holdout":
     from moodfuse.cache.errors import InputError
     from moodfuse.cache.records import Holdout
 

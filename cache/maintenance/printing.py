@@ -1,4 +1,4 @@
-"""Output of `cache ls`, `cache verify` and `cache prune`: tables for people, or one JSON value for programs."""
+"""Output of `cache ls`, `cache verify` and `cache prune`: tables, or one JSON value for programs."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,20 +16,17 @@ from rich.table import Table
 
 from moodfuse.cache.console import printable
 from moodfuse.cache.errors import MoodfuseError
-from moodfuse.cache.folds import pair_holdouts
-from moodfuse.cache.maintenance.inventory import Inventory
-from moodfuse.cache.maintenance.networks import UNFINISHED, BlockInfo, HoldoutName, RecipeInfo
+from moodfuse.cache.maintenance.listing import CURRENT, UNFINISHED, BlockInfo, Inventory, RecipeInfo, RunInfo
 from moodfuse.cache.maintenance.prune import Pruning
 from moodfuse.cache.maintenance.repair import Repair
 from moodfuse.cache.maintenance.verify import Verification
-from moodfuse.cache.storage.layout import BAD, TEMPORARY, UNKNOWN, Entry
+from moodfuse.cache.storage.layout import BAD, TEMPORARY, UNKNOWN
 from moodfuse.cache.store import FeatureCache
 
 LISTING_SCHEMA = 1
 MAX_LINES = 20
-"""Of incomplete blocks, and of each kind of file that was not checked, no more lines are printed."""
+"""Incomplete blocks, and unchecked files of each kind, are listed up to this number."""
 _WIDTH = 110
-_PAIRS = "{j,k}"
 _KINDS = {BAD: "set_aside", TEMPORARY: "temporaries", UNKNOWN: "unknown"}
 
 
@@ -46,23 +43,30 @@ def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
 def _print_table(
     title: str, texts: Sequence[str], numbers: Sequence[str], rows: Iterable[Sequence[object]]
 ) -> None:
-    """A table whose text columns fold, so that no column is dropped in a narrow terminal; nothing if it is empty."""
-    lines = [[printable(str(cell)) for cell in row] for row in rows]
-    if not lines:
-        return
+    """Print a table whose text columns fold, so that no column is dropped in a narrow terminal."""
     table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 2, 0, 0), pad_edge=False)
     for name in texts:
         table.add_column(name, overflow="fold")
     for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
-    for line in lines:
-        table.add_row(*line)
-    console = Console(width=max(Console().width, _WIDTH), highlight=False, markup=False, emoji=False)
-    console.print(table)
+    for row in rows:
+        table.add_row(*(printable(str(cell)) for cell in row))
+    if table.row_count:
+        console = Console(width=max(Console().width, _WIDTH), highlight=False, markup=False, emoji=False)
+        console.print(table)
 
 
-def _total(items: Iterable[Any]) -> int:
-    return sum(item.bytes for item in items)
+def _print_lines(lines: Iterable[str], more: str = "") -> None:
+    """Print the first lines, and the number of the others before the text `more`."""
+    lines = list(lines)
+    for line in lines[:MAX_LINES]:
+        click.echo(printable(line))
+    if len(lines) > MAX_LINES:
+        click.echo(f"... and {len(lines) - MAX_LINES} more{more}")
+
+
+def _sum_bytes(records: Iterable[Any]) -> int:
+    return sum(record.bytes for record in records)
 
 
 # cache ls
@@ -70,22 +74,22 @@ def _total(items: Iterable[Any]) -> int:
 
 def as_record(inventory: Inventory) -> dict[str, Any]:
     """An inventory as a JSON-able record, equal as long as the cache does not change."""
-    media, fits = inventory.of_kind("media"), inventory.of_kind("fits")
+    fits = inventory.of_kind("fits")
+    media_clips, media_bytes = _count_media(inventory)
     return {
         "schema": LISTING_SCHEMA,
         "cache": str(inventory.path),
-        "bytes": _total(inventory.entries),
+        "bytes": _sum_bytes(inventory.entries),
         "clips": inventory.clips,
         "plan": inventory.plan,
-        "recipes": [_recipe_record(recipe) for recipe in inventory.recipes],
-        "media": {"clips": _count_clips(media), "bytes": _total(media)},
-        "fits": {"files": len(fits), "bytes": _total(fits)},
-        "runs": [
-            {**vars(run), "gone": list(run.gone), "replaced": list(run.replaced)} for run in inventory.runs
-        ],
-        "old_plans": [entry.place for entry in inventory.old_plans],
-        "old_tables": [entry.place for entry in inventory.old_tables],
-        "old_fits": [entry.place for entry in inventory.old_fits],
+        "recipes": [_make_recipe_record(recipe) for recipe in inventory.recipes],
+        "media": {"clips": media_clips, "bytes": media_bytes},
+        "fits": {"files": len(fits), "bytes": _sum_bytes(fits)},
+        "runs": [vars(run) for run in inventory.runs],
+        **{
+            name: [entry.place for entry in getattr(inventory, name)]
+            for name in ("old_plans", "old_tables", "old_fits")
+        },
         **{
             name: [{"file": entry.place, "bytes": entry.bytes} for entry in inventory.of_kind(kind)]
             for kind, name in _KINDS.items()
@@ -94,223 +98,205 @@ def as_record(inventory: Inventory) -> dict[str, Any]:
     }
 
 
-def _recipe_record(recipe: RecipeInfo) -> dict[str, Any]:
+def _make_recipe_record(recipe: RecipeInfo) -> dict[str, Any]:
     names = ("source", "digest16", "network", "depth", "state", "bytes")
-    blocks = [_block_record(block) for block in recipe.blocks]
-    return {**{name: getattr(recipe, name) for name in names}, "blocks": blocks}
+    return {
+        **{name: getattr(recipe, name) for name in names},
+        "blocks": [
+            {
+                **vars(block),
+                "names": [{"holdout": str(name.holdout), "repeat": name.repeat} for name in block.names],
+                "complete": block.complete,
+            }
+            for block in recipe.blocks
+        ],
+    }
 
 
-def _block_record(block: BlockInfo) -> dict[str, Any]:
-    names = [{"holdout": str(name.holdout), "repeat": name.repeat} for name in block.names]
-    return {**vars(block), "names": names, "complete": block.complete}
-
-
-def _count_clips(media: Sequence[Entry]) -> int:
-    """Clips that are kept in some rendition."""
-    return len({entry.path.name.partition("-")[0] for entry in media})
+def _count_media(inventory: Inventory) -> tuple[int, int]:
+    """Number of decoded clips, and their bytes."""
+    media = inventory.of_kind("media")
+    return len({entry.path.name.partition("-")[0] for entry in media}), _sum_bytes(media)
 
 
 def print_inventory(inventory: Inventory, *, every_block: bool) -> None:
     """Print the plan, the sources, the runs, and what is stale; with `every_block` each block too."""
     for line in summary_lines(inventory):
-        click.echo(line)
+        click.echo(printable(line))
     _print_table(
         "sources",
         ("source", "recipe", "network", "depth", "state", "blocks complete"),
         ("parts", "size"),
-        (_recipe_row(recipe, inventory) for recipe in inventory.recipes),
+        (_make_recipe_row(recipe, inventory) for recipe in inventory.recipes),
     )
     incomplete = [
-        line for recipe in inventory.recipes if recipe.needed for line in _incomplete(recipe, inventory)
+        f"incomplete: {recipe.source} {_join_holdouts(block)}: {block.rows} of {block.clips} clips"
+        for recipe in inventory.recipes
+        for block in recipe.blocks
+        if recipe.needed and block.names and not block.complete
     ]
-    for line in incomplete[:MAX_LINES]:
-        click.echo(line)
-    if len(incomplete) > MAX_LINES:
-        click.echo(f"... and {len(incomplete) - MAX_LINES} more; --long lists every block")
+    _print_lines(incomplete, "; --long lists every block")
     if every_block:
         _print_table(
             "blocks",
             ("source", "recipe", "tuned on", "holdout"),
             ("rows", "clips", "parts", "size", "weights"),
-            (_block_row(recipe, block) for recipe in inventory.recipes for block in recipe.blocks),
+            (_make_block_row(recipe, block) for recipe in inventory.recipes for block in recipe.blocks),
         )
-    _print_table("runs", ("run", "changes of its sources"), ("size",), _run_rows(inventory))
-    if stale := [(what, count, size(total)) for what, count, total in _stale(inventory) if count]:
+    runs = ((run.name, _describe_changes(run) or "none", size(run.bytes)) for run in inventory.runs)
+    _print_table("runs", ("run", "changes of its sources"), ("size",), runs)
+    stale = [
+        (what, len(records), size(_sum_bytes(records) + sum(getattr(r, "weights_bytes", 0) for r in records)))
+        for what, records in _find_stale(inventory).items()
+        if records
+    ]
+    if stale:
         _print_table("stale", ("what",), ("count", "size"), stale)
-        click.echo(
-            f"to list what can be removed: moodfuse cache prune --cache {printable(str(inventory.path))}"
-        )
+        path = printable(str(inventory.path))
+        click.echo(f"to list what can be removed: moodfuse cache prune --cache {path}")
 
 
 def summary_lines(inventory: Inventory) -> Iterator[str]:
-    """The size of a cache, its plan, its clips, decoded media and kept fits."""
-    path = printable(str(inventory.path))
-    yield f"{path}: {size(_total(inventory.entries))} in {len(inventory.entries)} files"
+    """The size of a cache, its plan, its clips, decoded media and cached fits."""
+    yield f"{inventory.path}: {size(_sum_bytes(inventory.entries))} in {len(inventory.entries)} files"
     if inventory.plan is None or inventory.clips is None:
         yield "no fold plan yet"
     else:
         plan, clips = inventory.plan, inventory.clips
         duplicates = clips["ok"] - clips["test"] - plan["clips"]
         copies = f" ({duplicates} the same file and seconds as another)" if duplicates > 0 else ""
-        plans = f", {plan['repeats']} fold plans in force" if plan["repeats"] > 1 else ""
+        plans = f", {plan['repeats']} current fold plans" if plan["repeats"] > 1 else ""
         yield (
-            f"plan {plan['sequence']}: {plan['folds']} folds, seed {plan['seed']}, over {plan['clips']} clips{copies} "
-            f"in {plan['groups']} groups{plans}"
+            f"plan {plan['sequence']}: {plan['folds']} folds, seed {plan['seed']}, over {plan['clips']} "
+            f"clips{copies} in {plan['groups']} groups{plans}"
         )
         yield (
-            f"clips: {clips['listed']} listed, {clips['ok']} readable, {clips['refused']} refused, {clips['test']} for "
-            "tests"
+            f"clips: {clips['listed']} listed, {clips['ok']} readable, {clips['refused']} refused, "
+            f"{clips['test']} for tests"
         )
-    if media := inventory.of_kind("media"):
-        yield f"media: {_count_clips(media)} decoded clips, {size(_total(media))}"
+    media_clips, media_bytes = _count_media(inventory)
+    if media_clips:
+        yield f"media: {media_clips} decoded clips, {size(media_bytes)}"
     if fits := inventory.of_kind("fits"):
-        yield f"fits: {size(_total(fits))} kept for fuse"
+        yield f"fits: {size(_sum_bytes(fits))} cached for fuse"
     if inventory.unreadable:
-        yield f"{len(inventory.unreadable)} parts have no valid header; run: moodfuse cache verify --cache {path}"
+        count = len(inventory.unreadable)
+        yield f"{count} parts have no valid header; run: moodfuse cache verify --cache {inventory.path}"
 
 
-def _recipe_row(recipe: RecipeInfo, inventory: Inventory) -> tuple[object, ...]:
+def _join_holdouts(block: BlockInfo) -> str:
+    return ", ".join(map(str, block.names)) or "-"
+
+
+def _make_recipe_row(recipe: RecipeInfo, inventory: Inventory) -> tuple[object, ...]:
     parts = sum(block.parts for block in recipe.blocks)
-    texts = (recipe.source, recipe.digest16, recipe.network or "?", recipe.depth or "?", recipe.state)
+    state = "current" if recipe.state == CURRENT else recipe.state
+    texts = (recipe.source, recipe.digest16, recipe.network or "?", recipe.depth or "?", state)
     return (*texts, coverage(recipe, inventory), parts, size(recipe.bytes))
 
 
 def coverage(recipe: RecipeInfo, inventory: Inventory) -> str:
-    """How many blocks have a row for every clip, by holdouts: ``{k} 6 of 6, {j,k} 15 of 15``."""
+    """How many blocks have a row for every clip, by form of holdout: ``{k} 6 of 6, {j,k} 15 of 15``."""
     complete: dict[str, list[bool]] = {}
     for block in recipe.blocks:
         for name in block.names:
-            complete.setdefault(_form(name.holdout.folds), []).append(block.complete)
+            complete.setdefault(_get_form(name.holdout.folds), []).append(block.complete)
     expected = {form: len(done) for form, done in complete.items()}
-    if _PAIRS in expected and (plan := inventory.plan):
-        expected[_PAIRS] = max(expected[_PAIRS], comb(plan["folds"], 2) * plan["repeats"])
+    if "{j,k}" in expected and (plan := inventory.plan):
+        expected["{j,k}"] = max(expected["{j,k}"], comb(plan["folds"], 2) * plan["repeats"])
     texts = [f"{form} {sum(done)} of {expected[form]}" for form, done in complete.items()]
     if unnamed := sum(not block.names for block in recipe.blocks):
-        texts.append(f"{unnamed} of no plan in force")
+        texts.append(f"{unnamed} of no current plan")
     return ", ".join(texts) or "none"
 
 
-def _form(folds: frozenset[int] | None) -> str:
-    """The form of a holdout: ``*``, ``{}``, ``{k}``, ``{j,k}``."""
+def _get_form(folds: frozenset[int] | None) -> str:
     if folds is None:
         return "*"
-    return {0: "{}", 1: "{k}", 2: _PAIRS}.get(len(folds), f"{{{len(folds)} folds}}")
+    return {0: "{}", 1: "{k}", 2: "{j,k}"}.get(len(folds), f"{{{len(folds)} folds}}")
 
 
-def _incomplete(recipe: RecipeInfo, inventory: Inventory) -> Iterator[str]:
-    """A line for each block without all rows; missing pairs count only where the recipe has any pair."""
-    names = {(name.repeat, name.holdout) for block in recipe.blocks for name in block.names}
-    source = printable(recipe.source)
-    for block in recipe.blocks:
-        if block.names and not block.complete:
-            holdouts = ", ".join(map(str, block.names))
-            yield f"incomplete: {source} {holdouts}: {block.rows} of {block.clips} clips"
-    plan = inventory.plan
-    if plan is None or not any(_form(holdout.folds) == _PAIRS for _, holdout in names):
-        return
-    for repeat in range(plan["repeats"]):
-        for holdout in pair_holdouts(plan["folds"]):
-            if (repeat, holdout) not in names:
-                yield f"incomplete: {source} {HoldoutName(repeat, holdout)}: no network yet"
-
-
-def _block_row(recipe: RecipeInfo, block: BlockInfo) -> tuple[object, ...]:
-    holdouts = ", ".join(map(str, block.names)) or "-"
+def _make_block_row(recipe: RecipeInfo, block: BlockInfo) -> tuple[object, ...]:
     numbers = (block.rows, block.clips, block.parts, size(block.bytes), size(block.weights_bytes))
-    return (recipe.source, recipe.digest16, block.trained, holdouts, *numbers)
+    return (recipe.source, recipe.digest16, block.trained, _join_holdouts(block), *numbers)
 
 
-def _run_rows(inventory: Inventory) -> Iterator[tuple[object, ...]]:
-    for run in inventory.runs:
-        notes = [f"{', '.join(run.gone)}: gone"] if run.gone else []
-        notes += [f"{', '.join(run.replaced)}: another recipe is in force"] if run.replaced else []
-        notes += [] if run.whole else ["unfinished or damaged"]
-        yield run.name, "; ".join(notes) or "none", size(run.bytes)
+def _describe_changes(run: RunInfo) -> str:
+    changes = [f"{', '.join(run.gone)}: missing"] if run.gone else []
+    changes += [f"{', '.join(run.replaced)}: another recipe is current"] if run.replaced else []
+    return "; ".join([*changes, *([] if run.whole else ["unfinished or damaged"])])
 
 
-def _stale(inventory: Inventory) -> Iterator[tuple[str, int, int]]:
-    """What is stale, its count, and its bytes."""
+def _find_stale(inventory: Inventory) -> dict[str, Sequence[Any]]:
     unused = [recipe for recipe in inventory.recipes if not recipe.needed]
-    unfinished = [recipe for recipe in unused if recipe.state == UNFINISHED]
-    replaced = [recipe for recipe in unused if recipe.state != UNFINISHED]
-    unnamed = [
-        block for recipe in inventory.recipes if recipe.needed for block in recipe.blocks if not block.names
-    ]
-    groups: dict[str, Sequence[Any]] = {
-        "recipes replaced": replaced,
-        "recipes never in force: extract is running, or was stopped": unfinished,
-        "networks that no plan in force names": unnamed,
+    needed = [recipe for recipe in inventory.recipes if recipe.needed]
+    return {
+        "recipes replaced": [recipe for recipe in unused if recipe.state != UNFINISHED],
+        "recipes never used: extract is running, or was stopped": [
+            recipe for recipe in unused if recipe.state == UNFINISHED
+        ],
+        "networks that no current plan names": [
+            block for recipe in needed for block in recipe.blocks if not block.names
+        ],
         "fold plans that no new plan starts from": inventory.old_plans,
         "fits of earlier clips or labels": inventory.old_fits,
         "tables of clips of earlier plans": inventory.old_tables,
-        "damaged files set aside": inventory.of_kind(BAD),
+        "quarantined damaged files": inventory.of_kind(BAD),
         "temporaries": inventory.of_kind(TEMPORARY),
         "files of unknown kind": inventory.of_kind(UNKNOWN),
-        "runs on other sources than those in force": [
-            run for run in inventory.runs if run.gone or run.replaced or not run.whole
-        ],
+        "runs whose sources changed": [run for run in inventory.runs if _describe_changes(run)],
     }
-    for what, items in groups.items():
-        yield what, len(items), _total(items) + sum(getattr(item, "weights_bytes", 0) for item in items)
 
 
 # cache verify and cache prune
 
 
-def print_verification(root: Path, found: Verification) -> None:
+def print_verification(root: Path, verification: Verification) -> None:
     """Print a line for each bad file, notes on the others, and the counts."""
-    for fault in found.faults:
-        click.echo(f"bad: {printable(fault.place)}: {printable(fault.reason)}")
-    for sentence in found.disagreements:
-        click.echo(f"nondeterminism: {printable(sentence.removeprefix(f'{root}/'))}")
-    for kind, word in ((BAD, "set aside earlier"), (TEMPORARY, "temporary"), (UNKNOWN, "unknown")):
-        for place in found.others[kind][:MAX_LINES]:
-            click.echo(f"{word}: {printable(place)}")
-        if (more := len(found.others[kind]) - MAX_LINES) > 0:
-            click.echo(f"{word}: and {more} more")
-    if found.stale_clips_csv:
-        click.echo(
-            "note: clips.csv differs from the plan in force; nothing reads it, and extract rewrites it"
-        )
-    if outputs := len(found.others["output"]):
+    for fault in verification.faults:
+        click.echo(printable(f"bad: {fault.place}: {fault.reason}"))
+    for sentence in verification.disagreements:
+        click.echo(printable(f"nondeterminism: {sentence.removeprefix(f'{root}/')}"))
+    for kind, word in ((BAD, "quarantined earlier"), (TEMPORARY, "temporary"), (UNKNOWN, "unknown")):
+        _print_lines((f"{word}: {path}" for path in verification.others[kind]), f" {word}")
+    if verification.stale_clips_csv:
+        click.echo("note: clips.csv differs from the current plan; nothing reads it, and extract rewrites it")
+    if outputs := len(verification.others["output"]):
         click.echo(f"not checked: {outputs} files of reports and models, which have no digest")
-    click.echo(f"{found.checked} files, {size(found.bytes)} checked: {len(found.faults) or 'none'} bad")
+    bad = len(verification.faults) or "none"
+    click.echo(f"{verification.checked} files, {size(verification.bytes)} checked: {bad} bad")
 
 
 def print_repair(root: Path, done: Repair) -> None:
-    """Print what was set aside and rewritten, what failed, and the commands that restore the rest."""
-    for place in done.set_aside:
-        click.echo(f"set aside: {printable(place)}.bad")
-    for place in done.rewritten:
-        click.echo(f"rewritten: {printable(place)}")
-    for sentence in done.failed:
-        click.echo(f"failed: {printable(sentence)}")
-    if not done.remedies:
-        return
-    try:
-        commands = FeatureCache(root).commands
-    except MoodfuseError:
-        commands = ()
-    for title, lines in (
-        ("to restore what was lost, run:", done.remedies),
-        ("the commands that filled this cache:", commands),
-    ):
-        for line in (title, *(f"  {printable(line)}" for line in lines)) if lines else ():
-            click.echo(line)
+    """Print what was quarantined and rewritten, what failed, and the commands that restore the rest."""
+    lines = [
+        *(f"quarantined: {path}.bad" for path in done.set_aside),
+        *(f"rewritten: {path}" for path in done.rewritten),
+        *(f"failed: {sentence}" for sentence in done.failed),
+    ]
+    if done.remedies:
+        lines += ["to restore what was lost, run:", *(f"  {command}" for command in done.remedies)]
+        try:
+            commands = FeatureCache(root).commands
+        except MoodfuseError:
+            commands = ()
+        if commands:
+            lines += ["the commands that filled this cache:", *(f"  {command}" for command in commands)]
+    for line in lines:
+        click.echo(printable(line))
 
 
 def print_pruning(pruning: Pruning, failed: Sequence[str], *, dry_run: bool) -> None:
     """Print what is to be removed, or was, with reasons; what stays; and the space that this frees."""
-    rows = [(removal.place, removal.why, size(removal.bytes)) for removal in pruning.removals]
-    _print_table("", ("file or folder", "why"), ("size",), rows)
-    for sentence in pruning.kept:
-        click.echo(f"kept: {printable(sentence)}")
-    for sentence in failed:
-        click.echo(f"failed: {printable(sentence)}")
-    total = size(_total(pruning.removals))
+    rows = [(removal.relative_path, removal.reason, size(removal.bytes)) for removal in pruning.removals]
+    _print_table("", ("file or folder", "reason"), ("size",), rows)
+    for word, sentences in (("kept", pruning.kept), ("failed", failed)):
+        for sentence in sentences:
+            click.echo(printable(f"{word}: {sentence}"))
+    total = size(_sum_bytes(pruning.removals))
     if not pruning.removals:
         click.echo("nothing to prune")
     elif dry_run:
         click.echo(f"{total} would be freed; to remove it, run the same command with --yes")
     else:
-        click.echo(f"of {total} not everything was freed" if failed else f"{total} freed")
+        click.echo(f"not all of {total} was freed" if failed else f"{total} freed")

@@ -1,225 +1,212 @@
-"""What of a cache can be removed, decided from its inventory, and its removal in an order that keeps the cache valid.
+"""What of a cache can be removed, decided from its inventory, and its removal.
 
-A folder is first renamed to a temporary, in one step, and then emptied; a run loses its record first. So readers, and
-the next command after a kill, find a thing whole or not at all. Links are not followed.
+A folder is first renamed to a temporary in one step and then emptied, so that a killed prune leaves a valid
+cache.
 """
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from moodfuse.cache.errors import DamagedPartError, UnknownNameError
-from moodfuse.cache.maintenance.inventory import Inventory
-from moodfuse.cache.maintenance.networks import IN_FORCE, UNFINISHED, RecipeInfo
+from moodfuse.cache.maintenance.listing import CURRENT, UNFINISHED, Inventory, RecipeInfo
 from moodfuse.cache.storage.files import STALE_S, TEMPORARY_PREFIX, sync_folder
-from moodfuse.cache.storage.layout import BAD, Entry, behind_link
+from moodfuse.cache.storage.layout import BAD, TEMPORARY, Entry, behind_link, folder_of
 from moodfuse.cache.store import MEND
 
 PRUNED_PREFIX = f"{TEMPORARY_PREFIX}pruned-"
-"""Prefix of a folder that is being removed; any later prune may finish it."""
+"""Prefix of a folder that is being removed; the next prune removes what a killed one left."""
 UNFINISHED_S = 7 * STALE_S
-"""A recipe that was never put in force, because `extract` is running or was stopped, is kept this long."""
-
-
-@dataclass(frozen=True)
-class PruneOptions:
-    """What may be removed, as the options of `cache prune` describe it.
-
-    The inventory has `sources` as not in force.
-    """
-
-    recipes: bool = True
-    sources: tuple[str, ...] = ()
-    media: bool = False
-    fits: bool = False
-    runs: tuple[str, ...] = ()
-    bad: bool = False
+"""A recipe that never was current is kept this long, because `extract` may still be running."""
 
 
 @dataclass(frozen=True)
 class Removal:
-    """A file or folder to remove: its path below the cache folder, the reason, and its bytes."""
+    """A file or folder to remove."""
 
-    place: str
-    why: str
+    relative_path: str
+    reason: str
     bytes: int
 
 
 @dataclass(frozen=True)
 class Pruning:
-    """What to remove, in order, and sentences on what stays although nothing in force reads it."""
+    """What to remove, and sentences on what stays although nothing reads it."""
 
     removals: tuple[Removal, ...]
     kept: tuple[str, ...]
 
 
-def choose_removals(inventory: Inventory, options: PruneOptions, *, now_s: float) -> Pruning:
-    """Decide what to remove at the time `now_s` (seconds since 1970). Nothing is changed.
+def choose_removals(
+    inventory: Inventory,
+    *,
+    now_s: float,
+    recipes: bool = True,
+    sources: Sequence[str] = (),
+    media: bool = False,
+    fits: bool = False,
+    runs: Sequence[str] = (),
+    bad: bool = False,
+) -> Pruning:
+    """Decide what to remove, by the options of `cache prune`. Nothing is changed.
+
+    Parameters
+    ----------
+    inventory : Inventory
+        Read without `sources`.
+    now_s : float
+        Seconds since 1970.
 
     Raises
     ------
     UnknownNameError
         If there is no run of a name.
     DamagedPartError
-        If recipes may be removed, but because of damage it is not known what is in force.
+        If recipes may be removed, but because of damage it is not known which are used.
     """
     removals: list[Removal] = []
     kept: list[str] = []
-    if options.recipes:
-        _check_known_use(inventory)
-        for recipe in inventory.recipes:
-            if recipe.needed:
-                removals += _unused_networks(inventory, recipe)
-            elif recipe.state == UNFINISHED and recipe.modified_s > now_s - UNFINISHED_S:
+    if recipes:
+        _check_use_is_known(inventory)
+    for recipe in inventory.recipes:
+        if recipe.source in sources or (recipes and not recipe.needed):
+            is_young = recipe.state == UNFINISHED and recipe.modified_s > now_s - UNFINISHED_S
+            if is_young and recipe.source not in sources:
                 kept.append(f"{recipe.source} {recipe.digest16}: unfinished, and written in the last week")
             else:
-                removals += _recipe(inventory, recipe)
-        removals += _unread_records(inventory, now_s)
-    for recipe in inventory.recipes:
-        if recipe.source in options.sources:
-            removals += _recipe(inventory, recipe)
-    if options.media:
-        why = "decoded clips; extract decodes them again where they are needed"
-        removals += _folders(inventory, inventory.of_kind("media"), why)
-    if options.fits:
-        removals += _folders(inventory, inventory.of_kind("fits"), "kept fits; fuse fits again what it needs")
+                removals += _choose_recipe(inventory, recipe)
+        elif recipes:
+            removals += _choose_networks(inventory, recipe)
+    if recipes:
+        removals += _choose_unread(inventory, now_s)
+    if media:
+        reason = "decoded clips; extract decodes them again when needed"
+        removals += _choose_folders(inventory, inventory.of_kind("media"), reason)
+    if fits:
+        removals += _choose_folders(inventory, inventory.of_kind("fits"), "cached fits; fuse fits them again")
     names = [run.name for run in inventory.runs]
-    for name in options.runs:
+    for name in runs:
         if name not in names:
             raise UnknownNameError("run", name, names)
-        removals.append(_folder(inventory, f"runs/{name}", "run"))
-    for entry in inventory.leftovers:
-        if options.bad or entry.modified_s < now_s - STALE_S or entry.path.name.startswith(PRUNED_PREFIX):
-            why = "set aside as damaged" if entry.kind == BAD else "temporary"
-            removals.append(Removal(entry.place, why, entry.bytes))
-    unique = {removal.place: removal for removal in removals}
+        removals.append(_choose_folder(inventory, f"runs/{name}", "run"))
+    removals += _choose_leftovers(inventory, now_s, of_any_age=bad)
+    unique = {removal.relative_path: removal for removal in removals}
     outer = [
         removal
-        for removal in unique.values()
-        if not any(str(folder) in unique for folder in PurePosixPath(removal.place).parents)
+        for path, removal in unique.items()
+        if not any(str(folder) in unique for folder in PurePosixPath(path).parents)
     ]
-    linked = [removal for removal in outer if _is_linked(inventory.path, removal.place)]
+    linked = [removal for removal in outer if behind_link(inventory.path, removal.relative_path)]
     kept += [
-        f"{removal.place}: is behind a link, which is not followed; remove it yourself" for removal in linked
+        f"{removal.relative_path}: is behind a link, which is not followed; remove it yourself"
+        for removal in linked
     ]
     return Pruning(tuple(removal for removal in outer if removal not in linked), tuple(kept))
 
 
-def _check_known_use(inventory: Inventory) -> None:
-    """Refuse to call a recipe or network unused while a record that may name it is damaged."""
+def _check_use_is_known(inventory: Inventory) -> None:
+    """Check that no record that may name a recipe or network is damaged."""
     for entry in inventory.of_kind(BAD):
         if entry.parents[:1] in (("plans",), ("sources",)):
             raise DamagedPartError(
-                f"{entry.path}: was set aside as damaged, so what is in force now may be older than what was; {MEND}, "
-                f"then: moodfuse cache prune --no-recipes --bad --yes --cache {inventory.path}"
+                f"{entry.path}: was quarantined as damaged, so an older plan or choice of sources may be "
+                f"current now; {MEND}, then: moodfuse cache prune --no-recipes --bad --yes --cache "
+                f"{inventory.path}"
             )
-    repair = f"run moodfuse cache verify --repair --cache {inventory.path}, then the command that it prints"
     for recipe in inventory.recipes:
-        if recipe.state == IN_FORCE and not recipe.network:
+        lost = [block.trained for block in recipe.blocks if not block.recorded]
+        if (recipe.state == CURRENT and not recipe.network) or (recipe.needed and lost):
+            folder = "/".join([_join_folder("features", recipe), *lost[:1]])
             raise DamagedPartError(
-                f"{inventory.path}: the recipe in force of {recipe.source} cannot be read, so what it needs is not "
-                f"known; {repair}"
+                f"{inventory.path}/{folder}: its record cannot be read, so it is not known whether its "
+                f"features are used; run moodfuse cache verify --repair --cache {inventory.path}, then the "
+                "command that it prints, or remove the folder yourself"
             )
-        for block in recipe.blocks if recipe.needed else ():
-            if not block.recorded:
-                raise DamagedPartError(
-                    f"{inventory.path}/features/{recipe.folder}/{recipe.digest16}/{block.trained}: has features of "
-                    f"{recipe.source}, but no record of what they were tuned on, so they may be in use; {repair}, or "
-                    "remove the folder yourself"
-                )
 
 
-def _recipe(inventory: Inventory, recipe: RecipeInfo) -> Iterator[Removal]:
+def _join_folder(kind: str, recipe: RecipeInfo) -> str:
+    return f"{kind}/{folder_of(recipe.source)}/{recipe.digest16}"
+
+
+def _choose_recipe(inventory: Inventory, recipe: RecipeInfo) -> Iterator[Removal]:
     for kind in ("features", "networks"):
-        place = f"{kind}/{recipe.folder}/{recipe.digest16}"
-        removal = _folder(inventory, place, f"recipe of {recipe.source}: {recipe.state}")
+        folder = _join_folder(kind, recipe)
+        removal = _choose_folder(inventory, folder, f"recipe of {recipe.source}: {recipe.state}")
         if removal.bytes:
             yield removal
 
 
-def _unused_networks(inventory: Inventory, recipe: RecipeInfo) -> Iterator[Removal]:
-    """Networks of a recipe in use that no plan in force names; none without plan or record."""
+def _choose_networks(inventory: Inventory, recipe: RecipeInfo) -> Iterator[Removal]:
+    """Networks of a needed recipe that no current plan names; none without plan or record."""
     if inventory.plan is None or not recipe.network:
         return
-    why = f"network of {recipe.source} that no plan in force names"
-    place = f"{recipe.folder}/{recipe.digest16}"
+    reason = f"network of {recipe.source} that no current plan names"
     for block in recipe.blocks:
         if block.names:
             continue
-        removal = _folder(inventory, f"features/{place}/{block.trained}", why)
+        removal = _choose_folder(inventory, f"{_join_folder('features', recipe)}/{block.trained}", reason)
         if removal.bytes:
             yield removal
         for entry in inventory.of_kind("network", "checkpoint"):
-            if entry.parents == ("networks", *place.split("/")) and entry.path.stem == block.trained:
-                yield Removal(entry.place, why, entry.bytes)
+            if entry.place.startswith(f"{_join_folder('networks', recipe)}/{block.trained}."):
+                yield Removal(entry.place, reason, entry.bytes)
 
 
-def _unread_records(inventory: Inventory, now_s: float) -> Iterator[Removal]:
+def _choose_unread(inventory: Inventory, now_s: float) -> Iterator[Removal]:
     for entry in inventory.old_plans:
         yield Removal(entry.place, "two later plans have its folds and seed", entry.bytes)
     for entry in inventory.old_tables:
         if entry.modified_s < now_s - STALE_S:  # a new table may be waiting for its plan
-            yield Removal(entry.place, "table of clips that no plan in force names", entry.bytes)
-    why = "kept fits of other clips, labels or groups than those in force"
-    yield from _folders(inventory, inventory.old_fits, why)
+            yield Removal(entry.place, "table of clips that no current plan names", entry.bytes)
+    yield from _choose_folders(inventory, inventory.old_fits, "cached fits of other clips, labels or groups")
 
 
-def _folders(inventory: Inventory, entries: Sequence[Entry], why: str) -> list[Removal]:
-    """The folders two levels below the cache in which some files are."""
-    places = dict.fromkeys("/".join(entry.parents[:2]) for entry in entries)
-    return [_folder(inventory, place, why) for place in places]
+def _choose_leftovers(inventory: Inventory, now_s: float, *, of_any_age: bool) -> Iterator[Removal]:
+    """Quarantined files and temporaries."""
+    for entry in inventory.of_kind(BAD, TEMPORARY):
+        is_old = entry.modified_s < now_s - STALE_S or entry.path.name.startswith(PRUNED_PREFIX)
+        if of_any_age or is_old:
+            reason = "quarantined as damaged" if entry.kind == BAD else "temporary"
+            yield Removal(entry.place, reason, entry.bytes)
 
 
-def _folder(inventory: Inventory, place: str, why: str) -> Removal:
-    inside = (entry.bytes for entry in inventory.entries if entry.place.startswith(f"{place}/"))
-    return Removal(place, why, sum(inside))
+def _choose_folders(inventory: Inventory, files: Sequence[Entry], reason: str) -> list[Removal]:
+    """The folders two levels below the cache that have these files."""
+    folders = dict.fromkeys("/".join(entry.parents[:2]) for entry in files)
+    return [_choose_folder(inventory, folder, reason) for folder in folders]
 
 
-def _is_linked(root: Path, place: str) -> bool:
-    return behind_link(root, place) or ((root / place).is_symlink() and (root / place).is_dir())
+def _choose_folder(inventory: Inventory, folder: str, reason: str) -> Removal:
+    size = sum(entry.bytes for entry in inventory.entries if entry.place.startswith(f"{folder}/"))
+    return Removal(folder, reason, size)
 
 
 def remove(root: Path, removals: Sequence[Removal]) -> tuple[str, ...]:
-    """Remove what `choose_removals` chose, in order; returns sentences on what could not be removed."""
+    """Remove what `choose_removals` chose; returns sentences on what could not be removed."""
     failed = []
     for removal in removals:
         try:
-            _remove(root / removal.place)
+            _remove(root / removal.relative_path)
+        except FileNotFoundError:
+            continue
         except OSError as error:
             cause = error.strerror or error
-            failed.append(f"{removal.place}: cannot be removed ({cause}); correct that, then run again")
+            failed.append(
+                f"{removal.relative_path}: cannot be removed ({cause}); correct that, then run again"
+            )
     return tuple(failed)
 
 
 def _remove(path: Path) -> None:
     if path.is_symlink() or not path.is_dir():
-        path.unlink(missing_ok=True)
+        path.unlink()
         return
-    if path.parent.name == "runs":
-        (path / "run.json").unlink(missing_ok=True)
-        sync_folder(path)
-    temporary = path
     if not path.name.startswith(PRUNED_PREFIX):
         temporary = path.with_name(f"{PRUNED_PREFIX}{secrets.token_hex(6)}")
-        try:
-            os.rename(path, temporary)
-        except FileNotFoundError:
-            return  # another prune has removed it
+        os.rename(path, temporary)
         sync_folder(path.parent)
-    _empty(temporary)
-
-
-def _empty(folder: Path) -> None:
-    """Remove a folder and everything in it, links themselves but not what they lead to.
-
-    Another prune may remove files of it meanwhile.
-    """
-    for where, folders, names in os.walk(folder, topdown=False):
-        links = [name for name in folders if os.path.islink(os.path.join(where, name))]
-        for name in (*names, *links):
-            Path(where, name).unlink(missing_ok=True)
-        with suppress(FileNotFoundError):
-            os.rmdir(where)
+        path = temporary
+    shutil.rmtree(path)

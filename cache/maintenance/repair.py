@@ -1,53 +1,26 @@
-"""What `cache verify --repair` does: it sets damaged files aside, rewrites what follows from others, names remedies."""
+"""Repair of a cache: damaged files are quarantined, and files that follow from others are rewritten.
 
-import os
+For what is lost, the repair names the command that restores it.
+"""
+
+import csv
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from moodfuse.cache.csv_rows import csv_rows
-from moodfuse.cache.errors import CacheError, InputError, MoodfuseError
-from moodfuse.cache.maintenance.networks import HoldoutNames, read_record
+from moodfuse.cache.errors import CacheError, MoodfuseError
+from moodfuse.cache.maintenance.holdouts import HoldoutNames, read_record
 from moodfuse.cache.maintenance.verify import DAMAGED, UNREADABLE, Fault, Verification
 from moodfuse.cache.manifest import MARKER, VIEW, marker_text
 from moodfuse.cache.recipe import IMPORT, Recipe, frozen_counterpart, imported_as
 from moodfuse.cache.storage.files import set_aside, write_text
-from moodfuse.cache.storage.layout import behind_link, folder_of
+from moodfuse.cache.storage.layout import behind_link
 from moodfuse.cache.store import FeatureCache
-
-_EXTRACT = "moodfuse extract DATA --cache {cache}"
-_IMPORT = "moodfuse cache import --cache {cache} --source SOURCE --holdout HOLDOUT FILE"
-_IMPORT_LABELS = _IMPORT.replace("--source", "--labels LABELS.csv --source")
-_FUSE = "moodfuse fuse --cache {cache} --run {name}"
-REMEDIES = {
-    "plan": f"{_EXTRACT}  # assigns the clips to folds again, or as an older plan has them",
-    "table": f"{_EXTRACT}  # rewrites the table of clips",
-    "outcome": f"{_EXTRACT}  # decodes the clip again",
-    "choice": f"{_EXTRACT} --source SOURCE...  # puts the sources in force again",
-    "audit": f"{_EXTRACT}  # compares the clips again",
-    "marks": f"{_EXTRACT}  # compares the clips again",
-    "media": f"{_EXTRACT}  # decodes the clip again, where it is needed",
-    "run": _FUSE,
-    "predictions": _FUSE,
-}
-"""Kind of file to the command that restores it. Features and their records depend on the source; weights need no
-remedy, since a network is tuned again only where its features are missing."""
-IMPORT_REMEDIES = {
-    "plan": f"{_IMPORT_LABELS}  # assigns the clips to folds again",
-    "table": f"{_IMPORT_LABELS}  # rewrites the table of clips",
-    "choice": f"{_IMPORT}  # puts the source in force again; once for each",
-}
-"""The same for a cache that imports filled."""
-_PLAN_FROM_VIEW = (
-    "moodfuse extract {cache}/clips.csv --cache {cache}  # assigns the clips to folds as clips.csv has them; with DATA "
-    "instead again, or as an older plan has them"
-)
-_IMPORT_PLAN_FROM_VIEW = f"{_IMPORT_LABELS.replace('LABELS.csv', '{cache}/clips.csv')}  # assigns the clips to folds as clips.csv has them"
 
 
 @dataclass(frozen=True)
 class Repair:
-    """What a repair did: places of files, sentences on what failed, and commands that restore what was lost.
+    """What a repair did: paths of files, sentences on what failed, and commands that restore what was lost.
 
     The names of the files `set_aside` now end in ``.bad``; those `rewritten` follow from other files.
     """
@@ -58,106 +31,109 @@ class Repair:
     remedies: tuple[str, ...]
 
 
-def repair(root: Path, found: Verification) -> Repair:
-    """Set damaged files aside, and rewrite the marker, recipes of imports, records of networks and ``clips.csv``."""
-    lost = [fault for fault in found.faults if fault.state != UNREADABLE]
-    recipes = {fault.place: _recipe_of(root, fault) for fault in lost}
-    aside: list[str] = []
+def repair(root: Path, verification: Verification) -> Repair:
+    """Quarantine damaged files; rewrite the marker, records that follow from others and ``clips.csv``."""
+    lost = [fault for fault in verification.faults if fault.state != UNREADABLE]
+    recipes = {fault.place: _find_recipe(root, fault) for fault in lost}
+    quarantined: list[str] = []
     rewritten: list[str] = []
     failed: list[str] = []
-    for fault in lost:
-        if fault.state == DAMAGED:
-            try:
-                _set_aside(root, fault)
-                aside.append(fault.place)
-            except CacheError as error:
-                failed.append(str(error))
-    try:
-        rewritten += _rewrite_records(root, lost, recipes)
-        if (cache := _open(root)) is not None:
-            rewritten += _rewrite_from_plans(cache, lost, recipes)
-            if found.stale_clips_csv:
-                write_text(root / VIEW, cache.view_text(cache.statuses))
-                rewritten.append(VIEW)
-    except CacheError as error:
-        failed.append(str(error))
-    remedies = [_remedy(root, fault, recipes[fault.place]) for fault in lost if fault.place not in rewritten]
-    return Repair(tuple(aside), tuple(rewritten), tuple(failed), tuple(dict.fromkeys(filter(None, remedies))))
+    for fault in sorted(lost, key=lambda fault: fault.kind not in ("marker", "recipe")):
+        try:
+            if fault.state == DAMAGED and behind_link(root, fault.place):
+                raise CacheError(f"{root / fault.place}: is behind a link and not followed; move it yourself")
+            if fault.state == DAMAGED:
+                set_aside(root / fault.place, fault.reason)
+                quarantined.append(fault.place)
+            if _rewrite(root, fault, recipes[fault.place]):
+                rewritten.append(fault.place)
+        except CacheError as error:
+            failed.append(str(error))
+    if verification.stale_clips_csv and (cache := _open(root)):
+        write_text(root / VIEW, cache.view_text(cache.statuses))
+        rewritten.append(VIEW)
+    remedies = (
+        _find_remedy(root, fault, recipes[fault.place]) for fault in lost if fault.place not in rewritten
+    )
+    return Repair(
+        tuple(quarantined), tuple(rewritten), tuple(failed), tuple(dict.fromkeys(filter(None, remedies)))
+    )
 
 
-def _set_aside(root: Path, fault: Fault) -> None:
-    if behind_link(root, fault.place):
-        raise CacheError(f"{root / fault.place}: is behind a link, which is not followed; move it yourself")
-    set_aside(root / fault.place, fault.reason)
-
-
-def _recipe_of(root: Path, fault: Fault) -> Recipe | None:
+def _find_recipe(root: Path, fault: Fault) -> Recipe | None:
     """The recipe that a file belongs to, if any; that of an import is known even if its record is lost."""
     if fault.kind not in ("recipe", "training", "features"):
         return None
-    folder = fault.place.split("/")[1:3]
-    return read_record(root.joinpath("features", *folder, "recipe.json")) or imported_as(*folder)
+    source, digest = fault.place.split("/")[1:3]
+    return read_record(root / "features" / source / digest / "recipe.json") or imported_as(source, digest)
 
 
 def _open(root: Path) -> FeatureCache | None:
     """The cache; `None` while its plan, clips or choices of sources are missing or damaged."""
     try:
         cache = FeatureCache(root)
-        return cache if cache.plans and cache.clips and cache.selection is not None else None
+        return cache if cache.clips and cache.selection is not None else None
     except MoodfuseError:
         return None
 
 
-def _rewrite_records(root: Path, lost: list[Fault], recipes: dict[str, Recipe | None]) -> list[str]:
-    """Rewrite the marker and the recipes of imports; returns the places."""
-    done = []
-    for fault in lost:
-        recipe = recipes[fault.place]
-        if fault.kind == "marker":
-            write_text(root / MARKER, marker_text())
-        elif fault.kind == "recipe" and recipe is not None and not os.path.lexists(root / fault.place):
-            write_text(root / fault.place, recipe.to_json())
-        else:
-            continue
-        done.append(fault.place)
-    return done
+def _rewrite(root: Path, fault: Fault, recipe: Recipe | None) -> bool:
+    """Rewrite a file whose content follows from others; returns whether it does."""
+    if fault.kind == "marker":
+        return write_text(root / MARKER, marker_text())
+    if fault.kind == "recipe" and recipe is not None:
+        return write_text(root / fault.place, recipe.to_json())
+    if fault.kind == "training" and recipe is not None and (cache := _open(root)):
+        names = HoldoutNames(cache)
+        for name in names.find(recipe, fault.place.split("/")[3], root / fault.place)[:1]:
+            training_clips = cache.roles(recipe, name.holdout, plan=names.plans[name.repeat])
+            cache.write_roles(recipe, training_clips or ())
+            return True
+    return False
 
 
-def _rewrite_from_plans(
-    cache: FeatureCache, lost: list[Fault], recipes: dict[str, Recipe | None]
-) -> list[str]:
-    """Rewrite what networks were tuned on, where a plan in force names them; returns the places."""
-    names = HoldoutNames(cache)
-    done = []
-    for fault in lost:
-        recipe = recipes[fault.place]
-        if fault.kind != "training" or recipe is None:
-            continue
-        trained = fault.place.split("/")[3]
-        for name in names.of(recipe, trained, cache.path / fault.place)[:1]:
-            roles = cache.roles(recipe, name.holdout, plan=names.plans[name.repeat])
-            cache.write_roles(recipe, roles or ())
-            done.append(fault.place)
-    return done
-
-
-def _remedy(root: Path, fault: Fault, recipe: Recipe | None) -> str:
+def _find_remedy(root: Path, fault: Fault, recipe: Recipe | None) -> str:
     """The command that restores a lost file; empty where none is needed."""
     cache, folders = shlex.quote(str(root)), fault.place.split("/")
-    if fault.kind in REMEDIES:
-        is_import = _is_filled_by_imports(root)
-        remedy = IMPORT_REMEDIES.get(fault.kind) if is_import else None
-        if fault.kind == "plan" and len(folders) == 2 and _view_has_folds(root):
-            remedy = _IMPORT_PLAN_FROM_VIEW if is_import else _PLAN_FROM_VIEW
-        return (remedy or REMEDIES[fault.kind]).format(cache=cache, name=shlex.quote(folders[1]))
-    if fault.kind not in ("recipe", "training", "features"):
+    if fault.kind in ("run", "predictions"):
+        return f"moodfuse fuse --cache {cache} --run {shlex.quote(folders[1])}"
+    if fault.kind in ("marker", "network", "checkpoint", "fits"):
         return ""
-    sources = _readers(root, folders[1], folders[2], recipe)
-    if not sources:
-        return ""
-    if recipe is not None and recipe.network == IMPORT:
-        return _IMPORT.replace("SOURCE", sources[0]).format(cache=cache)
-    return " ".join([_EXTRACT.format(cache=cache), *(f"--source {source}" for source in sources)])
+    source = _find_source(root, folders[1], folders[2], recipe) if folders[0] == "features" else "SOURCE"
+    has_folds = fault.kind == "plan" and len(folders) == 2 and _view_has_folds(root)
+    is_import = recipe.network == IMPORT if recipe else _is_filled_by_imports(root)
+    if is_import:
+        labels = f" --labels {cache}/{VIEW}" if has_folds else " --labels LABELS.csv"
+        labels = labels if fault.kind in ("plan", "table") else ""
+        command = f"cache import --cache {cache}{labels} --source {source} --holdout HOLDOUT FILE"
+    else:
+        option = f" --source {source}" if folders[0] == "features" or fault.kind == "choice" else ""
+        command = f"extract {f'{cache}/{VIEW}' if has_folds else 'DATA'} --cache {cache}{option}"
+    return f"moodfuse {command}{_EFFECTS.get(fault.kind, '')}"
+
+
+_EFFECTS = {
+    "plan": "  # assigns the clips to folds again, as clips.csv has them if it is named here",
+    "table": "  # rewrites the table of clips",
+    "choice": "  # makes the source current again; once for each source",
+}
+
+
+def _find_source(root: Path, folder: str, digest: str, recipe: Recipe | None) -> str:
+    """The current source that reads the features of a recipe, or whose heads are tuned on them."""
+    cache = _open(root)
+    if cache is None:
+        return recipe.source if recipe else folder
+    for source, chosen in sorted(cache.selection.items()):
+        own_folder = cache.source_folder(source, chosen)
+        reader = read_record(own_folder / "recipe.json")
+        folders = [own_folder]
+        if reader and reader.depth == "head":
+            frozen = frozen_counterpart(reader)
+            folders.append(cache.source_folder(frozen.source, frozen.digest16))
+        if root / "features" / folder / digest in folders:
+            return source
+    return recipe.source if recipe else folder
 
 
 def _is_filled_by_imports(root: Path) -> bool:
@@ -166,30 +142,9 @@ def _is_filled_by_imports(root: Path) -> bool:
 
 
 def _view_has_folds(root: Path) -> bool:
-    """Whether ``clips.csv``, which outlives a plan, has the fold of every clip that was read.
-
-    Test clips have none there, and a name that is not UTF-8 is escaped.
-    """
+    """Whether ``clips.csv`` has the fold of every readable clip; test clips have none."""
     try:
-        rows = csv_rows(root / VIEW)
-        columns = next(rows)[1]
-        fold, status, name = (columns.index(column) for column in ("fold", "status", "id"))
-        return all((cells[fold] or cells[status] != "ok") and "\\udc" not in cells[name] for _, cells in rows)
-    except (InputError, ValueError):
+        with (root / VIEW).open(newline="", encoding="utf-8") as stream:
+            return all(row["fold"] or row["status"] != "ok" for row in csv.DictReader(stream))
+    except (OSError, KeyError, ValueError, csv.Error):
         return False
-
-
-def _readers(root: Path, folder: str, digest: str, recipe: Recipe | None) -> list[str]:
-    """The sources in force that read a recipe's features, or whose heads are tuned on them."""
-    cache = _open(root)
-    if cache is None:
-        return [folder if recipe is None else recipe.source]
-    wanted = (folder, digest)
-    own = [source for source, chosen in cache.selection.items() if (folder_of(source), chosen) == wanted]
-    served = []
-    for source, chosen in cache.selection.items():
-        reader = read_record(cache.source_folder(source, chosen) / "recipe.json")
-        if reader is not None and reader.depth == "head":
-            frozen = frozen_counterpart(reader)
-            served += [source] if (folder_of(frozen.source), frozen.digest16) == wanted else []
-    return own or sorted(served)

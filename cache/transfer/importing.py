@@ -1,14 +1,13 @@
 """Features that were made elsewhere become a source: `moodfuse cache import`.
 
-Everything is read, matched with the clips and checked before anything is written, so a refused import leaves the cache
-unchanged. The user states the holdout: ``*`` for features that used no label of these clips, otherwise the folds of the
-plan whose labels were not used; every clip outside those counts as seen.
+Everything is read, matched with the clips and checked before anything is written. The user states the
+holdout: ``*`` for features that used no label of these clips, otherwise the folds whose labels were not used.
 """
 
 import logging
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,8 +22,7 @@ from moodfuse.cache.recipe import Recipe, import_recipe, imported_as
 from moodfuse.cache.records import Holdout
 from moodfuse.cache.store import FeatureCache, Roles
 from moodfuse.cache.transfer.datasets import Dataset, choose_dataset
-from moodfuse.cache.transfer.features import LOGIT, MAX_LISTED, MIN_ROWS, Features
-from moodfuse.cache.transfer.readers import read_features
+from moodfuse.cache.transfer.readers import LOGIT, MAX_LISTED, MIN_ROWS, Features, read_features
 
 log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -34,9 +32,10 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 class ImportSettings:
     """The options of `cache import`.
 
-    `holdout` are the folds whose labels were not used to make the features. `labels` is a CSV that declares the clips,
-    `ids` names the rows of a ``.npy``, and `columns` are the embedding columns of a table. With `replace`, `labels` may
-    have no clip in common with those in force. `command` is kept in the cache for reports.
+    `holdout` are the folds whose labels were not used to make the features. `labels` is a CSV that declares
+    the clips, `ids` names the rows of a ``.npy``, and `columns` are the embedding columns of a table. With
+    `replace`, `labels` may have no clip in common with the current ones. `command` is kept in the cache for
+    reports.
     """
 
     cache: Path
@@ -59,10 +58,7 @@ class ImportSettings:
 
 @dataclass(frozen=True)
 class Imported:
-    """What `cache import` did: clips of the plan, rows written, columns of each array, and missing holdouts ``{k}``.
-
-    Without the holdouts the source cannot be fused.
-    """
+    """Clips of the plan, rows written, columns of each array, and the holdouts that `fuse` still needs."""
 
     clips: int
     written: int
@@ -91,16 +87,17 @@ def import_features(settings: ImportSettings, *, report: Callable[[str], None] =
     cache = None
     if (settings.cache / MARKER).is_file():
         cache = FeatureCache(settings.cache, create=settings.labels is not None)
-    dataset = choose_dataset(cache, settings.labels, settings.plan, report, replace_clips=settings.replace)
+    dataset = choose_dataset(cache, settings.labels, settings.plan, report, replace=settings.replace)
     report(plan_line(dataset.plan, dataset.clips))
+    recipe = import_recipe(settings.source, sees_labels=settings.holdout.folds is not None)
     _check_holdout(settings.holdout, dataset)
-    recipe = _choose_recipe(cache, settings.source, settings.holdout)
+    _check_source(cache, recipe, settings.holdout)
     roles = None
     if recipe.sees_labels:
         roles = imported_roles(clip_groups(dataset.clips), dataset.plan, settings.holdout)
-    features = _in_class_order(features, dataset.classes, report)
-    rows = _rows_of_clips(features, dataset, report)
-    _refuse_label_columns(features, dataset, rows)
+    features = _order_classes(features, dataset.classes, report)
+    rows = _match_rows(features, dataset, report)
+    _check_label_columns(features, dataset, rows)
     stored: set[str] = set()
     if cache is not None:
         _check_widths(cache, recipe, features)
@@ -111,25 +108,18 @@ def import_features(settings: ImportSettings, *, report: Callable[[str], None] =
             f"{settings.file}: has no features of {len(missing)} of {len(dataset.clips)} clips (first: "
             f"{first_few(missing)}); a clip without features cannot be fused: add them"
         )
-    if count := sum(status.digest in stored for status in dataset.clips):
-        report(f"{count} rows are already there, and equal where the file has them")
     new = {digest: row for digest, row in rows.items() if digest not in stored}
     cache = _write(settings, dataset, recipe, roles, features, new)
     if dataset.changes:
-        report(f"{settings.labels} replaces the clips and folds in force: {'; '.join(dataset.changes)}")
-        for line in _incomplete_sources(cache, settings.source):
-            report(line)
-    widths = _widths(features)
+        report(f"{settings.labels} replaces the current clips and folds: {'; '.join(dataset.changes)}")
+    widths = _get_widths(features)
+    holdouts = single_holdouts(cache.plan.folds)
     return Imported(
         clips=len(dataset.clips),
         written=len(new),
         embedding=widths["embedding"],
         logits=widths.get("logits", 0),
-        missing_holdouts=tuple(
-            holdout
-            for holdout in single_holdouts(cache.plan.folds)
-            if not cache.has_block(settings.source, holdout)
-        ),
+        missing_holdouts=tuple(k for k in holdouts if not cache.has_block(settings.source, k)),
     )
 
 
@@ -145,89 +135,71 @@ def _check_holdout(holdout: Holdout, dataset: Dataset) -> None:
         )
     if dataset.assigns_folds:
         raise InputError(
-            f"--holdout {holdout}: this command assigns clips to folds, so no network can have held out a fold of them "
-            "before; add a column 'fold' to --labels, with the folds that the features were made under"
+            f"--holdout {holdout}: this command assigns clips to folds, so no network can have held out a "
+            "fold of them before; add a column 'fold' to --labels, with the folds that the features were "
+            "made under"
         )
 
 
-def _choose_recipe(cache: FeatureCache | None, source: str, holdout: Holdout) -> Recipe:
-    """The source's recipe; a name that means something else in the cache is refused."""
-    recipe = import_recipe(source, sees_labels=holdout.folds is not None)
+def _check_source(cache: FeatureCache | None, recipe: Recipe, holdout: Holdout) -> None:
+    """Check that the name is new in the cache, or has the same meaning there."""
+    source = recipe.source
     if cache is None or source not in cache.selection:
-        return recipe
+        return
     current = imported_as(source, cache.selection[source])  # its file may be damaged; it is rewritten
     if current is None:
         raise InputError(f"source {source!r} was made by extract; use another --source name")
     if current.sees_labels != recipe.sees_labels:
         raise InputError(
-            f"source {source!r} was imported with holdout {'folds' if current.sees_labels else '*'}, and this is "
-            f"{holdout}; features that saw labels and those that did not are two sources: use another --source"
+            f"source {source!r} was imported with holdout {'folds' if current.sees_labels else '*'}, and "
+            f"this is {holdout}; features that saw labels and those that did not are two sources: use "
+            "another --source"
         )
-    return recipe
 
 
-def _widths(features: Features) -> dict[str, int]:
+# Classes, rows and columns
+
+
+def _get_widths(features: Features) -> dict[str, int]:
     return {name: values.shape[1] for name, values in features.arrays.items()}
 
 
-# Matching of classes, rows and columns
-
-
-def _in_class_order(features: Features, classes: tuple[str, ...], report: Callable[[str], None]) -> Features:
-    """The features with logits in sorted label order; reports the order in which the file has them."""
+def _order_classes(features: Features, classes: tuple[str, ...], report: Callable[[str], None]) -> Features:
+    """The features with logits in sorted label order; reports the order of the file."""
     logits, given = features.arrays.get("logits"), features.classes
     if logits is None:
         return features
-    if given is None:
-        _check_unnamed_classes(features.file, logits.shape[1], classes)
+    if given is None and (logits.shape[1] != len(classes) or _sort_as_numbers(classes) != classes):
+        raise InputError(
+            f"{features.file}: has no class names for its {logits.shape[1]} logits; expected "
+            f"{len(classes)}, in the order {', '.join(classes)}; name them in an array 'classes' of the "
+            f".npz (classes_ of a scikit-learn classifier), or in columns {LOGIT}CLASS of a .csv or "
+            ".parquet"
+        )
     named = "not named, so in sorted order" if given is None else "as named in the file"
-    report(f"{features.file}: classes of the logits, {named}: {', '.join(given or classes)}")
-    if given is None:
-        return replace(features, classes=classes)
-    keys, wanted = list(given), list(classes)
-    if sorted(keys) != sorted(wanted):  # 1 and 1.0 are the same class
-        keys, wanted = [_without_zeros(name) for name in given], [_without_zeros(name) for name in classes]
-    if sorted(keys) != sorted(wanted):
+    given = given or classes
+    report(f"{features.file}: classes of the logits, {named}: {', '.join(given)}")
+    if sorted(given) != list(classes):
         raise InputError(f"{features.file}: logits are of {', '.join(given)}; expected {', '.join(classes)}")
-    ordered = logits[:, [keys.index(label) for label in wanted]]
+    ordered = logits[:, [given.index(label) for label in classes]]
     return replace(features, arrays={**features.arrays, "logits": ordered}, classes=classes)
 
 
-def _without_zeros(name: str) -> str:
-    """A class such as ``1.0``, as whole numbers in a column of floats are written, without its fraction."""
-    return re.sub(r"\.0+$", "", name)
-
-
-def _check_unnamed_classes(file: Path, width: int, classes: tuple[str, ...]) -> None:
-    """Refuse logits without class names unless there is one obvious order of the labels."""
-    if width != len(classes):
-        raise InputError(
-            f"{file}: logits have {width} columns; expected {len(classes)}, one per label in sorted order: "
-            f"{', '.join(classes)}"
-        )
+def _sort_as_numbers(classes: tuple[str, ...]) -> tuple[str, ...]:
+    """Classes in the order of their values if all are numbers, else as they are."""
     try:
-        by_number = tuple(sorted(classes, key=float))
+        return tuple(sorted(classes, key=float))
     except ValueError:
-        return
-    if by_number != classes:
-        raise InputError(
-            f"{file}: has no class names for its logits, and the labels sort differently as text "
-            f"({', '.join(classes)}) and as numbers ({', '.join(by_number)}); add an array 'classes' to the .npz "
-            f"(classes_ of a scikit-learn classifier), or columns {LOGIT}CLASS to a .csv or .parquet"
-        )
+        return classes
 
 
-def _rows_of_clips(features: Features, dataset: Dataset, report: Callable[[str], None]) -> dict[str, int]:
-    """Clip digest to row of the file, for every clip of the plan that has one.
-
-    Ids of unknown clips are refused. Two ids may be two copies of one file; they are one clip with one row, so rows
-    that differ are refused.
-    """
-    known = {status.clip.id for status in dataset.statuses}
+def _match_rows(features: Features, dataset: Dataset, report: Callable[[str], None]) -> dict[str, int]:
+    """Clip digest to row of the file, for every clip of the plan that has a row; two ids may be one clip."""
+    known = dict.fromkeys(status.clip.id for status in dataset.statuses)
     if unknown := [name for name in features.ids if name not in known]:
         raise InputError(
             f"{features.file}: {len(unknown)} of {len(features.ids)} ids are not clips of the cache (first: "
-            f"{first_few(unknown)}); its ids look like {first_few(status.clip.id for status in dataset.statuses)}"
+            f"{first_few(unknown)}); its ids look like {first_few(known)}"
         )
     row_of_id = {name: row for row, name in enumerate(features.ids)}
     matched = [(row_of_id[status.clip.id], status) for status in dataset.clips if status.clip.id in row_of_id]
@@ -236,18 +208,18 @@ def _rows_of_clips(features: Features, dataset: Dataset, report: Callable[[str],
     rows: dict[str, int] = {}
     for row, status in matched:
         first = rows.setdefault(status.digest, row)
-        if first != row and any(
-            values[first].tobytes() != values[row].tobytes() for values in features.arrays.values()
-        ):
+        if first != row and any((values[first] != values[row]).any() for values in features.arrays.values()):
             raise InputError(
-                f"{features.file}: the rows of {short_repr(features.ids[first])} and {short_repr(features.ids[row])} "
-                "differ, but both are one clip: the same seconds of equal files; keep one of the rows"
+                f"{features.file}: the rows of {short_repr(features.ids[first])} and "
+                f"{short_repr(features.ids[row])} differ, but both are one clip: the same seconds of equal "
+                "files; keep one of the rows"
             )
     return rows
 
 
-def _refuse_label_columns(features: Features, dataset: Dataset, rows: Mapping[str, int]) -> None:
-    """Refuse guessed columns that encode the label: a code for each label, or 0 and 1 for one of the labels.
+def _check_label_columns(features: Features, dataset: Dataset, rows: Mapping[str, int]) -> None:
+    """Check that no guessed column encodes the label: a code for each label, or 0 and 1 for one of the
+    labels.
 
     Such a column has few different values, and either each value has one label or each label has one value.
     """
@@ -255,29 +227,28 @@ def _refuse_label_columns(features: Features, dataset: Dataset, rows: Mapping[st
     labels, codes = np.unique([label_of[digest] for digest in rows], return_inverse=True)
     if len(rows) < MIN_ROWS or len(labels) < 2:
         return
-    chosen = features.arrays["embedding"][list(rows.values())]
+    embedding = features.arrays["embedding"][list(rows.values())]
     encoding = []
-    for place, name in enumerate(features.columns.embedding):
-        if name not in features.columns.guessed:
-            continue
-        values, value_codes = np.unique(chosen[:, place], return_inverse=True)
+    for column, name in enumerate(features.columns.embedding):
+        values, value_codes = np.unique(embedding[:, column], return_inverse=True)
         pairs = len(np.unique(value_codes * len(labels) + codes))
-        if 2 <= len(values) <= len(rows) // 2 and pairs in (len(values), len(labels)):
-            encoding.append(name)
+        is_code = 2 <= len(values) <= len(rows) // 2 and pairs in (len(values), len(labels))
+        encoding += [name] if is_code and name in features.columns.guessed else []
     if encoding:
         raise InputError(
-            f"{features.file}: {len(encoding)} column(s) encode the label in all {len(rows)} clips, or whether it is "
-            f"one of the labels, so heads would learn it from there: {first_few(encoding, count=MAX_LISTED)}; remove "
-            "them, or name them in full with --columns if they are features"
+            f"{features.file}: {len(encoding)} column(s) encode the label in all {len(rows)} clips, or "
+            "whether it is one of the labels, so heads would learn it from there: "
+            f"{first_few(encoding, count=MAX_LISTED)}; remove them, or name them in full with --columns if "
+            "they are features"
         )
 
 
-# Comparison with what the source has
+# Comparison with the stored features
 
 
 def _check_widths(cache: FeatureCache, recipe: Recipe, features: Features) -> None:
-    """Refuse arrays of other widths or classes than the source's parts have, under any holdout."""
-    given = _widths(features)
+    """Check that arrays have the widths and classes of the source's parts under any holdout."""
+    given = _get_widths(features)
     folder = cache.block_folder(recipe, None).parent
     for file in (part for network in sorted(folder.glob("[!.]*/")) for part in part_files(network)):
         try:
@@ -285,58 +256,39 @@ def _check_widths(cache: FeatureCache, recipe: Recipe, features: Features) -> No
                 stored = {name: part[name].shape[1] for name in part if name != "clip"}
                 classes = attributes.get(CLASSES)
         except DamagedPartError:
-            continue  # set aside when its rows are read
-        if stored != given:
+            continue  # quarantined when its rows are read
+        if stored != given or (classes and features.classes and tuple(classes) != features.classes):
             raise InputError(
-                f"{features.file}: has {_shapes(given)}, but source {recipe.source!r} has {_shapes(stored)}; use "
-                "another --source name"
-            )
-        if classes and features.classes and tuple(classes) != features.classes:
-            raise InputError(
-                f"{features.file}: its logits are of {', '.join(features.classes)}, but those of source "
-                f"{recipe.source!r} are of {', '.join(classes)}; use another --source name"
+                f"{features.file}: has {_describe(given, features.classes)}, but source {recipe.source!r} "
+                f"has {_describe(stored, classes)}; use another --source name"
             )
         return
 
 
-def _shapes(widths: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} [N, {width}]" for name, width in sorted(widths.items()))
+def _describe(widths: Mapping[str, int], classes: Sequence[str] | None) -> str:
+    shapes = ", ".join(f"{name} [N, {width}]" for name, width in sorted(widths.items()))
+    return f"{shapes} of {', '.join(classes)}" if classes else shapes
 
 
 def _check_equal(
     cache: FeatureCache, recipe: Recipe, roles: Roles | None, features: Features, rows: Mapping[str, int]
 ) -> None:
-    """Refuse rows that the source has with other values."""
+    """Check that rows which the source has already have the same values."""
     if not rows:
         return
     digests = np.array(list(rows), dtype="S64")
     stored = read_rows(cache.owner(recipe, roles), digests, tuple(features.arrays)).arrays
     different = np.zeros(len(rows), dtype=bool)
     for name in stored:
-        given = np.ascontiguousarray(features.arrays[name][list(rows.values())])
-        different |= (given.view(np.uint32) != stored[name].view(np.uint32)).any(axis=1)
+        different |= (features.arrays[name][list(rows.values())] != stored[name]).any(axis=1)
     if different.any():
         first = features.ids[list(rows.values())[int(np.argmax(different))]]
         raise InputError(
-            f"{features.file}: source {recipe.source!r} has other values of {int(different.sum())} clips (first: "
-            f"{short_repr(first)}); nothing is overwritten: use another --source name, or remove the old one first: "
-            f"moodfuse cache prune --cache {shlex.quote(str(cache.path))} --source {recipe.source} --yes"
+            f"{features.file}: source {recipe.source!r} has other values of {int(different.sum())} clips "
+            f"(first: {short_repr(first)}); nothing is overwritten: use another --source name, or remove "
+            f"the old one first: moodfuse cache prune --cache {shlex.quote(str(cache.path))} --source "
+            f"{recipe.source} --yes"
         )
-
-
-def _incomplete_sources(cache: FeatureCache, source: str) -> Iterator[str]:
-    """A line for each block of the other imports without features of some clip in force."""
-    for other in cache.sources():
-        recipe = imported_as(other, cache.selection[other])
-        if other == source or recipe is None:
-            continue
-        for holdout in single_holdouts(cache.plan.folds) if recipe.sees_labels else (Holdout.frozen(),):
-            stored = cache.held(recipe, cache.roles(recipe, holdout))
-            if missing := sum(status.digest not in stored for status in cache.clips):
-                yield (
-                    f"source {other} {holdout} has no features of {missing} of {len(cache.clips)} clips now; import "
-                    f"them too, or remove the source: moodfuse cache prune --source {other}"
-                )
 
 
 def _write(
@@ -347,7 +299,7 @@ def _write(
     features: Features,
     rows: Mapping[str, int],
 ) -> FeatureCache:
-    """Write the plan, the recipe, what was seen and the rows; the source is put in force last."""
+    """Write the plan, the recipe, the training clips and the rows; the source becomes current last."""
     cache = FeatureCache(settings.cache, create=True)
     if dataset.is_new:
         cache.write_plan(dataset.plan, dataset.statuses)
@@ -355,12 +307,11 @@ def _write(
     if roles is not None:
         cache.write_roles(recipe, roles)
     digests = list(rows)
-    step = max(1, PART_BYTES // (4 * sum(_widths(features).values()) + 64))
+    step = max(1, PART_BYTES // (4 * sum(_get_widths(features).values()) + 64))
     for start in range(0, len(digests), step):
-        piece = digests[start : start + step]
-        places = [rows[digest] for digest in piece]
-        cache.write_block_part(
-            recipe, roles, piece, {name: values[places] for name, values in features.arrays.items()}
-        )
+        chunk = digests[start : start + step]
+        places = [rows[digest] for digest in chunk]
+        arrays = {name: values[places] for name, values in features.arrays.items()}
+        cache.write_block_part(recipe, roles, chunk, arrays)
     cache.select([recipe], command=settings.command if rows else "")
     return cache

@@ -1,43 +1,85 @@
-"""Readers of features that were made elsewhere: ``.npz``, ``.npy`` with ids, ``.csv``, ``.parquet``. Never a pickle.
+"""Files of features: ``.npz``, ``.npy`` with ids, ``.csv`` or ``.parquet``. Never a pickle."""
 
-A file may come from anyone, so what it declares is compared with its size before memory is reserved for it.
-"""
-
+import fnmatch
 import json
-import math
+import re
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from itertools import chain, islice
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
+from moodfuse.cache.console import first_few, short_repr
 from moodfuse.cache.csv_rows import check_columns, check_encoding, csv_rows
 from moodfuse.cache.errors import InputError, MoodfuseError
-from moodfuse.cache.storage.files import check_regular, open_regular, read_regular
-from moodfuse.cache.transfer.features import (
-    LOGIT,
-    NO_FEATURES,
-    Columns,
-    Features,
-    checked_features,
-    choose_columns,
-    drop_row_numbers,
-    to_float32,
-)
+from moodfuse.cache.storage.files import check_regular, read_regular
 
+LOGIT = "logit:"
+"""Prefix of a column of logits; the class follows."""
 CLASSES_KEY = b"moodfuse.classes"
 """Metadata key of a Parquet file with lists of logits: a JSON list, the class of each value in a list."""
-MAX_RATIO = 100
-"""A compressed file may need this many times its size in memory; features compress to a half at best."""
-MIN_LIMIT_BYTES = 1 << 26
-"""Files that need no more memory than this may be compressed in any way."""
-_VALUE_BYTES = 8
-_ARRAYS = ("id", "embedding", "logits", "classes")
-_TABLES = (".csv", ".parquet")
+NO_FEATURES = frozenset(("label", "group", "fold", "digest", "split", "path", "start_s", "end_s"))
+"""Columns of exports and datasets, which are never features unless the user names them."""
+MIN_ROWS = 10
+"""In fewer rows a feature may number the rows, or determine the labels, by chance."""
+MAX_LISTED = 20
+"""Messages list no more columns than this."""
+_INDEX = re.compile(r"|unnamed: \d+(\.\d+|_level_\d+)*|index|level_\d+|__index_level_\d+__", re.IGNORECASE)
+"""Names that pandas or R give to the index of a table."""
+_EXPECTED = {
+    ".npz": "arrays id [N] of text, embedding [N, D] and, if any, logits [N, C], as numpy.savez writes them",
+    ".npy": "an array [N, D] of numbers, as numpy.save writes it",
+    ".csv": "columns id, e0, e1, ... in UTF-8",
+    ".parquet": "columns id and embedding",
+}
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a table that are read, and those that are ignored.
+
+    `guessed` are the columns of the embedding that the user did not name in full.
+    """
+
+    embedding: tuple[str, ...] = ()
+    logits: tuple[str, ...] = ()
+    index: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    guessed: frozenset[str] = frozenset()
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Class of each column of logits; `None` where there are none."""
+        return tuple(name.removeprefix(LOGIT) for name in self.logits) or None
+
+    def lines(self) -> list[str]:
+        """One line for each use of columns."""
+        uses = {
+            "columns of the embedding": self.embedding,
+            "index columns ignored": self.index,
+            "columns ignored": self.ignored,
+        }
+        return [f"{use}: {first_few(names, count=MAX_LISTED)}" for use, names in uses.items() if names]
+
+
+@dataclass(frozen=True)
+class Features:
+    """The content of a file of features.
+
+    `arrays` are ``embedding`` [N, D] and, if any, ``logits`` [N, C], all float32 and finite. `classes` has
+    the class of each column of the logits where the file names them. `columns` is empty where the file holds
+    arrays, not columns.
+    """
+
+    file: Path
+    ids: Sequence[str]
+    arrays: Mapping[str, np.ndarray]
+    classes: tuple[str, ...] | None = None
+    columns: Columns = Columns()
 
 
 def read_features(file: Path, *, ids: Path | None = None, columns: Sequence[str] = ()) -> Features:
@@ -46,206 +88,246 @@ def read_features(file: Path, *, ids: Path | None = None, columns: Sequence[str]
     Parameters
     ----------
     file : Path
-        ``.npz``: arrays ``id`` [N], ``embedding`` [N, D] and, if any, ``logits`` [N, C] and ``classes`` [C].
-        ``.csv``: a column ``id``, embedding columns (see `choose_columns`) and, if any, ``logit:<class>``.
-        ``.parquet``: the same, or ``embedding`` and ``logits`` as columns of lists. ``.npy``: the embedding.
+        ``.npz``: arrays ``id``, ``embedding`` and, if any, ``logits`` and ``classes``. ``.csv`` and
+        ``.parquet``: a column ``id``, embedding columns (see `choose_columns`) and, if any,
+        ``logit:<class>``; ``.parquet`` also lists in ``embedding`` and ``logits``. ``.npy``: the embedding.
     ids : Path, optional
         For ``.npy`` only: one id per line, or a ``.npy`` of strings; in the order of the rows.
     columns : sequence of str
         For tables only: the columns of the embedding.
     """
     suffix = file.suffix.lower()
-    if suffix not in (".npy", ".npz", *_TABLES):
+    if suffix not in _EXPECTED:
         raise InputError(f"{file}: unknown suffix {suffix!r}; expected .npy, .npz, .csv or .parquet")
-    if ids is not None and suffix != ".npy":
-        raise InputError(f"{file}: --ids goes with a .npy only; this file has its own ids")
-    if columns and suffix not in _TABLES:
+    if (ids is None) == (suffix == ".npy"):
+        raise InputError(
+            f"{file}: a .npy has no ids; add --ids FILE, one id per line in the order of the rows"
+            if ids is None
+            else f"{file}: --ids goes with a .npy only; this file has its own ids"
+        )
+    if columns and suffix not in (".csv", ".parquet"):
         raise InputError(f"{file}: --columns goes with .csv and .parquet; an array is imported whole")
-    with _readable(file):
+    try:
         check_regular(file)
         if suffix == ".csv":
             return _read_csv(file, columns)
         if suffix == ".parquet":
             return _read_parquet(file, columns)
-        return _read_npz(file) if suffix == ".npz" else _read_npy(file, ids)
-
-
-@contextmanager
-def _readable(file: Path) -> Iterator[None]:
-    """Turn the error of a library on a damaged or foreign file into one that names the file."""
-    try:
-        yield
+        return _read_npz(file) if ids is None else _read_npy(file, ids)
     except MoodfuseError:
         raise
     except Exception as error:
-        reasons = [getattr(error, "strerror", None), *str(error).splitlines(), type(error).__name__]
-        cause = next(filter(None, reasons))
-        raise InputError(f"{file}: cannot be read as {file.suffix.lower()} ({cause})") from error
+        cause = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)
+        message = f"{file}: cannot be read as {suffix} ({cause}); expected {_EXPECTED[suffix]}"
+        raise InputError(message) from error
 
 
-def _check_memory(file: Path, unpacked: int, remedy: str) -> None:
-    """Refuse a compressed file whose values need much more memory than the file has bytes."""
-    size = file.stat().st_size
-    if unpacked > max(MIN_LIMIT_BYTES, MAX_RATIO * size):
-        raise InputError(
-            f"{file}: {size} bytes that become {unpacked} in memory; expected at most {MAX_RATIO} times the file, or "
-            f"{MIN_LIMIT_BYTES >> 20} MiB: {remedy}"
-        )
+def _check_features(features: Features) -> Features:
+    """The features as float32, after a check of shapes, types, values and ids."""
+    file, ids = features.file, features.ids
+    for name, values in features.arrays.items():
+        if values.dtype.kind not in "iuf":
+            raise InputError(
+                f"{file}: {name} is {values.dtype}; expected numbers, as .astype('float32') gives them"
+            )
+        if values.ndim != 2 or len(values) != len(ids) or not values.shape[1]:
+            raise InputError(
+                f"{file}: {name} is {list(values.shape)}, with {len(ids)} ids; expected [{len(ids)}, D], "
+                "one row per clip and at least one column"
+            )
+    if features.classes is not None:
+        logits = features.arrays.get("logits")
+        if logits is None or len(features.classes) != logits.shape[1]:
+            raise InputError(f"{file}: classes do not match the columns of logits")
+    if len(set(ids)) < len(ids):
+        first = short_repr(next(name for name, count in Counter(ids).items() if count > 1))
+        count = len(ids) - len(set(ids))
+        raise InputError(f"{file}: {count} id(s) occur twice (first: {first}); keep one row per clip")
+    arrays = {}
+    for name, values in features.arrays.items():
+        with np.errstate(over="ignore", invalid="ignore"):
+            arrays[name] = values.astype(np.float32)
+        if not (finite := np.isfinite(arrays[name])).all():
+            row, column = np.argwhere(~finite)[0].tolist()
+            raise InputError(
+                f"{file}: {name} of clip {short_repr(ids[row])} is {values[row, column]} in column {column}; "
+                "expected a finite float32: correct it"
+            )
+    return replace(features, arrays=arrays)
 
 
 # NumPy
 
 
-def _read_npy(file: Path, ids: Path | None) -> Features:
-    if ids is None:
-        raise InputError(
-            f"{file}: a .npy has no ids; add --ids FILE, one id per line in the order of the rows"
+def _read_npy(file: Path, ids: Path) -> Features:
+    embedding = np.load(file, allow_pickle=False)
+    if not isinstance(embedding, np.ndarray):
+        raise InputError(f"{file}: holds several arrays; expected {_EXPECTED['.npy']}")
+    check_regular(ids)
+    if ids.suffix.lower() == ".npy":
+        return _check_features(
+            Features(file, _read_texts(np.load(ids, allow_pickle=False), ids), {"embedding": embedding})
         )
-    with open_regular(file) as stream:
-        embedding = _read_array(stream, file.stat().st_size, f"{file}: embedding")
-    with _readable(ids):
-        return checked_features(file, _read_ids(ids), {"embedding": embedding})
-
-
-def _read_ids(file: Path) -> list[str]:
-    if file.suffix.lower() == ".npy":
-        with open_regular(file) as stream:
-            return _strings(_read_array(stream, file.stat().st_size, f"{file}: ids"), f"{file}: ids")
-    data = read_regular(file)
-    check_encoding(data, file)
-    lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    texts = [line.removesuffix(b"\r").decode("utf-8", "surrogateescape") for line in lines]
-    return texts if texts[-1] else texts[:-1]
+    data = read_regular(ids)
+    check_encoding(data, ids)
+    lines = data.decode("utf-8-sig", "surrogateescape").replace("\r\n", "\n").removesuffix("\n")
+    return _check_features(Features(file, lines.split("\n"), {"embedding": embedding}))
 
 
 def _read_npz(file: Path) -> Features:
-    try:
-        archive = zipfile.ZipFile(file)
-    except zipfile.BadZipFile as error:
-        raise InputError(
-            f"{file}: is no archive as numpy.savez writes it ({error}); see --ids for a .npy"
-        ) from error
-    with archive:
-        members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
-        if missing := [name for name in ("id", "embedding") if name not in members]:
+    if not zipfile.is_zipfile(file):
+        raise InputError(f"{file}: is not an archive; expected {_EXPECTED['.npz']} (see --ids for a .npy)")
+    with np.load(file, allow_pickle=False) as archive:
+        if missing := [name for name in ("id", "embedding") if name not in archive]:
             raise InputError(
-                f"{file}: has no array {' and '.join(missing)}, only {', '.join(members) or 'nothing'}; expected id [N], "
-                "embedding [N, D] and, if any, logits [N, C]"
+                f"{file}: has no array {' and '.join(missing)}, only {', '.join(archive) or 'nothing'}; "
+                f"expected {_EXPECTED['.npz']}"
             )
-        members = {name: members[name] for name in _ARRAYS if name in members}
-        for member in members.values():
-            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise InputError(
-                    f"{file}: {member.filename} is compressed by method {member.compress_type}; expected an archive as "
-                    "numpy.savez or numpy.savez_compressed writes it"
-                )
-        unpacked = sum(member.file_size for member in members.values())
-        _check_memory(file, unpacked, "write it uncompressed, with numpy.savez")
-        arrays = {}
-        for name, member in members.items():
-            with archive.open(member) as stream:
-                arrays[name] = _read_array(stream, member.file_size, f"{file}: {name}")
-    ids = _strings(arrays.pop("id"), f"{file}: id")
+        names = ("id", "embedding", "logits", "classes")
+        arrays = {name: archive[name] for name in names if name in archive}
+    ids = _read_texts(arrays.pop("id"), file)
     classes = arrays.pop("classes", None)
     if classes is None or "logits" not in arrays:
-        return checked_features(file, ids, arrays)
-    is_number = classes.dtype.kind in "iufb"  # as np.unique gives them where labels are numbers
-    names = tuple(_strings(classes.astype(str) if is_number else classes, f"{file}: classes"))
-    return checked_features(file, ids, arrays, names)
+        return _check_features(Features(file, ids, arrays))
+    return _check_features(Features(file, ids, arrays, tuple(classes.astype(str).tolist())))
 
 
-def _read_array(stream: IO[bytes], size: int, where: str) -> np.ndarray:
-    """One array in NumPy's format; NumPy itself reserves the declared memory before it reads a value."""
-    version = np.lib.format.read_magic(stream)
-    headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    if version not in headers:
-        raise ValueError(f"version {version} of the format; expected 1.0 or 2.0")
-    shape, _, dtype = headers[version](stream)
-    if dtype.hasobject:
-        name = where.rpartition(": ")[2]
-        values = name in ("embedding", "logits")
-        remedy = f"np.stack({name}).astype('float32')" if values else f"np.array({name}).astype(str)"
-        raise InputError(
-            f"{where} is an array of Python objects (dtype object), which is not read; save {remedy}"
-        )
-    declared, stored = math.prod(shape) * max(1, dtype.itemsize), size - stream.tell()
-    if declared > stored:
-        raise InputError(
-            f"{where} is declared as {dtype}{list(shape)}, {declared} bytes, but {max(0, stored)} follow; the file is "
-            "truncated or damaged: write it again with numpy.save or numpy.savez"
-        )
-    stream.seek(0)
-    array: np.ndarray = np.lib.format.read_array(stream, allow_pickle=False)
-    return array
-
-
-def _strings(values: np.ndarray, where: str) -> list[str]:
-    """The strings of an array [N] of text or bytes."""
+def _read_texts(values: np.ndarray, file: Path) -> list[str]:
     if values.dtype.kind not in "US" or values.ndim != 1:
-        name = where.rpartition(": ")[2]
         raise InputError(
-            f"{where} is {values.dtype}{list(values.shape)}; expected strings, [N], as {name}.astype(str) gives them"
+            f"{file}: the ids are {values.dtype}{list(values.shape)}; expected strings, [N], as .astype(str) "
+            "gives them"
         )
-    return [_text(value, where) for value in values.tolist()]
+    return _decode(values.tolist())
 
 
-def _text(value: str | bytes, where: str) -> str:
-    """A string in the form that all ids have: bytes that are not UTF-8 as ``surrogateescape`` decodes them."""
-    if isinstance(value, str):
-        try:
-            value = value.encode("utf-8", "surrogateescape")
-        except UnicodeEncodeError as error:
+def _decode(values: Sequence[str | bytes]) -> list[str]:
+    """Texts; bytes that are not UTF-8 are decoded as file names are."""
+    return [value if isinstance(value, str) else value.decode("utf-8", "surrogateescape") for value in values]
+
+
+# Tables
+
+
+def choose_columns(
+    file: Path,
+    names: Sequence[str],
+    patterns: Sequence[str],
+    *,
+    index: Collection[str],
+    texts: Collection[str],
+) -> Columns:
+    """Choose the columns of the embedding and of the logits.
+
+    The embedding is what `patterns` match: names, patterns, or several of these separated by commas. Without
+    them it is ``e0``, ``e1``, ... or, where there is no ``e0``, all columns of numbers that are neither an
+    index nor a column of an export. `index` and `texts` are columns known to be an index, or to hold text.
+    """
+    check_columns(file, names, ("id",))
+    candidates = [name for name in names if name != "id" and not name.startswith(LOGIT)]
+    indexes = {name for name in candidates if name in index or _INDEX.fullmatch(name)}
+    excluded = {*indexes, *texts, *(name for name in candidates if name.lower() in NO_FEATURES)}
+    numeric = [name for name in candidates if name not in excluded]
+    guessed: Collection[str] = ()
+    if patterns:
+        embedding, guessed = _match_patterns(file, patterns, candidates, numeric)
+    elif "e0" in candidates:
+        count = sum(re.fullmatch(r"e\d+", name) is not None for name in candidates)
+        embedding = tuple(f"e{number}" for number in range(count))
+        if missing := [name for name in embedding if name not in candidates]:
             raise InputError(
-                f"{where}: {value!r:.60} has half of a surrogate pair, which is no text"
-            ) from error
-    return value.decode("utf-8", "surrogateescape")
+                f"{file}: column {missing[0]} is missing among e0 ... of {count} embedding columns"
+            )
+    else:
+        embedding = guessed = tuple(numeric)
+    if not embedding:
+        raise InputError(f"{file}: has no embedding column; expected numbers in columns e0, e1, ...")
+    return Columns(
+        embedding=embedding,
+        logits=tuple(name for name in names if name.startswith(LOGIT)),
+        index=tuple(name for name in candidates if name in indexes - set(embedding)),
+        ignored=tuple(name for name in candidates if name not in indexes | set(embedding)),
+        guessed=frozenset(guessed),
+    )
 
 
-# CSV
+def _match_patterns(
+    file: Path, patterns: Sequence[str], names: Sequence[str], numeric: Sequence[str]
+) -> tuple[tuple[str, ...], set[str]]:
+    """The columns that the user asks for, and those of them that only a pattern matched.
+
+    A pattern matches only columns that would be used without it; a full name can be any column.
+    """
+    matched: dict[str, None] = {}
+    in_full: set[str] = set()
+    for part in filter(None, (part.strip() for text in patterns for part in text.split(","))):
+        if part in names:
+            in_full.add(part)
+            matched[part] = None
+        elif columns := fnmatch.filter(numeric, part):
+            matched |= dict.fromkeys(columns)
+        else:
+            known = first_few(names, count=MAX_LISTED)
+            raise InputError(f"{file}: --columns: unknown column {part!r}; known: {known}")
+    return tuple(matched), set(matched) - in_full
+
+
+def _make_features(file: Path, ids: Sequence[str], columns: Columns, values: np.ndarray) -> Features:
+    """Features from the values [N, D + C] of the columns of the embedding and of the logits.
+
+    Guessed columns that number the rows, 0 to N-1 or 1 to N in any order, move to the index.
+    """
+    width = len(columns.embedding)
+    names = np.array(columns.embedding, dtype=object)
+    is_guessed = np.array([name in columns.guessed for name in names])
+    is_index = is_guessed & np.array([_numbers_rows(column) for column in values[:, :width].T])
+    if is_index.all():
+        raise InputError(
+            f"{file}: its only numeric columns number the rows ({first_few(names)}); add the features, or "
+            "name these columns with --columns"
+        )
+    kept, index = tuple(names[~is_index]), (*columns.index, *names[is_index])
+    columns = replace(columns, embedding=kept, index=index, guessed=columns.guessed - set(index))
+    arrays = {"embedding": values[:, :width][:, ~is_index]}
+    if columns.logits:
+        arrays["logits"] = values[:, width:]
+    return _check_features(Features(file, ids, arrays, columns.classes, columns))
+
+
+def _numbers_rows(values: np.ndarray) -> bool:
+    if len(values) < MIN_ROWS or (first := values.min()) not in (0, 1):
+        return False
+    return np.array_equal(np.sort(values), np.arange(first, first + len(values)))
 
 
 def _read_csv(file: Path, patterns: Sequence[str]) -> Features:
     rows = csv_rows(file)
     _, names = next(rows)
-    first = list(islice(rows, 1))
-    texts = {name for _, cells in first for name, cell in zip(names, cells, strict=True) if _is_text(cell)}
-    columns = choose_columns(file, names, patterns, texts=texts)
-    places = {name: place for place, name in enumerate(names)}
-    wanted = [places[name] for name in (*columns.embedding, *columns.logits)]
-    ids: list[str] = []
-    values: list[np.ndarray] = []
-    for line, cells in chain(first, rows):
-        ids.append(cells[places["id"]])
-        numbers = [_number(cells[place]) for place in wanted]
-        if None in numbers:
-            place = wanted[numbers.index(None)]
+    lines = list(rows)
+    first = lines[0][1] if lines else []
+    texts = {names[index] for index, cell in enumerate(first) if _is_text(cell)}
+    columns = choose_columns(file, names, patterns, index=(), texts=texts)
+    indices = [names.index(name) for name in (*columns.embedding, *columns.logits)]
+    values = np.zeros((len(lines), len(indices)))
+    for row, (line, cells) in enumerate(lines):
+        try:
+            values[row] = [float(cells[index]) for index in indices]
+        except ValueError:
+            index = next(index for index in indices if _is_text(cells[index]))
             raise InputError(
-                f"{file}, line {line}: column {names[place]!r} is {cells[place][:60]!r}; expected a number (choose the "
-                "columns of the embedding with --columns, or name them e0, e1, ...)"
-            )
-        values.append(to_float32(np.array([numbers], dtype=np.float64), ids[-1:], f"{file}: row"))
-    table = np.concatenate([np.zeros((0, len(wanted)), np.float32), *values])
-    width = len(columns.embedding)
-    columns, embedding = drop_row_numbers(file, columns, table[:, :width])
-    arrays = {"embedding": embedding} | ({"logits": table[:, width:]} if columns.logits else {})
-    return checked_features(file, ids, arrays, columns.classes, columns)
+                f"{file}, line {line}: column {names[index]!r} is {cells[index][:60]!r}; expected a number "
+                "(choose the columns of the embedding with --columns, or name them e0, e1, ...)"
+            ) from None
+    ids = [cells[names.index("id")] for _, cells in lines]
+    return _make_features(file, ids, columns, values)
 
 
-def _number(text: str) -> float | None:
-    """A number as every program writes it; Python alone reads ``1_000``, or digits of other scripts, as one."""
-    if "_" in text or not text.isascii():
-        return None
+def _is_text(cell: str) -> bool:
     try:
-        return float(text)
+        float(cell)
     except ValueError:
-        return None
-
-
-def _is_text(text: str) -> bool:
-    return _number(text) is None and any(char.isalpha() for char in text)
-
-
-# Parquet
+        return True
+    return False
 
 
 def import_pyarrow() -> ModuleType:
@@ -262,66 +344,37 @@ def import_pyarrow() -> ModuleType:
 def _read_parquet(file: Path, patterns: Sequence[str]) -> Features:
     arrow = import_pyarrow()
     schema = arrow.parquet.read_schema(file)
-    names = tuple(schema.names)
+    names = schema.names
     check_columns(file, names, ("id",))
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"{file}: column {repeated[0]!r} occurs twice; remove one")
-    with arrow.parquet.ParquetFile(file, read_dictionary=["id"]) as source:
-        _check_memory(file, _unpacked_bytes(source.metadata), "write it without compression and dictionaries")
-        if "embedding" in names and not patterns:
-            return _read_lists(file, source, schema)
-        return _read_flat(file, source, schema, patterns)
-
-
-def _read_lists(file: Path, source: Any, schema: Any) -> Features:
-    lists = [name for name in ("embedding", "logits") if name in schema.names]
-    logits = tuple(name for name in schema.names if name.startswith(LOGIT) and "logits" not in lists)
-    table = source.read(columns=["id", *lists, *logits])
-    arrays = {name: _list_column(table[name], f"{file}: {name}") for name in lists}
-    classes = _classes(schema.metadata or {}, file) if "logits" in lists else None
-    ignored = (name for name in schema.names if name not in ("id", *lists, *logits, *NO_FEATURES))
-    columns = Columns(logits=logits, ignored=tuple(ignored))
-    if logits:
-        arrays["logits"] = _flat_columns(table, logits, file)
-    ids = _arrow_strings(table["id"], f"{file}: column 'id'")
-    return checked_features(file, ids, arrays, classes or columns.classes, columns)
-
-
-def _read_flat(file: Path, source: Any, schema: Any, patterns: Sequence[str]) -> Features:
-    texts = {field.name for field in schema if not _is_numeric(field.type)}
-    columns = choose_columns(file, schema.names, patterns, index=_pandas_index(schema), texts=texts)
-    table = source.read(columns=["id", *columns.embedding, *columns.logits])
-    ids = _arrow_strings(table["id"], f"{file}: column 'id'")
-    columns, embedding = drop_row_numbers(file, columns, _flat_columns(table, columns.embedding, file))
-    arrays = {"embedding": embedding}
+    has_lists = "embedding" in names and not patterns
+    if has_lists:
+        lists = tuple(name for name in ("embedding", "logits") if name in names)
+        logits = tuple(name for name in names if name.startswith(LOGIT) and "logits" not in names)
+        ignored = (name for name in names if name not in ("id", *lists, *logits, *NO_FEATURES))
+        columns = Columns((), logits, ignored=tuple(ignored))
+    else:
+        lists = ()
+        index = (schema.pandas_metadata or {}).get("index_columns", ())  # a plain range is a dict, not a name
+        texts = {field.name for field in schema if not _is_numeric(field.type)}
+        columns = choose_columns(
+            file, names, patterns, index=[name for name in index if isinstance(name, str)], texts=texts
+        )
+    table = arrow.parquet.read_table(file, columns=["id", *lists, *columns.embedding, *columns.logits])
+    ids = table["id"].to_pylist()
+    if not all(isinstance(name, str | bytes) for name in ids):
+        raise InputError(
+            f"{file}: column 'id' is {table['id'].type}; expected strings, without missing values"
+        )
+    if not has_lists:
+        values = _stack_columns(table, (*columns.embedding, *columns.logits), file)
+        return _make_features(file, _decode(ids), columns, values)
+    arrays = {name: _flatten_lists(table[name], f"{file}: {name}") for name in lists}
     if columns.logits:
-        arrays["logits"] = _flat_columns(table, columns.logits, file)
-    return checked_features(file, ids, arrays, columns.classes, columns)
-
-
-def _unpacked_bytes(metadata: Any) -> int:
-    """An upper estimate of the memory for all columns."""
-    # Lists have more values than rows, texts more bytes than numbers, and damaged files fewer values than rows.
-    groups = [metadata.row_group(place) for place in range(metadata.num_row_groups)]
-    columns = [group.column(place) for group in groups for place in range(group.num_columns)]
-    values = sum(max(column.num_values * _VALUE_BYTES, column.total_uncompressed_size) for column in columns)
-    return int(max(values, metadata.num_rows * metadata.num_columns * _VALUE_BYTES))
-
-
-def _classes(metadata: dict[bytes, bytes], file: Path) -> tuple[str, ...] | None:
-    if CLASSES_KEY not in metadata:
-        return None
-    classes = json.loads(metadata[CLASSES_KEY])
-    if not isinstance(classes, list) or not all(isinstance(label, str) for label in classes):
-        raise InputError(f"{file}: {CLASSES_KEY.decode()} in its metadata is not a list of labels")
-    return tuple(classes)
-
-
-def _pandas_index(schema: Any) -> set[str]:
-    """Columns that pandas wrote as the index of a table; a plain range is a dict in its metadata, not a column."""
-    metadata = schema.pandas_metadata
-    index = metadata.get("index_columns", ()) if isinstance(metadata, dict) else ()
-    return {name for name in index if isinstance(name, str)}
+        arrays["logits"] = _stack_columns(table, columns.logits, file)
+    classes = columns.classes
+    if "logits" in lists and CLASSES_KEY in (schema.metadata or {}):
+        classes = tuple(json.loads(schema.metadata[CLASSES_KEY]))
+    return _check_features(Features(file, _decode(ids), arrays, classes, columns))
 
 
 def _is_numeric(kind: Any) -> bool:
@@ -329,50 +382,19 @@ def _is_numeric(kind: Any) -> bool:
     return bool(types.is_floating(kind) or types.is_integer(kind))
 
 
-def _flat_columns(table: Any, names: Sequence[str], file: Path) -> np.ndarray:
-    """Columns of numbers as an array [N, D]."""
+def _stack_columns(table: Any, names: Sequence[str], file: Path) -> np.ndarray:
     for name in names:
-        if not _is_numeric(kind := table[name].type):
-            raise InputError(f"{file}: column {name!r} is {kind}; expected float or whole numbers")
-        _refuse_nulls(table[name], f"{file}: column {name!r}")
+        if not _is_numeric(table[name].type):
+            raise InputError(f"{file}: column {name!r} is {table[name].type}; expected numbers")
     return np.column_stack([table[name].to_numpy() for name in names])
 
 
-def _list_column(column: Any, where: str) -> np.ndarray:
+def _flatten_lists(column: Any, where: str) -> np.ndarray:
     """A column of lists of equal length as an array [N, D]."""
-    arrow = import_pyarrow()
-    is_list = str(column.type).removeprefix("large_").startswith(("list<", "fixed_size_list<"))
-    if not is_list or not _is_numeric(column.type.value_type):
-        raise InputError(f"{where} is {column.type}; expected a list of float or whole numbers in each row")
-    values = arrow.compute.list_flatten(column)
-    for checked in (column, values):
-        _refuse_nulls(checked, where)
-    lengths = np.unique(arrow.compute.list_value_length(column).to_numpy())
-    if len(lengths) > 1:
+    compute = import_pyarrow().compute
+    lengths = compute.unique(compute.list_value_length(column)).to_pylist()
+    if len(lengths) != 1 or lengths[0] is None:
         raise InputError(
-            f"{where}: lists of different lengths; expected the same number of values in every row"
+            f"{where}: expected the same number of values in every row; found {lengths} (None: missing)"
         )
-    return values.to_numpy().reshape(len(column), int(lengths[0]) if len(lengths) else 1)
-
-
-def _refuse_nulls(column: Any, where: str) -> None:
-    if column.null_count:
-        raise InputError(
-            f"{where}: {column.null_count} value(s) are missing (null); fill them, or remove the rows"
-        )
-
-
-def _arrow_strings(column: Any, where: str) -> list[str]:
-    """The texts of a column; rows with one text share it, since a long one may be stored once for many rows."""
-    arrow = import_pyarrow()
-    _refuse_nulls(column, where)
-    if not arrow.types.is_dictionary(column.type):
-        column = column.dictionary_encode()
-    kind = str(column.type.value_type)
-    if kind.removeprefix("large_").removesuffix("_view") not in ("string", "binary"):
-        raise InputError(f"{where} is {kind}; expected strings")
-    texts: list[str] = []
-    for chunk in column.chunks:
-        known = [_text(value, where) for value in chunk.dictionary.to_pylist()]
-        texts += [known[place] for place in chunk.indices.to_pylist()]
-    return texts
+    return compute.list_flatten(column).to_numpy().reshape(len(column), lengths[0])

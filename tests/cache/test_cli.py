@@ -54,7 +54,6 @@ def test_tables_keep_every_column_in_a_narrow_terminal(
         assert heading.split() == headings and "…" not in output
         assert all(text in output for text in ("{} 1 of 1", "{k}", "{j,k}", "* 1 of 1"))
         assert "incomplete: net@a {2} of repeat 1: 0 of 18 clips" in output
-        assert "incomplete: net@a {0,1} of repeat 1: no network yet" in output
 
 
 def test_odd_names_are_printed_on_one_line(tuned_cache: FeatureCache) -> None:
@@ -78,7 +77,7 @@ def test_verify_exits_with_one_if_anything_was_bad(tuned_cache: FeatureCache) ->
     assert "moodfuse extract clips --cache work" in result.output
     result = call("verify", "--cache", tuned_cache.path)
     assert result.exit_code == 0 and "none bad" in result.output
-    assert "set aside earlier: features/still" in result.output
+    assert "quarantined earlier: features/still" in result.output
 
 
 def test_import_and_export_print_what_they_did(known: FeatureCache, tmp_path: Path) -> None:
@@ -86,7 +85,6 @@ def test_import_and_export_print_what_they_did(known: FeatureCache, tmp_path: Pa
     result = call("export", "--cache", known.path, "--source", "other", "--output", out)
     assert result.exit_code == 0 and result.output == f"6 clips, embedding 2: {out}\n"
     words = ("--cache", new, "--source", "two", "--labels", out, "--folds", 2)
-    assert "--holdout is empty" in str(call("import", *words, "--holdout", "", out).exception)
     result = call("import", *words, "--holdout", "*", out)
     assert result.exit_code == 0 and "columns of the embedding: 'e0', 'e1'" in result.stderr
     assert result.stdout.splitlines() == [

@@ -20,13 +20,13 @@ VALUES = np.arange(12.0).reshape(6, 2)
 FOLDS = [0, 0, 1, 1, 0, 1]
 
 
-def test_a_changed_table_is_reported_with_the_sources_it_leaves_incomplete(tmp_path: Path) -> None:
+def test_a_changed_table_is_reported(tmp_path: Path) -> None:
     files = write(tmp_path, Given(IDS, VALUES), ".npz")
-    wanted = ImportSettings(cache=tmp_path / "known", source="one", holdout=Holdout.frozen(), **files)
+    settings = ImportSettings(cache=tmp_path / "known", source="one", holdout=Holdout.frozen(), **files)
     lines: list[str] = []
     labels = write_labels(tmp_path / "labels.csv", IDS, fold=FOLDS)
-    import_features(replace(wanted, labels=labels), report=lines.append)
-    import_features(replace(wanted, source="two", labels=labels), report=lines.append)
+    import_features(replace(settings, labels=labels), report=lines.append)
+    import_features(replace(settings, source="two", labels=labels), report=lines.append)
     assert lines == ["6 clips in 6 groups, 2 folds, seed 0: a 3, b 3"] * 2
     changed = write_labels(
         tmp_path / "changed.csv",
@@ -36,17 +36,13 @@ def test_a_changed_table_is_reported_with_the_sources_it_leaves_incomplete(tmp_p
         group=["g", *IDS[1:5], "new", "newer"],
     )
     rows = write(tmp_path, Given(("new", "newer"), VALUES[:2]), ".npz")
-    import_features(replace(wanted, labels=changed, **rows), report=lines.append)
-    assert lines[2:5] == [
+    import_features(replace(settings, labels=changed, **rows), report=lines.append)
+    assert lines[2:4] == [
         "7 clips in 7 groups, 3 folds, seed 0: a 3, b 4",
-        "5 rows are already there, and equal where the file has them",
-        f"{changed} replaces the clips and folds in force: 2 clips added (first: 'new', 'newer'); 1 clips removed "
-        "(first: 'clip 5'); 1 labels changed (first: 'clip 0'); 1 groups changed (first: 'clip 0'); 3 folds instead "
-        "of 2; 1 of 7 clips are in another fold",
+        f"{changed} replaces the current clips and folds: 2 clips added (first: 'new', 'newer'); 1 clips "
+        "removed (first: 'clip 5'); 1 labels changed (first: 'clip 0'); 1 groups changed (first: 'clip "
+        "0'); 3 folds instead of 2; 1 of 7 clips are in another fold",
     ]
-    assert (
-        "source two * has no features of 2 of 7 clips now; import them too, or remove the source" in lines[5]
-    )
 
 
 def test_a_table_of_other_clips_needs_replace(known: FeatureCache, tmp_path: Path) -> None:
@@ -114,7 +110,7 @@ def test_a_table_must_agree_with_the_clips_that_extract_read(
     short = write_labels(tmp_path / "wrong.csv", ids[1:], labels[1:])
     with pytest.raises(InputError, match=r"1 of 18 clips of .* are missing \(first: '000'\)"):
         bring(cache.path, source="two", labels=short, **options)
-    with pytest.raises(InputError, match="--folds is 5, but the plan in force has 3"):
+    with pytest.raises(InputError, match="--folds is 5, but the current plan has 3"):
         bring(cache.path, source="two", **(options | {"plan": PlanChoice(5)}))
     assert listing(cache.path) == before
 
@@ -124,15 +120,27 @@ def test_a_new_cache_needs_labels(tmp_path: Path) -> None:
         bring(tmp_path / "new", **write(tmp_path, Given(IDS, VALUES), ".npz"))
 
 
+def test_rows_of_test_clips_are_dropped_with_a_line(tmp_path: Path) -> None:
+    split = ["train"] * 6 + ["test"]
+    labels = write_labels(tmp_path / "labels.csv", (*IDS, "t"), (*LABELS, "a"), split=split)
+    lines: list[str] = []
+    files = write(tmp_path, Given((*IDS, "t"), np.ones((7, 2))), ".csv")
+    settings = ImportSettings(
+        tmp_path / "work", source="mine", holdout=Holdout.frozen(), labels=labels, plan=PlanChoice(2), **files
+    )
+    assert import_features(settings, report=lines.append).clips == 6
+    assert "1 rows dropped" in lines[-1] and len(FeatureCache(tmp_path / "work").block("mine", "*").ids) == 6
+
+
 def test_labels_and_groups_are_warned_about_before_a_plan_is_made(tmp_path: Path) -> None:
     labels, group = ("sad", "Sad", "fear") * 2, ["nan", "", "NaN", "a", "a", "b"]
     table = write_labels(tmp_path / "labels.csv", IDS, labels, group=group)
     files = write(tmp_path, Given(IDS, VALUES), ".npz")
-    wanted = ImportSettings(
+    settings = ImportSettings(
         tmp_path / "new", source="mine", holdout=Holdout.frozen(), labels=table, plan=PlanChoice(6), **files
     )
     lines: list[str] = []
     with pytest.raises(InputError, match="fewer than the 6 folds"):
-        import_features(wanted, report=lines.append)
+        import_features(settings, report=lines.append)
     assert len(lines) == 3 and all(line.startswith(f"WARNING {table}: ") for line in lines)
     assert "'Sad' (2 clips) and 'sad' (2 clips)" in lines[0] and "'NaN' (1 clip), 'nan'" in lines[2]

@@ -8,6 +8,7 @@ import pytest
 
 import bringing
 from bringing import Given, write
+from faults.looking import mend, place
 from moodfuse.cache.errors import DamagedPartError
 from moodfuse.cache.maintenance.repair import repair
 from moodfuse.cache.maintenance.verify import verify
@@ -16,72 +17,55 @@ from moodfuse.cache.store import FeatureCache
 IDS = tuple(f"clip {number}" for number in range(12))
 
 
-def bring(folder: Path, labels: Path | None = None, count: int = len(IDS)) -> FeatureCache:
-    """Import features of some clips, under a table of labels."""
-    given = Given(IDS[:count], np.arange(2.0 * count).reshape(count, 2))
+def import_clips(folder: Path, labels: Path | None = None) -> FeatureCache:
+    given = Given(IDS, np.arange(24.0).reshape(12, 2))
     bringing.bring(folder / "work", labels=labels, **write(folder, given, ".npz"))
     return FeatureCache(folder / "work")
 
 
-def write_labels(folder: Path, count: int = len(IDS)) -> Path:
-    """A table without folds."""
-    return bringing.write_labels(folder / "labels.csv", IDS[:count], ("a", "b") * (count // 2))
+@pytest.fixture
+def imported(tmp_path: Path) -> FeatureCache:
+    """A cache of imported features, its clips from a table without folds."""
+    return import_clips(tmp_path, bringing.write_labels(tmp_path / "labels.csv", IDS, ("a", "b") * 6))
 
 
-def test_the_recipe_of_an_import_is_rewritten_by_a_repair_or_another_import(tmp_path: Path) -> None:
-    cache = bring(tmp_path, write_labels(tmp_path))
-    record = cache.source_folder("mine", cache.selection["mine"]) / "recipe.json"
+def test_the_recipe_of_an_import_is_rewritten_by_a_repair_or_another_import(imported: FeatureCache) -> None:
+    record = imported.source_folder("mine", imported.selection["mine"]) / "recipe.json"
     text = record.read_text()
     for harm in (lambda: record.write_text("{"), record.unlink):
         harm()
-        done = repair(cache.path, verify(cache.path))
-        assert done.rewritten == (str(record.relative_to(cache.path)),) and not done.remedies
-        assert record.read_text() == text and not verify(cache.path).faults
+        done = repair(imported.path, verify(imported.path))
+        assert done.rewritten == (place(imported, record),) and not done.remedies
+        assert record.read_text() == text and not verify(imported.path).faults
         harm()
-        assert bring(tmp_path).block("mine", "*").embedding.shape == (12, 2) and record.read_text() == text
+        assert import_clips(imported.path.parent).block("mine", "*").embedding.shape == (12, 2)
+        assert record.read_text() == text
 
 
 @pytest.mark.parametrize(
-    ("pattern", "remedy", "said"),
+    ("pattern", "remedy", "message"),
     [
-        (
-            "sources/*.json",
-            "--source SOURCE --holdout HOLDOUT FILE  # puts the source in force",
-            "cache import that made it",
-        ),
-        (
-            "tables/*.h5",
-            "--labels LABELS.csv --source SOURCE .* table of clips",
-            "import --labels that made it",
-        ),
-        (
-            "plans/*.h5",
-            r"--labels \S*/clips\.csv --source SOURCE .* as clips.csv has them",
-            "cache import that made it",
-        ),
+        ("sources/*.json", "--source SOURCE --holdout HOLDOUT FILE", "cache import that made it"),
+        ("tables/*.h5", "--labels LABELS.csv --source SOURCE", "import --labels that made it"),
+        ("plans/*.h5", r"--labels \S*/clips\.csv --source SOURCE", "cache import that made it"),
     ],
 )
 def test_the_remedies_of_a_cache_of_imports_are_imports(
-    tmp_path: Path, pattern: str, remedy: str, said: str
+    imported: FeatureCache, pattern: str, remedy: str, message: str
 ) -> None:
-    cache = bring(tmp_path, write_labels(tmp_path))
-    (file,) = cache.path.glob(pattern)
+    (file,) = imported.path.glob(pattern)
     file.write_text("x")
-    with pytest.raises(DamagedPartError, match=said):
-        FeatureCache(cache.path).block("mine", "*")
-    (found,) = repair(cache.path, verify(cache.path)).remedies
-    assert found.startswith(f"moodfuse cache import --cache {cache.path} ") and "extract" not in found
-    assert re.search(remedy, found)
+    with pytest.raises(DamagedPartError, match=message):
+        FeatureCache(imported.path).block("mine", "*")
+    (command,) = repair(imported.path, verify(imported.path)).remedies
+    assert command.startswith(f"moodfuse cache import --cache {imported.path} ") and "extract" not in command
+    assert re.search(remedy, command)
 
 
-def test_folds_outlive_their_plan_in_clips_csv(tmp_path: Path) -> None:
-    bring(tmp_path, write_labels(tmp_path, 8), count=8)
-    cache = bring(tmp_path, write_labels(tmp_path))
-    before, view = cache.plan.assignment, (cache.path / "clips.csv").read_text()
-    for file in (cache.path / "plans").iterdir():
+def test_a_lost_plan_is_restored_from_clips_csv(imported: FeatureCache) -> None:
+    before, view = imported.plan.assignment, (imported.path / "clips.csv").read_text()
+    for file in (imported.path / "plans").iterdir():
         file.write_text("x")
-    remedies = repair(cache.path, verify(cache.path)).remedies
-    assert any("--labels" in remedy and "clips.csv" in remedy for remedy in remedies)
-    again = bring(tmp_path, cache.path / "clips.csv")
+    mend(imported)
+    again = import_clips(imported.path.parent, imported.path / "clips.csv")
     assert again.plan.assignment == before and (again.path / "clips.csv").read_text() == view
-    assert again.block("mine", "*").embedding.shape == (12, 2)

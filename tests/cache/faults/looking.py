@@ -1,7 +1,6 @@
 """What tests of damage read: a file of each kind, its value, and the faults that verify reports."""
 
 import os
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,7 +73,7 @@ def place(cache: FeatureCache, file: Path) -> str:
 
 def fault_of(cache: FeatureCache, file: Path) -> Fault | None:
     """What `verify` finds wrong with one file, without the check of the others."""
-    return _check(next(entry for entry in entries(cache.path) if entry.path == file), defaultdict(list))
+    return _check(next(entry for entry in entries(cache.path) if entry.path == file))
 
 
 def places(found: Verification) -> set[str]:
