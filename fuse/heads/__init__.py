@@ -2,13 +2,10 @@
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Literal, get_args
+from typing import Any
 
 from moodfuse.cache.errors import UnknownNameError
-
-Level = Literal["logits", "embedding"]
-"""What a head reads of each source."""
-LEVELS: tuple[Level, ...] = get_args(Level)
+from moodfuse.fuse.inference import LEVELS, Level
 
 
 @dataclass(frozen=True)
@@ -22,11 +19,10 @@ class HeadSpec:
     levels : tuple of str
         Where it can be used.
     fits : bool
-        Whether it learns from the training rows, and chooses settings on inner grouped folds: it then has
-        `candidates()` and `try_candidates()`, and takes `tune` and `random_state`.
+        Whether it learns from the training rows, and chooses a setting on inner grouped folds.
     version : int
-        Counts the changes of the code that change the outcome of a fit: kept fits of another version are not
-        found.
+        Counts the changes of the code that change the outcome of a fit: cached fits of another version are
+        not used.
     """
 
     factory: str
@@ -48,15 +44,8 @@ HEADS: dict[str, HeadSpec] = {
 """Heads by the name that `--head` takes."""
 
 
-def check_level(level: str) -> Level:
-    """The level itself; an unknown name lists the known ones."""
-    if level not in LEVELS:
-        raise UnknownNameError("level", level, LEVELS)
-    return level
-
-
 def head_spec(name: str) -> HeadSpec:
-    """Look a head up; an unknown name lists the known ones."""
+    """Look a head up; an unknown name raises `UnknownNameError`."""
     if name not in HEADS:
         raise UnknownNameError("head", name, tuple(HEADS))
     return HEADS[name]

@@ -53,8 +53,8 @@ def test_renamed_folds_are_the_same_plan(build: Builder) -> None:
     tuned = fold_plans(cache, ("c3d",), "crossfit", None)
     assert tuned.plans == (cache.plan,) and tuned.asked == 2
     assert tuned.note.startswith("1 of 2 fold plans were left out: they divide the clips as another does")
-    found = run_ablation(cache, AblationSettings(heads=("mean",), jobs=1))
-    assert found.repeat_folds == () and found.results[0].repeats is None and found.notes[-1] == tuned.note
+    run = run_ablation(cache, AblationSettings(heads=("mean",), jobs=1))
+    assert run.repeat_folds == () and run.results[0].repeats is None and run.notes[-1] == tuned.note
 
 
 def test_few_groups_can_be_divided_in_few_ways(build: Builder) -> None:
@@ -75,22 +75,20 @@ def test_further_plans_pass_what_the_first_passed(build: Builder, monkeypatch: p
     cache = build(tuned={})
     fear = [status.digest for status in cache.clips if status.clip.label == "fear"]
 
-    def dealt(units: object, *, folds: int, seed: int, placed: object) -> dict[str, int]:
-        found = assign_folds(units, folds=folds, seed=seed, placed={})  # type: ignore[arg-type]
-        return (
-            found | {digest: row % (seed % 3 + 1) for row, digest in enumerate(fear)}
-            if seed % 3 < 2
-            else found
-        )
+    def assign(groups: object, *, folds: int, seed: int, placed: object) -> dict[str, int]:
+        assignment = assign_folds(groups, folds=folds, seed=seed, placed={})  # type: ignore[arg-type]
+        if seed % 3 < 2:
+            assignment |= {digest: row % (seed % 3 + 1) for row, digest in enumerate(fear)}
+        return assignment
 
-    monkeypatch.setattr("moodfuse.fuse.run_inputs.assign_folds", dealt)
+    monkeypatch.setattr("moodfuse.fuse.run_inputs.assign_folds", assign)
     plans = fold_plans(cache, ("i3d",), "crossfit", 4).plans
     assert [plan.seed for plan in plans] == [0, 2, 5, 8]
     assert all(can_cross_fit(plan, cache.clips) for plan in plans)
 
 
 def test_only_modalities_that_are_read_can_stop_a_run(
-    build: Builder, replace_clips: Callable[..., None]
+    build: Builder,
 ) -> None:
     """Clips without audio do not affect sources that read video: cross-fitting stays on.
 
@@ -106,11 +104,11 @@ def test_only_modalities_that_are_read_can_stop_a_run(
     mute, blind = fear_without("sound"), fear_without("picture")
     assert can_cross_fit(cache.plan, cache.clips) and not can_cross_fit(cache.plan, blind)
     assert can_cross_fit(cache.plan, mute, ("picture",))
-    replace_clips(cache, mute)
+    cache.__dict__["clips"] = mute
     assert choose_protocol(cache, ("c3d", "i3d"), None) == "crossfit"
-    found = run_ablation(cache, AblationSettings(heads=("mean",), repeats=1, jobs=1))
-    assert found.protocol == "crossfit" and found.notes[0].endswith("cross-fitted")
-    replace_clips(cache, blind)
+    run = run_ablation(cache, AblationSettings(heads=("mean",), repeats=1, jobs=1))
+    assert run.protocol == "crossfit" and run.notes[0].endswith("cross-fitted")
+    cache.__dict__["clips"] = blind
     assert choose_protocol(cache, ("c3d", "i3d"), "crossfit") == "no-crossfit"
     check_modalities(cache.plan, blind, ("sound",))
     with pytest.raises(InputError, match="label 'fear' has no clip with video outside fold 0"):
@@ -118,21 +116,21 @@ def test_only_modalities_that_are_read_can_stop_a_run(
 
 
 def test_notes_hold_for_every_plan() -> None:
-    """Settings that were chosen under some plans alone are noted; the first plan's own state comes first."""
-    some = "settings were chosen under 1 of {} fold plans"
+    """Settings that were chosen under a part of the plans are noted after the state of the first plan."""
+    part = "settings were chosen under 1 of {} fold plans"
     for chosen, leaky, notes in (
         ([True, True], False, ()),
-        ([True, False, False], False, (some.format(3),)),
+        ([True, False, False], False, (part.format(3),)),
         ([False, False], True, ("LEAKY", UNCALIBRATED)),
-        ([False, True], False, (UNCALIBRATED, some.format(2))),
+        ([False, True], False, (UNCALIBRATED, part.format(2))),
     ):
-        assert result_notes(chosen, few_groups=False, leaky=leaky) == notes
+        assert result_notes(chosen, default=UNCALIBRATED, leaky=leaky) == notes
 
 
 def test_a_repeat_counts_once_and_an_unfinished_one_is_left_out(
     build: Builder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Plans of another seed's repeats are not in force; a repeat without all pair networks is skipped."""
+    """Plans of another seed's repeats are not used; a repeat without all pair networks is skipped."""
     cache = build(tuned={}, repeats=3)
     cache.write_plan(replace(cache.plan, seed=1, assignment=cache.repeat_plans[0].assignment), cache.statuses)
     assert cache.plan.seed == 1 and cache.repeat_plans == ()
