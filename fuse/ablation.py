@@ -7,12 +7,11 @@ sample; where that is not possible, the result keeps its defaults and is marked 
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 
 from moodfuse.cache.digests import digest
 from moodfuse.cache.fits import KeptFit, KeptFits
-from moodfuse.cache.records import Holdout, Plan
+from moodfuse.cache.records import Plan
 from moodfuse.cache.runs import LEAKY, Run, check_new_name
 from moodfuse.cache.store import FeatureCache
 from moodfuse.fuse.cross_fitting import (
@@ -38,37 +37,12 @@ RULES = 2
 _LIBRARIES = ("numpy", "scipy", "scikit-learn", "lightgbm")
 
 
-@dataclass(frozen=True)
-class FitKeys:
-    """Keys of the fits of one plan: digests of everything that decides their outcome.
+def fit_keys(inputs: RunInputs, plan: Plan, parts: Mapping[str, tuple[str, str]]) -> Callable[..., str]:
+    """A function of sources and further facts that gives the key of a fit: a digest of all that decides it.
 
-    Clips, labels and groups are not in them: they name the folder of the cached fits (`moodfuse.cache.fits`).
-    `common` is the digest of what all fits of the plan depend on, `parts` as from `PlanReader.part_digests`.
+    Clips, labels and groups are not in it: they name the folder of the cached fits (`moodfuse.cache.fits`).
+    `parts` is as from `PlanReader.part_digests`.
     """
-
-    common: str
-    parts: Mapping[str, tuple[str, str]]
-
-    def of_results(self, results: Sequence[PlannedResult], folds: int) -> dict[Task, str]:
-        """Keys of the heads' predictions for all outer folds."""
-        version = {head: head_spec(fitted_head(head)).version for head in {item.head for item in results}}
-        return {
-            (result, fold): self._key(result.sources, result.head, version[result.head], result.level, fold)
-            for result in results
-            for fold in range(folds)
-        }
-
-    def of_logits(self, source: str, holdout: Holdout) -> str:
-        """Key of the logits of a source without any, from the fit that leaves out a holdout."""
-        return self._key((source,), "fitted logits", head_spec("softmax").version, str(holdout))
-
-    def _key(self, sources: Sequence[str], *facts: object) -> str:
-        values = [self.common, facts, [(source, self.parts[source]) for source in sources]]
-        return hashlib.sha256(repr(values).encode()).hexdigest()
-
-
-def fit_keys(inputs: RunInputs, plan: Plan, parts: Mapping[str, tuple[str, str]]) -> FitKeys:
-    """The keys of the fits of a plan."""
     common = {
         "rules": RULES,
         "libraries": {name: version for name, version in library_versions() if name in _LIBRARIES},
@@ -78,7 +52,13 @@ def fit_keys(inputs: RunInputs, plan: Plan, parts: Mapping[str, tuple[str, str]]
         "crossfit": inputs.cross_fit,
         "seed": inputs.plan.seed,
     }
-    return FitKeys(digest(common), parts)
+    common_digest = digest(common)
+
+    def key(sources: Sequence[str], *facts: object) -> str:
+        values = [common_digest, facts, [(source, parts[source]) for source in sources]]
+        return hashlib.sha256(repr(values).encode()).hexdigest()
+
+    return key
 
 
 def run_ablation(cache: FeatureCache, settings: AblationSettings) -> Run:
@@ -132,10 +112,10 @@ def _fit_plan(
     runner: FitRunner,
 ) -> dict[Task, KeptFit]:
     """The fits of all results and folds under one plan; blocks are read only where one is missing."""
-    keys = fit_keys(inputs, plan, reader.part_digests(plan))
+    key = fit_keys(inputs, plan, reader.part_digests(plan))
 
-    def make_calls(missing: list[Task]) -> list[Call[Task]]:
-        features = fit_features(inputs, rows, reader.blocks(plan), keys, runner)
+    def make_calls(missing: list[Task]) -> list[Call]:
+        features = fit_features(inputs, rows, reader.blocks(plan), key, runner)
         cases = {(result, fold): (result.sources, result.level, fold) for result, fold in missing}
         designs = features.design_inputs(cases.values())
         return [
@@ -143,11 +123,17 @@ def _fit_plan(
             for (result, fold), case in cases.items()
         ]
 
-    return runner.run("fitting heads", keys.of_results(results, plan.folds), make_calls)
+    version = {head: head_spec(fitted_head(head)).version for head in {result.head for result in results}}
+    keys = {
+        (result, fold): key(result.sources, result.head, version[result.head], result.level, fold)
+        for result in results
+        for fold in range(plan.folds)
+    }
+    return runner.run("fitting heads", keys, make_calls)
 
 
 def fit_features(
-    inputs: RunInputs, rows: ClipRows, blocks: Blocks, keys: FitKeys, runner: FitRunner
+    inputs: RunInputs, rows: ClipRows, blocks: Blocks, key: Callable[..., str], runner: FitRunner
 ) -> PlanFeatures:
     """What every source gives to each outer fold of a plan; sources without logits get theirs here."""
     seed = inputs.plan.seed
@@ -159,9 +145,13 @@ def fit_features(
         }
         return plan_features(rows, inputs.protocol, blocks, fitted, seed=seed)
     to_fit = logits_to_fit(blocks, inputs.plan.folds, cross_fit=inputs.cross_fit)
+    version = head_spec("softmax").version
     fits = runner.run(
         "fitting logits",
-        {name: keys.of_logits(*name) for name in to_fit},
+        {
+            (source, holdout): key((source,), "fitted logits", version, str(holdout))
+            for source, holdout in to_fit
+        },
         lambda missing: [(name, fit_to_keep, (to_fit[name], name[1], rows, seed)) for name in missing],
     )
     fitted = {name: block_of_fit(to_fit[name], name[1], fit, rows) for name, fit in fits.items()}

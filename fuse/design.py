@@ -65,22 +65,11 @@ class InnerFold:
 class DesignMatrix:
     """The features of one outer fold, checked against leaks.
 
-    Attributes
-    ----------
-    x : ndarray of float32 or float64, shape (N, D)
-        The sources' columns side by side; rows are the plan's clips in order.
-    y : ndarray of int64, shape (N,)
-        Index into `classes`; `HIDDEN` for test rows.
-    groups : ndarray of U64, shape (N,)
-        Group of each row, named by the smallest clip digest in it.
-    test : ndarray of bool, shape (N,)
-        Which rows are tested; the others train.
-    classes : tuple of str
-        Sorted labels.
-    out_of_sample : bool
-        Whether no network behind a training row's features saw its label, or one of its group.
-    inner : tuple of InnerFold
-        Empty where nothing can be chosen: training rows in sample without pair networks, or too few groups.
+    `x` [N, D] has the sources' columns side by side, a row per clip of the plan. `y` [N] are indices into the
+    sorted labels `classes`, `HIDDEN` for test rows; `groups` [N] are named by the smallest clip digest in
+    them; `test` [N] is which rows are tested, the others train. `out_of_sample` is whether no network behind
+    a training row's features saw its label, or one of its group. `inner` is empty where nothing can be
+    chosen: training rows in sample without pair networks, or too few groups.
     """
 
     x: Values

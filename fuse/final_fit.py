@@ -113,9 +113,9 @@ def ship(cache: FeatureCache, scored: ScoredResult) -> FinalModel:
     design = assemble(DesignInputs(rows, features, level, pairs=pairs, seed=seed))
     if scored.defaults:
         design = replace(design, inner=())
-    model, choice = fit_head(design, scored.head, seed)
+    model, settings, temperature = fit_head(design, scored.head, seed)
     head = model.to_arrays(columns=design.x.shape[1], classes=len(design.classes))
-    fusion = Fusion(design.classes, level, tuple(sources), head, choice.temperature, choice.chosen)
+    fusion = Fusion(design.classes, level, tuple(sources), head, temperature, settings is not None)
     return FinalModel(fusion, networks, model.to_text() if head.kind == "trees" else "")
 
 

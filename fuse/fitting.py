@@ -6,7 +6,7 @@ Nothing here sees a test row before it is predicted.
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 PRIOR = 1.0
 """Standard deviation of the normal prior of the temperature's logarithm, which weighs as much as a row."""
 _K = TypeVar("_K")
-Call = tuple[_K, Callable[..., Any], tuple[Any, ...]]
+Call = tuple[Any, Callable[..., Any], tuple[Any, ...]]
 """A key, a function, and its arguments."""
 
 
@@ -48,15 +48,6 @@ def best_temperature(probabilities: Floats, y_true: NDArray[np.int64]) -> float:
     return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x))
 
 
-@dataclass(frozen=True)
-class Choice:
-    """The settings and the temperature that were chosen for one outer fold, if any could be."""
-
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    temperature: float = 1.0
-    chosen: bool = False
-
-
 def fitted_head(head: str) -> str:
     """The head that is fitted for a result: that of a network is the mean of one source."""
     return "mean" if head == NETWORK else head
@@ -72,40 +63,41 @@ def predict_fold(design: DesignMatrix, head: str, random_state: int) -> KeptFit:
 
     A class that no training row has gets 0.
     """
-    model, choice = fit_head(design, head, random_state)
+    model, settings, temperature = fit_head(design, head, random_state)
     with one_thread():
         predicted = model.predict_proba(design.x[design.test])
     probabilities = np.zeros((len(predicted), len(design.classes)))
     probabilities[:, model.classes_] = predicted
     probabilities /= probabilities.sum(axis=1, keepdims=True)
-    return KeptFit(probabilities, choice.temperature, choice.chosen, dict(choice.settings))
+    return KeptFit(probabilities, temperature, settings is not None, settings or {})
 
 
-def fit_head(design: DesignMatrix, head: str, random_state: int) -> tuple[Any, Choice]:
-    """Fit a head on the training rows of a design matrix; returns it with what was chosen for it."""
-    name, choice = fitted_head(head), Choice()
+def fit_head(design: DesignMatrix, head: str, random_state: int) -> tuple[Any, dict[str, Any] | None, float]:
+    """Fit a head on the training rows of a design matrix.
+
+    Returns the head, its settings, `None` where none could be chosen, and its temperature.
+    """
+    name, x, y = fitted_head(head), design.x_train, design.y_train
+    settings: dict[str, Any] | None = None
+    temperature = 1.0
     with one_thread():
         if not head_spec(name).fits:
-            model = make_head(name, classes=tuple(range(len(design.classes))))
-            model.fit(design.x_train, design.y_train)
+            model = make_head(name, classes=tuple(range(len(design.classes)))).fit(x, y)
             if design.out_of_sample and design.inner:  # nothing was learned from rows: score all at once
-                probabilities = model.predict_proba(design.x_train)
-                choice = Choice({}, best_temperature(probabilities, design.y_train), chosen=True)
-            return model, choice
+                settings, temperature = {}, best_temperature(model.predict_proba(x), y)
+            return model, settings, temperature
         if design.inner:
-            choice = _choose(make_head(name, random_state=random_state), design)
-        model = make_head(name, random_state=random_state, tune=False, **choice.settings)
-        return model.fit(design.x_train, design.y_train), choice
-
-
-def _choose(model: Any, design: DesignMatrix) -> Choice:
-    data = (
-        (fold.x[fold.fit], design.y[fold.fit], fold.x[fold.held_out], design.y[fold.held_out])
-        for fold in design.inner
-    )
-    losses, probabilities, y_true = score_candidates(model, data, classes=len(design.classes))
-    best = best_candidate(losses)
-    return Choice(model.candidates()[best], best_temperature(probabilities[best], y_true), chosen=True)
+            model = make_head(name, random_state=random_state)
+            data = (
+                (fold.x[fold.fit], design.y[fold.fit], fold.x[fold.held_out], design.y[fold.held_out])
+                for fold in design.inner
+            )
+            losses, probabilities, y_true = score_candidates(model, data, classes=len(design.classes))
+            best = best_candidate(losses)
+            settings = model.candidates()[best]
+            temperature = best_temperature(probabilities[best], y_true)
+        model = make_head(name, random_state=random_state, tune=False, **(settings or {}))
+        return model.fit(x, y), settings, temperature
 
 
 @dataclass(frozen=True)
@@ -117,7 +109,7 @@ class FitRunner:
     scheduler: str | None = None
 
     def run(
-        self, what: str, keys: Mapping[_K, str], make_calls: Callable[[list[_K]], list[Call[_K]]]
+        self, what: str, keys: Mapping[_K, str], make_calls: Callable[[list[_K]], list[Call]]
     ) -> dict[_K, KeptFit]:
         """The fits of all tasks, which come with their keys; `make_calls` makes the calls of missing ones."""
         cached = self.fits.find(keys.values()) if self.fits else {}
@@ -138,8 +130,8 @@ class FitRunner:
 
 
 def run_parallel(
-    calls: Sequence[Call[_K]], *, jobs: int = 1, scheduler: str | None = None, what: str
-) -> Iterator[tuple[_K, Any]]:
+    calls: Sequence[Call], *, jobs: int = 1, scheduler: str | None = None, what: str
+) -> Iterator[tuple[Any, Any]]:
     """The key and the result of each call as it is done, under a progress bar with a title.
 
     Calls run in `jobs` processes of one thread each, or in this process where `jobs` is 1, or on the Dask
@@ -156,7 +148,7 @@ def run_parallel(
     yield from _track(results, len(calls), what)
 
 
-def _run_in_processes(calls: Sequence[Call[_K]], jobs: int) -> Iterator[tuple[_K, Any]]:
+def _run_in_processes(calls: Sequence[Call], jobs: int) -> Iterator[tuple[Any, Any]]:
     from joblib import Parallel, delayed, parallel_config
     from joblib.externals.loky import get_reusable_executor
     from joblib.parallel import BACKENDS
@@ -173,7 +165,7 @@ def _run_in_processes(calls: Sequence[Call[_K]], jobs: int) -> Iterator[tuple[_K
         raise
 
 
-def _run(key: _K, function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[_K, Any]:
+def _run(key: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, Any]:
     return key, function(*arguments)
 
 

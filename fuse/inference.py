@@ -97,10 +97,10 @@ class LinearArrays(_Arrays):
         if self.link not in get_args(Link):
             raise InputError(f"head: link {self.link!r}; expected 'softmax' or 'logistic'")
         columns, scores = np.size(self.mean), np.size(self.intercept)
-        _check(self, columns, "mean", "scale")
-        _check(self, scores, "intercept")
-        _check_array("weights", self.weights, (scores, columns))
-        _check_classes(self.classes, scores, self.count)
+        _check(self, (columns,), "mean", "scale")
+        _check(self, (scores,), "intercept")
+        _check(self, (scores, columns), "weights")
+        _check_classes(self, scores)
         if not (self.scale > 0).all():
             raise InputError("head: scale holds a value that is not above 0")
 
@@ -147,10 +147,10 @@ class TreeArrays(_Arrays):
 
     def __post_init__(self) -> None:
         nodes, trees = np.size(self.feature), np.size(self.roots)
-        _check(self, nodes, "threshold", "value")
-        _check(self, nodes, "feature", "left", "right", dtype=np.int64)
-        _check(self, trees, "roots", dtype=np.int64)
-        _check_classes(self.classes, np.size(self.classes), self.count)
+        _check(self, (nodes,), "threshold", "value")
+        _check(self, (nodes,), "feature", "left", "right", dtype=np.int64)
+        _check(self, (trees,), "roots", dtype=np.int64)
+        _check_classes(self, np.size(self.classes))
         if len(self.classes) < 2 or not trees or trees % self._scores:
             raise InputError(f"head: {trees} trees for {len(self.classes)} classes")
         if not _all_below(self.roots, nodes):
@@ -230,21 +230,19 @@ def _all_below(indices: Ints, count: int) -> bool:
     return bool(((indices >= 0) & (indices < count)).all())
 
 
-def _check(record: Any, length: int, *names: str, dtype: type = np.float64) -> None:
+def _check(record: Any, shape: tuple[int, ...], *names: str, dtype: type = np.float64) -> None:
     for name in names:
-        _check_array(name, getattr(record, name), (length,), dtype)
+        array = getattr(record, name)
+        if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape:
+            actual = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array)
+            raise InputError(f"head: {name} is {actual}, expected {np.dtype(dtype)} {list(shape)}")
+        if not np.isfinite(array).all():
+            raise InputError(f"head: {name} holds NaN or infinity")
 
 
-def _check_array(name: str, array: Any, shape: tuple[int, ...], dtype: type = np.float64) -> None:
-    if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape:
-        actual = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array)
-        raise InputError(f"head: {name} is {actual}, expected {np.dtype(dtype)} {list(shape)}")
-    if not np.isfinite(array).all():
-        raise InputError(f"head: {name} holds NaN or infinity")
-
-
-def _check_classes(classes: Ints, scores: int, count: int) -> None:
-    _check_array("classes", classes, (scores,), np.int64)
+def _check_classes(head: LinearArrays | TreeArrays, scores: int) -> None:
+    _check(head, (scores,), "classes", dtype=np.int64)
+    classes, count = head.classes, head.count
     if not (scores and (np.diff(classes) > 0).all() and classes[0] >= 0 and classes[-1] < count):
         raise InputError(f"head: classes {classes[:9].tolist()} are not rising indices on an axis of {count}")
 
@@ -278,7 +276,7 @@ class FusedSource:
     fill: Floats
 
     def __post_init__(self) -> None:
-        _check_array(f"fill of {self.source}", self.fill, (np.size(self.fill),))
+        _check(self, (np.size(self.fill),), "fill")
 
     def logits(self, outputs: Sequence[NetworkOutput]) -> Row:
         """Logits [C], averaged over the networks, or over the fits on the embedding."""

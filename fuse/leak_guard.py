@@ -74,21 +74,11 @@ def values_of(features: Features, level: Level) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class ClipRows:
-    """The clips of a plan as columns; every array of features has its rows in this order.
+    """The clips of a plan as columns [N]; every array of features has its rows in this order.
 
-    Attributes
-    ----------
-    ids, digests : tuple of str, length N
-    labels : ndarray of int64, shape (N,)
-        Index into `classes`.
-    classes : tuple of str
-        Sorted labels.
-    folds : ndarray of int64, shape (N,)
-    group_names : tuple of str, length N
-    groups, files : ndarray of int64, shape (N,)
-        The first row of the same group, and of the same file.
-    group_keys : ndarray of U64, shape (N,)
-        The smallest clip digest of the row's group: what is fitted does not depend on how groups are named.
+    `labels` are indices into the sorted `classes`; `groups` and `files` have the first row of the same group,
+    and of the same file. `group_keys` is the smallest clip digest of the row's group, so that fits do not
+    depend on the names of groups.
     """
 
     ids: tuple[str, ...]

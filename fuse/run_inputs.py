@@ -36,19 +36,9 @@ _SEEDS_PER_PLAN = 10
 class RunInputs:
     """What a run needs to know before its fold plans are chosen.
 
-    Attributes
-    ----------
-    clips, groups
-        The clips of the plan, in row order, and their groups.
-    plan, repeat_plans
-        The current plan, and further plans of the cache for which it holds all tuned networks.
-    recipes : mapping of str to Recipe
-        By source, sorted.
-    protocol : str
-    cross_fit : bool
-        Whether every class remains in each modality that is read when any two folds are left out.
-    fitted_logits : tuple of str
-        Sources without logits, for which these are fitted.
+    `clips` are in row order, `recipes` by source, sorted; `repeat_plans` are further plans of the cache for
+    which it holds all tuned networks. `cross_fit` is as from `can_cross_fit_sources`; `fitted_logits` are the
+    sources whose logits are fitted because they have none.
     """
 
     clips: Sequence[ClipStatus]
@@ -63,27 +53,22 @@ class RunInputs:
     @property
     def tuned(self) -> tuple[str, ...]:
         """Sources whose networks saw labels."""
-        return _tuned(self.recipes)
-
-
-def _tuned(recipes: Mapping[str, Recipe]) -> tuple[str, ...]:
-    return tuple(source for source, recipe in recipes.items() if recipe.sees_labels)
+        return tuple(source for source, recipe in self.recipes.items() if recipe.sees_labels)
 
 
 def read_inputs(cache: FeatureCache, sources: Sequence[str], protocol: str | None = None) -> RunInputs:
-    """Read what a run of these sources needs to know; `protocol` may be `None`."""
+    """Read what a run of these sources needs to know."""
     recipes = {source: cache.recipe(source) for source in sorted(sources)}
-    cross_fit = can_cross_fit(cache.plan, cache.clips, modalities_of(recipes.values()))
-    chosen = _choose_protocol(cache, recipes, protocol, cross_fit=cross_fit)
+    chosen = choose_protocol(cache, sources, protocol)
     holdout = Holdout.of(() if chosen == LEAKY else 0)
     return RunInputs(
         clips=cache.clips,
         groups=clip_groups(cache.clips),
         plan=cache.plan,
-        repeat_plans=() if chosen == LEAKY else _complete_plans(cache, recipes, pairs=chosen == CROSSFIT),
+        repeat_plans=() if chosen == LEAKY else _complete_plans(cache, recipes, chosen),
         recipes=recipes,
         protocol=chosen,
-        cross_fit=cross_fit,
+        cross_fit=can_cross_fit_sources(cache, sources),
         fitted_logits=tuple(source for source in recipes if not cache.has_logits(source, holdout)),
     )
 
@@ -98,37 +83,37 @@ def choose_protocol(cache: FeatureCache, sources: Sequence[str], protocol: str |
 
     Where some class would be missing without two folds, as with two folds, cross-fitting is off in any case.
     """
-    recipes = {source: cache.recipe(source) for source in sources}
-    return _choose_protocol(cache, recipes, protocol, cross_fit=can_cross_fit_sources(cache, sources))
-
-
-def _choose_protocol(
-    cache: FeatureCache, recipes: Mapping[str, Recipe], protocol: str | None, *, cross_fit: bool
-) -> Protocol:
     if protocol not in (None, CROSSFIT):
         return check_protocol(protocol)
-    complete = protocol == CROSSFIT or _has_networks(cache, recipes, cache.plan, pairs=True)
-    return CROSSFIT if cross_fit and complete else NO_CROSSFIT
+    recipes = {source: cache.recipe(source) for source in sources}
+    complete = protocol == CROSSFIT or _has_networks(cache, recipes, cache.plan, CROSSFIT)
+    return CROSSFIT if complete and can_cross_fit_sources(cache, sources) else NO_CROSSFIT
 
 
-def _has_networks(cache: FeatureCache, recipes: Mapping[str, Recipe], plan: Plan, *, pairs: bool) -> bool:
-    """Whether the cache holds the tuned networks of every fold, and of every pair of folds, of a plan."""
+def _has_networks(cache: FeatureCache, recipes: Mapping[str, Recipe], plan: Plan, protocol: Protocol) -> bool:
     return all(
         cache.has_block(source, holdout, plan=plan)
-        for source in _tuned(recipes)
-        for holdout in _holdouts_of(plan, pairs=pairs)
+        for source, recipe in recipes.items()
+        for holdout in _holdouts_of(recipe, plan, protocol)
     )
 
 
-def _holdouts_of(plan: Plan, *, pairs: bool) -> tuple[Holdout, ...]:
-    return (*single_holdouts(plan.folds), *(pair_holdouts(plan.folds) if pairs else ()))
+def _holdouts_of(recipe: Recipe, plan: Plan, protocol: Protocol) -> tuple[Holdout, ...]:
+    """Holdouts of the networks that a protocol needs under a plan."""
+    if not recipe.sees_labels:
+        return (Holdout.frozen(),)
+    if protocol == LEAKY:
+        return (Holdout.of(()),)
+    return (*single_holdouts(plan.folds), *(pair_holdouts(plan.folds) if protocol == CROSSFIT else ()))
 
 
-def _complete_plans(cache: FeatureCache, recipes: Mapping[str, Recipe], *, pairs: bool) -> tuple[Plan, ...]:
+def _complete_plans(
+    cache: FeatureCache, recipes: Mapping[str, Recipe], protocol: Protocol
+) -> tuple[Plan, ...]:
     """Further plans, up to the first one for which the tuned networks are not complete."""
     complete: list[Plan] = []
     for plan in cache.repeat_plans:
-        if not _has_networks(cache, recipes, plan, pairs=pairs):
+        if not _has_networks(cache, recipes, plan, protocol):
             log.warning("fold plan %d is left out: not all of its networks are tuned", plan.repeat)
             break
         complete.append(plan)
@@ -146,7 +131,7 @@ class PlanReader:
         """The blocks by source and holdout."""
         blocks = {}
         for source, recipe in self._recipes.items():
-            for holdout in self._holdouts(recipe, plan):
+            for holdout in _holdouts_of(recipe, plan, self._protocol):
                 block = self._frozen.get(source) or self._cache.block(source, holdout, plan=plan)
                 if not recipe.sees_labels:
                     self._frozen[source] = block
@@ -161,19 +146,12 @@ class PlanReader:
         digests = {}
         for source, recipe in self._recipes.items():
             names = []
-            for holdout in self._holdouts(recipe, plan):
+            for holdout in _holdouts_of(recipe, plan, self._protocol):
                 training_clips = self._cache.roles(recipe, holdout, plan=plan)
                 folder = self._cache.block_folder(recipe, training_clips)
                 names.append([str(holdout), folder.name, [file.name for file in part_files(folder)]])
             digests[source] = (recipe.digest16, digest(names))
         return digests
-
-    def _holdouts(self, recipe: Recipe, plan: Plan) -> tuple[Holdout, ...]:
-        if not recipe.sees_labels:
-            return (Holdout.frozen(),)
-        if self._protocol == LEAKY:
-            return (Holdout.of(()),)
-        return _holdouts_of(plan, pairs=self._protocol == CROSSFIT)
 
 
 @dataclass(frozen=True)
@@ -265,9 +243,7 @@ def _passes(plan: Plan, inputs: RunInputs) -> bool:
     except InputError as error:
         log.info("fold plan %d is left out: %s", plan.repeat, error)
         return False
-    if inputs.protocol == CROSSFIT or any(recipe.tuning is None for recipe in inputs.recipes.values()):
-        return can_cross_fit(plan, inputs.clips, modalities) == inputs.cross_fit
-    return True
+    return can_cross_fit(plan, inputs.clips, modalities) == inputs.cross_fit
 
 
 def _division(plan: Plan) -> tuple[int, ...]:

@@ -169,14 +169,15 @@ def _paper_combinations(sources: Sequence[str]) -> Iterator[Combination]:
     networks = PAPER_COMBINATIONS[-1]
     recipes = sorted({source.partition("@")[2] for source in sources if source.partition("@")[0] in networks})
     missing = {
-        recipe: [name for name in networks if _with_recipe(name, recipe) not in sources]
+        recipe: [
+            name for name in (_with_recipe(network, recipe) for network in networks) if name not in sources
+        ]
         for recipe in recipes or [""]
     }
     if all(missing.values()):
         recipe, fewest = min(missing.items(), key=lambda entry: len(entry[1]))
-        needed = ", ".join(_with_recipe(name, recipe) for name in fewest)
         option = f" with --recipe {recipe}" if recipe else ""
-        raise InputError(f"--combine {PAPER} needs {needed} as well; run extract for them{option}")
+        raise InputError(f"--combine {PAPER} needs {', '.join(fewest)} as well; run extract for them{option}")
     for recipe, names in missing.items():
         if names:
             log.info("--combine %s skips recipe %s: no %s", PAPER, recipe or "default", ", ".join(names))

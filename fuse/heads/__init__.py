@@ -10,19 +10,11 @@ from moodfuse.fuse.inference import LEVELS, Level
 
 @dataclass(frozen=True)
 class HeadSpec:
-    """A fusion head.
+    """A fusion head: its class as ``module:name``, and the levels where it can be used.
 
-    Attributes
-    ----------
-    factory : str
-        Module and name of the scikit-learn classifier, as ``module:name``.
-    levels : tuple of str
-        Where it can be used.
-    fits : bool
-        Whether it learns from the training rows, and chooses a setting on inner grouped folds.
-    version : int
-        Counts the changes of the code that change the outcome of a fit: cached fits of another version are
-        not used.
+    `fits` is whether it learns from the training rows, and chooses a setting on inner grouped folds.
+    `version` counts the changes of the code that change the outcome of a fit: cached fits of another one are
+    not used.
     """
 
     factory: str

@@ -98,7 +98,7 @@ class LightGBMHead(FusionHead):
         return LGBMClassifier(**self.settings(x.shape[1], rounds)).fit(x, y)
 
     def try_candidates(self, x: NDArray[Any], y: Ints, held_out: NDArray[Any]) -> Floats:
-        """See `FusionHead.try_candidates`; fewer rounds are the first trees of more."""
+        """See `FusionHead`; fewer rounds are the first trees of more."""
         index = np.unique(y, return_inverse=True)[1]
         booster = self._grow(x, index, max(self.grid)).booster_
         return np.stack([_probabilities(booster, held_out, rounds) for rounds in sorted(self.grid)])
@@ -110,7 +110,7 @@ class LightGBMHead(FusionHead):
         return _probabilities(self.model_.booster_, x, self.rounds_)
 
     def to_arrays(self, *, columns: int, classes: int) -> TreeArrays:
-        """See `FusionHead.to_arrays`; `InputError` if a tree has more than one split."""
+        """See `FusionHead`; `InputError` if a tree has more than one split."""
         nodes: list[tuple[int, float, int, int, float]] = []
         roots = []
         for tree in self.model_.booster_.dump_model(num_iteration=self.rounds_)["tree_info"]:

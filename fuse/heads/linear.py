@@ -10,7 +10,7 @@ there are rows, uncorrelated, so that the curvature of the loss along each is ne
 every coordinate scaled by the root of its curvature, L-BFGS needs some twenty steps instead of hundreds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -24,7 +24,6 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from moodfuse.fuse.heads.inner_folds import choose_setting, one_thread
 from moodfuse.fuse.inference import (
     Floats,
-    HeadArrays,
     Ints,
     LinearArrays,
     Link,
@@ -46,14 +45,24 @@ _MIN_CURVATURE = 1e-4
 class FusionHead(ClassifierMixin, BaseEstimator):
     """A scikit-learn classifier whose `fit` takes groups, and chooses one setting if `tune` is on.
 
-    A subclass names its `setting`, a parameter that has candidates in `grid`, and defines `_fit` and
-    `try_candidates`; a head without a setting overrides `fit`.
+    A subclass names its `setting`, a parameter that has candidates in `grid`, and defines, on class indices
+    `y`:
+
+    * ``_fit(x, y, value)`` under a value of the setting;
+    * ``try_candidates(x, y, held_out)``: probabilities [candidates, N_held_out, C] by fits on `x`, classes
+      those of `y` in rising order; the head is not changed;
+    * ``predict_proba(X)``: class probabilities [N, C], in the order of `classes_`;
+    * ``to_arrays(columns=D, classes=C)``: the head for export; C is the length of the class axis.
+
+    A head without a setting overrides `fit`.
     """
 
     setting: str
     grid: tuple[Any, ...]
     tune: bool
     random_state: int
+    _fit: Callable[..., None]
+    predict_proba: Callable[..., Floats]
 
     def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
         """Fit on [N, D] features and [N] labels; rows of one of the [N] `groups` stay in one inner fold.
@@ -73,34 +82,15 @@ class FusionHead(ClassifierMixin, BaseEstimator):
         self._fit(x, index, (chosen or {self.setting: getattr(self, self.setting)})[self.setting])
         return self
 
-    def _fit(self, x: NDArray[Any], y: Ints, value: Any) -> None:
-        """Fit on class indices `y` under a value of the setting."""
-        raise NotImplementedError
-
     def candidates(self) -> list[dict[str, Any]]:
         """Values of the setting to choose from, the simplest first."""
         return [{self.setting: value} for value in sorted(self.grid)]
-
-    def try_candidates(self, x: NDArray[Any], y: Ints, held_out: NDArray[Any]) -> Floats:
-        """Probabilities [candidates, N_held_out, C] by fits on `x` and class indices `y`.
-
-        Classes are those of `y` in rising order. The head is not changed.
-        """
-        raise NotImplementedError
-
-    def predict_proba(self, X: ArrayLike) -> Floats:
-        """Class probabilities [N, C], in the order of `classes_`."""
-        raise NotImplementedError
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Most probable class of each row."""
         best = np.argmax(self.predict_proba(X), axis=1)
         labels: NDArray[Any] = self.classes_[best]
         return labels
-
-    def to_arrays(self, *, columns: int, classes: int) -> HeadArrays:
-        """Return the head, fitted on class indices, for export; `classes` is the length of the class axis."""
-        raise NotImplementedError
 
 
 class SoftmaxHead(FusionHead):
@@ -153,7 +143,7 @@ class SoftmaxHead(FusionHead):
         self.coef_, self.intercept_ = path.coef[0], path.intercept[0]
 
     def try_candidates(self, x: NDArray[Any], y: Ints, held_out: NDArray[Any]) -> Floats:
-        """See `FusionHead.try_candidates`; the scaling is learned on `x`."""
+        """See `FusionHead`; the scaling is learned on `x`."""
         index = np.unique(y, return_inverse=True)[1]
         with one_thread():
             path = fit_path(x, index, sorted(self.grid), self._link)
@@ -172,7 +162,7 @@ class SoftmaxHead(FusionHead):
         return link_probabilities(self.decision_scores(X), self._link)
 
     def to_arrays(self, *, columns: int, classes: int) -> LinearArrays:
-        """See `FusionHead.to_arrays`."""
+        """See `FusionHead`."""
         index = np.asarray(self.classes_, np.int64)
         return LinearArrays(self._link, self.mean_, self.scale_, self.coef_, self.intercept_, index, classes)
 
@@ -226,7 +216,7 @@ class MeanHead(FusionHead):
         return mean
 
     def to_arrays(self, *, columns: int, classes: int) -> MeanArrays:
-        """See `FusionHead.to_arrays`."""
+        """See `FusionHead`."""
         return MeanArrays(columns, classes)
 
     def __sklearn_tags__(self) -> Any:

@@ -1,4 +1,4 @@
-"""`moodfuse fuse`: a run is written and the next command printed; a wrong `--export` ends it before any fit."""
+"""`moodfuse fuse`: a run is written, the next command printed; a wrong `--export` ends it before any fit."""
 
 import shutil
 from pathlib import Path
