@@ -1,7 +1,8 @@
-"""Random labels on the demo corpus: permuted between groups, honest accuracy must be chance, leaky must not.
+"""Permuted labels on the demo corpus: out-of-sample accuracy must be chance, leaky accuracy must not.
 
-Usage: random_labels.py [SEEDS [FIRST]]; default 20, from seed 0. Two sources are tuned at the head: a video one, whose
-embedding is tuned too, and an audio one. Each permutation tunes 22 networks a source and fuses under both protocols.
+Usage: random_labels.py [SEEDS [FIRST]]; default 20, from seed 0. Two sources are tuned at the head: a video
+one, whose embedding is tuned too, and an audio one. Each permutation tunes 22 networks a source and fuses
+under both protocols.
 """
 
 import shutil
@@ -21,7 +22,7 @@ from moodfuse.synthetic_corpus import ClipSettings, CorpusSettings, make_corpus
 SEEDS = 20
 LEVELS = ("logits", "embedding")
 LEAK = 0.15
-"""What the leaky protocol must stand above chance."""
+"""By how much the leaky protocol must exceed chance."""
 RECIPE = """
 name = "heads"
 [c3d]
@@ -60,7 +61,7 @@ def permutation(base: Path, table: Path, recipe: Path, work: Path) -> dict[tuple
 
 
 def interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Mean of some seeds' values, and its 95 % t interval."""
+    """Mean of the seeds' values, and its 95 % t interval."""
     half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
     return float(values.mean()), float(values.mean()) - half, float(values.mean()) + half
 

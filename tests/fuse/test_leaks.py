@@ -10,7 +10,6 @@ import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import product
 
 import numpy as np
 import pytest
@@ -29,15 +28,10 @@ from moodfuse.fuse.settings import CROSSFIT, NO_CROSSFIT, PlannedResult
 FOLD = 1
 Fitted = Mapping[str, list[np.ndarray]]
 Loader = Callable[..., PlanFeatures]
-RESULTS = [
-    PlannedResult(sources, head, level)
-    for sources, head, level in product((("i3d",), ("c3d", "i3d")), HEADS, LEVELS)
-    if level in HEADS[head].levels
-]
-QUICK = [
-    result for result in RESULTS if result.head in ("softmax", "mean") and result.sources == ("c3d", "i3d")
-]
-TREES = [result for result in RESULTS if result.head == "lightgbm" and result.sources == ("i3d",)]
+BOTH = ("c3d", "i3d")
+TREES = [PlannedResult(("i3d",), "lightgbm", level) for level in LEVELS]
+RESULTS = [*TREES, *(PlannedResult(BOTH, head, level) for head in HEADS for level in HEADS[head].levels)]
+QUICK = [result for result in RESULTS if result.head in ("softmax", "mean")]
 NETWORK_ONLY = [PlannedResult(("c3d",), "softmax", level) for level in LEVELS]
 
 
@@ -223,9 +217,9 @@ def test_declared_leaks_are_found(crossfitted: FeatureCache) -> None:
 
 def test_a_prediction_depends_on_no_other_test_row(crossfitted: FeatureCache, load_features: Loader) -> None:
     """Noise in all test rows but one leaves that one's probabilities as they were."""
-    features = load_features(crossfitted, ("c3d", "i3d"), CROSSFIT)
+    features = load_features(crossfitted, BOTH, CROSSFIT)
     for head, level in (("softmax", "logits"), ("logistic", "embedding"), ("lightgbm", "embedding")):
-        case = (("c3d", "i3d"), level, FOLD)
+        case = (BOTH, level, FOLD)
         design = assemble(features.design_inputs([case])[case])
         x, others = design.x.copy(), np.flatnonzero(design.test)[1:]
         x[others] = np.random.default_rng(5).normal(size=x[others].shape) * 7 - 2
