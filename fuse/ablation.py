@@ -14,15 +14,7 @@ from moodfuse.cache.fits import KeptFit, KeptFits
 from moodfuse.cache.records import Plan
 from moodfuse.cache.runs import LEAKY, Run, check_new_name
 from moodfuse.cache.store import FeatureCache
-from moodfuse.fuse.cross_fitting import (
-    Blocks,
-    PlanFeatures,
-    block_of_fit,
-    fit_leaky_logits,
-    fit_to_keep,
-    logits_to_fit,
-    plan_features,
-)
+from moodfuse.fuse.cross_fitting import fit_features
 from moodfuse.fuse.fitting import Call, FitRunner, fitted_head, predict
 from moodfuse.fuse.heads import head_spec
 from moodfuse.fuse.leak_guard import ClipRows, clip_rows
@@ -130,29 +122,3 @@ def _fit_plan(
         for fold in range(plan.folds)
     }
     return runner.run("fitting heads", keys, make_calls)
-
-
-def fit_features(
-    inputs: RunInputs, rows: ClipRows, blocks: Blocks, key: Callable[..., str], runner: FitRunner
-) -> PlanFeatures:
-    """What every source gives to each outer fold of a plan; sources without logits get theirs here."""
-    seed = inputs.plan.seed
-    if inputs.protocol == LEAKY:
-        fitted = {
-            name: fit_leaky_logits(block, rows, seed=seed)
-            for name, block in blocks.items()
-            if block.logits is None
-        }
-        return plan_features(rows, inputs.protocol, blocks, fitted, seed=seed)
-    to_fit = logits_to_fit(blocks, inputs.plan.folds, cross_fit=inputs.cross_fit)
-    version = head_spec("softmax").version
-    fits = runner.run(
-        "fitting logits",
-        {
-            (source, holdout): key((source,), "fitted logits", version, str(holdout))
-            for source, holdout in to_fit
-        },
-        lambda missing: [(name, fit_to_keep, (to_fit[name], name[1], rows, seed)) for name in missing],
-    )
-    fitted = {name: block_of_fit(to_fit[name], name[1], fit, rows) for name, fit in fits.items()}
-    return plan_features(rows, inputs.protocol, blocks, fitted, seed=seed)

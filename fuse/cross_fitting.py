@@ -9,7 +9,7 @@ multinomial logistic regression on the embedding, the head `softmax`, fitted onc
 outside it. Each fit is a `Block` with the clips that it saw, and the leak guard checks it like any network.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,10 +22,12 @@ from moodfuse.cache.folds import pair_holdouts, single_holdouts
 from moodfuse.cache.records import Block, Holdout
 from moodfuse.cache.runs import LEAKY
 from moodfuse.fuse.design import DesignInputs, DesignMatrix, assemble
-from moodfuse.fuse.heads import make_head
+from moodfuse.fuse.fitting import FitRunner
+from moodfuse.fuse.heads import head_spec, make_head
 from moodfuse.fuse.heads.inner_folds import one_thread
 from moodfuse.fuse.inference import Level, centred_logits
 from moodfuse.fuse.leak_guard import ClipRows, CrossFitted, Features, Mask
+from moodfuse.fuse.run_inputs import RunInputs
 
 SAW_ALL = Holdout.of(())
 FROZEN = Holdout.frozen()
@@ -84,16 +86,36 @@ class PlanFeatures:
         return pairs
 
 
-def plan_features(
-    rows: ClipRows, protocol: str, blocks: Blocks, fitted: Blocks, *, seed: int
+def fit_features(
+    inputs: RunInputs, rows: ClipRows, blocks: Blocks, key: Callable[..., str], runner: FitRunner
 ) -> PlanFeatures:
-    """What every source gives to each outer fold: the cache's blocks, and those with fitted logits."""
+    """What every source gives to each outer fold of a plan; sources without logits get theirs here.
+
+    `key` gives the key of a fit, from sources and further facts.
+    """
+    seed, fitted = inputs.plan.seed, dict(blocks)
+    if inputs.protocol == LEAKY:
+        for name, block in blocks.items():
+            if block.logits is None:
+                fitted[name] = fit_leaky_logits(block, rows, seed=seed)
+    else:
+        to_fit = logits_to_fit(blocks, inputs.plan.folds, cross_fit=inputs.cross_fit)
+        version = head_spec("softmax").version
+        fits = runner.run(
+            "fitting logits",
+            {
+                (source, holdout): key((source,), "fitted logits", version, str(holdout))
+                for source, holdout in to_fit
+            },
+            lambda missing: [(name, fit_to_keep, (to_fit[name], name[1], rows, seed)) for name in missing],
+        )
+        fitted |= {name: block_of_fit(to_fit[name], name[1], fit, rows) for name, fit in fits.items()}
     logits: dict[str, dict[Holdout, Block]] = {}
-    for (source, holdout), block in {**blocks, **fitted}.items():
+    for (source, holdout), block in fitted.items():
         if block.logits is not None:
             without_embedding = replace(block, embedding=block.embedding[:, :0])  # less to send to a worker
             logits.setdefault(source, {})[holdout] = without_embedding
-    return PlanFeatures(rows, protocol, blocks, logits, seed)
+    return PlanFeatures(rows, inputs.protocol, blocks, logits, seed)
 
 
 def logits_for_fold(networks: Mapping[Holdout, Block], rows: ClipRows, *, test_fold: int) -> Features:

@@ -262,13 +262,9 @@ class NetworkOutput:
 class FusedSource:
     """One source of a fusion.
 
-    Attributes
-    ----------
-    source : str
-    own : tuple of LinearArrays
-        Fits that make logits of the embedding, averaged; empty where the networks have their own.
-    fill : ndarray of float64, shape (D,)
-        Columns of a clip without the modality that the source reads: the mean of the training rows.
+    `own` are fits that make logits of the embedding, averaged; empty where the networks have their own. `fill`
+    float64 [D] are the columns of a clip without the modality that the source reads: the mean of the training
+    rows.
     """
 
     source: str
@@ -291,20 +287,10 @@ class FusedSource:
 
 @dataclass(frozen=True)
 class Fusion:
-    """A head over the columns of several sources, with its temperature.
+    """A head over the columns of several sources, in their order, for the sorted labels `classes`.
 
-    Attributes
-    ----------
-    classes : tuple of str
-        Sorted labels.
-    level : str
-    sources : tuple of FusedSource
-        In the order of the head's columns.
-    head : LinearArrays, TreeArrays or MeanArrays
-    temperature : float
-        Divides the logarithms of the head's probabilities.
-    chosen : bool
-        Whether settings and temperature were chosen on rows out of sample.
+    `temperature` divides the logarithms of the head's probabilities; `chosen` is whether it and the head's
+    settings were chosen on rows out of sample.
     """
 
     classes: tuple[str, ...]

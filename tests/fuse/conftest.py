@@ -13,8 +13,8 @@ from moodfuse.cache.folds import GROUP_RULE, assign_folds, clip_groups, pair_hol
 from moodfuse.cache.recipe import Recipe, Tuning
 from moodfuse.cache.records import Clip, ClipStatus, Holdout, Plan
 from moodfuse.cache.store import FeatureCache
-from moodfuse.fuse.ablation import fit_features, fit_keys
-from moodfuse.fuse.cross_fitting import PlanFeatures
+from moodfuse.fuse.ablation import fit_keys
+from moodfuse.fuse.cross_fitting import PlanFeatures, fit_features
 from moodfuse.fuse.fitting import FitRunner
 from moodfuse.fuse.leak_guard import clip_rows
 from moodfuse.fuse.run_inputs import PlanReader, read_inputs

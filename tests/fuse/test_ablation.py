@@ -236,7 +236,9 @@ def fitted_heads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_further_head_fits_only_its_own(cached: FeatureCache, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cached rows and logits are not fitted again."""
     fitted = fitted_heads(monkeypatch)
-    monkeypatch.setattr("moodfuse.fuse.ablation.fit_to_keep", lambda *_: pytest.fail("logits were fitted"))
+    monkeypatch.setattr(
+        "moodfuse.fuse.cross_fitting.fit_to_keep", lambda *_: pytest.fail("logits were fitted")
+    )
     run_ablation(cached, replace(CHEAP, heads=("softmax", "logistic", "mean")))
     assert set(fitted) == {"logistic"} and len(fitted) == 8
 

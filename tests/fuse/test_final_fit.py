@@ -69,8 +69,8 @@ def test_the_model_is_what_was_scored(
         for row, digest in zip(expected, held_out, strict=True):
             outputs = [outputs_of(cache, shipped, smaller, source, digest) for source in sources]
             values = [shipped.fusion.values(number, output) for number, output in enumerate(outputs)]
-            found = shipped.fusion.probabilities(values)
-            assert np.allclose(found, row, rtol=0, atol=1e-6), (sources, head, level)
+            probabilities = shipped.fusion.probabilities(values)
+            assert np.allclose(probabilities, row, rtol=0, atol=1e-6), (sources, head, level)
 
 
 def test_probabilities_without_a_source(crossfitted: FeatureCache) -> None:

@@ -15,14 +15,13 @@ import numpy as np
 import pytest
 
 from moodfuse.cache.errors import LeakError
-from moodfuse.cache.records import Block, Holdout, Plan
+from moodfuse.cache.records import Block, Plan
 from moodfuse.cache.store import FeatureCache
 from moodfuse.fuse import fitting
 from moodfuse.fuse.cross_fitting import PlanFeatures
-from moodfuse.fuse.design import DesignInputs, assemble
+from moodfuse.fuse.design import assemble
 from moodfuse.fuse.heads import HEADS
 from moodfuse.fuse.inference import LEVELS
-from moodfuse.fuse.leak_guard import clip_rows
 from moodfuse.fuse.settings import CROSSFIT, NO_CROSSFIT, PlannedResult
 
 FOLD = 1
@@ -185,34 +184,6 @@ def test_a_planted_leak_is_found(
     plant(monkeypatch, *leak)
     with contextlib.suppress(LeakError):
         assert differing(crossfitted, load_features, results), f"the leak in {step} was not found"
-
-
-def declare_leak(cache: FeatureCache, number: int) -> None:
-    """Assemble a design matrix with one declared leak, of three kinds in turn."""
-    rng = np.random.default_rng(number)
-    fold = int(rng.integers(4))
-    clips = cache.clips
-    tested = [status for status in clips if cache.plan.assignment[status.digest] == fold]
-    others = [status for status in clips if cache.plan.assignment[status.digest] != fold]
-    victim, sister = tested[rng.integers(len(tested))], others[rng.integers(len(others))]
-    block = cache.block("c3d", {fold})
-    if number % 3 == 0:
-        held = [other for other in range(4) if other != fold]
-        wrong = cache.block("c3d", set(rng.choice(held, int(rng.integers(1, 3)), replace=False).tolist()))
-        claims = (wrong.holdout, Holdout.of(fold), Holdout.frozen(), Holdout.of(range(4)))
-        block = replace(wrong, holdout=claims[rng.integers(4)])
-    else:
-        field = "group" if number % 3 == 1 else "file_sha256"
-        changed = replace(sister, **{field: getattr(victim, field)})
-        clips = tuple(changed if status is sister else status for status in clips)
-    assemble(DesignInputs(clip_rows(cache.plan, clips), [block], LEVELS[rng.integers(2)], fold))
-
-
-def test_declared_leaks_are_found(crossfitted: FeatureCache) -> None:
-    """Wrong holdouts, groups in two folds and the same bytes in two groups are all errors."""
-    for number in range(60):
-        with pytest.raises(LeakError, match=r"saw|holdout|group|same file"):
-            declare_leak(crossfitted, number)
 
 
 def test_a_prediction_depends_on_no_other_test_row(crossfitted: FeatureCache, load_features: Loader) -> None:

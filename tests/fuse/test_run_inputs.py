@@ -26,7 +26,7 @@ def fold_plans(
 
 
 def divisions(plans: Iterable[Plan]) -> set[frozenset[frozenset[str]]]:
-    """How plans divide the clips, whatever the folds are called."""
+    """How plans divide the clips, regardless of the numbers of the folds."""
     return {
         frozenset(
             frozenset(digest for digest, at in plan.assignment.items() if at == fold)
@@ -60,12 +60,12 @@ def test_renamed_folds_are_the_same_plan(build: Builder) -> None:
 def test_few_groups_can_be_divided_in_few_ways(build: Builder) -> None:
     """Two groups of three classes in two folds: four ways at most, and the note counts them."""
     cache = build(groups_per_class=2, folds=2, tuned={})
-    found = fold_plans(cache, ("i3d",), "no-crossfit", 9)
-    count = len(found.plans)
-    assert 1 < count == len(divisions(found.plans)) <= 4 and found.plans[0] == cache.plan
-    assert f"over {count} distinct fold plans; the table shows the first" in found.note
-    assert f"{9 - count} of 9 fold plans were left out" in found.note
-    assert FoldPlans((cache.plan,), 1).note == "" and FoldPlans(found.plans[:2], 2).note.endswith(
+    chosen = fold_plans(cache, ("i3d",), "no-crossfit", 9)
+    count = len(chosen.plans)
+    assert 1 < count == len(divisions(chosen.plans)) <= 4 and chosen.plans[0] == cache.plan
+    assert f"over {count} distinct fold plans; the table shows the first" in chosen.note
+    assert f"{9 - count} of 9 fold plans were left out" in chosen.note
+    assert FoldPlans((cache.plan,), 1).note == "" and FoldPlans(chosen.plans[:2], 2).note.endswith(
         "`repeated`"
     )
 
