@@ -262,9 +262,9 @@ class NetworkOutput:
 class FusedSource:
     """One source of a fusion.
 
-    `own` are fits that make logits of the embedding, averaged; empty where the networks have their own. `fill`
-    float64 [D] are the columns of a clip without the modality that the source reads: the mean of the training
-    rows.
+    `own` are fits that make logits of the embedding, averaged; empty where the networks have their own.
+    `fill` float64 [D] are the columns of a clip without the modality that the source reads: the mean of the
+    training rows.
     """
 
     source: str

@@ -174,9 +174,8 @@ def check_block(block: Block, rows: ClipRows, folds: Set[int]) -> None:
         )
     if unknown := block.seen.difference(rows.digests):
         raise LeakError(f"{where}: its network saw clip {min(unknown)[:16]}, which the plan does not know")
-    held_out = np.isin(rows.folds, list(block.holdout.folds or ()))
-    if block.holdout.folds is None:
-        held_out[:] = True
+    folds_held_out = rows.folds if block.holdout.folds is None else list(block.holdout.folds)
+    held_out = np.isin(rows.folds, folds_held_out)
     leaking = np.flatnonzero(rows.mask(block.seen) & rows.same_group(held_out))
     for fold in sorted(folds):
         if not block.holdout.covers(fold):

@@ -1,6 +1,7 @@
 """The record of a run: results put together from the fits of all folds, and notes for the reader."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib import metadata
 
 import numpy as np
@@ -153,8 +154,6 @@ def library_versions() -> tuple[tuple[str, str], ...]:
     """Installed versions of the libraries that decide a run's numbers; nothing is imported for it."""
     versions = []
     for name in LIBRARIES:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             versions.append((name, metadata.version(name)))
-        except metadata.PackageNotFoundError:
-            continue
     return tuple(versions)

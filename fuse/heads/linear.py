@@ -191,13 +191,7 @@ class MeanHead(FusionHead):
         self.classes = classes
 
     def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
-        """Record the classes; X is [N, S * C], the logits of S sources side by side.
-
-        Raises
-        ------
-        ValueError
-            If the columns are not a multiple of the given classes.
-        """
+        """Record the classes; X is [N, S * C], the logits of S sources side by side."""
         x, labels = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(labels)
         self.classes_ = np.unique(labels) if self.classes is None else np.asarray(self.classes)
