@@ -16,7 +16,7 @@ from moodfuse.cache.errors import InputError
 from moodfuse.cache.folds import single_holdouts
 from moodfuse.cache.recipe import IMPORT
 from moodfuse.cache.records import Block, Holdout
-from moodfuse.cache.runs import LEAKY, result_name
+from moodfuse.cache.runs import LEAKY
 from moodfuse.cache.store import FeatureCache
 from moodfuse.fuse.cross_fitting import SAW_ALL, fit_logits, fit_on_rows, with_logits
 from moodfuse.fuse.design import DesignInputs, assemble
@@ -24,11 +24,11 @@ from moodfuse.fuse.fitting import fit_head
 from moodfuse.fuse.inference import Floats, FusedSource, Fusion, Level, LinearArrays
 from moodfuse.fuse.leak_guard import ClipRows, CrossFitted, Features, clip_rows, values_of
 from moodfuse.fuse.run_inputs import can_cross_fit_sources
-from moodfuse.fuse.settings import CROSSFIT
+from moodfuse.fuse.settings import CROSSFIT, PlannedResult
 
 
 @dataclass(frozen=True)
-class ScoredResult:
+class ScoredResult(PlannedResult):
     """The result to export, and how it was scored.
 
     `run_sources` are all sources of its run: together they decided whether logits could be cross-fitted. With
@@ -36,17 +36,9 @@ class ScoredResult:
     would be enough to choose others.
     """
 
-    sources: tuple[str, ...]
-    head: str
-    level: Level
     protocol: str
     run_sources: tuple[str, ...]
     defaults: bool = False
-
-    @property
-    def name(self) -> str:
-        """As `moodfuse.cache.runs.Result.name`."""
-        return result_name(self.sources, self.head, self.level)
 
 
 @dataclass(frozen=True)
@@ -54,8 +46,7 @@ class FinalModel:
     """The model of a result.
 
     `networks` are those of each source, in the order in which their logits are averaged; ``*`` for a frozen
-    one. `trees` is LightGBM's own text of a head of boosted trees, for other tools, and empty for any other
-    head.
+    one. `trees` is LightGBM's own text of a head of boosted trees, empty for other heads.
     """
 
     fusion: Fusion

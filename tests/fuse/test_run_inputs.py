@@ -43,7 +43,7 @@ def renamed(plan: Plan, **changes: int) -> Plan:
 
 
 def test_renamed_folds_are_the_same_plan(build: Builder) -> None:
-    """A kept repeat that divides the clips as the first plan does counts once, for all sources."""
+    """A stored repeat that divides the clips as the first plan does counts once, for all sources."""
     cache = build(pairs=True)
     cache.write_plan(renamed(cache.plan, seed=1, repeat=1), cache.statuses)
     assert len(cache.repeat_plans) == 1
@@ -87,18 +87,17 @@ def test_further_plans_pass_what_the_first_passed(build: Builder, monkeypatch: p
     assert all(can_cross_fit(plan, cache.clips) for plan in plans)
 
 
-def test_only_modalities_that_are_read_can_stop_a_run(
-    build: Builder,
-) -> None:
+def test_only_modalities_that_are_read_can_stop_a_run(build: Builder) -> None:
     """Clips without audio do not affect sources that read video: cross-fitting stays on.
 
-    Where all clips of a class but those of one fold have no video, those sources are refused before a fit.
+    Where all clips of a class but those of one fold have no video, those sources are an error before any fit.
     """
     cache = build(tuned={}, frozen={"c3d": 6, "i3d": 6})
 
     def fear_without(modality: str) -> tuple[object, ...]:
         return tuple(
-            replace(item, missing=modality) if item.clip.label == "fear" else item for item in cache.clips
+            replace(status, missing=modality) if status.clip.label == "fear" else status
+            for status in cache.clips
         )
 
     mute, blind = fear_without("sound"), fear_without("picture")
