@@ -158,7 +158,7 @@ class TreeArrays(_Arrays):
         split = self.roots[self.feature[self.roots] != -1]
         leaves = np.concatenate([self.left[split], self.right[split]])
         if not _all_below(leaves, nodes) or (self.feature[leaves] != -1).any():
-            raise InputError("head: the child of a split is not a leaf")
+            raise InputError("head: the left or right child of a split is not a leaf")
         if not _all_below(self.feature[split], self.columns):
             raise InputError(f"head: a tree reads a column outside 0..{self.columns - 1}")
 
