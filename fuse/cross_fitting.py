@@ -93,11 +93,12 @@ def fit_features(
 
     `key` gives the key of a fit, from sources and further facts.
     """
-    seed, fitted = inputs.plan.seed, dict(blocks)
+    seed = inputs.plan.seed
     if inputs.protocol == LEAKY:
-        for name, block in blocks.items():
-            if block.logits is None:
-                fitted[name] = fit_leaky_logits(block, rows, seed=seed)
+        fitted = {
+            name: block if block.logits is not None else fit_leaky_logits(block, rows, seed=seed)
+            for name, block in blocks.items()
+        }
     else:
         to_fit = logits_to_fit(blocks, inputs.plan.folds, cross_fit=inputs.cross_fit)
         version = head_spec("softmax").version
@@ -109,13 +110,18 @@ def fit_features(
             },
             lambda missing: [(name, fit_to_keep, (to_fit[name], name[1], rows, seed)) for name in missing],
         )
-        fitted |= {name: block_of_fit(to_fit[name], name[1], fit, rows) for name, fit in fits.items()}
+        made = {name: block_of_fit(to_fit[name], name[1], fit, rows) for name, fit in fits.items()}
+        fitted = {**blocks, **made}
+    return PlanFeatures(rows, inputs.protocol, blocks, _group_by_source(fitted), seed)
+
+
+def _group_by_source(blocks: Blocks) -> dict[str, dict[Holdout, Block]]:
+    """The blocks with logits, without their embeddings, so that less is sent to a worker."""
     logits: dict[str, dict[Holdout, Block]] = {}
-    for (source, holdout), block in fitted.items():
+    for (source, holdout), block in blocks.items():
         if block.logits is not None:
-            without_embedding = replace(block, embedding=block.embedding[:, :0])  # less to send to a worker
-            logits.setdefault(source, {})[holdout] = without_embedding
-    return PlanFeatures(rows, inputs.protocol, blocks, logits, seed)
+            logits.setdefault(source, {})[holdout] = replace(block, embedding=block.embedding[:, :0])
+    return logits
 
 
 def logits_for_fold(networks: Mapping[Holdout, Block], rows: ClipRows, *, test_fold: int) -> Features:

@@ -88,12 +88,6 @@ def ship(cache: FeatureCache, scored: ScoredResult) -> FinalModel:
         raise InputError(f"{scored.name} cannot be exported: {why}")
     rows, level, seed = clip_rows(cache.plan, cache.clips), scored.level, cache.plan.seed
     networks = {source: networks_needed(cache, source, scored) for source in scored.sources}
-    pairs: dict[int, list[Block]] = {}
-    tuned = any(cache.recipe(source).embedding_tuned for source in scored.sources)
-    if level == "embedding" and scored.protocol == CROSSFIT and tuned:
-        pairs = {
-            fold: [cache.block(source, fold) for source in scored.sources] for fold in range(cache.plan.folds)
-        }
     cross_fit = level == "logits" and can_cross_fit_sources(cache, scored.run_sources)
     features, sources = [], []
     for source, holdouts in networks.items():
@@ -101,13 +95,23 @@ def ship(cache: FeatureCache, scored: ScoredResult) -> FinalModel:
         part, own = _source_features(rows, blocks, level, cross_fit=cross_fit, seed=seed)
         features.append(part)
         sources.append(FusedSource(source, own, _fill(part, level, rows)))
-    design = assemble(DesignInputs(rows, features, level, pairs=pairs, seed=seed))
+    design = assemble(DesignInputs(rows, features, level, pairs=_read_pairs(cache, scored), seed=seed))
     if scored.defaults:
         design = replace(design, inner=())
     model, settings, temperature = fit_head(design, scored.head, seed)
     head = model.to_arrays(columns=design.x.shape[1], classes=len(design.classes))
     fusion = Fusion(design.classes, level, tuple(sources), head, temperature, settings is not None)
     return FinalModel(fusion, networks, model.to_text() if head.kind == "trees" else "")
+
+
+def _read_pairs(cache: FeatureCache, scored: ScoredResult) -> dict[int, list[Block]]:
+    """For each fold the blocks of the networks that held it out, where settings are chosen within them."""
+    tuned = any(cache.recipe(source).embedding_tuned for source in scored.sources)
+    if scored.level != "embedding" or scored.protocol != CROSSFIT or not tuned:
+        return {}
+    return {
+        fold: [cache.block(source, fold) for source in scored.sources] for fold in range(cache.plan.folds)
+    }
 
 
 def _source_features(

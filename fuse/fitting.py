@@ -77,27 +77,35 @@ def fit_head(design: DesignMatrix, head: str, random_state: int) -> tuple[Any, d
 
     Returns the head, its settings, `None` where none could be chosen, and its temperature.
     """
-    name, x, y = fitted_head(head), design.x_train, design.y_train
-    settings: dict[str, Any] | None = None
-    temperature = 1.0
+    name = fitted_head(head)
     with one_thread():
         if not head_spec(name).fits:
-            model = make_head(name, classes=tuple(range(len(design.classes)))).fit(x, y)
-            if design.out_of_sample and design.inner:  # nothing was learned from rows: score all at once
-                settings, temperature = {}, best_temperature(model.predict_proba(x), y)
-            return model, settings, temperature
-        if design.inner:
-            model = make_head(name, random_state=random_state)
-            data = (
-                (fold.x[fold.fit], design.y[fold.fit], fold.x[fold.held_out], design.y[fold.held_out])
-                for fold in design.inner
-            )
-            losses, probabilities, y_true = score_candidates(model, data, classes=len(design.classes))
-            best = best_candidate(losses)
-            settings = model.candidates()[best]
-            temperature = best_temperature(probabilities[best], y_true)
+            return _fit_mean(design, name)
+        settings, temperature = _choose(make_head(name, random_state=random_state), design)
         model = make_head(name, random_state=random_state, tune=False, **(settings or {}))
-        return model.fit(x, y), settings, temperature
+        return model.fit(design.x_train, design.y_train), settings, temperature
+
+
+def _fit_mean(design: DesignMatrix, name: str) -> tuple[Any, dict[str, Any] | None, float]:
+    """A head that learns nothing from rows; its temperature is chosen on all training rows at once."""
+    x, y = design.x_train, design.y_train
+    model = make_head(name, classes=tuple(range(len(design.classes)))).fit(x, y)
+    if not (design.out_of_sample and design.inner):
+        return model, None, 1.0
+    return model, {}, best_temperature(model.predict_proba(x), y)
+
+
+def _choose(model: Any, design: DesignMatrix) -> tuple[dict[str, Any] | None, float]:
+    """Settings and temperature of a head, chosen on the inner folds."""
+    if not design.inner:
+        return None, 1.0
+    data = (
+        (fold.x[fold.fit], design.y[fold.fit], fold.x[fold.held_out], design.y[fold.held_out])
+        for fold in design.inner
+    )
+    losses, probabilities, y_true = score_candidates(model, data, classes=len(design.classes))
+    best = best_candidate(losses)
+    return model.candidates()[best], best_temperature(probabilities[best], y_true)
 
 
 @dataclass(frozen=True)

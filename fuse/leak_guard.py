@@ -109,9 +109,6 @@ def clip_rows(plan: Plan, clips: Sequence[ClipStatus]) -> ClipRows:
             raise InputError(f"{status.clip.id} is in no fold of the current plan; run extract again")
     digests = tuple(status.digest for status in clips)
     group_names = tuple(status.group for status in clips)
-    keys: dict[str, str] = {}
-    for name, digest in zip(group_names, digests, strict=True):
-        keys[name] = min(digest, keys.get(name, digest))
     classes, labels = np.unique([status.clip.label for status in clips], return_inverse=True)
     return ClipRows(
         ids=tuple(status.clip.id for status in clips),
@@ -123,8 +120,16 @@ def clip_rows(plan: Plan, clips: Sequence[ClipStatus]) -> ClipRows:
         groups=_first_rows(group_names),
         # Clips that a table of labels declares have no file.
         files=_first_rows(status.file_sha256 or row for row, status in enumerate(clips)),
-        group_keys=np.array([keys[name] for name in group_names]),
+        group_keys=_group_keys(group_names, digests),
     )
+
+
+def _group_keys(names: Sequence[str], digests: Sequence[str]) -> NDArray[np.str_]:
+    """The smallest digest of each row's group."""
+    keys: dict[str, str] = {}
+    for name, digest in zip(names, digests, strict=True):
+        keys[name] = min(digest, keys.get(name, digest))
+    return np.array([keys[name] for name in names])
 
 
 def _first_rows(values: Iterable[object]) -> NDArray[np.int64]:
@@ -174,25 +179,24 @@ def check_block(block: Block, rows: ClipRows, folds: Set[int]) -> None:
         )
     if unknown := block.seen.difference(rows.digests):
         raise LeakError(f"{where}: its network saw clip {min(unknown)[:16]}, which the plan does not know")
-    folds_held_out = rows.folds if block.holdout.folds is None else list(block.holdout.folds)
-    held_out = np.isin(rows.folds, folds_held_out)
-    leaking = np.flatnonzero(rows.mask(block.seen) & rows.same_group(held_out))
     for fold in sorted(folds):
-        if not block.holdout.covers(fold):
-            clip = rows.ids[int(np.argmax(rows.folds == fold))]
-            raise LeakError(
-                f"{where} to test fold {fold}: its network may have seen {clip}; use a holdout that contains "
-                f"{fold}"
-            )
-        if len(leaking):
-            row = int(leaking[0])
-            message = f"{where} to test fold {fold}: its network saw {_clip(rows, row)}"
-            if not held_out[row]:
-                other = _clip(rows, _same_group_in(rows, row, held_out))
-                message += (
-                    f", of one group ({rows.group_names[row]!r}) with {other}; run extract with --replan"
-                )
-            raise LeakError(message)
+        _check_leak(block, rows, fold, f"{where} to test fold {fold}")
+
+
+def _check_leak(block: Block, rows: ClipRows, fold: int, where: str) -> None:
+    if not block.holdout.covers(fold):
+        clip = rows.ids[int(np.argmax(rows.folds == fold))]
+        raise LeakError(f"{where}: its network may have seen {clip}; use a holdout that contains {fold}")
+    held_out = np.isin(rows.folds, rows.folds if block.holdout.folds is None else list(block.holdout.folds))
+    leaking = np.flatnonzero(rows.mask(block.seen) & rows.same_group(held_out))
+    if not len(leaking):
+        return
+    row = int(leaking[0])
+    message = f"{where}: its network saw {_clip(rows, row)}"
+    if not held_out[row]:
+        other = _clip(rows, _same_group_in(rows, row, held_out))
+        message += f", of one group ({rows.group_names[row]!r}) with {other}; run extract with --replan"
+    raise LeakError(message)
 
 
 def _clip(rows: ClipRows, row: int) -> str:

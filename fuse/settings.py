@@ -166,14 +166,7 @@ def parse_combinations(values: Sequence[str], sources: Sequence[str]) -> tuple[C
 
 def _paper_combinations(sources: Sequence[str]) -> Iterator[Combination]:
     """The paper's combinations for each recipe with all four networks, the default recipe first."""
-    networks = PAPER_COMBINATIONS[-1]
-    recipes = sorted({source.partition("@")[2] for source in sources if source.partition("@")[0] in networks})
-    missing = {
-        recipe: [
-            name for name in (_with_recipe(network, recipe) for network in networks) if name not in sources
-        ]
-        for recipe in recipes or [""]
-    }
+    missing = _missing_networks(sources)
     if all(missing.values()):
         recipe, fewest = min(missing.items(), key=lambda entry: len(entry[1]))
         option = f" with --recipe {recipe}" if recipe else ""
@@ -184,6 +177,15 @@ def _paper_combinations(sources: Sequence[str]) -> Iterator[Combination]:
             continue
         for combination in PAPER_COMBINATIONS:
             yield tuple(_with_recipe(name, recipe) for name in combination)
+
+
+def _missing_networks(sources: Sequence[str]) -> dict[str, list[str]]:
+    """For each recipe of a network of the paper, the networks that it does not have."""
+    networks = PAPER_COMBINATIONS[-1]
+    names = [source.partition("@") for source in sources]
+    recipes = sorted({recipe for network, _, recipe in names if network in networks}) or [""]
+    needed = {recipe: [_with_recipe(network, recipe) for network in networks] for recipe in recipes}
+    return {recipe: [name for name in needed[recipe] if name not in sources] for recipe in recipes}
 
 
 def _with_recipe(network: str, recipe: str) -> str:

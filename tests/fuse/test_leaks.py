@@ -129,8 +129,8 @@ LEAKS = {
     ),
     "imputation": (DESIGN, "_columns", "known = fit & ~absent", "known = ~absent", NETWORK_ONLY),
     "head": (
-        *(FITTING, "fit_head", "return model.fit(x, y), settings"),
-        *("return model.fit(design.x, np.maximum(design.y, 0)), settings", NETWORK_ONLY),
+        *(FITTING, "fit_head", "model.fit(design.x_train, design.y_train)"),
+        *("model.fit(design.x, np.maximum(design.y, 0))", NETWORK_ONLY),
     ),
     "setting of rows out of sample": (
         *(DESIGN, "_inner_folds", "fit, inner == number)", "fit | ~train, inner == number)"),
@@ -141,12 +141,12 @@ LEAKS = {
         NETWORK_ONLY,
     ),
     "temperature": (
-        *(FITTING, "fit_head", "fold.x[fold.held_out], design.y[fold.held_out]"),
+        *(FITTING, "_choose", "fold.x[fold.held_out], design.y[fold.held_out]"),
         "fold.x[fold.held_out | design.test], np.maximum(design.y, 0)[fold.held_out | design.test]",
         NETWORK_ONLY,
     ),
     "temperature of mean": (
-        *(FITTING, "fit_head", "model.predict_proba(x), y)"),
+        *(FITTING, "_fit_mean", "model.predict_proba(x), y)"),
         "model.predict_proba(design.x), np.maximum(design.y, 0))",
         [result for result in QUICK if result.head == "mean"],
     ),
