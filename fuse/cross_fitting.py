@@ -26,7 +26,7 @@ from moodfuse.fuse.fitting import FitRunner
 from moodfuse.fuse.heads import head_spec, make_head
 from moodfuse.fuse.heads.inner_folds import one_thread
 from moodfuse.fuse.inference import Level, centred_logits
-from moodfuse.fuse.leak_guard import ClipRows, CrossFitted, Features, Mask
+from moodfuse.fuse.leak_guard import ClipRows, CrossFitted, Features, Mask, values_of
 from moodfuse.fuse.run_inputs import RunInputs
 
 SAW_ALL = Holdout.of(())
@@ -198,9 +198,8 @@ def with_logits(
 def fit_to_keep(block: Block, holdout: Holdout, rows: ClipRows, seed: int) -> KeptFit:
     """`fit_logits` as it is cached: logits, and as last column whether a clip's label was seen."""
     _, fitted = fit_logits(block, holdout, rows, seed=seed)
-    assert fitted.logits is not None
-    seen = rows.mask(fitted.seen)[:, None]
-    return KeptFit(np.concatenate([fitted.logits, seen], axis=1, dtype=np.float64))
+    logits, seen = values_of(fitted, "logits"), rows.mask(fitted.seen)[:, None]
+    return KeptFit(np.concatenate([logits, seen], axis=1, dtype=np.float64))
 
 
 def block_of_fit(block: Block, holdout: Holdout, fit: KeptFit, rows: ClipRows) -> Block:

@@ -325,24 +325,22 @@ class Fusion:
 
     def probabilities(self, values: Sequence[Floats | None]) -> Floats:
         """Calibrated probabilities [C] of a clip; `None` for a source whose modality it does not have."""
-        rows = [source.fill if row is None else row for source, row in zip(self.sources, values, strict=True)]
-        return self._calibrated(self.head, rows)
+        return self._calibrated(self.head, self._imputed(values))
 
     def without(self, number: int, values: Sequence[Floats | None]) -> Floats:
         """Probabilities [C] without one source: of the others alone under ``mean``, else with its mean."""
-        others = [None if index == number else row for index, row in enumerate(values)]
         if not isinstance(self.head, MeanArrays) or len(self.sources) == 1:
-            return self.probabilities(others)
-        rows = [
-            self.sources[index].fill if row is None else row
-            for index, row in enumerate(others)
-            if index != number
-        ]
+            return self.probabilities([*values[:number], None, *values[number + 1 :]])
+        rows = self._imputed(values)
+        del rows[number]
         return self._calibrated(MeanArrays(sum(map(len, rows)), self.head.count), rows)
 
     def own(self, number: int, outputs: Sequence[NetworkOutput]) -> Floats:
         """Probabilities [C] by a source's own softmax, as its networks were tuned: not calibrated."""
         return softmax(self.sources[number].logits(outputs).astype(np.float64))
+
+    def _imputed(self, values: Sequence[Floats | None]) -> list[Floats]:
+        return [source.fill if row is None else row for source, row in zip(self.sources, values, strict=True)]
 
     def _calibrated(self, head: HeadArrays, rows: Sequence[Floats]) -> Floats:
         probabilities = apply_temperature(head.probabilities(np.concatenate(rows)), self.temperature)

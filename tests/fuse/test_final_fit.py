@@ -13,15 +13,18 @@ from moodfuse.fuse.cross_fitting import PlanFeatures
 from moodfuse.fuse.design import assemble
 from moodfuse.fuse.final_fit import FinalModel, ScoredResult, ship, why_not_exportable
 from moodfuse.fuse.fitting import predict_fold
-from moodfuse.fuse.heads import HEADS
 from moodfuse.fuse.inference import NetworkOutput, apply_temperature
 from moodfuse.fuse.settings import CROSSFIT, NO_CROSSFIT
 
 Builder = Callable[..., FeatureCache]
 SOURCES = ("c3d", "i3d")
 RESULTS = [
-    *((SOURCES, head, level) for head, spec in HEADS.items() for level in spec.levels),
-    *((("i3d",), "softmax", level) for level in HEADS["softmax"].levels),
+    (SOURCES, "softmax", "logits"),
+    (SOURCES, "softmax", "embedding"),
+    (SOURCES, "lightgbm", "embedding"),
+    (SOURCES, "mean", "logits"),
+    (("i3d",), "logistic", "logits"),
+    (("i3d",), "softmax", "embedding"),
 ]
 
 
