@@ -1,7 +1,8 @@
-"""Random labels on the demo corpus: permuted between groups, honest accuracy must be chance, leaky must not.
+"""Permuted labels on the demo corpus: out-of-sample accuracy must be chance, leaky accuracy must not.
 
-Usage: random_labels.py [SEEDS [FIRST]]; default 20, from seed 0. Two sources are tuned at the head: a video one, whose
-embedding is tuned too, and an audio one. Each permutation tunes 22 networks a source and fuses under both protocols.
+Usage: random_labels.py [SEEDS [FIRST]]; default 20, from seed 0. Two sources are tuned at the head: a video
+one, whose embedding is tuned too, and an audio one. Each permutation tunes 22 networks a source and fuses
+under both protocols.
 """
 
 import shutil
@@ -21,7 +22,7 @@ from moodfuse.synthetic_corpus import ClipSettings, CorpusSettings, make_corpus
 SEEDS = 20
 LEVELS = ("logits", "embedding")
 LEAK = 0.15
-"""What the leaky protocol must stand above chance."""
+"""By how much the leaky protocol must exceed chance."""
 RECIPE = """
 name = "heads"
 [c3d]
@@ -33,34 +34,36 @@ head = { optimizer = "adamw", learning_rate = 5e-4, epochs = 40, patience = 8, b
 """
 
 
-def run(*arguments: str) -> None:
+def run_command(*arguments: str) -> None:
     """One moodfuse command; its failure ends the benchmark."""
     subprocess.run([sys.executable, "-m", "moodfuse", *arguments], check=True, stdout=subprocess.DEVNULL)
 
 
-def accuracy(found: Run, level: str) -> float:
+def accuracy(run: Run, level: str) -> float:
     """Mean accuracy of a run's fused results of one level."""
-    truth = np.array([found.classes.index(label) for label in found.labels])
-    fused = [item for item in found.results if len(item.sources) > 1 and item.level == level]
-    return float(np.mean([(item.probabilities.argmax(axis=1) == truth).mean() for item in fused]))
+    y_true = np.array([run.classes.index(label) for label in run.labels])
+    fused = [result for result in run.results if len(result.sources) > 1 and result.level == level]
+    return float(np.mean([(result.probabilities.argmax(axis=1) == y_true).mean() for result in fused]))
 
 
 def permutation(base: Path, table: Path, recipe: Path, work: Path) -> dict[tuple[str, str], float]:
     """Accuracy by protocol and level of one permutation."""
     shutil.copytree(base, work)
     sources = ["--source", "c3d", "--source", "twodmcnn", "--recipe", str(recipe), "--replan"]
-    run("extract", str(table), "--cache", str(work), *sources, "--leaky")
-    found = {}
-    for protocol, name in (("crossfit", "honest"), ("leaky", "leaky")):
+    run_command("extract", str(table), "--cache", str(work), *sources, "--leaky")
+    accuracies = {}
+    for protocol, name in (("crossfit", "correct"), ("leaky", "leaky")):
         options = ["--protocol", protocol, "--combine", "c3d@heads+twodmcnn@heads", "--repeats", "1"]
-        run("fuse", "--cache", str(work), "--run", name, *options)
-        found |= {(protocol, level): accuracy(read_run(FeatureCache(work), name), level) for level in LEVELS}
+        run_command("fuse", "--cache", str(work), "--run", name, *options)
+        accuracies |= {
+            (protocol, level): accuracy(read_run(FeatureCache(work), name), level) for level in LEVELS
+        }
     shutil.rmtree(work)
-    return found
+    return accuracies
 
 
 def interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Mean of some seeds' values, and its 95 % t interval."""
+    """Mean of the seeds' values, and its 95 % t interval."""
     half = float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
     return float(values.mean()), float(values.mean()) - half, float(values.mean()) + half
 
@@ -74,19 +77,19 @@ def main(seeds: int, first: int) -> int:
         recipe = folder / "heads.toml"
         recipe.write_text(RECIPE)
         frozen = ["--source", "c3d", "--source", "twodmcnn", "--tune", "frozen"]
-        run("extract", str(table), "--cache", str(folder / "base"), *frozen)
-        found = []
+        run_command("extract", str(table), "--cache", str(folder / "base"), *frozen)
+        per_seed = []
         for seed in range(first, first + seeds):
             shuffled = shuffle_table(table, seed=seed)
-            found.append(permutation(folder / "base", shuffled, recipe, folder / "work"))
+            per_seed.append(permutation(folder / "base", shuffled, recipe, folder / "work"))
             print(
                 f"seed {seed}: "
-                + ", ".join(f"{' '.join(key)} {value:.3f}" for key, value in found[-1].items()),
+                + ", ".join(f"{' '.join(key)} {value:.3f}" for key, value in per_seed[-1].items()),
                 flush=True,
             )
     chance, missed = 1 / len(settings.labels), 0
-    for protocol, level in found[0]:
-        mean, low, high = interval(np.array([item[protocol, level] for item in found]))
+    for protocol, level in per_seed[0]:
+        mean, low, high = interval(np.array([item[protocol, level] for item in per_seed]))
         good = low <= chance <= high if protocol == "crossfit" else mean >= chance + LEAK
         bar = "chance inside the interval" if protocol == "crossfit" else f"{LEAK} above chance"
         missed += not good

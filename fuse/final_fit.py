@@ -7,7 +7,7 @@ Under ``no-crossfit`` the network `{}` is exported at both levels, and the head 
 scored. Sources without logits get them from as many fits as a tuned source would have networks.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,22 +16,19 @@ from moodfuse.cache.errors import InputError
 from moodfuse.cache.folds import single_holdouts
 from moodfuse.cache.recipe import IMPORT
 from moodfuse.cache.records import Block, Holdout
-from moodfuse.cache.runs import LEAKY, result_name
+from moodfuse.cache.runs import LEAKY
 from moodfuse.cache.store import FeatureCache
 from moodfuse.fuse.cross_fitting import SAW_ALL, fit_logits, fit_on_rows, with_logits
 from moodfuse.fuse.design import DesignInputs, assemble
-from moodfuse.fuse.heads import Level
-from moodfuse.fuse.heads.exported import Floats, LinearArrays
-from moodfuse.fuse.inference import FusedSource, Fusion
+from moodfuse.fuse.fitting import fit_head
+from moodfuse.fuse.inference import Floats, FusedSource, Fusion, Level, LinearArrays
 from moodfuse.fuse.leak_guard import ClipRows, CrossFitted, Features, clip_rows, values_of
 from moodfuse.fuse.run_inputs import can_cross_fit_sources
-from moodfuse.fuse.settings import CROSSFIT
-from moodfuse.fuse.tuning import fit_head
-from moodfuse.fuse.workers import one_thread
+from moodfuse.fuse.settings import CROSSFIT, PlannedResult
 
 
 @dataclass(frozen=True)
-class ScoredResult:
+class ScoredResult(PlannedResult):
     """The result to export, and how it was scored.
 
     `run_sources` are all sources of its run: together they decided whether logits could be cross-fitted. With
@@ -39,17 +36,9 @@ class ScoredResult:
     would be enough to choose others.
     """
 
-    sources: tuple[str, ...]
-    head: str
-    level: Level
     protocol: str
     run_sources: tuple[str, ...]
     defaults: bool = False
-
-    @property
-    def name(self) -> str:
-        """As `moodfuse.cache.runs.Result.name`."""
-        return result_name(self.sources, self.head, self.level)
 
 
 @dataclass(frozen=True)
@@ -57,8 +46,7 @@ class FinalModel:
     """The model of a result.
 
     `networks` are those of each source, in the order in which their logits are averaged; ``*`` for a frozen
-    one. `trees` is LightGBM's own text of a head of boosted trees, for other tools, and empty for any other
-    head.
+    one. `trees` is LightGBM's own text of a head of boosted trees, empty for other heads.
     """
 
     fusion: Fusion
@@ -95,30 +83,38 @@ def networks_needed(cache: FeatureCache, source: str, scored: ScoredResult) -> t
 
 
 def ship(cache: FeatureCache, scored: ScoredResult) -> FinalModel:
-    """Fit the model of a result; refuses one that cannot be exported, with the cause and what to do."""
+    """Fit the model of a result; `InputError` with the cause and the remedy if it cannot be exported."""
     if why := why_not_exportable(cache, scored):
         raise InputError(f"{scored.name} cannot be exported: {why}")
-    plan = cache.plan
+    rows, level, seed = clip_rows(cache.plan, cache.clips), scored.level, cache.plan.seed
     networks = {source: networks_needed(cache, source, scored) for source in scored.sources}
-    blocks = {
-        source: {holdout: cache.block(source, holdout) for holdout in needed}
-        for source, needed in networks.items()
-    }
-    pairs: dict[int, Sequence[Block]] = {}
+    cross_fit = level == "logits" and can_cross_fit_sources(cache, scored.run_sources)
+    features, sources = [], []
+    for source, holdouts in networks.items():
+        blocks = {holdout: cache.block(source, holdout) for holdout in holdouts}
+        part, own = _source_features(rows, blocks, level, cross_fit=cross_fit, seed=seed)
+        features.append(part)
+        sources.append(FusedSource(source, own, _fill(part, level, rows)))
+    design = assemble(DesignInputs(rows, features, level, pairs=_read_pairs(cache, scored), seed=seed))
+    if scored.defaults:
+        design = replace(design, inner=())
+    model, settings, temperature = fit_head(design, scored.head, seed)
+    head = model.to_arrays(columns=design.x.shape[1], classes=len(design.classes))
+    fusion = Fusion(design.classes, level, tuple(sources), head, temperature, settings is not None)
+    return FinalModel(fusion, networks, model.to_text() if head.kind == "trees" else "")
+
+
+def _read_pairs(cache: FeatureCache, scored: ScoredResult) -> dict[int, list[Block]]:
+    """For each fold the blocks of the networks that held it out, where settings are chosen within them."""
     tuned = any(cache.recipe(source).embedding_tuned for source in scored.sources)
-    if scored.level == "embedding" and scored.protocol == CROSSFIT and tuned:
-        pairs = {fold: [cache.block(source, fold) for source in scored.sources] for fold in range(plan.folds)}
-    cross_fit = can_cross_fit_sources(cache, scored.run_sources)
-    rows = clip_rows(plan, cache.clips)
-    parts = [
-        _source_part(rows, blocks[source], scored.level, cross_fit=cross_fit, seed=plan.seed)
-        for source in scored.sources
-    ]
-    fusion, trees = _fit(rows, parts, pairs, scored, plan.seed)
-    return FinalModel(fusion, networks, trees)
+    if scored.level != "embedding" or scored.protocol != CROSSFIT or not tuned:
+        return {}
+    return {
+        fold: [cache.block(source, fold) for source in scored.sources] for fold in range(cache.plan.folds)
+    }
 
 
-def _source_part(
+def _source_features(
     rows: ClipRows, blocks: Mapping[Holdout, Block], level: Level, *, cross_fit: bool, seed: int
 ) -> tuple[Features, tuple[LinearArrays, ...]]:
     """The features of one source for the head, with the fits that make its logits where it has none."""
@@ -127,18 +123,17 @@ def _source_part(
         held_out = level == "logits" and len(blocks) > 1
         return (_each_held_out(rows, blocks) if held_out else first), ()
     columns, classes = first.embedding.shape[1], len(rows.classes)
-    if level == "logits" and cross_fit:
-        heads, fitted = [], {}
-        for holdout in single_holdouts(int(rows.folds.max()) + 1):
-            head, logits, seen = fit_logits(first, holdout, rows, seed=seed)
-            heads.append(head.to_arrays(columns=columns, classes=classes))
-            fitted[holdout] = with_logits(first, holdout, logits, seen, rows)
-        return _each_held_out(rows, fitted), tuple(heads)
-    design = assemble(DesignInputs(rows, [first], "embedding", seed=seed))
-    present = ~rows.mask(first.absent)
-    head, logits = fit_on_rows(design, present, seed=seed)
-    block = with_logits(first, first.holdout, logits, rows.mask(first.seen) | present, rows)
-    return block, (head.to_arrays(columns=columns, classes=classes),)
+    if cross_fit:
+        holdouts = single_holdouts(int(rows.folds.max()) + 1)
+        fits = [fit_logits(first, holdout, rows, seed=seed) for holdout in holdouts]
+        features: Features = _each_held_out(rows, {block.holdout: block for _, block in fits})
+        heads = [head for head, _ in fits]
+    else:
+        design = assemble(DesignInputs(rows, [first], "embedding", seed=seed))
+        present = ~rows.mask(first.absent)
+        head, logits = fit_on_rows(design, present, seed=seed)
+        features, heads = with_logits(first, first.holdout, logits, present, rows), [head]
+    return features, tuple(head.to_arrays(columns=columns, classes=classes) for head in heads)
 
 
 def _each_held_out(rows: ClipRows, blocks: Mapping[Holdout, Block]) -> CrossFitted:
@@ -146,34 +141,6 @@ def _each_held_out(rows: ClipRows, blocks: Mapping[Holdout, Block]) -> CrossFitt
     numbers = {holdout: number for number, holdout in enumerate(blocks)}
     networks = tuple((numbers[Holdout.of(fold)],) for fold in rows.folds.tolist())
     return CrossFitted(tuple(blocks.values()), networks)
-
-
-def _fit(
-    rows: ClipRows,
-    parts: Sequence[tuple[Features, tuple[LinearArrays, ...]]],
-    pairs: Mapping[int, Sequence[Block]],
-    scored: ScoredResult,
-    seed: int,
-) -> tuple[Fusion, str]:
-    """The head on all rows, as a fusion, and the trees as LightGBM's text."""
-    features = [part[0] for part in parts]
-    design = assemble(DesignInputs(rows, features, scored.level, pairs=pairs, seed=seed))
-    if scored.defaults:
-        design = replace(design, inner=())
-    with one_thread():
-        model, choice = fit_head(design, scored.head, seed)
-    head = model.to_arrays(columns=design.x.shape[1], classes=len(design.classes))
-    fusion = Fusion(
-        classes=design.classes,
-        level=scored.level,
-        sources=tuple(
-            FusedSource(part.source, fits, _fill(part, scored.level, rows)) for part, fits in parts
-        ),
-        head=head,
-        temperature=choice.temperature,
-        chosen=choice.chosen,
-    )
-    return fusion, model.to_text() if head.kind == "trees" else ""
 
 
 def _fill(features: Features, level: Level, rows: ClipRows) -> Floats:

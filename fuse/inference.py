@@ -1,27 +1,253 @@
-"""A fusion model at work: from the networks' outputs for one clip to calibrated probabilities."""
+"""A fusion as plain arrays: from the networks' outputs for a clip to calibrated probabilities, in NumPy.
 
-from collections.abc import Sequence
+Each record is checked when it is made, so that the arrays of a damaged or foreign model folder are refused.
+Rows are scored one by one: a matrix product of many rows may differ in its last bits from that of one.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moodfuse.cache.errors import InputError
-from moodfuse.fuse.heads import Level, check_level
-from moodfuse.fuse.heads.exported import (
-    TEMPERATURES,
-    Floats,
-    HeadArrays,
-    LinearArrays,
-    MeanArrays,
-    apply_temperature,
-    head_from_arrays,
-    softmax,
-)
+from moodfuse.cache.errors import InputError, UnknownNameError
 
-__all__ = ["FusedSource", "Fusion", "LinearArrays", "NetworkOutput", "check_level", "head_from_arrays"]
-
+Level = Literal["logits", "embedding"]
+"""What a head reads of each source."""
+LEVELS: tuple[Level, ...] = get_args(Level)
+Link = Literal["softmax", "logistic"]
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 Row = NDArray[np.float32]
+
+TEMPERATURES = (0.05, 20.0)
+"""Least and greatest temperature."""
+TINY = 1e-12
+ZERO_THRESHOLD = float(np.float32(1e-35))
+"""LightGBM takes values this small for 0 (`kZeroThreshold` in its include/LightGBM/meta.h)."""
+
+
+def check_level(level: str) -> Level:
+    """Return the level; an unknown name raises `UnknownNameError`."""
+    if level not in LEVELS:
+        raise UnknownNameError("level", level, LEVELS)
+    return level
+
+
+def softmax(scores: Floats) -> Floats:
+    """Softmax over the last axis."""
+    powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    probabilities: Floats = powers / powers.sum(axis=-1, keepdims=True)
+    return probabilities
+
+
+def link_probabilities(scores: Floats, link: Link) -> Floats:
+    """Probabilities of linear scores over the last axis: one softmax, or each score's sigmoid, normalised."""
+    return softmax(scores if link == "softmax" else -np.logaddexp(0.0, -scores))
+
+
+def apply_temperature(probabilities: Floats, temperature: float | Floats) -> Floats:
+    """Probabilities [..., C] under a temperature, or one per row: above 1 closer to uniform. Ranks stay."""
+    divisor = np.asarray(temperature)[..., None]
+    scaled = softmax(np.log(np.maximum(probabilities, TINY)) / divisor)
+    return np.where(divisor == 1.0, probabilities, scaled)
+
+
+def centred_logits(scores: Floats, classes: Ints, count: int) -> NDArray[np.float32]:
+    """Scores [..., S] as logits [..., C] of mean 0; a class without a score gets the lowest one."""
+    every = np.repeat(scores.min(axis=-1, keepdims=True), count, axis=-1)
+    every[..., classes] = scores
+    logits: NDArray[np.float32] = (every - every.mean(axis=-1, keepdims=True)).astype(np.float32)
+    return logits
+
+
+# Fitted heads
+
+
+class _Arrays:
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays by name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+
+    def facts(self) -> dict[str, Any]:
+        """The other fields, JSON types."""
+        return {name: value for name, value in vars(self).items() if not isinstance(value, np.ndarray)}
+
+
+@dataclass(frozen=True)
+class LinearArrays(_Arrays):
+    """One linear score per class over standardised columns.
+
+    `mean` and `scale` are float64 [D], `weights` [S, D] and `intercept` [S]; `classes` int64 [S] has the
+    index of each score on the class axis of length `count`, rising: a class without training rows has none.
+    """
+
+    link: Link
+    mean: Floats
+    scale: Floats
+    weights: Floats
+    intercept: Floats
+    classes: Ints
+    count: int
+
+    kind = "linear"
+
+    def __post_init__(self) -> None:
+        if self.link not in get_args(Link):
+            raise InputError(f"head: link {self.link!r}; expected 'softmax' or 'logistic'")
+        columns, scores = np.size(self.mean), np.size(self.intercept)
+        _check(self, (columns,), "mean", "scale")
+        _check(self, (scores,), "intercept")
+        _check(self, (scores, columns), "weights")
+        _check_classes(self, scores)
+        if not (self.scale > 0).all():
+            raise InputError("head: scale holds a value that is not above 0")
+
+    @property
+    def columns(self) -> int:
+        """Number of columns D."""
+        return len(self.mean)
+
+    def scores(self, row: Floats) -> Floats:
+        """Linear scores [S] of one row [D]."""
+        return np.asarray(((row - self.mean) / self.scale)[None] @ self.weights.T + self.intercept)[0]
+
+    def centred_logits(self, row: Floats) -> NDArray[np.float32]:
+        """Logits [C] of one row [D]."""
+        return centred_logits(self.scores(row), self.classes, self.count)
+
+    def probabilities(self, row: Floats) -> Floats:
+        """Probabilities [C] of one row [D]; a class without a score gets 0."""
+        return _all_classes(link_probabilities(self.scores(row), self.link), self.classes, self.count)
+
+
+@dataclass(frozen=True)
+class TreeArrays(_Arrays):
+    """Boosted trees of one split each, as M nodes: left where a column's value is at most the threshold.
+
+    `feature` int64 [M] is the column that a node compares with `threshold` float64 [M], -1 for a leaf; `left`
+    and `right` int64 [M] are its leaves; `value` float64 [M] is what a leaf adds to its class. `roots` int64
+    [T] has the first node of each tree, a leaf where nothing could be split; trees are ordered by round, one
+    per score. `classes` int64 [S] are rising indices on the class axis of length `count`; two classes have
+    one score, that of the second. `columns` is the number of columns.
+    """
+
+    feature: Ints
+    threshold: Floats
+    left: Ints
+    right: Ints
+    value: Floats
+    roots: Ints
+    classes: Ints
+    columns: int
+    count: int
+
+    kind = "trees"
+
+    def __post_init__(self) -> None:
+        nodes, trees = np.size(self.feature), np.size(self.roots)
+        _check(self, (nodes,), "threshold", "value")
+        _check(self, (nodes,), "feature", "left", "right", dtype=np.int64)
+        _check(self, (trees,), "roots", dtype=np.int64)
+        _check_classes(self, np.size(self.classes))
+        if len(self.classes) < 2 or not trees or trees % self._scores:
+            raise InputError(f"head: {trees} trees for {len(self.classes)} classes")
+        if not _all_below(self.roots, nodes):
+            raise InputError(f"head: a root is outside the {nodes} nodes")
+        split = self.roots[self.feature[self.roots] != -1]
+        leaves = np.concatenate([self.left[split], self.right[split]])
+        if not _all_below(leaves, nodes) or (self.feature[leaves] != -1).any():
+            raise InputError("head: the left or right child of a split is not a leaf")
+        if not _all_below(self.feature[split], self.columns):
+            raise InputError(f"head: a tree reads a column outside 0..{self.columns - 1}")
+
+    @property
+    def _scores(self) -> int:
+        return 1 if len(self.classes) == 2 else len(self.classes)
+
+    def raw_scores(self, row: Floats) -> Floats:
+        """Sums [S] of the leaves of one row [D], added in the order of the trees as LightGBM does."""
+        row = np.where(np.abs(row) <= ZERO_THRESHOLD, 0.0, row)
+        feature = self.feature[self.roots]
+        goes_left = row[feature] <= self.threshold[self.roots]
+        children = np.where(goes_left, self.left[self.roots], self.right[self.roots])
+        leaves = np.where(feature == -1, self.roots, children)
+        sums: Floats = np.cumsum(self.value[leaves].reshape(-1, self._scores), axis=0)[-1]
+        return sums
+
+    def probabilities(self, row: Floats) -> Floats:
+        """Probabilities [C] of one row [D]; a class without trees gets 0."""
+        sums = self.raw_scores(row)
+        if len(sums) > 1:
+            return _all_classes(softmax(sums), self.classes, self.count)
+        second = 1.0 / (1.0 + np.exp(-sums[0]))
+        return _all_classes(np.array([1.0 - second, second]), self.classes, self.count)
+
+
+@dataclass(frozen=True)
+class MeanArrays(_Arrays):
+    """The average of the sources' own softmax, each of `count` logits."""
+
+    columns: int
+    count: int
+
+    kind = "mean"
+
+    def __post_init__(self) -> None:
+        if self.count < 2 or self.columns < self.count or self.columns % self.count:
+            raise InputError(
+                f"head: {self.columns} columns are not a multiple of the {self.count} logits of each source"
+            )
+
+    def probabilities(self, row: Floats) -> Floats:
+        """Probabilities [C] of one row [D]."""
+        return np.asarray(softmax(row.reshape(-1, self.count)).mean(axis=0))
+
+
+HeadArrays = LinearArrays | TreeArrays | MeanArrays
+
+
+def head_from_arrays(kind: str, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> HeadArrays:
+    """Make a head of its kind, facts and arrays; `InputError` if they do not fit together."""
+    kinds: dict[str, Any] = {"linear": LinearArrays, "trees": TreeArrays, "mean": MeanArrays}
+    try:
+        head: HeadArrays = kinds[kind](**facts, **arrays)
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise InputError(f"head: no head of kind {kind!r} can be made of these arrays ({error})") from error
+    return head
+
+
+def _all_classes(probabilities: Floats, classes: Ints, count: int) -> Floats:
+    every = np.zeros(count)
+    every[classes] = probabilities
+    return every / every.sum()
+
+
+def _all_below(indices: Ints, count: int) -> bool:
+    return bool(((indices >= 0) & (indices < count)).all())
+
+
+def _check(record: Any, shape: tuple[int, ...], *names: str, dtype: type = np.float64) -> None:
+    for name in names:
+        array = getattr(record, name)
+        if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape:
+            actual = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array)
+            raise InputError(f"head: {name} is {actual}, expected {np.dtype(dtype)} {list(shape)}")
+        if not np.isfinite(array).all():
+            raise InputError(f"head: {name} holds NaN or infinity")
+
+
+def _check_classes(head: LinearArrays | TreeArrays, scores: int) -> None:
+    _check(head, (scores,), "classes", dtype=np.int64)
+    classes, count = head.classes, head.count
+    if not (scores and (np.diff(classes) > 0).all() and classes[0] >= 0 and classes[-1] < count):
+        raise InputError(f"head: classes {classes[:9].tolist()} are not rising indices on an axis of {count}")
+
+
+# The fusion of several sources
 
 
 @dataclass(frozen=True)
@@ -36,13 +262,9 @@ class NetworkOutput:
 class FusedSource:
     """One source of a fusion.
 
-    Attributes
-    ----------
-    source : str
-    own : tuple of LinearArrays
-        Fits that make logits of the embedding, averaged; empty where the networks have their own.
-    fill : ndarray of float64, shape (D,)
-        Columns of a clip without the modality that the source reads: the mean of the training rows.
+    `own` are fits that make logits of the embedding, averaged; empty where the networks have their own.
+    `fill` float64 [D] are the columns of a clip without the modality that the source reads: the mean of the
+    training rows.
     """
 
     source: str
@@ -50,9 +272,7 @@ class FusedSource:
     fill: Floats
 
     def __post_init__(self) -> None:
-        if self.fill.ndim != 1 or self.fill.dtype != np.float64 or not np.isfinite(self.fill).all():
-            found = f"{self.fill.dtype} {list(self.fill.shape)}"
-            raise InputError(f"{self.source}: fill is {found}; expected finite float64 [D]")
+        _check(self, (np.size(self.fill),), "fill")
 
     def logits(self, outputs: Sequence[NetworkOutput]) -> Row:
         """Logits [C], averaged over the networks, or over the fits on the embedding."""
@@ -60,27 +280,17 @@ class FusedSource:
             rows = [fit.centred_logits(outputs[0].embedding.astype(np.float64)) for fit in self.own]
         else:
             rows = [output.logits for output in outputs if output.logits is not None]
-        if not rows or (not self.own and len(rows) != len(outputs)):
-            raise InputError(f"{self.source}: a network without logits")
+            if not rows or len(rows) != len(outputs):
+                raise InputError(f"{self.source}: a network without logits")
         return np.asarray(np.stack(rows).mean(axis=0))
 
 
 @dataclass(frozen=True)
 class Fusion:
-    """A head over the columns of several sources, with its temperature.
+    """A head over the columns of several sources, in their order, for the sorted labels `classes`.
 
-    Attributes
-    ----------
-    classes : tuple of str
-        Sorted labels.
-    level : str
-    sources : tuple of FusedSource
-        In the order of the head's columns.
-    head : LinearArrays, TreeArrays or MeanArrays
-    temperature : float
-        Divides the logarithms of the head's probabilities.
-    chosen : bool
-        Whether settings and temperature were chosen on rows out of sample.
+    `temperature` divides the logarithms of the head's probabilities; `chosen` is whether it and the head's
+    settings were chosen on rows out of sample.
     """
 
     classes: tuple[str, ...]
@@ -92,55 +302,47 @@ class Fusion:
 
     def __post_init__(self) -> None:
         check_level(self.level)
-        names, widths = [item.source for item in self.sources], [len(item.fill) for item in self.sources]
-        if not names or len(set(names)) != len(names):
-            raise InputError(f"fusion: sources {names}; expected one or more different ones")
-        if sum(widths) != self.head.columns:
-            raise InputError(f"fusion: sources of {widths} columns for a head of {self.head.columns}")
-        counts = {self.head.count, *(fit.count for item in self.sources for fit in item.own)}
-        sorted_classes = tuple(sorted(set(self.classes)))
-        if counts != {len(self.classes)} or sorted_classes != self.classes or len(self.classes) < 2:
-            raise InputError(
-                f"fusion: classes {self.classes[:9]} for parts made for {sorted(counts)} of them"
-            )
+        columns = sum(len(source.fill) for source in self.sources)
+        if columns != self.head.columns:
+            raise InputError(f"fusion: sources of {columns} columns for a head of {self.head.columns}")
+        counts = {self.head.count, *(fit.count for source in self.sources for fit in source.own)}
+        if counts != {len(self.classes)} or tuple(sorted(set(self.classes))) != self.classes:
+            raise InputError(f"fusion: classes {self.classes[:9]} for parts made for {sorted(counts)}")
         least, most = TEMPERATURES
         if not least <= self.temperature <= most:
             raise InputError(f"fusion: temperature {self.temperature}; expected {least} to {most}")
 
     def values(self, number: int, outputs: Sequence[NetworkOutput]) -> Floats:
-        """Columns [D] of one source, float64; refuses another number of them, and any that is not finite."""
+        """Columns [D] of one source, float64; `InputError` if they do not fit the head or are not finite."""
         source = self.sources[number]
-        row = (outputs[0].embedding if self.level == "embedding" else source.logits(outputs)).astype(
-            np.float64
-        )
+        row = outputs[0].embedding if self.level == "embedding" else source.logits(outputs)
         if row.shape != source.fill.shape or not np.isfinite(row).all():
             raise InputError(
                 f"{source.source}: its network gave {list(row.shape)} values, finite or not; expected "
                 f"{list(source.fill.shape)} finite ones"
             )
-        return row
+        return row.astype(np.float64)
 
     def probabilities(self, values: Sequence[Floats | None]) -> Floats:
         """Calibrated probabilities [C] of a clip; `None` for a source whose modality it does not have."""
-        return self._calibrated(self.head, self.sources, values)
+        return self._calibrated(self.head, self._imputed(values))
 
     def without(self, number: int, values: Sequence[Floats | None]) -> Floats:
         """Probabilities [C] without one source: of the others alone under ``mean``, else with its mean."""
         if not isinstance(self.head, MeanArrays) or len(self.sources) == 1:
-            return self.probabilities([None if place == number else row for place, row in enumerate(values)])
-        sources = [source for place, source in enumerate(self.sources) if place != number]
-        rows = [row for place, row in enumerate(values) if place != number]
-        head = MeanArrays(sum(len(source.fill) for source in sources), self.head.count)
-        return self._calibrated(head, sources, rows)
+            return self.probabilities([*values[:number], None, *values[number + 1 :]])
+        rows = self._imputed(values)
+        del rows[number]
+        return self._calibrated(MeanArrays(sum(map(len, rows)), self.head.count), rows)
 
     def own(self, number: int, outputs: Sequence[NetworkOutput]) -> Floats:
         """Probabilities [C] by a source's own softmax, as its networks were tuned: not calibrated."""
         return softmax(self.sources[number].logits(outputs).astype(np.float64))
 
-    def _calibrated(
-        self, head: HeadArrays, sources: Sequence[FusedSource], values: Sequence[Floats | None]
-    ) -> Floats:
-        rows = [item.fill if row is None else row for item, row in zip(sources, values, strict=True)]
+    def _imputed(self, values: Sequence[Floats | None]) -> list[Floats]:
+        return [source.fill if row is None else row for source, row in zip(self.sources, values, strict=True)]
+
+    def _calibrated(self, head: HeadArrays, rows: Sequence[Floats]) -> Floats:
         probabilities = apply_temperature(head.probabilities(np.concatenate(rows)), self.temperature)
         if not np.isfinite(probabilities).all():
             raise InputError(

@@ -5,7 +5,7 @@ k. Each block is checked twice: by the holdout that it declares, and by the clip
 saw.
 """
 
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from moodfuse.cache.errors import InputError, LeakError, MissingBlockError
 from moodfuse.cache.records import Block, ClipStatus, Plan
-from moodfuse.fuse.heads import Level
+from moodfuse.fuse.inference import Level
 
 Mask = NDArray[np.bool_]
 
@@ -35,6 +35,11 @@ class CrossFitted:
         """Name of the source."""
         return self.blocks[0].source
 
+    @property
+    def absent(self) -> frozenset[str]:
+        """Digests of clips without the modality that the source reads."""
+        return self.blocks[0].absent
+
     @cached_property
     def logits(self) -> NDArray[np.float32]:
         """Logits [N, C], each row from its own networks."""
@@ -47,52 +52,33 @@ class CrossFitted:
             logits[rows] = stacked[np.ix_(networks, rows)].mean(axis=0)
         return logits
 
-    @property
-    def absent(self) -> frozenset[str]:
-        """Digests of clips without the modality that the source reads."""
-        return self.blocks[0].absent
-
 
 Features = Block | CrossFitted
 
 
-def networks_of(features: Features) -> Iterator[Block]:
-    """Every network behind some features."""
-    yield from features.blocks if isinstance(features, CrossFitted) else (features,)
+def networks_of(features: Features) -> tuple[Block, ...]:
+    """Every network behind the features of a source."""
+    return features.blocks if isinstance(features, CrossFitted) else (features,)
 
 
 def values_of(features: Features, level: Level) -> NDArray[np.float32]:
     """The array of a level; embeddings must come from one network, since those of two share no axes."""
     if level == "embedding":
         if isinstance(features, CrossFitted):
-            raise InputError(
-                f"{features.source}: rows of several networks cannot form one embedding; use level logits"
-            )
+            raise InputError(f"{features.source}: embeddings of several networks cannot be mixed")
         return features.embedding
     if features.logits is None:
-        raise MissingBlockError(
-            f"{features.source} {features.holdout}: the block has no logits; use level embedding"
-        )
+        raise MissingBlockError(f"{features.source}: the block has no logits; use level embedding")
     return features.logits
 
 
 @dataclass(frozen=True)
 class ClipRows:
-    """The clips of a plan as columns; every array of features has its rows in this order.
+    """The clips of a plan as columns [N]; every array of features has its rows in this order.
 
-    Attributes
-    ----------
-    ids, digests : tuple of str, length N
-    labels : ndarray of int64, shape (N,)
-        Index into `classes`.
-    classes : tuple of str
-        Sorted labels.
-    folds : ndarray of int64, shape (N,)
-    group_names : tuple of str, length N
-    groups, files : ndarray of int64, shape (N,)
-        The first row of the same group, and of the same file.
-    group_keys : ndarray of S64, shape (N,)
-        The smallest clip digest of the row's group: what is fitted does not depend on how groups are named.
+    `labels` are indices into the sorted `classes`; `groups` and `files` have the first row of the same group,
+    and of the same file. `group_keys` is the smallest clip digest of the row's group, so that fits do not
+    depend on the names of groups.
     """
 
     ids: tuple[str, ...]
@@ -103,12 +89,11 @@ class ClipRows:
     group_names: tuple[str, ...]
     groups: NDArray[np.int64]
     files: NDArray[np.int64]
-    group_keys: NDArray[np.bytes_]
+    group_keys: NDArray[np.str_]
 
     def mask(self, digests: Set[str]) -> Mask:
         """Which rows are clips of a set of digests, [N]."""
-        chosen = frozenset(digests)
-        return np.array([digest in chosen for digest in self.digests], dtype=bool)
+        return np.array([digest in digests for digest in self.digests], dtype=bool)
 
     def same_group(self, chosen: Mask) -> Mask:
         """Which rows are in the group of a chosen row, [N]."""
@@ -118,29 +103,33 @@ class ClipRows:
 
 
 def clip_rows(plan: Plan, clips: Sequence[ClipStatus]) -> ClipRows:
-    """The clips of a plan as columns; refuses a clip that is in no fold."""
-    folds = dict(plan.assignment)
-    digests = tuple(status.digest for status in clips)
+    """The clips of a plan as columns; `InputError` if a clip is in no fold."""
     for status in clips:
-        if status.digest not in folds:
-            raise InputError(f"{status.clip.id} is in no fold of the plan in force; run extract again")
-    classes = sorted({status.clip.label for status in clips})
+        if status.digest not in plan.assignment:
+            raise InputError(f"{status.clip.id} is in no fold of the current plan; run extract again")
+    digests = tuple(status.digest for status in clips)
     group_names = tuple(status.group for status in clips)
-    keys: dict[str, str] = {}
-    for name, digest in zip(group_names, digests, strict=True):
-        keys[name] = min(digest, keys.get(name, digest))
+    classes, labels = np.unique([status.clip.label for status in clips], return_inverse=True)
     return ClipRows(
         ids=tuple(status.clip.id for status in clips),
         digests=digests,
-        labels=np.array([classes.index(status.clip.label) for status in clips], dtype=np.int64),
-        classes=tuple(classes),
-        folds=np.array([folds[digest] for digest in digests], dtype=np.int64),
+        labels=labels,
+        classes=tuple(classes.tolist()),
+        folds=np.array([plan.assignment[digest] for digest in digests], dtype=np.int64),
         group_names=group_names,
         groups=_first_rows(group_names),
         # Clips that a table of labels declares have no file.
         files=_first_rows(status.file_sha256 or row for row, status in enumerate(clips)),
-        group_keys=np.array([keys[name] for name in group_names], dtype="S64"),
+        group_keys=_group_keys(group_names, digests),
     )
+
+
+def _group_keys(names: Sequence[str], digests: Sequence[str]) -> NDArray[np.str_]:
+    """The smallest digest of each row's group."""
+    keys: dict[str, str] = {}
+    for name, digest in zip(names, digests, strict=True):
+        keys[name] = min(digest, keys.get(name, digest))
+    return np.array([keys[name] for name in names])
 
 
 def _first_rows(values: Iterable[object]) -> NDArray[np.int64]:
@@ -149,88 +138,83 @@ def _first_rows(values: Iterable[object]) -> NDArray[np.int64]:
     return np.array([known.setdefault(value, row) for row, value in enumerate(values)], dtype=np.int64)
 
 
-def check_test_fold(rows: ClipRows, fold: int) -> None:
-    """Refuse an empty test fold, and groups and files on both sides of the split."""
-    test = rows.folds == fold
-    if not test.any():
-        raise InputError(f"fold {fold} holds no clip; the plan has folds 0..{rows.folds.max()}")
-    split = rows.same_group(test) & ~test
-    if split.any():
-        row = int(np.argmax(split))
-        other = int(np.argmax(test & (rows.groups == rows.groups[row])))
-        raise LeakError(
-            f"plan: {rows.ids[row]} (fold {rows.folds[row]}) and {rows.ids[other]} (fold {fold}) are of one "
-            f"group, {rows.group_names[row]!r}; run extract with --replan"
-        )
-
-
-def check_files(rows: ClipRows) -> None:
-    """Refuse a file in two groups: no split of groups could keep its clips together."""
+def check_plan(rows: ClipRows, test_fold: int | None) -> None:
+    """Check that no file is in two groups and no group on both sides of a test fold (`LeakError`)."""
     split = rows.groups != rows.groups[rows.files]
     if split.any():
         row = int(np.argmax(split))
-        first = int(rows.files[row])
         raise LeakError(
-            f"plan: {rows.ids[row]} (fold {rows.folds[row]}) and {rows.ids[first]} "
-            f"(fold {rows.folds[first]}) are the same file in two groups; give them one group and run "
-            "extract with --replan"
+            f"plan: {_clip(rows, row)} and {_clip(rows, int(rows.files[row]))} are the same file in two "
+            "groups; give them one group and run extract with --replan"
+        )
+    if test_fold is None:
+        return
+    test = rows.folds == test_fold
+    if not test.any():
+        raise InputError(f"fold {test_fold} holds no clip; the plan has folds 0..{rows.folds.max()}")
+    split = rows.same_group(test) & ~test
+    if split.any():
+        row = int(np.argmax(split))
+        raise LeakError(
+            f"plan: {_clip(rows, row)} and {_clip(rows, _same_group_in(rows, row, test))} are of one group, "
+            f"{rows.group_names[row]!r}; run extract with --replan"
         )
 
 
 def check_block(block: Block, rows: ClipRows, folds: Set[int]) -> None:
-    """Refuse a network with other rows than the plan, that saw an unknown clip, or may not test `folds`."""
-    _check_rows(block, rows)
-    if unknown := frozenset(block.seen).difference(rows.digests):
-        raise LeakError(
-            f"{block.source}: the block of holdout {block.holdout} cannot be used: its network saw clip "
-            f"{min(unknown)[:16]}, which the plan does not know"
+    """Check that a block has the rows of the plan, and that its network may be tested on each of `folds`.
+
+    Raises
+    ------
+    InputError
+        If its rows are not the plan's clips in order.
+    LeakError
+        If its network may have seen, or did see, a clip of these folds or of their groups, or saw a clip that
+        is in no fold.
+    """
+    where = f"{block.source}: the block of holdout {block.holdout} cannot be used"
+    if (tuple(block.digests), tuple(block.ids)) != (rows.digests, rows.ids):
+        raise InputError(
+            f"{where}: its {len(block.ids)} rows are not the plan's {len(rows.ids)} clips in order"
         )
+    if unknown := block.seen.difference(rows.digests):
+        raise LeakError(f"{where}: its network saw clip {min(unknown)[:16]}, which the plan does not know")
     for fold in sorted(folds):
-        _check_leak(block, rows, fold)
+        _check_leak(block, rows, fold, f"{where} to test fold {fold}")
 
 
-def _check_rows(block: Block, rows: ClipRows) -> None:
-    """Refuse a block whose rows are not the plan's clips in order."""
-    digests, ids = tuple(block.digests), tuple(block.ids)
-    if digests == rows.digests and ids == rows.ids:
-        return
-    pairs = enumerate(zip(digests, rows.digests, strict=False))
-    row = next((number for number, (one, other) in pairs if one != other), None)
-    where = "ids differ" if row is None else f"row {row} is {ids[row]}, not {rows.ids[row]}"
-    raise InputError(
-        f"{block.source} {block.holdout}: {len(digests)} rows are not the plan's {len(rows.digests)} clips "
-        f"in order ({where})"
-    )
-
-
-def _check_leak(block: Block, rows: ClipRows, fold: int) -> None:
-    """Refuse a network that may have seen, or did see, a clip of `fold` or of its groups."""
-    where = f"{block.source}: the block of holdout {block.holdout} cannot be used to test fold {fold}"
+def _check_leak(block: Block, rows: ClipRows, fold: int, where: str) -> None:
     if not block.holdout.covers(fold):
         clip = rows.ids[int(np.argmax(rows.folds == fold))]
         raise LeakError(f"{where}: its network may have seen {clip}; use a holdout that contains {fold}")
-    folds = block.holdout.folds
-    held_out = np.ones(len(rows.ids), dtype=bool) if folds is None else np.isin(rows.folds, list(folds))
+    held_out = np.isin(rows.folds, rows.folds if block.holdout.folds is None else list(block.holdout.folds))
     leaking = np.flatnonzero(rows.mask(block.seen) & rows.same_group(held_out))
     if not len(leaking):
         return
-    row = int(min(leaking, key=lambda number: rows.digests[number]))
-    if held_out[row]:
-        raise LeakError(f"{where}: its network saw {rows.ids[row]} of fold {rows.folds[row]}")
-    other = int(np.argmax(held_out & (rows.groups == rows.groups[row])))
-    raise LeakError(
-        f"{where}: its network saw {rows.ids[row]}, of one group ({rows.group_names[row]!r}) with "
-        f"{rows.ids[other]} of fold {rows.folds[other]}; run extract with --replan"
-    )
+    row = int(leaking[0])
+    message = f"{where}: its network saw {_clip(rows, row)}"
+    if not held_out[row]:
+        other = _clip(rows, _same_group_in(rows, row, held_out))
+        message += f", of one group ({rows.group_names[row]!r}) with {other}; run extract with --replan"
+    raise LeakError(message)
 
 
-def is_out_of_sample(features: Features, rows: ClipRows, level: Level, test_fold: int) -> bool:
+def _clip(rows: ClipRows, row: int) -> str:
+    return f"{rows.ids[row]} (fold {rows.folds[row]})"
+
+
+def _same_group_in(rows: ClipRows, row: int, chosen: Mask) -> int:
+    """The first chosen row of the row's group."""
+    return int(np.argmax(chosen & (rows.groups == rows.groups[row])))
+
+
+def is_out_of_sample(features: Features, rows: ClipRows, level: Level, test: Mask) -> bool:
     """Whether no training row's features depend on its own label, or on one of its group."""
-    blocks = tuple(networks_of(features))
+    blocks = networks_of(features)
     if level == "embedding" and not any(block.embedding_tuned for block in blocks):
         return True
     for number, block in enumerate(blocks):
-        in_sample = rows.same_group(rows.mask(block.seen)) & (rows.folds != test_fold)
+        in_sample = rows.same_group(rows.mask(block.seen)) & ~test
         if isinstance(features, CrossFitted):
             in_sample &= np.array([number in networks for networks in features.rows])
         if in_sample.any():

@@ -1,7 +1,4 @@
-"""What an ablation reads from the cache, once: clips, recipes, protocol, fold plans, blocks.
-
-Nothing else in `fuse` reads a cache but `final_fit` and the kept fits of `ablation`.
-"""
+"""What an ablation reads from the cache, once: clips, recipes, protocol, fold plans, blocks."""
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -39,24 +36,13 @@ _SEEDS_PER_PLAN = 10
 class RunInputs:
     """What a run needs to know before its fold plans are chosen.
 
-    Attributes
-    ----------
-    clips, units
-        The clips of the plan, in row order, and their groups.
-    plan, repeat_plans
-        The plan in force, and further plans of the cache; of tuned sources those for which it holds all
-        networks.
-    recipes : mapping of str to Recipe
-        By source, sorted.
-    protocol : str
-    cross_fit : bool
-        Whether every class remains in each modality that is read when any two folds are left out.
-    fitted_logits : tuple of str
-        Sources without logits, for which these are fitted.
+    `clips` are in row order, `recipes` by source, sorted; `repeat_plans` are further plans of the cache for
+    which it holds all tuned networks. `cross_fit` is as from `can_cross_fit_sources`; `fitted_logits` are the
+    sources whose logits are fitted because they have none.
     """
 
     clips: Sequence[ClipStatus]
-    units: tuple[Unit, ...]
+    groups: tuple[Unit, ...]
     plan: Plan
     repeat_plans: tuple[Plan, ...]
     recipes: Mapping[str, Recipe]
@@ -65,121 +51,112 @@ class RunInputs:
     fitted_logits: tuple[str, ...]
 
     @property
-    def modalities(self) -> tuple[str, ...]:
-        """The modalities that the sources read, sorted."""
-        return modalities_of(self.recipes.values())
-
-    @property
     def tuned(self) -> tuple[str, ...]:
         """Sources whose networks saw labels."""
         return tuple(source for source, recipe in self.recipes.items() if recipe.sees_labels)
 
 
 def read_inputs(cache: FeatureCache, sources: Sequence[str], protocol: str | None = None) -> RunInputs:
-    """Read what a run of some sources needs to know; the protocol is the one asked for, or `None`."""
-    cross_fit = can_cross_fit_sources(cache, sources)
-    chosen = _choose_protocol(cache, sources, protocol, cross_fit=cross_fit)
+    """Read what a run of these sources needs to know."""
     recipes = {source: cache.recipe(source) for source in sorted(sources)}
-    tuned = [source for source, recipe in recipes.items() if recipe.sees_labels]
+    chosen = choose_protocol(cache, sources, protocol)
     holdout = Holdout.of(() if chosen == LEAKY else 0)
     return RunInputs(
         clips=cache.clips,
-        units=clip_groups(cache.clips),
+        groups=clip_groups(cache.clips),
         plan=cache.plan,
-        repeat_plans=() if chosen == LEAKY else _complete_plans(cache, tuned, pairs=chosen == CROSSFIT),
+        repeat_plans=() if chosen == LEAKY else _complete_plans(cache, recipes, chosen),
         recipes=recipes,
         protocol=chosen,
-        cross_fit=cross_fit,
+        cross_fit=can_cross_fit_sources(cache, sources),
         fitted_logits=tuple(source for source in recipes if not cache.has_logits(source, holdout)),
     )
 
 
 def can_cross_fit_sources(cache: FeatureCache, sources: Sequence[str]) -> bool:
-    """Whether every class remains in each modality that some sources read when any two folds are left out."""
+    """Whether every class remains in each modality that sources read when any two folds are left out."""
     return can_cross_fit(cache.plan, cache.clips, modalities_of(map(cache.recipe, sources)))
 
 
-def choose_protocol(cache: FeatureCache, sources: Sequence[str], wanted: str | None) -> Protocol:
+def choose_protocol(cache: FeatureCache, sources: Sequence[str], protocol: str | None) -> Protocol:
     """The protocol that was asked for; without one, ``crossfit`` where the cache holds every pair network.
 
-    Where some class is gone once two folds are left out, as with two folds, cross-fitting is off in any case.
+    Where some class would be missing without two folds, as with two folds, cross-fitting is off in any case.
     """
-    return _choose_protocol(cache, sources, wanted, cross_fit=can_cross_fit_sources(cache, sources))
+    if protocol not in (None, CROSSFIT):
+        return check_protocol(protocol)
+    recipes = {source: cache.recipe(source) for source in sources}
+    complete = protocol == CROSSFIT or _has_networks(cache, recipes, cache.plan, CROSSFIT)
+    return CROSSFIT if complete and can_cross_fit_sources(cache, sources) else NO_CROSSFIT
 
 
-def _choose_protocol(
-    cache: FeatureCache, sources: Sequence[str], wanted: str | None, *, cross_fit: bool
-) -> Protocol:
-    protocol = CROSSFIT if wanted is None else check_protocol(wanted)
-    if protocol != CROSSFIT:
-        return protocol
-    if not cross_fit:
-        return NO_CROSSFIT
-    complete = wanted is not None or all(
-        has_networks(cache, source, cache.plan, pairs=True) for source in sources
+def _has_networks(cache: FeatureCache, recipes: Mapping[str, Recipe], plan: Plan, protocol: Protocol) -> bool:
+    return all(
+        cache.has_block(source, holdout, plan=plan)
+        for source, recipe in recipes.items()
+        for holdout in _holdouts_of(recipe, plan, protocol)
     )
-    return CROSSFIT if complete else NO_CROSSFIT
 
 
-def has_networks(cache: FeatureCache, source: str, plan: Plan, *, pairs: bool) -> bool:
-    """Whether the cache holds a source's networks of every fold, and of every pair of folds, of a plan."""
-    wanted = (*single_holdouts(plan.folds), *(pair_holdouts(plan.folds) if pairs else ()))
-    return all(cache.has_block(source, holdout, plan=plan) for holdout in wanted)
+def _holdouts_of(recipe: Recipe, plan: Plan, protocol: Protocol) -> tuple[Holdout, ...]:
+    """Holdouts of the networks that a protocol needs under a plan."""
+    if not recipe.sees_labels:
+        return (Holdout.frozen(),)
+    if protocol == LEAKY:
+        return (Holdout.of(()),)
+    return (*single_holdouts(plan.folds), *(pair_holdouts(plan.folds) if protocol == CROSSFIT else ()))
 
 
-def _complete_plans(cache: FeatureCache, tuned: Sequence[str], *, pairs: bool) -> tuple[Plan, ...]:
-    """Further plans, up to the first one for which some tuned source has not all of its networks."""
+def _complete_plans(
+    cache: FeatureCache, recipes: Mapping[str, Recipe], protocol: Protocol
+) -> tuple[Plan, ...]:
+    """Further plans, up to the first one for which the tuned networks are not complete."""
     complete: list[Plan] = []
     for plan in cache.repeat_plans:
-        if not all(has_networks(cache, source, plan, pairs=pairs) for source in tuned):
+        if not _has_networks(cache, recipes, plan, protocol):
             log.warning("fold plan %d is left out: not all of its networks are tuned", plan.repeat)
             break
         complete.append(plan)
     return tuple(complete)
 
 
-def holdouts_read(recipe: Recipe, plan: Plan, protocol: Protocol) -> tuple[Holdout, ...]:
-    """Holdouts of the blocks of a source that a protocol reads."""
-    if not recipe.sees_labels:
-        return (Holdout.frozen(),)
-    if protocol == LEAKY:
-        return (Holdout.of(()),)
-    pairs = pair_holdouts(plan.folds) if protocol == CROSSFIT else ()
-    return (*single_holdouts(plan.folds), *pairs)
+class PlanReader:
+    """Reads the blocks that a run needs under each of its plans; frozen ones, which serve all plans, once."""
 
+    def __init__(self, cache: FeatureCache, inputs: RunInputs) -> None:
+        self._cache, self._recipes, self._protocol = cache, inputs.recipes, inputs.protocol
+        self._frozen: dict[str, Block] = {}
 
-def read_blocks(cache: FeatureCache, inputs: RunInputs, plan: Plan) -> dict[tuple[str, Holdout], Block]:
-    """The blocks that the run reads under a plan, by source and holdout."""
-    return {
-        (source, holdout): cache.block(source, holdout, plan=plan)
-        for source, recipe in inputs.recipes.items()
-        for holdout in holdouts_read(recipe, plan, inputs.protocol)
-    }
+    def blocks(self, plan: Plan) -> dict[tuple[str, Holdout], Block]:
+        """The blocks by source and holdout."""
+        blocks = {}
+        for source, recipe in self._recipes.items():
+            for holdout in _holdouts_of(recipe, plan, self._protocol):
+                block = self._frozen.get(source) or self._cache.block(source, holdout, plan=plan)
+                if not recipe.sees_labels:
+                    self._frozen[source] = block
+                blocks[source, holdout] = block
+        return blocks
 
+    def part_digests(self, plan: Plan) -> dict[str, tuple[str, str]]:
+        """For each source its recipe, and the digest of the names of all parts that its blocks are read from.
 
-def read_part_digests(cache: FeatureCache, inputs: RunInputs, plan: Plan) -> dict[str, tuple[str, str]]:
-    """For each source its recipe, and the digest of the names of all parts that its blocks are read from.
-
-    A part has the digest of its content in its name, so equal names are equal features.
-    """
-    digests = {}
-    for source, recipe in inputs.recipes.items():
-        names = []
-        for holdout in holdouts_read(recipe, plan, inputs.protocol):
-            roles = cache.roles(recipe, holdout, plan=plan) if recipe.sees_labels else None
-            folder = cache.block_folder(recipe, roles)
-            names.append([str(holdout), folder.name, [file.name for file in part_files(folder)]])
-        digests[source] = (recipe.digest16, digest(names))
-    return digests
+        A part has the digest of its content in its name, so equal names are equal features.
+        """
+        digests = {}
+        for source, recipe in self._recipes.items():
+            names = []
+            for holdout in _holdouts_of(recipe, plan, self._protocol):
+                training_clips = self._cache.roles(recipe, holdout, plan=plan)
+                folder = self._cache.block_folder(recipe, training_clips)
+                names.append([str(holdout), folder.name, [file.name for file in part_files(folder)]])
+            digests[source] = (recipe.digest16, digest(names))
+        return digests
 
 
 @dataclass(frozen=True)
 class FoldPlans:
-    """Plans to test under.
-
-    No two of `plans` divide the clips alike; `asked` is how many were asked for or, by default, there would
-    be.
-    """
+    """Plans to test under, which all divide the clips differently, and how many were asked for."""
 
     plans: tuple[Plan, ...]
     asked: int
@@ -198,19 +175,22 @@ class FoldPlans:
 
 
 def choose_plans(inputs: RunInputs, repeats: int | None) -> FoldPlans:
-    """The plan in force, and the further ones of repeated cross-validation.
+    """The current plan, and the further ones of repeated cross-validation.
 
     Tuned sources are tested under the plans that `extract` made all networks for; frozen ones under any, made
-    here where the cache has too few. The leaky protocol and folds that the data set declares have one plan.
-    Without `repeats` these are all that there are, or `FROZEN_REPEATS` where no source is tuned. Refuses more
-    repeats than there are plans, and a class that can be learned from none of the modalities that the sources
-    read.
+    here where the cache has too few. The leaky protocol and folds that the dataset declares have one plan.
+    Without `repeats` these are all that there are, or `FROZEN_REPEATS` where no source is tuned.
+
+    Raises
+    ------
+    InputError
+        If there are fewer plans than `repeats`, or a class can be learned from none of the modalities.
     """
     if inputs.protocol == LEAKY:
         plans, why = [_clip_plan(inputs)], "the leaky protocol has one plan"
     else:
-        check_modalities(inputs.plan, inputs.clips, inputs.modalities)
-        plans, why = [inputs.plan], "the data set declares its folds in the column 'fold'"
+        check_modalities(inputs.plan, inputs.clips, modalities_of(inputs.recipes.values()))
+        plans, why = [inputs.plan], "the dataset declares its folds in the column 'fold'"
         if all(status.clip.fold is None for status in inputs.clips):
             if not inputs.tuned:
                 asked = repeats or FROZEN_REPEATS
@@ -229,9 +209,9 @@ def choose_plans(inputs: RunInputs, repeats: int | None) -> FoldPlans:
 
 def _clip_plan(inputs: RunInputs) -> Plan:
     """Folds of clips without regard to their groups: how a leak is made."""
-    units = [Unit(status.digest, (status.clip.label,), (status.digest,)) for status in inputs.clips]
-    assignment = assign_folds(units, folds=inputs.plan.folds, seed=inputs.plan.seed, placed={})
-    validate(units, assignment, inputs.plan.folds)
+    clips = [Unit(status.digest, (status.clip.label,), (status.digest,)) for status in inputs.clips]
+    assignment = assign_folds(clips, folds=inputs.plan.folds, seed=inputs.plan.seed, placed={})
+    validate(clips, assignment, inputs.plan.folds)
     return replace(inputs.plan, assignment=assignment)
 
 
@@ -240,7 +220,7 @@ def _new_plans(inputs: RunInputs, asked: int) -> Iterator[Plan]:
     plan = inputs.plan
     for repeat in range(1 + len(inputs.repeat_plans), _SEEDS_PER_PLAN * asked):
         seed = plan.seed + repeat
-        assignment = assign_folds(inputs.units, folds=plan.folds, seed=seed, placed={})
+        assignment = assign_folds(inputs.groups, folds=plan.folds, seed=seed, placed={})
         yield replace(plan, seed=seed, assignment=assignment, sequence=0, repeat=repeat)
 
 
@@ -256,21 +236,17 @@ def _distinct(plans: Iterable[Plan], inputs: RunInputs) -> Iterator[Plan]:
 
 def _passes(plan: Plan, inputs: RunInputs) -> bool:
     """Whether a further plan passes the checks of the first: classes to learn from, and cross-fitting."""
+    modalities = modalities_of(inputs.recipes.values())
     try:
-        validate(inputs.units, plan.assignment, plan.folds)
-        check_modalities(plan, inputs.clips, inputs.modalities)
+        validate(inputs.groups, plan.assignment, plan.folds)
+        check_modalities(plan, inputs.clips, modalities)
     except InputError as error:
         log.info("fold plan %d is left out: %s", plan.repeat, error)
         return False
-    needs_cross_fitting = inputs.protocol == CROSSFIT or any(
-        recipe.tuning is None for recipe in inputs.recipes.values()
-    )
-    if not needs_cross_fitting:
-        return True
-    return can_cross_fit(plan, inputs.clips, inputs.modalities) == inputs.cross_fit
+    return can_cross_fit(plan, inputs.clips, modalities) == inputs.cross_fit
 
 
 def _division(plan: Plan) -> tuple[int, ...]:
-    """How a plan divides the clips: folds numbered in the order of the digests, whatever they are called."""
-    folds, numbers = dict(plan.assignment), dict[int, int]()
-    return tuple(numbers.setdefault(folds[digest], len(numbers)) for digest in sorted(folds))
+    """How a plan divides the clips: folds numbered in the order of the digests."""
+    numbers: dict[int, int] = {}
+    return tuple(numbers.setdefault(fold, len(numbers)) for _, fold in sorted(plan.assignment.items()))

@@ -1,6 +1,7 @@
 """The record of a run: results put together from the fits of all folds, and notes for the reader."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib import metadata
 
 import numpy as np
@@ -9,7 +10,7 @@ from moodfuse.cache.fits import KeptFit
 from moodfuse.cache.folds import MIN_INNER_GROUPS, groups_per_label
 from moodfuse.cache.records import ClipStatus
 from moodfuse.cache.runs import FEW_GROUPS, LEAKY, LEAKY_MARK, UNCALIBRATED, Result, Run
-from moodfuse.fuse.heads.exported import apply_temperature
+from moodfuse.fuse.inference import apply_temperature
 from moodfuse.fuse.leak_guard import ClipRows
 from moodfuse.fuse.run_inputs import FoldPlans, RunInputs
 from moodfuse.fuse.settings import NO_CROSSFIT, PlannedResult, Task
@@ -22,13 +23,14 @@ def make_run(
     inputs: RunInputs,
     plans: FoldPlans,
     clips: Sequence[ClipRows],
-    results: Sequence[PlannedResult],
     fits: Sequence[Mapping[Task, KeptFit]],
     *,
     commands: Sequence[str],
 ) -> Run:
-    """The run of some results, from the clips and the fits of each fold plan."""
-    first, few_groups = clips[0], has_few_groups(inputs)
+    """The run of the clips and the fits of each fold plan; results are in the order of the fits."""
+    first, leaky = clips[0], inputs.protocol == LEAKY
+    default = FEW_GROUPS if _has_few_groups(inputs) else UNCALIBRATED
+    results = dict.fromkeys(result for result, _ in fits[0])
     return Run(
         name=name,
         protocol=inputs.protocol,
@@ -40,10 +42,7 @@ def make_run(
         fold_count=inputs.plan.folds,
         seed=inputs.plan.seed,
         recipes=tuple((source, recipe.digest16) for source, recipe in inputs.recipes.items()),
-        results=tuple(
-            _result(result, clips, fits, few_groups=few_groups, leaky=inputs.protocol == LEAKY)
-            for result in results
-        ),
+        results=tuple(_result(result, clips, fits, default=default, leaky=leaky) for result in results),
         notes=tuple(run_notes(inputs, plans)),
         digests=first.digests,
         missing=missing_modalities(inputs.clips),
@@ -58,14 +57,14 @@ def _result(
     clips: Sequence[ClipRows],
     fits: Sequence[Mapping[Task, KeptFit]],
     *,
-    few_groups: bool,
+    default: str,
     leaky: bool,
 ) -> Result:
     """One result: rows of all folds in the order of the clips, under each plan."""
     unscaled, scaled, temperatures, chosen = [], [], [], []
     for plan_clips, plan_fits in zip(clips, fits, strict=True):
         folds = [plan_fits[result, fold] for fold in range(int(plan_clips.folds.max()) + 1)]
-        probabilities = np.empty((len(plan_clips.ids), folds[0].values.shape[1]))
+        probabilities = np.empty((len(plan_clips.ids), len(plan_clips.classes)))
         for fold, fit in enumerate(folds):
             probabilities[plan_clips.folds == fold] = fit.values
         per_fold = np.array([fit.temperature for fit in folds])
@@ -78,7 +77,7 @@ def _result(
         head=result.head,
         level=result.level,
         probabilities=scaled[0],
-        notes=result_notes(chosen, few_groups=few_groups, leaky=leaky),
+        notes=result_notes(chosen, default=default, leaky=leaky),
         unscaled=unscaled[0],
         temperatures=temperatures[0],
         repeats=np.stack(scaled[1:]) if len(scaled) > 1 else None,
@@ -91,21 +90,24 @@ def accuracies(run: Run) -> list[float]:
     return [float(np.mean(np.argmax(result.probabilities, axis=1) == y_true)) for result in run.results]
 
 
-def result_notes(chosen: Sequence[bool], *, few_groups: bool, leaky: bool) -> tuple[str, ...]:
-    """Notes on a result; `chosen` is for each fold plan whether settings were chosen in every fold."""
+def result_notes(chosen: Sequence[bool], *, default: str, leaky: bool) -> tuple[str, ...]:
+    """Notes on a result: for each fold plan, `chosen` is whether settings were chosen in every fold.
+
+    `default` is the note where they were not.
+    """
     notes = [LEAKY_MARK] if leaky else []
     if not chosen[0]:
-        notes.append(FEW_GROUPS if few_groups else UNCALIBRATED)
+        notes.append(default)
     if 0 < sum(chosen) < len(chosen):
         notes.append(f"settings were chosen under {sum(chosen)} of {len(chosen)} fold plans")
     return tuple(notes)
 
 
-def has_few_groups(inputs: RunInputs) -> bool:
+def _has_few_groups(inputs: RunInputs) -> bool:
     """Whether some class has fewer than 3 groups on the training side of some fold: nothing can be chosen."""
-    labels, folds = groups_per_label(inputs.units), dict(inputs.plan.assignment)
+    labels, folds = groups_per_label(inputs.groups), inputs.plan.assignment
     for fold in range(inputs.plan.folds):
-        outside = groups_per_label(unit for unit in inputs.units if folds[unit.key] != fold)
+        outside = groups_per_label(group for group in inputs.groups if folds[group.key] != fold)
         if min(outside[label] for label in labels) < MIN_INNER_GROUPS:
             return True
     return False
@@ -121,15 +123,18 @@ def missing_modalities(clips: Sequence[ClipStatus]) -> tuple[tuple[str, ...], ..
 def run_notes(inputs: RunInputs, plans: FoldPlans) -> Iterator[str]:
     """Notes on a whole run."""
     if inputs.protocol == NO_CROSSFIT and inputs.tuned:
-        why = "no networks of pair holdouts" if inputs.cross_fit else "some class is gone without two folds"
+        why = (
+            "no networks of pair holdouts" if inputs.cross_fit else "some class is missing without two folds"
+        )
         yield (
             f"no-crossfit ({why}): a head over tuned features trains on rows that its networks saw, and "
             "keeps its default settings"
         )
-    how_fitted = {source: _how_fitted(inputs, source) for source in inputs.fitted_logits}
-    for how in dict.fromkeys(how_fitted.values()):
-        names = ", ".join(source for source, other in how_fitted.items() if other == how)
-        yield f"logits of {names}: logistic regression on the embedding, {how}"
+    sources: dict[str, list[str]] = {}
+    for source in inputs.fitted_logits:
+        sources.setdefault(_how_fitted(inputs, source), []).append(source)
+    for how, names in sources.items():
+        yield f"logits of {', '.join(names)}: logistic regression on the embedding, {how}"
     if count := sum(bool(status.missing) for status in inputs.clips):
         yield f"{count} clips have no audio or no video; their features were filled in from training folds"
     if plans.note:
@@ -147,10 +152,8 @@ def _how_fitted(inputs: RunInputs, source: str) -> str:
 
 def library_versions() -> tuple[tuple[str, str], ...]:
     """Installed versions of the libraries that decide a run's numbers; nothing is imported for it."""
-    versions: dict[str, str] = {}
+    versions = []
     for name in LIBRARIES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return tuple(versions.items())
+        with suppress(metadata.PackageNotFoundError):
+            versions.append((name, metadata.version(name)))
+    return tuple(versions)

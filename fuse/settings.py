@@ -11,8 +11,8 @@ from moodfuse.cache.cluster import cluster_address
 from moodfuse.cache.errors import InputError, UnknownNameError
 from moodfuse.cache.runs import LEAKY, NETWORK, result_name
 from moodfuse.cache.store import FeatureCache
-from moodfuse.fuse.heads import HEADS, LEVELS, Level, check_level, head_spec
-from moodfuse.fuse.workers import Workers
+from moodfuse.fuse.heads import HEADS, head_spec
+from moodfuse.fuse.inference import LEVELS, Level, check_level
 
 log = logging.getLogger(__name__)
 
@@ -50,13 +50,15 @@ class AblationSettings:
     protocol : str or None
         One of `PROTOCOLS`; `None` for ``crossfit`` where the cache holds pair networks.
     repeats : int or None
-        Number of fold plans; `None` for the default of `choose_plans`.
-    jobs, scheduler
-        As for `Workers`.
+        Number of fold plans; `None` for all that there are.
+    jobs : int
+        Worker processes.
+    scheduler : str or None
+        Address of a Dask cluster to use instead.
     command : str
-        The command line, kept in the run.
+        The command line, stored in the run.
     keep : bool
-        Whether finished fits are kept in the cache, and those that are there are used.
+        Whether to use and store finished fits in the cache.
     """
 
     run: str | None = None
@@ -82,11 +84,6 @@ class AblationSettings:
         if self.scheduler is not None:
             cluster_address(self.scheduler)
 
-    @property
-    def workers(self) -> Workers:
-        """The processes that fit."""
-        return Workers(self.jobs, self.scheduler)
-
 
 @dataclass(frozen=True)
 class PlannedResult:
@@ -107,7 +104,7 @@ Task = tuple[PlannedResult, int]
 
 
 def check_protocol(name: str) -> Protocol:
-    """The protocol itself; an unknown name lists the known ones."""
+    """Return the protocol; an unknown name raises `UnknownNameError`."""
     if name not in PROTOCOLS:
         raise UnknownNameError("protocol", name, PROTOCOLS)
     return name
@@ -119,29 +116,34 @@ def planned_results(cache: FeatureCache, settings: AblationSettings) -> list[Pla
     The mean of one source is its network's result.
     """
     chosen = parse_combinations(settings.combine, cache.sources())
-    sources = sorted({source for combination in chosen for source in combination})
-    networks = [PlannedResult((source,), NETWORK, "logits") for source in sources]
     heads = {name: head_spec(name) for name in settings.heads}
-    rows = dict.fromkeys(
+    results = dict.fromkeys(
         PlannedResult(combination, head, check_level(level))
         for combination, head, level in product(chosen, settings.heads, settings.levels)
         if level in heads[head].levels and (len(combination) > 1 or heads[head].fits)
     )
-    return [*networks, *rows]
+    sources = sorted(set().union(*chosen))
+    return [*(PlannedResult((source,), NETWORK, "logits") for source in sources), *results]
 
 
-def sources_of(rows: Sequence[PlannedResult]) -> Combination:
-    """All sources of some results, sorted."""
-    return tuple(sorted({source for row in rows for source in row.sources}))
+def sources_of(results: Sequence[PlannedResult]) -> Combination:
+    """All sources of results, sorted."""
+    return tuple(sorted({source for result in results for source in result.sources}))
 
 
 def parse_combinations(values: Sequence[str], sources: Sequence[str]) -> tuple[Combination, ...]:
     """Combinations of sources by name, each sorted, none twice.
 
     Each value is ``"zhou2022"`` (`PAPER_COMBINATIONS`, for each recipe under which `sources` have all four
-    networks; the members of one combination share a recipe), ``"all"`` (every set of sources, of one as well,
-    also of one network under two recipes), or names joined by ``+``. Refuses unknown names, sources that
-    ``"zhou2022"`` has not all of, and too many for ``"all"``.
+    networks), ``"all"`` (every set of sources, of one as well, also of one network under two recipes), or
+    names joined by ``+``.
+
+    Raises
+    ------
+    UnknownNameError
+        If a name is not in `sources`.
+    InputError
+        If networks of ``"zhou2022"`` are missing, or ``"all"`` are more than `MAX_COMBINATIONS`.
     """
     if not sources:
         raise InputError("the cache holds no features; run: moodfuse extract DATA --cache DIR")
@@ -164,23 +166,26 @@ def parse_combinations(values: Sequence[str], sources: Sequence[str]) -> tuple[C
 
 def _paper_combinations(sources: Sequence[str]) -> Iterator[Combination]:
     """The paper's combinations for each recipe with all four networks, the default recipe first."""
-    networks = sorted({name for combination in PAPER_COMBINATIONS for name in combination})
-    recipes = sorted({source.partition("@")[2] for source in sources if source.partition("@")[0] in networks})
-    missing = {
-        recipe: [name for name in networks if _with_recipe(name, recipe) not in sources]
-        for recipe in recipes or [""]
-    }
+    missing = _missing_networks(sources)
     if all(missing.values()):
-        recipe, fewest = min(missing.items(), key=lambda item: len(item[1]))
-        needed = ", ".join(_with_recipe(name, recipe) for name in fewest)
+        recipe, fewest = min(missing.items(), key=lambda entry: len(entry[1]))
         option = f" with --recipe {recipe}" if recipe else ""
-        raise InputError(f"--combine {PAPER} needs {needed} as well; run extract for them{option}")
+        raise InputError(f"--combine {PAPER} needs {', '.join(fewest)} as well; run extract for them{option}")
     for recipe, names in missing.items():
         if names:
             log.info("--combine %s skips recipe %s: no %s", PAPER, recipe or "default", ", ".join(names))
             continue
         for combination in PAPER_COMBINATIONS:
             yield tuple(_with_recipe(name, recipe) for name in combination)
+
+
+def _missing_networks(sources: Sequence[str]) -> dict[str, list[str]]:
+    """For each recipe of a network of the paper, the networks that it does not have."""
+    networks = PAPER_COMBINATIONS[-1]
+    names = [source.partition("@") for source in sources]
+    recipes = sorted({recipe for network, _, recipe in names if network in networks}) or [""]
+    needed = {recipe: [_with_recipe(network, recipe) for network in networks] for recipe in recipes}
+    return {recipe: [name for name in needed[recipe] if name not in sources] for recipe in recipes}
 
 
 def _with_recipe(network: str, recipe: str) -> str:
@@ -190,12 +195,10 @@ def _with_recipe(network: str, recipe: str) -> str:
 def _all_combinations(sources: Sequence[str]) -> Iterator[Combination]:
     count = 2 ** len(sources) - 1
     if count > MAX_COMBINATIONS:
-        first, recipe = sources[0], sources[0].partition("@")[2]
-        second = next((name for name in sources[1:] if name.partition("@")[2] == recipe), sources[1])
         raise InputError(
             f"--combine all, the default: {len(sources)} sources have {count} combinations, more than "
             f"{MAX_COMBINATIONS}; name those that you want instead, such as --combine {PAPER} or --combine "
-            f"{first}+{second}"
+            f"{'+'.join(sources[:2])}"
         )
     for size in range(1, len(sources) + 1):
         yield from combinations(sorted(sources), size)

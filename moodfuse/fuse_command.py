@@ -1,66 +1,144 @@
-"""`moodfuse fuse` with `--export`: stage two, then the model of a result."""
+"""`moodfuse fuse`: stage two, and with `--export` the model of a result."""
 
+import os
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from moodfuse.cache.console import printable
-from moodfuse.fuse.cli import ablation_settings
-from moodfuse.fuse.cli import fuse_command as stage_two
+from moodfuse.cache.console import command_line, printable
 from moodfuse.options import refuse_given
 
-_EXPORT_OPTIONS = (
-    click.Option(
-        ["--export", "result"],
-        metavar="best|RESULT",
-        help="Write the model of a result, such as 'c3d+i3d softmax logits', or of the best: the smallest "
-        "that is not significantly worse than the one of the least log loss. With the --run of one that "
-        "exists, nothing is fused.",
-    ),
-    click.Option(
-        ["--model", "folder"],
-        type=click.Path(path_type=Path),
-        help="Folder of the model.  [default: <cache>/runs/<run>/model]",
-    ),
-    click.Option(
-        ["--missing"],
-        type=click.Choice(["impute", "refuse"]),
-        help="Whether the model labels files without audio or video.  [default: impute, if extract did]",
-    ),
-)
+if TYPE_CHECKING:
+    from moodfuse.cache.runs import Run
+    from moodfuse.cache.store import FeatureCache
+    from moodfuse.export import ExportSettings
+    from moodfuse.fuse.settings import AblationSettings
+
 _FIT_OPTIONS = ("combine", "heads", "levels", "protocol", "repeats", "jobs", "scheduler")
 
 
-def _fuse(*, result: str | None, folder: Path | None, missing: str | None, **options: Any) -> None:
-    ctx = click.get_current_context()
-    assert stage_two.callback is not None
+@click.command("fuse")
+@click.option("--cache", "cache_path", required=True, type=click.Path(path_type=Path), help="Cache folder.")
+@click.option("--run", "run_name", help="Name of the run.  [default: the next run-N]")
+@click.option(
+    "--combine",
+    multiple=True,
+    help="Combine these sources: zhou2022 (the paper's), all (every subset), or names such as c3d+i3d; "
+    "repeat for several.  [default: all]",
+)
+@click.option("--head", "heads", multiple=True, help="Fusion head; repeat for several.  [default: all heads]")
+@click.option(
+    "--level", "levels", multiple=True, help="logits or embedding; repeat for both.  [default: both]"
+)
+@click.option(
+    "--protocol",
+    help="crossfit, no-crossfit, or leaky: networks that saw every clip, to measure the effect of a data "
+    "leak.  [default: crossfit, if extract made the networks for it]",
+)
+@click.option(
+    "--repeats",
+    type=click.IntRange(min=1),
+    help="Number of fold plans to test under.  [default: all that extract made; 5 where no source is tuned]",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=os.cpu_count() or 1,
+    show_default="cores",
+    help="Worker processes.",
+)
+@click.option("--scheduler", metavar="dask://HOST:PORT", help="Fit on a Dask cluster instead.")
+@click.option(
+    "--export",
+    "result",
+    metavar="best|RESULT",
+    help="Write the model of a result, such as 'c3d+i3d softmax logits', or of the best: the smallest "
+    "that is not significantly worse than the one of the least log loss. With the --run of one that "
+    "exists, nothing is fused.",
+)
+@click.option(
+    "--model",
+    "folder",
+    type=click.Path(path_type=Path),
+    help="Folder of the model.  [default: <cache>/runs/<run>/model]",
+)
+@click.option(
+    "--missing",
+    type=click.Choice(["impute", "refuse"]),
+    help="Whether the model labels files without audio or video.  [default: impute, if extract did]",
+)
+def fuse_command(
+    cache_path: Path, run_name: str | None, result: str | None, folder: Path | None, **options: Any
+) -> None:
+    """Train fusion heads on the cached features of several sources, fold by fold.
+
+    Every result is out of fold: a clip is predicted by networks and heads that saw no clip of its fold. Each
+    network's own prediction is among the results, as head "network".
+
+    Example: moodfuse fuse --cache work --combine zhou2022 --head softmax
+
+    Then: moodfuse fuse --cache work --run run-1 --export best
+    """
+    from moodfuse.cache.store import FeatureCache
+
+    context = click.get_current_context()
+    missing = options.pop("missing")
+    cache = FeatureCache(cache_path)
     if result is None:
         refuse_given(
-            ctx, ("folder", "missing"), "belongs to --export; add --export best, or the name of a result"
+            context, ("folder", "missing"), "belongs to --export; add --export best, or the name of a result"
         )
-        stage_two.callback(**options)
+        _fuse(cache, _ablation_settings(context, run_name, options))
         return
     from moodfuse.cache.runs import check_new_name, read_run, run_names
-    from moodfuse.cache.store import FeatureCache
-    from moodfuse.export import ExportSettings, check_planned, export_model, model_folder
-
-    cache, name = FeatureCache(options["cache_path"]), options["run_name"]
-    impute = None if missing is None else missing == "impute"
+    from moodfuse.export import ExportSettings, check_planned, model_folder
 
     def settings(run: str) -> ExportSettings:
+        impute = None if missing is None else missing == "impute"
         return ExportSettings(result, folder or model_folder(cache, run), impute)
 
-    if name in run_names(cache):
-        refuse_given(ctx, _FIT_OPTIONS, f"has no effect on {name}, which exists; remove it, or --run")
-        run = read_run(cache, name)
+    if run_name is not None and run_name in run_names(cache):
+        refuse_given(context, _FIT_OPTIONS, f"has no effect on {run_name}, which exists; remove it, or --run")
+        run = read_run(cache, run_name)
     else:
-        check_planned(cache, ablation_settings(options), settings(check_new_name(cache, name)))
-        run = stage_two.callback(**options)
-    exported = export_model(
-        cache, run, settings(run.name), echo=lambda line: click.echo(printable(line), err=True)
-    )
+        ablation = _ablation_settings(context, run_name, options)
+        check_planned(cache, ablation, settings(check_new_name(cache, run_name)))
+        run = _fuse(cache, ablation)
+    _export(cache, run, settings(run.name))
+
+
+def _ablation_settings(
+    context: click.Context, run_name: str | None, options: dict[str, Any]
+) -> "AblationSettings":
+    from moodfuse.fuse.settings import AblationSettings
+
+    given = {name: value for name, value in options.items() if value not in (None, ())}
+    return AblationSettings(run=run_name, command=command_line(context), **given)
+
+
+def _fuse(cache: "FeatureCache", settings: "AblationSettings") -> "Run":
+    from moodfuse.cache.runs import LEAKY, LEAKY_MARK, write_run
+    from moodfuse.fuse.ablation import run_ablation
+    from moodfuse.fuse.run_record import accuracies
+
+    run = run_ablation(cache, settings)
+    write_run(cache, run)
+    width = max(len(result.name) for result in run.results)
+    for result, accuracy in zip(run.results, accuracies(run), strict=True):
+        notes = f"  ({'; '.join(result.notes)})" if result.notes else ""
+        click.echo(printable(f"{result.name:<{width}}  {accuracy:.3f}{notes}"))
+    measure = f"{LEAKY_MARK} accuracy" if run.protocol == LEAKY else "out-of-fold accuracy"
+    click.echo(f"{measure} of {len(run.ids)} clips, protocol {run.protocol}")
+    click.echo(f"next: moodfuse evaluate --cache {cache.path} --run {run.name}")
+    return run
+
+
+def _export(cache: "FeatureCache", run: "Run", settings: "ExportSettings") -> None:
+    from moodfuse.export import export_model
+
+    exported = export_model(cache, run, settings, echo=lambda line: click.echo(printable(line), err=True))
     if exported.why:
         click.echo(printable(exported.why), err=True)
     card = exported.card
@@ -69,11 +147,3 @@ def _fuse(*, result: str | None, folder: Path | None, missing: str | None, **opt
         f"{card.expected['accuracy']:.3f})"
     )
     click.echo(f"next: moodfuse predict --model {shlex.quote(str(exported.folder))} FILE...")
-
-
-fuse_command = click.Command(
-    "fuse",
-    callback=_fuse,
-    params=[*stage_two.params, *_EXPORT_OPTIONS],
-    help=(stage_two.help or "") + "\n\nThen: moodfuse fuse --cache work --run run-1 --export best",
-)

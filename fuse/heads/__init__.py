@@ -2,31 +2,19 @@
 
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Literal, get_args
+from typing import Any
 
 from moodfuse.cache.errors import UnknownNameError
-
-Level = Literal["logits", "embedding"]
-"""What a head reads of each source."""
-LEVELS: tuple[Level, ...] = get_args(Level)
+from moodfuse.fuse.inference import LEVELS, Level
 
 
 @dataclass(frozen=True)
 class HeadSpec:
-    """A fusion head.
+    """A fusion head: its class as ``module:name``, and the levels where it can be used.
 
-    Attributes
-    ----------
-    factory : str
-        Module and name of the scikit-learn classifier, as ``module:name``.
-    levels : tuple of str
-        Where it can be used.
-    fits : bool
-        Whether it learns from the training rows, and chooses settings on inner grouped folds: it then has
-        `candidates()` and `try_candidates()`, and takes `tune` and `random_state`.
-    version : int
-        Counts the changes of the code that change the outcome of a fit: kept fits of another version are not
-        found.
+    `fits` is whether it learns from the training rows, and chooses a setting on inner grouped folds.
+    `version` counts the changes of the code that change the outcome of a fit: cached fits of another one are
+    not used.
     """
 
     factory: str
@@ -48,15 +36,8 @@ HEADS: dict[str, HeadSpec] = {
 """Heads by the name that `--head` takes."""
 
 
-def check_level(level: str) -> Level:
-    """The level itself; an unknown name lists the known ones."""
-    if level not in LEVELS:
-        raise UnknownNameError("level", level, LEVELS)
-    return level
-
-
 def head_spec(name: str) -> HeadSpec:
-    """Look a head up; an unknown name lists the known ones."""
+    """Look a head up; an unknown name raises `UnknownNameError`."""
     if name not in HEADS:
         raise UnknownNameError("head", name, tuple(HEADS))
     return HEADS[name]

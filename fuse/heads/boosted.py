@@ -6,7 +6,7 @@ folds, from one fit per fold, since fewer rounds are the first trees of more. On
 histograms and a seed give the same trees every time.
 """
 
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from lightgbm import LGBMClassifier
@@ -14,12 +14,11 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from moodfuse.cache.errors import InputError
-from moodfuse.fuse.heads.exported import Floats, TreeArrays
-from moodfuse.fuse.heads.inner_folds import choose_on_rows
 from moodfuse.fuse.heads.linear import FusionHead
+from moodfuse.fuse.inference import Floats, Ints, TreeArrays
 
 GRID = (5, 10, 25, 50, 100)
-"""Numbers of rounds that are tried; of equals the fewest win."""
+"""Numbers of rounds that are tried; of equals the fewest are chosen."""
 COLUMN_FRACTION, MIN_COLUMNS = 1 / 6, 64
 """A tree chooses from a sample of the columns: the larger of the two, and all where there are fewer."""
 
@@ -51,6 +50,8 @@ class LightGBMHead(FusionHead):
         Whether it was chosen: `False` where a class has fewer than 3 groups, or `tune` is off.
     """
 
+    setting = "rounds"
+
     def __init__(
         self,
         *,
@@ -68,20 +69,9 @@ class LightGBMHead(FusionHead):
         self.leaves = leaves
         self.random_state = random_state
 
-    def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
-        """Fit on [N, D] features and [N] labels; rows of one of the [N] `groups` stay in one inner fold.
-
-        Raises
-        ------
-        ValueError
-            If the data are not finite, hold one class only, or there is not one group per row.
-        """
-        x, index = self._validated(X, y)
-        chosen = choose_on_rows(self, x, index, groups, seed=self.random_state) if self.tune else None
-        self.tuned_ = chosen is not None
-        self.rounds_ = self.rounds if chosen is None else int(chosen["rounds"])
-        self.model_ = self._grow(x, index, self.rounds_)
-        return self
+    def _fit(self, x: NDArray[Any], y: Ints, value: int) -> None:
+        self.rounds_ = int(value)
+        self.model_ = self._grow(x, y, self.rounds_)
 
     def settings(self, columns: int, rounds: int) -> dict[str, Any]:
         """Parameters of LightGBM for a number of columns."""
@@ -104,18 +94,11 @@ class LightGBMHead(FusionHead):
             "verbosity": -1,
         }
 
-    def _grow(self, x: NDArray[Any], y: NDArray[np.int64], rounds: int) -> LGBMClassifier:
+    def _grow(self, x: NDArray[Any], y: Ints, rounds: int) -> LGBMClassifier:
         return LGBMClassifier(**self.settings(x.shape[1], rounds)).fit(x, y)
 
-    def candidates(self) -> list[dict[str, Any]]:
-        """Settings to choose from, the simplest first."""
-        return [{"rounds": value} for value in sorted(self.grid)]
-
-    def try_candidates(self, x: NDArray[Any], y: NDArray[np.int64], held_out: NDArray[Any]) -> Floats:
-        """Probabilities [candidates, N_held_out, C] by trees grown on `x` and class indices `y`.
-
-        Classes are those of `y` in rising order. The head is not changed.
-        """
+    def try_candidates(self, x: NDArray[Any], y: Ints, held_out: NDArray[Any]) -> Floats:
+        """See `FusionHead`; fewer rounds are the first trees of more."""
         index = np.unique(y, return_inverse=True)[1]
         booster = self._grow(x, index, max(self.grid)).booster_
         return np.stack([_probabilities(booster, held_out, rounds) for rounds in sorted(self.grid)])
@@ -127,13 +110,7 @@ class LightGBMHead(FusionHead):
         return _probabilities(self.model_.booster_, x, self.rounds_)
 
     def to_arrays(self, *, columns: int, classes: int) -> TreeArrays:
-        """The fitted head for export; see `FusionHead.to_arrays`.
-
-        Raises
-        ------
-        InputError
-            If a tree has more than one split, or one that is not a threshold.
-        """
+        """See `FusionHead`; `InputError` if a tree has more than one split."""
         nodes: list[tuple[int, float, int, int, float]] = []
         roots = []
         for tree in self.model_.booster_.dump_model(num_iteration=self.rounds_)["tree_info"]:

@@ -1,22 +1,29 @@
 """The heads `softmax`, `logistic` and `mean`.
 
-The first two are logistic regression on standardised columns, C chosen on inner grouped folds. Standardised
-columns are divided by the square root of their number, so that one C means the same for 12 columns as for
-2000. Classes are weighted to count alike, in fitting and in the inner log loss. `heads/logistic.py` fits them.
+The first two are the solution of scikit-learn's `LogisticRegression` with an L2 penalty on standardised
+columns, in about half its time. Standardised columns are divided by the square root of their number, so that
+one C means the same for 12 columns as for 2000. Classes are weighted to count alike, in fitting and in the
+inner log loss.
+
+An L2 penalty does not depend on the axes, so the fit runs along the rows' principal axes: at most as many as
+there are rows, uncorrelated, so that the curvature of the loss along each is nearly known in advance. With
+every coordinate scaled by the root of its curvature, L-BFGS needs some twenty steps instead of hundreds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import minimize
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from moodfuse.fuse.heads.exported import (
+from moodfuse.fuse.heads.inner_folds import choose_setting, one_thread
+from moodfuse.fuse.inference import (
     Floats,
-    HeadArrays,
     Ints,
     LinearArrays,
     Link,
@@ -24,41 +31,66 @@ from moodfuse.fuse.heads.exported import (
     link_probabilities,
     softmax,
 )
-from moodfuse.fuse.heads.inner_folds import choose_on_rows
-from moodfuse.fuse.heads.logistic import fit_path
-from moodfuse.fuse.workers import one_thread
 
 DEFAULT_C = 10.0
 """Inverse strength of the L2 penalty where none can be chosen."""
 GRID = (1.0, 10.0, 100.0, 1000.0)
-"""Values of C that are tried; of equals the smallest wins."""
+"""Values of C that are tried; of equals the smallest is chosen."""
+_NEGLIGIBLE = 1e-13
+"""Axes of less than this fraction of the largest squared length hold rounding errors alone."""
+_OPTIONS = {"maxiter": 2000, "maxfun": 20_000, "gtol": 1e-6, "ftol": 0.0, "maxcor": 20}
+_MIN_CURVATURE = 1e-4
 
 
 class FusionHead(ClassifierMixin, BaseEstimator):
-    """A scikit-learn classifier whose `fit` takes groups."""
+    """A scikit-learn classifier whose `fit` takes groups, and chooses one setting if `tune` is on.
 
-    def _validated(self, X: ArrayLike, y: ArrayLike) -> tuple[NDArray[Any], Ints]:
-        """Features [N, D], and class indices [N] after setting `classes_`; at least 2 classes."""
+    A subclass names its `setting`, a parameter that has candidates in `grid`, and defines, on class indices
+    `y`:
+
+    * ``_fit(x, y, value)`` under a value of the setting;
+    * ``try_candidates(x, y, held_out)``: probabilities [candidates, N_held_out, C] by fits on `x`, classes
+      those of `y` in rising order; the head is not changed;
+    * ``predict_proba(X)``: class probabilities [N, C], in the order of `classes_`;
+    * ``to_arrays(columns=D, classes=C)``: the head for export; C is the length of the class axis.
+
+    A head without a setting overrides `fit`.
+    """
+
+    setting: str
+    grid: tuple[Any, ...]
+    tune: bool
+    random_state: int
+    _fit: Callable[..., None]
+    predict_proba: Callable[..., Floats]
+
+    def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
+        """Fit on [N, D] features and [N] labels; rows of one of the [N] `groups` stay in one inner fold.
+
+        Raises
+        ------
+        ValueError
+            If the data are not finite, hold one class only, or there is not one group per row.
+        """
         x, labels = validate_data(self, X, y, dtype=[np.float64, np.float32])
         check_classification_targets(labels)
         self.classes_, index = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"{type(self).__name__} needs rows of at least 2 classes; got one class")
-        return x, index
+        chosen = choose_setting(self, x, index, groups, seed=self.random_state) if self.tune else None
+        self.tuned_ = chosen is not None
+        self._fit(x, index, (chosen or {self.setting: getattr(self, self.setting)})[self.setting])
+        return self
 
-    def predict_proba(self, X: ArrayLike) -> Floats:
-        """Class probabilities [N, C], in the order of `classes_`."""
-        raise NotImplementedError
+    def candidates(self) -> list[dict[str, Any]]:
+        """Values of the setting to choose from, the simplest first."""
+        return [{self.setting: value} for value in sorted(self.grid)]
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Most probable class of each row."""
         best = np.argmax(self.predict_proba(X), axis=1)
         labels: NDArray[Any] = self.classes_[best]
         return labels
-
-    def to_arrays(self, *, columns: int, classes: int) -> HeadArrays:
-        """The head, fitted on class indices, for export; `classes` is the length of the class axis."""
-        raise NotImplementedError
 
 
 class SoftmaxHead(FusionHead):
@@ -87,6 +119,7 @@ class SoftmaxHead(FusionHead):
         Whether it was chosen: `False` where a class has fewer than 3 groups, or `tune` is off.
     """
 
+    setting = "C"
     _link: Link = "softmax"
 
     def __init__(
@@ -102,33 +135,15 @@ class SoftmaxHead(FusionHead):
         self.tune = tune
         self.random_state = random_state
 
-    def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
-        """Fit on [N, D] features and [N] labels; rows of one of the [N] `groups` stay in one inner fold.
-
-        Raises
-        ------
-        ValueError
-            If the data are not finite, hold one class only, or there is not one group per row.
-        """
-        x, index = self._validated(X, y)
-        chosen = choose_on_rows(self, x, index, groups, seed=self.random_state) if self.tune else None
-        self.tuned_ = chosen is not None
-        self.C_ = self.C if chosen is None else float(chosen["C"])
+    def _fit(self, x: NDArray[Any], y: Ints, value: float) -> None:
+        self.C_ = float(value)
         with one_thread():
-            path = fit_path(x, index, (self.C_,), self._link)
+            path = fit_path(x, y, (self.C_,), self._link)
         self.mean_, self.scale_ = path.mean, path.scale
         self.coef_, self.intercept_ = path.coef[0], path.intercept[0]
-        return self
-
-    def candidates(self) -> list[dict[str, Any]]:
-        """Settings to choose from, the simplest first."""
-        return [{"C": value} for value in sorted(self.grid)]
 
     def try_candidates(self, x: NDArray[Any], y: Ints, held_out: NDArray[Any]) -> Floats:
-        """Probabilities [candidates, N_held_out, C] by fits on `x` and class indices `y`.
-
-        Classes are those of `y` in rising order. Scaling is learned on `x`. The head is not changed.
-        """
+        """See `FusionHead`; the scaling is learned on `x`."""
         index = np.unique(y, return_inverse=True)[1]
         with one_thread():
             path = fit_path(x, index, sorted(self.grid), self._link)
@@ -147,7 +162,7 @@ class SoftmaxHead(FusionHead):
         return link_probabilities(self.decision_scores(X), self._link)
 
     def to_arrays(self, *, columns: int, classes: int) -> LinearArrays:
-        """The fitted head for export; see `FusionHead.to_arrays`."""
+        """See `FusionHead`."""
         index = np.asarray(self.classes_, np.int64)
         return LinearArrays(self._link, self.mean_, self.scale_, self.coef_, self.intercept_, index, classes)
 
@@ -176,13 +191,7 @@ class MeanHead(FusionHead):
         self.classes = classes
 
     def fit(self, X: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None) -> Self:
-        """Record the classes; X is [N, S * C], the logits of S sources side by side.
-
-        Raises
-        ------
-        ValueError
-            If the columns are not a multiple of the given classes.
-        """
+        """Record the classes; X is [N, S * C], the logits of S sources side by side."""
         x, labels = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(labels)
         self.classes_ = np.unique(labels) if self.classes is None else np.asarray(self.classes)
@@ -201,10 +210,105 @@ class MeanHead(FusionHead):
         return mean
 
     def to_arrays(self, *, columns: int, classes: int) -> MeanArrays:
-        """The fitted head for export; see `FusionHead.to_arrays`."""
+        """See `FusionHead`."""
         return MeanArrays(columns, classes)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.classifier_tags.poor_score = True  # columns are taken as logits, whatever they are
+        tags.classifier_tags.poor_score = True  # columns are taken as logits, whether they are or not
         return tags
+
+
+@dataclass(frozen=True)
+class Path:
+    """Fits for several C: ``(x - mean) / scale @ coef[i].T + intercept[i]`` are linear scores [N, C]."""
+
+    mean: Floats
+    scale: Floats
+    coef: Floats
+    intercept: Floats
+
+
+def fit_path(x: NDArray[Any], y: Ints, penalties: Sequence[float], link: Link) -> Path:
+    """Fit rows [N, D] with class indices [N], all classes present, for each C, starting from the last fit."""
+    mean, scale = _scaling(x)
+    standard = (x - mean) / scale
+    wide = x.shape[1] > x.shape[0]
+    lengths, axes = np.linalg.eigh(standard @ standard.T if wide else standard.T @ standard)
+    used = lengths > _NEGLIGIBLE * max(lengths[-1], np.finfo(np.float64).tiny)
+    lengths, axes = lengths[used], axes[:, used]
+    rows = axes * np.sqrt(lengths) if wide else standard @ axes
+    targets = np.eye(int(y.max()) + 1)[y]
+    if link == "softmax" and targets.shape[1] == 2:  # one score: that of the second class against the first
+        weights, intercept = _solve(rows, lengths, targets[:, 1:], penalties, "logistic")
+        weights, intercept = (np.concatenate([-part, part], axis=1) / 2 for part in (weights, intercept))
+    else:
+        weights, intercept = _solve(rows, lengths, targets, penalties, link)
+    coef = weights / np.sqrt(lengths) @ axes.T @ standard if wide else weights @ axes.T
+    return Path(mean, scale, coef, intercept)
+
+
+def _scaling(x: NDArray[Any]) -> tuple[Floats, Floats]:
+    """Mean, and deviation times the root of the number of columns; a constant column is left as it is."""
+    x = x.astype(np.float64, copy=False)
+    mean, deviation = x.mean(axis=0), x.std(axis=0)
+    constant = deviation <= 10 * np.finfo(np.float64).eps * np.abs(x).max(axis=0)
+    mean = np.where(constant, x[0], mean)  # else its rounding error would be the only variation
+    return mean, np.where(constant, 1.0, deviation) * np.sqrt(x.shape[1])
+
+
+def _solve(
+    rows: Floats, lengths: Floats, targets: Floats, penalties: Sequence[float], link: Link
+) -> tuple[Floats, Floats]:
+    """Coefficients [P, K, R] and intercepts [P, K] of targets [N, K] for each of P penalties."""
+    balance = _row_weights(targets, link)
+    path = [np.zeros((len(lengths) + 1, targets.shape[1]))]
+    for penalty in penalties:
+        decay = 1 / (penalty * len(targets))
+        probabilities, _ = _loss(rows @ path[-1][:-1] + path[-1][-1], targets, balance, link)
+        curvature = np.mean(balance * probabilities * (1 - probabilities), axis=0).clip(_MIN_CURVATURE)
+        along_axes = np.outer(lengths / len(targets), curvature) + decay
+        roots = np.sqrt(np.concatenate([along_axes, curvature[None]]))
+        path.append(_minimise(rows, targets, balance, link, decay, roots, path[-1]))
+    solved = np.stack(path[1:])
+    return solved[:, :-1].transpose(0, 2, 1), solved[:, -1]
+
+
+def _minimise(
+    rows: Floats, targets: Floats, balance: Floats, link: Link, decay: float, roots: Floats, start: Floats
+) -> Floats:
+    """Coefficients and, as last row, intercepts [R + 1, K] of least loss, in steps scaled by `roots`."""
+
+    def objective(scaled: Floats) -> tuple[float, Floats]:
+        point = scaled.reshape(roots.shape) / roots
+        probabilities, loss = _loss(rows @ point[:-1] + point[-1], targets, balance, link)
+        residuals = (probabilities - targets) * balance / len(targets)
+        slope = np.concatenate([rows.T @ residuals + decay * point[:-1], residuals.sum(axis=0)[None]])
+        return loss + decay / 2 * float(np.sum(point[:-1] ** 2)), (slope / roots).ravel()
+
+    solution = minimize(objective, (start * roots).ravel(), jac=True, method="L-BFGS-B", options=_OPTIONS)
+    point: Floats = solution.x.reshape(roots.shape) / roots
+    return point
+
+
+def _row_weights(targets: Floats, link: Link) -> Floats:
+    """Weight of each row in each column of targets [N, K], so that classes count alike and the mean is 1."""
+    positive = targets.sum(axis=0)
+    count, classes = targets.shape
+    if link == "softmax":
+        return np.repeat((targets @ (count / (classes * positive)))[:, None], classes, axis=1)
+    return np.where(targets == 1, count / (2 * positive), count / (2 * (count - positive)))
+
+
+def _loss(scores: Floats, targets: Floats, balance: Floats, link: Link) -> tuple[Floats, float]:
+    """Probabilities [N, K] of scores, and their mean weighted log loss."""
+    if link == "softmax":
+        top = scores - scores.max(axis=1, keepdims=True)
+        powers = np.exp(top)
+        total = powers.sum(axis=1, keepdims=True)
+        losses = np.log(total[:, 0]) - (top * targets).sum(axis=1)
+        return powers / total, float(losses @ balance[:, 0]) / len(scores)
+    powers = np.exp(-np.abs(scores))
+    losses = np.maximum(scores, 0) + np.log1p(powers) - scores * targets
+    probabilities = np.where(scores >= 0, 1, powers) / (1 + powers)
+    return probabilities, float((losses * balance).sum()) / len(scores)

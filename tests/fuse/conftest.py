@@ -1,9 +1,8 @@
 """A synthetic cache with two sources, written through the real `FeatureCache`; no media, no network."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import count
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +13,11 @@ from moodfuse.cache.folds import GROUP_RULE, assign_folds, clip_groups, pair_hol
 from moodfuse.cache.recipe import Recipe, Tuning
 from moodfuse.cache.records import Clip, ClipStatus, Holdout, Plan
 from moodfuse.cache.store import FeatureCache
-from moodfuse.fuse.ablation import fit_features
-from moodfuse.fuse.cross_fitting import PlanFeatures
+from moodfuse.fuse.ablation import fit_keys
+from moodfuse.fuse.cross_fitting import PlanFeatures, fit_features
+from moodfuse.fuse.fitting import FitRunner
 from moodfuse.fuse.leak_guard import clip_rows
-from moodfuse.fuse.run_inputs import read_blocks, read_inputs
+from moodfuse.fuse.run_inputs import PlanReader, read_inputs
 
 CLASSES = ("excited", "fear", "sad")
 
@@ -47,56 +47,36 @@ class Corpus:
     seed: int = 0
 
 
-def digest_of(text: str) -> str:
-    """A clip digest that depends on the name alone."""
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def make_statuses(corpus: Corpus) -> tuple[ClipStatus, ...]:
     """Readable clips in groups; ids do not sort by label."""
-    rng = np.random.default_rng(corpus.seed)
     labels = list(corpus.classes) * corpus.groups_per_class
     if corpus.permute:
-        labels = list(rng.permutation(labels))
+        labels = list(np.random.default_rng(corpus.seed).permutation(labels))
     statuses = []
     for group, label in enumerate(labels):
         song = f"song{group:03d}"
         for window in range(corpus.clips_per_group):
             name = f"{corpus.seed}-{group:03d}-{window}.mp4"
             clip = Clip(id=name, path=f"/clips/{name}", label=str(label), group=song)
-            sha = digest_of(name)
+            sha, digest = (hashlib.sha256(text.encode()).hexdigest() for text in (name, f"{name}:0"))
             missing = "picture" if len(statuses) < corpus.without_video else ""
-            digest = digest_of(f"{name}:0")
             statuses.append(
                 ClipStatus(clip, digest=digest, file_sha256=sha, group=song, ok=True, missing=missing)
             )
     return tuple(statuses)
 
 
-def make_plan(statuses: tuple[ClipStatus, ...], folds: int, seed: int = 0) -> Plan:
-    """The plan that extract would make."""
-    assignment = assign_folds(clip_groups(statuses), folds=folds, seed=seed, placed={})
-    return Plan(folds, seed, GROUP_RULE, assignment, (table_name(statuses),))
-
-
-def make_recipe(source: str, *, tuned: bool) -> Recipe:
-    """A recipe without pretrained weights."""
-    tuning = Tuning(optimizer="adam", learning_rate=1e-3, epochs=2) if tuned else None
-    depth = "full" if tuned else "frozen"
-    return Recipe(source, source, 1, "random", "{}", depth, tuning, tuned)  # type: ignore[arg-type]
-
-
 def write_source(cache: FeatureCache, corpus: Corpus, source: str, width: int, *, tuned: bool) -> None:
     """Write a source's blocks: one of holdout `*`, or one of `{k}` a fold, with logits."""
-    recipe = make_recipe(source, tuned=tuned)
+    tuning = Tuning(optimizer="adam", learning_rate=1e-3, epochs=2) if tuned else None
+    recipe = Recipe(source, source, 1, "random", "{}", "full" if tuned else "frozen", tuning, tuned)
     cache.write_recipe(recipe)
     cache.select([recipe])
     clips = cache.clips_with(recipe)
     digests = [status.digest for status in clips]
     labels = np.array([cache.classes.index(status.clip.label) for status in clips])
-    y_true = (
-        np.arange(len(labels)) % len(cache.classes) if corpus.permute else labels
-    )  # unlike the clips' labels
+    # Permuted labels say nothing about the features.
+    y_true = np.arange(len(labels)) % len(cache.classes) if corpus.permute else labels
     if not tuned:
         means, embedding = draw_embedding(corpus, width, (0,), y_true)
         cache.write_block_part(recipe, None, digests, {"embedding": embedding.astype(np.float32)})
@@ -126,14 +106,14 @@ def draw_embedding(
     return means, means[y_true] + rng.normal(size=(len(y_true), width))
 
 
-def make_cache(folder: Path, corpus: Corpus | None = None) -> FeatureCache:
+def make_cache(folder: Path, corpus: Corpus) -> FeatureCache:
     """A cache as stage one leaves it."""
-    corpus = corpus or Corpus()
     cache = FeatureCache(folder, create=True)
     statuses = make_statuses(corpus)
     for repeat in range(corpus.repeats):
-        plan = make_plan(statuses, corpus.folds, seed=repeat)
-        cache.write_plan(replace(plan, repeat=repeat), statuses)
+        assignment = assign_folds(clip_groups(statuses), folds=corpus.folds, seed=repeat, placed={})
+        plan = Plan(corpus.folds, repeat, GROUP_RULE, assignment, (table_name(statuses),), repeat=repeat)
+        cache.write_plan(plan, statuses)
     for source, width in corpus.frozen.items():
         write_source(cache, corpus, source, width, tuned=False)
     for source, width in corpus.tuned.items():
@@ -141,49 +121,34 @@ def make_cache(folder: Path, corpus: Corpus | None = None) -> FeatureCache:
     return cache
 
 
-@pytest.fixture
-def build(tmp_path: Path) -> Callable[..., FeatureCache]:
-    """Builds caches of synthetic corpora, given their settings, in folders of their own."""
-    numbers = count()
-    return lambda **settings: make_cache(tmp_path / f"cache{next(numbers)}", Corpus(**settings))
+@pytest.fixture(scope="session")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., FeatureCache]:
+    """Builds a cache of a synthetic corpus, given its settings."""
+    return lambda **settings: make_cache(tmp_path_factory.mktemp("synthetic") / "cache", Corpus(**settings))
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
+def cache(build: Callable[..., FeatureCache]) -> FeatureCache:
     """A cache of 24 clips, 3 classes, 4 folds; `c3d` tuned, `i3d` frozen. Not to be written to."""
-    return make_cache(tmp_path_factory.mktemp("synthetic") / "cache")
+    return build()
 
 
 @pytest.fixture(scope="session")
-def crossfitted(tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
+def crossfitted(build: Callable[..., FeatureCache]) -> FeatureCache:
     """The same with pair networks, one that saw all, and two clips without video. Read-only."""
-    return make_cache(tmp_path_factory.mktemp("synthetic") / "cache", Corpus(pairs=True, without_video=2))
-
-
-@pytest.fixture(scope="session")
-def build_in() -> Callable[..., FeatureCache]:
-    """Builds a cache of a synthetic corpus, given its settings, in a folder."""
-    return lambda folder, **settings: make_cache(folder, Corpus(**settings))
+    return build(pairs=True, without_video=2)
 
 
 @pytest.fixture(scope="session")
 def load_features() -> Callable[..., PlanFeatures]:
-    """What some sources give to each outer fold under a protocol, and under another plan if one is given."""
+    """What sources give to each outer fold under a protocol and a plan, by default the current one."""
 
     def load(
         cache: FeatureCache, sources: Sequence[str], protocol: str, *, plan: Plan | None = None
     ) -> PlanFeatures:
         inputs, plan = read_inputs(cache, sources, protocol), plan or cache.plan
-        return fit_features(inputs, plan, clip_rows(plan, inputs.clips), read_blocks(cache, inputs, plan))
+        reader, rows = PlanReader(cache, inputs), clip_rows(plan, inputs.clips)
+        keys = fit_keys(inputs, plan, reader.part_digests(plan))
+        return fit_features(inputs, rows, reader.blocks(plan), keys, FitRunner())
 
     return load
-
-
-@pytest.fixture(scope="session")
-def replace_clips() -> Callable[[FeatureCache, Iterable[ClipStatus]], None]:
-    """Puts other clips in the place of those that a cache read."""
-
-    def put(cache: FeatureCache, clips: Iterable[ClipStatus]) -> None:
-        cache.__dict__["clips"] = tuple(clips)
-
-    return put

@@ -52,7 +52,7 @@ def test_default_c_where_a_class_has_two_groups(name: str) -> None:
     assert not make_head(name, tune=False).fit(x, y).tuned_
     chosen = make_head(name).fit(x, y, groups=np.arange(18) // 6 * 3 + y)
     assert chosen.tuned_ and chosen.C_ in chosen.grid
-    with pytest.raises(InputError, match="3 groups for 18 rows"):
+    with pytest.raises(InputError, match="for 18 rows; give one group per row"):
         make_head(name).fit(x, y, groups=["song"] * 3)
 
 
@@ -73,14 +73,14 @@ def test_unknown_head_lists_the_known() -> None:
         make_head("svm")
 
 
-@pytest.mark.parametrize("rows", [30, 90])
+@pytest.mark.parametrize("rows", [18, 60])
 @pytest.mark.parametrize("classes", [2, 3])
-@pytest.mark.parametrize("penalty", [1.0, 1000.0])
-def test_linear_heads_are_those_of_scikit_learn(rows: int, classes: int, penalty: float) -> None:
+def test_linear_heads_are_those_of_scikit_learn(rows: int, classes: int) -> None:
     """Wide or tall, softmax or one class against the rest: scikit-learn's solution at a small tolerance."""
-    x, y = blobs(rows=rows, columns=60, classes=classes)
+    penalty = 1.0 if rows == 18 else 1000.0
+    x, y = blobs(rows=rows, columns=30, classes=classes)
     x = x + np.random.default_rng(2).normal(size=x.shape) * 4
-    fresh, _ = blobs(rows=rows, columns=60, classes=classes, seed=1)
+    fresh, _ = blobs(rows=rows, columns=30, classes=classes, seed=1)
     for name in ("softmax", "logistic"):
         head = make_head(name, tune=False, C=penalty).fit(x, y)
         model: Any = LogisticRegression(C=penalty, class_weight="balanced", tol=1e-9, max_iter=10_000)

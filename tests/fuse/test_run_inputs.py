@@ -26,7 +26,7 @@ def fold_plans(
 
 
 def divisions(plans: Iterable[Plan]) -> set[frozenset[frozenset[str]]]:
-    """How plans divide the clips, whatever the folds are called."""
+    """How plans divide the clips, regardless of the numbers of the folds."""
     return {
         frozenset(
             frozenset(digest for digest, at in plan.assignment.items() if at == fold)
@@ -43,7 +43,7 @@ def renamed(plan: Plan, **changes: int) -> Plan:
 
 
 def test_renamed_folds_are_the_same_plan(build: Builder) -> None:
-    """A kept repeat that divides the clips as the first plan does counts once, for all sources."""
+    """A stored repeat that divides the clips as the first plan does counts once, for all sources."""
     cache = build(pairs=True)
     cache.write_plan(renamed(cache.plan, seed=1, repeat=1), cache.statuses)
     assert len(cache.repeat_plans) == 1
@@ -53,19 +53,19 @@ def test_renamed_folds_are_the_same_plan(build: Builder) -> None:
     tuned = fold_plans(cache, ("c3d",), "crossfit", None)
     assert tuned.plans == (cache.plan,) and tuned.asked == 2
     assert tuned.note.startswith("1 of 2 fold plans were left out: they divide the clips as another does")
-    found = run_ablation(cache, AblationSettings(heads=("mean",), jobs=1))
-    assert found.repeat_folds == () and found.results[0].repeats is None and found.notes[-1] == tuned.note
+    run = run_ablation(cache, AblationSettings(heads=("mean",), jobs=1))
+    assert run.repeat_folds == () and run.results[0].repeats is None and run.notes[-1] == tuned.note
 
 
 def test_few_groups_can_be_divided_in_few_ways(build: Builder) -> None:
     """Two groups of three classes in two folds: four ways at most, and the note counts them."""
     cache = build(groups_per_class=2, folds=2, tuned={})
-    found = fold_plans(cache, ("i3d",), "no-crossfit", 9)
-    count = len(found.plans)
-    assert 1 < count == len(divisions(found.plans)) <= 4 and found.plans[0] == cache.plan
-    assert f"over {count} distinct fold plans; the table shows the first" in found.note
-    assert f"{9 - count} of 9 fold plans were left out" in found.note
-    assert FoldPlans((cache.plan,), 1).note == "" and FoldPlans(found.plans[:2], 2).note.endswith(
+    chosen = fold_plans(cache, ("i3d",), "no-crossfit", 9)
+    count = len(chosen.plans)
+    assert 1 < count == len(divisions(chosen.plans)) <= 4 and chosen.plans[0] == cache.plan
+    assert f"over {count} distinct fold plans; the table shows the first" in chosen.note
+    assert f"{9 - count} of 9 fold plans were left out" in chosen.note
+    assert FoldPlans((cache.plan,), 1).note == "" and FoldPlans(chosen.plans[:2], 2).note.endswith(
         "`repeated`"
     )
 
@@ -75,42 +75,39 @@ def test_further_plans_pass_what_the_first_passed(build: Builder, monkeypatch: p
     cache = build(tuned={})
     fear = [status.digest for status in cache.clips if status.clip.label == "fear"]
 
-    def dealt(units: object, *, folds: int, seed: int, placed: object) -> dict[str, int]:
-        found = assign_folds(units, folds=folds, seed=seed, placed={})  # type: ignore[arg-type]
-        return (
-            found | {digest: row % (seed % 3 + 1) for row, digest in enumerate(fear)}
-            if seed % 3 < 2
-            else found
-        )
+    def assign(groups: object, *, folds: int, seed: int, placed: object) -> dict[str, int]:
+        assignment = assign_folds(groups, folds=folds, seed=seed, placed={})  # type: ignore[arg-type]
+        if seed % 3 < 2:
+            assignment |= {digest: row % (seed % 3 + 1) for row, digest in enumerate(fear)}
+        return assignment
 
-    monkeypatch.setattr("moodfuse.fuse.run_inputs.assign_folds", dealt)
+    monkeypatch.setattr("moodfuse.fuse.run_inputs.assign_folds", assign)
     plans = fold_plans(cache, ("i3d",), "crossfit", 4).plans
     assert [plan.seed for plan in plans] == [0, 2, 5, 8]
     assert all(can_cross_fit(plan, cache.clips) for plan in plans)
 
 
-def test_only_modalities_that_are_read_can_stop_a_run(
-    build: Builder, replace_clips: Callable[..., None]
-) -> None:
+def test_only_modalities_that_are_read_can_stop_a_run(build: Builder) -> None:
     """Clips without audio do not affect sources that read video: cross-fitting stays on.
 
-    Where all clips of a class but those of one fold have no video, those sources are refused before a fit.
+    Where all clips of a class but those of one fold have no video, those sources are an error before any fit.
     """
     cache = build(tuned={}, frozen={"c3d": 6, "i3d": 6})
 
     def fear_without(modality: str) -> tuple[object, ...]:
         return tuple(
-            replace(item, missing=modality) if item.clip.label == "fear" else item for item in cache.clips
+            replace(status, missing=modality) if status.clip.label == "fear" else status
+            for status in cache.clips
         )
 
     mute, blind = fear_without("sound"), fear_without("picture")
     assert can_cross_fit(cache.plan, cache.clips) and not can_cross_fit(cache.plan, blind)
     assert can_cross_fit(cache.plan, mute, ("picture",))
-    replace_clips(cache, mute)
+    cache.__dict__["clips"] = mute
     assert choose_protocol(cache, ("c3d", "i3d"), None) == "crossfit"
-    found = run_ablation(cache, AblationSettings(heads=("mean",), repeats=1, jobs=1))
-    assert found.protocol == "crossfit" and found.notes[0].endswith("cross-fitted")
-    replace_clips(cache, blind)
+    run = run_ablation(cache, AblationSettings(heads=("mean",), repeats=1, jobs=1))
+    assert run.protocol == "crossfit" and run.notes[0].endswith("cross-fitted")
+    cache.__dict__["clips"] = blind
     assert choose_protocol(cache, ("c3d", "i3d"), "crossfit") == "no-crossfit"
     check_modalities(cache.plan, blind, ("sound",))
     with pytest.raises(InputError, match="label 'fear' has no clip with video outside fold 0"):
@@ -118,21 +115,21 @@ def test_only_modalities_that_are_read_can_stop_a_run(
 
 
 def test_notes_hold_for_every_plan() -> None:
-    """Settings that were chosen under some plans alone are noted; the first plan's own state comes first."""
-    some = "settings were chosen under 1 of {} fold plans"
+    """Settings that were chosen under a part of the plans are noted after the state of the first plan."""
+    part = "settings were chosen under 1 of {} fold plans"
     for chosen, leaky, notes in (
         ([True, True], False, ()),
-        ([True, False, False], False, (some.format(3),)),
+        ([True, False, False], False, (part.format(3),)),
         ([False, False], True, ("LEAKY", UNCALIBRATED)),
-        ([False, True], False, (UNCALIBRATED, some.format(2))),
+        ([False, True], False, (UNCALIBRATED, part.format(2))),
     ):
-        assert result_notes(chosen, few_groups=False, leaky=leaky) == notes
+        assert result_notes(chosen, default=UNCALIBRATED, leaky=leaky) == notes
 
 
 def test_a_repeat_counts_once_and_an_unfinished_one_is_left_out(
     build: Builder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Plans of another seed's repeats are not in force; a repeat without all pair networks is skipped."""
+    """Plans of another seed's repeats are not used; a repeat without all pair networks is skipped."""
     cache = build(tuned={}, repeats=3)
     cache.write_plan(replace(cache.plan, seed=1, assignment=cache.repeat_plans[0].assignment), cache.statuses)
     assert cache.plan.seed == 1 and cache.repeat_plans == ()

@@ -1,10 +1,13 @@
-"""`moodfuse fuse --export`: what cannot be exported is refused before anything is fitted."""
+"""`moodfuse fuse`: a run is written, the next command printed; a wrong `--export` ends it before any fit."""
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from moodfuse import fuse_command
+from moodfuse.cache.runs import read_run
+from moodfuse.cache.store import FeatureCache
 from moodfuse.cli import main
 from moodfuse.export import BEST
 
@@ -32,7 +35,21 @@ def test_what_cannot_be_exported_fuses_nothing(
     arguments: list[str], message: str, trained: Any, monkeypatch: pytest.MonkeyPatch, capfd
 ) -> None:
     """Exit code 2 and the reason, before stage two is called."""
-    monkeypatch.setattr(fuse_command.stage_two, "callback", lambda **options: pytest.fail("it was fused"))
+    monkeypatch.setattr("moodfuse.fuse.ablation.run_ablation", lambda *_: pytest.fail("it was fused"))
     with pytest.raises(SystemExit) as stopped:
         main(["fuse", "--cache", str(trained.cache.path), *arguments])
     assert stopped.value.code == 2 and message in " ".join(capfd.readouterr().err.split())
+
+
+def test_a_run_is_written_and_the_next_command_printed(
+    trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a line per result."""
+    folder = shutil.copytree(trained.cache.path, tmp_path / "work")
+    options = ["--head", "mean", "--jobs", "1", "--run", "mine"]
+    with pytest.raises(SystemExit) as stopped:
+        main(["fuse", "--cache", str(folder), *options])
+    output = capsys.readouterr().out
+    assert not stopped.value.code and output.endswith(f"moodfuse evaluate --cache {folder} --run mine\n")
+    heads = [result.head for result in read_run(FeatureCache(folder), "mine").results]
+    assert heads == ["network", "network", "mean"] and "onedmcnn@brief+twodmcnn@brief mean logits" in output

@@ -1,6 +1,5 @@
-"""Heads as arrays: the probabilities of the fitted heads; arrays that do not make a head are refused."""
+"""Heads as arrays give the probabilities of the fitted heads; arrays that do not fit together are errors."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 
 from moodfuse.cache.errors import InputError
 from moodfuse.fuse.heads import HEADS, make_head
-from moodfuse.fuse.heads.exported import LinearArrays, MeanArrays, TreeArrays, head_from_arrays
+from moodfuse.fuse.inference import MeanArrays, apply_temperature, head_from_arrays
 
 
 def data(classes: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -22,20 +21,20 @@ def data(classes: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 def test_arrays_give_the_probabilities_of_the_head(name: str, classes: int) -> None:
     """To 1e-12, also where a class had no training row, and as stored: by kind, facts and arrays."""
     x, y = data(classes)
-    settings = {"classes": tuple(range(classes))} if name == "mean" else {}
+    settings = {"classes": tuple(range(classes))} if name == "mean" else {"tune": False}
     model = make_head(name, **settings).fit(x, y)
     exported = model.to_arrays(columns=6, classes=classes if name == "mean" else classes + 1)
     again = head_from_arrays(exported.kind, exported.facts(), exported.arrays())
     fresh = data(classes, seed=1)[0]
-    found = np.stack([again.probabilities(row) for row in fresh])
-    assert np.allclose(found[:, :classes], model.predict_proba(fresh), rtol=0, atol=1e-12)
-    assert (found[:, classes:] == 0).all()
-    assert np.array_equal(exported.probabilities(fresh[3]), found[3])
+    probabilities = np.stack([again.probabilities(row) for row in fresh])
+    assert np.allclose(probabilities[:, :classes], model.predict_proba(fresh), rtol=0, atol=1e-12)
+    assert (probabilities[:, classes:] == 0).all()
+    assert np.array_equal(exported.probabilities(fresh[3]), probabilities[3])
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_trees_sum_to_the_very_bits_of_lightgbm(classes: int) -> None:
-    """Raw scores equal LightGBM's own, bit for bit, at thresholds too; trees of more splits are refused."""
+def test_trees_sum_to_the_bits_of_lightgbm(classes: int) -> None:
+    """Raw scores equal LightGBM's own, bit for bit, at thresholds too; trees of more splits are an error."""
     x, y = data(classes)
     model = make_head("lightgbm", rounds=25, tune=False).fit(x, y)
     arrays = model.to_arrays(columns=6, classes=classes)
@@ -51,61 +50,40 @@ def test_trees_sum_to_the_very_bits_of_lightgbm(classes: int) -> None:
 
 
 def test_trees_without_a_split_are_their_leaf() -> None:
-    """As LightGBM makes them where no column parts the rows."""
+    """As LightGBM makes them where no column separates the rows."""
     model = make_head("lightgbm", rounds=2, tune=False).fit(np.ones((12, 1)), np.arange(12) % 3)
     arrays = model.to_arrays(columns=1, classes=3)
     assert (arrays.feature == -1).all()
     np.testing.assert_allclose(arrays.probabilities(np.ones(1)), [1 / 3] * 3)
 
 
-def trees() -> TreeArrays:
-    """A small head of trees."""
-    x, y = data(3)
-    arrays: TreeArrays = make_head("lightgbm", rounds=4, tune=False).fit(x, y).to_arrays(columns=6, classes=3)
-    return arrays
-
-
-def put(name: str, place: int, value: float) -> Callable[[TreeArrays], TreeArrays]:
-    """Changes one value of an array."""
-
-    def change(head: TreeArrays) -> TreeArrays:
-        array = getattr(head, name).copy()
-        array[place] = value
-        return replace(head, **{name: array})
-
-    return change
-
-
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("name", "index", "value", "message"),
     [
-        (put("feature", 0, 6), "column outside"),
-        (put("feature", 0, -2), "column outside"),
-        (put("left", 0, 0), "left child"),
-        (put("left", 0, 10**6), "left child"),
-        (put("right", 0, -1), "right child"),
-        (put("threshold", 0, np.nan), "threshold holds NaN"),
-        (put("value", -1, np.inf), "value holds NaN or infinity"),
-        (put("roots", 1, -1), "root is outside"),
-        (put("roots", -1, 10**6), "root is outside"),
-        (put("classes", 0, 2), "rising indices"),
-        (lambda head: replace(head, roots=head.roots[:-1]), "trees for 3 classes"),
-        (lambda head: replace(head, feature=head.feature.astype(np.int32)), "feature is int32"),
-        (lambda head: replace(head, value=head.value[:-1]), "value is"),
+        ("feature", 0, 6, "column outside"),
+        ("left", 0, 0, "not a leaf"),
+        ("right", 0, -1, "not a leaf"),
+        ("threshold", 0, np.nan, "threshold holds NaN"),
+        ("roots", -1, 10**6, "root is outside"),
+        ("classes", 0, 2, "rising indices"),
     ],
 )
-def test_trees_that_do_not_fit_together_are_refused(
-    change: Callable[[TreeArrays], TreeArrays], message: str
-) -> None:
-    """A tree of another form, of a column that is not there, or with a value that is no number."""
+def test_trees_that_do_not_fit_together(name: str, index: int, value: float, message: str) -> None:
+    """A tree of another form, of a column that does not exist, or with a value that is not finite."""
+    x, y = data(3)
+    head = make_head("lightgbm", rounds=4, tune=False).fit(x, y).to_arrays(columns=6, classes=3)
+    array = getattr(head, name).copy()
+    array[index] = value
     with pytest.raises(InputError, match=message):
-        change(trees())
+        replace(head, **{name: array})
+    with pytest.raises(InputError, match="trees for 3 classes"):
+        replace(head, roots=head.roots[:-1])
 
 
-def test_linear_heads_that_do_not_fit_together_are_refused() -> None:
+def test_linear_heads_that_do_not_fit_together() -> None:
     """Shapes, ranges and finiteness are checked."""
     x, y = data(3)
-    head: LinearArrays = make_head("softmax").fit(x, y).to_arrays(columns=6, classes=3)
+    head = make_head("softmax", tune=False).fit(x, y).to_arrays(columns=6, classes=3)
     for change, message in (
         ({"scale": np.zeros(6)}, "not above 0"),
         ({"weights": head.weights[:, 1:]}, "weights is"),
@@ -114,8 +92,19 @@ def test_linear_heads_that_do_not_fit_together_are_refused() -> None:
         ({"count": 2}, "rising indices"),
     ):
         with pytest.raises(InputError, match=message):
-            replace(head, **change)  # type: ignore[arg-type]
+            replace(head, **change)
     with pytest.raises(InputError, match="not a multiple"):
         MeanArrays(7, 3)
     with pytest.raises(InputError, match="no head of kind"):
         head_from_arrays("pickle", {}, {})
+
+
+def test_a_temperature_keeps_the_order_and_the_sum() -> None:
+    """Zeros are harmless, temperature 1 changes no bit, and each row may have its own."""
+    probabilities = np.array([[0.0, 0.3, 0.7], [1.0, 0.0, 0.0]])
+    for temperature in (0.05, 2.0, 20.0):
+        scaled = apply_temperature(probabilities, temperature)
+        np.testing.assert_allclose(scaled.sum(axis=1), 1)
+        assert np.array_equal(scaled.argmax(axis=1), probabilities.argmax(axis=1))
+        rows = apply_temperature(probabilities, np.array([temperature, 1.0]))
+        assert np.array_equal(rows, [scaled[0], probabilities[1]])
