@@ -61,7 +61,7 @@ class RecipeChoice:
         return _value_of(self.weights, source)
 
     def depth_of(self, source: str) -> str | None:
-        """The tuning depth that the user asked for."""
+        """The tuning depth that the user chose, or `None`."""
         return _value_of(self.depths, source) or self.depth
 
     def recipe_of(self, source: str) -> str:

@@ -24,15 +24,6 @@ class Network(nn.Module):
     A batch passes ``trunk`` -> ``embed`` -> ``classifier``. At depth ``head`` the trunk is not tuned, so its
     activations are computed once; at depth ``frozen`` ``pool_frozen`` makes the embedding from them.
 
-    Parameters
-    ----------
-    spec : NetworkSpec
-        The network's entry in the table.
-    num_classes : int
-        Width of the classifier.
-    dropout : float
-        Probability of the dropout before the classifier's linear layer.
-
     Attributes
     ----------
     preprocessing : VideoPreprocessing or AudioPreprocessing

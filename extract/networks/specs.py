@@ -18,39 +18,17 @@ class VideoPreprocessing:
     """How decoded frames become the input of a video network.
 
     A pixel in [0, 255] becomes ``(pixel * scale - mean) / std``, channel by channel. Resizing is bilinear, on
-    uint8.
-
-    Parameters
-    ----------
-    frames : int
-        Frames of a clip, sampled at the middles of this many equal intervals.
-    crop_px : int
-        Side of the square crop, in pixels, taken after resizing.
-    resize_short_side_px : int, optional
-        Resize so that the shorter side has this many pixels; the aspect ratio is kept.
-    resize_hw : tuple of int, optional
-        Resize to this height and width in pixels; the aspect ratio is not kept. Exactly one of the two is
-        given.
-    antialias : bool
-        Whether a shrinking resize averages over the pixels that it merges.
-    centre : {"floor", "even"}
-        How half a pixel is rounded where a centre crop leaves an odd margin: down, or to the even number.
-    scale : float
-        Factor on the pixel values.
-    mean, std : tuple of float
-        Per channel, in `channel_order`, in the units after `scale`.
-    channel_order : {"RGB", "BGR"}
-        Order of the channels that the network reads.
+    uint8, by exactly one of `resize_short_side_px`, which keeps the aspect ratio, and `resize_hw`.
     """
 
-    crop_px: int
-    frames: int = 32
+    crop_px: int  # side of the square crop, taken after resizing
+    frames: int = 32  # at the middles of this many equal intervals of a clip
     resize_short_side_px: int | None = None
     resize_hw: tuple[int, int] | None = None
-    antialias: bool = True
-    centre: Literal["floor", "even"] = "floor"
+    antialias: bool = True  # whether a shrinking resize averages over the pixels that it merges
+    centre: Literal["floor", "even"] = "floor"  # rounding of half a pixel in the margin of a centre crop
     scale: float = 1.0
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)  # in `channel_order`, in the units after `scale`
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     channel_order: Literal["RGB", "BGR"] = "RGB"
 
@@ -115,7 +93,9 @@ def preprocessing_from_record(values: Mapping[str, Any]) -> Preprocessing:
     ValueError
         If the record is of another kind or version.
     """
-    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    fields: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+    }
     kind, interpolation = fields.pop("kind", None), fields.pop("interpolation", INTERPOLATION)
     kinds: dict[Any, type[Preprocessing]] = {"video": VideoPreprocessing, "audio": AudioPreprocessing}
     try:

@@ -55,20 +55,8 @@ def make_app(
 ) -> Starlette:
     """Make the application.
 
-    Parameters
-    ----------
-    model : Model
-        Used by several threads at once.
-    limits : Limits
-    hosts : collection of str or None
-        Allowed names in the `Host` header; `None` allows any.
-    temporary : Path or None
-        Folder of the private folder for uploads; by default that of temporary files.
-
-    Returns
-    -------
-    Starlette
-        Its `state.jobs` is the `JobQueue`.
+    Several threads use the model at once. `hosts` are the names allowed in the `Host` header, `None` allows
+    any; the private folder for uploads is made in `temporary`. Its `state.jobs` is the `JobQueue`.
     """
     jobs = JobQueue(limits, parent=temporary)
     page = render_page(model.name, model.classes, limits=limits)

@@ -37,11 +37,7 @@ class Job:
 class JobQueue:
     """Admits a limited number of requests, and labels fewer files at once.
 
-    Parameters
-    ----------
-    limits : Limits
-    parent : Path or None
-        Folder of the private folder for uploads; by default that of temporary files.
+    Uploads lie in a private folder in `parent`, by default in the system's folder of temporary files.
     """
 
     def __init__(self, limits: Limits, *, parent: Path | None = None) -> None:
@@ -65,7 +61,7 @@ class JobQueue:
             await asyncio.to_thread(self._threads.shutdown)
 
     def stop(self) -> None:
-        """Refuse new and waiting requests from now on."""
+        """Answer new and waiting requests with an error from now on."""
         self._stopping = True
         for job in tuple(self._jobs):
             job.scope.cancel()
@@ -74,10 +70,7 @@ class JobQueue:
     def admit(self) -> Iterator[Job]:
         """Admit a request for the time of the block.
 
-        Raises
-        ------
-        RequestError
-            If the queue is full, or the service stops, now or while the block runs.
+        Raises `RequestError` if the queue is full, or if the service stops, now or while the block runs.
         """
         stopping = RequestError("stopping", "the service is stopping; send the request again when it is back")
         if self._stopping or self.folder is None:
@@ -103,12 +96,7 @@ class JobQueue:
     async def work(self, job: Job, call: Callable[[], Any], *, receive: Receive) -> Any:
         """Run a call in a thread as soon as a slot is free, and return its result or raise its error.
 
-        Raises
-        ------
-        RequestError
-            If the time runs out.
-        ClientDisconnect
-            If the client leaves.
+        Raises `RequestError` if the time runs out, `ClientDisconnect` if the client leaves.
         """
         job.submitted = True
         thread = self._threads.submit(call)

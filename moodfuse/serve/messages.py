@@ -40,14 +40,7 @@ STATUSES: dict[str, int] = {
 class RequestError(MoodfuseError):
     """A request is refused.
 
-    Parameters
-    ----------
-    code : str
-        A key of `STATUSES`, or the code of a `MediaError`.
-    detail : str
-        A sentence for the client, without any path of the server.
-    headers : mapping, optional
-        Sent with the answer.
+    `code` is a key of `STATUSES` or the code of a `MediaError`, `detail` a sentence without a server path.
     """
 
     def __init__(self, code: str, detail: str, *, headers: Mapping[str, str] | None = None) -> None:
@@ -84,13 +77,7 @@ class Query:
 
 
 def read_query(pairs: Sequence[tuple[str, str]]) -> Query:
-    """Read the query parameters of a request.
-
-    Raises
-    ------
-    RequestError
-        For a parameter that is unknown, repeated or invalid.
-    """
+    """Read query parameters; `RequestError` for one that is unknown, repeated or invalid."""
     given = dict(pairs)
     for name in given:
         if name not in ("timeline", "hop", "threshold"):

@@ -29,11 +29,7 @@ DRAIN_S, DRAIN_BYTES = 1.0, 4 * MIB
 class SecurityMiddleware:
     """ASGI middleware that checks each request and adds headers to each answer.
 
-    Parameters
-    ----------
-    app : ASGI application
-    hosts : collection of str or None
-        Allowed names in the `Host` header, without port; `None` allows any.
+    `hosts` are the names allowed in the `Host` header, without port; `None` allows any.
     """
 
     def __init__(self, app: ASGIApp, *, hosts: Collection[str] | None) -> None:
@@ -88,11 +84,8 @@ def check_request(method: str, headers: Headers, *, hosts: Collection[str] | Non
             "wrong_host", f"the Host header is {host[:80]!r}, expected {' or '.join(sorted(hosts))}"
         )
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
-    foreign = site not in (None, "same-origin", "none") or origin not in (
-        None,
-        f"http://{host}",
-        f"https://{host}",
-    )
+    own_origins = (None, f"http://{host}", f"https://{host}")
+    foreign = site not in (None, "same-origin", "none") or origin not in own_origins
     if foreign and method not in ("GET", "HEAD", "OPTIONS"):
         return RequestError(
             "cross_origin",

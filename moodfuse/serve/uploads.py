@@ -29,13 +29,7 @@ MEDIA_TYPES = tuple(
 
 
 def check_upload(headers: Headers, *, limits: Limits) -> None:
-    """Check the headers of an upload, before it is admitted.
-
-    Raises
-    ------
-    RequestError
-        If the type is not allowed, or the length is missing or above the limit.
-    """
+    """Check the headers of an upload, before it is admitted: its type, and its length."""
     media_type = _media_type(headers.get("content-type", ""))
     if media_type != FORM:
         _check_media_type(media_type)

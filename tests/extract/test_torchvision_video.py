@@ -20,7 +20,7 @@ from moodfuse.extract.networks.weights.published import known_weights
 pytestmark = pytest.mark.usefixtures("one_thread")
 NAMES = torchvision_names()
 FACTORY = "moodfuse.extract.networks.torchvision_video"
-SHAPES = {  # the smallest input, [C, T, H, W], of some kinds of models
+SHAPES = {  # the smallest input, [C, T, H, W], of three kinds of models
     "r3d_18": (3, 8, 32, 32),
     "swin3d_t": (3, 4, 64, 64),
     "s3d": (3, 16, 224, 224),
@@ -104,10 +104,12 @@ def test_weights_are_those_of_torchvision(name: str) -> None:
     """The table has each of torchvision's weights with its address and the digest in its name."""
     weights = get_model_weights(name)
     known = known_weights(f"torchvision:{name}")
-    assert set(known) == {*(item.name for item in weights), "DEFAULT"}
+    assert set(known) == {*(entry.name for entry in weights), "DEFAULT"}
     assert known["DEFAULT"].url == weights.DEFAULT.url
-    for item in weights:
-        assert f"-{known[item.name].check.value}.pth" in item.url and len(known[item.name].check.value) == 8
+    for entry in weights:
+        assert (
+            f"-{known[entry.name].check.value}.pth" in entry.url and len(known[entry.name].check.value) == 8
+        )
 
 
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:

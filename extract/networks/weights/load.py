@@ -71,13 +71,7 @@ class WeightsFacts:
 
 
 def bn_eps_of(identity: str) -> float | None:
-    """The epsilon of BatchNorm in the identity of weights; `None` keeps the network's own.
-
-    Raises
-    ------
-    ValueError
-        If it is not between 0 and 1.
-    """
+    """The epsilon of BatchNorm in the identity of weights; `None` keeps the network's own."""
     _, _, eps = identity.partition(" bn_eps=")
     if not eps:
         return None
@@ -87,13 +81,7 @@ def bn_eps_of(identity: str) -> float | None:
 
 
 def resolve_weights(weights: str | Path, network: str) -> tuple[Path, KnownWeights | None]:
-    """The file that a name or path stands for, fetched if needed, and the entry of the table for a name.
-
-    Raises
-    ------
-    WeightsError
-        If it is neither, or the weights cannot be fetched or fail their check.
-    """
+    """The file that a name or path stands for, fetched if needed, and the entry of the table for a name."""
     published = known_weights(network)
     if str(weights) in published:
         known = published[str(weights)]
@@ -108,13 +96,7 @@ def resolve_weights(weights: str | Path, network: str) -> tuple[Path, KnownWeigh
 
 
 def weights_facts(weights: str | Path, network: str) -> WeightsFacts:
-    """Facts of weights by name, digest or provenance; only a file without any of these is loaded for them.
-
-    Raises
-    ------
-    WeightsError
-        As for `load_weights`.
-    """
+    """Facts of weights by name, digest or provenance; only a file without any of these is loaded for them."""
     path, known = resolve_weights(weights, network)
     return _cached_facts(path, network, known, path.stat().st_mtime_ns)
 
@@ -180,11 +162,6 @@ def load_weights(network: Network, weights: str | Path) -> WeightsFacts:
     weights : str or Path
         A name of `known_weights`, or a file: safetensors, PyTorch or Keras HDF5, in any layout of `LAYOUTS`
         for this network.
-
-    Returns
-    -------
-    WeightsFacts
-        What was loaded, and which layers were not.
 
     Raises
     ------
@@ -260,12 +237,7 @@ def _first(names: list[str], most: int = 4) -> str:
 def convert_weights(weights: str | Path, network: Network, target: Path) -> WeightsFacts:
     """Write a network's pretrained trunk as safetensors in our own layout, with its provenance.
 
-    The weights are loaded into `network` first; returned are the facts of the file that was converted.
-
-    Raises
-    ------
-    WeightsError
-        As for `load_weights`.
+    The weights are loaded into `network` first; returns the facts of the file that was converted.
     """
     facts = load_weights(network, weights)
     known = known_weights(network.spec.name).get(facts.known or "")

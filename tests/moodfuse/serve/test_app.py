@@ -1,15 +1,10 @@
 """The web service: each refusal has its status and sentence, nothing is opened or left, memory is bounded."""
 
-import os
 import re
 import runpy
 import socket
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,57 +26,7 @@ ROOT = Path(__file__).resolve().parents[3]
 load_script = SimpleNamespace(**runpy.run_path(str(ROOT / "benchmarks" / "serve_load.py")))
 CLASSES, FORM, SLOW = load_script.CLASSES, load_script.FORM, load_script.SLOW_MARK * 100
 form, StandIn = load_script.form, load_script.StandIn
-LIMITS = Limits(upload_bytes=2 * MIB, upload_s=0.6, request_s=0.6, at_once=1, waiting=2, timeline_s=200.0)
 HEAD = "POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: video/mp4\r\n"
-
-
-@pytest.fixture(scope="module")
-def clip() -> bytes:
-    """A real video of two seconds."""
-    return load_script.make_clip_bytes()
-
-
-@contextmanager
-def running_service(folder: Path, *, limits: Limits = LIMITS, labeller: Any = None) -> Iterator[Any]:
-    """A service whose private folder is in `folder`, and is removed when it has stopped."""
-    with load_script.served(labeller or StandIn(), limits=limits, temporary=folder) as running:
-        yield running
-    assert os.listdir(folder) == []
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A service that the quick tests share, with its stand-in for a model and its folder."""
-    folder, labeller = tmp_path_factory.mktemp("service"), StandIn(delay_s=30)
-    with running_service(folder, labeller=labeller) as running:
-        yield SimpleNamespace(ask=running.ask, predict=running.predict, raw=running.raw, labeller=labeller,
-                              folder=folder, address=(running.host, running.port),
-                              jobs=running.server.config.app.state.jobs)  # fmt: skip
-
-
-@pytest.fixture
-def service(shared: Any) -> Iterator[Any]:
-    """The shared service, which must have no file left when the test is over."""
-    shared.labeller.opened.clear()
-    shared.labeller.gate.clear()
-    yield shared
-    shared.labeller.gate.set()
-    assert load_script.wait_until_empty(shared.folder, seconds=5) == []
-
-
-@pytest.fixture
-def in_background() -> Iterator[Callable[[Callable[[], Any]], Future]]:
-    """Starts calls in threads."""
-    with ThreadPoolExecutor(4) as threads:
-        yield threads.submit
-
-
-def wait_until(condition: Callable[[], Any], *, seconds: float = 5.0) -> None:
-    """Wait for a condition."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "the condition did not become true"
-        time.sleep(0.005)
 
 
 def check_schema(value: Any, rule: dict[str, Any], root: dict[str, Any]) -> None:
@@ -119,10 +64,10 @@ def test_a_file_and_a_form_are_labelled(service: Any, clip: bytes) -> None:
         assert re.fullmatch("[0-9a-f]{32}", path.name) and service.folder in path.parents
 
 
-def test_a_time_line_is_added_on_request(tmp_path: Path) -> None:
+def test_a_time_line_is_added_on_request(start_service: Callable, tmp_path: Path) -> None:
     """Windows that cannot be read are null in every list, with their reason; long time lines are refused."""
     video = load_script.make_clip_bytes(60.0)
-    with running_service(tmp_path, limits=Limits(timeline_windows=60)) as running:
+    with start_service(tmp_path, limits=Limits(timeline_windows=60)) as running:
         answer = running.predict(video, "?timeline=true&hop=5")
         schema = running.ask("GET", "/schema.json").json
         refused = running.predict(video, "?timeline=true&hop=0.5")
@@ -133,7 +78,7 @@ def test_a_time_line_is_added_on_request(tmp_path: Path) -> None:
     assert sum(column[0] for column in line["probabilities"].values()) == pytest.approx(1)
     assert line["refusals"][0]["window"] == 2 and str(tmp_path) not in answer.body.decode()
     assert (refused.status, refused.code) == (422, "timeline_too_long") and b"61 windows" in refused.body
-    with running_service(tmp_path, limits=Limits(timeline_s=59.0)) as running:
+    with start_service(tmp_path, limits=Limits(timeline_s=59.0)) as running:
         assert b"lasts 60 s" in running.predict(video, "?timeline=true").body
 
 
@@ -217,6 +162,7 @@ def test_a_request_with_two_lengths_is_refused_and_the_connection_closed(service
 
 def test_a_large_upload_is_stopped(service: Any) -> None:
     """413 comes before the body where the length is given, and soon after the limit where it is not."""
+    limit = service.jobs.limits.upload_bytes
     answer = service.raw(f"{HEAD}Content-Length: {10**15}\r\nExpect: 100-continue\r\n\r\n".encode())
     assert answer.startswith(b"HTTP/1.1 413") and b"connection: close" in answer.lower()
     assert service.raw(f"{HEAD}Connection: close\r\n\r\n".encode()).startswith(b"HTTP/1.1 411")
@@ -233,11 +179,11 @@ def test_a_large_upload_is_stopped(service: Any) -> None:
     assert sent < 25, f"{sent} MiB were read"  # the limit, what is drained, and the system's own buffers
     # A client that sends all before it reads gets its answer if the upload is only a little too large.
     with socket.create_connection(service.address, timeout=10) as client:
-        size = LIMITS.upload_bytes + MIB
+        size = limit + MIB
         client.sendall(f"{HEAD}Content-Length: {size}\r\n\r\n".encode() + bytes(size))
         assert client.recv(100).startswith(b"HTTP/1.1 413")
-    assert service.predict(form(bytes(LIMITS.upload_bytes + 1)), "", FORM).code == "upload_too_large"
-    assert service.predict(form(bytes(LIMITS.upload_bytes)), "", FORM).status == 422
+    assert service.predict(form(bytes(limit + 1)), "", FORM).code == "upload_too_large"
+    assert service.predict(form(bytes(limit)), "", FORM).status == 422
 
 
 def test_a_slow_upload_is_ended(service: Any, clip: bytes) -> None:
@@ -245,7 +191,7 @@ def test_a_slow_upload_is_ended(service: Any, clip: bytes) -> None:
     begin = time.monotonic()
     answer = service.raw(f"{HEAD}Content-Length: {len(clip) + 9}\r\n\r\n".encode() + clip)
     assert answer.startswith(b"HTTP/1.1 408") and b'"slow_upload"' in answer
-    assert LIMITS.upload_s <= time.monotonic() - begin < LIMITS.upload_s + 2.5
+    assert 0 <= time.monotonic() - begin - service.jobs.limits.upload_s < 2.5
 
 
 def test_a_playlist_opens_nothing(service: Any, clip: bytes, tmp_path: Path) -> None:
@@ -291,38 +237,6 @@ def test_only_this_page_and_programs_may_post(service: Any, clip: bytes) -> None
     assert check_request("GET", Headers({"host": "mood.example.org"}), hosts=None) is None
 
 
-# The queue
-
-
-def test_a_full_queue(service: Any, clip: bytes, in_background: Callable) -> None:
-    """With one at work and two waiting, the next gets 429; those that waited too long get 504."""
-    three = [in_background(lambda: service.predict(SLOW)) for _ in range(3)]
-    wait_until(lambda: len(service.jobs) == 3)
-    busy = service.predict(clip)
-    assert (busy.status, busy.code) == (429, "busy") and int(busy.headers["retry-after"]) > 0
-    assert [call.result().status for call in three] == [504] * 3
-    # The one at work keeps its slot and its file until its thread ends.
-    wait_until(lambda: len(service.jobs) == 1)
-    assert len(list(service.folder.rglob("*/*"))) == 1
-    assert service.predict(clip).code == "out_of_time"
-    service.labeller.gate.set()
-    wait_until(lambda: len(service.jobs) == 0)
-    assert len(service.labeller.opened) == 1
-    assert service.predict(clip).status == 200
-
-
-def test_a_client_that_leaves_frees_its_slot(service: Any, clip: bytes, in_background: Callable) -> None:
-    """If it leaves in the upload or while it waits, nothing is labelled and no file stays."""
-    first = in_background(lambda: service.predict(SLOW))
-    wait_until(lambda: service.labeller.opened)
-    for sent in (clip[: len(clip) // 2], clip):
-        with socket.create_connection(service.address) as client:
-            client.sendall(f"{HEAD}Content-Length: {len(clip)}\r\n\r\n".encode() + sent)
-            wait_until(lambda: len(service.jobs) == 2)
-        wait_until(lambda: len(service.jobs) == 1)
-    assert first.result().status == 504 and len(service.labeller.opened) == 1
-
-
 class OddModel(StandIn):  # type: ignore[misc, valid-type]
     """Fails in the way that its file names, or labels a video slowly and counts time lines."""
 
@@ -342,9 +256,9 @@ class OddModel(StandIn):  # type: ignore[misc, valid-type]
         self.timelines += 1
 
 
-def test_errors_of_the_model(tmp_path: Path) -> None:
+def test_errors_of_the_model(start_service: Callable, tmp_path: Path) -> None:
     """A refused file is 422 with its code; an internal error is 500 without its cause; no path is shown."""
-    with running_service(tmp_path, labeller=OddModel()) as running:
+    with start_service(tmp_path, labeller=OddModel()) as running:
         for code in ("no_audio", "timeout"):
             answer = running.predict(form(code.encode(), name="my\nclip.mp4"), "", FORM)
             assert (answer.status, answer.code) == (422, code)
@@ -356,15 +270,17 @@ def test_errors_of_the_model(tmp_path: Path) -> None:
         assert load_script.wait_until_empty(tmp_path, seconds=2) == []
 
 
-def test_no_time_line_for_a_client_that_has_left(tmp_path: Path, clip: bytes) -> None:
+def test_no_time_line_for_a_client_that_has_left(
+    start_service: Callable, tmp_path: Path, clip: bytes
+) -> None:
     """The label is computed to its end, the time line is not begun."""
     model = OddModel()
-    with running_service(tmp_path, labeller=model) as running:
+    with start_service(tmp_path, labeller=model) as running:
         head = HEAD.replace("/predict", "/predict?timeline=true")
         with socket.create_connection((running.host, running.port)) as client:
             client.sendall(f"{head}Content-Length: {len(clip)}\r\n\r\n".encode() + clip)
-            wait_until(lambda: model.opened)
-        wait_until(lambda: len(running.server.config.app.state.jobs) == 0)
+            load_script.wait_until(lambda: model.opened)
+        load_script.wait_until(lambda: len(running.server.config.app.state.jobs) == 0)
     assert model.timelines == 0
 
 
@@ -379,38 +295,10 @@ def test_a_full_disk(service: Any, clip: bytes, monkeypatch: pytest.MonkeyPatch)
     assert (answer.status, answer.code) == (507, "no_space")
 
 
-def test_stopping(tmp_path: Path, in_background: Callable) -> None:
-    """All requests get 503 at once; the folder is removed when the last thread has ended."""
-    labeller = StandIn(delay_s=30)
-    limits = replace(LIMITS, request_s=30, upload_s=30)
-    with running_service(tmp_path, labeller=labeller, limits=limits) as running:
-        two = [in_background(lambda: running.predict(SLOW)) for _ in range(2)]
-        slow = in_background(lambda: running.raw(f"{HEAD}Content-Length: 9\r\n\r\nabc".encode()))
-        wait_until(lambda: len(running.server.config.app.state.jobs) == 3)
-        running.server.should_exit = True
-        assert [call.result().code for call in two] == ["stopping"] * 2 and b"stopping" in slow.result()
-        assert len(os.listdir(tmp_path)) == 1
-        labeller.gate.set()
-
-
-@pytest.mark.slow
-def test_two_hundred_requests_leave_nothing(tmp_path: Path, clip: bytes) -> None:
-    """16 clients, good, bad, huge, slow and aborted: each kind gets its statuses, and no file is left."""
-    limits = Limits(upload_bytes=2 * MIB, upload_s=0.8, request_s=0.8, at_once=2, waiting=12)
-    with running_service(tmp_path, labeller=StandIn(delay_s=1.0), limits=limits) as running:
-        load = load_script.Load(running, clip, limits)
-        load.run()
-        assert load.wrong == []
-        statuses = Counter({status for _, status in load.outcomes})
-        assert {200, 400, 408, 413, 415, 422, 504} <= statuses.keys(), load.outcomes
-        assert load_script.wait_until_empty(tmp_path, seconds=5) == []
-        assert running.predict(clip).status == 200
-
-
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 def test_memory_does_not_grow_with_an_upload(tmp_path: Path) -> None:
     """A body of 200 MiB and a form of 100 MiB cost the process less than 30 MiB."""
-    limits = replace(LIMITS, upload_bytes=256 * MIB, upload_s=60, request_s=60)
+    limits = Limits(upload_bytes=256 * MIB, upload_s=60, request_s=60)
     edges = form(b"|").split(b"|")
     with load_script.served_apart(limits, tmp_path) as (running, process):
         for kind, count, first, last in (("video/mp4", 200, b"", b""), (FORM, 100, *edges)):

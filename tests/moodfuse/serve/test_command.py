@@ -7,8 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,20 +24,6 @@ from moodfuse.serve.messages import MIB, Limits
 ROOT = Path(__file__).resolve().parents[3]
 load_script = SimpleNamespace(**runpy.run_path(str(ROOT / "benchmarks" / "serve_load.py")))
 StandIn, SLOW = load_script.StandIn, load_script.SLOW_MARK * 100
-
-
-@pytest.fixture(scope="module")
-def clip() -> bytes:
-    """A real video of two seconds."""
-    return load_script.make_clip_bytes()
-
-
-def until(condition: Callable[[], bool], *, seconds: float = 5.0) -> None:
-    """Wait for a condition."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,15 +54,15 @@ def test_the_command_serves_until_it_is_interrupted(tmp_path: Path, clip: bytes,
     with subprocess.Popen(call, stderr=subprocess.PIPE, env=environment, text=True) as process:
         assert process.stderr is not None
         said = process.stderr.readline()
-        found = re.search(r"http://127.0.0.1:(\d+)/", said)
-        assert found, said + process.stderr.read()
-        running = load_script.Served("127.0.0.1", int(found[1]))
-        until(lambda: connects(running))
+        match = re.search(r"http://127.0.0.1:(\d+)/", said)
+        assert match, said + process.stderr.read()
+        running = load_script.Served("127.0.0.1", int(match[1]))
+        load_script.wait_until(lambda: connects(running))
         assert running.predict(clip).status == 200 and len(os.listdir(tmp_path)) == 1
         if busy:
             with ThreadPoolExecutor(1) as background:
                 waits = background.submit(running.predict, SLOW)
-                until(lambda: bool(load_script.wait_until_empty(tmp_path, seconds=0)))
+                load_script.wait_until(lambda: bool(load_script.wait_until_empty(tmp_path, seconds=0)))
                 process.send_signal(signal.SIGINT)
                 assert waits.result().code == "stopping"
         process.send_signal(signal.SIGINT)

@@ -171,11 +171,11 @@ def test_axe_and_a_phone(tab: Any, video: Path) -> None:
     label_video(tab, video)
     for scheme in ("light", "dark"):
         tab.emulate_media(color_scheme=scheme)
-        found = Axe().run(tab, options={"resultTypes": ["violations"]}).response["violations"]
+        violations = Axe().run(tab, options={"resultTypes": ["violations"]}).response["violations"]
         bad = [
-            (item["id"], item["nodes"][0]["html"])
-            for item in found
-            if item["impact"] in ("serious", "critical")
+            (violation["id"], violation["nodes"][0]["html"])
+            for violation in violations
+            if violation["impact"] in ("serious", "critical")
         ]
         assert bad == [], scheme
     tab.set_viewport_size({"width": 390, "height": 800})
