@@ -33,7 +33,7 @@ def start_service(script: SimpleNamespace) -> Callable[..., Any]:
     @contextmanager
     def start(folder: Path, *, limits: Any = None, labeller: Any = None) -> Iterator[Any]:
         limits = limits or script.Limits(
-            upload_bytes=2 * script.MIB, upload_s=0.6, request_s=0.6, at_once=1, waiting=2
+            upload_bytes=2 * script.MIB, upload_s=2.0, request_s=1.0, at_once=1, waiting=2
         )
         with script.served(labeller or script.StandIn(), limits=limits, temporary=folder) as running:
             yield running
