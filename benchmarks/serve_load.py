@@ -1,8 +1,8 @@
 """200 requests by 16 clients at a running `moodfuse serve`: good, bad, huge, slow and aborted uploads.
 
-Usage: serve_load.py [--model DIR] [--clip FILE] [REQUESTS]. Without a model, a labeller that opens the file and makes
-its answer up stands in for it. Bar: the service lives, every request is answered with a status that its kind must get,
-no file is left, and memory does not grow with the uploads. Exits 1 if the bar is missed.
+Usage: serve_load.py [--model DIR] [--clip FILE] [REQUESTS]. Without a model, a stand-in opens the file and
+makes up its answer. Bar: the service lives, every request gets a status that its kind may get, no file is
+left, and memory does not grow with the uploads. Exits 1 if the bar is missed.
 """
 
 import http.client
@@ -35,7 +35,7 @@ SERVE = Limits(upload_bytes=64 * MIB, upload_s=4.0, request_s=1.5, at_once=2, wa
 MODEL_REQUEST_S = 60.0
 BACK_OFF_S = 0.3
 SLOW_KINDS = ("slow to label", "slow")
-"""They come half as often as the others, since each holds a place for long."""
+"""They come half as often as the others, since each keeps a slot for long."""
 
 GROWTH_BYTES = 150 * MIB
 """How much a process may grow under this load: buffers of 14 requests, threads, and what decoding takes."""
@@ -149,10 +149,7 @@ class Served:
         """Send bytes over a socket and read until the service closes it."""
         with socket.create_connection((self.host, self.port), timeout=30) as client:
             client.sendall(data)
-            found = b""
-            while piece := client.recv(65536):
-                found += piece
-            return found
+            return b"".join(iter(lambda: client.recv(65536), b""))
 
 
 @dataclass(frozen=True)
@@ -198,7 +195,7 @@ FORM = "multipart/form-data; boundary=edge"
 
 @dataclass(frozen=True)
 class Load:
-    """What the clients send: a good clip, and the limits of the service that is asked."""
+    """What the clients send: a good clip, and the limits of the service."""
 
     served: Served
     clip: bytes
@@ -207,7 +204,7 @@ class Load:
     wrong: list[str] = field(default_factory=list)
 
     def kinds(self) -> dict[str, tuple[Callable[[], int], set[int]]]:
-        """Kind of request -> how it is made, and the statuses that it may get; 0 where the client does not wait."""
+        """Kind of request -> its call, and the statuses that it may get; 0 where the client does not wait."""
         send, clip = self.served.predict, self.clip
         return {
             "good": (lambda: send(clip).status, {200, 429, 504}),
@@ -229,12 +226,12 @@ class Load:
 
     def _huge(self, *, length: bool) -> int:
         size = 2 * self.limits.upload_bytes
-        pieces = (bytes(MIB) for _ in range(size // MIB))
+        chunks = (bytes(MIB) for _ in range(size // MIB))
         if length:
             headers = {"Content-Type": "video/mp4", "Content-Length": str(size)}
-            return self.served.ask("POST", "/predict", pieces, headers).status
+            return self.served.ask("POST", "/predict", chunks, headers).status
         return self.served.ask(
-            "POST", "/predict", pieces, {"Content-Type": "video/mp4"}, encode_chunked=True
+            "POST", "/predict", chunks, {"Content-Type": "video/mp4"}, encode_chunked=True
         ).status
 
     def _begin(self, sent: bytes) -> http.client.HTTPConnection:
@@ -265,7 +262,7 @@ class Load:
     def run(self, requests: int = REQUESTS, *, clients: int = CLIENTS) -> None:
         """Send so many requests, the kinds in turn, by so many clients at once."""
         once = list(self.kinds().items())
-        kinds = once + [item for item in once if item[0] not in SLOW_KINDS]
+        kinds = once + [kind for kind in once if kind[0] not in SLOW_KINDS]
         with ThreadPoolExecutor(clients) as pool:
             list(pool.map(lambda number: self._one(*kinds[number % len(kinds)]), range(requests)))
 
@@ -282,6 +279,15 @@ class Load:
             time.sleep(BACK_OFF_S)
         if status not in expected:
             self.wrong.append(f"{kind}: {status}, expected {sorted(expected)}")
+
+
+def wait_until(condition: Callable[[], Any], *, seconds: float = 5.0) -> None:
+    """Wait for a condition."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError("the condition did not become true")
+        time.sleep(0.005)
 
 
 def wait_until_empty(folder: Path, *, seconds: float = 30.0) -> list[str]:
@@ -303,7 +309,7 @@ def memory_bytes(process: int, what: str) -> int:
 
 
 def serve_here(limits: Limits, temporary: Path, model: str) -> None:
-    """Serve until standard input ends; prints the port. What the process with its memory to be measured runs."""
+    """Serve until standard input ends; prints the port. Runs in the process whose memory is measured."""
     labeller: Any = StandIn(delay_s=limits.request_s + 0.3)
     if model:
         from moodfuse.model.model import Model
@@ -359,15 +365,16 @@ def main(arguments: list[str]) -> int:
             peak = memory_bytes(process, "VmHWM")
         remains = os.listdir(temporary)
     print(
-        f"{requests} requests by {CLIENTS} clients in {seconds:.1f} s; files of up to {SERVE.upload_bytes // MIB} MiB"
+        f"{requests} requests by {CLIENTS} clients in {seconds:.1f} s; "
+        f"files of up to {SERVE.upload_bytes // MIB} MiB"
     )
     for kind in load.kinds():
-        found = sorted(
+        counts = sorted(
             (str(status), count) for (name, status), count in load.outcomes.items() if name == kind
         )
         print(
             f"  {kind:26}",
-            ", ".join(f"{count} x {status if status != '0' else 'left'}" for status, count in found),
+            ", ".join(f"{count} x {status if status != '0' else 'left'}" for status, count in counts),
         )
     grown = peak - before
     print(f"peak memory {peak / MIB:.0f} MiB, {grown / MIB:.0f} MiB more than after the first answer")

@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from moodfuse.extract.media.limits import Limits, ReadingRules
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-Option = Callable[[Command], Command]
 _LIMITS = (
     click.option(
         "--deadline",
@@ -45,7 +44,7 @@ _RULES = (
 )
 
 
-def add_options(options: Sequence[Any]) -> Option[Any]:
+def add_options(options: Sequence[Any]) -> Callable[[Command], Command]:
     """A decorator that adds options to a command, in this order."""
 
     def decorate(command: Command) -> Command:

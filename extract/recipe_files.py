@@ -11,15 +11,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from moodfuse.cache.csv_rows import check_encoding
 from moodfuse.cache.digests import canonical_json
 from moodfuse.cache.errors import InputError, UnknownNameError
-from moodfuse.cache.files import read_regular
 from moodfuse.cache.recipe import DEPTHS, Recipe, Tuning
 from moodfuse.cache.store import FeatureCache
-from moodfuse.extract.networks import WeightsFacts, weights_facts
+from moodfuse.extract.networks import NetworkSpec, WeightsFacts, network_spec, weights_facts
 from moodfuse.extract.networks.hardware import check_compiler, check_precision
-from moodfuse.extract.networks.registry import NetworkSpec, network_spec
 
 log = logging.getLogger(__name__)
 DEVICES = ("auto", "cpu", "cuda")
@@ -32,9 +29,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True)
 class RecipeChoice:
-    """What the user asks of recipes.
+    """Which recipes, depths and weights the user chose.
 
-    `depths` and `weights` are by source (``c3d@zhou2022-adam``) or by network (``c3d``, for each of its sources).
+    `depths` and `weights` are by source (``c3d@zhou2022-adam``) or by network (``c3d``, for all its sources).
     """
 
     recipe: str = DEFAULT  # name, or path of a TOML file
@@ -63,7 +60,7 @@ class RecipeChoice:
         return _value_of(self.weights, source)
 
     def depth_of(self, source: str) -> str | None:
-        """The tuning depth that the user asked for."""
+        """The tuning depth that the user chose, or `None`."""
         return _value_of(self.depths, source) or self.depth
 
     def recipe_of(self, source: str) -> str:
@@ -79,15 +76,17 @@ def _value_of(values: Mapping[str, str], source: str) -> str | None:
 def option_names(source: str) -> tuple[str, ...]:
     """The names by which an option may address a source, the most specific first."""
     network, _, label = source.partition("@")
-    same = [other for names in FORMER_NAMES.items() if label in names for other in names]
-    return (*(f"{network}@{name}" for name in dict.fromkeys([label or DEFAULT, *same])), network)
+    label = label or DEFAULT
+    labels = {label: None, FORMER_NAMES.get(label, label): None}
+    labels |= {former: None for former, current in FORMER_NAMES.items() if current == label}
+    return (*(f"{network}@{name}" for name in labels), network)
 
 
 def name_in_cache(cache: FeatureCache, recipe: Recipe) -> str:
     """The name of a source in a cache, which may hold it under the former name of its recipe."""
     names = (recipe.source, *option_names(recipe.source)[:-1])
-    held = (name for name in names if cache.source_folder(name, recipe.digest16).is_dir())
-    return next(held, recipe.source)
+    present = (name for name in names if cache.source_folder(name, recipe.digest16).is_dir())
+    return next(present, recipe.source)
 
 
 def _current_name(label: str) -> str:
@@ -124,36 +123,29 @@ def recipe_descriptions() -> dict[str, str]:
 def recipe_names() -> tuple[str, ...]:
     """Names of the recipes that come with the program."""
     files = resources.files("moodfuse.extract.recipes").iterdir()
-    return tuple(sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml")))
+    return tuple(sorted(Path(file.name).stem for file in files if file.name.endswith(".toml")))
 
 
 def read_recipe_file(name: str) -> dict[str, Any]:
     """The tables of a recipe, by name or path."""
     name = FORMER_NAMES.get(name, name)
     if name in recipe_names():
-        text = (resources.files("moodfuse.extract.recipes") / f"{name}.toml").read_text(encoding="utf-8")
+        file = resources.files("moodfuse.extract.recipes") / f"{name}.toml"
     elif Path(name).is_file():
-        text = _read(Path(name))
+        file = Path(name)
     else:
         raise UnknownNameError("recipe", name, [*recipe_names(), "or the path of a TOML file"])
     try:
-        values = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        values = tomllib.loads(file.read_bytes().decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"recipe {name}: cannot be read as UTF-8 text ({error})") from error
+    except tomllib.TOMLDecodeError as error:
         raise InputError(f"recipe {name}: not TOML ({error})") from error
     for key, value in values.items():
         if key not in _TOP_LEVEL and not isinstance(value, dict):
             known = ", ".join(sorted(_TOP_LEVEL))
             raise InputError(f"recipe {name}: unknown key {key!r}; known: {known}, a table per network")
     return values
-
-
-def _read(path: Path) -> str:
-    try:
-        data = read_regular(path)
-        check_encoding(data, path)
-        return data.decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"recipe {path}: cannot be read as UTF-8 text ({error})") from error
 
 
 def build_recipe(source: str, choice: RecipeChoice) -> Recipe:
@@ -191,13 +183,13 @@ def build_recipe(source: str, choice: RecipeChoice) -> Recipe:
         weights="random" if facts is None else facts.identity,
         preprocessing=canonical_json((spec if facts is None else facts).preprocessing.as_record()),
         depth=depth,
-        tuning=None if depth == "frozen" else _tuning(source, depth, table, name, spec),
+        tuning=None if depth == "frozen" else _read_tuning(source, depth, table, name, spec),
         embedding_tuned=depth == "full" or (depth == "head" and spec.has_replaced_layers),
         precision="bf16" if choice.precision == "bf16" else "fp32",
         device=device,
-        threads=_whole(tables, "threads", 2, name),
+        threads=_whole_number(tables, "threads", 2, name),
         compile=choice.compile,
-        seed=_whole(tables, "seed", 0, name),
+        seed=_whole_number(tables, "seed", 0, name),
     )
 
 
@@ -207,22 +199,22 @@ def source_weights(source: str, choice: RecipeChoice) -> WeightsFacts | None:
     return None if weights is None else weights_facts(weights, source.partition("@")[0])
 
 
-def _whole(tables: Mapping[str, Any], key: str, default: int, recipe: str) -> int:
+def _whole_number(tables: Mapping[str, Any], key: str, default: int, recipe: str) -> int:
     value = tables.get(key, default)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+    if type(value) is not int or value < 0:
         raise InputError(f"recipe {recipe}: {key} is {value!r}; expected a whole number, 0 or more")
     return value
 
 
-def _tuning(source: str, depth: str, table: Mapping[str, Any], recipe: str, spec: NetworkSpec) -> Tuning:
+def _read_tuning(source: str, depth: str, table: Mapping[str, Any], recipe: str, spec: NetworkSpec) -> Tuning:
     values = table.get(depth)
-    where = f"recipe {recipe}, {source}.{depth}"
-    if not isinstance(values, dict):
-        title = f"{source.partition('@')[0].partition(':')[0]}.{depth}"
+    if values is None:
         raise InputError(
-            f"recipe {recipe}: no settings for {source} at depth {depth!r}; add a table [{title}]"
+            f"recipe {recipe}: no settings for {source} at depth {depth!r}; add a table "
+            f"[{spec.name.partition(':')[0]}.{depth}]"
         )
-    known = {item.name for item in fields(Tuning)}
+    where = f"recipe {recipe}, {source}.{depth}"
+    known = {field.name for field in fields(Tuning)}
     if unknown := sorted(set(values) - known):
         raise InputError(f"{where}: unknown key {unknown[0]!r}; known: {', '.join(sorted(known))}")
     try:
@@ -235,7 +227,7 @@ def _tuning(source: str, depth: str, table: Mapping[str, Any], recipe: str, spec
 
 
 def resolve_device(device: str) -> str:
-    """``cpu`` or ``cuda``; ``auto`` is CUDA if available. torch is imported only if there is an NVIDIA device."""
+    """``cpu`` or ``cuda``; ``auto`` is CUDA if available. torch is imported only for an NVIDIA device."""
     if device not in DEVICES:
         raise InputError(f"--device {device!r} is unknown; known: {', '.join(DEVICES)}")
     if device == "cpu" or (device == "auto" and not os.path.exists("/dev/nvidiactl")):

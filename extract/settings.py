@@ -1,4 +1,4 @@
-"""What the user asks of `extract`."""
+"""Settings of `extract`."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,30 +22,7 @@ class NetworkChoice:
 
 @dataclass(frozen=True)
 class ExtractSettings:
-    """Settings of `extract_features`.
-
-    Attributes
-    ----------
-    data, cache : Path
-    sources : tuple of str
-    plan : PlanChoice
-    recipes : RecipeChoice
-    networks : NetworkChoice
-    impute : bool
-        Whether clips without an audio or video stream are accepted.
-    group_pattern : str or None
-        Regular expression that finds a clip's group in its id.
-    command : str
-        The command line, stored in the cache for reports.
-    jobs : int
-        Decoding processes.
-    rules : ReadingRules
-    scheduler : str or None
-        Address of a Dask cluster that does the work.
-    keep_media : bool
-        Whether decoded media stay in the cache; otherwise a clip passes all networks while it is in memory.
-    dry_run, strict : bool
-    """
+    """Settings of `extract_features`."""
 
     data: Path
     cache: Path
@@ -53,12 +30,12 @@ class ExtractSettings:
     plan: PlanChoice = field(default_factory=PlanChoice)
     recipes: RecipeChoice = field(default_factory=RecipeChoice)
     networks: NetworkChoice = field(default_factory=NetworkChoice)
-    impute: bool = False
-    group_pattern: str | None = None
-    command: str = ""
-    jobs: int = 2
+    impute: bool = False  # whether clips without an audio or video stream are accepted
+    group_pattern: str | None = None  # regular expression that finds a clip's group in its id
+    command: str = ""  # the command line, stored in the cache for reports
+    jobs: int = 2  # decoding processes
     rules: ReadingRules = field(default_factory=ReadingRules)
-    scheduler: str | None = None
-    keep_media: bool = True
+    scheduler: str | None = None  # address of a Dask cluster that does the work
+    keep_media: bool = True  # in the cache; otherwise a clip passes all networks while it is in memory
     dry_run: bool = False
     strict: bool = False

@@ -87,10 +87,9 @@ def slaney_filters() -> np.ndarray:
 def resampling_filters() -> Tensor:
     """Filters that resample from 16 to 12 kHz, float32 ``[3, 1, 22]``: one per output sample of a period.
 
-    Hann-windowed sinc interpolation over 6 zero crossings on either side, with the cutoff at 0.99 times the
-    new Nyquist frequency: the method and the defaults of `torchaudio.functional.resample`.
+    Hann-windowed sinc interpolation, equal to `torchaudio.functional.resample` bit for bit on a CPU.
     """
-    # Equal to torchaudio's bit for bit on a CPU, so the order of the float32 operations matters.
+    # The order of the float32 operations matters.
     rate_in, rate_out = RATES
     cutoff = min(RATES) * ROLLOFF
     half_width = math.ceil(ZERO_CROSSINGS * rate_in / cutoff)
@@ -141,17 +140,9 @@ class TwoDMCNN(Network):
         return resampled[:, :MAX_SAMPLES]
 
     def decibels(self, waveform_12k: Tensor) -> Tensor:
-        """Mel spectrogram in decibels below the clip's loudest point.
+        """Mel spectrogram in decibels below the clip's loudest point, from -80 to 0.
 
-        Parameters
-        ----------
-        waveform_12k : Tensor
-            ``[N, samples]``, mono at 12 kHz.
-
-        Returns
-        -------
-        Tensor
-            ``[N, 96, ceil(samples / 256)]``, float32, from -80 to 0: mels from low to high, then time.
+        Waveforms ``[N, samples]`` at 12 kHz -> float32 ``[N, 96, ceil(samples / 256)]``, low mels first.
         """
         # Without autocast, whose bfloat16 is off by tenths of a dB, and in float64, since in float32 quiet
         # bands next to loud ones are off by thousandths.
@@ -167,10 +158,7 @@ class TwoDMCNN(Network):
             return (decibel - decibel.amax(dim=(1, 2), keepdim=True)).clamp(min=FLOOR_DB).float()
 
     def log_mel(self, waveform_12k: Tensor) -> Tensor:
-        """Standardised `decibels`, ``[N, 1, 96, frames]``: mean 0 and standard deviation 1 over each clip.
-
-        A silent clip is all zero.
-        """
+        """`decibels` with mean 0 and standard deviation 1 over each clip, ``[N, 1, 96, frames]``."""
         with torch.autocast(waveform_12k.device.type, enabled=False):
             decibel = self.decibels(waveform_12k)
             mean = decibel.mean(dim=(1, 2), keepdim=True)

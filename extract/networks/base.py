@@ -24,22 +24,12 @@ class Network(nn.Module):
     A batch passes ``trunk`` -> ``embed`` -> ``classifier``. At depth ``head`` the trunk is not tuned, so its
     activations are computed once; at depth ``frozen`` ``pool_frozen`` makes the embedding from them.
 
-    Parameters
-    ----------
-    spec : NetworkSpec
-        The network's entry in the table.
-    num_classes : int
-        Width of the classifier.
-    dropout : float
-        Probability of the dropout before the classifier's linear layer.
-
     Attributes
     ----------
     preprocessing : VideoPreprocessing or AudioPreprocessing
-        How its input is prepared: that of `spec`, unless loaded weights brought their own.
+        That of `spec`, unless loaded weights brought their own.
     pretrained : bool
-        Whether the trunk holds pretrained weights. If so, BatchNorm keeps its running statistics in training
-        mode.
+        Whether the trunk holds pretrained weights.
     replaced : torch.nn.Module
         The layers between trunk and classifier; the identity for most networks.
     classifier : torch.nn.Sequential
@@ -55,22 +45,9 @@ class Network(nn.Module):
         self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(spec.embedding_width, num_classes))
 
     def trunk(self, x: Tensor) -> Tensor:
-        """Compute the activations, by the layers that are tuned at depth ``full`` only.
+        """Compute the activations ``[N, activation_width]``, float32; only depth ``full`` tunes these layers.
 
-        Parameters
-        ----------
-        x : Tensor
-            Prepared batch, ``[N, 3, T, H, W]`` for video, ``[N, samples]`` for audio.
-
-        Returns
-        -------
-        Tensor
-            ``[N, activation_width]``, float32, under autocast too.
-
-        Raises
-        ------
-        InputError
-            If the network does not take a batch of this shape.
+        The batch is ``[N, 3, T, H, W]`` for video, ``[N, samples]`` for audio, else `InputError`.
         """
         raise NotImplementedError
 
@@ -131,7 +108,7 @@ class Network(nn.Module):
 
 
 def check_video_batch(x: Tensor, *, network: str, min_frames: int, side_px: int | None = None) -> None:
-    """Refuse a batch that is not ``[N, 3, T, H, W]`` with enough frames and sides of `side_px` pixels."""
+    """Check that a batch is ``[N, 3, T, H, W]`` with enough frames and sides of `side_px` pixels."""
     fits = x.ndim == 5 and x.shape[1] == 3 and x.shape[2] >= min_frames
     if not fits or (side_px is not None and tuple(x.shape[3:]) != (side_px, side_px)):
         side = "H, W" if side_px is None else f"{side_px}, {side_px}"
@@ -142,7 +119,7 @@ def check_video_batch(x: Tensor, *, network: str, min_frames: int, side_px: int 
 
 
 def check_audio_batch(x: Tensor, spec: NetworkSpec) -> None:
-    """Refuse a batch that is not ``[N, samples]`` with at least ``spec.min_samples`` samples."""
+    """Check that a batch is ``[N, samples]`` with at least ``spec.min_samples`` samples."""
     if x.ndim != 2 or x.shape[1] < spec.min_samples:
         raise InputError(
             f"{spec.name}: got a batch of shape {list(x.shape)}, expected [N, samples >= {spec.min_samples}] "

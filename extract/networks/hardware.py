@@ -1,4 +1,4 @@
-"""What the processor and the system support: bfloat16, and compiling networks with torch."""
+"""Whether the processor and the system support bfloat16 and compiling networks with torch."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ from pathlib import Path
 from moodfuse.cache.errors import InputError
 
 # Names of the bfloat16 instructions in Linux's /proc/cpuinfo, on x86 and on Arm.
-_BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
 def has_bfloat16(device: str) -> bool:
@@ -19,7 +19,7 @@ def has_bfloat16(device: str) -> bool:
         import torch
 
         return bool(torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(_cpu_flags() & _BFLOAT16_FLAGS)
+    return not _BFLOAT16_FLAGS.isdisjoint(_cpu_flags())
 
 
 @cache
@@ -34,13 +34,7 @@ def _cpu_flags() -> frozenset[str]:
 
 
 def check_precision(precision: str, device: str) -> None:
-    """Refuse bfloat16 where it would be slower than float32.
-
-    Raises
-    ------
-    InputError
-        If `precision` is ``"bf16"`` and the device has no instructions for it.
-    """
+    """Raise `InputError` for ``"bf16"`` on a device that has no instructions for it."""
     if precision == "bf16" and not has_bfloat16(device):
         raise InputError(
             f"--precision bf16: the {device} here has no instructions for bfloat16 (AVX512-BF16 or "
@@ -49,7 +43,7 @@ def check_precision(precision: str, device: str) -> None:
 
 
 def check_compiler(device: str, *, asked: str = "--compile", otherwise: str = "leave --compile out") -> None:
-    """Refuse to compile networks where torch finds no compiler, or where Python's headers are missing.
+    """Check that torch can compile networks here.
 
     Parameters
     ----------
@@ -62,7 +56,7 @@ def check_compiler(device: str, *, asked: str = "--compile", otherwise: str = "l
     Raises
     ------
     InputError
-        If the compiler or the headers are missing.
+        If the compiler or Python's headers are missing.
     """
     variable, names = ("CC", ["clang", "gcc"]) if device == "cuda" else ("CXX", ["g++"])
     if sys.platform == "darwin" and device == "cpu":

@@ -1,14 +1,11 @@
-"""The table of networks, and functions that find a network by name and create it.
-
-Another package adds a network by an entry point in the group ``moodfuse.networks``, see `network_spec`.
-"""
+"""The table of networks, and functions that find a network by name and create it."""
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING
 
-from moodfuse.cache.errors import InputError, UnknownNameError
+from moodfuse.cache.errors import UnknownNameError
 from moodfuse.extract.networks.specs import TORCHVISION, AudioPreprocessing, NetworkSpec, VideoPreprocessing
 
 if TYPE_CHECKING:
@@ -90,25 +87,15 @@ def network_spec(name: str) -> NetworkSpec:
     from importlib.metadata import entry_points
 
     added = entry_points(group=ENTRY_POINT_GROUP)
-    if name in added.names:
-        spec: NetworkSpec = added[name].load()
-        return spec
-    raise UnknownNameError("source", name, [*NETWORKS, *added.names, f"{TORCHVISION}<video model>"])
+    if name not in added.names:
+        raise UnknownNameError("source", name, [*NETWORKS, *added.names, f"{TORCHVISION}<video model>"])
+    spec: NetworkSpec = added[name].load()
+    return spec
 
 
 def build_network(name: str, num_classes: int) -> Network:
-    """Create a network in eval mode, initialised from torch's global random state.
-
-    Raises
-    ------
-    UnknownNameError
-        If no network has this name.
-    InputError
-        If `num_classes` is not positive.
-    """
+    """Create a network in eval mode, initialised from torch's global random state."""
     spec = network_spec(name)
-    if num_classes < 1:
-        raise InputError(f"{name}: num_classes must be at least 1, got {num_classes}")
     module, _, attribute = spec.factory.partition(":")
     network: Network = getattr(importlib.import_module(module), attribute)(spec, num_classes)
     return network.eval()

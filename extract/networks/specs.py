@@ -1,12 +1,7 @@
-"""What describes a network: the input it reads, the widths it gives, the class that implements it.
-
-Nothing here imports torch, so that the command line, recipes and decoding workers can read the table of
-networks.
-"""
+"""Records that describe a network: its input, its widths, the class that implements it. Imports no torch."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -15,7 +10,6 @@ Depth = Literal["frozen", "head", "full"]
 Modality = Literal["video", "audio"]
 TORCHVISION = "torchvision:"
 """Prefix of the names of torchvision's video models."""
-MAX_SIDE_PX = 4096
 INTERPOLATION = "bilinear uint8"
 
 
@@ -24,62 +18,28 @@ class VideoPreprocessing:
     """How decoded frames become the input of a video network.
 
     A pixel in [0, 255] becomes ``(pixel * scale - mean) / std``, channel by channel. Resizing is bilinear, on
-    uint8.
-
-    Parameters
-    ----------
-    frames : int
-        Frames of a clip, sampled at the middles of this many equal intervals.
-    crop_px : int
-        Side of the square crop, in pixels, taken after resizing.
-    resize_short_side_px : int, optional
-        Resize so that the shorter side has this many pixels; the aspect ratio is kept.
-    resize_hw : tuple of int, optional
-        Resize to this height and width in pixels; the aspect ratio is not kept. Exactly one of the two is
-        given.
-    antialias : bool
-        Whether a shrinking resize averages over the pixels that it merges.
-    centre : {"floor", "even"}
-        How half a pixel is rounded where a centre crop leaves an odd margin: down, or to the even number.
-    scale : float
-        Factor on the pixel values.
-    mean, std : tuple of float
-        Per channel, in `channel_order`, in the units after `scale`.
-    channel_order : {"RGB", "BGR"}
-        Order of the channels that the network reads.
-
-    Raises
-    ------
-    ValueError
-        If the settings cannot be used together.
+    uint8, by exactly one of `resize_short_side_px`, which keeps the aspect ratio, and `resize_hw`.
     """
 
-    crop_px: int
-    frames: int = 32
+    crop_px: int  # side of the square crop, taken after resizing
+    frames: int = 32  # at the middles of this many equal intervals of a clip
     resize_short_side_px: int | None = None
     resize_hw: tuple[int, int] | None = None
-    antialias: bool = True
-    centre: Literal["floor", "even"] = "floor"
+    antialias: bool = True  # whether a shrinking resize averages over the pixels that it merges
+    centre: Literal["floor", "even"] = "floor"  # rounding of half a pixel in the margin of a centre crop
     scale: float = 1.0
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)  # in `channel_order`, in the units after `scale`
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     channel_order: Literal["RGB", "BGR"] = "RGB"
 
     def __post_init__(self) -> None:
         if (self.resize_short_side_px is None) == (self.resize_hw is None):
             raise ValueError("give exactly one of resize_short_side_px and resize_hw")
-        sides = self.resize_hw or (self.resize_short_side_px or 0,)
-        if not 0 < self.crop_px <= min(sides):
+        short_side_px = min(self.resize_hw or (self.resize_short_side_px or 0,))
+        if not 0 < self.crop_px <= short_side_px:
             raise ValueError(
-                f"crop_px {self.crop_px} does not fit into frames resized to a short side of {min(sides)}"
+                f"crop_px {self.crop_px} does not fit into frames resized to a short side of {short_side_px}"
             )
-        if max(sides) > MAX_SIDE_PX:
-            raise ValueError(f"frames resized to more than {MAX_SIDE_PX} pixels")
-        if self.frames < 1 or min(self.std) <= 0:
-            raise ValueError(f"frames and std must be positive, got {self.frames} and {self.std}")
-        numbers = (self.scale, *self.mean, *self.std)
-        if not all(math.isfinite(value) for value in numbers) or (len(self.mean), len(self.std)) != (3, 3):
-            raise ValueError(f"scale, mean and std must be finite, of three channels, got {numbers}")
 
     def as_record(self) -> dict[str, Any]:
         """All settings as a dict of JSON types; it enters the digest of a recipe."""
@@ -98,18 +58,10 @@ class VideoPreprocessing:
 
 @dataclass(frozen=True, kw_only=True)
 class AudioPreprocessing:
-    """How a decoded waveform becomes the input of an audio network: mono, padded or cut to a fixed length.
-
-    Parameters
-    ----------
-    sample_rate_hz : int
-        Sampling rate of the waveform.
-    samples : int
-        Length of the waveform: 30 s at the default rate.
-    """
+    """How a decoded waveform becomes the input of an audio network: mono, padded or cut to a fixed length."""
 
     sample_rate_hz: int = 16_000
-    samples: int = 480_000
+    samples: int = 480_000  # 30 s at the default rate
 
     def as_record(self) -> dict[str, Any]:
         """All settings as a dict of JSON types; it enters the digest of a recipe."""
@@ -144,64 +96,31 @@ def preprocessing_from_record(values: Mapping[str, Any]) -> Preprocessing:
     fields: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
     }
-    kind = str(fields.pop("kind", None))
-    if kind == "video" and fields.pop("interpolation", None) != INTERPOLATION:
-        raise ValueError(f"frames resized in another way than {INTERPOLATION!r}")
-    kinds: dict[str, type[Preprocessing]] = {"video": VideoPreprocessing, "audio": AudioPreprocessing}
+    kind, interpolation = fields.pop("kind", None), fields.pop("interpolation", INTERPOLATION)
+    kinds: dict[Any, type[Preprocessing]] = {"video": VideoPreprocessing, "audio": AudioPreprocessing}
     try:
+        if interpolation != INTERPOLATION:
+            raise KeyError(interpolation)
         return kinds[kind](**fields)
     except (KeyError, TypeError) as error:
-        raise ValueError(f"not a preprocessing record: {dict(values)}") from error
+        raise ValueError(f"not a preprocessing record of this version: {dict(values)}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSpec:
-    """One network of the table.
+    """One network of the table."""
 
-    Parameters
-    ----------
-    name : str
-        Name of the network, and of its source under the default recipe.
-    modality : {"video", "audio"}
-        What it reads.
-    factory : str
-        ``module:class`` of its implementation, a `Network` called as ``class(spec, num_classes)``.
-    preprocessing : VideoPreprocessing or AudioPreprocessing
-        How its input is prepared, unless pretrained weights bring their own.
-    embedding_width : int
-        Width of the embedding that enters the classifier.
-    frozen_width : int
-        Width of the embedding at depth ``frozen``.
-    activation_width : int
-        Width of what the trunk gives.
-    default_depth : {"frozen", "head", "full"}
-        Tuning depth unless a recipe sets it.
-    has_replaced_layers : bool
-        Whether new layers stand between the trunk and the classifier.
-    min_crop_s : float, optional
-        Shortest waveform that an audio network takes, in seconds.
-    version : int
-        Raised with every change to the implementation that changes numbers; it enters the digest of a recipe.
-    """
-
-    name: str
+    name: str  # also of its source under the default recipe
     modality: Modality
-    factory: str
-    preprocessing: Preprocessing
-    embedding_width: int
-    frozen_width: int
-    activation_width: int
-    default_depth: Depth = "head"
-    has_replaced_layers: bool = False
-    min_crop_s: float | None = None
-    version: int = 1
-
-    def __post_init__(self) -> None:
-        is_audio = isinstance(self.preprocessing, AudioPreprocessing)
-        if is_audio != (self.modality == "audio") or is_audio != (self.min_crop_s is not None):
-            raise ValueError(
-                f"{self.name}: audio networks, and no others, have AudioPreprocessing and min_crop_s"
-            )
+    factory: str  # ``module:class`` of a `Network`, called as ``class(spec, num_classes)``
+    preprocessing: Preprocessing  # unless pretrained weights bring their own
+    embedding_width: int  # of the embedding that enters the classifier
+    frozen_width: int  # of the embedding at depth ``frozen``
+    activation_width: int  # of the trunk's output
+    default_depth: Depth = "head"  # tuning depth unless a recipe sets it
+    has_replaced_layers: bool = False  # whether new layers stand between the trunk and the classifier
+    min_crop_s: float | None = None  # shortest waveform that an audio network takes
+    version: int = 1  # raised with every change that changes numbers; it enters the digest of a recipe
 
     @property
     def min_samples(self) -> int:

@@ -37,13 +37,7 @@ def torchvision_names() -> tuple[str, ...]:
 
 
 def model_name(network: str) -> str:
-    """The name of a network without ``torchvision:``.
-
-    Raises
-    ------
-    UnknownNameError
-        If torchvision has no video model of this name; the message lists them.
-    """
+    """The name of a network without ``torchvision:``; `UnknownNameError` lists the known names."""
     name = network.removeprefix(TORCHVISION)
     if name not in torchvision_names():
         raise UnknownNameError("torchvision video model", name, list(torchvision_names()))
@@ -52,13 +46,7 @@ def model_name(network: str) -> str:
 
 @lru_cache(32)
 def torchvision_spec(network: str) -> NetworkSpec:
-    """The spec of a video model, from torchvision's registry and the transforms of its default weights.
-
-    Raises
-    ------
-    UnknownNameError
-        If torchvision has no video model of this name; the message lists them.
-    """
+    """The spec of a video model, from torchvision's registry and the transforms of its default weights."""
     _, width = last_layer(model_name(network))
     return NetworkSpec(
         name=network,
@@ -72,13 +60,7 @@ def torchvision_spec(network: str) -> NetworkSpec:
 
 
 def published_weights(network: str) -> Any:
-    """torchvision's `WeightsEnum` of a network.
-
-    Raises
-    ------
-    UnknownNameError
-        If torchvision has no video model of this name; the message lists them.
-    """
+    """torchvision's `WeightsEnum` of a network."""
     return get_model_weights(model_name(network))
 
 
@@ -109,14 +91,7 @@ def last_layer(model: str) -> tuple[str, int]:
 
 
 class TorchvisionVideo(Network):
-    """A video model of torchvision without its last linear layer.
-
-    Attributes
-    ----------
-    body : torch.nn.Module
-        The model as torchvision builds it, with torchvision's own initial weights; its last linear layer is
-        replaced by the identity.
-    """
+    """A video model of torchvision, with torchvision's initial weights, without its last linear layer."""
 
     def __init__(self, spec: NetworkSpec, num_classes: int) -> None:
         super().__init__(spec, num_classes, dropout=0.5)

@@ -1,9 +1,9 @@
 """The Starlette application of a service.
 
-POST /predict       a file: its label and probabilities, those by source, and its time line if asked for
+POST /predict       a file: its label and probabilities, those by source, and a time line with timeline=true
 GET  /              the page
 GET  /schema.json   JSON Schema of every answer
-GET  /health        whether it runs, and its model
+GET  /health        that the service runs, and its model
 """
 
 import json
@@ -12,9 +12,9 @@ from contextlib import asynccontextmanager
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from anyio import from_thread
+from markupsafe import Markup
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -23,41 +23,31 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from moodfuse.cache.records import WINDOW_S
+from moodfuse.evaluate.markup import report_style, script_data, script_digest
 from moodfuse.extract.decoding import MediaError
-from moodfuse.model.predictions import Prediction, Timeline
-from moodfuse.serve.jobs import JobQueue
-from moodfuse.serve.messages import Limits, Query, RequestError, prediction_json, read_query, timeline_json
-from moodfuse.serve.page import render_page
+from moodfuse.serve.jobs import Job, JobQueue
+from moodfuse.serve.messages import (
+    DEFAULT_HOP_S,
+    MIB,
+    MIN_HOP_S,
+    Limits,
+    Query,
+    RequestError,
+    prediction_json,
+    read_query,
+    timeline_json,
+)
 from moodfuse.serve.security import LOOPBACK_NAMES, SECURITY_HEADERS, SecurityMiddleware
-from moodfuse.serve.uploads import check_headers, save_upload
+from moodfuse.serve.uploads import check_upload, save_upload
+
+if TYPE_CHECKING:
+    from moodfuse.model.model import Model
 
 ROUTES = "POST /predict, GET /, GET /health and GET /schema.json"
 
 
-class Labeller(Protocol):
-    """The part of `moodfuse.Model` that a service uses.
-
-    `label_file` and `timeline` are called from several threads at once; they raise `MediaError` for a file that cannot
-    be labelled, and end for every file.
-    """
-
-    @property
-    def name(self) -> str:
-        """Name of the model."""
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Sorted labels."""
-
-    def label_file(self, path: Path, *, start_s: float = 0.0, end_s: float | None = None) -> Prediction:
-        """Label one window of a file."""
-
-    def timeline(self, path: Path, *, hop_s: float) -> Timeline:
-        """Label a file over time."""
-
-
 def make_app(
-    labeller: Labeller,
+    model: "Model",
     *,
     limits: Limits,
     hosts: Collection[str] | None = LOOPBACK_NAMES,
@@ -65,89 +55,71 @@ def make_app(
 ) -> Starlette:
     """Make the application.
 
-    Parameters
-    ----------
-    labeller : Labeller
-        Thread-safe.
-    limits : Limits
-    hosts : collection of str or None
-        Allowed names in the `Host` header; `None` allows any.
-    temporary : Path or None
-        Folder of the private folder for uploads; by default that of temporary files.
-
-    Returns
-    -------
-    Starlette
-        Its `state.jobs` is the `JobQueue`.
+    Several threads use the model at once. `hosts` are the names allowed in the `Host` header, `None` allows
+    any; the private folder for uploads is made in `temporary`. Its `state.jobs` is the `JobQueue`.
     """
-    service = _Service(labeller, limits, JobQueue(limits, parent=temporary))
+    jobs = JobQueue(limits, parent=temporary)
+    page = render_page(model.name, model.classes, limits=limits)
+    schema = json.loads((files("moodfuse.serve") / "schema.json").read_text("utf-8"))
+
+    @asynccontextmanager
+    async def run_jobs(app: Starlette) -> AsyncIterator[None]:
+        async with jobs.run():
+            yield
+
+    async def get_page(request: Request) -> Response:
+        return page
+
+    async def get_schema(request: Request) -> Response:
+        return JSONResponse(schema)
+
+    async def get_health(request: Request) -> Response:
+        return JSONResponse({"status": "ok", "model": model.name, "classes": list(model.classes)})
+
+    async def predict(request: Request) -> Response:
+        query = read_query(request.query_params.multi_items())
+        check_upload(request.headers, limits=limits)
+        with jobs.admit() as job:
+            name = await save_upload(request, job.path, limits=limits)
+            call = partial(_label, model, job, name, query, limits)
+            answer = await jobs.work(job, call, receive=request.receive)
+        return JSONResponse(answer)
+
     app = Starlette(
         routes=[
-            Route("/", service.page, methods=["GET"]),
-            Route("/predict", service.predict, methods=["POST"]),
-            Route("/health", service.health, methods=["GET"]),
-            Route("/schema.json", service.schema, methods=["GET"]),
+            Route("/", get_page, methods=["GET"]),
+            Route("/predict", predict, methods=["POST"]),
+            Route("/health", get_health, methods=["GET"]),
+            Route("/schema.json", get_schema, methods=["GET"]),
         ],
         middleware=[Middleware(SecurityMiddleware, hosts=hosts)],
         exception_handlers={
-            RequestError: _request_error,
-            HTTPException: _http_error,
-            ClientDisconnect: _disconnected,
-            Exception: _internal_error,
+            RequestError: _answer_request_error,
+            HTTPException: _answer_http_error,
+            ClientDisconnect: _answer_disconnected,
+            Exception: _answer_internal_error,
         },
-        lifespan=service.run,
+        lifespan=run_jobs,
     )
     app.router.redirect_slashes = False  # a redirect would repeat the client's Host
-    app.state.jobs = service.jobs
+    app.state.jobs = jobs
     return app
 
 
-class _Service:
-    def __init__(self, labeller: Labeller, limits: Limits, jobs: JobQueue) -> None:
-        self.labeller, self.limits, self.jobs = labeller, limits, jobs
-        self._page = render_page(labeller.name, labeller.classes, limits=limits)
-        self._schema = json.loads((files("moodfuse.serve") / "schema.json").read_text("utf-8"))
-
-    @asynccontextmanager
-    async def run(self, app: Starlette) -> AsyncIterator[None]:
-        async with self.jobs.run():
-            yield
-
-    async def page(self, request: Request) -> Response:
-        return HTMLResponse(self._page.html, headers={"content-security-policy": self._page.policy})
-
-    async def schema(self, request: Request) -> Response:
-        return JSONResponse(self._schema)
-
-    async def health(self, request: Request) -> Response:
-        return JSONResponse(
-            {"status": "ok", "model": self.labeller.name, "classes": list(self.labeller.classes)}
-        )
-
-    async def predict(self, request: Request) -> Response:
-        query = read_query(request.query_params.multi_items())
-        check_headers(request.headers, limits=self.limits)
-        with self.jobs.admit() as job:
-            name = await save_upload(request, job.path, limits=self.limits)
-            call = partial(self._label, job.path, name, query)
-            answer = await self.jobs.work(job, call, receive=request.receive)
-        return JSONResponse(answer)
-
-    def _label(self, path: Path, name: str, query: Query) -> dict[str, Any]:
-        # Runs in a thread. Stops before the time line if the client has left.
-        try:
-            prediction = self.labeller.label_file(path)
-            answer = prediction_json(prediction, threshold=query.threshold)
-            if query.timeline:
-                from_thread.check_cancelled()
-                _check_timeline(prediction.duration_s, query.hop_s, limits=self.limits)
-                timeline = self.labeller.timeline(path, hop_s=query.hop_s)
-                answer["timeline"] = timeline_json(timeline, hop_s=query.hop_s)
-        except MediaError as error:
-            raise RequestError(error.code, error.sentence.replace(str(path), name)) from error
-        for refusal in answer.get("timeline", {}).get("refusals", ()):
-            refusal["detail"] = refusal["detail"].replace(str(path), name)
-        return {"file": name, "model": self.labeller.name, **answer}
+def _label(model: "Model", job: Job, name: str, query: Query, limits: Limits) -> dict[str, Any]:
+    """The answer for an upload; runs in a thread, and makes no time line if the client has left."""
+    try:
+        prediction = model.label_file(job.path)
+        answer = prediction_json(prediction, threshold=query.threshold)
+        if query.timeline and not job.abandoned:
+            _check_timeline(prediction.duration_s, query.hop_s, limits=limits)
+            timeline = model.timeline(job.path, hop_s=query.hop_s)
+            answer["timeline"] = timeline_json(timeline, hop_s=query.hop_s)
+    except MediaError as error:
+        raise RequestError(error.code, error.sentence.replace(str(job.path), name)) from error
+    for refusal in answer.get("timeline", {}).get("refusals", ()):
+        refusal["detail"] = refusal["detail"].replace(str(job.path), name)
+    return {"file": name, "model": model.name, **answer}
 
 
 def _check_timeline(duration_s: float, hop_s: float, *, limits: Limits) -> None:
@@ -166,12 +138,12 @@ def _check_timeline(duration_s: float, hop_s: float, *, limits: Limits) -> None:
         )
 
 
-async def _request_error(request: Request, error: Exception) -> Response:
+async def _answer_request_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
     return error.response
 
 
-async def _http_error(request: Request, error: Exception) -> Response:
+async def _answer_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
         detail = f"method {request.method[:20]} is not allowed at this address; use {ROUTES}"
@@ -179,11 +151,46 @@ async def _http_error(request: Request, error: Exception) -> Response:
     return RequestError("not_found", f"there is nothing at this address; use {ROUTES}").response
 
 
-async def _disconnected(request: Request, error: Exception) -> Response:
+async def _answer_disconnected(request: Request, error: Exception) -> Response:
     return Response(status_code=400)  # nobody reads it
 
 
-async def _internal_error(request: Request, error: Exception) -> Response:
-    # The traceback is in the log. This handler stands outside of the middleware.
+async def _answer_internal_error(request: Request, error: Exception) -> Response:
+    # The traceback is in the log. This handler is outside the middleware.
     detail = "the service failed on this request; the log of the service has the cause"
     return RequestError("failed", detail, headers={**SECURITY_HEADERS, "connection": "close"}).response
+
+
+def render_page(name: str, classes: tuple[str, ...], *, limits: Limits) -> HTMLResponse:
+    """Render the page for a model: one file that loads nothing else and runs only its own script."""
+    from jinja2 import Environment, StrictUndefined
+
+    templates = files("moodfuse.serve") / "templates"
+    style = report_style() + (templates / "serve.css").read_text("utf-8")
+    script = (templates / "timeline.js").read_text("utf-8") + (templates / "serve.js").read_text("utf-8")
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    data = {
+        "classes": list(classes),
+        "uploadBytes": limits.upload_bytes,
+        "timelineSeconds": limits.timeline_s,
+        "timelineWindows": limits.timeline_windows,
+    }
+    html = environment.from_string((templates / "serve.html.j2").read_text("utf-8")).render(
+        model=name,
+        classes=classes,
+        hop_s=DEFAULT_HOP_S,
+        least_hop_s=MIN_HOP_S,
+        upload_mb=limits.upload_bytes / MIB,
+        timeline_minutes=limits.timeline_s / 60,
+        style=Markup(style),
+        script=Markup(script),
+        data=script_data(data),
+    )
+    policy = (
+        f"default-src 'none'; script-src 'sha256-{script_digest(script)}'; "
+        f"style-src 'sha256-{script_digest(style)}'; connect-src 'self'; img-src data:; media-src blob:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return HTMLResponse(html, headers={"content-security-policy": policy})

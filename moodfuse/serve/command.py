@@ -4,6 +4,7 @@ import importlib.util
 import ipaddress
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
@@ -32,12 +33,7 @@ SHUTDOWN_S = 5
 @click.option(
     "--model", "folder", type=click.Path(path_type=Path), required=True, help="Model folder of an export."
 )
-@click.option(
-    "--host",
-    default="127.0.0.1",
-    show_default=True,
-    help="Address to listen on.",
-)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port; 0 takes a free one."
 )
@@ -100,23 +96,24 @@ def serve_command(
     from moodfuse.model.model import Model
     from moodfuse.serve.app import make_app
     from moodfuse.serve.messages import MIB, Limits
-    from moodfuse.serve.security import LOOPBACK_NAMES, host_name
+    from moodfuse.serve.security import LOOPBACK_NAMES
 
     limits = Limits(upload_bytes=max_upload * MIB, request_s=timeout, at_once=at_once, waiting=waiting)
     local = _is_loopback(host)
     for name in allowed:
-        if host_name(f"[{name}]" if ":" in name else name) != name.lower():
+        if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
             raise InputError(
-                f"--allow-host {name!r}: expected a host name such as mood.example.org, without http:// and port"
+                f"--allow-host {name!r}: expected a host name such as mood.example.org, without http:// and "
+                "port"
             )
-    names = {name.lower() for name in (host, *allowed)}
+    names = {f"[{host}]" if ":" in host else host.lower(), *(name.lower() for name in allowed)}
     with _listen(host, port) as listener:
         model = Model.load(folder, device=device, limits=decoding_limits(decoding))
         app = make_app(model, limits=limits, hosts=LOOPBACK_NAMES | names if local or allowed else None)
         if not local:
             click.echo(
-                f"Warning: {host} can be reached from other machines, and there is no login: anyone who reaches it may "
-                "upload files. Remove --host, or use a reverse proxy with a login",
+                f"Warning: {host} can be reached from other machines, and there is no login: anyone who "
+                "reaches it may upload files. Remove --host, or use a reverse proxy with a login",
                 err=True,
             )
         click.echo(f"{printable(model.name)}: {_address(listener)} (Ctrl-C stops it)", err=True)

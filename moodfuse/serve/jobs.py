@@ -1,19 +1,20 @@
-"""The queue of a service: who may upload, who is labelled, and removal of every upload.
+"""The queue of a service: how many requests may upload, how many files are labelled, removal of uploads.
 
-Work runs in a thread, which cannot be stopped: when a client leaves or its time runs out, the answer goes out at once,
-but the thread runs to its end (bounded by the decoder's deadline) and keeps its slot and its file until then.
+A file is labelled in a thread, which cannot be stopped. When a client leaves or its time runs out, the answer
+goes out at once, but the thread runs to its end (bounded by the decoder's deadline) and keeps its slot and
+its file until then.
 """
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import anyio
-from anyio import to_thread
-from anyio.abc import TaskGroup
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
@@ -24,25 +25,19 @@ RETRY_AFTER_S = 5
 
 
 class Job:
-    """One request: the path of its upload, the scopes of its upload and its work, and its result."""
+    """One request: the path of its upload, and whether its client still waits."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.scope, self.work_scope = anyio.CancelScope(), anyio.CancelScope()
-        self.done = anyio.Event()
-        self.result: Any = None
-        self.error: Exception | None = None
-        self.started = False
+        self.scope = anyio.CancelScope()
+        self.submitted = False
+        self.abandoned = False
 
 
 class JobQueue:
-    """Admits a limited number of requests, and works on fewer at once.
+    """Admits a limited number of requests, and labels fewer files at once.
 
-    Parameters
-    ----------
-    limits : Limits
-    parent : Path or None
-        Folder of the private folder for uploads; by default that of temporary files.
+    Uploads lie in a private folder in `parent`, by default in the system's folder of temporary files.
     """
 
     def __init__(self, limits: Limits, *, parent: Path | None = None) -> None:
@@ -50,7 +45,6 @@ class JobQueue:
         self.folder: Path | None = None
         self._parent = parent
         self._jobs: set[Job] = set()
-        self._workers: TaskGroup | None = None
         self._stopping = False
 
     def __len__(self) -> int:
@@ -61,29 +55,26 @@ class JobQueue:
     async def run(self) -> AsyncIterator[None]:
         """Make the folder; at the end, wait for the running threads and remove it."""
         with TemporaryDirectory(prefix=PREFIX, dir=self._parent, ignore_cleanup_errors=True) as folder:
-            self.folder, self._slots = Path(folder), anyio.CapacityLimiter(self.limits.at_once)
-            async with anyio.create_task_group() as self._workers:
-                yield
-                self.stop()
-                self._workers.cancel_scope.cancel()
+            self.folder, self._threads = Path(folder), ThreadPoolExecutor(self.limits.at_once)
+            yield
+            self.stop()
+            await asyncio.to_thread(self._threads.shutdown)
 
     def stop(self) -> None:
-        """Refuse new and waiting requests from now on."""
+        """Answer new and waiting requests with an error from now on."""
         self._stopping = True
-        for job in self._jobs:
+        for job in tuple(self._jobs):
             job.scope.cancel()
 
     @contextmanager
     def admit(self) -> Iterator[Job]:
         """Admit a request for the time of the block.
 
-        Raises
-        ------
-        RequestError
-            If the queue is full, or the service stops, now or while the block runs.
+        Raises `RequestError` if the queue is full, or if the service stops, now or while the block runs.
         """
+        stopping = RequestError("stopping", "the service is stopping; send the request again when it is back")
         if self._stopping or self.folder is None:
-            raise _stopping()
+            raise stopping
         if len(self) >= self.limits.at_once + self.limits.waiting:
             raise RequestError(
                 "busy",
@@ -96,74 +87,44 @@ class JobQueue:
             with job.scope:
                 yield job
         finally:
-            if not job.started:
+            job.abandoned = True
+            if not job.submitted:
                 self._remove(job)
         if job.scope.cancelled_caught:
-            raise _stopping()
+            raise stopping
 
     async def work(self, job: Job, call: Callable[[], Any], *, receive: Receive) -> Any:
         """Run a call in a thread as soon as a slot is free, and return its result or raise its error.
 
-        Raises
-        ------
-        RequestError
-            If the time runs out.
-        ClientDisconnect
-            If the client leaves.
+        Raises `RequestError` if the time runs out, `ClientDisconnect` if the client leaves.
         """
-        if self._workers is None:
-            raise _stopping()
-        self._workers.start_soon(self._run, job, call)
-        job.started = True
+        job.submitted = True
+        thread = self._threads.submit(call)
+        thread.add_done_callback(lambda _: self._remove(job))
+        result = asyncio.wrap_future(thread)
+        disconnected = asyncio.ensure_future(_wait_for_disconnect(receive))
         try:
-            with anyio.move_on_after(self.limits.request_s):
-                await _wait_or_disconnect(job.done, receive)
-        finally:
-            job.work_scope.cancel()
-        if not job.done.is_set():
-            raise RequestError(
-                "out_of_time",
-                f"no answer within {self.limits.request_s:g} s; try again later, without a time line, or with a "
-                "shorter video",
+            await asyncio.wait(
+                {result, disconnected}, timeout=self.limits.request_s, return_when=asyncio.FIRST_COMPLETED
             )
-        if job.error is not None:
-            raise job.error
-        return job.result
-
-    async def _run(self, job: Job, call: Callable[[], Any]) -> None:
-        # Only the wait for a slot can be cancelled: a slot is free when its thread has ended.
-        try:
-            with job.work_scope:
-                job.result = await to_thread.run_sync(call, limiter=self._slots)
-        except Exception as error:  # noqa: BLE001 - raised again by `work`
-            job.error = error
+            if result.done():
+                return result.result()
+            if disconnected.done():
+                raise ClientDisconnect
         finally:
-            self._remove(job)
-            job.done.set()
+            result.cancel()  # the thread, too, if it has not begun
+            disconnected.cancel()
+        raise RequestError(
+            "out_of_time",
+            f"no answer within {self.limits.request_s:g} s; try again later, without a time line, or with a "
+            "shorter video",
+        )
 
     def _remove(self, job: Job) -> None:
+        job.path.unlink(missing_ok=True)
         self._jobs.discard(job)
-        with suppress(OSError):
-            job.path.unlink(missing_ok=True)
 
 
-async def _wait_or_disconnect(done: anyio.Event, receive: Receive) -> None:
-    disconnected = False
-    async with anyio.create_task_group() as tasks:
-
-        async def watch() -> None:
-            nonlocal disconnected
-            while (await receive())["type"] != "http.disconnect":
-                pass
-            disconnected = True
-            tasks.cancel_scope.cancel()
-
-        tasks.start_soon(watch)
-        await done.wait()
-        tasks.cancel_scope.cancel()
-    if disconnected and not done.is_set():
-        raise ClientDisconnect
-
-
-def _stopping() -> RequestError:
-    return RequestError("stopping", "the service is stopping; send the request again when it is back")
+async def _wait_for_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

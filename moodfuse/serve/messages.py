@@ -1,15 +1,15 @@
-"""What a request may ask and cost, the JSON of answers, and the errors. `schema.json` describes the answers."""
+"""Limits and query parameters of requests, errors, and the JSON of answers, which `schema.json` describes."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from starlette.responses import JSONResponse
 
 from moodfuse.cache.errors import MoodfuseError
-from moodfuse.model.predictions import DEFAULT_THRESHOLD, Floats, Prediction, SourceContribution, Timeline
+from moodfuse.model.predictions import DEFAULT_THRESHOLD, Floats, Prediction, Timeline
 
 MIB = 2**20
 DEFAULT_HOP_S = 5.0
@@ -40,14 +40,7 @@ STATUSES: dict[str, int] = {
 class RequestError(MoodfuseError):
     """A request is refused.
 
-    Parameters
-    ----------
-    code : str
-        A key of `STATUSES`, or the code of a `MediaError`.
-    detail : str
-        A sentence for the client, without any path of the server.
-    headers : mapping, optional
-        Sent with the answer.
+    `code` is a key of `STATUSES` or the code of a `MediaError`, `detail` a sentence without a server path.
     """
 
     def __init__(self, code: str, detail: str, *, headers: Mapping[str, str] | None = None) -> None:
@@ -63,81 +56,35 @@ class RequestError(MoodfuseError):
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of the service; at most `at_once + waiting` uploads are on disk.
-
-    Attributes
-    ----------
-    upload_bytes : int
-        Largest file.
-    upload_s : float
-        Seconds for an upload to arrive.
-    grace_s, upload_rate : float
-        After its first `grace_s` seconds an upload must arrive with `upload_rate` bytes per second on average.
-    request_s : float
-        Seconds from the end of the upload to the answer.
-    at_once : int
-        Files that are labelled at once.
-    waiting : int
-        Further requests that may upload or wait.
-    timeline_s : float
-        Longest video of a time line, in seconds.
-    timeline_windows : int
-        Most windows of a time line.
-    """
+    """Limits of the service; at most `at_once + waiting` uploads are on disk."""
 
     upload_bytes: int = 512 * MIB
-    upload_s: float = 120.0
-    grace_s: float = 10.0
-    upload_rate: float = 32.0 * 1024
-    request_s: float = 120.0
-    at_once: int = 2
-    waiting: int = 8
-    timeline_s: float = 600.0
+    upload_s: float = 120.0  # for an upload to arrive
+    request_s: float = 120.0  # from the end of the upload to the answer
+    at_once: int = 2  # files that are labelled at once
+    waiting: int = 8  # further requests that may upload or wait
+    timeline_s: float = 600.0  # longest video of a time line
     timeline_windows: int = 120
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            minimum, value = (0 if field.name == "waiting" else 1), getattr(self, field.name)
-            if field.type is float and not 0 < value < float("inf"):
-                raise ValueError(f"{field.name} is {value}, expected a number above 0")
-            if field.type is int and value < minimum:
-                raise ValueError(f"{field.name} is {value}, expected {minimum} or more")
 
 
 @dataclass(frozen=True)
 class Query:
-    """Query parameters of POST /predict.
-
-    Attributes
-    ----------
-    timeline : bool
-        Whether to add a time line.
-    hop_s : float
-        Seconds between the starts of its windows.
-    threshold : float
-        A prediction with a lower confidence is uncertain.
-    """
+    """Query parameters of POST /predict."""
 
     timeline: bool = False
     hop_s: float = DEFAULT_HOP_S
-    threshold: float = DEFAULT_THRESHOLD
+    threshold: float = DEFAULT_THRESHOLD  # a prediction with a lower confidence is uncertain
 
 
 def read_query(pairs: Sequence[tuple[str, str]]) -> Query:
-    """Read the query parameters of a request.
-
-    Raises
-    ------
-    RequestError
-        For a parameter that is unknown, repeated or invalid.
-    """
+    """Read query parameters; `RequestError` for one that is unknown, repeated or invalid."""
     given = dict(pairs)
     for name in given:
         if name not in ("timeline", "hop", "threshold"):
             raise RequestError(
                 "bad_query",
-                f"unknown query parameter {name[:40]!r}, expected timeline, hop or threshold; send the file itself "
-                "as the body (the service opens no path or address)",
+                f"unknown query parameter {name[:40]!r}, expected timeline, hop or threshold; send the file "
+                "itself as the body (the service opens no path or address)",
             )
     if len(given) < len(pairs):
         raise RequestError("bad_query", "a query parameter is repeated; give each once")
@@ -148,35 +95,43 @@ def read_query(pairs: Sequence[tuple[str, str]]) -> Query:
         raise RequestError("bad_query", "hop needs a time line; add timeline=true, or remove hop")
     return Query(
         timeline=BOOLEANS[timeline],
-        hop_s=_number("hop", given.get("hop", DEFAULT_HOP_S), MIN_HOP_S, MAX_HOP_S),
-        threshold=_number("threshold", given.get("threshold", DEFAULT_THRESHOLD), 0.0, 1.0),
+        hop_s=_read_number("hop", given.get("hop", DEFAULT_HOP_S), MIN_HOP_S, MAX_HOP_S),
+        threshold=_read_number("threshold", given.get("threshold", DEFAULT_THRESHOLD), 0.0, 1.0),
     )
 
 
-def _number(name: str, given: str | float, minimum: float, maximum: float) -> float:
+def _read_number(name: str, given: str | float, minimum: float, maximum: float) -> float:
     try:
         value = float(given)
     except ValueError:
         value = math.nan
     if not minimum <= value <= maximum:
-        found = str(given)[:40]
         raise RequestError(
-            "bad_query", f"{name} is {found!r}, expected a number from {minimum:g} to {maximum:g}"
+            "bad_query", f"{name} is {str(given)[:40]!r}, expected a number from {minimum:g} to {maximum:g}"
         )
     return value
 
 
 def prediction_json(prediction: Prediction, *, threshold: float) -> dict[str, Any]:
     """Return a prediction as JSON, without the name of its file."""
-    classes = prediction.classes
+
+    def by_label(values: Floats) -> dict[str, float]:
+        return dict(zip(prediction.classes, values.tolist(), strict=True))
+
     return {
         "label": prediction.label,
         "confidence": prediction.confidence,
         "uncertain": prediction.is_uncertain(threshold),
-        "probabilities": _by_label(classes, prediction.probabilities),
+        "probabilities": by_label(prediction.probabilities),
         "missing": prediction.missing,
         "window": {"start_s": float(prediction.start_s), "end_s": float(prediction.end_s)},
-        "sources": {source.source: _source_json(classes, source) for source in prediction.sources},
+        "sources": {
+            source.source: {
+                "own": None if source.own is None else by_label(source.own),
+                "without": by_label(source.without),
+            }
+            for source in prediction.sources
+        },
     }
 
 
@@ -199,12 +154,3 @@ def timeline_json(timeline: Timeline, *, hop_s: float) -> dict[str, Any]:
             for window, refusal in timeline.refusals
         ],
     }
-
-
-def _source_json(classes: tuple[str, ...], source: SourceContribution) -> dict[str, Any]:
-    own = None if source.own is None else _by_label(classes, source.own)
-    return {"own": own, "without": _by_label(classes, source.without)}
-
-
-def _by_label(classes: tuple[str, ...], values: Floats) -> dict[str, float]:
-    return {label: float(value) for label, value in zip(classes, values, strict=True)}

@@ -1,7 +1,6 @@
-"""Saving an upload to a file without holding it in memory. Forms are parsed by Starlette."""
+"""Uploads: checks of their headers, and saving them to a file without holding them in memory."""
 
 import errno
-import os
 import re
 import shutil
 from pathlib import Path
@@ -27,18 +26,10 @@ MEDIA_TYPES = tuple(
     f"application/{name}" for name in ("mp4", "mxf", "octet-stream", "ogg", "vnd.rn-realmedia", "x-matroska")
 )
 """Allowed types besides video/* and audio/*."""
-PLAYLISTS = re.compile(r"mpegurl|scpls|m3u|xspf|dash|smil|asx")
-"""Video and audio types that only refer to other files."""
 
 
-def check_headers(headers: Headers, *, limits: Limits) -> None:
-    """Refuse an upload by its headers, before it is admitted.
-
-    Raises
-    ------
-    RequestError
-        If the type is not allowed, or the length is missing or above the limit.
-    """
+def check_upload(headers: Headers, *, limits: Limits) -> None:
+    """Check the headers of an upload, before it is admitted: its type, and its length."""
     media_type = _media_type(headers.get("content-type", ""))
     if media_type != FORM:
         _check_media_type(media_type)
@@ -47,7 +38,7 @@ def check_headers(headers: Headers, *, limits: Limits) -> None:
     length = headers.get("content-length")
     if length is None:
         raise RequestError("no_length", "the request has no Content-Length; send the length of the file")
-    if int(length) > _max_bytes(media_type, limits):
+    if int(length) > limits.upload_bytes + FORM_BYTES:
         raise _too_large(limits)
 
 
@@ -61,28 +52,26 @@ async def save_upload(request: Request, path: Path, *, limits: Limits) -> str:
     RequestError
         If the upload is too large, too slow, empty or malformed, or the disk is full.
     """
-    media_type = _media_type(request.headers.get("content-type", ""))
-    max_bytes = _max_bytes(media_type, limits)
+    received = 0
+
+    async def receive() -> Message:
+        nonlocal received
+        message = await request.receive()
+        received += len(message.get("body", b""))
+        if received > limits.upload_bytes + FORM_BYTES:
+            raise _too_large(limits)
+        return message
+
+    is_form = _media_type(request.headers.get("content-type", "")) == FORM
     try:
-        with anyio.fail_after(min(limits.grace_s, limits.upload_s)) as scope:
-            start, received = anyio.current_time(), 0
-
-            async def receive() -> Message:
-                nonlocal received
-                message = await request.receive()
-                received += len(message.get("body", b""))
-                if received > max_bytes:
-                    raise _too_large(limits)
-                scope.deadline = start + min(limits.upload_s, limits.grace_s + received / limits.upload_rate)
-                return message
-
+        with anyio.fail_after(limits.upload_s):
             limited = Request(request.scope, receive)
-            name = await (_save_form if media_type == FORM else _save_body)(limited, path)
+            name = await (_save_form if is_form else _save_body)(limited, path)
     except TimeoutError as error:
         raise RequestError(
             "slow_upload",
-            f"the upload took longer than {limits.upload_s:g} s, or was slower than {limits.upload_rate / 1024:g} "
-            f"KiB per second after its first {limits.grace_s:g} s; send a smaller file, or use a faster connection",
+            f"the upload took longer than {limits.upload_s:g} s; send a smaller file, or use a faster "
+            "connection",
         ) from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -99,7 +88,7 @@ async def save_upload(request: Request, path: Path, *, limits: Limits) -> str:
 
 
 async def _save_body(request: Request, path: Path) -> str:
-    async with await anyio.open_file(path, "xb", opener=_private) as file:
+    async with await anyio.open_file(path, "xb") as file:
         async for chunk in request.stream():
             await file.write(chunk)
     return UNNAMED
@@ -107,53 +96,34 @@ async def _save_body(request: Request, path: Path) -> str:
 
 async def _save_form(request: Request, path: Path) -> str:
     try:
-        form = await request.form(max_files=1, max_fields=0)
+        async with request.form(max_files=1, max_fields=0) as form:
+            upload = form.get("file")
+            if not isinstance(upload, UploadFile):
+                raise _malformed_form("it has no file in a field 'file'")
+            if upload.content_type:
+                _check_media_type(_media_type(upload.content_type))
+            await to_thread.run_sync(_copy, upload, path)
+            return clean_name(upload.filename or "")
     except (HTTPException, FormParserError) as error:  # Starlette 1.0 passes the parser's own error on
         raise _malformed_form(getattr(error, "detail", str(error))) from error
-    upload = form.get("file")
-    try:
-        if not isinstance(upload, UploadFile):
-            raise _malformed_form(
-                f"its fields: {clean_name(', '.join(form))!r}" if form else "it has no field"
-            )
-        if media_type := _media_type(upload.content_type or ""):
-            _check_media_type(media_type)
-        await to_thread.run_sync(_copy, upload, path)
-    finally:
-        await form.close()
-    return clean_name(upload.filename or "")
 
 
 def _copy(upload: UploadFile, path: Path) -> None:
-    with open(path, "xb", opener=_private) as file:
+    with open(path, "xb") as file:
         shutil.copyfileobj(upload.file, file)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def _media_type(header: str) -> str:
     return parse_options_header(header)[0].decode("latin-1")
 
 
-def is_media(media_type: str) -> bool:
-    """Return whether a content type is one of a video or audio file, or unspecific."""
-    family = media_type.partition("/")[0]
-    return (family in ("video", "audio") and not PLAYLISTS.search(media_type)) or media_type in MEDIA_TYPES
-
-
 def _check_media_type(media_type: str) -> None:
-    if not is_media(media_type):
+    if not media_type.startswith(("video/", "audio/")) and media_type not in MEDIA_TYPES:
         raise RequestError(
             "media_type",
-            f"Content-Type is {media_type[:80]!r}, expected video/*, audio/*, application/octet-stream or a form with "
-            "the field 'file'; send the bytes of a video with its own type",
+            f"Content-Type is {media_type[:80]!r}, expected video/*, audio/*, application/octet-stream or a "
+            "form with the field 'file'; send the bytes of a video with its own type",
         )
-
-
-def _max_bytes(media_type: str, limits: Limits) -> int:
-    return limits.upload_bytes + (FORM_BYTES if media_type == FORM else 0)
 
 
 def _too_large(limits: Limits) -> RequestError:

@@ -19,7 +19,7 @@ from moodfuse.extract.networks import create_network
 from moodfuse.extract.networks.audio import TwoDMCNN
 
 FILE = "choi_msd_tagger_keras2.hdf5"
-CLIPS = 5
+CLIPS = 2
 SAMPLES_16K = 30 * 16_000
 SAMPLES_12K = 29 * 12_000
 FRAMES = 1360
@@ -33,7 +33,7 @@ Arrays = dict[str, np.ndarray]
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.mark.parametrize("samples", [1, 5, 16_001, 112_000, 479_999, 480_000])
+@pytest.mark.parametrize("samples", [1, 16_001, 480_000])
 def test_resampling_equals_torchaudio(samples: int) -> None:
     """Waveforms at 12 kHz are those of torchaudio.functional.resample, bit for bit, cut at 29 s."""
     import torchaudio  # here, so that a torchaudio that does not load fails this test alone
@@ -60,12 +60,12 @@ def weights() -> Path:
 @pytest.fixture(scope="module")
 def arrays(weights: Path) -> Arrays:
     """The arrays of the file as they are stored, by layer and name."""
-    found: Arrays = {}
+    arrays: Arrays = {}
     with h5py.File(weights, "r") as file:
         for layer, group in file["model_weights"].items():
             for name, value in group.get(layer, {}).items():
-                found[f"{layer}/{name.removesuffix(':0')}"] = value[()]
-    return found
+                arrays[f"{layer}/{name.removesuffix(':0')}"] = value[()]
+    return arrays
 
 
 def sound(path: Path) -> np.ndarray:
@@ -73,14 +73,14 @@ def sound(path: Path) -> np.ndarray:
     resampler = av.AudioResampler(format="fltp", layout="stereo", rate=16_000)
     with av.open(str(path)) as container:
         frames = [*container.decode(audio=0), None]  # None empties the resampler
-        pieces = [piece.to_ndarray().mean(axis=0) for frame in frames for piece in resampler.resample(frame)]
-    samples = np.concatenate(pieces)[:SAMPLES_16K]
+        chunks = [chunk.to_ndarray().mean(axis=0) for frame in frames for chunk in resampler.resample(frame)]
+    samples = np.concatenate(chunks)[:SAMPLES_16K]
     return np.pad(samples, (0, SAMPLES_16K - len(samples)))
 
 
 @pytest.fixture(scope="module")
 def sounds() -> torch.Tensor:
-    """Audio of five real clips of different moods, [5, 480000] at 16 kHz, or a skip that says why."""
+    """Audio of real clips of different moods, [CLIPS, 480000] at 16 kHz, or a skip that says why."""
     folder = os.environ.get("MOODFUSE_CLIPS")
     if not folder:
         pytest.skip("MOODFUSE_CLIPS is not set: no folder of real clips")
@@ -101,7 +101,7 @@ def network(weights: Path) -> TwoDMCNN:
 
 @pytest.fixture(scope="module")
 def signals(network: TwoDMCNN, sounds: torch.Tensor) -> torch.Tensor:
-    """The 12 kHz signals, [5, 348000], that both sides start from."""
+    """The 12 kHz signals, [CLIPS, 348000], that both sides start from."""
     with torch.inference_mode():
         return network.resample(sounds)
 
@@ -191,22 +191,22 @@ def test_decibels(network: TwoDMCNN, signals: torch.Tensor) -> None:
     with torch.inference_mode():
         ours = network.decibels(signals).numpy()
     assert signals.shape == (CLIPS, SAMPLES_12K) and ours.shape == (CLIPS, 96, FRAMES)
-    for found, signal in zip(ours, signals.numpy(), strict=True):
+    for actual, signal in zip(ours, signals.numpy(), strict=True):
         expected = reference_decibels(signal)
         above = expected > FLOOR_DB
         assert above.mean() > 0.5
-        assert np.abs(found - expected)[above].max() < BAR_DB
-        assert (found[~above] < FLOOR_DB + BAR_DB).all()
+        assert np.abs(actual - expected)[above].max() < BAR_DB
+        assert (actual[~above] < FLOOR_DB + BAR_DB).all()
 
 
 def test_features(network: TwoDMCNN, sounds: torch.Tensor, signals: torch.Tensor, arrays: Arrays) -> None:
     """The 160 features of each clip are within 1e-4 of the reference's largest, in every block."""
     with torch.inference_mode():
         ours = network.trunk(sounds).numpy()
-    for found, signal in zip(ours, signals.numpy(), strict=True):
+    for actual, signal in zip(ours, signals.numpy(), strict=True):
         expected = reference_features(signal, arrays)
-        assert expected.shape == found.shape == (160,)
-        assert np.abs(found - expected).max() < BAR_FEATURES * np.abs(expected).max()
+        assert expected.shape == actual.shape == (160,)
+        assert np.abs(actual - expected).max() < BAR_FEATURES * np.abs(expected).max()
 
 
 def test_mel_front_end_ignores_autocast() -> None:
@@ -236,7 +236,7 @@ def test_silence_and_length_of_log_mel() -> None:
 
 
 def test_a_batch_equals_single_clips(network: TwoDMCNN, sounds: torch.Tensor) -> None:
-    """Five clips in a batch get what each gets alone, and each another."""
+    """Clips in a batch get the features that each gets alone; different clips have different features."""
     with torch.inference_mode():
         together = network.trunk(sounds)
         alone = torch.cat([network.trunk(clip[None]) for clip in sounds])

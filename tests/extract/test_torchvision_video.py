@@ -20,12 +20,10 @@ from moodfuse.extract.networks.weights.published import known_weights
 pytestmark = pytest.mark.usefixtures("one_thread")
 NAMES = torchvision_names()
 FACTORY = "moodfuse.extract.networks.torchvision_video"
-SHAPES = {  # the smallest input, [C, T, H, W], that each kind of model takes
+SHAPES = {  # the smallest input, [C, T, H, W], of three kinds of models
     "r3d_18": (3, 8, 32, 32),
-    "r2plus1d_18": (3, 8, 32, 32),
     "swin3d_t": (3, 4, 64, 64),
     "s3d": (3, 16, 224, 224),
-    "mvit_v2_s": (3, 16, 224, 224),
 }
 
 
@@ -54,9 +52,9 @@ def test_a_torchvision_that_does_not_load_is_named_with_its_version(
 
 
 def preprocessing(name: str) -> VideoPreprocessing:
-    found = network_spec(f"torchvision:{name}").preprocessing
-    assert isinstance(found, VideoPreprocessing)
-    return found
+    preprocessing = network_spec(f"torchvision:{name}").preprocessing
+    assert isinstance(preprocessing, VideoPreprocessing)
+    return preprocessing
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -70,7 +68,7 @@ def test_input_equals_the_transforms_of_the_weights(name: str) -> None:
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_embedding_is_what_enters_the_last_linear_layer(name: str, tmp_path: Path) -> None:
-    """With a model's weights loaded, its last layer on our embedding gives the model's output."""
+    """With a model's weights loaded, its last layer applied to our embedding gives the model's output."""
     torch.manual_seed(0)
     model = get_model(name).eval()
     torch.save(model.state_dict(), tmp_path / "model.pth")
@@ -106,10 +104,12 @@ def test_weights_are_those_of_torchvision(name: str) -> None:
     """The table has each of torchvision's weights with its address and the digest in its name."""
     weights = get_model_weights(name)
     known = known_weights(f"torchvision:{name}")
-    assert set(known) == {*(item.name for item in weights), "DEFAULT"}
+    assert set(known) == {*(entry.name for entry in weights), "DEFAULT"}
     assert known["DEFAULT"].url == weights.DEFAULT.url
-    for item in weights:
-        assert f"-{known[item.name].check.value}.pth" in item.url and len(known[item.name].check.value) == 8
+    for entry in weights:
+        assert (
+            f"-{known[entry.name].check.value}.pth" in entry.url and len(known[entry.name].check.value) == 8
+        )
 
 
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:

@@ -1,18 +1,14 @@
-"""Read and write weights files. Reading runs no code from the file and bounds its memory beforehand.
+"""Read and write weights files; reading runs no code from the file.
 
-Three kinds: safetensors, what `torch.save` writes (zip archives, and the older plain stream), and Keras 2
-HDF5. torch files hold a pickle; torch reads it with `weights_only=True`, which builds tensors and containers
-and calls nothing else.
+Three kinds: safetensors, what `torch.save` writes, and Keras 2 HDF5. A torch file holds a pickle; torch reads
+it with `weights_only=True`, which builds tensors and containers and calls nothing else.
 """
 
 from __future__ import annotations
 
-import io
 import json
-import pickletools
 import re
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,21 +16,24 @@ import numpy as np
 
 from moodfuse.cache.digests import canonical_json
 from moodfuse.cache.errors import InputError
-from moodfuse.cache.files import METADATA_KEY, SEAL, check_sealed, seal_of, write_aside
+from moodfuse.cache.files import (
+    METADATA_KEY,
+    SEAL,
+    check_array,
+    check_sealed,
+    get_member,
+    open_hdf5,
+    read_array,
+    seal_of,
+    write_aside,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
-ZIP_MAGIC = b"PK\x03\x04"
-PICKLE_MAGIC = b"\x80"
-LFS_MAGIC = b"version https://git-lfs"
-MAX_FILE_BYTES = 400 << 20  # the largest published file, torchvision's swin3d_b, has 364 million bytes
-MAX_PICKLE_BYTES = 1 << 20
-MAX_KERAS_BYTES = 1 << 24
-MAX_KERAS_NODES = 200
+TORCH_MAGICS = (b"PK\x03\x04", b"\x80")  # a zip archive, and a plain pickle stream of older versions
 KERAS_ROOT = "model_weights"
-_LEGACY_PICKLES = 5  # magic number, protocol, system, the object, names of the storages
 
 
 class WeightsError(InputError):
@@ -47,39 +46,26 @@ def file_kind(path: Path) -> str:
     Raises
     ------
     WeightsError
-        If it is none of them, empty, too large, or cannot be read.
+        If it is none of them or cannot be read.
     """
+    if not path.is_file():
+        raise WeightsError(
+            f"{path}: no such file; expected safetensors, a PyTorch state dict, or Keras 2 HDF5"
+        )
     try:
-        if not path.is_file():
-            reason = (
-                "a folder" if path.is_dir() else "not a regular file" if path.exists() else "no such file"
-            )
-            raise WeightsError(f"{path}: {reason}; expected a file: safetensors, PyTorch, or Keras 2 HDF5")
-        size = path.stat().st_size
         with open(path, "rb") as stream:
             start = stream.read(32)
     except OSError as error:
         raise WeightsError(f"{path}: cannot read the weights: {error.strerror}; check the path") from error
-    if size > MAX_FILE_BYTES:
-        limit = f"{MAX_FILE_BYTES / 1e6:.0f}"
-        raise WeightsError(f"{path}: {size / 1e6:.0f} MB; no network here has weights over {limit} MB")
     if start.startswith(HDF5_MAGIC):
         return "hdf5"
     if start[8:9] == b"{":  # a length of 8 bytes, then JSON
         return "safetensors"
-    if start.startswith((ZIP_MAGIC, PICKLE_MAGIC)):
+    if start.startswith(TORCH_MAGICS):
         return "torch"
-    if not start:
-        reason = "it is empty"
-    elif start.startswith(LFS_MAGIC):
-        reason = "it is a Git LFS pointer, not the weights"
-    elif start.lstrip().startswith(b"<"):
-        reason = "it is a web page"
-    else:
-        reason = f"it begins with {start[:8]!r}"
     raise WeightsError(
-        f"{path}: not a weights file: {reason}; expected safetensors, a PyTorch state dict, or the Keras "
-        "2 HDF5 file of the music tagger; download it again"
+        f"{path}: not a weights file: it begins with {start!r}; expected safetensors, a PyTorch state dict, "
+        "or the Keras 2 HDF5 file of the music tagger; download it again"
     )
 
 
@@ -126,10 +112,6 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
 
     try:
         with open(path, "rb") as stream:  # given a path, torch.load chooses the format by the suffix
-            # torch, too, goes by the first bytes: a pickle with a zip archive appended is read as a pickle.
-            is_archive = stream.read(len(ZIP_MAGIC)) == ZIP_MAGIC
-            _check_archive(path) if is_archive else _check_legacy(path)
-            stream.seek(0)
             content = torch.load(stream, weights_only=True, mmap=False, map_location="cpu")
     except Exception as error:  # torch.load raises many types
         raise WeightsError(
@@ -141,56 +123,21 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     if not isinstance(content, Mapping) or not content:
         raise WeightsError(f"{path}: holds {type(content).__name__}, expected a state dict: tensors by name")
     for name, value in content.items():
-        _check_tensor(path, name, value)
+        if not isinstance(value, torch.Tensor) or value.layout != torch.strided or value.device.type != "cpu":
+            raise WeightsError(
+                f"{path}: {name!r} is {type(value).__name__}, expected a flat state dict of dense tensors"
+            )
     return {name: value.detach() for name, value in content.items()}
 
 
-def _check_archive(path: Path) -> None:
-    """Refuse a zip archive that expands: torch compresses no member, and its pickle is small."""
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-    if sum(member.file_size for member in members) > path.stat().st_size:
-        raise ValueError("a zip archive with compressed members, or members larger than the file")
-    if any(member.filename.endswith(".pkl") and member.file_size > MAX_PICKLE_BYTES for member in members):
-        raise ValueError(f"its names take over {MAX_PICKLE_BYTES} bytes")
-
-
-def _check_legacy(path: Path) -> None:
-    """Refuse a stream whose pickles are damaged or large; `genops` reads them without executing anything."""
-    with open(path, "rb") as stream:
-        start = io.BytesIO(stream.read(MAX_PICKLE_BYTES))
-    try:
-        for _ in range(_LEGACY_PICKLES):
-            for _operation in pickletools.genops(start):
-                pass
-    except (ValueError, AttributeError, IndexError) as error:
-        raise ValueError(f"{error}; damaged, or its names take over {MAX_PICKLE_BYTES} bytes") from error
-
-
 def _torch_reason(error: Exception) -> str:
-    """One line of a message of torch that has many."""
+    """The first line of torch's message, or the name that the file asks for."""
     text = str(error)
-    if found := re.search(r"nsupported (?:global: )?GLOBAL (\S+)", text):
-        return f"it asks for {found[1]}, which could run code"
-    if found := re.search(r"WeightsUnpickler error: ([^\n]*)", text):
-        text = found[1]
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:200].rstrip(".")
-
-
-def _check_tensor(path: Path, name: object, value: Any) -> None:
-    import torch
-
-    if not isinstance(name, str) or type(value) not in (torch.Tensor, torch.nn.Parameter):
-        kind = type(value).__name__
-        raise WeightsError(f"{path}: {name!r} is {kind}, expected a tensor; expected a flat state dict")
-    if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
-        raise WeightsError(
-            f"{path}: {name} is a {value.layout} tensor on {value.device}, expected a dense one"
-        )
-    # A tensor of stride 0 takes the memory of one number in the file, and any amount once it is copied.
-    if not value.is_contiguous() or value.untyped_storage().nbytes() < value.numel() * value.element_size():
-        raise WeightsError(f"{path}: {name} repeats or skips its bytes (stride {value.stride()})")
+    if match := re.search(r"nsupported (?:global: )?GLOBAL (\S+)", text):
+        return f"it asks for {match[1]}, which could run code"
+    if match := re.search(r"WeightsUnpickler error: ([^\n]*)", text):
+        text = match[1]
+    return (text.strip().partition("\n")[0] or type(error).__name__)[:200].rstrip(".")
 
 
 def _read_keras(path: Path) -> dict[str, Tensor]:
@@ -201,8 +148,6 @@ def _read_keras(path: Path) -> dict[str, Tensor]:
     """
     import torch
 
-    from moodfuse.cache.files import open_hdf5
-
     try:
         with open_hdf5(path) as file:
             if any(name.startswith("convolution2d_") for name in file) or "ConvBNEluDr" in file:
@@ -211,49 +156,45 @@ def _read_keras(path: Path) -> dict[str, Tensor]:
                     "is not read: use keras2_model/model_best.hdf5 of the same repository "
                     "(moodfuse weights fetch twodmcnn-msd-choi)"
                 )
-            arrays = dict(_keras_arrays(file))
-        # kernels: height, width, in, out -> out, in, height, width
-        return {
-            name: torch.from_numpy(
-                np.ascontiguousarray(value.transpose(3, 2, 0, 1)) if value.ndim == 4 else value
-            )
-            for name, value in arrays.items()
-        }
+            arrays = _keras_arrays(file)
     except ValueError as error:
         raise WeightsError(f"{path}: {error}; fetch the file again from its publisher") from error
     except (OSError, RuntimeError, KeyError, TypeError) as error:
         raise WeightsError(
             f"{path}: not a readable HDF5 file ({error}); it may be cut short: fetch it again"
         ) from error
+    for name, value in arrays.items():
+        if value.ndim == 4:  # height, width, in, out -> out, in, height, width
+            arrays[name] = np.ascontiguousarray(value.transpose(3, 2, 0, 1))
+    return {name: torch.from_numpy(value) for name, value in arrays.items()}
 
 
-def _keras_arrays(file: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
-    """Arrays by ``layer/array``; no link is followed, no other file opened, and their total size bounded."""
-    from moodfuse.cache.files import check_array, get_member, read_array
-
-    root = get_member(file, KERAS_ROOT) if KERAS_ROOT in file else None
-    if not isinstance(root, Mapping):  # an HDF5 group is a mapping
+def _keras_arrays(file: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Arrays by ``layer/array``; no link to another file is followed."""
+    if KERAS_ROOT not in file:
         raise ValueError(f"no group {KERAS_ROOT}; expected the weights of the Keras 2 music tagger")
-    nodes = size = 0
+    root = _keras_group(file, KERAS_ROOT)
+    arrays = {}
     for layer in root:
-        group = get_member(root, layer)
-        if isinstance(group, Mapping) and layer in group:
-            group = get_member(group, layer)
-        nodes += 1 + (len(group) if isinstance(group, Mapping) else 0)
-        if nodes > MAX_KERAS_NODES:
-            raise ValueError(f"{KERAS_ROOT} holds over {MAX_KERAS_NODES} layers and arrays")
-        arrays = {layer: group}
-        if isinstance(group, Mapping):
-            arrays = {f"{layer}/{name}": get_member(group, name) for name in group}
-        for name, array in arrays.items():
-            size += check_array(array, name)
-            if size > MAX_KERAS_BYTES:
-                raise ValueError(f"its arrays take over {MAX_KERAS_BYTES} bytes")
-            yield name, read_array(array)
+        group = _keras_group(root, layer)
+        if layer in group:
+            group = _keras_group(group, layer)
+        for name in group:
+            array = get_member(group, name)
+            check_array(array, f"{layer}/{name}")
+            arrays[f"{layer}/{name}"] = read_array(array)
+    return arrays
+
+
+def _keras_group(parent: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    group = get_member(parent, name)
+    if not isinstance(group, Mapping):  # an HDF5 group is a mapping
+        raise ValueError(f"{name} is not a group; expected the weights of the Keras 2 music tagger")
+    return group
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write tensors as sealed safetensors, with one metadata key, so that equal content gives equal bytes."""
+    """Write tensors as safetensors with metadata and a checksum; equal content gives equal bytes."""
     from safetensors.torch import save
 
     content = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}

@@ -1,30 +1,24 @@
-"""Load pretrained weights into a network: resolve, recognise, check, and only then change the network.
+"""Load pretrained weights into a network: recognise the file, check it, and only then change the network.
 
 Loading is strict. Every array that the trunk needs must be in the file, in its shape, float32 and finite;
-every other array must be one that the layout is known to drop. Otherwise the file is refused and the network
-is not changed.
+every other array must be one that the layout is known to drop. Otherwise the network is not changed. The
+layout of a file is recognised by the names of its arrays, never by its own name.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from moodfuse.cache.digests import file_digest
 from moodfuse.cache.files import METADATA_KEY
-from moodfuse.extract.networks.registry import build_network, network_spec
-from moodfuse.extract.networks.specs import (
-    NetworkSpec,
-    Preprocessing,
-    input_size,
-    preprocessing_from_record,
-)
+from moodfuse.extract.networks.registry import build_network
+from moodfuse.extract.networks.specs import Preprocessing, preprocessing_from_record
 from moodfuse.extract.networks.weights.fetch import fetch_weights
 from moodfuse.extract.networks.weights.files import (
     WeightsError,
@@ -33,16 +27,17 @@ from moodfuse.extract.networks.weights.files import (
     safetensors_metadata,
     save_weights,
 )
-from moodfuse.extract.networks.weights.layouts import (
+from moodfuse.extract.networks.weights.published import (
     COUNTER,
     FRONT_END,
+    KNOWN_WEIGHTS,
     LAYOUTS,
     OWN,
-    layer_names,
-    other_network,
-    recognise,
+    KnownWeights,
+    known_weights,
+    recognise_file,
+    recognise_layout,
 )
-from moodfuse.extract.networks.weights.published import KnownWeights, known_weights, recognise_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,8 +46,6 @@ if TYPE_CHECKING:
 
 METADATA_FORMAT = "moodfuse-weights"
 SCHEMA = 1
-FILTERS = f"{FRONT_END}/Variable:0"
-_FILTER_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -62,7 +55,7 @@ class WeightsFacts:
     path: Path
     sha256: str  # of the whole file
     layout: str  # how its arrays are named: a key of LAYOUTS
-    preprocessing: Preprocessing  # the input that the weights want
+    preprocessing: Preprocessing  # the input that the weights expect
     bn_eps: float | None = None  # epsilon of BatchNorm that they need; None keeps the network's own
     known: str | None = None  # name of the published weights, where a name or a digest identifies them
     dropped: tuple[str, ...] = ()  # layers of the original task, which are not loaded
@@ -78,31 +71,17 @@ class WeightsFacts:
 
 
 def bn_eps_of(identity: str) -> float | None:
-    """The epsilon of BatchNorm in the identity of weights; `None` keeps the network's own.
-
-    Raises
-    ------
-    ValueError
-        If it is not between 0 and 1.
-    """
-    _, found, eps = identity.partition(" bn_eps=")
-    return _check_eps(eps) if found else None
-
-
-def _check_eps(eps: Any) -> float:
+    """The epsilon of BatchNorm in the identity of weights; `None` keeps the network's own."""
+    _, _, eps = identity.partition(" bn_eps=")
+    if not eps:
+        return None
     if not 0 < float(eps) < 1:
         raise ValueError(f"bn_eps {eps}")
     return float(eps)
 
 
 def resolve_weights(weights: str | Path, network: str) -> tuple[Path, KnownWeights | None]:
-    """The file that a name or path stands for, fetched if needed, and the entry of the table for a name.
-
-    Raises
-    ------
-    WeightsError
-        If it is neither, or the weights cannot be fetched or fail their check.
-    """
+    """The file that a name or path stands for, fetched if needed, and the entry of the table for a name."""
     published = known_weights(network)
     if str(weights) in published:
         known = published[str(weights)]
@@ -110,60 +89,58 @@ def resolve_weights(weights: str | Path, network: str) -> tuple[Path, KnownWeigh
     path = Path(weights)
     if path.is_file():
         return path, None
-    reason = "a folder" if path.is_dir() else "no such file, and no known name"
     raise WeightsError(
-        f"{weights}: {reason}; expected the path of a weights file for {network}, or one of: "
-        f"{', '.join(published) or 'none is known'} (moodfuse weights ls)"
+        f"{weights}: no such file, and no known name; expected the path of a weights file for {network}, or "
+        f"one of: {', '.join(published) or 'none is known'} (moodfuse weights ls)"
     )
 
 
 def weights_facts(weights: str | Path, network: str) -> WeightsFacts:
-    """Facts of weights by name, digest or provenance; only a file without any of these is loaded for them.
-
-    Raises
-    ------
-    WeightsError
-        As for `resolve_weights` and `load_weights`.
-    """
+    """Facts of weights by name, digest or provenance; only a file without any of these is loaded for them."""
     path, known = resolve_weights(weights, network)
-    stat = path.stat()
-    return _facts(path, network, known, stat.st_size, stat.st_mtime_ns)
+    return _cached_facts(path, network, known, path.stat().st_mtime_ns)
 
 
 @lru_cache(64)
-def _facts(path: Path, network: str, known: KnownWeights | None, size: int, mtime_ns: int) -> WeightsFacts:
-    declared = _declared_facts(path, network_spec(network), known)
-    return declared or load_weights(build_network(network, num_classes=1), path)
+def _cached_facts(path: Path, network: str, known: KnownWeights | None, mtime_ns: int) -> WeightsFacts:
+    return _declared_facts(path, network, known) or load_weights(build_network(network, num_classes=1), path)
 
 
-def _declared_facts(path: Path, spec: NetworkSpec, known: KnownWeights | None) -> WeightsFacts | None:
+def _declared_facts(path: Path, network: str, known: KnownWeights | None) -> WeightsFacts | None:
     """Facts by name, digest or provenance, without reading the arrays."""
-    is_safetensors = file_kind(path) == "safetensors"
-    sha256 = file_digest(path)
-    known = known or recognise_file(path, spec.name)
+    kind, sha256 = file_kind(path), file_digest(path)
+    known = known or recognise_file(path, network)
     if known is not None:
         return WeightsFacts(
             path, sha256, known.layout, known.preprocessing, known.bn_eps, known.name, known.drops
         )
-    provenance = _read_provenance(path) if is_safetensors else None
-    return None if provenance is None else _converted_facts(path, sha256, provenance, spec)
+    provenance = (
+        json.loads(safetensors_metadata(path).get(METADATA_KEY, "{}")) if kind == "safetensors" else {}
+    )
+    if provenance.get("format") != METADATA_FORMAT:
+        return None
+    if provenance["network"] != network:
+        raise WeightsError(f"{path}: weights of {provenance['network']}, not of {network}")
+    if provenance["schema"] != SCHEMA:
+        raise WeightsError(f"{path}: written by another version of moodfuse; convert the weights again")
+    preprocessing = preprocessing_from_record(provenance["preprocessing"])
+    return WeightsFacts(path, sha256, OWN, preprocessing, provenance["bn_eps"], provenance["known"])
 
 
-def _recognised_facts(path: Path, names: list[str], network: Network) -> WeightsFacts:
-    """Facts by the names of the arrays."""
-    name = network.spec.name
-    trunk = [key for key in trunk_names(network) if not key.endswith(COUNTER)]
-    layout = recognise(names, name, trunk)
+def _recognised_facts(path: Path, names: Collection[str], network: Network) -> WeightsFacts:
+    """Facts by the names of the arrays; preprocessing is that of the layout's first published weights."""
+    trunk = trunk_names(network)
+    layout = recognise_layout(names, network.spec.name, trunk)
     if layout is None:
-        other = other_network(names, name)
-        hint = f"these look like weights of {other}" if other else f"found arrays such as {_some(names)}"
         raise WeightsError(
-            f"{path}: not weights of {name}: {hint}; expected arrays such as {_some(trunk, most=2)}"
+            f"{path}: not weights of {network.spec.name}: holds arrays such as {_first(sorted(names))}; "
+            f"expected arrays such as {_first(trunk, most=2)}"
         )
     facts = WeightsFacts(path, file_digest(path), layout.name, network.spec.preprocessing)
-    if layout.published is None:
+    published = next((known for known in KNOWN_WEIGHTS.values() if known.layout == layout.name), None)
+    if published is None:
         return facts
-    return replace(facts, preprocessing=layout.published.preprocessing, bn_eps=layout.published.bn_eps)
+    return replace(facts, preprocessing=published.preprocessing, bn_eps=published.bn_eps)
 
 
 def trunk_names(network: Network) -> list[str]:
@@ -186,20 +163,15 @@ def load_weights(network: Network, weights: str | Path) -> WeightsFacts:
         A name of `known_weights`, or a file: safetensors, PyTorch or Keras HDF5, in any layout of `LAYOUTS`
         for this network.
 
-    Returns
-    -------
-    WeightsFacts
-        What was loaded, and which layers were not.
-
     Raises
     ------
     WeightsError
         If the file cannot be read or does not hold what the network needs.
     """
     path, known = resolve_weights(weights, network.spec.name)
-    declared = _declared_facts(path, network.spec, known)
+    declared = _declared_facts(path, network.spec.name, known)
     arrays = read_arrays(path)
-    facts = declared or _recognised_facts(path, sorted(arrays), network)
+    facts = declared or _recognised_facts(path, arrays, network)
 
     layout = LAYOUTS[facts.layout]
     in_file = layout.strip_prefix(arrays)
@@ -211,28 +183,29 @@ def load_weights(network: Network, weights: str | Path) -> WeightsFacts:
     needed = [key for key in trunk if not key.endswith(COUNTER)]
     if any(key.startswith("replaced.") for key in loaded):
         needed += [key for key in own if key.startswith("replaced.")]
-    _check(path, loaded, own, needed, unexpected, network.spec.name)
-    if FILTERS in arrays:
-        _check_front_end(path, arrays[FILTERS], network)
+    _check_arrays(path, loaded, own, needed, unexpected)
 
     network.load_state_dict({**own, **loaded})
     network.preprocessing = facts.preprocessing
     if facts.bn_eps is not None:
         network.set_bn_eps(facts.bn_eps)
     network.pretrained = True
-    original_task = [name for name in dropped if layout.name != OWN and not name.startswith(FRONT_END)]
-    return replace(facts, dropped=layer_names(original_task))
+    layers = (
+        re.sub(r"(\.conv3d)?[./](weight|bias|kernel:0|bias:0)$", "", name)
+        for name in dropped
+        if FRONT_END not in name
+    )
+    return replace(facts, dropped=() if layout.name == OWN else tuple(dict.fromkeys(layers)))
 
 
-def _check(
+def _check_arrays(
     path: Path,
     loaded: Mapping[str, Tensor],
     own: Mapping[str, Tensor],
     needed: list[str],
     unexpected: list[str],
-    network: str,
 ) -> None:
-    """Refuse arrays that are missing, unexpected, not finite, or of another shape or dtype."""
+    """Check names, shapes, dtypes and values of the arrays of a file."""
     missing = sorted(set(needed) - loaded.keys())
     misshapen = [
         f"{name} is {_shape(value)}, expected {_shape(own[name])}"
@@ -241,9 +214,9 @@ def _check(
     ]
     if missing or unexpected or misshapen:
         raise WeightsError(
-            f"{path}: not the weights of {network}: found {len(loaded)} arrays, expected {len(needed)}; "
-            f"missing: {_some(missing)}; unexpected: {_some(sorted(unexpected))}; "
-            f"misshapen: {_some(misshapen)}"
+            f"{path}: not the weights of this network: {len(loaded)} arrays, expected {len(needed)}; "
+            f"missing: {_first(missing)}; unexpected: {_first(sorted(unexpected))}; "
+            f"misshapen: {_first(misshapen)}"
         )
     infinite = [name for name in needed if not bool(loaded[name].isfinite().all())]
     if infinite:
@@ -256,29 +229,15 @@ def _shape(value: Tensor) -> str:
     return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
 
 
-def _some(names: list[str], most: int = 4) -> str:
+def _first(names: list[str], most: int = 4) -> str:
     shown = ", ".join(names[:most]) or "none"
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
-
-
-def _check_front_end(path: Path, filters: Tensor, network: Network) -> None:
-    """Refuse a tagger whose mel filters, which are stored in its Keras file, are not the network's own."""
-    own = network.get_buffer("mel_filters").numpy()
-    if filters.shape != own.shape or np.abs(filters.numpy() - own).max() > _FILTER_TOLERANCE:
-        raise WeightsError(
-            f"{path}: its mel filters are not those of {network.spec.name}; it is another front end"
-        )
 
 
 def convert_weights(weights: str | Path, network: Network, target: Path) -> WeightsFacts:
     """Write a network's pretrained trunk as safetensors in our own layout, with its provenance.
 
-    The weights are loaded into `network` first; returned are the facts of the file that was converted.
-
-    Raises
-    ------
-    WeightsError
-        As for `load_weights`.
+    The weights are loaded into `network` first; returns the facts of the file that was converted.
     """
     facts = load_weights(network, weights)
     known = known_weights(network.spec.name).get(facts.known or "")
@@ -299,34 +258,3 @@ def convert_weights(weights: str | Path, network: Network, target: Path) -> Weig
     state = network.state_dict()
     save_weights(target, {key: state[key] for key in trunk_names(network)}, provenance)
     return facts
-
-
-def _read_provenance(path: Path) -> dict[str, Any] | None:
-    """The provenance in a safetensors file that `convert_weights` wrote; `None` in others."""
-    try:
-        values = json.loads(safetensors_metadata(path).get(METADATA_KEY, "{}"))
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(
-            f"{path}: its provenance is not JSON ({error}); convert the weights again"
-        ) from error
-    return values if isinstance(values, dict) and values.get("format") == METADATA_FORMAT else None
-
-
-def _converted_facts(
-    path: Path, sha256: str, provenance: Mapping[str, Any], spec: NetworkSpec
-) -> WeightsFacts:
-    if provenance.get("network") != spec.name:
-        raise WeightsError(f"{path}: weights of {provenance.get('network')}, not of {spec.name}")
-    known, eps = provenance.get("known"), provenance.get("bn_eps")
-    try:
-        if provenance.get("schema") != SCHEMA or not isinstance(known, str | None):
-            raise ValueError("written by another version")
-        preprocessing = preprocessing_from_record(provenance["preprocessing"])
-        if input_size(preprocessing) != input_size(spec.preprocessing):
-            raise ValueError("preprocessing for another kind or size of input")
-        eps = None if eps is None else _check_eps(eps)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise WeightsError(
-            f"{path}: its provenance cannot be used ({error}); convert the weights again"
-        ) from error
-    return WeightsFacts(path, sha256, OWN, preprocessing, eps, known)

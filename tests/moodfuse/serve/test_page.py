@@ -1,4 +1,4 @@
-"""The page of the service in a browser: a video goes in, its label and time line come out, by mouse and keyboard."""
+"""The page of the service in a browser: a video is sent, its label and time line are shown."""
 
 import runpy
 from collections.abc import Iterator
@@ -11,8 +11,8 @@ import pytest
 
 pytest.importorskip("uvicorn", reason="the extra is missing: pip install 'moodfuse[serve]'")
 
+from moodfuse.serve.app import render_page
 from moodfuse.serve.messages import MIB, Limits
-from moodfuse.serve.page import render_page
 
 ROOT = Path(__file__).resolve().parents[3]
 load_script = SimpleNamespace(**runpy.run_path(str(ROOT / "benchmarks" / "serve_load.py")))
@@ -25,9 +25,10 @@ def test_the_page_names_its_model_and_limits_as_text() -> None:
     """Names with markup stay text, in the page and in its data; only digests of its own may run."""
     nasty = "</script><img src=x onerror=alert(1)>"
     page = render_page(nasty, (nasty, "b"), limits=LIMITS)
-    assert nasty not in page.html and "<img" not in page.html and page.html.count("<script") == 2
-    assert "At most 2 MB" in page.html
-    assert "unsafe" not in page.policy and page.policy.count("'sha256-") == 2
+    html, policy = bytes(page.body).decode(), page.headers["content-security-policy"]
+    assert nasty not in html and "<img" not in html and html.count("<script") == 2
+    assert "At most 2 MB" in html
+    assert "unsafe" not in policy and policy.count("'sha256-") == 2
 
 
 @pytest.fixture(scope="module")
@@ -47,32 +48,32 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tab(browser: Any, address: str) -> Iterator[Any]:
-    """The page in a tab that takes no complaint, and no request to anything but the service and the chosen file."""
+    """The page in a tab; no message on its console, and no request but to the service and the chosen file."""
     context = browser.new_context(viewport={"width": 1400, "height": 900})
     page = context.new_page()
     page.set_default_timeout(WAIT_MS)
-    complaints: list[str] = []
+    messages: list[str] = []
     own = (address, "blob:", "data:")
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda request: request.url.startswith(own) or complaints.append(request.url))
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.on("request", lambda request: request.url.startswith(own) or messages.append(request.url))
     page.goto(address)
-    page.complaints = complaints
+    page.messages = messages
     yield page
     context.close()
-    assert complaints == []
+    assert messages == []
 
 
-def becomes(tab: Any, condition: str) -> None:
-    """Wait until a condition holds; the page's policy forbids the browser to wait for a text of code by itself."""
+def wait_until(tab: Any, condition: str) -> None:
+    """Wait until a condition holds; the page's policy forbids `wait_for_function`."""
     for _ in range(WAIT_MS // 20):
         if tab.evaluate(condition):
             return
         tab.wait_for_timeout(20)
-    pytest.fail(f"it did not come to {condition}")
+    pytest.fail(f"not true in time: {condition}")
 
 
-def answered(tab: Any, video: Path) -> None:
+def label_video(tab: Any, video: Path) -> None:
     tab.set_input_files("#file", str(video))
     tab.wait_for_selector("#answer:visible")
 
@@ -80,27 +81,29 @@ def answered(tab: Any, video: Path) -> None:
 @pytest.mark.slow
 def test_a_video_is_labelled_and_its_time_line_moves_with_it(tab: Any, video: Path) -> None:
     """Label, bars and reasons are there; a click and a key seek; the playhead follows the video."""
-    answered(tab, video)
+    label_video(tab, video)
     assert tab.locator("#claim").inner_text().startswith("Uncertain: perhaps ")
     assert "Of 10 answers as sure as this, about 4 should be right" in tab.locator("#meaning").inner_text()
     assert tab.locator("#labels tbody tr").count() == 6 and tab.locator("#reasons li").count() == 2
     assert "Without it the answer would be" in tab.locator("#reasons").inner_text()
     assert tab.locator("#curves path.curve").count() == 2 * 6 and tab.locator("#curves .gap").count() == 1
     assert "1 of 6 windows could not be read" in tab.locator("#over-time-caption").inner_text()
-    now = "[document.getElementById('video').currentTime, Number(document.getElementById('curves').ariaValueNow)]"
+    now = """[
+        document.getElementById('video').currentTime, Number(document.getElementById('curves').ariaValueNow)
+    ]"""
     box = tab.locator("#curves").bounding_box()
     tab.mouse.click(box["x"] + 44 + (box["width"] - 56) / 2, box["y"] + 150)
-    becomes(tab, "!document.getElementById('video').seeking")
+    wait_until(tab, "!document.getElementById('video').seeking")
     assert tab.evaluate(now) == [pytest.approx(30, abs=0.6)] * 2
     assert tab.locator("#now").inner_text().startswith("0:") and "%" in tab.locator("#now").inner_text()
     tab.locator("#curves").focus()
     for key, time_s in (("ArrowRight", 35), ("Home", 0), ("End", 60), ("PageDown", 30)):
         tab.keyboard.press(key)
-        becomes(tab, "!document.getElementById('video').seeking")
+        wait_until(tab, "!document.getElementById('video').seeking")
         assert tab.evaluate(now) == [pytest.approx(time_s, abs=0.7)] * 2, key
     tab.evaluate("document.getElementById('video').muted = true")
     tab.keyboard.press(" ")
-    becomes(tab, "document.getElementById('video').currentTime > 30.5")
+    wait_until(tab, "document.getElementById('video').currentTime > 30.5")
     tab.keyboard.press(" ")
     tab.wait_for_timeout(200)
     shown = tab.evaluate(now)
@@ -109,7 +112,7 @@ def test_a_video_is_labelled_and_its_time_line_moves_with_it(tab: Any, video: Pa
 
 @pytest.mark.slow
 def test_a_dropped_video_without_a_time_line(tab: Any, video: Path) -> None:
-    """A drop does what choosing does; without the box only the label is asked for; the keyboard reaches the button."""
+    """Dropping equals choosing; without the box only the label is requested; Tab reaches the button."""
     tab.keyboard.press("Tab")
     tab.keyboard.press("Tab")
     assert tab.evaluate("document.activeElement.id") == "file"
@@ -128,15 +131,15 @@ def test_a_dropped_video_without_a_time_line(tab: Any, video: Path) -> None:
     assert sent.value.url.endswith("/predict")
     tab.wait_for_selector("#problem:visible")
     assert "Not a video file that can be opened" in tab.locator("#problem").inner_text()
-    assert [text for text in tab.complaints if "422" not in text] == []
-    tab.complaints.clear()
-    answered(tab, video)
+    assert [text for text in tab.messages if "422" not in text] == []
+    tab.messages.clear()
+    label_video(tab, video)
     assert tab.locator("#over-time:visible").count() == 0 and tab.locator("#problem:visible").count() == 0
 
 
 @pytest.mark.slow
 def test_limits_are_said_before_anything_is_sent(tab: Any, video: Path, tmp_path: Path) -> None:
-    """A file too large is not sent, one too long has no time line and is told so, and a request can be cancelled."""
+    """A large file is not sent, a long one has no time line, and a request can be cancelled."""
     large = {"name": "large.mp4", "mimeType": "video/mp4", "buffer": bytes(LIMITS.upload_bytes + 1)}
     requests: list[str] = []
     tab.on("request", lambda request: requests.append(request.method))
@@ -148,33 +151,33 @@ def test_limits_are_said_before_anything_is_sent(tab: Any, video: Path, tmp_path
     assert "POST" not in requests
     slow = {"name": "slow.mp4", "mimeType": "video/mp4", "buffer": load_script.SLOW_MARK}
     tab.set_input_files("#file", files=[slow])
-    becomes(tab, "document.getElementById('status').textContent.startsWith('Labelling slow.mp4')")
+    wait_until(tab, "document.getElementById('status').textContent.startsWith('Labelling slow.mp4')")
     tab.locator("#cancel").click()
     assert tab.locator("#going:visible").count() == 0 and tab.locator("#problem:visible").count() == 0
     with load_script.served(load_script.StandIn(), limits=SHORT, temporary=tmp_path) as running:
         address = f"http://{running.host}:{running.port}/"
         tab.goto(address)
-        answered(tab, video)
-        tab.complaints[:] = [text for text in tab.complaints if not text.startswith(address)]
+        label_video(tab, video)
+        tab.messages[:] = [text for text in tab.messages if not text.startswith(address)]
     assert "lasts 1:00, a time line at most 0:50" in tab.locator("#notes").inner_text()
     assert tab.locator("#over-time:visible").count() == 0
 
 
 @pytest.mark.slow
 def test_axe_and_a_phone(tab: Any, video: Path) -> None:
-    """In both schemes nothing serious keeps a reader out, and at 390 pixels nothing is wider than the screen."""
+    """Both colour schemes are accessible, and at 390 pixels nothing is wider than the screen."""
     from axe_playwright_python.sync_playwright import Axe
 
-    answered(tab, video)
+    label_video(tab, video)
     for scheme in ("light", "dark"):
         tab.emulate_media(color_scheme=scheme)
-        found = Axe().run(tab, options={"resultTypes": ["violations"]}).response["violations"]
+        violations = Axe().run(tab, options={"resultTypes": ["violations"]}).response["violations"]
         bad = [
-            (item["id"], item["nodes"][0]["html"])
-            for item in found
-            if item["impact"] in ("serious", "critical")
+            (violation["id"], violation["nodes"][0]["html"])
+            for violation in violations
+            if violation["impact"] in ("serious", "critical")
         ]
         assert bad == [], scheme
     tab.set_viewport_size({"width": 390, "height": 800})
-    becomes(tab, "document.querySelector('#curves svg').viewBox.baseVal.width < 390")
+    wait_until(tab, "document.querySelector('#curves svg').viewBox.baseVal.width < 390")
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
