@@ -16,9 +16,9 @@ from moodfuse.cache.runs import LEAKY, Run, check_new_name
 from moodfuse.cache.store import FeatureCache
 from moodfuse.fuse.cross_fitting import fit_features
 from moodfuse.fuse.fitting import Call, FitRunner, fitted_head, predict
-from moodfuse.fuse.heads import head_spec
-from moodfuse.fuse.leak_guard import ClipRows, clip_rows
-from moodfuse.fuse.run_inputs import PlanReader, RunInputs, choose_plans, read_inputs
+from moodfuse.fuse.heads import get_head_spec
+from moodfuse.fuse.leak_guard import clip_rows
+from moodfuse.fuse.run_inputs import RunInputs, choose_plans, read_blocks, read_inputs, read_part_digests
 from moodfuse.fuse.run_record import library_versions, make_run
 from moodfuse.fuse.settings import AblationSettings, PlannedResult, Task, planned_results, sources_of
 
@@ -29,11 +29,11 @@ RULES = 2
 _LIBRARIES = ("numpy", "scipy", "scikit-learn", "lightgbm")
 
 
-def fit_keys(inputs: RunInputs, plan: Plan, parts: Mapping[str, tuple[str, str]]) -> Callable[..., str]:
+def make_fit_keys(inputs: RunInputs, plan: Plan, parts: Mapping[str, tuple[str, str]]) -> Callable[..., str]:
     """A function of sources and further facts that gives the key of a fit: a digest of all that decides it.
 
     Clips, labels and groups are not in it: they name the folder of the cached fits (`moodfuse.cache.fits`).
-    `parts` is as from `PlanReader.part_digests`.
+    `parts` is as from `read_part_digests`.
     """
     common = {
         "rules": RULES,
@@ -56,15 +56,7 @@ def fit_keys(inputs: RunInputs, plan: Plan, parts: Mapping[str, tuple[str, str]]
 def run_ablation(cache: FeatureCache, settings: AblationSettings) -> Run:
     """Fit every combination, head and level, fold by fold; finished fits are cached, the run is not written.
 
-    Parameters
-    ----------
-    cache : FeatureCache
-    settings : AblationSettings
-
-    Returns
-    -------
-    Run
-        First a result with head `NETWORK` for each source, then the combinations.
+    Returns the run: first a result with head `NETWORK` for each source, then the combinations.
 
     Raises
     ------
@@ -75,49 +67,42 @@ def run_ablation(cache: FeatureCache, settings: AblationSettings) -> Run:
     MissingBlockError
         If features are not in the cache.
     """
-    name, prefix = settings.run, "run"
-    if settings.protocol == LEAKY:
-        prefix = LEAKY
-        name = name if name is None or name.startswith(LEAKY) else f"{LEAKY}-{name}"
-    name = check_new_name(cache, name, prefix=prefix)
+    name, is_leaky = settings.run, settings.protocol == LEAKY
+    if is_leaky and name is not None and not name.startswith(LEAKY):
+        name = f"{LEAKY}-{name}"
+    name = check_new_name(cache, name, prefix=LEAKY if is_leaky else "run")
     results = planned_results(cache, settings)
     inputs = read_inputs(cache, sources_of(results), settings.protocol)
-    plans = choose_plans(inputs, settings.repeats)
-    log.info("%d results, %d fold plans", len(results), len(plans.plans))
+    plans, note = choose_plans(inputs, settings.repeats)
+    log.info("%d results, %d fold plans", len(results), len(plans))
     fits = KeptFits(cache.path, cache.clips) if settings.keep else None
-    reader = PlanReader(cache, inputs)
     runner = FitRunner(fits, settings.jobs, settings.scheduler)
-    clips = [clip_rows(plan, inputs.clips) for plan in plans.plans]
-    done = [
-        _fit_plan(reader, inputs, plan, rows, results, runner)
-        for plan, rows in zip(plans.plans, clips, strict=True)
-    ]
-    return make_run(name, inputs, plans, clips, done, commands=(*cache.commands, settings.command))
+    done = [_fit_plan(cache, inputs, plan, results, runner) for plan in plans]
+    clips = [clip_rows(plan, inputs.clips) for plan in plans]
+    return make_run(name, inputs, clips, done, note=note, commands=(*cache.commands, settings.command))
 
 
 def _fit_plan(
-    reader: PlanReader,
-    inputs: RunInputs,
-    plan: Plan,
-    rows: ClipRows,
-    results: Sequence[PlannedResult],
-    runner: FitRunner,
+    cache: FeatureCache, inputs: RunInputs, plan: Plan, results: Sequence[PlannedResult], runner: FitRunner
 ) -> dict[Task, KeptFit]:
     """The fits of all results and folds under one plan; blocks are read only where one is missing."""
-    key = fit_keys(inputs, plan, reader.part_digests(plan))
+    key = make_fit_keys(inputs, plan, read_part_digests(cache, inputs, plan))
 
     def make_calls(missing: list[Task]) -> list[Call]:
-        features = fit_features(inputs, rows, reader.blocks(plan), key, runner)
-        cases = {(result, fold): (result.sources, result.level, fold) for result, fold in missing}
-        designs = features.design_inputs(cases.values())
+        rows = clip_rows(plan, inputs.clips)
+        features = fit_features(inputs, rows, read_blocks(cache, inputs, plan), key, runner)
         return [
-            ((result, fold), predict, (designs[case], result.head, features.seed))
-            for (result, fold), case in cases.items()
+            (
+                (result, fold),
+                predict,
+                (features.make_design_inputs(result.sources, result.level, fold), result.head, features.seed),
+            )
+            for result, fold in missing
         ]
 
-    version = {head: head_spec(fitted_head(head)).version for head in {result.head for result in results}}
+    version = {result: get_head_spec(fitted_head(result.head)).version for result in results}
     keys = {
-        (result, fold): key(result.sources, result.head, version[result.head], result.level, fold)
+        (result, fold): key(result.sources, result.head, version[result], result.level, fold)
         for result in results
         for fold in range(plan.folds)
     }

@@ -12,7 +12,7 @@ from moodfuse.cache.records import ClipStatus
 from moodfuse.cache.runs import FEW_GROUPS, LEAKY, LEAKY_MARK, UNCALIBRATED, Result, Run
 from moodfuse.fuse.inference import apply_temperature
 from moodfuse.fuse.leak_guard import ClipRows
-from moodfuse.fuse.run_inputs import FoldPlans, RunInputs
+from moodfuse.fuse.run_inputs import RunInputs
 from moodfuse.fuse.settings import NO_CROSSFIT, PlannedResult, Task
 
 LIBRARIES = ("moodfuse", "numpy", "scipy", "scikit-learn", "lightgbm", "torch", "torchvision", "av")
@@ -21,13 +21,13 @@ LIBRARIES = ("moodfuse", "numpy", "scipy", "scikit-learn", "lightgbm", "torch", 
 def make_run(
     name: str,
     inputs: RunInputs,
-    plans: FoldPlans,
     clips: Sequence[ClipRows],
     fits: Sequence[Mapping[Task, KeptFit]],
     *,
+    note: str,
     commands: Sequence[str],
 ) -> Run:
-    """The run of the clips and the fits of each fold plan; results are in the order of the fits."""
+    """The run of the clips and the fits of each fold plan; `note` is that of `choose_plans`."""
     first, leaky = clips[0], inputs.protocol == LEAKY
     default = FEW_GROUPS if _has_few_groups(inputs) else UNCALIBRATED
     results = dict.fromkeys(result for result, _ in fits[0])
@@ -42,8 +42,8 @@ def make_run(
         fold_count=inputs.plan.folds,
         seed=inputs.plan.seed,
         recipes=tuple((source, recipe.digest16) for source, recipe in inputs.recipes.items()),
-        results=tuple(_result(result, clips, fits, default=default, leaky=leaky) for result in results),
-        notes=tuple(run_notes(inputs, plans)),
+        results=tuple(_make_result(result, clips, fits, default=default, leaky=leaky) for result in results),
+        notes=(*make_run_notes(inputs), *([note] if note else [])),
         digests=first.digests,
         missing=missing_modalities(inputs.clips),
         repeat_folds=tuple(tuple(further.folds.tolist()) for further in clips[1:]),
@@ -52,7 +52,7 @@ def make_run(
     )
 
 
-def _result(
+def _make_result(
     result: PlannedResult,
     clips: Sequence[ClipRows],
     fits: Sequence[Mapping[Task, KeptFit]],
@@ -62,24 +62,23 @@ def _result(
 ) -> Result:
     """One result: rows of all folds in the order of the clips, under each plan."""
     unscaled, scaled, temperatures, chosen = [], [], [], []
-    for plan_clips, plan_fits in zip(clips, fits, strict=True):
-        folds = [plan_fits[result, fold] for fold in range(int(plan_clips.folds.max()) + 1)]
-        probabilities = np.empty((len(plan_clips.ids), len(plan_clips.classes)))
+    for rows, plan_fits in zip(clips, fits, strict=True):
+        folds = [plan_fits[result, fold] for fold in range(int(rows.folds.max()) + 1)]
+        probabilities = np.empty((len(rows.ids), len(rows.classes)))
         for fold, fit in enumerate(folds):
-            probabilities[plan_clips.folds == fold] = fit.values
-        per_fold = np.array([fit.temperature for fit in folds])
+            probabilities[rows.folds == fold] = fit.values
         unscaled.append(probabilities)
-        scaled.append(apply_temperature(probabilities, per_fold[plan_clips.folds]))
-        temperatures.append(tuple(per_fold.tolist()))
+        temperatures.append([fit.temperature for fit in folds])
+        scaled.append(apply_temperature(probabilities, np.array(temperatures[-1])[rows.folds]))
         chosen.append(all(fit.chosen for fit in folds))
     return Result(
         sources=result.sources,
         head=result.head,
         level=result.level,
         probabilities=scaled[0],
-        notes=result_notes(chosen, default=default, leaky=leaky),
+        notes=make_result_notes(chosen, default=default, leaky=leaky),
         unscaled=unscaled[0],
-        temperatures=temperatures[0],
+        temperatures=tuple(temperatures[0]),
         repeats=np.stack(scaled[1:]) if len(scaled) > 1 else None,
     )
 
@@ -90,7 +89,7 @@ def accuracies(run: Run) -> list[float]:
     return [float(np.mean(np.argmax(result.probabilities, axis=1) == y_true)) for result in run.results]
 
 
-def result_notes(chosen: Sequence[bool], *, default: str, leaky: bool) -> tuple[str, ...]:
+def make_result_notes(chosen: Sequence[bool], *, default: str, leaky: bool) -> tuple[str, ...]:
     """Notes on a result: for each fold plan, `chosen` is whether settings were chosen in every fold.
 
     `default` is the note where they were not.
@@ -106,21 +105,20 @@ def result_notes(chosen: Sequence[bool], *, default: str, leaky: bool) -> tuple[
 def _has_few_groups(inputs: RunInputs) -> bool:
     """Whether some class has fewer than 3 groups on the training side of some fold: nothing can be chosen."""
     labels, folds = groups_per_label(inputs.groups), inputs.plan.assignment
-    for fold in range(inputs.plan.folds):
-        outside = groups_per_label(group for group in inputs.groups if folds[group.key] != fold)
-        if min(outside[label] for label in labels) < MIN_INNER_GROUPS:
-            return True
-    return False
+    sides = (
+        groups_per_label(group for group in inputs.groups if folds[group.key] != fold)
+        for fold in range(inputs.plan.folds)
+    )
+    return any(side[label] < MIN_INNER_GROUPS for side in sides for label in labels)
 
 
 def missing_modalities(clips: Sequence[ClipStatus]) -> tuple[tuple[str, ...], ...]:
     """The modality that each clip does not have; nothing where every clip has both."""
-    if not any(status.missing for status in clips):
-        return ()
-    return tuple((status.missing,) if status.missing else () for status in clips)
+    missing = tuple((status.missing,) if status.missing else () for status in clips)
+    return missing if any(missing) else ()
 
 
-def run_notes(inputs: RunInputs, plans: FoldPlans) -> Iterator[str]:
+def make_run_notes(inputs: RunInputs) -> Iterator[str]:
     """Notes on a whole run."""
     if inputs.protocol == NO_CROSSFIT and inputs.tuned:
         why = (
@@ -132,16 +130,14 @@ def run_notes(inputs: RunInputs, plans: FoldPlans) -> Iterator[str]:
         )
     sources: dict[str, list[str]] = {}
     for source in inputs.fitted_logits:
-        sources.setdefault(_how_fitted(inputs, source), []).append(source)
+        sources.setdefault(_describe_fit(inputs, source), []).append(source)
     for how, names in sources.items():
         yield f"logits of {', '.join(names)}: logistic regression on the embedding, {how}"
     if count := sum(bool(status.missing) for status in inputs.clips):
         yield f"{count} clips have no audio or no video; their features were filled in from training folds"
-    if plans.note:
-        yield plans.note
 
 
-def _how_fitted(inputs: RunInputs, source: str) -> str:
+def _describe_fit(inputs: RunInputs, source: str) -> str:
     """Whether the fitted logits of a source are out of sample."""
     if inputs.protocol == LEAKY:
         return "in sample: LEAKY"
