@@ -161,6 +161,8 @@ class TreeArrays(_Arrays):
             and _in_range(np.concatenate([self.roots, leaves]), nodes)
             and _in_range(self.feature[split], self.columns)
             and not split[leaves].any()
+            and len(self.classes) > 1
+            and trees > 0
             and trees % self._scores == 0
         ):
             raise InputError("head: feature, left, right, roots and classes are not trees of one split each")

@@ -113,8 +113,7 @@ def fuse_command(
 
 def _fuse(cache: "FeatureCache", settings: "AblationSettings") -> "Run":
     from moodfuse.cache.runs import LEAKY, LEAKY_MARK, write_run
-    from moodfuse.fuse.ablation import run_ablation
-    from moodfuse.fuse.run_record import accuracies
+    from moodfuse.fuse.ablation import accuracies, run_ablation
 
     run = run_ablation(cache, settings)
     write_run(cache, run)

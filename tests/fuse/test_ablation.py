@@ -17,12 +17,11 @@ from moodfuse.cache.fits import KeptFit
 from moodfuse.cache.records import ClipStatus
 from moodfuse.cache.runs import FEW_GROUPS, UNCALIBRATED, Run, write_run
 from moodfuse.cache.store import FeatureCache
-from moodfuse.fuse.ablation import run_ablation
+from moodfuse.fuse.ablation import accuracies, run_ablation
 from moodfuse.fuse.design import DesignMatrix
 from moodfuse.fuse.fitting import predict_fold
 from moodfuse.fuse.heads import HEADS
 from moodfuse.fuse.inference import softmax
-from moodfuse.fuse.run_record import accuracies
 from moodfuse.fuse.settings import AblationSettings, planned_results
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,9 +10,8 @@ from moodfuse.cache.folds import assign_folds, can_cross_fit, check_modalities
 from moodfuse.cache.records import Plan
 from moodfuse.cache.runs import UNCALIBRATED
 from moodfuse.cache.store import FeatureCache
-from moodfuse.fuse.ablation import run_ablation
+from moodfuse.fuse.ablation import make_result_notes, run_ablation
 from moodfuse.fuse.run_inputs import choose_plans, choose_protocol, read_inputs
-from moodfuse.fuse.run_record import make_result_notes
 from moodfuse.fuse.settings import AblationSettings
 
 Builder = Callable[..., FeatureCache]
