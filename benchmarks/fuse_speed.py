@@ -246,7 +246,7 @@ def machine() -> str:
 def all_sources(cache: FeatureCache) -> list[tuple[str, ...]]:
     """Every combination."""
     names = cache.sources()
-    return [item for size in range(1, len(names) + 1) for item in combinations(names, size)]
+    return [chosen for size in range(1, len(names) + 1) for chosen in combinations(names, size)]
 
 
 def make_options(heads: tuple[str, ...], level: str) -> list[str]:
@@ -291,12 +291,12 @@ def agreement(
 
 
 def compare(cache: FeatureCache, run: Run, sources: tuple[str, ...], name: str) -> int:
-    """Print log loss and macro F1 of ours beside the plain loop's; returns how many are worse."""
+    """Print log loss and macro F1 of ours and of the plain loop; returns how many are worse."""
     y = np.array([cache.classes.index(status.clip.label) for status in cache.clips])
     folds = [make_fold(cache, sources, fold) for fold in range(cache.plan.folds)]
     worse = 0
     for head in HEADS:
-        (ours,) = [item for item in run.results if (item.sources, item.head) == (sources, head)]
+        (ours,) = [result for result in run.results if (result.sources, result.head) == (sources, head)]
         theirs = np.zeros((len(y), len(cache.classes)))
         for fold in folds:
             theirs[fold.test] = fit_plain("lightgbm defaults" if head == "lightgbm" else head, fold)
@@ -304,8 +304,8 @@ def compare(cache: FeatureCache, run: Run, sources: tuple[str, ...], name: str) 
         bad = loss > their_loss + WORSE[0] or f1 < their_f1 - WORSE[1]
         worse += bad
         print(
-            f"{name}, {'+'.join(sources)} {head}: log loss {loss:.3f} beside {their_loss:.3f}, "
-            f"macro F1 {f1:.3f} beside {their_f1:.3f}{'  WORSE' if bad else ''}",
+            f"{name}, {'+'.join(sources)} {head}: log loss {loss:.3f} against {their_loss:.3f}, "
+            f"macro F1 {f1:.3f} against {their_f1:.3f}{'  WORSE' if bad else ''}",
             flush=True,
         )
     return worse
@@ -358,7 +358,7 @@ def times(cache: FeatureCache, *, with_loop: bool) -> int:
 
 
 def compared(folder: Path) -> int:
-    """Print scores beside the plain loop's on synthetic data and real clips; returns how many are worse."""
+    """Print scores of ours and the plain loop on synthetic and real data; returns how many are worse."""
     worse = 0
     options = make_options(HEADS, "embedding")[2:]
     for name in DATA:

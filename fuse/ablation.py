@@ -7,37 +7,51 @@ sample; where that is not possible, the result keeps its defaults and is marked 
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from importlib import metadata
+
+import numpy as np
 
 from moodfuse.cache.digests import digest
 from moodfuse.cache.fits import KeptFit, KeptFits
-from moodfuse.cache.records import Plan
-from moodfuse.cache.runs import LEAKY, Run, check_new_name
+from moodfuse.cache.folds import MIN_INNER_GROUPS, groups_per_label
+from moodfuse.cache.records import ClipStatus, Plan
+from moodfuse.cache.runs import FEW_GROUPS, LEAKY, LEAKY_MARK, UNCALIBRATED, Result, Run, check_new_name
 from moodfuse.cache.store import FeatureCache
 from moodfuse.fuse.cross_fitting import fit_features
 from moodfuse.fuse.fitting import Call, FitRunner, fitted_head, predict
-from moodfuse.fuse.heads import head_spec
+from moodfuse.fuse.heads import get_head_spec
+from moodfuse.fuse.inference import apply_temperature
 from moodfuse.fuse.leak_guard import ClipRows, clip_rows
-from moodfuse.fuse.run_inputs import PlanReader, RunInputs, choose_plans, read_inputs
-from moodfuse.fuse.run_record import library_versions, make_run
-from moodfuse.fuse.settings import AblationSettings, PlannedResult, Task, planned_results, sources_of
+from moodfuse.fuse.run_inputs import RunInputs, choose_plans, read_blocks, read_inputs, read_part_digests
+from moodfuse.fuse.settings import (
+    NO_CROSSFIT,
+    AblationSettings,
+    PlannedResult,
+    Task,
+    planned_results,
+    sources_of,
+)
 
 log = logging.getLogger(__name__)
 
 RULES = 2
 """Counts changes of the code that change the outcome of every fit: designs, inner folds, chosen settings."""
-_LIBRARIES = ("numpy", "scipy", "scikit-learn", "lightgbm")
+_FIT_LIBRARIES = ("numpy", "scipy", "scikit-learn", "lightgbm")
+"""Libraries whose version decides a fit."""
+_LIBRARIES = ("moodfuse", *_FIT_LIBRARIES, "torch", "torchvision", "av")
 
 
-def fit_keys(inputs: RunInputs, plan: Plan, parts: Mapping[str, tuple[str, str]]) -> Callable[..., str]:
+def make_fit_keys(inputs: RunInputs, plan: Plan, parts: Mapping[str, tuple[str, str]]) -> Callable[..., str]:
     """A function of sources and further facts that gives the key of a fit: a digest of all that decides it.
 
     Clips, labels and groups are not in it: they name the folder of the cached fits (`moodfuse.cache.fits`).
-    `parts` is as from `PlanReader.part_digests`.
+    `parts` is as from `read_part_digests`.
     """
     common = {
         "rules": RULES,
-        "libraries": {name: version for name, version in library_versions() if name in _LIBRARIES},
+        "libraries": {name: version for name, version in library_versions() if name in _FIT_LIBRARIES},
         "folds": plan.folds,
         "plan": sorted(plan.assignment.items()),
         "protocol": inputs.protocol,
@@ -56,15 +70,7 @@ def fit_keys(inputs: RunInputs, plan: Plan, parts: Mapping[str, tuple[str, str]]
 def run_ablation(cache: FeatureCache, settings: AblationSettings) -> Run:
     """Fit every combination, head and level, fold by fold; finished fits are cached, the run is not written.
 
-    Parameters
-    ----------
-    cache : FeatureCache
-    settings : AblationSettings
-
-    Returns
-    -------
-    Run
-        First a result with head `NETWORK` for each source, then the combinations.
+    Returns the run: first a result with head `NETWORK` for each source, then the combinations.
 
     Raises
     ------
@@ -75,50 +81,183 @@ def run_ablation(cache: FeatureCache, settings: AblationSettings) -> Run:
     MissingBlockError
         If features are not in the cache.
     """
-    name, prefix = settings.run, "run"
-    if settings.protocol == LEAKY:
-        prefix = LEAKY
-        name = name if name is None or name.startswith(LEAKY) else f"{LEAKY}-{name}"
-    name = check_new_name(cache, name, prefix=prefix)
+    name, is_leaky = settings.run, settings.protocol == LEAKY
+    if is_leaky and name is not None and not name.startswith(LEAKY):
+        name = f"{LEAKY}-{name}"
+    name = check_new_name(cache, name, prefix=LEAKY if is_leaky else "run")
     results = planned_results(cache, settings)
     inputs = read_inputs(cache, sources_of(results), settings.protocol)
-    plans = choose_plans(inputs, settings.repeats)
-    log.info("%d results, %d fold plans", len(results), len(plans.plans))
+    plans, note = choose_plans(inputs, settings.repeats)
+    log.info("%d results, %d fold plans", len(results), len(plans))
     fits = KeptFits(cache.path, cache.clips) if settings.keep else None
-    reader = PlanReader(cache, inputs)
     runner = FitRunner(fits, settings.jobs, settings.scheduler)
-    clips = [clip_rows(plan, inputs.clips) for plan in plans.plans]
-    done = [
-        _fit_plan(reader, inputs, plan, rows, results, runner)
-        for plan, rows in zip(plans.plans, clips, strict=True)
-    ]
-    return make_run(name, inputs, plans, clips, done, commands=(*cache.commands, settings.command))
+    done = [_fit_plan(cache, inputs, plan, results, runner) for plan in plans]
+    clips = [clip_rows(plan, inputs.clips) for plan in plans]
+    return make_run(name, inputs, clips, done, note=note, commands=(*cache.commands, settings.command))
 
 
 def _fit_plan(
-    reader: PlanReader,
-    inputs: RunInputs,
-    plan: Plan,
-    rows: ClipRows,
-    results: Sequence[PlannedResult],
-    runner: FitRunner,
+    cache: FeatureCache, inputs: RunInputs, plan: Plan, results: Sequence[PlannedResult], runner: FitRunner
 ) -> dict[Task, KeptFit]:
     """The fits of all results and folds under one plan; blocks are read only where one is missing."""
-    key = fit_keys(inputs, plan, reader.part_digests(plan))
+    key = make_fit_keys(inputs, plan, read_part_digests(cache, inputs, plan))
 
     def make_calls(missing: list[Task]) -> list[Call]:
-        features = fit_features(inputs, rows, reader.blocks(plan), key, runner)
-        cases = {(result, fold): (result.sources, result.level, fold) for result, fold in missing}
-        designs = features.design_inputs(cases.values())
+        rows = clip_rows(plan, inputs.clips)
+        features = fit_features(inputs, rows, read_blocks(cache, inputs, plan), key, runner)
         return [
-            ((result, fold), predict, (designs[case], result.head, features.seed))
-            for (result, fold), case in cases.items()
+            (
+                (result, fold),
+                predict,
+                (features.make_design_inputs(result.sources, result.level, fold), result.head, features.seed),
+            )
+            for result, fold in missing
         ]
 
-    version = {head: head_spec(fitted_head(head)).version for head in {result.head for result in results}}
+    version = {result: get_head_spec(fitted_head(result.head)).version for result in results}
     keys = {
-        (result, fold): key(result.sources, result.head, version[result.head], result.level, fold)
+        (result, fold): key(result.sources, result.head, version[result], result.level, fold)
         for result in results
         for fold in range(plan.folds)
     }
     return runner.run("fitting heads", keys, make_calls)
+
+
+# The record of the run
+
+
+def make_run(
+    name: str,
+    inputs: RunInputs,
+    clips: Sequence[ClipRows],
+    fits: Sequence[Mapping[Task, KeptFit]],
+    *,
+    note: str,
+    commands: Sequence[str],
+) -> Run:
+    """The run of the clips and the fits of each fold plan; `note` is that of `choose_plans`."""
+    first, leaky = clips[0], inputs.protocol == LEAKY
+    default = FEW_GROUPS if _has_few_groups(inputs) else UNCALIBRATED
+    results = dict.fromkeys(result for result, _ in fits[0])
+    return Run(
+        name=name,
+        protocol=inputs.protocol,
+        classes=first.classes,
+        ids=first.ids,
+        labels=tuple(status.clip.label for status in inputs.clips),
+        groups=first.group_names,
+        folds=tuple(first.folds.tolist()),
+        fold_count=inputs.plan.folds,
+        seed=inputs.plan.seed,
+        recipes=tuple((source, recipe.digest16) for source, recipe in inputs.recipes.items()),
+        results=tuple(_make_result(result, clips, fits, default=default, leaky=leaky) for result in results),
+        notes=(*make_run_notes(inputs), *([note] if note else [])),
+        digests=first.digests,
+        missing=missing_modalities(inputs.clips),
+        repeat_folds=tuple(tuple(further.folds.tolist()) for further in clips[1:]),
+        commands=tuple(command for command in commands if command),
+        versions=library_versions(),
+    )
+
+
+def _make_result(
+    result: PlannedResult,
+    clips: Sequence[ClipRows],
+    fits: Sequence[Mapping[Task, KeptFit]],
+    *,
+    default: str,
+    leaky: bool,
+) -> Result:
+    """One result: rows of all folds in the order of the clips, under each plan."""
+    unscaled, scaled, temperatures, chosen = [], [], [], []
+    for rows, plan_fits in zip(clips, fits, strict=True):
+        folds = [plan_fits[result, fold] for fold in range(int(rows.folds.max()) + 1)]
+        probabilities = np.empty((len(rows.ids), len(rows.classes)))
+        for fold, fit in enumerate(folds):
+            probabilities[rows.folds == fold] = fit.values
+        unscaled.append(probabilities)
+        temperatures.append([fit.temperature for fit in folds])
+        scaled.append(apply_temperature(probabilities, np.array(temperatures[-1])[rows.folds]))
+        chosen.append(all(fit.chosen for fit in folds))
+    return Result(
+        sources=result.sources,
+        head=result.head,
+        level=result.level,
+        probabilities=scaled[0],
+        notes=make_result_notes(chosen, default=default, leaky=leaky),
+        unscaled=unscaled[0],
+        temperatures=tuple(temperatures[0]),
+        repeats=np.stack(scaled[1:]) if len(scaled) > 1 else None,
+    )
+
+
+def accuracies(run: Run) -> list[float]:
+    """Out-of-fold accuracy of every result of a run."""
+    y_true = np.array([run.classes.index(label) for label in run.labels])
+    return [float(np.mean(np.argmax(result.probabilities, axis=1) == y_true)) for result in run.results]
+
+
+def make_result_notes(chosen: Sequence[bool], *, default: str, leaky: bool) -> tuple[str, ...]:
+    """Notes on a result: for each fold plan, `chosen` is whether settings were chosen in every fold.
+
+    `default` is the note where they were not.
+    """
+    notes = [LEAKY_MARK] if leaky else []
+    if not chosen[0]:
+        notes.append(default)
+    if 0 < sum(chosen) < len(chosen):
+        notes.append(f"settings were chosen under {sum(chosen)} of {len(chosen)} fold plans")
+    return tuple(notes)
+
+
+def _has_few_groups(inputs: RunInputs) -> bool:
+    """Whether some class has fewer than 3 groups on the training side of some fold: nothing can be chosen."""
+    labels, folds = groups_per_label(inputs.groups), inputs.plan.assignment
+    sides = (
+        groups_per_label(group for group in inputs.groups if folds[group.key] != fold)
+        for fold in range(inputs.plan.folds)
+    )
+    return any(side[label] < MIN_INNER_GROUPS for side in sides for label in labels)
+
+
+def missing_modalities(clips: Sequence[ClipStatus]) -> tuple[tuple[str, ...], ...]:
+    """The modality that each clip does not have; nothing where every clip has both."""
+    missing = tuple((status.missing,) if status.missing else () for status in clips)
+    return missing if any(missing) else ()
+
+
+def make_run_notes(inputs: RunInputs) -> Iterator[str]:
+    """Notes on a whole run."""
+    if inputs.protocol == NO_CROSSFIT and inputs.tuned:
+        why = (
+            "no networks of pair holdouts" if inputs.cross_fit else "some class is missing without two folds"
+        )
+        yield (
+            f"no-crossfit ({why}): a head over tuned features trains on rows that its networks saw, and "
+            "keeps its default settings"
+        )
+    sources: dict[str, list[str]] = {}
+    for source in inputs.fitted_logits:
+        sources.setdefault(_describe_fit(inputs, source), []).append(source)
+    for how, names in sources.items():
+        yield f"logits of {', '.join(names)}: logistic regression on the embedding, {how}"
+    if count := sum(bool(status.missing) for status in inputs.clips):
+        yield f"{count} clips have no audio or no video; their features were filled in from training folds"
+
+
+def _describe_fit(inputs: RunInputs, source: str) -> str:
+    """Whether the fitted logits of a source are out of sample."""
+    if inputs.protocol == LEAKY:
+        return "in sample: LEAKY"
+    if inputs.protocol == NO_CROSSFIT and source in inputs.tuned:
+        return "in sample, because its embedding is"
+    return "cross-fitted" if inputs.cross_fit else "in sample, because too few folds hold every class"
+
+
+def library_versions() -> tuple[tuple[str, str], ...]:
+    """Installed versions of the libraries that decide a run's numbers; nothing is imported for it."""
+    versions = []
+    for name in _LIBRARIES:
+        with suppress(metadata.PackageNotFoundError):
+            versions.append((name, metadata.version(name)))
+    return tuple(versions)

@@ -9,24 +9,22 @@ multinomial logistic regression on the embedding, the head `softmax`, fitted onc
 outside it. Each fit is a `Block` with the clips that it saw, and the leak guard checks it like any network.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from moodfuse.cache.errors import LeakError
 from moodfuse.cache.fits import KeptFit
 from moodfuse.cache.folds import pair_holdouts, single_holdouts
 from moodfuse.cache.records import Block, Holdout
 from moodfuse.cache.runs import LEAKY
-from moodfuse.fuse.design import DesignInputs, DesignMatrix, assemble
+from moodfuse.fuse.design import DesignInputs, assemble
 from moodfuse.fuse.fitting import FitRunner
-from moodfuse.fuse.heads import head_spec, make_head
-from moodfuse.fuse.heads.inner_folds import one_thread
-from moodfuse.fuse.inference import Level, centred_logits
-from moodfuse.fuse.leak_guard import ClipRows, CrossFitted, Features, Mask, values_of
+from moodfuse.fuse.heads import get_head_spec, make_head
+from moodfuse.fuse.heads.inner_folds import limit_to_one_thread
+from moodfuse.fuse.inference import Level, centre_logits
+from moodfuse.fuse.leak_guard import ClipRows, CrossFitted, Features
 from moodfuse.fuse.run_inputs import RunInputs
 
 SAW_ALL = Holdout.of(())
@@ -51,14 +49,11 @@ class PlanFeatures:
     logits: Mapping[str, Mapping[Holdout, Block]]
     seed: int
 
-    def design_inputs(self, cases: Iterable[Case]) -> dict[Case, DesignInputs]:
-        """What the design matrix of each case is made of."""
-        return {case: self._design_inputs(*case) for case in dict.fromkeys(cases)}
-
-    def _design_inputs(self, sources: Sequence[str], level: Level, fold: int) -> DesignInputs:
+    def make_design_inputs(self, sources: Sequence[str], level: Level, fold: int) -> DesignInputs:
+        """What a design matrix is made of."""
         leaky = self.protocol == LEAKY
         if level == "logits":
-            logits = [logits_for_fold(self.logits[source], self.rows, test_fold=fold) for source in sources]
+            logits = [select_logits(self.logits[source], self.rows, test_fold=fold) for source in sources]
             return DesignInputs(self.rows, logits, level, fold, seed=self.seed, leaky=leaky)
         blocks = [self.embedding(source, fold) for source in sources]
         return DesignInputs(self.rows, blocks, level, fold, self._pairs(blocks, fold), self.seed, leaky)
@@ -80,9 +75,9 @@ class PlanFeatures:
                 block if block.holdout == FROZEN else self.blocks.get((block.source, holdout))
                 for block in embeddings
             ]
-            pairs[inner_fold] = [block for block in blocks if block is not None]
-            if len(pairs[inner_fold]) < len(blocks):
+            if None in blocks:
                 return {}
+            pairs[inner_fold] = [block for block in blocks if block is not None]
         return pairs
 
 
@@ -93,15 +88,16 @@ def fit_features(
 
     `key` gives the key of a fit, from sources and further facts.
     """
-    seed = inputs.plan.seed
+    seed, logits = (
+        inputs.plan.seed,
+        {name: block for name, block in blocks.items() if block.logits is not None},
+    )
     if inputs.protocol == LEAKY:
-        fitted = {
-            name: block if block.logits is not None else fit_leaky_logits(block, rows, seed=seed)
-            for name, block in blocks.items()
-        }
+        for name in blocks.keys() - logits.keys():
+            logits[name] = fit_leaky_logits(blocks[name], rows, seed=seed)
     else:
-        to_fit = logits_to_fit(blocks, inputs.plan.folds, cross_fit=inputs.cross_fit)
-        version = head_spec("softmax").version
+        to_fit = list_logits_to_fit(blocks, inputs.plan.folds, cross_fit=inputs.cross_fit)
+        version = get_head_spec("softmax").version
         fits = runner.run(
             "fitting logits",
             {
@@ -110,48 +106,46 @@ def fit_features(
             },
             lambda missing: [(name, fit_to_keep, (to_fit[name], name[1], rows, seed)) for name in missing],
         )
-        made = {name: block_of_fit(to_fit[name], name[1], fit, rows) for name, fit in fits.items()}
-        fitted = {**blocks, **made}
-    return PlanFeatures(rows, inputs.protocol, blocks, _group_by_source(fitted), seed)
+        logits |= {name: make_fitted_block(to_fit[name], name[1], fit, rows) for name, fit in fits.items()}
+    by_source: dict[str, dict[Holdout, Block]] = {source: {} for source, _ in logits}
+    for (source, holdout), block in logits.items():
+        # Workers do not need the embedding.
+        by_source[source][holdout] = replace(block, embedding=block.embedding[:, :0])
+    return PlanFeatures(rows, inputs.protocol, blocks, by_source, seed)
 
 
-def _group_by_source(blocks: Blocks) -> dict[str, dict[Holdout, Block]]:
-    """The blocks with logits, without their embeddings, so that less is sent to a worker."""
-    logits: dict[str, dict[Holdout, Block]] = {}
-    for (source, holdout), block in blocks.items():
-        if block.logits is not None:
-            logits.setdefault(source, {})[holdout] = replace(block, embedding=block.embedding[:, :0])
-    return logits
-
-
-def logits_for_fold(networks: Mapping[Holdout, Block], rows: ClipRows, *, test_fold: int) -> Features:
+def select_logits(
+    networks: Mapping[Holdout, Block], rows: ClipRows, *, test_fold: int | None = None
+) -> Features:
     """Logits that a head tested on `test_fold` may use, every row from the right networks.
 
     `networks` are the blocks of one source. Without every pair, all rows come from the network of `{k}`, in
-    sample.
+    sample. Without a test fold, for export, every row comes from the network that held its fold out.
     """
     for shared in (FROZEN, SAW_ALL):  # one network for all folds
         if shared in networks:
             return networks[shared]
+    tested = set() if test_fold is None else {test_fold}
     folds = [fold for fold in np.unique(rows.folds).tolist() if fold != test_fold]
-    pairs = [Holdout.of({fold, test_fold}) for fold in folds]
-    if not all(pair in networks for pair in pairs):
-        return networks[Holdout.of(test_fold)]
-    networks_of: dict[int, tuple[int, ...]] = {fold: (number,) for number, fold in enumerate(folds)}
-    networks_of[test_fold] = tuple(range(len(folds)))
+    holdouts = [Holdout.of({fold, *tested}) for fold in folds]
+    if not all(holdout in networks for holdout in holdouts):
+        return networks[Holdout.of(tested)]
+    networks_by_fold: dict[int, tuple[int, ...]] = {fold: (number,) for number, fold in enumerate(folds)}
+    networks_by_fold |= dict.fromkeys(tested, tuple(range(len(folds))))
     return CrossFitted(
-        tuple(networks[pair] for pair in pairs), tuple(networks_of[fold] for fold in rows.folds.tolist())
+        tuple(networks[holdout] for holdout in holdouts),
+        tuple(networks_by_fold[fold] for fold in rows.folds.tolist()),
     )
 
 
 # Fitted logits
 
 
-def logits_to_fit(blocks: Blocks, folds: int, *, cross_fit: bool) -> dict[tuple[str, Holdout], Block]:
-    """The fits that sources without logits need: source and holdout of each, and the block that it reads.
+def list_logits_to_fit(blocks: Blocks, folds: int, *, cross_fit: bool) -> dict[tuple[str, Holdout], Block]:
+    """For each fit that a source without logits needs, by source and holdout, the block that it reads.
 
-    A block that saw labels is fitted on for its own holdout, a frozen one for every pair of folds or, where
-    some class would be missing without two folds, for every single one.
+    A frozen source needs one for every pair of folds or, where some class would be missing without two folds,
+    for every single one; a block that saw labels one for its own holdout.
     """
     frozen = pair_holdouts(folds) if cross_fit else single_holdouts(folds)
     return {
@@ -162,54 +156,40 @@ def logits_to_fit(blocks: Blocks, folds: int, *, cross_fit: bool) -> dict[tuple[
     }
 
 
-def fit_logits(block: Block, holdout: Holdout, rows: ClipRows, *, seed: int) -> tuple[Any, Block]:
-    """Fit one holdout's logistic regression on an embedding; `seed` is that of the inner split.
+def fit_logits(block: Block, holdout: Holdout, rows: ClipRows, *, seed: int) -> tuple[Any, KeptFit]:
+    """Fit a logistic regression on an embedding and the clips outside a holdout, C chosen where it can be.
 
-    Returns the head, and the block with its logits. Raises `LeakError` if the embedding's network saw a clip
-    of the holdout.
+    Returns the head, and the fit as it is cached: logits [N, C], and as last column whether a clip's label
+    was seen. Raises `LeakError` if the embedding's network saw a clip of the holdout.
     """
     folds = sorted(holdout.folds or ())
-    if not folds:
-        raise LeakError(f"{block.source}: a fit of holdout {holdout} leaves out no fold, so it can test none")
-    design, *_ = [assemble(DesignInputs(rows, [block], "embedding", fold)) for fold in folds]
+    tested: list[int | None] = [*folds] or [None]
+    design, *_ = [assemble(DesignInputs(rows, [block], "embedding", fold)) for fold in tested]
     absent = rows.mask(block.absent)
     kept = ~np.isin(rows.folds, folds) & ~absent
-    head, logits = fit_on_rows(design, kept, seed=seed)
-    logits[absent] = 0  # imputed where they are used
-    return head, with_logits(block, holdout, logits, kept, rows)
-
-
-def fit_on_rows(design: DesignMatrix, kept: Mask, *, seed: int) -> tuple[Any, NDArray[np.float32]]:
-    """A logistic regression on the kept rows, C chosen where they are out of sample; and logits [N, C]."""
     head = make_head("softmax", random_state=seed, tune=design.out_of_sample)
-    with one_thread():
+    with limit_to_one_thread():
         head.fit(design.x[kept], design.y[kept], groups=design.groups[kept])
-        return head, centred_logits(head.decision_scores(design.x), head.classes_, len(design.classes))
-
-
-def with_logits(
-    block: Block, holdout: Holdout, logits: NDArray[np.float32], kept: Mask, rows: ClipRows
-) -> Block:
-    """A block with the logits of a fit on its embedding; the labels of the `kept` rows were seen, too."""
-    seen = block.seen | {rows.digests[row] for row in np.flatnonzero(kept)}
-    return replace(block, holdout=holdout, logits=logits, seen=seen)
+        logits = centre_logits(head.decision_scores(design.x), head.classes_, len(design.classes))
+    logits[absent] = 0  # imputed where they are used
+    seen = kept | rows.mask(block.seen)
+    return head, KeptFit(np.concatenate([logits, seen[:, None]], axis=1, dtype=np.float64))
 
 
 def fit_to_keep(block: Block, holdout: Holdout, rows: ClipRows, seed: int) -> KeptFit:
-    """`fit_logits` as it is cached: logits, and as last column whether a clip's label was seen."""
-    _, fitted = fit_logits(block, holdout, rows, seed=seed)
-    logits, seen = values_of(fitted, "logits"), rows.mask(fitted.seen)[:, None]
-    return KeptFit(np.concatenate([logits, seen], axis=1, dtype=np.float64))
+    """`fit_logits` in a worker process."""
+    return fit_logits(block, holdout, rows, seed=seed)[1]
 
 
-def block_of_fit(block: Block, holdout: Holdout, fit: KeptFit, rows: ClipRows) -> Block:
-    """The block with the logits of a cached fit."""
-    return with_logits(block, holdout, fit.values[:, :-1].astype(np.float32), fit.values[:, -1] > 0, rows)
+def make_fitted_block(block: Block, holdout: Holdout, fit: KeptFit, rows: ClipRows) -> Block:
+    """The block with the logits of a fit on its embedding; the fit saw labels, too."""
+    seen = block.seen | {rows.digests[row] for row in np.flatnonzero(fit.values[:, -1])}
+    return replace(block, holdout=holdout, logits=fit.values[:, :-1].astype(np.float32), seen=seen)
 
 
 def fit_leaky_logits(block: Block, rows: ClipRows, *, seed: int) -> Block:
     """Logits that are fitted on all clips: only to measure the effect of a leak."""
     present = ~rows.mask(block.absent)
     head = make_head("softmax", random_state=seed).fit(block.embedding[present], rows.labels[present])
-    logits = centred_logits(head.decision_scores(block.embedding), head.classes_, len(rows.classes))
+    logits = centre_logits(head.decision_scores(block.embedding), head.classes_, len(rows.classes))
     return replace(block, logits=logits)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moodfuse.cache.records import Block
-from moodfuse.fuse.heads.inner_folds import inner_split
+from moodfuse.fuse.heads.inner_folds import split_inner_folds
 from moodfuse.fuse.inference import Level
 from moodfuse.fuse.leak_guard import (
     ClipRows,
@@ -22,15 +22,15 @@ from moodfuse.fuse.leak_guard import (
     Mask,
     check_block,
     check_plan,
+    get_values,
     is_out_of_sample,
-    networks_of,
-    values_of,
+    list_networks,
 )
 
 HIDDEN = -1
 """Class index of a test row: its label enters no design matrix."""
 Values = NDArray[np.float32] | NDArray[np.float64]
-"""Features as they were computed, in float32, or in float64 where absent rows are imputed by means."""
+"""Features in float32, or in float64 where absent rows are imputed by means."""
 
 
 @dataclass(frozen=True)
@@ -100,12 +100,14 @@ def assemble(inputs: DesignInputs) -> DesignMatrix:
         If a network may have seen, or did see, a clip of a fold that it is tested on or of its groups, or a
         clip that is in no fold.
     """
-    rows = inputs.rows
-    if inputs.leaky:
-        rows = replace(rows, group_keys=np.array(rows.digests))
+    rows, level = inputs.rows, inputs.level
     test = np.zeros(len(rows.ids), bool) if inputs.test_fold is None else rows.folds == inputs.test_fold
-    out_of_sample = inputs.leaky or _check(inputs, test)
-    x = _columns(inputs.blocks, inputs, ~test)
+    if inputs.leaky:
+        rows, out_of_sample = replace(rows, group_keys=np.array(rows.digests)), True
+    else:
+        _check(inputs)
+        out_of_sample = all(is_out_of_sample(features, rows, level, test) for features in inputs.blocks)
+    x = _stack_columns(inputs.blocks, inputs, ~test)
     return DesignMatrix(
         x=x,
         y=np.where(test, HIDDEN, rows.labels),
@@ -113,31 +115,30 @@ def assemble(inputs: DesignInputs) -> DesignMatrix:
         test=test,
         classes=rows.classes,
         out_of_sample=out_of_sample,
-        inner=tuple(_inner_folds(inputs, rows, ~test, x if out_of_sample else None)),
+        inner=tuple(_make_inner_folds(inputs, rows, ~test, x if out_of_sample else None)),
     )
 
 
-def _check(inputs: DesignInputs, test: Mask) -> bool:
-    """Have the guard check all blocks; returns whether the training rows are out of sample."""
+def _check(inputs: DesignInputs) -> None:
+    """Have the guard check the plan and all blocks."""
     rows, tested = inputs.rows, set() if inputs.test_fold is None else {inputs.test_fold}
     check_plan(rows, inputs.test_fold)
     for features in inputs.blocks:
-        for block in networks_of(features):
+        for block in list_networks(features):
             check_block(block, rows, tested)
     for inner_fold, blocks in inputs.pairs.items():
         for block in blocks:
             check_block(block, rows, {*tested, inner_fold})
-    return all(is_out_of_sample(features, rows, inputs.level, test) for features in inputs.blocks)
 
 
-def _columns(blocks: Sequence[Features], inputs: DesignInputs, fit: Mask) -> Values:
+def _stack_columns(blocks: Sequence[Features], inputs: DesignInputs, fit: Mask) -> Values:
     """Columns side by side; clips without the modality of a source get its mean over the rows of `fit`.
 
     That mean is in float64, and so are then all columns.
     """
     columns: list[NDArray[Any]] = []
     for features in blocks:
-        values: NDArray[Any] = values_of(features, inputs.level)
+        values: NDArray[Any] = get_values(features, inputs.level)
         if features.absent:
             values = values.astype(np.float64)
             absent = inputs.rows.mask(features.absent)
@@ -147,19 +148,21 @@ def _columns(blocks: Sequence[Features], inputs: DesignInputs, fit: Mask) -> Val
     return columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)
 
 
-def _inner_folds(inputs: DesignInputs, rows: ClipRows, train: Mask, x: Values | None) -> Iterator[InnerFold]:
+def _make_inner_folds(
+    inputs: DesignInputs, rows: ClipRows, train: Mask, x: Values | None
+) -> Iterator[InnerFold]:
     """Grouped splits of training rows `x` out of sample, else the pair networks, each on its fold."""
-    split = inner_split(rows.labels[train], rows.group_keys[train], seed=inputs.seed)
+    split = split_inner_folds(rows.labels[train], rows.group_keys[train], seed=inputs.seed)
     if split is None:
         return
     if x is None:
         for number, blocks in sorted(inputs.pairs.items()):
             fit = train & (rows.folds != number)
-            yield InnerFold(_columns(blocks, inputs, fit), fit, rows.folds == number)
+            yield InnerFold(_stack_columns(blocks, inputs, fit), fit, rows.folds == number)
         return
     inner = np.full(len(train), HIDDEN)
     inner[train] = split
     imputed = any(features.absent for features in inputs.blocks)
     for number in np.unique(split):
         fit = train & (inner != number)
-        yield InnerFold(_columns(inputs.blocks, inputs, fit) if imputed else x, fit, inner == number)
+        yield InnerFold(_stack_columns(inputs.blocks, inputs, fit) if imputed else x, fit, inner == number)

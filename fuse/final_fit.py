@@ -18,11 +18,11 @@ from moodfuse.cache.recipe import IMPORT
 from moodfuse.cache.records import Block, Holdout
 from moodfuse.cache.runs import LEAKY
 from moodfuse.cache.store import FeatureCache
-from moodfuse.fuse.cross_fitting import SAW_ALL, fit_logits, fit_on_rows, with_logits
+from moodfuse.fuse.cross_fitting import SAW_ALL, fit_logits, make_fitted_block, select_logits
 from moodfuse.fuse.design import DesignInputs, assemble
 from moodfuse.fuse.fitting import fit_head
 from moodfuse.fuse.inference import Floats, FusedSource, Fusion, Level, LinearArrays
-from moodfuse.fuse.leak_guard import ClipRows, CrossFitted, Features, clip_rows, values_of
+from moodfuse.fuse.leak_guard import ClipRows, Features, clip_rows, get_values
 from moodfuse.fuse.run_inputs import can_cross_fit_sources
 from moodfuse.fuse.settings import CROSSFIT, PlannedResult
 
@@ -31,9 +31,8 @@ from moodfuse.fuse.settings import CROSSFIT, PlannedResult
 class ScoredResult(PlannedResult):
     """The result to export, and how it was scored.
 
-    `run_sources` are all sources of its run: together they decided whether logits could be cross-fitted. With
-    `defaults` it was scored with default settings, and is exported with them although all clips together
-    would be enough to choose others.
+    `run_sources` are all sources of its run, which decided whether logits could be cross-fitted. With
+    `defaults` it was scored, and is exported, with default settings.
     """
 
     protocol: str
@@ -92,7 +91,7 @@ def ship(cache: FeatureCache, scored: ScoredResult) -> FinalModel:
     features, sources = [], []
     for source, holdouts in networks.items():
         blocks = {holdout: cache.block(source, holdout) for holdout in holdouts}
-        part, own = _source_features(rows, blocks, level, cross_fit=cross_fit, seed=seed)
+        part, own = _make_features(rows, blocks, level, cross_fit=cross_fit, seed=seed)
         features.append(part)
         sources.append(FusedSource(source, own, _fill(part, level, rows)))
     design = assemble(DesignInputs(rows, features, level, pairs=_read_pairs(cache, scored), seed=seed))
@@ -114,37 +113,23 @@ def _read_pairs(cache: FeatureCache, scored: ScoredResult) -> dict[int, list[Blo
     }
 
 
-def _source_features(
+def _make_features(
     rows: ClipRows, blocks: Mapping[Holdout, Block], level: Level, *, cross_fit: bool, seed: int
 ) -> tuple[Features, tuple[LinearArrays, ...]]:
     """The features of one source for the head, with the fits that make its logits where it has none."""
-    first = next(iter(blocks.values()))
-    if first.logits is not None:
-        held_out = level == "logits" and len(blocks) > 1
-        return (_each_held_out(rows, blocks) if held_out else first), ()
-    columns, classes = first.embedding.shape[1], len(rows.classes)
-    if cross_fit:
-        holdouts = single_holdouts(int(rows.folds.max()) + 1)
-        fits = [fit_logits(first, holdout, rows, seed=seed) for holdout in holdouts]
-        features: Features = _each_held_out(rows, {block.holdout: block for _, block in fits})
-        heads = [head for head, _ in fits]
-    else:
-        design = assemble(DesignInputs(rows, [first], "embedding", seed=seed))
-        present = ~rows.mask(first.absent)
-        head, logits = fit_on_rows(design, present, seed=seed)
-        features, heads = with_logits(first, first.holdout, logits, present, rows), [head]
-    return features, tuple(head.to_arrays(columns=columns, classes=classes) for head in heads)
-
-
-def _each_held_out(rows: ClipRows, blocks: Mapping[Holdout, Block]) -> CrossFitted:
-    """Logits of one source, each row from the network that held its fold out."""
-    numbers = {holdout: number for number, holdout in enumerate(blocks)}
-    networks = tuple((numbers[Holdout.of(fold)],) for fold in rows.folds.tolist())
-    return CrossFitted(tuple(blocks.values()), networks)
+    first, own = next(iter(blocks.values())), []
+    if first.logits is None:
+        fitted: dict[Holdout, Block] = {}
+        for holdout in single_holdouts(int(rows.folds.max()) + 1) if cross_fit else (SAW_ALL,):
+            head, fit = fit_logits(first, holdout, rows, seed=seed)
+            fitted[holdout] = make_fitted_block(first, holdout, fit, rows)
+            own.append(head.to_arrays(columns=first.embedding.shape[1], classes=len(rows.classes)))
+        blocks = fitted
+    return (select_logits(blocks, rows) if level == "logits" else first), tuple(own)
 
 
 def _fill(features: Features, level: Level, rows: ClipRows) -> Floats:
     """Mean of the rows of clips with the modality that the source reads."""
-    values = values_of(features, level).astype(np.float64)
+    values = get_values(features, level).astype(np.float64)
     present = ~rows.mask(features.absent)
     return np.asarray(values[present].mean(axis=0) if present.any() else np.zeros(values.shape[1]))

@@ -5,7 +5,7 @@ Nothing here sees a test row before it is predicted.
 
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -16,8 +16,8 @@ from moodfuse.cache.cluster import run_on_cluster
 from moodfuse.cache.fits import KeptFit, KeptFits
 from moodfuse.cache.runs import NETWORK
 from moodfuse.fuse.design import DesignInputs, DesignMatrix, assemble
-from moodfuse.fuse.heads import head_spec, make_head
-from moodfuse.fuse.heads.inner_folds import best_candidate, one_thread, score_candidates
+from moodfuse.fuse.heads import get_head_spec, make_head
+from moodfuse.fuse.heads.inner_folds import choose_setting, limit_to_one_thread
 from moodfuse.fuse.inference import TEMPERATURES, TINY, Floats
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ Call = tuple[Any, Callable[..., Any], tuple[Any, ...]]
 """A key, a function, and its arguments."""
 
 
-def best_temperature(probabilities: Floats, y_true: NDArray[np.int64]) -> float:
+def fit_temperature(probabilities: Floats, y_true: NDArray[np.int64]) -> float:
     """Temperature of least log loss of probabilities [M, C] of rows with class indices [M] (Guo et al. 2017).
 
     Every row counts once. A normal prior on the logarithm keeps a few rows that are all right from making
@@ -64,7 +64,7 @@ def predict_fold(design: DesignMatrix, head: str, random_state: int) -> KeptFit:
     A class that no training row has gets 0.
     """
     model, settings, temperature = fit_head(design, head, random_state)
-    with one_thread():
+    with limit_to_one_thread():
         predicted = model.predict_proba(design.x[design.test])
     probabilities = np.zeros((len(predicted), len(design.classes)))
     probabilities[:, model.classes_] = predicted
@@ -78,8 +78,8 @@ def fit_head(design: DesignMatrix, head: str, random_state: int) -> tuple[Any, d
     Returns the head, its settings, `None` where none could be chosen, and its temperature.
     """
     name = fitted_head(head)
-    with one_thread():
-        if not head_spec(name).fits:
+    with limit_to_one_thread():
+        if not get_head_spec(name).fits:
             return _fit_mean(design, name)
         settings, temperature = _choose(make_head(name, random_state=random_state), design)
         model = make_head(name, random_state=random_state, tune=False, **(settings or {}))
@@ -92,7 +92,7 @@ def _fit_mean(design: DesignMatrix, name: str) -> tuple[Any, dict[str, Any] | No
     model = make_head(name, classes=tuple(range(len(design.classes)))).fit(x, y)
     if not (design.out_of_sample and design.inner):
         return model, None, 1.0
-    return model, {}, best_temperature(model.predict_proba(x), y)
+    return model, {}, fit_temperature(model.predict_proba(x), y)
 
 
 def _choose(model: Any, design: DesignMatrix) -> tuple[dict[str, Any] | None, float]:
@@ -103,9 +103,8 @@ def _choose(model: Any, design: DesignMatrix) -> tuple[dict[str, Any] | None, fl
         (fold.x[fold.fit], design.y[fold.fit], fold.x[fold.held_out], design.y[fold.held_out])
         for fold in design.inner
     )
-    losses, probabilities, y_true = score_candidates(model, data, classes=len(design.classes))
-    best = best_candidate(losses)
-    return model.candidates()[best], best_temperature(probabilities[best], y_true)
+    value, probabilities, y_true = choose_setting(model, data, classes=len(design.classes))
+    return {model.setting: value}, fit_temperature(probabilities, y_true)
 
 
 @dataclass(frozen=True)
@@ -153,7 +152,13 @@ def run_parallel(
         results = _run_in_processes(calls, min(jobs, len(calls)))
     else:
         results = (_run(*call) for call in calls)
-    yield from _track(results, len(calls), what)
+    if not sys.stderr.isatty():
+        yield from results
+        return
+    from rich.console import Console
+    from rich.progress import track
+
+    yield from track(results, total=len(calls), description=what, console=Console(stderr=True))
 
 
 def _run_in_processes(calls: Sequence[Call], jobs: int) -> Iterator[tuple[Any, Any]]:
@@ -175,15 +180,3 @@ def _run_in_processes(calls: Sequence[Call], jobs: int) -> Iterator[tuple[Any, A
 
 def _run(key: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, Any]:
     return key, function(*arguments)
-
-
-def _track(results: Iterable[Any], total: int, what: str) -> Iterator[Any]:
-    """Yield results under a bar on stderr; without a terminal, one log line at the end."""
-    if not sys.stderr.isatty():
-        yield from results
-        log.info("%s: %d done", what, total)
-        return
-    from rich.console import Console
-    from rich.progress import track
-
-    yield from track(results, total=total, description=what, console=Console(stderr=True))

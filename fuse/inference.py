@@ -1,7 +1,7 @@
 """A fusion as plain arrays: from the networks' outputs for a clip to calibrated probabilities, in NumPy.
 
-Each record is checked when it is made, so that the arrays of a damaged or foreign model folder are refused.
-Rows are scored one by one: a matrix product of many rows may differ in its last bits from that of one.
+Records check their arrays, which may come from the model folder of somebody else. Rows are scored one by one:
+a matrix product of many rows may differ in its last bits from that of one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,7 +42,7 @@ def softmax(scores: Floats) -> Floats:
     return probabilities
 
 
-def link_probabilities(scores: Floats, link: Link) -> Floats:
+def apply_link(scores: Floats, link: Link) -> Floats:
     """Probabilities of linear scores over the last axis: one softmax, or each score's sigmoid, normalised."""
     return softmax(scores if link == "softmax" else -np.logaddexp(0.0, -scores))
 
@@ -54,7 +54,7 @@ def apply_temperature(probabilities: Floats, temperature: float | Floats) -> Flo
     return np.where(divisor == 1.0, probabilities, scaled)
 
 
-def centred_logits(scores: Floats, classes: Ints, count: int) -> NDArray[np.float32]:
+def centre_logits(scores: Floats, classes: Ints, count: int) -> NDArray[np.float32]:
     """Scores [..., S] as logits [..., C] of mean 0; a class without a score gets the lowest one."""
     every = np.repeat(scores.min(axis=-1, keepdims=True), count, axis=-1)
     every[..., classes] = scores
@@ -74,13 +74,17 @@ class _Arrays:
         """The other fields, JSON types."""
         return {name: value for name, value in vars(self).items() if not isinstance(value, np.ndarray)}
 
+    def _check(self, dtype: type, **shapes: tuple[int, ...]) -> None:
+        for name, shape in shapes.items():
+            _check_array(name, getattr(self, name), dtype, shape)
+
 
 @dataclass(frozen=True)
 class LinearArrays(_Arrays):
     """One linear score per class over standardised columns.
 
     `mean` and `scale` are float64 [D], `weights` [S, D] and `intercept` [S]; `classes` int64 [S] has the
-    index of each score on the class axis of length `count`, rising: a class without training rows has none.
+    index of each score on the class axis of length `count`: a class without training rows has none.
     """
 
     link: Link
@@ -94,15 +98,15 @@ class LinearArrays(_Arrays):
     kind = "linear"
 
     def __post_init__(self) -> None:
-        if self.link not in get_args(Link):
-            raise InputError(f"head: link {self.link!r}; expected 'softmax' or 'logistic'")
-        columns, scores = np.size(self.mean), np.size(self.intercept)
-        _check(self, (columns,), "mean", "scale")
-        _check(self, (scores,), "intercept")
-        _check(self, (scores, columns), "weights")
-        _check_classes(self, scores)
-        if not (self.scale > 0).all():
-            raise InputError("head: scale holds a value that is not above 0")
+        columns, scores = np.size(self.mean), np.size(self.classes)
+        self._check(
+            np.float64, mean=(columns,), scale=(columns,), intercept=(scores,), weights=(scores, columns)
+        )
+        self._check(np.int64, classes=(scores,))
+        if self.link not in get_args(Link) or not _in_range(self.classes, self.count):
+            raise InputError(
+                f"head: link {self.link!r} or classes {self.classes[:9]} of {self.count} are unknown"
+            )
 
     @property
     def columns(self) -> int:
@@ -113,13 +117,13 @@ class LinearArrays(_Arrays):
         """Linear scores [S] of one row [D]."""
         return np.asarray(((row - self.mean) / self.scale)[None] @ self.weights.T + self.intercept)[0]
 
-    def centred_logits(self, row: Floats) -> NDArray[np.float32]:
+    def centre_logits(self, row: Floats) -> NDArray[np.float32]:
         """Logits [C] of one row [D]."""
-        return centred_logits(self.scores(row), self.classes, self.count)
+        return centre_logits(self.scores(row), self.classes, self.count)
 
     def probabilities(self, row: Floats) -> Floats:
         """Probabilities [C] of one row [D]; a class without a score gets 0."""
-        return _all_classes(link_probabilities(self.scores(row), self.link), self.classes, self.count)
+        return _fill_classes(apply_link(self.scores(row), self.link), self.classes, self.count)
 
 
 @dataclass(frozen=True)
@@ -129,8 +133,8 @@ class TreeArrays(_Arrays):
     `feature` int64 [M] is the column that a node compares with `threshold` float64 [M], -1 for a leaf; `left`
     and `right` int64 [M] are its leaves; `value` float64 [M] is what a leaf adds to its class. `roots` int64
     [T] has the first node of each tree, a leaf where nothing could be split; trees are ordered by round, one
-    per score. `classes` int64 [S] are rising indices on the class axis of length `count`; two classes have
-    one score, that of the second. `columns` is the number of columns.
+    per score. `classes` int64 [S] are indices on the class axis of length `count`; two classes have one
+    score, that of the second.
     """
 
     feature: Ints
@@ -147,20 +151,21 @@ class TreeArrays(_Arrays):
 
     def __post_init__(self) -> None:
         nodes, trees = np.size(self.feature), np.size(self.roots)
-        _check(self, (nodes,), "threshold", "value")
-        _check(self, (nodes,), "feature", "left", "right", dtype=np.int64)
-        _check(self, (trees,), "roots", dtype=np.int64)
-        _check_classes(self, np.size(self.classes))
-        if len(self.classes) < 2 or not trees or trees % self._scores:
-            raise InputError(f"head: {trees} trees for {len(self.classes)} classes")
-        if not _all_below(self.roots, nodes):
-            raise InputError(f"head: a root is outside the {nodes} nodes")
-        split = self.roots[self.feature[self.roots] != -1]
+        self._check(np.float64, threshold=(nodes,), value=(nodes,))
+        self._check(np.int64, feature=(nodes,), left=(nodes,), right=(nodes,), roots=(trees,))
+        self._check(np.int64, classes=(np.size(self.classes),))
+        split = self.feature != -1
         leaves = np.concatenate([self.left[split], self.right[split]])
-        if not _all_below(leaves, nodes) or (self.feature[leaves] != -1).any():
-            raise InputError("head: the left or right child of a split is not a leaf")
-        if not _all_below(self.feature[split], self.columns):
-            raise InputError(f"head: a tree reads a column outside 0..{self.columns - 1}")
+        if not (
+            _in_range(self.classes, self.count)
+            and _in_range(np.concatenate([self.roots, leaves]), nodes)
+            and _in_range(self.feature[split], self.columns)
+            and not split[leaves].any()
+            and len(self.classes) > 1
+            and trees > 0
+            and trees % self._scores == 0
+        ):
+            raise InputError("head: feature, left, right, roots and classes are not trees of one split each")
 
     @property
     def _scores(self) -> int:
@@ -179,10 +184,10 @@ class TreeArrays(_Arrays):
     def probabilities(self, row: Floats) -> Floats:
         """Probabilities [C] of one row [D]; a class without trees gets 0."""
         sums = self.raw_scores(row)
-        if len(sums) > 1:
-            return _all_classes(softmax(sums), self.classes, self.count)
-        second = 1.0 / (1.0 + np.exp(-sums[0]))
-        return _all_classes(np.array([1.0 - second, second]), self.classes, self.count)
+        if len(sums) == 1:
+            second = 1.0 / (1.0 + np.exp(-sums[0]))
+            return _fill_classes(np.array([1.0 - second, second]), self.classes, self.count)
+        return _fill_classes(softmax(sums), self.classes, self.count)
 
 
 @dataclass(frozen=True)
@@ -194,12 +199,6 @@ class MeanArrays(_Arrays):
 
     kind = "mean"
 
-    def __post_init__(self) -> None:
-        if self.count < 2 or self.columns < self.count or self.columns % self.count:
-            raise InputError(
-                f"head: {self.columns} columns are not a multiple of the {self.count} logits of each source"
-            )
-
     def probabilities(self, row: Floats) -> Floats:
         """Probabilities [C] of one row [D]."""
         return np.asarray(softmax(row.reshape(-1, self.count)).mean(axis=0))
@@ -209,42 +208,30 @@ HeadArrays = LinearArrays | TreeArrays | MeanArrays
 
 
 def head_from_arrays(kind: str, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> HeadArrays:
-    """Make a head of its kind, facts and arrays; `InputError` if they do not fit together."""
+    """Make a head of its kind, facts and arrays."""
     kinds: dict[str, Any] = {"linear": LinearArrays, "trees": TreeArrays, "mean": MeanArrays}
-    try:
-        head: HeadArrays = kinds[kind](**facts, **arrays)
-    except InputError:
-        raise
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise InputError(f"head: no head of kind {kind!r} can be made of these arrays ({error})") from error
+    if kind not in kinds:
+        raise UnknownNameError("kind of head", kind, tuple(kinds))
+    head: HeadArrays = kinds[kind](**facts, **arrays)
     return head
 
 
-def _all_classes(probabilities: Floats, classes: Ints, count: int) -> Floats:
+def _fill_classes(probabilities: Floats, classes: Ints, count: int) -> Floats:
     every = np.zeros(count)
     every[classes] = probabilities
     return every / every.sum()
 
 
-def _all_below(indices: Ints, count: int) -> bool:
+def _in_range(indices: Ints, count: int) -> bool:
     return bool(((indices >= 0) & (indices < count)).all())
 
 
-def _check(record: Any, shape: tuple[int, ...], *names: str, dtype: type = np.float64) -> None:
-    for name in names:
-        array = getattr(record, name)
-        if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape:
-            actual = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array)
-            raise InputError(f"head: {name} is {actual}, expected {np.dtype(dtype)} {list(shape)}")
-        if not np.isfinite(array).all():
-            raise InputError(f"head: {name} holds NaN or infinity")
-
-
-def _check_classes(head: LinearArrays | TreeArrays, scores: int) -> None:
-    _check(head, (scores,), "classes", dtype=np.int64)
-    classes, count = head.classes, head.count
-    if not (scores and (np.diff(classes) > 0).all() and classes[0] >= 0 and classes[-1] < count):
-        raise InputError(f"head: classes {classes[:9].tolist()} are not rising indices on an axis of {count}")
+def _check_array(name: str, array: Any, dtype: type, shape: tuple[int, ...]) -> None:
+    if array.dtype != dtype or array.shape != shape:
+        expected = f"{np.dtype(dtype)} {list(shape)}"
+        raise InputError(f"head: {name} is {array.dtype} {list(array.shape)}, expected {expected}")
+    if not np.isfinite(array).all():
+        raise InputError(f"head: {name} holds NaN or infinity")
 
 
 # The fusion of several sources
@@ -272,16 +259,14 @@ class FusedSource:
     fill: Floats
 
     def __post_init__(self) -> None:
-        _check(self, (np.size(self.fill),), "fill")
+        _check_array(f"fill of {self.source}", self.fill, np.float64, (np.size(self.fill),))
 
     def logits(self, outputs: Sequence[NetworkOutput]) -> Row:
         """Logits [C], averaged over the networks, or over the fits on the embedding."""
         if self.own:
-            rows = [fit.centred_logits(outputs[0].embedding.astype(np.float64)) for fit in self.own]
+            rows = [fit.centre_logits(outputs[0].embedding.astype(np.float64)) for fit in self.own]
         else:
             rows = [output.logits for output in outputs if output.logits is not None]
-            if not rows or len(rows) != len(outputs):
-                raise InputError(f"{self.source}: a network without logits")
         return np.asarray(np.stack(rows).mean(axis=0))
 
 
@@ -303,11 +288,12 @@ class Fusion:
     def __post_init__(self) -> None:
         check_level(self.level)
         columns = sum(len(source.fill) for source in self.sources)
-        if columns != self.head.columns:
-            raise InputError(f"fusion: sources of {columns} columns for a head of {self.head.columns}")
         counts = {self.head.count, *(fit.count for source in self.sources for fit in source.own)}
-        if counts != {len(self.classes)} or tuple(sorted(set(self.classes))) != self.classes:
-            raise InputError(f"fusion: classes {self.classes[:9]} for parts made for {sorted(counts)}")
+        if columns != self.head.columns or counts != {len(self.classes)}:
+            raise InputError(
+                f"fusion: {columns} columns and {len(self.classes)} classes for heads of "
+                f"{self.head.columns} columns and {sorted(counts)} classes"
+            )
         least, most = TEMPERATURES
         if not least <= self.temperature <= most:
             raise InputError(f"fusion: temperature {self.temperature}; expected {least} to {most}")
@@ -343,9 +329,4 @@ class Fusion:
         return [source.fill if row is None else row for source, row in zip(self.sources, values, strict=True)]
 
     def _calibrated(self, head: HeadArrays, rows: Sequence[Floats]) -> Floats:
-        probabilities = apply_temperature(head.probabilities(np.concatenate(rows)), self.temperature)
-        if not np.isfinite(probabilities).all():
-            raise InputError(
-                "fusion: the probabilities are not finite; the model cannot be used for this file"
-            )
-        return probabilities
+        return apply_temperature(head.probabilities(np.concatenate(rows)), self.temperature)

@@ -43,7 +43,7 @@ class CrossFitted:
     @cached_property
     def logits(self) -> NDArray[np.float32]:
         """Logits [N, C], each row from its own networks."""
-        stacked = np.stack([values_of(block, "logits") for block in self.blocks])
+        stacked = np.stack([get_values(block, "logits") for block in self.blocks])
         logits = np.empty(stacked.shape[1:], dtype=stacked.dtype)
         rows_of: dict[tuple[int, ...], list[int]] = {}
         for row, networks in enumerate(self.rows):
@@ -56,20 +56,17 @@ class CrossFitted:
 Features = Block | CrossFitted
 
 
-def networks_of(features: Features) -> tuple[Block, ...]:
+def list_networks(features: Features) -> tuple[Block, ...]:
     """Every network behind the features of a source."""
     return features.blocks if isinstance(features, CrossFitted) else (features,)
 
 
-def values_of(features: Features, level: Level) -> NDArray[np.float32]:
-    """The array of a level; embeddings must come from one network, since those of two share no axes."""
-    if level == "embedding":
-        if isinstance(features, CrossFitted):
-            raise InputError(f"{features.source}: embeddings of several networks cannot be mixed")
-        return features.embedding
-    if features.logits is None:
-        raise MissingBlockError(f"{features.source}: the block has no logits; use level embedding")
-    return features.logits
+def get_values(features: Features, level: Level) -> NDArray[np.float32]:
+    """The array of a level; the embeddings of several networks share no axes, so there is none."""
+    values: NDArray[np.float32] | None = getattr(features, level, None)
+    if values is None:
+        raise MissingBlockError(f"{features.source}: the block has no {level}; use the other level")
+    return values
 
 
 @dataclass(frozen=True)
@@ -110,6 +107,9 @@ def clip_rows(plan: Plan, clips: Sequence[ClipStatus]) -> ClipRows:
     digests = tuple(status.digest for status in clips)
     group_names = tuple(status.group for status in clips)
     classes, labels = np.unique([status.clip.label for status in clips], return_inverse=True)
+    smallest_digest: dict[str, str] = {}
+    for name, digest in sorted(zip(group_names, digests, strict=True)):
+        smallest_digest.setdefault(name, digest)
     return ClipRows(
         ids=tuple(status.clip.id for status in clips),
         digests=digests,
@@ -117,22 +117,14 @@ def clip_rows(plan: Plan, clips: Sequence[ClipStatus]) -> ClipRows:
         classes=tuple(classes.tolist()),
         folds=np.array([plan.assignment[digest] for digest in digests], dtype=np.int64),
         group_names=group_names,
-        groups=_first_rows(group_names),
+        groups=_find_first_rows(group_names),
         # Clips that a table of labels declares have no file.
-        files=_first_rows(status.file_sha256 or row for row, status in enumerate(clips)),
-        group_keys=_group_keys(group_names, digests),
+        files=_find_first_rows(status.file_sha256 or row for row, status in enumerate(clips)),
+        group_keys=np.array([smallest_digest[name] for name in group_names]),
     )
 
 
-def _group_keys(names: Sequence[str], digests: Sequence[str]) -> NDArray[np.str_]:
-    """The smallest digest of each row's group."""
-    keys: dict[str, str] = {}
-    for name, digest in zip(names, digests, strict=True):
-        keys[name] = min(digest, keys.get(name, digest))
-    return np.array([keys[name] for name in names])
-
-
-def _first_rows(values: Iterable[object]) -> NDArray[np.int64]:
+def _find_first_rows(values: Iterable[object]) -> NDArray[np.int64]:
     """For each value the first row that has it."""
     known: dict[object, int] = {}
     return np.array([known.setdefault(value, row) for row, value in enumerate(values)], dtype=np.int64)
@@ -140,24 +132,23 @@ def _first_rows(values: Iterable[object]) -> NDArray[np.int64]:
 
 def check_plan(rows: ClipRows, test_fold: int | None) -> None:
     """Check that no file is in two groups and no group on both sides of a test fold (`LeakError`)."""
-    split = rows.groups != rows.groups[rows.files]
-    if split.any():
-        row = int(np.argmax(split))
+    split = np.flatnonzero(rows.groups != rows.groups[rows.files])
+    if len(split):
+        clip, copy = rows.ids[split[0]], rows.ids[rows.files[split[0]]]
         raise LeakError(
-            f"plan: {_clip(rows, row)} and {_clip(rows, int(rows.files[row]))} are the same file in two "
-            "groups; give them one group and run extract with --replan"
+            f"plan: {clip} and {copy} are the same file in two groups; give them one group and run extract "
+            "with --replan"
         )
     if test_fold is None:
         return
     test = rows.folds == test_fold
     if not test.any():
         raise InputError(f"fold {test_fold} holds no clip; the plan has folds 0..{rows.folds.max()}")
-    split = rows.same_group(test) & ~test
-    if split.any():
-        row = int(np.argmax(split))
+    split = np.flatnonzero(rows.same_group(test) & ~test)
+    if len(split):
+        group, clip = rows.group_names[split[0]], rows.ids[split[0]]
         raise LeakError(
-            f"plan: {_clip(rows, row)} and {_clip(rows, _same_group_in(rows, row, test))} are of one group, "
-            f"{rows.group_names[row]!r}; run extract with --replan"
+            f"plan: group {group!r} of {clip} is in fold {test_fold} and in others; run extract with --replan"
         )
 
 
@@ -180,37 +171,24 @@ def check_block(block: Block, rows: ClipRows, folds: Set[int]) -> None:
     if unknown := block.seen.difference(rows.digests):
         raise LeakError(f"{where}: its network saw clip {min(unknown)[:16]}, which the plan does not know")
     for fold in sorted(folds):
-        _check_leak(block, rows, fold, f"{where} to test fold {fold}")
-
-
-def _check_leak(block: Block, rows: ClipRows, fold: int, where: str) -> None:
-    if not block.holdout.covers(fold):
-        clip = rows.ids[int(np.argmax(rows.folds == fold))]
-        raise LeakError(f"{where}: its network may have seen {clip}; use a holdout that contains {fold}")
-    held_out = np.isin(rows.folds, rows.folds if block.holdout.folds is None else list(block.holdout.folds))
+        if not block.holdout.covers(fold):
+            clip = rows.ids[int(np.argmax(rows.folds == fold))]
+            raise LeakError(
+                f"{where} to test fold {fold}: its network may have seen {clip}; use a holdout of {fold}"
+            )
+    held_out = np.array([block.holdout.covers(fold) for fold in rows.folds.tolist()])
     leaking = np.flatnonzero(rows.mask(block.seen) & rows.same_group(held_out))
-    if not len(leaking):
-        return
-    row = int(leaking[0])
-    message = f"{where}: its network saw {_clip(rows, row)}"
-    if not held_out[row]:
-        other = _clip(rows, _same_group_in(rows, row, held_out))
-        message += f", of one group ({rows.group_names[row]!r}) with {other}; run extract with --replan"
-    raise LeakError(message)
-
-
-def _clip(rows: ClipRows, row: int) -> str:
-    return f"{rows.ids[row]} (fold {rows.folds[row]})"
-
-
-def _same_group_in(rows: ClipRows, row: int, chosen: Mask) -> int:
-    """The first chosen row of the row's group."""
-    return int(np.argmax(chosen & (rows.groups == rows.groups[row])))
+    if folds and len(leaking):
+        row = leaking[0]
+        raise LeakError(
+            f"{where}: its network saw {rows.ids[row]} (fold {rows.folds[row]}, group "
+            f"{rows.group_names[row]!r}), of a fold or group that it held out"
+        )
 
 
 def is_out_of_sample(features: Features, rows: ClipRows, level: Level, test: Mask) -> bool:
     """Whether no training row's features depend on its own label, or on one of its group."""
-    blocks = networks_of(features)
+    blocks = list_networks(features)
     if level == "embedding" and not any(block.embedding_tuned for block in blocks):
         return True
     for number, block in enumerate(blocks):

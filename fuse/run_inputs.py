@@ -94,11 +94,11 @@ def _has_networks(cache: FeatureCache, recipes: Mapping[str, Recipe], plan: Plan
     return all(
         cache.has_block(source, holdout, plan=plan)
         for source, recipe in recipes.items()
-        for holdout in _holdouts_of(recipe, plan, protocol)
+        for holdout in _list_holdouts(recipe, plan, protocol)
     )
 
 
-def _holdouts_of(recipe: Recipe, plan: Plan, protocol: Protocol) -> tuple[Holdout, ...]:
+def _list_holdouts(recipe: Recipe, plan: Plan, protocol: Protocol) -> tuple[Holdout, ...]:
     """Holdouts of the networks that a protocol needs under a plan."""
     if not recipe.sees_labels:
         return (Holdout.frozen(),)
@@ -120,94 +120,76 @@ def _complete_plans(
     return tuple(complete)
 
 
-class PlanReader:
-    """Reads the blocks that a run needs under each of its plans; frozen ones, which serve all plans, once."""
-
-    def __init__(self, cache: FeatureCache, inputs: RunInputs) -> None:
-        self._cache, self._recipes, self._protocol = cache, inputs.recipes, inputs.protocol
-        self._frozen: dict[str, Block] = {}
-
-    def blocks(self, plan: Plan) -> dict[tuple[str, Holdout], Block]:
-        """The blocks by source and holdout."""
-        blocks = {}
-        for source, recipe in self._recipes.items():
-            for holdout in _holdouts_of(recipe, plan, self._protocol):
-                block = self._frozen.get(source) or self._cache.block(source, holdout, plan=plan)
-                if not recipe.sees_labels:
-                    self._frozen[source] = block
-                blocks[source, holdout] = block
-        return blocks
-
-    def part_digests(self, plan: Plan) -> dict[str, tuple[str, str]]:
-        """For each source its recipe, and the digest of the names of all parts that its blocks are read from.
-
-        A part has the digest of its content in its name, so equal names are equal features.
-        """
-        digests = {}
-        for source, recipe in self._recipes.items():
-            names = []
-            for holdout in _holdouts_of(recipe, plan, self._protocol):
-                training_clips = self._cache.roles(recipe, holdout, plan=plan)
-                folder = self._cache.block_folder(recipe, training_clips)
-                names.append([str(holdout), folder.name, [file.name for file in part_files(folder)]])
-            digests[source] = (recipe.digest16, digest(names))
-        return digests
+def read_blocks(cache: FeatureCache, inputs: RunInputs, plan: Plan) -> dict[tuple[str, Holdout], Block]:
+    """The blocks that a run needs under a plan, by source and holdout."""
+    return {
+        (source, holdout): cache.block(source, holdout, plan=plan)
+        for source, recipe in inputs.recipes.items()
+        for holdout in _list_holdouts(recipe, plan, inputs.protocol)
+    }
 
 
-@dataclass(frozen=True)
-class FoldPlans:
-    """Plans to test under, which all divide the clips differently, and how many were asked for."""
+def read_part_digests(cache: FeatureCache, inputs: RunInputs, plan: Plan) -> dict[str, tuple[str, str]]:
+    """For each source its recipe, and the digest of the names of all parts that its blocks are read from.
 
-    plans: tuple[Plan, ...]
-    asked: int
-
-    @property
-    def note(self) -> str:
-        """What a reader must know about repeats; empty where there are none."""
-        count, notes = len(self.plans), []
-        if count > 1:
-            notes.append(f"cross-validation was repeated over {count} distinct fold plans")
-            notes.append("the table shows the first, all enter `repeated`")
-        if count < self.asked:
-            why = "they divide the clips as another does, or hold a class in too few folds"
-            notes.append(f"{self.asked - count} of {self.asked} fold plans were left out: {why}")
-        return "; ".join(notes)
+    A part has the digest of its content in its name, so equal names are equal features.
+    """
+    digests = {}
+    for source, recipe in inputs.recipes.items():
+        names = []
+        for holdout in _list_holdouts(recipe, plan, inputs.protocol):
+            folder = cache.block_folder(recipe, cache.roles(recipe, holdout, plan=plan))
+            names.append([str(holdout), folder.name, [file.name for file in part_files(folder)]])
+        digests[source] = (recipe.digest16, digest(names))
+    return digests
 
 
-def choose_plans(inputs: RunInputs, repeats: int | None) -> FoldPlans:
+def choose_plans(inputs: RunInputs, repeats: int | None) -> tuple[tuple[Plan, ...], str]:
     """The current plan, and the further ones of repeated cross-validation.
 
     Tuned sources are tested under the plans that `extract` made all networks for; frozen ones under any, made
     here where the cache has too few. The leaky protocol and folds that the dataset declares have one plan.
     Without `repeats` these are all that there are, or `FROZEN_REPEATS` where no source is tuned.
 
+    Returns the plans, which all divide the clips differently, and a note on repeats for the reader.
+
     Raises
     ------
     InputError
         If there are fewer plans than `repeats`, or a class can be learned from none of the modalities.
     """
+    plans = (inputs.plan, *inputs.repeat_plans)
     if inputs.protocol == LEAKY:
-        plans, why = [_clip_plan(inputs)], "the leaky protocol has one plan"
+        plans = (_assign_clips(inputs),)
     else:
         check_modalities(inputs.plan, inputs.clips, modalities_of(inputs.recipes.values()))
-        plans, why = [inputs.plan], "the dataset declares its folds in the column 'fold'"
-        if all(status.clip.fold is None for status in inputs.clips):
-            if not inputs.tuned:
-                asked = repeats or FROZEN_REPEATS
-                candidates = chain(plans, inputs.repeat_plans, _new_plans(inputs, asked))
-                return FoldPlans(tuple(islice(_distinct(candidates, inputs), asked)), asked)
-            plans += inputs.repeat_plans
-            why = (
-                f"{', '.join(inputs.tuned)} have networks under {len(plans)}; only extract makes more, with "
-                f"--repeats {repeats}"
-            )
+        if any(status.clip.fold is not None for status in inputs.clips):
+            plans = (inputs.plan,)
+        elif not inputs.tuned:
+            asked = repeats or FROZEN_REPEATS
+            distinct = _select_distinct(chain(plans, _make_plans(inputs, asked)), inputs)
+            return _add_note(tuple(islice(distinct, asked)), asked)
     if repeats is not None and repeats > len(plans):
-        raise InputError(f"--repeats is {repeats}, but there are {len(plans)} fold plan(s): {why}")
+        raise InputError(
+            f"--repeats is {repeats}, but there are {len(plans)} fold plan(s): only extract makes more, with "
+            f"--repeats {repeats}; the leaky protocol and folds of the column 'fold' have one"
+        )
     chosen = plans[:repeats]
-    return FoldPlans(tuple(_distinct(chosen, inputs)), len(chosen))
+    return _add_note(tuple(_select_distinct(chosen, inputs)), len(chosen))
 
 
-def _clip_plan(inputs: RunInputs) -> Plan:
+def _add_note(plans: tuple[Plan, ...], asked: int) -> tuple[tuple[Plan, ...], str]:
+    notes = []
+    if len(plans) > 1:
+        notes.append(f"cross-validation was repeated over {len(plans)} distinct fold plans")
+        notes.append("the table shows the first, all enter `repeated`")
+    if len(plans) < asked:
+        why = "they divide the clips as another does, or hold a class in too few folds"
+        notes.append(f"{asked - len(plans)} of {asked} fold plans were left out: {why}")
+    return plans, "; ".join(notes)
+
+
+def _assign_clips(inputs: RunInputs) -> Plan:
     """Folds of clips without regard to their groups: how a leak is made."""
     clips = [Unit(status.digest, (status.clip.label,), (status.digest,)) for status in inputs.clips]
     assignment = assign_folds(clips, folds=inputs.plan.folds, seed=inputs.plan.seed, placed={})
@@ -215,7 +197,7 @@ def _clip_plan(inputs: RunInputs) -> Plan:
     return replace(inputs.plan, assignment=assignment)
 
 
-def _new_plans(inputs: RunInputs, asked: int) -> Iterator[Plan]:
+def _make_plans(inputs: RunInputs, asked: int) -> Iterator[Plan]:
     """New plans from the seeds that follow those of the cache's plans."""
     plan = inputs.plan
     for repeat in range(1 + len(inputs.repeat_plans), _SEEDS_PER_PLAN * asked):
@@ -224,11 +206,14 @@ def _new_plans(inputs: RunInputs, asked: int) -> Iterator[Plan]:
         yield replace(plan, seed=seed, assignment=assignment, sequence=0, repeat=repeat)
 
 
-def _distinct(plans: Iterable[Plan], inputs: RunInputs) -> Iterator[Plan]:
+def _select_distinct(plans: Iterable[Plan], inputs: RunInputs) -> Iterator[Plan]:
     """The first plan, and further ones that pass its checks and divide the clips in another way."""
     known: set[tuple[int, ...]] = set()
     for plan in plans:
-        division = _division(plan)
+        numbers: dict[int, int] = {}
+        division = tuple(
+            numbers.setdefault(fold, len(numbers)) for _, fold in sorted(plan.assignment.items())
+        )
         if division not in known and (not known or _passes(plan, inputs)):
             known.add(division)
             yield plan
@@ -244,9 +229,3 @@ def _passes(plan: Plan, inputs: RunInputs) -> bool:
         log.info("fold plan %d is left out: %s", plan.repeat, error)
         return False
     return can_cross_fit(plan, inputs.clips, modalities) == inputs.cross_fit
-
-
-def _division(plan: Plan) -> tuple[int, ...]:
-    """How a plan divides the clips: folds numbered in the order of the digests."""
-    numbers: dict[int, int] = {}
-    return tuple(numbers.setdefault(fold, len(numbers)) for _, fold in sorted(plan.assignment.items()))

@@ -11,7 +11,7 @@ from moodfuse.cache.cluster import cluster_address
 from moodfuse.cache.errors import InputError, UnknownNameError
 from moodfuse.cache.runs import LEAKY, NETWORK, result_name
 from moodfuse.cache.store import FeatureCache
-from moodfuse.fuse.heads import HEADS, head_spec
+from moodfuse.fuse.heads import HEADS, get_head_spec
 from moodfuse.fuse.inference import LEVELS, Level, check_level
 
 log = logging.getLogger(__name__)
@@ -38,27 +38,12 @@ MAX_COMBINATIONS = 256
 
 @dataclass(frozen=True)
 class AblationSettings:
-    """What to fit.
+    """What to fit; the fields are the options of the command.
 
-    Attributes
-    ----------
-    run : str or None
-        Name of the run; the next free ``run-N`` if `None`, ``leaky-N`` for the leaky protocol.
-    combine : tuple of str
-        As for `parse_combinations`.
-    heads, levels : tuple of str
-    protocol : str or None
-        One of `PROTOCOLS`; `None` for ``crossfit`` where the cache holds pair networks.
-    repeats : int or None
-        Number of fold plans; `None` for all that there are.
-    jobs : int
-        Worker processes.
-    scheduler : str or None
-        Address of a Dask cluster to use instead.
-    command : str
-        The command line, stored in the run.
-    keep : bool
-        Whether to use and store finished fits in the cache.
+    `run` is by default the next free ``run-N``, ``leaky-N`` for the leaky protocol, `protocol` is
+    ``crossfit`` where the cache holds pair networks, and `repeats`, the number of fold plans, is all. Fits
+    run in `jobs` processes, or on the Dask cluster at `scheduler`. `command` is stored in the run; `keep` is
+    whether to use and store finished fits in the cache.
     """
 
     run: str | None = None
@@ -74,7 +59,7 @@ class AblationSettings:
 
     def __post_init__(self) -> None:
         for head in self.heads:
-            head_spec(head)
+            get_head_spec(head)
         for level in self.levels:
             check_level(level)
         if self.protocol is not None:
@@ -116,7 +101,7 @@ def planned_results(cache: FeatureCache, settings: AblationSettings) -> list[Pla
     The mean of one source is its network's result.
     """
     chosen = parse_combinations(settings.combine, cache.sources())
-    heads = {name: head_spec(name) for name in settings.heads}
+    heads = {name: get_head_spec(name) for name in settings.heads}
     results = dict.fromkeys(
         PlannedResult(combination, head, check_level(level))
         for combination, head, level in product(chosen, settings.heads, settings.levels)
@@ -152,9 +137,9 @@ def parse_combinations(values: Sequence[str], sources: Sequence[str]) -> tuple[C
         if value in (PAPER, OLD_PAPER):
             if value == OLD_PAPER:
                 log.warning("--combine %s is now called %s", OLD_PAPER, PAPER)
-            chosen.update(dict.fromkeys(_paper_combinations(sources)))
+            chosen.update(dict.fromkeys(_list_paper_combinations(sources)))
         elif value == "all":
-            chosen.update(dict.fromkeys(_all_combinations(sources)))
+            chosen.update(dict.fromkeys(_list_all_combinations(sources)))
         else:
             names = [name.strip() for name in value.split("+")]
             for name in names:
@@ -164,41 +149,31 @@ def parse_combinations(values: Sequence[str], sources: Sequence[str]) -> tuple[C
     return tuple(chosen)
 
 
-def _paper_combinations(sources: Sequence[str]) -> Iterator[Combination]:
+def _list_paper_combinations(sources: Sequence[str]) -> Iterator[Combination]:
     """The paper's combinations for each recipe with all four networks, the default recipe first."""
-    missing = _missing_networks(sources)
-    if all(missing.values()):
-        recipe, fewest = min(missing.items(), key=lambda entry: len(entry[1]))
-        option = f" with --recipe {recipe}" if recipe else ""
-        raise InputError(f"--combine {PAPER} needs {', '.join(fewest)} as well; run extract for them{option}")
-    for recipe, names in missing.items():
-        if names:
-            log.info("--combine %s skips recipe %s: no %s", PAPER, recipe or "default", ", ".join(names))
-            continue
-        for combination in PAPER_COMBINATIONS:
-            yield tuple(_with_recipe(name, recipe) for name in combination)
-
-
-def _missing_networks(sources: Sequence[str]) -> dict[str, list[str]]:
-    """For each recipe of a network of the paper, the networks that it does not have."""
     networks = PAPER_COMBINATIONS[-1]
     names = [source.partition("@") for source in sources]
-    recipes = sorted({recipe for network, _, recipe in names if network in networks}) or [""]
-    needed = {recipe: [_with_recipe(network, recipe) for network in networks] for recipe in recipes}
-    return {recipe: [name for name in needed[recipe] if name not in sources] for recipe in recipes}
+    suffixes = sorted(
+        {separator + recipe for network, separator, recipe in names if network in networks}
+    ) or [""]
+    missing = {
+        suffix: [network + suffix for network in networks if network + suffix not in sources]
+        for suffix in suffixes
+    }
+    if all(missing.values()):
+        suffix, fewest = min(missing.items(), key=lambda entry: len(entry[1]))
+        option = f" with --recipe {suffix[1:]}" if suffix else ""
+        raise InputError(f"--combine {PAPER} needs {', '.join(fewest)} as well; run extract for them{option}")
+    for suffix in (suffix for suffix in suffixes if not missing[suffix]):
+        yield from (tuple(name + suffix for name in combination) for combination in PAPER_COMBINATIONS)
 
 
-def _with_recipe(network: str, recipe: str) -> str:
-    return f"{network}@{recipe}" if recipe else network
-
-
-def _all_combinations(sources: Sequence[str]) -> Iterator[Combination]:
+def _list_all_combinations(sources: Sequence[str]) -> Iterator[Combination]:
     count = 2 ** len(sources) - 1
     if count > MAX_COMBINATIONS:
         raise InputError(
             f"--combine all, the default: {len(sources)} sources have {count} combinations, more than "
-            f"{MAX_COMBINATIONS}; name those that you want instead, such as --combine {PAPER} or --combine "
-            f"{'+'.join(sources[:2])}"
+            f"{MAX_COMBINATIONS}; name those that you want, such as {'+'.join(sources[:2])}"
         )
     for size in range(1, len(sources) + 1):
         yield from combinations(sorted(sources), size)

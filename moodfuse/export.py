@@ -22,10 +22,10 @@ from moodfuse.evaluate.intervals import DRAWS, GroupDraws, draw_groups
 from moodfuse.evaluate.metrics import METRICS
 from moodfuse.evaluate.scoring import score_draws
 from moodfuse.evaluate.selection import corrected_best, not_worse
+from moodfuse.fuse.ablation import library_versions, missing_modalities
 from moodfuse.fuse.final_fit import FinalModel, ScoredResult, networks_needed, ship, why_not_exportable
 from moodfuse.fuse.inference import check_level
 from moodfuse.fuse.run_inputs import choose_protocol
-from moodfuse.fuse.run_record import library_versions, missing_modalities
 from moodfuse.fuse.settings import AblationSettings, PlannedResult, planned_results, sources_of
 from moodfuse.model.folder import (
     ARRAYS,

@@ -81,18 +81,21 @@ def fuse_command(
 
     Then: moodfuse fuse --cache work --run run-1 --export best
     """
+    from moodfuse.cache.runs import check_new_name, read_run, run_names
     from moodfuse.cache.store import FeatureCache
+    from moodfuse.fuse.settings import AblationSettings
 
     context = click.get_current_context()
     missing = options.pop("missing")
     cache = FeatureCache(cache_path)
+    given = {name: value for name, value in options.items() if value not in (None, ())}
+    ablation = AblationSettings(run=run_name, command=command_line(context), **given)
     if result is None:
         refuse_given(
             context, ("folder", "missing"), "belongs to --export; add --export best, or the name of a result"
         )
-        _fuse(cache, _ablation_settings(context, run_name, options))
+        _fuse(cache, ablation)
         return
-    from moodfuse.cache.runs import check_new_name, read_run, run_names
     from moodfuse.export import ExportSettings, check_planned, model_folder
 
     def settings(run: str) -> ExportSettings:
@@ -103,25 +106,14 @@ def fuse_command(
         refuse_given(context, _FIT_OPTIONS, f"has no effect on {run_name}, which exists; remove it, or --run")
         run = read_run(cache, run_name)
     else:
-        ablation = _ablation_settings(context, run_name, options)
         check_planned(cache, ablation, settings(check_new_name(cache, run_name)))
         run = _fuse(cache, ablation)
     _export(cache, run, settings(run.name))
 
 
-def _ablation_settings(
-    context: click.Context, run_name: str | None, options: dict[str, Any]
-) -> "AblationSettings":
-    from moodfuse.fuse.settings import AblationSettings
-
-    given = {name: value for name, value in options.items() if value not in (None, ())}
-    return AblationSettings(run=run_name, command=command_line(context), **given)
-
-
 def _fuse(cache: "FeatureCache", settings: "AblationSettings") -> "Run":
     from moodfuse.cache.runs import LEAKY, LEAKY_MARK, write_run
-    from moodfuse.fuse.ablation import run_ablation
-    from moodfuse.fuse.run_record import accuracies
+    from moodfuse.fuse.ablation import accuracies, run_ablation
 
     run = run_ablation(cache, settings)
     write_run(cache, run)

@@ -36,7 +36,7 @@ HEADS: dict[str, HeadSpec] = {
 """Heads by the name that `--head` takes."""
 
 
-def head_spec(name: str) -> HeadSpec:
+def get_head_spec(name: str) -> HeadSpec:
     """Look a head up; an unknown name raises `UnknownNameError`."""
     if name not in HEADS:
         raise UnknownNameError("head", name, tuple(HEADS))
@@ -49,7 +49,7 @@ def make_head(name: str, *, random_state: int = 0, **settings: Any) -> Any:
     Parameters
     ----------
     name : str
-        One of `HEADS`.
+        One of `HEADS`; another name raises `UnknownNameError`.
     random_state : int
         Seed of everything random in it.
     **settings
@@ -61,15 +61,11 @@ def make_head(name: str, *, random_state: int = 0, **settings: Any) -> Any:
     sklearn classifier
         ``fit(X, y, groups=None)``, ``predict_proba(X)``; rows of one group stay in one inner fold.
 
-    Raises
-    ------
-    UnknownNameError
-
     Examples
     --------
     >>> head = make_head("softmax").fit(X, y, groups=songs)  # doctest: +SKIP
     """
-    spec = head_spec(name)
+    spec = get_head_spec(name)
     module, _, factory = spec.factory.partition(":")
     if spec.fits:
         settings["random_state"] = random_state

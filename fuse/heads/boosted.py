@@ -26,28 +26,9 @@ COLUMN_FRACTION, MIN_COLUMNS = 1 / 6, 64
 class LightGBMHead(FusionHead):
     """Gradient-boosted trees with balanced class weights.
 
-    Parameters
-    ----------
-    rounds : int
-        Boosting rounds where none can be chosen; each grows one tree per class.
-    grid : tuple of int
-        Numbers of rounds to choose from.
-    tune : bool
-        Whether to choose; set it to `False` where training rows are in sample.
-    learning_rate : float
-    leaves : int
-        Most leaves of a tree; from 3 on columns may interact, and the head cannot be exported.
-    random_state : int
-
-    Attributes
-    ----------
-    classes_ : ndarray, shape (C,)
-    model_ : lightgbm.LGBMClassifier
-        The fitted trees, over class indices.
-    rounds_ : int
-        The number of rounds in use.
-    tuned_ : bool
-        Whether it was chosen: `False` where a class has fewer than 3 groups, or `tune` is off.
+    `rounds`, each one tree per class, is chosen from `grid` where `tune` is on. From 3 `leaves` on columns
+    may interact, and the head cannot be exported. Fitting adds `classes_`, `model_` (a `LGBMClassifier` over
+    class indices), `rounds_`, the number in use, and `tuned_`, whether it was chosen.
     """
 
     setting = "rounds"
@@ -120,11 +101,8 @@ class LightGBMHead(FusionHead):
                 nodes.append((-1, 0.0, -1, -1, root["leaf_value"]))
                 continue
             leaves = [root["left_child"], root["right_child"]]
-            rule = root["decision_type"], root["missing_type"]
-            if rule != ("<=", "None") or not all("leaf_value" in leaf for leaf in leaves):
-                raise InputError(
-                    f"lightgbm: only trees of one split by a threshold can be exported; found {rule}"
-                )
+            if not all("leaf_value" in leaf for leaf in leaves):
+                raise InputError("lightgbm: only trees of one split can be exported; use 2 leaves")
             nodes.append((root["split_feature"], root["threshold"], number + 1, number + 2, 0.0))
             nodes.extend((-1, 0.0, -1, -1, leaf["leaf_value"]) for leaf in leaves)
         feature, threshold, left, right, value = (np.array(column) for column in zip(*nodes, strict=True))

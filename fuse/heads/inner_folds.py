@@ -22,7 +22,7 @@ _DECIMALS = 9
 """Decimals to which losses are compared."""
 
 
-def inner_split(y: Ints, groups: ArrayLike | None, *, seed: int) -> Ints | None:
+def split_inner_folds(y: Ints, groups: ArrayLike | None, *, seed: int) -> Ints | None:
     """Inner fold of each row, grouped and stratified, or `None` where a class has fewer than 3 groups.
 
     `y` are class indices [N]; without `groups` [N] every row is its own group.
@@ -47,31 +47,22 @@ def _split(y: tuple[int, ...], names: tuple[str, ...], seed: int) -> tuple[int, 
     return None if fold_of is None else tuple(fold_of[str(row)] for row in range(len(y)))
 
 
-def choose_setting(
-    head: Any, x: NDArray[Any], y: Ints, groups: ArrayLike | None, *, seed: int
-) -> dict[str, Any] | None:
+def choose_on_rows(head: Any, x: NDArray[Any], y: Ints, groups: ArrayLike | None, *, seed: int) -> Any:
     """Choose a head's setting on inner splits of rows; `None` where a class has fewer than 3 groups."""
-    folds = inner_split(y, groups, seed=seed)
+    folds = split_inner_folds(y, groups, seed=seed)
     if folds is None:
         return None
     data = (
         (x[folds != fold], y[folds != fold], x[folds == fold], y[folds == fold]) for fold in np.unique(folds)
     )
-    losses, _, _ = score_candidates(head, data, classes=int(y.max()) + 1)
-    setting: dict[str, Any] = head.candidates()[best_candidate(losses)]
-    return setting
+    return choose_setting(head, data, classes=int(y.max()) + 1)[0]
 
 
-def best_candidate(losses: Floats) -> int:
-    """Index of the least loss; of equals the first."""
-    return int(np.argmin(np.round(losses, _DECIMALS)))
+def choose_setting(head: Any, data: Iterable[InnerData], *, classes: int) -> tuple[Any, Floats, Ints]:
+    """Choose the setting of least inner loss, classes weighted to count alike.
 
-
-def score_candidates(head: Any, data: Iterable[InnerData], *, classes: int) -> tuple[Floats, Floats, Ints]:
-    """Try every candidate on every inner fold.
-
-    Returns losses [candidates], classes weighted to count alike; probabilities [candidates, M, classes] of
-    the scored rows of all folds; and the class indices of these rows [M].
+    Returns its value, its probabilities [M, classes] of the scored rows of all inner folds, and the class
+    indices of these rows [M].
     """
     tried, labels = [], []
     for x, y, held_out, y_held_out in data:
@@ -84,10 +75,12 @@ def score_candidates(head: Any, data: Iterable[InnerData], *, classes: int) -> t
     counts = np.bincount(y_true, minlength=classes)
     weights = len(y_true) / (np.count_nonzero(counts) * counts[y_true])
     of_true_class = probabilities[:, np.arange(len(y_true)), y_true]
-    return -np.log(np.maximum(of_true_class, TINY)) @ weights, probabilities, y_true
+    losses = -np.log(np.maximum(of_true_class, TINY)) @ weights
+    best = int(np.argmin(np.round(losses, _DECIMALS)))
+    return sorted(head.grid)[best], probabilities[best], y_true
 
 
-def one_thread() -> Any:
+def limit_to_one_thread() -> Any:
     """A context in which BLAS uses one thread: for small matrices waking threads costs more than it gains."""
     return _thread_pools().limit(limits=1)
 

@@ -21,14 +21,14 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from moodfuse.fuse.heads.inner_folds import choose_setting, one_thread
+from moodfuse.fuse.heads.inner_folds import choose_on_rows, limit_to_one_thread
 from moodfuse.fuse.inference import (
     Floats,
     Ints,
     LinearArrays,
     Link,
     MeanArrays,
-    link_probabilities,
+    apply_link,
     softmax,
 )
 
@@ -49,8 +49,8 @@ class FusionHead(ClassifierMixin, BaseEstimator):
     `y`:
 
     * ``_fit(x, y, value)`` under a value of the setting;
-    * ``try_candidates(x, y, held_out)``: probabilities [candidates, N_held_out, C] by fits on `x`, classes
-      those of `y` in rising order; the head is not changed;
+    * ``try_candidates(x, y, held_out)``: probabilities [candidates, N_held_out, C] by fits on `x` under each
+      value of `grid`, rising; classes are those of `y`, rising; the head is not changed;
     * ``predict_proba(X)``: class probabilities [N, C], in the order of `classes_`;
     * ``to_arrays(columns=D, classes=C)``: the head for export; C is the length of the class axis.
 
@@ -77,20 +77,15 @@ class FusionHead(ClassifierMixin, BaseEstimator):
         self.classes_, index = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"{type(self).__name__} needs rows of at least 2 classes; got one class")
-        chosen = choose_setting(self, x, index, groups, seed=self.random_state) if self.tune else None
+        chosen = choose_on_rows(self, x, index, groups, seed=self.random_state) if self.tune else None
         self.tuned_ = chosen is not None
-        self._fit(x, index, (chosen or {self.setting: getattr(self, self.setting)})[self.setting])
+        self._fit(x, index, getattr(self, self.setting) if chosen is None else chosen)
         return self
-
-    def candidates(self) -> list[dict[str, Any]]:
-        """Values of the setting to choose from, the simplest first."""
-        return [{self.setting: value} for value in sorted(self.grid)]
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Most probable class of each row."""
         best = np.argmax(self.predict_proba(X), axis=1)
-        labels: NDArray[Any] = self.classes_[best]
-        return labels
+        return np.asarray(self.classes_[best])
 
 
 class SoftmaxHead(FusionHead):
@@ -110,13 +105,10 @@ class SoftmaxHead(FusionHead):
     Attributes
     ----------
     classes_ : ndarray, shape (C,)
-    coef_, intercept_ : ndarray of float64, shapes (C, D) and (C,)
-        In scaled columns: ``(x - mean_) / scale_``.
-    mean_, scale_ : ndarray of float64, shape (D,)
-    C_ : float
-        The penalty in use.
-    tuned_ : bool
-        Whether it was chosen: `False` where a class has fewer than 3 groups, or `tune` is off.
+    coef_, intercept_, mean_, scale_ : ndarray of float64
+        Linear scores are ``(x - mean_) / scale_ @ coef_.T + intercept_``.
+    C_, tuned_ : float, bool
+        The penalty in use, and whether it was chosen: not where a class has fewer than 3 groups.
     """
 
     setting = "C"
@@ -137,7 +129,7 @@ class SoftmaxHead(FusionHead):
 
     def _fit(self, x: NDArray[Any], y: Ints, value: float) -> None:
         self.C_ = float(value)
-        with one_thread():
+        with limit_to_one_thread():
             path = fit_path(x, y, (self.C_,), self._link)
         self.mean_, self.scale_ = path.mean, path.scale
         self.coef_, self.intercept_ = path.coef[0], path.intercept[0]
@@ -145,10 +137,10 @@ class SoftmaxHead(FusionHead):
     def try_candidates(self, x: NDArray[Any], y: Ints, held_out: NDArray[Any]) -> Floats:
         """See `FusionHead`; the scaling is learned on `x`."""
         index = np.unique(y, return_inverse=True)[1]
-        with one_thread():
+        with limit_to_one_thread():
             path = fit_path(x, index, sorted(self.grid), self._link)
             scores = (held_out - path.mean) / path.scale @ path.coef.transpose(0, 2, 1)
-        return link_probabilities(scores + path.intercept[:, None], self._link)
+        return apply_link(scores + path.intercept[:, None], self._link)
 
     def decision_scores(self, X: ArrayLike) -> Floats:
         """Linear scores [N, C], one per class (for two classes as well)."""
@@ -159,7 +151,7 @@ class SoftmaxHead(FusionHead):
 
     def predict_proba(self, X: ArrayLike) -> Floats:
         """Class probabilities [N, C], in the order of `classes_`."""
-        return link_probabilities(self.decision_scores(X), self._link)
+        return apply_link(self.decision_scores(X), self._link)
 
     def to_arrays(self, *, columns: int, classes: int) -> LinearArrays:
         """See `FusionHead`."""
@@ -176,15 +168,8 @@ class LogisticHead(SoftmaxHead):
 class MeanHead(FusionHead):
     """Average of the softmax of each source's logits. Nothing is fitted but the classes.
 
-    Parameters
-    ----------
-    classes : sequence or None
-        Classes of each source's columns, in their order; the number of columns must be a multiple of theirs.
-        By default the classes of `y`, and logits that are missing at the end count as 0.
-
-    Attributes
-    ----------
-    classes_ : ndarray, shape (C,)
+    `classes` are those of each source's columns, in their order; by default those of `y`, and logits that are
+    missing at the end count as 0.
     """
 
     def __init__(self, *, classes: Sequence[Any] | None = None) -> None:
@@ -231,7 +216,7 @@ class Path:
 
 def fit_path(x: NDArray[Any], y: Ints, penalties: Sequence[float], link: Link) -> Path:
     """Fit rows [N, D] with class indices [N], all classes present, for each C, starting from the last fit."""
-    mean, scale = _scaling(x)
+    mean, scale = _fit_scaling(x)
     standard = (x - mean) / scale
     wide = x.shape[1] > x.shape[0]
     lengths, axes = np.linalg.eigh(standard @ standard.T if wide else standard.T @ standard)
@@ -248,7 +233,7 @@ def fit_path(x: NDArray[Any], y: Ints, penalties: Sequence[float], link: Link) -
     return Path(mean, scale, coef, intercept)
 
 
-def _scaling(x: NDArray[Any]) -> tuple[Floats, Floats]:
+def _fit_scaling(x: NDArray[Any]) -> tuple[Floats, Floats]:
     """Mean, and deviation times the root of the number of columns; a constant column is left as it is."""
     x = x.astype(np.float64, copy=False)
     mean, deviation = x.mean(axis=0), x.std(axis=0)
@@ -261,11 +246,11 @@ def _solve(
     rows: Floats, lengths: Floats, targets: Floats, penalties: Sequence[float], link: Link
 ) -> tuple[Floats, Floats]:
     """Coefficients [P, K, R] and intercepts [P, K] of targets [N, K] for each of P penalties."""
-    balance = _row_weights(targets, link)
+    balance = _weigh_rows(targets, link)
     path = [np.zeros((len(lengths) + 1, targets.shape[1]))]
     for penalty in penalties:
         decay = 1 / (penalty * len(targets))
-        probabilities, _ = _loss(rows @ path[-1][:-1] + path[-1][-1], targets, balance, link)
+        probabilities, _ = _compute_loss(rows @ path[-1][:-1] + path[-1][-1], targets, balance, link)
         curvature = np.mean(balance * probabilities * (1 - probabilities), axis=0).clip(_MIN_CURVATURE)
         along_axes = np.outer(lengths / len(targets), curvature) + decay
         roots = np.sqrt(np.concatenate([along_axes, curvature[None]]))
@@ -281,7 +266,7 @@ def _minimise(
 
     def objective(scaled: Floats) -> tuple[float, Floats]:
         point = scaled.reshape(roots.shape) / roots
-        probabilities, loss = _loss(rows @ point[:-1] + point[-1], targets, balance, link)
+        probabilities, loss = _compute_loss(rows @ point[:-1] + point[-1], targets, balance, link)
         residuals = (probabilities - targets) * balance / len(targets)
         slope = np.concatenate([rows.T @ residuals + decay * point[:-1], residuals.sum(axis=0)[None]])
         return loss + decay / 2 * float(np.sum(point[:-1] ** 2)), (slope / roots).ravel()
@@ -291,7 +276,7 @@ def _minimise(
     return point
 
 
-def _row_weights(targets: Floats, link: Link) -> Floats:
+def _weigh_rows(targets: Floats, link: Link) -> Floats:
     """Weight of each row in each column of targets [N, K], so that classes count alike and the mean is 1."""
     positive = targets.sum(axis=0)
     count, classes = targets.shape
@@ -300,7 +285,7 @@ def _row_weights(targets: Floats, link: Link) -> Floats:
     return np.where(targets == 1, count / (2 * positive), count / (2 * (count - positive)))
 
 
-def _loss(scores: Floats, targets: Floats, balance: Floats, link: Link) -> tuple[Floats, float]:
+def _compute_loss(scores: Floats, targets: Floats, balance: Floats, link: Link) -> tuple[Floats, float]:
     """Probabilities [N, K] of scores, and their mean weighted log loss."""
     if link == "softmax":
         top = scores - scores.max(axis=1, keepdims=True)

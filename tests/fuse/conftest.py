@@ -1,7 +1,7 @@
 """A synthetic cache with two sources, written through the real `FeatureCache`; no media, no network."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,33 +13,31 @@ from moodfuse.cache.folds import GROUP_RULE, assign_folds, clip_groups, pair_hol
 from moodfuse.cache.recipe import Recipe, Tuning
 from moodfuse.cache.records import Clip, ClipStatus, Holdout, Plan
 from moodfuse.cache.store import FeatureCache
-from moodfuse.fuse.ablation import fit_keys
+from moodfuse.fuse.ablation import make_fit_keys
 from moodfuse.fuse.cross_fitting import PlanFeatures, fit_features
 from moodfuse.fuse.fitting import FitRunner
 from moodfuse.fuse.leak_guard import clip_rows
-from moodfuse.fuse.run_inputs import PlanReader, read_inputs
+from moodfuse.fuse.run_inputs import read_blocks, read_inputs, read_part_digests
 
 CLASSES = ("excited", "fear", "sad")
+SIGNAL, MEMORY = 3.0, 3.0
+"""Distance of class means in units of the noise, and how much further a tuned network moves its clips."""
 
 
 @dataclass(frozen=True)
 class Corpus:
     """Settings of a synthetic corpus.
 
-    `signal` is the distance of class means in units of the noise, `memory` how much further a tuned network
-    moves the clips that it saw; `permute` assigns labels at random; `pairs` adds networks of pair holdouts
-    and the one that saw all; the first `without_video` clips have no video, which every source reads;
-    networks exist under `repeats` fold plans.
+    `permute` assigns labels at random; `pairs` adds networks of pair holdouts and the one that saw all; the
+    first `without_video` clips have no video, which every source reads; networks exist under `repeats` fold
+    plans.
     """
 
     groups_per_class: int = 8
     clips_per_group: int = 1
-    classes: tuple[str, ...] = CLASSES
     folds: int = 4
-    frozen: Mapping[str, int] = field(default_factory=lambda: {"i3d": 12})
-    tuned: Mapping[str, int] = field(default_factory=lambda: {"c3d": 10})
-    signal: float = 3.0
-    memory: float = 3.0
+    frozen: dict[str, int] = field(default_factory=lambda: {"i3d": 12})
+    tuned: dict[str, int] = field(default_factory=lambda: {"c3d": 10})
     permute: bool = False
     pairs: bool = False
     without_video: int = 0
@@ -49,7 +47,7 @@ class Corpus:
 
 def make_statuses(corpus: Corpus) -> tuple[ClipStatus, ...]:
     """Readable clips in groups; ids do not sort by label."""
-    labels = list(corpus.classes) * corpus.groups_per_class
+    labels = list(CLASSES) * corpus.groups_per_class
     if corpus.permute:
         labels = list(np.random.default_rng(corpus.seed).permutation(labels))
     statuses = []
@@ -78,31 +76,31 @@ def write_source(cache: FeatureCache, corpus: Corpus, source: str, width: int, *
     # Permuted labels say nothing about the features.
     y_true = np.arange(len(labels)) % len(cache.classes) if corpus.permute else labels
     if not tuned:
-        means, embedding = draw_embedding(corpus, width, (0,), y_true)
+        means, embedding = make_embedding(corpus, width, (0,), y_true)
         cache.write_block_part(recipe, None, digests, {"embedding": embedding.astype(np.float32)})
         return
     for plan in (cache.plan, *cache.repeat_plans):
         pairs = (*pair_holdouts(corpus.folds), Holdout.of(())) if corpus.pairs else ()
         for holdout in (*single_holdouts(corpus.folds), *pairs):
-            roles = cache.roles(recipe, holdout, plan=plan)
-            assert roles is not None
-            if cache.block_folder(recipe, roles).exists():
+            training_clips = cache.roles(recipe, holdout, plan=plan)
+            assert training_clips is not None
+            if cache.block_folder(recipe, training_clips).exists():
                 continue
-            cache.write_roles(recipe, roles)
-            means, embedding = draw_embedding(corpus, width, tuple(sorted(holdout.folds or ())), y_true)
-            seen = np.isin(digests, [digest for digest, _, _ in roles])
-            embedding += corpus.memory * seen[:, None] * means[labels]
+            cache.write_roles(recipe, training_clips)
+            means, embedding = make_embedding(corpus, width, tuple(sorted(holdout.folds or ())), y_true)
+            seen = np.isin(digests, [digest for digest, _, _ in training_clips])
+            embedding += MEMORY * seen[:, None] * means[labels]
             arrays = {"embedding": embedding, "logits": embedding @ means.T - (means**2).sum(axis=1) / 2}
             arrays = {name: value.astype(np.float32) for name, value in arrays.items()}
-            cache.write_block_part(recipe, roles, digests, arrays)
+            cache.write_block_part(recipe, training_clips, digests, arrays)
 
 
-def draw_embedding(
+def make_embedding(
     corpus: Corpus, width: int, key: tuple[int, ...], y_true: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Class means and rows of one network; its own axes depend on its holdout."""
     rng = np.random.default_rng([corpus.seed, width, *key, len(key)])
-    means = rng.normal(size=(len(corpus.classes), width)) * corpus.signal / np.sqrt(width)
+    means = rng.normal(size=(len(CLASSES), width)) * SIGNAL / np.sqrt(width)
     return means, means[y_true] + rng.normal(size=(len(y_true), width))
 
 
@@ -114,10 +112,8 @@ def make_cache(folder: Path, corpus: Corpus) -> FeatureCache:
         assignment = assign_folds(clip_groups(statuses), folds=corpus.folds, seed=repeat, placed={})
         plan = Plan(corpus.folds, repeat, GROUP_RULE, assignment, (table_name(statuses),), repeat=repeat)
         cache.write_plan(plan, statuses)
-    for source, width in corpus.frozen.items():
-        write_source(cache, corpus, source, width, tuned=False)
-    for source, width in corpus.tuned.items():
-        write_source(cache, corpus, source, width, tuned=True)
+    for source, width in (corpus.frozen | corpus.tuned).items():
+        write_source(cache, corpus, source, width, tuned=source in corpus.tuned)
     return cache
 
 
@@ -147,8 +143,8 @@ def load_features() -> Callable[..., PlanFeatures]:
         cache: FeatureCache, sources: Sequence[str], protocol: str, *, plan: Plan | None = None
     ) -> PlanFeatures:
         inputs, plan = read_inputs(cache, sources, protocol), plan or cache.plan
-        reader, rows = PlanReader(cache, inputs), clip_rows(plan, inputs.clips)
-        keys = fit_keys(inputs, plan, reader.part_digests(plan))
-        return fit_features(inputs, rows, reader.blocks(plan), keys, FitRunner())
+        rows, blocks = clip_rows(plan, inputs.clips), read_blocks(cache, inputs, plan)
+        keys = make_fit_keys(inputs, plan, read_part_digests(cache, inputs, plan))
+        return fit_features(inputs, rows, blocks, keys, FitRunner())
 
     return load

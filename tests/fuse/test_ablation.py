@@ -1,25 +1,27 @@
 """The ablation finds signal, finds none in permuted labels, and repeats no fit that is cached."""
 
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from moodfuse.cache.clip_table import table_name
 from moodfuse.cache.errors import InputError, MissingBlockError
+from moodfuse.cache.fits import KeptFit
+from moodfuse.cache.records import ClipStatus
 from moodfuse.cache.runs import FEW_GROUPS, UNCALIBRATED, Run, write_run
 from moodfuse.cache.store import FeatureCache
-from moodfuse.fuse.ablation import run_ablation
+from moodfuse.fuse.ablation import accuracies, run_ablation
+from moodfuse.fuse.design import DesignMatrix
 from moodfuse.fuse.fitting import predict_fold
 from moodfuse.fuse.heads import HEADS
 from moodfuse.fuse.inference import softmax
-from moodfuse.fuse.run_record import accuracies
 from moodfuse.fuse.settings import AblationSettings, planned_results
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,9 +37,8 @@ def run(cache: FeatureCache) -> Run:
 
 def test_results_in_order_with_notes(cache: FeatureCache, run: Run) -> None:
     """Networks come first; `mean` is at logits of two sources; fits in sample are marked; all was planned."""
-    assert [result.name for result in run.results] == [
-        result.name for result in planned_results(cache, AblationSettings())
-    ]
+    planned = planned_results(cache, AblationSettings())
+    assert [result.name for result in run.results] == [result.name for result in planned]
     assert [(result.sources, result.head, result.level) for result in run.results] == [
         (("c3d",), "network", "logits"),
         (("i3d",), "network", "logits"),
@@ -136,6 +137,9 @@ def test_frozen_sources_are_repeated(build: Builder) -> None:
     repeated = run_ablation(cache, settings)
     assert repeated.results[1].repeats is not None and repeated.results[1].repeats.shape == (4, 12, 3)
     assert len({repeated.folds, *repeated.repeat_folds}) == 5
+    write_run(cache, repeated)
+    with pytest.raises(InputError, match=f"run '{repeated.name}' exists"):
+        run_ablation(cache, replace(settings, run=repeated.name))
 
 
 def test_few_groups_keep_defaults(build: Builder) -> None:
@@ -144,17 +148,6 @@ def test_few_groups_keep_defaults(build: Builder) -> None:
     few = run_ablation(cache, CHEAP)
     assert {result.notes for result in few.results} == {(FEW_GROUPS,)}
     assert "in sample" in few.notes[0]
-
-
-def test_a_taken_name_is_found_before_any_fit(
-    build: Builder, monkeypatch: pytest.MonkeyPatch, run: Run
-) -> None:
-    """A run's name is checked first."""
-    cache = build(tuned={})
-    write_run(cache, replace(run, name="mine"))
-    monkeypatch.setattr("moodfuse.fuse.ablation.read_inputs", lambda *_, **__: pytest.fail("fitted"))
-    with pytest.raises(InputError, match="run 'mine' exists"):
-        run_ablation(cache, AblationSettings(run="mine"))
 
 
 def test_import_is_light() -> None:
@@ -177,10 +170,6 @@ def run_python(*arguments: str) -> str:
 # Cached fits
 
 
-class Refitted(Exception):
-    """A fit was made."""
-
-
 @pytest.fixture(scope="module")
 def first(build: Builder) -> tuple[Path, Run]:
     """A cache of two frozen sources with all fits of `CHEAP`, and the run that made them."""
@@ -194,33 +183,30 @@ def cached(first: tuple[Path, Run], tmp_path: Path) -> FeatureCache:
     return FeatureCache(shutil.copytree(first[0], tmp_path / "cache"))
 
 
-@pytest.fixture
-def no_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reading features, which a fit begins with, raises `Refitted`."""
-
-    def refuse(*_: object) -> None:
-        raise Refitted
-
-    monkeypatch.setattr("moodfuse.fuse.run_inputs.PlanReader.blocks", refuse)
+def assert_refits(cache: FeatureCache, **settings: Any) -> None:
+    """Check that a run reads features, which fits begin with."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr("moodfuse.fuse.ablation.read_blocks")
+        with pytest.raises(NameError, match="read_blocks"):
+            run_ablation(cache, replace(CHEAP, **settings))
 
 
 def assert_equal(one: Run, other: Run) -> None:
     """Check that two runs have the same bits and notes."""
     assert one.notes == other.notes
     for first, second in zip(one.results, other.results, strict=True):
-        assert (first.name, first.temperatures, first.notes) == (
-            second.name,
-            second.temperatures,
-            second.notes,
-        )
+        assert (first.name, first.notes) == (second.name, second.notes)
+        assert first.temperatures == second.temperatures
         assert np.array_equal(first.probabilities, second.probabilities)
 
 
-def test_a_repeated_run_fits_nothing(first: tuple[Path, Run], cached: FeatureCache, no_fits: None) -> None:
+def test_a_repeated_run_fits_nothing(
+    first: tuple[Path, Run], cached: FeatureCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It equals the first one bit for bit, unless cached fits are not to be used."""
+    assert_refits(cached, keep=False)
+    monkeypatch.delattr("moodfuse.fuse.ablation.read_blocks")
     assert_equal(run_ablation(cached, CHEAP), first[1])
-    with pytest.raises(Refitted):
-        run_ablation(cached, replace(CHEAP, keep=False))
 
 
 def fitted_heads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -245,14 +231,19 @@ def test_a_further_head_fits_only_its_own(cached: FeatureCache, monkeypatch: pyt
 
 def relabelled(cache: FeatureCache) -> None:
     """Two clips swap their labels."""
-    one, other = cache.statuses[0], cache.statuses[1]
+    one, other, *rest = cache.statuses
     assert one.clip.label != other.clip.label
+    labels = other.clip.label, one.clip.label
     swapped = [
-        replace(one, clip=replace(one.clip, label=other.clip.label)),
-        replace(other, clip=replace(other.clip, label=one.clip.label)),
-        *cache.statuses[2:],
+        replace(status, clip=replace(status.clip, label=label))
+        for status, label in zip((one, other), labels, strict=True)
     ]
-    cache.write_plan(replace(cache.plan, records=(table_name(swapped),)), swapped)
+    write_clips(cache, [*swapped, *rest])
+
+
+def write_clips(cache: FeatureCache, statuses: Sequence[ClipStatus]) -> None:
+    """Write the plan with another table of clips."""
+    cache.write_plan(replace(cache.plan, records=(table_name(statuses),)), statuses)
 
 
 def replanned(cache: FeatureCache) -> None:
@@ -272,33 +263,28 @@ def remade(cache: FeatureCache) -> None:
 
 def regrouped(cache: FeatureCache) -> None:
     """A clip is in another group."""
-    statuses = [replace(cache.statuses[0], group="other"), *cache.statuses[1:]]
-    cache.write_plan(replace(cache.plan, records=(table_name(statuses),)), statuses)
+    write_clips(cache, [replace(cache.statuses[0], group="other"), *cache.statuses[1:]])
 
 
 @pytest.mark.parametrize("change", [relabelled, replanned, remade, regrouped])
 def test_a_change_of_the_data_is_fitted_again(
-    cached: FeatureCache, no_fits: None, change: Callable[[FeatureCache], None]
+    cached: FeatureCache, change: Callable[[FeatureCache], None]
 ) -> None:
     """No cached fit is used after a change of a label, fold, recipe or group."""
-    change(FeatureCache(cached.path))
-    with pytest.raises(Refitted):
-        run_ablation(FeatureCache(cached.path), CHEAP)
+    change(cached)
+    assert_refits(FeatureCache(cached.path))
 
 
-@pytest.mark.parametrize("change", ["rules", "libraries", "version"])
-def test_a_change_of_the_code_is_fitted_again(
-    cached: FeatureCache, no_fits: None, change: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_change_of_the_code_is_fitted_again(cached: FeatureCache, monkeypatch: pytest.MonkeyPatch) -> None:
     """No cached fit is used after a change of the rules, of a library, or of the head."""
-    if change == "rules":
-        monkeypatch.setattr("moodfuse.fuse.ablation.RULES", 99)
-    elif change == "libraries":
-        monkeypatch.setattr("moodfuse.fuse.ablation.library_versions", lambda: (("numpy", "0"),))
-    else:
-        monkeypatch.setitem(HEADS, "softmax", replace(HEADS["softmax"], version=99))
-    with pytest.raises(Refitted):
-        run_ablation(cached, CHEAP)
+    with monkeypatch.context() as patch:
+        patch.setattr("moodfuse.fuse.ablation.RULES", 99)
+        assert_refits(cached)
+    with monkeypatch.context() as patch:
+        patch.setattr("moodfuse.fuse.ablation.library_versions", lambda: (("numpy", "0"),))
+        assert_refits(cached)
+    monkeypatch.setitem(HEADS, "softmax", replace(HEADS["softmax"], version=99))
+    assert_refits(cached)
 
 
 def test_a_damaged_part_is_fitted_again(first: tuple[Path, Run], cached: FeatureCache) -> None:
@@ -321,34 +307,22 @@ def test_a_repeated_command_imports_no_library_of_fits(cached: FeatureCache) -> 
     assert output.splitlines()[-1].startswith("next: moodfuse evaluate")
 
 
-def test_an_interrupted_run_keeps_what_was_finished(first: tuple[Path, Run], cached: FeatureCache) -> None:
-    """Ctrl-C stops it at once; the finished fits are cached, and the next run continues from them."""
+def test_an_interrupted_run_keeps_what_was_finished(
+    first: tuple[Path, Run], cached: FeatureCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fits before Ctrl-C are cached, and the next run continues from them."""
     shutil.rmtree(cached.path / "fits")
-    code = (
-        "import signal, sys, time\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell may have it ignored
-        "from moodfuse.cache.store import FeatureCache\n"
-        "from moodfuse.fuse import ablation, fitting\n"
-        "real, done = fitting.predict_fold, []\n"
-        "def slow(design, head, seed):\n"
-        "    if len(done) == 5:\n"
-        "        print('ready', flush=True)\n"
-        "        time.sleep(60)\n"
-        "    done.append(head)\n"
-        "    return real(design, head, seed)\n"
-        "fitting.predict_fold = slow\n"
-        "settings = ablation.AblationSettings(heads=('softmax', 'mean'), combine=('c3d+i3d',), repeats=1,"
-        " jobs=1)\n"
-        "ablation.run_ablation(FeatureCache(sys.argv[1]), settings)\n"
-    )
-    call = [sys.executable, "-c", code, str(cached.path)]
-    with subprocess.Popen(
-        call, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
-        assert process.stdout is not None and process.stdout.readline().strip() == "ready"
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=10) != 0
-    with pytest.MonkeyPatch.context() as patch:
-        fitted = fitted_heads(patch)
-        assert_equal(run_ablation(FeatureCache(cached.path), CHEAP), first[1])
-    assert len(fitted) == 4 * 5 - 5
+    fitted: list[str] = []
+
+    def fit(design: DesignMatrix, head: str, seed: int) -> KeptFit:
+        if len(fitted) == 5:
+            raise KeyboardInterrupt
+        fitted.append(head)
+        return predict_fold(design, head, seed)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("moodfuse.fuse.fitting.predict_fold", fit)
+        run_ablation(cached, CHEAP)
+    further = fitted_heads(monkeypatch)
+    assert_equal(run_ablation(FeatureCache(cached.path), CHEAP), first[1])
+    assert len(further) == 4 * 5 - 5

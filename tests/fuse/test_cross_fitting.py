@@ -12,7 +12,13 @@ from moodfuse.cache.records import Block, Holdout
 from moodfuse.cache.store import FeatureCache
 from moodfuse.cache.transfer.importing import ImportSettings, import_features
 from moodfuse.fuse.ablation import run_ablation
-from moodfuse.fuse.cross_fitting import block_of_fit, fit_logits, fit_to_keep, logits_for_fold, logits_to_fit
+from moodfuse.fuse.cross_fitting import (
+    fit_logits,
+    fit_to_keep,
+    list_logits_to_fit,
+    make_fitted_block,
+    select_logits,
+)
 from moodfuse.fuse.design import DesignInputs, assemble
 from moodfuse.fuse.leak_guard import ClipRows, CrossFitted, clip_rows
 from moodfuse.fuse.run_inputs import choose_plans, choose_protocol, read_inputs
@@ -28,17 +34,17 @@ QUICK = AblationSettings(heads=("softmax", "mean"), jobs=1)
 
 def fitted_block(block: Block, holdout: Holdout, rows: ClipRows) -> Block:
     """A block with the logits of one fit, as it is cached and read again."""
-    return block_of_fit(block, holdout, fit_to_keep(block, holdout, rows, 0), rows)
+    return make_fitted_block(block, holdout, fit_to_keep(block, holdout, rows, 0), rows)
 
 
 def test_fitted_logits_are_cross_fitted(cache: FeatureCache) -> None:
     """A training row's logits are from a fit that left out its fold too, a test row's from all of those."""
     block, rows = cache.block("i3d", "*"), clip_rows(cache.plan, cache.clips)
-    to_fit = logits_to_fit({("i3d", block.holdout): block}, 4, cross_fit=True)
+    to_fit = list_logits_to_fit({("i3d", block.holdout): block}, 4, cross_fit=True)
     assert [holdout for _, holdout in to_fit] == list(pair_holdouts(4))
     fits = {holdout: fitted_block(block, holdout, rows) for _, holdout in to_fit}
     for fold in range(4):
-        features = logits_for_fold(fits, rows, test_fold=fold)
+        features = select_logits(fits, rows, test_fold=fold)
         assert isinstance(features, CrossFitted)
         design = assemble(DesignInputs(rows, [features], "logits", fold))
         assert design.out_of_sample and len(design.inner) == 3
@@ -52,7 +58,7 @@ def test_fitted_logits_are_cross_fitted(cache: FeatureCache) -> None:
     single = fitted_block(block, Holdout.of(0), rows)
     assert single.seen == {digest for digest, fold in cache.plan.assignment.items() if fold != 0}
     assert not assemble(DesignInputs(rows, [single], "logits", 0)).out_of_sample
-    assert logits_for_fold({Holdout.of(0): single}, rows, test_fold=0) is single
+    assert select_logits({Holdout.of(0): single}, rows, test_fold=0) is single
 
 
 def test_an_embedding_that_saw_the_holdout_cannot_be_fitted(cache: FeatureCache) -> None:
@@ -60,8 +66,9 @@ def test_an_embedding_that_saw_the_holdout_cannot_be_fitted(cache: FeatureCache)
     rows = clip_rows(cache.plan, cache.clips)
     with pytest.raises(LeakError, match=r"c3d: the block of holdout \{0\} cannot be used to test fold 1"):
         fit_logits(cache.block("c3d", {0}), Holdout.of({0, 1}), rows, seed=0)
-    with pytest.raises(LeakError, match="leaves out no fold"):
-        fit_logits(cache.block("i3d", "*"), Holdout.of("{}"), rows, seed=0)
+    block = fitted_block(cache.block("i3d", "*"), Holdout.of("{}"), rows)
+    with pytest.raises(LeakError, match=r"holdout \{\} cannot be used to test fold 1"):
+        assemble(DesignInputs(rows, [block], "logits", 1))
 
 
 def write_import(folder: Path, holdout: Holdout, *, logits: bool) -> None:
@@ -94,7 +101,7 @@ def test_imported_singles_and_pairs_are_cross_fitted(imported: Callable[..., Fea
     """With ``{k}`` and every pair the protocol is crossfit, and no result is in sample or uncalibrated."""
     cache = imported(*single_holdouts(FOLDS), *pair_holdouts(FOLDS))
     assert choose_protocol(cache, ("mine",), None) == "crossfit"
-    assert choose_plans(read_inputs(cache, ("mine",)), None).plans == (cache.plan,)
+    assert choose_plans(read_inputs(cache, ("mine",)), None)[0] == (cache.plan,)
     run = run_ablation(cache, QUICK)
     assert run.protocol == "crossfit" and not any("uncalibrated" in result.notes for result in run.results)
     assert not any("no-crossfit" in note or "in sample" in note for note in run.notes)

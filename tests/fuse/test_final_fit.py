@@ -39,19 +39,18 @@ def without_fold(cache: FeatureCache, fold: int) -> FeatureCache:
     return other
 
 
-def outputs_of(
-    whole: FeatureCache, shipped: FinalModel, smaller: FeatureCache, source: str, digest: str
+def read_outputs(
+    whole: FeatureCache, final: FinalModel, smaller: FeatureCache, source: str, digest: str
 ) -> list[NetworkOutput]:
     """The outputs of the model's networks for a clip that only the whole cache has."""
     outputs = []
     recipe = smaller.recipe(source)
-    for holdout in shipped.networks[source]:
-        roles = smaller.roles(recipe, holdout) if recipe.sees_labels else None
-        arrays = whole.rows(recipe, roles, whole.clips, ("embedding", "logits")).arrays
+    for holdout in final.networks[source]:
+        training_clips = smaller.roles(recipe, holdout) if recipe.sees_labels else None
+        arrays = whole.rows(recipe, training_clips, whole.clips, ("embedding", "logits")).arrays
         row = [status.digest for status in whole.clips].index(digest)
-        outputs.append(
-            NetworkOutput(arrays["embedding"][row], arrays["logits"][row] if "logits" in arrays else None)
-        )
+        logits = arrays["logits"][row] if "logits" in arrays else None
+        outputs.append(NetworkOutput(arrays["embedding"][row], logits))
     return outputs
 
 
@@ -66,13 +65,13 @@ def test_the_model_is_what_was_scored(
     held_out = [status.digest for status in cache.clips if cache.plan.assignment[status.digest] == fold]
     for sources, head, level in RESULTS:
         case = (sources, level, fold)
-        scored = predict_fold(assemble(features.design_inputs([case])[case]), head, cache.plan.seed)
+        scored = predict_fold(assemble(features.make_design_inputs(*case)), head, cache.plan.seed)
         expected = apply_temperature(scored.values, scored.temperature)
-        shipped = ship(smaller, ScoredResult(sources, head, level, protocol, SOURCES))
+        final = ship(smaller, ScoredResult(sources, head, level, protocol, SOURCES))
         for row, digest in zip(expected, held_out, strict=True):
-            outputs = [outputs_of(cache, shipped, smaller, source, digest) for source in sources]
-            values = [shipped.fusion.values(number, output) for number, output in enumerate(outputs)]
-            probabilities = shipped.fusion.probabilities(values)
+            outputs = [read_outputs(cache, final, smaller, source, digest) for source in sources]
+            values = [final.fusion.values(number, output) for number, output in enumerate(outputs)]
+            probabilities = final.fusion.probabilities(values)
             assert np.allclose(probabilities, row, rtol=0, atol=1e-6), (sources, head, level)
 
 
@@ -80,16 +79,16 @@ def test_probabilities_without_a_source(crossfitted: FeatureCache) -> None:
     """They differ from those with it; of the mean head the other source alone remains."""
     cache = crossfitted
     for head in ("mean", "softmax"):
-        shipped = ship(cache, ScoredResult(SOURCES, head, "logits", CROSSFIT, SOURCES))
+        final = ship(cache, ScoredResult(SOURCES, head, "logits", CROSSFIT, SOURCES))
         digest = cache.clips[-1].digest
-        outputs = [outputs_of(cache, shipped, cache, source, digest) for source in SOURCES]
-        values = [shipped.fusion.values(number, output) for number, output in enumerate(outputs)]
-        without = shipped.fusion.without(1, values)
-        assert not np.allclose(without, shipped.fusion.probabilities(values))
-        assert np.isclose(without.sum(), 1) and np.isclose(shipped.fusion.own(0, outputs[0]).sum(), 1)
+        outputs = [read_outputs(cache, final, cache, source, digest) for source in SOURCES]
+        values = [final.fusion.values(number, output) for number, output in enumerate(outputs)]
+        without = final.fusion.without(1, values)
+        assert not np.allclose(without, final.fusion.probabilities(values))
+        assert np.isclose(without.sum(), 1) and np.isclose(final.fusion.own(0, outputs[0]).sum(), 1)
         if head == "mean":
             only = ship(cache, ScoredResult(("c3d",), "network", "logits", CROSSFIT, SOURCES)).fusion
-            same = replace(only, temperature=shipped.fusion.temperature)
+            same = replace(only, temperature=final.fusion.temperature)
             assert np.allclose(without, same.probabilities(values[:1]))
 
 
@@ -115,5 +114,5 @@ def test_what_was_scored_with_defaults_keeps_them(cache: FeatureCache) -> None:
     """All clips together would be enough to choose others, but the scores are those of the defaults."""
     scored = ScoredResult(("i3d",), "softmax", "embedding", CROSSFIT, SOURCES)
     assert ship(cache, scored).fusion.chosen
-    kept = ship(cache, replace(scored, defaults=True)).fusion
-    assert not kept.chosen and kept.temperature == 1.0
+    fusion = ship(cache, replace(scored, defaults=True)).fusion
+    assert not fusion.chosen and fusion.temperature == 1.0

@@ -28,7 +28,7 @@ FOLD = 1
 Fitted = Mapping[str, list[np.ndarray]]
 Loader = Callable[..., PlanFeatures]
 BOTH = ("c3d", "i3d")
-TREES = [PlannedResult(("i3d",), "lightgbm", level) for level in LEVELS]
+TREES = [PlannedResult(("i3d",), "lightgbm", "embedding")]
 RESULTS = [*TREES, *(PlannedResult(BOTH, head, level) for head in HEADS for level in HEADS[head].levels)]
 QUICK = [result for result in RESULTS if result.head in ("softmax", "mean")]
 NETWORK_ONLY = [PlannedResult(("c3d",), "softmax", level) for level in LEVELS]
@@ -39,7 +39,7 @@ def fit_all(features: PlanFeatures, results: Sequence[PlannedResult], fold: int 
     fitted = {}
     for result in results:
         case = (result.sources, result.level, fold)
-        design = assemble(features.design_inputs([case])[case])
+        design = assemble(features.make_design_inputs(*case))
         model, settings, temperature = fitting.fit_head(design, result.head, 0)
         parts = [np.array([temperature, *map(float, (settings or {}).values())]), design.x_train]
         for inner in design.inner:
@@ -127,17 +127,17 @@ LEAKS = {
         *("self.x[~self.test]", "(self.x - self.x.mean(axis=0))[~self.test]"),
         NETWORK_ONLY,
     ),
-    "imputation": (DESIGN, "_columns", "known = fit & ~absent", "known = ~absent", NETWORK_ONLY),
+    "imputation": (DESIGN, "_stack_columns", "known = fit & ~absent", "known = ~absent", NETWORK_ONLY),
     "head": (
         *(FITTING, "fit_head", "model.fit(design.x_train, design.y_train)"),
         *("model.fit(design.x, np.maximum(design.y, 0))", NETWORK_ONLY),
     ),
     "setting of rows out of sample": (
-        *(DESIGN, "_inner_folds", "fit, inner == number)", "fit | ~train, inner == number)"),
+        *(DESIGN, "_make_inner_folds", "fit, inner == number)", "fit | ~train, inner == number)"),
         TREES,
     ),
     "setting in pair networks": (
-        *(DESIGN, "_inner_folds", "fit, rows.folds == number)", "fit | ~train, rows.folds == number)"),
+        *(DESIGN, "_make_inner_folds", "fit, rows.folds == number)", "fit | ~train, rows.folds == number)"),
         NETWORK_ONLY,
     ),
     "temperature": (
@@ -151,7 +151,7 @@ LEAKS = {
         [result for result in QUICK if result.head == "mean"],
     ),
     "fitted logits": (CROSS, "fit_logits", "isin(rows.folds, folds)", "isin(rows.folds, folds[0])", QUICK),
-    "rows of fitted logits": (CROSS, "fit_on_rows", "design.x[kept]", "design.x[: kept.sum()]", QUICK),
+    "rows of fitted logits": (CROSS, "fit_logits", "design.x[kept]", "design.x[: kept.sum()]", QUICK),
     "network of a fold": (
         *(CROSS, "PlanFeatures.embedding", "Holdout.of(fold)", "Holdout.of((fold + 1) % 4)"),
         NETWORK_ONLY,
@@ -191,7 +191,7 @@ def test_a_prediction_depends_on_no_other_test_row(crossfitted: FeatureCache, lo
     features = load_features(crossfitted, BOTH, CROSSFIT)
     for head, level in (("softmax", "logits"), ("logistic", "embedding"), ("lightgbm", "embedding")):
         case = (BOTH, level, FOLD)
-        design = assemble(features.design_inputs([case])[case])
+        design = assemble(features.make_design_inputs(*case))
         x, others = design.x.copy(), np.flatnonzero(design.test)[1:]
         x[others] = np.random.default_rng(5).normal(size=x[others].shape) * 7 - 2
         clean, noisy = (fitting.predict_fold(matrix, head, 0) for matrix in (design, replace(design, x=x)))

@@ -10,9 +10,8 @@ from moodfuse.cache.folds import assign_folds, can_cross_fit, check_modalities
 from moodfuse.cache.records import Plan
 from moodfuse.cache.runs import UNCALIBRATED
 from moodfuse.cache.store import FeatureCache
-from moodfuse.fuse.ablation import run_ablation
-from moodfuse.fuse.run_inputs import FoldPlans, choose_plans, choose_protocol, read_inputs
-from moodfuse.fuse.run_record import result_notes
+from moodfuse.fuse.ablation import make_result_notes, run_ablation
+from moodfuse.fuse.run_inputs import choose_plans, choose_protocol, read_inputs
 from moodfuse.fuse.settings import AblationSettings
 
 Builder = Callable[..., FeatureCache]
@@ -20,8 +19,8 @@ Builder = Callable[..., FeatureCache]
 
 def fold_plans(
     cache: FeatureCache, sources: tuple[str, ...], protocol: str, repeats: int | None
-) -> FoldPlans:
-    """The plans of a run."""
+) -> tuple[tuple[Plan, ...], str]:
+    """The plans of a run, and the note on them."""
     return choose_plans(read_inputs(cache, sources, protocol), repeats)
 
 
@@ -47,27 +46,24 @@ def test_renamed_folds_are_the_same_plan(build: Builder) -> None:
     cache = build(pairs=True)
     cache.write_plan(renamed(cache.plan, seed=1, repeat=1), cache.statuses)
     assert len(cache.repeat_plans) == 1
-    frozen = fold_plans(cache, ("i3d",), "crossfit", None)
-    assert len(frozen.plans) == len(divisions(frozen.plans)) == 5 and frozen.asked == 5
-    assert [plan.repeat for plan in frozen.plans] == [0, 2, 3, 4, 5]
-    tuned = fold_plans(cache, ("c3d",), "crossfit", None)
-    assert tuned.plans == (cache.plan,) and tuned.asked == 2
-    assert tuned.note.startswith("1 of 2 fold plans were left out: they divide the clips as another does")
+    plans, _ = fold_plans(cache, ("i3d",), "crossfit", None)
+    assert [plan.repeat for plan in plans] == [0, 2, 3, 4, 5] and len(divisions(plans)) == 5
+    plans, note = fold_plans(cache, ("c3d",), "crossfit", None)
+    assert plans == (cache.plan,)
+    assert note.startswith("1 of 2 fold plans were left out: they divide the clips as another does")
     run = run_ablation(cache, AblationSettings(heads=("mean",), jobs=1))
-    assert run.repeat_folds == () and run.results[0].repeats is None and run.notes[-1] == tuned.note
+    assert run.repeat_folds == () and run.results[0].repeats is None and run.notes[-1] == note
 
 
 def test_few_groups_can_be_divided_in_few_ways(build: Builder) -> None:
     """Two groups of three classes in two folds: four ways at most, and the note counts them."""
     cache = build(groups_per_class=2, folds=2, tuned={})
-    chosen = fold_plans(cache, ("i3d",), "no-crossfit", 9)
-    count = len(chosen.plans)
-    assert 1 < count == len(divisions(chosen.plans)) <= 4 and chosen.plans[0] == cache.plan
-    assert f"over {count} distinct fold plans; the table shows the first" in chosen.note
-    assert f"{9 - count} of 9 fold plans were left out" in chosen.note
-    assert FoldPlans((cache.plan,), 1).note == "" and FoldPlans(chosen.plans[:2], 2).note.endswith(
-        "`repeated`"
-    )
+    plans, note = fold_plans(cache, ("i3d",), "no-crossfit", 9)
+    count = len(plans)
+    assert 1 < count == len(divisions(plans)) <= 4 and plans[0] == cache.plan
+    assert f"over {count} distinct fold plans; the table shows the first" in note
+    assert f"{9 - count} of 9 fold plans were left out" in note
+    assert fold_plans(cache, ("i3d",), "no-crossfit", 1) == ((cache.plan,), "")
 
 
 def test_further_plans_pass_what_the_first_passed(build: Builder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +78,7 @@ def test_further_plans_pass_what_the_first_passed(build: Builder, monkeypatch: p
         return assignment
 
     monkeypatch.setattr("moodfuse.fuse.run_inputs.assign_folds", assign)
-    plans = fold_plans(cache, ("i3d",), "crossfit", 4).plans
+    plans, _ = fold_plans(cache, ("i3d",), "crossfit", 4)
     assert [plan.seed for plan in plans] == [0, 2, 5, 8]
     assert all(can_cross_fit(plan, cache.clips) for plan in plans)
 
@@ -123,7 +119,7 @@ def test_notes_hold_for_every_plan() -> None:
         ([False, False], True, ("LEAKY", UNCALIBRATED)),
         ([False, True], False, (UNCALIBRATED, part.format(2))),
     ):
-        assert result_notes(chosen, default=UNCALIBRATED, leaky=leaky) == notes
+        assert make_result_notes(chosen, default=UNCALIBRATED, leaky=leaky) == notes
 
 
 def test_a_repeat_counts_once_and_an_unfinished_one_is_left_out(
@@ -133,17 +129,16 @@ def test_a_repeat_counts_once_and_an_unfinished_one_is_left_out(
     cache = build(tuned={}, repeats=3)
     cache.write_plan(replace(cache.plan, seed=1, assignment=cache.repeat_plans[0].assignment), cache.statuses)
     assert cache.plan.seed == 1 and cache.repeat_plans == ()
-    plans = fold_plans(cache, ("i3d",), "crossfit", None).plans
-    assert [plan.seed for plan in plans] == [1, 2, 3, 4, 5]
-    assert len({tuple(sorted(plan.assignment.items())) for plan in plans}) == 5
+    plans, _ = fold_plans(cache, ("i3d",), "crossfit", None)
+    assert [plan.seed for plan in plans] == [1, 2, 3, 4, 5] and len(divisions(plans)) == 5
     tuned = build(repeats=2, pairs=True)
-    assert len(fold_plans(tuned, ("c3d",), "crossfit", None).plans) == 2
-    message = r"--repeats is 3, but there are 2 fold plan\(s\): c3d have networks under 2"
+    assert len(fold_plans(tuned, ("c3d",), "crossfit", None)[0]) == 2
+    message = r"--repeats is 3, but there are 2 fold plan\(s\): only extract makes more"
     with pytest.raises(InputError, match=message):
         fold_plans(tuned, ("c3d",), "crossfit", 3)
     recipe, plan = tuned.recipe("c3d"), tuned.repeat_plans[0]
     (tuned.block_folder(recipe, tuned.roles(recipe, {0, 1}, plan=plan)) / "trained.json").unlink()
-    assert len(fold_plans(tuned, ("c3d",), "crossfit", None).plans) == 1 and "is left out" in caplog.text
-    assert len(fold_plans(tuned, ("c3d",), "no-crossfit", None).plans) == 2
-    with pytest.raises(InputError, match="--repeats is 2, but .* leaky protocol has one plan"):
+    assert len(fold_plans(tuned, ("c3d",), "crossfit", None)[0]) == 1 and "is left out" in caplog.text
+    assert len(fold_plans(tuned, ("c3d",), "no-crossfit", None)[0]) == 2
+    with pytest.raises(InputError, match="--repeats is 2, but there are 1 .* leaky protocol"):
         fold_plans(tuned, ("c3d",), "leaky", 2)

@@ -20,10 +20,6 @@ QUICK = "onedmcnn@brief+twodmcnn@brief softmax logits"
         (["--export", BEST, "--model", "."], ".: already exists"),
         (["--export", "c4d softmax logits"], "unknown result 'c4d softmax logits'; known: onedmcnn@brief"),
         (
-            ["--export", QUICK, "--run", "fewer", "--head", "mean"],
-            "--head has no effect on fewer, which exists",
-        ),
-        (
             ["--export", QUICK, "--run", "fewer", "--jobs", "1"],
             "--jobs has no effect on fewer, which exists",
         ),
