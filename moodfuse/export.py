@@ -37,7 +37,6 @@ from moodfuse.model.folder import (
     training_file,
     write_model,
 )
-from moodfuse.model.folder import model_folder as model_folder
 
 log = logging.getLogger(__name__)
 BEST = "best"
@@ -64,15 +63,6 @@ class ExportSettings:
     impute: bool | None = None
 
 
-@dataclass(frozen=True)
-class Exported:
-    """The folder and card of an exported model, and why its result was selected (empty if it was named)."""
-
-    folder: Path
-    card: ModelCard
-    why: str
-
-
 def check_planned(cache: FeatureCache, ablation: AblationSettings, settings: ExportSettings) -> None:
     """Raise InputError if a planned ablation will have no such result, or none that can be exported."""
     _check_folder(settings.folder)
@@ -95,8 +85,8 @@ def _check_folder(folder: Path) -> None:
 
 def export_model(
     cache: FeatureCache, run: Run, settings: ExportSettings, *, echo: Callable[[str], None] = log.info
-) -> Exported:
-    """Fit the head of a result on all clips and write the model.
+) -> ModelCard:
+    """Fit the head of a result on all clips, write the model, and return its card.
 
     `echo` receives each line for the user.
 
@@ -108,11 +98,14 @@ def export_model(
     _check_folder(settings.folder)
     _check_unchanged(cache, run)
     resamples = draw_groups(run.groups, draws=DRAWS, seed=0)
-    is_best = settings.result == BEST
+    is_best, notes = settings.result == BEST, _reading_notes(cache)
     if is_best:
         result, why = _select_best(cache, run, resamples, echo)
+        notes.insert(0, why)
     else:
-        result, why = find_result(run.results, settings.result), ""
+        result = find_result(run.results, settings.result)
+    for note in notes:
+        echo(note)
     final = ship(cache, _scored(run, result))
     fusion = final.fusion
     files: dict[str, Path | bytes] = {ARRAYS: arrays_of(fusion), TRAINING: training_file(cache)}
@@ -122,9 +115,6 @@ def export_model(
     decoder, *others = {status.decoder for status in cache.clips}
     if others:
         raise InputError("the clips were read by several decoders; run extract again, then fuse")
-    notes = _reading_notes(cache)
-    for note in notes:
-        echo(note)
     impute = settings.impute
     if impute is None:
         impute = cache.reading.get("missing") == "impute" or any(status.missing for status in cache.clips)
@@ -148,13 +138,13 @@ def export_model(
             "labels": dict(sorted(Counter(status.clip.label for status in cache.clips).items())),
         },
         expected=_expected_scores(run, result, resamples) | {"best": is_best},
-        notes=tuple(dict.fromkeys((*result.notes, *([why] if why else []), *notes))),
+        notes=tuple(dict.fromkeys((*result.notes, *notes))),
         versions=dict(library_versions()),
         commands=run.commands,
         files=dict.fromkeys(files, ModelFile("", 0)),
     )
-    files["MODEL.md"] = model_summary(card).encode()
-    return Exported(settings.folder, write_model(settings.folder, card, files), why)
+    files["MODEL.md"] = summarize(card).encode()
+    return write_model(settings.folder, card, files)
 
 
 def find_result(results: Sequence[_Named], name: str) -> _Named:
@@ -223,20 +213,20 @@ def _select_best(
 
 def _network_paths(
     cache: FeatureCache, source: str, holdouts: Sequence[Holdout]
-) -> tuple[Path | None, list[Path]]:
-    """Return the file of the layers that are not fine-tuned, if any, and the fine-tuned networks."""
+) -> tuple[list[Path], list[Path]]:
+    """Return the file of the layers that are not fine-tuned, if any, and those of fine-tuned networks."""
     recipe = cache.recipe(source)
-    body = None if recipe.depth == "full" else cache.network_path(recipe, None)
-    roles = [cache.roles(recipe, holdout) for holdout in holdouts] if recipe.sees_labels else []
-    return body, [cache.network_path(recipe, clips) for clips in roles if clips is not None]
+    body = [] if recipe.depth == "full" else [cache.network_path(recipe, None)]
+    training_clips = [cache.roles(recipe, holdout) for holdout in holdouts] if recipe.sees_labels else []
+    return body, [cache.network_path(recipe, clips) for clips in training_clips if clips is not None]
 
 
 def _network_bytes(cache: FeatureCache, scored: ScoredResult) -> int:
-    paths: set[Path | None] = set()
+    paths: set[Path] = set()
     for source in scored.sources:
         body, networks = _network_paths(cache, source, networks_needed(cache, source, scored))
-        paths |= {body, *networks}
-    return sum(path.stat().st_size for path in paths if path is not None and path.is_file())
+        paths.update(body, networks)
+    return sum(path.stat().st_size for path in paths if path.is_file())
 
 
 def _add_source(
@@ -246,33 +236,28 @@ def _add_source(
     fused = final.fusion.sources[number]
     body, networks = _network_paths(cache, fused.source, final.networks[fused.source])
     names = [f"networks/{number:02d}-{index:03d}.safetensors" for index in range(len(networks))]
-    paths = dict(zip(names, networks, strict=True))
-    body_name = f"networks/{number:02d}-body.safetensors"
-    if body is not None:
-        paths[body_name] = body
-    for path in paths.values():
+    body_name = f"networks/{number:02d}-body.safetensors" if body else None
+    for path in (*body, *networks):
         if not path.is_file():
             raise InputError(f"{path} is missing; run extract again with --source {fused.source}")
         check_sealed(path)
-    files |= paths
-    recipe = cache.recipe(fused.source)
-    return ModelSource(recipe, body_name if body is not None else None, tuple(names), len(fused.own))
+    files.update(zip((body_name, *names) if body_name else names, (*body, *networks), strict=True))
+    return ModelSource(cache.recipe(fused.source), body_name, tuple(names), len(fused.own))
 
 
 # Texts and scores of the card
 
 
-def _reading_notes(cache: FeatureCache) -> tuple[str, ...]:
+def _reading_notes(cache: FeatureCache) -> list[str]:
     """Return a note for each option of `extract` that the user must also pass to `predict`."""
     notes = []
     # The model has `impute` instead of --missing.
-    reading = {
-        name: value for name, value in cache.reading.items() if name not in ("missing", "group-pattern")
-    }
-    if reading:
-        options = " ".join(
-            f"--{name}" if value is True else f"--{name} {value:g}" for name, value in reading.items()
-        )
+    options = " ".join(
+        f"--{name}" if value is True else f"--{name} {value:g}"
+        for name, value in cache.reading.items()
+        if name not in ("missing", "group-pattern")
+    )
+    if options:
         notes.append(f"extract read the training clips with {options}; pass the same options to predict")
     if "group-pattern" in cache.reading:
         pattern = shlex.quote(str(cache.reading["group-pattern"]))
@@ -282,14 +267,14 @@ def _reading_notes(cache: FeatureCache) -> tuple[str, ...]:
         )
     clips = [status.clip for status in cache.clips]
     windows = [clip.end_s - clip.start_s for clip in clips if clip.end_s is not None]
-    lengths = sorted(length for length in windows if abs(length - WINDOW_S) > 1e-3)
+    lengths = [length for length in windows if abs(length - WINDOW_S) > 1e-3]
     if lengths:
-        span = f"{lengths[0]:g}" if lengths[0] == lengths[-1] else f"{lengths[0]:g} to {lengths[-1]:g}"
+        span = " to ".join(dict.fromkeys(f"{length:g}" for length in (min(lengths), max(lengths))))
         notes.append(
             f"{len(lengths)} of {len(clips)} training clips are windows of {span} s, but predict reads the "
             f"first {WINDOW_S:g} s of a file; pass a CSV with path,start_s,end_s to label such windows"
         )
-    return tuple(notes)
+    return notes
 
 
 def _expected_scores(run: Run, result: Result, resamples: GroupDraws) -> dict[str, object]:
@@ -312,7 +297,7 @@ def _json_number(value: float) -> float | None:
     return None if np.isnan(value) else round(float(value), 12)
 
 
-def model_summary(card: ModelCard) -> str:
+def summarize(card: ModelCard) -> str:
     """Return `MODEL.md`, the summary of a model, in which Markdown shows names as they are."""
     expected, training = card.expected, card.training
     labels = ", ".join(f"{_markdown(label)} {count}" for label, count in training["labels"].items())

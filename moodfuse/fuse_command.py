@@ -44,7 +44,8 @@ def _fuse(*, result: str | None, folder: Path | None, missing: str | None, **opt
         return
     from moodfuse.cache.runs import check_new_name, read_run, run_names
     from moodfuse.cache.store import FeatureCache
-    from moodfuse.export import ExportSettings, check_planned, export_model, model_folder
+    from moodfuse.export import ExportSettings, check_planned, export_model
+    from moodfuse.model.folder import model_folder
 
     cache, name = FeatureCache(options["cache_path"]), options["run_name"]
     impute = None if missing is None else missing == "impute"
@@ -58,17 +59,11 @@ def _fuse(*, result: str | None, folder: Path | None, missing: str | None, **opt
     else:
         check_planned(cache, ablation_settings(options), settings(check_new_name(cache, name)))
         run = stage_two.callback(**options)
-    exported = export_model(
-        cache, run, settings(run.name), echo=lambda line: click.echo(printable(line), err=True)
-    )
-    if exported.why:
-        click.echo(printable(exported.why), err=True)
-    card = exported.card
-    click.echo(
-        f"model: {exported.folder} ({printable(card.name)}; cross-validated accuracy "
-        f"{card.expected['accuracy']:.3f})"
-    )
-    click.echo(f"next: moodfuse predict --model {shlex.quote(str(exported.folder))} FILE...")
+    export = settings(run.name)
+    card = export_model(cache, run, export, echo=lambda line: click.echo(printable(line), err=True))
+    accuracy = card.expected["accuracy"]
+    click.echo(f"model: {export.folder} ({printable(card.name)}; cross-validated accuracy {accuracy:.3f})")
+    click.echo(f"next: moodfuse predict --model {shlex.quote(str(export.folder))} FILE...")
 
 
 fuse_command = click.Command(

@@ -8,7 +8,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,41 +17,40 @@ from typing import Any, TextIO
 from moodfuse.cache.console import printable
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.files import write_aside
-from moodfuse.model.predictions import MODALITY_NAMES, LabelRequest, Prediction, Refusal, SourceContribution
+from moodfuse.model.predictions import MODALITY_NAMES, LabelRequest, Prediction, Refusal
 from moodfuse.predict import PredictSettings
 
 Row = dict[str, Any]
 
 
-def row_of(result: Prediction | Refusal, request: LabelRequest, *, model: str, threshold: float) -> Row:
+def make_row(result: Prediction | Refusal, request: LabelRequest, *, model: str, threshold: float) -> Row:
     """Return a prediction or a refusal as JSON types; `docs/predict.md` describes the keys."""
     row: Row = {"file": request.file}
     if is_window(request):
         row |= {"start_s": request.start_s, "end_s": request.end_s}
     if isinstance(result, Refusal):
         return row | {"error": result.code, "detail": result.detail, "model": model}
+
+    def by_label(values: Iterable[float]) -> dict[str, float]:
+        return dict(zip(result.classes, map(float, values), strict=True))
+
+    probabilities = by_label(result.probabilities)
     row |= {
         "label": result.label,
         "confidence": result.confidence,
         "uncertain": result.is_uncertain(threshold),
-        "probabilities": _by_label(result.classes, result.probabilities),
+        "probabilities": probabilities,
     }
     row |= {name: getattr(result, name) for name in ("missing", "partial") if getattr(result, name)}
-    sources = {source.source: _contribution(source, result) for source in result.sources}
-    return row | {"sources": sources, "model": model}
-
-
-def _contribution(source: SourceContribution, result: Prediction) -> Row:
-    index = result.classes.index(result.label)
-    return {
-        "own": None if source.own is None else _by_label(result.classes, source.own),
-        "without": _by_label(result.classes, source.without),
-        "adds": float(result.probabilities[index] - source.without[index]),
-    }
-
-
-def _by_label(classes: Sequence[str], probabilities: Iterable[float]) -> dict[str, float]:
-    return dict(zip(classes, map(float, probabilities), strict=True))
+    row["sources"] = {}
+    for source in result.sources:
+        without = by_label(source.without)
+        row["sources"][source.source] = {
+            "own": None if source.own is None else by_label(source.own),
+            "without": without,
+            "adds": probabilities[result.label] - without[result.label],
+        }
+    return row | {"model": model}
 
 
 def is_window(request: LabelRequest) -> bool:
@@ -93,8 +92,8 @@ def _as_unicode(name: str) -> str:
 def csv_line(cells: Iterable[Any]) -> str:
     """Return cells as a CSV line."""
     line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow(cells)
-    return line.getvalue()
+    csv.writer(line, lineterminator="\r\n").writerow(cells)  # quotes each character of the line end
+    return line.getvalue().removesuffix("\r\n") + "\n"
 
 
 def csv_row(row: Row, columns: Sequence[str]) -> str:
@@ -134,21 +133,12 @@ def _explanation(source: str, contribution: Row, label: str) -> str:
     return f"{source}: {alone}; without it {_top_label(without)}, {adds}"
 
 
-def _top_label(probabilities: Mapping[str, float]) -> str:
+def _top_label(probabilities: dict[str, float]) -> str:
     label = max(probabilities, key=probabilities.__getitem__)
     return f"{label} {probabilities[label]:.2f}"
 
 
-# Tables
-
-
-def csv_table(rows: Iterable[Row], columns: Sequence[str]) -> bytes:
-    """Return rows as a CSV file."""
-    return "".join([csv_line(columns), *(csv_row(row, columns) for row in rows)]).encode()
-
-
-def parquet_table(rows: Iterable[Row], columns: Sequence[str]) -> bytes:
-    """Return rows as a Parquet file."""
+def _parquet_table(rows: Iterable[Row], columns: Sequence[str]) -> bytes:
     import pyarrow
     import pyarrow.parquet
 
@@ -200,7 +190,12 @@ def open_output(
     """
     path = settings.output or Path()
     journal = path if settings.format == "jsonl" else path.with_name(f"{path.name}.journal")
-    _check_usable(path, journal, settings.format)
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: not a regular file; leave --output out to write to the terminal")
+    if path.exists() and not journal.exists():
+        raise InputError(f"{path}: already exists without its {journal.name}; choose another --output")
+    if settings.format == "parquet" and find_spec("pyarrow") is None:
+        raise InputError("--format parquet needs pyarrow; install 'moodfuse[parquet]'")
     rows = _read_rows(journal) if journal.exists() else []
     _check_rows(rows, settings, model)
     rows, done, refused = _resume(rows, settings, requested)
@@ -211,23 +206,13 @@ def open_output(
 
     def finish() -> None:
         stream.close()
-        if journal != path:
-            to_table = csv_table if settings.format == "csv" else parquet_table
-            write_aside(path.resolve(), to_table(_read_rows(journal), columns))
+        if settings.format == "csv":
+            lines = [csv_line(columns), *(csv_row(row, columns) for row in _read_rows(journal))]
+            write_aside(path.resolve(), "".join(lines).encode())
+        elif settings.format == "parquet":
+            write_aside(path.resolve(), _parquet_table(_read_rows(journal), columns))
 
     return Output(stream, json_line, done, refused, finish)
-
-
-def _check_usable(path: Path, journal: Path, form: str) -> None:
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path}: not a regular file; leave --output out to write to the terminal")
-    if path.exists() and not journal.exists():
-        raise InputError(
-            f"{path}: already exists, but not {journal.name}, which is needed to resume it; choose another "
-            "--output"
-        )
-    if form == "parquet" and find_spec("pyarrow") is None:
-        raise InputError("--format parquet needs pyarrow; install 'moodfuse[parquet]'")
 
 
 def _read_rows(path: Path) -> list[Row]:
@@ -244,21 +229,13 @@ def _read_rows(path: Path) -> list[Row]:
 
 
 def _check_rows(rows: Sequence[Row], settings: PredictSettings, model: str) -> None:
-    """Check that this run would have written the same rows; raise InputError if not."""
-    different = ""
-    starts_s: dict[str, list[float]] = {}
     for row in rows:
         if row.get("model") != model:
             different = f"of another model ({row.get('model')}, not {model})"
         elif "uncertain" in row and row["uncertain"] != (row["confidence"] < settings.threshold):
             different = f"with another --threshold than {settings.threshold:g}"
-        elif row.get("windows", 1) > 2 and row["start_s"] > 0:
-            starts_s.setdefault(row["file"], []).append(row["start_s"])
-    # The second of three or more windows starts after one hop; the last window may start earlier.
-    hops_s = set(map(min, starts_s.values())) if settings.timeline else set()
-    for hop_s in hops_s - {settings.hop_s}:
-        different = f"with another --hop ({hop_s:g} s, not {settings.hop_s:g} s)"
-    if different:
+        else:
+            continue
         raise InputError(
             f"{settings.output}: has predictions {different}; repeat that, or choose another --output"
         )

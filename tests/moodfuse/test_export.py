@@ -12,7 +12,7 @@ from moodfuse import export
 from moodfuse.cache.errors import InputError, UnknownNameError
 from moodfuse.cache.runs import Result, Run
 from moodfuse.evaluate.intervals import DRAWS, draw_groups
-from moodfuse.export import BEST, ExportSettings, check_planned, export_model, find_result, model_summary
+from moodfuse.export import BEST, ExportSettings, check_planned, export_model, find_result, summarize
 from moodfuse.fuse.settings import AblationSettings
 from moodfuse.model.folder import ARRAYS, ModelCard, ModelSource
 
@@ -23,7 +23,7 @@ def test_an_export_is_the_same_bytes_each_time(trained: Any, tmp_path: Path) -> 
     """Of one run and one cache, the card and the arrays do not change."""
     first = export_model(trained.cache, trained.fewer, ExportSettings(QUICK, tmp_path / "first"))
     again = export_model(trained.cache, trained.fewer, ExportSettings(QUICK, tmp_path / "again"))
-    assert first.card.digest == again.card.digest
+    assert first.digest == again.digest
     assert (tmp_path / "first" / ARRAYS).read_bytes() == (tmp_path / "again" / ARRAYS).read_bytes()
 
 
@@ -35,24 +35,23 @@ def test_the_model_imputes_if_extract_did(
     monkeypatch.setattr(type(trained.cache), "reading", reading)
     lines: list[str] = []
     settings = ExportSettings(QUICK, tmp_path / "a")
-    exported = export_model(trained.cache, trained.fewer, settings, echo=lines.append)
-    assert exported.card.impute
+    assert export_model(trained.cache, trained.fewer, settings, echo=lines.append).impute
     assert "training clips with --allow-partial --deadline 600; pass the same options to predict" in lines[0]
     assert "training clips with --group-pattern '([a-z]+) -'; pass the same to evaluate --model" in lines[1]
-    text = (exported.folder / "MODEL.md").read_text(encoding="utf-8")
+    text = (tmp_path / "a" / "MODEL.md").read_text(encoding="utf-8")
     assert f"Note: {lines[0]}." in text and r"--group-pattern '\(\[a-z\]+\) -'; pass" in text
     refusing = ExportSettings(QUICK, tmp_path / "b", impute=False)
-    assert not export_model(trained.cache, trained.fewer, refusing).card.impute
+    assert not export_model(trained.cache, trained.fewer, refusing).impute
 
 
 def test_windows_of_another_length_than_predict_reads_are_noted() -> None:
     """The note counts the clips whose window is not 30 s long, and gives the lengths."""
 
-    def notes(*ends: float | None) -> tuple[str, ...]:
+    def notes(*ends: float | None) -> list[str]:
         clips = [SimpleNamespace(clip=SimpleNamespace(start_s=5.0, end_s=end)) for end in ends]
         return export._reading_notes(SimpleNamespace(clips=clips, reading={}))  # type: ignore[arg-type]
 
-    assert notes(None, 35.0) == ()
+    assert notes(None, 35.0) == []
     (note,) = notes(None, 35.0, 15.0, 25.0)
     assert note.startswith(
         "2 of 4 training clips are windows of 10 to 20 s, but predict reads the first 30 s"
@@ -157,7 +156,7 @@ def card_with_label(label: str) -> ModelCard:
 )
 def test_markdown_shows_a_label_as_it_is(label: str, shown: str) -> None:
     """Heading, labels, counts and notes show it escaped, and so are the names of sources."""
-    text = model_summary(card_with_label(label))
+    text = summarize(card_with_label(label))
     assert text.startswith(f"# {shown}\n")
     assert f"- trained on 8 clips in 8 groups: {shown} 4, sad 4\n" in text
     assert f"\nNote: about {shown}.\n" in text and text.count(shown) == 4

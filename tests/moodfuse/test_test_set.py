@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from moodfuse.cache.audits import ClipMarks
 from moodfuse.cache.digests import clip_digest
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.records import Clip
@@ -45,9 +46,9 @@ def test_training_clips_are_refused(trained: Any, models: Callable[..., Path]) -
 
 def test_the_most_specific_reason_is_given() -> None:
     """The clip before its file, the file before its group."""
-    marks = [np.zeros(0)] * 4
+    marks = ClipMarks(*[np.zeros(0)] * 4)
     files = {"clip": "a" * 64, "window": "a" * 64, "group": "b" * 64, "new": "b" * 64, "unreadable": ""}
-    training = [TrainingClip("one", "g", clip_digest("a" * 64, 0.0, 5.0), "a" * 64, *marks)]
+    training = [TrainingClip("one", "g", clip_digest("a" * 64, 0.0, 5.0), "a" * 64, marks)]
     clips = [
         clip_of("clip", "sad", end_s=5.0, group="g"),
         clip_of("window", "sad", end_s=9.0, group="g"),
