@@ -4,12 +4,13 @@ import logging
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from moodfuse.cache.console import printable
 from moodfuse.cache.errors import InputError, UnknownNameError
@@ -299,58 +300,15 @@ def _json_number(value: float) -> float | None:
 
 def summarize(card: ModelCard) -> str:
     """Return `MODEL.md`, the summary of a model, in which Markdown shows names as they are."""
-    expected, training = card.expected, card.training
-    labels = ", ".join(f"{_markdown(label)} {count}" for label, count in training["labels"].items())
-    calibrated = "calibrated" if card.chosen else "NOT calibrated, for lack of out-of-sample rows"
-    if card.impute:
-        missing = "files without audio or video are labelled; the missing features are training means"
-    elif len(card.modalities) > 1:
-        missing = "files without audio or without video are refused"
-    else:
-        read, other = ("audio", "video") if card.modalities == {"sound"} else ("video", "audio")
-        missing = (
-            f"the model reads {read} only: files without {other} are labelled, those without {read} refused"
-        )
-    text = f"""\
-# {_markdown(card.name)}
-
-A moodfuse model that classifies the emotion of music videos: {", ".join(map(_markdown, card.classes))}.
-
-    moodfuse predict --model DIR FILE...
-
-- sources: {", ".join(_markdown(source.recipe.source) for source in card.sources)}
-- head: {_markdown(card.head)} on {card.level}
-- trained on {training["clips"]} clips in {training["groups"]} groups: {labels}
-- probabilities are {calibrated}
-- {missing}
-
-## Expected performance
-
-Cross-validated ({_markdown(card.protocol)}) on {expected["clips"]} clips in {expected["groups"]} groups, with
-95 % confidence intervals over groups. It holds for clips like these.
-
-| metric | value | 95 % interval |
-| --- | --- | --- |
-"""
-    for name, title in _METRIC_TITLES.items():
-        text += f"| {title} | {_number(expected[name])} | {_interval(expected[f'{name}_ci95'])} |\n"
-    if "best_corrected" in expected:
-        text += f"""
-{expected["results"]} configurations were scored on the same clips, so the scores of one that was selected by
-them are too high. Estimated accuracy of the best of them on new clips, corrected for the selection:
-{_number(expected["best_corrected"])} {_interval(expected["best_corrected_ci95"])}.
-"""
-    return text + "".join(f"\nNote: {_markdown(note)}.\n" for note in card.notes)
+    environment = Environment(loader=PackageLoader("moodfuse.model", ""), undefined=StrictUndefined)
+    environment.filters |= {
+        "markdown": lambda text: re.sub(r"([\\`*_{}\[\]()<>#!|~&$])", r"\\\1", printable(text)),
+        "number": _format_number,
+        "interval": lambda ends: f"[{', '.join(map(_format_number, ends))}]",
+    }
+    template = environment.get_template("MODEL.md.j2")
+    return template.render(card=card, expected=card.expected, metrics=_METRIC_TITLES)
 
 
-def _markdown(text: str) -> str:
-    """Return text that Markdown shows as it is."""
-    return re.sub(r"([\\`*_{}\[\]()<>#!|~&$])", r"\\\1", printable(text))
-
-
-def _number(value: float | None) -> str:
+def _format_number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
-
-
-def _interval(ends: Iterable[float | None]) -> str:
-    return f"[{', '.join(map(_number, ends))}]"

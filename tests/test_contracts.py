@@ -47,13 +47,3 @@ def test_forbidden_imports_break_their_contracts(tmp_path: Path) -> None:
         "Only cache imports h5py",
         "No pickle anywhere",
     }
-
-
-def test_importing_a_package_loads_no_heavy_library() -> None:
-    """The top level of a package imports neither torch nor the libraries that only a fit needs."""
-    names = ["moodfuse", *(f"moodfuse.{name}" for name in PACKAGES[:-1])]
-    code = f"import sys, {', '.join(names)}; print(*{{'torch', 'sklearn', 'lightgbm'}} & set(sys.modules))"
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
-    )
-    assert result.stdout.strip() == ""

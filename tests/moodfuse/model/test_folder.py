@@ -1,7 +1,6 @@
 """Damaged and hostile model folders are refused with the reason, and nothing in them is run."""
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -70,18 +69,10 @@ def flip(file: str) -> Damage:
     return damage
 
 
-def text(content: str) -> Damage:
-    return lambda folder: (folder / "model.json").write_text(content)
-
-
-def outside(path: str) -> Damage:
+def outside(card: Card) -> None:
     """List a network file outside the folder."""
-
-    def change(card: Card) -> None:
-        card["files"][path] = card["files"].pop(card["sources"][0]["body"])
-        card["sources"][0]["body"] = path
-
-    return lambda folder: change_card(folder, change)
+    card["files"]["../outside.safetensors"] = card["files"].pop(BODY)
+    card["sources"][0]["body"] = "../outside.safetensors"
 
 
 DAMAGES: dict[str, tuple[Damage, str]] = {
@@ -90,9 +81,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "bit of a network": (flip(BODY), "is not what was written"),
     "no card": (lambda folder: (folder / "model.json").unlink(), "it has no model.json"),
     "no network": (lambda folder: (folder / BODY).unlink(), "missing, or not a regular file"),
-    "network cut short": (lambda folder: os.truncate(folder / BODY, 1000), "is not what was written"),
-    "relative path": (outside("../outside.safetensors"), "outside the folder"),
-    "absolute path": (outside("/etc/passwd"), "outside the folder"),
+    "path outside": (lambda folder: change_card(folder, outside), "outside the folder"),
     "other labels": (card_with(classes=["excited", "happy", "sad"]), "do not fit the card"),
     "labels out of order": (card_with(classes=["sad", "excited"]), "in order"),
     "label that is a path": (card_with(classes=["../x", "sad"]), "empty or a path"),
@@ -110,8 +99,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "unknown array": (arrays_with(lambda arrays: arrays.update(extra=np.zeros(3))), "unknown arrays"),
     "missing array": (arrays_with(lambda arrays: arrays.pop("source.1.fill")), "do not fit the card"),
     "network of other shape": (arrays_with(lambda arrays: arrays.clear(), BODY), "bytes differ"),
-    "deep JSON": (text("[" * 1_000_000), "model.json"),
-    "no JSON": (text("\x80\x04cos\nsystem\n"), "model.json"),
+    "no JSON": (lambda folder: (folder / "model.json").write_text("[" * 1_000_000), "model.json"),
 }
 
 
