@@ -116,9 +116,15 @@ class LogFormatter(logging.Formatter):
 
 
 def prepare_streams() -> None:
-    """Let standard output and standard error escape what they cannot encode, such as bytes of file names."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
+    """Let standard output and standard error escape what they cannot encode, such as bytes of file names.
+
+    A stream that is closed is replaced by the null device.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - open until exit
+        elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
@@ -143,8 +149,10 @@ def main(arguments: list[str] | None = None) -> Any:
             log.exception("failed")
         if isinstance(error, MoodfuseError):
             _exit(error.exit_code, f"Error: {error}")
-        reason = f"{error.filename or 'the output'}: {error.strerror or error}"
-        _exit(1, f"Error: cannot read or write {reason}; check the disk and its permissions")
+        reason = (
+            f"{error.filename or 'the output'}: {error.strerror or error}; check the disk and its permissions"
+        )
+        _exit(1, f"Error: cannot read or write {reason} (-v: a traceback)")
     _exit(code if isinstance(code, int) else 0)
 
 

@@ -168,18 +168,16 @@ def _scored(run: Run, result: Result) -> ScoredResult:
 
 def _check_unchanged(cache: FeatureCache, run: Run) -> None:
     """Check that the clips, labels, folds and recipes of the cache are still those of the run."""
+    known = cache.sources()
     current = (
         tuple(status.digest for status in cache.clips),
         tuple(status.clip.label for status in cache.clips),
         tuple(status.group for status in cache.clips),
         tuple(cache.plan.assignment[status.digest] for status in cache.clips),
         missing_modalities(cache.clips),
+        tuple((source, cache.recipe(source).digest16) for source, _ in run.recipes if source in known),
     )
-    known = cache.sources()
-    recipes = {source: cache.recipe(source).digest16 for source, _ in run.recipes if source in known}
-    if current != (run.digests, run.labels, run.groups, run.folds, run.missing) or recipes != dict(
-        run.recipes
-    ):
+    if current != (run.digests, run.labels, run.groups, run.folds, run.missing, run.recipes):
         raise InputError(
             f"run {run.name!r} has other clips, labels, groups, folds or recipes than {cache.path} has now; "
             "run fuse again, then export from the new run"

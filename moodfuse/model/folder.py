@@ -10,7 +10,7 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -270,11 +270,14 @@ class TrainingClip:
     marks: ClipMarks
 
 
-_MARKS = ("peak_times", "peak_bins", "frame_hashes", "frame_times_s")
+_MARKS = tuple(column.name for column in fields(ClipMarks))
 _ENDS = {
     "id_bytes": "id_ends",
     "group_bytes": "group_ends",
-    **dict(zip(_MARKS, ("peaks_ends", "peaks_ends", "frames_ends", "frames_ends"), strict=True)),
+    "peak_times": "peaks_ends",
+    "peak_bins": "peaks_ends",
+    "frame_hashes": "frames_ends",
+    "frame_times_s": "frames_ends",
 }
 """Arrays of all clips, one after the other -> the array of where each clip ends."""
 _NO_MARKS = ClipMarks(np.zeros(0, "u2"), np.zeros(0, "u2"), np.zeros(0, "u8"), np.zeros(0))

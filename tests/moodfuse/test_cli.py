@@ -112,12 +112,19 @@ def test_an_interrupt_or_an_error_of_the_system_is_one_line(
     assert message in shown and shown.count("\n") == 1
 
 
-def test_a_full_output_is_an_error() -> None:
-    command = f"{sys.executable} -m moodfuse --help >/dev/full"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, cwd=ROOT)
-    assert done.returncode == 1
-    assert done.stderr.startswith("Error: cannot read or write the output: No space left on device")
-    assert done.stderr.count("\n") == 1
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ("--help >/dev/full", 1, "Error: cannot read or write the output: No space left on device"),
+        ("fuse --cache none >&- 2>&-", 2, ""),
+    ],
+)
+def test_streams_that_are_closed_or_full(arguments: str, code: int, message: str) -> None:
+    """A closed stream acts as the null device, and a full output is an error."""
+    command = ["bash", "-c", f"{sys.executable} -m moodfuse {arguments}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == code and done.stderr.startswith(message)
+    assert len(done.stderr.splitlines()) == bool(message)
 
 
 def test_a_closed_pipe_ends_the_command_silently() -> None:
