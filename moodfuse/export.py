@@ -34,8 +34,8 @@ from moodfuse.model.folder import (
     ModelCard,
     ModelFile,
     ModelSource,
-    arrays_of,
-    training_file,
+    pack_arrays,
+    pack_training_clips,
     write_model,
 )
 
@@ -109,7 +109,7 @@ def export_model(
         echo(note)
     final = ship(cache, _scored(run, result))
     fusion = final.fusion
-    files: dict[str, Path | bytes] = {ARRAYS: arrays_of(fusion), TRAINING: training_file(cache)}
+    files: dict[str, Path | bytes] = {ARRAYS: pack_arrays(fusion), TRAINING: pack_training_clips(cache)}
     sources = tuple(_add_source(cache, final, number, files) for number in range(len(fusion.sources)))
     if final.trees:
         files["trees.txt"] = final.trees.encode()

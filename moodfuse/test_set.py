@@ -14,7 +14,7 @@ from moodfuse.cache.folds import join_groups
 from moodfuse.cache.records import Clip
 from moodfuse.cache.runs import Result, Run
 from moodfuse.evaluate.evaluation import TEST
-from moodfuse.model.folder import TRAINING, TrainingClip, read_training
+from moodfuse.model.folder import TRAINING, TrainingClip, read_training_clips
 from moodfuse.model.model import Model
 from moodfuse.model.predictions import LabelRequest, Prediction
 
@@ -62,7 +62,7 @@ def run_test(model: Model, clips: Sequence[Clip], *, jobs: int, report: Report) 
         raise InputError(
             f"label {unknown[0]!r} is none of the model's: {', '.join(model.classes)}; correct the labels"
         )
-    mark_rules, training = read_training(model.folder / TRAINING)
+    mark_rules, training = read_training_clips(model.folder / TRAINING)
     files = hash_files(clips)
     reasons = training_overlaps(clips, files, training)
     new = [clip for clip in clips if clip.id not in reasons]

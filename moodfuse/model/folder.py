@@ -218,7 +218,7 @@ def check_files(folder: Path, card: ModelCard) -> None:
 # The fusion
 
 
-def arrays_of(fusion: Fusion) -> bytes:
+def pack_arrays(fusion: Fusion) -> bytes:
     """Return the arrays of a fusion in safetensors format."""
     arrays = {f"head.{name}": array for name, array in fusion.head.arrays().items()}
     for number, source in enumerate(fusion.sources):
@@ -283,7 +283,7 @@ _ENDS = {
 _NO_MARKS = ClipMarks(np.zeros(0, "u2"), np.zeros(0, "u2"), np.zeros(0, "u8"), np.zeros(0))
 
 
-def training_file(cache: FeatureCache) -> bytes:
+def pack_training_clips(cache: FeatureCache) -> bytes:
     """Return the clips of the fold plan in safetensors format."""
     from moodfuse.extract.dataset.ingest import MARK_RULES, mark_store
 
@@ -302,7 +302,7 @@ def training_file(cache: FeatureCache) -> bytes:
     return save(arrays, metadata={"moodfuse": MARK_RULES})
 
 
-def read_training(path: Path) -> tuple[str, tuple[TrainingClip, ...]]:
+def read_training_clips(path: Path) -> tuple[str, tuple[TrainingClip, ...]]:
     """Read the version of the fingerprints, and the training clips, of a model."""
     try:
         with safe_open(path, framework="numpy") as file:

@@ -35,7 +35,7 @@ from moodfuse.model.predictions import (
     Refusal,
     SourceContribution,
     Timeline,
-    refusal_of,
+    make_refusal,
 )
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ class Model:
         for number, ((_, result), request) in enumerate(zip(decoded, requests, strict=True)):
             clip = self._check_modality(request.file, result)
             if isinstance(clip, MediaError):
-                yield refusal_of(request.file, clip)
+                yield make_refusal(request.file, clip)
                 continue
             if on_decoded is not None:
                 on_decoded(number, clip)
@@ -260,7 +260,7 @@ class Model:
             if isinstance(clip, MediaError):
                 if isinstance(result, DecodedClip) and not _has_track(result):
                     raise clip  # no window of the file has the modality
-                refusals.append((window.number, refusal_of(file, clip)))
+                refusals.append((window.number, make_refusal(file, clip)))
                 rows.append(np.full(len(self.classes), np.nan))
             else:
                 prediction = self.label_clip(file, clip, explain=False)

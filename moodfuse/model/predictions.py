@@ -95,7 +95,7 @@ class Refusal:
     cause: str = ""
 
 
-def refusal_of(file: str, error: "MediaError") -> Refusal:
+def make_refusal(file: str, error: "MediaError") -> Refusal:
     """Return the refusal that describes a decoder's error."""
     return Refusal(file, error.code, error.sentence, error.detail)
 

@@ -16,19 +16,19 @@ from moodfuse.extract.dataset.scan import (
 from moodfuse.extract.decoding import MediaError
 from moodfuse.extract.progress import Tally, counted
 from moodfuse.model.model import Model
-from moodfuse.model.predictions import LabelRequest, Prediction, Refusal, Timeline, refusal_of
+from moodfuse.model.predictions import LabelRequest, Prediction, Refusal, Timeline, make_refusal
 from moodfuse.predict import PredictSettings
 from moodfuse.predict.outputs import (
     Output,
     Row,
-    csv_columns,
-    csv_line,
-    csv_row,
+    format_csv,
+    format_csv_row,
+    format_json,
+    format_table,
     is_window,
-    json_line,
+    list_columns,
     make_row,
     open_output,
-    table_line,
 )
 
 REFUSED = 3
@@ -89,18 +89,18 @@ def _check_requests(requests: Sequence[LabelRequest], settings: PredictSettings)
 
 
 def _open(model: Model, settings: PredictSettings, requests: list[LabelRequest], stream: TextIO) -> Output:
-    columns = csv_columns(model.classes, [source.source for source in model.fusion.sources])
+    columns = list_columns(model.classes, [source.source for source in model.fusion.sources])
     if settings.output is not None:
         digest = model.card.digest[:16]
         return open_output(settings, model=digest, columns=columns, requested=frozenset(requests))
     if settings.format == "jsonl":
-        return Output(stream, json_line)
+        return Output(stream, format_json)
     if settings.format == "csv":
         escape = printable_lines if stream.isatty() else str
-        stream.write(escape(csv_line(columns)))
-        return Output(stream, lambda row: escape(csv_row(row, columns)))
+        stream.write(escape(format_csv(columns)))
+        return Output(stream, lambda row: escape(format_csv_row(row, columns)))
     width = min(60, max(len(request.file) for request in requests))
-    return Output(stream, lambda row: table_line(row, width=width, why=settings.why))
+    return Output(stream, lambda row: format_table(row, width=width, why=settings.why))
 
 
 def _label(model: Model, requests: list[LabelRequest], settings: PredictSettings) -> Iterator[Row]:
@@ -117,7 +117,7 @@ def _label_timelines(model: Model, requests: list[LabelRequest], settings: Predi
         try:
             timeline = model.timeline(request.file, hop_s=settings.hop_s, limits=settings.rules.limits)
         except MediaError as error:
-            yield make_row(refusal_of(request.file, error), request, model=digest, threshold=threshold)
+            yield make_row(make_refusal(request.file, error), request, model=digest, threshold=threshold)
             tally.count(request.file, error.code)
             continue
         _draw(model, timeline, settings)

@@ -61,12 +61,12 @@ def is_window(request: LabelRequest) -> bool:
 # Text
 
 
-def json_line(row: Row) -> str:
+def format_json(row: Row) -> str:
     """Return a row as a JSON line."""
     return json.dumps(row, allow_nan=False) + "\n"
 
 
-def csv_columns(classes: Sequence[str], sources: Sequence[str]) -> list[str]:
+def list_columns(classes: Sequence[str], sources: Sequence[str]) -> list[str]:
     """Return the columns of CSV and Parquet outputs."""
     first = ["file", "start_s", "end_s", "label", "confidence", "uncertain", "missing", "partial"]
     probabilities = [f"probability:{label}" for label in classes]
@@ -89,20 +89,20 @@ def _as_unicode(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def csv_line(cells: Iterable[Any]) -> str:
+def format_csv(cells: Iterable[Any]) -> str:
     """Return cells as a CSV line."""
     line = io.StringIO()
     csv.writer(line, lineterminator="\r\n").writerow(cells)  # quotes each character of the line end
     return line.getvalue().removesuffix("\r\n") + "\n"
 
 
-def csv_row(row: Row, columns: Sequence[str]) -> str:
+def format_csv_row(row: Row, columns: Sequence[str]) -> str:
     """Return a row as a CSV line."""
     flat = flatten(row)
-    return csv_line(flat.get(name, "") for name in columns)
+    return format_csv(flat.get(name, "") for name in columns)
 
 
-def table_line(row: Row, *, width: int, why: bool) -> str:
+def format_table(row: Row, *, width: int, why: bool) -> str:
     """Return a row as a line for people; with `why` followed by a line per source."""
     name = printable(_as_unicode(row["file"]))
     if "error" in row:
@@ -113,27 +113,31 @@ def table_line(row: Row, *, width: int, why: bool) -> str:
         text = f"{row['label']} {row['confidence']:.2f}{' uncertain' * row['uncertain']}  ({others})"
         text += f"  without {MODALITY_NAMES[row['missing']]}" if "missing" in row else ""
         text += f"  partial: {row['partial']}" if "partial" in row else ""
-    window = f"  {_clock(row['start_s'])}-{_clock(row['end_s'])}" if row.get("end_s") is not None else ""
+    window = (
+        f"  {_format_time(row['start_s'])}-{_format_time(row['end_s'])}"
+        if row.get("end_s") is not None
+        else ""
+    )
     lines = [f"{name:<{width}}{window}  {printable(text)}\n"]
     for source, contribution in row.get("sources", {}).items() if why else ():
-        explanation = _explanation(source, contribution, row["label"])
+        explanation = _explain_source(source, contribution, row["label"])
         lines.append(f"{'':<{width}}    {printable(explanation)}\n")
     return "".join(lines)
 
 
-def _clock(seconds: float) -> str:
+def _format_time(seconds: float) -> str:
     minutes, rest = divmod(seconds, 60)
     return f"{int(minutes)}:{rest:04.1f}" if rest % 1 else f"{int(minutes)}:{int(rest):02d}"
 
 
-def _explanation(source: str, contribution: Row, label: str) -> str:
+def _explain_source(source: str, contribution: Row, label: str) -> str:
     own, without = contribution["own"], contribution["without"]
-    alone = "not in this file" if own is None else f"by itself {_top_label(own)}"
+    alone = "not in this file" if own is None else f"by itself {_format_top_label(own)}"
     adds = f"{label} {without[label]:.2f} ({contribution['adds']:+.2f})"
-    return f"{source}: {alone}; without it {_top_label(without)}, {adds}"
+    return f"{source}: {alone}; without it {_format_top_label(without)}, {adds}"
 
 
-def _top_label(probabilities: dict[str, float]) -> str:
+def _format_top_label(probabilities: dict[str, float]) -> str:
     label = max(probabilities, key=probabilities.__getitem__)
     return f"{label} {probabilities[label]:.2f}"
 
@@ -199,7 +203,7 @@ def open_output(
     rows = _read_rows(journal) if journal.exists() else []
     _check_rows(rows, settings, model)
     rows, done, refused = _resume(rows, settings, requested)
-    text = "".join(map(json_line, rows)).encode()
+    text = "".join(map(format_json, rows)).encode()
     if not journal.exists() or text != journal.read_bytes():
         write_aside(journal.resolve(), text)
     stream = journal.open("a", encoding="utf-8")
@@ -207,12 +211,12 @@ def open_output(
     def finish() -> None:
         stream.close()
         if settings.format == "csv":
-            lines = [csv_line(columns), *(csv_row(row, columns) for row in _read_rows(journal))]
+            lines = [format_csv(columns), *(format_csv_row(row, columns) for row in _read_rows(journal))]
             write_aside(path.resolve(), "".join(lines).encode())
         elif settings.format == "parquet":
             write_aside(path.resolve(), _parquet_table(_read_rows(journal), columns))
 
-    return Output(stream, json_line, done, refused, finish)
+    return Output(stream, format_json, done, refused, finish)
 
 
 def _read_rows(path: Path) -> list[Row]:
@@ -249,16 +253,16 @@ def _resume(
     def is_same_kind(row: Row) -> bool:
         return ("windows" in row or "error" in row) if settings.timeline else "windows" not in row
 
-    own = [(_request_of(row), row) for row in rows if is_same_kind(row)]
+    own = [(_find_request(row), row) for row in rows if is_same_kind(row)]
     counts = Counter(request for request, _ in own)
     refused = {request for request, row in own if "error" in row}
     incomplete = {request for request, row in own if counts[request] < row.get("windows", 1)}
     again = requested & (incomplete | refused if settings.retry else incomplete)
-    kept = [row for row in rows if not (is_same_kind(row) and _request_of(row) in again)]
+    kept = [row for row in rows if not (is_same_kind(row) and _find_request(row) in again)]
     return kept, frozenset(counts.keys() - incomplete - again), frozenset(refused - again)
 
 
-def _request_of(row: Row) -> LabelRequest:
+def _find_request(row: Row) -> LabelRequest:
     """Return the request of a row; the windows of a time line have that of their file."""
     if "windows" in row:
         return LabelRequest(row["file"])

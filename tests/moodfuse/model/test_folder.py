@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load, save
 
 from moodfuse.cache.digests import digest, file_digest
-from moodfuse.model.folder import ModelError, read_training, training_file
+from moodfuse.model.folder import ModelError, pack_training_clips, read_training_clips
 from moodfuse.model.model import Model
 
 TREES = "onedmcnn@brief+twodmcnn@brief lightgbm embedding"
@@ -123,11 +123,11 @@ def test_a_tree_with_a_cycle_is_refused(models: Callable[..., Path], tmp_path: P
 def test_training_clips_are_read_back(trained: Any, model_copy: Path, tmp_path: Path) -> None:
     """Names, digests and fingerprints are those of the cache; a file without one array is refused."""
     path = model_copy / "training.safetensors"
-    assert path.read_bytes() == training_file(trained.cache)
-    rules, clips = read_training(path)
+    assert path.read_bytes() == pack_training_clips(trained.cache)
+    rules, clips = read_training_clips(path)
     assert rules and [clip.id for clip in clips] == [status.clip.id for status in trained.cache.clips]
     assert [clip.digest for clip in clips] == [status.digest for status in trained.cache.clips]
     assert all(len(clip.marks.peak_times) == len(clip.marks.peak_bins) > 0 for clip in clips)
     arrays_with(lambda arrays: arrays.pop("group_ends"), path.name)(model_copy)
     with pytest.raises(ModelError, match="not a list of training clips"):
-        read_training(path)
+        read_training_clips(path)

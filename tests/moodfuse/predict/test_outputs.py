@@ -16,20 +16,20 @@ from moodfuse.model.predictions import LabelRequest, Prediction, Refusal, Source
 from moodfuse.predict import PredictSettings
 from moodfuse.predict.outputs import (
     Output,
-    csv_columns,
-    csv_line,
-    csv_row,
     flatten,
-    json_line,
+    format_csv,
+    format_csv_row,
+    format_json,
+    format_table,
+    list_columns,
     make_row,
     open_output,
-    table_line,
 )
 
 FORMATS = ("jsonl", "csv", "parquet")
 MODEL = "0" * 16
 CLASSES = ("calm", "sad")
-COLUMNS = csv_columns(CLASSES, ("one", "two"))
+COLUMNS = list_columns(CLASSES, ("one", "two"))
 SOURCES = (
     SourceContribution("one", np.array([0.5, 0.5]), np.array([0.75, 0.25])),
     SourceContribution("two", None, np.array([0.25, 0.75])),
@@ -86,26 +86,26 @@ def test_a_row_has_the_prediction_or_the_reason() -> None:
 def test_file_names_of_any_bytes() -> None:
     """CSV escapes bytes that are not UTF-8 and quotes line ends; JSON lines give the very bytes back."""
     name = os.fsdecode(b"caf\xe9\r\xff.mp4")
-    text = csv_line(COLUMNS) + csv_row(refused(name), COLUMNS)
+    text = format_csv(COLUMNS) + format_csv_row(refused(name), COLUMNS)
     assert text.count("\n") == 2
     (row,) = csv.DictReader(io.StringIO(text, newline=""))
     assert row["file"] == "caf\\udce9\r\\udcff.mp4"
-    assert os.fsencode(json.loads(json_line(refused(name)))["file"]) == b"caf\xe9\r\xff.mp4"
+    assert os.fsencode(json.loads(format_json(refused(name)))["file"]) == b"caf\xe9\r\xff.mp4"
 
 
 def test_the_table_shows_uncertainty_and_contributions() -> None:
     """With `why` a line for each source; control characters of file names and sources are escaped."""
-    assert table_line(predicted("a.mp4") | {"uncertain": True}, width=6, why=True) == (
+    assert format_table(predicted("a.mp4") | {"uncertain": True}, width=6, why=True) == (
         "a.mp4   sad 0.75 uncertain  (calm 0.25)  without audio\n"
         "          one: by itself calm 0.50; without it calm 0.75, sad 0.25 (+0.50)\n"
         "          two: not in this file; without it sad 0.75, sad 0.75 (+0.00)\n"
     )
     row = predicted("a.mp4", start_s=65.5) | {"end_s": 95.5}
-    window = table_line(row, width=6, why=False)
+    window = format_table(row, width=6, why=False)
     assert window == "a.mp4   1:05.5-1:35.5  sad 0.75  (calm 0.25)  without audio\n"
     row = predicted("a\x1b[2J\r.mp4")
     row["sources"]["\x1b]0;x"] = row["sources"]["one"]
-    text = table_line(row, width=9, why=True)
+    text = format_table(row, width=9, why=True)
     assert not {"\x1b", "\r"} & set(text) and text.startswith("a\\x1b[2J\\r.mp4 ")
 
 
