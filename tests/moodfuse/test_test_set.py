@@ -65,16 +65,9 @@ def test_the_most_specific_reason_is_given() -> None:
 def test_a_near_copy_is_scored_and_reported(
     trained: Any, models: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """A training clip in another container has other bytes, and the same audio."""
-    import av
-
-    copy = tmp_path / "copy.mkv"
-    with av.open(trained.cache.clips[0].clip.path) as source, av.open(copy, "w") as target:
-        streams = {stream.index: target.add_stream_from_template(stream) for stream in source.streams}
-        for packet in source.demux():
-            if packet.dts is not None:
-                packet.stream = streams[packet.stream_index]
-                target.mux(packet)
+    """A training clip with an empty box at the end has other bytes, and the same audio."""
+    copy = tmp_path / "copy.mp4"
+    copy.write_bytes(Path(trained.cache.clips[0].clip.path).read_bytes() + b"\0\0\0\x08free")
     clips = [clip_of(str(copy), "sad"), clip_of(trained.held[0], Path(trained.held[0]).parent.name)]
     tested = run_test(Model.load(models(QUICK)), clips, jobs=1, report=str)
     assert len(tested.run.ids) == 2
