@@ -42,13 +42,6 @@ from moodfuse.model.folder import (
 log = logging.getLogger(__name__)
 BEST = "best"
 _Named = TypeVar("_Named", Result, PlannedResult)
-_METRIC_TITLES = {
-    "accuracy": "accuracy",
-    "macro_f1": "macro F1",
-    "auc": "AUC, macro one-vs-rest",
-    "log_loss": "log loss",
-    "ece": "calibration error (ECE)",
-}
 
 
 @dataclass(frozen=True)
@@ -304,8 +297,7 @@ def summarize(card: ModelCard) -> str:
         "number": _format_number,
         "interval": lambda ends: f"[{', '.join(map(_format_number, ends))}]",
     }
-    template = environment.get_template("MODEL.md.j2")
-    return template.render(card=card, expected=card.expected, metrics=_METRIC_TITLES)
+    return environment.get_template("MODEL.md.j2").render(card=card, expected=card.expected)
 
 
 def _format_number(value: float | None) -> str:

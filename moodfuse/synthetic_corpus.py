@@ -99,11 +99,11 @@ def make_corpus(folder: Path | str, *, settings: CorpusSettings = CorpusSettings
     folder, seed = Path(folder), settings.clip.seed
     rows: list[tuple[str, str, str]] = []
     for label in settings.labels:
+        position = sorted(settings.labels).index(label)
+        label_mood = MOODS.get(label.lower(), list(MOODS.values())[position % len(MOODS)])
         for song in range(settings.groups_per_label):
             identity = [seed, zlib.crc32(label.encode()), song]
-            song_mood = vary(
-                _choose_mood(label, settings.labels), np.random.default_rng(identity), SONG_SPREAD
-            )
+            song_mood = vary(label_mood, np.random.default_rng(identity), SONG_SPREAD)
             for take in range(settings.clips_per_group[song % len(settings.clips_per_group)]):
                 path = folder / label / f"song{song + 1}-{take + 1}.mp4"
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -245,10 +245,6 @@ def _encode_audio(media: OutputContainer, waveform: np.ndarray, sample_rate_hz: 
     frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=layout)
     frame.sample_rate, frame.pts = sample_rate_hz, 0
     return stream.encode(frame) + stream.encode(None)
-
-
-def _choose_mood(label: str, labels: tuple[str, ...]) -> Mood:
-    return MOODS.get(label.lower()) or list(MOODS.values())[sorted(labels).index(label) % len(MOODS)]
 
 
 def _to_yuv(mood: Mood, light: float, *, rotate: bool = False) -> np.ndarray:

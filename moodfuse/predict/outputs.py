@@ -203,9 +203,7 @@ def open_output(
     rows = _read_rows(journal) if journal.exists() else []
     _check_rows(rows, settings, model)
     rows, done, refused = _resume(rows, settings, requested)
-    text = "".join(map(format_json, rows)).encode()
-    if not journal.exists() or text != journal.read_bytes():
-        write_aside(journal.resolve(), text)
+    write_aside(journal.resolve(), "".join(map(format_json, rows)).encode())
     stream = journal.open("a", encoding="utf-8")
 
     def finish() -> None:

@@ -35,8 +35,10 @@ def change_card(folder: Path, *, recipe: dict[str, Any] | None = None, **values:
 def change_array(folder: Path, name: str, value: np.ndarray | None, *, file: str = ARRAYS) -> None:
     """Replace or remove an array, and make the card consistent."""
     arrays = load((folder / file).read_bytes())
-    arrays.pop(name, None)
-    (folder / file).write_bytes(save(arrays if value is None else {**arrays, name: value}))
+    former = arrays.pop(name, None)
+    if value is not None:
+        arrays[name] = value if value.ndim or former is None else np.full_like(former, value)
+    (folder / file).write_bytes(save(arrays))
     change_card(folder)
 
 
@@ -68,7 +70,7 @@ def test_a_wrong_card_is_refused(values: dict[str, Any], message: str, model_cop
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("head.weights", np.full((4, 2), np.nan), "NaN or infinity"),
+        ("head.weights", np.array(np.nan), "NaN or infinity"),
         ("head.mean", np.zeros(3), "float64"),
         ("extra", np.zeros(3), "unknown arrays"),
         ("source.1.fill", None, "do not fit the card"),
