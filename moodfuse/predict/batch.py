@@ -58,9 +58,8 @@ def label_all(folder: Path, settings: PredictSettings, *, stream: TextIO, echo: 
             f"{requests[0].file}: already in {settings.output}, so nothing would be drawn; leave --output out"
         )
     reasons: list[str] = []
-    for row in (
-        _label_timelines(model, left, settings) if settings.timeline else _label(model, left, settings)
-    ):
+    label = _label_timelines if settings.timeline else _label_files
+    for row in label(model, left, settings):
         output.write(row)
         if "error" in row:
             reasons.append(row["error"])
@@ -103,7 +102,7 @@ def _open(model: Model, settings: PredictSettings, requests: list[LabelRequest],
     return Output(stream, lambda row: format_table(row, width=width, why=settings.why))
 
 
-def _label(model: Model, requests: list[LabelRequest], settings: PredictSettings) -> Iterator[Row]:
+def _label_files(model: Model, requests: list[LabelRequest], settings: PredictSettings) -> Iterator[Row]:
     tally, jobs = Tally(settings.rules), max(1, min(settings.jobs, len(requests)))
     for request, result in zip(requests, model.label(requests, jobs=jobs, rules=settings.rules), strict=True):
         yield make_row(result, request, model=model.card.digest[:16], threshold=settings.threshold)
