@@ -52,39 +52,27 @@ def test_help_loads_nothing_heavy() -> None:
         (["evaluate"], "give --cache DIR for the report of a run"),
         (["dance"], "No such command 'dance'"),
         (["fuse", "--cache", "a\x1b[2J\rb"], "a\\x1b[2J\\rb"),
+        (["fuse", "--config", b"cache = 'file'"], "file is not a moodfuse cache"),
+        (["fuse", "--config", b"cache = 'file'\nhead = 'softmax'", "--cache", "flag"], "flag is not a"),
+        (["fuse", "--config", b"\xef\xbb\xbf[fuse]\ncache = 'here'"], "here is not a moodfuse cache"),
+        (["fuse", "--config", b"cash = 1"], "unknown option 'cash'; known: cache"),
+        (["fuse", "--config", b"cache = "], "options.toml: not TOML in UTF-8"),
     ],
 )
 def test_bad_input_is_one_message_and_exit_code_two(
-    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd
+    arguments: list[str | bytes], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd
 ) -> None:
-    """Cause and remedy without a traceback; control characters of names are escaped."""
+    """Cause and remedy without a traceback; control characters of names are escaped.
+
+    Options are read from a file, whose content is given as bytes, and the command line overrides it.
+    """
     monkeypatch.chdir(tmp_path)
-    assert exit_code(*arguments) == 2
+    config = tmp_path / "options.toml"
+    config.write_bytes(next((word for word in arguments if isinstance(word, bytes)), b""))
+    assert exit_code(*(str(config) if isinstance(word, bytes) else word for word in arguments)) == 2
     shown = capfd.readouterr().err
     assert message in shown and "Traceback" not in shown
     assert not {"\x1b", "\r"} & set(shown)
-
-
-@pytest.mark.parametrize(
-    ("content", "extra", "message"),
-    [
-        (b"cache = 'from-file'", [], "from-file is not a moodfuse cache"),
-        (b"cache = 'from-file'", ["--cache", "from-flag"], "from-flag is not a moodfuse cache"),
-        (b"\xef\xbb\xbf[fuse]\ncache = 'here'", [], "here is not a moodfuse cache"),
-        (b"cache = 'here'\nhead = 'softmax'", [], "here is not a moodfuse cache"),
-        (b"cash = 1", [], "unknown option 'cash'; known: cache"),
-        (b"cache = ", [], "fuse.toml: not TOML in UTF-8"),
-    ],
-)
-def test_a_config_file_sets_options(
-    content: bytes, extra: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd
-) -> None:
-    """The command line overrides the file; what is wrong with the file is one message."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "fuse.toml").write_bytes(content)
-    assert exit_code("fuse", "--config", "fuse.toml", *extra) == 2
-    shown = capfd.readouterr().err
-    assert message in shown and "Traceback" not in shown
 
 
 @pytest.mark.parametrize(
@@ -138,16 +126,12 @@ def test_a_closed_pipe_ends_the_command_silently() -> None:
 
 
 def test_text_that_a_stream_cannot_encode_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Standard output accepts any text, including bytes of file names that are not UTF-8."""
+    """Bytes of file names that are not UTF-8, and characters that the encoding does not have."""
     for encoding, text, shown in (("latin-1", "é 快", "é \\u5feb"), ("utf-8", "快 \udcff", "快 \\udcff")):
         written = io.BytesIO()
         monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding, errors="strict"))
         prepare_streams()
         print(text, end="", flush=True)
         assert written.getvalue().decode(encoding) == shown
-
-
-def test_log_messages_are_escaped() -> None:
-    """Control characters are escaped in the log; line ends stay."""
     record = logging.LogRecord("x", logging.WARNING, "", 0, "%s", ("a\rb\nc",), None)
     assert LogFormatter("%(levelname)s %(message)s").format(record) == "WARNING a\\rb\nc"
