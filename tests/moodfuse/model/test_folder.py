@@ -96,7 +96,7 @@ def test_a_tree_with_a_cycle_is_refused(models: Callable[..., Path], tmp_path: P
 
 
 def test_damaged_missing_and_outside_files_are_refused(model_copy: Path) -> None:
-    """A flipped bit of a network or of the card, no network, no card, deep JSON, and a path outside the folder."""
+    """A flipped bit, no network, another card, deep JSON, no card, and a path outside the folder."""
     card, network = model_copy / "model.json", model_copy / BODY
     files = {card: card.read_bytes(), network: network.read_bytes()}
     outside = files[card].replace(BODY.encode(), b"../outside.safetensors")
