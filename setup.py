@@ -37,6 +37,7 @@ setup(
         "moodfuse.extract.recipes": ["*.toml"],
         "moodfuse.evaluate": ["*.json"],
         "moodfuse.evaluate.report": ["templates/*"],
+        "moodfuse.model": ["MODEL.md.j2"],
         "moodfuse.serve": ["schema.json", "templates/*"],
         "moodfuse.timeline": ["templates/*"],
     },

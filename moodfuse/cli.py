@@ -77,18 +77,15 @@ def _read_config(ctx: click.Context, parameter: click.Parameter, path: Path | No
     section = values.get(ctx.info_name or "")
     if not isinstance(section, dict):
         section = {key: value for key, value in values.items() if not isinstance(value, dict)}
-    options = {
-        flag.lstrip("-").replace("-", "_"): option for option in ctx.command.params for flag in option.opts
-    }
-    defaults = {}
+    options = {max(option.opts, key=len).lstrip("-"): option for option in ctx.command.params}
+    ctx.default_map = {}
     for key, value in section.items():
-        option = options.get(key.replace("-", "_"))
+        option = options.get(key.replace("_", "-"))
         if option is None:
-            known = ", ".join(sorted(name.replace("_", "-") for name in options if name != "config"))
+            known = ", ".join(sorted(options.keys() - {"config"}))
             raise click.BadParameter(f"{path}: unknown option {key!r}; known: {known}")
         is_one_of_many = isinstance(value, str) and getattr(option, "multiple", False)
-        defaults[str(option.name)] = [value] if is_one_of_many else value
-    ctx.default_map = defaults
+        ctx.default_map[str(option.name)] = [value] if is_one_of_many else value
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -119,10 +116,9 @@ class LogFormatter(logging.Formatter):
 
 
 def prepare_streams() -> None:
-    """Let standard output and standard error accept any text.
+    """Let standard output and standard error escape what they cannot encode, such as bytes of file names.
 
-    Characters that a stream cannot encode, and bytes of file names that are not UTF-8, are escaped. A stream
-    that is closed is replaced by the null device.
+    A stream that is closed is replaced by the null device.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -153,10 +149,10 @@ def main(arguments: list[str] | None = None) -> Any:
             log.exception("failed")
         if isinstance(error, MoodfuseError):
             _exit(error.exit_code, f"Error: {error}")
-        reason = f"{error.filename or 'the output'}: {error.strerror or error}"
-        _exit(
-            1, f"Error: cannot read or write {reason}; check the disk and its permissions (-v: a traceback)"
+        reason = (
+            f"{error.filename or 'the output'}: {error.strerror or error}; check the disk and its permissions"
         )
+        _exit(1, f"Error: cannot read or write {reason} (-v: a traceback)")
     _exit(code if isinstance(code, int) else 0)
 
 

@@ -4,12 +4,13 @@ import logging
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from moodfuse.cache.console import printable
 from moodfuse.cache.errors import InputError, UnknownNameError
@@ -33,22 +34,14 @@ from moodfuse.model.folder import (
     ModelCard,
     ModelFile,
     ModelSource,
-    arrays_of,
-    training_file,
+    pack_arrays,
+    pack_training_clips,
     write_model,
 )
-from moodfuse.model.folder import model_folder as model_folder
 
 log = logging.getLogger(__name__)
 BEST = "best"
 _Named = TypeVar("_Named", Result, PlannedResult)
-_METRIC_TITLES = {
-    "accuracy": "accuracy",
-    "macro_f1": "macro F1",
-    "auc": "AUC, macro one-vs-rest",
-    "log_loss": "log loss",
-    "ece": "calibration error (ECE)",
-}
 
 
 @dataclass(frozen=True)
@@ -62,15 +55,6 @@ class ExportSettings:
     result: str
     folder: Path
     impute: bool | None = None
-
-
-@dataclass(frozen=True)
-class Exported:
-    """The folder and card of an exported model, and why its result was selected (empty if it was named)."""
-
-    folder: Path
-    card: ModelCard
-    why: str
 
 
 def check_planned(cache: FeatureCache, ablation: AblationSettings, settings: ExportSettings) -> None:
@@ -95,8 +79,8 @@ def _check_folder(folder: Path) -> None:
 
 def export_model(
     cache: FeatureCache, run: Run, settings: ExportSettings, *, echo: Callable[[str], None] = log.info
-) -> Exported:
-    """Fit the head of a result on all clips and write the model.
+) -> ModelCard:
+    """Fit the head of a result on all clips, write the model, and return its card.
 
     `echo` receives each line for the user.
 
@@ -108,23 +92,23 @@ def export_model(
     _check_folder(settings.folder)
     _check_unchanged(cache, run)
     resamples = draw_groups(run.groups, draws=DRAWS, seed=0)
-    is_best = settings.result == BEST
+    is_best, notes = settings.result == BEST, _reading_notes(cache)
     if is_best:
         result, why = _select_best(cache, run, resamples, echo)
+        notes.insert(0, why)
     else:
-        result, why = find_result(run.results, settings.result), ""
+        result = find_result(run.results, settings.result)
+    for note in notes:
+        echo(note)
     final = ship(cache, _scored(run, result))
     fusion = final.fusion
-    files: dict[str, Path | bytes] = {ARRAYS: arrays_of(fusion), TRAINING: training_file(cache)}
+    files: dict[str, Path | bytes] = {ARRAYS: pack_arrays(fusion), TRAINING: pack_training_clips(cache)}
     sources = tuple(_add_source(cache, final, number, files) for number in range(len(fusion.sources)))
     if final.trees:
         files["trees.txt"] = final.trees.encode()
     decoder, *others = {status.decoder for status in cache.clips}
     if others:
         raise InputError("the clips were read by several decoders; run extract again, then fuse")
-    notes = _reading_notes(cache)
-    for note in notes:
-        echo(note)
     impute = settings.impute
     if impute is None:
         impute = cache.reading.get("missing") == "impute" or any(status.missing for status in cache.clips)
@@ -148,13 +132,13 @@ def export_model(
             "labels": dict(sorted(Counter(status.clip.label for status in cache.clips).items())),
         },
         expected=_expected_scores(run, result, resamples) | {"best": is_best},
-        notes=tuple(dict.fromkeys((*result.notes, *([why] if why else []), *notes))),
+        notes=tuple(dict.fromkeys((*result.notes, *notes))),
         versions=dict(library_versions()),
         commands=run.commands,
         files=dict.fromkeys(files, ModelFile("", 0)),
     )
-    files["MODEL.md"] = model_summary(card).encode()
-    return Exported(settings.folder, write_model(settings.folder, card, files), why)
+    files["MODEL.md"] = summarize(card).encode()
+    return write_model(settings.folder, card, files)
 
 
 def find_result(results: Sequence[_Named], name: str) -> _Named:
@@ -177,18 +161,16 @@ def _scored(run: Run, result: Result) -> ScoredResult:
 
 def _check_unchanged(cache: FeatureCache, run: Run) -> None:
     """Check that the clips, labels, folds and recipes of the cache are still those of the run."""
+    known = cache.sources()
     current = (
         tuple(status.digest for status in cache.clips),
         tuple(status.clip.label for status in cache.clips),
         tuple(status.group for status in cache.clips),
         tuple(cache.plan.assignment[status.digest] for status in cache.clips),
         missing_modalities(cache.clips),
+        tuple((source, cache.recipe(source).digest16) for source, _ in run.recipes if source in known),
     )
-    known = cache.sources()
-    recipes = {source: cache.recipe(source).digest16 for source, _ in run.recipes if source in known}
-    if current != (run.digests, run.labels, run.groups, run.folds, run.missing) or recipes != dict(
-        run.recipes
-    ):
+    if current != (run.digests, run.labels, run.groups, run.folds, run.missing, run.recipes):
         raise InputError(
             f"run {run.name!r} has other clips, labels, groups, folds or recipes than {cache.path} has now; "
             "run fuse again, then export from the new run"
@@ -223,20 +205,20 @@ def _select_best(
 
 def _network_paths(
     cache: FeatureCache, source: str, holdouts: Sequence[Holdout]
-) -> tuple[Path | None, list[Path]]:
-    """Return the file of the layers that are not fine-tuned, if any, and the fine-tuned networks."""
+) -> tuple[list[Path], list[Path]]:
+    """Return the file of the layers that are not fine-tuned, if any, and those of fine-tuned networks."""
     recipe = cache.recipe(source)
-    body = None if recipe.depth == "full" else cache.network_path(recipe, None)
-    roles = [cache.roles(recipe, holdout) for holdout in holdouts] if recipe.sees_labels else []
-    return body, [cache.network_path(recipe, clips) for clips in roles if clips is not None]
+    body = [] if recipe.depth == "full" else [cache.network_path(recipe, None)]
+    training_clips = [cache.roles(recipe, holdout) for holdout in holdouts] if recipe.sees_labels else []
+    return body, [cache.network_path(recipe, clips) for clips in training_clips if clips is not None]
 
 
 def _network_bytes(cache: FeatureCache, scored: ScoredResult) -> int:
-    paths: set[Path | None] = set()
+    paths: set[Path] = set()
     for source in scored.sources:
         body, networks = _network_paths(cache, source, networks_needed(cache, source, scored))
-        paths |= {body, *networks}
-    return sum(path.stat().st_size for path in paths if path is not None and path.is_file())
+        paths.update(body, networks)
+    return sum(path.stat().st_size for path in paths if path.is_file())
 
 
 def _add_source(
@@ -246,33 +228,28 @@ def _add_source(
     fused = final.fusion.sources[number]
     body, networks = _network_paths(cache, fused.source, final.networks[fused.source])
     names = [f"networks/{number:02d}-{index:03d}.safetensors" for index in range(len(networks))]
-    paths = dict(zip(names, networks, strict=True))
-    body_name = f"networks/{number:02d}-body.safetensors"
-    if body is not None:
-        paths[body_name] = body
-    for path in paths.values():
+    body_name = f"networks/{number:02d}-body.safetensors" if body else None
+    for path in (*body, *networks):
         if not path.is_file():
             raise InputError(f"{path} is missing; run extract again with --source {fused.source}")
         check_sealed(path)
-    files |= paths
-    recipe = cache.recipe(fused.source)
-    return ModelSource(recipe, body_name if body is not None else None, tuple(names), len(fused.own))
+    files.update(zip((body_name, *names) if body_name else names, (*body, *networks), strict=True))
+    return ModelSource(cache.recipe(fused.source), body_name, tuple(names), len(fused.own))
 
 
 # Texts and scores of the card
 
 
-def _reading_notes(cache: FeatureCache) -> tuple[str, ...]:
+def _reading_notes(cache: FeatureCache) -> list[str]:
     """Return a note for each option of `extract` that the user must also pass to `predict`."""
     notes = []
     # The model has `impute` instead of --missing.
-    reading = {
-        name: value for name, value in cache.reading.items() if name not in ("missing", "group-pattern")
-    }
-    if reading:
-        options = " ".join(
-            f"--{name}" if value is True else f"--{name} {value:g}" for name, value in reading.items()
-        )
+    options = " ".join(
+        f"--{name}" if value is True else f"--{name} {value:g}"
+        for name, value in cache.reading.items()
+        if name not in ("missing", "group-pattern")
+    )
+    if options:
         notes.append(f"extract read the training clips with {options}; pass the same options to predict")
     if "group-pattern" in cache.reading:
         pattern = shlex.quote(str(cache.reading["group-pattern"]))
@@ -282,14 +259,14 @@ def _reading_notes(cache: FeatureCache) -> tuple[str, ...]:
         )
     clips = [status.clip for status in cache.clips]
     windows = [clip.end_s - clip.start_s for clip in clips if clip.end_s is not None]
-    lengths = sorted(length for length in windows if abs(length - WINDOW_S) > 1e-3)
+    lengths = [length for length in windows if abs(length - WINDOW_S) > 1e-3]
     if lengths:
-        span = f"{lengths[0]:g}" if lengths[0] == lengths[-1] else f"{lengths[0]:g} to {lengths[-1]:g}"
+        span = " to ".join(dict.fromkeys(f"{length:g}" for length in (min(lengths), max(lengths))))
         notes.append(
             f"{len(lengths)} of {len(clips)} training clips are windows of {span} s, but predict reads the "
             f"first {WINDOW_S:g} s of a file; pass a CSV with path,start_s,end_s to label such windows"
         )
-    return tuple(notes)
+    return notes
 
 
 def _expected_scores(run: Run, result: Result, resamples: GroupDraws) -> dict[str, object]:
@@ -312,60 +289,16 @@ def _json_number(value: float) -> float | None:
     return None if np.isnan(value) else round(float(value), 12)
 
 
-def model_summary(card: ModelCard) -> str:
+def summarize(card: ModelCard) -> str:
     """Return `MODEL.md`, the summary of a model, in which Markdown shows names as they are."""
-    expected, training = card.expected, card.training
-    labels = ", ".join(f"{_markdown(label)} {count}" for label, count in training["labels"].items())
-    calibrated = "calibrated" if card.chosen else "NOT calibrated, for lack of out-of-sample rows"
-    if card.impute:
-        missing = "files without audio or video are labelled; the missing features are training means"
-    elif len(card.modalities) > 1:
-        missing = "files without audio or without video are refused"
-    else:
-        read, other = ("audio", "video") if card.modalities == {"sound"} else ("video", "audio")
-        missing = (
-            f"the model reads {read} only: files without {other} are labelled, those without {read} refused"
-        )
-    text = f"""\
-# {_markdown(card.name)}
-
-A moodfuse model that classifies the emotion of music videos: {", ".join(map(_markdown, card.classes))}.
-
-    moodfuse predict --model DIR FILE...
-
-- sources: {", ".join(_markdown(source.recipe.source) for source in card.sources)}
-- head: {_markdown(card.head)} on {card.level}
-- trained on {training["clips"]} clips in {training["groups"]} groups: {labels}
-- probabilities are {calibrated}
-- {missing}
-
-## Expected performance
-
-Cross-validated ({_markdown(card.protocol)}) on {expected["clips"]} clips in {expected["groups"]} groups, with
-95 % confidence intervals over groups. It holds for clips like these.
-
-| metric | value | 95 % interval |
-| --- | --- | --- |
-"""
-    for name, title in _METRIC_TITLES.items():
-        text += f"| {title} | {_number(expected[name])} | {_interval(expected[f'{name}_ci95'])} |\n"
-    if "best_corrected" in expected:
-        text += f"""
-{expected["results"]} configurations were scored on the same clips, so the scores of one that was selected by
-them are too high. Estimated accuracy of the best of them on new clips, corrected for the selection:
-{_number(expected["best_corrected"])} {_interval(expected["best_corrected_ci95"])}.
-"""
-    return text + "".join(f"\nNote: {_markdown(note)}.\n" for note in card.notes)
+    environment = Environment(loader=PackageLoader("moodfuse.model", ""), undefined=StrictUndefined)
+    environment.filters |= {
+        "markdown": lambda text: re.sub(r"([\\`*_{}\[\]()<>#!|~&$])", r"\\\1", printable(text)),
+        "number": _format_number,
+        "interval": lambda ends: f"[{', '.join(map(_format_number, ends))}]",
+    }
+    return environment.get_template("MODEL.md.j2").render(card=card, expected=card.expected)
 
 
-def _markdown(text: str) -> str:
-    """Return text that Markdown shows as it is."""
-    return re.sub(r"([\\`*_{}\[\]()<>#!|~&$])", r"\\\1", printable(text))
-
-
-def _number(value: float | None) -> str:
+def _format_number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
-
-
-def _interval(ends: Iterable[float | None]) -> str:
-    return f"[{', '.join(map(_number, ends))}]"

@@ -96,7 +96,8 @@ def fuse_command(
         )
         _fuse(cache, ablation)
         return
-    from moodfuse.export import ExportSettings, check_planned, model_folder
+    from moodfuse.export import ExportSettings, check_planned
+    from moodfuse.model.folder import model_folder
 
     def settings(run: str) -> ExportSettings:
         impute = None if missing is None else missing == "impute"
@@ -130,12 +131,7 @@ def _fuse(cache: "FeatureCache", settings: "AblationSettings") -> "Run":
 def _export(cache: "FeatureCache", run: "Run", settings: "ExportSettings") -> None:
     from moodfuse.export import export_model
 
-    exported = export_model(cache, run, settings, echo=lambda line: click.echo(printable(line), err=True))
-    if exported.why:
-        click.echo(printable(exported.why), err=True)
-    card = exported.card
-    click.echo(
-        f"model: {exported.folder} ({printable(card.name)}; cross-validated accuracy "
-        f"{card.expected['accuracy']:.3f})"
-    )
-    click.echo(f"next: moodfuse predict --model {shlex.quote(str(exported.folder))} FILE...")
+    card = export_model(cache, run, settings, echo=lambda line: click.echo(printable(line), err=True))
+    accuracy = card.expected["accuracy"]
+    click.echo(f"model: {settings.folder} ({printable(card.name)}; cross-validated accuracy {accuracy:.3f})")
+    click.echo(f"next: moodfuse predict --model {shlex.quote(str(settings.folder))} FILE...")

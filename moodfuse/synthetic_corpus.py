@@ -99,9 +99,11 @@ def make_corpus(folder: Path | str, *, settings: CorpusSettings = CorpusSettings
     folder, seed = Path(folder), settings.clip.seed
     rows: list[tuple[str, str, str]] = []
     for label in settings.labels:
+        position = sorted(settings.labels).index(label)
+        label_mood = MOODS.get(label.lower(), list(MOODS.values())[position % len(MOODS)])
         for song in range(settings.groups_per_label):
             identity = [seed, zlib.crc32(label.encode()), song]
-            song_mood = vary(_mood_of(label, settings.labels), np.random.default_rng(identity), SONG_SPREAD)
+            song_mood = vary(label_mood, np.random.default_rng(identity), SONG_SPREAD)
             for take in range(settings.clips_per_group[song % len(settings.clips_per_group)]):
                 path = folder / label / f"song{song + 1}-{take + 1}.mp4"
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -146,7 +148,7 @@ def render_waveform(mood: Mood, settings: ClipSettings) -> np.ndarray:
     chords = np.array(MINOR if mood.minor > 0.5 else MAJOR, float)[rng.permutation(4)]
     chord_at = (beats // BEATS_PER_CHORD).astype(int) % 4
     turns = mood.register_hz * 2.0 ** (chords / 12.0) / settings.sample_rate_hz
-    tones = sum(_voice(np.cumsum(voice[chord_at]), mood.brightness) for voice in turns.T)
+    tones = sum(_add_harmonics(np.cumsum(voice[chord_at]), mood.brightness) for voice in turns.T)
     decay = np.exp(-since_beat / np.float32(mood.sustain))
     tremolo = 1.0 + mood.tremolo * np.sin((2.0 * np.pi * 8.0 * seconds).astype(np.float32))
     drum = rng.standard_normal(len(seconds), dtype=np.float32) * np.exp(-since_beat * np.float32(14.0))
@@ -155,7 +157,7 @@ def render_waveform(mood: Mood, settings: ClipSettings) -> np.ndarray:
     return np.asarray(mood.loudness * mixed / np.abs(mixed).max(), np.float32)
 
 
-def _voice(turns: np.ndarray, brightness: float) -> np.ndarray:
+def _add_harmonics(turns: np.ndarray, brightness: float) -> np.ndarray:
     """Return the sum of harmonics of a phase in turns, each `brightness` times the one before, float32."""
     phase = (2.0 * np.pi * (turns % 1.0)).astype(np.float32)
     previous, current, twice_cos = np.zeros_like(phase), np.sin(phase), 2.0 * np.cos(phase)
@@ -170,8 +172,8 @@ def render_frames(mood: Mood, settings: ClipSettings) -> Iterator[np.ndarray]:
     """Yield the frames of a mood as uint8 [H * 3 / 2, W] in yuv420p: a drifting pattern and moving discs."""
     rng = np.random.default_rng([settings.seed, 2])
     height, width = settings.height, settings.width
-    background = _yuv(mood, mood.light)
-    foreground = _yuv(mood, min(1.0, mood.light + 0.15 + 0.6 * mood.contrast), rotate=True)
+    background = _to_yuv(mood, mood.light)
+    foreground = _to_yuv(mood, min(1.0, mood.light + 0.15 + 0.6 * mood.contrast), rotate=True)
     starts, angles = rng.uniform(0, 2, (2, DISCS)), rng.uniform(0, 2 * np.pi, DISCS)
     steps = mood.speed * np.stack([np.sin(angles), np.cos(angles)]) * rng.uniform(0.7, 1.3, DISCS)
     radii = height * rng.uniform(0.08, 0.16, DISCS)
@@ -245,11 +247,7 @@ def _encode_audio(media: OutputContainer, waveform: np.ndarray, sample_rate_hz: 
     return stream.encode(frame) + stream.encode(None)
 
 
-def _mood_of(label: str, labels: tuple[str, ...]) -> Mood:
-    return MOODS.get(label.lower()) or list(MOODS.values())[sorted(labels).index(label) % len(MOODS)]
-
-
-def _yuv(mood: Mood, light: float, *, rotate: bool = False) -> np.ndarray:
+def _to_yuv(mood: Mood, light: float, *, rotate: bool = False) -> np.ndarray:
     """Return a mood's colour, optionally with rotated channels, as Y, U, V in video range (BT.601)."""
     rgb = np.array([mood.red, mood.green, mood.blue])
     red, green, blue = (np.roll(rgb, 1) if rotate else rgb) / rgb.max() * light

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moodfuse.cache.audits import ClipMarks, Finding
+from moodfuse.cache.audits import ClipMarks
 from moodfuse.cache.digests import clip_digest
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.folds import join_groups
 from moodfuse.cache.records import Clip
 from moodfuse.cache.runs import Result, Run
 from moodfuse.evaluate.evaluation import TEST
-from moodfuse.model.folder import TRAINING, TrainingClip, read_training
+from moodfuse.model.folder import TRAINING, TrainingClip, read_training_clips
 from moodfuse.model.model import Model
-from moodfuse.model.predictions import LabelRequest, Prediction, Refusal
+from moodfuse.model.predictions import LabelRequest, Prediction
 
 if TYPE_CHECKING:
     from moodfuse.extract.decoding import DecodedClip
@@ -26,28 +26,12 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class TestedModel:
-    """The predictions of a model on a test set.
-
-    Attributes
-    ----------
-    run : Run
-        With one result, on the clips that were scored.
-    refused : tuple of str
-        Clips that were not scored, each with its reason.
-    """
+    """The predictions of a model on a test set: a run with one result, and the refused clips with reasons."""
 
     __test__ = False  # not a test class of pytest
 
     run: Run
     refused: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _ScoredClip:
-    clip: Clip
-    digest: str
-    group: str
-    prediction: Prediction
 
 
 def read_clips(data: Path, group_pattern: str | None, *, report: Report) -> list[Clip]:
@@ -61,58 +45,53 @@ def read_clips(data: Path, group_pattern: str | None, *, report: Report) -> list
 
 
 def run_test(model: Model, clips: Sequence[Clip], *, jobs: int, report: Report) -> TestedModel:
-    """Predict labelled clips that the model was not trained on.
+    """Predict labelled clips that the model was not trained on, with `jobs` decoding processes.
 
     A clip is refused if the model was trained on it, on another window of its file, or on its group. A clip
-    with the audio or frames of a training clip is scored and reported.
-
-    Parameters
-    ----------
-    model : Model
-    clips : sequence of Clip
-    jobs : int
-        Decoding processes.
-    report : callable of str
-        Called with each line for the user.
+    with the audio or frames of a training clip is scored and reported. `report` receives each line for the
+    user.
 
     Raises
     ------
     InputError
         If a label is not one of the model's, or no clip is left to score.
     """
-    from moodfuse.extract.dataset.ingest import hash_files
+    from moodfuse.extract.dataset.ingest import MARK_RULES, hash_files, marks_of
 
     if unknown := sorted({clip.label for clip in clips} - set(model.classes)):
         raise InputError(
             f"label {unknown[0]!r} is none of the model's: {', '.join(model.classes)}; correct the labels"
         )
-    mark_rules, training = read_training(model.folder / TRAINING)
+    mark_rules, training = read_training_clips(model.folder / TRAINING)
     files = hash_files(clips)
     reasons = training_overlaps(clips, files, training)
     new = [clip for clip in clips if clip.id not in reasons]
-    groups = join_groups(clips, files)
-    predictions, marks = _predict(model, new, mark_rules, jobs=jobs)
-    scored = []
-    for clip, prediction in zip(new, predictions, strict=True):
-        if isinstance(prediction, Refusal):
-            reasons[clip.id] = f"{prediction.code}: {prediction.detail}"
+    marks: dict[str, ClipMarks] = {}
+
+    def keep_marks(number: int, decoded: "DecodedClip") -> None:
+        if mark_rules == MARK_RULES:
+            marks[new[number].id] = marks_of(decoded)
+
+    requests = [LabelRequest(clip.path, clip.start_s, clip.end_s) for clip in new]
+    predictions: dict[str, Prediction] = {}
+    results = model.label(requests, jobs=jobs, explain=False, on_decoded=keep_marks)
+    for clip, result in zip(new, results, strict=True):
+        if isinstance(result, Prediction):
+            predictions[clip.id] = result
         else:
-            digest = clip_digest(files[clip.id], clip.start_s, clip.end_s)
-            scored.append(_ScoredClip(clip, digest, groups[clip.id], prediction))
+            reasons[clip.id] = f"{result.code}: {result.detail}"
     refused = tuple(f"{clip.id}: {reasons[clip.id]}" for clip in clips if clip.id in reasons)
     for line in refused:
         report(f"refused {line}")
-    if not scored:
+    if not predictions:
         raise InputError(f"none of the {len(clips)} clips can be scored; see the reasons above")
-    similar = _similar_clips(scored, marks, training) if marks else ()
-    notes = _notes(model, scored, similar, refused=len(refused))
-    unmarked = [clip for clip in training if not (marks and (len(clip.peak_times) or len(clip.frame_hashes)))]
-    if unmarked:
-        notes.append(f"similarity to {len(unmarked)} of {len(training)} training clips could not be checked")
-        report(f"WARNING {notes[-1]}")
-    for finding in similar:
-        report(f"WARNING {finding.first} is similar to {finding.second}, which the model was trained on")
-    return TestedModel(_run(model, scored, notes), refused)
+    scored = [clip for clip in clips if clip.id in predictions]
+    notes = [f"the model is {model.name}, {model.card.digest[:16]}"]
+    if refused:
+        notes.append(f"{len(refused)} clips were not scored: used in training, or not readable")
+    notes += _check_similarity(scored, predictions, marks, training, report=report)
+    groups = join_groups(clips, files)
+    return TestedModel(_make_run(model, scored, predictions, files, groups, notes), refused)
 
 
 def training_overlaps(
@@ -139,86 +118,86 @@ def training_overlaps(
     return reasons
 
 
-def _predict(
-    model: Model, clips: Sequence[Clip], mark_rules: str, *, jobs: int
-) -> tuple[list[Prediction | Refusal], dict[str, ClipMarks]]:
-    """Return predictions of clips, and their audit marks if the model has marks by the same rules."""
-    from moodfuse.extract.dataset.ingest import MARK_RULES, marks_of
+def _check_similarity(
+    scored: Sequence[Clip],
+    predictions: Mapping[str, Prediction],
+    marks: Mapping[str, ClipMarks],
+    training: Sequence[TrainingClip],
+    *,
+    report: Report,
+) -> list[str]:
+    """Report test clips that are similar to training clips, and return the notes on them."""
+    notes = []
+    similar = _find_similar({clip.id: marks[clip.id] for clip in scored}, training) if marks else {}
+    for name, training_name in similar.items():
+        report(f"WARNING {name} is similar to {training_name}, which the model was trained on")
+    if similar:
+        correct = [predictions[clip.id].label == clip.label for clip in scored if clip.id not in similar]
+        rest = f"; without them the accuracy is {np.mean(correct):.3f} of {len(correct)}" if correct else ""
+        names = ", ".join(sorted(similar)[:5])
+        notes.append(f"{len(similar)} clips sound or look like training clips ({names}){rest}")
+    has_marks = [bool(len(clip.marks.peak_times) or len(clip.marks.frame_hashes)) for clip in training]
+    unmarked = has_marks.count(False) if marks else len(training)
+    if unmarked:
+        notes.append(f"similarity to {unmarked} of {len(training)} training clips could not be checked")
+        report(f"WARNING {notes[-1]}")
+    return notes
 
-    marks: dict[str, ClipMarks] = {}
 
-    def keep_marks(number: int, decoded: "DecodedClip") -> None:
-        if mark_rules == MARK_RULES:
-            marks[clips[number].id] = marks_of(decoded)
-
-    requests = [LabelRequest(clip.path, clip.start_s, clip.end_s) for clip in clips]
-    return list(model.label(requests, jobs=jobs, explain=False, on_decoded=keep_marks)), marks
-
-
-def _similar_clips(
-    scored: Sequence[_ScoredClip], marks: dict[str, ClipMarks], training: Sequence[TrainingClip]
-) -> tuple[Finding, ...]:
-    """Return pairs of a test clip and a training clip with the same audio or frames."""
+def _find_similar(clips: Mapping[str, ClipMarks], training: Sequence[TrainingClip]) -> dict[str, str]:
+    """Return, for each test clip with the audio or frames of a training clip, the name of that clip."""
     from moodfuse.extract.dataset.duplicates import AuditedClip, fan_out_for, find_duplicates
     from moodfuse.extract.dataset.fingerprints import Marks, marks_of_peaks
 
-    fan_out = fan_out_for(len(scored) + len(training))
+    fan_out = fan_out_for(len(clips) + len(training))
 
-    def audited(name: str, clip: ClipMarks | TrainingClip) -> AuditedClip:
-        peaks = marks_of_peaks(clip.peak_times, clip.peak_bins, fan_out=fan_out)
-        return AuditedClip(name, name, "", peaks, Marks(clip.frame_hashes, clip.frame_times_s))
+    def audited(name: str, marks: ClipMarks) -> AuditedClip:
+        peaks = marks_of_peaks(marks.peak_times, marks.peak_bins, fan_out=fan_out)
+        return AuditedClip(name, name, "", peaks, Marks(marks.frame_hashes, marks.frame_times_s))
 
-    test_clips = [audited(f"test {row.clip.id}", marks[row.clip.id]) for row in scored]
-    training_clips = [audited(f"training {clip.id}", clip) for clip in training]
-    return tuple(
-        finding
+    test_clips = [audited(f"test {name}", marks) for name, marks in clips.items()]
+    training_clips = [audited(f"training {clip.id}", clip.marks) for clip in training]
+    return {
+        finding.first.removeprefix("test "): finding.second.removeprefix("training ")
         for finding in find_duplicates([*test_clips, *training_clips])
         if finding.kind in ("sound", "frames")
         and finding.first.startswith("test ")
         and finding.second.startswith("training ")
-    )
+    }
 
 
-def _notes(
-    model: Model, scored: Sequence[_ScoredClip], similar: Sequence[Finding], *, refused: int
-) -> list[str]:
-    """Return the notes of the report."""
-    notes = [f"the model is {model.name}, {model.card.digest[:16]}"]
-    if refused:
-        notes.append(f"{refused} clips were not scored: used in training, or not readable")
-    if similar:
-        names = sorted({finding.first.removeprefix("test ") for finding in similar})
-        correct = [row.clip.label == row.prediction.label for row in scored if row.clip.id not in names]
-        rest = f"; without them the accuracy is {np.mean(correct):.3f} of {len(correct)}" if correct else ""
-        notes.append(f"{len(names)} clips sound or look like training clips ({', '.join(names[:5])}){rest}")
-    return notes
-
-
-def _run(model: Model, scored: Sequence[_ScoredClip], notes: Sequence[str]) -> Run:
+def _make_run(
+    model: Model,
+    clips: Sequence[Clip],
+    predictions: Mapping[str, Prediction],
+    files: Mapping[str, str],
+    groups: Mapping[str, str],
+    notes: Sequence[str],
+) -> Run:
     """Return the scored clips as a run of one fold and one result."""
-    card = model.card
+    card, rows = model.card, [predictions[clip.id] for clip in clips]
     result = Result(
         tuple(source.recipe.source for source in card.sources),
         card.head,
         card.level,
-        np.stack([row.prediction.probabilities for row in scored]),
+        np.stack([row.probabilities for row in rows]),
         notes=() if card.chosen else ("uncalibrated",),
     )
-    missing = tuple((row.prediction.missing,) if row.prediction.missing else () for row in scored)
+    missing = tuple((row.missing,) if row.missing else () for row in rows)
     return Run(
         name=f"test-of-{card.digest[:16]}",
         protocol=TEST,
         classes=card.classes,
-        ids=tuple(row.clip.id for row in scored),
-        labels=tuple(row.clip.label for row in scored),
-        groups=tuple(row.group for row in scored),
-        folds=(0,) * len(scored),
+        ids=tuple(clip.id for clip in clips),
+        labels=tuple(clip.label for clip in clips),
+        groups=tuple(groups[clip.id] for clip in clips),
+        folds=(0,) * len(clips),
         fold_count=1,
         seed=0,
         recipes=tuple((source.recipe.source, source.recipe.digest16) for source in card.sources),
         results=(result,),
         notes=tuple(notes),
-        digests=tuple(row.digest for row in scored),
+        digests=tuple(clip_digest(files[clip.id], clip.start_s, clip.end_s) for clip in clips),
         missing=missing if any(missing) else (),
         commands=card.commands,
         versions=tuple(card.versions.items()),

@@ -10,9 +10,8 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +45,10 @@ class ModelError(InputError):
 
 @dataclass(frozen=True)
 class ModelSource:
-    """One source of a model.
+    """One source of a model: `body` is the file of the layers that were not fine-tuned, if any.
 
-    `body` is the file with the layers that were not fine-tuned, if any, and `networks` are the files of the
-    fine-tuned networks, whose logits are averaged. `own` is the number of classifiers that compute logits
-    from the embedding if the networks have none.
+    `networks` are the files of the fine-tuned networks, whose logits are averaged, and `own` is the number of
+    classifiers that compute logits from the embedding if the networks have none.
     """
 
     recipe: Recipe
@@ -76,26 +74,12 @@ class ModelFile:
 class ModelCard:
     """Everything that describes a model.
 
-    Attributes
-    ----------
-    run, protocol, head, level : str
-        The run and the result that the model was exported from.
-    classes : tuple of str
-        Sorted labels.
-    sources : tuple of ModelSource
-        In the order of the head's columns.
-    head_kind, head_facts : str, mapping
-        Kind of the head, and its settings that are not arrays.
-    chosen : bool
-        Whether hyperparameters and temperature were selected on out-of-sample rows.
-    decoder : str
-        Version of the decoder that read the training clips.
-    impute : bool
-        Whether files without audio or without video are labelled.
-    training, expected : mapping
-        Numbers of training clips and groups; cross-validated scores with confidence intervals.
-    files : mapping of str to ModelFile
-        All other files of the folder by relative path.
+    The run, protocol, head and level are those of the result that was exported; `sources` are in the order of
+    the head's columns, and `head_facts` are settings of the head that are not arrays. `chosen` is whether
+    hyperparameters and temperature were selected on out-of-sample rows, `decoder` the version of the decoder
+    that read the training clips, and `impute` whether files without audio or video are labelled. `training`
+    has numbers of clips and groups, `expected` cross-validated scores with confidence intervals, and `files`
+    all other files of the folder by relative path.
     """
 
     name: str
@@ -234,7 +218,7 @@ def check_files(folder: Path, card: ModelCard) -> None:
 # The fusion
 
 
-def arrays_of(fusion: Fusion) -> bytes:
+def pack_arrays(fusion: Fusion) -> bytes:
     """Return the arrays of a fusion in safetensors format."""
     arrays = {f"head.{name}": array for name, array in fusion.head.arrays().items()}
     for number, source in enumerate(fusion.sources):
@@ -277,70 +261,70 @@ def _take(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class TrainingClip:
-    """A clip that a model was trained on; its fingerprints, as in `cache.audits.ClipMarks`, may be empty."""
+    """A clip that a model was trained on; its fingerprints may be empty."""
 
     id: str
     group: str
     digest: str
     file_sha256: str
-    peak_times: np.ndarray
-    peak_bins: np.ndarray
-    frame_hashes: np.ndarray
-    frame_times_s: np.ndarray
+    marks: ClipMarks
 
 
+_MARKS = tuple(column.name for column in fields(ClipMarks))
 _ENDS = {
+    "id_bytes": "id_ends",
+    "group_bytes": "group_ends",
     "peak_times": "peaks_ends",
     "peak_bins": "peaks_ends",
     "frame_hashes": "frames_ends",
     "frame_times_s": "frames_ends",
 }
-"""The array with the end of each clip's values, for each array of fingerprints."""
+"""Arrays of all clips, one after the other -> the array of where each clip ends."""
 _NO_MARKS = ClipMarks(np.zeros(0, "u2"), np.zeros(0, "u2"), np.zeros(0, "u8"), np.zeros(0))
 
 
-def training_file(cache: FeatureCache) -> bytes:
+def pack_training_clips(cache: FeatureCache) -> bytes:
     """Return the clips of the fold plan in safetensors format."""
     from moodfuse.extract.dataset.ingest import MARK_RULES, mark_store
 
     store, clips = mark_store(cache), list(cache.clips)
     marks = [store.read(status.digest) or _NO_MARKS for status in clips]
+    columns = {name: [getattr(clip_marks, name) for clip_marks in marks] for name in _MARKS}
+    columns["id_bytes"] = [_text_to_array(status.clip.id) for status in clips]
+    columns["group_bytes"] = [_text_to_array(status.group) for status in clips]
     arrays: dict[str, np.ndarray] = {}
-    for name, ends in _ENDS.items():
-        values = [getattr(clip_marks, name) for clip_marks in marks]
-        arrays[name] = np.concatenate(values)
-        arrays[ends] = np.cumsum([len(value) for value in values], dtype=np.int64)
-    texts = {"id": [status.clip.id for status in clips], "group": [status.group for status in clips]}
-    for name, column in texts.items():
-        encoded = [text.encode("utf-8", "surrogateescape") for text in column]
-        arrays[f"{name}_bytes"] = np.frombuffer(b"".join(encoded), np.uint8)
-        arrays[f"{name}_ends"] = np.cumsum([len(text) for text in encoded], dtype=np.int64)
-    digests = {
-        "digest": [status.digest for status in clips],
-        "file": [status.file_sha256 for status in clips],
-    }
-    for name, column in digests.items():
-        arrays[name] = np.frombuffer(bytes.fromhex("".join(column)), np.uint8).reshape(len(clips), 32)
-    contiguous = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
-    return save(contiguous, metadata={"moodfuse": MARK_RULES})
+    for name, values in columns.items():
+        arrays[name] = np.ascontiguousarray(np.concatenate(values))
+        arrays[_ENDS[name]] = np.cumsum([len(value) for value in values], dtype=np.int64)
+    hashes = {"digest": [clip.digest for clip in clips], "file": [clip.file_sha256 for clip in clips]}
+    for name, texts in hashes.items():
+        arrays[name] = np.frombuffer(bytes.fromhex("".join(texts)), np.uint8).reshape(len(clips), 32)
+    return save(arrays, metadata={"moodfuse": MARK_RULES})
 
 
-def read_training(path: Path) -> tuple[str, tuple[TrainingClip, ...]]:
+def read_training_clips(path: Path) -> tuple[str, tuple[TrainingClip, ...]]:
     """Read the version of the fingerprints, and the training clips, of a model."""
     try:
         with safe_open(path, framework="numpy") as file:
             rules = str((file.metadata() or {}).get("moodfuse", ""))
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        columns = [
-            *(_texts(arrays, name) for name in ("id", "group")),
-            *([row.tobytes().hex() for row in arrays[name]] for name in ("digest", "file")),
-            *(np.split(arrays[name], arrays[ends][:-1]) for name, ends in _ENDS.items()),
-        ]
-        return rules, tuple(TrainingClip(*values) for values in zip(*columns, strict=True))
+        columns = {name: np.split(arrays[name], arrays[ends][:-1]) for name, ends in _ENDS.items()}
+        clips = zip(
+            map(_array_to_text, columns["id_bytes"]),
+            map(_array_to_text, columns["group_bytes"]),
+            (row.tobytes().hex() for row in arrays["digest"]),
+            (row.tobytes().hex() for row in arrays["file"]),
+            (ClipMarks(*values) for values in zip(*(columns[name] for name in _MARKS), strict=True)),
+            strict=True,
+        )
+        return rules, tuple(TrainingClip(*values) for values in clips)
     except (SafetensorError, OSError, ValueError, TypeError, LookupError) as error:
         raise ModelError(f"{path}: not a list of training clips ({error})") from error
 
 
-def _texts(arrays: Mapping[str, np.ndarray], name: str) -> list[str]:
-    data, ends = arrays[f"{name}_bytes"].tobytes(), arrays[f"{name}_ends"].tolist()
-    return [data[start:end].decode("utf-8", "surrogateescape") for start, end in pairwise([0, *ends])]
+def _text_to_array(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8)
+
+
+def _array_to_text(array: np.ndarray) -> str:
+    return array.tobytes().decode("utf-8", "surrogateescape")

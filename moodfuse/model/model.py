@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import tee
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moodfuse.cache.errors import InputError, MoodfuseError
-from moodfuse.cache.media import Media
 from moodfuse.extract.decoding import (
     MEDIA_RULES,
     SHORT_SIDE_PX,
@@ -35,7 +35,7 @@ from moodfuse.model.predictions import (
     Refusal,
     SourceContribution,
     Timeline,
-    refusal_of,
+    make_refusal,
 )
 
 if TYPE_CHECKING:
@@ -100,13 +100,10 @@ class Model:
         from moodfuse.extract.inference import ShippedSource  # imports torch
 
         if card.decoder != MEDIA_RULES:
-            log.warning(
-                "%s: its training clips were decoded by %s, files are decoded by %s here; numbers may differ "
-                "in their last digits",
-                path,
-                card.decoder,
-                MEDIA_RULES,
+            decoders = (
+                f"was trained on clips decoded by {card.decoder}, files are decoded by {MEDIA_RULES} here"
             )
+            log.warning("%s %s; probabilities may differ in their last digits", path, decoders)
         sources = []
         for source in card.sources:
             body = None if source.body is None else path / source.body
@@ -175,12 +172,10 @@ class Model:
             Limits for each file, and which files are accepted.
         """
         rules = rules or ReadingRules(self.limits or Limits())
-        files: list[str] = []
-
-        def decode_requests() -> Iterator[DecodeRequest]:
-            for request in requests:
-                files.append(request.file)
-                yield DecodeRequest(
+        requests, to_decode = tee(requests)
+        decoded = decode_many(
+            (
+                DecodeRequest(
                     Path(request.file),
                     request.start_s,
                     request.end_s,
@@ -188,25 +183,34 @@ class Model:
                     allow_missing=self._accepts_missing,
                     allow_partial=rules.allow_partial,
                 )
-
-        for number, (_, clip) in enumerate(decode_many(decode_requests(), jobs=jobs, limits=rules.limits)):
-            file = files[number]
-            clip = self._check_modality(file, clip)
+                for request in to_decode
+            ),
+            jobs=jobs,
+            limits=rules.limits,
+        )
+        for number, ((_, result), request) in enumerate(zip(decoded, requests, strict=True)):
+            clip = self._check_modality(request.file, result)
             if isinstance(clip, MediaError):
-                yield refusal_of(file, clip)
+                yield make_refusal(request.file, clip)
                 continue
             if on_decoded is not None:
                 on_decoded(number, clip)
             try:
-                yield self.label_clip(file, clip, explain=explain)
+                yield self.label_clip(request.file, clip, explain=explain)
             except InputError as error:  # the next clip's numbers may be finite
-                yield Refusal(file, NO_NUMBERS, str(error))
+                yield Refusal(request.file, NO_NUMBERS, str(error))
 
     def label_clip(self, file: str, clip: DecodedClip, *, explain: bool = True) -> Prediction:
-        """Label a clip that was decoded with a short side of `extract.media.renditions.SHORT_SIDE_PX`."""
+        """Label a clip that was decoded with a short side of `SHORT_SIDE_PX`."""
         missing = clip.missing if clip.missing in self.card.modalities else ""
-        outputs = self._network_outputs(media_of(clip), missing)
-        fusion = self.fusion
+        fusion, media = self.fusion, media_of(clip)
+        with _NETWORK_LOCK:
+            outputs = [
+                None
+                if source.recipe.modality == missing
+                else [NetworkOutput(row["embedding"], row.get("logits")) for row in source.embed(media)]
+                for source in self._sources
+            ]
         columns = [
             None if output is None else fusion.values(number, output) for number, output in enumerate(outputs)
         ]
@@ -229,16 +233,6 @@ class Model:
             clip.partial,
             clip.facts.duration_s,
         )
-
-    def _network_outputs(self, media: Media, missing: str) -> list[list[NetworkOutput] | None]:
-        """Outputs of each source's networks; `None` for a source that reads the missing modality."""
-        with _NETWORK_LOCK:
-            return [
-                None
-                if source.recipe.modality == missing
-                else [NetworkOutput(row["embedding"], row.get("logits")) for row in source.embed(media)]
-                for source in self._sources
-            ]
 
     def _check_modality(self, file: str, clip: DecodedClip | MediaError) -> DecodedClip | MediaError:
         """Return an error instead of a clip without a modality that the model needs."""
@@ -266,7 +260,7 @@ class Model:
             if isinstance(clip, MediaError):
                 if isinstance(result, DecodedClip) and not _has_track(result):
                     raise clip  # no window of the file has the modality
-                refusals.append((window.number, refusal_of(file, clip)))
+                refusals.append((window.number, make_refusal(file, clip)))
                 rows.append(np.full(len(self.classes), np.nan))
             else:
                 prediction = self.label_clip(file, clip, explain=False)

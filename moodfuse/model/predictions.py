@@ -48,8 +48,6 @@ class Prediction:
         Sorted labels; the class axis.
     probabilities : ndarray of float64, shape (C,)
         Calibrated; they sum to 1.
-    start_s, end_s : float
-        The window that was read, in seconds of the file.
     missing : str
         The modality that the file does not have and that was imputed; empty if it has both.
     partial : str
@@ -97,7 +95,7 @@ class Refusal:
     cause: str = ""
 
 
-def refusal_of(file: str, error: "MediaError") -> Refusal:
+def make_refusal(file: str, error: "MediaError") -> Refusal:
     """Return the refusal that describes a decoder's error."""
     return Refusal(file, error.code, error.sentence, error.detail)
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from moodfuse.cache.errors import InputError
 from moodfuse.extract.decoding import ReadingRules
 
 
@@ -24,15 +23,3 @@ class PredictSettings:
     rules: ReadingRules = field(default_factory=ReadingRules)
     retry: bool = False
     device: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.timeline and self.rules.allow_partial:
-            raise InputError(
-                "--allow-partial cannot be used with --timeline, where unreadable parts are gaps"
-            )
-        if self.output is None and self.format == "parquet":
-            raise InputError("--format parquet is binary; give --output FILE.parquet")
-        if self.output is not None and self.format == "table":
-            raise InputError("--format table is for reading; use jsonl, csv or parquet with --output")
-        if self.output is None and self.retry:
-            raise InputError("--retry tries the refused files of an --output again; give --output FILE")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TextIO
 
 from moodfuse.cache.console import printable_lines
-from moodfuse.cache.csv_rows import check_columns, check_encoding, csv_rows, listed_path, number_in_row
+from moodfuse.cache.csv_rows import check_encoding, csv_records, listed_path, number_in_row
 from moodfuse.cache.errors import InputError
 from moodfuse.extract.dataset.scan import (
     MEDIA_SUFFIXES,
@@ -16,19 +16,19 @@ from moodfuse.extract.dataset.scan import (
 from moodfuse.extract.decoding import MediaError
 from moodfuse.extract.progress import Tally, counted
 from moodfuse.model.model import Model
-from moodfuse.model.predictions import LabelRequest, Prediction, Refusal, Timeline, refusal_of
+from moodfuse.model.predictions import LabelRequest, Prediction, Refusal, Timeline, make_refusal
 from moodfuse.predict import PredictSettings
 from moodfuse.predict.outputs import (
     Output,
     Row,
-    csv_columns,
-    csv_line,
-    csv_row,
+    format_csv,
+    format_csv_row,
+    format_json,
+    format_table,
     is_window,
-    json_line,
+    list_columns,
+    make_row,
     open_output,
-    row_of,
-    table_line,
 )
 
 REFUSED = 3
@@ -58,15 +58,15 @@ def label_all(folder: Path, settings: PredictSettings, *, stream: TextIO, echo: 
             f"{requests[0].file}: already in {settings.output}, so nothing would be drawn; leave --output out"
         )
     reasons: list[str] = []
-    for row in _timelines(model, left, settings) if settings.timeline else _labels(model, left, settings):
+    label = _label_timelines if settings.timeline else _label_files
+    for row in label(model, left, settings):
         output.write(row)
         if "error" in row:
-            reasons.append(str(row["error"]))
+            reasons.append(row["error"])
     output.close()
     if reasons:
-        echo(
-            f"{counted(reasons)}; each {'window' if settings.timeline else 'file'} is listed with its reason"
-        )
+        unit = "window" if settings.timeline else "file"
+        echo(f"{counted(reasons)}; each {unit} is listed with its reason")
     without = sum(reason in ("no_audio", "no_video") for reason in reasons)
     if without and len(model.card.modalities) > 1:
         echo(
@@ -88,52 +88,51 @@ def _check_requests(requests: Sequence[LabelRequest], settings: PredictSettings)
 
 
 def _open(model: Model, settings: PredictSettings, requests: list[LabelRequest], stream: TextIO) -> Output:
-    columns = csv_columns(model.classes, [source.source for source in model.fusion.sources])
+    columns = list_columns(model.classes, [source.source for source in model.fusion.sources])
     if settings.output is not None:
         digest = model.card.digest[:16]
         return open_output(settings, model=digest, columns=columns, requested=frozenset(requests))
     if settings.format == "jsonl":
-        return Output(stream, json_line)
+        return Output(stream, format_json)
     if settings.format == "csv":
         escape = printable_lines if stream.isatty() else str
-        stream.write(escape(csv_line(columns)))
-        return Output(stream, lambda row: escape(csv_row(row, columns)))
+        stream.write(escape(format_csv(columns)))
+        return Output(stream, lambda row: escape(format_csv_row(row, columns)))
     width = min(60, max(len(request.file) for request in requests))
-    return Output(stream, lambda row: table_line(row, width=width, why=settings.why))
+    return Output(stream, lambda row: format_table(row, width=width, why=settings.why))
 
 
-def _labels(model: Model, requests: list[LabelRequest], settings: PredictSettings) -> Iterator[Row]:
+def _label_files(model: Model, requests: list[LabelRequest], settings: PredictSettings) -> Iterator[Row]:
     tally, jobs = Tally(settings.rules), max(1, min(settings.jobs, len(requests)))
     for request, result in zip(requests, model.label(requests, jobs=jobs, rules=settings.rules), strict=True):
-        yield row_of(result, request, model=model.card.digest[:16], threshold=settings.threshold)
+        yield make_row(result, request, model=model.card.digest[:16], threshold=settings.threshold)
         tally.count(request.file, result.code if isinstance(result, Refusal) else "")
 
 
-def _timelines(model: Model, requests: list[LabelRequest], settings: PredictSettings) -> Iterator[Row]:
+def _label_timelines(model: Model, requests: list[LabelRequest], settings: PredictSettings) -> Iterator[Row]:
     """Yield a row per window, or one row for a file that cannot be opened."""
-    tally, digest = Tally(settings.rules), model.card.digest[:16]
+    tally, digest, threshold = Tally(settings.rules), model.card.digest[:16], settings.threshold
     for request in requests:
         try:
             timeline = model.timeline(request.file, hop_s=settings.hop_s, limits=settings.rules.limits)
         except MediaError as error:
-            yield row_of(refusal_of(request.file, error), request, model=digest, threshold=settings.threshold)
+            yield make_row(make_refusal(request.file, error), request, model=digest, threshold=threshold)
             tally.count(request.file, error.code)
             continue
         _draw(model, timeline, settings)
-        yield from _timeline_rows(timeline, model=digest, threshold=settings.threshold)
-        all_refused = timeline.refusals and len(timeline.refusals) == len(timeline.starts_s)
-        tally.count(request.file, timeline.refusals[0][1].code if all_refused else "")
-
-
-def _timeline_rows(timeline: Timeline, *, model: str, threshold: float) -> Iterator[Row]:
-    refused: dict[int, Refusal] = dict(timeline.refusals)
-    times = zip(timeline.starts_s.tolist(), timeline.ends_s.tolist(), strict=True)
-    for number, (start_s, end_s) in enumerate(times):
-        result: Prediction | Refusal = refused.get(number) or Prediction(
-            timeline.file, timeline.classes, timeline.probabilities[number], start_s, end_s, timeline.missing
+        refused: dict[int, Refusal] = dict(timeline.refusals)
+        windows = zip(
+            timeline.starts_s.tolist(), timeline.ends_s.tolist(), timeline.probabilities, strict=True
         )
-        row = row_of(result, LabelRequest(timeline.file, start_s, end_s), model=model, threshold=threshold)
-        yield row | {"start_s": start_s, "end_s": end_s, "windows": len(timeline.starts_s)}
+        for number, (start_s, end_s, row) in enumerate(windows):
+            result: Prediction | Refusal = refused.get(number) or Prediction(
+                request.file, timeline.classes, row, start_s, end_s, timeline.missing
+            )
+            window = LabelRequest(request.file, start_s, end_s)
+            fields = make_row(result, window, model=digest, threshold=threshold)
+            yield fields | {"windows": len(timeline.starts_s)}
+        all_refused = 0 < len(refused) == len(timeline.starts_s)
+        tally.count(request.file, refused[0].code if all_refused else "")
 
 
 def _draw(model: Model, timeline: Timeline, settings: PredictSettings) -> None:
@@ -200,10 +199,7 @@ def _lines(path: Path) -> Iterator[LabelRequest]:
 
 
 def _table(path: Path) -> Iterator[LabelRequest]:
-    rows = csv_rows(path)
-    _, names = next(rows)
-    check_columns(path, names, ["path"])
-    for line, cells in rows:
-        where, row = f"{path}, line {line}", dict(zip(names, cells, strict=True))
-        start_s, end_s = (number_in_row(where, name, row.get(name, "")) for name in ("start_s", "end_s"))
-        yield LabelRequest(str(path.parent / listed_path(path, row["path"], where)), start_s or 0.0, end_s)
+    for line, cells in csv_records(path, ["path"], ["start_s", "end_s"]):
+        where = f"{path}, line {line}"
+        start_s, end_s = (number_in_row(where, name, cells[name]) for name in ("start_s", "end_s"))
+        yield LabelRequest(str(path.parent / listed_path(path, cells["path"], where)), start_s or 0.0, end_s)

@@ -63,15 +63,9 @@ def predict_command(ctx: click.Context, model: Path | None, cache: Path | None, 
     """
     from moodfuse.predict.batch import label_all
 
-    form = options["format"] = options["format"] or _format_of(options["output"])
+    options["format"] = options["format"] or _format_of(options["output"])
     options["timeline"] |= options["html"] is not None or options["plot"] is not None
-    if options["timeline"]:
-        refuse_given(ctx, ["jobs"], "has no effect on a time line, which one process decodes; leave it out")
-        refuse_given(ctx, ["why"], "is for whole files, not for a time line; leave one of them out")
-    else:
-        refuse_given(ctx, ["hop_s"], "belongs to --timeline, --html and --plot; add one, or leave it out")
-    if form != "table":
-        refuse_given(ctx, ["why"], f"is for --format table; {form} always has it: leave it out")
+    _check_usage(ctx, options)
     names = {field.name for field in fields(PredictSettings)} - {"rules"}
     settings = PredictSettings(rules=reading_rules(options), **{name: options[name] for name in names})
     folder = _model_folder(model, cache)
@@ -80,22 +74,39 @@ def predict_command(ctx: click.Context, model: Path | None, cache: Path | None, 
             folder, settings, stream=sys.stdout, echo=lambda line: click.echo(printable(line), err=True)
         )
     except KeyboardInterrupt as error:
-        raise click.Abort(
-            "the rows written so far are kept, run the command again to continue"
-            if settings.output
-            else "nothing is kept; with --output FILE a stopped run can continue"
-        ) from error
+        hint = "the rows written so far are kept, run the command again to continue"
+        if settings.output is None:
+            hint = "nothing is kept; with --output FILE a stopped run can continue"
+        raise click.Abort(hint) from error
 
 
 def _format_of(output: Path | None) -> str:
     if output is None:
         return "table"
-    form = FORMATS.get(output.suffix.lower())
-    if form is None:
+    if output.suffix.lower() not in FORMATS:
         raise click.UsageError(
             f"--output {output}: give --format, or a name that ends in {', '.join(FORMATS)}"
         )
-    return form
+    return FORMATS[output.suffix.lower()]
+
+
+def _check_usage(ctx: click.Context, options: dict[str, Any]) -> None:
+    """Raise UsageError for options that contradict each other or would have no effect."""
+    form, output = options["format"], options["output"]
+    if options["timeline"]:
+        refuse_given(ctx, ["jobs"], "has no effect on a time line, which one process decodes; leave it out")
+        refuse_given(ctx, ["why"], "is for whole files, not for a time line; leave one of them out")
+        refuse_given(ctx, ["allow_partial"], "cannot be used with a time line: unreadable parts are gaps")
+    else:
+        refuse_given(ctx, ["hop_s"], "belongs to --timeline, --html and --plot; add one, or leave it out")
+    if form != "table":
+        refuse_given(ctx, ["why"], f"is for --format table; {form} always has it: leave it out")
+    if output is None:
+        refuse_given(ctx, ["retry"], "tries the refused files of an --output again; give --output FILE")
+    if form == "parquet" and output is None:
+        raise click.UsageError("--format parquet is binary; give --output FILE.parquet")
+    if form == "table" and output is not None:
+        raise click.UsageError("--format table is for reading; use jsonl, csv or parquet with --output")
 
 
 def _model_folder(model: Path | None, cache: Path | None) -> Path:

@@ -8,7 +8,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,41 +17,40 @@ from typing import Any, TextIO
 from moodfuse.cache.console import printable
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.files import write_aside
-from moodfuse.model.predictions import MODALITY_NAMES, LabelRequest, Prediction, Refusal, SourceContribution
+from moodfuse.model.predictions import MODALITY_NAMES, LabelRequest, Prediction, Refusal
 from moodfuse.predict import PredictSettings
 
 Row = dict[str, Any]
 
 
-def row_of(result: Prediction | Refusal, request: LabelRequest, *, model: str, threshold: float) -> Row:
+def make_row(result: Prediction | Refusal, request: LabelRequest, *, model: str, threshold: float) -> Row:
     """Return a prediction or a refusal as JSON types; `docs/predict.md` describes the keys."""
     row: Row = {"file": request.file}
     if is_window(request):
         row |= {"start_s": request.start_s, "end_s": request.end_s}
     if isinstance(result, Refusal):
         return row | {"error": result.code, "detail": result.detail, "model": model}
+
+    def by_label(values: Iterable[float]) -> dict[str, float]:
+        return dict(zip(result.classes, map(float, values), strict=True))
+
+    probabilities = by_label(result.probabilities)
     row |= {
         "label": result.label,
         "confidence": result.confidence,
         "uncertain": result.is_uncertain(threshold),
-        "probabilities": _by_label(result.classes, result.probabilities),
+        "probabilities": probabilities,
     }
     row |= {name: getattr(result, name) for name in ("missing", "partial") if getattr(result, name)}
-    sources = {source.source: _contribution(source, result) for source in result.sources}
-    return row | {"sources": sources, "model": model}
-
-
-def _contribution(source: SourceContribution, result: Prediction) -> Row:
-    index = result.classes.index(result.label)
-    return {
-        "own": None if source.own is None else _by_label(result.classes, source.own),
-        "without": _by_label(result.classes, source.without),
-        "adds": float(result.probabilities[index] - source.without[index]),
-    }
-
-
-def _by_label(classes: Sequence[str], probabilities: Iterable[float]) -> dict[str, float]:
-    return dict(zip(classes, map(float, probabilities), strict=True))
+    row["sources"] = {}
+    for source in result.sources:
+        without = by_label(source.without)
+        row["sources"][source.source] = {
+            "own": None if source.own is None else by_label(source.own),
+            "without": without,
+            "adds": probabilities[result.label] - without[result.label],
+        }
+    return row | {"model": model}
 
 
 def is_window(request: LabelRequest) -> bool:
@@ -62,12 +61,12 @@ def is_window(request: LabelRequest) -> bool:
 # Text
 
 
-def json_line(row: Row) -> str:
+def format_json(row: Row) -> str:
     """Return a row as a JSON line."""
     return json.dumps(row, allow_nan=False) + "\n"
 
 
-def csv_columns(classes: Sequence[str], sources: Sequence[str]) -> list[str]:
+def list_columns(classes: Sequence[str], sources: Sequence[str]) -> list[str]:
     """Return the columns of CSV and Parquet outputs."""
     first = ["file", "start_s", "end_s", "label", "confidence", "uncertain", "missing", "partial"]
     probabilities = [f"probability:{label}" for label in classes]
@@ -90,20 +89,20 @@ def _as_unicode(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def csv_line(cells: Iterable[Any]) -> str:
+def format_csv(cells: Iterable[Any]) -> str:
     """Return cells as a CSV line."""
     line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow(cells)
-    return line.getvalue()
+    csv.writer(line, lineterminator="\r\n").writerow(cells)  # quotes each character of the line end
+    return line.getvalue().removesuffix("\r\n") + "\n"
 
 
-def csv_row(row: Row, columns: Sequence[str]) -> str:
+def format_csv_row(row: Row, columns: Sequence[str]) -> str:
     """Return a row as a CSV line."""
     flat = flatten(row)
-    return csv_line(flat.get(name, "") for name in columns)
+    return format_csv(flat.get(name, "") for name in columns)
 
 
-def table_line(row: Row, *, width: int, why: bool) -> str:
+def format_table(row: Row, *, width: int, why: bool) -> str:
     """Return a row as a line for people; with `why` followed by a line per source."""
     name = printable(_as_unicode(row["file"]))
     if "error" in row:
@@ -114,41 +113,36 @@ def table_line(row: Row, *, width: int, why: bool) -> str:
         text = f"{row['label']} {row['confidence']:.2f}{' uncertain' * row['uncertain']}  ({others})"
         text += f"  without {MODALITY_NAMES[row['missing']]}" if "missing" in row else ""
         text += f"  partial: {row['partial']}" if "partial" in row else ""
-    window = f"  {_clock(row['start_s'])}-{_clock(row['end_s'])}" if row.get("end_s") is not None else ""
+    window = (
+        f"  {_format_time(row['start_s'])}-{_format_time(row['end_s'])}"
+        if row.get("end_s") is not None
+        else ""
+    )
     lines = [f"{name:<{width}}{window}  {printable(text)}\n"]
     for source, contribution in row.get("sources", {}).items() if why else ():
-        explanation = _explanation(source, contribution, row["label"])
+        explanation = _explain_source(source, contribution, row["label"])
         lines.append(f"{'':<{width}}    {printable(explanation)}\n")
     return "".join(lines)
 
 
-def _clock(seconds: float) -> str:
+def _format_time(seconds: float) -> str:
     minutes, rest = divmod(seconds, 60)
     return f"{int(minutes)}:{rest:04.1f}" if rest % 1 else f"{int(minutes)}:{int(rest):02d}"
 
 
-def _explanation(source: str, contribution: Row, label: str) -> str:
+def _explain_source(source: str, contribution: Row, label: str) -> str:
     own, without = contribution["own"], contribution["without"]
-    alone = "not in this file" if own is None else f"by itself {_top_label(own)}"
+    alone = "not in this file" if own is None else f"by itself {_format_top_label(own)}"
     adds = f"{label} {without[label]:.2f} ({contribution['adds']:+.2f})"
-    return f"{source}: {alone}; without it {_top_label(without)}, {adds}"
+    return f"{source}: {alone}; without it {_format_top_label(without)}, {adds}"
 
 
-def _top_label(probabilities: Mapping[str, float]) -> str:
+def _format_top_label(probabilities: dict[str, float]) -> str:
     label = max(probabilities, key=probabilities.__getitem__)
     return f"{label} {probabilities[label]:.2f}"
 
 
-# Tables
-
-
-def csv_table(rows: Iterable[Row], columns: Sequence[str]) -> bytes:
-    """Return rows as a CSV file."""
-    return "".join([csv_line(columns), *(csv_row(row, columns) for row in rows)]).encode()
-
-
-def parquet_table(rows: Iterable[Row], columns: Sequence[str]) -> bytes:
-    """Return rows as a Parquet file."""
+def _parquet_table(rows: Iterable[Row], columns: Sequence[str]) -> bytes:
     import pyarrow
     import pyarrow.parquet
 
@@ -200,34 +194,27 @@ def open_output(
     """
     path = settings.output or Path()
     journal = path if settings.format == "jsonl" else path.with_name(f"{path.name}.journal")
-    _check_usable(path, journal, settings.format)
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: not a regular file; leave --output out to write to the terminal")
+    if path.exists() and not journal.exists():
+        raise InputError(f"{path}: already exists without its {journal.name}; choose another --output")
+    if settings.format == "parquet" and find_spec("pyarrow") is None:
+        raise InputError("--format parquet needs pyarrow; install 'moodfuse[parquet]'")
     rows = _read_rows(journal) if journal.exists() else []
     _check_rows(rows, settings, model)
     rows, done, refused = _resume(rows, settings, requested)
-    text = "".join(map(json_line, rows)).encode()
-    if not journal.exists() or text != journal.read_bytes():
-        write_aside(journal.resolve(), text)
+    write_aside(journal.resolve(), "".join(map(format_json, rows)).encode())
     stream = journal.open("a", encoding="utf-8")
 
     def finish() -> None:
         stream.close()
-        if journal != path:
-            to_table = csv_table if settings.format == "csv" else parquet_table
-            write_aside(path.resolve(), to_table(_read_rows(journal), columns))
+        if settings.format == "csv":
+            lines = [format_csv(columns), *(format_csv_row(row, columns) for row in _read_rows(journal))]
+            write_aside(path.resolve(), "".join(lines).encode())
+        elif settings.format == "parquet":
+            write_aside(path.resolve(), _parquet_table(_read_rows(journal), columns))
 
-    return Output(stream, json_line, done, refused, finish)
-
-
-def _check_usable(path: Path, journal: Path, form: str) -> None:
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path}: not a regular file; leave --output out to write to the terminal")
-    if path.exists() and not journal.exists():
-        raise InputError(
-            f"{path}: already exists, but not {journal.name}, which is needed to resume it; choose another "
-            "--output"
-        )
-    if form == "parquet" and find_spec("pyarrow") is None:
-        raise InputError("--format parquet needs pyarrow; install 'moodfuse[parquet]'")
+    return Output(stream, format_json, done, refused, finish)
 
 
 def _read_rows(path: Path) -> list[Row]:
@@ -244,21 +231,13 @@ def _read_rows(path: Path) -> list[Row]:
 
 
 def _check_rows(rows: Sequence[Row], settings: PredictSettings, model: str) -> None:
-    """Check that this run would have written the same rows; raise InputError if not."""
-    different = ""
-    starts_s: dict[str, list[float]] = {}
     for row in rows:
         if row.get("model") != model:
             different = f"of another model ({row.get('model')}, not {model})"
         elif "uncertain" in row and row["uncertain"] != (row["confidence"] < settings.threshold):
             different = f"with another --threshold than {settings.threshold:g}"
-        elif row.get("windows", 1) > 2 and row["start_s"] > 0:
-            starts_s.setdefault(row["file"], []).append(row["start_s"])
-    # The second of three or more windows starts after one hop; the last window may start earlier.
-    hops_s = set(map(min, starts_s.values())) if settings.timeline else set()
-    for hop_s in hops_s - {settings.hop_s}:
-        different = f"with another --hop ({hop_s:g} s, not {settings.hop_s:g} s)"
-    if different:
+        else:
+            continue
         raise InputError(
             f"{settings.output}: has predictions {different}; repeat that, or choose another --output"
         )
@@ -272,16 +251,16 @@ def _resume(
     def is_same_kind(row: Row) -> bool:
         return ("windows" in row or "error" in row) if settings.timeline else "windows" not in row
 
-    own = [(_request_of(row), row) for row in rows if is_same_kind(row)]
+    own = [(_find_request(row), row) for row in rows if is_same_kind(row)]
     counts = Counter(request for request, _ in own)
     refused = {request for request, row in own if "error" in row}
     incomplete = {request for request, row in own if counts[request] < row.get("windows", 1)}
     again = requested & (incomplete | refused if settings.retry else incomplete)
-    kept = [row for row in rows if not (is_same_kind(row) and _request_of(row) in again)]
+    kept = [row for row in rows if not (is_same_kind(row) and _find_request(row) in again)]
     return kept, frozenset(counts.keys() - incomplete - again), frozenset(refused - again)
 
 
-def _request_of(row: Row) -> LabelRequest:
+def _find_request(row: Row) -> LabelRequest:
     """Return the request of a row; the windows of a time line have that of their file."""
     if "windows" in row:
         return LabelRequest(row["file"])

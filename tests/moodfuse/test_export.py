@@ -12,7 +12,7 @@ from moodfuse import export
 from moodfuse.cache.errors import InputError, UnknownNameError
 from moodfuse.cache.runs import Result, Run
 from moodfuse.evaluate.intervals import DRAWS, draw_groups
-from moodfuse.export import BEST, ExportSettings, check_planned, export_model, find_result, model_summary
+from moodfuse.export import BEST, ExportSettings, check_planned, export_model, find_result, summarize
 from moodfuse.fuse.settings import AblationSettings
 from moodfuse.model.folder import ARRAYS, ModelCard, ModelSource
 
@@ -23,7 +23,7 @@ def test_an_export_is_the_same_bytes_each_time(trained: Any, tmp_path: Path) -> 
     """Of one run and one cache, the card and the arrays do not change."""
     first = export_model(trained.cache, trained.fewer, ExportSettings(QUICK, tmp_path / "first"))
     again = export_model(trained.cache, trained.fewer, ExportSettings(QUICK, tmp_path / "again"))
-    assert first.card.digest == again.card.digest
+    assert first.digest == again.digest
     assert (tmp_path / "first" / ARRAYS).read_bytes() == (tmp_path / "again" / ARRAYS).read_bytes()
 
 
@@ -35,25 +35,21 @@ def test_the_model_imputes_if_extract_did(
     monkeypatch.setattr(type(trained.cache), "reading", reading)
     lines: list[str] = []
     settings = ExportSettings(QUICK, tmp_path / "a")
-    exported = export_model(trained.cache, trained.fewer, settings, echo=lines.append)
-    assert exported.card.impute
+    assert export_model(trained.cache, trained.fewer, settings, echo=lines.append).impute
     assert "training clips with --allow-partial --deadline 600; pass the same options to predict" in lines[0]
     assert "training clips with --group-pattern '([a-z]+) -'; pass the same to evaluate --model" in lines[1]
-    text = (exported.folder / "MODEL.md").read_text(encoding="utf-8")
+    text = (tmp_path / "a" / "MODEL.md").read_text(encoding="utf-8")
     assert f"Note: {lines[0]}." in text and r"--group-pattern '\(\[a-z\]+\) -'; pass" in text
     refusing = ExportSettings(QUICK, tmp_path / "b", impute=False)
-    assert not export_model(trained.cache, trained.fewer, refusing).card.impute
+    assert not export_model(trained.cache, trained.fewer, refusing).impute
 
 
 def test_windows_of_another_length_than_predict_reads_are_noted() -> None:
     """The note counts the clips whose window is not 30 s long, and gives the lengths."""
-
-    def notes(*ends: float | None) -> tuple[str, ...]:
-        clips = [SimpleNamespace(clip=SimpleNamespace(start_s=5.0, end_s=end)) for end in ends]
-        return export._reading_notes(SimpleNamespace(clips=clips, reading={}))  # type: ignore[arg-type]
-
-    assert notes(None, 35.0) == ()
-    (note,) = notes(None, 35.0, 15.0, 25.0)
+    ends = (None, 35.0, 15.0, 25.0)
+    clips = [SimpleNamespace(clip=SimpleNamespace(start_s=5.0, end_s=end_s)) for end_s in ends]
+    cache: Any = SimpleNamespace(clips=clips, reading={})
+    (note,) = export._reading_notes(cache)
     assert note.startswith(
         "2 of 4 training clips are windows of 10 to 20 s, but predict reads the first 30 s"
     )
@@ -81,19 +77,19 @@ def test_the_smallest_result_that_is_not_worse_is_the_best(monkeypatch: pytest.M
     monkeypatch.setattr(
         export, "why_not_exportable", lambda cache, scored: "it is not here" * (scored.sources == ("c",))
     )
-    accuracies = dict(zip(sizes, (0.9, 0.895, 0.5, 0.9), strict=True))
-    run, lines = run_of(*(result_of(name, value) for name, value in accuracies.items())), list[str]()
-    resamples = draw_groups(run.groups, draws=DRAWS, seed=0)
+    results = [result_of(name, value) for name, value in zip(sizes, (0.9, 0.895, 0.5, 0.9), strict=True)]
+    labels = tuple(("calm", "sad")[number % 2] for number in range(30))
+    names = tuple(map(str, range(30)))
+    run = Run("run-1", "crossfit", ("calm", "sad"), names, labels, names, (0,) * 30, 1, 0, (), tuple(results))
+    resamples, lines = draw_groups(names, draws=DRAWS, seed=0), list[str]()
     cache: Any = None
     best, why = export._select_best(cache, run, resamples, lines.append)
-    assert best.name == "a softmax logits"
+    assert best is results[1]
     assert "the smallest of 2 results (of 3)" in why and "a+b softmax logits" in why
     assert lines == ["1 of 4 results cannot be exported: it is not here"]
-    sizes["a softmax logits"] = 30
-    best, _ = export._select_best(cache, run, resamples, lines.append)
-    assert best.sources == ("a",), "of equal size, the fewer sources"
+    run = replace(run, results=tuple(results[3:]))
     with pytest.raises(InputError, match="no result of run 'run-1' can be exported: it is not here"):
-        export._select_best(cache, run_of(result_of("c softmax logits", 0.9)), resamples, lines.append)
+        export._select_best(cache, run, resamples, lines.append)
 
 
 def test_a_result_is_found_by_its_name() -> None:
@@ -122,23 +118,20 @@ def test_what_cannot_be_exported_is_refused_before_the_fit(trained: Any, tmp_pat
         check_planned(trained.cache, replace(ablation, protocol="leaky"), settings)
 
 
-# MODEL.md
-
-RECIPE: Any = SimpleNamespace(source="onedmcnn|x", modality="sound")
-
-
-def card_with_label(label: str) -> ModelCard:
-    """A card of two labels, one of which is also in its name and its note."""
+def test_the_summary_shows_names_as_they_are() -> None:
+    """Heading, labels, counts, sources and notes are escaped in Markdown."""
     names = ("accuracy", "macro_f1", "auc", "log_loss", "ece")
+    recipe: Any = SimpleNamespace(source="onedmcnn|x", modality="sound")
+    label, shown = "![a](b)\n# <c>", r"\!\[a\]\(b\)\\n\# \<c\>"
     intervals = {f"{name}_ci95": [0.4, None] for name in names}
-    return ModelCard(
+    card = ModelCard(
         name=label,
         run="run-1",
         protocol="crossfit",
         head="softmax",
         level="logits",
-        classes=tuple(sorted(("sad", label))),
-        sources=(ModelSource(RECIPE, None, (), 0),),
+        classes=(label, "sad"),
+        sources=(ModelSource(recipe, None, (), 0),),
         head_kind="linear",
         head_facts={},
         temperature=1.0,
@@ -149,15 +142,7 @@ def card_with_label(label: str) -> ModelCard:
         expected={"clips": 8, "groups": 8, **dict.fromkeys(names, 0.5), **intervals},
         notes=(f"about {label}",),
     )
-
-
-@pytest.mark.parametrize(
-    ("label", "shown"),
-    [("a|b", r"a\|b"), ("a\n# b", r"a\\n\# b"), ("<script>", r"\<script\>"), ("![a](b)", r"\!\[a\]\(b\)")],
-)
-def test_markdown_shows_a_label_as_it_is(label: str, shown: str) -> None:
-    """Heading, labels, counts and notes show it escaped, and so are the names of sources."""
-    text = model_summary(card_with_label(label))
+    text = summarize(card)
     assert text.startswith(f"# {shown}\n")
     assert f"- trained on 8 clips in 8 groups: {shown} 4, sad 4\n" in text
     assert f"\nNote: about {shown}.\n" in text and text.count(shown) == 4

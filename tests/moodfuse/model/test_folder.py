@@ -1,7 +1,6 @@
 """Damaged and hostile model folders are refused with the reason, and nothing in them is run."""
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,114 +11,76 @@ import pytest
 from safetensors.numpy import load, save
 
 from moodfuse.cache.digests import digest, file_digest
-from moodfuse.model.folder import ModelError, read_training, training_file
+from moodfuse.model.folder import ModelError, pack_training_clips, read_training_clips
 from moodfuse.model.model import Model
 
 TREES = "onedmcnn@brief+twodmcnn@brief lightgbm embedding"
 VIDEO = '{"kind":"video","interpolation":"bilinear uint8","crop_px":112,"resize_hw":[128,171]}'
 BODY = "networks/00-body.safetensors"
-Card = dict[str, Any]
-Arrays = dict[str, np.ndarray]
-Damage = Callable[[Path], object]
+ARRAYS = "arrays.safetensors"
 
 
-def change_card(folder: Path, change: Callable[[Card], object] = lambda card: None) -> None:
+def change_card(folder: Path, *, recipe: dict[str, Any] | None = None, **values: Any) -> None:
     """Change the card and make all digests consistent again, as an attacker would."""
     card = json.loads((folder / "model.json").read_text())
     del card["check"]
-    change(card)
-    for name, facts in card.get("files", {}).items():
-        if isinstance(facts, dict) and (folder / name).is_file():
+    card |= values
+    card["sources"][0]["recipe"] |= recipe or {}
+    for name, facts in card["files"].items():
+        if (folder / name).is_file():
             facts.update(sha256=file_digest(folder / name), bytes=(folder / name).stat().st_size)
     (folder / "model.json").write_text(json.dumps({**card, "check": digest(card)}))
 
 
-def card_with(**values: Any) -> Damage:
-    return lambda folder: change_card(folder, lambda card: card.update(values))
+def change_array(folder: Path, name: str, value: np.ndarray | None, *, file: str = ARRAYS) -> None:
+    """Replace or remove an array, and make the card consistent."""
+    arrays = load((folder / file).read_bytes())
+    former = arrays.pop(name, None)
+    if value is not None:
+        arrays[name] = value if value.ndim or former is None else np.full_like(former, value)
+    (folder / file).write_bytes(save(arrays))
+    change_card(folder)
 
 
-def recipe_with(**values: Any) -> Damage:
-    return lambda folder: change_card(folder, lambda card: card["sources"][0]["recipe"].update(values))
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"classes": ["excited", "happy", "sad"]}, "do not fit the card"),
+        ({"classes": ["sad", "excited"]}, "in order"),
+        ({"classes": ["../x", "sad"]}, "empty or a path"),
+        ({"hook": "os.system"}, "unexpected keyword argument 'hook'"),
+        ({"temperature": "hot"}, "model.json: cannot be read as the card"),
+        ({"temperature": 1e9}, "temperature"),
+        ({"level": "pixels"}, "level"),
+        ({"head_kind": "pickle"}, "head"),
+        ({"schema": 99}, "schema 99"),
+        ({"files": {}}, "is not listed under files"),
+        ({"recipe": {"network": "os:system"}}, "unknown source"),
+        ({"recipe": {"threads": 10**9}}, "threads"),
+        ({"recipe": {"preprocessing": VIDEO}}, "input"),
+    ],
+)
+def test_a_wrong_card_is_refused(values: dict[str, Any], message: str, model_copy: Path) -> None:
+    """With the reason, although the digests are consistent."""
+    change_card(model_copy, **values)
+    with pytest.raises(ModelError, match=message):
+        Model.load(model_copy)
 
 
-def arrays_with(change: Callable[[Arrays], object], file: str = "arrays.safetensors") -> Damage:
-    def damage(folder: Path) -> None:
-        arrays = {name: value.copy() for name, value in load((folder / file).read_bytes()).items()}
-        change(arrays)
-        (folder / file).write_bytes(save(arrays))
-        change_card(folder)
-
-    return damage
-
-
-def first_of(name: str, value: float) -> Callable[[Arrays], None]:
-    def change(arrays: Arrays) -> None:
-        arrays[name].flat[0] = value
-
-    return change
-
-
-def flip(file: str) -> Damage:
-    """Flip one bit of a file."""
-
-    def damage(folder: Path) -> None:
-        data = bytearray((folder / file).read_bytes())
-        data[len(data) // 2] ^= 1
-        (folder / file).write_bytes(data)
-
-    return damage
-
-
-def text(content: str) -> Damage:
-    return lambda folder: (folder / "model.json").write_text(content)
-
-
-def outside(path: str) -> Damage:
-    """List a network file outside the folder."""
-
-    def change(card: Card) -> None:
-        card["files"][path] = card["files"].pop(card["sources"][0]["body"])
-        card["sources"][0]["body"] = path
-
-    return lambda folder: change_card(folder, change)
-
-
-DAMAGES: dict[str, tuple[Damage, str]] = {
-    "bit of the card": (flip("model.json"), "model.json"),
-    "bit of the arrays": (flip("arrays.safetensors"), "is not what was written"),
-    "bit of a network": (flip(BODY), "is not what was written"),
-    "no card": (lambda folder: (folder / "model.json").unlink(), "it has no model.json"),
-    "no network": (lambda folder: (folder / BODY).unlink(), "missing, or not a regular file"),
-    "network cut short": (lambda folder: os.truncate(folder / BODY, 1000), "is not what was written"),
-    "relative path": (outside("../outside.safetensors"), "outside the folder"),
-    "absolute path": (outside("/etc/passwd"), "outside the folder"),
-    "other labels": (card_with(classes=["excited", "happy", "sad"]), "do not fit the card"),
-    "labels out of order": (card_with(classes=["sad", "excited"]), "in order"),
-    "label that is a path": (card_with(classes=["../x", "sad"]), "empty or a path"),
-    "unknown key": (card_with(hook="os.system"), "unexpected keyword argument 'hook'"),
-    "text for a number": (card_with(temperature="hot"), "model.json: cannot be read as the card"),
-    "temperature out of range": (card_with(temperature=1e9), "temperature"),
-    "other level": (card_with(level="pixels"), "level"),
-    "other head": (card_with(head_kind="pickle"), "head"),
-    "newer schema": (card_with(schema=99), "schema 99"),
-    "unknown network": (recipe_with(network="os:system"), "unknown source"),
-    "many threads": (recipe_with(threads=10**9), "threads"),
-    "other input": (recipe_with(preprocessing=VIDEO), "input"),
-    "NaN in the head": (arrays_with(first_of("head.weights", np.nan)), "NaN or infinity"),
-    "wrong shape": (arrays_with(lambda arrays: arrays.update({"head.mean": np.zeros(3)})), "float64"),
-    "unknown array": (arrays_with(lambda arrays: arrays.update(extra=np.zeros(3))), "unknown arrays"),
-    "missing array": (arrays_with(lambda arrays: arrays.pop("source.1.fill")), "do not fit the card"),
-    "network of other shape": (arrays_with(lambda arrays: arrays.clear(), BODY), "its bytes differ"),
-    "deep JSON": (text("[" * 1_000_000), "model.json"),
-    "no JSON": (text("\x80\x04cos\nsystem\n"), "model.json"),
-}
-
-
-@pytest.mark.parametrize("name", DAMAGES)
-def test_a_damaged_or_hostile_folder_is_refused(name: str, model_copy: Path) -> None:
-    """With the reason, also if the digests are consistent."""
-    damage, message = DAMAGES[name]
-    damage(model_copy)
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("head.weights", np.array(np.nan), "NaN or infinity"),
+        ("head.mean", np.zeros(3), "float64"),
+        ("extra", np.zeros(3), "unknown arrays"),
+        ("source.1.fill", None, "do not fit the card"),
+    ],
+)
+def test_wrong_arrays_are_refused(
+    name: str, value: np.ndarray | None, message: str, model_copy: Path
+) -> None:
+    """With the reason, although the digests are consistent."""
+    change_array(model_copy, name, value)
     with pytest.raises(ModelError, match=message):
         Model.load(model_copy)
 
@@ -127,19 +88,46 @@ def test_a_damaged_or_hostile_folder_is_refused(name: str, model_copy: Path) -> 
 def test_a_tree_with_a_cycle_is_refused(models: Callable[..., Path], tmp_path: Path) -> None:
     """A node whose child is above it."""
     folder = Path(shutil.copytree(models(TREES), tmp_path / "model"))
-    arrays_with(first_of("head.left", 0))(folder)
+    left = load((folder / ARRAYS).read_bytes())["head.left"].copy()
+    left.flat[0] = 0
+    change_array(folder, "head.left", left)
     with pytest.raises(ModelError, match="left"):
         Model.load(folder)
 
 
-def test_training_clips_are_read_back(trained: Any, model_copy: Path, tmp_path: Path) -> None:
+def test_damaged_missing_and_outside_files_are_refused(model_copy: Path) -> None:
+    """A flipped bit, no network, another card, deep JSON, no card, and a path outside the folder."""
+    card, network = model_copy / "model.json", model_copy / BODY
+    files = {card: card.read_bytes(), network: network.read_bytes()}
+    outside = files[card].replace(BODY.encode(), b"../outside.safetensors")
+    damages = [
+        (network, bytes([files[network][0] ^ 1]) + files[network][1:], "is not what was written"),
+        (network, None, "missing, or not a regular file"),
+        (card, files[card].replace(b'"impute":false', b'"impute":true'), "does not match its digest"),
+        (card, b"[" * 1_000_000, "model.json"),
+        (card, None, "it has no model.json"),
+        (card, outside, "outside the folder"),
+    ]
+    for path, content, message in damages:
+        path.unlink() if content is None else path.write_bytes(content)
+        if content == outside:
+            change_card(model_copy)
+        with pytest.raises(ModelError, match=message):
+            Model.load(model_copy)
+        path.write_bytes(files[path])
+    change_array(model_copy, "moodfuse", np.zeros(1), file=BODY)
+    with pytest.raises(ModelError, match="bytes differ|checksum"):
+        Model.load(model_copy)
+
+
+def test_training_clips_are_read_back(trained: Any, model_copy: Path) -> None:
     """Names, digests and fingerprints are those of the cache; a file without one array is refused."""
     path = model_copy / "training.safetensors"
-    assert path.read_bytes() == training_file(trained.cache)
-    rules, clips = read_training(path)
+    assert path.read_bytes() == pack_training_clips(trained.cache)
+    rules, clips = read_training_clips(path)
     assert rules and [clip.id for clip in clips] == [status.clip.id for status in trained.cache.clips]
     assert [clip.digest for clip in clips] == [status.digest for status in trained.cache.clips]
-    assert all(len(clip.peak_times) == len(clip.peak_bins) > 0 for clip in clips)
-    arrays_with(lambda arrays: arrays.pop("group_ends"), path.name)(model_copy)
+    assert all(len(clip.marks.peak_times) == len(clip.marks.peak_bins) > 0 for clip in clips)
+    change_array(model_copy, "group_ends", None, file=path.name)
     with pytest.raises(ModelError, match="not a list of training clips"):
-        read_training(path)
+        read_training_clips(path)

@@ -18,9 +18,13 @@ Predict = Callable[..., int]
     ("options", "message"),
     [
         ([], "give one of --model DIR and --cache DIR"),
-        (["--model", "none", "--cache", "w"], "give one of --model DIR and --cache DIR"),
         (["--model", "none", "--format", "parquet"], "give --output"),
         (["--model", "none", "--output", "x.doc"], "give --format"),
+        (["--model", "none", "--output", "x.csv", "--format", "table"], "table is for reading"),
+        (
+            ["--model", "none", "--timeline", "--allow-partial"],
+            "--allow-partial cannot be used with a time line",
+        ),
         (["--model", "none", "--html", "x.html", "y.mp4"], "show one video"),
         (["--model", "none"], "no such model"),
         (["--model", "none", "--retry"], "--retry tries"),
@@ -39,11 +43,8 @@ def test_wrong_usage_is_exit_code_two(options: list[str], message: str, predict:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "interrupted; nothing is kept; with --output FILE a stopped run can continue"),
-        (
-            ["--output", "x.jsonl"],
-            "interrupted; the rows written so far are kept, run the command again to continue",
-        ),
+        ([], "nothing is kept; with --output FILE"),
+        (["--output", "x.jsonl"], "the rows written so far are kept"),
     ],
 )
 def test_an_interrupt_reports_what_is_kept(
@@ -56,7 +57,7 @@ def test_an_interrupt_reports_what_is_kept(
 
     monkeypatch.setattr(batch, "label_all", interrupted)
     assert predict("--model", "none", *options, "x.mp4") == 130
-    assert capfd.readouterr().err.strip() == message
+    assert capfd.readouterr().err.startswith(f"interrupted; {message}")
 
 
 def test_a_cache_gives_the_model_of_its_newest_run(trained: Any, tmp_path: Path) -> None:

@@ -16,20 +16,20 @@ from moodfuse.model.predictions import LabelRequest, Prediction, Refusal, Source
 from moodfuse.predict import PredictSettings
 from moodfuse.predict.outputs import (
     Output,
-    csv_columns,
-    csv_line,
-    csv_row,
     flatten,
-    json_line,
+    format_csv,
+    format_csv_row,
+    format_json,
+    format_table,
+    list_columns,
+    make_row,
     open_output,
-    row_of,
-    table_line,
 )
 
 FORMATS = ("jsonl", "csv", "parquet")
 MODEL = "0" * 16
 CLASSES = ("calm", "sad")
-COLUMNS = csv_columns(CLASSES, ("one", "two"))
+COLUMNS = list_columns(CLASSES, ("one", "two"))
 SOURCES = (
     SourceContribution("one", np.array([0.5, 0.5]), np.array([0.75, 0.25])),
     SourceContribution("two", None, np.array([0.25, 0.75])),
@@ -39,12 +39,14 @@ SOURCES = (
 def predicted(file: str, start_s: float = 0.0) -> dict[str, Any]:
     """A row with a prediction."""
     prediction = Prediction(file, CLASSES, np.array([0.25, 0.75]), start_s, start_s + 30, "sound", SOURCES)
-    return row_of(prediction, LabelRequest(file, start_s), model=MODEL, threshold=0.5)
+    return make_row(prediction, LabelRequest(file, start_s), model=MODEL, threshold=0.5)
 
 
 def refused(file: str) -> dict[str, Any]:
     """A row of a file that cannot be labelled."""
-    return row_of(Refusal(file, "truncated", f"{file} ends"), LabelRequest(file), model=MODEL, threshold=0.5)
+    return make_row(
+        Refusal(file, "truncated", f"{file} ends"), LabelRequest(file), model=MODEL, threshold=0.5
+    )
 
 
 def open_with(path: Path, *, model: str = MODEL, requested: tuple[str, ...] = (), **options: Any) -> Output:
@@ -76,42 +78,35 @@ def test_a_row_has_the_prediction_or_the_reason() -> None:
     assert row["sources"]["one"]["adds"] == 0.5 and row["sources"]["two"]["own"] is None
     assert "start_s" not in row and predicted("a.mp4", start_s=3.0)["start_s"] == 3.0
     assert refused("b") == {"file": "b", "error": "truncated", "detail": "b ends", "model": MODEL}
-
-
-def test_a_flat_row_has_the_columns_of_the_table() -> None:
-    """One column per label and two per source."""
-    flat = flatten(predicted("a.mp4"))
+    flat = flatten(row)
     assert set(flat) <= set(COLUMNS)
     assert flat["probability:sad"] == 0.75 and flat["own:one"] == "calm" and flat["own:two"] is None
 
 
 def test_file_names_of_any_bytes() -> None:
-    """CSV escapes bytes that are not UTF-8; JSON lines give the very bytes back."""
-    name = os.fsdecode(b"caf\xe9\xff.mp4")
-    text = csv_line(COLUMNS) + csv_row(refused(name), COLUMNS)
-    assert next(csv.DictReader(io.StringIO(text)))["file"] == "caf\\udce9\\udcff.mp4"
-    assert os.fsencode(json.loads(json_line(refused(name)))["file"]) == b"caf\xe9\xff.mp4"
+    """CSV escapes bytes that are not UTF-8 and quotes line ends; JSON lines give the very bytes back."""
+    name = os.fsdecode(b"caf\xe9\r\xff.mp4")
+    text = format_csv(COLUMNS) + format_csv_row(refused(name), COLUMNS)
+    assert text.count("\n") == 2
+    (row,) = csv.DictReader(io.StringIO(text, newline=""))
+    assert row["file"] == "caf\\udce9\r\\udcff.mp4"
+    assert os.fsencode(json.loads(format_json(refused(name)))["file"]) == b"caf\xe9\r\xff.mp4"
 
 
 def test_the_table_shows_uncertainty_and_contributions() -> None:
-    """With `why` a line for each source."""
-    assert table_line(predicted("a.mp4") | {"uncertain": True}, width=6, why=True) == (
+    """With `why` a line for each source; control characters of file names and sources are escaped."""
+    assert format_table(predicted("a.mp4") | {"uncertain": True}, width=6, why=True) == (
         "a.mp4   sad 0.75 uncertain  (calm 0.25)  without audio\n"
         "          one: by itself calm 0.50; without it calm 0.75, sad 0.25 (+0.50)\n"
         "          two: not in this file; without it sad 0.75, sad 0.75 (+0.00)\n"
     )
     row = predicted("a.mp4", start_s=65.5) | {"end_s": 95.5}
-    assert (
-        table_line(row, width=6, why=False) == "a.mp4   1:05.5-1:35.5  sad 0.75  (calm 0.25)  without audio\n"
-    )
-
-
-def test_control_characters_do_not_reach_a_terminal() -> None:
-    """The table escapes control characters of file names and sources."""
-    text = table_line(refused("a\x1b[2J\r.mp4"), width=9, why=True)
-    source = predicted("a")["sources"]["one"]
-    text += table_line(predicted("a") | {"sources": {"\x1b]0;x": source}}, width=9, why=True)
-    assert not {"\x1b", "\r"} & set(text) and "a\\x1b[2J\\r.mp4 ends\n" in text
+    window = format_table(row, width=6, why=False)
+    assert window == "a.mp4   1:05.5-1:35.5  sad 0.75  (calm 0.25)  without audio\n"
+    row = predicted("a\x1b[2J\r.mp4")
+    row["sources"]["\x1b]0;x"] = row["sources"]["one"]
+    text = format_table(row, width=9, why=True)
+    assert not {"\x1b", "\r"} & set(text) and text.startswith("a\\x1b[2J\\r.mp4 ")
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -131,24 +126,15 @@ def test_a_stopped_run_continues(form: str, tmp_path: Path) -> None:
     assert names_in(path) == ["a\nb", "a\nb", "b", "c"]
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"model": "1" * 16}, "of another model .*, or choose another --output"),
-        ({"threshold": 0.8}, "another --threshold than 0.8; repeat that"),
-        ({"timeline": True, "hop_s": 2.0}, r"with another --hop \(5 s, not 2 s\); repeat that, or choose"),
-    ],
-)
-def test_rows_of_other_settings_are_never_mixed(
-    options: dict[str, Any], message: str, tmp_path: Path
-) -> None:
-    """Another model, threshold or hop is an error, and the output stays as it is."""
+def test_rows_of_other_settings_are_never_mixed(tmp_path: Path) -> None:
+    """Another model or threshold is an error, and the output stays as it is."""
     path = tmp_path / "out.jsonl"
-    windows = [predicted("c") | {"start_s": start_s, "windows": 3} for start_s in (0.0, 5.0, 8.0)]
-    write(path, predicted("a"), refused("d"), *windows, timeline=True)
+    write(path, predicted("a"), refused("d"))
     before = path.read_bytes()
-    with pytest.raises(InputError, match=message):
-        open_with(path, **options)
+    with pytest.raises(InputError, match="of another model .*, or choose another --output"):
+        open_with(path, model="1" * 16)
+    with pytest.raises(InputError, match="another --threshold than 0.8; repeat that"):
+        open_with(path, threshold=0.8)
     assert path.read_bytes() == before
     assert open_with(path, threshold=0.75).done
 
@@ -161,12 +147,6 @@ def test_a_file_of_another_program_is_left_as_it_is(form: str, text: str, tmp_pa
     with pytest.raises(InputError, match="choose another"):
         open_with(path)
     assert path.read_text() == text
-
-
-def test_a_device_is_no_output(tmp_path: Path) -> None:
-    (tmp_path / "out.jsonl").symlink_to("/dev/null")
-    with pytest.raises(InputError, match="not a regular file"):
-        open_with(tmp_path / "out.jsonl")
 
 
 @pytest.mark.parametrize("form", FORMATS)
