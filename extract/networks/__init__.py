@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moodfuse.extract.networks.registry import NETWORKS, build_network, network_spec
-from moodfuse.extract.networks.specs import (
+from moodfuse.extract.networks.registry import (
+    NETWORKS,
     AudioPreprocessing,
     NetworkSpec,
     Preprocessing,
     VideoPreprocessing,
+    build_network,
     input_size,
+    network_spec,
     preprocessing_from_record,
 )
 from moodfuse.extract.networks.weights.fetch import fetch_weights, print_weights

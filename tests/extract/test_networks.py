@@ -172,25 +172,3 @@ def test_batchnorm_keeps_statistics_where_pretrained() -> None:
     network.train()
     network(clips("twodmcnn", 1))
     assert not torch.equal(network.get_buffer("norms.0.running_mean"), before)
-
-
-@pytest.mark.parametrize(("name", "seconds"), [("onedmcnn", 2), ("twodmcnn", 7)])
-def test_shortest_crop(name: str, seconds: int) -> None:
-    """The shortest crop of the table passes, and one sample less is refused."""
-    network = make(name)
-    with torch.inference_mode():
-        assert bool(network.trunk(torch.rand(1, seconds * 16_000)).isfinite().all())
-    with pytest.raises(
-        ValueError, match=rf"{name}: got a batch of shape .* expected \[N, samples >= {seconds * 16_000}\]"
-    ):
-        network.trunk(torch.rand(1, seconds * 16_000 - 1))
-
-
-@pytest.mark.usefixtures("narrow")
-@pytest.mark.parametrize(
-    ("name", "shape"), [("c3d", (1, 3, 15, 112, 112)), ("c3d", (1, 3, 16, 112, 100)), ("i3d", (3, 32, 9, 9))]
-)
-def test_other_video_shapes_are_refused(name: str, shape: tuple[int, ...]) -> None:
-    """A batch of another shape is an error that names both shapes."""
-    with pytest.raises(ValueError, match=rf"{name}: got a batch of shape \[.*expected \[N, 3, T >= "):
-        make(name).trunk(torch.zeros(shape))
