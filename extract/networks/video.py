@@ -183,7 +183,7 @@ class Mixed(nn.Module):
 
 
 class I3D(Network):
-    """Inception-v1 inflated, on RGB frames in [-1, 1]; the embedding is the mean of Mixed_5c, 1024 numbers."""
+    """Inception-v1 inflated; the embedding is the global average of Mixed_5c: 1024 numbers."""
 
     def __init__(self, spec: NetworkSpec, num_classes: int) -> None:
         super().__init__(spec, num_classes, dropout=0.5)

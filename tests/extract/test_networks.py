@@ -121,34 +121,16 @@ def test_features_of_new_weights(name: str, request: pytest.FixtureRequest) -> N
     assert all(0.05 < float(features.square().mean().sqrt()) < 20 for features in (first, second))
 
 
-@pytest.mark.parametrize(
-    ("name", "learning_rate", "count", "steps"),
-    [("onedmcnn", 1e-3, 2, 5), ("twodmcnn", 1e-3, 2, 10), ("c3d", 3e-5, 1, 1), ("i3d", 1e-4, 1, 3)],
-)
-def test_full_tuning_learns(
-    name: str, learning_rate: float, count: int, steps: int, request: pytest.FixtureRequest
-) -> None:
-    """A few Adam steps over all parameters lower the loss on fixed clips, measured in eval mode.
-
-    Here c3d has few channels; benchmarks/tuning_steps.py tunes it at full width.
-    """
+@pytest.mark.parametrize("name", NETWORKS)
+def test_full_tuning_reaches_every_parameter(name: str, request: pytest.FixtureRequest) -> None:
+    """The loss of a clip has a gradient, finite and not zero, for the weights of every layer."""
     if name == "c3d":
         request.getfixturevalue("narrow")
-    network = make(name, num_classes=2)
-    x, labels = clips(name, count), torch.arange(count)
-    optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
-    with torch.inference_mode():
-        before = float(F.cross_entropy(network(x)[1], labels))
-    network.train()
-    for _ in range(steps):
-        optimizer.zero_grad()
-        F.cross_entropy(network(x)[1], labels).backward()
-        optimizer.step()
-    assert all(parameter.grad is not None for parameter in network.parameters())
-    network.eval()
-    with torch.inference_mode():
-        after = float(F.cross_entropy(network(x)[1], labels))
-    assert after < before
+    network = make(name, num_classes=2).train()
+    F.cross_entropy(network(clips(name, 1))[1], torch.tensor([0])).backward()
+    for key, parameter in network.named_parameters():
+        assert parameter.grad is not None and bool(parameter.grad.isfinite().all()), key
+        assert parameter.ndim == 1 or bool(parameter.grad.any()), key
 
 
 @pytest.mark.usefixtures("narrow")

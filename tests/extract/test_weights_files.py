@@ -134,8 +134,16 @@ def test_unusable_files_are_refused(name: str, tmp_path: Path) -> None:
     assert not (tmp_path / "harmed").exists()
 
 
-@pytest.mark.parametrize("where", ["model_weights", "model_weights/conv2d_2", BIAS])
-@pytest.mark.parametrize("how", ["external link", "external storage", "virtual"])
+@pytest.mark.parametrize(
+    ("where", "how"),
+    [
+        ("model_weights", "external link"),
+        ("model_weights/conv2d_2", "external link"),
+        (BIAS, "external link"),
+        (BIAS, "external storage"),
+        (BIAS, "virtual"),
+    ],
+)
 def test_another_file_is_never_opened(tmp_path: Path, where: str, how: str) -> None:
     """A link, external storage or virtual dataset to another file is refused without opening that file."""
     path, pipe = tmp_path / "tagger.hdf5", tmp_path / "pipe"

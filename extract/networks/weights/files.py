@@ -136,7 +136,7 @@ def _read_keras(path: Path) -> dict[str, Tensor]:
             arrays = _keras_arrays(file)
     except ValueError as error:
         raise WeightsError(f"{path}: {error}; fetch the file again from its publisher") from error
-    except (OSError, RuntimeError, KeyError, TypeError) as error:
+    except (OSError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(
             f"{path}: not a readable HDF5 file ({error}); it may be cut short: fetch it again"
         ) from error
@@ -153,24 +153,16 @@ def _keras_arrays(file: Mapping[str, Any]) -> dict[str, np.ndarray]:
             f"no group {KERAS_ROOT}; expected the Keras 2 file of the music tagger, which "
             "moodfuse weights fetch twodmcnn-msd-choi fetches"
         )
-    root = _keras_group(file, KERAS_ROOT)
-    arrays = {}
-    for layer in root:
-        group = _keras_group(root, layer)
-        if layer in group:
-            group = _keras_group(group, layer)
-        for name in group:
-            array = get_member(group, name)
-            check_array(array, f"{layer}/{name}")
-            arrays[f"{layer}/{name}"] = read_array(array)
+    arrays: dict[str, np.ndarray] = {}
+
+    def add(path: str, member: object) -> None:
+        if not isinstance(member, Mapping):  # an HDF5 group is a mapping
+            check_array(member, path)
+            layer, *_, name = path.split("/")
+            arrays[f"{layer}/{name}"] = read_array(member)
+
+    get_member(file, KERAS_ROOT).visititems(add)  # visits no links
     return arrays
-
-
-def _keras_group(parent: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    group = get_member(parent, name)
-    if not isinstance(group, Mapping):  # an HDF5 group is a mapping
-        raise ValueError(f"{name} is not a group; expected the weights of the Keras 2 music tagger")
-    return group
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
