@@ -166,12 +166,8 @@ class TwoDMCNN(Network):
 
     def trunk(self, x: Tensor) -> Tensor:
         """Features ``[N, 160]``, float32, of waveforms ``[N, samples]`` in [-1, 1] at 16 kHz, from 7 s."""
-        return self.mel_features(self.log_mel(self.resample(x)))
-
-    def mel_features(self, log_mel: Tensor) -> Tensor:
-        """Features ``[N, 160]``, float32, of standardised log-mel spectrograms ``[N, 1, 96, frames]``."""
         features = []
-        x = log_mel
+        x = self.log_mel(self.resample(x))
         for block, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
             if block > 0:
                 x = F.max_pool2d(x, POOLS[block - 1])

@@ -116,6 +116,8 @@ def _declared_facts(path: Path, network: str, known: KnownWeights | None) -> Wei
         provenance = json.loads(metadata.get(METADATA_KEY, "{}"))
         if provenance.get("format") != METADATA_FORMAT:
             return None
+        if provenance["schema"] != SCHEMA:
+            raise ValueError(f"schema {provenance['schema']}, expected {SCHEMA}")
         preprocessing = preprocessing_from_record(provenance["preprocessing"])
         facts = WeightsFacts(path, sha256, OWN, preprocessing, provenance["bn_eps"], provenance["known"])
         of_network = provenance["network"]
