@@ -11,7 +11,6 @@ from moodfuse.extract.networks.registry import (
     NetworkSpec,
     Preprocessing,
     VideoPreprocessing,
-    build_network,
     input_size,
     network_spec,
     preprocessing_from_record,
@@ -81,6 +80,8 @@ def create_network(name: str, *, num_classes: int, weights: str | Path | None = 
     WeightsError
         If the weights are unknown, unreadable or those of another network.
     """
+    from moodfuse.extract.networks.base import build_network  # imports torch
+
     network = build_network(name, num_classes)
     if weights is not None:
         load_weights(network, weights)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from moodfuse.extract.networks.registry import NetworkSpec, Preprocessing
+from moodfuse.extract.networks.registry import NetworkSpec, Preprocessing, import_object, network_spec
 
 CLASSIFIER_STD = 0.01
 Triple = tuple[int, int, int]
@@ -104,6 +104,13 @@ class Network(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         nn.init.normal_(self.classifier[1].weight, std=CLASSIFIER_STD)  # type: ignore[arg-type]
+
+
+def build_network(name: str, num_classes: int) -> Network:
+    """Create a network in eval mode, initialised from torch's global random state."""
+    spec = network_spec(name)
+    network: Network = import_object(spec.factory)(spec, num_classes)
+    return network.eval()
 
 
 def global_mean(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The table of networks, the records that describe them, and functions that create one. Imports no torch."""
+"""The table of networks, and the records that describe them. Imports no torch."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from moodfuse.cache.errors import UnknownNameError
-
-if TYPE_CHECKING:
-    from moodfuse.extract.networks.base import Network
 
 Depth = Literal["frozen", "head", "full"]
 Modality = Literal["video", "audio"]
 TORCHVISION = "torchvision:"
 """Prefix of the names of torchvision's video models."""
+TORCHVISION_FACTORY = "moodfuse.extract.networks.torchvision_video:torchvision_spec"
 ENTRY_POINT_GROUP = "moodfuse.networks"
 INTERPOLATION = "bilinear uint8"
 # Mean of the Sports-1M training frames (the average of the mean cube published with C3D), here in RGB order.
@@ -191,9 +189,8 @@ def network_spec(name: str) -> NetworkSpec:
     """
     if name.startswith(TORCHVISION):
         # Imports torch, which only a user of these models waits for.
-        from moodfuse.extract.networks.torchvision_video import torchvision_spec
-
-        return torchvision_spec(name)
+        torchvision_spec: NetworkSpec = import_object(TORCHVISION_FACTORY)(name)
+        return torchvision_spec
     if name in NETWORKS:
         return NETWORKS[name]
     added = entry_points(group=ENTRY_POINT_GROUP)
@@ -203,9 +200,7 @@ def network_spec(name: str) -> NetworkSpec:
     return spec
 
 
-def build_network(name: str, num_classes: int) -> Network:
-    """Create a network in eval mode, initialised from torch's global random state."""
-    spec = network_spec(name)
-    module, _, attribute = spec.factory.partition(":")
-    network: Network = getattr(importlib.import_module(module), attribute)(spec, num_classes)
-    return network.eval()
+def import_object(path: str) -> Any:
+    """The object that ``module:name`` stands for."""
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)

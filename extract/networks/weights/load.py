@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from moodfuse.cache.digests import file_digest
 from moodfuse.cache.files import METADATA_KEY
-from moodfuse.extract.networks.registry import Preprocessing, build_network, preprocessing_from_record
+from moodfuse.extract.networks.registry import Preprocessing, preprocessing_from_record
 from moodfuse.extract.networks.weights.fetch import fetch_weights
 from moodfuse.extract.networks.weights.files import (
     WeightsError,
@@ -101,7 +101,12 @@ def weights_facts(weights: str | Path, network: str) -> WeightsFacts:
 
 @lru_cache(64)
 def _cached_facts(path: Path, network: str, known: KnownWeights | None, mtime_ns: int) -> WeightsFacts:
-    return _declared_facts(path, network, known) or load_weights(build_network(network, num_classes=1), path)
+    facts = _declared_facts(path, network, known)
+    if facts is None:
+        from moodfuse.extract.networks.base import build_network  # imports torch
+
+        facts = load_weights(build_network(network, num_classes=1), path)
+    return facts
 
 
 def _declared_facts(path: Path, network: str, known: KnownWeights | None) -> WeightsFacts | None:
