@@ -58,7 +58,7 @@ class StandIn:
         duration_s = self._open(path)
         starts_s = np.arange(0.0, max(hop_s, duration_s - 30.0), hop_s)
         rows = self._shares(0.4, len(starts_s))
-        refusals = ()
+        refusals: tuple[tuple[int, Refusal], ...] = ()
         if len(starts_s) > 4:
             rows[2] = np.nan
             refusals = (
