@@ -34,7 +34,7 @@ setup(
     package_data={
         "moodfuse": ["py.typed"],
         "moodfuse.cache": ["FORMAT.md"],
-        "moodfuse.extract.recipes": ["*.toml"],
+        "moodfuse.extract": ["recipes/*.toml"],
         "moodfuse.evaluate": ["*.json"],
         "moodfuse.evaluate.report": ["templates/*"],
         "moodfuse.model": ["MODEL.md.j2"],

@@ -34,9 +34,8 @@ from moodfuse.extract.media.renditions import SHORT_SIDE_PX, media_of
 from moodfuse.extract.media_supply import FrozenTrunk
 from moodfuse.extract.networks import create_network
 from moodfuse.extract.networks.base import global_mean
-from moodfuse.extract.networks.c3d import C3D, CONVOLUTIONS, POOLS
 from moodfuse.extract.networks.hardware import has_bfloat16
-from moodfuse.extract.networks.i3d import BODY, I3D
+from moodfuse.extract.networks.video import C3D, C3D_CONVOLUTIONS, C3D_POOLS, I3D, I3D_BODY
 from moodfuse.extract.pipeline import extract_features
 from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
 from moodfuse.extract.settings import ExtractSettings, NetworkChoice
@@ -90,10 +89,10 @@ class PlainC3D(C3D):
 
     def trunk(self, x: torch.Tensor) -> torch.Tensor:
         """As that of `C3D`."""
-        for name, _, _ in CONVOLUTIONS:
+        for name, _, _ in C3D_CONVOLUTIONS:
             x = torch.nn.functional.relu(self.get_submodule(name)(x))
-            if name in POOLS:
-                kernel, padding = POOLS[name]
+            if name in C3D_POOLS:
+                kernel, padding = C3D_POOLS[name]
                 x = torch.nn.functional.max_pool3d(x, kernel, kernel, padding)
         return x.mean(dim=2).flatten(1)
 
@@ -103,7 +102,7 @@ class PlainI3D(I3D):
 
     def trunk(self, x: torch.Tensor) -> torch.Tensor:
         """As that of `I3D`."""
-        for name in BODY:
+        for name in I3D_BODY:
             x = self.get_submodule(name)(x)
         return global_mean(x)
 

@@ -20,7 +20,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -32,7 +31,7 @@ from moodfuse.cache.records import ClipStatus
 from moodfuse.cache.store import FeatureCache
 from moodfuse.extract.inference import Rows, SourceWorker, autocast, make_network
 from moodfuse.extract.media_supply import source_media
-from moodfuse.extract.networks import c3d, load_weights_file
+from moodfuse.extract.networks import load_weights_file
 
 SOURCES = ("onedmcnn", "twodmcnn", "c3d", "i3d")
 PIECES = {"c3d": (16, 32), "i3d": (16, 64)}
@@ -96,7 +95,7 @@ def probe(worker: SourceWorker, digest: str, size: tuple[int, int] | None) -> Te
     if size is not None:
         frames, side = size
         x = x[:, :, :frames, :side, :side].contiguous(memory_format=torch.channels_last_3d)
-    with autocast(worker.recipe), patch.object(c3d, "SIDE_PX", x.shape[-1]):  # c3d takes one size only
+    with autocast(worker.recipe):
         return worker.network.trunk(x)
 
 

@@ -1,7 +1,6 @@
 """Read recipe files (TOML) and make the `Recipe` of each source from them. Imports no torch."""
 
 import logging
-import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -16,10 +15,10 @@ from moodfuse.cache.errors import InputError, UnknownNameError
 from moodfuse.cache.recipe import DEPTHS, Recipe, Tuning
 from moodfuse.cache.store import FeatureCache
 from moodfuse.extract.networks import NetworkSpec, WeightsFacts, network_spec, weights_facts
-from moodfuse.extract.networks.hardware import check_compiler, check_precision
+from moodfuse.extract.networks.hardware import check_compiler, check_precision, resolve_device
 
 log = logging.getLogger(__name__)
-DEVICES = ("auto", "cpu", "cuda")
+RECIPES = resources.files("moodfuse.extract") / "recipes"
 DEFAULT = "default"
 # Former names of recipes, which caches may hold: accepted with a notice.
 FORMER_NAMES = {"seed": "zhou2022", "seed-adam": "zhou2022-adam", "seed-sgd": "zhou2022-sgd"}
@@ -122,7 +121,7 @@ def recipe_descriptions() -> dict[str, str]:
 @cache
 def recipe_names() -> tuple[str, ...]:
     """Names of the recipes that come with the program."""
-    files = resources.files("moodfuse.extract.recipes").iterdir()
+    files = RECIPES.iterdir()
     return tuple(sorted(Path(file.name).stem for file in files if file.name.endswith(".toml")))
 
 
@@ -130,7 +129,7 @@ def read_recipe_file(name: str) -> dict[str, Any]:
     """The tables of a recipe, by name or path."""
     name = FORMER_NAMES.get(name, name)
     if name in recipe_names():
-        file = resources.files("moodfuse.extract.recipes") / f"{name}.toml"
+        file = RECIPES / f"{name}.toml"
     elif Path(name).is_file():
         file = Path(name)
     else:
@@ -149,15 +148,7 @@ def read_recipe_file(name: str) -> dict[str, Any]:
 
 
 def build_recipe(source: str, choice: RecipeChoice) -> Recipe:
-    """The recipe of a source.
-
-    Raises
-    ------
-    UnknownNameError
-        If the network is unknown.
-    InputError
-        If the recipe file has no settings for this network and depth, or a weights file is missing.
-    """
+    """The recipe of a source; `InputError` if the recipe file has no settings for its network and depth."""
     network = source.partition("@")[0]
     spec = network_spec(network)
     name = choice.recipe_of(source)
@@ -224,18 +215,3 @@ def _read_tuning(source: str, depth: str, table: Mapping[str, Any], recipe: str,
     if depth == "full" and spec.min_crop_s and 0 < tuning.crop_s < spec.min_crop_s:
         raise InputError(f"{where}: crop_s is {tuning.crop_s}; needs {spec.min_crop_s} or more")
     return tuning
-
-
-def resolve_device(device: str) -> str:
-    """``cpu`` or ``cuda``; ``auto`` is CUDA if available. torch is imported only for an NVIDIA device."""
-    if device not in DEVICES:
-        raise InputError(f"--device {device!r} is unknown; known: {', '.join(DEVICES)}")
-    if device == "cpu" or (device == "auto" and not os.path.exists("/dev/nvidiactl")):
-        return "cpu"
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    if device == "cuda":
-        raise InputError("--device cuda: torch finds no CUDA device; use --device cpu")
-    return "cpu"

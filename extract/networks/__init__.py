@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moodfuse.extract.networks.registry import NETWORKS, build_network, network_spec
-from moodfuse.extract.networks.specs import (
+from moodfuse.extract.networks.registry import (
+    NETWORKS,
     AudioPreprocessing,
     NetworkSpec,
     Preprocessing,
     VideoPreprocessing,
     input_size,
+    network_spec,
     preprocessing_from_record,
 )
 from moodfuse.extract.networks.weights.fetch import fetch_weights, print_weights
@@ -79,6 +80,8 @@ def create_network(name: str, *, num_classes: int, weights: str | Path | None = 
     WeightsError
         If the weights are unknown, unreadable or those of another network.
     """
+    from moodfuse.extract.networks.base import build_network  # imports torch
+
     network = build_network(name, num_classes)
     if weights is not None:
         load_weights(network, weights)

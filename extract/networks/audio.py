@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moodfuse.extract.networks.base import Network, check_audio_batch, global_mean
-from moodfuse.extract.networks.specs import NetworkSpec
+from moodfuse.extract.networks.base import Network, global_mean
+from moodfuse.extract.networks.registry import NetworkSpec
 
 CHANNELS = 32
 
@@ -59,7 +59,6 @@ class OneDMCNN(Network):
 
     def trunk(self, x: Tensor) -> Tensor:
         """Features ``[N, 256]``, float32, of waveforms ``[N, samples]`` in [-1, 1] at 16 kHz, from 2 s."""
-        check_audio_batch(x, self.spec)
         features = []
         signal = x.unsqueeze(1)
         for convolution in self.convolutions:
@@ -167,13 +166,8 @@ class TwoDMCNN(Network):
 
     def trunk(self, x: Tensor) -> Tensor:
         """Features ``[N, 160]``, float32, of waveforms ``[N, samples]`` in [-1, 1] at 16 kHz, from 7 s."""
-        check_audio_batch(x, self.spec)
-        return self.mel_features(self.log_mel(self.resample(x)))
-
-    def mel_features(self, log_mel: Tensor) -> Tensor:
-        """Features ``[N, 160]``, float32, of standardised log-mel spectrograms ``[N, 1, 96, frames]``."""
         features = []
-        x = log_mel
+        x = self.log_mel(self.resample(x))
         for block, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
             if block > 0:
                 x = F.max_pool2d(x, POOLS[block - 1])

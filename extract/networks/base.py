@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from moodfuse.cache.errors import InputError
-from moodfuse.extract.networks.specs import NetworkSpec, Preprocessing
+from moodfuse.extract.networks.registry import NetworkSpec, Preprocessing, import_object, network_spec
 
 CLASSIFIER_STD = 0.01
 Triple = tuple[int, int, int]
@@ -47,7 +46,7 @@ class Network(nn.Module):
     def trunk(self, x: Tensor) -> Tensor:
         """Compute the activations ``[N, activation_width]``, float32; only depth ``full`` tunes these layers.
 
-        The batch is ``[N, 3, T, H, W]`` for video, ``[N, samples]`` for audio, else `InputError`.
+        The batch is ``[N, 3, T, H, W]`` for video, ``[N, samples]`` for audio.
         """
         raise NotImplementedError
 
@@ -107,24 +106,11 @@ class Network(nn.Module):
         nn.init.normal_(self.classifier[1].weight, std=CLASSIFIER_STD)  # type: ignore[arg-type]
 
 
-def check_video_batch(x: Tensor, *, network: str, min_frames: int, side_px: int | None = None) -> None:
-    """Check that a batch is ``[N, 3, T, H, W]`` with enough frames and sides of `side_px` pixels."""
-    fits = x.ndim == 5 and x.shape[1] == 3 and x.shape[2] >= min_frames
-    if not fits or (side_px is not None and tuple(x.shape[3:]) != (side_px, side_px)):
-        side = "H, W" if side_px is None else f"{side_px}, {side_px}"
-        raise InputError(
-            f"{network}: got a batch of shape {list(x.shape)}, expected [N, 3, T >= {min_frames}, {side}]; "
-            "prepare frames with extract.media.preprocess.video_input"
-        )
-
-
-def check_audio_batch(x: Tensor, spec: NetworkSpec) -> None:
-    """Check that a batch is ``[N, samples]`` with at least ``spec.min_samples`` samples."""
-    if x.ndim != 2 or x.shape[1] < spec.min_samples:
-        raise InputError(
-            f"{spec.name}: got a batch of shape {list(x.shape)}, expected [N, samples >= {spec.min_samples}] "
-            "of mono audio at 16 kHz"
-        )
+def build_network(name: str, num_classes: int) -> Network:
+    """Create a network in eval mode, initialised from torch's global random state."""
+    spec = network_spec(name)
+    network: Network = import_object(spec.factory)(spec, num_classes)
+    return network.eval()
 
 
 def global_mean(x: Tensor) -> Tensor:
@@ -133,13 +119,11 @@ def global_mean(x: Tensor) -> Tensor:
     return x.flatten(2).mean(dim=2, dtype=torch.float32)
 
 
-def max_pool(
-    x: Tensor, kernel: Triple, stride: Triple, *, padding: Triple = (0, 0, 0), ceil_mode: bool = False
-) -> Tensor:
+def max_pool(x: Tensor, kernel: Triple, stride: Triple, padding: Triple) -> Tensor:
     """Max pooling of ``[N, C, T, H, W]`` in the dtype of its input."""
     # Autocast on CPU pools in float32: twice the bytes, for the same maxima. It is left on only where
     # gradients of overlapping windows add up.
     overlapping = any(size > step for size, step in zip(kernel, stride, strict=True))
     keep_autocast = torch.is_grad_enabled() and overlapping
     with nullcontext() if keep_autocast else torch.autocast(x.device.type, enabled=False):
-        return F.max_pool3d(x, kernel, stride, padding=padding, ceil_mode=ceil_mode)
+        return F.max_pool3d(x, kernel, stride, padding)

@@ -1,4 +1,4 @@
-"""Whether the processor and the system support bfloat16 and compiling networks with torch."""
+"""The device that networks run on, and whether it supports bfloat16 and compiling with torch."""
 
 import os
 import shutil
@@ -9,8 +9,24 @@ from pathlib import Path
 
 from moodfuse.cache.errors import InputError
 
+DEVICES = ("auto", "cpu", "cuda")
 # Names of the bfloat16 instructions in Linux's /proc/cpuinfo, on x86 and on Arm.
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+
+
+def resolve_device(device: str) -> str:
+    """``cpu`` or ``cuda``; ``auto`` is CUDA if available. torch is imported only for an NVIDIA device."""
+    if device not in DEVICES:
+        raise InputError(f"--device {device!r} is unknown; known: {', '.join(DEVICES)}")
+    if device == "cpu" or (device == "auto" and not os.path.exists("/dev/nvidiactl")):
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if device == "cuda":
+        raise InputError("--device cuda: torch finds no CUDA device; use --device cpu")
+    return "cpu"
 
 
 def has_bfloat16(device: str) -> bool:
@@ -43,20 +59,9 @@ def check_precision(precision: str, device: str) -> None:
 
 
 def check_compiler(device: str, *, asked: str = "--compile", otherwise: str = "leave --compile out") -> None:
-    """Check that torch can compile networks here.
+    """Check that torch can compile networks here; the message names the option and what to do instead.
 
-    Parameters
-    ----------
-    device : str
-        For ``"cpu"`` torch needs a C++ compiler; for ``"cuda"`` a C compiler, for the code that launches
-        kernels.
-    asked, otherwise : str
-        For the message: what asks for compiling, and what to do instead.
-
-    Raises
-    ------
-    InputError
-        If the compiler or Python's headers are missing.
+    For ``"cpu"`` torch needs a C++ compiler, for ``"cuda"`` a C compiler, for the code that launches kernels.
     """
     variable, names = ("CC", ["clang", "gcc"]) if device == "cuda" else ("CXX", ["g++"])
     if sys.platform == "darwin" and device == "cpu":

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from moodfuse.cache.errors import MoodfuseError, UnknownNameError
-from moodfuse.extract.networks.base import CLASSIFIER_STD, Network, check_video_batch, global_mean
-from moodfuse.extract.networks.specs import TORCHVISION, NetworkSpec, VideoPreprocessing, input_size
+from moodfuse.extract.networks.base import CLASSIFIER_STD, Network, global_mean
+from moodfuse.extract.networks.registry import TORCHVISION, NetworkSpec, VideoPreprocessing
 
 try:
     import torchvision
@@ -103,7 +103,5 @@ class TorchvisionVideo(Network):
 
     def trunk(self, x: Tensor) -> Tensor:
         """Features ``[N, activation_width]``, float32, of frames ``[N, 3, T, S, S]``."""
-        _, frames, side_px = input_size(self.spec.preprocessing)
-        check_video_batch(x, network=self.spec.name, min_frames=frames, side_px=side_px)
         features: Tensor = self.body(x)
         return features.float() if features.ndim == 2 else global_mean(features)

@@ -7,6 +7,7 @@ GET  /health        that the service runs, and its model
 """
 
 import json
+import re
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from functools import partial
@@ -16,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moodfuse.cache.records import WINDOW_S
 from moodfuse.evaluate.markup import report_style, script_data, script_digest
@@ -37,12 +40,20 @@ from moodfuse.serve.messages import (
     read_query,
     timeline_json,
 )
-from moodfuse.serve.security import LOOPBACK_NAMES, SECURITY_HEADERS, SecurityMiddleware
 from moodfuse.serve.uploads import check_upload, save_upload
 
 if TYPE_CHECKING:
     from moodfuse.model.model import Model
 
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+SECURITY_HEADERS = {
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "cache-control": "no-store",
+}
 ROUTES = "POST /predict, GET /, GET /health and GET /schema.json"
 
 
@@ -55,8 +66,9 @@ def make_app(
 ) -> Starlette:
     """Make the application.
 
-    Several threads use the model at once. `hosts` are the names allowed in the `Host` header, `None` allows
-    any; the private folder for uploads is made in `temporary`. Its `state.jobs` is the `JobQueue`.
+    Several threads use the model at once. `hosts` are the names allowed in the `Host` header, without port;
+    `None` allows any. The private folder for uploads is made in `temporary`. Its `state.jobs` is the
+    `JobQueue`.
     """
     jobs = JobQueue(limits, parent=temporary)
     page = render_page(model.name, model.classes, limits=limits)
@@ -158,7 +170,60 @@ async def _answer_disconnected(request: Request, error: Exception) -> Response:
 async def _answer_internal_error(request: Request, error: Exception) -> Response:
     # The traceback is in the log. This handler is outside the middleware.
     detail = "the service failed on this request; the log of the service has the cause"
-    return RequestError("failed", detail, headers={**SECURITY_HEADERS, "connection": "close"}).response
+    return RequestError("failed", detail, headers=SECURITY_HEADERS).response
+
+
+class SecurityMiddleware:
+    """ASGI middleware that checks each request and adds headers to each answer.
+
+    A service on a loopback address answers only to loopback names (DNS rebinding), and a POST that a browser
+    sends for another origin is refused; no CORS header is ever sent. Starlette's TrustedHostMiddleware does
+    not support IPv6 addresses and answers in plain text.
+    """
+
+    def __init__(self, app: ASGIApp, *, hosts: Collection[str] | None) -> None:
+        self.app, self.hosts = app, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+
+        async def send_answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(raw=message["headers"])
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        error = None
+        if scope["type"] == "http":
+            error = check_request(scope["method"], Headers(scope=scope), hosts=self.hosts)
+        await (self.app if error is None else error.response)(scope, receive, send_answer)
+
+
+def check_request(method: str, headers: Headers, *, hosts: Collection[str] | None) -> RequestError | None:
+    """Return the error of a request that is refused at every address, or `None`."""
+    if "transfer-encoding" in headers and "content-length" in headers:
+        return RequestError(
+            "malformed",
+            "the request has both Content-Length and Transfer-Encoding, so its length is ambiguous; "
+            "send only one of them",
+            headers={"connection": "close"},
+        )
+    host = headers.get("host", "")
+    if hosts is not None and re.sub(r":\d+$", "", host.lower()) not in hosts:
+        return RequestError(
+            "wrong_host", f"the Host header is {host[:80]!r}, expected {' or '.join(sorted(hosts))}"
+        )
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    own_origins = (None, f"http://{host}", f"https://{host}")
+    foreign = site not in (None, "same-origin", "none") or origin not in own_origins
+    if foreign and method not in ("GET", "HEAD", "OPTIONS"):
+        return RequestError(
+            "cross_origin",
+            f"a page of {(origin or site or '')[:80]!r} sent this request, expected the page of this "
+            "service; use the page at /, or a program",
+        )
+    return None
 
 
 def render_page(name: str, classes: tuple[str, ...], *, limits: Limits) -> HTMLResponse:

@@ -94,9 +94,8 @@ def serve_command(
     if missing:
         raise InputError(f"{', '.join(missing)} cannot be imported; run: pip install 'moodfuse[serve]'")
     from moodfuse.model.model import Model
-    from moodfuse.serve.app import make_app
+    from moodfuse.serve.app import LOOPBACK_NAMES, make_app
     from moodfuse.serve.messages import MIB, Limits
-    from moodfuse.serve.security import LOOPBACK_NAMES
 
     limits = Limits(upload_bytes=max_upload * MIB, request_s=timeout, at_once=at_once, waiting=waiting)
     local = _is_loopback(host)

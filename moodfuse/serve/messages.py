@@ -32,7 +32,6 @@ STATUSES: dict[str, int] = {
     "failed": 500,
     "stopping": 503,
     "out_of_time": 504,
-    "no_space": 507,
 }
 """HTTP status of each error code. A file that cannot be read has 422 and the code of its `MediaError`."""
 

@@ -1,6 +1,5 @@
 """Uploads: checks of their headers, and saving them to a file without holding them in memory."""
 
-import errno
 import re
 import shutil
 from pathlib import Path
@@ -45,12 +44,7 @@ def check_upload(headers: Headers, *, limits: Limits) -> None:
 async def save_upload(request: Request, path: Path, *, limits: Limits) -> str:
     """Write the file in the body of a request to a new file, and return the client's name of it, cleaned.
 
-    The caller removes the file.
-
-    Raises
-    ------
-    RequestError
-        If the upload is too large, too slow, empty or malformed, or the disk is full.
+    Raises `RequestError` if it is too large, too slow, empty or malformed. The caller removes the file.
     """
     received = 0
 
@@ -72,12 +66,7 @@ async def save_upload(request: Request, path: Path, *, limits: Limits) -> str:
             "slow_upload",
             f"the upload took longer than {limits.upload_s:g} s; send a smaller file, or use a faster "
             "connection",
-        ) from error
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise RequestError(
-            "no_space", "no space left for the upload on the server; try again later"
+            headers={"connection": "close"},
         ) from error
     size = path.stat().st_size
     if size > limits.upload_bytes:

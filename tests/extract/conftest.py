@@ -12,7 +12,7 @@ import pytest
 from moodfuse.cache.folds import PlanChoice
 from moodfuse.cache.store import FeatureCache
 from moodfuse.extract import media_supply, pending
-from moodfuse.extract.networks import c3d, i3d
+from moodfuse.extract.networks import video
 from moodfuse.extract.pending import Estimate
 from moodfuse.extract.pipeline import Extraction, extract_features
 from moodfuse.extract.recipe_files import RecipeChoice
@@ -181,12 +181,9 @@ def all_depths(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Depths:
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     """c3d and i3d with few channels, for tests of what happens around them."""
     widths = (4, 4, 4, 4, 4, 4, 4, 512)
-    names = [name for name, _, _ in c3d.CONVOLUTIONS]
-    monkeypatch.setattr(c3d, "CONVOLUTIONS", tuple(zip(names, (3, *widths), widths, strict=False)))
-    monkeypatch.setattr(
-        i3d,
-        "CONVOLUTIONS",
-        {name: (4, kernel, stride) for name, (_, kernel, stride) in i3d.CONVOLUTIONS.items()},
-    )
-    last = list(i3d.MIXED)[-1]
-    monkeypatch.setattr(i3d, "MIXED", dict.fromkeys(i3d.MIXED, (1,) * 6) | {last: i3d.MIXED[last]})
+    names = [name for name, _, _ in video.C3D_CONVOLUTIONS]
+    monkeypatch.setattr(video, "C3D_CONVOLUTIONS", tuple(zip(names, (3, *widths), widths, strict=False)))
+    stem = {name: (4, kernel, stride) for name, (_, kernel, stride) in video.I3D_CONVOLUTIONS.items()}
+    monkeypatch.setattr(video, "I3D_CONVOLUTIONS", stem)
+    last = list(video.MIXED)[-1]
+    monkeypatch.setattr(video, "MIXED", dict.fromkeys(video.MIXED, (1,) * 6) | {last: video.MIXED[last]})

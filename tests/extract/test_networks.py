@@ -121,34 +121,16 @@ def test_features_of_new_weights(name: str, request: pytest.FixtureRequest) -> N
     assert all(0.05 < float(features.square().mean().sqrt()) < 20 for features in (first, second))
 
 
-@pytest.mark.parametrize(
-    ("name", "learning_rate", "count", "steps"),
-    [("onedmcnn", 1e-3, 2, 5), ("twodmcnn", 1e-3, 2, 10), ("c3d", 3e-5, 1, 1), ("i3d", 1e-4, 1, 3)],
-)
-def test_full_tuning_learns(
-    name: str, learning_rate: float, count: int, steps: int, request: pytest.FixtureRequest
-) -> None:
-    """A few Adam steps over all parameters lower the loss on fixed clips, measured in eval mode.
-
-    Here c3d has few channels; benchmarks/tuning_steps.py tunes it at full width.
-    """
+@pytest.mark.parametrize("name", NETWORKS)
+def test_full_tuning_reaches_every_parameter(name: str, request: pytest.FixtureRequest) -> None:
+    """The loss of a clip has a finite gradient in every parameter, which is not zero in the first layer."""
     if name == "c3d":
         request.getfixturevalue("narrow")
-    network = make(name, num_classes=2)
-    x, labels = clips(name, count), torch.arange(count)
-    optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
-    with torch.inference_mode():
-        before = float(F.cross_entropy(network(x)[1], labels))
-    network.train()
-    for _ in range(steps):
-        optimizer.zero_grad()
-        F.cross_entropy(network(x)[1], labels).backward()
-        optimizer.step()
-    assert all(parameter.grad is not None for parameter in network.parameters())
-    network.eval()
-    with torch.inference_mode():
-        after = float(F.cross_entropy(network(x)[1], labels))
-    assert after < before
+    network = make(name, num_classes=2).train()
+    F.cross_entropy(network(clips(name, 1))[1], torch.tensor([0])).backward()
+    gradients = [parameter.grad for parameter in network.parameters()]
+    assert all(gradient is not None and bool(gradient.isfinite().all()) for gradient in gradients)
+    assert gradients[0] is not None and bool(gradients[0].any())
 
 
 @pytest.mark.usefixtures("narrow")
@@ -172,25 +154,3 @@ def test_batchnorm_keeps_statistics_where_pretrained() -> None:
     network.train()
     network(clips("twodmcnn", 1))
     assert not torch.equal(network.get_buffer("norms.0.running_mean"), before)
-
-
-@pytest.mark.parametrize(("name", "seconds"), [("onedmcnn", 2), ("twodmcnn", 7)])
-def test_shortest_crop(name: str, seconds: int) -> None:
-    """The shortest crop of the table passes, and one sample less is refused."""
-    network = make(name)
-    with torch.inference_mode():
-        assert bool(network.trunk(torch.rand(1, seconds * 16_000)).isfinite().all())
-    with pytest.raises(
-        ValueError, match=rf"{name}: got a batch of shape .* expected \[N, samples >= {seconds * 16_000}\]"
-    ):
-        network.trunk(torch.rand(1, seconds * 16_000 - 1))
-
-
-@pytest.mark.usefixtures("narrow")
-@pytest.mark.parametrize(
-    ("name", "shape"), [("c3d", (1, 3, 15, 112, 112)), ("c3d", (1, 3, 16, 112, 100)), ("i3d", (3, 32, 9, 9))]
-)
-def test_other_video_shapes_are_refused(name: str, shape: tuple[int, ...]) -> None:
-    """A batch of another shape is an error that names both shapes."""
-    with pytest.raises(ValueError, match=rf"{name}: got a batch of shape \[.*expected \[N, 3, T >= "):
-        make(name).trunk(torch.zeros(shape))

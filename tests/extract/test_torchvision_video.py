@@ -73,9 +73,8 @@ def test_embedding_is_what_enters_the_last_linear_layer(name: str, tmp_path: Pat
     model = get_model(name).eval()
     torch.save(model.state_dict(), tmp_path / "model.pth")
     network = create_network(f"torchvision:{name}", num_classes=6, weights=tmp_path / "model.pth")
-    head = [module for module in model.modules() if isinstance(module, (torch.nn.Linear, torch.nn.Conv3d))][
-        -1
-    ]
+    layers = (torch.nn.Linear, torch.nn.Conv3d)
+    head = [module for module in model.modules() if isinstance(module, layers)][-1]
     x = torch.rand(1, *SHAPES[name])
     with torch.inference_mode():
         embedding = network.embed(network.get_submodule("body")(x))
@@ -99,17 +98,15 @@ def test_unknown_models_list_the_known() -> None:
         network_spec("torchvision:resnet18")
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_weights_are_those_of_torchvision(name: str) -> None:
+def test_weights_are_those_of_torchvision() -> None:
     """The table has each of torchvision's weights with its address and the digest in its name."""
-    weights = get_model_weights(name)
-    known = known_weights(f"torchvision:{name}")
-    assert set(known) == {*(entry.name for entry in weights), "DEFAULT"}
-    assert known["DEFAULT"].url == weights.DEFAULT.url
-    for entry in weights:
-        assert (
-            f"-{known[entry.name].check.value}.pth" in entry.url and len(known[entry.name].check.value) == 8
-        )
+    for name in NAMES:
+        weights, known = get_model_weights(name), known_weights(f"torchvision:{name}")
+        assert set(known) == {*(entry.name for entry in weights), "DEFAULT"}
+        assert known["DEFAULT"].url == weights.DEFAULT.url
+        for entry in weights:
+            digest = known[entry.name].check.value
+            assert f"-{digest}.pth" in entry.url and len(digest) == 8
 
 
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:

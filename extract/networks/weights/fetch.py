@@ -100,13 +100,7 @@ def _download(url: str, part: Path) -> None:
 
 
 def print_weights(network: str | None, *, wide: bool) -> None:
-    """Print the published weights of one or all networks as a table, or with `wide` all facts of each.
-
-    Raises
-    ------
-    UnknownNameError
-        If no network has this name.
-    """
+    """Print the published weights of one or all networks as a table, or with `wide` all facts of each."""
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table

@@ -41,13 +41,7 @@ class WeightsError(InputError):
 
 
 def file_kind(path: Path) -> str:
-    """``safetensors``, ``torch`` or ``hdf5``, recognised by content.
-
-    Raises
-    ------
-    WeightsError
-        If it is none of them or cannot be read.
-    """
+    """``safetensors``, ``torch`` or ``hdf5``, recognised by content; `WeightsError` for any other file."""
     if not path.is_file():
         raise WeightsError(
             f"{path}: no such file; expected safetensors, a PyTorch state dict, or Keras 2 HDF5"
@@ -70,14 +64,7 @@ def file_kind(path: Path) -> str:
 
 
 def read_arrays(path: Path) -> dict[str, Tensor]:
-    """The arrays of a weights file of any kind, under the names that they have in the file.
-
-    Raises
-    ------
-    WeightsError
-        If the file is damaged, would run code or read other files, or holds anything but dense arrays by
-        name.
-    """
+    """The arrays of a weights file of any kind, under the names that they have in the file."""
     readers = {"safetensors": _read_safetensors, "torch": _read_torch, "hdf5": _read_keras}
     return readers[file_kind(path)](path)
 
@@ -141,25 +128,15 @@ def _torch_reason(error: Exception) -> str:
 
 
 def _read_keras(path: Path) -> dict[str, Tensor]:
-    """Arrays of a Keras 2 HDF5 file as ``layer/array``, convolution kernels in the axis order of PyTorch.
-
-    The older file for Theano (Keras 1) is refused: its BatchNorm normalises by the statistics of the batch
-    that is predicted (``mode=2``), so that features depend on the other clips of the batch.
-    """
+    """Arrays of a Keras 2 HDF5 file as ``layer/array``, convolution kernels in the axis order of PyTorch."""
     import torch
 
     try:
         with open_hdf5(path) as file:
-            if any(name.startswith("convolution2d_") for name in file) or "ConvBNEluDr" in file:
-                raise ValueError(
-                    "the older Theano file of the tagger (Keras 1), whose BatchNorm depends on the batch; it "
-                    "is not read: use keras2_model/model_best.hdf5 of the same repository "
-                    "(moodfuse weights fetch twodmcnn-msd-choi)"
-                )
             arrays = _keras_arrays(file)
     except ValueError as error:
         raise WeightsError(f"{path}: {error}; fetch the file again from its publisher") from error
-    except (OSError, RuntimeError, KeyError, TypeError) as error:
+    except (OSError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(
             f"{path}: not a readable HDF5 file ({error}); it may be cut short: fetch it again"
         ) from error
@@ -172,25 +149,20 @@ def _read_keras(path: Path) -> dict[str, Tensor]:
 def _keras_arrays(file: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Arrays by ``layer/array``; no link to another file is followed."""
     if KERAS_ROOT not in file:
-        raise ValueError(f"no group {KERAS_ROOT}; expected the weights of the Keras 2 music tagger")
-    root = _keras_group(file, KERAS_ROOT)
-    arrays = {}
-    for layer in root:
-        group = _keras_group(root, layer)
-        if layer in group:
-            group = _keras_group(group, layer)
-        for name in group:
-            array = get_member(group, name)
-            check_array(array, f"{layer}/{name}")
-            arrays[f"{layer}/{name}"] = read_array(array)
+        raise ValueError(
+            f"no group {KERAS_ROOT}; expected the Keras 2 file of the music tagger, which "
+            "moodfuse weights fetch twodmcnn-msd-choi fetches"
+        )
+    arrays: dict[str, np.ndarray] = {}
+
+    def add(path: str, member: object) -> None:
+        if not isinstance(member, Mapping):  # an HDF5 group is a mapping
+            check_array(member, path)
+            layer, *_, name = path.split("/")
+            arrays[f"{layer}/{name}"] = read_array(member)
+
+    get_member(file, KERAS_ROOT).visititems(add)  # visits no links
     return arrays
-
-
-def _keras_group(parent: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    group = get_member(parent, name)
-    if not isinstance(group, Mapping):  # an HDF5 group is a mapping
-        raise ValueError(f"{name} is not a group; expected the weights of the Keras 2 music tagger")
-    return group
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
@@ -203,13 +175,7 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
 
 
 def load_weights_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and metadata of a file that `save_weights` wrote.
-
-    Raises
-    ------
-    DamagedPartError
-        If the content is not what was written.
-    """
+    """Tensors and metadata of a file of `save_weights`; `DamagedPartError` if its checksum differs."""
     from safetensors.torch import load_file
 
     check_sealed(path)

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 
 from moodfuse.cache.digests import file_digest
 from moodfuse.cache.files import METADATA_KEY
-from moodfuse.extract.networks.registry import build_network
-from moodfuse.extract.networks.specs import Preprocessing, preprocessing_from_record
+from moodfuse.extract.networks.registry import Preprocessing, preprocessing_from_record
 from moodfuse.extract.networks.weights.fetch import fetch_weights
 from moodfuse.extract.networks.weights.files import (
     WeightsError,
@@ -35,7 +34,6 @@ from moodfuse.extract.networks.weights.published import (
     OWN,
     KnownWeights,
     known_weights,
-    recognise_file,
     recognise_layout,
 )
 
@@ -57,7 +55,7 @@ class WeightsFacts:
     layout: str  # how its arrays are named: a key of LAYOUTS
     preprocessing: Preprocessing  # the input that the weights expect
     bn_eps: float | None = None  # epsilon of BatchNorm that they need; None keeps the network's own
-    known: str | None = None  # name of the published weights, where a name or a digest identifies them
+    known: str | None = None  # name of the published weights, if they were given by it
     dropped: tuple[str, ...] = ()  # layers of the original task, which are not loaded
 
     @property
@@ -96,35 +94,46 @@ def resolve_weights(weights: str | Path, network: str) -> tuple[Path, KnownWeigh
 
 
 def weights_facts(weights: str | Path, network: str) -> WeightsFacts:
-    """Facts of weights by name, digest or provenance; only a file without any of these is loaded for them."""
+    """Facts of weights by name or provenance; only a file without either is loaded for them."""
     path, known = resolve_weights(weights, network)
     return _cached_facts(path, network, known, path.stat().st_mtime_ns)
 
 
 @lru_cache(64)
 def _cached_facts(path: Path, network: str, known: KnownWeights | None, mtime_ns: int) -> WeightsFacts:
-    return _declared_facts(path, network, known) or load_weights(build_network(network, num_classes=1), path)
+    facts = _declared_facts(path, network, known)
+    if facts is None:
+        from moodfuse.extract.networks.base import build_network  # imports torch
+
+        facts = load_weights(build_network(network, num_classes=1), path)
+    return facts
 
 
 def _declared_facts(path: Path, network: str, known: KnownWeights | None) -> WeightsFacts | None:
-    """Facts by name, digest or provenance, without reading the arrays."""
+    """Facts by name or provenance, without reading the arrays."""
     kind, sha256 = file_kind(path), file_digest(path)
-    known = known or recognise_file(path, network)
     if known is not None:
         return WeightsFacts(
             path, sha256, known.layout, known.preprocessing, known.bn_eps, known.name, known.drops
         )
-    provenance = (
-        json.loads(safetensors_metadata(path).get(METADATA_KEY, "{}")) if kind == "safetensors" else {}
-    )
-    if provenance.get("format") != METADATA_FORMAT:
-        return None
-    if provenance["network"] != network:
-        raise WeightsError(f"{path}: weights of {provenance['network']}, not of {network}")
-    if provenance["schema"] != SCHEMA:
-        raise WeightsError(f"{path}: written by another version of moodfuse; convert the weights again")
-    preprocessing = preprocessing_from_record(provenance["preprocessing"])
-    return WeightsFacts(path, sha256, OWN, preprocessing, provenance["bn_eps"], provenance["known"])
+    metadata = safetensors_metadata(path) if kind == "safetensors" else {}
+    try:
+        provenance = json.loads(metadata.get(METADATA_KEY, "{}"))
+        if provenance.get("format") != METADATA_FORMAT:
+            return None
+        if provenance["schema"] != SCHEMA:
+            raise ValueError(f"schema {provenance['schema']}, expected {SCHEMA}")
+        preprocessing = preprocessing_from_record(provenance["preprocessing"])
+        facts = WeightsFacts(path, sha256, OWN, preprocessing, provenance["bn_eps"], provenance["known"])
+        of_network = provenance["network"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(
+            f"{path}: its metadata cannot be read by this version of moodfuse ({error!r}); convert the "
+            "weights again"
+        ) from error
+    if of_network != network:
+        raise WeightsError(f"{path}: weights of {of_network}, not of {network}")
+    return facts
 
 
 def _recognised_facts(path: Path, names: Collection[str], network: Network) -> WeightsFacts:

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from moodfuse.cache.errors import UnknownNameError
-from moodfuse.extract.networks.registry import SPORTS1M_MEAN_RGB, network_spec
-from moodfuse.extract.networks.specs import (
+from moodfuse.extract.networks.registry import (
+    SPORTS1M_MEAN_RGB,
     TORCHVISION,
     AudioPreprocessing,
     Preprocessing,
     VideoPreprocessing,
+    network_spec,
 )
 
 OWN = "moodfuse"
@@ -221,13 +222,7 @@ def all_weights(network: str | None = None) -> list[KnownWeights]:
 
 
 def named_weights(name: str) -> KnownWeights:
-    """One entry by ``NAME`` or ``NETWORK=NAME``; for torchvision's models ``torchvision:MODEL[=NAME]``.
-
-    Raises
-    ------
-    UnknownNameError
-        If there is no such entry; the message lists the known ones.
-    """
+    """One entry by ``NAME`` or ``NETWORK=NAME``; for torchvision's models ``torchvision:MODEL[=NAME]``."""
     network, _, weights = name.partition("=")
     if network.startswith(TORCHVISION):
         table, weights = known_weights(network), weights or "DEFAULT"
@@ -238,14 +233,6 @@ def named_weights(name: str) -> KnownWeights:
     if weights not in table:
         raise UnknownNameError("weights", name, [*(table or KNOWN_WEIGHTS), f"{TORCHVISION}MODEL=NAME"])
     return table[weights]
-
-
-def recognise_file(path: Path, network: str) -> KnownWeights | None:
-    """The entry whose published digest a file has; the prefix in a file name is too short for this."""
-    for known in known_weights(network).values():
-        if known.check.kind in ("sha256", "git-blob") and known.check.compute(path) == known.check.value:
-            return known
-    return None
 
 
 @dataclass(frozen=True, kw_only=True)

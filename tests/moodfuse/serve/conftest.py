@@ -1,7 +1,6 @@
 """A service with a stand-in for a model, and clients in threads."""
 
 import os
-import runpy
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -10,32 +9,24 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[3]
-
-
-@pytest.fixture(scope="session")
-def script() -> SimpleNamespace:
-    """The functions of the benchmark of the service."""
-    return SimpleNamespace(**runpy.run_path(str(ROOT / "benchmarks" / "serve_load.py")))
+from running_service import StandIn, make_clip_bytes, served, wait_until_empty
 
 
 @pytest.fixture(scope="session")
-def clip(script: SimpleNamespace) -> bytes:
+def clip() -> bytes:
     """A real video of two seconds."""
-    return script.make_clip_bytes()
+    return make_clip_bytes()
 
 
 @pytest.fixture(scope="session")
-def start_service(script: SimpleNamespace) -> Callable[..., Any]:
+def start_service() -> Callable[..., Any]:
     """Starts a service whose private folder is in `folder`, and is removed when it has stopped."""
+    from moodfuse.serve.messages import MIB, Limits
 
     @contextmanager
     def start(folder: Path, *, limits: Any = None, labeller: Any = None) -> Iterator[Any]:
-        limits = limits or script.Limits(
-            upload_bytes=2 * script.MIB, upload_s=2.0, request_s=1.0, at_once=1, waiting=2
-        )
-        with script.served(labeller or script.StandIn(), limits=limits, temporary=folder) as running:
+        limits = limits or Limits(upload_bytes=2 * MIB, upload_s=2.0, request_s=1.0, at_once=1, waiting=2)
+        with served(labeller or StandIn(), limits=limits, temporary=folder) as running:
             yield running
         assert os.listdir(folder) == []
 
@@ -43,11 +34,9 @@ def start_service(script: SimpleNamespace) -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def shared(
-    script: SimpleNamespace, start_service: Callable, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Any]:
+def shared(start_service: Callable, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A service that the quick tests share, with its stand-in for a model and its folder."""
-    folder, labeller = tmp_path_factory.mktemp("service"), script.StandIn(delay_s=30)
+    folder, labeller = tmp_path_factory.mktemp("service"), StandIn(delay_s=30)
     with start_service(folder, labeller=labeller) as running:
         yield SimpleNamespace(ask=running.ask, predict=running.predict, raw=running.raw, labeller=labeller,
                               folder=folder, address=(running.host, running.port),
@@ -55,17 +44,17 @@ def shared(
 
 
 @pytest.fixture
-def service(script: SimpleNamespace, shared: Any) -> Iterator[Any]:
+def service(shared: Any) -> Iterator[Any]:
     """The shared service, which must have no file left when the test is over."""
     shared.labeller.opened.clear()
     shared.labeller.gate.clear()
     yield shared
     shared.labeller.gate.set()
-    assert script.wait_until_empty(shared.folder, seconds=5) == []
+    assert wait_until_empty(shared.folder, seconds=5) == []
 
 
 @pytest.fixture
 def in_background() -> Iterator[Callable]:
     """Starts calls in threads."""
-    with ThreadPoolExecutor(4) as threads:
+    with ThreadPoolExecutor(8) as threads:
         yield threads.submit

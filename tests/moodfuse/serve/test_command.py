@@ -2,7 +2,6 @@
 
 import os
 import re
-import runpy
 import signal
 import socket
 import subprocess
@@ -17,13 +16,13 @@ from click.testing import CliRunner
 
 pytest.importorskip("uvicorn", reason="the extra is missing: pip install 'moodfuse[serve]'")
 
+from running_service import SLOW, Served, StandIn, wait_until, wait_until_empty
+
 from moodfuse.serve import command
 from moodfuse.serve.command import serve_command
 from moodfuse.serve.messages import MIB, Limits
 
 ROOT = Path(__file__).resolve().parents[3]
-load_script = SimpleNamespace(**runpy.run_path(str(ROOT / "benchmarks" / "serve_load.py")))
-StandIn, SLOW = load_script.StandIn, load_script.SLOW_MARK * 100
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,10 +33,10 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 COMMAND = """
-import runpy, sys, types
-script = runpy.run_path(sys.argv.pop(1))
+import sys, types
+from running_service import StandIn
 module = types.ModuleType("moodfuse.model.model")
-load = lambda folder, device, limits: script["StandIn"](delay_s=60)
+load = lambda folder, device, limits: StandIn(delay_s=60)
 module.Model = type("Model", (), {"load": staticmethod(load)})
 sys.modules["moodfuse.model.model"] = module
 from moodfuse.cli import main
@@ -48,21 +47,24 @@ main(sys.argv[1:])
 @pytest.mark.parametrize("busy", [False, True])
 def test_the_command_serves_until_it_is_interrupted(tmp_path: Path, clip: bytes, busy: bool) -> None:
     """It prints its address, labels, and ends at Ctrl-C; with a thread at work, at the second."""
-    script = str(ROOT / "benchmarks" / "serve_load.py")
-    call = [sys.executable, "-c", COMMAND, script, "serve", "--model", "m", "--port", "0"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    call = [sys.executable, "-c", COMMAND, "serve", "--model", "m", "--port", "0"]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join((str(ROOT), str(Path(__file__).parent))),
+        "TMPDIR": str(tmp_path),
+    }
     with subprocess.Popen(call, stderr=subprocess.PIPE, env=environment, text=True) as process:
         assert process.stderr is not None
         said = process.stderr.readline()
         match = re.search(r"http://127.0.0.1:(\d+)/", said)
         assert match, said + process.stderr.read()
-        running = load_script.Served("127.0.0.1", int(match[1]))
-        load_script.wait_until(lambda: connects(running))
+        running = Served("127.0.0.1", int(match[1]))
+        wait_until(lambda: connects(running))
         assert running.predict(clip).status == 200 and len(os.listdir(tmp_path)) == 1
         if busy:
             with ThreadPoolExecutor(1) as background:
                 waits = background.submit(running.predict, SLOW)
-                load_script.wait_until(lambda: bool(load_script.wait_until_empty(tmp_path, seconds=0)))
+                wait_until(lambda: bool(wait_until_empty(tmp_path, seconds=0)))
                 process.send_signal(signal.SIGINT)
                 assert waits.result().code == "stopping"
         process.send_signal(signal.SIGINT)

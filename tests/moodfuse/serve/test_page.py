@@ -1,21 +1,19 @@
 """The page of the service in a browser: a video is sent, its label and time line are shown."""
 
-import runpy
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 pytest.importorskip("uvicorn", reason="the extra is missing: pip install 'moodfuse[serve]'")
 
+from running_service import SLOW_MARK, StandIn, make_clip_bytes, served
+
 from moodfuse.serve.app import render_page
 from moodfuse.serve.messages import MIB, Limits
 
-ROOT = Path(__file__).resolve().parents[3]
-load_script = SimpleNamespace(**runpy.run_path(str(ROOT / "benchmarks" / "serve_load.py")))
 LIMITS = Limits(upload_bytes=2 * MIB, timeline_s=70.0)
 SHORT = replace(LIMITS, timeline_s=50.0)
 WAIT_MS = 15_000
@@ -33,8 +31,8 @@ def test_the_page_names_its_model_and_limits_as_text() -> None:
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder, labeller = tmp_path_factory.mktemp("page"), load_script.StandIn(delay_s=1.0)
-    with load_script.served(labeller, limits=LIMITS, temporary=folder) as running:
+    folder, labeller = tmp_path_factory.mktemp("page"), StandIn(delay_s=1.0)
+    with served(labeller, limits=LIMITS, temporary=folder) as running:
         yield f"http://{running.host}:{running.port}/"
 
 
@@ -42,7 +40,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A minute, small."""
     path = tmp_path_factory.mktemp("video") / "song.mp4"
-    path.write_bytes(load_script.make_clip_bytes(60.0))
+    path.write_bytes(make_clip_bytes(60.0))
     return path
 
 
@@ -149,12 +147,12 @@ def test_limits_are_said_before_anything_is_sent(tab: Any, video: Path, tmp_path
         "\xa0", " "
     )
     assert "POST" not in requests
-    slow = {"name": "slow.mp4", "mimeType": "video/mp4", "buffer": load_script.SLOW_MARK}
+    slow = {"name": "slow.mp4", "mimeType": "video/mp4", "buffer": SLOW_MARK}
     tab.set_input_files("#file", files=[slow])
     wait_until(tab, "document.getElementById('status').textContent.startsWith('Labelling slow.mp4')")
     tab.locator("#cancel").click()
     assert tab.locator("#going:visible").count() == 0 and tab.locator("#problem:visible").count() == 0
-    with load_script.served(load_script.StandIn(), limits=SHORT, temporary=tmp_path) as running:
+    with served(StandIn(), limits=SHORT, temporary=tmp_path) as running:
         address = f"http://{running.host}:{running.port}/"
         tab.goto(address)
         label_video(tab, video)

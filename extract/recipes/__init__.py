@@ -1,1 +1,0 @@
-"""Recipe files (TOML) that come with the program."""
