@@ -22,7 +22,7 @@ from moodfuse.cache.storage.files import (
     write_aside,
     write_text,
 )
-from moodfuse.cache.storage.hdf5 import check_array, get_member, open_hdf5, read_array
+from moodfuse.cache.storage.parts import check_array, get_member, open_hdf5, read_array
 
 __all__ = [
     "METADATA_KEY",
