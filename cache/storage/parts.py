@@ -1,10 +1,12 @@
-"""Parts: immutable HDF5 files of arrays, each named by the digest of its content; `cache/FORMAT.md` has the form.
+"""Parts: immutable HDF5 files of arrays, each named by the digest of its content.
+
+`cache/FORMAT.md` is the published form.
 
 A part begins with a header of 512 bytes, HDF5's user block, with the digest of every byte behind it. It is
 checked before HDF5 opens the file, on the first read in a process: damaged HDF5 can end a process or ask for
-any amount of memory. The author of a malicious file can write matching digests, so links, storage and size of
-an array are checked too, before its first value is read: HDF5 can lead to other files, or declare an array that
-is far larger than the file.
+any amount of memory. The author of a malicious file can write matching digests, so links, storage and size
+of an array are checked too, before its first value is read: HDF5 can lead to other files, or declare an array
+that is far larger than the file.
 """
 
 import hashlib
@@ -31,7 +33,7 @@ SCHEMA = 2
 HEADER_BYTES = 512
 KIND = "moodfuse-hdf5"
 MAX_CHUNKED_BYTES = 1 << 24
-"""Maximum bytes of an array in chunks, whose declared size is not that of the file; a waveform has 1.9 million."""
+"""Maximum bytes of an array in chunks, which need not be stored; a waveform has 1.9 million."""
 FileState = tuple[str, int, int, int]
 """What changes when a file is replaced: path, inode, time of change in nanoseconds, and size."""
 
@@ -106,7 +108,7 @@ def schema_error(path: Path, schema: int, writer: object) -> SchemaError:
 
 @contextmanager
 def _open(path: Path) -> Iterator[IO[bytes]]:
-    """A part's bytes; `DamagedPartError` if it is missing or not a regular file, `CacheError` if unreadable."""
+    """A part's bytes; errors as for `read_header`."""
     file_state(path)
     try:
         with path.open("rb") as stream:
@@ -276,8 +278,8 @@ def get_member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | h5py
 def check_array(array: object, name: str) -> int:
     """Check that a member is an array of plain values that are all in this file; returns its bytes.
 
-    Raises `ValueError`, with `name`, if it is a group, is stored in another file, is not of numbers or bytes, or
-    declares more bytes than are stored, in chunks more than `MAX_CHUNKED_BYTES`.
+    Raises `ValueError`, with `name`, if it is a group, is stored in another file, is not of numbers or bytes,
+    or declares more bytes than are stored, in chunks more than `MAX_CHUNKED_BYTES`.
     """
     if not isinstance(array, h5py.Dataset):
         raise ValueError(f"{name} is a group or a type; expected an array")

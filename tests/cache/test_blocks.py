@@ -99,7 +99,7 @@ def test_a_part_has_an_embedding_and_the_logits_of_its_classes(
     [
         (
             {"embedding": np.ones((18, 2))},
-            "embedding is float64 of shape (18, 2); expected float32 of shape (18, D), stored without chunks",
+            "embedding is float64 of shape (18, 2); expected float32 of shape (N, D), a row per clip",
         ),
         ({"embedding": np.ones(18, np.float32)}, "embedding is float32 of shape (18,); expected float32"),
         (

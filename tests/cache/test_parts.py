@@ -65,9 +65,9 @@ ODD: dict[str, tuple[Put, str]] = {
     "texts": (array(["a"] * 7, dtype=h5py.string_dtype()), "obj"),
     "compound": (array(np.array([(1.0, 2.0)] * 7, "f4,f4")), "expected an array of numbers"),
     "null": (array(h5py.Empty("f4")), "of shape None"),
-    "float64": (array(np.ones((7, 4))), "expected float32 of shape (7, D)"),
-    "one axis": (array(np.ones(7, "f4")), "expected float32 of shape (7, D)"),
-    "other rows": (array(np.ones((8, 4), "f4")), "of shape (8, 4); expected float32 of shape (7, D)"),
+    "float64": (array(np.ones((7, 4))), "expected float32 of shape (N, D)"),
+    "one axis": (array(np.ones(7, "f4")), "expected float32 of shape (N, D)"),
+    "other rows": (array(np.ones((8, 4), "f4")), "of shape (8, 4); expected float32 of shape (N, D)"),
 }
 
 

@@ -358,7 +358,7 @@ def test_a_pipe_or_a_folder_is_refused_at_once(
     tmp_path: Path, name: str, make: Callable[[Path], None]
 ) -> None:
     make(tmp_path / name)
-    cause = r"is a (pipe|folder); expected a regular file"
+    cause = r"expected a regular file"
     with pytest.raises(InputError, match=cause):
         read_features(tmp_path / name, ids=tmp_path / "ids.txt" if name == "a.npy" else None)
     np.save(tmp_path / "good.npy", np.zeros((6, 1)))
