@@ -157,7 +157,8 @@ def read_rows(owner: Owner, wanted: Digests, names: Sequence[str]) -> Rows:
 
     found = np.zeros(len(wanted), dtype=bool)
     arrays: dict[str, np.ndarray] = {}
-    complete, axes = set(names), set()
+    complete = set(names)
+    axes: set[tuple[str, ...]] = set()
     for file, (part, classes) in read_valid(part_files(owner.folder), read):
         order = np.argsort(part["clip"])
         index = lookup(part["clip"][order], wanted)
@@ -166,7 +167,8 @@ def read_rows(owner: Owner, wanted: Digests, names: Sequence[str]) -> Rows:
             continue
         found |= new
         complete &= set(part)
-        axes |= {classes} - {()}
+        if classes:
+            axes.add(classes)
         for name in complete:
             shape = (len(wanted), part[name].shape[1])
             array = arrays.setdefault(name, np.zeros(shape, np.float32))
@@ -250,8 +252,8 @@ def _check_values(owner: Owner, digests: Digests, arrays: Arrays, classes: Seque
             row, column, *_ = np.argwhere(~np.isfinite(values))[0].tolist()
             raise CacheError(
                 f"{owner.source}: {name} of clip {_short(digests[row])} is {values[row, column]} in "
-                f"column {column}; nothing was stored. A network whose tuning diverged gives such numbers (lower its "
-                "learning_rate), and so do damaged weights"
+                f"column {column}; nothing was stored. A network whose tuning diverged gives such numbers "
+                "(lower its learning_rate), and so do damaged weights"
             )
     if classes and "logits" in arrays and arrays["logits"].shape[1] != len(classes):
         raise CacheError(

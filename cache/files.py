@@ -15,7 +15,6 @@ from moodfuse.cache.errors import DamagedPartError
 from moodfuse.cache.storage.files import (
     discard,
     read_error,
-    read_json,
     read_regular,
     set_aside,
     temporaries,
@@ -33,7 +32,6 @@ __all__ = [
     "get_member",
     "open_hdf5",
     "read_array",
-    "read_json",
     "read_regular",
     "seal_of",
     "set_aside",

@@ -130,7 +130,7 @@ def check_media(file: Path, arrays: Arrays, attributes: Attributes) -> None:
     """Check that a part has the audio or the (coded) frames of a clip; `DamagedPartError` if not."""
     if attributes.get("view") == "sound":
         check_dtypes(file, arrays, {"waveform": ("<f4", 1)})
-        types = {"waveform_samples": int}
+        types: dict[str, type] = {"waveform_samples": int}
     else:
         dtypes = {"frames_webp": ("|u1", 1), "frames_webp_ends": ("<i8", 1), "frame_times_s": ("<f8", 1)}
         check_dtypes(file, arrays, dtypes)
