@@ -126,12 +126,12 @@ def test_arrays_of_another_form_are_described(
 @pytest.mark.parametrize(
     ("change", "cause"),
     [
-        (lambda rows: rows.astype(np.float64), "is float64; expected float32"),
+        (lambda rows: rows.astype(np.float64), r"is float64\[4, 3\]; expected float32"),
         (
             lambda rows: np.where(rows == 7, np.float32(np.nan), rows),
             "is nan in column 1; nothing was stored",
         ),
-        (lambda rows: rows[:-1], r"is \[3, 3\]; expected a row for each of 4 clips"),
+        (lambda rows: rows[:-1], r"is float32\[3, 3\]; expected float32, a row for each of 4 clips"),
     ],
     ids=["float64", "nan", "short"],
 )
