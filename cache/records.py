@@ -1,5 +1,6 @@
 """The records that cross between the packages: frozen, and validated once."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -138,14 +139,15 @@ class Holdout:
             return value
         if not isinstance(value, str):
             return cls(frozenset([value] if isinstance(value, int) else value))
-        text = value.replace(" ", "")
-        if text in ("*", "{}"):
-            return cls(None if text == "*" else frozenset())
-        names = text[1:-1] if text[:1] == "{" and text[-1:] == "}" else text
-        try:
-            return cls(frozenset(map(int, names.split(","))))
-        except ValueError as error:
-            raise InputError(f"holdout {value!r} is not '*', a fold, or folds such as '{{1,4}}'") from error
+        text = value.strip()
+        if text == "*":
+            return cls(None)
+        is_set = text[:1] == "{" and text[-1:] == "}"
+        names = text[1:-1].strip() if is_set else text
+        folds = [] if is_set and not names else names.split(",")
+        if not all(re.fullmatch(r"\s*-?[0-9]+\s*", fold) for fold in folds):
+            raise InputError(f"holdout {value!r} is not '*', a fold, or folds such as '{{1,4}}'")
+        return cls(frozenset(map(int, folds)))
 
     def covers(self, fold: int) -> bool:
         """Whether rows of `fold` may be tested with this block."""
