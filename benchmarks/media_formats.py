@@ -23,7 +23,7 @@ from PIL import Image
 
 from moodfuse.cache.digests import content_digest
 from moodfuse.cache.media import Media, decode_frames, encode_frames
-from moodfuse.cache.storage.parts import check_bytes, encode_part
+from moodfuse.cache.storage.parts import check_part, encode_part
 from moodfuse.extract.inference import SourceWorker, make_network
 from moodfuse.extract.media.decode import read_clip
 from moodfuse.extract.media.renditions import SHORT_SIDE_PX, media_of, preprocessing_of, rendered
@@ -137,17 +137,17 @@ class Cost:
 
 def cost(form: Form, array: np.ndarray, folder: Path) -> Cost:
     """Store an array and read it back; the faster of two passes counts."""
-    path, times = folder / "part.h5", []
+    times = []
     for _ in range(2):
         start = time.perf_counter()
         arrays = form.to_arrays(array)
-        data = encode_part(
-            arrays, {}, digest=content_digest(arrays, {}), packed=tuple(arrays) if form.packed else ()
-        )
+        digest = content_digest(arrays, {})
+        data = encode_part(arrays, {}, digest=digest, packed=tuple(arrays) if form.packed else ())
+        path = folder / f"part-{digest[:16]}.h5"
         write_s = time.perf_counter() - start
         path.write_bytes(data)
         start = time.perf_counter()
-        check_bytes(path)
+        check_part(path, again=True)
         with h5py.File(path, "r") as file:
             back = form.from_arrays({name: file[name][()] for name in file})
         times.append((write_s, time.perf_counter() - start))

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from moodfuse.cache.digests import canonical_json, digest16
-from moodfuse.cache.errors import DamagedPartError, InputError, SchemaError
+from moodfuse.cache.errors import DamagedPartError
 from moodfuse.cache.media import find_clip, read_clip_part, write_clip_part
 from moodfuse.cache.storage.files import listing, make_record, read_named, read_valid, write_text
 from moodfuse.cache.storage.parts import check_dtypes
@@ -54,10 +54,6 @@ class Finding:
     length_s: float
     grouped: bool
 
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise InputError(f"audit: kind {self.kind!r} is unknown; known: {', '.join(KINDS)}")
-
 
 @dataclass(frozen=True)
 class Audit:
@@ -95,10 +91,6 @@ def audit_in(file: Path) -> tuple[str, Audit]:
     try:
         findings = tuple(make_record(Finding, finding, file) for finding in values["findings"])
         return str(values["clips"]), Audit(str(values["rules"]), findings)
-    except InputError as error:
-        raise SchemaError(
-            f"{file}: {error}; a newer version wrote it: upgrade moodfuse to read it"
-        ) from error
     except (KeyError, TypeError) as error:
         raise DamagedPartError(f"{file}: is not an audit ({error})") from error
 

@@ -8,10 +8,9 @@ stay.
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,9 @@ from numpy.typing import NDArray
 
 from moodfuse.cache.digests import Digests, digest16, lookup, repeated
 from moodfuse.cache.errors import CacheError, DamagedPartError, InputError
-from moodfuse.cache.storage.files import listing, read_valid, set_aside
+from moodfuse.cache.storage.files import listing, read_valid
 from moodfuse.cache.storage.layout import folder_of
-from moodfuse.cache.storage.parts import SCHEMA, FileState, file_state, open_part, write_part
+from moodfuse.cache.storage.parts import SCHEMA, open_part, write_part
 
 log = logging.getLogger(__name__)
 FORMAT = "moodfuse-part"
@@ -83,32 +82,26 @@ def open_features(file: Path) -> Iterator[Part]:
     with open_part(file) as (part, attributes):
         if attributes.get("format") != FORMAT:
             raise DamagedPartError(f"{file}: is of format {attributes.get('format')!r}; expected {FORMAT!r}")
+        if missing := {"clip", "embedding"} - set(part):
+            raise DamagedPartError(f"{file}: has no array {missing.pop()!r}")
+        for name, data in part.items():
+            dtype, ndim, form = ("S64", 1, "(N,)") if name == "clip" else ("<f4", 2, "(N, D)")
+            is_aligned = len(data.shape) == ndim and len(data) == len(part["clip"])
+            if data.dtype != dtype or not is_aligned or data.chunks:
+                chunks = ", stored in chunks" if data.chunks else ""
+                raise DamagedPartError(
+                    f"{file}: {name} is {data.dtype} of shape {data.shape}{chunks}; expected "
+                    f"{np.dtype(dtype)} of shape {form}, a row per clip, stored without chunks or compression"
+                )
         classes = attributes.get(CLASSES, [])
+        width = part["logits"].shape[1] if "logits" in part else 0
         if not isinstance(classes, list) or not all(isinstance(label, str) for label in classes):
             raise DamagedPartError(f"{file}: its classes are {classes!r:.99}; expected a list of labels")
-        for name in ("clip", "embedding"):
-            if name not in part:
-                raise DamagedPartError(f"{file}: has no array {name!r}")
-        for name, data in part.items():
-            _check_array(file, name, data, part["clip"].shape[:1])
-        width = part["logits"].shape[1] if "logits" in part else 0
         if classes and width != len(classes):
             raise DamagedPartError(
                 f"{file}: has {width} columns of logits; expected {len(classes)}, one per class"
             )
         yield part, attributes
-
-
-def _check_array(file: Path, name: str, data: h5py.Dataset, rows: tuple[int, ...]) -> None:
-    """Check the form of an array: clips as 64 bytes each, anything else as float32 with a row per clip."""
-    dtype, ndim = (np.dtype("S64"), 1) if name == "clip" else (np.dtype("<f4"), 2)
-    if data.dtype != dtype or len(data.shape) != ndim or data.shape[:1] != rows or data.chunks:
-        chunks = ", stored in chunks" if data.chunks else ""
-        shape = "(N,)" if name == "clip" else f"({[*rows, 'N'][0]}, D)"
-        raise DamagedPartError(
-            f"{file}: {name} is {data.dtype} of shape {data.shape}{chunks}; expected {dtype} of shape "
-            f"{shape}, stored without chunks or compression"
-        )
 
 
 @contextmanager
@@ -123,13 +116,7 @@ def _open_own(owner: Owner, file: Path) -> Iterator[Part]:
 
 
 def clips_of(owner: Owner, file: Path) -> Digests:
-    """Clips of a part, remembered per process: a writer lists every part of its folder for each new one."""
-    return _clips_of(owner, file_state(file))
-
-
-@lru_cache(maxsize=1 << 14)
-def _clips_of(owner: Owner, state: FileState) -> Digests:
-    file = Path(state[0])
+    """Clips of a part that must belong to `owner`."""
     with _open_own(owner, file) as (part, _):
         clips: Digests = part["clip"][()]
     check_each_once(file, clips)
@@ -147,59 +134,51 @@ def valid_parts(owner: Owner) -> Iterator[tuple[Path, Digests]]:
     return read_valid(part_files(owner.folder), lambda file: clips_of(owner, file))
 
 
-def _joined(parts: Iterable[Digests]) -> Digests:
-    return np.concatenate([np.zeros(0, dtype="S64"), *parts])
-
-
 # Reading
 
 
 def held(owner: Owner) -> Digests:
     """Digests of the clips with a row in the folder, sorted, each once."""
-    return np.unique(_joined(clips for _, clips in valid_parts(owner)))
+    return np.unique(np.concatenate([np.zeros(0, "S64"), *(clips for _, clips in valid_parts(owner))]))
 
 
 def read_rows(owner: Owner, wanted: Digests, names: Sequence[str]) -> Rows:
-    """Rows of the wanted clips, S64 [N]; an array that not every part has is left out."""
-    # Two copies of a file have one digest: such a clip is read once, and copied to its other rows at the end.
-    unique, first, inverse = np.unique(wanted, return_index=True, return_inverse=True)
+    """Rows of the wanted clips, S64 [N]; an array that not every part has is left out.
+
+    Copies of a file have one digest, and so the same row.
+    """
+
+    def read(file: Path) -> tuple[Arrays, tuple[str, ...]]:
+        with _open_own(owner, file) as (part, attributes):
+            arrays = {name: part[name][()] for name in ("clip", *names) if name in part}
+            classes = tuple(attributes.get(CLASSES) or ())
+        check_each_once(file, arrays["clip"])
+        return arrays, classes
+
     found = np.zeros(len(wanted), dtype=bool)
     arrays: dict[str, np.ndarray] = {}
-    incomplete: set[str] = set()
+    complete = set(names)
     axes: set[tuple[str, ...]] = set()
-    for file, clips in valid_parts(owner):
-        index = lookup(unique, clips)
-        rows = np.flatnonzero(index >= 0)
-        rows = rows[~found[first[index[rows]]]]
-        if not len(rows):
+    for file, (part, classes) in read_valid(part_files(owner.folder), read):
+        order = np.argsort(part["clip"])
+        index = lookup(part["clip"][order], wanted)
+        new = (index >= 0) & ~found
+        if not new.any():
             continue
-        target = first[index[rows]]
-        try:
-            with _open_own(owner, file) as (part, attributes):
-                axes |= {tuple(attributes[CLASSES])} if attributes.get(CLASSES) else set()
-                incomplete |= {name for name in names if name not in part}
-                for name in set(names) & set(part):
-                    data = part[name]
-                    array = arrays.setdefault(name, np.zeros((len(wanted), data.shape[1]), data.dtype))
-                    _check_width(file, data, array)
-                    array[target] = data[()][rows]
-        except DamagedPartError as error:  # damaged after it was listed; its rows may be in a later part
-            set_aside(file, str(error))
-            continue
-        found[target] = True
-    arrays = {name: array for name, array in arrays.items() if name not in incomplete}
-    if len(unique) < len(wanted):
-        for array in (*arrays.values(), found):
-            array[:] = array[first[inverse]]
-    return Rows(arrays, found, tuple(sorted(axes)))
-
-
-def _check_width(file: Path, data: h5py.Dataset, array: np.ndarray) -> None:
-    if data.shape[1] != array.shape[1]:
-        raise CacheError(
-            f"{file}: rows of {data.name} have {data.shape[1]} values, those of parts before it "
-            f"{array.shape[1]}; move the part away that does not belong here, then run extract again"
-        )
+        found |= new
+        complete &= set(part)
+        if classes:
+            axes.add(classes)
+        for name in complete:
+            shape = (len(wanted), part[name].shape[1])
+            array = arrays.setdefault(name, np.zeros(shape, np.float32))
+            if array.shape != shape:
+                raise CacheError(
+                    f"{file}: rows of {name} have {shape[1]} values, those of parts before it "
+                    f"{array.shape[1]}; move this part away, then run extract again"
+                )
+            array[new] = part[name][order[index[new]]]
+    return Rows({name: arrays[name] for name in complete & set(arrays)}, found, tuple(sorted(axes)))
 
 
 def align_logits(rows: Rows, classes: Sequence[str], *, where: str, remedy: str) -> np.ndarray | None:
@@ -220,8 +199,6 @@ def align_logits(rows: Rows, classes: Sequence[str], *, where: str, remedy: str)
             )
     if len(axes) > 1:
         raise InputError(f"{where}: its parts have the classes of their logits in different orders; {remedy}")
-    if axes[0] == tuple(classes):
-        return logits
     return np.ascontiguousarray(logits[:, [axes[0].index(label) for label in classes]])
 
 
@@ -266,25 +243,22 @@ def _take(arrays: Arrays, rows: NDArray[Any]) -> Arrays:
 
 def _check_values(owner: Owner, digests: Digests, arrays: Arrays, classes: Sequence[str]) -> None:
     for name, values in arrays.items():
-        if len(values) != len(digests) or values.ndim < 2:
-            shape = list(values.shape)
+        if len(values) != len(digests) or values.ndim < 2 or values.dtype != np.float32:
             raise CacheError(
-                f"{owner.folder}: {name} is {shape}; expected a row for each of {len(digests)} clips"
+                f"{owner.folder}: {name} is {values.dtype}{list(values.shape)}; expected float32, a row "
+                f"for each of {len(digests)} clips"
             )
-        if values.dtype != np.float32:
-            raise CacheError(f"{owner.folder}: {name} is {values.dtype}; expected float32")
-        if np.isfinite(values).all():
-            continue
-        row, column, *_ = np.argwhere(~np.isfinite(values))[0].tolist()
+        if not np.isfinite(values).all():
+            row, column, *_ = np.argwhere(~np.isfinite(values))[0].tolist()
+            raise CacheError(
+                f"{owner.source}: {name} of clip {_short(digests[row])} is {values[row, column]} in "
+                f"column {column}; nothing was stored. A network whose tuning diverged gives such numbers "
+                "(lower its learning_rate), and so do damaged weights"
+            )
+    if classes and "logits" in arrays and arrays["logits"].shape[1] != len(classes):
         raise CacheError(
-            f"{owner.source}: {name} of clip {_short(digests[row])} is {values[row, column]} in column "
-            f"{column}; nothing was stored. A network whose tuning diverged gives such numbers (lower its "
-            "learning_rate), and so do damaged weights"
-        )
-    width = arrays["logits"].shape[1] if classes and "logits" in arrays else len(classes)
-    if width != len(classes):
-        raise CacheError(
-            f"{owner.folder}: logits have {width} columns; expected {len(classes)}: {', '.join(classes)}"
+            f"{owner.folder}: logits have {arrays['logits'].shape[1]} columns; expected {len(classes)}: "
+            f"{', '.join(classes)}"
         )
 
 
@@ -299,35 +273,30 @@ def _differing(owner: Owner, digests: Digests, arrays: Arrays) -> Digests:
     stored = read_rows(owner, digests, tuple(arrays))
     different = np.zeros(len(digests), dtype=bool)
     for name, values in arrays.items():
-        different |= _rows_differ(values, stored.arrays[name]) if name in stored.arrays else True
+        other = stored.arrays.get(name)
+        if other is None or other.shape != values.shape:
+            different[:] = True
+        else:
+            bits = [np.ascontiguousarray(array).view(np.uint32) for array in (values, other)]
+            different |= (bits[0] != bits[1]).any(axis=1)
     return digests[different & stored.found]
-
-
-def _rows_differ(one: np.ndarray, other: np.ndarray) -> NDArray[np.bool_]:
-    """Which rows differ in any bit, bool [n]."""
-    if one.shape != other.shape:
-        return np.ones(len(one), dtype=bool)
-    bits = [np.ascontiguousarray(array).view(np.uint32) for array in (one, other)]
-    return np.asarray((bits[0] != bits[1]).any(axis=1))
 
 
 def disagreements(owner: Owner) -> list[str]:
     """Sentences on parts of a folder that hold clips with other values than earlier parts."""
-    parts = list(valid_parts(owner))
-    clips, counts = np.unique(_joined(clips for _, clips in parts), return_counts=True)
-    stored: dict[bytes, tuple[Path, dict[str, bytes]]] = {}
+    stored: dict[bytes, tuple[Path, list[bytes]]] = {}
     sentences = []
-    for file, digests in parts:
-        rows = np.flatnonzero(np.isin(digests, clips[counts > 1]))
+    for file, _ in valid_parts(owner):
         with _open_own(owner, file) as (part, _):
-            arrays = {name: part[name][()][rows] for name in sorted(part)}
-        differing: Counter[Path] = Counter()
-        for number, clip in enumerate(arrays["clip"].tolist()):
-            values = {name: array[number].tobytes() for name, array in arrays.items()}
+            arrays = [part[name][()] for name in sorted(part)]
+            clips = part["clip"][()].tolist()
+        differing: Counter[str] = Counter()
+        for row, clip in enumerate(clips):
+            values = [array[row].tobytes() for array in arrays]
             first, first_values = stored.setdefault(clip, (file, values))
-            differing[first] += values != first_values
+            differing[first.name] += values != first_values
         sentences += [
-            f"{file}: {count} rows differ from those of {first.name}, which are used"
+            f"{file}: {count} rows differ from those of {first}, which are used"
             for first, count in sorted(differing.items())
             if count
         ]

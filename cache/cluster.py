@@ -28,21 +28,10 @@ def cluster_address(scheduler: str) -> str:
 
 
 def run_on_cluster(calls: Iterable[Call], *, scheduler: str) -> Iterator[Any]:
-    """The results of calls, as they arrive; a worker that dies costs only its current task.
+    """The results of calls of functions in modules, as they arrive; a worker that dies costs only its task.
 
-    Parameters
-    ----------
-    calls : iterable of (function, arguments)
-        Functions of modules.
-    scheduler : str
-        As for `cluster_address`.
-
-    Raises
-    ------
-    InputError
-        If the address is not valid, or Dask is not installed.
-    WorkersError
-        If no scheduler answers, or no worker is there within `WAIT_S`.
+    `scheduler` is an address as for `cluster_address`. Raises `InputError` if it is not valid or Dask is not
+    installed; `WorkersError` if no scheduler answers, or no worker is there within `WAIT_S`.
     """
     from joblib import Parallel, delayed, parallel_config
 

@@ -6,17 +6,14 @@ little-endian C-order bytes. File names carry the first 16 hexadecimal digits.
 
 import hashlib
 import json
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
 Digests = NDArray[np.bytes_]
 """Clip digests, S64 [N]."""
-_CHUNK_BYTES = 1 << 20
 
 
 def canonical_json(value: object) -> str:
@@ -38,17 +35,7 @@ def digest16(value: object) -> str:
 def file_digest(path: Path) -> str:
     """SHA-256 (64 hex digits) of a file's bytes."""
     with path.open("rb") as stream:
-        return stream_digest(stream)
-
-
-def stream_digest(stream: IO[bytes], *, at_most: int | None = None) -> str:
-    """SHA-256 (64 hex digits) of a stream's bytes from its current position, `at_most` of them if given."""
-    state = hashlib.sha256()
-    remaining = sys.maxsize if at_most is None else at_most
-    while chunk := stream.read(min(_CHUNK_BYTES, remaining)):
-        state.update(chunk)
-        remaining -= len(chunk)
-    return state.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def clip_digest(file_sha256: str, start_s: float, end_s: float | None) -> str:

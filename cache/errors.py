@@ -49,10 +49,6 @@ class MissingBlockError(CacheError, KeyError):
         return str(self.args[0]) if self.args else ""
 
 
-class OutputError(MoodfuseError, OSError):
-    """Results cannot be written to the requested place, such as on a full disk."""
-
-
 class WorkersError(MoodfuseError, RuntimeError):
     """Worker processes cannot be started here, or end before they could do anything."""
 

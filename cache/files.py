@@ -15,14 +15,13 @@ from moodfuse.cache.errors import DamagedPartError
 from moodfuse.cache.storage.files import (
     discard,
     read_error,
-    read_json,
     read_regular,
     set_aside,
     temporaries,
     write_aside,
     write_text,
 )
-from moodfuse.cache.storage.hdf5 import check_array, get_member, open_hdf5, read_array
+from moodfuse.cache.storage.parts import check_array, get_member, open_hdf5, read_array
 
 __all__ = [
     "METADATA_KEY",
@@ -33,7 +32,6 @@ __all__ = [
     "get_member",
     "open_hdf5",
     "read_array",
-    "read_json",
     "read_regular",
     "seal_of",
     "set_aside",

@@ -66,14 +66,9 @@ def clips_digest16(clips: Iterable[ClipStatus]) -> str:
 
 
 class KeptFits:
-    """The cached fits of one set of clips, found by the digest of everything that decides a fit.
+    """The cached fits of the clips of a plan, found by the digest of everything that decides a fit.
 
-    Parameters
-    ----------
-    root : Path
-        The cache folder.
-    clips : sequence of ClipStatus
-        The clips that the plan covers.
+    `root` is the cache folder.
     """
 
     def __init__(self, root: Path, clips: Sequence[ClipStatus]) -> None:
@@ -118,23 +113,19 @@ class KeptFits:
 
 
 def _read_fits(file: Path, wanted: Mapping[bytes, str]) -> dict[str, KeptFit]:
-    keys, _ = read_part(file, names=("key",))
-    check_dtypes(file, keys, {"key": _DTYPES["key"]})
-    if wanted.keys().isdisjoint(keys["key"].tolist()):
-        return {}
     arrays, attributes = read_part(file)
     check_fits(file, arrays, attributes)
     values = np.split(arrays["values"], np.cumsum(arrays["shape"].prod(axis=1))[:-1])
-    fits = {}
-    for number, key in enumerate(arrays["key"].tolist()):
-        if key in wanted:
-            fits[wanted[key]] = KeptFit(
-                values[number].reshape(arrays["shape"][number]).copy(),
-                float(arrays["temperature"][number]),
-                bool(arrays["chosen"][number]),
-                attributes["settings"][number],
-            )
-    return fits
+    return {
+        wanted[key]: KeptFit(
+            values[number].reshape(arrays["shape"][number]).copy(),
+            float(arrays["temperature"][number]),
+            bool(arrays["chosen"][number]),
+            attributes["settings"][number],
+        )
+        for number, key in enumerate(arrays["key"].tolist())
+        if key in wanted
+    }
 
 
 def check_fits(file: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> None:
@@ -142,12 +133,11 @@ def check_fits(file: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping
     if (attributes.get("format"), attributes.get("clips")) != (FORMAT, file.parent.name):
         raise DamagedPartError(f"{file}: has no fits of its folder's clips")
     check_dtypes(file, arrays, _DTYPES)
-    settings = attributes.get("settings")
-    if not isinstance(settings, list):
-        raise DamagedPartError(f"{file}: its settings are not a list")
-    count, shape = len(arrays["key"]), arrays["shape"]
-    lengths = {len(arrays["temperature"]), len(arrays["chosen"]), len(settings)}
-    if lengths != {count} or shape.shape != (count, 2) or (shape < 0).any():
+    shape, settings = arrays["shape"], attributes.get("settings")
+    if not isinstance(settings, list) or shape.shape[1] != 2 or (shape < 0).any():
+        raise DamagedPartError(f"{file}: its settings or shapes are not those of fits")
+    lengths = {
+        len(column) for column in (arrays["key"], shape, arrays["temperature"], arrays["chosen"], settings)
+    }
+    if len(lengths) > 1 or shape.prod(axis=1).sum() != len(arrays["values"]):
         raise DamagedPartError(f"{file}: its arrays do not fit together")
-    if shape.prod(axis=1).sum() != len(arrays["values"]):
-        raise DamagedPartError(f"{file}: has {len(arrays['values'])} values, not those of its fits")

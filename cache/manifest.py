@@ -4,7 +4,7 @@ import csv
 import io
 import re
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -73,13 +73,16 @@ class Manifest:
     @cached_property
     def all_plans(self) -> tuple[Plan, ...]:
         """Plans of every repeat, oldest first."""
+        home = self.path / "plans"
+        repeats = (folder for folder in listing(home) if re.fullmatch(REPEAT, folder.name))
+        files = [
+            file for folder in (home, *repeats) for file in listing(folder, prefix="plan-", suffix=".h5")
+        ]
         plans = []
-        for file in self._plan_files():
+        for file in files:
             try:
                 plans.append((self.read_plan(file), file.name))
             except DamagedPartError as error:
-                if not file.exists():
-                    continue  # pruned by another process
                 if not self._repairs:
                     raise DamagedPartError(
                         f"{error}; run moodfuse cache verify --repair, which may keep the folds; else run "
@@ -87,12 +90,6 @@ class Manifest:
                     ) from error
                 set_aside(file, str(error))
         return tuple(plan for plan, _ in sorted(plans, key=lambda pair: (pair[0].sequence, pair[1])))
-
-    def _plan_files(self) -> Iterator[Path]:
-        home = self.path / "plans"
-        repeats = (folder for folder in listing(home) if re.fullmatch(REPEAT, folder.name))
-        for folder in (home, *repeats):
-            yield from listing(folder, prefix="plan-", suffix=".h5")
 
     @staticmethod
     def read_plan(file: Path) -> Plan:
@@ -103,15 +100,13 @@ class Manifest:
             home = f"repeat-{values['repeat']}" if values["repeat"] else "plans"
             if values["format"] != FORMAT_OF_PLANS or file.parent.name != home:
                 raise ValueError(f"format {values['format']!r}, repeat {values['repeat']!r}")
-            if not isinstance(values["records"], list):
-                raise TypeError("records is not a list")
-            (table,) = values["records"]
-            digests = arrays["clip"]
-            if (digests[1:] <= digests[:-1]).any():
+            digests = arrays["clip"].astype("U64").tolist()
+            if digests != sorted(set(digests)):
                 raise ValueError("its clips are not sorted, or occur twice")
             settings = {name: values[name] for name in (*_SETTINGS, "sequence")}
-            folds = zip(digests.astype("U64").tolist(), arrays["fold"].tolist(), strict=True)
-            return Plan(**settings, records=(str(table),), assignment=dict(folds))
+            assignment = dict(zip(digests, arrays["fold"].tolist(), strict=True))
+            (table,) = values["records"]
+            return Plan(**settings, records=(str(table),), assignment=assignment)
         except (KeyError, ValueError, TypeError) as error:
             raise DamagedPartError(f"{file}: is not a plan ({error})") from error
 
@@ -179,7 +174,8 @@ class Manifest:
 
     def clips_with(self, recipe: Recipe) -> tuple[ClipStatus, ...]:
         """The plan's clips that have the modality which a source reads, by id."""
-        return tuple(status for status in self.clips if status.missing != recipe.modality)
+        modality = recipe.modality
+        return tuple(status for status in self.clips if status.missing != modality)
 
     # Decoding outcomes: clips/<aa>/<clip32>-<digest16>.json
 
@@ -195,11 +191,8 @@ class Manifest:
         Damaged files are quarantined; those of a newer version are skipped.
         """
         stored: dict[str, list[Outcome]] = {}
-        folders: dict[str, list[Path]] = {}
         for digest in digests:
-            if digest[:2] not in folders:
-                folders[digest[:2]] = listing(self.path / "clips" / digest[:2], suffix=".json")
-            files = [file for file in folders[digest[:2]] if file.name.startswith(digest[:32])]
+            files = sorted((self.path / "clips" / digest[:2]).glob(f"{digest[:32]}-*.json"))
             if outcomes := [outcome for _, outcome in read_valid(files, read_outcome, skip_newer=True)]:
                 stored[digest] = outcomes
         return stored
@@ -226,10 +219,8 @@ class Manifest:
 
     def refresh(self) -> None:
         """Drop what was read, so that the folder is read again."""
-        for name in [
-            name for name in self.__dict__ if isinstance(getattr(type(self), name, None), cached_property)
-        ]:
-            del self.__dict__[name]
+        for name in set(vars(self)) - {"path", "_repairs"}:
+            delattr(self, name)
 
     def view_text(self, statuses: Sequence[ClipStatus]) -> str:
         """Content of ``clips.csv`` under the current plan."""

@@ -10,11 +10,11 @@ digest, so that no listing grows with the dataset.
 """
 
 import io
-import itertools
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,14 +23,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from moodfuse.cache.digests import digest16
-from moodfuse.cache.errors import CacheError, DamagedPartError, MissingBlockError
+from moodfuse.cache.errors import DamagedPartError, MissingBlockError
 from moodfuse.cache.recipe import MODALITY_NAMES, Modality
-from moodfuse.cache.storage.files import listing, read_valid
+from moodfuse.cache.storage.files import listing, set_aside
 from moodfuse.cache.storage.parts import SCHEMA, check_dtypes, read_part, write_part
 
 FORMAT = "moodfuse-media"
 CODING = "lossless WebP"
-MAX_FRAMES = 32
 MAX_FRAME_PIXELS = 4096 * 2304
 """Maximum size of a frame; a few bytes of WebP can hold 268 million pixels of one colour."""
 _THREADS = min(4, os.cpu_count() or 1)
@@ -75,7 +74,7 @@ class Rendition:
     modality: Modality
     rules: str
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Name of its folder, ``rules16``."""
         return digest16(self.rules)
@@ -129,32 +128,21 @@ class MediaStore:
 
 def check_media(file: Path, arrays: Arrays, attributes: Attributes) -> None:
     """Check that a part has the audio or the (coded) frames of a clip; `DamagedPartError` if not."""
-    view = attributes.get("view")
-    if view == "sound":
+    if attributes.get("view") == "sound":
         check_dtypes(file, arrays, {"waveform": ("<f4", 1)})
-        valid = {"waveform_samples": isinstance(attributes.get("waveform_samples"), int)}
+        types: dict[str, type] = {"waveform_samples": int}
     else:
         dtypes = {"frames_webp": ("|u1", 1), "frames_webp_ends": ("<i8", 1), "frame_times_s": ("<f8", 1)}
         check_dtypes(file, arrays, dtypes)
-        ends = arrays["frames_webp_ends"]
-        if len(ends) != len(arrays["frame_times_s"]) or len(ends) > MAX_FRAMES:
-            raise DamagedPartError(
-                f"{file}: has {len(ends)} frames; expected {MAX_FRAMES} at most, each with a time"
-            )
-        if (np.diff(ends, prepend=0) < 0).any() or (len(ends) and ends[-1] != len(arrays["frames_webp"])):
-            raise DamagedPartError(f"{file}: the ends of its frames do not fit their bytes")
-        valid = {name: _is_frame_size(attributes.get(name)) for name in ("frame_hw", "shape_hw")}
-        valid["view"] = view == "picture"
-    for name, is_valid in valid.items():
-        if not is_valid:
-            raise DamagedPartError(f"{file}: its attribute {name} is {attributes.get(name)!r:.99}")
-
-
-def _is_frame_size(value: object) -> bool:
-    if not isinstance(value, list) or len(value) != 2:
-        return False
-    integers = all(type(side) is int and side >= 0 for side in value)
-    return integers and int(value[0] * value[1]) <= MAX_FRAME_PIXELS
+        types = {"frame_hw": list, "shape_hw": list}
+        edges = [0, *arrays["frames_webp_ends"].tolist()]
+        is_complete = edges == sorted(edges) and edges[-1] == len(arrays["frames_webp"])
+        if not is_complete or len(edges) != len(arrays["frame_times_s"]) + 1:
+            raise DamagedPartError(f"{file}: the ends of its frames do not fit their bytes, or their times")
+    if attributes.get("view") not in MODALITY_NAMES or any(
+        not isinstance(attributes.get(name), kind) for name, kind in types.items()
+    ):
+        raise DamagedPartError(f"{file}: its attributes are not those of media")
 
 
 def _media_of(file: Path, arrays: Arrays, attributes: Attributes) -> Media:
@@ -162,8 +150,7 @@ def _media_of(file: Path, arrays: Arrays, attributes: Attributes) -> Media:
     if attributes["view"] == "sound":
         no_frames = np.zeros((0, 0, 0, 3), np.uint8)
         return Media(no_frames, np.zeros(0), arrays["waveform"], attributes["waveform_samples"])
-    height, width = attributes["frame_hw"]
-    frames = decode_frames(arrays["frames_webp"], arrays["frames_webp_ends"], (height, width))
+    frames = decode_frames(arrays["frames_webp"], arrays["frames_webp_ends"], attributes["frame_hw"])
     return Media(frames, arrays["frame_times_s"], np.zeros(0, np.float32), 0, tuple(attributes["shape_hw"]))
 
 
@@ -197,31 +184,21 @@ def encode_frames(frames: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray
 
 
 def decode_frames(
-    data: NDArray[np.uint8], ends: NDArray[np.int64], size_hw: tuple[int, int]
+    data: NDArray[np.uint8], ends: NDArray[np.int64], size_hw: Sequence[int]
 ) -> NDArray[np.uint8]:
     """The frames, uint8 [T, H, W, 3], that `encode_frames` coded; `DamagedPartError` for another size."""
-    files = [data[start:end] for start, end in itertools.pairwise([0, *ends.tolist()])]
-    frames = np.empty((len(files), *size_hw, 3), dtype=np.uint8)
+    files = np.split(data, ends[:-1]) if len(ends) else []
     with ThreadPoolExecutor(_THREADS) as pool:
-        for number, frame in enumerate(pool.map(decode_frame, files)):
-            if frame.shape != frames.shape[1:]:
-                raise DamagedPartError(
-                    f"frame {number} has shape {list(frame.shape)}, not {list(frames.shape[1:])}"
-                )
-            frames[number] = frame
-    return frames
+        frames = list(pool.map(decode_frame, files))
+    if other := {frame.shape for frame in frames} - {(*size_hw, 3)}:
+        raise DamagedPartError(f"has a frame of shape {list(other.pop())}, not {[*size_hw, 3]}")
+    return np.stack(frames) if frames else np.zeros((0, *size_hw, 3), np.uint8)
 
 
 def _encode(frame: NDArray[np.uint8]) -> bytes:
     file = io.BytesIO()
-    try:  # method 0 is the fastest of libwebp
-        image = Image.fromarray(np.ascontiguousarray(frame))
-        image.save(file, format="WEBP", lossless=True, quality=0, method=0)
-    except KeyError as error:
-        raise CacheError(
-            "this Pillow was built without WebP, in which frames are stored; install its wheel (pip install "
-            "--force-reinstall pillow), or run extract with --no-keep-media"
-        ) from error
+    image = Image.fromarray(np.ascontiguousarray(frame))
+    image.save(file, format="WEBP", lossless=True, quality=0, method=0)  # the fastest method of libwebp
     return file.getvalue()
 
 
@@ -252,33 +229,31 @@ def check_place(file: Path, attributes: Attributes, *, form: str) -> None:
         raise DamagedPartError(f"{file}: was made by other rules than those of its folder")
 
 
-def _clip_files(folder: Path, digest: str) -> list[Path]:
-    return listing(folder / digest[:2], prefix=f"{digest[:32]}-", suffix=".h5")
-
-
 def find_clip(folder: Path, digest: str, *, form: str) -> Path | None:
     """The first valid part of a clip, of the format `form`, or `None`; damaged ones are quarantined."""
-
-    def check(file: Path) -> None:
-        check_place(file, read_part(file, names=())[1], form=form)
-
-    return next((file for file, _ in read_valid(_clip_files(folder, digest), check)), None)
+    return read_clip_part(folder, digest, form=form, read=lambda file, *_: file, names=())
 
 
 def read_clip_part(
-    folder: Path, digest: str, *, form: str, read: Callable[[Path, Arrays, Attributes], T]
+    folder: Path,
+    digest: str,
+    *,
+    form: str,
+    read: Callable[[Path, Arrays, Attributes], T],
+    names: tuple[str, ...] | None = None,
 ) -> T | None:
     """What `read` makes of file, arrays and attributes of the first valid part of a clip, or `None`.
 
-    Damaged parts are quarantined; `read` may raise `DamagedPartError`.
+    Damaged parts are quarantined; `read` may raise `DamagedPartError`. `names` as for `read_part`.
     """
-
-    def read_file(file: Path) -> T:
-        arrays, attributes = read_part(file)
-        check_place(file, attributes, form=form)
-        return read(file, arrays, attributes)
-
-    return next((value for _, value in read_valid(_clip_files(folder, digest), read_file)), None)
+    for file in sorted((folder / digest[:2]).glob(f"{digest[:32]}-*.h5")):
+        try:
+            arrays, attributes = read_part(file, names=names)
+            check_place(file, attributes, form=form)
+            return read(file, arrays, attributes)
+        except DamagedPartError as error:
+            set_aside(file, str(error))
+    return None
 
 
 def write_clip_part(

@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from moodfuse.cache.digests import canonical_json, digest16
@@ -53,13 +54,16 @@ class Tuning:
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
             raise InputError(f"optimizer {self.optimizer!r} is unknown; known: {', '.join(OPTIMIZERS)}")
-        for name in ("epochs", "patience", "batch"):
-            if getattr(self, name) < 1:
-                raise InputError(f"tuning: {name} is {getattr(self, name)}; expected 1 or more")
-        if self.learning_rate <= 0 or self.stop_folds < 2:
-            raise InputError("tuning: learning_rate must be above 0 and stop_folds at least 2")
-        if self.crop_s < 0 or self.gain_db < 0:
-            raise InputError("tuning: crop_s and gain_db must not be negative")
+        least = dict.fromkeys(("epochs", "patience", "batch"), 1) | {
+            "stop_folds": 2,
+            "crop_s": 0,
+            "gain_db": 0,
+        }
+        for name, minimum in least.items():
+            if getattr(self, name) < minimum:
+                raise InputError(f"tuning: {name} is {getattr(self, name)}; expected {minimum} or more")
+        if self.learning_rate <= 0:
+            raise InputError(f"tuning: learning_rate is {self.learning_rate}; expected more than 0")
 
 
 @dataclass(frozen=True)
@@ -105,22 +109,17 @@ class Recipe:
         if (self.tuning is None) != (self.depth in ("frozen", "imported")):
             raise InputError(f"{self.source}: depth {self.depth!r} and tuning settings do not agree")
 
-    @property
+    @cached_property
     def digest16(self) -> str:
         """Name of the recipe in the cache."""
         return digest16({key: value for key, value in asdict(self).items() if key != "source"})
-
-    @property
-    def pretrained(self) -> bool:
-        """Whether the network starts from a weights file, not from random values."""
-        return self.weights != "random"
 
     @property
     def sees_labels(self) -> bool:
         """Whether its networks saw labels, so that there is one per holdout."""
         return self.depth != "frozen"
 
-    @property
+    @cached_property
     def modality(self) -> Modality | None:
         """The modality that the network reads; `None` for imported features, which every clip has."""
         if self.network == IMPORT:
@@ -139,9 +138,7 @@ def modalities_of(recipes: Iterable[Recipe]) -> tuple[str, ...]:
 
 
 def recipe_from_mapping(values: Mapping[str, Any]) -> Recipe:
-    """Read a recipe back from its JSON object; unknown keys are an error."""
-    if unknown := set(values) - {field.name for field in fields(Recipe)}:
-        raise InputError(f"recipe has unknown keys {sorted(unknown)}; it was written by another version")
+    """Read a recipe back from its JSON object; `TypeError` on unknown or missing keys."""
     tuning = values.get("tuning")
     return Recipe(**{**values, "tuning": None if tuning is None else Tuning(**tuning)})
 

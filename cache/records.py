@@ -3,22 +3,16 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import PurePath
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from moodfuse.cache.console import comparison_key
-from moodfuse.cache.digests import Digests
 from moodfuse.cache.errors import InputError
 
 Role = Literal["tune", "stop"]
 WINDOW_S = 30.0
 """Maximum length of a clip in seconds."""
-_FOLD = re.compile(r"-?[0-9]+")
-_HOLDOUT = re.compile(r"\{\s*\}|(\{)?\s*-?[0-9]+(?:\s*,\s*-?[0-9]+)*\s*(?(1)\})")
 
 
 @dataclass(frozen=True)
@@ -68,14 +62,9 @@ class Clip:
 
 def check_label(label: str, where: str) -> None:
     """Check that a label is a plain name; `InputError` if it is empty or a path."""
-    if not _is_plain(label):
+    is_path = label in (".", "..") or "/" in label or "\\" in label
+    if is_path or not comparison_key(label):
         raise InputError(f"{where}: label {label!r} is empty or a path; expected a plain name such as 'sad'")
-
-
-@lru_cache(maxsize=1024)
-def _is_plain(label: str) -> bool:
-    named = bool(comparison_key(label)) and label not in (".", "..")
-    return named and len(PurePath(label).parts) == 1 and "\\" not in label
 
 
 @dataclass(frozen=True)
@@ -148,14 +137,17 @@ class Holdout:
         """Make a holdout from itself, a fold, folds, or text such as ``*``, ``2`` or ``{1,4}``."""
         if isinstance(value, Holdout):
             return value
-        if isinstance(value, str):
-            text = value.strip()
-            if text == "*":
-                return cls(None)
-            if not _HOLDOUT.fullmatch(text):
-                raise InputError(f"holdout {value!r} is not '*', a fold, or folds such as '{{1,4}}'")
-            return cls(frozenset(map(int, _FOLD.findall(text))))
-        return cls(frozenset([value] if isinstance(value, int) else value))
+        if not isinstance(value, str):
+            return cls(frozenset([value] if isinstance(value, int) else value))
+        text = value.strip()
+        if text == "*":
+            return cls(None)
+        is_set = text[:1] == "{" and text[-1:] == "}"
+        names = text[1:-1].strip() if is_set else text
+        folds = [] if is_set and not names else names.split(",")
+        if not all(re.fullmatch(r"\s*-?[0-9]+\s*", fold) for fold in folds):
+            raise InputError(f"holdout {value!r} is not '*', a fold, or folds such as '{{1,4}}'")
+        return cls(frozenset(map(int, folds)))
 
     def covers(self, fold: int) -> bool:
         """Whether rows of `fold` may be tested with this block."""
@@ -199,11 +191,6 @@ class Plan:
     def __post_init__(self) -> None:
         if outside := set(self.assignment.values()) - set(range(self.folds)):
             raise InputError(f"plan: fold {min(outside)} is outside 0..{self.folds - 1}")
-
-    def folds_of(self, digests: Sequence[str] | Digests) -> NDArray[np.int16]:
-        """Fold of each clip digest, int16 [N]; -1 for a clip that is in no fold."""
-        names = np.asarray(digests).astype("U64").tolist()
-        return np.array([self.assignment.get(name, -1) for name in names], dtype=np.int16)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """The assignment as arrays: ``clip`` S64 [N], sorted, and ``fold`` int16 [N]."""

@@ -4,7 +4,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache as call_once
 from pathlib import Path
 from typing import Any, Final
@@ -31,9 +31,6 @@ DEFAULTS = (UNCALIBRATED, FEW_GROUPS)
 """Notes of a result whose settings stayed at their defaults."""
 _ARRAYS = ("probabilities", "unscaled", "repeats")
 """Arrays of a result in a run's predictions; the last two are optional."""
-_LISTS = ("classes", "ids", "labels", "groups", "folds", "recipes", "notes")
-_NEWER_LISTS = ("digests", "missing", "repeat_folds", "commands", "versions")
-"""Lists in `run.json` that runs of older versions may not have."""
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _AGAIN = "run fuse again under another --run name"
 FORMAT = "moodfuse-predictions"
@@ -192,21 +189,20 @@ def write_run(cache: FeatureCache, run: Run) -> Path:
     """Write a run; `run.json` last, so that a run is complete or absent. Returns its folder."""
     check_new_name(cache, run.name)
     folder = run_folder(cache, run.name)
+    values = {
+        **vars(run),
+        "schema": SCHEMA,
+        "sequence": 1 + max((_sequence_of(cache, name) for name in run_names(cache)), default=0),
+        "results": [
+            {key: value for key, value in vars(result).items() if key not in _ARRAYS}
+            for result in run.results
+        ],
+    }
     arrays = {
         f"{name}_{number:04d}": getattr(result, name)
         for number, result in enumerate(run.results)
         for name in _ARRAYS
         if getattr(result, name) is not None
-    }
-    values = {
-        "schema": SCHEMA,
-        "sequence": 1 + max((_sequence_of(cache, name) for name in run_names(cache)), default=0),
-        **{name: list(getattr(run, name)) for name in (*_LISTS, *_NEWER_LISTS)},
-        **{name: getattr(run, name) for name in ("name", "protocol", "fold_count", "seed")},
-        "results": [
-            {name: getattr(result, name) for name in ("sources", "head", "level", "notes", "temperatures")}
-            for result in run.results
-        ],
     }
     attributes = {"format": FORMAT, "schema": SCHEMA, "run": run.name, "record": digest16(values)}
     part = write_part(folder, "predictions", arrays, attributes)
@@ -230,12 +226,7 @@ def runs_newest_first(cache: FeatureCache, *, leaky: bool) -> Iterator[Run]:
 def read_run(cache: FeatureCache, name: str | None = None) -> Run:
     """Read a run; the newest where no name is given.
 
-    Raises
-    ------
-    InputError
-        If there is none, or none of this name.
-    CacheError
-        If its files are damaged or do not fit together.
+    Raises `InputError` if there is none, or none of this name; `CacheError` if its files are damaged.
     """
     names = run_names(cache)
     if not names:
@@ -246,21 +237,28 @@ def read_run(cache: FeatureCache, name: str | None = None) -> Run:
     values = _run_values(cache, folder.name)
     try:
         arrays = _read_predictions(folder, values)
-        lists: dict[str, Any] = {name: tuple(map(_frozen, values[name])) for name in _LISTS}
-        lists |= {name: tuple(map(_frozen, values.get(name, ()))) for name in _NEWER_LISTS}
-        results = tuple(_result(row, number, arrays) for number, row in enumerate(values["results"]))
-        plain = {name: values[name] for name in ("name", "protocol", "fold_count", "seed")}
-        return Run(**plain, **lists, results=results)
-    except KeyError as error:
-        raise DamagedPartError(f"{folder}: {error} is missing; {_AGAIN}") from error
-    except TypeError as error:
+        results = tuple(
+            Result(
+                **_frozen(row),
+                probabilities=arrays[f"probabilities_{number:04d}"],
+                unscaled=arrays.get(f"unscaled_{number:04d}"),
+                repeats=arrays.get(f"repeats_{number:04d}"),
+            )
+            for number, row in enumerate(values["results"])
+        )
+        record = {field.name: values[field.name] for field in fields(Run) if field.name in values}
+        return Run(**_frozen(record) | {"results": results})
+    except (KeyError, TypeError, AttributeError) as error:
         raise DamagedPartError(f"{folder}: is not a run ({error}); {_AGAIN}") from error
     except DamagedPartError as error:
         raise CacheError(f"{error}; or {_AGAIN}") from error
 
 
 def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    """A value of JSON with tuples in place of lists."""
+    if isinstance(value, dict):
+        return {key: _frozen(item) for key, item in value.items()}
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def _read_predictions(folder: Path, values: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -275,19 +273,6 @@ def _read_predictions(folder: Path, values: dict[str, Any]) -> dict[str, np.ndar
             f"{folder / 'run.json'}: is not the record that was written with the predictions"
         )
     return arrays
-
-
-def _result(row: Mapping[str, Any], number: int, arrays: Mapping[str, np.ndarray]) -> Result:
-    return Result(
-        sources=tuple(row["sources"]),
-        head=row["head"],
-        level=row["level"],
-        notes=tuple(row["notes"]),
-        probabilities=arrays[f"probabilities_{number:04d}"],
-        unscaled=arrays.get(f"unscaled_{number:04d}"),
-        temperatures=tuple(row.get("temperatures", ())),
-        repeats=arrays.get(f"repeats_{number:04d}"),
-    )
 
 
 def check_predictions(file: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, object]) -> None:

@@ -95,10 +95,18 @@ class FeatureCache(Manifest):
         if source not in self.selection:
             raise UnknownNameError("source", source, self.sources())
 
+    @cached_property
+    def _recipes(self) -> dict[tuple[str, str], Recipe]:
+        """The recipes that were read, by source and digest."""
+        return {}
+
     def recipe(self, source: str) -> Recipe:
         """Current recipe of a source; `UnknownNameError` if the cache has no such source."""
         self.check_source(source)
-        return read_recipe(self.source_folder(source, self.selection[source]) / "recipe.json")
+        key = source, self.selection[source]
+        if key not in self._recipes:
+            self._recipes[key] = read_recipe(self.source_folder(*key) / "recipe.json")
+        return self._recipes[key]
 
     def source_folder(self, source: str, recipe16: str) -> Path:
         """Folder of the features of one recipe."""
@@ -225,7 +233,7 @@ class FeatureCache(Manifest):
         self, recipe: Recipe, roles: Roles | None, clips: Sequence[ClipStatus], names: Sequence[str]
     ) -> Rows:
         """Arrays of clips from a network's parts, in the order of the clips."""
-        return read_rows(self.owner(recipe, roles), digest_array(clip.digest for clip in clips), names)
+        return read_rows(self.owner(recipe, roles), digest_array([clip.digest for clip in clips]), names)
 
     # Blocks
 
@@ -235,38 +243,33 @@ class FeatureCache(Manifest):
         A frozen source has one block for all holdouts. The network of a tuned one is looked up by the clips
         and labels that the plan puts outside the holdout.
 
-        Parameters
-        ----------
-        source : str
-        holdout : Holdout, int, str or iterable of int
-            Folds that the network must not have seen: ``2``, ``{1, 4}``, ``"{1,4}"``; ``"*"`` for a frozen
-            source.
-        plan : Plan, optional
-            By default the current one.
-
-        Returns
-        -------
-        Block
-            `embedding` float32 [N, D] and, where the source has them, `logits` float32 [N, C].
-
-        Raises
-        ------
-        MissingBlockError
-            If features of a clip are not in the cache.
-        InputError
-            If the logits are of other classes than the current labels.
+        `holdout` are the folds that the network must not have seen: ``2``, ``{1, 4}``, ``"{1,4}"``; ``"*"``
+        for a frozen source. `plan` is the current one by default. Raises `MissingBlockError` if features of a
+        clip are not in the cache, `InputError` if the logits are of other classes than the labels.
         """
         recipe = self.recipe(source)
         wanted = Holdout.of(holdout) if recipe.sees_labels else Holdout.frozen()
         roles = self.roles(recipe, holdout, plan=plan)
+        owner = self.owner(recipe, roles)
+        if roles is not None and not (owner.folder / RECORD).is_file():
+            raise MissingBlockError(
+                f"{source} {wanted}: no network was tuned on the clips of the current plan (its labels, "
+                "groups or folds changed, or this holdout was never requested); "
+                f"run {self._command(recipe, wanted)}"
+            )
         if roles is not None:
-            self._check_network(recipe, roles, wanted)
+            check_trained(owner.folder / RECORD)
         clips = self.clips
-        rows = self.rows(recipe, roles, clips, ("embedding", "logits"))
-        absent = np.array([clip.missing == recipe.modality for clip in clips], bool)
-        missing = np.flatnonzero(~absent & ~rows.found)
-        if len(missing) or "embedding" not in rows.arrays:
-            first = clips[missing[0]].clip.id if len(missing) else "no clip has what it reads"
+        digests = tuple(status.digest for status in clips)
+        rows = read_rows(owner, digest_array(digests), ("embedding", "logits"))
+        present = {clip.digest for clip in self.clips_with(recipe)}
+        missing = [
+            clip.clip.id
+            for clip, found in zip(clips, rows.found, strict=True)
+            if clip.digest in present and not found
+        ]
+        if missing or "embedding" not in rows.arrays:
+            first = missing[0] if missing else "no clip has what it reads"
             raise MissingBlockError(
                 f"{source} {wanted}: no features of {len(missing)} of {len(clips)} clips (first: {first}); "
                 f"run {self._command(recipe, wanted)}"
@@ -275,12 +278,12 @@ class FeatureCache(Manifest):
             source=source,
             holdout=wanted,
             ids=tuple(status.clip.id for status in clips),
-            digests=tuple(status.digest for status in clips),
+            digests=digests,
             embedding=rows.arrays["embedding"],
             logits=align_logits(rows, self.classes, where=f"{source} {wanted}", remedy=self._remedy(recipe)),
             seen=frozenset(digest for digest, _, _ in roles or ()),
             embedding_tuned=recipe.embedding_tuned and roles is not None,
-            absent=frozenset(status.digest for status in clips if status.missing == recipe.modality),
+            absent=frozenset(digests) - present,
         )
 
     def has_block(self, source: str, holdout: HoldoutLike, *, plan: Plan | None = None) -> bool:
@@ -295,22 +298,12 @@ class FeatureCache(Manifest):
         roles = self.roles(recipe, holdout, plan=plan)
         return "logits" in self.rows(recipe, roles, self.clips, ("logits",)).arrays
 
-    def _check_network(self, recipe: Recipe, roles: Roles, wanted: Holdout) -> None:
-        record = self.block_folder(recipe, roles) / RECORD
-        if not record.is_file():
-            raise MissingBlockError(
-                f"{recipe.source} {wanted}: no network was tuned on the clips of the current plan (its "
-                "labels, groups or folds changed, or this holdout was never requested); "
-                f"run {self._command(recipe, wanted)}"
-            )
-        check_trained(record)
-
     def _command(self, recipe: Recipe, holdout: Holdout) -> str:
         """The command that makes a block."""
         if recipe.network == IMPORT:
-            folder = shlex.quote(str(self.path))
+            cache = shlex.quote(str(self.path))
             return (
-                f"moodfuse cache import --cache {folder} --source {recipe.source} --holdout '{holdout}' FILE"
+                f"moodfuse cache import --cache {cache} --source {recipe.source} --holdout '{holdout}' FILE"
             )
         folds = holdout.folds or ()
         option = "" if len(folds) == 1 or holdout.folds is None else " --crossfit" if folds else " --leaky"
@@ -329,7 +322,7 @@ class FeatureCache(Manifest):
 def check_trained(file: Path) -> None:
     """Check a record of training clips against its folder's name; `DamagedPartError` if it differs."""
     try:
-        trained = trained_digest16(tuple(role) for role in read_json(file))
+        trained = trained_digest16(read_json(file))
     except TypeError as error:
         raise DamagedPartError(f"{file}: is not a list of roles; {MEND}") from error
     if trained != file.parent.name:

@@ -28,16 +28,6 @@ TEMPORARY_PREFIX = ".tmp-"
 BAD_SUFFIX = ".bad"
 STALE_S = 24 * 3600.0
 """A temporary that is older has no writer any more."""
-_FULL = "free space (moodfuse cache prune --media frees the most)"
-_PERMISSIONS = "the folder may not be written: correct its permissions or owner"
-_REMEDIES = {
-    errno.ENOSPC: f"the disk is full: {_FULL}",
-    errno.EDQUOT: f"the disk quota is used up: {_FULL}",
-    errno.EACCES: _PERMISSIONS,
-    errno.EPERM: _PERMISSIONS,
-    errno.EROFS: "the file system is read-only: mount it for writing, or name another --cache folder",
-    errno.EIO: "the disk reports an error: check it before you trust it, or name another --cache folder",
-}
 
 
 # Writing
@@ -50,39 +40,33 @@ def write_aside(path: Path, data: bytes | memoryview) -> None:
     """
     temporary = path.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(6)}{path.suffix}"
     try:
-        _make_folder(path.parent)
-        try:
-            with temporary.open("xb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            if temporary.read_bytes() != data:
-                raise DamagedPartError(
-                    f"{path}: what was read back differs from what was written; check the disk"
-                )
-            os.replace(temporary, path)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(temporary)
-            raise
+        missing = [folder for folder in (path.parent, *path.parent.parents) if not folder.is_dir()]
+        if missing:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        for folder in missing:
+            sync_folder(folder.parent)
+        with temporary.open("xb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        if temporary.read_bytes() != data:
+            raise DamagedPartError(
+                f"{path}: what was read back differs from what was written; check the disk"
+            )
+        os.replace(temporary, path)
         sync_folder(path.parent)
-    except CacheError:
+    except BaseException as error:
+        with suppress(OSError):
+            os.unlink(temporary)
+        if isinstance(error, OSError) and not isinstance(error, CacheError):
+            raise _write_error(path, error) from error
         raise
-    except OSError as error:
-        raise _write_error(path, error) from error
-
-
-def _make_folder(folder: Path) -> None:
-    """Create a folder and its missing parents, and sync their names."""
-    missing = [parent for parent in (folder, *folder.parents) if not parent.is_dir()]
-    if missing:
-        folder.mkdir(parents=True, exist_ok=True)
-    for parent in missing:
-        sync_folder(parent.parent)
 
 
 def _write_error(path: Path, error: OSError) -> CacheError:
-    remedy = _REMEDIES.get(error.errno or 0, "remove the cause")
+    remedy = "remove the cause"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        remedy = "the disk is full: free space (moodfuse cache prune --media frees the most)"
     return CacheError(
         f"{path}: cannot be written ({error.strerror or error}); {remedy}, then run the command again: "
         "nothing that was computed is lost"
@@ -121,16 +105,14 @@ def write_text(path: Path, text: str) -> bool:
 
 def set_aside(path: Path, why: str = "") -> None:
     """Quarantine a damaged file: rename it to ``<name>.bad`` and log it, if it still exists."""
+    target = path.with_name(path.name + BAD_SUFFIX)
     try:
-        os.replace(path, path.with_name(path.name + BAD_SUFFIX))
+        os.replace(path, target)
     except FileNotFoundError:
         return
     except OSError as error:
-        raise CacheError(
-            f"{path}: damaged, and cannot be renamed to {path.name}{BAD_SUFFIX} ({error.strerror or error}); "
-            "move it away, then run the command again"
-        ) from error
-    log.warning("%s is damaged%s; renamed to %s%s", path, f" ({why})" if why else "", path.name, BAD_SUFFIX)
+        raise _write_error(target, error) from error
+    log.warning("%s is damaged%s; renamed to %s", path, f" ({why})" if why else "", target.name)
 
 
 def read_valid(
@@ -191,7 +173,7 @@ def facts_of(path: Path) -> os.stat_result | None:
 def read_error(path: Path, what: str, error: OSError) -> CacheError:
     """The error to raise for a path that cannot be read: only another kind of file counts as damage."""
     if isinstance(error, NotRegularFileError):
-        return DamagedPartError(f"{path}: {error.strerror}")
+        return DamagedPartError(f"{path}: {error}")
     return CacheError(
         f"{path}: cannot be {what} ({error.strerror or error}); correct that, then run the command again"
     )
@@ -200,17 +182,11 @@ def read_error(path: Path, what: str, error: OSError) -> CacheError:
 class NotRegularFileError(OSError):
     """A path leads to a pipe, a folder, a socket or a device; opening a pipe would wait for its writer."""
 
-    def __str__(self) -> str:
-        return str(self.strerror)
-
 
 def check_regular(path: Path) -> None:
     """Check that a path leads to a regular file; `NotRegularFileError` or another `OSError` if not."""
-    mode = os.stat(path).st_mode
-    if not stat.S_ISREG(mode):
-        kinds = {stat.S_IFIFO: "a pipe", stat.S_IFDIR: "a folder", stat.S_IFSOCK: "a socket"}
-        kind = kinds.get(stat.S_IFMT(mode), "a device")
-        raise NotRegularFileError(errno.EINVAL, f"is {kind}; expected a regular file", str(path))
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise NotRegularFileError("is a pipe, a folder or a device; expected a regular file")
 
 
 def open_regular(path: Path, mode: str = "rb", **options: Any) -> IO[Any]:

@@ -108,15 +108,12 @@ def is_ours(place: str) -> bool:
     return _FOLDER.fullmatch(place) is not None
 
 
-def entries(root: Path) -> Iterator[Entry]:
+def entries(folder: Path, place: str = "") -> Iterator[Entry]:
     """Every file of a cache by name; a folder that does not belong to a cache is one unknown entry.
 
-    Links are followed, as readers follow them. Files that disappear meanwhile are skipped.
+    `place` is the path of `folder` below the cache. Links are followed, as readers follow them. Files that
+    disappear meanwhile are skipped.
     """
-    yield from _walk(root, "")
-
-
-def _walk(folder: Path, place: str) -> Iterator[Entry]:
     try:
         names = sorted(os.listdir(folder))
     except FileNotFoundError:
@@ -144,7 +141,7 @@ def _entry(path: Path, place: str) -> Iterator[Entry]:
         fault = "" if stat.S_ISREG(facts.st_mode) else "is no plain file, but a pipe, a socket or a device"
         yield Entry(path, place, kind, facts.st_size, modified_s, fault)
     elif kind not in (TEMPORARY, BAD) and is_ours(place) and not _links_to_parent(path):
-        yield from _walk(path, place)
+        yield from entries(path, place)
     else:
         size = 0 if kind == UNKNOWN else tree_bytes(path)
         yield Entry(path, place, kind, size, modified_s, "is a folder")

@@ -86,17 +86,16 @@ def test_hidden_folders_are_not_read(tuned_cache: FeatureCache) -> None:
 
 
 def test_only_a_regular_file_is_opened(tmp_path: Path) -> None:
-    """A pipe, a folder and a device are named; a link leads to its target."""
+    """Not a pipe, a folder or a device; a link leads to its target."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to(tmp_path / "pipe")
     (tmp_path / "text").write_text("a\n")
     (tmp_path / "good link").symlink_to(tmp_path / "text")
-    odd = {"pipe": "a pipe", "link": "a pipe", ".": "a folder", "/dev/zero": "a device"}
-    for name, kind in odd.items():
-        with pytest.raises(NotRegularFileError, match=f"is {kind}; expected a regular file"):
+    for name in ("pipe", "link", ".", "/dev/zero"):
+        with pytest.raises(NotRegularFileError, match="expected a regular file"):
             open_regular(tmp_path / name)
         for read in (read_json, check_sealed):
-            with pytest.raises(DamagedPartError, match=f"is {kind}; expected a regular file"):
+            with pytest.raises(DamagedPartError, match="expected a regular file"):
                 read(tmp_path / name)
     with pytest.raises(FileNotFoundError):
         open_regular(tmp_path / "nothing")
@@ -126,7 +125,6 @@ def rewrite(cache: FeatureCache, kind: str, change: Change) -> Path:
     [
         ("outcome", lambda values: values.update(loudness=3)),
         ("audit", lambda values: values["findings"][0].update(loudness=3)),
-        ("audit", lambda values: values["findings"][0].update(kind="smell")),
     ],
 )
 def test_a_record_of_a_newer_version_is_skipped_and_stays(

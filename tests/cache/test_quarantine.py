@@ -130,7 +130,7 @@ def test_damage_under_a_name_that_was_quarantined_before_replaces_it(tuned_cache
     (bad / "x").mkdir(parents=True)
     part.write_bytes(b"three")
     done = mend(tuned_cache)
-    assert not done.set_aside and "damaged, and cannot be renamed" in done.failed[0]
+    assert not done.set_aside and "cannot be written" in done.failed[0]
 
 
 def test_damage_to_current_records_is_named_with_its_remedy(tuned_cache: FeatureCache) -> None:

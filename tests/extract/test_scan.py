@@ -150,7 +150,7 @@ def test_data_that_is_no_folder_or_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"one\.mp4 is a media file; expected a folder"):
         scan(tmp_path / "one.mp4")
     os.mkfifo(tmp_path / "clips.csv")
-    with pytest.raises(InputError, match=r"clips\.csv: .*is a pipe; expected a regular file"):
+    with pytest.raises(InputError, match=r"clips\.csv: .*expected a regular file"):
         scan(tmp_path / "clips.csv")
 
 
