@@ -78,12 +78,8 @@ def metrics_values(evaluation: Evaluation) -> dict[str, object]:
         "missing": dict(sorted(Counter(name for names in run.missing for name in names).items())),
         "notes": evaluation.notes,
     }
-    if evaluation.headline is not None:
-        values["headline"] = _json_value(evaluation.headline)
-    if evaluation.inflation is not None:
-        values["inflation"] = _json_value(evaluation.inflation)
-    if evaluation.audit is not None:
-        values["audit"] = _json_value(evaluation.audit)
+    optional = {"headline": evaluation.headline, "inflation": evaluation.inflation, "audit": evaluation.audit}
+    values |= {name: _json_value(record) for name, record in optional.items() if record is not None}
     return {
         **values,
         "paired": [{**_json_fields(test), "sentence": test.sentence} for test in evaluation.paired],

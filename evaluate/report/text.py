@@ -231,8 +231,8 @@ def inflation_table(inflation: Inflation) -> TextTable:
     """Accuracy of each result without and with a leak."""
     mean = gain_text(inflation.mean_points, inflation.mean_points_ci95)
     description = (
-        f"Run {inflation.honest_run} compared with {inflation.leaky_run}, which is {LEAKY_MARK}: its networks "
-        f"were trained on all clips. Mean inflation of the fusions: {mean} points."
+        f"Run {inflation.honest_run} compared with {inflation.leaky_run}, which is {LEAKY_MARK}: its "
+        f"networks were trained on all clips. Mean inflation of the fusions: {mean} points."
     )
     columns = ("result", "no leak, %", f"{LEAKY_MARK}, %", "inflation, points")
     accuracies = [(number(100 * row.honest, 1), number(100 * row.leaky, 1)) for row in inflation.rows]
