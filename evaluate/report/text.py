@@ -131,8 +131,8 @@ def _context(evaluation: Evaluation, ends: Interval) -> Iterator[str]:
     if repeated is not None and repeated.repeats > 1:
         yield (
             f"Mean accuracy of {evaluation.best.result.name} over {repeated.repeats} fold plans: "
-            f"{percent(repeated.accuracy)} ({interval_text(repeated.ci95)}). This interval covers the choice of "
-            "training clips."
+            f"{percent(repeated.accuracy)} ({interval_text(repeated.ci95)}). This interval covers the choice "
+            "of training clips."
         )
 
 
