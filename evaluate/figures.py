@@ -36,7 +36,13 @@ STYLES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
 DOTTED = (0, (1, 3))
 FONT = "DejaVu Sans"
 """Part of Matplotlib."""
-MORE_FONTS = ("Noto Sans CJK JP", "WenQuanYi Zen Hei", "Microsoft YaHei", "SimHei", "PingFang SC")
+MORE_FONTS: tuple[str, ...] = (
+    "Noto Sans CJK JP",
+    "WenQuanYi Zen Hei",
+    "Microsoft YaHei",
+    "SimHei",
+    "PingFang SC",
+)
 MORE_FONTS += ("Hiragino Sans", "Yu Gothic", "Malgun Gothic", "Apple SD Gothic Neo")
 MORE_FONTS += ("Noto Sans Devanagari", "Noto Sans Arabic", "Noto Sans Thai", "Arial Unicode MS")
 """Used for characters that `FONT` does not have, where they are installed."""

@@ -27,7 +27,17 @@ NETWORKS, FUSION = "networks", "fusion"
 OURS = "ours"
 OPTIMIZERS = {"adam": "Adam", "sgd": "SGD", "": "other"}
 """Names of optimizers as tables show them; ``other`` is a row of another recipe."""
-COLUMNS = ("table", "optimizer", "sources", "who", "protocol", "recipe", "head", "level", "clips")
+COLUMNS: tuple[str, ...] = (
+    "table",
+    "optimizer",
+    "sources",
+    "who",
+    "protocol",
+    "recipe",
+    "head",
+    "level",
+    "clips",
+)
 COLUMNS += ("accuracy", "low", "high", "macro_f1", "auc")
 COMPARISONS = ("zhou2022",)
 OLD_NAMES = {"seed": "zhou2022"}

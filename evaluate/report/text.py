@@ -62,7 +62,7 @@ class TextTable(NamedTuple):
     description: str
     columns: tuple[str, ...]
     text_columns: int
-    sections: list[list[tuple[str, ...]]]
+    sections: Sequence[Sequence[tuple[str, ...]]]
 
 
 def interval_text(interval: Interval) -> str:
@@ -305,7 +305,7 @@ def print_comparison(comparison: Comparison) -> None:
         f"{comparison.published.citation}. {name} on {comparison.published.clips} clips, ours on "
         f"{len(run.ids)}. Accuracy and macro F1 in %."
     )
-    columns = ("networks", "method", "recipe", f"{name} acc.", "macro F1", "AUC")
+    columns: tuple[str, ...] = ("networks", "method", "recipe", f"{name} acc.", "macro F1", "AUC")
     columns += ("our acc. [95 %]", "macro F1", "AUC")
     sections = [
         [_comparison_cells(row) for row in comparison.rows if row.table == table]
@@ -320,7 +320,8 @@ def print_comparison(comparison: Comparison) -> None:
 
 
 def _comparison_cells(row: ComparedRow) -> tuple[str, ...]:
-    method, recipe, published, ours = "", "", (UNKNOWN,) * 3, (UNKNOWN,) * 3
+    method, recipe, published = "", "", (UNKNOWN,) * 3
+    ours: tuple[str, ...] = (UNKNOWN,) * 3
     if row.published is not None:
         accuracy, macro_f1, auc = row.published.values()
         published = (number(100 * accuracy, 0), number(100 * macro_f1, 0), number(auc))
