@@ -44,7 +44,7 @@ TEST = "test"
 
 @dataclass(frozen=True)
 class FoldScore:
-    """Metrics of one result on the clips of one fold; `auc` is NaN where it is not defined."""
+    """Metrics on the clips of one fold; `auc` is NaN where it is not defined."""
 
     fold: int
     clips: int
@@ -98,9 +98,7 @@ class RepeatedScore:
 class ResultScore:
     """A result with its scores over all clips, by fold and by class.
 
-    `calibration` is `None` where the run kept no unscaled probabilities, `repeated` where cross-validation
-    was not repeated. `complete` is the score over the clips with all modalities; `None` where every clip has
-    them.
+    `complete` is the score over the clips with all modalities; `None` if every clip has them.
     """
 
     result: Result
@@ -129,11 +127,7 @@ class ResultScore:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A scored run; `scored` is in the order of `run.results`, `draws` and `seed` are of the bootstrap.
-
-    `headline` is `None` for a run of one result, `inflation` unless a leaky run was given; `audit` is set by
-    the caller.
-    """
+    """A scored run; `scored` is in the order of `run.results`, `draws` and `seed` are of the bootstrap."""
 
     run: Run
     scored: tuple[ResultScore, ...]
@@ -178,6 +172,10 @@ class Evaluation:
     def marker(self) -> str:
         """`LEAKY_MARK` for a leaky run, shown with all of its numbers; else empty."""
         return LEAKY_MARK if self.run.protocol == LEAKY else ""
+
+    def marked_notes(self, scored: ResultScore) -> list[str]:
+        """Notes of a result, after the mark for a leaky run."""
+        return list(dict.fromkeys(filter(None, (self.marker, *scored.result.notes))))
 
     @property
     def importance_by_head(self) -> list[list[SourceImportance]]:
@@ -249,41 +247,38 @@ def run_labels(run: Run) -> Labels:
 
 
 def score_results(run: Run, resamples: GroupDraws, *, seed: int) -> Iterator[ResultScore]:
-    """Score each result of a run, all with the same draws of its groups; `seed` is of other random draws."""
+    """Score each result of a run, all with the same resamples; `seed` is of the other random numbers."""
     labels, folds = run_labels(run), np.asarray(run.folds)
     plans = np.array([run.folds, *run.repeat_folds])
     draws = len(resamples.counts)
-    complete_clips = np.array([not missing for missing in run.missing] or [True] * len(labels))
+    complete = np.array([not missing for missing in run.missing] or [True] * len(labels))
     complete_resamples = None
-    if complete_clips.any() and not complete_clips.all():
-        complete_resamples = draw_groups(np.array(run.groups)[complete_clips], draws=draws, seed=seed)
+    if complete.any() and not complete.all():
+        complete_resamples = draw_groups(np.array(run.groups)[complete], draws=draws, seed=seed)
     for result in run.results:
         values = result.probabilities
-        repeated = complete = None
-        if result.repeats is not None:
-            repeated = repeated_score(labels, np.concatenate([values[None], result.repeats]), plans)
-        if complete_resamples is not None:
-            complete = score_draws(
-                labels[complete_clips], values[complete_clips], complete_resamples, classes=run.classes
-            )
         yield ResultScore(
             result=result,
             score=score_draws(labels, values, resamples, classes=run.classes),
             per_fold=tuple(
-                _fold_score(int(fold), labels[folds == fold], values[folds == fold])
-                for fold in np.unique(folds)
+                _fold_score(fold, labels[folds == fold], values[folds == fold])
+                for fold in np.unique(folds).tolist()
             ),
             per_class=class_scores(labels, values, run.classes),
             calibration=calibration(labels, result, draws=draws, seed=seed),
-            repeated=repeated,
-            complete=complete,
+            repeated=None
+            if result.repeats is None
+            else repeated_score(labels, np.concatenate([values[None], result.repeats]), plans),
+            complete=None
+            if complete_resamples is None
+            else score_draws(labels[complete], values[complete], complete_resamples, classes=run.classes),
         )
 
 
 def _fold_score(fold: int, labels: Labels, probabilities: Floats) -> FoldScore:
     values = metrics.all_metrics(labels, probabilities)
-    accuracy, macro_f1, auc = (float(values[name]) for name in ("accuracy", "macro_f1", "auc"))
-    return FoldScore(fold, len(labels), accuracy, macro_f1, auc)
+    scores = {name: float(values[name]) for name in ("accuracy", "macro_f1", "auc")}
+    return FoldScore(fold, len(labels), **scores)
 
 
 def class_scores(labels: Labels, probabilities: Floats, classes: tuple[str, ...]) -> tuple[ClassScore, ...]:
@@ -357,11 +352,10 @@ def repeated_score(labels: Labels, probabilities: Floats, folds: NDArray[np.int6
 def baseline_pairs(scored: Sequence[ResultScore]) -> list[Pair]:
     """Pairs to test: fusions against the best result on one source, heads against the mean of their sources.
 
-    The best result on one source may be a network's or a head's. The mean of one source is its network's own
-    result.
+    The mean of one source is its network's own result.
     """
-    single = [one for one in scored if not one.is_fusion]
     pairs: list[Pair] = []
+    single = [one for one in scored if not one.is_fusion]
     if single:
         best = min(single, key=lambda one: one.rank).result.name
         pairs += [(one.result.name, best, "best single source") for one in scored if one.is_fusion]

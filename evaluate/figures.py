@@ -11,20 +11,19 @@ import logging
 import re
 import textwrap
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from moodfuse.cache.console import printable
 from moodfuse.cache.digests import digest16
 from moodfuse.cache.files import write_aside
-from moodfuse.evaluate.evaluation import Evaluation, ResultScore, run_labels
+from moodfuse.evaluate.evaluation import Calibration, Evaluation, ResultScore, run_labels
 from moodfuse.evaluate.metrics import class_aucs, macro_roc_curve, roc_curve
-from moodfuse.evaluate.paired import SourceImportance
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,6 +36,16 @@ STYLES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
 DOTTED = (0, (1, 3))
 FONT = "DejaVu Sans"
 """Part of Matplotlib."""
+MORE_FONTS: tuple[str, ...] = (
+    "Noto Sans CJK JP",
+    "WenQuanYi Zen Hei",
+    "Microsoft YaHei",
+    "SimHei",
+    "PingFang SC",
+)
+MORE_FONTS += ("Hiragino Sans", "Yu Gothic", "Malgun Gothic", "Apple SD Gothic Neo")
+MORE_FONTS += ("Noto Sans Devanagari", "Noto Sans Arabic", "Noto Sans Thai", "Arial Unicode MS")
+"""Used for characters that `FONT` does not have, where they are installed."""
 CONFUSION_LIMIT = 12
 ACCURACY_LIMIT = 60
 ANNOTATED_CLASSES = 16
@@ -52,15 +61,14 @@ def drawing_settings(names: Iterable[str] = ()) -> Iterator[None]:
     """
     import matplotlib
 
-    families = list(font_families(tuple(names)))
     with matplotlib.rc_context(), warnings.catch_warnings():
-        # `font_families` has warned already of characters without a font.
+        # `font_families` warns of characters without a font.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         warnings.filterwarnings("ignore", message="Matplotlib currently does not support .* natively")
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(
             {
-                "font.family": families,
+                "font.family": font_families(names),
                 "font.size": 9.0,
                 "axes.titlesize": 10.0,
                 "axes.spines.top": False,
@@ -75,36 +83,23 @@ def drawing_settings(names: Iterable[str] = ()) -> Iterator[None]:
         yield
 
 
-@lru_cache(maxsize=8)
-def font_families(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Choose `FONT` and installed fonts for the characters of `names`; warn where none has them."""
+def font_families(names: Iterable[str]) -> list[str]:
+    """`FONT` and, if it does not have all characters of `names`, the installed `MORE_FONTS`."""
     from matplotlib import font_manager
-    from matplotlib.ft2font import FT2Font
 
-    families = [FONT]
-    default = FT2Font(font_manager.findfont(FONT))
-    missing = {char for name in names for char in printable(name) if not default.get_char_index(ord(char))}
-    for path in sorted(font_manager.findSystemFonts()) if missing else ():
-        try:
-            font = FT2Font(path)
-        except (OSError, RuntimeError):  # a damaged font
-            continue
-        covered = {char for char in missing if font.get_char_index(ord(char))}
-        # Not bold or italic fonts, bitmap fonts of emoji, or the font that has a box for every character.
-        if covered and not font.style_flags and font.scalable and "lastresort" not in path.lower():
-            font_manager.fontManager.addfont(path)
-            families.append(font.family_name)
-            missing -= covered
-    affected = [printable(name) for name in names if missing.intersection(printable(name))]
-    if affected:
+    missing = {char for name in names for char in printable(name)}
+    families = []
+    for family in (FONT, *MORE_FONTS):
+        if missing and family in font_manager.get_font_names():
+            families.append(family)
+            missing -= set(map(chr, font_manager.get_font(font_manager.findfont(family)).get_charmap()))
+    if missing:
         log.warning(
-            "no installed font has %d characters of %s, so figures show boxes instead; install a font for "
-            "this script, such as Noto (Debian: apt-get install fonts-noto-core fonts-noto-cjk), and run "
-            "this again",
-            len(missing),
-            ", ".join(map(repr, affected)),
+            "no font for %s, so figures show boxes instead; install a font such as Noto Sans CJK (Debian: "
+            "apt-get install fonts-noto-core fonts-noto-cjk), and run this again",
+            "".join(sorted(missing)),
         )
-    return tuple(families)
+    return families or [FONT]
 
 
 def write_figure(figure: "Figure", path: Path) -> Path:
@@ -143,21 +138,18 @@ def plan_figures(evaluation: Evaluation) -> dict[str, Callable[[], "Figure"]]:
 
     Of more than `CONFUSION_LIMIT` results, confusion matrices are drawn of the best and of each network only.
     """
-    best = evaluation.best
-    chosen: Sequence[ResultScore] = evaluation.scored
-    if len(chosen) > CONFUSION_LIMIT:
-        chosen = [scored for scored in chosen if scored.is_network or scored is best]
+    best, results = evaluation.best, evaluation.scored
     plan: dict[str, Callable[[], Figure]] = {
         "accuracy": partial(accuracy_figure, evaluation),
         f"roc-{slug(best.result.name)}": partial(roc_figure, evaluation, best),
     }
     if best.calibration is not None:
-        plan[f"reliability-{slug(best.result.name)}"] = partial(reliability_figure, evaluation)
-    for rows in evaluation.importance_by_head[:1]:
-        name = slug(f"{rows[0].head} {rows[0].level}")
-        plan[f"shapley-{name}"] = partial(importance_figure, evaluation, rows)
-    for scored in chosen:
-        plan[f"confusion-{slug(scored.result.name)}"] = partial(confusion_figure, evaluation, scored)
+        plan[f"reliability-{slug(best.result.name)}"] = partial(
+            reliability_figure, evaluation, best.calibration
+        )
+    for scored in results:
+        if len(results) <= CONFUSION_LIMIT or scored.is_network or scored is best:
+            plan[f"confusion-{slug(scored.result.name)}"] = partial(confusion_figure, evaluation, scored)
     mark = f"-{evaluation.marker}" if evaluation.marker else ""
     return {f"{name}{mark}": draw for name, draw in plan.items()}
 
@@ -174,12 +166,12 @@ def draw_figures(evaluation: Evaluation, folder: Path) -> list[str]:
     return list(plan)
 
 
-def _new_axes(width: float, height: float, *, columns: int = 1) -> tuple["Figure", Any]:
-    """A figure with one axes, or an array of several side by side; sizes in inches."""
+def _new_axes(width: float, height: float) -> tuple["Figure", "Axes"]:
+    """A figure with one axes; sizes in inches."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height))
-    return figure, figure.subplots(1, columns)
+    return figure, figure.subplots()
 
 
 def _title(evaluation: Evaluation, text: str, scored: ResultScore | None = None, *, width: int = 80) -> str:
@@ -195,14 +187,6 @@ def _row_name(scored: ResultScore) -> str:
     result = scored.result
     name = f"{' + '.join(result.sources)}, {result.head}" + ("" if scored.is_network else f", {result.level}")
     return "\n".join(textwrap.wrap(name, 46, break_on_hyphens=False))
-
-
-def _named_rows(axes: "Axes", positions: np.ndarray, names: list[str]) -> None:
-    """Label the rows of a chart, the first on top, with a vertical grid."""
-    axes.set_yticks(positions.tolist(), names, fontsize=8)
-    axes.set_ylim(float(positions[-1]) + 0.8, float(positions[0]) - 0.8)
-    axes.grid(axis="x", color="#DDDDDD", linewidth=0.7)
-    axes.set_axisbelow(True)
 
 
 def confusion_figure(evaluation: Evaluation, scored: ResultScore) -> "Figure":
@@ -275,7 +259,10 @@ def accuracy_figure(evaluation: Evaluation) -> "Figure":
     axes.axvline(baseline, color=GREY, linestyle="--", linewidth=1.0)
     text, transform = f" always “{short(label)}”: {baseline:.2f}", axes.get_xaxis_transform()
     axes.text(baseline, 1.0, text, transform=transform, va="bottom", color=GREY, fontsize=8)
-    _named_rows(axes, positions, names)
+    axes.set_yticks(positions.tolist(), names, fontsize=8)
+    axes.set_ylim(float(positions[-1]) + 0.8, float(positions[0]) - 0.8)
+    axes.grid(axis="x", color="#DDDDDD", linewidth=0.7)
+    axes.set_axisbelow(True)
     axes.set(xlim=(0, 1), xlabel="Accuracy, with 95 % interval over groups")
     total = len(evaluation.scored)
     subject = f"best {len(rows)} of {total} results" if len(rows) < total else "all results"
@@ -284,46 +271,24 @@ def accuracy_figure(evaluation: Evaluation) -> "Figure":
     return figure
 
 
-def reliability_figure(evaluation: Evaluation) -> "Figure":
+def reliability_figure(evaluation: Evaluation, calibration: Calibration) -> "Figure":
     """Accuracy of the best result by its confidence, before and after temperature scaling."""
-    scored = evaluation.best
     figure, axes = _new_axes(6.4, 4.7)
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=DOTTED, linewidth=1.0, label="perfect calibration")
-    if (calibration := scored.calibration) is not None:
-        curves = (
-            (f"before scaling, ECE {calibration.ece_before:.3f}", calibration.bins_before, ORANGE, "--", "s"),
-            (f"after scaling, ECE {calibration.ece_after:.3f}", calibration.bins_after, BLUE, "-", "o"),
-        )
-        for label, bins, colour, style, mark in curves:
-            confidence, accuracy = [one.confidence for one in bins], [one.accuracy for one in bins]
-            sizes = [14 + 5 * one.clips for one in bins]
-            axes.plot(confidence, accuracy, linestyle=style, color=colour, linewidth=1.2, label=label)
-            axes.scatter(confidence, accuracy, s=sizes, marker=mark, color=colour)
-        perfect, high = calibration.ece_if_perfect, calibration.ece_if_perfect_high
-        label = f"if perfectly calibrated, ECE {perfect:.3f}, up to {high:.3f}"
-        axes.plot([], [], linestyle="none", label=label)
+    curves = (
+        (f"before scaling, ECE {calibration.ece_before:.3f}", calibration.bins_before, ORANGE, "--", "s"),
+        (f"after scaling, ECE {calibration.ece_after:.3f}", calibration.bins_after, BLUE, "-", "o"),
+    )
+    for label, bins, colour, style, mark in curves:
+        confidence, accuracy = [one.confidence for one in bins], [one.accuracy for one in bins]
+        sizes = [14 + 5 * one.clips for one in bins]
+        axes.plot(confidence, accuracy, linestyle=style, color=colour, linewidth=1.2, label=label)
+        axes.scatter(confidence, accuracy, s=sizes, marker=mark, color=colour)
+    perfect, high = calibration.ece_if_perfect, calibration.ece_if_perfect_high
+    axes.plot([], [], linestyle="none", label=f"if perfectly calibrated, ECE {perfect:.3f}, up to {high:.3f}")
     axes.set(xlabel="Confidence: probability of the predicted emotion", ylabel="Accuracy", aspect="equal")
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-    axes.set_title(_title(evaluation, "Reliability (size: clips in the bin)", scored, width=64), loc="left")
+    title = _title(evaluation, "Reliability (size: clips in the bin)", evaluation.best, width=64)
+    axes.set_title(title, loc="left")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), fontsize=8)
-    return figure
-
-
-def importance_figure(evaluation: Evaluation, rows: Sequence[SourceImportance]) -> "Figure":
-    """Shapley value of each source, and the loss of accuracy without it, in points with 95 % intervals."""
-    figure, axes = _new_axes(7.6, 1.7 + 0.42 * len(rows))
-    positions = np.arange(len(rows), dtype=np.float64)
-    bars = (
-        ("Shapley value", -0.18, BLUE, [(row.shapley, row.shapley_ci95) for row in rows]),
-        ("loss without it", 0.18, ORANGE, [(row.drop, row.drop_ci95) for row in rows]),
-    )
-    for label, offset, colour, values in bars:
-        axes.barh(positions + offset, [100 * value for value, _ in values], 0.32, color=colour, label=label)
-        for position, (_, ends) in zip(positions + offset, values, strict=True):
-            axes.plot([100 * end for end in ends.ends], [position] * 2, color="black", linewidth=1.0)
-    axes.axvline(0, color=GREY, linewidth=0.8)
-    _named_rows(axes, positions, [short(row.source, 40) for row in rows])
-    axes.set_xlabel("Points of accuracy, with 95 % interval")
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.suptitle(_title(evaluation, f"Contribution of each source: {rows[0].head}, {rows[0].level} level"))
     return figure

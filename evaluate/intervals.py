@@ -1,13 +1,11 @@
 """95 % confidence intervals of metrics: t intervals over groups, from a bootstrap of groups.
 
-Groups, not clips, are drawn with replacement, because clips of one group resemble each other (Field and Welsh
-2007, J. R. Stat. Soc. B 69:369); G groups of unequal size count as Kish's effective number (Kish 1965, Survey
-Sampling, sec. 8.2). The draws give a standard error, widened by sqrt(G / (G - 1)); the interval is the
-estimate plus and minus t(G - 1) standard errors on the logit of a proportion or the logarithm of a loss
-(DiCiccio and Efron 1996, Statist. Sci. 11:189). Percentile intervals of the same draws undercover: 84 % for
-an accuracy over 12 groups, where these reach 95 to 98 % (`benchmarks/coverage.py`). Where all draws are
-equal, as at an accuracy of 1, the interval is Clopper and Pearson's (1934, Biometrika 26:404) for G agreeing
-groups.
+Groups are resampled, since clips of one group resemble each other (Field and Welsh 2007, J. R. Stat. Soc. B
+69:369); G groups of unequal size count as Kish's effective number (Kish 1965, Survey Sampling, sec. 8.2). The
+interval is the estimate plus and minus t(G - 1) bootstrap standard errors times sqrt(G / (G - 1)), on the
+logit of a proportion or the logarithm of a loss (DiCiccio and Efron 1996, Statist. Sci. 11:189). Where all
+resamples are equal, it is Clopper and Pearson's (1934, Biometrika 26:404) for G agreeing groups.
+`docs/evaluation.md` has the reasons, `benchmarks/coverage.py` measures the coverage.
 """
 
 import math

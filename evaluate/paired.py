@@ -1,18 +1,13 @@
 """Differences of accuracy on the same clips: tests, contributions of sources, inflation of a leaky run.
 
-The test is a sign-flip permutation test with groups as units: if two results are equally good, the surplus of
-correct answers in a group is as likely on the one side as on the other (Good 2005, Permutation, Parametric
-and Bootstrap Tests of Hypotheses, ch. 3; with groups of one clip it is McNemar's exact test). The surpluses
-are integers, so the distribution over all 2**G flips is computed exactly, by Fourier transform, and no
-p-value depends on a seed. Ties count against a difference. Several tests are corrected together (Holm 1979,
-Scand. J. Statist. 6:65). A baseline that is the best of several results was chosen on these same clips, which
-makes the test conservative.
+The test is a sign-flip permutation test over groups: if two results are equally good, the surplus of correct
+answers in a group is as likely on either side (Good 2005, Permutation, Parametric and Bootstrap Tests of
+Hypotheses, ch. 3; with groups of one clip it is McNemar's exact test). The distribution over all 2**G flips
+is computed exactly. Several tests are corrected together (Holm 1979, Scand. J. Statist. 6:65).
 
 The contribution of a source is its Shapley value (Shapley 1953, Contributions to the Theory of Games 2:307):
-the mean, over all orders of adding the sources, of the accuracy that it adds. The value of a set of sources
-is the accuracy of one head, at one level, on these sources; for the mean of one source it is the network's
-own accuracy, and for no source that of predicting the most common label. Each Shapley value is a mean over
-clips of fixed weights of correct answers, so a bootstrap of groups gives its interval.
+the mean, over all orders of adding the sources, of the accuracy that it adds. No source at all has the
+accuracy of predicting the most common label.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -225,13 +220,13 @@ def _importance(
 
 @dataclass(frozen=True)
 class InflatedResult:
-    """Accuracy of one result in a run and in its leaky counterpart; `gain` is the second minus the first."""
+    """Accuracy of one result in an honest and in a leaky run; `points` is the second minus the first."""
 
     result: str
-    accuracy: float
-    leaky_accuracy: float
-    gain: float
-    gain_ci95: Interval
+    honest: float
+    leaky: float
+    points: float
+    points_ci95: Interval
 
 
 @dataclass(frozen=True)
@@ -241,19 +236,21 @@ class Inflation:
     The mean is over fusions, or over all rows where there is no fusion.
     """
 
-    run: str
+    honest_run: str
     leaky_run: str
     rows: tuple[InflatedResult, ...]
-    mean_gain: float
-    mean_gain_ci95: Interval
+    mean_points: float
+    mean_points_ci95: Interval
 
 
 def measure_inflation(run: Run, leaky: Run, *, draws: int = DRAWS, seed: int = 0) -> Inflation:
     """Compare the accuracy of each result that a run and a leaky run hold, clip by clip.
 
-    Raises `InputError` if the clips, their labels or the classes differ, or the runs share no result.
+    Raises `InputError` if the clips, their labels, the classes or recipes differ, or no result is shared.
     """
-    order = _matching_rows(run, leaky)
+    _check_same_clips(run, leaky)
+    leaky_rows = {clip: row for row, clip in enumerate(leaky.ids)}
+    order = [leaky_rows[clip] for clip in run.ids]
     others = {result.name: result.probabilities[order] for result in leaky.results}
     shared = [result for result in run.results if result.name in others]
     if not shared:
@@ -262,54 +259,38 @@ def measure_inflation(run: Run, leaky: Run, *, draws: int = DRAWS, seed: int = 0
             "--combine, --head and --level"
         )
     labels = np.array([run.classes.index(label) for label in run.labels])
-    clean = np.stack([is_correct(labels, result.probabilities) for result in shared], axis=1)
+    honest = np.stack([is_correct(labels, result.probabilities) for result in shared], axis=1)
     inflated = np.stack([is_correct(labels, others[result.name]) for result in shared], axis=1)
-    gains = inflated - clean
+    gains = inflated - honest
     fused = [len(result.sources) > 1 for result in shared]
     mean = gains[:, fused if any(fused) else slice(None)].mean(axis=1, keepdims=True)
-    *intervals, (mean_gain, mean_ci95) = mean_intervals(
-        np.hstack([gains, mean]), draw_groups(run.groups, draws=draws, seed=seed)
+    resamples = draw_groups(run.groups, draws=draws, seed=seed)
+    *intervals, (mean_gain, mean_ci95) = mean_intervals(np.hstack([gains, mean]), resamples)
+    accuracies = zip(honest.mean(axis=0).tolist(), inflated.mean(axis=0).tolist(), strict=True)
+    rows = tuple(
+        InflatedResult(result.name, *pair, *gain)
+        for result, pair, gain in zip(shared, accuracies, intervals, strict=True)
     )
-    rows = [
-        InflatedResult(
-            result.name, float(clean[:, index].mean()), float(inflated[:, index].mean()), gain, ends
-        )
-        for index, (result, (gain, ends)) in enumerate(zip(shared, intervals, strict=True))
-    ]
-    return Inflation(run.name, leaky.name, tuple(rows), mean_gain, mean_ci95)
+    return Inflation(run.name, leaky.name, rows, mean_gain, mean_ci95)
 
 
-def _matching_rows(run: Run, leaky: Run) -> list[int]:
-    """Row of each clip of `run` in `leaky`; raise `InputError` if more than the protocol differs."""
+def _check_same_clips(run: Run, leaky: Run) -> None:
+    """Raise `InputError` if more than the protocol differs."""
     again = f"run fuse --protocol leaky on the cache as it was for {run.name}"
-    if run.classes != leaky.classes:
-        raise InputError(
-            f"run {run.name} has the classes {', '.join(run.classes)}, run {leaky.name} "
-            f"{', '.join(leaky.classes)}; {again}"
-        )
     with_digests = bool(run.digests and leaky.digests)
     clips, leaky_clips = (
-        dict(
-            zip(
-                one.ids,
-                zip(one.labels, one.digests if with_digests else one.labels, strict=True),
-                strict=True,
-            )
-        )
+        set(zip(one.ids, one.labels, one.digests if with_digests else one.ids, strict=True))
         for one in (run, leaky)
     )
-    differing = sorted(set(clips.items()) ^ set(leaky_clips.items()))
-    if differing:
+    if run.classes != leaky.classes or clips != leaky_clips:
+        example = f", such as {min(clips ^ leaky_clips)[0]!r}" if clips != leaky_clips else ""
         raise InputError(
-            f"runs {run.name} and {leaky.name} differ in clips, their labels or files, such as "
-            f"{differing[0][0]!r}; {again}"
+            f"runs {run.name} and {leaky.name} differ in classes, clips, labels or files{example}; {again}"
         )
-    recipes, leaky_recipes = dict(run.recipes), dict(leaky.recipes)
-    for source in recipes.keys() & leaky_recipes.keys():
-        if recipes[source] != leaky_recipes[source]:
+    leaky_recipes = dict(leaky.recipes)
+    for source, recipe in run.recipes:
+        if leaky_recipes.get(source, recipe) != recipe:
             raise InputError(
                 f"the recipe of {source} differs between runs {run.name} and {leaky.name}, so a difference "
                 f"would have other causes than the leak; {again}"
             )
-    rows = {clip: row for row, clip in enumerate(leaky.ids)}
-    return [rows[clip] for clip in run.ids]

@@ -13,24 +13,32 @@ fusion method, which `fuse_options` repeat.
 import csv
 import io
 import json
-import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from moodfuse.cache.errors import UnknownNameError
 from moodfuse.cache.runs import NETWORK, result_name
 from moodfuse.evaluate.evaluation import Evaluation, ResultScore
 
-log = logging.getLogger(__name__)
 NETWORKS, FUSION = "networks", "fusion"
 OURS = "ours"
 OPTIMIZERS = {"adam": "Adam", "sgd": "SGD", "": "other"}
 """Names of optimizers as tables show them; ``other`` is a row of another recipe."""
+COLUMNS: tuple[str, ...] = (
+    "table",
+    "optimizer",
+    "sources",
+    "who",
+    "protocol",
+    "recipe",
+    "head",
+    "level",
+    "clips",
+)
+COLUMNS += ("accuracy", "low", "high", "macro_f1", "auc")
 COMPARISONS = ("zhou2022",)
 OLD_NAMES = {"seed": "zhou2022"}
 
@@ -53,24 +61,6 @@ class Published:
     caveats: list[str]
 
 
-class ClassCounts(NamedTuple):
-    """A confusion matrix: whose it is (`OURS` or published), and its head, level and recipe."""
-
-    who: str
-    how: str
-    counts: list[list[int]]
-
-    @property
-    def clips(self) -> int:
-        """Number of clips."""
-        return int(np.sum(self.counts))
-
-    @property
-    def accuracy(self) -> float:
-        """Accuracy computed from the counts."""
-        return float(np.trace(self.counts) / self.clips)
-
-
 class ComparedRow(NamedTuple):
     """A published row, one of ours, or both; `networks` are without recipes.
 
@@ -88,28 +78,24 @@ class ComparedRow(NamedTuple):
 class Comparison:
     """A run compared with published results; a published row is repeated for each of ours.
 
-    `matrices` are the published one, then ours for each recipe; `commands` make the rows missing in the run.
+    `commands` make the rows missing in the run.
     """
 
     published: Published
     evaluation: Evaluation
     rows: list[ComparedRow]
-    matrices: list[ClassCounts]
     notes: list[str]
     commands: list[str]
 
     @property
     def file_name(self) -> str:
         """Name of the CSV file, marked for a leaky run."""
-        mark = f"-{self.evaluation.marker}" if self.evaluation.marker else ""
-        return f"comparison-{self.published.name}{mark}.csv"
+        return "-".join(filter(None, ("comparison", self.published.name, self.evaluation.marker))) + ".csv"
 
 
 def find_published(name: str) -> Published:
     """Published results by name; raise `UnknownNameError` with the known names."""
-    if name in OLD_NAMES:
-        log.warning("--compare %s is now called %s", name, OLD_NAMES[name])
-        name = OLD_NAMES[name]
+    name = OLD_NAMES.get(name, name)
     if name not in COMPARISONS:
         raise UnknownNameError("comparison", name, COMPARISONS)
     return Published(**json.loads((files("moodfuse.evaluate") / f"{name}.json").read_text("utf-8")))
@@ -118,15 +104,14 @@ def find_published(name: str) -> Published:
 def compare_with(evaluation: Evaluation, published: Published, *, cache: str = "DIR") -> Comparison:
     """Compare a scored run with published results; `cache` is the folder in the commands for missing rows."""
     rows = [*_network_rows(evaluation, published), *_fusion_rows(evaluation, published)]
-    theirs = ClassCounts(published.name, f"{published.head}/{published.level}", published.matrix)
-    return Comparison(
-        published,
-        evaluation,
-        rows,
-        [theirs, *_our_matrices(rows, published)],
-        list(_notes(evaluation, published)),
-        _missing_commands(rows, published, cache),
-    )
+    notes = [
+        f"the {published.clips} clips of {published.name} and our {len(evaluation.run.ids)} are different "
+        "datasets: differences are not tested, and the rows do not rank the methods",
+        *published.caveats,
+    ]
+    if sorted(label.casefold() for label in evaluation.run.classes) != published.classes:
+        notes.append(f"{published.name} has other classes than this run: {', '.join(published.classes)}")
+    return Comparison(published, evaluation, rows, notes, _missing_commands(rows, published, cache))
 
 
 def recipe_of(sources: tuple[str, ...]) -> str | None:
@@ -170,32 +155,6 @@ def _fusion_rows(evaluation: Evaluation, published: Published) -> Iterator[Compa
             yield ComparedRow(FUSION, networks, "", row, match)
 
 
-def _our_matrices(rows: list[ComparedRow], published: Published) -> list[ClassCounts]:
-    """For each recipe the first row of the fusion whose matrix is published, if the classes are the same."""
-    matrices: dict[str | None, ClassCounts] = {}
-    for row in rows:
-        if row.table != FUSION or row.networks != published.matrix_of or row.ours is None:
-            continue
-        result, recipe = row.ours.result, recipe_of(row.ours.result.sources)
-        classes = [label.casefold() for label in row.ours.score.classes]
-        if sorted(classes) == published.classes and recipe not in matrices:
-            order = np.argsort(classes)
-            counts = row.ours.score.confusion_matrix[np.ix_(order, order)]
-            how = f"{result.head}/{result.level}, {recipe}"
-            matrices[recipe] = ClassCounts(OURS, how, counts.tolist())
-    return list(matrices.values())
-
-
-def _notes(evaluation: Evaluation, published: Published) -> Iterator[str]:
-    yield (
-        f"the {published.clips} clips of {published.name} and our {len(evaluation.run.ids)} are different "
-        "datasets: differences are not tested, and the rows do not rank the methods"
-    )
-    yield from published.caveats
-    if sorted(label.casefold() for label in evaluation.run.classes) != published.classes:
-        yield f"this run has other classes than {published.name}, which has {', '.join(published.classes)}"
-
-
 def _missing_commands(rows: list[ComparedRow], published: Published, cache: str) -> list[str]:
     """`extract` for each recipe that misses networks, then `fuse` if anything is missing."""
     missing = {(row.networks, row.optimizer) for row in rows if row.ours is None}
@@ -212,34 +171,32 @@ def comparison_csv(comparison: Comparison) -> str:
     `sources` is without recipes; `low` and `high` are the 95 % interval of the accuracy; `protocol` is that
     of our rows, ``LEAKY`` for a leaky run. Unknown values are empty.
     """
-    columns = ["table", "optimizer", "sources", "who", "protocol", "recipe", "head", "level", "clips"]
-    columns += ["accuracy", "low", "high", "macro_f1", "auc"]
     published, evaluation = comparison.published, comparison.evaluation
     methods = {
         NETWORKS: {"head": NETWORK},
         FUSION: {"head": published.head, "level": published.level},
     }
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n", restval="")
+    writer = csv.DictWriter(text, fieldnames=COLUMNS, lineterminator="\n", restval="")
     writer.writeheader()
-    written: dict[str, object] = {}
+    written: dict[str, str] = {}
     for row in comparison.rows:
-        names: dict[str, object] = {"table": row.table, "optimizer": row.optimizer, "sources": row.networks}
+        names = {"table": row.table, "optimizer": row.optimizer, "sources": row.networks}
         if row.published is not None and written != names:
             written = names
-            theirs = {"who": published.name, "clips": published.clips, **row.published}
-            writer.writerow({**names, **methods[row.table], **theirs})
+            method = {"who": published.name, "clips": published.clips, **methods[row.table]}
+            writer.writerow({**names, **method, **row.published})
         if row.ours is not None:
             result, total = row.ours.result, row.ours.score
-            ours = {
+            method = {
                 "who": OURS,
                 "protocol": evaluation.marker or evaluation.run.protocol,
+                "recipe": recipe_of(result.sources),
+                "head": result.head,
+                "level": result.level,
                 "clips": total.clips,
             }
-            ours |= {"recipe": recipe_of(result.sources), "head": result.head, "level": result.level}
-            low, high = total.accuracy_ci95.ends
-            numbers = {"accuracy": total.accuracy, "low": low, "high": high}
-            numbers |= {"macro_f1": total.macro_f1, "auc": total.auc}
-            ours |= {name: "" if math.isnan(value) else round(value, 6) for name, value in numbers.items()}
-            writer.writerow({**names, **ours})
+            scores = (total.accuracy, *total.accuracy_ci95.ends, total.macro_f1, total.auc)
+            rounded = ("" if math.isnan(value) else round(value, 6) for value in scores)
+            writer.writerow({**names, **method, **dict(zip(COLUMNS[-5:], rounded, strict=True))})
     return text.getvalue()

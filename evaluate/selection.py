@@ -2,12 +2,10 @@
 
 The best of many results on some clips is partly the luckiest. Bootstrap bias-corrected cross-validation
 (Tsamardinos, Greasidou and Borboudakis 2018, Machine Learning 107:1895, algorithm 5) repeats the selection:
-in each bootstrap draw the best result is selected on the drawn groups and scored on the others. A draw
-selects on 63 % of the groups, so where results differ the estimate is slightly pessimistic.
-
-Its interval uses the squared standard errors of the selected results, averaged over draws. It covered the
-true value in 93 to 99 % of simulations, for 60 results of equal or evenly spread accuracy; where one result
-is far better than all others and many draws miss it, estimate and interval are too low, never too high
+in each bootstrap resample the best result is selected on the resampled groups and scored on the others. A
+resample selects on 63 % of the groups, so where results differ the estimate is slightly pessimistic. Its
+interval uses the squared standard errors of the selected results, averaged over resamples; where one result
+is far better than all others and many resamples miss it, estimate and interval are too low
 (`benchmarks/coverage.py`).
 
 The functions take class indices `labels` [N] and a `table` of one or more results: name -> probabilities [N,

@@ -32,8 +32,12 @@ _MODEL_ONLY = ("group_pattern", "jobs", "device")
     "--inflation", is_flag=True, help="Measure the inflation by a data leak with the newest leaky run."
 )
 @click.option("--no-thumbnails", is_flag=True, help="Leave thumbnails of clips out of the page.")
-@click.option("--draws", type=click.IntRange(min=1), default=2000, show_default=True, help="Bootstrap draws.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the draws.")
+@click.option(
+    "--draws", type=click.IntRange(min=1), default=2000, show_default=True, help="Bootstrap resamples."
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the bootstrap."
+)
 @click.argument("data", required=False, type=click.Path(path_type=Path))
 @click.option(
     "--model", type=click.Path(path_type=Path), help="Score this model on DATA, which it was not trained on."
@@ -78,12 +82,9 @@ def _report_run(cache_path: Path, options: dict[str, Any]) -> None:
     with _spinner("Scoring"):
         scored = evaluate_run(run, draws=options["draws"], seed=options["seed"], leaky=leaky)
     evaluation = replace(scored, audit=read_audit(cache))
-    _present(
-        evaluation,
-        options["output"] or run_folder(cache, run.name) / "report",
-        comparison=compare_with(evaluation, published, cache=str(cache_path)) if published else None,
-        thumbnails_from=None if options["no_thumbnails"] else cache,
-    )
+    output = options["output"] or run_folder(cache, run.name) / "report"
+    comparison = compare_with(evaluation, published, cache=str(cache_path)) if published else None
+    _present(evaluation, output, comparison, None if options["no_thumbnails"] else cache)
 
 
 def _report_test(folder: Path, data: Path, options: dict[str, Any]) -> int:
@@ -112,16 +113,16 @@ def choose_runs(cache: "FeatureCache", name: str | None, *, inflation: bool) -> 
     if not inflation:
         return read_run(cache, name), None
     run = read_run(cache, name) if name else next(runs_newest_first(cache, leaky=False), None)
-    if run is None:
-        raise InputError(f"{cache.path} holds only leaky runs; run: moodfuse fuse --cache {cache.path}")
-    if run.protocol == LEAKY:
-        raise InputError(f"run {run.name!r} is leaky itself; with --inflation name another --run, or none")
+    if run is None or run.protocol == LEAKY:
+        raise InputError(
+            "--inflation compares a run with a leaky one; give another --run, or make one: "
+            f"moodfuse fuse --cache {cache.path}"
+        )
     leaky = next(runs_newest_first(cache, leaky=True), None)
     if leaky is None:
         raise InputError(
-            f"{cache.path} holds no leaky run to measure the inflation with; run: "
-            f"moodfuse extract DATA --cache {cache.path} --leaky, then moodfuse fuse --cache {cache.path} "
-            "--protocol leaky"
+            f"{cache.path} has no leaky run to measure the inflation with; run: moodfuse extract DATA "
+            f"--cache {cache.path} --leaky, then moodfuse fuse --cache {cache.path} --protocol leaky"
         )
     return run, leaky
 
@@ -129,11 +130,10 @@ def choose_runs(cache: "FeatureCache", name: str | None, *, inflation: bool) -> 
 def _present(
     evaluation: "Evaluation",
     folder: Path,
-    *,
     comparison: "Comparison | None" = None,
     thumbnails_from: "FeatureCache | None" = None,
 ) -> None:
-    """Print an evaluation, write its report, and print where that is."""
+    """Print an evaluation, write its report, and print the paths."""
     from moodfuse.evaluate.report import PAGE, print_comparison, print_evaluation, write_report
 
     print_evaluation(evaluation)

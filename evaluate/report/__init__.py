@@ -8,13 +8,11 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from moodfuse.cache.files import write_text
-from moodfuse.cache.runs import LEAKY_MARK
 from moodfuse.cache.store import FeatureCache
 from moodfuse.evaluate.evaluation import Evaluation, ResultScore
 from moodfuse.evaluate.figures import draw_figures
@@ -33,17 +31,6 @@ from moodfuse.evaluate.scoring import Score
 __all__ = ["PAGE", "metrics_csv", "metrics_values", "print_comparison", "print_evaluation", "write_report"]
 SCHEMA = 1
 PAGE = "report.html"
-_FIELD_NAMES: dict[str, str] = {}
-_INFLATION_KEYS = {
-    "run": "honest_run",
-    "accuracy": "honest",
-    "leaky_accuracy": "leaky",
-    "gain": "points",
-    "gain_ci95": "points_ci95",
-    "mean_gain": "mean_points",
-    "mean_gain_ci95": "mean_points_ci95",
-}
-"""Fields of the inflation -> their keys in `metrics.json`."""
 
 
 def write_report(
@@ -91,17 +78,13 @@ def metrics_values(evaluation: Evaluation) -> dict[str, object]:
         "missing": dict(sorted(Counter(name for names in run.missing for name in names).items())),
         "notes": evaluation.notes,
     }
-    if evaluation.headline is not None:
-        values["headline"] = _json_value(evaluation.headline)
-    if evaluation.inflation is not None:
-        values["inflation"] = _json_fields(evaluation.inflation, _INFLATION_KEYS)
-    if evaluation.audit is not None:
-        values["audit"] = _json_value(evaluation.audit)
+    optional = {"headline": evaluation.headline, "inflation": evaluation.inflation, "audit": evaluation.audit}
+    values |= {name: _json_value(record) for name, record in optional.items() if record is not None}
     return {
         **values,
         "paired": [{**_json_fields(test), "sentence": test.sentence} for test in evaluation.paired],
         "shapley": _json_value(evaluation.importance),
-        "results": [_result_values(scored, leaky=bool(evaluation.marker)) for scored in evaluation.scored],
+        "results": [_result_values(evaluation, scored) for scored in evaluation.scored],
     }
 
 
@@ -110,24 +93,22 @@ def _rounded(value: float) -> float | None:
     return None if math.isnan(value) else round(float(value), 12)
 
 
-def _json_value(record: object, keys: Mapping[str, str] = _FIELD_NAMES) -> object:
+def _json_value(record: object) -> object:
     """Convert a record to JSON types: an interval to its ends, dataclasses to their fields, NaN to null."""
     if isinstance(record, Interval):
         return [_rounded(record.low), _rounded(record.high)]
     if is_dataclass(record):
-        return _json_fields(record, keys)
+        return _json_fields(record)
     if isinstance(record, tuple | list):
-        return [_json_value(value, keys) for value in record]
+        return [_json_value(value) for value in record]
     return _rounded(record) if isinstance(record, float) else record
 
 
-def _json_fields(record: Any, keys: Mapping[str, str] = _FIELD_NAMES) -> dict[str, object]:
-    """The fields of a dataclass, under their names or those that `keys` has for them."""
-    names = [field.name for field in fields(record)]
-    return {keys.get(name, name): _json_value(getattr(record, name), keys) for name in names}
+def _json_fields(record: Any) -> dict[str, object]:
+    return {field.name: _json_value(getattr(record, field.name)) for field in fields(record)}
 
 
-def _result_values(scored: ResultScore, *, leaky: bool) -> dict[str, object]:
+def _result_values(evaluation: Evaluation, scored: ResultScore) -> dict[str, object]:
     complete = scored.complete
     return {
         "sources": list(scored.result.sources),
@@ -140,17 +121,13 @@ def _result_values(scored: ResultScore, *, leaky: bool) -> dict[str, object]:
         "repeated": _json_value(scored.repeated),
         "complete": None if complete is None else {"clips": complete.clips, **_score_values(complete)},
         "confusion_matrix": scored.score.confusion_matrix.tolist(),
-        "notes": _marked_notes(scored, leaky=leaky),
+        "notes": evaluation.marked_notes(scored),
     }
 
 
 def _score_values(score: Score) -> dict[str, object]:
     """Every metric, each followed by its interval."""
     return {key: _json_value(getattr(score, key)) for name in METRICS for key in (name, f"{name}_ci95")}
-
-
-def _marked_notes(scored: ResultScore, *, leaky: bool) -> list[str]:
-    return list(dict.fromkeys([LEAKY_MARK] * leaky + list(scored.result.notes)))
 
 
 def metrics_csv(evaluation: Evaluation) -> str:
@@ -168,28 +145,24 @@ def metrics_csv(evaluation: Evaluation) -> str:
 
 
 def _csv_row(evaluation: Evaluation, scored: ResultScore) -> dict[str, object]:
+    result, headline, repeated = scored.result, evaluation.headline, scored.repeated
     row: dict[str, object] = {
-        "sources": "+".join(scored.result.sources),
-        "head": scored.result.head,
-        "level": scored.result.level,
+        "sources": "+".join(result.sources),
+        "head": result.head,
+        "level": result.level,
         "protocol": evaluation.marker or evaluation.run.protocol,
     }
     for name in METRICS:
         row |= _csv_values(name, getattr(scored.score, name), getattr(scored.score, f"{name}_ci95"))
-    headline, repeated = evaluation.headline, scored.repeated
-    corrected = repeated_accuracy = (math.nan, UNDEFINED)
-    if headline is not None and headline.result == scored.result.name:
-        corrected = (headline.corrected, headline.corrected_ci95)
-    if repeated is not None:
-        repeated_accuracy = (repeated.accuracy, repeated.ci95)
-    return {
-        **row,
-        **_csv_values("corrected", *corrected),
-        "repeats": repeated.repeats if repeated else None,
-        **_csv_values("repeated_accuracy", *repeated_accuracy),
-        "clips": scored.score.clips,
-        "notes": "; ".join(_marked_notes(scored, leaky=bool(evaluation.marker))),
-    }
+    if headline is not None and headline.result == result.name:
+        row |= _csv_values("corrected", headline.corrected, headline.corrected_ci95)
+    else:
+        row |= _csv_values("corrected", math.nan, UNDEFINED)
+    row["repeats"] = repeated.repeats if repeated else None
+    accuracy = (repeated.accuracy, repeated.ci95) if repeated else (math.nan, UNDEFINED)
+    row |= _csv_values("repeated_accuracy", *accuracy)
+    notes = "; ".join(evaluation.marked_notes(scored))
+    return {**row, "clips": scored.score.clips, "notes": notes}
 
 
 def _csv_values(name: str, value: float, interval: Interval) -> dict[str, float | None]:

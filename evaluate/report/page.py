@@ -112,11 +112,16 @@ def _chart_reach(importance: Iterable[SourceImportance]) -> float:
 def _curves(scored: ResultScore, labels: Labels) -> list[Curve]:
     """ROC curve of each class that has one, and their mean."""
     table = scored.result.probabilities
-    curves = []
-    for index, one in enumerate(scored.per_class):
-        if not math.isnan(one.auc):
-            points = _svg_points(*roc_curve(labels, table, index))
-            curves.append(Curve(one.label, one.auc, points, f"c{index % 8} d{index // 2 % 4}"))
+    curves = [
+        Curve(
+            one.label,
+            one.auc,
+            _svg_points(*roc_curve(labels, table, index)),
+            f"c{index % 8} d{index // 2 % 4}",
+        )
+        for index, one in enumerate(scored.per_class)
+        if not math.isnan(one.auc)
+    ]
     if curves:
         points = _svg_points(*macro_roc_curve(labels, table))
         curves.append(Curve("macro average", scored.score.auc, points, "macro"))
@@ -129,24 +134,22 @@ def _svg_points(across: Floats, up: Floats) -> str:
     return " ".join(dict.fromkeys(points))
 
 
-def read_thumbnails(
-    cache: FeatureCache, evaluation: Evaluation, *, limit: int = THUMBNAIL_LIMIT
-) -> dict[int, str]:
-    """Middle frames of clips as data URIs by row of the run, at most `limit`, wrong predictions first.
+def read_thumbnails(cache: FeatureCache, evaluation: Evaluation) -> dict[int, str]:
+    """Middle frames of at most `THUMBNAIL_LIMIT` clips as data URIs by row, wrong predictions first.
 
     A clip without media or video in the cache, or whose file has changed since the run, has none.
     """
     run = evaluation.run
     statuses = {status.clip.id: status for status in (cache.clips if cache.plans else ())}
-    rows = list(dict.fromkeys((*wrong_rows(evaluation), *range(len(run.ids)))))[:limit]
+    rows = list(dict.fromkeys((*wrong_rows(evaluation), *range(len(run.ids)))))[:THUMBNAIL_LIMIT]
     uris = {}
     for row in rows:
         status = statuses.get(run.ids[row])
         if status is None or (run.digests and status.digest != run.digests[row]):
             continue
-        kept = kept_frame(cache.path / "media", status.digest, MIDDLE_FRAME)
-        if kept is not None:
-            uris[row] = data_uri(*kept)
+        frame = kept_frame(cache.path / "media", status.digest, MIDDLE_FRAME)
+        if frame is not None:
+            uris[row] = data_uri(*frame)
     return uris
 
 

@@ -1,10 +1,11 @@
-"""The report as text: the summary that all forms share, Markdown, a LaTeX table, and the terminal."""
+"""The report as text: the summary that all forms share, its tables in Markdown, LaTeX and the terminal."""
 
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import NamedTuple
 
 import click
 from rich.box import SIMPLE
@@ -12,19 +13,12 @@ from rich.console import Console
 from rich.table import Table
 
 from moodfuse.cache.console import printable
-from moodfuse.cache.runs import DEFAULTS, LEAKY_MARK, Run
+from moodfuse.cache.runs import LEAKY_MARK, Run
 from moodfuse.evaluate.evaluation import TEST, Evaluation, ResultScore
-from moodfuse.evaluate.intervals import Interval
+from moodfuse.evaluate.intervals import UNKNOWN, Interval
 from moodfuse.evaluate.markup import counted, gain_text, number, percent, render
-from moodfuse.evaluate.paired import PairedTest
-from moodfuse.evaluate.published import (
-    FUSION,
-    NETWORKS,
-    OPTIMIZERS,
-    ComparedRow,
-    Comparison,
-    recipe_of,
-)
+from moodfuse.evaluate.paired import Inflation, PairedTest, SourceImportance
+from moodfuse.evaluate.published import FUSION, NETWORKS, OPTIMIZERS, ComparedRow, Comparison, recipe_of
 
 TEMPLATES = files("moodfuse.evaluate.report") / "templates"
 TABLE_WIDTH = 132
@@ -59,6 +53,16 @@ class BaselineTests:
             f"significantly better, {len(self.significant) - better} worse, {len(self.others)} without a "
             "significant difference."
         )
+
+
+class TextTable(NamedTuple):
+    """A table of `text_columns` columns of text, then numbers; a column of notes may follow."""
+
+    title: str
+    description: str
+    columns: tuple[str, ...]
+    text_columns: int
+    sections: Sequence[Sequence[tuple[str, ...]]]
 
 
 def interval_text(interval: Interval) -> str:
@@ -112,18 +116,23 @@ def _context(evaluation: Evaluation, ends: Interval) -> Iterator[str]:
             "The models were trained on the test clips, on purpose: these numbers measure the inflation of "
             "a data leak and do not predict the accuracy on new clips."
         )
-    headline = evaluation.headline
+    headline, repeated = evaluation.headline, evaluation.best.repeated
     if headline is not None:
         correction = (
-            "there are too few clips to correct for that"
+            "there are too few groups to correct for that"
             if math.isnan(headline.corrected)
             else "the corrected estimate selects on each bootstrap draw and scores on the other clips"
         )
         yield (
             f"The best result on these clips is {headline.result} with an accuracy of "
-            f"{percent(headline.accuracy)} "
-            f"({interval_text(headline.accuracy_ci95)}). It was selected on the same clips, so this is "
-            f"optimistic; {correction}."
+            f"{percent(headline.accuracy)} ({interval_text(headline.accuracy_ci95)}). It was selected on the "
+            f"same clips, so this is optimistic; {correction}."
+        )
+    if repeated is not None and repeated.repeats > 1:
+        yield (
+            f"Mean accuracy of {evaluation.best.result.name} over {repeated.repeats} fold plans: "
+            f"{percent(repeated.accuracy)} ({interval_text(repeated.ci95)}). This interval covers the choice "
+            "of training clips."
         )
 
 
@@ -157,34 +166,43 @@ def group_tests(evaluation: Evaluation) -> list[BaselineTests]:
     return groups
 
 
-def repeat_commands(evaluation: Evaluation) -> tuple[str, ...]:
-    """The commands that make the run (not kept in older runs) and this report again."""
+def render_report(template: str, evaluation: Evaluation, **values: object) -> str:
+    """Fill a template of the report with what all of them use, and `values`."""
     run = evaluation.run
     command = (
         f"moodfuse evaluate --cache DIR --run {run.name} --draws {evaluation.draws} --seed {evaluation.seed}"
     )
-    return (*run.commands, command + (" --inflation" if evaluation.inflation is not None else ""))
-
-
-def render_report(template: str, evaluation: Evaluation, **values: object) -> str:
-    """Fill a template of the report with what all of them use, and `values`."""
     return render(
         TEMPLATES,
         template,
         evaluation=evaluation,
-        run=evaluation.run,
+        run=run,
         marker=evaluation.marker,
-        design=design_of(evaluation.run),
+        design=design_of(run),
         summary=summarize(evaluation),
         test_groups=group_tests(evaluation),
-        notes=[note for note in evaluation.notes if note != evaluation.selection_note],
-        commands=repeat_commands(evaluation),
+        notes=_remaining_notes(evaluation),
+        commands=(*run.commands, command + " --inflation" * (evaluation.inflation is not None)),
         **values,
     )
 
 
-def _result_cells(scored: ResultScore) -> tuple[str, ...]:
-    """Sources, head, level, accuracy and macro F1 in %, AUC, log loss and ECE of a result."""
+def _remaining_notes(evaluation: Evaluation) -> list[str]:
+    """Notes without that on the selection, which the summary has already."""
+    return [note for note in evaluation.notes if note != evaluation.selection_note]
+
+
+def results_table(evaluation: Evaluation, sections: Iterable[Iterable[ResultScore]]) -> TextTable:
+    """Accuracy and macro F1 in %, AUC, log loss and ECE of results."""
+    columns = ("sources", "head", "level", "accuracy [95 %]", "macro F1", "AUC", "log loss", "ECE", "notes")
+    description = "Accuracy with its 95 % interval and macro F1 in %, log loss in nats; sorted by accuracy."
+    rows = [
+        [_result_cells(scored, evaluation.marked_notes(scored)) for scored in section] for section in sections
+    ]
+    return TextTable(f"{evaluation.marker} Results".strip(), description, columns, 3, rows)
+
+
+def _result_cells(scored: ResultScore, notes: Sequence[str] = ()) -> tuple[str, ...]:
     total, result = scored.score, scored.result
     return (
         "+".join(result.sources),
@@ -193,84 +211,86 @@ def _result_cells(scored: ResultScore) -> tuple[str, ...]:
         f"{number(100 * total.accuracy, 1)} {total.accuracy_ci95.shown('.0f', scale=100)}",
         number(100 * total.macro_f1, 1),
         *(number(value, 3) for value in (total.auc, total.log_loss, total.ece)),
+        "; ".join(notes),
     )
+
+
+def importance_table(evaluation: Evaluation, rows: list[SourceImportance]) -> TextTable:
+    """Contribution of each source under one head and level."""
+    description = (
+        "Shapley value: mean gain of accuracy over all orders of adding the sources; loss: accuracy of all "
+        "sources minus that of all others."
+    )
+    columns = ("source", "alone, %", "Shapley value, points", "loss without it, points")
+    gains = [(gain_text(row.shapley, row.shapley_ci95), gain_text(row.drop, row.drop_ci95)) for row in rows]
+    cells = [(row.source, number(100 * row.alone, 1), *gain) for row, gain in zip(rows, gains, strict=True)]
+    title = f"{evaluation.marker} Contribution of each source: {rows[0].head}, {rows[0].level}"
+    return TextTable(title.strip(), description, columns, 1, [cells])
+
+
+def inflation_table(inflation: Inflation) -> TextTable:
+    """Accuracy of each result without and with a leak."""
+    mean = gain_text(inflation.mean_points, inflation.mean_points_ci95)
+    description = (
+        f"Run {inflation.honest_run} compared with {inflation.leaky_run}, which is {LEAKY_MARK}: its "
+        f"networks were trained on all clips. Mean inflation of the fusions: {mean} points."
+    )
+    columns = ("result", "no leak, %", f"{LEAKY_MARK}, %", "inflation, points")
+    accuracies = [(number(100 * row.honest, 1), number(100 * row.leaky, 1)) for row in inflation.rows]
+    cells = [
+        (row.result, *pair, gain_text(row.points, row.points_ci95))
+        for row, pair in zip(inflation.rows, accuracies, strict=True)
+    ]
+    return TextTable("Inflation by a data leak", description, columns, 1, [cells])
 
 
 def markdown_report(evaluation: Evaluation) -> str:
     """Content of `report.md`."""
-    rows = [(*_result_cells(scored), "; ".join(scored.result.notes)) for scored in evaluation.ranked]
-    return render_report("report.md.j2", evaluation, rows=rows).rstrip("\n") + "\n"
+    tables = [results_table(evaluation, [evaluation.ranked])]
+    tables += [importance_table(evaluation, rows) for rows in evaluation.importance_by_head]
+    if evaluation.inflation is not None:
+        tables.append(inflation_table(evaluation.inflation))
+    return render_report("report.md.j2", evaluation, tables=tables).rstrip("\n") + "\n"
 
 
 def latex_table(evaluation: Evaluation) -> str:
     """Content of `table.tex`: every result in sections, for a document that loads booktabs."""
-    sections = [[_result_cells(scored) for scored in section] for section in evaluation.sections]
+    sections = results_table(evaluation, evaluation.sections).sections
     label = re.sub("[^A-Za-z0-9-]", "-", evaluation.run.name)
     return render_report("table.tex.j2", evaluation, sections=sections, label=label).rstrip("\n") + "\n"
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
     """Print the main finding, every result by section, comparisons and notes."""
-    run, marker = evaluation.run, evaluation.marker
-    click.echo(printable(summarize(evaluation).claim))
-    size = f"{len(run.ids)} clips, {evaluation.group_count} groups, {design_of(run)}"
-    _print_table(
-        f"{marker} run {run.name}: {size}".strip(),
-        ("sources", "head", "level"),
-        ("accuracy [95 %]", "macro F1 [95 %]", "AUC [95 %]", "log loss", "ECE", ""),
-        [[_terminal_cells(scored, marker) for scored in section] for section in evaluation.sections],
-    )
-    _print_lines(_remarks(evaluation))
-    if evaluation.importance:
-        rows = evaluation.importance_by_head[0]
-        head = f"{marker} contribution of each source under {rows[0].head} {rows[0].level}".strip()
-        cells = [
-            (
-                row.source,
-                f"{row.alone:.3f}",
-                gain_text(row.shapley, row.shapley_ci95),
-                gain_text(row.drop, row.drop_ci95),
-            )
-            for row in rows
-        ]
-        numbers = ("alone", "Shapley value [95 %]", "loss without it [95 %]")
-        _print_table(f"{head}, in points of accuracy", ("source",), numbers, [cells])
-        click.echo(
-            "Shapley value: mean gain over all orders of adding the sources; loss: all sources minus all "
-            "others"
-        )
-    inflation = evaluation.inflation
-    if inflation is not None:
-        title = f"inflation by a data leak: run {inflation.run} and LEAKY run {inflation.leaky_run}, accuracy"
-        cells = [
-            (
-                row.result,
-                f"{row.accuracy:.3f}",
-                f"{row.leaky_accuracy:.3f}",
-                gain_text(row.gain, row.gain_ci95),
-            )
-            for row in inflation.rows
-        ]
-        _print_table(title, ("result",), ("no leak", LEAKY_MARK, "points [95 %]"), [cells])
-        click.echo(f"mean of the fusions: {gain_text(inflation.mean_gain, inflation.mean_gain_ci95)} points")
-    _print_lines(f"note: {note}" for note in evaluation.notes)
+    run, summary = evaluation.run, summarize(evaluation)
+    size = f"run {run.name}: {len(run.ids)} clips, {evaluation.group_count} groups, {design_of(run)}"
+    _print_lines([summary.claim, f"{evaluation.marker} {size}".strip()])
+    _print_table(results_table(evaluation, evaluation.sections))
+    _print_lines([*summary.context, *summary.limits])
+    for group in group_tests(evaluation):
+        _print_lines(f"{evaluation.marker} {test.sentence}".strip() for test in group.significant)
+    for rows in evaluation.importance_by_head[:1]:
+        _print_table(importance_table(evaluation, rows))
+    if evaluation.inflation is not None:
+        _print_table(inflation_table(evaluation.inflation))
+    _print_lines(f"note: {note}" for note in _remaining_notes(evaluation))
 
 
-def _print_table(
-    title: str, names: Sequence[str], numbers: Sequence[str], sections: Iterable[Iterable[Sequence[str]]]
-) -> None:
-    """Print a table with columns of text, which may fold, and columns of numbers, which do not."""
-    table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
-    for name in names:
-        table.add_column(name, overflow="fold")
-    for name in numbers:
-        table.add_column(name, justify="right", no_wrap=True)
-    for section in sections:
+def _print_table(content: TextTable) -> None:
+    """Print a table whose columns of text may fold; numbers stay on one line."""
+    table = Table(title=content.title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    for index, name in enumerate(content.columns):
+        if index < content.text_columns or name == "notes":
+            table.add_column(name, overflow="fold")
+        else:
+            table.add_column(name, justify="right", no_wrap=True)
+    for section in content.sections:
         for cells in section:
-            table.add_row(*(cell if cell.isprintable() else printable(cell) for cell in cells))
+            table.add_row(*map(printable, cells))
         table.add_section()
     width = max(Console().width, TABLE_WIDTH)
     Console(width=width, highlight=False, markup=False, emoji=False).print(table)
+    _print_lines([content.description])
 
 
 def _print_lines(lines: Iterable[str]) -> None:
@@ -278,83 +298,36 @@ def _print_lines(lines: Iterable[str]) -> None:
         click.echo(printable(line))
 
 
-def _remarks(evaluation: Evaluation) -> Iterator[str]:
-    """Folds and repeats of the best result, baselines, letters of the notes, and significant paired tests."""
-    best, tests = evaluation.best, evaluation.paired
-    if evaluation.run.fold_count > 1:
-        folds = ", ".join(f"{fold.accuracy:.2f} ({fold.clips})" for fold in best.per_fold)
-        yield f"best: {best.result.name}; accuracy by fold (clips): {folds}"
-    if best.repeated is not None and best.repeated.repeats > 1:
-        accuracy = f"{best.repeated.accuracy:.3f} {best.repeated.ci95.shown()}"
-        yield f"  over {best.repeated.repeats} fold plans: {accuracy}, covers the choice of training clips"
-    label, majority = evaluation.majority
-    chance = 1 / len(evaluation.run.classes)
-    yield f"baseline: always predicting {label!r} {majority:.3f}; chance {chance:.3f}"
-    used = [note for note in DEFAULTS if any(note in scored.result.notes for scored in evaluation.scored)]
-    if used:
-        yield "; ".join(f"{note[0]}: {note}" for note in used)
-    mark = f"{evaluation.marker} " if evaluation.marker else ""
-    significant = [test for test in tests if test.verdict != "cannot tell"]
-    for test in significant:
-        yield f"{mark}{test.baseline}: {test.sentence}"
-    if len(significant) < len(tests):
-        against = " and ".join(dict.fromkeys(f"the {test.baseline}" for test in tests))
-        others = f"{len(tests) - len(significant)} of {len(tests)}"
-        yield f"{mark}paired tests against {against}: no significant difference in {others}"
-
-
-def _terminal_cells(scored: ResultScore, marker: str) -> tuple[str, ...]:
-    total, result = scored.score, scored.result
-    return (
-        "+".join(result.sources),
-        result.head,
-        result.level,
-        f"{total.accuracy:.3f} {total.accuracy_ci95.shown()}",
-        f"{total.macro_f1:.3f} {total.macro_f1_ci95.shown()}",
-        f"{total.auc:.3f} {total.auc_ci95.shown()}",
-        f"{total.log_loss:.3f}",
-        f"{total.ece:.3f}",
-        f"{marker} {_default_marks(scored)}".strip(),
-    )
-
-
-def _default_marks(scored: ResultScore) -> str:
-    """First letters of the notes of a result with default settings."""
-    return "".join(sorted({note[0] for note in scored.result.notes if note in DEFAULTS}))
-
-
 def print_comparison(comparison: Comparison) -> None:
     """Print published scores with ours, notes, and commands for missing rows."""
-    published, evaluation = comparison.published, comparison.evaluation
-    run = f"{evaluation.marker} run {evaluation.run.name}".strip()
-    clips = f"{published.name} on {published.clips} clips, ours on {len(evaluation.run.ids)}"
-    click.echo(f"\n{published.citation}\ncompared with {run}, ours: {clips}")
-    for name, column in ((NETWORKS, "optimizer"), (FUSION, "head/level")):
-        _print_table(
-            "",
-            ("networks", column, "recipe"),
-            (f"{published.name} acc.", "F1", "AUC", "our accuracy [95 %]", "F1", "AUC", ""),
-            [[_comparison_cells(row) for row in comparison.rows if row.table == name]],
-        )
+    name, run = comparison.published.name, comparison.evaluation.run
+    description = (
+        f"{comparison.published.citation}. {name} on {comparison.published.clips} clips, ours on "
+        f"{len(run.ids)}. Accuracy and macro F1 in %."
+    )
+    columns: tuple[str, ...] = ("networks", "method", "recipe", f"{name} acc.", "macro F1", "AUC")
+    columns += ("our acc. [95 %]", "macro F1", "AUC")
+    sections = [
+        [_comparison_cells(row) for row in comparison.rows if row.table == table]
+        for table in (NETWORKS, FUSION)
+    ]
+    title = f"{comparison.evaluation.marker} Comparison with {name}".strip()
+    _print_table(TextTable(title, description, columns, 3, sections))
     _print_lines(f"note: {note}" for note in comparison.notes)
     if comparison.commands:
-        click.echo("commands that make the missing rows of ours (-), before running evaluate again:")
+        click.echo("commands that make the missing rows of ours, before running evaluate again:")
         _print_lines(f"  {command}" for command in comparison.commands)
 
 
-def _comparison_cells(row: ComparedRow) -> list[str]:
-    optimizer = OPTIMIZERS.get(row.optimizer, row.optimizer)
-    published = [f"{score:.2f}" for score in row.published.values()] if row.published else ["-", "-", "-"]
-    if row.ours is None:
-        return [row.networks, optimizer if row.table == NETWORKS else "-", "-", *published, "-", "-", "-", ""]
-    total, result = row.ours.score, row.ours.result
-    return [
-        row.networks,
-        optimizer if row.table == NETWORKS else f"{result.head}/{result.level}",
-        recipe_of(result.sources) or "",
-        *published,
-        f"{total.accuracy:.2f} {total.accuracy_ci95.shown()}",
-        f"{total.macro_f1:.2f}",
-        f"{total.auc:.2f}",
-        _default_marks(row.ours),
-    ]
+def _comparison_cells(row: ComparedRow) -> tuple[str, ...]:
+    method, recipe, published = "", "", (UNKNOWN,) * 3
+    ours: tuple[str, ...] = (UNKNOWN,) * 3
+    if row.published is not None:
+        accuracy, macro_f1, auc = row.published.values()
+        published = (number(100 * accuracy, 0), number(100 * macro_f1, 0), number(auc))
+    if row.ours is not None:
+        result, ours = row.ours.result, _result_cells(row.ours)[3:6]
+        method, recipe = f"{result.head}/{result.level}", recipe_of(result.sources) or ""
+    if row.table == NETWORKS:
+        method = OPTIMIZERS.get(row.optimizer, row.optimizer)
+    return (row.networks, method, recipe, *published, *ours)

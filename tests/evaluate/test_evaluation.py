@@ -63,13 +63,6 @@ def test_heads_on_one_source_are_not_fusions(make_run: MakeRun) -> None:
     assert [rows[0].head for rows in evaluation.importance_by_head] == ["softmax", "mean"]
 
 
-def test_a_tie_of_the_best_single_source_goes_by_name(make_run: MakeRun) -> None:
-    """It may be a network's result or a head's."""
-    run = make_run()
-    rows = (run.results[0], replace(run.results[0], head="a head"), run.results[2])
-    assert evaluate_run(replace(run, results=rows), draws=20).paired[0].against == "c3d a head logits"
-
-
 def test_notes_have_the_effective_number_of_unequal_groups(make_run: MakeRun) -> None:
     """For equal groups there is only their number."""
     unequal = replace(make_run(), groups=("big",) * 18 + tuple(map(str, range(18))))

@@ -16,37 +16,15 @@ P = RANDOM.dirichlet(np.ones(3), 24)
 WANTED = float((P.argmax(axis=1) == LABELS).mean())
 
 
-class Series:
-    """The part of a pandas Series that is used."""
-
-    def __init__(self, values: Any) -> None:
-        self.values = np.asarray(values)
-
-    def to_numpy(self) -> np.ndarray:
-        return self.values
-
-    def __iter__(self) -> Any:
-        raise AssertionError("rows may be labelled in any order; use the array")
-
-    __array__ = None
-
-
-class DataFrame(Series):
+class DataFrame:
     """The part of a pandas DataFrame that is used."""
 
-    def __init__(self, values: Any, columns: Any) -> None:
-        super().__init__(values)
+    def __init__(self, values: np.ndarray, columns: list[Any]) -> None:
+        self.values = values
         self.columns = columns
 
-
-class NotAvailable:
-    """Like pandas' NA, which has no truth value."""
-
-    def __repr__(self) -> str:
-        return "<NA>"
-
-    def __bool__(self) -> bool:
-        raise TypeError("boolean value of NA is ambiguous")
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self.values, dtype=dtype)
 
 
 VALUES: dict[str, list[Any]] = {
@@ -62,7 +40,7 @@ VALUES: dict[str, list[Any]] = {
 def test_labels_match_classes_by_value(values: list[Any]) -> None:
     """As with scikit-learn's `classes_`, in any container; as indices they would score differently."""
     labels = [values[index] for index in LABELS]
-    for convert in (list, np.array, Series, lambda given: np.array(given, dtype=object)):
+    for convert in (list, np.array, lambda given: np.array(given, dtype=object)):
         total = score(convert(labels), P, classes=convert(values), draws=5)
         assert total.accuracy == WANTED and len(set(total.classes)) == 3
         np.testing.assert_array_equal(total.confusion_matrix.sum(axis=1), [8, 8, 8])
@@ -73,7 +51,6 @@ def test_numbers_of_several_kinds_are_one_value() -> None:
     mixed = [1, np.int64(0), 1.0, np.float32(0), True, np.bool_(False)]
     p = np.eye(2)[[1, 0, 1, 0, 1, 0]]
     assert score(mixed, p, classes=np.array([0, 1], dtype=np.int16), draws=5).accuracy == 1
-    assert score(mixed, p, classes=["no", "yes"], draws=5).accuracy == 1
     assert score([True, False], np.eye(2)[::-1], draws=5).classes == ("False", "True")
 
 
@@ -84,23 +61,18 @@ def test_without_classes_whole_numbers_are_indices() -> None:
     many = np.arange(24) % 12
     total = score(many.astype(object), np.eye(12)[many], draws=5)
     assert total.accuracy == 1 and total.classes == tuple(map(str, range(12)))
-    assert score(LABELS, P, classes=["a", "b", "c"], draws=5).classes == ("a", "b", "c")
 
 
 @pytest.mark.parametrize(
     ("labels", "classes", "message"),
     [
         (LABELS + 1, None, r"label 3 is none of the classes 0, 1, 2; .* classes="),
-        (LABELS + 0.5, None, r"label 0.5 is none of the classes 0, 1, 2; .* classes="),
         (["a", 1] * 12, None, "label 'a' is none of the classes 0, 1, 2"),
-        (LABELS, ["a", "b"], "classes are a, b; expected 3 different ones"),
         (LABELS, [1, 1, 2], "classes are 1, 1, 2; expected 3 different ones"),
         (LABELS == 1, None, "classes are False, True; expected 3 different"),
         (["1", "2", "3"] * 8, [1, 2, 3], "label '1' is none of the classes 1, 2, 3"),
-        (LABELS + 1, ["1", "2", "3"], "label 1 is none of the classes '1', '2', '3'"),
-        (LABELS + 1, ["a", "b", "c"], "label 3 is none of the classes 'a', 'b', 'c'"),
-        ([0, 1, np.nan] * 8, None, "label of clip 2 is nan; give each clip one"),
-        (["a", None, "c"] * 8, None, "label of clip 1 is None"),
+        (LABELS, ["a", "b", "c"], "label 0 is none of the classes 'a', 'b', 'c'"),
+        ([0, 1, np.nan] * 8, None, "label nan is none of the classes 0, 1, 2"),
         (np.stack([LABELS, LABELS], axis=1), None, r"labels have shape \(24, 2\)"),
     ],
 )
@@ -111,24 +83,21 @@ def test_labels_without_a_class_are_errors(labels: Any, classes: Any, message: s
 
 
 def test_columns_follow_the_classes_by_name() -> None:
-    """Columns of a DataFrame may be in any order; a mix of class names and other names is an error."""
+    """Columns of a DataFrame may be in any order; other names leave them as they are."""
     labels, turned = [["a", "b", "c"][index] for index in LABELS], P[:, [2, 0, 1]]
     assert score(labels, DataFrame(turned, ["c", "a", "b"]), draws=5).accuracy == WANTED
     assert score(LABELS, DataFrame(turned, [2, 0, 1]), draws=5).accuracy == WANTED
     assert score(labels, DataFrame(P, ["p_a", "p_b", "p_c"]), draws=5).accuracy == WANTED
-    with pytest.raises(InputError, match="columns a, B, c are only partly named like the classes a, b, c"):
-        score(labels, DataFrame(P, ["a", "B", "c"]))
 
 
 def test_groups_of_any_value() -> None:
-    """Numbers, pairs and a Series are groups; each clip must have one."""
-    pairs = [("artist", index // 2) for index in range(24)]
-    for groups in (pairs, np.arange(24) // 2, Series(np.arange(24) // 2)):
+    """Numbers and pairs are groups; each clip must have one."""
+    for groups in ([("artist", index // 2) for index in range(24)], np.arange(24) // 2):
         assert score(LABELS, P, groups, draws=5).groups == 12  # type: ignore[arg-type]
     with pytest.raises(InputError, match="3 groups for 24 clips"):
         score(LABELS, P, "abc")
-    for missing in (None, float("nan"), np.datetime64("NaT"), NotAvailable()):
-        with pytest.raises(InputError, match="group of clip 4 is .*; give each clip one"):
+    for missing in (None, float("nan"), np.datetime64("NaT")):
+        with pytest.raises(InputError, match="group of clip 4 is missing; give each clip one"):
             score(LABELS, P, ["x"] * 4 + [missing] + ["y"] * 19)
 
 
@@ -137,22 +106,22 @@ def test_clips_of_one_group_carry_less_information() -> None:
     labels = np.repeat(np.arange(20) % 2, 3)
     right = np.repeat(np.random.default_rng(0).random(20) < 0.7, 3)
     p = np.where((labels == right)[:, None], [0.2, 0.8], [0.8, 0.2])
-    alone = score(labels, p, classes=("a", "b")).accuracy_ci95
-    grouped = score(labels, p, np.repeat(np.arange(20), 3).astype(str), classes=("a", "b")).accuracy_ci95
+    alone = score(labels, p).accuracy_ci95
+    grouped = score(labels, p, np.repeat(np.arange(20), 3).astype(str)).accuracy_ci95
     assert grouped.high - grouped.low > 1.3 * (alone.high - alone.low)
 
 
 def test_probabilities_that_are_no_distributions_are_errors() -> None:
     """A row that does not sum to 1, and a single class."""
     with pytest.raises(InputError, match="expected values >= 0 that sum to 1"):
-        score(np.array([0, 1]), np.ones((2, 2)), classes=("a", "b"))
+        score(np.array([0, 1]), np.ones((2, 2)))
     with pytest.raises(InputError, match=r"have shape \(2, 1\); expected \(clips, classes\)"):
         score(np.array([0, 0]), np.ones((2, 1)))
 
 
 def test_compare_gives_the_difference_of_accuracy_of_the_paired_test() -> None:
     """They change sign with the order, and columns are matched."""
-    names, groups = ["a", "b", "c"], np.arange(24) // 2
+    groups = np.arange(24) // 2
     second = RANDOM.dirichlet(np.ones(3), 24)
     table = {"first": P, "second": second}
     (test,) = paired_tests(LABELS, table, draw_groups(groups, draws=200), pairs=[("first", "second", "mean")])
@@ -160,7 +129,6 @@ def test_compare_gives_the_difference_of_accuracy_of_the_paired_test() -> None:
     assert (difference.accuracy, difference.p_value) == (test.difference, test.p_value)
     assert difference.accuracy_ci95.ends == pytest.approx(test.interval.ends)
     assert compare(LABELS, second, P, groups, draws=200).accuracy == -difference.accuracy
-    labels, turned = [names[index] for index in LABELS], DataFrame(P[:, [2, 0, 1]], ["c", "a", "b"])
-    assert compare(labels, turned, second, groups, draws=200) == difference
+    assert compare(LABELS, DataFrame(P[:, [2, 0, 1]], [2, 0, 1]), second, groups, draws=200) == difference
     with pytest.raises(InputError, match="labels have shape"):
         compare(LABELS, P, second[:3])

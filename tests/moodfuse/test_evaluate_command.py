@@ -43,13 +43,6 @@ def test_options_of_the_other_mode_are_errors(
     assert message in " ".join(capfd.readouterr().err.split())
 
 
-def test_an_option_in_a_file_is_given_as_well(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """An option set in a --config file counts like a flag."""
-    (tmp_path / "evaluate.toml").write_text("jobs = 4\n")
-    assert evaluate("--config", str(tmp_path / "evaluate.toml"), *OF_A_RUN) == 2
-    assert "--jobs belongs to --model" in capfd.readouterr().err
-
-
 def test_the_report_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It prints the page's path; `--compare` adds a file, and changes no other."""
     monkeypatch.setattr("moodfuse.evaluate.report.draw_figures", lambda *_: [])
@@ -70,14 +63,6 @@ def test_the_report_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert f"moodfuse fuse --cache {work.path}" in done.output
 
 
-def test_an_unknown_run_lists_the_known(tmp_path: Path) -> None:
-    """The message has their names."""
-    work = FeatureCache(tmp_path / "work", create=True)
-    write_run(work, build_run())
-    with pytest.raises(InputError, match="has no run 'two'; it has: one"):
-        choose_runs(work, "two", inflation=False)
-
-
 def test_inflation_uses_the_newest_run_of_each_kind(tmp_path: Path) -> None:
     """Runs that cannot be read are skipped; the message has the commands for a missing leaky run."""
     work = FeatureCache(tmp_path / "work", create=True)
@@ -90,6 +75,8 @@ def test_inflation_uses_the_newest_run_of_each_kind(tmp_path: Path) -> None:
     for name, wanted in ((None, "second"), ("run-1", "run-1")):
         run, leaky = choose_runs(work, name, inflation=True)
         assert leaky is not None and (run.name, leaky.name) == (wanted, "new")
-    with pytest.raises(InputError, match="'old' is leaky itself"):
+    with pytest.raises(InputError, match="give another --run"):
         choose_runs(work, "old", inflation=True)
     assert choose_runs(work, None, inflation=False)[0].name == "new"
+    with pytest.raises(InputError, match="has no run 'two'; it has: "):
+        choose_runs(work, "two", inflation=False)

@@ -112,7 +112,7 @@
       copy.removeAttribute("data-clip");
       return copy;
     }
-    return data.pictures ? make("span", "no frame kept", "placeholder") : "";
+    return data.pictures ? make("span", "no thumbnail", "placeholder") : "";
   };
   const list = (table, cell, button) => {
     const panel = table.dataset.panel;

@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -50,37 +49,21 @@ def full(run: Run) -> Evaluation:
     return replace(evaluate_run(run, draws=60, leaky=leaky), audit=audit)
 
 
-@cache
-def thumbnails() -> dict[int, str]:
-    """A thumbnail of noise, the largest possible, for each clip."""
-    noise = data_uri(np.random.default_rng(0).integers(0, 256, (256, 455, 3), dtype=np.uint8))
-    return dict.fromkeys(range(CLIPS), noise)
-
-
 def full_page(run: Run) -> str:
-    """A page in which no section is empty."""
+    """A page in which no section is empty, with a thumbnail of noise, the largest possible, for each clip."""
     evaluation = full(run)
     comparison = compare_with(evaluation, find_published("zhou2022"))
-    return render_page(evaluation, comparison=comparison, thumbnails=thumbnails())
+    noise = data_uri(np.random.default_rng(0).integers(0, 256, (256, 455, 3), dtype=np.uint8))
+    return render_page(evaluation, comparison=comparison, thumbnails=dict.fromkeys(range(CLIPS), noise))
 
 
-class Reader(HTMLParser):
-    """Elements with their attributes and text, in the order of the page."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None], list[str]]] = []
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs), []))
-
-    def handle_data(self, data: str) -> None:
-        if self.elements:
-            self.elements[-1][2].append(data)
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes, _ in self.elements if name == tag]
+def read_elements(html: str) -> list[tuple[str, dict[str, str | None]]]:
+    """Name and attributes of each element."""
+    elements: list[tuple[str, dict[str, str | None]]] = []
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attributes: elements.append((tag, dict(attributes)))  # type: ignore[method-assign]
+    parser.feed(html)
+    return elements
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +108,7 @@ def test_empty_sections_have_a_sentence() -> None:
 
 def test_the_page_loads_nothing(html: str) -> None:
     """Every address is within the page, and the policy allows no other; the page is below 2 MB."""
-    for _, attributes, _ in Reader(html).elements:
+    for _, attributes in read_elements(html):
         for name in ("src", "href", "srcset", "action", "data"):
             assert (attributes.get(name) or "#").startswith(("#", "data:"))
         assert not any(name.startswith("on") for name in attributes)
@@ -143,12 +126,13 @@ def test_hostile_text_stays_text() -> None:
     run = replace(run, results=results, notes=HOSTILE, groups=run.ids, commands=HOSTILE)
     html = render_page(full(run))
     html.encode("utf-8")
-    reader = Reader(html)
-    assert len(reader.all("script")) == 2 and not reader.all("img")
-    assert not any("onerror" in attributes for _, attributes, _ in reader.elements)
+    elements = read_elements(html)
+    tags = [tag for tag, _ in elements]
+    assert tags.count("script") == 2 and "img" not in tags
+    assert not any("onerror" in attributes for _, attributes in elements)
     assert not any(text in html for text in HOSTILE)
     assert "49gnp" not in html and "\u202e" not in html and "\0" not in html
-    (data,) = ("".join(text) for _, attributes, text in reader.elements if attributes.get("id") == "data")
+    (data,) = re.findall(r'id="data">(.*?)</script>', html)
     assert json.loads(data)["clips"] == [printable(name) for name in run.ids] and "<" not in data
 
 
@@ -158,7 +142,7 @@ def test_a_leaky_run_is_marked_everywhere() -> None:
     html = full_page(run)
     captions = re.findall(r"<(?:caption|figcaption)>(.*?)</", html, re.DOTALL)
     unmarked = [text for text in captions if "LEAKY" not in text]
-    assert len(captions) > 10 and all(", zhou2022, " in text for text in unmarked)
+    assert len(captions) > 10 and all(text.endswith("in zhou2022") for text in unmarked)
     for pattern in ("<title>LEAKY", 'class="banner"', '<p class="claim">LEAKY', "@page { @top-center"):
         assert pattern in html
     assert all(name.endswith("-LEAKY") for name in plan_figures(full(run)))
@@ -201,7 +185,7 @@ def test_thumbnails_come_from_the_media_store(tmp_path: Path) -> None:
     )
     cache.write_plan(plan, statuses)
     images = read_thumbnails(cache, evaluation)
-    assert list(images) == order[:3] and list(read_thumbnails(cache, evaluation, limit=2)) == order[:2]
+    assert list(images) == order[:3]
     assert all(uri.startswith("data:image/jpeg;base64,") and len(uri) < 4000 for uri in images.values())
     changed = replace(
         run, digests=tuple("f" * 64 if row == order[0] else run.digests[row] for row in range(36))
@@ -214,16 +198,11 @@ def test_thumbnails_come_from_the_media_store(tmp_path: Path) -> None:
 # In a browser
 
 
-def write_page(html: str, folder: Path) -> str:
-    """Address of a page in a file."""
-    (folder / "report.html").write_text(html, "utf-8")
-    return (folder / "report.html").as_uri()
-
-
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("page")
-    return write_page(full_page(build_run(classes=CLASSES)), folder)
+def address(html: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(html, "utf-8")
+    return path.as_uri()
 
 
 @pytest.fixture
@@ -241,8 +220,8 @@ def tab(browser: Any, address: str) -> Iterator[Any]:
     assert messages == [address]
 
 
-OPEN_ALL = "for (const item of document.querySelectorAll('details')) item.open = true"
-SHOW_ALL = f"{OPEN_ALL}; for (const item of document.querySelectorAll('.panel')) item.hidden = false"
+OPEN_ALL = "for (const details of document.querySelectorAll('details')) details.open = true"
+SHOW_ALL = f"{OPEN_ALL}; for (const panel of document.querySelectorAll('.panel')) panel.hidden = false"
 
 
 @pytest.mark.slow
@@ -265,14 +244,14 @@ def test_sorting_by_mouse_and_keyboard(tab: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_long_table_begins_with_its_first_rows(browser: Any, tmp_path: Path) -> None:
+def test_a_long_table_begins_with_its_first_rows(browser: Any) -> None:
     """Of 45 results the first 20 in the current order are shown; a button and a printed page show all."""
     run = build_run()
     more = tuple(replace(run.results[0], sources=(f"c3d@{number}",)) for number in range(41))
     evaluation = evaluate_run(replace(run, results=run.results + more), draws=5)
     context = browser.new_context(viewport={"width": 1200, "height": 900})
     page = context.new_page()
-    page.goto(write_page(render_page(evaluation), tmp_path))
+    page.set_content(render_page(evaluation))
     rows = page.locator("#ablation tbody tr:visible")
     assert rows.count() == 20 and page.locator("#more").inner_text() == "Show all 45 results"
     page.emulate_media(media="print")
@@ -338,19 +317,4 @@ def test_without_javascript_everything_is_shown(browser: Any, address: str) -> N
         == RESULTS
     )
     assert page.locator(".control:visible").count() == 0
-    context.close()
-
-
-@pytest.mark.slow
-def test_hostile_names_run_nothing(browser: Any, tmp_path: Path) -> None:
-    """A page with hostile labels opens, lists the clips of a cell, and runs nothing of them."""
-    uri = write_page(render_page(full(build_run(classes=HOSTILE))), tmp_path)
-    context = browser.new_context()
-    page = context.new_page()
-    errors: list[str] = []
-    page.on("dialog", lambda dialog: (errors.append(dialog.message), dialog.dismiss()))
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(uri)
-    page.locator(".confusion td button").first.click()
-    assert page.locator(".cell-clips .name").count() > 0 and errors == []
     context.close()

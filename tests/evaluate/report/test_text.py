@@ -50,9 +50,9 @@ def test_the_terminal_shows_claim_results_and_comparisons(
     rows = re.findall(r"^ *(c3d\+i3d|c3d|i3d) +(network|mean|softmax) +logits", shown, re.MULTILINE)
     names = {("c3d", "network"), ("i3d", "network"), ("c3d+i3d", "mean"), ("c3d+i3d", "softmax")}
     assert set(rows) == names
-    for text in ("ECE", "no significant difference in", "Shapley value", "LEAKY", "u: uncalibrated"):
+    for text in ("ECE", "significant difference", "Shapley value", "LEAKY", "uncalibrated"):
         assert text in shown
-    assert "mean of the fusions: +" in shown
+    assert "Mean inflation of the fusions: +" in shown
 
 
 def test_names_on_the_terminal_are_neither_markup_nor_control_sequences(
