@@ -79,8 +79,7 @@ def _write_csv(stream: BinaryIO, texts: Texts, arrays: Arrays, classes: Sequence
     text = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
     # A carriage return alone would end a row, but the csv module quotes only the cells with its own line end.
     has_return = any("\r" in str(cell) for cells in texts.values() for cell in cells)
-    quoting = csv.QUOTE_ALL if has_return else csv.QUOTE_MINIMAL
-    writer = csv.writer(text, lineterminator="\n", quoting=quoting)
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if has_return else csv.QUOTE_MINIMAL)
     numbered = (f"e{number}" for number in range(arrays["embedding"].shape[1]))
     writer.writerow([*texts, *numbered, *(f"{LOGIT}{label}" for label in classes)])
     for cells, values in zip(zip(*texts.values(), strict=True), np.hstack([*arrays.values()]), strict=True):
