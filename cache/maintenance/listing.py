@@ -91,9 +91,8 @@ class RunInfo:
 class Inventory:
     """What a cache holds; `clips` and `plan` are `None` before the first plan.
 
-    `entries` are all files, `unreadable` parts without a valid header. Nothing reads `old_plans`, which no
-    new plan starts from, `old_tables` of clips that neither the current plan nor the one before it names, and
-    `old_fits` of other clips, labels or groups.
+    `entries` are all files, `unreadable` parts without a valid header. Nothing reads `old_plans`,
+    `old_tables` of clips of earlier plans, and `old_fits` of other clips, labels or groups.
     """
 
     path: Path
@@ -320,7 +319,6 @@ def _count_rows(part: Path) -> int | None:
 
 
 def _sort_key(block: BlockInfo) -> tuple[object, ...]:
-    """By repeat, number of held-out folds and folds; networks of no current plan last."""
     folds = [(name.repeat, sorted(name.holdout.folds or ())) for name in block.names]
     return (not folds, [(repeat, len(held_out), held_out) for repeat, held_out in folds], block.trained)
 

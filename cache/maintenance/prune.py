@@ -112,8 +112,8 @@ def _check_use_is_known(inventory: Inventory) -> None:
         if is_unknown or (recipe.needed and not all(block.recorded for block in recipe.blocks)):
             raise DamagedPartError(
                 f"{inventory.path}/{_join_folder('features', recipe)}: a record cannot be read, so it is not "
-                f"known which features are used; run moodfuse cache verify --repair --cache {inventory.path}, "
-                "then the command that it prints, or remove the folder yourself"
+                f"known which features are used; run moodfuse cache verify --repair --cache {inventory.path}"
+                ", then the command that it prints, or remove the folder yourself"
             )
 
 

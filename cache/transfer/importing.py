@@ -20,13 +20,7 @@ from moodfuse.cache.clip_table import table_name
 from moodfuse.cache.console import first_few, short_repr
 from moodfuse.cache.csv_rows import label_warnings, read_labels
 from moodfuse.cache.errors import DamagedPartError, InputError
-from moodfuse.cache.folds import (
-    PlanChoice,
-    clip_groups,
-    imported_roles,
-    next_plan,
-    plan_line,
-)
+from moodfuse.cache.folds import PlanChoice, clip_groups, imported_roles, next_plan, plan_line
 from moodfuse.cache.manifest import MARKER
 from moodfuse.cache.recipe import IMPORT, Recipe, import_recipe, imported_as
 from moodfuse.cache.records import ClipStatus, Holdout, Plan
@@ -131,8 +125,7 @@ def import_features(settings: ImportSettings, *, report: Callable[[str], None] =
 class _Dataset:
     """All clips and their plan.
 
-    `is_new`: a table of labels declares them. `assigns_folds`: this import assigns a clip to its fold, not an
-    earlier plan or a column ``fold``. `changes` describes what the table changes.
+    `is_new`: a table of labels declares them. `assigns_folds`: this import assigns a clip to its fold.
     """
 
     statuses: Sequence[ClipStatus]

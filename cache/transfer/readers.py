@@ -225,7 +225,7 @@ def _select_columns(table: _Table, patterns: Sequence[str]) -> Features:
     ]
     if not kept:
         raise InputError(
-            f"{table.file}: has no embedding column, or none but such as number the rows; expected numbers in "
+            f"{table.file}: has no embedding column, or only some that number the rows; expected numbers in "
             "columns e0, e1, ..., or named with --columns"
         )
     embedding = tuple(chosen[number] for number in kept)
@@ -289,8 +289,8 @@ def _read_csv(file: Path, patterns: Sequence[str]) -> Features:
             except ValueError:
                 index = next(index for index in indices if not _is_number(cells[index]))
                 raise InputError(
-                    f"{file}, line {line}: column {names[index]!r} is {cells[index][:60]!r}; expected a number "
-                    "(choose the columns of the embedding with --columns, or name them e0, e1, ...)"
+                    f"{file}, line {line}: column {names[index]!r} is {cells[index][:60]!r}; expected a "
+                    "number (select the embedding with --columns, or name its columns e0, e1, ...)"
                 ) from None
         return values
 

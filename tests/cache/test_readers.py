@@ -169,7 +169,7 @@ def test_numbers_that_do_not_number_rows_are_features(tmp_path: Path, form: str)
     assert uses(table_file(tmp_path, columns, form)) == (tuple(columns), ())
     numbered = {"e0": list(range(ROWS)), "e1": columns["ties"], "age": columns["gap"]}
     assert uses(table_file(tmp_path, numbered, form)) == (("e0", "e1"), ("age",))
-    with pytest.raises(InputError, match="none but such as number the rows"):
+    with pytest.raises(InputError, match="only some that number the rows"):
         read_features(table_file(tmp_path, {"row": list(range(ROWS))}, form))
 
 
