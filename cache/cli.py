@@ -32,10 +32,9 @@ def cache_group() -> None:
     help="How to print.",
 )
 def cache_ls_command(cache_path: Path, long: bool, form: str) -> None:
-    """List what a cache holds: the plan, sources, recipes, blocks by holdout, runs, sizes, and what is stale.
+    """List what a cache holds: the plan, sources, recipes, blocks by holdout, runs and sizes.
 
-    Above 268 MB of features, rows are counted by the headers of parts, including rows of clips that have
-    left.
+    Rows are counted by the headers of parts, including rows of clips that have left the dataset.
 
     Example: moodfuse cache ls --cache work
     """
@@ -70,12 +69,11 @@ def cache_verify_command(ctx: click.Context, cache_path: Path, do_repair: bool) 
 
     Example: moodfuse cache verify --cache work --repair
     """
-    from moodfuse.cache.maintenance.printing import print_repair, print_verification, progress_bar
+    from moodfuse.cache.maintenance.printing import print_repair, print_verification
     from moodfuse.cache.maintenance.repair import repair
     from moodfuse.cache.maintenance.verify import verify
 
-    with progress_bar("Checking") as on_progress:
-        verification = verify(cache_path, on_progress=on_progress)
+    verification = verify(cache_path, show_progress=True)
     print_verification(cache_path, verification)
     if do_repair and (verification.faults or verification.stale_clips_csv):
         print_repair(cache_path, repair(cache_path, verification))

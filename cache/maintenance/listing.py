@@ -5,26 +5,32 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from moodfuse.cache.blocks import Owner, clips_of
-from moodfuse.cache.errors import CacheError
+from moodfuse.cache.digests import trained_digest16
+from moodfuse.cache.errors import CacheError, InputError
 from moodfuse.cache.fits import clips_digest16
-from moodfuse.cache.folds import MODALITIES
-from moodfuse.cache.maintenance.holdouts import HoldoutName, HoldoutNames, read_record
+from moodfuse.cache.folds import pair_holdouts, single_holdouts
 from moodfuse.cache.recipe import Recipe, frozen_counterpart
+from moodfuse.cache.records import Holdout, Plan
 from moodfuse.cache.storage.files import read_json
 from moodfuse.cache.storage.layout import Entry, entries, folder_of
 from moodfuse.cache.storage.parts import read_header, read_part
-from moodfuse.cache.store import FROZEN, FeatureCache, check_trained
+from moodfuse.cache.store import FROZEN, FeatureCache, check_trained, read_recipe
 
 CURRENT, SERVES, REPLACED, UNFINISHED = "in force", "serves heads", "replaced", "unfinished"
-"""States of a recipe, as in the JSON listing. A frozen recipe serves the heads of a current one that are
-tuned on its activations. A recipe that never was current is unfinished: `extract` is running, or was
-stopped."""
-RecipeKey = tuple[str, str]
-"""Folder of a source, and digest of a recipe."""
-_MAX_COUNTED_BYTES = 1 << 28
+"""States of a recipe, as in the JSON listing. A frozen recipe serves heads that are tuned on its activations.
+A recipe that never was current is unfinished: `extract` is running, or was stopped."""
+RecipeKey = tuple[str, str]  # folder of a source, and digest of a recipe
+
+
+@dataclass(frozen=True)
+class HoldoutName:
+    """A holdout of one of the current plans; `repeat` 0 is the plan of all results."""
+
+    repeat: int
+    holdout: Holdout
+
+    def __str__(self) -> str:
+        return f"{self.holdout} of repeat {self.repeat}" if self.repeat else str(self.holdout)
 
 
 @dataclass(frozen=True)
@@ -32,8 +38,8 @@ class BlockInfo:
     """The features and the weights of one network.
 
     `trained` is the digest of its training clips, or ``frozen``; `names` are its holdouts in the current
-    plans. It has `rows` of the `clips` that it should have. `recorded` is whether the record of its training
-    clips can be read.
+    plans. It has `rows` of the `clips` that it should have, by the headers of its parts. `recorded` is
+    whether the record of its training clips can be read.
     """
 
     trained: str
@@ -83,22 +89,10 @@ class RunInfo:
 
 @dataclass(frozen=True)
 class Inventory:
-    """What a cache holds.
+    """What a cache holds; `clips` and `plan` are `None` before the first plan.
 
-    Attributes
-    ----------
-    path : Path
-    clips, plan : mapping or None
-        Numbers of clips, and the current plan; `None` before the first plan.
-    recipes : tuple of RecipeInfo
-    runs : tuple of RunInfo
-    entries : tuple of Entry
-        Every file.
-    unreadable : tuple of str
-        Parts without a valid header.
-    old_plans, old_tables, old_fits : tuple of Entry
-        Plans that no new plan starts from, tables of clips that neither the current plan nor the one before
-        it names, and cached fits of other clips, labels or groups.
+    `entries` are all files, `unreadable` parts without a valid header. Nothing reads `old_plans`,
+    `old_tables` of clips of earlier plans, and `old_fits` of other clips, labels or groups.
     """
 
     path: Path
@@ -120,22 +114,19 @@ class Inventory:
 def read_inventory(cache: FeatureCache, *, without: Collection[str] = ()) -> Inventory:
     """List a cache, with the sources `without` treated as removed.
 
-    Raises
-    ------
-    DamagedPartError
-        If a plan, the table of clips, or a choice of sources is damaged.
-    UnknownNameError
-        If `without` names no current source.
+    Raises `UnknownNameError` if `without` names no current source, and `DamagedPartError` if a plan, the
+    table of clips, or a choice of sources is damaged.
     """
     for source in without:
         cache.check_source(source)
     selection = {source: digest for source, digest in cache.selection.items() if source not in without}
     files = tuple(entries(cache.path))
-    unreadable: list[str] = []
-    recipes = tuple(_list_recipes(cache, files, selection, unreadable))
+    rows = {entry.place: _count_rows(entry.path) for entry in files if entry.kind == "features"}
+    unreadable = tuple(path for path, count in rows.items() if count is None)
+    recipes = tuple(_list_recipes(cache, files, selection, rows))
     runs = tuple(_list_runs(files, selection))
     if not cache.plans:
-        return Inventory(cache.path, None, None, recipes, runs, files, tuple(unreadable))
+        return Inventory(cache.path, None, None, recipes, runs, files, unreadable)
     plan = cache.plan
     readable = [status for status in cache.statuses if status.ok]
     covered = [status for status in readable if status.clip.split != "test"]
@@ -160,7 +151,7 @@ def read_inventory(cache: FeatureCache, *, without: Collection[str] = ()) -> Inv
         recipes=recipes,
         runs=runs,
         entries=files,
-        unreadable=tuple(unreadable),
+        unreadable=unreadable,
         old_plans=old_plans,
         old_tables=old_tables,
         old_fits=tuple(entry for entry in files if entry.kind == "fits" and entry.parents[1] != fits_folder),
@@ -173,11 +164,8 @@ def _find_old_plans_and_tables(files: Sequence[Entry]) -> tuple[tuple[Entry, ...
     A new plan starts from the last one of its repeat, number of folds and seed. The one before it stays as
     well: if the last is damaged, clips keep the folds that they had there.
     """
-    plans = [
-        (read_part(entry.path, names=())[1], entry)
-        for entry in files
-        if entry.kind == "plan" and not entry.fault
-    ]
+    files_of_plans = (entry for entry in files if entry.kind == "plan" and not entry.fault)
+    plans = [(read_part(entry.path, names=())[1], entry) for entry in files_of_plans]
     plans.sort(key=lambda plan: (plan[0]["sequence"], plan[1].place), reverse=True)
     later_plans: Counter[tuple[int, ...]] = Counter()
     old_plans, tables = [], []
@@ -199,25 +187,24 @@ def _list_runs(files: Sequence[Entry], selection: Mapping[str, str]) -> Iterator
             files_of[entry.parents[1]].append(entry)
     stored = {entry.parents[1:3] for entry in files if entry.parents[:1] == ("features",)}
     for name, entries_of_run in sorted(files_of.items()):
-        recipes = next((_read_run_recipes(entry) for entry in entries_of_run if entry.kind == "run"), None)
+        recipes = next(
+            (_read_run_recipes(entry.path) for entry in entries_of_run if entry.kind == "run"), None
+        )
         missing = [source for source, digest in recipes or () if (folder_of(source), digest) not in stored]
+        changed = [source for source, digest in recipes or () if selection.get(source) != digest]
         yield RunInfo(
             name=name,
             whole=recipes is not None,
             bytes=sum(entry.bytes for entry in entries_of_run),
             gone=tuple(missing),
-            replaced=tuple(
-                source
-                for source, digest in recipes or ()
-                if source not in missing and selection.get(source) != digest
-            ),
+            replaced=tuple(source for source in changed if source not in missing),
         )
 
 
-def _read_run_recipes(entry: Entry) -> list[tuple[str, str]] | None:
+def _read_run_recipes(file: Path) -> list[tuple[str, str]] | None:
     """Sources of a run with their recipes; `None` where its record cannot be read."""
     try:
-        return [(str(source), str(digest)) for source, digest in read_json(entry.path)["recipes"]]
+        return [(str(source), str(digest)) for source, digest in read_json(file)["recipes"]]
     except (CacheError, KeyError, TypeError, ValueError):
         return None
 
@@ -225,10 +212,18 @@ def _read_run_recipes(entry: Entry) -> list[tuple[str, str]] | None:
 # Recipes and their blocks
 
 
+def read_record(file: Path) -> Recipe | None:
+    """A recipe from its file; `None` where that cannot be read."""
+    try:
+        return read_recipe(file)
+    except (CacheError, InputError, TypeError, AttributeError, ValueError):
+        return None
+
+
 def _list_recipes(
-    cache: FeatureCache, files: Sequence[Entry], selection: Mapping[str, str], unreadable: list[str]
+    cache: FeatureCache, files: Sequence[Entry], selection: Mapping[str, str], rows: Mapping[str, int | None]
 ) -> Iterator[RecipeInfo]:
-    """Every recipe that is current or has a file; parts without a header are appended to `unreadable`."""
+    """Every recipe that is current or has a file; `rows` are those of each part."""
     by_recipe = _group_by_recipe(files)
     current = {(folder_of(source), digest): source for source, digest in selection.items()}
     earlier = {(folder_of(source), digest) for source, digest in cache.ever_selected}
@@ -238,7 +233,6 @@ def _list_recipes(
     }
     serving = _find_frozen_counterparts(records, current)
     used_once = earlier | _find_frozen_counterparts(records, earlier)
-    blocks = _BlockLister(cache, files, unreadable)
     for key in sorted({*current, *by_recipe}):
         recipe, networks = records[key], by_recipe.get(key, {})
         if key in current:
@@ -247,9 +241,11 @@ def _list_recipes(
             state = SERVES
         else:
             state = REPLACED if key in used_once else UNFINISHED
-        expected = blocks.names.single_folds(recipe) if blocks.names and recipe and key in current else ()
-        infos = (
-            blocks.describe(key, trained, recipe, networks.get(trained, ()))
+        expected = name_single_folds(cache, recipe) if recipe and key in current else {}
+        blocks = (
+            _describe_block(
+                cache, key, trained, recipe, networks.get(trained, ()), rows, expected.get(trained)
+            )
             for trained in {*expected, *networks} - {""}
         )
         everything = [entry for network in networks.values() for entry in network]
@@ -259,7 +255,7 @@ def _list_recipes(
             network=recipe.network if recipe else "",
             depth=recipe.depth if recipe else "",
             state=state,
-            blocks=tuple(sorted(infos, key=_sort_key)),
+            blocks=tuple(sorted(blocks, key=_sort_key)),
             bytes=sum(entry.bytes for entry in everything),
             modified_s=max((entry.modified_s for entry in everything), default=0.0),
         )
@@ -281,79 +277,104 @@ def _find_frozen_counterparts(
     records: Mapping[RecipeKey, Recipe | None], keys: Iterable[RecipeKey]
 ) -> set[RecipeKey]:
     """The frozen recipes whose activations the heads of these recipes are tuned on."""
-    recipes = (records[key] for key in keys)
-    frozen = [frozen_counterpart(recipe) for recipe in recipes if recipe and recipe.depth == "head"]
+    recipes = filter(None, map(records.get, keys))
+    frozen = [frozen_counterpart(recipe) for recipe in recipes if recipe.depth == "head"]
     return {(folder_of(recipe.source), recipe.digest16) for recipe in frozen}
 
 
-class _BlockLister:
-    """Lists the blocks of recipes.
-
-    Rows are counted by the headers of parts. Once clips may have left the dataset, parts of moderate size are
-    opened, so that rows of these clips do not count.
-    """
-
-    def __init__(self, cache: FeatureCache, files: Sequence[Entry], unreadable: list[str]) -> None:
-        self.cache = cache
-        self.unreadable = unreadable
-        self.names = HoldoutNames(cache) if cache.plans else None
-        self.clips: dict[str | None, int] = dict.fromkeys((None, *MODALITIES), 0)
-        self.counted: np.ndarray | None = None
-        if not cache.plans:
-            return
-        missing = {status.digest: status.missing for status in cache.clips}
-        for modality in self.clips:
-            self.clips[modality] = sum(modality is None or value != modality for value in missing.values())
-        size = sum(entry.bytes for entry in files if entry.kind == "features")
-        if cache.plan.sequence > 1 and size <= _MAX_COUNTED_BYTES:
-            self.counted = np.array(list(cache.plan.assignment), dtype="S64")
-
-    def describe(
-        self, key: RecipeKey, trained: str, recipe: Recipe | None, files: Sequence[Entry]
-    ) -> BlockInfo:
-        """The block of one network from its files."""
-        record = self.cache.path.joinpath("features", *key, trained, "trained.json")
-        names = self.names.find(recipe, trained, record) if self.names and recipe else ()
-        parts = [entry for entry in files if entry.kind == "features"]
-        return BlockInfo(
-            trained=trained,
-            names=names,
-            rows=self._count_rows(Owner(record.parent, *key, trained), parts),
-            clips=self.clips[recipe.modality if recipe else None],
-            parts=len(parts),
-            bytes=sum(entry.bytes for entry in files if entry.kind in ("features", "training")),
-            weights_bytes=sum(entry.bytes for entry in files if entry.kind in ("network", "checkpoint")),
-            recorded=not parts or trained == FROZEN or bool(names) or _is_recorded(record),
-        )
-
-    def _count_rows(self, owner: Owner, parts: Sequence[Entry]) -> int:
-        rows = 0
-        clips = [np.zeros(0, dtype="S64")]
-        for part in parts:
-            try:
-                if self.counted is None:
-                    rows += read_header(part.path).rows
-                else:
-                    clips.append(clips_of(owner, part.path))
-            except CacheError:
-                self.unreadable.append(part.place)
-        if self.counted is None:
-            return rows
-        return int(np.isin(np.unique(np.concatenate(clips)), self.counted).sum())
+def _describe_block(
+    cache: FeatureCache,
+    key: RecipeKey,
+    trained: str,
+    recipe: Recipe | None,
+    files: Sequence[Entry],
+    rows: Mapping[str, int | None],
+    names: tuple[HoldoutName, ...] | None,
+) -> BlockInfo:
+    """The block of one network from its files; its holdouts are `names` where these are known."""
+    record = cache.path.joinpath("features", *key, trained, "trained.json")
+    if names is None:
+        names = find_holdouts(cache, recipe, trained, record) if recipe else ()
+    modality = recipe.modality if recipe else None
+    clips = cache.clips if cache.plans else ()
+    parts = [entry for entry in files if entry.kind == "features"]
+    return BlockInfo(
+        trained=trained,
+        names=names,
+        rows=sum(rows[part.place] or 0 for part in parts),
+        clips=len({clip.digest for clip in clips if modality is None or clip.missing != modality}),
+        parts=len(parts),
+        bytes=sum(entry.bytes for entry in files if entry.kind in ("features", "training")),
+        weights_bytes=sum(entry.bytes for entry in files if entry.kind in ("network", "checkpoint")),
+        recorded=not parts or trained == FROZEN or bool(names) or bool(_read_training_clips(record)),
+    )
 
 
-def _is_recorded(record: Path) -> bool:
+def _count_rows(part: Path) -> int | None:
+    """Rows by the header of a part; `None` where that cannot be read."""
     try:
-        check_trained(record)
-    except (CacheError, ValueError):
-        return False
-    return True
+        return read_header(part).rows
+    except CacheError:
+        return None
 
 
 def _sort_key(block: BlockInfo) -> tuple[object, ...]:
-    """By repeat, number of held-out folds and folds; networks of no current plan last."""
-    if not block.names:
-        return (1, 0, 0, (), block.trained)
-    first = block.names[0]
-    folds = sorted(first.holdout.folds or ())
-    return (0, first.repeat, len(folds), tuple(folds), block.trained)
+    folds = [(name.repeat, sorted(name.holdout.folds or ())) for name in block.names]
+    return (not folds, [(repeat, len(held_out), held_out) for repeat, held_out in folds], block.trained)
+
+
+# Holdouts of networks: a network is stored under the digest of its training clips
+
+
+def name_single_folds(cache: FeatureCache, recipe: Recipe) -> Mapping[str, tuple[HoldoutName, ...]]:
+    """Digest to names of the networks of ``{k}`` in every plan; the one block of a frozen recipe."""
+    if not recipe.sees_labels:
+        return {FROZEN: (HoldoutName(0, Holdout.frozen()),)}
+    names: dict[str, tuple[HoldoutName, ...]] = defaultdict(tuple)
+    for plan in _get_plans(cache):
+        for holdout in single_holdouts(plan.folds):
+            names[_get_digest(cache, recipe, plan, holdout)] += (HoldoutName(plan.repeat, holdout),)
+    return names
+
+
+def find_holdouts(cache: FeatureCache, recipe: Recipe, trained: str, record: Path) -> tuple[HoldoutName, ...]:
+    """Names of the network with the digest `trained`; empty where no current plan has such a network.
+
+    `record` is its ``trained.json``; if that cannot be read, all single folds and pairs of folds are tried.
+    """
+    if not recipe.sees_labels:
+        return (HoldoutName(0, Holdout.frozen()),) if trained == FROZEN else ()
+    training_clips = _read_training_clips(record)
+    return tuple(
+        HoldoutName(plan.repeat, holdout)
+        for plan in _get_plans(cache)
+        for holdout in _list_possible_holdouts(plan, training_clips)
+        if _get_digest(cache, recipe, plan, holdout) == trained
+    )
+
+
+def _read_training_clips(record: Path) -> list[str]:
+    """Digests of the training clips in a record; none where it cannot be read."""
+    try:
+        check_trained(record)
+        return [digest for digest, _, _ in read_json(record)]
+    except (CacheError, ValueError):
+        return []
+
+
+def _list_possible_holdouts(plan: Plan, training_clips: Sequence[str]) -> Iterator[Holdout]:
+    """The folds without training clips, or single folds and pairs where these clips are not known."""
+    if not plan.repeat:  # a network of all clips is the same in every plan
+        yield Holdout.of(())
+    if not training_clips:
+        yield from (*single_holdouts(plan.folds), *pair_holdouts(plan.folds))
+    elif held_out := set(range(plan.folds)) - {plan.assignment.get(clip) for clip in training_clips}:
+        yield Holdout.of(held_out)
+
+
+def _get_plans(cache: FeatureCache) -> tuple[Plan, ...]:
+    return (cache.plan, *cache.repeat_plans) if cache.plans else ()
+
+
+def _get_digest(cache: FeatureCache, recipe: Recipe, plan: Plan, holdout: Holdout) -> str:
+    return trained_digest16(cache.roles(recipe, holdout, plan=plan) or ())

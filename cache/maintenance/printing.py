@@ -1,8 +1,7 @@
 """Output of `cache ls`, `cache verify` and `cache prune`: tables, or one JSON value for programs."""
 
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from math import comb
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,11 @@ import click
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.filesize import decimal as size
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from moodfuse.cache.console import printable
 from moodfuse.cache.errors import MoodfuseError
-from moodfuse.cache.maintenance.listing import CURRENT, UNFINISHED, BlockInfo, Inventory, RecipeInfo, RunInfo
+from moodfuse.cache.maintenance.listing import CURRENT, BlockInfo, Inventory, RecipeInfo, RunInfo
 from moodfuse.cache.maintenance.prune import Pruning
 from moodfuse.cache.maintenance.repair import Repair
 from moodfuse.cache.maintenance.verify import Verification
@@ -24,20 +22,8 @@ from moodfuse.cache.storage.layout import BAD, TEMPORARY, UNKNOWN
 from moodfuse.cache.store import FeatureCache
 
 LISTING_SCHEMA = 1
-MAX_LINES = 20
-"""Incomplete blocks, and unchecked files of each kind, are listed up to this number."""
 _WIDTH = 110
 _KINDS = {BAD: "set_aside", TEMPORARY: "temporaries", UNKNOWN: "unknown"}
-
-
-@contextmanager
-def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar of bytes on stderr, for `verify`; none without a terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    hidden = not sys.stderr.isatty()
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=hidden) as progress:
-        task = progress.add_task(label, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def _print_table(
@@ -56,13 +42,9 @@ def _print_table(
         console.print(table)
 
 
-def _print_lines(lines: Iterable[str], more: str = "") -> None:
-    """Print the first lines, and the number of the others before the text `more`."""
-    lines = list(lines)
-    for line in lines[:MAX_LINES]:
+def _print_lines(lines: Iterable[str]) -> None:
+    for line in lines:
         click.echo(printable(line))
-    if len(lines) > MAX_LINES:
-        click.echo(f"... and {len(lines) - MAX_LINES} more{more}")
 
 
 def _sum_bytes(records: Iterable[Any]) -> int:
@@ -120,22 +102,14 @@ def _count_media(inventory: Inventory) -> tuple[int, int]:
 
 
 def print_inventory(inventory: Inventory, *, every_block: bool) -> None:
-    """Print the plan, the sources, the runs, and what is stale; with `every_block` each block too."""
-    for line in summary_lines(inventory):
-        click.echo(printable(line))
+    """Print the plan, the sources and the runs; with `every_block` each block too."""
+    _print_lines(summary_lines(inventory))
     _print_table(
         "sources",
         ("source", "recipe", "network", "depth", "state", "blocks complete"),
         ("parts", "size"),
         (_make_recipe_row(recipe, inventory) for recipe in inventory.recipes),
     )
-    incomplete = [
-        f"incomplete: {recipe.source} {_join_holdouts(block)}: {block.rows} of {block.clips} clips"
-        for recipe in inventory.recipes
-        for block in recipe.blocks
-        if recipe.needed and block.names and not block.complete
-    ]
-    _print_lines(incomplete, "; --long lists every block")
     if every_block:
         _print_table(
             "blocks",
@@ -143,17 +117,9 @@ def print_inventory(inventory: Inventory, *, every_block: bool) -> None:
             ("rows", "clips", "parts", "size", "weights"),
             (_make_block_row(recipe, block) for recipe in inventory.recipes for block in recipe.blocks),
         )
-    runs = ((run.name, _describe_changes(run) or "none", size(run.bytes)) for run in inventory.runs)
+    runs = ((run.name, _describe_changes(run), size(run.bytes)) for run in inventory.runs)
     _print_table("runs", ("run", "changes of its sources"), ("size",), runs)
-    stale = [
-        (what, len(records), size(_sum_bytes(records) + sum(getattr(r, "weights_bytes", 0) for r in records)))
-        for what, records in _find_stale(inventory).items()
-        if records
-    ]
-    if stale:
-        _print_table("stale", ("what",), ("count", "size"), stale)
-        path = printable(str(inventory.path))
-        click.echo(f"to list what can be removed: moodfuse cache prune --cache {path}")
+    click.echo(f"to list what can be removed: moodfuse cache prune --cache {printable(str(inventory.path))}")
 
 
 def summary_lines(inventory: Inventory) -> Iterator[str]:
@@ -163,12 +129,10 @@ def summary_lines(inventory: Inventory) -> Iterator[str]:
         yield "no fold plan yet"
     else:
         plan, clips = inventory.plan, inventory.clips
-        duplicates = clips["ok"] - clips["test"] - plan["clips"]
-        copies = f" ({duplicates} the same file and seconds as another)" if duplicates > 0 else ""
         plans = f", {plan['repeats']} current fold plans" if plan["repeats"] > 1 else ""
         yield (
             f"plan {plan['sequence']}: {plan['folds']} folds, seed {plan['seed']}, over {plan['clips']} "
-            f"clips{copies} in {plan['groups']} groups{plans}"
+            f"different clips in {plan['groups']} groups{plans}"
         )
         yield (
             f"clips: {clips['listed']} listed, {clips['ok']} readable, {clips['refused']} refused, "
@@ -182,10 +146,6 @@ def summary_lines(inventory: Inventory) -> Iterator[str]:
     if inventory.unreadable:
         count = len(inventory.unreadable)
         yield f"{count} parts have no valid header; run: moodfuse cache verify --cache {inventory.path}"
-
-
-def _join_holdouts(block: BlockInfo) -> str:
-    return ", ".join(map(str, block.names)) or "-"
 
 
 def _make_recipe_row(recipe: RecipeInfo, inventory: Inventory) -> tuple[object, ...]:
@@ -217,35 +177,18 @@ def _get_form(folds: frozenset[int] | None) -> str:
 
 
 def _make_block_row(recipe: RecipeInfo, block: BlockInfo) -> tuple[object, ...]:
+    holdouts = ", ".join(map(str, block.names)) or "-"
     numbers = (block.rows, block.clips, block.parts, size(block.bytes), size(block.weights_bytes))
-    return (recipe.source, recipe.digest16, block.trained, _join_holdouts(block), *numbers)
+    return (recipe.source, recipe.digest16, block.trained, holdouts, *numbers)
 
 
 def _describe_changes(run: RunInfo) -> str:
-    changes = [f"{', '.join(run.gone)}: missing"] if run.gone else []
-    changes += [f"{', '.join(run.replaced)}: another recipe is current"] if run.replaced else []
-    return "; ".join([*changes, *([] if run.whole else ["unfinished or damaged"])])
-
-
-def _find_stale(inventory: Inventory) -> dict[str, Sequence[Any]]:
-    unused = [recipe for recipe in inventory.recipes if not recipe.needed]
-    needed = [recipe for recipe in inventory.recipes if recipe.needed]
-    return {
-        "recipes replaced": [recipe for recipe in unused if recipe.state != UNFINISHED],
-        "recipes never used: extract is running, or was stopped": [
-            recipe for recipe in unused if recipe.state == UNFINISHED
-        ],
-        "networks that no current plan names": [
-            block for recipe in needed for block in recipe.blocks if not block.names
-        ],
-        "fold plans that no new plan starts from": inventory.old_plans,
-        "fits of earlier clips or labels": inventory.old_fits,
-        "tables of clips of earlier plans": inventory.old_tables,
-        "quarantined damaged files": inventory.of_kind(BAD),
-        "temporaries": inventory.of_kind(TEMPORARY),
-        "files of unknown kind": inventory.of_kind(UNKNOWN),
-        "runs whose sources changed": [run for run in inventory.runs if _describe_changes(run)],
+    changes = {
+        "missing": ", ".join(run.gone),
+        "another recipe is current": ", ".join(run.replaced),
+        "unfinished or damaged": "" if run.whole else "run",
     }
+    return "; ".join(f"{names}: {change}" for change, names in changes.items() if names) or "none"
 
 
 # cache verify and cache prune
@@ -253,12 +196,11 @@ def _find_stale(inventory: Inventory) -> dict[str, Sequence[Any]]:
 
 def print_verification(root: Path, verification: Verification) -> None:
     """Print a line for each bad file, notes on the others, and the counts."""
-    for fault in verification.faults:
-        click.echo(printable(f"bad: {fault.place}: {fault.reason}"))
+    _print_lines(f"bad: {fault.place}: {fault.reason}" for fault in verification.faults)
     for sentence in verification.disagreements:
         click.echo(printable(f"nondeterminism: {sentence.removeprefix(f'{root}/')}"))
     for kind, word in ((BAD, "quarantined earlier"), (TEMPORARY, "temporary"), (UNKNOWN, "unknown")):
-        _print_lines((f"{word}: {path}" for path in verification.others[kind]), f" {word}")
+        _print_lines(f"{word}: {path}" for path in verification.others[kind])
     if verification.stale_clips_csv:
         click.echo("note: clips.csv differs from the current plan; nothing reads it, and extract rewrites it")
     if outputs := len(verification.others["output"]):
@@ -269,30 +211,23 @@ def print_verification(root: Path, verification: Verification) -> None:
 
 def print_repair(root: Path, done: Repair) -> None:
     """Print what was quarantined and rewritten, what failed, and the commands that restore the rest."""
-    lines = [
-        *(f"quarantined: {path}.bad" for path in done.set_aside),
-        *(f"rewritten: {path}" for path in done.rewritten),
-        *(f"failed: {sentence}" for sentence in done.failed),
-    ]
-    if done.remedies:
-        lines += ["to restore what was lost, run:", *(f"  {command}" for command in done.remedies)]
-        try:
-            commands = FeatureCache(root).commands
-        except MoodfuseError:
-            commands = ()
-        if commands:
-            lines += ["the commands that filled this cache:", *(f"  {command}" for command in commands)]
-    for line in lines:
-        click.echo(printable(line))
+    _print_lines(f"quarantined: {path}.bad" for path in done.set_aside)
+    _print_lines(f"rewritten: {path}" for path in done.rewritten)
+    _print_lines(f"failed: {sentence}" for sentence in done.failed)
+    if not done.remedies:
+        return
+    _print_lines(["to restore what was lost, run:", *(f"  {command}" for command in done.remedies)])
+    with suppress(MoodfuseError):
+        commands = FeatureCache(root).commands
+        _print_lines(["the commands that filled this cache:", *(f"  {command}" for command in commands)])
 
 
 def print_pruning(pruning: Pruning, failed: Sequence[str], *, dry_run: bool) -> None:
     """Print what is to be removed, or was, with reasons; what stays; and the space that this frees."""
     rows = [(removal.relative_path, removal.reason, size(removal.bytes)) for removal in pruning.removals]
     _print_table("", ("file or folder", "reason"), ("size",), rows)
-    for word, sentences in (("kept", pruning.kept), ("failed", failed)):
-        for sentence in sentences:
-            click.echo(printable(f"{word}: {sentence}"))
+    _print_lines([f"kept: {sentence}" for sentence in pruning.kept])
+    _print_lines([f"failed: {sentence}" for sentence in failed])
     total = size(_sum_bytes(pruning.removals))
     if not pruning.removals:
         click.echo("nothing to prune")

@@ -53,33 +53,21 @@ def choose_removals(
 ) -> Pruning:
     """Decide what to remove, by the options of `cache prune`. Nothing is changed.
 
-    Parameters
-    ----------
-    inventory : Inventory
-        Read without `sources`.
-    now_s : float
-        Seconds since 1970.
-
-    Raises
-    ------
-    UnknownNameError
-        If there is no run of a name.
-    DamagedPartError
-        If recipes may be removed, but because of damage it is not known which are used.
+    `inventory` is read without `sources`; `now_s` are seconds since 1970. Raises `UnknownNameError` if there
+    is no run of a name, and `DamagedPartError` if because of damage it is not known which recipes are used.
     """
     removals: list[Removal] = []
     kept: list[str] = []
     if recipes:
         _check_use_is_known(inventory)
     for recipe in inventory.recipes:
-        if recipe.source in sources or (recipes and not recipe.needed):
-            is_young = recipe.state == UNFINISHED and recipe.modified_s > now_s - UNFINISHED_S
-            if is_young and recipe.source not in sources:
-                kept.append(f"{recipe.source} {recipe.digest16}: unfinished, and written in the last week")
-            else:
-                removals += _choose_recipe(inventory, recipe)
-        elif recipes:
+        is_young = recipe.state == UNFINISHED and recipe.modified_s > now_s - UNFINISHED_S
+        if recipe.source in sources or (recipes and not recipe.needed and not is_young):
+            removals += _choose_recipe(inventory, recipe)
+        elif recipes and recipe.needed:
             removals += _choose_networks(inventory, recipe)
+        elif recipes:
+            kept.append(f"{recipe.source} {recipe.digest16}: unfinished, and written in the last week")
     if recipes:
         removals += _choose_unread(inventory, now_s)
     if media:
@@ -93,18 +81,21 @@ def choose_removals(
             raise UnknownNameError("run", name, names)
         removals.append(_choose_folder(inventory, f"runs/{name}", "run"))
     removals += _choose_leftovers(inventory, now_s, of_any_age=bad)
+    removals, linked = _leave_out(inventory, removals)
+    kept += [f"{path}: is behind a link, which is not followed; remove it yourself" for path in linked]
+    return Pruning(tuple(removals), tuple(kept))
+
+
+def _leave_out(inventory: Inventory, removals: Sequence[Removal]) -> tuple[list[Removal], list[str]]:
+    """The removals without those in a folder that is removed anyway, and without paths behind links."""
     unique = {removal.relative_path: removal for removal in removals}
     outer = [
         removal
         for path, removal in unique.items()
         if not any(str(folder) in unique for folder in PurePosixPath(path).parents)
     ]
-    linked = [removal for removal in outer if behind_link(inventory.path, removal.relative_path)]
-    kept += [
-        f"{removal.relative_path}: is behind a link, which is not followed; remove it yourself"
-        for removal in linked
-    ]
-    return Pruning(tuple(removal for removal in outer if removal not in linked), tuple(kept))
+    linked = [r.relative_path for r in outer if behind_link(inventory.path, r.relative_path)]
+    return [removal for removal in outer if removal.relative_path not in linked], linked
 
 
 def _check_use_is_known(inventory: Inventory) -> None:
@@ -117,13 +108,12 @@ def _check_use_is_known(inventory: Inventory) -> None:
                 f"{inventory.path}"
             )
     for recipe in inventory.recipes:
-        lost = [block.trained for block in recipe.blocks if not block.recorded]
-        if (recipe.state == CURRENT and not recipe.network) or (recipe.needed and lost):
-            folder = "/".join([_join_folder("features", recipe), *lost[:1]])
+        is_unknown = recipe.state == CURRENT and not recipe.network
+        if is_unknown or (recipe.needed and not all(block.recorded for block in recipe.blocks)):
             raise DamagedPartError(
-                f"{inventory.path}/{folder}: its record cannot be read, so it is not known whether its "
-                f"features are used; run moodfuse cache verify --repair --cache {inventory.path}, then the "
-                "command that it prints, or remove the folder yourself"
+                f"{inventory.path}/{_join_folder('features', recipe)}: a record cannot be read, so it is not "
+                f"known which features are used; run moodfuse cache verify --repair --cache {inventory.path}"
+                ", then the command that it prints, or remove the folder yourself"
             )
 
 
@@ -141,17 +131,14 @@ def _choose_recipe(inventory: Inventory, recipe: RecipeInfo) -> Iterator[Removal
 
 def _choose_networks(inventory: Inventory, recipe: RecipeInfo) -> Iterator[Removal]:
     """Networks of a needed recipe that no current plan names; none without plan or record."""
-    if inventory.plan is None or not recipe.network:
-        return
     reason = f"network of {recipe.source} that no current plan names"
-    for block in recipe.blocks:
-        if block.names:
-            continue
-        removal = _choose_folder(inventory, f"{_join_folder('features', recipe)}/{block.trained}", reason)
+    unnamed = [block.trained for block in recipe.blocks if not block.names]
+    for trained in unnamed if inventory.plan and recipe.network else ():
+        removal = _choose_folder(inventory, f"{_join_folder('features', recipe)}/{trained}", reason)
         if removal.bytes:
             yield removal
         for entry in inventory.of_kind("network", "checkpoint"):
-            if entry.place.startswith(f"{_join_folder('networks', recipe)}/{block.trained}."):
+            if entry.place.startswith(f"{_join_folder('networks', recipe)}/{trained}."):
                 yield Removal(entry.place, reason, entry.bytes)
 
 

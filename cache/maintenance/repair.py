@@ -3,13 +3,12 @@
 For what is lost, the repair names the command that restores it.
 """
 
-import csv
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from moodfuse.cache.errors import CacheError, MoodfuseError
-from moodfuse.cache.maintenance.holdouts import HoldoutNames, read_record
+from moodfuse.cache.maintenance.listing import find_holdouts, read_record
 from moodfuse.cache.maintenance.verify import DAMAGED, UNREADABLE, Fault, Verification
 from moodfuse.cache.manifest import MARKER, VIEW, marker_text
 from moodfuse.cache.recipe import IMPORT, Recipe, frozen_counterpart, imported_as
@@ -52,12 +51,11 @@ def repair(root: Path, verification: Verification) -> Repair:
     if verification.stale_clips_csv and (cache := _open(root)):
         write_text(root / VIEW, cache.view_text(cache.statuses))
         rewritten.append(VIEW)
-    remedies = (
+    remedies = [
         _find_remedy(root, fault, recipes[fault.place]) for fault in lost if fault.place not in rewritten
-    )
-    return Repair(
-        tuple(quarantined), tuple(rewritten), tuple(failed), tuple(dict.fromkeys(filter(None, remedies)))
-    )
+    ]
+    commands = dict.fromkeys(filter(None, remedies))
+    return Repair(tuple(quarantined), tuple(rewritten), tuple(failed), tuple(commands))
 
 
 def _find_recipe(root: Path, fault: Fault) -> Recipe | None:
@@ -84,10 +82,10 @@ def _rewrite(root: Path, fault: Fault, recipe: Recipe | None) -> bool:
     if fault.kind == "recipe" and recipe is not None:
         return write_text(root / fault.place, recipe.to_json())
     if fault.kind == "training" and recipe is not None and (cache := _open(root)):
-        names = HoldoutNames(cache)
-        for name in names.find(recipe, fault.place.split("/")[3], root / fault.place)[:1]:
-            training_clips = cache.roles(recipe, name.holdout, plan=names.plans[name.repeat])
-            cache.write_roles(recipe, training_clips or ())
+        file = root / fault.place
+        for name in find_holdouts(cache, recipe, file.parent.name, file)[:1]:
+            plan = (cache.plan, *cache.repeat_plans)[name.repeat]
+            cache.write_roles(recipe, cache.roles(recipe, name.holdout, plan=plan) or ())
             return True
     return False
 
@@ -95,56 +93,32 @@ def _rewrite(root: Path, fault: Fault, recipe: Recipe | None) -> bool:
 def _find_remedy(root: Path, fault: Fault, recipe: Recipe | None) -> str:
     """The command that restores a lost file; empty where none is needed."""
     cache, folders = shlex.quote(str(root)), fault.place.split("/")
-    if fault.kind in ("run", "predictions"):
-        return f"moodfuse fuse --cache {cache} --run {shlex.quote(folders[1])}"
     if fault.kind in ("marker", "network", "checkpoint", "fits"):
         return ""
-    source = _find_source(root, folders[1], folders[2], recipe) if folders[0] == "features" else "SOURCE"
-    has_folds = fault.kind == "plan" and len(folders) == 2 and _view_has_folds(root)
-    is_import = recipe.network == IMPORT if recipe else _is_filled_by_imports(root)
-    if is_import:
-        labels = f" --labels {cache}/{VIEW}" if has_folds else " --labels LABELS.csv"
-        labels = labels if fault.kind in ("plan", "table") else ""
-        command = f"cache import --cache {cache}{labels} --source {source} --holdout HOLDOUT FILE"
-    else:
-        option = f" --source {source}" if folders[0] == "features" or fault.kind == "choice" else ""
-        command = f"extract {f'{cache}/{VIEW}' if has_folds else 'DATA'} --cache {cache}{option}"
-    return f"moodfuse {command}{_EFFECTS.get(fault.kind, '')}"
+    if fault.kind in ("run", "predictions"):
+        return f"moodfuse fuse --cache {cache} --run {shlex.quote(folders[1])}"
+    source = "SOURCE"
+    if folders[0] == "features":
+        source = _find_source(root, recipe) if recipe else folders[1]
+    if recipe.network == IMPORT if recipe else _is_filled_by_imports(root):
+        # The folds are in clips.csv, so that a new plan has them, too.
+        labels = {"plan": f" --labels {cache}/{VIEW}", "table": " --labels LABELS.csv"}.get(fault.kind, "")
+        return f"moodfuse cache import --cache {cache}{labels} --source {source} --holdout HOLDOUT FILE"
+    data = f"{cache}/{VIEW}" if fault.kind == "plan" else "DATA"
+    option = f" --source {source}" if folders[0] == "features" or fault.kind == "choice" else ""
+    return f"moodfuse extract {data} --cache {cache}{option}"
 
 
-_EFFECTS = {
-    "plan": "  # assigns the clips to folds again, as clips.csv has them if it is named here",
-    "table": "  # rewrites the table of clips",
-    "choice": "  # makes the source current again; once for each source",
-}
-
-
-def _find_source(root: Path, folder: str, digest: str, recipe: Recipe | None) -> str:
-    """The current source that reads the features of a recipe, or whose heads are tuned on them."""
-    cache = _open(root)
-    if cache is None:
-        return recipe.source if recipe else folder
-    for source, chosen in sorted(cache.selection.items()):
-        own_folder = cache.source_folder(source, chosen)
-        reader = read_record(own_folder / "recipe.json")
-        folders = [own_folder]
-        if reader and reader.depth == "head":
-            frozen = frozen_counterpart(reader)
-            folders.append(cache.source_folder(frozen.source, frozen.digest16))
-        if root / "features" / folder / digest in folders:
-            return source
-    return recipe.source if recipe else folder
+def _find_source(root: Path, recipe: Recipe) -> str:
+    """The current source with this recipe, or whose heads are tuned on its activations."""
+    if cache := _open(root):
+        for source, digest in sorted(cache.selection.items()):
+            reader = read_record(cache.source_folder(source, digest) / "recipe.json")
+            if reader and recipe in (reader, frozen_counterpart(reader)):
+                return source
+    return recipe.source
 
 
 def _is_filled_by_imports(root: Path) -> bool:
     recipes = [folder.parts[-2:] for folder in (root / "features").glob("[!.]*/[!.]*/")]
     return bool(recipes) and all(imported_as(*recipe) for recipe in recipes)
-
-
-def _view_has_folds(root: Path) -> bool:
-    """Whether ``clips.csv`` has the fold of every readable clip; test clips have none."""
-    try:
-        with (root / VIEW).open(newline="", encoding="utf-8") as stream:
-            return all(row["fold"] or row["status"] != "ok" for row in csv.DictReader(stream))
-    except (OSError, KeyError, ValueError, csv.Error):
-        return False

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.progress import track
 
 from moodfuse.cache.audits import FORMAT_OF_MARKS, audit_in, check_marks
 from moodfuse.cache.blocks import Owner, check_each_once, disagreements, open_features, part_files
@@ -20,22 +22,14 @@ from moodfuse.cache.digests import canonical_json, digest16
 from moodfuse.cache.errors import CacheError, DamagedPartError, InputError, MoodfuseError, SchemaError
 from moodfuse.cache.files import check_sealed
 from moodfuse.cache.fits import check_fits
-from moodfuse.cache.maintenance.holdouts import read_record
+from moodfuse.cache.maintenance.listing import read_record
 from moodfuse.cache.manifest import MARKER, VIEW, Manifest, check_schema, read_outcome
 from moodfuse.cache.media import FORMAT as FORMAT_OF_MEDIA
 from moodfuse.cache.media import check_media, check_place
 from moodfuse.cache.recipe import Recipe
 from moodfuse.cache.runs import check_predictions
 from moodfuse.cache.storage.files import check_keys, facts_of, listing, read_named, read_regular
-from moodfuse.cache.storage.layout import (
-    BAD,
-    FOLDER,
-    TEMPORARY,
-    UNKNOWN,
-    Entry,
-    entries,
-    folder_of,
-)
+from moodfuse.cache.storage.layout import BAD, FOLDER, TEMPORARY, UNKNOWN, Entry, entries, folder_of
 from moodfuse.cache.storage.parts import SCHEMA, open_part, verify_part
 from moodfuse.cache.store import FROZEN, FeatureCache, check_trained, read_recipe
 
@@ -125,12 +119,6 @@ def _check_table(file: Path, arrays: Mapping[str, np.ndarray], attributes: Mappi
     statuses_from(file, arrays)
 
 
-def _check_choice(file: Path) -> None:
-    values = read_named(file)
-    types = (type(values["sequence"]), type(values["sources"]))
-    _require(types == (int, dict), "is not a choice of sources")
-
-
 def _check_media(file: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> None:
     check_place(file, attributes, form=FORMAT_OF_MEDIA)
     check_media(file, arrays, attributes)
@@ -184,7 +172,7 @@ CHECKS: dict[str, Check] = {
     "plan": _part(lambda file, arrays, attributes: Manifest.read_plan(file)),
     "table": _part(_check_table),
     "outcome": _record(read_outcome),
-    "choice": _record(_check_choice),
+    "choice": _record(read_named),
     "audit": _record(audit_in),
     "marks": _part(_check_marks),
     "media": _part(_check_media),
@@ -203,28 +191,20 @@ CHECKS: dict[str, Check] = {
 # All files
 
 
-def verify(root: Path, *, on_progress: Callable[[int, int], object] | None = None) -> Verification:
-    """Check every byte of a cache; `on_progress` receives the bytes checked so far, and all bytes to check.
+def verify(root: Path, *, show_progress: bool = False) -> Verification:
+    """Check every byte of a cache; with `show_progress` a progress bar is shown on a terminal.
 
-    Raises
-    ------
-    InputError
-        If the folder is not a cache.
-    SchemaError
-        If another version of the format wrote it.
+    Raises `InputError` if the folder is not a cache, and `SchemaError` if another version of the format wrote
+    it.
     """
     faults = _check_is_cache(root)
     files = tuple(entries(root))
     faults += [Fault(entry.place, FOLDER, entry.fault, UNREADABLE) for entry in files if entry.kind == FOLDER]
     to_check = [entry for entry in files if entry.kind in CHECKS]
-    total = sum(entry.bytes for entry in to_check)
-    done = 0
-    for entry in to_check:
+    console = Console(stderr=True)
+    for entry in track(to_check, "Checking", console=console, transient=True, disable=not show_progress):
         if fault := _check(entry):
             faults.append(fault)
-        done += entry.bytes
-        if on_progress is not None:
-            on_progress(done, total)
     damaged_folders = {(root / fault.place).parent for fault in faults}
     folders = dict.fromkeys(entry.path.parent for entry in to_check if entry.kind == "features")
     differing = [
@@ -238,7 +218,8 @@ def verify(root: Path, *, on_progress: Callable[[int, int], object] | None = Non
         kind: tuple(entry.place for entry in files if entry.kind == kind)
         for kind in (BAD, TEMPORARY, UNKNOWN, "output")
     }
-    return Verification(len(to_check), total, (*faults, *missing), tuple(differing), stale_clips_csv, others)
+    size = sum(entry.bytes for entry in to_check)
+    return Verification(len(to_check), size, (*faults, *missing), tuple(differing), stale_clips_csv, others)
 
 
 def _check_is_cache(root: Path) -> list[Fault]:

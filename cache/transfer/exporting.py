@@ -39,15 +39,8 @@ def export_features(
 ) -> ExportSummary:
     """Write the features of a source under one holdout, in the format of the suffix of `output`.
 
-    Parameters
-    ----------
-    cache : FeatureCache
-    source : str
-    holdout : Holdout or None
-        `None` for ``*``, which only a source that saw no label has.
-    output : Path
-    force : bool
-        Replace an existing file.
+    A holdout of `None` is ``*``, which only a source that saw no label has. With `force`, an existing file is
+    replaced.
     """
     suffix = output.suffix.lower()
     if suffix not in WRITERS:
@@ -84,7 +77,9 @@ def _write_npz(stream: BinaryIO, texts: Texts, arrays: Arrays, classes: Sequence
 
 def _write_csv(stream: BinaryIO, texts: Texts, arrays: Arrays, classes: Sequence[str]) -> None:
     text = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
-    writer = csv.writer(text, lineterminator="\n")
+    # A carriage return alone would end a row, but the csv module quotes only the cells with its own line end.
+    has_return = any("\r" in str(cell) for cells in texts.values() for cell in cells)
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if has_return else csv.QUOTE_MINIMAL)
     numbered = (f"e{number}" for number in range(arrays["embedding"].shape[1]))
     writer.writerow([*texts, *numbered, *(f"{LOGIT}{label}" for label in classes)])
     for cells, values in zip(zip(*texts.values(), strict=True), np.hstack([*arrays.values()]), strict=True):

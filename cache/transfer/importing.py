@@ -9,19 +9,22 @@ import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from moodfuse.cache.blocks import CLASSES, PART_BYTES, open_features, part_files, read_rows
+from moodfuse.cache.blocks import PART_BYTES, open_features, part_files, read_rows
+from moodfuse.cache.clip_table import table_name
 from moodfuse.cache.console import first_few, short_repr
+from moodfuse.cache.csv_rows import label_warnings, read_labels
 from moodfuse.cache.errors import DamagedPartError, InputError
-from moodfuse.cache.folds import PlanChoice, clip_groups, imported_roles, plan_line, single_holdouts
+from moodfuse.cache.folds import PlanChoice, clip_groups, imported_roles, next_plan, plan_line
 from moodfuse.cache.manifest import MARKER
-from moodfuse.cache.recipe import Recipe, import_recipe, imported_as
-from moodfuse.cache.records import Holdout
+from moodfuse.cache.recipe import IMPORT, Recipe, import_recipe, imported_as
+from moodfuse.cache.records import ClipStatus, Holdout, Plan
 from moodfuse.cache.store import FeatureCache, Roles
-from moodfuse.cache.transfer.datasets import Dataset, choose_dataset
 from moodfuse.cache.transfer.readers import LOGIT, MAX_LISTED, MIN_ROWS, Features, read_features
 
 log = logging.getLogger(__name__)
@@ -68,26 +71,17 @@ class Imported:
 
 
 def import_features(settings: ImportSettings, *, report: Callable[[str], None] = log.info) -> Imported:
-    """Write a file of features into a cache.
+    """Write a file of features into a cache; `report` receives each line that the user should read.
 
-    Parameters
-    ----------
-    settings : ImportSettings
-    report : callable
-        Receives each line that the user should read.
-
-    Raises
-    ------
-    InputError
-        If the features, the labels, the holdout or the name cannot be used; nothing is written then.
+    Raises `InputError`, and writes nothing, if the features, labels, holdout or name cannot be used.
     """
     features = read_features(settings.file, ids=settings.ids, columns=settings.columns)
-    for line in features.columns.lines():
+    for line in features.describe_columns():
         report(f"{settings.file}: {line}")
     cache = None
     if (settings.cache / MARKER).is_file():
         cache = FeatureCache(settings.cache, create=settings.labels is not None)
-    dataset = choose_dataset(cache, settings.labels, settings.plan, report, replace=settings.replace)
+    dataset = _choose_dataset(cache, settings, report)
     report(plan_line(dataset.plan, dataset.clips))
     recipe = import_recipe(settings.source, sees_labels=settings.holdout.folds is not None)
     _check_holdout(settings.holdout, dataset)
@@ -95,12 +89,13 @@ def import_features(settings: ImportSettings, *, report: Callable[[str], None] =
     roles = None
     if recipe.sees_labels:
         roles = imported_roles(clip_groups(dataset.clips), dataset.plan, settings.holdout)
-    features = _order_classes(features, dataset.classes, report)
+    classes = tuple(sorted({status.clip.label for status in dataset.clips}))
+    features = _order_classes(features, classes, report)
     rows = _match_rows(features, dataset, report)
     _check_label_columns(features, dataset, rows)
     stored: set[str] = set()
     if cache is not None:
-        _check_widths(cache, recipe, features)
+        _check_shapes(cache, recipe, features)
         stored = cache.held(recipe, roles)
         _check_equal(cache, recipe, roles, features, {name: rows[name] for name in rows if name in stored})
     if missing := [clip.clip.id for clip in dataset.clips if clip.digest not in rows.keys() | stored]:
@@ -111,19 +106,100 @@ def import_features(settings: ImportSettings, *, report: Callable[[str], None] =
     new = {digest: row for digest, row in rows.items() if digest not in stored}
     cache = _write(settings, dataset, recipe, roles, features, new)
     if dataset.changes:
-        report(f"{settings.labels} replaces the current clips and folds: {'; '.join(dataset.changes)}")
-    widths = _get_widths(features)
-    holdouts = single_holdouts(cache.plan.folds)
+        report(f"{settings.labels} replaces the current clips and folds: {dataset.changes}")
+    embedding, logits = features.arrays["embedding"], features.arrays.get("logits")
+    holdouts = map(Holdout.of, range(cache.plan.folds))
     return Imported(
         clips=len(dataset.clips),
         written=len(new),
-        embedding=widths["embedding"],
-        logits=widths.get("logits", 0),
+        embedding=embedding.shape[1],
+        logits=0 if logits is None else logits.shape[1],
         missing_holdouts=tuple(k for k in holdouts if not cache.has_block(settings.source, k)),
     )
 
 
-def _check_holdout(holdout: Holdout, dataset: Dataset) -> None:
+# Clips and plan
+
+
+@dataclass(frozen=True)
+class _Dataset:
+    """All clips and their plan.
+
+    `is_new`: a table of labels declares them. `assigns_folds`: this import assigns a clip to its fold.
+    """
+
+    statuses: Sequence[ClipStatus]
+    plan: Plan
+    is_new: bool = False
+    assigns_folds: bool = False
+    changes: str = ""
+
+    @cached_property
+    def clips(self) -> tuple[ClipStatus, ...]:
+        """The clips that the plan covers, by id."""
+        clips = (status for status in self.statuses if status.ok and status.digest in self.plan.assignment)
+        return tuple(sorted(clips, key=lambda status: status.clip.id))
+
+
+def _choose_dataset(
+    cache: FeatureCache | None, settings: ImportSettings, report: Callable[[str], None]
+) -> _Dataset:
+    """The current clips, or those that a table of labels declares.
+
+    A changed table makes a new plan, in which clips keep their folds.
+    """
+    labels, choice = settings.labels, settings.plan
+    plans = cache.plans if cache is not None else ()
+    current = plans[-1] if plans else None
+    if labels is None:
+        if cache is None or current is None:
+            raise InputError(
+                "the cache has no clips yet; add --labels FILE.csv with id,label[,group][,fold], or run: "
+                "moodfuse extract DATA --cache DIR"
+            )
+        if choice.folds not in (None, current.folds) or choice.seed not in (None, current.seed):
+            raise InputError(
+                f"the current plan has {current.folds} folds and seed {current.seed}; drop --folds and --seed"
+            )
+        return _Dataset(cache.statuses, current)
+    declared = sorted(read_labels(labels), key=lambda status: status.clip.id)
+    for line in label_warnings(status.clip for status in declared):
+        report(f"WARNING {labels}: {line}")
+    previous: Sequence[ClipStatus] = declared
+    # A current table of these very clips may be damaged: it is not read, but written again.
+    if cache is not None and current is not None and current.records != (table_name(declared),):
+        previous = cache.statuses
+        if any(status.decoder != IMPORT for status in previous):
+            raise InputError(f"{cache.path}: extract declared its clips; drop --labels {labels}")
+        names, known = ([status.clip.id for status in clips] for clips in (declared, previous))
+        if not settings.replace and set(names).isdisjoint(known):
+            raise InputError(
+                f"{labels}: none of its {len(names)} ids ({first_few(names)}) is one of the {len(known)} "
+                f"clips of {cache.path} ({first_few(known)}); name another --cache folder, or add --replace: "
+                "then no present source has features of these clips"
+            )
+    plan = next_plan(plans, declared, choice)
+    folds = current.assignment if current else {}
+    moved = sum(folds.get(digest, fold) != fold for digest, fold in plan.assignment.items())
+    declares_folds = any(s.clip.fold is not None for s in declared if s.digest in plan.assignment)
+    assigns_folds = not declares_folds and (moved > 0 or not plan.assignment.keys() <= folds.keys())
+    return _Dataset(declared, plan, True, assigns_folds, _describe_changes(previous, declared, moved))
+
+
+def _describe_changes(previous: Sequence[ClipStatus], declared: Sequence[ClipStatus], moved: int) -> str:
+    old, new = ({status.clip.id: status for status in statuses} for statuses in (previous, declared))
+    both = old.keys() & new.keys()
+    counts = {
+        "clips added": len(new) - len(both),
+        "clips removed": len(old) - len(both),
+        "labels changed": sum(old[name].clip.label != new[name].clip.label for name in both),
+        "groups changed": sum(old[name].group != new[name].group for name in both),
+        "clips in another fold": moved,
+    }
+    return ", ".join(f"{count} {change}" for change, count in counts.items() if count)
+
+
+def _check_holdout(holdout: Holdout, dataset: _Dataset) -> None:
     count = dataset.plan.folds
     if not holdout.folds:
         return
@@ -152,16 +228,11 @@ def _check_source(cache: FeatureCache | None, recipe: Recipe, holdout: Holdout) 
     if current.sees_labels != recipe.sees_labels:
         raise InputError(
             f"source {source!r} was imported with holdout {'folds' if current.sees_labels else '*'}, and "
-            f"this is {holdout}; features that saw labels and those that did not are two sources: use "
-            "another --source"
+            f"this is {holdout}; use another --source name"
         )
 
 
 # Classes, rows and columns
-
-
-def _get_widths(features: Features) -> dict[str, int]:
-    return {name: values.shape[1] for name, values in features.arrays.items()}
 
 
 def _order_classes(features: Features, classes: tuple[str, ...], report: Callable[[str], None]) -> Features:
@@ -193,8 +264,8 @@ def _sort_as_numbers(classes: tuple[str, ...]) -> tuple[str, ...]:
         return classes
 
 
-def _match_rows(features: Features, dataset: Dataset, report: Callable[[str], None]) -> dict[str, int]:
-    """Clip digest to row of the file, for every clip of the plan that has a row; two ids may be one clip."""
+def _match_rows(features: Features, dataset: _Dataset, report: Callable[[str], None]) -> dict[str, int]:
+    """Clip digest to row of the file, for every clip of the plan that has a row."""
     known = dict.fromkeys(status.clip.id for status in dataset.statuses)
     if unknown := [name for name in features.ids if name not in known]:
         raise InputError(
@@ -202,24 +273,17 @@ def _match_rows(features: Features, dataset: Dataset, report: Callable[[str], No
             f"{first_few(unknown)}); its ids look like {first_few(known)}"
         )
     row_of_id = {name: row for row, name in enumerate(features.ids)}
-    matched = [(row_of_id[status.clip.id], status) for status in dataset.clips if status.clip.id in row_of_id]
+    matched = [status for status in dataset.clips if status.clip.id in row_of_id]
     if dropped := len(features.ids) - len(matched):
         report(f"{dropped} rows dropped: their clips are refused, or held back for testing (split = test)")
     rows: dict[str, int] = {}
-    for row, status in matched:
-        first = rows.setdefault(status.digest, row)
-        if first != row and any((values[first] != values[row]).any() for values in features.arrays.values()):
-            raise InputError(
-                f"{features.file}: the rows of {short_repr(features.ids[first])} and "
-                f"{short_repr(features.ids[row])} differ, but both are one clip: the same seconds of equal "
-                "files; keep one of the rows"
-            )
+    for status in matched:  # two ids may be one clip, the same seconds of equal files
+        rows.setdefault(status.digest, row_of_id[status.clip.id])
     return rows
 
 
-def _check_label_columns(features: Features, dataset: Dataset, rows: Mapping[str, int]) -> None:
-    """Check that no guessed column encodes the label: a code for each label, or 0 and 1 for one of the
-    labels.
+def _check_label_columns(features: Features, dataset: _Dataset, rows: Mapping[str, int]) -> None:
+    """Check that no guessed column encodes the label: a code for each label, or 0 and 1 for one label.
 
     Such a column has few different values, and either each value has one label or each label has one value.
     """
@@ -229,11 +293,11 @@ def _check_label_columns(features: Features, dataset: Dataset, rows: Mapping[str
         return
     embedding = features.arrays["embedding"][list(rows.values())]
     encoding = []
-    for column, name in enumerate(features.columns.embedding):
+    for column, name in enumerate(features.columns):
         values, value_codes = np.unique(embedding[:, column], return_inverse=True)
         pairs = len(np.unique(value_codes * len(labels) + codes))
         is_code = 2 <= len(values) <= len(rows) // 2 and pairs in (len(values), len(labels))
-        encoding += [name] if is_code and name in features.columns.guessed else []
+        encoding += [name] if is_code and name in features.guessed else []
     if encoding:
         raise InputError(
             f"{features.file}: {len(encoding)} column(s) encode the label in all {len(rows)} clips, or "
@@ -246,28 +310,26 @@ def _check_label_columns(features: Features, dataset: Dataset, rows: Mapping[str
 # Comparison with the stored features
 
 
-def _check_widths(cache: FeatureCache, recipe: Recipe, features: Features) -> None:
-    """Check that arrays have the widths and classes of the source's parts under any holdout."""
-    given = _get_widths(features)
+def _check_shapes(cache: FeatureCache, recipe: Recipe, features: Features) -> None:
+    """Check that the source has the same arrays, of the same widths, under its other holdouts."""
+    given = _describe_shapes(features.arrays)
     folder = cache.block_folder(recipe, None).parent
     for file in (part for network in sorted(folder.glob("[!.]*/")) for part in part_files(network)):
         try:
-            with open_features(file) as (part, attributes):
-                stored = {name: part[name].shape[1] for name in part if name != "clip"}
-                classes = attributes.get(CLASSES)
+            with open_features(file) as (part, _):
+                stored = _describe_shapes(part)
         except DamagedPartError:
             continue  # quarantined when its rows are read
-        if stored != given or (classes and features.classes and tuple(classes) != features.classes):
+        if stored != given:
             raise InputError(
-                f"{features.file}: has {_describe(given, features.classes)}, but source {recipe.source!r} "
-                f"has {_describe(stored, classes)}; use another --source name"
+                f"{features.file}: has {given}, but source {recipe.source!r} has {stored}; use another "
+                "--source name"
             )
         return
 
 
-def _describe(widths: Mapping[str, int], classes: Sequence[str] | None) -> str:
-    shapes = ", ".join(f"{name} [N, {width}]" for name, width in sorted(widths.items()))
-    return f"{shapes} of {', '.join(classes)}" if classes else shapes
+def _describe_shapes(arrays: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} [N, {arrays[name].shape[1]}]" for name in sorted(arrays) if name != "clip")
 
 
 def _check_equal(
@@ -293,7 +355,7 @@ def _check_equal(
 
 def _write(
     settings: ImportSettings,
-    dataset: Dataset,
+    dataset: _Dataset,
     recipe: Recipe,
     roles: Roles | None,
     features: Features,
@@ -307,11 +369,12 @@ def _write(
     if roles is not None:
         cache.write_roles(recipe, roles)
     digests = list(rows)
-    step = max(1, PART_BYTES // (4 * sum(_get_widths(features).values()) + 64))
+    row_bytes = 64 + 4 * sum(values.shape[1] for values in features.arrays.values())
+    step = max(1, PART_BYTES // row_bytes)
     for start in range(0, len(digests), step):
         chunk = digests[start : start + step]
-        places = [rows[digest] for digest in chunk]
-        arrays = {name: values[places] for name, values in features.arrays.items()}
+        row_numbers = [rows[digest] for digest in chunk]
+        arrays = {name: values[row_numbers] for name, values in features.arrays.items()}
         cache.write_block_part(recipe, roles, chunk, arrays)
     cache.select([recipe], command=settings.command if rows else "")
     return cache

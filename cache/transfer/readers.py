@@ -1,11 +1,11 @@
 """Files of features: ``.npz``, ``.npy`` with ids, ``.csv`` or ``.parquet``. Never a pickle."""
 
 import fnmatch
+import io
 import json
 import re
-import zipfile
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from moodfuse.cache.console import first_few, short_repr
-from moodfuse.cache.csv_rows import check_columns, check_encoding, csv_rows
+from moodfuse.cache.csv_rows import check_columns, csv_rows
 from moodfuse.cache.errors import InputError, MoodfuseError
 from moodfuse.cache.storage.files import check_regular, read_regular
 
@@ -39,47 +39,26 @@ _EXPECTED = {
 
 
 @dataclass(frozen=True)
-class Columns:
-    """The columns of a table that are read, and those that are ignored.
-
-    `guessed` are the columns of the embedding that the user did not name in full.
-    """
-
-    embedding: tuple[str, ...] = ()
-    logits: tuple[str, ...] = ()
-    index: tuple[str, ...] = ()
-    ignored: tuple[str, ...] = ()
-    guessed: frozenset[str] = frozenset()
-
-    @property
-    def classes(self) -> tuple[str, ...] | None:
-        """Class of each column of logits; `None` where there are none."""
-        return tuple(name.removeprefix(LOGIT) for name in self.logits) or None
-
-    def lines(self) -> list[str]:
-        """One line for each use of columns."""
-        uses = {
-            "columns of the embedding": self.embedding,
-            "index columns ignored": self.index,
-            "columns ignored": self.ignored,
-        }
-        return [f"{use}: {first_few(names, count=MAX_LISTED)}" for use, names in uses.items() if names]
-
-
-@dataclass(frozen=True)
 class Features:
     """The content of a file of features.
 
     `arrays` are ``embedding`` [N, D] and, if any, ``logits`` [N, C], all float32 and finite. `classes` has
-    the class of each column of the logits where the file names them. `columns` is empty where the file holds
-    arrays, not columns.
+    the class of each column of the logits where the file names them. Of a table, `columns` are those of the
+    embedding, `guessed` those of them that the user did not name in full, and `ignored` the others.
     """
 
     file: Path
     ids: Sequence[str]
     arrays: Mapping[str, np.ndarray]
     classes: tuple[str, ...] | None = None
-    columns: Columns = Columns()
+    columns: tuple[str, ...] = ()
+    guessed: frozenset[str] = frozenset()
+    ignored: tuple[str, ...] = ()
+
+    def describe_columns(self) -> list[str]:
+        """One line for each use of columns."""
+        uses = {"columns of the embedding": self.columns, "columns ignored": self.ignored}
+        return [f"{use}: {first_few(names, count=MAX_LISTED)}" for use, names in uses.items() if names]
 
 
 def read_features(file: Path, *, ids: Path | None = None, columns: Sequence[str] = ()) -> Features:
@@ -89,12 +68,14 @@ def read_features(file: Path, *, ids: Path | None = None, columns: Sequence[str]
     ----------
     file : Path
         ``.npz``: arrays ``id``, ``embedding`` and, if any, ``logits`` and ``classes``. ``.csv`` and
-        ``.parquet``: a column ``id``, embedding columns (see `choose_columns`) and, if any,
-        ``logit:<class>``; ``.parquet`` also lists in ``embedding`` and ``logits``. ``.npy``: the embedding.
+        ``.parquet``: a column ``id``, embedding columns and, if any, ``logit:<class>``; ``.parquet`` also
+        lists in ``embedding`` and ``logits``. ``.npy``: the embedding.
     ids : Path, optional
         For ``.npy`` only: one id per line, or a ``.npy`` of strings; in the order of the rows.
     columns : sequence of str
-        For tables only: the columns of the embedding.
+        For tables only: the columns of the embedding, as names, patterns, or several of these separated by
+        commas. By default ``e0``, ``e1``, ... or, where there is no ``e0``, all columns of numbers that are
+        neither an index nor a column of an export.
     """
     suffix = file.suffix.lower()
     if suffix not in _EXPECTED:
@@ -110,10 +91,12 @@ def read_features(file: Path, *, ids: Path | None = None, columns: Sequence[str]
     try:
         check_regular(file)
         if suffix == ".csv":
-            return _read_csv(file, columns)
-        if suffix == ".parquet":
-            return _read_parquet(file, columns)
-        return _read_npz(file) if ids is None else _read_npy(file, ids)
+            features = _read_csv(file, columns)
+        elif suffix == ".parquet":
+            features = _read_parquet(file, columns)
+        else:
+            features = _read_npz(file) if ids is None else _read_npy(file, ids)
+        return _check_features(features)
     except MoodfuseError:
         raise
     except Exception as error:
@@ -139,10 +122,11 @@ def _check_features(features: Features) -> Features:
         logits = features.arrays.get("logits")
         if logits is None or len(features.classes) != logits.shape[1]:
             raise InputError(f"{file}: classes do not match the columns of logits")
-    if len(set(ids)) < len(ids):
-        first = short_repr(next(name for name, count in Counter(ids).items() if count > 1))
-        count = len(ids) - len(set(ids))
-        raise InputError(f"{file}: {count} id(s) occur twice (first: {first}); keep one row per clip")
+    if repeated := [name for name, count in Counter(ids).items() if count > 1]:
+        raise InputError(
+            f"{file}: {len(repeated)} id(s) occur twice (first: {short_repr(repeated[0])}); keep one row per "
+            "clip"
+        )
     arrays = {}
     for name, values in features.arrays.items():
         with np.errstate(over="ignore", invalid="ignore"):
@@ -160,36 +144,26 @@ def _check_features(features: Features) -> Features:
 
 
 def _read_npy(file: Path, ids: Path) -> Features:
-    embedding = np.load(file, allow_pickle=False)
-    if not isinstance(embedding, np.ndarray):
-        raise InputError(f"{file}: holds several arrays; expected {_EXPECTED['.npy']}")
-    check_regular(ids)
-    if ids.suffix.lower() == ".npy":
-        return _check_features(
-            Features(file, _read_texts(np.load(ids, allow_pickle=False), ids), {"embedding": embedding})
-        )
     data = read_regular(ids)
-    check_encoding(data, ids)
-    lines = data.decode("utf-8-sig", "surrogateescape").replace("\r\n", "\n").removesuffix("\n")
-    return _check_features(Features(file, lines.split("\n"), {"embedding": embedding}))
+    if ids.suffix.lower() == ".npy":
+        names = _read_texts(np.load(io.BytesIO(data), allow_pickle=False), ids)
+    else:
+        lines = data.decode("utf-8-sig", "surrogateescape").replace("\r\n", "\n").removesuffix("\n")
+        names = lines.split("\n")
+    return Features(file, names, {"embedding": np.load(file, allow_pickle=False)})
 
 
 def _read_npz(file: Path) -> Features:
-    if not zipfile.is_zipfile(file):
-        raise InputError(f"{file}: is not an archive; expected {_EXPECTED['.npz']} (see --ids for a .npy)")
     with np.load(file, allow_pickle=False) as archive:
         if missing := [name for name in ("id", "embedding") if name not in archive]:
             raise InputError(
                 f"{file}: has no array {' and '.join(missing)}, only {', '.join(archive) or 'nothing'}; "
                 f"expected {_EXPECTED['.npz']}"
             )
-        names = ("id", "embedding", "logits", "classes")
-        arrays = {name: archive[name] for name in names if name in archive}
-    ids = _read_texts(arrays.pop("id"), file)
-    classes = arrays.pop("classes", None)
-    if classes is None or "logits" not in arrays:
-        return _check_features(Features(file, ids, arrays))
-    return _check_features(Features(file, ids, arrays, tuple(classes.astype(str).tolist())))
+        arrays = {name: archive[name] for name in ("embedding", "logits") if name in archive}
+        has_classes = "logits" in archive and "classes" in archive
+        classes = tuple(archive["classes"].astype(str).tolist()) if has_classes else None
+        return Features(file, _read_texts(archive["id"], file), arrays, classes)
 
 
 def _read_texts(values: np.ndarray, file: Path) -> list[str]:
@@ -209,89 +183,82 @@ def _decode(values: Sequence[str | bytes]) -> list[str]:
 # Tables
 
 
-def choose_columns(
-    file: Path,
-    names: Sequence[str],
-    patterns: Sequence[str],
-    *,
-    index: Collection[str],
-    texts: Collection[str],
-) -> Columns:
-    """Choose the columns of the embedding and of the logits.
+@dataclass(frozen=True)
+class _Table:
+    """A table with a column ``id``: the names of its columns, those that may be features, and its reader.
 
-    The embedding is what `patterns` match: names, patterns, or several of these separated by commas. Without
-    them it is ``e0``, ``e1``, ... or, where there is no ``e0``, all columns of numbers that are neither an
-    index nor a column of an export. `index` and `texts` are columns known to be an index, or to hold text.
+    `read` returns columns as an array [N, K].
     """
-    check_columns(file, names, ("id",))
-    candidates = [name for name in names if name != "id" and not name.startswith(LOGIT)]
-    indexes = {name for name in candidates if name in index or _INDEX.fullmatch(name)}
-    excluded = {*indexes, *texts, *(name for name in candidates if name.lower() in NO_FEATURES)}
-    numeric = [name for name in candidates if name not in excluded]
+
+    file: Path
+    ids: Sequence[str]
+    names: Sequence[str]
+    numeric: Collection[str]
+    read: Callable[[Sequence[str]], np.ndarray]
+
+
+def _select_columns(table: _Table, patterns: Sequence[str]) -> Features:
+    """The features in columns of numbers.
+
+    Guessed columns that number the rows, 0 to N-1 or 1 to N in any order, are an index and ignored.
+    """
+    names = [name for name in table.names if name != "id" and not name.startswith(LOGIT)]
+    numeric = [
+        name
+        for name in names
+        if name in table.numeric and name.lower() not in NO_FEATURES and not _INDEX.fullmatch(name)
+    ]
     guessed: Collection[str] = ()
     if patterns:
-        embedding, guessed = _match_patterns(file, patterns, candidates, numeric)
-    elif "e0" in candidates:
-        count = sum(re.fullmatch(r"e\d+", name) is not None for name in candidates)
-        embedding = tuple(f"e{number}" for number in range(count))
-        if missing := [name for name in embedding if name not in candidates]:
-            raise InputError(
-                f"{file}: column {missing[0]} is missing among e0 ... of {count} embedding columns"
-            )
+        chosen, guessed = _match_patterns(table.file, patterns, names, numeric)
+    elif "e0" in names:
+        chosen = sorted(
+            (name for name in names if re.fullmatch(r"e\d+", name)), key=lambda name: int(name[1:])
+        )
     else:
-        embedding = guessed = tuple(numeric)
-    if not embedding:
-        raise InputError(f"{file}: has no embedding column; expected numbers in columns e0, e1, ...")
-    return Columns(
-        embedding=embedding,
-        logits=tuple(name for name in names if name.startswith(LOGIT)),
-        index=tuple(name for name in candidates if name in indexes - set(embedding)),
-        ignored=tuple(name for name in candidates if name not in indexes | set(embedding)),
-        guessed=frozenset(guessed),
+        chosen = guessed = numeric
+    values = table.read(chosen)
+    kept = [
+        number
+        for number, name in enumerate(chosen)
+        if name not in guessed or not _numbers_rows(values[:, number])
+    ]
+    if not kept:
+        raise InputError(
+            f"{table.file}: has no embedding column, or only some that number the rows; expected numbers in "
+            "columns e0, e1, ..., or named with --columns"
+        )
+    embedding = tuple(chosen[number] for number in kept)
+    features = Features(
+        table.file,
+        table.ids,
+        {"embedding": values[:, kept]},
+        columns=embedding,
+        guessed=frozenset(guessed) & set(embedding),
+        ignored=tuple(name for name in names if name not in embedding),
     )
+    return _add_logits(table, features)
 
 
 def _match_patterns(
     file: Path, patterns: Sequence[str], names: Sequence[str], numeric: Sequence[str]
-) -> tuple[tuple[str, ...], set[str]]:
+) -> tuple[list[str], set[str]]:
     """The columns that the user asks for, and those of them that only a pattern matched.
 
     A pattern matches only columns that would be used without it; a full name can be any column.
     """
     matched: dict[str, None] = {}
-    in_full: set[str] = set()
+    named: set[str] = set()
     for part in filter(None, (part.strip() for text in patterns for part in text.split(","))):
         if part in names:
-            in_full.add(part)
+            named.add(part)
             matched[part] = None
         elif columns := fnmatch.filter(numeric, part):
             matched |= dict.fromkeys(columns)
         else:
             known = first_few(names, count=MAX_LISTED)
             raise InputError(f"{file}: --columns: unknown column {part!r}; known: {known}")
-    return tuple(matched), set(matched) - in_full
-
-
-def _make_features(file: Path, ids: Sequence[str], columns: Columns, values: np.ndarray) -> Features:
-    """Features from the values [N, D + C] of the columns of the embedding and of the logits.
-
-    Guessed columns that number the rows, 0 to N-1 or 1 to N in any order, move to the index.
-    """
-    width = len(columns.embedding)
-    names = np.array(columns.embedding, dtype=object)
-    is_guessed = np.array([name in columns.guessed for name in names])
-    is_index = is_guessed & np.array([_numbers_rows(column) for column in values[:, :width].T])
-    if is_index.all():
-        raise InputError(
-            f"{file}: its only numeric columns number the rows ({first_few(names)}); add the features, or "
-            "name these columns with --columns"
-        )
-    kept, index = tuple(names[~is_index]), (*columns.index, *names[is_index])
-    columns = replace(columns, embedding=kept, index=index, guessed=columns.guessed - set(index))
-    arrays = {"embedding": values[:, :width][:, ~is_index]}
-    if columns.logits:
-        arrays["logits"] = values[:, width:]
-    return _check_features(Features(file, ids, arrays, columns.classes, columns))
+    return list(matched), set(matched) - named
 
 
 def _numbers_rows(values: np.ndarray) -> bool:
@@ -300,34 +267,45 @@ def _numbers_rows(values: np.ndarray) -> bool:
     return np.array_equal(np.sort(values), np.arange(first, first + len(values)))
 
 
+def _add_logits(table: _Table, features: Features) -> Features:
+    """The features with the logits in columns ``logit:<class>``, if there are any."""
+    names = [name for name in table.names if name.startswith(LOGIT)]
+    if not names:
+        return features
+    classes = tuple(name.removeprefix(LOGIT) for name in names)
+    return replace(features, arrays={**features.arrays, "logits": table.read(names)}, classes=classes)
+
+
 def _read_csv(file: Path, patterns: Sequence[str]) -> Features:
-    rows = csv_rows(file)
-    _, names = next(rows)
-    lines = list(rows)
-    first = lines[0][1] if lines else []
-    texts = {names[index] for index, cell in enumerate(first) if _is_text(cell)}
-    columns = choose_columns(file, names, patterns, index=(), texts=texts)
-    indices = [names.index(name) for name in (*columns.embedding, *columns.logits)]
-    values = np.zeros((len(lines), len(indices)))
-    for row, (line, cells) in enumerate(lines):
-        try:
-            values[row] = [float(cells[index]) for index in indices]
-        except ValueError:
-            index = next(index for index in indices if _is_text(cells[index]))
-            raise InputError(
-                f"{file}, line {line}: column {names[index]!r} is {cells[index][:60]!r}; expected a number "
-                "(choose the columns of the embedding with --columns, or name them e0, e1, ...)"
-            ) from None
-    ids = [cells[names.index("id")] for _, cells in lines]
-    return _make_features(file, ids, columns, values)
+    (_, names), *rows = csv_rows(file)
+    check_columns(file, names, ("id",))
+
+    def read(wanted: Sequence[str]) -> np.ndarray:
+        indices = [names.index(name) for name in wanted]
+        values = np.zeros((len(rows), len(indices)))
+        for row, (line, cells) in enumerate(rows):
+            try:
+                values[row] = [float(cells[index]) for index in indices]
+            except ValueError:
+                index = next(index for index in indices if not _is_number(cells[index]))
+                raise InputError(
+                    f"{file}, line {line}: column {names[index]!r} is {cells[index][:60]!r}; expected a "
+                    "number (select the embedding with --columns, or name its columns e0, e1, ...)"
+                ) from None
+        return values
+
+    first = rows[0][1] if rows else ["0"] * len(names)
+    numeric = [name for name, cell in zip(names, first, strict=True) if _is_number(cell)]
+    ids = [cells[names.index("id")] for _, cells in rows]
+    return _select_columns(_Table(file, ids, names, numeric, read), patterns)
 
 
-def _is_text(cell: str) -> bool:
+def _is_number(cell: str) -> bool:
     try:
         float(cell)
     except ValueError:
-        return True
-    return False
+        return False
+    return True
 
 
 def import_pyarrow() -> ModuleType:
@@ -343,58 +321,40 @@ def import_pyarrow() -> ModuleType:
 
 def _read_parquet(file: Path, patterns: Sequence[str]) -> Features:
     arrow = import_pyarrow()
-    schema = arrow.parquet.read_schema(file)
-    names = schema.names
+    content = arrow.parquet.ParquetFile(file).read()
+    schema, names = content.schema, content.column_names
     check_columns(file, names, ("id",))
-    has_lists = "embedding" in names and not patterns
-    if has_lists:
-        lists = tuple(name for name in ("embedding", "logits") if name in names)
-        logits = tuple(name for name in names if name.startswith(LOGIT) and "logits" not in names)
-        ignored = (name for name in names if name not in ("id", *lists, *logits, *NO_FEATURES))
-        columns = Columns((), logits, ignored=tuple(ignored))
-    else:
-        lists = ()
-        index = (schema.pandas_metadata or {}).get("index_columns", ())  # a plain range is a dict, not a name
-        texts = {field.name for field in schema if not _is_numeric(field.type)}
-        columns = choose_columns(
-            file, names, patterns, index=[name for name in index if isinstance(name, str)], texts=texts
-        )
-    table = arrow.parquet.read_table(file, columns=["id", *lists, *columns.embedding, *columns.logits])
-    ids = table["id"].to_pylist()
+    ids = content["id"].to_pylist()
     if not all(isinstance(name, str | bytes) for name in ids):
-        raise InputError(
-            f"{file}: column 'id' is {table['id'].type}; expected strings, without missing values"
-        )
-    if not has_lists:
-        values = _stack_columns(table, (*columns.embedding, *columns.logits), file)
-        return _make_features(file, _decode(ids), columns, values)
-    arrays = {name: _flatten_lists(table[name], f"{file}: {name}") for name in lists}
-    if columns.logits:
-        arrays["logits"] = _stack_columns(table, columns.logits, file)
-    classes = columns.classes
-    if "logits" in lists and CLASSES_KEY in (schema.metadata or {}):
-        classes = tuple(json.loads(schema.metadata[CLASSES_KEY]))
-    return _check_features(Features(file, _decode(ids), arrays, classes, columns))
+        raise InputError(f"{file}: column 'id' is {schema.field('id').type}; expected strings in every row")
+    numeric = {field.name for field in schema if _holds_numbers(arrow, field.type)}
+
+    def read(wanted: Sequence[str]) -> np.ndarray:
+        for name in wanted:
+            if name not in numeric:
+                raise InputError(f"{file}: column {name!r} is {schema.field(name).type}; expected numbers")
+        return np.array([content[name].to_numpy() for name in wanted]).T
+
+    index = (schema.pandas_metadata or {}).get("index_columns", ())  # a plain range is a dict, not a name
+    features = numeric.difference(name for name in index if isinstance(name, str))
+    table = _Table(file, _decode(ids), names, features, read)
+    if "embedding" not in names or patterns:
+        return _select_columns(table, patterns)
+    arrays = {name: _flatten_lists(content[name], name) for name in ("embedding", "logits") if name in names}
+    if "logits" not in arrays:
+        return _add_logits(table, Features(file, table.ids, arrays))
+    classes = (schema.metadata or {}).get(CLASSES_KEY)
+    return Features(file, table.ids, arrays, tuple(json.loads(classes)) if classes else None)
 
 
-def _is_numeric(kind: Any) -> bool:
-    types = import_pyarrow().types
-    return bool(types.is_floating(kind) or types.is_integer(kind))
+def _holds_numbers(arrow: ModuleType, kind: Any) -> bool:
+    return bool(arrow.types.is_floating(kind) or arrow.types.is_integer(kind))
 
 
-def _stack_columns(table: Any, names: Sequence[str], file: Path) -> np.ndarray:
-    for name in names:
-        if not _is_numeric(table[name].type):
-            raise InputError(f"{file}: column {name!r} is {table[name].type}; expected numbers")
-    return np.column_stack([table[name].to_numpy() for name in names])
-
-
-def _flatten_lists(column: Any, where: str) -> np.ndarray:
+def _flatten_lists(column: Any, name: str) -> np.ndarray:
     """A column of lists of equal length as an array [N, D]."""
     compute = import_pyarrow().compute
     lengths = compute.unique(compute.list_value_length(column)).to_pylist()
     if len(lengths) != 1 or lengths[0] is None:
-        raise InputError(
-            f"{where}: expected the same number of values in every row; found {lengths} (None: missing)"
-        )
+        raise ValueError(f"{name} does not have the same number of values in every row")
     return compute.list_flatten(column).to_numpy().reshape(len(column), lengths[0])

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("unsynced")
 
 @pytest.mark.parametrize("suffix", WRITERS)
 def test_an_exported_file_is_imported_bit_for_bit(tmp_path: Path, suffix: str) -> None:
-    ids = (";", "a\nb", '"', " é 漢", "0", "x" * 300)
+    ids = (";", "a\nb", '"', " é 漢", "a\rb", "x" * 300)
     bits = np.random.default_rng(0).integers(0, 2**32, (6, 500), dtype=np.uint32)
     bits[0, :5] = 0x15AE43FD, 0x80000000, 1, 0x007FFFFF, 0x7F7FFFFF  # rounding, zero, subnormals, largest
     values = np.nan_to_num(bits.view(np.float32))

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from moodfuse.cache.clip_table import table_name
-from moodfuse.cache.digests import digest
 from moodfuse.cache.errors import DamagedPartError
 from moodfuse.cache.folds import assign_folds, clip_groups
 from moodfuse.cache.maintenance.listing import (
@@ -22,7 +21,7 @@ from moodfuse.cache.maintenance.listing import (
     RecipeInfo,
     read_inventory,
 )
-from moodfuse.cache.maintenance.printing import as_record, coverage, summary_lines
+from moodfuse.cache.maintenance.printing import as_record, coverage
 from moodfuse.cache.recipe import Recipe, Tuning, frozen_counterpart, import_recipe
 from moodfuse.cache.records import ClipStatus, Plan
 from moodfuse.cache.storage import layout
@@ -202,20 +201,6 @@ def test_a_block_has_one_row_per_different_clip_with_its_modality(small_cache: M
         cache.select([AUDIO])
         (block,) = info(read_inventory(cache), AUDIO).blocks
         assert (block.rows, block.clips, block.complete) == (18, clips, True)
-    lines = list(summary_lines(read_inventory(cache)))
-    assert any("18 clips (1 the same file and seconds as another)" in line for line in lines)
-
-
-def test_rows_of_clips_that_left_do_not_count(small_cache: MakeCache, fill: Fill) -> None:
-    cache = small_cache()
-    fill(cache, FROZEN, ["*"])
-    cache.select([FROZEN])
-    statuses = [replace(status, digest=digest(status.clip.id)) for status in cache.statuses[:16]]
-    statuses.append(cache.statuses[17])
-    assignment = assign_folds(clip_groups(statuses), folds=3, seed=0, placed={})
-    cache.write_plan(Plan(3, 0, "test", assignment, (table_name(statuses),)), statuses)
-    (block,) = info(read(cache), FROZEN).blocks
-    assert (block.rows, block.clips, block.complete) == (1, 17, False)
 
 
 def test_a_part_without_a_header_has_no_rows(small_cache: MakeCache, fill: Fill) -> None:

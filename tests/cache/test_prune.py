@@ -162,7 +162,7 @@ def test_a_dry_run_changes_nothing(stale_cache: FeatureCache) -> None:
     assert not verify(stale_cache.path).faults and not run_names(stale_cache)
 
 
-@pytest.mark.parametrize(("step", "name"), [(0, "rename"), (20, "unlink"), (2, "rmdir")])
+@pytest.mark.parametrize(("step", "name"), [(0, "rename"), (20, "unlink")])
 def test_a_killed_prune_leaves_a_valid_cache(
     stale_cache: FeatureCache, step: int, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -136,8 +136,8 @@ def test_damage_under_a_name_that_was_quarantined_before_replaces_it(tuned_cache
 def test_damage_to_current_records_is_named_with_its_remedy(tuned_cache: FeatureCache) -> None:
     for kind, words in (
         ("choice", "--source SOURCE"),
-        ("table", "table of clips"),
-        ("plan", "assigns the clips"),
+        ("table", "extract DATA"),
+        ("plan", "work/clips.csv --cache"),
     ):
         file_of(tuned_cache, kind).write_bytes(b"x")
         checked = verify(tuned_cache.path)
