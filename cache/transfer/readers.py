@@ -101,8 +101,10 @@ def read_features(file: Path, *, ids: Path | None = None, columns: Sequence[str]
         raise
     except Exception as error:
         cause = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)
-        message = f"{file}: cannot be read as {suffix} ({cause}); expected {_EXPECTED[suffix]}"
-        raise InputError(message) from error
+        remedy = f"expected {_EXPECTED[suffix]}"
+        if "Object arrays" in cause:  # what pandas gives for a column of text
+            remedy = "save texts as values.astype(str), rows of numbers as np.stack(rows).astype('float32')"
+        raise InputError(f"{file}: cannot be read as {suffix} ({cause}); {remedy}") from error
 
 
 def _check_features(features: Features) -> Features:
