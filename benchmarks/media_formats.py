@@ -25,8 +25,8 @@ from moodfuse.cache.digests import content_digest
 from moodfuse.cache.media import Media, decode_frames, encode_frames
 from moodfuse.cache.storage.parts import check_bytes, encode_part
 from moodfuse.extract.inference import SourceWorker, make_network
-from moodfuse.extract.media.decode import read_clip
-from moodfuse.extract.media.renditions import SHORT_SIDE_PX, media_of, preprocessing_of, rendered
+from moodfuse.extract.media.decode import SHORT_SIDE_PX, media_of, read_clip
+from moodfuse.extract.media_supply import preprocessing_of, rendered
 from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
 
 Arrays = dict[str, np.ndarray]

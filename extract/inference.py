@@ -22,7 +22,7 @@ from moodfuse.cache.errors import InputError, UnknownNameError
 from moodfuse.cache.media import Media, MediaStore
 from moodfuse.cache.recipe import Recipe
 from moodfuse.extract.media.preprocess import InputMaker
-from moodfuse.extract.media.renditions import preprocessing_of
+from moodfuse.extract.media_supply import preprocessing_of
 from moodfuse.extract.networks import WeightsError, bn_eps_of, create_network, load_weights_file, trunk_names
 from moodfuse.extract.networks.base import Network
 from moodfuse.extract.networks.hardware import check_compiler, has_bfloat16

@@ -1,5 +1,6 @@
 """The clock of the packets of a file, where its streams end, also in joined files."""
 
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -83,20 +84,22 @@ class PacketClock:
         return offset_s
 
 
-def timed_streams(container: InputContainer) -> list[Any]:
-    """Return the streams whose packets carry the file's clock: all of video and audio."""
-    return [*container.streams.video, *container.streams.audio]
+def demux(path: Path, container: InputContainer) -> Iterator[Any]:
+    """Yield the packets of all video and audio streams, which carry the file's clock."""
+    streams = [*container.streams.video, *container.streams.audio]
+    for number, packet in enumerate(container.demux(*streams)):
+        if number > MAX_PACKETS:
+            raise MediaError("too_much", path, f"more than {MAX_PACKETS} packets")
+        if packet.size:
+            yield packet
 
 
 def count_packets(path: Path, container: InputContainer) -> PacketClock:
     """Return a clock that has seen all packets of a file; they are not decoded."""
     clock = PacketClock(container.format.name)
     try:
-        for number, packet in enumerate(container.demux(*timed_streams(container))):
-            if number > MAX_PACKETS:
-                raise MediaError("too_much", path, f"more than {MAX_PACKETS} packets")
-            if packet.size:
-                clock.adjust(packet)
+        for packet in demux(path, container):
+            clock.adjust(packet)
     except (av.error.FFmpegError, IndexError) as error:
         if not clock.ends_s:
             raise MediaError("decode_failed", path, str(error)) from error

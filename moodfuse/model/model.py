@@ -203,7 +203,7 @@ class Model:
                 yield Refusal(file, NO_NUMBERS, str(error))
 
     def label_clip(self, file: str, clip: DecodedClip, *, explain: bool = True) -> Prediction:
-        """Label a clip that was decoded with a short side of `extract.media.renditions.SHORT_SIDE_PX`."""
+        """Label a clip that was decoded with a short side of `extract.media.decode.SHORT_SIDE_PX`."""
         missing = clip.missing if clip.missing in self.card.modalities else ""
         outputs = self._network_outputs(media_of(clip), missing)
         fusion = self.fusion

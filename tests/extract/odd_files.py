@@ -104,8 +104,7 @@ class Odd:
     """A file, its maker, and the expected result: a refusal by `code`, or the size and length of its clip.
 
     `missing` is the modality that it does not have, in a run with `allow_missing`. `window_s` and
-    `short_side_px` are requested, where given; `sound` is the audio track that is read. `audio_compared` is
-    whether the reference program averages its channels in the same way.
+    `short_side_px` are requested, where given.
     """
 
     name: str
@@ -117,8 +116,6 @@ class Odd:
     allow_missing: bool = False
     window_s: tuple[float, float] | None = None
     short_side_px: int | None = None
-    sound: int = 0
-    audio_compared: bool = True
 
 
 FRONT, BACK = Making(options={"movflags": "+faststart"}), Making()
@@ -192,7 +189,7 @@ READ = (
     Odd("fields.ts", replace(TS, video=VideoTrack("mpeg2video", frames_per_s=25, options=MPEG2_INTERLACED))),
     Odd("wide_pixels.mp4", Making(video(options={"x264-params": "sar=2/1"})), wh=(192, 72)),
     Odd("resized.ts", resized),
-    Odd("second_sound.mkv", Making(audio=(AudioTrack(default=False), AudioTrack(hz=600.0))), sound=1),
+    Odd("second_sound.mkv", Making(audio=(AudioTrack(default=False), AudioTrack(hz=600.0)))),
     Odd("surround.mp4", Making(audio=sound(layout="5.1"))),
     Odd("8_khz.avi", Making(VideoTrack("mpeg4"), sound(codec="pcm_mulaw", rate_hz=8_000))),
     Odd("96_khz.mkv", Making(audio=sound(codec="flac", rate_hz=96_000, layout="stereo"))),
@@ -207,7 +204,7 @@ READ = (
     Odd("clock_wraps.ts", start_ts(CLOCK_END_S - 1.7), seconds=4.0),
     Odd("cut.ts", replace(TS, patches=(cut(0.5),)), seconds=1.1),
     *(Odd(f"late_{name}", longer(one), window_s=(2.3, 4.3)) for name, one in SOUGHT.items()),
-    Odd("channels_change.ts", channels_change, seconds=4.0, audio_compared=False),
+    Odd("channels_change.ts", channels_change, seconds=4.0),
     Odd(
         "huge_flat.mp4",
         Making(video(size_wh=FULL_HD_4, frames_per_s=4, seconds=0.5, flat=True)),

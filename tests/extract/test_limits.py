@@ -26,7 +26,6 @@ from moodfuse.synthetic_corpus import ClipSettings, make_clip
     [
         ({"deadline_s": 0.0}, "deadline is 0.0 s"),
         ({"deadline_s": math.nan}, "deadline is nan s"),
-        ({"deadline_per_s": -1.0}, "deadline is -1.0 s per second"),
         ({"deadline_s": 1e9}, "expected more than 0, at most 1000000 s"),
         ({"memory_mb": 63}, "63 MB of memory"),
         ({"memory_mb": 1 << 60}, "MB of memory for a clip; expected 64 to 16777216"),

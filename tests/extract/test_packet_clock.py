@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from moodfuse.extract.media.container import open_media
-from moodfuse.extract.media.decode import DecodedClip, MediaError, read_clip
+from moodfuse.extract.media.decode import DecodedClip, read_clip
+from moodfuse.extract.media.limits import MediaError
 from moodfuse.extract.media.packet_clock import PacketClock
 from moodfuse.extract.media.windows import Window, WindowRequest, read_windows
 from odd_media import AudioTrack, Making, VideoTrack, cut, damage_audio

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from moodfuse.model.predictions import Timeline
-from moodfuse.timeline.page import poster_of, relative_url, write_timeline_page
+from moodfuse.timeline.page import make_poster, make_relative_url, write_timeline_page
 
 Make = Callable[..., Timeline]
 SECONDS, RATE = 12, 5
@@ -41,7 +41,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def poster(video: Path) -> bytes:
-    found = poster_of(video)
+    found = make_poster(video, SECONDS)
     assert found is not None
     return found
 
@@ -71,7 +71,7 @@ def open_page(browser: Any, video: Path, poster: bytes, tmp_path: Path) -> Itera
         page = contexts[-1].new_page()
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        allowed = (path.as_uri(), f"{tmp_path.as_uri()}/{relative_url(copy, path)}")
+        allowed = (path.as_uri(), f"{tmp_path.as_uri()}/{make_relative_url(copy, path)}")
         page.on(
             "request",
             lambda asked: asked.url in allowed or asked.url[:5] == "data:" or complaints.append(asked.url),
