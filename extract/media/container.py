@@ -1,8 +1,8 @@
 """Open media files safely, and read what their headers declare.
 
-Times are seconds on the clip clock. The clip clock is the file's own presentation clock, except where a file
+Times are seconds of the clip. These are the file's own presentation timestamps, except where a file
 starts a second or more late (MPEG-TS, a cut live stream), or before zero by more than the lead-in of an audio
-encoder (MPEG-TS whose clock wraps): there it starts at the file's earliest packet.
+encoder (MPEG-TS whose timestamps wrap): there time 0 is the file's earliest packet.
 """
 
 import errno
@@ -30,9 +30,9 @@ from moodfuse.extract.media.limits import (
     VIDEO_CODECS,
     MediaError,
 )
-from moodfuse.extract.media.packet_clock import PacketClock, count_packets, demux
+from moodfuse.extract.media.packets import PacketTimes, count_packets, demux
 
-MAX_CLOCK_OFFSET_S = 1.0
+MAX_START_S = 1.0
 MAX_LEAD_IN_S = 0.2  # inaudible samples that an encoder puts before time 0
 WHOLE_S = 0.5  # a file with a stream that ends this near to the declared end was not cut
 TAG_ERRORS: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
@@ -76,9 +76,9 @@ class MediaFacts:
 class MediaFile:
     """An open media file, to be closed by the caller or used in a `with` statement.
 
-    `video` and `audio` are the streams to decode, `None` where the file has none; `origin_s` is zero of the
-    clip clock on the file's own clock. `counted` is the clock after all packets, `None` where the declared
-    lengths were accepted without counting them.
+    `video` and `audio` are the streams to decode, `None` where the file has none; `origin_s` is time 0 of
+    the clip in the file's timestamps. `counted` has the times of all packets, and is `None` where the
+    declared lengths were accepted without counting them.
     """
 
     path: Path
@@ -87,7 +87,7 @@ class MediaFile:
     audio: Any
     origin_s: float
     duration_s: float
-    counted: PacketClock | None = None
+    counted: PacketTimes | None = None
 
     def __enter__(self) -> "MediaFile":
         return self
@@ -101,7 +101,7 @@ class MediaFile:
 
     @property
     def restarted(self) -> bool:
-        """Whether the file's own clock is known to start over, so that seeking by time is impossible."""
+        """Whether the file's timestamps are known to start over, so that seeking by time is impossible."""
         return self.counted is not None and self.counted.restarted
 
     @cached_property
@@ -127,7 +127,7 @@ class MediaFile:
         )
 
     def span_s(self, stream: Any) -> tuple[float, float]:
-        """Return the first and last second of a stream on the clip clock.
+        """Return the first and last second of a stream.
 
         The last is the end of its packets, or the end that the headers declare for the file if it was cut.
         """
@@ -155,13 +155,13 @@ class MediaFile:
     def read_packets(self) -> Iterator[tuple[Any, Any, bool]]:
         """Yield (stream, packet, lost) to the end of the file, then (stream, None, False) for each stream.
 
-        `lost` is that of `PacketClock.adjust`. The last ones flush the decoders.
+        `lost` is that of `PacketTimes.adjust`. The last ones flush the decoders.
         """
         streams = [stream for stream in (self.video, self.audio) if stream is not None]
-        clock = PacketClock(self.container.format.name, joined=self.restarted)
+        times = PacketTimes(self.container.format.name, joined=self.restarted)
         try:
             for packet in demux(self.path, self.container):
-                lost = clock.adjust(packet)
+                lost = times.adjust(packet)
                 if packet.stream in streams:
                     yield packet.stream, packet, lost
         except (av.error.InvalidDataError, av.error.EOFError, IndexError):  # IndexError: a new track
@@ -181,7 +181,7 @@ def open_media(path: Path | str, *, threads: int = 1, allow_missing: bool = Fals
     try:
         video, audio = _pick_streams(path, container, threads=threads, allow_missing=allow_missing)
         start_s = (container.start_time or 0) / av.time_base
-        origin_s = 0.0 if -MAX_LEAD_IN_S <= start_s < MAX_CLOCK_OFFSET_S else start_s
+        origin_s = 0.0 if -MAX_LEAD_IN_S <= start_s < MAX_START_S else start_s
         declared_s = (container.duration or 0) / av.time_base
         end_s, counted = start_s + declared_s, None
         if not declared_s or container.format.name != INDEXED:
@@ -205,7 +205,7 @@ def _choose_end_s(declared_s: float, packets_s: float, *, estimated: bool) -> fl
 
 
 @lru_cache(maxsize=4)  # a time line opens its file once for every window
-def _count(path: Path, changed_ns: int) -> PacketClock:
+def _count(path: Path, changed_ns: int) -> PacketTimes:
     """Count the packets of a file; `changed_ns` is its time of change."""
     with _open_container(path) as container:
         return count_packets(path, container)

@@ -19,7 +19,7 @@ from av.video.reformatter import Interpolation
 from moodfuse.cache.records import WINDOW_S
 from moodfuse.extract.media.container import MediaFile, check_audio_format, check_frame_size
 from moodfuse.extract.media.limits import COMPLETE, SLACK_S, MediaError
-from moodfuse.extract.media.packet_clock import seconds
+from moodfuse.extract.media.packets import seconds
 
 PREROLL_S = 1.0
 FRAMES = 32
@@ -54,9 +54,9 @@ class StreamDecoder:
     """Decodes the packets of one stream and passes the frames to `add`, which subclasses define.
 
     `failures` counts packets that could not be decoded and frames that came out damaged, `losses` the packets
-    before which data of the file seem to be lost. `packets_end_s` is the end of the furthest packet on the
-    file's own clock. A decoder is `done` if nothing more is needed, and `late` if its first frame is too late
-    for the window.
+    before which data of the file seem to be lost. `packets_end_s` is the end of the furthest packet by the
+    file's own timestamps. A decoder is `done` if nothing more is needed, and `late` if its first frame is too
+    late for the window.
     """
 
     def __init__(self, media: MediaFile, stream: Any) -> None:

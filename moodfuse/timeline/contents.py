@@ -30,7 +30,6 @@ STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400,
 MAJOR_TICKS, MINOR_TICKS = 5, 12
 NOT_READ = -1
 """Label of a window that could not be read."""
-TOLERANCE_S = 1e-3
 MAX_LISTED = 12
 
 
@@ -238,17 +237,17 @@ def describe_uncertainty(timeline: Timeline, threshold: float) -> str:
 
 def explain_windows(timeline: Timeline) -> str:
     """Explain what a point of a curve is, and how far apart windows are."""
-    length, steps = compute_window_s(timeline), np.diff(timeline.starts_s)
-    if not len(steps):
-        return (
-            f"One window, {format_span(timeline.starts_s[0], timeline.ends_s[0])}, drawn as horizontal lines."
-        )
-    note = f"Each point is the prediction for a window of {format_seconds(length)}, drawn at the middle of the window."
-    if np.ptp(steps) <= TOLERANCE_S:
-        note += f" A window starts every {format_seconds(compute_hop_s(timeline))}"
-    else:
-        note += f" Windows start {format_seconds(float(steps.min()))} to {format_seconds(float(steps.max()))} apart"
-    return f"{note}, so neighbouring windows overlap." if compute_hop_s(timeline) < length else f"{note}."
+    length_s, hop_s = compute_window_s(timeline), compute_hop_s(timeline)
+    steps_s = np.diff(timeline.starts_s)
+    if not len(steps_s):
+        span = format_span(timeline.starts_s[0], timeline.ends_s[0])
+        return f"One window, {span}, drawn as horizontal lines."
+    shortest, longest = format_seconds(float(steps_s.min())), format_seconds(float(steps_s.max()))
+    every = "A window starts every" if shortest == longest else f"Windows start {shortest} to"
+    apart = "" if shortest == longest else " apart"
+    overlap = ", so neighbouring windows overlap" if hop_s < length_s else ""
+    point = f"Each point is the prediction for a window of {format_seconds(length_s)}"
+    return f"{point}, drawn at the middle of the window. {every} {longest}{apart}{overlap}."
 
 
 def describe_missing(timeline: Timeline) -> str:

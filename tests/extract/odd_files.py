@@ -23,7 +23,6 @@ from odd_media import (
     mirror,
     mux,
     point_elsewhere,
-    turn,
 )
 
 TS = Making(form="mpegts", options={"mpegts_copyts": "1"})
@@ -81,7 +80,7 @@ def elsewhere(path: Path) -> None:
 
 
 def start_ts(at_s: float) -> Making:
-    """An MPEG-TS of 4 s whose clock starts at a time."""
+    """An MPEG-TS of 4 s whose timestamps start at a time."""
     at = round(at_s * 12) / 12
     return replace(TS, video=VideoTrack(from_s=at, seconds=4.0), audio=(AudioTrack(from_s=at, seconds=4.0),))
 
@@ -123,7 +122,7 @@ AVI = Making(VideoTrack("mpeg4"), (AudioTrack("libmp3lame"),))
 MKV = Making(form="matroska")
 FLV = Making(audio=(AudioTrack(rate_hz=44_100),))
 WAV = Making(None, (AudioTrack("pcm_s16le"),), "wav")
-CLOCK_END_S = 2**33 / 90_000
+TIMESTAMP_END_S = 2**33 / 90_000
 MPEG2_INTERLACED = {"flags": "+ildct+ilme"}
 HDR = {"color_primaries": 9, "color_trc": 16, "colorspace": 9, "color_range": 1}
 VFR_S = (0.0, 0.031, 0.04, 0.3, 0.71, 0.72, 0.9, 1.35, 1.351, 1.6, 1.93)
@@ -181,8 +180,7 @@ READ = (
     Odd("slow.mp4", Making(video(frames_per_s=Fraction(1, 2), seconds=4.0), sound(seconds=4.0)), seconds=4.0),
     Odd("quick.mp4", Making(video(frames_per_s=240, seconds=1.0), sound(seconds=1.0)), seconds=1.0),
     Odd("one_frame.mp4", Making(video(seconds=0), sound(seconds=1.0)), seconds=1.0),
-    Odd("turned90.mp4", replace(BACK, patches=(turn(90),)), wh=(72, 96)),
-    Odd("mirrored.mp4", replace(BACK, patches=(mirror(-1, 0, 0, 1),))),
+    Odd("turned90.mp4", replace(BACK, patches=(mirror(0, 1, -1, 0),)), wh=(72, 96)),
     Odd("hdr.mp4", Making(video(codec="libx265", pix_fmt="yuv420p10le", tags=HDR))),
     Odd("full_range.mp4", Making(video(pix_fmt="yuvj420p", tags={"color_range": 2}))),
     Odd("odd_size.mkv", Making(video(pix_fmt="yuv444p", size_wh=(161, 119))), wh=(161, 119)),
@@ -199,9 +197,9 @@ READ = (
     Odd("long_sound.mkv", Making(audio=sound(seconds=3.5)), seconds=3.5),
     Odd("late_picture.mp4", Making(video(from_s=1.0, seconds=2.0), sound(seconds=3.0)), seconds=3.0),
     Odd("late_sound.mkv", Making(video(seconds=3.0), sound(from_s=1.0, seconds=2.0)), seconds=3.0),
-    Odd("starts_early.ts", start_ts(CLOCK_END_S - 0.5), seconds=4.0),
+    Odd("starts_early.ts", start_ts(TIMESTAMP_END_S - 0.5), seconds=4.0),
     Odd("starts_late.ts", start_ts(1000.0), seconds=4.0),
-    Odd("clock_wraps.ts", start_ts(CLOCK_END_S - 1.7), seconds=4.0),
+    Odd("timestamps_wrap.ts", start_ts(TIMESTAMP_END_S - 1.7), seconds=4.0),
     Odd("cut.ts", replace(TS, patches=(cut(0.5),)), seconds=1.1),
     *(Odd(f"late_{name}", longer(one), window_s=(2.3, 4.3)) for name, one in SOUGHT.items()),
     Odd("channels_change.ts", channels_change, seconds=4.0),

@@ -244,17 +244,6 @@ def change(box: bytes, offset: int, form: str, *values: int, which: int = 0) -> 
     return patch
 
 
-def turn(degrees: int, height: int = 72, width: int = 96) -> Patch:
-    """Return a patch that declares in an MP4 that its video is rotated clockwise."""
-    one = 1 << 16
-    matrices = {
-        90: (0, one, 0, -one, 0, 0, height * one, 0, 1 << 30),
-        180: (-one, 0, 0, 0, -one, 0, width * one, height * one, 1 << 30),
-        270: (0, -one, 0, one, 0, 0, 0, width * one, 1 << 30),
-    }
-    return change(b"tkhd", 40, ">9i", *matrices[degrees])
-
-
 def mirror(a: int, b: int, c: int, d: int) -> Patch:
     """Return a patch that declares in an MP4 that column p, row q of its picture are shown at column ap + cq,
     row bp + dq.

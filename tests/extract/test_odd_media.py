@@ -1,4 +1,4 @@
-"""Unusual files: each gives what its record in `odd_files` expects, and the frames and samples that were encoded."""
+"""Unusual files give what their records in `odd_files` expect, and what was encoded."""
 
 import time
 from dataclasses import dataclass

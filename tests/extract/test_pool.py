@@ -137,20 +137,6 @@ def test_a_bug_in_a_worker_ends_the_run(error: type[Exception]) -> None:
     assert note.startswith(f"In the process that reads bug-{error.__name__}-1:") and "in _bug" in note
 
 
-def test_a_worker_that_is_killed_idle_costs_nothing() -> None:
-    def tasks() -> Iterator[DecodeRequest]:
-        yield DecodeRequest(Path("fine-0"))
-        yield DecodeRequest(Path("fine-1"))
-        time.sleep(0.5)  # until it is done
-        for child in workers():
-            child.kill()
-            child.join()
-        yield DecodeRequest(Path("fine-2"))
-
-    results = run_in_workers(misdeeds.work, tasks(), jobs=1, limits=QUICK)
-    assert [result for _, result in results] == ["fine"] * 3
-
-
 def test_the_windows_of_a_worker_are_the_same_and_it_ends_when_closed(video: Path) -> None:
     request = WindowRequest(video, hop_s=5.0)
     results = read_windows_in_worker(request)
@@ -206,11 +192,10 @@ def test_an_interrupt_stops_every_worker(read: Read, video: Path) -> None:
         signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
-def test_a_daemonic_process_is_told_what_to_do(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_daemonic_process_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)  # type: ignore[attr-defined]
     with pytest.raises(WorkersError, match="a daemonic process cannot start; .* daemon=False"):
-        next(iter(read(Path("a.mp4"))))
+        next(decode_many([DecodeRequest(Path("a.mp4"))], jobs=1))
 
 
 def test_a_script_without_a_guard_is_told_what_to_do(tmp_path: Path) -> None:

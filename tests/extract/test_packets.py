@@ -1,9 +1,7 @@
-"""Clocks of joined files, gaps in audio, and lengths that the packets correct."""
+"""Times of joined files, gaps in audio, and lengths that the packets correct."""
 
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -13,35 +11,12 @@ import pytest
 from moodfuse.extract.media.container import open_media
 from moodfuse.extract.media.decode import DecodedClip, read_clip
 from moodfuse.extract.media.limits import MediaError
-from moodfuse.extract.media.packet_clock import PacketClock
 from moodfuse.extract.media.windows import Window, WindowRequest, read_windows
 from odd_media import AudioTrack, Making, VideoTrack, cut, damage_audio
 
 RATE_HZ = 16_000
 LOW = AudioTrack(hz=440.0, rising=False)
 HIGH = AudioTrack(hz=880.0, rising=False)
-
-
-def packet(stream: int, time_s: float, *, key: bool = True) -> Any:
-    """Return what a clock reads of a packet of 0.1 s, in milliseconds."""
-    ticks = round(1000 * time_s)
-    return SimpleNamespace(
-        pts=ticks,
-        dts=ticks,
-        duration=100,
-        time_base=Fraction(1, 1000),
-        is_keyframe=key,
-        is_corrupt=False,
-        stream=SimpleNamespace(index=stream),
-    )
-
-
-def adjusted(container: str, *packets: Any) -> tuple[list[float], bool]:
-    """Return the times of packets on the continued clock, and whether it has started over."""
-    clock = PacketClock(container)
-    for one in packets:
-        clock.adjust(one)
-    return [one.pts / 1000 for one in packets], clock.restarted
 
 
 def hz_at(clip: DecodedClip, second: float) -> int:
@@ -65,44 +40,16 @@ def join_files(path: Path, *makings: Making) -> Path:
     return path
 
 
-def without_packets(source: Path, target: Path, from_s: float, to_s: float, form: str | None = None) -> Path:
-    """Copy a file without the audio packets of some seconds."""
-    with av.open(str(source)) as media, av.open(str(target), "w", format=form) as copy:
+def without_packets(source: Path, target: Path, kinds: tuple[str, ...] = ("audio",)) -> Path:
+    """Copy a file without the packets from 1.5 to 4.5 s of its audio, or of other kinds of streams."""
+    with av.open(str(source)) as media, av.open(str(target), "w") as copy:
         streams = {stream.index: copy.add_stream_from_template(stream) for stream in media.streams}
         for one in media.demux():
-            silent = (
-                one.stream.type == "audio" and one.size and from_s <= float(one.pts * one.time_base) < to_s
-            )
-            if one.dts is not None and not silent:
+            left_out = one.stream.type in kinds and one.size and 1.5 <= one.pts * one.time_base < 4.5
+            if one.dts is not None and not left_out:
                 one.stream = streams[one.stream.index]
                 copy.mux(one)
     return target
-
-
-def test_times_of_one_part_are_unchanged() -> None:
-    """A file with frames out of order and a pause in one stream keeps its times."""
-    times = [0.0, 0.2, 0.1, 0.3, 7.0]
-    packets = (packet(0, time_s, key=time_s != 0.1) for time_s in times)
-    assert adjusted("mpegts", *packets) == (times, False)
-    pause = [packet(0, 0.0), *(packet(1, float(one)) for one in range(20)), packet(0, 19.5)]
-    assert adjusted("mpegts", *pause)[0][-1] == 19.5
-    assert adjusted("matroska,webm", packet(0, 9.0), packet(0, 6.0)) == ([9.0, 6.0], False)
-
-
-def test_a_second_part_begins_where_all_streams_of_the_first_have_ended() -> None:
-    first = [packet(0, 0.0), packet(1, 0.0), packet(0, 2.0), packet(1, 2.4)]
-    second = [packet(0, 0.0), packet(1, 0.1), packet(0, 1.0), packet(1, 1.1)]
-    times, restarted = adjusted("mpegts", *first, *second)
-    assert times[4:] == pytest.approx([2.5, 2.6, 3.5, 3.6]) and restarted
-
-
-def test_a_gap_in_all_streams_is_a_loss() -> None:
-    """A gap in the audio alone is silence; a gap in audio and video counts as lost data."""
-    clock = PacketClock("mpegts")
-    assert not any(clock.adjust(packet(0, one)) or clock.adjust(packet(1, one)) for one in (0.0, 0.1, 0.2))
-    assert clock.adjust(packet(0, 3.0))
-    alone = PacketClock("mpegts")
-    assert not any(alone.adjust(packet(0, one)) for one in (0.0, 3.0))
 
 
 @pytest.mark.parametrize(
@@ -148,13 +95,22 @@ def test_silence_that_was_not_sent_is_silence(name: str, tmp_path: Path) -> None
     picture = VideoTrack("libvpx" if webm else "libx264", seconds=6.0, options={"g": "12"})
     tone = replace(LOW, codec="libopus" if webm else "aac", seconds=6.0, rate_hz=48_000 if webm else 44_100)
     Making(picture, (tone,), "webm" if webm else "matroska")(tmp_path / "whole")
-    path = without_packets(tmp_path / "whole", tmp_path / name, 1.5, 4.5)
+    path = without_packets(tmp_path / "whole", tmp_path / name)
     clip = read_clip(path)
     assert (clip.partial, clip.damaged) == ("", 0)
     assert clip.waveform_samples == pytest.approx(6 * RATE_HZ, abs=0.3 * RATE_HZ)
     assert not clip.waveform[2 * RATE_HZ : 4 * RATE_HZ].any()
     assert hz_at(clip, 0.5) == hz_at(clip, 5.0) == 440
     assert not read_clip(path, start_s=2.8, end_s=4.0).waveform.any()
+
+
+def test_a_gap_in_all_streams_is_damage(tmp_path: Path) -> None:
+    Making(VideoTrack(seconds=6.0, options={"g": "12"}), (replace(LOW, seconds=6.0),), "matroska")(
+        tmp_path / "whole"
+    )
+    path = without_packets(tmp_path / "whole", tmp_path / "gap.ts", ("audio", "video"))
+    with pytest.raises(MediaError, match="cannot be decoded"):
+        read_clip(path)
 
 
 def test_damaged_packets_are_no_silence(tmp_path: Path) -> None:
