@@ -26,7 +26,7 @@ from moodfuse.cache.media import Media, decode_frames, encode_frames
 from moodfuse.cache.storage.parts import check_bytes, encode_part
 from moodfuse.extract.inference import SourceWorker, make_network
 from moodfuse.extract.media.decode import SHORT_SIDE_PX, media_of, read_clip
-from moodfuse.extract.media_supply import preprocessing_of, rendered
+from moodfuse.extract.media_supply import preprocessing_of, render_media
 from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
 
 Arrays = dict[str, np.ndarray]
@@ -230,7 +230,7 @@ def main(files: Sequence[Path]) -> int:
         for name, back in changed.items()
     }
     c3d = preprocessing_of(build_recipe("c3d", RecipeChoice(device="cpu")))
-    small = [rendered(clip, c3d).frames for clip in clips]
+    small = [render_media(clip, c3d).frames for clip in clips]
     table("frames resized for c3d", [[plain("raw"), stored_webp(item.shape[1:3])] for item in small], small)
     waveforms = [clip.waveform for clip in clips]
     changed = table("sound", [SOUND_FORMS] * len(clips), waveforms)

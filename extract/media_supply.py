@@ -63,7 +63,7 @@ def preprocessing_of(recipe: Recipe) -> Preprocessing:
     return preprocessing_from_record(json.loads(recipe.preprocessing))
 
 
-def rendition_for(preprocessing: Preprocessing) -> Rendition:
+def choose_rendition(preprocessing: Preprocessing) -> Rendition:
     """Return the smallest rendition from which a network's input can be made."""
     if not isinstance(preprocessing, VideoPreprocessing):
         return WAVEFORM
@@ -81,31 +81,31 @@ def rendition_for(preprocessing: Preprocessing) -> Rendition:
     return Rendition("picture", rules)
 
 
-def renditions_to_keep(preprocessings: Iterable[Preprocessing]) -> dict[Rendition, Preprocessing]:
+def choose_renditions(preprocessings: Iterable[Preprocessing]) -> dict[Rendition, Preprocessing]:
     """Return what to store for the networks of all sources, each with a network that it is made for.
 
     Frames as decoded serve all video networks.
     """
-    chosen = {rendition_for(preprocessing): preprocessing for preprocessing in preprocessings}
+    chosen = {choose_rendition(preprocessing): preprocessing for preprocessing in preprocessings}
     if DECODED_FRAMES not in chosen:
         return chosen
     return {rendition: chosen[rendition] for rendition in chosen if rendition in (DECODED_FRAMES, WAVEFORM)}
 
 
-def store_for(home: Path, preprocessing: Preprocessing) -> MediaStore:
+def find_store(home: Path, preprocessing: Preprocessing) -> MediaStore:
     """Return the store of a network's clips in ``<cache>/media``: in its own rendition, or as decoded."""
-    own = rendition_for(preprocessing)
+    own = choose_rendition(preprocessing)
     if own in (WAVEFORM, DECODED_FRAMES):
         return MediaStore(home, own)
     return MediaStore(home, own, DECODED_FRAMES)
 
 
-def rendered(media: Media, preprocessing: Preprocessing) -> Media:
+def render_media(media: Media, preprocessing: Preprocessing) -> Media:
     """Return a decoded clip in the rendition for a network; frames are never enlarged."""
     if not isinstance(preprocessing, VideoPreprocessing):
         return replace(media, frames=media.frames[:0], frame_times_s=media.frame_times_s[:0])
     media = replace(media, waveform=media.waveform[:0], waveform_samples=0)
-    if rendition_for(preprocessing) == DECODED_FRAMES or not len(media.frames):
+    if choose_rendition(preprocessing) == DECODED_FRAMES or not len(media.frames):
         return media
     from moodfuse.extract.media.preprocess import resized_frames, resized_hw  # imports torch
 
@@ -118,7 +118,7 @@ def rendered(media: Media, preprocessing: Preprocessing) -> Media:
 
 def source_media(cache: FeatureCache, recipe: Recipe) -> MediaStore:
     """Where the cache keeps the media that a source reads."""
-    return store_for(cache.path / "media", preprocessing_of(recipe))
+    return find_store(cache.path / "media", preprocessing_of(recipe))
 
 
 class KeptMedia:
@@ -128,7 +128,7 @@ class KeptMedia:
 
     def __init__(self, cache: FeatureCache, recipes: Iterable[Recipe], decoding: Decoding) -> None:
         self.cache, self.decoding = cache, replace(decoding, on_decoded=self._keep)
-        kept = renditions_to_keep(preprocessing_of(recipe) for recipe in recipes)
+        kept = choose_renditions(preprocessing_of(recipe) for recipe in recipes)
         folder = cache.path / "media"
         self._kept = [(MediaStore(folder, rendition), wanted) for rendition, wanted in kept.items()]
         self._stored: set[str] = set()  # clips of this run
@@ -164,7 +164,7 @@ class KeptMedia:
         media = media_of(decoded)
         for store, preprocessing in self._kept:
             if store.own.modality != decoded.missing:
-                store.write(digest, rendered(media, preprocessing))
+                store.write(digest, render_media(media, preprocessing))
         self._stored.add(digest)
 
 
@@ -238,7 +238,7 @@ class StreamedMedia:
 
     def store(self, recipe: Recipe) -> MediaStore:
         """Where a network that is tuned whole reads its clips."""
-        return store_for(self.folder, preprocessing_of(recipe))
+        return find_store(self.folder, preprocessing_of(recipe))
 
     def examine(self, clips: Sequence[Clip]) -> list[ClipStatus]:
         """Status of every clip; clips that the cache does not know are decoded and pass the trunks."""
@@ -295,7 +295,7 @@ class StreamedMedia:
                 trunk.add(digest, media)
         if self._keeps_audio(digest) and decoded.missing != "sound":
             audio = AudioPreprocessing()
-            store_for(self.folder, audio).write(digest, rendered(media, audio))
+            find_store(self.folder, audio).write(digest, render_media(media, audio))
 
     def _flush(self) -> None:
         for trunk in self._trunks.values():

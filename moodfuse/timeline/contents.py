@@ -114,13 +114,13 @@ def find_segments(timeline: Timeline) -> tuple[NDArray[np.int64], ...]:
     return tuple(np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)) if len(rows) else ()
 
 
-def find_prominent(timeline: Timeline, limit: int = PROMINENT_LIMIT) -> frozenset[int]:
+def find_prominent(timeline: Timeline) -> frozenset[int]:
     """Return the labels to emphasise: all if there are few, else those with the highest peaks."""
     count = len(timeline.classes)
-    if count <= limit or not find_readable(timeline).any():
+    if count <= PROMINENT_LIMIT or not find_readable(timeline).any():
         return frozenset(range(count))
     peaks = np.nanmax(timeline.probabilities, axis=0)
-    return frozenset(np.argsort(-peaks, kind="stable")[:limit].tolist())
+    return frozenset(np.argsort(-peaks, kind="stable")[:PROMINENT_LIMIT].tolist())
 
 
 def choose_ticks(end_s: float) -> tuple[Tick, ...]:

