@@ -47,18 +47,18 @@ def rename_codec(path: Path, old: bytes, new: bytes, which: int) -> None:
 
 
 def two_tracks(path: Path, kind: str) -> None:
-    """Write an MP4 with two tracks of a kind, bright and dark pictures or a low and a high tone, and one
+    """Write an MP4 with two tracks of a kind, bright and dark frames or a low and a high tone, and one
     other.
     """
     with av.open(str(path), "w") as media:
-        pictures = [VideoTrack(), VideoTrack(size_wh=(64, 48))] if kind == "video" else [VideoTrack()]
-        sounds = (
+        videos = [VideoTrack(), VideoTrack(size_wh=(64, 48))] if kind == "video" else [VideoTrack()]
+        audios = (
             [AudioTrack(hz=400.0, rising=False), AudioTrack(hz=800.0, rising=False)]
             if kind == "audio"
             else [AudioTrack()]
         )
-        tracks = [encode_video(media, one) for one in pictures] + [encode_audio(media, one) for one in sounds]
-        tracks[0][0].stream.disposition = tracks[-len(sounds)][0].stream.disposition = Disposition.default
+        tracks = [encode_video(media, one) for one in videos] + [encode_audio(media, one) for one in audios]
+        tracks[0][0].stream.disposition = tracks[-len(audios)][0].stream.disposition = Disposition.default
         mux(media, *tracks)
 
 

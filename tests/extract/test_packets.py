@@ -20,7 +20,7 @@ HIGH = AudioTrack(hz=880.0, rising=False)
 
 
 def hz_at(clip: DecodedClip, second: float) -> int:
-    """Return the strongest frequency of half a second of a clip's sound."""
+    """Return the strongest frequency of half a second of a clip's audio."""
     first = round(second * RATE_HZ)
     return 2 * int(np.abs(np.fft.rfft(clip.waveform[first : first + RATE_HZ // 2])).argmax())
 
@@ -56,7 +56,7 @@ def without_packets(source: Path, target: Path, kinds: tuple[str, ...] = ("audio
     ("codec", "form"),
     [("libopus", "ogg"), ("flac", "ogg"), ("aac", "mpegts")],
 )
-def test_joined_sounds_follow_each_other(codec: str, form: str, tmp_path: Path) -> None:
+def test_joined_audio_follow_each_other(codec: str, form: str, tmp_path: Path) -> None:
     """The audio of joined files is decoded one part after the other, also in a window inside the second
     part.
     """
@@ -70,10 +70,10 @@ def test_joined_sounds_follow_each_other(codec: str, form: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("form", ["mpegts", "mpeg"])
 def test_joined_videos_follow_each_other(form: str, tmp_path: Path) -> None:
-    """Pictures and sound of the second part come after those of the first, and each window has its own."""
-    codec, sound_codec = ("mpeg2video", "mp2") if form == "mpeg" else ("libx264", "aac")
-    picture = VideoTrack(codec, frames_per_s=25, seconds=3.0, options={"g": "12"})
-    parts = [Making(picture, (replace(tone, codec=sound_codec, seconds=3.0),), form) for tone in (LOW, HIGH)]
+    """Frames and audio of the second part come after those of the first, and each window has its own."""
+    codec, audio_codec = ("mpeg2video", "mp2") if form == "mpeg" else ("libx264", "aac")
+    video = VideoTrack(codec, frames_per_s=25, seconds=3.0, options={"g": "12"})
+    parts = [Making(video, (replace(tone, codec=audio_codec, seconds=3.0),), form) for tone in (LOW, HIGH)]
     path = join_files(tmp_path / "joined.video", *parts)
     clip = read_clip(path)
     first_s = 0.5 if form == "mpeg" else 0.0
@@ -92,9 +92,9 @@ def test_joined_videos_follow_each_other(form: str, tmp_path: Path) -> None:
 def test_silence_that_was_not_sent_is_silence(name: str, tmp_path: Path) -> None:
     """A gap between audio packets is zeros at its place and no damage, also in a window inside of it."""
     webm = name == "gap.webm"
-    picture = VideoTrack("libvpx" if webm else "libx264", seconds=6.0, options={"g": "12"})
+    video = VideoTrack("libvpx" if webm else "libx264", seconds=6.0, options={"g": "12"})
     tone = replace(LOW, codec="libopus" if webm else "aac", seconds=6.0, rate_hz=48_000 if webm else 44_100)
-    Making(picture, (tone,), "webm" if webm else "matroska")(tmp_path / "whole")
+    Making(video, (tone,), "webm" if webm else "matroska")(tmp_path / "whole")
     path = without_packets(tmp_path / "whole", tmp_path / name)
     clip = read_clip(path)
     assert (clip.partial, clip.damaged) == ("", 0)
@@ -144,7 +144,7 @@ def test_an_estimated_length_gives_way_to_the_packets(codec: str, form: str, tmp
 
 
 @pytest.mark.parametrize(
-    ("form", "codec", "sound_codec"),
+    ("form", "codec", "audio_codec"),
     [
         ("matroska", "libx264", "aac"),
         ("flv", "flv", "aac"),
@@ -153,19 +153,19 @@ def test_an_estimated_length_gives_way_to_the_packets(codec: str, form: str, tmp
         ("mpegts", "libx264", "aac"),
     ],
 )
-@pytest.mark.parametrize("sound_first", [True, False])
+@pytest.mark.parametrize("audio_first", [True, False])
 def test_a_stream_that_ends_first_is_not_truncated(
-    form: str, codec: str, sound_codec: str, sound_first: bool, tmp_path: Path
+    form: str, codec: str, audio_codec: str, audio_first: bool, tmp_path: Path
 ) -> None:
     """A file in which one stream has no declared length and ends before the other is complete."""
-    lengths_s = (4.0, 2.0) if sound_first else (2.0, 4.0)
-    tone = AudioTrack(sound_codec, 48_000 if form != "asf" else 44_100, "stereo" if form == "asf" else "mono")
+    lengths_s = (4.0, 2.0) if audio_first else (2.0, 4.0)
+    tone = AudioTrack(audio_codec, 48_000 if form != "asf" else 44_100, "stereo" if form == "asf" else "mono")
     path = tmp_path / "short.video"
     Making(VideoTrack(codec, seconds=lengths_s[0]), (replace(tone, seconds=lengths_s[1]),), form)(path)
     path.write_bytes(path.read_bytes().replace(b"DURATION", b"XURATION"))
     clip = read_clip(path)
     assert clip.end_s == pytest.approx(4.0, abs=0.3) and not clip.partial
-    if not sound_first:
+    if not audio_first:
         np.testing.assert_array_equal(clip.frames[20], clip.frames[31])
     else:
         assert not clip.waveform[int(2.4 * RATE_HZ) :].any()
@@ -188,8 +188,8 @@ def test_a_recording_without_lengths_is_whole(form: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("form", ["matroska", "flv"])
 def test_a_cut_file_without_lengths_of_streams_is_truncated(form: str, tmp_path: Path) -> None:
     """A file without stream lengths is truncated if no stream reaches its declared end."""
-    path, picture = tmp_path / "cut", VideoTrack("flv" if form == "flv" else "libx264", seconds=4.0)
-    Making(picture, (AudioTrack(rate_hz=44_100, seconds=4.0),), form, patches=(cut(0.5),))(path)
+    path, video = tmp_path / "cut", VideoTrack("flv" if form == "flv" else "libx264", seconds=4.0)
+    Making(video, (AudioTrack(rate_hz=44_100, seconds=4.0),), form, patches=(cut(0.5),))(path)
     path.write_bytes(path.read_bytes().replace(b"DURATION", b"XURATION"))
     expect_truncated(path)
 
