@@ -26,8 +26,8 @@ from moodfuse.cache.media import Media, decode_frames, encode_frames
 from moodfuse.cache.storage.parts import check_bytes, encode_part
 from moodfuse.extract.inference import SourceWorker, make_network
 from moodfuse.extract.media.decode import SHORT_SIDE_PX, media_of, read_clip
-from moodfuse.extract.media_supply import preprocessing_of, render_media
-from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
+from moodfuse.extract.media_supply import render_media
+from moodfuse.extract.recipe_files import RecipeChoice, build_recipe, preprocessing_of
 
 Arrays = dict[str, np.ndarray]
 CLIPS = 6

@@ -22,13 +22,12 @@ from moodfuse.cache.errors import InputError, UnknownNameError
 from moodfuse.cache.media import Media, MediaStore
 from moodfuse.cache.recipe import Recipe
 from moodfuse.extract.media.preprocess import InputMaker
-from moodfuse.extract.media_supply import preprocessing_of
 from moodfuse.extract.networks import WeightsError, bn_eps_of, create_network, load_weights_file, trunk_names
 from moodfuse.extract.networks.base import Network
 from moodfuse.extract.networks.hardware import check_compiler, has_bfloat16
 from moodfuse.extract.networks.registry import network_spec
 from moodfuse.extract.networks.specs import input_size
-from moodfuse.extract.recipe_files import resolve_device
+from moodfuse.extract.recipe_files import preprocessing_of, resolve_device
 from moodfuse.extract.runtime import keep_freed_memory
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,6 @@ which read every clip in every epoch, is kept in a temporary folder until the ru
 be tuned whole in this way.
 """
 
-import json
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,9 +23,10 @@ from moodfuse.cache.records import Clip, ClipStatus
 from moodfuse.cache.store import CLIPS_PER_PART, FeatureCache
 from moodfuse.extract.dataset.ingest import Decoding, decode_again, examine
 from moodfuse.extract.media.decode import DECODER, MEDIA_RULES, SHORT_SIDE_PX, DecodedClip, media_of
-from moodfuse.extract.networks import Preprocessing, VideoPreprocessing, preprocessing_from_record
+from moodfuse.extract.networks import Preprocessing, VideoPreprocessing
 from moodfuse.extract.networks.registry import AudioPreprocessing
 from moodfuse.extract.pending import BlockWriter, Work, needing_media
+from moodfuse.extract.recipe_files import preprocessing_of
 from moodfuse.extract.runtime import release_freed_memory
 from moodfuse.extract.settings import ExtractSettings
 
@@ -56,11 +56,6 @@ def media_supply(
             )
     with tempfile.TemporaryDirectory(prefix="moodfuse-") as folder:
         yield StreamedMedia(cache, recipes, settings, report, Path(folder))
-
-
-def preprocessing_of(recipe: Recipe) -> Preprocessing:
-    """Return how the inputs of a recipe's network are made."""
-    return preprocessing_from_record(json.loads(recipe.preprocessing))
 
 
 def choose_rendition(preprocessing: Preprocessing) -> Rendition:

@@ -1,5 +1,6 @@
 """Read recipe files (TOML) and make the `Recipe` of each source from them. Imports no torch."""
 
+import json
 import logging
 import os
 import re
@@ -17,7 +18,7 @@ from moodfuse.cache.errors import InputError, UnknownNameError
 from moodfuse.cache.files import read_regular
 from moodfuse.cache.recipe import DEPTHS, Recipe, Tuning
 from moodfuse.cache.store import FeatureCache
-from moodfuse.extract.networks import WeightsFacts, weights_facts
+from moodfuse.extract.networks import Preprocessing, WeightsFacts, preprocessing_from_record, weights_facts
 from moodfuse.extract.networks.hardware import check_compiler, check_precision
 from moodfuse.extract.networks.registry import NetworkSpec, network_spec
 
@@ -247,3 +248,8 @@ def resolve_device(device: str) -> str:
     if device == "cuda":
         raise InputError("--device cuda: torch finds no CUDA device; use --device cpu")
     return "cpu"
+
+
+def preprocessing_of(recipe: Recipe) -> Preprocessing:
+    """Return how the inputs of a recipe's network are made."""
+    return preprocessing_from_record(json.loads(recipe.preprocessing))

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
 
-from moodfuse.cache.media import Media
 from moodfuse.cache.records import WINDOW_S
 from moodfuse.extract.media.container import MediaFacts, MediaFile, open_media
 from moodfuse.extract.media.decoders import (
@@ -23,6 +23,9 @@ from moodfuse.extract.media.decoders import (
     decode_streams,
 )
 from moodfuse.extract.media.limits import COMPLETE, MediaError
+
+if TYPE_CHECKING:
+    from moodfuse.cache.media import Media
 
 DECODER = f"pyav {av.__version__}, rules 2"
 """What decides the decoded bits; part of the cache's identity. Raise the number when these rules change.
@@ -82,8 +85,10 @@ class DecodedClip:
         return sum(extent.damaged for extent in self.extents)
 
 
-def media_of(decoded: DecodedClip) -> Media:
+def media_of(decoded: DecodedClip) -> "Media":
     """Return all that was decoded of a clip."""
+    from moodfuse.cache.media import Media  # imports h5py, which workers do not need
+
     return Media(decoded.frames, decoded.frame_times_s, decoded.waveform, decoded.waveform_samples)
 
 
