@@ -50,6 +50,8 @@ ESTIMATED = frozenset(
 """
 INDEXED = "mov,mp4,m4a,3gp,3g2,mj2"
 """The format whose index lists every packet, so that its declared length is right."""
+SHARED_LENGTH = frozenset({"asf", "gxf"})
+"""Formats in which FFmpeg reports the length of the file for every stream."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class MediaFile:
 
     `video` and `audio` are the streams to decode, `None` where the file has none; `origin_s` is time 0 of
     the clip in the file's timestamps. `counted` has the times of all packets, and is `None` where the
-    declared lengths were accepted without counting them.
+    declared lengths were accepted without counting them; these are `estimated` if FFmpeg could only guess.
     """
 
     path: Path
@@ -88,6 +90,7 @@ class MediaFile:
     origin_s: float
     duration_s: float
     counted: PacketTimes | None = None
+    estimated: bool = False
 
     def __enter__(self) -> "MediaFile":
         return self
@@ -129,18 +132,21 @@ class MediaFile:
     def span_s(self, stream: Any) -> tuple[float, float]:
         """Return the first and last second of a stream.
 
-        The last is the end of its packets, or the end that the headers declare for the file if it was cut.
+        The last is the end that the headers declare for the stream, unless that must be wrong. Without a
+        declaration it is the end of its packets, or the declared end of the file if that was cut.
         """
-        start = stream.start_time
+        start, declared_s = stream.start_time, 0.0
         first_s = 0.0 if start is None else float(start * stream.time_base) - self.origin_s
-        if self.counted is None:
-            length_s = float((stream.duration or 0) * stream.time_base)
-            return first_s, first_s + length_s if length_s else self.duration_s
-        ends_s = self.counted.ends_s
-        whole = max(ends_s.values(), default=0.0) - self.origin_s >= self.duration_s - WHOLE_S
-        if whole and stream.index in ends_s:
-            return first_s, ends_s[stream.index] - self.origin_s
-        return first_s, self.duration_s
+        if stream.duration and self.container.format.name not in SHARED_LENGTH:
+            declared_s = first_s + float(stream.duration * stream.time_base)
+        ends_s = {} if self.counted is None else self.counted.ends_s
+        if stream.index not in ends_s:
+            return first_s, declared_s or self.duration_s
+        packets_end_s = ends_s[stream.index] - self.origin_s
+        if declared_s:
+            return first_s, _choose_end_s(declared_s, packets_end_s, estimated=self.estimated)
+        whole = max(ends_s.values()) - self.origin_s >= self.duration_s - WHOLE_S
+        return first_s, packets_end_s if whole else self.duration_s
 
     def seek(self, to_s: float) -> bool:
         """Go to the last key frame at or before a time in seconds; return False if that is impossible."""
@@ -183,18 +189,18 @@ def open_media(path: Path | str, *, threads: int = 1, allow_missing: bool = Fals
         start_s = (container.start_time or 0) / av.time_base
         origin_s = 0.0 if -MAX_LEAD_IN_S <= start_s < MAX_START_S else start_s
         declared_s = (container.duration or 0) / av.time_base
+        estimated = not declared_s or container.format.name in ESTIMATED
         end_s, counted = start_s + declared_s, None
         if not declared_s or container.format.name != INDEXED:
             counted = _count(path, path.stat().st_mtime_ns)
             ends_s = [
                 counted.ends_s.get(stream.index, 0.0) for stream in (video, audio) if stream is not None
             ]
-            estimated = not declared_s or container.format.name in ESTIMATED
             end_s = _choose_end_s(end_s, max(ends_s), estimated=estimated)
     except BaseException:
         container.close()
         raise
-    return MediaFile(path, container, video, audio, origin_s, end_s - origin_s, counted)
+    return MediaFile(path, container, video, audio, origin_s, end_s - origin_s, counted, estimated)
 
 
 def _choose_end_s(declared_s: float, packets_s: float, *, estimated: bool) -> float:
