@@ -100,7 +100,7 @@ def test_the_page_has_every_refusal() -> None:
     names = ("MAX_CHANNELS", "MAX_RATE_HZ", "MAX_PACKETS", "MAX_OPEN_FILES")
     assert [name for name in names if f"{getattr(limits, name):,} " not in page] == []
     usual = Limits()
-    deadline, memory = f"{usual.deadline_s:g} s and {usual.deadline_per_s:g} s", f"{usual.memory_mb} MB"
+    deadline, memory = f"{usual.deadline_s:g} s plus {usual.deadline_per_s:g} s", f"{usual.memory_mb} MB"
     shape, size = f"over {limits.MAX_ASPECT} to 1", f"{limits.MAX_FILE_BYTES >> 30} GiB"
     assert all(words in page for words in (deadline, memory, shape, size))
 
