@@ -28,9 +28,8 @@ from side_by_side import PLAIN, Row, Side, clips_of, decode_s, matrix_rate, repo
 from moodfuse.cache.folds import PlanChoice
 from moodfuse.cache.media import Media
 from moodfuse.extract.inference import SourceWorker, make_network
-from moodfuse.extract.media.decode import read_clip
+from moodfuse.extract.media.decode import SHORT_SIDE_PX, media_of, read_clip
 from moodfuse.extract.media.pool import AHEAD_PER_JOB
-from moodfuse.extract.media.renditions import SHORT_SIDE_PX, media_of
 from moodfuse.extract.media_supply import FrozenTrunk
 from moodfuse.extract.networks import create_network
 from moodfuse.extract.networks.base import global_mean

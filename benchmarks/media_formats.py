@@ -25,9 +25,9 @@ from moodfuse.cache.digests import content_digest
 from moodfuse.cache.media import Media, decode_frames, encode_frames
 from moodfuse.cache.storage.parts import check_part, encode_part
 from moodfuse.extract.inference import SourceWorker, make_network
-from moodfuse.extract.media.decode import read_clip
-from moodfuse.extract.media.renditions import SHORT_SIDE_PX, media_of, preprocessing_of, rendered
-from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
+from moodfuse.extract.media.decode import SHORT_SIDE_PX, media_of, read_clip
+from moodfuse.extract.media_supply import render_media
+from moodfuse.extract.recipe_files import RecipeChoice, build_recipe, preprocessing_of
 
 Arrays = dict[str, np.ndarray]
 CLIPS = 6
@@ -230,7 +230,7 @@ def main(files: Sequence[Path]) -> int:
         for name, back in changed.items()
     }
     c3d = preprocessing_of(build_recipe("c3d", RecipeChoice(device="cpu")))
-    small = [rendered(clip, c3d).frames for clip in clips]
+    small = [render_media(clip, c3d).frames for clip in clips]
     table("frames resized for c3d", [[plain("raw"), stored_webp(item.shape[1:3])] for item in small], small)
     waveforms = [clip.waveform for clip in clips]
     changed = table("sound", [SOUND_FORMS] * len(clips), waveforms)

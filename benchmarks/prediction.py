@@ -19,8 +19,7 @@ from pathlib import Path
 
 import av
 
-from moodfuse.extract.media.decode import read_clip
-from moodfuse.extract.media.renditions import SHORT_SIDE_PX, media_of
+from moodfuse.extract.media.decode import SHORT_SIDE_PX, media_of, read_clip
 from moodfuse.model.model import Model
 from moodfuse.synthetic_corpus import ClipSettings, CorpusSettings, make_corpus
 

@@ -143,8 +143,7 @@ def copy_rate() -> float:
 
 def decode_s(files: Sequence[Path]) -> float:
     """Seconds of one core to decode a clip as ours does."""
-    from moodfuse.extract.media.decode import read_clip
-    from moodfuse.extract.media.renditions import SHORT_SIDE_PX
+    from moodfuse.extract.media.decode import SHORT_SIDE_PX, read_clip
 
     start = time.process_time()
     for file in files:

@@ -3,18 +3,16 @@
 None of them imports torch.
 """
 
-from moodfuse.extract.media.container import MediaFacts, open_media, probe
-from moodfuse.extract.media.decode import DecodedClip, DecodeRequest, read_clip
-from moodfuse.extract.media.limits import REASONS, Limits, MediaError, ReadingRules
-from moodfuse.extract.media.pool import (
-    ProbeRequest,
-    decode_many,
-    probe_many,
-    read_windows_in_worker,
-    run_in_workers,
+from moodfuse.extract.media.decode import (
+    MEDIA_RULES,
+    SHORT_SIDE_PX,
+    DecodedClip,
+    DecodeRequest,
+    media_of,
 )
-from moodfuse.extract.media.renditions import MEDIA_RULES, SHORT_SIDE_PX, media_of
-from moodfuse.extract.media.windows import Window, WindowRequest, read_windows
+from moodfuse.extract.media.limits import REASONS, Limits, MediaError, ReadingRules
+from moodfuse.extract.media.pool import decode_many, read_windows_in_worker
+from moodfuse.extract.media.windows import WindowRequest
 
 __all__ = [
     "MEDIA_RULES",
@@ -24,18 +22,9 @@ __all__ = [
     "DecodedClip",
     "Limits",
     "MediaError",
-    "MediaFacts",
-    "ProbeRequest",
     "ReadingRules",
-    "Window",
     "WindowRequest",
     "decode_many",
     "media_of",
-    "open_media",
-    "probe",
-    "probe_many",
-    "read_clip",
-    "read_windows",
     "read_windows_in_worker",
-    "run_in_workers",
 ]

@@ -22,11 +22,11 @@ from moodfuse.cache.errors import InputError, UnknownNameError
 from moodfuse.cache.media import Media, MediaStore
 from moodfuse.cache.recipe import Recipe
 from moodfuse.extract.media.preprocess import InputMaker
-from moodfuse.extract.media.renditions import preprocessing_of
 from moodfuse.extract.networks import WeightsError, bn_eps_of, create_network, load_weights_file, trunk_names
 from moodfuse.extract.networks.base import Network
 from moodfuse.extract.networks.hardware import check_compiler, has_bfloat16, resolve_device
 from moodfuse.extract.networks.registry import input_size, network_spec
+from moodfuse.extract.recipe_files import preprocessing_of
 from moodfuse.extract.runtime import keep_freed_memory
 
 log = logging.getLogger(__name__)

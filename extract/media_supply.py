@@ -17,21 +17,16 @@ import numpy as np
 
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.folds import next_plan
-from moodfuse.cache.media import Media, MediaStore
+from moodfuse.cache.media import CODING, Media, MediaStore, Rendition
 from moodfuse.cache.recipe import Recipe, frozen_counterpart
 from moodfuse.cache.records import Clip, ClipStatus
 from moodfuse.cache.store import CLIPS_PER_PART, FeatureCache
 from moodfuse.extract.dataset.ingest import Decoding, decode_again, examine
-from moodfuse.extract.media.decode import DecodedClip
-from moodfuse.extract.media.renditions import (
-    media_of,
-    preprocessing_of,
-    rendered,
-    renditions_to_keep,
-    store_for,
-)
+from moodfuse.extract.media.decode import DECODER, MEDIA_RULES, SHORT_SIDE_PX, DecodedClip, media_of
+from moodfuse.extract.networks import Preprocessing, VideoPreprocessing
 from moodfuse.extract.networks.registry import AudioPreprocessing
-from moodfuse.extract.pending import BlockWriter, Estimate, Work, measure, needing_media
+from moodfuse.extract.pending import BlockWriter, Work, needing_media
+from moodfuse.extract.recipe_files import preprocessing_of
 from moodfuse.extract.runtime import release_freed_memory
 from moodfuse.extract.settings import ExtractSettings
 
@@ -39,6 +34,9 @@ if TYPE_CHECKING:  # importing torch takes seconds
     from moodfuse.extract.inference import SourceWorker
 
 Report = Callable[[str], None]
+# These names and rules are part of the cache's format.
+WAVEFORM = Rendition("sound", f"{DECODER}, sound; float32")
+DECODED_FRAMES = Rendition("picture", f"{MEDIA_RULES}, picture; {CODING}")
 
 
 @contextmanager
@@ -60,9 +58,62 @@ def media_supply(
         yield StreamedMedia(cache, recipes, settings, report, Path(folder))
 
 
+def choose_rendition(preprocessing: Preprocessing) -> Rendition:
+    """Return the smallest rendition from which a network's input can be made."""
+    if not isinstance(preprocessing, VideoPreprocessing):
+        return WAVEFORM
+    short_side_px = preprocessing.resize_short_side_px or min(
+        preprocessing.resize_hw or (preprocessing.crop_px,)
+    )
+    if short_side_px >= SHORT_SIDE_PX:
+        return DECODED_FRAMES
+    if preprocessing.resize_hw is not None:
+        size = "{}x{} px".format(*preprocessing.resize_hw)
+    else:
+        size = f"short side {preprocessing.resize_short_side_px} px"
+    how = "antialiased" if preprocessing.antialias else "not antialiased"
+    rules = f"{MEDIA_RULES}, picture; where that is smaller resized to {size}, {how}; {CODING}"
+    return Rendition("picture", rules)
+
+
+def choose_renditions(preprocessings: Iterable[Preprocessing]) -> dict[Rendition, Preprocessing]:
+    """Return what to store for the networks of all sources, each with a network that it is made for.
+
+    Frames as decoded serve all video networks.
+    """
+    chosen = {choose_rendition(preprocessing): preprocessing for preprocessing in preprocessings}
+    if DECODED_FRAMES not in chosen:
+        return chosen
+    return {rendition: chosen[rendition] for rendition in chosen if rendition in (DECODED_FRAMES, WAVEFORM)}
+
+
+def find_store(home: Path, preprocessing: Preprocessing) -> MediaStore:
+    """Return the store of a network's clips in ``<cache>/media``: in its own rendition, or as decoded."""
+    own = choose_rendition(preprocessing)
+    if own in (WAVEFORM, DECODED_FRAMES):
+        return MediaStore(home, own)
+    return MediaStore(home, own, DECODED_FRAMES)
+
+
+def render_media(media: Media, preprocessing: Preprocessing) -> Media:
+    """Return a decoded clip in the rendition for a network; frames are never enlarged."""
+    if not isinstance(preprocessing, VideoPreprocessing):
+        return replace(media, frames=media.frames[:0], frame_times_s=media.frame_times_s[:0])
+    media = replace(media, waveform=media.waveform[:0], waveform_samples=0)
+    if choose_rendition(preprocessing) == DECODED_FRAMES or not len(media.frames):
+        return media
+    from moodfuse.extract.media.preprocess import resized_frames, resized_hw  # imports torch
+
+    height, width = media.frames.shape[1:3]
+    if np.prod(resized_hw(height, width, preprocessing)) >= height * width:
+        return media
+    small = resized_frames(media.frames, preprocessing).permute(0, 2, 3, 1).contiguous().numpy()
+    return replace(media, frames=small, shape_hw=(height, width))
+
+
 def source_media(cache: FeatureCache, recipe: Recipe) -> MediaStore:
     """Where the cache keeps the media that a source reads."""
-    return store_for(cache.path / "media", preprocessing_of(recipe))
+    return find_store(cache.path / "media", preprocessing_of(recipe))
 
 
 class KeptMedia:
@@ -72,7 +123,7 @@ class KeptMedia:
 
     def __init__(self, cache: FeatureCache, recipes: Iterable[Recipe], decoding: Decoding) -> None:
         self.cache, self.decoding = cache, replace(decoding, on_decoded=self._keep)
-        kept = renditions_to_keep(preprocessing_of(recipe) for recipe in recipes)
+        kept = choose_renditions(preprocessing_of(recipe) for recipe in recipes)
         folder = cache.path / "media"
         self._kept = [(MediaStore(folder, rendition), wanted) for rendition, wanted in kept.items()]
         self._stored: set[str] = set()  # clips of this run
@@ -108,7 +159,7 @@ class KeptMedia:
         media = media_of(decoded)
         for store, preprocessing in self._kept:
             if store.own.modality != decoded.missing:
-                store.write(digest, rendered(media, preprocessing))
+                store.write(digest, render_media(media, preprocessing))
         self._stored.add(digest)
 
 
@@ -182,7 +233,7 @@ class StreamedMedia:
 
     def store(self, recipe: Recipe) -> MediaStore:
         """Where a network that is tuned whole reads its clips."""
-        return store_for(self.folder, preprocessing_of(recipe))
+        return find_store(self.folder, preprocessing_of(recipe))
 
     def examine(self, clips: Sequence[Clip]) -> list[ClipStatus]:
         """Status of every clip; clips that the cache does not know are decoded and pass the trunks."""
@@ -194,19 +245,11 @@ class StreamedMedia:
         return statuses
 
     def _announce(self, statuses: list[ClipStatus], wanted: Collection[str]) -> None:
-        """Raise if no plan is possible, before hours of work, and report how much work it is."""
+        """Raise if no plan is possible, before hours of work, and report what is to do."""
         next_plan(self.cache.plans, statuses, self.settings.plan)
-        works = [
-            (Work(trunk.recipe, tuple(filter(trunk.needs, wanted)), (), 0, 0), trunk.weights)
-            for trunk in self._trunks.values()
-        ]
-        works = [(work, weights) for work, weights in works if work.trunk]
-        long = [(work, weights) for work, weights in works if work.is_long]
-        cost = sum((measure(work, weights, classes=("", "")) for work, weights in long), Estimate())
-        release_freed_memory()
-        about = f": about {cost.seconds / 60:.1f} minutes, {cost.megabytes:.0f} MB" if long else ""
-        names = ", ".join(work.recipe.source for work, _ in works) or "no trunk"
-        self.report(f"{len(wanted)} clips to decode once, past {names}{about}; decoded media are not kept")
+        used = [trunk for trunk in self._trunks.values() if any(map(trunk.needs, wanted))]
+        names = ", ".join(trunk.recipe.source for trunk in used) or "no trunk"
+        self.report(f"{len(wanted)} clips to decode once, past {names}; decoded media are not kept")
         if any(map(self._keeps_audio, wanted)):
             self.report(
                 f"their audio is in {self.folder} until the end, since an audio network is tuned whole"
@@ -247,7 +290,7 @@ class StreamedMedia:
                 trunk.add(digest, media)
         if self._keeps_audio(digest) and decoded.missing != "sound":
             audio = AudioPreprocessing()
-            store_for(self.folder, audio).write(digest, rendered(media, audio))
+            find_store(self.folder, audio).write(digest, render_media(media, audio))
 
     def _flush(self) -> None:
         for trunk in self._trunks.values():

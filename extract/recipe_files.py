@@ -1,5 +1,6 @@
 """Read recipe files (TOML) and make the `Recipe` of each source from them. Imports no torch."""
 
+import json
 import logging
 import re
 import tomllib
@@ -14,7 +15,14 @@ from moodfuse.cache.digests import canonical_json
 from moodfuse.cache.errors import InputError, UnknownNameError
 from moodfuse.cache.recipe import DEPTHS, Recipe, Tuning
 from moodfuse.cache.store import FeatureCache
-from moodfuse.extract.networks import NetworkSpec, WeightsFacts, network_spec, weights_facts
+from moodfuse.extract.networks import (
+    NetworkSpec,
+    Preprocessing,
+    WeightsFacts,
+    network_spec,
+    preprocessing_from_record,
+    weights_facts,
+)
 from moodfuse.extract.networks.hardware import check_compiler, check_precision, resolve_device
 
 log = logging.getLogger(__name__)
@@ -215,3 +223,8 @@ def _read_tuning(source: str, depth: str, table: Mapping[str, Any], recipe: str,
     if depth == "full" and spec.min_crop_s and 0 < tuning.crop_s < spec.min_crop_s:
         raise InputError(f"{where}: crop_s is {tuning.crop_s}; needs {spec.min_crop_s} or more")
     return tuning
+
+
+def preprocessing_of(recipe: Recipe) -> Preprocessing:
+    """Return how the inputs of a recipe's network are made."""
+    return preprocessing_from_record(json.loads(recipe.preprocessing))

@@ -22,9 +22,9 @@ from moodfuse.extract.dataset.ingest import (
 )
 from moodfuse.extract.dataset.scan import scan_data
 from moodfuse.extract.media.container import MediaFacts
+from moodfuse.extract.media.decode import MEDIA_RULES
 from moodfuse.extract.media.limits import ReadingRules
-from moodfuse.extract.media.pool import ProbeRequest, probe_many
-from moodfuse.extract.media.renditions import MEDIA_RULES
+from moodfuse.extract.media.pool import DecodeRequest, probe_many
 from moodfuse.extract.progress import Tally, describe_statuses, track
 
 
@@ -78,7 +78,10 @@ def _read_headers(clips: Sequence[Clip], settings: CheckSettings) -> list[ClipSt
     """Status of every clip by the headers of its file."""
     files = hash_files(clips)
     groups, tally = join_groups(clips, files), Tally(settings.rules)
-    requests = [ProbeRequest(Path(clip.path), settings.impute, clip.start_s, clip.end_s) for clip in clips]
+    requests = [
+        DecodeRequest(Path(clip.path), clip.start_s, clip.end_s, allow_missing=settings.impute)
+        for clip in clips
+    ]
     results = probe_many(requests, jobs=min(settings.jobs, len(clips)), limits=settings.rules.limits)
     statuses = []
     for clip, (_, result) in zip(clips, track(results, total=len(clips), what="Headers"), strict=True):

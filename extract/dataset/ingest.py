@@ -18,10 +18,9 @@ from moodfuse.cache.records import Clip, ClipStatus, Outcome
 from moodfuse.cache.store import FeatureCache
 from moodfuse.extract.dataset.fingerprints import find_audio_peaks, hash_frames
 from moodfuse.extract.media.container import MediaError
-from moodfuse.extract.media.decode import DecodedClip
+from moodfuse.extract.media.decode import MEDIA_RULES, SHORT_SIDE_PX, DecodedClip
 from moodfuse.extract.media.limits import MAX_FILE_BYTES, ReadingRules
 from moodfuse.extract.media.pool import DecodeRequest, decode_many
-from moodfuse.extract.media.renditions import MEDIA_RULES, SHORT_SIDE_PX
 from moodfuse.extract.pending import shared_chunks
 from moodfuse.extract.progress import Tally, track
 from moodfuse.extract.runtime import import_torch_in_background

@@ -1,13 +1,14 @@
 """Open media files safely, and read what their headers declare.
 
-Times are seconds on the clip clock. The clip clock is the file's own presentation clock, except where a file
+Times are seconds of the clip. These are the file's own presentation timestamps, except where a file
 starts a second or more late (MPEG-TS, a cut live stream), or before zero by more than the lead-in of an audio
-encoder (MPEG-TS whose clock wraps): there it starts at the file's earliest packet.
+encoder (MPEG-TS whose timestamps wrap): there time 0 is the file's earliest packet.
 """
 
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -17,7 +18,6 @@ import av
 from av.container import InputContainer
 from av.stream import Disposition
 
-from moodfuse.cache.records import WINDOW_S
 from moodfuse.extract.media.limits import (
     AUDIO_CODECS,
     MAX_ASPECT,
@@ -30,12 +30,11 @@ from moodfuse.extract.media.limits import (
     VIDEO_CODECS,
     MediaError,
 )
-from moodfuse.extract.media.packet_clock import PacketClock, count_packets
+from moodfuse.extract.media.packets import PacketTimes, count_packets, demux
 
-MAX_CLOCK_OFFSET_S = 1.0
+MAX_START_S = 1.0
 MAX_LEAD_IN_S = 0.2  # inaudible samples that an encoder puts before time 0
 WHOLE_S = 0.5  # a file with a stream that ends this near to the declared end was not cut
-MAX_COUNTED_BYTES = 1 << 30  # counting the packets of a larger file takes too long
 TAG_ERRORS: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 """Options to open files whose tags are not UTF-8. PyAV 19 always does, and has no such argument."""
 
@@ -50,7 +49,7 @@ ESTIMATED = frozenset(
 """Formats without a declared length: FFmpeg estimates it from the bit rate or from the last time in the file.
 """
 INDEXED = "mov,mp4,m4a,3gp,3g2,mj2"
-"""The format whose index lists every packet, so that its declared length cannot be too short."""
+"""The format whose index lists every packet, so that its declared length is right."""
 SHARED_LENGTH = frozenset({"asf", "gxf"})
 """Formats in which FFmpeg reports the length of the file for every stream."""
 
@@ -79,9 +78,9 @@ class MediaFacts:
 class MediaFile:
     """An open media file, to be closed by the caller or used in a `with` statement.
 
-    `video` and `audio` are the streams to decode, `None` where the file has none; `origin_s` is zero of the
-    clip clock on the file's own clock. `counted` is the clock after all packets, `None` where the declared
-    lengths were accepted without counting them; they are `estimated` if FFmpeg could only guess.
+    `video` and `audio` are the streams to decode, `None` where the file has none; `origin_s` is time 0 of
+    the clip in the file's timestamps. `counted` has the times of all packets, and is `None` where the
+    declared lengths were accepted without counting them; these are `estimated` if FFmpeg could only guess.
     """
 
     path: Path
@@ -90,7 +89,7 @@ class MediaFile:
     audio: Any
     origin_s: float
     duration_s: float
-    counted: PacketClock | None = None
+    counted: PacketTimes | None = None
     estimated: bool = False
 
     def __enter__(self) -> "MediaFile":
@@ -105,7 +104,7 @@ class MediaFile:
 
     @property
     def restarted(self) -> bool:
-        """Whether the file's own clock is known to start over, so that seeking by time is impossible."""
+        """Whether the file's timestamps are known to start over, so that seeking by time is impossible."""
         return self.counted is not None and self.counted.restarted
 
     @cached_property
@@ -131,119 +130,88 @@ class MediaFile:
         )
 
     def span_s(self, stream: Any) -> tuple[float, float]:
-        """Return the first and last second of a stream on the clip clock.
+        """Return the first and last second of a stream.
 
-        The last is what the headers declare for the stream, unless the packets go on after that or the
-        declared length is an estimate. Without a declaration for the stream itself it is the end of its
-        packets in a whole file, and the end of the file in one that was cut.
+        The last is the end that the headers declare for the stream, unless that must be wrong. Without a
+        declaration it is the end of its packets, or the declared end of the file if that was cut.
         """
-        start = stream.start_time
+        start, declared_s = stream.start_time, 0.0
         first_s = 0.0 if start is None else float(start * stream.time_base) - self.origin_s
-        declared_end_s = self._declared_end_s(stream, first_s)
-        packets_end_s = None if self.counted is None else self.counted.ends_s.get(stream.index)
-        if self.counted is None or packets_end_s is None:
-            return first_s, (declared_end_s or self.duration_s)
-        packets_end_s -= self.origin_s
-        if declared_end_s:
-            return first_s, _reconciled_end_s(declared_end_s, packets_end_s, estimated=self.estimated)
-        whole = max(self.counted.ends_s.values()) - self.origin_s >= self.duration_s - WHOLE_S
+        if stream.duration and self.container.format.name not in SHARED_LENGTH:
+            declared_s = first_s + float(stream.duration * stream.time_base)
+        ends_s = {} if self.counted is None else self.counted.ends_s
+        if stream.index not in ends_s:
+            return first_s, declared_s or self.duration_s
+        packets_end_s = ends_s[stream.index] - self.origin_s
+        if declared_s:
+            return first_s, _choose_end_s(declared_s, packets_end_s, estimated=self.estimated)
+        whole = max(ends_s.values()) - self.origin_s >= self.duration_s - WHOLE_S
         return first_s, packets_end_s if whole else self.duration_s
 
-    def _declared_end_s(self, stream: Any, first_s: float) -> float:
-        """Return the end that the headers declare for a stream itself; 0 if they declare none.
+    def seek(self, to_s: float) -> bool:
+        """Go to the last key frame at or before a time in seconds; return False if that is impossible."""
+        if self.restarted:
+            return False
+        try:
+            self.container.seek(int((to_s + self.origin_s) * av.time_base), backward=True)
+        except av.error.FFmpegError:
+            return False
+        return True
 
-        The `DURATION` tag of Matroska is the end of the track if FFmpeg wrote it, and its length if mkvmerge
-        did. mkvmerge also writes statistics tags, which FFmpeg keeps in a copy of the file: there the tag is
-        a length only if the track then ends with the file or before.
+    def read_packets(self) -> Iterator[tuple[Any, Any, bool]]:
+        """Yield (stream, packet, lost) to the end of the file, then (stream, None, False) for each stream.
+
+        `lost` is that of `PacketTimes.adjust`. The last ones flush the decoders.
         """
-        if stream.duration and self.container.format.name not in SHARED_LENGTH:
-            return first_s + float(stream.duration * stream.time_base)
-        tagged_s = _tagged_duration_s(stream.metadata.get("DURATION", ""))
-        by_mkvmerge = "_STATISTICS_TAGS" in stream.metadata
-        if tagged_s and by_mkvmerge and first_s + tagged_s <= self.duration_s + SLACK_S:
-            return first_s + tagged_s
-        return tagged_s
+        streams = [stream for stream in (self.video, self.audio) if stream is not None]
+        times = PacketTimes(self.container.format.name, joined=self.restarted)
+        try:
+            for packet in demux(self.path, self.container):
+                lost = times.adjust(packet)
+                if packet.stream in streams:
+                    yield packet.stream, packet, lost
+        except (av.error.InvalidDataError, av.error.EOFError, IndexError):  # IndexError: a new track
+            pass
+        for stream in streams:
+            yield stream, None, False
 
 
-def _tagged_duration_s(tag: str) -> float:
-    """Return the seconds of a Matroska `DURATION` tag such as `00:00:29.970000000`; 0 where it is not one."""
-    try:
-        hours, minutes, seconds = tag.split(":")
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-    except ValueError:
-        return 0.0
-
-
-def _reconciled_end_s(declared_s: float, packets_s: float, *, estimated: bool) -> float:
-    """Return the declared end, or that of the packets if it must be wrong; a cut file ends early."""
-    too_short = packets_s > declared_s + SLACK_S
-    too_long = estimated and packets_s < declared_s - SLACK_S
-    return packets_s if too_short or too_long else declared_s
-
-
-def probe(path: Path | str, *, allow_missing: bool = False) -> MediaFacts:
-    """Return what the headers of a media file declare, without decoding it.
-
-    Where the declared duration is missing or may be wrong, the packets are counted (also without decoding).
-
-    Parameters
-    ----------
-    path : Path or str
-    allow_missing : bool
-        Accept a file without an audio or without a video stream.
-
-    Raises
-    ------
-    MediaError
-        The file is missing, empty or not media, or has no video or no audio.
-    """
-    with open_media(path, allow_missing=allow_missing) as media:
-        return media.facts()
-
-
-def open_media(
-    path: Path | str, *, threads: int = 1, allow_missing: bool = False, count: bool = False
-) -> MediaFile:
+def open_media(path: Path | str, *, threads: int = 1, allow_missing: bool = False) -> MediaFile:
     """Open a regular file, with the allowed formats and codecs only.
 
-    With `allow_missing`, a file may lack an audio or a video stream. With `count`, packets are counted also
-    where the declared lengths are usually right. Raises `MediaError`.
+    With `allow_missing`, a file may lack an audio or a video stream. Raises `MediaError`.
     """
     path = Path(path)
     _check_regular(path)
     container = _open_container(path)
     try:
         video, audio = _pick_streams(path, container, threads=threads, allow_missing=allow_missing)
-        name, status = container.format.name, path.stat()
         start_s = (container.start_time or 0) / av.time_base
-        origin_s = 0.0 if -MAX_LEAD_IN_S <= start_s < MAX_CLOCK_OFFSET_S else start_s
+        origin_s = 0.0 if -MAX_LEAD_IN_S <= start_s < MAX_START_S else start_s
         declared_s = (container.duration or 0) / av.time_base
-        estimated = not declared_s or name in ESTIMATED
+        estimated = not declared_s or container.format.name in ESTIMATED
         end_s, counted = start_s + declared_s, None
-        if _must_count(name, declared_s, status.st_size, count=count):
-            counted = _count(path, status.st_mtime_ns)
-            streams = [stream for stream in (video, audio) if stream is not None]
-            packets_end_s = max(counted.ends_s.get(stream.index, 0.0) for stream in streams)
-            if packets_end_s:
-                end_s = _reconciled_end_s(end_s, packets_end_s, estimated=estimated)
+        if not declared_s or container.format.name != INDEXED:
+            counted = _count(path, path.stat().st_mtime_ns)
+            ends_s = [
+                counted.ends_s.get(stream.index, 0.0) for stream in (video, audio) if stream is not None
+            ]
+            end_s = _choose_end_s(end_s, max(ends_s), estimated=estimated)
     except BaseException:
         container.close()
         raise
     return MediaFile(path, container, video, audio, origin_s, end_s - origin_s, counted, estimated)
 
 
-def _must_count(name: str, declared_s: float, file_bytes: int, *, count: bool) -> bool:
-    """Return whether the packets have to be counted, because the declared length may be wrong."""
-    if not declared_s:
-        return True
-    if name == INDEXED:
-        return False
-    guessed = name in ESTIMATED | {"flac"} and file_bytes <= MAX_COUNTED_BYTES
-    return count or guessed or declared_s < WINDOW_S
+def _choose_end_s(declared_s: float, packets_s: float, *, estimated: bool) -> float:
+    """Return the declared end, or that of the packets if it must be wrong; a cut file ends early."""
+    too_short = packets_s > declared_s + SLACK_S
+    too_long = estimated and 0.0 < packets_s < declared_s - SLACK_S
+    return packets_s if too_short or too_long else declared_s
 
 
 @lru_cache(maxsize=4)  # a time line opens its file once for every window
-def _count(path: Path, changed_ns: int) -> PacketClock:
+def _count(path: Path, changed_ns: int) -> PacketTimes:
     """Count the packets of a file; `changed_ns` is its time of change."""
     with _open_container(path) as container:
         return count_packets(path, container)

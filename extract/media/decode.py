@@ -1,36 +1,31 @@
 """Decode one clip: 32 frames at even times and 30 s of mono audio, cut from the same window.
 
-The window is split into 32 equal intervals; for the middle `t` of each, the frame is the one on screen at
-`t`: the last with presentation time <= `t`, or the first of the file where there is none yet. Audio is
-averaged over channels and resampled to 16 kHz; its sample 0 is the window's start. The same file, window,
-size and decoder give the same bits.
+The same file, window, size and decoder give the same bits.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
 
 from moodfuse.cache.records import WINDOW_S
-from moodfuse.extract.media.container import MediaFacts, MediaFile, open_media, probe
-from moodfuse.extract.media.frames import FrameDecoder
-from moodfuse.extract.media.limits import COMPLETE, REASONS, MediaError
-from moodfuse.extract.media.stream_decoder import Extent, decode_streams, preroll_s
-from moodfuse.extract.media.waveform import SAMPLES, WaveformDecoder
+from moodfuse.extract.media.container import MediaFacts, MediaFile, open_media
+from moodfuse.extract.media.decoders import (
+    SAMPLES,
+    Extent,
+    FrameDecoder,
+    WaveformDecoder,
+    compute_preroll_s,
+    decode_streams,
+)
+from moodfuse.extract.media.limits import COMPLETE, MediaError
 
-__all__ = [
-    "DECODER",
-    "REASONS",
-    "DecodeRequest",
-    "DecodedClip",
-    "MediaError",
-    "MediaFacts",
-    "probe",
-    "read_clip",
-]
+if TYPE_CHECKING:
+    from moodfuse.cache.media import Media
 
 DECODER = f"pyav {av.__version__}, rules 2"
 """What decides the decoded bits; part of the cache's identity. Raise the number when these rules change.
@@ -39,8 +34,9 @@ Exceptions are rules for files that were refused before (`REFUSAL_RULES` of
 `moodfuse.extract.dataset.ingest`), or that were shown wrongly: changing them must not invalidate existing
 caches. So mirrored clips keep their old frames in existing caches.
 """
-COUNTED_AGAIN = frozenset({"truncated", "window_outside"})
-"""Refusals that follow from the declared length of a file; counting its packets may give a better one."""
+SHORT_SIDE_PX = 256
+"""Short side of the frames of every clip as decoded."""
+MEDIA_RULES = f"{DECODER}, short side {SHORT_SIDE_PX} px"
 
 
 @dataclass(frozen=True)
@@ -87,6 +83,13 @@ class DecodedClip:
     def damaged(self) -> int:
         """Packets that could not be decoded, and frames that came out damaged."""
         return sum(extent.damaged for extent in self.extents)
+
+
+def media_of(decoded: DecodedClip) -> "Media":
+    """Return all that was decoded of a clip."""
+    from moodfuse.cache.media import Media  # imports h5py, which workers do not need
+
+    return Media(decoded.frames, decoded.frame_times_s, decoded.waveform, decoded.waveform_samples)
 
 
 @dataclass(frozen=True)
@@ -149,17 +152,21 @@ def read_clip(
 
 
 def decode_request(request: DecodeRequest) -> DecodedClip:
-    """Decode a clip; if its headers suggest missing data, count the packets and decode it again."""
+    """Decode a clip after a seek, or from the file's start where seeking lands too late."""
     with ffmpeg_errors(request.path):
-        try:
-            clip = _decode(request, count=False)
-        except MediaError as error:
-            if error.code not in COUNTED_AGAIN:
-                raise
-        else:
-            if not clip.partial:
-                return clip
-        return _decode(request, count=True)
+        for from_start in (False, True):
+            with open_media(
+                request.path, threads=request.threads, allow_missing=request.allow_missing
+            ) as media:
+                window = settle_window(media, request.start_s, request.end_s)
+                video = (
+                    FrameDecoder(media, window, request.short_side_px) if media.video is not None else None
+                )
+                audio = WaveformDecoder(media, window) if media.audio is not None else None
+                decoders = [decoder for decoder in (video, audio) if decoder is not None]
+                if decode_streams(decoders, media, 0.0 if from_start else compute_preroll_s(window[0])):
+                    return assemble_clip(request, media, window, video, audio)
+        raise MediaError("decode_failed", request.path, "the window cannot be reached")
 
 
 @contextmanager
@@ -171,21 +178,6 @@ def ffmpeg_errors(path: Path) -> Iterator[None]:
         raise MediaError("memory", path) from error
     except av.error.FFmpegError as error:
         raise MediaError("decode_failed", path, str(error)) from error
-
-
-def _decode(request: DecodeRequest, *, count: bool) -> DecodedClip:
-    """Decode after a seek, or from the file's start where seeking lands too late."""
-    for from_start in (False, True):
-        with open_media(
-            request.path, threads=request.threads, allow_missing=request.allow_missing, count=count
-        ) as media:
-            window = settle_window(media, request.start_s, request.end_s)
-            video = FrameDecoder(media, window, request.short_side_px) if media.video is not None else None
-            audio = WaveformDecoder(media, window) if media.audio is not None else None
-            decoders = [decoder for decoder in (video, audio) if decoder is not None]
-            if decode_streams(decoders, media, 0.0 if from_start else preroll_s(window[0])):
-                return assemble_clip(request, media, window, video, audio)
-    raise MediaError("decode_failed", request.path, "the window cannot be reached")
 
 
 def settle_window(media: MediaFile, start_s: float, end_s: float | None) -> tuple[float, float]:

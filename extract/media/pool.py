@@ -14,11 +14,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from moodfuse.cache.errors import WorkersError
 from moodfuse.cache.records import WINDOW_S
@@ -37,28 +36,6 @@ NOT_STARTED = (
 )
 
 
-class _Request(Protocol):
-    """A file, and how many seconds of it are read."""
-
-    @property
-    def path(self) -> Path: ...
-
-    @property
-    def window_s(self) -> float: ...
-
-
-@dataclass(frozen=True)
-class ProbeRequest:
-    """A file whose headers are read, and a window that must be inside it."""
-
-    path: Path
-    allow_missing: bool = False
-    start_s: float = 0.0
-    end_s: float | None = None
-    window_s: float = 0.0
-
-
-AnyRequest = TypeVar("AnyRequest", bound=_Request)
 Result = TypeVar("Result")
 
 
@@ -67,21 +44,8 @@ def decode_many(
 ) -> Iterator[tuple[DecodeRequest, DecodedClip | MediaError]]:
     """Decode clips in worker processes and yield each with its result, in the order of the requests.
 
-    Closing the iterator, an error or an interrupt stops every worker at once.
-
-    Parameters
-    ----------
-    requests : iterable of DecodeRequest
-        Taken lazily, at most `2 * jobs` ahead of the one that is yielded.
-    jobs : int
-        Worker processes.
-    limits : Limits, optional
-        What a worker may spend on a clip.
-
-    Yields
-    ------
-    (DecodeRequest, DecodedClip or MediaError)
-        The error of a refused clip is yielded, not raised.
+    The error of a refused clip is yielded, not raised. Requests are taken at most ``2 * jobs`` ahead. Closing
+    the iterator, an error or an interrupt stops every worker at once.
 
     Raises
     ------
@@ -94,25 +58,25 @@ def decode_many(
 
 
 def probe_many(
-    requests: Iterable[ProbeRequest], *, jobs: int, limits: Limits | None = None
-) -> Iterator[tuple[ProbeRequest, MediaFacts | MediaError]]:
-    """Read the headers of files in worker processes, as `decode_many` decodes clips."""
+    requests: Iterable[DecodeRequest], *, jobs: int, limits: Limits | None = None
+) -> Iterator[tuple[DecodeRequest, MediaFacts | MediaError]]:
+    """Read the headers of files, which must contain the windows, as `decode_many` decodes clips."""
     yield from run_in_workers(_probe, requests, jobs=jobs, limits=limits or Limits())
 
 
-def _probe(request: ProbeRequest) -> MediaFacts:
+def _probe(request: DecodeRequest) -> MediaFacts:
     with open_media(request.path, allow_missing=request.allow_missing) as media:
         settle_window(media, request.start_s, request.end_s)
         return media.facts()
 
 
 def run_in_workers(
-    work: Callable[[AnyRequest], Result], requests: Iterable[AnyRequest], *, jobs: int, limits: Limits
-) -> Iterator[tuple[AnyRequest, Result | MediaError]]:
+    work: Callable[[DecodeRequest], Result], requests: Iterable[DecodeRequest], *, jobs: int, limits: Limits
+) -> Iterator[tuple[DecodeRequest, Result | MediaError]]:
     """Call an importable function on requests in worker processes, as `decode_many` does."""
     if jobs < 1:
         raise ValueError(f"jobs is {jobs}, expected 1 or more")
-    waiting: deque[tuple[AnyRequest, Any]] = deque()
+    waiting: deque[tuple[DecodeRequest, Any]] = deque()
     with closing(_WorkerPool(jobs, limits)) as pool:
         for request in requests:
             waiting.append((request, pool.threads.submit(pool.call, work, request)))
@@ -136,7 +100,7 @@ class _WorkerPool:
         self.workers: list[_Worker] = []
         self.closed = False
 
-    def call(self, work: Callable[[Any], Any], request: _Request) -> Any:
+    def call(self, work: Callable[[Any], Any], request: DecodeRequest) -> Any:
         """Return the result of `work` in this thread's worker, or the refusal of the file."""
         worker = getattr(self.of_thread, "worker", None)
         if worker is None or not worker.process.is_alive():
@@ -233,8 +197,8 @@ def read_windows_in_worker(
     """Yield what `moodfuse.extract.media.windows.read_windows` does, from a worker process.
 
     The worker decodes one window ahead. Closing the iterator, an error or an interrupt kills it at once. A
-    worker that is killed, crashes or exceeds the deadline costs its window, and another worker continues
-    after it.
+    worker that is killed, crashes or exceeds the deadline costs its window and those that overlap it, and
+    another worker continues after them.
 
     The deadline of `limits` applies to each window, and to opening the file. Raises what `decode_many` does,
     and a `MediaError` if the file cannot be opened.
@@ -242,42 +206,28 @@ def read_windows_in_worker(
     limits = limits or Limits()
     deadline_s = limits.seconds_for(WINDOW_S)
     worker = _start_reading(request, None, limits)
-    number = losses = 0
     try:
         windows: list[Window] = worker.receive(request.path, deadline_s)
+        number = 0
         while number < len(windows):
             try:
                 clip = worker.receive(request.path, deadline_s)
             except MediaError as error:
                 worker.stop()
-                losses += 1
-                first, number = number, resume_after_loss(windows, number, losses=losses)
-                for window in windows[first:number]:
-                    yield window, MediaError(error.code, error.path, error.detail)
+                end_s = windows[number].end_s
+                while number < len(windows) and windows[number].start_s < end_s:
+                    yield windows[number], error
+                    number += 1
                 if number < len(windows):
                     worker = _start_reading(request, windows[number:], limits)
             else:
                 yield windows[number], clip
-                number, losses = number + 1, 0
+                number += 1
     finally:
         worker.stop()
 
 
-def resume_after_loss(windows: Sequence[Window], number: int, *, losses: int) -> int:
-    """Return the window to continue with after workers in a row were lost, the last at window `number`.
-
-    After one loss that is the next window; after two the next without overlap, since those between contain
-    the same bad place; after three none (the number of windows).
-    """
-    if losses == 1:
-        return number + 1
-    if losses == 2:
-        end_s = windows[number].end_s
-        return next((window.number for window in windows if window.start_s >= end_s), len(windows))
-    return len(windows)
-
-
-def _start_reading(request: WindowRequest, windows: Sequence[Window] | None, limits: Limits) -> _Worker:
+def _start_reading(request: WindowRequest, windows: Sequence[Window] | None, limits: Limits) -> "_Worker":
     """Start a worker that sends the clips of `windows`, or all windows of the file and their clips."""
     worker = _Worker(limits)
     worker.wait_until_ready()

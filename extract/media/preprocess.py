@@ -24,13 +24,8 @@ _RESIZES_BYTES = ("AVX2", "AVX512")  # where torch resizes uint8 itself, and tor
 class InputMaker:
     """Makes the input of one network from a decoded clip.
 
-    Attributes
-    ----------
-    preprocessing : VideoPreprocessing or AudioPreprocessing
-    crop_s : float
-        Seconds of audio in an augmented input; 0 keeps all of it.
-    gain_db : float
-        An augmented waveform is made louder or softer by up to so many decibels.
+    An augmented waveform has `crop_s` seconds, or all if that is 0, and is made louder or softer by up to
+    `gain_db` decibels.
     """
 
     preprocessing: Preprocessing
@@ -52,26 +47,11 @@ class InputMaker:
 def video_input(
     frames: np.ndarray, preprocessing: VideoPreprocessing, *, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Resize, crop and normalise the frames of one clip.
+    """Resize, crop and normalise the frames of one clip, uint8 [T, H, W, 3], RGB, at even times.
 
-    Parameters
-    ----------
-    frames : ndarray
-        ``[T, H, W, 3]`` uint8, RGB, at even times; those of `frame_indices` are used.
-    preprocessing : VideoPreprocessing
-    generator : torch.Generator, optional
-        If given, the input is augmented; see the module.
-
-    Returns
-    -------
-    Tensor
-        ``[3, T', S, S]`` float32, contiguous, with ``T' = min(T, preprocessing.frames)`` and
-        ``S = preprocessing.crop_px``.
-
-    Raises
-    ------
-    InputError
-        If the frames have another shape or type.
+    Returns float32 [3, T', S, S], contiguous, with ``T' = min(T, preprocessing.frames)`` and
+    ``S = preprocessing.crop_px``; augmented if there is a generator. Raises `InputError` if the frames have
+    another shape or type.
     """
     if frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape or frames.dtype != np.uint8:
         raise InputError(
@@ -159,12 +139,8 @@ def audio_input(
     """Return a copy of a waveform, float32 [samples]: whole, or a random crop of `crop_s` seconds.
 
     The waveform is mono in [-1, 1], of the length and rate of `preprocessing`. A crop lies in the part before
-    the zeros that pad a short clip, as far as it fits there.
-
-    Raises
-    ------
-    InputError
-        If the waveform has another shape or type or is not finite, or the crop does not fit into it.
+    the zeros that pad a short clip, as far as it fits there. Raises `InputError` if the waveform has another
+    shape or type or is not finite, or the crop does not fit into it.
     """
     if waveform.shape != (preprocessing.samples,) or waveform.dtype != np.float32:
         raise InputError(

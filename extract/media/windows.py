@@ -1,20 +1,19 @@
 """The sliding windows of a media file, decoded in one pass, each with the bits that `read_clip` gives for it.
 
-The frames of all windows are decoded once, and only those of unfinished windows are kept. The audio of a
-window is decoded when its frames are complete, by a separate decoder that begins where `read_clip` would: the
-decoders of AAC, AC-3 and MP2 carry a noise generator or a dither through the whole file, so their output
-depends on where they began. Audio costs a few hundredths of what video does.
+The frames of all windows are decoded once. The audio of a window is decoded when its frames are complete, by
+a separate decoder that begins where `read_clip` would: the decoders of AAC, AC-3 and MP2 carry a noise
+generator or a dither through the whole file, so their output depends on where they began.
 
-Damage depends on where a decoder began as well, so `read_clip` itself reads the windows around damage, and
-those that the pass could not decode. So every refusal is that of `read_clip`, and damage in one place costs
-no window elsewhere. One thing is assumed: undamaged packets give the same frames after a seek as in one pass.
+Damage depends on where a decoder began as well, so the pass ends at the first damage, and `read_clip` reads
+the remaining windows.
 """
 
 import math
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +31,20 @@ from moodfuse.extract.media.decode import (
     ffmpeg_errors,
     settle_window,
 )
-from moodfuse.extract.media.frames import DecodedFrame, FrameDecoder, decoded_frame, middles_s
-from moodfuse.extract.media.limits import MediaError
-from moodfuse.extract.media.stream_decoder import (
+from moodfuse.extract.media.decoders import (
+    DecodedFrame,
+    FrameDecoder,
     StreamDecoder,
+    WaveformDecoder,
+    compute_middles_s,
+    compute_preroll_s,
     decode_streams,
-    packets,
-    preroll_s,
-    seek,
+    time_frame,
 )
-from moodfuse.extract.media.waveform import WaveformDecoder
+from moodfuse.extract.media.limits import MediaError
 
 MAX_WINDOWS = 100_000
-CLOCK_S = 1e-6  # the resolution of a container's clock: windows that differ by less are one
+TICK_S = 1e-6  # the resolution of a container's times: windows that differ by less are one
 MIN_NEW_S = 1.0  # a last window is added only if it has this much that no other window has
 
 
@@ -67,9 +67,7 @@ class WindowRequest:
     path: Path
     hop_s: float
     short_side_px: int | None = None
-    threads: int = 1
     allow_missing: bool = False
-    allow_partial: bool = False
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.hop_s) and self.hop_s > 0):
@@ -78,37 +76,21 @@ class WindowRequest:
     def for_window(self, window: Window) -> DecodeRequest:
         """Return the request for the clip of one window."""
         return DecodeRequest(
-            self.path,
-            window.start_s,
-            window.end_s,
-            self.short_side_px,
-            self.allow_missing,
-            self.allow_partial,
-            self.threads,
+            self.path, window.start_s, window.end_s, self.short_side_px, allow_missing=self.allow_missing
         )
 
 
-def window_starts(duration_s: float, *, hop_s: float) -> np.ndarray:
-    """Return where the windows of a file start.
+def compute_window_starts(duration_s: float, *, hop_s: float) -> np.ndarray:
+    """Return where the windows of a file start, seconds, float64 [windows], increasing.
 
     They start at every multiple of `hop_s` from which a window of 30 s fits into the file; where the last of
     these ends a second or more before the file does, one more ends with it. A file that is shorter than a
-    window has one, from 0 to its end. All values are seconds; float64 [windows], increasing.
-
-    Raises
-    ------
-    InputError
-        If there would be more than 100 000 windows.
+    window has one.
     """
     last_s = duration_s - WINDOW_S
     if last_s <= 0:
         return np.zeros(1)
-    if (last_s + CLOCK_S) / hop_s > MAX_WINDOWS - 2:
-        raise InputError(
-            f"a hop of {hop_s:g} s gives about {last_s / hop_s:.0f} windows, expected at most {MAX_WINDOWS}; "
-            f"use a hop of {last_s / (MAX_WINDOWS - 2):.2g} s or more"
-        )
-    starts_s: np.ndarray = np.arange(int((last_s + CLOCK_S) / hop_s) + 1) * float(hop_s)
+    starts_s: np.ndarray = np.arange(int((last_s + TICK_S) / hop_s) + 1) * float(hop_s)
     if last_s - starts_s[-1] >= MIN_NEW_S:
         return np.append(starts_s, last_s)
     starts_s[-1] = min(starts_s[-1], last_s)
@@ -119,12 +101,12 @@ def plan_windows(request: WindowRequest) -> list[Window]:
     """Open a file and return its windows."""
     with ffmpeg_errors(request.path), open_media(request.path, allow_missing=request.allow_missing) as media:
         duration_s = max(0.0, media.duration_s)
-    try:
-        starts_s = window_starts(duration_s, hop_s=request.hop_s).tolist()
-    except InputError as error:  # a declared length costs only the file that declares it
-        raise MediaError("too_much", request.path, str(error)) from error
+    if duration_s / request.hop_s > MAX_WINDOWS:
+        detail = f"a hop of {request.hop_s:g} s gives over {MAX_WINDOWS} windows; use a larger hop"
+        raise MediaError("too_much", request.path, detail)
+    starts_s = compute_window_starts(duration_s, hop_s=request.hop_s).tolist()
     ends_s = [min(start_s + WINDOW_S, duration_s) for start_s in starts_s]
-    if ends_s[-1] > duration_s - CLOCK_S:
+    if ends_s[-1] > duration_s - TICK_S:
         ends_s[-1] = duration_s
     return [Window(*row) for row in zip(range(len(starts_s)), starts_s, ends_s, strict=True)]
 
@@ -142,22 +124,11 @@ def read_windows(
     if not windows:
         return
     with ffmpeg_errors(request.path):
-        media = open_media(request.path, threads=request.threads, allow_missing=request.allow_missing)
-    with media, closing(SinglePassReader(media, request, windows).results()) as clips:
-        yield from zip(windows, clips, strict=True)
-
-
-@dataclass
-class _ActiveWindow:
-    """A window that has begun; `failed` where the pass cannot give its frames."""
-
-    window: Window
-    video: FrameDecoder | None = None
-    failed: bool = False
-
-    @property
-    def done(self) -> bool:
-        return self.failed or self.video is None or self.video.done
+        media = open_media(request.path, allow_missing=request.allow_missing)
+    with media:
+        videos = SinglePassReader(media, request, windows).read_frames() if media.video is not None else ()
+        for window, video in zip(windows, chain(videos, repeat(None)), strict=False):
+            yield window, _read_window(request.for_window(window), video)
 
 
 class SinglePassReader(StreamDecoder):
@@ -167,116 +138,75 @@ class SinglePassReader(StreamDecoder):
         super().__init__(media, media.video)
         self.request = request
         self.waiting = deque(windows)
-        self.active: deque[_ActiveWindow] = deque()
+        self.active: deque[FrameDecoder] = deque()  # windows that have begun
         self.last: DecodedFrame | None = None
-        self.undamaged_s: set[float] = set()  # times of the frames since the last damage
-        self.ended = False
 
-    def results(self) -> Generator[DecodedClip | MediaError, None, None]:
-        """Yield the clip or the refusal of each window, in order."""
-        if self.stream is not None:
-            yield from self._results_of_pass()
-        while self.active or self.waiting:
-            if not self.active:
-                self._begin_window()
-            active = self.active.popleft()
-            result = self._finish(active)
-            yield result
-            after_end = self.ended and self.last is not None and active.window.start_s > self.last.time_s
-            if after_end and isinstance(result, MediaError):  # the file may declare weeks
-                for _ in range(len(self.active) + len(self.waiting)):
-                    yield MediaError(result.code, result.path, result.detail)
-                return
-
-    def _results_of_pass(self) -> Iterator[DecodedClip | MediaError]:
-        """Decode, and yield the result of each window whose frames are complete."""
-        from_s = preroll_s(self.waiting[0].start_s)
+    def read_frames(self) -> Iterator[FrameDecoder]:
+        """Yield the frames of each window, in order, up to the first damage or the last frame."""
+        from_s = compute_preroll_s(self.waiting[0].start_s)
         if from_s > 0.0:
-            seek(self.media, from_s)
-        try:
-            for stream, packet, _ in packets(self.media):
-                if stream.index == self.stream.index:
-                    self.decode(packet)
+            self.media.seek(from_s)
+        with suppress(MediaError, MemoryError, av.error.FFmpegError):
+            for stream, packet, _ in self.media.read_packets():
+                if stream is not self.stream:
+                    continue
+                self.decode(packet)
+                if self.failures:
+                    return
                 while self.active and self.active[0].done:
-                    yield self._finish(self.active.popleft())
-            self.ended = True
-        except (MemoryError, av.error.FFmpegError):  # each remaining window is read alone
-            self._forget_past()
-
-    def decode(self, packet: Any) -> None:
-        """Decode a packet, and show its frames to the active windows."""
-        failures_before = self.failures
-        try:
-            super().decode(packet)
-        except (MemoryError, av.error.FFmpegError):
-            self._forget_past()
-        if self.failures > failures_before:
-            self.undamaged_s.clear()
+                    yield self.active.popleft()
+            yield from self.active
 
     def add(self, frame: Any) -> None:
         """Show a frame to the active windows, including those that start before it."""
-        decoded = decoded_frame(frame, self.media)
-        self.failures += decoded is None or decoded.is_corrupt
-        if decoded is None:
+        decoded = time_frame(frame, self.media)
+        last_s = -math.inf if self.last is None else self.last.time_s
+        if decoded is None or decoded.is_corrupt or decoded.time_s < last_s:
+            self.failures += 1
             return
-        if self.last is not None and decoded.time_s < self.last.time_s:
-            self._forget_past()
-        self.undamaged_s.add(decoded.time_s)
         while self.waiting and self.waiting[0].start_s <= decoded.time_s:
-            self._begin_window()
-        if self.last is None or decoded.time_s > self.last.time_s:
+            self._begin_window(self.waiting.popleft())
+        if decoded.time_s > last_s:
             self.last = decoded
-        for active in self.active:
-            if active.video is not None and not active.done:
-                active.video.show(decoded)
+        for video in self.active:
+            if not video.done:
+                video.show(decoded)
 
-    def _begin_window(self) -> None:
+    def _begin_window(self, window: Window) -> None:
         """Activate the next window, with the frame that is on screen as it starts."""
-        active = _ActiveWindow(self.waiting.popleft())
-        try:
-            window = settle_window(self.media, active.window.start_s, active.window.end_s)
-            if self.stream is not None:
-                active.video = FrameDecoder(self.media, window, self.request.short_side_px)
-                if self.last is not None:
-                    active.video.show(self.last)
-        except MediaError:
-            active.failed = True
-        self.active.append(active)
+        borders = settle_window(self.media, window.start_s, window.end_s)
+        video = FrameDecoder(self.media, borders, self.request.short_side_px)
+        if self.last is not None:
+            video.show(self.last)
+        self.active.append(video)
 
-    def _forget_past(self) -> None:
-        """Give up the incomplete windows after an error, or where times go back, as in a damaged file."""
-        for active in self.active:
-            if not active.done:
-                active.failed, active.video = True, None
-        self.last = None
-        self.undamaged_s.clear()
 
-    def _finish(self, active: _ActiveWindow) -> DecodedClip | MediaError:
-        """Return a window's clip, from the pass if it is complete there, otherwise from `read_clip`."""
-        request = self.request.for_window(active.window)
-        clip = None
+def _read_window(request: DecodeRequest, video: FrameDecoder | None) -> DecodedClip | MediaError:
+    """Return a window's clip, with frames from the pass if it has them, otherwise from `read_clip`."""
+    clip = None
+    if video is not None:
         with suppress(MediaError, MemoryError, av.error.FFmpegError):
-            clip = None if active.failed else self._clip_from_pass(active.video, request)
-        return clip if clip is not None and not clip.partial else _read_alone(request)
+            clip = _add_audio(request, video)
+    if clip is not None and not clip.partial:
+        return clip
+    try:
+        return decode_request(request)
+    except MediaError as error:
+        return MediaError(error.code, error.path, error.detail)  # a traceback keeps frames in memory
 
-    def _clip_from_pass(self, video: FrameDecoder | None, request: DecodeRequest) -> DecodedClip | None:
-        """Return a clip with the audio that `read_clip` would decode, or None if the pass missed something.
 
-        As there, the file is decoded from its start where seeking lands too late for the first frame or
-        audio.
-        """
-        for from_s in (preroll_s(request.start_s), 0.0):
-            with open_media(request.path, allow_missing=request.allow_missing) as media:
-                window = settle_window(media, request.start_s, request.end_s)
-                audio = WaveformDecoder(media, window) if media.audio is not None else None
-                first = _FirstFrameDecoder(media, window) if video is not None else None
-                decoders = [decoder for decoder in (audio, first) if decoder is not None]
-                if not decode_streams(decoders, media, from_s):
-                    continue
-                if first is not None and first.time_s not in self.undamaged_s:
-                    return None
-                return assemble_clip(request, media, window, video, audio)
-        return None
+def _add_audio(request: DecodeRequest, video: FrameDecoder) -> DecodedClip | None:
+    """Return a clip with the audio that `read_clip` would decode.
+
+    As there, the file is decoded from its start where seeking lands too late for the first frame or audio.
+    """
+    for from_s in (compute_preroll_s(request.start_s), 0.0):
+        with open_media(request.path, allow_missing=request.allow_missing) as media:
+            audio = WaveformDecoder(media, video.window) if media.audio is not None else None
+            first = _FirstFrameDecoder(media, video.window)
+            if decode_streams([first] if audio is None else [first, audio], media, from_s):
+                return assemble_clip(request, media, video.window, video, audio)
+    return None
 
 
 class _FirstFrameDecoder(StreamDecoder):
@@ -285,18 +215,9 @@ class _FirstFrameDecoder(StreamDecoder):
     def __init__(self, media: MediaFile, window: tuple[float, float]) -> None:
         super().__init__(media, media.video)
         self.window = window
-        self.time_s = math.nan
 
     def add(self, frame: Any) -> None:
-        decoded = decoded_frame(frame, self.media)
+        decoded = time_frame(frame, self.media)
         if decoded is not None and not self.done:
-            self.time_s, self.done = decoded.time_s, True
-            self.late = decoded.time_s > middles_s(*self.window)[0] + 1e-9
-
-
-def _read_alone(request: DecodeRequest) -> DecodedClip | MediaError:
-    """Return what `read_clip` returns or raises, without the objects that a traceback keeps alive."""
-    try:
-        return decode_request(request)
-    except MediaError as error:
-        return MediaError(error.code, error.path, error.detail)
+            self.done = True
+            self.late = decoded.time_s > compute_middles_s(*self.window)[0] + 1e-9

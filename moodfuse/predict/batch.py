@@ -138,9 +138,9 @@ def _label_timelines(model: Model, requests: list[LabelRequest], settings: Predi
 def _draw(model: Model, timeline: Timeline, settings: PredictSettings) -> None:
     threshold, video = settings.threshold, Path(timeline.file)
     if settings.html is not None:
-        from moodfuse.timeline.page import poster_of, write_timeline_page
+        from moodfuse.timeline.page import make_poster, write_timeline_page
 
-        poster = poster_of(video)
+        poster = make_poster(video, timeline.duration_s)
         write_timeline_page(
             timeline, settings.html, video=video, threshold=threshold, model=model.name, poster=poster
         )

@@ -20,10 +20,13 @@ from moodfuse.cache.console import printable
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.files import write_text
 from moodfuse.evaluate.markup import base_style, counted, number, page_assets, page_environment
-from moodfuse.extract.decoding import Limits, MediaError, ProbeRequest, open_media, read_clip, run_in_workers
+from moodfuse.extract.decoding import DecodeRequest, MediaError, decode_many
 from moodfuse.model.predictions import Timeline
-from moodfuse.timeline import sentences
-from moodfuse.timeline.geometry import (
+from moodfuse.timeline import contents
+from moodfuse.timeline.contents import (
+    DARK,
+    DASHES,
+    LIGHT,
     NOT_READ,
     choose_look,
     choose_ticks,
@@ -34,8 +37,7 @@ from moodfuse.timeline.geometry import (
     find_stretches,
     find_top_labels,
     is_uncertain,
-    palette_style,
-    spread,
+    spread_positions,
 )
 
 if TYPE_CHECKING:
@@ -49,11 +51,6 @@ NAME_GAP = 0.056
 SHORT_SIDE_PX = 270
 LONG_SIDE_LIMIT = 640
 QUALITY = 72
-POSITIONS = (1 / 3, 1 / 2, 1 / 6)
-"""Positions in the file, relative to its duration; flat frames, such as those of a fade, are skipped."""
-POSTER_WINDOW_S = 1.0
-FLAT = 12.0
-"""Standard deviation of the grey values below which a frame is flat."""
 
 
 def write_timeline_page(
@@ -62,37 +59,33 @@ def write_timeline_page(
     """Write the page of a time line atomically, and return its path.
 
     The page refers to the video by its relative address. `threshold` is the least probability of a certain
-    label, `poster` the JPEG of `poster_of`. Raises `InputError` if the page would overwrite the video, or the
-    poster is not a JPEG.
+    label, `poster` the JPEG of `make_poster`. Raises `InputError` if the page would overwrite the video.
     """
     if path.exists() and video.exists() and path.samefile(video):
         raise InputError(
             f"{path}: this is the video itself; give the page another name, such as {video.stem}.html"
         )
-    page = page_contents(
+    page = build_page(
         timeline,
         name=video.name,
-        url=relative_url(video, path),
+        url=make_relative_url(video, path),
         threshold=threshold,
         model=model,
-        poster=None if poster is None else _embedded_poster(poster),
+        poster=None if poster is None else _embed_poster(poster),
     )
     write_text(path, render_page(page))
     return path
 
 
-def relative_url(video: Path, page: Path) -> str:
+def make_relative_url(video: Path, page: Path) -> str:
     """Return the relative, percent-encoded address of a file for a page."""
-    # Browsers resolve `..` textually, so symbolic links are resolved only where the path itself holds one.
-    target, home = (
-        path.parent.resolve() / path.name if ".." in path.parts else path.absolute() for path in (video, page)
-    )
-    return quote(os.fsencode(os.path.relpath(target, home.parent)), safe="/")
+    target = video.parent.resolve() / video.name
+    return quote(os.fsencode(os.path.relpath(target, page.parent.resolve())), safe="/")
 
 
 def render_page(page: dict[str, Any]) -> str:
     """Render the page; only its own script may run, and only the video may be loaded."""
-    style = base_style() + palette_style() + (_TEMPLATES / "timeline.css").read_text("utf-8")
+    style = base_style() + _make_palette_style() + (_TEMPLATES / "timeline.css").read_text("utf-8")
     script = (_TEMPLATES / "timeline.js").read_text("utf-8")
     template = _environment().get_template("timeline.html.j2")
     return template.render(page=page, **page_assets(style, script))
@@ -103,7 +96,7 @@ def _environment() -> "Environment":
     return page_environment(_TEMPLATES)
 
 
-def page_contents(
+def build_page(
     timeline: Timeline,
     *,
     name: str,
@@ -114,8 +107,8 @@ def page_contents(
 ) -> dict[str, Any]:
     """Compute the values of the page's template; `name` and `url` are those of the video."""
     end_s = compute_axis_end_s(timeline)
-    step_s = sentences.hop_s(timeline) or 1.0
-    leap_s = max(sentences.window_s(timeline), step_s)
+    step_s = contents.compute_hop_s(timeline) or 1.0
+    leap_s = max(contents.compute_window_s(timeline), step_s)
     known = find_readable(timeline)
     means = (
         timeline.probabilities[known].mean(axis=0) if known.any() else np.full(len(timeline.classes), np.nan)
@@ -127,22 +120,26 @@ def page_contents(
         "model": model,
         "video_url": url,
         "poster": poster,
-        "facts": f"{sentences.clock(end_s)} long, {sentences.windows_fact(timeline)}; model {model}",
-        "summary": sentences.summary(timeline),
-        "uncertainty": sentences.uncertainty(timeline, threshold),
-        "missing": sentences.missing_note(timeline),
-        "alternative": sentences.alternative_text(timeline, threshold),
+        "facts": f"{contents.format_time(end_s)} long, {contents.describe_windows(timeline)}; model {model}",
+        "summary": contents.summarise(timeline),
+        "uncertainty": contents.describe_uncertainty(timeline, threshold),
+        "missing": contents.describe_missing(timeline),
+        "alternative": contents.describe_chart(timeline, threshold),
         "threshold": f"{threshold:g}",
         "threshold_y": _y(threshold),
         "ticks": [
-            {"left": _percent(tick.at_s / end_s), "text": sentences.clock(tick.at_s), "major": tick.major}
+            {
+                "left": _percent(tick.at_s / end_s),
+                "text": contents.format_time(tick.at_s),
+                "major": tick.major,
+            }
             | {"x": _x(tick.at_s, end_s)}
             for tick in choose_ticks(end_s)
         ],
         "lines": _lines(timeline, end_s),
         "ends": _ends(timeline),
         "band": _band(timeline, threshold, end_s),
-        "refusals": sentences.refusal_notes(timeline),
+        "refusals": contents.describe_refusals(timeline),
         "readable": counted(int(known.sum()), "window" if known.all() else "readable window"),
         "top": f"{printable(timeline.classes[highest])} {means[highest]:.2f}" if known.any() else "",
         "labels": [
@@ -150,9 +147,9 @@ def page_contents(
             | {"percent": round(100 * float(np.nan_to_num(mean)), 1)}
             for index, (label, mean) in enumerate(zip(timeline.classes, means, strict=True))
         ],
-        "windows": sentences.windows_note(timeline),
-        "step": sentences.seconds(step_s),
-        "leap": sentences.seconds(leap_s),
+        "windows": contents.explain_windows(timeline),
+        "step": contents.format_seconds(step_s),
+        "leap": contents.format_seconds(leap_s),
         "rows": _rows(timeline, threshold),
         "data": _script_values(timeline, threshold)
         | {"end": round(end_s, 3), "step": round(step_s, 3), "leap": round(leap_s, 3)},
@@ -211,7 +208,9 @@ def _ends(timeline: Timeline) -> list[dict[str, Any]]:
     return [
         {"name": timeline.classes[label], "look": choose_look(label), "top": _percent(moved)}
         | {"from_y": round(HEIGHT * position), "to_y": round(HEIGHT * moved)}
-        for label, position, moved in zip(strong, positions, spread(positions, NAME_GAP), strict=True)
+        for label, position, moved in zip(
+            strong, positions, spread_positions(positions, NAME_GAP), strict=True
+        )
     ]
 
 
@@ -228,7 +227,7 @@ def _band(timeline: Timeline, threshold: float, end_s: float) -> list[dict[str, 
                 "uncertain": run.uncertain,
                 "left": _percent(run.start_s / end_s),
                 "width": _percent((run.end_s - run.start_s) / end_s),
-                "title": f"{sentences.clock(run.start_s)} to {sentences.clock(run.end_s)}: {state}",
+                "title": f"{contents.format_time(run.start_s)} to {contents.format_time(run.end_s)}: {state}",
             }
         )
     return band
@@ -243,9 +242,9 @@ def _rows(timeline: Timeline, threshold: float) -> list[dict[str, Any]]:
         unread = label == NOT_READ
         rows.append(
             {
-                "start": sentences.clock(timeline.starts_s[row], tenths=True),
-                "end": sentences.clock(timeline.ends_s[row], tenths=True),
-                "text": sentences.reason(refusals.get(row)) if unread else timeline.classes[label],
+                "start": contents.format_time(timeline.starts_s[row], tenths=True),
+                "end": contents.format_time(timeline.ends_s[row], tenths=True),
+                "text": contents.describe_reason(refusals.get(row)) if unread else timeline.classes[label],
                 "label": label,
                 "uncertain": uncertain[row],
                 "numbers": [] if unread else [f"{value:.3f}" for value in timeline.probabilities[row]],
@@ -269,51 +268,42 @@ def _script_values(timeline: Timeline, threshold: float) -> dict[str, object]:
     }
 
 
-def _embedded_poster(data: bytes) -> dict[str, Any]:
-    """Embed a JPEG as a data URI; raises `InputError` for other data."""
-    try:
-        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-            width, height = image.size
-    except (OSError, ValueError) as error:
-        raise InputError(f"the poster is not a JPEG ({error})") from error
+def _embed_poster(data: bytes) -> dict[str, Any]:
+    """Embed a JPEG as a data URI."""
+    with Image.open(io.BytesIO(data)) as image:
+        width, height = image.size
     uri = f"data:image/jpeg;base64,{base64.b64encode(data).decode('ascii')}"
     return {"uri": uri, "width": width, "height": height}
 
 
-def poster_of(path: Path) -> bytes | None:
-    """Return a frame from the first half of a video as JPEG, decoded in a worker process.
+def make_poster(path: Path, duration_s: float) -> bytes | None:
+    """Return the frame after a third of a video as JPEG, decoded in a worker process.
 
     Its short side has at most 270 pixels; `None` if no frame can be read.
     """
-    ((_, frame),) = run_in_workers(_best_frame, [ProbeRequest(path)], jobs=1, limits=Limits())
-    if not isinstance(frame, np.ndarray):
+    start_s = duration_s / 3
+    end_s = min(start_s + 1.0, duration_s)
+    request = DecodeRequest(path, start_s, end_s, short_side_px=SHORT_SIDE_PX, allow_missing=True)
+    ((_, clip),) = decode_many([request], jobs=1)
+    if isinstance(clip, MediaError) or not len(clip.frames):
         return None
-    image = Image.fromarray(np.ascontiguousarray(frame))
+    image = Image.fromarray(np.ascontiguousarray(clip.frames[0]))
     image.thumbnail((LONG_SIDE_LIMIT, LONG_SIDE_LIMIT), Image.Resampling.LANCZOS)
     content = io.BytesIO()
     image.save(content, format="JPEG", quality=QUALITY, optimize=True)
     return content.getvalue()
 
 
-def _best_frame(request: ProbeRequest) -> np.ndarray | None:
-    """Return the first frame that is not flat, or the one with the most contrast."""
-    best, best_contrast = None, -1.0
-    for position in POSITIONS:
-        frame = _frame_at(request.path, position)
-        contrast = -1.0 if frame is None else float(frame.mean(axis=2).std())
-        if contrast > best_contrast:
-            best, best_contrast = frame, contrast
-        if best_contrast >= FLAT:
-            break
-    return best
-
-
-def _frame_at(path: Path, position: float) -> np.ndarray | None:
-    try:
-        with open_media(path, allow_missing=True) as media:
-            start_s = position * media.duration_s
-            end_s = min(start_s + POSTER_WINDOW_S, media.duration_s)
-        clip = read_clip(path, start_s=start_s, end_s=end_s, short_side_px=SHORT_SIDE_PX, allow_missing=True)
-    except MediaError:
-        return None
-    return clip.frames[0] if len(clip.frames) else None
+def _make_palette_style() -> str:
+    """Return the palette as CSS: variables `--e0`, ..., classes `e0`, ... (colours), `k0`, ... (dashes)."""
+    light, dark = (
+        "".join(f"--e{index}:{colour};" for index, colour in enumerate(colours)) for colours in (LIGHT, DARK)
+    )
+    colours = "".join(f".e{index}{{--series:var(--e{index})}}" for index in range(len(LIGHT)))
+    dashes = "".join(
+        f".k{index}{{stroke-dasharray:{' '.join(f'{length:g}' for length in dash)}}}"
+        for index, dash in enumerate(DASHES)
+        if dash
+    )
+    dark_scheme = f"@media (prefers-color-scheme:dark){{:root{{{dark}}}}}"
+    return f":root{{{light}}}{dark_scheme}@media print{{:root{{{light}}}}}{colours}{dashes}"

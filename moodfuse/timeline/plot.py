@@ -9,8 +9,8 @@ import numpy as np
 from moodfuse.cache.errors import InputError
 from moodfuse.evaluate.figures import drawing_settings, short, write_figure
 from moodfuse.model.predictions import Timeline
-from moodfuse.timeline import sentences
-from moodfuse.timeline.geometry import (
+from moodfuse.timeline import contents
+from moodfuse.timeline.contents import (
     DASHES,
     LIGHT,
     NOT_READ,
@@ -23,7 +23,7 @@ from moodfuse.timeline.geometry import (
     find_readable,
     find_segments,
     find_stretches,
-    spread,
+    spread_positions,
 )
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def timeline_figure(timeline: Timeline, *, threshold: float) -> "Figure":
     _draw_band(band, timeline, runs)
     end_s = compute_axis_end_s(timeline)
     marks = [tick.at_s for tick in choose_ticks(end_s)]
-    band.set_xticks(marks, [sentences.clock(mark) for mark in marks])
+    band.set_xticks(marks, [contents.format_time(mark) for mark in marks])
     band.set_xlim(0, end_s)
     figure.suptitle(_title(timeline, threshold), fontsize=10, x=0.01, ha="left")
     return figure
@@ -82,7 +82,7 @@ def _title(timeline: Timeline, threshold: float) -> str:
     name = short(Path(timeline.file).name, 90)
     unread = int((~find_readable(timeline)).sum())
     gaps = f"; {unread} of {len(timeline.starts_s)} windows could not be read" if unread else ""
-    note = f"{sentences.windows_fact(timeline)}, each drawn at its middle; hatched and “?”: uncertain"
+    note = f"{contents.describe_windows(timeline)}, each drawn at its middle; hatched and “?”: uncertain"
     return f"{name}\n{note} (below {threshold:g}){gaps}"
 
 
@@ -123,7 +123,7 @@ def _draw_names(axes: "Axes", timeline: Timeline, *, gap: float) -> None:
     ends = timeline.probabilities[rows[-1]] if len(rows) else np.linspace(1, 0, count)
     strong = find_prominent(timeline)
     settings: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "clip_on": False}
-    for label, (end, moved) in enumerate(zip(ends, 1 - spread(1 - ends, gap), strict=True)):
+    for label, (end, moved) in enumerate(zip(ends, 1 - spread_positions(1 - ends, gap), strict=True)):
         if len(rows) and count <= PROMINENT_LIMIT:
             axes.plot([1.002, 1.025], [end, moved], color=LINE, linewidth=0.8, **settings)
         axes.plot([1.028, 1.062], [moved] * 2, **_style(label, strong=label in strong), **settings)

@@ -11,7 +11,7 @@ import pytest
 
 from moodfuse.cache.folds import PlanChoice
 from moodfuse.cache.store import FeatureCache
-from moodfuse.extract import media_supply, pending
+from moodfuse.extract import pending
 from moodfuse.extract.networks import video
 from moodfuse.extract.pending import Estimate
 from moodfuse.extract.pipeline import Extraction, extract_features
@@ -97,8 +97,7 @@ class Runner:
 def not_timed() -> Iterator[None]:
     """Networks are not timed before they run, which takes as long as several clips."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (pending, media_supply):
-            patch.setattr(module, "measure", lambda *args, **options: Estimate(60.0, 1.0))
+        patch.setattr(pending, "measure", lambda *args, **options: Estimate(60.0, 1.0))
         yield
 
 

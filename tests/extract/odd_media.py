@@ -1,4 +1,4 @@
-"""Making small media files of odd kinds: smooth moving pictures and a rising tone, in any container and
+"""Making small media files of odd kinds: smooth moving frames and a rising tone, in any container and
 coding.
 
 Everything is made by PyAV and by changing bytes; no other program is needed. `odd_files` has the table
@@ -49,7 +49,7 @@ class VideoTrack:
     flat: bool = False
 
     def ticks(self) -> tuple[list[int], Fraction]:
-        """When the pictures are shown, and the unit of that in seconds."""
+        """When the frames are shown, and the unit of that in seconds."""
         if self.times_s:
             return [round(time_s * 1000) for time_s in self.times_s], Fraction(1, 1000)
         first = round(self.from_s * self.frames_per_s)
@@ -60,7 +60,7 @@ class VideoTrack:
 
 @dataclass(frozen=True)
 class AudioTrack:
-    """A audio track: a tone that rises from `hz` by 100 Hz a second, or stays, weaker in each further
+    """An audio track: a tone that rises from `hz` by 100 Hz a second, or stays, weaker in each further
     channel.
     """
 
@@ -104,7 +104,7 @@ class Making:
         with scheduled_as_before(), av.open(str(path), "w", format=self.form, options=options) as media:
             tracks = [encode_cover(media)] if self.cover else []
             tracks += [encode_video(media, self.video)] if self.video else []
-            tracks += [encode_audio(media, sound) for sound in self.audio]
+            tracks += [encode_audio(media, track) for track in self.audio]
             mux(media, *tracks)
         for patch in self.patches:
             path.write_bytes(patch(path.read_bytes()))
@@ -146,26 +146,26 @@ def scene(size_wh: tuple[int, int], time_s: float) -> np.ndarray:
 
 
 def encode_video(
-    media: av.container.OutputContainer, picture: VideoTrack, *, into: Any = None
+    media: av.container.OutputContainer, track: VideoTrack, *, into: Any = None
 ) -> list[av.Packet]:
     """Return the packets of a new track, or with `into` more packets of that one by an encoder of their
     own.
     """
-    options = {"threads": "1", **FAST.get(picture.codec, {}), **picture.options}
-    ticks, unit = picture.ticks()
+    options = {"threads": "1", **FAST.get(track.codec, {}), **track.options}
+    ticks, unit = track.ticks()
     if into is None:
-        stream: Any = media.add_stream(picture.codec, rate=picture.frames_per_s, options=options)
+        stream: Any = media.add_stream(track.codec, rate=track.frames_per_s, options=options)
         context = stream.codec_context
     else:
-        stream, context = into, av.CodecContext.create(picture.codec, "w")
-        context.options, context.framerate = options, Fraction(picture.frames_per_s)
-    context.width, context.height = picture.size_wh
-    context.pix_fmt, context.time_base, context.thread_count = picture.pix_fmt, unit, 1
+        stream, context = into, av.CodecContext.create(track.codec, "w")
+        context.options, context.framerate = options, Fraction(track.frames_per_s)
+    context.width, context.height = track.size_wh
+    context.pix_fmt, context.time_base, context.thread_count = track.pix_fmt, unit, 1
     context.flags |= Flags.bitexact
-    for name, value in picture.tags.items():
+    for name, value in track.tags.items():
         setattr(context, name, value)
     packets = []
-    for frame in _frames(picture, ticks, unit):
+    for frame in _frames(track, ticks, unit):
         packets += context.encode(frame)
     packets += context.encode(None)
     for packet in packets:
@@ -173,55 +173,55 @@ def encode_video(
     return packets
 
 
-def _frames(picture: VideoTrack, ticks: list[int], unit: Fraction) -> Iterator[av.VideoFrame]:
+def _frames(track: VideoTrack, ticks: list[int], unit: Fraction) -> Iterator[av.VideoFrame]:
     for tick in ticks:
-        frame = flat_frame(picture) if picture.flat else scene_frame(picture, float((tick - ticks[0]) * unit))
+        frame = flat_frame(track) if track.flat else scene_frame(track, float((tick - ticks[0]) * unit))
         frame.pts, frame.time_base = tick, unit
         yield frame
 
 
-def scene_frame(picture: VideoTrack, time_s: float) -> av.VideoFrame:
+def scene_frame(track: VideoTrack, time_s: float) -> av.VideoFrame:
     """Return the scene in the coding's colours."""
-    frame = av.VideoFrame.from_ndarray(scene(picture.size_wh, time_s), format="rgb24")
-    return frame.reformat(format=picture.pix_fmt)
+    frame = av.VideoFrame.from_ndarray(scene(track.size_wh, time_s), format="rgb24")
+    return frame.reformat(format=track.pix_fmt)
 
 
-def flat_frame(picture: VideoTrack) -> av.VideoFrame:
-    """Return one colour, planes filled directly: converting a huge picture costs more than all other
+def flat_frame(track: VideoTrack) -> av.VideoFrame:
+    """Return one colour, planes filled directly: converting a huge frame costs more than all other
     files.
     """
-    frame = av.VideoFrame(*picture.size_wh, picture.pix_fmt)
+    frame = av.VideoFrame(*track.size_wh, track.pix_fmt)
     for plane, level in zip(frame.planes, (107, 102, 118), strict=True):
         plane.update(bytes([level]) * plane.buffer_size)
     return frame
 
 
 def encode_cover(media: av.container.OutputContainer) -> list[av.Packet]:
-    """Return the one packet of a song's picture."""
+    """Return the one packet of a cover."""
     packets = encode_video(media, VideoTrack("mjpeg", (64, 64), "yuvj420p", seconds=0))
     packets[0].stream.disposition = Disposition.attached_pic
     return packets
 
 
-def encode_audio(media: av.container.OutputContainer, sound: AudioTrack) -> list[av.Packet]:
+def encode_audio(media: av.container.OutputContainer, track: AudioTrack) -> list[av.Packet]:
     """Return the packets of a new audio track."""
-    options = AUDIO_OPTIONS.get(sound.codec, {})
-    stream: Any = media.add_stream(sound.codec, rate=sound.rate_hz, layout=sound.layout, options=options)
+    options = AUDIO_OPTIONS.get(track.codec, {})
+    stream: Any = media.add_stream(track.codec, rate=track.rate_hz, layout=track.layout, options=options)
     stream.codec_context.flags |= Flags.bitexact
-    if not sound.default:
+    if not track.default:
         stream.disposition = Disposition(0)
     elif len(media.streams.audio) > 1:
         stream.disposition = Disposition.default
     frame = av.AudioFrame.from_ndarray(
-        np.ascontiguousarray(sound.waveform()), format="fltp", layout=sound.layout
+        np.ascontiguousarray(track.waveform()), format="fltp", layout=track.layout
     )
-    frame.sample_rate, frame.time_base = sound.rate_hz, Fraction(1, sound.rate_hz)
-    frame.pts = round(sound.from_s * sound.rate_hz)
+    frame.sample_rate, frame.time_base = track.rate_hz, Fraction(1, track.rate_hz)
+    frame.pts = round(track.from_s * track.rate_hz)
     return list(stream.encode(frame)) + list(stream.encode(None))
 
 
 def encoded_image(codec: str, pix_fmt: str) -> bytes:
-    """Return one picture in a coding of single pictures."""
+    """Return one image in a coding of single images."""
     context = av.CodecContext.create(codec, "w")
     context.width, context.height, context.pix_fmt, context.time_base = 96, 72, pix_fmt, Fraction(1, 25)
     frame = av.VideoFrame.from_ndarray(scene((96, 72), 0.0), format="rgb24").reformat(format=pix_fmt)
@@ -244,19 +244,8 @@ def change(box: bytes, offset: int, form: str, *values: int, which: int = 0) -> 
     return patch
 
 
-def turn(degrees: int, height: int = 72, width: int = 96) -> Patch:
-    """Return a patch that declares in an MP4 that its video is rotated clockwise."""
-    one = 1 << 16
-    matrices = {
-        90: (0, one, 0, -one, 0, 0, height * one, 0, 1 << 30),
-        180: (-one, 0, 0, 0, -one, 0, width * one, height * one, 1 << 30),
-        270: (0, -one, 0, one, 0, 0, 0, width * one, 1 << 30),
-    }
-    return change(b"tkhd", 40, ">9i", *matrices[degrees])
-
-
 def mirror(a: int, b: int, c: int, d: int) -> Patch:
-    """Return a patch that declares in an MP4 that column p, row q of its picture are shown at column ap + cq,
+    """Return a patch that declares in an MP4 that column p, row q of its frames are shown at column ap + cq,
     row bp + dq.
     """
     one = 1 << 16
@@ -288,7 +277,7 @@ def remux(
     times: int = 1,
     leap: tuple[float, float] = (0.0, 0.0),
 ) -> Path:
-    """Write the packets of a file to another, later, several times over, and one picture at a second so much
+    """Write the packets of a file to another, later, several times over, and one frame at a second so much
     later.
     """
     with av.open(str(target), "w") as output:

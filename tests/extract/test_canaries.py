@@ -16,7 +16,8 @@ import av
 import numpy as np
 import pytest
 
-from moodfuse.extract.media.decode import DecodedClip, MediaError, read_clip
+from moodfuse.extract.media.decode import DecodedClip, read_clip
+from moodfuse.extract.media.limits import MediaError
 from moodfuse.extract.media.pool import DecodeRequest, decode_many
 from odd_media import AudioTrack, Making, VideoTrack
 

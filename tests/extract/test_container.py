@@ -1,6 +1,5 @@
 """Opening files: what is refused, which track is read, and where a stream begins and ends."""
 
-from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,11 +9,9 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 
-from moodfuse.extract.media import waveform
-from moodfuse.extract.media.container import MediaError, MediaFile
+from moodfuse.extract.media.container import MediaError
 from moodfuse.extract.media.decode import read_clip
-from moodfuse.extract.media.frames import decoded_frame
-from moodfuse.synthetic_corpus import ClipSettings, make_clip
+from moodfuse.extract.media.decoders import time_frame
 from odd_media import AudioTrack, Making, VideoTrack, encode_audio, encode_video, mux
 
 
@@ -22,21 +19,7 @@ def test_the_size_of_every_frame_is_checked() -> None:
     """A frame is measured in square pixels, before it is converted."""
     media: Any = SimpleNamespace(path=Path("grows.mp4"), pixel_aspect=50.0)
     with pytest.raises(MediaError, match="192000 x 2160"):
-        decoded_frame(SimpleNamespace(width=3840, height=2160), media)
-
-
-def test_audio_that_the_resampler_loses_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Out of memory, the resampler returns less without an error: that must not become silence."""
-    path = make_clip(tmp_path / "a.mp4", settings=ClipSettings(1.0, 64, 48))
-    resample = waveform._resample
-
-    def lost(samples: np.ndarray, rate_hz: int) -> np.ndarray:
-        resampled = resample(samples, rate_hz)
-        return resampled[: len(resampled) // 2]
-
-    monkeypatch.setattr(waveform, "_resample", lost)
-    with pytest.raises(MediaError, match="could not be resampled"):
-        read_clip(path)
+        time_frame(SimpleNamespace(width=3840, height=2160), media)
 
 
 def test_tags_that_are_not_utf_8_do_not_matter(tmp_path: Path) -> None:
@@ -64,18 +47,18 @@ def rename_codec(path: Path, old: bytes, new: bytes, which: int) -> None:
 
 
 def two_tracks(path: Path, kind: str) -> None:
-    """Write an MP4 with two tracks of a kind, bright and dark pictures or a low and a high tone, and one
+    """Write an MP4 with two tracks of a kind, bright and dark frames or a low and a high tone, and one
     other.
     """
     with av.open(str(path), "w") as media:
-        pictures = [VideoTrack(), VideoTrack(size_wh=(64, 48))] if kind == "video" else [VideoTrack()]
-        sounds = (
+        videos = [VideoTrack(), VideoTrack(size_wh=(64, 48))] if kind == "video" else [VideoTrack()]
+        audios = (
             [AudioTrack(hz=400.0, rising=False), AudioTrack(hz=800.0, rising=False)]
             if kind == "audio"
             else [AudioTrack()]
         )
-        tracks = [encode_video(media, one) for one in pictures] + [encode_audio(media, one) for one in sounds]
-        tracks[0][0].stream.disposition = tracks[-len(sounds)][0].stream.disposition = Disposition.default
+        tracks = [encode_video(media, one) for one in videos] + [encode_audio(media, one) for one in audios]
+        tracks[0][0].stream.disposition = tracks[-len(audios)][0].stream.disposition = Disposition.default
         mux(media, *tracks)
 
 
@@ -110,29 +93,6 @@ def test_a_video_track_that_is_too_large_is_skipped(tmp_path: Path) -> None:
             encode_audio(media, AudioTrack()),
         )
     assert read_clip(path).frames.shape == (32, 72, 96, 3)
-
-
-@pytest.mark.parametrize(
-    ("tags", "end_s"),
-    [
-        ({"DURATION": "00:00:33.021000000"}, 33.021),
-        ({"DURATION": "00:00:30.021000000", "_STATISTICS_TAGS": "BPS DURATION"}, 33.021),
-        ({"DURATION": "00:00:39.000000000", "_STATISTICS_TAGS": "BPS DURATION"}, 39.0),
-        ({}, 40.0),
-    ],
-)
-def test_the_duration_tag_of_ffmpeg_is_an_end_and_that_of_mkvmerge_a_length(
-    tags: dict[str, str], end_s: float
-) -> None:
-    """Audio starts at 3 s of 40 s; a length that would pass the end of the file is an end in an FFmpeg
-    copy.
-    """
-    media: Any = SimpleNamespace(format=SimpleNamespace(name="matroska,webm"))
-    stream = SimpleNamespace(
-        start_time=3000, time_base=Fraction(1, 1000), duration=None, metadata=tags, index=1
-    )
-    opened = MediaFile(Path("a.mkv"), media, None, stream, origin_s=0.0, duration_s=40.0)
-    assert opened.span_s(stream) == (3.0, pytest.approx(end_s))
 
 
 @pytest.mark.parametrize("form", ["matroska", "mp4", "flv", "asf"])

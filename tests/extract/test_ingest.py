@@ -11,8 +11,8 @@ from moodfuse.cache.records import Clip, Outcome
 from moodfuse.cache.store import FeatureCache
 from moodfuse.extract.dataset import ingest
 from moodfuse.extract.dataset.ingest import Decoding, examine, hash_files
+from moodfuse.extract.media.decode import MEDIA_RULES
 from moodfuse.extract.media.limits import MAX_FILE_BYTES
-from moodfuse.extract.media.renditions import MEDIA_RULES
 from moodfuse.synthetic_corpus import ClipSettings, make_clip
 
 

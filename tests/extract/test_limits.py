@@ -4,8 +4,6 @@ import csv
 import math
 import pickle
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,6 @@ from moodfuse.synthetic_corpus import ClipSettings, make_clip
     [
         ({"deadline_s": 0.0}, "deadline is 0.0 s"),
         ({"deadline_s": math.nan}, "deadline is nan s"),
-        ({"deadline_per_s": -1.0}, "deadline is -1.0 s per second"),
         ({"deadline_s": 1e9}, "expected more than 0, at most 1000000 s"),
         ({"memory_mb": 63}, "63 MB of memory"),
         ({"memory_mb": 1 << 60}, "MB of memory for a clip; expected 64 to 16777216"),
@@ -174,11 +171,3 @@ def test_memory_and_deadline_reach_the_workers(run: Run, monkeypatch: pytest.Mon
     assert run("check", "--deadline", "30", "--memory", "300")[0] == 3
     assert run("extract", "--deadline", "31", "--memory", "301")[0] == 3
     assert [(one.deadline_s, one.memory_mb) for one in given] == [(30.0, 300), (31.0, 301)]
-
-
-def test_check_prints_its_result_without_stderr(media: Path) -> None:
-    """Some schedulers start commands with stderr closed."""
-    options = [str(media), "--folds", "2", "--jobs", "1", "--no-audit"]
-    command = ["sh", "-c", '"$@" 2>&-', "sh", sys.executable, "-m", "moodfuse", "check", *options]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert ended.returncode == 0 and ended.stdout.startswith("5 clips in ")

@@ -2,6 +2,7 @@
 continues.
 """
 
+import functools
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -9,17 +10,35 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from moodfuse.cache.audits import read_audit
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.folds import PlanChoice
-from moodfuse.cache.media import MediaStore
+from moodfuse.cache.media import Media, MediaStore
 from moodfuse.cache.store import FeatureCache
 from moodfuse.extract import media_supply
 from moodfuse.extract.dataset import ingest
+from moodfuse.extract.media.preprocess import InputMaker
+from moodfuse.extract.media_supply import (
+    DECODED_FRAMES,
+    WAVEFORM,
+    choose_rendition,
+    choose_renditions,
+    find_store,
+    render_media,
+)
+from moodfuse.extract.networks import NETWORKS, VideoPreprocessing
 from moodfuse.extract.pipeline import RefusedClipsError
 from moodfuse.synthetic_corpus import ClipSettings, make_clip
 from tests.extract.conftest import DEPTHS, FOLDS, SOURCES, STILL, Runner
+
+C3D, I3D, AUDIO = (NETWORKS[name].preprocessing for name in ("c3d", "i3d", "onedmcnn"))
+PORT = VideoPreprocessing(resize_short_side_px=128, crop_px=112, mean=(104.0, 117.0, 128.0))
+VISION = VideoPreprocessing(resize_hw=(128, 171), crop_px=112, antialias=False, centre="even")
+SQUARE = VideoPreprocessing(resize_hw=(256, 256), crop_px=224)
+CLIP = "ab" * 32
+FRAMES = 8
 
 
 class Interrupted(Exception):
@@ -170,3 +189,48 @@ def test_a_clip_without_audio_is_streamed_past_video_networks_only(runner, narro
     block = runner.open().block("c3d", "*")
     assert np.any(block.embedding[list(block.digests).index(mute.digest)])
     assert runner.open().block("twodmcnn", "*").absent == {mute.digest}
+
+
+@functools.cache
+def decoded(height: int, width: int) -> Media:
+    """A clip as decoded, of a few frames: smooth colours with noise on them."""
+    rng = np.random.default_rng(0)
+    frames = np.kron(rng.integers(0, 200, (FRAMES, height // 8, width // 8, 3)), np.ones((1, 8, 8, 1)))
+    frames = (frames + rng.integers(0, 50, frames.shape)).astype(np.uint8)
+    return Media(frames, np.arange(float(FRAMES)), np.zeros(480_000, np.float32), 480_000)
+
+
+def test_each_network_has_the_smallest_rendition_that_serves_it() -> None:
+    """Frames as decoded, where one network needs them, serve all video networks."""
+    assert set(choose_renditions([AUDIO, AUDIO])) == {WAVEFORM}
+    assert set(choose_renditions([AUDIO, C3D])) == {WAVEFORM, choose_rendition(C3D)}
+    assert set(choose_renditions([C3D, PORT, VISION])) == {
+        choose_rendition(item) for item in (C3D, PORT, VISION)
+    }
+    assert len({choose_rendition(item).name for item in (C3D, PORT, VISION, I3D, AUDIO)}) == 5
+    assert set(choose_renditions([C3D, I3D, AUDIO])) == {WAVEFORM, DECODED_FRAMES}
+    assert choose_rendition(SQUARE) == DECODED_FRAMES
+
+
+@pytest.mark.parametrize("size_hw", [(256, 344), (456, 256), (48, 64), (128, 176)])
+@pytest.mark.parametrize("preprocessing", [C3D, PORT, VISION, I3D], ids=["c3d", "port", "vision", "i3d"])
+def test_inputs_are_the_same_bits_whatever_is_kept(
+    tmp_path: Path, size_hw: tuple[int, int], preprocessing: VideoPreprocessing
+) -> None:
+    """From the network's own rendition, from frames as decoded, and without a store, also in fine-tuning."""
+    media, make = decoded(*size_hw), InputMaker(preprocessing)
+    own = MediaStore(tmp_path / "own", choose_rendition(preprocessing))
+    own.write(CLIP, render_media(media, preprocessing))
+    MediaStore(tmp_path / "whole", DECODED_FRAMES).write(CLIP, render_media(media, I3D))
+    stores = [find_store(tmp_path / "own", preprocessing), find_store(tmp_path / "whole", preprocessing)]
+    for store in stores:
+        assert torch.equal(make(store.read(CLIP)), make(media))
+        assert store.read(CLIP).shape_hw == size_hw
+        draw, again = (torch.Generator().manual_seed(3) for _ in range(2))
+        assert torch.equal(make(store.read(CLIP), generator=draw), make(media, generator=again))
+    assert own.read(CLIP).frames.nbytes <= media.frames.nbytes
+
+
+def test_a_clip_without_video_has_a_rendition() -> None:
+    media = Media(np.zeros((0, 0, 0, 3), np.uint8), np.zeros(0), np.zeros(480_000, np.float32), 480_000)
+    assert render_media(media, C3D).frames.shape == (0, 0, 0, 3)

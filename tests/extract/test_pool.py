@@ -15,19 +15,17 @@ import numpy as np
 import pytest
 
 import misdeeds
-from misdeeds import Task
 from moodfuse.cache.errors import WorkersError
 from moodfuse.extract.media import pool
-from moodfuse.extract.media.decode import DecodedClip, MediaError
-from moodfuse.extract.media.limits import MAX_OPEN_FILES, Limits, address_space_bytes
+from moodfuse.extract.media.decode import DecodedClip
+from moodfuse.extract.media.limits import MAX_OPEN_FILES, Limits, MediaError, address_space_bytes
 from moodfuse.extract.media.pool import (
     DecodeRequest,
     decode_many,
     read_windows_in_worker,
-    resume_after_loss,
     run_in_workers,
 )
-from moodfuse.extract.media.windows import Window, WindowRequest, read_windows
+from moodfuse.extract.media.windows import WindowRequest, read_windows
 from moodfuse.synthetic_corpus import ClipSettings, make_clip
 
 QUICK = Limits(deadline_s=1.0, deadline_per_s=0.0, memory_mb=256)
@@ -67,7 +65,7 @@ def code_of(result: Any) -> Any:
 
 def run_deeds(*names: str, jobs: int = 1, limits: Limits = QUICK) -> list[Any]:
     """The results of some misdeeds, one after the other."""
-    tasks = [Task(Path(f"{name}-{number}")) for number, name in enumerate(names)]
+    tasks = [DecodeRequest(Path(f"{name}-{number}")) for number, name in enumerate(names)]
     return [code_of(result) for _, result in run_in_workers(misdeeds.work, tasks, jobs=jobs, limits=limits)]
 
 
@@ -82,10 +80,10 @@ def test_results_come_in_order_with_refusals_among_them(video: Path, tmp_path: P
 def test_requests_are_taken_only_a_little_ahead() -> None:
     taken: list[int] = []
 
-    def tasks() -> Iterator[Task]:
+    def tasks() -> Iterator[DecodeRequest]:
         for number in range(10):
             taken.append(number)
-            yield Task(Path("fine"))
+            yield DecodeRequest(Path("fine"))
 
     results = run_in_workers(misdeeds.work, tasks(), jobs=1, limits=QUICK)
     next(results)
@@ -124,7 +122,7 @@ def test_the_system_holds_a_worker_to_its_limits() -> None:
 
 
 def test_an_error_that_cannot_be_sent_costs_one_clip() -> None:
-    ((_, result),) = run_in_workers(misdeeds.work, [Task(Path("raise"))], jobs=1, limits=QUICK)
+    ((_, result),) = run_in_workers(misdeeds.work, [DecodeRequest(Path("raise"))], jobs=1, limits=QUICK)
     assert isinstance(result, MediaError)
     assert (result.code, result.detail) == ("decode_failed", "UnpicklableError: shy")
 
@@ -137,20 +135,6 @@ def test_a_bug_in_a_worker_ends_the_run(error: type[Exception]) -> None:
         run_deeds("fine", f"bug-{error.__name__}", "fine")
     (note,) = caught.value.__notes__
     assert note.startswith(f"In the process that reads bug-{error.__name__}-1:") and "in _bug" in note
-
-
-def test_a_worker_that_is_killed_idle_costs_nothing() -> None:
-    def tasks() -> Iterator[Task]:
-        yield Task(Path("fine-0"))
-        yield Task(Path("fine-1"))
-        time.sleep(0.5)  # until it is done
-        for child in workers():
-            child.kill()
-            child.join()
-        yield Task(Path("fine-2"))
-
-    results = run_in_workers(misdeeds.work, tasks(), jobs=1, limits=QUICK)
-    assert [result for _, result in results] == ["fine"] * 3
 
 
 def test_the_windows_of_a_worker_are_the_same_and_it_ends_when_closed(video: Path) -> None:
@@ -167,32 +151,27 @@ def test_the_windows_of_a_worker_are_the_same_and_it_ends_when_closed(video: Pat
     assert worker.exitcode == -signal.SIGKILL and not workers()
 
 
-def test_a_killed_worker_costs_one_window(video: Path) -> None:
+def test_a_killed_worker_costs_its_window_and_those_that_overlap_it(tmp_path: Path) -> None:
+    settings = ClipSettings(duration_s=80.0, width=32, height=24, frames_per_s=4)
+    path = make_clip(tmp_path / "video.mp4", settings=settings)
     codes = []
-    for window, clip in read_windows_in_worker(WindowRequest(video, hop_s=5.0)):
+    for window, clip in read_windows_in_worker(WindowRequest(path, hop_s=10.0)):
         codes.append(code_of(clip))
         if window.number == 0:
             (worker,) = workers()
             worker.kill()
-    assert len(codes) == 5
-    assert codes[0] == codes[-1] == "" and codes.count("memory") == 1
-
-
-def test_losses_in_a_row_cost_more_windows() -> None:
-    """First one window, then all that overlap it, then the rest."""
-    windows = [Window(number, 10.0 * number, 10.0 * number + 30.0) for number in range(9)]
-    assert [resume_after_loss(windows, 2, losses=losses) for losses in (1, 2, 3)] == [3, 5, 9]
-    assert resume_after_loss(windows, 8, losses=2) == 9
+    assert len(codes) == 6
+    assert codes[0] == codes[-1] == "" and codes.count("memory") == 3
 
 
 def test_errors_of_opening_and_bugs_are_raised_at_once(video: Path, tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("just some words\n" * 99)
     with pytest.raises(MediaError, match="not a video file"):
         next(read_windows_in_worker(WindowRequest(tmp_path / "text.mp4", hop_s=5.0)))
-    request = WindowRequest(video, hop_s=5.0, threads="two")  # type: ignore[arg-type]
+    request = WindowRequest(video, hop_s=5.0, short_side_px="two")  # type: ignore[arg-type]
     with pytest.raises(TypeError) as caught:
-        next(read_windows_in_worker(request))
-    assert "in open_media" in caught.value.__notes__[0] and str(video) in caught.value.__notes__[0]
+        list(read_windows_in_worker(request))
+    assert "in read_windows" in caught.value.__notes__[0] and str(video) in caught.value.__notes__[0]
 
 
 Read = Callable[[Path], Iterable[Any]]
@@ -213,11 +192,10 @@ def test_an_interrupt_stops_every_worker(read: Read, video: Path) -> None:
         signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
-def test_a_daemonic_process_is_told_what_to_do(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_daemonic_process_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)  # type: ignore[attr-defined]
     with pytest.raises(WorkersError, match="a daemonic process cannot start; .* daemon=False"):
-        next(iter(read(Path("a.mp4"))))
+        next(decode_many([DecodeRequest(Path("a.mp4"))], jobs=1))
 
 
 def test_a_script_without_a_guard_is_told_what_to_do(tmp_path: Path) -> None:

@@ -16,8 +16,7 @@ from moodfuse.cache.digests import digest
 from moodfuse.cache.runs import Run
 from moodfuse.export import find_result
 from moodfuse.extract.media.container import MediaError
-from moodfuse.extract.media.decode import read_clip
-from moodfuse.extract.media.renditions import SHORT_SIDE_PX, media_of
+from moodfuse.extract.media.decode import SHORT_SIDE_PX, media_of, read_clip
 from moodfuse.model.folder import ModelError
 from moodfuse.model.model import Model
 from moodfuse.model.predictions import LabelRequest

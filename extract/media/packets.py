@@ -1,5 +1,6 @@
-"""The clock of the packets of a file, where its streams end, also in joined files."""
+"""The times of the packets of a file, and where its streams end, also in joined files."""
 
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from av.container import InputContainer
 from moodfuse.extract.media.limits import MAX_PACKETS, MediaError
 
 JOINABLE = frozenset({"mpegts", "mpeg", "ogg", "flac"})
-"""Formats whose files may be joined byte by byte, each part with its own clock."""
+"""Formats whose files may be joined byte by byte, each part with its own timestamps."""
 RESTART_S = 1.0  # a key frame this much before an earlier packet of its stream begins another part
 GAP_S = 0.5  # a longer gap in all streams is lost data
 
@@ -20,8 +21,8 @@ def seconds(ticks: int, base: Fraction) -> float:
     return ticks * base.numerator / base.denominator
 
 
-class PacketClock:
-    """Moves the times of all packets of a file to one clock that never starts over.
+class PacketTimes:
+    """Moves the times of all packets of a file to one time axis that never starts over.
 
     The first part of a joined file keeps its times. A later part begins where all streams of the previous one
     have ended.
@@ -43,7 +44,7 @@ class PacketClock:
         return len(self._offsets_s) > 1
 
     def adjust(self, packet: Any) -> bool:
-        """Move the times of a packet to the continued clock; return whether data before it seem to be lost.
+        """Move the times of a packet to the continued axis; return whether data before it seem to be lost.
 
         Data are lost if the packet is marked as corrupt, or after a gap in all streams. A gap in one of
         several streams is not a loss: silence need not be sent.
@@ -83,21 +84,23 @@ class PacketClock:
         return offset_s
 
 
-def timed_streams(container: InputContainer) -> list[Any]:
-    """Return the streams whose packets carry the file's clock: all of video and audio."""
-    return [*container.streams.video, *container.streams.audio]
+def demux(path: Path, container: InputContainer) -> Iterator[Any]:
+    """Yield the packets of all video and audio streams, which carry the file's timestamps."""
+    streams = [*container.streams.video, *container.streams.audio]
+    for number, packet in enumerate(container.demux(*streams)):
+        if number > MAX_PACKETS:
+            raise MediaError("too_much", path, f"more than {MAX_PACKETS} packets")
+        if packet.size:
+            yield packet
 
 
-def count_packets(path: Path, container: InputContainer) -> PacketClock:
-    """Return a clock that has seen all packets of a file; they are not decoded."""
-    clock = PacketClock(container.format.name)
+def count_packets(path: Path, container: InputContainer) -> PacketTimes:
+    """Return the times of all packets of a file; they are not decoded."""
+    times = PacketTimes(container.format.name)
     try:
-        for number, packet in enumerate(container.demux(*timed_streams(container))):
-            if number > MAX_PACKETS:
-                raise MediaError("too_much", path, f"more than {MAX_PACKETS} packets")
-            if packet.size:
-                clock.adjust(packet)
+        for packet in demux(path, container):
+            times.adjust(packet)
     except (av.error.FFmpegError, IndexError) as error:
-        if not clock.ends_s:
+        if not times.ends_s:
             raise MediaError("decode_failed", path, str(error)) from error
-    return clock
+    return times

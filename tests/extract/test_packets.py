@@ -1,9 +1,7 @@
-"""Clocks of joined files, gaps in audio, and lengths that the packets correct."""
+"""Times of joined files, gaps in audio, and lengths that the packets correct."""
 
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -11,8 +9,8 @@ import numpy as np
 import pytest
 
 from moodfuse.extract.media.container import open_media
-from moodfuse.extract.media.decode import DecodedClip, MediaError, read_clip
-from moodfuse.extract.media.packet_clock import PacketClock
+from moodfuse.extract.media.decode import DecodedClip, read_clip
+from moodfuse.extract.media.limits import MediaError
 from moodfuse.extract.media.windows import Window, WindowRequest, read_windows
 from odd_media import AudioTrack, Making, VideoTrack, cut, damage_audio
 
@@ -21,30 +19,8 @@ LOW = AudioTrack(hz=440.0, rising=False)
 HIGH = AudioTrack(hz=880.0, rising=False)
 
 
-def packet(stream: int, time_s: float, *, key: bool = True) -> Any:
-    """Return what a clock reads of a packet of 0.1 s, in milliseconds."""
-    ticks = round(1000 * time_s)
-    return SimpleNamespace(
-        pts=ticks,
-        dts=ticks,
-        duration=100,
-        time_base=Fraction(1, 1000),
-        is_keyframe=key,
-        is_corrupt=False,
-        stream=SimpleNamespace(index=stream),
-    )
-
-
-def adjusted(container: str, *packets: Any) -> tuple[list[float], bool]:
-    """Return the times of packets on the continued clock, and whether it has started over."""
-    clock = PacketClock(container)
-    for one in packets:
-        clock.adjust(one)
-    return [one.pts / 1000 for one in packets], clock.restarted
-
-
 def hz_at(clip: DecodedClip, second: float) -> int:
-    """Return the strongest frequency of half a second of a clip's sound."""
+    """Return the strongest frequency of half a second of a clip's audio."""
     first = round(second * RATE_HZ)
     return 2 * int(np.abs(np.fft.rfft(clip.waveform[first : first + RATE_HZ // 2])).argmax())
 
@@ -64,51 +40,23 @@ def join_files(path: Path, *makings: Making) -> Path:
     return path
 
 
-def without_packets(source: Path, target: Path, from_s: float, to_s: float, form: str | None = None) -> Path:
-    """Copy a file without the audio packets of some seconds."""
-    with av.open(str(source)) as media, av.open(str(target), "w", format=form) as copy:
+def without_packets(source: Path, target: Path, kinds: tuple[str, ...] = ("audio",)) -> Path:
+    """Copy a file without the packets from 1.5 to 4.5 s of its audio, or of other kinds of streams."""
+    with av.open(str(source)) as media, av.open(str(target), "w") as copy:
         streams = {stream.index: copy.add_stream_from_template(stream) for stream in media.streams}
         for one in media.demux():
-            silent = (
-                one.stream.type == "audio" and one.size and from_s <= float(one.pts * one.time_base) < to_s
-            )
-            if one.dts is not None and not silent:
+            left_out = one.stream.type in kinds and one.size and 1.5 <= one.pts * one.time_base < 4.5
+            if one.dts is not None and not left_out:
                 one.stream = streams[one.stream.index]
                 copy.mux(one)
     return target
-
-
-def test_times_of_one_part_are_unchanged() -> None:
-    """A file with frames out of order and a pause in one stream keeps its times."""
-    times = [0.0, 0.2, 0.1, 0.3, 7.0]
-    packets = (packet(0, time_s, key=time_s != 0.1) for time_s in times)
-    assert adjusted("mpegts", *packets) == (times, False)
-    pause = [packet(0, 0.0), *(packet(1, float(one)) for one in range(20)), packet(0, 19.5)]
-    assert adjusted("mpegts", *pause)[0][-1] == 19.5
-    assert adjusted("matroska,webm", packet(0, 9.0), packet(0, 6.0)) == ([9.0, 6.0], False)
-
-
-def test_a_second_part_begins_where_all_streams_of_the_first_have_ended() -> None:
-    first = [packet(0, 0.0), packet(1, 0.0), packet(0, 2.0), packet(1, 2.4)]
-    second = [packet(0, 0.0), packet(1, 0.1), packet(0, 1.0), packet(1, 1.1)]
-    times, restarted = adjusted("mpegts", *first, *second)
-    assert times[4:] == pytest.approx([2.5, 2.6, 3.5, 3.6]) and restarted
-
-
-def test_a_gap_in_all_streams_is_a_loss() -> None:
-    """A gap in the audio alone is silence; a gap in audio and video counts as lost data."""
-    clock = PacketClock("mpegts")
-    assert not any(clock.adjust(packet(0, one)) or clock.adjust(packet(1, one)) for one in (0.0, 0.1, 0.2))
-    assert clock.adjust(packet(0, 3.0))
-    alone = PacketClock("mpegts")
-    assert not any(alone.adjust(packet(0, one)) for one in (0.0, 3.0))
 
 
 @pytest.mark.parametrize(
     ("codec", "form"),
     [("libopus", "ogg"), ("flac", "ogg"), ("aac", "mpegts")],
 )
-def test_joined_sounds_follow_each_other(codec: str, form: str, tmp_path: Path) -> None:
+def test_joined_audio_follow_each_other(codec: str, form: str, tmp_path: Path) -> None:
     """The audio of joined files is decoded one part after the other, also in a window inside the second
     part.
     """
@@ -122,10 +70,10 @@ def test_joined_sounds_follow_each_other(codec: str, form: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("form", ["mpegts", "mpeg"])
 def test_joined_videos_follow_each_other(form: str, tmp_path: Path) -> None:
-    """Pictures and sound of the second part come after those of the first, and each window has its own."""
-    codec, sound_codec = ("mpeg2video", "mp2") if form == "mpeg" else ("libx264", "aac")
-    picture = VideoTrack(codec, frames_per_s=25, seconds=3.0, options={"g": "12"})
-    parts = [Making(picture, (replace(tone, codec=sound_codec, seconds=3.0),), form) for tone in (LOW, HIGH)]
+    """Frames and audio of the second part come after those of the first, and each window has its own."""
+    codec, audio_codec = ("mpeg2video", "mp2") if form == "mpeg" else ("libx264", "aac")
+    video = VideoTrack(codec, frames_per_s=25, seconds=3.0, options={"g": "12"})
+    parts = [Making(video, (replace(tone, codec=audio_codec, seconds=3.0),), form) for tone in (LOW, HIGH)]
     path = join_files(tmp_path / "joined.video", *parts)
     clip = read_clip(path)
     first_s = 0.5 if form == "mpeg" else 0.0
@@ -144,16 +92,25 @@ def test_joined_videos_follow_each_other(form: str, tmp_path: Path) -> None:
 def test_silence_that_was_not_sent_is_silence(name: str, tmp_path: Path) -> None:
     """A gap between audio packets is zeros at its place and no damage, also in a window inside of it."""
     webm = name == "gap.webm"
-    picture = VideoTrack("libvpx" if webm else "libx264", seconds=6.0, options={"g": "12"})
+    video = VideoTrack("libvpx" if webm else "libx264", seconds=6.0, options={"g": "12"})
     tone = replace(LOW, codec="libopus" if webm else "aac", seconds=6.0, rate_hz=48_000 if webm else 44_100)
-    Making(picture, (tone,), "webm" if webm else "matroska")(tmp_path / "whole")
-    path = without_packets(tmp_path / "whole", tmp_path / name, 1.5, 4.5)
+    Making(video, (tone,), "webm" if webm else "matroska")(tmp_path / "whole")
+    path = without_packets(tmp_path / "whole", tmp_path / name)
     clip = read_clip(path)
     assert (clip.partial, clip.damaged) == ("", 0)
     assert clip.waveform_samples == pytest.approx(6 * RATE_HZ, abs=0.3 * RATE_HZ)
     assert not clip.waveform[2 * RATE_HZ : 4 * RATE_HZ].any()
     assert hz_at(clip, 0.5) == hz_at(clip, 5.0) == 440
     assert not read_clip(path, start_s=2.8, end_s=4.0).waveform.any()
+
+
+def test_a_gap_in_all_streams_is_damage(tmp_path: Path) -> None:
+    Making(VideoTrack(seconds=6.0, options={"g": "12"}), (replace(LOW, seconds=6.0),), "matroska")(
+        tmp_path / "whole"
+    )
+    path = without_packets(tmp_path / "whole", tmp_path / "gap.ts", ("audio", "video"))
+    with pytest.raises(MediaError, match="cannot be decoded"):
+        read_clip(path)
 
 
 def test_damaged_packets_are_no_silence(tmp_path: Path) -> None:
@@ -187,7 +144,7 @@ def test_an_estimated_length_gives_way_to_the_packets(codec: str, form: str, tmp
 
 
 @pytest.mark.parametrize(
-    ("form", "codec", "sound_codec"),
+    ("form", "codec", "audio_codec"),
     [
         ("matroska", "libx264", "aac"),
         ("flv", "flv", "aac"),
@@ -196,19 +153,19 @@ def test_an_estimated_length_gives_way_to_the_packets(codec: str, form: str, tmp
         ("mpegts", "libx264", "aac"),
     ],
 )
-@pytest.mark.parametrize("sound_first", [True, False])
+@pytest.mark.parametrize("audio_first", [True, False])
 def test_a_stream_that_ends_first_is_not_truncated(
-    form: str, codec: str, sound_codec: str, sound_first: bool, tmp_path: Path
+    form: str, codec: str, audio_codec: str, audio_first: bool, tmp_path: Path
 ) -> None:
     """A file in which one stream has no declared length and ends before the other is complete."""
-    lengths_s = (4.0, 2.0) if sound_first else (2.0, 4.0)
-    tone = AudioTrack(sound_codec, 48_000 if form != "asf" else 44_100, "stereo" if form == "asf" else "mono")
+    lengths_s = (4.0, 2.0) if audio_first else (2.0, 4.0)
+    tone = AudioTrack(audio_codec, 48_000 if form != "asf" else 44_100, "stereo" if form == "asf" else "mono")
     path = tmp_path / "short.video"
     Making(VideoTrack(codec, seconds=lengths_s[0]), (replace(tone, seconds=lengths_s[1]),), form)(path)
     path.write_bytes(path.read_bytes().replace(b"DURATION", b"XURATION"))
     clip = read_clip(path)
     assert clip.end_s == pytest.approx(4.0, abs=0.3) and not clip.partial
-    if not sound_first:
+    if not audio_first:
         np.testing.assert_array_equal(clip.frames[20], clip.frames[31])
     else:
         assert not clip.waveform[int(2.4 * RATE_HZ) :].any()
@@ -231,8 +188,8 @@ def test_a_recording_without_lengths_is_whole(form: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("form", ["matroska", "flv"])
 def test_a_cut_file_without_lengths_of_streams_is_truncated(form: str, tmp_path: Path) -> None:
     """A file without stream lengths is truncated if no stream reaches its declared end."""
-    path, picture = tmp_path / "cut", VideoTrack("flv" if form == "flv" else "libx264", seconds=4.0)
-    Making(picture, (AudioTrack(rate_hz=44_100, seconds=4.0),), form, patches=(cut(0.5),))(path)
+    path, video = tmp_path / "cut", VideoTrack("flv" if form == "flv" else "libx264", seconds=4.0)
+    Making(video, (AudioTrack(rate_hz=44_100, seconds=4.0),), form, patches=(cut(0.5),))(path)
     path.write_bytes(path.read_bytes().replace(b"DURATION", b"XURATION"))
     expect_truncated(path)
 

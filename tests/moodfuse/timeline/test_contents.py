@@ -1,6 +1,7 @@
-"""Tests of moodfuse.timeline.geometry."""
+"""Stretches, ticks, colours and sentences of a time line."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 
 from moodfuse.evaluate.markup import base_style
 from moodfuse.model.predictions import Timeline
-from moodfuse.timeline.geometry import (
+from moodfuse.timeline import contents
+from moodfuse.timeline.contents import (
     DARK,
     DARK_BACKGROUND,
     LIGHT,
@@ -19,28 +21,11 @@ from moodfuse.timeline.geometry import (
     find_prominent,
     find_segments,
     find_stretches,
-    spread,
+    format_time,
+    spread_positions,
 )
-from moodfuse.timeline.sentences import clock
 
 Make = Callable[..., Timeline]
-CONES = (  # Machado, Oliveira and Fernandes (2009), severity 1: without red, green, blue cones
-    ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998)),
-    ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881)),
-    ((1.255528, -0.076749, -0.178779), (-0.078411, 0.930809, 0.147602), (0.004733, 0.691367, 0.303900)),
-)
-OKLAB = (  # Ottosson (2020)
-    (
-        (0.4122214708, 0.5363325363, 0.0514459929),
-        (0.2119034982, 0.6806995451, 0.1073969566),
-        (0.0883024619, 0.2817188376, 0.6299787005),
-    ),
-    (
-        (0.2104542553, 0.7936177850, -0.0040720468),
-        (1.9779984951, -2.4285922050, 0.4505937099),
-        (0.0259040371, 0.7827717662, -0.8086757660),
-    ),
-)
 
 
 def linear(colours: tuple[str, ...]) -> np.ndarray:
@@ -52,17 +37,11 @@ def linear(colours: tuple[str, ...]) -> np.ndarray:
 @pytest.mark.parametrize(
     ("colours", "ground"), [(LIGHT, "#ffffff"), (DARK, DARK_BACKGROUND)], ids=["light", "dark"]
 )
-def test_colours_can_be_told_apart(colours: tuple[str, ...], ground: str) -> None:
-    """On its ground each colour has contrast, and any two differ, to those without cones of one kind too."""
+def test_colours_have_contrast_to_their_background(colours: tuple[str, ...], ground: str) -> None:
     assert f"--paper: {ground}" in base_style()
-    shine = linear(colours) @ (0.2126, 0.7152, 0.0722)
+    luminances = linear(colours) @ (0.2126, 0.7152, 0.0722)
     paper = float((linear((ground,)) @ (0.2126, 0.7152, 0.0722))[0])
-    assert ((np.maximum(shine, paper) + 0.05) / (np.minimum(shine, paper) + 0.05)).min() >= 3
-    for seen in (np.eye(3), *map(np.array, CONES)):
-        responses = np.clip(linear(colours) @ seen.T, 0, 1) @ np.array(OKLAB[0]).T
-        places = np.cbrt(responses) @ np.array(OKLAB[1]).T
-        apart = np.linalg.norm(places[:, None] - places, axis=-1) + np.eye(len(colours))
-        assert apart.min() >= 0.095
+    assert ((np.maximum(luminances, paper) + 0.05) / (np.minimum(luminances, paper) + 0.05)).min() >= 3
 
 
 def test_looks_are_one_for_each_label() -> None:
@@ -106,7 +85,7 @@ def test_names_are_spread_in_order() -> None:
     rng = np.random.default_rng(0)
     for count in (1, 2, 8, 18, 40):
         places = rng.random(count) ** 3
-        moved = spread(places, 0.056)
+        moved = spread_positions(places, 0.056)
         gap = min(0.056, 1 / max(1, count - 1))
         assert (np.argsort(moved) == np.argsort(places, kind="stable")).all()
         assert (
@@ -114,8 +93,8 @@ def test_names_are_spread_in_order() -> None:
             and moved.min() >= 0
             and moved.max() <= 1 + 1e-9
         )
-    assert spread(np.array([0.9, 0.1, 0.5]), 0.1).tolist() == pytest.approx([0.9, 0.1, 0.5])
-    assert len(spread(np.zeros(0), 0.1)) == 0
+    assert spread_positions(np.array([0.9, 0.1, 0.5]), 0.1).tolist() == pytest.approx([0.9, 0.1, 0.5])
+    assert len(spread_positions(np.zeros(0), 0.1)) == 0
 
 
 @pytest.mark.parametrize("end_s", [0.4, 2.0, 21.4, 240.0, 3599.0, 5025.0, 40_000.0])
@@ -124,7 +103,7 @@ def test_ticks_fit(end_s: float) -> None:
     found = choose_ticks(end_s)
     assert found[0].at_s == 0 and found[0].major and found[-1].at_s <= end_s
     assert sum(tick.major for tick in found) <= 6 and len(found) <= 13
-    assert len({clock(tick.at_s) for tick in found}) == len(found)
+    assert len({format_time(tick.at_s) for tick in found}) == len(found)
 
 
 def test_of_many_labels_the_most_probable_are_strong(timeline: Make) -> None:
@@ -134,3 +113,50 @@ def test_of_many_labels_the_most_probable_are_strong(timeline: Make) -> None:
     strong = find_prominent(found)
     peaks = np.nanmax(found.probabilities, axis=0)
     assert len(strong) == 8 and min(peaks[list(strong)]) >= max(np.delete(peaks, list(strong)))
+
+
+def test_windows_note_names_length_and_hop(timeline: Make) -> None:
+    """Length and distance of windows are named, also of uneven ones and of a single one."""
+    full = timeline()
+    note = contents.explain_windows(full)
+    assert "a window of 30 s" in note and note.endswith("every 5 s, so neighbouring windows overlap.")
+    starts = np.array([0.0, 10.0, 20.0, 23.5])
+    uneven = replace(full, starts_s=starts, ends_s=starts + 30, probabilities=full.probabilities[:4])
+    assert "Windows start 3.5 s to 10 s apart" in contents.explain_windows(uneven)
+    single = timeline(windows=1, window_s=21.4)
+    assert contents.explain_windows(single).startswith("One window, 0:00 to 0:21.4")
+
+
+def test_summary_counts_the_most_probable_emotion(timeline: Make) -> None:
+    """The summary names the label of most windows, and says so if none could be read."""
+    full = timeline()
+    label, count = max(((name, full.labels.count(name)) for name in full.classes), key=lambda item: item[1])
+    assert contents.summarise(full).startswith(
+        f"“{label}” is the most probable emotion in {count} of 43 windows"
+    )
+    assert contents.summarise(timeline(windows=2, lost=(0, 1))) == "None of the 2 windows could be read."
+
+
+def test_uncertain_windows_are_counted(timeline: Make) -> None:
+    """Windows below the threshold are counted; an imputed modality is named."""
+    full = timeline()
+    below = int((full.probabilities.max(axis=1) < 0.6).sum())
+    assert contents.describe_uncertainty(full, 0.6).endswith(f"reaches probability 0.6): {below} of 43.")
+    assert contents.describe_missing(full) == ""
+    assert "has no sound" in contents.describe_missing(replace(full, missing="sound"))
+
+
+def test_refused_windows_are_named(timeline: Make) -> None:
+    """Windows refused for one reason are named in one sentence, by number and time; a long list is cut."""
+    some = timeline(lost=(17, 18, 30))
+    same = tuple((row, replace(refusal, detail="It breaks off.")) for row, refusal in some.refusals)
+    (sentence,) = contents.describe_refusals(replace(some, refusals=same))
+    assert sentence == (
+        "3 of 43 windows could not be read: windows 18 to 19 (1:25 to 2:00), window 31 (2:30 to 3:00). "
+        "It breaks off."
+    )
+    assert len(contents.describe_refusals(some)) == 3
+    assert "Unknown reason." in contents.describe_refusals(replace(some, refusals=()))[0]
+    many = timeline(lost=range(0, 43, 2))
+    (cut,) = contents.describe_refusals(replace(many, refusals=()))
+    assert cut.startswith("22 of 43") and "and 10 more (see the table)" in cut
