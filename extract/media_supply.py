@@ -30,7 +30,7 @@ from moodfuse.extract.media.renditions import (
     store_for,
 )
 from moodfuse.extract.networks.registry import AudioPreprocessing
-from moodfuse.extract.pending import BlockWriter, Estimate, Work, measure, needing_media
+from moodfuse.extract.pending import BlockWriter, Work, needing_media
 from moodfuse.extract.runtime import release_freed_memory
 from moodfuse.extract.settings import ExtractSettings
 
@@ -194,17 +194,9 @@ class StreamedMedia:
     def _announce(self, statuses: list[ClipStatus], wanted: Collection[str]) -> None:
         """Raise if no plan is possible, before hours of work, and report how much work it is."""
         next_plan(self.cache.plans, statuses, self.settings.plan)
-        works = [
-            (Work(trunk.recipe, tuple(filter(trunk.needs, wanted)), (), 0, 0), trunk.weights)
-            for trunk in self._trunks.values()
-        ]
-        works = [(work, weights) for work, weights in works if work.trunk]
-        long = [(work, weights) for work, weights in works if work.is_long]
-        cost = sum((measure(work, weights, classes=("", "")) for work, weights in long), Estimate())
-        release_freed_memory()
-        about = f": about {cost.seconds / 60:.1f} minutes, {cost.megabytes:.0f} MB" if long else ""
-        names = ", ".join(work.recipe.source for work, _ in works) or "no trunk"
-        self.report(f"{len(wanted)} clips to decode once, past {names}{about}; decoded media are not kept")
+        names = [trunk.recipe.source for trunk in self._trunks.values() if any(map(trunk.needs, wanted))]
+        trunks = ", ".join(names) or "no trunk"
+        self.report(f"{len(wanted)} clips to decode once, past {trunks}; decoded media are not kept")
         if any(map(self._keeps_audio, wanted)):
             self.report(
                 f"their audio is in {self.folder} until the end, since an audio network is tuned whole"

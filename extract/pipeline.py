@@ -106,7 +106,7 @@ def extract_features(settings: ExtractSettings, *, report: Callable[[str], None]
         for line in (*_plan_lines(cache, before, settings, recipes), *_duplicate_lines(cache)):
             report(line)
         todo = [find_work(cache, recipe, settings.networks) for recipe in recipes]
-        for line in describe_work(todo, settings, cache.classes):
+        for line in describe_work(todo, settings):
             report(line)
         if settings.dry_run:
             return Extraction(cache.clips, refused, 0, 0, dry_run=True)
@@ -248,9 +248,9 @@ def decode_task(settings: ExtractSettings, recipes: Sequence[Recipe], clips: Seq
 
 
 def compute_task(settings: ExtractSettings, work: Work) -> tuple[int, int]:
-    """Do a part of the work on a source, on a worker."""
+    """Do a part of the work on a source, on a worker; in one process, as a machine runs several workers."""
     cache = FeatureCache(settings.cache)
-    return _compute(cache, work, settings, source_media(cache, work.recipe))
+    return _compute(cache, work, replace(settings, jobs=1), source_media(cache, work.recipe))
 
 
 def _run_tasks(settings: ExtractSettings, calls: Sequence[Call], *, what: str) -> list[tuple[int, int]]:

@@ -5,9 +5,7 @@ Settings of the user's environment have precedence.
 """
 
 import ctypes
-import importlib
 import os
-import threading
 from contextlib import suppress
 
 _THREAD_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
@@ -45,13 +43,3 @@ def release_freed_memory() -> None:
     """Return freed memory to the system, between networks, whose layers need other sizes."""
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def import_torch_in_background() -> None:
-    """Begin to import torch in a thread, while this one waits for other processes."""
-
-    def load() -> None:
-        with suppress(Exception):  # the code that needs torch imports it again and raises the error
-            importlib.import_module("torch")
-
-    threading.Thread(target=load, name="import torch").start()

@@ -7,8 +7,9 @@ then what the caller keeps of the decoded media.
 import hashlib
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
 from moodfuse.cache.audits import ClipMarks, MarkStore
@@ -24,7 +25,6 @@ from moodfuse.extract.media.pool import DecodeRequest, decode_many
 from moodfuse.extract.media.renditions import MEDIA_RULES, SHORT_SIDE_PX
 from moodfuse.extract.pending import shared_chunks
 from moodfuse.extract.progress import Tally, track
-from moodfuse.extract.runtime import import_torch_in_background
 
 # Raise the number whenever fingerprints change.
 MARK_RULES = f"{MEDIA_RULES}, marks 1"
@@ -54,6 +54,7 @@ class Decoding:
     chunk: int = 8
 
 
+@lru_cache(1)  # it remembers the marks of the clips that were decoded last
 def mark_store(cache: FeatureCache) -> MarkStore:
     """Where the marks of clips are stored."""
     return MarkStore(cache, MARK_RULES)
@@ -74,23 +75,20 @@ def hash_files(clips: Iterable[Clip]) -> dict[str, str]:
 
 
 def _hash(path: str) -> str:
-    try:
+    with suppress(OSError, ValueError):
         # Opening a pipe would wait for its writer.
-        if not os.path.isfile(path) or os.path.getsize(path) > MAX_FILE_BYTES:
-            return ""
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except (OSError, ValueError):
-        return ""
+        if os.path.isfile(path) and os.path.getsize(path) <= MAX_FILE_BYTES:
+            with open(path, "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+    return ""
 
 
-def _file_state(path: str) -> tuple[int, int] | None:
+def _file_state(path: str | Path) -> tuple[int, int] | None:
     """Size and time of the last change of a file; `None` if it cannot be read."""
-    try:
+    with suppress(OSError, ValueError):
         state = os.stat(path)
-    except (OSError, ValueError):
-        return None
-    return state.st_size, state.st_mtime_ns
+        return state.st_size, state.st_mtime_ns
+    return None
 
 
 def examine(
@@ -119,8 +117,8 @@ def examine(
     known = _settled(cache, set(keys.values()), decoding)
     wanted = {keys[clip.id]: clip for clip in clips if keys[clip.id] not in known}
     tally = Tally(decoding.rules)
-    for key, name in {key: name for name, key in keys.items() if key in known}.items():
-        tally.count(name, known[key].reason if not known[key].ok else "")
+    for key, name in {key: name for name, key in keys.items() if key in known and not known[key].ok}.items():
+        tally.count(name, known[key].reason)
     if wanted and before_decoding is not None:
         assumed = {key: Outcome(key, not key.startswith(_UNREAD)) for key in wanted}
         before_decoding(statuses(assumed | known), wanted)
@@ -195,8 +193,6 @@ def decode_clips(
                 keys[request] = key
                 yield request
 
-    if decoding.on_decoded is not None:
-        import_torch_in_background()
     marks, outcomes = mark_store(cache), dict[str, Outcome]()
     results = decode_many(requests(), jobs=min(decoding.jobs, len(wanted)), limits=decoding.rules.limits)
     with closing(track(results, total=len(wanted), what="Decoding")) as tracked:
@@ -205,7 +201,7 @@ def decode_clips(
             is_hashed = not key.startswith(_UNREAD)
             if isinstance(result, DecodedClip) and not is_hashed:
                 result = MediaError("missing", request.path, "it could not be read at first")
-            state = _file_state(str(request.path))
+            state = _file_state(request.path)
             if state is not None and states and state != states[wanted[key].path]:
                 result = MediaError("changed", request.path)
             outcomes[key] = outcome = make_outcome(key, result)
@@ -215,7 +211,8 @@ def decode_clips(
                 cache.write_outcome(outcome)
             if isinstance(result, DecodedClip) and decoding.on_decoded is not None:
                 decoding.on_decoded(key, wanted[key], result)
-            tally.count(wanted[key].id, "" if outcome.ok else outcome.reason)
+            if not outcome.ok:
+                tally.count(wanted[key].id, outcome.reason)
     return outcomes | _known_outcomes(cache, wanted.keys() - outcomes.keys(), decoding)
 
 

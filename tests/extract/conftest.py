@@ -1,9 +1,7 @@
 """A tiny corpus of real media files, made once a session, and recipes that tune in seconds."""
 
 import shutil
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +9,7 @@ import pytest
 
 from moodfuse.cache.folds import PlanChoice
 from moodfuse.cache.store import FeatureCache
-from moodfuse.extract import media_supply, pending
 from moodfuse.extract.networks import c3d, i3d
-from moodfuse.extract.pending import Estimate
 from moodfuse.extract.pipeline import Extraction, extract_features
 from moodfuse.extract.recipe_files import RecipeChoice
 from moodfuse.extract.settings import ExtractSettings
@@ -93,22 +89,6 @@ class Runner:
         return FeatureCache(self.cache)
 
 
-@contextmanager
-def not_timed() -> Iterator[None]:
-    """Networks are not timed before they run, which takes as long as several clips."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (pending, media_supply):
-            patch.setattr(module, "measure", lambda *args, **options: Estimate(60.0, 1.0))
-        yield
-
-
-@pytest.fixture(autouse=True)
-def untimed() -> Iterator[None]:
-    """No test of this folder times networks before they run."""
-    with not_timed():
-        yield
-
-
 def new_runner(media: Path, folder: Path) -> Runner:
     """Stage one on a copy of the corpus in a folder."""
     shutil.copytree(media, folder / "clips")
@@ -122,32 +102,11 @@ def runner(media: Path, tmp_path: Path) -> Runner:
     return new_runner(media, tmp_path)
 
 
-COMMAND = """
-if __name__ == "__main__":  # what stands before this is also done by every process that decodes
-    import sys
-
-    from moodfuse.cli import main
-    from moodfuse.extract import pending
-    from moodfuse.extract.pending import Estimate
-
-    pending.measure = lambda *args, **options: Estimate(60.0, 1.0)
-    main(sys.argv[1:])
-"""
-
-
-def moodfuse_command(folder: Path) -> list[str]:
-    """A command that runs `moodfuse` without timing networks; its script is written into a folder."""
-    script = folder / "moodfuse_command.py"
-    script.write_text(COMMAND)
-    return [sys.executable, str(script)]
-
-
 @pytest.fixture(scope="session")
 def heads_cache(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache of the whole corpus with two folds and tuned heads of twodmcnn; not to be changed."""
     runner = new_runner(media, tmp_path_factory.mktemp("heads"))
-    with not_timed():
-        runner(plan=FOLDS)
+    runner(plan=FOLDS)
     return runner.cache
 
 
@@ -172,8 +131,7 @@ def all_depths(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Depths:
     """A run of `SOURCES` at `DEPTHS`; its cache is not to be changed."""
     runner = new_runner(media, tmp_path_factory.mktemp("depths"))
     runner.keep(4)
-    with not_timed():
-        done = runner(sources=SOURCES, depths=DEPTHS, plan=FOLDS)
+    done = runner(sources=SOURCES, depths=DEPTHS, plan=FOLDS)
     return Depths(runner, done, tuple(runner.lines))
 
 
