@@ -43,8 +43,8 @@ def csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
     line, names, separator = 1, list[str](), ","
     try:
         with open_regular(file, "r", newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
-            check_encoding(stream.buffer.peek(2), file)
             header = next((text for text in stream if text.strip(",; \t\r\n")), "")
+            check_encoding(header.encode("utf-8", "surrogateescape"), file)
             stream.seek(0)
             separator = _find_separator(header)
             reader = csv.reader(stream, delimiter=separator, strict=True)
@@ -52,15 +52,7 @@ def csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
                 if any(cell.strip() for cell in cells):
                     if not names:
                         cells = names = [cell.strip() for cell in cells]
-                        if repeated := [name for name in names if name and names.count(name) > 1]:
-                            raise InputError(
-                                f"{file}, line {line}: column {repeated[0]!r} occurs twice; remove one"
-                            )
-                    elif len(cells) != len(names):
-                        raise InputError(
-                            f"{file}, line {line}: {len(cells)} cells; expected {len(names)}, as in the header; "
-                            f"put a cell that contains a {_SEPARATORS[separator]} in double quotes"
-                        )
+                    _check_cells(f"{file}, line {line}", names, cells, separator)
                     yield line, cells
                 line = reader.line_num + 1
     except csv.Error as error:
@@ -77,6 +69,16 @@ def csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
 def _find_separator(header: str) -> str:
     unquoted = re.sub(r'"[^"]*(?:"|$)', "", header)
     return "," if "," in unquoted else max(",;\t", key=unquoted.count)
+
+
+def _check_cells(where: str, names: list[str], cells: list[str], separator: str) -> None:
+    if len(cells) != len(names):
+        raise InputError(
+            f"{where}: {len(cells)} cells; expected {len(names)}, as in the header; put a cell that contains "
+            f"a {_SEPARATORS[separator]} in double quotes"
+        )
+    if cells is names and (repeated := [name for name in names if name and names.count(name) > 1]):
+        raise InputError(f"{where}: column {repeated[0]!r} occurs twice; remove one")
 
 
 def csv_records(
@@ -198,7 +200,10 @@ def label_warnings(clips: Iterable[Clip]) -> list[str]:
     groups = Counter(clip.group for clip in clips if clip.group is not None)
     in_labels = "used as a class; fill in the labels, or remove these clips"
     in_groups = "all kept in one fold; leave the cell empty where a clip has no group"
-    return [*_warnings("labels", "classes", labels, in_labels), *_warnings("groups", "groups", groups, in_groups)]
+    return [
+        *_warnings("labels", "classes", labels, in_labels),
+        *_warnings("groups", "groups", groups, in_groups),
+    ]
 
 
 def _warnings(what: str, counted_as: str, clips: Mapping[str, int], if_missing: str) -> Iterator[str]:
@@ -209,9 +214,9 @@ def _warnings(what: str, counted_as: str, clips: Mapping[str, int], if_missing: 
     if similar:
         examples = "; ".join(" and ".join(names) for names in similar[:_EXAMPLES])
         yield (
-            f"{sum(map(len, similar))} {what} differ only in case, Unicode form, spaces or invisible characters, "
-            f"and count as different {counted_as}: {examples}{'; ...' * (len(similar) > _EXAMPLES)}; if they mean "
-            "the same, use one spelling"
+            f"{sum(map(len, similar))} {what} differ only in case, Unicode form, spaces or invisible "
+            f"characters, and count as different {counted_as}: {examples}"
+            f"{'; ...' * (len(similar) > _EXAMPLES)}; if they mean the same, use one spelling"
         )
     missing = [name for key in sorted(spellings.keys() & _MISSING) for name in spellings[key]]
     if missing:

@@ -179,7 +179,8 @@ class Manifest:
 
     def clips_with(self, recipe: Recipe) -> tuple[ClipStatus, ...]:
         """The plan's clips that have the modality which a source reads, by id."""
-        return tuple(status for status in self.clips if status.missing != recipe.modality)
+        modality = recipe.modality
+        return tuple(status for status in self.clips if status.missing != modality)
 
     # Decoding outcomes: clips/<aa>/<clip32>-<digest16>.json
 

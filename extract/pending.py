@@ -16,8 +16,7 @@ from moodfuse.cache.recipe import Recipe, frozen_counterpart
 from moodfuse.cache.records import ClipStatus
 from moodfuse.cache.store import CLIPS_PER_PART, FeatureCache, Roles
 from moodfuse.extract.progress import track
-from moodfuse.extract.recipe_files import source_weights
-from moodfuse.extract.settings import ExtractSettings, NetworkChoice
+from moodfuse.extract.settings import NetworkChoice
 
 T = TypeVar("T")
 
@@ -75,27 +74,15 @@ def needing_media(cache: FeatureCache, works: Sequence[Work]) -> tuple[ClipStatu
     return tuple(status for status in cache.clips if status.digest in wanted)
 
 
-def describe_work(todo: Sequence[Work], settings: ExtractSettings) -> Iterator[str]:
+def describe_work(todo: Sequence[Work]) -> Iterator[str]:
     """What is left to do for each source."""
     busy = [work for work in todo if not work.is_empty]
     if not busy:
         yield "nothing to decode, tune or embed: the cache holds every block"
     for work in busy:
-        source = work.recipe.source
-        if settings.keep_media:
-            yield describe_weights(source, settings)
         blocks = f"{len(work.networks)} blocks" if work.recipe.tuning else "one frozen block"
         tasks = f"{len(work.trunk)} clips to embed, {work.to_tune} networks to tune for {blocks}"
-        yield f"{source} ({work.recipe.depth}): {tasks}"
-
-
-def describe_weights(source: str, settings: ExtractSettings) -> str:
-    """Which weights a source starts from."""
-    if facts := source_weights(source, settings.recipes):
-        return f"{source}: weights {facts}"
-    return (
-        f"WARNING {source}: no pretrained weights, so it starts from RANDOM values (--weights {source}=FILE)"
-    )
+        yield f"{work.recipe.source} ({work.recipe.depth}): {tasks}"
 
 
 # Sharing the work
@@ -111,36 +98,44 @@ def shared_chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:
     return shared_order([items[start : start + size] for start in range(0, len(items), size)])
 
 
-@dataclass(frozen=True)
 class BlockWriter:
-    """Writes the features of one network; `roles` are its training clips, `None` for a frozen one."""
+    """Writes the features of one network in parts; `roles` are its training clips, `None` if it is frozen."""
 
-    cache: FeatureCache
-    recipe: Recipe
-    roles: Roles | None
+    def __init__(self, cache: FeatureCache, recipe: Recipe, roles: Roles | None) -> None:
+        self.cache, self.recipe, self.roles = cache, recipe, roles
+        self.added = 0
+        self._rows: dict[str, dict[str, np.ndarray]] = {}
+        self._held = self.cache.held(self.recipe, self.roles)
 
-    def held(self) -> set[str]:
-        """Digests of the clips whose features are in the cache."""
-        return self.cache.held(self.recipe, self.roles)
+    def needs(self, digest: str) -> bool:
+        """Whether there was no row of a clip when the last part was written."""
+        return digest not in self._held and digest not in self._rows
 
-    def write(self, rows: dict[str, dict[str, np.ndarray]]) -> None:
-        """Write the arrays of clips, by digest, as one part."""
-        arrays = {name: np.stack([row[name] for row in rows.values()]) for name in next(iter(rows.values()))}
-        self.cache.write_block_part(self.recipe, self.roles, list(rows), arrays)
+    def add(self, digest: str, row: dict[str, np.ndarray]) -> None:
+        """Add the arrays of a clip; rows are written when they fill a part."""
+        self._rows[digest] = row
+        self.added += 1
+        if len(self._rows) == CLIPS_PER_PART:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the rows in memory."""
+        if self._rows:
+            rows = list(self._rows.values())
+            arrays = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+            self.cache.write_block_part(self.recipe, self.roles, list(self._rows), arrays)
+            self._rows = {}
+        self._held = self.cache.held(self.recipe, self.roles)
 
     def compute(
         self, digests: Sequence[str], embed: Callable[[str], dict[str, np.ndarray]], *, title: str = ""
     ) -> int:
         """Compute and write the rows of clips that the cache does not hold; returns the number of rows."""
         order = [digest for chunk in shared_chunks(digests, CLIPS_PER_PART) for digest in chunk]
-        computed, held, rows = 0, set[str](), dict[str, dict[str, np.ndarray]]()
         for number, digest in enumerate(track(order, total=len(order), what=title)):
-            if number % CLIPS_PER_PART == 0:
-                held = self.held()
-            if digest not in held:
-                rows[digest] = embed(digest)
-                computed += 1
-            if rows and (len(rows) == CLIPS_PER_PART or number + 1 == len(order)):
-                self.write(rows)
-                rows = {}
-        return computed
+            if number and number % CLIPS_PER_PART == 0:  # another process may have written rows
+                self.flush()
+            if self.needs(digest):
+                self.add(digest, embed(digest))
+        self.flush()
+        return self.added

@@ -70,7 +70,7 @@ class Tally:
         if len(self.refused) == self.max_failures:
             names = ", ".join(f"{name} ({reason})" for name, reason in self.refused)
             raise TooManyRefusedError(
-                f"stopped: {counted([reason for _, reason in self.refused])}; --max-failures is {self.max_failures}. "
-                f"They are {names}. Correct them, or allow more failures, and run the same command again; "
-                "finished results are kept"
+                f"stopped: {counted([reason for _, reason in self.refused])}; --max-failures is "
+                f"{self.max_failures}. They are {names}. Correct them, or allow more failures, and run the same "
+                "command again; finished results are kept"
             )

@@ -159,20 +159,20 @@ def _similar_clips(
     scored: Sequence[_ScoredClip], marks: dict[str, ClipMarks], training: Sequence[TrainingClip]
 ) -> tuple[Finding, ...]:
     """Return pairs of a test clip and a training clip with the same audio or frames."""
-    from moodfuse.extract.dataset.duplicates import AuditedClip, fan_out_for, find_duplicates
-    from moodfuse.extract.dataset.fingerprints import Marks, marks_of_peaks
+    from moodfuse.extract.dataset.duplicates import AuditedClip, find_duplicates
 
-    fan_out = fan_out_for(len(scored) + len(training))
-
-    def audited(name: str, clip: ClipMarks | TrainingClip) -> AuditedClip:
-        peaks = marks_of_peaks(clip.peak_times, clip.peak_bins, fan_out=fan_out)
-        return AuditedClip(name, name, "", peaks, Marks(clip.frame_hashes, clip.frame_times_s))
-
-    test_clips = [audited(f"test {row.clip.id}", marks[row.clip.id]) for row in scored]
-    training_clips = [audited(f"training {clip.id}", clip) for clip in training]
+    tested = {f"test {row.clip.id}": marks[row.clip.id] for row in scored}
+    trained = {
+        f"training {clip.id}": ClipMarks(
+            clip.peak_times, clip.peak_bins, clip.frame_hashes, clip.frame_times_s
+        )
+        for clip in training
+    }
     return tuple(
         finding
-        for finding in find_duplicates([*test_clips, *training_clips])
+        for finding in find_duplicates(
+            [AuditedClip(name, name, "", clip_marks) for name, clip_marks in (tested | trained).items()]
+        )
         if finding.kind in ("sound", "frames")
         and finding.first.startswith("test ")
         and finding.second.startswith("training ")

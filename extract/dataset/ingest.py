@@ -6,7 +6,7 @@ then what the caller keeps of the decoded media.
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -91,43 +91,28 @@ def _file_state(path: str | Path) -> tuple[int, int] | None:
     return None
 
 
-def examine(
-    cache: FeatureCache,
-    clips: Sequence[Clip],
-    decoding: Decoding,
-    *,
-    before_decoding: Callable[[list[ClipStatus], Collection[str]], object] | None = None,
-) -> list[ClipStatus]:
-    """Status of every clip, in the order of `clips`; clips that the cache does not know are decoded.
-
-    `before_decoding` is called first, with the statuses as they are if every clip can be read, and the
-    digests of the clips to decode; it may raise.
-    """
+def examine(cache: FeatureCache, clips: Sequence[Clip], decoding: Decoding) -> list[ClipStatus]:
+    """Status of every clip, in the order of `clips`; clips that the cache does not know are decoded."""
     states = {clip.path: _file_state(clip.path) for clip in clips}
     files = hash_files(clips)
     groups = join_groups(clips, files)
     keys = {clip.id: _key(clip, files[clip.id]) for clip in clips}
-
-    def statuses(outcomes: Mapping[str, Outcome]) -> list[ClipStatus]:
-        return [
-            make_status(clip, outcomes[keys[clip.id]], file_sha256=files[clip.id], group=groups[clip.id])
-            for clip in clips
-        ]
-
-    known = _settled(cache, set(keys.values()), decoding)
-    wanted = {keys[clip.id]: clip for clip in clips if keys[clip.id] not in known}
+    outcomes = _settled(cache, set(keys.values()), decoding)
+    wanted = {keys[clip.id]: clip for clip in clips if keys[clip.id] not in outcomes}
     tally = Tally(decoding.rules)
-    for key, name in {key: name for name, key in keys.items() if key in known and not known[key].ok}.items():
-        tally.count(name, known[key].reason)
-    if wanted and before_decoding is not None:
-        assumed = {key: Outcome(key, not key.startswith(_UNREAD)) for key in wanted}
-        before_decoding(statuses(assumed | known), wanted)
+    for key, name in {key: name for name, key in keys.items() if key in outcomes}.items():
+        if not outcomes[key].ok:
+            tally.count(name, outcomes[key].reason)
 
     def needed(digests: Sequence[str]) -> Iterable[str]:
         done = _settled(cache, digests, decoding)
         return [digest for digest in digests if digest not in done]
 
-    return statuses(known | decode_clips(cache, wanted, decoding, needed=needed, tally=tally, states=states))
+    outcomes |= decode_clips(cache, wanted, decoding, needed=needed, tally=tally, states=states)
+    return [
+        make_status(clip, outcomes[keys[clip.id]], file_sha256=files[clip.id], group=groups[clip.id])
+        for clip in clips
+    ]
 
 
 def _key(clip: Clip, file_sha256: str) -> str:

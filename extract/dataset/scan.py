@@ -162,9 +162,9 @@ def _check_splits(data: Path, clips: Sequence[Clip]) -> None:
     if labels:
         first = next((split for split in sorted(labels) if split.lower().startswith("train")), min(labels))
         raise InputError(
-            f"{data}: its folders {first_few(sorted(labels))} are named like splits, not labels (inside them: "
-            f"{first_few(sorted(set().union(*labels.values())))}); give one of them, such as {data / first}, or "
-            "a CSV with the columns path,label,split, where split is 'train' or 'test'"
+            f"{data}: its folders {first_few(sorted(labels))} are named like splits, not labels (inside "
+            f"them: {first_few(sorted(set().union(*labels.values())))}); give one of them, such as "
+            f"{data / first}, or a CSV with the columns path,label,split, where split is 'train' or 'test'"
         )
 
 

@@ -40,7 +40,7 @@ def compute_source(cache: FeatureCache, work: Work, settings: ExtractSettings, s
     worker = SourceWorker(recipe, make_network(recipe, weights, len(cache.classes)), store)
     if work.body:
         save_body(cache.network_path(recipe, None), recipe, worker.network)
-    embedded = _embed_frozen(cache, work, worker) if work.trunk else 0
+    embedded = _embed_frozen(cache, work, worker, store) if work.trunk else 0
     title, networks = f"{recipe.source}: tuning ({recipe.depth})", shared_order(work.networks)
     if (processes := count_processes(work, settings.jobs)) == 1:
         counts = [tune_networks(cache, worker, networks, title=title)]
@@ -54,11 +54,13 @@ def compute_source(cache: FeatureCache, work: Work, settings: ExtractSettings, s
     return sum(tuned for tuned, _ in counts), embedded + sum(embedded for _, embedded in counts)
 
 
-def _embed_frozen(cache: FeatureCache, work: Work, worker: SourceWorker) -> int:
+def _embed_frozen(cache: FeatureCache, work: Work, worker: SourceWorker, store: MediaStore) -> int:
     frozen = frozen_counterpart(work.recipe)
     cache.write_recipe(frozen)
-    writer, title = BlockWriter(cache, frozen, None), f"{work.recipe.source} *: embedding"
-    return writer.compute(work.trunk, worker.frozen_rows, title=title)
+    title = f"{work.recipe.source} *: embedding"
+    return BlockWriter(cache, frozen, None).compute(
+        work.trunk, lambda digest: worker.frozen_rows(store.read(digest)), title=title
+    )
 
 
 def save_body(path: Path, recipe: Recipe, network: Network) -> None:
@@ -102,12 +104,14 @@ def tune_networks(
     tuned, embedded = 0, 0
 
     def row(digest: str) -> Rows:
-        return worker.full_rows(digest) if recipe.depth == "full" else worker.head_rows(activations[digest])
+        if recipe.depth == "full":
+            return worker.full_rows(worker.read(digest))
+        return worker.head_rows(activations[digest])
 
     for roles in track(networks, total=len(networks), what=title):
         cache.write_roles(recipe, roles)  # also restores a lost record
         writer = BlockWriter(cache, recipe, roles)
-        if not writer.held().issuperset(digests):
+        if any(map(writer.needs, digests)):
             tuned += tune_one(cache, worker, roles, activations)
             embedded += writer.compute(digests, row)
     return tuned, embedded

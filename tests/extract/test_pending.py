@@ -3,14 +3,12 @@
 import os
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from moodfuse.cache.files import temporaries
 from moodfuse.cache.store import FeatureCache
-from moodfuse.extract.pending import shared_order
 
 
 def test_two_processes_write_what_one_writes(all_depths, tmp_path: Path) -> None:
@@ -37,10 +35,3 @@ def test_two_processes_write_what_one_writes(all_depths, tmp_path: Path) -> None
         assert np.array_equal(alone.logits, together.logits)
     assert (one / "clips.csv").read_bytes() == (shared / "clips.csv").read_bytes()
     assert not list(temporaries(shared)) and not list(shared.rglob("*.bad"))
-
-
-def test_processes_begin_with_different_work() -> None:
-    """Each process has an order of its own, which contains every item."""
-    items = list(range(20))
-    firsts = Counter(shared_order(items)[0] for _ in range(200))
-    assert len(firsts) > 10 and sorted(shared_order(items)) == items
