@@ -105,10 +105,12 @@ class BlockWriter:
         self.cache, self.recipe, self.roles = cache, recipe, roles
         self.added = 0
         self._rows: dict[str, dict[str, np.ndarray]] = {}
-        self._held = self.cache.held(self.recipe, self.roles)
+        self._held: set[str] | None = None
 
     def needs(self, digest: str) -> bool:
         """Whether there was no row of a clip when the last part was written."""
+        if self._held is None:
+            self._held = self.cache.held(self.recipe, self.roles)
         return digest not in self._held and digest not in self._rows
 
     def add(self, digest: str, row: dict[str, np.ndarray]) -> None:
@@ -125,7 +127,7 @@ class BlockWriter:
             arrays = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
             self.cache.write_block_part(self.recipe, self.roles, list(self._rows), arrays)
             self._rows = {}
-        self._held = self.cache.held(self.recipe, self.roles)
+        self._held = None
 
     def compute(
         self, digests: Sequence[str], embed: Callable[[str], dict[str, np.ndarray]], *, title: str = ""
