@@ -178,10 +178,10 @@ def pass_s(files: Sequence[Path], precision: str) -> dict[str, float]:
     for name in SOURCES:
         recipe = build_recipe(name, RecipeChoice(depth="frozen", device="cpu", precision=precision))
         worker = SourceWorker(recipe, make_network(recipe, None, num_classes=2))
-        worker.frozen_rows_of(clips[0])
+        worker.frozen_rows(clips[0])
         start = time.perf_counter()
         for clip in clips:
-            worker.frozen_rows_of(clip)
+            worker.frozen_rows(clip)
         found[name] = (time.perf_counter() - start) / len(clips)
     return found
 

@@ -205,7 +205,7 @@ def embedder(source: str) -> Callable[[Media], np.ndarray]:
     worker = SourceWorker(recipe, make_network(recipe, choice.weights_of(source), 2))
 
     def embed(media: Media) -> np.ndarray:
-        return worker.frozen_rows_of(media)["embedding"].astype(np.float64)
+        return worker.frozen_rows(media)["embedding"].astype(np.float64)
 
     return embed
 

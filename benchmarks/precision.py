@@ -75,7 +75,7 @@ def tuned_rows(
     recipe = replace(worker.recipe, precision="fp32")
     worker.tuned.load_state_dict(load_weights_file(cache.network_path(recipe, roles))[0])
     with arithmetic:
-        rows = worker.full_rows(clip.digest) if recipe.depth == "full" else worker.frozen_rows(clip.digest)
+        rows = (worker.full_rows if recipe.depth == "full" else worker.frozen_rows)(worker.read(clip.digest))
     if recipe.depth == "full":
         return rows
     return worker.head_rows(rows.get("activation", rows["embedding"]))

@@ -111,9 +111,9 @@ def heads_s(name: str) -> tuple[float, float]:
         digest: draw.standard_normal(network.spec.activation_width).astype(np.float32)
         for digest, _, _ in clips
     }
-    worker.frozen_rows(clips[0][0])
+    worker.frozen_rows(worker.read(clips[0][0]))
     start = time.perf_counter()
-    worker.frozen_rows(clips[0][0])
+    worker.frozen_rows(worker.read(clips[0][0]))
     pass_s = time.perf_counter() - start
     start = time.perf_counter()
     for _ in range(FOLDS):

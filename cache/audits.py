@@ -129,21 +129,28 @@ def check_marks(file: Path, arrays: Mapping[str, np.ndarray], attributes: Mappin
 
 
 class MarkStore:
-    """Marks of clips under one set of rules, one part per clip, in ``<cache>/audits/<rules16>``."""
+    """Marks of clips under one set of rules, one part per clip, in ``<cache>/audits/<rules16>``.
+
+    Marks that this object has written are also kept in memory.
+    """
 
     def __init__(self, cache: FeatureCache, rules: str) -> None:
         self.folder = cache.path / "audits" / digest16(rules)
         self.rules = rules
+        self._written: dict[str, ClipMarks] = {}
 
     def holds(self, digest: str) -> bool:
         """Whether the marks of a clip are stored."""
-        return find_clip(self.folder, digest, form=FORMAT_OF_MARKS) is not None
+        return digest in self._written or find_clip(self.folder, digest, form=FORMAT_OF_MARKS) is not None
 
     def write(self, digest: str, marks: ClipMarks) -> None:
         """Store the marks of a clip."""
         arrays = {name: getattr(marks, name) for name in _MARKS}
         write_clip_part(self.folder, digest, arrays, {"rules": self.rules}, form=FORMAT_OF_MARKS)
+        self._written[digest] = marks
 
     def read(self, digest: str) -> ClipMarks | None:
         """The marks of a clip, or `None` where there are none."""
+        if digest in self._written:
+            return self._written[digest]
         return read_clip_part(self.folder, digest, form=FORMAT_OF_MARKS, read=check_marks)

@@ -34,6 +34,7 @@ _DTYPES = (
     | {f"{name}_row": ("<i4", 1) for name in CODED}
     | {name: (np.dtype(dtype).str, 1) for name, dtype in NUMBERS.items()}
 )
+_CLIP_COLUMNS = ("id", "path", "label", "start_s", "split")
 _STATUS_COLUMNS = tuple(field.name for field in fields(ClipStatus) if field.name != "clip")
 
 
@@ -68,15 +69,11 @@ def statuses_from(file: Path, arrays: Mapping[str, np.ndarray]) -> tuple[ClipSta
         for name in TEXTS:
             columns[name] = unpack_texts(arrays[name], arrays[f"{name}_ends"])
         for name in CODED:
-            values, index = unpack_texts(arrays[name], arrays[f"{name}_ends"]), arrays[f"{name}_row"]
-            if len(index) and not 0 <= index.min() <= index.max() < len(values):
-                raise ValueError(f"{name}_row points outside the values of {name}")
-            columns[name] = [values[number] for number in index.tolist()]
-        if len(lengths := {len(column) for column in columns.values()}) != 1:
-            raise ValueError(f"columns of {sorted(lengths)} rows")
+            values = dict(enumerate(unpack_texts(arrays[name], arrays[f"{name}_ends"])))
+            columns[name] = [values[number] for number in arrays[f"{name}_row"].tolist()]
         rows = (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
         return tuple(map(_status, rows))
-    except (ValueError, InputError) as error:
+    except (ValueError, KeyError, InputError) as error:
         raise DamagedPartError(f"{file}: {error}") from error
 
 
@@ -102,28 +99,20 @@ def unpack_texts(data: NDArray[np.uint8], ends: NDArray[np.int64]) -> list[str]:
 def _row(status: ClipStatus) -> dict[str, Any]:
     clip = status.clip
     return {
-        "id": clip.id,
-        "path": clip.path,
-        "label": clip.label,
+        **{name: getattr(clip, name) for name in _CLIP_COLUMNS},
+        **{name: getattr(status, name) for name in _STATUS_COLUMNS},
         "declared_group": clip.group or "",
         "grouped": clip.group is not None,
-        "start_s": clip.start_s,
         "end_s": np.nan if clip.end_s is None else clip.end_s,
         "declared_fold": -1 if clip.fold is None else clip.fold,
-        "split": clip.split,
-        **{name: getattr(status, name) for name in _STATUS_COLUMNS},
     }
 
 
 def _status(row: Mapping[str, Any]) -> ClipStatus:
     clip = Clip(
-        id=row["id"],
-        path=row["path"],
-        label=row["label"],
+        **{name: row[name] for name in _CLIP_COLUMNS},
         group=row["declared_group"] if row["grouped"] else None,
-        start_s=row["start_s"],
         end_s=None if np.isnan(row["end_s"]) else row["end_s"],
         fold=None if row["declared_fold"] == -1 else row["declared_fold"],
-        split=row["split"],
     )
     return ClipStatus(clip, **{name: row[name] for name in _STATUS_COLUMNS})

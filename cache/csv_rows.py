@@ -12,7 +12,6 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -44,15 +43,16 @@ def csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
     line, names, separator = 1, list[str](), ","
     try:
         with open_regular(file, "r", newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
-            separator = _find_separator(stream)
+            header = next((text for text in stream if text.strip(",; \t\r\n")), "")
+            check_encoding(header.encode("utf-8", "surrogateescape"), file)
+            stream.seek(0)
+            separator = _find_separator(header)
             reader = csv.reader(stream, delimiter=separator, strict=True)
             for cells in reader:
                 if any(cell.strip() for cell in cells):
-                    where = f"{file}, line {line}"
-                    if names:
-                        _check_cells(where, names, cells, separator)
-                    else:
-                        cells = names = _header(where, cells, separator)
+                    if not names:
+                        cells = names = [cell.strip() for cell in cells]
+                    _check_cells(f"{file}, line {line}", names, cells, separator)
                     yield line, cells
                 line = reader.line_num + 1
     except csv.Error as error:
@@ -66,32 +66,19 @@ def csv_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
         raise InputError(f"{file}: is empty; expected a first line of column names")
 
 
-def _find_separator(stream: IO[str]) -> str:
-    header = next((line for line in stream if line.strip(",; \t\r\n")), "")
-    stream.seek(0)
+def _find_separator(header: str) -> str:
     unquoted = re.sub(r'"[^"]*(?:"|$)', "", header)
     return "," if "," in unquoted else max(",;\t", key=unquoted.count)
 
 
-def _header(where: str, cells: Sequence[str], separator: str) -> list[str]:
-    names = [cell.strip() for cell in cells]
-    if repeated := sorted(name for name, count in Counter(names).items() if name and count > 1):
-        raise InputError(f"{where}: column {repeated[0]!r} occurs twice; remove one")
-    _check_cells(where, names, cells, separator)
-    return names
-
-
-def _check_cells(where: str, names: Sequence[str], cells: Sequence[str], separator: str) -> None:
+def _check_cells(where: str, names: list[str], cells: list[str], separator: str) -> None:
     if len(cells) != len(names):
         raise InputError(
             f"{where}: {len(cells)} cells; expected {len(names)}, as in the header; put a cell that contains "
             f"a {_SEPARATORS[separator]} in double quotes"
         )
-    for name, cell in zip(names, cells, strict=True):
-        if "\0" in cell:
-            raise InputError(f"{where}: has NUL characters; is the file UTF-16? Save it as UTF-8")
-        if cell[:1].isspace() and cell.lstrip().startswith('"'):  # the quotes would be part of the value
-            raise InputError(f"{where}: {name} has a space before its quote; remove the space")
+    if cells is names and (repeated := [name for name in names if name and names.count(name) > 1]):
+        raise InputError(f"{where}: column {repeated[0]!r} occurs twice; remove one")
 
 
 def csv_records(
@@ -104,9 +91,8 @@ def csv_records(
     rows = csv_rows(file)
     _, names = next(rows)
     check_columns(file, names, required)
-    columns = {name: names.index(name) for name in (*required, *optional) if name in names}
     for line, cells in rows:
-        yield line, dict.fromkeys(optional, "") | {name: cells[column] for name, column in columns.items()}
+        yield line, dict.fromkeys(optional, "") | dict(zip(names, cells, strict=True))
 
 
 def check_columns(file: Path, names: Sequence[str], wanted: Sequence[str]) -> None:
@@ -151,10 +137,10 @@ def number_in_row(where: str, name: str, text: str) -> float | None:
         return None
     try:
         value = float(text)
-    except ValueError as error:
-        raise InputError(f"{where}: {name} is {text!r}; expected a number such as 2.5") from error
+    except ValueError:
+        value = math.nan
     if not math.isfinite(value):
-        raise InputError(f"{where}: {name} is {text!r}; expected a finite number")
+        raise InputError(f"{where}: {name} is {text!r}; expected a number such as 2.5")
     return value
 
 
@@ -179,20 +165,16 @@ def read_labels(file: Path) -> list[ClipStatus]:
     ignored, so an exported file declares its clips too. Raises `InputError` with the line of an id that is
     missing or repeated, or of a cell that cannot be used.
     """
-    lines: dict[str, int] = {}
-    statuses = []
+    statuses: dict[str, tuple[int, ClipStatus]] = {}
     for line, cells in csv_records(file, ("id", "label"), ("group", "fold", "split")):
-        where = f"{file}, line {line}"
-        status = _read_status(cells, where)
-        first = lines.setdefault(status.clip.id, line)
-        if first != line:
-            raise InputError(
-                f"{where}: {status.clip.id!r} is already in line {first}; remove one of the rows"
-            )
-        statuses.append(status)
+        where, clip_id = f"{file}, line {line}", cells["id"]
+        if clip_id in statuses:
+            first = statuses[clip_id][0]
+            raise InputError(f"{where}: {clip_id!r} is already in line {first}; remove one of the rows")
+        statuses[clip_id] = line, _read_status(cells, where)
     if not statuses:
         raise InputError(f"{file}: has no clips; expected a row of id,label for each")
-    return statuses
+    return [status for _, status in statuses.values()]
 
 
 def _read_status(cells: Mapping[str, str], where: str) -> ClipStatus:
@@ -216,37 +198,26 @@ def label_warnings(clips: Iterable[Clip]) -> list[str]:
     clips = list(clips)
     labels = Counter(clip.label for clip in clips)
     groups = Counter(clip.group for clip in clips if clip.group is not None)
+    in_labels = "used as a class; fill in the labels, or remove these clips"
+    in_groups = "all kept in one fold; leave the cell empty where a clip has no group"
     return [
-        *_similar_names("labels", "classes", labels),
-        *_missing_values("labels", labels, "used as a class; fill in the labels, or remove these clips"),
-        *_similar_names("groups", "groups", groups),
-        *_missing_values(
-            "groups", groups, "all kept in one fold; leave the cell empty where a clip has no group"
-        ),
+        *_warnings("labels", "classes", labels, in_labels),
+        *_warnings("groups", "groups", groups, in_groups),
     ]
 
 
-def _similar_names(what: str, counted_as: str, clips: Mapping[str, int]) -> list[str]:
-    by_key: dict[str, list[str]] = defaultdict(list)
-    for name in clips:
-        by_key[comparison_key(name)].append(name)
-    similar = [sorted(names) for _, names in sorted(by_key.items()) if len(names) > 1]
-    if not similar:
-        return []
-    examples = "; ".join(" and ".join(_counts(names, clips)) for names in similar[:_EXAMPLES])
-    more = "; ..." if len(similar) > _EXAMPLES else ""
-    return [
-        f"{sum(map(len, similar))} {what} differ only in case, Unicode form, spaces or invisible characters, "
-        f"and count as different {counted_as}: {examples}{more}; if they mean the same, use one spelling"
-    ]
-
-
-def _missing_values(what: str, clips: Mapping[str, int], consequence: str) -> list[str]:
-    names = sorted(name for name in clips if comparison_key(name) in _MISSING)
-    if not names:
-        return []
-    return [f"{what} that look like a missing value: {', '.join(_counts(names, clips))}, {consequence}"]
-
-
-def _counts(names: Sequence[str], clips: Mapping[str, int]) -> list[str]:
-    return [f"{name!r} ({clips[name]} clip{'' if clips[name] == 1 else 's'})" for name in names]
+def _warnings(what: str, counted_as: str, clips: Mapping[str, int], if_missing: str) -> Iterator[str]:
+    spellings = defaultdict[str, list[str]](list)
+    for name in sorted(clips):
+        spellings[comparison_key(name)].append(f"{name!r} ({clips[name]} clip{'s' * (clips[name] > 1)})")
+    similar = [names for _, names in sorted(spellings.items()) if len(names) > 1]
+    if similar:
+        examples = "; ".join(" and ".join(names) for names in similar[:_EXAMPLES])
+        yield (
+            f"{sum(map(len, similar))} {what} differ only in case, Unicode form, spaces or invisible "
+            f"characters, and count as different {counted_as}: {examples}"
+            f"{'; ...' * (len(similar) > _EXAMPLES)}; if they mean the same, use one spelling"
+        )
+    missing = [name for key in sorted(spellings.keys() & _MISSING) for name in spellings[key]]
+    if missing:
+        yield f"{what} that look like a missing value: {', '.join(missing)}, {if_missing}"

@@ -1,7 +1,6 @@
 """The commands `moodfuse extract`, `moodfuse check` and `moodfuse weights`."""
 
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -145,7 +144,7 @@ def extract_command(ctx: click.Context, data: Path, cache_path: Path, **options:
         f"{len(done.clips)} clips read, {len(done.refused)} refused; {done.tuned} networks tuned, "
         f"{done.embedded} embeddings computed"
     )
-    if not done.dry_run:
+    if not settings.dry_run:
         click.echo(f"next: moodfuse fuse --cache {cache_path}")
     if done.refused:
         ctx.exit(3)
@@ -202,21 +201,17 @@ def check_command(ctx: click.Context, data: Path, **options: Any) -> None:
     Example: moodfuse check clips
     """
     from moodfuse.cache.console import printable
-    from moodfuse.extract.dataset.check import CheckSettings, check
+    from moodfuse.extract.dataset.check import check
 
-    settings = CheckSettings(
-        data=data,
-        folds=options["folds"],
+    result = check(
+        data,
         decode=options["audit"],
-        group_pattern=options["group_pattern"],
         impute=options["missing"] == "impute",
-        jobs=options["jobs"],
         rules=reading_rules(options),
+        **{name: options[name] for name in ("folds", "group_pattern", "jobs")},
     )
-    result = check(settings)
     for line in result.lines:
         click.echo(printable(line))
-    sys.stdout.flush()
     if result.refused:
         ctx.exit(3)
 

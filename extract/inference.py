@@ -81,6 +81,8 @@ class SourceWorker:
     ----------
     tuned : torch.nn.Module
         The part that is tuned at the recipe's depth: the head, or the whole network.
+    read : callable
+        Gives the media of a clip by digest, the last ones from memory.
     """
 
     def __init__(self, recipe: Recipe, network: Network, media: MediaStore | None = None) -> None:
@@ -102,7 +104,7 @@ class SourceWorker:
             self._trunk = torch.compile(network.trunk, dynamic=False, fullgraph=True)
             self._whole = torch.compile(network, dynamic=False, fullgraph=True)
         kept = _WAVEFORMS_KEPT if network.spec.modality == "audio" else _FRAMES_KEPT
-        self._read_cached = lru_cache(kept)(self._read)
+        self.read = lru_cache(kept)(self._read)
         crop_s, gain_db = (recipe.tuning.crop_s, recipe.tuning.gain_db) if recipe.tuning else (0.0, 0.0)
         self.make_input = InputMaker(network.preprocessing, crop_s=crop_s, gain_db=gain_db)
 
@@ -117,19 +119,15 @@ class SourceWorker:
 
     def whole_input(self, digest: str) -> Tensor:
         """The input from which a clip is embedded, without the batch axis."""
-        return self.make_input(self._read_cached(digest))
+        return self.make_input(self.read(digest))
 
     def train_input(self, digest: str, generator: torch.Generator) -> Tensor:
         """An augmented input, without the batch axis."""
-        return self.make_input(self._read_cached(digest), generator=generator)
-
-    def frozen_rows(self, digest: str) -> Rows:
-        """Embedding at depth ``frozen`` and, if that is another array, the activation that heads read."""
-        return self.frozen_rows_of(self._read(digest))
+        return self.make_input(self.read(digest), generator=generator)
 
     @torch.inference_mode()
-    def frozen_rows_of(self, media: Media) -> Rows:
-        """`frozen_rows` of a clip in memory."""
+    def frozen_rows(self, media: Media) -> Rows:
+        """Embedding at depth ``frozen`` and, if that is another array, the activation that heads read."""
         batch = self._batch(media)
         with autocast(self.recipe):
             activation = self._trunk(batch).float()
@@ -139,13 +137,9 @@ class SourceWorker:
             rows["activation"] = activation[0].cpu().numpy()
         return rows
 
-    def full_rows(self, digest: str) -> Rows:
-        """Embedding and logits of the tuned network."""
-        return self.full_rows_of(self._read_cached(digest))
-
     @torch.inference_mode()
-    def full_rows_of(self, media: Media) -> Rows:
-        """`full_rows` of a clip in memory."""
+    def full_rows(self, media: Media) -> Rows:
+        """Embedding and logits of the tuned network."""
         batch = self._batch(media)
         with autocast(self.recipe):
             return _as_rows(*self._whole(batch))
@@ -172,12 +166,15 @@ def check_shipped_recipe(recipe: Recipe) -> None:
     """Raise `InputError` for a recipe from a model folder that this version cannot run."""
     try:
         spec = network_spec(recipe.network)
-        sizes = input_size(spec.preprocessing), input_size(preprocessing_of(recipe))
-        bn_eps_of(recipe.weights)
-        has_settings = 1 <= recipe.threads <= _MAX_THREADS and (recipe.batch, type(recipe.compile)) == (
-            1,
-            bool,
+        size = input_size(preprocessing_of(recipe))
+        is_usable = (
+            size == input_size(spec.preprocessing)
+            and recipe.threads in range(1, _MAX_THREADS + 1)
+            and recipe.device in ("cpu", "cuda")
+            and recipe.precision in ("fp32", "bf16")
+            and (recipe.batch, type(recipe.compile)) == (1, bool)
         )
+        bn_eps_of(recipe.weights)
     except (UnknownNameError, ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise InputError(f"{recipe.source}: its recipe cannot be used ({error})") from error
     if recipe.network_version != spec.version:
@@ -186,11 +183,10 @@ def check_shipped_recipe(recipe: Recipe) -> None:
             f"version {spec.version}; export the model again, or install the moodfuse that its model.json "
             "names"
         )
-    runs_here = recipe.precision in ("fp32", "bf16") and recipe.device in ("cpu", "cuda")
-    if not has_settings or not runs_here or sizes[0] != sizes[1]:
+    if not is_usable:
         raise InputError(
             f"{recipe.source}: cannot run on {recipe.threads!r} threads of {recipe.device!r} in precision "
-            f"{recipe.precision!r}, batch {recipe.batch!r}, compile {recipe.compile!r}, with input {sizes[1]}"
+            f"{recipe.precision!r}, batch {recipe.batch!r}, compile {recipe.compile!r}, with input {size}"
         )
 
 
@@ -238,30 +234,22 @@ def load_arrays(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]
         state = "is missing" if name in expected else "belongs to no layer"
         raise WeightsError(f"{path}: not the arrays of this network: {name} {state}; export the model again")
     for name, array in arrays.items():
-        own = expected[name]
+        own, problem = expected[name], ""
         if (array.shape, array.dtype) != (own.shape, own.dtype):
-            raise WeightsError(
-                f"{path}: {name} is {array.dtype} {list(array.shape)}, expected {own.dtype} "
-                f"{list(own.shape)}; export the model again"
-            )
-        if array.is_floating_point() and not torch.isfinite(array).all():
-            raise WeightsError(f"{path}: {name} holds NaN or infinity; export the model again")
+            problem = f"is {array.dtype} {list(array.shape)}, expected {own.dtype} {list(own.shape)}"
+        elif array.is_floating_point() and not torch.isfinite(array).all():
+            problem = "holds NaN or infinity"
+        if problem:
+            raise WeightsError(f"{path}: {name} {problem}; export the model again")
     return arrays
 
 
 class ShippedSource:
     """A source of an exported model.
 
-    Parameters
-    ----------
-    recipe : Recipe
-    num_classes : int
-    body : Path or None
-        The part of the network that is not tuned; `None` if the whole network was tuned.
-    networks : sequence of Path
-        Tuned heads, or whole networks at depth ``full``; empty for a frozen source.
-    device : str or None
-        ``cpu``, ``cuda`` or ``auto``; `None` for the recipe's own.
+    `body` is the file of the layers that are not tuned, `None` at depth ``full``; `networks` are the files of
+    tuned heads or whole networks, none at depth ``frozen``. `device` is ``cpu``, ``cuda`` or ``auto``, `None`
+    for the recipe's own.
 
     Raises `InputError`, `WeightsError` or `DamagedPartError` if the files do not fit the recipe, or are
     damaged; if the device is not available.
@@ -294,13 +282,13 @@ class ShippedSource:
 
     def _rows(self, media: Media) -> Iterator[Rows]:
         worker, depth = self._worker, self.recipe.depth
-        rows = {} if depth == "full" else worker.frozen_rows_of(media)
+        rows = {} if depth == "full" else worker.frozen_rows(media)
         if depth == "frozen":
             yield rows
         for arrays in self._networks:
             worker.tuned.load_state_dict(arrays)
             worker.tuned.eval()
             if depth == "full":
-                yield worker.full_rows_of(media)
+                yield worker.full_rows(media)
             else:
                 yield worker.head_rows(rows.get("activation", rows["embedding"]))

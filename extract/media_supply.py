@@ -7,7 +7,7 @@ be tuned whole in this way.
 """
 
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moodfuse.cache.errors import InputError
-from moodfuse.cache.folds import next_plan
 from moodfuse.cache.media import CODING, Media, MediaStore, Rendition
 from moodfuse.cache.recipe import Recipe, frozen_counterpart
 from moodfuse.cache.records import Clip, ClipStatus
@@ -33,7 +32,6 @@ from moodfuse.extract.settings import ExtractSettings
 if TYPE_CHECKING:  # importing torch takes seconds
     from moodfuse.extract.inference import SourceWorker
 
-Report = Callable[[str], None]
 # These names and rules are part of the cache's format.
 WAVEFORM = Rendition("sound", f"{DECODER}, sound; float32")
 DECODED_FRAMES = Rendition("picture", f"{MEDIA_RULES}, picture; {CODING}")
@@ -41,7 +39,7 @@ DECODED_FRAMES = Rendition("picture", f"{MEDIA_RULES}, picture; {CODING}")
 
 @contextmanager
 def media_supply(
-    cache: FeatureCache, recipes: Sequence[Recipe], settings: ExtractSettings, report: Report
+    cache: FeatureCache, recipes: Sequence[Recipe], settings: ExtractSettings
 ) -> Iterator["KeptMedia | StreamedMedia"]:
     """Decode into the cache, or past it if `settings.keep_media` is false."""
     if settings.keep_media:
@@ -55,7 +53,7 @@ def media_supply(
                 f"or use --tune {recipe.source}=head"
             )
     with tempfile.TemporaryDirectory(prefix="moodfuse-") as folder:
-        yield StreamedMedia(cache, recipes, settings, report, Path(folder))
+        yield StreamedMedia(cache, recipes, settings, Path(folder))
 
 
 def choose_rendition(preprocessing: Preprocessing) -> Rendition:
@@ -164,19 +162,12 @@ class KeptMedia:
 
 
 class FrozenTrunk:
-    """The frozen trunk of a source, applied to clips in memory; rows are written when they fill a part."""
+    """The frozen trunk of a source, applied to clips in memory."""
 
     def __init__(self, cache: FeatureCache, recipe: Recipe, weights: str | None) -> None:
-        self.cache, self.recipe, self.weights = cache, recipe, weights
-        self.embedded = 0
-        self._writer = BlockWriter(cache, recipe, None)
+        self.recipe, self.weights = recipe, weights
+        self.writer = BlockWriter(cache, recipe, None)
         self._worker: SourceWorker | None = None
-        self._rows: dict[str, dict[str, np.ndarray]] = {}
-        self._held = self._writer.held()
-
-    def needs(self, digest: str) -> bool:
-        """Whether there is no row of a clip."""
-        return digest not in self._held and digest not in self._rows
 
     def add(self, digest: str, media: Media) -> None:
         """Pass a clip through the trunk."""
@@ -184,18 +175,8 @@ class FrozenTrunk:
             from moodfuse.extract.inference import SourceWorker, make_network
 
             self._worker = SourceWorker(self.recipe, make_network(self.recipe, self.weights, num_classes=2))
-        self._rows[digest] = self._worker.frozen_rows_of(media)
-        self.embedded += 1
-        if len(self._rows) == CLIPS_PER_PART:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write the rows in memory."""
-        if self._rows:
-            self.cache.write_recipe(self.recipe)
-            self._writer.write(self._rows)
-            self._rows = {}
-        self._held = self._writer.held()
+            self.writer.cache.write_recipe(self.recipe)
+        self.writer.add(digest, self._worker.frozen_rows(media))
 
 
 class StreamedMedia:
@@ -210,10 +191,9 @@ class StreamedMedia:
         cache: FeatureCache,
         recipes: Sequence[Recipe],
         settings: ExtractSettings,
-        report: Report,
         folder: Path,
     ) -> None:
-        self.cache, self.settings, self.report, self.folder = cache, settings, report, folder
+        self.cache, self.settings, self.folder = cache, settings, folder
         self._decoding = Decoding(
             settings.jobs, settings.impute, settings.rules, on_decoded=self._on_decoded, chunk=CLIPS_PER_PART
         )
@@ -229,7 +209,7 @@ class StreamedMedia:
     @property
     def embedded(self) -> int:
         """Clips that passed a trunk, counted once per network."""
-        return sum(trunk.embedded for trunk in self._trunks.values())
+        return sum(trunk.writer.added for trunk in self._trunks.values())
 
     def store(self, recipe: Recipe) -> MediaStore:
         """Where a network that is tuned whole reads its clips."""
@@ -237,23 +217,11 @@ class StreamedMedia:
 
     def examine(self, clips: Sequence[Clip]) -> list[ClipStatus]:
         """Status of every clip; clips that the cache does not know are decoded and pass the trunks."""
-        if self.settings.strict or self.settings.dry_run:
-            statuses = examine(self.cache, clips, replace(self._decoding, on_decoded=None))
-        else:
-            statuses = examine(self.cache, clips, self._decoding, before_decoding=self._announce)
+        too_early = self.settings.strict or self.settings.dry_run
+        decoding = replace(self._decoding, on_decoded=None) if too_early else self._decoding
+        statuses = examine(self.cache, clips, decoding)
         self._flush()
         return statuses
-
-    def _announce(self, statuses: list[ClipStatus], wanted: Collection[str]) -> None:
-        """Raise if no plan is possible, before hours of work, and report what is to do."""
-        next_plan(self.cache.plans, statuses, self.settings.plan)
-        used = [trunk for trunk in self._trunks.values() if any(map(trunk.needs, wanted))]
-        names = ", ".join(trunk.recipe.source for trunk in used) or "no trunk"
-        self.report(f"{len(wanted)} clips to decode once, past {names}; decoded media are not kept")
-        if any(map(self._keeps_audio, wanted)):
-            self.report(
-                f"their audio is in {self.folder} until the end, since an audio network is tuned whole"
-            )
 
     def supply(self, todo: Sequence[Work]) -> Sequence[Work]:
         """Decode clips that have to pass a trunk, or whose audio is needed; tuning is left to do."""
@@ -273,7 +241,7 @@ class StreamedMedia:
 
         def needed(digests: Sequence[str]) -> Iterator[str]:
             for digest in digests:
-                if digest in audio or any(trunk.needs(digest) for trunk in trunks.get(digest, ())):
+                if digest in audio or any(trunk.writer.needs(digest) for trunk in trunks.get(digest, ())):
                     yield digest
 
         self._keeps_audio = audio.__contains__
@@ -286,7 +254,7 @@ class StreamedMedia:
             return
         media = media_of(decoded)
         for trunk in self._trunks.values():
-            if trunk.recipe.modality != decoded.missing and trunk.needs(digest):
+            if trunk.recipe.modality != decoded.missing and trunk.writer.needs(digest):
                 trunk.add(digest, media)
         if self._keeps_audio(digest) and decoded.missing != "sound":
             audio = AudioPreprocessing()
@@ -294,5 +262,5 @@ class StreamedMedia:
 
     def _flush(self) -> None:
         for trunk in self._trunks.values():
-            trunk.flush()
+            trunk.writer.flush()
         release_freed_memory()

@@ -22,11 +22,18 @@ from moodfuse.cache.store import FeatureCache
 from moodfuse.extract.dataset.duplicates import audit_cache, describe_audit, describe_copies
 from moodfuse.extract.dataset.ingest import Decoding
 from moodfuse.extract.dataset.scan import scan_data
+from moodfuse.extract.estimate import describe_work
 from moodfuse.extract.media.limits import Limits
 from moodfuse.extract.media_supply import KeptMedia, media_supply, source_media
-from moodfuse.extract.pending import Work, describe_weights, describe_work, find_work
+from moodfuse.extract.pending import Work, find_work
 from moodfuse.extract.progress import describe_statuses, track
-from moodfuse.extract.recipe_files import RecipeChoice, build_recipe, name_in_cache, option_names
+from moodfuse.extract.recipe_files import (
+    RecipeChoice,
+    build_recipe,
+    name_in_cache,
+    option_names,
+    source_weights,
+)
 from moodfuse.extract.settings import ExtractSettings
 
 log = logging.getLogger(__name__)
@@ -37,22 +44,12 @@ NETWORKS_PER_TASK = 4
 
 @dataclass(frozen=True)
 class Extraction:
-    """What `extract` did.
+    """What `extract` did."""
 
-    Attributes
-    ----------
-    clips, refused : sequence of ClipStatus
-        Clips of the plan, and clips that could not be read.
-    tuned, embedded : int
-        Networks tuned; clips passed through a network, counted once per network.
-    dry_run : bool
-    """
-
-    clips: Sequence[ClipStatus]
-    refused: Sequence[ClipStatus]
-    tuned: int
-    embedded: int
-    dry_run: bool = False
+    clips: Sequence[ClipStatus]  # of the plan
+    refused: Sequence[ClipStatus]  # clips that could not be read
+    tuned: int  # networks
+    embedded: int  # clips, counted once per network that they passed
 
 
 class RefusedClipsError(MoodfuseError):
@@ -60,39 +57,25 @@ class RefusedClipsError(MoodfuseError):
 
 
 def extract_features(settings: ExtractSettings, *, report: Callable[[str], None] = log.info) -> Extraction:
-    """Run stage one.
+    """Run stage one; `report` is called with each line for the user.
 
-    Parameters
-    ----------
-    settings : ExtractSettings
-    report : callable
-        Called with each line for the user.
-
-    Raises
-    ------
-    InputError
-        If data, options or the plan cannot be used; nothing is computed then.
-    RefusedClipsError
-        If a clip was refused and `strict` is set.
+    Raises `InputError` if data, options or the plan cannot be used; `RefusedClipsError` if a clip was refused
+    and `strict` is set.
     """
     sources = tuple(dict.fromkeys(settings.recipes.source(name) for name in settings.sources))
     _check_options_used(settings.recipes, sources)
     recipes = [build_recipe(source, settings.recipes) for source in sources]
     settings = _completed(settings, recipes)
     data = scan_data(settings.data, group_pattern=settings.group_pattern, audio_files=settings.impute)
-    for line in data.messages:
+    warnings = (f"WARNING {line}" for line in label_warnings(data.clips))
+    for line in (*data.messages, *warnings, *_weights_lines(recipes, settings)):
         report(line)
     check_fold_numbers(data.clips)
-    for line in label_warnings(data.clips):
-        report(f"WARNING {line}")
     cache = FeatureCache(settings.cache, create=True)
     recipes = [replace(recipe, source=name_in_cache(cache, recipe)) for recipe in recipes]
-    with media_supply(cache, recipes, settings, report) as media:
+    with media_supply(cache, recipes, settings) as media:
         if settings.scheduler is not None:
             decode_on_cluster(settings, recipes, data.clips)
-        if not settings.keep_media:
-            for recipe in recipes:
-                report(describe_weights(recipe.source, settings))
         statuses = media.examine(data.clips)
         refused = tuple(status for status in statuses if not status.ok)
         for line in describe_statuses(statuses):
@@ -103,13 +86,12 @@ def extract_features(settings: ExtractSettings, *, report: Callable[[str], None]
             )
         before = dict(cache.plans[-1].assignment) if cache.plans else {}
         _write_plans(cache, statuses, settings)
-        for line in (*_plan_lines(cache, before, settings, recipes), *_duplicate_lines(cache)):
-            report(line)
         todo = [find_work(cache, recipe, settings.networks) for recipe in recipes]
-        for line in describe_work(todo, settings, cache.classes):
+        plan_lines = _plan_lines(cache, before, settings, recipes)
+        for line in (*plan_lines, *_duplicate_lines(cache), *describe_work(todo, settings, cache.classes)):
             report(line)
         if settings.dry_run:
-            return Extraction(cache.clips, refused, 0, 0, dry_run=True)
+            return Extraction(cache.clips, refused, 0, 0)
         for recipe in recipes:
             cache.write_recipe(recipe)
         tuned, embedded = 0, 0
@@ -122,6 +104,18 @@ def extract_features(settings: ExtractSettings, *, report: Callable[[str], None]
             tuned, embedded = tuned + counts[0], embedded + counts[1]
     cache.select(recipes, command=settings.command, reading=_reading_options(settings))
     return Extraction(cache.clips, refused, tuned, embedded + media.embedded)
+
+
+def _weights_lines(recipes: Sequence[Recipe], settings: ExtractSettings) -> Iterator[str]:
+    """Which weights each source starts from."""
+    for source in (recipe.source for recipe in recipes):
+        if facts := source_weights(source, settings.recipes):
+            yield f"{source}: weights {facts}"
+        else:
+            yield (
+                f"WARNING {source}: no pretrained weights, so it starts from RANDOM values "
+                f"(--weights {source}=FILE)"
+            )
 
 
 def _check_options_used(choice: RecipeChoice, sources: Sequence[str]) -> None:
@@ -201,14 +195,18 @@ def _compute(
 def _reading_options(settings: ExtractSettings) -> dict[str, str | int | float | bool]:
     """Options other than the defaults that decide how files are read; an exported model needs them."""
     limits, defaults = settings.rules.limits, Limits()
-    options: dict[str, tuple[str | int | float | bool, bool]] = {
-        "missing": ("impute", settings.impute),
-        "allow-partial": (True, settings.rules.allow_partial),
-        "deadline": (limits.deadline_s, limits.deadline_s != defaults.deadline_s),
-        "memory": (limits.memory_mb, limits.memory_mb != defaults.memory_mb),
-        "group-pattern": (settings.group_pattern or "", settings.group_pattern is not None),
-    }
-    return {name: value for name, (value, is_given) in options.items() if is_given}
+    options: dict[str, str | int | float | bool] = {}
+    if settings.impute:
+        options["missing"] = "impute"
+    if settings.rules.allow_partial:
+        options["allow-partial"] = True
+    if limits.deadline_s != defaults.deadline_s:
+        options["deadline"] = limits.deadline_s
+    if limits.memory_mb != defaults.memory_mb:
+        options["memory"] = limits.memory_mb
+    if settings.group_pattern is not None:
+        options["group-pattern"] = settings.group_pattern
+    return options
 
 
 # On a cluster
@@ -226,9 +224,9 @@ def compute_on_cluster(settings: ExtractSettings, todo: Sequence[Work]) -> tuple
     All trunks come first, since heads are tuned on their activations.
     """
     trunks = [
-        replace(work, trunk=part, networks=(), body=work.body and not number)
+        replace(work, trunk=part, networks=(), body=False)
         for work in todo
-        for number, part in enumerate(_split(work.trunk, CLIPS_PER_TASK) or [()] * work.body)
+        for part in _split(work.trunk, CLIPS_PER_TASK)
     ]
     networks = [
         replace(work, trunk=(), networks=part, body=False)
@@ -248,14 +246,13 @@ def decode_task(settings: ExtractSettings, recipes: Sequence[Recipe], clips: Seq
 
 
 def compute_task(settings: ExtractSettings, work: Work) -> tuple[int, int]:
-    """Do a part of the work on a source, on a worker."""
+    """Do a part of the work on a source, on a worker; in one process, as a machine runs several workers."""
     cache = FeatureCache(settings.cache)
-    return _compute(cache, work, settings, source_media(cache, work.recipe))
+    return _compute(cache, work, replace(settings, jobs=1), source_media(cache, work.recipe))
 
 
 def _run_tasks(settings: ExtractSettings, calls: Sequence[Call], *, what: str) -> list[tuple[int, int]]:
-    assert settings.scheduler is not None
-    results = run_on_cluster(calls, scheduler=settings.scheduler)
+    results = run_on_cluster(calls, scheduler=settings.scheduler or "")
     return list(track(results, total=len(calls), what=what))
 
 

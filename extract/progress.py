@@ -12,7 +12,6 @@ from moodfuse.extract.media.limits import ReadingRules
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-NAMED = 10  # refused clips that the error names
 
 
 def track(items: Iterable[T], *, total: int, what: str) -> Generator[T, None, None]:
@@ -20,11 +19,9 @@ def track(items: Iterable[T], *, total: int, what: str) -> Generator[T, None, No
 
     Without a title nothing is shown.
     """
-    if not total:
-        return
-    if not what or sys.stderr is None or not sys.stderr.isatty():  # None if it was closed before the start
+    if not what or not total or sys.stderr is None or not sys.stderr.isatty():
         yield from items
-        if what:
+        if what and total:
             log.info("%s: %d done", what, total)
         return
     from rich.console import Console
@@ -59,26 +56,21 @@ class TooManyRefusedError(MoodfuseError):
 
 
 class Tally:
-    """Counts the clips of a batch, and stops it at `rules.max_failures` refused clips."""
+    """Counts the refused clips of a batch, and stops it at `rules.max_failures` of them."""
 
     def __init__(self, rules: ReadingRules) -> None:
         self.max_failures = rules.max_failures
-        self.clips = 0
         self.refused: list[tuple[str, str]] = []
 
     def count(self, name: str, reason: str = "") -> None:
         """Count a clip; `reason` is why it was refused. Raises `TooManyRefusedError` at the limit."""
-        self.clips += 1
-        if reason:
-            self.refused.append((name, reason))
-            if self.max_failures is not None and len(self.refused) >= self.max_failures:
-                raise TooManyRefusedError(self._message())
-
-    def _message(self) -> str:
-        named = ", ".join(f"{name} ({reason})" for name, reason in self.refused[:NAMED])
-        more = f" and {len(self.refused) - NAMED} more" if len(self.refused) > NAMED else ""
-        return (
-            f"stopped after {self.clips} clips, {counted([reason for _, reason in self.refused])}; "
-            f"--max-failures is {self.max_failures}. They are {named}{more}. Correct them, or allow more "
-            "failures, and run the same command again; finished results are kept"
-        )
+        if not reason:
+            return
+        self.refused.append((name, reason))
+        if len(self.refused) == self.max_failures:
+            names = ", ".join(f"{name} ({reason})" for name, reason in self.refused)
+            raise TooManyRefusedError(
+                f"stopped: {counted([reason for _, reason in self.refused])}; --max-failures is "
+                f"{self.max_failures}. They are {names}. Correct them, or allow more failures, and run the same "
+                "command again; finished results are kept"
+            )

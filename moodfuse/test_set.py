@@ -146,20 +146,14 @@ def _check_similarity(
 
 def _find_similar(clips: Mapping[str, ClipMarks], training: Sequence[TrainingClip]) -> dict[str, str]:
     """Return, for each test clip with the audio or frames of a training clip, the name of that clip."""
-    from moodfuse.extract.dataset.duplicates import AuditedClip, fan_out_for, find_duplicates
-    from moodfuse.extract.dataset.fingerprints import Marks, marks_of_peaks
+    from moodfuse.extract.dataset.duplicates import AuditedClip, find_duplicates
 
-    fan_out = fan_out_for(len(clips) + len(training))
-
-    def audited(name: str, marks: ClipMarks) -> AuditedClip:
-        peaks = marks_of_peaks(marks.peak_times, marks.peak_bins, fan_out=fan_out)
-        return AuditedClip(name, name, "", peaks, Marks(marks.frame_hashes, marks.frame_times_s))
-
-    test_clips = [audited(f"test {name}", marks) for name, marks in clips.items()]
-    training_clips = [audited(f"training {clip.id}", clip.marks) for clip in training]
+    marks = {f"test {name}": clip_marks for name, clip_marks in clips.items()}
+    marks |= {f"training {clip.id}": clip.marks for clip in training}
+    audited = [AuditedClip(name, name, "", clip_marks) for name, clip_marks in marks.items()]
     return {
         finding.first.removeprefix("test "): finding.second.removeprefix("training ")
-        for finding in find_duplicates([*test_clips, *training_clips])
+        for finding in find_duplicates(audited)
         if finding.kind in ("sound", "frames")
         and finding.first.startswith("test ")
         and finding.second.startswith("training ")

@@ -3,7 +3,7 @@
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from moodfuse.cache.csv_rows import label_warnings
@@ -36,53 +36,52 @@ class Check:
     refused: int
 
 
-@dataclass(frozen=True)
-class CheckSettings:
-    """Settings of `check`, named as those of `ExtractSettings`; without `decode` only headers are read."""
+def check(
+    data: Path,
+    *,
+    folds: int = 6,
+    decode: bool = True,
+    group_pattern: str | None = None,
+    impute: bool = False,
+    jobs: int = 1,
+    rules: ReadingRules | None = None,
+) -> Check:
+    """Read a dataset as `extract` would, into a temporary folder; without `decode` read only headers.
 
-    data: Path
-    folds: int = 6
-    decode: bool = True
-    group_pattern: str | None = None
-    impute: bool = False
-    jobs: int = 1
-    rules: ReadingRules = field(default_factory=ReadingRules)
-
-
-def check(settings: CheckSettings) -> Check:
-    """Read a dataset as `extract` would, into a temporary folder; raises `InputError` where that would."""
-    scanned = scan_data(settings.data, group_pattern=settings.group_pattern, audio_files=settings.impute)
-    if settings.decode:
+    The other arguments are named as in `ExtractSettings`. Raises `InputError` where `extract` would.
+    """
+    decoding = Decoding(jobs, impute, rules or ReadingRules())
+    scanned = scan_data(data, group_pattern=group_pattern, audio_files=impute)
+    if decode:
         with tempfile.TemporaryDirectory(prefix="moodfuse-") as folder:
             cache = FeatureCache(Path(folder) / "check", create=True)
-            decoding = Decoding(settings.jobs, settings.impute, settings.rules)
             statuses = examine(cache, scanned.clips, decoding)
             audit = audit_clips([status for status in statuses if status.ok], mark_store(cache))
+        similar = describe_audit(audit) if audit is not None else ()
     else:
-        statuses, audit = _read_headers(scanned.clips, settings), None
-    lines = list(_clip_lines(statuses, settings))
-    lines += describe_audit(audit) if audit is not None else []
-    lines += scanned.messages
+        statuses, similar = _read_headers(scanned.clips, decoding), ()
+    unreadable = sum(not status.ok for status in statuses)
+    how = "unreadable" if decode else "unreadable by their headers"
+    first = f"{len(statuses)} clips in {data}, {unreadable} {how}"
+    lines = [first, *(f"  {line}" for line in _clip_lines(statuses)), *similar, *scanned.messages]
     try:
-        plan = next_plan((), statuses, PlanChoice(folds=settings.folds))
+        plan = next_plan((), statuses, PlanChoice(folds=folds))
     except InputError as error:  # all lines are printed with the reason
         raise InputError("\n".join([*lines, str(error)])) from error
     sizes = Counter(plan.assignment.values())
-    lines.append(
-        f"plan: {plan.folds} folds of {', '.join(str(sizes[fold]) for fold in range(plan.folds))} clips"
-    )
-    return Check(tuple(lines), sum(not status.ok for status in statuses))
+    counts = ", ".join(str(sizes[fold]) for fold in range(plan.folds))
+    return Check((*lines, f"plan: {plan.folds} folds of {counts} clips"), unreadable)
 
 
-def _read_headers(clips: Sequence[Clip], settings: CheckSettings) -> list[ClipStatus]:
+def _read_headers(clips: Sequence[Clip], decoding: Decoding) -> list[ClipStatus]:
     """Status of every clip by the headers of its file."""
-    files = hash_files(clips)
-    groups, tally = join_groups(clips, files), Tally(settings.rules)
+    files, limits = hash_files(clips), decoding.rules.limits
+    groups, tally = join_groups(clips, files), Tally(decoding.rules)
     requests = [
-        DecodeRequest(Path(clip.path), clip.start_s, clip.end_s, allow_missing=settings.impute)
+        DecodeRequest(Path(clip.path), clip.start_s, clip.end_s, allow_missing=decoding.impute)
         for clip in clips
     ]
-    results = probe_many(requests, jobs=min(settings.jobs, len(clips)), limits=settings.rules.limits)
+    results = probe_many(requests, jobs=min(decoding.jobs, len(clips)), limits=limits)
     statuses = []
     for clip, (_, result) in zip(clips, track(results, total=len(clips), what="Headers"), strict=True):
         digest = f"{files[clip.id]} {clip.start_s} {clip.end_s}"
@@ -95,17 +94,15 @@ def _read_headers(clips: Sequence[Clip], settings: CheckSettings) -> list[ClipSt
     return statuses
 
 
-def _clip_lines(statuses: Sequence[ClipStatus], settings: CheckSettings) -> Iterator[str]:
-    """How many clips there are, which are refused, and the clips and groups of each label."""
+def _clip_lines(statuses: Sequence[ClipStatus]) -> Iterator[str]:
+    """Which clips are refused, and the clips and groups of each label."""
+    yield from describe_statuses(statuses)
+    yield from (f"WARNING {line}" for line in label_warnings(status.clip for status in statuses))
     usable = [status for status in statuses if status.ok]
-    how = "unreadable" if settings.decode else "unreadable by their headers"
-    yield f"{len(statuses)} clips in {settings.data}, {len(statuses) - len(usable)} {how}"
-    yield from (f"  {line}" for line in describe_statuses(statuses))
-    yield from (f"  WARNING {line}" for line in label_warnings(status.clip for status in statuses))
     for label, count in sorted(Counter(status.clip.label for status in usable).items()):
         groups = {status.group for status in usable if status.clip.label == label}
-        yield f"  {label}: {count} clips, {len(groups)} groups"
+        yield f"{label}: {count} clips, {len(groups)} groups"
     sizes = Counter(status.group for status in statuses)
     if shared := sum(size > 1 for size in sizes.values()):
         yield f"{shared} groups hold more than one clip"
-    yield from (f"  {line}" for line in describe_copies(statuses))
+    yield from describe_copies(statuses)

@@ -8,24 +8,22 @@ import logging
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import PurePath
 
-from moodfuse.cache.audits import KINDS, Audit, Finding, MarkStore, read_audit, write_audit
+from moodfuse.cache.audits import KINDS, Audit, ClipMarks, Finding, MarkStore, read_audit, write_audit
 from moodfuse.cache.records import ClipStatus
 from moodfuse.cache.store import FeatureCache
 from moodfuse.extract.dataset.fingerprints import (
     FAN_OUT,
-    NO_MARKS,
     Marks,
     Match,
-    marks_of_peaks,
+    join_peaks,
     match_audio,
     match_frames,
 )
 from moodfuse.extract.dataset.ingest import mark_store
-from moodfuse.extract.progress import track
 
 log = logging.getLogger(__name__)
 LEAST_AUDIO = 12  # no two different recordings among 52 clips shared more than 8 hashes
@@ -47,21 +45,23 @@ _NUMBERED = re.compile(r"^(?P<stem>.*[A-Za-z].*?)\s*\((?P<k>\d+)\)$")
 
 @dataclass(frozen=True)
 class AuditedClip:
-    """What is compared of a clip: id, group, file digest, and the fingerprints of its audio and frames."""
+    """What is compared of a clip; `file_sha256` is empty if its file is not compared."""
 
     id: str
     group: str
     file_sha256: str
-    audio: Marks = NO_MARKS
-    frames: Marks = NO_MARKS
+    marks: ClipMarks
 
 
 def find_duplicates(clips: Sequence[AuditedClip]) -> tuple[Finding, ...]:
     """Pairs of clips that may be duplicates: across groups first, then by kind, the most similar first."""
     files = list(_same_files(clips))
     same = {(finding.first, finding.second) for finding in files}
-    audio = match_audio([clip.audio for clip in clips], least=LEAST_AUDIO)
-    frames = match_frames([clip.frames for clip in clips], least=LEAST_FRAMES)
+    fan_out = FAN_OUT if len(clips) < MANY_CLIPS else FAN_OUT_OF_MANY
+    peaks = [join_peaks(clip.marks.peak_times, clip.marks.peak_bins, fan_out=fan_out) for clip in clips]
+    audio = match_audio(peaks, least=LEAST_AUDIO)
+    images = [Marks(clip.marks.frame_hashes, clip.marks.frame_times_s) for clip in clips]
+    frames = match_frames(images, least=LEAST_FRAMES)
     others = [
         *(_similar("sound", clips, match) for match in audio),
         *(_similar("frames", clips, match) for match in frames),
@@ -73,25 +73,24 @@ def find_duplicates(clips: Sequence[AuditedClip]) -> tuple[Finding, ...]:
     )
 
 
-def _finding(kind: str, one: AuditedClip, other: AuditedClip, score: float, *times_s: float) -> Finding:
-    first_s, second_s, length_s = times_s or (0.0, 0.0, 0.0)
-    return Finding(kind, one.id, other.id, score, first_s, second_s, length_s, one.group == other.group)
+def _finding(kind: str, one: AuditedClip, other: AuditedClip, score: float) -> Finding:
+    return Finding(kind, one.id, other.id, score, 0.0, 0.0, 0.0, one.group == other.group)
 
 
 def _similar(kind: str, clips: Sequence[AuditedClip], match: Match) -> Finding:
-    times_s = (round(time_s, 3) for time_s in (match.first_s, match.second_s, match.length_s))
-    return _finding(kind, clips[match.first], clips[match.second], round(match.share, 6), *times_s)
+    finding = _finding(kind, clips[match.first], clips[match.second], round(match.share, 6))
+    times_s = {name: round(getattr(match, name), 3) for name in ("first_s", "second_s", "length_s")}
+    return replace(finding, **times_s)
 
 
 def _same_files(clips: Sequence[AuditedClip]) -> Iterator[Finding]:
     """Consecutive clips with equal content under different paths."""
     same: dict[str, list[AuditedClip]] = defaultdict(list)
     for clip in clips:
-        if clip.file_sha256:
-            same[clip.file_sha256].append(clip)
-    for members in same.values():
+        same[clip.file_sha256].append(clip)
+    for file_sha256, members in same.items():
         for one, other in pairwise(members):
-            if _path_of(one) != _path_of(other):
+            if file_sha256 and _path_of(one) != _path_of(other):
                 yield _finding("file", one, other, 1.0)
 
 
@@ -116,12 +115,11 @@ def _numbered_names(clips: Sequence[AuditedClip]) -> Iterator[Finding]:
     for clip in clips:
         path = PurePath(_path_of(clip))
         if match := _K_OF_N.match(path.stem):
-            key = str(path.parent), match["stem"].casefold(), int(match["n"])
+            series[str(path.parent), match["stem"].casefold(), int(match["n"])].append(
+                (int(match["k"]), clip.id, clip)
+            )
         elif match := _NUMBERED.match(path.stem):
-            key = str(path.parent), match["stem"], 0
-        else:
-            continue
-        series[key].append((int(match["k"]), clip.id, clip))
+            series[str(path.parent), match["stem"], 0].append((int(match["k"]), clip.id, clip))
     for (_, _, parts), members in series.items():
         ranked = sorted(members, key=lambda member: member[:2])
         pairs = [
@@ -131,24 +129,17 @@ def _numbered_names(clips: Sequence[AuditedClip]) -> Iterator[Finding]:
             yield from (_finding("name", one, other, 0.5) for one, other in pairs)
 
 
-def fan_out_for(clips: int) -> int:
-    """Peaks to join each peak with, so that the hashes of this many clips fit into memory."""
-    return FAN_OUT if clips < MANY_CLIPS else FAN_OUT_OF_MANY
-
-
 def audit_clips(statuses: Sequence[ClipStatus], store: MarkStore) -> Audit | None:
     """The audit of clips; `None` if the marks of a clip are missing."""
-    clips, fan_out = [], fan_out_for(len(statuses))
-    for status in track(statuses, total=len(statuses), what="Comparing clips"):
+    clips = []
+    for status in statuses:
         marks = store.read(status.digest)
         if marks is None:
             log.warning(
                 "%s: its marks are missing, so clips are not compared; run extract again", status.clip.id
             )
             return None
-        audio = marks_of_peaks(marks.peak_times, marks.peak_bins, fan_out=fan_out)
-        frames = Marks(marks.frame_hashes, marks.frame_times_s)
-        clips.append(AuditedClip(status.clip.id, status.group, status.file_sha256, audio, frames))
+        clips.append(AuditedClip(status.clip.id, status.group, status.file_sha256, marks))
     return Audit(RULES, find_duplicates(clips))
 
 
@@ -166,8 +157,8 @@ def audit_cache(cache: FeatureCache) -> Audit | None:
 def describe_audit(audit: Audit) -> Iterator[str]:
     """The pairs of different groups as lines for the user, what to do, and how many are in one group."""
     across = [finding for finding in audit.findings if not finding.grouped]
-    by_name = sum(finding.kind == "name" for finding in across)
     if across:
+        by_name = sum(finding.kind == "name" for finding in across)
         yield (
             f"{len(across) - by_name} pairs of clips of different groups may be duplicates, {by_name} more "
             "by name:"
@@ -181,11 +172,14 @@ def describe_audit(audit: Audit) -> Iterator[str]:
 
 
 def _describe(finding: Finding) -> str:
-    pair = f"{finding.first} and {finding.second}"
-    if finding.kind == "file":
-        return f"same file: {pair}"
-    if finding.kind == "name":
-        return f"numbered names: {pair}"
-    what = "audio" if finding.kind == "sound" else "frames"
+    kinds = {
+        "file": "same file",
+        "name": "numbered names",
+        "sound": "similar audio",
+        "frames": "similar frames",
+    }
+    text = f"{kinds[finding.kind]}: {finding.first} and {finding.second}"
+    if not finding.length_s:
+        return text
     where = f"from {finding.first_s:.1f} s and {finding.second_s:.1f} s for {finding.length_s:.1f} s"
-    return f"similar {what}: {pair}, {where}, score {finding.score:.3f}"
+    return f"{text}, {where}, score {finding.score:.3f}"

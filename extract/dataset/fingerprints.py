@@ -49,15 +49,14 @@ NO_MARKS = Marks(np.zeros(0, np.uint64), np.zeros(0))
 
 @dataclass(frozen=True)
 class Match:
-    """Two clips, by index, of which `count` hashes agree at one distance in time.
+    """Two clips, by index, of which many hashes agree at one distance in time.
 
-    The similar stretch begins at `first_s` and `second_s`; `share` is `count` over the hashes that the clip
-    with fewer of them has in it.
+    The similar stretch begins at `first_s` and `second_s`; `share` is the number of hashes that agree over
+    those that the clip with fewer of them has in it.
     """
 
     first: int
     second: int
-    count: int
     share: float
     first_s: float
     second_s: float
@@ -82,7 +81,7 @@ def find_audio_peaks(waveform: NDArray[np.float32]) -> tuple[NDArray[np.uint16],
     return times.astype(np.uint16), bins.astype(np.uint16)
 
 
-def marks_of_peaks(times: NDArray[np.uint16], bins: NDArray[np.uint16], *, fan_out: int = FAN_OUT) -> Marks:
+def join_peaks(times: NDArray[np.uint16], bins: NDArray[np.uint16], *, fan_out: int = FAN_OUT) -> Marks:
     """Fingerprint from the peaks of `find_audio_peaks`, each joined with up to `fan_out` that follow it."""
     if not len(times):
         return NO_MARKS
@@ -123,23 +122,20 @@ def hash_frames(frames: NDArray[np.uint8], times_s: NDArray[np.float64]) -> Mark
 
 def match_audio(marks: Sequence[Marks], *, least: int) -> list[Match]:
     """Pairs of clips with `least` or more audio hashes that agree at one distance in time."""
-    index = _Index(marks)
-    one, other = _equal_pairs(index.hashes, np.arange(len(index.hashes)))
-    return index.matches(one, other, tolerance_s=AUDIO_TOLERANCE_S, least=least)
+    hashes = np.concatenate([NO_MARKS.hashes, *(clip.hashes for clip in marks)])
+    one, other = _equal_pairs(hashes, np.arange(len(hashes)))
+    return _find_matches(marks, one, other, tolerance_s=AUDIO_TOLERANCE_S, least=least)
 
 
 def match_frames(marks: Sequence[Marks], *, least: int) -> list[Match]:
     """Pairs of clips with `least` or more similar frames at one distance in time."""
-    index = _Index(marks)
-    mask = np.uint64((1 << BAND_BITS) - 1)
-    bands = [
-        ((index.hashes >> np.uint64(shift)) & mask) | np.uint64(shift << BAND_BITS)
-        for shift in range(0, 64, BAND_BITS)
-    ]
-    one, other = _equal_pairs(np.concatenate(bands), np.tile(np.arange(len(index.hashes)), len(bands)))
-    near = np.bitwise_count(index.hashes[one] ^ index.hashes[other]) <= NEAR_BITS
+    hashes = np.concatenate([NO_MARKS.hashes, *(clip.hashes for clip in marks)])
+    shifts = np.arange(0, 64, BAND_BITS, dtype=np.uint64)[:, None]
+    bands = ((hashes >> shifts) & np.uint64((1 << BAND_BITS) - 1)) | (shifts << np.uint64(BAND_BITS))
+    one, other = _equal_pairs(bands.ravel(), np.tile(np.arange(len(hashes)), len(shifts)))
+    near = np.bitwise_count(hashes[one] ^ hashes[other]) <= NEAR_BITS
     one, other = np.unique(np.stack([one[near], other[near]]), axis=1)
-    return index.matches(one, other, tolerance_s=FRAME_TOLERANCE_S, least=least)
+    return _find_matches(marks, one, other, tolerance_s=FRAME_TOLERANCE_S, least=least)
 
 
 def _equal_pairs(keys: NDArray[np.uint64], rows: Rows) -> tuple[Rows, Rows]:
@@ -160,43 +156,38 @@ def _equal_pairs(keys: NDArray[np.uint64], rows: Rows) -> tuple[Rows, Rows]:
     return np.concatenate(ones), np.concatenate(others)
 
 
-class _Index:
-    """The hashes of all clips in one array, with time and clip of each."""
-
-    def __init__(self, marks: Sequence[Marks]) -> None:
-        self.hashes = np.concatenate([NO_MARKS.hashes, *(clip.hashes for clip in marks)])
-        self.times_s = np.concatenate([NO_MARKS.times_s, *(clip.times_s for clip in marks)])
-        self.clips = np.repeat(np.arange(len(marks)), [len(clip.hashes) for clip in marks])
-        self.marks = marks
-
-    def matches(self, one: Rows, other: Rows, *, tolerance_s: float, least: int) -> list[Match]:
-        """Pairs of clips among agreeing hashes, each at the distance in time where most agree."""
-        apart = self.clips[one] != self.clips[other]
-        one, other = one[apart], other[apart]
-        steps = np.round((self.times_s[other] - self.times_s[one]) / tolerance_s).astype(np.int64)
-        pair = self.clips[one] * len(self.marks) + self.clips[other]
-        keys, bins, counts = np.unique(
-            pair * _OFFSETS + steps + _OFFSETS // 2, return_inverse=True, return_counts=True
-        )
-        follows = np.append(keys[1:] == keys[:-1] + 1, False)
-        # A distance between two neighbouring bins spreads its agreement over both.
-        both = counts + np.where(follows, np.append(counts[1:], 0), 0)
-        best: dict[int, int] = {}
-        for number in np.flatnonzero(both >= least):
-            owner = int(keys[number] // _OFFSETS)
-            if owner not in best or both[number] > both[best[owner]]:
-                best[owner] = int(number)
-        chosen = ((bins == at) | ((bins == at + 1) & follows[at]) for at in best.values())
-        return [self._match(one[rows], other[rows]) for rows in chosen]
-
-    def _match(self, one: Rows, other: Rows) -> Match:
-        first, second = int(self.clips[one[0]]), int(self.clips[other[0]])
-        first_s, second_s = self.times_s[one], self.times_s[other]
-        size = min(_count_between(self.marks[first], first_s), _count_between(self.marks[second], second_s))
-        count = min(len(np.unique(one)), len(np.unique(other)))
+def _find_matches(
+    marks: Sequence[Marks], one: Rows, other: Rows, *, tolerance_s: float, least: int
+) -> list[Match]:
+    """Pairs of clips among agreeing hashes, by their rows, each at the distance in time where most agree."""
+    times_s = np.concatenate([NO_MARKS.times_s, *(clip.times_s for clip in marks)])
+    clips = np.repeat(np.arange(len(marks)), [len(clip.hashes) for clip in marks])
+    apart = clips[one] != clips[other]
+    one, other = one[apart], other[apart]
+    steps = np.round((times_s[other] - times_s[one]) / tolerance_s).astype(np.int64)
+    pair = clips[one] * len(marks) + clips[other]
+    keys, bins, counts = np.unique(
+        pair * _OFFSETS + steps + _OFFSETS // 2, return_inverse=True, return_counts=True
+    )
+    follows = np.append(keys[1:] == keys[:-1] + 1, False)
+    # A distance between two neighbouring bins spreads its agreement over both.
+    both = counts + np.where(follows, np.append(counts[1:], 0), 0)
+    best: dict[int, int] = {}
+    for number in np.flatnonzero(both >= least):
+        owner = int(keys[number] // _OFFSETS)
+        if owner not in best or both[number] > both[best[owner]]:
+            best[owner] = int(number)
+    matches = []
+    for at in best.values():
+        rows = (bins == at) | ((bins == at + 1) & follows[at])
+        first, second = int(clips[one[rows][0]]), int(clips[other[rows][0]])
+        first_s, second_s = times_s[one[rows]], times_s[other[rows]]
+        size = min(_count_between(marks[first], first_s), _count_between(marks[second], second_s))
+        count = min(len(np.unique(one[rows])), len(np.unique(other[rows])))
         length_s = float(max(np.ptp(first_s), np.ptp(second_s)))
         share = min(1.0, count / size)
-        return Match(first, second, count, share, float(first_s.min()), float(second_s.min()), length_s)
+        matches.append(Match(first, second, share, float(first_s.min()), float(second_s.min()), length_s))
+    return matches
 
 
 def _count_between(marks: Marks, times_s: NDArray[np.float64]) -> int:

@@ -6,9 +6,10 @@ then what the caller keeps of the decoded media.
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
 from moodfuse.cache.audits import ClipMarks, MarkStore
@@ -53,6 +54,7 @@ class Decoding:
     chunk: int = 8
 
 
+@lru_cache(1)  # it remembers the marks of the clips that were decoded last
 def mark_store(cache: FeatureCache) -> MarkStore:
     """Where the marks of clips are stored."""
     return MarkStore(cache, MARK_RULES)
@@ -73,62 +75,44 @@ def hash_files(clips: Iterable[Clip]) -> dict[str, str]:
 
 
 def _hash(path: str) -> str:
-    try:
+    with suppress(OSError, ValueError):
         # Opening a pipe would wait for its writer.
-        if not os.path.isfile(path) or os.path.getsize(path) > MAX_FILE_BYTES:
-            return ""
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except (OSError, ValueError):
-        return ""
+        if os.path.isfile(path) and os.path.getsize(path) <= MAX_FILE_BYTES:
+            with open(path, "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+    return ""
 
 
-def _file_state(path: str) -> tuple[int, int] | None:
+def _file_state(path: str | Path) -> tuple[int, int] | None:
     """Size and time of the last change of a file; `None` if it cannot be read."""
-    try:
+    with suppress(OSError, ValueError):
         state = os.stat(path)
-    except (OSError, ValueError):
-        return None
-    return state.st_size, state.st_mtime_ns
+        return state.st_size, state.st_mtime_ns
+    return None
 
 
-def examine(
-    cache: FeatureCache,
-    clips: Sequence[Clip],
-    decoding: Decoding,
-    *,
-    before_decoding: Callable[[list[ClipStatus], Collection[str]], object] | None = None,
-) -> list[ClipStatus]:
-    """Status of every clip, in the order of `clips`; clips that the cache does not know are decoded.
-
-    `before_decoding` is called first, with the statuses as they are if every clip can be read, and the
-    digests of the clips to decode; it may raise.
-    """
+def examine(cache: FeatureCache, clips: Sequence[Clip], decoding: Decoding) -> list[ClipStatus]:
+    """Status of every clip, in the order of `clips`; clips that the cache does not know are decoded."""
     states = {clip.path: _file_state(clip.path) for clip in clips}
     files = hash_files(clips)
     groups = join_groups(clips, files)
     keys = {clip.id: _key(clip, files[clip.id]) for clip in clips}
-
-    def statuses(outcomes: Mapping[str, Outcome]) -> list[ClipStatus]:
-        return [
-            make_status(clip, outcomes[keys[clip.id]], file_sha256=files[clip.id], group=groups[clip.id])
-            for clip in clips
-        ]
-
-    known = _settled(cache, set(keys.values()), decoding)
-    wanted = {keys[clip.id]: clip for clip in clips if keys[clip.id] not in known}
+    outcomes = _settled(cache, set(keys.values()), decoding)
+    wanted = {keys[clip.id]: clip for clip in clips if keys[clip.id] not in outcomes}
     tally = Tally(decoding.rules)
-    for key, name in {key: name for name, key in keys.items() if key in known}.items():
-        tally.count(name, known[key].reason if not known[key].ok else "")
-    if wanted and before_decoding is not None:
-        assumed = {key: Outcome(key, not key.startswith(_UNREAD)) for key in wanted}
-        before_decoding(statuses(assumed | known), wanted)
+    for key, name in {key: name for name, key in keys.items() if key in outcomes}.items():
+        if not outcomes[key].ok:
+            tally.count(name, outcomes[key].reason)
 
     def needed(digests: Sequence[str]) -> Iterable[str]:
         done = _settled(cache, digests, decoding)
         return [digest for digest in digests if digest not in done]
 
-    return statuses(known | decode_clips(cache, wanted, decoding, needed=needed, tally=tally, states=states))
+    outcomes |= decode_clips(cache, wanted, decoding, needed=needed, tally=tally, states=states)
+    return [
+        make_status(clip, outcomes[keys[clip.id]], file_sha256=files[clip.id], group=groups[clip.id])
+        for clip in clips
+    ]
 
 
 def _key(clip: Clip, file_sha256: str) -> str:
@@ -204,7 +188,7 @@ def decode_clips(
             is_hashed = not key.startswith(_UNREAD)
             if isinstance(result, DecodedClip) and not is_hashed:
                 result = MediaError("missing", request.path, "it could not be read at first")
-            state = _file_state(str(request.path))
+            state = _file_state(request.path)
             if state is not None and states and state != states[wanted[key].path]:
                 result = MediaError("changed", request.path)
             outcomes[key] = outcome = make_outcome(key, result)
@@ -214,7 +198,8 @@ def decode_clips(
                 cache.write_outcome(outcome)
             if isinstance(result, DecodedClip) and decoding.on_decoded is not None:
                 decoding.on_decoded(key, wanted[key], result)
-            tally.count(wanted[key].id, "" if outcome.ok else outcome.reason)
+            if not outcome.ok:
+                tally.count(wanted[key].id, outcome.reason)
     return outcomes | _known_outcomes(cache, wanted.keys() - outcomes.keys(), decoding)
 
 

@@ -7,7 +7,7 @@ A folder is ``DATA/<label>/<file>``; a CSV has the columns ``path,label`` and op
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -65,7 +65,7 @@ def scan(data: str | Path, *, group_pattern: str | None = None) -> list[Clip]:
         ``DATA/<label>/*.mp4``, or a CSV file.
     group_pattern : str, optional
         Regular expression that is searched in each clip's id. The match of its group ``group``, or else of
-        its only group or of the whole pattern, is the clip's group. Groups of a CSV stay; a clip without a
+        its first group or of the whole pattern, is the clip's group. Groups of a CSV stay; a clip without a
         match has a group of its own.
 
     Raises
@@ -86,7 +86,7 @@ def scan_data(data: str | Path, *, group_pattern: str | None = None, audio_files
     if not data.exists() or (data.is_file() and data.suffix.lower() in MEDIA_SUFFIXES):
         problem = "is a media file" if data.exists() else "does not exist"
         raise InputError(f"{data} {problem}; {_EXPECTED}")
-    clips, messages = _scan_folder(data, audio_files) if data.is_dir() else (list(_scan_csv(data)), [])
+    clips, messages = _scan_folder(data, audio_files) if data.is_dir() else (_scan_csv(data), [])
     if not clips:
         expected = f"{data} holds no clip; expected media files in a folder per label, DATA/<label>/*.mp4"
         raise InputError("\n".join([expected, *messages]))
@@ -116,8 +116,6 @@ def _group_by_name(clips: Sequence[Clip], text: str) -> list[Clip]:
         pattern = re.compile(text)
     except re.error as error:
         raise InputError(f"{where}: not a regular expression ({error})") from error
-    if pattern.groups > 1 and "group" not in pattern.groupindex:
-        raise InputError(f"{where}: has {pattern.groups} groups; name the one to use: (?P<group>...)")
     part: str | int = "group" if "group" in pattern.groupindex else min(pattern.groups, 1)
     matches = [pattern.search(clip.id) for clip in clips]
     if not any(matches):
@@ -150,48 +148,40 @@ def _scan_folder(data: Path, audio_files: bool) -> tuple[list[Clip], list[str]]:
             f"WARNING ignored in {data}: {len(outside)} media files outside a label folder: "
             f"{first_few(sorted(outside))}; move each into a folder named after its label"
         )
-    return clips, [*messages, *_split_warnings(data, clips)]
+    _check_splits(data, clips)
+    return clips, messages
 
 
-def _split_warnings(data: Path, clips: Sequence[Clip]) -> Iterator[str]:
-    """Warn of folders that are named like splits; raise `InputError` if they take the level of the labels."""
-    outer, inner = defaultdict[str, set[str]](set), set[str]()
+def _check_splits(data: Path, clips: Sequence[Clip]) -> None:
+    """Raise `InputError` if folders that are named like splits take the level of the labels."""
+    labels: dict[str, set[str]] = defaultdict(set)
     for clip in clips:
-        label, *folders, _ = clip.id.split("/")
-        if _SPLIT.fullmatch(label):
-            outer[label].update(folders[:1])
-        elif folders and _SPLIT.fullmatch(folders[0]):
-            inner.add(f"{label}/{folders[0]}")
-    if labels := sorted(set().union(*outer.values())):
-        first = next((split for split in sorted(outer) if split.lower().startswith("train")), min(outer))
+        split, *folders, _ = clip.id.split("/")
+        if folders and _SPLIT.fullmatch(split):
+            labels[split].add(folders[0])
+    if labels:
+        first = next((split for split in sorted(labels) if split.lower().startswith("train")), min(labels))
         raise InputError(
-            f"{data}: its folders {first_few(sorted(outer))} are named like splits, not labels (inside them: "
-            f"{first_few(labels)}); give one of them, such as {data / first}, or a CSV with the columns "
-            "path,label,split, where split is 'train' or 'test'"
-        )
-    if outer or inner:
-        yield (
-            f"WARNING folders are named like splits, which has no effect: "
-            f"{first_few(sorted([*outer, *inner]))}; expected a folder per label; to keep test clips out of "
-            "training, give a CSV with the columns path,label,split"
+            f"{data}: its folders {first_few(sorted(labels))} are named like splits, not labels (inside "
+            f"them: {first_few(sorted(set().union(*labels.values())))}); give one of them, such as "
+            f"{data / first}, or a CSV with the columns path,label,split, where split is 'train' or 'test'"
         )
 
 
-def _scan_csv(file: Path) -> Iterator[Clip]:
-    lines: dict[str, int] = {}
+def _scan_csv(file: Path) -> list[Clip]:
+    clips: dict[str, tuple[int, Clip]] = {}
     for line, cells in csv_records(file, _REQUIRED, _OPTIONAL):
         clip = _clip_of_row(file, f"{file}, line {line}", cells)
-        first = lines.setdefault(clip.id, line)
-        if first != line:
+        if clip.id in clips:
+            first = clips[clip.id][0]
             raise InputError(f"{file}, line {line}: {clip.id} is in line {first} already; remove one of them")
-        yield clip
+        clips[clip.id] = line, clip
+    return [clip for _, clip in clips.values()]
 
 
 def _clip_of_row(file: Path, where: str, cells: Mapping[str, str]) -> Clip:
     values = {name: cell.strip() for name, cell in cells.items()}
     path = listed_path(file, cells["path"], where)
-    if not os.path.lexists(file.parent / path):
-        check_text(path, f"{where}, path")  # a file may have bytes in its name that are not UTF-8
     check_text(values["label"], f"{where}, label")
     check_label(values["label"], where)
     start_s = number_in_row(where, "start_s", values["start_s"]) or 0.0

@@ -6,6 +6,7 @@ run takes the same steps as an uninterrupted one.
 
 import logging
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -166,16 +167,17 @@ def _resume(
     except CacheError as error:
         log.warning("%s: checkpoint cannot be read (%s); tuning restarts from the first epoch", path, error)
         return _Progress(), None
-    states: dict[str, State] = {"network": {}, "best": {}}
-    moments: dict[int, State] = {}
-    for name, value in tensors.items():
-        kind, rest = name.split(".", 1)
-        if kind == "optimizer":
-            number, key = rest.split(".", 1)
-            moments.setdefault(int(number), {})[key] = value
-        else:
-            states[kind][rest] = value
-    network.load_state_dict(states["network"])
-    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    moments: dict[int, State] = defaultdict(dict)
+    for name, value in _with_prefix(tensors, "optimizer.").items():
+        number, key = name.split(".", 1)
+        moments[int(number)][key] = value
+    network.load_state_dict(_with_prefix(tensors, "network."))
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
     log.info("%s: tuning resumes after epoch %d", path.name, values["epoch"])
-    return _Progress(**{name: values[name] for name in asdict(_Progress())}), states["best"] or None
+    progress = _Progress(**{name: values[name] for name in asdict(_Progress())})
+    return progress, _with_prefix(tensors, "best.") or None
+
+
+def _with_prefix(tensors: State, prefix: str) -> State:
+    names = [name for name in tensors if name.startswith(prefix)]
+    return {name.removeprefix(prefix): tensors[name] for name in names}

@@ -1,14 +1,13 @@
 """Compute what is missing of one source: features of the frozen trunk, tuned networks and their features."""
 
 import logging
-import multiprocessing
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from joblib import Parallel, delayed
 from torch import nn
 
 from moodfuse.cache.errors import DamagedPartError, MissingBlockError
@@ -27,7 +26,7 @@ from moodfuse.extract.settings import ExtractSettings
 from moodfuse.extract.training.fine_tune import TuningData, tune
 
 log = logging.getLogger(__name__)
-FEWEST_NETWORKS = 3  # per process; starting a process for fewer takes as long as tuning them
+NETWORKS_PER_TASK = 3  # starting a process for fewer takes as long as tuning them
 Counts = tuple[int, int]
 Activations = dict[str, np.ndarray]
 
@@ -37,27 +36,31 @@ def compute_source(cache: FeatureCache, work: Work, settings: ExtractSettings, s
 
     Returns the numbers of networks tuned and of clips embedded, counted once per network.
     """
-    weights = settings.recipes.weights_of(work.recipe.source)
-    try:
-        worker = SourceWorker(work.recipe, make_network(work.recipe, weights, len(cache.classes)), store)
-        if work.body:
-            save_body(cache.network_path(work.recipe, None), work.recipe, worker.network)
-        embedded = _embed_frozen(cache, work, worker) if work.trunk else 0
-        if not work.networks:
-            return 0, embedded
-        networks, processes = shared_order(work.networks), count_processes(work, settings.jobs)
-        parts = [networks[number::processes] for number in range(processes)]
-        tuned, embedded_too = tune_in_processes(cache, worker, weights, parts)
-        return tuned, embedded + embedded_too
-    finally:
-        release_freed_memory()
+    recipe, weights = work.recipe, settings.recipes.weights_of(work.recipe.source)
+    worker = SourceWorker(recipe, make_network(recipe, weights, len(cache.classes)), store)
+    if work.body:
+        save_body(cache.network_path(recipe, None), recipe, worker.network)
+    embedded = _embed_frozen(cache, work, worker, store) if work.trunk else 0
+    title, networks = f"{recipe.source}: tuning ({recipe.depth})", shared_order(work.networks)
+    if (processes := count_processes(work, settings.jobs)) == 1:
+        counts = [tune_networks(cache, worker, networks, title=title)]
+    else:
+        tasks = [networks[i : i + NETWORKS_PER_TASK] for i in range(0, len(networks), NETWORKS_PER_TASK)]
+        results = Parallel(processes, return_as="generator")(
+            delayed(_tune_in_process)(cache.path, recipe, weights, store, task) for task in tasks
+        )
+        counts = list(track(results, total=len(tasks), what=title))
+    release_freed_memory()
+    return sum(tuned for tuned, _ in counts), embedded + sum(embedded for _, embedded in counts)
 
 
-def _embed_frozen(cache: FeatureCache, work: Work, worker: SourceWorker) -> int:
+def _embed_frozen(cache: FeatureCache, work: Work, worker: SourceWorker, store: MediaStore) -> int:
     frozen = frozen_counterpart(work.recipe)
     cache.write_recipe(frozen)
-    writer, title = BlockWriter(cache, frozen, None), f"{work.recipe.source} *: embedding"
-    return writer.compute(work.trunk, worker.frozen_rows, title=title)
+    title = f"{work.recipe.source} *: embedding"
+    return BlockWriter(cache, frozen, None).compute(
+        work.trunk, lambda digest: worker.frozen_rows(store.read(digest)), title=title
+    )
 
 
 def save_body(path: Path, recipe: Recipe, network: Network) -> None:
@@ -68,73 +71,47 @@ def save_body(path: Path, recipe: Recipe, network: Network) -> None:
 
 
 def count_processes(work: Work, cores: int) -> int:
-    """Number of processes, this one included, that tune networks of a source at a time.
+    """Number of processes that tune networks of a source at a time; results do not depend on it.
 
     Only audio networks are small enough to run side by side; on a GPU one process is fastest.
     """
-    runs_alone = work.recipe.modality != "sound" or work.recipe.device != "cpu"
-    if runs_alone or multiprocessing.current_process().daemon:  # a daemon must not start processes
+    if work.recipe.modality != "sound" or work.recipe.device != "cpu":
         return 1
-    return max(1, min(cores // work.recipe.threads, work.to_tune // FEWEST_NETWORKS))
+    return max(1, min(cores // work.recipe.threads, work.to_tune // NETWORKS_PER_TASK))
 
 
-def tune_in_processes(
-    cache: FeatureCache, worker: SourceWorker, weights: str | None, parts: Sequence[Sequence[Roles]]
+def _tune_in_process(
+    path: Path, recipe: Recipe, weights: str | None, store: MediaStore, networks: Sequence[Roles]
 ) -> Counts:
-    """Tune the first part of the networks here and each other part in a process of its own.
-
-    The part of a process that failed is tuned here. The results are those of one process, bit for bit.
-    """
-    if len(parts) == 1:
-        return tune_networks(cache, worker, parts[0])
-    recipe, context = worker.recipe, multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(len(parts) - 1, context, initializer=end_with_parent) as pool:
-        try:
-            futures = [
-                pool.submit(_tune_part, cache.path, recipe, weights, worker.media, part) for part in parts[1:]
-            ]
-            counts = [tune_networks(cache, worker, parts[0])]
-            for future, part in zip(futures, parts[1:], strict=True):
-                if error := future.exception():
-                    log.warning("%s: a tuning process failed (%s)", recipe.source, error)
-                    counts.append(tune_networks(cache, worker, part))
-                else:
-                    counts.append(future.result())
-        except BaseException:  # an interrupt, too: the pool would wait until all networks are tuned
-            for process in multiprocessing.active_children():
-                process.terminate()
-            raise
-    return sum(tuned for tuned, _ in counts), sum(embedded for _, embedded in counts)
-
-
-def _tune_part(
-    path: Path, recipe: Recipe, weights: str | None, store: MediaStore | None, part: Sequence[Roles]
-) -> Counts:
+    end_with_parent()
     cache = FeatureCache(path)
     worker = SourceWorker(recipe, make_network(recipe, weights, len(cache.classes)), store)
-    return tune_networks(cache, worker, part, progress=False)
+    return tune_networks(cache, worker, networks)
 
 
 def tune_networks(
-    cache: FeatureCache, worker: SourceWorker, networks: Sequence[Roles], *, progress: bool = True
+    cache: FeatureCache, worker: SourceWorker, networks: Sequence[Roles], *, title: str = ""
 ) -> Counts:
     """Tune networks of a source one after the other and embed all clips with each.
 
     A network that another process has finished meanwhile is left out.
     """
+    if not networks:
+        return 0, 0
     recipe = worker.recipe
     activations = read_activations(cache, recipe) if recipe.depth == "head" else {}
     digests = sorted({status.digest for status in cache.clips_with(recipe)})
     tuned, embedded = 0, 0
 
     def row(digest: str) -> Rows:
-        return worker.full_rows(digest) if recipe.depth == "full" else worker.head_rows(activations[digest])
+        if recipe.depth == "full":
+            return worker.full_rows(worker.read(digest))
+        return worker.head_rows(activations[digest])
 
-    title = f"{recipe.source}: tuning ({recipe.depth})" if progress else ""
     for roles in track(networks, total=len(networks), what=title):
         cache.write_roles(recipe, roles)  # also restores a lost record
         writer = BlockWriter(cache, recipe, roles)
-        if not writer.held().issuperset(digests):
+        if any(map(writer.needs, digests)):
             tuned += tune_one(cache, worker, roles, activations)
             embedded += writer.compute(digests, row)
     return tuned, embedded

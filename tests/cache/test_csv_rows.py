@@ -21,12 +21,10 @@ def table(folder: Path, text: str | bytes) -> Path:
     ("text", "expected"),
     [
         ("a,b;c;d\n1,2\n", [(1, ["a", "b;c;d"]), (2, ["1", "2"])]),
-        ("a\tb\n1\t2;3\n", [(1, ["a", "b"]), (2, ["1", "2;3"])]),
         ('a;"b, c"\n1;2,5\n', [(1, ["a", "b, c"]), (2, ["1", "2,5"])]),
         ('"a;b;c",d\n1,2\n', [(1, ["a;b;c", "d"]), (2, ["1", "2"])]),
         (";;\n\r\n a ; b;\n1;2;\n;;\n", [(3, ["a", "b", ""]), (4, ["1", "2", ""])]),
         ('a,b\n"1\n\n1",2\n\n3,4\n', [(1, ["a", "b"]), (2, ["1\n\n1", "2"]), (6, ["3", "4"])]),
-        ("a\n1;2\n", [(1, ["a"]), (2, ["1;2"])]),
         ("\ufeffa,b\r1, 2 \r", [(1, ["a", "b"]), (2, ["1", " 2 "])]),
         (b"a,b\n\xff,2\n", [(1, ["a", "b"]), (2, ["\udcff", "2"])]),
     ],
@@ -41,8 +39,7 @@ def test_the_header_decides_the_separator(text: str | bytes, expected: list, tmp
     [
         ("a;b\n1;2;3\n", "line 2: 3 cells; expected 2, .* that contains a semicolon in double quotes"),
         ("a\tb\n1\n", "line 2: 1 cells; expected 2, .* that contains a tab in"),
-        ('a,b\n1, "x"\n', "line 2: b has a space before its quote; remove the space"),
-        ("a,b\n1,2\n".encode("utf-16"), "line 1: has NUL characters; is the file UTF-16"),
+        ("a,b\n1,2\n".encode("utf-16"), "is UTF-16, .*; save the file as UTF-8"),
         ("a;b;a\n", "line 1: column 'a' occurs twice; remove one"),
         (",,\n\n", "is empty; expected a first line of column names"),
     ],
@@ -66,7 +63,6 @@ def test_columns_become_clips(tmp_path: Path) -> None:
         ("id , label\n\n a ,sad\n\nb, sad \n", [" a ", "b"]),
         ('id,label\n"a\nb","sad"\n"c, ""d""",sad', ["a\nb", 'c, "d"']),
         (b"id,label\nclip\xe9,sad\n\xff,sad\n", ["clip\udce9", "\udcff"]),
-        ("id,label\né\u2028漢,sad\n\x1f,sad", ["é\u2028漢", "\x1f"]),
     ],
 )
 def test_ids_are_taken_as_they_are(tmp_path: Path, text: str | bytes, ids: list[str]) -> None:
@@ -85,8 +81,6 @@ def test_ids_are_taken_as_they_are(tmp_path: Path, text: str | bytes, ids: list[
         ('id,label\n"a\n",sad\nb,sad\n"a\n",fear\n', r"line 5: 'a\\n' is already in line 2"),
         (b"id,label\na,tr\xe4urig\n", "line 2: 'tr.*urig' is not UTF-8; save the file as UTF-8"),
         ("id,label,fold\na,sad,-1\n", "line 2: fold is '-1'; expected a whole number"),
-        ("id,label,fold\na,sad,1.5\n", "line 2: fold is '1.5'; expected a whole number"),
-        ("id,label,fold\na,sad,40000\n", "line 2: fold is '40000'; expected a whole number"),
         ("id,label,split\na,sad,valid\n", "line 2: split is 'valid'; expected 'train' or 'test'"),
     ],
 )
@@ -101,33 +95,34 @@ def clips(labels: list[str], groups: list[str | None] | None = None) -> list[Cli
     return [Clip(str(row), "", label, group) for row, (label, group) in enumerate(pairs)]
 
 
-@pytest.mark.parametrize(
-    ("one", "other", "shown"),
-    [
-        ("straße", "STRASSE", "'STRASSE' (2 clips) and 'straße' (1 clip)"),
-        ("happy", "happy\u200b", r"'happy' (1 clip) and 'happy\u200b' (2 clips)"),
-        ("very sad", "very\u00a0 sad", r"'very sad' (1 clip) and 'very\xa0 sad' (2 clips)"),
-    ],
-)
-def test_similar_labels_and_groups_are_counted(one: str, other: str, shown: str) -> None:
-    (line,) = label_warnings(clips([one, other, other, "fear", "fears", "sad", "\u00e9", "e"]))
-    assert line.startswith("2 labels differ only in ") and shown in line and "use one spelling" in line
-    (line,) = label_warnings(clips(["sad"] * 3, [one, other, other]))
-    assert line.startswith("2 groups differ only in ") and shown in line and "different groups" in line
-
-
-def test_of_many_spellings_three_are_shown() -> None:
+def test_similar_labels_and_groups_are_counted() -> None:
+    """Names that differ in case, invisible characters or spaces; of many, three are shown."""
+    names = [
+        "straße",
+        "STRASSE",
+        "STRASSE",
+        "happy",
+        "happy\u200b",
+        "very sad",
+        "very\u00a0 sad",
+        "e",
+        "\u00e9",
+    ]
+    (line,) = label_warnings(clips([*names, "fear", "fears"]))
+    assert line.startswith("6 labels differ only in ") and "use one spelling" in line
+    assert "'STRASSE' (2 clips) and 'straße' (1 clip)" in line and r"'happy\u200b' (1 clip)" in line
+    (line,) = label_warnings(clips(["sad"] * 9, names))
+    assert line.startswith("6 groups differ only in ") and "different groups" in line
     (line,) = label_warnings(clips([name for text in "abcde" for name in (text, text.upper())]))
     assert line.startswith("10 labels") and "'C' (1 clip) and 'c' (1 clip); ..." in line and "'d'" not in line
 
 
-@pytest.mark.parametrize("name", ["NaN", "None", "-"])
-def test_names_that_look_like_missing_values_are_counted(name: str) -> None:
-    (line,) = label_warnings(clips(["sad"] * 6, [name, None, name, "song", "nana", "nonet"]))
-    assert line.startswith(f"groups that look like a missing value: {name!r} (2 clips)")
+def test_names_that_look_like_missing_values_are_counted() -> None:
+    (line,) = label_warnings(clips(["sad"] * 6, ["NaN", None, "NaN", "song", "nana", "nonet"]))
+    assert line.startswith("groups that look like a missing value: 'NaN' (2 clips)")
     assert "leave the cell empty" in line
-    (line,) = label_warnings(clips(["sad", name, "sad"]))
-    assert line.startswith(f"labels that look like a missing value: {name!r} (1 clip)")
+    (line,) = label_warnings(clips(["sad", "-", "sad"]))
+    assert line.startswith("labels that look like a missing value: '-' (1 clip)")
 
 
 def test_different_labels_and_groups_cause_no_warning() -> None:

@@ -1,7 +1,6 @@
 """A tiny corpus of real media files, made once a session, and recipes that tune in seconds."""
 
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,9 +10,9 @@ import pytest
 
 from moodfuse.cache.folds import PlanChoice
 from moodfuse.cache.store import FeatureCache
-from moodfuse.extract import pending
+from moodfuse.extract import estimate
+from moodfuse.extract.estimate import Estimate
 from moodfuse.extract.networks import video
-from moodfuse.extract.pending import Estimate
 from moodfuse.extract.pipeline import Extraction, extract_features
 from moodfuse.extract.recipe_files import RecipeChoice
 from moodfuse.extract.settings import ExtractSettings
@@ -97,7 +96,7 @@ class Runner:
 def not_timed() -> Iterator[None]:
     """Networks are not timed before they run, which takes as long as several clips."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pending, "measure", lambda *args, **options: Estimate(60.0, 1.0))
+        patch.setattr(estimate, "measure", lambda *args, **options: Estimate(60.0, 1.0))
         yield
 
 
@@ -121,32 +120,11 @@ def runner(media: Path, tmp_path: Path) -> Runner:
     return new_runner(media, tmp_path)
 
 
-COMMAND = """
-if __name__ == "__main__":  # what stands before this is also done by every process that decodes
-    import sys
-
-    from moodfuse.cli import main
-    from moodfuse.extract import pending
-    from moodfuse.extract.pending import Estimate
-
-    pending.measure = lambda *args, **options: Estimate(60.0, 1.0)
-    main(sys.argv[1:])
-"""
-
-
-def moodfuse_command(folder: Path) -> list[str]:
-    """A command that runs `moodfuse` without timing networks; its script is written into a folder."""
-    script = folder / "moodfuse_command.py"
-    script.write_text(COMMAND)
-    return [sys.executable, str(script)]
-
-
 @pytest.fixture(scope="session")
 def heads_cache(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache of the whole corpus with two folds and tuned heads of twodmcnn; not to be changed."""
     runner = new_runner(media, tmp_path_factory.mktemp("heads"))
-    with not_timed():
-        runner(plan=FOLDS)
+    runner(plan=FOLDS)
     return runner.cache
 
 
@@ -171,8 +149,7 @@ def all_depths(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Depths:
     """A run of `SOURCES` at `DEPTHS`; its cache is not to be changed."""
     runner = new_runner(media, tmp_path_factory.mktemp("depths"))
     runner.keep(4)
-    with not_timed():
-        done = runner(sources=SOURCES, depths=DEPTHS, plan=FOLDS)
+    done = runner(sources=SOURCES, depths=DEPTHS, plan=FOLDS)
     return Depths(runner, done, tuple(runner.lines))
 
 

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,17 +31,12 @@ head = { optimizer = "adamw", learning_rate = 5e-3, epochs = 2, batch = 8 }
 """
 
 
-@dataclass
-class Cluster:
-    """A scheduler, and workers that are not restarted when they die."""
-
-    address: str
-    workers: list["subprocess.Popen[bytes]"]
+Start = Callable[[int], tuple[str, list["subprocess.Popen[bytes]"]]]
 
 
 @pytest.fixture
-def start_cluster(tmp_path: Path) -> Iterator[Callable[[int], Cluster]]:
-    """Starts a cluster with a number of workers on this machine."""
+def start_cluster(tmp_path: Path) -> Iterator[Start]:
+    """Starts a scheduler and workers that are not restarted; returns its address and their processes."""
     python_path = os.pathsep.join(filter(None, sys.path))
     environment = {**os.environ, "PYTHONPATH": python_path, "DASK_DISTRIBUTED__WORKER__DAEMON": "False"}
     file, null = tmp_path / "scheduler.json", subprocess.DEVNULL
@@ -55,15 +50,15 @@ def start_cluster(tmp_path: Path) -> Iterator[Callable[[int], Cluster]]:
             stack.callback(process.kill)
             return process
 
-        def cluster_of(count: int) -> Cluster:
+        def start_all(count: int) -> tuple[str, list["subprocess.Popen[bytes]"]]:
             start("scheduler", "--port", "0", "--host", "127.0.0.1")
             deadline = time.monotonic() + 60
             while not file.is_file() and time.monotonic() < deadline:
                 time.sleep(0.05)
             workers = [start("worker", "--nthreads", "1", "--no-nanny") for _ in range(count)]
-            return Cluster(json.loads(file.read_text())["address"].replace("tcp://", "dask://"), workers)
+            return json.loads(file.read_text())["address"].replace("tcp://", "dask://"), workers
 
-        yield cluster_of
+        yield start_all
 
 
 def settings_for(folder: Path) -> ExtractSettings:
@@ -80,12 +75,12 @@ def settings_for(folder: Path) -> ExtractSettings:
 
 
 def test_a_worker_that_dies_costs_only_its_task(
-    start_cluster: Callable[[int], Cluster], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start_cluster: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two workers, one of them killed during the run: every block has the local run's bits."""
     settings = settings_for(tmp_path)
     extract_features(settings)
-    started = start_cluster(2)
+    address, workers = start_cluster(2)
     monkeypatch.setattr(pipeline, "CLIPS_PER_TASK", 2)
     monkeypatch.setattr(pipeline, "NETWORKS_PER_TASK", 1)
     done: list[int] = []
@@ -95,12 +90,12 @@ def test_a_worker_that_dies_costs_only_its_task(
         for number, result in enumerate(run(calls, scheduler=scheduler)):  # type: ignore[arg-type]
             done.append(number)
             if len(done) == 4:  # decoding is over, and embedding has begun
-                started.workers[0].kill()
+                workers[0].kill()
             yield result
 
     monkeypatch.setattr(pipeline, "run_on_cluster", killing)
-    found = extract_features(replace(settings, cache=tmp_path / "spread", scheduler=started.address))
-    assert started.workers[0].wait() != 0 and len(done) == 8 and found.tuned == 2
+    found = extract_features(replace(settings, cache=tmp_path / "spread", scheduler=address))
+    assert workers[0].wait() != 0 and len(done) == 8 and found.tuned == 2
     local, spread = FeatureCache(settings.cache), FeatureCache(tmp_path / "spread")
     assert local.plan == spread.plan
     for fold in range(2):

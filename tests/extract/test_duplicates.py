@@ -2,37 +2,26 @@
 
 import functools
 import io
-import os
 from collections.abc import Callable
-from itertools import combinations
-from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 
-from moodfuse.cache.audits import Audit
-from moodfuse.extract.dataset.duplicates import AuditedClip, describe_audit, find_duplicates
+from moodfuse.cache.audits import ClipMarks
+from moodfuse.extract.dataset.duplicates import AuditedClip, find_duplicates
 from moodfuse.extract.dataset.fingerprints import (
     NO_MARKS,
     Marks,
     Match,
     find_audio_peaks,
     hash_frames,
-    marks_of_peaks,
     match_audio,
     match_frames,
 )
-from moodfuse.extract.media.decode import read_clip
 
 RATE_HZ = 16_000
-CLIPS = os.environ.get("MOODFUSE_CLIPS")
-real = pytest.mark.skipif(not CLIPS, reason="MOODFUSE_CLIPS names no folder of real clips")
-
-
-def audio_marks(audio: np.ndarray) -> Marks:
-    """The fingerprint of audio."""
-    return marks_of_peaks(*find_audio_peaks(audio))
+SILENCE = np.zeros(0, np.float32)
 
 
 @functools.cache
@@ -66,9 +55,10 @@ def recoded(audio: np.ndarray, bit_rate: int = 64_000) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def clip(name: str, *, audio: np.ndarray | None = None, frames: Marks = NO_MARKS) -> AuditedClip:
+def clip(name: str, *, audio: np.ndarray = SILENCE, frames: Marks = NO_MARKS) -> AuditedClip:
     """A clip of its own group."""
-    return AuditedClip(name, name, name, NO_MARKS if audio is None else audio_marks(audio), frames)
+    marks = ClipMarks(*find_audio_peaks(audio), frames.hashes, frames.times_s)
+    return AuditedClip(name, name, name, marks)
 
 
 @functools.cache
@@ -104,7 +94,6 @@ def test_silence_noise_and_tones_match_nothing() -> None:
     waveforms = [silence, silence, *(noise * 0.1), np.zeros(0, np.float32), tone]
     clips = [clip(str(number), audio=waveform) for number, waveform in enumerate(waveforms)]
     assert find_duplicates(clips) == ()
-    assert not len(audio_marks(np.zeros(100, np.float32)).hashes) and len(audio_marks(music(0, 1.0)).hashes)
 
 
 def smooth_frames(seed: int) -> np.ndarray:
@@ -143,29 +132,6 @@ def test_numbered_names_are_suggested() -> None:
         ("ng-2-of-3.mp4", "ng 3 of 3.mp4"),
     ]
     assert find_duplicates([clip(f"x/img({number}).mp4") for number in range(40)]) == ()
-
-
-@real
-def test_real_clips_of_one_video_are_found_and_no_others() -> None:
-    """The three real clips of one video have similar audio; a recoded, shifted copy is found at its time."""
-    assert CLIPS
-    files = sorted(Path(CLIPS).rglob("*.mp4"))
-    chosen = [file for file in files if "FEARR" in file.name] + files[:1]
-    clips, waveforms = [], {}
-    for file in chosen:
-        decoded = read_clip(file, short_side_px=64)
-        waveforms[file.stem] = decoded.waveform[: decoded.waveform_samples]
-        frames = hash_frames(decoded.frames, decoded.frame_times_s)
-        clips.append(AuditedClip(file.stem, file.stem, file.stem, audio_marks(waveforms[file.stem]), frames))
-    clips.append(clip("copy", audio=recoded(waveforms[files[0].stem][10 * RATE_HZ :] * 0.5)))
-    found = find_duplicates(clips)
-    pairs = {(item.first, item.second) for item in found if item.kind == "sound"}
-    video = [f"DEAP_DB_FEARR({number})" for number in (4, 5, 6)]
-    assert pairs == {*combinations(video, 2), (files[0].stem, "copy")}
-    assert {item.kind for item in found} == {"sound", "name"}
-    (copy,) = (item for item in found if item.second == "copy")
-    assert copy.first_s - copy.second_s == pytest.approx(10, abs=0.5)
-    assert any("similar audio" in line for line in describe_audit(Audit("rules", found)))
 
 
 @pytest.mark.parametrize("find", [match_audio, match_frames])

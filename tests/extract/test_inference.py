@@ -2,7 +2,6 @@
 
 import os
 import sysconfig
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,7 +48,7 @@ def test_a_stored_body_gives_the_same_bits(source: str, narrow: None, tmp_path: 
     save_body(path, recipe, network)
     torch.manual_seed(7)
     again = network_from_files(recipe, 3, path)
-    assert same(*(SourceWorker(recipe, made).frozen_rows_of(NOISE) for made in (network, again)))
+    assert same(*(SourceWorker(recipe, made).frozen_rows(NOISE) for made in (network, again)))
     data = bytearray(path.read_bytes())
     data[-5] ^= 4
     path.write_bytes(data)
@@ -57,36 +56,20 @@ def test_a_stored_body_gives_the_same_bits(source: str, narrow: None, tmp_path: 
         network_from_files(recipe, 3, path)
 
 
-def test_settings_of_weights_come_from_the_recipe(narrow: None) -> None:
-    """BatchNorm's epsilon and the preprocessing are those of the recipe, not the network's own."""
-    other = recipe_of("c3d").preprocessing
-    recipe = replace(recipe_of("i3d"), weights="0" * 64 + " bn_eps=0.0625", preprocessing=other)
-    network = network_from_files(recipe, 2, None)
-    norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm3d)]
-    assert {norm.eps for norm in norms} == {0.0625}
-    assert network.preprocessing == network_from_files(recipe_of("c3d"), 2, None).preprocessing
-
-
-@pytest.mark.parametrize(
-    ("harm", "message"),
-    [
-        (lambda arrays: arrays.pop(sorted(arrays)[0]), "is missing"),
-        (lambda arrays: arrays.update(other=torch.zeros(1)), "belongs to no layer"),
-        (lambda arrays: arrays.update({sorted(arrays)[0]: torch.zeros(3, 3)}), "expected"),
-        (lambda arrays: arrays[sorted(arrays)[0]].fill_(float("nan")), "NaN or infinity"),
-    ],
-)
-def test_arrays_of_another_network_are_refused(
-    harm: Callable[[dict[str, torch.Tensor]], object], message: str, tmp_path: Path
-) -> None:
-    """The error names the first difference."""
-    recipe = recipe_of("twodmcnn")
+def test_arrays_of_another_network_are_refused(tmp_path: Path) -> None:
+    """The error names the first difference: a missing or further array, another shape, NaN."""
+    recipe, path = recipe_of("twodmcnn"), tmp_path / "head.safetensors"
     expected = SourceWorker(recipe, make_network(recipe, None, 2)).tuned.state_dict()
-    arrays = {name: value.clone() for name, value in expected.items()}
-    harm(arrays)
-    save_weights(tmp_path / "head.safetensors", arrays, {})
-    with pytest.raises(WeightsError, match=message):
-        load_arrays(tmp_path / "head.safetensors", expected)
+    first, *others = sorted(expected)
+    for arrays, message in (
+        ({name: expected[name] for name in others}, "is missing"),
+        (expected | {"other": torch.zeros(1)}, "belongs to no layer"),
+        (expected | {first: torch.zeros(3, 3)}, "expected"),
+        (expected | {first: torch.full_like(expected[first], float("nan"))}, "NaN or infinity"),
+    ):
+        save_weights(path, arrays, {})
+        with pytest.raises(WeightsError, match=message):
+            load_arrays(path, expected)
 
 
 @pytest.mark.parametrize("depth", ["full", "head", "frozen"])
@@ -97,7 +80,7 @@ def test_each_network_gives_the_bits_of_training(depth: str, tmp_path: Path) -> 
     body = None if depth == "full" else tmp_path / "body.safetensors"
     if body is not None:
         save_body(body, recipe, worker.network)
-    frozen = worker.frozen_rows_of(NOISE)
+    frozen = worker.frozen_rows(NOISE)
     for number in range(0 if depth == "frozen" else 2):
         torch.manual_seed(number)
         with torch.no_grad():
@@ -106,7 +89,7 @@ def test_each_network_gives_the_bits_of_training(depth: str, tmp_path: Path) -> 
         files.append(tmp_path / f"{number}.safetensors")
         save_weights(files[-1], worker.tuned.state_dict(), {})
         full = depth == "full"
-        expected.append(worker.full_rows_of(NOISE) if full else worker.head_rows(frozen["embedding"]))
+        expected.append(worker.full_rows(NOISE) if full else worker.head_rows(frozen["embedding"]))
     shipped = ShippedSource(recipe, 2, body, files)
     for _ in range(2):
         assert all(same(*pair) for pair in zip(shipped.embed(NOISE), expected or [frozen], strict=True))
@@ -137,8 +120,6 @@ def test_compiling_needs_a_compiler_and_headers(monkeypatch: pytest.MonkeyPatch,
     with pytest.raises(InputError, match=r"--compile: .* not found; install it .* CXX, or leave --compile"):
         check_compiler("cpu")
     monkeypatch.setenv("CXX", "own++")
-    with pytest.raises(InputError, match="own\\+\\+ is not found"):
-        recipe_of("onedmcnn", compile=True)
     (tmp_path / "own++").write_text("#!/bin/sh\n")
     (tmp_path / "own++").chmod(0o755)
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
@@ -160,11 +141,11 @@ def test_a_compiled_network_gives_the_same_features(monkeypatch: pytest.MonkeyPa
     eager, compiled = (recipe_of("onedmcnn", "full", compile=compile) for compile in (False, True))
     assert compiled == replace(eager, compile=True) and compiled.digest16 != eager.digest16
     workers = [SourceWorker(recipe, make_network(recipe, None, 2)) for recipe in (eager, compiled)]
-    first = [worker.full_rows_of(NOISE) for worker in workers]
+    first = [worker.full_rows(NOISE) for worker in workers]
     changed = {name: value * 1.5 for name, value in workers[0].tuned.state_dict().items()}
     for worker in workers:
         worker.tuned.load_state_dict(changed)
-    then = [worker.full_rows_of(NOISE) for worker in workers]
+    then = [worker.full_rows(NOISE) for worker in workers]
     for rows in (first, then):
         for name in ("embedding", "logits"):
             np.testing.assert_allclose(rows[1][name], rows[0][name], rtol=1e-4, atol=1e-5)

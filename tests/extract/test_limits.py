@@ -15,7 +15,7 @@ from moodfuse.cli import main
 from moodfuse.extract.media import pool
 from moodfuse.extract.media.limits import MAX_DEADLINE_S, Limits, MediaError, ReadingRules
 from moodfuse.extract.media.pool import DecodeRequest
-from moodfuse.extract.progress import NAMED, Tally, TooManyRefusedError, counted
+from moodfuse.extract.progress import Tally, TooManyRefusedError, counted
 from moodfuse.synthetic_corpus import ClipSettings, make_clip
 
 
@@ -52,22 +52,16 @@ def test_refusals_are_counted_by_reason() -> None:
 
 
 def test_a_batch_ends_at_its_number_of_refusals() -> None:
-    """Up to one less than that it goes on, without a number always; the end names what was refused, if not
-    all.
-    """
+    """Up to one less than that it goes on, without a number always; the error names what was refused."""
     endless, tally = Tally(ReadingRules()), Tally(ReadingRules(max_failures=2))
     for number in range(100):
         endless.count(str(number), "empty")
     tally.count("a", "empty")
     tally.count("b")
     with pytest.raises(
-        TooManyRefusedError, match=r"after 3 clips, 2 refused: .* is 2\. They are a \(empty\), c \(codec\)\."
+        TooManyRefusedError, match=r"2 refused: .* is 2\. They are a \(empty\), c \(codec\)\."
     ):
         tally.count("c", "codec")
-    many = Tally(ReadingRules(max_failures=NAMED + 2))
-    with pytest.raises(TooManyRefusedError, match=r"9 \(empty\) and 2 more\. Correct"):
-        for number in range(NAMED + 2):
-            many.count(str(number), "empty")
 
 
 @pytest.fixture(scope="module")

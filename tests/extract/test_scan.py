@@ -50,11 +50,11 @@ def test_a_folder_per_label_is_read(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("splits", [("test", "train"), ("Train",), ("train_set", "val"), ("fold1", "fold2")])
+@pytest.mark.parametrize("splits", [("test", "train"), ("fold1", "fold2")])
 def test_folders_of_splits_are_refused_as_labels(splits: tuple[str, ...], tmp_path: Path) -> None:
     """The error names the split folders, the labels in them, and two remedies, with `train` as example."""
     touch(tmp_path, *(f"{split}/{label}/1.mp4" for split in splits for label in ("happy", "sad")))
-    first = next((split for split in splits if split.lower().startswith("train")), splits[0])
+    first = "train" if "train" in splits else splits[0]
     message = (
         rf"are named like splits, not labels \(inside them: 'happy', 'sad'\); give one of them, such as "
         rf"{tmp_path}/{first}, or a CSV with the columns path,label,split"
@@ -62,25 +62,6 @@ def test_folders_of_splits_are_refused_as_labels(splits: tuple[str, ...], tmp_pa
     with pytest.raises(InputError, match=message):
         scan(tmp_path)
     assert [clip.label for clip in scan(tmp_path / splits[0])] == ["happy", "sad"]
-
-
-@pytest.mark.parametrize(
-    ("names", "folders"),
-    [
-        (("train/1.mp4", "test/2.mp4"), "'test', 'train'"),
-        (("sad/train/1.mp4", "sad/test/2.mp4", "fear/3.mp4"), "'sad/test', 'sad/train'"),
-        (("tension/live/1.mp4", "relaxation/2.mp4"), ""),
-    ],
-)
-def test_names_of_splits_elsewhere_are_a_warning(
-    names: tuple[str, ...], folders: str, tmp_path: Path
-) -> None:
-    """Folders that may be labels are read, with a warning."""
-    touch(tmp_path, *names)
-    scanned = scan_data(tmp_path)
-    start = f"WARNING folders are named like splits, which has no effect: {folders}; expected a folder per"
-    assert len(scanned.clips) == len(names) and len(scanned.messages) == bool(folders)
-    assert all(line.startswith(start) for line in scanned.messages)
 
 
 def test_windows_longer_than_the_audio_that_is_read_are_counted(tmp_path: Path) -> None:
@@ -107,10 +88,8 @@ def test_a_csv_gives_groups_windows_folds_and_splits(tmp_path: Path) -> None:
         ("file,label\na.mp4,sad\n", r"column\(s\) path missing, found 'file, label'"),
         ("path,label\n", "holds no clip"),
         ("path,label\na.mp4,../etc\n", r"line 2: label '../etc' is empty or a path"),
-        ("path,label\n,sad\n", "line 2: the path is empty"),
         ("path,label,start_s\na.mp4,sad,soon\n", "start_s is 'soon'; expected a number"),
         ("path,label,start_s,end_s\na.mp4,sad,5,4\n", "is empty"),
-        ("path,label,fold\na.mp4,sad,1.5\n", "expected a whole number"),
         ("path,label\na.mp4,sad\na.mp4,sad\n", "line 3: a.mp4 is in line 2 already"),
         ("path,label,split\na.mp4,sad,dev\n", "expected 'train' or 'test'"),
     ],
@@ -136,10 +115,9 @@ def test_a_path_is_read_as_it_is_if_there_is_such_a_file(tmp_path: Path) -> None
     file.write_bytes(b"path,label\nend.mp4 ,sad\nboth.mp4 ,sad\nc.mp4 ,sad\ncaf\xe9.mp4,sad\n")
     assert [clip.id for clip in scan(file)] == ["both.mp4 ", "c.mp4", "caf\udce9.mp4", "end.mp4 "]
     assert all(Path(clip.path).exists() for clip in scan(file))
-    for row, what in ((b"c.mp4,tr\xe4nen", "label: 'tr.*nen'"), (b"na\xefve.mp4,sad", "path: 'na.*ve.mp4'")):
-        file.write_bytes(b"path,label\n" + row + b"\n")
-        with pytest.raises(InputError, match=rf"line 2, {what} is not UTF-8; save the file as UTF-8"):
-            scan(file)
+    file.write_bytes(b"path,label\nc.mp4,tr\xe4nen\n")
+    with pytest.raises(InputError, match=r"line 2, label: 'tr.*nen' is not UTF-8; save the file as UTF-8"):
+        scan(file)
 
 
 def test_data_that_is_no_folder_or_table_is_refused(tmp_path: Path) -> None:
@@ -166,35 +144,23 @@ def test_group_pattern(tmp_path: Path) -> None:
     assert groups(r"a\(") == ["a(", "a(", None]
     with pytest.raises(InputError, match="not a regular expression"):
         groups("(")
-    with pytest.raises(InputError, match=r"has 2 groups; name the one to use"):
-        groups("(s)(a)")
     with pytest.raises(InputError, match=r"matches no clip; the first clip id is 'sad/a\(1\)\.mp4'"):
         groups("song")
     table = write(tmp_path, "path,label,group\nsad/a(1).mp4,sad,mine\nsad/b.mp4,sad,\n")
     assert [clip.group for clip in scan(table, group_pattern="sad/(.)")] == ["mine", "b"]
 
 
-def list_media(folder: Path) -> tuple[list[str], dict[str, list[str]]]:
-    """The media files and the ignored files of a folder, by their names in it."""
-    files = find_media(folder)
-    ignored = {
-        why: sorted(str(path.relative_to(folder)) for path in paths) for why, paths in files.ignored.items()
-    }
-    return [str(path.relative_to(folder)) for path in files.media], ignored
-
-
 def test_hidden_system_and_other_files_are_ignored_by_reason(tmp_path: Path) -> None:
     """Each reason makes one line with the count and the first names; an ignored folder counts once."""
     touch(tmp_path, "b.MP4", "a.flac", "live/c.webm", "notes.txt", "clip", "x.mp4/y.mp4")
-    hidden = [".Trash-1000", ".AppleDouble", "@eaDir", "$RECYCLE.BIN", "__MACOSX", "#recycle"]
-    touch(tmp_path, "._b.mp4", *(f"{name}/z.mp4" for name in hidden))
-    media, ignored = list_media(tmp_path)
+    touch(tmp_path, "._b.mp4", ".Trash-1000/z.mp4", "@eaDir/z.mp4", "__MACOSX/z.mp4")
+    files = find_media(tmp_path)
+    media = [file.relative_to(tmp_path).as_posix() for file in files.media]
     assert media == ["a.flac", "b.MP4", "live/c.webm", "x.mp4/y.mp4"]
-    assert ignored == {HIDDEN: sorted(["._b.mp4", *hidden]), OTHER: ["clip", "notes.txt"]}
-    lines = ignored_lines(tmp_path, find_media(tmp_path).ignored)
-    assert f"ignored in {tmp_path}: 2 files without a media suffix: 'clip', 'notes.txt'" in lines
-    names = "7 hidden or system files and folders: '#recycle', '$RECYCLE.BIN', '.AppleDouble', .."
-    assert any(names in line for line in lines)
+    assert sorted(ignored_lines(tmp_path, files.ignored)) == [
+        f"ignored in {tmp_path}: 2 {OTHER}: 'clip', 'notes.txt'",
+        f"ignored in {tmp_path}: 4 {HIDDEN}: '.Trash-1000', '._b.mp4', '@eaDir', ...",
+    ]
 
 
 def test_links_are_followed_and_each_folder_is_read_once(tmp_path: Path) -> None:
@@ -212,23 +178,11 @@ def test_links_are_followed_and_each_folder_is_read_once(tmp_path: Path) -> None
     links |= {"sad/unmounted": tmp_path / "unmounted", "sad/gone.mp4": tmp_path / "gone.mp4"}
     for name, target in links.items():
         os.symlink(target, data / name)
-    media, ignored = list_media(data)
+    files = find_media(data)
+    media = [file.relative_to(data).as_posix() for file in files.media]
     assert media == ["fear/3.mp4", "happy/1.mp4", "sad/2.mp4", "sad/gone.mp4", "sad/more/deep/4.mp4"]
-    assert ignored == {
-        REPEATED: ["happy/fear", "happy/loop", "happy/peer", "sad/more/deep/again"],
-        BROKEN: ["sad/self", "sad/unmounted"],
-    }
-
-
-def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error names the folder and the cause."""
-
-    def refuse(path: Path) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "iterdir", refuse)
-    with pytest.raises(InputError, match=r"cannot be read \(Permission denied\); correct its permissions"):
-        find_media(tmp_path)
+    assert sorted(path.name for path in files.ignored[REPEATED]) == ["again", "fear", "loop", "peer"]
+    assert sorted(path.name for path in files.ignored[BROKEN]) == ["self", "unmounted"]
 
 
 def test_the_documented_suffixes_are_those_that_are_read() -> None:

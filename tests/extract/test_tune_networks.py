@@ -1,7 +1,5 @@
-"""Audio networks tuned in several processes give the files of one process, also if one of them fails."""
+"""Audio networks tuned in several processes give the files of one process."""
 
-import logging
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from tests.extract.conftest import FOLDS
 def test_audio_networks_share_the_cores(source: str, cores: int, to_tune: int, expected: int) -> None:
     """As many processes as the recipe's two threads fit into the cores, with at least three networks each."""
     recipe = build_recipe(source, RecipeChoice(device="cpu"))
-    assert count_processes(Work(recipe, (), ((),) * to_tune, to_tune, 52), cores) == expected
+    assert count_processes(Work(recipe, (), ((),) * to_tune, to_tune), cores) == expected
 
 
 def features(folder: Path) -> dict[str, bytes]:
@@ -34,19 +32,13 @@ def features(folder: Path) -> dict[str, bytes]:
 
 
 def test_several_processes_write_the_files_of_one(
-    runner: Any, all_depths: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    runner: Any, all_depths: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two processes, then two of which one fails at once, so that the other one does everything."""
+    """Two processes that tune one network each."""
     runner.keep(4)
-    monkeypatch.setattr(tune_networks, "FEWEST_NETWORKS", 1)
-    caches = [runner.cache.with_name(name) for name in ("two", "failed")]
-    for cache in caches:
-        shutil.copytree(all_depths.runner.cache, cache, ignore=shutil.ignore_patterns("features", "networks"))
-        if cache.name == "failed":
-            monkeypatch.setattr(tune_networks, "_tune_part", os._exit)  # raises TypeError
-        with caplog.at_level(logging.WARNING):
-            done = runner(cache=cache, sources=("onedmcnn",), jobs=4, plan=FOLDS)
-        assert (done.tuned, done.embedded) == (2, 8)
-    alone = features(all_depths.runner.cache)
-    assert features(caches[0]) == features(caches[1]) == alone and len(alone) == 4
-    assert [record for record in caplog.records if "a tuning process failed" in record.message]
+    monkeypatch.setattr(tune_networks, "NETWORKS_PER_TASK", 1)
+    whole = all_depths.runner.cache
+    shutil.copytree(whole, runner.cache, ignore=shutil.ignore_patterns("features", "networks"))
+    done = runner(sources=("onedmcnn",), jobs=4, plan=FOLDS)
+    assert (done.tuned, done.embedded) == (2, 8)
+    assert features(runner.cache) == features(whole) and len(features(whole)) == 4

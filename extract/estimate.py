@@ -1,0 +1,113 @@
+"""The time and disk space that work takes, estimated from one timed pass and one timed training step."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from moodfuse.extract.pending import Work
+from moodfuse.extract.runtime import release_freed_memory
+from moodfuse.extract.settings import ExtractSettings
+
+if TYPE_CHECKING:  # importing torch takes seconds
+    from torch import Tensor, nn
+
+    from moodfuse.extract.networks.base import Network
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds of work and megabytes (10**6 bytes) of disk."""
+
+    seconds: float = 0.0
+    megabytes: float = 0.0
+
+    def __add__(self, other: "Estimate") -> "Estimate":
+        return Estimate(self.seconds + other.seconds, self.megabytes + other.megabytes)
+
+
+def describe_work(todo: Sequence[Work], settings: ExtractSettings, classes: tuple[str, ...]) -> Iterator[str]:
+    """What is left to do for each source and in all, with estimates of time and disk space."""
+    busy = [work for work in todo if not work.is_empty]
+    if not busy:
+        yield "nothing to decode, tune or embed: the cache holds every block"
+    total = Estimate()
+    for work in busy:
+        cost = ""
+        if work.is_long or settings.dry_run:
+            estimate = measure(work, settings.recipes.weights_of(work.recipe.source), classes=classes)
+            release_freed_memory()
+            total += estimate
+            cost = f": about {estimate.seconds:.0f} s, {estimate.megabytes:.0f} MB"
+        blocks = f"{len(work.networks)} blocks" if work.recipe.tuning else "one frozen block"
+        tasks = f"{len(work.trunk)} clips to embed, {work.to_tune} networks to tune for {blocks}"
+        yield f"{work.recipe.source} ({work.recipe.depth}): {tasks}{cost}"
+    if total != Estimate():
+        repeats = settings.networks.repeats
+        under = f" under {repeats} fold plans" if repeats > 1 else ""
+        cost = f"about {total.seconds / 60:.1f} minutes, {total.megabytes:.0f} MB of disk"
+        yield f"in all {sum(work.to_tune for work in busy)} networks to tune{under}: {cost}"
+
+
+def measure(work: Work, weights: str | None, *, classes: tuple[str, ...]) -> Estimate:
+    """Estimate the work of a source from one timed pass and one timed training step on a blank clip."""
+    import torch
+
+    from moodfuse.extract.inference import autocast, make_network, place_batch
+
+    recipe, tuning = work.recipe, work.recipe.tuning
+    torch.set_num_threads(recipe.threads)
+    network = make_network(recipe, weights, len(classes))
+    optimizer = torch.optim.Adam(network.head_parameters())
+    clip = place_batch(recipe, torch.zeros(1, *_input_shape(network, 0.0)))
+
+    def seconds_of(step: Callable[["Tensor"], object], batch: "Tensor") -> float:
+        step(batch)  # sets up memory and kernels
+        start = time.perf_counter()
+        step(batch)
+        return time.perf_counter() - start
+
+    def train(batch: "Tensor") -> None:
+        with autocast(recipe):
+            network.train()(batch)[1].sum().backward()
+
+    def train_head(activations: "Tensor") -> None:
+        network.classifier(network.embed(activations)).sum().backward()
+        optimizer.step()
+
+    def pass_seconds(step: Callable[["Tensor"], object]) -> float:
+        with torch.inference_mode(), autocast(recipe):
+            return seconds_of(step, clip)
+
+    seconds = len(work.trunk) * pass_seconds(network.trunk) if work.trunk else 0.0
+    floats = len(work.trunk) * (network.spec.activation_width + network.spec.frozen_width)
+    if work.body:
+        floats += _count_values(network.parameters())
+    if work.networks and tuning is not None:
+        rows, clips = len(work.networks) * work.clips, max(map(len, work.networks))
+        floats += rows * (network.spec.embedding_width + len(classes))
+        if recipe.depth == "full":
+            crop = place_batch(recipe, torch.zeros(1, *_input_shape(network, tuning.crop_s)))
+            pass_s, train_s = pass_seconds(network), seconds_of(train, crop)
+            seconds += work.to_tune * tuning.epochs * clips * (0.8 * train_s + 0.2 * pass_s) + rows * pass_s
+            floats += work.to_tune * _count_values(network.parameters())
+        else:
+            activations = torch.zeros(tuning.batch, network.spec.activation_width, device=recipe.device)
+            steps = work.to_tune * tuning.epochs * -(-clips // tuning.batch)
+            seconds += steps * seconds_of(train_head, activations)
+            floats += work.to_tune * _count_values(network.head_parameters())
+    return Estimate(seconds, 4 * floats / 1e6)
+
+
+def _input_shape(network: "Network", crop_s: float) -> tuple[int, ...]:
+    """Shape of an input of a whole clip, or of `crop_s` seconds of its audio, without the batch axis."""
+    from moodfuse.extract.networks.registry import AudioPreprocessing
+
+    preprocessing = network.preprocessing
+    if isinstance(preprocessing, AudioPreprocessing):
+        return (round(crop_s * preprocessing.sample_rate_hz) or preprocessing.samples,)
+    return 3, preprocessing.frames, preprocessing.crop_px, preprocessing.crop_px
+
+
+def _count_values(parameters: Iterable["nn.Parameter"]) -> int:
+    return sum(value.numel() for value in parameters)
