@@ -84,7 +84,7 @@ setup(
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.8",
             "ruff>=0.17",
-            # The packaging test builds a wheel without fetching anything, so the build backend is installed too.
+            # The packaging test builds a wheel offline, so the build backend is installed too.
             "setuptools>=77",
             "uv>=0.7",
             "wheel>=0.45",

@@ -1,9 +1,10 @@
-"""The cache at a million clips: one imported source of 512 float32 a clip, written by parts, listed, opened, read.
+"""The cache at a million clips: one imported source of 512 float32 a clip, written by parts, listed, opened,
+read.
 
-Usage: cache_scale.py [ROWS ...]; default 10 000, 100 000 and 1 000 000 (4.2 GB of disk for the last). Writing and
-reading are processes of their own. Reading the block is set beside `numpy.load` of the same array, by turns in one
-process; the digest check that comes before the first read is timed apart, and peak memory is set beside the array's
-size. Exits 1 if a bar is missed.
+Usage: cache_scale.py [ROWS ...]; default 10 000, 100 000 and 1 000 000 (4.2 GB of disk for the last). Writing
+and reading are processes of their own. Reading the block is set beside `numpy.load` of the same array, by
+turns in one process; the digest check that comes before the first read is timed apart, and peak memory is set
+beside the array's size. Exits 1 if a bar is missed.
 """
 
 import argparse
@@ -77,9 +78,11 @@ def peak_bytes() -> int:
 
 
 def read(folder: Path, rows: int) -> dict[str, float]:
-    """Open the cache, check the parts, read the block; then, by turns, `numpy.load` of the same array and the block.
+    """Open the cache, check the parts, read the block; then, by turns, `numpy.load` of the same array and the
+    block.
 
-    The check reads every byte once in a process. The files are in the page cache by then; the best of three counts.
+    The check reads every byte once in a process. The files are in the page cache by then; the best of three
+    counts.
     """
     from moodfuse.cache.storage.parts import check_part
     from moodfuse.cache.store import FeatureCache
@@ -148,8 +151,10 @@ def main(sizes: list[int]) -> int:
         item = found[rows] = measure(rows)
         array = rows * COLUMNS * 4
         print(
-            f"{rows} rows, {array / 1e6:.0f} MB: clips declared in {item['declare_s']:.2f} s, parts written in "
-            f"{item['write_s']:.2f} s, digest check {item['check_s']:.2f} s, numpy.load {item['load_s']:.2f} s, block "
+            f"{rows} rows, {array / 1e6:.0f} MB: clips declared in {item['declare_s']:.2f} s, parts "
+            f"written in "
+            f"{item['write_s']:.2f} s, digest check {item['check_s']:.2f} s, numpy.load "
+            f"{item['load_s']:.2f} s, block "
             f"read {item['read_s']:.2f} s, peak {item['peak'] / 1e6:.0f} MB"
         )
         missed += verdict("cache ls, s", item["ls_s"], LS_BAR_S) + verdict(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moodfuse.evaluate.intervals import SIMULATED, bootstrap_intervals, draw_groups, interval
+from moodfuse.evaluate.intervals import SIMULATED, bootstrap_intervals, interval, resample_groups
 from moodfuse.evaluate.metrics import METRICS
 from moodfuse.evaluate.paired import paired_tests
 from moodfuse.evaluate.selection import select_and_test
@@ -111,7 +111,7 @@ def answers(labels: np.ndarray, right: np.ndarray, random: np.random.Generator) 
 def interval_rows(layout: Layout, truth: float, sets: int, draws: int = 2000) -> Iterator[Row]:
     """Coverage of accuracy and, for equal groups, of macro F1, whose true value is the same there."""
     random = np.random.default_rng(0)
-    drawn = draw_groups(layout.member, draws=draws)
+    drawn = resample_groups(layout.member, draws=draws)
     weights = np.concatenate(list(drawn.weights()))
     labels = layout.labels
     equal = len(set(layout.sizes)) == 1
@@ -147,7 +147,7 @@ def few_groups_coverage(groups: int, sets: int, draws: int = 500) -> dict[str, f
     many = np.arange(300_000) % CLASSES
     lowest = {name: 1.0 for name in METRICS if name != "ece"}
     for layout in (Layout.equal(groups, 1), Layout.equal(groups, 2)):
-        drawn, labels = draw_groups(layout.member, draws=draws), layout.labels
+        drawn, labels = resample_groups(layout.member, draws=draws), layout.labels
         for strength in STRENGTHS:
             p = soft_answers(many, strength, np.zeros(1), random)
             truth = {name: float(METRICS[name](many, p)) for name in lowest}  # type: ignore[operator]
@@ -175,7 +175,7 @@ def few_groups_rows(sets: int) -> Iterator[Row]:
 def paired_rows(layout: Layout, truth: float, sets: int, draws: int = 500) -> Iterator[Row]:
     """False positives of one uncorrected test, and coverage, for two equally good results."""
     random = np.random.default_rng(2)
-    labels, drawn = layout.labels, draw_groups(layout.member, draws=draws)
+    labels, drawn = layout.labels, resample_groups(layout.member, draws=draws)
     wrong = held = 0
     for _ in range(sets):
         common, same = right_answers(layout, truth, random), random.random(len(labels)) < CORRELATION
@@ -208,7 +208,7 @@ def selection_rows(
 ) -> Iterator[Row]:
     """Mean error of the corrected accuracy of the best, the same uncorrected, and its coverage."""
     random = np.random.default_rng(3)
-    drawn = draw_groups(layout.member, draws=draws)
+    drawn = resample_groups(layout.member, draws=draws)
     off, naive, held = [], [], 0
     for _ in range(sets):
         right = many_results(layout, truths, random)

@@ -1,10 +1,10 @@
 """Peak memory of `extract` with few clips and with ten times as many.
 
-Usage: extract_memory.py [CLIPS [TIMES]]; CLIPS is by default the folder of MOODFUSE_CLIPS, TIMES 10. The larger set
-holds every clip so often, each copy with some bytes appended, so that it is another file. `extract --tune frozen` with
-four sources runs on both, in bfloat16 where this processor computes in it. Memory is the peak of resident memory that
-Linux kept of the command's own process, and of the largest of its decoding processes. Exits 1 if the sum of both
-differs by 10 % or more.
+Usage: extract_memory.py [CLIPS [TIMES]]; CLIPS is by default the folder of MOODFUSE_CLIPS, TIMES 10. The
+larger set holds every clip so often, each copy with some bytes appended, so that it is another file. `extract
+--tune frozen` with four sources runs on both, in bfloat16 where this processor computes in it. Memory is the
+peak of resident memory that Linux kept of the command's own process, and of the largest of its decoding
+processes. Exits 1 if the sum of both differs by 10 % or more.
 """
 
 import os
@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from side_by_side import Row, clips_of, report
+from side_by_side import Row, read_part_clips, report
 
 from moodfuse.extract.networks.hardware import has_bfloat16
 
@@ -75,7 +75,8 @@ def main(files: Sequence[Path], times: int) -> int:
             start = time.perf_counter()
             found.append(peaks([*command, "--tune", "frozen", "--precision", precision]))
             print(
-                f"{len(files) * copies} clips: {found[-1][0]:.0f} MB, and {found[-1][1]:.0f} MB in a decoding process; "
+                f"{len(files) * copies} clips: {found[-1][0]:.0f} MB, and {found[-1][1]:.0f} MB in a "
+                f"decoding process; "
                 f"{time.perf_counter() - start:.0f} s",
                 flush=True,
             )
@@ -88,4 +89,4 @@ def main(files: Sequence[Path], times: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(clips_of(sys.argv[1:2]), int(sys.argv[2]) if len(sys.argv) > 2 else 10))
+    sys.exit(main(read_part_clips(sys.argv[1:2]), int(sys.argv[2]) if len(sys.argv) > 2 else 10))

@@ -1,13 +1,14 @@
-"""`extract` beside the loop that a good user would write: clips a second with four sources, decoding included.
+"""`extract` beside the loop that a good user would write: clips a second with four sources, decoding
+included.
 
-Usage: extract_speed.py [CLIPS [N]]; CLIPS is by default the folder of MOODFUSE_CLIPS, N the number of clips (default
-all). Both sides pass every clip through `onedmcnn`, `twodmcnn`, `c3d` and `i3d`, in one process on the same clips,
-turn by turn in pieces. The loop decodes a clip once with PyAV's own threads, resizes with torch and runs the networks
-eagerly in float32. Ours is `extract --tune frozen --no-keep-media`, in float32 and, where this processor computes in
-bfloat16, in that, timed while it has clips both to decode and to pass; its start-up is printed apart. Prints the
-ratios, the ceilings measured in the same run (decoding, matrix products) and the share of the limit: the processor's
-time to decode over the cores, and the networks' operations over the matrix rate. Exits 1 if ours is less than 2.8
-times as fast in bfloat16.
+Usage: extract_speed.py [CLIPS [N]]; CLIPS is by default the folder of MOODFUSE_CLIPS, N the number of clips
+(default all). Both sides pass every clip through `onedmcnn`, `twodmcnn`, `c3d` and `i3d`, in one process on
+the same clips, turn by turn in pieces. The loop decodes a clip once with PyAV's own threads, resizes with
+torch and runs the networks eagerly in float32. Ours is `extract --tune frozen --no-keep-media`, in float32
+and, where this processor computes in bfloat16, in that, timed while it has clips both to decode and to pass;
+its start-up is printed apart. Prints the ratios, the ceilings measured in the same run (decoding, matrix
+products) and the share of the limit: the processor's time to decode over the cores, and the networks'
+operations over the matrix rate. Exits 1 if ours is less than 2.8 times as fast in bfloat16.
 """
 
 import os
@@ -23,12 +24,12 @@ from unittest.mock import patch
 import av
 import numpy as np
 import torch
-from side_by_side import PLAIN, Row, Side, clips_of, decode_s, matrix_rate, report
+from side_by_side import PLAIN, Row, Side, decode_s, matrix_rate, read_part_clips, report
 
 from moodfuse.cache.folds import PlanChoice
 from moodfuse.cache.media import Media
 from moodfuse.extract.inference import SourceWorker, make_network
-from moodfuse.extract.media.decode import SHORT_SIDE_PX, media_of, read_clip
+from moodfuse.extract.media.decode import SHORT_SIDE_PX, make_media, read_clip
 from moodfuse.extract.media.pool import AHEAD_PER_JOB
 from moodfuse.extract.media_supply import FrozenTrunk
 from moodfuse.extract.networks import create_network
@@ -47,7 +48,7 @@ C3D_MEAN = torch.tensor([104.0, 117.0, 123.0]).view(3, 1, 1, 1)
 
 
 def decode_plainly(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """32 frames at even times, uint8 [32, 3, H, W], and the sound, float32 [480000], with PyAV's own threads."""
+    """32 frames at even times, uint8 [32, 3, H, W], and the audio, float32 [480000], with PyAV's threads."""
     frames: list[np.ndarray] = []
     with av.open(str(path)) as media:
         stream = media.streams.video[0]
@@ -139,7 +140,9 @@ def extract() -> Callable[[Sequence[Path], Path, str], tuple[float, float]]:
 
 
 def ours(files: Sequence[Path], folder: Path, precision: str) -> tuple[float, float]:
-    """Clips a second of stage one while clips are decoded and pass the networks; seconds until the first has passed."""
+    """Clips a second of stage one while clips are decoded and pass the networks; seconds until the first has
+    passed.
+    """
     begin, passed = time.perf_counter(), []
     add = FrozenTrunk.add
 
@@ -173,7 +176,7 @@ def ours(files: Sequence[Path], folder: Path, precision: str) -> tuple[float, fl
 
 def pass_s(files: Sequence[Path], precision: str) -> dict[str, float]:
     """Seconds that a clip in memory takes in each network with nothing beside it, its input made included."""
-    clips = [media_of(read_clip(file, short_side_px=SHORT_SIDE_PX)) for file in files]
+    clips = [make_media(read_clip(file, short_side_px=SHORT_SIDE_PX)) for file in files]
     found = {}
     for name in SOURCES:
         recipe = build_recipe(name, RecipeChoice(depth="frozen", device="cpu", precision=precision))
@@ -194,9 +197,8 @@ def main(files: Sequence[Path]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         plain.ask(files[:1])
         for name in names:
-            print(
-                f"the first clip of ours in {name} after {own.ask(files[:8], Path(folder) / 'run', name)[1]:.1f} s"
-            )
+            first_s = own.ask(files[:8], Path(folder) / "run", name)[1]
+            print(f"the first clip of ours in {name} after {first_s:.1f} s")
         for piece in range(PIECES):
             part = files[piece::PIECES]
             speeds["loop"].append(plain.ask(part))
@@ -210,7 +212,8 @@ def main(files: Sequence[Path]) -> int:
     core_s, cores = decode_s(files[:6]), os.cpu_count() or 1
     rates = {"fp32": matrix_rate("float32"), "bf16": matrix_rate("bfloat16")}
     print(
-        f"decoding {core_s:.2f} s of a core; products of matrices {rates['fp32'] / 1e9:.0f} GFLOP/s in float32, "
+        f"decoding {core_s:.2f} s of a core; products of matrices {rates['fp32'] / 1e9:.0f} GFLOP/s in "
+        f"float32, "
         f"{rates['bf16'] / 1e9:.0f} in bfloat16"
     )
     baseline = statistics.median(speeds["loop"])
@@ -228,10 +231,11 @@ def main(files: Sequence[Path]) -> int:
         rows.append(Row(what, *sides, ratios, limit=1 / speed / limit_s, **bar))
     if "bf16" not in names:
         print(
-            f"this processor has no instructions for bfloat16: the bar, {BAR} times in bfloat16, is not measured"
+            f"this processor has no instructions for bfloat16: the bar, {BAR} times in bfloat16, is not "
+            f"measured"
         )
     return report(rows) or int("bf16" not in names)
 
 
 if __name__ == "__main__":
-    sys.exit(main(clips_of(sys.argv[1:])))
+    sys.exit(main(read_part_clips(sys.argv[1:])))

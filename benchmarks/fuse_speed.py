@@ -44,7 +44,7 @@ from moodfuse.fuse.design import DesignInputs, assemble
 from moodfuse.fuse.heads.boosted import GRID as ROUNDS
 from moodfuse.fuse.heads.boosted import LightGBMHead
 from moodfuse.fuse.heads.linear import GRID
-from moodfuse.fuse.leak_guard import clip_rows
+from moodfuse.fuse.leak_guard import make_clip_rows
 
 CLIPS, CLASSES, FOLDS = 503, 6, 6
 WIDTHS = {"c3d": 512, "i3d": 1024, "onedmcnn": 256, "twodmcnn": 160}
@@ -180,7 +180,7 @@ class Fold:
 def make_fold(cache: FeatureCache, sources: tuple[str, ...], fold: int) -> Fold:
     """The same rows, outer fold and inner grouped folds as ours."""
     blocks = [cache.block(source, "*") for source in sources]
-    rows = clip_rows(cache.plan, cache.clips)
+    rows = make_clip_rows(cache.plan, cache.clips)
     design = assemble(DesignInputs(rows, blocks, "embedding", fold, seed=cache.plan.seed))
     inner = np.full(len(design.y), -1)
     for number, inner_fold in enumerate(design.inner):

@@ -1,12 +1,13 @@
-"""The three stages on a GPU beside the same on the CPU: whether they agree, whether they repeat, what a GPU gains.
+"""The three stages on a GPU beside the same on the CPU: whether they agree, whether they repeat, what a GPU
+gains.
 
-Usage: gpu.py [DEVICE] [stages|speed]; DEVICE is cuda unless told otherwise. Stages: on a made-up corpus the four
-networks embed every clip on the CPU, and on DEVICE twice, in float32 and in bfloat16; then all four are tuned whole on
-DEVICE, fused, evaluated, exported, and the model labels the clips again, on DEVICE and on the CPU. Speed: times of a
-network alone, eager and compiled, on inputs that lie on its device. Exits 1 if float32 differs by more than 1 in 10 000
-of the largest value, from the CPU or compiled, if embedding a clip does not repeat bit for bit, if a file is not
-labelled, or if the model says otherwise on the CPU. Whether tuning repeats is only told: some backward passes on a GPU
-add in any order.
+Usage: gpu.py [DEVICE] [stages|speed]; DEVICE is cuda unless told otherwise. Stages: on a made-up corpus the
+four networks embed every clip on the CPU, and on DEVICE twice, in float32 and in bfloat16; then all four are
+tuned whole on DEVICE, fused, evaluated, exported, and the model labels the clips again, on DEVICE and on the
+CPU. Speed: times of a network alone, eager and compiled, on inputs that lie on its device. Exits 1 if float32
+differs by more than 1 in 10 000 of the largest value, from the CPU or compiled, if embedding a clip does not
+repeat bit for bit, if a file is not labelled, or if the model says otherwise on the CPU. Whether tuning
+repeats is only told: some backward passes on a GPU add in any order.
 """
 
 import argparse
@@ -29,7 +30,8 @@ from moodfuse.synthetic_corpus import ClipSettings, CorpusSettings, make_corpus
 SOURCES = ("onedmcnn", "twodmcnn", "c3d", "i3d")
 BAR = 1e-4
 RECIPE = "name = 'brief'\n" + "".join(
-    f"[{source}]\ndepth = 'full'\nfull = {{ optimizer = 'adam', learning_rate = 1e-4, epochs = 2, batch = 4 }}\n"
+    f"[{source}]\ndepth = 'full'\nfull = "
+    f"{{ optimizer = 'adam', learning_rate = 1e-4, epochs = 2, batch = 4 }}\n"
     for source in SOURCES
 )
 SHAPES = {"onedmcnn": (480_000,), "twodmcnn": (480_000,), "c3d": (3, 32, 112, 112), "i3d": (3, 32, 224, 224)}
@@ -127,7 +129,7 @@ def stages(data: Path, folder: Path, device: str) -> int:
 
 
 def labels(data: Path, folder: Path, device: str) -> np.ndarray:
-    """Probabilities [N, C] of all files by the model, on a device; a file that is refused ends the benchmark."""
+    """Probabilities [N, C] of all files by the model, on a device; a refused file ends the benchmark."""
     output = folder / f"{device}.jsonl"
     moodfuse("predict", "--model", folder / "model", data.parent, "--output", output, "--device", device)
     rows = [json.loads(line)["probabilities"] for line in output.read_text().splitlines()]
@@ -181,7 +183,9 @@ def tuned(worker: SourceWorker, one: torch.Tensor, device: str) -> float:
 
 
 def speed(device: str) -> int:
-    """Print clips a second of each network by precision, eager and compiled; 1 if compiled float32 is not eager's."""
+    """Print clips a second of each network by precision, eager and compiled; 1 if compiled float32 is not
+    eager's.
+    """
     missed = 0
     print("| network | precision | embed, clips/s | compiled | differs by | tuning step, clips/s |")
     print("| --- | --- | ---: | ---: | ---: | ---: |")

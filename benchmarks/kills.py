@@ -1,10 +1,11 @@
-"""SIGKILL at random times of a real `extract`, resumed each time: nothing that was kept is lost or computed again.
+"""SIGKILL at random times of a real `extract`, resumed each time: nothing that was kept is lost or computed
+again.
 
-Usage: kills.py [KILLS]; default 100. A small corpus, an audio network tuned whole, one tuned at its head over a
-frozen trunk. Each kill falls anywhere in the time that an unbroken run takes; the next start resumes, and may be
-killed again.
-Whenever a run comes to its end its features are compared with the unbroken run's, bit for bit, and it starts anew.
-After every start, parts that stood before must stand unchanged. Exits 1 if any bar is missed.
+Usage: kills.py [KILLS]; default 100. A small corpus, an audio network tuned whole, one tuned at its head over
+a frozen trunk. Each kill falls anywhere in the time that an unbroken run takes; the next start resumes, and
+may be killed again. Whenever a run comes to its end its features are compared with the unbroken run's, bit
+for bit, and it starts anew. After every start, parts that stood before must stand unchanged. Exits 1 if any
+bar is missed.
 """
 
 import random
@@ -120,7 +121,8 @@ def main(kills: int) -> int:
                 shutil.rmtree(work)
         print(f"{done} kills, {ends} runs resumed to their end: {differing} differ from the unbroken one")
         print(
-            f"{changed} files that stood before a start were changed; {again} embeddings computed beyond those lost"
+            f"{changed} files that stood before a start were changed; {again} embeddings computed "
+            f"beyond those lost"
         )
         left = list((folder / "work").rglob(".tmp-*")) if work.exists() else []
         print(f"{len(left)} temporaries of killed writers wait to be swept")

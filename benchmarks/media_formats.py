@@ -1,9 +1,10 @@
 """What the media store costs in one form or another: bytes, time, and the change to the embeddings.
 
-Usage: media_formats.py [CLIP ...]. CLIP is a file below the folder that MOODFUSE_CLIPS names; without any, six of them
-are taken. Each is decoded as `moodfuse extract` does it, and its frames and sound are put into a file of the cache in
-every form. Time is that of the faster of two passes: writing without the disk, reading with the check of every byte.
-Weights are random, from a fixed seed; twodmcnn has the tagger's where MOODFUSE_WEIGHTS names their folder.
+Usage: media_formats.py [CLIP ...]. CLIP is a file below the folder that MOODFUSE_CLIPS names; without any,
+six of them are taken. Each is decoded as `moodfuse extract` does it, and its frames and sound are put into a
+file of the cache in every form. Time is that of the faster of two passes: writing without the disk, reading
+with the check of every byte. Weights are random, from a fixed seed; twodmcnn has the tagger's where
+MOODFUSE_WEIGHTS names their folder.
 """
 
 import io
@@ -25,9 +26,9 @@ from moodfuse.cache.digests import content_digest
 from moodfuse.cache.media import Media, decode_frames, encode_frames
 from moodfuse.cache.storage.parts import check_part, encode_part
 from moodfuse.extract.inference import SourceWorker, make_network
-from moodfuse.extract.media.decode import SHORT_SIDE_PX, media_of, read_clip
+from moodfuse.extract.media.decode import SHORT_SIDE_PX, make_media, read_clip
 from moodfuse.extract.media_supply import render_media
-from moodfuse.extract.recipe_files import RecipeChoice, build_recipe, preprocessing_of
+from moodfuse.extract.recipe_files import RecipeChoice, build_recipe, read_preprocessing
 
 Arrays = dict[str, np.ndarray]
 CLIPS = 6
@@ -173,7 +174,8 @@ def table(
         if not exact:
             inexact[name] = [item.back for item in found]
         print(
-            f"| {name} | {size / 1e6:.2f} | {size / raw[0]:.3f} | {write_s * 1e3:.0f} | {write_s / raw[1]:.1f} | "
+            f"| {name} | {size / 1e6:.2f} | {size / raw[0]:.3f} | {write_s * 1e3:.0f} | "
+            f"{write_s / raw[1]:.1f} | "
             f"{read_s * 1e3:.0f} | {read_s / raw[2]:.1f} | {'yes' if exact else 'no'} |",
             flush=True,
         )
@@ -211,7 +213,7 @@ def embedder(source: str) -> Callable[[Media], np.ndarray]:
 
 
 def distances(found: np.ndarray, expected: np.ndarray) -> tuple[float, float, float]:
-    """Relative L2; 1 - cosine; the largest difference over the largest value, as `docs/networks.md` has it."""
+    """Relative L2; 1 - cosine; the largest difference over the largest value, as in `docs/networks.md`."""
     cosine = found @ expected / np.linalg.norm(found) / np.linalg.norm(expected)
     error = np.abs(found - expected).max() / np.abs(expected).max()
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected)), float(1 - cosine), float(error)
@@ -221,7 +223,7 @@ def main(files: Sequence[Path]) -> int:
     """Print the tables."""
     torch.set_num_threads(2)
     start = time.perf_counter()
-    clips = [media_of(read_clip(file, short_side_px=SHORT_SIDE_PX)) for file in files]
+    clips = [make_media(read_clip(file, short_side_px=SHORT_SIDE_PX)) for file in files]
     print(f"{len(clips)} clips, decoded in {(time.perf_counter() - start) / len(clips) * 1e3:.0f} ms a clip")
     frames = [clip.frames for clip in clips]
     changed = table("frames as decoded", [frame_forms(item.shape[1:3]) for item in frames], frames)
@@ -229,7 +231,7 @@ def main(files: Sequence[Path]) -> int:
         name: [replace(clip, frames=item) for clip, item in zip(clips, back, strict=True)]
         for name, back in changed.items()
     }
-    c3d = preprocessing_of(build_recipe("c3d", RecipeChoice(device="cpu")))
+    c3d = read_preprocessing(build_recipe("c3d", RecipeChoice(device="cpu")))
     small = [render_media(clip, c3d).frames for clip in clips]
     table("frames resized for c3d", [[plain("raw"), stored_webp(item.shape[1:3])] for item in small], small)
     waveforms = [clip.waveform for clip in clips]

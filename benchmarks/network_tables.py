@@ -1,7 +1,7 @@
 """The tables of docs/networks.md: layers of each network, torchvision's models, known weights.
 
-Usage: network_tables.py [--write]. Without --write the tables are printed; with it they replace those in the page.
-Sizes are counted on tensors without memory, so that this takes seconds.
+Usage: network_tables.py [--write]. Without --write the tables are printed; with it they replace those in the
+page. Sizes are counted on tensors without memory, so that this takes seconds.
 """
 
 import re
@@ -64,8 +64,10 @@ def layer_rows(name: str) -> list[Row]:
         if (
             name == "i3d"
         ):  # its units call the convolution as a function, so hooks on the module itself stay silent
-            units = {path: module for path, module in network.named_modules() if hasattr(module, "conv3d")}
-            for path, module in units.items():
+            clip_groups = {
+                path: module for path, module in network.named_modules() if hasattr(module, "conv3d")
+            }
+            for path, module in clip_groups.items():
                 stage = re.match(STAGES[name], path)
                 assert stage
                 hooks.append(module.register_forward_hook(count_unit(rows, stage[1])))

@@ -1,9 +1,9 @@
 """One new clip in a cache that holds all others: seconds until its features can be used.
 
-Usage: new_clip.py [CLIPS]; CLIPS is by default the folder of MOODFUSE_CLIPS. `extract --tune frozen` with four sources
-fills a cache; then a copy of a clip with some bytes appended, so that it is another file, is added and the command run
-again, several times, each with one copy more. What starting Python and importing torch costs is printed beside it.
-Exits 1 if the median is not under 5 s.
+Usage: new_clip.py [CLIPS]; CLIPS is by default the folder of MOODFUSE_CLIPS. `extract --tune frozen` with
+four sources fills a cache; then a copy of a clip with some bytes appended, so that it is another file, is
+added and the command run again, several times, each with one copy more. What starting Python and importing
+torch costs is printed beside it. Exits 1 if the median is not under 5 s.
 """
 
 import os
@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from side_by_side import Row, clips_of, report
+from side_by_side import Row, read_part_clips, report
 
 from moodfuse.cache.store import FeatureCache
 
@@ -63,4 +63,4 @@ def main(files: Sequence[Path]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(clips_of(sys.argv[1:])))
+    sys.exit(main(read_part_clips(sys.argv[1:])))

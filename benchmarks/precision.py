@@ -1,13 +1,14 @@
 """bfloat16 against float32 on the clips of a cache: error of the embedding, share of changed answers, time.
 
-Usage: precision.py [CACHE [SOURCE=WEIGHTS ...]]. CACHE is one that `moodfuse extract` made in float32 with the default
-recipe; the weights are those that it was made with. Without arguments one is made from the clips in MOODFUSE_CLIPS,
-with the tagger's weights in MOODFUSE_WEIGHTS. Each clip passes the network that never saw its fold.
+Usage: precision.py [CACHE [SOURCE=WEIGHTS ...]]. CACHE is one that `moodfuse extract` made in float32 with
+the default recipe; the weights are those that it was made with. Without arguments one is made from the clips
+in MOODFUSE_CLIPS, with the tagger's weights in MOODFUSE_WEIGHTS. Each clip passes the network that never saw
+its fold.
 
-Where a CPU has no bfloat16 instructions, its kernels for video networks take minutes a clip. There the figures over all
-clips are those of the same arithmetic carried out by float32 kernels: operands and results of convolutions and linear
-layers rounded to bfloat16, sums in float32. How far that is from the bfloat16 kernels, and how the times compare, is
-measured on a piece of one clip.
+Where a CPU has no bfloat16 instructions, its kernels for video networks take minutes a clip. There the
+figures over all clips are those of the same arithmetic carried out by float32 kernels: operands and results
+of convolutions and linear layers rounded to bfloat16, sums in float32. How far that is from the bfloat16
+kernels, and how the times compare, is measured on a piece of one clip.
 """
 
 import os
@@ -30,7 +31,7 @@ from torch.overrides import TorchFunctionMode
 from moodfuse.cache.records import ClipStatus
 from moodfuse.cache.store import FeatureCache
 from moodfuse.extract.inference import Rows, SourceWorker, autocast, make_network
-from moodfuse.extract.media_supply import source_media
+from moodfuse.extract.media_supply import open_source_media
 from moodfuse.extract.networks import load_weights_file
 
 SOURCES = ("onedmcnn", "twodmcnn", "c3d", "i3d")
@@ -51,7 +52,8 @@ def rounded(value: Any) -> Any:
 class Bfloat16Arithmetic(TorchFunctionMode):
     """bfloat16 operands and results, float32 sums, on float32 kernels.
 
-    Only convolutions with learned weights: that of the resampler has a fixed kernel and stays out of autocast.
+    Only convolutions with learned weights: that of the resampler has a fixed kernel and stays out of
+    autocast.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -66,14 +68,16 @@ class Bfloat16Arithmetic(TorchFunctionMode):
 def tuned_rows(
     worker: SourceWorker, cache: FeatureCache, clip: ClipStatus, arithmetic: AbstractContextManager[object]
 ) -> Rows:
-    """Embedding and logits of a clip as `extract` computes them, from the network that never saw the clip's fold.
+    """Embedding and logits of a clip as `extract` computes them, from the network that never saw the clip's
+    fold.
 
-    `arithmetic` covers what autocast does: under depth `head` the trunk only, since the head is computed in float32.
+    `arithmetic` covers what autocast does: under depth `head` the trunk only, since the head is computed in
+    float32.
     """
-    roles = cache.roles(worker.recipe, {cache.plan.assignment[clip.digest]})
-    assert roles is not None
+    training_clips = cache.training_clips(worker.recipe, {cache.plan.assignment[clip.digest]})
+    assert training_clips is not None
     recipe = replace(worker.recipe, precision="fp32")
-    worker.tuned.load_state_dict(load_weights_file(cache.network_path(recipe, roles))[0])
+    worker.tuned.load_state_dict(load_weights_file(cache.network_path(recipe, training_clips))[0])
     with arithmetic:
         rows = (worker.full_rows if recipe.depth == "full" else worker.frozen_rows)(worker.read(clip.digest))
     if recipe.depth == "full":
@@ -108,7 +112,7 @@ def measure(cache: FeatureCache, source: str, weights: str | None) -> str:
     """One row of the table."""
     recipe = cache.recipe(source)
     exact, half = (
-        SourceWorker(item, make_network(item, weights, len(cache.classes)), source_media(cache, recipe))
+        SourceWorker(item, make_network(item, weights, len(cache.classes)), open_source_media(cache, recipe))
         for item in (recipe, replace(recipe, precision="bf16"))
     )
     digest, size = cache.clips[0].digest, PIECES.get(source)

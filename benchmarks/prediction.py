@@ -19,7 +19,7 @@ from pathlib import Path
 
 import av
 
-from moodfuse.extract.media.decode import SHORT_SIDE_PX, media_of, read_clip
+from moodfuse.extract.media.decode import SHORT_SIDE_PX, make_media, read_clip
 from moodfuse.model.model import Model
 from moodfuse.synthetic_corpus import ClipSettings, CorpusSettings, make_corpus
 
@@ -62,7 +62,7 @@ def timeline_ratios(model: Model, film: Path) -> tuple[float, float]:
     timeline = model.timeline(film, hop_s=HOP_S)
     timeline_s = time.perf_counter() - start
     windows = len(timeline.starts_s)
-    media = media_of(read_clip(film, short_side_px=SHORT_SIDE_PX))
+    media = make_media(read_clip(film, short_side_px=SHORT_SIDE_PX))
     start = time.perf_counter()
     for _ in range(SAMPLED):
         model._network_outputs(media, "")

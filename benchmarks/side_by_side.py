@@ -1,4 +1,5 @@
-"""What the speed benchmarks share: sides in processes of their own, the machine's ceilings, and rows of one table.
+"""What the speed benchmarks share: sides in processes of their own, the machine's ceilings, and rows of one
+table.
 
 Each benchmark prints its own rows; where MOODFUSE_BENCH_ROWS names a file they are also written there, and
 `side_by_side.py FILE` prints all that a run of `make bench` left as one table.
@@ -157,12 +158,14 @@ def ceilings() -> str:
         f"{matrix_rate(dtype) / 1e9:.0f} GFLOP/s in {dtype}" for dtype in ("float32", "bfloat16")
     )
     clips = os.environ.get("MOODFUSE_CLIPS")
-    decoding = f"; decoding a clip {decode_s(clips_of([clips])[:6]):.2f} s of a core" if clips else ""
+    decoding = f"; decoding a clip {decode_s(read_part_clips([clips])[:6]):.2f} s of a core" if clips else ""
     return f"products of matrices {rates}; copying {copy_rate() / 1e9:.1f} GB/s on one core{decoding}"
 
 
-def clips_of(arguments: Sequence[str]) -> list[Path]:
-    """The files of a folder of clips and, after it, how many of them; those of MOODFUSE_CLIPS where none is given."""
+def read_part_clips(arguments: Sequence[str]) -> list[Path]:
+    """The files of a folder of clips and, after it, how many of them; those of MOODFUSE_CLIPS where none is
+    given.
+    """
     given = arguments or [os.environ.get("MOODFUSE_CLIPS", "")]
     if not given[0]:
         print("skipped: MOODFUSE_CLIPS names no folder of clips")

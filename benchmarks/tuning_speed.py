@@ -1,11 +1,12 @@
 """Tuning a video network whole beside a plain float32 loop, and tuning heads beside tuning it whole.
 
-Usage: tuning_speed.py. On frames of noise, as every clip costs the same. The loop takes ready inputs through forward
-pass, backward pass and optimizer in float32, eagerly, in batches as large as ours. Ours is `moodfuse.extract.training.fine_tune.tune` on
-decoded frames, input making included, in bfloat16 where this processor computes in it. Then the heads of six folds are
-tuned for ten epochs on activations, as `extract` does once they are cached, beside the ten epochs that tuning one fold
-whole would take at the measured speed. Exits 1 if tuning whole is not 3 (`c3d`) and 2.5 (`i3d`) times as fast as the
-loop, or heads take 15 % or more of one whole network's time.
+Usage: tuning_speed.py. On frames of noise, as every clip costs the same. The loop takes ready inputs through
+forward pass, backward pass and optimizer in float32, eagerly, in batches as large as ours. Ours is
+`moodfuse.extract.training.fine_tune.tune` on decoded frames, input making included, in bfloat16 where this
+processor computes in it. Then the heads of six folds are tuned for ten epochs on activations, as `extract`
+does once they are cached, beside the ten epochs that tuning one fold whole would take at the measured speed.
+Exits 1 if tuning whole is not 3 (`c3d`) and 2.5 (`i3d`) times as fast as the loop, or heads take 15 % or more
+of one whole network's time.
 """
 
 import os
@@ -42,7 +43,7 @@ def recipe_of(name: str, depth: str) -> Recipe:
     return build_recipe(name, RecipeChoice(depth=depth, device="cpu", precision=precision))
 
 
-def roles(clips: int) -> list[tuple[str, str, str]]:
+def training_clips(clips: int) -> list[tuple[str, str, str]]:
     """Clips that are all tuned on."""
     return [(f"{number:064d}", CLASSES[number % len(CLASSES)], "tune") for number in range(clips)]
 
@@ -92,21 +93,21 @@ def ours() -> Callable[[str], float]:
         worker = workers[name]
         worker.reset()
         start = time.perf_counter()
-        tune(worker.tuned, full_data(worker, roles(CLIPS), CLASSES), recipe)
+        tune(worker.tuned, full_data(worker, training_clips(CLIPS), CLASSES), recipe)
         return CLIPS / (time.perf_counter() - start)
 
     return run
 
 
 def heads_s(name: str) -> tuple[float, float]:
-    """Seconds to tune the heads of six folds for ten epochs, and of the pass that gives a clip's activations."""
+    """Seconds to tune the heads of six folds for ten epochs, and to compute a clip's activations."""
     recipe = recipe_of(name, "head")
     assert recipe.tuning is not None
     recipe = replace(recipe, tuning=replace(recipe.tuning, epochs=EPOCHS))
     network = make_network(recipe, None, len(CLASSES))
     worker = SourceWorker(recipe, network, Noise())
     draw = np.random.default_rng(0)
-    clips = roles(TRAINED_ON)
+    clips = training_clips(TRAINED_ON)
     activations = {
         digest: draw.standard_normal(network.spec.activation_width).astype(np.float32)
         for digest, _, _ in clips

@@ -49,7 +49,8 @@ def main() -> int:
             after = float(loss())
         failed += not after < before
         print(
-            f"{name} ({network_spec(name).modality}): Adam {learning_rate:g}, loss {before:.4f} -> {after:.4f}",
+            f"{name} ({network_spec(name).modality}): Adam {learning_rate:g}, loss {before:.4f} -> "
+            f"{after:.4f}",
             flush=True,
         )
     return int(failed > 0)

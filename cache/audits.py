@@ -77,11 +77,11 @@ def read_audit(cache: FeatureCache) -> Audit | None:
     """
     files = listing(cache.path / "audits", suffix=".json")
     newest_first = sorted(files, key=lambda file: file.stat().st_mtime_ns, reverse=True)
-    audits = read_valid(newest_first, audit_in, skip_newer=True)
+    audits = read_valid(newest_first, read_audit_file, skip_newer=True)
     return next((audit for _, (clips, audit) in audits if clips == _clips_digest(cache)), None)
 
 
-def audit_in(file: Path) -> tuple[str, Audit]:
+def read_audit_file(file: Path) -> tuple[str, Audit]:
     """The audit in a file, and the digest of the clips that it compared.
 
     Raises `DamagedPartError` if the content does not match the name; `SchemaError` if a newer version wrote

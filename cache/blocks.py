@@ -115,7 +115,7 @@ def _open_own(owner: Owner, file: Path) -> Iterator[Part]:
         yield part, attributes
 
 
-def clips_of(owner: Owner, file: Path) -> Digests:
+def read_part_clips(owner: Owner, file: Path) -> Digests:
     """Clips of a part that must belong to `owner`."""
     with _open_own(owner, file) as (part, _):
         clips: Digests = part["clip"][()]
@@ -131,7 +131,7 @@ def check_each_once(file: Path, clips: Digests) -> None:
 
 def valid_parts(owner: Owner) -> Iterator[tuple[Path, Digests]]:
     """Every valid part with its clips; damaged ones are quarantined."""
-    return read_valid(part_files(owner.folder), lambda file: clips_of(owner, file))
+    return read_valid(part_files(owner.folder), lambda file: read_part_clips(owner, file))
 
 
 # Reading

@@ -81,7 +81,7 @@ def _check_cells(where: str, names: list[str], cells: list[str], separator: str)
         raise InputError(f"{where}: column {repeated[0]!r} occurs twice; remove one")
 
 
-def csv_records(
+def read_records(
     file: Path, required: Sequence[str], optional: Sequence[str]
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """Line number and cells of every row by column name; the cell of an absent optional column is empty.
@@ -124,14 +124,14 @@ def check_text(text: str, where: str) -> None:
 # Cells
 
 
-def listed_path(file: Path, text: str, where: str) -> str:
+def read_listed_path(file: Path, text: str, where: str) -> str:
     """A path from a table, relative to its folder; spaces around it are removed unless such a file exists."""
     if not text.strip():
         raise InputError(f"{where}: the path is empty")
     return text if os.path.lexists(file.parent / text) else text.strip()
 
 
-def number_in_row(where: str, name: str, text: str) -> float | None:
+def read_number(where: str, name: str, text: str) -> float | None:
     """The number in a cell, `None` if it is blank; `where` names the line in an `InputError`."""
     if not text.strip():
         return None
@@ -144,9 +144,9 @@ def number_in_row(where: str, name: str, text: str) -> float | None:
     return value
 
 
-def fold_in_row(where: str, text: str) -> int | None:
+def read_fold(where: str, text: str) -> int | None:
     """The fold in a cell, `None` if blank; programs write 2 as ``2.0`` where a column has empty cells."""
-    fold = number_in_row(where, "fold", text)
+    fold = read_number(where, "fold", text)
     if fold is None:
         return None
     if fold not in range(_MAX_FOLDS):
@@ -166,7 +166,7 @@ def read_labels(file: Path) -> list[ClipStatus]:
     missing or repeated, or of a cell that cannot be used.
     """
     statuses: dict[str, tuple[int, ClipStatus]] = {}
-    for line, cells in csv_records(file, ("id", "label"), ("group", "fold", "split")):
+    for line, cells in read_records(file, ("id", "label"), ("group", "fold", "split")):
         where, clip_id = f"{file}, line {line}", cells["id"]
         if clip_id in statuses:
             first = statuses[clip_id][0]
@@ -188,12 +188,12 @@ def _read_status(cells: Mapping[str, str], where: str) -> ClipStatus:
     if split not in ("train", "test"):
         raise InputError(f"{where}: split is {split!r}; expected 'train' or 'test'")
     clip = Clip(
-        id=clip_id, path="", label=label, group=group or None, fold=fold_in_row(where, fold), split=split
+        id=clip_id, path="", label=label, group=group or None, fold=read_fold(where, fold), split=split
     )
     return ClipStatus(clip, digest({"id": clip_id}), "", group or clip_id, ok=True, decoder=IMPORT)
 
 
-def label_warnings(clips: Iterable[Clip]) -> list[str]:
+def describe_doubtful_labels(clips: Iterable[Clip]) -> list[str]:
     """A line for each kind of label or group that is probably a mistake, with counts and what to do."""
     clips = list(clips)
     labels = Counter(clip.label for clip in clips)

@@ -57,9 +57,9 @@ def content_digest(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, ob
     return state.hexdigest()
 
 
-def trained_digest16(roles: Iterable[tuple[str, str, str]]) -> str:
+def training_digest16(training_clips: Iterable[tuple[str, str, str]]) -> str:
     """`trained16`: digest of the sorted (clip digest, label, role) that a network was tuned on."""
-    return digest16(sorted(list(role) for role in roles))
+    return digest16(sorted(list(role) for role in training_clips))
 
 
 def derived_seed(*parts: object) -> int:

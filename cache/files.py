@@ -14,40 +14,40 @@ from moodfuse.cache.digests import canonical_json
 from moodfuse.cache.errors import DamagedPartError
 from moodfuse.cache.storage.files import (
     discard,
+    quarantine,
     read_error,
     read_regular,
-    set_aside,
     temporaries,
-    write_aside,
+    write_atomic,
     write_text,
 )
 from moodfuse.cache.storage.parts import check_array, get_member, open_hdf5, read_array
 
 __all__ = [
+    "CHECKSUM_KEY",
     "METADATA_KEY",
-    "SEAL",
     "check_array",
-    "check_sealed",
+    "check_checksum",
+    "compute_checksum",
     "discard",
     "get_member",
     "open_hdf5",
+    "quarantine",
     "read_array",
     "read_regular",
-    "seal_of",
-    "set_aside",
     "temporaries",
-    "write_aside",
+    "write_atomic",
     "write_text",
 ]
 METADATA_KEY = "moodfuse"
-SEAL = "seal"
+CHECKSUM_KEY = "seal"
 _LENGTH_BYTES = 8
 
 
-def seal_of(data: bytes | memoryview) -> str:
+def compute_checksum(data: bytes | memoryview) -> str:
     """The checksum of a safetensors file's bytes, except for the one in it; `ValueError` for other files."""
     header, facts, body = _split(memoryview(data))
-    facts.pop(SEAL, None)
+    facts.pop(CHECKSUM_KEY, None)
     header.pop("__metadata__", None)
     content = canonical_json([header, facts]).encode() + hashlib.sha256(body).digest()
     return hashlib.sha256(content).hexdigest()
@@ -65,7 +65,7 @@ def _split(data: memoryview) -> tuple[dict[str, Any], dict[str, Any], memoryview
     return header, facts, data[_LENGTH_BYTES + length :]
 
 
-def check_sealed(path: Path) -> None:
+def check_checksum(path: Path) -> None:
     """Check a network file against its checksum.
 
     Raises `DamagedPartError` if it has none, or its content differs; `CacheError` if it cannot be read.
@@ -75,7 +75,7 @@ def check_sealed(path: Path) -> None:
     except OSError as error:
         raise read_error(path, "read", error) from error
     try:
-        valid = _split(memoryview(data))[1].get(SEAL) == seal_of(data)
+        valid = _split(memoryview(data))[1].get(CHECKSUM_KEY) == compute_checksum(data)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedPartError(f"{path}: is not a safetensors file ({error})") from error
     if not valid:

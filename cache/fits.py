@@ -22,7 +22,7 @@ from moodfuse.cache.storage.files import listing, read_valid
 from moodfuse.cache.storage.parts import SCHEMA, check_dtypes, read_part, write_part
 
 FORMAT = "moodfuse-fits"
-KEPT_EVERY_S = 10.0
+FLUSH_EVERY_S = 10.0
 """Finished fits wait at most this long for others, to be written with them."""
 _KEPT_BYTES = 1 << 24
 _DTYPES = {
@@ -37,7 +37,7 @@ _DECIDING = ("id", "digest", "file_sha256", "group", "label", "missing")
 
 
 @dataclass(frozen=True)
-class KeptFit:
+class CachedFit:
     """The result of one fit.
 
     Attributes
@@ -65,7 +65,7 @@ def clips_digest16(clips: Iterable[ClipStatus]) -> str:
     return content_digest({name: arrays[name] for name in names}, {"format": FORMAT})[:16]
 
 
-class KeptFits:
+class FitCache:
     """The cached fits of the clips of a plan, found by the digest of everything that decides a fit.
 
     `root` is the cache folder.
@@ -73,25 +73,25 @@ class KeptFits:
 
     def __init__(self, root: Path, clips: Sequence[ClipStatus]) -> None:
         self.folder = root / "fits" / clips_digest16(clips)
-        self._waiting: dict[str, KeptFit] = {}
+        self._waiting: dict[str, CachedFit] = {}
         self._since = 0.0
 
-    def find(self, keys: Iterable[str]) -> dict[str, KeptFit]:
+    def find(self, keys: Iterable[str]) -> dict[str, CachedFit]:
         """The stored fits with these keys; a damaged part is quarantined."""
         wanted = {key.encode(): key for key in keys}
-        stored: dict[str, KeptFit] = {}
+        stored: dict[str, CachedFit] = {}
         files = listing(self.folder, suffix=".h5") if wanted else []
         for _, fits in read_valid(files, lambda file: _read_fits(file, wanted)):
             stored = {**fits, **stored}
         return stored
 
-    def keep(self, key: str, fit: KeptFit) -> None:
-        """Add a fit; it is written with others, after `KEPT_EVERY_S` at most or by `flush`."""
+    def keep(self, key: str, fit: CachedFit) -> None:
+        """Add a fit; it is written with others, after `FLUSH_EVERY_S` at most or by `flush`."""
         if not self._waiting:
             self._since = time.monotonic()
         self._waiting[key] = fit
         size = sum(fit.values.nbytes for fit in self._waiting.values())
-        if size >= _KEPT_BYTES or time.monotonic() - self._since >= KEPT_EVERY_S:
+        if size >= _KEPT_BYTES or time.monotonic() - self._since >= FLUSH_EVERY_S:
             self.flush()
 
     def flush(self) -> None:
@@ -112,12 +112,12 @@ class KeptFits:
         self._waiting.clear()
 
 
-def _read_fits(file: Path, wanted: Mapping[bytes, str]) -> dict[str, KeptFit]:
+def _read_fits(file: Path, wanted: Mapping[bytes, str]) -> dict[str, CachedFit]:
     arrays, attributes = read_part(file)
     check_fits(file, arrays, attributes)
     values = np.split(arrays["values"], np.cumsum(arrays["shape"].prod(axis=1))[:-1])
     return {
-        wanted[key]: KeptFit(
+        wanted[key]: CachedFit(
             values[number].reshape(arrays["shape"][number]).copy(),
             float(arrays["temperature"][number]),
             bool(arrays["chosen"][number]),

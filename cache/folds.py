@@ -24,7 +24,7 @@ DEFAULT_SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class ClipGroup:
     """A group of clips: its smallest clip digest as key, and the label and digest of each clip."""
 
     key: str
@@ -75,7 +75,7 @@ def join_groups(clips: Sequence[Clip], file_digests: Mapping[str, str]) -> dict[
     return names
 
 
-def clip_groups(statuses: Iterable[ClipStatus]) -> tuple[Unit, ...]:
+def clip_groups(statuses: Iterable[ClipStatus]) -> tuple[ClipGroup, ...]:
     """Groups of readable clips; a group may have several labels, as an artist or a film does.
 
     Raises `InputError` if the same seconds of one file have two labels.
@@ -88,7 +88,7 @@ def clip_groups(statuses: Iterable[ClipStatus]) -> tuple[Unit, ...]:
         _check_labels(group)
         labels = dict(sorted((status.digest, status.clip.label) for status in group))
         digests = tuple(labels)
-        groups.append(Unit(key=digests[0], labels=tuple(labels.values()), digests=digests))
+        groups.append(ClipGroup(key=digests[0], labels=tuple(labels.values()), digests=digests))
     return tuple(groups)
 
 
@@ -110,9 +110,9 @@ def _check_labels(group: Sequence[ClipStatus]) -> None:
             )
 
 
-def groups_per_label(units: Iterable[Unit]) -> Counter[str]:
+def groups_per_label(clip_groups: Iterable[ClipGroup]) -> Counter[str]:
     """Number of groups that have each label."""
-    return Counter(label for unit in units for label in set(unit.labels))
+    return Counter(label for clip_group in clip_groups for label in set(clip_group.labels))
 
 
 # Plans
@@ -192,7 +192,7 @@ def plan_line(plan: Plan, clips: Sequence[ClipStatus]) -> str:
 
 
 def assign_folds(
-    units: Iterable[Unit], *, folds: int, seed: int, placed: Mapping[str, int]
+    clip_groups: Iterable[ClipGroup], *, folds: int, seed: int, placed: Mapping[str, int]
 ) -> dict[str, int]:
     """Fold of each clip digest: a group goes to the fold where its labels are rarest, then to the smallest.
 
@@ -200,34 +200,36 @@ def assign_folds(
     decides; `seed` decides between equals. Clips in `placed` keep their fold; a group in several folds (it
     was merged) moves to the one with most of its clips.
     """
-    units = list(units)
+    clip_groups = list(clip_groups)
     assignment: dict[str, int] = {}
     label_counts: Counter[tuple[int, str]] = Counter()
     totals: Counter[int] = Counter()
-    sizes = Counter(label for unit in units for label in unit.labels)
+    sizes = Counter(label for clip_group in clip_groups for label in clip_group.labels)
 
-    def put(unit: Unit, fold: int) -> None:
-        assignment.update(dict.fromkeys(unit.digests, fold))
-        label_counts.update((fold, label) for label in unit.labels)
-        totals[fold] += len(unit.digests)
+    def put(clip_group: ClipGroup, fold: int) -> None:
+        assignment.update(dict.fromkeys(clip_group.digests, fold))
+        label_counts.update((fold, label) for label in clip_group.labels)
+        totals[fold] += len(clip_group.digests)
 
-    def fullness(unit: Unit, fold: int) -> tuple[float, int]:
-        counts = sorted(Counter(unit.labels).items())
+    def fullness(clip_group: ClipGroup, fold: int) -> tuple[float, int]:
+        counts = sorted(Counter(clip_group.labels).items())
         return sum(n * label_counts[fold, label] / sizes[label] for label, n in counts), totals[fold]
 
     new = []
-    for unit in units:
-        votes = Counter(placed[digest] for digest in unit.digests if digest in placed)
+    for clip_group in clip_groups:
+        votes = Counter(placed[digest] for digest in clip_group.digests if digest in placed)
         if votes:
-            put(unit, min(votes, key=lambda fold: (-votes[fold], fold)))
+            put(clip_group, min(votes, key=lambda fold: (-votes[fold], fold)))
         else:
-            new.append(unit)
-    for unit in sorted(new, key=lambda unit: (-len(unit.digests), derived_seed(seed, unit.key))):
-        full = [fullness(unit, fold) for fold in range(folds)]
+            new.append(clip_group)
+    for clip_group in sorted(
+        new, key=lambda clip_group: (-len(clip_group.digests), derived_seed(seed, clip_group.key))
+    ):
+        full = [fullness(clip_group, fold) for fold in range(folds)]
         equal = [fold for fold in range(folds) if full[fold] == min(full)]
         if len(equal) > 1:
-            equal.sort(key=lambda fold: derived_seed(seed, unit.key, fold))
-        put(unit, equal[0])
+            equal.sort(key=lambda fold: derived_seed(seed, clip_group.key, fold))
+        put(clip_group, equal[0])
     return assignment
 
 
@@ -266,9 +268,9 @@ def declared_folds(statuses: Iterable[ClipStatus]) -> tuple[int, dict[str, int]]
     return max(by_group.values()) + 1, {status.digest: by_group[status.group] for status, _ in declared}
 
 
-def validate(units: Sequence[Unit], assignment: Mapping[str, int], folds: int) -> None:
+def validate(clip_groups: Sequence[ClipGroup], assignment: Mapping[str, int], folds: int) -> None:
     """Check that a plan allows a fair test; `InputError` on few groups, an empty fold or an unseen class."""
-    groups = groups_per_label(units)
+    groups = groups_per_label(clip_groups)
     if len(groups) < 2:
         raise InputError(
             f"found {len(groups)} label(s) among the readable clips ({', '.join(groups)}); need at least 2"
@@ -283,15 +285,20 @@ def validate(units: Sequence[Unit], assignment: Mapping[str, int], folds: int) -
     for fold in range(folds):
         if fold not in assignment.values():
             raise InputError(f"fold {fold} is empty; use fewer folds, or correct the column 'fold'")
-        if absent := sorted(set(groups) - _labels_outside(units, assignment, fold)):
+        if absent := sorted(set(groups) - _labels_outside(clip_groups, assignment, fold)):
             raise InputError(
                 f"label {absent[0]!r} is in fold {fold} only, so nothing could learn it for that fold; "
                 "run extract with --replan, with another --seed, or correct the column 'fold'"
             )
 
 
-def _labels_outside(units: Iterable[Unit], assignment: Mapping[str, int], fold: int) -> set[str]:
-    return {label for unit in units if assignment[unit.digests[0]] != fold for label in unit.labels}
+def _labels_outside(clip_groups: Iterable[ClipGroup], assignment: Mapping[str, int], fold: int) -> set[str]:
+    return {
+        label
+        for clip_group in clip_groups
+        if assignment[clip_group.digests[0]] != fold
+        for label in clip_group.labels
+    }
 
 
 def can_cross_fit(plan: Plan, clips: Iterable[ClipStatus], modalities: Sequence[str] = MODALITIES) -> bool:
@@ -353,38 +360,46 @@ def pair_holdouts(folds: int) -> tuple[Holdout, ...]:
     return tuple(Holdout.of(pair) for pair in combinations(range(folds), 2))
 
 
-def inner_folds(units: Sequence[Unit], *, most: int, seed: int) -> dict[str, int] | None:
+def inner_folds(clip_groups: Sequence[ClipGroup], *, most: int, seed: int) -> dict[str, int] | None:
     """Inner fold of each training clip by digest, grouped and stratified.
 
     `None` where a class has fewer than 3 groups, or groups of several labels left a class in one fold only.
     """
-    groups = groups_per_label(units)
+    groups = groups_per_label(clip_groups)
     fewest = min(groups.values(), default=0)
     if fewest < MIN_INNER_GROUPS:
         return None
     folds = min(most, fewest)
-    assignment = assign_folds(units, folds=folds, seed=seed, placed={})
-    every_class = all(_labels_outside(units, assignment, fold) == set(groups) for fold in range(folds))
+    assignment = assign_folds(clip_groups, folds=folds, seed=seed, placed={})
+    every_class = all(_labels_outside(clip_groups, assignment, fold) == set(groups) for fold in range(folds))
     return assignment if every_class else None
 
 
-def tuning_roles(units: Sequence[Unit], tuning: Tuning, *, seed: int) -> tuple[tuple[str, str, Role], ...]:
+def tuning_clips(
+    clip_groups: Sequence[ClipGroup], tuning: Tuning, *, seed: int
+) -> tuple[tuple[str, str, Role], ...]:
     """(clip digest, label, role) of every clip that a network is tuned on or stopped by.
 
     Where a class has fewer than 3 groups nothing stops early: every clip has the role ``"tune"``.
     """
-    inner = inner_folds(units, most=tuning.stop_folds, seed=seed) or {}
+    inner = inner_folds(clip_groups, most=tuning.stop_folds, seed=seed) or {}
     return tuple(
         sorted(
             (digest, label, "stop" if inner.get(digest) == 0 else "tune")
-            for unit in units
-            for digest, label in zip(unit.digests, unit.labels, strict=True)
+            for clip_group in clip_groups
+            for digest, label in zip(clip_group.digests, clip_group.labels, strict=True)
         )
     )
 
 
-def imported_roles(units: Iterable[Unit], plan: Plan, holdout: Holdout) -> tuple[tuple[str, str, Role], ...]:
+def imported_training_clips(
+    clip_groups: Iterable[ClipGroup], plan: Plan, holdout: Holdout
+) -> tuple[tuple[str, str, Role], ...]:
     """(clip digest, label, role) of imported features: every clip outside the holdout counts as tuned on."""
-    outside = [unit for unit in units if not holdout.covers(plan.assignment[unit.key])]
-    clips = [clip for unit in outside for clip in zip(unit.digests, unit.labels, strict=True)]
+    outside = [
+        clip_group for clip_group in clip_groups if not holdout.covers(plan.assignment[clip_group.key])
+    ]
+    clips = [
+        clip for clip_group in outside for clip in zip(clip_group.digests, clip_group.labels, strict=True)
+    ]
     return tuple(sorted((digest, label, "tune") for digest, label in clips))

@@ -13,18 +13,18 @@ from moodfuse._version import __version__
 from moodfuse.cache.clip_table import ATTRIBUTES, statuses_from, table_arrays, table_name
 from moodfuse.cache.digests import canonical_json, digest16
 from moodfuse.cache.errors import CacheError, DamagedPartError, InputError
-from moodfuse.cache.folds import Unit, clip_groups
+from moodfuse.cache.folds import ClipGroup, clip_groups
 from moodfuse.cache.recipe import Recipe
 from moodfuse.cache.records import ClipStatus, Outcome, Plan
 from moodfuse.cache.storage.files import (
-    facts_of,
+    file_status,
     listing,
     make_record,
+    quarantine,
     read_json,
     read_named,
     read_valid,
     remove_temporaries,
-    set_aside,
     write_text,
 )
 from moodfuse.cache.storage.layout import REPEAT
@@ -56,7 +56,7 @@ class Manifest:
         self.path = Path(path)
         self._repairs = create
         marker = self.path / MARKER
-        if (facts := facts_of(marker)) and stat.S_ISREG(facts.st_mode):
+        if (facts := file_status(marker)) and stat.S_ISREG(facts.st_mode):
             check_schema(marker)
         elif not create:
             command = f"moodfuse extract DATA --cache {self.path}"
@@ -88,7 +88,7 @@ class Manifest:
                         f"{error}; run moodfuse cache verify --repair, which may keep the folds; else run "
                         "extract again, or the cache import that made it"
                     ) from error
-                set_aside(file, str(error))
+                quarantine(file, str(error))
         return tuple(plan for plan, _ in sorted(plans, key=lambda pair: (pair[0].sequence, pair[1])))
 
     @staticmethod
@@ -110,20 +110,20 @@ class Manifest:
         except (KeyError, ValueError, TypeError) as error:
             raise DamagedPartError(f"{file}: is not a plan ({error})") from error
 
-    def plans_of(self, repeat: int) -> tuple[Plan, ...]:
+    def plans_of_repeat(self, repeat: int) -> tuple[Plan, ...]:
         """Plans of one repeat, oldest first."""
         return tuple(plan for plan in self.all_plans if plan.repeat == repeat)
 
     @property
     def plans(self) -> tuple[Plan, ...]:
         """Plans without those of further repeats, oldest first."""
-        return self.plans_of(0)
+        return self.plans_of_repeat(0)
 
     @property
     def repeat_plans(self) -> tuple[Plan, ...]:
         """Further plans of the current plan's clips, for repeated cross-validation: repeat 1, 2, ..."""
         current: list[Plan] = []
-        while plans := self.plans_of(len(current) + 1):
+        while plans := self.plans_of_repeat(len(current) + 1):
             expected = (self.plan.folds, self.plan.seed + len(current) + 1, self.plan.records)
             if (plans[-1].folds, plans[-1].seed, plans[-1].records) != expected:
                 break
@@ -168,7 +168,7 @@ class Manifest:
         return tuple(sorted({status.clip.label for status in self.clips}))
 
     @cached_property
-    def units(self) -> tuple[Unit, ...]:
+    def clip_groups(self) -> tuple[ClipGroup, ...]:
         """The plan's groups."""
         return clip_groups(self.clips)
 
@@ -204,7 +204,7 @@ class Manifest:
         if plan.records != (table_name(statuses),):
             raise InputError(f"the plan is of clips {plan.records}, not of the given {table_name(statuses)}")
         write_part(self.path / "tables", "clips", table_arrays(statuses), ATTRIBUTES)
-        current = next(iter(self.plans_of(plan.repeat)[-1:]), None)
+        current = next(iter(self.plans_of_repeat(plan.repeat)[-1:]), None)
         changed = (
             current is None or _settings(plan) != _settings(current) or plan.assignment != current.assignment
         )

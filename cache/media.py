@@ -25,7 +25,7 @@ from PIL import Image
 from moodfuse.cache.digests import digest16
 from moodfuse.cache.errors import DamagedPartError, MissingBlockError
 from moodfuse.cache.recipe import MODALITY_NAMES, Modality
-from moodfuse.cache.storage.files import listing, set_aside
+from moodfuse.cache.storage.files import listing, quarantine
 from moodfuse.cache.storage.parts import SCHEMA, check_dtypes, read_part, write_part
 
 FORMAT = "moodfuse-media"
@@ -154,7 +154,7 @@ def _media_of(file: Path, arrays: Arrays, attributes: Attributes) -> Media:
     return Media(frames, arrays["frame_times_s"], np.zeros(0, np.float32), 0, tuple(attributes["shape_hw"]))
 
 
-def kept_frame(home: Path, digest: str, number: int) -> tuple[np.ndarray, tuple[int, int]] | None:
+def read_frame(home: Path, digest: str, number: int) -> tuple[np.ndarray, tuple[int, int]] | None:
     """Frame `number` of a clip, or its last one, uint8 [H, W, 3], from its largest rendition; `None` if none.
 
     The height and width at which it was decoded are returned too, since a rendition may have another aspect
@@ -218,7 +218,7 @@ def decode_frame(file: NDArray[np.uint8]) -> NDArray[np.uint8]:
 # Parts of one clip
 
 
-def check_place(file: Path, attributes: Attributes, *, form: str) -> None:
+def check_clip_part(file: Path, attributes: Attributes, *, form: str) -> None:
     """Check that a part has the format, clip and rules of its path; `DamagedPartError` if not."""
     clip = str(attributes.get("clip"))
     if attributes.get("format") != form:
@@ -249,10 +249,10 @@ def read_clip_part(
     for file in sorted((folder / digest[:2]).glob(f"{digest[:32]}-*.h5")):
         try:
             arrays, attributes = read_part(file, names=names)
-            check_place(file, attributes, form=form)
+            check_clip_part(file, attributes, form=form)
             return read(file, arrays, attributes)
         except DamagedPartError as error:
-            set_aside(file, str(error))
+            quarantine(file, str(error))
     return None
 
 

@@ -132,7 +132,7 @@ class Recipe:
         return canonical_json(asdict(self))
 
 
-def modalities_of(recipes: Iterable[Recipe]) -> tuple[str, ...]:
+def list_modalities(recipes: Iterable[Recipe]) -> tuple[str, ...]:
     """The modalities that recipes read, sorted; for imports ``"features"``, which every clip has."""
     return tuple(sorted({recipe.modality or "features" for recipe in recipes}))
 
@@ -157,7 +157,7 @@ def import_recipe(source: str, *, sees_labels: bool) -> Recipe:
     )
 
 
-def imported_as(source: str, digest: str) -> Recipe | None:
+def find_import_recipe(source: str, digest: str) -> Recipe | None:
     """The recipe of an import, from its name and digest alone; `None` where no import has this digest."""
     recipes = (import_recipe(source, sees_labels=sees_labels) for sees_labels in (False, True))
     return next((recipe for recipe in recipes if recipe.digest16 == digest), None)

@@ -215,7 +215,7 @@ class Block:
         Input of the last linear layer.
     logits : ndarray of float32, shape (N, C), or None
         Output of the last linear layer, classes in sorted label order.
-    seen : frozenset of str
+    training_clips : frozenset of str
         Digests of the clips whose labels the network saw (tuned on or stopped by).
     embedding_tuned : bool
         Whether the embedding depends on labels; `False` where only the classifier was tuned.
@@ -230,7 +230,7 @@ class Block:
     digests: Sequence[str]
     embedding: np.ndarray
     logits: np.ndarray | None = None
-    seen: frozenset[str] = frozenset()
+    training_clips: frozenset[str] = frozenset()
     embedding_tuned: bool = False
     absent: frozenset[str] = frozenset()
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from moodfuse.cache.blocks import Owner, Rows, align_logits, held, read_rows, write_rows
-from moodfuse.cache.digests import Digests, canonical_json, digest16, digest_array, trained_digest16
+from moodfuse.cache.digests import Digests, canonical_json, digest16, digest_array, training_digest16
 from moodfuse.cache.errors import (
     CacheError,
     DamagedPartError,
@@ -21,11 +21,11 @@ from moodfuse.cache.errors import (
     MissingBlockError,
     UnknownNameError,
 )
-from moodfuse.cache.folds import clip_groups, imported_roles, tuning_roles
+from moodfuse.cache.folds import clip_groups, imported_training_clips, tuning_clips
 from moodfuse.cache.manifest import Manifest
 from moodfuse.cache.recipe import IMPORT, Recipe, frozen_counterpart, recipe_from_mapping
 from moodfuse.cache.records import Block, ClipStatus, Holdout, HoldoutLike, Plan
-from moodfuse.cache.storage.files import listing, read_json, read_named, set_aside, write_text
+from moodfuse.cache.storage.files import listing, quarantine, read_json, read_named, write_text
 from moodfuse.cache.storage.layout import folder_of
 
 FROZEN = "frozen"
@@ -33,7 +33,7 @@ RECORD = "trained.json"
 """File of the clips, labels and roles that a network was tuned on."""
 CLIPS_PER_PART = 64
 MEND = "run extract again, or the moodfuse cache import that made it"
-Roles = tuple[tuple[str, str, str], ...]
+TrainingClips = tuple[tuple[str, str, str], ...]
 
 
 class FeatureCache(Manifest):
@@ -58,7 +58,7 @@ class FeatureCache(Manifest):
             except DamagedPartError as error:
                 if not self._repairs:
                     raise DamagedPartError(f"{error}; {MEND}: both choose their sources again") from error
-                set_aside(file, str(error))
+                quarantine(file, str(error))
         selections.sort(key=lambda pair: (pair[1]["sequence"], pair[0]))
         return tuple(values for _, values in selections)
 
@@ -151,28 +151,32 @@ class FeatureCache(Manifest):
 
     # Networks and their features
 
-    def owner(self, recipe: Recipe, roles: Roles | None) -> Owner:
-        """The network whose features are in a block's folder: `roles=None` for the frozen one."""
-        trained = FROZEN if roles is None else trained_digest16(roles)
+    def owner(self, recipe: Recipe, training_clips: TrainingClips | None) -> Owner:
+        """The network whose features are in a block's folder: `training_clips=None` for the frozen one."""
+        trained = FROZEN if training_clips is None else training_digest16(training_clips)
         folder = self.source_folder(recipe.source, recipe.digest16) / trained
         return Owner(folder, recipe.source, recipe.digest16, trained)
 
-    def block_folder(self, recipe: Recipe, roles: Roles | None) -> Path:
-        """Folder of the parts of one network: `roles=None` for the frozen one."""
-        return self.owner(recipe, roles).folder
+    def block_folder(self, recipe: Recipe, training_clips: TrainingClips | None) -> Path:
+        """Folder of the parts of one network: `training_clips=None` for the frozen one."""
+        return self.owner(recipe, training_clips).folder
 
-    def network_path(self, recipe: Recipe, roles: Roles | None) -> Path:
-        """File of the weights of a tuned network; with `roles=None` of its body, which is never tuned."""
-        owner = self.owner(frozen_counterpart(recipe) if roles is None else recipe, roles)
+    def network_path(self, recipe: Recipe, training_clips: TrainingClips | None) -> Path:
+        """File of the weights of a tuned network; with `training_clips=None` of its body, which is never
+        tuned.
+        """
+        owner = self.owner(frozen_counterpart(recipe) if training_clips is None else recipe, training_clips)
         folder = self.path / "networks" / folder_of(owner.source) / owner.recipe
         return folder / f"{owner.trained}.safetensors"
 
     @cached_property
-    def _known_roles(self) -> dict[tuple[Recipe, Holdout, int], tuple[Plan, Roles]]:
-        """What `roles` has computed, by recipe, holdout and identity of the plan."""
+    def _known_roles(self) -> dict[tuple[Recipe, Holdout, int], tuple[Plan, TrainingClips]]:
+        """What `training_clips` has computed, by recipe, holdout and identity of the plan."""
         return {}
 
-    def roles(self, recipe: Recipe, holdout: HoldoutLike, *, plan: Plan | None = None) -> Roles | None:
+    def training_clips(
+        self, recipe: Recipe, holdout: HoldoutLike, *, plan: Plan | None = None
+    ) -> TrainingClips | None:
         """(clip digest, label, role) that a network of this recipe and holdout is tuned on; `None` if frozen.
 
         `plan` is the current one by default. Of an imported network all clips outside the holdout count as
@@ -187,26 +191,26 @@ class FeatureCache(Manifest):
             self._known_roles[key] = plan, self._compute_roles(recipe, holdout, plan)
         return self._known_roles[key][1]
 
-    def _compute_roles(self, recipe: Recipe, holdout: Holdout, plan: Plan) -> Roles:
+    def _compute_roles(self, recipe: Recipe, holdout: Holdout, plan: Plan) -> TrainingClips:
         if holdout.folds is None:
             raise InputError(f"{recipe.source} is tuned ({recipe.depth}), so it has no block of holdout *")
         if beyond := sorted(fold for fold in holdout.folds if not 0 <= fold < plan.folds):
             raise InputError(f"holdout {holdout}: fold {beyond[0]} is outside 0..{plan.folds - 1}")
         groups = clip_groups(self.clips_with(recipe))
         if recipe.tuning is None:
-            return imported_roles(groups, plan, holdout)
+            return imported_training_clips(groups, plan, holdout)
         training = [group for group in groups if not holdout.covers(plan.assignment[group.key])]
-        return tuning_roles(training, recipe.tuning, seed=recipe.seed)
+        return tuning_clips(training, recipe.tuning, seed=recipe.seed)
 
-    def write_roles(self, recipe: Recipe, roles: Roles) -> None:
+    def write_training_clips(self, recipe: Recipe, training_clips: TrainingClips) -> None:
         """Store what a network was tuned on with its features."""
-        text = canonical_json([list(role) for role in sorted(roles)])
-        write_text(self.block_folder(recipe, roles) / RECORD, text)
+        text = canonical_json([list(role) for role in sorted(training_clips)])
+        write_text(self.block_folder(recipe, training_clips) / RECORD, text)
 
-    def has_record(self, recipe: Recipe, roles: Roles) -> bool:
+    def has_record(self, recipe: Recipe, training_clips: TrainingClips) -> bool:
         """Whether an undamaged record of what a network was tuned on is stored with its features."""
         try:
-            check_trained(self.block_folder(recipe, roles) / RECORD)
+            check_trained(self.block_folder(recipe, training_clips) / RECORD)
         except CacheError:
             return False
         return True
@@ -214,26 +218,33 @@ class FeatureCache(Manifest):
     def write_block_part(
         self,
         recipe: Recipe,
-        roles: Roles | None,
+        training_clips: TrainingClips | None,
         digests: Sequence[str] | Digests,
         arrays: Mapping[str, np.ndarray],
     ) -> int:
         """Add ``embedding``, ``logits`` or ``activation`` of clips, float32 [n, D], to those of a network.
 
-        `roles` is what it was tuned on. Returns the number of rows that are stored with other values.
+        `training_clips` is what it was tuned on. Returns the number of rows that are stored with other
+        values.
         """
         classes = self.classes if "logits" in arrays else ()
-        return write_rows(self.owner(recipe, roles), digests, arrays, classes=classes)
+        return write_rows(self.owner(recipe, training_clips), digests, arrays, classes=classes)
 
-    def held(self, recipe: Recipe, roles: Roles | None) -> set[str]:
+    def held(self, recipe: Recipe, training_clips: TrainingClips | None) -> set[str]:
         """Digests of the clips in a network's valid parts; damaged parts are quarantined."""
-        return set(held(self.owner(recipe, roles)).astype("U64").tolist())
+        return set(held(self.owner(recipe, training_clips)).astype("U64").tolist())
 
     def rows(
-        self, recipe: Recipe, roles: Roles | None, clips: Sequence[ClipStatus], names: Sequence[str]
+        self,
+        recipe: Recipe,
+        training_clips: TrainingClips | None,
+        clips: Sequence[ClipStatus],
+        names: Sequence[str],
     ) -> Rows:
         """Arrays of clips from a network's parts, in the order of the clips."""
-        return read_rows(self.owner(recipe, roles), digest_array([clip.digest for clip in clips]), names)
+        return read_rows(
+            self.owner(recipe, training_clips), digest_array([clip.digest for clip in clips]), names
+        )
 
     # Blocks
 
@@ -249,15 +260,15 @@ class FeatureCache(Manifest):
         """
         recipe = self.recipe(source)
         wanted = Holdout.of(holdout) if recipe.sees_labels else Holdout.frozen()
-        roles = self.roles(recipe, holdout, plan=plan)
-        owner = self.owner(recipe, roles)
-        if roles is not None and not (owner.folder / RECORD).is_file():
+        training_clips = self.training_clips(recipe, holdout, plan=plan)
+        owner = self.owner(recipe, training_clips)
+        if training_clips is not None and not (owner.folder / RECORD).is_file():
             raise MissingBlockError(
                 f"{source} {wanted}: no network was tuned on the clips of the current plan (its labels, "
                 "groups or folds changed, or this holdout was never requested); "
                 f"run {self._command(recipe, wanted)}"
             )
-        if roles is not None:
+        if training_clips is not None:
             check_trained(owner.folder / RECORD)
         clips = self.clips
         digests = tuple(status.digest for status in clips)
@@ -281,22 +292,22 @@ class FeatureCache(Manifest):
             digests=digests,
             embedding=rows.arrays["embedding"],
             logits=align_logits(rows, self.classes, where=f"{source} {wanted}", remedy=self._remedy(recipe)),
-            seen=frozenset(digest for digest, _, _ in roles or ()),
-            embedding_tuned=recipe.embedding_tuned and roles is not None,
+            training_clips=frozenset(digest for digest, _, _ in training_clips or ()),
+            embedding_tuned=recipe.embedding_tuned and training_clips is not None,
             absent=frozenset(digests) - present,
         )
 
     def has_block(self, source: str, holdout: HoldoutLike, *, plan: Plan | None = None) -> bool:
         """Whether a network of this holdout was stored, without reading its features."""
         recipe = self.recipe(source)
-        roles = self.roles(recipe, holdout, plan=plan)
-        return roles is None or (self.block_folder(recipe, roles) / RECORD).is_file()
+        training_clips = self.training_clips(recipe, holdout, plan=plan)
+        return training_clips is None or (self.block_folder(recipe, training_clips) / RECORD).is_file()
 
     def has_logits(self, source: str, holdout: HoldoutLike, *, plan: Plan | None = None) -> bool:
         """Whether a source has logits under this holdout; embeddings are not read."""
         recipe = self.recipe(source)
-        roles = self.roles(recipe, holdout, plan=plan)
-        return "logits" in self.rows(recipe, roles, self.clips, ("logits",)).arrays
+        training_clips = self.training_clips(recipe, holdout, plan=plan)
+        return "logits" in self.rows(recipe, training_clips, self.clips, ("logits",)).arrays
 
     def _command(self, recipe: Recipe, holdout: Holdout) -> str:
         """The command that makes a block."""
@@ -322,7 +333,7 @@ class FeatureCache(Manifest):
 def check_trained(file: Path) -> None:
     """Check a record of training clips against its folder's name; `DamagedPartError` if it differs."""
     try:
-        trained = trained_digest16(read_json(file))
+        trained = training_digest16(read_json(file))
     except TypeError as error:
         raise DamagedPartError(f"{file}: is not a list of roles; {MEND}") from error
     if trained != file.parent.name:

@@ -17,12 +17,12 @@ from moodfuse.evaluate.intervals import (
     COVERAGE,
     DRAWS,
     UNDEFINED,
-    GroupDraws,
+    GroupResamples,
     Interval,
     counted_groups,
-    draw_groups,
     effective_groups,
     few_groups_warning,
+    resample_groups,
 )
 from moodfuse.evaluate.metrics import Floats, Labels, ReliabilityBin
 from moodfuse.evaluate.paired import (
@@ -35,7 +35,7 @@ from moodfuse.evaluate.paired import (
     paired_tests,
     source_importance,
 )
-from moodfuse.evaluate.scoring import Score, score_draws
+from moodfuse.evaluate.scoring import Score, score_resamples
 from moodfuse.evaluate.selection import Headline, corrected_best
 
 TEST = "test"
@@ -230,7 +230,7 @@ def evaluate_run(run: Run, *, draws: int = DRAWS, seed: int = 0, leaky: Run | No
     if not run.results:
         raise InputError(f"run {run.name} holds no result; run fuse again under another --run name")
     inflation = measure_inflation(run, leaky, draws=draws, seed=seed) if leaky is not None else None
-    resamples = draw_groups(run.groups, draws=draws, seed=seed)
+    resamples = resample_groups(run.groups, draws=draws, seed=seed)
     scored = tuple(score_results(run, resamples, seed=seed))
     labels = run_labels(run)
     table = {result.name: result.probabilities for result in run.results}
@@ -246,7 +246,7 @@ def run_labels(run: Run) -> Labels:
     return np.array([run.classes.index(label) for label in run.labels], dtype=np.int64)
 
 
-def score_results(run: Run, resamples: GroupDraws, *, seed: int) -> Iterator[ResultScore]:
+def score_results(run: Run, resamples: GroupResamples, *, seed: int) -> Iterator[ResultScore]:
     """Score each result of a run, all with the same resamples; `seed` is of the other random numbers."""
     labels, folds = run_labels(run), np.asarray(run.folds)
     plans = np.array([run.folds, *run.repeat_folds])
@@ -254,12 +254,12 @@ def score_results(run: Run, resamples: GroupDraws, *, seed: int) -> Iterator[Res
     complete = np.array([not missing for missing in run.missing] or [True] * len(labels))
     complete_resamples = None
     if complete.any() and not complete.all():
-        complete_resamples = draw_groups(np.array(run.groups)[complete], draws=draws, seed=seed)
+        complete_resamples = resample_groups(np.array(run.groups)[complete], draws=draws, seed=seed)
     for result in run.results:
         values = result.probabilities
         yield ResultScore(
             result=result,
-            score=score_draws(labels, values, resamples, classes=run.classes),
+            score=score_resamples(labels, values, resamples, classes=run.classes),
             per_fold=tuple(
                 _fold_score(fold, labels[folds == fold], values[folds == fold])
                 for fold in np.unique(folds).tolist()
@@ -271,7 +271,7 @@ def score_results(run: Run, resamples: GroupDraws, *, seed: int) -> Iterator[Res
             else repeated_score(labels, np.concatenate([values[None], result.repeats]), plans),
             complete=None
             if complete_resamples is None
-            else score_draws(labels[complete], values[complete], complete_resamples, classes=run.classes),
+            else score_resamples(labels[complete], values[complete], complete_resamples, classes=run.classes),
         )
 
 

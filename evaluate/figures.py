@@ -21,7 +21,7 @@ import numpy as np
 
 from moodfuse.cache.console import printable
 from moodfuse.cache.digests import digest16
-from moodfuse.cache.files import write_aside
+from moodfuse.cache.files import write_atomic
 from moodfuse.evaluate.evaluation import Calibration, Evaluation, ResultScore, run_labels
 from moodfuse.evaluate.metrics import class_aucs, macro_roc_curve, roc_curve
 
@@ -110,7 +110,7 @@ def write_figure(figure: "Figure", path: Path) -> Path:
     content = io.BytesIO()
     suffix = path.suffix.lower()
     figure.savefig(content, format=suffix[1:], dpi=DPI, metadata=_NO_DATE.get(suffix))
-    write_aside(path, content.getvalue())
+    write_atomic(path, content.getvalue())
     return path
 
 

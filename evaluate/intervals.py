@@ -74,7 +74,7 @@ PROPORTION, DIFFERENCE = Scale(0.0, 1.0), Scale(-1.0, 1.0)
 
 
 @dataclass(frozen=True)
-class GroupDraws:
+class GroupResamples:
     """Bootstrap resamples of groups, which several results share.
 
     `member` [N] is the index of each clip's group, and `counts` [B, G] how often each of B resamples has each
@@ -119,7 +119,7 @@ class GroupDraws:
         return np.concatenate([(chunk @ sums) / (chunk @ sizes)[:, None] for chunk in chunks])
 
 
-def draw_groups(groups: Sequence[object], *, draws: int = DRAWS, seed: int = 0) -> GroupDraws:
+def resample_groups(groups: Sequence[object], *, draws: int = DRAWS, seed: int = 0) -> GroupResamples:
     """Draw groups with replacement; `groups` has the group of each of N clips."""
     names, member = np.unique(np.asarray([str(group) for group in groups]), return_inverse=True)
     count = len(names)
@@ -130,7 +130,7 @@ def draw_groups(groups: Sequence[object], *, draws: int = DRAWS, seed: int = 0) 
         rows = min(size, draws - start)
         cells = generator.integers(count, size=(rows, count)) + count * np.arange(rows)[:, None]
         counts[start : start + rows] = np.bincount(cells.ravel(), minlength=rows * count).reshape(rows, count)
-    return GroupDraws(member, counts)
+    return GroupResamples(member, counts)
 
 
 def effective_groups(groups: Sequence[object]) -> float:
@@ -167,7 +167,9 @@ def few_groups_warning(groups: int, effective: float) -> str | None:
     )
 
 
-def bootstrap_intervals(labels: Labels, probabilities: Floats, resamples: GroupDraws) -> dict[str, Interval]:
+def bootstrap_intervals(
+    labels: Labels, probabilities: Floats, resamples: GroupResamples
+) -> dict[str, Interval]:
     """A 95 % interval of every metric; undefined for fewer than 2 effective groups."""
     if resamples.effective < LEAST_GROUPS:
         return dict.fromkeys(METRICS, UNDEFINED)
@@ -193,7 +195,7 @@ def interval(estimate: float, values: Floats, groups: float, scale: Scale = PROP
 
 
 def mean_intervals(
-    values: Floats, resamples: GroupDraws, scale: Scale = DIFFERENCE
+    values: Floats, resamples: GroupResamples, scale: Scale = DIFFERENCE
 ) -> list[tuple[float, Interval]]:
     """Mean over clips of each column of `values` [N, k], with its 95 % interval."""
     means, resampled = values.mean(axis=0), resamples.means(values)

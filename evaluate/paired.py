@@ -20,7 +20,7 @@ import numpy as np
 
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.runs import NETWORK, Run
-from moodfuse.evaluate.intervals import DRAWS, GroupDraws, Interval, draw_groups, mean_intervals
+from moodfuse.evaluate.intervals import DRAWS, GroupResamples, Interval, mean_intervals, resample_groups
 from moodfuse.evaluate.metrics import Floats, Labels, is_correct
 
 LEVEL = 0.05
@@ -80,7 +80,7 @@ class PairedTest:
 
 
 def paired_tests(
-    labels: Labels, table: Mapping[str, Floats], resamples: GroupDraws, *, pairs: Sequence[Pair]
+    labels: Labels, table: Mapping[str, Floats], resamples: GroupResamples, *, pairs: Sequence[Pair]
 ) -> tuple[PairedTest, ...]:
     """Test the difference of accuracy of each pair; all tests share the draws and one correction.
 
@@ -157,7 +157,7 @@ class SourceImportance:
 
 
 def source_importance(
-    labels: Labels, table: Mapping[Key, Floats], resamples: GroupDraws
+    labels: Labels, table: Mapping[Key, Floats], resamples: GroupResamples
 ) -> tuple[SourceImportance, ...]:
     """Shapley values and drops for every head and level that `table` has on every subset of its sources.
 
@@ -203,7 +203,7 @@ def _shapley_weight(names: Subset, source: str, count: int) -> float:
 
 
 def _importance(
-    right: Mapping[Subset, Floats], resamples: GroupDraws, head: str, level: str
+    right: Mapping[Subset, Floats], resamples: GroupResamples, head: str, level: str
 ) -> Iterator[SourceImportance]:
     """Importance of each source, from whether each subset is correct on each clip [N]."""
     everything = max(right, key=len)
@@ -264,7 +264,7 @@ def measure_inflation(run: Run, leaky: Run, *, draws: int = DRAWS, seed: int = 0
     gains = inflated - honest
     fused = [len(result.sources) > 1 for result in shared]
     mean = gains[:, fused if any(fused) else slice(None)].mean(axis=1, keepdims=True)
-    resamples = draw_groups(run.groups, draws=draws, seed=seed)
+    resamples = resample_groups(run.groups, draws=draws, seed=seed)
     *intervals, (mean_gain, mean_ci95) = mean_intervals(np.hstack([gains, mean]), resamples)
     accuracies = zip(honest.mean(axis=0).tolist(), inflated.mean(axis=0).tolist(), strict=True)
     rows = tuple(

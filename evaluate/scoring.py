@@ -13,12 +13,12 @@ from numpy.typing import ArrayLike, NDArray
 from moodfuse.cache.errors import InputError
 from moodfuse.evaluate.intervals import (
     DRAWS,
-    GroupDraws,
+    GroupResamples,
     Interval,
     bootstrap_intervals,
-    draw_groups,
     few_groups_warning,
     mean_intervals,
+    resample_groups,
 )
 from moodfuse.evaluate.metrics import Floats, Labels, all_metrics, confusion_matrix, is_correct
 from moodfuse.evaluate.paired import sign_flip_p
@@ -97,7 +97,7 @@ def score(
     1.0
     """
     names, index, values = _check_input(labels, probabilities, classes)
-    return score_draws(index, values, _resample(groups, len(index), draws, seed), classes=names)
+    return score_resamples(index, values, _resample(groups, len(index), draws, seed), classes=names)
 
 
 def compare(
@@ -183,7 +183,7 @@ def _class_indices(
     return names, np.array([indices[label] for label in given], dtype=np.int64)
 
 
-def _resample(groups: Sequence[object] | None, count: int, draws: int, seed: int) -> GroupDraws:
+def _resample(groups: Sequence[object] | None, count: int, draws: int, seed: int) -> GroupResamples:
     if draws < 1:
         raise InputError(f"draws is {draws}; expected 1 or more, such as {DRAWS}")
     members = list(range(count) if groups is None else groups)
@@ -192,11 +192,11 @@ def _resample(groups: Sequence[object] | None, count: int, draws: int, seed: int
     for row, group in enumerate(members):
         if group is None or group != group:
             raise InputError(f"the group of clip {row} is missing; give each clip one, or remove the clip")
-    return draw_groups(members, draws=draws, seed=seed)
+    return resample_groups(members, draws=draws, seed=seed)
 
 
-def score_draws(
-    labels: Labels, probabilities: Floats, resamples: GroupDraws, *, classes: tuple[str, ...]
+def score_resamples(
+    labels: Labels, probabilities: Floats, resamples: GroupResamples, *, classes: tuple[str, ...]
 ) -> Score:
     """`score` of class indices [N] and probabilities [N, C], with resamples that several results share."""
     intervals = bootstrap_intervals(labels, probabilities, resamples)

@@ -23,7 +23,7 @@ from moodfuse.evaluate.intervals import (
     PROPORTION,
     UNDEFINED,
     WORST_LOSS,
-    GroupDraws,
+    GroupResamples,
     Interval,
     Scale,
     mean_intervals,
@@ -59,7 +59,7 @@ class Selection(NamedTuple):
     picks: Labels
 
 
-def corrected_best(labels: Labels, table: Mapping[str, Floats], resamples: GroupDraws) -> Headline:
+def corrected_best(labels: Labels, table: Mapping[str, Floats], resamples: GroupResamples) -> Headline:
     """The best result by accuracy, ties by log loss, then by name; corrected for the selection."""
     names = sorted(table)
     correct = np.stack([is_correct(labels, table[name]) for name in names], axis=1)
@@ -79,7 +79,7 @@ def corrected_best(labels: Labels, table: Mapping[str, Floats], resamples: Group
     )
 
 
-def select_and_test(correct: Floats, loss: Floats, resamples: GroupDraws) -> Selection:
+def select_and_test(correct: Floats, loss: Floats, resamples: GroupResamples) -> Selection:
     """Select the best result on each draw's groups, and score it on the others.
 
     `correct` [N, R] is 1 where a result is correct on a clip, else 0; `loss` [N, R] is its log loss.
@@ -111,7 +111,7 @@ def _best_columns(hits: Floats, losses: Floats) -> Labels:
     return np.asarray(ranked.argmin(axis=1))
 
 
-def not_worse(labels: Labels, table: Mapping[str, Floats], resamples: GroupDraws) -> dict[str, float]:
+def not_worse(labels: Labels, table: Mapping[str, Floats], resamples: GroupResamples) -> dict[str, float]:
     """Results that are not significantly worse than that of least log loss, with their loss, sorted by it.
 
     A result is worse where the 95 % interval of its difference of log loss lies above 0. There is no

@@ -8,7 +8,7 @@ from moodfuse.extract.media.decode import (
     SHORT_SIDE_PX,
     DecodedClip,
     DecodeRequest,
-    media_of,
+    make_media,
 )
 from moodfuse.extract.media.limits import REASONS, Limits, MediaError, ReadingRules
 from moodfuse.extract.media.pool import decode_many, read_windows_in_worker
@@ -25,6 +25,6 @@ __all__ = [
     "ReadingRules",
     "WindowRequest",
     "decode_many",
-    "media_of",
+    "make_media",
     "read_windows_in_worker",
 ]

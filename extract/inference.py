@@ -26,7 +26,7 @@ from moodfuse.extract.networks import WeightsError, bn_eps_of, create_network, l
 from moodfuse.extract.networks.base import Network
 from moodfuse.extract.networks.hardware import check_compiler, has_bfloat16, resolve_device
 from moodfuse.extract.networks.registry import input_size, network_spec
-from moodfuse.extract.recipe_files import preprocessing_of
+from moodfuse.extract.recipe_files import read_preprocessing
 from moodfuse.extract.runtime import keep_freed_memory
 
 log = logging.getLogger(__name__)
@@ -166,7 +166,7 @@ def check_shipped_recipe(recipe: Recipe) -> None:
     """Raise `InputError` for a recipe from a model folder that this version cannot run."""
     try:
         spec = network_spec(recipe.network)
-        size = input_size(preprocessing_of(recipe))
+        size = input_size(read_preprocessing(recipe))
         is_usable = (
             size == input_size(spec.preprocessing)
             and recipe.threads in range(1, _MAX_THREADS + 1)
@@ -215,7 +215,7 @@ def network_from_files(recipe: Recipe, num_classes: int, body: Path | None) -> N
     """The network of a recipe with the body from a file of `save_body`, without tuned arrays."""
     with torch.random.fork_rng(devices=[]):  # random weights are replaced; the caller's random state stays
         network = create_network(recipe.network, num_classes=num_classes)
-    network.preprocessing = preprocessing_of(recipe)
+    network.preprocessing = read_preprocessing(recipe)
     eps = bn_eps_of(recipe.weights)
     if eps is not None:
         network.set_bn_eps(eps)

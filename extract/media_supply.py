@@ -21,11 +21,11 @@ from moodfuse.cache.recipe import Recipe, frozen_counterpart
 from moodfuse.cache.records import Clip, ClipStatus
 from moodfuse.cache.store import CLIPS_PER_PART, FeatureCache
 from moodfuse.extract.dataset.ingest import Decoding, decode_again, examine
-from moodfuse.extract.media.decode import DECODER, MEDIA_RULES, SHORT_SIDE_PX, DecodedClip, media_of
+from moodfuse.extract.media.decode import DECODER, MEDIA_RULES, SHORT_SIDE_PX, DecodedClip, make_media
 from moodfuse.extract.networks import Preprocessing, VideoPreprocessing
 from moodfuse.extract.networks.registry import AudioPreprocessing
-from moodfuse.extract.pending import BlockWriter, Work, needing_media
-from moodfuse.extract.recipe_files import preprocessing_of
+from moodfuse.extract.pending import BlockWriter, Work, find_clips_to_decode
+from moodfuse.extract.recipe_files import read_preprocessing
 from moodfuse.extract.runtime import release_freed_memory
 from moodfuse.extract.settings import ExtractSettings
 
@@ -109,9 +109,9 @@ def render_media(media: Media, preprocessing: Preprocessing) -> Media:
     return replace(media, frames=small, shape_hw=(height, width))
 
 
-def source_media(cache: FeatureCache, recipe: Recipe) -> MediaStore:
+def open_source_media(cache: FeatureCache, recipe: Recipe) -> MediaStore:
     """Where the cache keeps the media that a source reads."""
-    return find_store(cache.path / "media", preprocessing_of(recipe))
+    return find_store(cache.path / "media", read_preprocessing(recipe))
 
 
 class KeptMedia:
@@ -121,7 +121,7 @@ class KeptMedia:
 
     def __init__(self, cache: FeatureCache, recipes: Iterable[Recipe], decoding: Decoding) -> None:
         self.cache, self.decoding = cache, replace(decoding, on_decoded=self._keep)
-        kept = choose_renditions(preprocessing_of(recipe) for recipe in recipes)
+        kept = choose_renditions(read_preprocessing(recipe) for recipe in recipes)
         folder = cache.path / "media"
         self._kept = [(MediaStore(folder, rendition), wanted) for rendition, wanted in kept.items()]
         self._stored: set[str] = set()  # clips of this run
@@ -135,8 +135,8 @@ class KeptMedia:
         stores: dict[str, list[MediaStore]] = {}
         clips: dict[str, Clip] = {}
         for work in todo:
-            store = source_media(self.cache, work.recipe)
-            for status in needing_media(self.cache, [work]):
+            store = open_source_media(self.cache, work.recipe)
+            for status in find_clips_to_decode(self.cache, [work]):
                 if status.digest not in self._stored and store.find(status.digest) is None:
                     stores.setdefault(status.digest, []).append(store)
                     clips[status.digest] = status.clip
@@ -151,10 +151,10 @@ class KeptMedia:
 
     def store(self, recipe: Recipe) -> MediaStore:
         """Where the clips of a source are read."""
-        return source_media(self.cache, recipe)
+        return open_source_media(self.cache, recipe)
 
     def _keep(self, digest: str, clip: Clip, decoded: DecodedClip) -> None:
-        media = media_of(decoded)
+        media = make_media(decoded)
         for store, preprocessing in self._kept:
             if store.own.modality != decoded.missing:
                 store.write(digest, render_media(media, preprocessing))
@@ -213,7 +213,7 @@ class StreamedMedia:
 
     def store(self, recipe: Recipe) -> MediaStore:
         """Where a network that is tuned whole reads its clips."""
-        return find_store(self.folder, preprocessing_of(recipe))
+        return find_store(self.folder, read_preprocessing(recipe))
 
     def examine(self, clips: Sequence[Clip]) -> list[ClipStatus]:
         """Status of every clip; clips that the cache does not know are decoded and pass the trunks."""
@@ -230,7 +230,7 @@ class StreamedMedia:
         clips: dict[str, Clip] = {}
         for work in todo:
             frozen = frozen_counterpart(work.recipe)
-            for status in needing_media(self.cache, [work]):
+            for status in find_clips_to_decode(self.cache, [work]):
                 if work.recipe.depth != "full":
                     trunks.setdefault(status.digest, []).append(self._trunks[frozen.source, frozen.digest16])
                 elif self.store(work.recipe).find(status.digest) is None:
@@ -252,7 +252,7 @@ class StreamedMedia:
     def _on_decoded(self, digest: str, clip: Clip, decoded: DecodedClip) -> None:
         if clip.split != "train":
             return
-        media = media_of(decoded)
+        media = make_media(decoded)
         for trunk in self._trunks.values():
             if trunk.recipe.modality != decoded.missing and trunk.writer.needs(digest):
                 trunk.add(digest, media)

@@ -14,7 +14,7 @@ import numpy as np
 from moodfuse.cache.folds import holdouts
 from moodfuse.cache.recipe import Recipe, frozen_counterpart
 from moodfuse.cache.records import ClipStatus
-from moodfuse.cache.store import CLIPS_PER_PART, FeatureCache, Roles
+from moodfuse.cache.store import CLIPS_PER_PART, FeatureCache, TrainingClips
 from moodfuse.extract.progress import track
 from moodfuse.extract.settings import NetworkChoice
 
@@ -28,7 +28,7 @@ class Work:
 
     recipe: Recipe
     trunk: tuple[str, ...]  # digests of the clips that have to pass the frozen trunk
-    networks: tuple[Roles, ...]  # the training clips of each network whose block is incomplete
+    networks: tuple[TrainingClips, ...]  # the training clips of each network whose block is incomplete
     to_tune: int  # number of `networks` without weights
     clips: int  # clips that each network embeds
     body: bool = False  # whether the part of the network that tuning leaves unchanged has to be stored
@@ -48,31 +48,31 @@ def find_work(cache: FeatureCache, recipe: Recipe, choice: NetworkChoice) -> Wor
     """What the cache does not hold of a source under the current plans."""
     digests = {status.digest for status in cache.clips_with(recipe)}
     networks = tuple(
-        roles
-        for roles in dict.fromkeys(_wanted_networks(cache, recipe, choice))
-        if digests - cache.held(recipe, roles) or not cache.has_record(recipe, roles)
+        training_clips
+        for training_clips in dict.fromkeys(_wanted_networks(cache, recipe, choice))
+        if digests - cache.held(recipe, training_clips) or not cache.has_record(recipe, training_clips)
     )
     trunk: set[str] = set()
     if recipe.depth == "frozen" or (recipe.depth == "head" and networks):
         trunk = digests - cache.held(frozen_counterpart(recipe), None)
-    to_tune = sum(not cache.network_path(recipe, roles).is_file() for roles in networks)
+    to_tune = sum(not cache.network_path(recipe, training_clips).is_file() for training_clips in networks)
     body = recipe.depth != "full" and not cache.network_path(recipe, None).is_file()
     return Work(recipe, tuple(sorted(trunk)), networks, to_tune, len(digests), body)
 
 
-def _wanted_networks(cache: FeatureCache, recipe: Recipe, choice: NetworkChoice) -> Iterator[Roles]:
+def _wanted_networks(cache: FeatureCache, recipe: Recipe, choice: NetworkChoice) -> Iterator[TrainingClips]:
     """The training clips of the networks of a tuned recipe: one for every holdout of every plan."""
     if recipe.tuning is None:
         return
     options = {"crossfit": choice.crossfit, "leaky": choice.leaky}
     for plan in (cache.plan, *cache.repeat_plans)[: choice.repeats]:
         for holdout in holdouts(plan, cache.clips, modalities=choice.modalities, **options):
-            roles = cache.roles(recipe, holdout, plan=plan)
-            assert roles is not None  # the recipe is tuned
-            yield roles
+            training_clips = cache.training_clips(recipe, holdout, plan=plan)
+            assert training_clips is not None  # the recipe is tuned
+            yield training_clips
 
 
-def needing_media(cache: FeatureCache, works: Sequence[Work]) -> tuple[ClipStatus, ...]:
+def find_clips_to_decode(cache: FeatureCache, works: Sequence[Work]) -> tuple[ClipStatus, ...]:
     """Clips to decode: those that have to pass a trunk, and all clips of a network that is tuned whole."""
     wanted = {digest for work in works for digest in work.trunk}
     for work in works:
@@ -95,10 +95,12 @@ def shared_chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:
 
 
 class BlockWriter:
-    """Writes the features of one network in parts; `roles` are its training clips, `None` if it is frozen."""
+    """Writes the features of one network in parts; `training_clips` are its training clips, `None` if it is
+    frozen.
+    """
 
-    def __init__(self, cache: FeatureCache, recipe: Recipe, roles: Roles | None) -> None:
-        self.cache, self.recipe, self.roles = cache, recipe, roles
+    def __init__(self, cache: FeatureCache, recipe: Recipe, training_clips: TrainingClips | None) -> None:
+        self.cache, self.recipe, self.training_clips = cache, recipe, training_clips
         self.added = 0
         self._rows: dict[str, dict[str, np.ndarray]] = {}
         self._held: set[str] | None = None
@@ -106,7 +108,7 @@ class BlockWriter:
     def needs(self, digest: str) -> bool:
         """Whether there was no row of a clip when the last part was written."""
         if self._held is None:
-            self._held = self.cache.held(self.recipe, self.roles)
+            self._held = self.cache.held(self.recipe, self.training_clips)
         return digest not in self._held and digest not in self._rows
 
     def add(self, digest: str, row: dict[str, np.ndarray]) -> None:
@@ -121,7 +123,7 @@ class BlockWriter:
         if self._rows:
             rows = list(self._rows.values())
             arrays = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-            self.cache.write_block_part(self.recipe, self.roles, list(self._rows), arrays)
+            self.cache.write_block_part(self.recipe, self.training_clips, list(self._rows), arrays)
             self._rows = {}
         self._held = None
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from moodfuse.cache.cluster import Call, run_on_cluster
-from moodfuse.cache.csv_rows import label_warnings
+from moodfuse.cache.csv_rows import describe_doubtful_labels
 from moodfuse.cache.errors import InputError, MoodfuseError
 from moodfuse.cache.folds import can_cross_fit, check_fold_numbers, next_plan, plan_line, repeat_plan
 from moodfuse.cache.media import MediaStore
-from moodfuse.cache.recipe import Recipe, modalities_of
+from moodfuse.cache.recipe import Recipe, list_modalities
 from moodfuse.cache.records import Clip, ClipStatus
 from moodfuse.cache.store import FeatureCache
 from moodfuse.extract.dataset.duplicates import audit_cache, describe_audit, describe_copies
@@ -24,7 +24,7 @@ from moodfuse.extract.dataset.ingest import Decoding
 from moodfuse.extract.dataset.scan import scan_data
 from moodfuse.extract.estimate import describe_work
 from moodfuse.extract.media.limits import Limits
-from moodfuse.extract.media_supply import KeptMedia, media_supply, source_media
+from moodfuse.extract.media_supply import KeptMedia, media_supply, open_source_media
 from moodfuse.extract.pending import Work, find_work
 from moodfuse.extract.progress import describe_statuses, track
 from moodfuse.extract.recipe_files import (
@@ -67,7 +67,7 @@ def extract_features(settings: ExtractSettings, *, report: Callable[[str], None]
     recipes = [build_recipe(source, settings.recipes) for source in sources]
     settings = _completed(settings, recipes)
     data = scan_data(settings.data, group_pattern=settings.group_pattern, audio_files=settings.impute)
-    warnings = (f"WARNING {line}" for line in label_warnings(data.clips))
+    warnings = (f"WARNING {line}" for line in describe_doubtful_labels(data.clips))
     for line in (*data.messages, *warnings, *_weights_lines(recipes, settings)):
         report(line)
     check_fold_numbers(data.clips)
@@ -130,7 +130,7 @@ def _check_options_used(choice: RecipeChoice, sources: Sequence[str]) -> None:
 
 def _completed(settings: ExtractSettings, recipes: Sequence[Recipe]) -> ExtractSettings:
     """Settings with the modalities that all sources read; for a cluster also with absolute paths."""
-    modalities = modalities_of(recipes)
+    modalities = list_modalities(recipes)
     plan = replace(settings.plan, modalities=modalities)
     settings = replace(settings, plan=plan, networks=replace(settings.networks, modalities=modalities))
     if settings.scheduler is None:
@@ -151,7 +151,7 @@ def _write_plans(cache: FeatureCache, statuses: Sequence[ClipStatus], settings: 
     """Write the plan and those of further repeats; all are decided before any is written."""
     plan, modalities = next_plan(cache.plans, statuses, settings.plan), settings.plan.modalities
     further = [
-        repeat_plan(plan, cache.plans_of(repeat), statuses, repeat, modalities=modalities)
+        repeat_plan(plan, cache.plans_of_repeat(repeat), statuses, repeat, modalities=modalities)
         for repeat in range(1, settings.networks.repeats)
     ]
     for decided in (plan, *further):
@@ -248,7 +248,7 @@ def decode_task(settings: ExtractSettings, recipes: Sequence[Recipe], clips: Seq
 def compute_task(settings: ExtractSettings, work: Work) -> tuple[int, int]:
     """Do a part of the work on a source, on a worker; in one process, as a machine runs several workers."""
     cache = FeatureCache(settings.cache)
-    return _compute(cache, work, replace(settings, jobs=1), source_media(cache, work.recipe))
+    return _compute(cache, work, replace(settings, jobs=1), open_source_media(cache, work.recipe))
 
 
 def _run_tasks(settings: ExtractSettings, calls: Sequence[Call], *, what: str) -> list[tuple[int, int]]:

@@ -71,6 +71,7 @@ class Tally:
             names = ", ".join(f"{name} ({reason})" for name, reason in self.refused)
             raise TooManyRefusedError(
                 f"stopped: {counted([reason for _, reason in self.refused])}; --max-failures is "
-                f"{self.max_failures}. They are {names}. Correct them, or allow more failures, and run the same "
+                f"{self.max_failures}. They are {names}. Correct them, or allow more failures, and run "
+                f"the same "
                 "command again; finished results are kept"
             )

@@ -225,6 +225,6 @@ def _read_tuning(source: str, depth: str, table: Mapping[str, Any], recipe: str,
     return tuning
 
 
-def preprocessing_of(recipe: Recipe) -> Preprocessing:
+def read_preprocessing(recipe: Recipe) -> Preprocessing:
     """Return how the inputs of a recipe's network are made."""
     return preprocessing_from_record(json.loads(recipe.preprocessing))

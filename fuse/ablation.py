@@ -14,7 +14,7 @@ from importlib import metadata
 import numpy as np
 
 from moodfuse.cache.digests import digest
-from moodfuse.cache.fits import KeptFit, KeptFits
+from moodfuse.cache.fits import CachedFit, FitCache
 from moodfuse.cache.folds import MIN_INNER_GROUPS, groups_per_label
 from moodfuse.cache.records import ClipStatus, Plan
 from moodfuse.cache.runs import FEW_GROUPS, LEAKY, LEAKY_MARK, UNCALIBRATED, Result, Run, check_new_name
@@ -23,15 +23,15 @@ from moodfuse.fuse.cross_fitting import fit_features
 from moodfuse.fuse.fitting import Call, FitRunner, fitted_head, predict
 from moodfuse.fuse.heads import get_head_spec
 from moodfuse.fuse.inference import apply_temperature
-from moodfuse.fuse.leak_guard import ClipRows, clip_rows
+from moodfuse.fuse.leak_guard import ClipRows, make_clip_rows
 from moodfuse.fuse.run_inputs import RunInputs, choose_plans, read_blocks, read_inputs, read_part_digests
 from moodfuse.fuse.settings import (
     NO_CROSSFIT,
     AblationSettings,
     PlannedResult,
     Task,
-    planned_results,
-    sources_of,
+    collect_sources,
+    list_planned_results,
 )
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def make_fit_keys(inputs: RunInputs, plan: Plan, parts: Mapping[str, tuple[str, 
     """
     common = {
         "rules": RULES,
-        "libraries": {name: version for name, version in library_versions() if name in _FIT_LIBRARIES},
+        "libraries": {name: version for name, version in read_library_versions() if name in _FIT_LIBRARIES},
         "folds": plan.folds,
         "plan": sorted(plan.assignment.items()),
         "protocol": inputs.protocol,
@@ -85,25 +85,25 @@ def run_ablation(cache: FeatureCache, settings: AblationSettings) -> Run:
     if is_leaky and name is not None and not name.startswith(LEAKY):
         name = f"{LEAKY}-{name}"
     name = check_new_name(cache, name, prefix=LEAKY if is_leaky else "run")
-    results = planned_results(cache, settings)
-    inputs = read_inputs(cache, sources_of(results), settings.protocol)
+    results = list_planned_results(cache, settings)
+    inputs = read_inputs(cache, collect_sources(results), settings.protocol)
     plans, note = choose_plans(inputs, settings.repeats)
     log.info("%d results, %d fold plans", len(results), len(plans))
-    fits = KeptFits(cache.path, cache.clips) if settings.keep else None
+    fits = FitCache(cache.path, cache.clips) if settings.keep else None
     runner = FitRunner(fits, settings.jobs, settings.scheduler)
     done = [_fit_plan(cache, inputs, plan, results, runner) for plan in plans]
-    clips = [clip_rows(plan, inputs.clips) for plan in plans]
+    clips = [make_clip_rows(plan, inputs.clips) for plan in plans]
     return make_run(name, inputs, clips, done, note=note, commands=(*cache.commands, settings.command))
 
 
 def _fit_plan(
     cache: FeatureCache, inputs: RunInputs, plan: Plan, results: Sequence[PlannedResult], runner: FitRunner
-) -> dict[Task, KeptFit]:
+) -> dict[Task, CachedFit]:
     """The fits of all results and folds under one plan; blocks are read only where one is missing."""
     key = make_fit_keys(inputs, plan, read_part_digests(cache, inputs, plan))
 
     def make_calls(missing: list[Task]) -> list[Call]:
-        rows = clip_rows(plan, inputs.clips)
+        rows = make_clip_rows(plan, inputs.clips)
         features = fit_features(inputs, rows, read_blocks(cache, inputs, plan), key, runner)
         return [
             (
@@ -130,7 +130,7 @@ def make_run(
     name: str,
     inputs: RunInputs,
     clips: Sequence[ClipRows],
-    fits: Sequence[Mapping[Task, KeptFit]],
+    fits: Sequence[Mapping[Task, CachedFit]],
     *,
     note: str,
     commands: Sequence[str],
@@ -153,17 +153,17 @@ def make_run(
         results=tuple(_make_result(result, clips, fits, default=default, leaky=leaky) for result in results),
         notes=(*make_run_notes(inputs), *([note] if note else [])),
         digests=first.digests,
-        missing=missing_modalities(inputs.clips),
+        missing=list_missing_modalities(inputs.clips),
         repeat_folds=tuple(tuple(further.folds.tolist()) for further in clips[1:]),
         commands=tuple(command for command in commands if command),
-        versions=library_versions(),
+        versions=read_library_versions(),
     )
 
 
 def _make_result(
     result: PlannedResult,
     clips: Sequence[ClipRows],
-    fits: Sequence[Mapping[Task, KeptFit]],
+    fits: Sequence[Mapping[Task, CachedFit]],
     *,
     default: str,
     leaky: bool,
@@ -220,7 +220,7 @@ def _has_few_groups(inputs: RunInputs) -> bool:
     return any(side[label] < MIN_INNER_GROUPS for side in sides for label in labels)
 
 
-def missing_modalities(clips: Sequence[ClipStatus]) -> tuple[tuple[str, ...], ...]:
+def list_missing_modalities(clips: Sequence[ClipStatus]) -> tuple[tuple[str, ...], ...]:
     """The modality that each clip does not have; nothing where every clip has both."""
     missing = tuple((status.missing,) if status.missing else () for status in clips)
     return missing if any(missing) else ()
@@ -254,7 +254,7 @@ def _describe_fit(inputs: RunInputs, source: str) -> str:
     return "cross-fitted" if inputs.cross_fit else "in sample, because too few folds hold every class"
 
 
-def library_versions() -> tuple[tuple[str, str], ...]:
+def read_library_versions() -> tuple[tuple[str, str], ...]:
     """Installed versions of the libraries that decide a run's numbers; nothing is imported for it."""
     versions = []
     for name in _LIBRARIES:

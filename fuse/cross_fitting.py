@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from moodfuse.cache.fits import KeptFit
+from moodfuse.cache.fits import CachedFit
 from moodfuse.cache.folds import pair_holdouts, single_holdouts
 from moodfuse.cache.records import Block, Holdout
 from moodfuse.cache.runs import LEAKY
@@ -156,7 +156,7 @@ def list_logits_to_fit(blocks: Blocks, folds: int, *, cross_fit: bool) -> dict[t
     }
 
 
-def fit_logits(block: Block, holdout: Holdout, rows: ClipRows, *, seed: int) -> tuple[Any, KeptFit]:
+def fit_logits(block: Block, holdout: Holdout, rows: ClipRows, *, seed: int) -> tuple[Any, CachedFit]:
     """Fit a logistic regression on an embedding and the clips outside a holdout, C chosen where it can be.
 
     Returns the head, and the fit as it is cached: logits [N, C], and as last column whether a clip's label
@@ -172,19 +172,19 @@ def fit_logits(block: Block, holdout: Holdout, rows: ClipRows, *, seed: int) -> 
         head.fit(design.x[kept], design.y[kept], groups=design.groups[kept])
         logits = centre_logits(head.decision_scores(design.x), head.classes_, len(design.classes))
     logits[absent] = 0  # imputed where they are used
-    seen = kept | rows.mask(block.seen)
-    return head, KeptFit(np.concatenate([logits, seen[:, None]], axis=1, dtype=np.float64))
+    seen = kept | rows.mask(block.training_clips)
+    return head, CachedFit(np.concatenate([logits, seen[:, None]], axis=1, dtype=np.float64))
 
 
-def fit_to_keep(block: Block, holdout: Holdout, rows: ClipRows, seed: int) -> KeptFit:
+def fit_to_keep(block: Block, holdout: Holdout, rows: ClipRows, seed: int) -> CachedFit:
     """`fit_logits` in a worker process."""
     return fit_logits(block, holdout, rows, seed=seed)[1]
 
 
-def make_fitted_block(block: Block, holdout: Holdout, fit: KeptFit, rows: ClipRows) -> Block:
+def make_fitted_block(block: Block, holdout: Holdout, fit: CachedFit, rows: ClipRows) -> Block:
     """The block with the logits of a fit on its embedding; the fit saw labels, too."""
-    seen = block.seen | {rows.digests[row] for row in np.flatnonzero(fit.values[:, -1])}
-    return replace(block, holdout=holdout, logits=fit.values[:, :-1].astype(np.float32), seen=seen)
+    seen = block.training_clips | {rows.digests[row] for row in np.flatnonzero(fit.values[:, -1])}
+    return replace(block, holdout=holdout, logits=fit.values[:, :-1].astype(np.float32), training_clips=seen)
 
 
 def fit_leaky_logits(block: Block, rows: ClipRows, *, seed: int) -> Block:

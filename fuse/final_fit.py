@@ -22,7 +22,7 @@ from moodfuse.fuse.cross_fitting import SAW_ALL, fit_logits, make_fitted_block, 
 from moodfuse.fuse.design import DesignInputs, assemble
 from moodfuse.fuse.fitting import fit_head
 from moodfuse.fuse.inference import Floats, FusedSource, Fusion, Level, LinearArrays
-from moodfuse.fuse.leak_guard import ClipRows, Features, clip_rows, get_values
+from moodfuse.fuse.leak_guard import ClipRows, Features, get_values, make_clip_rows
 from moodfuse.fuse.run_inputs import can_cross_fit_sources
 from moodfuse.fuse.settings import CROSSFIT, PlannedResult
 
@@ -60,7 +60,7 @@ def why_not_exportable(cache: FeatureCache, scored: ScoredResult) -> str:
     for source in scored.sources:
         if cache.recipe(source).network == IMPORT:
             return f"{source} was imported, so nothing here can compute it for a new file"
-        for holdout in networks_needed(cache, source, scored):
+        for holdout in list_networks_needed(cache, source, scored):
             if not cache.has_block(source, holdout):
                 option = " --for-export" if holdout == SAW_ALL else ""
                 command = f"extract again{option} --source {source}"
@@ -68,7 +68,7 @@ def why_not_exportable(cache: FeatureCache, scored: ScoredResult) -> str:
     return ""
 
 
-def networks_needed(cache: FeatureCache, source: str, scored: ScoredResult) -> tuple[Holdout, ...]:
+def list_networks_needed(cache: FeatureCache, source: str, scored: ScoredResult) -> tuple[Holdout, ...]:
     """Holdouts of a source's networks in the model, in the order in which their logits are averaged."""
     recipe = cache.recipe(source)
     if not recipe.sees_labels:
@@ -81,12 +81,12 @@ def networks_needed(cache: FeatureCache, source: str, scored: ScoredResult) -> t
     return (SAW_ALL,)
 
 
-def ship(cache: FeatureCache, scored: ScoredResult) -> FinalModel:
+def fit_final_model(cache: FeatureCache, scored: ScoredResult) -> FinalModel:
     """Fit the model of a result; `InputError` with the cause and the remedy if it cannot be exported."""
     if why := why_not_exportable(cache, scored):
         raise InputError(f"{scored.name} cannot be exported: {why}")
-    rows, level, seed = clip_rows(cache.plan, cache.clips), scored.level, cache.plan.seed
-    networks = {source: networks_needed(cache, source, scored) for source in scored.sources}
+    rows, level, seed = make_clip_rows(cache.plan, cache.clips), scored.level, cache.plan.seed
+    networks = {source: list_networks_needed(cache, source, scored) for source in scored.sources}
     cross_fit = level == "logits" and can_cross_fit_sources(cache, scored.run_sources)
     features, sources = [], []
     for source, holdouts in networks.items():

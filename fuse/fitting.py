@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moodfuse.cache.cluster import run_on_cluster
-from moodfuse.cache.fits import KeptFit, KeptFits
+from moodfuse.cache.fits import CachedFit, FitCache
 from moodfuse.cache.runs import NETWORK
 from moodfuse.fuse.design import DesignInputs, DesignMatrix, assemble
 from moodfuse.fuse.heads import get_head_spec, make_head
@@ -53,12 +53,12 @@ def fitted_head(head: str) -> str:
     return "mean" if head == NETWORK else head
 
 
-def predict(inputs: DesignInputs, head: str, random_state: int) -> KeptFit:
+def predict(inputs: DesignInputs, head: str, random_state: int) -> CachedFit:
     """Assemble a design matrix, fit a head on it, and predict the test rows: one task of a worker process."""
     return predict_fold(assemble(inputs), head, random_state)
 
 
-def predict_fold(design: DesignMatrix, head: str, random_state: int) -> KeptFit:
+def predict_fold(design: DesignMatrix, head: str, random_state: int) -> CachedFit:
     """Fit a head and predict the test rows: probabilities [N_test, C] before their temperature.
 
     A class that no training row has gets 0.
@@ -69,7 +69,7 @@ def predict_fold(design: DesignMatrix, head: str, random_state: int) -> KeptFit:
     probabilities = np.zeros((len(predicted), len(design.classes)))
     probabilities[:, model.classes_] = predicted
     probabilities /= probabilities.sum(axis=1, keepdims=True)
-    return KeptFit(probabilities, temperature, settings is not None, settings or {})
+    return CachedFit(probabilities, temperature, settings is not None, settings or {})
 
 
 def fit_head(design: DesignMatrix, head: str, random_state: int) -> tuple[Any, dict[str, Any] | None, float]:
@@ -111,13 +111,13 @@ def _choose(model: Any, design: DesignMatrix) -> tuple[dict[str, Any] | None, fl
 class FitRunner:
     """Makes the fits that are not cached yet, and caches each as it is done, where there is a cache."""
 
-    fits: KeptFits | None = None
+    fits: FitCache | None = None
     jobs: int = 1
     scheduler: str | None = None
 
     def run(
         self, what: str, keys: Mapping[_K, str], make_calls: Callable[[list[_K]], list[Call]]
-    ) -> dict[_K, KeptFit]:
+    ) -> dict[_K, CachedFit]:
         """The fits of all tasks, which come with their keys; `make_calls` makes the calls of missing ones."""
         cached = self.fits.find(keys.values()) if self.fits else {}
         done = {task: cached[key] for task, key in keys.items() if key in cached}

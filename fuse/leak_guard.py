@@ -99,7 +99,7 @@ class ClipRows:
         return has_chosen[self.groups]
 
 
-def clip_rows(plan: Plan, clips: Sequence[ClipStatus]) -> ClipRows:
+def make_clip_rows(plan: Plan, clips: Sequence[ClipStatus]) -> ClipRows:
     """The clips of a plan as columns; `InputError` if a clip is in no fold."""
     for status in clips:
         if status.digest not in plan.assignment:
@@ -168,7 +168,7 @@ def check_block(block: Block, rows: ClipRows, folds: Set[int]) -> None:
         raise InputError(
             f"{where}: its {len(block.ids)} rows are not the plan's {len(rows.ids)} clips in order"
         )
-    if unknown := block.seen.difference(rows.digests):
+    if unknown := block.training_clips.difference(rows.digests):
         raise LeakError(f"{where}: its network saw clip {min(unknown)[:16]}, which the plan does not know")
     for fold in sorted(folds):
         if not block.holdout.covers(fold):
@@ -177,7 +177,7 @@ def check_block(block: Block, rows: ClipRows, folds: Set[int]) -> None:
                 f"{where} to test fold {fold}: its network may have seen {clip}; use a holdout of {fold}"
             )
     held_out = np.array([block.holdout.covers(fold) for fold in rows.folds.tolist()])
-    leaking = np.flatnonzero(rows.mask(block.seen) & rows.same_group(held_out))
+    leaking = np.flatnonzero(rows.mask(block.training_clips) & rows.same_group(held_out))
     if folds and len(leaking):
         row = leaking[0]
         raise LeakError(
@@ -192,7 +192,7 @@ def is_out_of_sample(features: Features, rows: ClipRows, level: Level, test: Mas
     if level == "embedding" and not any(block.embedding_tuned for block in blocks):
         return True
     for number, block in enumerate(blocks):
-        in_sample = rows.same_group(rows.mask(block.seen)) & ~test
+        in_sample = rows.same_group(rows.mask(block.training_clips)) & ~test
         if isinstance(features, CrossFitted):
             in_sample &= np.array([number in networks for networks in features.rows])
         if in_sample.any():

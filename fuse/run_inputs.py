@@ -9,7 +9,7 @@ from moodfuse.cache.blocks import part_files
 from moodfuse.cache.digests import digest
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.folds import (
-    Unit,
+    ClipGroup,
     assign_folds,
     can_cross_fit,
     check_modalities,
@@ -18,7 +18,7 @@ from moodfuse.cache.folds import (
     single_holdouts,
     validate,
 )
-from moodfuse.cache.recipe import Recipe, modalities_of
+from moodfuse.cache.recipe import Recipe, list_modalities
 from moodfuse.cache.records import Block, ClipStatus, Holdout, Plan
 from moodfuse.cache.runs import LEAKY
 from moodfuse.cache.store import FeatureCache
@@ -42,7 +42,7 @@ class RunInputs:
     """
 
     clips: Sequence[ClipStatus]
-    groups: tuple[Unit, ...]
+    groups: tuple[ClipGroup, ...]
     plan: Plan
     repeat_plans: tuple[Plan, ...]
     recipes: Mapping[str, Recipe]
@@ -75,7 +75,7 @@ def read_inputs(cache: FeatureCache, sources: Sequence[str], protocol: str | Non
 
 def can_cross_fit_sources(cache: FeatureCache, sources: Sequence[str]) -> bool:
     """Whether every class remains in each modality that sources read when any two folds are left out."""
-    return can_cross_fit(cache.plan, cache.clips, modalities_of(map(cache.recipe, sources)))
+    return can_cross_fit(cache.plan, cache.clips, list_modalities(map(cache.recipe, sources)))
 
 
 def choose_protocol(cache: FeatureCache, sources: Sequence[str], protocol: str | None) -> Protocol:
@@ -138,7 +138,7 @@ def read_part_digests(cache: FeatureCache, inputs: RunInputs, plan: Plan) -> dic
     for source, recipe in inputs.recipes.items():
         names = []
         for holdout in _list_holdouts(recipe, plan, inputs.protocol):
-            folder = cache.block_folder(recipe, cache.roles(recipe, holdout, plan=plan))
+            folder = cache.block_folder(recipe, cache.training_clips(recipe, holdout, plan=plan))
             names.append([str(holdout), folder.name, [file.name for file in part_files(folder)]])
         digests[source] = (recipe.digest16, digest(names))
     return digests
@@ -162,7 +162,7 @@ def choose_plans(inputs: RunInputs, repeats: int | None) -> tuple[tuple[Plan, ..
     if inputs.protocol == LEAKY:
         plans = (_assign_clips(inputs),)
     else:
-        check_modalities(inputs.plan, inputs.clips, modalities_of(inputs.recipes.values()))
+        check_modalities(inputs.plan, inputs.clips, list_modalities(inputs.recipes.values()))
         if any(status.clip.fold is not None for status in inputs.clips):
             plans = (inputs.plan,)
         elif not inputs.tuned:
@@ -191,7 +191,7 @@ def _add_note(plans: tuple[Plan, ...], asked: int) -> tuple[tuple[Plan, ...], st
 
 def _assign_clips(inputs: RunInputs) -> Plan:
     """Folds of clips without regard to their groups: how a leak is made."""
-    clips = [Unit(status.digest, (status.clip.label,), (status.digest,)) for status in inputs.clips]
+    clips = [ClipGroup(status.digest, (status.clip.label,), (status.digest,)) for status in inputs.clips]
     assignment = assign_folds(clips, folds=inputs.plan.folds, seed=inputs.plan.seed, placed={})
     validate(clips, assignment, inputs.plan.folds)
     return replace(inputs.plan, assignment=assignment)
@@ -221,7 +221,7 @@ def _select_distinct(plans: Iterable[Plan], inputs: RunInputs) -> Iterator[Plan]
 
 def _passes(plan: Plan, inputs: RunInputs) -> bool:
     """Whether a further plan passes the checks of the first: classes to learn from, and cross-fitting."""
-    modalities = modalities_of(inputs.recipes.values())
+    modalities = list_modalities(inputs.recipes.values())
     try:
         validate(inputs.groups, plan.assignment, plan.folds)
         check_modalities(plan, inputs.clips, modalities)

@@ -95,7 +95,7 @@ def check_protocol(name: str) -> Protocol:
     return name
 
 
-def planned_results(cache: FeatureCache, settings: AblationSettings) -> list[PlannedResult]:
+def list_planned_results(cache: FeatureCache, settings: AblationSettings) -> list[PlannedResult]:
     """The results that an ablation will have: every source's network, then heads on the combinations.
 
     The mean of one source is its network's result.
@@ -111,7 +111,7 @@ def planned_results(cache: FeatureCache, settings: AblationSettings) -> list[Pla
     return [*(PlannedResult((source,), NETWORK, "logits") for source in sources), *results]
 
 
-def sources_of(results: Sequence[PlannedResult]) -> Combination:
+def collect_sources(results: Sequence[PlannedResult]) -> Combination:
     """All sources of results, sorted."""
     return tuple(sorted({source for result in results for source in result.sources}))
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from moodfuse.cache.console import printable
-from moodfuse.options import refuse_given
+from moodfuse.options import check_no_effect
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -57,11 +57,11 @@ def evaluate_command(
     """
     if model is not None and data is not None and cache_path is None:
         reason = "belongs to --cache; the report of a test set has one model and no thumbnails"
-        refuse_given(ctx, _RUN_ONLY, reason)
+        check_no_effect(ctx, _RUN_ONLY, reason)
         return _report_test(model, data, options)
     if cache_path is not None and model is None and data is None:
         reason = "belongs to --model; a run has its groups and predictions already"
-        refuse_given(ctx, _MODEL_ONLY, reason)
+        check_no_effect(ctx, _MODEL_ONLY, reason)
         _report_run(cache_path, options)
         return 0
     raise click.UsageError(

@@ -14,20 +14,26 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from moodfuse.cache.console import printable
 from moodfuse.cache.errors import InputError, UnknownNameError
-from moodfuse.cache.files import check_sealed
+from moodfuse.cache.files import check_checksum
 from moodfuse.cache.records import WINDOW_S, Holdout
 from moodfuse.cache.runs import DEFAULTS, Result, Run
 from moodfuse.cache.store import FeatureCache
 from moodfuse.evaluate.evaluation import run_labels
-from moodfuse.evaluate.intervals import DRAWS, GroupDraws, draw_groups
+from moodfuse.evaluate.intervals import DRAWS, GroupResamples, resample_groups
 from moodfuse.evaluate.metrics import METRICS
-from moodfuse.evaluate.scoring import score_draws
+from moodfuse.evaluate.scoring import score_resamples
 from moodfuse.evaluate.selection import corrected_best, not_worse
-from moodfuse.fuse.ablation import library_versions, missing_modalities
-from moodfuse.fuse.final_fit import FinalModel, ScoredResult, networks_needed, ship, why_not_exportable
+from moodfuse.fuse.ablation import list_missing_modalities, read_library_versions
+from moodfuse.fuse.final_fit import (
+    FinalModel,
+    ScoredResult,
+    fit_final_model,
+    list_networks_needed,
+    why_not_exportable,
+)
 from moodfuse.fuse.inference import check_level
 from moodfuse.fuse.run_inputs import choose_protocol
-from moodfuse.fuse.settings import AblationSettings, PlannedResult, planned_results, sources_of
+from moodfuse.fuse.settings import AblationSettings, PlannedResult, collect_sources, list_planned_results
 from moodfuse.model.folder import (
     ARRAYS,
     TRAINING,
@@ -60,8 +66,8 @@ class ExportSettings:
 def check_planned(cache: FeatureCache, ablation: AblationSettings, settings: ExportSettings) -> None:
     """Raise InputError if a planned ablation will have no such result, or none that can be exported."""
     _check_folder(settings.folder)
-    rows = planned_results(cache, ablation)
-    sources = sources_of(rows)
+    rows = list_planned_results(cache, ablation)
+    sources = collect_sources(rows)
     protocol = choose_protocol(cache, sources, ablation.protocol)
     chosen = rows if settings.result == BEST else [find_result(rows, settings.result)]
     scored = [ScoredResult(row.sources, row.head, row.level, protocol, run_sources=sources) for row in chosen]
@@ -91,7 +97,7 @@ def export_model(
     """
     _check_folder(settings.folder)
     _check_unchanged(cache, run)
-    resamples = draw_groups(run.groups, draws=DRAWS, seed=0)
+    resamples = resample_groups(run.groups, draws=DRAWS, seed=0)
     is_best, notes = settings.result == BEST, _reading_notes(cache)
     if is_best:
         result, why = _select_best(cache, run, resamples, echo)
@@ -100,7 +106,7 @@ def export_model(
         result = find_result(run.results, settings.result)
     for note in notes:
         echo(note)
-    final = ship(cache, _scored(run, result))
+    final = fit_final_model(cache, _scored(run, result))
     fusion = final.fusion
     files: dict[str, Path | bytes] = {ARRAYS: pack_arrays(fusion), TRAINING: pack_training_clips(cache)}
     sources = tuple(_add_source(cache, final, number, files) for number in range(len(fusion.sources)))
@@ -133,7 +139,7 @@ def export_model(
         },
         expected=_expected_scores(run, result, resamples) | {"best": is_best},
         notes=tuple(dict.fromkeys((*result.notes, *notes))),
-        versions=dict(library_versions()),
+        versions=dict(read_library_versions()),
         commands=run.commands,
         files=dict.fromkeys(files, ModelFile("", 0)),
     )
@@ -167,7 +173,7 @@ def _check_unchanged(cache: FeatureCache, run: Run) -> None:
         tuple(status.clip.label for status in cache.clips),
         tuple(status.group for status in cache.clips),
         tuple(cache.plan.assignment[status.digest] for status in cache.clips),
-        missing_modalities(cache.clips),
+        list_missing_modalities(cache.clips),
         tuple((source, cache.recipe(source).digest16) for source, _ in run.recipes if source in known),
     )
     if current != (run.digests, run.labels, run.groups, run.folds, run.missing, run.recipes):
@@ -178,7 +184,7 @@ def _check_unchanged(cache: FeatureCache, run: Run) -> None:
 
 
 def _select_best(
-    cache: FeatureCache, run: Run, resamples: GroupDraws, echo: Callable[[str], None]
+    cache: FeatureCache, run: Run, resamples: GroupResamples, echo: Callable[[str], None]
 ) -> tuple[Result, str]:
     """Select the smallest result that is not significantly worse than the one with the lowest log loss."""
     reasons = {result.name: why_not_exportable(cache, _scored(run, result)) for result in run.results}
@@ -209,14 +215,16 @@ def _network_paths(
     """Return the file of the layers that are not fine-tuned, if any, and those of fine-tuned networks."""
     recipe = cache.recipe(source)
     body = [] if recipe.depth == "full" else [cache.network_path(recipe, None)]
-    training_clips = [cache.roles(recipe, holdout) for holdout in holdouts] if recipe.sees_labels else []
+    training_clips = (
+        [cache.training_clips(recipe, holdout) for holdout in holdouts] if recipe.sees_labels else []
+    )
     return body, [cache.network_path(recipe, clips) for clips in training_clips if clips is not None]
 
 
 def _network_bytes(cache: FeatureCache, scored: ScoredResult) -> int:
     paths: set[Path] = set()
     for source in scored.sources:
-        body, networks = _network_paths(cache, source, networks_needed(cache, source, scored))
+        body, networks = _network_paths(cache, source, list_networks_needed(cache, source, scored))
         paths.update(body, networks)
     return sum(path.stat().st_size for path in paths if path.is_file())
 
@@ -232,7 +240,7 @@ def _add_source(
     for path in (*body, *networks):
         if not path.is_file():
             raise InputError(f"{path} is missing; run extract again with --source {fused.source}")
-        check_sealed(path)
+        check_checksum(path)
     files.update(zip((body_name, *names) if body_name else names, (*body, *networks), strict=True))
     return ModelSource(cache.recipe(fused.source), body_name, tuple(names), len(fused.own))
 
@@ -269,10 +277,10 @@ def _reading_notes(cache: FeatureCache) -> list[str]:
     return notes
 
 
-def _expected_scores(run: Run, result: Result, resamples: GroupDraws) -> dict[str, object]:
+def _expected_scores(run: Run, result: Result, resamples: GroupResamples) -> dict[str, object]:
     """Return the cross-validated scores of a result with 95 % confidence intervals, as JSON types."""
     labels = run_labels(run)
-    score = score_draws(labels, result.probabilities, resamples, classes=run.classes)
+    score = score_resamples(labels, result.probabilities, resamples, classes=run.classes)
     scores: dict[str, object] = {"clips": score.clips, "groups": score.groups, "results": len(run.results)}
     for name in METRICS:
         scores[name] = _json_number(getattr(score, name))

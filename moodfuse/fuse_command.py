@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from moodfuse.cache.console import command_line, printable
-from moodfuse.options import refuse_given
+from moodfuse.options import check_no_effect
 
 if TYPE_CHECKING:
     from moodfuse.cache.runs import Run
@@ -91,7 +91,7 @@ def fuse_command(
     given = {name: value for name, value in options.items() if value not in (None, ())}
     ablation = AblationSettings(run=run_name, command=command_line(context), **given)
     if result is None:
-        refuse_given(
+        check_no_effect(
             context, ("folder", "missing"), "belongs to --export; add --export best, or the name of a result"
         )
         _fuse(cache, ablation)
@@ -104,7 +104,9 @@ def fuse_command(
         return ExportSettings(result, folder or model_folder(cache, run), impute)
 
     if run_name is not None and run_name in run_names(cache):
-        refuse_given(context, _FIT_OPTIONS, f"has no effect on {run_name}, which exists; remove it, or --run")
+        check_no_effect(
+            context, _FIT_OPTIONS, f"has no effect on {run_name}, which exists; remove it, or --run"
+        )
         run = read_run(cache, run_name)
     else:
         check_planned(cache, ablation, settings(check_new_name(cache, run_name)))

@@ -9,7 +9,7 @@ device_option = click.option(
 )
 
 
-def refuse_given(ctx: click.Context, names: Collection[str], why: str) -> None:
+def check_no_effect(ctx: click.Context, names: Collection[str], why: str) -> None:
     """Refuse options that were given, on the command line or in a file, although they would have no effect.
 
     `why` continues the sentence after the option's name, with the remedy.

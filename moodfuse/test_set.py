@@ -56,7 +56,7 @@ def run_test(model: Model, clips: Sequence[Clip], *, jobs: int, report: Report) 
     InputError
         If a label is not one of the model's, or no clip is left to score.
     """
-    from moodfuse.extract.dataset.ingest import MARK_RULES, hash_files, marks_of
+    from moodfuse.extract.dataset.ingest import MARK_RULES, compute_marks, hash_files
 
     if unknown := sorted({clip.label for clip in clips} - set(model.classes)):
         raise InputError(
@@ -70,7 +70,7 @@ def run_test(model: Model, clips: Sequence[Clip], *, jobs: int, report: Report) 
 
     def keep_marks(number: int, decoded: "DecodedClip") -> None:
         if mark_rules == MARK_RULES:
-            marks[new[number].id] = marks_of(decoded)
+            marks[new[number].id] = compute_marks(decoded)
 
     requests = [LabelRequest(clip.path, clip.start_s, clip.end_s) for clip in new]
     predictions: dict[str, Prediction] = {}

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from moodfuse.cache.digests import trained_digest16
+from moodfuse.cache.digests import training_digest16
 from moodfuse.cache.errors import CacheError, InputError
 from moodfuse.cache.fits import clips_digest16
 from moodfuse.cache.folds import pair_holdouts, single_holdouts
@@ -121,7 +121,7 @@ def read_inventory(cache: FeatureCache, *, without: Collection[str] = ()) -> Inv
         cache.check_source(source)
     selection = {source: digest for source, digest in cache.selection.items() if source not in without}
     files = tuple(entries(cache.path))
-    rows = {entry.place: _count_rows(entry.path) for entry in files if entry.kind == "features"}
+    rows = {entry.relative_path: _count_rows(entry.path) for entry in files if entry.kind == "features"}
     unreadable = tuple(path for path, count in rows.items() if count is None)
     recipes = tuple(_list_recipes(cache, files, selection, rows))
     runs = tuple(_list_runs(files, selection))
@@ -166,7 +166,7 @@ def _find_old_plans_and_tables(files: Sequence[Entry]) -> tuple[tuple[Entry, ...
     """
     files_of_plans = (entry for entry in files if entry.kind == "plan" and not entry.fault)
     plans = [(read_part(entry.path, names=())[1], entry) for entry in files_of_plans]
-    plans.sort(key=lambda plan: (plan[0]["sequence"], plan[1].place), reverse=True)
+    plans.sort(key=lambda plan: (plan[0]["sequence"], plan[1].relative_path), reverse=True)
     later_plans: Counter[tuple[int, ...]] = Counter()
     old_plans, tables = [], []
     for values, entry in plans:
@@ -176,7 +176,7 @@ def _find_old_plans_and_tables(files: Sequence[Entry]) -> tuple[tuple[Entry, ...
         later_plans[kind] += 1
         if not values["repeat"]:
             tables += [f"tables/clips-{name}.h5" for name in values["records"]]
-    old_tables = (entry for entry in files if entry.kind == "table" and entry.place not in tables[:2])
+    old_tables = (entry for entry in files if entry.kind == "table" and entry.relative_path not in tables[:2])
     return tuple(reversed(old_plans)), tuple(old_tables)
 
 
@@ -301,7 +301,7 @@ def _describe_block(
     return BlockInfo(
         trained=trained,
         names=names,
-        rows=sum(rows[part.place] or 0 for part in parts),
+        rows=sum(rows[part.relative_path] or 0 for part in parts),
         clips=len({clip.digest for clip in clips if modality is None or clip.missing != modality}),
         parts=len(parts),
         bytes=sum(entry.bytes for entry in files if entry.kind in ("features", "training")),
@@ -377,4 +377,4 @@ def _get_plans(cache: FeatureCache) -> tuple[Plan, ...]:
 
 
 def _get_digest(cache: FeatureCache, recipe: Recipe, plan: Plan, holdout: Holdout) -> str:
-    return trained_digest16(cache.roles(recipe, holdout, plan=plan) or ())
+    return training_digest16(cache.training_clips(recipe, holdout, plan=plan) or ())

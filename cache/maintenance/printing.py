@@ -69,11 +69,11 @@ def as_record(inventory: Inventory) -> dict[str, Any]:
         "fits": {"files": len(fits), "bytes": _sum_bytes(fits)},
         "runs": [vars(run) for run in inventory.runs],
         **{
-            name: [entry.place for entry in getattr(inventory, name)]
+            name: [entry.relative_path for entry in getattr(inventory, name)]
             for name in ("old_plans", "old_tables", "old_fits")
         },
         **{
-            name: [{"file": entry.place, "bytes": entry.bytes} for entry in inventory.of_kind(kind)]
+            name: [{"file": entry.relative_path, "bytes": entry.bytes} for entry in inventory.of_kind(kind)]
             for kind, name in _KINDS.items()
         },
         "unreadable": list(inventory.unreadable),
@@ -196,7 +196,7 @@ def _describe_changes(run: RunInfo) -> str:
 
 def print_verification(root: Path, verification: Verification) -> None:
     """Print a line for each bad file, notes on the others, and the counts."""
-    _print_lines(f"bad: {fault.place}: {fault.reason}" for fault in verification.faults)
+    _print_lines(f"bad: {fault.relative_path}: {fault.reason}" for fault in verification.faults)
     for sentence in verification.disagreements:
         click.echo(printable(f"nondeterminism: {sentence.removeprefix(f'{root}/')}"))
     for kind, word in ((BAD, "quarantined earlier"), (TEMPORARY, "temporary"), (UNKNOWN, "unknown")):
@@ -211,7 +211,7 @@ def print_verification(root: Path, verification: Verification) -> None:
 
 def print_repair(root: Path, done: Repair) -> None:
     """Print what was quarantined and rewritten, what failed, and the commands that restore the rest."""
-    _print_lines(f"quarantined: {path}.bad" for path in done.set_aside)
+    _print_lines(f"quarantined: {path}.bad" for path in done.quarantine)
     _print_lines(f"rewritten: {path}" for path in done.rewritten)
     _print_lines(f"failed: {sentence}" for sentence in done.failed)
     if not done.remedies:

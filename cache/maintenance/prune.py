@@ -138,16 +138,16 @@ def _choose_networks(inventory: Inventory, recipe: RecipeInfo) -> Iterator[Remov
         if removal.bytes:
             yield removal
         for entry in inventory.of_kind("network", "checkpoint"):
-            if entry.place.startswith(f"{_join_folder('networks', recipe)}/{trained}."):
-                yield Removal(entry.place, reason, entry.bytes)
+            if entry.relative_path.startswith(f"{_join_folder('networks', recipe)}/{trained}."):
+                yield Removal(entry.relative_path, reason, entry.bytes)
 
 
 def _choose_unread(inventory: Inventory, now_s: float) -> Iterator[Removal]:
     for entry in inventory.old_plans:
-        yield Removal(entry.place, "two later plans have its folds and seed", entry.bytes)
+        yield Removal(entry.relative_path, "two later plans have its folds and seed", entry.bytes)
     for entry in inventory.old_tables:
         if entry.modified_s < now_s - STALE_S:  # a new table may be waiting for its plan
-            yield Removal(entry.place, "table of clips that no current plan names", entry.bytes)
+            yield Removal(entry.relative_path, "table of clips that no current plan names", entry.bytes)
     yield from _choose_folders(inventory, inventory.old_fits, "cached fits of other clips, labels or groups")
 
 
@@ -157,7 +157,7 @@ def _choose_leftovers(inventory: Inventory, now_s: float, *, of_any_age: bool) -
         is_old = entry.modified_s < now_s - STALE_S or entry.path.name.startswith(PRUNED_PREFIX)
         if of_any_age or is_old:
             reason = "quarantined as damaged" if entry.kind == BAD else "temporary"
-            yield Removal(entry.place, reason, entry.bytes)
+            yield Removal(entry.relative_path, reason, entry.bytes)
 
 
 def _choose_folders(inventory: Inventory, files: Sequence[Entry], reason: str) -> list[Removal]:
@@ -167,7 +167,7 @@ def _choose_folders(inventory: Inventory, files: Sequence[Entry], reason: str) -
 
 
 def _choose_folder(inventory: Inventory, folder: str, reason: str) -> Removal:
-    size = sum(entry.bytes for entry in inventory.entries if entry.place.startswith(f"{folder}/"))
+    size = sum(entry.bytes for entry in inventory.entries if entry.relative_path.startswith(f"{folder}/"))
     return Removal(folder, reason, size)
 
 

@@ -11,8 +11,8 @@ from moodfuse.cache.errors import CacheError, MoodfuseError
 from moodfuse.cache.maintenance.listing import find_holdouts, read_record
 from moodfuse.cache.maintenance.verify import DAMAGED, UNREADABLE, Fault, Verification
 from moodfuse.cache.manifest import MARKER, VIEW, marker_text
-from moodfuse.cache.recipe import IMPORT, Recipe, frozen_counterpart, imported_as
-from moodfuse.cache.storage.files import set_aside, write_text
+from moodfuse.cache.recipe import IMPORT, Recipe, find_import_recipe, frozen_counterpart
+from moodfuse.cache.storage.files import quarantine, write_text
 from moodfuse.cache.storage.layout import behind_link
 from moodfuse.cache.store import FeatureCache
 
@@ -21,10 +21,10 @@ from moodfuse.cache.store import FeatureCache
 class Repair:
     """What a repair did: paths of files, sentences on what failed, and commands that restore what was lost.
 
-    The names of the files `set_aside` now end in ``.bad``; those `rewritten` follow from other files.
+    The names of the files `quarantine` now end in ``.bad``; those `rewritten` follow from other files.
     """
 
-    set_aside: tuple[str, ...]
+    quarantine: tuple[str, ...]
     rewritten: tuple[str, ...]
     failed: tuple[str, ...]
     remedies: tuple[str, ...]
@@ -33,26 +33,30 @@ class Repair:
 def repair(root: Path, verification: Verification) -> Repair:
     """Quarantine damaged files; rewrite the marker, records that follow from others and ``clips.csv``."""
     lost = [fault for fault in verification.faults if fault.state != UNREADABLE]
-    recipes = {fault.place: _find_recipe(root, fault) for fault in lost}
+    recipes = {fault.relative_path: _find_recipe(root, fault) for fault in lost}
     quarantined: list[str] = []
     rewritten: list[str] = []
     failed: list[str] = []
     for fault in sorted(lost, key=lambda fault: fault.kind not in ("marker", "recipe")):
         try:
-            if fault.state == DAMAGED and behind_link(root, fault.place):
-                raise CacheError(f"{root / fault.place}: is behind a link and not followed; move it yourself")
+            if fault.state == DAMAGED and behind_link(root, fault.relative_path):
+                raise CacheError(
+                    f"{root / fault.relative_path}: is behind a link and not followed; move it yourself"
+                )
             if fault.state == DAMAGED:
-                set_aside(root / fault.place, fault.reason)
-                quarantined.append(fault.place)
-            if _rewrite(root, fault, recipes[fault.place]):
-                rewritten.append(fault.place)
+                quarantine(root / fault.relative_path, fault.reason)
+                quarantined.append(fault.relative_path)
+            if _rewrite(root, fault, recipes[fault.relative_path]):
+                rewritten.append(fault.relative_path)
         except CacheError as error:
             failed.append(str(error))
     if verification.stale_clips_csv and (cache := _open(root)):
         write_text(root / VIEW, cache.view_text(cache.statuses))
         rewritten.append(VIEW)
     remedies = [
-        _find_remedy(root, fault, recipes[fault.place]) for fault in lost if fault.place not in rewritten
+        _find_remedy(root, fault, recipes[fault.relative_path])
+        for fault in lost
+        if fault.relative_path not in rewritten
     ]
     commands = dict.fromkeys(filter(None, remedies))
     return Repair(tuple(quarantined), tuple(rewritten), tuple(failed), tuple(commands))
@@ -62,8 +66,10 @@ def _find_recipe(root: Path, fault: Fault) -> Recipe | None:
     """The recipe that a file belongs to, if any; that of an import is known even if its record is lost."""
     if fault.kind not in ("recipe", "training", "features"):
         return None
-    source, digest = fault.place.split("/")[1:3]
-    return read_record(root / "features" / source / digest / "recipe.json") or imported_as(source, digest)
+    source, digest = fault.relative_path.split("/")[1:3]
+    return read_record(root / "features" / source / digest / "recipe.json") or find_import_recipe(
+        source, digest
+    )
 
 
 def _open(root: Path) -> FeatureCache | None:
@@ -80,19 +86,19 @@ def _rewrite(root: Path, fault: Fault, recipe: Recipe | None) -> bool:
     if fault.kind == "marker":
         return write_text(root / MARKER, marker_text())
     if fault.kind == "recipe" and recipe is not None:
-        return write_text(root / fault.place, recipe.to_json())
+        return write_text(root / fault.relative_path, recipe.to_json())
     if fault.kind == "training" and recipe is not None and (cache := _open(root)):
-        file = root / fault.place
+        file = root / fault.relative_path
         for name in find_holdouts(cache, recipe, file.parent.name, file)[:1]:
             plan = (cache.plan, *cache.repeat_plans)[name.repeat]
-            cache.write_roles(recipe, cache.roles(recipe, name.holdout, plan=plan) or ())
+            cache.write_training_clips(recipe, cache.training_clips(recipe, name.holdout, plan=plan) or ())
             return True
     return False
 
 
 def _find_remedy(root: Path, fault: Fault, recipe: Recipe | None) -> str:
     """The command that restores a lost file; empty where none is needed."""
-    cache, folders = shlex.quote(str(root)), fault.place.split("/")
+    cache, folders = shlex.quote(str(root)), fault.relative_path.split("/")
     if fault.kind in ("marker", "network", "checkpoint", "fits"):
         return ""
     if fault.kind in ("run", "predictions"):
@@ -121,4 +127,4 @@ def _find_source(root: Path, recipe: Recipe) -> str:
 
 def _is_filled_by_imports(root: Path) -> bool:
     recipes = [folder.parts[-2:] for folder in (root / "features").glob("[!.]*/[!.]*/")]
-    return bool(recipes) and all(imported_as(*recipe) for recipe in recipes)
+    return bool(recipes) and all(find_import_recipe(*recipe) for recipe in recipes)

@@ -15,20 +15,20 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from moodfuse.cache.audits import FORMAT_OF_MARKS, audit_in, check_marks
+from moodfuse.cache.audits import FORMAT_OF_MARKS, check_marks, read_audit_file
 from moodfuse.cache.blocks import Owner, check_each_once, disagreements, open_features, part_files
 from moodfuse.cache.clip_table import ATTRIBUTES, statuses_from
 from moodfuse.cache.digests import canonical_json, digest16
 from moodfuse.cache.errors import CacheError, DamagedPartError, InputError, MoodfuseError, SchemaError
-from moodfuse.cache.files import check_sealed
+from moodfuse.cache.files import check_checksum
 from moodfuse.cache.fits import check_fits
 from moodfuse.cache.maintenance.listing import read_record
 from moodfuse.cache.manifest import MARKER, VIEW, Manifest, check_schema, read_outcome
 from moodfuse.cache.media import FORMAT as FORMAT_OF_MEDIA
-from moodfuse.cache.media import check_media, check_place
+from moodfuse.cache.media import check_clip_part, check_media
 from moodfuse.cache.recipe import Recipe
 from moodfuse.cache.runs import check_predictions
-from moodfuse.cache.storage.files import check_keys, facts_of, listing, read_named, read_regular
+from moodfuse.cache.storage.files import check_keys, file_status, listing, read_named, read_regular
 from moodfuse.cache.storage.layout import BAD, FOLDER, TEMPORARY, UNKNOWN, Entry, entries, folder_of
 from moodfuse.cache.storage.parts import SCHEMA, open_part, verify_part
 from moodfuse.cache.store import FROZEN, FeatureCache, check_trained, read_recipe
@@ -48,7 +48,7 @@ class Fault:
     `UNREADABLE`: the system denies access, or a newer version wrote it.
     """
 
-    place: str
+    relative_path: str
     kind: str
     reason: str
     state: str = DAMAGED
@@ -120,7 +120,7 @@ def _check_table(file: Path, arrays: Mapping[str, np.ndarray], attributes: Mappi
 
 
 def _check_media(file: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> None:
-    check_place(file, attributes, form=FORMAT_OF_MEDIA)
+    check_clip_part(file, attributes, form=FORMAT_OF_MEDIA)
     check_media(file, arrays, attributes)
     if attributes["view"] == "sound":
         length, samples = len(arrays["waveform"]), attributes["waveform_samples"]
@@ -131,7 +131,7 @@ def _check_media(file: Path, arrays: Mapping[str, np.ndarray], attributes: Mappi
 
 
 def _check_marks(file: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> None:
-    check_place(file, attributes, form=FORMAT_OF_MARKS)
+    check_clip_part(file, attributes, form=FORMAT_OF_MARKS)
     check_marks(file, arrays, attributes)
 
 
@@ -173,14 +173,14 @@ CHECKS: dict[str, Check] = {
     "table": _part(_check_table),
     "outcome": _record(read_outcome),
     "choice": _record(read_named),
-    "audit": _record(audit_in),
+    "audit": _record(read_audit_file),
     "marks": _part(_check_marks),
     "media": _part(_check_media),
     "recipe": _check_recipe,
     "training": _record(check_trained),
     "features": _check_features,
-    "network": lambda entry: check_sealed(entry.path),
-    "checkpoint": lambda entry: check_sealed(entry.path),
+    "network": lambda entry: check_checksum(entry.path),
+    "checkpoint": lambda entry: check_checksum(entry.path),
     "fits": _part(check_fits),
     "run": _check_run,
     "predictions": _part(check_predictions),
@@ -199,13 +199,15 @@ def verify(root: Path, *, show_progress: bool = False) -> Verification:
     """
     faults = _check_is_cache(root)
     files = tuple(entries(root))
-    faults += [Fault(entry.place, FOLDER, entry.fault, UNREADABLE) for entry in files if entry.kind == FOLDER]
+    faults += [
+        Fault(entry.relative_path, FOLDER, entry.fault, UNREADABLE) for entry in files if entry.kind == FOLDER
+    ]
     to_check = [entry for entry in files if entry.kind in CHECKS]
     console = Console(stderr=True)
     for entry in track(to_check, "Checking", console=console, transient=True, disable=not show_progress):
         if fault := _check(entry):
             faults.append(fault)
-    damaged_folders = {(root / fault.place).parent for fault in faults}
+    damaged_folders = {(root / fault.relative_path).parent for fault in faults}
     folders = dict.fromkeys(entry.path.parent for entry in to_check if entry.kind == "features")
     differing = [
         sentence
@@ -215,7 +217,7 @@ def verify(root: Path, *, show_progress: bool = False) -> Verification:
     ]
     missing, stale_clips_csv = _check_current(root, faults)
     others = {
-        kind: tuple(entry.place for entry in files if entry.kind == kind)
+        kind: tuple(entry.relative_path for entry in files if entry.kind == kind)
         for kind in (BAD, TEMPORARY, UNKNOWN, "output")
     }
     size = sum(entry.bytes for entry in to_check)
@@ -224,8 +226,8 @@ def verify(root: Path, *, show_progress: bool = False) -> Verification:
 
 def _check_is_cache(root: Path) -> list[Fault]:
     marker = root / MARKER
-    if facts_of(marker) is None:
-        if not any(facts_of(root / name) for name in _FOLDERS):
+    if file_status(marker) is None:
+        if not any(file_status(root / name) for name in _FOLDERS):
             raise InputError(f"{root} is not a moodfuse cache: it has no {MARKER}; name the folder of one")
         return [Fault(MARKER, "marker", "is missing", MISSING)]
     try:
@@ -240,7 +242,7 @@ def _check_is_cache(root: Path) -> list[Fault]:
 def _check(entry: Entry) -> Fault | None:
     """The fault of a file, if any."""
     if entry.fault:
-        return Fault(entry.place, entry.kind, entry.fault, UNREADABLE if entry.denied else DAMAGED)
+        return Fault(entry.relative_path, entry.kind, entry.fault, UNREADABLE if entry.denied else DAMAGED)
     try:
         CHECKS[entry.kind](entry)
     except Exception as error:  # noqa: BLE001 - the other files are still checked
@@ -248,7 +250,10 @@ def _check(entry: Entry) -> Fault | None:
             return None  # another process removed it meanwhile
         is_damage = isinstance(error, DamagedPartError) or not isinstance(error, OSError | MemoryError)
         return Fault(
-            entry.place, entry.kind, _describe_error(entry, error), DAMAGED if is_damage else UNREADABLE
+            entry.relative_path,
+            entry.kind,
+            _describe_error(entry, error),
+            DAMAGED if is_damage else UNREADABLE,
         )
     return None
 
@@ -268,7 +273,7 @@ def _check_current(root: Path, faults: Sequence[Fault]) -> tuple[tuple[Fault, ..
     try:
         cache = FeatureCache(root)
         missing = tuple(_find_missing_files(cache))
-        if missing or not cache.plans or facts_of(root / VIEW) is None:
+        if missing or not cache.plans or file_status(root / VIEW) is None:
             return missing, False
         view = cache.view_text(cache.statuses).encode("utf-8", "backslashreplace")
     except (OSError, LookupError, TypeError, ValueError):

@@ -1,6 +1,6 @@
 """Immutable files: written under a temporary name, synced, read back, moved into place. Never edited.
 
-Every file of a cache is written by `write_aside`. A process that stops at any point, or a power loss, leaves
+Every file of a cache is written by `write_atomic`. A process that stops at any point, or a power loss, leaves
 the old file or the new one, never a part of it. No file is locked, so a shared file system works as well as
 a local one.
 """
@@ -33,7 +33,7 @@ STALE_S = 24 * 3600.0
 # Writing
 
 
-def write_aside(path: Path, data: bytes | memoryview) -> None:
+def write_atomic(path: Path, data: bytes | memoryview) -> None:
     """Write a file completely or not at all: to a temporary in its folder, synced, then moved into place.
 
     Raises `CacheError`, and leaves `path` unchanged, if the write fails or other bytes are read back.
@@ -99,11 +99,11 @@ def write_text(path: Path, text: str) -> bool:
     with suppress(OSError):
         if read_regular(path) == data:
             return False
-    write_aside(path, data)
+    write_atomic(path, data)
     return True
 
 
-def set_aside(path: Path, why: str = "") -> None:
+def quarantine(path: Path, why: str = "") -> None:
     """Quarantine a damaged file: rename it to ``<name>.bad`` and log it, if it still exists."""
     target = path.with_name(path.name + BAD_SUFFIX)
     try:
@@ -127,7 +127,7 @@ def read_valid(
                 raise
             log.info("skipped: %s", error)
         except DamagedPartError as error:
-            set_aside(file, str(error))
+            quarantine(file, str(error))
         else:
             yield file, value
 
@@ -160,7 +160,7 @@ def listing(folder: Path, *, prefix: str = "", suffix: str = "") -> list[Path]:
     return [folder / name for name in visible if name.startswith(prefix) and name.endswith(suffix)]
 
 
-def facts_of(path: Path) -> os.stat_result | None:
+def file_status(path: Path) -> os.stat_result | None:
     """The status of a file or folder; `None` if it does not exist, `CacheError` if access is denied."""
     try:
         return os.stat(path)

@@ -79,7 +79,7 @@ class Entry:
     """
 
     path: Path
-    place: str
+    relative_path: str
     kind: str
     bytes: int = 0
     modified_s: float = 0.0
@@ -89,71 +89,75 @@ class Entry:
     @property
     def parents(self) -> tuple[str, ...]:
         """Names of the folders above it, from the cache folder down."""
-        return tuple(self.place.split("/")[:-1])
+        return tuple(self.relative_path.split("/")[:-1])
 
 
-def kind_of(place: str) -> str:
+def find_kind(relative_path: str) -> str:
     """The kind of the file at a path below the cache folder."""
-    name = place.rpartition("/")[2]
+    name = relative_path.rpartition("/")[2]
     if name.startswith(TEMPORARY_PREFIX):
         return TEMPORARY
     if name.endswith(BAD_SUFFIX):
         return BAD
-    match = _KIND.fullmatch(place)
+    match = _KIND.fullmatch(relative_path)
     return UNKNOWN if match is None else str(match.lastgroup)
 
 
-def is_ours(place: str) -> bool:
+def is_cache_folder(relative_path: str) -> bool:
     """Whether a cache has a folder at this path."""
-    return _FOLDER.fullmatch(place) is not None
+    return _FOLDER.fullmatch(relative_path) is not None
 
 
-def entries(folder: Path, place: str = "") -> Iterator[Entry]:
+def entries(folder: Path, relative_path: str = "") -> Iterator[Entry]:
     """Every file of a cache by name; a folder that does not belong to a cache is one unknown entry.
 
-    `place` is the path of `folder` below the cache. Links are followed, as readers follow them. Files that
-    disappear meanwhile are skipped.
+    `relative_path` is the path of `folder` below the cache. Links are followed, as readers follow them. Files
+    that disappear meanwhile are skipped.
     """
     try:
         names = sorted(os.listdir(folder))
     except FileNotFoundError:
         return
     except OSError as error:
-        yield Entry(folder, place, FOLDER, fault=f"cannot be listed ({error.strerror or error})", denied=True)
+        yield Entry(
+            folder, relative_path, FOLDER, fault=f"cannot be listed ({error.strerror or error})", denied=True
+        )
         return
     for name in names:
-        yield from _entry(folder / name, f"{place}/{name}" if place else name)
+        yield from _entry(folder / name, f"{relative_path}/{name}" if relative_path else name)
 
 
-def _entry(path: Path, place: str) -> Iterator[Entry]:
-    kind = kind_of(place)
+def _entry(path: Path, relative_path: str) -> Iterator[Entry]:
+    kind = find_kind(relative_path)
     try:
         facts = path.stat()
     except OSError as error:
         if path.is_symlink():
-            yield Entry(path, place, kind, fault="is a link that leads nowhere")
+            yield Entry(path, relative_path, kind, fault="is a link that leads nowhere")
         elif not isinstance(error, FileNotFoundError):
             fault = f"cannot be read ({error.strerror or error})"
-            yield Entry(path, place, kind, fault=fault, denied=True)
+            yield Entry(path, relative_path, kind, fault=fault, denied=True)
         return
     modified_s = max(facts.st_mtime, facts.st_ctime) if kind in (TEMPORARY, BAD) else facts.st_mtime
     if not stat.S_ISDIR(facts.st_mode):
         fault = "" if stat.S_ISREG(facts.st_mode) else "is no plain file, but a pipe, a socket or a device"
-        yield Entry(path, place, kind, facts.st_size, modified_s, fault)
-    elif kind not in (TEMPORARY, BAD) and is_ours(place) and not _links_to_parent(path):
-        yield from entries(path, place)
+        yield Entry(path, relative_path, kind, facts.st_size, modified_s, fault)
+    elif kind not in (TEMPORARY, BAD) and is_cache_folder(relative_path) and not _links_to_parent(path):
+        yield from entries(path, relative_path)
     else:
         size = 0 if kind == UNKNOWN else tree_bytes(path)
-        yield Entry(path, place, kind, size, modified_s, "is a folder")
+        yield Entry(path, relative_path, kind, size, modified_s, "is a folder")
 
 
 def _links_to_parent(path: Path) -> bool:
     return path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve())
 
 
-def behind_link(root: Path, place: str) -> bool:
+def behind_link(root: Path, relative_path: str) -> bool:
     """Whether a folder between the cache and a path in it is a link, so that the file may be elsewhere."""
-    folders = [root.joinpath(*place.split("/")[:count]) for count in range(1, place.count("/") + 1)]
+    folders = [
+        root.joinpath(*relative_path.split("/")[:count]) for count in range(1, relative_path.count("/") + 1)
+    ]
     return any(folder.is_symlink() for folder in folders)
 
 

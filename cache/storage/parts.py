@@ -27,7 +27,7 @@ import numpy as np
 from moodfuse._version import __version__
 from moodfuse.cache.digests import canonical_json, content_digest, digest16
 from moodfuse.cache.errors import CacheError, DamagedPartError, MoodfuseError, SchemaError
-from moodfuse.cache.storage.files import check_regular, read_error, write_aside
+from moodfuse.cache.storage.files import check_regular, read_error, write_atomic
 
 SCHEMA = 2
 HEADER_BYTES = 512
@@ -153,7 +153,7 @@ def write_part(
     try:
         check_part(path)
     except DamagedPartError:
-        write_aside(path, encode_part(arrays, attributes, digest=digest, packed=packed))
+        write_atomic(path, encode_part(arrays, attributes, digest=digest, packed=packed))
     return path
 
 

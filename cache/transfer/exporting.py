@@ -15,7 +15,7 @@ import numpy as np
 
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.records import Holdout
-from moodfuse.cache.storage.files import write_aside
+from moodfuse.cache.storage.files import write_atomic
 from moodfuse.cache.store import FeatureCache
 from moodfuse.cache.transfer.readers import CLASSES_KEY, LOGIT, import_pyarrow
 
@@ -64,7 +64,7 @@ def export_features(
         arrays["logits"] = block.logits[rows]
     stream = io.BytesIO()
     WRITERS[suffix](stream, texts, arrays, cache.classes if "logits" in arrays else ())
-    write_aside(output, stream.getbuffer())
+    write_atomic(output, stream.getbuffer())
     widths = {name: values.shape[1] for name, values in arrays.items()}
     return ExportSummary(len(clips), widths, left_out=len(block.ids) - len(clips))
 

@@ -18,13 +18,13 @@ import numpy as np
 from moodfuse.cache.blocks import PART_BYTES, open_features, part_files, read_rows
 from moodfuse.cache.clip_table import table_name
 from moodfuse.cache.console import first_few, short_repr
-from moodfuse.cache.csv_rows import label_warnings, read_labels
+from moodfuse.cache.csv_rows import describe_doubtful_labels, read_labels
 from moodfuse.cache.errors import DamagedPartError, InputError
-from moodfuse.cache.folds import PlanChoice, clip_groups, imported_roles, next_plan, plan_line
+from moodfuse.cache.folds import PlanChoice, clip_groups, imported_training_clips, next_plan, plan_line
 from moodfuse.cache.manifest import MARKER
-from moodfuse.cache.recipe import IMPORT, Recipe, import_recipe, imported_as
+from moodfuse.cache.recipe import IMPORT, Recipe, find_import_recipe, import_recipe
 from moodfuse.cache.records import ClipStatus, Holdout, Plan
-from moodfuse.cache.store import FeatureCache, Roles
+from moodfuse.cache.store import FeatureCache, TrainingClips
 from moodfuse.cache.transfer.readers import LOGIT, MAX_LISTED, MIN_ROWS, Features, read_features
 
 log = logging.getLogger(__name__)
@@ -86,9 +86,9 @@ def import_features(settings: ImportSettings, *, report: Callable[[str], None] =
     recipe = import_recipe(settings.source, sees_labels=settings.holdout.folds is not None)
     _check_holdout(settings.holdout, dataset)
     _check_source(cache, recipe, settings.holdout)
-    roles = None
+    training_clips = None
     if recipe.sees_labels:
-        roles = imported_roles(clip_groups(dataset.clips), dataset.plan, settings.holdout)
+        training_clips = imported_training_clips(clip_groups(dataset.clips), dataset.plan, settings.holdout)
     classes = tuple(sorted({status.clip.label for status in dataset.clips}))
     features = _order_classes(features, classes, report)
     rows = _match_rows(features, dataset, report)
@@ -96,15 +96,17 @@ def import_features(settings: ImportSettings, *, report: Callable[[str], None] =
     stored: set[str] = set()
     if cache is not None:
         _check_shapes(cache, recipe, features)
-        stored = cache.held(recipe, roles)
-        _check_equal(cache, recipe, roles, features, {name: rows[name] for name in rows if name in stored})
+        stored = cache.held(recipe, training_clips)
+        _check_equal(
+            cache, recipe, training_clips, features, {name: rows[name] for name in rows if name in stored}
+        )
     if missing := [clip.clip.id for clip in dataset.clips if clip.digest not in rows.keys() | stored]:
         raise InputError(
             f"{settings.file}: has no features of {len(missing)} of {len(dataset.clips)} clips (first: "
             f"{first_few(missing)}); a clip without features cannot be fused: add them"
         )
     new = {digest: row for digest, row in rows.items() if digest not in stored}
-    cache = _write(settings, dataset, recipe, roles, features, new)
+    cache = _write(settings, dataset, recipe, training_clips, features, new)
     if dataset.changes:
         report(f"{settings.labels} replaces the current clips and folds: {dataset.changes}")
     embedding, logits = features.arrays["embedding"], features.arrays.get("logits")
@@ -163,7 +165,7 @@ def _choose_dataset(
             )
         return _Dataset(cache.statuses, current)
     declared = sorted(read_labels(labels), key=lambda status: status.clip.id)
-    for line in label_warnings(status.clip for status in declared):
+    for line in describe_doubtful_labels(status.clip for status in declared):
         report(f"WARNING {labels}: {line}")
     previous: Sequence[ClipStatus] = declared
     # A current table of these very clips may be damaged: it is not read, but written again.
@@ -222,7 +224,7 @@ def _check_source(cache: FeatureCache | None, recipe: Recipe, holdout: Holdout) 
     source = recipe.source
     if cache is None or source not in cache.selection:
         return
-    current = imported_as(source, cache.selection[source])  # its file may be damaged; it is rewritten
+    current = find_import_recipe(source, cache.selection[source])  # its file may be damaged; it is rewritten
     if current is None:
         raise InputError(f"source {source!r} was made by extract; use another --source name")
     if current.sees_labels != recipe.sees_labels:
@@ -333,13 +335,17 @@ def _describe_shapes(arrays: Mapping[str, Any]) -> str:
 
 
 def _check_equal(
-    cache: FeatureCache, recipe: Recipe, roles: Roles | None, features: Features, rows: Mapping[str, int]
+    cache: FeatureCache,
+    recipe: Recipe,
+    training_clips: TrainingClips | None,
+    features: Features,
+    rows: Mapping[str, int],
 ) -> None:
     """Check that rows which the source has already have the same values."""
     if not rows:
         return
     digests = np.array(list(rows), dtype="S64")
-    stored = read_rows(cache.owner(recipe, roles), digests, tuple(features.arrays)).arrays
+    stored = read_rows(cache.owner(recipe, training_clips), digests, tuple(features.arrays)).arrays
     different = np.zeros(len(rows), dtype=bool)
     for name in stored:
         different |= (features.arrays[name][list(rows.values())] != stored[name]).any(axis=1)
@@ -357,7 +363,7 @@ def _write(
     settings: ImportSettings,
     dataset: _Dataset,
     recipe: Recipe,
-    roles: Roles | None,
+    training_clips: TrainingClips | None,
     features: Features,
     rows: Mapping[str, int],
 ) -> FeatureCache:
@@ -366,8 +372,8 @@ def _write(
     if dataset.is_new:
         cache.write_plan(dataset.plan, dataset.statuses)
     cache.write_recipe(recipe)
-    if roles is not None:
-        cache.write_roles(recipe, roles)
+    if training_clips is not None:
+        cache.write_training_clips(recipe, training_clips)
     digests = list(rows)
     row_bytes = 64 + 4 * sum(values.shape[1] for values in features.arrays.values())
     step = max(1, PART_BYTES // row_bytes)
@@ -375,6 +381,6 @@ def _write(
         chunk = digests[start : start + step]
         row_numbers = [rows[digest] for digest in chunk]
         arrays = {name: values[row_numbers] for name, values in features.arrays.items()}
-        cache.write_block_part(recipe, roles, chunk, arrays)
+        cache.write_block_part(recipe, training_clips, chunk, arrays)
     cache.select([recipe], command=settings.command if rows else "")
     return cache

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from moodfuse.cache.console import printable
-from moodfuse.cache.media import kept_frame
+from moodfuse.cache.media import read_frame
 from moodfuse.cache.store import FeatureCache
 from moodfuse.evaluate.evaluation import Evaluation, ResultScore, run_labels
 from moodfuse.evaluate.markup import page_assets, report_style
@@ -147,7 +147,7 @@ def read_thumbnails(cache: FeatureCache, evaluation: Evaluation) -> dict[int, st
         status = statuses.get(run.ids[row])
         if status is None or (run.digests and status.digest != run.digests[row]):
             continue
-        frame = kept_frame(cache.path / "media", status.digest, MIDDLE_FRAME)
+        frame = read_frame(cache.path / "media", status.digest, MIDDLE_FRAME)
         if frame is not None:
             uris[row] = data_uri(*frame)
     return uris

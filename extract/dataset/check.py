@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from moodfuse.cache.csv_rows import label_warnings
+from moodfuse.cache.csv_rows import describe_doubtful_labels
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.folds import PlanChoice, join_groups, next_plan
 from moodfuse.cache.records import Clip, ClipStatus, Outcome
@@ -18,7 +18,7 @@ from moodfuse.extract.dataset.ingest import (
     hash_files,
     make_outcome,
     make_status,
-    mark_store,
+    open_mark_store,
 )
 from moodfuse.extract.dataset.scan import scan_data
 from moodfuse.extract.media.container import MediaFacts
@@ -56,7 +56,7 @@ def check(
         with tempfile.TemporaryDirectory(prefix="moodfuse-") as folder:
             cache = FeatureCache(Path(folder) / "check", create=True)
             statuses = examine(cache, scanned.clips, decoding)
-            audit = audit_clips([status for status in statuses if status.ok], mark_store(cache))
+            audit = audit_clips([status for status in statuses if status.ok], open_mark_store(cache))
         similar = describe_audit(audit) if audit is not None else ()
     else:
         statuses, similar = _read_headers(scanned.clips, decoding), ()
@@ -97,7 +97,7 @@ def _read_headers(clips: Sequence[Clip], decoding: Decoding) -> list[ClipStatus]
 def _clip_lines(statuses: Sequence[ClipStatus]) -> Iterator[str]:
     """Which clips are refused, and the clips and groups of each label."""
     yield from describe_statuses(statuses)
-    yield from (f"WARNING {line}" for line in label_warnings(status.clip for status in statuses))
+    yield from (f"WARNING {line}" for line in describe_doubtful_labels(status.clip for status in statuses))
     usable = [status for status in statuses if status.ok]
     for label, count in sorted(Counter(status.clip.label for status in usable).items()):
         groups = {status.group for status in usable if status.clip.label == label}

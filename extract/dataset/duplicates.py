@@ -23,7 +23,7 @@ from moodfuse.extract.dataset.fingerprints import (
     match_audio,
     match_frames,
 )
-from moodfuse.extract.dataset.ingest import mark_store
+from moodfuse.extract.dataset.ingest import open_mark_store
 
 log = logging.getLogger(__name__)
 LEAST_AUDIO = 12  # no two different recordings among 52 clips shared more than 8 hashes
@@ -148,7 +148,7 @@ def audit_cache(cache: FeatureCache) -> Audit | None:
     known = read_audit(cache)
     if known is not None and known.rules == RULES:
         return known
-    audit = audit_clips(cache.clips, mark_store(cache))
+    audit = audit_clips(cache.clips, open_mark_store(cache))
     if audit is not None:
         write_audit(cache, audit)
     return audit

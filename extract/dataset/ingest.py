@@ -55,12 +55,12 @@ class Decoding:
 
 
 @lru_cache(1)  # it remembers the marks of the clips that were decoded last
-def mark_store(cache: FeatureCache) -> MarkStore:
+def open_mark_store(cache: FeatureCache) -> MarkStore:
     """Where the marks of clips are stored."""
     return MarkStore(cache, MARK_RULES)
 
 
-def marks_of(decoded: DecodedClip) -> ClipMarks:
+def compute_marks(decoded: DecodedClip) -> ClipMarks:
     """The marks of a decoded clip, which the duplicate audit compares."""
     peaks = find_audio_peaks(decoded.waveform[: decoded.waveform_samples])
     frames = hash_frames(decoded.frames, decoded.frame_times_s - decoded.start_s)
@@ -121,7 +121,7 @@ def _key(clip: Clip, file_sha256: str) -> str:
 
 def _settled(cache: FeatureCache, keys: Iterable[str], decoding: Decoding) -> dict[str, Outcome]:
     """Recorded outcomes of clips; those of usable clips count only if their marks are stored too."""
-    marks = mark_store(cache)
+    marks = open_mark_store(cache)
     known = _known_outcomes(cache, keys, decoding)
     return {digest: outcome for digest, outcome in known.items() if not outcome.ok or marks.holds(digest)}
 
@@ -180,7 +180,7 @@ def decode_clips(
 
     if decoding.on_decoded is not None:
         import_torch_in_background()
-    marks, outcomes = mark_store(cache), dict[str, Outcome]()
+    marks, outcomes = open_mark_store(cache), dict[str, Outcome]()
     results = decode_many(requests(), jobs=min(decoding.jobs, len(wanted)), limits=decoding.rules.limits)
     with closing(track(results, total=len(wanted), what="Decoding")) as tracked:
         for request, result in tracked:
@@ -193,7 +193,7 @@ def decode_clips(
                 result = MediaError("changed", request.path)
             outcomes[key] = outcome = make_outcome(key, result)
             if isinstance(result, DecodedClip):
-                marks.write(key, marks_of(result))
+                marks.write(key, compute_marks(result))
             if is_hashed:
                 cache.write_outcome(outcome)
             if isinstance(result, DecodedClip) and decoding.on_decoded is not None:

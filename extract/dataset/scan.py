@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from moodfuse.cache.console import first_few
-from moodfuse.cache.csv_rows import check_text, csv_records, fold_in_row, listed_path, number_in_row
+from moodfuse.cache.csv_rows import check_text, read_fold, read_listed_path, read_number, read_records
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.records import WINDOW_S, Clip, check_label
 
@@ -93,11 +93,11 @@ def scan_data(data: str | Path, *, group_pattern: str | None = None, audio_files
     clips.sort(key=lambda clip: clip.id)
     if group_pattern is not None:
         clips = _group_by_name(clips, group_pattern)
-    messages += long_window_lines((clip.start_s, clip.end_s) for clip in clips)
+    messages += describe_long_windows((clip.start_s, clip.end_s) for clip in clips)
     return ScannedData(clips, tuple(messages))
 
 
-def long_window_lines(windows: Iterable[tuple[float, float | None]]) -> list[str]:
+def describe_long_windows(windows: Iterable[tuple[float, float | None]]) -> list[str]:
     """A warning if windows (start and end in seconds) are longer than the audio that is read of each."""
     lengths = [0.0 if end_s is None else end_s - start_s for start_s, end_s in windows]
     long = [length for length in lengths if length > WINDOW_S + 1e-3]
@@ -137,7 +137,7 @@ def _scan_folder(data: Path, audio_files: bool) -> tuple[list[Clip], list[str]]:
             outside.append(name)
         else:
             clips.append(Clip(id=name, path=str(file.absolute()), label=name.partition("/")[0]))
-    messages = ignored_lines(data, files.ignored)
+    messages = describe_ignored(data, files.ignored)
     if audio:
         messages.append(
             f"ignored in {data}: {len(audio)} audio files: {first_few(sorted(audio))}; add --missing impute "
@@ -170,7 +170,7 @@ def _check_splits(data: Path, clips: Sequence[Clip]) -> None:
 
 def _scan_csv(file: Path) -> list[Clip]:
     clips: dict[str, tuple[int, Clip]] = {}
-    for line, cells in csv_records(file, _REQUIRED, _OPTIONAL):
+    for line, cells in read_records(file, _REQUIRED, _OPTIONAL):
         clip = _clip_of_row(file, f"{file}, line {line}", cells)
         if clip.id in clips:
             first = clips[clip.id][0]
@@ -181,11 +181,11 @@ def _scan_csv(file: Path) -> list[Clip]:
 
 def _clip_of_row(file: Path, where: str, cells: Mapping[str, str]) -> Clip:
     values = {name: cell.strip() for name, cell in cells.items()}
-    path = listed_path(file, cells["path"], where)
+    path = read_listed_path(file, cells["path"], where)
     check_text(values["label"], f"{where}, label")
     check_label(values["label"], where)
-    start_s = number_in_row(where, "start_s", values["start_s"]) or 0.0
-    end_s = number_in_row(where, "end_s", values["end_s"])
+    start_s = read_number(where, "start_s", values["start_s"]) or 0.0
+    end_s = read_number(where, "end_s", values["end_s"])
     window = "" if end_s is None and not start_s else f"@{start_s:g}-{'' if end_s is None else f'{end_s:g}'}"
     return Clip(
         id=path + window,
@@ -194,7 +194,7 @@ def _clip_of_row(file: Path, where: str, cells: Mapping[str, str]) -> Clip:
         group=values["group"] or None,
         start_s=start_s,
         end_s=end_s,
-        fold=fold_in_row(where, values["fold"]),
+        fold=read_fold(where, values["fold"]),
         split=values["split"].lower() or "train",
     )
 
@@ -244,7 +244,7 @@ def find_media(folder: Path) -> FolderFiles:
     return FolderFiles(tuple(sorted(media)), ignored)
 
 
-def ignored_lines(folder: Path, ignored: Mapping[str, Sequence[Path]]) -> list[str]:
+def describe_ignored(folder: Path, ignored: Mapping[str, Sequence[Path]]) -> list[str]:
     """One line for each reason: how many files of a folder were ignored, and the first of them."""
     lines = []
     for reason, paths in ignored.items():

@@ -85,7 +85,7 @@ class DecodedClip:
         return sum(extent.damaged for extent in self.extents)
 
 
-def media_of(decoded: DecodedClip) -> "Media":
+def make_media(decoded: DecodedClip) -> "Media":
     """Return all that was decoded of a clip."""
     from moodfuse.cache.media import Media  # imports h5py, which workers do not need
 

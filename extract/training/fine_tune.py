@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from moodfuse.cache.digests import derived_seed, trained_digest16
+from moodfuse.cache.digests import derived_seed, training_digest16
 from moodfuse.cache.errors import CacheError
 from moodfuse.cache.recipe import Recipe, Tuning
 from moodfuse.extract.networks import load_weights_file, save_weights
@@ -28,7 +28,9 @@ State = dict[str, Tensor]
 class TuningData:
     """What a tuning run reads; inputs are without the batch axis."""
 
-    roles: tuple[tuple[str, str, str], ...]  # digest and label of the training clips, and "tune" or "stop"
+    training_clips: tuple[
+        tuple[str, str, str], ...
+    ]  # digest and label of the training clips, and "tune" or "stop"
     classes: tuple[str, ...]  # sorted labels
     train_input: Callable[[str, torch.Generator], Tensor]  # an augmented input of a clip
     whole_input: Callable[[str], Tensor]  # the input from which a clip is embedded
@@ -42,7 +44,11 @@ class TuningData:
 
     def clips(self, role: str) -> list[tuple[str, int]]:
         """(digest, class index) of the clips with a role."""
-        return [(digest, self.classes.index(label)) for digest, label, other in self.roles if other == role]
+        return [
+            (digest, self.classes.index(label))
+            for digest, label, other in self.training_clips
+            if other == role
+        ]
 
 
 @dataclass
@@ -77,7 +83,7 @@ def tune(network: nn.Module, data: TuningData, recipe: Recipe, *, checkpoint: Pa
     """
     tuning = recipe.tuning
     assert tuning is not None
-    seed = derived_seed(recipe.seed, trained_digest16(data.roles))
+    seed = derived_seed(recipe.seed, training_digest16(data.training_clips))
     optimizer = make_optimizer(tuning, data.parameters)
     stop = data.clips("stop")
     weight = compute_class_weights([target for _, target in data.clips("tune")], len(data.classes))

@@ -11,10 +11,10 @@ from joblib import Parallel, delayed
 from torch import nn
 
 from moodfuse.cache.errors import DamagedPartError, MissingBlockError
-from moodfuse.cache.files import discard, set_aside
+from moodfuse.cache.files import discard, quarantine
 from moodfuse.cache.media import MediaStore
 from moodfuse.cache.recipe import Recipe, frozen_counterpart
-from moodfuse.cache.store import FeatureCache, Roles
+from moodfuse.cache.store import FeatureCache, TrainingClips
 from moodfuse.extract.inference import Rows, SourceWorker, autocast, make_network
 from moodfuse.extract.media.pool import end_with_parent
 from moodfuse.extract.networks import load_weights_file, save_weights, trunk_names
@@ -81,7 +81,7 @@ def count_processes(work: Work, cores: int) -> int:
 
 
 def _tune_in_process(
-    path: Path, recipe: Recipe, weights: str | None, store: MediaStore, networks: Sequence[Roles]
+    path: Path, recipe: Recipe, weights: str | None, store: MediaStore, networks: Sequence[TrainingClips]
 ) -> Counts:
     end_with_parent()
     cache = FeatureCache(path)
@@ -90,7 +90,7 @@ def _tune_in_process(
 
 
 def tune_networks(
-    cache: FeatureCache, worker: SourceWorker, networks: Sequence[Roles], *, title: str = ""
+    cache: FeatureCache, worker: SourceWorker, networks: Sequence[TrainingClips], *, title: str = ""
 ) -> Counts:
     """Tune networks of a source one after the other and embed all clips with each.
 
@@ -108,11 +108,11 @@ def tune_networks(
             return worker.full_rows(worker.read(digest))
         return worker.head_rows(activations[digest])
 
-    for roles in track(networks, total=len(networks), what=title):
-        cache.write_roles(recipe, roles)  # also restores a lost record
-        writer = BlockWriter(cache, recipe, roles)
+    for training_clips in track(networks, total=len(networks), what=title):
+        cache.write_training_clips(recipe, training_clips)  # also restores a lost record
+        writer = BlockWriter(cache, recipe, training_clips)
         if any(map(writer.needs, digests)):
-            tuned += tune_one(cache, worker, roles, activations)
+            tuned += tune_one(cache, worker, training_clips, activations)
             embedded += writer.compute(digests, row)
     return tuned, embedded
 
@@ -127,9 +127,11 @@ def read_activations(cache: FeatureCache, recipe: Recipe) -> Activations:
     return dict(zip((status.digest for status in clips), values, strict=True))
 
 
-def tune_one(cache: FeatureCache, worker: SourceWorker, roles: Roles, activations: Activations) -> bool:
+def tune_one(
+    cache: FeatureCache, worker: SourceWorker, training_clips: TrainingClips, activations: Activations
+) -> bool:
     """Load the network of these training clips, or tune and store it; returns whether it was tuned."""
-    recipe, path = worker.recipe, cache.network_path(worker.recipe, roles)
+    recipe, path = worker.recipe, cache.network_path(worker.recipe, training_clips)
     checkpoint = path.with_suffix(".checkpoint")
     worker.reset()
     if path.is_file():
@@ -138,15 +140,21 @@ def tune_one(cache: FeatureCache, worker: SourceWorker, roles: Roles, activation
             discard(checkpoint)  # left by a run that ended before it removed it
             return False
         except DamagedPartError as error:
-            set_aside(path, str(error))
+            quarantine(path, str(error))
             worker.reset()
     if recipe.depth == "head":
-        scaler = Standardisation.of([activations[digest] for digest, _, role in roles if role == "tune"])
-        epoch = tune(worker.tuned, head_data(worker, roles, cache.classes, activations, scaler), recipe)
+        scaler = Standardisation.of(
+            [activations[digest] for digest, _, role in training_clips if role == "tune"]
+        )
+        epoch = tune(
+            worker.tuned, head_data(worker, training_clips, cache.classes, activations, scaler), recipe
+        )
         scaler.fold_into(worker.head)
     else:
-        epoch = tune(worker.tuned, full_data(worker, roles, cache.classes), recipe, checkpoint=checkpoint)
-    early = any(role == "stop" for _, _, role in roles)
+        epoch = tune(
+            worker.tuned, full_data(worker, training_clips, cache.classes), recipe, checkpoint=checkpoint
+        )
+    early = any(role == "stop" for _, _, role in training_clips)
     if not early:
         text = "%s: a class has fewer than 3 groups; tuned for the recipe's fixed %d epochs"
         log.warning(text, recipe.source, epoch)
@@ -187,7 +195,7 @@ class Standardisation:
 
 def head_data(
     worker: SourceWorker,
-    roles: Roles,
+    training_clips: TrainingClips,
     classes: tuple[str, ...],
     activations: Activations,
     scaler: Standardisation,
@@ -198,7 +206,7 @@ def head_data(
         digest: torch.from_numpy((row - scaler.mean) / scaler.scale) for digest, row in activations.items()
     }
     return TuningData(
-        roles,
+        training_clips,
         classes,
         train_input=lambda digest, generator: tensors[digest],
         whole_input=tensors.__getitem__,
@@ -207,7 +215,7 @@ def head_data(
     )
 
 
-def full_data(worker: SourceWorker, roles: Roles, classes: tuple[str, ...]) -> TuningData:
+def full_data(worker: SourceWorker, training_clips: TrainingClips, classes: tuple[str, ...]) -> TuningData:
     """What tuning the whole network reads."""
     network = worker.network
 
@@ -217,5 +225,5 @@ def full_data(worker: SourceWorker, roles: Roles, classes: tuple[str, ...]) -> T
             return logits.float()
 
     return TuningData(
-        roles, classes, worker.train_input, worker.whole_input, score, list(network.parameters())
+        training_clips, classes, worker.train_input, worker.whole_input, score, list(network.parameters())
     )

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from moodfuse.cache.errors import InputError
-from moodfuse.cache.folds import Unit, inner_folds
+from moodfuse.cache.folds import ClipGroup, inner_folds
 from moodfuse.fuse.inference import TINY, Floats, Ints
 
 INNER_FOLDS = 3
@@ -40,7 +40,7 @@ def _split(y: tuple[int, ...], names: tuple[str, ...], seed: int) -> tuple[int, 
     for row, name in enumerate(names):
         members.setdefault(name, []).append(row)
     groups = [
-        Unit(key=name, labels=tuple(str(y[row]) for row in rows), digests=tuple(map(str, rows)))
+        ClipGroup(key=name, labels=tuple(str(y[row]) for row in rows), digests=tuple(map(str, rows)))
         for name, rows in members.items()
     ]
     fold_of = inner_folds(groups, most=INNER_FOLDS, seed=seed)

@@ -285,9 +285,9 @@ _NO_MARKS = ClipMarks(np.zeros(0, "u2"), np.zeros(0, "u2"), np.zeros(0, "u8"), n
 
 def pack_training_clips(cache: FeatureCache) -> bytes:
     """Return the clips of the fold plan in safetensors format."""
-    from moodfuse.extract.dataset.ingest import MARK_RULES, mark_store
+    from moodfuse.extract.dataset.ingest import MARK_RULES, open_mark_store
 
-    store, clips = mark_store(cache), list(cache.clips)
+    store, clips = open_mark_store(cache), list(cache.clips)
     marks = [store.read(status.digest) or _NO_MARKS for status in clips]
     columns = {name: [getattr(clip_marks, name) for clip_marks in marks] for name in _MARKS}
     columns["id_bytes"] = [_text_to_array(status.clip.id) for status in clips]

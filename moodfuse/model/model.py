@@ -22,7 +22,7 @@ from moodfuse.extract.decoding import (
     ReadingRules,
     WindowRequest,
     decode_many,
-    media_of,
+    make_media,
     read_windows_in_worker,
 )
 from moodfuse.fuse.inference import Fusion, NetworkOutput
@@ -203,7 +203,7 @@ class Model:
     def label_clip(self, file: str, clip: DecodedClip, *, explain: bool = True) -> Prediction:
         """Label a clip that was decoded with a short side of `SHORT_SIDE_PX`."""
         missing = clip.missing if clip.missing in self.card.modalities else ""
-        fusion, media = self.fusion, media_of(clip)
+        fusion, media = self.fusion, make_media(clip)
         with _NETWORK_LOCK:
             outputs = [
                 None

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import TextIO
 
 from moodfuse.cache.console import printable_lines
-from moodfuse.cache.csv_rows import check_encoding, csv_records, listed_path, number_in_row
+from moodfuse.cache.csv_rows import check_encoding, read_listed_path, read_number, read_records
 from moodfuse.cache.errors import InputError
 from moodfuse.extract.dataset.scan import (
     MEDIA_SUFFIXES,
+    describe_ignored,
+    describe_long_windows,
     find_media,
-    ignored_lines,
-    long_window_lines,
 )
 from moodfuse.extract.decoding import MediaError
 from moodfuse.extract.progress import Tally, counted
@@ -172,14 +172,14 @@ def expand(inputs: Sequence[str], *, echo: Echo) -> list[LabelRequest]:
             requests += listed
         else:
             requests.append(LabelRequest(name))
-    for line in long_window_lines((request.start_s, request.end_s) for request in requests):
+    for line in describe_long_windows((request.start_s, request.end_s) for request in requests):
         echo(line)
     return requests
 
 
 def _folder(folder: Path, echo: Echo) -> list[LabelRequest]:
     files = find_media(folder)
-    ignored = ignored_lines(folder, files.ignored)
+    ignored = describe_ignored(folder, files.ignored)
     if not files.media:
         message = f"{folder}: no media files; expected names that end in {', '.join(sorted(MEDIA_SUFFIXES))}"
         raise InputError("\n".join([message, *ignored]))
@@ -195,11 +195,13 @@ def _lines(path: Path) -> Iterator[LabelRequest]:
     text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            yield LabelRequest(str(path.parent / listed_path(path, line, f"{path}, line {number}")))
+            yield LabelRequest(str(path.parent / read_listed_path(path, line, f"{path}, line {number}")))
 
 
 def _table(path: Path) -> Iterator[LabelRequest]:
-    for line, cells in csv_records(path, ["path"], ["start_s", "end_s"]):
+    for line, cells in read_records(path, ["path"], ["start_s", "end_s"]):
         where = f"{path}, line {line}"
-        start_s, end_s = (number_in_row(where, name, cells[name]) for name in ("start_s", "end_s"))
-        yield LabelRequest(str(path.parent / listed_path(path, cells["path"], where)), start_s or 0.0, end_s)
+        start_s, end_s = (read_number(where, name, cells[name]) for name in ("start_s", "end_s"))
+        yield LabelRequest(
+            str(path.parent / read_listed_path(path, cells["path"], where)), start_s or 0.0, end_s
+        )

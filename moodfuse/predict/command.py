@@ -11,7 +11,7 @@ import click
 from moodfuse.cache.console import printable
 from moodfuse.cache.errors import InputError
 from moodfuse.extract.options import reading_options, reading_rules
-from moodfuse.options import device_option, refuse_given
+from moodfuse.options import check_no_effect, device_option
 from moodfuse.predict import PredictSettings
 
 FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet"}
@@ -94,15 +94,17 @@ def _check_usage(ctx: click.Context, options: dict[str, Any]) -> None:
     """Raise UsageError for options that contradict each other or would have no effect."""
     form, output = options["format"], options["output"]
     if options["timeline"]:
-        refuse_given(ctx, ["jobs"], "has no effect on a time line, which one process decodes; leave it out")
-        refuse_given(ctx, ["why"], "is for whole files, not for a time line; leave one of them out")
-        refuse_given(ctx, ["allow_partial"], "cannot be used with a time line: unreadable parts are gaps")
+        check_no_effect(
+            ctx, ["jobs"], "has no effect on a time line, which one process decodes; leave it out"
+        )
+        check_no_effect(ctx, ["why"], "is for whole files, not for a time line; leave one of them out")
+        check_no_effect(ctx, ["allow_partial"], "cannot be used with a time line: unreadable parts are gaps")
     else:
-        refuse_given(ctx, ["hop_s"], "belongs to --timeline, --html and --plot; add one, or leave it out")
+        check_no_effect(ctx, ["hop_s"], "belongs to --timeline, --html and --plot; add one, or leave it out")
     if form != "table":
-        refuse_given(ctx, ["why"], f"is for --format table; {form} always has it: leave it out")
+        check_no_effect(ctx, ["why"], f"is for --format table; {form} always has it: leave it out")
     if output is None:
-        refuse_given(ctx, ["retry"], "tries the refused files of an --output again; give --output FILE")
+        check_no_effect(ctx, ["retry"], "tries the refused files of an --output again; give --output FILE")
     if form == "parquet" and output is None:
         raise click.UsageError("--format parquet is binary; give --output FILE.parquet")
     if form == "table" and output is not None:

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 from moodfuse.cache.console import printable
 from moodfuse.cache.errors import InputError
-from moodfuse.cache.files import write_aside
+from moodfuse.cache.files import write_atomic
 from moodfuse.model.predictions import MODALITY_NAMES, LabelRequest, Prediction, Refusal
 from moodfuse.predict import PredictSettings
 
@@ -203,16 +203,16 @@ def open_output(
     rows = _read_rows(journal) if journal.exists() else []
     _check_rows(rows, settings, model)
     rows, done, refused = _resume(rows, settings, requested)
-    write_aside(journal.resolve(), "".join(map(format_json, rows)).encode())
+    write_atomic(journal.resolve(), "".join(map(format_json, rows)).encode())
     stream = journal.open("a", encoding="utf-8")
 
     def finish() -> None:
         stream.close()
         if settings.format == "csv":
             lines = [format_csv(columns), *(format_csv_row(row, columns) for row in _read_rows(journal))]
-            write_aside(path.resolve(), "".join(lines).encode())
+            write_atomic(path.resolve(), "".join(lines).encode())
         elif settings.format == "parquet":
-            write_aside(path.resolve(), _parquet_table(_read_rows(journal), columns))
+            write_atomic(path.resolve(), _parquet_table(_read_rows(journal), columns))
 
     return Output(stream, format_json, done, refused, finish)
 

@@ -11,15 +11,15 @@ from safetensors.numpy import save
 from bringing import IDS, Given, bring, write, write_labels
 from moodfuse.cache.audits import Audit, ClipMarks, Finding, MarkStore, write_audit
 from moodfuse.cache.clip_table import table_name
-from moodfuse.cache.digests import canonical_json, clip_digest, digest, trained_digest16
-from moodfuse.cache.files import METADATA_KEY, SEAL, seal_of
-from moodfuse.cache.fits import KeptFit, KeptFits
+from moodfuse.cache.digests import canonical_json, clip_digest, digest, training_digest16
+from moodfuse.cache.files import CHECKSUM_KEY, METADATA_KEY, compute_checksum
+from moodfuse.cache.fits import CachedFit, FitCache
 from moodfuse.cache.folds import assign_folds, clip_groups
 from moodfuse.cache.media import Media, MediaStore, Rendition
 from moodfuse.cache.recipe import Recipe, Tuning, frozen_counterpart
 from moodfuse.cache.records import Clip, ClipStatus, HoldoutLike, Outcome, Plan
 from moodfuse.cache.runs import Result, Run, write_run
-from moodfuse.cache.storage.files import write_aside
+from moodfuse.cache.storage.files import write_atomic
 from moodfuse.cache.store import FeatureCache
 
 
@@ -64,22 +64,24 @@ def fill_blocks(
     cache.write_recipe(recipe)
     digests = [status.digest for status in cache.clips]
     for holdout in holdouts:
-        roles = cache.roles(recipe, holdout, plan=plan)
-        if roles is not None:
-            cache.write_roles(recipe, roles)
-            write_network(cache.network_path(recipe, roles))
-        base = 1000 * recipe.seed + (int(trained_digest16(roles)[:4], 16) if roles else 0)
+        training_clips = cache.training_clips(recipe, holdout, plan=plan)
+        if training_clips is not None:
+            cache.write_training_clips(recipe, training_clips)
+            write_network(cache.network_path(recipe, training_clips))
+        base = 1000 * recipe.seed + (int(training_digest16(training_clips)[:4], 16) if training_clips else 0)
         rows = (np.arange(len(digests))[:, None] + np.arange(4) / 8 + base).astype(np.float32)
-        for part in (slice(None),) if roles else (slice(0, 7), slice(7, None)):
+        for part in (slice(None),) if training_clips else (slice(0, 7), slice(7, None)):
             arrays = {"embedding": rows[part], "logits": rows[part, : len(cache.classes)]}
-            cache.write_block_part(recipe, roles, digests[part], arrays)
+            cache.write_block_part(recipe, training_clips, digests[part], arrays)
 
 
 def write_network(path: Path) -> None:
     """A file of weights with its checksum."""
     weights = {"weight": np.arange(6, dtype=np.float32)}
-    seal = seal_of(save(weights, metadata={METADATA_KEY: canonical_json({"epoch": 3})}))
-    write_aside(path, save(weights, metadata={METADATA_KEY: canonical_json({"epoch": 3, SEAL: seal})}))
+    seal = compute_checksum(save(weights, metadata={METADATA_KEY: canonical_json({"epoch": 3})}))
+    write_atomic(
+        path, save(weights, metadata={METADATA_KEY: canonical_json({"epoch": 3, CHECKSUM_KEY: seal})})
+    )
 
 
 @pytest.fixture(scope="session")
@@ -128,7 +130,7 @@ def make_whole(folder: Path) -> FeatureCache:
     cache.write_plan(make_plan(statuses), statuses)
     fill_blocks(cache, STILL, ["*"])
     fill_blocks(cache, NET, [0, 1])
-    write_network(cache.network_path(NET, cache.roles(NET, 0) or ()).with_suffix(".checkpoint"))
+    write_network(cache.network_path(NET, cache.training_clips(NET, 0) or ()).with_suffix(".checkpoint"))
     cache.select([STILL, NET], command="moodfuse extract clips --cache work", reading={"missing": "impute"})
     first = statuses[0].digest
     cache.write_outcome(Outcome(first, ok=True, duration_s=30.0, decoder="test"))
@@ -137,8 +139,8 @@ def make_whole(folder: Path) -> FeatureCache:
     peaks = np.arange(3, dtype=np.uint16)
     MarkStore(cache, "test").write(first, ClipMarks(peaks, peaks, np.zeros(1, np.uint64), np.zeros(1)))
     write_audit(cache, Audit("test", (Finding("sound", "000", "001", 0.9, 0.0, 1.0, 3.0, grouped=False),)))
-    fits = KeptFits(cache.path, cache.clips)
-    fits.keep(digest("fit"), KeptFit(np.full((6, 2), 0.5), 1.5, chosen=True, settings={"C": 1.0}))
+    fits = FitCache(cache.path, cache.clips)
+    fits.keep(digest("fit"), CachedFit(np.full((6, 2), 0.5), 1.5, chosen=True, settings={"C": 1.0}))
     fits.flush()
     write_run(cache, make_run(cache, "run-1"))
     (cache.path / "runs" / "run-1" / "report").mkdir()

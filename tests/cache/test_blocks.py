@@ -53,7 +53,7 @@ def test_a_part_of_another_network_is_quarantined(
 ) -> None:
     arrays = {"clip": clips, "embedding": values_of(18)}
     part = write_part(owner.folder, "a", arrays, {**owner.attributes, name: "other"})
-    assert [fault.place.rpartition("/")[2] for fault in verify(cache.path).faults] == [part.name]
+    assert [fault.relative_path.rpartition("/")[2] for fault in verify(cache.path).faults] == [part.name]
     assert not read_rows(owner, clips, ("embedding",)).found.any()
     assert part.with_name(f"{part.name}.bad").exists() and not part_files(owner.folder)
 

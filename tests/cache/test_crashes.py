@@ -20,7 +20,7 @@ from moodfuse.cache.folds import PlanChoice, next_plan
 from moodfuse.cache.maintenance.verify import verify
 from moodfuse.cache.recipe import Recipe, Tuning
 from moodfuse.cache.records import Outcome
-from moodfuse.cache.storage.files import discard, write_aside
+from moodfuse.cache.storage.files import discard, write_atomic
 from moodfuse.cache.storage.parts import write_part
 from moodfuse.cache.store import FeatureCache
 
@@ -127,22 +127,22 @@ def test_a_failed_write_is_named_and_leaves_the_cache_intact(
 
 def test_a_file_is_synced_before_it_gets_its_name_and_folders_after(tmp_path: Path) -> None:
     with interrupted() as calls:
-        write_aside(tmp_path / "a" / "b" / "file", b"data")
+        write_atomic(tmp_path / "a" / "b" / "file", b"data")
         calls.append("next")
-        write_aside(tmp_path / "a" / "b" / "file", b"other")
+        write_atomic(tmp_path / "a" / "b" / "file", b"other")
     write = ["open", "fsync", "replace", "sync"]
     made = [call for call in calls[: calls.index("next")] if call != "mkdir"]
     assert made == ["sync", "sync", *write] and calls[calls.index("next") + 1 :] == write
 
 
 def test_the_old_file_stays_where_a_new_one_cannot_be_written(tmp_path: Path) -> None:
-    write_aside(tmp_path / "clips.csv", b"old")
+    write_atomic(tmp_path / "clips.csv", b"old")
     failure = OSError(errno.EROFS, os.strerror(errno.EROFS))
     with (
         pytest.raises(CacheError, match=r"clips\.csv: cannot be written .*Read-only"),
         interrupted(2, failure),
     ):
-        write_aside(tmp_path / "clips.csv", b"new and longer")
+        write_atomic(tmp_path / "clips.csv", b"new and longer")
     assert (tmp_path / "clips.csv").read_bytes() == b"old" and os.listdir(tmp_path) == ["clips.csv"]
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from moodfuse.cache.csv_rows import csv_rows, label_warnings, read_labels
+from moodfuse.cache.csv_rows import csv_rows, describe_doubtful_labels, read_labels
 from moodfuse.cache.digests import digest
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.records import Clip
@@ -108,22 +108,22 @@ def test_similar_labels_and_groups_are_counted() -> None:
         "e",
         "\u00e9",
     ]
-    (line,) = label_warnings(clips([*names, "fear", "fears"]))
+    (line,) = describe_doubtful_labels(clips([*names, "fear", "fears"]))
     assert line.startswith("6 labels differ only in ") and "use one spelling" in line
     assert "'STRASSE' (2 clips) and 'straße' (1 clip)" in line and r"'happy\u200b' (1 clip)" in line
-    (line,) = label_warnings(clips(["sad"] * 9, names))
+    (line,) = describe_doubtful_labels(clips(["sad"] * 9, names))
     assert line.startswith("6 groups differ only in ") and "different groups" in line
-    (line,) = label_warnings(clips([name for text in "abcde" for name in (text, text.upper())]))
+    (line,) = describe_doubtful_labels(clips([name for text in "abcde" for name in (text, text.upper())]))
     assert line.startswith("10 labels") and "'C' (1 clip) and 'c' (1 clip); ..." in line and "'d'" not in line
 
 
 def test_names_that_look_like_missing_values_are_counted() -> None:
-    (line,) = label_warnings(clips(["sad"] * 6, ["NaN", None, "NaN", "song", "nana", "nonet"]))
+    (line,) = describe_doubtful_labels(clips(["sad"] * 6, ["NaN", None, "NaN", "song", "nana", "nonet"]))
     assert line.startswith("groups that look like a missing value: 'NaN' (2 clips)")
     assert "leave the cell empty" in line
-    (line,) = label_warnings(clips(["sad", "-", "sad"]))
+    (line,) = describe_doubtful_labels(clips(["sad", "-", "sad"]))
     assert line.startswith("labels that look like a missing value: '-' (1 clip)")
 
 
 def test_different_labels_and_groups_cause_no_warning() -> None:
-    assert label_warnings(clips(["sad", "fear", "sad", "fear"], ["a", "b", None, "a b"])) == []
+    assert describe_doubtful_labels(clips(["sad", "fear", "sad", "fear"], ["a", "b", None, "a b"])) == []

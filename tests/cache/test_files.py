@@ -13,14 +13,14 @@ from faults.looking import file_of
 from moodfuse.cache.audits import read_audit
 from moodfuse.cache.digests import canonical_json, digest16
 from moodfuse.cache.errors import CacheError, DamagedPartError, SchemaError
-from moodfuse.cache.files import check_sealed
+from moodfuse.cache.files import check_checksum
 from moodfuse.cache.maintenance.verify import UNREADABLE, verify
-from moodfuse.cache.media import Media, MediaStore, Rendition, kept_frame
+from moodfuse.cache.media import Media, MediaStore, Rendition, read_frame
 from moodfuse.cache.records import Outcome
 from moodfuse.cache.runs import run_names
 from moodfuse.cache.storage.files import (
     NotRegularFileError,
-    facts_of,
+    file_status,
     listing,
     make_record,
     open_regular,
@@ -47,7 +47,7 @@ def test_an_unreadable_folder_or_file_is_an_error_and_not_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise everything in it would be computed again."""
-    assert facts_of(tmp_path / "none") is None and facts_of(tmp_path) is not None
+    assert file_status(tmp_path / "none") is None and file_status(tmp_path) is not None
     with pytest.raises(CacheError, match="none: cannot be read"):
         read_json(tmp_path / "none")
 
@@ -81,7 +81,7 @@ def test_hidden_folders_are_not_read(tuned_cache: FeatureCache) -> None:
     for folder in (root / "runs" / "run-1", *(root / "media").iterdir()):
         shutil.copytree(folder, folder.with_name(f".{folder.name}"))
     shutil.rmtree(root / "media" / Rendition("picture", "large").name)
-    assert run_names(FeatureCache(root)) == ("run-1",) and kept_frame(root / "media", clip, 0) is None
+    assert run_names(FeatureCache(root)) == ("run-1",) and read_frame(root / "media", clip, 0) is None
     assert not verify(root).faults
 
 
@@ -94,7 +94,7 @@ def test_only_a_regular_file_is_opened(tmp_path: Path) -> None:
     for name in ("pipe", "link", ".", "/dev/zero"):
         with pytest.raises(NotRegularFileError, match="expected a regular file"):
             open_regular(tmp_path / name)
-        for read in (read_json, check_sealed):
+        for read in (read_json, check_checksum):
             with pytest.raises(DamagedPartError, match="expected a regular file"):
                 read(tmp_path / name)
     with pytest.raises(FileNotFoundError):

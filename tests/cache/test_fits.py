@@ -9,7 +9,7 @@ import pytest
 
 from moodfuse.cache.digests import digest
 from moodfuse.cache.errors import DamagedPartError
-from moodfuse.cache.fits import KEPT_EVERY_S, KeptFit, KeptFits, check_fits, clips_digest16
+from moodfuse.cache.fits import FLUSH_EVERY_S, CachedFit, FitCache, check_fits, clips_digest16
 from moodfuse.cache.storage.parts import read_part, write_part
 from moodfuse.cache.store import FeatureCache
 
@@ -17,23 +17,23 @@ MakeCache = Callable[..., FeatureCache]
 KEYS = [digest(number) for number in range(4)]
 
 
-def fit(number: int, *, rows: int = 4, columns: int = 2) -> KeptFit:
+def fit(number: int, *, rows: int = 4, columns: int = 2) -> CachedFit:
     """A fit with values of its own."""
     values = np.random.default_rng(number).random((rows, columns))
-    return KeptFit(values, 1.0 + number, number % 2 == 1, {"C": float(number)})
+    return CachedFit(values, 1.0 + number, number % 2 == 1, {"C": float(number)})
 
 
-def check_same(one: KeptFit, other: KeptFit) -> None:
+def check_same(one: CachedFit, other: CachedFit) -> None:
     """Two fits are equal, bit for bit."""
     np.testing.assert_array_equal(one.values, other.values)
     assert replace(one, values=None) == replace(other, values=None)  # type: ignore[arg-type]
 
 
 @pytest.fixture
-def store(small_cache: MakeCache) -> KeptFits:
+def store(small_cache: MakeCache) -> FitCache:
     """Two parts: two fits of different shapes, and an empty one."""
     cache = small_cache()
-    fits = KeptFits(cache.path, cache.clips)
+    fits = FitCache(cache.path, cache.clips)
     fits.keep(KEYS[0], fit(0))
     fits.keep(KEYS[1], fit(1, rows=18, columns=3))
     fits.flush()
@@ -42,12 +42,12 @@ def store(small_cache: MakeCache) -> KeptFits:
     return fits
 
 
-def largest(store: KeptFits) -> Path:
+def largest(store: FitCache) -> Path:
     """The part with the first two fits."""
     return max(store.folder.glob("*.h5"), key=lambda path: path.stat().st_size)
 
 
-def test_fits_come_back(store: KeptFits) -> None:
+def test_fits_come_back(store: FitCache) -> None:
     store.flush()
     stored = store.find(KEYS)
     assert set(stored) == set(KEYS[:3]) and len(list(store.folder.iterdir())) == 2
@@ -56,9 +56,9 @@ def test_fits_come_back(store: KeptFits) -> None:
     assert stored[KEYS[2]].values.shape == (0, 2) and not store.find([])
 
 
-def test_fits_are_written_after_a_while(store: KeptFits, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fits_are_written_after_a_while(store: FitCache, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fit that waits too long is written with the next one."""
-    clock = iter((0.0, 1.0, KEPT_EVERY_S + 1.0))
+    clock = iter((0.0, 1.0, FLUSH_EVERY_S + 1.0))
     monkeypatch.setattr("moodfuse.cache.fits.time.monotonic", lambda: next(clock))
     store.keep(KEYS[3], fit(3))
     assert KEYS[3] not in store.find(KEYS)
@@ -66,7 +66,7 @@ def test_fits_are_written_after_a_while(store: KeptFits, monkeypatch: pytest.Mon
     assert KEYS[3] in store.find(KEYS)
 
 
-def test_a_damaged_part_is_quarantined(store: KeptFits) -> None:
+def test_a_damaged_part_is_quarantined(store: FitCache) -> None:
     file = largest(store)
     file.write_bytes(file.read_bytes()[:-1])
     assert set(store.find(KEYS)) == {KEYS[2]}
@@ -83,7 +83,7 @@ def test_a_damaged_part_is_quarantined(store: KeptFits) -> None:
     ],
 )
 def test_parts_of_another_form_are_damaged(
-    store: KeptFits, tmp_path: Path, name: str, change: Callable[[np.ndarray], np.ndarray] | None
+    store: FitCache, tmp_path: Path, name: str, change: Callable[[np.ndarray], np.ndarray] | None
 ) -> None:
     file = largest(store)
     arrays, attributes = read_part(file)

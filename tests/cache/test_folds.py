@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moodfuse.cache.digests import clip_digest, digest, digest16, trained_digest16
+from moodfuse.cache.digests import clip_digest, digest, digest16, training_digest16
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.folds import (
+    ClipGroup,
     PlanChoice,
-    Unit,
     assign_folds,
     check_fold_numbers,
     clip_groups,
@@ -19,22 +19,22 @@ from moodfuse.cache.folds import (
     inner_folds,
     join_groups,
     next_plan,
-    tuning_roles,
+    tuning_clips,
     validate,
 )
 from moodfuse.cache.recipe import Tuning
 from moodfuse.cache.records import Clip, ClipStatus
 
 
-def unit(number: int, label: str, clips: int = 1) -> Unit:
+def clip_group(number: int, label: str, clips: int = 1) -> ClipGroup:
     """A group of clips with one label."""
     return mixed_unit(number, label * clips)
 
 
-def mixed_unit(number: int, labels: str) -> Unit:
+def mixed_unit(number: int, labels: str) -> ClipGroup:
     """A group of clips with these labels."""
     digests = tuple(sorted(digest([number, clip]) for clip in range(len(labels))))
-    return Unit(digests[0], tuple(labels), digests)
+    return ClipGroup(digests[0], tuple(labels), digests)
 
 
 mixed_strategy = st.lists(st.text("abcd", min_size=1, max_size=6), min_size=1, max_size=40).map(
@@ -44,65 +44,65 @@ mixed_strategy = st.lists(st.text("abcd", min_size=1, max_size=6), min_size=1, m
 
 @settings(max_examples=60, deadline=None)
 @given(mixed_strategy, st.integers(2, 5), st.integers(0, 3))
-def test_groups_are_never_split(units: list[Unit], folds: int, seed: int) -> None:
+def test_groups_are_never_split(clip_groups: list[ClipGroup], folds: int, seed: int) -> None:
     """In plans, inner folds and roles each group has one fold, each clip its label, and no class is lost."""
-    plan = assign_folds(units, folds=folds, seed=seed, placed={})
-    assert assign_folds(units[::-1], folds=folds, seed=seed, placed={}) == plan
-    before = assign_folds(units[::2], folds=folds, seed=seed, placed={})
-    after = assign_folds(units, folds=folds, seed=seed, placed=before)
+    plan = assign_folds(clip_groups, folds=folds, seed=seed, placed={})
+    assert assign_folds(clip_groups[::-1], folds=folds, seed=seed, placed={}) == plan
+    before = assign_folds(clip_groups[::2], folds=folds, seed=seed, placed={})
+    after = assign_folds(clip_groups, folds=folds, seed=seed, placed=before)
     assert {clip: after[clip] for clip in before} == before
-    inner = inner_folds(units, most=5, seed=seed)
-    roles = tuning_roles(units, Tuning("adam", 1e-3, 3), seed=seed)
-    by_clip = {clip: (label, role) for clip, label, role in roles}
-    for group in units:
+    inner = inner_folds(clip_groups, most=5, seed=seed)
+    training_clips = tuning_clips(clip_groups, Tuning("adam", 1e-3, 3), seed=seed)
+    by_clip = {clip: (label, role) for clip, label, role in training_clips}
+    for group in clip_groups:
         assert len({plan[clip] for clip in group.digests}) == 1
         assert inner is None or len({inner[clip] for clip in group.digests}) == 1
         assert len({by_clip[clip][1] for clip in group.digests}) == 1
         assert tuple(by_clip[clip][0] for clip in group.digests) == group.labels
     tuned = {label for label, role in by_clip.values() if role == "tune"}
-    assert tuned == {label for group in units for label in group.labels}
+    assert tuned == {label for group in clip_groups for label in group.labels}
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.text("abc", min_size=1, max_size=40), st.integers(2, 6), st.integers(0, 3))
 def test_labels_of_single_clips_are_spread_evenly(labels: str, folds: int, seed: int) -> None:
-    units = [unit(number, label) for number, label in enumerate(labels)]
-    assignment = assign_folds(units, folds=folds, seed=seed, placed={})
+    clip_groups = [clip_group(number, label) for number, label in enumerate(labels)]
+    assignment = assign_folds(clip_groups, folds=folds, seed=seed, placed={})
     for label in set(labels):
-        counts = Counter(assignment[group.key] for group in units if group.labels == (label,))
+        counts = Counter(assignment[group.key] for group in clip_groups if group.labels == (label,))
         assert max(counts.values()) - min(counts.get(fold, 0) for fold in range(folds)) <= 1
 
 
 def test_plans_and_roles_are_the_same_in_every_version() -> None:
     """Reference digests of a plan, of the plan after clips were added, and of roles."""
-    units = [unit(number, "abc"[number % 3], 1 + number % 4) for number in range(40)]
-    plan = assign_folds(units, folds=5, seed=1, placed={})
-    added = [unit(100 + number, "abcd"[number % 4], 1 + number % 2) for number in range(20)]
-    later = assign_folds([*units, *added], folds=5, seed=1, placed=plan)
-    roles = tuning_roles(units, Tuning("adam", 1e-3, 3), seed=2)
+    clip_groups = [clip_group(number, "abc"[number % 3], 1 + number % 4) for number in range(40)]
+    plan = assign_folds(clip_groups, folds=5, seed=1, placed={})
+    added = [clip_group(100 + number, "abcd"[number % 4], 1 + number % 2) for number in range(20)]
+    later = assign_folds([*clip_groups, *added], folds=5, seed=1, placed=plan)
+    training_clips = tuning_clips(clip_groups, Tuning("adam", 1e-3, 3), seed=2)
     assert digest16(sorted(plan.items())) == "a94483f55b22a102"
     assert digest16(sorted(later.items())) == "508baa08cd133b87"
-    assert trained_digest16(roles) == "bfe59a1ac07edc3f"
+    assert training_digest16(training_clips) == "bfe59a1ac07edc3f"
 
 
 def test_a_rare_label_decides_where_a_mixed_group_goes() -> None:
-    units = [mixed_unit(number, "aaaab") for number in range(3)] + [
-        unit(10 + number, "a") for number in range(9)
+    clip_groups = [mixed_unit(number, "aaaab") for number in range(3)] + [
+        clip_group(10 + number, "a") for number in range(9)
     ]
-    assignment = assign_folds(units, folds=3, seed=0, placed={})
-    assert {assignment[one.key] for one in units[:3]} == {0, 1, 2}
-    validate(units, assignment, 3)
+    assignment = assign_folds(clip_groups, folds=3, seed=0, placed={})
+    assert {assignment[one.key] for one in clip_groups[:3]} == {0, 1, 2}
+    validate(clip_groups, assignment, 3)
 
 
 def test_a_new_group_goes_where_its_label_is_scarcest() -> None:
-    old = [unit(0, "a"), unit(1, "a"), unit(2, "b")]
+    old = [clip_group(0, "a"), clip_group(1, "a"), clip_group(2, "b")]
     placed = {old[0].key: 0, old[1].key: 1, old[2].key: 0}
-    new = unit(3, "b")
+    new = clip_group(3, "b")
     assert assign_folds([*old, new], folds=2, seed=0, placed=placed)[new.key] == 1
 
 
 def test_a_merged_group_moves_to_the_fold_with_most_of_its_clips() -> None:
-    merged = unit(0, "a", 3)
+    merged = clip_group(0, "a", 3)
     placed = dict(zip(merged.digests, (1, 1, 0), strict=True))
     assert set(assign_folds([merged], folds=2, seed=0, placed=placed).values()) == {1}
 
@@ -174,37 +174,39 @@ def test_declared_folds_are_used_and_checked() -> None:
     ],
 )
 def test_plans_without_a_fair_test_are_errors(labels: str, folds: int, message: str) -> None:
-    units = [unit(number, label) for number, label in enumerate(labels)]
-    assignment = assign_folds(units, folds=folds, seed=0, placed={})
+    clip_groups = [clip_group(number, label) for number, label in enumerate(labels)]
+    assignment = assign_folds(clip_groups, folds=folds, seed=0, placed={})
     with pytest.raises(InputError, match=message):
-        validate(units, assignment, folds)
+        validate(clip_groups, assignment, folds)
 
 
 def test_an_empty_fold_and_an_unlearnable_class_are_errors() -> None:
-    units = [unit(number, label) for number, label in enumerate("aaabbb")]
-    keys = [one.key for one in units]
+    clip_groups = [clip_group(number, label) for number, label in enumerate("aaabbb")]
+    keys = [one.key for one in clip_groups]
     with pytest.raises(InputError, match="fold 2 is empty"):
-        validate(units, dict(zip(keys, (0, 1, 0, 0, 1, 1), strict=True)), 3)
+        validate(clip_groups, dict(zip(keys, (0, 1, 0, 0, 1, 1), strict=True)), 3)
     with pytest.raises(InputError, match="'a' is in fold 0 only"):
-        validate(units, dict(zip(keys, (0, 0, 0, 0, 1, 1), strict=True)), 2)
+        validate(clip_groups, dict(zip(keys, (0, 0, 0, 0, 1, 1), strict=True)), 2)
 
 
 def test_inner_folds_need_three_groups_a_class() -> None:
     """With two groups of a class there is no inner split, and every clip is tuned on."""
-    few = [unit(number, label) for number, label in enumerate("aabbb")]
+    few = [clip_group(number, label) for number, label in enumerate("aabbb")]
     tuning = Tuning("adam", 1e-3, 3)
     assert inner_folds(few, most=5, seed=0) is None
-    assert {role for _, _, role in tuning_roles(few, tuning, seed=0)} == {"tune"}
+    assert {role for _, _, role in tuning_clips(few, tuning, seed=0)} == {"tune"}
 
 
 def test_stopping_clips_share_no_group_with_tuning_clips() -> None:
     """The inner split is grouped, and every class is tuned on."""
-    units = [unit(number, "abc"[number % 3], 2) for number in range(30)]
-    roles = {clip: role for clip, _, role in tuning_roles(units, Tuning("adam", 1e-3, 3), seed=0)}
-    assert set(roles.values()) == {"tune", "stop"}
-    for one in units:
-        assert len({roles[clip] for clip in one.digests}) == 1
-    assert {one.labels[0] for one in units if roles[one.key] == "tune"} == set("abc")
+    clip_groups = [clip_group(number, "abc"[number % 3], 2) for number in range(30)]
+    training_clips = {
+        clip: role for clip, _, role in tuning_clips(clip_groups, Tuning("adam", 1e-3, 3), seed=0)
+    }
+    assert set(training_clips.values()) == {"tune", "stop"}
+    for one in clip_groups:
+        assert len({training_clips[clip] for clip in one.digests}) == 1
+    assert {one.labels[0] for one in clip_groups if training_clips[one.key] == "tune"} == set("abc")
 
 
 @pytest.mark.parametrize(

@@ -50,12 +50,16 @@ def test_archived_caches_read_as_they_were_written(archive: Path, tmp_path: Path
     assert (old.plan.folds, old.plan.sequence, len(old.repeat_plans)) == (3, 1, 1)
     assert sorted(old.plan.assignment.values()) == [0] * 4 + [1] * 4 + [2] * 4
     still = old.block("still", "*")
-    assert np.array_equal(still.embedding, values_of(12, 4)) and still.logits is None and not still.seen
+    assert (
+        np.array_equal(still.embedding, values_of(12, 4))
+        and still.logits is None
+        and not still.training_clips
+    )
     for fold in range(3):
         block = old.block("net", fold)
         assert block.holdout == Holdout.of(fold) and np.array_equal(block.embedding, values_of(12, 4, fold))
         assert block.logits is not None and np.array_equal(block.logits, values_of(12, 2, fold))
-        assert block.seen == {digest for digest, at in old.plan.assignment.items() if at != fold}
+        assert block.training_clips == {digest for digest, at in old.plan.assignment.items() if at != fold}
     assert old.outcomes([old.clips[0].digest])[old.clips[0].digest][0].duration_s == 20.5
     assert not list(tmp_path.rglob("*.bad"))
 

@@ -114,7 +114,7 @@ def test_a_holdout_must_be_possible_and_decides_the_training_clips(tmp_path: Pat
     assert done.missing_holdouts == (Holdout.of(0),)
     block = FeatureCache(tmp_path / "work").block("mine", {1})
     assert block.holdout == Holdout.of(1) and block.embedding_tuned
-    assert block.seen == {block.digests[row] for row in (0, 1, 4)}
+    assert block.training_clips == {block.digests[row] for row in (0, 1, 4)}
     with pytest.raises(CacheError, match=r"cache import --cache .* --source mine --holdout '\{0\}' FILE"):
         FeatureCache(tmp_path / "work").block("mine", {0})
     assert bring(tmp_path / "work", holdout="0", **files).missing_holdouts == ()

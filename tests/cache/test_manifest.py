@@ -19,7 +19,7 @@ def test_a_part_that_is_not_a_plan_is_damage(tuned_cache: FeatureCache, change: 
     file = write_part(home, "plan", arrays, {**values, "sequence": 99, **change})
     with pytest.raises(DamagedPartError, match=rf"{file.name}: is not a plan .*run extract again"):
         _ = FeatureCache(tuned_cache.path).statuses
-    assert [fault.place for fault in verify(tuned_cache.path).faults] == [f"plans/{file.name}"]
+    assert [fault.relative_path for fault in verify(tuned_cache.path).faults] == [f"plans/{file.name}"]
 
 
 def test_the_plan_of_a_repeat_in_another_folder_is_quarantined_when_writing(

@@ -10,7 +10,7 @@ import pytest
 
 from moodfuse.cache.audits import ClipMarks, MarkStore
 from moodfuse.cache.errors import DamagedPartError, MissingBlockError
-from moodfuse.cache.media import Media, MediaStore, Rendition, decode_frames, encode_frames, kept_frame
+from moodfuse.cache.media import Media, MediaStore, Rendition, decode_frames, encode_frames, read_frame
 from moodfuse.cache.storage.parts import read_part, write_part
 from moodfuse.cache.store import FeatureCache
 
@@ -86,18 +86,18 @@ def test_a_stored_clip_stays_and_a_damaged_one_is_quarantined(tmp_path: Path) ->
 
 def test_one_frame_is_read_from_the_largest_rendition(tmp_path: Path) -> None:
     MediaStore(tmp_path, SOUND).write(CLIP, decoded(18, 32))
-    assert kept_frame(tmp_path, CLIP, 16) is None
+    assert read_frame(tmp_path, CLIP, 16) is None
     small = decoded(9, 12)
     MediaStore(tmp_path, SMALL).write(
         CLIP, Media(small.frames, small.frame_times_s, small.waveform, 0, (18, 32))
     )
-    frame, shape = kept_frame(tmp_path, CLIP, 16) or pytest.fail("no frame")
+    frame, shape = read_frame(tmp_path, CLIP, 16) or pytest.fail("no frame")
     assert shape == (18, 32)
     np.testing.assert_array_equal(frame, small.frames[16])
     MediaStore(tmp_path, PICTURE).write(CLIP, decoded(18, 32))
-    frame, shape = kept_frame(tmp_path, CLIP, 99) or pytest.fail("no frame")
+    frame, shape = read_frame(tmp_path, CLIP, 99) or pytest.fail("no frame")
     np.testing.assert_array_equal(frame, decoded(18, 32).frames[31])
-    assert kept_frame(tmp_path, "cd" * 32, 0) is None
+    assert read_frame(tmp_path, "cd" * 32, 0) is None
 
 
 def test_marks_come_back(tmp_path: Path) -> None:
@@ -132,4 +132,4 @@ def test_an_intact_part_at_the_path_of_another_is_never_read(tmp_path: Path, har
     with pytest.raises(MissingBlockError):
         reader.read(clip)
     assert wrong.with_name(wrong.name + ".bad").exists() and reader.find(clip) is None
-    assert (kept_frame(tmp_path, clip, 0) is None) == (harm != "other rules")
+    assert (read_frame(tmp_path, clip, 0) is None) == (harm != "other rules")

@@ -19,7 +19,7 @@ from moodfuse.cache.blocks import open_features
 from moodfuse.cache.digests import canonical_json
 from moodfuse.cache.errors import CacheError, DamagedPartError, InputError, MissingBlockError
 from moodfuse.cache.maintenance.verify import DAMAGED
-from moodfuse.cache.media import Media, MediaStore, Rendition, decode_frame, kept_frame
+from moodfuse.cache.media import Media, MediaStore, Rendition, decode_frame, read_frame
 from moodfuse.cache.runs import read_run
 from moodfuse.cache.storage.files import read_json
 from moodfuse.cache.storage.parts import read_part, verify_part, write_part
@@ -179,7 +179,7 @@ def test_media_with_other_attributes_are_damage(tmp_path: Path, attributes: dict
     arrays, values = read_part(part)
     part.unlink()
     part = write_part(part.parent, clip[:32], arrays, {**values, **attributes})
-    assert kept_frame(tmp_path, clip, 0) is None and not part.exists()
+    assert read_frame(tmp_path, clip, 0) is None and not part.exists()
     write_part(part.parent, clip[:32], arrays, {**values, **attributes})
     with pytest.raises(MissingBlockError):
         store.read(clip)

@@ -230,7 +230,7 @@ def test_nothing_is_unused_after_a_plan_or_a_choice_was_quarantined(
 def test_nothing_is_unused_while_a_record_is_lost(tuned_cache: FeatureCache) -> None:
     (tuned_cache.block_folder(frozen_counterpart(NET), None).parent / "recipe.json").unlink()
     assert not choose(tuned_cache, later_s=30 * DAY_S).removals  # the recipe of the heads needs it
-    block = tuned_cache.block_folder(NET, tuned_cache.roles(NET, 0))
+    block = tuned_cache.block_folder(NET, tuned_cache.training_clips(NET, 0))
     unnamed = block.with_name("0" * 16)
     shutil.copytree(block, unnamed)
     for harm in (lambda: (unnamed / "trained.json").write_text("[["), (unnamed / "trained.json").unlink):
@@ -276,7 +276,9 @@ def test_a_source_is_removed_by_name_and_its_name_is_free_again(
     assert call(tuned_cache, "--source", "net@a", "--yes").exit_code == 0
     again = FeatureCache(tuned_cache.path)
     assert again.sources() == ("still",) and not verify(again.path).faults
-    assert not [entry.place for entry in read_inventory(again).entries if "/net" in entry.place]
+    assert not [
+        entry.relative_path for entry in read_inventory(again).entries if "/net" in entry.relative_path
+    ]
     assert again.block("still", "*").embedding.tobytes() == before["0 still *"]
     fill(again, replace(NET, seed=7), [0])
     again.select([replace(NET, seed=7)])

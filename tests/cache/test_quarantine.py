@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from faults.looking import file_of, mend, place, state
+from faults.looking import file_of, mend, relative_path, state
 from moodfuse.cache.errors import MissingBlockError
 from moodfuse.cache.maintenance.repair import repair
 from moodfuse.cache.maintenance.verify import DAMAGED, MISSING, UNREADABLE, verify
@@ -28,15 +28,15 @@ def test_a_damaged_part_is_quarantined_and_extract_is_asked_for(
     part.write_bytes(part.read_bytes()[:-1] + b"x")
     before = state(tuned_cache.path)
     done = mend(tuned_cache)
-    assert done.set_aside == (place(tuned_cache, part),) and not done.failed and not done.rewritten
+    assert done.quarantine == (relative_path(tuned_cache, part),) and not done.failed and not done.rewritten
     assert done.remedies == (f"moodfuse extract DATA --cache {tuned_cache.path} --source still",)
     assert state(tuned_cache.path) == {
-        f"{name}.bad" if name == done.set_aside[0] else name: data for name, data in before.items()
+        f"{name}.bad" if name == done.quarantine[0] else name: data for name, data in before.items()
     }
     with pytest.raises(MissingBlockError, match="extract again with --source still"):
         FeatureCache(tuned_cache.path).block("still", "*")
     again = verify(tuned_cache.path)
-    assert not again.faults and again.others["bad"] == (f"{done.set_aside[0]}.bad",)
+    assert not again.faults and again.others["bad"] == (f"{done.quarantine[0]}.bad",)
     fill(tuned_cache, STILL, ["*"])
     assert np.array_equal(FeatureCache(tuned_cache.path).block("still", "*").embedding, valid)
 
@@ -52,11 +52,11 @@ def test_activations_are_computed_again_by_the_source_whose_heads_read_them(
 def test_the_record_of_a_network_is_written_again(
     tuned_cache: FeatureCache, harm: str, holdout: object
 ) -> None:
-    record = tuned_cache.block_folder(NET, tuned_cache.roles(NET, holdout)) / "trained.json"
+    record = tuned_cache.block_folder(NET, tuned_cache.training_clips(NET, holdout)) / "trained.json"
     valid = record.read_bytes()
     record.unlink() if harm == "missing" else record.write_bytes(b"[]")
     done = mend(tuned_cache)
-    assert done.rewritten == (place(tuned_cache, record),) and not done.remedies
+    assert done.rewritten == (relative_path(tuned_cache, record),) and not done.remedies
     assert record.read_bytes() == valid and not verify(tuned_cache.path).faults
 
 
@@ -86,14 +86,14 @@ def test_what_the_current_plan_and_sources_need_must_exist(tuned_cache: FeatureC
         missing = tuned_cache.block_folder(STILL, None).parent / "recipe.json"
     missing.unlink()
     (fault,) = verify(tuned_cache.path).faults
-    assert (fault.place, fault.state) == (place(tuned_cache, missing), MISSING)
+    assert (fault.relative_path, fault.state) == (relative_path(tuned_cache, missing), MISSING)
     assert "moodfuse extract DATA" in mend(tuned_cache).remedies[0]
 
 
 def test_a_run_with_damaged_predictions_is_quarantined_as_a_whole(tuned_cache: FeatureCache) -> None:
     file_of(tuned_cache, "predictions").write_bytes(b"")
     done = mend(tuned_cache)
-    assert len(done.set_aside) == 2 and done.remedies == (
+    assert len(done.quarantine) == 2 and done.remedies == (
         f"moodfuse fuse --cache {tuned_cache.path} --run run-1",
     )
     assert not verify(tuned_cache.path).faults
@@ -105,7 +105,7 @@ def test_a_part_of_a_newer_version_is_never_quarantined(tuned_cache: FeatureCach
     part.write_bytes(newer + part.read_bytes()[len(newer) :])
     (fault,) = verify(tuned_cache.path).faults
     assert fault.state == UNREADABLE and "upgrade" in fault.reason
-    assert not mend(tuned_cache).set_aside and part.exists()
+    assert not mend(tuned_cache).quarantine and part.exists()
 
 
 def test_nothing_behind_a_link_is_renamed(tuned_cache: FeatureCache, tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_nothing_behind_a_link_is_renamed(tuned_cache: FeatureCache, tmp_path: P
     file = next((tmp_path / "elsewhere").rglob("*.h5"))
     file.write_bytes(b"")
     done = mend(tuned_cache)
-    assert file.exists() and not done.set_aside and "is behind a link" in done.failed[0]
+    assert file.exists() and not done.quarantine and "is behind a link" in done.failed[0]
 
 
 def test_damage_under_a_name_that_was_quarantined_before_replaces_it(tuned_cache: FeatureCache) -> None:
@@ -123,14 +123,14 @@ def test_damage_under_a_name_that_was_quarantined_before_replaces_it(tuned_cache
     part = min(tuned_cache.block_folder(STILL, None).glob("*.h5"))
     for content in (b"one", b"two"):
         part.write_bytes(content)
-        assert mend(tuned_cache).set_aside
+        assert mend(tuned_cache).quarantine
     bad = part.with_name(part.name + ".bad")
     assert bad.read_bytes() == b"two"
     bad.unlink()
     (bad / "x").mkdir(parents=True)
     part.write_bytes(b"three")
     done = mend(tuned_cache)
-    assert not done.set_aside and "cannot be written" in done.failed[0]
+    assert not done.quarantine and "cannot be written" in done.failed[0]
 
 
 def test_damage_to_current_records_is_named_with_its_remedy(tuned_cache: FeatureCache) -> None:

@@ -25,16 +25,16 @@ def fill(cache: FeatureCache, recipe: Recipe) -> None:
     digests = [status.digest for status in cache.clips]
     cache.write_recipe(recipe)
     for fold in range(cache.plan.folds) if recipe.tuning else [0]:
-        roles = cache.roles(recipe, fold)
-        if roles is not None:
-            cache.write_roles(recipe, roles)
+        training_clips = cache.training_clips(recipe, fold)
+        if training_clips is not None:
+            cache.write_training_clips(recipe, training_clips)
         rows = np.arange(len(digests), dtype=np.float32)[:, None] + 100 * fold
         arrays = {"embedding": np.repeat(rows, 4, axis=1)}
         if recipe.tuning:
             arrays["logits"] = np.repeat(rows, len(cache.classes), axis=1)
         for half in (slice(7), slice(7, None)):
             rows_of_half = {name: array[half] for name, array in arrays.items()}
-            cache.write_block_part(recipe, roles, digests[half], rows_of_half)
+            cache.write_block_part(recipe, training_clips, digests[half], rows_of_half)
     cache.select([recipe])
 
 
@@ -57,7 +57,7 @@ def test_a_block_comes_back_as_written(small_cache: MakeCache) -> None:
     block = FeatureCache(cache.path).block("net", {2})
     assert block.embedding[:, 0].tolist() == [200.0 + row for row in range(18)]
     held = {status.digest for status in cache.clips if cache.plan.assignment[status.digest] == 2}
-    assert block.seen == {status.digest for status in cache.clips} - held
+    assert block.training_clips == {status.digest for status in cache.clips} - held
     assert str(block.holdout) == "{2}" and block.logits is not None and block.logits.shape == (18, 2)
 
 
@@ -81,18 +81,18 @@ def test_a_corrected_label_reuses_only_networks_that_did_not_see_it(small_cache:
 def test_merged_groups_reuse_only_networks_tuned_on_the_same_roles(small_cache: MakeCache) -> None:
     cache = small_cache()
     fill(cache, TUNED)
-    before = {fold: cache.roles(TUNED, fold) for fold in range(3)}
+    before = {fold: cache.training_clips(TUNED, fold) for fold in range(3)}
     statuses = list(cache.statuses)
     statuses[2] = replace(statuses[2], group=statuses[0].group)
     assignment = assign_folds(clip_groups(statuses), folds=3, seed=0, placed=cache.plan.assignment)
     cache.write_plan(Plan(3, 0, "test", assignment, (table_name(statuses),)), statuses)
     for fold in range(3):
-        if cache.roles(TUNED, fold) == before[fold]:
+        if cache.training_clips(TUNED, fold) == before[fold]:
             cache.block("net", fold)
         else:
             with pytest.raises(MissingBlockError):
                 cache.block("net", fold)
-    assert any(cache.roles(TUNED, fold) != before[fold] for fold in range(3))
+    assert any(cache.training_clips(TUNED, fold) != before[fold] for fold in range(3))
 
 
 def test_writing_the_same_again_changes_no_file(small_cache: MakeCache) -> None:
@@ -188,9 +188,12 @@ def test_logits_and_classes_must_fit(small_cache: MakeCache) -> None:
 
 def test_training_clips_are_computed_once_per_plan(small_cache: MakeCache) -> None:
     cache = small_cache()
-    roles = cache.roles(TUNED, 1)
-    assert cache.roles(TUNED, {1}) is roles
+    training_clips = cache.training_clips(TUNED, 1)
+    assert cache.training_clips(TUNED, {1}) is training_clips
     other = replace(
         cache.plan, assignment={clip: (fold + 1) % 3 for clip, fold in cache.plan.assignment.items()}
     )
-    assert cache.roles(TUNED, 2, plan=other) == roles and cache.roles(TUNED, 1, plan=other) != roles
+    assert (
+        cache.training_clips(TUNED, 2, plan=other) == training_clips
+        and cache.training_clips(TUNED, 1, plan=other) != training_clips
+    )

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from faults.looking import denied, mend, place, places, state
+from faults.looking import denied, mend, places, relative_path, state
 from moodfuse.cache.errors import CacheError, InputError, SchemaError
 from moodfuse.cache.maintenance.repair import Repair, repair
 from moodfuse.cache.maintenance.verify import CHECKS, UNREADABLE, Fault, verify
@@ -49,15 +49,15 @@ def test_changed_bytes_and_lengths_are_found(whole_cache: FeatureCache, kind: st
         entry.path.write_bytes(changed)
         with pytest.raises(Exception):  # noqa: B017 - any error of reading it
             CHECKS[kind](entry)
-    assert entry.place in places(verify(whole_cache.path))
+    assert entry.relative_path in places(verify(whole_cache.path))
 
 
 def test_a_part_in_the_wrong_folder_is_bad(whole_cache: FeatureCache) -> None:
-    here, there = (whole_cache.block_folder(NET, whole_cache.roles(NET, fold)) for fold in (0, 1))
+    here, there = (whole_cache.block_folder(NET, whole_cache.training_clips(NET, fold)) for fold in (0, 1))
     part = min(here.glob("*.h5"))
     part.rename(there / part.name)
     (fault,) = verify(whole_cache.path).faults
-    assert fault.place == place(whole_cache, there / part.name)
+    assert fault.relative_path == relative_path(whole_cache, there / part.name)
     assert f"belongs to net@a/{NET.digest16}" in fault.reason
 
 
@@ -90,7 +90,7 @@ def test_no_file_stops_the_others_from_being_checked(whole_cache: FeatureCache) 
     (root / "clips" / "aa" / "list.json").write_text("[1]")
     (root / os.fsdecode(b"odd \xff\n")).write_bytes(b"")
     found = verify(root)
-    bad = {fault.place.rpartition("/")[2]: fault.reason for fault in found.faults}
+    bad = {fault.relative_path.rpartition("/")[2]: fault.reason for fault in found.faults}
     assert set(bad) == {"plan-pipe.h5", "folder.h5", "link.h5", "deep.json", "nan.json", "list.json"}
     assert bad["plan-pipe.h5"].startswith("is no plain file") and bad["folder.h5"] == "is a folder"
     assert {os.fsdecode(b"odd \xff\n"), "features/a"} <= set(found.others["unknown"])

@@ -13,10 +13,10 @@ from moodfuse.evaluate.intervals import (
     Scale,
     bootstrap_intervals,
     counted_groups,
-    draw_groups,
     effective_groups,
     few_groups_warning,
     interval,
+    resample_groups,
     t_interval,
 )
 from moodfuse.evaluate.metrics import METRICS
@@ -43,9 +43,11 @@ def test_intervals_over_unequal_groups_cover(simulations: Simulations) -> None:
 
 def test_the_effective_number_of_groups_is_kishs() -> None:
     """It is the number of groups where they are equal, and 1 where one holds everything."""
-    assert effective_groups(np.arange(36) // 2) == 18 == draw_groups(np.arange(36) // 2, draws=1).effective
+    assert (
+        effective_groups(np.arange(36) // 2) == 18 == resample_groups(np.arange(36) // 2, draws=1).effective
+    )
     unequal = np.repeat(np.arange(4), (6, 2, 1, 1))
-    assert effective_groups(unequal) == draw_groups(unequal, draws=1).effective == pytest.approx(100 / 42)
+    assert effective_groups(unequal) == resample_groups(unequal, draws=1).effective == pytest.approx(100 / 42)
     assert effective_groups(["x"] * 5) == 1
     assert counted_groups(18, 18.0) == "18 groups" and counted_groups(1, 1.0) == "1 group"
     assert counted_groups(40, 6.05) == "40 groups (effective number 6)"
@@ -54,10 +56,10 @@ def test_the_effective_number_of_groups_is_kishs() -> None:
 def test_draws_count_whole_groups() -> None:
     """Each draw holds as many groups as there are, and a seed repeats it."""
     groups = ["b", "a", "b", "c"]
-    drawn = draw_groups(groups, draws=50, seed=3)
+    drawn = resample_groups(groups, draws=50, seed=3)
     weights = np.concatenate(list(drawn.weights()))
     assert (drawn.counts.sum(axis=1) == 3).all() and (weights[:, 0] == weights[:, 2]).all()
-    np.testing.assert_array_equal(drawn.counts, draw_groups(groups, draws=50, seed=3).counts)
+    np.testing.assert_array_equal(drawn.counts, resample_groups(groups, draws=50, seed=3).counts)
     values = np.arange(8.0).reshape(4, 2)
     np.testing.assert_allclose(drawn.means(values), weights @ values / weights.sum(axis=1, keepdims=True))
 
@@ -68,7 +70,7 @@ def test_intervals_stay_on_their_scale() -> None:
     for skill in (0.0, 0.5, 0.95):
         labels = random.integers(0, 3, 20)
         p = (1 - skill) * random.dirichlet(np.ones(3), 20) + skill * np.eye(3)[labels]
-        intervals = bootstrap_intervals(labels, p, draw_groups(range(20), draws=200))
+        intervals = bootstrap_intervals(labels, p, resample_groups(range(20), draws=200))
         loss = intervals.pop("log_loss")
         assert 0 < loss.low < loss.high
         assert all(0 <= ends.low <= ends.high <= 1 for ends in intervals.values())
@@ -81,7 +83,7 @@ def test_the_interval_of_a_loss_is_limited_by_the_largest_loss() -> None:
     labels = np.array([0, 0, 1])
     p = np.array([[1 - 1e-9, 1e-9], [1 - 1e-9, 1e-9], [1.0, 0.0]])
     with np.errstate(over="raise", divide="raise", invalid="raise"):
-        ends = bootstrap_intervals(labels, p, draw_groups(range(3), draws=200))["log_loss"]
+        ends = bootstrap_intervals(labels, p, resample_groups(range(3), draws=200))["log_loss"]
         tiny = t_interval(1e-9, 0.5, 3, Scale(0.0, 30.0, logarithm=True))
     loss = float(METRICS["log_loss"](labels, p))
     assert 0 <= ends.low < loss < ends.high == pytest.approx(-np.log(np.finfo(float).eps))

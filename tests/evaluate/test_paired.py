@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.runs import Run
-from moodfuse.evaluate.intervals import Interval, draw_groups
+from moodfuse.evaluate.intervals import Interval, resample_groups
 from moodfuse.evaluate.paired import (
     Key,
     Pair,
@@ -53,7 +53,7 @@ def test_verdicts_follow_the_corrected_p() -> None:
     labels = np.arange(60) % 2
     right = {"good": np.arange(60) < 55, "bad": np.arange(60) % 2 == 0}
     table = {name: np.eye(2)[np.where(correct, labels, 1 - labels)] for name, correct in right.items()}
-    drawn = draw_groups(range(60), draws=200)
+    drawn = resample_groups(range(60), draws=200)
     pairs: list[Pair] = [
         ("good", "bad", "mean"),
         ("bad", "good", "mean"),
@@ -93,7 +93,7 @@ def test_false_positives_are_as_rare_as_stated(simulations: dict[str, Any], grou
 
 SOURCES = ("a", "b", "c", "d")
 LABELS = np.arange(40) ** 2 % 3
-DRAWN = draw_groups(np.arange(40) // 2, draws=100)
+DRAWN = resample_groups(np.arange(40) // 2, draws=100)
 
 
 def make_table(sources: tuple[str, ...] = SOURCES, head: str = "softmax") -> dict[Key, np.ndarray]:

@@ -7,7 +7,7 @@ import pytest
 
 from moodfuse.cache.errors import InputError
 from moodfuse.evaluate import compare, score
-from moodfuse.evaluate.intervals import draw_groups
+from moodfuse.evaluate.intervals import resample_groups
 from moodfuse.evaluate.paired import paired_tests
 
 RANDOM = np.random.default_rng(0)
@@ -124,7 +124,9 @@ def test_compare_gives_the_difference_of_accuracy_of_the_paired_test() -> None:
     groups = np.arange(24) // 2
     second = RANDOM.dirichlet(np.ones(3), 24)
     table = {"first": P, "second": second}
-    (test,) = paired_tests(LABELS, table, draw_groups(groups, draws=200), pairs=[("first", "second", "mean")])
+    (test,) = paired_tests(
+        LABELS, table, resample_groups(groups, draws=200), pairs=[("first", "second", "mean")]
+    )
     difference = compare(LABELS, P, second, groups, draws=200)
     assert (difference.accuracy, difference.p_value) == (test.difference, test.p_value)
     assert difference.accuracy_ci95.ends == pytest.approx(test.interval.ends)

@@ -17,9 +17,9 @@ from moodfuse.cache.folds import PlanChoice
 from moodfuse.cache.media import Media, MediaStore
 from moodfuse.cache.recipe import Recipe
 from moodfuse.cache.records import Holdout
-from moodfuse.cache.store import FeatureCache, Roles
+from moodfuse.cache.store import FeatureCache, TrainingClips
 from moodfuse.extract.inference import SourceWorker, make_network
-from moodfuse.extract.media_supply import source_media
+from moodfuse.extract.media_supply import open_source_media
 from moodfuse.extract.networks.weights.files import load_weights_file
 from moodfuse.extract.recipe_files import RecipeChoice, build_recipe
 from moodfuse.extract.settings import NetworkChoice
@@ -43,16 +43,16 @@ def tuned(
     with monkeypatch.context() as patch:
         if noise:
             add_noise(patch, cache, held_out)
-        store = source_media(cache, recipe)
+        store = open_source_media(cache, recipe)
         worker = SourceWorker(recipe, make_network(recipe, None, len(cache.classes)), store)
         activations = tune_networks.read_activations(cache, recipe) if recipe.depth == "head" else {}
         for holdout in HOLDOUTS[source]:
-            roles = cache.roles(recipe, holdout)
-            assert roles is not None
-            tune_networks.tune_one(cache, worker, roles, activations)
-            tensors, facts = load_weights_file(cache.network_path(recipe, roles))
+            training_clips = cache.training_clips(recipe, holdout)
+            assert training_clips is not None
+            tune_networks.tune_one(cache, worker, training_clips, activations)
+            tensors, facts = load_weights_file(cache.network_path(recipe, training_clips))
             weights = {name: value.numpy().tobytes() for name, value in tensors.items()}
-            found.append(((roles, facts["epoch"]), weights))
+            found.append(((training_clips, facts["epoch"]), weights))
     return found
 
 
@@ -73,8 +73,8 @@ def add_noise(patch: pytest.MonkeyPatch, cache: FeatureCache, held_out: set[str]
         noise = np.random.default_rng(1).uniform(-1, 1, media.waveform.shape).astype(np.float32)
         return replace(media, waveform=noise) if digest in held_out else media
 
-    def noisy_rows(self: FeatureCache, recipe, roles, clips, names):
-        rows = read_rows(self, recipe, roles, clips, names)
+    def noisy_rows(self: FeatureCache, recipe, training_clips, clips, names):
+        rows = read_rows(self, recipe, training_clips, clips, names)
         noisy = np.array([status.digest in held_out for status in clips])
         for value in rows.arrays.values():
             value[noisy] = np.random.default_rng(2).normal(size=value[noisy].shape)
@@ -111,31 +111,35 @@ def test_networks_do_not_depend_on_the_fold_they_hold_out(
 
 def train_on_all(patch: pytest.MonkeyPatch) -> None:
     """Leak: a network is tuned on the clips that it should hold out, too."""
-    roles = FeatureCache.roles
-    patch.setattr(FeatureCache, "roles", lambda cache, recipe, holdout: roles(cache, recipe, ()))
+    training_clips = FeatureCache.training_clips
+    patch.setattr(
+        FeatureCache, "training_clips", lambda cache, recipe, holdout: training_clips(cache, recipe, ())
+    )
 
 
 def stop_by_held_out_clips(patch: pytest.MonkeyPatch) -> None:
     """Leak: the stopping epoch is chosen on the held-out clips, too."""
-    roles = FeatureCache.roles
+    training_clips = FeatureCache.training_clips
 
-    def leaking(cache: FeatureCache, recipe: Recipe, holdout: Holdout) -> Roles:
-        allowed = roles(cache, recipe, holdout)
+    def leaking(cache: FeatureCache, recipe: Recipe, holdout: Holdout) -> TrainingClips:
+        allowed = training_clips(cache, recipe, holdout)
         digests = {digest for digest, _, _ in allowed}
         others = [status for status in cache.clips if status.digest not in digests]
         return (*allowed, *((status.digest, status.clip.label, "stop") for status in others))
 
-    patch.setattr(FeatureCache, "roles", leaking)
+    patch.setattr(FeatureCache, "training_clips", leaking)
 
 
 def scale_by_all_clips(patch: pytest.MonkeyPatch) -> None:
     """Leak: mean and scale of the activations are those of all clips."""
     tune_one, standardise = tune_networks.tune_one, tune_networks.Standardisation.of
 
-    def leaking(cache: FeatureCache, worker: SourceWorker, roles: Roles, activations: Activations) -> bool:
+    def leaking(
+        cache: FeatureCache, worker: SourceWorker, training_clips: TrainingClips, activations: Activations
+    ) -> bool:
         every = list(activations.values())
         patch.setattr(tune_networks.Standardisation, "of", staticmethod(lambda rows: standardise(every)))
-        return tune_one(cache, worker, roles, activations)
+        return tune_one(cache, worker, training_clips, activations)
 
     patch.setattr(tune_networks, "tune_one", leaking)
 

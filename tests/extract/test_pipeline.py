@@ -59,7 +59,7 @@ def test_all_depths_give_blocks_and_a_rerun_changes_nothing(all_depths) -> None:
         for fold in range(2):
             block = cache.block(source, {fold})
             assert block.embedding.shape == (4, width) and block.logits.shape == (4, 2)
-            assert not {digest for digest in block.seen if cache.plan.assignment[digest] == fold}
+            assert not {digest for digest in block.training_clips if cache.plan.assignment[digest] == fold}
     assert cache.block(STILL, "*").embedding.shape == (4, 256) and cache.block(STILL, "*").logits is None
     before = snapshot(runner.cache)
     again = runner(sources=SOURCES, depths=DEPTHS, plan=FOLDS)
@@ -97,7 +97,7 @@ def test_a_lost_record_of_a_network_is_restored(extracted, harm: str) -> None:
     cache = runner.open()
     before = cache.block("twodmcnn", 0).embedding
     recipe = cache.recipe("twodmcnn")
-    record = cache.block_folder(recipe, cache.roles(recipe, 0)) / "trained.json"
+    record = cache.block_folder(recipe, cache.training_clips(recipe, 0)) / "trained.json"
     record.unlink() if harm == "gone" else record.write_text("[]")
     with pytest.raises(CacheError, match="extract again"):
         runner.open().block("twodmcnn", 0)
@@ -214,8 +214,8 @@ def test_cross_fitting_tunes_every_pair_of_folds(extracted) -> None:
     cache = runner.open()
     for fold, other in ((0, 1), (0, 2), (1, 2)):
         block = cache.block("twodmcnn", {fold, other})
-        assert {cache.plan.assignment[digest] for digest in block.seen} == {0, 1, 2} - {fold, other}
-    assert cache.block("twodmcnn", "{}").seen == {status.digest for status in cache.clips}
+        assert {cache.plan.assignment[digest] for digest in block.training_clips} == {0, 1, 2} - {fold, other}
+    assert cache.block("twodmcnn", "{}").training_clips == {status.digest for status in cache.clips}
 
 
 def test_repeats_tune_under_further_plans(extracted) -> None:
@@ -231,7 +231,7 @@ def test_repeats_tune_under_further_plans(extracted) -> None:
     assert first != second and first.keys() == second.keys()
     for fold in range(2):
         block = cache.block("twodmcnn", fold, plan=further)
-        assert not {digest for digest in block.seen if second[digest] == fold}
+        assert not {digest for digest in block.training_clips if second[digest] == fold}
     assert runner(plan=FOLDS, networks=two).tuned == 0
 
 
@@ -248,7 +248,7 @@ def test_a_clip_without_audio_is_kept_under_missing_impute(runner, narrow) -> No
     assert mute.missing == "sound" and mute.clip.id == "sad/mute.mp4"
     for fold in range(2):
         block = cache.block("twodmcnn", fold)
-        assert block.absent == {mute.digest} and mute.digest not in block.seen
+        assert block.absent == {mute.digest} and mute.digest not in block.training_clips
         assert not block.embedding[list(block.digests).index(mute.digest)].any()
     frozen = cache.block("c3d", "*")
     assert not frozen.absent and frozen.embedding[list(frozen.digests).index(mute.digest)].any()

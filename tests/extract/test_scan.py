@@ -12,9 +12,9 @@ from moodfuse.extract.dataset.scan import (
     MEDIA_SUFFIXES,
     OTHER,
     REPEATED,
+    describe_ignored,
+    describe_long_windows,
     find_media,
-    ignored_lines,
-    long_window_lines,
     scan,
     scan_data,
 )
@@ -66,7 +66,7 @@ def test_folders_of_splits_are_refused_as_labels(splits: tuple[str, ...], tmp_pa
 
 def test_windows_longer_than_the_audio_that_is_read_are_counted(tmp_path: Path) -> None:
     """The warning has both counts, the longest window and a remedy; windows of 30 s are not counted."""
-    assert not long_window_lines([(0.0, None), (30.1, 60.1), (0.0, 30.0)])
+    assert not describe_long_windows([(0.0, None), (30.1, 60.1), (0.0, 30.0)])
     file = write(tmp_path, "path,label,start_s,end_s\na.mp4,sad,0,60\nb.mp4,sad,5,45.5\nc.mp4,sad,0,30\n")
     (line,) = scan_data(file).messages
     assert line.startswith("WARNING 2 of 3 windows are longer than 30 s (up to 60 s): ")
@@ -157,7 +157,7 @@ def test_hidden_system_and_other_files_are_ignored_by_reason(tmp_path: Path) -> 
     files = find_media(tmp_path)
     media = [file.relative_to(tmp_path).as_posix() for file in files.media]
     assert media == ["a.flac", "b.MP4", "live/c.webm", "x.mp4/y.mp4"]
-    assert sorted(ignored_lines(tmp_path, files.ignored)) == [
+    assert sorted(describe_ignored(tmp_path, files.ignored)) == [
         f"ignored in {tmp_path}: 2 {OTHER}: 'clip', 'notes.txt'",
         f"ignored in {tmp_path}: 4 {HIDDEN}: '.Trash-1000', '._b.mp4', '@eaDir', ...",
     ]

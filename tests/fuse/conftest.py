@@ -16,7 +16,7 @@ from moodfuse.cache.store import FeatureCache
 from moodfuse.fuse.ablation import make_fit_keys
 from moodfuse.fuse.cross_fitting import PlanFeatures, fit_features
 from moodfuse.fuse.fitting import FitRunner
-from moodfuse.fuse.leak_guard import clip_rows
+from moodfuse.fuse.leak_guard import make_clip_rows
 from moodfuse.fuse.run_inputs import read_blocks, read_inputs, read_part_digests
 
 CLASSES = ("excited", "fear", "sad")
@@ -82,11 +82,11 @@ def write_source(cache: FeatureCache, corpus: Corpus, source: str, width: int, *
     for plan in (cache.plan, *cache.repeat_plans):
         pairs = (*pair_holdouts(corpus.folds), Holdout.of(())) if corpus.pairs else ()
         for holdout in (*single_holdouts(corpus.folds), *pairs):
-            training_clips = cache.roles(recipe, holdout, plan=plan)
+            training_clips = cache.training_clips(recipe, holdout, plan=plan)
             assert training_clips is not None
             if cache.block_folder(recipe, training_clips).exists():
                 continue
-            cache.write_roles(recipe, training_clips)
+            cache.write_training_clips(recipe, training_clips)
             means, embedding = make_embedding(corpus, width, tuple(sorted(holdout.folds or ())), y_true)
             seen = np.isin(digests, [digest for digest, _, _ in training_clips])
             embedding += MEMORY * seen[:, None] * means[labels]
@@ -143,7 +143,7 @@ def load_features() -> Callable[..., PlanFeatures]:
         cache: FeatureCache, sources: Sequence[str], protocol: str, *, plan: Plan | None = None
     ) -> PlanFeatures:
         inputs, plan = read_inputs(cache, sources, protocol), plan or cache.plan
-        rows, blocks = clip_rows(plan, inputs.clips), read_blocks(cache, inputs, plan)
+        rows, blocks = make_clip_rows(plan, inputs.clips), read_blocks(cache, inputs, plan)
         keys = make_fit_keys(inputs, plan, read_part_digests(cache, inputs, plan))
         return fit_features(inputs, rows, blocks, keys, FitRunner())
 

@@ -13,7 +13,7 @@ import pytest
 
 from moodfuse.cache.clip_table import table_name
 from moodfuse.cache.errors import InputError, MissingBlockError
-from moodfuse.cache.fits import KeptFit
+from moodfuse.cache.fits import CachedFit
 from moodfuse.cache.records import ClipStatus
 from moodfuse.cache.runs import FEW_GROUPS, UNCALIBRATED, Run, write_run
 from moodfuse.cache.store import FeatureCache
@@ -22,7 +22,7 @@ from moodfuse.fuse.design import DesignMatrix
 from moodfuse.fuse.fitting import predict_fold
 from moodfuse.fuse.heads import HEADS
 from moodfuse.fuse.inference import softmax
-from moodfuse.fuse.settings import AblationSettings, planned_results
+from moodfuse.fuse.settings import AblationSettings, list_planned_results
 
 ROOT = Path(__file__).resolve().parents[2]
 Builder = Callable[..., FeatureCache]
@@ -37,7 +37,7 @@ def run(cache: FeatureCache) -> Run:
 
 def test_results_in_order_with_notes(cache: FeatureCache, run: Run) -> None:
     """Networks come first; `mean` is at logits of two sources; fits in sample are marked; all was planned."""
-    planned = planned_results(cache, AblationSettings())
+    planned = list_planned_results(cache, AblationSettings())
     assert [result.name for result in run.results] == [result.name for result in planned]
     assert [(result.sources, result.head, result.level) for result in run.results] == [
         (("c3d",), "network", "logits"),
@@ -314,7 +314,7 @@ def test_an_interrupted_run_keeps_what_was_finished(
     shutil.rmtree(cached.path / "fits")
     fitted: list[str] = []
 
-    def fit(design: DesignMatrix, head: str, seed: int) -> KeptFit:
+    def fit(design: DesignMatrix, head: str, seed: int) -> CachedFit:
         if len(fitted) == 5:
             raise KeyboardInterrupt
         fitted.append(head)

@@ -20,7 +20,7 @@ from moodfuse.fuse.cross_fitting import (
     select_logits,
 )
 from moodfuse.fuse.design import DesignInputs, assemble
-from moodfuse.fuse.leak_guard import ClipRows, CrossFitted, clip_rows
+from moodfuse.fuse.leak_guard import ClipRows, CrossFitted, make_clip_rows
 from moodfuse.fuse.run_inputs import choose_plans, choose_protocol, read_inputs
 from moodfuse.fuse.settings import AblationSettings
 
@@ -39,7 +39,7 @@ def fitted_block(block: Block, holdout: Holdout, rows: ClipRows) -> Block:
 
 def test_fitted_logits_are_cross_fitted(cache: FeatureCache) -> None:
     """A training row's logits are from a fit that left out its fold too, a test row's from all of those."""
-    block, rows = cache.block("i3d", "*"), clip_rows(cache.plan, cache.clips)
+    block, rows = cache.block("i3d", "*"), make_clip_rows(cache.plan, cache.clips)
     to_fit = list_logits_to_fit({("i3d", block.holdout): block}, 4, cross_fit=True)
     assert [holdout for _, holdout in to_fit] == list(pair_holdouts(4))
     fits = {holdout: fitted_block(block, holdout, rows) for _, holdout in to_fit}
@@ -53,17 +53,19 @@ def test_fitted_logits_are_cross_fitted(cache: FeatureCache) -> None:
         )
         np.testing.assert_allclose(design.x[design.test], mean[design.test], atol=1e-6)
         for row, digest in enumerate(rows.digests):
-            assert all(digest not in features.blocks[network].seen for network in features.rows[row])
+            assert all(
+                digest not in features.blocks[network].training_clips for network in features.rows[row]
+            )
             assert len(features.rows[row]) == (3 if design.test[row] else 1)
     single = fitted_block(block, Holdout.of(0), rows)
-    assert single.seen == {digest for digest, fold in cache.plan.assignment.items() if fold != 0}
+    assert single.training_clips == {digest for digest, fold in cache.plan.assignment.items() if fold != 0}
     assert not assemble(DesignInputs(rows, [single], "logits", 0)).out_of_sample
     assert select_logits({Holdout.of(0): single}, rows, test_fold=0) is single
 
 
 def test_an_embedding_that_saw_the_holdout_cannot_be_fitted(cache: FeatureCache) -> None:
     """Logits of a holdout are not fitted on a network that saw one of its folds."""
-    rows = clip_rows(cache.plan, cache.clips)
+    rows = make_clip_rows(cache.plan, cache.clips)
     with pytest.raises(LeakError, match=r"c3d: the block of holdout \{0\} cannot be used to test fold 1"):
         fit_logits(cache.block("c3d", {0}), Holdout.of({0, 1}), rows, seed=0)
     block = fitted_block(cache.block("i3d", "*"), Holdout.of("{}"), rows)
@@ -121,10 +123,10 @@ def test_imported_singles_alone_are_in_sample(imported: Callable[..., FeatureCac
 def test_an_import_that_saw_a_fold_is_not_tested_on_it(imported: Callable[..., FeatureCache]) -> None:
     """Features of holdout ``{0}`` cannot be used for fold 1, and neither can those that saw all."""
     cache = imported(Holdout.of(0), Holdout.of("{}"))
-    rows = clip_rows(cache.plan, cache.clips)
+    rows = make_clip_rows(cache.plan, cache.clips)
     for holdout in ("{0}", "{}"):
         block = cache.block("mine", holdout)
-        assert len(block.seen) == (16 if holdout == "{0}" else 24)
+        assert len(block.training_clips) == (16 if holdout == "{0}" else 24)
         with pytest.raises(LeakError, match="cannot be used to test fold 1"):
             assemble(DesignInputs(rows, [block], "embedding", 1))
     with pytest.raises(MissingBlockError, match=r"--holdout '\{1\}'"):

@@ -11,14 +11,14 @@ from moodfuse.cache.store import FeatureCache
 from moodfuse.fuse.design import HIDDEN, DesignInputs, assemble
 from moodfuse.fuse.heads.inner_folds import split_inner_folds
 from moodfuse.fuse.inference import LEVELS
-from moodfuse.fuse.leak_guard import clip_rows
+from moodfuse.fuse.leak_guard import make_clip_rows
 
 FOLDS = range(4)
 
 
 def test_rows_columns_and_labels(cache: FeatureCache) -> None:
     """Rows are the plan's clips in order, columns the sources in order, and test labels are hidden."""
-    rows = clip_rows(cache.plan, cache.clips)
+    rows = make_clip_rows(cache.plan, cache.clips)
     assert rows.digests == tuple(status.digest for status in cache.clips)
     folds = np.array([cache.plan.assignment[digest] for digest in rows.digests])
     labels = np.array([cache.classes.index(status.clip.label) for status in cache.clips])
@@ -37,7 +37,7 @@ def test_inner_folds_of_tuned_embeddings_come_from_pair_networks(
     crossfitted: FeatureCache, fold: int
 ) -> None:
     """Inner fold j is the embedding of network {j,k}, fitted on folds it saw; a wrong pair is a leak."""
-    cache, rows = crossfitted, clip_rows(crossfitted.plan, crossfitted.clips)
+    cache, rows = crossfitted, make_clip_rows(crossfitted.plan, crossfitted.clips)
     pairs = {other: [cache.block("c3d", {fold, other})] for other in FOLDS if other != fold}
     inputs = DesignInputs(rows, [cache.block("c3d", {fold})], "embedding", fold, pairs)
     design = assemble(inputs)
@@ -55,7 +55,7 @@ def test_inner_folds_of_tuned_embeddings_come_from_pair_networks(
 
 def test_absent_rows_are_the_mean_of_training_rows(crossfitted: FeatureCache) -> None:
     """A clip without the modality of a source gets the mean over the training rows with it."""
-    block, rows = crossfitted.block("i3d", "*"), clip_rows(crossfitted.plan, crossfitted.clips)
+    block, rows = crossfitted.block("i3d", "*"), make_clip_rows(crossfitted.plan, crossfitted.clips)
     absent = np.array([bool(status.missing) for status in crossfitted.clips])
     assert absent.sum() == 2 == len(block.absent) and not block.embedding[absent].any()
     for fold in FOLDS:

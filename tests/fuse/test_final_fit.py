@@ -11,7 +11,7 @@ from moodfuse.cache.records import Plan
 from moodfuse.cache.store import FeatureCache
 from moodfuse.fuse.cross_fitting import PlanFeatures
 from moodfuse.fuse.design import assemble
-from moodfuse.fuse.final_fit import FinalModel, ScoredResult, ship, why_not_exportable
+from moodfuse.fuse.final_fit import FinalModel, ScoredResult, fit_final_model, why_not_exportable
 from moodfuse.fuse.fitting import predict_fold
 from moodfuse.fuse.inference import NetworkOutput, apply_temperature
 from moodfuse.fuse.settings import CROSSFIT, NO_CROSSFIT
@@ -46,7 +46,7 @@ def read_outputs(
     outputs = []
     recipe = smaller.recipe(source)
     for holdout in final.networks[source]:
-        training_clips = smaller.roles(recipe, holdout) if recipe.sees_labels else None
+        training_clips = smaller.training_clips(recipe, holdout) if recipe.sees_labels else None
         arrays = whole.rows(recipe, training_clips, whole.clips, ("embedding", "logits")).arrays
         row = [status.digest for status in whole.clips].index(digest)
         logits = arrays["logits"][row] if "logits" in arrays else None
@@ -67,7 +67,7 @@ def test_the_model_is_what_was_scored(
         case = (sources, level, fold)
         scored = predict_fold(assemble(features.make_design_inputs(*case)), head, cache.plan.seed)
         expected = apply_temperature(scored.values, scored.temperature)
-        final = ship(smaller, ScoredResult(sources, head, level, protocol, SOURCES))
+        final = fit_final_model(smaller, ScoredResult(sources, head, level, protocol, SOURCES))
         for row, digest in zip(expected, held_out, strict=True):
             outputs = [read_outputs(cache, final, smaller, source, digest) for source in sources]
             values = [final.fusion.values(number, output) for number, output in enumerate(outputs)]
@@ -79,7 +79,7 @@ def test_probabilities_without_a_source(crossfitted: FeatureCache) -> None:
     """They differ from those with it; of the mean head the other source alone remains."""
     cache = crossfitted
     for head in ("mean", "softmax"):
-        final = ship(cache, ScoredResult(SOURCES, head, "logits", CROSSFIT, SOURCES))
+        final = fit_final_model(cache, ScoredResult(SOURCES, head, "logits", CROSSFIT, SOURCES))
         digest = cache.clips[-1].digest
         outputs = [read_outputs(cache, final, cache, source, digest) for source in SOURCES]
         values = [final.fusion.values(number, output) for number, output in enumerate(outputs)]
@@ -87,7 +87,9 @@ def test_probabilities_without_a_source(crossfitted: FeatureCache) -> None:
         assert not np.allclose(without, final.fusion.probabilities(values))
         assert np.isclose(without.sum(), 1) and np.isclose(final.fusion.own(0, outputs[0]).sum(), 1)
         if head == "mean":
-            only = ship(cache, ScoredResult(("c3d",), "network", "logits", CROSSFIT, SOURCES)).fusion
+            only = fit_final_model(
+                cache, ScoredResult(("c3d",), "network", "logits", CROSSFIT, SOURCES)
+            ).fusion
             same = replace(only, temperature=final.fusion.temperature)
             assert np.allclose(without, same.probabilities(values[:1]))
 
@@ -97,7 +99,7 @@ def test_what_cannot_be_exported(cache: FeatureCache) -> None:
     missing = ScoredResult(("c3d",), "softmax", "embedding", NO_CROSSFIT, SOURCES)
     assert "--for-export" in why_not_exportable(cache, missing)
     with pytest.raises(InputError, match="cannot be exported"):
-        ship(cache, missing)
+        fit_final_model(cache, missing)
     assert "leak" in why_not_exportable(cache, replace(missing, protocol="leaky"))
     assert why_not_exportable(cache, ScoredResult(("i3d",), "softmax", "embedding", CROSSFIT, SOURCES)) == ""
 
@@ -106,13 +108,15 @@ def test_in_sample_logits_choose_nothing(build: Builder) -> None:
     """With two folds a frozen source's logits are fitted in sample: the model keeps the defaults."""
     cache = build(folds=2, tuned={}, frozen={"i3d": 12, "s3d": 8}, permute=True)
     for sources, head in ((("i3d",), "network"), (("i3d", "s3d"), "mean"), (("i3d", "s3d"), "softmax")):
-        fusion = ship(cache, ScoredResult(sources, head, "logits", NO_CROSSFIT, ("i3d", "s3d"))).fusion
+        fusion = fit_final_model(
+            cache, ScoredResult(sources, head, "logits", NO_CROSSFIT, ("i3d", "s3d"))
+        ).fusion
         assert not fusion.chosen and fusion.temperature == 1.0
 
 
 def test_what_was_scored_with_defaults_keeps_them(cache: FeatureCache) -> None:
     """All clips together would be enough to choose others, but the scores are those of the defaults."""
     scored = ScoredResult(("i3d",), "softmax", "embedding", CROSSFIT, SOURCES)
-    assert ship(cache, scored).fusion.chosen
-    fusion = ship(cache, replace(scored, defaults=True)).fusion
+    assert fit_final_model(cache, scored).fusion.chosen
+    fusion = fit_final_model(cache, replace(scored, defaults=True)).fusion
     assert not fusion.chosen and fusion.temperature == 1.0

@@ -10,7 +10,7 @@ from moodfuse.cache.records import Holdout
 from moodfuse.cache.store import FeatureCache
 from moodfuse.fuse.design import DesignInputs, DesignMatrix, assemble
 from moodfuse.fuse.inference import LEVELS, Level
-from moodfuse.fuse.leak_guard import CrossFitted, Features, clip_rows
+from moodfuse.fuse.leak_guard import CrossFitted, Features, make_clip_rows
 
 FOLDS = range(4)
 
@@ -19,7 +19,7 @@ def build_design(
     cache: FeatureCache, *blocks: Features, fold: int | None, level: Level = "embedding"
 ) -> DesignMatrix:
     """Assemble under the cache's plan."""
-    return assemble(DesignInputs(clip_rows(cache.plan, cache.clips), blocks, level, fold))
+    return assemble(DesignInputs(make_clip_rows(cache.plan, cache.clips), blocks, level, fold))
 
 
 def in_fold(cache: FeatureCache, fold: int) -> list[str]:
@@ -47,7 +47,9 @@ def test_a_false_holdout_is_found_by_content(cache: FeatureCache, claim: str, tu
     """A block that saw a test clip raises under any holdout, alone or among others, at both levels."""
     block = cache.block("c3d", {1})
     for clip, level, leak_first in product(in_fold(cache, 1), LEVELS, (True, False)):
-        leak = replace(block, source="leak", holdout=Holdout.of(claim), seen=block.seen | {clip})
+        leak = replace(
+            block, source="leak", holdout=Holdout.of(claim), training_clips=block.training_clips | {clip}
+        )
         leak = replace(leak, embedding_tuned=tuned)
         with pytest.raises(LeakError, match="leak: .* saw .*mp4"):
             build_design(cache, *([leak, block] if leak_first else [block, leak]), fold=1, level=level)
@@ -58,15 +60,15 @@ def test_a_clip_of_a_test_clips_group_is_a_leak(cache: FeatureCache, fold: int) 
     """So is a plan that splits a group, and a network that saw a clip of the test clip's group."""
     block = cache.block("c3d", {fold})
     tested = next(status for status in cache.clips if status.digest == in_fold(cache, fold)[0])
-    sister = next(status for status in cache.clips if status.digest in block.seen)
+    sister = next(status for status in cache.clips if status.digest in block.training_clips)
     clips = tuple(
         replace(status, group=tested.group) if status is sister else status for status in cache.clips
     )
     with pytest.raises(LeakError, match=r"is in fold \d and in others; .*--replan"):
-        assemble(DesignInputs(clip_rows(cache.plan, clips), [block], "embedding", fold))
+        assemble(DesignInputs(make_clip_rows(cache.plan, clips), [block], "embedding", fold))
     plan = replace(cache.plan, assignment={**cache.plan.assignment, sister.digest: fold})
     with pytest.raises(LeakError, match=f"c3d: .* saw {sister.clip.id}"):
-        assemble(DesignInputs(clip_rows(plan, clips), [block], "embedding", fold))
+        assemble(DesignInputs(make_clip_rows(plan, clips), [block], "embedding", fold))
 
 
 def test_copies_of_a_file_are_one_clip_to_the_guard(cache: FeatureCache) -> None:
@@ -77,12 +79,12 @@ def test_copies_of_a_file_are_one_clip_to_the_guard(cache: FeatureCache) -> None
     embedding = block.embedding[[*range(len(cache.clips)), 0]]
     ids = (*block.ids, "zzz copy.mp4")
     block = replace(block, ids=ids, digests=digests, embedding=embedding, logits=None)
-    rows = clip_rows(cache.plan, clips)
+    rows = make_clip_rows(cache.plan, clips)
     design = assemble(DesignInputs(rows, [block], "embedding", 1))
     assert design.groups[0] == design.groups[-1] and len(design.y) == len(clips)
     for digest, message in (("f" * 64, "saw clip ffff.* does not know"), (in_fold(cache, 1)[0], "saw .*mp4")):
         with pytest.raises(LeakError, match=message):
-            leak = replace(block, seen=block.seen | {digest})
+            leak = replace(block, training_clips=block.training_clips | {digest})
             assemble(DesignInputs(rows, [leak], "embedding", 1))
 
 
@@ -95,13 +97,13 @@ def test_a_model_for_export_is_checked_against_the_plan(cache: FeatureCache) -> 
     with pytest.raises(
         InputError, match=f"{clips[3].clip.id} is in no fold of the current plan; run extract"
     ):
-        clip_rows(replace(plan, assignment=assignment), clips)
+        make_clip_rows(replace(plan, assignment=assignment), clips)
     with pytest.raises(LeakError, match=r"c3d: the block of holdout \{1\} cannot be used: .* clip ffff"):
-        build_design(cache, replace(block, seen=block.seen | {"f" * 64}), fold=None)
+        build_design(cache, replace(block, training_clips=block.training_clips | {"f" * 64}), fold=None)
     twins = (clips[0], replace(clips[1], file_sha256=clips[0].file_sha256), *clips[2:])
     message = f"{clips[1].clip.id} and {clips[0].clip.id} are the same file in two groups"
     with pytest.raises(LeakError, match=message):
-        assemble(DesignInputs(clip_rows(plan, twins), [block], "embedding"))
+        assemble(DesignInputs(make_clip_rows(plan, twins), [block], "embedding"))
 
 
 def test_a_leak_inside_cross_fitted_logits_is_found(cache: FeatureCache) -> None:

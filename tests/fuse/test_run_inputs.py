@@ -137,7 +137,7 @@ def test_a_repeat_counts_once_and_an_unfinished_one_is_left_out(
     with pytest.raises(InputError, match=message):
         fold_plans(tuned, ("c3d",), "crossfit", 3)
     recipe, plan = tuned.recipe("c3d"), tuned.repeat_plans[0]
-    (tuned.block_folder(recipe, tuned.roles(recipe, {0, 1}, plan=plan)) / "trained.json").unlink()
+    (tuned.block_folder(recipe, tuned.training_clips(recipe, {0, 1}, plan=plan)) / "trained.json").unlink()
     assert len(fold_plans(tuned, ("c3d",), "crossfit", None)[0]) == 1 and "is left out" in caplog.text
     assert len(fold_plans(tuned, ("c3d",), "no-crossfit", None)[0]) == 2
     with pytest.raises(InputError, match="--repeats is 2, but there are 1 .* leaky protocol"):

@@ -11,7 +11,7 @@ import pytest
 from moodfuse import export
 from moodfuse.cache.errors import InputError, UnknownNameError
 from moodfuse.cache.runs import Result, Run
-from moodfuse.evaluate.intervals import DRAWS, draw_groups
+from moodfuse.evaluate.intervals import DRAWS, resample_groups
 from moodfuse.export import BEST, ExportSettings, check_planned, export_model, find_result, summarize
 from moodfuse.fuse.settings import AblationSettings
 from moodfuse.model.folder import ARRAYS, ModelCard, ModelSource
@@ -81,7 +81,7 @@ def test_the_smallest_result_that_is_not_worse_is_the_best(monkeypatch: pytest.M
     labels = tuple(("calm", "sad")[number % 2] for number in range(30))
     names = tuple(map(str, range(30)))
     run = Run("run-1", "crossfit", ("calm", "sad"), names, labels, names, (0,) * 30, 1, 0, (), tuple(results))
-    resamples, lines = draw_groups(names, draws=DRAWS, seed=0), list[str]()
+    resamples, lines = resample_groups(names, draws=DRAWS, seed=0), list[str]()
     cache: Any = None
     best, why = export._select_best(cache, run, resamples, lines.append)
     assert best is results[1]

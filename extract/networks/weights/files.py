@@ -17,15 +17,15 @@ import numpy as np
 from moodfuse.cache.digests import canonical_json
 from moodfuse.cache.errors import InputError
 from moodfuse.cache.files import (
+    CHECKSUM_KEY,
     METADATA_KEY,
-    SEAL,
     check_array,
-    check_sealed,
+    check_checksum,
+    compute_checksum,
     get_member,
     open_hdf5,
     read_array,
-    seal_of,
-    write_aside,
+    write_atomic,
 )
 
 if TYPE_CHECKING:
@@ -170,13 +170,15 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     from safetensors.torch import save
 
     content = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    seal = seal_of(save(content, metadata={METADATA_KEY: canonical_json(dict(metadata))}))
-    write_aside(path, save(content, metadata={METADATA_KEY: canonical_json({**metadata, SEAL: seal})}))
+    seal = compute_checksum(save(content, metadata={METADATA_KEY: canonical_json(dict(metadata))}))
+    write_atomic(
+        path, save(content, metadata={METADATA_KEY: canonical_json({**metadata, CHECKSUM_KEY: seal})})
+    )
 
 
 def load_weights_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and metadata of a file of `save_weights`; `DamagedPartError` if its checksum differs."""
     from safetensors.torch import load_file
 
-    check_sealed(path)
+    check_checksum(path)
     return load_file(path), json.loads(safetensors_metadata(path).get(METADATA_KEY, "{}"))

@@ -50,13 +50,13 @@ def make(folder: Path) -> FeatureCache:
         cache.write_recipe(recipe)
     cache.write_block_part(FROZEN, None, digests, {"embedding": values_of(4)})
     for fold in range(3):
-        roles = cache.roles(TUNED, fold)
-        assert roles is not None
-        cache.write_roles(TUNED, roles)
+        training_clips = cache.training_clips(TUNED, fold)
+        assert training_clips is not None
+        cache.write_training_clips(TUNED, training_clips)
         arrays = {"embedding": values_of(4, fold), "logits": values_of(2, fold)}
         for rows in (slice(0, 7), slice(7, None)):
             cache.write_block_part(
-                TUNED, roles, digests[rows], {name: array[rows] for name, array in arrays.items()}
+                TUNED, training_clips, digests[rows], {name: array[rows] for name, array in arrays.items()}
             )
     cache.select([FROZEN, TUNED], command="moodfuse extract clips --cache work")
     return cache

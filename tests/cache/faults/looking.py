@@ -9,8 +9,8 @@ import pytest
 
 from moodfuse.cache.audits import MarkStore, read_audit
 from moodfuse.cache.digests import digest
-from moodfuse.cache.files import check_sealed
-from moodfuse.cache.fits import KeptFits
+from moodfuse.cache.files import check_checksum
+from moodfuse.cache.fits import FitCache
 from moodfuse.cache.maintenance.repair import Repair, repair
 from moodfuse.cache.maintenance.verify import Fault, Verification, _check, verify
 from moodfuse.cache.media import MediaStore, Rendition
@@ -45,9 +45,9 @@ READERS: dict[str, Callable[[FeatureCache], object]] = {
     "recipe": lambda cache: [cache.recipe(source) for source in ("net@a", "still")],
     "training": _blocks,
     "features": _blocks,
-    "network": lambda cache: check_sealed(file_of(cache, "network")),
-    "checkpoint": lambda cache: check_sealed(file_of(cache, "checkpoint")),
-    "fits": lambda cache: str(KeptFits(cache.path, cache.clips).find([digest("fit")])),
+    "network": lambda cache: check_checksum(file_of(cache, "network")),
+    "checkpoint": lambda cache: check_checksum(file_of(cache, "checkpoint")),
+    "fits": lambda cache: str(FitCache(cache.path, cache.clips).find([digest("fit")])),
     "run": _run,
     "predictions": _run,
 }
@@ -66,7 +66,7 @@ def file_of(cache: FeatureCache, kind: str) -> Path:
     return next(entry.path for entry in entries(cache.path) if entry.kind == kind)
 
 
-def place(cache: FeatureCache, file: Path) -> str:
+def relative_path(cache: FeatureCache, file: Path) -> str:
     """The path of a file below its cache."""
     return file.relative_to(cache.path).as_posix()
 
@@ -78,7 +78,7 @@ def fault_of(cache: FeatureCache, file: Path) -> Fault | None:
 
 def places(found: Verification) -> set[str]:
     """Places of all faults."""
-    return {fault.place for fault in found.faults}
+    return {fault.relative_path for fault in found.faults}
 
 
 def mend(cache: FeatureCache) -> Repair:

@@ -16,7 +16,7 @@ from moodfuse.cache.digests import digest
 from moodfuse.cache.runs import Run
 from moodfuse.export import find_result
 from moodfuse.extract.media.container import MediaError
-from moodfuse.extract.media.decode import SHORT_SIDE_PX, media_of, read_clip
+from moodfuse.extract.media.decode import SHORT_SIDE_PX, make_media, read_clip
 from moodfuse.model.folder import ModelError
 from moodfuse.model.model import Model
 from moodfuse.model.predictions import LabelRequest
@@ -43,7 +43,7 @@ def test_a_model_predicts_unseen_files_as_its_run_did(name: str, trained: Any, m
 def test_a_training_clip_has_the_features_of_the_cache(trained: Any, models: Models) -> None:
     """Embedding and logits are bit for bit those of the cache, for a frozen network and a fine-tuned head."""
     model, status = Model.load(models(QUICK)), trained.cache.clips[0]
-    media = media_of(read_clip(status.clip.path, short_side_px=SHORT_SIDE_PX))
+    media = make_media(read_clip(status.clip.path, short_side_px=SHORT_SIDE_PX))
     for shipped in model._sources:
         recipe = trained.cache.recipe(shipped.recipe.source)
         for number, rows in enumerate(shipped.embed(media)):
