@@ -112,7 +112,7 @@ def _check_labels(group: Sequence[ClipStatus]) -> None:
 
 def groups_per_label(clip_groups: Iterable[ClipGroup]) -> Counter[str]:
     """Number of groups that have each label."""
-    return Counter(label for clip_group in clip_groups for label in set(clip_group.labels))
+    return Counter(label for group in clip_groups for label in set(group.labels))
 
 
 # Plans
@@ -204,32 +204,30 @@ def assign_folds(
     assignment: dict[str, int] = {}
     label_counts: Counter[tuple[int, str]] = Counter()
     totals: Counter[int] = Counter()
-    sizes = Counter(label for clip_group in clip_groups for label in clip_group.labels)
+    sizes = Counter(label for group in clip_groups for label in group.labels)
 
-    def put(clip_group: ClipGroup, fold: int) -> None:
-        assignment.update(dict.fromkeys(clip_group.digests, fold))
-        label_counts.update((fold, label) for label in clip_group.labels)
-        totals[fold] += len(clip_group.digests)
+    def put(group: ClipGroup, fold: int) -> None:
+        assignment.update(dict.fromkeys(group.digests, fold))
+        label_counts.update((fold, label) for label in group.labels)
+        totals[fold] += len(group.digests)
 
-    def fullness(clip_group: ClipGroup, fold: int) -> tuple[float, int]:
-        counts = sorted(Counter(clip_group.labels).items())
+    def fullness(group: ClipGroup, fold: int) -> tuple[float, int]:
+        counts = sorted(Counter(group.labels).items())
         return sum(n * label_counts[fold, label] / sizes[label] for label, n in counts), totals[fold]
 
     new = []
-    for clip_group in clip_groups:
-        votes = Counter(placed[digest] for digest in clip_group.digests if digest in placed)
+    for group in clip_groups:
+        votes = Counter(placed[digest] for digest in group.digests if digest in placed)
         if votes:
-            put(clip_group, min(votes, key=lambda fold: (-votes[fold], fold)))
+            put(group, min(votes, key=lambda fold: (-votes[fold], fold)))
         else:
-            new.append(clip_group)
-    for clip_group in sorted(
-        new, key=lambda clip_group: (-len(clip_group.digests), derived_seed(seed, clip_group.key))
-    ):
-        full = [fullness(clip_group, fold) for fold in range(folds)]
+            new.append(group)
+    for group in sorted(new, key=lambda group: (-len(group.digests), derived_seed(seed, group.key))):
+        full = [fullness(group, fold) for fold in range(folds)]
         equal = [fold for fold in range(folds) if full[fold] == min(full)]
         if len(equal) > 1:
-            equal.sort(key=lambda fold: derived_seed(seed, clip_group.key, fold))
-        put(clip_group, equal[0])
+            equal.sort(key=lambda fold: derived_seed(seed, group.key, fold))
+        put(group, equal[0])
     return assignment
 
 
@@ -293,12 +291,7 @@ def validate(clip_groups: Sequence[ClipGroup], assignment: Mapping[str, int], fo
 
 
 def _labels_outside(clip_groups: Iterable[ClipGroup], assignment: Mapping[str, int], fold: int) -> set[str]:
-    return {
-        label
-        for clip_group in clip_groups
-        if assignment[clip_group.digests[0]] != fold
-        for label in clip_group.labels
-    }
+    return {label for group in clip_groups if assignment[group.digests[0]] != fold for label in group.labels}
 
 
 def can_cross_fit(plan: Plan, clips: Iterable[ClipStatus], modalities: Sequence[str] = MODALITIES) -> bool:
@@ -386,8 +379,8 @@ def tuning_clips(
     return tuple(
         sorted(
             (digest, label, "stop" if inner.get(digest) == 0 else "tune")
-            for clip_group in clip_groups
-            for digest, label in zip(clip_group.digests, clip_group.labels, strict=True)
+            for group in clip_groups
+            for digest, label in zip(group.digests, group.labels, strict=True)
         )
     )
 
@@ -396,10 +389,6 @@ def imported_training_clips(
     clip_groups: Iterable[ClipGroup], plan: Plan, holdout: Holdout
 ) -> tuple[tuple[str, str, Role], ...]:
     """(clip digest, label, role) of imported features: every clip outside the holdout counts as tuned on."""
-    outside = [
-        clip_group for clip_group in clip_groups if not holdout.covers(plan.assignment[clip_group.key])
-    ]
-    clips = [
-        clip for clip_group in outside for clip in zip(clip_group.digests, clip_group.labels, strict=True)
-    ]
+    outside = [group for group in clip_groups if not holdout.covers(plan.assignment[group.key])]
+    clips = [clip for group in outside for clip in zip(group.digests, group.labels, strict=True)]
     return tuple(sorted((digest, label, "tune") for digest, label in clips))

@@ -28,17 +28,17 @@ from moodfuse.cache.records import Clip, ClipStatus
 
 def clip_group(number: int, label: str, clips: int = 1) -> ClipGroup:
     """A group of clips with one label."""
-    return mixed_unit(number, label * clips)
+    return mixed_group(number, label * clips)
 
 
-def mixed_unit(number: int, labels: str) -> ClipGroup:
+def mixed_group(number: int, labels: str) -> ClipGroup:
     """A group of clips with these labels."""
     digests = tuple(sorted(digest([number, clip]) for clip in range(len(labels))))
     return ClipGroup(digests[0], tuple(labels), digests)
 
 
 mixed_strategy = st.lists(st.text("abcd", min_size=1, max_size=6), min_size=1, max_size=40).map(
-    lambda rows: [mixed_unit(number, labels) for number, labels in enumerate(rows)]
+    lambda rows: [mixed_group(number, labels) for number, labels in enumerate(rows)]
 )
 
 
@@ -86,7 +86,7 @@ def test_plans_and_roles_are_the_same_in_every_version() -> None:
 
 
 def test_a_rare_label_decides_where_a_mixed_group_goes() -> None:
-    clip_groups = [mixed_unit(number, "aaaab") for number in range(3)] + [
+    clip_groups = [mixed_group(number, "aaaab") for number in range(3)] + [
         clip_group(10 + number, "a") for number in range(9)
     ]
     assignment = assign_folds(clip_groups, folds=3, seed=0, placed={})
