@@ -120,7 +120,7 @@ def test_a_pipe_or_a_folder_is_refused_at_once(tmp_path: Path) -> None:
         lambda: read_features(tmp_path / "good.npy", ids=tmp_path / "pipe.csv"),
         lambda: read_labels(tmp_path / "pipe.csv"),
     ):
-        with pytest.raises(InputError, match=r"is a (pipe|folder); expected a regular file"):
+        with pytest.raises(InputError, match=r"expected a regular file"):
             read()
 
 

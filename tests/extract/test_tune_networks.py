@@ -20,7 +20,7 @@ from tests.extract.conftest import FOLDS
 def test_audio_networks_share_the_cores(source: str, cores: int, to_tune: int, expected: int) -> None:
     """As many processes as the recipe's two threads fit into the cores, with at least three networks each."""
     recipe = build_recipe(source, RecipeChoice(device="cpu"))
-    assert count_processes(Work(recipe, (), ((),) * to_tune, to_tune), cores) == expected
+    assert count_processes(Work(recipe, (), ((),) * to_tune, to_tune, 52), cores) == expected
 
 
 def features(folder: Path) -> dict[str, bytes]:
