@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from side_by_side import Row, read_part_clips, report
+from side_by_side import Row, list_clips, report
 
 from moodfuse.extract.networks.hardware import has_bfloat16
 
@@ -89,4 +89,4 @@ def main(files: Sequence[Path], times: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(read_part_clips(sys.argv[1:2]), int(sys.argv[2]) if len(sys.argv) > 2 else 10))
+    sys.exit(main(list_clips(sys.argv[1:2]), int(sys.argv[2]) if len(sys.argv) > 2 else 10))

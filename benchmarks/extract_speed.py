@@ -24,7 +24,7 @@ from unittest.mock import patch
 import av
 import numpy as np
 import torch
-from side_by_side import PLAIN, Row, Side, decode_s, matrix_rate, read_part_clips, report
+from side_by_side import PLAIN, Row, Side, decode_s, matrix_rate, list_clips, report
 
 from moodfuse.cache.folds import PlanChoice
 from moodfuse.cache.media import Media
@@ -238,4 +238,4 @@ def main(files: Sequence[Path]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(read_part_clips(sys.argv[1:])))
+    sys.exit(main(list_clips(sys.argv[1:])))

@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from side_by_side import Row, read_part_clips, report
+from side_by_side import Row, list_clips, report
 
 from moodfuse.cache.store import FeatureCache
 
@@ -63,4 +63,4 @@ def main(files: Sequence[Path]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(read_part_clips(sys.argv[1:])))
+    sys.exit(main(list_clips(sys.argv[1:])))

@@ -158,11 +158,11 @@ def ceilings() -> str:
         f"{matrix_rate(dtype) / 1e9:.0f} GFLOP/s in {dtype}" for dtype in ("float32", "bfloat16")
     )
     clips = os.environ.get("MOODFUSE_CLIPS")
-    decoding = f"; decoding a clip {decode_s(read_part_clips([clips])[:6]):.2f} s of a core" if clips else ""
+    decoding = f"; decoding a clip {decode_s(list_clips([clips])[:6]):.2f} s of a core" if clips else ""
     return f"products of matrices {rates}; copying {copy_rate() / 1e9:.1f} GB/s on one core{decoding}"
 
 
-def read_part_clips(arguments: Sequence[str]) -> list[Path]:
+def list_clips(arguments: Sequence[str]) -> list[Path]:
     """The files of a folder of clips and, after it, how many of them; those of MOODFUSE_CLIPS where none is
     given.
     """
